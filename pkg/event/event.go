@@ -1,0 +1,167 @@
+// Package event defines the one thing hmcnotifyd delivers, its JSON form, and the record it is stored as.
+//
+// An event is built and encoded once, when it is stored. Whatever reads it later (a sink, the event stream)
+// passes the stored JSON on, so that every consumer sees the same bytes.
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// The notification types a HMC is known to publish (header "notification-type").
+// A type nobody has seen yet passes through unchanged.
+const (
+	TypeStatusChange    = "status-change"
+	TypePropertyChange  = "property-change"
+	TypeInventoryChange = "inventory-change"
+	TypeJobCompletion   = "job-completion"
+	TypeOSMessage       = "os-message"
+	TypeLogEntry        = "log-entry"
+)
+
+// The types of bridge events: what the daemon says about its own sight of an HMC.
+const (
+	TypeBridgeConnected    = "bridge-connected"
+	TypeBridgeDisconnected = "bridge-disconnected"
+	TypeBridgeGap          = "bridge-gap"
+	TypeBridgeHeartbeat    = "bridge-heartbeat"
+	TypeBridgeTest         = "bridge-test"
+)
+
+// NotificationTypes lists the six known notification types in the order of their documentation.
+func NotificationTypes() []string {
+	return []string{
+		TypeStatusChange, TypePropertyChange, TypeInventoryChange,
+		TypeJobCompletion, TypeOSMessage, TypeLogEntry,
+	}
+}
+
+// How an event came to be known.
+const (
+	OriginLive      = "live"      // the HMC published it while the link was up
+	OriginRefresh   = "refresh"   // the HMC replayed it (an OS message with is-refresh true)
+	OriginBackfill  = "backfill"  // fetched after a gap
+	OriginReconcile = "reconcile" // derived by comparing states
+	OriginBridge    = "bridge"    // about the daemon itself
+)
+
+// How much an event matters to the person on call.
+const (
+	SeverityInfo     = "info"
+	SeverityWarning  = "warning"
+	SeverityCritical = "critical"
+)
+
+// The kinds of topics, as the label topic_type and the field topic_type name them.
+const (
+	TopicObject    = "object"
+	TopicJob       = "job"
+	TopicAudit     = "audit"
+	TopicSecurity  = "security"
+	TopicOSMessage = "os-message"
+	TopicOther     = "other"
+)
+
+// TopicTypes lists every value a topic type can have.
+func TopicTypes() []string {
+	return []string{TopicObject, TopicJob, TopicAudit, TopicSecurity, TopicOSMessage, TopicOther}
+}
+
+// Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are added, never
+// renamed or removed without a deprecation.
+type Event struct {
+	ID                string          `json:"id"`
+	HMC               string          `json:"hmc"`
+	Type              string          `json:"type"`
+	Time              time.Time       `json:"time"`
+	Received          time.Time       `json:"received"`
+	Topic             string          `json:"topic,omitempty"`
+	TopicType         string          `json:"topic_type,omitempty"`
+	SessionSequenceNr *int64          `json:"session_sequence_nr,omitempty"`
+	GlobalSequenceNr  *int64          `json:"global_sequence_nr,omitempty"`
+	Origin            string          `json:"origin"`
+	Resource          *Resource       `json:"resource,omitempty"`
+	Summary           string          `json:"summary,omitempty"`
+	Severity          string          `json:"severity"`
+	Headers           Headers         `json:"headers,omitempty"`
+	Body              json.RawMessage `json:"body,omitempty"`      // compact JSON; absent where the HMC sent none
+	BodyText          string          `json:"body_text,omitempty"` // a body that was not JSON
+}
+
+// Resource is the managed object an event is about.
+type Resource struct {
+	Class      string `json:"class,omitempty"`
+	Name       string `json:"name,omitempty"`
+	ObjectURI  string `json:"object_uri,omitempty"`
+	ObjectID   string `json:"object_id,omitempty"`
+	ElementURI string `json:"element_uri,omitempty"`
+	ElementID  string `json:"element_id,omitempty"`
+	CPC        string `json:"cpc,omitempty"`
+}
+
+// Header is one STOMP header, unescaped.
+type Header struct{ Name, Value string }
+
+// Headers are the STOMP headers of a notification in the order of arrival. In JSON they are an object; of a
+// repeated name the first one counts, as STOMP 1.2 says.
+type Headers []Header
+
+// Get returns the value of the first header called name, or "".
+func (h Headers) Get(name string) string {
+	for i := range h {
+		if h[i].Name == name {
+			return h[i].Value
+		}
+	}
+	return ""
+}
+
+// UnmarshalJSON reads the object form. The order of the keys is kept.
+func (h *Headers) UnmarshalJSON(data []byte) error {
+	var m map[string]string
+	if err := json.Unmarshal(data, &m); err != nil {
+		return err
+	}
+	*h = make(Headers, 0, len(m))
+	for _, k := range keysInOrder(data) {
+		*h = append(*h, Header{Name: k, Value: m[k]})
+	}
+	return nil
+}
+
+// Key names what the order of events is kept by: the resource, or the topic where there is none.
+func (e *Event) Key() string {
+	if e.Resource != nil && e.Resource.ObjectURI != "" {
+		return e.Resource.ObjectURI
+	}
+	return e.Topic
+}
+
+// NewID derives an event id from what the thing is: the same parts always give the same id, other parts another
+// one. 32 lower-case hexadecimal digits.
+func NewID(parts ...string) string {
+	buf := make([]byte, 0, 256)
+	for _, p := range parts {
+		buf = append(buf, p...)
+		buf = append(buf, 0) // keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL
+	}
+	sum := sha256.Sum256(buf)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Validate says what an event lacks to be delivered.
+func (e *Event) Validate() error {
+	switch {
+	case e.ID == "":
+		return fmt.Errorf("event: no id")
+	case e.HMC == "":
+		return fmt.Errorf("event %s: no hmc", e.ID)
+	case e.Type == "":
+		return fmt.Errorf("event %s: no type", e.ID)
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// timeFormat is RFC 3339 in UTC with milliseconds, always three digits, so that times sort as text.
+const timeFormat = "2006-01-02T15:04:05.000Z"
+
+// MarshalJSON returns what AppendJSON appends.
+func (e *Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
+
+// AppendJSON appends the event's JSON form, on one line and without white space between tokens, and returns the
+// extended slice. Body must be valid JSON without line breaks (see CompactBody); invalid UTF-8 in any other field becomes U+FFFD.
+//
+// It is written by hand because it runs once for every notification: reflection costs more here than everything
+// else the supervisor does.
+func (e *Event) AppendJSON(dst []byte) []byte {
+	dst = appendField(dst, `{"id":`, e.ID)
+	dst = appendField(dst, `,"hmc":`, e.HMC)
+	dst = appendField(dst, `,"type":`, e.Type)
+	dst = appendTime(dst, `,"time":"`, e.Time)
+	dst = appendTime(dst, `,"received":"`, e.Received)
+	dst = appendOptional(dst, `,"topic":`, e.Topic)
+	dst = appendOptional(dst, `,"topic_type":`, e.TopicType)
+	if e.SessionSequenceNr != nil {
+		dst = strconv.AppendInt(append(dst, `,"session_sequence_nr":`...), *e.SessionSequenceNr, 10)
+	}
+	if e.GlobalSequenceNr != nil {
+		dst = strconv.AppendInt(append(dst, `,"global_sequence_nr":`...), *e.GlobalSequenceNr, 10)
+	}
+	dst = appendField(dst, `,"origin":`, e.Origin)
+	if e.Resource != nil {
+		dst = append(dst, `,"resource":{`...)
+		mark := len(dst)
+		dst = appendOptional(dst, `,"class":`, e.Resource.Class)
+		dst = appendOptional(dst, `,"name":`, e.Resource.Name)
+		dst = appendOptional(dst, `,"object_uri":`, e.Resource.ObjectURI)
+		dst = appendOptional(dst, `,"object_id":`, e.Resource.ObjectID)
+		dst = appendOptional(dst, `,"element_uri":`, e.Resource.ElementURI)
+		dst = appendOptional(dst, `,"element_id":`, e.Resource.ElementID)
+		dst = appendOptional(dst, `,"cpc":`, e.Resource.CPC)
+		if len(dst) > mark { // drop the comma in front of the first field
+			dst = append(dst[:mark], dst[mark+1:]...)
+		}
+		dst = append(dst, '}')
+	}
+	dst = appendOptional(dst, `,"summary":`, e.Summary)
+	dst = appendField(dst, `,"severity":`, e.Severity)
+	if len(e.Headers) > 0 {
+		dst = append(dst, `,"headers":`...)
+		dst = e.Headers.appendJSON(dst)
+	}
+	if len(e.Body) > 0 {
+		dst = append(append(dst, `,"body":`...), e.Body...)
+	}
+	dst = appendOptional(dst, `,"body_text":`, e.BodyText)
+	return append(dst, '}')
+}
+
+// MarshalJSON returns the object form.
+func (h Headers) MarshalJSON() ([]byte, error) { return h.appendJSON(nil), nil }
+
+func (h Headers) appendJSON(dst []byte) []byte {
+	dst = append(dst, '{')
+	for i := range h {
+		if h.repeats(i) {
+			continue
+		}
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(dst, h[i].Name)
+		dst = append(dst, ':')
+		dst = appendString(dst, h[i].Value)
+	}
+	return append(dst, '}')
+}
+
+func (h Headers) repeats(i int) bool {
+	for j := range i {
+		if len(h[j].Name) == len(h[i].Name) && h[j].Name == h[i].Name {
+			return true
+		}
+	}
+	return false
+}
+
+// CompactBody returns body without insignificant white space and line breaks, and true; or false where body is not
+// JSON as RFC 8259 has it (UTF-8 included). It returns body itself where nothing had to change.
+func CompactBody(body []byte) (json.RawMessage, bool) {
+	if !utf8.Valid(body) {
+		return nil, false
+	}
+	if bytes.IndexByte(body, ' ') < 0 && bytes.IndexByte(body, '\n') < 0 &&
+		bytes.IndexByte(body, '\t') < 0 && bytes.IndexByte(body, '\r') < 0 {
+		return body, json.Valid(body)
+	}
+	var buf bytes.Buffer
+	buf.Grow(len(body))
+	if err := json.Compact(&buf, body); err != nil {
+		return nil, false
+	}
+	return buf.Bytes(), true
+}
+
+func appendField(dst []byte, key, value string) []byte {
+	return appendString(append(dst, key...), value)
+}
+
+func appendOptional(dst []byte, key, value string) []byte {
+	if value == "" {
+		return dst
+	}
+	return appendString(append(dst, key...), value)
+}
+
+func appendTime(dst []byte, key string, t time.Time) []byte {
+	dst = append(dst, key...)
+	dst = t.UTC().AppendFormat(dst, timeFormat)
+	return append(dst, '"')
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s as a JSON string.
+func appendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r != utf8.RuneError || size != 1 {
+				i += size
+				continue
+			}
+			dst = append(append(dst, s[start:i]...), "\ufffd"...)
+			i++
+			start = i
+			continue
+		}
+		dst = append(dst, s[start:i]...)
+		switch c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+		}
+		i++
+		start = i
+	}
+	return append(append(dst, s[start:]...), '"')
+}
+
+// keysInOrder returns the keys of a JSON object of strings, each once.
+func keysInOrder(object []byte) []string {
+	dec := json.NewDecoder(bytes.NewReader(object))
+	var keys []string
+	seen := map[string]bool{}
+	isKey := true
+	for {
+		tok, err := dec.Token()
+		if err != nil {
+			return keys
+		}
+		s, ok := tok.(string)
+		if !ok {
+			continue
+		}
+		if isKey && !seen[s] {
+			seen[s] = true
+			keys = append(keys, s)
+		}
+		isKey = !isKey
+	}
+}
