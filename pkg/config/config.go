@@ -204,5 +204,6 @@ type TLS struct {
 	ServerName         string `yaml:"server_name"` // the name the certificate must have; empty: the host connected to
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
 
-	ca string // what CAFile held when it was loaded
+	ca  string // what CAFile held when it was loaded
+	key string // where the file has these settings; empty: "tls", that of an HMC
 }

@@ -1,38 +1,194 @@
 package config
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
+	"time"
 )
 
-// errNoCertificates is the answer to a CA file without a single certificate.
-var errNoCertificates = errors.New("holds no PEM certificate")
-
-// ClientConfig returns the settings for connections to a server. It reads CAFile only for a TLS that did not come from
-// Load. Where ServerName is empty, the caller sets it to the host it connects to (net/http and pkg/receiver do).
+// ClientConfig returns the settings for connections to a server, with TLS 1.2 as the least. It reads CAFile only for a TLS
+// that did not come from Load. Where ServerName is empty, the caller sets it to the host it connects to (net/http and
+// pkg/receiver do).
 func (t TLS) ClientConfig() (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         t.ServerName,
-		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // G402: the operator asked for it in so many words, and is warned
+		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // G402: the operator asked for it by this name, and is warned
 	}
 	if t.CAFile == "" {
 		return cfg, nil
 	}
-	ca := t.ca
-	if ca == "" {
-		data, err := os.ReadFile(t.CAFile)
-		if err != nil {
+	data := []byte(t.ca)
+	if t.ca == "" {
+		var err error
+		if data, err = os.ReadFile(t.CAFile); err != nil {
 			return nil, fmt.Errorf("tls: ca_file: %w", err)
 		}
-		ca = string(data)
+	}
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, fmt.Errorf("tls: ca_file: %s %w", t.CAFile, err)
 	}
 	cfg.RootCAs = x509.NewCertPool()
-	if !cfg.RootCAs.AppendCertsFromPEM([]byte(ca)) {
-		return nil, fmt.Errorf("tls: ca_file: %s %w", t.CAFile, errNoCertificates)
+	for _, c := range certs {
+		cfg.RootCAs.AddCert(c)
 	}
 	return cfg, nil
 }
+
+// parseCertificates returns all certificates of a PEM file. Its errors go on after the name of the file.
+func parseCertificates(data []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("holds a %s: it must hold only certificates", block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("holds a certificate that cannot be read (number %d): %w", len(certs)+1, err)
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("holds no certificate: it must be PEM, with a line -----BEGIN CERTIFICATE-----")
+	}
+	return certs, nil
+}
+
+// Explain turns the error of a connection that failed over its certificate or TLS itself into a sentence that says what is
+// wrong and which setting, or what on the server, to change. It returns "" for any other error.
+func (t TLS) Explain(err error) string {
+	key, peer := t.key, "server"
+	if key == "" {
+		key, peer = "tls", "HMC"
+	}
+	var (
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		roots    x509.SystemRootsError
+		record   tls.RecordHeaderError
+		alert    tls.AlertError
+	)
+	switch {
+	case errors.As(err, &hostname) && hostname.Certificate != nil:
+		return t.explainName(hostname, key, peer)
+	case errors.As(err, &invalid) && invalid.Cert != nil:
+		return explainInvalid(invalid, peer)
+	case errors.As(err, &unknown):
+		return t.explainUnknown(unknown.Cert, leafOf(err), key, peer)
+	case errors.As(err, &roots):
+		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
+	case errors.As(err, &record):
+		return fmt.Sprintf("what answers on this port does not speak TLS: check the port of the %s", peer)
+	case errors.As(err, &alert):
+		return fmt.Sprintf("the %s refused the TLS connection (%v): it must allow TLS 1.2 or 1.3", peer, alert)
+	case err != nil && strings.Contains(err.Error(), "server selected unsupported protocol version"):
+		return fmt.Sprintf("the %s offers only TLS older than 1.2: enable TLS 1.2 or 1.3 there", peer)
+	}
+	return ""
+}
+
+// leafOf returns the certificate the server showed for itself; nil: the error does not hold it.
+func leafOf(err error) *x509.Certificate {
+	var verification *tls.CertificateVerificationError
+	if errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {
+		return verification.UnverifiedCertificates[0]
+	}
+	return nil
+}
+
+func (t TLS) explainUnknown(cert, leaf *x509.Certificate, key, peer string) string {
+	if leaf == nil {
+		leaf = cert
+	}
+	if leaf == nil {
+		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: put the %s's CA certificate into a file and name it in %s.ca_file", peer, peer, key)
+	}
+	what := fmt.Sprintf("is signed by an unknown authority (%s)", issuer(leaf))
+	do := fmt.Sprintf("put the %s's CA certificate into a file and name it in %s.ca_file", peer, key)
+	if leaf.Subject.String() == leaf.Issuer.String() {
+		what = fmt.Sprintf("is self-signed (SHA-256 fingerprint %X)", sha256.Sum256(leaf.Raw))
+		do = fmt.Sprintf("if the fingerprint is the one the %s shows, put this certificate into a file and name it in %s.ca_file", peer, key)
+	}
+	if t.CAFile != "" {
+		what += fmt.Sprintf(" and not by one in %s.ca_file (%s)", key, t.CAFile)
+		if leaf.Subject.String() == leaf.Issuer.String() {
+			what = strings.Replace(what, " and not by one in", " and not in", 1)
+		}
+		do = strings.Replace(do, "into a file and name it in "+key+".ca_file", "into that file", 1)
+	}
+	return fmt.Sprintf("the certificate of %s %s: %s", subject(leaf), what, do)
+}
+
+func (t TLS) explainName(e x509.HostnameError, key, peer string) string {
+	names := names(e.Certificate)
+	if len(names) == 0 {
+		return fmt.Sprintf("the certificate of %s holds no name or address that could be compared with %s (a common name alone does not count): create a new one on the %s with subject alternative names",
+			subject(e.Certificate), e.Host, peer)
+	}
+	list := strings.Join(names, ", ")
+	if t.ServerName != "" {
+		return fmt.Sprintf("the certificate is not for %s, which %s.server_name asks for, but for %s: set %s.server_name to one of these", e.Host, key, list, key)
+	}
+	return fmt.Sprintf("the certificate is not for %s but for %s: connect to one of these names, or set %s.server_name to it", e.Host, list, key)
+}
+
+func explainInvalid(e x509.CertificateInvalidError, peer string) string {
+	if e.Reason == x509.Expired {
+		if now := time.Now(); now.Before(e.Cert.NotBefore) {
+			return fmt.Sprintf("the certificate of %s is not valid before %s, and here it is %s: check the clocks of this machine and of the %s",
+				subject(e.Cert), instant(e.Cert.NotBefore), instant(now), peer)
+		}
+		return fmt.Sprintf("the certificate of %s expired on %s: renew it on the %s", subject(e.Cert), day(e.Cert.NotAfter), peer)
+	}
+	return fmt.Sprintf("the certificate of %s cannot be used (%v): create a new one on the %s", subject(e.Cert), e, peer)
+}
+
+// names lists what a certificate is valid for.
+func names(c *x509.Certificate) []string {
+	list := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		list = append(list, ip.String())
+	}
+	const limit = 10
+	if len(list) > limit {
+		list = append(list[:limit], fmt.Sprintf("and %d more", len(list)-limit))
+	}
+	return list
+}
+
+// subject names a certificate for people.
+func subject(c *x509.Certificate) string {
+	if c.Subject.CommonName != "" {
+		return c.Subject.CommonName
+	}
+	if n := names(c); len(n) > 0 {
+		return n[0]
+	}
+	if s := c.Subject.String(); s != "" {
+		return s
+	}
+	return "the server"
+}
+
+func issuer(c *x509.Certificate) string {
+	if c.Issuer.CommonName != "" {
+		return c.Issuer.CommonName
+	}
+	return c.Issuer.String()
+}
+
+func day(t time.Time) string     { return t.UTC().Format(time.DateOnly) }
+func instant(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }

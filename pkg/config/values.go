@@ -2,11 +2,15 @@ package config
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // hidden is printed in place of every secret.
@@ -14,16 +18,33 @@ const hidden = "<secret>"
 
 // Secret is a value that no form of printing shows: it has to be asked for with Expose.
 // The zero Secret means that none was given.
-type Secret struct{ value string }
+//
+// Two Secrets are not comparable by ==: compare what Expose returns.
+type Secret struct {
+	// Package fmt cannot call the methods of a value in an unexported field of some other struct and prints what the
+	// value is made of. A pointer inside prints as an address.
+	value *string
+	_     [0]func()
+}
 
 // NewSecret makes a Secret of a value that did not come from a configuration file.
-func NewSecret(value string) Secret { return Secret{value: value} }
+func NewSecret(value string) Secret {
+	if value == "" {
+		return Secret{}
+	}
+	return Secret{value: &value}
+}
 
 // Expose returns the secret itself. It belongs into a request, never into a log or an error.
-func (s Secret) Expose() string { return s.value }
+func (s Secret) Expose() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // IsSet reports whether there is a secret.
-func (s Secret) IsSet() bool { return s.value != "" }
+func (s Secret) IsSet() bool { return s.value != nil }
 
 // String hides the secret.
 func (s Secret) String() string { return hidden }
@@ -43,19 +64,25 @@ func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`
 // MarshalYAML hides the secret.
 func (s Secret) MarshalYAML() (any, error) { return hidden, nil }
 
+// LogValue hides the secret from log/slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+
 // URL is the address of a webhook. Such addresses often hold a token in their path or query, so only scheme and
 // host are ever printed.
-type URL struct{ value string }
+type URL struct{ secret Secret }
 
 // NewURL makes a URL of a value that did not come from a configuration file.
-func NewURL(value string) URL { return URL{value: value} }
+func NewURL(value string) URL { return URL{secret: NewSecret(value)} }
 
 // Expose returns the whole address. It belongs into a request, never into a log or an error.
-func (u URL) Expose() string { return u.value }
+func (u URL) Expose() string { return u.secret.Expose() }
+
+// IsSet reports whether there is an address.
+func (u URL) IsSet() bool { return u.secret.IsSet() }
 
 // String returns scheme and host, and "/..." for what else there is.
 func (u URL) String() string {
-	parsed, err := url.Parse(u.value)
+	parsed, err := url.Parse(u.Expose())
 	if err != nil || parsed.Host == "" {
 		return hidden
 	}
@@ -81,6 +108,9 @@ func (u URL) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(u.Strin
 // MarshalYAML hides the same as String.
 func (u URL) MarshalYAML() (any, error) { return u.String(), nil }
 
+// LogValue hides the same as String from log/slog.
+func (u URL) LogValue() slog.Value { return slog.StringValue(u.String()) }
+
 // signingKeyPrefix marks a secret of the Standard Webhooks specification. It is not part of the base64.
 const signingKeyPrefix = "whsec_"
 
@@ -97,10 +127,14 @@ func (w *Webhook) SigningKeys() [][]byte {
 	return [][]byte{key}
 }
 
+// decodeSigningKey returns the bytes a secret stands for. The specification asks for 24 to 64 of them.
 func decodeSigningKey(s Secret) ([]byte, error) {
-	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s.value, signingKeyPrefix))
-	if err != nil {
-		return nil, fmt.Errorf("is not %s followed by base64", signingKeyPrefix) // err names bytes of the secret
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s.Expose(), signingKeyPrefix))
+	if err != nil { // err names a place in the secret
+		return nil, fmt.Errorf("must be %s and 24 to 64 random bytes in base64: this is not base64", signingKeyPrefix)
+	}
+	if len(key) < 24 || len(key) > 64 {
+		return nil, fmt.Errorf("must be %s and 24 to 64 random bytes in base64: this is %d bytes", signingKeyPrefix, len(key))
 	}
 	return key, nil
 }
@@ -117,21 +151,92 @@ var sizeUnits = []struct {
 	{"GiB", 1 << 30},
 	{"MiB", 1 << 20},
 	{"KiB", 1 << 10},
-	{"TB", 1e12},
-	{"GB", 1e9},
-	{"MB", 1e6},
-	{"kB", 1e3},
 	{"B", 1},
 }
 
-// String returns the size with the largest binary unit that divides it.
+// String returns the size with the largest unit that divides it.
 func (s Size) String() string {
 	for _, u := range sizeUnits {
-		if s != 0 && int64(s)%u.factor == 0 && strings.HasSuffix(u.name, "iB") {
+		if s != 0 && int64(s)%u.factor == 0 {
 			return strconv.FormatInt(int64(s)/u.factor, 10) + u.name
 		}
 	}
-	return strconv.FormatInt(int64(s), 10)
+	return "0B"
+}
+
+// How sizes and durations are written.
+var (
+	errSize     = errors.New("must be a size such as 512MiB or 1GiB (units B, KiB, MiB, GiB, TiB)")
+	errDuration = errors.New("must be a duration with its unit, such as 500ms, 30s, 24h or 7d")
+	errNegative = errors.New("must not be negative")
+)
+
+// parseSize reads a whole number of bytes, or a number with a unit.
+func parseSize(s string) (Size, error) {
+	number, factor := s, int64(1)
+	for _, u := range sizeUnits {
+		if rest, ok := strings.CutSuffix(s, u.name); ok {
+			number, factor = strings.TrimRight(rest, " "), u.factor
+			break
+		}
+	}
+	if n, err := strconv.ParseUint(number, 10, 63); err == nil {
+		if n > math.MaxInt64/uint64(factor) {
+			return 0, errSize
+		}
+		return Size(n) * Size(factor), nil
+	}
+	// A fraction such as 1.5GiB; exact for every size a disk can have.
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || factor == 1 || strings.Trim(number, "0123456789.") != "" || f*float64(factor) >= 1<<53 {
+		return 0, errSize
+	}
+	return Size(f * float64(factor)), nil
+}
+
+// parseDuration reads a duration as Go writes it, and with days and weeks as Prometheus does. A bare 0 needs no unit.
+func parseDuration(s string) (time.Duration, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	if strings.HasPrefix(s, "-") {
+		return 0, errNegative
+	}
+	var sum time.Duration
+	for rest := s; rest != ""; {
+		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789."))
+		unit := strings.IndexAny(rest[digits:]+"0", "0123456789.")
+		number, name := rest[:digits], rest[digits:digits+unit]
+		factor := time.Duration(1)
+		switch name {
+		case "d":
+			factor, name = 24, "h"
+		case "w":
+			factor, name = 7*24, "h"
+		}
+		d, err := time.ParseDuration(number + name)
+		if err != nil || digits == 0 || d > (math.MaxInt64-sum)/factor {
+			return 0, errDuration
+		}
+		sum += d * factor
+		rest = rest[digits+unit:]
+	}
+	if s == "" {
+		return 0, errDuration
+	}
+	return sum, nil
+}
+
+// formatDuration writes a duration as people do: 24h, not 24h0m0s.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // Pattern is a regular expression (RE2) that must match the whole value, as in Prometheus. Without special characters it
@@ -158,6 +263,9 @@ func NewPattern(source string) (Pattern, error) {
 	p.re = re
 	return p, nil
 }
+
+// matchAll is the pattern ".*".
+func matchAll() Pattern { return Pattern{source: ".*", re: regexp.MustCompile("^(?s:.*)$")} }
 
 // Match reports whether the whole of s matches.
 func (p Pattern) Match(s string) bool {

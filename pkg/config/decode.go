@@ -1,0 +1,455 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// maxNodes bounds how much aliases may multiply a small file ("billion laughs").
+const maxNodes = 100_000
+
+// decoder fills a Config from YAML nodes. It goes through the tree itself, because the library's own strict mode stops at
+// the first problem of a mapping, has no path, and quotes values, secrets among them.
+type decoder struct {
+	file     string
+	errs     Errors
+	warnings Errors
+	lines    map[string]int  // of every value in the file, by path
+	bad      map[string]bool // paths that have an error already
+	aliases  []*yaml.Node    // being followed, against an alias within itself
+	nodes    int
+}
+
+// defaulter is a type whose values in a list, or behind a pointer, do not start as zero.
+type defaulter interface{ setDefaults() }
+
+// fail records an error at a path. What follows from it (the same path again, or one below) is not reported.
+func (d *decoder) fail(line int, path, format string, args ...any) {
+	d.bad[path] = true
+	d.errs = append(d.errs, &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)})
+}
+
+// failed reports whether path or something above it has an error already.
+func (d *decoder) failed(path string) bool {
+	for path != "" {
+		if d.bad[path] {
+			return true
+		}
+		path = parent(path)
+	}
+	return false
+}
+
+// lineOf returns the line of path, or of the nearest thing above it that is in the file.
+func (d *decoder) lineOf(path string) int {
+	for path != "" {
+		if line, ok := d.lines[path]; ok {
+			return line
+		}
+		path = parent(path)
+	}
+	return 1
+}
+
+// has reports whether the file gives a value for path.
+func (d *decoder) has(path string) bool {
+	_, ok := d.lines[path]
+	return ok
+}
+
+// parent cuts the last step off a path: hmcs[0].tls -> hmcs[0] -> hmcs -> "".
+func parent(path string) string {
+	return path[:max(strings.LastIndexAny(path, ".["), 0)]
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// decode stores the value of node n in v.
+func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
+	if d.nodes++; d.nodes > maxNodes {
+		if d.nodes == maxNodes+1 {
+			d.fail(n.Line, path, "the file is too large: its aliases stand for more than %d values", maxNodes)
+		}
+		return
+	}
+	if n.Kind == yaml.AliasNode {
+		if slices.Contains(d.aliases, n.Alias) {
+			d.fail(n.Line, path, "the alias *%s is used within itself", n.Value)
+			return
+		}
+		d.aliases = append(d.aliases, n.Alias)
+		defer func() { d.aliases = d.aliases[:len(d.aliases)-1] }()
+		n = n.Alias
+	}
+	if n.Style&yaml.TaggedStyle != 0 {
+		d.fail(n.Line, path, "must not have a YAML tag: put a value that begins with ! into quotes")
+		return
+	}
+	if _, ok := d.lines[path]; !ok || n.Kind == yaml.ScalarNode {
+		d.lines[path] = n.Line
+	}
+
+	switch to := v.Addr().Interface().(type) {
+	case *Secret:
+		if s, ok := d.text(n, path); ok {
+			*to = NewSecret(s)
+		}
+	case *URL:
+		if s, ok := d.text(n, path); ok {
+			*to = NewURL(s)
+		}
+	case *string:
+		if s, ok := d.text(n, path); ok {
+			*to = s
+		}
+	case *bool:
+		if b, err := strconv.ParseBool(n.Value); isScalar(n, "!!bool") && err == nil {
+			*to = b
+		} else {
+			d.wrong(n, path, "must be true or false")
+		}
+	case *int:
+		if i, err := strconv.Atoi(n.Value); isScalar(n, "!!int") && err == nil {
+			*to = i
+		} else {
+			d.wrong(n, path, "must be a whole number")
+		}
+	case *float64:
+		f, err := strconv.ParseFloat(n.Value, 64)
+		if isScalar(n, "!!int", "!!float") && err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
+			*to = f
+		} else {
+			d.wrong(n, path, "must be a number")
+		}
+	case *time.Duration:
+		decodeText(d, n, path, to, parseDuration)
+	case *Size:
+		decodeText(d, n, path, to, parseSize)
+	case *Pattern:
+		decodeText(d, n, path, to, NewPattern)
+	case *Patterns:
+		decodeAlternatives(d, n, path, to)
+	case *Search:
+		decodeAlternatives(d, n, path, to)
+	case **regexp.Regexp:
+		decodeText(d, n, path, to, regexp.Compile)
+	default:
+		d.decodeCollection(n, path, v)
+	}
+}
+
+func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		p := reflect.New(v.Type().Elem())
+		setDefaults(p)
+		v.Set(p)
+		d.decode(n, path, p.Elem())
+	case reflect.Struct:
+		d.mapping(n, path, v)
+	case reflect.Slice:
+		if isNull(n) {
+			v.SetZero()
+			return
+		}
+		if n.Kind != yaml.SequenceNode {
+			if v.Type().Elem().Kind() == reflect.String {
+				d.fail(n.Line, path, "must be a list: write [a, b], or one \"- \" line for each")
+			} else {
+				d.fail(n.Line, path, "must be a list: begin each entry with \"- \"")
+			}
+			return
+		}
+		v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+		for i, item := range n.Content {
+			setDefaults(v.Index(i).Addr())
+			d.decode(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+		}
+	default:
+		// No value of a file leads here: the schema has no such type, which a test sees to.
+		d.fail(n.Line, path, "cannot be set in the file")
+	}
+}
+
+func setDefaults(p reflect.Value) {
+	if dd, ok := p.Interface().(defaulter); ok {
+		dd.setDefaults()
+	}
+}
+
+// mapping fills the struct v from a mapping.
+func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
+	if isNull(n) {
+		return // a section whose keys are all commented out
+	}
+	if n.Kind != yaml.MappingNode {
+		d.fail(n.Line, path, "must hold keys of its own: %s", strings.Join(keysOf(v.Type()), ", "))
+		return
+	}
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 {
+			d.fail(key.Line, path, "a key must be plain text")
+			continue
+		}
+		if isMerge(key) {
+			continue
+		}
+		if first, ok := seen[key.Value]; ok {
+			if _, known := fieldByKey(v, key.Value); known {
+				d.fail(key.Line, join(path, key.Value), "is given twice: the first time in line %d", first)
+			}
+			continue
+		}
+		seen[key.Value] = key.Line
+		d.entry(n, path, v, i, value)
+	}
+	// Merged keys come last: they give only what the mapping itself does not.
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if isMerge(n.Content[i]) {
+			d.merge(n.Content[i+1], path, v, seen)
+		}
+	}
+}
+
+// entry decodes the value of the key at n.Content[i].
+func (d *decoder) entry(n *yaml.Node, path string, v reflect.Value, i int, value *yaml.Node) {
+	key := n.Content[i]
+	field, ok := fieldByKey(v, key.Value)
+	if !ok {
+		d.unknown(n, path, v.Type(), i)
+		return
+	}
+	at := join(path, key.Value)
+	d.lines[at] = key.Line
+	d.decode(value, at, field)
+}
+
+// merge applies "<<": the mapping, or the list of mappings, that value stands for.
+func (d *decoder) merge(value *yaml.Node, path string, v reflect.Value, seen map[string]int) {
+	if d.nodes++; d.nodes > maxNodes {
+		return
+	}
+	target := value
+	if target.Kind == yaml.AliasNode {
+		if slices.Contains(d.aliases, target.Alias) {
+			d.fail(value.Line, path, "the alias *%s is used within itself", value.Value)
+			return
+		}
+		d.aliases = append(d.aliases, target.Alias)
+		defer func() { d.aliases = d.aliases[:len(d.aliases)-1] }()
+		target = target.Alias
+	}
+	switch target.Kind {
+	case yaml.SequenceNode:
+		for _, item := range target.Content {
+			d.merge(item, path, v, seen)
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(target.Content); i += 2 {
+			key := target.Content[i]
+			if isMerge(key) || key.Kind != yaml.ScalarNode {
+				continue
+			}
+			if _, ok := seen[key.Value]; ok {
+				continue
+			}
+			seen[key.Value] = key.Line
+			d.entry(target, path, v, i, target.Content[i+1])
+		}
+		for i := 0; i+1 < len(target.Content); i += 2 {
+			if isMerge(target.Content[i]) {
+				d.merge(target.Content[i+1], path, v, seen)
+			}
+		}
+	default:
+		d.fail(value.Line, path, "<< must name a mapping (*anchor), or a list of them")
+	}
+}
+
+func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.Tag == "!!merge" }
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
+
+// unknown reports the key at n.Content[i], which a struct of type t does not have.
+func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
+	key, value := n.Content[i], n.Content[i+1]
+	at := key.Line
+	report := func(format string, args ...any) {
+		d.errs = append(d.errs, &Error{File: d.file, Line: at, Path: path, Msg: fmt.Sprintf(format, args...)})
+	}
+	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not shown.
+	if n.Style&yaml.FlowStyle != 0 && isNull(value) && value.Value == "" {
+		if i >= 2 {
+			report("unknown key after %q: put a value with a comma or a brace into quotes", n.Content[i-2].Value)
+		} else {
+			report("unknown key: put a value with a comma or a brace into quotes")
+		}
+		return
+	}
+	keys := keysOf(t)
+	if near := nearest(key.Value, keys); near != "" {
+		d.bad[join(path, near)] = true // so that it is not missed as well
+		report("unknown key %q, did you mean %q?", key.Value, near)
+		return
+	}
+	for _, k := range keys {
+		field, _ := fieldType(t, k)
+		if field.Kind() == reflect.Pointer {
+			field = field.Elem()
+		}
+		if field.Kind() == reflect.Struct && slices.Contains(keysOf(field), key.Value) {
+			report("unknown key %q: it belongs under %q", key.Value, k)
+			return
+		}
+	}
+	report("unknown key %q: known here are %s", key.Value, strings.Join(keys, ", "))
+}
+
+// text returns the value of a scalar as it is written. A number or a date is text too: passwords look like everything.
+func (d *decoder) text(n *yaml.Node, path string) (string, bool) {
+	switch {
+	case isNull(n):
+		d.fail(n.Line, path, "has no value: give one, or remove the key")
+	case n.Kind != yaml.ScalarNode:
+		d.fail(n.Line, path, "must be text: put a value that begins with [ or { into quotes")
+	default:
+		return n.Value, true
+	}
+	return "", false
+}
+
+// isScalar reports whether n is a scalar that YAML sees as one of the types.
+func isScalar(n *yaml.Node, tags ...string) bool {
+	return n.Kind == yaml.ScalarNode && slices.Contains(tags, n.Tag)
+}
+
+// wrong reports a value that is not of the type its key has. It shows the value: no secret has such a type.
+func (d *decoder) wrong(n *yaml.Node, path, what string) {
+	switch {
+	case isNull(n):
+		d.fail(n.Line, path, "has no value: it %s", what)
+	case n.Kind != yaml.ScalarNode:
+		d.fail(n.Line, path, "%s", what)
+	default:
+		d.fail(n.Line, path, "%s, not %s", what, quote(n.Value))
+	}
+}
+
+// decodeText stores what parse makes of a scalar.
+func decodeText[T any](d *decoder, n *yaml.Node, path string, to *T, parse func(string) (T, error)) {
+	s, ok := d.text(n, path)
+	if !ok {
+		return
+	}
+	v, err := parse(s)
+	if err != nil {
+		d.fail(n.Line, path, "%s", explainValue(s, err))
+		return
+	}
+	*to = v
+}
+
+// decodeAlternatives reads a list, or one scalar in place of a list of one.
+func decodeAlternatives[S ~[]T, T any](d *decoder, n *yaml.Node, path string, to *S) {
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		d.fail(n.Line, path, "is empty and would never match: give a value, or remove the key")
+		return
+	}
+	if n.Kind == yaml.SequenceNode {
+		d.decodeCollection(n, path, reflect.ValueOf(to).Elem())
+		return
+	}
+	*to = make(S, 1)
+	d.decode(n, path, reflect.ValueOf(to).Elem().Index(0))
+}
+
+// explainValue says what is wrong with a value.
+func explainValue(s string, err error) string {
+	var re *syntax.Error
+	switch {
+	case errors.As(err, &re):
+		return fmt.Sprintf("is not a regular expression: %s: %s", re.Code, quote(re.Expr))
+	case errors.Is(err, errNegative):
+		return fmt.Sprintf("%s, but is %s", err, quote(s))
+	}
+	return fmt.Sprintf("%s, not %s", err, quote(s))
+}
+
+// quote shows a value of the file, shortened.
+func quote(s string) string {
+	const limit = 60
+	if r := []rune(s); len(r) > limit {
+		s = string(r[:limit]) + "..."
+	}
+	return strconv.Quote(s)
+}
+
+// fieldByKey returns the field of struct v that a key of the file stands for.
+func fieldByKey(v reflect.Value, key string) (reflect.Value, bool) {
+	t := v.Type()
+	for i := range t.NumField() {
+		if keyOf(t.Field(i)) == key && key != "" {
+			return v.Field(i), true
+		}
+	}
+	return reflect.Value{}, false
+}
+
+func fieldType(t reflect.Type, key string) (reflect.Type, bool) {
+	for i := range t.NumField() {
+		if keyOf(t.Field(i)) == key && key != "" {
+			return t.Field(i).Type, true
+		}
+	}
+	return nil, false
+}
+
+// keysOf lists the keys a struct has in the file, in the order of its fields.
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for i := range t.NumField() {
+		if k := keyOf(t.Field(i)); k != "" {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// keyOf returns the key a field has in the file, or "". A field of another package has no tag: there, ConnectTimeout is
+// connect_timeout.
+func keyOf(f reflect.StructField) string {
+	if !f.IsExported() {
+		return ""
+	}
+	if tag, ok := f.Tag.Lookup("yaml"); ok {
+		return strings.TrimPrefix(tag, "-")
+	}
+	var b strings.Builder
+	for i, r := range f.Name {
+		if r >= 'A' && r <= 'Z' {
+			if i > 0 {
+				b.WriteByte('_')
+			}
+			r += 'a' - 'A'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}

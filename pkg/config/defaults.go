@@ -1,0 +1,67 @@
+package config
+
+import (
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+// defaultRESTPort is the port of the HMC's Web Services API.
+const defaultRESTPort = 6794
+
+func (c *Config) setDefaults() {
+	c.Storage = Storage{MaxBytes: 10 * gib}
+	c.Dedup = Dedup{Window: 10 * time.Minute, MaxIDs: 100_000}
+	c.Flood = Flood{Window: 5 * time.Second, Min: 10}
+	c.Estate = Estate{MaxResources: 10_000}
+}
+
+// setDefaults leaves Topics and Group to complete: their defaults depend on other keys.
+func (h *HMC) setDefaults() {
+	h.RESTPort = defaultRESTPort
+	h.StompPort = receiver.DefaultPort
+	h.RESTRequestsPerMinute = 60
+	h.Stomp = receiver.DefaultStompRetryTimeoutConfig()
+}
+
+func (o *OSMessages) setDefaults() {
+	o.CPC = matchAll()
+	o.Partition = matchAll()
+	o.IncludeRefreshMessages = true
+}
+
+func (s *Sink) setDefaults() {
+	s.Timeout = 10 * time.Second
+	s.Concurrency = 4
+	s.Batch = Batch{MaxEvents: 1}
+	s.Retry = Retry{Initial: time.Second, Max: time.Minute, MaxAge: 24 * time.Hour}
+	s.Queue = Queue{MaxBytes: gib, MaxAge: 7 * 24 * time.Hour}
+}
+
+func (w *Webhook) setDefaults() {
+	w.Format = FormatJSON
+	w.HTTPConfig.TLSConfig.key = "http_config.tls_config"
+}
+
+func (l *Log) setDefaults() { l.Output = OutputStderr }
+
+// completeDefaults gives the defaults that depend on other keys.
+func (d *decoder) completeDefaults(c *Config) {
+	for i := range c.HMCs {
+		h := &c.HMCs[i]
+		if h.Group == "" {
+			h.Group = h.Name
+		}
+		// With topic_names there is no session whose topics could be asked for. An empty list is a choice as well:
+		// only OS messages.
+		if !d.has(hmcPath(i, "topics")) && !d.has(hmcPath(i, "topic_names")) {
+			h.Topics = []string{TopicObject, TopicJob}
+		}
+	}
+}

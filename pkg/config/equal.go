@@ -1,0 +1,94 @@
+package config
+
+import (
+	"bytes"
+	"crypto/pbkdf2"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"reflect"
+	"regexp"
+)
+
+// Equal reports whether both HMCs are configured alike, down to the contents of the files they name.
+func (h *HMC) Equal(o *HMC) bool { return equal(h, o) }
+
+// Equal reports whether both sinks are configured alike, down to the contents of the files they name.
+func (s *Sink) Equal(o *Sink) bool { return equal(s, o) }
+
+func equal[T any](a, b *T) bool {
+	fa, sa := canonical(reflect.ValueOf(a).Elem())
+	fb, sb := canonical(reflect.ValueOf(b).Elem())
+	return bytes.Equal(fa, fb) && bytes.Equal(sa, sb)
+}
+
+// Hash identifies the content of the configuration, the files it names included. It has 48 bits, so that the value of a
+// metric holds it exactly, and stays the same over restarts and machines.
+func (c *Config) Hash() uint64 {
+	fields, secrets := canonical(reflect.ValueOf(c).Elem())
+	sum := sha256.Sum256(fields)
+	// The number is public. Whoever knows the rest of the file could try passwords until it fits, so each try costs.
+	const iterations = 100_000
+	key, err := pbkdf2.Key(sha256.New, string(secrets), sum[:], iterations, len(sum))
+	if err != nil {
+		key = sum[:] // only where a FIPS module refuses; then the number does not depend on the secrets
+	}
+	return binary.BigEndian.Uint64(key) >> 16
+}
+
+// canonical returns a form of v that is equal exactly for equal values, and the secrets apart from it.
+func canonical(v reflect.Value) (fields, secrets []byte) {
+	c := &canon{}
+	c.value(v)
+	return c.fields, c.secrets
+}
+
+type canon struct{ fields, secrets []byte }
+
+// appendText appends s with its length before it, so that two texts never read like one.
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func (c *canon) value(v reflect.Value) {
+	switch x := v.Interface().(type) {
+	case Secret:
+		c.secrets = appendText(c.secrets, x.Expose())
+		return
+	case URL:
+		c.secrets = appendText(c.secrets, x.Expose())
+		return
+	case Pattern:
+		c.fields = appendText(c.fields, x.source)
+		return
+	case *regexp.Regexp:
+		c.fields = appendText(c.fields, x.String())
+		return
+	case TLS:
+		c.fields = appendText(c.fields, x.ca)
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if key := keyOf(v.Type().Field(i)); key != "" {
+				c.fields = appendText(c.fields, key)
+				c.value(v.Field(i))
+			}
+		}
+	case reflect.Slice:
+		c.fields = binary.AppendUvarint(c.fields, uint64(v.Len()))
+		for i := range v.Len() {
+			c.value(v.Index(i))
+		}
+	case reflect.Pointer:
+		c.fields = append(c.fields, 0)
+		if !v.IsNil() {
+			c.fields[len(c.fields)-1] = 1
+			c.value(v.Elem())
+		}
+	case reflect.String:
+		c.fields = appendText(c.fields, v.String())
+	default: // numbers and booleans
+		c.fields = fmt.Appendf(c.fields, "%v;", v.Interface())
+	}
+}

@@ -1,0 +1,207 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Files larger than these are not what they are said to be.
+const (
+	maxConfigFile = 4 * mib
+	maxCAFile     = 4 * mib
+	maxSecretFile = 64 * kib
+)
+
+// Load reads and validates a configuration file. The Config it returns has all defaults, secrets and CA certificates
+// filled in. The error is an [Errors] with every problem of the file.
+func Load(path string) (*Config, error) {
+	data, mode, err := readFile(path, maxConfigFile)
+	if err != nil {
+		return nil, Errors{{File: path, Msg: err.Error()}}
+	}
+	return parse(path, data, mode)
+}
+
+// parse is Load for a file that has been read. Its mode tells who else can read the secrets in it.
+func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
+	d := &decoder{file: path, lines: map[string]int{}, bad: map[string]bool{}}
+	c := &Config{File: path}
+	c.setDefaults()
+	if root := d.document(data); root != nil {
+		d.decode(root, "", reflect.ValueOf(c).Elem())
+	}
+	if len(d.errs) == 0 || d.nodes > 0 { // nothing more is said about a file that is no YAML
+		d.completeDefaults(c)
+		d.validate(c, mode)
+	}
+	if len(d.errs) > 0 {
+		d.errs.sort()
+		return nil, d.errs
+	}
+	d.warnings.sort()
+	c.Warnings = d.warnings
+	return c, nil
+}
+
+// document returns the root node of the only document of a file; nil: the file is empty, or has been reported.
+func (d *decoder) document(data []byte) *yaml.Node {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, second yaml.Node
+	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil
+	} else if err != nil {
+		d.syntax(data, err)
+		return nil
+	}
+	if err := dec.Decode(&second); err == nil {
+		d.fail(second.Line, "", "a second YAML document begins here: remove the line \"---\"")
+		return nil
+	} else if !errors.Is(err, io.EOF) {
+		d.syntax(data, err)
+		return nil
+	}
+	return doc.Content[0]
+}
+
+// yamlLine finds the line in an error of the YAML library.
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// syntaxHelp says what to do about the mistakes people make most. The library's texts hold nothing of the file but the name
+// of an anchor, which may be a password without its quotes: that text is replaced as a whole.
+var syntaxHelp = []struct{ text, help string }{
+	{"mapping values are not allowed in this context", "a value that holds \": \" must be in quotes, and keys of one mapping in one column"},
+	{"did not find expected key", "check the indentation, and put quotes around a value that goes on after a closing quote"},
+	{"found character that cannot start any token", "do not indent with tabs, and put a value that begins with @, ` or % into quotes"},
+	{"found a tab character that violates indentation", "indent with spaces"},
+	{"did not find expected ',' or ']'", "a list in brackets is not closed"},
+	{"did not find expected ',' or '}'", "a mapping in braces is not closed"},
+	{"found unknown escape character", "write a backslash in double quotes twice, or use single quotes"},
+	{"found unexpected end of stream", "a quote is not closed"},
+	{"could not find expected ':'", "a key is not followed by \": \", or a value goes on in a line that is not indented"},
+	{"did not find expected '-' indicator", "the entries of a list must begin in one column"},
+}
+
+// syntax reports an error of the YAML library.
+func (d *decoder) syntax(data []byte, err error) {
+	text := err.Error()
+	line := 1
+	m := yamlLine.FindStringSubmatch(text)
+	text = strings.TrimPrefix(text, m[0])
+	if n, err := strconv.Atoi(m[1]); err == nil {
+		line = n
+		// The library forgets to count from 1 in errors of its parser, but not in those of its scanner.
+		if parserErrors[text] {
+			line++
+		}
+	}
+	if name, ok := strings.CutPrefix(text, "unknown anchor '"); ok {
+		name = strings.TrimSuffix(name, "' referenced")
+		d.fail(lineWith(data, "*"+name), "", "not valid YAML: put a value that begins with * into quotes")
+		return
+	}
+	if m[1] == "" {
+		line = max(line, invalidLine(data))
+	}
+	for _, s := range syntaxHelp {
+		if text == s.text {
+			text += ": " + s.help
+			break
+		}
+	}
+	d.fail(min(line, 1+bytes.Count(data, []byte("\n"))), "", "not valid YAML: %s", text)
+}
+
+// parserErrors are the texts whose line yaml.v3 counts from 0.
+var parserErrors = map[string]bool{
+	"did not find expected <document start>": true,
+	"did not find expected node content":     true,
+	"did not find expected '-' indicator":    true,
+	"did not find expected key":              true,
+	"did not find expected ',' or ']'":       true,
+	"did not find expected ',' or '}'":       true,
+	"found undefined tag handle":             true,
+	"found duplicate %YAML directive":        true,
+	"found incompatible YAML document":       true,
+	"found duplicate %TAG directive":         true,
+}
+
+// lineWith returns the first line that holds text.
+func lineWith(data []byte, text string) int {
+	return 1 + bytes.Count(data[:max(bytes.Index(data, []byte(text)), 0)], []byte("\n"))
+}
+
+// invalidLine returns the first line with a byte that YAML does not allow, else 1.
+func invalidLine(data []byte) int {
+	line := 1
+	for i := 0; i < len(data); {
+		r, n := utf8.DecodeRune(data[i:])
+		switch {
+		case r == '\n':
+			line++
+		case r == utf8.RuneError && n == 1, r < ' ' && r != '\t' && r != '\r', r == 0x7f:
+			return line
+		}
+		i += n
+	}
+	return 1
+}
+
+// readFile reads a regular file of a limited size. Its errors name the file.
+func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
+	// Opening a named pipe would wait for a writer, hence the look first.
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return nil, 0, plainPathError(path, err)
+	}
+	f, err := os.Open(path) //nolint:gosec // G304: reading the files that the operator names is the task
+	if err != nil {
+		return nil, 0, plainPathError(path, err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, 0, plainPathError(path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, 0, fmt.Errorf("%s is larger than %s", path, Size(limit))
+	}
+	return data, info.Mode(), nil
+}
+
+// plainPathError says "cannot read PATH: reason", without the name of the system call.
+func plainPathError(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("cannot read %s: %w", path, err)
+}
+
+// resolve makes a path of the file absolute, and also returns it as errors should show it: relative where the
+// configuration file was named by a relative path.
+func (d *decoder) resolve(path string) (absolute, shown string) {
+	shown = path
+	if !filepath.IsAbs(path) {
+		shown = filepath.Join(filepath.Dir(d.file), path)
+	}
+	absolute, err := filepath.Abs(shown)
+	if err != nil { // the working directory is gone
+		return shown, shown
+	}
+	return absolute, shown
+}
