@@ -215,17 +215,12 @@ func TestOrderAndCompleteness(t *testing.T) {
 	if f := l.subscribe(t, "1", "ensadmin.145"); f.Command != frame.RECEIPT {
 		t.Fatalf("answer to SUBSCRIBE: %v", f)
 	}
-	published := make(chan struct{})
-	defer func() { <-published }()
 	p := b.Publisher(t)
-	go func() {
-		defer close(published)
-		start := time.Now()
-		for i := range n {
-			p.Publish(t, "ensadmin.145", map[string]string{"notification-type": "property-change"}, fmt.Appendf(nil, `{"i":%d}`, i))
-		}
-		t.Logf("%d published in %v", n, time.Since(start))
-	}()
+	start := time.Now()
+	for i := range n {
+		p.Publish(t, "ensadmin.145", map[string]string{"notification-type": "property-change"}, fmt.Appendf(nil, `{"i":%d}`, i))
+	}
+	t.Logf("%d published in %v", n, time.Since(start))
 	for i := range n {
 		if f := l.read(t); string(f.Body) != fmt.Sprintf(`{"i":%d}`, i) {
 			t.Fatalf("message %d: %v %q", i, f, f.Body)

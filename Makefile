@@ -1,0 +1,95 @@
+# Everything a developer or a build machine does here is a target below.
+# `make` alone lists them.
+
+GO      ?= go
+VERSION := $(shell cat VERSION)
+# Empty where this is no git checkout, for example in a source archive.
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+
+# Stripped and without the build machine's paths: the same source, Go version
+# and revision give the same bytes.
+LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
+BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+PLATFORMS  := amd64 arm64 s390x ppc64le
+
+# The packages that have tests against real programs, and those whose tests
+# also run as s390x programs.
+REAL_PACKAGES  = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build real$$' tests pkg cmd 2>/dev/null)))
+S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/sinks/...
+# For example: make test TESTFLAGS='-run Reconnect -v'
+TESTFLAGS ?=
+
+BIN := .cache/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##
+.PHONY: demo
+demo: build ## See it work: a simulated HMC, the daemon and a webhook consumer, until Ctrl-C
+	./hmcnotifyd demo
+
+.PHONY: build
+build: ## Build ./hmcnotifyd for this machine, static
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o hmcnotifyd ./cmd/hmcnotifyd
+
+.PHONY: build-all
+build-all: $(PLATFORMS:%=dist/hmcnotifyd-linux-%) ## Build static binaries for linux amd64, arm64, s390x and ppc64le into dist/
+
+.PHONY: FORCE
+dist/hmcnotifyd-linux-%: FORCE
+	CGO_ENABLED=0 GOOS=linux GOARCH=$* $(GO) build $(BUILDFLAGS) -o $@ ./cmd/hmcnotifyd
+
+.PHONY: image
+image: ## Build the container image hmcnotifyd:VERSION with docker, podman or buildah
+	VERSION=$(VERSION) REVISION=$(REVISION) tools/image
+
+.PHONY: test
+test: ## Run the tests; needs nothing but Go
+	$(GO) test $(TESTFLAGS) ./...
+
+.PHONY: test-race
+test-race: ## Run the tests under the race detector; needs a C compiler
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./...
+
+.PHONY: test-real
+test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
+	tests/real/install
+	$(GO) test -tags real -exec true $(REAL_PACKAGES:%=./%) >/dev/null # compile all, then run one package at a time
+	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -p 1 -timeout 40m $(TESTFLAGS) $(REAL_PACKAGES:%=./%)
+	CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -p 1 -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
+
+.PHONY: bench
+bench: ## Measure notifications per second and CPU per notification against go-stomp's own client
+	$(GO) run ./bench
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run the linters and check the formatting
+	$(BIN)/golangci-lint run ./...
+
+.PHONY: check-modules
+check-modules: ## Check that go.mod and go.sum are complete, tidy and unaltered
+	$(GO) mod verify
+	$(GO) mod tidy -diff
+
+.PHONY: fmt
+fmt: $(BIN)/golangci-lint ## Format the code
+	$(BIN)/golangci-lint fmt ./...
+
+.PHONY: tools
+tools: $(BIN)/golangci-lint ## Build the pinned tools into .cache/bin
+
+# One command builds all tools of tools/go.mod; their versions are in no other
+# place.
+$(BIN)/golangci-lint: tools/go.mod tools/go.sum
+	mkdir -p $(BIN)
+	GOBIN=$(CURDIR)/$(BIN) $(GO) -C tools install tool
+	touch $@
+
+.PHONY: clean
+clean: ## Remove what the other targets made
+	rm -rf hmcnotifyd dist .cache
