@@ -1,0 +1,20 @@
+package hmcsim
+
+import (
+	"log" //nolint:depguard // net/http takes nothing else
+
+	"go.uber.org/zap"
+)
+
+// quietLog turns what net/http complains about (clients that do not like the certificate) into debug lines.
+func quietLog(logger *zap.Logger) *log.Logger {
+	l, err := zap.NewStdLogAt(logger.Named("rest"), zap.DebugLevel)
+	if err != nil {
+		return log.New(discard{}, "", 0)
+	}
+	return l
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }

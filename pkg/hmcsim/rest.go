@@ -1,0 +1,467 @@
+package hmcsim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxRequestBody is what an HMC takes; beyond it answers 413.
+const maxRequestBody = 1 << 20
+
+// RESTFaultKind names one way in which REST misbehaves.
+type RESTFaultKind string
+
+// What can go wrong with a REST request.
+const (
+	RESTFaultDisabled RESTFaultKind = "disabled" // 500 with a text/html body: "Web Services are not enabled."
+	RESTFaultBusy     RESTFaultKind = "busy"     // 503: too many concurrent requests
+	RESTFaultStatus   RESTFaultKind = "status"   // Status and Reason with a JSON error body
+	RESTFaultSlow     RESTFaultKind = "slow"     // answered after Delay
+	RESTFaultHang     RESTFaultKind = "hang"     // never answered; ends with the client, Close, Stop or Restart
+	RESTFaultDrop     RESTFaultKind = "drop"     // the connection is closed without an answer
+	RESTFaultGarbage  RESTFaultKind = "garbage"  // 200 with a body that is not JSON
+	RESTFaultTruncate RESTFaultKind = "truncate" // 200, and the connection is closed in the middle of the body
+)
+
+// RESTFault makes REST requests go wrong.
+type RESTFault struct {
+	Kind           RESTFaultKind
+	Operation      string        // the operation it is for, as Call.Operation names it; "" = every one
+	Times          int           // how many requests; 0 = all until ClearRESTFaults
+	Status, Reason int           // RESTFaultStatus
+	Message        string        // RESTFaultStatus; "" = a general one
+	Delay          time.Duration // RESTFaultSlow; default 1 s
+}
+
+// FaultREST adds faults. The first that fits a request is what happens to it.
+func (h *HMC) FaultREST(faults ...RESTFault) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.restFaults = append(h.restFaults, faults...)
+}
+
+// ClearRESTFaults takes all faults of REST away.
+func (h *HMC) ClearRESTFaults() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.restFaults = nil
+}
+
+func (h *HMC) restFaultLocked(operation string) (RESTFault, bool) {
+	for i, f := range h.restFaults {
+		if f.Operation != "" && f.Operation != operation {
+			continue
+		}
+		if f.Times == 1 {
+			h.restFaults = slices.Delete(h.restFaults, i, i+1)
+		} else if f.Times > 1 {
+			h.restFaults[i].Times--
+		}
+		return f, true
+	}
+	return RESTFault{}, false
+}
+
+// request is one request as its handler sees it. HMC.mu is held while a handler runs.
+type request struct {
+	*http.Request
+	session *session          // nil before logon
+	ids     []string          // the path's variable segments
+	query   url.Values        // of the URL
+	raw     []byte            // the body
+	fields  map[string]any    // the body as a JSON object; nil if there is none
+	op      *operation        // what is asked for
+	h       *HMC              // who is asked
+	unlock  func(wait func()) // runs wait without the lock; for handlers that wait
+}
+
+// reply is an answer. A nil body means none.
+type reply struct {
+	status int
+	body   any
+	reason int // of an error
+}
+
+// operation is one operation of the Web Services API.
+type operation struct {
+	name      string // IBM's name in lower case with dashes, as "get-notification-topics"
+	method    string
+	path      []string // segments; "{}" stands for any
+	open      bool     // needs no session
+	partial   bool     // a partially authenticated session will do
+	forbidden bool     // must never be called by a bridge; counted
+	handle    func(*request) reply
+}
+
+func (h *HMC) newServer() *http.Server {
+	return &http.Server{
+		Handler:           http.HandlerFunc(h.serve),
+		TLSConfig:         h.tls.Clone(),
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       h.opts.HTTPIdleTimeout,
+		ErrorLog:          quietLog(h.log),
+		BaseContext:       nil,
+	}
+}
+
+// serve answers one request.
+func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	h.mu.Lock()
+	op, ids, pathKnown := h.route(r)
+	name := "unknown"
+	if op != nil {
+		name = op.name
+	}
+	fault, faulty := h.restFaultLocked(name)
+	h.requests[name]++
+	if op != nil && op.forbidden {
+		h.forbidden++
+	}
+	stop := h.reqContext
+	h.mu.Unlock()
+
+	call := Call{Time: start, Method: r.Method, URI: r.URL.RequestURI(), Operation: name, Header: r.Header.Clone()}
+	defer func() {
+		call.Duration = time.Since(start)
+		h.mu.Lock()
+		h.calls.add(call)
+		h.mu.Unlock()
+	}()
+	head := w.Header()
+	head.Set("Server", "Hardware management console API web server / 2.0")
+	head.Set("Cache-control", "no-cache")
+	head.Set("x-request-id", fmt.Sprintf("Sx%s.%x Rx%x", h.world.started, start.UnixMilli()&0xffff, start.UnixNano()&0xffffff))
+	head.Set("Strict-Transport-Security", "max-age=0")
+	head.Set("X-Frame-Options", "SAMEORIGIN")
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("Content-Security-Policy", "default-src 'self'")
+	if r.ProtoMajor == 1 {
+		head.Set("Keep-Alive", fmt.Sprintf("timeout=%d", int(max(h.opts.HTTPIdleTimeout.Seconds(), 1))))
+	}
+
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(stop, cancel)()
+	if faulty {
+		switch fault.Kind {
+		case RESTFaultSlow:
+			delay := fault.Delay
+			if delay == 0 {
+				delay = time.Second
+			}
+			timer := time.NewTimer(delay)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				faulty = false // and then answered as usual
+			case <-ctx.Done():
+				panic(http.ErrAbortHandler)
+			}
+		case RESTFaultHang:
+			<-ctx.Done()
+			panic(http.ErrAbortHandler)
+		case RESTFaultDrop:
+			panic(http.ErrAbortHandler)
+		}
+	}
+	if faulty {
+		call.Status = h.writeFault(w, r, fault)
+		if fault.Kind == RESTFaultTruncate {
+			panic(http.ErrAbortHandler)
+		}
+		return
+	}
+
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		writeReply(w, r, errorReply(r, http.StatusRequestEntityTooLarge, 0, "The request body is too large."))
+		call.Status = http.StatusRequestEntityTooLarge
+		return
+	case err != nil:
+		return
+	}
+	h.mu.Lock()
+	rep := h.answerLocked(r, op, ids, pathKnown, body, &call)
+	h.mu.Unlock()
+	call.Status, call.Reason = rep.status, rep.reason
+	writeReply(w, r, rep)
+}
+
+// writeFault answers wrongly.
+func (h *HMC) writeFault(w http.ResponseWriter, r *http.Request, fault RESTFault) int {
+	switch fault.Kind {
+	case RESTFaultDisabled:
+		w.Header().Set("Content-Type", "text/html;charset=utf-8")
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, disabledHTML)
+		return http.StatusInternalServerError
+	case RESTFaultBusy:
+		writeReply(w, r, errorReply(r, http.StatusServiceUnavailable, 0, "Too many requests are being processed."))
+		return http.StatusServiceUnavailable
+	case RESTFaultGarbage:
+		w.Header().Set("Content-Type", "application/json;charset=utf-8")
+		_, _ = io.WriteString(w, `{"api-major-version": 4, "unfinished": [`)
+		return http.StatusOK
+	case RESTFaultTruncate:
+		w.Header().Set("Content-Type", "application/json;charset=utf-8")
+		w.Header().Set("Content-Length", "4096")
+		_, _ = io.WriteString(w, `{"api-major-version": 4,`)
+		_ = http.NewResponseController(w).Flush()
+		return http.StatusOK
+	default:
+		msg := fault.Message
+		if msg == "" {
+			msg = "The operation did not succeed."
+		}
+		writeReply(w, r, errorReply(r, fault.Status, fault.Reason, msg))
+		return fault.Status
+	}
+}
+
+// disabledHTML is the body of an HMC whose Web Services API is switched off, as zhmcclient expects it.
+const disabledHTML = `<!doctype html public "-//IETF//DTD HTML 2.0//EN">
+<html>
+<head>
+<title>500 Internal Server Error</title>
+</head>
+<body>
+<h1>Internal Server Error</h1>
+<pre>
+javax.servlet.ServletException: Web Services are not enabled.
+	at com.ibm.hwmca.fw.api.ApiServlet.service(ApiServlet.java:212)
+	at javax.servlet.http.HttpServlet.service(HttpServlet.java:668)
+</pre>
+</body>
+</html>
+`
+
+// answerLocked finds out who asks and lets the operation's handler answer.
+func (h *HMC) answerLocked(r *http.Request, op *operation, ids []string, pathKnown bool, body []byte, call *Call) reply {
+	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
+		return errorReply(r, http.StatusHTTPVersionNotSupported, 0, "HTTP/1.0 is not supported.")
+	}
+	if accept := r.Header.Get("Accept"); accept != "" && !acceptsJSON(accept) {
+		return errorReply(r, http.StatusNotAcceptable, 0, "The Accept header does not permit application/json.")
+	}
+	req := &request{Request: r, ids: ids, raw: body, op: op, h: h}
+	if op == nil || !op.open {
+		token := r.Header.Get("X-API-Session")
+		if token == "" {
+			return errorReply(r, http.StatusForbidden, 4, "No session id was provided (must login)")
+		}
+		s := h.sessions[token]
+		if s == nil {
+			return errorReply(r, http.StatusForbidden, 5, "The x-api-session header did not map to a known session.")
+		}
+		if s.partial && (op == nil || !op.partial) {
+			return errorReply(r, http.StatusForbidden, 5, "The session is only partially authenticated.")
+		}
+		s.lastUsed = time.Now()
+		req.session = s
+		call.Session = s.nr
+	}
+	if op == nil {
+		if pathKnown {
+			return errorReply(r, http.StatusMethodNotAllowed, 0, "The method is not allowed for this URI.")
+		}
+		return errorReply(r, http.StatusNotFound, 1, "The request URI does not designate a resource of an expected type, or designates a resource that does not exist: "+r.URL.Path)
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return errorReply(r, http.StatusBadRequest, 14, "A query parameter is malformed.")
+	}
+	req.query = query
+	if len(bytes.TrimSpace(body)) > 0 {
+		if err := json.Unmarshal(body, &req.fields); err != nil || req.fields == nil {
+			return errorReply(r, http.StatusBadRequest, 9, "The request body is not a well-formed JSON object.")
+		}
+	}
+	return op.handle(req)
+}
+
+func acceptsJSON(accept string) bool {
+	for part := range strings.SplitSeq(accept, ",") {
+		media, _, _ := strings.Cut(part, ";")
+		switch strings.TrimSpace(media) {
+		case "*/*", "application/*", "application/json":
+			return true
+		}
+	}
+	return false
+}
+
+// route finds the operation of a request and the variable segments of its path.
+func (h *HMC) route(r *http.Request) (op *operation, ids []string, pathKnown bool) {
+	segments := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	for i := range operations {
+		o := &operations[i]
+		if len(o.path) != len(segments) {
+			continue
+		}
+		ids = ids[:0]
+		match := true
+		for j, want := range o.path {
+			switch {
+			case want == "{}":
+				ids = append(ids, segments[j])
+			case want != segments[j]:
+				match = false
+			}
+		}
+		if !match {
+			continue
+		}
+		pathKnown = true
+		if o.method == r.Method {
+			return o, ids, true
+		}
+	}
+	return nil, nil, pathKnown
+}
+
+// errorReply is an error as the Web Services API answers it.
+func errorReply(r *http.Request, status, reason int, message string) reply {
+	return reply{status: status, reason: reason, body: map[string]any{
+		"http-status":    status,
+		"reason":         reason,
+		"message":        message,
+		"request-method": r.Method,
+		"request-uri":    r.URL.RequestURI(),
+	}}
+}
+
+func (r *request) fail(status, reason int, message string) reply {
+	return errorReply(r.Request, status, reason, message)
+}
+
+func (r *request) notFound() reply {
+	return r.fail(http.StatusNotFound, 1, "The request URI does not designate a resource of an expected type, or designates a resource that does not exist: "+r.URL.Path)
+}
+
+func ok(body any) reply { return reply{status: http.StatusOK, body: body} }
+
+func noContent() reply { return reply{status: http.StatusNoContent} }
+
+// writeReply sends an answer, chunked as real HMCs do.
+func writeReply(w http.ResponseWriter, r *http.Request, rep reply) {
+	if rep.body == nil {
+		w.WriteHeader(rep.status)
+		return
+	}
+	body, err := json.Marshal(rep.body)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json;charset=utf-8")
+	w.WriteHeader(rep.status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	_ = http.NewResponseController(w).Flush()
+	_, _ = w.Write(body)
+}
+
+// Call is one request as it was made.
+type Call struct {
+	Time      time.Time
+	Duration  time.Duration
+	Method    string
+	URI       string
+	Operation string // "unknown" for what is no operation of the Web Services API
+	Session   int    // SessionInfo.Nr; 0 without a session
+	Status    int    // 0 when there was no answer
+	Reason    int
+	Header    http.Header
+}
+
+// keepCalls is how many calls are kept.
+const keepCalls = 20000
+
+// callLog keeps the last calls.
+type callLog struct {
+	calls []Call
+	next  int
+}
+
+func (l *callLog) add(c Call) {
+	if len(l.calls) < keepCalls {
+		l.calls = append(l.calls, c)
+		return
+	}
+	l.calls[l.next] = c
+	l.next = (l.next + 1) % keepCalls
+}
+
+func (l *callLog) all() []Call {
+	return append(slices.Clone(l.calls[l.next:]), l.calls[:l.next]...)
+}
+
+// Calls returns the last requests (up to 20,000), the oldest first, each as soon as it has been answered.
+func (h *HMC) Calls() []Call {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.calls.all()
+}
+
+// RESTRequests returns how often each operation has been called.
+func (h *HMC) RESTRequests() map[string]int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.requests)
+}
+
+// RequestsPerMinute returns the requests of each minute since the first of the calls that are kept, the present
+// minute last.
+func (h *HMC) RequestsPerMinute() []int {
+	calls := h.Calls()
+	if len(calls) == 0 {
+		return nil
+	}
+	first := calls[0].Time
+	for _, c := range calls {
+		if c.Time.Before(first) {
+			first = c.Time
+		}
+	}
+	perMinute := make([]int, int(time.Since(first)/time.Minute)+1)
+	for _, c := range calls {
+		perMinute[int(c.Time.Sub(first)/time.Minute)]++
+	}
+	return perMinute
+}
+
+// BusiestMinute returns the most requests within any 60 s, of the calls that are kept.
+func (h *HMC) BusiestMinute() int {
+	calls := h.Calls()
+	slices.SortFunc(calls, func(a, b Call) int { return a.Time.Compare(b.Time) })
+	most, from := 0, 0
+	for i := range calls {
+		for calls[i].Time.Sub(calls[from].Time) >= time.Minute {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	return most
+}
+
+// ForbiddenCalls returns how often operations were called that change or report hardware messages: deleting one,
+// and the service operations. (On a real HMC they call IBM.) A monitor must never do that.
+func (h *HMC) ForbiddenCalls() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.forbidden
+}
