@@ -1,0 +1,433 @@
+// Package hmcnotifyd_test checks the rules that the repository as a whole
+// keeps: who may import whom, where a process may end, which dependencies are
+// explained. Each failure says why the rule is there.
+package hmcnotifyd_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+const module = "github.com/hmcnotifyd/hmcnotifyd"
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// imports says for each package which of our packages it may import, and why
+// not more. The direction is strictly downward, so that each package can be
+// understood, tested and used without those above it.
+var imports = map[string]struct {
+	may []string
+	why string
+}{
+	"pkg/event":    {nil, "an event is data; everything else may know it"},
+	"pkg/receiver": {nil, "any Go program may use the receiver on its own"},
+	"pkg/hmc":      {nil, "any Go program may use the Web Services API client on its own"},
+	"pkg/queue":    {nil, "the queue stores opaque records"},
+	"pkg/hmcsim":   {nil, "the simulator shares no code with what it tests"},
+	"pkg/config":   {[]string{"pkg/event", "pkg/receiver"}, "the configuration knows nothing of what runs"},
+	"pkg/sinks":    {[]string{"pkg/config", "pkg/event"}, "a sink formats and sends, it knows neither queue nor HMC"},
+	"pkg/bridge": {
+		[]string{"pkg/config", "pkg/event", "pkg/hmc", "pkg/queue", "pkg/receiver", "pkg/sinks"},
+		"the running daemon knows nothing of HTTP pages, flags or the simulator",
+	},
+	"pkg/web": {
+		[]string{"pkg/bridge", "pkg/config", "pkg/event"},
+		"the web server shows the bridge's status and never reaches past it",
+	},
+	"cmd/hmcnotifyd": {
+		[]string{
+			"pkg/bridge", "pkg/config", "pkg/event", "pkg/hmc", "pkg/hmcsim",
+			"pkg/queue", "pkg/receiver", "pkg/sinks", "pkg/web",
+		},
+		"a program wires packages together and takes nothing from tests",
+	},
+}
+
+// modulesOf names the only packages that may import a module, and why.
+var modulesOf = map[string]struct {
+	only []string
+	why  string
+}{
+	"gopkg.in/yaml.v3":                        {[]string{"pkg/config"}, "the YAML library can be changed in one place"},
+	"go.etcd.io/bbolt":                        {[]string{"pkg/queue"}, "the file format of the queue can be changed in one place"},
+	"github.com/go-stomp/stomp/v3/frame":      {[]string{"pkg/receiver", "pkg/hmcsim"}, "only the two ends of a link know STOMP frames"},
+	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
+	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
+}
+
+// goFile is a parsed Go file of this module.
+type goFile struct {
+	path string // with slashes, from the repository's root
+	test bool
+	ast  *ast.File
+}
+
+func (f goFile) pkg() string { return path.Dir(f.path) }
+
+func (f goFile) imports() []string {
+	var paths []string
+	for _, spec := range f.ast.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			continue // the parser would have refused it
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+// repoFiles returns the files of the repository: what git knows or would add,
+// or in a source archive everything but what .gitignore names.
+func repoFiles(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").Output()
+	if err == nil {
+		var files []string
+		for name := range bytes.SplitSeq(out, []byte{0}) {
+			// A file deleted in the work tree is listed still.
+			if _, err := os.Stat(string(name)); err == nil && len(name) > 0 {
+				files = append(files, string(name))
+			}
+		}
+		return files
+	}
+	ignored := map[string]bool{".git": true, ".cache": true, "dist": true, "data": true, "hmcnotifyd": true}
+	var files []string
+	err = filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case ignored[name]:
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+		case d.Type().IsRegular():
+			files = append(files, filepath.ToSlash(name))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// goFiles parses the Go files of the module; tools/ is a module of its own.
+func goFiles(t *testing.T) []goFile {
+	t.Helper()
+	var files []goFile
+	for _, name := range repoFiles(t) {
+		if !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, "tools/") || strings.Contains("/"+name, "/testdata/") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		files = append(files, goFile{path: name, test: strings.HasSuffix(name, "_test.go"), ast: parsed})
+	}
+	if len(files) == 0 {
+		t.Fatal("no Go file found")
+	}
+	return files
+}
+
+// shipped tells whether a package is part of the product: the helpers of tests
+// and the benchmark have other rules.
+func shipped(pkg string) bool { return strings.HasPrefix(pkg, "pkg/") || strings.HasPrefix(pkg, "cmd/") }
+
+func TestImportDirection(t *testing.T) {
+	for _, f := range goFiles(t) {
+		if f.test || !shipped(f.pkg()) {
+			continue
+		}
+		rule, known := imports[f.pkg()]
+		if !known {
+			t.Errorf("%s: package %s has no rule: say in the table imports what it may import and why", f.path, f.pkg())
+			continue
+		}
+		for _, imported := range f.imports() {
+			ours, ok := strings.CutPrefix(imported, module+"/")
+			if ok && !slices.Contains(rule.may, ours) {
+				t.Errorf("%s imports %s: %s", f.path, ours, rule.why)
+			}
+		}
+	}
+	for pkg, rule := range imports {
+		for _, p := range rule.may {
+			if below, ok := imports[p]; !ok || slices.Contains(below.may, pkg) {
+				t.Errorf("%s and %s may import each other, or %s is unknown", pkg, p, p)
+			}
+		}
+	}
+}
+
+func TestModuleImporters(t *testing.T) {
+	for _, f := range goFiles(t) {
+		if f.test || !shipped(f.pkg()) {
+			continue
+		}
+		for _, imported := range f.imports() {
+			if rule, ok := modulesOf[imported]; ok && !slices.Contains(rule.only, f.pkg()) {
+				t.Errorf("%s imports %s: %s", f.path, imported, rule.why)
+			}
+		}
+	}
+}
+
+func TestPackageComments(t *testing.T) {
+	comments := map[string]int{}
+	names := map[string]string{}
+	for _, f := range goFiles(t) {
+		if f.test {
+			continue
+		}
+		names[f.pkg()] = f.ast.Name.Name
+		if f.ast.Doc == nil {
+			comments[f.pkg()] += 0
+			continue
+		}
+		comments[f.pkg()]++
+		want := "Package " + f.ast.Name.Name + " "
+		if f.ast.Name.Name == "main" {
+			want = "Command " + path.Base(f.pkg()) + " "
+		}
+		if text := f.ast.Doc.Text(); !strings.HasPrefix(text, want) {
+			t.Errorf("%s: the package comment begins with %.30q, not with %q: go doc shows its first sentence in lists", f.path, text, want)
+		}
+	}
+	for pkg, n := range comments {
+		if n != 1 {
+			t.Errorf("package %s (%s) has %d package comments, not one: it is where a reader starts", pkg, names[pkg], n)
+		}
+	}
+}
+
+// TestLeakChecks wants goleak in each package that has tests: a goroutine that
+// is left behind fails the package that left it.
+func TestLeakChecks(t *testing.T) {
+	checked := map[string]bool{}
+	for _, f := range goFiles(t) {
+		if f.test {
+			checked[f.pkg()] = checked[f.pkg()] || slices.Contains(f.imports(), "go.uber.org/goleak")
+		}
+	}
+	for pkg, ok := range checked {
+		if !ok {
+			t.Errorf("package %s has tests but no TestMain with goleak.VerifyTestMain", pkg)
+		}
+	}
+}
+
+// TestNoSurprises looks for code that acts behind the reader's back: it ends
+// the process, or runs because a package was imported.
+func TestNoSurprises(t *testing.T) {
+	ends := map[string]string{
+		"os.Exit": "", "log.Fatal": "", "log.Fatalf": "", "log.Fatalln": "",
+		"log.Panic": "", "log.Panicf": "", "log.Panicln": "",
+	}
+	for _, f := range goFiles(t) {
+		if f.test {
+			continue
+		}
+		for _, decl := range f.ast.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s: func init: what a package does begins with a call that can be read", f.path)
+			}
+		}
+		if strings.HasPrefix(f.path, "cmd/") || f.ast.Name.Name == "main" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := sel.X.(*ast.Ident); ok {
+					if _, bad := ends[x.Name+"."+sel.Sel.Name]; bad {
+						t.Errorf("%s: %s.%s: only cmd ends the process, others return an error", f.path, x.Name, sel.Sel.Name)
+					}
+				}
+			}
+			return true
+		})
+	}
+}
+
+var (
+	requirement  = regexp.MustCompile(`(?m)^(?:require )?\s*([a-z0-9.-]+\.[a-z]+/\S+) v\S+$`)
+	toolLine     = regexp.MustCompile(`(?m)^\t([a-z0-9.-]+\.[a-z]+/\S+)$`)
+	documentedAs = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+)
+
+// TestDependenciesExplained compares go.mod with docs/dependencies.md, in both
+// directions: each dependency is a decision, and a decision has a reason.
+func TestDependenciesExplained(t *testing.T) {
+	doc := readFile(t, "docs/dependencies.md")
+	explained := map[string]bool{}
+	for _, m := range documentedAs.FindAllStringSubmatch(doc, -1) {
+		explained[m[1]] = true
+	}
+	used := map[string]bool{}
+	// What our code imports counts, whatever go.mod marks as indirect.
+	required := requirement.FindAllStringSubmatch(regexp.MustCompile(`(?m) // indirect$`).ReplaceAllString(readFile(t, "go.mod"), ""), -1)
+	for _, f := range goFiles(t) {
+		for _, imported := range f.imports() {
+			for _, m := range required {
+				if imported == m[1] || strings.HasPrefix(imported, m[1]+"/") {
+					used[m[1]] = true
+				}
+			}
+		}
+	}
+	for _, m := range toolLine.FindAllStringSubmatch(readFile(t, "tools/go.mod"), -1) {
+		used[m[1]] = true
+	}
+	for dependency := range used {
+		if !explained[dependency] {
+			t.Errorf("%s is used, but has no row in docs/dependencies.md", dependency)
+		}
+	}
+	for dependency := range explained {
+		if !used[dependency] {
+			t.Errorf("docs/dependencies.md explains %s, which nothing uses", dependency)
+		}
+	}
+}
+
+// TestNothingPrivate looks for what must not be published: keys, and paths of
+// the machine somebody happened to work on.
+func TestNothingPrivate(t *testing.T) {
+	private := map[string]*regexp.Regexp{
+		"a private key":             regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE` + ` KEY-----\s+[A-Za-z0-9+/]`),
+		"an access token":           regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|xox[abps]-[0-9]{8,}-[A-Za-z0-9-]+|AKIA[0-9A-Z]{16})\b`),
+		"a path of a build machine": regexp.MustCompile(`(^|[\s"'` + "`" + `(=:])/(work|root|home/[a-z]+)/[A-Za-z0-9.]`),
+	}
+	for _, name := range repoFiles(t) {
+		text := readFile(t, name)
+		if strings.Contains(text, "\x00") {
+			continue // a picture or other binary file
+		}
+		for what, pattern := range private {
+			if loc := pattern.FindStringIndex(text); loc != nil {
+				t.Errorf("%s:%d: %s", name, 1+strings.Count(text[:loc[0]], "\n"), what)
+			}
+		}
+	}
+}
+
+// TestNothingUnfinished wants an issue or working code, not a note in a
+// comment that only one person reads.
+func TestNothingUnfinished(t *testing.T) {
+	unfinished := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`)
+	for _, f := range goFiles(t) {
+		for _, group := range f.ast.Comments {
+			if word := unfinished.FindString(group.Text()); word != "" {
+				t.Errorf("%s: a comment says %s", f.path, word)
+			}
+		}
+	}
+}
+
+var (
+	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading      = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	codeBlock    = regexp.MustCompile("(?ms)^```.*?^```")
+	makeTarget   = regexp.MustCompile(`(?m)^([a-z0-9-]+):`)
+	makeCommand  = regexp.MustCompile("(?m)(?:`|^\\s*)make ([a-z0-9-]+)")
+)
+
+// TestDocumentLinks follows the links between the Markdown files, headings
+// included.
+func TestDocumentLinks(t *testing.T) {
+	for _, name := range markdownFiles(t) {
+		text := codeBlock.ReplaceAllString(readFile(t, name), "")
+		for _, m := range markdownLink.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") {
+				continue
+			}
+			file, fragment, _ := strings.Cut(m[1], "#")
+			target := name
+			if file != "" {
+				target = path.Join(path.Dir(name), file)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+				continue
+			}
+			if fragment != "" && !slices.Contains(anchors(readFile(t, target)), fragment) {
+				t.Errorf("%s links to %s: no such heading", name, m[1])
+			}
+		}
+	}
+}
+
+// TestDocumentedTargets wants each `make x` of the documents to be a target.
+func TestDocumentedTargets(t *testing.T) {
+	targets := map[string]bool{}
+	for _, m := range makeTarget.FindAllStringSubmatch(readFile(t, "Makefile"), -1) {
+		targets[m[1]] = true
+	}
+	for _, name := range append(markdownFiles(t), ".ci/run") {
+		for _, m := range makeCommand.FindAllStringSubmatch(readFile(t, name), -1) {
+			if !targets[m[1]] {
+				t.Errorf("%s says make %s; the targets are %v", name, m[1], slices.Sorted(maps.Keys(targets)))
+			}
+		}
+	}
+}
+
+// TestChangelog wants the version being built to be described.
+func TestChangelog(t *testing.T) {
+	version := strings.TrimSpace(readFile(t, "VERSION"))
+	if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(version) {
+		t.Errorf("VERSION is %q, not MAJOR.MINOR.PATCH", version)
+	}
+	changelog := readFile(t, "CHANGELOG.md")
+	if !strings.Contains(changelog, fmt.Sprintf("\n## [%s]", version)) && !strings.Contains(changelog, "\n## [Unreleased]") {
+		t.Errorf("CHANGELOG.md has no section for %s and none for what is unreleased", version)
+	}
+}
+
+func markdownFiles(t *testing.T) []string {
+	t.Helper()
+	return slices.DeleteFunc(repoFiles(t), func(name string) bool { return path.Ext(name) != ".md" })
+}
+
+// anchors returns the fragments that GitHub makes of a document's headings.
+func anchors(text string) []string {
+	var all []string
+	for _, m := range heading.FindAllStringSubmatch(codeBlock.ReplaceAllString(text, ""), -1) {
+		anchor := strings.ToLower(strings.TrimSpace(m[1]))
+		anchor = regexp.MustCompile(`[^\p{L}\p{N}\s_-]`).ReplaceAllString(anchor, "")
+		all = append(all, strings.ReplaceAll(anchor, " ", "-"))
+	}
+	return all
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.FromSlash(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("%s is missing", name)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
