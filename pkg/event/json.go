@@ -15,7 +15,7 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 func (e *Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
 // AppendJSON appends the event's JSON form, on one line and without white space between tokens, and returns the
-// extended slice. Body must be valid JSON without line breaks (see CompactBody); invalid UTF-8 in any other field becomes U+FFFD.
+// extended slice. Body must be valid JSON without line breaks (see CompactValid); invalid UTF-8 in any other field becomes U+FFFD.
 //
 // It is written by hand because it runs once for every notification: reflection costs more here than everything
 // else the supervisor does.
@@ -90,22 +90,56 @@ func (h Headers) repeats(i int) bool {
 	return false
 }
 
-// CompactBody returns body without insignificant white space and line breaks, and true; or false where body is not
-// JSON as RFC 8259 has it (UTF-8 included). It returns body itself where nothing had to change.
-func CompactBody(body []byte) (json.RawMessage, bool) {
-	if !utf8.Valid(body) {
-		return nil, false
+// CompactValid returns body, which must be valid JSON, without insignificant white space: on one line. It returns body
+// itself where nothing has to change.
+func CompactValid(body []byte) json.RawMessage {
+	i := nextSpace(body, 0)
+	if i == len(body) {
+		return body
 	}
-	if bytes.IndexByte(body, ' ') < 0 && bytes.IndexByte(body, '\n') < 0 &&
-		bytes.IndexByte(body, '\t') < 0 && bytes.IndexByte(body, '\r') < 0 {
-		return body, json.Valid(body)
+	out := make([]byte, 0, len(body))
+	start := 0
+	for i < len(body) {
+		out = append(out, body[start:i]...)
+		start = i + 1
+		i = nextSpace(body, start)
 	}
-	var buf bytes.Buffer
-	buf.Grow(len(body))
-	if err := json.Compact(&buf, body); err != nil {
-		return nil, false
+	return append(out, body[start:]...)
+}
+
+// nextSpace returns the index of the first white space outside strings at or after i, which must not be inside a
+// string, or len(body).
+func nextSpace(body []byte, i int) int {
+	for i < len(body) {
+		switch body[i] {
+		case ' ', '\t', '\n', '\r':
+			return i
+		case '"':
+			i = stringEnd(body, i+1)
+		default:
+			i++
+		}
 	}
-	return buf.Bytes(), true
+	return i
+}
+
+// stringEnd returns the index behind the quote that ends the string that i is in.
+func stringEnd(body []byte, i int) int {
+	for {
+		q := bytes.IndexByte(body[i:], '"')
+		if q < 0 {
+			return len(body)
+		}
+		i += q
+		slashes := 0
+		for body[i-1-slashes] == '\\' { // ends at the opening quote at the latest
+			slashes++
+		}
+		i++
+		if slashes%2 == 0 {
+			return i
+		}
+	}
 }
 
 func appendField(dst []byte, key, value string) []byte {
