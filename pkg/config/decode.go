@@ -25,9 +25,19 @@ type decoder struct {
 	errs     Errors
 	warnings Errors
 	lines    map[string]int  // of every value in the file, by path
+	filled   map[string]bool // paths with anything in the file below them
 	bad      map[string]bool // paths that have an error already
-	aliases  []*yaml.Node    // being followed, against an alias within itself
+	badBelow map[string]bool // paths with an error below them
+	strange  map[string]bool // paths with an unknown key
+	merging  []*yaml.Node    // being merged, against an alias within itself
 	nodes    int
+}
+
+func newDecoder(file string) *decoder {
+	return &decoder{
+		file: file, lines: map[string]int{}, filled: map[string]bool{},
+		bad: map[string]bool{}, badBelow: map[string]bool{}, strange: map[string]bool{},
+	}
 }
 
 // defaulter is a type whose values in a list, or behind a pointer, do not start as zero.
@@ -36,18 +46,33 @@ type defaulter interface{ setDefaults() }
 // fail records an error at a path. What follows from it (the same path again, or one below) is not reported.
 func (d *decoder) fail(line int, path, format string, args ...any) {
 	d.bad[path] = true
+	markAbove(d.badBelow, path)
+	d.report(line, path, format, args...)
+}
+
+// report records an error that nothing follows from.
+func (d *decoder) report(line int, path, format string, args ...any) {
 	d.errs = append(d.errs, &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)})
+}
+
+// markAbove marks everything above path.
+func markAbove(set map[string]bool, path string) {
+	for path != "" {
+		if path = parent(path); set[path] {
+			return
+		}
+		set[path] = true
+	}
 }
 
 // failed reports whether path or something above it has an error already.
 func (d *decoder) failed(path string) bool {
-	for path != "" {
+	for ; path != ""; path = parent(path) {
 		if d.bad[path] {
 			return true
 		}
-		path = parent(path)
 	}
-	return false
+	return d.bad[""]
 }
 
 // lineOf returns the line of path, or of the nearest thing above it that is in the file.
@@ -73,28 +98,19 @@ func parent(path string) string {
 }
 
 func join(path, key string) string {
-	if path == "" {
-		return key
+	if path == "" || key == "" {
+		return path + key
 	}
 	return path + "." + key
 }
 
 // decode stores the value of node n in v.
 func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
-	if d.nodes++; d.nodes > maxNodes {
-		if d.nodes == maxNodes+1 {
-			d.fail(n.Line, path, "the file is too large: its aliases stand for more than %d values", maxNodes)
-		}
+	if d.tooMany(n) {
 		return
 	}
 	if n.Kind == yaml.AliasNode {
-		if slices.Contains(d.aliases, n.Alias) {
-			d.fail(n.Line, path, "the alias *%s is used within itself", n.Value)
-			return
-		}
-		d.aliases = append(d.aliases, n.Alias)
-		defer func() { d.aliases = d.aliases[:len(d.aliases)-1] }()
-		n = n.Alias
+		n = n.Alias // the schema has an end, so an alias within itself leads to a wrong type
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		d.fail(n.Line, path, "must not have a YAML tag: put a value that begins with ! into quotes")
@@ -102,6 +118,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	}
 	if _, ok := d.lines[path]; !ok || n.Kind == yaml.ScalarNode {
 		d.lines[path] = n.Line
+		markAbove(d.filled, path)
 	}
 
 	switch to := v.Addr().Interface().(type) {
@@ -151,6 +168,15 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	default:
 		d.decodeCollection(n, path, v)
 	}
+}
+
+// tooMany counts the values gone through, and reports once that there are too many. Nothing else matters then.
+func (d *decoder) tooMany(n *yaml.Node) bool {
+	d.nodes++
+	if d.nodes == maxNodes+1 {
+		d.fail(n.Line, "", "the file is too large: with its aliases it holds more than %d values", maxNodes)
+	}
+	return d.nodes > maxNodes
 }
 
 func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
@@ -205,7 +231,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 {
-			d.fail(key.Line, path, "a key must be plain text")
+			d.report(key.Line, path, "a key must be plain text")
 			continue
 		}
 		if isMerge(key) {
@@ -238,22 +264,23 @@ func (d *decoder) entry(n *yaml.Node, path string, v reflect.Value, i int, value
 	}
 	at := join(path, key.Value)
 	d.lines[at] = key.Line
+	markAbove(d.filled, at)
 	d.decode(value, at, field)
 }
 
 // merge applies "<<": the mapping, or the list of mappings, that value stands for.
 func (d *decoder) merge(value *yaml.Node, path string, v reflect.Value, seen map[string]int) {
-	if d.nodes++; d.nodes > maxNodes {
+	if d.tooMany(value) {
 		return
 	}
 	target := value
 	if target.Kind == yaml.AliasNode {
-		if slices.Contains(d.aliases, target.Alias) {
+		if slices.Contains(d.merging, target.Alias) {
 			d.fail(value.Line, path, "the alias *%s is used within itself", value.Value)
 			return
 		}
-		d.aliases = append(d.aliases, target.Alias)
-		defer func() { d.aliases = d.aliases[:len(d.aliases)-1] }()
+		d.merging = append(d.merging, target.Alias)
+		defer func() { d.merging = d.merging[:len(d.merging)-1] }()
 		target = target.Alias
 	}
 	switch target.Kind {
@@ -290,23 +317,20 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!
 // unknown reports the key at n.Content[i], which a struct of type t does not have.
 func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	key, value := n.Content[i], n.Content[i+1]
-	at := key.Line
-	report := func(format string, args ...any) {
-		d.errs = append(d.errs, &Error{File: d.file, Line: at, Path: path, Msg: fmt.Sprintf(format, args...)})
-	}
+	d.strange[path] = true
 	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not shown.
 	if n.Style&yaml.FlowStyle != 0 && isNull(value) && value.Value == "" {
 		if i >= 2 {
-			report("unknown key after %q: put a value with a comma or a brace into quotes", n.Content[i-2].Value)
+			d.report(key.Line, path, "unknown key after %q: put a value with a comma or a brace into quotes", n.Content[i-2].Value)
 		} else {
-			report("unknown key: put a value with a comma or a brace into quotes")
+			d.report(key.Line, path, "unknown key: put a value with a comma or a brace into quotes")
 		}
 		return
 	}
 	keys := keysOf(t)
 	if near := nearest(key.Value, keys); near != "" {
 		d.bad[join(path, near)] = true // so that it is not missed as well
-		report("unknown key %q, did you mean %q?", key.Value, near)
+		d.report(key.Line, path, "unknown key %q, did you mean %q?", key.Value, near)
 		return
 	}
 	for _, k := range keys {
@@ -315,11 +339,11 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 			field = field.Elem()
 		}
 		if field.Kind() == reflect.Struct && slices.Contains(keysOf(field), key.Value) {
-			report("unknown key %q: it belongs under %q", key.Value, k)
+			d.report(key.Line, path, "unknown key %q: it belongs under %q", key.Value, k)
 			return
 		}
 	}
-	report("unknown key %q: known here are %s", key.Value, strings.Join(keys, ", "))
+	d.report(key.Line, path, "unknown key %q: known here are %s", key.Value, strings.Join(keys, ", "))
 }
 
 // text returns the value of a scalar as it is written. A number or a date is text too: passwords look like everything.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -36,7 +37,7 @@ func Load(path string) (*Config, error) {
 
 // parse is Load for a file that has been read. Its mode tells who else can read the secrets in it.
 func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
-	d := &decoder{file: path, lines: map[string]int{}, bad: map[string]bool{}}
+	d := newDecoder(path)
 	c := &Config{File: path}
 	c.setDefaults()
 	if root := d.document(data); root != nil {
@@ -111,8 +112,13 @@ func (d *decoder) syntax(data []byte, err error) {
 		d.fail(lineWith(data, "*"+name), "", "not valid YAML: put a value that begins with * into quotes")
 		return
 	}
-	if m[1] == "" {
+	switch {
+	case m[1] == "":
 		line = max(line, invalidLine(data))
+	case blockErrors[text]:
+		line = firstLineOf(data, text, line)
+	case strings.Contains(text, "tab character"):
+		line = tabLine(data, line)
 	}
 	for _, s := range syntaxHelp {
 		if text == s.text {
@@ -135,6 +141,36 @@ var parserErrors = map[string]bool{
 	"found duplicate %YAML directive":        true,
 	"found incompatible YAML document":       true,
 	"found duplicate %TAG directive":         true,
+}
+
+// blockErrors are the texts that yaml.v3 reports with the line in which the list or mapping begins, not with the line that is
+// wrong in it.
+var blockErrors = map[string]bool{
+	"did not find expected '-' indicator": true,
+	"did not find expected key":           true,
+}
+
+// firstLineOf returns the line that makes the YAML library give an error: with it the beginning of the file gives the error,
+// without it not.
+func firstLineOf(data []byte, text string, from int) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	from = min(from, len(lines))
+	return from + sort.Search(len(lines)-from, func(i int) bool {
+		var n yaml.Node
+		err := yaml.Unmarshal(bytes.Join(lines[:from+i], nil), &n)
+		return err != nil && strings.HasSuffix(err.Error(), text)
+	})
+}
+
+// tabLine returns the first line from the given one that is indented with a tab.
+func tabLine(data []byte, from int) int {
+	for i, l := range bytes.Split(data, []byte("\n")) {
+		indent := l[:len(l)-len(bytes.TrimLeft(l, " \t"))]
+		if i+1 >= from && bytes.ContainsRune(indent, '\t') {
+			return i + 1
+		}
+	}
+	return from
 }
 
 // lineWith returns the first line that holds text.

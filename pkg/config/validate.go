@@ -143,7 +143,7 @@ func checkHost(host string) string {
 	case strings.Contains(host, "@"): // not shown: it may hold a password
 		return "must be only a name or an address: userid and password have keys of their own"
 	case strings.Contains(host, "://"):
-		return "must be only a name or an address, not a URL: " + quote(host) + "; the port is rest_port"
+		return "must be only a name or an address, not a URL: " + quote(host) + "; ports have keys of their own"
 	case strings.HasPrefix(host, "["):
 		return "must be an IPv6 address without brackets, such as 2001:db8::1, not " + quote(host) + "; ports have keys of their own"
 	case cut && err == nil:
@@ -286,27 +286,17 @@ func (d *decoder) stomp(path string, h *HMC) {
 	d.floatIn(at("reconnect_sleep_increase"), s.ReconnectSleepIncrease, 0, 100)
 	d.durationIn(at("reconnect_sleep_max"), s.ReconnectSleepMax, time.Millisecond, 24*hour)
 	if s.ReconnectSleepMax < s.ReconnectSleepInitial {
-		d.errorf(at("reconnect_sleep_max"), "is shorter than reconnect_sleep_initial (%s)", s.ReconnectSleepInitial)
+		d.errorf(at("reconnect_sleep_max"), "is shorter than reconnect_sleep_initial (%s)", formatDuration(s.ReconnectSleepInitial))
 	}
 	d.floatIn(at("reconnect_sleep_jitter"), s.ReconnectSleepJitter, 0, 100)
 	d.durationOrNone(at("heartbeat_send_cycle"), s.HeartbeatSendCycle, 100*time.Millisecond, hour)
 	d.durationOrNone(at("heartbeat_receive_cycle"), s.HeartbeatReceiveCycle, 100*time.Millisecond, hour)
 	d.floatIn(at("heartbeat_receive_check"), s.HeartbeatReceiveCheck, 0, 100)
-	if !d.anyFailedBelow(path) {
+	if !d.failed(path) && !d.badBelow[path] {
 		if err := s.Validate(); err != nil {
 			d.errorf(path, "%s", err)
 		}
 	}
-}
-
-// anyFailedBelow reports whether a key of the mapping at path has an error.
-func (d *decoder) anyFailedBelow(path string) bool {
-	for p := range d.bad {
-		if strings.HasPrefix(p, path) {
-			return true
-		}
-	}
-	return false
 }
 
 func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string, mode fs.FileMode) {
@@ -315,14 +305,8 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 	switch {
 	case s.Webhook != nil && s.Log != nil:
 		d.errorf(at("log"), "a sink has one kind: this one has webhook as well; make two sinks of them")
-	case s.Webhook == nil && s.Log == nil && !d.failed(at("webhook")) && !d.failed(at("log")):
-		switch {
-		case d.has(at("webhook")):
-			d.errorf(at("webhook"), "has no keys: give at least url")
-		case d.has(at("log")):
-		default:
-			d.errorf(path, "has no kind: add webhook or log")
-		}
+	case s.Webhook == nil && s.Log == nil && !d.strange[path]:
+		d.errorf(path, "has no kind: add webhook or log")
 	}
 	if s.Webhook != nil {
 		d.webhook(at("webhook"), s.Webhook, mode)
@@ -346,7 +330,7 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 	d.durationIn(at("retry.initial"), s.Retry.Initial, time.Millisecond, 24*time.Hour)
 	d.durationIn(at("retry.max"), s.Retry.Max, time.Millisecond, 24*time.Hour)
 	if s.Retry.Max < s.Retry.Initial {
-		d.errorf(at("retry.max"), "is shorter than initial (%s)", s.Retry.Initial)
+		d.errorf(at("retry.max"), "is shorter than initial (%s)", formatDuration(s.Retry.Initial))
 	}
 	d.sizeOrNone(at("queue.max_bytes"), s.Queue.MaxBytes)
 }
@@ -433,7 +417,7 @@ func (d *decoder) log(path string, l *Log, files map[string]string) {
 func (d *decoder) matcher(path string, m *Matcher, hmcs []HMC) {
 	at := func(key string) string { return join(path, key) }
 
-	if !d.anyBelow(path) {
+	if !d.filled[path] && !d.strange[path] {
 		d.errorf(path, "has no keys: give at least one, such as type: [status-change]")
 		return
 	}
@@ -445,7 +429,7 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []HMC) {
 	for i := range hmcs {
 		names[i] = hmcs[i].Name
 	}
-	if !d.anyFailedBelow("hmcs") {
+	if !d.failed("hmcs") && !d.badBelow["hmcs"] {
 		d.closedSet(at("hmc"), m.HMC, names)
 	}
 	types := append(event.NotificationTypes(), bridgeTypes()...)
@@ -479,21 +463,6 @@ func (d *decoder) closedSet(path string, patterns Patterns, values []string) {
 			d.errorf(element(path, patterns, i), "%s matches none of %s", quote(p.source), strings.Join(values, ", "))
 		}
 	}
-}
-
-// anyBelow reports whether the file gives any key of the mapping at path, even a wrong one.
-func (d *decoder) anyBelow(path string) bool {
-	for p := range d.lines {
-		if strings.HasPrefix(p, path+".") {
-			return true
-		}
-	}
-	for _, e := range d.errs {
-		if e.Path == path {
-			return true
-		}
-	}
-	return false
 }
 
 // secret checks one secret and the key with _file that may stand in its place, and reads that file.

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+)
+
+func checkConfigCommand(app *kingpin.Application, e *environment) string {
+	c := app.Command("check-config", "Check a configuration file and print every problem, one per line.")
+	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
+	return c.FullCommand()
+}
+
+func (e *environment) checkConfig(context.Context) error {
+	cfg, err := config.Load(e.configFile)
+	var problems config.Errors
+	if errors.As(err, &problems) {
+		for _, p := range problems {
+			fmt.Fprintln(e.stderr, p)
+		}
+		return fmt.Errorf("%s: %d %s", e.configFile, len(problems), plural(len(problems), "problem"))
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range cfg.Warnings {
+		fmt.Fprintf(e.stderr, "warning: %s\n", w)
+	}
+	fmt.Fprintf(e.stdout, "%s is valid: %d %s, %d %s\n", e.configFile,
+		len(cfg.HMCs), plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), plural(len(cfg.Sinks), "sink"))
+	return nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}

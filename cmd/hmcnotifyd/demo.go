@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+func demoCommand(app *kingpin.Application, e *environment) string {
+	c := app.Command("demo", "Run a simulated HMC, the daemon and a webhook consumer together on loopback, and print what the consumer receives.")
+	c.Flag("duration", "End after this time; 0: until Ctrl-C.").Default("0s").DurationVar(&e.demoDuration)
+	return c.FullCommand()
+}
+
+// demo runs everything in one process. It fails if no event arrived.
+func (e *environment) demo(ctx context.Context) (err error) {
+	if e.demoDuration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, e.demoDuration)
+		defer cancel()
+	}
+	dir, err := os.MkdirTemp("", "hmcnotifyd-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	sim, err := hmcsim.Start(hmcsim.Options{Rate: 5})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sim.Close()) }()
+	consumer, err := startConsumer(e.stdout)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, consumer.close()) }()
+
+	cfg, err := demoConfig(dir, sim, consumer.addr)
+	if err != nil {
+		return err
+	}
+	quiet := *e
+	quiet.logLevel, quiet.logFormat = "warn", "console"
+	log, err := quiet.newLogger()
+	if err != nil {
+		return err
+	}
+	quiet.daemon.storagePath, quiet.daemon.configFile = filepath.Join(dir, "data"), cfg.File
+	quiet.daemon.listen = []string{demoAddress(ctx)}
+	d, err := newDaemon(&quiet, cfg, log)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; each line below is an event as the webhook consumer received it.\nStatus page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
+		d.addresses()[0], d.addresses()[0])
+	if err := d.run(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "\n%s Sessions left on the HMC: %d.\n", consumer.summary(), sim.Sessions())
+	if consumer.count() == 0 {
+		return errors.New("demo: no event arrived")
+	}
+	return nil
+}
+
+// demoAddress prefers the port that the daemon has in real life.
+func demoAddress(ctx context.Context) string {
+	const usual = "127.0.0.1:10291"
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", usual)
+	if err != nil || l.Close() != nil {
+		return "127.0.0.1:0"
+	}
+	return usual
+}
+
+// demoConfig writes the configuration as a user would and reads it back.
+func demoConfig(dir string, sim *hmcsim.HMC, consumer string) (*config.Config, error) {
+	ca, file := filepath.Join(dir, "hmc-ca.pem"), filepath.Join(dir, "hmcnotifyd.yaml")
+	if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf(`hmcs:
+  - name: demo
+    hosts: ["127.0.0.1"]
+    rest_port: %d
+    stomp_port: %d
+    userid: %s
+    password: %s
+    tls: {ca_file: %s}
+    topics: [object, job, audit, security]
+    os_messages: [{cpc: ".*", partition: ".*"}]
+sinks:
+  - name: consumer
+    webhook: {url: %s}
+`, sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword,
+		strconv.Quote(ca), strconv.Quote("http://"+consumer+"/hmc"))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	return config.Load(file)
+}
+
+// consumer is a small webhook consumer: it prints what it receives.
+type consumer struct {
+	addr   string
+	out    io.Writer
+	server *http.Server
+	done   chan struct{}
+
+	mu    sync.Mutex
+	types map[string]int
+}
+
+func startConsumer(out io.Writer) (*consumer, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	c := &consumer{addr: l.Addr().String(), out: out, done: make(chan struct{}), types: make(map[string]int)}
+	c.server = &http.Server{Handler: http.HandlerFunc(c.receive), ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		defer close(c.done)
+		_ = c.server.Serve(l) // ends with close
+	}()
+	return c, nil
+}
+
+func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
+	var ev event.Event
+	if err := json.NewDecoder(r.Body).Decode(&ev); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	c.types[ev.Type]++
+	c.mu.Unlock()
+	fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (c *consumer) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, k := range c.types {
+		n += k
+	}
+	return n
+}
+
+func (c *consumer) summary() string {
+	c.mu.Lock()
+	types := len(c.types)
+	c.mu.Unlock()
+	n := c.count()
+	return fmt.Sprintf("The webhook consumer received %d %s of %d %s.", n, plural(n, "event"), types, plural(types, "type"))
+}
+
+func (c *consumer) close() error {
+	err := c.server.Close()
+	<-c.done
+	return err
+}

@@ -1,0 +1,89 @@
+// Command hmcnotifyd brings the notifications of IBM Z and LinuxONE Hardware Management Consoles to webhooks, logs
+// and other sinks, and exports what it sees of each HMC as Prometheus metrics.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+)
+
+// The exit statuses.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// terminated is what kingpin ends the parsing with after --help or --version.
+type terminated struct{ status int }
+
+// run is the whole program: it parses the command line, runs the command and returns the exit status.
+func run(args []string, stdout, stderr io.Writer) (status int) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case terminated:
+			status = p.status
+		default:
+			panic(p)
+		}
+	}()
+	env := environment{stdout: stdout, stderr: stderr}
+	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
+	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(status int) { panic(terminated{status}) })
+	app.HelpFlag.Short('h')
+	app.Flag("log.level", "Only messages of this level and above are logged.").Default("info").
+		EnumVar(&env.logLevel, "debug", "info", "warn", "error")
+	app.Flag("log.format", "Form of the log: json or console.").Default("json").
+		EnumVar(&env.logFormat, "json", "console")
+
+	commands := map[string]func(context.Context) error{
+		runCommand(app, &env):         env.run,
+		checkConfigCommand(app, &env): env.checkConfig,
+		simulateCommand(app, &env):    env.simulate,
+		demoCommand(app, &env):        env.demo,
+		versionCommand(app):           env.version,
+	}
+
+	command, err := app.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends the program in good order, a second one ends it at once.
+	context.AfterFunc(ctx, stop)
+	if err := commands[command](ctx); err != nil {
+		// One line for each error: what is joined is several.
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fmt.Fprintf(stderr, "hmcnotifyd: %s\n", line)
+		}
+		return exitFailed
+	}
+	return exitDone
+}
+
+// environment is what the commands share: where they write, and the values of all flags.
+type environment struct {
+	stdout, stderr      io.Writer
+	logLevel, logFormat string
+
+	daemon    daemonFlags
+	simulator simulateFlags
+
+	configFile   string        // of check-config
+	demoDuration time.Duration // of demo
+}

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+	"go.uber.org/zap"
+	"go.uber.org/zap/exp/zapslog"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
+)
+
+const (
+	// shutdownLimit is how long the whole end may take: below the TimeoutStopSec of the systemd unit.
+	shutdownLimit = 18 * time.Second
+	// webShutdown is how long open requests may take to end.
+	webShutdown = 2 * time.Second
+)
+
+type daemonFlags struct {
+	configFile, storagePath string
+	listen                  []string
+	webConfig               string
+}
+
+func runCommand(app *kingpin.Application, e *environment) string {
+	f := &e.daemon
+	app.Flag("config.file", "The configuration file.").Default("hmcnotifyd.yaml").StringVar(&f.configFile)
+	app.Flag("storage.path", "Directory of the stored events.").Default("data").StringVar(&f.storagePath)
+	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").Default(":10291").StringsVar(&f.listen)
+	app.Flag("web.config.file", "File with TLS and basic authentication for the web side, as for every Prometheus exporter.").StringVar(&f.webConfig)
+	return app.Command("run", "Run the daemon (the default command).").Default().FullCommand()
+}
+
+// newLogger makes the logger that the flags ask for. It writes to stderr.
+func (e *environment) newLogger() (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(e.logLevel)
+	if err != nil {
+		return nil, err
+	}
+	enc := zap.NewProductionEncoderConfig()
+	enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	enc.EncodeDuration = zapcore.StringDurationEncoder
+	encoder := zapcore.NewJSONEncoder(enc)
+	if e.logFormat == "console" {
+		enc.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00")
+		enc.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(enc)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.stderr)), level)), nil
+}
+
+func (e *environment) run(ctx context.Context) error {
+	log, err := e.newLogger()
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(e.daemon.configFile)
+	if err != nil {
+		return err
+	}
+	d, err := newDaemon(e, cfg, log)
+	if err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// daemon is a running hmcnotifyd: the bridge, the web side and what systemd and signals ask of them.
+type daemon struct {
+	flags     daemonFlags
+	log       *zap.Logger
+	bridge    *bridge.Bridge
+	registry  *prometheus.Registry
+	listeners []net.Listener
+	server    *http.Server
+	notify    notifier
+
+	reloads reloadMetrics
+	mu      sync.Mutex // guards config
+	config  web.ConfigStatus
+}
+
+// reloadMetrics say what became of the last reading of the configuration, as Alertmanager's do.
+type reloadMetrics struct{ successful, time, hash prometheus.Gauge }
+
+// newDaemon builds everything and listens. On an error nothing stays open.
+func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, err error) {
+	d := &daemon{flags: e.daemon, log: log, registry: prometheus.NewRegistry(), notify: notifier{log: log}}
+	if err := toolkit.Validate(d.flags.webConfig); err != nil {
+		return nil, fmt.Errorf("--web.config.file: %w", err)
+	}
+	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.registerOwn()
+	defer func() {
+		if err != nil {
+			for _, l := range d.listeners {
+				_ = l.Close()
+			}
+		}
+	}()
+	for _, addr := range d.flags.listen {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("--web.listen-address: %w", err)
+		}
+		d.listeners = append(d.listeners, l)
+	}
+	d.bridge, err = bridge.New(bridge.Options{
+		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Registerer: d.registry, Version: version,
+		Stdout: e.stdout, Stderr: e.stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.server = &http.Server{
+		Handler: web.NewHandler(web.Options{
+			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
+			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
+		}),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: zap.NewStdLog(log.Named("web")),
+	}
+	d.loaded(cfg)
+	return d, nil
+}
+
+func (d *daemon) registerOwn() {
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help})
+		d.registry.MustRegister(g)
+		return g
+	}
+	d.reloads = reloadMetrics{
+		successful: gauge("config_last_reload_successful", "Whether the last reading of the configuration file was successful."),
+		time:       gauge("config_last_reload_success_timestamp_seconds", "When the configuration file was last read successfully, as Unix time."),
+		hash:       gauge("config_hash", "Hash of the running configuration."),
+	}
+	b := build()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "hmcnotifyd", Name: "build_info", Help: "Always 1; the labels say which program runs.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "goversion": b.GoVersion},
+	})
+	info.Set(1)
+	d.registry.MustRegister(info)
+}
+
+// loaded notes a configuration that is now the running one.
+func (d *daemon) loaded(cfg *config.Config) {
+	for _, w := range cfg.Warnings {
+		d.log.Warn("configuration", zap.Stringer("warning", w))
+	}
+	now := time.Now()
+	d.mu.Lock()
+	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: cfg.Hash()}
+	d.mu.Unlock()
+	d.reloads.successful.Set(1)
+	d.reloads.time.Set(float64(now.Unix()))
+	d.reloads.hash.Set(cfg.Hash())
+}
+
+func (d *daemon) configStatus() web.ConfigStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.config
+}
+
+// reload reads the configuration file again. On an error everything goes on as it was.
+func (d *daemon) reload() error {
+	d.notify.reloading()
+	defer d.notify.ready()
+	cfg, err := config.Load(d.flags.configFile)
+	if err == nil {
+		err = d.bridge.Reload(cfg)
+	}
+	if err != nil {
+		d.log.Error("the configuration could not be reloaded; the running one stays", zap.Error(err))
+		d.mu.Lock()
+		d.config.LastReloadSuccessful, d.config.LastReload, d.config.Error = false, time.Now().UTC(), err.Error()
+		d.mu.Unlock()
+		d.reloads.successful.Set(0)
+		return err
+	}
+	d.loaded(cfg)
+	d.log.Info("the configuration was reloaded", zap.String("file", cfg.File))
+	return nil
+}
+
+// run works until ctx is done and everything has ended in order, or until something that cannot be done without fails.
+func (d *daemon) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
+	webDone := make(chan struct{})
+	go func() {
+		defer close(webDone)
+		systemdSocket := false
+		err := toolkit.ServeMultiple(d.listeners, d.server, &toolkit.FlagConfig{
+			WebListenAddresses: &d.flags.listen, WebSystemdSocket: &systemdSocket, WebConfigFile: &d.flags.webConfig,
+		}, slog.New(zapslog.NewHandler(d.log.Core(), zapslog.WithName("web"))))
+		if err != nil && !errors.Is(err, http.ErrServerClosed) {
+			cancel(fmt.Errorf("web: %w", err))
+		}
+	}()
+	bridgeDone := make(chan error, 1)
+	go func() { bridgeDone <- d.bridge.Run(ctx) }()
+
+	d.log.Info("hmcnotifyd is running", zap.String("version", version), zap.String("config", d.configStatus().File),
+		zap.Strings("addresses", d.addresses()))
+	d.notify.ready()
+	err := d.serveSignals(ctx, hangups, bridgeDone)
+
+	shutdown, done := context.WithTimeout(context.WithoutCancel(ctx), webShutdown)
+	defer done()
+	if d.server.Shutdown(shutdown) != nil {
+		_ = d.server.Close() // an answer that takes longer is cut
+	}
+	<-webDone
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	d.log.Info("hmcnotifyd has ended")
+	return err
+}
+
+// serveSignals feeds systemd and obeys SIGHUP until the bridge has ended. It returns the bridge's error.
+func (d *daemon) serveSignals(ctx context.Context, hangups <-chan os.Signal, bridgeDone <-chan error) error {
+	watchdog, stop := d.notify.watchdog()
+	defer stop()
+	status := time.NewTicker(10 * time.Second)
+	defer status.Stop()
+	ended := ctx.Done()
+	var limit <-chan time.Time
+	for {
+		select {
+		case err := <-bridgeDone:
+			return err
+		case <-ended:
+			ended = nil
+			d.log.Info("ending: receivers log off, deliveries catch up")
+			d.notify.stopping()
+			limit = time.After(shutdownLimit)
+		case <-limit:
+			return fmt.Errorf("the end took longer than %s; what was stored is safe", shutdownLimit)
+		case <-hangups:
+			if err := d.bridge.Reopen(); err != nil {
+				d.log.Error("a log file could not be opened again", zap.Error(err))
+			}
+			_ = d.reload() // logged there
+		case <-watchdog:
+			if err := d.bridge.Alive(); err != nil {
+				d.log.Error("the watchdog is not fed", zap.Error(err))
+				continue
+			}
+			d.notify.alive()
+		case <-status.C:
+			d.notify.status(d.bridge.Status())
+		}
+	}
+}
+
+func (d *daemon) addresses() []string {
+	out := make([]string, len(d.listeners))
+	for i, l := range d.listeners {
+		out[i] = l.Addr().String()
+	}
+	return out
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+)
+
+// notifier tells systemd about the daemon. Without systemd it does nothing.
+type notifier struct{ log *zap.Logger }
+
+func (n notifier) send(state string) {
+	if _, err := sd.SdNotify(false, state); err != nil {
+		n.log.Warn("systemd could not be notified", zap.Error(err))
+	}
+}
+
+func (n notifier) ready()    { n.send(sd.SdNotifyReady) }
+func (n notifier) stopping() { n.send(sd.SdNotifyStopping) }
+func (n notifier) alive()    { n.send(sd.SdNotifyWatchdog) }
+
+// reloading says when the reload began, as Type=notify-reload asks for.
+func (n notifier) reloading() {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		n.log.Warn("the monotonic clock cannot be read", zap.Error(err))
+		return
+	}
+	n.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", sd.SdNotifyReloading, now.Nano()/1000))
+}
+
+// status is the line that systemctl status shows.
+func (n notifier) status(s bridge.Status) {
+	connected := 0
+	for _, h := range s.HMCs {
+		if h.Connected {
+			connected++
+		}
+	}
+	text := fmt.Sprintf("STATUS=%d of %d HMCs connected", connected, len(s.HMCs))
+	if !s.Ready && len(s.Reasons) > 0 {
+		r := s.Reasons[0]
+		text += "; " + r.HMC + r.Sink + ": " + r.Reason
+	}
+	n.send(text)
+}
+
+// watchdog returns a channel that ticks as often as systemd wants to hear of the daemon; nil where it does not.
+func (n notifier) watchdog() (<-chan time.Time, func()) {
+	interval, err := sd.SdWatchdogEnabled(false)
+	if err != nil {
+		n.log.Warn("the systemd watchdog's settings cannot be read", zap.Error(err))
+	}
+	if interval <= 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(interval / 2)
+	return t.C, t.Stop
+}

@@ -1,0 +1,426 @@
+// Package bridge is the running daemon without its command line: it keeps a receiver connected to each HMC, stores
+// every notification as events, and brings the events to every sink.
+//
+// The path is one way: receiver, supervisor (one goroutine per HMC), queue on disk, delivery (one per sink), sink.
+// No HMC can hold up another, no sink can hold up another sink or an HMC.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+)
+
+const (
+	// DefaultDrainTimeout is how long deliveries go on after the receivers have ended.
+	DefaultDrainTimeout = 8 * time.Second
+	// stopTimeout bounds the end of one delivery whose configuration changed.
+	stopTimeout = 5 * time.Second
+	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the longest bounded wait.
+	aliveWithin = 3 * time.Minute
+)
+
+// Options are what a Bridge needs.
+type Options struct {
+	Config       *config.Config
+	StoragePath  string                // directory of the queue; made if it does not exist
+	Logger       *zap.Logger           // nil: none
+	Registerer   prometheus.Registerer // nil: no metrics are exported
+	Version      string
+	Stdout       io.Writer // for log sinks
+	Stderr       io.Writer
+	DrainTimeout time.Duration // 0: DefaultDrainTimeout
+}
+
+// Bridge connects HMCs to sinks. Make it with New, then call Run once.
+type Bridge struct {
+	opts    Options
+	log     *zap.Logger
+	metrics *Metrics
+	queue   *queue.Queue
+	dead    *queue.DeadLetters
+	timing  timing
+	started time.Time
+
+	reloading sync.Mutex // one reload at a time
+
+	mu          sync.RWMutex // guards the world: what runs now
+	cfg         *config.Config
+	supervisors []*running[*supervisor]
+	deliveries  []*running[*delivery]
+	life        context.Context    //nolint:containedctx // the supervisors': ends when Run's does
+	deliverLife context.Context    //nolint:containedctx // the deliveries': goes on while they drain
+	endDelivery context.CancelFunc // ends deliverLife
+}
+
+// running is something with a goroutine of its own.
+type running[T any] struct {
+	it   T
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func start[T any](ctx context.Context, it T, run func(context.Context)) *running[T] {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &running[T]{it: it, stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		defer cancel()
+		run(ctx)
+	}()
+	return r
+}
+
+// New checks that everything the configuration asks for can be had (storage, sinks, TLS files) and returns a Bridge
+// that does nothing yet. On an error nothing stays open.
+func New(opts Options) (*Bridge, error) {
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	if opts.DrainTimeout == 0 {
+		opts.DrainTimeout = DefaultDrainTimeout
+	}
+	b := &Bridge{
+		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
+		metrics: NewMetrics(opts.Registerer), started: time.Now(),
+	}
+	storage := opts.Config.Storage
+	q, err := queue.Open(queue.Options{
+		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: int64(storage.MaxBytes),
+		Logger: b.log, Metrics: queue.NewMetrics(opts.Registerer),
+		OnDropped: func(sink string, events int) {
+			b.metrics.sinkEvents.WithLabelValues(sink, outcomeDropped).Add(float64(events))
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	b.queue = q
+	b.dead, err = queue.OpenDeadLetters(filepath.Join(opts.StoragePath, "dead-letters.db"))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())
+	}
+	refresh := b.refreshMetrics
+	b.metrics.refresh.Store(&refresh)
+	return b, nil
+}
+
+// Run connects and delivers until ctx is done. Then it ends in the order of the data: receivers (unsubscribe,
+// disconnect, log off), the queue's waiting commits, deliveries until they have caught up or the drain timeout, queue.
+// A nil error means that everything was orderly.
+func (b *Bridge) Run(ctx context.Context) error {
+	b.mu.Lock()
+	b.life = ctx
+	b.deliverLife, b.endDelivery = context.WithCancel(context.WithoutCancel(ctx))
+	b.mu.Unlock()
+	defer b.endDelivery()
+	err := b.Reload(b.cfg)
+	if err == nil {
+		b.reportOrphans()
+		<-ctx.Done()
+	}
+	return errors.Join(err, b.shutdown())
+}
+
+func (b *Bridge) shutdown() error {
+	// A reload that is under way ends first, and none begins after it.
+	b.reloading.Lock()
+	defer b.reloading.Unlock()
+	b.mu.RLock()
+	supervisors, deliveries := b.supervisors, b.deliveries
+	b.mu.RUnlock()
+	for _, s := range supervisors {
+		s.stop()
+	}
+	for _, s := range supervisors {
+		<-s.done
+	}
+	b.log.Debug("the receivers have ended")
+	if err := b.queue.Flush(); err != nil {
+		b.log.Error("the last events could not be stored", zap.Error(err))
+	}
+	timer := time.AfterFunc(b.opts.DrainTimeout, b.endDelivery)
+	defer timer.Stop()
+	for _, d := range deliveries {
+		d.it.drain()
+	}
+	var err error
+	for _, d := range deliveries {
+		<-d.done
+		if waiting, _, _ := d.it.cursor.Pending(); waiting > 0 {
+			b.log.Info("events stay stored for the next start", zap.String("sink", d.it.cfg.Name), zap.Int64("events", waiting))
+		}
+		err = errors.Join(err, d.it.sink.Close())
+	}
+	return errors.Join(err, b.dead.Close(), b.queue.Close())
+}
+
+// Reload makes cfg the running configuration. The new sinks and receivers are built first: on an error nothing has
+// changed. HMCs and sinks whose configuration did not change go on untouched, with their link and their place in the
+// queue. The storage settings are those of the start.
+func (b *Bridge) Reload(cfg *config.Config) error {
+	b.reloading.Lock()
+	defer b.reloading.Unlock()
+	b.mu.RLock()
+	life, oldSupervisors, oldDeliveries := b.life, b.supervisors, b.deliveries
+	b.mu.RUnlock()
+	if life == nil || life.Err() != nil {
+		return errors.New("the daemon is not running")
+	}
+
+	keepSinks, gone := split(oldDeliveries, func(d *delivery) bool {
+		return slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == d.cfg.Name && c.Equal(&d.cfg) })
+	})
+	keepHMCs, goneHMCs := split(oldSupervisors, func(s *supervisor) bool {
+		return slices.ContainsFunc(cfg.HMCs, func(c config.HMC) bool { return c.Name == s.cfg.Name && c.Equal(&s.cfg) })
+	})
+
+	// Build everything before anything is touched.
+	var built []sinks.Sink
+	fail := func(err error) error {
+		for _, s := range built {
+			err = errors.Join(err, s.Close())
+		}
+		return err
+	}
+	newSinks := make(map[string]sinks.Sink)
+	for _, c := range cfg.Sinks {
+		if slices.ContainsFunc(keepSinks, func(r *running[*delivery]) bool { return r.it.cfg.Name == c.Name }) {
+			continue
+		}
+		sink, err := sinks.New(c, sinks.Options{
+			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
+		})
+		if err != nil {
+			return fail(fmt.Errorf("sink %s: %w", c.Name, err))
+		}
+		built = append(built, sink)
+		newSinks[c.Name] = sink
+	}
+	cursors := make(map[string]*queue.Cursor)
+	for name := range newSinks {
+		cursor, err := b.queue.Cursor(name)
+		if err != nil {
+			return fail(fmt.Errorf("sink %s: %w", name, err))
+		}
+		cursors[name] = cursor
+	}
+	var newHMCs []*supervisor
+	for _, c := range cfg.HMCs {
+		if slices.ContainsFunc(keepHMCs, func(r *running[*supervisor]) bool { return r.it.cfg.Name == c.Name }) {
+			continue
+		}
+		s, err := newSupervisor(c, b.queue, b.metrics, b.log, b.opts.Version, b.timing)
+		if err != nil {
+			return fail(err)
+		}
+		newHMCs = append(newHMCs, s)
+	}
+
+	// Swap: the old receivers end (and log off) before a new one logs on, so that an HMC never has two sessions.
+	b.stopAll(goneHMCs, gone, cfg)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cfg = cfg
+	b.deliveries = keepSinks
+	for _, c := range cfg.Sinks {
+		sink, ok := newSinks[c.Name]
+		if !ok {
+			continue
+		}
+		cursors[c.Name].Rewind()
+		d := newDelivery(c, sink, cursors[c.Name], b.dead, b.metrics, b.log)
+		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
+	}
+	b.supervisors = keepHMCs
+	for _, s := range newHMCs {
+		s.metrics.setState(StateDisconnected)
+		b.supervisors = append(b.supervisors, start(b.life, s, s.run))
+	}
+	return nil
+}
+
+// stopAll ends what the new configuration does not have any more or has otherwise.
+func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery], cfg *config.Config) {
+	for _, r := range hmcs {
+		r.stop()
+	}
+	for _, r := range hmcs {
+		<-r.done
+		if !slices.ContainsFunc(cfg.HMCs, func(c config.HMC) bool { return c.Name == r.it.cfg.Name }) {
+			r.it.metrics.delete()
+		}
+	}
+	for _, r := range gone {
+		r.stop()
+	}
+	for _, r := range gone {
+		select {
+		case <-r.done:
+		case <-time.After(stopTimeout):
+			b.log.Warn("a sink takes long to end", zap.String("sink", r.it.cfg.Name))
+			<-r.done
+		}
+		if err := r.it.sink.Close(); err != nil {
+			b.log.Warn("a sink did not end cleanly", zap.String("sink", r.it.cfg.Name), zap.Error(err))
+		}
+		if slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == r.it.cfg.Name }) {
+			continue
+		}
+		r.it.metrics.delete()
+		b.retire(r.it.cfg.Name, r.it.cursor)
+	}
+}
+
+// retire forgets the cursor of a sink that is not configured any more, unless events still wait for it.
+func (b *Bridge) retire(name string, cursor *queue.Cursor) {
+	if waiting, _, _ := cursor.Pending(); waiting > 0 {
+		b.log.Warn("events wait for a sink that is not configured any more; they are kept until its queue limits or until a sink of that name comes back",
+			zap.String("sink", name), zap.Int64("events", waiting))
+		return
+	}
+	if err := b.queue.RemoveCursor(name); err != nil {
+		b.log.Warn("the place of a removed sink in the queue could not be forgotten", zap.String("sink", name), zap.Error(err))
+	}
+}
+
+// reportOrphans deals with cursors of sinks that were removed while the daemon was down.
+func (b *Bridge) reportOrphans() {
+	b.mu.RLock()
+	cfg := b.cfg
+	b.mu.RUnlock()
+	for _, name := range b.queue.Cursors() {
+		if slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == name }) {
+			continue
+		}
+		cursor, err := b.queue.Cursor(name)
+		if err != nil {
+			b.log.Warn("the place of a removed sink in the queue cannot be read", zap.String("sink", name), zap.Error(err))
+			continue
+		}
+		b.retire(name, cursor)
+	}
+}
+
+// split separates what fits the new configuration from what does not.
+func split[T any](all []*running[T], keep func(T) bool) (kept, gone []*running[T]) {
+	for _, r := range all {
+		if keep(r.it) {
+			kept = append(kept, r)
+		} else {
+			gone = append(gone, r)
+		}
+	}
+	return kept, gone
+}
+
+// Reopen makes log files be opened anew, after they were rotated.
+func (b *Bridge) Reopen() error {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var err error
+	for _, d := range b.deliveries {
+		if r, ok := d.it.sink.(sinks.Reopener); ok {
+			if e := r.Reopen(); e != nil {
+				err = errors.Join(err, fmt.Errorf("sink %s: %w", d.it.cfg.Name, e))
+			}
+		}
+	}
+	return err
+}
+
+// Status returns a snapshot. It never asks an HMC or a sink.
+func (b *Bridge) Status() Status {
+	b.mu.RLock()
+	supervisors, deliveries := b.supervisors, b.deliveries
+	b.mu.RUnlock()
+	s := Status{
+		Started: b.started.UTC(), Reasons: []Reason{},
+		HMCs: []HMCStatus{}, Sinks: []SinkStatus{},
+		Storage: StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size()},
+	}
+	if len(supervisors) == 0 {
+		s.Reasons = append(s.Reasons, Reason{Reason: "the daemon is starting"})
+	}
+	for _, r := range supervisors {
+		h := r.it.snapshot()
+		s.HMCs = append(s.HMCs, h)
+		for _, p := range h.Problems {
+			s.Reasons = append(s.Reasons, Reason{HMC: h.Name, Reason: p})
+		}
+	}
+	for _, r := range deliveries {
+		k := r.it.snapshot()
+		s.Sinks = append(s.Sinks, k)
+		if k.Stuck {
+			s.Reasons = append(s.Reasons, Reason{Sink: k.Name, Reason: fmt.Sprintf("%d attempts in a row failed: %s", k.FailedAttempts, k.LastError)})
+		}
+	}
+	if err := b.queue.Err(); err != nil {
+		s.Storage.Error = err.Error()
+		s.Reasons = append(s.Reasons, Reason{Reason: "storage is not writable: " + err.Error()})
+	}
+	slices.SortStableFunc(s.HMCs, func(x, y HMCStatus) int { return b.rank(x.Name, y.Name, true) })
+	slices.SortStableFunc(s.Sinks, func(x, y SinkStatus) int { return b.rank(x.Name, y.Name, false) })
+	s.Ready = len(s.Reasons) == 0
+	return s
+}
+
+// rank orders two names as the configuration does.
+func (b *Bridge) rank(x, y string, hmc bool) int {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	at := func(name string) int {
+		if hmc {
+			return slices.IndexFunc(b.cfg.HMCs, func(c config.HMC) bool { return c.Name == name })
+		}
+		return slices.IndexFunc(b.cfg.Sinks, func(c config.Sink) bool { return c.Name == name })
+	}
+	return at(x) - at(y)
+}
+
+// Alive says which loop does not turn any more; nil when all do. The systemd watchdog is fed by it.
+func (b *Bridge) Alive() error {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	now := time.Now()
+	for _, r := range b.supervisors {
+		if !r.it.alive(now, aliveWithin) {
+			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.cfg.Name, aliveWithin)
+		}
+	}
+	return nil
+}
+
+// refreshMetrics sets the gauges that are read from memory at each scrape.
+func (b *Bridge) refreshMetrics() {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for _, r := range b.supervisors {
+		frame, notification := r.it.lastTimes()
+		r.it.metrics.lastFrame.Set(unixSeconds(frame))
+		r.it.metrics.lastNotification.Set(unixSeconds(notification))
+	}
+	for _, r := range b.deliveries {
+		waiting, bytes, oldest := r.it.cursor.Pending()
+		r.it.metrics.queueEvents.Set(float64(waiting))
+		r.it.metrics.queueBytes.Set(float64(bytes))
+		age := 0.0
+		if waiting > 0 && !oldest.IsZero() {
+			age = max(0, time.Since(oldest).Seconds())
+		}
+		r.it.metrics.oldestAge.Set(age)
+	}
+}

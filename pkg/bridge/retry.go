@@ -1,0 +1,50 @@
+package bridge
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+)
+
+// retryBackoff is the wait between attempts to deliver: doubled each time up to a maximum, with full jitter, so that
+// many senders that failed together do not come back together.
+type retryBackoff struct {
+	cfg      config.Retry
+	failures int
+}
+
+// next returns how long to wait after one more failure; at least atLeast (what a Retry-After asked for).
+func (b *retryBackoff) next(atLeast time.Duration) time.Duration {
+	limit := b.cfg.Initial
+	for range b.failures {
+		if limit >= b.cfg.Max/2 {
+			limit = b.cfg.Max
+			break
+		}
+		limit *= 2
+	}
+	b.failures++
+	limit = min(limit, b.cfg.Max)
+	// Full jitter, but never less than a tenth: a consumer in trouble is not to be asked at once again.
+	d := limit/10 + rand.N(limit-limit/10+1) //nolint:gosec // spreads load, guards no secret
+	return max(d, atLeast)
+}
+
+// sleep waits for d or until ctx is done, and reports whether the whole wait was had.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// randomBetween returns a random duration in [low, high].
+func randomBetween(low, high time.Duration) time.Duration {
+	return low + rand.N(high-low+1) //nolint:gosec // spreads load, guards no secret
+}

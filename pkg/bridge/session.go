@@ -1,0 +1,145 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// permissions names the HMC task that a userid needs for a topic, as the HMC's own panels call it.
+var permissions = map[string]string{
+	event.TopicAudit:    `the task "Audit and Log Management"`,
+	event.TopicSecurity: `the task "View Security Logs"`,
+}
+
+// prepare makes sure that there is a session, and returns the topics to subscribe to with their kinds, and the host
+// that has them.
+func (s *supervisor) prepare(ctx context.Context) (wanted map[string]string, host string, err error) {
+	var missing []string
+	if s.usesREST() {
+		s.setState(StateLoggingOn)
+		wanted, missing, err = s.prepareSession(ctx)
+		host = s.client.Host()
+	} else {
+		wanted = make(map[string]string)
+		for _, topic := range s.cfg.TopicNames {
+			wanted[topic] = event.TopicOther
+		}
+		host = s.cfg.Hosts[s.hostIndex%len(s.cfg.Hosts)]
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	s.topics.set(maps.Clone(wanted))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.host, s.status.missing = host, missing
+	s.status.wanted = make(map[string]topicStatus, len(wanted))
+	for topic, kind := range wanted {
+		s.status.wanted[topic] = topicStatus{kind: kind, problem: "not subscribed"}
+	}
+	return wanted, host, nil
+}
+
+// prepareSession asks the first HMC host that answers for the topics of the session, and logs on where there is none
+// or the HMC has ended it.
+func (s *supervisor) prepareSession(ctx context.Context) (wanted map[string]string, missing []string, err error) {
+	before := s.client.Host()
+	if _, err := s.client.QueryAPIVersion(ctx); err != nil {
+		return nil, nil, err
+	}
+	if s.session != nil && s.client.Host() != before {
+		s.logoff(ctx) // it belongs to the host that does not answer any more
+	}
+	if s.session == nil {
+		if err := s.logon(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	topics, err := s.session.NotificationTopics(ctx)
+	if hmc.SessionLost(err) && s.cfg.Session == nil {
+		s.log.Info("the HMC has ended the session; logging on again", zap.Error(err))
+		s.session = nil
+		if err := s.logon(ctx); err != nil {
+			return nil, nil, err
+		}
+		topics, err = s.session.NotificationTopics(ctx)
+	}
+	if hmc.SessionLost(err) && s.cfg.Session != nil {
+		s.session = nil
+		return nil, nil, &holdError{reason: reasonLogon, err: fmt.Errorf(
+			"the session given in the configuration has ended; make a new one and name it in session.id and session.credential: %w", err)}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	wanted, missing = s.choose(topics)
+	for _, m := range missing {
+		s.log.Warn("a topic is not granted", zap.String("missing", m))
+	}
+	return wanted, missing, nil
+}
+
+// choose picks the topics that the configuration asks for. Channels for OS messages that the session has open
+// already (from a link before this one) are among them.
+func (s *supervisor) choose(topics []hmc.Topic) (wanted map[string]string, missing []string) {
+	wanted = make(map[string]string)
+	got := make(map[string]bool)
+	ask := make(map[string]bool)
+	for _, kind := range s.cfg.Topics {
+		ask[kind] = true
+	}
+	ask[event.TopicOSMessage] = len(s.cfg.OSMessages) > 0
+	for _, t := range topics {
+		if kind, ok := knownKinds[t.Type]; ok && ask[kind] {
+			wanted[t.Name] = kind
+			got[kind] = true
+		}
+	}
+	for _, kind := range s.cfg.Topics {
+		if got[kind] {
+			continue
+		}
+		text := "topic " + kind + " is not granted to userid " + s.cfg.Userid
+		if p, ok := permissions[kind]; ok {
+			text += ": it needs " + p + " on the HMC"
+		}
+		missing = append(missing, text)
+	}
+	return wanted, missing
+}
+
+// logon makes a session. A refusal comes back as a holdError: to try it again soon would make the HMC disable the
+// userid.
+func (s *supervisor) logon(ctx context.Context) error {
+	if s.cfg.Session != nil {
+		s.session = s.client.Resume(s.cfg.Session.ID.Expose(), s.cfg.Session.Credential.Expose())
+		return nil
+	}
+	session, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
+	var partial *hmc.PartialLogonError
+	if hmc.LogonRefused(err) || errors.As(err, &partial) {
+		return &holdError{reason: reasonLogon, err: err}
+	}
+	if err != nil {
+		return err
+	}
+	s.session = session
+	return nil
+}
+
+// nextHost moves to the next configured host after the link to one could not be made. With REST the client looks
+// for the first host that answers.
+func (s *supervisor) nextHost(err error) {
+	var link *receiver.ConnectionError
+	if !s.usesREST() && errors.As(err, &link) && link.Reason != receiver.ReasonAuthorization {
+		s.hostIndex++
+	}
+}

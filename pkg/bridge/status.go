@@ -1,0 +1,225 @@
+package bridge
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// Status is a snapshot of everything a person or a probe may ask about the daemon. It holds no secret.
+type Status struct {
+	Ready   bool          `json:"ready"`
+	Reasons []Reason      `json:"reasons"`
+	Started time.Time     `json:"started"`
+	HMCs    []HMCStatus   `json:"hmcs"`
+	Sinks   []SinkStatus  `json:"sinks"`
+	Storage StorageStatus `json:"storage"`
+}
+
+// Reason is one thing that keeps the daemon from being ready.
+type Reason struct {
+	HMC    string `json:"hmc,omitempty"`
+	Sink   string `json:"sink,omitempty"`
+	Reason string `json:"reason"`
+}
+
+// HMCStatus says how the daemon sees one HMC.
+type HMCStatus struct {
+	Name                string           `json:"name"`
+	State               string           `json:"state"`
+	Since               time.Time        `json:"since"`
+	Connected           bool             `json:"connected"` // as receiver_connected: link up and every topic subscribed
+	Host                string           `json:"host,omitempty"`
+	Topics              []TopicStatus    `json:"topics"`
+	Problems            []string         `json:"problems"`
+	NextAttempt         *time.Time       `json:"next_attempt,omitempty"`
+	Reconnects          int              `json:"reconnects"`
+	LastFrame           *time.Time       `json:"last_frame,omitempty"`
+	LastNotification    *time.Time       `json:"last_notification,omitempty"`
+	Notifications       map[string]int64 `json:"notifications"`
+	Missed              int              `json:"notifications_missed"`
+	OSMessages          *OSMessageStatus `json:"os_messages,omitempty"`
+	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
+}
+
+// TopicStatus says whether a topic is subscribed.
+type TopicStatus struct {
+	Name       string `json:"name"`
+	Type       string `json:"type"`
+	Subscribed bool   `json:"subscribed"`
+	Problem    string `json:"problem,omitempty"`
+}
+
+// OSMessageStatus says which partitions' operating system messages are not followed, and why. A partition that is not
+// active is no fault.
+type OSMessageStatus struct {
+	Followed    int               `json:"followed"`
+	NotFollowed map[string]string `json:"not_followed"`
+}
+
+// SinkStatus says how a sink is doing.
+type SinkStatus struct {
+	Name                  string     `json:"name"`
+	Kind                  string     `json:"kind"`
+	QueueEvents           int64      `json:"queue_events"`
+	QueueBytes            int64      `json:"queue_bytes"`
+	OldestEventAgeSeconds float64    `json:"oldest_event_age_seconds"`
+	Stuck                 bool       `json:"stuck"`
+	FailingSince          *time.Time `json:"failing_since,omitempty"`
+	FailedAttempts        int        `json:"failed_attempts"`
+	LastError             string     `json:"last_error,omitempty"`
+	LastErrorTime         *time.Time `json:"last_error_time,omitempty"`
+	LastSuccess           *time.Time `json:"last_success,omitempty"`
+	DeadLetters           int        `json:"dead_letters"`
+}
+
+// StorageStatus says how the queue on disk is doing.
+type StorageStatus struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+	Error string `json:"error,omitempty"`
+}
+
+// reasons says what keeps the HMC from counting as connected.
+func (h *hmcStatus) reasons() []string {
+	if h.state != StateConnected {
+		text := "the link is " + strings.ReplaceAll(h.state, "_", " ")
+		if h.state == StateAuthFailed {
+			text = "the HMC refused the logon"
+		}
+		if h.problem != "" {
+			text += ": " + h.problem
+		}
+		return []string{text}
+	}
+	out := slices.Clone(h.missing)
+	for name, t := range h.wanted {
+		if t.problem != "" {
+			out = append(out, fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// want adds a topic that the link is to be subscribed to.
+func (s *supervisor) want(topic, kind string) {
+	s.topics.add(topic, kind)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.status.wanted[topic]; !known {
+		s.status.wanted[topic] = topicStatus{kind: kind}
+	}
+}
+
+func (s *supervisor) subscribed(topic string) { s.topicProblem(topic, "") }
+
+// topicProblem notes why a topic is not subscribed; "" when it is.
+func (s *supervisor) topicProblem(topic, problem string) {
+	s.mu.Lock()
+	t, known := s.status.wanted[topic]
+	if known {
+		t.problem = problem
+		s.status.wanted[topic] = t
+	}
+	s.mu.Unlock()
+	s.publishConnected()
+}
+
+// channelProblem notes why a partition's OS messages are not followed; "" when they are.
+func (s *supervisor) channelProblem(partition, problem string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if problem == "" {
+		delete(s.status.channels, partition)
+	} else {
+		s.status.channels[partition] = problem
+	}
+}
+
+// lastTimes returns when the last bytes and the last notification came, over all links.
+func (s *supervisor) lastTimes() (frame, notification time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	frame, notification = s.lastUp.frame, s.lastUp.notification
+	if s.rcv != nil {
+		frame, notification = later(frame, s.rcv.LastFrame()), later(notification, s.rcv.LastNotification())
+	}
+	return frame, notification
+}
+
+// alive says whether the supervisor's loop still turns. A loop that waits for notifications lives as long as there
+// are none to fetch.
+func (s *supervisor) alive(now time.Time, limit time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.state == StateConnected && s.rcv != nil && s.rcv.Buffered() == 0 {
+		return true
+	}
+	return now.Sub(s.beat) < limit
+}
+
+func (s *supervisor) snapshot() HMCStatus {
+	frame, notification := s.lastTimes()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := HMCStatus{
+		Name: s.cfg.Name, State: s.status.state, Since: s.status.since, Host: s.status.host,
+		Problems: s.status.reasons(), Reconnects: s.status.reconnects, Missed: s.status.missed,
+		LastFrame: timeOrNil(frame), LastNotification: timeOrNil(notification),
+		NextAttempt: timeOrNil(s.status.nextAttempt), CertificateNotAfter: timeOrNil(s.status.certificate),
+		Notifications: s.metrics.counts(),
+		Topics:        []TopicStatus{},
+	}
+	h.Connected = len(h.Problems) == 0
+	up := s.status.state == StateConnected
+	followed := 0
+	for name, t := range s.status.wanted {
+		h.Topics = append(h.Topics, TopicStatus{Name: name, Type: t.kind, Subscribed: up && t.problem == "", Problem: t.problem})
+		if up && t.kind == event.TopicOSMessage && t.problem == "" {
+			followed++
+		}
+	}
+	slices.SortFunc(h.Topics, func(a, b TopicStatus) int { return strings.Compare(a.Name, b.Name) })
+	if len(s.cfg.OSMessages) > 0 {
+		h.OSMessages = &OSMessageStatus{Followed: followed, NotFollowed: make(map[string]string)}
+		for partition, why := range s.status.channels {
+			h.OSMessages.NotFollowed[partition] = why
+		}
+	}
+	return h
+}
+
+func (d *delivery) snapshot() SinkStatus {
+	waiting, bytes, oldest := d.cursor.Pending()
+	s := SinkStatus{Name: d.cfg.Name, Kind: d.cfg.Kind(), QueueEvents: waiting, QueueBytes: bytes, DeadLetters: d.dead.Count(d.cfg.Name)}
+	if waiting > 0 && !oldest.IsZero() {
+		s.OldestEventAgeSeconds = max(0, time.Since(oldest).Seconds())
+	}
+	d.health.mu.Lock()
+	defer d.health.mu.Unlock()
+	s.Stuck = d.health.failures >= stuckAfter
+	s.FailingSince = timeOrNil(d.health.failingSince)
+	s.FailedAttempts = d.health.total
+	s.LastError, s.LastErrorTime = d.health.lastError, timeOrNil(d.health.lastErrorAt)
+	s.LastSuccess = timeOrNil(d.health.lastSuccess)
+	return s
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,535 @@
+package bridge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// timing holds the intervals of a supervisor. Tests shorten them.
+type timing struct {
+	authHold    time.Duration // after a refused logon: the HMC disables a userid that keeps trying
+	stableAfter time.Duration // a link that was up this long starts the back-off over
+	ping        time.Duration // between calls that keep the session alive and notice a dead HMC
+	channelMin  time.Duration // first wait before an OS message channel or a refused topic is tried again ...
+	channelMax  time.Duration // ... and the longest
+	logoff      time.Duration // for the logoff on the way out
+}
+
+func defaultTiming() timing {
+	return timing{
+		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
+		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, logoff: 5 * time.Second,
+	}
+}
+
+// refusalsBeforeHold is how often in a row the broker may refuse the credential of a fresh session before the
+// supervisor stops asking: a broker that is still starting refuses at first, one that goes on has a reason.
+const refusalsBeforeHold = 5
+
+// supervisor keeps one HMC's session and link. It is one state machine: a new session means new topic names, so it
+// always means a new link, and a link is never kept without asking whether its session still lives.
+type supervisor struct {
+	cfg     config.HMC
+	tls     *tls.Config
+	log     *zap.Logger
+	metrics *hmcMetrics
+	queue   *queue.Queue
+	timing  timing
+	version string
+
+	conv    converter
+	topics  topicTable
+	estate  directory
+	backoff *receiver.Backoff
+	out     outbox
+
+	// Of the supervisor's goroutine alone.
+	client       *hmc.Client
+	session      *hmc.Session // nil: no session
+	everUp       bool         // a link has been up before: the next one is a reconnect
+	hostIndex    int          // the host in use where the REST client does not choose it
+	refusals     int          // by the broker, in a row
+	lastProblem  string       // what was logged last, so that an outage is one line and not a thousand
+	problemCount int
+
+	mu     sync.Mutex // guards what status pages read
+	status hmcStatus
+	rcv    *receiver.Receiver
+	lastUp struct{ frame, notification time.Time }
+	beat   time.Time // when the loop last proved to be alive
+}
+
+// hmcStatus is the supervisor's state as others see it.
+type hmcStatus struct {
+	state       string
+	since       time.Time
+	host        string
+	problem     string // what is wrong now; "" when nothing is
+	nextAttempt time.Time
+	reconnects  int
+	wanted      map[string]topicStatus // by topic name
+	channels    map[string]string      // OS message channels that are not open, by partition: why
+	missing     []string               // what the configuration asks for and the userid may not have
+	missed      int
+	certificate time.Time
+}
+
+type topicStatus struct {
+	kind    string
+	problem string // "" when subscribed
+}
+
+func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, version string, t timing) (*supervisor, error) {
+	tlsConfig, err := cfg.TLS.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
+	}
+	s := &supervisor{
+		cfg: cfg, tls: tlsConfig, queue: q, timing: t, version: version,
+		log:     log.Named("receiver").With(zap.String("hmc", cfg.Name)),
+		metrics: m.forHMC(cfg.Name),
+		backoff: receiver.NewBackoff(cfg.Stomp),
+		status: hmcStatus{
+			state: StateDisconnected, since: time.Now(), wanted: map[string]topicStatus{},
+			channels: map[string]string{},
+		},
+		beat: time.Now(),
+	}
+	s.topics.set(map[string]string{})
+	s.conv = converter{hmc: cfg.Name, topics: &s.topics, estate: &s.estate}
+	s.out = outbox{queue: q, metrics: s.metrics, log: s.log}
+	s.metrics.setState(StateDisconnected)
+	if s.usesREST() {
+		s.client, err = hmc.New(hmc.Options{
+			Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + version,
+			RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: s.log,
+			OnRequest: func(operation, code string) {
+				m.restRequests.WithLabelValues(cfg.Name, operation, code).Inc()
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
+		}
+	}
+	return s, nil
+}
+
+// usesREST says whether the Web Services API is needed: not where the topics are known.
+func (s *supervisor) usesREST() bool { return len(s.cfg.TopicNames) == 0 }
+
+// run keeps the HMC connected until ctx is done. It logs off before it returns.
+func (s *supervisor) run(ctx context.Context) {
+	defer func() {
+		s.setState(StateDisconnected)
+		s.logoff(context.WithoutCancel(ctx))
+		if s.client != nil {
+			s.client.Close()
+		}
+	}()
+	for ctx.Err() == nil {
+		err := s.safeRound(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.waitAfter(ctx, err)
+	}
+}
+
+// safeRound is round with a panic turned into an error: one HMC's trouble is not the others'.
+func (s *supervisor) safeRound(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.metrics.panics.Inc()
+			s.log.Error("panic; the receiver is started again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+			s.closeReceiver()
+		}
+	}()
+	return s.round(ctx)
+}
+
+// holdError says that trying again soon would do harm.
+type holdError struct {
+	reason string // label value
+	err    error
+}
+
+func (e *holdError) Error() string { return e.err.Error() }
+func (e *holdError) Unwrap() error { return e.err }
+
+// lostError ends a round whose link had been up.
+type lostError struct {
+	upSince time.Time
+	err     error
+}
+
+func (e *lostError) Error() string { return e.err.Error() }
+func (e *lostError) Unwrap() error { return e.err }
+
+// waitAfter says what went wrong and waits as long as the HMC is to be left alone.
+func (s *supervisor) waitAfter(ctx context.Context, err error) {
+	var (
+		hold *holdError
+		lost *lostError
+		wait time.Duration
+	)
+	state := StateDisconnected
+	reason := failureReason(err)
+	switch {
+	case errors.As(err, &hold):
+		state, reason, wait = StateAuthFailed, hold.reason, s.timing.authHold
+		s.metrics.connectFailed(reason)
+	case errors.As(err, &lost):
+		if time.Since(lost.upSince) >= s.timing.stableAfter {
+			s.backoff.Reset()
+		}
+		wait = jittered(s.backoff.Next())
+	default:
+		s.metrics.connectFailed(reason)
+		wait = jittered(s.backoff.Next())
+		var busy *hmc.BusyError
+		if errors.As(err, &busy) {
+			wait = max(wait, busy.RetryAfter)
+		}
+	}
+	problem := s.explain(err)
+	s.setState(state)
+	s.mu.Lock()
+	s.status.nextAttempt, s.status.problem = time.Now().Add(wait), problem
+	s.mu.Unlock()
+	s.logProblem(state, reason, problem, wait)
+	s.tick()
+	// The wait is cut into pieces so that the watchdog sees a loop that lives.
+	for end := time.Now().Add(wait); ctx.Err() == nil; s.tick() {
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		sleep(ctx, min(left, 10*time.Second))
+	}
+}
+
+// logProblem writes one line when trouble begins or changes, and after that one in every ten attempts at most.
+func (s *supervisor) logProblem(state, reason, problem string, wait time.Duration) {
+	s.problemCount++
+	if problem == s.lastProblem && s.problemCount%50 != 0 {
+		s.log.Debug("still not connected", zap.String("problem", problem), zap.Duration("next_attempt_in", wait))
+		return
+	}
+	s.lastProblem = problem
+	fields := []zap.Field{
+		zap.String("problem", problem), zap.String("reason", reason),
+		zap.Int("attempts", s.problemCount), zap.Duration("next_attempt_in", wait),
+	}
+	if state == StateAuthFailed {
+		s.log.Error("the HMC refused the logon; it is left alone so that it does not disable the userid", fields...)
+		return
+	}
+	s.log.Warn("not connected to the HMC", fields...)
+}
+
+// explain is the error as the person on call needs it: with the setting to change where there is one.
+func (s *supervisor) explain(err error) string {
+	if text := s.cfg.TLS.Explain(err); text != "" {
+		return text
+	}
+	return err.Error()
+}
+
+// failureReason maps an error to the label reason of receiver_connect_failures_total.
+func failureReason(err error) string {
+	var (
+		hold    *holdError
+		link    *receiver.ConnectionError
+		rest    *hmc.ConnectError
+		answer  *hmc.HTTPError
+		partial *hmc.PartialLogonError
+	)
+	switch {
+	case errors.As(err, &hold):
+		return hold.reason
+	case errors.As(err, &link):
+		return link.Reason
+	case errors.As(err, &rest):
+		return rest.Reason
+	case errors.As(err, &partial), errors.As(err, &answer):
+		return reasonLogon
+	}
+	return receiver.ReasonOther
+}
+
+// jittered adds full jitter to waits above 5 s: when an HMC comes back, its clients must not all arrive at once.
+func jittered(d time.Duration) time.Duration {
+	const above = 5 * time.Second
+	if d <= above {
+		return d
+	}
+	return randomBetween(above, d)
+}
+
+// round goes through one life of a link: session, topics, link, notifications until the link ends. It always
+// returns an error, the reason why the link ended or did not come up.
+func (s *supervisor) round(ctx context.Context) error {
+	wanted, host, err := s.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	s.setState(StateConnecting)
+	rcv, err := s.connect(ctx, host, wanted)
+	if err != nil {
+		return err
+	}
+	defer s.closeReceiver()
+
+	upSince := time.Now()
+	s.linkUp(rcv)
+	linkCtx, cancel := context.WithCancelCause(ctx)
+	var keeping sync.WaitGroup
+	k := &keeper{s: s, rcv: rcv, session: s.session, host: host, end: cancel, wake: make(chan struct{}, 1)}
+	keeping.Go(func() { k.run(linkCtx) })
+	err = s.consume(linkCtx, rcv, k)
+	cancel(nil)
+	keeping.Wait()
+	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // the keeper ended the link, and knows why
+	}
+	if hmc.SessionLost(err) {
+		s.session = nil
+	}
+	return &lostError{upSince: upSince, err: err}
+}
+
+// consume hands notifications on until the link ends.
+func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *keeper) error {
+	defer s.out.flush(ctx)
+	for n, err := range rcv.Notifications(ctx) {
+		var (
+			parse        *receiver.ParseError
+			subscription *receiver.SubscriptionError
+			jms          *receiver.JMSError
+			gone         *receiver.ConnectionError
+		)
+		switch {
+		case err == nil:
+			s.handle(&n, true)
+			k.notified(&n)
+		case errors.As(err, &parse):
+			s.metrics.parseErrors.Inc()
+			s.handle(&n, false)
+		case errors.As(err, &gone):
+			return err
+		case errors.As(err, &subscription):
+			k.refused(subscription.Topic, err)
+		case errors.As(err, &jms):
+			s.log.Warn("the HMC's broker sent an error", zap.Error(err))
+		default:
+			return err
+		}
+		if rcv.Buffered() == 0 {
+			s.out.flush(ctx)
+			s.tick()
+		}
+	}
+	return errors.New("the link was closed")
+}
+
+// handle turns one notification into events and puts them into the outbox.
+func (s *supervisor) handle(n *receiver.Notification, valid bool) {
+	s.metrics.notified(n.Headers.Get("notification-type"))
+	s.conv.convert(n, valid, s.out.add)
+	if s.out.full() {
+		s.out.flush(context.Background())
+	}
+}
+
+// connect makes one attempt at the link. The rounds of the supervisor are the retries.
+func (s *supervisor) connect(ctx context.Context, host string, wanted map[string]string) (*receiver.Receiver, error) {
+	stomp := s.cfg.Stomp
+	stomp.ConnectRetries = 0
+	opts := receiver.Options{
+		Host: host, Port: s.cfg.StompPort, TLS: s.tls, Config: &stomp, Logger: s.log,
+		OnMissed:     func(topic string) { s.missed(topic, 1) },
+		HandoverHold: func() bool { return s.queue.Err() == nil },
+	}
+	for topic := range wanted {
+		opts.Topics = append(opts.Topics, topic)
+	}
+	switch {
+	case s.session != nil:
+		opts.SessionID, opts.SessionCredential = s.session.ID(), s.session.Credential()
+	case s.cfg.Session != nil:
+		opts.SessionID, opts.SessionCredential = s.cfg.Session.ID.Expose(), s.cfg.Session.Credential.Expose()
+	default:
+		opts.Userid, opts.Password = s.cfg.Userid, s.cfg.Password.Expose()
+	}
+	rcv, err := receiver.New(opts)
+	if err != nil {
+		return nil, &holdError{reason: receiver.ReasonOther, err: err}
+	}
+	err = rcv.Connect(ctx)
+	s.mu.Lock()
+	s.rcv = rcv
+	s.mu.Unlock()
+	s.noteCertificate(rcv)
+	if err == nil {
+		s.refusals = 0
+		return rcv, nil
+	}
+	s.closeReceiver()
+	s.nextHost(err)
+	var link *receiver.ConnectionError
+	if errors.As(err, &link) && link.Reason == receiver.ReasonAuthorization {
+		if opts.Userid != "" || s.cfg.Session != nil {
+			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+		}
+		// The broker does not know the session, so its topics are gone too.
+		s.logoff(ctx)
+		if s.refusals++; s.refusals >= refusalsBeforeHold {
+			s.refusals = 0
+			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+		}
+	}
+	return nil, err
+}
+
+// linkUp notes that the link is up.
+func (s *supervisor) linkUp(rcv *receiver.Receiver) {
+	s.mu.Lock()
+	if s.everUp {
+		s.status.reconnects++
+		s.metrics.reconnects.Inc()
+	}
+	s.everUp = true
+	for topic, st := range s.status.wanted {
+		if rcv.Subscribed(topic) {
+			st.problem = ""
+		} else if st.problem == "" {
+			st.problem = "not subscribed"
+		}
+		s.status.wanted[topic] = st
+	}
+	host, topics := s.status.host, len(s.status.wanted)
+	s.mu.Unlock()
+	send, receive := rcv.HeartBeat()
+	fields := []zap.Field{
+		zap.String("host", host), zap.Int("topics", topics),
+		zap.Duration("heartbeat_send", send), zap.Duration("heartbeat_receive", receive),
+	}
+	if s.problemCount > 0 {
+		fields = append(fields, zap.Int("failed_attempts", s.problemCount))
+	}
+	s.problemCount, s.lastProblem = 0, ""
+	s.setState(StateConnected)
+	s.log.Info("connected to the HMC", fields...)
+}
+
+// closeReceiver ends the link, if there is one: UNSUBSCRIBE, DISCONNECT, bounded in time.
+func (s *supervisor) closeReceiver() {
+	s.mu.Lock()
+	rcv := s.rcv
+	s.rcv = nil
+	if rcv != nil {
+		s.lastUp.frame, s.lastUp.notification = rcv.LastFrame(), rcv.LastNotification()
+	}
+	s.mu.Unlock()
+	if rcv != nil {
+		if err := rcv.Close(); err != nil {
+			s.log.Debug("the link did not end cleanly", zap.Error(err))
+		}
+	}
+	s.metrics.connected.Set(0)
+}
+
+// setState publishes the state. What was wrong stays on record until the link is up again, and so does since when:
+// the attempts during an outage are not the beginning of it.
+func (s *supervisor) setState(state string) {
+	s.mu.Lock()
+	settled := func(state string) bool { return state == StateConnected || state == StateAuthFailed }
+	if s.status.state != state && (settled(state) || settled(s.status.state)) {
+		s.status.since = time.Now()
+	}
+	s.status.state = state
+	if state == StateConnected {
+		s.status.problem = ""
+	}
+	if state != StateDisconnected && state != StateAuthFailed {
+		s.status.nextAttempt = time.Time{}
+	}
+	s.mu.Unlock()
+	s.metrics.setState(state)
+	s.publishConnected()
+}
+
+// publishConnected sets receiver_connected: the link is up and every wanted topic is subscribed.
+func (s *supervisor) publishConnected() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.status.reasons()) == 0 {
+		s.metrics.connected.Set(1)
+	} else {
+		s.metrics.connected.Set(0)
+	}
+}
+
+// missed counts notifications that are known to be missing on a topic.
+func (s *supervisor) missed(topic string, n int) {
+	s.mu.Lock()
+	s.status.missed += n
+	s.mu.Unlock()
+	s.metrics.missedOn(s.topics.kindOf(topic, ""), n)
+}
+
+func (s *supervisor) noteCertificate(rcv *receiver.Receiver) {
+	certs := rcv.PeerCertificates()
+	if len(certs) == 0 {
+		return
+	}
+	notAfter := certs[0].NotAfter
+	s.mu.Lock()
+	s.status.certificate = notAfter
+	s.mu.Unlock()
+	s.metrics.certificate.Set(unixSeconds(notAfter))
+}
+
+// tick proves to the watchdog that the loop is alive.
+func (s *supervisor) tick() {
+	s.mu.Lock()
+	s.beat = time.Now()
+	s.mu.Unlock()
+}
+
+// logoff ends the session on the HMC, unless it was made elsewhere.
+func (s *supervisor) logoff(ctx context.Context) {
+	session := s.session
+	s.session = nil
+	if session == nil || s.cfg.Session != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timing.logoff)
+	defer cancel()
+	if err := session.Logoff(ctx); err != nil && !hmc.SessionLost(err) {
+		s.log.Warn("the session may be left on the HMC until its idle time ends", zap.Error(err))
+	}
+}
+
+// knownKinds maps a topic-type of the Web Services API to ours.
+var knownKinds = map[string]string{
+	hmc.TopicTypeObject:    event.TopicObject,
+	hmc.TopicTypeJob:       event.TopicJob,
+	hmc.TopicTypeAudit:     event.TopicAudit,
+	hmc.TopicTypeSecurity:  event.TopicSecurity,
+	hmc.TopicTypeOSMessage: event.TopicOSMessage,
+}

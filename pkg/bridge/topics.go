@@ -1,0 +1,72 @@
+package bridge
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// topicTable knows what kind each topic of an HMC's session is. Safe for concurrent use.
+type topicTable struct {
+	mu    sync.RWMutex
+	kinds map[string]string
+}
+
+func (t *topicTable) set(kinds map[string]string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kinds = kinds
+}
+
+func (t *topicTable) add(topic, kind string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kinds[topic] = kind
+}
+
+// kindOf returns the kind of a topic. Where the HMC was not asked (topic_names), the notification's type tells it,
+// and for log entries the form of the name: <user>.<n>aud and <user>.<n>sec on every HMC seen.
+func (t *topicTable) kindOf(topic, notificationType string) string {
+	t.mu.RLock()
+	kind, ok := t.kinds[topic]
+	t.mu.RUnlock()
+	if ok && kind != event.TopicOther {
+		return kind
+	}
+	switch notificationType {
+	case event.TypeStatusChange, event.TypePropertyChange, event.TypeInventoryChange:
+		return event.TopicObject
+	case event.TypeJobCompletion:
+		return event.TopicJob
+	case event.TypeOSMessage:
+		return event.TopicOSMessage
+	}
+	switch {
+	case strings.HasSuffix(topic, "aud"):
+		return event.TopicAudit
+	case strings.HasSuffix(topic, "sec"):
+		return event.TopicSecurity
+	}
+	return event.TopicOther
+}
+
+// directory knows the names of managed objects by their URI. It is replaced whole by the keeper of the session and
+// read by the converter; safe for concurrent use.
+type directory struct {
+	byURI atomic.Pointer[map[string]names]
+}
+
+type names struct{ name, cpc string }
+
+func (d *directory) lookup(uri string) (names, bool) {
+	m := d.byURI.Load()
+	if m == nil || uri == "" {
+		return names{}, false
+	}
+	n, ok := (*m)[uri]
+	return n, ok
+}
+
+func (d *directory) replace(m map[string]names) { d.byURI.Store(&m) }

@@ -1,0 +1,227 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the .err files of testdata/bad anew; read them before you commit them")
+
+// secretsOfTestdata stand in the files of testdata/bad where secrets belong. No error may show them, or a part of them.
+var secretsOfTestdata = []string{"correct", "horse", "battery", "staple", "Y29ycmVjdC1ob3JzZQ"}
+
+// Every wrong file has a neighbor with the exact errors it must give: they are part of the interface.
+func TestBadFiles(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil || len(files) < 35 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			c, err := Load(file)
+			if err == nil || c != nil {
+				t.Fatalf("no error, config %v", c)
+			}
+			var errs Errors
+			if !errors.As(err, &errs) || len(errs) == 0 {
+				t.Fatalf("a %T, want Errors", err)
+			}
+			got := err.Error() + "\n"
+			golden := strings.TrimSuffix(file, ".yaml") + ".err"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil { //nolint:gosec // G306: a file of the repository
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%swant\n%s", got, want)
+			}
+			for _, s := range secretsOfTestdata {
+				if strings.Contains(got, s) {
+					t.Errorf("the error shows a secret (%s):\n%s", s, got)
+				}
+			}
+			for _, e := range errs {
+				if e.Line < 1 || e.Msg == "" || e.File != file {
+					t.Errorf("incomplete: %+v", e)
+				}
+			}
+		})
+	}
+	goldens, _ := filepath.Glob("testdata/bad/*.err")
+	if len(goldens) != len(files) {
+		t.Errorf("%d .err files for %d .yaml files", len(goldens), len(files))
+	}
+}
+
+func TestGoodFile(t *testing.T) {
+	c, err := Load("testdata/good/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second, mfa, known := c.HMCs[0], c.HMCs[1], c.HMCs[2], c.HMCs[3]
+	for name, ok := range map[string]bool{
+		"hosts":      slices.Equal(first.Hosts, []string{"hmc1.example.com", "10.1.2.3", "2001:db8::1", "fe80::1%eth0"}),
+		"password":   first.Password.Expose() == "correct-horse" && first.PasswordFile == filepath.Join(dir, "bad/files/good.secret"),
+		"ca":         first.TLS.CAFile == filepath.Join(dir, "bad/files/ca.pem") && first.TLS.ServerName == "hmc.example.com",
+		"defaults":   first.OSMessages[0].IncludeRefreshMessages && !first.OSMessages[1].IncludeRefreshMessages && first.OSMessages[1].Partition.Match("X"),
+		"stomp":      first.Stomp.ConnectTimeout == 0 && first.Stomp.ConnectRetries == -1 && first.Stomp.HeartbeatSendCycle == 0 && first.Stomp.HeartbeatReceiveCycle == 5*time.Second,
+		"merge":      second.Name == "east-2" && slices.Equal(second.Hosts, []string{"hmc2.example.com"}) && second.Userid == "monitor" && len(second.OSMessages) == 2 && second.Group == "east",
+		"empty list": len(second.Topics) == 0,
+		"session":    mfa.Session.ID.Expose() == "abc" && mfa.Session.Credential.Expose() == "correct-horse" && mfa.Group == "mfa" && mfa.TLS == first.TLS && len(mfa.Topics) == 2,
+		"verbatim":   known.Password.Expose() == "12345",
+		"no topics":  len(known.Topics) == 0 && len(known.TopicNames) == 2,
+		"null log":   c.Sinks[0].Kind() == "log" && c.Sinks[0].Log.Output == OutputStderr,
+		"url":        c.Sinks[1].Kind() == "webhook" && c.Sinks[1].Webhook.URL.Expose() == "https://hooks.example.com/correct-horse",
+		"key":        len(c.Sinks[1].Webhook.SigningKeys()) == 1 && len(c.Sinks[1].Webhook.SigningKeys()[0]) == 24,
+		"unsigned":   (&Webhook{}).SigningKeys() == nil,
+		"match":      len(c.Sinks[1].Match) == 2 && c.Sinks[1].Match[0].Class.Match("cpc") && c.Sinks[1].Match[1].Text.Match("oops!") && !c.Sinks[1].Match[1].Type.IsSet(),
+		"durations":  c.Sinks[1].Timeout == 90*time.Second && c.Sinks[1].Retry.MaxAge == 168*time.Hour && c.Sinks[1].Queue.MaxAge == (9*24+12)*time.Hour,
+		"size":       c.Sinks[1].Queue.MaxBytes == 3<<29,
+		"log file":   c.Sinks[2].Log.Output == filepath.Join(dir, "good/events/hmc.log"),
+		"no limit":   c.Storage.MaxBytes == 0 && c.Storage.CommitInterval == 20*time.Millisecond,
+		"null":       c.Dedup.MaxIDs == 100_000,
+	} {
+		if !ok {
+			t.Errorf("%s is wrong: %+v", name, c)
+		}
+	}
+}
+
+// What is allowed but probably not meant.
+func TestWarnings(t *testing.T) {
+	c, err := loadText(t, `
+hmcs:
+  - name: a
+    hosts: [h]
+    userid: u
+    password: p
+    tls: {insecure_skip_verify: true}
+    group: g
+    hardware_messages: true
+  - {name: b, hosts: [x, H], userid: u, password_file: pw, group: b, tls: {ca_file: old.pem}}
+  - {name: c, hosts: [h], rest_port: 7000, userid: u, password_file: pw}
+sinks:
+  - name: s
+    webhook: {url: "http://hooks.example.com/token"}
+    match: [{type: [job-completed, "status-.*", new-type-of-tomorrow]}]
+    batch: {max_wait: 1s}
+    collapse: true
+  - {name: local, webhook: {url: "http://[::1]:8080/"}, collapse: false}
+dedup: {max_ids: 5}
+flood: {window: 5s, min: 10}
+heartbeat_interval: 1m
+`, "pw", "x", "old.pem", string(pemOf(t, newCert(t, certOptions{name: "old-ca", notAfter: time.Now().Add(-48 * time.Hour)}).cert)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const notYet = "has no effect in this version yet"
+	want := []string{
+		"7: hmcs[0].tls.insecure_skip_verify: the server's certificate is not verified: whoever is on the way can read the password and make up events",
+		"8: hmcs[0].group: " + notYet,
+		"9: hmcs[0].hardware_messages: " + notYet,
+		"10: hmcs[1].hosts[1]: H is a host of hmcs[0] as well: its notifications would arrive twice",
+		"10: hmcs[1].tls.ca_file: the certificate of old-ca in old.pem expired on " + time.Now().Add(-48*time.Hour).UTC().Format(time.DateOnly),
+		"14: sinks[0].webhook.url: is http: events and their signature travel unencrypted",
+		`15: sinks[0].match[0].type[0]: no event of the type "job-completed" is known, did you mean "job-completion"?`,
+		"16: sinks[0].batch.max_wait: has no effect while max_events is 1",
+		"17: sinks[0].collapse: " + notYet,
+		"19: dedup.max_ids: " + notYet,
+		"21: heartbeat_interval: " + notYet,
+	}
+	got := strings.Split(strings.ReplaceAll(c.Warnings.Error(), c.File+":", ""), "\n")
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestWarningsOfReadableSecrets(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "c.yaml")
+	write := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("pw", "x\n", 0o644)
+	write("pw2", "x\n", 0o640)
+	write("c.yaml", `hmcs:
+  - {name: a, hosts: [h], userid: u, password_file: pw}
+  - {name: b, hosts: [i], userid: u, password_file: pw2}
+  - {name: c, hosts: [j], userid: u, password: x}
+sinks: [{name: s, log: {}}]`, 0o644)
+	c, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pw := filepath.Join(dir, "pw")
+	want := fmt.Sprintf("%s:2: hmcs[0].password_file: %s can be read by every user of this machine: chmod o-r %s\n", path, pw, pw) +
+		fmt.Sprintf("%s:4: hmcs[2].password: stands in a file that every user of this machine can read: chmod o-r %s, or use password_file", path, path)
+	if c.Warnings.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", c.Warnings, want)
+	}
+}
+
+func TestLoadUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	for name, path := range map[string]string{"missing": filepath.Join(dir, "none.yaml"), "directory": dir} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Load(path)
+			var e *Error
+			if !errors.As(err, &e) || e.Line != 0 || e.File != path {
+				t.Fatalf("%#v", err)
+			}
+			t.Log(err)
+		})
+	}
+	if _, err := Load(filepath.Join(dir, "none.yaml")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v is not ErrNotExist", err)
+	}
+}
+
+// Lines of errors that no other test knows: windows line ends, errors far from where a collection began.
+func TestSyntaxLines(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		line int
+	}{
+		"crlf":               {"hmcs:\r\n- name: a\r\n  hosts: [a\r\n  b: c\r\n", 3},
+		"first line":         {"hmcs: @\n", 1},
+		"key in a long list": {"hmcs:\n- name: a\n  hosts:\n  - a\n  - b\n  userid: u\n  password: 'x' y\n  rest_port: 1\n", 7},
+		"root mapping":       {"hmcs:\n- name: a\nsinks:\n- name: b\n stray: 1\n", 5},
+		"text after the end": {"hmcs: []\n...\nmore", 3},
+		"unclosed brace":     {"hmcs:\n- name: a\n  tls: {ca_file: a\n\n", 3},
+		"unclosed quote":     {"hmcs:\n- name: 'a\n\n\n", 2},
+		"tag handle":         {"hmcs:\n- name: !x!y z\n", 2},
+		"alias":              {"hmcs:\n- name: a\n  password: *p\n", 3},
+		"nul":                {"hmcs:\n- name: a\n  password: \x00\n", 3},
+		"reserved":           {"hmcs:\n- name: a\n  password: `x\n", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parse("f", []byte(tc.text), 0)
+			var errs Errors
+			if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Line != tc.line {
+				t.Errorf("line %d wanted: %v", tc.line, err)
+			}
+		})
+	}
+}

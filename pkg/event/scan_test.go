@@ -1,0 +1,79 @@
+package event_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// The scanner must see what encoding/json sees, in everything that is valid JSON, and must end in everything else.
+func FuzzScan(f *testing.F) {
+	for _, s := range []string{
+		`{"os-messages":[{"sequence-number":1564,"message-id":"0","message-text":" \n","os-name":null,"timestamp":-1,"is-held":false}]}`,
+		`{"change-reports":[{"old-status":"active","new-status":"sto\"pped\\"}], "more" : [ 1 , -2.5e3, true,{"a":[]}, "x]" ] }`,
+		`{}`, `[]`, ` [ ] `, `{"a":{}}`, `[[[]],{}]`, `1`, `"x"`, `null`, `{"\u0061":"\u0062"}`, `{"a"`, `[1`, `{"a":}`, `{,}`, `"`, `[`, `{`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		walk(t, data, json.Valid(data) && !bytes.ContainsRune(data, '\ufffd'), 0)
+	})
+}
+
+func walk(t *testing.T, data []byte, valid bool, depth int) {
+	t.Helper()
+	var object map[string]json.RawMessage
+	var array []json.RawMessage
+	if valid {
+		_ = json.Unmarshal(data, &object)
+		_ = json.Unmarshal(data, &array)
+	}
+	names := map[string]bool{}
+	for name, value := range event.Members(data) {
+		names[name] = true
+		if depth < 50 && len(value) < len(data) {
+			walk(t, value, valid, depth+1)
+		}
+		event.String(value)
+		event.Int(value)
+	}
+	i := 0
+	for value := range event.Elements(data) {
+		if valid && (i >= len(array) || !bytes.Equal(value, array[i])) {
+			t.Fatalf("element %d of %q is %q", i, data, value)
+		}
+		i++
+	}
+	if !valid {
+		return
+	}
+	if i != len(array) {
+		t.Fatalf("%q has %d elements, seen %d", data, len(array), i)
+	}
+	for name := range object {
+		if !names[name] && json.Valid([]byte(name)) {
+			t.Fatalf("%q: member %q was not seen", data, name)
+		}
+	}
+}
+
+func TestMembers(t *testing.T) {
+	data := []byte(` { "a" : "x\ty" , "n":-12, "t":true, "o":{"z":[1,2]}, "last":null} `)
+	if got := event.String(event.Member(data, "a")); got != "x\ty" {
+		t.Errorf("string %q", got)
+	}
+	if got := event.Int(event.Member(data, "n")); got != -12 {
+		t.Errorf("number %d", got)
+	}
+	if !event.True(event.Member(data, "t")) || event.True(event.Member(data, "last")) {
+		t.Error("literals")
+	}
+	if got := string(event.Member(event.Member(data, "o"), "z")); got != "[1,2]" {
+		t.Errorf("nested %q", got)
+	}
+	if event.Member(data, "absent") != nil {
+		t.Error("absent member")
+	}
+}

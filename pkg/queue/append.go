@@ -1,0 +1,606 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Batch is what Append stores together: all of it or nothing.
+type Batch struct {
+	// Records are stored in this order, with consecutive sequence numbers.
+	Records [][]byte
+	// State are changes of the state, made in this order, in the same transaction.
+	State []KeyValue
+	// Done may be nil. It is called once: with nil when the batch is synced to disk, else with the reason why it was not stored.
+	// (After an error of the disk itself, other than that it is full, a batch may all the same be found stored after a restart.)
+	// The calls are made one after the other, in the order of the Appends, in a goroutine that makes the next transactions wait
+	// when it is held up for long.
+	Done func(error)
+}
+
+// KeyValue is a change of the state: the key is set to the value, or deleted if the value is nil.
+type KeyValue struct {
+	Key   string
+	Value []byte
+}
+
+// group is what goes into one transaction: whole batches.
+type group struct {
+	records []draft
+	state   []draft
+	ops     []KeyValue
+	dones   []func(error)
+	bytes   int64
+	since   time.Time
+}
+
+type doneCall struct {
+	dones []func(error)
+	err   error
+}
+
+// Append accepts a batch and returns; what has become of it says Done, which is called if and only if Append returns nil. It blocks
+// while too much waits to be written, until ctx is done. The memory of the records is the caller's again when Append returns, that of
+// State must not be changed any more.
+func (q *Queue) Append(ctx context.Context, b Batch) error {
+	var size int64
+	for _, r := range b.Records {
+		if len(r) > MaxRecordBytes {
+			return fmt.Errorf("%w: %d bytes", ErrTooLarge, len(r))
+		}
+		size += int64(len(r)) + 2
+	}
+	for _, kv := range b.State {
+		size += int64(len(kv.Key)+len(kv.Value)) + 8
+	}
+	q.waitMu.Lock()
+	for {
+		if q.stopped {
+			q.waitMu.Unlock()
+			return ErrClosed
+		}
+		if q.waitBytes == 0 || q.waitBytes+size <= q.opts.WaitBytes {
+			break
+		}
+		if q.space == nil {
+			q.space = make(chan struct{})
+		}
+		space := q.space
+		q.waitMu.Unlock()
+		select {
+		case <-space:
+		case <-q.closing:
+			return ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("queue: append: %w", ctx.Err())
+		}
+		q.waitMu.Lock()
+	}
+	n := len(q.groups)
+	if n == 0 || q.groups[n-1].bytes+size > commitBytes {
+		q.groups = append(q.groups, &group{since: time.Now()})
+		n++
+	}
+	g := q.groups[n-1]
+	q.addTo(g, &b)
+	g.bytes += size
+	q.waitBytes += size
+	urgent := n > 1 || q.waitBytes >= min(commitBytes, q.opts.WaitBytes/2)
+	q.waitMu.Unlock()
+	notify(q.work)
+	if urgent {
+		notify(q.urgent)
+	}
+	return nil
+}
+
+// addTo copies a batch into the group. waitMu is held.
+func (q *Queue) addTo(g *group, b *Batch) {
+	var now int64
+	for _, r := range b.Records {
+		n := len(r) + uvarintLen(len(r))
+		last := len(g.records) - 1
+		if last < 0 || !g.records[last].fits(n) {
+			if now == 0 {
+				now = time.Now().UnixNano()
+			}
+			d := draft{at: now}
+			if q.spare != nil && n <= cap(q.spare)-chunkHeaderSize {
+				d.buf, q.spare = q.spare[:chunkHeaderSize], nil
+			} else {
+				d = newDraft(n, now)
+			}
+			g.records = append(g.records, d)
+			last++
+		}
+		g.records[last].add(r)
+	}
+	if len(b.State) > 0 {
+		var op []byte
+		for _, kv := range b.State {
+			op = appendOp(op[:0], kv.Key, kv.Value)
+			n := len(op) + uvarintLen(len(op))
+			last := len(g.state) - 1
+			if last < 0 || !g.state[last].fits(n) {
+				g.state = append(g.state, newDraft(n, 0))
+				last++
+			}
+			g.state[last].add(op)
+		}
+		g.ops = append(g.ops, b.State...)
+	}
+	if b.Done != nil {
+		g.dones = append(g.dones, b.Done)
+	}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// free keeps the memory of a draft that was copied for the next one.
+func (q *Queue) free(buf []byte) {
+	if cap(buf) > 2*blockSize {
+		return
+	}
+	q.waitMu.Lock()
+	q.spare = buf
+	q.waitMu.Unlock()
+}
+
+// commitLoop writes what waits, one transaction after the other, until Close.
+func (q *Queue) commitLoop() {
+	defer close(q.dones)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	pause := func(d time.Duration, wake <-chan struct{}) {
+		if d <= 0 {
+			return
+		}
+		timer.Reset(d)
+		select {
+		case <-timer.C:
+		case <-wake:
+		case <-q.closing:
+		}
+	}
+	for {
+		since, ok := q.waiting()
+		if !ok {
+			if q.isClosing() {
+				return
+			}
+			var probe <-chan time.Time
+			if q.failing {
+				timer.Reset(probeInterval)
+				probe = timer.C
+			}
+			select {
+			case <-q.work:
+			case <-q.closing:
+			case <-probe:
+				q.probe()
+			}
+			continue
+		}
+		if q.opts.CommitInterval > 0 {
+			pause(time.Until(since.Add(q.opts.CommitInterval)), q.urgent)
+		}
+		if q.failing {
+			// What has come meanwhile is tried together, so that a disk that refuses does not cost all the time.
+			pause(time.Until(q.failed.Add(retryInterval)), nil)
+		}
+		q.commitGroup(q.take())
+	}
+}
+
+// waiting returns since when the next group waits.
+func (q *Queue) waiting() (time.Time, bool) {
+	q.waitMu.Lock()
+	defer q.waitMu.Unlock()
+	if len(q.groups) == 0 {
+		return time.Time{}, false
+	}
+	return q.groups[0].since, true
+}
+
+func (q *Queue) take() *group {
+	q.waitMu.Lock()
+	defer q.waitMu.Unlock()
+	g := q.groups[0]
+	q.groups[0] = nil
+	q.groups = q.groups[1:]
+	q.waitBytes -= g.bytes
+	if q.space != nil {
+		close(q.space)
+		q.space = nil
+	}
+	return g
+}
+
+// doneLoop calls the batches back.
+func (q *Queue) doneLoop() {
+	for call := range q.dones {
+		for _, done := range call.dones {
+			done(call.err)
+		}
+	}
+}
+
+func (q *Queue) commitGroup(g *group) {
+	var err error
+	if len(g.records)+len(g.state) > 0 {
+		start := time.Now()
+		if err = q.store(g); err != nil {
+			q.fail(err, g.bytes)
+			err = fmt.Errorf("queue: store: %w", err)
+		} else {
+			q.metrics.commits.Inc()
+			q.metrics.commitDuration.Observe(time.Since(start).Seconds())
+			q.succeed()
+		}
+	}
+	if len(g.dones) > 0 {
+		q.dones <- doneCall{g.dones, err}
+	}
+	if err == nil {
+		q.rollIfFull()
+	}
+}
+
+// store writes a group and makes it visible to readers.
+func (q *Queue) store(g *group) error {
+	if err := q.ready(); err != nil {
+		return err
+	}
+	w := q.writer
+	records := w.planRecords(g.records, q.free)
+	state := w.planState(g.state)
+	sum := summary{last: w.last, bytes: w.bytes, firstAt: w.firstAt, lastAt: w.lastAt}
+	if len(g.records) > 0 {
+		if w.empty() {
+			sum.firstAt = g.records[0].at
+		}
+		for i := range g.records {
+			sum.last += uint64(g.records[i].count) //nolint:gosec // never negative
+			sum.bytes += g.records[i].bytes
+		}
+		sum.lastAt = g.records[len(g.records)-1].at
+	}
+	released, err := w.commit(records, state, sum, q.checkpoint().encode())
+	if err != nil {
+		q.afterFailure(released, err)
+		return err
+	}
+	w.records = records.tail(w.records)
+	w.state = state.tail(w.state)
+	q.publish(w, records, sum, g.ops, w.used())
+	return nil
+}
+
+// ready makes sure that there is a segment to write to.
+func (q *Queue) ready() error {
+	if w := q.writer; w != nil {
+		q.mu.RLock()
+		condemned := w.condemned
+		q.mu.RUnlock()
+		if !condemned {
+			return nil
+		}
+		q.abandon(true, errors.New("reading it has failed"))
+	}
+	return q.begin(q.nextInfo())
+}
+
+// nextInfo describes the segment that follows the last one.
+func (q *Queue) nextInfo() segmentInfo {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	info := segmentInfo{base: q.end + 1}
+	if n := len(q.segments); n > 0 {
+		info.previousBase, info.previousLast = q.segments[n-1].base, q.segments[n-1].last
+	}
+	return info
+}
+
+// begin makes a new segment the one that is written to. The one before must have been sealed by the caller if it succeeds.
+func (q *Queue) begin(info segmentInfo) error {
+	mapped := 64 << 10
+	for int64(mapped) < 2*q.opts.SegmentBytes {
+		mapped *= 2
+	}
+	stateOf := func(yield func(key, value string) error) error {
+		q.mu.RLock() // only the committer changes the state; this is for the race detector's peace and costs readers nothing
+		defer q.mu.RUnlock()
+		for k, v := range q.state {
+			if err := yield(k, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w, err := newWriter(q.opts.Dir, info, mapped, q.checkpoint().encode(), stateOf)
+	if err != nil {
+		return err
+	}
+	q.mu.Lock()
+	if n := len(q.segments); n > 0 && q.segments[n-1].base == info.base {
+		// It was empty, and the new file has taken its name.
+		q.segments = q.segments[:n-1]
+	}
+	q.segments = append(q.segments, w.segment)
+	q.mu.Unlock()
+	q.writer = w
+	q.account()
+	return nil
+}
+
+// rollIfFull begins a new segment when the one that is written to has reached its size. It is no harm if that fails: the old one
+// takes more, and it is tried again a little later.
+func (q *Queue) rollIfFull() {
+	w := q.writer
+	if w == nil || w.size-w.initial < max(q.opts.SegmentBytes-w.initial, q.opts.SegmentBytes/2) || time.Since(q.rollTry) < probeInterval {
+		return
+	}
+	if w.empty() {
+		return // nothing but state: a new one would hold the same
+	}
+	if err := q.begin(q.nextInfo()); err != nil {
+		q.rollTry = time.Now()
+		q.metrics.errors.Inc()
+		q.log.Warn("no new segment could be begun", zap.Error(err))
+		return
+	}
+	if err := w.seal(true); err != nil {
+		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
+	}
+	q.enforceLimit()
+	notify(q.dirty) // the old one may be done with already
+}
+
+// afterFailure decides whether the segment can still be written to. If a write of data was refused, bbolt has taken everything
+// back and nothing is in doubt; the usual case is a full disk. After anything else, above all a failed sync, it is not known what is on disk.
+func (q *Queue) afterFailure(released bool, err error) {
+	var perr *os.PathError
+	if released && errors.As(err, &perr) && perr.Op == "write" && q.unchanged() {
+		return
+	}
+	if isDamage(err) {
+		q.abandon(released, err)
+		return
+	}
+	w := q.writer
+	q.writer = nil
+	if cerr := w.seal(released); cerr != nil {
+		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(cerr))
+	}
+}
+
+// unchanged tells whether the file still says what was stored last.
+func (q *Queue) unchanged() bool {
+	w := q.writer
+	same := false
+	err := guard(w.path, func() error {
+		return w.bolt.View(func(tx boltTx) error {
+			sum, err := decodeSummary(tx.Bucket(metaBucket).Get(summaryKey))
+			same = err == nil && sum.last == w.last
+			return nil
+		})
+	})
+	return err == nil && same
+}
+
+// abandon sets the segment that is written to aside as damaged.
+func (q *Queue) abandon(released bool, reason error) {
+	w := q.writer
+	q.writer = nil
+	if err := w.seal(released); err != nil {
+		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
+	}
+	q.takeOut(w.segment, reason)
+}
+
+// publish makes what was stored visible.
+func (q *Queue) publish(w *writer, records plan, sum summary, ops []KeyValue, size int64) {
+	q.mu.Lock()
+	first := w.last + 1
+	w.last, w.bytes, w.firstAt, w.lastAt, w.size = sum.last, sum.bytes, sum.firstAt, sum.lastAt, size
+	q.end = sum.last
+	for i := range records {
+		p := &records[i]
+		n := len(q.cache)
+		view := blockView{buf: p.buf[:len(p.buf):len(p.buf)], chunks: p.chunks, segment: w.base}
+		if p.extend && n > 0 && q.cache[n-1].first() == p.key {
+			old := &q.cache[n-1]
+			view.chunks = append(old.chunks, p.chunks...)
+			q.cached += int64(cap(p.buf)) - old.size
+			q.cache[n-1] = hotBlock{view, int64(cap(p.buf))}
+			continue
+		}
+		// An old block whose beginning has left the cache comes back with its new chunks only; readers of the rest use the disk.
+		q.cache = append(q.cache, hotBlock{view, int64(cap(p.buf))})
+		q.cached += int64(cap(p.buf))
+	}
+	for _, kv := range ops {
+		q.applyState(kv.Key, kv.Value)
+	}
+	needed := q.end
+	if len(records) > 0 {
+		at := records[0].chunks[0].at
+		for _, c := range q.cursors {
+			needed = min(needed, c.arrived(first, at))
+		}
+	}
+	q.trimCache(needed)
+	q.mu.Unlock()
+	q.account()
+	q.enforceLimit()
+}
+
+// trimCache drops the blocks that every cursor has acknowledged, and the oldest beyond the limit. q.mu is held.
+func (q *Queue) trimCache(needed uint64) {
+	n := 0
+	for n < len(q.cache) && (q.cached > q.opts.CacheBytes || q.cache[n].last() <= needed) {
+		q.cached -= q.cache[n].size
+		q.cache[n] = hotBlock{}
+		n++
+	}
+	q.cache = q.cache[n:]
+}
+
+// account adds up what is on disk.
+func (q *Queue) account() {
+	q.mu.Lock()
+	var total int64
+	for _, s := range q.segments {
+		total += s.size
+	}
+	if q.positions != nil {
+		total += 2 * cursorSlotSize
+	}
+	q.total = total
+	n := len(q.segments)
+	q.mu.Unlock()
+	q.metrics.bytes.Set(float64(total))
+	q.metrics.segments.Set(float64(n))
+}
+
+// enforceLimit removes the oldest segments while there is too much.
+func (q *Queue) enforceLimit() {
+	for {
+		q.mu.RLock()
+		var oldest *segment
+		if q.total > q.opts.MaxBytes && len(q.segments) > 1 {
+			oldest = q.segments[0]
+		}
+		q.mu.RUnlock()
+		if oldest == nil {
+			return
+		}
+		q.log.Warn("storage is full, its oldest segment goes", zap.String("file", oldest.path), zap.Int64("max_bytes", q.opts.MaxBytes))
+		q.skipSegment(oldest)
+		q.removeFile(oldest)
+	}
+}
+
+// takeOut sets a damaged segment aside; what the cursors have not acknowledged of it is lost.
+func (q *Queue) takeOut(s *segment, reason error) {
+	s.retire()
+	if err := q.setAside(s.path, reason); err != nil {
+		q.log.Warn("damaged file was not set aside", zap.String("file", s.path), zap.Error(err))
+	}
+	q.skipSegment(s)
+	q.forget(s)
+}
+
+// skipSegment moves every cursor behind a segment and reports what they lose.
+func (q *Queue) skipSegment(s *segment) {
+	q.mu.RLock()
+	first, last := s.base, s.last
+	var cursors []*Cursor
+	for _, c := range q.cursors {
+		cursors = append(cursors, c)
+	}
+	q.mu.RUnlock()
+	if last < first {
+		return
+	}
+	for _, c := range cursors {
+		if n := c.skip(first, last); n > 0 {
+			q.opts.OnDropped(c.name, n)
+			c.moved()
+		}
+	}
+}
+
+// forget takes a segment off the list.
+func (q *Queue) forget(s *segment) {
+	q.mu.Lock()
+	for i := range q.segments {
+		if q.segments[i] == s {
+			q.segments = append(q.segments[:i:i], q.segments[i+1:]...)
+			break
+		}
+	}
+	q.mu.Unlock()
+	q.account()
+}
+
+// removeFile removes a segment that nobody needs, or keeps it under another name if it was damaged.
+func (q *Queue) removeFile(s *segment) {
+	q.forget(s)
+	s.retire()
+	q.mu.RLock()
+	flagged := s.flagged
+	q.mu.RUnlock()
+	var err error
+	if flagged {
+		_, err = setAside(s.path)
+	} else if err = os.Remove(s.path); err == nil {
+		err = syncDir(q.opts.Dir)
+	}
+	if err != nil {
+		q.log.Warn("segment was not removed", zap.String("file", s.path), zap.Error(err))
+	}
+}
+
+// fail notes that a write was refused.
+func (q *Queue) fail(err error, size int64) {
+	q.metrics.errors.Inc()
+	q.failed, q.failSize = time.Now(), size
+	if !q.failing {
+		q.failing = true
+		q.log.Error("storage refuses writes", zap.Error(err))
+	}
+	q.mu.Lock()
+	q.commitErr = fmt.Errorf("queue: store: %w", err)
+	q.mu.Unlock()
+}
+
+// succeed notes that a write went well.
+func (q *Queue) succeed() {
+	if !q.failing {
+		return
+	}
+	q.failing = false
+	q.mu.Lock()
+	q.commitErr = nil
+	q.mu.Unlock()
+	q.log.Info("storage accepts writes again")
+}
+
+// probe tries whether what was refused last would be accepted now.
+func (q *Queue) probe() {
+	err := q.ready()
+	if err == nil {
+		err = probeDisk(q.opts.Dir, max(64<<10, min(q.failSize, commitBytes)))
+	}
+	if err != nil {
+		q.fail(err, q.failSize)
+		return
+	}
+	q.succeed()
+}
+
+// probeDisk writes size bytes to a file and removes it.
+func probeDisk(dir string, size int64) (err error) {
+	path := filepath.Join(dir, "probe"+temporarySufix)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // a file of our own directory
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(path)) }()
+	if _, err := f.Write(make([]byte, size)); err != nil {
+		return err
+	}
+	return f.Sync()
+}

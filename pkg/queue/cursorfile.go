@@ -1,0 +1,217 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// The cursors are kept in a file of two equal slots that are written in turn, each with a generation and a checksum: a write
+// that is torn leaves the other one. Both are written in full when the file is made, so that a position can be stored when the
+// disk is full (acknowledging is what makes room), and one sync is enough for all cursors. A slot is
+//
+//	 0  8 bytes  magic
+//	 8  uint32   CRC-32C of everything after it up to the end of the payload
+//	12  uint32   length of the payload
+//	16  uint64   generation
+//	24           payload
+const (
+	cursorMagic      = "hmcncur1"
+	cursorSlotHeader = 24
+	cursorSlotSize   = 16 << 10
+)
+
+// position is where a cursor stands: everything up to and including acked is done. Of the segment that begins at segment, whose
+// records follow, bytes are done.
+type position struct {
+	acked   uint64
+	segment uint64
+	bytes   int64
+}
+
+// checkpoint is what is stored of all cursors. end is the last sequence number that was stored at the time, as far as known:
+// a segment that ends before it has lost something.
+type checkpoint struct {
+	end     uint64
+	cursors map[string]position
+}
+
+func (c *checkpoint) encode() []byte {
+	b := binary.BigEndian.AppendUint64(nil, c.end)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors))) //nolint:gosec // a handful
+	for name, p := range c.cursors {
+		b = append(binary.AppendUvarint(b, uint64(len(name))), name...)
+		b = binary.BigEndian.AppendUint64(b, p.acked)
+		b = binary.BigEndian.AppendUint64(b, p.segment)
+		b = binary.BigEndian.AppendUint64(b, uint64(p.bytes)) //nolint:gosec // never negative
+	}
+	return b
+}
+
+var errCheckpoint = errors.New("cursor positions are unreadable")
+
+func decodeCheckpoint(b []byte) (*checkpoint, error) {
+	if len(b) < 12 {
+		return nil, errCheckpoint
+	}
+	c := &checkpoint{end: binary.BigEndian.Uint64(b), cursors: map[string]position{}}
+	n := binary.BigEndian.Uint32(b[8:])
+	b = b[12:]
+	for range n {
+		length, size := binary.Uvarint(b)
+		if size <= 0 || length > uint64(len(b)-size) || len(b)-size-int(length) < 24 { //nolint:gosec // checked in this order
+			return nil, errCheckpoint
+		}
+		name := string(b[size : size+int(length)]) //nolint:gosec // as above
+		b = b[size+int(length):]                   //nolint:gosec // as above
+		c.cursors[name] = position{
+			acked: binary.BigEndian.Uint64(b), segment: binary.BigEndian.Uint64(b[8:]), bytes: int64(binary.BigEndian.Uint64(b[16:])), //nolint:gosec // as stored
+		}
+		b = b[24:]
+	}
+	if len(b) != 0 {
+		return nil, errCheckpoint
+	}
+	return c, nil
+}
+
+// cursorFile stores checkpoints. It is used by one goroutine at a time.
+type cursorFile struct {
+	dir        string
+	file       *os.File
+	slot       int64 // bytes of a slot
+	generation uint64
+	broken     bool // a write or sync has failed: the next one starts a new file
+}
+
+func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
+
+// openCursorFile returns the newest checkpoint of the directory. It is nil with an error that isDamage if there is a file without one,
+// and nil without an error if there is no file. The file is usable in each of these cases.
+func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
+	f := &cursorFile{dir: dir, slot: cursorSlotSize, broken: true} // nothing to write to yet
+	file, err := os.OpenFile(f.path(), os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return f, nil, nil
+	}
+	if err != nil {
+		return f, nil, err
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return f, nil, errors.Join(err, file.Close())
+	}
+	var newest *checkpoint
+	slot := stat.Size() / 2
+	for i := range int64(2) {
+		if slot < cursorSlotHeader || slot > 64<<20 {
+			break
+		}
+		c, generation, err := readSlot(io.NewSectionReader(file, i*slot, slot), slot)
+		if err == nil && (newest == nil || generation > f.generation) {
+			newest, f.generation = c, generation
+		}
+	}
+	if newest == nil {
+		return f, nil, errors.Join(&damageError{path: f.path(), err: errCheckpoint}, file.Close())
+	}
+	f.file, f.slot, f.broken = file, slot, false
+	return f, newest, nil
+}
+
+func readSlot(r io.Reader, size int64) (*checkpoint, uint64, error) {
+	b := make([]byte, size)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, 0, err
+	}
+	length := binary.BigEndian.Uint32(b[12:])
+	if string(b[:8]) != cursorMagic || int64(length) > size-cursorSlotHeader ||
+		crc32.Checksum(b[12:cursorSlotHeader+length], castagnoli) != binary.BigEndian.Uint32(b[8:]) {
+		return nil, 0, errCheckpoint
+	}
+	c, err := decodeCheckpoint(b[cursorSlotHeader : cursorSlotHeader+length])
+	return c, binary.BigEndian.Uint64(b[16:]), err
+}
+
+// store makes c durable.
+func (f *cursorFile) store(c *checkpoint) error {
+	payload := c.encode()
+	f.generation++
+	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
+	copy(b, cursorMagic)
+	binary.BigEndian.PutUint32(b[12:], uint32(len(payload))) //nolint:gosec // a handful of cursors
+	binary.BigEndian.PutUint64(b[16:], f.generation)
+	b = append(b, payload...)
+	binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+
+	if f.broken || int64(len(b)) > f.slot {
+		return f.renew(b)
+	}
+	if _, err := f.file.WriteAt(b, int64(f.generation%2)*f.slot); err != nil { //nolint:gosec // 0 or 1
+		f.broken = true
+		return err
+	}
+	if err := f.file.Sync(); err != nil {
+		f.broken = true // what a second sync of the same file would say is worth nothing
+		return err
+	}
+	return nil
+}
+
+// renew writes b into both slots of a new file and puts that into the place of the old one.
+func (f *cursorFile) renew(b []byte) (err error) {
+	slot := f.slot
+	for int64(len(b)) > slot/2 {
+		slot *= 2
+	}
+	temporary := f.path() + temporarySufix
+	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // a file of our own directory
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close()
+			_ = os.Remove(temporary)
+		}
+	}()
+	content := make([]byte, 2*slot)
+	copy(content, b)
+	copy(content[slot:], b)
+	if _, err := file.Write(content); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, f.path()); err != nil {
+		return err
+	}
+	old := f.file
+	f.file, f.slot, f.broken = file, slot, false
+	if old != nil {
+		_ = old.Close() // replaced: nothing in it counts
+	}
+	if err := syncDir(f.dir); err != nil {
+		return fmt.Errorf("%s: %w", f.dir, err)
+	}
+	return nil
+}
+
+func (f *cursorFile) size() int64 {
+	if f.file == nil {
+		return 0
+	}
+	return 2 * f.slot
+}
+
+func (f *cursorFile) close() error {
+	if f.file == nil {
+		return nil
+	}
+	return f.file.Close()
+}

@@ -1,0 +1,93 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+const (
+	lockName       = "lock"
+	cursorsName    = "cursors"
+	deadName       = "dead-letters.db"
+	segmentPrefix  = "segment-"
+	segmentSuffix  = ".db"
+	temporarySufix = ".tmp"
+	damagedSuffix  = ".damaged"
+)
+
+// ErrLocked is what Open returns (wrapped) when another process, or another Queue of this one, uses the directory.
+var ErrLocked = errors.New("directory is in use")
+
+// lockDir takes the lock on dir. It ends with the process or when the file is closed, so a crash leaves nothing behind.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, lockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the directory is the operator's choice
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits an int
+		defer func() { _ = f.Close() }()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: flock: %w", path, err)
+		}
+		holder, _ := io.ReadAll(io.LimitReader(f, 32)) // the pid is a courtesy
+		if pid := strings.TrimSpace(string(holder)); pid != "" {
+			return nil, fmt.Errorf("%s: %w by process %s", dir, ErrLocked, pid)
+		}
+		return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
+	}
+	// With a full disk the pid may not fit, the lock holds all the same.
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+// syncDir makes the creation, renaming and removal of files in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the directory is the operator's choice
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	return errors.Join(err, d.Close())
+}
+
+// setAside renames a damaged file out of the way, for whoever wants to look at it, and returns its new path. The numbered names
+// keep an earlier one.
+func setAside(path string) (string, error) {
+	target := path + damagedSuffix
+	for i := 2; ; i++ {
+		if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		target = path + damagedSuffix + "-" + strconv.Itoa(i)
+	}
+	if err := os.Rename(path, target); err != nil {
+		return path, err
+	}
+	return target, syncDir(filepath.Dir(path))
+}
+
+// segmentName carries the sequence number of the segment's first record, so that what a damaged segment held is known without opening it.
+func segmentName(base uint64) string {
+	return fmt.Sprintf("%s%020d%s", segmentPrefix, base, segmentSuffix)
+}
+
+func parseSegmentName(name string) (base uint64, ok bool) {
+	digits, ok := strings.CutPrefix(name, segmentPrefix)
+	if !ok {
+		return 0, false
+	}
+	if digits, ok = strings.CutSuffix(digits, segmentSuffix); !ok || len(digits) != 20 {
+		return 0, false
+	}
+	base, err := strconv.ParseUint(digits, 10, 64)
+	return base, err == nil && base > 0
+}

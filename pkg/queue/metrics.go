@@ -1,0 +1,58 @@
+package queue
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Metrics are the figures of the storage.
+type Metrics struct {
+	bytes          prometheus.Gauge
+	segments       prometheus.Gauge
+	commits        prometheus.Counter
+	commitDuration prometheus.Histogram
+	errors         prometheus.Counter
+	damaged        prometheus.Counter
+	deadBytes      prometheus.Gauge
+	deadDropped    prometheus.Counter
+}
+
+// NewMetrics makes the metrics and registers them with reg; with nil they count for nobody.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	return &Metrics{
+		bytes: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hmcnotifyd_storage_bytes",
+			Help: "Bytes on disk of the stored events, their index and the cursors.",
+		}),
+		segments: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hmcnotifyd_storage_segments",
+			Help: "Files that hold the stored events.",
+		}),
+		commits: f.NewCounter(prometheus.CounterOpts{
+			Name: "hmcnotifyd_storage_commits_total",
+			Help: "Transactions committed and synced to disk.",
+		}),
+		commitDuration: f.NewHistogram(prometheus.HistogramOpts{
+			Name:    "hmcnotifyd_storage_commit_duration_seconds",
+			Help:    "Duration of the transactions that store events, sync included.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+		errors: f.NewCounter(prometheus.CounterOpts{
+			Name: "hmcnotifyd_storage_errors_total",
+			Help: "Writes to storage that the system refused.",
+		}),
+		damaged: f.NewCounter(prometheus.CounterOpts{
+			Name: "hmcnotifyd_storage_segments_damaged_total",
+			Help: "Files of the storage that were found damaged and set aside, or passed over in part.",
+		}),
+		deadBytes: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hmcnotifyd_storage_dead_letter_bytes",
+			Help: "Bytes of the dead letters that are kept.",
+		}),
+		deadDropped: f.NewCounter(prometheus.CounterOpts{
+			Name: "hmcnotifyd_storage_dead_letters_dropped_total",
+			Help: "Dead letters that went because of the limit of their bytes.",
+		}),
+	}
+}

@@ -1,0 +1,581 @@
+// Package queue is a durable queue of opaque records in a directory. Everybody who reads has a named cursor of its own: reading does not
+// remove, acknowledging does, and what every cursor has acknowledged gives its space back.
+//
+// What is promised:
+//
+//   - A record whose Batch.Done was called with nil is synced to disk. It is delivered to every cursor that existed when it
+//     was appended, at least once and in the order of the sequence numbers, after a kill -9 or a loss of power too.
+//   - Records and the changes of the state that came with them are stored together or not at all.
+//   - Sequence numbers begin at 1, are never used twice, and have no holes but for what damage to the files has taken.
+//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten: those records come again.
+//   - A full disk harms nothing that is stored, acknowledging goes on working, and appending works again when there is space.
+//   - Damage to a file costs what was in that file, or the damaged part of it, and never ends the process. The file is set aside as
+//     NAME.damaged.
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Defaults of Options.
+const (
+	DefaultMaxBytes     = 10 << 30
+	DefaultSegmentBytes = 32 << 20
+	DefaultWaitBytes    = 8 << 20
+	DefaultCacheBytes   = 4 << 20
+)
+
+// MaxRecordBytes is the largest record that Append takes.
+const MaxRecordBytes = 256 << 20
+
+const (
+	// flushInterval is how long an acknowledgement may wait for the disk.
+	flushInterval = 100 * time.Millisecond
+	// commitBytes is what one transaction holds at most, unless a single batch is larger: its memory is needed twice.
+	commitBytes = 4 << 20
+	// retryInterval is the least time between two transactions while the disk refuses them.
+	retryInterval = 100 * time.Millisecond
+	// probeInterval is how often the disk is tried while it refuses and nothing is appended.
+	probeInterval = time.Second
+	// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody knows how far they went. It is
+	// more than a segment can hold.
+	damageGap = 1 << 32
+)
+
+// ErrClosed is returned by everything that needs a queue which is open.
+var ErrClosed = errors.New("queue: closed")
+
+// ErrTooLarge is returned by Append for a record above MaxRecordBytes.
+var ErrTooLarge = errors.New("queue: record is too large")
+
+// Options say where and how to store. Only Dir is needed.
+type Options struct {
+	// Dir is made if it does not exist. It belongs to one Queue at a time.
+	Dir string
+	// CommitInterval is how long records are gathered for one transaction. With 0 a transaction takes what has arrived while the
+	// one before it was written, which is best for latency and nearly best for throughput.
+	CommitInterval time.Duration
+	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It is kept to within a segment.
+	MaxBytes int64
+	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and damage takes, a segment at a time.
+	SegmentBytes int64
+	// WaitBytes bounds what waits to be written; while it is reached, Append blocks.
+	WaitBytes int64
+	// CacheBytes is the memory for the newest records, from which cursors that keep up are served.
+	CacheBytes int64
+	// OnDropped is told of records that a cursor will not get though they were stored, because of MaxBytes or of damage. It may be
+	// called during Open and from any goroutine, and must not block.
+	OnDropped func(cursor string, events int)
+	// Logger is used for changes of the storage's state, never per record.
+	Logger *zap.Logger
+	// Metrics may be nil.
+	Metrics *Metrics
+}
+
+func (o *Options) setDefaults() error {
+	if o.Dir == "" {
+		return errors.New("queue: no directory")
+	}
+	if o.CommitInterval < 0 || o.MaxBytes < 0 || o.SegmentBytes < 0 || o.WaitBytes < 0 || o.CacheBytes < 0 {
+		return errors.New("queue: a size or time is negative")
+	}
+	o.MaxBytes = cmp.Or(o.MaxBytes, DefaultMaxBytes)
+	o.WaitBytes = cmp.Or(o.WaitBytes, DefaultWaitBytes)
+	o.CacheBytes = cmp.Or(o.CacheBytes, DefaultCacheBytes)
+	// The limit can only be kept by removing whole segments, and not the one that is written to.
+	o.SegmentBytes = max(min(cmp.Or(o.SegmentBytes, DefaultSegmentBytes), o.MaxBytes/4), 64<<10)
+	if o.OnDropped == nil {
+		o.OnDropped = func(string, int) {}
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	return nil
+}
+
+// Queue is the open queue. Its methods may be called from any goroutine.
+type Queue struct {
+	opts    Options
+	log     *zap.Logger
+	metrics *Metrics
+	lock    *os.File
+
+	// waitMu guards what waits for the committer.
+	waitMu    sync.Mutex
+	groups    []*group
+	waitBytes int64
+	space     chan struct{} // closed when the list becomes shorter; nil while nobody waits
+	spare     []byte        // memory of a draft, to be used again
+	stopped   bool
+	work      chan struct{} // holds one token when there may be a group
+	urgent    chan struct{} // holds one token when a group should not wait for CommitInterval
+
+	// mu guards the stored part. It may be held when a Cursor's mu is taken, never the other way round.
+	mu        sync.RWMutex
+	segments  []*segment // by base; the last one is written to, if writer is set
+	end       uint64     // last sequence number that is stored
+	cache     []hotBlock
+	cached    int64
+	cursors   map[string]*Cursor
+	state     map[string]string // key and value share their memory
+	commitErr error
+	cursorErr error
+	total     int64 // bytes of all files
+
+	// Of the committer alone.
+	writer   *writer
+	failing  bool // the last transaction failed
+	failed   time.Time
+	failSize int64 // bytes of the transaction that failed
+	rollTry  time.Time
+
+	// Of the flusher alone.
+	positions *cursorFile
+	dirty     chan struct{} // holds one token when a cursor has moved
+
+	closing   chan struct{} // closed first: nothing new is accepted
+	closed    chan struct{} // closed when everything is written
+	closeOnce sync.Once
+	closeErr  error
+	loops     sync.WaitGroup
+	dones     chan doneCall
+}
+
+type hotBlock struct {
+	blockView
+	size int64 // of its memory
+}
+
+// Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in use, and for a directory that cannot
+// be used at all. Damaged files are set aside and a full disk only shows in Err: neither keeps it from opening.
+func Open(opts Options) (_ *Queue, err error) {
+	if err := opts.setDefaults(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	lock, err := lockDir(opts.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	q := &Queue{
+		opts: opts, log: opts.Logger, metrics: opts.Metrics, lock: lock,
+		cursors: map[string]*Cursor{}, state: map[string]string{},
+		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan doneCall, 16),
+	}
+	defer func() {
+		if err != nil {
+			q.closeFiles()
+		}
+	}()
+	if err := q.load(); err != nil {
+		return nil, fmt.Errorf("queue: open: %w", err)
+	}
+	q.loops.Go(q.commitLoop)
+	q.loops.Go(q.doneLoop)
+	q.loops.Go(q.flushLoop)
+	return q, nil
+}
+
+// found is what Open knows of a segment before it is used.
+type found struct {
+	*segment
+	info      segmentInfo
+	positions *checkpoint
+	clean     bool
+}
+
+// load reads the directory and begins a new segment.
+func (q *Queue) load() error {
+	positions, stored, err := openCursorFile(q.opts.Dir)
+	q.positions = positions
+	switch {
+	case isDamage(err):
+		q.reportDamage(err)
+		if _, err := setAside(positions.path()); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	segments, taken, err := q.findSegments()
+	if err != nil {
+		return err
+	}
+	gap, err := q.loadState(&segments, &taken)
+	if err != nil {
+		return err
+	}
+	if stored == nil {
+		stored = lastPositions(segments)
+	}
+
+	// Where the sequence goes on: behind everything that anybody has seen.
+	for i, s := range segments {
+		if i+1 < len(segments) {
+			if next := segments[i+1].info; next.previousBase == s.base && next.previousLast >= s.base-1 {
+				q.expect(s, next.previousLast)
+			}
+			s.last = min(s.last, segments[i+1].base-1)
+		} else if s.last < stored.end && stored.end-s.last < damageGap {
+			q.expect(s, stored.end)
+			gap = true
+		}
+		q.segments = append(q.segments, s.segment)
+		q.end = max(q.end, s.last)
+		gap = gap || (i+1 == len(segments) && !s.clean)
+	}
+	next := max(q.end, stored.end)
+	for _, p := range stored.cursors {
+		next = max(next, p.acked)
+	}
+	for _, d := range taken {
+		next = max(next, d.base-1)
+	}
+	if gap {
+		next += damageGap
+	}
+	for name, p := range stored.cursors {
+		q.cursors[name] = newCursor(q, name, p)
+	}
+	q.countTaken(taken, segments, stored)
+	info := segmentInfo{base: next + 1}
+	if n := len(q.segments); n > 0 {
+		info.previousBase, info.previousLast = q.segments[n-1].base, q.segments[n-1].last
+	}
+	q.end = next
+	if err := q.begin(info); err != nil {
+		if !isNoSpace(err) {
+			return err
+		}
+		q.fail(err, 0)
+	}
+	if err := q.flushPositions(); err != nil && !isNoSpace(err) {
+		return err
+	}
+	q.removeDone()
+	for _, c := range q.cursors {
+		c.loadHint()
+	}
+	return nil
+}
+
+// lost is a segment that was set aside.
+type lost struct {
+	base uint64
+	last uint64 // base-1 when unknown
+}
+
+// findSegments lists the segments of the directory in order, and sets aside those that do not open.
+func (q *Queue) findSegments() (segments []found, taken []lost, err error) {
+	entries, err := os.ReadDir(q.opts.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(q.opts.Dir, e.Name())
+		if name, ok := strings.CutSuffix(e.Name(), temporarySufix); ok {
+			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
+				if err := os.Remove(path); err != nil { // was not complete when the process ended
+					return nil, nil, err
+				}
+			}
+			continue
+		}
+		base, ok := parseSegmentName(e.Name())
+		if !ok {
+			continue
+		}
+		s, info, positions, clean, err := inspect(path, base)
+		if isDamage(err) {
+			if err := q.setAside(path, err); err != nil {
+				return nil, nil, err
+			}
+			taken = append(taken, lost{base: base, last: base - 1})
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		segments = append(segments, found{segment: s, info: info, positions: positions, clean: clean})
+	}
+	slices.SortFunc(segments, func(a, b found) int { return cmp.Compare(a.base, b.base) })
+	return segments, taken, nil
+}
+
+// loadState reads the state from the newest segment, or from the one before if that is damaged. gap tells that the newest one
+// was damaged, so that it is not known how far the sequence went.
+func (q *Queue) loadState(segments *[]found, taken *[]lost) (gap bool, err error) {
+	for _, d := range *taken {
+		if n := len(*segments); n == 0 || d.base > (*segments)[n-1].base {
+			gap = true
+		}
+	}
+	for n := len(*segments); n > 0; n = len(*segments) {
+		newest := (*segments)[n-1]
+		clear(q.state)
+		err := newest.loadState(q.applyState)
+		if err == nil {
+			return gap, nil
+		}
+		if !isDamage(err) {
+			return gap, err
+		}
+		if newest.verified { // some blocks of the state, not the structure of the file
+			q.reportDamage(err)
+			newest.flagged = true
+			return gap, nil
+		}
+		newest.retire()
+		if err := q.setAside(newest.path, err); err != nil {
+			return gap, err
+		}
+		*taken = append(*taken, lost{base: newest.base, last: newest.last})
+		*segments = (*segments)[:n-1]
+		gap = true
+	}
+	return gap, nil
+}
+
+// lastPositions returns the copy of the cursors' positions in the newest segment, for when their own file is lost.
+func lastPositions(segments []found) *checkpoint {
+	for _, s := range slices.Backward(segments) {
+		if s.positions != nil {
+			return s.positions
+		}
+	}
+	return &checkpoint{}
+}
+
+// expect compares how far a segment goes with how far it is known to have gone. A shorter one has lost its end; what is behind it was
+// never confirmed and may have been given out again.
+func (q *Queue) expect(s found, last uint64) {
+	if s.last < last {
+		q.reportDamage(&damageError{path: s.path, err: fmt.Errorf("it ends with record %d instead of %d", s.last, last)})
+		s.flagged = true
+		s.lastAt = max(s.lastAt, s.firstAt)
+	}
+	s.last = last
+}
+
+// countTaken tells the cursors what went with the segments that were set aside.
+func (q *Queue) countTaken(taken []lost, segments []found, stored *checkpoint) {
+	for _, d := range taken {
+		last := max(d.last, d.base-1)
+		i := slices.IndexFunc(segments, func(s found) bool { return s.base > d.base })
+		switch {
+		case i >= 0 && segments[i].info.previousBase == d.base:
+			last = max(last, segments[i].info.previousLast)
+		case i < 0:
+			last = max(last, stored.end)
+		}
+		if last < d.base {
+			continue
+		}
+		for _, c := range q.cursors {
+			if n := c.skip(d.base, last); n > 0 {
+				q.opts.OnDropped(c.name, n)
+			}
+		}
+	}
+}
+
+// reportDamage logs and counts a damaged file.
+func (q *Queue) reportDamage(err error) {
+	q.metrics.damaged.Inc()
+	q.log.Error("storage is damaged", zap.Error(err))
+}
+
+// setAside moves a damaged file out of the way.
+func (q *Queue) setAside(path string, reason error) error {
+	q.reportDamage(reason)
+	target, err := setAside(path)
+	if err != nil {
+		return err
+	}
+	q.log.Warn("damaged file was set aside", zap.String("file", target))
+	return nil
+}
+
+// isNoSpace tells errors that pass by themselves from those that make a directory unusable.
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
+		// bbolt drops the cause when it grows a file.
+		strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EFBIG.Error())
+}
+
+// applyState changes the state in memory. q.mu is held, or nobody else has the queue yet.
+func (q *Queue) applyState(key string, value []byte) {
+	if value == nil {
+		delete(q.state, key)
+		return
+	}
+	both := key + string(value)
+	q.state[both[:len(key)]] = both[len(key):]
+}
+
+// State returns the value of a key of the state as of the last transaction.
+func (q *Queue) State(key string) ([]byte, bool) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	v, ok := q.state[key]
+	return []byte(v), ok
+}
+
+// StateRange returns the keys that begin with prefix and their values, in order, as of the moment the iteration begins.
+func (q *Queue) StateRange(prefix string) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		type pair struct{ key, value string }
+		var pairs []pair
+		q.mu.RLock()
+		for k, v := range q.state {
+			if strings.HasPrefix(k, prefix) {
+				pairs = append(pairs, pair{k, v})
+			}
+		}
+		q.mu.RUnlock()
+		slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
+		for _, p := range pairs {
+			if !yield(p.key, []byte(p.value)) {
+				return
+			}
+		}
+	}
+}
+
+// Cursor returns the cursor of that name. A new one begins behind the last record that is stored.
+func (q *Queue) Cursor(name string) (*Cursor, error) {
+	if name == "" {
+		return nil, errors.New("queue: cursor without a name")
+	}
+	if q.isClosing() {
+		return nil, ErrClosed
+	}
+	q.mu.Lock()
+	c, ok := q.cursors[name]
+	if !ok {
+		p := position{acked: q.end}
+		if n := len(q.segments); n > 0 {
+			p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+		}
+		c = newCursor(q, name, p)
+		q.cursors[name] = c
+	}
+	q.mu.Unlock()
+	if !ok {
+		c.moved()
+	}
+	return c, nil
+}
+
+// Cursors returns the names of all cursors, also of those that nobody has asked for since the start, in order.
+func (q *Queue) Cursors() []string {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return slices.Sorted(maps.Keys(q.cursors))
+}
+
+// RemoveCursor removes a cursor and with it the claim to what it has not acknowledged. Its Next returns ErrClosed.
+// A name that does not exist is no error.
+func (q *Queue) RemoveCursor(name string) error {
+	if q.isClosing() {
+		return ErrClosed
+	}
+	q.mu.Lock()
+	c := q.cursors[name]
+	delete(q.cursors, name)
+	q.mu.Unlock()
+	if c != nil {
+		c.remove()
+		c.moved()
+	}
+	return nil
+}
+
+// Size returns the bytes of the queue's files that are in use.
+func (q *Queue) Size() int64 {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.total
+}
+
+// Err returns why the last write failed, nil when it succeeded. While it is not nil the disk is tried every second.
+func (q *Queue) Err() error {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return cmp.Or(q.commitErr, q.cursorErr)
+}
+
+// Close stores what was accepted, and the positions of the cursors, and releases the directory. Every Done has been called when
+// it returns. Calls after the first wait for it and return the same.
+func (q *Queue) Close() error {
+	q.closeOnce.Do(func() {
+		q.waitMu.Lock()
+		q.stopped = true
+		q.waitMu.Unlock()
+		close(q.closing)
+		q.loops.Wait()
+		q.closeErr = q.closeFiles()
+		close(q.closed)
+	})
+	<-q.closed
+	return q.closeErr
+}
+
+func (q *Queue) isClosing() bool {
+	select {
+	case <-q.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// closeFiles closes everything that Open has opened.
+func (q *Queue) closeFiles() error {
+	var errs []error
+	if q.writer != nil {
+		errs = append(errs, q.writer.seal(true))
+	}
+	for _, s := range q.segments {
+		s.retire()
+	}
+	if q.positions != nil {
+		errs = append(errs, q.positions.close())
+	}
+	errs = append(errs, q.lock.Close())
+	return errors.Join(errs...)
+}
+
+// Sync waits until everything that was appended before is stored, and returns the error of the last transaction.
+func (q *Queue) Sync(ctx context.Context) error {
+	result := make(chan error, 1)
+	if err := q.Append(ctx, Batch{Done: func(err error) { result <- err }}); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,583 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// A segment is one bbolt file with three buckets:
+//
+//	meta     "info": layout and base, written once; "summary": what the segment holds; "cursors": a copy of all positions
+//	records  one bucket per block, its key the sequence number of the block's first record; in it the block under "b"
+//	state    the same for the changes of the state, keys counted from 1, beginning with all that was set when the segment was made
+//
+// A bucket per block, because bbolt keeps up to four large values in one page and would write the older ones again with each new
+// one. The meta bucket is small enough for bbolt to keep it inside the root page, which every transaction writes anyway.
+//
+// Only a file that this process has made is ever written to. A start begins a new segment, and one whose commit fails in a way that leaves
+// doubt is closed: what a damaged or half synced file makes of a write is not worth finding out.
+var (
+	metaBucket    = []byte("meta")
+	recordsBucket = []byte("records")
+	stateBucket   = []byte("state")
+	infoKey       = []byte("info")
+	summaryKey    = []byte("summary")
+	cursorsKey    = []byte("cursors")
+	blockKey      = []byte("b")
+)
+
+const segmentVersion = 1
+
+const (
+	openTimeout = time.Second // for bbolt's own lock on a file: nobody else should have it
+	allocSize   = 4 << 20     // by how much a segment's file grows, unwritten
+	// A reader that works through a segment maps it page by page, and what is mapped counts as memory of the process. Opening
+	// a file again costs a fraction of reading this much of it.
+	remapBytes = 8 << 20
+)
+
+var (
+	errGone    = errors.New("segment is gone")
+	errVersion = errors.New("written by a newer version of this program")
+)
+
+type segment struct {
+	base uint64
+	path string
+
+	// Guarded by Queue.mu.
+	last      uint64 // base-1 while it is empty
+	bytes     int64  // of its records
+	size      int64  // of the file that is in use
+	firstAt   int64
+	lastAt    int64
+	flagged   bool // part of it is damaged: the file is kept under another name when it is done with
+	condemned bool // all of it is damaged: the committer, which writes to it, has to set it aside
+
+	mu       sync.Mutex // guards what follows and the use of db
+	db       *bolt.DB
+	writing  bool // db is the committer's
+	verified bool
+	gone     bool
+	users    int   // cursors that read here
+	read     int64 // bytes since it was opened
+}
+
+func (s *segment) empty() bool { return s.last < s.base }
+
+type segmentInfo struct {
+	base uint64
+	// previousBase and previousLast are the segment before this one and how far it really went, which after a failed commit is
+	// less than it may say itself.
+	previousBase uint64
+	previousLast uint64
+}
+
+func (i segmentInfo) encode() []byte {
+	b := []byte{segmentVersion}
+	b = binary.BigEndian.AppendUint64(b, i.base)
+	b = binary.BigEndian.AppendUint64(b, i.previousBase)
+	return binary.BigEndian.AppendUint64(b, i.previousLast)
+}
+
+func decodeInfo(b []byte) (segmentInfo, error) {
+	if len(b) > 0 && b[0] > segmentVersion {
+		return segmentInfo{}, errVersion
+	}
+	if len(b) != 25 {
+		return segmentInfo{}, errors.New("no information about the segment")
+	}
+	return segmentInfo{
+		base: binary.BigEndian.Uint64(b[1:]), previousBase: binary.BigEndian.Uint64(b[9:]), previousLast: binary.BigEndian.Uint64(b[17:]),
+	}, nil
+}
+
+type summary struct {
+	last            uint64
+	bytes           int64
+	firstAt, lastAt int64
+}
+
+func (s summary) encode() []byte {
+	b := binary.BigEndian.AppendUint64(nil, s.last)
+	for _, v := range []int64{s.bytes, s.firstAt, s.lastAt} {
+		b = binary.BigEndian.AppendUint64(b, uint64(v)) //nolint:gosec // the bits are kept
+	}
+	return b
+}
+
+func decodeSummary(b []byte) (summary, error) {
+	if len(b) != 32 {
+		return summary{}, errors.New("no summary of the segment")
+	}
+	v := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[i:])) } //nolint:gosec // as stored
+	return summary{last: binary.BigEndian.Uint64(b), bytes: v(8), firstAt: v(16), lastAt: v(24)}, nil
+}
+
+func sequenceKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
+
+func boltOptions(mapped int) *bolt.Options {
+	return &bolt.Options{
+		Timeout: openTimeout, PageSize: pageSize, InitialMmapSize: mapped, NoStatistics: true,
+		// The list of free pages is stored with every transaction, else bbolt would read the whole tree to rebuild it, in
+		// a goroutine of its own whose panics nobody can catch.
+		NoFreelistSync: false, FreelistType: bolt.FreelistArrayType,
+	}
+}
+
+// openReadOnly opens a file for reading. It must have been verified.
+func openReadOnly(path string) (db *bolt.DB, err error) {
+	err = guard(path, func() error {
+		options := boltOptions(0)
+		options.ReadOnly = true
+		db, err = bolt.Open(path, 0o600, options)
+		return err
+	})
+	return db, err
+}
+
+// closeBolt closes a handle that has no transaction open.
+func closeBolt(db *bolt.DB, path string) error {
+	return guard(path, db.Close)
+}
+
+// inspect reads a segment's description without looking at its blocks.
+func inspect(path string, base uint64) (s *segment, info segmentInfo, positions *checkpoint, clean bool, err error) {
+	if clean, err = verifyFile(path, string(metaBucket)); err != nil {
+		return nil, info, nil, false, err
+	}
+	db, err := openReadOnly(path)
+	if err != nil {
+		return nil, info, nil, false, boltError(path, err)
+	}
+	s = &segment{base: base, path: path}
+	err = guard(path, func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			meta := tx.Bucket(metaBucket)
+			if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
+				return &damageError{path: path, err: errors.New("a bucket is missing")}
+			}
+			var err error
+			if info, err = decodeInfo(meta.Get(infoKey)); err != nil {
+				if errors.Is(err, errVersion) {
+					return fmt.Errorf("%s: %w", path, err)
+				}
+				return &damageError{path: path, err: err}
+			}
+			sum, err := decodeSummary(meta.Get(summaryKey))
+			if err == nil && (info.base != base || sum.last+1 < base || sum.bytes < 0) {
+				err = errors.New("summary does not fit the segment")
+			}
+			if err != nil {
+				return &damageError{path: path, err: err}
+			}
+			positions, _ = decodeCheckpoint(meta.Get(cursorsKey)) // only a copy
+			s.last, s.bytes, s.firstAt, s.lastAt, s.size = sum.last, sum.bytes, sum.firstAt, sum.lastAt, tx.Size()
+			return nil
+		})
+	})
+	if cerr := closeBolt(db, path); err == nil {
+		err = cerr
+	}
+	return s, info, positions, clean, err
+}
+
+// boltError tells which of bbolt's errors on opening a file mean damage.
+func boltError(path string, err error) error {
+	var perr *os.PathError
+	if errors.As(err, &perr) || isDamage(err) || errors.Is(err, berrors.ErrTimeout) {
+		return err
+	}
+	return &damageError{path: path, err: err}
+}
+
+// open makes s.db usable for reading. s.mu is held.
+func (s *segment) open() error {
+	if s.gone {
+		return errGone
+	}
+	if s.db != nil {
+		return nil
+	}
+	if !s.verified {
+		if _, err := verifyFile(s.path, ""); err != nil {
+			return err
+		}
+		s.verified = true
+	}
+	db, err := openReadOnly(s.path)
+	if err != nil {
+		return boltError(s.path, err)
+	}
+	s.db, s.read = db, 0
+	return nil
+}
+
+// block returns a copy of the block with record seq, and the first record of the block behind it, 0 if there is none.
+func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.open(); err != nil {
+		return nil, 0, err
+	}
+	err = guard(s.path, func() error {
+		return s.db.View(func(tx *bolt.Tx) error {
+			records := tx.Bucket(recordsBucket)
+			if records == nil {
+				return &damageError{path: s.path, err: errors.New("no records")}
+			}
+			c := records.Cursor()
+			key, _ := c.Seek(sequenceKey(seq))
+			switch {
+			case key == nil:
+				key, _ = c.Last()
+			case len(key) == 8 && binary.BigEndian.Uint64(key) > seq:
+				key, _ = c.Prev()
+			}
+			if len(key) != 8 {
+				return &damageError{path: s.path, err: fmt.Errorf("no block for record %d", seq)}
+			}
+			if b := records.Bucket(key); b != nil {
+				buf = append([]byte(nil), b.Get(blockKey)...)
+			}
+			if key, _ := c.Next(); len(key) == 8 {
+				next = binary.BigEndian.Uint64(key)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	s.read += int64(len(buf))
+	if !s.writing && s.read >= remapBytes {
+		s.closeLocked()
+	}
+	return buf, next, nil
+}
+
+// closeLocked closes the file for readers; the next one opens it again. s.mu is held.
+func (s *segment) closeLocked() {
+	if s.db == nil || s.writing {
+		return
+	}
+	_ = closeBolt(s.db, s.path) // it was only read
+	s.db = nil
+}
+
+// acquire and release count the cursors that read here; without any the file is closed.
+func (s *segment) acquire() {
+	s.mu.Lock()
+	s.users++
+	s.mu.Unlock()
+}
+
+func (s *segment) release() {
+	s.mu.Lock()
+	if s.users--; s.users == 0 {
+		s.closeLocked()
+	}
+	s.mu.Unlock()
+}
+
+// retire ends all reading. The file stays.
+func (s *segment) retire() {
+	s.mu.Lock()
+	s.closeLocked()
+	s.gone = true
+	s.mu.Unlock()
+}
+
+// loadState calls fn with every change of the state that the segment holds, in order. It passes over blocks that are damaged
+// and returns the first such error at the end.
+func (s *segment) loadState(fn func(key string, value []byte)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.open(); err != nil {
+		return err
+	}
+	var damage error
+	err := guard(s.path, func() error {
+		return s.db.View(func(tx *bolt.Tx) error {
+			bucket := tx.Bucket(stateBucket)
+			if bucket == nil {
+				return &damageError{path: s.path, err: errors.New("no state")}
+			}
+			return bucket.ForEachBucket(func(key []byte) error {
+				// A copy, because the keys and values outlive the mapping.
+				buf := append([]byte(nil), bucket.Bucket(key).Get(blockKey)...)
+				chunks, err := parseBlock(buf, kindState)
+				if err != nil && damage == nil {
+					damage = &damageError{path: s.path, err: fmt.Errorf("state: %w", err)}
+				}
+				for _, c := range chunks {
+					for offset := c.start; offset < c.end; {
+						var entry []byte
+						entry, offset = nextEntry(buf, offset)
+						k, v, err := parseOp(entry)
+						if err != nil {
+							continue // cannot be: the checksum was right
+						}
+						fn(k, v)
+					}
+				}
+				return nil
+			})
+		})
+	})
+	s.closeLocked()
+	if err != nil {
+		return err
+	}
+	return damage
+}
+
+// tail is the block of a bucket that still grows.
+type tail struct {
+	key uint64
+	buf []byte
+}
+
+// writer is the segment that is written to. Only the committer uses it.
+type writer struct {
+	*segment
+	bolt    *bolt.DB
+	records tail
+	state   tail
+	initial int64 // size of the file when it was made
+}
+
+// newWriter makes a segment. stateOf is called to list the state.
+func newWriter(dir string, info segmentInfo, mapped int, positions []byte, stateOf func(yield func(key, value string) error) error) (_ *writer, err error) {
+	path := filepath.Join(dir, segmentName(info.base))
+	temporary := path + temporarySufix
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	w := &writer{segment: &segment{base: info.base, path: path, last: info.base - 1, writing: true, verified: true}}
+	defer func() {
+		if err != nil {
+			if w.bolt != nil {
+				_ = closeBolt(w.bolt, temporary)
+			}
+			_ = os.Remove(temporary)
+		}
+	}()
+	err = guard(temporary, func() error {
+		var err error
+		if w.bolt, err = bolt.Open(temporary, 0o600, boltOptions(mapped)); err != nil {
+			return err
+		}
+		w.bolt.AllocSize = allocSize
+		w.bolt.NoSync = true // until it is complete nobody will read this file after a crash
+		if err := w.bolt.Update(func(tx *bolt.Tx) error {
+			for _, name := range [][]byte{metaBucket, recordsBucket, stateBucket} {
+				if _, err := tx.CreateBucket(name); err != nil {
+					return err
+				}
+			}
+			meta := tx.Bucket(metaBucket)
+			if err := meta.Put(infoKey, info.encode()); err != nil {
+				return err
+			}
+			if err := meta.Put(cursorsKey, positions); err != nil {
+				return err
+			}
+			return meta.Put(summaryKey, summary{last: w.last}.encode())
+		}); err != nil {
+			return err
+		}
+		if err := w.snapshot(stateOf); err != nil {
+			return err
+		}
+		w.bolt.NoSync = false
+		return w.bolt.Sync()
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return nil, err
+	}
+	temporary = path
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	w.db = w.bolt
+	w.size = w.used()
+	w.initial = w.size
+	return w, nil
+}
+
+// snapshot writes the whole state, a few blocks at a time.
+func (w *writer) snapshot(stateOf func(yield func(key, value string) error) error) error {
+	const blocks = 16
+	var drafts []draft
+	flush := func() error {
+		if len(drafts) == 0 {
+			return nil
+		}
+		plan := w.planState(drafts)
+		err := w.bolt.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(stateBucket), plan) })
+		w.state = plan.tail(w.state)
+		drafts = drafts[:0]
+		return err
+	}
+	var op []byte
+	now := time.Now().UnixNano()
+	err := stateOf(func(key, value string) error {
+		op = appendOp(op[:0], key, []byte(value))
+		n := uvarintLen(len(op)) + len(op)
+		if len(drafts) == 0 || !drafts[len(drafts)-1].fits(n) {
+			if len(drafts) == blocks {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			drafts = append(drafts, newDraft(n, now))
+		}
+		drafts[len(drafts)-1].add(op)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+// used returns the bytes of the file that hold something.
+func (w *writer) used() (n int64) {
+	_ = guard(w.path, func() error { // an error leaves 0, which only a metric sees
+		return w.bolt.View(func(tx *bolt.Tx) error { n = tx.Size(); return nil })
+	})
+	return n
+}
+
+// blockWrite is a block that a transaction writes: a new one, or an old one that has become longer.
+type blockWrite struct {
+	key    uint64
+	buf    []byte
+	chunks []chunkInfo // those that are new
+	extend bool
+}
+
+type plan []blockWrite
+
+// tail returns the block that grows after the plan was carried out.
+func (p plan) tail(before tail) tail {
+	if len(p) == 0 {
+		return before
+	}
+	last := &p[len(p)-1]
+	return tail{key: last.key, buf: last.buf}
+}
+
+// add puts a finished chunk into the last block if that is short, else into one of its own. It tells whether the draft's
+// memory is free again.
+func (p *plan) add(t tail, d *draft, key uint64, info func(offset int) chunkInfo) (copied bool) {
+	extend := false
+	if n := len(*p); n > 0 {
+		t = tail{key: (*p)[n-1].key, buf: (*p)[n-1].buf}
+	} else {
+		extend = true
+	}
+	if len(t.buf) > 0 && len(t.buf)+len(d.buf) <= extendLimit {
+		c := info(len(t.buf))
+		buf := append(t.buf, d.buf...)
+		if extend {
+			*p = append(*p, blockWrite{key: t.key, buf: buf, chunks: []chunkInfo{c}, extend: true})
+			return true
+		}
+		last := &(*p)[len(*p)-1]
+		last.buf, last.chunks = buf, append(last.chunks, c)
+		return true
+	}
+	*p = append(*p, blockWrite{key: key, buf: d.buf, chunks: []chunkInfo{info(0)}})
+	return false
+}
+
+// planRecords decides where the drafts go. The memory of each draft that was copied is handed to free.
+func (w *writer) planRecords(drafts []draft, free func([]byte)) plan {
+	var p plan
+	seq, before := w.last+1, w.bytes
+	for i := range drafts {
+		d := &drafts[i]
+		d.finish(kindRecords, seq, before)
+		if p.add(w.records, d, seq, func(offset int) chunkInfo { return d.info(seq, before, offset) }) {
+			free(d.buf)
+		}
+		seq += uint64(d.count) //nolint:gosec // never negative
+		before += d.bytes
+	}
+	return p
+}
+
+func (w *writer) planState(drafts []draft) plan {
+	var p plan
+	for i := range drafts {
+		d := &drafts[i]
+		d.finish(kindState, 0, 0)
+		p.add(w.state, d, p.tail(w.state).key+1, func(offset int) chunkInfo { return d.info(0, 0, offset) })
+	}
+	return p
+}
+
+func put(bucket *bolt.Bucket, p plan) error {
+	bucket.FillPercent = 1 // keys only grow
+	for i := range p {
+		b, err := bucket.CreateBucketIfNotExists(sequenceKey(p[i].key))
+		if err != nil {
+			return err
+		}
+		if err := b.Put(blockKey, p[i].buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit stores the plans in one transaction. released is false if bbolt did not give back its lock, so that the file cannot even be closed.
+func (w *writer) commit(records, state plan, sum summary, positions []byte) (released bool, err error) {
+	released = true
+	err = guard(w.path, func() error {
+		var tx *bolt.Tx
+		defer func() { released = tx == nil || tx.DB() == nil }()
+		return w.bolt.Update(func(t *bolt.Tx) error {
+			tx = t
+			if err := put(t.Bucket(recordsBucket), records); err != nil {
+				return err
+			}
+			if err := put(t.Bucket(stateBucket), state); err != nil {
+				return err
+			}
+			meta := t.Bucket(metaBucket)
+			if err := meta.Put(cursorsKey, positions); err != nil {
+				return err
+			}
+			return meta.Put(summaryKey, sum.encode())
+		})
+	})
+	return released, err
+}
+
+// seal ends writing; readers open the file again when they need it. If bbolt's lock is stuck the handle has to be left as it is, and
+// with it the file.
+func (w *writer) seal(released bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.db, w.writing = nil, false
+	w.verified = false
+	if !released {
+		w.gone = true
+		return nil
+	}
+	return closeBolt(w.bolt, w.path)
+}

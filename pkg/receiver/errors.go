@@ -1,0 +1,216 @@
+package receiver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ErrClosed is returned by every method of a Receiver that was closed.
+var ErrClosed = errors.New("receiver: closed")
+
+// The values of ConnectionError.Reason.
+const (
+	ReasonDNS           = "dns"           // the host's name has no address
+	ReasonRefused       = "refused"       // nothing listens on the port
+	ReasonTimeout       = "timeout"       // no answer in time, in any phase; or no bytes for longer than the agreed heart-beats allow
+	ReasonTLS           = "tls"           // the TLS handshake failed, or the peer ended TLS with an alert
+	ReasonAuthorization = "authorization" // the HMC refused the userid or its password
+	ReasonBroker        = "broker"        // the HMC closed the link, answered with an ERROR, or broke the protocol
+	ReasonOther         = "other"
+)
+
+// ConnectionError says that a link could not be made, or that it was lost.
+type ConnectionError struct {
+	// Reason is one of the Reason constants.
+	Reason string
+	// Attempts is the number of attempts that were made; 0 when an existing link was lost.
+	Attempts int
+	// Err is the cause. For ReasonTLS it wraps the error of crypto/tls or crypto/x509 (such as
+	// x509.UnknownAuthorityError, x509.HostnameError and x509.CertificateInvalidError), where the broker said why, a *JMSError.
+	Err error
+}
+
+// Error implements error.
+func (e *ConnectionError) Error() string {
+	switch e.Attempts {
+	case 0:
+		return fmt.Sprintf("receiver: connection lost: %v", e.Err)
+	case 1:
+		return fmt.Sprintf("receiver: connect: %v", e.Err)
+	default:
+		return fmt.Sprintf("receiver: connect: %v (attempt %d)", e.Err, e.Attempts)
+	}
+}
+
+// Unwrap returns the cause.
+func (e *ConnectionError) Unwrap() error { return e.Err }
+
+// JMSError is an ERROR frame from the HMC's broker.
+type JMSError struct {
+	Headers Headers
+	// Message is the frame's header "message", or the first line of its body where it has none.
+	Message string
+	// Body is the frame's body: often the same text, from older HMCs followed by a Java stack trace.
+	Body []byte
+}
+
+// Error implements error.
+func (e *JMSError) Error() string {
+	const limit = 500
+	text := strings.TrimSpace(e.Message)
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit], "") + "..."
+	}
+	return fmt.Sprintf("ERROR from the HMC: %q", text)
+}
+
+// ParseError says that a notification's body is not JSON, or not valid UTF-8.
+type ParseError struct {
+	Body []byte // as it was received
+	Err  error
+}
+
+// Error implements error.
+func (e *ParseError) Error() string {
+	return fmt.Sprintf("receiver: notification body of %d bytes: %v", len(e.Body), e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *ParseError) Unwrap() error { return e.Err }
+
+// SubscriptionError says that the HMC refused a topic, ended its subscription, or did not answer in time.
+type SubscriptionError struct {
+	Topic string
+	Err   error // a *JMSError where the HMC said why
+}
+
+// Error implements error.
+func (e *SubscriptionError) Error() string {
+	return fmt.Sprintf("receiver: subscription to topic %q: %v", e.Topic, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *SubscriptionError) Unwrap() error { return e.Err }
+
+// SubscriptionNotFoundError says that a topic is not among the receiver's topics.
+type SubscriptionNotFoundError struct{ Topic string }
+
+// Error implements error.
+func (e *SubscriptionNotFoundError) Error() string {
+	return fmt.Sprintf("receiver: no subscription to topic %q", e.Topic)
+}
+
+// timeoutError is a wait that took too long.
+type timeoutError struct {
+	what  string
+	limit time.Duration
+}
+
+func (e *timeoutError) Error() string { return fmt.Sprintf("%s within %v", e.what, e.limit) }
+func (e *timeoutError) Timeout() bool { return true }
+func (e *timeoutError) Unwrap() error { return os.ErrDeadlineExceeded }
+
+// protocolError is a violation of STOMP, or of our limits, by the peer.
+type protocolError struct{ text string }
+
+func (e *protocolError) Error() string { return e.text }
+
+func protocolErrorf(format string, args ...any) error {
+	return &protocolError{fmt.Sprintf(format, args...)}
+}
+
+// refusedError is an ERROR frame in the place of CONNECTED.
+type refusedError struct {
+	reason string
+	jms    *JMSError
+}
+
+func (e *refusedError) Error() string { return "STOMP logon refused: " + e.jms.Error() }
+func (e *refusedError) Unwrap() error { return e.jms }
+
+// endedError says who ended the link where the operating system's text does not.
+type endedError struct {
+	text string
+	err  error
+}
+
+func (e *endedError) Error() string { return e.text }
+func (e *endedError) Unwrap() error { return e.err }
+
+// readable turns the bare end of a stream into words. doing says what was going on, if anything in particular.
+func readable(err error, doing string) error {
+	if doing != "" {
+		doing = " " + doing
+	}
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &endedError{"closed by the HMC" + doing + ", in the middle of a frame", err}
+	case errors.Is(err, io.EOF):
+		return &endedError{"closed by the HMC" + doing, err}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return &endedError{fmt.Sprintf("reset by the HMC%s: %v", doing, err), err}
+	default:
+		return err
+	}
+}
+
+// reasonOf classifies the cause of a failed attempt or of a loss.
+func reasonOf(err error) string {
+	var (
+		refused  *refusedError
+		dns      *net.DNSError
+		protocol *protocolError
+		jms      *JMSError
+		timeout  interface{ Timeout() bool }
+	)
+	switch {
+	case errors.As(err, &refused):
+		return refused.reason
+	case errors.As(err, &dns):
+		return ReasonDNS
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return ReasonRefused
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return ReasonTimeout
+	case isTLS(err):
+		return ReasonTLS
+	case errors.As(err, &jms), errors.As(err, &protocol), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return ReasonBroker
+	default:
+		return ReasonOther
+	}
+}
+
+func isTLS(err error) bool {
+	var (
+		handshake   *handshakeError
+		certificate *tls.CertificateVerificationError
+		authority   x509.UnknownAuthorityError
+		record      tls.RecordHeaderError
+		op          *net.OpError
+	)
+	switch {
+	case errors.As(err, &handshake), errors.As(err, &certificate), errors.As(err, &authority), errors.As(err, &record):
+		return true
+	case errors.As(err, &op): // crypto/tls reports alerts so: sent by the peer, and by us
+		return op.Op == "remote error" || op.Op == "local error"
+	default:
+		return false
+	}
+}
+
+// handshakeError is a TLS handshake that failed for a reason of TLS, not of the network.
+type handshakeError struct{ err error }
+
+func (e *handshakeError) Error() string { return e.err.Error() }
+func (e *handshakeError) Unwrap() error { return e.err }

@@ -1,0 +1,128 @@
+package receiver
+
+import (
+	"sync"
+	"unsafe"
+)
+
+// item is what goes from the reader of a link to the consumer of Notifications.
+type item struct {
+	notification Notification
+	err          error // yielded with the notification, or instead of it
+	last         bool  // err ends the iteration: the link was lost
+	size         int   // bytes of memory it holds
+}
+
+// itemSize is the memory of an item and its frame.
+func itemSize(f *frame) int {
+	return f.size + len(f.headers)*int(unsafe.Sizeof(Header{})) + int(unsafe.Sizeof(item{}))
+}
+
+// popCount and popBytes are how much a consumer takes at a time: enough to make the lock cheap, little enough that
+// what it holds does not count against the limit of the buffer.
+const (
+	popCount = 64
+	popBytes = 256 << 10
+)
+
+// handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes. Both sides move
+// several items at a time, so that locking and waking cost little for each.
+type handover struct {
+	limit int
+
+	mu      sync.Mutex
+	ring    []item // its length is a power of two
+	head, n int
+	bytes   int
+
+	ready chan struct{} // wakes a consumer: there may be items
+	room  chan struct{} // wakes the reader: there may be room
+}
+
+func newHandover(limit int) *handover {
+	return &handover{limit: limit, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+// push appends as many of items as there is room for, in order, and returns how many. Where force is set it appends all.
+// An item larger than the whole buffer has room when that is empty.
+func (h *handover) push(items []item, force bool) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	pushed := 0
+	for i := range items {
+		if !force && h.n > 0 && h.bytes+items[i].size > h.limit {
+			break
+		}
+		if h.n == len(h.ring) {
+			h.grow()
+		}
+		h.ring[(h.head+h.n)&(len(h.ring)-1)] = items[i]
+		h.n++
+		h.bytes += items[i].size
+		pushed++
+	}
+	if pushed > 0 {
+		wake(h.ready)
+	}
+	return pushed
+}
+
+// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready tells when to try again.
+func (h *handover) pop(into *[popCount]item) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.n == 0 {
+		return 0
+	}
+	n, bytes := 0, 0
+	for h.n > 0 && n < popCount && (n == 0 || bytes+h.ring[h.head].size <= popBytes) {
+		at := &h.ring[h.head]
+		into[n] = *at
+		*at = item{}
+		bytes += into[n].size
+		n++
+		h.head = (h.head + 1) & (len(h.ring) - 1)
+		h.n--
+	}
+	h.bytes -= bytes
+	if h.n == 0 && len(h.ring) > 4*popCount {
+		h.ring, h.head = nil, 0
+	}
+	wake(h.room)
+	if h.n > 0 {
+		wake(h.ready) // there may be a second consumer
+	}
+	return n
+}
+
+// unpop puts items back to the front that a consumer took and did not get to.
+func (h *handover) unpop(items []item) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := len(items) - 1; i >= 0; i-- {
+		if h.n == len(h.ring) {
+			h.grow()
+		}
+		h.head = (h.head - 1) & (len(h.ring) - 1)
+		h.ring[h.head] = items[i]
+		h.n++
+		h.bytes += items[i].size
+	}
+	if len(items) > 0 {
+		wake(h.ready)
+	}
+}
+
+func (h *handover) grow() {
+	ring := make([]item, max(popCount, 2*len(h.ring)))
+	n := copy(ring, h.ring[h.head:])
+	copy(ring[n:], h.ring[:h.head])
+	h.ring, h.head = ring, 0
+}
+
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,94 @@
+package sinks
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one that it is
+// still making when told to close; with connections both end at once.
+type connections struct {
+	dialer net.Dialer
+	life   context.Context // ends with close
+	end    context.CancelFunc
+
+	mu   sync.Mutex
+	open map[*connection]struct{}
+}
+
+func newConnections(timeout time.Duration) *connections {
+	life, end := context.WithCancel(context.Background())
+	return &connections{dialer: net.Dialer{Timeout: timeout}, life: life, end: end, open: make(map[*connection]struct{})}
+}
+
+func (c *connections) closed() bool { return c.life.Err() != nil }
+
+// dial is a DialContext function. After close its error is ErrClosed.
+func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
+
+	raw, err := c.dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		if c.closed() {
+			err = ErrClosed
+		}
+		return nil, err
+	}
+	conn := &connection{Conn: raw, owner: c}
+	c.mu.Lock()
+	c.open[conn] = struct{}{}
+	c.mu.Unlock()
+	if c.closed() { // close may have looked before conn was there
+		_ = conn.Close()
+		return nil, ErrClosed
+	}
+	return conn, nil
+}
+
+func (c *connections) close() {
+	c.end()
+	c.mu.Lock()
+	open := make([]*connection, 0, len(c.open))
+	for conn := range c.open {
+		open = append(open, conn)
+	}
+	c.mu.Unlock()
+	for _, conn := range open {
+		_ = conn.Close()
+	}
+}
+
+// connection is a net.Conn that its owner forgets when it is closed.
+type connection struct {
+	net.Conn
+	owner *connections
+}
+
+// Close closes the connection.
+func (c *connection) Close() error {
+	c.owner.mu.Lock()
+	delete(c.owner.open, c)
+	c.owner.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where err is about something else.
+func tlsHint(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return " (http_config.tls_config.ca_file names further authorities)"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return " (http_config.tls_config.server_name sets the name to expect)"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return " (https to a server that speaks http?)"
+	}
+	return ""
+}

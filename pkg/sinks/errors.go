@@ -1,0 +1,69 @@
+package sinks
+
+import (
+	"fmt"
+	"time"
+)
+
+// PermanentError says that the destination refused the whole Send and will refuse it again: there is no point in
+// another attempt with the same records.
+type PermanentError struct {
+	Status int // HTTP status; 0 where the destination does not speak HTTP
+	Err    error
+}
+
+// Error returns the text of Err.
+func (e *PermanentError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// RetryAfterError says that the destination answered, did not accept, and may do so later.
+type RetryAfterError struct {
+	Status int           // HTTP status; 0 where the destination does not speak HTTP
+	After  time.Duration // how long the destination wants to be left alone; 0 where it did not say
+	Err    error
+}
+
+// Error returns the text of Err, and After where it is set.
+func (e *RetryAfterError) Error() string {
+	if e.After > 0 {
+		return fmt.Sprintf("%v (retry after %s)", e.Err, e.After.Round(time.Second))
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *RetryAfterError) Unwrap() error { return e.Err }
+
+// BatchError says that the destination took a part of a batch.
+//
+// It has no Unwrap on purpose: errors.As would find the *PermanentError of one record and speak for all of them. Look for
+// a *BatchError first.
+type BatchError struct {
+	// Errs has one entry for each record of the batch, in the same order: nil where the record was accepted,
+	// else what Send would have returned for this record alone.
+	Errs []error
+}
+
+// Error says how many records were not accepted and what became of the first of them.
+func (e *BatchError) Error() string {
+	var first error
+	n := 0
+	for _, err := range e.Errs {
+		if err == nil {
+			continue
+		}
+		if n == 0 {
+			first = err
+		}
+		n++
+	}
+	return fmt.Sprintf("%d of %d events were not accepted, the first: %v", n, len(e.Errs), first)
+}
+
+// errTooMany is the error of a sink that is handed more records than its MaxBatch says. It is not permanent: the records are
+// not at fault.
+func errTooMany(n, limit int) error {
+	return fmt.Errorf("%d events in one request, at most %d", n, limit)
+}

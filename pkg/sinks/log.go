@@ -1,0 +1,315 @@
+package sinks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	// logBatchRecords and logBatchBytes are what one Send of a log sink takes.
+	logBatchRecords = 1024
+	logBatchBytes   = 1 << 20
+
+	// logChunk is how much is written at once.
+	logChunk = 256 << 10
+
+	// logMode lets the group read a log file, as log shippers need it.
+	logMode = 0o640
+)
+
+// logSink writes one line of JSON per event.
+type logSink struct {
+	path    string // of the file; "" for stdout and stderr
+	name    string // of the output, for errors
+	timeout time.Duration
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+
+	// busy holds one value while somebody writes: a mutex that can be waited for with a context. It guards what follows.
+	busy chan struct{}
+	out  io.Writer
+	file *os.File // out, where the sink has opened it
+	buf  []byte
+	torn bool // the output ends in the middle of a line
+}
+
+func newLog(cfg config.Sink, opts Options) (*logSink, error) {
+	l := &logSink{
+		name:    cfg.Log.Output,
+		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		busy:    make(chan struct{}, 1),
+	}
+	switch cfg.Log.Output {
+	case "":
+		return nil, errors.New("log: output is not set")
+	case config.OutputStdout:
+		l.out = cmp.Or[io.Writer](opts.Stdout, os.Stdout)
+	case config.OutputStderr:
+		l.out = cmp.Or[io.Writer](opts.Stderr, os.Stderr)
+	default:
+		l.path = cfg.Log.Output
+		file, err := openLog(l.path, os.O_CREATE)
+		if err != nil {
+			return nil, fmt.Errorf("log: %w", err)
+		}
+		l.out, l.file = file, file
+	}
+	l.life, l.end = context.WithCancel(context.Background())
+	return l, nil
+}
+
+// openLog opens a log file for appending. A named pipe without a reader is an error instead of a wait.
+func openLog(path string, flag int) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flag, logMode) //nolint:gosec // G302, G304: the operator names the file, and its group may read it
+}
+
+// MaxBatch returns what is written at once without being configured: lines have no order to lose and cost less together.
+func (l *logSink) MaxBatch() (records, bytes int) { return logBatchRecords, logBatchBytes }
+
+// Send appends the stored JSON of each record and a line feed. To a file it writes all records or, as far as nobody else appends to it, none:
+// what a full disk cuts off is taken back. Elsewhere a line may be left incomplete; the next one then starts on a line
+// of its own.
+//
+// nil means that the operating system has the lines; they are not forced to the disk.
+func (l *logSink) Send(ctx context.Context, records []event.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	if len(records) > logBatchRecords {
+		return fmt.Errorf("log: %s: %w", l.name, errTooMany(len(records), logBatchRecords))
+	}
+	return l.exclusive(ctx, func(attempt context.Context) error { return l.write(attempt, records) })
+}
+
+// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with Close.
+func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
+	attempt, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	defer context.AfterFunc(l.life, cancel)()
+
+	err := l.acquire(attempt)
+	if err == nil {
+		err = do(attempt)
+		l.release()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case l.life.Err() != nil:
+		err = ErrClosed
+	case attempt.Err() != nil:
+		err = fmt.Errorf("not written within %s", l.timeout)
+	}
+	return fmt.Errorf("log: %s: %w", l.name, err)
+}
+
+// acquire waits for the output to be free. It fails if ctx or the sink has ended.
+func (l *logSink) acquire(ctx context.Context) error {
+	select {
+	case l.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.life.Done():
+		return ErrClosed
+	}
+	err := ctx.Err() // select does not prefer
+	if l.life.Err() != nil {
+		err = ErrClosed
+	}
+	if err != nil {
+		l.release()
+	}
+	return err
+}
+
+func (l *logSink) release() { <-l.busy }
+
+func (l *logSink) write(ctx context.Context, records []event.Record) error {
+	defer l.interruptible(ctx)()
+	size := l.size()
+	written, err := l.writeLines(records)
+	if err != nil && written > 0 {
+		l.takeBack(size, written)
+	}
+	return err
+}
+
+// interruptible makes a write to the output fail when ctx ends, as far as the system can do that: for pipes and sockets
+// that Go's poller knows. The function it returns ends that.
+func (l *logSink) interruptible(ctx context.Context) func() {
+	out, ok := l.out.(interface{ SetWriteDeadline(t time.Time) error })
+	if !ok || out.SetWriteDeadline(time.Time{}) != nil {
+		return func() {}
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = out.SetWriteDeadline(time.Unix(1, 0))
+		close(interrupted)
+	})
+	return func() {
+		if !stop() {
+			<-interrupted
+			_ = out.SetWriteDeadline(time.Time{})
+		}
+	}
+}
+
+// writeLines returns how many bytes it has written, also with an error.
+func (l *logSink) writeLines(records []event.Record) (written int64, err error) {
+	buf := l.buf[:0]
+	defer func() {
+		if cap(buf) <= 2*logChunk { // else one large event would keep its memory for ever
+			l.buf = buf[:0]
+		} else {
+			l.buf = nil
+		}
+	}()
+	if l.torn {
+		buf = append(buf, '\n')
+	}
+	for i := range records {
+		if line := records[i].JSON; len(buf) > 0 && len(buf)+len(line)+1 > logChunk {
+			n, err := l.writeChunk(buf)
+			written += int64(n)
+			if err != nil {
+				return written, err
+			}
+			buf = buf[:0]
+		}
+		buf = append(append(buf, records[i].JSON...), '\n')
+	}
+	n, err := l.writeChunk(buf)
+	return written + int64(n), err
+}
+
+// writeChunk writes whole lines with one call.
+func (l *logSink) writeChunk(chunk []byte) (int, error) {
+	n, err := l.out.Write(chunk)
+	if n > 0 {
+		l.torn = chunk[n-1] != '\n'
+	}
+	if err == nil && n < len(chunk) {
+		err = io.ErrShortWrite
+	}
+	return n, withoutPath(err)
+}
+
+// withoutPath takes the path out of an error of package os: the errors of the sink begin with it already.
+func withoutPath(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", pe.Op, pe.Err)
+	}
+	return err
+}
+
+// size returns the size of the file, or -1 where the output is not a file of the sink's own that can be cut.
+func (l *logSink) size() int64 {
+	if l.file == nil {
+		return -1
+	}
+	info, err := l.file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return -1
+	}
+	return info.Size()
+}
+
+// takeBack cuts the file to the size it had before the last written bytes, unless something else has changed it since.
+func (l *logSink) takeBack(size, written int64) {
+	if size < 0 || l.size() != size+written {
+		return
+	}
+	if l.file.Truncate(size) == nil {
+		l.torn = false
+	}
+}
+
+// Reopen opens the file anew under its name, and makes it if it is not there.
+func (l *logSink) Reopen() error {
+	if l.path == "" {
+		return nil
+	}
+	err := l.acquire(context.Background()) // a write ends by its own timeout
+	if err == nil {
+		err = l.reopen()
+		l.release()
+	}
+	if err != nil {
+		return fmt.Errorf("log: %s: %w", l.name, err)
+	}
+	return nil
+}
+
+func (l *logSink) reopen() error {
+	file, err := openLog(l.path, os.O_CREATE)
+	if err != nil {
+		return withoutPath(err)
+	}
+	old := l.file
+	l.out, l.file, l.torn = file, file, false
+	return withoutPath(old.Close())
+}
+
+// Probe tells whether the output can be written to, without writing. A file that something has moved away since it was opened
+// is an error: nobody would find the lines.
+func (l *logSink) Probe(ctx context.Context) error {
+	return l.exclusive(ctx, func(context.Context) error { return l.probe() })
+}
+
+func (l *logSink) probe() error {
+	if l.path == "" {
+		_, err := l.out.Write(nil)
+		return withoutPath(err)
+	}
+	file, err := openLog(l.path, 0)
+	if err != nil {
+		return withoutPath(err)
+	}
+	defer file.Close() //nolint:errcheck // nothing was written
+	there, err := file.Stat()
+	if err != nil {
+		return withoutPath(err)
+	}
+	here, err := l.file.Stat()
+	if err != nil {
+		return withoutPath(err)
+	}
+	if !os.SameFile(there, here) {
+		return errors.New("no longer the file that is written to: reopen it")
+	}
+	return nil
+}
+
+// Close closes the file. It does not close stdout or stderr.
+func (l *logSink) Close() error {
+	if l.life.Err() != nil {
+		return nil
+	}
+	l.end()
+	if l.path == "" {
+		return nil // and does not wait: a write to a blocked terminal cannot be interrupted
+	}
+	l.busy <- struct{}{}
+	defer l.release()
+	if l.file == nil { // another Close was first
+		return nil
+	}
+	err := l.file.Close()
+	l.file = nil
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package sinks
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"html"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// minHidden is the length from which on a part of a URL is hidden. Hiding every "1" would leave no text.
+	minHidden = 4
+	// minHiddenSegment is the same for the parts of a path, most of which are words.
+	minHiddenSegment = 8
+
+	// maxExcerptRead is how much of an answer an excerpt is made of.
+	maxExcerptRead = 4 << 10
+	// maxExcerpt is how many bytes of an answer go into an error.
+	maxExcerpt = 200
+	// maxErrorText is how long the text of a library's error may be: some quote their peer.
+	maxErrorText = 500
+
+	hidden = "<secret>"
+)
+
+// redactor takes out of other people's text what must not be seen: error pages like to quote the address they were asked for, and
+// the addresses of webhooks hold tokens.
+type redactor struct {
+	replacer *strings.Replacer
+	longest  int // the length of the longest text it replaces
+}
+
+func newRedactor(u *url.URL, secrets ...string) *redactor {
+	values := slices.Clone(secrets)
+	values = append(values, u.String(), u.RequestURI(), u.Path, u.EscapedPath(), u.RawQuery)
+	for _, list := range u.Query() {
+		values = append(values, list...)
+	}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		values = append(values, password, u.User.String(),
+			base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+	}
+	values = slices.DeleteFunc(values, func(v string) bool { return len(v) < minHidden })
+	for segment := range strings.SplitSeq(u.Path, "/") {
+		if len(segment) >= minHiddenSegment {
+			values = append(values, segment)
+		}
+	}
+
+	// The same in the clothes it may be quoted in.
+	for _, v := range slices.Clone(values) {
+		quoted, _ := json.Marshal(v) // a string always can be
+		values = append(values, url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), strings.Trim(string(quoted), `"`))
+	}
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first: it wins
+
+	r := &redactor{}
+	pairs := make([]string, 0, 2*len(values))
+	for _, v := range values {
+		r.longest = max(r.longest, len(v))
+		pairs = append(pairs, v, hidden)
+	}
+	r.replacer = strings.NewReplacer(pairs...)
+	return r
+}
+
+// error returns err with nothing hidden in its text: err itself where there was nothing to hide.
+func (r *redactor) error(err error) error {
+	text := err.Error()
+	clean := r.replacer.Replace(text)
+	if clean == text && len(text) <= maxErrorText {
+		return err
+	}
+	return errors.New(printable(clean, maxErrorText))
+}
+
+// excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one line of printable text.
+func (r *redactor) excerpt(data []byte) string {
+	text := r.replacer.Replace(string(data))
+	if len(data) >= maxExcerptRead { // a secret may have been cut in two
+		text = text[:max(0, len(text)-r.longest)]
+	}
+	return printable(text, maxExcerpt)
+}
+
+// printable returns s as one line of printable text of at most limit bytes, and "..." if that is not all.
+func printable(s string, limit int) string {
+	var b strings.Builder
+	gap := false
+	for _, c := range s {
+		if c == utf8.RuneError || !unicode.IsPrint(c) || c == ' ' {
+			gap = b.Len() > 0
+			continue
+		}
+		if b.Len()+utf8.RuneLen(c)+1 > limit {
+			b.WriteString("...")
+			break
+		}
+		if gap {
+			b.WriteByte(' ')
+			gap = false
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
+}

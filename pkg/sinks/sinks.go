@@ -1,0 +1,101 @@
+// Package sinks holds the destinations of events.
+//
+// A sink formats and sends, nothing else: it does not retry, log, count or keep a goroutine of its own. Whoever calls
+// Send decides from the error what happens next: a [PermanentError] is refused for good, everything else may be
+// tried again.
+//
+// A new kind of sink is one file with its type and its test, one field in [config.Sink], one case in [New] and one line in
+// the table of the contract test.
+package sinks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// Sink is one destination. All methods may be called from several goroutines at once.
+type Sink interface {
+	// Send delivers one event, or one batch that is not above what [MaxBatch] says, in one attempt. It returns
+	// nil only when the destination has accepted every record; no records are accepted at once.
+	//
+	// The error is a *PermanentError where the destination refused for good, a *BatchError where it
+	// took a part of the batch, the error of ctx where that ended first, ErrClosed after Close, and else
+	// something temporary (a *RetryAfterError where the destination named a time or a status).
+	// It never holds a secret. After an error the records may have arrived nevertheless: whoever sends again
+	// sends the same ids.
+	//
+	// Send does not change the records. It may return before the last read of their memory, so that must not be
+	// written to again.
+	Send(ctx context.Context, records []event.Record) error
+
+	// Probe tells whether the destination can be reached, as far as that is possible without sending an event.
+	Probe(ctx context.Context) error
+
+	// Close ends connections and running calls of Send; it does not wait for a destination. Further
+	// calls do nothing.
+	Close() error
+}
+
+// Batcher is a sink that takes several records per Send.
+type Batcher interface {
+	// MaxBatch returns how many records, and how many bytes of their JSON together, one Send takes. A single record
+	// may be larger than that. Both are at least 1 and do not change.
+	MaxBatch() (records, bytes int)
+}
+
+// Reopener is a sink that writes to a file which something else may have moved away, as log rotation does.
+type Reopener interface {
+	// Reopen opens the file anew under its name. After an error the sink goes on with the one it has.
+	Reopen() error
+}
+
+// MaxBatch returns how many records, and how many bytes of their JSON together, one Send of s takes: what it says as
+// a Batcher, else one record of any size.
+func MaxBatch(s Sink) (records, bytes int) {
+	if b, ok := s.(Batcher); ok {
+		return b.MaxBatch()
+	}
+	return 1, 1
+}
+
+// ErrClosed is the error of a sink that has been closed.
+var ErrClosed = errors.New("sink is closed")
+
+// Options are what sinks get from the program rather than from the configuration.
+type Options struct {
+	Version string    // of the program, for User-Agent
+	Stdout  io.Writer // where a log sink's "stdout" goes; nil: os.Stdout
+	Stderr  io.Writer // where a log sink's "stderr" goes; nil: os.Stderr
+
+	// Logger is for client libraries that cannot be kept from logging; sinks return errors instead. Nil: none.
+	Logger *zap.Logger
+}
+
+// New makes the sink that cfg describes. It opens files, but makes no connection.
+func New(cfg config.Sink, opts Options) (Sink, error) {
+	var (
+		s   Sink
+		err error
+	)
+	switch {
+	case cfg.Webhook != nil:
+		s, err = newWebhook(cfg, opts)
+	case cfg.Log != nil:
+		s, err = newLog(cfg, opts)
+	default:
+		err = errNoKind
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sink %s: %w", cfg.Name, err)
+	}
+	return s, nil
+}
+
+var errNoKind = errors.New("no kind of sink is set")

@@ -1,0 +1,354 @@
+package sinks
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	// defaultTimeout is the limit of one attempt where the configuration, which has a default of its own, was not
+	// read from a file.
+	defaultTimeout = 10 * time.Second
+
+	// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept unless told otherwise.
+	maxBatchBytes = 1_000_000
+
+	// maxAnswer is how much of an answer's body is read so that the connection can be used again. Behind a
+	// longer one the connection is closed, which is cheaper.
+	maxAnswer = 64 << 10
+
+	// answerTimeout limits the reading of an answer's body. The status has arrived by then and decides; a
+	// consumer that drips its answer must not hold up the next event for the whole timeout.
+	answerTimeout = time.Second
+
+	// maxAnswerHeader limits the header of an answer.
+	maxAnswerHeader = 64 << 10
+
+	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink for days.
+	maxRetryAfter = time.Hour
+)
+
+// webhook posts events to an HTTP server.
+type webhook struct {
+	target    string // scheme and host, for errors
+	timeout   time.Duration
+	batch     int // records per request; above 1 the body is always an array
+	keys      [][]byte
+	template  *http.Request // what all requests share, without header and body
+	header    http.Header   // what all headers share
+	redact    *redactor
+	conns     *connections
+	transport *http.Transport
+}
+
+func newWebhook(cfg config.Sink, opts Options) (*webhook, error) {
+	if f := cfg.Webhook.Format; f != "" && f != config.FormatJSON {
+		return nil, fmt.Errorf("webhook: format %q is not available", f)
+	}
+	u, err := url.Parse(cfg.Webhook.URL.Expose())
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+		return nil, errors.New("webhook: url is not an http or https address") // err would quote it, with what it hides
+	}
+	keys := cfg.Webhook.SigningKeys()
+	if cfg.Webhook.Secret.IsSet() && len(keys) == 0 {
+		return nil, errors.New("webhook: secret is not base64")
+	}
+	tlsConfig, err := cfg.Webhook.HTTPConfig.TLSConfig.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("webhook: %w", err)
+	}
+
+	w := &webhook{
+		target:  u.Scheme + "://" + u.Host,
+		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		batch:   max(cfg.Batch.MaxEvents, 1),
+		keys:    keys,
+		redact:  newRedactor(u, cfg.Webhook.Secret.Expose()),
+		header: http.Header{
+			"Content-Type": {"application/json"},
+			"User-Agent":   {userAgent(opts.Version)},
+			// An entry without a value is not sent. It tells the transport that the request may be repeated on another connection
+			// when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of a
+			// consumer would cost a failed attempt and its back-off.
+			"X-Idempotency-Key": nil,
+		},
+	}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		basic := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
+		w.header["Authorization"] = []string{"Basic " + basic}
+		u.User = nil
+	}
+	w.template = &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+
+	// Connecting gets a little less than the whole attempt: its own error says more than "no answer".
+	connectTimeout := w.timeout - w.timeout/8
+	w.conns = newConnections(connectTimeout)
+	concurrency := max(cfg.Concurrency, 1)
+	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(concurrency)
+	w.transport = &http.Transport{
+		DialContext:            w.conns.dial,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    connectTimeout,
+		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		MaxIdleConnsPerHost:    concurrency,
+		IdleConnTimeout:        90 * time.Second,
+		DisableCompression:     true, // answers are hardly read
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		WriteBufferSize:        16 << 10, // header and an ordinary event in one write
+	}
+	return w, nil
+}
+
+func userAgent(version string) string {
+	if version == "" {
+		return "hmcnotifyd"
+	}
+	return "hmcnotifyd/" + version
+}
+
+// MaxBatch returns the configured size of a batch.
+func (w *webhook) MaxBatch() (records, bytes int) { return w.batch, maxBatchBytes }
+
+// Send makes one request and judges the answer by its status alone: once a status has arrived, whatever happens to
+// the rest of the answer changes nothing.
+//
+// It uses the transport without an http.Client around it: no redirect is followed, and errors do not hold the URL.
+func (w *webhook) Send(ctx context.Context, records []event.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	if w.conns.closed() {
+		return fmt.Errorf("webhook: %s: %w", w.target, ErrClosed)
+	}
+	if len(records) > w.batch {
+		return fmt.Errorf("webhook: %s: %w", w.target, errTooMany(len(records), w.batch))
+	}
+	id, body := records[0].ID, records[0].JSON
+	if w.batch > 1 {
+		id, body = batchID(records), batchBody(records)
+	}
+
+	attempt, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	resp, err := w.transport.RoundTrip(w.request(attempt, id, body))
+	if err != nil {
+		return w.noAnswer(ctx, attempt, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // nothing is lost with an answer's rest
+	return w.judge(resp, cancel)
+}
+
+// request builds the request of one attempt.
+func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Request {
+	now := strconv.FormatInt(time.Now().Unix(), 10)
+	values := [3]string{id, now, ""}
+	header := make(http.Header, len(w.header)+len(values))
+	maps.Copy(header, w.header) // the values are shared: the transport does not change them
+	header["Webhook-Id"] = values[0:1:1]
+	header["Webhook-Timestamp"] = values[1:2:2]
+	if len(w.keys) > 0 {
+		values[2] = sign(w.keys, id, now, body)
+		header["Webhook-Signature"] = values[2:3:3]
+	}
+
+	req := w.template.WithContext(ctx)
+	req.Header = header
+	req.ContentLength = int64(len(body))
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	return req
+}
+
+// sign returns the value of webhook-signature as the Standard Webhooks specification has it: for each key
+// "v1," and the base64 of HMAC-SHA256 over id.timestamp.body, separated by spaces.
+func sign(keys [][]byte, id, timestamp string, body []byte) string {
+	prefix := make([]byte, 0, len(id)+len(timestamp)+2)
+	prefix = append(prefix, id...)
+	prefix = append(prefix, '.')
+	prefix = append(prefix, timestamp...)
+	prefix = append(prefix, '.')
+
+	var sum [sha256.Size]byte
+	out := make([]byte, 0, len(keys)*(len("v1, ")+base64.StdEncoding.EncodedLen(len(sum))))
+	for i, key := range keys {
+		mac := hmac.New(sha256.New, key)
+		mac.Write(prefix)
+		mac.Write(body)
+		if i > 0 {
+			out = append(out, ' ')
+		}
+		out = append(out, "v1,"...)
+		out = base64.StdEncoding.AppendEncode(out, mac.Sum(sum[:0]))
+	}
+	return string(out)
+}
+
+// batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent again, has the same one.
+func batchID(records []event.Record) string {
+	h := sha256.New()
+	for i := range records {
+		_, _ = io.WriteString(h, records[i].ID)
+		_, _ = h.Write([]byte{0})
+	}
+	return "batch-" + hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// batchBody returns the JSON array of the records.
+func batchBody(records []event.Record) []byte {
+	size := len(records) + 1
+	for i := range records {
+		size += len(records[i].JSON)
+	}
+	body := make([]byte, 0, size)
+	for i := range records {
+		if i == 0 {
+			body = append(body, '[')
+		} else {
+			body = append(body, ',')
+		}
+		body = append(body, records[i].JSON...)
+	}
+	return append(body, ']')
+}
+
+// noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are
+// temporary. ctx is the caller's, attempt is that of the attempt.
+func (w *webhook) noAnswer(ctx, attempt context.Context, err error) error {
+	hint := tlsHint(err)
+	switch {
+	case w.conns.closed():
+		err = ErrClosed
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case attempt.Err() != nil:
+		err = fmt.Errorf("no answer within %s", w.timeout)
+	default:
+		// A peer that does not speak HTTP is quoted in the error, and may quote the request.
+		err = w.redact.error(err)
+	}
+	return fmt.Errorf("webhook: %s: %w%s", w.target, err, hint)
+}
+
+// judge reads what matters of an answer.
+func (w *webhook) judge(resp *http.Response, cancel context.CancelFunc) error {
+	code := resp.StatusCode
+	delivered := code >= 200 && code <= 299
+	excerpt := w.read(resp, !delivered, cancel)
+	if delivered {
+		return nil
+	}
+
+	text := strconv.Itoa(code)
+	if name := http.StatusText(code); name != "" {
+		text += " " + name
+	}
+	if code >= 300 && code <= 399 {
+		text += " (redirects are not followed)"
+	}
+	if excerpt != "" {
+		text += ": " + excerpt
+	}
+	err := fmt.Errorf("webhook: %s: status %s", w.target, text)
+	switch {
+	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests,
+		code >= 500 && code <= 599:
+		return &RetryAfterError{Status: code, After: retryAfter(resp.Header), Err: err}
+	}
+	return &PermanentError{Status: code, Err: err}
+}
+
+// read reads the body of an answer, so that the connection can be used again, as far as that is worth it. If wanted, it returns the
+// beginning as one line of printable text.
+func (w *webhook) read(resp *http.Response, wanted bool, cancel context.CancelFunc) string {
+	// Behind 101 comes no body but another protocol.
+	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
+		return ""
+	}
+	if !wanted && resp.ContentLength > maxAnswer {
+		return ""
+	}
+	defer time.AfterFunc(answerTimeout, cancel).Stop()
+	body := io.LimitReader(resp.Body, maxAnswer)
+	excerpt := ""
+	if wanted {
+		data, _ := io.ReadAll(io.LimitReader(body, maxExcerptRead))
+		excerpt = w.redact.excerpt(data)
+	}
+	if resp.ContentLength <= maxAnswer {
+		_, _ = io.Copy(io.Discard, body)
+	}
+	return excerpt
+}
+
+// retryAfter returns what the header Retry-After says, seconds or a date, at most maxRetryAfter; 0 where it says nothing.
+func retryAfter(header http.Header) time.Duration {
+	value := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second //nolint:gosec // bounded
+	}
+	until, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(header.Get("Date")) // the consumer's clock, where it shows it: its distance to ours does not matter then
+	if err != nil {
+		now = time.Now()
+	}
+	return max(0, min(until.Sub(now), maxRetryAfter))
+}
+
+// Probe connects, and for https verifies the certificate, without making a request.
+func (w *webhook) Probe(ctx context.Context) error {
+	attempt, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	if err := w.connect(attempt); err != nil {
+		return w.noAnswer(ctx, attempt, err)
+	}
+	return nil
+}
+
+func (w *webhook) connect(ctx context.Context) error {
+	u := w.template.URL
+	port := u.Port()
+	if port == "" {
+		port = u.Scheme
+	}
+	conn, err := w.conns.dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // nothing was sent
+	if u.Scheme != "https" {
+		return nil
+	}
+	cfg := w.transport.TLSClientConfig.Clone()
+	cfg.ServerName = cmp.Or(cfg.ServerName, u.Hostname())
+	return tls.Client(conn, cfg).HandshakeContext(ctx)
+}
+
+// Close ends every connection, and with it every request.
+func (w *webhook) Close() error {
+	w.conns.close()
+	w.transport.CloseIdleConnections()
+	return nil
+}
