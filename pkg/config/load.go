@@ -194,38 +194,32 @@ func invalidLine(data []byte) int {
 	return 1
 }
 
-// readFile reads a regular file of a limited size. Its errors name the file.
+// readFile reads a regular file of a limited size. Its errors go on after the name of the file.
 func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	// Opening a named pipe would wait for a writer, hence the look first.
 	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is not a regular file", path)
+	switch {
+	case err != nil:
+		return nil, 0, unreadable(err)
+	case !info.Mode().IsRegular():
+		return nil, 0, errors.New("is not a regular file")
+	case info.Size() > limit:
+		return nil, 0, fmt.Errorf("is larger than %s", Size(limit))
 	}
+	data, err := os.ReadFile(path) //nolint:gosec // G304: reading the files that the operator names is the task
 	if err != nil {
-		return nil, 0, plainPathError(path, err)
-	}
-	f, err := os.Open(path) //nolint:gosec // G304: reading the files that the operator names is the task
-	if err != nil {
-		return nil, 0, plainPathError(path, err)
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, 0, plainPathError(path, err)
-	}
-	if int64(len(data)) > limit {
-		return nil, 0, fmt.Errorf("%s is larger than %s", path, Size(limit))
+		return nil, 0, unreadable(err)
 	}
 	return data, info.Mode(), nil
 }
 
-// plainPathError says "cannot read PATH: reason", without the name of the system call.
-func plainPathError(path string, err error) error {
+// unreadable leaves only the reason of a file error: the name of the file stands before it, that of the system call is noise.
+func unreadable(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err
 	}
-	return fmt.Errorf("cannot read %s: %w", path, err)
+	return fmt.Errorf("cannot be read: %w", err)
 }
 
 // resolve makes a path of the file absolute, and also returns it as errors should show it: relative where the

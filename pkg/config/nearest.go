@@ -15,7 +15,7 @@ func nearest(given string, names []string) string {
 func distance(a, b string) int {
 	const limit = 64 // longer keys are no typing mistakes
 	if len(a) > limit || len(b) > limit {
-		return limit
+		return len(a) + len(b)
 	}
 	var last, row, next [limit + 1]int
 	for j := range len(b) + 1 {

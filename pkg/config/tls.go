@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -79,7 +80,7 @@ func (t TLS) Explain(err error) string {
 		invalid  x509.CertificateInvalidError
 		roots    x509.SystemRootsError
 		record   tls.RecordHeaderError
-		alert    tls.AlertError
+		op       *net.OpError
 	)
 	switch {
 	case errors.As(err, &hostname) && hostname.Certificate != nil:
@@ -92,8 +93,11 @@ func (t TLS) Explain(err error) string {
 		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
 	case errors.As(err, &record):
 		return fmt.Sprintf("what answers on this port does not speak TLS: check the port of the %s", peer)
-	case errors.As(err, &alert):
-		return fmt.Sprintf("the %s refused the TLS connection (%v): it must allow TLS 1.2 or 1.3", peer, alert)
+	case errors.As(err, &op) && op.Op == "remote error": // an alert, of a type that crypto/tls keeps to itself
+		if strings.Contains(op.Err.Error(), "protocol version") {
+			return fmt.Sprintf("the %s refused the TLS connection (%v): enable TLS 1.2 or 1.3 there", peer, op.Err)
+		}
+		return fmt.Sprintf("the %s refused the TLS connection (%v)", peer, op.Err)
 	case err != nil && strings.Contains(err.Error(), "server selected unsupported protocol version"):
 		return fmt.Sprintf("the %s offers only TLS older than 1.2: enable TLS 1.2 or 1.3 there", peer)
 	}

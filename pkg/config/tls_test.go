@@ -139,12 +139,9 @@ func TestExplain(t *testing.T) {
 	fingerprint := fmt.Sprintf("%X", sha256.Sum256(self.cert.Raw))
 	tls11 := serverConfig(good)
 	tls11.MinVersion, tls11.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
-	refusing := serverConfig(good)
-	refusing.MinVersion = tls.VersionTLS13
-	refusing.ClientAuth = tls.RequireAnyClientCert
+	mutual := serverConfig(good)
+	mutual.MaxVersion, mutual.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert
 
-	hook := trust
-	hook.key = "http_config.tls_config"
 	for name, tc := range map[string]struct {
 		server *tls.Config
 		client TLS
@@ -165,8 +162,9 @@ func TestExplain(t *testing.T) {
 		"wrong setting": {serverConfig(good), TLS{CAFile: caFile, ServerName: "hmc7"}, "hmc1", "the certificate is not for hmc7, which tls.server_name asks for, but for hmc1, hmc1.example.com, 10.0.0.1: set tls.server_name to one of these"},
 		"no names":      {serverConfig(nameless), trust, "hmc1", "the certificate of hmc1 holds no name or address that could be compared with hmc1 (a common name alone does not count): create a new one on the HMC with subject alternative names"},
 		"many names":    {serverConfig(crowded), trust, "hmc1", "the certificate is not for hmc1 but for n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, and 5 more: connect"},
-		"webhook":       {serverConfig(self), TLS{key: hook.key}, "hmc1", "the certificate of hmc1 is self-signed (SHA-256 fingerprint " + fingerprint + "): if the fingerprint is the one the server shows, put this certificate into a file and name it in http_config.tls_config.ca_file"},
-		"old TLS":       {tls11, trust, "hmc1", "the HMC refused the TLS connection (tls: protocol version not supported): it must allow TLS 1.2 or 1.3"},
+		"webhook":       {serverConfig(self), TLS{key: "http_config.tls_config"}, "hmc1", "the certificate of hmc1 is self-signed (SHA-256 fingerprint " + fingerprint + "): if the fingerprint is the one the server shows, put this certificate into a file and name it in http_config.tls_config.ca_file"},
+		"old TLS":       {tls11, trust, "hmc1", "the HMC refused the TLS connection (tls: protocol version not supported): enable TLS 1.2 or 1.3 there"},
+		"mutual TLS":    {mutual, trust, "hmc1", "the HMC refused the TLS connection (tls: "},
 		"no TLS":        {nil, trust, "hmc1", "what answers on this port does not speak TLS: check the port of the HMC"},
 	} {
 		t.Run(name, func(t *testing.T) {

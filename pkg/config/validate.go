@@ -498,7 +498,7 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 	*file = absolute
 	data, mode, err := readFile(absolute, maxSecretFile)
 	if err != nil {
-		d.errorf(path, "%s", strings.ReplaceAll(err.Error(), absolute, shown))
+		d.errorf(path, "%s %s", shown, err)
 		return
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
@@ -557,7 +557,7 @@ func (d *decoder) tls(path string, t *TLS) {
 	t.CAFile = absolute
 	data, _, err := readFile(absolute, maxCAFile)
 	if err != nil {
-		d.errorf(at("ca_file"), "%s", strings.ReplaceAll(err.Error(), absolute, shown))
+		d.errorf(at("ca_file"), "%s %s", shown, err)
 		return
 	}
 	certs, err := parseCertificates(data)

@@ -1,0 +1,313 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"gopkg.in/yaml.v3"
+)
+
+// No way of printing shows a secret, also where it is deep within something else.
+func TestSecretsNeverPrint(t *testing.T) {
+	const password, token = "hunter2-Zq!", "T0KEN/abc"
+	type wrapper struct {
+		Secret  Secret
+		Pointer *Secret
+		URL     URL
+		hidden  Secret // package fmt cannot call its methods
+		hurl    URL
+		Map     map[string]Secret
+		Any     any
+	}
+	s, u := NewSecret(password), NewURL("https://hooks.example.com/"+token+"?key="+token)
+	w := wrapper{s, &s, u, s, u, map[string]Secret{"a": s}, s}
+	cfg := &Config{HMCs: []HMC{{Password: s, Session: &Session{ID: s, Credential: s}}}, Sinks: []Sink{{Webhook: &Webhook{URL: u, Secret: s}}}}
+
+	var out bytes.Buffer
+	for _, v := range []any{s, &s, u, &u, w, &w, cfg, *cfg, cfg.HMCs, cfg.HMCs[0], cfg.Sinks[0].Webhook, errors.Join(fmt.Errorf("x: %v", s))} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p", "%T", "%10.3s", "%U"} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
+		fmt.Fprintln(&out, v)
+		for _, marshal := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal, xml.Marshal} {
+			data, err := marshal(v)
+			fmt.Fprintf(&out, "%s %v\n", data, err)
+		}
+		slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
+		slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v)
+		for _, enc := range []zapcore.Encoder{
+			zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()),
+		} {
+			log := zap.New(zapcore.NewCore(enc, zapcore.AddSync(&out), zap.DebugLevel))
+			log.Info("m", zap.Any("v", v), zap.Reflect("r", v), zap.Stringer("s", s))
+			log.Sugar().Infow("m", "v", v)
+			log.Sugar().Infof("%v %+v", v, v)
+		}
+	}
+	for _, secret := range []string{password, token, fmt.Sprintf("%x", password), fmt.Sprintf("%x", token), "hunter2", "T0KEN"} {
+		if i := strings.Index(out.String(), secret); i >= 0 {
+			t.Errorf("%q was printed: %s", secret, out.String()[max(0, i-200):i+20])
+		}
+	}
+	if got := fmt.Sprint(s, u); got != "<secret> https://hooks.example.com/..." {
+		t.Errorf("printed as %q", got)
+	}
+	if s.Expose() != password || !s.IsSet() || (Secret{}).IsSet() || (Secret{}).Expose() != "" || NewSecret("").IsSet() {
+		t.Error("the secret itself is not there")
+	}
+}
+
+func TestURLString(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://h":                      "https://h",
+		"https://h:8443/":                "https://h:8443",
+		"https://h/services/T/B/token":   "https://h/...",
+		"https://h/?token=x":             "https://h/...",
+		"https://h/#token":               "https://h/...",
+		"https://user:password@h/":       "https://h",
+		"http://[::1]:80/x":              "http://[::1]:80/...",
+		"token":                          hidden,
+		"https://h/%zz":                  hidden,
+		"":                               hidden,
+		"mailto:somebody@example.com":    hidden,
+		"https://h/a?password=x#y":       "https://h/...",
+		"HTTPS://Hooks.Example.com/abc/": "https://Hooks.Example.com/...",
+	} {
+		if got := NewURL(url).String(); got != want {
+			t.Errorf("%s is printed as %s, want %s", url, got, want)
+		}
+	}
+}
+
+func TestParseDuration(t *testing.T) {
+	const day = 24 * time.Hour
+	for s, want := range map[string]time.Duration{
+		"0": 0, "0s": 0, "30s": 30 * time.Second, "1h30m": 90 * time.Minute, "1.5h": 90 * time.Minute, "250us": 250 * time.Microsecond,
+		"7d": 7 * day, "1w": 7 * day, "1w2d12h": 9*day + 12*time.Hour, "168h": 7 * day, "0.5d": 12 * time.Hour, "100ms": 100 * time.Millisecond,
+	} {
+		if got, err := parseDuration(s); err != nil || got != want {
+			t.Errorf("%q: %v, %v, want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "1", "30", "s", "1 s", " 1s", "1s ", "1y", "1M", "-1s", "+1s", "1..5s", ".s", "1d1", "1e3s", "one", "1000000w", "106751d24h", "9223372036s9223372036s"} {
+		if got, err := parseDuration(s); err == nil {
+			t.Errorf("%q is read as %v", s, got)
+		}
+	}
+}
+
+func TestFormatDuration(t *testing.T) {
+	for s, want := range map[string]string{"24h": "24h", "10m": "10m", "1h30m": "1h30m", "90s": "1m30s", "0s": "0s", "20h10m": "20h10m", "1h5s": "1h0m5s", "5ms": "5ms"} {
+		d, err := time.ParseDuration(s)
+		if got := formatDuration(d); err != nil || got != want {
+			t.Errorf("%s: %s, want %s (%v)", s, got, want, err)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for s, want := range map[string]Size{
+		"0": 0, "1": 1, "1048576": mib, "10B": 10, "1KiB": kib, "512MiB": 512 * mib, "1GiB": gib, "1.5GiB": gib + 512*mib,
+		"2TiB": 2048 * gib, "1 GiB": gib, "9223372036854775807": math.MaxInt64,
+	} {
+		if got, err := parseSize(s); err != nil || got != want {
+			t.Errorf("%q: %d, %v, want %d", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "-1", "1.5", "GiB", "1GB", "1G", "1gib", "9223372036854775808", "10000000TiB", "1e3MiB", "+1", "0x10", "1_000", "1.2.3MiB", "InfMiB", "99999999.5TiB", "NaNKiB"} {
+		if got, err := parseSize(s); err == nil {
+			t.Errorf("%q is read as %d", s, got)
+		}
+	}
+	for size, want := range map[Size]string{0: "0B", 1: "1B", 1000: "1000B", kib: "1KiB", 10 * gib: "10GiB", 3 << 29: "1536MiB"} {
+		if got := size.String(); got != want {
+			t.Errorf("%d is printed as %s, want %s", size, got, want)
+		}
+		if back, err := parseSize(want); err != nil || back != size {
+			t.Errorf("%s is read as %d, %v", want, back, err)
+		}
+	}
+}
+
+func TestPattern(t *testing.T) {
+	for _, tc := range []struct {
+		pattern string
+		match   []string
+		not     []string
+	}{
+		{"PROD1", []string{"PROD1"}, []string{"PROD", "PROD11", "xPROD1", "prod1", ""}},
+		{"PROD.*", []string{"PROD", "PROD1", "PROD\n1"}, []string{"xPROD", "prod"}},
+		{"a|b", []string{"a", "b"}, []string{"ab", "a|b", "xa", "bx"}},
+		{"(?i)prod", []string{"PROD", "Prod"}, []string{"PRODs"}},
+		{"(?m)^a$", []string{"a"}, []string{"a\nb", "b\na"}},
+		{"", []string{""}, []string{"a"}},
+		{`a\.b`, []string{"a.b"}, []string{"axb"}},
+		{".*", []string{"", "a\nb"}, nil},
+	} {
+		p, err := NewPattern(tc.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range tc.match {
+			if !p.Match(s) {
+				t.Errorf("%q does not match %q", tc.pattern, s)
+			}
+		}
+		for _, s := range tc.not {
+			if p.Match(s) {
+				t.Errorf("%q matches %q", tc.pattern, s)
+			}
+		}
+		if p.String() != tc.pattern {
+			t.Errorf("%q is printed as %q", tc.pattern, p)
+		}
+	}
+	for _, s := range []string{"(", "a)(b", "[", "*", `\`, "(?P<"} {
+		if _, err := NewPattern(s); err == nil {
+			t.Errorf("%q compiles", s)
+		}
+	}
+	all, err := NewPattern(".*")
+	if err != nil || matchAll().re.String() != all.re.String() {
+		t.Error("matchAll is not what .* compiles to")
+	}
+}
+
+func TestNearest(t *testing.T) {
+	keys := []string{"name", "hosts", "userid", "password", "password_file", "os_messages", "tls"}
+	for given, want := range map[string]string{
+		"host": "hosts", "user_id": "userid", "passwrod": "password", "os_message": "os_messages", "Name": "name", "tsl": "tls",
+		"colour": "", "x": "", "": "", "namespace_of_the_thing": "", strings.Repeat("a", 1000): "",
+	} {
+		if got := nearest(given, keys); got != want {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}
+
+// Equal and Hash see every key: whatever is changed makes another HMC, sink or configuration.
+func TestEqualSeesEveryKey(t *testing.T) {
+	base := func() *Config {
+		re, err := NewPattern("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{}, Log: &Log{}, Match: []Matcher{{}}, Drop: []Matcher{{}}}
+		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}}
+	}
+	var count int
+	// change calls try with every value of the configuration changed, one at a time.
+	var change func(v reflect.Value, path string, try func(path string))
+	change = func(v reflect.Value, path string, try func(string)) {
+		old := reflect.New(v.Type()).Elem()
+		old.Set(v)
+		set := func(to any) {
+			count++
+			v.Set(reflect.ValueOf(to).Convert(v.Type()))
+			try(path)
+			v.Set(old)
+		}
+		switch v.Interface().(type) {
+		case Secret:
+			set(NewSecret("new"))
+			return
+		case URL:
+			set(NewURL("new"))
+			return
+		case Pattern:
+			set(Pattern{source: "new"})
+			return
+		case Patterns:
+			set(Patterns{{source: "new"}})
+			return
+		case Search:
+			set(Search{matchAll().re})
+			return
+		}
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				if keyOf(v.Type().Field(i)) != "" {
+					change(v.Field(i), join(path, keyOf(v.Type().Field(i))), try)
+				}
+			}
+		case reflect.Pointer:
+			change(v.Elem(), path, try)
+			v.SetZero()
+			try(path)
+			v.Set(old)
+		case reflect.Slice:
+			if v.Type().Elem().Kind() == reflect.String {
+				set([]string{"new"})
+				return
+			}
+			change(v.Index(0), path+"[0]", try)
+			v.Set(reflect.Append(v, v.Index(0)))
+			try(path)
+			v.Set(old)
+		case reflect.String:
+			set("new")
+		case reflect.Bool:
+			set(!v.Bool())
+		case reflect.Int, reflect.Int64:
+			set(v.Int() + 1)
+		case reflect.Float64:
+			set(v.Float() + 1)
+		default:
+			t.Fatalf("%s has the unexpected type %s", path, v.Type())
+		}
+	}
+	a, b := base(), base()
+	if !a.HMCs[0].Equal(&b.HMCs[0]) || !a.Sinks[0].Equal(&b.Sinks[0]) || !equal(a, b) || a.Hash() != b.Hash() {
+		t.Fatal("equal ones differ")
+	}
+	hash := a.Hash()
+	if hash == 0 || hash >= 1<<48 || uint64(float64(hash)) != hash {
+		t.Errorf("hash %d does not fit", hash)
+	}
+	change(reflect.ValueOf(b).Elem(), "", func(path string) {
+		if equal(a, b) {
+			t.Errorf("a change of %s goes unnoticed", path)
+		}
+		if strings.HasPrefix(path, "hmcs[0]") && a.HMCs[0].Equal(&b.HMCs[0]) {
+			t.Errorf("a change of %s leaves the HMC equal", path)
+		}
+		if strings.HasPrefix(path, "sinks[0]") && a.Sinks[0].Equal(&b.Sinks[0]) {
+			t.Errorf("a change of %s leaves the sink equal", path)
+		}
+	})
+	if !equal(a, b) {
+		t.Error("the change was not taken back")
+	}
+	if count < 80 {
+		t.Errorf("only %d values were changed", count)
+	}
+	for name, mutate := range map[string]func(c *Config){
+		"a secret": func(c *Config) { c.HMCs[0].Password = NewSecret("new") },
+		"a number": func(c *Config) { c.HMCs[0].RESTPort++ },
+	} {
+		c := base()
+		mutate(c)
+		if c.Hash() == hash {
+			t.Errorf("%s does not change the hash", name)
+		}
+	}
+	// Two secrets that swap places, and a text that moves from one key to the next, are a change.
+	c, d := base(), base()
+	c.HMCs[0].Session.ID, c.HMCs[0].Session.Credential = NewSecret("ab"), NewSecret("c")
+	d.HMCs[0].Session.ID, d.HMCs[0].Session.Credential = NewSecret("a"), NewSecret("bc")
+	if c.HMCs[0].Equal(&d.HMCs[0]) {
+		t.Error("secrets run into each other")
+	}
+}
