@@ -173,9 +173,11 @@ var contractTests = []struct {
 		if !reflect.DeepEqual(rs, before) {
 			t.Error("Send has changed the records")
 		}
-		err := p.check(t, s.Send(t.Context(), records(0, limit+1)))
+		// One more is taken as well or turned down, but never thrown away.
+		more := records(limit, limit+1)
+		err := p.check(t, s.Send(t.Context(), more))
 		if err == nil {
-			t.Error("a batch above MaxBatch was accepted")
+			p.expect(t, append(rs, more...))
 		}
 		if _, ok := errors.AsType[*PermanentError](err); ok {
 			t.Error("a batch above MaxBatch would be thrown away")
@@ -312,8 +314,8 @@ var contractTests = []struct {
 		if _, ok := errors.AsType[*PermanentError](err); ok {
 			t.Errorf("%v is permanent", err)
 		}
-		if !strings.Contains(err.Error(), "200ms") {
-			t.Errorf("the error does not name the timeout: %v", err)
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), " after ") {
+			t.Errorf("the error does not tell of the timeout: %v", err)
 		}
 	}},
 	{"probe", func(t *testing.T, p *peer) {
@@ -427,7 +429,7 @@ func TestEveryKind(t *testing.T) {
 	if kinds == 0 {
 		t.Error("no kinds found")
 	}
-	if _, err := New(config.Sink{Name: "ops"}, Options{}); !errors.Is(err, errNoKind) || !strings.Contains(err.Error(), "ops") {
+	if _, err := New(config.Sink{Name: "ops"}, Options{}); !errors.Is(err, errNoKind) {
 		t.Errorf("a sink of no kind: %v", err)
 	}
 }

@@ -1,6 +1,8 @@
 package sinks
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -62,8 +64,14 @@ func (e *BatchError) Error() string {
 	return fmt.Sprintf("%d of %d events were not accepted, the first: %v", n, len(e.Errs), first)
 }
 
-// errTooMany is the error of a sink that is handed more records than its MaxBatch says. It is not permanent: the records are
-// not at fault.
-func errTooMany(n, limit int) error {
-	return fmt.Errorf("%d events in one request, at most %d", n, limit)
+// ended returns the error of an attempt that was cut off by its own context or by ctx, that of the caller.
+func ended(ctx, attempt context.Context, what string, start time.Time) error {
+	err := ctx.Err()
+	if err == nil {
+		err = attempt.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s after %s: %w", what, time.Since(start).Round(time.Millisecond), err)
+	}
+	return err
 }

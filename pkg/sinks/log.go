@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// logBatchRecords and logBatchBytes are what one Send of a log sink takes.
+	// logBatchRecords and logBatchBytes are what one Send should be given; it takes any number.
 	logBatchRecords = 1024
 	logBatchBytes   = 1 << 20
 
@@ -43,7 +43,7 @@ type logSink struct {
 	torn bool // the output ends in the middle of a line
 }
 
-func newLog(cfg config.Sink, opts Options) (*logSink, error) {
+func newLog(cfg config.Sink, opts Options) (Sink, error) {
 	l := &logSink{
 		name:    cfg.Log.Output,
 		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
@@ -85,14 +85,12 @@ func (l *logSink) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if len(records) > logBatchRecords {
-		return fmt.Errorf("log: %s: %w", l.name, errTooMany(len(records), logBatchRecords))
-	}
 	return l.exclusive(ctx, func(attempt context.Context) error { return l.write(attempt, records) })
 }
 
 // exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with Close.
 func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
+	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	defer context.AfterFunc(l.life, cancel)()
@@ -105,12 +103,10 @@ func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error)
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil:
-		err = ctx.Err()
 	case l.life.Err() != nil:
 		err = ErrClosed
 	case attempt.Err() != nil:
-		err = fmt.Errorf("not written within %s", l.timeout)
+		err = ended(ctx, attempt, "not written", start)
 	}
 	return fmt.Errorf("log: %s: %w", l.name, err)
 }

@@ -161,7 +161,7 @@ func TestLogRefuses(t *testing.T) {
 			if test.want != nil && !errors.Is(err, test.want) {
 				t.Errorf("%v", err)
 			}
-			if !strings.HasPrefix(err.Error(), "sink journal: log: ") || !strings.Contains(err.Error(), test.output) {
+			if !strings.HasPrefix(err.Error(), "log: ") || !strings.Contains(err.Error(), test.output) {
 				t.Errorf("%v", err)
 			}
 		})

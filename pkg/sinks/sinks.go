@@ -11,7 +11,6 @@ package sinks
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"go.uber.org/zap"
@@ -22,7 +21,7 @@ import (
 
 // Sink is one destination. All methods may be called from several goroutines at once.
 type Sink interface {
-	// Send delivers one event, or one batch that is not above what [MaxBatch] says, in one attempt. It returns
+	// Send delivers one event, or one batch within what [MaxBatch] says, in one attempt. It returns
 	// nil only when the destination has accepted every record; no records are accepted at once.
 	//
 	// The error is a *PermanentError where the destination refused for good, a *BatchError where it
@@ -78,24 +77,16 @@ type Options struct {
 	Logger *zap.Logger
 }
 
-// New makes the sink that cfg describes. It opens files, but makes no connection.
+// New makes the sink that cfg describes. It opens files, but makes no connection. The caller knows which sink an error is about:
+// it does not hold the name.
 func New(cfg config.Sink, opts Options) (Sink, error) {
-	var (
-		s   Sink
-		err error
-	)
 	switch {
 	case cfg.Webhook != nil:
-		s, err = newWebhook(cfg, opts)
+		return newWebhook(cfg, opts)
 	case cfg.Log != nil:
-		s, err = newLog(cfg, opts)
-	default:
-		err = errNoKind
+		return newLog(cfg, opts)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("sink %s: %w", cfg.Name, err)
-	}
-	return s, nil
+	return nil, errNoKind
 }
 
 var errNoKind = errors.New("no kind of sink is set")

@@ -59,7 +59,7 @@ type webhook struct {
 	transport *http.Transport
 }
 
-func newWebhook(cfg config.Sink, opts Options) (*webhook, error) {
+func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	if f := cfg.Webhook.Format; f != "" && f != config.FormatJSON {
 		return nil, fmt.Errorf("webhook: format %q is not available", f)
 	}
@@ -141,18 +141,19 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 		return fmt.Errorf("webhook: %s: %w", w.target, ErrClosed)
 	}
 	if len(records) > w.batch {
-		return fmt.Errorf("webhook: %s: %w", w.target, errTooMany(len(records), w.batch))
+		return fmt.Errorf("webhook: %s: %d events in one request, at most %d", w.target, len(records), w.batch)
 	}
 	id, body := records[0].ID, records[0].JSON
 	if w.batch > 1 {
 		id, body = batchID(records), batchBody(records)
 	}
 
+	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	resp, err := w.transport.RoundTrip(w.request(attempt, id, body))
 	if err != nil {
-		return w.noAnswer(ctx, attempt, err)
+		return w.noAnswer(ctx, attempt, start, err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing is lost with an answer's rest
 	return w.judge(resp, cancel)
@@ -233,15 +234,13 @@ func batchBody(records []event.Record) []byte {
 
 // noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are
 // temporary. ctx is the caller's, attempt is that of the attempt.
-func (w *webhook) noAnswer(ctx, attempt context.Context, err error) error {
+func (w *webhook) noAnswer(ctx, attempt context.Context, start time.Time, err error) error {
 	hint := tlsHint(err)
 	switch {
 	case w.conns.closed():
 		err = ErrClosed
-	case ctx.Err() != nil:
-		err = ctx.Err()
 	case attempt.Err() != nil:
-		err = fmt.Errorf("no answer within %s", w.timeout)
+		err = ended(ctx, attempt, "no answer", start)
 	default:
 		// A peer that does not speak HTTP is quoted in the error, and may quote the request.
 		err = w.redact.error(err)
@@ -319,10 +318,11 @@ func retryAfter(header http.Header) time.Duration {
 
 // Probe connects, and for https verifies the certificate, without making a request.
 func (w *webhook) Probe(ctx context.Context) error {
+	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	if err := w.connect(attempt); err != nil {
-		return w.noAnswer(ctx, attempt, err)
+		return w.noAnswer(ctx, attempt, start, err)
 	}
 	return nil
 }

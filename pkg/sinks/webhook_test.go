@@ -378,15 +378,15 @@ func TestWebhookBrokenConsumers(t *testing.T) {
 		want  int
 		text  string
 	}{
-		{"accepts and is silent", func(net.Conn) {}, temporary, "no answer within"},
-		{"reads and is silent", answer(""), temporary, "no answer within"},
+		{"accepts and is silent", func(net.Conn) {}, temporary, "no answer after"},
+		{"reads and is silent", answer(""), temporary, "no answer after"},
 		{"closes at once", closing(func(net.Conn) {}), temporary, ""},
 		{"closes after the request", closing(answer("")), temporary, "EOF"},
 		{"closes within the status line", closing(answer("HTTP/1.1 2")), temporary, ""},
 		{"closes within the header", closing(answer("HTTP/1.1 200 OK\r\nContent-Le")), temporary, ""},
-		{"hangs within the status line", answer("HTTP/1.1 20"), temporary, "no answer within"},
-		{"hangs within the header", answer("HTTP/1.1 200 OK\r\nX-A: b\r\n"), temporary, "no answer within"},
-		{"drips its header", endless("HTTP/1.1 200 OK\r\nX-A: ", "a", time.Millisecond), temporary, "no answer within"},
+		{"hangs within the status line", answer("HTTP/1.1 20"), temporary, "no answer after"},
+		{"hangs within the header", answer("HTTP/1.1 200 OK\r\nX-A: b\r\n"), temporary, "no answer after"},
+		{"drips its header", endless("HTTP/1.1 200 OK\r\nX-A: ", "a", time.Millisecond), temporary, "no answer after"},
 		{"endless header", endless("HTTP/1.1 200 OK\r\n", "X-A: "+kilobyte+"\r\n", 0), temporary, ""},
 		{"endless header line", endless("HTTP/1.1 200 OK\r\nX-A: ", kilobyte, 0), temporary, ""},
 		{"endless informational answers", endless("", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 0), temporary, ""},
@@ -522,7 +522,7 @@ func TestWebhookConnectHangs(t *testing.T) {
 		"Send":  func() error { return s.Send(t.Context(), records(0, 1)) },
 		"Probe": func() error { return s.Probe(t.Context()) },
 	} {
-		if err := soon(t, what, do); err == nil || !strings.Contains(err.Error(), "timeout") && !strings.Contains(err.Error(), "no answer within") {
+		if err := soon(t, what, do); err == nil || !strings.Contains(err.Error(), "timeout") && !strings.Contains(err.Error(), "no answer after") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -888,7 +888,7 @@ func TestNewWebhookRefuses(t *testing.T) {
 				_ = s.Close()
 				t.Fatal("no error")
 			}
-			if !strings.HasPrefix(err.Error(), "sink ops: webhook: ") || !strings.Contains(err.Error(), test.text) || strings.Contains(err.Error(), token) {
+			if !strings.HasPrefix(err.Error(), "webhook: ") || !strings.Contains(err.Error(), test.text) || strings.Contains(err.Error(), token) {
 				t.Errorf("%v", err)
 			}
 		})
