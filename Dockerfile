@@ -32,8 +32,8 @@ LABEL org.opencontainers.image.title="hmcnotifyd" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/hmcnotifyd /hmcnotifyd
-# The queue of undelivered events; a new volume takes owner and mode from here.
-COPY --from=build --chown=65532:65532 --chmod=0700 /out/data /data
+# The queue of undelivered events; a new volume takes its owner from here.
+COPY --from=build --chown=65532:65532 /out/data /data
 USER 65532:65532
 VOLUME /data
 EXPOSE 10291
