@@ -113,6 +113,14 @@ func (h *handover) unpop(items []item) {
 	}
 }
 
+func (h *handover) len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.n
+}
+
+func (h *handover) empty() bool { return h.len() == 0 }
+
 func (h *handover) grow() {
 	ring := make([]item, max(popCount, 2*len(h.ring)))
 	n := copy(ring, h.ring[h.head:])

@@ -3,7 +3,6 @@ package receiver
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -52,10 +51,11 @@ type link struct {
 	cause       error
 
 	// For the reader only:
-	items     []item // parsed and not yet handed over
-	itemBytes int
-	lastError *JMSError // the latest frame, if that was an ERROR
-	fullSince time.Time // since when the hand-over buffer has had no room
+	items       []item // parsed and not yet handed over
+	itemBytes   int
+	lastError   *JMSError // the latest frame, if that was an ERROR
+	fullSince   time.Time // since when the hand-over buffer has had no room
+	lastMessage int64     // when the latest notification came, for Receiver.LastNotification
 }
 
 // linkSub is a subscription on this link.
@@ -91,6 +91,7 @@ func newLink(r *Receiver, conn net.Conn) *link {
 		requests: make(map[string]*request),
 	}
 	l.conn = l.wire
+	l.lastMessage = r.lastNotification.Load()
 	l.frames = newFrameReader(l, r.limits)
 	return l
 }
@@ -109,7 +110,10 @@ func (l *link) run() {
 }
 
 // fail ends the link. The first cause counts.
-func (l *link) fail(cause error) {
+func (l *link) fail(cause error) { l.end(cause, l.wire) }
+
+// end ends the link by closing conn: wire at once, or the whole of it with TLS's own goodbye.
+func (l *link) end(cause error, conn net.Conn) {
 	l.r.mu.Lock()
 	first := l.cause == nil
 	if first {
@@ -118,7 +122,7 @@ func (l *link) fail(cause error) {
 	}
 	l.r.mu.Unlock()
 	if first {
-		_ = l.wire.Close()
+		_ = conn.Close()
 	}
 }
 
@@ -160,6 +164,7 @@ func (l *link) message(f *frame) {
 			zap.String("subscription", f.headers.Get(headerSubscription)), zap.String("destination", f.headers.Get(headerDestination)))
 		return
 	}
+	l.lastMessage = l.wire.received.UnixNano()
 	l.queue(item{
 		notification: Notification{Topic: topic, Headers: f.headers, Body: f.body, Received: l.wire.received},
 		size:         itemSize(f),
@@ -298,7 +303,7 @@ func (l *link) flush() {
 		l.miss(&rest[0])
 		rest = rest[1:]
 	}
-	l.r.lastNotification.Store(l.wire.received.UnixNano())
+	l.r.lastNotification.Store(l.lastMessage)
 	clear(l.items)
 	l.items, l.itemBytes = l.items[:0], 0
 }

@@ -106,6 +106,7 @@ type Receiver struct {
 	closeErr   error         // set before closed is
 
 	lastByte, lastNotification atomic.Int64 // Unix nanoseconds
+	taken                      atomic.Int64 // what running iterations took from the buffer and have not yielded
 
 	// mu guards what follows and the fields of link that say so. It is never held while anything waits.
 	mu               sync.Mutex
@@ -298,6 +299,9 @@ func (r *Receiver) wantedInOrder() []*subscription {
 // A failed attempt is repeated with the delays of Backoff, ConnectRetries times. A refused logon is not repeated, because an
 // HMC disables a userid that fails to log on too often. The error is a *ConnectionError, or that of ctx, or ErrClosed.
 func (r *Receiver) Connect(ctx context.Context) error {
+	if r.closing.Err() != nil {
+		return ErrClosed
+	}
 	ctx, cancel := r.untilClosed(ctx)
 	defer cancel()
 	select {
@@ -313,7 +317,7 @@ func (r *Receiver) Connect(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return r.ended(ctx, err)
 		}
 		failure := &ConnectionError{Reason: reasonOf(err), Attempts: attempts, Err: err}
@@ -350,7 +354,7 @@ func (r *Receiver) untilClosed(ctx context.Context) (context.Context, context.Ca
 func (r *Receiver) ended(ctx context.Context, last error) error {
 	cause := context.Cause(ctx)
 	switch {
-	case errors.Is(cause, ErrClosed):
+	case r.closing.Err() != nil:
 		return ErrClosed
 	case last == nil || errors.Is(last, cause):
 		return fmt.Errorf("receiver: connect: %w", ctx.Err())
@@ -383,6 +387,11 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 	}
 	// From here on Subscribe and Unsubscribe act on the link themselves.
 	r.mu.Lock()
+	if r.closing.Err() != nil {
+		r.mu.Unlock()
+		_ = l.wire.Close()
+		return false, ErrClosed
+	}
 	r.link = l
 	var subs []*linkSub
 	for _, s := range r.wantedInOrder() {
@@ -626,19 +635,28 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 			return
 		}
 		for r.drain(ctx, yield) {
-			// Nothing is buffered. If there is no link either, make one; then wait for what it brings.
-			if err := r.Connect(ctx); err != nil {
-				if !errors.Is(err, ErrClosed) {
-					yield(Notification{}, err)
-					return
+			r.mu.Lock()
+			l, empty := r.link, r.buffer.empty()
+			r.mu.Unlock()
+			switch {
+			case !empty: // the end of a link, perhaps, which comes before a new one
+				continue
+			case l != nil:
+				select {
+				case <-r.buffer.ready:
+				case <-l.finished: // it may never have been established, and end without a word
+				case <-ctx.Done():
 				}
-				<-r.closed
+				continue
 			}
-			select {
-			case <-r.buffer.ready:
-			case <-ctx.Done():
-			case <-r.closed:
+			err := r.Connect(ctx)
+			switch {
+			case errors.Is(err, ErrClosed):
+				<-r.closed
 				r.drain(ctx, yield)
+				return
+			case err != nil:
+				yield(Notification{}, err)
 				return
 			}
 		}
@@ -666,17 +684,21 @@ func (r *Receiver) drain(ctx context.Context, yield func(Notification, error) bo
 // yieldAll yields items until the consumer or ctx ends the iteration, or a loss does. It puts back what it did not get to.
 func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notification, error) bool) bool {
 	done := ctx.Done()
-	next := 0
+	r.taken.Add(int64(len(items)))
 	// Deferred, so that a consumer that panics or calls runtime.Goexit loses nothing either.
-	defer func() { r.buffer.unpop(items[next:]) }()
-	for next < len(items) {
+	defer func() {
+		r.buffer.unpop(items)
+		r.taken.Add(-int64(len(items)))
+	}()
+	for len(items) > 0 {
 		select {
 		case <-done:
 			return true // drain says so
 		default:
 		}
-		it := &items[next]
-		next++
+		it := &items[0]
+		items = items[1:]
+		r.taken.Add(-1)
 		err := it.err
 		if err == nil && it.notification.Body != nil {
 			if jsonErr := checkJSON(it.notification.Body); jsonErr != nil {
@@ -689,6 +711,10 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 	}
 	return true
 }
+
+// Buffered returns how many notifications and errors were received and are not yet yielded. Within an iteration, 0 says that the
+// next one may take long: a consumer that gathers batches finishes the one it has.
+func (r *Receiver) Buffered() int { return int(r.taken.Load()) + r.buffer.len() }
 
 // closeTimeout is how long Close lets the HMC take to confirm the DISCONNECT.
 const closeTimeout = time.Second
@@ -704,23 +730,26 @@ func (r *Receiver) Close() error {
 		return r.closeErr
 	}
 	r.beginClose()
-	l := r.live()
+	l := r.link
 	var receipt *request
-	if l != nil {
+	if r.live() != nil {
 		receipt = l.disconnect()
 	}
 	r.mu.Unlock()
 
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
-	if l != nil {
+	if receipt != nil {
 		select {
 		case <-receipt.done:
+			l.end(ErrClosed, l.conn)
 		case <-l.done:
 		case <-timer.C:
 			r.closeErr = fmt.Errorf("receiver: close: %w", &timeoutError{"no receipt for DISCONNECT", closeTimeout})
+			l.fail(ErrClosed)
 		}
-		l.fail(ErrClosed)
+	}
+	if l != nil {
 		<-l.finished
 	}
 	// A Connect that is at work has been told; see it end, unless a Dial of the caller's does not obey its context.
