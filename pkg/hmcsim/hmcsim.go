@@ -102,6 +102,8 @@ type HMC struct {
 	security    logBook
 	rebuild     bool // inventory is published again to the first session after a restart
 	restFaults  []RESTFault
+	hwMessages  []*hwMessage // of the console
+	userIDs     map[string]string
 	forbidden   int64
 	logons      int64
 	refused     int64
@@ -111,7 +113,6 @@ type HMC struct {
 	delivered   map[string]int64
 	requests    map[string]int64
 	calls       callLog
-	lastLogID   int64
 	headers     []Header // scratch
 	stopRequest context.CancelFunc
 	reqContext  context.Context //nolint:containedctx // ends requests that a fault holds, at Close and Restart
@@ -132,6 +133,7 @@ func Start(opts Options) (*HMC, error) {
 		published:  make(map[string]int64),
 		delivered:  make(map[string]int64),
 		requests:   make(map[string]int64),
+		userIDs:    make(map[string]string),
 		restFaults: append([]RESTFault(nil), opts.RESTFaults...),
 	}
 	maps.Copy(h.users, opts.Users)

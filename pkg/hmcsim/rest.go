@@ -75,14 +75,13 @@ func (h *HMC) restFaultLocked(operation string) (RESTFault, bool) {
 // request is one request as its handler sees it. HMC.mu is held while a handler runs.
 type request struct {
 	*http.Request
-	session *session          // nil before logon
-	ids     []string          // the path's variable segments
-	query   url.Values        // of the URL
-	raw     []byte            // the body
-	fields  map[string]any    // the body as a JSON object; nil if there is none
-	op      *operation        // what is asked for
-	h       *HMC              // who is asked
-	unlock  func(wait func()) // runs wait without the lock; for handlers that wait
+	session *session       // nil before logon
+	ids     []string       // the path's variable segments
+	query   url.Values     // of the URL
+	raw     []byte         // the body
+	fields  map[string]any // the body as a JSON object; nil if there is none
+	op      *operation     // what is asked for
+	h       *HMC           // who is asked
 }
 
 // reply is an answer. A nil body means none.
@@ -110,7 +109,6 @@ func (h *HMC) newServer() *http.Server {
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       h.opts.HTTPIdleTimeout,
 		ErrorLog:          quietLog(h.log),
-		BaseContext:       nil,
 	}
 }
 
@@ -141,7 +139,7 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	head := w.Header()
 	head.Set("Server", "Hardware management console API web server / 2.0")
 	head.Set("Cache-control", "no-cache")
-	head.Set("x-request-id", fmt.Sprintf("Sx%s.%x Rx%x", h.world.started, start.UnixMilli()&0xffff, start.UnixNano()&0xffffff))
+	head.Set("x-request-id", fmt.Sprintf("Sx%s.%x Rx%x", h.world.name, start.UnixMilli()&0xffff, start.UnixNano()&0xffffff))
 	head.Set("Strict-Transport-Security", "max-age=0")
 	head.Set("X-Frame-Options", "SAMEORIGIN")
 	head.Set("X-Content-Type-Options", "nosniff")

@@ -32,6 +32,7 @@ type session struct {
 	seq        int64 // session-sequence-nr with Options.SequencePerSession
 	topics     []*sessionTopic
 	channels   map[*partition]*sessionTopic
+	endedJobs  []string // ids, the oldest first
 }
 
 // sessionTopic is one topic of a session.
@@ -256,8 +257,7 @@ func (h *HMC) NewSession(userid string) (SessionInfo, error) {
 		return SessionInfo{}, fmt.Errorf("hmcsim: userid %q is unknown", userid)
 	}
 	s := h.newSessionLocked(userid)
-	h.logons++
-	h.logLocked(TopicSecurity, h.apiLogonEntry(s, "127.0.0.1"))
+	h.loggedOnLocked(s, "127.0.0.1")
 	return s.info(), nil
 }
 

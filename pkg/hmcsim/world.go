@@ -18,30 +18,25 @@ type worldOptions struct {
 // world is the estate and its time: what the HMCs that watch it tell of. One lock guards it and all of them, so that
 // what happens is published in the order in which it happens.
 type world struct {
-	opts    worldOptions
-	started string // an UUID that names this world in ids
+	opts worldOptions
+	name string // an UUID that names this world in ids
 
 	mu       sync.Mutex
 	rng      *rand.Rand
 	hmcs     []*HMC
+	cpcs     []*cpc
+	parts    []*partition // of all CPCs
 	tasks    taskHeap
 	taskSeq  int64
-	happened int64 // notifications that life has caused, each counted once however many sessions see it
+	happened int64 // notifications that were caused, each counted once however many sessions see it
 	liveFrom int64
+	turn     int // of life's mix
 
 	poke     chan struct{}
 	quit     chan struct{}
 	stopOnce sync.Once
 	wg       sync.WaitGroup
 }
-
-type partition struct{}
-
-func (p *partition) held() []osMessage { return nil }
-
-type osMessage struct{}
-
-func osMessageNotification(*partition, []osMessage, bool) Message { return Message{} }
 
 func newWorld(opts worldOptions) *world {
 	w := &world{
@@ -50,7 +45,8 @@ func newWorld(opts worldOptions) *world {
 		poke: make(chan struct{}, 1),
 		quit: make(chan struct{}),
 	}
-	w.started = w.uuid()
+	w.name = w.uuid()
+	w.populate()
 	return w
 }
 
@@ -67,4 +63,148 @@ func (w *world) attach(h *HMC) {
 	w.hmcs = append(w.hmcs, h)
 }
 
-func (w *world) live() { w.happened++ }
+// tell publishes a notification about an object to every session of every HMC.
+func (w *world) tell(m Message) int {
+	w.happened++
+	n := 0
+	for _, h := range w.hmcs {
+		n += h.publishAllLocked(TopicObject, m)
+	}
+	return n
+}
+
+// setStatus changes a partition's status and tells of it.
+func (w *world) setStatus(p *partition, status string) {
+	if p.status == status {
+		return
+	}
+	old := p.status
+	p.status = status
+	w.tellStatus(p, old, status)
+}
+
+func (w *world) setCPCStatus(c *cpc, status string) {
+	if c.status == status {
+		return
+	}
+	old := c.status
+	c.status = status
+	w.tellStatus(c, old, status)
+}
+
+// tellStatus tells of a status change. Now and then the body has more keys than usual, and now and then the same
+// change is told twice, as real HMCs do.
+func (w *world) tellStatus(o object, from, to string) {
+	m := statusChange(o, from, to, w.rng.IntN(8) == 0)
+	w.tell(m)
+	if w.rng.IntN(8) == 0 {
+		w.tell(m)
+	}
+}
+
+// steps lets something happen to a partition step by step: the first at once, each other one StepDelay later. The
+// partition is busy until then.
+func (w *world) steps(p *partition, steps ...func()) {
+	p.busy = true
+	var next func(i int)
+	next = func(i int) {
+		if p.deleted || i == len(steps) {
+			p.busy = false
+			return
+		}
+		steps[i]()
+		if i+1 == len(steps) {
+			p.busy = false
+			return
+		}
+		w.after(w.opts.stepDelay, func() { next(i + 1) })
+	}
+	next(0)
+}
+
+// bootSteps lets an operating system boot.
+func (w *world) bootSteps(p *partition, groups [][]string) []func() {
+	steps := make([]func(), 0, len(groups))
+	for _, group := range groups {
+		steps = append(steps, func() { w.tellOS(p, group...) })
+	}
+	return steps
+}
+
+// startUp lets a partition start: a DPM partition from stopped, a classic LPAR from not activated or not operating.
+// done runs at the end.
+func (w *world) startUp(p *partition, done func()) {
+	var steps []func()
+	if p.cpc.dpm {
+		steps = append(steps, func() { w.setStatus(p, statusStarting) })
+		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
+		steps = append(steps, func() { w.setStatus(p, statusActive) })
+	} else {
+		if p.status == statusNotActivated {
+			steps = append(steps, func() { w.setStatus(p, statusNotOperating) })
+		}
+		steps = append(steps, func() { w.setStatus(p, statusOperating) })
+		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
+	}
+	w.steps(p, append(steps, done)...)
+}
+
+// shutDown lets a partition stop; a classic LPAR ends in the status given.
+func (w *world) shutDown(p *partition, end string, done func()) {
+	var steps []func()
+	if p.cpc.dpm {
+		steps = append(steps, func() { w.setStatus(p, statusStopping) })
+	}
+	if p.hasOS() {
+		steps = append(steps, w.bootSteps(p, p.shutdownMessages())...)
+	}
+	steps = append(steps, func() { w.setStatus(p, end) })
+	w.steps(p, append(steps, done)...)
+}
+
+// restStatus is how a partition is when it is stopped for good.
+func (p *partition) restStatus() string {
+	if p.cpc.dpm {
+		return statusStopped
+	}
+	return statusNotActivated
+}
+
+// setCommunicating cuts the SE of a CPC off, or brings it back: a burst of status changes of all its partitions, and
+// when it is back each is told twice (public issues of users tell so).
+func (w *world) setCommunicating(c *cpc, up bool) {
+	if c.cutOff != up {
+		return
+	}
+	c.cutOff = !up
+	if !up {
+		w.setCPCStatus(c, statusNotCommunicating)
+		for _, p := range c.partitions {
+			p.oldStatus = p.status
+			w.setStatus(p, statusNoComm)
+		}
+		return
+	}
+	w.setCPCStatus(c, c.goodStatus())
+	for _, p := range c.partitions {
+		if p.oldStatus == "" { // made meanwhile
+			continue
+		}
+		old := p.status
+		p.status, p.oldStatus = p.oldStatus, ""
+		m := statusChange(p, old, p.status, false)
+		w.tell(m)
+		w.tell(m)
+	}
+}
+
+// republishInventoryLocked tells of everything there is, as an HMC does that has built its inventory again: an "add"
+// does not mean that something was created.
+func (h *HMC) republishInventoryLocked() {
+	for _, c := range h.world.cpcs {
+		h.publishAllLocked(TopicObject, inventoryChange(c, "", "add"))
+		for _, p := range c.partitions {
+			h.publishAllLocked(TopicObject, inventoryChange(p, "", "add"))
+		}
+	}
+}

@@ -1,0 +1,349 @@
+package hmcsim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// The statuses of DPM partitions.
+const (
+	statusStopped  = "stopped"
+	statusStarting = "starting"
+	statusActive   = "active"
+	statusStopping = "stopping"
+	statusDegraded = "degraded"
+	statusPaused   = "paused"
+	statusNoComm   = "communications-not-active"
+)
+
+// The statuses of classic LPARs.
+const (
+	statusNotActivated = "not-activated"
+	statusNotOperating = "not-operating"
+	statusOperating    = "operating"
+	statusExceptions   = "exceptions"
+)
+
+// The statuses of CPCs, besides active (DPM), operating (classic) and degraded.
+const (
+	statusNotCommunicating = "not-communicating"
+	statusServiceRequired  = "service-required"
+)
+
+// cpc is a machine.
+type cpc struct {
+	id, name    string
+	description string
+	dpm         bool
+	status      string
+	seVersion   string
+	partitions  []*partition
+	partNo      int // of the last partition made
+	hwMessages  []*hwMessage
+	cutOff      bool // the SE does not communicate
+}
+
+func (c *cpc) class() string      { return "cpc" }
+func (c *cpc) objectName() string { return c.name }
+func (c *cpc) objectID() string   { return c.id }
+func (c *cpc) uri() string        { return "/api/cpcs/" + c.id }
+
+// goodStatus is the CPC's status when all is well.
+func (c *cpc) goodStatus() string {
+	if c.dpm {
+		return statusActive
+	}
+	return statusOperating
+}
+
+// partition is a DPM partition or a classic LPAR.
+type partition struct {
+	id, name    string
+	description string
+	cpc         *cpc
+	status      string
+	zos         bool // else Linux
+	numericIDs  bool // its message-ids are JSON numbers, else strings: both have been seen
+	ifl, cp     int
+	memory      int // MiB
+	nics        []*nic
+	busy        bool // an operation is going on
+	deleted     bool
+	messages    []osMessage
+	nextSeq     int64
+	oldStatus   string // to come back to when the SE communicates again
+
+	keepMessages int // how many messages the HMC holds
+}
+
+func (p *partition) class() string {
+	if p.cpc.dpm {
+		return "partition"
+	}
+	return "logical-partition"
+}
+func (p *partition) objectName() string { return p.name }
+func (p *partition) objectID() string   { return p.id }
+
+func (p *partition) uri() string {
+	if p.cpc.dpm {
+		return "/api/partitions/" + p.id
+	}
+	return "/api/logical-partitions/" + p.id
+}
+
+// stopped says whether the partition is at rest, without an operating system.
+func (p *partition) stopped() bool {
+	return p.status == statusStopped || p.status == statusNotActivated || p.status == statusNotOperating
+}
+
+// hasOS says whether the interface to the operating system's messages is there.
+func (p *partition) hasOS() bool {
+	switch p.status {
+	case statusActive, statusDegraded, statusStarting, statusStopping, statusPaused, statusOperating, statusExceptions:
+		return true
+	default:
+		return false
+	}
+}
+
+// goodStatus is the partition's status with a running operating system.
+func (p *partition) goodStatus() string {
+	if p.cpc.dpm {
+		return statusActive
+	}
+	return statusOperating
+}
+
+// osName is the name that the operating system gave itself; an LPAR's Linux gives none.
+func (p *partition) osName() string {
+	if p.zos {
+		return "SY" + lastTwo(p.name)
+	}
+	return ""
+}
+
+func lastTwo(s string) string {
+	if len(s) < 2 {
+		return s
+	}
+	return s[len(s)-2:]
+}
+
+// nic is an element of a DPM partition.
+type nic struct {
+	id, name, description string
+}
+
+func (p *partition) nicURI(n *nic) string { return p.uri() + "/nics/" + n.id }
+
+// elementClass returns the class of an element by its URI.
+func elementClass(uri string) string {
+	parts := strings.Split(uri, "/")
+	if len(parts) < 2 {
+		return ""
+	}
+	return strings.TrimSuffix(parts[len(parts)-2], "s")
+}
+
+func lastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
+
+// console is the HMC itself as a managed object.
+type console struct{ h *HMC }
+
+func (console) class() string        { return "console" }
+func (c console) objectName() string { return c.h.opts.Name }
+func (console) objectID() string     { return "console" }
+func (console) uri() string          { return "/api/console" }
+
+// populate makes the estate. The same options always give the same one.
+func (w *world) populate() {
+	for i := range w.opts.cpcs {
+		c := &cpc{id: w.uuid(), dpm: i%2 == 0}
+		if c.dpm {
+			c.name, c.seVersion = fmt.Sprintf("CPC%d", i/2+1), "2.16.0"
+		} else {
+			c.name, c.seVersion = fmt.Sprintf("M%d", 90+i/2), "2.15.0"
+		}
+		c.status = c.goodStatus()
+		w.cpcs = append(w.cpcs, c)
+	}
+	if len(w.cpcs) == 0 {
+		return
+	}
+	for i := range w.opts.partitions {
+		c := w.cpcs[i%len(w.cpcs)]
+		p := w.newPartition(c, "")
+		switch {
+		case c.partNo%4 == 0 && c.dpm:
+			p.status = statusStopped
+		case c.partNo%4 == 0:
+			p.status = statusNotActivated
+		case c.partNo%8 == 7 && !c.dpm:
+			p.status = statusNotOperating
+		default:
+			p.status = p.goodStatus()
+			// What the HMC still holds from the last IPL.
+			for _, group := range p.bootMessages() {
+				for _, text := range group {
+					p.keep(w.newOSMessage(p, text))
+				}
+			}
+		}
+	}
+}
+
+// newPartition makes a partition at rest. A name "" gives the next free one of its CPC.
+func (w *world) newPartition(c *cpc, name string) *partition {
+	for name == "" {
+		c.partNo++
+		name = fmt.Sprintf("LP%02d", c.partNo)
+		if c.dpm {
+			name = fmt.Sprintf("PART%d", c.partNo)
+		}
+		if slices.ContainsFunc(c.partitions, func(p *partition) bool { return p.name == name }) {
+			name = ""
+		}
+	}
+	p := &partition{
+		id: w.uuid(), name: name, cpc: c, status: statusNotActivated,
+		zos: !c.dpm && len(c.partitions)%2 == 0, numericIDs: len(w.parts)%3 == 2,
+		ifl: 1 + w.rng.IntN(4), memory: 1024 << w.rng.IntN(5),
+		keepMessages: w.opts.keepMessages,
+	}
+	if p.zos {
+		p.cp, p.ifl = p.ifl, 0
+	}
+	if c.dpm {
+		p.status = statusStopped
+		p.nics = []*nic{{id: w.uuid(), name: "nic1"}}
+	}
+	c.partitions = append(c.partitions, p)
+	w.parts = append(w.parts, p)
+	return p
+}
+
+// removePartition takes a partition out of the estate.
+func (w *world) removePartition(p *partition) {
+	p.deleted = true
+	gone := func(o *partition) bool { return o == p }
+	p.cpc.partitions = slices.DeleteFunc(p.cpc.partitions, gone)
+	w.parts = slices.DeleteFunc(w.parts, gone)
+	for _, h := range w.hmcs {
+		for _, s := range h.order {
+			if t := s.channels[p]; t != nil {
+				delete(s.channels, p)
+				s.topics = slices.DeleteFunc(s.topics, func(o *sessionTopic) bool { return o == t })
+				h.broker.RemoveTopic(t.name, false)
+			}
+		}
+	}
+}
+
+// findPartition finds a partition by name, "CPC/name", object id or URI.
+func (w *world) findPartition(key string) (*partition, error) {
+	id := lastSegment(key)
+	cpcName, name, qualified := strings.Cut(key, "/")
+	for _, p := range w.parts {
+		if p.id == id || p.name == key || (qualified && p.cpc.name == cpcName && p.name == name) {
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("hmcsim: partition %q is unknown", key)
+}
+
+// findCPC finds a CPC by name, object id or URI.
+func (w *world) findCPC(key string) (*cpc, error) {
+	id := lastSegment(key)
+	for _, c := range w.cpcs {
+		if c.id == id || c.name == key {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("hmcsim: CPC %q is unknown", key)
+}
+
+// properties returns the CPC's properties, as Get CPC Properties gives them.
+func (c *cpc) properties() map[string]any {
+	return map[string]any{
+		"class":                   "cpc",
+		"object-id":               c.id,
+		"object-uri":              c.uri(),
+		"parent":                  nil,
+		"name":                    c.name,
+		"description":             c.description,
+		"status":                  c.status,
+		"has-unacceptable-status": unacceptable(c.status),
+		"acceptable-status":       []string{c.goodStatus()},
+		"dpm-enabled":             c.dpm,
+		"is-ensemble-member":      false,
+		"se-version":              c.seVersion,
+		"machine-type":            "3931",
+		"machine-model":           "A01",
+		"machine-serial-number":   "0000000" + strings.ToUpper(c.id[:5]),
+		"has-hardware-messages":   len(c.hwMessages) > 0,
+		"hardware-messages":       hwMessageProperties(c.hwMessages),
+		"has-operating-system-messages": slices.ContainsFunc(c.partitions, func(p *partition) bool {
+			return len(p.messages) > 0
+		}),
+	}
+}
+
+// properties returns the partition's properties, as Get Partition (or Logical Partition) Properties gives them.
+func (p *partition) properties() map[string]any {
+	m := map[string]any{
+		"class":                         p.class(),
+		"object-id":                     p.id,
+		"object-uri":                    p.uri(),
+		"parent":                        p.cpc.uri(),
+		"name":                          p.name,
+		"description":                   p.description,
+		"status":                        p.status,
+		"has-unacceptable-status":       unacceptable(p.status),
+		"has-operating-system-messages": len(p.messages) > 0,
+	}
+	if p.cpc.dpm {
+		nics := make([]string, 0, len(p.nics))
+		for _, n := range p.nics {
+			nics = append(nics, p.nicURI(n))
+		}
+		m["type"] = p.kind()
+		m["ifl-processors"] = p.ifl
+		m["cp-processors"] = p.cp
+		m["initial-memory"] = p.memory
+		m["maximum-memory"] = p.memory
+		m["nic-uris"] = nics
+		m["os-name"] = ""
+		m["os-type"] = ""
+		if p.hasOS() {
+			m["os-type"] = "Linux"
+			m["os-name"] = strings.ToLower(p.name)
+		}
+		return m
+	}
+	m["activation-mode"] = p.kind()
+	m["next-activation-profile-name"] = p.name
+	m["number-ifl-cores"] = p.ifl
+	m["number-general-purpose-cores"] = p.cp
+	m["os-name"] = p.osName()
+	m["os-type"] = "Linux"
+	if p.zos {
+		m["os-type"] = "z/OS"
+	}
+	return m
+}
+
+// kind is a DPM partition's type or a classic LPAR's activation mode.
+func (p *partition) kind() string {
+	switch {
+	case p.cpc.dpm:
+		return "linux"
+	case p.status == statusNotActivated:
+		return "not-set"
+	case p.zos:
+		return "general"
+	default:
+		return "linux"
+	}
+}

@@ -1,0 +1,421 @@
+package hmcsim
+
+import (
+	"net/http"
+	"strings"
+	"unicode/utf8"
+)
+
+func listCPCs(r *request) reply {
+	f, bad := r.filter("name", "additional-properties")
+	if bad != nil {
+		return *bad
+	}
+	list := []any{}
+	for _, c := range r.h.world.cpcs {
+		if !f.match("name", c.name) {
+			continue
+		}
+		all := c.properties()
+		entry := map[string]any{}
+		for _, name := range append([]string{"object-uri", "name", "status", "has-unacceptable-status", "dpm-enabled", "se-version"}, f.more...) {
+			if value, ok := all[name]; ok {
+				entry[name] = value
+			}
+		}
+		list = append(list, entry)
+	}
+	return ok(map[string]any{"cpcs": list})
+}
+
+func (r *request) cpc() *cpc {
+	for _, c := range r.h.world.cpcs {
+		if c.id == r.ids[0] {
+			return c
+		}
+	}
+	return nil
+}
+
+func getCPC(r *request) reply {
+	c := r.cpc()
+	if c == nil {
+		return r.notFound()
+	}
+	return r.pick(c.properties())
+}
+
+func updateCPC(r *request) reply {
+	c := r.cpc()
+	if c == nil {
+		return r.notFound()
+	}
+	return r.update(c, func(name string, value any) (old any, set func()) {
+		if text, ok := value.(string); ok && name == "description" {
+			return c.description, func() { c.description = text }
+		}
+		return nil, nil
+	})
+}
+
+// listed is one entry of a list of partitions.
+func (p *partition) listed(permitted bool, f *filter) map[string]any {
+	all := p.properties()
+	entry := map[string]any{"object-uri": p.uri(), "name": p.name, "status": p.status}
+	if p.cpc.dpm {
+		entry["type"] = p.kind()
+	}
+	if permitted {
+		entry["cpc-name"] = p.cpc.name
+		entry["cpc-object-uri"] = p.cpc.uri()
+		entry["se-version"] = p.cpc.seVersion
+		entry["has-unacceptable-status"] = unacceptable(p.status)
+		if !p.cpc.dpm {
+			entry["activation-mode"] = p.kind()
+		}
+	}
+	for _, name := range f.more {
+		if value, ok := all[name]; ok {
+			entry[name] = value
+		}
+	}
+	return entry
+}
+
+// listOfCPC lists the partitions of a CPC. The list of the other kind is empty.
+func listOfCPC(dpm bool) func(*request) reply {
+	return func(r *request) reply {
+		c := r.cpc()
+		if c == nil {
+			return r.notFound()
+		}
+		return r.listPartitions(c.partitions, dpm, false)
+	}
+}
+
+// listPermitted lists the partitions of all CPCs.
+func listPermitted(dpm bool) func(*request) reply {
+	return func(r *request) reply { return r.listPartitions(r.h.world.parts, dpm, true) }
+}
+
+func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply {
+	known := []string{"name", "status", "type", "activation-mode", "additional-properties"}
+	if permitted {
+		known = append(known, "cpc-name")
+	}
+	f, bad := r.filter(known...)
+	if bad != nil {
+		return *bad
+	}
+	list := []any{}
+	for _, p := range parts {
+		if p.cpc.dpm == dpm && f.match("name", p.name) && f.match("cpc-name", p.cpc.name) && f.match("status", p.status) &&
+			f.match("type", p.kind()) && f.match("activation-mode", p.kind()) {
+			list = append(list, p.listed(permitted, &f))
+		}
+	}
+	key := "logical-partitions"
+	if dpm {
+		key = "partitions"
+	}
+	return ok(map[string]any{key: list})
+}
+
+// partition returns the partition that a request names, or nil.
+func (r *request) partition() *partition {
+	dpm := r.op.path[1] == "partitions"
+	for _, p := range r.h.world.parts {
+		if p.id == r.ids[0] && p.cpc.dpm == dpm {
+			return p
+		}
+	}
+	return nil
+}
+
+func getPartition(r *request) reply {
+	p := r.partition()
+	if p == nil {
+		return r.notFound()
+	}
+	return r.pick(p.properties())
+}
+
+// settable finds a partition's property that can be changed to a value.
+func (p *partition) settable(name string, value any) (old any, set func()) {
+	text, isText := value.(string)
+	num, isNum := value.(float64)
+	n := int(num)
+	isNum = isNum && num == float64(n) && n >= 0
+	switch {
+	case name == "name" && isText && text != "" && utf8.RuneCountInString(text) <= 64:
+		return p.name, func() { p.name = text }
+	case name == "description" && isText:
+		return p.description, func() { p.description = text }
+	case name == "ifl-processors" && isNum && p.cpc.dpm:
+		return p.ifl, func() { p.ifl = n }
+	case name == "cp-processors" && isNum && p.cpc.dpm:
+		return p.cp, func() { p.cp = n }
+	case name == "initial-memory" && isNum && p.cpc.dpm, name == "maximum-memory" && isNum && p.cpc.dpm:
+		return p.memory, func() { p.memory = n }
+	default:
+		return nil, nil
+	}
+}
+
+func updatePartition(r *request) reply {
+	p := r.partition()
+	if p == nil {
+		return r.notFound()
+	}
+	return r.update(p, p.settable)
+}
+
+// update changes properties of an object and tells of those that were other before, in one notification, before
+// the request is answered.
+func (r *request) update(o object, settable func(name string, value any) (old any, set func())) reply {
+	if r.fields == nil {
+		return r.fail(http.StatusBadRequest, 3, "The request body is missing.")
+	}
+	var (
+		changes []change
+		sets    []func()
+	)
+	for _, name := range sortedKeys(r.fields) {
+		value := r.fields[name]
+		old, set := settable(name, value)
+		if set == nil {
+			return r.fail(http.StatusBadRequest, 6, "The field '"+name+"' is not recognized, or its value is not valid.")
+		}
+		if n, ok := old.(int); ok && float64(n) == value || old == value {
+			continue
+		}
+		changes, sets = append(changes, change{name, old, value}), append(sets, set)
+	}
+	for _, set := range sets {
+		set()
+	}
+	if len(changes) > 0 {
+		r.h.world.tell(propertyChange(o, "", changes...))
+	}
+	return noContent()
+}
+
+func createPartition(r *request) reply {
+	c := r.cpc()
+	if c == nil {
+		return r.notFound()
+	}
+	name, isText := r.fields["name"].(string)
+	switch {
+	case !c.dpm:
+		return r.fail(http.StatusConflict, 5, "The CPC is not in DPM mode.")
+	case !isText || name == "":
+		return r.fail(http.StatusBadRequest, 5, "A required field is missing: name is required.")
+	}
+	for _, p := range c.partitions {
+		if p.name == name {
+			return r.fail(http.StatusBadRequest, 8, "The name is not unique.")
+		}
+	}
+	p := r.h.world.newPartition(c, name)
+	r.h.world.tell(inventoryChange(p, "", "add"))
+	return reply{status: http.StatusCreated, body: map[string]any{"object-uri": p.uri()}}
+}
+
+func deletePartition(r *request) reply {
+	p := r.partition()
+	switch {
+	case p == nil:
+		return r.notFound()
+	case p.busy || !p.stopped():
+		return r.conflict(p)
+	}
+	r.h.world.deletePartition(p)
+	return noContent()
+}
+
+func (w *world) deletePartition(p *partition) {
+	w.removePartition(p)
+	w.tell(inventoryChange(p, "", "remove"))
+}
+
+func getNIC(r *request) reply {
+	p := r.partition()
+	if p == nil {
+		return r.notFound()
+	}
+	for _, n := range p.nics {
+		if n.id == r.ids[1] {
+			return r.pick(map[string]any{
+				"class": "nic", "element-id": n.id, "element-uri": p.nicURI(n), "parent": p.uri(), "name": n.name,
+				"description": n.description,
+			})
+		}
+	}
+	return r.notFound()
+}
+
+// asJob runs an operation of a partition as a job of the session, if the partition is ready for it.
+func (r *request) asJob(ready func(*partition) bool, run func(p *partition, done func())) reply {
+	p := r.partition()
+	switch {
+	case p == nil:
+		return r.notFound()
+	case p.busy || !ready(p):
+		return r.conflict(p)
+	}
+	h, s := r.h, r.session
+	j := h.newJobLocked(s)
+	run(p, func() { h.endJobLocked(j, http.StatusOK, 0, map[string]any{}) })
+	return accepted(j)
+}
+
+func startPartition(r *request) reply {
+	return r.asJob(func(p *partition) bool { return p.status == statusStopped }, r.h.world.startUp)
+}
+
+func stopPartition(r *request) reply {
+	return r.asJob((*partition).hasOS, func(p *partition, done func()) { r.h.world.shutDown(p, statusStopped, done) })
+}
+
+func activateLPAR(r *request) reply {
+	return r.asJob(func(p *partition) bool { return p.status == statusNotActivated }, func(p *partition, done func()) {
+		r.h.world.steps(p, func() {}, func() { r.h.world.setStatus(p, statusNotOperating) }, done)
+	})
+}
+
+func deactivateLPAR(r *request) reply {
+	return r.asJob(func(p *partition) bool { return p.status != statusNotActivated }, func(p *partition, done func()) {
+		r.h.world.shutDown(p, statusNotActivated, done)
+	})
+}
+
+func loadLPAR(r *request) reply {
+	ready := func(p *partition) bool {
+		return p.status == statusNotOperating || (p.hasOS() && r.fields["force"] == true)
+	}
+	return r.asJob(ready, func(p *partition, done func()) {
+		if p.hasOS() { // forced: what runs is gone
+			r.h.world.setStatus(p, statusNotOperating)
+		}
+		r.h.world.startUp(p, done)
+	})
+}
+
+func stopLPAR(r *request) reply {
+	return r.asJob((*partition).hasOS, func(p *partition, done func()) { r.h.world.shutDown(p, statusNotOperating, done) })
+}
+
+func openOSMessageChannel(r *request) reply {
+	refresh := true
+	for name, value := range r.fields {
+		v, isBool := value.(bool)
+		switch {
+		case name != "include-refresh-messages":
+			return r.fail(http.StatusBadRequest, 6, "The field '"+name+"' is not recognized.")
+		case !isBool:
+			return r.fail(http.StatusBadRequest, 7, "The field '"+name+"' is not of the type Boolean.")
+		}
+		refresh = v
+	}
+	p := r.partition()
+	switch {
+	case p == nil:
+		return r.notFound()
+	case r.session.channels[p] != nil:
+		return r.fail(http.StatusConflict, 331, "This API session has opened a message channel for this object already.")
+	case !p.hasOS():
+		return r.fail(http.StatusConflict, 332, "The messages interface of the operating system is not available.")
+	}
+	t := r.h.addTopicLocked(r.session, TopicOSMessage, "osm."+strings.ReplaceAll(p.id, "-", ""))
+	t.partition, t.refresh = p, refresh
+	r.session.channels[p] = t
+	return ok(map[string]any{"topic-name": t.name})
+}
+
+// rawObject is a JSON object that is encoded already.
+type rawObject []byte
+
+// MarshalJSON returns the object as it is.
+func (o rawObject) MarshalJSON() ([]byte, error) { return o, nil }
+
+func listOSMessages(r *request) reply {
+	p := r.partition()
+	switch {
+	case p == nil:
+		return r.notFound()
+	case !p.hasOS():
+		return r.fail(http.StatusConflict, 332, "The messages interface of the operating system is not available.")
+	}
+	begin, ok1 := queryInt(r.query, "begin-sequence-number", 0)
+	end, ok2 := queryInt(r.query, "end-sequence-number", 1<<62)
+	limit, ok3 := queryInt(r.query, "max-messages", 1<<31)
+	if !ok1 || !ok2 || !ok3 || limit <= 0 {
+		return r.fail(http.StatusBadRequest, 14, "A query parameter is not valid.")
+	}
+	is := func(name string, value bool) bool {
+		return !r.query.Has(name) || r.query.Get(name) == "true" == value
+	}
+	b := []byte(`{"os-messages":[`)
+	for i := range p.messages {
+		m := &p.messages[i]
+		if m.seq < begin || m.seq > end || !is("is-held", m.held) || !is("is-priority", m.priority) {
+			continue
+		}
+		if limit--; limit < 0 {
+			break
+		}
+		if b[len(b)-1] != '[' {
+			b = append(b, ',')
+		}
+		b = m.appendJSON(b, p, nil)
+	}
+	return ok(rawObject(append(b, `]}`...)))
+}
+
+func deleteOSMessage(r *request) reply {
+	p := r.partition()
+	if p == nil {
+		return r.notFound()
+	}
+	seq, isNum := r.fields["sequence-number"].(float64)
+	if !isNum {
+		return r.fail(http.StatusBadRequest, 5, "A required field is missing: sequence-number is required.")
+	}
+	if !p.forget(int64(seq)) {
+		return r.notFound()
+	}
+	return noContent()
+}
+
+// sendOSCommand passes a command on to the operating system. Its echo is a message of its own.
+func sendOSCommand(r *request) reply {
+	p := r.partition()
+	text, isText := r.fields["os-command-text"].(string)
+	switch {
+	case p == nil:
+		return r.notFound()
+	case !isText:
+		return r.fail(http.StatusBadRequest, 5, "A required field is missing: os-command-text is required.")
+	case text == "" || utf8.RuneCountInString(text) > 200:
+		return r.fail(http.StatusBadRequest, 7, "The length of the field 'os-command-text' is not supported.")
+	case !p.hasOS():
+		return r.fail(http.StatusConflict, 332, "The messages interface of the operating system is not available.")
+	}
+	w := r.h.world
+	w.tellOS(p, text)
+	w.after(w.opts.stepDelay, func() {
+		if !p.deleted && p.hasOS() {
+			w.tellOS(p, p.answer(text))
+		}
+	})
+	return noContent()
+}
+
+// answer is what an operating system says to a command.
+func (p *partition) answer(command string) string {
+	if p.zos {
+		return "IEE305I " + strings.ToUpper(command) + " COMMAND INVALID"
+	}
+	return "-bash: " + command + ": command not found\n"
+}
