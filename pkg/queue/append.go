@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 )
 
@@ -306,8 +308,11 @@ func (q *Queue) nextInfo() segmentInfo {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	info := segmentInfo{base: q.end + 1}
-	if n := len(q.segments); n > 0 {
-		info.previousBase, info.previousLast = q.segments[n-1].base, q.segments[n-1].last
+	for _, s := range slices.Backward(q.segments) {
+		if !s.empty() {
+			info.previousBase, info.previousLast = s.base, s.last
+			break
+		}
 	}
 	return info
 }
@@ -319,8 +324,7 @@ func (q *Queue) begin(info segmentInfo) error {
 		mapped *= 2
 	}
 	stateOf := func(yield func(key, value string) error) error {
-		q.mu.RLock() // only the committer changes the state; this is for the race detector's peace and costs readers nothing
-		defer q.mu.RUnlock()
+		// Only the committer, which this is, changes the state: no lock that would make everybody wait for the disk.
 		for k, v := range q.state {
 			if err := yield(k, v); err != nil {
 				return err
@@ -335,6 +339,7 @@ func (q *Queue) begin(info segmentInfo) error {
 	q.mu.Lock()
 	if n := len(q.segments); n > 0 && q.segments[n-1].base == info.base {
 		// It was empty, and the new file has taken its name.
+		q.segments[n-1].retire()
 		q.segments = q.segments[:n-1]
 	}
 	q.segments = append(q.segments, w.segment)
@@ -350,9 +355,6 @@ func (q *Queue) rollIfFull() {
 	w := q.writer
 	if w == nil || w.size-w.initial < max(q.opts.SegmentBytes-w.initial, q.opts.SegmentBytes/2) || time.Since(q.rollTry) < probeInterval {
 		return
-	}
-	if w.empty() {
-		return // nothing but state: a new one would hold the same
 	}
 	if err := q.begin(q.nextInfo()); err != nil {
 		q.rollTry = time.Now()
@@ -390,7 +392,7 @@ func (q *Queue) unchanged() bool {
 	w := q.writer
 	same := false
 	err := guard(w.path, func() error {
-		return w.bolt.View(func(tx boltTx) error {
+		return w.bolt.View(func(tx *bolt.Tx) error {
 			sum, err := decodeSummary(tx.Bucket(metaBucket).Get(summaryKey))
 			same = err == nil && sum.last == w.last
 			return nil
@@ -418,17 +420,19 @@ func (q *Queue) publish(w *writer, records plan, sum summary, ops []KeyValue, si
 	for i := range records {
 		p := &records[i]
 		n := len(q.cache)
-		view := blockView{buf: p.buf[:len(p.buf):len(p.buf)], chunks: p.chunks, segment: w.base}
-		if p.extend && n > 0 && q.cache[n-1].first() == p.key {
+		block := hotBlock{
+			blockView: blockView{buf: p.buf[:len(p.buf):len(p.buf)], chunks: p.chunks, segment: w.base}, key: p.key, size: int64(cap(p.buf)),
+		}
+		if n > 0 && q.cache[n-1].key == p.key {
 			old := &q.cache[n-1]
-			view.chunks = append(old.chunks, p.chunks...)
-			q.cached += int64(cap(p.buf)) - old.size
-			q.cache[n-1] = hotBlock{view, int64(cap(p.buf))}
+			block.chunks = append(old.chunks, p.chunks...)
+			q.cached += block.size - old.size
+			q.cache[n-1] = block
 			continue
 		}
-		// An old block whose beginning has left the cache comes back with its new chunks only; readers of the rest use the disk.
-		q.cache = append(q.cache, hotBlock{view, int64(cap(p.buf))})
-		q.cached += int64(cap(p.buf))
+		// A block that grows after it has left the cache comes back with its new chunks only.
+		q.cache = append(q.cache, block)
+		q.cached += block.size
 	}
 	for _, kv := range ops {
 		q.applyState(kv.Key, kv.Value)
@@ -494,12 +498,12 @@ func (q *Queue) enforceLimit() {
 
 // takeOut sets a damaged segment aside; what the cursors have not acknowledged of it is lost.
 func (q *Queue) takeOut(s *segment, reason error) {
+	q.skipSegment(s)
+	q.forget(s)
 	s.retire()
 	if err := q.setAside(s.path, reason); err != nil {
 		q.log.Warn("damaged file was not set aside", zap.String("file", s.path), zap.Error(err))
 	}
-	q.skipSegment(s)
-	q.forget(s)
 }
 
 // skipSegment moves every cursor behind a segment and reports what they lose.

@@ -176,11 +176,11 @@ func nextEntry(buf []byte, offset int) ([]byte, int) {
 
 // blockView is a checked block, or the committed part of one that still grows, for readers. Its memory is never written again.
 type blockView struct {
-	buf    []byte
-	chunks []chunkInfo
+	buf     []byte
+	chunks  []chunkInfo
+	segment uint64 // base of the segment it is in
 }
 
-func (v *blockView) empty() bool   { return len(v.chunks) == 0 }
 func (v *blockView) first() uint64 { return v.chunks[0].first }
 func (v *blockView) last() uint64  { return v.chunks[len(v.chunks)-1].last() }
 func (v *blockView) holds(seq uint64) bool {

@@ -18,7 +18,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -97,7 +96,7 @@ func (o *Options) setDefaults() error {
 	o.WaitBytes = cmp.Or(o.WaitBytes, DefaultWaitBytes)
 	o.CacheBytes = cmp.Or(o.CacheBytes, DefaultCacheBytes)
 	// The limit can only be kept by removing whole segments, and not the one that is written to.
-	o.SegmentBytes = max(min(cmp.Or(o.SegmentBytes, DefaultSegmentBytes), o.MaxBytes/4), 64<<10)
+	o.SegmentBytes = max(min(cmp.Or(o.SegmentBytes, DefaultSegmentBytes), o.MaxBytes/4, 1<<30), 64<<10)
 	if o.OnDropped == nil {
 		o.OnDropped = func(string, int) {}
 	}
@@ -158,9 +157,11 @@ type Queue struct {
 	dones     chan doneCall
 }
 
+// hotBlock is a block in memory, or the part of it that was added after the rest had left the cache.
 type hotBlock struct {
 	blockView
-	size int64 // of its memory
+	key  uint64 // of the block on disk
+	size int64  // of its memory
 }
 
 // Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in use, and for a directory that cannot
@@ -258,12 +259,8 @@ func (q *Queue) load() error {
 		q.cursors[name] = newCursor(q, name, p)
 	}
 	q.countTaken(taken, segments, stored)
-	info := segmentInfo{base: next + 1}
-	if n := len(q.segments); n > 0 {
-		info.previousBase, info.previousLast = q.segments[n-1].base, q.segments[n-1].last
-	}
 	q.end = next
-	if err := q.begin(info); err != nil {
+	if err := q.begin(q.nextInfo()); err != nil {
 		if !isNoSpace(err) {
 			return err
 		}
@@ -441,23 +438,21 @@ func (q *Queue) State(key string) ([]byte, bool) {
 	return []byte(v), ok
 }
 
-// StateRange returns the keys that begin with prefix and their values, in order, as of the moment the iteration begins.
-func (q *Queue) StateRange(prefix string) iter.Seq2[string, []byte] {
-	return func(yield func(string, []byte) bool) {
-		type pair struct{ key, value string }
-		var pairs []pair
-		q.mu.RLock()
-		for k, v := range q.state {
-			if strings.HasPrefix(k, prefix) {
-				pairs = append(pairs, pair{k, v})
-			}
+// StateRange calls fn for the keys that begin with prefix, in order and as of the moment of the call, until it returns false.
+func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool) {
+	type pair struct{ key, value string }
+	var pairs []pair
+	q.mu.RLock()
+	for k, v := range q.state {
+		if strings.HasPrefix(k, prefix) {
+			pairs = append(pairs, pair{k, v})
 		}
-		q.mu.RUnlock()
-		slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
-		for _, p := range pairs {
-			if !yield(p.key, []byte(p.value)) {
-				return
-			}
+	}
+	q.mu.RUnlock()
+	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
+	for _, p := range pairs {
+		if !fn(p.key, []byte(p.value)) {
+			return
 		}
 	}
 }

@@ -1,0 +1,479 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.uber.org/zap"
+)
+
+// DefaultDeadLetterBytes is the default of DeadLetterOptions.MaxBytes.
+const DefaultDeadLetterBytes = 256 << 20
+
+// ErrNotFound is returned for a dead letter that does not exist.
+var ErrNotFound = errors.New("queue: no such dead letter")
+
+// DeadLetter is a record that a sink has refused for good.
+type DeadLetter struct {
+	// ID is set by Put: 16 hexadecimal digits. IDs are unique and sort by the time of Put.
+	ID string
+	// Sink is the name of the sink that has refused.
+	Sink string
+	// Time is when it refused.
+	Time time.Time
+	// Status is the status code of its answer, 0 if there was none.
+	Status int
+	// Reason says why, in words.
+	Reason string
+	// Request sums up what was sent.
+	Request string
+	// Data is the record. List leaves it out.
+	Data []byte
+	// Size is the number of bytes of the record. Put sets it.
+	Size int
+}
+
+// DeadLetterOptions say where dead letters are kept.
+type DeadLetterOptions struct {
+	// Dir is the directory of a Queue, which must be open: the lock is taken there.
+	Dir string
+	// MaxBytes bounds the data that is kept; beyond it the oldest go.
+	MaxBytes int64
+	// OnDropped is told of letters that went because of MaxBytes. It must not block.
+	OnDropped func(sink string, letters int)
+	Logger    *zap.Logger
+	Metrics   *Metrics
+}
+
+// DeadLetterFilter selects dead letters. Its zero value selects all.
+type DeadLetterFilter struct {
+	Sink  string    // "" for all
+	Since time.Time // by DeadLetter.Time
+	Limit int       // 0 for all
+}
+
+func (f *DeadLetterFilter) matches(l *DeadLetter) bool {
+	return (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since)
+}
+
+// DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may be called from any goroutine.
+// Each change is synced to disk when the method returns.
+type DeadLetters struct {
+	opts DeadLetterOptions
+	path string
+
+	mu    sync.Mutex
+	db    *bolt.DB // nil after Close, and when the file could not be made
+	last  uint64   // the newest id
+	bytes int64
+	count map[string]int // by sink
+}
+
+// A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both end with a CRC-32C.
+var (
+	lettersBucket = []byte("letters")
+	dataBucket    = []byte("data")
+)
+
+const letterVersion = 1
+
+// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one begun.
+func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
+	if opts.Dir == "" {
+		return nil, errors.New("queue: dead letters: no directory")
+	}
+	if opts.MaxBytes <= 0 {
+		opts.MaxBytes = DefaultDeadLetterBytes
+	}
+	if opts.OnDropped == nil {
+		opts.OnDropped = func(string, int) {}
+	}
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = NewMetrics(nil)
+	}
+	d := &DeadLetters{opts: opts, path: filepath.Join(opts.Dir, deadName)}
+	err := d.load()
+	if isDamage(err) {
+		err = d.replace(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("queue: dead letters: %w", err)
+	}
+	return d, nil
+}
+
+// load opens the file and counts what is in it.
+func (d *DeadLetters) load() error {
+	d.last, d.bytes, d.count = 0, 0, map[string]int{}
+	stat, err := os.Stat(d.path)
+	switch {
+	case err == nil && stat.Size() > 0:
+		// It is going to be written to, so all of it has to be right.
+		if _, err := verifyFile(d.path, ""); err != nil {
+			return err
+		}
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	var db *bolt.DB
+	err = guard(d.path, func() error {
+		var err error
+		if db, err = bolt.Open(d.path, 0o600, boltOptions(0)); err != nil {
+			return boltError(d.path, err)
+		}
+		db.AllocSize = allocSize
+		return db.Update(func(tx *bolt.Tx) error {
+			letters, err := tx.CreateBucketIfNotExists(lettersBucket)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.CreateBucketIfNotExists(dataBucket); err != nil {
+				return err
+			}
+			return letters.ForEach(func(k, v []byte) error {
+				l, err := decodeLetter(k, v)
+				if err != nil {
+					return &damageError{path: d.path, err: err}
+				}
+				d.last = binary.BigEndian.Uint64(k)
+				d.bytes += l.cost()
+				d.count[l.Sink]++
+				return nil
+			})
+		})
+	})
+	if err == nil {
+		err = syncDir(d.opts.Dir)
+	}
+	if err != nil {
+		if db != nil && !isDamage(err) {
+			_ = closeBolt(db, d.path)
+		} else if db != nil {
+			_ = guard(d.path, func() error { return db.Close() })
+		}
+		return err
+	}
+	d.db = db
+	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	return nil
+}
+
+// replace sets the damaged file aside and begins a new one.
+func (d *DeadLetters) replace(reason error) error {
+	d.opts.Metrics.damaged.Inc()
+	d.opts.Logger.Error("dead letters are damaged", zap.Error(reason))
+	target, err := setAside(d.path)
+	if err != nil {
+		return err
+	}
+	d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
+	return d.load()
+}
+
+// use runs fn on the open file. If it turns out to be damaged a new one is begun, and the error returned all the same.
+func (d *DeadLetters) use(what string, fn func(db *bolt.DB) error) error {
+	if d.db == nil {
+		return ErrClosed
+	}
+	err := guard(d.path, func() error { return fn(d.db) })
+	if isDamage(err) {
+		// bbolt's state after a panic is not to be trusted, not even for closing: the handle is left to the end of the process.
+		d.db = nil
+		if rerr := d.replace(err); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("queue: dead letters: %s: %w", what, err)
+	}
+	return err
+}
+
+// cost is what a letter counts for against MaxBytes.
+func (l *DeadLetter) cost() int64 {
+	return int64(l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + 64)
+}
+
+// Put keeps letters, in one transaction, and sets their IDs. Data and the strings are copied.
+func (d *DeadLetters) Put(letters ...*DeadLetter) error {
+	if len(letters) == 0 {
+		return nil
+	}
+	d.mu.Lock()
+	dropped := map[string]int{}
+	last, bytes := d.last, d.bytes
+	err := d.use("put", func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
+			meta.FillPercent, data.FillPercent = 0.9, 0.9
+			for _, l := range letters {
+				last = max(last+1, uint64(time.Now().UnixNano())) //nolint:gosec // not before 1970
+				key := sequenceKey(last)
+				l.ID, l.Size = fmt.Sprintf("%016x", last), len(l.Data)
+				bytes += l.cost()
+				if err := meta.Put(key, encodeLetter(l)); err != nil {
+					return err
+				}
+				if err := data.Put(key, appendCRC(append([]byte(nil), l.Data...))); err != nil {
+					return err
+				}
+			}
+			c := meta.Cursor()
+			for k, v := c.First(); k != nil && bytes > d.opts.MaxBytes; k, v = c.First() {
+				l, err := decodeLetter(k, v)
+				if err != nil {
+					return &damageError{path: d.path, err: err}
+				}
+				bytes -= l.cost()
+				dropped[l.Sink]++
+				key := append([]byte(nil), k...)
+				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err == nil {
+		d.last, d.bytes = last, bytes
+		for _, l := range letters {
+			d.count[l.Sink]++
+		}
+		for sink, n := range dropped {
+			d.uncount(sink, n)
+			d.opts.Metrics.deadDropped.Add(float64(n))
+		}
+		d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for sink, n := range dropped {
+		d.opts.OnDropped(sink, n)
+	}
+	return nil
+}
+
+func (d *DeadLetters) uncount(sink string, n int) {
+	if d.count[sink] -= n; d.count[sink] <= 0 {
+		delete(d.count, sink)
+	}
+}
+
+// List returns the letters that the filter selects, oldest first, without their Data.
+func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var letters []DeadLetter
+	err := d.use("list", func(db *bolt.DB) error {
+		return db.View(func(tx *bolt.Tx) error {
+			c := tx.Bucket(lettersBucket).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				l, err := decodeLetter(k, v)
+				if err != nil {
+					return &damageError{path: d.path, err: err}
+				}
+				if !filter.matches(&l) {
+					continue
+				}
+				letters = append(letters, l)
+				if filter.Limit > 0 && len(letters) == filter.Limit {
+					break
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return letters, nil
+}
+
+// Get returns one letter with its Data, or ErrNotFound.
+func (d *DeadLetters) Get(id string) (DeadLetter, error) {
+	key, err := letterKey(id)
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var l DeadLetter
+	err = d.use("get", func(db *bolt.DB) error {
+		return db.View(func(tx *bolt.Tx) error {
+			v := tx.Bucket(lettersBucket).Get(key)
+			if v == nil {
+				return fmt.Errorf("%w: %s", ErrNotFound, id)
+			}
+			var err error
+			if l, err = decodeLetter(key, v); err != nil {
+				return &damageError{path: d.path, err: err}
+			}
+			data, ok := cutCRC(tx.Bucket(dataBucket).Get(key))
+			if !ok {
+				return fmt.Errorf("the record of %s is damaged", id)
+			}
+			l.Data = append([]byte{}, data...)
+			return nil
+		})
+	})
+	return l, err
+}
+
+// Delete removes letters and returns how many there were of them.
+func (d *DeadLetters) Delete(ids ...string) (int, error) {
+	keys := make([][]byte, 0, len(ids))
+	for _, id := range ids {
+		if key, err := letterKey(id); err == nil {
+			keys = append(keys, key)
+		}
+	}
+	return d.delete(keys, DeadLetterFilter{})
+}
+
+// Purge removes all letters that the filter selects and returns how many.
+func (d *DeadLetters) Purge(filter DeadLetterFilter) (int, error) {
+	letters, err := d.List(filter)
+	if err != nil {
+		return 0, err
+	}
+	ids := make([]string, len(letters))
+	for i := range letters {
+		ids[i] = letters[i].ID
+	}
+	return d.Delete(ids...)
+}
+
+func (d *DeadLetters) delete(keys [][]byte, _ DeadLetterFilter) (int, error) {
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	removed, bytes, n := map[string]int{}, d.bytes, 0
+	err := d.use("delete", func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
+			for _, key := range keys {
+				v := meta.Get(key)
+				if v == nil {
+					continue
+				}
+				l, err := decodeLetter(key, v)
+				if err != nil {
+					return &damageError{path: d.path, err: err}
+				}
+				bytes -= l.cost()
+				removed[l.Sink]++
+				n++
+				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	d.bytes = bytes
+	for sink, n := range removed {
+		d.uncount(sink, n)
+	}
+	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	return n, nil
+}
+
+// Count returns how many letters there are of each sink that has any. It does not read the disk.
+func (d *DeadLetters) Count() map[string]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	count := make(map[string]int, len(d.count))
+	for sink, n := range d.count {
+		count[sink] = n
+	}
+	return count
+}
+
+// Close closes the file.
+func (d *DeadLetters) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.db == nil {
+		return nil
+	}
+	db := d.db
+	d.db = nil
+	return closeBolt(db, d.path)
+}
+
+func letterKey(id string) ([]byte, error) {
+	n, err := strconv.ParseUint(id, 16, 64)
+	if err != nil || len(id) != 16 {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, id)
+	}
+	return sequenceKey(n), nil
+}
+
+func encodeLetter(l *DeadLetter) []byte {
+	b := []byte{letterVersion}
+	b = binary.BigEndian.AppendUint64(b, uint64(l.Time.UnixNano()))           //nolint:gosec // the bits are kept
+	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30)))) //nolint:gosec // bounded
+	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))                      //nolint:gosec // bounded by bbolt's values
+	for _, s := range []string{l.Sink, l.Reason, l.Request} {
+		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
+	}
+	return appendCRC(b)
+}
+
+var errLetter = errors.New("a letter is unreadable")
+
+func decodeLetter(key, b []byte) (DeadLetter, error) {
+	b, ok := cutCRC(b)
+	if !ok || len(key) != 8 || len(b) < 17 {
+		return DeadLetter{}, errLetter
+	}
+	if b[0] != letterVersion {
+		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, b[0])
+	}
+	l := DeadLetter{
+		ID:   fmt.Sprintf("%016x", binary.BigEndian.Uint64(key)),
+		Time: time.Unix(0, int64(binary.BigEndian.Uint64(b[1:]))), //nolint:gosec // as stored
+		//nolint:gosec // as stored
+		Status: int(int32(binary.BigEndian.Uint32(b[9:]))), Size: int(binary.BigEndian.Uint32(b[13:])),
+	}
+	b = b[17:]
+	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request} {
+		n, size := binary.Uvarint(b)
+		if size <= 0 || n > uint64(len(b)-size) { //nolint:gosec // size is within the slice
+			return DeadLetter{}, errLetter
+		}
+		*field = string(b[size : size+int(n)]) //nolint:gosec // n is not above the length
+		b = b[size+int(n):]                    //nolint:gosec // as above
+	}
+	return l, nil
+}
+
+func appendCRC(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+func cutCRC(b []byte) ([]byte, bool) {
+	n := len(b) - 4
+	if n < 0 || crc32.Checksum(b[:n], castagnoli) != binary.BigEndian.Uint32(b[n:]) {
+		return nil, false
+	}
+	return b[:n], true
+}
