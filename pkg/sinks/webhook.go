@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
@@ -50,8 +49,8 @@ const (
 type webhook struct {
 	target    string // scheme and host, for errors
 	timeout   time.Duration
-	batch     int // records per request; above 1 the body is always an array
-	keys      [][]byte
+	batch     int           // records per request; above 1 the body is always an array
+	signer    *signer       // nil: requests are not signed
 	template  *http.Request // what all requests share, without header and body
 	header    http.Header   // what all headers share
 	redact    *redactor
@@ -80,7 +79,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		target:  u.Scheme + "://" + u.Host,
 		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
 		batch:   max(cfg.Batch.MaxEvents, 1),
-		keys:    keys,
+		signer:  newSigner(keys),
 		redact:  newRedactor(u, cfg.Webhook.Secret.Expose()),
 		header: http.Header{
 			"Content-Type": {"application/json"},
@@ -167,8 +166,8 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 	maps.Copy(header, w.header) // the values are shared: the transport does not change them
 	header["Webhook-Id"] = values[0:1:1]
 	header["Webhook-Timestamp"] = values[1:2:2]
-	if len(w.keys) > 0 {
-		values[2] = sign(w.keys, id, now, body)
+	if w.signer != nil {
+		values[2] = w.signer.sign(id, now, body)
 		header["Webhook-Signature"] = values[2:3:3]
 	}
 
@@ -178,30 +177,6 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	return req
-}
-
-// sign returns the value of webhook-signature as the Standard Webhooks specification has it: for each key
-// "v1," and the base64 of HMAC-SHA256 over id.timestamp.body, separated by spaces.
-func sign(keys [][]byte, id, timestamp string, body []byte) string {
-	prefix := make([]byte, 0, len(id)+len(timestamp)+2)
-	prefix = append(prefix, id...)
-	prefix = append(prefix, '.')
-	prefix = append(prefix, timestamp...)
-	prefix = append(prefix, '.')
-
-	var sum [sha256.Size]byte
-	out := make([]byte, 0, len(keys)*(len("v1, ")+base64.StdEncoding.EncodedLen(len(sum))))
-	for i, key := range keys {
-		mac := hmac.New(sha256.New, key)
-		mac.Write(prefix)
-		mac.Write(body)
-		if i > 0 {
-			out = append(out, ' ')
-		}
-		out = append(out, "v1,"...)
-		out = base64.StdEncoding.AppendEncode(out, mac.Sum(sum[:0]))
-	}
-	return string(out)
 }
 
 // batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent again, has the same one.

@@ -152,13 +152,13 @@ func TestWebhookSignature(t *testing.T) {
 // TestSign uses the example of the specification, and several keys.
 func TestSign(t *testing.T) {
 	const id, stamp, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", `{"test": 2432232314}`
-	key, _ := json.Marshal("unused")
+	key := []byte("another")
 	spec := [][]byte{{0x31, 0xf2, 0x90, 0xf6, 0xbf, 0x06, 0x29, 0x8a, 0xab, 0x4f, 0x08, 0xd4, 0x3c, 0x3f, 0x08, 0x2c, 0xf6, 0x48, 0xa3, 0x62, 0xda, 0x2d, 0xa4, 0xb0}}
 	const want = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-	if got := sign(spec, id, stamp, []byte(body)); got != want {
+	if got := newSigner(spec).sign(id, stamp, []byte(body)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	two := sign(append(spec, key), id, stamp, []byte(body))
+	two := newSigner(append(spec, key)).sign(id, stamp, []byte(body))
 	if first, second, ok := strings.Cut(two, " "); !ok || first != want || !strings.HasPrefix(second, "v1,") || second == first {
 		t.Errorf("two keys: %s", two)
 	}
