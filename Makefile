@@ -19,14 +19,15 @@ S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/sinks/...
 # For example: make test TESTFLAGS='-run Reconnect -v'
 TESTFLAGS ?=
 
-BIN := .cache/bin
+BIN  := .cache/bin
+DIST := dist
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##
 .PHONY: demo
@@ -38,10 +39,10 @@ build: ## Build ./hmcnotifyd for this machine, static
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o hmcnotifyd ./cmd/hmcnotifyd
 
 .PHONY: build-all
-build-all: $(PLATFORMS:%=dist/hmcnotifyd-linux-%) ## Build static binaries for linux amd64, arm64, s390x and ppc64le into dist/
+build-all: $(PLATFORMS:%=$(DIST)/hmcnotifyd-linux-%) ## Build static binaries for linux amd64, arm64, s390x and ppc64le into dist/
 
 .PHONY: FORCE
-dist/hmcnotifyd-linux-%: FORCE
+$(DIST)/hmcnotifyd-linux-%: FORCE
 	CGO_ENABLED=0 GOOS=linux GOARCH=$* $(GO) build $(BUILDFLAGS) -o $@ ./cmd/hmcnotifyd
 
 .PHONY: image
@@ -92,4 +93,4 @@ $(BIN)/golangci-lint: tools/go.mod tools/go.sum
 
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf hmcnotifyd dist .cache
+	rm -rf hmcnotifyd $(DIST) .cache
