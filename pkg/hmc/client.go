@@ -1,0 +1,408 @@
+package hmc
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+const (
+	defaultTimeout = 30 * time.Second
+	maxInFlight    = 2
+	maxAnswer      = 32 << 20  // 10,000 partitions take about 4 MiB
+	maxErrorAnswer = 256 << 10 // a stack trace is longer than any message
+	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15 to 30 s.
+	idleTimeout = 10 * time.Second
+)
+
+// Options are the settings of a Client. Only Hosts is required.
+type Options struct {
+	// Hosts are bare DNS names, IPv4 or IPv6 addresses of one HMC, or of several that stand in for each other.
+	Hosts []string
+	Port  int // 0: DefaultPort
+
+	// TLS verifies the HMC's certificate; nil: against the system's authorities. ServerName defaults to the host. It is
+	// not changed.
+	TLS *tls.Config
+
+	// UserAgent is sent with each request, and its first 64 characters also as X-Audit-Id, which the HMC copies into its audit
+	// records.
+	UserAgent string
+
+	RequestsPerMinute int           // the budget: requests beyond it wait; 0: no budget
+	Timeout           time.Duration // of one request from connecting to the end of the answer, after any wait; 0: 30 s
+
+	Logger    *zap.Logger                                                       // nil: none; one line per request at debug level
+	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
+	OnRequest func(operation, code string)                                      // called after each request; code is the HTTP status or "error"
+}
+
+// Client talks to one HMC. Its methods may be used from any goroutine.
+type Client struct {
+	opts    Options
+	log     *zap.Logger
+	http    *http.Client
+	budget  *rate.Limiter // nil: none
+	slots   chan struct{} // requests in flight
+	host    atomic.Pointer[string]
+	certsMu sync.Mutex
+	certs   []*x509.Certificate
+}
+
+// New checks the options and makes a Client. It connects to nothing.
+func New(opts Options) (*Client, error) {
+	if len(opts.Hosts) == 0 {
+		return nil, errors.New("hmc: no hosts")
+	}
+	for _, h := range opts.Hosts {
+		if h == "" || strings.ContainsAny(h, "[]/@ ") || strings.Contains(h, ":") && net.ParseIP(withoutZone(h)) == nil {
+			return nil, fmt.Errorf("hmc: host %q: must be a bare DNS name or IP address", h)
+		}
+	}
+	if opts.Port == 0 {
+		opts.Port = DefaultPort
+	}
+	if opts.Port < 0 || opts.Port > 65535 || opts.RequestsPerMinute < 0 || opts.Timeout < 0 {
+		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range", opts.Port, opts.RequestsPerMinute, opts.Timeout)
+	}
+	opts.Hosts = slices.Clone(opts.Hosts)
+	if opts.TLS == nil {
+		opts.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	opts.TLS = opts.TLS.Clone()
+	if opts.Timeout == 0 {
+		opts.Timeout = defaultTimeout
+	}
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	if opts.Dial == nil {
+		opts.Dial = new(net.Dialer).DialContext
+	}
+	if opts.OnRequest == nil {
+		opts.OnRequest = func(string, string) {}
+	}
+	c := &Client{opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight), budget: newBudget(opts.RequestsPerMinute)}
+	c.host.Store(&opts.Hosts[0])
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true) // the HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialTLSContext:         c.dialTLS,
+			Protocols:              protocols,
+			MaxConnsPerHost:        maxInFlight + 1, // one more for a logoff
+			MaxIdleConnsPerHost:    maxInFlight,
+			IdleConnTimeout:        idleTimeout,
+			MaxResponseHeaderBytes: 64 << 10,
+			DisableCompression:     true,
+		},
+		// A redirect would carry the session's token to another place.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s: a sixth of them at once, the
+// others evenly.
+func newBudget(perMinute int) *rate.Limiter {
+	if perMinute == 0 {
+		return nil
+	}
+	burst := max(perMinute/6, 1)
+	return rate.NewLimiter(rate.Limit(max(perMinute-burst, 1))/60, burst)
+}
+
+// Host returns the host that requests go to: the one that answered the last QueryAPIVersion, before that the first one.
+func (c *Client) Host() string { return *c.host.Load() }
+
+// PeerCertificates returns the certificates that the HMC showed when the last connection was made; nil: there was none. They were
+// verified, unless Options.TLS says otherwise.
+func (c *Client) PeerCertificates() []*x509.Certificate {
+	c.certsMu.Lock()
+	defer c.certsMu.Unlock()
+	return c.certs
+}
+
+// Close closes idle connections. Sessions are not logged off by it.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// QueryAPIVersion asks the hosts in their order for the version of the API, and uses the first that answers for all that
+// follows (sessions keep the host they were made on). It needs no session. Only a host that cannot be connected to is
+// skipped: an answer, even one that is an error, ends the search. Where none answers, the error holds a *ConnectError for
+// each.
+func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
+	var errs []error
+	for i := range c.opts.Hosts {
+		var v Version
+		err := c.do(ctx, &call{operation: "query-api-version", host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v})
+		var unreachable *ConnectError
+		if errors.As(err, &unreachable) {
+			errs = append(errs, err)
+			continue
+		}
+		if err != nil {
+			return Version{}, err
+		}
+		c.host.Store(&c.opts.Hosts[i])
+		return v, nil
+	}
+	if len(errs) == 1 {
+		return Version{}, errs[0]
+	}
+	return Version{}, &noHostError{errs}
+}
+
+// noHostError is the error of all hosts, in one line.
+type noHostError struct{ errs []error }
+
+func (e *noHostError) Error() string {
+	texts := make([]string, len(e.errs))
+	for i, err := range e.errs {
+		texts[i] = strings.TrimPrefix(err.Error(), "hmc: ")
+	}
+	return "hmc: no host can be reached: " + strings.Join(texts, "; ")
+}
+
+func (e *noHostError) Unwrap() []error { return e.errs }
+
+// call is one request.
+type call struct {
+	operation string // for OnRequest and the log
+	host      string
+	method    string
+	uri       string // path
+	token     string // of the session; empty: none
+	body      any    // to be sent as JSON; nil: none
+	into      any    // where the JSON answer goes; nil: it does not matter
+	secrets   []string
+
+	urgent     bool // passes the budget and the limit of requests in flight
+	repeatable bool // may be sent again where a reused connection turns out to be closed; GET always may
+	quiet      bool // what the answer holds is secret: errors do not tell
+
+	written atomic.Bool // the request was written to the connection, so that the HMC may act on it
+	status  int         // of the answer
+	data    []byte      // of the answer
+}
+
+// do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError, *AnswerError, or that of ctx.
+func (c *Client) do(ctx context.Context, r *call) error {
+	if !r.urgent {
+		if err := c.wait(ctx); err != nil {
+			return fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, err)
+		}
+		defer func() { <-c.slots }()
+	} else if c.budget != nil {
+		c.budget.Reserve() // it counts, but does not wait
+	}
+	start := time.Now()
+	resp, err := c.exchange(ctx, r)
+	code := "error"
+	if resp != nil {
+		code = strconv.Itoa(resp.StatusCode)
+	}
+	c.opts.OnRequest(r.operation, code)
+	c.log.Debug("request", zap.String("operation", r.operation), zap.String("host", r.host), zap.String("uri", r.uri),
+		zap.String("code", code), zap.Duration("took", time.Since(start)), zap.Error(err))
+	if err != nil {
+		return err
+	}
+	return r.interpret(resp)
+}
+
+// wait waits for the budget, then for one of the places in flight.
+func (c *Client) wait(ctx context.Context) error {
+	if c.budget != nil {
+		if err := c.budget.Wait(ctx); err != nil {
+			if ctx.Err() == nil {
+				return fmt.Errorf("the budget of %d requests per minute is used up for longer than the deadline: %w",
+					c.opts.RequestsPerMinute, context.DeadlineExceeded)
+			}
+			return ctx.Err()
+		}
+	}
+	select {
+	case c.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// exchange sends the request and reads the whole answer into r.
+func (c *Client) exchange(parent context.Context, r *call) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(parent, c.opts.Timeout)
+	defer cancel()
+	var body io.Reader
+	if r.body != nil {
+		data, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, fmt.Errorf("hmc: %s %s: the request cannot be encoded", r.method, r.uri)
+		}
+		body = bytes.NewReader(data)
+	}
+	u := url.URL{Scheme: "https", Host: net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port)), Path: r.uri}
+	req, err := http.NewRequestWithContext(r.trace(ctx), r.method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
+	}
+	// What zhmcclient sends as well: the API answers 406 to what it takes for a bad Accept.
+	req.Header.Set("Accept", "*/*")
+	req.Header.Set("Content-Type", "application/json")
+	if c.opts.UserAgent != "" {
+		req.Header.Set("User-Agent", c.opts.UserAgent)
+		req.Header.Set("X-Audit-Id", c.opts.UserAgent[:min(len(c.opts.UserAgent), 64)])
+	}
+	if r.token != "" {
+		req.Header.Set("X-API-Session", r.token)
+	}
+	if r.repeatable {
+		// net/http then repeats a request that met a connection which the HMC had closed. Without a value the header
+		// is not sent.
+		req.Header["Idempotency-Key"] = nil
+	}
+	resp, err := c.http.Do(req)
+	if err == nil {
+		defer func() { _ = resp.Body.Close() }()
+		r.status = resp.StatusCode
+		err = r.read(resp.Body)
+	}
+	var tooLong *AnswerError
+	switch {
+	case err == nil:
+		return resp, nil
+	case errors.As(err, &tooLong):
+		return resp, err
+	case parent.Err() != nil:
+		return nil, fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, parent.Err())
+	}
+	return nil, newConnectError(r, c.opts.Timeout, err)
+}
+
+// read reads the answer, within limits.
+func (r *call) read(body io.Reader) error {
+	limit := int64(maxAnswer)
+	if r.status/100 != 2 {
+		limit = maxErrorAnswer
+	}
+	var err error
+	if r.data, err = io.ReadAll(io.LimitReader(body, limit+1)); err != nil {
+		return err
+	}
+	if int64(len(r.data)) <= limit {
+		return nil
+	}
+	if r.status/100 != 2 {
+		r.data = r.data[:limit] // not JSON any more: the status is what counts
+		return nil
+	}
+	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: fmt.Sprintf("the answer is longer than %d MiB", limit>>20)}
+}
+
+// interpret turns the answer into the value it is expected to be, or into an error.
+func (r *call) interpret(resp *http.Response) error {
+	if resp.StatusCode/100 != 2 {
+		e := newHTTPError(r, resp, r.data)
+		if resp.StatusCode == http.StatusServiceUnavailable {
+			return &BusyError{RetryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()), Err: e}
+		}
+		return e
+	}
+	if r.into == nil {
+		return nil
+	}
+	if err := decodeAnswer(r.data, r.into); err != nil {
+		problem := "the answer is not the JSON that is documented"
+		if !r.quiet {
+			problem += ": " + cleanMessage(err.Error(), r.secrets)
+		}
+		return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: problem}
+	}
+	return nil
+}
+
+// handshakeError marks what went wrong between the TCP connection and the end of the TLS handshake.
+type handshakeError struct{ error }
+
+func (e handshakeError) Unwrap() error { return e.error }
+
+// dialTLS connects and verifies the certificate. It is the transport's way to a connection.
+func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	raw, err := c.opts.Dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	cfg := c.opts.TLS.Clone()
+	if cfg.ServerName == "" {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			_ = raw.Close()
+			return nil, err
+		}
+		cfg.ServerName = withoutZone(host)
+	}
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, handshakeError{err}
+	}
+	certs := conn.ConnectionState().PeerCertificates
+	c.certsMu.Lock()
+	c.certs = certs
+	c.certsMu.Unlock()
+	return conn, nil
+}
+
+// withoutZone cuts the zone off an IPv6 address (fe80::1%eth0): no certificate has one.
+func withoutZone(host string) string {
+	host, _, _ = strings.Cut(host, "%")
+	return host
+}
+
+// newConnectError names the cause of a request without an answer. What net/http wraps around it (method and URL) is known.
+func newConnectError(r *call, timeout time.Duration, err error) *ConnectError {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	var (
+		dns       *net.DNSError
+		handshake handshakeError
+		netErr    net.Error
+	)
+	reason := ReasonOther
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		reason = ReasonTimeout
+		err = fmt.Errorf("%s %s: no answer within %v: %w", r.method, r.uri, timeout, err)
+	case errors.As(err, &dns):
+		reason = ReasonDNS
+	case errors.As(err, &netErr) && netErr.Timeout():
+		reason = ReasonTimeout
+	case errors.Is(err, syscall.ECONNREFUSED):
+		reason = ReasonRefused
+	case errors.As(err, &handshake):
+		reason = ReasonTLS
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("%s %s: the connection was closed before the answer was complete: %w", r.method, r.uri, err)
+	}
+	return &ConnectError{Host: r.host, Reason: reason, Err: err}
+}

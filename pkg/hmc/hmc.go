@@ -1,0 +1,72 @@
+// Package hmc is a client of the Web Services API of an IBM Z or LinuxONE Hardware Management Console (HMC): the few
+// calls that a receiver of its notifications needs, with typed errors.
+//
+// An HMC is a fragile neighbor. A Client therefore has at most two requests in flight, keeps within a budget of requests per
+// minute, never repeats a logon by itself (an HMC disables a userid after a few refused ones), and logs off what it logged
+// on.
+//
+// What the API answers is known from IBM's documentation (book SC27-2646 and its pages on the web), from the code of
+// clients that work with real HMCs (zhmcclient and the programs around it), and from answers of real HMCs that were posted
+// publicly.
+package hmc
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// DefaultPort is the port of the Web Services API.
+const DefaultPort = 6794
+
+// Version is the answer to Query API Version.
+type Version struct {
+	APIMajor   int      `json:"api-major-version"`
+	APIMinor   int      `json:"api-minor-version"`
+	HMCName    string   `json:"hmc-name"`
+	HMCVersion string   `json:"hmc-version"` // such as 2.16.0
+	Features   []string `json:"api-features"`
+}
+
+// String returns "HMC1, version 2.16.0, API 4.40".
+func (v Version) String() string {
+	return fmt.Sprintf("%s, version %s, API %d.%d", v.HMCName, v.HMCVersion, v.APIMajor, v.APIMinor)
+}
+
+// The types of topics.
+const (
+	TopicTypeObject    = "object-notification"
+	TopicTypeJob       = "job-notification"
+	TopicTypeAudit     = "audit-notification"      // listed only for a userid with the task "Audit and Log Management"
+	TopicTypeSecurity  = "security-notification"   // listed only for a userid with the task "View Security Logs"
+	TopicTypeOSMessage = "os-message-notification" // one for each channel that the session has opened
+)
+
+// Topic is one topic of a session. Its name is opaque, and gone with the session.
+type Topic struct {
+	Type string `json:"topic-type"` // one of the TopicType constants, or one that is not known yet
+	Name string `json:"topic-name"` // without "/topic/"
+
+	// Of a TopicTypeOSMessage only. The URI is documented as that of the partition, but clients have seen a bare object
+	// id: compare the last segment.
+	ObjectURI              string `json:"object-uri"`
+	IncludeRefreshMessages bool   `json:"include-refresh-messages"`
+}
+
+// Partition is a DPM partition or a classic logical partition (LPAR).
+type Partition struct {
+	Name      string `json:"name"`
+	ObjectURI string `json:"object-uri"` // /api/partitions/UUID or /api/logical-partitions/UUID
+	Status    string `json:"status"`
+	CPCName   string `json:"cpc-name"`
+	CPCURI    string `json:"cpc-object-uri"`
+	SEVersion string `json:"se-version"`
+
+	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a classic one (linux, esa390, ...).
+	Type           string `json:"type"`
+	ActivationMode string `json:"activation-mode"`
+}
+
+// decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors, do not matter.
+func decodeAnswer(data []byte, into any) error {
+	return json.Unmarshal(data, into)
+}

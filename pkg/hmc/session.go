@@ -1,0 +1,261 @@
+package hmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	sessionsURI    = "/api/sessions"
+	thisSessionURI = "/api/sessions/this-session"
+
+	// How long a logon under way is waited for once the caller has given up: the HMC may be about to make a session that
+	// has to be logged off.
+	logonGrace = 3 * time.Second
+	// How long the logoff of a session takes at most that the caller never sees.
+	cleanupTimeout = 5 * time.Second
+)
+
+// Session is a session of the Web Services API. Its methods may be used from any goroutine. It prints without its secrets.
+type Session struct {
+	c          *Client
+	host       string // where it was made: no other HMC knows it
+	id         string
+	credential string
+	over       *atomic.Bool
+
+	// What the logon told; empty for a resumed session.
+	ObjectTopic string // name of the object-notification topic
+	JobTopic    string // name of the job-notification topic
+	// PasswordExpires is the number of days until the userid's password expires; -1: never, or not told.
+	PasswordExpires int
+}
+
+// logonAnswer is what the HMC answers to a logon.
+type logonAnswer struct {
+	ID              string `json:"api-session"`
+	Credential      string `json:"session-credential"`
+	ObjectTopic     string `json:"notification-topic"`
+	JobTopic        string `json:"job-notification-topic"`
+	PasswordExpires *int   `json:"password-expires"`
+}
+
+// Logon makes a session on the host of Host. The caller must end it with Logoff on every way out.
+//
+// It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends while the HMC is working on
+// the logon, its answer is waited for a little longer, and a session that comes of it is logged off.
+func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, error) {
+	// On a connection that was idle the HMC's closing of it could cross the request, and nobody would know whether there
+	// is a session now.
+	c.http.CloseIdleConnections()
+
+	var answer logonAnswer
+	r := &call{
+		operation: "logon", host: c.Host(), method: http.MethodPost, uri: sessionsURI,
+		body: map[string]string{"userid": userid, "password": password}, into: &answer,
+		secrets: []string{password}, quiet: true,
+	}
+	work, stop := r.outlive(ctx, logonGrace)
+	err := c.do(work, r)
+	stop()
+
+	s := c.Resume(answer.ID, answer.Credential)
+	s.host = r.host
+	s.ObjectTopic, s.JobTopic = answer.ObjectTopic, answer.JobTopic
+	if answer.PasswordExpires != nil {
+		s.PasswordExpires = *answer.PasswordExpires
+	}
+	var refusal *HTTPError
+	errors.As(err, &refusal)
+	switch {
+	case r.status == http.StatusCreated,
+		r.status == http.StatusConflict && refusal != nil && (refusal.Reason == ReasonPartialLogon50 || refusal.Reason == ReasonPartialLogon51):
+		partial := &PartialLogonError{Status: r.status, Reason: NoReason}
+		if refusal != nil {
+			partial.Reason, partial.Message = refusal.Reason, refusal.Message
+			_ = decodeAnswer(r.data, &answer) // a session is not documented here; if there is one, it is logged off
+			s.id = answer.ID
+		}
+		c.cleanUp(ctx, s)
+		return nil, partial
+	case ctx.Err() != nil:
+		c.cleanUp(ctx, s)
+		return nil, fmt.Errorf("hmc: logon: %w", ctx.Err())
+	case err != nil:
+		return nil, err
+	case r.status != http.StatusOK || s.id == "":
+		c.cleanUp(ctx, s)
+		return nil, &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer to the logon holds no session"}
+	}
+	return s, nil
+}
+
+// outlive returns a context that ends with ctx as long as the request has not been written, and a grace later once it has.
+// stop releases what it holds.
+func (r *call) outlive(ctx context.Context, grace time.Duration) (work context.Context, stop func()) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	end := context.AfterFunc(ctx, func() {
+		if !r.written.Load() {
+			cancel()
+			return
+		}
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-work.Done():
+		}
+	})
+	return work, func() {
+		end()
+		cancel()
+	}
+}
+
+// trace notes that the request is on its way to the HMC.
+func (r *call) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { r.written.Store(true) },
+	})
+}
+
+// cleanUp logs off a session that the caller never sees, if there is one.
+func (c *Client) cleanUp(ctx context.Context, s *Session) {
+	if s.id == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := s.Logoff(ctx); err != nil {
+		c.log.Warn("a session that is of no use could not be logged off; the HMC ends it after its idle time", zap.Error(err))
+	}
+}
+
+// Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC nothing.
+func (c *Client) Resume(sessionID, credential string) *Session {
+	return &Session{c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1}
+}
+
+// ID returns the session's id. It is a secret: it gives all that the session may do.
+func (s *Session) ID() string { return s.id }
+
+// Credential returns what the session's id is combined with as the password of the broker. It is a secret.
+func (s *Session) Credential() string { return s.credential }
+
+// Host returns the host that the session was made on.
+func (s *Session) Host() string { return s.host }
+
+// String names the host only.
+func (s Session) String() string { return "session on " + s.host }
+
+// GoString names the host only.
+func (s Session) GoString() string { return s.String() }
+
+// Format prints what String returns for every verb of package fmt.
+func (s Session) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
+
+// MarshalText returns what String returns, for loggers and encoders.
+func (s Session) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// call completes a request of this session.
+func (s *Session) call(r *call) *call {
+	r.host, r.token = s.host, s.id
+	r.secrets = append(r.secrets, s.id, s.credential)
+	return r
+}
+
+// NotificationTopics lists the topics of the session.
+func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
+	var answer struct {
+		Topics []Topic `json:"topics"`
+	}
+	err := s.c.do(ctx, s.call(&call{
+		operation: "get-notification-topics", method: http.MethodGet, uri: "/api/sessions/operations/get-notification-topics", into: &answer,
+	}))
+	return answer.Topics, err
+}
+
+// Ping keeps the session from ending for idleness (after six hours by default; any request does that), and tells whether
+// it is still there: see SessionLost.
+func (s *Session) Ping(ctx context.Context) error {
+	_, err := s.NotificationTopics(ctx)
+	return err
+}
+
+// Logoff ends the session, and with it its topics. It passes the budget. A session that is gone already, or was logged off before,
+// is no error.
+func (s *Session) Logoff(ctx context.Context) error {
+	if s.over.Load() {
+		return nil
+	}
+	err := s.c.do(ctx, s.call(&call{operation: "logoff", method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true}))
+	var answer *HTTPError
+	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
+		err = nil // zhmcclient ignores 403 here as well: the session is not known any more
+	}
+	if err == nil {
+		s.over.Store(true)
+	}
+	return err
+}
+
+// ListPermittedPartitions lists the DPM partitions of all CPCs that the userid has access to.
+func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, error) {
+	var answer struct {
+		Partitions []Partition `json:"partitions"`
+	}
+	err := s.c.do(ctx, s.call(&call{
+		operation: "list-permitted-partitions", method: http.MethodGet, uri: "/api/console/operations/list-permitted-partitions", into: &answer,
+	}))
+	return answer.Partitions, err
+}
+
+// ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid has access to.
+func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partition, error) {
+	var answer struct {
+		Partitions []Partition `json:"logical-partitions"`
+	}
+	err := s.c.do(ctx, s.call(&call{
+		operation: "list-permitted-logical-partitions", method: http.MethodGet,
+		uri: "/api/console/operations/list-permitted-logical-partitions", into: &answer,
+	}))
+	return answer.Partitions, err
+}
+
+// OpenOSMessageChannel opens a channel for the operating system messages of a partition, and returns the name of its
+// topic. The channel ends with the session. With refresh, whoever subscribes to the topic first gets the messages that the
+// HMC still holds.
+//
+// The HMC refuses a second channel of one session for a partition (409 with ReasonChannelExists; the topic is among those
+// of NotificationTopics), and a partition that offers no messages now (409 with ReasonChannelUnavailable). It needs object
+// access to the partition (else 404) and the task "Operating System Messages".
+func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, refresh bool) (topicName string, err error) {
+	kind, id, ok := strings.Cut(strings.TrimPrefix(objectURI, "/api/"), "/")
+	if !ok || kind != "partitions" && kind != "logical-partitions" || id == "" || strings.ContainsAny(id, "/?#%. ") {
+		return "", fmt.Errorf("hmc: open OS message channel: %q is not the URI of a partition", objectURI)
+	}
+	var answer struct {
+		TopicName string `json:"topic-name"`
+	}
+	r := s.call(&call{
+		operation: "open-os-message-channel", method: http.MethodPost, uri: objectURI + "/operations/open-os-message-channel",
+		body: map[string]bool{"include-refresh-messages": refresh}, into: &answer,
+		repeatable: true, // a second one is refused, not opened
+	})
+	if err := s.c.do(ctx, r); err != nil {
+		return "", err
+	}
+	if answer.TopicName == "" {
+		return "", &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer names no topic"}
+	}
+	return answer.TopicName, nil
+}
