@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"net/url"
 	"regexp"
@@ -64,9 +63,6 @@ func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`
 // MarshalYAML hides the secret.
 func (s Secret) MarshalYAML() (any, error) { return hidden, nil }
 
-// LogValue hides the secret from log/slog.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
-
 // URL is the address of a webhook. Such addresses often hold a token in their path or query, so only scheme and
 // host are ever printed.
 type URL struct{ secret Secret }
@@ -107,9 +103,6 @@ func (u URL) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(u.Strin
 
 // MarshalYAML hides the same as String.
 func (u URL) MarshalYAML() (any, error) { return u.String(), nil }
-
-// LogValue hides the same as String from log/slog.
-func (u URL) LogValue() slog.Value { return slog.StringValue(u.String()) }
 
 // signingKeyPrefix marks a secret of the Standard Webhooks specification. It is not part of the base64.
 const signingKeyPrefix = "whsec_"
