@@ -70,7 +70,7 @@ func post(client *http.Client, url string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to the end
+	defer resp.Body.Close()
 	_, err = io.Copy(io.Discard, resp.Body)
 	if err == nil && resp.StatusCode/100 != 2 {
 		err = fmt.Errorf("status %d", resp.StatusCode)

@@ -32,7 +32,7 @@ func (c *connections) closed() bool { return c.life.Err() != nil }
 func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.life, cancel)()
+	defer context.AfterFunc(c.life, cancel)() //nolint:contextcheck // both contexts end it
 
 	raw, err := c.dialer.DialContext(ctx, network, addr)
 	if err != nil {

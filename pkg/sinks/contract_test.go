@@ -295,7 +295,7 @@ var contractTests = []struct {
 		p.awaitHanging(t)
 		cancel()
 		err := soon(t, "Send returns", func() error { return <-result })
-		if p.check(t, err); !errors.Is(err, context.Canceled) {
+		if !errors.Is(p.check(t, err), context.Canceled) {
 			t.Errorf("got %v, want context.Canceled", err)
 		}
 		if _, ok := errors.AsType[*PermanentError](err); ok {
@@ -517,14 +517,12 @@ func newLogPipePeer(t *testing.T) *peer {
 	go func() {
 		defer close(done)
 		lines := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
-			for {
-				n, err := r.Read(p)
-				if !errors.Is(err, os.ErrDeadlineExceeded) || !paused.Load() {
-					return n, err
-				}
+			n, err := r.Read(p)
+			if paused.Load() {
 				<-t.Context().Done() // ends before the cleanups run
 				return 0, io.EOF
 			}
+			return n, err
 		}))
 		for {
 			line, err := lines.ReadBytes('\n')

@@ -62,7 +62,7 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 		if err != nil {
 			return nil, fmt.Errorf("log: %w", err)
 		}
-		l.out, l.file = file, file
+		l.out, l.file, l.torn = file, file, endsTorn(file)
 	}
 	l.life, l.end = context.WithCancel(context.Background())
 	return l, nil
@@ -70,7 +70,24 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 
 // openLog opens a log file for appending. A named pipe without a reader is an error instead of a wait.
 func openLog(path string, flag int) (*os.File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flag, logMode) //nolint:gosec // G302, G304: the operator names the file, and its group may read it
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flag, logMode)
+}
+
+// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power loss may leave it. Where that cannot
+// be seen, because the file may be written but not read, it does not.
+func endsTorn(file *os.File) bool {
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	r, err := os.Open(file.Name())
+	if err != nil {
+		return false
+	}
+	defer r.Close() //nolint:errcheck // it was only read
+	var last [1]byte
+	_, err = r.ReadAt(last[:], info.Size()-1)
+	return err == nil && last[0] != '\n'
 }
 
 // MaxBatch returns what is written at once without being configured: lines have no order to lose and cost less together.
@@ -93,7 +110,7 @@ func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error)
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
-	defer context.AfterFunc(l.life, cancel)()
+	defer context.AfterFunc(l.life, cancel)() //nolint:contextcheck // both contexts end it
 
 	err := l.acquire(attempt)
 	if err == nil {
@@ -254,7 +271,7 @@ func (l *logSink) reopen() error {
 		return withoutPath(err)
 	}
 	old := l.file
-	l.out, l.file, l.torn = file, file, false
+	l.out, l.file, l.torn = file, file, endsTorn(file)
 	return withoutPath(old.Close())
 }
 

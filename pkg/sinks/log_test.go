@@ -24,7 +24,11 @@ func logTo(t testing.TB, output string, opts Options) *logSink {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	return s.(*logSink)
+	l, ok := s.(*logSink)
+	if !ok {
+		t.Fatalf("%T", s)
+	}
+	return l
 }
 
 // lines returns what a log holds after rs.
@@ -130,6 +134,27 @@ func TestLogFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectFile(t, path, lines(rs))
+}
+
+// TestLogFileTorn begins with a file that a crash has left in the middle of a line.
+func TestLogFileTorn(t *testing.T) {
+	for _, before := range []string{"", "a line\n", "half a li"} {
+		path := filepath.Join(t.TempDir(), "events.log")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := logTo(t, path, Options{})
+		rs := records(0, 2)
+		for i := range rs {
+			if err := s.Send(t.Context(), rs[i:i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if before == "half a li" {
+			before += "\n"
+		}
+		expectFile(t, path, before+lines(rs))
+	}
 }
 
 func TestLogRefuses(t *testing.T) {
@@ -305,7 +330,7 @@ func TestLogFullDisk(t *testing.T) {
 			if err := s.Send(t.Context(), first); err != nil {
 				t.Fatal(err)
 			}
-			lift := limitFiles(t, uint64(len(lines(first))+len(lines(rs))-100)) //nolint:gosec // positive
+			lift := limitFiles(t, uint64(len(lines(first))+len(lines(rs))-100))
 			for range 3 {
 				err := s.Send(t.Context(), rs)
 				if !errors.Is(err, syscall.EFBIG) {
@@ -333,7 +358,7 @@ func TestLogFullDiskShared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close() //nolint:errcheck // a test's file
+	defer other.Close()
 	size := s.size()
 	written, err := s.writeLines(records(0, 2))
 	if err != nil {
@@ -394,7 +419,7 @@ func TestLogBrokenPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // a test's pipe
+	defer w.Close()
 	s := logTo(t, config.OutputStdout, Options{Stdout: w})
 	_ = r.Close()
 	if err := s.Send(t.Context(), records(0, 1)); !errors.Is(err, syscall.EPIPE) {
@@ -426,7 +451,7 @@ func TestLogNamedPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // a test's pipe
+	defer r.Close()
 	s := logTo(t, path, Options{})
 	if err := s.Send(t.Context(), records(0, 2)); err != nil {
 		t.Fatal(err)

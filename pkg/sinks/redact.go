@@ -55,8 +55,8 @@ func newRedactor(u *url.URL, secrets ...string) *redactor {
 
 	// The same in the clothes it may be quoted in.
 	for _, v := range slices.Clone(values) {
-		quoted, _ := json.Marshal(v) // a string always can be
-		values = append(values, url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), strings.Trim(string(quoted), `"`))
+		quoted, _ := json.Marshal(v) // cannot fail for a string
+		values = append(values, url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), string(quoted[1:len(quoted)-1]))
 	}
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first: it wins
 

@@ -10,7 +10,8 @@ import (
 
 // signer makes the value of the header webhook-signature.
 type signer struct {
-	macs sync.Pool // of *signing: the state of a key is worth keeping
+	keys [][]byte
+	pool sync.Pool // of *signing: the state of a key is worth keeping
 }
 
 // signing is what one signature is made with.
@@ -24,23 +25,26 @@ func newSigner(keys [][]byte) *signer {
 	if len(keys) == 0 {
 		return nil
 	}
-	s := new(signer)
-	s.macs.New = func() any {
-		x := &signing{macs: make([]hash.Hash, len(keys))}
-		for i, key := range keys {
-			x.macs[i] = hmac.New(sha256.New, key)
-		}
+	return &signer{keys: keys}
+}
+
+func (s *signer) signing() *signing {
+	if x, ok := s.pool.Get().(*signing); ok {
 		return x
 	}
-	return s
+	x := &signing{macs: make([]hash.Hash, len(s.keys))}
+	for i, key := range s.keys {
+		x.macs[i] = hmac.New(sha256.New, key)
+	}
+	return x
 }
 
 // sign returns what the Standard Webhooks specification says: for each key "v1," and the base64 of the HMAC-SHA256
 // over id.timestamp.body, separated by spaces. A consumer accepts the request if any of them is right, so that
 // keys can be changed.
 func (s *signer) sign(id, timestamp string, body []byte) string {
-	x := s.macs.Get().(*signing)
-	defer s.macs.Put(x)
+	x := s.signing()
+	defer s.pool.Put(x)
 	buf := append(x.scratch[:0], id...)
 	buf = append(buf, '.')
 	buf = append(buf, timestamp...)

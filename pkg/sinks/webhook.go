@@ -154,7 +154,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if err != nil {
 		return w.noAnswer(ctx, attempt, start, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is lost with an answer's rest
+	defer resp.Body.Close()
 	return w.judge(resp, cancel)
 }
 
@@ -210,13 +210,14 @@ func batchBody(records []event.Record) []byte {
 // noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are
 // temporary. ctx is the caller's, attempt is that of the attempt.
 func (w *webhook) noAnswer(ctx, attempt context.Context, start time.Time, err error) error {
-	hint := tlsHint(err)
+	hint := ""
 	switch {
 	case w.conns.closed():
 		err = ErrClosed
 	case attempt.Err() != nil:
 		err = ended(ctx, attempt, "no answer", start)
 	default:
+		hint = tlsHint(err)
 		// A peer that does not speak HTTP is quoted in the error, and may quote the request.
 		err = w.redact.error(err)
 	}
@@ -278,7 +279,7 @@ func (w *webhook) read(resp *http.Response, wanted bool, cancel context.CancelFu
 func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second //nolint:gosec // bounded
+		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
 	until, err := http.ParseTime(value)
 	if err != nil {
@@ -312,7 +313,7 @@ func (w *webhook) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // nothing was sent
+	defer conn.Close()
 	if u.Scheme != "https" {
 		return nil
 	}
