@@ -1,7 +1,6 @@
 package sinks
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"html"
@@ -40,11 +39,6 @@ func newRedactor(u *url.URL, secrets ...string) *redactor {
 	values = append(values, u.String(), u.RequestURI(), u.Path, u.EscapedPath(), u.RawQuery)
 	for _, list := range u.Query() {
 		values = append(values, list...)
-	}
-	if u.User != nil {
-		password, _ := u.User.Password()
-		values = append(values, password, u.User.String(),
-			base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
 	}
 	values = slices.DeleteFunc(values, func(v string) bool { return len(v) < minHidden })
 	for segment := range strings.SplitSeq(u.Path, "/") {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -66,6 +65,9 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
 		return nil, errors.New("webhook: url is not an http or https address") // err would quote it, with what it hides
 	}
+	if u.User != nil {
+		return nil, errors.New("webhook: url must not hold a userid") // it would not be sent
+	}
 	keys := cfg.Webhook.SigningKeys()
 	if cfg.Webhook.Secret.IsSet() && len(keys) == 0 {
 		return nil, errors.New("webhook: secret is not base64")
@@ -89,12 +91,6 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 			// consumer would cost a failed attempt and its back-off.
 			"X-Idempotency-Key": nil,
 		},
-	}
-	if u.User != nil {
-		password, _ := u.User.Password()
-		basic := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
-		w.header["Authorization"] = []string{"Basic " + basic}
-		u.User = nil
 	}
 	w.template = &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 

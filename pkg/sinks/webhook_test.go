@@ -110,19 +110,6 @@ func TestWebhookRequest(t *testing.T) {
 	}
 }
 
-func TestWebhookUserinfo(t *testing.T) {
-	requests := make(chan request, 1)
-	server := consumer(t, requests)
-	s := webhookTo(t, strings.Replace(server.URL, "//", "//postman:p%40ss%3Aword@", 1))
-	if err := s.Send(t.Context(), records(0, 1)); err != nil {
-		t.Fatal(err)
-	}
-	got := http.Request{Header: (<-requests).header}
-	if user, password, ok := got.BasicAuth(); !ok || user != "postman" || password != "p@ss:word" {
-		t.Errorf("basic auth %q %q %v", user, password, ok)
-	}
-}
-
 func TestWebhookSignature(t *testing.T) {
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	reference, err := standardwebhooks.NewWebhook(secret)
@@ -831,7 +818,7 @@ func TestWebhookEcho(t *testing.T) {
 }
 
 func TestRedactor(t *testing.T) {
-	u, err := url.Parse("https://postman:pa55w%26rd@hooks.example.com/services/T0CAFE/B%20BABE/qqqqqqqqqqqqqqqq?token=a%26b%22c&n=1&next=%2Fhome")
+	u, err := url.Parse("https://hooks.example.com/services/T0CAFE/B%20BABE/qqqqqqqqqqqqqqqq?token=a%26b%22c&n=1&next=%2Fhome")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -843,7 +830,6 @@ func TestRedactor(t *testing.T) {
 		{"no route " + u.RequestURI() + "!", "no route <secret>!"},
 		{"no route " + u.Path + "!", "no route <secret>!"},
 		{u.String(), "<secret>"},
-		{"pa55w&rd pa55w%26rd pa55w&amp;rd pa55w\\u0026rd", "<secret> <secret> <secret> <secret>"},
 		{`a&b"c a%26b%22c a&amp;b&#34;c a\u0026b\"c`, "<secret> <secret> <secret> <secret>"},
 		{"key qqqqqqqqqqqqqqqq", "key <secret>"},
 		{"whsec_c2VjcmV0", "<secret>"},
@@ -883,6 +869,7 @@ func TestNewWebhookRefuses(t *testing.T) {
 		text   string
 	}{
 		{"no url", func(w *config.Webhook) { w.URL = config.URL{} }, "url"},
+		{"userid", func(w *config.Webhook) { w.URL = config.NewURL("https://" + token + "@example.com/") }, "url"},
 		{"no host", func(w *config.Webhook) { w.URL = config.NewURL("https:///" + token) }, "url"},
 		{"other scheme", func(w *config.Webhook) { w.URL = config.NewURL("ftp://example.com/" + token) }, "url"},
 		{"not a url", func(w *config.Webhook) { w.URL = config.NewURL("http://[::1/" + token) }, "url"},
