@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 )
 
@@ -67,7 +66,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 			q.waitMu.Unlock()
 			return ErrClosed
 		}
-		if q.waitBytes == 0 || q.waitBytes+size <= q.opts.WaitBytes {
+		if q.waitBytes < q.opts.WaitBytes {
 			break
 		}
 		if q.space == nil {
@@ -285,7 +284,7 @@ func (q *Queue) store(g *group) error {
 	}
 	w.records = records.tail(w.records)
 	w.state = state.tail(w.state)
-	q.publish(w, records, sum, g.ops, w.used())
+	q.publish(w, records, sum, g.ops, w.committed())
 	return nil
 }
 
@@ -298,7 +297,7 @@ func (q *Queue) ready() error {
 		if !condemned {
 			return nil
 		}
-		q.abandon(true, errors.New("reading it has failed"))
+		q.abandon(true)
 	}
 	return q.begin(q.nextInfo())
 }
@@ -357,11 +356,14 @@ func (q *Queue) rollIfFull() {
 		return
 	}
 	if err := q.begin(q.nextInfo()); err != nil {
-		q.rollTry = time.Now()
 		q.metrics.errors.Inc()
-		q.log.Warn("no new segment could be begun", zap.Error(err))
+		if q.rollTry.IsZero() {
+			q.log.Warn("no new segment could be begun, the old one goes on", zap.String("file", w.path), zap.Error(err))
+		}
+		q.rollTry = time.Now()
 		return
 	}
+	q.rollTry = time.Time{}
 	if err := w.seal(true); err != nil {
 		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
 	}
@@ -373,11 +375,12 @@ func (q *Queue) rollIfFull() {
 // back and nothing is in doubt; the usual case is a full disk. After anything else, above all a failed sync, it is not known what is on disk.
 func (q *Queue) afterFailure(released bool, err error) {
 	var perr *os.PathError
-	if released && errors.As(err, &perr) && perr.Op == "write" && q.unchanged() {
+	if released && errors.As(err, &perr) && perr.Op == "write" && q.writer.unchanged() {
 		return
 	}
 	if isDamage(err) {
-		q.abandon(released, err)
+		q.reportDamage(err)
+		q.abandon(released)
 		return
 	}
 	w := q.writer
@@ -387,28 +390,14 @@ func (q *Queue) afterFailure(released bool, err error) {
 	}
 }
 
-// unchanged tells whether the file still says what was stored last.
-func (q *Queue) unchanged() bool {
-	w := q.writer
-	same := false
-	err := guard(w.path, func() error {
-		return w.bolt.View(func(tx *bolt.Tx) error {
-			sum, err := decodeSummary(tx.Bucket(metaBucket).Get(summaryKey))
-			same = err == nil && sum.last == w.last
-			return nil
-		})
-	})
-	return err == nil && same
-}
-
 // abandon sets the segment that is written to aside as damaged.
-func (q *Queue) abandon(released bool, reason error) {
+func (q *Queue) abandon(released bool) {
 	w := q.writer
 	q.writer = nil
 	if err := w.seal(released); err != nil {
 		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
 	}
-	q.takeOut(w.segment, reason)
+	q.takeOut(w.segment)
 }
 
 // publish makes what was stored visible.
@@ -437,14 +426,13 @@ func (q *Queue) publish(w *writer, records plan, sum summary, ops []KeyValue, si
 	for _, kv := range ops {
 		q.applyState(kv.Key, kv.Value)
 	}
-	needed := q.end
 	if len(records) > 0 {
-		at := records[0].chunks[0].at
+		needed, at := q.end, records[0].chunks[0].at
 		for _, c := range q.cursors {
 			needed = min(needed, c.arrived(first, at))
 		}
+		q.trimCache(needed)
 	}
-	q.trimCache(needed)
 	q.mu.Unlock()
 	q.account()
 	q.enforceLimit()
@@ -497,11 +485,11 @@ func (q *Queue) enforceLimit() {
 }
 
 // takeOut sets a damaged segment aside; what the cursors have not acknowledged of it is lost.
-func (q *Queue) takeOut(s *segment, reason error) {
+func (q *Queue) takeOut(s *segment) {
 	q.skipSegment(s)
 	q.forget(s)
 	s.retire()
-	if err := q.setAside(s.path, reason); err != nil {
+	if err := q.setAside(s.path); err != nil {
 		q.log.Warn("damaged file was not set aside", zap.String("file", s.path), zap.Error(err))
 	}
 }
@@ -548,7 +536,7 @@ func (q *Queue) removeFile(s *segment) {
 	q.mu.RUnlock()
 	var err error
 	if flagged {
-		_, err = setAside(s.path)
+		err = q.setAside(s.path)
 	} else if err = os.Remove(s.path); err == nil {
 		err = syncDir(q.opts.Dir)
 	}

@@ -306,16 +306,16 @@ func (q *Queue) condemn(s *segment, reason error) (active bool) {
 	q.mu.Lock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
 	known := s.condemned
-	s.condemned = true
+	s.condemned, s.flagged = true, true
 	q.mu.Unlock()
+	if !known {
+		q.reportDamage(reason)
+	}
 	switch {
 	case active:
 		q.skipSegment(s)
-		if !known {
-			q.log.Error("storage is damaged", zap.Error(reason))
-		}
 	case !known:
-		q.takeOut(s, reason)
+		q.takeOut(s)
 	}
 	return active
 }
@@ -655,6 +655,8 @@ func (q *Queue) flushLoop() {
 
 // flushPositions stores the positions of all cursors.
 func (q *Queue) flushPositions() error {
+	q.flushMu.Lock()
+	defer q.flushMu.Unlock()
 	err := q.positions.store(q.checkpoint())
 	q.mu.Lock()
 	before := q.cursorErr

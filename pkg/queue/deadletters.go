@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,7 +25,7 @@ var ErrNotFound = errors.New("queue: no such dead letter")
 
 // DeadLetter is a record that a sink has refused for good.
 type DeadLetter struct {
-	// ID is set by Put: 16 hexadecimal digits. IDs are unique and sort by the time of Put.
+	// ID is given by Put: 16 hexadecimal digits. IDs are unique and sort by the time of Put.
 	ID string
 	// Sink is the name of the sink that has refused.
 	Sink string
@@ -37,7 +39,7 @@ type DeadLetter struct {
 	Request string
 	// Data is the record. List leaves it out.
 	Data []byte
-	// Size is the number of bytes of the record. Put sets it.
+	// Size is the number of bytes of Data. Put sets it.
 	Size int
 }
 
@@ -70,11 +72,12 @@ type DeadLetters struct {
 	opts DeadLetterOptions
 	path string
 
-	mu    sync.Mutex
-	db    *bolt.DB // nil after Close, and when the file could not be made
-	last  uint64   // the newest id
-	bytes int64
-	count map[string]int // by sink
+	mu     sync.Mutex
+	db     *bolt.DB // nil when the file could not be opened: the next call tries again
+	closed bool
+	last   uint64 // the newest id
+	bytes  int64
+	count  map[string]int // by sink
 }
 
 // A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both end with a CRC-32C.
@@ -85,7 +88,8 @@ var (
 
 const letterVersion = 1
 
-// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one begun.
+// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one begun. If the disk is full it opens all
+// the same, and the file is made when there is space.
 func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.Dir == "" {
 		return nil, errors.New("queue: dead letters: no directory")
@@ -102,20 +106,35 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics(nil)
 	}
-	d := &DeadLetters{opts: opts, path: filepath.Join(opts.Dir, deadName)}
-	err := d.load()
-	if isDamage(err) {
-		err = d.replace(err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("queue: dead letters: %w", err)
+	d := &DeadLetters{opts: opts, path: filepath.Join(opts.Dir, deadName), count: map[string]int{}}
+	if err := d.open(); err != nil {
+		if !isNoSpace(err) {
+			return nil, fmt.Errorf("queue: dead letters: %w", err)
+		}
+		d.opts.Logger.Error("dead letters cannot be kept at the moment", zap.Error(err))
 	}
 	return d, nil
 }
 
+// open opens the file, or a new one if it is damaged.
+func (d *DeadLetters) open() error {
+	err := d.load()
+	if !isDamage(err) {
+		return err
+	}
+	d.opts.Metrics.damaged.Inc()
+	d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
+	target, err := setAside(d.path)
+	if err != nil {
+		return err
+	}
+	d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
+	return d.load()
+}
+
 // load opens the file and counts what is in it.
-func (d *DeadLetters) load() error {
-	d.last, d.bytes, d.count = 0, 0, map[string]int{}
+func (d *DeadLetters) load() (err error) {
+	last, bytes, count, unreadable := uint64(0), int64(0), map[string]int{}, 0
 	stat, err := os.Stat(d.path)
 	switch {
 	case err == nil && stat.Size() > 0:
@@ -127,10 +146,15 @@ func (d *DeadLetters) load() error {
 		return err
 	}
 	var db *bolt.DB
+	defer func() {
+		if err != nil && db != nil {
+			_ = closeBolt(db, d.path) // the error in hand is the one that counts
+		}
+	}()
 	err = guard(d.path, func() error {
 		var err error
 		if db, err = bolt.Open(d.path, 0o600, boltOptions(0)); err != nil {
-			return boltError(d.path, err)
+			return err
 		}
 		db.AllocSize = allocSize
 		return db.Update(func(tx *bolt.Tx) error {
@@ -144,11 +168,12 @@ func (d *DeadLetters) load() error {
 			return letters.ForEach(func(k, v []byte) error {
 				l, err := decodeLetter(k, v)
 				if err != nil {
-					return &damageError{path: d.path, err: err}
+					unreadable++
+					return nil
 				}
-				d.last = binary.BigEndian.Uint64(k)
-				d.bytes += l.cost()
-				d.count[l.Sink]++
+				last = max(last, binary.BigEndian.Uint64(k))
+				bytes += l.cost()
+				count[l.Sink]++
 				return nil
 			})
 		})
@@ -157,41 +182,36 @@ func (d *DeadLetters) load() error {
 		err = syncDir(d.opts.Dir)
 	}
 	if err != nil {
-		if db != nil && !isDamage(err) {
-			_ = closeBolt(db, d.path)
-		} else if db != nil {
-			_ = guard(d.path, func() error { return db.Close() })
-		}
-		return err
+		return boltError(d.path, err)
 	}
-	d.db = db
+	if unreadable > 0 {
+		d.opts.Metrics.damaged.Inc()
+		d.opts.Logger.Error("dead letters are damaged and passed over", zap.String("file", d.path), zap.Int("letters", unreadable))
+	}
+	d.db, d.last, d.bytes, d.count = db, last, bytes, count
 	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
 	return nil
 }
 
-// replace sets the damaged file aside and begins a new one.
-func (d *DeadLetters) replace(reason error) error {
-	d.opts.Metrics.damaged.Inc()
-	d.opts.Logger.Error("dead letters are damaged", zap.Error(reason))
-	target, err := setAside(d.path)
-	if err != nil {
-		return err
-	}
-	d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
-	return d.load()
-}
-
 // use runs fn on the open file. If it turns out to be damaged a new one is begun, and the error returned all the same.
 func (d *DeadLetters) use(what string, fn func(db *bolt.DB) error) error {
-	if d.db == nil {
+	if d.closed {
 		return ErrClosed
 	}
-	err := guard(d.path, func() error { return fn(d.db) })
-	if isDamage(err) {
-		// bbolt's state after a panic is not to be trusted, not even for closing: the handle is left to the end of the process.
-		d.db = nil
-		if rerr := d.replace(err); rerr != nil {
-			err = errors.Join(err, rerr)
+	err := error(nil)
+	if d.db == nil {
+		err = d.open()
+	}
+	if err == nil {
+		err = guard(d.path, func() error { return fn(d.db) })
+		if isDamage(err) {
+			// After a panic bbolt may hold its locks for good, so the handle is left as it is to the end of the process.
+			d.db = nil
+			d.opts.Metrics.damaged.Inc()
+			d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
+			if target, aerr := setAside(d.path); aerr == nil {
+				d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
+			}
 		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -205,8 +225,8 @@ func (l *DeadLetter) cost() int64 {
 	return int64(l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + 64)
 }
 
-// Put keeps letters, in one transaction, and sets their IDs. Data and the strings are copied.
-func (d *DeadLetters) Put(letters ...*DeadLetter) error {
+// Put keeps letters, all of them or none, and gives them IDs.
+func (d *DeadLetters) Put(letters ...DeadLetter) error {
 	if len(letters) == 0 {
 		return nil
 	}
@@ -220,9 +240,9 @@ func (d *DeadLetters) Put(letters ...*DeadLetter) error {
 			for _, l := range letters {
 				last = max(last+1, uint64(time.Now().UnixNano())) //nolint:gosec // not before 1970
 				key := sequenceKey(last)
-				l.ID, l.Size = fmt.Sprintf("%016x", last), len(l.Data)
+				l.Size = len(l.Data)
 				bytes += l.cost()
-				if err := meta.Put(key, encodeLetter(l)); err != nil {
+				if err := meta.Put(key, encodeLetter(&l)); err != nil {
 					return err
 				}
 				if err := data.Put(key, appendCRC(append([]byte(nil), l.Data...))); err != nil {
@@ -231,12 +251,10 @@ func (d *DeadLetters) Put(letters ...*DeadLetter) error {
 			}
 			c := meta.Cursor()
 			for k, v := c.First(); k != nil && bytes > d.opts.MaxBytes; k, v = c.First() {
-				l, err := decodeLetter(k, v)
-				if err != nil {
-					return &damageError{path: d.path, err: err}
+				if l, err := decodeLetter(k, v); err == nil {
+					bytes -= l.cost()
+					dropped[l.Sink]++
 				}
-				bytes -= l.cost()
-				dropped[l.Sink]++
 				key := append([]byte(nil), k...)
 				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
 					return err
@@ -282,11 +300,8 @@ func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
 			c := tx.Bucket(lettersBucket).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
 				l, err := decodeLetter(k, v)
-				if err != nil {
-					return &damageError{path: d.path, err: err}
-				}
-				if !filter.matches(&l) {
-					continue
+				if err != nil || !filter.matches(&l) {
+					continue // what is unreadable was reported when the file was opened
 				}
 				letters = append(letters, l)
 				if filter.Limit > 0 && len(letters) == filter.Limit {
@@ -319,7 +334,7 @@ func (d *DeadLetters) Get(id string) (DeadLetter, error) {
 			}
 			var err error
 			if l, err = decodeLetter(key, v); err != nil {
-				return &damageError{path: d.path, err: err}
+				return err
 			}
 			data, ok := cutCRC(tx.Bucket(dataBucket).Get(key))
 			if !ok {
@@ -334,49 +349,25 @@ func (d *DeadLetters) Get(id string) (DeadLetter, error) {
 
 // Delete removes letters and returns how many there were of them.
 func (d *DeadLetters) Delete(ids ...string) (int, error) {
-	keys := make([][]byte, 0, len(ids))
-	for _, id := range ids {
-		if key, err := letterKey(id); err == nil {
-			keys = append(keys, key)
-		}
-	}
-	return d.delete(keys, DeadLetterFilter{})
-}
-
-// Purge removes all letters that the filter selects and returns how many.
-func (d *DeadLetters) Purge(filter DeadLetterFilter) (int, error) {
-	letters, err := d.List(filter)
-	if err != nil {
-		return 0, err
-	}
-	ids := make([]string, len(letters))
-	for i := range letters {
-		ids[i] = letters[i].ID
-	}
-	return d.Delete(ids...)
-}
-
-func (d *DeadLetters) delete(keys [][]byte, _ DeadLetterFilter) (int, error) {
-	if len(keys) == 0 {
-		return 0, nil
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	removed, bytes, n := map[string]int{}, d.bytes, 0
 	err := d.use("delete", func(db *bolt.DB) error {
 		return db.Update(func(tx *bolt.Tx) error {
 			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
-			for _, key := range keys {
+			for _, id := range ids {
+				key, err := letterKey(id)
+				if err != nil {
+					continue // no letter can have that name
+				}
 				v := meta.Get(key)
 				if v == nil {
 					continue
 				}
-				l, err := decodeLetter(key, v)
-				if err != nil {
-					return &damageError{path: d.path, err: err}
+				if l, err := decodeLetter(key, v); err == nil {
+					bytes -= l.cost()
+					removed[l.Sink]++
 				}
-				bytes -= l.cost()
-				removed[l.Sink]++
 				n++
 				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
 					return err
@@ -396,21 +387,38 @@ func (d *DeadLetters) delete(keys [][]byte, _ DeadLetterFilter) (int, error) {
 	return n, nil
 }
 
-// Count returns how many letters there are of each sink that has any. It does not read the disk.
-func (d *DeadLetters) Count() map[string]int {
+// Purge removes all letters that the filter selects and returns how many.
+func (d *DeadLetters) Purge(filter DeadLetterFilter) (int, error) {
+	letters, err := d.List(filter)
+	if err != nil {
+		return 0, err
+	}
+	ids := make([]string, len(letters))
+	for i := range letters {
+		ids[i] = letters[i].ID
+	}
+	return d.Delete(ids...)
+}
+
+// Count returns how many letters of a sink there are. It does not read the disk.
+func (d *DeadLetters) Count(sink string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	count := make(map[string]int, len(d.count))
-	for sink, n := range d.count {
-		count[sink] = n
-	}
-	return count
+	return d.count[sink]
+}
+
+// Sinks returns the names of the sinks that have letters, in order.
+func (d *DeadLetters) Sinks() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.count))
 }
 
 // Close closes the file.
 func (d *DeadLetters) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.closed = true
 	if d.db == nil {
 		return nil
 	}

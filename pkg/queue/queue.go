@@ -145,7 +145,7 @@ type Queue struct {
 	failSize int64 // bytes of the transaction that failed
 	rollTry  time.Time
 
-	// Of the flusher alone.
+	flushMu   sync.Mutex // guards positions; taken before mu
 	positions *cursorFile
 	dirty     chan struct{} // holds one token when a cursor has moved
 
@@ -212,7 +212,7 @@ func (q *Queue) load() error {
 	switch {
 	case isDamage(err):
 		q.reportDamage(err)
-		if _, err := setAside(positions.path()); err != nil {
+		if err := q.setAside(positions.path()); err != nil {
 			return err
 		}
 	case err != nil:
@@ -226,8 +226,16 @@ func (q *Queue) load() error {
 	if err != nil {
 		return err
 	}
-	if stored == nil {
-		stored = lastPositions(segments)
+	if copied := lastPositions(segments); stored == nil {
+		stored = copied
+	} else {
+		// The copy is older in general, but not if the last transaction came after the last flush.
+		stored.end = max(stored.end, copied.end)
+		for name, p := range stored.cursors {
+			if c := copied.cursors[name]; c.acked > p.acked {
+				stored.cursors[name] = c
+			}
+		}
 	}
 
 	// Where the sequence goes on: behind everything that anybody has seen.
@@ -304,7 +312,8 @@ func (q *Queue) findSegments() (segments []found, taken []lost, err error) {
 		}
 		s, info, positions, clean, err := inspect(path, base)
 		if isDamage(err) {
-			if err := q.setAside(path, err); err != nil {
+			q.reportDamage(err)
+			if err := q.setAside(path); err != nil {
 				return nil, nil, err
 			}
 			taken = append(taken, lost{base: base, last: base - 1})
@@ -337,13 +346,13 @@ func (q *Queue) loadState(segments *[]found, taken *[]lost) (gap bool, err error
 		if !isDamage(err) {
 			return gap, err
 		}
+		q.reportDamage(err)
 		if newest.verified { // some blocks of the state, not the structure of the file
-			q.reportDamage(err)
 			newest.flagged = true
 			return gap, nil
 		}
 		newest.retire()
-		if err := q.setAside(newest.path, err); err != nil {
+		if err := q.setAside(newest.path); err != nil {
 			return gap, err
 		}
 		*taken = append(*taken, lost{base: newest.base, last: newest.last})
@@ -374,18 +383,33 @@ func (q *Queue) expect(s found, last uint64) {
 	s.last = last
 }
 
-// countTaken tells the cursors what went with the segments that were set aside.
+// countTaken tells the cursors what went with the segments that were set aside. How far such a segment went says the one behind it, or
+// the stored end of the queue; where neither does, nothing is counted.
 func (q *Queue) countTaken(taken []lost, segments []found, stored *checkpoint) {
 	for _, d := range taken {
 		last := max(d.last, d.base-1)
-		i := slices.IndexFunc(segments, func(s found) bool { return s.base > d.base })
-		switch {
-		case i >= 0 && segments[i].info.previousBase == d.base:
-			last = max(last, segments[i].info.previousLast)
-		case i < 0:
-			last = max(last, stored.end)
+		next := uint64(0)
+		for _, s := range segments {
+			if s.base > d.base {
+				next = s.base
+				if s.info.previousBase == d.base {
+					last = max(last, s.info.previousLast)
+				}
+				break
+			}
 		}
-		if last < d.base {
+		for _, other := range taken {
+			if other.base > d.base && (next == 0 || other.base < next) {
+				next = other.base
+			}
+		}
+		switch {
+		case next == 0:
+			last = max(last, stored.end)
+		case next-d.base < damageGap:
+			last = max(last, next-1)
+		}
+		if last < d.base || last-d.base >= damageGap {
 			continue
 		}
 		for _, c := range q.cursors {
@@ -403,8 +427,7 @@ func (q *Queue) reportDamage(err error) {
 }
 
 // setAside moves a damaged file out of the way.
-func (q *Queue) setAside(path string, reason error) error {
-	q.reportDamage(reason)
+func (q *Queue) setAside(path string) error {
 	target, err := setAside(path)
 	if err != nil {
 		return err
@@ -476,8 +499,16 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 		q.cursors[name] = c
 	}
 	q.mu.Unlock()
-	if !ok {
-		c.moved()
+	if ok {
+		return c, nil
+	}
+	// Not later, as with positions: what is appended from now on belongs to this cursor, whatever happens.
+	if err := q.flushPositions(); err != nil {
+		q.mu.Lock()
+		delete(q.cursors, name)
+		q.mu.Unlock()
+		c.remove()
+		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
 	}
 	return c, nil
 }
@@ -499,9 +530,13 @@ func (q *Queue) RemoveCursor(name string) error {
 	c := q.cursors[name]
 	delete(q.cursors, name)
 	q.mu.Unlock()
-	if c != nil {
-		c.remove()
-		c.moved()
+	if c == nil {
+		return nil
+	}
+	c.remove()
+	c.moved() // for the segments that it has held
+	if err := q.flushPositions(); err != nil {
+		return fmt.Errorf("queue: remove cursor %s: %w", name, err)
 	}
 	return nil
 }
@@ -561,16 +596,12 @@ func (q *Queue) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-// Sync waits until everything that was appended before is stored, and returns the error of the last transaction.
-func (q *Queue) Sync(ctx context.Context) error {
-	result := make(chan error, 1)
-	if err := q.Append(ctx, Batch{Done: func(err error) { result <- err }}); err != nil {
+// Flush waits until everything that was appended before is stored, or has failed, and returns Err.
+func (q *Queue) Flush() error {
+	done := make(chan struct{})
+	if err := q.Append(context.Background(), Batch{Done: func(error) { close(done) }}); err != nil {
 		return err
 	}
-	select {
-	case err := <-result:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	<-done
+	return q.Err()
 }

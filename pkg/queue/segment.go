@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -190,10 +191,13 @@ func inspect(path string, base uint64) (s *segment, info segmentInfo, positions 
 	return s, info, positions, clean, err
 }
 
-// boltError tells which of bbolt's errors on opening a file mean damage.
+// boltError tells which of the errors on opening and reading a file mean that what was in it is lost: all that are not the
+// system's, and those of the system that will not pass.
 func boltError(path string, err error) error {
 	var perr *os.PathError
-	if errors.As(err, &perr) || isDamage(err) || errors.Is(err, berrors.ErrTimeout) {
+	var number syscall.Errno
+	system := errors.As(err, &perr) || errors.As(err, &number) || errors.Is(err, berrors.ErrTimeout)
+	if isDamage(err) || (system && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrNotExist)) {
 		return err
 	}
 	return &damageError{path: path, err: err}
@@ -353,6 +357,8 @@ type writer struct {
 	records tail
 	state   tail
 	initial int64 // size of the file when it was made
+
+	transaction int // bbolt's number of the last one that was committed
 }
 
 // newWriter makes a segment. stateOf is called to list the state.
@@ -412,7 +418,7 @@ func newWriter(dir string, info segmentInfo, mapped int, positions []byte, state
 		return nil, err
 	}
 	w.db = w.bolt
-	w.size = w.used()
+	w.size = w.committed()
 	w.initial = w.size
 	return w, nil
 }
@@ -453,12 +459,24 @@ func (w *writer) snapshot(stateOf func(yield func(key, value string) error) erro
 	return flush()
 }
 
-// used returns the bytes of the file that hold something.
-func (w *writer) used() (n int64) {
-	_ = guard(w.path, func() error { // an error leaves 0, which only a metric sees
-		return w.bolt.View(func(tx *bolt.Tx) error { n = tx.Size(); return nil })
+// committed notes the transaction that the file is at, and returns the bytes of the file that are in use.
+func (w *writer) committed() (size int64) {
+	if err := w.view(func(tx *bolt.Tx) { w.transaction, size = tx.ID(), tx.Size() }); err != nil {
+		return w.size // of use for metrics and the size of a segment only
+	}
+	return size
+}
+
+// unchanged tells whether the file is still at the transaction that was noted.
+func (w *writer) unchanged() (same bool) {
+	err := w.view(func(tx *bolt.Tx) { same = tx.ID() == w.transaction })
+	return err == nil && same
+}
+
+func (w *writer) view(fn func(tx *bolt.Tx)) error {
+	return guard(w.path, func() error {
+		return w.bolt.View(func(tx *bolt.Tx) error { fn(tx); return nil })
 	})
-	return n
 }
 
 // blockWrite is a block that a transaction writes: a new one, or an old one that has become longer.

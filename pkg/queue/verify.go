@@ -84,7 +84,7 @@ type checker struct {
 func verifyFile(path, only string) (clean bool, err error) {
 	file, err := os.Open(path) //nolint:gosec // a file of our own directory
 	if err != nil {
-		return false, err
+		return false, boltError(path, err)
 	}
 	defer func() { _ = file.Close() }() // only read
 	c := &checker{file: file, only: only, budget: 1 << 30}
@@ -92,11 +92,7 @@ func verifyFile(path, only string) (clean bool, err error) {
 		adviseWillNeed(file) // about to be read as a whole, and bbolt's mapping has no read-ahead
 	}
 	if err := c.run(); err != nil {
-		var perr *os.PathError
-		if errors.As(err, &perr) {
-			return false, err
-		}
-		return false, &damageError{path: path, err: err}
+		return false, boltError(path, err)
 	}
 	return c.clean, nil
 }

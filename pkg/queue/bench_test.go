@@ -1,0 +1,184 @@
+package queue
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const benchRecord = 700
+
+// benchBatches returns n batches' worth of one batch: the queue copies records, so they can be shared.
+func benchBatch(size int) Batch {
+	b := Batch{}
+	for i := range size {
+		record := make([]byte, benchRecord)
+		for j := range record {
+			record[j] = byte(i + j*7)
+		}
+		b.Records = append(b.Records, record)
+	}
+	return b
+}
+
+// BenchmarkQueue measures records per second until every cursor has read and acknowledged everything, and all is synced to disk.
+func BenchmarkQueue(b *testing.B) {
+	for _, cursors := range []int{0, 1, 3} {
+		for _, size := range []int{1, 10, 100, 1000} {
+			b.Run(fmt.Sprintf("cursors=%d/batch=%d", cursors, size), func(b *testing.B) {
+				q := open(b, Options{})
+				batch := benchBatch(size)
+				n := (b.N + size - 1) / size
+				var group sync.WaitGroup
+				for i := range cursors {
+					c := cursor(b, q, fmt.Sprint(i))
+					group.Go(func() {
+						for got := 0; got < n*size; {
+							records, err := c.Next(context.Background(), 1000, 0)
+							if err != nil {
+								b.Error(err)
+								return
+							}
+							got += len(records)
+							if err := c.Ack(records[len(records)-1].Seq); err != nil {
+								b.Error(err)
+								return
+							}
+						}
+					})
+				}
+				var failed atomic.Int64
+				batch.Done = func(err error) {
+					if err != nil {
+						failed.Add(1)
+					}
+				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				for range n {
+					if err := q.Append(context.Background(), batch); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := q.Flush(); err != nil {
+					b.Fatal(err)
+				}
+				group.Wait()
+				b.StopTimer()
+				if failed.Load() > 0 {
+					b.Fatalf("%d batches failed", failed.Load())
+				}
+				b.ReportMetric(float64(n*size)/b.Elapsed().Seconds(), "records/s")
+				b.SetBytes(benchRecord)
+			})
+		}
+	}
+}
+
+// BenchmarkEach measures a caller that waits for every record to be on disk before it appends the next.
+func BenchmarkEach(b *testing.B) {
+	q := open(b, Options{})
+	batch := benchBatch(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := store(q, batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
+
+// BenchmarkNaive is what the queue is compared with: a bbolt bucket with one key per record, one transaction per batch, and a
+// transaction per 1000 records read and acknowledged.
+func BenchmarkNaive(b *testing.B) {
+	for _, cursors := range []int{0, 1, 3} {
+		for _, size := range []int{1, 10, 100, 1000} {
+			b.Run(fmt.Sprintf("cursors=%d/batch=%d", cursors, size), func(b *testing.B) {
+				db, err := bolt.Open(filepath.Join(b.TempDir(), "naive.db"), 0o600, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer func() {
+					if err := db.Close(); err != nil {
+						b.Error(err)
+					}
+				}()
+				records, positions := []byte("records"), []byte("cursors")
+				if err := db.Update(func(tx *bolt.Tx) error {
+					_, err := tx.CreateBucket(records)
+					_, err2 := tx.CreateBucket(positions)
+					return errors.Join(err, err2)
+				}); err != nil {
+					b.Fatal(err)
+				}
+				batch := benchBatch(size)
+				n := (b.N + size - 1) / size
+				total := uint64(n * size) //nolint:gosec // positive
+				var group sync.WaitGroup
+				wake := make([]chan struct{}, cursors)
+				for i := range cursors {
+					wake[i] = make(chan struct{}, 1)
+					group.Go(func() {
+						var seq uint64
+						for seq < total {
+							var got [][]byte
+							if err := db.View(func(tx *bolt.Tx) error {
+								c := tx.Bucket(records).Cursor()
+								for k, v := c.Seek(binary.BigEndian.AppendUint64(nil, seq+1)); k != nil && len(got) < 1000; k, v = c.Next() {
+									got = append(got, append([]byte(nil), v...))
+								}
+								return nil
+							}); err != nil {
+								b.Error(err)
+								return
+							}
+							if len(got) == 0 {
+								<-wake[i]
+								continue
+							}
+							seq += uint64(len(got))
+							if err := db.Update(func(tx *bolt.Tx) error {
+								return tx.Bucket(positions).Put([]byte{byte(i)}, binary.BigEndian.AppendUint64(nil, seq))
+							}); err != nil {
+								b.Error(err)
+								return
+							}
+						}
+					})
+				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				var seq uint64
+				for range n {
+					if err := db.Update(func(tx *bolt.Tx) error {
+						bucket := tx.Bucket(records)
+						bucket.FillPercent = 1
+						for _, r := range batch.Records {
+							seq++
+							if err := bucket.Put(binary.BigEndian.AppendUint64(nil, seq), r); err != nil {
+								return err
+							}
+						}
+						return nil
+					}); err != nil {
+						b.Fatal(err)
+					}
+					for i := range wake {
+						notify(wake[i])
+					}
+				}
+				group.Wait()
+				b.StopTimer()
+				b.ReportMetric(float64(n*size)/b.Elapsed().Seconds(), "records/s")
+				b.SetBytes(benchRecord)
+			})
+		}
+	}
+}
