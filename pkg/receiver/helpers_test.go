@@ -12,7 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"io"
+
 	"math/big"
 	"net"
 	"strings"
@@ -78,7 +78,9 @@ func (ca *testCA) server(tb testing.TB, notAfter time.Time, names ...string) *tl
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12}
 }
 
-func (ca *testCA) client() *tls.Config { return &tls.Config{RootCAs: ca.pool, MinVersion: tls.VersionTLS12} }
+func (ca *testCA) client() *tls.Config {
+	return &tls.Config{RootCAs: ca.pool, MinVersion: tls.VersionTLS12}
+}
 
 func must(tb testing.TB, err error) {
 	tb.Helper()
@@ -323,5 +325,3 @@ func flood(c *peerConn) {
 		}
 	}
 }
-
-var _ = io.EOF

@@ -453,7 +453,7 @@ func (r *Receiver) settled(ctx context.Context) (connected bool, err error) {
 func (r *Receiver) lost(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l.established && !errors.Is(l.cause, ErrClosed) {
+	if l.established && r.closing.Err() == nil { // a loss during Close is no news
 		r.buffer.push([]item{{err: &ConnectionError{Reason: reasonOf(l.cause), Err: l.cause}, last: true}}, true)
 	}
 	r.link = nil
