@@ -164,15 +164,15 @@ func (d *daemon) registerOwn() {
 // loaded notes a configuration that is now the running one.
 func (d *daemon) loaded(cfg *config.Config) {
 	for _, w := range cfg.Warnings {
-		d.log.Warn("configuration", zap.Stringer("warning", w))
+		d.log.Warn("configuration", zap.String("warning", w.Error()))
 	}
 	now := time.Now()
 	d.mu.Lock()
-	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: cfg.Hash()}
+	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: float64(cfg.Hash())}
 	d.mu.Unlock()
 	d.reloads.successful.Set(1)
 	d.reloads.time.Set(float64(now.Unix()))
-	d.reloads.hash.Set(cfg.Hash())
+	d.reloads.hash.Set(float64(cfg.Hash()))
 }
 
 func (d *daemon) configStatus() web.ConfigStatus {
@@ -204,22 +204,24 @@ func (d *daemon) reload() error {
 
 // run works until ctx is done and everything has ended in order, or until something that cannot be done without fails.
 func (d *daemon) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 
-	webDone := make(chan struct{})
+	webDone := make(chan error, 1)
 	go func() {
-		defer close(webDone)
 		systemdSocket := false
 		err := toolkit.ServeMultiple(d.listeners, d.server, &toolkit.FlagConfig{
 			WebListenAddresses: &d.flags.listen, WebSystemdSocket: &systemdSocket, WebConfigFile: &d.flags.webConfig,
 		}, slog.New(zapslog.NewHandler(d.log.Core(), zapslog.WithName("web"))))
-		if err != nil && !errors.Is(err, http.ErrServerClosed) {
-			cancel(fmt.Errorf("web: %w", err))
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		} else {
+			cancel() // without its web side the daemon is blind to those who watch it
 		}
+		webDone <- err
 	}()
 	bridgeDone := make(chan error, 1)
 	go func() { bridgeDone <- d.bridge.Run(ctx) }()
@@ -234,9 +236,8 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.server.Shutdown(shutdown) != nil {
 		_ = d.server.Close() // an answer that takes longer is cut
 	}
-	<-webDone
-	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause
+	if webErr := <-webDone; webErr != nil {
+		err = errors.Join(fmt.Errorf("web: %w", webErr), err)
 	}
 	d.log.Info("hmcnotifyd has ended")
 	return err

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -97,9 +96,10 @@ func New(opts Options) (*Bridge, error) {
 		metrics: NewMetrics(opts.Registerer), started: time.Now(),
 	}
 	storage := opts.Config.Storage
+	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: int64(storage.MaxBytes),
-		Logger: b.log, Metrics: queue.NewMetrics(opts.Registerer),
+		Logger: b.log, Metrics: queueMetrics,
 		OnDropped: func(sink string, events int) {
 			b.metrics.sinkEvents.WithLabelValues(sink, outcomeDropped).Add(float64(events))
 		},
@@ -108,7 +108,7 @@ func New(opts Options) (*Bridge, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	b.queue = q
-	b.dead, err = queue.OpenDeadLetters(filepath.Join(opts.StoragePath, "dead-letters.db"))
+	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())
 	}

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
@@ -56,28 +55,28 @@ func (c *converter) convert(n *receiver.Notification, valid bool, emit func(*eve
 		e.BodyText = string(n.Body)
 	}
 
-	var parts []json.RawMessage
+	// The parts of a body of another shape cannot be told: it is then delivered as one event, whole.
+	parts := 0
+	whole := e
 	switch e.Type {
 	case event.TypeOSMessage:
-		parts = elements(e.Body, "os-messages")
+		for part := range event.Elements(event.Member(e.Body, "os-messages")) {
+			e = whole
+			fillOSMessage(&e, part)
+			emit(&e)
+			parts++
+		}
 	case event.TypeLogEntry:
-		parts = elements(e.Body, "log-entries")
+		for part := range event.Elements(event.Member(e.Body, "log-entries")) {
+			e = whole
+			fillLogEntry(&e, part)
+			emit(&e)
+			parts++
+		}
 	}
-	if len(parts) == 0 {
+	if parts == 0 {
 		e.ID = c.wholeID(n)
 		describe(&e)
-		emit(&e)
-		return
-	}
-	whole := e
-	for _, part := range parts {
-		e = whole
-		e.Body = part
-		if e.Type == event.TypeOSMessage {
-			fillOSMessage(&e, part)
-		} else {
-			fillLogEntry(&e, part)
-		}
 		emit(&e)
 	}
 }
@@ -116,80 +115,67 @@ func (c *converter) resource(h receiver.Headers) event.Resource {
 	return r
 }
 
-// elements returns the members of the array called key in a JSON object, or nil where the body has another shape: it
-// is then delivered as one event, whole.
-func elements(body []byte, key string) []json.RawMessage {
-	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) != nil {
-		return nil
-	}
-	var list []json.RawMessage
-	if json.Unmarshal(object[key], &list) != nil {
-		return nil
-	}
-	return list
-}
-
-// osMessage holds what the bridge reads of an os-message-info object. The sequence number is assigned by the HMC per
-// partition; the timestamp is -1 where the operating system gave none, which is normal for Linux.
-type osMessage struct {
-	SequenceNumber json.Number `json:"sequence-number"`
-	Text           string      `json:"message-text"`
-	Timestamp      int64       `json:"timestamp"`
-	IsRefresh      bool        `json:"is-refresh"`
-	IsHeld         bool        `json:"is-held"`
-	IsPriority     bool        `json:"is-priority"`
-	SoundAlarm     bool        `json:"sound-alarm"`
-}
-
+// fillOSMessage makes e the event of one os-message-info object. The HMC assigns the sequence number per partition;
+// the timestamp is -1 where the operating system gave none, which is normal for Linux.
 func fillOSMessage(e *event.Event, part []byte) {
-	var m osMessage
-	decodeLoosely(part, &m)
+	var sequence, text string
+	for name, value := range event.Members(part) {
+		switch name {
+		case "sequence-number":
+			sequence = string(value)
+		case "message-text":
+			text = event.String(value)
+		case "timestamp":
+			if ms := event.Int(value); ms > 0 {
+				e.Time = time.UnixMilli(ms)
+			}
+		case "is-refresh":
+			if event.True(value) {
+				e.Origin = event.OriginRefresh
+			}
+		case "is-held", "is-priority", "sound-alarm":
+			if event.True(value) {
+				e.Severity = event.SeverityWarning
+			}
+		}
+	}
 	partition := e.Topic
 	if e.Resource != nil && e.Resource.ObjectURI != "" {
 		partition = e.Resource.ObjectURI
 	}
-	e.ID = event.NewID(event.TypeOSMessage, e.HMC, partition, m.SequenceNumber.String(), m.Text)
-	if m.IsRefresh {
-		e.Origin = event.OriginRefresh
-	}
-	if m.Timestamp > 0 {
-		e.Time = time.UnixMilli(m.Timestamp)
-	}
-	if m.IsHeld || m.IsPriority || m.SoundAlarm {
-		e.Severity = event.SeverityWarning
-	}
-	e.Summary = withResource(e, firstLine(m.Text))
+	e.Body = part
+	e.ID = event.NewID(event.TypeOSMessage, e.HMC, partition, sequence, text)
+	e.Summary = withResource(e, firstLine(text))
 }
 
-// logEntry holds what the bridge reads of a log-entry object of the console's audit or security log.
-type logEntry struct {
-	EventTime    int64           `json:"event-time"`
-	EventID      json.RawMessage `json:"event-id"`
-	EventName    string          `json:"event-name"`
-	EventMessage string          `json:"event-message"`
-	Userid       string          `json:"userid"`
-	DataItems    json.RawMessage `json:"event-data-items"`
-}
-
+// fillLogEntry makes e the event of one entry of the console's audit or security log.
 func fillLogEntry(e *event.Event, part []byte) {
-	var l logEntry
-	decodeLoosely(part, &l)
-	e.ID = event.NewID(event.TypeLogEntry, e.HMC, e.TopicType, strconv.FormatInt(l.EventTime, 10),
-		unquoted(l.EventID), l.Userid, l.EventMessage, string(l.DataItems))
-	if l.EventTime > 0 {
-		e.Time = time.UnixMilli(l.EventTime)
+	var at, id, name, message, userid, items string
+	for key, value := range event.Members(part) {
+		switch key {
+		case "event-time":
+			at = string(value)
+			if ms := event.Int(value); ms > 0 {
+				e.Time = time.UnixMilli(ms)
+			}
+		case "event-id":
+			id = unquoted(value)
+		case "event-name":
+			name = event.String(value)
+		case "event-message":
+			message = event.String(value)
+		case "userid":
+			userid = event.String(value)
+		case "event-data-items":
+			items = string(value)
+		}
 	}
-	e.Summary = firstLine(l.EventMessage)
+	e.Body = part
+	e.ID = event.NewID(event.TypeLogEntry, e.HMC, e.TopicType, at, id, userid, message, items)
+	e.Summary = firstLine(message)
 	if e.Summary == "" {
-		e.Summary = "event " + unquoted(l.EventID) + " " + l.EventName
+		e.Summary = strings.TrimSpace("log entry " + id + " " + name)
 	}
-}
-
-// decodeLoosely fills v with what fits: a field of an unexpected type (message-id is a number in IBM's book and was a
-// string on a real HMC) stays empty and takes nothing else with it.
-func decodeLoosely(data []byte, v any) {
-	_ = json.Unmarshal(data, v)
 }
 
 // millis reads milliseconds since the epoch.

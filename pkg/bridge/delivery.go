@@ -40,6 +40,7 @@ type delivery struct {
 	log     *zap.Logger
 	seed    maphash.Seed
 
+	lanes                   int // sent side by side; the order within one is kept
 	batchEvents, batchBytes int
 
 	health   health
@@ -67,9 +68,10 @@ func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *q
 		log:     log.Named("sink").With(zap.String("sink", cfg.Name)),
 		seed:    maphash.MakeSeed(),
 	}
-	d.batchEvents, d.batchBytes = cfg.Batch.MaxEvents, readBytes
-	if b, ok := sink.(sinks.Batcher); ok && cfg.Batch.MaxEvents <= 1 {
-		d.batchEvents, d.batchBytes = b.MaxBatch()
+	d.batchEvents, d.batchBytes = sinks.MaxBatch(sink)
+	d.lanes = cfg.Concurrency
+	if cfg.Log != nil {
+		d.lanes = 1 // a file has one end: more would only mix up the order
 	}
 	d.waiting, d.wake = context.WithCancel(context.Background())
 	return d
@@ -147,13 +149,14 @@ func (d *delivery) fill(ctx context.Context, records []queue.Record) []queue.Rec
 // deliver brings one window of records to the sink and acknowledges as far as everything is done.
 func (d *delivery) deliver(ctx context.Context, window []queue.Record) {
 	done := newWindow(window, d.cursor, d.log)
-	lanes := make([][]lane, d.cfg.Concurrency)
+	lanes := make([][]lane, d.lanes)
 	for i, rec := range window {
 		r, err := event.ParseRecord(rec.Data)
 		if err != nil {
 			// Nothing can be done with it but to keep it where a person can look at it.
-			d.bury(event.Record{JSON: rec.Data}, rec.Seq, 0, err)
-			done.finish(lane{index: i})
+			if d.refuse([]event.Record{{JSON: rec.Data}}, 0, err) {
+				done.finish(lane{index: i})
+			}
 			continue
 		}
 		if !d.router.wants(r) {
@@ -185,10 +188,10 @@ type lane struct {
 
 // laneOf keeps the events of one resource in one lane, in which they are sent one after the other.
 func (d *delivery) laneOf(r event.Record) int {
-	if d.cfg.Concurrency == 1 {
+	if d.lanes == 1 {
 		return 0
 	}
-	return int(maphash.String(d.seed, r.Key) % uint64(d.cfg.Concurrency)) //nolint:gosec // below Concurrency
+	return int(maphash.String(d.seed, r.Key) % uint64(d.lanes)) //nolint:gosec // below lanes
 }
 
 // sendAll sends the records of one lane in order, in batches where the sink takes them.
@@ -280,7 +283,7 @@ func (d *delivery) partly(now time.Time, batch []event.Record, parts *sinks.Batc
 			d.accepted(now, r)
 		case errors.As(err, &permanent):
 			d.metrics.permanent.Inc()
-			if !d.bury(r, 0, permanent.Status, err) {
+			if !d.refuse([]event.Record{r}, permanent.Status, err) {
 				return batch[i:], nil
 			}
 		default:
@@ -310,25 +313,20 @@ func (d *delivery) pause(ctx context.Context, wait time.Duration) bool {
 
 // refuse puts a batch aside for good. It returns false if not even that was possible: then nothing is acknowledged.
 func (d *delivery) refuse(batch []event.Record, status int, cause error) bool {
-	for _, r := range batch {
-		if !d.bury(r, 0, status, cause) {
-			return false
+	letters := make([]queue.DeadLetter, len(batch))
+	for i, r := range batch {
+		letters[i] = queue.DeadLetter{
+			Sink: d.cfg.Name, Time: time.Now(), Status: status, Reason: cause.Error(),
+			Request: r.Type + " " + r.ID, Data: r.JSON,
 		}
 	}
-	return true
-}
-
-func (d *delivery) bury(r event.Record, seq uint64, status int, cause error) bool {
-	err := d.dead.Put(queue.DeadLetter{
-		Sink: d.cfg.Name, Time: time.Now(), Status: status, Reason: cause.Error(), Data: r.JSON,
-	})
-	if err != nil {
-		d.log.Error("a refused event could not be put aside; it stays in the queue", zap.String("id", r.ID), zap.Error(err))
+	if err := d.dead.Put(letters...); err != nil {
+		d.log.Error("refused events could not be put aside; they stay in the queue", zap.Int("events", len(batch)), zap.Error(err))
 		return false
 	}
-	d.metrics.deadLetter.Inc()
-	d.log.Warn("an event was refused for good and put aside as a dead letter",
-		zap.String("id", r.ID), zap.String("type", r.Type), zap.Uint64("sequence", seq), zap.Error(cause))
+	d.metrics.deadLetter.Add(float64(len(batch)))
+	d.log.Warn("refused for good and put aside as dead letters",
+		zap.Int("events", len(batch)), zap.String("first_id", batch[0].ID), zap.Error(cause))
 	return true
 }
 

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"encoding/json"
 	"path"
 	"strconv"
 	"strings"
@@ -30,23 +29,31 @@ func describe(e *event.Event) {
 }
 
 func describeStatusChange(e *event.Event) {
-	var body struct {
-		Reports []struct {
-			Old          string `json:"old-status"`
-			New          string `json:"new-status"`
-			Unacceptable *bool  `json:"has-unacceptable-status"`
-		} `json:"change-reports"`
+	// Oldest first: the last report is how things stand now.
+	var from, to string
+	reports, unacceptable := 0, false
+	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
+		for name, value := range event.Members(report) {
+			switch name {
+			case "old-status":
+				if reports == 0 {
+					from = event.String(value)
+				}
+			case "new-status":
+				to = event.String(value)
+			case "has-unacceptable-status":
+				unacceptable = event.True(value)
+			}
+		}
+		reports++
 	}
-	decodeLoosely(e.Body, &body)
-	if len(body.Reports) == 0 {
+	if reports == 0 {
 		e.Summary = withResource(e, "status changed")
 		return
 	}
-	// Oldest first: the last one is how things stand now.
-	last := body.Reports[len(body.Reports)-1]
-	e.Summary = withResource(e, orUnknown(body.Reports[0].Old)+" -> "+orUnknown(last.New))
-	e.Severity = statusSeverity(last.New)
-	if last.Unacceptable != nil && *last.Unacceptable && e.Severity == event.SeverityInfo {
+	e.Summary = withResource(e, orUnknown(from)+" -> "+orUnknown(to))
+	e.Severity = statusSeverity(to)
+	if unacceptable && e.Severity == event.SeverityInfo {
 		e.Severity = event.SeverityWarning
 	}
 }
@@ -65,15 +72,15 @@ func statusSeverity(status string) string {
 }
 
 func describePropertyChange(e *event.Event) {
-	var body struct {
-		Reports []struct {
-			Name string          `json:"property-name"`
-			Old  json.RawMessage `json:"old-value"`
-			New  json.RawMessage `json:"new-value"`
-		} `json:"change-reports"`
+	var first []byte
+	reports := 0
+	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
+		if reports == 0 {
+			first = report
+		}
+		reports++
 	}
-	decodeLoosely(e.Body, &body)
-	if len(body.Reports) == 0 {
+	if reports == 0 {
 		names := strings.Join(strings.Fields(e.Headers.Get("property-names")), ", ")
 		if names == "" {
 			names = "properties"
@@ -81,10 +88,10 @@ func describePropertyChange(e *event.Event) {
 		e.Summary = withResource(e, names+" changed")
 		return
 	}
-	first := body.Reports[0]
-	what := first.Name + " " + shortValue(first.Old) + " -> " + shortValue(first.New)
-	if more := len(body.Reports) - 1; more > 0 {
-		what += " and " + strconv.Itoa(more) + " more"
+	what := event.String(event.Member(first, "property-name")) +
+		" " + shortValue(event.Member(first, "old-value")) + " -> " + shortValue(event.Member(first, "new-value"))
+	if reports > 1 {
+		what += " and " + strconv.Itoa(reports-1) + " more"
 	}
 	e.Summary = withResource(e, what)
 }
@@ -136,21 +143,17 @@ func orUnknown(s string) string {
 	return s
 }
 
-// shortValue is a JSON value as a person reads it, cut to a bearable length.
-func shortValue(raw json.RawMessage) string {
-	s := unquoted(raw)
-	if len(raw) > 0 && raw[0] == '"' {
-		s = string(raw) // a string keeps its quotes: "" is not nothing
-	}
-	if s == "" {
+// shortValue is a JSON value as it stands, cut to a bearable length: a string keeps its quotes, for "" is not nothing.
+func shortValue(raw []byte) string {
+	if len(raw) == 0 {
 		return "null"
 	}
-	if len(s) <= maxValue {
-		return s
+	if len(raw) <= maxValue {
+		return string(raw)
 	}
 	cut := maxValue
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
+	for cut > 0 && !utf8.RuneStart(raw[cut]) {
 		cut--
 	}
-	return s[:cut] + "..."
+	return string(raw[:cut]) + "..."
 }

@@ -127,10 +127,9 @@ func (v *view) text() string {
 }
 
 // unquoted returns a JSON string's value, and any other JSON value as it stands.
-func unquoted(raw json.RawMessage) string {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		return s
+func unquoted(raw []byte) string {
+	if len(raw) > 0 && raw[0] == '"' {
+		return event.String(raw)
 	}
 	return string(raw)
 }

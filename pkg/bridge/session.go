@@ -124,8 +124,9 @@ func (s *supervisor) logon(ctx context.Context) error {
 		return nil
 	}
 	session, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
-	var partial *hmc.PartialLogonError
-	if hmc.LogonRefused(err) || errors.As(err, &partial) {
+	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away by asking again soon.
+	var answer *hmc.HTTPError
+	if hmc.LogonRefused(err) || (errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500) {
 		return &holdError{reason: reasonLogon, err: err}
 	}
 	if err != nil {

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-stomp/stomp/v3"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (t target) tls() (*tls.Config, error) {
+	pem, err := os.ReadFile(t.caFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("no certificate in the CA file")
+	}
+	return &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}, nil
+}
+
+// runGoStomp is the baseline.
+func runGoStomp(ctx context.Context, t target) error {
+	cfg, err := t.tls()
+	if err != nil {
+		return err
+	}
+	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(t.port)))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	client, err := stomp.Connect(conn, stomp.ConnOpt.Login(hmcsim.DefaultUserid, hmcsim.DefaultPassword), stomp.ConnOpt.HeartBeat(0, 0))
+	if err != nil {
+		return err
+	}
+	sub, err := client.Subscribe("/topic/"+topicName, stomp.AckAuto)
+	if err != nil {
+		return err
+	}
+	// Subscribe does not wait for the broker; a second is plenty on loopback.
+	time.Sleep(time.Second)
+	t.ready()
+	for i := range t.count {
+		m, ok := <-sub.C
+		if !ok {
+			return errors.New("the connection ended")
+		}
+		if m.Err != nil {
+			return m.Err
+		}
+		if i == 0 {
+			t.begin()
+		}
+	}
+	t.end()
+	return nil
+}
+
+// runReceiver is our receiver alone. Unlike the baseline it checks that each body is JSON.
+func runReceiver(ctx context.Context, t target) error {
+	cfg, err := t.tls()
+	if err != nil {
+		return err
+	}
+	r, err := receiver.New(receiver.Options{
+		Topics: []string{topicName}, Host: "127.0.0.1", Port: t.port, TLS: cfg,
+		Userid: hmcsim.DefaultUserid, Password: hmcsim.DefaultPassword,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	if err := r.Connect(ctx); err != nil {
+		return err
+	}
+	t.ready()
+	n := 0
+	for _, err := range r.Notifications(ctx) {
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			t.begin()
+		}
+		if n++; n == t.count {
+			t.end()
+			return nil
+		}
+	}
+	return errors.New("the iteration ended")
+}
+
+// runWholePath is the daemon's own bridge.
+func runWholePath(ctx context.Context, t target) error {
+	cfg, err := config.Load(t.writeConfig([]int{t.port}))
+	if err != nil {
+		return err
+	}
+	b, err := startBridge(ctx, t, cfg)
+	if err != nil {
+		return err
+	}
+	defer b.stop()
+	if err := b.until(ctx, func(s bridge.Status) bool { return s.Ready }); err != nil {
+		return err
+	}
+	t.ready()
+	if err := b.until(ctx, func(s bridge.Status) bool { return received(s) > 0 }); err != nil {
+		return err
+	}
+	t.begin()
+	var dropped int
+	err = b.until(ctx, func(s bridge.Status) bool {
+		dropped = s.HMCs[0].Missed
+		return received(s)+dropped >= t.count && s.Sinks[0].QueueEvents == 0
+	})
+	t.end()
+	if err != nil {
+		return err
+	}
+	if dropped > 0 {
+		return fmt.Errorf("%d notifications were missed", dropped)
+	}
+	return b.checkLog(t)
+}
+
+// received is the number of notifications of all HMCs.
+func received(s bridge.Status) int {
+	var n int64
+	for _, h := range s.HMCs {
+		for _, c := range h.Notifications {
+			n += c
+		}
+	}
+	return int(n)
+}
+
+const idleHMCs = 10
+
+// measureIdle returns the resident memory of the bridge with idle HMCs, in MiB.
+func measureIdle(ctx context.Context, tmp string) (float64, error) {
+	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: []string{topicName}})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = broker.Close() }()
+	var mib float64
+	err = withClient(ctx, "idle", tmp, broker.CA().PEM(), broker.Port(), 1, func(lines *bufio.Scanner, pid int) error {
+		if !lines.Scan() || lines.Text() != "ready" {
+			return fmt.Errorf("the client is not ready: %q", lines.Text())
+		}
+		time.Sleep(3 * time.Second) // heart-beats come and go
+		mib = memoryOf(strconv.Itoa(pid), "VmRSS")
+		return nil
+	})
+	return mib, err
+}
+
+// runIdle is the bridge with several HMCs that say nothing, until its standard input ends.
+func runIdle(ctx context.Context, t target) error {
+	ports := make([]int, idleHMCs)
+	for i := range ports {
+		ports[i] = t.port
+	}
+	cfg, err := config.Load(t.writeConfig(ports))
+	if err != nil {
+		return err
+	}
+	b, err := startBridge(ctx, t, cfg)
+	if err != nil {
+		return err
+	}
+	defer b.stop()
+	if err := b.until(ctx, func(s bridge.Status) bool { return s.Ready }); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// writeConfig writes a configuration of one HMC per port, and returns its path.
+func (t target) writeConfig(ports []int) string {
+	var text strings.Builder
+	text.WriteString("hmcs:\n")
+	for i, port := range ports {
+		fmt.Fprintf(&text, "  - {name: hmc%d, hosts: [127.0.0.1], stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q}, topic_names: [%s]}\n",
+			i+1, port, hmcsim.DefaultUserid, hmcsim.DefaultPassword, t.caFile, topicName)
+	}
+	fmt.Fprintf(&text, "sinks:\n  - {name: log, log: {output: %q}}\n", t.logFile())
+	path := filepath.Join(t.dir, "hmcnotifyd.yaml")
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err) // Load will say that the file is not there
+	}
+	return path
+}
+
+func (t target) logFile() string { return filepath.Join(t.dir, "events.log") }
+
+// runningBridge is a bridge with its goroutine.
+type runningBridge struct {
+	*bridge.Bridge
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func startBridge(ctx context.Context, t target, cfg *config.Config) (*runningBridge, error) {
+	b, err := bridge.New(bridge.Options{
+		Config: cfg, StoragePath: filepath.Join(t.dir, "data"), Version: "bench", Registerer: prometheus.NewRegistry(),
+		Stdout: io.Discard, Stderr: os.Stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := &runningBridge{Bridge: b, cancel: cancel, done: make(chan error, 1)}
+	go func() { r.done <- b.Run(ctx) }()
+	return r, nil
+}
+
+func (r *runningBridge) stop() {
+	r.cancel()
+	if err := <-r.done; err != nil {
+		fmt.Fprintln(os.Stderr, "bench: bridge:", err)
+	}
+}
+
+// until waits for a status. Asking every 5 ms costs next to nothing and is exact enough for runs of seconds.
+func (r *runningBridge) until(ctx context.Context, ok func(bridge.Status) bool) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok(r.Status()) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// checkLog proves that nothing was left out: the log has one line for each notification. It is not part of the time.
+func (r *runningBridge) checkLog(t target) error {
+	data, err := os.ReadFile(t.logFile())
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(data), "\n"); n != t.count {
+		return fmt.Errorf("the log has %d lines of %d", n, t.count)
+	}
+	return nil
+}

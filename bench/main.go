@@ -1,0 +1,251 @@
+// Command bench measures what a notification costs: read and discarded by go-stomp's own client (a), by our receiver
+// (b), and on the whole path of receiver, queue on disk and log sink (c). All three read from the same broker, which
+// sends over TLS as fast as it is read, in one run; what counts are the ratios between them.
+//
+// Each measured client is a process of its own, so that its CPU time and memory are its alone.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+const topicName = "bench.1"
+
+// client is one of the measured programs.
+type client struct {
+	key, title string
+	run        func(context.Context, target) error
+}
+
+var clients = []client{
+	{"a", "go-stomp's client, read and discarded", runGoStomp},
+	{"b", "receiver, read and discarded", runReceiver},
+	{"c", "receiver, queue on disk, log sink", runWholePath},
+}
+
+// goals are the ratios of notifications per second that the project has set itself.
+var goals = map[string]float64{"b": 1.15, "c": 0.5}
+
+// result is what a client reports of itself.
+type result struct {
+	Seconds    float64 `json:"seconds"`
+	CPUSeconds float64 `json:"cpu_seconds"`
+	PeakMiB    float64 `json:"peak_mib"`
+	Received   int     `json:"received"`
+}
+
+// target says what a client connects to.
+type target struct {
+	port   int
+	caFile string
+	dir    string // of its own, for what it stores
+	count  int
+	idle   int // HMCs, for the measurement of idle memory
+	ready  func()
+	begin  func() // the first notification has come
+	end    func() // the last one has
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	count := flags.Int("n", 200_000, "notifications per run")
+	rounds := flags.Int("rounds", 5, "runs of each client; the median counts")
+	child := flags.String("child", "", "internal: the client to be")
+	port := flags.Int("port", 0, "internal: port of the broker")
+	ca := flags.String("ca", "", "internal: file of the CA certificate")
+	dir := flags.String("dir", "", "internal: directory for what is stored")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *child != "" {
+		return beClient(ctx, *child, target{port: *port, caFile: *ca, dir: *dir, count: *count})
+	}
+	if *count < 1 || *rounds < 1 {
+		return errors.New("-n and -rounds must be positive")
+	}
+	return compare(ctx, *count, *rounds)
+}
+
+// compare runs every client in turn, again and again, so that what else the machine does hits all alike.
+func compare(ctx context.Context, count, rounds int) error {
+	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	results := make(map[string][]result)
+	for round := range rounds {
+		for _, c := range clients {
+			r, err := measure(ctx, c.key, tmp, count)
+			if err != nil {
+				return fmt.Errorf("(%s) %s: %w", c.key, c.title, err)
+			}
+			if r.Received != count {
+				return fmt.Errorf("(%s) %s: %d of %d notifications arrived", c.key, c.title, r.Received, count)
+			}
+			results[c.key] = append(results[c.key], r)
+			fmt.Fprintf(os.Stderr, "round %d of %d: (%s) %.0f notifications/s\n", round+1, rounds, c.key, float64(count)/r.Seconds)
+		}
+	}
+	idle, err := measureIdle(ctx, tmp)
+	if err != nil {
+		return fmt.Errorf("idle memory: %w", err)
+	}
+	report(results, count, idle)
+	return nil
+}
+
+// report prints the medians and what they are in relation to go-stomp's client.
+func report(results map[string][]result, count int, idleMiB float64) {
+	rate := func(key string) float64 {
+		return median(results[key], func(r result) float64 { return float64(count) / r.Seconds })
+	}
+	fmt.Printf("\n%d notifications per run over TLS, medians of %d runs\n\n", count, len(results["a"]))
+	fmt.Printf("     %-40s %16s %12s %10s %10s\n", "", "notifications/s", "CPU us each", "peak MiB", "ratio")
+	for _, c := range clients {
+		cpu := median(results[c.key], func(r result) float64 { return r.CPUSeconds / float64(count) * 1e6 })
+		peak := median(results[c.key], func(r result) float64 { return r.PeakMiB })
+		goal := ""
+		if g, ok := goals[c.key]; ok {
+			goal = fmt.Sprintf(" (goal %.2f)", g)
+		}
+		fmt.Printf("(%s)  %-40s %16.0f %12.2f %10.1f %9.2fx%s\n", c.key, c.title, rate(c.key), cpu, peak, rate(c.key)/rate("a"), goal)
+	}
+	fmt.Printf("\nresident memory with %d idle HMCs: %.1f MiB (goal below 64)\n", idleHMCs, idleMiB)
+}
+
+func median(all []result, of func(result) float64) float64 {
+	values := make([]float64, len(all))
+	for i, r := range all {
+		values[i] = of(r)
+	}
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+// measure runs one client against a fresh broker.
+func measure(ctx context.Context, key, tmp string, count int) (result, error) {
+	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: []string{topicName}})
+	if err != nil {
+		return result{}, err
+	}
+	defer func() { _ = broker.Close() }()
+	var r result
+	err = withClient(ctx, key, tmp, broker.CA().PEM(), broker.Port(), count, func(lines *bufio.Scanner, pid int) error {
+		if !lines.Scan() || lines.Text() != "ready" {
+			return fmt.Errorf("the client is not ready: %q", lines.Text())
+		}
+		if _, err := broker.Flood(ctx, hmcsim.FloodOptions{Topic: topicName, Frames: int64(count)}); err != nil {
+			return err
+		}
+		if !lines.Scan() {
+			return errors.New("the client ended without a result")
+		}
+		return json.Unmarshal(lines.Bytes(), &r)
+	})
+	return r, err
+}
+
+// withClient starts this program as a client, hands over its output, and waits for its end.
+func withClient(ctx context.Context, key, tmp string, ca []byte, port, count int, use func(lines *bufio.Scanner, pid int) error) (err error) {
+	dir, err := os.MkdirTemp(tmp, "client-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	caFile := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(caFile, ca, 0o600); err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, exe, "-child", key, "-port", strconv.Itoa(port), "-ca", caFile, "-dir", dir, "-n", strconv.Itoa(count)) //nolint:gosec // this program
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err = use(bufio.NewScanner(out), cmd.Process.Pid)
+	return errors.Join(err, in.Close(), cmd.Wait())
+}
+
+// beClient is the measured process: it says when it is ready, and at the end what it took.
+func beClient(ctx context.Context, key string, t target) error {
+	if key == "idle" {
+		return runIdle(ctx, t)
+	}
+	i := slices.IndexFunc(clients, func(c client) bool { return c.key == key })
+	if i < 0 {
+		return fmt.Errorf("no client %q", key)
+	}
+	var (
+		began time.Time
+		cpu   time.Duration
+		r     result
+	)
+	t.ready = func() { fmt.Println("ready") }
+	t.begin = func() { began, cpu = time.Now(), cpuTime() }
+	t.end = func() {
+		r = result{
+			Seconds: time.Since(began).Seconds(), CPUSeconds: (cpuTime() - cpu).Seconds(),
+			PeakMiB: memoryOf("self", "VmHWM"), Received: t.count,
+		}
+	}
+	if err := clients[i].run(ctx, t); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// memoryOf returns a figure of /proc/PID/status in MiB.
+func memoryOf(pid, field string) float64 {
+	data, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			kib, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
+			if err == nil {
+				return kib / 1024
+			}
+		}
+	}
+	return 0
+}
