@@ -70,7 +70,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	}
 	keys := cfg.Webhook.SigningKeys()
 	if cfg.Webhook.Secret.IsSet() && len(keys) == 0 {
-		return nil, errors.New("webhook: secret is not base64")
+		return nil, errors.New("webhook: secret is not whsec_ and 24 to 64 bytes in base64")
 	}
 	tlsConfig, err := cfg.Webhook.HTTPConfig.TLSConfig.ClientConfig()
 	if err != nil {

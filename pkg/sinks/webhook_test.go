@@ -556,9 +556,10 @@ func TestWebhookTLSHangs(t *testing.T) {
 	goleak.VerifyNone(t, already)
 }
 
-// TestWebhookLargeAgainstEarlyAnswer has a consumer that answers without reading the event.
+// TestWebhookLargeAgainstEarlyAnswer has a consumer that answers before it has read the event.
 func TestWebhookLargeAgainstEarlyAnswer(t *testing.T) {
 	s := webhookTo(t, "http://"+rawPeer(t, func(conn net.Conn) {
+		_, _ = io.CopyN(io.Discard, conn, 1<<10)
 		_, _ = io.WriteString(conn, "HTTP/1.1 413 Too large\r\nContent-Length: 9\r\n\r\ntoo large")
 		_, _ = io.CopyN(io.Discard, conn, 1<<20)
 	}))
@@ -664,6 +665,16 @@ func caFile(t *testing.T, server *httptest.Server) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// newTLSServer accepts everything over TLS, with a certificate for 127.0.0.1 and example.com.
+func newTLSServer(t *testing.T) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ErrorLog = quiet()
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
 }
 
 func TestWebhookTLS(t *testing.T) {
@@ -782,10 +793,7 @@ func rawPeerAddress(t *testing.T) string {
 
 // TestWebhooksDoNotShare has two sinks with different settings of TLS, and a default client that must stay as it is.
 func TestWebhooksDoNotShare(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	server.Config.ErrorLog = quiet()
-	server.StartTLS()
-	defer server.Close()
+	server := newTLSServer(t)
 	trusting := webhookTo(t, server.URL, func(c *config.Sink) { c.Webhook.HTTPConfig.TLSConfig.InsecureSkipVerify = true })
 	strict := webhookTo(t, server.URL)
 	for range 2 {

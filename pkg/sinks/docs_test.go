@@ -1,0 +1,187 @@
+package sinks
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// snippets returns the blocks of docs/sinks.md in one language.
+func snippets(t *testing.T, language string) []string {
+	t.Helper()
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "sinks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	rest := string(doc)
+	for {
+		_, after, ok := strings.Cut(rest, "\n```"+language+"\n")
+		if !ok {
+			break
+		}
+		block, next, ok := strings.Cut(after, "\n```\n")
+		if !ok {
+			t.Fatalf("a block of %s does not end", language)
+		}
+		found, rest = append(found, block+"\n"), "\n"+next
+	}
+	if len(found) == 0 {
+		t.Fatalf("no block of %s", language)
+	}
+	return found
+}
+
+// TestDocsConfiguration reads every piece of configuration in the documentation, and makes its sinks.
+func TestDocsConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("ops.secret", secret)
+	write("archive.secret", secret)
+	server := newTLSServer(t)
+	if err := os.Rename(caFile(t, server), filepath.Join(dir, "company-ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range snippets(t, "yaml") {
+		text = strings.ReplaceAll(text, "/var/log/hmcnotifyd", dir)
+		text += "hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password: secret}]\n"
+		name := strconv.Itoa(i) + ".yaml"
+		write(name, text)
+		cfg, err := config.Load(filepath.Join(dir, name))
+		if err != nil {
+			t.Errorf("%v\n%s", err, text)
+			continue
+		}
+		for _, c := range cfg.Sinks {
+			s, err := New(c, Options{})
+			if err != nil {
+				t.Errorf("%v\n%s", err, text)
+				continue
+			}
+			_ = s.Close()
+		}
+	}
+}
+
+// TestDocsConsumers runs the consumers of the documentation: what the sink signs they accept, anything else they do not.
+func TestDocsConsumers(t *testing.T) {
+	dir := t.TempDir()
+	t.Run("Python", func(t *testing.T) {
+		python, err := exec.LookPath("python3")
+		if err != nil {
+			t.Skip(err)
+		}
+		source := filepath.Join(dir, "consumer.py")
+		if err := os.WriteFile(source, []byte(snippets(t, "python")[0]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		testDocsConsumer(t, python, source)
+	})
+	t.Run("Go", func(t *testing.T) {
+		compiler, err := exec.LookPath("go")
+		if err != nil {
+			t.Skip(err)
+		}
+		source, program := filepath.Join(dir, "consumer.go"), filepath.Join(dir, "consumer")
+		if err := os.WriteFile(source, []byte(snippets(t, "go")[0]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		build := exec.CommandContext(t.Context(), compiler, "build", "-o", program, source)
+		build.Dir = dir
+		build.Env = append(os.Environ(), "GOOS=", "GOARCH=", "CGO_ENABLED=0") // for this machine, also where the test runs emulated
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		testDocsConsumer(t, program)
+	})
+}
+
+func testDocsConsumer(t *testing.T, command ...string) {
+	t.Helper()
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	address := rawPeerAddress(t)
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	child := exec.CommandContext(t.Context(), command[0], command[1:]...)
+	child.Env = append(os.Environ(), "PORT="+port, "WEBHOOK_SECRET="+secret)
+	child.Stdout = &out
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	}
+	defer end()
+
+	signed := webhookTo(t, "http://"+address, func(c *config.Sink) { c.Webhook.Secret = config.NewSecret(secret) })
+	eventually(t, "the consumer listens", func() bool { return signed.Probe(t.Context()) == nil })
+	rs := append(records(0, 20), recordWithBody(20, `{"text":"Überlauf"}`))
+	for i := range rs {
+		if err := signed.Send(t.Context(), rs[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if e, ok := errors.AsType[*PermanentError](err); !ok || e.Status != http.StatusUnauthorized {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	unsigned := webhookTo(t, "http://"+address)
+	refused("without a signature", unsigned.Send(t.Context(), rs[:1]))
+	other := webhookTo(t, "http://"+address, func(c *config.Sink) { c.Webhook.Secret = config.NewSecret("whsec_YW5vdGhlciBzZWNyZXQgb2YgYW5vdGhlciBzaW5r") })
+	refused("with another secret", other.Send(t.Context(), rs[:1]))
+
+	// The right signature of another time, and of several keys.
+	for _, test := range []struct {
+		age    time.Duration
+		format string
+		want   int
+	}{
+		{0, "%s", http.StatusNoContent},
+		{0, "v1,b2xk %s v2,bmV3", http.StatusNoContent},
+		{-4 * time.Minute, "%s", http.StatusNoContent},
+		{10 * time.Minute, "%s", http.StatusUnauthorized},
+		{-10 * time.Minute, "%s", http.StatusUnauthorized},
+		{1 << 62, "%s", http.StatusUnauthorized},
+	} {
+		stamp := strconv.FormatInt(time.Now().Add(-test.age).Unix(), 10)
+		req := signed.request(t.Context(), rs[0].ID, rs[0].JSON)
+		req.Header.Set("webhook-timestamp", stamp)
+		req.Header.Set("webhook-signature", fmt.Sprintf(test.format, signed.signer.sign(rs[0].ID, stamp, rs[0].JSON)))
+		resp, err := signed.transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != test.want {
+			t.Errorf("%s old, signature as %q: status %d, want %d", test.age, test.format, resp.StatusCode, test.want)
+		}
+	}
+
+	end()
+	if n := strings.Count(out.String(), "hmc-east "+event.TypeStatusChange); n != len(rs)+3 {
+		t.Errorf("the consumer printed %d events, want %d:\n%s", n, len(rs)+3, out.String())
+	}
+}
