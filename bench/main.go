@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,6 +41,23 @@ var clients = []client{
 
 // goals are the ratios of notifications per second that the project has set itself.
 var goals = map[string]float64{"b": 1.15, "c": 0.5}
+
+// clientFlags are handed on to every client.
+var clientFlags []string
+
+func profileCPU(path string) (stop func(), err error) {
+	f, err := os.Create(path) //nolint:gosec // the path is the developer's
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
+}
 
 // result is what a client reports of itself.
 type result struct {
@@ -78,11 +96,23 @@ func run(ctx context.Context, args []string) error {
 	port := flags.Int("port", 0, "internal: port of the broker")
 	ca := flags.String("ca", "", "internal: file of the CA certificate")
 	dir := flags.String("dir", "", "internal: directory for what is stored")
+	profile := flags.String("cpuprofile", "", "write CPU profiles of the clients to files that begin with this")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *child != "" {
+		if *profile != "" {
+			stop, err := profileCPU(*profile + "-" + *child + ".prof")
+			if err != nil {
+				return err
+			}
+			defer stop()
+		}
 		return beClient(ctx, *child, target{port: *port, caFile: *ca, dir: *dir, count: *count})
+	}
+	clientFlags = nil
+	if *profile != "" {
+		clientFlags = []string{"-cpuprofile", *profile}
 	}
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
@@ -188,7 +218,8 @@ func withClient(ctx context.Context, key, tmp string, ca []byte, port, count int
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, exe, "-child", key, "-port", strconv.Itoa(port), "-ca", caFile, "-dir", dir, "-n", strconv.Itoa(count)) //nolint:gosec // this program
+	args := append([]string{"-child", key, "-port", strconv.Itoa(port), "-ca", caFile, "-dir", dir, "-n", strconv.Itoa(count)}, clientFlags...)
+	cmd := exec.CommandContext(ctx, exe, args...) //nolint:gosec // this program
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

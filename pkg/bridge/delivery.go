@@ -160,7 +160,7 @@ func (d *delivery) deliver(ctx context.Context, window []queue.Record) {
 			continue
 		}
 		if !d.router.wants(r) {
-			d.metrics.filtered.Inc()
+			d.metrics.filtered.add(1)
 			done.finish(lane{index: i})
 			continue
 		}
@@ -295,7 +295,7 @@ func (d *delivery) partly(now time.Time, batch []event.Record, parts *sinks.Batc
 
 // accepted counts records that the sink took.
 func (d *delivery) accepted(now time.Time, batch ...event.Record) {
-	d.metrics.delivered.Add(float64(len(batch)))
+	d.metrics.delivered.add(len(batch))
 	for i := range batch {
 		d.metrics.latency.Observe(now.Sub(batch[i].Received).Seconds())
 	}
@@ -324,7 +324,7 @@ func (d *delivery) refuse(batch []event.Record, status int, cause error) bool {
 		d.log.Error("refused events could not be put aside; they stay in the queue", zap.Int("events", len(batch)), zap.Error(err))
 		return false
 	}
-	d.metrics.deadLetter.Add(float64(len(batch)))
+	d.metrics.deadLetter.add(len(batch))
 	d.log.Warn("refused for good and put aside as dead letters",
 		zap.Int("events", len(batch)), zap.String("first_id", batch[0].ID), zap.Error(cause))
 	return true
@@ -342,7 +342,7 @@ func (d *delivery) trim() {
 		return
 	}
 	if dropped > 0 {
-		d.metrics.dropped.Add(float64(dropped))
+		d.metrics.dropped.add(dropped)
 		d.log.Error("events were dropped: the sink's queue is beyond its limits", zap.Int("events", dropped))
 	}
 }

@@ -184,6 +184,13 @@ type tally struct {
 	n atomic.Int64
 }
 
+func newTally(c prometheus.Counter) *tally { return &tally{Counter: c} }
+
+func (t *tally) add(n int) {
+	t.Add(float64(n))
+	t.n.Add(int64(n))
+}
+
 type typeOrigin struct{ typ, origin string }
 
 // forHMC creates every series of the HMC with value 0.
@@ -208,11 +215,11 @@ func (m *Metrics) forHMC(name string) *hmcMetrics {
 		m.connectFailures.WithLabelValues(name, r)
 	}
 	for _, t := range event.NotificationTypes() {
-		h.notifications[t] = &tally{Counter: m.notifications.WithLabelValues(name, t)}
+		h.notifications[t] = newTally(m.notifications.WithLabelValues(name, t))
 		h.events[typeOrigin{t, event.OriginLive}] = m.events.WithLabelValues(name, t, event.OriginLive)
 		m.duplicates.WithLabelValues(name, t)
 	}
-	h.notifications[otherType] = &tally{Counter: m.notifications.WithLabelValues(name, otherType)}
+	h.notifications[otherType] = newTally(m.notifications.WithLabelValues(name, otherType))
 	for _, t := range event.TopicTypes() {
 		h.missed[t] = m.missed.WithLabelValues(name, t)
 	}
@@ -241,8 +248,7 @@ func (h *hmcMetrics) notified(typ string) {
 	if !ok {
 		c = h.notifications[otherType]
 	}
-	c.Inc()
-	c.n.Add(1)
+	c.add(1)
 }
 
 // counts returns the notifications received since the start, by type.
@@ -307,7 +313,7 @@ type sinkMetrics struct {
 	all  *Metrics
 	sink string
 
-	delivered, filtered, deadLetter, dropped prometheus.Counter
+	delivered, filtered, deadLetter, dropped *tally
 	success, retry, permanent                prometheus.Counter
 	duration, latency                        prometheus.Observer
 	lastSuccess                              prometheus.Gauge
@@ -318,10 +324,10 @@ type sinkMetrics struct {
 func (m *Metrics) forSink(name string) *sinkMetrics {
 	return &sinkMetrics{
 		all: m, sink: name,
-		delivered:   m.sinkEvents.WithLabelValues(name, outcomeDelivered),
-		filtered:    m.sinkEvents.WithLabelValues(name, outcomeFiltered),
-		deadLetter:  m.sinkEvents.WithLabelValues(name, outcomeDeadLetter),
-		dropped:     m.sinkEvents.WithLabelValues(name, outcomeDropped),
+		delivered:   newTally(m.sinkEvents.WithLabelValues(name, outcomeDelivered)),
+		filtered:    newTally(m.sinkEvents.WithLabelValues(name, outcomeFiltered)),
+		deadLetter:  newTally(m.sinkEvents.WithLabelValues(name, outcomeDeadLetter)),
+		dropped:     newTally(m.sinkEvents.WithLabelValues(name, outcomeDropped)),
 		success:     m.sinkAttempts.WithLabelValues(name, attemptSuccess),
 		retry:       m.sinkAttempts.WithLabelValues(name, attemptRetry),
 		permanent:   m.sinkAttempts.WithLabelValues(name, attemptPermanent),

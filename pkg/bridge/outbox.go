@@ -22,23 +22,32 @@ type outbox struct {
 	metrics *hmcMetrics
 	log     *zap.Logger
 
-	buf   []byte // the records, end to end
-	ends  []int  // where each ends in buf
-	kinds map[typeOrigin]int
-	topic map[string]int // events by topic type, to be counted as missed if the storage refuses them
+	buf     []byte   // the records, end to end; reused, since the queue copies
+	ends    []int    // where each ends in buf
+	records [][]byte // reused
+	counts  []count  // what the records are; handed to the queue's commit goroutine
 
 	failing bool // of the queue's commit goroutine
 }
 
+// count is how many events of one kind go into one append.
+type count struct {
+	typeOrigin
+	topicType string // to be counted as missed there if the storage refuses them
+	n         int
+}
+
 // add encodes e into the outbox.
 func (o *outbox) add(e *event.Event) {
-	if o.kinds == nil {
-		o.kinds, o.topic = make(map[typeOrigin]int, 4), make(map[string]int, 2)
-	}
 	o.buf = event.AppendRecord(o.buf, e)
 	o.ends = append(o.ends, len(o.buf))
-	o.kinds[typeOrigin{e.Type, e.Origin}]++
-	o.topic[e.TopicType]++
+	for i := range o.counts {
+		if c := &o.counts[i]; c.typ == e.Type && c.origin == e.Origin && c.topicType == e.TopicType {
+			c.n++
+			return
+		}
+	}
+	o.counts = append(o.counts, count{typeOrigin{e.Type, e.Origin}, e.TopicType, 1})
 }
 
 func (o *outbox) full() bool { return len(o.buf) >= outboxBytes || len(o.ends) >= outboxEvents }
@@ -49,27 +58,29 @@ func (o *outbox) flush(ctx context.Context) {
 	if len(o.ends) == 0 {
 		return
 	}
-	records := make([][]byte, len(o.ends))
+	o.records = o.records[:0]
 	start := 0
-	for i, end := range o.ends {
-		records[i] = o.buf[start:end:end]
+	for _, end := range o.ends {
+		o.records = append(o.records, o.buf[start:end])
 		start = end
 	}
-	kinds, topic := o.kinds, o.topic
-	done := func(err error) { o.committed(err, kinds, topic) }
-	size := len(o.buf)
-	o.buf, o.ends, o.kinds, o.topic = make([]byte, 0, min(2*size, outboxBytes+outboxBytes/4)), o.ends[:0], nil, nil
+	counts := o.counts
+	done := func(err error) { o.committed(err, counts) }
 	// What was received is stored even when the daemon is about to end: the queue closes after the supervisors.
-	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: records, Done: done}); err != nil {
+	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: o.records, Done: done}); err != nil {
 		done(err)
+	}
+	o.buf, o.ends, o.counts = o.buf[:0], o.ends[:0], nil
+	if cap(o.buf) > 2*outboxBytes {
+		o.buf = nil // one huge notification is no reason to keep its memory
 	}
 }
 
 // committed counts what a commit did. The queue calls it, one call at a time.
-func (o *outbox) committed(err error, kinds map[typeOrigin]int, topic map[string]int) {
+func (o *outbox) committed(err error, counts []count) {
 	if err != nil {
-		for kind, n := range topic {
-			o.metrics.missedOn(kind, n)
+		for _, c := range counts {
+			o.metrics.missedOn(c.topicType, c.n)
 		}
 		if !o.failing {
 			o.failing = true
@@ -81,7 +92,7 @@ func (o *outbox) committed(err error, kinds map[typeOrigin]int, topic map[string
 		o.failing = false
 		o.log.Info("events are stored again")
 	}
-	for kind, n := range kinds {
-		o.metrics.stored(kind, n)
+	for _, c := range counts {
+		o.metrics.stored(c.typeOrigin, c.n)
 	}
 }

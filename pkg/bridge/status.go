@@ -67,6 +67,9 @@ type SinkStatus struct {
 	QueueEvents           int64      `json:"queue_events"`
 	QueueBytes            int64      `json:"queue_bytes"`
 	OldestEventAgeSeconds float64    `json:"oldest_event_age_seconds"`
+	Delivered             int64      `json:"delivered"` // this and what follows: since the start
+	Filtered              int64      `json:"filtered"`
+	Dropped               int64      `json:"dropped"`
 	Stuck                 bool       `json:"stuck"`
 	FailingSince          *time.Time `json:"failing_since,omitempty"`
 	FailedAttempts        int        `json:"failed_attempts"`
@@ -196,6 +199,7 @@ func (s *supervisor) snapshot() HMCStatus {
 func (d *delivery) snapshot() SinkStatus {
 	waiting, bytes, oldest := d.cursor.Pending()
 	s := SinkStatus{Name: d.cfg.Name, Kind: d.cfg.Kind(), QueueEvents: waiting, QueueBytes: bytes, DeadLetters: d.dead.Count(d.cfg.Name)}
+	s.Delivered, s.Filtered, s.Dropped = d.metrics.delivered.n.Load(), d.metrics.filtered.n.Load(), d.metrics.dropped.n.Load()
 	if waiting > 0 && !oldest.IsZero() {
 		s.OldestEventAgeSeconds = max(0, time.Since(oldest).Seconds())
 	}

@@ -8,9 +8,6 @@ import (
 	"unicode/utf8"
 )
 
-// timeFormat is RFC 3339 in UTC with milliseconds, always three digits, so that times sort as text.
-const timeFormat = "2006-01-02T15:04:05.000Z"
-
 // MarshalJSON returns what AppendJSON appends.
 func (e *Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
@@ -153,10 +150,33 @@ func appendOptional(dst []byte, key, value string) []byte {
 	return appendString(append(dst, key...), value)
 }
 
+// appendTime appends t as RFC 3339 in UTC with milliseconds, always three digits, so that times sort as text.
 func appendTime(dst []byte, key string, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(append(dst, key...), `2006-01-02T15:04:05.000Z"`) // not a time that an HMC sends
+	}
+	hour, minute, second := t.Clock()
 	dst = append(dst, key...)
-	dst = t.UTC().AppendFormat(dst, timeFormat)
-	return append(dst, '"')
+	dst = appendDigits(dst, year, 4)
+	dst = appendDigits(append(dst, '-'), int(month), 2)
+	dst = appendDigits(append(dst, '-'), day, 2)
+	dst = appendDigits(append(dst, 'T'), hour, 2)
+	dst = appendDigits(append(dst, ':'), minute, 2)
+	dst = appendDigits(append(dst, ':'), second, 2)
+	dst = appendDigits(append(dst, '.'), t.Nanosecond()/int(time.Millisecond), 3)
+	return append(dst, 'Z', '"')
+}
+
+// appendDigits appends n, which has at most width digits, with leading zeros.
+func appendDigits(dst []byte, n, width int) []byte {
+	dst = append(dst, "0000"[:width]...)
+	for i := len(dst) - 1; n > 0; i-- {
+		dst[i] += byte(n % 10)
+		n /= 10
+	}
+	return dst
 }
 
 const hexDigits = "0123456789abcdef"

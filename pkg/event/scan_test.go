@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -18,7 +19,7 @@ func FuzzScan(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		walk(t, data, json.Valid(data) && !bytes.ContainsRune(data, '\ufffd'), 0)
+		walk(t, data, json.Valid(data) && utf8.Valid(data), 0)
 	})
 }
 
@@ -53,7 +54,7 @@ func walk(t *testing.T, data []byte, valid bool, depth int) {
 		t.Fatalf("%q has %d elements, seen %d", data, len(array), i)
 	}
 	for name := range object {
-		if !names[name] && json.Valid([]byte(name)) {
+		if !names[name] {
 			t.Fatalf("%q: member %q was not seen", data, name)
 		}
 	}
