@@ -16,8 +16,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// BenchmarkWebhook compares the sink with a plain loop around http.Client, both with the same server and taking turns, so that
-// whatever else the machine does falls on both. ratio is the rate of the sink divided by that of the loop.
+// BenchmarkWebhook compares the sink with a plain loop around http.Client, both with the same server and taking turns,
+// so that whatever else the machine does falls on both. ratio is the rate of the sink divided by that of the loop.
 func BenchmarkWebhook(b *testing.B) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one that it is
-// still making when told to close; with connections both end at once.
+// connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one
+// that it is still making when told to close; with connections both end at once.
 type connections struct {
 	dialer net.Dialer
 	life   context.Context // ends with close
@@ -79,7 +79,8 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where err is about something else.
+// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where err is about something
+// else.
 func tlsHint(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return " (http_config.tls_config.ca_file names further authorities)"

@@ -31,8 +31,8 @@ type contractCase struct {
 	peer          func(*testing.T) *peer
 }
 
-// contract lists the sinks that have to keep the contract of Sink. A new kind of sink is one line here, and a function that
-// makes its far side.
+// contract lists the sinks that have to keep the contract of Sink. A new kind of sink is one line here, and a function
+// that makes its far side.
 var contract = []contractCase{
 	{"webhook", "single", func(t *testing.T) *peer { return newWebhookPeer(t, 1) }},
 	{"webhook", "batch", func(t *testing.T) *peer { return newWebhookPeer(t, 100) }},

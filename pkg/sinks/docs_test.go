@@ -105,7 +105,8 @@ func TestDocsConsumers(t *testing.T) {
 		}
 		build := exec.CommandContext(t.Context(), compiler, "build", "-o", program, source)
 		build.Dir = dir
-		build.Env = append(os.Environ(), "GOOS=", "GOARCH=", "CGO_ENABLED=0") // for this machine, also where the test runs emulated
+		// For this machine, also where the test runs emulated.
+		build.Env = append(os.Environ(), "GOOS=", "GOARCH=", "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -150,7 +151,9 @@ func testDocsConsumer(t *testing.T, command ...string) {
 	}
 	unsigned := webhookTo(t, "http://"+address)
 	refused("without a signature", unsigned.Send(t.Context(), rs[:1]))
-	other := webhookTo(t, "http://"+address, func(c *config.Sink) { c.Webhook.Secret = config.NewSecret("whsec_YW5vdGhlciBzZWNyZXQgb2YgYW5vdGhlciBzaW5r") })
+	other := webhookTo(t, "http://"+address, func(c *config.Sink) {
+		c.Webhook.Secret = config.NewSecret("whsec_YW5vdGhlciBzZWNyZXQgb2YgYW5vdGhlciBzaW5r")
+	})
 	refused("with another secret", other.Send(t.Context(), rs[:1]))
 
 	// The right signature of another time, and of several keys.

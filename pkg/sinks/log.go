@@ -73,8 +73,8 @@ func openLog(path string, flag int) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flag, logMode)
 }
 
-// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power loss may leave it. Where that cannot
-// be seen, because the file may be written but not read, it does not.
+// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power loss may leave it.
+// Where that cannot be seen, because the file may be written but not read, it does not.
 func endsTorn(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
@@ -90,12 +90,13 @@ func endsTorn(file *os.File) bool {
 	return err == nil && last[0] != '\n'
 }
 
-// MaxBatch returns what is written at once without being configured: lines have no order to lose and cost less together.
+// MaxBatch returns what is written at once without being configured: one write of many lines costs little more than
+// that of one.
 func (l *logSink) MaxBatch() (records, bytes int) { return logBatchRecords, logBatchBytes }
 
-// Send appends the stored JSON of each record and a line feed. To a file it writes all records or, as far as nobody else appends to it, none:
-// what a full disk cuts off is taken back. Elsewhere a line may be left incomplete; the next one then starts on a line
-// of its own.
+// Send appends the stored JSON of each record and a line feed. To a file it writes all records or, as far as nobody
+// else appends to it, none: what a full disk cuts off is taken back. Elsewhere a line may be left incomplete; the next
+// one then starts on a line of its own.
 //
 // nil means that the operating system has the lines; they are not forced to the disk.
 func (l *logSink) Send(ctx context.Context, records []event.Record) error {
@@ -105,7 +106,8 @@ func (l *logSink) Send(ctx context.Context, records []event.Record) error {
 	return l.exclusive(ctx, func(attempt context.Context) error { return l.write(attempt, records) })
 }
 
-// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with Close.
+// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with
+// Close.
 func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, l.timeout)
@@ -114,8 +116,8 @@ func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error)
 
 	err := l.acquire(attempt)
 	if err == nil {
+		defer l.release()
 		err = do(attempt)
-		l.release()
 	}
 	switch {
 	case err == nil:
@@ -151,10 +153,10 @@ func (l *logSink) release() { <-l.busy }
 
 func (l *logSink) write(ctx context.Context, records []event.Record) error {
 	defer l.interruptible(ctx)()
-	size := l.size()
+	size, torn := l.size(), l.torn
 	written, err := l.writeLines(records)
-	if err != nil && written > 0 {
-		l.takeBack(size, written)
+	if err != nil && written > 0 && l.takeBack(size, written) {
+		l.torn = torn
 	}
 	return err
 }
@@ -240,13 +242,9 @@ func (l *logSink) size() int64 {
 }
 
 // takeBack cuts the file to the size it had before the last written bytes, unless something else has changed it since.
-func (l *logSink) takeBack(size, written int64) {
-	if size < 0 || l.size() != size+written {
-		return
-	}
-	if l.file.Truncate(size) == nil {
-		l.torn = false
-	}
+// It reports whether it did.
+func (l *logSink) takeBack(size, written int64) bool {
+	return size >= 0 && l.size() == size+written && l.file.Truncate(size) == nil
 }
 
 // Reopen opens the file anew under its name, and makes it if it is not there.
@@ -256,8 +254,8 @@ func (l *logSink) Reopen() error {
 	}
 	err := l.acquire(context.Background()) // a write ends by its own timeout
 	if err == nil {
+		defer l.release()
 		err = l.reopen()
-		l.release()
 	}
 	if err != nil {
 		return fmt.Errorf("log: %s: %w", l.name, err)
@@ -275,8 +273,8 @@ func (l *logSink) reopen() error {
 	return withoutPath(old.Close())
 }
 
-// Probe tells whether the output can be written to, without writing. A file that something has moved away since it was opened
-// is an error: nobody would find the lines.
+// Probe tells whether the output can be written to, without writing. A file that something has moved away since it was
+// opened is an error: nobody would find the lines.
 func (l *logSink) Probe(ctx context.Context) error {
 	return l.exclusive(ctx, func(context.Context) error { return l.probe() })
 }

@@ -293,7 +293,8 @@ func TestLogReopenWhileWriting(t *testing.T) {
 	}
 }
 
-// limitFiles lets no file grow beyond size until the returned function is called. The kernel then cuts writes short, as on a full disk.
+// limitFiles lets no file grow beyond size until the returned function is called. The kernel then cuts writes short, as
+// on a full disk.
 func limitFiles(t *testing.T, size uint64) (lift func()) {
 	t.Helper()
 	var limit syscall.Rlimit
@@ -350,6 +351,32 @@ func TestLogFullDisk(t *testing.T) {
 	}
 }
 
+// TestLogFullDiskTorn has a full disk under a file that ends in the middle of a line, and room for any part of what
+// follows.
+func TestLogFullDiskTorn(t *testing.T) {
+	const before = "half a li"
+	rs := records(0, 2)
+	for _, room := range []int{0, 1, 2, len(rs[0].JSON), len(rs[0].JSON) + 1, len(rs[0].JSON) + 2, len(lines(rs))} {
+		path := filepath.Join(t.TempDir(), "events.log")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := logTo(t, path, Options{})
+		lift := limitFiles(t, uint64(len(before)+room))
+		for range 2 {
+			if err := s.Send(t.Context(), rs); !errors.Is(err, syscall.EFBIG) {
+				t.Fatalf("room %d: %v", room, err)
+			}
+			expectFile(t, path, before)
+		}
+		lift()
+		if err := s.Send(t.Context(), rs); err != nil {
+			t.Fatal(err)
+		}
+		expectFile(t, path, before+"\n"+lines(rs))
+	}
+}
+
 // TestLogFullDiskShared has another process append to the same file: its lines are not taken back.
 func TestLogFullDiskShared(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.log")
@@ -367,7 +394,9 @@ func TestLogFullDiskShared(t *testing.T) {
 	if _, err := other.WriteString("another's line\n"); err != nil {
 		t.Fatal(err)
 	}
-	s.takeBack(size, written)
+	if s.takeBack(size, written) {
+		t.Error("taken back")
+	}
 	expectFile(t, path, lines(records(0, 2))+"another's line\n")
 }
 

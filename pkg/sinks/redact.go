@@ -27,8 +27,8 @@ const (
 	hidden = "<secret>"
 )
 
-// redactor takes out of other people's text what must not be seen: error pages like to quote the address they were asked for, and
-// the addresses of webhooks hold tokens.
+// redactor takes out of other people's text what must not be seen: error pages like to quote the address they were
+// asked for, and the addresses of webhooks hold tokens.
 type redactor struct {
 	replacer *strings.Replacer
 	longest  int // the length of the longest text it replaces

@@ -4,8 +4,8 @@
 // Send decides from the error what happens next: a [PermanentError] is refused for good, everything else may be
 // tried again.
 //
-// A new kind of sink is one file with its type and its test, one field in [config.Sink], one case in [New] and one line in
-// the table of the contract test.
+// A new kind of sink is one file with its type and its test, one field in [config.Sink], one case in [New] and one line
+// in the table of the contract test.
 package sinks
 
 import (
@@ -77,8 +77,8 @@ type Options struct {
 	Logger *zap.Logger
 }
 
-// New makes the sink that cfg describes. It opens files, but makes no connection. The caller knows which sink an error is about:
-// it does not hold the name.
+// New makes the sink that cfg describes. It opens files, but makes no connection. The caller knows which sink an error
+// is about: it does not hold the name.
 func New(cfg config.Sink, opts Options) (Sink, error) {
 	switch {
 	case cfg.Webhook != nil:

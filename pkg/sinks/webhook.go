@@ -86,9 +86,9 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		header: http.Header{
 			"Content-Type": {"application/json"},
 			"User-Agent":   {userAgent(opts.Version)},
-			// An entry without a value is not sent. It tells the transport that the request may be repeated on another connection
-			// when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of a
-			// consumer would cost a failed attempt and its back-off.
+			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
+			// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
+			// a consumer would cost a failed attempt and its back-off.
 			"X-Idempotency-Key": nil,
 		},
 	}
@@ -248,8 +248,8 @@ func (w *webhook) judge(resp *http.Response, cancel context.CancelFunc) error {
 	return &PermanentError{Status: code, Err: err}
 }
 
-// read reads the body of an answer, so that the connection can be used again, as far as that is worth it. If wanted, it returns the
-// beginning as one line of printable text.
+// read reads the body of an answer, so that the connection can be used again, as far as that is worth it. If wanted, it
+// returns the beginning as one line of printable text.
 func (w *webhook) read(resp *http.Response, wanted bool, cancel context.CancelFunc) string {
 	// Behind 101 comes no body but another protocol.
 	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
@@ -281,7 +281,8 @@ func retryAfter(header http.Header) time.Duration {
 	if err != nil {
 		return 0
 	}
-	now, err := http.ParseTime(header.Get("Date")) // the consumer's clock, where it shows it: its distance to ours does not matter then
+	// By the consumer's clock, where it shows it, so that its distance to ours does not matter.
+	now, err := http.ParseTime(header.Get("Date"))
 	if err != nil {
 		now = time.Now()
 	}

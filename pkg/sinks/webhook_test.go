@@ -144,7 +144,7 @@ func TestWebhookSignature(t *testing.T) {
 func TestSign(t *testing.T) {
 	const id, stamp, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", `{"test": 2432232314}`
 	key := []byte("another")
-	spec := [][]byte{{0x31, 0xf2, 0x90, 0xf6, 0xbf, 0x06, 0x29, 0x8a, 0xab, 0x4f, 0x08, 0xd4, 0x3c, 0x3f, 0x08, 0x2c, 0xf6, 0x48, 0xa3, 0x62, 0xda, 0x2d, 0xa4, 0xb0}}
+	spec := (&config.Webhook{Secret: config.NewSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")}).SigningKeys()
 	const want = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 	if got := newSigner(spec).sign(id, stamp, []byte(body)); got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -354,7 +354,8 @@ func closing(serve func(net.Conn)) func(net.Conn) {
 	}
 }
 
-// TestWebhookBrokenConsumers has consumers that break the rules in each phase of a request. Each is bounded in time and memory.
+// TestWebhookBrokenConsumers has consumers that break the rules in each phase of a request. Each is bounded in time and
+// memory.
 func TestWebhookBrokenConsumers(t *testing.T) {
 	const (
 		delivered = iota
@@ -475,7 +476,8 @@ func TestWebhookLongAnswer(t *testing.T) {
 	}
 }
 
-// TestWebhookConnectHangs has a listener whose queue of connections is full, so that a connection attempt is not answered.
+// TestWebhookConnectHangs has a listener whose queue of connections is full, so that a connection attempt is not
+// answered.
 func TestWebhookConnectHangs(t *testing.T) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -713,7 +715,9 @@ func TestWebhookTLS(t *testing.T) {
 			for _, test := range tests {
 				t.Run(test.name, func(t *testing.T) {
 					before := served.Load()
-					s := webhookTo(t, "https://"+net.JoinHostPort(test.host, port)+"/", func(c *config.Sink) { c.Webhook.HTTPConfig.TLSConfig = test.tls })
+					s := webhookTo(t, "https://"+net.JoinHostPort(test.host, port)+"/", func(c *config.Sink) {
+						c.Webhook.HTTPConfig.TLSConfig = test.tls
+					})
 					defer s.Close()
 					for what, do := range map[string]func() error{
 						"Send":  func() error { return s.Send(t.Context(), records(0, 1)) },
