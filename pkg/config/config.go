@@ -8,6 +8,7 @@ package config
 import (
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -38,7 +39,7 @@ type HMC struct {
 
 	TLS TLS `yaml:"tls"` // for the REST connection and the link
 
-	Topics     []string     `yaml:"topics"` // of TopicTypes; empty with TopicNames
+	Topics     []string     `yaml:"topics"` // of the Topic constants; empty with TopicNames
 	OSMessages []OSMessages `yaml:"os_messages"`
 
 	// TopicNames are topics known beforehand, without "/topic/". With them there is no REST logon: the link is
@@ -72,10 +73,10 @@ type OSMessages struct {
 
 // The values of HMC.Topics.
 const (
-	TopicObject   = "object"
-	TopicJob      = "job"
-	TopicAudit    = "audit"
-	TopicSecurity = "security"
+	TopicObject   = event.TopicObject
+	TopicJob      = event.TopicJob
+	TopicAudit    = event.TopicAudit
+	TopicSecurity = event.TopicSecurity
 )
 
 // Sink is one destination of events. Exactly one of the kinds (Webhook, Log) is set.

@@ -213,7 +213,7 @@ func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
 }
 
 func setDefaults(p reflect.Value) {
-	if dd, ok := p.Interface().(defaulter); ok {
+	if dd, ok := reflect.TypeAssert[defaulter](p); ok {
 		dd.setDefaults()
 	}
 }
@@ -437,9 +437,9 @@ func fieldByKey(v reflect.Value, key string) (reflect.Value, bool) {
 }
 
 func fieldType(t reflect.Type, key string) (reflect.Type, bool) {
-	for i := range t.NumField() {
-		if keyOf(t.Field(i)) == key && key != "" {
-			return t.Field(i).Type, true
+	for f := range t.Fields() {
+		if keyOf(f) == key && key != "" {
+			return f.Type, true
 		}
 	}
 	return nil, false
@@ -448,8 +448,8 @@ func fieldType(t reflect.Type, key string) (reflect.Type, bool) {
 // keysOf lists the keys a struct has in the file, in the order of its fields.
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for i := range t.NumField() {
-		if k := keyOf(t.Field(i)); k != "" {
+	for f := range t.Fields() {
+		if k := keyOf(f); k != "" {
 			keys = append(keys, k)
 		}
 	}

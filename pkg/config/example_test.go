@@ -192,7 +192,7 @@ func TestExampleMatch(t *testing.T) {
 func TestSchemaNames(t *testing.T) {
 	have := map[string]bool{}
 	schema(reflect.TypeFor[Config](), "", have)
-	for _, key := range strings.Fields(`
+	for key := range strings.FieldsSeq(`
 		hmcs hmcs.name hmcs.hosts hmcs.rest_port hmcs.stomp_port hmcs.userid hmcs.password hmcs.password_file
 		hmcs.tls.ca_file hmcs.tls.server_name hmcs.tls.insecure_skip_verify hmcs.topics
 		hmcs.os_messages.cpc hmcs.os_messages.partition hmcs.os_messages.include_refresh_messages

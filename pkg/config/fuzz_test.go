@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +51,11 @@ func FuzzParse(f *testing.F) {
 				continue
 			}
 			lines := 1 + strings.Count(doc, "\n") + strings.Count(doc, "\r")
-			for _, e := range err.(Errors) {
+			errs, ok := errors.AsType[Errors](err)
+			if !ok {
+				t.Fatalf("a %T", err)
+			}
+			for _, e := range errs {
 				if e.Line < 1 || e.Line > lines || e.Msg == "" {
 					t.Fatalf("line %d of %d: %v", e.Line, lines, e)
 				}

@@ -32,7 +32,7 @@ func (d *decoder) warnNotInEffect(c *Config) {
 			item := field.Index(i)
 			blank := reflect.New(item.Type())
 			setDefaults(blank)
-			if h, ok := blank.Interface().(*HMC); ok {
+			if h, ok := reflect.TypeAssert[*HMC](blank); ok {
 				h.Group = c.HMCs[i].Name
 			}
 			d.compareDefault(fmt.Sprintf("%s[%d].%s", list, i, rest), item, blank.Elem(), rest)

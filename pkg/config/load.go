@@ -206,7 +206,7 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	case info.Size() > limit:
 		return nil, 0, fmt.Errorf("is larger than %s", Size(limit))
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // G304: reading the files that the operator names is the task
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, 0, unreadable(err)
 	}
@@ -215,8 +215,7 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 
 // unreadable leaves only the reason of a file error: the name of the file stands before it, that of the system call is noise.
 func unreadable(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
 	}
 	return fmt.Errorf("cannot be read: %w", err)

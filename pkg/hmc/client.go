@@ -52,7 +52,7 @@ type Options struct {
 
 	Logger    *zap.Logger                                                       // nil: none; one line per request at debug level
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
-	OnRequest func(operation, code string)                                      // called after each request; code is the HTTP status or "error"
+	OnRequest func(operation, code string)                                      // called after each request, by several goroutines; code is the HTTP status or "error"
 }
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
@@ -153,8 +153,7 @@ func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	for i := range c.opts.Hosts {
 		var v Version
 		err := c.do(ctx, &call{operation: "query-api-version", host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v})
-		var unreachable *ConnectError
-		if errors.As(err, &unreachable) {
+		if _, ok := errors.AsType[*ConnectError](err); ok {
 			errs = append(errs, err)
 			continue
 		}
@@ -200,6 +199,7 @@ type call struct {
 
 	written atomic.Bool // the request was written to the connection, so that the HMC may act on it
 	status  int         // of the answer
+	header  http.Header // of the answer; nil: it did not arrive as a whole
 	data    []byte      // of the answer
 }
 
@@ -214,10 +214,10 @@ func (c *Client) do(ctx context.Context, r *call) error {
 		c.budget.Reserve() // it counts, but does not wait
 	}
 	start := time.Now()
-	resp, err := c.exchange(ctx, r)
+	err := c.exchange(ctx, r)
 	code := "error"
-	if resp != nil {
-		code = strconv.Itoa(resp.StatusCode)
+	if r.header != nil {
+		code = strconv.Itoa(r.status)
 	}
 	c.opts.OnRequest(r.operation, code)
 	c.log.Debug("request", zap.String("operation", r.operation), zap.String("host", r.host), zap.String("uri", r.uri),
@@ -225,7 +225,7 @@ func (c *Client) do(ctx context.Context, r *call) error {
 	if err != nil {
 		return err
 	}
-	return r.interpret(resp)
+	return r.interpret()
 }
 
 // wait waits for the budget, then for one of the places in flight.
@@ -248,21 +248,21 @@ func (c *Client) wait(ctx context.Context) error {
 }
 
 // exchange sends the request and reads the whole answer into r.
-func (c *Client) exchange(parent context.Context, r *call) (*http.Response, error) {
+func (c *Client) exchange(parent context.Context, r *call) error {
 	ctx, cancel := context.WithTimeout(parent, c.opts.Timeout)
 	defer cancel()
 	var body io.Reader
 	if r.body != nil {
 		data, err := json.Marshal(r.body)
 		if err != nil {
-			return nil, fmt.Errorf("hmc: %s %s: the request cannot be encoded", r.method, r.uri)
+			return fmt.Errorf("hmc: %s %s: the request cannot be encoded", r.method, r.uri)
 		}
 		body = bytes.NewReader(data)
 	}
 	u := url.URL{Scheme: "https", Host: net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port)), Path: r.uri}
 	req, err := http.NewRequestWithContext(r.trace(ctx), r.method, u.String(), body)
 	if err != nil {
-		return nil, fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
+		return fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
 	}
 	// What zhmcclient sends as well: the API answers 406 to what it takes for a bad Accept.
 	req.Header.Set("Accept", "*/*")
@@ -287,14 +287,13 @@ func (c *Client) exchange(parent context.Context, r *call) (*http.Response, erro
 	}
 	var tooLong *AnswerError
 	switch {
-	case err == nil:
-		return resp, nil
-	case errors.As(err, &tooLong):
-		return resp, err
+	case err == nil || errors.As(err, &tooLong):
+		r.header = resp.Header
+		return err
 	case parent.Err() != nil:
-		return nil, fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, parent.Err())
+		return fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, parent.Err())
 	}
-	return nil, newConnectError(r, c.opts.Timeout, err)
+	return newConnectError(r, c.opts.Timeout, err)
 }
 
 // read reads the answer, within limits.
@@ -318,11 +317,11 @@ func (r *call) read(body io.Reader) error {
 }
 
 // interpret turns the answer into the value it is expected to be, or into an error.
-func (r *call) interpret(resp *http.Response) error {
-	if resp.StatusCode/100 != 2 {
-		e := newHTTPError(r, resp, r.data)
-		if resp.StatusCode == http.StatusServiceUnavailable {
-			return &BusyError{RetryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()), Err: e}
+func (r *call) interpret() error {
+	if r.status/100 != 2 {
+		e := newHTTPError(r)
+		if r.status == http.StatusServiceUnavailable {
+			return &BusyError{RetryAfter: parseRetryAfter(r.header.Get("Retry-After"), time.Now()), Err: e}
 		}
 		return e
 	}
@@ -379,8 +378,7 @@ func withoutZone(host string) string {
 
 // newConnectError names the cause of a request without an answer. What net/http wraps around it (method and URL) is known.
 func newConnectError(r *call, timeout time.Duration, err error) *ConnectError {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
 	var (

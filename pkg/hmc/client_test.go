@@ -289,18 +289,26 @@ func TestLogonAnswers(t *testing.T) {
 		refused, tooMany  bool
 		partial, loggedOf bool
 	}{
-		"wrong password": {answer: jsonAnswer(403, errorBody(403, 0, failed)), refused: true,
-			want: "hmc: POST /api/sessions: HTTP status 403, reason 0: " + failed},
+		"wrong password": {
+			answer: jsonAnswer(403, errorBody(403, 0, failed)), refused: true,
+			want: "hmc: POST /api/sessions: HTTP status 403, reason 0: " + failed,
+		},
 		"not permitted":     {answer: jsonAnswer(403, errorBody(403, 1, "no")), refused: true, want: "hmc: POST /api/sessions: HTTP status 403, reason 1: no"},
 		"unauthorized":      {answer: jsonAnswer(401, "{}"), refused: true, want: "hmc: POST /api/sessions: HTTP status 401: unauthorized (answered with application/json that is not the API's)"},
 		"password expired":  {answer: jsonAnswer(400, errorBody(400, 45, "expired")), refused: true, want: "hmc: POST /api/sessions: HTTP status 400, reason 45: expired"},
 		"too many sessions": {answer: jsonAnswer(400, errorBody(400, 13, "too many")), tooMany: true, want: "hmc: POST /api/sessions: HTTP status 400, reason 13: too many"},
-		"partial 201": {answer: jsonAnswer(201, `{"api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
-			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 201): use a userid without, or a session that was logged on elsewhere"},
-		"partial 409": {answer: jsonAnswer(409, errorBody(409, 50, "second factor")), refused: true, partial: true,
-			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 50: second factor): use a userid without, or a session that was logged on elsewhere"},
-		"partial 409 with session": {answer: jsonAnswer(409, `{"http-status":409,"reason":51,"message":"m","api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
-			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 51: m): use a userid without, or a session that was logged on elsewhere"},
+		"partial 201": {
+			answer: jsonAnswer(201, `{"api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
+			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 201): use a userid without, or a session that was logged on elsewhere",
+		},
+		"partial 409": {
+			answer: jsonAnswer(409, errorBody(409, 50, "second factor")), refused: true, partial: true,
+			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 50: second factor): use a userid without, or a session that was logged on elsewhere",
+		},
+		"partial 409 with session": {
+			answer: jsonAnswer(409, `{"http-status":409,"reason":51,"message":"m","api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
+			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 51: m): use a userid without, or a session that was logged on elsewhere",
+		},
 		"other 409":       {answer: jsonAnswer(409, errorBody(409, 1, "m")), want: "hmc: POST /api/sessions: HTTP status 409, reason 1: m"},
 		"no session":      {answer: jsonAnswer(200, `{"api-session":"","session-credential":"x"}`), want: "hmc: POST /api/sessions: HTTP status 200: the answer to the logon holds no session"},
 		"other success":   {answer: jsonAnswer(202, logonBody), loggedOf: true, want: "hmc: POST /api/sessions: HTTP status 202: the answer to the logon holds no session"},
@@ -430,8 +438,7 @@ func TestOpenOSMessageChannelRefusesOtherURIs(t *testing.T) {
 	}
 	w := startWire(t, "127.0.0.1:0", func(int, request) string { return jsonAnswer(200, "{}") })
 	_, err := w.client(Options{}).Resume("a", "b").OpenOSMessageChannel(t.Context(), "/api/partitions/x", true)
-	var e *AnswerError
-	if !errors.As(err, &e) {
+	if _, ok := errors.AsType[*AnswerError](err); !ok {
 		t.Errorf("no topic: %v", err)
 	}
 }
@@ -557,8 +564,10 @@ func TestHosts(t *testing.T) {
 		}
 		return new(net.Dialer).DialContext(ctx, network, w.ln.Addr().String())
 	}
-	c := w.client(Options{Hosts: []string{"unknown.example.com", "first.example.com", "127.0.0.1"}, Dial: dial,
-		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: w.roots, ServerName: "example.com"}})
+	c := w.client(Options{
+		Hosts: []string{"unknown.example.com", "first.example.com", "127.0.0.1"}, Dial: dial,
+		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: w.roots, ServerName: "example.com"},
+	})
 	if c.Host() != "unknown.example.com" {
 		t.Errorf("before any answer: %s", c.Host())
 	}
@@ -841,11 +850,11 @@ func FuzzAnswers(f *testing.F) {
 			t.Skip()
 		}
 		for _, into := range []any{new(Version), new(logonAnswer), new(struct{ Topics []Topic }), new(struct{ Partitions []Partition }), nil} {
-			r := &call{operation: "x", method: "GET", uri: "/api/x", into: into, secrets: []string{testToken}, status: status}
+			r := &call{operation: "x", method: "GET", uri: "/api/x", into: into, secrets: []string{testToken}, status: status, header: http.Header{"Content-Type": {contentType}}}
 			if err := r.read(strings.NewReader(body)); err != nil {
 				t.Fatal(err)
 			}
-			err := r.interpret(&http.Response{StatusCode: status, Header: http.Header{"Content-Type": {contentType}}})
+			err := r.interpret()
 			var answer *AnswerError
 			var httpErr *HTTPError
 			if err != nil && !errors.As(err, &answer) && !errors.As(err, &httpErr) || err == nil && status/100 != 2 {

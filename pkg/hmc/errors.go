@@ -139,8 +139,7 @@ func SessionLost(err error) bool {
 // LogonRefused reports whether err is a logon that the HMC refused and would refuse again: a wrong userid or password (403), an
 // expired password (400 with reason 45), or a partial logon. Trying again makes the HMC disable the userid.
 func LogonRefused(err error) bool {
-	var partial *PartialLogonError
-	if errors.As(err, &partial) {
+	if _, ok := errors.AsType[*PartialLogonError](err); ok {
 		return true
 	}
 	var e *HTTPError
@@ -165,33 +164,33 @@ const maxMessage = 500
 
 // newHTTPError reads the answer to a failed request. Most are JSON; some of status 5xx are HTML. Besides the message the
 // JSON may repeat the request's headers and body, which hold secrets: they are not looked at.
-func newHTTPError(c *call, resp *http.Response, body []byte) *HTTPError {
-	e := &HTTPError{Status: resp.StatusCode, Reason: NoReason, Method: c.method, URI: c.uri}
+func newHTTPError(r *call) *HTTPError {
+	e := &HTTPError{Status: r.status, Reason: NoReason, Method: r.method, URI: r.uri}
 	var answer struct {
 		Reason  *int   `json:"reason"`
 		Message string `json:"message"`
 	}
 	switch {
-	case bytes.Contains(body, []byte("Web Services are not enabled")):
+	case bytes.Contains(r.data, []byte("Web Services are not enabled")):
 		// Captured from a real HMC: status 500, text/html, a javax.servlet.ServletException.
 		e.Message = "the Web Services API is not enabled: enable it on the HMC, in the task Customize API Settings"
-	case json.Unmarshal(body, &answer) == nil && (answer.Reason != nil || answer.Message != ""):
+	case json.Unmarshal(r.data, &answer) == nil && (answer.Reason != nil || answer.Message != ""):
 		if answer.Reason != nil {
 			e.Reason = *answer.Reason
 		}
 		e.Message = answer.Message
 	case e.Status/100 == 3:
 		e.Message = "redirected, which the API never does: is this an HMC?"
-	case len(body) == 0:
+	case len(r.data) == 0:
 		e.Message = strings.ToLower(http.StatusText(e.Status)) + " (without a message)"
 	default:
-		kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+		kind, _, err := mime.ParseMediaType(r.header.Get("Content-Type"))
 		if err != nil {
 			kind = "something"
 		}
 		e.Message = fmt.Sprintf("%s (answered with %s that is not the API's)", strings.ToLower(http.StatusText(e.Status)), kind)
 	}
-	e.Message = cleanMessage(e.Message, c.secrets)
+	e.Message = cleanMessage(e.Message, r.secrets)
 	return e
 }
 
