@@ -21,6 +21,8 @@ const (
 	// writeErrorGrace is how long after a failed write the reader may take to find out what really happened: often an
 	// ERROR frame that explains why the HMC closed is still in the socket.
 	writeErrorGrace = time.Second
+	// closeAfterError is how soon after an ERROR frame the HMC closes if it closes because of that.
+	closeAfterError = 5 * time.Second
 )
 
 const topicPrefix = "/topic/"
@@ -54,6 +56,7 @@ type link struct {
 	items       []item // parsed and not yet handed over
 	itemBytes   int
 	lastError   *JMSError // the latest frame, if that was an ERROR
+	errorAt     time.Time // when that came
 	fullSince   time.Time // since when the hand-over buffer has had no room
 	lastMessage int64     // when the latest notification came, for Receiver.LastNotification
 }
@@ -138,7 +141,7 @@ func (l *link) read() error {
 		f, err := l.frames.next()
 		if err != nil {
 			var protocol *protocolError
-			if l.lastError != nil && !errors.As(err, &protocol) {
+			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && !errors.As(err, &protocol) {
 				return &endedError{"closed by the HMC after " + l.lastError.Error(), l.lastError}
 			}
 			return readable(err, "")
@@ -204,7 +207,7 @@ func (l *link) receipt(id string) {
 // errorFrame finds out what an ERROR is about: one of our frames, one of our topics, or nothing in particular.
 func (l *link) errorFrame(f *frame) {
 	jms := l.r.jmsError(f)
-	l.lastError = jms
+	l.lastError, l.errorAt = jms, l.wire.received
 	if err := l.sortError(f, jms); err != nil {
 		l.queue(item{err: err, size: itemSize(f)})
 	}
