@@ -114,10 +114,11 @@ type topic struct {
 }
 
 type subscription struct {
-	id    string
-	line  []byte // the encoded header
-	topic *topic
-	link  *link
+	id       string
+	line     []byte // the encoded header
+	topic    *topic // nil when the topic has ended
+	link     *link
+	replaced bool // a later one has its id: both get messages, and only the later can be unsubscribed
 }
 
 // StartBroker starts a broker. Close ends it.
@@ -505,12 +506,13 @@ func (b *Broker) DropLinks() int {
 }
 
 // subscribe makes a subscription, or says no. It runs on the connection's reader.
-func (b *Broker) subscribe(l *link, id, topicName, receipt string) {
+func (b *Broker) subscribe(l *link, id, destination, receipt string) {
+	topicName := topicOf(destination)
 	b.opts.OnSubscribe(topicName, func(first []Message) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		t := b.topics[topicName]
-		if t == nil && b.opts.AnyTopic {
+		if t == nil && b.opts.AnyTopic && topicName != "" {
 			t = b.addTopicLocked(topicName)
 		}
 		refusal, refused := l.refuses(topicName)
@@ -519,7 +521,7 @@ func (b *Broker) subscribe(l *link, id, topicName, receipt string) {
 			if refusal.NoReceiptID {
 				receipt = ""
 			}
-			l.sendError(unapprovedTopic(topicName), unapprovedTopicTrace(topicName), receipt)
+			l.sendError(unapprovedTopic(destination), unapprovedTopicTrace(destination), receipt)
 			if refusal.Close || b.opts.CloseAfterRefusal {
 				l.closeAfterFlush("topic refused")
 			}
@@ -528,6 +530,9 @@ func (b *Broker) subscribe(l *link, id, topicName, receipt string) {
 		b.stats.subscribes.Add(1)
 		b.stats.subscriptions.Add(1)
 		s := &subscription{id: id, topic: t, link: l, line: appendHeader(nil, "subscription", id, l.escapes())}
+		for _, old := range l.subs {
+			old.replaced = old.replaced || old.id == id
+		}
 		l.subs = append(l.subs, s)
 		l.sendReceipt(receipt) // before the first MESSAGE, as ActiveMQ does
 		for i := range first {
@@ -576,13 +581,15 @@ func (b *Broker) remove(l *link) {
 }
 
 // unapprovedTopic is what a real HMC answered to a SUBSCRIBE for a topic it does not know (public capture of 2021).
-func unapprovedTopic(name string) string {
-	return "  remote addConsumer failed because the specified destination, 'topic://" + name +
+// The body begins with the name of the Java class, as an ActiveMQ before 5.16 prints it; the HMC's own classes in the
+// trace are made up.
+func unapprovedTopic(destination string) string {
+	return "  remote addConsumer failed because the specified destination, '" + destinationURI(destination) +
 		"', is not a known or approved topic."
 }
 
-func unapprovedTopicTrace(name string) string {
-	return "java.lang.SecurityException: " + unapprovedTopic(name) + `
+func unapprovedTopicTrace(destination string) string {
+	return "java.lang.SecurityException: " + unapprovedTopic(destination) + `
 	at com.ibm.hwmca.fw.jms.HmcBrokerFilter.addConsumer(HmcBrokerFilter.java:371)
 	at org.apache.activemq.broker.MutableBrokerFilter.addConsumer(MutableBrokerFilter.java:102)
 	at org.apache.activemq.broker.TransportConnection.processAddConsumer(TransportConnection.java:673)
@@ -607,7 +614,6 @@ type encoder struct {
 	body       []byte
 	head, tail [2][]byte // without, with escaping; what comes before and after the header subscription
 	done       [2]bool
-	num        []byte
 }
 
 // begin takes a message. What it points to must stay unchanged until the next begin.

@@ -1,7 +1,6 @@
 package hmcsim
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -93,29 +92,29 @@ type HMC struct {
 	generation int // counts restarts
 	closed     bool
 
-	sessions    map[string]*session // by token
-	order       []*session          // the oldest first
-	sessionNr   int
-	globalSeq   int64
-	jobs        map[string]*job
-	audit       logBook
-	security    logBook
-	rebuild     bool // inventory is published again to the first session after a restart
-	restFaults  []RESTFault
-	hwMessages  []*hwMessage // of the console
-	userIDs     map[string]string
-	forbidden   int64
-	logons      int64
-	refused     int64
-	logoffs     int64
-	expired     int64
-	published   map[string]int64
-	delivered   map[string]int64
-	requests    map[string]int64
-	calls       callLog
-	headers     []Header // scratch
-	stopRequest context.CancelFunc
-	reqContext  context.Context //nolint:containedctx // ends requests that a fault holds, at Close and Restart
+	sessions   map[string]*session // by token
+	order      []*session          // the oldest first
+	sessionNr  int
+	globalSeq  int64
+	jobs       map[string]*job
+	audit      logBook
+	security   logBook
+	rebuild    bool // inventory is published again to the first session after a restart
+	restFaults []RESTFault
+	hwMessages []*hwMessage // of the console
+	userIDs    map[string]string
+	forbidden  int64
+	logons     int64
+	refused    int64
+	logoffs    int64
+	expired    int64
+	published  map[string]int64
+	delivered  map[string]int64
+	requests   map[string]int64
+	calls      callLog
+	headers    []Header // scratch
+
+	stopRequests chan struct{} // ends requests that a fault holds, at Close and Stop
 }
 
 // Start starts an HMC. Close ends it.
@@ -282,7 +281,7 @@ func (h *HMC) serveLocked() error {
 		return fmt.Errorf("hmcsim: REST: %w", err)
 	}
 	h.restAddr = ln.Addr().String()
-	h.reqContext, h.stopRequest = context.WithCancel(context.Background())
+	h.stopRequests = make(chan struct{})
 	h.server = h.newServer()
 	server := h.server
 	h.serving.Go(func() {
@@ -298,7 +297,7 @@ func (h *HMC) stopServing() {
 	server := h.server
 	h.server = nil
 	if server != nil {
-		h.stopRequest()
+		close(h.stopRequests)
 	}
 	h.mu.Unlock()
 	if server != nil {

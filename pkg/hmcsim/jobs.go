@@ -1,9 +1,6 @@
 package hmcsim
 
-import (
-	"fmt"
-	"net/http"
-)
+import "net/http"
 
 // keepJobs is how many ended jobs of a session are kept that nobody deletes.
 const keepJobs = 1000
@@ -103,9 +100,4 @@ func cancelJob(r *request) reply {
 // accepted answers an operation that goes on as a job.
 func accepted(j *job) reply {
 	return reply{status: http.StatusAccepted, body: map[string]any{"job-uri": j.uri()}}
-}
-
-// errorResults are the job-results of a job that failed.
-func errorResults(format string, args ...any) map[string]any {
-	return map[string]any{"message": fmt.Sprintf(format, args...)}
 }

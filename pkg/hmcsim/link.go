@@ -138,18 +138,13 @@ func (l *link) run() {
 // readLoop handles the client's frames until the connection ends, and says why it did.
 func (l *link) readLoop() error {
 	r := newFrameReader(bufio.NewReaderSize(countingReader{l.conn, &l.read}, maxHeaderLine+1024))
-	version := ""
+	version, login := "", ""
 	for {
 		f, err := r.read(version)
-		var (
-			protocol *protocolError
-			unknown  *unknownCommandError
-		)
+		var protocol *protocolError
 		switch {
-		case errors.As(err, &protocol) || errors.As(err, &unknown):
-			l.sendError(err.Error(), javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+err.Error()), "")
-			l.closeAfterFlush(err.Error())
-			return l.linger()
+		case errors.As(err, &protocol):
+			return l.fatal(protocol.msg, "")
 		case err != nil:
 			if version == "" && errors.Is(err, os.ErrDeadlineExceeded) {
 				l.b.stats.connectTimeout.Add(1)
@@ -167,6 +162,9 @@ func (l *link) readLoop() error {
 				l.closeAfterFlush(err.Error())
 				return l.linger()
 			}
+			login = f.Header.Get(frame.Login)
+		case !knownCommand(f.Command):
+			return l.fatal("Unknown STOMP action: "+f.Command, f.Header.Get(frame.Receipt))
 		case version == "":
 			l.protocolError("Not connected.", f)
 		case f.Command == frame.SUBSCRIBE:
@@ -181,13 +179,32 @@ func (l *link) readLoop() error {
 		case f.Command == frame.SEND:
 			// IBM's documentation says that the HMC refuses it, not how; this is the answer of an ActiveMQ that
 			// does not authorize the user to write.
-			l.protocolError("User is not authorized to write to: topic://"+topicOf(f.Header.Get(frame.Destination)), f)
+			msg := "User " + login + " is not authorized to write to: " + destinationURI(f.Header.Get(frame.Destination))
+			l.sendError(msg, msg, f.Header.Get(frame.Receipt))
 		case f.Command == frame.ACK || f.Command == frame.NACK:
 			l.protocolError("Unexpected "+f.Command+" received for message-id ["+f.Header.Get(frame.MessageId)+"]", f)
 		default: // BEGIN, COMMIT, ABORT: transactions of a client that cannot send are empty
 			l.sendReceipt(f.Header.Get(frame.Receipt))
 		}
 	}
+}
+
+// knownCommand says whether a client may send a command.
+func knownCommand(command string) bool {
+	switch command {
+	case frame.CONNECT, frame.STOMP, frame.SEND, frame.SUBSCRIBE, frame.UNSUBSCRIBE, frame.ACK, frame.NACK,
+		frame.BEGIN, frame.COMMIT, frame.ABORT, frame.DISCONNECT:
+		return true
+	default:
+		return false
+	}
+}
+
+// fatal answers by an ERROR and the end of the connection.
+func (l *link) fatal(msg, receipt string) error {
+	l.sendError(msg, javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+msg), receipt)
+	l.closeAfterFlush(msg)
+	return l.linger()
 }
 
 // linger reads on until the client has closed too, so that closing does not destroy what it has not read yet.
@@ -317,10 +334,10 @@ func (l *link) subscribe(f *frame.Frame) {
 	}
 	dest := f.Header.Get(frame.Destination)
 	if dest == "" {
-		l.protocolError("Invalid 'null' Destination.", f)
+		l.protocolError("Invalid empty or 'null' Destination header", f)
 		return
 	}
-	l.b.subscribe(l, id, topicOf(dest), f.Header.Get(frame.Receipt))
+	l.b.subscribe(l, id, dest, f.Header.Get(frame.Receipt))
 }
 
 func (l *link) unsubscribe(f *frame.Frame) {
@@ -336,7 +353,7 @@ func (l *link) unsubscribe(f *frame.Frame) {
 	}
 	found := l.b.unsubscribe(l, func(s *subscription) bool {
 		if hasID {
-			return s.id == id
+			return s.id == id && !s.replaced
 		}
 		return s.topic != nil && s.topic.name == topicOf(dest)
 	})
@@ -347,8 +364,22 @@ func (l *link) unsubscribe(f *frame.Frame) {
 	l.sendReceipt(f.Header.Get(frame.Receipt))
 }
 
-// topicOf returns the topic's name of a destination.
-func topicOf(destination string) string { return strings.TrimPrefix(destination, "/topic/") }
+// topicOf returns the topic's name of a destination, or "" if it is none.
+func topicOf(destination string) string {
+	name, ok := strings.CutPrefix(destination, "/topic/")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// destinationURI is how ActiveMQ names a destination. What is no topic is a queue.
+func destinationURI(destination string) string {
+	if name := topicOf(destination); name != "" {
+		return "topic://" + name
+	}
+	return "queue://" + strings.TrimPrefix(destination, "/queue/")
+}
 
 // protocolError answers a frame by an ERROR that leaves the connection open.
 func (l *link) protocolError(msg string, f *frame.Frame) {

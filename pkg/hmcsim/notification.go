@@ -64,11 +64,11 @@ type change struct {
 // IBM's documentation says. element is the URI of an element of the object, or "".
 func propertyChange(o object, element string, changes ...change) Message {
 	headers := objectHeaders(typePropertyChange, o)
-	names := " "
+	names := []byte{' '}
 	b := make([]byte, 0, 256)
 	b = append(b, `{"change-reports":[`...)
 	for i, c := range changes {
-		names += c.name + " "
+		names = append(append(names, c.name...), ' ')
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -81,7 +81,7 @@ func propertyChange(o object, element string, changes ...change) Message {
 		b = append(b, '}')
 	}
 	b = append(b, `]}`...)
-	headers = append(headers, Header{"property-names", names})
+	headers = append(headers, Header{"property-names", string(names)})
 	return Message{elementHeaders(headers, element), b}
 }
 

@@ -2,12 +2,12 @@ package hmcsim
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -72,6 +72,16 @@ func (h *HMC) restFaultLocked(operation string) (RESTFault, bool) {
 	return RESTFault{}, false
 }
 
+// Operations returns the names of all operations, as RESTFault.Operation and Call.Operation have them.
+func Operations() []string {
+	var names []string
+	for i := range operations {
+		names = append(names, operations[i].name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // request is one request as its handler sees it. HMC.mu is held while a handler runs.
 type request struct {
 	*http.Request
@@ -126,16 +136,10 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	if op != nil && op.forbidden {
 		h.forbidden++
 	}
-	stop := h.reqContext
+	stop := h.stopRequests
 	h.mu.Unlock()
 
 	call := Call{Time: start, Method: r.Method, URI: r.URL.RequestURI(), Operation: name, Header: r.Header.Clone()}
-	defer func() {
-		call.Duration = time.Since(start)
-		h.mu.Lock()
-		h.calls.add(call)
-		h.mu.Unlock()
-	}()
 	head := w.Header()
 	head.Set("Server", "Hardware management console API web server / 2.0")
 	head.Set("Cache-control", "no-cache")
@@ -148,9 +152,22 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 		head.Set("Keep-Alive", fmt.Sprintf("timeout=%d", int(max(h.opts.HTTPIdleTimeout.Seconds(), 1))))
 	}
 
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(stop, cancel)()
+	// The body is read first: only then net/http notices that a client has gone.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		call.Status = http.StatusRequestEntityTooLarge
+		h.record(call)
+		writeReply(w, r, errorReply(r, http.StatusRequestEntityTooLarge, 0, "The request body is too large."))
+		return
+	case err != nil:
+		return
+	}
+	if faulty && fault.Kind != RESTFaultSlow {
+		call.Status, call.Reason = fault.answers()
+		h.record(call)
+	}
 	if faulty {
 		switch fault.Kind {
 		case RESTFaultSlow:
@@ -158,74 +175,92 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 			if delay == 0 {
 				delay = time.Second
 			}
-			timer := time.NewTimer(delay)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-				faulty = false // and then answered as usual
-			case <-ctx.Done():
+			if !wait(r, stop, delay) {
 				panic(http.ErrAbortHandler)
-			}
+			} // and then answered as usual
 		case RESTFaultHang:
-			<-ctx.Done()
+			wait(r, stop, time.Duration(math.MaxInt64))
 			panic(http.ErrAbortHandler)
 		case RESTFaultDrop:
 			panic(http.ErrAbortHandler)
+		default:
+			writeFault(w, r, fault)
+			if fault.Kind == RESTFaultTruncate {
+				panic(http.ErrAbortHandler)
+			}
+			return
 		}
-	}
-	if faulty {
-		call.Status = h.writeFault(w, r, fault)
-		if fault.Kind == RESTFaultTruncate {
-			panic(http.ErrAbortHandler)
-		}
-		return
 	}
 
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		writeReply(w, r, errorReply(r, http.StatusRequestEntityTooLarge, 0, "The request body is too large."))
-		call.Status = http.StatusRequestEntityTooLarge
-		return
-	case err != nil:
-		return
-	}
 	h.mu.Lock()
 	rep := h.answerLocked(r, op, ids, pathKnown, body, &call)
 	h.mu.Unlock()
 	call.Status, call.Reason = rep.status, rep.reason
+	h.record(call)
 	writeReply(w, r, rep)
 }
 
+// record keeps a call, before it is answered: whoever has the answer finds it in Calls.
+func (h *HMC) record(call Call) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls.add(call)
+}
+
+// answers returns the status and reason that a fault answers with, 0 if it does not.
+func (f *RESTFault) answers() (status, reason int) {
+	switch f.Kind {
+	case RESTFaultDisabled:
+		return http.StatusInternalServerError, 0
+	case RESTFaultBusy:
+		return http.StatusServiceUnavailable, 0
+	case RESTFaultGarbage, RESTFaultTruncate:
+		return http.StatusOK, 0
+	case RESTFaultStatus:
+		return f.Status, f.Reason
+	default:
+		return 0, 0
+	}
+}
+
+// wait waits for d, and says whether nothing ended the request before: the client, or stop.
+func wait(r *http.Request, stop <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.Context().Done():
+		return false
+	case <-stop:
+		return false
+	}
+}
+
 // writeFault answers wrongly.
-func (h *HMC) writeFault(w http.ResponseWriter, r *http.Request, fault RESTFault) int {
+func writeFault(w http.ResponseWriter, r *http.Request, fault RESTFault) {
+	status, reason := fault.answers()
 	switch fault.Kind {
 	case RESTFaultDisabled:
 		w.Header().Set("Content-Type", "text/html;charset=utf-8")
-		w.WriteHeader(http.StatusInternalServerError)
+		w.WriteHeader(status)
 		_, _ = io.WriteString(w, disabledHTML)
-		return http.StatusInternalServerError
 	case RESTFaultBusy:
-		writeReply(w, r, errorReply(r, http.StatusServiceUnavailable, 0, "Too many requests are being processed."))
-		return http.StatusServiceUnavailable
+		writeReply(w, r, errorReply(r, status, reason, "Too many requests are being processed."))
 	case RESTFaultGarbage:
 		w.Header().Set("Content-Type", "application/json;charset=utf-8")
 		_, _ = io.WriteString(w, `{"api-major-version": 4, "unfinished": [`)
-		return http.StatusOK
 	case RESTFaultTruncate:
 		w.Header().Set("Content-Type", "application/json;charset=utf-8")
 		w.Header().Set("Content-Length", "4096")
 		_, _ = io.WriteString(w, `{"api-major-version": 4,`)
 		_ = http.NewResponseController(w).Flush()
-		return http.StatusOK
 	default:
 		msg := fault.Message
 		if msg == "" {
 			msg = "The operation did not succeed."
 		}
-		writeReply(w, r, errorReply(r, fault.Status, fault.Reason, msg))
-		return fault.Status
+		writeReply(w, r, errorReply(r, status, reason, msg))
 	}
 }
 
@@ -376,12 +411,11 @@ func writeReply(w http.ResponseWriter, r *http.Request, rep reply) {
 // Call is one request as it was made.
 type Call struct {
 	Time      time.Time
-	Duration  time.Duration
 	Method    string
 	URI       string
 	Operation string // "unknown" for what is no operation of the Web Services API
 	Session   int    // SessionInfo.Nr; 0 without a session
-	Status    int    // 0 when there was no answer
+	Status    int    // 0 when there is no answer
 	Reason    int
 	Header    http.Header
 }
@@ -408,7 +442,7 @@ func (l *callLog) all() []Call {
 	return append(slices.Clone(l.calls[l.next:]), l.calls[:l.next]...)
 }
 
-// Calls returns the last requests (up to 20,000), the oldest first, each as soon as it has been answered.
+// Calls returns the last requests (up to 20,000), the oldest first. A request is among them before its answer is sent.
 func (h *HMC) Calls() []Call {
 	h.mu.Lock()
 	defer h.mu.Unlock()

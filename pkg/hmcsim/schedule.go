@@ -22,7 +22,7 @@ func (t taskHeap) Less(i, j int) bool {
 	return t[i].seq < t[j].seq
 }
 func (t taskHeap) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
-func (t *taskHeap) Push(x any)   { *t = append(*t, x.(task)) } //nolint:errcheck,forcetypeassert // only after uses it
+func (t *taskHeap) Push(x any)   { *t = append(*t, x.(task)) }
 func (t *taskHeap) Pop() any {
 	old := *t
 	last := old[len(old)-1]
@@ -65,7 +65,7 @@ func (w *world) start() {
 				if wait = time.Until(w.tasks[0].at); wait > 0 {
 					break
 				}
-				heap.Pop(&w.tasks).(task).do() //nolint:errcheck,forcetypeassert // only after fills it
+				heap.Pop(&w.tasks).(task).do()
 				wait = time.Hour
 			}
 			if tick := w.tick(); tick > 0 {

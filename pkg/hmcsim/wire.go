@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
+	"strings"
 
 	"github.com/go-stomp/stomp/v3/frame"
 )
@@ -43,13 +45,8 @@ type protocolError struct{ msg string }
 
 func (e *protocolError) Error() string { return e.msg }
 
-// unknownCommandError is a whole frame with a command that STOMP does not have.
-type unknownCommandError struct{ command string }
-
-func (e *unknownCommandError) Error() string { return "Unknown STOMP action: " + e.command }
-
-// frameReader reads a client's frames within ActiveMQ's limits. The decoding is go-stomp's; what it does not do is
-// done before: the limits, the name of an unknown command, and headers that are not escaped.
+// frameReader reads a client's frames within ActiveMQ's limits, whatever their command. The decoding is go-stomp's;
+// what it does not do is done before: the limits, unknown commands, and headers that are not escaped.
 type frameReader struct {
 	r   *bufio.Reader
 	raw []byte // the frame being read, from its command to its NUL
@@ -76,6 +73,7 @@ func (f *frameReader) read(version string) (*frame.Frame, error) {
 		if n > maxHeaders {
 			return nil, &protocolError{"The maximum number of headers was exceeded"}
 		}
+		lineAt := len(f.raw)
 		line, err := f.line(maxHeaderLine, "The maximum header length was exceeded")
 		if err != nil {
 			return nil, err
@@ -83,12 +81,13 @@ func (f *frameReader) read(version string) (*frame.Frame, error) {
 		if line == "" {
 			break
 		}
-		name, value, ok := bytes.Cut([]byte(line), []byte{':'})
-		if !ok || len(name) == 0 {
-			return nil, &protocolError{"Unable to parser header line [" + line + "]"} // the broker's own spelling
+		name, value, _ := strings.Cut(line, ":")
+		if name == "" || len(name) == len(line) {
+			f.raw = f.raw[:lineAt] // not a header: ActiveMQ passes over it
+			continue
 		}
-		if contentLength < 0 && string(name) == frame.ContentLength {
-			contentLength, err = strconv.Atoi(string(bytes.TrimSpace(value)))
+		if contentLength < 0 && name == frame.ContentLength {
+			contentLength, err = strconv.Atoi(strings.TrimSpace(value))
 			if err != nil || contentLength < 0 {
 				return nil, &protocolError{"Specified content-length is not a valid integer"}
 			}
@@ -98,25 +97,19 @@ func (f *frameReader) read(version string) (*frame.Frame, error) {
 	if err := f.body(contentLength); err != nil {
 		return nil, err
 	}
-	switch command {
-	case frame.CONNECT, frame.STOMP, frame.SEND, frame.SUBSCRIBE, frame.UNSUBSCRIBE, frame.ACK, frame.NACK,
-		frame.BEGIN, frame.COMMIT, frame.ABORT, frame.DISCONNECT:
-	default:
-		return nil, &unknownCommandError{command}
-	}
-	raw := f.raw
+	headers := f.raw[headersAt:bodyAt]
 	if command == frame.CONNECT || command == frame.STOMP || version == version10 {
 		// STOMP 1.2 forbids escaping in CONNECT, 1.0 has no escaping: a password with a backslash must arrive as it
 		// was sent. go-stomp's reader always unescapes, so the backslashes are doubled for it.
-		raw = make([]byte, 0, len(f.raw)+16)
-		raw = append(raw, f.raw[:headersAt]...)
-		raw = append(raw, bytes.ReplaceAll(f.raw[headersAt:bodyAt], []byte{'\\'}, []byte(`\\`))...)
-		raw = append(raw, f.raw[bodyAt:]...)
+		headers = bytes.ReplaceAll(headers, []byte{'\\'}, []byte(`\\`))
 	}
-	fr, err := frame.NewReaderSize(bytes.NewReader(raw), 512).Read()
+	// go-stomp's reader knows STOMP's commands only; the answer to another one needs its headers too.
+	fr, err := frame.NewReaderSize(io.MultiReader(strings.NewReader(frame.SEND+"\n"), bytes.NewReader(headers),
+		bytes.NewReader(f.raw[bodyAt:])), 512).Read()
 	if err != nil {
 		return nil, &protocolError{err.Error()}
 	}
+	fr.Command = command
 	return fr, nil
 }
 
@@ -208,14 +201,14 @@ func heartBeat(s string) (send, receive int, err error) {
 	if s == "" {
 		return 0, 0, nil
 	}
-	a, b, ok := bytes.Cut([]byte(s), []byte{','})
-	if !ok {
+	a, b, found := strings.Cut(s, ",")
+	if !found {
 		return 0, 0, fmt.Errorf("hmcsim: heart-beat %q", s)
 	}
-	if send, err = strconv.Atoi(string(bytes.TrimSpace(a))); err != nil {
+	if send, err = strconv.Atoi(strings.TrimSpace(a)); err != nil {
 		return 0, 0, fmt.Errorf("hmcsim: heart-beat: %w", err)
 	}
-	if receive, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
+	if receive, err = strconv.Atoi(strings.TrimSpace(b)); err != nil {
 		return 0, 0, fmt.Errorf("hmcsim: heart-beat: %w", err)
 	}
 	if send < 0 || receive < 0 {

@@ -41,7 +41,7 @@ type world struct {
 func newWorld(opts worldOptions) *world {
 	w := &world{
 		opts: opts,
-		rng:  rand.New(rand.NewPCG(opts.seed, opts.seed^0x9e3779b97f4a7c15)), //nolint:gosec // an estate, not a secret
+		rng:  rand.New(rand.NewPCG(opts.seed, opts.seed^0x9e3779b97f4a7c15)),
 		poke: make(chan struct{}, 1),
 		quit: make(chan struct{}),
 	}
