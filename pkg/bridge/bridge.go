@@ -52,6 +52,7 @@ type Bridge struct {
 	dead    *queue.DeadLetters
 	timing  timing
 	started time.Time
+	first   *world // what Run starts
 
 	reloading sync.Mutex // one reload at a time
 
@@ -59,9 +60,8 @@ type Bridge struct {
 	cfg         *config.Config
 	supervisors []*running[*supervisor]
 	deliveries  []*running[*delivery]
-	life        context.Context    //nolint:containedctx // the supervisors': ends when Run's does
-	deliverLife context.Context    //nolint:containedctx // the deliveries': goes on while they drain
-	endDelivery context.CancelFunc // ends deliverLife
+	life        context.Context //nolint:containedctx // the supervisors': ends when Run's does
+	deliverLife context.Context //nolint:containedctx // the deliveries': goes on while they drain
 }
 
 // running is something with a goroutine of its own.
@@ -112,6 +112,10 @@ func New(opts Options) (*Bridge, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())
 	}
+	b.first, err = b.build(opts.Config, nil, nil)
+	if err != nil {
+		return nil, errors.Join(err, b.dead.Close(), q.Close())
+	}
 	refresh := b.refreshMetrics
 	b.metrics.refresh.Store(&refresh)
 	return b, nil
@@ -121,20 +125,19 @@ func New(opts Options) (*Bridge, error) {
 // disconnect, log off), the queue's waiting commits, deliveries until they have caught up or the drain timeout, queue.
 // A nil error means that everything was orderly.
 func (b *Bridge) Run(ctx context.Context) error {
+	var endDelivery context.CancelFunc
 	b.mu.Lock()
 	b.life = ctx
-	b.deliverLife, b.endDelivery = context.WithCancel(context.WithoutCancel(ctx))
+	b.deliverLife, endDelivery = context.WithCancel(context.WithoutCancel(ctx))
 	b.mu.Unlock()
-	defer b.endDelivery()
-	err := b.Reload(b.cfg)
-	if err == nil {
-		b.reportOrphans()
-		<-ctx.Done()
-	}
-	return errors.Join(err, b.shutdown())
+	defer endDelivery()
+	b.begin(b.opts.Config, b.first, nil, nil)
+	b.reportOrphans()
+	<-ctx.Done()
+	return b.shutdown(endDelivery)
 }
 
-func (b *Bridge) shutdown() error {
+func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	// A reload that is under way ends first, and none begins after it.
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
@@ -151,7 +154,7 @@ func (b *Bridge) shutdown() error {
 	if err := b.queue.Flush(); err != nil {
 		b.log.Error("the last events could not be stored", zap.Error(err))
 	}
-	timer := time.AfterFunc(b.opts.DrainTimeout, b.endDelivery)
+	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
 	for _, d := range deliveries {
 		d.it.drain()
@@ -187,15 +190,39 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 		return slices.ContainsFunc(cfg.HMCs, func(c config.HMC) bool { return c.Name == s.cfg.Name && c.Equal(&s.cfg) })
 	})
 
-	// Build everything before anything is touched.
-	var built []sinks.Sink
-	fail := func(err error) error {
-		for _, s := range built {
-			err = errors.Join(err, s.Close())
-		}
+	// Everything is built before anything is touched.
+	w, err := b.build(cfg, keepSinks, keepHMCs)
+	if err != nil {
 		return err
 	}
-	newSinks := make(map[string]sinks.Sink)
+	// The old receivers end (and log off) before a new one logs on, so that an HMC never has two sessions.
+	b.stopAll(goneHMCs, gone, cfg)
+	b.begin(cfg, w, keepSinks, keepHMCs)
+	return nil
+}
+
+// world is what a configuration needs beyond what runs already. Nothing of it has begun to work.
+type world struct {
+	sinks []newSink
+	hmcs  []*supervisor
+}
+
+type newSink struct {
+	cfg    config.Sink
+	sink   sinks.Sink
+	cursor *queue.Cursor
+}
+
+// build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays open.
+func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keepHMCs []*running[*supervisor]) (_ *world, err error) {
+	w := new(world)
+	defer func() {
+		if err != nil {
+			for _, s := range w.sinks {
+				err = errors.Join(err, s.sink.Close())
+			}
+		}
+	}()
 	for _, c := range cfg.Sinks {
 		if slices.ContainsFunc(keepSinks, func(r *running[*delivery]) bool { return r.it.cfg.Name == c.Name }) {
 			continue
@@ -204,52 +231,43 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
 		})
 		if err != nil {
-			return fail(fmt.Errorf("sink %s: %w", c.Name, err))
+			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
 		}
-		built = append(built, sink)
-		newSinks[c.Name] = sink
-	}
-	cursors := make(map[string]*queue.Cursor)
-	for name := range newSinks {
-		cursor, err := b.queue.Cursor(name)
+		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
+		cursor, err := b.queue.Cursor(c.Name)
 		if err != nil {
-			return fail(fmt.Errorf("sink %s: %w", name, err))
+			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
 		}
-		cursors[name] = cursor
+		w.sinks[len(w.sinks)-1].cursor = cursor
+		b.metrics.forSink(c.Name)
 	}
-	var newHMCs []*supervisor
 	for _, c := range cfg.HMCs {
 		if slices.ContainsFunc(keepHMCs, func(r *running[*supervisor]) bool { return r.it.cfg.Name == c.Name }) {
 			continue
 		}
 		s, err := newSupervisor(c, b.queue, b.metrics, b.log, b.opts.Version, b.timing)
 		if err != nil {
-			return fail(err)
+			return nil, err
 		}
-		newHMCs = append(newHMCs, s)
+		w.hmcs = append(w.hmcs, s)
 	}
+	return w, nil
+}
 
-	// Swap: the old receivers end (and log off) before a new one logs on, so that an HMC never has two sessions.
-	b.stopAll(goneHMCs, gone, cfg)
+// begin starts what was built, beside what is kept.
+func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*delivery], keepHMCs []*running[*supervisor]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cfg = cfg
-	b.deliveries = keepSinks
-	for _, c := range cfg.Sinks {
-		sink, ok := newSinks[c.Name]
-		if !ok {
-			continue
-		}
-		cursors[c.Name].Rewind()
-		d := newDelivery(c, sink, cursors[c.Name], b.dead, b.metrics, b.log)
+	b.cfg, b.deliveries, b.supervisors = cfg, keepSinks, keepHMCs
+	for _, n := range w.sinks {
+		n.cursor.Rewind()
+		d := newDelivery(n.cfg, n.sink, n.cursor, b.dead, b.metrics, b.log)
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
 	}
-	b.supervisors = keepHMCs
-	for _, s := range newHMCs {
-		s.metrics.setState(StateDisconnected)
+	for _, s := range w.hmcs {
+		s.setState(StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, s.run))
 	}
-	return nil
 }
 
 // stopAll ends what the new configuration does not have any more or has otherwise.
