@@ -124,7 +124,7 @@ func benchGoStomp(b *testing.B, p *peer, ca *testCA, n int) time.Duration {
 	sub, err := conn.Subscribe("/topic/sysprog.163", stompclient.AckAuto)
 	must(b, err)
 	start := time.Now()
-	for got := 0; got < n; got++ {
+	for range n {
 		if m := <-sub.C; m.Err != nil {
 			b.Fatal(m.Err)
 		}

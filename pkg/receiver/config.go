@@ -150,7 +150,7 @@ func NewBackoff(c StompRetryTimeoutConfig) *Backoff {
 
 // Next returns the delay before the next attempt and advances the sequence.
 func (b *Backoff) Next() time.Duration {
-	d := b.next * (1 + rand.Float64()*b.jitter) //nolint:gosec // spreads load, keeps no secret
+	d := b.next * (1 + rand.Float64()*b.jitter)
 	b.next = min(b.limit, b.next*b.factor)
 	if d >= math.MaxInt64 {
 		return math.MaxInt64

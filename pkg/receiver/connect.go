@@ -6,12 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -47,15 +45,13 @@ func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 
 // phase names the part of an attempt that failed: late is what did not happen in time, doing what was going on.
 func phase(ctx context.Context, err error, late, doing string) error {
-	var timeout *attemptTimeout
-	switch {
-	case errors.As(context.Cause(ctx), &timeout):
+	if timeout, ok := errors.AsType[*attemptTimeout](context.Cause(ctx)); ok {
 		return &timeoutError{late, timeout.limit}
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	default:
-		return readable(err, doing)
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return readable(err, doing)
 }
 
 // attemptTimeout is the cause of a context that ended because ConnectTimeout was over.
@@ -91,8 +87,8 @@ func (l *link) logon(ctx context.Context) error {
 		"accept-version", acceptVersion,
 		"host", r.opts.Host,
 		headerHeartBeat, fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
-		"login", r.login,
-		"passcode", r.passcode)
+		"login", r.logons[r.spelling].login,
+		"passcode", r.logons[r.spelling].passcode)
 	if _, err := l.conn.Write(connect); err != nil {
 		return phase(ctx, err, "CONNECT not sent", doing)
 	}
@@ -115,16 +111,34 @@ func (l *link) logon(ctx context.Context) error {
 	}
 }
 
+// logon is what CONNECT carries to log on with, as it goes over the wire.
+type logon struct{ login, passcode string }
+
+// spellings returns how a logon may have to be sent. STOMP has CONNECT unescaped, and so it goes out. But ActiveMQ undoes escapes
+// in it nevertheless (tried with 5.17), so that a backslash which looks like the start of one must be doubled for it; a
+// broker that follows STOMP would refuse that. Only for such a logon there are two spellings. ActiveMQ's is the first:
+// it is the broker in an HMC, and each refused logon counts against the userid.
+func spellings(plain logon) []logon {
+	double := func(s string) string {
+		for _, escape := range []string{`\\`, `\c`, `\n`, `\r`} {
+			if strings.Contains(s, escape) {
+				return strings.ReplaceAll(s, `\`, `\\`)
+			}
+		}
+		return s
+	}
+	if doubled := (logon{double(plain.login), double(plain.passcode)}); doubled != plain {
+		return []logon{doubled, plain}
+	}
+	return []logon{plain}
+}
+
 // tlsError marks what made a handshake fail unless that was the network, a timeout or the caller.
 func tlsError(err error) error {
-	var timeout interface{ Timeout() bool }
-	switch {
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.Canceled), errors.Is(err, ErrClosed),
-		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	if isTimeout(err) || isEnd(err) || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
 		return err
-	default:
-		return &handshakeError{err}
 	}
+	return &handshakeError{err}
 }
 
 // negotiate takes over what the server chose in its CONNECTED frame.
@@ -178,7 +192,7 @@ func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
 		if parseErr != nil {
 			err = protocolErrorf("malformed heart-beat %.40q in CONNECTED", text)
 		}
-		return time.Duration(ms) * time.Millisecond //nolint:gosec // 31 bits
+		return time.Duration(ms) * time.Millisecond
 	}
 	sends, wants = parse(first), parse(second)
 	return sends, wants, err

@@ -36,15 +36,16 @@
 //     After Close no goroutine and no socket is left.
 //   - The cause of every failure is kept: a *ConnectionError has a Reason and wraps the cause, down to the errors of crypto/x509
 //     and to the ERROR frame of the broker. No error holds the password, the session id or the session credential.
-//   - A refused logon is tried once, not repeated: the HMC disables a userid after a few.
+//   - A refused logon is not repeated: the HMC disables a userid after a few.
 //   - An ERROR about one topic costs that topic only, also where the broker then closes the link.
 //   - The memory a peer can make a Receiver use is limited (Limits).
 //
 // # Protocol
 //
 // An HMC contains an Apache ActiveMQ broker and speaks STOMP over TLS on port 61612. The receiver offers STOMP 1.1, which is
-// what works with every HMC in the field, and accepts 1.0 and 1.2. It sends CONNECT unescaped, as STOMP has it and
-// ActiveMQ expects, so that any password without a line end can log on. Frames end with NUL and LF and have no
+// what works with every HMC in the field, and accepts 1.0 and 1.2. It sends CONNECT unescaped, as STOMP has it, but for a
+// backslash that ActiveMQ would take for the start of an escape, so that any password without a line end can log on (only
+// one with such a backslash is tried in STOMP's spelling too when it is refused in ActiveMQ's). Frames end with NUL and LF and have no
 // content-length, and job completions and inventory changes have an empty body, as captured from real HMCs.
 //
 // It is lenient where nothing can be misread: EOLs between frames, CR LF line ends, undefined escapes and header values that

@@ -1,9 +1,6 @@
 package receiver
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -165,48 +162,50 @@ func readable(err error, doing string) error {
 
 // reasonOf classifies the cause of a failed attempt or of a loss.
 func reasonOf(err error) string {
-	var (
-		refused  *refusedError
-		dns      *net.DNSError
-		protocol *protocolError
-		jms      *JMSError
-		timeout  interface{ Timeout() bool }
-	)
-	switch {
-	case errors.As(err, &refused):
+	if refused, ok := errors.AsType[*refusedError](err); ok {
 		return refused.reason
-	case errors.As(err, &dns):
+	}
+	switch {
+	case is[*net.DNSError](err):
 		return ReasonDNS
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ReasonRefused
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case isTimeout(err):
 		return ReasonTimeout
 	case isTLS(err):
 		return ReasonTLS
-	case errors.As(err, &jms), errors.As(err, &protocol), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case is[*JMSError](err), is[*protocolError](err), isEnd(err):
 		return ReasonBroker
 	default:
 		return ReasonOther
 	}
 }
 
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && e.Timeout()
+}
+
+// isEnd reports whether the peer ended the connection.
+func isEnd(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
 func isTLS(err error) bool {
-	var (
-		handshake   *handshakeError
-		certificate *tls.CertificateVerificationError
-		authority   x509.UnknownAuthorityError
-		record      tls.RecordHeaderError
-		op          *net.OpError
-	)
-	switch {
-	case errors.As(err, &handshake), errors.As(err, &certificate), errors.As(err, &authority), errors.As(err, &record):
+	if is[*handshakeError](err) {
 		return true
-	case errors.As(err, &op): // crypto/tls reports alerts so: sent by the peer, and by us
-		return op.Op == "remote error" || op.Op == "local error"
-	default:
-		return false
 	}
+	// crypto/tls reports alerts so: sent by the peer, and by us.
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && (op.Op == "remote error" || op.Op == "local error")
 }
 
 // handshakeError is a TLS handshake that failed for a reason of TLS, not of the network.

@@ -82,10 +82,9 @@ func (c *console) follow(ctx context.Context, show func(text string)) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // the session ends next
+	defer r.Close()
 	for n, err := range r.Notifications(ctx) {
-		var notJSON *receiver.ParseError
-		if errors.As(err, &notJSON) {
+		if _, ok := errors.AsType[*receiver.ParseError](err); ok {
 			log.Print(err)
 			continue
 		}
@@ -131,7 +130,7 @@ func Example_osMessages() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer sim.Close() //nolint:errcheck // an example
+	defer sim.Close()
 	partition := sim.Partitions()[0]
 	if _, err := sim.OSMessages(partition.Name, "Kernel panic - not syncing: Fatal exception in interrupt"); err != nil {
 		log.Fatal(err)

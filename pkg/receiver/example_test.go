@@ -38,14 +38,14 @@ func simulator() (options receiver.Options, broker *hmcsim.Broker) {
 // One topic: the simplest use.
 func Example() {
 	opts, broker := simulator()
-	defer broker.Close() //nolint:errcheck // an example
+	defer broker.Close()
 
 	opts.Topics = []string{"sysprog.163"}
 	r, err := receiver.New(opts)
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing to do about it
+	defer r.Close()
 	for n, err := range r.Notifications(context.Background()) {
 		if err != nil {
 			log.Fatal(err)
@@ -74,20 +74,20 @@ func ExampleOptions() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing to do about it
+	defer r.Close()
 }
 
 // Several topics over one link.
 func ExampleReceiver_Notifications() {
 	opts, broker := simulator()
-	defer broker.Close() //nolint:errcheck // an example
+	defer broker.Close()
 
 	opts.Topics = []string{"sysprog.163", "sysprog.163job"}
 	r, err := receiver.New(opts)
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing to do about it
+	defer r.Close()
 	seen := 0
 	for n, err := range r.Notifications(context.Background()) {
 		if err != nil {
@@ -106,7 +106,7 @@ func ExampleReceiver_Notifications() {
 // Reconnecting for ever: after a loss, ranging again makes a new link with the same topics.
 func ExampleReceiver_Notifications_forEver() {
 	opts, broker := simulator()
-	defer broker.Close() //nolint:errcheck // an example
+	defer broker.Close()
 
 	config := receiver.DefaultStompRetryTimeoutConfig()
 	config.ConnectRetries = -1 // without end, with the delays of the configuration
@@ -116,7 +116,7 @@ func ExampleReceiver_Notifications_forEver() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing to do about it
+	defer r.Close()
 
 	links := 0
 	for links < 3 {
@@ -153,14 +153,14 @@ func ExampleReceiver_Notifications_forEver() {
 // Adding a topic while the notifications of others are received, and giving it up again.
 func ExampleReceiver_Subscribe() {
 	opts, broker := simulator()
-	defer broker.Close() //nolint:errcheck // an example
+	defer broker.Close()
 
 	opts.Topics = []string{"sysprog.163"}
 	r, err := receiver.New(opts)
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing to do about it
+	defer r.Close()
 	ctx := context.Background()
 	const console = "sysprog.163osm.e12121dac50331178e79c46bd3531b90"
 	for n, err := range r.Notifications(ctx) {
@@ -198,7 +198,7 @@ func ExampleOptions_session() {
 		log.Print(err)
 		return
 	}
-	defer r.Close() //nolint:errcheck // nothing to do about it
+	defer r.Close()
 }
 
 // Changing some of the ten parameters.

@@ -299,10 +299,10 @@ func (fr *frameReader) readCounted(f *frame, text string) error {
 	if err != nil {
 		return protocolErrorf("malformed content-length %.40q", text)
 	}
-	if length > uint64(fr.limits.Body) { //nolint:gosec // limits are positive
+	if length > uint64(fr.limits.Body) {
 		return protocolErrorf("body of %d bytes, more than %d", length, fr.limits.Body)
 	}
-	rest := int(length) //nolint:gosec // not above the limit
+	rest := int(length)
 	for {
 		n := min(rest, fr.w-fr.r)
 		f.body = grow(f.body, fr.buf[fr.r:fr.r+n], rest)

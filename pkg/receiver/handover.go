@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -99,14 +100,14 @@ func (h *handover) pop(into *[popCount]item) int {
 func (h *handover) unpop(items []item) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i := len(items) - 1; i >= 0; i-- {
+	for _, it := range slices.Backward(items) {
 		if h.n == len(h.ring) {
 			h.grow()
 		}
 		h.head = (h.head - 1) & (len(h.ring) - 1)
-		h.ring[h.head] = items[i]
+		h.ring[h.head] = it
 		h.n++
-		h.bytes += items[i].size
+		h.bytes += it.size
 	}
 	if len(items) > 0 {
 		wake(h.ready)

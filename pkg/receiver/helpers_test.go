@@ -12,7 +12,6 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-
 	"math/big"
 	"net"
 	"strings"
@@ -291,8 +290,7 @@ func eventually(tb testing.TB, what string, condition func() bool) {
 }
 
 func reasonIn(err error) string {
-	var e *ConnectionError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*ConnectionError](err); ok {
 		return e.Reason
 	}
 	return ""

@@ -187,7 +187,7 @@ func jsonEscape(b []byte, i int) int {
 			return -1
 		}
 		for _, c := range b[i+1 : i+5] {
-			if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
+			if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
 				return -1
 			}
 		}

@@ -2,7 +2,6 @@ package receiver
 
 import (
 	"bytes"
-	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -140,8 +139,7 @@ func (l *link) read() error {
 	for {
 		f, err := l.frames.next()
 		if err != nil {
-			var protocol *protocolError
-			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && !errors.As(err, &protocol) {
+			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && isEnd(err) {
 				return &endedError{"closed by the HMC after " + l.lastError.Error(), l.lastError}
 			}
 			return readable(err, "")
@@ -336,9 +334,8 @@ func (l *link) hold() bool {
 
 // miss gives up an item for want of room.
 func (l *link) miss(it *item) {
-	var subscription *SubscriptionError
 	switch {
-	case errors.As(it.err, &subscription):
+	case is[*SubscriptionError](it.err):
 		l.r.buffer.push([]item{*it}, true) // there are as many as there were topics, and somebody has to know
 	case it.err != nil:
 		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", zap.Error(it.err))
@@ -388,8 +385,7 @@ func (l *link) send(out []byte) error {
 		return err
 	}
 	_, err := l.conn.Write(out)
-	var timeout interface{ Timeout() bool }
-	if errors.As(err, &timeout) && timeout.Timeout() {
+	if isTimeout(err) {
 		return &timeoutError{"the HMC took no bytes", l.writeLimit}
 	}
 	if err != nil {

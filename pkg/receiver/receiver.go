@@ -33,7 +33,8 @@ type Options struct {
 	// Port is DefaultPort if 0.
 	Port int
 
-	// Userid and Password of an HMC user, or
+	// Userid and Password of an HMC user. (A password that begins or ends with a blank is refused: the broker in an HMC,
+	// ActiveMQ, takes such blanks off.) Or else
 	Userid, Password string
 	// SessionID and SessionCredential of a Web Services API session. The HMC takes them with and without
 	// multi-factor authentication, where a user who has that cannot log on with a password.
@@ -88,18 +89,19 @@ type Notification struct {
 // Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's NotificationReceiver. Its
 // methods may be called from any goroutine, at any time.
 type Receiver struct {
-	opts            Options
-	config          StompRetryTimeoutConfig
-	limits          Limits
-	tls             *tls.Config // nil: plain text
-	address         string
-	login, passcode string
-	secrets         *strings.Replacer
-	dial            func(ctx context.Context, network, address string) (net.Conn, error)
-	log             *zap.Logger
+	opts    Options
+	config  StompRetryTimeoutConfig
+	limits  Limits
+	tls     *tls.Config // nil: plain text
+	address string
+	logons  []logon // what to log on with, in the spellings of ActiveMQ and of STOMP where these differ
+	secrets *strings.Replacer
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	log     *zap.Logger
 
 	buffer     *handover
 	connecting chan struct{}   // held by the one Connect that is at work
+	spelling   int             // index in logons that is used; for that Connect only
 	closing    context.Context // done when Close has begun
 	beginClose context.CancelFunc
 	closed     chan struct{} // closed when Close is done
@@ -220,10 +222,10 @@ func (r *Receiver) setCredentials() error {
 	o := &r.opts
 	user, session := o.Userid != "" || o.Password != "", o.SessionID != "" || o.SessionCredential != ""
 	names := [2]string{"userid", "password"}
-	r.login, r.passcode = o.Userid, o.Password
+	plain := logon{o.Userid, o.Password}
 	if session {
 		names = [2]string{"session id", "session credential"}
-		r.login, r.passcode = o.SessionID, o.SessionCredential
+		plain = logon{o.SessionID, o.SessionCredential}
 	}
 	switch {
 	case user && session:
@@ -231,7 +233,7 @@ func (r *Receiver) setCredentials() error {
 	case !user && !session:
 		return errors.New("neither userid and password nor session id and session credential are set")
 	}
-	for i, value := range []string{r.login, r.passcode} {
+	for i, value := range []string{plain.login, plain.passcode} {
 		if value == "" {
 			return fmt.Errorf("%s is not set", names[i])
 		}
@@ -240,9 +242,13 @@ func (r *Receiver) setCredentials() error {
 			return fmt.Errorf("%s contains a line end or a NUL, which STOMP cannot send", names[i])
 		}
 	}
-	secrets := []string{r.passcode, "<secret>"}
-	if session {
-		secrets = append(secrets, r.login, "<secret>")
+	r.logons = spellings(plain)
+	var secrets []string
+	for _, l := range r.logons {
+		secrets = append(secrets, l.passcode, "<secret>")
+		if session {
+			secrets = append(secrets, l.login, "<secret>")
+		}
 	}
 	r.secrets = strings.NewReplacer(secrets...)
 	return nil
@@ -321,11 +327,18 @@ func (r *Receiver) Connect(ctx context.Context) error {
 			return r.ended(ctx, err)
 		}
 		failure := &ConnectionError{Reason: reasonOf(err), Attempts: attempts, Err: err}
+		if failure.Reason == ReasonAuthorization {
+			if r.spelling++; r.spelling < len(r.logons) {
+				continue
+			}
+			r.spelling = 0
+			return failure
+		}
 		if progress {
 			// The HMC ended the link over a topic that is no longer wanted. The rest deserves its full number of attempts.
 			attempts = 0
 			backoff.Reset()
-		} else if retries := r.config.ConnectRetries; failure.Reason == ReasonAuthorization || (retries >= 0 && attempts > retries) {
+		} else if retries := r.config.ConnectRetries; retries >= 0 && attempts > retries {
 			return failure
 		}
 		delay := backoff.Next()
@@ -528,8 +541,7 @@ func (r *Receiver) Unsubscribe(ctx context.Context, topic string) error {
 	receipt := l.unsubscribe(s)
 	r.mu.Unlock()
 	err := r.await(ctx, l, receipt, topic)
-	var lost *ConnectionError
-	if errors.As(err, &lost) {
+	if _, lost := errors.AsType[*ConnectionError](err); lost {
 		return nil // and with the link the subscription
 	}
 	return err
@@ -548,8 +560,7 @@ func (r *Receiver) await(ctx context.Context, l *link, q *request, topic string)
 	}
 	select {
 	case <-q.done: // counts, whatever else happened
-		var refused *SubscriptionError
-		if q.err == nil || errors.As(q.err, &refused) {
+		if q.err == nil || is[*SubscriptionError](q.err) {
 			return q.err
 		}
 		return &SubscriptionError{Topic: topic, Err: q.err}

@@ -93,7 +93,7 @@ func TestNew(t *testing.T) {
 
 // TestFramesSent looks at the bytes on the wire.
 func TestFramesSent(t *testing.T) {
-	const password = `a:b\c"d é\n`
+	const password = `a:b\x"d é`
 	for name, test := range map[string]struct{ connected, topic, sentTopic string }{
 		"1.1": {connected11, `u:1\`, `u\c1\\`},
 		"1.2": {strings.ReplaceAll(connected11, "1.1", "1.2"), `u:1\`, `u\c1\\`},
@@ -827,7 +827,8 @@ func TestBuffered(t *testing.T) {
 	must(t, r.Connect(t.Context()))
 	eventually(t, "200 buffered", func() bool { return r.Buffered() == 200 })
 	left := 200
-	for range r.Notifications(t.Context()) {
+	for _, err := range r.Notifications(t.Context()) {
+		must(t, err)
 		left--
 		if got := r.Buffered(); got != left {
 			t.Fatalf("%d are buffered, want %d", got, left)
@@ -1131,7 +1132,8 @@ func TestConcurrentUse(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				for range r.Notifications(ctx) {
+				for _, err := range r.Notifications(ctx) {
+					_ = err
 					_ = r.Buffered()
 				}
 			}
@@ -1142,4 +1144,56 @@ func TestConcurrentUse(t *testing.T) {
 		_ = r.Close()
 	})
 	wg.Wait()
+}
+
+// TestSpellings logs on with passwords that ActiveMQ and a broker that follows STOMP to the letter read differently.
+func TestSpellings(t *testing.T) {
+	for _, test := range []struct {
+		password string
+		sent     []string // in this order, until one is accepted
+	}{
+		{`a:b"é`, []string{`a:b"é`}},
+		{`a\x:\`, []string{`a\x:\`}},
+		{`a\c\x`, []string{`a\\c\\x`, `a\c\x`}},
+		{`\n`, []string{`\\n`, `\n`}},
+		{`\\`, []string{`\\\\`, `\\`}},
+	} {
+		for accepted := range len(test.sent) + 1 { // len: none
+			t.Run(fmt.Sprintf("%s/%d", test.password, accepted), func(t *testing.T) {
+				var sent []string
+				p := startPeer(t, "", func(n int, c *peerConn) {
+					b := make([]byte, 1000)
+					count, _ := c.Conn.Read(b)
+					_, passcode, _ := strings.Cut(string(b[:count]), "\npasscode:")
+					passcode, _, _ = strings.Cut(passcode, "\n")
+					sent = append(sent, passcode)
+					if n-1 != accepted {
+						_ = c.send("ERROR\nmessage:User name [hmcuser] or password is invalid.\n\n\x00\n")
+						return
+					}
+					_ = c.send(connected11)
+					_, _ = io.Copy(io.Discard, c.Conn)
+				})
+				o := p.options()
+				o.Password = test.password
+				r := newReceiver(t, o)
+				err := r.Connect(t.Context())
+				want := test.sent[:min(accepted+1, len(test.sent))]
+				if ok := accepted < len(test.sent); ok != (err == nil) || !ok && reasonIn(err) != ReasonAuthorization {
+					t.Errorf("Connect: %v", err)
+				}
+				if r.Connected() {
+					r.mu.Lock()
+					l := r.link
+					r.mu.Unlock()
+					l.fail(io.EOF) // this peer does not listen to DISCONNECT
+				}
+				must(t, r.Close())
+				p.close()
+				if !slices.Equal(sent, want) {
+					t.Errorf("sent %q, want %q", sent, want)
+				}
+			})
+		}
+	}
 }

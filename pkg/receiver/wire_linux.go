@@ -17,7 +17,7 @@ func setUserTimeout(conn *net.TCPConn, limit time.Duration) error {
 	}
 	var sockErr error
 	err = raw.Control(func(fd uintptr) {
-		sockErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds())) //nolint:gosec // a descriptor
+		sockErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
 	})
 	if err == nil {
 		err = sockErr
