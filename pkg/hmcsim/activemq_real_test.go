@@ -3,139 +3,12 @@
 package hmcsim
 
 import (
-	"bufio"
-	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/activemq"
 )
-
-// wireFrame is a frame as it was on the wire: headers neither unescaped nor in any order.
-type wireFrame struct {
-	command string
-	headers map[string]string
-	body    string
-	end     string // what follows the NUL
-}
-
-// String gives what two brokers must have in common: not their session ids, nor the order of headers, nor the lines
-// of a Java stack trace after the first.
-func (f wireFrame) String() string {
-	var headers []string
-	for name, value := range f.headers {
-		switch name {
-		case "session", "message-id", "timestamp":
-			value = "..."
-		}
-		headers = append(headers, name+":"+value)
-	}
-	slices.Sort(headers)
-	body, _, _ := strings.Cut(f.body, "\n\tat ")
-	return fmt.Sprintf("%s %q %q end %q", f.command, headers, body, f.end)
-}
-
-// wireClient speaks STOMP byte by byte.
-type wireClient struct {
-	t    *testing.T
-	conn net.Conn
-	r    *bufio.Reader
-	n    int
-}
-
-func newWireClient(t *testing.T, port int) *wireClient {
-	t.Helper()
-	var d net.Dialer
-	conn, err := d.DialContext(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	return &wireClient{t: t, conn: conn, r: bufio.NewReader(conn)}
-}
-
-func (c *wireClient) send(s string) {
-	c.t.Helper()
-	if _, err := c.conn.Write([]byte(s)); err != nil {
-		c.t.Logf("write: %v", err) // the broker may have closed; what it said is to be read
-	}
-}
-
-// frame reads the next frame; false at the end of the connection.
-func (c *wireClient) frame() (wireFrame, bool) {
-	text, err := c.r.ReadString(0)
-	if err != nil {
-		if strings.Trim(text, "\n") != "" {
-			c.t.Fatalf("%q, then %v", text, err)
-		}
-		return wireFrame{}, false
-	}
-	f := wireFrame{headers: make(map[string]string)}
-	head, body, _ := strings.Cut(strings.TrimSuffix(strings.TrimLeft(text, "\n"), "\x00"), "\n\n")
-	f.body = body
-	lines := strings.Split(head, "\n")
-	f.command = lines[0]
-	for _, line := range lines[1:] {
-		name, value, _ := strings.Cut(line, ":")
-		f.headers[name] = value
-	}
-	if b, err := c.r.Peek(1); err == nil && b[0] == '\n' {
-		f.end = "\n"
-		_, _ = c.r.Discard(1)
-	}
-	return f, true
-}
-
-// untilEOF reads what the broker says until it closes.
-func (c *wireClient) untilEOF() []string {
-	var all []string
-	for {
-		f, ok := c.frame()
-		if !ok {
-			return append(all, "EOF")
-		}
-		all = append(all, f.String())
-	}
-}
-
-// messages reads n MESSAGE frames, which may come in any order.
-func (c *wireClient) messages(n int) []string {
-	var all []string
-	for len(all) < n {
-		f, ok := c.frame()
-		if !ok {
-			return append(all, "EOF")
-		}
-		all = append(all, f.String())
-	}
-	slices.Sort(all)
-	return all
-}
-
-// answers reads what the broker says until it has answered a frame sent now, or has closed.
-func (c *wireClient) answers() []string {
-	c.n++
-	mark := fmt.Sprintf("mark-%d", c.n)
-	c.send("BEGIN\ntransaction:" + mark + "\nreceipt:" + mark + "\n\n\x00")
-	var all []string
-	for {
-		f, ok := c.frame()
-		if !ok {
-			return append(all, "EOF")
-		}
-		if f.headers["receipt-id"] == mark {
-			return all
-		}
-		all = append(all, f.String())
-	}
-}
 
 // eof is a step of a script: wait for the end of the connection.
 type eof struct{}
@@ -143,16 +16,6 @@ type eof struct{}
 func isEOF(step any) bool {
 	_, ok := step.(eof)
 	return ok
-}
-
-const connect11 = "CONNECT\naccept-version:1.1\nlogin:hmcuser\npasscode:hmcpass\n\n\x00"
-
-func connectWith(headers string) string {
-	return "CONNECT\n" + headers + "login:hmcuser\npasscode:hmcpass\n\n\x00"
-}
-
-func subscribeFrame(id, topic, receipt string) string {
-	return "SUBSCRIBE\nid:" + id + "\ndestination:/topic/" + topic + "\nack:auto\nreceipt:" + receipt + "\n\n\x00"
 }
 
 // TestBrokerAnswersAsActiveMQ lets Apache ActiveMQ, the broker inside an HMC, judge ours: the same bytes must get the
