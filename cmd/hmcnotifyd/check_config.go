@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -18,13 +17,6 @@ func checkConfigCommand(app *kingpin.Application, e *environment) string {
 
 func (e *environment) checkConfig(context.Context) error {
 	cfg, err := config.Load(e.configFile)
-	var problems config.Errors
-	if errors.As(err, &problems) {
-		for _, p := range problems {
-			fmt.Fprintln(e.stderr, p)
-		}
-		return fmt.Errorf("%s: %d %s", e.configFile, len(problems), plural(len(problems), "problem"))
-	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
 // The exit statuses.
@@ -67,13 +70,22 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	// The first signal ends the program in good order, a second one ends it at once.
 	context.AfterFunc(ctx, stop)
 	if err := commands[command](ctx); err != nil {
-		// One line for each error: what is joined is several.
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			fmt.Fprintf(stderr, "hmcnotifyd: %s\n", line)
-		}
+		printError(stderr, err)
 		return exitFailed
 	}
 	return exitDone
+}
+
+// printError writes an error, one line for each where several are joined. A problem of the configuration begins with
+// its place, as compilers write it, so that editors find it.
+func printError(w io.Writer, err error) {
+	prefix := "hmcnotifyd: "
+	if _, ok := errors.AsType[config.Errors](err); ok {
+		prefix = ""
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(w, prefix+line)
+	}
 }
 
 // environment is what the commands share: where they write, and the values of all flags.

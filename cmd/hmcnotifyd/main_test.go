@@ -1,0 +1,545 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+// beProgram makes the test binary be the program: tests start it as users do, as a process of its own.
+const beProgram = "HMCNOTIFYD_TEST_BE_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beProgram) != "" {
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+const within = 30 * time.Second
+
+// program is a started process of hmcnotifyd.
+type program struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	out    *output
+	exited chan struct{}
+	err    error
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// start starts the program. It is killed at the end of the test if it still runs.
+func start(t *testing.T, env []string, args ...string) *program {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &program{t: t, out: new(output), exited: make(chan struct{})}
+	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), exe, args...)
+	p.cmd.Env = append(append(os.Environ(), beProgram+"=1"), env...)
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.exited)
+		p.err = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-p.exited:
+		default:
+			_ = p.cmd.Process.Kill()
+			<-p.exited
+		}
+		if t.Failed() {
+			t.Logf("%v wrote:\n%s", args, p.out)
+		}
+	})
+	return p
+}
+
+// wait waits for the end and returns the exit status.
+func (p *program) wait() int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(within):
+		p.t.Fatalf("the program does not end:\n%s", p.out)
+	}
+	var exit *exec.ExitError
+	if errors.As(p.err, &exit) {
+		return exit.ExitCode()
+	}
+	if p.err != nil {
+		p.t.Fatal(p.err)
+	}
+	return 0
+}
+
+func (p *program) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// matches waits until the output matches, and returns the submatches.
+func (p *program) matches(pattern string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	var found []string
+	eventually(p.t, "output "+pattern, func() bool {
+		found = re.FindStringSubmatch(p.out.String())
+		return found != nil
+	})
+	return found
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %s", what, within)
+		}
+	}
+}
+
+// get fetches a page and returns its status and text; 0 where there is no answer.
+func get(t *testing.T, client *http.Client, method, url string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// call runs the program in this process.
+func call(args ...string) (status int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	status = run(args, &out, &err)
+	return status, out.String(), err.String()
+}
+
+func TestUsage(t *testing.T) {
+	for _, test := range []struct {
+		args   []string
+		status int
+		stdout string // parts
+		stderr string
+	}{
+		{[]string{"--help"}, 0, "check-config", ""},
+		{[]string{"run", "--help"}, 0, "--config.file", ""},
+		{[]string{"check-config", "--help"}, 0, "FILE", ""},
+		{[]string{"simulate", "--help"}, 0, "--ca-out", ""},
+		{[]string{"demo", "--help"}, 0, "--duration", ""},
+		{[]string{"version", "--help"}, 0, "version", ""},
+		{[]string{"version"}, 0, "go-stomp", ""},
+		{[]string{"--no-such-flag"}, 2, "", "hmcnotifyd: unknown long flag '--no-such-flag'"},
+		{[]string{"no-such-command"}, 2, "", "no-such-command"},
+		{[]string{"check-config"}, 2, "", "FILE"},
+		{[]string{"demo", "--duration=soon"}, 2, "", "soon"},
+		{[]string{"--log.level=loud", "version"}, 2, "", "loud"},
+		{[]string{"--config.file=/nonexistent/hmcnotifyd.yaml"}, 1, "", "/nonexistent/hmcnotifyd.yaml"},
+		{[]string{"run", "--config.file=/nonexistent/hmcnotifyd.yaml"}, 1, "", "/nonexistent/hmcnotifyd.yaml"},
+		{[]string{"simulate", "--rate=-1"}, 1, "", "--rate"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			status, stdout, stderr := call(test.args...)
+			if status != test.status || !strings.Contains(stdout, test.stdout) || !strings.Contains(stderr, test.stderr) {
+				t.Errorf("status %d\nstdout: %s\nstderr: %s", status, stdout, stderr)
+			}
+			if status != 0 && strings.Count(stderr, "\n") != 1 {
+				t.Errorf("an error is one line: %q", stderr)
+			}
+		})
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	if status, stdout, stderr := call("check-config", "../../config.example.yaml"); status != 1 || !strings.Contains(stderr, "hmc-east.password") {
+		// Its password file does not exist here, which is what has to be said, and nothing else.
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	dir := t.TempDir()
+	bad, good := filepath.Join(dir, "bad.yaml"), filepath.Join(dir, "good.yaml")
+	write(t, bad, "hmcs:\n  - name: a\n    hots: [x]\n    userid: u\n    password: p\nsinks:\n  - name: s\n    log: {output: stderr}\n    timeout: 5\n")
+	write(t, good, "hmcs:\n  - {name: a, hosts: [x], userid: u, password: p}\nsinks:\n  - {name: s, log: {output: stderr}}\n")
+	status, _, stderr := call("check-config", bad)
+	if status != 1 || strings.Count(stderr, "\n") != 2 || !strings.Contains(stderr, bad+":3: hmcs[0]: unknown key \"hots\", did you mean \"hosts\"?") || !strings.Contains(stderr, "sinks[0].timeout") {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+	if status, stdout, stderr := call("check-config", good); status != 0 || stdout != good+" is valid: 1 HMC, 1 sink\n" || stderr != "" {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	// The daemon says the same, one line each.
+	if status, _, stderr := call("--config.file", bad); status != 1 || !strings.Contains(stderr, bad+":3:") || strings.Count(stderr, "\n") != 2 {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The demo as a user sees it: events of all six types, the address of the status page, a clean end.
+func TestDemo(t *testing.T) {
+	p := start(t, nil, "demo")
+	for _, typ := range []string{"status-change", "property-change", "inventory-change", "job-completion", "os-message", "log-entry"} {
+		p.matches(`(?m)^\d\d:\d\d:\d\d\.\d\d\d  ` + typ + ` +(info|warning|critical) +\S`)
+	}
+	address := p.matches(`Status page: (http://\S+/)`)[1]
+	if status, body := get(t, http.DefaultClient, http.MethodGet, address); status != http.StatusOK || !strings.Contains(body, "hmcnotifyd") {
+		t.Errorf("status page: %d %s", status, body)
+	}
+	p.signal(syscall.SIGINT)
+	if status := p.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	p.matches(`The webhook consumer received \d+ events of 6 types. Sessions left on the HMC: 0.`)
+	if strings.Contains(p.out.String(), hmcsim.DefaultPassword) {
+		t.Error("the password was printed")
+	}
+}
+
+func TestDemoDuration(t *testing.T) {
+	if status, stdout, stderr := call("demo", "--duration=3s"); status != 0 || !strings.Contains(stdout, "Sessions left on the HMC: 0") {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+}
+
+// daemonConfig is a configuration for a simulated HMC with a log sink.
+func daemonConfig(t *testing.T, dir string, sim *hmcsim.HMC, password string) string {
+	t.Helper()
+	write(t, filepath.Join(dir, "ca.pem"), string(sim.CACertPEM()))
+	write(t, filepath.Join(dir, "hmc.password"), password+"\n")
+	write(t, filepath.Join(dir, "hook.secret"), "whsec_"+"c2VjcmV0LW9mLXRoZS13ZWJob29rLXRlc3Q=\n")
+	path := filepath.Join(dir, "hmcnotifyd.yaml")
+	write(t, path, fmt.Sprintf(`hmcs:
+  - name: east
+    hosts: ["127.0.0.1"]
+    rest_port: %d
+    stomp_port: %d
+    userid: hmcuser
+    password_file: hmc.password
+    tls: {ca_file: ca.pem}
+    stomp: {reconnect_sleep_max: 100ms}
+sinks:
+  - {name: file, log: {output: events.log}}
+  - {name: dead, webhook: {url: "http://127.0.0.1:9/token-in-the-path?key=token-in-the-query", secret_file: hook.secret}}
+`, sim.RESTPort(), sim.StompPort()))
+	return path
+}
+
+func startSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
+	t.Helper()
+	sim, err := hmcsim.Start(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sim.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return sim
+}
+
+// The life of a daemon, as systemd, an administrator and Prometheus see it.
+func TestDaemon(t *testing.T) {
+	const password = "correct:horse\\battery"
+	sim := startSim(t, hmcsim.Options{Rate: 50, Userid: "hmcuser", Password: password})
+	dir := t.TempDir()
+	cfg := daemonConfig(t, dir, sim, password)
+	notify := listenNotify(t)
+	p := start(t, []string{"NOTIFY_SOCKET=" + notify.path, "WATCHDOG_USEC=400000"},
+		"--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--log.level=debug")
+	base := "http://" + p.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
+	notify.waitFor("READY=1")
+	notify.waitFor("WATCHDOG=1")
+
+	eventually(t, "the dead sink is stuck, and only that", func() bool {
+		status, body := get(t, http.DefaultClient, http.MethodGet, base+"/-/ready")
+		var reasons []struct{ HMC, Sink, Reason string }
+		return status == http.StatusServiceUnavailable && json.Unmarshal([]byte(body), &reasons) == nil &&
+			len(reasons) == 1 && reasons[0].Sink == "dead" && strings.Contains(reasons[0].Reason, "refused")
+	})
+	if status, _ := get(t, http.DefaultClient, http.MethodGet, base+"/-/healthy"); status != http.StatusOK {
+		t.Errorf("healthy: %d", status)
+	}
+	status, metrics := get(t, http.DefaultClient, http.MethodGet, base+"/metrics")
+	for _, series := range []string{
+		`hmcnotifyd_receiver_connected{hmc="east"} 1`, `hmcnotifyd_receiver_state{hmc="east",state="connected"} 1`,
+		`hmcnotifyd_receiver_reconnects_total{hmc="east"} 0`, `hmcnotifyd_notifications_total{hmc="east",type="status-change"} `,
+		`hmcnotifyd_config_last_reload_successful 1`, `hmcnotifyd_build_info{goversion="go`, `hmcnotifyd_hmc_rest_requests_total{code="200",hmc="east",operation="logon"} 1`,
+		`hmcnotifyd_sink_queue_events{sink="dead"} `, `hmcnotifyd_hmc_certificate_not_after_timestamp_seconds{hmc="east"} `,
+	} {
+		if status != http.StatusOK || !strings.Contains(metrics, series) {
+			t.Errorf("metrics (%d) lack %s", status, series)
+		}
+	}
+
+	// A bad file changes nothing, whichever way the reload is asked for.
+	good, err := os.ReadFile(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, cfg, strings.Replace(string(good), "rest_port", "rest_prot", 1))
+	if status, body := get(t, http.DefaultClient, http.MethodPost, base+"/-/reload"); status != http.StatusInternalServerError || !strings.Contains(body, "rest_prot") {
+		t.Errorf("reload of a bad file: %d %s", status, body)
+	}
+	if _, metrics := get(t, http.DefaultClient, http.MethodGet, base+"/metrics"); !strings.Contains(metrics, "hmcnotifyd_config_last_reload_successful 0") ||
+		!strings.Contains(metrics, `hmcnotifyd_receiver_connected{hmc="east"} 1`) {
+		t.Error("after a bad reload the metrics do not say so, or the link is lost")
+	}
+	write(t, cfg, strings.Replace(string(good), "name: file", "name: renamed", 1))
+	p.signal(syscall.SIGHUP)
+	notify.waitFor("RELOADING=1")
+	eventually(t, "reloaded", func() bool {
+		_, metrics := get(t, http.DefaultClient, http.MethodGet, base+"/metrics")
+		return strings.Contains(metrics, "hmcnotifyd_config_last_reload_successful 1") && strings.Contains(metrics, `sink="renamed"`)
+	})
+	if status, _ := get(t, http.DefaultClient, http.MethodPost, base+"/-/reload"); status != http.StatusOK {
+		t.Errorf("reload: %d", status)
+	}
+	if sim.Logons() != 1 {
+		t.Errorf("%d logons: a reload touched the link", sim.Logons())
+	}
+
+	var seen strings.Builder
+	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/-/ready", "/-/reload", "/nothing"} {
+		_, body := get(t, http.DefaultClient, http.MethodGet, base+path)
+		seen.WriteString(body)
+	}
+	p.signal(syscall.SIGTERM)
+	if status := p.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	notify.waitFor("STOPPING=1")
+	if sim.Sessions() != 0 || sim.Links() != 0 {
+		t.Errorf("%d sessions and %d links are left on the HMC", sim.Sessions(), sim.Links())
+	}
+	if events, err := os.ReadFile(filepath.Join(dir, "events.log")); err != nil || !strings.Contains(string(events), `"type":"status-change"`) {
+		t.Errorf("the log sink's file: %v", err)
+	}
+	seen.WriteString(p.out.String())
+	for _, secret := range []string{password, `correct:horse`, "token-in-the-path", "token-in-the-query", "c2VjcmV0LW9m", "secret-of-the-webhook"} {
+		if strings.Contains(seen.String(), secret) {
+			t.Errorf("%q was printed", secret)
+		}
+	}
+	if n := strings.Count(p.out.String(), `"level":"info"`) + strings.Count(p.out.String(), `"level":"warn"`); n > 30 {
+		t.Errorf("%d lines above debug for a quiet life", n)
+	}
+}
+
+// notifySocket is systemd's end of sd_notify.
+type notifySocket struct {
+	t    *testing.T
+	path string
+	mu   sync.Mutex
+	got  []string
+}
+
+func listenNotify(t *testing.T) *notifySocket {
+	t.Helper()
+	n := &notifySocket{t: t, path: filepath.Join(t.TempDir(), "notify")}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: n.path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		_ = conn.Close()
+		<-done
+	})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 4096)
+		for {
+			k, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			n.mu.Lock()
+			n.got = append(n.got, strings.Split(string(buf[:k]), "\n")...)
+			n.mu.Unlock()
+		}
+	}()
+	return n
+}
+
+func (n *notifySocket) waitFor(state string) {
+	n.t.Helper()
+	eventually(n.t, "sd_notify "+state, func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return slices.Contains(n.got, state)
+	})
+}
+
+// The web side with TLS and basic authentication, as every Prometheus exporter has them.
+func TestWebConfig(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	dir := t.TempDir()
+	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
+	ca, err := hmcsim.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Certificate(hmcsim.CertificateGood)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeKeyPair(t, dir, cert)
+	web := filepath.Join(dir, "web.yaml")
+	hash, err := bcrypt.GenerateFromPassword([]byte("status-password"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, web, "tls_server_config: {cert_file: web.crt, key_file: web.key}\nbasic_auth_users: {ops: "+string(hash)+"}\n")
+	p := start(t, nil, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--web.config.file="+web)
+	base := "https://" + p.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: ca.ClientTLS(), DisableKeepAlives: true}}
+	eventually(t, "an answer over TLS that asks for a password", func() bool {
+		status, _ := get(t, client, http.MethodGet, base+"/metrics")
+		return status == http.StatusUnauthorized
+	})
+	if status, _ := get(t, client, http.MethodGet, strings.Replace(base, "https://", "https://ops:status-password@", 1)+"/metrics"); status != http.StatusOK {
+		t.Errorf("with the password: %d", status)
+	}
+	p.signal(syscall.SIGTERM)
+	if status := p.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+
+	write(t, web, "tls_server_config: {cert_file: missing.crt, key_file: web.key}\n")
+	if status, _, stderr := call("--config.file="+cfg, "--web.config.file="+web); status != 1 || !strings.Contains(stderr, "web.config.file") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}
+
+func writeKeyPair(t *testing.T, dir string, cert tls.Certificate) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "web.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
+	write(t, filepath.Join(dir, "web.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+}
+
+// What cannot be had at the start is said in one line, and nothing is left behind.
+func TestStartFails(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	dir := t.TempDir()
+	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
+	taken, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port that is taken
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"port taken": {[]string{"--web.listen-address=" + taken.Addr().String(), "--storage.path=" + filepath.Join(dir, "data")}, "--web.listen-address"},
+		"storage":    {[]string{"--web.listen-address=127.0.0.1:0", "--storage.path=" + filepath.Join(cfg, "data")}, "storage"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if status, _, stderr := call(append(test.args, "--config.file="+cfg)...); status != 1 || !strings.Contains(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("status %d: %s", status, stderr)
+			}
+		})
+	}
+	if sim.Logons() != 0 {
+		t.Error("logged on before everything was there")
+	}
+}
+
+// The snippet that simulate prints is a configuration that works.
+func TestSimulate(t *testing.T) {
+	dir := t.TempDir()
+	sim := start(t, nil, "simulate", "--rest-port=0", "--stomp-port=0", "--rate=50", "--ca-out="+filepath.Join(dir, "ca.pem"))
+	sim.matches(`Ctrl-C ends it`)
+	cfg := filepath.Join(dir, "hmcnotifyd.yaml")
+	write(t, cfg, sim.out.String())
+	d := start(t, nil, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--log.format=console")
+	eventually(t, "events on the screen", func() bool {
+		for s := bufio.NewScanner(strings.NewReader(d.out.String())); s.Scan(); {
+			var e struct{ Type, Summary string }
+			if json.Unmarshal(s.Bytes(), &e) == nil && e.Type == "os-message" && e.Summary != "" {
+				return true
+			}
+		}
+		return false
+	})
+	d.signal(syscall.SIGINT)
+	if status := d.wait(); status != 0 {
+		t.Errorf("daemon: exit status %d", status)
+	}
+	sim.signal(syscall.SIGTERM)
+	if status := sim.wait(); status != 0 {
+		t.Errorf("simulator: exit status %d", status)
+	}
+	for _, line := range strings.Split(d.out.String(), "\n") {
+		if strings.Contains(line, hmcsim.DefaultPassword) {
+			t.Errorf("the password was printed: %s", line)
+		}
+	}
+}
