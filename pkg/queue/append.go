@@ -277,9 +277,8 @@ func (q *Queue) store(g *group) error {
 		}
 		sum.lastAt = g.records[len(g.records)-1].at
 	}
-	released, err := w.commit(records, state, sum, q.checkpoint().encode())
-	if err != nil {
-		q.afterFailure(released, err)
+	if err := w.commit(records, state, sum, q.checkpoint().encode()); err != nil {
+		q.afterFailure(err)
 		return err
 	}
 	w.records = records.tail(w.records)
@@ -297,7 +296,7 @@ func (q *Queue) ready() error {
 		if !condemned {
 			return nil
 		}
-		q.abandon(true)
+		q.abandon(errors.New("reading it has failed"))
 	}
 	return q.begin(q.nextInfo())
 }
@@ -364,40 +363,40 @@ func (q *Queue) rollIfFull() {
 		return
 	}
 	q.rollTry = time.Time{}
-	if err := w.seal(true); err != nil {
-		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
-	}
+	q.seal(w, nil)
 	q.enforceLimit()
 	notify(q.dirty) // the old one may be done with already
 }
 
 // afterFailure decides whether the segment can still be written to. If a write of data was refused, bbolt has taken everything
 // back and nothing is in doubt; the usual case is a full disk. After anything else, above all a failed sync, it is not known what is on disk.
-func (q *Queue) afterFailure(released bool, err error) {
+func (q *Queue) afterFailure(err error) {
 	var perr *os.PathError
-	if released && errors.As(err, &perr) && perr.Op == "write" && q.writer.unchanged() {
+	if errors.As(err, &perr) && perr.Op == "write" && q.writer.unchanged() {
 		return
 	}
 	if isDamage(err) {
 		q.reportDamage(err)
-		q.abandon(released)
+		q.abandon(err)
 		return
 	}
 	w := q.writer
 	q.writer = nil
-	if cerr := w.seal(released); cerr != nil {
-		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(cerr))
-	}
+	q.seal(w, err)
 }
 
 // abandon sets the segment that is written to aside as damaged.
-func (q *Queue) abandon(released bool) {
+func (q *Queue) abandon(reason error) {
 	w := q.writer
 	q.writer = nil
-	if err := w.seal(released); err != nil {
+	q.seal(w, reason)
+	q.takeOut(w.segment)
+}
+
+func (q *Queue) seal(w *writer, reason error) {
+	if err := w.seal(reason); err != nil {
 		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
 	}
-	q.takeOut(w.segment)
 }
 
 // publish makes what was stored visible.

@@ -147,14 +147,14 @@ func (d *DeadLetters) load() (err error) {
 	}
 	var db *bolt.DB
 	defer func() {
-		if err != nil && db != nil {
-			_ = closeBolt(db, d.path) // the error in hand is the one that counts
+		if err != nil {
+			_ = closeUnlessStuck(db, d.path, err) // the error in hand is the one that counts
 		}
 	}()
 	err = guard(d.path, func() error {
 		var err error
 		if db, err = bolt.Open(d.path, 0o600, boltOptions(0)); err != nil {
-			return err
+			return boltError(d.path, err)
 		}
 		db.AllocSize = allocSize
 		return db.Update(func(tx *bolt.Tx) error {
@@ -182,7 +182,7 @@ func (d *DeadLetters) load() (err error) {
 		err = syncDir(d.opts.Dir)
 	}
 	if err != nil {
-		return boltError(d.path, err)
+		return err
 	}
 	if unreadable > 0 {
 		d.opts.Metrics.damaged.Inc()
@@ -205,7 +205,7 @@ func (d *DeadLetters) use(what string, fn func(db *bolt.DB) error) error {
 	if err == nil {
 		err = guard(d.path, func() error { return fn(d.db) })
 		if isDamage(err) {
-			// After a panic bbolt may hold its locks for good, so the handle is left as it is to the end of the process.
+			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
 			d.opts.Metrics.damaged.Inc()
 			d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
@@ -424,7 +424,7 @@ func (d *DeadLetters) Close() error {
 	}
 	db := d.db
 	d.db = nil
-	return closeBolt(db, d.path)
+	return closeUnlessStuck(db, d.path, nil)
 }
 
 func letterKey(id string) ([]byte, error) {

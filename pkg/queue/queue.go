@@ -245,7 +245,7 @@ func (q *Queue) load() error {
 				q.expect(s, next.previousLast)
 			}
 			s.last = min(s.last, segments[i+1].base-1)
-		} else if s.last < stored.end && stored.end-s.last < damageGap {
+		} else if s.last < stored.end && stored.end-s.last < damageGap && !gap {
 			q.expect(s, stored.end)
 			gap = true
 		}
@@ -584,7 +584,7 @@ func (q *Queue) isClosing() bool {
 func (q *Queue) closeFiles() error {
 	var errs []error
 	if q.writer != nil {
-		errs = append(errs, q.writer.seal(true))
+		errs = append(errs, q.writer.seal(nil))
 	}
 	for _, s := range q.segments {
 		s.retire()

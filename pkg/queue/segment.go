@@ -68,6 +68,7 @@ type segment struct {
 	writing  bool // db is the committer's
 	verified bool
 	gone     bool
+	stuck    bool  // see damageError
 	users    int   // cursors that read here
 	read     int64 // bytes since it was opened
 }
@@ -145,8 +146,11 @@ func openReadOnly(path string) (db *bolt.DB, err error) {
 	return db, err
 }
 
-// closeBolt closes a handle that has no transaction open.
-func closeBolt(db *bolt.DB, path string) error {
+// closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last use.
+func closeUnlessStuck(db *bolt.DB, path string, err error) error {
+	if db == nil || isStuck(err) {
+		return nil
+	}
 	return guard(path, db.Close)
 }
 
@@ -185,7 +189,7 @@ func inspect(path string, base uint64) (s *segment, info segmentInfo, positions 
 			return nil
 		})
 	})
-	if cerr := closeBolt(db, path); err == nil {
+	if cerr := closeUnlessStuck(db, path, err); err == nil {
 		err = cerr
 	}
 	return s, info, positions, clean, err
@@ -196,7 +200,7 @@ func inspect(path string, base uint64) (s *segment, info segmentInfo, positions 
 func boltError(path string, err error) error {
 	var perr *os.PathError
 	var number syscall.Errno
-	system := errors.As(err, &perr) || errors.As(err, &number) || errors.Is(err, berrors.ErrTimeout)
+	system := errors.As(err, &perr) || errors.As(err, &number) || errors.Is(err, berrors.ErrTimeout) || isNoSpace(err)
 	if isDamage(err) || (system && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrNotExist)) {
 		return err
 	}
@@ -205,10 +209,12 @@ func boltError(path string, err error) error {
 
 // open makes s.db usable for reading. s.mu is held.
 func (s *segment) open() error {
-	if s.gone {
+	switch {
+	case s.gone:
 		return errGone
-	}
-	if s.db != nil {
+	case s.stuck:
+		return &damageError{path: s.path, err: errors.New("it could not be read before"), stuck: true}
+	case s.db != nil:
 		return nil
 	}
 	if !s.verified {
@@ -258,22 +264,22 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 			return nil
 		})
 	})
+	if s.read += int64(len(buf)); err != nil || s.read >= remapBytes {
+		s.closeLocked(err)
+	}
 	if err != nil {
 		return nil, 0, err
-	}
-	s.read += int64(len(buf))
-	if !s.writing && s.read >= remapBytes {
-		s.closeLocked()
 	}
 	return buf, next, nil
 }
 
-// closeLocked closes the file for readers; the next one opens it again. s.mu is held.
-func (s *segment) closeLocked() {
+// closeLocked closes the file for readers; the next one opens it again. err is the outcome of the last use. s.mu is held.
+func (s *segment) closeLocked(err error) {
+	s.stuck = s.stuck || isStuck(err)
 	if s.db == nil || s.writing {
 		return
 	}
-	_ = closeBolt(s.db, s.path) // it was only read
+	_ = closeUnlessStuck(s.db, s.path, err) // it was only read
 	s.db = nil
 }
 
@@ -287,7 +293,7 @@ func (s *segment) acquire() {
 func (s *segment) release() {
 	s.mu.Lock()
 	if s.users--; s.users == 0 {
-		s.closeLocked()
+		s.closeLocked(nil)
 	}
 	s.mu.Unlock()
 }
@@ -295,7 +301,7 @@ func (s *segment) release() {
 // retire ends all reading. The file stays.
 func (s *segment) retire() {
 	s.mu.Lock()
-	s.closeLocked()
+	s.closeLocked(nil)
 	s.gone = true
 	s.mu.Unlock()
 }
@@ -337,7 +343,7 @@ func (s *segment) loadState(fn func(key string, value []byte)) error {
 			})
 		})
 	})
-	s.closeLocked()
+	s.closeLocked(err)
 	if err != nil {
 		return err
 	}
@@ -371,9 +377,7 @@ func newWriter(dir string, info segmentInfo, mapped int, positions []byte, state
 	w := &writer{segment: &segment{base: info.base, path: path, last: info.base - 1, writing: true, verified: true}}
 	defer func() {
 		if err != nil {
-			if w.bolt != nil {
-				_ = closeBolt(w.bolt, temporary)
-			}
+			_ = closeUnlessStuck(w.bolt, temporary, err) // the error in hand is the one that counts
 			_ = os.Remove(temporary)
 		}
 	}()
@@ -562,14 +566,10 @@ func put(bucket *bolt.Bucket, p plan) error {
 	return nil
 }
 
-// commit stores the plans in one transaction. released is false if bbolt did not give back its lock, so that the file cannot even be closed.
-func (w *writer) commit(records, state plan, sum summary, positions []byte) (released bool, err error) {
-	released = true
-	err = guard(w.path, func() error {
-		var tx *bolt.Tx
-		defer func() { released = tx == nil || tx.DB() == nil }()
+// commit stores the plans in one transaction.
+func (w *writer) commit(records, state plan, sum summary, positions []byte) error {
+	return guard(w.path, func() error {
 		return w.bolt.Update(func(t *bolt.Tx) error {
-			tx = t
 			if err := put(t.Bucket(recordsBucket), records); err != nil {
 				return err
 			}
@@ -583,19 +583,23 @@ func (w *writer) commit(records, state plan, sum summary, positions []byte) (rel
 			return meta.Put(summaryKey, sum.encode())
 		})
 	})
-	return released, err
 }
 
-// seal ends writing; readers open the file again when they need it. If bbolt's lock is stuck the handle has to be left as it is, and
-// with it the file.
-func (w *writer) seal(released bool) error {
+// seal ends writing; readers open the file again when they need it. err is the outcome of the last use: after a failure it is not known which
+// pages are in use.
+func (w *writer) seal(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.db, w.writing = nil, false
-	w.verified = false
-	if !released {
-		w.gone = true
+	w.db, w.writing, w.verified = nil, false, false
+	if w.stuck = w.stuck || isStuck(err); w.stuck {
 		return nil
 	}
-	return closeBolt(w.bolt, w.path)
+	if err := closeUnlessStuck(w.bolt, w.path, err); err != nil {
+		return err
+	}
+	// bbolt lets a file grow in large steps; what is behind its last page takes no space, but looks like it.
+	if err != nil || w.size == 0 {
+		return nil
+	}
+	return os.Truncate(w.path, w.size)
 }

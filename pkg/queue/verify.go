@@ -41,6 +41,9 @@ const pageSize = 4096
 type damageError struct {
 	path string
 	err  error
+	// stuck says that bbolt has panicked and may hold its locks for good: the handle must not even be closed, or this waits for
+	// ever. It is left to the end of the process, with its descriptor and mapping.
+	stuck bool
 }
 
 func (e *damageError) Error() string { return e.path + " is damaged: " + e.err.Error() }
@@ -52,13 +55,19 @@ func isDamage(err error) bool {
 	return errors.As(err, &d)
 }
 
+// isStuck tells that bbolt's handle must not be used again, nor closed.
+func isStuck(err error) bool {
+	var d *damageError
+	return errors.As(err, &d) && d.stuck
+}
+
 // guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory fault in a mapped file that has
 // become shorter, into a damageError.
 func guard(path string, fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = &damageError{path: path, err: fmt.Errorf("panic: %v", p)}
+			err = &damageError{path: path, err: fmt.Errorf("panic: %v", p), stuck: true}
 		}
 	}()
 	return fn()
