@@ -97,5 +97,6 @@ type environment struct {
 	simulator simulateFlags
 
 	configFile   string        // of check-config
+	checkOnline  bool          // of check-config
 	demoDuration time.Duration // of demo
 }

@@ -230,6 +230,43 @@ func TestCheckConfig(t *testing.T) {
 	}
 }
 
+// check-config --online says what works and what does not, and leaves no session behind.
+func TestCheckConfigOnline(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{NoAuditLog: true})
+	dir := t.TempDir()
+	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
+	status, stdout, stderr := call("check-config", "--online", cfg)
+	for _, want := range []string{
+		"hmc east: the Web Services API of 127.0.0.1 accepts userid hmcuser", "may see 8 partitions on 2 CPCs",
+		"topics subscribed: job, object", "the certificate is valid until 20", "sink file: can be reached",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("stdout lacks %q", want)
+		}
+	}
+	if status != 1 || !strings.HasPrefix(stderr, "hmcnotifyd: sink dead: ") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("status %d, stderr %s", status, stderr)
+	}
+	text, err := os.ReadFile(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, cfg, strings.Replace(string(text), "    tls:", "    topics: [object, audit]\n    tls:", 1))
+	if status, _, stderr := call("check-config", "--online", cfg); status != 1 || !strings.Contains(stderr, `hmc east: topic audit is not granted to userid hmcuser: it needs the task "Audit and Log Management"`) {
+		t.Errorf("status %d, stderr %s", status, stderr)
+	}
+	write(t, filepath.Join(dir, "hmc.password"), "wrong-password")
+	if status, _, stderr := call("check-config", "--online", cfg); status != 1 || !strings.Contains(stderr, "hmc east: ") || strings.Contains(stderr, "wrong-password") {
+		t.Errorf("status %d, stderr %s", status, stderr)
+	}
+	if sim.Sessions() != 0 || sim.Links() != 0 || sim.RefusedLogons() != 1 {
+		t.Errorf("%d sessions, %d links, %d refused logons", sim.Sessions(), sim.Links(), sim.RefusedLogons())
+	}
+	if stdout != "" && strings.Contains(stdout+stderr, hmcsim.DefaultPassword) {
+		t.Error("the password was printed")
+	}
+}
+
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -200,11 +200,8 @@ func (k *keeper) list(ctx context.Context) {
 		if _, known := k.channels[p.ObjectURI]; known {
 			continue
 		}
-		for _, want := range k.s.cfg.OSMessages {
-			if want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) {
-				k.channels[p.ObjectURI] = &channel{partition: p, refresh: want.IncludeRefreshMessages}
-				break
-			}
+		if refresh, ok := k.s.wantsMessages(p); ok {
+			k.channels[p.ObjectURI] = &channel{partition: p, refresh: refresh}
 		}
 	}
 	for uri := range k.channels {
@@ -212,6 +209,17 @@ func (k *keeper) list(ctx context.Context) {
 			delete(k.channels, uri)
 		}
 	}
+}
+
+// wantsMessages says whether the configuration selects the partition's OS messages, and with them those that the HMC
+// still holds. The first entry that matches counts.
+func (s *supervisor) wantsMessages(p hmc.Partition) (refresh, ok bool) {
+	for _, want := range s.cfg.OSMessages {
+		if want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) {
+			return want.IncludeRefreshMessages, true
+		}
+	}
+	return false, false
 }
 
 // open opens a partition's OS message channel and subscribes to it.
