@@ -357,12 +357,15 @@ func (d *decoder) webhook(path string, w *Webhook, mode fs.FileMode) {
 	}
 	d.secret(at("secret"), &w.Secret, &w.SecretFile, mode)
 	if w.Secret.IsSet() {
-		if _, err := decodeSigningKey(w.Secret); err != nil {
-			key := "secret"
-			if w.SecretFile != "" {
-				key = "secret_file"
-			}
-			d.errorf(at(key), "%s", err)
+		where := "secret"
+		if w.SecretFile != "" {
+			where = "secret_file"
+		}
+		switch key, err := decodeSigningKey(w.Secret); {
+		case err != nil:
+			d.errorf(at(where), "%s", err)
+		case len(key) < recommendedKeyBytes:
+			d.warnf(at(where), "is a key of %d bytes: the Standard Webhooks specification asks for at least %d random ones", len(key), recommendedKeyBytes)
 		}
 	}
 	d.tls(at("http_config.tls_config"), &w.HTTPConfig.TLSConfig)

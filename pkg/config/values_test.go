@@ -311,3 +311,20 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		t.Error("secrets run into each other")
 	}
 }
+
+// What a webhook's secret stands for: the reference libraries' reading first, plain text where it is none.
+func TestSigningKeys(t *testing.T) {
+	for secret, want := range map[string]string{
+		"whsec_a2V5IG9mIGEgY29uc3VtZXIsIHF1aXRlIGxvbmc=": "key of a consumer, quite long",
+		"a2V5IG9mIGEgY29uc3VtZXIsIHF1aXRlIGxvbmc=":       "key of a consumer, quite long",
+		"plain text: of a consumer!":                     "plain text: of a consumer!",
+	} {
+		w := Webhook{Secret: NewSecret(secret)}
+		if keys := w.SigningKeys(); len(keys) != 1 || string(keys[0]) != want {
+			t.Errorf("%q gave %q", secret, keys)
+		}
+	}
+	if keys := (&Webhook{}).SigningKeys(); keys != nil {
+		t.Errorf("no secret gave %q", keys)
+	}
+}
