@@ -42,6 +42,9 @@ type Options struct {
 
 	MaxSessions        int           // per userid; default 100, beyond: 400.13
 	SessionIdleTimeout time.Duration // a session without requests ends; default 6 h, the HMC's default; negative: never
+	// OnLogon is called for each session that a logon makes, before the logon is answered: for a test that has to make
+	// the session known elsewhere, to a broker that is not the simulator's for example. It may call the HMC's methods.
+	OnLogon func(SessionInfo)
 	// LinkKeepsSession makes a STOMP connection that was logged on with a session's id count as activity. Whether
 	// it does on a real HMC is not known.
 	LinkKeepsSession bool

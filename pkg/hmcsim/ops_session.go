@@ -71,16 +71,22 @@ func logon(r *request) reply {
 		"api-minor-version":      40,
 		"password-expires":       -1,
 	}
+	rep := ok(body)
+	if h.opts.OnLogon != nil {
+		info := s.info()
+		rep.before = func() { h.opts.OnLogon(info) }
+	}
 	if h.opts.MFA {
 		s.partial = true
-		return reply{status: http.StatusCreated, body: body}
+		rep.status = http.StatusCreated
+		return rep
 	}
 	from, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		from = r.RemoteAddr
 	}
 	h.loggedOnLocked(s, from)
-	return ok(body)
+	return rep
 }
 
 // loggedOnLocked does what follows a logon.

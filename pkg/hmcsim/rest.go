@@ -98,7 +98,8 @@ type request struct {
 type reply struct {
 	status int
 	body   any
-	reason int // of an error
+	reason int    // of an error
+	before func() // is called before the answer is sent, without the lock; may be nil
 }
 
 // operation is one operation of the Web Services API.
@@ -197,6 +198,9 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	h.mu.Unlock()
 	call.Status, call.Reason = rep.status, rep.reason
 	h.record(call)
+	if rep.before != nil {
+		rep.before()
+	}
 	writeReply(w, r, rep)
 }
 
