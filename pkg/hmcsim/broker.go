@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,6 +94,7 @@ type Broker struct {
 	started   time.Time // names this run of the broker in ids
 	lastLink  int
 	producers int
+	bound     bool // addrs are what it has listened on before
 	down      bool // stopped or closed: nothing is accepted
 	closed    bool
 	enc       encoder
@@ -214,7 +214,7 @@ func (b *Broker) listenLocked() error {
 	}
 	var listeners []net.Listener
 	for i, addr := range b.addrs {
-		ln, err := listen(addr)
+		ln, err := listen(addr, b.bound)
 		if err != nil {
 			for _, l := range listeners {
 				_ = l.Close()
@@ -236,6 +236,7 @@ func (b *Broker) listenLocked() error {
 		listeners = append(listeners, ln)
 	}
 	b.listeners = listeners
+	b.bound = true
 	b.down = false
 	for _, ln := range listeners {
 		b.wg.Go(func() { b.acceptLoop(ln) })
@@ -243,12 +244,13 @@ func (b *Broker) listenLocked() error {
 	return nil
 }
 
-// listen listens on addr, and waits a little for a port that its last owner is just leaving.
-func listen(addr string) (net.Listener, error) {
+// listen listens on addr. The port of an earlier time may have been taken by a passing connection: again waits a
+// little for it.
+func listen(addr string, again bool) (net.Listener, error) {
 	var lc net.ListenConfig
 	for attempt := 0; ; attempt++ {
 		ln, err := lc.Listen(noContext, "tcp", addr)
-		if err == nil || attempt == 20 || strings.HasSuffix(addr, ":0") {
+		if err == nil || !again || attempt == 40 {
 			return ln, err
 		}
 		time.Sleep(50 * time.Millisecond)

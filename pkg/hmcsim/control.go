@@ -279,11 +279,19 @@ func (h *HMC) CompleteJobs() []string {
 	return uris
 }
 
-// SetPassword changes a user's password, or makes the user. Sessions live on.
+// SetPassword changes a user's password, or makes the user, and enables one that was disabled. Sessions live on.
 func (h *HMC) SetPassword(userid, password string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.users[userid] = password
+	delete(h.failures, userid)
+}
+
+// Disabled says whether a userid has been disabled by too many refused logons, see Options.DisableAfter.
+func (h *HMC) Disabled(userid string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.disabledLocked(userid)
 }
 
 // Sessions returns how many sessions there are.

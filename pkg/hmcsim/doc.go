@@ -12,5 +12,5 @@
 // between the likely ones, and its comment says so.
 //
 // Everything is in memory, listens where it is told to (a loopback address with a free port by default), and ends
-// with Close. The same seed gives the same estate with the same life.
+// with Close. The same seed gives the same estate.
 package hmcsim

@@ -34,18 +34,25 @@ func (quietStomp) Error(string)            {}
 // goStomp connects go-stomp's own client to a broker: a counterpart that shares nothing with it but the codec.
 func goStomp(t *testing.T, b *Broker, opts ...func(*stomp.Conn) error) (*stomp.Conn, error) {
 	t.Helper()
+	sc, _, err := goStompOver(t, b, opts...)
+	return sc, err
+}
+
+// goStompOver returns the connection below the client too.
+func goStompOver(t *testing.T, b *Broker, opts ...func(*stomp.Conn) error) (*stomp.Conn, net.Conn, error) {
+	t.Helper()
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: b.CA().ClientTLS()}
 	conn, err := d.DialContext(t.Context(), "tcp", b.Addr())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sc, err := stomp.Connect(conn, append(opts, stomp.ConnOpt.Logger(quietStomp{}))...)
 	if err != nil {
 		_ = conn.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return sc, nil
+	return sc, conn, nil
 }
 
 // eventually waits until cond holds.
@@ -329,4 +336,95 @@ func (c *wireClient) mustFrame() wireFrame {
 		c.t.Fatal("the connection has ended")
 	}
 	return f
+}
+
+// listener is a subscription of one topic by go-stomp's client.
+type listener struct {
+	t    *testing.T
+	sub  *stomp.Subscription
+	last string // status change seen
+}
+
+// listenTo subscribes to a topic of an HMC.
+func listenTo(t *testing.T, h *HMC, topic string) *listener {
+	t.Helper()
+	s := h.SessionInfos()[0]
+	c, conn, err := goStompOver(t, h.Broker(), stomp.ConnOpt.Login(s.SessionID, s.Credential), stomp.ConnOpt.HeartBeat(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := h.Broker().Stats().Subscribes
+	sub, err := c.Subscribe("/topic/"+topic, stomp.AckAuto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the subscription", func() bool { return h.Broker().Stats().Subscribes > before })
+	t.Cleanup(func() {
+		_ = conn.Close()
+		for range sub.C { // go-stomp leaves goroutines behind otherwise
+		}
+	})
+	return &listener{t: t, sub: sub}
+}
+
+// next waits for the next notification of a type.
+func (l *listener) next(kind string) *stomp.Message {
+	l.t.Helper()
+	for {
+		m := receive(l.t, l.sub)
+		if m.Err != nil {
+			l.t.Fatal(m.Err)
+		}
+		if m.Header.Get("notification-type") == kind {
+			return m
+		}
+	}
+}
+
+// statusOf waits for the next status change of an object, not counting repeats, and returns the new status.
+func (l *listener) statusOf(uri string) string {
+	l.t.Helper()
+	for {
+		m := l.next(typeStatusChange)
+		if m.Header.Get("object-uri") != uri {
+			continue
+		}
+		var body struct {
+			Reports []struct {
+				New string `json:"new-status"`
+			} `json:"change-reports"`
+		}
+		if err := json.Unmarshal(m.Body, &body); err != nil {
+			l.t.Fatal(err)
+		}
+		status := body.Reports[0].New
+		if key := uri + " " + status; l.last != key {
+			l.last = key
+			return status
+		}
+	}
+}
+
+// osMessageJSON is an OS message as a client reads it.
+type osMessageJSON struct {
+	Sequence  int64  `json:"sequence-number"`
+	ID        any    `json:"message-id"`
+	Text      string `json:"message-text"`
+	OSName    any    `json:"os-name"`
+	Timestamp int64  `json:"timestamp"`
+	Refresh   bool   `json:"is-refresh"`
+	Prompt    any    `json:"prompt-text"`
+	Held      bool   `json:"is-held"`
+}
+
+// osMessages waits for the next OS messages.
+func (l *listener) osMessages() []osMessageJSON {
+	l.t.Helper()
+	var body struct {
+		Messages []osMessageJSON `json:"os-messages"`
+	}
+	if err := json.Unmarshal(l.next(typeOSMessage).Body, &body); err != nil {
+		l.t.Fatal(err)
+	}
+	return body.Messages
 }

@@ -40,6 +40,10 @@ type Options struct {
 	// and the operations that read them answer 403.1.
 	NoAuditLog, NoSecurityLog bool
 
+	// DisableAfter disables a userid after so many refused logons in a row, as real HMCs do: it is then refused with
+	// its right password too, until SetPassword. 0: never.
+	DisableAfter int
+
 	MaxSessions        int           // per userid; default 100, beyond: 400.13
 	SessionIdleTimeout time.Duration // a session without requests ends; default 6 h, the HMC's default; negative: never
 	// OnLogon is called for each session that a logon makes, before the logon is answered: for a test that has to make
@@ -84,7 +88,9 @@ type HMC struct {
 	ca     *CA
 	broker *Broker
 	tls    *tls.Config
-	users  map[string]string
+
+	users    map[string]string
+	failures map[string]int // refused logons in a row, by userid
 
 	world *world
 	mu    *sync.Mutex // world.mu: guards everything below, and the world; taken before Broker.mu
@@ -92,7 +98,9 @@ type HMC struct {
 	restAddr   string // stays the same over restarts
 	server     *http.Server
 	serving    sync.WaitGroup
-	generation int // counts restarts
+	inFlight   sync.WaitGroup // requests; added to only while server is set
+	bound      bool           // restAddr is what it has listened on before
+	generation int            // counts restarts
 	closed     bool
 
 	sessions   map[string]*session // by token
@@ -128,6 +136,7 @@ func Start(opts Options) (*HMC, error) {
 		log:        opts.Logger.Named("hmcsim").With(zap.String("hmc", opts.Name)),
 		ca:         opts.CA,
 		users:      map[string]string{opts.Userid: opts.Password},
+		failures:   make(map[string]int),
 		restAddr:   opts.RESTAddr,
 		sessions:   make(map[string]*session),
 		sessionNr:  100 + int(opts.Seed%400),
@@ -220,8 +229,8 @@ func setDefaults(o *Options) {
 	}
 }
 
-// Close ends the HMC: both ports are closed, all connections are cut, and all its goroutines have ended when it
-// returns.
+// Close ends the HMC: both ports are closed, all connections are cut, and nothing happens or is answered any more when
+// it returns.
 func (h *HMC) Close() error {
 	h.mu.Lock()
 	if h.closed {
@@ -279,11 +288,11 @@ func (h *HMC) serveLocked() error {
 	if h.server != nil {
 		return nil
 	}
-	ln, err := listen(h.restAddr)
+	ln, err := listen(h.restAddr, h.bound)
 	if err != nil {
 		return fmt.Errorf("hmcsim: REST: %w", err)
 	}
-	h.restAddr = ln.Addr().String()
+	h.restAddr, h.bound = ln.Addr().String(), true
 	h.stopRequests = make(chan struct{})
 	h.server = h.newServer()
 	server := h.server
@@ -307,6 +316,7 @@ func (h *HMC) stopServing() {
 		_ = server.Close()
 	}
 	h.serving.Wait()
+	h.inFlight.Wait()
 }
 
 // RESTAddr is where REST listens, host:port.

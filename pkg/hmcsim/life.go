@@ -3,12 +3,13 @@ package hmcsim
 import "fmt"
 
 // mix is the order of what happens in a living estate. Its first seven turns show all six notification types (both
-// logs), so that a listener sees each of them soon; operations, which cause many notifications, come later.
+// logs), and each type comes again soon, whenever a listener comes. An operation causes a dozen notifications, which
+// life waits for.
 var mix = [...]func(*world) bool{
 	(*world).lifeOS, (*world).lifeStatus, (*world).lifeAudit, (*world).lifeProperty, (*world).lifeJob,
 	(*world).lifeInventory, (*world).lifeSecurity,
-	(*world).lifeOS, (*world).lifeOperation, (*world).lifeProperty, (*world).lifeOS, (*world).lifeStatus,
-	(*world).lifeOS, (*world).lifeHardware, (*world).lifeProperty, (*world).lifeStatus,
+	(*world).lifeOS, (*world).lifeOperation, (*world).lifeJob, (*world).lifeInventory, (*world).lifeAudit,
+	(*world).lifeOS, (*world).lifeHardware, (*world).lifeStatus, (*world).lifeProperty,
 }
 
 // live lets one thing happen.
@@ -34,22 +35,33 @@ func (w *world) anyPartition(ok func(*partition) bool) *partition {
 	return nil
 }
 
-// lifeOS: an operating system writes; two times of three one that somebody listens to.
-func (w *world) lifeOS() bool {
-	if w.turn%3 != 0 {
-		listened := w.channelPartitions()
-		start := 0
-		if len(listened) > 0 {
-			start = w.rng.IntN(len(listened))
+// listenedPartition returns a partition for which ok holds and of which some session has an open channel, or nil.
+func (w *world) listenedPartition(ok func(*partition) bool) *partition {
+	for _, h := range w.hmcs {
+		if len(h.order) == 0 {
+			continue
 		}
-		for i := range listened {
-			if p := listened[(start+i)%len(listened)]; p.hasOS() && !p.busy {
-				w.tellOS(p, w.everydayMessages(p)...)
-				return true
+		s := h.order[w.ids.IntN(len(h.order))]
+		start := w.ids.IntN(len(s.topics) + 1)
+		for i := range s.topics {
+			if t := s.topics[(start+i)%len(s.topics)]; t.partition != nil && ok(t.partition) {
+				return t.partition
 			}
 		}
 	}
-	p := w.anyPartition(func(p *partition) bool { return p.hasOS() && !p.busy })
+	return nil
+}
+
+// lifeOS: an operating system writes; two times of three one that somebody listens to.
+func (w *world) lifeOS() bool {
+	writes := func(p *partition) bool { return p.hasOS() && !p.busy }
+	var p *partition
+	if w.turn%3 != 0 {
+		p = w.listenedPartition(writes)
+	}
+	if p == nil {
+		p = w.anyPartition(writes)
+	}
 	if p == nil {
 		return false
 	}

@@ -257,6 +257,12 @@ func getNIC(r *request) reply {
 
 // asJob runs an operation of a partition as a job of the session, if the partition is ready for it.
 func (r *request) asJob(ready func(*partition) bool, run func(p *partition, done func())) reply {
+	return r.asCancelableJob(false, ready, run)
+}
+
+// asCancelableJob is asJob for an operation that may be canceled. A canceled one still comes to its end here, which
+// HMCs allow for.
+func (r *request) asCancelableJob(cancelable bool, ready func(*partition) bool, run func(p *partition, done func())) reply {
 	p := r.partition()
 	switch {
 	case p == nil:
@@ -266,12 +272,13 @@ func (r *request) asJob(ready func(*partition) bool, run func(p *partition, done
 	}
 	h, s := r.h, r.session
 	j := h.newJobLocked(s)
+	j.cancel = cancelable
 	run(p, func() { h.endJobLocked(j, http.StatusOK, 0, map[string]any{}) })
 	return accepted(j)
 }
 
 func startPartition(r *request) reply {
-	return r.asJob(func(p *partition) bool { return p.status == statusStopped }, r.h.world.startUp)
+	return r.asCancelableJob(true, func(p *partition) bool { return p.status == statusStopped }, r.h.world.startUp)
 }
 
 func stopPartition(r *request) reply {

@@ -39,11 +39,13 @@ func logon(r *request) reply {
 	if !ok1 || !ok2 {
 		return r.fail(http.StatusBadRequest, 5, "A required field is missing: userid and password are required.")
 	}
-	if want, known := h.users[userid]; !known || want != password {
+	if want, known := h.users[userid]; !known || want != password || h.disabledLocked(userid) {
 		h.refused++
+		h.failures[userid]++
 		h.logLocked(TopicSecurity, h.badLogonEntry(userid))
 		return r.fail(http.StatusForbidden, 0, loginFailed)
 	}
+	delete(h.failures, userid)
 	n := 0
 	for _, s := range h.order {
 		if s.user == userid {
@@ -87,6 +89,11 @@ func logon(r *request) reply {
 	}
 	h.loggedOnLocked(s, from)
 	return rep
+}
+
+// disabledLocked says whether a userid has been disabled by too many refused logons.
+func (h *HMC) disabledLocked(userid string) bool {
+	return h.opts.DisableAfter > 0 && h.failures[userid] >= h.opts.DisableAfter
 }
 
 // loggedOnLocked does what follows a logon.

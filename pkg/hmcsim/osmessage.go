@@ -125,21 +125,6 @@ func (w *world) publishOS(p *partition, batch []osMessage) int {
 	return n
 }
 
-// channelPartitions returns the partitions of which some session has an open channel.
-func (w *world) channelPartitions() []*partition {
-	var parts []*partition
-	for _, h := range w.hmcs {
-		for _, s := range h.order {
-			for _, t := range s.topics {
-				if t.partition != nil {
-					parts = append(parts, t.partition)
-				}
-			}
-		}
-	}
-	return parts
-}
-
 // bootMessages returns what an operating system writes at its IPL, in the groups in which it comes.
 func (p *partition) bootMessages() [][]string {
 	if p.zos {

@@ -127,6 +127,13 @@ func (h *HMC) newServer() *http.Server {
 func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	h.mu.Lock()
+	if h.server == nil {
+		h.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
+	h.inFlight.Add(1)
+	defer h.inFlight.Done()
+	generation := h.generation
 	op, ids, pathKnown := h.route(r)
 	name := "unknown"
 	if op != nil {
@@ -194,6 +201,10 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	}
 
 	h.mu.Lock()
+	if h.server == nil || h.generation != generation { // stopped meanwhile
+		h.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
 	rep := h.answerLocked(r, op, ids, pathKnown, body, &call)
 	h.mu.Unlock()
 	call.Status, call.Reason = rep.status, rep.reason

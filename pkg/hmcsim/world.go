@@ -22,7 +22,8 @@ type world struct {
 	name string // an UUID that names this world in ids
 
 	mu       sync.Mutex
-	rng      *rand.Rand
+	rng      *rand.Rand // of the estate and its life
+	ids      *rand.Rand // of what clients cause, so that they do not change the life
 	hmcs     []*HMC
 	cpcs     []*cpc
 	parts    []*partition // of all CPCs
@@ -42,6 +43,7 @@ func newWorld(opts worldOptions) *world {
 	w := &world{
 		opts: opts,
 		rng:  rand.New(rand.NewPCG(opts.seed, opts.seed^0x9e3779b97f4a7c15)),
+		ids:  rand.New(rand.NewPCG(opts.seed, 1)),
 		poke: make(chan struct{}, 1),
 		quit: make(chan struct{}),
 	}
@@ -52,7 +54,7 @@ func newWorld(opts worldOptions) *world {
 
 // uuid returns the next UUID, in the form of version 1 as HMCs use it.
 func (w *world) uuid() string {
-	a, b := w.rng.Uint64(), w.rng.Uint64()
+	a, b := w.ids.Uint64(), w.ids.Uint64()
 	return fmt.Sprintf("%08x-%04x-11%02x-%04x-%012x", uint32(a), uint16(a>>32), uint8(a>>48), 0x8000|uint16(b>>48)&0x3fff, b&0xffffffffffff)
 }
 
