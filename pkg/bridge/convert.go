@@ -12,41 +12,29 @@ import (
 // unknownType is the type of an event whose notification had no notification-type header.
 const unknownType = "unknown"
 
-// converter turns the notifications of one HMC into events. It belongs to one goroutine.
+// converter turns the notifications of one HMC into events. It belongs to one goroutine, and reuses the memory of the
+// event it makes: that is encoded before the next one is made.
 type converter struct {
-	hmc     string
-	topics  *topicTable
-	estate  *directory
-	headers event.Headers // reused: an event is encoded before the next one is made
+	hmc    string
+	topics *topicTable
+	estate *directory
+
+	event           event.Event
+	resource        event.Resource
+	headers         event.Headers
+	session, global int64
 }
 
 // convert calls emit for each event in n: one per OS message, one per log entry, else one for the whole. valid says
 // whether the body is JSON. The event is only valid during the call.
 func (c *converter) convert(n *receiver.Notification, valid bool, emit func(*event.Event)) {
-	c.headers = c.headers[:0]
-	for _, h := range n.Headers {
-		c.headers = append(c.headers, event.Header{Name: h.Name, Value: h.Value})
+	e := &c.event
+	*e = event.Event{
+		HMC: c.hmc, Type: unknownType, Received: n.Received, Time: n.Received, Topic: n.Topic,
+		Origin: event.OriginLive, Severity: event.SeverityInfo,
 	}
-	e := event.Event{
-		HMC:      c.hmc,
-		Type:     n.Headers.Get("notification-type"),
-		Received: n.Received,
-		Time:     millis(n.Headers.Get("timestamp"), n.Received),
-		Topic:    n.Topic,
-		Origin:   event.OriginLive,
-		Severity: event.SeverityInfo,
-		Headers:  c.headers,
-	}
-	if e.Type == "" {
-		e.Type = unknownType
-	}
+	c.readHeaders(n.Headers)
 	e.TopicType = c.topics.kindOf(n.Topic, e.Type)
-	e.SessionSequenceNr = number(n.Headers.Get("session-sequence-nr"))
-	e.GlobalSequenceNr = number(n.Headers.Get("global-sequence-nr"))
-	resource := c.resource(n.Headers)
-	if resource != (event.Resource{}) {
-		e.Resource = &resource
-	}
 	switch {
 	case len(n.Body) == 0:
 	case valid:
@@ -57,27 +45,27 @@ func (c *converter) convert(n *receiver.Notification, valid bool, emit func(*eve
 
 	// The parts of a body of another shape cannot be told: it is then delivered as one event, whole.
 	parts := 0
-	whole := e
+	whole := *e
 	switch e.Type {
 	case event.TypeOSMessage:
 		for part := range event.Elements(event.Member(e.Body, "os-messages")) {
-			e = whole
-			fillOSMessage(&e, part)
-			emit(&e)
+			*e = whole
+			fillOSMessage(e, part)
+			emit(e)
 			parts++
 		}
 	case event.TypeLogEntry:
 		for part := range event.Elements(event.Member(e.Body, "log-entries")) {
-			e = whole
-			fillLogEntry(&e, part)
-			emit(&e)
+			*e = whole
+			fillLogEntry(e, part)
+			emit(e)
 			parts++
 		}
 	}
 	if parts == 0 {
 		e.ID = c.wholeID(n)
-		describe(&e)
-		emit(&e)
+		describe(e)
+		emit(e)
 	}
 }
 
@@ -93,16 +81,42 @@ func (c *converter) wholeID(n *receiver.Notification) string {
 	return event.NewID(c.hmc, n.Topic, id, h.Get("timestamp"), h.Get("session-sequence-nr"), h.Get("global-sequence-nr"), body)
 }
 
-// resource reads the managed object from the headers, and adds the names that only the estate knows.
-func (c *converter) resource(h receiver.Headers) event.Resource {
-	r := event.Resource{
-		Class:      h.Get("class"),
-		Name:       h.Get("name"),
-		ObjectURI:  h.Get("object-uri"),
-		ObjectID:   h.Get("object-id"),
-		ElementURI: h.Get("element-uri"),
-		ElementID:  h.Get("element-id"),
+// readHeaders fills in what the headers say, in one pass.
+func (c *converter) readHeaders(headers receiver.Headers) {
+	e, r := &c.event, &c.resource
+	*r = event.Resource{}
+	c.headers = c.headers[:0]
+	for i := range headers {
+		name, value := headers[i].Name, headers[i].Value
+		c.headers = append(c.headers, event.Header{Name: name, Value: value})
+		switch name {
+		case "notification-type":
+			if value != "" {
+				e.Type = value
+			}
+		case "timestamp":
+			if ms, err := strconv.ParseInt(value, 10, 64); err == nil && ms > 0 {
+				e.Time = time.UnixMilli(ms)
+			}
+		case "session-sequence-nr":
+			e.SessionSequenceNr = number(value, &c.session)
+		case "global-sequence-nr":
+			e.GlobalSequenceNr = number(value, &c.global)
+		case "class":
+			r.Class = value
+		case "name":
+			r.Name = value
+		case "object-uri":
+			r.ObjectURI = value
+		case "object-id":
+			r.ObjectID = value
+		case "element-uri":
+			r.ElementURI = value
+		case "element-id":
+			r.ElementID = value
+		}
 	}
+	e.Headers = c.headers
 	if known, ok := c.estate.lookup(r.ObjectURI); ok {
 		r.CPC = known.cpc
 		if r.Name == "" {
@@ -112,7 +126,9 @@ func (c *converter) resource(h receiver.Headers) event.Resource {
 	if r.Class == "cpc" && r.CPC == "" {
 		r.CPC = r.Name
 	}
-	return r
+	if *r != (event.Resource{}) {
+		e.Resource = r
+	}
 }
 
 // fillOSMessage makes e the event of one os-message-info object. The HMC assigns the sequence number per partition;
@@ -120,7 +136,7 @@ func (c *converter) resource(h receiver.Headers) event.Resource {
 func fillOSMessage(e *event.Event, part []byte) {
 	var sequence, text string
 	for name, value := range event.Members(part) {
-		switch name {
+		switch string(name) {
 		case "sequence-number":
 			sequence = string(value)
 		case "message-text":
@@ -152,7 +168,7 @@ func fillOSMessage(e *event.Event, part []byte) {
 func fillLogEntry(e *event.Event, part []byte) {
 	var at, id, name, message, userid, items string
 	for key, value := range event.Members(part) {
-		switch key {
+		switch string(key) {
 		case "event-time":
 			at = string(value)
 			if ms := event.Int(value); ms > 0 {
@@ -178,21 +194,14 @@ func fillLogEntry(e *event.Event, part []byte) {
 	}
 }
 
-// millis reads milliseconds since the epoch.
-func millis(s string, fallback time.Time) time.Time {
-	ms, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || ms <= 0 {
-		return fallback
-	}
-	return time.UnixMilli(ms)
-}
-
-func number(s string) *int64 {
-	n, err := strconv.ParseInt(s, 10, 64)
+// number reads a sequence number into n; nil where s is none.
+func number(s string, n *int64) *int64 {
+	v, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
 		return nil
 	}
-	return &n
+	*n = v
+	return n
 }
 
 func firstLine(s string) string {

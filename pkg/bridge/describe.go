@@ -34,7 +34,7 @@ func describeStatusChange(e *event.Event) {
 	reports, unacceptable := 0, false
 	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
 		for name, value := range event.Members(report) {
-			switch name {
+			switch string(name) {
 			case "old-status":
 				if reports == 0 {
 					from = event.String(value)
@@ -126,14 +126,13 @@ func withResource(e *event.Event, what string) string {
 	if name == "" {
 		name = r.ObjectURI
 	}
-	s := class
-	if name != "" {
-		s += " " + name
+	switch {
+	case name == "":
+		return class + ": " + what
+	case r.CPC == "" || class == "cpc":
+		return class + " " + name + ": " + what
 	}
-	if r.CPC != "" && class != "cpc" {
-		s += " on " + r.CPC
-	}
-	return s + ": " + what
+	return class + " " + name + " on " + r.CPC + ": " + what
 }
 
 func orUnknown(s string) string {

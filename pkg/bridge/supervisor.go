@@ -348,8 +348,8 @@ func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 
 // handle turns one notification into events and puts them into the outbox.
 func (s *supervisor) handle(n *receiver.Notification, valid bool) {
-	s.metrics.notified(n.Headers.Get("notification-type"))
 	s.conv.convert(n, valid, s.out.add)
+	s.metrics.notified(s.conv.event.Type)
 	if s.out.full() {
 		s.out.flush(context.Background())
 	}

@@ -33,7 +33,7 @@ func walk(t *testing.T, data []byte, valid bool, depth int) {
 	}
 	names := map[string]bool{}
 	for name, value := range event.Members(data) {
-		names[name] = true
+		names[string(name)] = true
 		if depth < 50 && len(value) < len(data) {
 			walk(t, value, valid, depth+1)
 		}
