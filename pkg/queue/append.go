@@ -272,7 +272,7 @@ func (q *Queue) store(g *group) error {
 			sum.firstAt = g.records[0].at
 		}
 		for i := range g.records {
-			sum.last += uint64(g.records[i].count) //nolint:gosec // never negative
+			sum.last += uint64(g.records[i].count)
 			sum.bytes += g.records[i].bytes
 		}
 		sum.lastAt = g.records[len(g.records)-1].at
@@ -409,7 +409,7 @@ func (q *Queue) publish(w *writer, records plan, sum summary, ops []KeyValue, si
 		p := &records[i]
 		n := len(q.cache)
 		block := hotBlock{
-			blockView: blockView{buf: p.buf[:len(p.buf):len(p.buf)], chunks: p.chunks, segment: w.base}, key: p.key, size: int64(cap(p.buf)),
+			blockView: blockView{buf: slices.Clip(p.buf), chunks: p.chunks, segment: w.base}, key: p.key, size: int64(cap(p.buf)),
 		}
 		if n > 0 && q.cache[n-1].key == p.key {
 			old := &q.cache[n-1]
@@ -584,8 +584,8 @@ func (q *Queue) probe() {
 
 // probeDisk writes size bytes to a file and removes it.
 func probeDisk(dir string, size int64) (err error) {
-	path := filepath.Join(dir, "probe"+temporarySufix)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // a file of our own directory
+	path := filepath.Join(dir, "probe"+temporarySuffix)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

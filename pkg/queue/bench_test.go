@@ -5,10 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -120,7 +123,7 @@ func BenchmarkNaive(b *testing.B) {
 				}
 				batch := benchBatch(size)
 				n := (b.N + size - 1) / size
-				total := uint64(n * size) //nolint:gosec // positive
+				total := uint64(n * size)
 				var group sync.WaitGroup
 				wake := make([]chan struct{}, cursors)
 				for i := range cursors {
@@ -180,5 +183,97 @@ func BenchmarkNaive(b *testing.B) {
 				b.SetBytes(benchRecord)
 			})
 		}
+	}
+}
+
+// memory returns a line of /proc/self/status, in KiB.
+func memory(line string) (kib int, err error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(status), line+":")
+	_, err = fmt.Sscan(rest, &kib)
+	return kib, err
+}
+
+// childOpen opens a queue and prints how long that took and what memory was needed, for that and for reading everything.
+func childOpen(dir, _ string) error {
+	before, err := memory("VmRSS")
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	q, err := Open(Options{Dir: dir})
+	if err != nil {
+		return err
+	}
+	c, err := q.Cursor("c")
+	if err != nil {
+		return err
+	}
+	events, _, _ := c.Pending()
+	if _, err := c.Next(context.Background(), 1, 0); err != nil {
+		return err
+	}
+	took := time.Since(start)
+	opened, err := memory("VmHWM")
+	if err != nil {
+		return err
+	}
+	start = time.Now()
+	for n := int64(1); n < events; {
+		records, err := c.Next(context.Background(), 0, 0)
+		if err != nil {
+			return err
+		}
+		n += int64(len(records))
+	}
+	drained, err := memory("VmHWM")
+	fmt.Println(events, took.Seconds()*1000, before, opened, drained, float64(events)/time.Since(start).Seconds())
+	return errors.Join(err, q.Close())
+}
+
+// BenchmarkOpen starts a process on a million waiting records and a state of 100,000 keys.
+func BenchmarkOpen(b *testing.B) {
+	const n, size, keys = 1_000_000, 1000, 100_000
+	dir := b.TempDir()
+	q, err := Open(Options{Dir: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cursor(b, q, "c")
+	batch := benchBatch(size)
+	for i := range n / size {
+		batch.State = nil
+		for j := range keys / (n / size) {
+			batch.State = append(batch.State, KeyValue{Key: fmt.Sprintf("id/%032d", i*size+j), Value: []byte("12345678")})
+		}
+		if err := q.Append(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := q.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	for range b.N {
+		cmd, out := startChild(b, "open", dir, "")
+		var events int
+		var took, before, opened, drained, rate float64
+		if _, err := fmt.Fscan(out, &events, &took, &before, &opened, &drained, &rate); err != nil {
+			b.Error(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			b.Fatal(err)
+		}
+		if events != n {
+			b.Fatalf("%d events", events)
+		}
+		b.ReportMetric(took, "ms-to-first-record")
+		b.ReportMetric(before/1024, "MiB-before")
+		b.ReportMetric(opened/1024, "MiB-open")
+		b.ReportMetric(drained/1024, "MiB-drained")
+		b.ReportMetric(rate, "records/s-drained")
 	}
 }

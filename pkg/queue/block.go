@@ -61,7 +61,7 @@ type chunkInfo struct {
 }
 
 // last returns the sequence number of the chunk's last record.
-func (c *chunkInfo) last() uint64 { return c.first + uint64(c.count) - 1 } //nolint:gosec // count is never negative
+func (c *chunkInfo) last() uint64 { return c.first + uint64(c.count) - 1 }
 
 // draft is a chunk that is being filled. Its header is written by finish.
 type draft struct {
@@ -90,12 +90,12 @@ func (d *draft) add(record []byte) {
 func (d *draft) finish(kind uint8, first uint64, before int64) {
 	h := d.buf[:chunkHeaderSize]
 	h[4], h[5], h[6], h[7] = chunkVersion, kind, 0, 0
-	binary.BigEndian.PutUint32(h[8:], uint32(d.count))                     //nolint:gosec // bounded by the payload
-	binary.BigEndian.PutUint32(h[12:], uint32(len(d.buf)-chunkHeaderSize)) //nolint:gosec // bounded by MaxRecordBytes
+	binary.BigEndian.PutUint32(h[8:], uint32(d.count))
+	binary.BigEndian.PutUint32(h[12:], uint32(len(d.buf)-chunkHeaderSize))
 	binary.BigEndian.PutUint64(h[16:], first)
-	binary.BigEndian.PutUint64(h[24:], uint64(d.at))    //nolint:gosec // the bits are kept
-	binary.BigEndian.PutUint64(h[32:], uint64(before))  //nolint:gosec // never negative
-	binary.BigEndian.PutUint64(h[40:], uint64(d.bytes)) //nolint:gosec // never negative
+	binary.BigEndian.PutUint64(h[24:], uint64(d.at))
+	binary.BigEndian.PutUint64(h[32:], uint64(before))
+	binary.BigEndian.PutUint64(h[40:], uint64(d.bytes))
 	binary.BigEndian.PutUint32(h, crc32.Checksum(d.buf[4:], castagnoli))
 }
 
@@ -142,23 +142,24 @@ func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
 		return chunkInfo{}, errChunk
 	}
 	c := chunkInfo{
-		first: binary.BigEndian.Uint64(buf[16:]),
-		count: int(count),
-		//nolint:gosec // the bits are those of finish
-		at: int64(binary.BigEndian.Uint64(buf[24:])), before: int64(binary.BigEndian.Uint64(buf[32:])), bytes: int64(binary.BigEndian.Uint64(buf[40:])),
-		start: chunkHeaderSize,
-		end:   end,
+		first:  binary.BigEndian.Uint64(buf[16:]),
+		count:  int(count),
+		at:     int64(binary.BigEndian.Uint64(buf[24:])),
+		before: int64(binary.BigEndian.Uint64(buf[32:])),
+		bytes:  int64(binary.BigEndian.Uint64(buf[40:])),
+		start:  chunkHeaderSize,
+		end:    end,
 	}
 	// The checksum says that these are the bytes that were written; this says that they can be walked.
 	var bytes int64
 	offset := c.start
 	for range c.count {
 		n, size := binary.Uvarint(buf[offset:end])
-		if size <= 0 || n > uint64(end-offset-size) { //nolint:gosec // size is within the slice
+		if size <= 0 || n > uint64(end-offset-size) {
 			return chunkInfo{}, errChunk
 		}
-		offset += size + int(n) //nolint:gosec // n is not above end
-		bytes += int64(n)       //nolint:gosec // as above
+		offset += size + int(n)
+		bytes += int64(n)
 	}
 	if offset != end || bytes != c.bytes || c.before < 0 || c.first > 1<<63 {
 		return chunkInfo{}, errChunk
@@ -170,7 +171,7 @@ func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
 func nextEntry(buf []byte, offset int) ([]byte, int) {
 	n, size := binary.Uvarint(buf[offset:])
 	start := offset + size
-	end := start + int(n) //nolint:gosec // checked by parseBlock
+	end := start + int(n)
 	return buf[start:end:end], end
 }
 
@@ -200,14 +201,14 @@ func appendOp(dst []byte, key string, value []byte) []byte {
 // parseOp reads what appendOp wrote; the value is nil for a deletion.
 func parseOp(entry []byte) (key string, value []byte, err error) {
 	n, size := binary.Uvarint(entry)
-	if size <= 0 || n > uint64(len(entry)-size) { //nolint:gosec // size is within the slice
+	if size <= 0 || n > uint64(len(entry)-size) {
 		return "", nil, errChunk
 	}
-	rest := entry[size+int(n):] //nolint:gosec // n is not above the length
+	rest := entry[size+int(n):]
 	if len(rest) > 0 {
 		value = rest[1:]
 	}
-	return string(entry[size : size+int(n)]), value, nil //nolint:gosec // as above
+	return string(entry[size : size+int(n)]), value, nil
 }
 
 func uvarintLen(n int) int {

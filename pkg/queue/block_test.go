@@ -20,7 +20,7 @@ func makeBlock(chunks ...[]string) []byte {
 			d.add([]byte(r))
 		}
 		d.finish(kindRecords, first, before)
-		first += uint64(d.count) //nolint:gosec // small
+		first += uint64(d.count)
 		before += d.bytes
 		block = append(block, d.buf...)
 	}
@@ -134,7 +134,7 @@ func FuzzVerify(f *testing.F) {
 	if err := db.Close(); err != nil {
 		f.Fatal(err)
 	}
-	seed, err := os.ReadFile(path) //nolint:gosec // the test's own
+	seed, err := os.ReadFile(path)
 	if err != nil {
 		f.Fatal(err)
 	}

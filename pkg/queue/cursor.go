@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -152,7 +153,7 @@ func (c *Cursor) collect(records []Record, maxRecords, room int) (_ []Record, le
 		c.seek()
 	}
 	if records == nil {
-		records = make([]Record, 0, min(maxRecords, int(c.view.last()-c.read)+1)) //nolint:gosec // a block's records fit an int
+		records = make([]Record, 0, min(maxRecords, int(c.view.last()-c.read)+1))
 	}
 	for {
 		ch := &c.view.chunks[c.chunk]
@@ -325,7 +326,7 @@ func (c *Cursor) lost(first, last uint64) {
 	c.mu.Lock()
 	n := 0
 	if last > c.lostTo {
-		n = int(last - max(first, c.lostTo+1) + 1) //nolint:gosec // a block's records fit an int
+		n = int(last - max(first, c.lostTo+1) + 1)
 		c.lostTo = last
 		c.holes = append(c.holes, hole{first, last})
 		c.settle()
@@ -385,9 +386,9 @@ func (c *Cursor) popWindow() {
 	}
 	if len(c.window) > 0 {
 		if w := &c.window[0]; w.first <= c.pos.acked {
-			done := int64(c.pos.acked - w.first + 1) //nolint:gosec // records of a chunk
+			done := int64(c.pos.acked - w.first + 1)
 			c.pos.segment = w.segment
-			c.pos.bytes = w.before + w.bytes*done/int64(w.last-w.first+1) //nolint:gosec // as above
+			c.pos.bytes = w.before + w.bytes*done/int64(w.last-w.first+1)
 		}
 	}
 }
@@ -421,7 +422,7 @@ func (c *Cursor) skip(first, last uint64) int {
 	if c.read >= first && c.read <= last {
 		c.read = last + 1
 	}
-	return int(last - from + 1) //nolint:gosec // a segment's records fit an int
+	return int(last - from + 1)
 }
 
 // remove ends the cursor.
@@ -486,17 +487,16 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 
 // pending adds up what is behind a position. q.mu is held.
 func (q *Queue) pending(pos position) (events, bytes int64) {
-	for i := len(q.segments) - 1; i >= 0; i-- {
-		s := q.segments[i]
+	for _, s := range slices.Backward(q.segments) {
 		if s.last <= pos.acked {
 			break
 		}
 		if s.base > pos.acked {
-			events += int64(s.last - s.base + 1) //nolint:gosec // records of a segment
+			events += int64(s.last - s.base + 1)
 			bytes += s.bytes
 			continue
 		}
-		events += int64(s.last - pos.acked) //nolint:gosec // records of a segment
+		events += int64(s.last - pos.acked)
 		if pos.segment == s.base {
 			bytes += s.bytes - min(s.bytes, pos.bytes)
 		} else {
@@ -612,7 +612,7 @@ func (c *Cursor) advance(from position, first uint64, to position) (dropped int,
 	if c.read <= c.pos.acked {
 		c.read = c.pos.acked + 1
 	}
-	return int(to.acked + 1 - first), true, nil //nolint:gosec // records of a segment
+	return int(to.acked + 1 - first), true, nil
 }
 
 // checkpoint collects the positions of all cursors.

@@ -202,7 +202,7 @@ func TestPending(t *testing.T) {
 	read := 0
 	for step := 0; read < n*each; step++ {
 		read += len(next(t, c, min(7, n*each-read)))
-		if err := c.Ack(uint64(read)); err != nil { //nolint:gosec // small
+		if err := c.Ack(uint64(read)); err != nil {
 			t.Fatal(err)
 		}
 		if step%20 == 19 {
@@ -312,10 +312,10 @@ func TestMaxBytes(t *testing.T) {
 	next1 := uint64(1)
 	for i := range n {
 		mustPut(t, q, fmt.Sprintf("%-1000d", i+1))
-		if r := next(t, fast, 1)[0]; r.Seq != uint64(i+1) { //nolint:gosec // small
+		if r := next(t, fast, 1)[0]; r.Seq != uint64(i+1) {
 			t.Fatalf("fast got %d", r.Seq)
 		}
-		if err := fast.Ack(uint64(i + 1)); err != nil { //nolint:gosec // small
+		if err := fast.Ack(uint64(i + 1)); err != nil {
 			t.Fatal(err)
 		}
 		if i == 300 { // in the middle of what is going to be dropped
@@ -332,7 +332,7 @@ func TestMaxBytes(t *testing.T) {
 	}
 	mu.Unlock()
 	r := next(t, slow, int(events))
-	if r[0].Seq < next1 || r[0].Seq != n-uint64(events)+1 || r[len(r)-1].Seq != n { //nolint:gosec // small
+	if r[0].Seq < next1 || r[0].Seq != n-uint64(events)+1 || r[len(r)-1].Seq != n {
 		t.Errorf("slow got %d to %d", r[0].Seq, r[len(r)-1].Seq)
 	}
 }

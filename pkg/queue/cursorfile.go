@@ -42,12 +42,12 @@ type checkpoint struct {
 
 func (c *checkpoint) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, c.end)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors))) //nolint:gosec // a handful
+	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
 		b = append(binary.AppendUvarint(b, uint64(len(name))), name...)
 		b = binary.BigEndian.AppendUint64(b, p.acked)
 		b = binary.BigEndian.AppendUint64(b, p.segment)
-		b = binary.BigEndian.AppendUint64(b, uint64(p.bytes)) //nolint:gosec // never negative
+		b = binary.BigEndian.AppendUint64(b, uint64(p.bytes))
 	}
 	return b
 }
@@ -63,13 +63,13 @@ func decodeCheckpoint(b []byte) (*checkpoint, error) {
 	b = b[12:]
 	for range n {
 		length, size := binary.Uvarint(b)
-		if size <= 0 || length > uint64(len(b)-size) || len(b)-size-int(length) < 24 { //nolint:gosec // checked in this order
+		if size <= 0 || length > uint64(len(b)-size) || len(b)-size-int(length) < 24 {
 			return nil, errCheckpoint
 		}
-		name := string(b[size : size+int(length)]) //nolint:gosec // as above
-		b = b[size+int(length):]                   //nolint:gosec // as above
+		name := string(b[size : size+int(length)])
+		b = b[size+int(length):]
 		c.cursors[name] = position{
-			acked: binary.BigEndian.Uint64(b), segment: binary.BigEndian.Uint64(b[8:]), bytes: int64(binary.BigEndian.Uint64(b[16:])), //nolint:gosec // as stored
+			acked: binary.BigEndian.Uint64(b), segment: binary.BigEndian.Uint64(b[8:]), bytes: int64(binary.BigEndian.Uint64(b[16:])),
 		}
 		b = b[24:]
 	}
@@ -143,7 +143,7 @@ func (f *cursorFile) store(c *checkpoint) error {
 	f.generation++
 	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
 	copy(b, cursorMagic)
-	binary.BigEndian.PutUint32(b[12:], uint32(len(payload))) //nolint:gosec // a handful of cursors
+	binary.BigEndian.PutUint32(b[12:], uint32(len(payload)))
 	binary.BigEndian.PutUint64(b[16:], f.generation)
 	b = append(b, payload...)
 	binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
@@ -151,7 +151,7 @@ func (f *cursorFile) store(c *checkpoint) error {
 	if f.broken || int64(len(b)) > f.slot {
 		return f.renew(b)
 	}
-	if _, err := f.file.WriteAt(b, int64(f.generation%2)*f.slot); err != nil { //nolint:gosec // 0 or 1
+	if _, err := f.file.WriteAt(b, int64(f.generation%2)*f.slot); err != nil {
 		f.broken = true
 		return err
 	}
@@ -168,8 +168,8 @@ func (f *cursorFile) renew(b []byte) (err error) {
 	for int64(len(b)) > slot/2 {
 		slot *= 2
 	}
-	temporary := f.path() + temporarySufix
-	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // a file of our own directory
+	temporary := f.path() + temporarySuffix
+	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -200,13 +200,6 @@ func (f *cursorFile) renew(b []byte) (err error) {
 		return fmt.Errorf("%s: %w", f.dir, err)
 	}
 	return nil
-}
-
-func (f *cursorFile) size() int64 {
-	if f.file == nil {
-		return 0
-	}
-	return 2 * f.slot
 }
 
 func (f *cursorFile) close() error {

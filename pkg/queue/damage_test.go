@@ -81,7 +81,7 @@ func makeStore(t testing.TB, n int) string {
 // memoryDir returns a directory in memory if there is such a thing: syncing is not what the test is about.
 func memoryDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "hmcnotifyd-queue-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "hmcnotifyd-queue-test-") //nolint:usetesting // t.TempDir is on a disk
 	if err != nil {
 		return t.TempDir()
 	}
@@ -157,14 +157,14 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	pristine := makeStore(t, n)
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any will do
+	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("HMCNOTIFYD_TEST_SEED"); s != "" {
 		if _, err := fmt.Sscan(s, &seed); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
+	r := rand.New(rand.NewPCG(seed, 0))
 	dir := filepath.Join(memoryDir(t), "copy")
 	harmless := 0
 	for round := range rounds {
@@ -232,7 +232,7 @@ func TestDamage(t *testing.T) {
 				}
 				for _, r := range records {
 					missing(last+1, r.Seq-1)
-					if sawNew = string(r.Data) == "new"; !sawNew && string(r.Data) != damageRecord(int(r.Seq)) { //nolint:gosec // small
+					if sawNew = string(r.Data) == "new"; !sawNew && string(r.Data) != damageRecord(int(r.Seq)) {
 						t.Fatalf("%s: %s: record %d is %.30q", where, name, r.Seq, r.Data)
 					}
 					if r.Seq <= last {
@@ -292,7 +292,7 @@ func TestDamageWhileOpen(t *testing.T) {
 			if want := fmt.Sprintf("record %d", r.Seq); r.Seq <= last || strings.TrimSpace(string(r.Data)) != want {
 				t.Fatalf("got %d %.20q after %d", r.Seq, r.Data, last)
 			}
-			missing += int(r.Seq - last - 1) //nolint:gosec // small
+			missing += int(r.Seq - last - 1)
 			last = r.Seq
 		}
 		return missing
@@ -315,11 +315,11 @@ func TestDamageWhileOpen(t *testing.T) {
 		}
 		fourth, _ := parseSegmentName(filepath.Base(files[3]))
 		missing := all(t, c, 2, 200)
-		if want := int(fourth) - 3; missing > want || missing < want-20 { //nolint:gosec // small; the block in memory was read
+		if want := int(fourth) - 3; missing > want || missing < want-20 {
 			t.Errorf("%d missing, want about %d", missing, want)
 		}
 		// What was read of the first file and is not acknowledged counts too: it would not come again.
-		if got := dropped.Load(); got < int64(missing) || got > int64(fourth)-1 { //nolint:gosec // small
+		if got := dropped.Load(); got < int64(missing) || got > int64(fourth)-1 {
 			t.Errorf("%d counted, %d missing", got, missing)
 		}
 		if got := testutil.ToFloat64(q.metrics.damaged); got != 3 {
@@ -440,7 +440,7 @@ func TestLostCursors(t *testing.T) {
 		"damaged": func(path string) error { return os.WriteFile(path, make([]byte, 100), 0o600) },
 		"removed": os.Remove,
 		"one slot": func(path string) error {
-			b, err := os.ReadFile(path) //nolint:gosec // the test's own
+			b, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
@@ -503,7 +503,7 @@ func TestNewerVersion(t *testing.T) {
 // TestVerify has bbolt write files of many shapes, all of which must be found right.
 func TestVerify(t *testing.T) {
 	t.Parallel()
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // not for secrets
+	r := rand.New(rand.NewPCG(1, 2))
 	path := filepath.Join(memoryDir(t), "x.db")
 	db, err := bolt.Open(path, 0o600, boltOptions(0))
 	if err != nil {

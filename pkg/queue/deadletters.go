@@ -29,7 +29,7 @@ type DeadLetter struct {
 	ID string
 	// Sink is the name of the sink that has refused.
 	Sink string
-	// Time is when it refused.
+	// Time is when it refused. Put takes the present time for zero.
 	Time time.Time
 	// Status is the status code of its answer, 0 if there was none.
 	Status int
@@ -49,7 +49,7 @@ type DeadLetterOptions struct {
 	Dir string
 	// MaxBytes bounds the data that is kept; beyond it the oldest go.
 	MaxBytes int64
-	// OnDropped is told of letters that went because of MaxBytes. It must not block.
+	// OnDropped is told of letters that went because of MaxBytes, from any goroutine. It must not block.
 	OnDropped func(sink string, letters int)
 	Logger    *zap.Logger
 	Metrics   *Metrics
@@ -238,9 +238,13 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
 			meta.FillPercent, data.FillPercent = 0.9, 0.9
 			for _, l := range letters {
-				last = max(last+1, uint64(time.Now().UnixNano())) //nolint:gosec // not before 1970
+				now := time.Now()
+				last = max(last+1, uint64(now.UnixNano()))
 				key := sequenceKey(last)
 				l.Size = len(l.Data)
+				if l.Time.IsZero() {
+					l.Time = now
+				}
 				bytes += l.cost()
 				if err := meta.Put(key, encodeLetter(&l)); err != nil {
 					return err
@@ -437,9 +441,9 @@ func letterKey(id string) ([]byte, error) {
 
 func encodeLetter(l *DeadLetter) []byte {
 	b := []byte{letterVersion}
-	b = binary.BigEndian.AppendUint64(b, uint64(l.Time.UnixNano()))           //nolint:gosec // the bits are kept
-	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30)))) //nolint:gosec // bounded
-	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))                      //nolint:gosec // bounded by bbolt's values
+	b = binary.BigEndian.AppendUint64(b, uint64(l.Time.UnixNano()))
+	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
+	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))
 	for _, s := range []string{l.Sink, l.Reason, l.Request} {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
@@ -457,19 +461,19 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, b[0])
 	}
 	l := DeadLetter{
-		ID:   fmt.Sprintf("%016x", binary.BigEndian.Uint64(key)),
-		Time: time.Unix(0, int64(binary.BigEndian.Uint64(b[1:]))), //nolint:gosec // as stored
-		//nolint:gosec // as stored
-		Status: int(int32(binary.BigEndian.Uint32(b[9:]))), Size: int(binary.BigEndian.Uint32(b[13:])),
+		ID:     fmt.Sprintf("%016x", binary.BigEndian.Uint64(key)),
+		Time:   time.Unix(0, int64(binary.BigEndian.Uint64(b[1:]))),
+		Status: int(int32(binary.BigEndian.Uint32(b[9:]))),
+		Size:   int(binary.BigEndian.Uint32(b[13:])),
 	}
 	b = b[17:]
 	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request} {
 		n, size := binary.Uvarint(b)
-		if size <= 0 || n > uint64(len(b)-size) { //nolint:gosec // size is within the slice
+		if size <= 0 || n > uint64(len(b)-size) {
 			return DeadLetter{}, errLetter
 		}
-		*field = string(b[size : size+int(n)]) //nolint:gosec // n is not above the length
-		b = b[size+int(n):]                    //nolint:gosec // as above
+		*field = string(b[size : size+int(n)])
+		b = b[size+int(n):]
 	}
 	return l, nil
 }

@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	lockName       = "lock"
-	cursorsName    = "cursors"
-	deadName       = "dead-letters.db"
-	segmentPrefix  = "segment-"
-	segmentSuffix  = ".db"
-	temporarySufix = ".tmp"
-	damagedSuffix  = ".damaged"
+	lockName        = "lock"
+	cursorsName     = "cursors"
+	deadName        = "dead-letters.db"
+	segmentPrefix   = "segment-"
+	segmentSuffix   = ".db"
+	temporarySuffix = ".tmp"
+	damagedSuffix   = ".damaged"
 )
 
 // ErrLocked is what Open returns (wrapped) when another process, or another Queue of this one, uses the directory.
@@ -27,11 +27,11 @@ var ErrLocked = errors.New("directory is in use")
 // lockDir takes the lock on dir. It ends with the process or when the file is closed, so a crash leaves nothing behind.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the directory is the operator's choice
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits an int
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer func() { _ = f.Close() }()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s: flock: %w", path, err)
@@ -51,7 +51,7 @@ func lockDir(dir string) (*os.File, error) {
 
 // syncDir makes the creation, renaming and removal of files in dir durable.
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the directory is the operator's choice
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

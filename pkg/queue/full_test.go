@@ -52,7 +52,7 @@ func refused(q *Queue, full, empty func() error) error {
 			}
 		}
 		// What is stored is still there, and acknowledging it is durable.
-		for read := int(c.Acked()); read < stored-10; { //nolint:gosec // small
+		for read := int(c.Acked()); read < stored-10; {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			records, err := c.Next(ctx, 7, 0)
 			cancel()
@@ -101,20 +101,20 @@ func refused(q *Queue, full, empty func() error) error {
 	if c.Acked() != acked {
 		return fmt.Errorf("the cursor was at %d and is at %d", acked, c.Acked())
 	}
-	for want := int(acked) + 1; want <= stored; { //nolint:gosec // small
+	for want := int(acked) + 1; want <= stored; {
 		records, err := c.Next(context.Background(), 0, 0)
 		if err != nil {
 			return err
 		}
 		for _, r := range records {
-			if !strings.HasPrefix(string(r.Data), fmt.Sprintf("%d x", want)) || r.Seq != uint64(want) { //nolint:gosec // small
+			if !strings.HasPrefix(string(r.Data), fmt.Sprintf("%d x", want)) || r.Seq != uint64(want) {
 				return fmt.Errorf("at the end: record %d is %.20q, want %d", r.Seq, r.Data, want)
 			}
 			want++
 		}
 	}
-	if events, _, _ := c.Pending(); int(events) != stored-int(acked) { //nolint:gosec // small
-		return fmt.Errorf("%d wait, %d should", events, stored-int(acked)) //nolint:gosec // small
+	if events, _, _ := c.Pending(); int(events) != stored-int(acked) {
+		return fmt.Errorf("%d wait, %d should", events, stored-int(acked))
 	}
 	return q.Close()
 }
@@ -168,7 +168,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		filler := filepath.Join(dir, "filler")
 		full := func() error {
-			f, err := os.Create(filler) //nolint:gosec // in the test's directory
+			f, err := os.Create(filler)
 			if err != nil {
 				return err
 			}
@@ -198,7 +198,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	var dropped atomic.Int64
 	opts := Options{Dir: filepath.Join(dir, "q"), SegmentBytes: 256 << 10, OnDropped: func(_ string, n int) { dropped.Add(int64(n)) }}
 	q := open(t, opts)
-	c := cursor(t, q, "c")
+	cursor(t, q, "c")
 	const n = 300
 	for i := range n {
 		mustPut(t, q, fmt.Sprintf("record %d%s", i+1, strings.Repeat(" ", 3000)))
@@ -207,7 +207,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	filler := filepath.Join(dir, "filler")
-	f, err := os.Create(filler) //nolint:gosec // in the test's directory
+	f, err := os.Create(filler)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if err := d.Put(DeadLetter{Sink: "s"}); !isNoSpace(err) {
 		t.Fatalf("dead letter on a full disk: %v", err)
 	}
-	c = cursor(t, q, "c")
+	c := cursor(t, q, "c")
 	for i, r := range next(t, c, n) {
 		if want := fmt.Sprintf("record %d ", i+1); !strings.HasPrefix(string(r.Data), want) {
 			t.Fatalf("record %d is %.20q", i+1, r.Data)
@@ -253,5 +253,3 @@ func TestOpenOnFullDisk(t *testing.T) {
 		t.Errorf("%d dropped", dropped.Load())
 	}
 }
-
-func childOpen(string, string) error { return nil }

@@ -185,7 +185,7 @@ func Open(opts Options) (_ *Queue, err error) {
 	}
 	defer func() {
 		if err != nil {
-			q.closeFiles()
+			_ = q.closeFiles() // the error in hand is the one that counts
 		}
 	}()
 	if err := q.load(); err != nil {
@@ -298,7 +298,7 @@ func (q *Queue) findSegments() (segments []found, taken []lost, err error) {
 	}
 	for _, e := range entries {
 		path := filepath.Join(q.opts.Dir, e.Name())
-		if name, ok := strings.CutSuffix(e.Name(), temporarySufix); ok {
+		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
 			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
 				if err := os.Remove(path); err != nil { // was not complete when the process ended
 					return nil, nil, err

@@ -111,7 +111,7 @@ func next(t testing.TB, c *Cursor, n int) []Record {
 func expectRecords(t testing.TB, c *Cursor, from, n int) {
 	t.Helper()
 	for i, r := range next(t, c, n) {
-		if want := fmt.Sprintf("record %d", from+i); string(r.Data) != want || r.Seq != uint64(from+i) { //nolint:gosec // small
+		if want := fmt.Sprintf("record %d", from+i); string(r.Data) != want || r.Seq != uint64(from+i) {
 			t.Fatalf("got %d %q, want %d %q", r.Seq, r.Data, from+i, want)
 		}
 	}
@@ -275,7 +275,7 @@ func TestConcurrent(t *testing.T) {
 				}
 				for _, r := range records {
 					got++
-					if r.Seq != uint64(got) { //nolint:gosec // small
+					if r.Seq != uint64(got) {
 						t.Errorf("%s: %d is number %d", name, r.Seq, got)
 					}
 					var n int

@@ -111,7 +111,7 @@ type summary struct {
 func (s summary) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, s.last)
 	for _, v := range []int64{s.bytes, s.firstAt, s.lastAt} {
-		b = binary.BigEndian.AppendUint64(b, uint64(v)) //nolint:gosec // the bits are kept
+		b = binary.BigEndian.AppendUint64(b, uint64(v))
 	}
 	return b
 }
@@ -120,7 +120,7 @@ func decodeSummary(b []byte) (summary, error) {
 	if len(b) != 32 {
 		return summary{}, errors.New("no summary of the segment")
 	}
-	v := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[i:])) } //nolint:gosec // as stored
+	v := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[i:])) }
 	return summary{last: binary.BigEndian.Uint64(b), bytes: v(8), firstAt: v(16), lastAt: v(24)}, nil
 }
 
@@ -370,7 +370,7 @@ type writer struct {
 // newWriter makes a segment. stateOf is called to list the state.
 func newWriter(dir string, info segmentInfo, mapped int, positions []byte, stateOf func(yield func(key, value string) error) error) (_ *writer, err error) {
 	path := filepath.Join(dir, segmentName(info.base))
-	temporary := path + temporarySufix
+	temporary := path + temporarySuffix
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -536,7 +536,7 @@ func (w *writer) planRecords(drafts []draft, free func([]byte)) plan {
 		if p.add(w.records, d, seq, func(offset int) chunkInfo { return d.info(seq, before, offset) }) {
 			free(d.buf)
 		}
-		seq += uint64(d.count) //nolint:gosec // never negative
+		seq += uint64(d.count)
 		before += d.bytes
 	}
 	return p

@@ -91,7 +91,7 @@ type checker struct {
 // Else it looks at everything, the list of free pages included. It returns whether both meta pages were whole: if not, the last
 // transaction of the file may be missing.
 func verifyFile(path, only string) (clean bool, err error) {
-	file, err := os.Open(path) //nolint:gosec // a file of our own directory
+	file, err := os.Open(path)
 	if err != nil {
 		return false, boltError(path, err)
 	}
@@ -114,7 +114,7 @@ func (c *checker) run() error {
 	if err := c.readMeta(); err != nil {
 		return err
 	}
-	if c.meta.pages < 4 || c.meta.pages > uint64(stat.Size())/pageSize { //nolint:gosec // a size is not negative
+	if c.meta.pages < 4 || c.meta.pages > uint64(stat.Size())/pageSize {
 		return fmt.Errorf("%d pages in use, the file has %d bytes", c.meta.pages, stat.Size())
 	}
 	c.seen = make([]uint64, c.meta.pages/64+1)
@@ -157,7 +157,7 @@ func (c *checker) readMeta() error {
 
 // read reads part of a page (or of the pages that overflow from it).
 func (c *checker) read(id uint64, offset int, buf []byte) error {
-	_, err := c.file.ReadAt(buf, int64(id)*pageSize+int64(offset)) //nolint:gosec // id is below the file's pages
+	_, err := c.file.ReadAt(buf, int64(id)*pageSize+int64(offset))
 	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("page %d is cut off", id)
 	}
@@ -196,7 +196,7 @@ func (c *checker) claim(id uint64) (content []byte, flags uint16, count, size in
 			return nil, 0, 0, 0, fmt.Errorf("page %d is used twice", id+i)
 		}
 	}
-	size = int(overflow+1) * pageSize //nolint:gosec // not above the file's size
+	size = int(overflow+1) * pageSize
 	if size == pageSize || (count <= 1 && flags == boltLeafPage) {
 		return slices.Clone(h), flags, count, size, nil
 	}
@@ -262,8 +262,8 @@ func (c *checker) leaf(content []byte, count, size, nesting int, where func(erro
 			return where(fmt.Errorf("element %d is invalid", i))
 		}
 		last = key
-		valueAt := uint64(at) + uint64(pos) + uint64(ksize) //nolint:gosec // not negative
-		if valueAt+uint64(vsize) > uint64(size) {           //nolint:gosec // not negative
+		valueAt := uint64(at) + uint64(pos) + uint64(ksize)
+		if valueAt+uint64(vsize) > uint64(size) {
 			return where(fmt.Errorf("value of element %d reaches beyond its page", i))
 		}
 		if flags != boltBucketLeaf || (c.only != "" && nesting == 0 && string(key) != c.only) {
@@ -294,9 +294,9 @@ func (c *checker) leaf(content []byte, count, size, nesting int, where func(erro
 
 // within returns the key of an element at offset at of a page.
 func within(content []byte, at int, pos, ksize uint32, size int) ([]byte, bool) {
-	start := uint64(at) + uint64(pos) //nolint:gosec // not negative
+	start := uint64(at) + uint64(pos)
 	end := start + uint64(ksize)
-	if end > uint64(size) || end > uint64(len(content)) { //nolint:gosec // not negative
+	if end > uint64(size) || end > uint64(len(content)) {
 		return nil, false
 	}
 	return content[start:end], true
@@ -312,12 +312,12 @@ func (c *checker) freelist() error {
 		return fmt.Errorf("page %d is no list of free pages", c.meta.freelist)
 	}
 	ids := content[boltPageHeader:]
-	n := uint64(count) //nolint:gosec // not negative
+	n := uint64(count)
 	if count == 0xFFFF {
 		n = binary.NativeEndian.Uint64(ids)
 		ids = ids[8:]
 	}
-	if n > uint64(size)/8 || n*8 > uint64(len(ids)) { //nolint:gosec // not negative
+	if n > uint64(size)/8 || n*8 > uint64(len(ids)) {
 		return errors.New("list of free pages is cut off")
 	}
 	for i := range n {

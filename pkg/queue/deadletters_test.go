@@ -1,0 +1,265 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func openDead(t testing.TB, opts DeadLetterOptions) *DeadLetters {
+	t.Helper()
+	if opts.Dir == "" {
+		opts.Dir = t.TempDir()
+	}
+	d, err := OpenDeadLetters(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func list(t testing.TB, d *DeadLetters, filter DeadLetterFilter) []DeadLetter {
+	t.Helper()
+	letters, err := d.List(filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return letters
+}
+
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	d := openDead(t, DeadLetterOptions{})
+	start := time.Now().Round(0)
+	for i := range 20 {
+		l := DeadLetter{
+			Sink: fmt.Sprintf("sink%d", i%2), Time: start.Add(time.Duration(i) * time.Second), Status: 400 + i, Reason: "bad request",
+			Request: "POST https://hooks.example.com/", Data: fmt.Appendf(nil, "data %d", i),
+		}
+		if i == 3 {
+			l.Status, l.Data = -1, nil
+		}
+		if err := d.Put(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(d.Put(), d.Put(DeadLetter{Sink: "sink2"}, DeadLetter{Sink: "sink2"})); err != nil {
+		t.Fatal(err)
+	}
+	check := func() []DeadLetter {
+		t.Helper()
+		all := list(t, d, DeadLetterFilter{})
+		if len(all) != 22 || !slices.IsSortedFunc(all, func(a, b DeadLetter) int { return strings.Compare(a.ID, b.ID) }) {
+			t.Fatalf("%d letters", len(all))
+		}
+		if got := d.Sinks(); !slices.Equal(got, []string{"sink0", "sink1", "sink2"}) || d.Count("sink1") != 10 || d.Count("sink2") != 2 || d.Count("x") != 0 {
+			t.Errorf("sinks %q, %d of sink1", got, d.Count("sink1"))
+		}
+		l := all[5]
+		if l.Sink != "sink1" || !l.Time.Equal(start.Add(5*time.Second)) || l.Status != 405 || l.Reason != "bad request" ||
+			l.Request != "POST https://hooks.example.com/" || l.Size != 6 || l.Data != nil || len(l.ID) != 16 {
+			t.Errorf("letter %+v", l)
+		}
+		got, err := d.Get(l.ID)
+		if err != nil || string(got.Data) != "data 5" || got.Reason != l.Reason || !got.Time.Equal(l.Time) {
+			t.Errorf("letter %+v, %v", got, err)
+		}
+		if got, err := d.Get(all[3].ID); err != nil || got.Data == nil || len(got.Data) != 0 || got.Status != -1 {
+			t.Errorf("letter %+v, %v", got, err)
+		}
+		return all
+	}
+	check()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Put(DeadLetter{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("Put after Close: %v", err)
+	}
+	d = openDead(t, d.opts)
+	all := check()
+
+	for filter, want := range map[DeadLetterFilter]int{
+		{Sink: "sink1"}: 10, {Limit: 3}: 3, {Since: start.Add(15 * time.Second)}: 5, {Sink: "sink0", Since: start.Add(15 * time.Second), Limit: 9}: 2,
+		{Sink: "nobody"}: 0,
+	} {
+		if got := list(t, d, filter); len(got) != want {
+			t.Errorf("%+v: %d letters, want %d", filter, len(got), want)
+		}
+	}
+	if n, err := d.Delete(all[0].ID, all[1].ID, all[0].ID, "0000000000000000", "x"); n != 2 || err != nil {
+		t.Errorf("%d deleted, %v", n, err)
+	}
+	for _, id := range []string{all[0].ID, "x", "", strings.Repeat("f", 16)} {
+		if _, err := d.Get(id); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	if n, err := d.Purge(DeadLetterFilter{Sink: "sink0"}); n != 9 || err != nil {
+		t.Errorf("%d purged, %v", n, err)
+	}
+	if n, err := d.Purge(DeadLetterFilter{}); n != 11 || err != nil {
+		t.Errorf("%d purged, %v", n, err)
+	}
+	if len(d.Sinks()) != 0 || d.bytes != 0 || len(list(t, d, DeadLetterFilter{})) != 0 {
+		t.Errorf("left: %q, %d bytes", d.Sinks(), d.bytes)
+	}
+	before := all[len(all)-1].ID
+	if err := d.Put(DeadLetter{Sink: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	if id := list(t, d, DeadLetterFilter{})[0].ID; id <= before {
+		t.Errorf("id %s after %s", id, before)
+	}
+}
+
+func TestDeadLettersLimit(t *testing.T) {
+	t.Parallel()
+	var count atomic.Int64
+	d := openDead(t, DeadLetterOptions{
+		Dir: memoryDir(t), MaxBytes: 100_000, Metrics: NewMetrics(nil), OnDropped: func(_ string, n int) { count.Add(int64(n)) },
+	})
+	var group sync.WaitGroup
+	for i := range 4 {
+		group.Go(func() {
+			for range 100 {
+				if err := d.Put(DeadLetter{Sink: fmt.Sprint(i), Data: make([]byte, 1000)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	dropped := int(count.Load())
+	left := len(list(t, d, DeadLetterFilter{}))
+	if left+dropped != 400 || left < 80 || left > 100 || d.bytes > 100_000 {
+		t.Errorf("%d left, %d dropped, %d bytes", left, dropped, d.bytes)
+	}
+	sum := 0
+	for _, sink := range d.Sinks() {
+		sum += d.Count(sink)
+	}
+	if sum != left || testutil.ToFloat64(d.opts.Metrics.deadDropped) != float64(dropped) || testutil.ToFloat64(d.opts.Metrics.deadBytes) != float64(d.bytes) {
+		t.Errorf("%d counted, %d left", sum, left)
+	}
+	stat, err := os.Stat(d.path)
+	if err != nil || stat.Size() > 8<<20 {
+		t.Errorf("%v, %v", stat, err)
+	}
+}
+
+func TestDeadLettersDamage(t *testing.T) {
+	t.Parallel()
+	make100 := func(t *testing.T) *DeadLetters {
+		t.Helper()
+		d := openDead(t, DeadLetterOptions{Dir: memoryDir(t), Metrics: NewMetrics(nil)})
+		for i := range 100 {
+			if err := d.Put(DeadLetter{Sink: "s", Reason: fmt.Sprintf("reason %d", i), Data: fmt.Appendf(nil, "data of %d%s", i, make([]byte, 500))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return d
+	}
+	change := func(t *testing.T, path, from, to string) {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.ReplaceAll(string(b), from, to)
+		if changed == string(b) {
+			t.Fatal("nothing to change")
+		}
+		if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("a letter", func(t *testing.T) {
+		t.Parallel()
+		d := make100(t)
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		change(t, d.path, "reason 42", "reason 43")
+		change(t, d.path, "data of 57", "data of 58")
+		d = openDead(t, d.opts)
+		all := list(t, d, DeadLetterFilter{})
+		if len(all) != 99 {
+			t.Fatalf("%d letters", len(all))
+		}
+		i := slices.IndexFunc(all, func(l DeadLetter) bool { return l.Reason == "reason 57" })
+		if l, err := d.Get(all[i].ID); err == nil {
+			t.Errorf("got %q", l.Data)
+		}
+		if n, err := d.Delete(all[i].ID); n != 1 || err != nil {
+			t.Errorf("%d deleted, %v", n, err)
+		}
+		if len(damagedFiles(t, d.opts.Dir)) != 0 || testutil.ToFloat64(d.opts.Metrics.damaged) != 1 {
+			t.Error("the file was set aside or nothing counted")
+		}
+	})
+	t.Run("the file", func(t *testing.T) {
+		t.Parallel()
+		d := make100(t)
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(d.path, 5*pageSize); err != nil {
+			t.Fatal(err)
+		}
+		d = openDead(t, d.opts)
+		if err := d.Put(DeadLetter{Sink: "s"}); err != nil {
+			t.Fatal(err)
+		}
+		if len(list(t, d, DeadLetterFilter{})) != 1 || len(damagedFiles(t, d.opts.Dir)) != 1 {
+			t.Error("no new file")
+		}
+	})
+	t.Run("the file, while open", func(t *testing.T) {
+		t.Parallel()
+		d := make100(t)
+		if err := os.Truncate(d.path, pageSize); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.List(DeadLetterFilter{}); err == nil {
+			t.Error("no error")
+		}
+		if err := d.Put(DeadLetter{Sink: "s"}); err != nil {
+			t.Fatal(err)
+		}
+		if len(list(t, d, DeadLetterFilter{})) != 1 || len(damagedFiles(t, d.opts.Dir)) != 1 {
+			t.Error("no new file")
+		}
+	})
+	if _, err := OpenDeadLetters(DeadLetterOptions{}); err == nil {
+		t.Error("opened nowhere")
+	}
+	if _, err := OpenDeadLetters(DeadLetterOptions{Dir: filepath.Join(t.TempDir(), "x", "y")}); err == nil {
+		t.Error("opened in a directory that does not exist")
+	}
+}
+
+func TestMetricsLint(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewPedanticRegistry()
+	NewMetrics(reg)
+	problems, err := testutil.GatherAndLint(reg)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
