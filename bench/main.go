@@ -46,7 +46,7 @@ var goals = map[string]float64{"b": 1.15, "c": 0.5}
 var clientFlags []string
 
 func profileCPU(path string) (stop func(), err error) {
-	f, err := os.Create(path) //nolint:gosec // the path is the developer's
+	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,6 @@ type target struct {
 	caFile string
 	dir    string // of its own, for what it stores
 	count  int
-	idle   int // HMCs, for the measurement of idle memory
 	ready  func()
 	begin  func() // the first notification has come
 	end    func() // the last one has
@@ -186,7 +185,7 @@ func measure(ctx context.Context, key, tmp string, count int) (result, error) {
 	}
 	defer func() { _ = broker.Close() }()
 	var r result
-	err = withClient(ctx, key, tmp, broker.CA().PEM(), broker.Port(), count, func(lines *bufio.Scanner, pid int) error {
+	err = withClient(ctx, key, tmp, broker.CA().PEM(), broker.Port(), count, func(lines *bufio.Scanner, _ int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
@@ -219,7 +218,7 @@ func withClient(ctx context.Context, key, tmp string, ca []byte, port, count int
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	args := append([]string{"-child", key, "-port", strconv.Itoa(port), "-ca", caFile, "-dir", dir, "-n", strconv.Itoa(count)}, clientFlags...)
-	cmd := exec.CommandContext(ctx, exe, args...) //nolint:gosec // this program
+	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

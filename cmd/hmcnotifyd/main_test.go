@@ -109,8 +109,7 @@ func (p *program) wait() int {
 	case <-time.After(within):
 		p.t.Fatalf("the program does not end:\n%s", p.out)
 	}
-	var exit *exec.ExitError
-	if errors.As(p.err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
 		return exit.ExitCode()
 	}
 	if p.err != nil {
@@ -574,7 +573,7 @@ func TestSimulate(t *testing.T) {
 	if status := sim.wait(); status != 0 {
 		t.Errorf("simulator: exit status %d", status)
 	}
-	for _, line := range strings.Split(d.out.String(), "\n") {
+	for line := range strings.SplitSeq(d.out.String(), "\n") {
 		if strings.Contains(line, hmcsim.DefaultPassword) {
 			t.Errorf("the password was printed: %s", line)
 		}

@@ -134,7 +134,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.begin(b.opts.Config, b.first, nil, nil)
 	b.reportOrphans()
 	<-ctx.Done()
-	return b.shutdown(endDelivery)
+	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
 }
 
 func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {

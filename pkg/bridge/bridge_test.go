@@ -576,6 +576,36 @@ func TestWebhookTrouble(t *testing.T) {
 	}
 }
 
+// A refused event that cannot be put aside is not lost, though the ones behind it are delivered.
+func TestRefusedEventStaysWhereItCannotBePutAside(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	if err := d.bridge.dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.consumer.set(func(_ *http.Request, e *event.Event) int {
+		if e.Resource.Name == "BAD" {
+			return http.StatusUnprocessableEntity
+		}
+		return http.StatusOK
+	})
+	publish(sim, "BAD", "x")
+	for n := range 20 {
+		publish(sim, "P"+strconv.Itoa(n), "x")
+	}
+	d.eventually("it is tried again and again", func() bool {
+		return d.metric(`hmcnotifyd_sink_attempts_total{outcome="permanent",sink="hook"}`) >= 2
+	})
+	if d.metric(`hmcnotifyd_sink_events_total{outcome="dead_letter",sink="hook"}`) != 0 {
+		t.Error("counted as put aside")
+	}
+	d.stop()
+	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
+	d.start(d.bridge.cfg)
+	d.eventually("delivered after all", func() bool { return len(marks(d.consumer.got())["BAD"]) == 1 })
+}
+
 // What was not delivered before the end is delivered after the next start, with the same id.
 func TestUndeliveredEventsSurviveARestart(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,10 +42,11 @@ type delivery struct {
 	lanes                   int // sent side by side; the order within one is kept
 	batchEvents, batchBytes int
 
-	health   health
-	draining atomic.Bool
-	wake     context.CancelFunc // ends a wait for new events when draining begins
-	waiting  context.Context    //nolint:containedctx // lives as long as the delivery does not drain
+	health health
+
+	draining  chan struct{} // closed when draining begins
+	mu        sync.Mutex
+	interrupt context.CancelFunc // ends a wait for new events; nil while there is none
 }
 
 // health is what a sink's status shows: the last error and since when.
@@ -73,19 +73,43 @@ func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *q
 	if cfg.Log != nil {
 		d.lanes = 1 // a file has one end: more would only mix up the order
 	}
-	d.waiting, d.wake = context.WithCancel(context.Background())
+	d.draining = make(chan struct{})
 	return d
 }
 
 // drain makes run end as soon as everything stored is delivered, or at the first failure.
 func (d *delivery) drain() {
-	d.draining.Store(true)
-	d.wake()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.draining)
+	if d.interrupt != nil {
+		d.interrupt()
+	}
+}
+
+func (d *delivery) isDraining() bool {
+	select {
+	case <-d.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// interruptible returns a context that ends after trimEvery at the latest, or when draining begins.
+func (d *delivery) interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, trimEvery)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.interrupt = cancel
+	if d.isDraining() {
+		cancel()
+	}
+	return ctx, cancel
 }
 
 // run delivers until ctx is done or draining is over.
 func (d *delivery) run(ctx context.Context) {
-	defer d.wake()
 	lastTrim := time.Time{}
 	for ctx.Err() == nil {
 		if time.Since(lastTrim) >= trimEvery {
@@ -115,16 +139,14 @@ var errDrained = errors.New("drained")
 
 // next waits for stored events. While draining it does not wait.
 func (d *delivery) next(ctx context.Context) ([]queue.Record, error) {
-	if d.draining.Load() {
+	if d.isDraining() {
 		if waiting, _, _ := d.cursor.Pending(); waiting == 0 || d.failing() {
 			return nil, errDrained
 		}
 		return d.cursor.Next(ctx, readEvents, readBytes)
 	}
-	wait, cancel := context.WithTimeout(ctx, trimEvery)
+	wait, cancel := d.interruptible(ctx)
 	defer cancel()
-	stop := context.AfterFunc(d.waiting, cancel)
-	defer stop()
 	records, err := d.cursor.Next(wait, readEvents, readBytes)
 	if err == nil && d.cfg.Batch.MaxEvents > 1 && d.cfg.Batch.MaxWait > 0 {
 		records = d.fill(wait, records)
@@ -175,8 +197,11 @@ func (d *delivery) deliver(ctx context.Context, window []queue.Record) {
 	}
 	d.sendAll(ctx, lanes[0], done)
 	senders.Wait()
-	if ctx.Err() != nil {
+	if !done.complete() {
+		// Interrupted, or a refused event could not be put aside. What is not done is read again, and nothing behind it
+		// may be acknowledged before: that would acknowledge it too.
 		d.cursor.Rewind()
+		d.pause(ctx, time.Second)
 	}
 }
 
@@ -191,7 +216,7 @@ func (d *delivery) laneOf(r event.Record) int {
 	if d.lanes == 1 {
 		return 0
 	}
-	return int(maphash.String(d.seed, r.Key) % uint64(d.lanes)) //nolint:gosec // below lanes
+	return int(maphash.String(d.seed, r.Key) % uint64(d.lanes))
 }
 
 // sendAll sends the records of one lane in order, in batches where the sink takes them.
@@ -231,8 +256,7 @@ func (d *delivery) send(ctx context.Context, batch []event.Record) bool {
 			d.accepted(now, batch...)
 			return true
 		}
-		var parts *sinks.BatchError
-		if errors.As(err, &parts) {
+		if parts, ok := errors.AsType[*sinks.BatchError](err); ok {
 			if batch, err = d.partly(now, batch, parts); err == nil {
 				return len(batch) == 0
 			}
@@ -240,8 +264,7 @@ func (d *delivery) send(ctx context.Context, batch []event.Record) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		var permanent *sinks.PermanentError
-		if errors.As(err, &permanent) {
+		if permanent, ok := errors.AsType[*sinks.PermanentError](err); ok {
 			d.metrics.permanent.Inc()
 			d.answered()
 			return d.refuse(batch, permanent.Status, err)
@@ -254,12 +277,11 @@ func (d *delivery) send(ctx context.Context, batch []event.Record) bool {
 		if maxAge := d.cfg.Retry.MaxAge; maxAge > 0 && now.Sub(first) >= maxAge {
 			return d.refuse(batch, 0, fmt.Errorf("given up after %s: %w", maxAge, err))
 		}
-		if d.draining.Load() {
+		if d.isDraining() {
 			return false // the event stays stored, and is the first one after the next start
 		}
-		var later *sinks.RetryAfterError
 		atLeast := time.Duration(0)
-		if errors.As(err, &later) {
+		if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok {
 			atLeast = later.After
 		}
 		if !d.pause(ctx, backoff.next(atLeast)) {
@@ -304,11 +326,15 @@ func (d *delivery) accepted(now time.Time, batch ...event.Record) {
 
 // pause waits before the next attempt. It ends early, and with false, when the daemon shuts down.
 func (d *delivery) pause(ctx context.Context, wait time.Duration) bool {
-	wake, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(d.waiting, cancel)
-	defer stop()
-	return sleep(wake, wait)
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+	case <-d.draining:
+	}
+	return false
 }
 
 // refuse puts a batch aside for good. It returns false if not even that was possible: then nothing is acknowledged.
@@ -400,6 +426,12 @@ type window struct {
 
 func newWindow(records []queue.Record, cursor *queue.Cursor, log *zap.Logger) *window {
 	return &window{records: records, done: make([]bool, len(records)), cursor: cursor, log: log}
+}
+
+func (w *window) complete() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.prefix == len(w.done)
 }
 
 // finish marks records as done.

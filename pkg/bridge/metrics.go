@@ -135,7 +135,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		events: counter("events_total",
 			"Events committed to disk, by type and origin.", "hmc", "type", "origin"),
 		duplicates: counter("events_duplicate_total",
-			"Events recognised as delivered before and not delivered again.", "hmc", "type"),
+			"Events recognized as delivered before and not delivered again.", "hmc", "type"),
 		certificate: gauge("hmc_certificate_not_after_timestamp_seconds",
 			"When the HMC's server certificate expires, as Unix time; 0 before it was seen.", "hmc"),
 		restRequests: counter("hmc_rest_requests_total",

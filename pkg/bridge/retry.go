@@ -28,7 +28,7 @@ func (b *retryBackoff) next(atLeast time.Duration) time.Duration {
 	b.failures++
 	limit = min(limit, b.cfg.Max)
 	// Full jitter, but never less than a tenth: a consumer in trouble is not to be asked at once again.
-	d := limit/10 + rand.N(limit-limit/10+1) //nolint:gosec // spreads load, guards no secret
+	d := limit/10 + rand.N(limit-limit/10+1)
 	return max(d, atLeast)
 }
 
@@ -46,5 +46,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // randomBetween returns a random duration in [low, high].
 func randomBetween(low, high time.Duration) time.Duration {
-	return low + rand.N(high-low+1) //nolint:gosec // spreads load, guards no secret
+	return low + rand.N(high-low+1)
 }

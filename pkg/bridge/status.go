@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -189,9 +190,7 @@ func (s *supervisor) snapshot() HMCStatus {
 	slices.SortFunc(h.Topics, func(a, b TopicStatus) int { return strings.Compare(a.Name, b.Name) })
 	if len(s.cfg.OSMessages) > 0 {
 		h.OSMessages = &OSMessageStatus{Followed: followed, NotFollowed: make(map[string]string)}
-		for partition, why := range s.status.channels {
-			h.OSMessages.NotFollowed[partition] = why
-		}
+		maps.Copy(h.OSMessages.NotFollowed, s.status.channels)
 	}
 	return h
 }

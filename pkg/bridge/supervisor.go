@@ -200,8 +200,7 @@ func (s *supervisor) waitAfter(ctx context.Context, err error) {
 	default:
 		s.metrics.connectFailed(reason)
 		wait = jittered(s.backoff.Next())
-		var busy *hmc.BusyError
-		if errors.As(err, &busy) {
+		if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
 			wait = max(wait, busy.RetryAfter)
 		}
 	}
@@ -324,11 +323,11 @@ func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 		)
 		switch {
 		case err == nil:
-			s.handle(&n, true)
+			s.handle(ctx, &n, true)
 			k.notified(&n)
 		case errors.As(err, &parse):
 			s.metrics.parseErrors.Inc()
-			s.handle(&n, false)
+			s.handle(ctx, &n, false)
 		case errors.As(err, &gone):
 			return err
 		case errors.As(err, &subscription):
@@ -347,11 +346,11 @@ func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 }
 
 // handle turns one notification into events and puts them into the outbox.
-func (s *supervisor) handle(n *receiver.Notification, valid bool) {
+func (s *supervisor) handle(ctx context.Context, n *receiver.Notification, valid bool) {
 	s.conv.convert(n, valid, s.out.add)
 	s.metrics.notified(s.conv.event.Type)
 	if s.out.full() {
-		s.out.flush(context.Background())
+		s.out.flush(ctx)
 	}
 }
 
