@@ -130,7 +130,9 @@ func (d *delivery) run(ctx context.Context) {
 			}
 			continue
 		}
-		d.deliver(ctx, records)
+		if !d.deliver(ctx, records) && d.isDraining() {
+			return // the next start goes on here
+		}
 	}
 }
 
@@ -168,8 +170,9 @@ func (d *delivery) fill(ctx context.Context, records []queue.Record) []queue.Rec
 	return records
 }
 
-// deliver brings one window of records to the sink and acknowledges as far as everything is done.
-func (d *delivery) deliver(ctx context.Context, window []queue.Record) {
+// deliver brings one window of records to the sink and acknowledges as far as everything is done. It reports whether
+// all of it is.
+func (d *delivery) deliver(ctx context.Context, window []queue.Record) bool {
 	done := newWindow(window, d.cursor, d.log)
 	lanes := make([][]lane, d.lanes)
 	for i, rec := range window {
@@ -197,12 +200,14 @@ func (d *delivery) deliver(ctx context.Context, window []queue.Record) {
 	}
 	d.sendAll(ctx, lanes[0], done)
 	senders.Wait()
-	if !done.complete() {
-		// Interrupted, or a refused event could not be put aside. What is not done is read again, and nothing behind it
-		// may be acknowledged before: that would acknowledge it too.
-		d.cursor.Rewind()
-		d.pause(ctx, time.Second)
+	if done.complete() {
+		return true
 	}
+	// Interrupted, or a refused event could not be put aside. What is not done is read again, and nothing behind it
+	// may be acknowledged before: that would acknowledge it too.
+	d.cursor.Rewind()
+	d.pause(ctx, time.Second)
+	return false
 }
 
 // lane is one record on its way, and its place in the window.
