@@ -59,7 +59,7 @@ func TestBrokerAnswersAsActiveMQ(t *testing.T) {
 		},
 		"SUBSCRIBE 1.0, no id": {
 			connectWith(""), "SUBSCRIBE\ndestination:/topic/u.1\nreceipt:r\n\n\x00",
-			"UNSUBSCRIBE\ndestination:/topic/u.1\nreceipt:r\n\n\x00", "UNSUBSCRIBE\nreceipt:r\n\n\x00",
+			plain, "UNSUBSCRIBE\ndestination:/topic/u.1\nreceipt:r\n\n\x00", "UNSUBSCRIBE\nreceipt:r\n\n\x00",
 		},
 		"two subscriptions":      {connect11, subscribeFrame("a", "u.1", "r1") + subscribeFrame("b", "u.1", "r2"), 2, plain},
 		"UNSUBSCRIBE":            {connect11, subscribeFrame("s", "u.1", "r1"), plain, "UNSUBSCRIBE\nid:s\nreceipt:r2\n\n\x00", 0, plain},

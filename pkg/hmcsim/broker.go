@@ -531,9 +531,12 @@ func (b *Broker) subscribe(l *link, id, destination, receipt string) {
 		}
 		b.stats.subscribes.Add(1)
 		b.stats.subscriptions.Add(1)
-		s := &subscription{id: id, topic: t, link: l, line: appendHeader(nil, "subscription", id, l.escapes())}
+		s := &subscription{id: id, topic: t, link: l}
+		if id != "" { // STOMP 1.0 needs none
+			s.line = appendHeader(nil, "subscription", id, l.escapes())
+		}
 		for _, old := range l.subs {
-			old.replaced = old.replaced || old.id == id
+			old.replaced = old.replaced || (id != "" && old.id == id)
 		}
 		l.subs = append(l.subs, s)
 		l.sendReceipt(receipt) // before the first MESSAGE, as ActiveMQ does

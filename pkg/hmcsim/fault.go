@@ -52,7 +52,7 @@ type Fault struct {
 
 	// When a fault of the third group happens: after so many MESSAGE frames on the connection, counted from its
 	// start (for Broker.FaultNow: from now), or so long after CONNECTED (from now). Both zero: as soon as the
-	// connection is CONNECTED (now).
+	// connection is CONNECTED (now). The frames of Broker.Flood count by the block of about 128 KiB.
 	AfterFrames int
 	After       time.Duration
 

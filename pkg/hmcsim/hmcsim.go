@@ -105,6 +105,7 @@ type HMC struct {
 
 	sessions   map[string]*session // by token
 	order      []*session          // the oldest first
+	watching   bool                // checkIdleLocked is due some time
 	sessionNr  int
 	globalSeq  int64
 	jobs       map[string]*job

@@ -103,7 +103,7 @@ func (w *world) lifeStatus() bool {
 // lifeOperation: somebody starts a partition that is stopped, or stops one.
 func (w *world) lifeOperation() bool {
 	stop := w.rng.IntN(2) == 0
-	p := w.anyPartition(func(p *partition) bool { return !p.busy && p.status != statusNoComm && p.stopped() != stop })
+	p := w.anyPartition(func(p *partition) bool { return !p.busy && !p.cpc.cutOff && p.stopped() != stop })
 	if p == nil {
 		return false
 	}

@@ -273,7 +273,13 @@ func (r *request) asCancelableJob(cancelable bool, ready func(*partition) bool, 
 	h, s := r.h, r.session
 	j := h.newJobLocked(s)
 	j.cancel = cancelable
-	run(p, func() { h.endJobLocked(j, http.StatusOK, 0, map[string]any{}) })
+	run(p, func() {
+		if p.deleted {
+			h.endJobLocked(j, http.StatusNotFound, 1, map[string]any{"message": "The object does not exist any more."})
+			return
+		}
+		h.endJobLocked(j, http.StatusOK, 0, map[string]any{})
+	})
 	return accepted(j)
 }
 
@@ -287,7 +293,7 @@ func stopPartition(r *request) reply {
 
 func activateLPAR(r *request) reply {
 	return r.asJob(func(p *partition) bool { return p.status == statusNotActivated }, func(p *partition, done func()) {
-		r.h.world.steps(p, func() {}, func() { r.h.world.setStatus(p, statusNotOperating) }, done)
+		r.h.world.steps(p, done, func() {}, func() { r.h.world.setStatus(p, statusNotOperating) })
 	})
 }
 

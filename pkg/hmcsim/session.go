@@ -63,8 +63,9 @@ func (h *HMC) newSessionLocked(user string) *session {
 	if !h.opts.NoSecurityLog {
 		h.addTopicLocked(s, TopicSecurity, "sec")
 	}
-	if h.opts.SessionIdleTimeout > 0 {
-		h.world.after(h.opts.SessionIdleTimeout, func() { h.checkIdleLocked(s) })
+	if h.opts.SessionIdleTimeout > 0 && !h.watching {
+		h.watching = true
+		h.world.after(h.opts.SessionIdleTimeout, h.checkIdleLocked)
 	}
 	return s
 }
@@ -86,21 +87,25 @@ func (s *session) topic(kind string) *sessionTopic {
 	return nil
 }
 
-// checkIdleLocked ends a session whose time is over, or looks again when it may be.
-func (h *HMC) checkIdleLocked(s *session) {
-	if s.ended {
-		return
+// checkIdleLocked ends the sessions whose time is over, and looks again when the next one's may be.
+func (h *HMC) checkIdleLocked() {
+	next := h.opts.SessionIdleTimeout
+	for _, s := range slices.Clone(h.order) {
+		if h.opts.LinkKeepsSession && s.hasLinkLocked() {
+			s.lastUsed = time.Now()
+		}
+		left := h.opts.SessionIdleTimeout - time.Since(s.lastUsed)
+		if left <= 0 {
+			h.expired++
+			h.endSessionLocked(s, "timeout", h.opts.CutOnSessionEnd)
+			continue
+		}
+		next = min(next, left)
 	}
-	if h.opts.LinkKeepsSession && s.hasLinkLocked() {
-		s.lastUsed = time.Now()
+	h.watching = len(h.order) > 0
+	if h.watching {
+		h.world.after(next, h.checkIdleLocked)
 	}
-	left := h.opts.SessionIdleTimeout - time.Since(s.lastUsed)
-	if left > 0 {
-		h.world.after(left, func() { h.checkIdleLocked(s) })
-		return
-	}
-	h.expired++
-	h.endSessionLocked(s, "timeout", h.opts.CutOnSessionEnd)
 }
 
 func (s *session) hasLinkLocked() bool {

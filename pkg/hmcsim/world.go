@@ -104,21 +104,18 @@ func (w *world) tellStatus(o object, from, to string) {
 	}
 }
 
-// steps lets something happen to a partition step by step: the first at once, each other one StepDelay later. The
-// partition is busy until then.
-func (w *world) steps(p *partition, steps ...func()) {
+// steps lets something happen to a partition step by step: the first at once, each other one StepDelay later, and
+// done at last, or when the partition is deleted. The partition is busy until then.
+func (w *world) steps(p *partition, done func(), steps ...func()) {
 	p.busy = true
 	var next func(i int)
 	next = func(i int) {
 		if p.deleted || i == len(steps) {
 			p.busy = false
+			done()
 			return
 		}
 		steps[i]()
-		if i+1 == len(steps) {
-			p.busy = false
-			return
-		}
 		w.after(w.opts.stepDelay, func() { next(i + 1) })
 	}
 	next(0)
@@ -148,7 +145,7 @@ func (w *world) startUp(p *partition, done func()) {
 		steps = append(steps, func() { w.setStatus(p, statusOperating) })
 		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
 	}
-	w.steps(p, append(steps, done)...)
+	w.steps(p, done, steps...)
 }
 
 // shutDown lets a partition stop; a classic LPAR ends in the status given.
@@ -161,7 +158,7 @@ func (w *world) shutDown(p *partition, end string, done func()) {
 		steps = append(steps, w.bootSteps(p, p.shutdownMessages())...)
 	}
 	steps = append(steps, func() { w.setStatus(p, end) })
-	w.steps(p, append(steps, done)...)
+	w.steps(p, done, steps...)
 }
 
 // restStatus is how a partition is when it is stopped for good.
@@ -170,6 +167,14 @@ func (p *partition) restStatus() string {
 		return statusStopped
 	}
 	return statusNotActivated
+}
+
+// lostStatus is what the HMC says of a partition whose SE does not communicate. Classic LPARs have no status for it.
+func (p *partition) lostStatus() string {
+	if p.cpc.dpm {
+		return statusNoComm
+	}
+	return statusNotOperating
 }
 
 // setCommunicating cuts the SE of a CPC off, or brings it back: a burst of status changes of all its partitions, and
@@ -183,7 +188,7 @@ func (w *world) setCommunicating(c *cpc, up bool) {
 		w.setCPCStatus(c, statusNotCommunicating)
 		for _, p := range c.partitions {
 			p.oldStatus = p.status
-			w.setStatus(p, statusNoComm)
+			w.setStatus(p, p.lostStatus())
 		}
 		return
 	}
@@ -194,6 +199,9 @@ func (w *world) setCommunicating(c *cpc, up bool) {
 		}
 		old := p.status
 		p.status, p.oldStatus = p.oldStatus, ""
+		if p.status == old {
+			continue
+		}
 		m := statusChange(p, old, p.status, false)
 		w.tell(m)
 		w.tell(m)
