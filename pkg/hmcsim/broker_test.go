@@ -151,6 +151,7 @@ func TestBrokerClosesAfterRefusal(t *testing.T) {
 
 // Heart-beats are what the client asked for, a LF when nothing else was sent since the last check.
 func TestBrokerHeartBeats(t *testing.T) {
+	t.Parallel()
 	b := plainBroker(t, BrokerOptions{})
 	c := newWireClient(t, b.Port())
 	c.send(connectWith("accept-version:1.2\nheart-beat:60000,20\n"))
@@ -165,6 +166,7 @@ func TestBrokerHeartBeats(t *testing.T) {
 }
 
 func TestBrokerWantsHeartBeats(t *testing.T) {
+	t.Parallel()
 	b := plainBroker(t, BrokerOptions{})
 	c := subscribed(t, b, "heart-beat:500,0\n")
 	start := time.Now()
@@ -346,6 +348,7 @@ func TestBrokerAddresses(t *testing.T) {
 }
 
 func TestBrokerCertificates(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []CertificateKind{CertificateGood, CertificateExpired, CertificateSelfSigned, CertificateOtherName} {
 		b := startBroker(t, BrokerOptions{CertificateKind: kind})
 		d := tls.Dialer{Config: b.CA().ClientTLS()}
@@ -418,6 +421,7 @@ func TestBrokerHeaderOrder(t *testing.T) {
 }
 
 func TestFlood(t *testing.T) {
+	t.Parallel()
 	for _, frames := range []int64{1, 1000, 20_000} {
 		b := startBroker(t, BrokerOptions{Topics: []string{"u.1"}})
 		c, err := goStomp(t, b, stomp.ConnOpt.Login("hmcuser", "hmcpass"), stomp.ConnOpt.HeartBeat(0, 0))

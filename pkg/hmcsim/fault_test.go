@@ -32,6 +32,7 @@ func dialPlain(t *testing.T, b *Broker, within time.Duration) net.Conn {
 }
 
 func TestFaultsWhileConnecting(t *testing.T) {
+	t.Parallel()
 	t.Run("close", func(t *testing.T) {
 		b := plainBroker(t, BrokerOptions{Faults: [][]Fault{{{Kind: FaultClose}}}})
 		if n, err := dialPlain(t, b, 20*time.Second).Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -160,6 +161,7 @@ func withFault(t *testing.T, f Fault) (*Broker, *wireClient) {
 }
 
 func TestFaultsLater(t *testing.T) {
+	t.Parallel()
 	publish := func(b *Broker, n int) {
 		for range n {
 			b.Publish("u.1", nil, []byte(`{}`))
@@ -218,6 +220,7 @@ func TestFaultsLater(t *testing.T) {
 		b, c := withFault(t, Fault{Kind: FaultHalfOpen, AfterFrames: 1})
 		b.Publish("u.1", nil, []byte("1")) // takes effect with it, so it may or may not come
 		eventually(t, "the fault", func() bool { b.Publish("u.1", nil, nil); return b.Stats().Withheld > 0 })
+		c.send("DISCONNECT\nreceipt:bye\n\n\x00") // nobody hears it
 		time.Sleep(50 * time.Millisecond)
 		for {
 			_ = c.conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))

@@ -141,6 +141,10 @@ func (l *link) readLoop() error {
 	version, login := "", ""
 	for {
 		f, err := r.read(version)
+		if l.isDead() && err == nil {
+			_, _ = io.Copy(io.Discard, l.conn) // for a half-open connection nobody handles what the client says
+			return errors.New("half-open until its end")
+		}
 		var protocol *protocolError
 		switch {
 		case errors.As(err, &protocol):

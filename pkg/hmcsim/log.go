@@ -1,6 +1,7 @@
 package hmcsim
 
 import (
+	"io"
 	"log" //nolint:depguard // net/http takes nothing else
 
 	"go.uber.org/zap"
@@ -10,11 +11,7 @@ import (
 func quietLog(logger *zap.Logger) *log.Logger {
 	l, err := zap.NewStdLogAt(logger.Named("rest"), zap.DebugLevel)
 	if err != nil {
-		return log.New(discard{}, "", 0)
+		return log.New(io.Discard, "", 0)
 	}
 	return l
 }
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }

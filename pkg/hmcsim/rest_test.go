@@ -223,6 +223,7 @@ func TestHTTP2(t *testing.T) {
 
 // An idle connection is closed, as real HMCs do.
 func TestHTTPIdle(t *testing.T) {
+	t.Parallel()
 	h := startHMC(t, Options{HTTPIdleTimeout: 50 * time.Millisecond})
 	c := newRESTClient(t, h)
 	c.get("/api/version")
@@ -231,6 +232,7 @@ func TestHTTPIdle(t *testing.T) {
 }
 
 func TestSessionExpires(t *testing.T) {
+	t.Parallel()
 	h := startHMC(t, Options{SessionIdleTimeout: 300 * time.Millisecond})
 	c := newRESTClient(t, h)
 	c.logon()

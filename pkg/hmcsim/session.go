@@ -2,6 +2,7 @@ package hmcsim
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -260,6 +261,9 @@ func (h *HMC) NewSession(userid string) (SessionInfo, error) {
 	defer h.mu.Unlock()
 	if _, ok := h.users[userid]; !ok {
 		return SessionInfo{}, fmt.Errorf("hmcsim: userid %q is unknown", userid)
+	}
+	if h.server == nil {
+		return SessionInfo{}, errors.New("hmcsim: the HMC is down")
 	}
 	s := h.newSessionLocked(userid)
 	h.loggedOnLocked(s, "127.0.0.1")

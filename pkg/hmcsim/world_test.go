@@ -64,6 +64,7 @@ func everything(t *testing.T, h *HMC) *wireClient {
 // more, empty bodies of inventory-change and job-completion, message-ids of both kinds, property-names with blanks
 // at both ends, elements, repeats, logs in their own topics.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	h := startHMC(t, Options{Rate: 400, StepDelay: 5 * time.Millisecond, Broker: BrokerOptions{PlainText: true}})
 	c := everything(t, h)
 	seen := map[string]bool{}
@@ -269,6 +270,7 @@ func TestLifeShowsAllTypesEarly(t *testing.T) {
 }
 
 func TestLifeKeepsItsRate(t *testing.T) {
+	t.Parallel()
 	for _, rate := range []float64{20, 2000} {
 		h := startHMC(t, Options{Rate: rate, StepDelay: time.Millisecond})
 		start := time.Now()
