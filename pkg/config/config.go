@@ -151,7 +151,7 @@ type Batch struct {
 type Retry struct {
 	Initial time.Duration `yaml:"initial"` // the first wait
 	Max     time.Duration `yaml:"max"`     // the longest wait
-	MaxAge  time.Duration `yaml:"max_age"` // an event older than this is given up; 0: never
+	MaxAge  time.Duration `yaml:"max_age"` // how long an event is tried before it becomes a dead letter; 0: without end
 }
 
 // Queue limits what may wait for a sink. Beyond either limit the oldest events go, counted.
