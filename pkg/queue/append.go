@@ -486,7 +486,9 @@ func (q *Queue) enforceLimit() {
 // takeOut sets a damaged segment aside; what the cursors have not acknowledged of it is lost.
 func (q *Queue) takeOut(s *segment) {
 	q.skipSegment(s)
-	q.forget(s)
+	if !q.forget(s) {
+		return // somebody else does it
+	}
 	s.retire()
 	if err := q.setAside(s.path); err != nil {
 		q.log.Warn("damaged file was not set aside", zap.String("file", s.path), zap.Error(err))
@@ -513,22 +515,23 @@ func (q *Queue) skipSegment(s *segment) {
 	}
 }
 
-// forget takes a segment off the list.
-func (q *Queue) forget(s *segment) {
+// forget takes a segment off the list. It returns false if it was not on it.
+func (q *Queue) forget(s *segment) bool {
 	q.mu.Lock()
-	for i := range q.segments {
-		if q.segments[i] == s {
-			q.segments = append(q.segments[:i:i], q.segments[i+1:]...)
-			break
-		}
+	i := slices.Index(q.segments, s)
+	if i >= 0 {
+		q.segments = slices.Delete(q.segments, i, i+1)
 	}
 	q.mu.Unlock()
 	q.account()
+	return i >= 0
 }
 
 // removeFile removes a segment that nobody needs, or keeps it under another name if it was damaged.
 func (q *Queue) removeFile(s *segment) {
-	q.forget(s)
+	if !q.forget(s) {
+		return // somebody else does it
+	}
 	s.retire()
 	q.mu.RLock()
 	flagged := s.flagged

@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// emulatorEnv names the emulator to start a child with, where the system cannot do that by itself.
+const emulatorEnv = "HMCNOTIFYD_TEST_EMULATOR"
+
 // childEnv tells the test binary that it is a child process of a test, and which one; childDir where its queue is.
 const (
 	childEnv = "HMCNOTIFYD_QUEUE_CHILD"
@@ -45,7 +48,11 @@ func startChild(t testing.TB, kind, dir, arg string) (*exec.Cmd, io.ReadCloser) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self)
+	command := []string{self}
+	if emulator := os.Getenv(emulatorEnv); emulator != "" {
+		command = []string{emulator, self}
+	}
+	cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), childEnv+"="+kind, childDir+"="+dir, childArg+"="+arg)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -53,7 +60,7 @@ func startChild(t testing.TB, kind, dir, arg string) (*exec.Cmd, io.ReadCloser) 
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); errors.Is(err, syscall.ENOEXEC) {
-		t.Skip("this machine runs the tests in an emulator and cannot start the same binary again")
+		t.Skip("this machine runs the tests in an emulator and cannot start the same binary again; see ", emulatorEnv)
 	} else if err != nil {
 		t.Fatal(err)
 	}

@@ -112,6 +112,9 @@ func (c *Cursor) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, 
 func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 	var records []Record
 	room := maxBytes
+	c.q.mu.RLock()
+	end := c.q.end
+	c.q.mu.RUnlock()
 	for {
 		c.mu.Lock()
 		if c.removed {
@@ -124,7 +127,7 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 		}
 		full := false
 		if c.view.holds(c.read) {
-			records, room, full = c.collect(records, maxRecords, room)
+			records, room, full = c.collect(records, maxRecords, room, end)
 		}
 		read := c.read
 		c.mu.Unlock()
@@ -147,13 +150,16 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 	}
 }
 
-// collect appends records of the current block. c.mu is held and the block holds c.read.
-func (c *Cursor) collect(records []Record, maxRecords, room int) (_ []Record, left int, full bool) {
+// collect appends records of the current block; the queue ends with record end, or later. c.mu is held and the block holds c.read.
+func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ []Record, left int, full bool) {
 	if c.at != c.read {
 		c.seek()
 	}
 	if records == nil {
-		records = make([]Record, 0, min(maxRecords, int(c.view.last()-c.read)+1))
+		// One allocation for what is going to fit, judging by this chunk.
+		ch := &c.view.chunks[c.chunk]
+		fit := uint64(int64(room)*int64(ch.count)/max(1, ch.bytes)) + 1
+		records = make([]Record, 0, min(uint64(maxRecords), fit, end-c.read+1))
 	}
 	for {
 		ch := &c.view.chunks[c.chunk]

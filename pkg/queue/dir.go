@@ -49,6 +49,20 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// makeDir makes the directory of a queue. Its name is made durable too, else a loss of power could take all of it.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil // a file in its place shows when it is used
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	return nil
+}
+
 // syncDir makes the creation, renaming and removal of files in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

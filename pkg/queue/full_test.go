@@ -154,14 +154,9 @@ func TestFullDisk(t *testing.T) {
 	t.Run("small file system", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=6m"); err != nil {
+		if err := mountMemory(t, dir, "6m"); err != nil {
 			return // not allowed to; the test above has done nearly the same
 		}
-		t.Cleanup(func() {
-			if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
-		})
 		q, err := Open(Options{Dir: filepath.Join(dir, "q"), SegmentBytes: 512 << 10, CacheBytes: 64 << 10})
 		if err != nil {
 			t.Fatal(err)
@@ -187,14 +182,9 @@ func TestFullDisk(t *testing.T) {
 func TestOpenOnFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+	if err := mountMemory(t, dir, "4m"); err != nil {
 		t.Skip("needs to mount a small file system: ", err)
 	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
 	var dropped atomic.Int64
 	opts := Options{Dir: filepath.Join(dir, "q"), SegmentBytes: 256 << 10, OnDropped: func(_ string, n int) { dropped.Add(int64(n)) }}
 	q := open(t, opts)

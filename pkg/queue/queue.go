@@ -145,6 +145,7 @@ type Queue struct {
 	failSize int64 // bytes of the transaction that failed
 	rollTry  time.Time
 
+	nameMu    sync.Mutex // held while a cursor is made or removed; taken before flushMu
 	flushMu   sync.Mutex // guards positions; taken before mu
 	positions *cursorFile
 	dirty     chan struct{} // holds one token when a cursor has moved
@@ -170,7 +171,7 @@ func Open(opts Options) (_ *Queue, err error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+	if err := makeDir(opts.Dir); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	lock, err := lockDir(opts.Dir)
@@ -488,6 +489,8 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	if q.isClosing() {
 		return nil, ErrClosed
 	}
+	q.nameMu.Lock()
+	defer q.nameMu.Unlock()
 	q.mu.Lock()
 	c, ok := q.cursors[name]
 	if !ok {
@@ -526,6 +529,8 @@ func (q *Queue) RemoveCursor(name string) error {
 	if q.isClosing() {
 		return ErrClosed
 	}
+	q.nameMu.Lock()
+	defer q.nameMu.Unlock()
 	q.mu.Lock()
 	c := q.cursors[name]
 	delete(q.cursors, name)
