@@ -74,6 +74,9 @@ func (l *link) logon(ctx context.Context) error {
 	if r.tls != nil {
 		conn := tls.Client(l.wire, r.tls)
 		if err := conn.HandshakeContext(ctx); err != nil {
+			if refused, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+				r.setPeerCertificates(refused.UnverifiedCertificates)
+			}
 			err = phase(ctx, err, "no TLS handshake with "+r.address, "during the TLS handshake")
 			return fmt.Errorf("TLS handshake: %w", tlsError(err))
 		}

@@ -104,6 +104,7 @@ func TestHeartBeatsAreSent(t *testing.T) {
 }
 
 func TestSilenceEndsTheLink(t *testing.T) {
+	t.Parallel()
 	for name, script := range map[string]func(c *peerConn){
 		"from the start": func(c *peerConn) { c.serve(beats(20), nil) },
 		"within a frame": func(c *peerConn) {
@@ -123,6 +124,7 @@ func TestSilenceEndsTheLink(t *testing.T) {
 
 // TestSilenceIsAllowed checks that without heart-beats from the server silence means nothing.
 func TestSilenceIsAllowed(t *testing.T) {
+	t.Parallel()
 	for name, connected := range map[string]string{
 		"0,0":        "CONNECTED\nversion:1.1\nheart-beat:0,0\n\n\x00\n",
 		"no header":  "CONNECTED\nversion:1.1\n\n\x00\n",
@@ -143,26 +145,32 @@ func TestSilenceIsAllowed(t *testing.T) {
 	}
 }
 
-// TestEveryByteCounts sends one frame so slowly that it takes many times the silence that is allowed.
+// TestEveryByteCounts sends one frame so slowly that it takes longer than the silence that is allowed.
 func TestEveryByteCounts(t *testing.T) {
+	t.Parallel()
 	p := startPeer(t, "", func(_ int, c *peerConn) {
 		c.serve(beats(50), func(c *peerConn, sub *stomp.Frame) {
-			for _, b := range []byte(message(sub.Header.Get("id"), "u.1", "1")) {
-				time.Sleep(5 * time.Millisecond)
-				_ = c.send("%c", b)
+			frame := message(sub.Header.Get("id"), "u.1", "1")
+			for len(frame) > 0 {
+				time.Sleep(100 * time.Millisecond)
+				n := min(len(frame), 7)
+				_ = c.send("%s", frame[:n])
+				frame = frame[n:]
 			}
 		})
 	})
 	o := withCycle(p.options("u.1"), 50*time.Millisecond)
-	o.Config.HeartbeatReceiveCheck = 3 // 200 ms, and the frame takes 500
+	o.Config.HeartbeatReceiveCheck = 19 // 1 s
 	r := newReceiver(t, o)
-	if n, err := next(t, pull(t, r)); err != nil || string(n.Body) != "1" {
-		t.Errorf("got %s, %v", n.Body, err)
+	start := time.Now()
+	if n, err := next(t, pull(t, r)); err != nil || string(n.Body) != "1" || time.Since(start) < time.Second {
+		t.Errorf("got %s, %v after %v", n.Body, err, time.Since(start))
 	}
 }
 
 // TestBlockedWrite has a peer that sends heart-beats but takes no bytes.
 func TestBlockedWrite(t *testing.T) {
+	t.Parallel()
 	client, server := net.Pipe() // without any buffer
 	done := make(chan bool)
 	go func() {
@@ -179,7 +187,9 @@ func TestBlockedWrite(t *testing.T) {
 		Host: "hmc1", Userid: "u", Password: "p", PlainText: true, Config: new(DefaultStompRetryTimeoutConfig()),
 		Dial: func(context.Context, string, string) (net.Conn, error) { return client, nil },
 	}
-	r := newReceiver(t, withCycle(o, 20*time.Millisecond))
+	o = withCycle(o, 20*time.Millisecond)
+	o.Config.HeartbeatReceiveCheck = 49
+	r := newReceiver(t, o)
 	_, err := next(t, pull(t, r))
 	if reasonIn(err) != ReasonTimeout || !strings.Contains(err.Error(), "the HMC took no bytes within 1s") {
 		t.Errorf("got %v", err)

@@ -52,7 +52,7 @@ type Options struct {
 	// Logger gets what helps to find a fault and is not returned as an error: attempts that will be repeated, messages
 	// that are ignored. It never gets a password or a session id. nil: none.
 	Logger *zap.Logger
-	// Dial makes the network connection. nil: net.Dialer's.
+	// Dial makes the network connection, which must support deadlines. nil: net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// OnMissed is called for each notification that was dropped because the hand-over buffer stayed full. It is called by
@@ -786,7 +786,8 @@ func unixNano(ns int64) time.Time {
 	return time.Unix(0, ns)
 }
 
-// PeerCertificates returns the certificates of the latest TLS connection, the HMC's own first. They are not to be modified.
+// PeerCertificates returns the certificates the HMC showed last, its own first, also if they were refused: nil if it showed
+// none. They are not to be modified.
 func (r *Receiver) PeerCertificates() []*x509.Certificate {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -231,22 +231,23 @@ func TestConnectErrors(t *testing.T) {
 		"version 2.0":       {answer("CONNECTED\nversion:2.0\n\n\x00"), ReasonBroker, `STOMP version "2.0"`},
 		"odd heart-beat":    {answer("CONNECTED\nversion:1.1\nheart-beat:a,b\n\n\x00"), ReasonBroker, `malformed heart-beat "a,b"`},
 		"half a heart-beat": {answer("CONNECTED\nversion:1.1\nheart-beat:5\n\n\x00"), ReasonBroker, `malformed heart-beat "5"`},
-		"no CONNECTED":      {func(_ int, c *peerConn) { c.expect("nothing") }, ReasonTimeout, "no CONNECTED within 100ms"},
+		"no CONNECTED":      {func(_ int, c *peerConn) { c.expect("nothing") }, ReasonTimeout, "no CONNECTED within 400ms"},
 		"slow drip": {func(_ int, c *peerConn) {
 			for c.send("\n") == nil {
 				time.Sleep(time.Millisecond)
 			}
-		}, ReasonTimeout, "no CONNECTED within 100ms"},
+		}, ReasonTimeout, "no CONNECTED within 400ms"},
 		"no receipts": {func(_ int, c *peerConn) {
 			c.logon(connected00)
 			c.expect("nothing")
-		}, ReasonTimeout, `no receipt for the subscription to topic "u.1" within 100ms`},
+		}, ReasonTimeout, `no receipt for the subscription to topic "u.1" within 400ms`},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p := startPeer(t, "", test.script)
 			o := p.options("u.1")
 			o.Config.ConnectRetries = 2
-			o.Config.ConnectTimeout = 100 * time.Millisecond
+			o.Config.ConnectTimeout = 400 * time.Millisecond
 			if test.reason != ReasonTimeout {
 				o.Config.ConnectTimeout = 20 * time.Second
 			}
@@ -619,12 +620,13 @@ func TestSubscribeOnLiveLink(t *testing.T) {
 }
 
 func TestSubscribeTimeout(t *testing.T) {
+	t.Parallel()
 	p := startPeer(t, "", func(_ int, c *peerConn) {
 		c.logon(connected00)
 		c.expect("nothing")
 	})
 	o := p.options()
-	o.Config.ConnectTimeout = 50 * time.Millisecond
+	o.Config.ConnectTimeout = 500 * time.Millisecond
 	r := newReceiver(t, o)
 	must(t, r.Connect(t.Context()))
 	var subscription *SubscriptionError
@@ -772,14 +774,13 @@ func TestLossWhileWaiting(t *testing.T) {
 // TestBreakLosesNothing leaves the loop again and again, by break and by the end of the context.
 func TestBreakLosesNothing(t *testing.T) {
 	const count = 1000
-	p := startPeer(t, "", func(n int, c *peerConn) {
+	lose := make(chan bool)
+	p := startPeer(t, "", func(_ int, c *peerConn) {
 		c.serve(connected11, func(c *peerConn, sub *stomp.Frame) {
-			if n > 1 {
-				return
-			}
 			for i := range count {
 				_ = c.send("%s", message(sub.Header.Get("id"), "u.1", fmt.Sprint(i)))
 			}
+			<-lose
 			_ = c.Close()
 		})
 	})
@@ -808,6 +809,7 @@ func TestBreakLosesNothing(t *testing.T) {
 			t.Fatalf("after %d: %v", got, last)
 		}
 	}
+	close(lose)
 	_, err := next(t, pull(t, r))
 	if reasonIn(err) != ReasonBroker {
 		t.Errorf("got %v, want the loss", err)
@@ -845,6 +847,7 @@ func TestBuffered(t *testing.T) {
 // TestFullBuffer has nobody take what comes: the sender is held up once, then notifications are dropped and counted, while the
 // link and its receipts go on.
 func TestFullBuffer(t *testing.T) {
+	t.Parallel()
 	for name, hold := range map[string]bool{"held": true, "not held": false} {
 		t.Run(name, func(t *testing.T) {
 			const count = 500
@@ -890,6 +893,7 @@ func TestFullBuffer(t *testing.T) {
 // TestBackPressure has a slow consumer and a patient sender: nothing is lost, and a reader that waits for room does not take its
 // own silence for the peer's.
 func TestBackPressure(t *testing.T) {
+	t.Parallel()
 	const count = 2000
 	p := startPeer(t, "", func(_ int, c *peerConn) {
 		c.serve("CONNECTED\nversion:1.1\nheart-beat:20,20\n\n\x00\n", func(c *peerConn, sub *stomp.Frame) {
@@ -903,7 +907,7 @@ func TestBackPressure(t *testing.T) {
 	})
 	o := p.options("u.1")
 	o.Config.HeartbeatSendCycle, o.Config.HeartbeatReceiveCycle = 20*time.Millisecond, 20*time.Millisecond
-	o.Config.HeartbeatReceiveCheck = 9 // 200 ms
+	o.Config.HeartbeatReceiveCheck = 49 // 1 s
 	o.Limits.Handover = 10000
 	o.Limits.HandoverWait = 20 * time.Second
 	o.OnMissed = func(string) { t.Error("missed a notification") }
@@ -918,12 +922,13 @@ func TestBackPressure(t *testing.T) {
 			break
 		}
 		if got == 1 {
-			time.Sleep(500 * time.Millisecond) // longer than the HMC may be silent
+			time.Sleep(1500 * time.Millisecond) // longer than the HMC may be silent
 		}
 	}
 }
 
 func TestClose(t *testing.T) {
+	t.Parallel()
 	var frames sync.Map
 	p := startPeer(t, "", func(n int, c *peerConn) {
 		if !c.logon(connected11) {
@@ -1163,7 +1168,7 @@ func TestSpellings(t *testing.T) {
 				var sent []string
 				p := startPeer(t, "", func(n int, c *peerConn) {
 					b := make([]byte, 1000)
-					count, _ := c.Conn.Read(b)
+					count, _ := c.Read(b)
 					_, passcode, _ := strings.Cut(string(b[:count]), "\npasscode:")
 					passcode, _, _ = strings.Cut(passcode, "\n")
 					sent = append(sent, passcode)

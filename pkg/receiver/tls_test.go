@@ -63,6 +63,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestTLSErrors(t *testing.T) {
+	t.Parallel()
 	ca, otherCA := newTestCA(t), newTestCA(t)
 	good := time.Now().Add(time.Hour)
 	for name, test := range map[string]struct {
@@ -105,6 +106,9 @@ func TestTLSErrors(t *testing.T) {
 			if reasonIn(err) != ReasonTLS || !test.is(err) {
 				t.Errorf("got %v (reason %q)", err, reasonIn(err))
 			}
+			if certs := r.PeerCertificates(); (name != "no common version") != (len(certs) == 1) {
+				t.Errorf("%d certificates are known", len(certs))
+			}
 		})
 	}
 	t.Run("no TLS at all", func(t *testing.T) {
@@ -139,7 +143,7 @@ func TestTLSErrors(t *testing.T) {
 			o.Config.ConnectRetries = 0
 			want, text := ReasonBroker, "HMC during the TLS handshake"
 			if name == "hanging handshake" {
-				o.Config.ConnectTimeout = 100 * time.Millisecond
+				o.Config.ConnectTimeout = 400 * time.Millisecond
 				want, text = ReasonTimeout, "no TLS handshake with 127.0.0.1:"
 			}
 			r := newReceiver(t, o)
