@@ -77,8 +77,7 @@ func (l *link) logon(ctx context.Context) error {
 			if refused, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 				r.setPeerCertificates(refused.UnverifiedCertificates)
 			}
-			err = phase(ctx, err, "no TLS handshake with "+r.address, "during the TLS handshake")
-			return fmt.Errorf("TLS handshake: %w", tlsError(err))
+			return tlsError(phase(ctx, err, "no TLS handshake with "+r.address, "during the TLS handshake"))
 		}
 		l.conn = conn
 		r.setPeerCertificates(conn.ConnectionState().PeerCertificates)

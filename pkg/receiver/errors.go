@@ -211,5 +211,5 @@ func isTLS(err error) bool {
 // handshakeError is a TLS handshake that failed for a reason of TLS, not of the network.
 type handshakeError struct{ err error }
 
-func (e *handshakeError) Error() string { return e.err.Error() }
+func (e *handshakeError) Error() string { return "TLS handshake: " + e.err.Error() }
 func (e *handshakeError) Unwrap() error { return e.err }
