@@ -62,7 +62,7 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 	tests/real/install
 	$(GO) test -tags real -exec true $(REAL_PACKAGES:%=./%) >/dev/null # compile all, then run one package at a time
 	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -p 1 -timeout 40m $(TESTFLAGS) $(REAL_PACKAGES:%=./%)
-	CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -p 1 -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
+	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -p 1 -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
 .PHONY: bench
 bench: ## Measure notifications per second and CPU per notification against go-stomp's own client

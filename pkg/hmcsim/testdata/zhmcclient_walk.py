@@ -14,8 +14,10 @@ one JSON object with what it found. Exit status 3: python3-stomp is not installe
 import json
 import os
 import queue
+import select
 import ssl
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -25,6 +27,38 @@ try:
     import stomp
 except ImportError:
     sys.exit(3)
+
+
+class GuardedSocket(ssl.SSLSocket):
+    """An SSLSocket that two threads may use: stomp.py reads in one and sends in another.
+
+    OpenSSL's objects are not made for that, and before 3.13 CPython does not lock them, so that a send or a receive fails
+    now and then. This is a fault of the client's side, which has nothing to do with what it talks to.
+    """
+
+    def _guard(self):
+        return self.__dict__.setdefault("_guard_lock", threading.Lock())
+
+    def recv(self, n=1024, flags=0):
+        wait = self.gettimeout()
+        while True:
+            with self._guard():
+                self.settimeout(0)
+                try:
+                    return super().recv(n, flags)
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    pass
+                finally:
+                    self.settimeout(wait)
+            if not select.select([self], [], [], wait)[0]:
+                raise TimeoutError("timed out")
+
+    def sendall(self, data, flags=0):
+        with self._guard():
+            return super().sendall(data, flags)
+
+
+ssl.SSLContext.sslsocket_class = GuardedSocket
 
 DEADLINE = time.monotonic() + 90
 RESULT = {"stomp": str(stomp.__version__)}
