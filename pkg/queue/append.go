@@ -20,8 +20,8 @@ type Batch struct {
 	State []KeyValue
 	// Done may be nil. It is called once: with nil when the batch is synced to disk, else with the reason why it was not stored.
 	// (After an error of the disk itself, other than that it is full, a batch may all the same be found stored after a restart.)
-	// The calls are made one after the other, in the order of the Appends, in a goroutine that makes the next transactions wait
-	// when it is held up for long.
+	// The calls are made one after the other, in the order of the Appends, in a goroutine of their own. It must not call the Queue's
+	// Append, Flush or Close: transactions wait while too many calls are due.
 	Done func(error)
 }
 
@@ -476,6 +476,9 @@ func (q *Queue) enforceLimit() {
 		q.mu.RUnlock()
 		if oldest == nil {
 			return
+		}
+		if q.removeDone() {
+			continue // nobody loses anything by that
 		}
 		q.log.Warn("storage is full, its oldest segment goes", zap.String("file", oldest.path), zap.Int64("max_bytes", q.opts.MaxBytes))
 		q.skipSegment(oldest)

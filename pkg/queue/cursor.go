@@ -228,6 +228,8 @@ func (c *Cursor) locate(seq uint64) (view blockView, found bool, err error) {
 
 		buf, next, err := s.block(seq)
 		switch {
+		case errors.Is(err, errGone) && q.isClosing():
+			return blockView{}, false, ErrClosed
 		case errors.Is(err, errGone):
 			continue // removed meanwhile
 		case isDamage(err):
@@ -301,7 +303,7 @@ func (q *Queue) flag(s *segment, reason error) {
 	q.mu.Unlock()
 	err := &damageError{path: s.path, err: reason}
 	if known {
-		q.log.Error("storage is damaged", zap.Error(err))
+		q.log.Debug("storage is damaged in one more place", zap.Error(err))
 		return
 	}
 	q.reportDamage(err)
@@ -478,11 +480,12 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	c.mu.Unlock()
 	c.q.mu.RLock()
 	defer c.q.mu.RUnlock()
-	events, bytes = c.q.pending(pos)
+	events, bytes, first := c.q.pending(pos)
 	if events == 0 {
 		return 0, 0, time.Time{}
 	}
 	if !fromWindow {
+		at = max(at, first.firstAt)
 		if view, ok := c.q.cachedBlock(pos.acked + 1); ok {
 			i := sort.Search(len(view.chunks), func(i int) bool { return view.chunks[i].last() > pos.acked })
 			at = view.chunks[i].at
@@ -491,12 +494,16 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	return events, bytes, time.Unix(0, at)
 }
 
-// pending adds up what is behind a position. q.mu is held.
-func (q *Queue) pending(pos position) (events, bytes int64) {
+// pending adds up what is behind a position, and returns the segment in which that begins. q.mu is held.
+func (q *Queue) pending(pos position) (events, bytes int64, first *segment) {
 	for _, s := range slices.Backward(q.segments) {
 		if s.last <= pos.acked {
 			break
 		}
+		if s.empty() {
+			continue
+		}
+		first = s
 		if s.base > pos.acked {
 			events += int64(s.last - s.base + 1)
 			bytes += s.bytes
@@ -510,7 +517,7 @@ func (q *Queue) pending(pos position) (events, bytes int64) {
 		}
 		break
 	}
-	return events, bytes
+	return events, bytes, first
 }
 
 // Trim acknowledges the oldest records until no more than maxBytes wait and none that was appended before olderThan, and returns how many went.
@@ -543,7 +550,7 @@ func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err e
 	c.mu.Unlock()
 	q := c.q
 	q.mu.RLock()
-	_, waiting := q.pending(pos)
+	_, waiting, _ := q.pending(pos)
 	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last > pos.acked })
 	if i == len(q.segments) {
 		q.mu.RUnlock()
@@ -684,7 +691,8 @@ func (q *Queue) flushPositions() error {
 }
 
 // removeDone removes the segments that every cursor has passed. The last one stays: it holds the state, and how far the sequence went.
-func (q *Queue) removeDone() {
+// It returns whether there was any.
+func (q *Queue) removeDone() (removed bool) {
 	for {
 		q.mu.RLock()
 		var done *segment
@@ -699,8 +707,9 @@ func (q *Queue) removeDone() {
 		}
 		q.mu.RUnlock()
 		if done == nil {
-			return
+			return removed
 		}
 		q.removeFile(done)
+		removed = true
 	}
 }

@@ -77,7 +77,7 @@ type Options struct {
 	// CacheBytes is the memory for the newest records, from which cursors that keep up are served.
 	CacheBytes int64
 	// OnDropped is told of records that a cursor will not get though they were stored, because of MaxBytes or of damage. It may be
-	// called during Open and from any goroutine, and must not block.
+	// called during Open, from any goroutine and from several at a time. It must not block, nor call the Queue or a Cursor.
 	OnDropped func(cursor string, events int)
 	// Logger is used for changes of the storage's state, never per record.
 	Logger *zap.Logger
@@ -379,7 +379,6 @@ func (q *Queue) expect(s found, last uint64) {
 	if s.last < last {
 		q.reportDamage(&damageError{path: s.path, err: fmt.Errorf("it ends with record %d instead of %d", s.last, last)})
 		s.flagged = true
-		s.lastAt = max(s.lastAt, s.firstAt)
 	}
 	s.last = last
 }

@@ -231,11 +231,27 @@ func (s *segment) open() error {
 	return nil
 }
 
+// complete checks that the file has not become too short for bbolt to read its first two pages. It would do so with a lock held,
+// which a memory fault would leave locked for everybody who uses the handle.
+func (s *segment) complete() error {
+	stat, err := os.Stat(s.path)
+	if err == nil && stat.Size() < 2*pageSize {
+		err = errors.New("it was cut off while in use")
+	}
+	if err != nil {
+		return boltError(s.path, err)
+	}
+	return nil
+}
+
 // block returns a copy of the block with record seq, and the first record of the block behind it, 0 if there is none.
 func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.open(); err != nil {
+		return nil, 0, err
+	}
+	if err := s.complete(); err != nil {
 		return nil, 0, err
 	}
 	err = guard(s.path, func() error {
@@ -568,6 +584,9 @@ func put(bucket *bolt.Bucket, p plan) error {
 
 // commit stores the plans in one transaction.
 func (w *writer) commit(records, state plan, sum summary, positions []byte) error {
+	if err := w.complete(); err != nil {
+		return err
+	}
 	return guard(w.path, func() error {
 		return w.bolt.Update(func(t *bolt.Tx) error {
 			if err := put(t.Bucket(recordsBucket), records); err != nil {
