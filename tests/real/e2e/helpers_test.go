@@ -86,8 +86,8 @@ type console struct {
 	userid string
 
 	publisher *activemq.Publisher
-	sequence  map[string]int // session-sequence-nr, by topic
-	global    int            // global-sequence-nr
+	sequence  map[string]int   // session-sequence-nr, by topic
+	global    int              // global-sequence-nr
 	osMessage map[string]int64 // the next sequence-number, by object id
 	degraded  map[string]bool  // by object id
 	sent      map[string]int   // notifications by type
