@@ -7,6 +7,7 @@
 package e2e_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -76,14 +77,15 @@ func inParallel[T any](t *testing.T, items []T, do func(tb testing.TB, item T)) 
 }
 
 // console is an HMC for the daemon: the Web Services API is hmcsim's, the
-// broker is Apache ActiveMQ. Both have certificates of one authority.
+// broker is Apache ActiveMQ. Both have one certificate, as on a real HMC.
 type console struct {
 	name   string
 	sim    *hmcsim.HMC
 	broker *activemq.Broker
 	entry  string // of the configuration file
 	ca     string // file
-	userid string
+
+	certificate *tls.Certificate // of the Web Services API and the broker alike
 
 	publisher *activemq.Publisher
 	sequence  map[string]int   // session-sequence-nr, by topic
@@ -108,17 +110,17 @@ type consoleOptions struct {
 func startConsole(t testing.TB, name string, o consoleOptions) *console {
 	t.Helper()
 	authority := certs.NewAuthority(t)
-	o.broker.Authority = authority
+	issued := authority.Issue(t, certs.Request{})
+	o.broker.Authority, o.broker.Certificate = authority, &issued
 	o.sim.Name = name
 	if o.sim.Userid == "" {
 		o.sim.Userid, o.sim.Password = hmcsim.DefaultUserid, hmcsim.DefaultPassword
 	}
 	c := &console{
-		name: name, broker: activemq.Start(t, o.broker), ca: authority.WriteFile(t), userid: o.sim.Userid,
+		name: name, broker: activemq.Start(t, o.broker), ca: authority.WriteFile(t), certificate: &issued.ServerConfig(t).Certificates[0],
 		sequence: map[string]int{}, osMessage: map[string]int64{}, degraded: map[string]bool{}, sent: map[string]int{},
 	}
-	certificate := authority.Issue(t, certs.Request{}).ServerConfig(t).Certificates[0]
-	o.sim.Certificate = &certificate
+	o.sim.Certificate = c.certificate
 	o.sim.OnLogon = func(s hmcsim.SessionInfo) {
 		c.broker.AddUser(worker{t}, activemq.User{Name: s.SessionID, Password: s.Credential})
 	}
