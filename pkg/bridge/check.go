@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -86,13 +87,14 @@ func checkHMC(ctx context.Context, c config.HMC, version string, say func(string
 		return errors.New(s.explain(err))
 	}
 	if s.session != nil {
-		say("hmc %s: the Web Services API of %s accepts userid %s", c.Name, host, c.Userid)
+		say("hmc %s: the Web Services API of %s accepts %s", c.Name, host, s.who())
 		s.sayPartitions(ctx, say)
 	}
-	if _, err := s.connect(ctx, host, wanted); err != nil {
+	rcv, err := s.connect(ctx, host, wanted)
+	if err != nil {
 		return errors.New(s.explain(err))
 	}
-	s.linkUp(s.rcv)
+	s.linkUp(rcv)
 	say("hmc %s: the link to %s is up; topics subscribed: %s", c.Name, host, s.subscribedTopics())
 	if until := s.status.certificate; !until.IsZero() {
 		say("hmc %s: the certificate is valid until %s", c.Name, until.UTC().Format(time.DateOnly))
@@ -117,15 +119,21 @@ func (s *supervisor) sayPartitions(ctx context.Context, say func(string, ...any)
 		}
 		all = append(all, list...)
 	}
+	byCPC := make(map[string][]string)
 	followed := 0
-	cpcs := make(map[string]bool)
 	for _, p := range all {
-		cpcs[p.CPCName] = true
+		name := p.Name
 		if _, ok := s.wantsMessages(p); ok {
+			name += "*"
 			followed++
 		}
+		byCPC[p.CPCName] = append(byCPC[p.CPCName], name)
 	}
-	say("hmc %s: the userid may see %d partitions on %d CPCs; os_messages selects %d of them", s.cfg.Name, len(all), len(cpcs), followed)
+	say("hmc %s: the userid may see %d partitions on %d CPCs; os_messages selects %d of them, marked *", s.cfg.Name, len(all), len(byCPC), followed)
+	for _, cpc := range slices.Sorted(maps.Keys(byCPC)) {
+		slices.Sort(byCPC[cpc])
+		say("hmc %s: CPC %s: %s", s.cfg.Name, cpc, strings.Join(byCPC[cpc], ", "))
+	}
 }
 
 func (s *supervisor) subscribedTopics() string {

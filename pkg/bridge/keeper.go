@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -21,16 +22,26 @@ import (
 type keeper struct {
 	s       *supervisor
 	rcv     *receiver.Receiver
-	session *hmc.Session // nil: topics are known, there is no REST
-	host    string
+	session *hmc.Session            // nil: topics are known, there is no REST
 	end     context.CancelCauseFunc // ends the link, with the reason
 	wake    chan struct{}
 
+	// Of the keeper's goroutine alone.
+	listing     upkeep // when the partitions are listed again after that failed
+	listFailed  bool
+	pingFailing bool
+
 	mu       sync.Mutex // guards what notified and refused write from the supervisor's goroutine
 	relist   bool
-	retryNow map[string]bool    // object URIs whose channel may be able to open now
-	again    map[string]*upkeep // refused topics, by name
-	channels map[string]*channel
+	again    map[string]*upkeep  // refused topics, by name
+	channels map[string]*channel // by object URI
+}
+
+func newKeeper(s *supervisor, rcv *receiver.Receiver, end context.CancelCauseFunc) *keeper {
+	return &keeper{
+		s: s, rcv: rcv, session: s.session, end: end, wake: make(chan struct{}, 1),
+		again: make(map[string]*upkeep), channels: make(map[string]*channel),
+	}
 }
 
 // upkeep is something that is tried again at growing intervals.
@@ -39,35 +50,38 @@ type upkeep struct {
 	wait time.Duration
 }
 
-func (u *upkeep) postpone(now time.Time, t timing) {
+func (u *upkeep) postpone(t timing) {
 	u.wait = min(max(2*u.wait, t.channelMin), t.channelMax)
-	u.due = now.Add(u.wait)
+	u.due = time.Now().Add(u.wait)
 }
+
+// soon makes the next attempt due, and lets the intervals grow from the start again.
+func (u *upkeep) soon() { *u = upkeep{} }
 
 // channel is the OS message channel of one partition.
 type channel struct {
 	upkeep
 	partition hmc.Partition
 	refresh   bool
-	open      bool
+	topic     string // "" until it is open
 }
+
+func (c *channel) label() string { return c.partition.Name + " on " + c.partition.CPCName }
 
 // run works until the link ends.
 func (k *keeper) run(ctx context.Context) {
 	defer func() {
 		if p := recover(); p != nil {
 			k.s.metrics.panics.Inc()
+			k.s.log.Error("panic; the link is made again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 			k.end(fmt.Errorf("panic: %v", p))
 		}
 	}()
-	if k.session != nil {
-		k.list(ctx)
-	}
+	k.relist = k.session != nil
 	nextPing := time.Now().Add(k.s.timing.ping)
 	for {
-		now := time.Now()
-		wait := k.work(ctx, now)
-		if !now.Before(nextPing) {
+		wait := k.work(ctx)
+		if !time.Now().Before(nextPing) {
 			k.ping(ctx)
 			nextPing = time.Now().Add(k.s.timing.ping)
 		}
@@ -90,62 +104,75 @@ func (k *keeper) ping(ctx context.Context) {
 	}
 	err := k.session.Ping(ctx)
 	if err != nil && ctx.Err() == nil {
-		// Once more before a working link is given up: an idle HTTP connection may have been closed by the HMC.
-		err = k.session.Ping(ctx)
+		err = k.session.Ping(ctx) // once more before a working link is given up
 	}
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil || k.lost(err) {
 		return
 	}
-	var unreachable *hmc.ConnectError
+	_, unreachable := errors.AsType[*hmc.ConnectError](err)
 	send, receive := k.rcv.HeartBeat()
 	switch {
-	case hmc.SessionLost(err):
-		k.end(fmt.Errorf("the HMC has ended the session: %w", err))
-	case errors.As(err, &unreachable) && (send == 0 || receive == 0):
+	case err == nil:
+		k.pingFailing = false
+	case unreachable && (send == 0 || receive == 0):
 		// Without heart-beats in both directions this is the only sign of a dead HMC.
 		k.end(fmt.Errorf("the HMC does not answer: %w", err))
-	default:
+	case !k.pingFailing:
+		k.pingFailing = true
 		k.s.log.Warn("the session could not be kept alive; the link is up", zap.Error(err))
 	}
 }
 
+// lost ends the link if err says that the HMC has ended the session, and reports whether it does.
+func (k *keeper) lost(err error) bool {
+	if !hmc.SessionLost(err) {
+		return false
+	}
+	k.end(fmt.Errorf("the HMC has ended the session: %w", err))
+	return true
+}
+
 // work does what is due and returns how long nothing else will be.
-func (k *keeper) work(ctx context.Context, now time.Time) time.Duration {
+func (k *keeper) work(ctx context.Context) time.Duration {
+	now := time.Now()
 	k.mu.Lock()
-	relist := k.relist
+	list := k.relist || (k.listFailed && !now.Before(k.listing.due))
 	k.relist = false
 	var topics []string
 	for topic, u := range k.again {
 		if !now.Before(u.due) {
 			topics = append(topics, topic)
-			u.postpone(now, k.s.timing)
+			u.postpone(k.s.timing)
 		}
 	}
-	var due []*channel
-	for uri, c := range k.channels {
-		if c.open {
-			continue
-		}
-		if k.retryNow[uri] || !now.Before(c.due) {
-			due = append(due, c)
-		}
-	}
-	clear(k.retryNow)
 	k.mu.Unlock()
 
-	if relist && k.session != nil {
+	if list {
 		k.list(ctx)
 	}
 	for _, topic := range topics {
 		k.resubscribe(ctx, topic)
 	}
-	for _, c := range due {
+	for _, c := range k.dueChannels() {
 		if ctx.Err() != nil {
 			break
 		}
 		k.open(ctx, c)
 	}
 	return k.untilDue(time.Now())
+}
+
+func (k *keeper) dueChannels() []*channel {
+	now := time.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var due []*channel
+	for _, c := range k.channels {
+		if c.topic == "" && !now.Before(c.due) {
+			due = append(due, c)
+		}
+	}
+	return due
 }
 
 func (k *keeper) untilDue(now time.Time) time.Duration {
@@ -156,9 +183,12 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 		wait = min(wait, u.due.Sub(now))
 	}
 	for _, c := range k.channels {
-		if !c.open {
+		if c.topic == "" {
 			wait = min(wait, c.due.Sub(now))
 		}
+	}
+	if k.listFailed {
+		wait = min(wait, k.listing.due.Sub(now))
 	}
 	if k.relist {
 		wait = 0
@@ -166,25 +196,34 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
-// list learns the names of the partitions the userid may see, and which of them have a channel to open.
+// list learns the names of the partitions the userid may see, and which of them have a channel to open. Half an answer
+// is none: what is known stays until both kinds of partitions could be listed.
 func (k *keeper) list(ctx context.Context) {
 	var all []hmc.Partition
 	for _, call := range []func(context.Context) ([]hmc.Partition, error){
 		k.session.ListPermittedPartitions, k.session.ListPermittedLogicalPartitions,
 	} {
 		list, err := call(ctx)
+		if ctx.Err() != nil || k.lost(err) {
+			return
+		}
 		if err != nil {
-			if ctx.Err() == nil {
-				k.s.log.Warn("the partitions could not be listed; names are missing until they can", zap.Error(err))
+			k.listFailed = true
+			k.listing.postpone(k.s.timing)
+			problem := ""
+			if len(k.s.cfg.OSMessages) > 0 {
+				problem = "the partitions could not be listed: " + err.Error()
 			}
-			if hmc.SessionLost(err) {
-				k.end(fmt.Errorf("the HMC has ended the session: %w", err))
-				return
+			if k.s.noteListing(problem) || k.listing.wait <= k.s.timing.channelMin {
+				k.s.log.Warn("the partitions could not be listed; new names and OS messages have to wait until they can", zap.Error(err))
 			}
-			continue // an HMC that only manages one kind may refuse the other call
+			return
 		}
 		all = append(all, list...)
 	}
+	k.listFailed = false
+	k.listing.soon()
+	defer k.s.noteListing("") // after the channels are known, so that nothing looks complete in between
 	byURI := make(map[string]names, len(all))
 	for _, p := range all {
 		byURI[p.ObjectURI] = names{name: p.Name, cpc: p.CPCName}
@@ -193,21 +232,33 @@ func (k *keeper) list(ctx context.Context) {
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.channels == nil {
-		k.channels = make(map[string]*channel)
+	for uri, c := range k.channels {
+		if _, exists := byURI[uri]; !exists {
+			delete(k.channels, uri)
+			k.s.dropChannel(uri)
+			k.s.unwant(c.topic)
+		}
 	}
 	for _, p := range all {
-		if _, known := k.channels[p.ObjectURI]; known {
+		refresh, wanted := k.s.wantsMessages(p)
+		if c, known := k.channels[p.ObjectURI]; known {
+			c.partition = p // it may have another name now
 			continue
 		}
-		if refresh, ok := k.s.wantsMessages(p); ok {
-			k.channels[p.ObjectURI] = &channel{partition: p, refresh: refresh}
+		if !wanted {
+			continue
 		}
-	}
-	for uri := range k.channels {
-		if _, exists := byURI[uri]; !exists && len(all) > 0 {
-			delete(k.channels, uri)
+		c := &channel{partition: p, refresh: refresh}
+		k.channels[p.ObjectURI] = c
+		// The session may have the channel open from a link before this one: then it is subscribed already.
+		if topic := k.s.openChannels[lastSegment(p.ObjectURI)]; topic != "" && k.rcv.Subscribed(topic) {
+			c.topic = topic
 		}
+		problem := ""
+		if c.topic == "" {
+			problem = "the channel is not open yet"
+		}
+		k.s.noteChannel(p.ObjectURI, channelStatus{partition: c.label(), problem: problem})
 	}
 }
 
@@ -230,33 +281,34 @@ func (k *keeper) open(ctx context.Context, c *channel) {
 	}
 	if err == nil {
 		k.s.want(topic, event.TopicOSMessage)
-		err = k.rcv.Subscribe(ctx, topic)
+		if err = k.rcv.Subscribe(ctx, topic); err == nil {
+			k.s.subscribed(topic)
+		} else {
+			k.s.topicProblem(topic, err.Error())
+		}
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || k.lost(err) {
 		return
 	}
 	k.mu.Lock()
 	if err == nil {
-		c.open = true
+		c.topic = topic
 	} else {
-		c.postpone(time.Now(), k.s.timing)
+		c.postpone(k.s.timing)
 	}
 	k.mu.Unlock()
-	label := c.partition.Name + " on " + c.partition.CPCName
+	status := channelStatus{partition: c.label()}
 	switch {
 	case err == nil:
-		k.s.channelProblem(label, "")
-		k.s.subscribed(topic)
-		k.s.log.Debug("following the messages of an operating system", zap.String("partition", label))
 	case hmc.IsReason(err, 409, hmc.ReasonChannelUnavailable):
 		// Usual for a partition that is not active: its next status change is awaited.
-		k.s.channelProblem(label, "the partition offers no operating system messages now")
-	case hmc.SessionLost(err):
-		k.end(fmt.Errorf("the HMC has ended the session: %w", err))
+		status.problem, status.usual = "the partition offers no operating system messages now", true
 	default:
-		k.s.channelProblem(label, err.Error())
+		status.problem = err.Error()
+	}
+	if k.s.noteChannel(c.partition.ObjectURI, status) && status.problem != "" && !status.usual {
 		k.s.log.Warn("the messages of an operating system cannot be followed",
-			zap.String("partition", label), zap.Error(err), zap.Duration("next_attempt_in", c.wait))
+			zap.String("partition", status.partition), zap.Error(err), zap.Duration("next_attempt_in", c.wait))
 	}
 }
 
@@ -290,35 +342,38 @@ func (k *keeper) notified(n *receiver.Notification) {
 	if class != "partition" && class != "logical-partition" {
 		return
 	}
-	uri := n.Headers.Get("object-uri")
 	k.mu.Lock()
-	c, known := k.channels[uri]
-	due := false
+	c, known := k.channels[n.Headers.Get("object-uri")]
 	switch {
 	case typ == event.TypeInventoryChange:
-		k.relist, due = true, true
-	case known && !c.open:
-		if k.retryNow == nil {
-			k.retryNow = make(map[string]bool)
-		}
-		k.retryNow[uri], due = true, true
+		k.relist = true
+	case known && c.topic == "":
+		// It may offer its messages from now on, or soon: an operating system takes a while to start.
+		c.soon()
+	default:
+		k.mu.Unlock()
+		return
 	}
 	k.mu.Unlock()
-	if due {
-		k.awake()
-	}
+	k.awake()
 }
 
 // refused notes that the broker took a topic away. It runs on the supervisor's goroutine.
 func (k *keeper) refused(topic string, err error) {
-	k.s.log.Warn("the HMC refused a topic; the others go on", zap.String("topic", topic), zap.Error(err))
 	k.s.topicProblem(topic, err.Error())
 	k.mu.Lock()
-	if k.again == nil {
-		k.again = make(map[string]*upkeep)
+	isChannel := false
+	for uri, c := range k.channels {
+		if c.topic == topic {
+			c.topic, isChannel = "", true
+			c.postpone(k.s.timing)
+			k.s.noteChannel(uri, channelStatus{partition: c.label(), problem: err.Error()})
+		}
 	}
-	if _, known := k.again[topic]; !known {
-		k.again[topic] = &upkeep{due: time.Now()}
+	_, known := k.again[topic]
+	if !isChannel && !known && !k.s.isOSMessageTopic(topic) { // open says it of those
+		k.again[topic] = new(upkeep)
+		k.s.log.Warn("the HMC refused a topic; the others go on", zap.String("topic", topic), zap.Error(err))
 	}
 	k.mu.Unlock()
 	k.awake()
@@ -329,8 +384,7 @@ func (k *keeper) refused(topic string, err error) {
 func (k *keeper) resubscribe(ctx context.Context, topic string) {
 	if k.session != nil {
 		topics, err := k.session.NotificationTopics(ctx)
-		if hmc.SessionLost(err) {
-			k.end(fmt.Errorf("the HMC has ended the session: %w", err))
+		if k.lost(err) {
 			return
 		}
 		listed := err != nil

@@ -40,10 +40,14 @@ func (s *supervisor) prepare(ctx context.Context) (wanted map[string]string, hos
 	s.topics.set(maps.Clone(wanted))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.host, s.status.missing = host, missing
+	s.status.host, s.status.missing, s.status.unlisted = host, missing, ""
+	if s.usesREST() && len(s.cfg.OSMessages) > 0 {
+		s.status.unlisted = "the partitions are not listed yet"
+	}
+	clear(s.status.channels)
 	s.status.wanted = make(map[string]topicStatus, len(wanted))
 	for topic, kind := range wanted {
-		s.status.wanted[topic] = topicStatus{kind: kind, problem: "not subscribed"}
+		s.status.wanted[topic] = topicStatus{kind: kind, problem: notSubscribed}
 	}
 	return wanted, host, nil
 }
@@ -97,23 +101,35 @@ func (s *supervisor) choose(topics []hmc.Topic) (wanted map[string]string, missi
 		ask[kind] = true
 	}
 	ask[event.TopicOSMessage] = len(s.cfg.OSMessages) > 0
+	clear(s.openChannels)
 	for _, t := range topics {
 		if kind, ok := knownKinds[t.Type]; ok && ask[kind] {
 			wanted[t.Name] = kind
 			got[kind] = true
+			if kind == event.TopicOSMessage {
+				s.openChannels[lastSegment(t.ObjectURI)] = t.Name
+			}
 		}
 	}
 	for _, kind := range s.cfg.Topics {
 		if got[kind] {
 			continue
 		}
-		text := "topic " + kind + " is not granted to userid " + s.cfg.Userid
+		text := "topic " + kind + " is not granted to " + s.who()
 		if p, ok := permissions[kind]; ok {
 			text += ": it needs " + p + " on the HMC"
 		}
 		missing = append(missing, text)
 	}
 	return wanted, missing
+}
+
+// who names whom the HMC knows this daemon as.
+func (s *supervisor) who() string {
+	if s.cfg.Session != nil {
+		return "the session given in the configuration"
+	}
+	return "userid " + s.cfg.Userid
 }
 
 // logon makes a session. A refusal comes back as a holdError: to try it again soon would make the HMC disable the

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -92,17 +91,25 @@ func (h *hmcStatus) reasons() []string {
 	if h.state != StateConnected {
 		text := "the link is " + strings.ReplaceAll(h.state, "_", " ")
 		if h.state == StateAuthFailed {
-			text = "the HMC refused the logon"
+			text = "refused, and left alone until " + h.nextAttempt.UTC().Format(time.RFC3339)
 		}
 		if h.problem != "" {
 			text += ": " + h.problem
 		}
 		return []string{text}
 	}
-	out := slices.Clone(h.missing)
+	out := append([]string{}, h.missing...)
 	for name, t := range h.wanted {
-		if t.problem != "" {
+		if t.problem != "" && t.kind != event.TopicOSMessage { // those are told by partition
 			out = append(out, fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem))
+		}
+	}
+	if h.unlisted != "" {
+		out = append(out, "OS messages: "+h.unlisted)
+	}
+	for _, c := range h.channels {
+		if c.problem != "" && !c.usual {
+			out = append(out, "OS messages of "+c.partition+": "+c.problem)
 		}
 	}
 	slices.Sort(out)
@@ -115,8 +122,15 @@ func (s *supervisor) want(topic, kind string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.status.wanted[topic]; !known {
-		s.status.wanted[topic] = topicStatus{kind: kind}
+		s.status.wanted[topic] = topicStatus{kind: kind, problem: notSubscribed}
 	}
+}
+
+// unwant forgets a topic.
+func (s *supervisor) unwant(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.status.wanted, topic)
 }
 
 func (s *supervisor) subscribed(topic string) { s.topicProblem(topic, "") }
@@ -133,15 +147,39 @@ func (s *supervisor) topicProblem(topic, problem string) {
 	s.publishConnected()
 }
 
-// channelProblem notes why a partition's OS messages are not followed; "" when they are.
-func (s *supervisor) channelProblem(partition, problem string) {
+// channelStatus says whether a partition's OS messages are followed.
+type channelStatus struct {
+	partition string // as a person knows it
+	problem   string // "" when they are followed
+	usual     bool   // no fault: the partition offers none now
+}
+
+// noteChannel notes how it stands with a partition's OS messages, and reports whether that is news.
+func (s *supervisor) noteChannel(uri string, c channelStatus) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if problem == "" {
-		delete(s.status.channels, partition)
-	} else {
-		s.status.channels[partition] = problem
-	}
+	before := s.status.channels[uri]
+	s.status.channels[uri] = c
+	s.mu.Unlock()
+	s.publishConnected()
+	return before != c
+}
+
+// dropChannel forgets a partition that is gone.
+func (s *supervisor) dropChannel(uri string) {
+	s.mu.Lock()
+	delete(s.status.channels, uri)
+	s.mu.Unlock()
+	s.publishConnected()
+}
+
+// noteListing notes why the partitions could not be listed; "" when they could. It reports whether that is news.
+func (s *supervisor) noteListing(problem string) bool {
+	s.mu.Lock()
+	before := s.status.unlisted
+	s.status.unlisted = problem
+	s.mu.Unlock()
+	s.publishConnected()
+	return before != problem
 }
 
 // lastTimes returns when the last bytes and the last notification came, over all links.
@@ -155,13 +193,18 @@ func (s *supervisor) lastTimes() (frame, notification time.Time) {
 	return frame, notification
 }
 
-// alive says whether the supervisor's loop still turns. A loop that waits for notifications lives as long as there
-// are none to fetch.
+// alive says whether the supervisor's loop still turns. A loop that waits for notifications lives as long as there are
+// none to fetch, and one that logs on or connects is bounded by the time-outs of the configuration, which may be long.
 func (s *supervisor) alive(now time.Time, limit time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.status.state == StateConnected && s.rcv != nil && s.rcv.Buffered() == 0 {
+	switch s.status.state {
+	case StateLoggingOn, StateConnecting:
 		return true
+	case StateConnected:
+		if s.rcv != nil && s.rcv.Buffered() == 0 {
+			return true
+		}
 	}
 	return now.Sub(s.beat) < limit
 }
@@ -180,17 +223,20 @@ func (s *supervisor) snapshot() HMCStatus {
 	}
 	h.Connected = len(h.Problems) == 0
 	up := s.status.state == StateConnected
-	followed := 0
 	for name, t := range s.status.wanted {
 		h.Topics = append(h.Topics, TopicStatus{Name: name, Type: t.kind, Subscribed: up && t.problem == "", Problem: t.problem})
-		if up && t.kind == event.TopicOSMessage && t.problem == "" {
-			followed++
-		}
 	}
 	slices.SortFunc(h.Topics, func(a, b TopicStatus) int { return strings.Compare(a.Name, b.Name) })
 	if len(s.cfg.OSMessages) > 0 {
-		h.OSMessages = &OSMessageStatus{Followed: followed, NotFollowed: make(map[string]string)}
-		maps.Copy(h.OSMessages.NotFollowed, s.status.channels)
+		h.OSMessages = &OSMessageStatus{NotFollowed: make(map[string]string)}
+		for _, c := range s.status.channels {
+			switch {
+			case c.problem != "":
+				h.OSMessages.NotFollowed[c.partition] = c.problem
+			case up:
+				h.OSMessages.Followed++
+			}
+		}
 	}
 	return h
 }

@@ -58,11 +58,12 @@ type supervisor struct {
 
 	// Of the supervisor's goroutine alone.
 	client       *hmc.Client
-	session      *hmc.Session // nil: no session
-	everUp       bool         // a link has been up before: the next one is a reconnect
-	hostIndex    int          // the host in use where the REST client does not choose it
-	refusals     int          // by the broker, in a row
-	lastProblem  string       // what was logged last, so that an outage is one line and not a thousand
+	session      *hmc.Session      // nil: no session
+	openChannels map[string]string // topics of the session's OS message channels, by the partition's object id
+	everUp       bool              // a link has been up before: the next one is a reconnect
+	hostIndex    int               // the host in use where the REST client does not choose it
+	refusals     int               // by the broker, in a row
+	lastProblem  string            // what was logged last, so that an outage is one line and not a thousand
 	problemCount int
 
 	mu     sync.Mutex // guards what status pages read
@@ -80,12 +81,16 @@ type hmcStatus struct {
 	problem     string // what is wrong now; "" when nothing is
 	nextAttempt time.Time
 	reconnects  int
-	wanted      map[string]topicStatus // by topic name
-	channels    map[string]string      // OS message channels that are not open, by partition: why
-	missing     []string               // what the configuration asks for and the userid may not have
+	wanted      map[string]topicStatus   // by topic name
+	channels    map[string]channelStatus // OS message channels, by the partition's URI
+	unlisted    string                   // why it is not known whose OS messages to follow; "" when it is
+	missing     []string                 // what the configuration asks for and the userid may not have
 	missed      int
 	certificate time.Time
 }
+
+// notSubscribed is the problem of a topic before the broker has confirmed or refused it.
+const notSubscribed = "not subscribed"
 
 type topicStatus struct {
 	kind    string
@@ -104,9 +109,10 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 		backoff: receiver.NewBackoff(cfg.Stomp),
 		status: hmcStatus{
 			state: StateDisconnected, since: time.Now(), wanted: map[string]topicStatus{},
-			channels: map[string]string{},
+			channels: map[string]channelStatus{},
 		},
-		beat: time.Now(),
+		beat:         time.Now(),
+		openChannels: map[string]string{},
 	}
 	s.topics.set(map[string]string{})
 	s.conv = converter{hmc: cfg.Name, topics: &s.topics, estate: &s.estate}
@@ -179,38 +185,41 @@ type lostError struct {
 func (e *lostError) Error() string { return e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }
 
-// waitAfter says what went wrong and waits as long as the HMC is to be left alone.
+// waitAfter decides what the end of a round means and how long the HMC is left alone after it.
 func (s *supervisor) waitAfter(ctx context.Context, err error) {
-	var (
-		hold *holdError
-		lost *lostError
-		wait time.Duration
-	)
-	state := StateDisconnected
-	reason := failureReason(err)
-	switch {
-	case errors.As(err, &hold):
-		state, reason, wait = StateAuthFailed, hold.reason, s.timing.authHold
-		s.metrics.connectFailed(reason)
-	case errors.As(err, &lost):
+	if hold, ok := errors.AsType[*holdError](err); ok {
+		s.metrics.connectFailed(hold.reason)
+		s.pause(ctx, err, StateAuthFailed, s.timing.authHold)
+		return
+	}
+	if lost, ok := errors.AsType[*lostError](err); ok {
 		if time.Since(lost.upSince) >= s.timing.stableAfter {
 			s.backoff.Reset()
 		}
-		wait = jittered(s.backoff.Next())
-	default:
-		s.metrics.connectFailed(reason)
-		wait = jittered(s.backoff.Next())
-		if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
-			wait = max(wait, busy.RetryAfter)
-		}
+		s.pause(ctx, err, StateDisconnected, jittered(s.backoff.Next()))
+		return
 	}
+	wait := jittered(s.backoff.Next())
+	if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
+		wait = max(wait, busy.RetryAfter)
+	}
+	s.failed(ctx, err, StateDisconnected, wait)
+}
+
+// failed counts an attempt that failed, and pauses.
+func (s *supervisor) failed(ctx context.Context, err error, state string, wait time.Duration) {
+	s.metrics.connectFailed(failureReason(err))
+	s.pause(ctx, err, state, wait)
+}
+
+// pause says what is wrong and waits before the next attempt.
+func (s *supervisor) pause(ctx context.Context, err error, state string, wait time.Duration) {
 	problem := s.explain(err)
 	s.setState(state)
 	s.mu.Lock()
 	s.status.nextAttempt, s.status.problem = time.Now().Add(wait), problem
 	s.mu.Unlock()
-	s.logProblem(state, reason, problem, wait)
-	s.tick()
+	s.logProblem(state, failureReason(err), problem, wait)
 	// The wait is cut into pieces so that the watchdog sees a loop that lives.
 	for end := time.Now().Add(wait); ctx.Err() == nil; s.tick() {
 		left := time.Until(end)
@@ -221,7 +230,7 @@ func (s *supervisor) waitAfter(ctx context.Context, err error) {
 	}
 }
 
-// logProblem writes one line when trouble begins or changes, and after that one in every ten attempts at most.
+// logProblem writes one line when trouble begins or changes, and after that one in every fifty attempts.
 func (s *supervisor) logProblem(state, reason, problem string, wait time.Duration) {
 	s.problemCount++
 	if problem == s.lastProblem && s.problemCount%50 != 0 {
@@ -234,7 +243,7 @@ func (s *supervisor) logProblem(state, reason, problem string, wait time.Duratio
 		zap.Int("attempts", s.problemCount), zap.Duration("next_attempt_in", wait),
 	}
 	if state == StateAuthFailed {
-		s.log.Error("the HMC refused the logon; it is left alone so that it does not disable the userid", fields...)
+		s.log.Error("not connected, and trying again soon would do harm: the HMC disables a userid that goes on being refused", fields...)
 		return
 	}
 	s.log.Warn("not connected to the HMC", fields...)
@@ -286,22 +295,24 @@ func (s *supervisor) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.setState(StateConnecting)
-	rcv, err := s.connect(ctx, host, wanted)
+	rcv, err := s.connectRetrying(ctx, host, wanted)
 	if err != nil {
 		return err
 	}
-	defer s.closeReceiver()
-
 	upSince := time.Now()
 	s.linkUp(rcv)
 	linkCtx, cancel := context.WithCancelCause(ctx)
 	var keeping sync.WaitGroup
-	k := &keeper{s: s, rcv: rcv, session: s.session, host: host, end: cancel, wake: make(chan struct{}, 1)}
+	k := newKeeper(s, rcv, cancel)
+	// Deferred, so that a panic leaves nothing running and loses nothing either.
+	defer func() {
+		cancel(nil)
+		keeping.Wait()
+		s.closeReceiver()
+		s.takeRest(ctx, rcv)
+	}()
 	keeping.Go(func() { k.run(linkCtx) })
 	err = s.consume(linkCtx, rcv, k)
-	cancel(nil)
-	keeping.Wait()
 	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // the keeper ended the link, and knows why
 	}
@@ -309,6 +320,31 @@ func (s *supervisor) round(ctx context.Context) error {
 		s.session = nil
 	}
 	return &lostError{upSince: upSince, err: err}
+}
+
+// restTimeout bounds how long what a closed receiver still holds is brought into the queue.
+const restTimeout = 5 * time.Second
+
+// takeRest handles what was received and not yet handed on when the link was closed from this side.
+func (s *supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
+	defer cancel()
+	defer s.out.flush(ctx)
+	for n, err := range rcv.Notifications(ctx) {
+		var parse *receiver.ParseError
+		switch {
+		case err == nil:
+			s.handle(ctx, &n, true)
+		case errors.As(err, &parse):
+			s.metrics.parseErrors.Inc()
+			s.handle(ctx, &n, false)
+		case errors.Is(err, receiver.ErrClosed):
+			return
+		}
+	}
+	if left := rcv.Buffered(); left > 0 { // the queue takes nothing, or too slowly
+		s.missed("", left)
+	}
 }
 
 // consume hands notifications on until the link ends.
@@ -354,14 +390,33 @@ func (s *supervisor) handle(ctx context.Context, n *receiver.Notification, valid
 	}
 }
 
-// connect makes one attempt at the link. The rounds of the supervisor are the retries.
+// connectRetrying makes the link, with as many retries as connect_retries says. After that the round ends, and the next
+// one looks after the session first; the pauses go on growing where this one stopped.
+func (s *supervisor) connectRetrying(ctx context.Context, host string, wanted map[string]string) (*receiver.Receiver, error) {
+	retries := s.cfg.Stomp.ConnectRetries
+	if retries < 0 { // without end, which the rounds are
+		retries = receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
+	}
+	for {
+		s.setState(StateConnecting)
+		rcv, err := s.connect(ctx, host, wanted)
+		_, held := errors.AsType[*holdError](err)
+		if err == nil || held || retries == 0 || ctx.Err() != nil || failureReason(err) == receiver.ReasonAuthorization {
+			return rcv, err
+		}
+		retries--
+		s.failed(ctx, err, StateDisconnected, jittered(s.backoff.Next()))
+	}
+}
+
+// connect makes one attempt at the link.
 func (s *supervisor) connect(ctx context.Context, host string, wanted map[string]string) (*receiver.Receiver, error) {
 	stomp := s.cfg.Stomp
 	stomp.ConnectRetries = 0
 	opts := receiver.Options{
 		Host: host, Port: s.cfg.StompPort, TLS: s.tls, Config: &stomp, Logger: s.log,
 		OnMissed:     func(topic string) { s.missed(topic, 1) },
-		HandoverHold: func() bool { return s.queue.Err() == nil },
+		HandoverHold: func() bool { return s.queue == nil || s.queue.Err() == nil },
 	}
 	for topic := range wanted {
 		opts.Topics = append(opts.Topics, topic)
@@ -376,7 +431,7 @@ func (s *supervisor) connect(ctx context.Context, host string, wanted map[string
 	}
 	rcv, err := receiver.New(opts)
 	if err != nil {
-		return nil, &holdError{reason: receiver.ReasonOther, err: err}
+		return nil, &holdError{reason: receiver.ReasonOther, err: fmt.Errorf("the configuration does not fit: %w", err)}
 	}
 	err = rcv.Connect(ctx)
 	s.mu.Lock()
@@ -416,7 +471,7 @@ func (s *supervisor) linkUp(rcv *receiver.Receiver) {
 		if rcv.Subscribed(topic) {
 			st.problem = ""
 		} else if st.problem == "" {
-			st.problem = "not subscribed"
+			st.problem = notSubscribed
 		}
 		s.status.wanted[topic] = st
 	}

@@ -52,6 +52,10 @@ func (t *topicTable) kindOf(topic, notificationType string) string {
 	return event.TopicOther
 }
 
+func (s *supervisor) isOSMessageTopic(topic string) bool {
+	return s.topics.kindOf(topic, "") == event.TopicOSMessage
+}
+
 // directory knows the names of managed objects by their URI. It is replaced whole by the keeper of the session and
 // read by the converter; safe for concurrent use.
 type directory struct {
