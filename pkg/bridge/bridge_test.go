@@ -512,7 +512,9 @@ func TestOSMessagesOfAPartitionThatStarts(t *testing.T) {
 		}
 	}
 	wait("stopped")
-	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*"}]`))
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	d.timing.channelMin, d.timing.channelMax = time.Hour, time.Hour // its status changes are what it is tried again at
+	d.start(d.config(hmcYAML(t, "a", sim, allOSMessages)))
 	d.connected("a")
 	d.eventually("one partition is not followed", func() bool {
 		h := d.hmc("a")
