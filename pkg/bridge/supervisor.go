@@ -119,6 +119,9 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 	s.out = outbox{queue: q, metrics: s.metrics, log: s.log}
 	s.metrics.setState(StateDisconnected)
 	if s.usesREST() {
+		for _, operation := range hmc.Operations() {
+			m.restRequests.WithLabelValues(cfg.Name, operation, "200") // so that a rate can be told from the start
+		}
 		s.client, err = hmc.New(hmc.Options{
 			Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + version,
 			RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: s.log,

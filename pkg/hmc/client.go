@@ -152,7 +152,7 @@ func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	var errs []error
 	for i := range c.opts.Hosts {
 		var v Version
-		err := c.do(ctx, &call{operation: "query-api-version", host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v})
+		err := c.do(ctx, &call{operation: opQueryAPIVersion, host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v})
 		if _, ok := errors.AsType[*ConnectError](err); ok {
 			errs = append(errs, err)
 			continue

@@ -41,6 +41,30 @@ const (
 	TopicTypeOSMessage = "os-message-notification" // one for each channel that the session has opened
 )
 
+// The operations, as Options.OnRequest and the log name them: after IBM's book.
+const (
+	opQueryAPIVersion                = "query-api-version"
+	opLogon                          = "logon"
+	opLogoff                         = "logoff"
+	opGetNotificationTopics          = "get-notification-topics"
+	opListPermittedPartitions        = "list-permitted-partitions"
+	opListPermittedLogicalPartitions = "list-permitted-logical-partitions"
+	opOpenOSMessageChannel           = "open-os-message-channel"
+)
+
+// Operations lists every operation that Options.OnRequest may name.
+func Operations() []string {
+	return []string{
+		opQueryAPIVersion,
+		opLogon,
+		opLogoff,
+		opGetNotificationTopics,
+		opListPermittedPartitions,
+		opListPermittedLogicalPartitions,
+		opOpenOSMessageChannel,
+	}
+}
+
 // Topic is one topic of a session. Its name is opaque, and gone with the session.
 type Topic struct {
 	Type string `json:"topic-type"` // one of the TopicType constants, or one that is not known yet

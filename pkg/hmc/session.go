@@ -59,7 +59,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 
 	var answer logonAnswer
 	r := &call{
-		operation: "logon", host: c.Host(), method: http.MethodPost, uri: sessionsURI,
+		operation: opLogon, host: c.Host(), method: http.MethodPost, uri: sessionsURI,
 		body: map[string]string{"userid": userid, "password": password}, into: &answer,
 		secrets: []string{password}, quiet: true,
 	}
@@ -179,7 +179,7 @@ func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
 		Topics []Topic `json:"topics"`
 	}
 	err := s.c.do(ctx, s.call(&call{
-		operation: "get-notification-topics", method: http.MethodGet, uri: "/api/sessions/operations/get-notification-topics", into: &answer,
+		operation: opGetNotificationTopics, method: http.MethodGet, uri: "/api/sessions/operations/get-notification-topics", into: &answer,
 	}))
 	return answer.Topics, err
 }
@@ -197,7 +197,7 @@ func (s *Session) Logoff(ctx context.Context) error {
 	if s.over.Load() {
 		return nil
 	}
-	err := s.c.do(ctx, s.call(&call{operation: "logoff", method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true}))
+	err := s.c.do(ctx, s.call(&call{operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true}))
 	var answer *HTTPError
 	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
 		err = nil // zhmcclient ignores 403 here as well: the session is not known any more
@@ -214,7 +214,7 @@ func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, err
 		Partitions []Partition `json:"partitions"`
 	}
 	err := s.c.do(ctx, s.call(&call{
-		operation: "list-permitted-partitions", method: http.MethodGet, uri: "/api/console/operations/list-permitted-partitions", into: &answer,
+		operation: opListPermittedPartitions, method: http.MethodGet, uri: "/api/console/operations/list-permitted-partitions", into: &answer,
 	}))
 	return answer.Partitions, err
 }
@@ -225,7 +225,7 @@ func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partiti
 		Partitions []Partition `json:"logical-partitions"`
 	}
 	err := s.c.do(ctx, s.call(&call{
-		operation: "list-permitted-logical-partitions", method: http.MethodGet,
+		operation: opListPermittedLogicalPartitions, method: http.MethodGet,
 		uri: "/api/console/operations/list-permitted-logical-partitions", into: &answer,
 	}))
 	return answer.Partitions, err
@@ -247,7 +247,7 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 		TopicName string `json:"topic-name"`
 	}
 	r := s.call(&call{
-		operation: "open-os-message-channel", method: http.MethodPost, uri: objectURI + "/operations/open-os-message-channel",
+		operation: opOpenOSMessageChannel, method: http.MethodPost, uri: objectURI + "/operations/open-os-message-channel",
 		body: map[string]bool{"include-refresh-messages": refresh}, into: &answer,
 		repeatable: true, // a second one is refused, not opened
 	})
