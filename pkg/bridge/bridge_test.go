@@ -744,7 +744,7 @@ func openFiles(t *testing.T) int {
 func TestNewFailsCleanly(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
-	_, err := New(Options{Config: d.bridge.cfg, StoragePath: d.dir + "/data"})
+	_, err := New(Options{Config: d.bridge.opts.Config, StoragePath: d.dir + "/data"})
 	if err == nil || !strings.Contains(err.Error(), "storage") {
 		t.Errorf("a second daemon on the same storage: %v", err)
 	}

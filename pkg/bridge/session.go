@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 
 	"go.uber.org/zap"
 
@@ -142,6 +143,9 @@ func (s *supervisor) logon(ctx context.Context) error {
 	session, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
 	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away by asking again soon.
 	var answer *hmc.HTTPError
+	if errors.As(err, &answer) && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
+		err = s.passwordRefused(err)
+	}
 	if hmc.LogonRefused(err) || (errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500) {
 		return &holdError{reason: reasonLogon, err: err}
 	}
@@ -150,6 +154,11 @@ func (s *supervisor) logon(ctx context.Context) error {
 	}
 	s.session = session
 	return nil
+}
+
+// passwordRefused says what to look at when the userid and its password were refused, by the API or by the broker.
+func (s *supervisor) passwordRefused(err error) error {
+	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w", s.cfg.Userid, err)
 }
 
 // nextHost moves to the next configured host after the link to one could not be made. With REST the client looks

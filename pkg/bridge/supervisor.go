@@ -233,10 +233,11 @@ func (s *supervisor) pause(ctx context.Context, err error, state string, wait ti
 	}
 }
 
-// logProblem writes one line when trouble begins or changes, and after that one in every fifty attempts.
+// logProblem writes one line when trouble begins or changes, after that one in every fifty attempts, and always one when
+// the HMC is left alone for long.
 func (s *supervisor) logProblem(state, reason, problem string, wait time.Duration) {
 	s.problemCount++
-	if problem == s.lastProblem && s.problemCount%50 != 0 {
+	if problem == s.lastProblem && state != StateAuthFailed && s.problemCount%50 != 0 {
 		s.log.Debug("still not connected", zap.String("problem", problem), zap.Duration("next_attempt_in", wait))
 		return
 	}
@@ -449,9 +450,14 @@ func (s *supervisor) connect(ctx context.Context, host string, wanted map[string
 	s.nextHost(err)
 	var link *receiver.ConnectionError
 	if errors.As(err, &link) && link.Reason == receiver.ReasonAuthorization {
-		if opts.Userid != "" || s.cfg.Session != nil {
+		switch {
+		case s.cfg.Session != nil:
+			err = fmt.Errorf("the broker refuses the session given in the configuration; make a new one and name it in session.id and session.credential: %w", err)
 			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+		case opts.Userid != "":
+			return nil, &holdError{reason: receiver.ReasonAuthorization, err: s.passwordRefused(err)}
 		}
+		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
 		// The broker does not know the session, so its topics are gone too.
 		s.logoff(ctx)
 		if s.refusals++; s.refusals >= refusalsBeforeHold {
