@@ -25,8 +25,13 @@ import (
 const (
 	// DefaultDrainTimeout is how long deliveries go on after the receivers have ended.
 	DefaultDrainTimeout = 8 * time.Second
-	// stopTimeout bounds the end of one delivery whose configuration changed.
+	// stopTimeout bounds the end of the deliveries whose configuration changed.
 	stopTimeout = 5 * time.Second
+	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is still waited for.
+	leaveTimeout = time.Second
+	// orphanBytes and orphanAge are the limits, those of a sink that configures none, of what waits for removed sinks.
+	orphanBytes = 1 << 30
+	orphanAge   = 7 * 24 * time.Hour
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the longest bounded wait.
 	aliveWithin = 3 * time.Minute
 )
@@ -54,7 +59,9 @@ type Bridge struct {
 	started time.Time
 	first   *world // what Run starts
 
-	reloading sync.Mutex // one reload at a time
+	reloading    sync.Mutex     // one reload at a time
+	orphanLimits config.Queue   // of what waits for sinks that are not configured any more
+	orphanDrops  map[string]int // events of such a sink that went by the limits; guarded by reloading
 
 	mu          sync.RWMutex // guards the world: what runs now
 	cfg         *config.Config
@@ -94,15 +101,16 @@ func New(opts Options) (*Bridge, error) {
 	b := &Bridge{
 		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
 		metrics: NewMetrics(opts.Registerer), started: time.Now(),
+		orphanLimits: config.Queue{MaxBytes: orphanBytes, MaxAge: orphanAge}, orphanDrops: make(map[string]int),
+	}
+	for _, c := range opts.Config.Sinks {
+		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
 	}
 	storage := opts.Config.Storage
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: int64(storage.MaxBytes),
-		Logger: b.log, Metrics: queueMetrics,
-		OnDropped: func(sink string, events int) {
-			b.metrics.sinkEvents.WithLabelValues(sink, outcomeDropped).Add(float64(events))
-		},
+		Logger: b.log, Metrics: queueMetrics, OnDropped: b.metrics.dropped,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
@@ -133,7 +141,13 @@ func (b *Bridge) Run(ctx context.Context) error {
 	defer endDelivery()
 	b.begin(b.opts.Config, b.first, nil, nil)
 	b.reportOrphans()
-	<-ctx.Done()
+	for tick := time.Tick(trimEvery); ctx.Err() == nil; {
+		select {
+		case <-tick:
+			b.trimOrphans()
+		case <-ctx.Done():
+		}
+	}
 	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
 }
 
@@ -156,18 +170,61 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	}
 	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
+	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
 	for _, d := range deliveries {
 		d.it.drain()
 	}
 	var err error
 	for _, d := range deliveries {
-		<-d.done
+		err = errors.Join(err, b.end(d, limit))
 		if waiting, _, _ := d.it.cursor.Pending(); waiting > 0 {
 			b.log.Info("events stay stored for the next start", zap.String("sink", d.it.cfg.Name), zap.Int64("events", waiting))
 		}
-		err = errors.Join(err, d.it.sink.Close())
 	}
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
+}
+
+// end waits until a delivery that was told to end has done so, and closes its sink. A sink that hangs in a write which
+// nothing can interrupt, to a pipe that nobody reads for example, is left behind after the limit.
+func (b *Bridge) end(d *running[*delivery], limit time.Time) error {
+	wait := time.Until(limit)
+	if d.it.health.hanging() {
+		wait = min(wait, leaveTimeout)
+	}
+	if !endsWithin(d.done, wait) {
+		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.cfg.Name))
+	}
+	var err error
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		err = d.it.sink.Close()
+	}()
+	if !endsWithin(closed, leaveTimeout) {
+		b.log.Error("a sink hangs and could not be closed", zap.String("sink", d.it.cfg.Name))
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sink %s: %w", d.it.cfg.Name, err)
+	}
+	return nil
+}
+
+// endsWithin waits for done to be closed, and reports whether it was.
+func endsWithin(done <-chan struct{}, limit time.Duration) bool {
+	select {
+	case <-done:
+		return true
+	default:
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // Reload makes cfg the running configuration. The new sinks and receivers are built first: on an error nothing has
@@ -213,13 +270,24 @@ type newSink struct {
 	cursor *queue.Cursor
 }
 
-// build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays open.
+// build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays: no open file, no
+// series in the metrics, no place in the queue.
 func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keepHMCs []*running[*supervisor]) (_ *world, err error) {
 	w := new(world)
+	var newCursors []string
 	defer func() {
-		if err != nil {
-			for _, s := range w.sinks {
-				err = errors.Join(err, s.sink.Close())
+		if err == nil {
+			return
+		}
+		for _, s := range w.sinks {
+			err = errors.Join(err, s.sink.Close())
+		}
+		for _, name := range newCursors {
+			err = errors.Join(err, b.queue.RemoveCursor(name))
+		}
+		for _, c := range cfg.HMCs {
+			if !slices.ContainsFunc(b.supervisors, func(r *running[*supervisor]) bool { return r.it.cfg.Name == c.Name }) {
+				b.metrics.deleteHMC(c.Name)
 			}
 		}
 	}()
@@ -234,12 +302,6 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
 		}
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
-		cursor, err := b.queue.Cursor(c.Name)
-		if err != nil {
-			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
-		}
-		w.sinks[len(w.sinks)-1].cursor = cursor
-		b.metrics.forSink(c.Name)
 	}
 	for _, c := range cfg.HMCs {
 		if slices.ContainsFunc(keepHMCs, func(r *running[*supervisor]) bool { return r.it.cfg.Name == c.Name }) {
@@ -250,6 +312,18 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 			return nil, err
 		}
 		w.hmcs = append(w.hmcs, s)
+	}
+	// Last, because that writes to the disk.
+	known := b.queue.Cursors()
+	for i := range w.sinks {
+		n := &w.sinks[i]
+		n.cursor, err = b.queue.Cursor(n.cfg.Name)
+		if err != nil {
+			return nil, fmt.Errorf("sink %s: %w", n.cfg.Name, err)
+		}
+		if !slices.Contains(known, n.cfg.Name) {
+			newCursors = append(newCursors, n.cfg.Name)
+		}
 	}
 	return w, nil
 }
@@ -284,15 +358,10 @@ func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery
 	for _, r := range gone {
 		r.stop()
 	}
+	limit := time.Now().Add(stopTimeout)
 	for _, r := range gone {
-		select {
-		case <-r.done:
-		case <-time.After(stopTimeout):
-			b.log.Warn("a sink takes long to end", zap.String("sink", r.it.cfg.Name))
-			<-r.done
-		}
-		if err := r.it.sink.Close(); err != nil {
-			b.log.Warn("a sink did not end cleanly", zap.String("sink", r.it.cfg.Name), zap.Error(err))
+		if err := b.end(r, limit); err != nil {
+			b.log.Warn("a sink did not end cleanly", zap.Error(err))
 		}
 		if slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == r.it.cfg.Name }) {
 			continue
@@ -305,7 +374,8 @@ func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery
 // retire forgets the cursor of a sink that is not configured any more, unless events still wait for it.
 func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	if waiting, _, _ := cursor.Pending(); waiting > 0 {
-		b.log.Warn("events wait for a sink that is not configured any more; they are kept until its queue limits or until a sink of that name comes back",
+		b.log.Warn("events wait for a sink that is not configured any more; they are kept until a sink of that name comes back, "+
+			"or until the default limits of a sink's queue",
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
@@ -314,11 +384,13 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	}
 }
 
-// reportOrphans deals with cursors of sinks that were removed while the daemon was down.
-func (b *Bridge) reportOrphans() {
+// orphans are the cursors of sinks that are not configured any more. The caller holds reloading: no other may come or
+// go meanwhile.
+func (b *Bridge) orphans() []*queue.Cursor {
 	b.mu.RLock()
 	cfg := b.cfg
 	b.mu.RUnlock()
+	var out []*queue.Cursor
 	for _, name := range b.queue.Cursors() {
 		if slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == name }) {
 			continue
@@ -328,7 +400,42 @@ func (b *Bridge) reportOrphans() {
 			b.log.Warn("the place of a removed sink in the queue cannot be read", zap.String("sink", name), zap.Error(err))
 			continue
 		}
-		b.retire(name, cursor)
+		out = append(out, cursor)
+	}
+	return out
+}
+
+// reportOrphans deals with cursors of sinks that were removed while the daemon was down.
+func (b *Bridge) reportOrphans() {
+	b.reloading.Lock()
+	defer b.reloading.Unlock()
+	for _, cursor := range b.orphans() {
+		b.retire(cursor.Name(), cursor)
+	}
+}
+
+// trimOrphans applies limits to what waits for sinks that are not configured any more, so that it does not fill the
+// storage, and forgets their places when nothing waits.
+func (b *Bridge) trimOrphans() {
+	b.reloading.Lock()
+	defer b.reloading.Unlock()
+	for _, cursor := range b.orphans() {
+		name := cursor.Name()
+		dropped, err := trimCursor(cursor, b.orphanLimits)
+		if err != nil {
+			b.log.Error("the limits of the queue could not be applied", zap.String("sink", name), zap.Error(err))
+			continue
+		}
+		if dropped > 0 && b.orphanDrops[name] == 0 {
+			b.log.Error("events of a sink that is not configured any more are dropped: they are beyond the limits", zap.String("sink", name))
+		}
+		b.orphanDrops[name] += dropped
+		if waiting, _, _ := cursor.Pending(); waiting == 0 {
+			b.log.Info("nothing waits for a removed sink any more; its place in the queue is forgotten",
+				zap.String("sink", name), zap.Int("dropped", b.orphanDrops[name]))
+			delete(b.orphanDrops, name)
+			b.retire(name, cursor)
+		}
 	}
 }
 
@@ -347,9 +454,10 @@ func split[T any](all []*running[T], keep func(T) bool) (kept, gone []*running[T
 // Reopen makes log files be opened anew, after they were rotated.
 func (b *Bridge) Reopen() error {
 	b.mu.RLock()
-	defer b.mu.RUnlock()
+	deliveries := b.deliveries
+	b.mu.RUnlock()
 	var err error
-	for _, d := range b.deliveries {
+	for _, d := range deliveries {
 		if r, ok := d.it.sink.(sinks.Reopener); ok {
 			if e := r.Reopen(); e != nil {
 				err = errors.Join(err, fmt.Errorf("sink %s: %w", d.it.cfg.Name, e))
@@ -383,7 +491,7 @@ func (b *Bridge) Status() Status {
 		k := r.it.snapshot()
 		s.Sinks = append(s.Sinks, k)
 		if k.Stuck {
-			s.Reasons = append(s.Reasons, Reason{Sink: k.Name, Reason: fmt.Sprintf("%d attempts in a row failed: %s", k.FailedAttempts, k.LastError)})
+			s.Reasons = append(s.Reasons, Reason{Sink: k.Name, Reason: fmt.Sprintf("%d attempts failed: %s", k.FailedAttempts, k.LastError)})
 		}
 	}
 	if err := b.queue.Err(); err != nil {

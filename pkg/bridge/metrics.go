@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,9 @@ type Metrics struct {
 	sinkLastSuccess  *prometheus.GaugeVec
 
 	refresh atomic.Pointer[func()]
+
+	mu    sync.Mutex
+	sinks map[string]*sinkMetrics // of the sinks there are; a change of configuration does not begin at 0
 }
 
 // live collects the gauges that are read from memory at each scrape instead of being set at each frame or event.
@@ -112,6 +116,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			prometheus.HistogramOpts{Namespace: "hmcnotifyd", Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	m := &Metrics{
+		sinks: make(map[string]*sinkMetrics),
 		connected: gauge("receiver_connected",
 			"Whether the link to the HMC is up and every wanted topic is subscribed.", "hmc"),
 		reconnects: counter("receiver_reconnects_total",
@@ -295,14 +300,17 @@ func knownType(typ string) bool {
 }
 
 // delete removes every series of the HMC.
-func (h *hmcMetrics) delete() {
-	labels := prometheus.Labels{"hmc": h.hmc}
+func (h *hmcMetrics) delete() { h.all.deleteHMC(h.hmc) }
+
+// deleteHMC removes every series of an HMC.
+func (m *Metrics) deleteHMC(name string) {
+	labels := prometheus.Labels{"hmc": name}
 	for _, v := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
 	}{
-		h.all.connected, h.all.reconnects, h.all.connectFailures, h.all.state, h.all.panics, h.all.lastFrame,
-		h.all.lastNotification, h.all.notifications, h.all.missed, h.all.parseErrors, h.all.events,
-		h.all.duplicates, h.all.certificate, h.all.restRequests,
+		m.connected, m.reconnects, m.connectFailures, m.state, m.panics, m.lastFrame,
+		m.lastNotification, m.notifications, m.missed, m.parseErrors, m.events,
+		m.duplicates, m.certificate, m.restRequests,
 	} {
 		v.DeletePartialMatch(labels)
 	}
@@ -320,9 +328,14 @@ type sinkMetrics struct {
 	queueEvents, queueBytes, oldestAge       prometheus.Gauge
 }
 
-// forSink creates every series of the sink with value 0.
+// forSink returns the series of the sink, which it creates with value 0 if there are none yet.
 func (m *Metrics) forSink(name string) *sinkMetrics {
-	return &sinkMetrics{
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.sinks[name]; ok {
+		return s
+	}
+	s := &sinkMetrics{
 		all: m, sink: name,
 		delivered:   newTally(m.sinkEvents.WithLabelValues(name, outcomeDelivered)),
 		filtered:    newTally(m.sinkEvents.WithLabelValues(name, outcomeFiltered)),
@@ -338,9 +351,26 @@ func (m *Metrics) forSink(name string) *sinkMetrics {
 		queueBytes:  m.sinkQueueBytes.WithLabelValues(name),
 		oldestAge:   m.sinkOldestAge.WithLabelValues(name),
 	}
+	m.sinks[name] = s
+	return s
 }
 
+// dropped counts events that the queue has dropped by its own limit, or because of damage. Those of a sink that is not
+// configured any more have no series; the queue says in the log what goes.
+func (m *Metrics) dropped(sink string, events int) {
+	m.mu.Lock()
+	s := m.sinks[sink]
+	m.mu.Unlock()
+	if s != nil {
+		s.dropped.add(events)
+	}
+}
+
+// delete removes every series of the sink.
 func (s *sinkMetrics) delete() {
+	s.all.mu.Lock()
+	delete(s.all.sinks, s.sink)
+	s.all.mu.Unlock()
 	labels := prometheus.Labels{"sink": s.sink}
 	for _, v := range []interface {
 		DeletePartialMatch(prometheus.Labels) int

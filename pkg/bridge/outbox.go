@@ -1,7 +1,10 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
+	"slices"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -27,7 +30,10 @@ type outbox struct {
 	records [][]byte // reused
 	counts  []count  // what the records are; handed to the queue's commit goroutine
 
-	failing bool // of the queue's commit goroutine
+	onMissed  func(topicType string, n int) // told of events that are lost; from any goroutine
+	maxRecord int                           // 0: what the queue takes
+
+	failing atomic.Bool // the last append failed
 }
 
 // count is how many events of one kind go into one append.
@@ -39,7 +45,15 @@ type count struct {
 
 // add encodes e into the outbox.
 func (o *outbox) add(e *event.Event) {
+	start := len(o.buf)
 	o.buf = event.AppendRecord(o.buf, e)
+	if size := len(o.buf) - start; size > cmp.Or(o.maxRecord, queue.MaxRecordBytes) {
+		// The queue would refuse everything else along with it.
+		o.buf = slices.Clone(o.buf[:start])
+		o.onMissed(e.TopicType, 1)
+		o.log.Error("an event is too large to be stored and is lost", zap.String("id", e.ID), zap.String("type", e.Type), zap.Int("bytes", size))
+		return
+	}
 	o.ends = append(o.ends, len(o.buf))
 	for i := range o.counts {
 		if c := &o.counts[i]; c.typ == e.Type && c.origin == e.Origin && c.topicType == e.TopicType {
@@ -76,20 +90,19 @@ func (o *outbox) flush(ctx context.Context) {
 	}
 }
 
-// committed counts what a commit did. The queue calls it, one call at a time.
+// committed counts what a commit did. The queue calls it, one call at a time; flush calls it for an append that the
+// queue has refused.
 func (o *outbox) committed(err error, counts []count) {
 	if err != nil {
 		for _, c := range counts {
-			o.metrics.missedOn(c.topicType, c.n)
+			o.onMissed(c.topicType, c.n)
 		}
-		if !o.failing {
-			o.failing = true
+		if !o.failing.Swap(true) {
 			o.log.Error("events could not be stored and are lost", zap.Error(err))
 		}
 		return
 	}
-	if o.failing {
-		o.failing = false
+	if o.failing.Load() && o.failing.Swap(false) {
 		o.log.Info("events are stored again")
 	}
 	for _, c := range counts {

@@ -15,8 +15,8 @@ type retryBackoff struct {
 	failures int
 }
 
-// next returns how long to wait after one more failure; at least atLeast (what a Retry-After asked for).
-func (b *retryBackoff) next(atLeast time.Duration) time.Duration {
+// next returns how long to wait after one more failure.
+func (b *retryBackoff) next() time.Duration {
 	limit := b.cfg.Initial
 	for range b.failures {
 		if limit >= b.cfg.Max/2 {
@@ -28,8 +28,7 @@ func (b *retryBackoff) next(atLeast time.Duration) time.Duration {
 	b.failures++
 	limit = min(limit, b.cfg.Max)
 	// Full jitter, but never less than a tenth: a consumer in trouble is not to be asked at once again.
-	d := limit/10 + rand.N(limit-limit/10+1)
-	return max(d, atLeast)
+	return limit/10 + rand.N(limit-limit/10+1)
 }
 
 // sleep waits for d or until ctx is done, and reports whether the whole wait was had.

@@ -248,9 +248,9 @@ func (d *delivery) snapshot() SinkStatus {
 	if waiting > 0 && !oldest.IsZero() {
 		s.OldestEventAgeSeconds = max(0, time.Since(oldest).Seconds())
 	}
+	s.Stuck = d.health.stuck(time.Now())
 	d.health.mu.Lock()
 	defer d.health.mu.Unlock()
-	s.Stuck = d.health.failures >= stuckAfter
 	s.FailingSince = timeOrNil(d.health.failingSince)
 	s.FailedAttempts = d.health.total
 	s.LastError, s.LastErrorTime = d.health.lastError, timeOrNil(d.health.lastErrorAt)

@@ -116,8 +116,7 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 	}
 	s.topics.set(map[string]string{})
 	s.conv = converter{hmc: cfg.Name, topics: &s.topics, estate: &s.estate}
-	s.out = outbox{queue: q, metrics: s.metrics, log: s.log}
-	s.metrics.setState(StateDisconnected)
+	s.out = outbox{queue: q, metrics: s.metrics, log: s.log, onMissed: s.missedOn}
 	if s.usesREST() {
 		for _, operation := range hmc.Operations() {
 			m.restRequests.WithLabelValues(cfg.Name, operation, "200") // so that a rate can be told from the start
@@ -549,10 +548,15 @@ func (s *supervisor) publishConnected() {
 
 // missed counts notifications that are known to be missing on a topic.
 func (s *supervisor) missed(topic string, n int) {
+	s.missedOn(s.topics.kindOf(topic, ""), n)
+}
+
+// missedOn counts notifications that are known to be missing on a topic of this type.
+func (s *supervisor) missedOn(topicType string, n int) {
 	s.mu.Lock()
 	s.status.missed += n
 	s.mu.Unlock()
-	s.metrics.missedOn(s.topics.kindOf(topic, ""), n)
+	s.metrics.missedOn(topicType, n)
 }
 
 func (s *supervisor) noteCertificate(rcv *receiver.Receiver) {
