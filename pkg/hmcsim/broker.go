@@ -123,6 +123,20 @@ type subscription struct {
 
 // StartBroker starts a broker. Close ends it.
 func StartBroker(opts BrokerOptions) (*Broker, error) {
+	b, err := newBroker(opts)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.listenLocked(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// newBroker makes a broker that does not listen yet.
+func newBroker(opts BrokerOptions) (*Broker, error) {
 	if len(opts.Addrs) == 0 {
 		opts.Addrs = []string{"127.0.0.1:0"}
 	}
@@ -173,12 +187,7 @@ func StartBroker(opts BrokerOptions) (*Broker, error) {
 			return nil, err
 		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.restartLocked(opts.Topics)
-	if err := b.listenLocked(); err != nil {
-		return nil, err
-	}
 	return b, nil
 }
 
@@ -193,7 +202,7 @@ func serverTLS(ca *CA, cert *tls.Certificate, kind CertificateKind) (*tls.Config
 	return &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// restartLocked forgets everything a broker's process holds in memory. b.mu is held, no link exists.
+// restartLocked forgets everything a broker's process holds in memory. No link exists.
 func (b *Broker) restartLocked(topics []string) {
 	now := time.Now()
 	if !now.After(b.started.Add(time.Millisecond)) {
@@ -275,12 +284,17 @@ func (b *Broker) acceptLoop(ln net.Listener) {
 			continue
 		}
 		faults := b.nextFaultsLocked()
-		b.lastLink++
-		l := newLink(b, conn, b.lastLink, faults)
-		b.links[l] = struct{}{}
-		b.wg.Go(l.run)
+		b.serveLocked(conn, faults)
 		b.mu.Unlock()
 	}
+}
+
+// serveLocked lets a connection speak STOMP.
+func (b *Broker) serveLocked(conn net.Conn, faults []Fault) {
+	b.lastLink++
+	l := newLink(b, conn, b.lastLink, faults)
+	b.links[l] = struct{}{}
+	b.wg.Go(l.run)
 }
 
 func (b *Broker) nextFaultsLocked() []Fault {
@@ -330,6 +344,9 @@ func (b *Broker) start(topics []string) error {
 	defer b.mu.Unlock()
 	if b.closed {
 		return errors.New("hmcsim: broker: closed")
+	}
+	if len(b.listeners) > 0 {
+		return nil
 	}
 	b.restartLocked(topics)
 	return b.listenLocked()

@@ -165,35 +165,6 @@ func TestBrokerHeartBeats(t *testing.T) {
 	}
 }
 
-func TestBrokerWantsHeartBeats(t *testing.T) {
-	t.Parallel()
-	b := plainBroker(t, BrokerOptions{})
-	c := subscribed(t, b, "heart-beat:500,0\n")
-	start := time.Now()
-	for time.Since(start) < 1500*time.Millisecond { // longer than the limit
-		c.send("\n")
-		time.Sleep(50 * time.Millisecond)
-	}
-	if f := c.answers(); len(f) != 0 {
-		t.Errorf("%s", f)
-	}
-	if f, ok := c.frame(); ok { // and now none: the end, without a word
-		t.Errorf("%s", f)
-	}
-	if s := b.Stats(); s.HeartBeatLost != 1 {
-		t.Errorf("stats %+v", s)
-	}
-}
-
-func TestBrokerWaitsForConnect(t *testing.T) {
-	b := plainBroker(t, BrokerOptions{ConnectTimeout: 50 * time.Millisecond})
-	c := newWireClient(t, b.Port())
-	if f, ok := c.frame(); ok {
-		t.Errorf("%s", f)
-	}
-	eventually(t, "the count", func() bool { return b.Stats().ConnectTimeout == 1 })
-}
-
 func TestBrokerLimits(t *testing.T) {
 	b := plainBroker(t, BrokerOptions{})
 	var many strings.Builder

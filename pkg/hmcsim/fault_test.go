@@ -35,7 +35,7 @@ func TestFaultsWhileConnecting(t *testing.T) {
 	t.Parallel()
 	t.Run("close", func(t *testing.T) {
 		b := plainBroker(t, BrokerOptions{Faults: [][]Fault{{{Kind: FaultClose}}}})
-		if n, err := dialPlain(t, b, 20*time.Second).Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		if n, err := dialPlain(t, b, time.Minute).Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("%d, %v", n, err)
 		}
 		subscribed(t, b, "") // and the next one works
@@ -54,7 +54,7 @@ func TestFaultsWhileConnecting(t *testing.T) {
 	})
 	t.Run("hang-tls", func(t *testing.T) {
 		b := startBroker(t, BrokerOptions{Faults: [][]Fault{{{Kind: FaultHangTLS}}}})
-		conn := tls.Client(dialPlain(t, b, 20*time.Second), &tls.Config{InsecureSkipVerify: true})
+		conn := tls.Client(dialPlain(t, b, time.Minute), &tls.Config{InsecureSkipVerify: true})
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if err := conn.HandshakeContext(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -65,11 +65,12 @@ func TestFaultsWhileConnecting(t *testing.T) {
 		}
 	})
 	t.Run("hang-connect", func(t *testing.T) {
-		b := plainBroker(t, BrokerOptions{Faults: [][]Fault{{{Kind: FaultHangConnect}}}, ConnectTimeout: 20 * time.Millisecond})
-		conn := dialPlain(t, b, 100*time.Millisecond)
+		b := plainBroker(t, BrokerOptions{Faults: [][]Fault{{{Kind: FaultHangConnect}}}})
+		conn := dialPlain(t, b, time.Minute)
 		if _, err := io.WriteString(conn, connect11); err != nil {
 			t.Fatal(err)
 		}
+		_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%d, %v", n, err)
 		}
@@ -87,7 +88,7 @@ func TestFaultsWhileConnecting(t *testing.T) {
 	})
 	t.Run("early-eols", func(t *testing.T) {
 		b := plainBroker(t, BrokerOptions{Faults: [][]Fault{{{Kind: FaultEarlyEOLs, Size: 3}}}})
-		conn := dialPlain(t, b, 20*time.Second)
+		conn := dialPlain(t, b, time.Minute)
 		if _, err := io.WriteString(conn, connect11); err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +188,9 @@ func TestFaultsLater(t *testing.T) {
 		}
 	})
 	t.Run("drop after a time", func(t *testing.T) {
-		_, c := withFault(t, Fault{Kind: FaultDrop, After: 500 * time.Millisecond})
+		b := plainBroker(t, BrokerOptions{})
+		c := subscribed(t, b, "")
+		b.FaultNow(Fault{Kind: FaultDrop, After: 50 * time.Millisecond})
 		if s := rest(t, c); s != "" {
 			t.Errorf("%q", s)
 		}

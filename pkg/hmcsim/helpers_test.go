@@ -41,7 +41,7 @@ func goStomp(t *testing.T, b *Broker, opts ...func(*stomp.Conn) error) (*stomp.C
 // goStompOver returns the connection below the client too.
 func goStompOver(t *testing.T, b *Broker, opts ...func(*stomp.Conn) error) (*stomp.Conn, net.Conn, error) {
 	t.Helper()
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: b.CA().ClientTLS()}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: time.Minute}, Config: b.CA().ClientTLS()}
 	conn, err := d.DialContext(t.Context(), "tcp", b.Addr())
 	if err != nil {
 		return nil, nil, err
@@ -58,10 +58,10 @@ func goStompOver(t *testing.T, b *Broker, opts ...func(*stomp.Conn) error) (*sto
 // eventually waits until cond holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -85,8 +85,8 @@ func receive(t *testing.T, sub *stomp.Subscription) *stomp.Message {
 			t.Fatal("subscription closed")
 		}
 		return m
-	case <-time.After(20 * time.Second):
-		t.Fatal("no message within 20 s")
+	case <-time.After(time.Minute):
+		t.Fatal("no message within a minute")
 		return nil
 	}
 }
@@ -131,7 +131,7 @@ func newWireClient(t *testing.T, port int) *wireClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return &wireClient{t: t, conn: conn, r: bufio.NewReader(conn)}
@@ -235,7 +235,7 @@ func newRESTClient(t *testing.T, h *HMC) *restClient {
 	t.Helper()
 	tr := &http.Transport{TLSClientConfig: h.CA().ClientTLS()}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &restClient{t: t, h: h, http: &http.Client{Transport: tr, Timeout: 20 * time.Second}}
+	return &restClient{t: t, h: h, http: &http.Client{Transport: tr, Timeout: time.Minute}}
 }
 
 // do makes a request and returns status and decoded body.

@@ -131,6 +131,20 @@ type HMC struct {
 
 // Start starts an HMC. Close ends it.
 func Start(opts Options) (*HMC, error) {
+	h, err := newHMC(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Resume(); err != nil {
+		_ = h.broker.Close()
+		return nil, err
+	}
+	h.world.start()
+	return h, nil
+}
+
+// newHMC makes an HMC that does not listen yet, in an estate that does not live yet.
+func newHMC(opts Options) (*HMC, error) {
 	setDefaults(&opts)
 	h := &HMC{
 		opts:       opts,
@@ -149,11 +163,6 @@ func Start(opts Options) (*HMC, error) {
 		restFaults: append([]RESTFault(nil), opts.RESTFaults...),
 	}
 	maps.Copy(h.users, opts.Users)
-	h.world = newWorld(worldOptions{
-		cpcs: opts.CPCs, partitions: opts.Partitions, seed: opts.Seed, rate: opts.Rate,
-		stepDelay: opts.StepDelay, keepMessages: opts.OSMessages,
-	})
-	h.mu = &h.world.mu
 	if h.ca == nil {
 		ca, err := NewCA()
 		if err != nil {
@@ -175,18 +184,15 @@ func Start(opts Options) (*HMC, error) {
 	if bo.Logger == nil {
 		bo.Logger = h.log
 	}
-	if h.broker, err = StartBroker(bo); err != nil {
+	if h.broker, err = newBroker(bo); err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	err = h.serveLocked()
-	h.mu.Unlock()
-	if err != nil {
-		_ = h.broker.Close()
-		return nil, err
-	}
-	h.world.attach(h)
-	h.world.start()
+	h.world = newWorld(worldOptions{
+		cpcs: opts.CPCs, partitions: opts.Partitions, seed: opts.Seed, rate: opts.Rate,
+		stepDelay: opts.StepDelay, keepMessages: opts.OSMessages,
+	})
+	h.mu = &h.world.mu
+	h.world.hmcs = append(h.world.hmcs, h)
 	return h, nil
 }
 
@@ -274,7 +280,7 @@ func (h *HMC) Stop() {
 
 // Resume brings an HMC that was stopped up again.
 func (h *HMC) Resume() error {
-	if err := h.broker.start(nil); err != nil {
+	if err := h.broker.start(h.opts.Broker.Topics); err != nil {
 		return err
 	}
 	h.mu.Lock()

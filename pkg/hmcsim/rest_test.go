@@ -231,21 +231,6 @@ func TestHTTPIdle(t *testing.T) {
 	c.get("/api/version") // Go's client tries again on a connection that has gone
 }
 
-func TestSessionExpires(t *testing.T) {
-	t.Parallel()
-	h := startHMC(t, Options{SessionIdleTimeout: 300 * time.Millisecond})
-	c := newRESTClient(t, h)
-	c.logon()
-	for start := time.Now(); time.Since(start) < 600*time.Millisecond; { // used, it lives
-		c.get("/api/console")
-	}
-	eventually(t, "expiry", func() bool { return h.Sessions() == 0 })
-	c.fails(http.MethodGet, "/api/console", nil, 403, 5)
-	if h.ExpiredSessions() != 1 || h.Logoffs() != 0 {
-		t.Errorf("%d expired, %d logged off", h.ExpiredSessions(), h.Logoffs())
-	}
-}
-
 func TestExpireSessions(t *testing.T) {
 	h := startHMC(t, Options{})
 	c := newRESTClient(t, h)

@@ -58,13 +58,6 @@ func (w *world) uuid() string {
 	return fmt.Sprintf("%08x-%04x-11%02x-%04x-%012x", uint32(a), uint16(a>>32), uint8(a>>48), 0x8000|uint16(b>>48)&0x3fff, b&0xffffffffffff)
 }
 
-// attach lets an HMC watch the world.
-func (w *world) attach(h *HMC) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hmcs = append(w.hmcs, h)
-}
-
 // tell publishes a notification about an object to every session of every HMC.
 func (w *world) tell(m Message) int {
 	w.happened++
