@@ -24,15 +24,21 @@ import (
 func demoCommand(app *kingpin.Application, e *environment) string {
 	c := app.Command("demo", "Run a simulated HMC, the daemon and a webhook consumer together on loopback, and print what the consumer receives.")
 	c.Flag("duration", "End after this time; 0: until Ctrl-C.").Default("0s").DurationVar(&e.demoDuration)
+	c.Validate(func(*kingpin.CmdClause) error {
+		if e.demoDuration < 0 {
+			return errors.New("--duration must not be negative")
+		}
+		return nil
+	})
 	return c.FullCommand()
 }
 
 // demo runs everything in one process. It fails if no event arrived.
 func (e *environment) demo(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	if e.demoDuration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, e.demoDuration)
-		defer cancel()
+		defer time.AfterFunc(e.demoDuration, cancel).Stop()
 	}
 	dir, err := os.MkdirTemp("", "hmcnotifyd-demo-")
 	if err != nil {
@@ -45,7 +51,7 @@ func (e *environment) demo(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, sim.Close()) }()
-	consumer, err := startConsumer(e.stdout)
+	consumer, err := startConsumer(e.stdout, cancel)
 	if err != nil {
 		return err
 	}
@@ -69,7 +75,7 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	}
 	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; each line below is an event as the webhook consumer received it.\nStatus page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
 		d.addresses()[0], d.addresses()[0])
-	if err := d.run(ctx); err != nil {
+	if err := errors.Join(d.run(ctx), consumer.close()); err != nil {
 		return err
 	}
 	fmt.Fprintf(e.stdout, "\n%s Sessions left on the HMC: %d.\n", consumer.summary(), sim.Sessions())
@@ -119,20 +125,21 @@ sinks:
 // consumer is a small webhook consumer: it prints what it receives.
 type consumer struct {
 	addr   string
-	out    io.Writer
+	gone   func() // called when out does not take any more
 	server *http.Server
 	done   chan struct{}
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows
+	out   io.Writer
 	types map[string]int
 }
 
-func startConsumer(out io.Writer) (*consumer, error) {
+func startConsumer(out io.Writer, gone func()) (*consumer, error) {
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	c := &consumer{addr: l.Addr().String(), out: out, done: make(chan struct{}), types: make(map[string]int)}
+	c := &consumer{addr: l.Addr().String(), out: out, gone: gone, done: make(chan struct{}), types: make(map[string]int)}
 	c.server = &http.Server{Handler: http.HandlerFunc(c.receive), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(c.done)
@@ -148,9 +155,12 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.types[ev.Type]++
-	c.mu.Unlock()
-	fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
+	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
+	if err != nil {
+		c.gone() // nobody looks any more, as after: hmcnotifyd demo | head
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -172,8 +182,14 @@ func (c *consumer) summary() string {
 	return fmt.Sprintf("The webhook consumer received %d %s of %d %s.", n, plural(n, "event"), types, plural(types, "type"))
 }
 
+// close ends the consumer, after the requests that it is answering. It may be called again.
 func (c *consumer) close() error {
-	err := c.server.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), webShutdown)
+	defer cancel()
+	err := c.server.Shutdown(ctx)
+	if err != nil {
+		err = c.server.Close()
+	}
 	<-c.done
 	return err
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
@@ -34,6 +36,8 @@ type terminated struct{ status int }
 
 // run is the whole program: it parses the command line, runs the command and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) (status int) {
+	// A closed stdout or stderr is an error of the write. The signal would end the program without logging off.
+	signal.Ignore(syscall.SIGPIPE)
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
@@ -47,6 +51,8 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(status int) { panic(terminated{status}) })
 	app.HelpFlag.Short('h')
+	app.Version(strings.TrimSuffix(versionText(), "\n"))
+	app.VersionFlag.Help("Print what the command version prints.")
 	app.Flag("log.level", "Only messages of this level and above are logged.").Default("info").
 		EnumVar(&env.logLevel, "debug", "info", "warn", "error")
 	app.Flag("log.format", "Form of the log: json or console.").Default("json").
@@ -65,6 +71,18 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
 		return exitUsage
 	}
+	log, err := env.newLogger()
+	if err != nil {
+		printError(stderr, err)
+		return exitUsage
+	}
+	// net/http writes to the standard logger what its callers need not know, "Unsolicited response" for example.
+	restore, err := zap.RedirectStdLogAt(log.Named("go"), zapcore.DebugLevel)
+	if err != nil {
+		printError(stderr, err)
+		return exitFailed
+	}
+	defer restore()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// The first signal ends the program in good order, a second one ends it at once.

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -72,6 +73,12 @@ func (o *output) String() string {
 // start starts the program. It is killed at the end of the test if it still runs.
 func start(t *testing.T, env []string, args ...string) *program {
 	t.Helper()
+	return startWriting(t, nil, nil, env, args...)
+}
+
+// startWriting starts the program with these files as its stdout and stderr; nil: what it writes is kept in out.
+func startWriting(t *testing.T, stdout, stderr *os.File, env []string, args ...string) *program {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +87,12 @@ func start(t *testing.T, env []string, args ...string) *program {
 	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), exe, args...)
 	p.cmd.Env = append(append(os.Environ(), beProgram+"=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if stdout != nil {
+		p.cmd.Stdout = stdout
+	}
+	if stderr != nil {
+		p.cmd.Stderr = stderr
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +206,17 @@ func TestUsage(t *testing.T) {
 		{[]string{"--log.level=loud", "version"}, 2, "", "loud"},
 		{[]string{"--config.file=/nonexistent/hmcnotifyd.yaml"}, 1, "", "/nonexistent/hmcnotifyd.yaml"},
 		{[]string{"run", "--config.file=/nonexistent/hmcnotifyd.yaml"}, 1, "", "/nonexistent/hmcnotifyd.yaml"},
-		{[]string{"simulate", "--rate=-1"}, 1, "", "--rate"},
+		{[]string{"--version"}, 0, "go-stomp", ""},
+		{[]string{"simulate", "--rate=-1"}, 2, "", "--rate"},
+		{[]string{"simulate", "--rate=NaN"}, 2, "", "--rate"},
+		{[]string{"simulate", "--rate=Inf"}, 2, "", "--rate"},
+		{[]string{"simulate", "--cpcs=0"}, 2, "", "--cpcs"},
+		{[]string{"simulate", "--partitions=-1"}, 2, "", "--partitions"},
+		{[]string{"simulate", "--rest-port=70000"}, 2, "", "70000"},
+		{[]string{"demo", "--duration=-1s"}, 2, "", "--duration"},
+		{[]string{"--storage.path="}, 2, "", "--storage.path"},
+		{[]string{"--web.listen-address=10291"}, 2, "", "--web.listen-address"},
+		{[]string{"--web.listen-address=127.0.0.1:102910"}, 2, "", "--web.listen-address"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			status, stdout, stderr := call(test.args...)
@@ -204,6 +227,38 @@ func TestUsage(t *testing.T) {
 				t.Errorf("an error is one line: %q", stderr)
 			}
 		})
+	}
+}
+
+// The flag --version prints what the command prints.
+func TestVersion(t *testing.T) {
+	_, command, _ := call("version")
+	if status, flag, stderr := call("--version"); status != 0 || flag != command || stderr != "" {
+		t.Errorf("status %d\n%s%s", status, flag, stderr)
+	}
+}
+
+// Without the linker's flags the revision is the one that Go has noted.
+func TestRevision(t *testing.T) {
+	const commit = "0123456789abcdef0123456789abcdef01234567"
+	for name, test := range map[string]struct {
+		linked   string
+		settings []debug.BuildSetting
+		want     string
+	}{
+		"linked":    {"feedbeef", []debug.BuildSetting{{Key: "vcs.revision", Value: commit}}, "feedbeef"},
+		"committed": {"", []debug.BuildSetting{{Key: "vcs.revision", Value: commit}, {Key: "vcs.modified", Value: "false"}}, "0123456789ab"},
+		"changed":   {"", []debug.BuildSetting{{Key: "vcs.modified", Value: "true"}, {Key: "vcs.revision", Value: commit}}, "0123456789ab-modified"},
+		"unknown":   {"", []debug.BuildSetting{{Key: "vcs.modified", Value: "true"}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := revisionOf(test.linked, &debug.BuildInfo{Settings: test.settings}); got != test.want {
+				t.Errorf("%q, not %q", got, test.want)
+			}
+		})
+	}
+	if got := revisionOf("", nil); got != "" {
+		t.Errorf("%q without any build information", got)
 	}
 }
 
@@ -290,6 +345,21 @@ func TestDemo(t *testing.T) {
 	p.matches(`The webhook consumer received \d+ events of 6 types. Sessions left on the HMC: 0.`)
 	if strings.Contains(p.out.String(), hmcsim.DefaultPassword) {
 		t.Error("the password was printed")
+	}
+}
+
+// Nobody reads the demo's output any more: it ends in good order by itself.
+func TestDemoOutputGone(t *testing.T) {
+	r, w := newPipe(t)
+	p := startWriting(t, w, nil, nil, "demo")
+	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Close(), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
 	}
 }
 
@@ -467,6 +537,238 @@ func (n *notifySocket) waitFor(state string) {
 		defer n.mu.Unlock()
 		return slices.Contains(n.got, state)
 	})
+}
+
+func (n *notifySocket) count(state string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	count := 0
+	for _, s := range n.got {
+		if s == state {
+			count++
+		}
+	}
+	return count
+}
+
+// reloads returns the begins and ends of reloads, in order, from the first begin.
+func (n *notifySocket) reloads() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []string
+	for _, s := range n.got {
+		if s == "RELOADING=1" || s == "READY=1" && out != nil {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// withSinks returns a configuration file's text with these lines instead of its sinks.
+func withSinks(t *testing.T, path, sinks string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hmcs, _, _ := strings.Cut(string(text), "sinks:\n")
+	return hmcs + "sinks:\n" + sinks
+}
+
+// newPipe returns a pipe whose write end is for a child process: writing to it waits, as to any inherited pipe.
+func newPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = r.Close()
+		_ = w.Close()
+	})
+	return r, w
+}
+
+// A reader of the output that goes away, as head does, is no reason to leave sessions behind.
+func TestOutputGone(t *testing.T) {
+	for name, stderrToo := range map[string]bool{"stdout": false, "stdout and stderr": true} {
+		t.Run(name, func(t *testing.T) {
+			sim := startSim(t, hmcsim.Options{Rate: 50})
+			dir := t.TempDir()
+			cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
+			write(t, cfg, withSinks(t, cfg, "  - {name: screen, log: {output: stdout}, retry: {initial: 10ms, max: 10ms}}\n"))
+			r, w := newPipe(t)
+			var stderr *os.File
+			if stderrToo {
+				stderr = w
+			}
+			p := startWriting(t, w, stderr, nil,
+				"--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0")
+			lines := bufio.NewReader(io.TeeReader(r, p.out))
+			for line := ""; !strings.Contains(line, `"topic_type":`); { // an event, not the log
+				var err error
+				if line, err = lines.ReadString('\n'); err != nil {
+					t.Fatal(err)
+				}
+			}
+			address := p.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
+			if err := errors.Join(w.Close(), r.Close()); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the sink tries again", func() bool {
+				_, metrics := get(t, http.DefaultClient, http.MethodGet, "http://"+address+"/metrics")
+				return regexp.MustCompile(`(?m)^hmcnotifyd_sink_attempts_total\{outcome="retry",sink="screen"\} [1-9]`).MatchString(metrics)
+			})
+			p.signal(syscall.SIGTERM)
+			if status := p.wait(); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+			if sim.Sessions() != 0 || sim.Links() != 0 {
+				t.Errorf("%d sessions and %d links are left on the HMC", sim.Sessions(), sim.Links())
+			}
+		})
+	}
+}
+
+// stuck is a daemon that is stuck in a reload: the sink that goes is writing to a pipe that nobody reads.
+type stuck struct {
+	*program
+	sim    *hmcsim.HMC
+	notify *notifySocket
+	cfg    string
+	base   string
+	pipe   *os.File
+}
+
+func startStuck(t *testing.T) *stuck {
+	t.Helper()
+	s := &stuck{sim: startSim(t, hmcsim.Options{Rate: 50}), notify: listenNotify(t)}
+	dir := t.TempDir()
+	s.cfg = daemonConfig(t, dir, s.sim, hmcsim.DefaultPassword)
+	write(t, s.cfg, withSinks(t, s.cfg, "  - {name: screen, log: {output: stdout}}\n"))
+	r, w := newPipe(t)
+	s.pipe = r
+	if err := w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the pipe is not full: %v", err)
+	}
+	if err := syscall.SetNonblock(int(w.Fd()), false); err != nil {
+		t.Fatal(err)
+	}
+	s.program = startWriting(t, w, nil, []string{"NOTIFY_SOCKET=" + s.notify.path, "WATCHDOG_USEC=100000"},
+		"--config.file="+s.cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.base = "http://" + s.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
+	eventually(t, "events wait for the pipe", func() bool {
+		_, metrics := get(t, http.DefaultClient, http.MethodGet, s.base+"/metrics")
+		return regexp.MustCompile(`(?m)^hmcnotifyd_sink_queue_events\{sink="screen"\} \d\d`).MatchString(metrics)
+	})
+	write(t, s.cfg, withSinks(t, s.cfg, "  - {name: first, log: {output: events.log}}\n"))
+	s.signal(syscall.SIGHUP)
+	s.notify.waitFor("RELOADING=1")
+	return s
+}
+
+// release reads the pipe, until everybody has closed it.
+func (s *stuck) release() {
+	s.t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, s.pipe)
+	}()
+	s.t.Cleanup(func() { <-done })
+}
+
+// While a reload takes its time, systemd is told that the daemon lives, and the daemon obeys SIGTERM.
+func TestReloadHangs(t *testing.T) {
+	s := startStuck(t)
+	told := s.notify.count("WATCHDOG=1")
+	eventually(t, "the watchdog is fed", func() bool { return s.notify.count("WATCHDOG=1") > told })
+	s.signal(syscall.SIGTERM)
+	s.notify.waitFor("STOPPING=1")
+	eventually(t, "logged off", func() bool { return s.sim.Sessions() == 0 && s.sim.Links() == 0 })
+	if s.notify.count("READY=1") != 1 {
+		t.Error("the reload has not hung")
+	}
+	s.release()
+	if status := s.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// However reloads are asked for, one comes after the other, and what the last one has read is what runs.
+func TestReloadsInTurn(t *testing.T) {
+	s := startStuck(t)
+	write(t, s.cfg, withSinks(t, s.cfg, "  - {name: second, log: {output: events.log}}\n"))
+	answered := make(chan int, 1)
+	go func() {
+		status, _ := get(t, http.DefaultClient, http.MethodPost, s.base+"/-/reload")
+		answered <- status
+	}()
+	// Where the second reload does not wait for the first, it begins soon. There is no sign of one that waits.
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end) && s.notify.count("RELOADING=1") < 2; {
+		time.Sleep(5 * time.Millisecond)
+	}
+	s.release()
+	if status := <-answered; status != http.StatusOK {
+		t.Errorf("reload: %d", status)
+	}
+	eventually(t, "both reloads have ended", func() bool { return s.notify.count("READY=1") == 3 })
+	if got := s.notify.reloads(); !slices.Equal(got, []string{"RELOADING=1", "READY=1", "RELOADING=1", "READY=1"}) {
+		t.Errorf("not in turn: %q", got)
+	}
+	if _, metrics := get(t, http.DefaultClient, http.MethodGet, s.base+"/metrics"); !strings.Contains(metrics, `sink="second"`) || strings.Contains(metrics, `sink="first"`) {
+		t.Error("what was read last does not run")
+	}
+	s.signal(syscall.SIGTERM)
+	if status := s.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// What libraries write to Go's standard logger goes the way of the daemon's own log.
+func TestStandardLogger(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Rate: 5})
+	dir := t.TempDir()
+	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a consumer
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer func() { _ = l.Close() }()
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			// One answer more than was asked for: net/http says so through the standard logger.
+			if req, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+				_, _ = io.Copy(io.Discard, req.Body)
+				_, _ = io.WriteString(conn, strings.Repeat("HTTP/1.1 204 No Content\r\n\r\n", 2))
+			}
+			_ = conn.Close()
+		}
+	})
+	write(t, cfg, withSinks(t, cfg, "  - {name: chatty, webhook: {url: \"http://"+l.Addr().String()+"/\"}, concurrency: 1}\n"))
+	p := start(t, nil, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--log.level=debug")
+	p.matches("Unsolicited response")
+	p.signal(syscall.SIGTERM)
+	if status := p.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	for line := range strings.Lines(p.out.String()) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("not a line of the log: %s", line)
+		}
+	}
 }
 
 // The web side with TLS and basic authentication, as every Prometheus exporter has them.

@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	// shutdownLimit is how long the whole end may take: below the TimeoutStopSec of the systemd unit.
+	// shutdownLimit is how long the whole end may take, from the signal to the exit: below the TimeoutStopSec of the systemd unit.
 	shutdownLimit = 18 * time.Second
 	// webShutdown is how long open requests may take to end.
 	webShutdown = 2 * time.Second
@@ -45,7 +45,24 @@ func runCommand(app *kingpin.Application, e *environment) string {
 	app.Flag("storage.path", "Directory of the stored events.").Default("data").StringVar(&f.storagePath)
 	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").Default(":10291").StringsVar(&f.listen)
 	app.Flag("web.config.file", "File with TLS and basic authentication for the web side, as for every Prometheus exporter.").StringVar(&f.webConfig)
-	return app.Command("run", "Run the daemon (the default command).").Default().FullCommand()
+	return app.Command("run", "Run the daemon (the default command).").Default().
+		Validate(func(*kingpin.CmdClause) error { return f.validate() }).FullCommand()
+}
+
+func (f *daemonFlags) validate() error {
+	if f.storagePath == "" {
+		return errors.New("--storage.path must not be empty")
+	}
+	for _, addr := range f.listen {
+		_, port, err := net.SplitHostPort(addr)
+		if err == nil {
+			_, err = net.DefaultResolver.LookupPort(context.Background(), "tcp", port)
+		}
+		if err != nil {
+			return fmt.Errorf("--web.listen-address: %w", err)
+		}
+	}
+	return nil
 }
 
 // newLogger makes the logger that the flags ask for. It writes to stderr.
@@ -92,9 +109,10 @@ type daemon struct {
 	server    *http.Server
 	notify    notifier
 
-	reloads reloadMetrics
-	mu      sync.Mutex // guards config
-	config  web.ConfigStatus
+	reloading sync.Mutex // held by a reload, from the reading of the file to what is said of it
+	reloads   reloadMetrics
+	mu        sync.Mutex // guards config
+	config    web.ConfigStatus
 }
 
 // reloadMetrics say what became of the last reading of the configuration, as Alertmanager's do.
@@ -181,8 +199,11 @@ func (d *daemon) configStatus() web.ConfigStatus {
 	return d.config
 }
 
-// reload reads the configuration file again. On an error everything goes on as it was.
+// reload reads the configuration file again. On an error everything goes on as it was. Reloads come one after the
+// other, so that the file that was read last is the one that runs.
 func (d *daemon) reload() error {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
 	d.notify.reloading()
 	defer d.notify.ready()
 	cfg, err := config.Load(d.flags.configFile)
@@ -209,6 +230,10 @@ func (d *daemon) run(ctx context.Context) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
+	// What a hangup asks for may take long, and must hold up neither the end nor the watchdog.
+	go d.obeyHangups(ctx, hangups)
+	limit, done := limited(ctx, shutdownLimit)
+	defer done()
 
 	webDone := make(chan error, 1)
 	go func() {
@@ -229,10 +254,10 @@ func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("hmcnotifyd is running", zap.String("version", version), zap.String("config", d.configStatus().File),
 		zap.Strings("addresses", d.addresses()))
 	d.notify.ready()
-	err := d.serveSignals(ctx, hangups, bridgeDone)
+	err := d.serve(ctx, limit, bridgeDone)
 
-	shutdown, done := context.WithTimeout(context.WithoutCancel(ctx), webShutdown)
-	defer done()
+	shutdown, stop := context.WithTimeout(limit, webShutdown)
+	defer stop()
 	if d.server.Shutdown(shutdown) != nil {
 		_ = d.server.Close() // an answer that takes longer is cut
 	}
@@ -243,14 +268,44 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// serveSignals feeds systemd and obeys SIGHUP until the bridge has ended. It returns the bridge's error.
-func (d *daemon) serveSignals(ctx context.Context, hangups <-chan os.Signal, bridgeDone <-chan error) error {
+// limited returns a context that ends so long after ctx has ended, or with the function that it returns.
+func limited(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+	limit, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		t := time.NewTimer(after)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			end()
+		case <-limit.Done():
+		}
+	})
+	return limit, end
+}
+
+// obeyHangups opens the log files anew and reloads at each SIGHUP until ctx is done. Those that come while it is busy
+// count as one.
+func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		if err := d.bridge.Reopen(); err != nil {
+			d.log.Error("a log file could not be opened again", zap.Error(err))
+		}
+		_ = d.reload() // logged there
+	}
+}
+
+// serve feeds systemd until the bridge has ended or its end has reached the limit. It returns the bridge's error.
+func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) error {
 	watchdog, stop := d.notify.watchdog()
 	defer stop()
 	status := time.NewTicker(10 * time.Second)
 	defer status.Stop()
 	ended := ctx.Done()
-	var limit <-chan time.Time
 	for {
 		select {
 		case err := <-bridgeDone:
@@ -259,14 +314,8 @@ func (d *daemon) serveSignals(ctx context.Context, hangups <-chan os.Signal, bri
 			ended = nil
 			d.log.Info("ending: receivers log off, deliveries catch up")
 			d.notify.stopping()
-			limit = time.After(shutdownLimit)
-		case <-limit:
+		case <-limit.Done():
 			return fmt.Errorf("the end took longer than %s; what was stored is safe", shutdownLimit)
-		case <-hangups:
-			if err := d.bridge.Reopen(); err != nil {
-				d.log.Error("a log file could not be opened again", zap.Error(err))
-			}
-			_ = d.reload() // logged there
 		case <-watchdog:
 			if err := d.bridge.Alive(); err != nil {
 				d.log.Error("the watchdog is not fed", zap.Error(err))

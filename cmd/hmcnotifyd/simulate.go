@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,9 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
+
+// maxSimulatedRate is far more than the simulator reaches.
+const maxSimulatedRate = 1e6
 
 type simulateFlags struct {
 	restPort, stompPort uint16
@@ -29,6 +33,17 @@ func simulateCommand(app *kingpin.Application, e *environment) string {
 	c.Flag("cpcs", "Number of CPCs; every second one is in DPM mode.").Default("2").IntVar(&f.cpcs)
 	c.Flag("partitions", "Number of partitions of all CPCs together.").Default("8").IntVar(&f.partitions)
 	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").PlaceHolder("FILE").StringVar(&f.caOut)
+	c.Validate(func(*kingpin.CmdClause) error {
+		switch {
+		case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
+			return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
+		case f.cpcs < 1:
+			return errors.New("--cpcs must be at least 1")
+		case f.partitions < 0:
+			return errors.New("--partitions must not be negative")
+		}
+		return nil
+	})
 	return c.FullCommand()
 }
 
@@ -38,9 +53,6 @@ func (e *environment) simulate(ctx context.Context) error {
 		return err
 	}
 	f := e.simulator
-	if f.rate < 0 || f.cpcs < 1 || f.partitions < 0 {
-		return fmt.Errorf("simulate: --rate and --partitions must not be negative, --cpcs must be at least 1")
-	}
 	partitions := f.partitions
 	if partitions == 0 {
 		partitions = -1 // what the simulator calls none

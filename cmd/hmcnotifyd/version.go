@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/kingpin/v2"
 
@@ -24,7 +26,29 @@ var shownLibraries = []string{
 }
 
 func build() web.Build {
-	return web.Build{Version: version, Revision: revision, GoVersion: runtime.Version()}
+	info, _ := debug.ReadBuildInfo() // nil where there is none
+	return web.Build{Version: version, Revision: revisionOf(revision, info), GoVersion: runtime.Version()}
+}
+
+// revisionOf returns the revision that the linker was given or else, after a plain go build, the one that Go has noted:
+// as short as the linker's, and marked where files were changed.
+func revisionOf(linked string, info *debug.BuildInfo) string {
+	if linked != "" || info == nil {
+		return linked
+	}
+	var commit, mark string
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			mark = "-modified"
+		}
+	}
+	if commit == "" {
+		return ""
+	}
+	return commit[:min(len(commit), 12)] + mark
 }
 
 func versionCommand(app *kingpin.Application) string {
@@ -32,17 +56,25 @@ func versionCommand(app *kingpin.Application) string {
 }
 
 func (e *environment) version(context.Context) error {
-	fmt.Fprintf(e.stdout, "hmcnotifyd %s\n  revision: %s\n  go: %s %s/%s\n", version, orNone(revision), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := io.WriteString(e.stdout, versionText())
+	return err
+}
+
+// versionText is what the command version and the flag --version print.
+func versionText() string {
+	var text strings.Builder
+	b := build()
+	fmt.Fprintf(&text, "hmcnotifyd %s\n  revision: %s\n  go: %s %s/%s\n", b.Version, orNone(b.Revision), b.GoVersion, runtime.GOOS, runtime.GOARCH)
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return nil
+		return text.String()
 	}
 	for _, dep := range info.Deps {
 		if slices.Contains(shownLibraries, dep.Path) {
-			fmt.Fprintf(e.stdout, "  %s: %s\n", dep.Path, dep.Version)
+			fmt.Fprintf(&text, "  %s: %s\n", dep.Path, dep.Version)
 		}
 	}
-	return nil
+	return text.String()
 }
 
 func orNone(s string) string {
