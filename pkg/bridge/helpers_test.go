@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -52,6 +53,7 @@ type daemon struct {
 	logs     *syncBuffer
 	consumer *consumer
 	timing   timing
+	stdout   io.Writer // of log sinks; nil: none
 	panicAt  atomic.Pointer[string]
 	cancel   context.CancelFunc
 	done     chan error
@@ -111,7 +113,7 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: io.Discard, Stderr: io.Discard,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard,
 	})
 	if err != nil {
 		d.t.Fatal(err)

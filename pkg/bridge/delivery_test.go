@@ -1,0 +1,528 @@
+package bridge
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+// blockedPipe is an output that nobody reads and whose write nothing can interrupt, as a stdout that was inherited.
+func blockedPipe(t *testing.T) *os.File {
+	t.Helper()
+	var fds [2]int
+	if err := syscall.Pipe(fds[:]); err != nil {
+		t.Fatal(err)
+	}
+	r, w := os.NewFile(uintptr(fds[0]), "reader"), os.NewFile(uintptr(fds[1]), "writer")
+	t.Cleanup(func() { // the reader first: that lets whoever hangs in a write go
+		if err := errors.Join(r.Close(), w.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// A log sink that hangs in a write keeps the daemon from being ready, and holds up neither the other sinks nor a
+// reload nor the end.
+func TestSinkThatHangs(t *testing.T) {
+	t.Parallel() // it takes some seconds of waiting
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), stdout: blockedPipe(t)}
+	conf := func(sinks string) *config.Config {
+		return load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf("\nsinks:\n  - {name: hook, webhook: {url: %q}}\n", d.consumer.url())+sinks)
+	}
+	d.start(conf("  - {name: out, log: {output: stdout}, timeout: 100ms}\n"))
+	d.connected("a")
+	const n = 30
+	for i := range n { // more than a pipe holds
+		publish(sim, "P", strconv.Itoa(i)+strings.Repeat("x", 10<<10))
+	}
+	stuck := func() bool {
+		s := d.bridge.Status()
+		return !s.Ready && len(s.Reasons) == 1 && s.Reasons[0].Sink == "out" && strings.Contains(s.Reasons[0].Reason, "has not ended")
+	}
+	d.eventually("the sink is stuck", stuck)
+	if got := d.metric(`hmcnotifyd_sink_attempts_total{outcome="retry",sink="out"}`); got != 1 {
+		t.Errorf("%v failed attempts of one that hangs", got)
+	}
+	d.eventually("the other sink has all", func() bool { return len(d.consumer.got()) == n })
+	if err := d.bridge.Reload(conf("  - {name: out, log: {output: stdout}, timeout: 200ms}\n")); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("the changed sink is stuck too", stuck)
+	if err := d.bridge.Reload(conf("")); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("ready without it", func() bool { return d.bridge.Status().Ready })
+	if err := d.bridge.Reload(conf("  - {name: out, log: {output: stdout}, timeout: 100ms}\n")); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("stuck again", stuck)
+	d.stop()
+	if got := strings.Count(d.logs.String(), "is left behind"); got != 3 {
+		t.Errorf("%d lines about a sink that was left behind", got)
+	}
+}
+
+// An event that always fails holds up its lane: the other lanes go on, also with what arrives later. Once it is
+// accepted everything is, once and in order.
+func TestEventThatAlwaysFails(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	d.consumer.set(func(_ *http.Request, e *event.Event) int {
+		if e.Resource.Name == "BAD" {
+			return http.StatusInternalServerError
+		}
+		return http.StatusOK
+	})
+	publish(sim, "BAD", "0")
+	d.eventually("it fails", func() bool { return d.bridge.Status().Sinks[0].FailedAttempts > 0 })
+	const names, each = 20, 10
+	for n := range each {
+		for p := range names {
+			publish(sim, "P"+strconv.Itoa(p), strconv.Itoa(n))
+		}
+		publish(sim, "BAD", strconv.Itoa(n+1))
+	}
+	d.eventually("stored", func() bool { return len(d.fileEvents()) == 1+each*(names+1) })
+	hook := d.bridge.deliveries[0].it
+	lanes := make(map[string]int)
+	for _, e := range d.fileEvents() {
+		lanes[e.Resource.Name] = hook.laneOf(event.NewRecord(e))
+	}
+	free := 0
+	for _, lane := range lanes {
+		if lane != lanes["BAD"] {
+			free++
+		}
+	}
+	d.eventually("the other lanes are done", func() bool { return len(d.consumer.got()) == free*each })
+	d.eventually("the sink counts as stuck", func() bool { return d.bridge.Status().Sinks[0].Stuck })
+	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
+	d.eventually("all is acknowledged", func() bool { return d.bridge.Status().Sinks[0].QueueEvents == 0 })
+	for name, got := range marks(d.consumer.got()) {
+		want := each
+		if name == "BAD" {
+			want++
+		}
+		for i := range got {
+			if len(got) != want || got[i] != strconv.Itoa(i) {
+				t.Errorf("%s: %v", name, got)
+				break
+			}
+		}
+	}
+	if s := d.bridge.Status(); s.Sinks[0].Stuck || s.Sinks[0].Delivered != 1+each*(names+1) {
+		t.Errorf("status %+v", s.Sinks[0])
+	}
+}
+
+// A consumer that asks to be left alone is left alone by all lanes.
+func TestRetryAfterHoldsForAllLanes(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	var mu sync.Mutex
+	requests := 0
+	c := newConsumer(t)
+	c.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests++
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: c, timing: testTiming()}
+	d.start(d.config(hmcYAML(t, "a", sim)))
+	d.connected("a")
+	publish(sim, "P", "x")
+	d.eventually("it has asked", func() bool { return d.bridge.Status().Sinks[0].FailedAttempts == 1 })
+	if d.bridge.Status().Sinks[0].FailingSince == nil {
+		t.Error("does not count as failing")
+	}
+	const n = 80
+	for i := range n {
+		publish(sim, "P"+strconv.Itoa(i), "x")
+	}
+	hook := d.bridge.deliveries[0].it
+	d.eventually("each lane has an event to send", func() bool {
+		waiting := 0
+		for _, l := range hook.lanes {
+			l.mu.Lock()
+			waiting += len(l.pending) - l.head
+			l.mu.Unlock()
+		}
+		return waiting == n+1-len(hook.lanes)
+	})
+	d.stop()
+	if requests != 1 {
+		t.Errorf("%d requests", requests)
+	}
+}
+
+// Each lane fills batches of its own, however long that takes; the end sends what there is.
+func TestBatchesAreFull(t *testing.T) {
+	const size, n = 10, 200
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	var mu sync.Mutex
+	var sizes []int
+	c := newConsumer(t)
+	c.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var events []json.RawMessage
+		if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		sizes = append(sizes, len(events))
+		w.WriteHeader(http.StatusNoContent)
+	})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: c, timing: testTiming()}
+	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
+sinks:
+  - {name: hook, webhook: {url: %q}, batch: {max_events: %d, max_wait: 1h}}
+`, c.url(), size)))
+	d.connected("a")
+	for i := range n {
+		publish(sim, "P"+strconv.Itoa(i%50), strconv.Itoa(i))
+	}
+	d.eventually("all full batches", func() bool { return sum(&mu, &sizes) > n-4*size })
+	mu.Lock()
+	for _, s := range sizes {
+		if s != size {
+			t.Errorf("a batch of %d", s)
+		}
+	}
+	mu.Unlock()
+	d.stop()
+	if got := sum(&mu, &sizes); got != n {
+		t.Errorf("%d of %d events", got, n)
+	}
+}
+
+func sum(mu *sync.Mutex, all *[]int) (n int) {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, x := range *all {
+		n += x
+	}
+	return n
+}
+
+// A reload that fails leaves no trace: no place in the queue, no series, no other state.
+func TestFailedReloadChangesNothing(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	before := d.bridge.queue.Cursors()
+	breakSink := func(cfg *config.Config) {
+		bad := cfg.Sinks[1]
+		bad.Name, bad.Log = "bad", &config.Log{Output: "/nonexistent/x/y"}
+		cfg.Sinks = append(cfg.Sinks, bad)
+	}
+	breakHMC := func(cfg *config.Config) {
+		bad := cfg.HMCs[0]
+		bad.Name, bad.Hosts = "bad", nil
+		cfg.HMCs = append(cfg.HMCs, bad)
+	}
+	for name, breakIt := range map[string]func(*config.Config){"sink": breakSink, "hmc": breakHMC} {
+		t.Run(name, func(t *testing.T) {
+			cfg := d.config(hmcYAML(t, "a", sim, "topics: [object]") + hmcYAML(t, "newhmc", sim))
+			extra := cfg.Sinks[1]
+			extra.Name = "extra"
+			cfg.Sinks = append(cfg.Sinks, extra)
+			breakIt(cfg)
+			if err := d.bridge.Reload(cfg); err == nil {
+				t.Fatal("no error")
+			}
+			if got := d.bridge.queue.Cursors(); !slices.Equal(got, before) {
+				t.Errorf("cursors %v", got)
+			}
+			families, err := d.registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{`"extra"`, `"bad"`, `"newhmc"`} {
+				if strings.Contains(fmt.Sprint(families), name) {
+					t.Errorf("series of %s", name)
+				}
+			}
+			for _, series := range []string{`hmcnotifyd_receiver_state{hmc="a",state="connected"}`, `hmcnotifyd_receiver_connected{hmc="a"}`} {
+				if got := d.metric(series); got != 1 {
+					t.Errorf("%s is %v", series, got)
+				}
+			}
+		})
+	}
+}
+
+// What waits for a removed sink is kept until limits, and its place is forgotten when nothing waits.
+func TestRemovedSinkIsForgotten(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	yaml := hmcYAML(t, "a", sim)
+	d := startDaemon(t, yaml)
+	d.connected("a")
+	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusServiceUnavailable })
+	publish(sim, "P", "x")
+	d.eventually("it waits", func() bool { return d.bridge.Status().Sinks[0].QueueEvents == 1 })
+	cfg := d.config(yaml)
+	cfg.Sinks = cfg.Sinks[1:]
+	if err := d.bridge.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	d.bridge.trimOrphans()
+	if got := d.bridge.queue.Cursors(); !slices.Contains(got, "hook") {
+		t.Errorf("cursors %v: what waits was forgotten", got)
+	}
+	d.bridge.reloading.Lock()
+	d.bridge.orphanLimits.MaxAge = time.Nanosecond
+	d.bridge.reloading.Unlock()
+	d.bridge.trimOrphans()
+	if got := d.bridge.queue.Cursors(); slices.Contains(got, "hook") {
+		t.Errorf("cursors %v", got)
+	}
+	if !strings.Contains(d.logs.String(), `"dropped":1`) {
+		t.Error("what was dropped is not said")
+	}
+}
+
+// The counts of a sink go on when its configuration changes.
+func TestCountsSurviveAReload(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	yaml := hmcYAML(t, "a", sim)
+	d := startDaemon(t, yaml)
+	d.connected("a")
+	publish(sim, "P", "x")
+	d.eventually("delivered", func() bool { return d.bridge.Status().Sinks[0].Delivered == 1 })
+	cfg := d.config(yaml)
+	cfg.Sinks[0].Timeout = time.Minute
+	if err := d.bridge.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	publish(sim, "P", "y")
+	d.eventually("counted on", func() bool {
+		for _, s := range d.bridge.Status().Sinks {
+			if s.Name == "hook" && s.Delivered == 2 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// What the queue drops is counted for a sink that there is, and brings back no series of one that is gone.
+func TestDroppedByTheQueue(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := NewMetrics(registry)
+	s := m.forSink("x")
+	m.dropped("x", 3)
+	if got := m.forSink("x").dropped.n.Load(); got != 3 {
+		t.Errorf("%d dropped", got)
+	}
+	s.delete()
+	m.dropped("x", 1)
+	if families, err := registry.Gather(); err != nil || strings.Contains(fmt.Sprint(families), `"x"`) {
+		t.Errorf("the series are back (%v)", err)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	at := func(d time.Duration) time.Time { return start.Add(d) }
+	down := errors.New("down")
+	for _, test := range []struct {
+		name  string
+		do    func(h *health)
+		stuck bool // 3 s after the start
+		lines int  // "accepts events again"
+	}{
+		{"nothing", func(*health) {}, false, 0},
+		{"one failure of each lane", func(h *health) {
+			for lane := range 4 {
+				h.failed(lane, at(0), down)
+			}
+		}, false, 0},
+		{"three of one lane", func(h *health) {
+			for range 3 {
+				h.failed(1, at(0), down)
+				h.succeeded(0, at(time.Second))
+			}
+		}, true, 0},
+		{"failing for long", func(h *health) { h.failed(0, at(-stuckTime), down) }, true, 0},
+		{"failing for long, others succeed", func(h *health) {
+			h.failed(0, at(-stuckTime), down)
+			h.succeeded(1, at(0))
+		}, false, 0},
+		{"recovered", func(h *health) {
+			for lane := range 4 {
+				for range 3 {
+					h.failed(lane, at(0), down)
+				}
+			}
+			for lane := range 4 {
+				h.succeeded(lane, at(time.Second))
+			}
+		}, false, 1},
+		{"recovered by a refusal", func(h *health) {
+			h.failed(0, at(0), down)
+			h.answered(0, at(time.Second))
+		}, false, 1},
+		{"hangs", func(h *health) {
+			h.began(0, at(0))
+			for range 2 {
+				if n := h.overdue(at(time.Second), time.Second, down); n > 1 || h.total != 1 {
+					t.Errorf("%d overdue, %d failures", n, h.total)
+				}
+			}
+		}, true, 0},
+		{"hung", func(h *health) {
+			h.began(0, at(0))
+			h.overdue(at(time.Second), time.Second, down)
+			if !h.ended(0) || h.ended(0) {
+				t.Error("not counted, or twice")
+			}
+			h.succeeded(0, at(2*time.Second))
+		}, false, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			core, logs := observer.New(zapcore.DebugLevel)
+			h := &health{log: zap.New(core), lanes: make([]laneHealth, 4)}
+			test.do(h)
+			if got := h.stuck(at(3 * time.Second)); got != test.stuck {
+				t.Errorf("stuck: %v", got)
+			}
+			if got := logs.FilterMessage("the sink accepts events again").Len(); got != test.lines {
+				t.Errorf("%d lines about the recovery", got)
+			}
+			if got := logs.FilterLevelExact(zapcore.WarnLevel).Len(); got > 1 {
+				t.Errorf("%d lines about the failure", got)
+			}
+		})
+	}
+}
+
+func openQueue(t *testing.T) *queue.Queue {
+	t.Helper()
+	q, err := queue.Open(queue.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return q
+}
+
+func TestProgress(t *testing.T) {
+	q := openQueue(t)
+	cursor, err := q.Cursor("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := make([][]byte, 10)
+	for i := range records {
+		records[i] = []byte{byte(i)}
+	}
+	if err := q.Append(t.Context(), queue.Batch{Records: records}); err != nil {
+		t.Fatal(err)
+	}
+	p := newProgress(cursor, zap.NewNop(), 5, 1<<20)
+	read, err := cursor.Next(t.Context(), 10, 0)
+	if err != nil || len(read) != 10 {
+		t.Fatal(len(read), err)
+	}
+	base := read[0].Seq - 1
+	check := func(what string, acked uint64, room bool) {
+		t.Helper()
+		if got := cursor.Acked() - base; got != acked || p.hasRoom() != room {
+			t.Errorf("%s: acknowledged %d, room %v", what, got, p.hasRoom())
+		}
+	}
+	for i, r := range read[:6] {
+		p.add([]entry{{seq: r.Seq, bytes: 1, done: i == 0}})
+	}
+	check("the first is done when it is read", 1, false)
+	p.finish([]uint64{3, 2})
+	check("one before them is not done", 1, false)
+	p.finish([]uint64{1})
+	check("all before the fifth", 4, true)
+	for _, r := range read[6:] {
+		p.add([]entry{{seq: r.Seq, bytes: 1}})
+	}
+	p.finish([]uint64{5})
+	if done := p.trimmed(base + 7); done != 1 {
+		t.Errorf("%d of the trimmed ones were done", done)
+	}
+	check("trimmed", 7, true)
+	p.finish([]uint64{4, 6}) // the lanes did not know it
+	check("trimmed and then done", 7, true)
+	p.finish([]uint64{7, 8, 9})
+	check("the end", 10, true)
+	if p.bytes != 0 || p.next() != 10 {
+		t.Errorf("%d bytes left, next number %d", p.bytes, p.next())
+	}
+}
+
+// One event that the queue cannot take costs no other, and everything that is lost is counted where people look.
+func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
+	q := openQueue(t)
+	cursor, err := q.Cursor("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	missed := 0
+	o := outbox{
+		queue: q, metrics: NewMetrics(nil).forHMC("a"), log: zap.NewNop(), maxRecord: 4 << 10,
+		onMissed: func(topicType string, n int) {
+			if topicType != event.TopicObject {
+				t.Errorf("topic type %s", topicType)
+			}
+			missed += n
+		},
+	}
+	for _, text := range []string{"a", strings.Repeat("x", 5<<10), "b"} {
+		o.add(&event.Event{ID: text[:1], Type: event.TypePropertyChange, TopicType: event.TopicObject, BodyText: text})
+	}
+	o.flush(t.Context())
+	if err := q.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	records, err := cursor.Next(t.Context(), 10, 0)
+	if err != nil || len(records) != 2 || missed != 1 {
+		t.Fatalf("%d stored, %d missed, %v", len(records), missed, err)
+	}
+	for i, want := range []string{"a", "b"} {
+		if r, err := event.ParseRecord(records[i].Data); err != nil || r.ID != want {
+			t.Errorf("event %d is %q, %v", i, r.ID, err)
+		}
+	}
+	// A queue that takes nothing any more.
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.add(&event.Event{ID: "c", Type: event.TypePropertyChange, TopicType: event.TopicObject})
+	o.flush(t.Context())
+	if missed != 2 {
+		t.Errorf("%d missed", missed)
+	}
+}
