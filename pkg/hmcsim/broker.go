@@ -1,6 +1,7 @@
 package hmcsim
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -258,7 +259,7 @@ func (b *Broker) listenLocked() error {
 func listen(addr string, again bool) (net.Listener, error) {
 	var lc net.ListenConfig
 	for attempt := 0; ; attempt++ {
-		ln, err := lc.Listen(noContext, "tcp", addr)
+		ln, err := lc.Listen(context.Background(), "tcp", addr)
 		if err == nil || !again || attempt == 40 {
 			return ln, err
 		}

@@ -20,9 +20,6 @@ import (
 	"go.uber.org/zap"
 )
 
-// noContext is for calls that end by closing what they work on, not by a context.
-var noContext = context.Background()
-
 // lingerTime is how long a connection is read on after the broker has said its last word, so that the word arrives.
 const lingerTime = 2 * time.Second
 
@@ -122,7 +119,7 @@ func (l *link) run() {
 	}
 	if l.b.tls != nil {
 		tlsConn := tls.Server(l.raw, l.b.tls)
-		if err := tlsConn.HandshakeContext(noContext); err != nil { // ends by the deadline or abort
+		if err := tlsConn.HandshakeContext(context.Background()); err != nil { // ends by the deadline or abort
 			l.abort("TLS: " + err.Error())
 			return
 		}
