@@ -119,18 +119,11 @@ func runReceiver(ctx context.Context, t target) error {
 
 // runWholePath is the daemon's own bridge.
 func runWholePath(ctx context.Context, t target) error {
-	cfg, err := config.Load(t.writeConfig([]int{t.port}))
-	if err != nil {
-		return err
-	}
-	b, err := startBridge(ctx, t, cfg)
+	b, err := startBridge(ctx, t, 1)
 	if err != nil {
 		return err
 	}
 	defer b.stop()
-	if err := b.until(ctx, func(s bridge.Status) bool { return s.Ready }); err != nil {
-		return err
-	}
 	t.ready()
 	if err := b.until(ctx, func(s bridge.Status) bool { return received(s) > 0 }); err != nil {
 		return err
@@ -165,14 +158,14 @@ func received(s bridge.Status) int {
 const idleHMCs = 10
 
 // measureIdle returns the resident memory of the bridge with idle HMCs, in MiB.
-func measureIdle(ctx context.Context, tmp string) (float64, error) {
+func (b bench) measureIdle(ctx context.Context) (float64, error) {
 	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: []string{topicName}})
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = broker.Close() }()
 	var mib float64
-	err = withClient(ctx, "idle", tmp, broker.CA().PEM(), broker.Port(), 1, func(lines *bufio.Scanner, pid int) error {
+	err = b.withClient(ctx, "idle", broker, func(lines *bufio.Scanner, pid int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
@@ -185,41 +178,27 @@ func measureIdle(ctx context.Context, tmp string) (float64, error) {
 
 // runIdle is the bridge with several HMCs that say nothing, until its standard input ends.
 func runIdle(ctx context.Context, t target) error {
-	ports := make([]int, idleHMCs)
-	for i := range ports {
-		ports[i] = t.port
-	}
-	cfg, err := config.Load(t.writeConfig(ports))
-	if err != nil {
-		return err
-	}
-	b, err := startBridge(ctx, t, cfg)
+	b, err := startBridge(ctx, t, idleHMCs)
 	if err != nil {
 		return err
 	}
 	defer b.stop()
-	if err := b.until(ctx, func(s bridge.Status) bool { return s.Ready }); err != nil {
-		return err
-	}
 	fmt.Println("ready")
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }
 
-// writeConfig writes a configuration of one HMC per port, and returns its path.
-func (t target) writeConfig(ports []int) string {
+// writeConfig writes a configuration of so many HMCs, which are all the one broker, and returns its path.
+func (t target) writeConfig(hmcs int) (string, error) {
 	var text strings.Builder
 	text.WriteString("hmcs:\n")
-	for i, port := range ports {
+	for i := range hmcs {
 		fmt.Fprintf(&text, "  - {name: hmc%d, hosts: [127.0.0.1], stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q}, topic_names: [%s]}\n",
-			i+1, port, hmcsim.DefaultUserid, hmcsim.DefaultPassword, t.caFile, topicName)
+			i+1, t.port, hmcsim.DefaultUserid, hmcsim.DefaultPassword, t.caFile, topicName)
 	}
 	fmt.Fprintf(&text, "sinks:\n  - {name: log, log: {output: %q}}\n", t.logFile())
 	path := filepath.Join(t.dir, "hmcnotifyd.yaml")
-	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err) // Load will say that the file is not there
-	}
-	return path
+	return path, os.WriteFile(path, []byte(text.String()), 0o600)
 }
 
 func (t target) logFile() string { return filepath.Join(t.dir, "events.log") }
@@ -231,7 +210,16 @@ type runningBridge struct {
 	done   chan error
 }
 
-func startBridge(ctx context.Context, t target, cfg *config.Config) (*runningBridge, error) {
+// startBridge starts a bridge with so many HMCs and returns when it is ready.
+func startBridge(ctx context.Context, t target, hmcs int) (*runningBridge, error) {
+	path, err := t.writeConfig(hmcs)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
 	b, err := bridge.New(bridge.Options{
 		Config: cfg, StoragePath: filepath.Join(t.dir, "data"), Version: "bench", Registerer: prometheus.NewRegistry(),
 		Stdout: io.Discard, Stderr: os.Stderr,
@@ -239,9 +227,13 @@ func startBridge(ctx context.Context, t target, cfg *config.Config) (*runningBri
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	life, cancel := context.WithCancel(ctx)
 	r := &runningBridge{Bridge: b, cancel: cancel, done: make(chan error, 1)}
-	go func() { r.done <- b.Run(ctx) }()
+	go func() { r.done <- b.Run(life) }()
+	if err := r.until(ctx, func(s bridge.Status) bool { return s.Ready }); err != nil {
+		r.stop()
+		return nil, err
+	}
 	return r, nil
 }
 

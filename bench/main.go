@@ -42,9 +42,6 @@ var clients = []client{
 // goals are the ratios of notifications per second that the project has set itself.
 var goals = map[string]float64{"b": 1.15, "c": 0.5}
 
-// clientFlags are handed on to every client.
-var clientFlags []string
-
 func profileCPU(path string) (stop func(), err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -109,42 +106,45 @@ func run(ctx context.Context, args []string) error {
 		}
 		return beClient(ctx, *child, target{port: *port, caFile: *ca, dir: *dir, count: *count})
 	}
-	clientFlags = nil
-	if *profile != "" {
-		clientFlags = []string{"-cpuprofile", *profile}
-	}
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
 	}
-	return compare(ctx, *count, *rounds)
-}
-
-// compare runs every client in turn, again and again, so that what else the machine does hits all alike.
-func compare(ctx context.Context, count, rounds int) error {
 	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
+	return bench{tmp: tmp, profile: *profile, count: *count}.compare(ctx, *rounds)
+}
+
+// bench is what all runs have in common.
+type bench struct {
+	tmp     string // directory for what the clients store
+	profile string // what the files with the clients' CPU profiles begin with; "": no profiles
+	count   int    // notifications per run
+}
+
+// compare runs every client in turn, again and again, so that what else the machine does hits all alike.
+func (b bench) compare(ctx context.Context, rounds int) error {
 	results := make(map[string][]result)
 	for round := range rounds {
 		for _, c := range clients {
-			r, err := measure(ctx, c.key, tmp, count)
+			r, err := b.measure(ctx, c.key)
 			if err != nil {
 				return fmt.Errorf("(%s) %s: %w", c.key, c.title, err)
 			}
-			if r.Received != count {
-				return fmt.Errorf("(%s) %s: %d of %d notifications arrived", c.key, c.title, r.Received, count)
+			if r.Received != b.count {
+				return fmt.Errorf("(%s) %s: %d of %d notifications arrived", c.key, c.title, r.Received, b.count)
 			}
 			results[c.key] = append(results[c.key], r)
-			fmt.Fprintf(os.Stderr, "round %d of %d: (%s) %.0f notifications/s\n", round+1, rounds, c.key, float64(count)/r.Seconds)
+			fmt.Fprintf(os.Stderr, "round %d of %d: (%s) %.0f notifications/s\n", round+1, rounds, c.key, float64(b.count)/r.Seconds)
 		}
 	}
-	idle, err := measureIdle(ctx, tmp)
+	idle, err := b.measureIdle(ctx)
 	if err != nil {
 		return fmt.Errorf("idle memory: %w", err)
 	}
-	report(results, count, idle)
+	report(results, b.count, idle)
 	return nil
 }
 
@@ -178,18 +178,18 @@ func median(all []result, of func(result) float64) float64 {
 }
 
 // measure runs one client against a fresh broker.
-func measure(ctx context.Context, key, tmp string, count int) (result, error) {
+func (b bench) measure(ctx context.Context, key string) (result, error) {
 	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: []string{topicName}})
 	if err != nil {
 		return result{}, err
 	}
 	defer func() { _ = broker.Close() }()
 	var r result
-	err = withClient(ctx, key, tmp, broker.CA().PEM(), broker.Port(), count, func(lines *bufio.Scanner, _ int) error {
+	err = b.withClient(ctx, key, broker, func(lines *bufio.Scanner, _ int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
-		if _, err := broker.Flood(ctx, hmcsim.FloodOptions{Topic: topicName, Frames: int64(count)}); err != nil {
+		if _, err := broker.Flood(ctx, hmcsim.FloodOptions{Topic: topicName, Frames: int64(b.count)}); err != nil {
 			return err
 		}
 		if !lines.Scan() {
@@ -201,14 +201,14 @@ func measure(ctx context.Context, key, tmp string, count int) (result, error) {
 }
 
 // withClient starts this program as a client, hands over its output, and waits for its end.
-func withClient(ctx context.Context, key, tmp string, ca []byte, port, count int, use func(lines *bufio.Scanner, pid int) error) (err error) {
-	dir, err := os.MkdirTemp(tmp, "client-")
+func (b bench) withClient(ctx context.Context, key string, broker *hmcsim.Broker, use func(lines *bufio.Scanner, pid int) error) (err error) {
+	dir, err := os.MkdirTemp(b.tmp, "client-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	caFile := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(caFile, ca, 0o600); err != nil {
+	if err := os.WriteFile(caFile, broker.CA().PEM(), 0o600); err != nil {
 		return err
 	}
 	exe, err := os.Executable()
@@ -217,8 +217,8 @@ func withClient(ctx context.Context, key, tmp string, ca []byte, port, count int
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	args := append([]string{"-child", key, "-port", strconv.Itoa(port), "-ca", caFile, "-dir", dir, "-n", strconv.Itoa(count)}, clientFlags...)
-	cmd := exec.CommandContext(ctx, exe, args...)
+	cmd := exec.CommandContext(ctx, exe, "-child", key, "-port", strconv.Itoa(broker.Port()), "-ca", caFile, "-dir", dir,
+		"-n", strconv.Itoa(b.count), "-cpuprofile", b.profile)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
