@@ -169,7 +169,7 @@ func TestConnectRetries(t *testing.T) {
 // A long attempt to connect is no hanging loop: the watchdog must not end what all other HMCs have.
 func TestAliveWhileConnecting(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
-	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 2s", "connect_timeout: 10m", 1))
+	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 5s", "connect_timeout: 10m", 1))
 	d.eventually("it connects", func() bool { return d.hmc("a").State == StateConnecting && sim.Broker().Stats().Accepted == 1 })
 	d.bridge.mu.RLock()
 	s := d.bridge.supervisors[0].it
