@@ -221,3 +221,31 @@ func TestSyntaxLines(t *testing.T) {
 		})
 	}
 }
+
+// Two entries are one HMC where they have both services in common; with topic_names they are two sets of topics.
+func TestSameHosts(t *testing.T) {
+	const entry = "  - {name: %s, hosts: [h], userid: u, password: p, stomp_port: %d%s}\n"
+	for name, test := range map[string]struct {
+		second string
+		warns  bool
+	}{
+		"the same":       {fmt.Sprintf(entry, "b", 61612, ""), true},
+		"another broker": {fmt.Sprintf(entry, "b", 61613, ""), false},
+		"topic_names":    {fmt.Sprintf(entry, "b", 61612, ", topic_names: [u.1]"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "hmcnotifyd.yaml")
+			text := "hmcs:\n" + fmt.Sprintf(entry, "a", 61612, "") + test.second + "sinks:\n  - {name: s, log: {output: stderr}}\n"
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, err := Load(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(fmt.Sprint(c.Warnings), "arrive twice"); got != test.warns {
+				t.Errorf("warnings: %v", c.Warnings)
+			}
+		})
+	}
+}

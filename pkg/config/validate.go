@@ -169,12 +169,15 @@ func isDNSName(s string) bool {
 	return len(s) <= 253 && strings.Trim(labels[len(labels)-1], "0123456789") != ""
 }
 
-// sameHosts warns of two HMCs that are one.
+// sameHosts warns of two HMCs that are one. With topic_names several entries for one HMC make sense: other topics each.
 func (d *decoder) sameHosts(hmcs []HMC) {
 	seen := map[string]int{}
 	for i := range hmcs {
+		if len(hmcs[i].TopicNames) > 0 {
+			continue
+		}
 		for j, host := range hmcs[i].Hosts {
-			key := net.JoinHostPort(strings.ToLower(host), strconv.Itoa(hmcs[i].RESTPort))
+			key := net.JoinHostPort(strings.ToLower(host), strconv.Itoa(hmcs[i].RESTPort)) + " " + strconv.Itoa(hmcs[i].StompPort)
 			first, ok := seen[key]
 			if ok && first != i {
 				d.warnf(fmt.Sprintf("%s[%d]", hmcPath(i, "hosts"), j),
