@@ -49,7 +49,13 @@ func start(t *testing.T) *site {
 	return s
 }
 
-func (s *site) request(t *testing.T, method, path string) (*http.Response, string) {
+// answer is what came back, without its body, which is closed.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
+func (s *site) request(t *testing.T, method, path string) (answer, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, http.NoBody)
 	if err != nil {
@@ -64,7 +70,7 @@ func (s *site) request(t *testing.T, method, path string) (*http.Response, strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return answer{resp.StatusCode, resp.Header}, string(body)
 }
 
 func TestPaths(t *testing.T) {
