@@ -59,7 +59,7 @@ func convertAll(t *testing.T, c *converter, topic string, h receiver.Headers, bo
 	return out
 }
 
-// The shapes of section 4 of the HMC facts: what each becomes.
+// What each shape of a notification becomes: those of captures from real HMCs and of IBM's book.
 func TestConvert(t *testing.T) {
 	for _, test := range []struct {
 		name, topic   string
