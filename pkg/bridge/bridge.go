@@ -241,10 +241,12 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 	}
 
 	keepSinks, gone := split(oldDeliveries, func(d *delivery) bool {
-		return slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == d.cfg.Name && c.Equal(&d.cfg) })
+		i := sinkIndex(cfg, d.cfg.Name)
+		return i >= 0 && cfg.Sinks[i].Equal(&d.cfg)
 	})
 	keepHMCs, goneHMCs := split(oldSupervisors, func(s *supervisor) bool {
-		return slices.ContainsFunc(cfg.HMCs, func(c config.HMC) bool { return c.Name == s.cfg.Name && c.Equal(&s.cfg) })
+		i := hmcIndex(cfg, s.cfg.Name)
+		return i >= 0 && cfg.HMCs[i].Equal(&s.cfg)
 	})
 
 	// Everything is built before anything is touched.
@@ -342,6 +344,23 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		s.setState(StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, s.run))
 	}
+	// As in the configuration, which is how a person looks for them in the status.
+	slices.SortFunc(b.deliveries, func(x, y *running[*delivery]) int {
+		return sinkIndex(cfg, x.it.cfg.Name) - sinkIndex(cfg, y.it.cfg.Name)
+	})
+	slices.SortFunc(b.supervisors, func(x, y *running[*supervisor]) int {
+		return hmcIndex(cfg, x.it.cfg.Name) - hmcIndex(cfg, y.it.cfg.Name)
+	})
+}
+
+// sinkIndex returns the place of a sink in the configuration; -1 if it is not there.
+func sinkIndex(cfg *config.Config, name string) int {
+	return slices.IndexFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == name })
+}
+
+// hmcIndex returns the place of an HMC in the configuration; -1 if it is not there.
+func hmcIndex(cfg *config.Config, name string) int {
+	return slices.IndexFunc(cfg.HMCs, func(c config.HMC) bool { return c.Name == name })
 }
 
 // stopAll ends what the new configuration does not have any more or has otherwise.
@@ -351,7 +370,7 @@ func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery
 	}
 	for _, r := range hmcs {
 		<-r.done
-		if !slices.ContainsFunc(cfg.HMCs, func(c config.HMC) bool { return c.Name == r.it.cfg.Name }) {
+		if hmcIndex(cfg, r.it.cfg.Name) < 0 {
 			r.it.metrics.delete()
 		}
 	}
@@ -363,7 +382,7 @@ func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery
 		if err := b.end(r, limit); err != nil {
 			b.log.Warn("a sink did not end cleanly", zap.Error(err))
 		}
-		if slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == r.it.cfg.Name }) {
+		if sinkIndex(cfg, r.it.cfg.Name) >= 0 {
 			continue
 		}
 		r.it.metrics.delete()
@@ -392,7 +411,7 @@ func (b *Bridge) orphans() []*queue.Cursor {
 	b.mu.RUnlock()
 	var out []*queue.Cursor
 	for _, name := range b.queue.Cursors() {
-		if slices.ContainsFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == name }) {
+		if sinkIndex(cfg, name) >= 0 {
 			continue
 		}
 		cursor, err := b.queue.Cursor(name)
@@ -498,23 +517,8 @@ func (b *Bridge) Status() Status {
 		s.Storage.Error = err.Error()
 		s.Reasons = append(s.Reasons, Reason{Reason: "storage is not writable: " + err.Error()})
 	}
-	slices.SortStableFunc(s.HMCs, func(x, y HMCStatus) int { return b.rank(x.Name, y.Name, true) })
-	slices.SortStableFunc(s.Sinks, func(x, y SinkStatus) int { return b.rank(x.Name, y.Name, false) })
 	s.Ready = len(s.Reasons) == 0
 	return s
-}
-
-// rank orders two names as the configuration does.
-func (b *Bridge) rank(x, y string, hmc bool) int {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	at := func(name string) int {
-		if hmc {
-			return slices.IndexFunc(b.cfg.HMCs, func(c config.HMC) bool { return c.Name == name })
-		}
-		return slices.IndexFunc(b.cfg.Sinks, func(c config.Sink) bool { return c.Name == name })
-	}
-	return at(x) - at(y)
 }
 
 // Alive says which loop does not turn any more; nil when all do. The systemd watchdog is fed by it.
@@ -540,13 +544,9 @@ func (b *Bridge) refreshMetrics() {
 		r.it.metrics.lastNotification.Set(unixSeconds(notification))
 	}
 	for _, r := range b.deliveries {
-		waiting, bytes, oldest := r.it.cursor.Pending()
+		waiting, bytes, age := r.it.waiting()
 		r.it.metrics.queueEvents.Set(float64(waiting))
 		r.it.metrics.queueBytes.Set(float64(bytes))
-		age := 0.0
-		if waiting > 0 && !oldest.IsZero() {
-			age = max(0, time.Since(oldest).Seconds())
-		}
 		r.it.metrics.oldestAge.Set(age)
 	}
 }

@@ -75,13 +75,7 @@ func checkHMC(ctx context.Context, c config.HMC, version string, say func(string
 	if err != nil {
 		return err
 	}
-	defer func() {
-		s.closeReceiver()
-		s.logoff(context.WithoutCancel(ctx))
-		if s.client != nil {
-			s.client.Close()
-		}
-	}()
+	defer s.leave(ctx)
 	wanted, host, err := s.prepare(ctx)
 	if err != nil {
 		return errors.New(s.explain(err))
@@ -110,9 +104,7 @@ func checkHMC(ctx context.Context, c config.HMC, version string, say func(string
 // sayPartitions says what the userid may see, and whose OS messages would be followed.
 func (s *supervisor) sayPartitions(ctx context.Context, say func(string, ...any)) {
 	var all []hmc.Partition
-	for _, call := range []func(context.Context) ([]hmc.Partition, error){
-		s.session.ListPermittedPartitions, s.session.ListPermittedLogicalPartitions,
-	} {
+	for _, call := range partitionLists(s.session) {
 		list, err := call(ctx)
 		if err != nil {
 			say("hmc %s: partitions could not be listed: %v", s.cfg.Name, err)

@@ -281,6 +281,9 @@ func (d *daemon) fileEvents() []*event.Event {
 	}
 	var out []*event.Event
 	for line := range strings.Lines(string(data)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is being written right now; who waits for it looks again
+		}
 		e := new(event.Event)
 		if err := json.Unmarshal([]byte(line), e); err != nil {
 			d.t.Fatalf("%v: %s", err, line)

@@ -196,13 +196,17 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
+// partitionLists are the calls that together list every partition the userid may see: an HMC manages CPCs in DPM mode,
+// classic ones, or both.
+func partitionLists(s *hmc.Session) []func(context.Context) ([]hmc.Partition, error) {
+	return []func(context.Context) ([]hmc.Partition, error){s.ListPermittedPartitions, s.ListPermittedLogicalPartitions}
+}
+
 // list learns the names of the partitions the userid may see, and which of them have a channel to open. Half an answer
 // is none: what is known stays until both kinds of partitions could be listed.
 func (k *keeper) list(ctx context.Context) {
 	var all []hmc.Partition
-	for _, call := range []func(context.Context) ([]hmc.Partition, error){
-		k.session.ListPermittedPartitions, k.session.ListPermittedLogicalPartitions,
-	} {
+	for _, call := range partitionLists(k.session) {
 		list, err := call(ctx)
 		if ctx.Err() != nil || k.lost(err) {
 			return

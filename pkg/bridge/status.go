@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -86,34 +87,56 @@ type StorageStatus struct {
 	Error string `json:"error,omitempty"`
 }
 
-// reasons says what keeps the HMC from counting as connected.
+// problems ranges over what keeps the HMC from counting as connected.
+func (h *hmcStatus) problems() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if h.state != StateConnected {
+			text := "the link is " + strings.ReplaceAll(h.state, "_", " ")
+			if h.state == StateAuthFailed {
+				text = "refused, and left alone until " + h.nextAttempt.UTC().Format(time.RFC3339)
+			}
+			if h.problem != "" {
+				text += ": " + h.problem
+			}
+			yield(text)
+			return
+		}
+		if h.unlisted != "" && !yield("OS messages: "+h.unlisted) {
+			return
+		}
+		for _, m := range h.missing {
+			if !yield(m) {
+				return
+			}
+		}
+		for name, t := range h.wanted {
+			if t.problem != "" && t.kind != event.TopicOSMessage && // those are told by partition
+				!yield(fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem)) {
+				return
+			}
+		}
+		for _, c := range h.channels {
+			if c.problem != "" && !c.usual && !yield("OS messages of "+c.partition+": "+c.problem) {
+				return
+			}
+		}
+	}
+}
+
+// reasons are all problems, in the order of their text.
 func (h *hmcStatus) reasons() []string {
-	if h.state != StateConnected {
-		text := "the link is " + strings.ReplaceAll(h.state, "_", " ")
-		if h.state == StateAuthFailed {
-			text = "refused, and left alone until " + h.nextAttempt.UTC().Format(time.RFC3339)
-		}
-		if h.problem != "" {
-			text += ": " + h.problem
-		}
-		return []string{text}
-	}
-	out := append([]string{}, h.missing...)
-	for name, t := range h.wanted {
-		if t.problem != "" && t.kind != event.TopicOSMessage { // those are told by partition
-			out = append(out, fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem))
-		}
-	}
-	if h.unlisted != "" {
-		out = append(out, "OS messages: "+h.unlisted)
-	}
-	for _, c := range h.channels {
-		if c.problem != "" && !c.usual {
-			out = append(out, "OS messages of "+c.partition+": "+c.problem)
-		}
-	}
+	out := slices.AppendSeq([]string{}, h.problems()) // never nil: the status shows it as a list
 	slices.Sort(out)
 	return out
+}
+
+// connected says whether there is no problem. It is asked at each change of one of possibly thousands of channels, so
+// it looks no further than the first.
+func (h *hmcStatus) connected() bool {
+	for range h.problems() {
+		return false
+	}
+	return true
 }
 
 // want adds a topic that the link is to be subscribed to.
@@ -241,13 +264,19 @@ func (s *supervisor) snapshot() HMCStatus {
 	return h
 }
 
-func (d *delivery) snapshot() SinkStatus {
-	waiting, bytes, oldest := d.cursor.Pending()
-	s := SinkStatus{Name: d.cfg.Name, Kind: d.cfg.Kind(), QueueEvents: waiting, QueueBytes: bytes, DeadLetters: d.dead.Count(d.cfg.Name)}
-	s.Delivered, s.Filtered, s.Dropped = d.metrics.delivered.n.Load(), d.metrics.filtered.n.Load(), d.metrics.dropped.n.Load()
-	if waiting > 0 && !oldest.IsZero() {
-		s.OldestEventAgeSeconds = max(0, time.Since(oldest).Seconds())
+// waiting says what is stored for the sink, and how many seconds ago the oldest of it was.
+func (d *delivery) waiting() (events, bytes int64, age float64) {
+	events, bytes, oldest := d.cursor.Pending()
+	if events > 0 && !oldest.IsZero() {
+		age = max(0, time.Since(oldest).Seconds())
 	}
+	return events, bytes, age
+}
+
+func (d *delivery) snapshot() SinkStatus {
+	waiting, bytes, age := d.waiting()
+	s := SinkStatus{Name: d.cfg.Name, Kind: d.cfg.Kind(), QueueEvents: waiting, QueueBytes: bytes, OldestEventAgeSeconds: age, DeadLetters: d.dead.Count(d.cfg.Name)}
+	s.Delivered, s.Filtered, s.Dropped = d.metrics.delivered.n.Load(), d.metrics.filtered.n.Load(), d.metrics.dropped.n.Load()
 	s.Stuck = d.health.stuck(time.Now())
 	d.health.mu.Lock()
 	defer d.health.mu.Unlock()

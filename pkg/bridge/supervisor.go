@@ -48,7 +48,6 @@ type supervisor struct {
 	metrics *hmcMetrics
 	queue   *queue.Queue
 	timing  timing
-	version string
 
 	conv    converter
 	topics  topicTable
@@ -103,7 +102,7 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
 	}
 	s := &supervisor{
-		cfg: cfg, tls: tlsConfig, queue: q, timing: t, version: version,
+		cfg: cfg, tls: tlsConfig, queue: q, timing: t,
 		log:     log.Named("receiver").With(zap.String("hmc", cfg.Name)),
 		metrics: m.forHMC(cfg.Name),
 		backoff: receiver.NewBackoff(cfg.Stomp),
@@ -142,10 +141,7 @@ func (s *supervisor) usesREST() bool { return len(s.cfg.TopicNames) == 0 }
 func (s *supervisor) run(ctx context.Context) {
 	defer func() {
 		s.setState(StateDisconnected)
-		s.logoff(context.WithoutCancel(ctx))
-		if s.client != nil {
-			s.client.Close()
-		}
+		s.leave(ctx)
 	}()
 	for ctx.Err() == nil {
 		err := s.safeRound(ctx)
@@ -153,6 +149,15 @@ func (s *supervisor) run(ctx context.Context) {
 			return
 		}
 		s.waitAfter(ctx, err)
+	}
+}
+
+// leave ends everything that the HMC knows of this supervisor, also when ctx is done.
+func (s *supervisor) leave(ctx context.Context) {
+	s.closeReceiver()
+	s.logoff(context.WithoutCancel(ctx))
+	if s.client != nil {
+		s.client.Close()
 	}
 }
 
@@ -189,9 +194,8 @@ func (e *lostError) Unwrap() error { return e.err }
 
 // waitAfter decides what the end of a round means and how long the HMC is left alone after it.
 func (s *supervisor) waitAfter(ctx context.Context, err error) {
-	if hold, ok := errors.AsType[*holdError](err); ok {
-		s.metrics.connectFailed(hold.reason)
-		s.pause(ctx, err, StateAuthFailed, s.timing.authHold)
+	if _, hold := errors.AsType[*holdError](err); hold {
+		s.failed(ctx, err, StateAuthFailed, s.timing.authHold)
 		return
 	}
 	if lost, ok := errors.AsType[*lostError](err); ok {
@@ -334,14 +338,7 @@ func (s *supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) {
 	defer cancel()
 	defer s.out.flush(ctx)
 	for n, err := range rcv.Notifications(ctx) {
-		var parse *receiver.ParseError
-		switch {
-		case err == nil:
-			s.handle(ctx, &n, true)
-		case errors.As(err, &parse):
-			s.metrics.parseErrors.Inc()
-			s.handle(ctx, &n, false)
-		case errors.Is(err, receiver.ErrClosed):
+		if !s.take(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
 			return
 		}
 	}
@@ -355,18 +352,15 @@ func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 	defer s.out.flush(ctx)
 	for n, err := range rcv.Notifications(ctx) {
 		var (
-			parse        *receiver.ParseError
 			subscription *receiver.SubscriptionError
 			jms          *receiver.JMSError
 			gone         *receiver.ConnectionError
 		)
 		switch {
-		case err == nil:
-			s.handle(ctx, &n, true)
-			k.notified(&n)
-		case errors.As(err, &parse):
-			s.metrics.parseErrors.Inc()
-			s.handle(ctx, &n, false)
+		case s.take(ctx, &n, err):
+			if err == nil {
+				k.notified(&n)
+			}
 		case errors.As(err, &gone):
 			return err
 		case errors.As(err, &subscription):
@@ -382,6 +376,21 @@ func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 		}
 	}
 	return errors.New("the link was closed")
+}
+
+// take handles what an iteration over notifications yielded, if it is one, and reports whether it is. A body that is not
+// JSON makes it none the less one.
+func (s *supervisor) take(ctx context.Context, n *receiver.Notification, err error) bool {
+	if err == nil {
+		s.handle(ctx, n, true)
+		return true
+	}
+	_, notJSON := errors.AsType[*receiver.ParseError](err)
+	if notJSON {
+		s.metrics.parseErrors.Inc()
+		s.handle(ctx, n, false)
+	}
+	return notJSON
 }
 
 // handle turns one notification into events and puts them into the outbox.
@@ -539,7 +548,7 @@ func (s *supervisor) setState(state string) {
 func (s *supervisor) publishConnected() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.status.reasons()) == 0 {
+	if s.status.connected() {
 		s.metrics.connected.Set(1)
 	} else {
 		s.metrics.connected.Set(0)
