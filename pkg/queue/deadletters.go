@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,8 @@ type DeadLetter struct {
 	Reason string
 	// Request sums up what was sent.
 	Request string
+	// EventID and EventType name the event that the record is.
+	EventID, EventType string
 	// Data is the record. List leaves it out.
 	Data []byte
 	// Size is the number of bytes of Data. Put sets it.
@@ -58,12 +61,51 @@ type DeadLetterOptions struct {
 // DeadLetterFilter selects dead letters. Its zero value selects all.
 type DeadLetterFilter struct {
 	Sink  string    // "" for all
+	IDs   []string  // of letters or of their events; none for all
 	Since time.Time // by DeadLetter.Time
+	After string    // the ID of the letter behind which to begin; "" for the oldest. It need not exist any more.
+	Until string    // the ID of the last letter; "" for the newest
 	Limit int       // 0 for all
 }
 
-func (f *DeadLetterFilter) matches(l *DeadLetter) bool {
-	return (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since)
+// scan calls fn for each letter that the filter selects, in order, until it returns false.
+func (f *DeadLetterFilter) scan(tx *bolt.Tx, fn func(l *DeadLetter) bool) error {
+	after, until := uint64(0), uint64(math.MaxUint64)
+	for _, bound := range []struct {
+		id string
+		n  *uint64
+	}{{f.After, &after}, {f.Until, &until}} {
+		if bound.id == "" {
+			continue
+		}
+		key, err := letterKey(bound.id)
+		if err != nil {
+			return err
+		}
+		*bound.n = binary.BigEndian.Uint64(key)
+	}
+	if after == math.MaxUint64 {
+		return nil
+	}
+	ids := make(map[string]bool, len(f.IDs))
+	for _, id := range f.IDs {
+		ids[id] = true
+	}
+	c := tx.Bucket(lettersBucket).Cursor()
+	for k, v := c.Seek(sequenceKey(after + 1)); k != nil; k, v = c.Next() {
+		l, err := decodeLetter(k, v)
+		if err != nil {
+			continue // reported when the file was opened
+		}
+		if binary.BigEndian.Uint64(k) > until {
+			return nil
+		}
+		wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
+		if wanted && !fn(&l) {
+			return nil
+		}
+	}
+	return nil
 }
 
 // DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may be called from any goroutine.
@@ -86,7 +128,8 @@ var (
 	dataBucket    = []byte("data")
 )
 
-const letterVersion = 1
+// letterVersion is the layout of the letters that are written. Those of layout 1 have no EventID and EventType.
+const letterVersion = 2
 
 // OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one begun. If the disk is full it opens all
 // the same, and the file is made when there is space.
@@ -222,7 +265,7 @@ func (d *DeadLetters) use(what string, fn func(db *bolt.DB) error) error {
 
 // cost is what a letter counts for against MaxBytes.
 func (l *DeadLetter) cost() int64 {
-	return int64(l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + 64)
+	return int64(l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + len(l.EventID) + len(l.EventType) + 64)
 }
 
 // Put keeps letters, all of them or none, and gives them IDs.
@@ -301,24 +344,45 @@ func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
 	var letters []DeadLetter
 	err := d.use("list", func(db *bolt.DB) error {
 		return db.View(func(tx *bolt.Tx) error {
-			c := tx.Bucket(lettersBucket).Cursor()
-			for k, v := c.First(); k != nil; k, v = c.Next() {
-				l, err := decodeLetter(k, v)
-				if err != nil || !filter.matches(&l) {
-					continue // what is unreadable was reported when the file was opened
-				}
-				letters = append(letters, l)
-				if filter.Limit > 0 && len(letters) == filter.Limit {
-					break
-				}
-			}
-			return nil
+			return filter.scan(tx, func(l *DeadLetter) bool {
+				letters = append(letters, *l)
+				return filter.Limit <= 0 || len(letters) < filter.Limit
+			})
 		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	return letters, nil
+}
+
+// Matching returns how many letters of each sink the filter selects, whatever its Limit.
+func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	count := map[string]int{}
+	err := d.use("count", func(db *bolt.DB) error {
+		return db.View(func(tx *bolt.Tx) error {
+			return filter.scan(tx, func(l *DeadLetter) bool {
+				count[l.Sink]++
+				return true
+			})
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return count, nil
+}
+
+// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from now on has a greater one. It is "" if there has been none.
+func (d *DeadLetters) Last() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last == 0 {
+		return ""
+	}
+	return letterID(d.last)
 }
 
 // Get returns one letter with its Data, or ErrNotFound.
@@ -349,6 +413,40 @@ func (d *DeadLetters) Get(id string) (DeadLetter, error) {
 		})
 	})
 	return l, err
+}
+
+// Update notes that a letter was refused once more: it gets the Time, Status, Reason and Request of l. Everything else
+// stays as it is. It returns ErrNotFound if the letter is gone.
+func (d *DeadLetters) Update(l DeadLetter) error {
+	key, err := letterKey(l.ID)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	bytes := d.bytes
+	err = d.use("update", func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			meta := tx.Bucket(lettersBucket)
+			v := meta.Get(key)
+			if v == nil {
+				return fmt.Errorf("%w: %s", ErrNotFound, l.ID)
+			}
+			kept, err := decodeLetter(key, v)
+			if err != nil {
+				return err
+			}
+			bytes -= kept.cost()
+			kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
+			bytes += kept.cost()
+			return meta.Put(key, encodeLetter(&kept))
+		})
+	})
+	if err == nil {
+		d.bytes = bytes
+		d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	}
+	return err
 }
 
 // Delete removes letters and returns how many there were of them.
@@ -391,17 +489,34 @@ func (d *DeadLetters) Delete(ids ...string) (int, error) {
 	return n, nil
 }
 
-// Purge removes all letters that the filter selects and returns how many.
-func (d *DeadLetters) Purge(filter DeadLetterFilter) (int, error) {
-	letters, err := d.List(filter)
-	if err != nil {
-		return 0, err
+// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can happen.
+const purgeAtOnce = 1000
+
+// Purge removes the letters that the filter selects, whatever its Limit, and returns how many. Letters that are put while it
+// works stay. After an error those it has counted are gone.
+func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
+	if filter.Until == "" {
+		if filter.Until = d.Last(); filter.Until == "" {
+			return 0, nil
+		}
 	}
-	ids := make([]string, len(letters))
-	for i := range letters {
-		ids[i] = letters[i].ID
+	filter.Limit = purgeAtOnce
+	for {
+		letters, err := d.List(filter)
+		if err != nil || len(letters) == 0 {
+			return purged, err
+		}
+		ids := make([]string, len(letters))
+		for i := range letters {
+			ids[i] = letters[i].ID
+		}
+		n, err := d.Delete(ids...)
+		purged += n
+		if err != nil {
+			return purged, err
+		}
+		filter.After = ids[len(ids)-1]
 	}
-	return d.Delete(ids...)
 }
 
 // Count returns how many letters of a sink there are. It does not read the disk.
@@ -431,6 +546,8 @@ func (d *DeadLetters) Close() error {
 	return closeUnlessStuck(db, d.path, nil)
 }
 
+func letterID(n uint64) string { return fmt.Sprintf("%016x", n) }
+
 func letterKey(id string) ([]byte, error) {
 	n, err := strconv.ParseUint(id, 16, 64)
 	if err != nil || len(id) != 16 {
@@ -444,7 +561,7 @@ func encodeLetter(l *DeadLetter) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(l.Time.UnixNano()))
 	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
 	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))
-	for _, s := range []string{l.Sink, l.Reason, l.Request} {
+	for _, s := range []string{l.Sink, l.Reason, l.Request, l.EventID, l.EventType} {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
 	return appendCRC(b)
@@ -457,17 +574,22 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 	if !ok || len(key) != 8 || len(b) < 17 {
 		return DeadLetter{}, errLetter
 	}
-	if b[0] != letterVersion {
-		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, b[0])
+	version := b[0]
+	if version < 1 || version > letterVersion {
+		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, version)
 	}
 	l := DeadLetter{
-		ID:     fmt.Sprintf("%016x", binary.BigEndian.Uint64(key)),
+		ID:     letterID(binary.BigEndian.Uint64(key)),
 		Time:   time.Unix(0, int64(binary.BigEndian.Uint64(b[1:]))),
 		Status: int(int32(binary.BigEndian.Uint32(b[9:]))),
 		Size:   int(binary.BigEndian.Uint32(b[13:])),
 	}
 	b = b[17:]
-	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request} {
+	fields := []*string{&l.Sink, &l.Reason, &l.Request, &l.EventID, &l.EventType}
+	if version == 1 {
+		fields = fields[:3]
+	}
+	for _, field := range fields {
 		n, size := binary.Uvarint(b)
 		if size <= 0 || n > uint64(len(b)-size) {
 			return DeadLetter{}, errLetter

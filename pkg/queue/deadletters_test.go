@@ -49,7 +49,7 @@ func TestDeadLetters(t *testing.T) {
 	for i := range 20 {
 		l := DeadLetter{
 			Sink: fmt.Sprintf("sink%d", i%2), Time: start.Add(time.Duration(i) * time.Second), Status: 400 + i, Reason: "bad request",
-			Request: "POST https://hooks.example.com/", Data: fmt.Appendf(nil, "data %d", i),
+			Request: "POST https://hooks.example.com/", EventID: fmt.Sprintf("event %d", i), EventType: "job-completion", Data: fmt.Appendf(nil, "data %d", i),
 		}
 		if i == 3 {
 			l.Status, l.Data = -1, nil
@@ -72,7 +72,7 @@ func TestDeadLetters(t *testing.T) {
 		}
 		l := all[5]
 		if l.Sink != "sink1" || !l.Time.Equal(start.Add(5*time.Second)) || l.Status != 405 || l.Reason != "bad request" ||
-			l.Request != "POST https://hooks.example.com/" || l.Size != 6 || l.Data != nil || len(l.ID) != 16 {
+			l.Request != "POST https://hooks.example.com/" || l.EventID != "event 5" || l.EventType != "job-completion" || l.Size != 6 || l.Data != nil || len(l.ID) != 16 {
 			t.Errorf("letter %+v", l)
 		}
 		got, err := d.Get(l.ID)
@@ -94,12 +94,39 @@ func TestDeadLetters(t *testing.T) {
 	d = openDead(t, d.opts)
 	all := check()
 
-	for filter, want := range map[DeadLetterFilter]int{
-		{Sink: "sink1"}: 10, {Limit: 3}: 3, {Since: start.Add(15 * time.Second)}: 5, {Sink: "sink0", Since: start.Add(15 * time.Second), Limit: 9}: 2,
-		{Sink: "nobody"}: 0,
+	for _, test := range []struct {
+		filter DeadLetterFilter
+		want   int
+	}{
+		{DeadLetterFilter{Sink: "sink1"}, 10},
+		{DeadLetterFilter{Limit: 3}, 3},
+		{DeadLetterFilter{Since: start.Add(15 * time.Second)}, 5},
+		{DeadLetterFilter{Sink: "sink0", Since: start.Add(15 * time.Second), Limit: 9}, 2},
+		{DeadLetterFilter{Sink: "nobody"}, 0},
+		{DeadLetterFilter{IDs: []string{all[7].ID, "event 9", "x", strings.Repeat("f", 16)}}, 2},
+		{DeadLetterFilter{IDs: []string{all[7].ID, "event 9"}, Sink: "sink0"}, 0},
+		{DeadLetterFilter{After: all[4].ID, Until: all[9].ID}, 5},
+		{DeadLetterFilter{After: all[4].ID, Until: all[9].ID, Limit: 4}, 4},
+		{DeadLetterFilter{After: d.Last()}, 0},
+		{DeadLetterFilter{After: strings.Repeat("f", 16)}, 0},
 	} {
-		if got := list(t, d, filter); len(got) != want {
-			t.Errorf("%+v: %d letters, want %d", filter, len(got), want)
+		got := list(t, d, test.filter)
+		if len(got) != test.want {
+			t.Errorf("%+v: %d letters, want %d", test.filter, len(got), test.want)
+		}
+		test.filter.Limit = 0
+		counts, err := d.Matching(test.filter)
+		sum := 0
+		for _, n := range counts {
+			sum += n
+		}
+		if err != nil || sum != len(list(t, d, test.filter)) {
+			t.Errorf("%+v: counted %v, %v", test.filter, counts, err)
+		}
+	}
+	for _, filter := range []DeadLetterFilter{{After: "x"}, {Until: "1"}} {
+		if _, err := d.List(filter); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%+v: %v", filter, err)
 		}
 	}
 	if n, err := d.Delete(all[0].ID, all[1].ID, all[0].ID, "0000000000000000", "x"); n != 2 || err != nil {
@@ -125,6 +152,83 @@ func TestDeadLetters(t *testing.T) {
 	}
 	if id := list(t, d, DeadLetterFilter{})[0].ID; id <= before {
 		t.Errorf("id %s after %s", id, before)
+	}
+}
+
+// A letter that is refused once more keeps its place and its record.
+func TestDeadLettersUpdate(t *testing.T) {
+	t.Parallel()
+	d := openDead(t, DeadLetterOptions{Metrics: NewMetrics(nil)})
+	if err := d.Put(DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "POST a", EventID: "e", Data: []byte("data")}, DeadLetter{Sink: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	before := list(t, d, DeadLetterFilter{})
+	again := DeadLetter{ID: before[0].ID, Sink: "ignored", Time: time.Unix(1800000000, 0), Status: 410, Reason: "gone by now", Request: "POST b", Data: []byte("ignored")}
+	if err := d.Update(again); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		got, err := d.Get(before[0].ID)
+		if err != nil || got.Sink != "s" || !got.Time.Equal(again.Time) || got.Status != 410 || got.Reason != "gone by now" ||
+			got.Request != "POST b" || got.EventID != "e" || string(got.Data) != "data" {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		if all := list(t, d, DeadLetterFilter{}); len(all) != 2 || all[0].ID != before[0].ID || d.Count("s") != 2 {
+			t.Fatalf("%+v", all)
+		}
+		bytes := d.bytes
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if d = openDead(t, d.opts); d.bytes != bytes || testutil.ToFloat64(d.opts.Metrics.deadBytes) != float64(bytes) {
+			t.Errorf("%d bytes, %d before", d.bytes, bytes)
+		}
+	}
+	if _, err := d.Delete(again.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{again.ID, "x"} {
+		if err := d.Update(DeadLetter{ID: id}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+// Letters of before the event had a field of its own are read as well.
+func TestDeadLettersOfLayout1(t *testing.T) {
+	t.Parallel()
+	l := DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "status-change 9f0c", Size: 3}
+	b, _ := cutCRC(encodeLetter(&l))
+	b = b[:len(b)-2] // without two empty fields
+	b[0] = 1
+	got, err := decodeLetter(sequenceKey(5), appendCRC(b))
+	if err != nil || got.Sink != "s" || got.Request != "status-change 9f0c" || got.EventID != "" || got.Size != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	b[0] = letterVersion + 1
+	if _, err := decodeLetter(sequenceKey(5), appendCRC(b)); !errors.Is(err, errLetter) {
+		t.Errorf("a layout nobody knows: %v", err)
+	}
+}
+
+// A purge takes as many transactions as it needs, and leaves what comes meanwhile.
+func TestDeadLettersPurgeMany(t *testing.T) {
+	t.Parallel()
+	d := openDead(t, DeadLetterOptions{Dir: memoryDir(t)})
+	const n = 2*purgeAtOnce + 1
+	letters := make([]DeadLetter, n)
+	for i := range letters {
+		letters[i].Sink = "s"
+	}
+	if err := d.Put(letters...); err != nil {
+		t.Fatal(err)
+	}
+	until := d.Last()
+	if err := d.Put(DeadLetter{Sink: "later"}); err != nil {
+		t.Fatal(err)
+	}
+	if purged, err := d.Purge(DeadLetterFilter{Until: until}); err != nil || purged != n || d.Count("later") != 1 || d.Count("s") != 0 {
+		t.Errorf("%d purged, %v; %d later", purged, err, d.Count("later"))
 	}
 }
 

@@ -522,6 +522,13 @@ func (q *Queue) Cursors() []string {
 	return slices.Sorted(maps.Keys(q.cursors))
 }
 
+// Lookup returns the cursor of that name, nil if there is none. Unlike Cursor it makes none.
+func (q *Queue) Lookup(name string) *Cursor {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.cursors[name]
+}
+
 // RemoveCursor removes a cursor and with it the claim to what it has not acknowledged. Its Next returns ErrClosed.
 // A name that does not exist is no error.
 func (q *Queue) RemoveCursor(name string) error {
