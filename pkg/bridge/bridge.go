@@ -29,9 +29,6 @@ const (
 	stopTimeout = 5 * time.Second
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is still waited for.
 	leaveTimeout = time.Second
-	// orphanBytes and orphanAge are the limits, those of a sink that configures none, of what waits for removed sinks.
-	orphanBytes = 1 << 30
-	orphanAge   = 7 * 24 * time.Hour
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the longest bounded wait.
 	aliveWithin = 3 * time.Minute
 )
@@ -59,9 +56,9 @@ type Bridge struct {
 	started time.Time
 	first   *world // what Run starts
 
-	reloading    sync.Mutex     // one reload at a time
-	orphanLimits config.Queue   // of what waits for sinks that are not configured any more
-	orphanDrops  map[string]int // events of such a sink that went by the limits; guarded by reloading
+	reloading   sync.Mutex // one reload at a time
+	replaying   sync.Mutex // one replay of dead letters at a time
+	deadDropped throttle
 
 	mu          sync.RWMutex // guards the world: what runs now
 	cfg         *config.Config
@@ -101,7 +98,6 @@ func New(opts Options) (*Bridge, error) {
 	b := &Bridge{
 		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
 		metrics: NewMetrics(opts.Registerer), started: time.Now(),
-		orphanLimits: config.Queue{MaxBytes: orphanBytes, MaxAge: orphanAge}, orphanDrops: make(map[string]int),
 	}
 	for _, c := range opts.Config.Sinks {
 		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
@@ -116,13 +112,18 @@ func New(opts Options) (*Bridge, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	b.queue = q
-	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics})
+	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
+		Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())
 	}
 	b.first, err = b.build(opts.Config, nil, nil)
 	if err != nil {
 		return nil, errors.Join(err, b.dead.Close(), q.Close())
+	}
+	if opts.Registerer != nil {
+		opts.Registerer.MustRegister(newDeadLetterGauge(b))
 	}
 	refresh := b.refreshMetrics
 	b.metrics.refresh.Store(&refresh)
@@ -141,13 +142,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	defer endDelivery()
 	b.begin(b.opts.Config, b.first, nil, nil)
 	b.reportOrphans()
-	for tick := time.Tick(trimEvery); ctx.Err() == nil; {
-		select {
-		case <-tick:
-			b.trimOrphans()
-		case <-ctx.Done():
-		}
-	}
+	<-ctx.Done()
 	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
 }
 
@@ -194,6 +189,7 @@ func (b *Bridge) end(d *running[*delivery], limit time.Time) error {
 	if !endsWithin(d.done, wait) {
 		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.cfg.Name))
 	}
+	d.it.replays.end(leaveTimeout) // it is told to end, and Close interrupts its request
 	var err error
 	closed := make(chan struct{})
 	go func() {
@@ -393,8 +389,8 @@ func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery
 // retire forgets the cursor of a sink that is not configured any more, unless events still wait for it.
 func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	if waiting, _, _ := cursor.Pending(); waiting > 0 {
-		b.log.Warn("events wait for a sink that is not configured any more; they are kept until a sink of that name comes back, "+
-			"or until the default limits of a sink's queue",
+		b.log.Warn("events wait for a sink that is not configured any more; they are kept, and what comes in is kept with them, "+
+			"until a sink of that name comes back or until hmcnotifyd dead-letters purge --waiting --sink="+name,
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
@@ -403,56 +399,15 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	}
 }
 
-// orphans are the cursors of sinks that are not configured any more. The caller holds reloading: no other may come or
-// go meanwhile.
-func (b *Bridge) orphans() []*queue.Cursor {
-	b.mu.RLock()
-	cfg := b.cfg
-	b.mu.RUnlock()
-	var out []*queue.Cursor
-	for _, name := range b.queue.Cursors() {
-		if sinkIndex(cfg, name) >= 0 {
-			continue
-		}
-		cursor, err := b.queue.Cursor(name)
-		if err != nil {
-			b.log.Warn("the place of a removed sink in the queue cannot be read", zap.String("sink", name), zap.Error(err))
-			continue
-		}
-		out = append(out, cursor)
-	}
-	return out
-}
-
 // reportOrphans deals with cursors of sinks that were removed while the daemon was down.
 func (b *Bridge) reportOrphans() {
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
-	for _, cursor := range b.orphans() {
-		b.retire(cursor.Name(), cursor)
-	}
-}
-
-// trimOrphans applies limits to what waits for sinks that are not configured any more, so that it does not fill the
-// storage, and forgets their places when nothing waits.
-func (b *Bridge) trimOrphans() {
-	b.reloading.Lock()
-	defer b.reloading.Unlock()
-	for _, cursor := range b.orphans() {
-		name := cursor.Name()
-		dropped, err := trimCursor(cursor, b.orphanLimits)
-		if err != nil {
-			b.log.Error("the limits of the queue could not be applied", zap.String("sink", name), zap.Error(err))
-			continue
-		}
-		if dropped > 0 && b.orphanDrops[name] == 0 {
-			b.log.Error("events of a sink that is not configured any more are dropped: they are beyond the limits", zap.String("sink", name))
-		}
-		b.orphanDrops[name] += dropped
-		if waiting, _, _ := cursor.Pending(); waiting == 0 {
-			b.log.Info("nothing waits for a removed sink any more; its place in the queue is forgotten",
-				zap.String("sink", name), zap.Int("dropped", b.orphanDrops[name]))
-			delete(b.orphanDrops, name)
+	b.mu.RLock()
+	cfg := b.cfg
+	b.mu.RUnlock()
+	for _, name := range b.queue.Cursors() {
+		if cursor := b.queue.Lookup(name); cursor != nil && sinkIndex(cfg, name) < 0 {
 			b.retire(name, cursor)
 		}
 	}
@@ -493,7 +448,7 @@ func (b *Bridge) Status() Status {
 	b.mu.RUnlock()
 	s := Status{
 		Started: b.started.UTC(), Reasons: []Reason{},
-		HMCs: []HMCStatus{}, Sinks: []SinkStatus{},
+		HMCs: []HMCStatus{}, Sinks: []SinkStatus{}, Removed: b.removedSinks(),
 		Storage: StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size()},
 	}
 	if len(supervisors) == 0 {

@@ -50,6 +50,8 @@ type delivery struct {
 	lanes    []*lane
 	progress *progress
 	health   health
+	replays  replayGate
+	refusals throttle
 
 	draining chan struct{} // closed when draining begins
 	gaveUp   chan struct{} // closed when a lane has ended before all was done
@@ -69,6 +71,7 @@ func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *q
 		seed:     maphash.MakeSeed(),
 		draining: make(chan struct{}),
 		gaveUp:   make(chan struct{}),
+		replays:  newReplayGate(),
 	}
 	d.giveUp = sync.OnceFunc(func() { close(d.gaveUp) })
 	d.batchEvents, d.batchBytes = sinks.MaxBatch(sink)

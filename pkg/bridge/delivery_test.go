@@ -274,36 +274,6 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	}
 }
 
-// What waits for a removed sink is kept until limits, and its place is forgotten when nothing waits.
-func TestRemovedSinkIsForgotten(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	yaml := hmcYAML(t, "a", sim)
-	d := startDaemon(t, yaml)
-	d.connected("a")
-	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusServiceUnavailable })
-	publish(sim, "P", "x")
-	d.eventually("it waits", func() bool { return d.bridge.Status().Sinks[0].QueueEvents == 1 })
-	cfg := d.config(yaml)
-	cfg.Sinks = cfg.Sinks[1:]
-	if err := d.bridge.Reload(cfg); err != nil {
-		t.Fatal(err)
-	}
-	d.bridge.trimOrphans()
-	if got := d.bridge.queue.Cursors(); !slices.Contains(got, "hook") {
-		t.Errorf("cursors %v: what waits was forgotten", got)
-	}
-	d.bridge.reloading.Lock()
-	d.bridge.orphanLimits.MaxAge = time.Nanosecond
-	d.bridge.reloading.Unlock()
-	d.bridge.trimOrphans()
-	if got := d.bridge.queue.Cursors(); slices.Contains(got, "hook") {
-		t.Errorf("cursors %v", got)
-	}
-	if !strings.Contains(d.logs.String(), `"dropped":1`) {
-		t.Error("what was dropped is not said")
-	}
-}
-
 // The counts of a sink go on when its configuration changes.
 func TestCountsSurviveAReload(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})

@@ -10,7 +10,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
 
@@ -162,7 +161,7 @@ func (l *lane) wanted() []event.Record {
 func (l *lane) bringToEnd(ctx context.Context) bool {
 	if l.batch.invalid != nil {
 		// Nothing can be done with it but to keep it where a person can look at it.
-		return l.refuse(ctx, l.batch.records, 0, l.batch.invalid)
+		return l.refuse(ctx, l.batch.records, l.batch.invalid)
 	}
 	backoff := retryBackoff{cfg: l.cfg.Retry}
 	var first time.Time
@@ -185,10 +184,10 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		if permanent, ok := errors.AsType[*sinks.PermanentError](err); ok {
+		if _, ok := errors.AsType[*sinks.PermanentError](err); ok {
 			l.metrics.permanent.Inc()
 			l.health.answered(l.index, now)
-			return l.refuse(ctx, records, permanent.Status, err)
+			return l.refuse(ctx, records, err)
 		}
 		if !counted {
 			l.metrics.retry.Inc()
@@ -198,7 +197,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			first = start
 		}
 		if maxAge := l.cfg.Retry.MaxAge; maxAge > 0 && now.Sub(first) >= maxAge {
-			return l.refuse(ctx, records, 0, fmt.Errorf("given up after %s: %w", maxAge, err))
+			return l.refuse(ctx, records, fmt.Errorf("given up after %s: %w", maxAge, err))
 		}
 		if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok {
 			l.health.rest(now.Add(later.After))
@@ -245,14 +244,8 @@ func (l *lane) accepted(now time.Time, records []event.Record) {
 
 // refuse puts records aside for good. As long as that is not possible it tries again: they are not asked for again
 // before, and not lost. It returns false when it was interrupted.
-func (l *lane) refuse(ctx context.Context, records []event.Record, status int, cause error) bool {
-	letters := make([]queue.DeadLetter, len(records))
-	for i, r := range records {
-		letters[i] = queue.DeadLetter{
-			Sink: l.cfg.Name, Time: time.Now(), Status: status, Reason: cause.Error(),
-			Request: r.Type + " " + r.ID, Data: r.JSON,
-		}
-	}
+func (l *lane) refuse(ctx context.Context, records []event.Record, cause error) bool {
+	letters := l.lettersOf(records, cause)
 	backoff := retryBackoff{cfg: l.cfg.Retry}
 	for {
 		err := l.dead.Put(letters...)
@@ -271,8 +264,9 @@ func (l *lane) refuse(ctx context.Context, records []event.Record, status int, c
 		l.health.answered(l.index, time.Now())
 	}
 	l.metrics.deadLetter.add(len(records))
-	l.log.Warn("refused for good and put aside as dead letters",
-		zap.Int("events", len(records)), zap.String("first_id", records[0].ID), zap.Error(cause))
+	if events, say := l.refusals.note(time.Now(), len(records)); say {
+		l.log.Warn("refused for good and put aside as dead letters", zap.Int("events", events), zap.String("last_id", records[0].ID), zap.Error(cause))
+	}
 	return true
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
 // Status is a snapshot of everything a person or a probe may ask about the daemon. It holds no secret.
@@ -17,6 +18,7 @@ type Status struct {
 	Started time.Time     `json:"started"`
 	HMCs    []HMCStatus   `json:"hmcs"`
 	Sinks   []SinkStatus  `json:"sinks"`
+	Removed []RemovedSink `json:"removed_sinks"` // what waits for sinks that are not configured any more
 	Storage StorageStatus `json:"storage"`
 }
 
@@ -265,8 +267,10 @@ func (s *supervisor) snapshot() HMCStatus {
 }
 
 // waiting says what is stored for the sink, and how many seconds ago the oldest of it was.
-func (d *delivery) waiting() (events, bytes int64, age float64) {
-	events, bytes, oldest := d.cursor.Pending()
+func (d *delivery) waiting() (events, bytes int64, age float64) { return waitingBehind(d.cursor) }
+
+func waitingBehind(cursor *queue.Cursor) (events, bytes int64, age float64) {
+	events, bytes, oldest := cursor.Pending()
 	if events > 0 && !oldest.IsZero() {
 		age = max(0, time.Since(oldest).Seconds())
 	}
