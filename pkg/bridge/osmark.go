@@ -1,9 +1,34 @@
 package bridge
 
 import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+const (
+	// A mark remembers between 225 and 256 messages one by one, in slots: what is stored for a new message is its slot.
+	markSlots       = 8
+	markSlotEntries = 32
+	markEntries     = markSlots * markSlotEntries
+
+	// markGaps bounds the ranges of missing numbers that are kept to be asked for.
+	markGaps = 16
+
+	// A live message that was there already, without a time of the operating system, is that message once more within
+	// these times, and after them the first one of a sequence that started anew. An HMC is not known to publish a message
+	// twice, and no system can be loaded and write within 3 s. A message may well be published while it is replayed: its
+	// two copies can be as far apart as the link and the answer of a request can be late.
+	liveRepeat = 3
+	replayRace = 60
 )
 
 // osMessage is what tells one message of an operating system from the others of its partition.
@@ -29,62 +54,1118 @@ type replayed struct {
 	// asked is when the SUBSCRIBE or the request was sent: what was received later proves nothing by being absent.
 	asked time.Time
 	now   time.Time
-	// whole says that this is all that the HMC holds of the partition: no part of a range, and not cut short.
-	whole bool
+	// toEnd says that newer messages would be in it if the HMC held any: it was not cut short, and no end was asked for.
+	toEnd bool
 }
 
-// partitionMark is what is known of the OS messages of one partition. The zero value knows nothing.
+// partitionMark is what is known of the OS messages of one partition. The zero value knows nothing. It is not safe for
+// concurrent use.
+//
+// The HMC numbers the messages of a partition. What makes the numbers hard is that they start anew: when they wrap, and
+// perhaps at an IPL or a restart of the HMC, which no message tells. The stretch between is a sequence here, and has an
+// epoch. Two messages are the same if sequence, number, text and time are; a time of the operating system proves it alone,
+// but Linux gives none. Of each sequence is known from where to where it was seen, and which numbers between are missing;
+// of the last messages also what they were, which tells one sequence from another.
+//
+// Promised, as long as the state is not damaged:
+//   - A message that was never given to live or replay is new, unless nothing tells it from one that was (below).
+//   - A message that was, is a duplicate when it comes by a replay: of whatever age, in whatever piece, at every SUBSCRIBE.
+//   - The same text under the same number in another sequence has another epoch, and so another event id.
+//
+// What the HMC leaves open, and what was chosen:
+//   - A replay has only messages known already, has no times, and ends before the newest one known: the system was loaded and
+//     wrote the same as the last time, or somebody deleted the newest messages. Taken as loaded: all of it is new. So
+//     deleting the newest messages while nobody looks repeats those before them, once, in another epoch.
+//   - A system was loaded while nobody looked, and wrote, without times, all that was known of the one before, and more:
+//     only what is more is new.
+//   - A message without a time is published again, number and text, within 3 s, or within 60 s of a replay that had it and
+//     nothing newer published: a repetition, not the begin of a sequence.
+//   - Messages of a sequence before the last one are recognized while one of them is among those remembered, or if they are
+//     older than the end of the sequence before the present one.
+//   - A system that was loaded goes on with higher numbers: no other sequence, the numbers between are missing.
+//   - A number is repeated with another text: always new. Live, it begins another sequence, as long as it was not missing.
 type partitionMark struct {
-	seq   int64
-	known bool
+	entries     []markEntry // a ring
+	base        uint64      // running number of entries[0] when the ring was not full yet; a multiple of markSlotEntries
+	first, next uint64      // running numbers: of the oldest entry, and the one that the next entry gets
+	aged        bool        // there were older entries
+
+	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
+	begun           bool
+	epoch, top      uint32 // its epoch, and the highest that was ever used
+	lowest, highest int64
+	floor           int64 // the highest number whose entry is gone; none if there is none
+	published       int64 // the highest number that came live; none if there is none
+	gaps            spans // missing, and not settled
+	lost            int64 // missing, no longer in gaps, and not told yet
+
+	before sequenceEnd // the sequence before
+	cut    cutReplay   // a replay of which more is to come
+	stale  uint8       // the slots that are not stored as they are, a bit each
+}
+
+// none is a number that no message has.
+const none = math.MinInt64
+
+// markEntry is one message that was seen. Late ones come behind newer ones: the order within a sequence is that of the numbers.
+type markEntry struct {
+	seq      int64
+	key      [8]byte
+	time     int64
+	received uint32 // in seconds; 0: before the daemon was started
+	life     uint32 // epoch and flags
+}
+
+const (
+	entryReplayed = 1 << 31 // it came by a replay
+	entryGone     = 1 << 30 // it is to be ignored
+	maxEpoch      = entryGone - 1
+)
+
+func (e *markEntry) epoch() uint32 { return e.life & maxEpoch }
+func (e *markEntry) gone() bool    { return e.life&entryGone != 0 }
+
+// is says whether the entry, which has the same number, is that message.
+func (e *markEntry) is(msg *osMessage) bool {
+	return e.key == msg.key && (e.time == msg.time || e.time <= 0 || msg.time <= 0)
+}
+
+// within says whether the entry was received less than so many seconds before now.
+func (e *markEntry) within(seconds int64, now time.Time) bool {
+	return e.received != 0 && now.Unix()-int64(e.received) < seconds
+}
+
+// since says whether the entry was received at the time or later.
+func (e *markEntry) since(t time.Time) bool { return e.received != 0 && int64(e.received) >= t.Unix() }
+
+// sequenceEnd is where a sequence ended.
+type sequenceEnd struct {
+	known   bool
+	epoch   uint32
+	highest int64
+}
+
+// cutReplay is what has to be known of a replay that was cut short. Its first piece alone may not tell that the sequence
+// started anew: if a later one does, what was taken as known is missing.
+type cutReplay struct {
+	asked    int64 // of the replay, in nanoseconds; 0: none
+	from, to int64 // what was taken as known; from > to: nothing was
 }
 
 // live judges a message that came as new, and records it.
 func (m *partitionMark) live(msg osMessage, now time.Time) verdict {
-	m.seq, m.known = msg.seq, true
-	_ = now
-	return verdict{}
+	v := verdict{}
+	switch {
+	case !m.begun:
+		m.begin(m.epoch, msg.seq)
+	case msg.seq > m.highest:
+		v.missing = m.extend(msg.seq)
+	default:
+		e := m.find(&msg)
+		if e != nil && m.repeated(e, &msg, now) {
+			m.published = max(m.published, msg.seq)
+			return verdict{duplicate: true, epoch: m.epoch}
+		}
+		if e != nil || !m.fill(msg.seq) {
+			m.restart(msg.seq)
+			v.restarted = true
+		}
+	}
+	m.published = max(m.published, msg.seq)
+	v.epoch = m.epoch
+	m.record(&msg, m.epoch, now)
+	return v
+}
+
+// repeated says whether a live message is the one of the entry, and not another one that looks the same.
+func (m *partitionMark) repeated(e *markEntry, msg *osMessage, now time.Time) bool {
+	switch {
+	case e.time > 0 && msg.time > 0:
+		return true
+	case e.life&entryReplayed != 0 && msg.seq > m.published:
+		// Live messages come in order: what was published before cannot be the other copy of what was replayed.
+		return e.within(replayRace, now)
+	default:
+		return e.within(liveRepeat, now)
+	}
+}
+
+// begin makes the sequence that begins with a number the present one.
+func (m *partitionMark) begin(epoch uint32, seq int64) {
+	m.begun = true
+	m.epoch, m.top = epoch, max(m.top, epoch)
+	m.lowest, m.highest = seq, seq
+	m.floor, m.published = none, none
+}
+
+// restart ends the present sequence. What is missing of it can no longer be asked for: its numbers mean other messages now.
+func (m *partitionMark) restart(seq int64) {
+	m.lost += m.gaps.count()
+	m.gaps = m.gaps[:0]
+	m.before = sequenceEnd{known: true, epoch: m.epoch, highest: m.highest}
+	m.begin(m.fresh(), seq)
+}
+
+// fresh returns an epoch that was never used.
+func (m *partitionMark) fresh() uint32 {
+	m.top = min(m.top+1, maxEpoch)
+	return m.top
+}
+
+// extend makes a higher number the last one, and returns how many it skips.
+func (m *partitionMark) extend(seq int64) (skipped int64) {
+	if from := m.highest + 1; from < seq {
+		m.skip(from, seq-1)
+		skipped = span{from, seq - 1}.count()
+	}
+	m.highest = seq
+	return skipped
+}
+
+// skip notes numbers that are missing.
+func (m *partitionMark) skip(from, to int64) {
+	m.gaps = m.gaps.add(from, to)
+	m.boundGaps()
+}
+
+// fill notes that a number is not missing any more, and returns whether it was.
+func (m *partitionMark) fill(seq int64) (was bool) {
+	m.gaps, was = m.gaps.remove(seq)
+	m.boundGaps()
+	return was
+}
+
+// boundGaps gives the lowest up if there are too many.
+func (m *partitionMark) boundGaps() {
+	for len(m.gaps) > markGaps {
+		m.lost += m.gaps[0].count()
+		m.gaps = slices.Delete(m.gaps, 0, 1)
+	}
+}
+
+// record remembers a message; flags are those of its entry.
+func (m *partitionMark) record(msg *osMessage, life uint32, now time.Time) {
+	if m.next-m.first == markEntries {
+		for range markSlotEntries {
+			if e := m.at(m.first); e.epoch() == m.epoch && !e.gone() {
+				m.floor = max(m.floor, e.seq)
+			}
+			m.first++
+		}
+		m.aged = true
+	}
+	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: uint32(max(now.Unix(), 1)), life: life}
+	if i := int(m.next-m.base) % markEntries; i < len(m.entries) {
+		m.entries[i] = e
+	} else {
+		m.entries = append(m.entries, e)
+	}
+	m.next++
+	m.touch(m.next - 1)
+}
+
+func (m *partitionMark) at(n uint64) *markEntry { return &m.entries[(n-m.base)%markEntries] }
+
+// touch notes that the slot of a running number has to be stored.
+func (m *partitionMark) touch(n uint64) { m.stale |= 1 << (n / markSlotEntries % markSlots) }
+
+// newest returns a running number in the newest slot, which tells all but the entries.
+func (m *partitionMark) newest() uint64 { return max(m.next, m.first+1) - 1 }
+
+// find returns the entry of a message in the present sequence; nil: none.
+func (m *partitionMark) find(msg *osMessage) *markEntry { return m.findIn(m.epoch, msg) }
+
+func (m *partitionMark) findIn(epoch uint32, msg *osMessage) *markEntry {
+	for n := m.next; n > m.first; n-- {
+		if e := m.at(n - 1); e.seq == msg.seq && e.life&^entryReplayed == epoch && e.is(msg) {
+			return e
+		}
+	}
+	return nil
 }
 
 // replay judges messages that the HMC sent again, and records those that are new. The result has one verdict for each.
+//
+// A replay belongs to one SUBSCRIBE or one request. If it is given in pieces, all but the last have toEnd false.
 func (m *partitionMark) replay(r replayed) []verdict {
 	out := make([]verdict, len(r.messages))
-	for i, msg := range r.messages {
-		out[i] = m.live(msg, r.now)
+	if len(r.messages) == 0 {
+		return out
 	}
+	a := newAlignment(m, &r, out)
+	a.decide()
+	a.apply()
 	return out
 }
 
 // empty says that no message of the partition was ever recorded.
-func (m *partitionMark) empty() bool { return !m.known }
+func (m *partitionMark) empty() bool { return !m.begun }
 
 // last returns the highest number of the present sequence.
-func (m *partitionMark) last() (seq int64, ok bool) { return m.seq, m.known }
+func (m *partitionMark) last() (seq int64, ok bool) { return m.highest, m.begun }
 
-// missing returns the range from the lowest to the highest number that was skipped and is worth asking the HMC for, and how
+// missing returns the range from the lowest to the highest number that is missing and worth asking the HMC for, and how
 // many numbers in it are missing; 0: none.
-func (m *partitionMark) missing() (from, to, n int64) { return 0, 0, 0 }
+func (m *partitionMark) missing() (from, to, n int64) {
+	if len(m.gaps) == 0 {
+		return 0, 0, 0
+	}
+	return m.gaps[0].from, m.gaps[len(m.gaps)-1].to, m.gaps.count()
+}
 
 // settle notes that the HMC was asked for all that is missing up to the number to, and that its answer was given to replay.
 // It returns how many are missing still: the HMC has them no more, and they are not reported again.
-func (m *partitionMark) settle(to int64) (n int64) { return 0 }
+func (m *partitionMark) settle(to int64) (n int64) {
+	before := m.gaps.count()
+	if before == 0 {
+		return 0
+	}
+	m.gaps = m.gaps.above(to)
+	m.touch(m.newest())
+	return before - m.gaps.count()
+}
 
 // abandoned returns how many missing numbers, since it was called last, can no longer be asked for: the sequence started
 // anew, or too many gaps came together.
-func (m *partitionMark) abandoned() int64 { return 0 }
+func (m *partitionMark) abandoned() int64 {
+	n := m.lost
+	m.lost = 0
+	return n
+}
 
-// forget takes messages back whose commit failed: they were never seen, and are missing. Everything appendState returned
-// with them is returned by it again.
-func (m *partitionMark) forget(msgs []osMessage) {}
+// forget takes messages back that were judged new and whose commit failed: as if they were never seen. Of the present
+// sequence they are missing now. Whatever appendState has returned, it returns once more.
+func (m *partitionMark) forget(msgs []osMessage) {
+	for i := range msgs {
+		msg := &msgs[i]
+		epoch := m.epoch // of one whose entry is gone
+		for n := m.next; n > m.first; n-- {
+			if e := m.at(n - 1); !e.gone() && e.seq == msg.seq && e.is(msg) {
+				epoch = e.epoch()
+				e.life |= entryGone
+				break
+			}
+		}
+		if epoch == m.epoch && m.lowest <= msg.seq && msg.seq <= m.highest {
+			m.skip(msg.seq, msg.seq)
+		}
+	}
+	left := m.aged
+	for n := m.first; n < m.next && !left; n++ {
+		left = !m.at(n).gone()
+	}
+	if !left {
+		m.begun, m.gaps, m.before = false, nil, sequenceEnd{}
+	}
+	for n := m.first; n < m.next; n += markSlotEntries {
+		m.touch(n)
+	}
+	m.touch(m.newest())
+}
+
+// alignment is the comparison of one replay with what is known.
+type alignment struct {
+	m     *partitionMark
+	r     *replayed
+	out   []verdict
+	runs  []replayRun
+	index map[spot]*markEntry // by sequence and number, the newest
+
+	epoch uint32     // the sequence that was the present one when the replay was asked for
+	end   *markEntry // its newest message then; nil: none is remembered
+	same  int        // the run that continues it; -1: none does
+	sure  bool       // beyond doubt
+	young bool       // another sequence has begun since
+	known bool       // there is something to compare with
+}
+
+type spot struct {
+	epoch uint32
+	seq   int64
+}
+
+// replayRun is a part of a replay in which the numbers rise: messages of one sequence.
+type replayRun struct {
+	from, to int // messages[from:to]
+	kind     runKind
+	epoch    uint32
+}
+
+type runKind int
+
+const (
+	runPresent  runKind = iota // of the present sequence
+	runEarlier                 // of one before
+	runRestart                 // of a new one that is the present one from now on
+	runSeparate                // of a new one, before the present one
+)
+
+func newAlignment(m *partitionMark, r *replayed, out []verdict) *alignment {
+	a := &alignment{m: m, r: r, out: out, known: m.begun, epoch: m.epoch, same: -1, index: make(map[spot]*markEntry, m.next-m.first)}
+	found := false
+	for n := m.next; n > m.first; n-- {
+		e := m.at(n - 1)
+		if e.gone() {
+			continue
+		}
+		s := spot{e.epoch(), e.seq}
+		if a.index[s] == nil {
+			a.index[s] = e
+		}
+		if e.since(r.asked) {
+			continue
+		}
+		if !found {
+			found, a.epoch = true, s.epoch
+		}
+		if s.epoch == a.epoch && (a.end == nil || s.seq > a.end.seq) {
+			a.end = e
+		}
+	}
+	a.young = a.epoch != m.epoch
+	start := 0
+	for i := 1; i <= len(r.messages); i++ {
+		if i < len(r.messages) {
+			if msg, last := &r.messages[i], &r.messages[i-1]; msg.seq > last.seq {
+				continue
+			} else if msg.seq == last.seq && msg.key == last.key {
+				out[i].duplicate = true // the same twice
+				continue
+			}
+		}
+		a.runs = append(a.runs, replayRun{from: start, to: i})
+		start = i
+	}
+	return a
+}
+
+// lookup returns the entry with a message's number in a sequence, and whether it is that message.
+func (a *alignment) lookup(epoch uint32, msg *osMessage) (e *markEntry, match bool) {
+	e = a.index[spot{epoch, msg.seq}]
+	if e == nil || e.is(msg) {
+		return e, e != nil
+	}
+	if other := a.m.findIn(epoch, msg); other != nil {
+		return other, true
+	}
+	return e, false
+}
+
+// fit is how well a run fits the sequence that was the present one.
+type fit int
+
+const (
+	fitNot  fit = iota
+	fitWell     // nothing speaks against it
+	fitSure
+)
+
+// fit judges a run by the messages it has in common with what is known, and by where it ends.
+func (a *alignment) fit(run *replayRun) fit {
+	messages := a.r.messages[run.from:run.to]
+	newest := &messages[len(messages)-1]
+	common, differs, reached := false, false, false
+	for i := range messages {
+		msg := &messages[i]
+		e, match := a.lookup(a.epoch, msg)
+		if e == nil {
+			continue
+		}
+		common, differs = true, !match
+		if match && e.time > 0 && msg.time > 0 {
+			return fitSure
+		}
+		reached = reached || e == a.end && match
+	}
+	switch {
+	case differs: // the highest common number has another text
+		return fitNot
+	case reached:
+		return fitSure
+	case a.end == nil:
+		if common {
+			return fitSure
+		}
+		return fitWell
+	}
+	reach := newest.seq
+	if a.r.next != nil && run.to == len(a.r.messages) {
+		reach = max(reach, a.r.next.seq)
+	}
+	switch {
+	case reach > a.end.seq, !a.r.toEnd:
+		return fitWell
+	case newest.time > 0 && a.end.time > 0 && newest.time <= a.end.time:
+		return fitWell // the newer ones were deleted
+	default:
+		return fitNot
+	}
+}
+
+// decide finds out what each run is, and which messages are new. It changes nothing but the verdicts.
+func (a *alignment) decide() {
+	m := a.m
+	if a.known {
+		a.anchor()
+	}
+	for i := range a.runs {
+		run := &a.runs[i]
+		switch {
+		case i < a.same:
+			a.decideEarlier(run, i == a.same-1 && !a.young)
+		case i == a.same:
+			run.epoch = a.epoch
+			if a.young {
+				run.kind = runEarlier
+				a.judgeEarlier(run)
+			} else {
+				run.kind = runPresent
+				a.judgePresent(run)
+			}
+		case !a.young:
+			run.kind = runRestart
+		case i < len(a.runs)-1:
+			run.kind = runSeparate
+		case a.contradicts(run, m.epoch):
+			run.kind = runRestart
+		default:
+			// The present sequence was noticed by a live message before what it began with was replayed.
+			run.kind, run.epoch = runPresent, m.epoch
+			a.judgePresent(run)
+		}
+	}
+}
+
+// anchor finds the run that continues the sequence known: the latest of those that fit best.
+func (a *alignment) anchor() {
+	if a.m.cut.asked == a.asked() && a.r.messages[0].seq > a.m.highest {
+		// The next piece of the same replay.
+		a.same, a.epoch, a.end, a.young, a.sure = 0, a.m.epoch, nil, false, true
+		return
+	}
+	best := fitNot
+	for i := len(a.runs) - 1; i >= 0 && best < fitSure; i-- {
+		if f := a.fit(&a.runs[i]); f > best {
+			a.same, best = i, f
+		}
+	}
+	a.sure = best == fitSure
+}
+
+func (a *alignment) asked() int64 {
+	if a.r.asked.IsZero() {
+		return -1
+	}
+	return a.r.asked.UnixNano()
+}
+
+// contradicts says whether a sequence has a number of the run with another text.
+func (a *alignment) contradicts(run *replayRun, epoch uint32) bool {
+	for i := run.from; i < run.to; i++ {
+		if e, match := a.lookup(epoch, &a.r.messages[i]); e != nil && !match {
+			return true
+		}
+	}
+	return false
+}
+
+// judgePresent judges the messages of a run of the present sequence.
+func (a *alignment) judgePresent(run *replayRun) {
+	m := a.m
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.r.messages[i], &a.out[i]
+		v.epoch = run.epoch
+		if v.duplicate {
+			continue
+		}
+		e, match := a.lookup(run.epoch, msg)
+		switch {
+		case match:
+			v.duplicate = true
+		case e != nil, msg.seq > m.highest, msg.seq < m.lowest, m.gaps.contains(msg.seq):
+		default:
+			v.duplicate = msg.seq <= m.floor // else it was missing and turns up late
+		}
+	}
+}
+
+// judgeEarlier judges the messages of a run of an earlier sequence, of which some are remembered.
+func (a *alignment) judgeEarlier(run *replayRun) {
+	lowest := int64(math.MaxInt64)
+	for s := range a.index {
+		if s.epoch == run.epoch {
+			lowest = min(lowest, s.seq)
+		}
+	}
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.r.messages[i], &a.out[i]
+		v.epoch = run.epoch
+		if _, match := a.lookup(run.epoch, msg); match || a.m.aged && msg.seq < lowest {
+			v.duplicate = true
+		}
+	}
+}
+
+// decideEarlier decides on a run before the one that continues the sequence known.
+func (a *alignment) decideEarlier(run *replayRun, adjacent bool) {
+	m := a.m
+	run.kind = runEarlier
+	var tried []uint32
+	for n := m.next; n > m.first; n-- {
+		e := m.at(n - 1)
+		if e.gone() || slices.Contains(tried, e.epoch()) {
+			continue
+		}
+		tried = append(tried, e.epoch())
+		common, match := false, false
+		for i := run.from; i < run.to; i++ {
+			if e, is := a.lookup(e.epoch(), &a.r.messages[i]); e != nil {
+				common, match = true, is
+			}
+		}
+		if common && match {
+			run.epoch = e.epoch()
+			if run.epoch == m.epoch {
+				run.kind = runPresent
+				a.judgePresent(run)
+			} else {
+				a.judgeEarlier(run)
+			}
+			return
+		}
+	}
+	if !m.aged || !a.sure {
+		run.kind = runSeparate
+		return
+	}
+	run.epoch = m.before.epoch
+	for i := run.from; i < run.to; i++ {
+		v := &a.out[i]
+		v.epoch = run.epoch
+		// Where that sequence ended is all that is known of it.
+		v.duplicate = v.duplicate || !adjacent || !m.before.known || a.r.messages[i].seq <= m.before.highest
+	}
+}
+
+// apply records what is new.
+func (a *alignment) apply() {
+	m := a.m
+	for i := range a.runs {
+		run := &a.runs[i]
+		switch run.kind {
+		case runPresent:
+			a.applyPresent(run)
+		case runEarlier:
+			a.applyEarlier(run)
+		case runSeparate:
+			run.epoch = m.fresh()
+			a.applyEarlier(run)
+		case runRestart:
+			a.applyRestart(run)
+		}
+	}
+	a.noteCut()
+}
+
+// applyPresent adds the new messages of a run to the present sequence.
+func (a *alignment) applyPresent(run *replayRun) {
+	m := a.m
+	if first := a.r.messages[run.from].seq; a.young && first < m.lowest {
+		m.skip(first, m.lowest-1) // and what of it is in the replay is not missing
+		m.lowest = first
+	}
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.r.messages[i], &a.out[i]
+		if v.duplicate {
+			continue
+		}
+		if msg.seq > m.highest {
+			v.missing = m.extend(msg.seq)
+		} else {
+			m.lowest = min(m.lowest, msg.seq)
+			m.fill(msg.seq)
+		}
+		m.record(msg, run.epoch|entryReplayed, a.r.now)
+	}
+}
+
+// applyEarlier adds the new messages of a run to a sequence before the present one.
+func (a *alignment) applyEarlier(run *replayRun) {
+	m := a.m
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.r.messages[i], &a.out[i]
+		v.epoch = run.epoch
+		if v.duplicate {
+			continue
+		}
+		if m.before.known && m.before.epoch == run.epoch {
+			m.before.highest = max(m.before.highest, msg.seq)
+		}
+		m.record(msg, run.epoch|entryReplayed, a.r.now)
+	}
+}
+
+// applyRestart makes a run the present sequence.
+func (a *alignment) applyRestart(run *replayRun) {
+	m := a.m
+	first, last := a.r.messages[run.from].seq, a.r.messages[run.to-1].seq
+	old, next := m.epoch, m.next
+	if m.begun {
+		if a.end != nil {
+			// What is missing behind it is missing of the new sequence, if at all.
+			m.gaps = m.gaps.below(a.end.seq)
+		}
+		m.restart(first)
+		if c := &m.cut; c.asked == a.asked() && c.from <= c.to && c.to < first {
+			m.skip(c.from, first-1)
+			m.lowest = c.from
+		}
+		a.out[run.from].restarted = true
+	} else {
+		m.begin(m.epoch, first)
+	}
+	m.cut = cutReplay{}
+	run.epoch = m.epoch
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.r.messages[i], &a.out[i]
+		v.epoch = run.epoch
+		if v.duplicate {
+			continue
+		}
+		if a.known {
+			v.missing = m.extend(msg.seq)
+		}
+		m.highest = msg.seq // what the first replay of all skips was gone before anybody looked
+		m.record(msg, run.epoch|entryReplayed, a.r.now)
+	}
+	if !a.known || a.same >= 0 || run.to < len(a.r.messages) {
+		return
+	}
+	// What was published since with higher numbers was taken for the old sequence until now.
+	for n := m.first; n < next; n++ {
+		if e := m.at(n); e.life == old && e.since(a.r.asked) && e.seq > last {
+			e.life = m.epoch
+			m.touch(n)
+			if e.seq > m.highest {
+				m.extend(e.seq)
+			}
+			m.published = max(m.published, e.seq)
+		}
+	}
+}
+
+// noteCut keeps what the next piece of the replay has to know of this one.
+func (a *alignment) noteCut() {
+	m := a.m
+	if a.r.toEnd {
+		m.cut = cutReplay{}
+		return
+	}
+	if m.cut.asked != a.asked() {
+		m.cut = cutReplay{asked: a.asked(), from: 1}
+	}
+	run := &a.runs[len(a.runs)-1]
+	if a.sure || run.kind != runPresent {
+		return
+	}
+	for i := run.from; i < run.to; i++ {
+		if !a.out[i].duplicate {
+			continue
+		}
+		if seq := a.r.messages[i].seq; m.cut.from > m.cut.to {
+			m.cut.from, m.cut.to = seq, seq
+		} else {
+			m.cut.to = max(m.cut.to, seq)
+		}
+	}
+}
+
+// span is a range of numbers, both ends included.
+type span struct{ from, to int64 }
+
+// count returns how many numbers it has, or the highest number there is if they are more.
+func (s span) count() int64 {
+	if n := uint64(s.to) - uint64(s.from); n < math.MaxInt64 {
+		return int64(n) + 1
+	}
+	return math.MaxInt64
+}
+
+// spans are ranges in rising order that do not touch.
+type spans []span
+
+func (s spans) count() (n int64) {
+	for i := range s {
+		if c := s[i].count(); n <= math.MaxInt64-c {
+			n += c
+		} else {
+			n = math.MaxInt64
+		}
+	}
+	return n
+}
+
+// search returns the first range that ends at seq or behind it.
+func (s spans) search(seq int64) int {
+	i, _ := slices.BinarySearchFunc(s, seq, func(one span, seq int64) int {
+		if one.to < seq {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+func (s spans) contains(seq int64) bool {
+	i := s.search(seq)
+	return i < len(s) && s[i].from <= seq
+}
+
+// add returns s with a range more.
+func (s spans) add(from, to int64) spans {
+	i := s.search(max(from, none+1) - 1)
+	j := i
+	for ; j < len(s) && (to == math.MaxInt64 || s[j].from <= to+1); j++ {
+		from, to = min(from, s[j].from), max(to, s[j].to)
+	}
+	return slices.Replace(s, i, j, span{from, to})
+}
+
+// remove returns s without a number, and whether that was in it.
+func (s spans) remove(seq int64) (spans, bool) {
+	i := s.search(seq)
+	if i == len(s) || s[i].from > seq {
+		return s, false
+	}
+	var parts []span
+	if one := s[i]; one.from < seq {
+		parts = append(parts, span{one.from, seq - 1})
+	}
+	if one := s[i]; seq < one.to {
+		parts = append(parts, span{seq + 1, one.to})
+	}
+	return slices.Replace(s, i, i+1, parts...), true
+}
+
+// above returns s without the numbers up to seq.
+func (s spans) above(seq int64) spans {
+	i := s.search(seq)
+	if i < len(s) && s[i].from <= seq {
+		if s[i].to == seq {
+			i++
+		} else {
+			s[i].from = seq + 1
+		}
+	}
+	return slices.Delete(s, 0, i)
+}
+
+// below returns s without the numbers from seq on.
+func (s spans) below(seq int64) spans {
+	i := s.search(seq)
+	if i < len(s) && s[i].from < seq {
+		s[i].to = seq - 1
+		i++
+	}
+	return s[:i]
+}
+
+// A slot is stored as:
+//
+//	version, 1 byte
+//	running number of its first entry, number of entries: uvarint
+//	1 and the head if it is the newest slot, else 0
+//	the entries: flags, and unless it is gone: epoch if it is not that of the entry before (uvarint), difference to the
+//	    number before (varint), key, difference to the time before if it has one (varint)
+//	CRC-32 of all that
+//
+// The head: flags, epoch, top (uvarint), lowest, highest, floor (varint), gaps: how many (uvarint), and from and to of each
+// (varint); epoch (uvarint) and end (varint) of the sequence before.
+const markVersion = 1
+
+// Flags of a stored entry.
+const (
+	storedGone = 1 << iota
+	storedReplayed
+	storedTime
+	storedEpoch
+)
+
+// Flags of a stored head.
+const (
+	storedBegun = 1 << iota
+	storedAged
+	storedBefore
+)
 
 // dirty says that appendState has something to return.
-func (m *partitionMark) dirty() bool { return false }
+func (m *partitionMark) dirty() bool { return m.stale != 0 }
 
 // appendState appends what is to be stored since the last call. key begins every key of the partition: prefix and partition.
-func (m *partitionMark) appendState(to []queue.KeyValue, key string) []queue.KeyValue { return to }
+func (m *partitionMark) appendState(to []queue.KeyValue, key string) []queue.KeyValue {
+	if m.stale == 0 {
+		return to
+	}
+	newest := m.newest() / markSlotEntries * markSlotEntries
+	for start := m.first; start <= newest; start += markSlotEntries {
+		slot := start / markSlotEntries % markSlots
+		if m.stale&(1<<slot) != 0 {
+			to = append(to, queue.KeyValue{Key: key + markKeySeparator + strconv.FormatUint(slot, 10), Value: m.encodeSlot(start, start == newest)})
+		}
+	}
+	m.stale = 0
+	return to
+}
+
+const markKeySeparator = "#"
+
+func (m *partitionMark) encodeSlot(start uint64, head bool) []byte {
+	end := min(start+markSlotEntries, m.next)
+	b := make([]byte, 0, 96+16*(end-start))
+	b = append(b, markVersion)
+	b = binary.AppendUvarint(b, start)
+	b = binary.AppendUvarint(b, end-start)
+	if head {
+		b = m.appendHead(append(b, 1))
+	} else {
+		b = append(b, 0)
+	}
+	var before markEntry
+	for n := start; n < end; n++ {
+		e := m.at(n)
+		if e.gone() {
+			b = append(b, storedGone)
+			continue
+		}
+		flags := byte(0)
+		if e.life&entryReplayed != 0 {
+			flags |= storedReplayed
+		}
+		if e.time > 0 {
+			flags |= storedTime
+		}
+		if e.epoch() != before.epoch() {
+			flags |= storedEpoch
+		}
+		b = append(b, flags)
+		if flags&storedEpoch != 0 {
+			b = binary.AppendUvarint(b, uint64(e.epoch()))
+		}
+		b = binary.AppendVarint(b, e.seq-before.seq)
+		b = append(b, e.key[:]...)
+		at := before.time
+		if flags&storedTime != 0 {
+			b = binary.AppendVarint(b, e.time-at)
+			at = e.time
+		}
+		before = *e
+		before.time = at
+	}
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+}
+
+func (m *partitionMark) appendHead(b []byte) []byte {
+	flags := byte(0)
+	if m.begun {
+		flags |= storedBegun
+	}
+	if m.aged {
+		flags |= storedAged
+	}
+	if m.before.known {
+		flags |= storedBefore
+	}
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, uint64(m.epoch))
+	b = binary.AppendUvarint(b, uint64(m.top))
+	b = binary.AppendVarint(b, m.lowest)
+	b = binary.AppendVarint(b, m.highest)
+	b = binary.AppendVarint(b, m.floor)
+	b = binary.AppendUvarint(b, uint64(len(m.gaps)))
+	for _, one := range m.gaps {
+		b = binary.AppendVarint(b, one.from)
+		b = binary.AppendVarint(b, one.to)
+	}
+	b = binary.AppendUvarint(b, uint64(m.before.epoch))
+	return binary.AppendVarint(b, m.before.highest)
+}
+
+// storedSlot is a slot as it was read.
+type storedSlot struct {
+	start   uint64
+	entries []markEntry
+	head    *partitionMark // all but the entries; nil: it has none
+}
+
+var errMarkDamaged = errors.New("damaged")
+
+// markReader reads the numbers of a slot. After the first that is not there, all are 0.
+type markReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *markReader) take(n int) []byte {
+	if r.bad || n <= 0 || n > len(r.b) {
+		r.bad = true
+		return make([]byte, 8)
+	}
+	taken := r.b[:n]
+	r.b = r.b[n:]
+	return taken
+}
+
+func (r *markReader) byte() byte { return r.take(1)[0] }
+
+func (r *markReader) uvarint(limit uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	r.take(n)
+	if v > limit {
+		r.bad = true
+	}
+	if r.bad {
+		return 0
+	}
+	return v
+}
+
+func (r *markReader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	r.take(n)
+	if r.bad {
+		return 0
+	}
+	return v
+}
+
+func decodeSlot(b []byte) (storedSlot, error) {
+	const sumSize = 4
+	if len(b) < sumSize || crc32.ChecksumIEEE(b[:len(b)-sumSize]) != binary.BigEndian.Uint32(b[len(b)-sumSize:]) {
+		return storedSlot{}, errMarkDamaged
+	}
+	r := &markReader{b: b[:len(b)-sumSize]}
+	if r.byte() != markVersion {
+		return storedSlot{}, errMarkDamaged
+	}
+	s := storedSlot{start: r.uvarint(math.MaxInt64)}
+	count := r.uvarint(markSlotEntries)
+	if r.byte() == 1 {
+		s.head = r.head()
+	}
+	var before markEntry
+	for range count {
+		flags := r.byte()
+		if flags&storedGone != 0 {
+			s.entries = append(s.entries, markEntry{life: entryGone})
+			continue
+		}
+		e := markEntry{life: before.epoch()}
+		if flags&storedEpoch != 0 {
+			e.life = uint32(r.uvarint(maxEpoch))
+		}
+		e.seq = before.seq + r.varint()
+		copy(e.key[:], r.take(len(e.key)))
+		at := before.time
+		if flags&storedTime != 0 {
+			e.time = at + r.varint()
+			at = e.time
+		}
+		before = e
+		before.time = at
+		if flags&storedReplayed != 0 {
+			e.life |= entryReplayed
+		}
+		s.entries = append(s.entries, e)
+	}
+	if r.bad || len(r.b) != 0 || s.start%markSlotEntries != 0 {
+		return storedSlot{}, errMarkDamaged
+	}
+	return s, nil
+}
+
+func (r *markReader) head() *partitionMark {
+	flags := r.byte()
+	m := &partitionMark{
+		begun: flags&storedBegun != 0, aged: flags&storedAged != 0,
+		epoch: uint32(r.uvarint(maxEpoch)), top: uint32(r.uvarint(maxEpoch)),
+		lowest: r.varint(), highest: r.varint(), floor: r.varint(), published: none,
+	}
+	for range r.uvarint(markGaps) {
+		m.gaps = append(m.gaps, span{r.varint(), r.varint()})
+	}
+	m.before = sequenceEnd{flags&storedBefore != 0, uint32(r.uvarint(maxEpoch)), r.varint()}
+	return m
+}
 
 // loadPartitionMarks reads what appendState returned for the partitions whose keys begin with prefix. stateRange is that of
 // the queue. damaged is how many values could not be read: what they told is not known.
 func loadPartitionMarks(prefix string, stateRange func(prefix string, fn func(key string, value []byte) bool)) (marks map[string]*partitionMark, damaged int) {
-	return make(map[string]*partitionMark), 0
+	slots := make(map[string][]storedSlot)
+	stateRange(prefix, func(key string, value []byte) bool {
+		name := strings.TrimPrefix(key, prefix)
+		s, err := decodeSlot(value)
+		i := strings.LastIndex(name, markKeySeparator)
+		if err != nil || i < 0 || name[i+1:] != strconv.FormatUint(s.start/markSlotEntries%markSlots, 10) {
+			damaged++
+			return true
+		}
+		slots[name[:i]] = append(slots[name[:i]], s)
+		return true
+	})
+	marks = make(map[string]*partitionMark, len(slots))
+	for partition, of := range slots {
+		marks[partition] = joinSlots(of)
+	}
+	return marks, damaged
+}
+
+// joinSlots makes a mark of the slots that could be read, at least one. Those missing are taken as full of messages that
+// were seen and are not remembered. If it is the newest, what it told is not known: it will be delivered again if the HMC
+// replays it, under the same event ids.
+func joinSlots(slots []storedSlot) *partitionMark {
+	slices.SortFunc(slots, func(a, b storedSlot) int { return cmp.Compare(a.start, b.start) })
+	newest := slots[len(slots)-1]
+	m := newest.head
+	if m == nil {
+		m = headOf(slots)
+	}
+	slots = slices.DeleteFunc(slots, func(s storedSlot) bool { return newest.start-s.start >= markEntries })
+	m.base, m.first, m.next = slots[0].start, slots[0].start, slots[0].start
+	m.aged = m.aged || m.first > 0
+	hole := false
+	for _, s := range slots {
+		for ; m.next < s.start; m.next++ {
+			m.entries = append(m.entries, markEntry{life: entryGone})
+			hole = true
+		}
+		for i := range s.entries {
+			e := &s.entries[i]
+			if hole && !e.gone() && e.epoch() == m.epoch {
+				m.floor, hole = max(m.floor, e.seq-1), false
+			}
+			m.entries = append(m.entries, *e)
+			m.next++
+		}
+	}
+	return m
+}
+
+// headOf derives from the entries what can be.
+func headOf(slots []storedSlot) *partitionMark {
+	m := &partitionMark{aged: true, lowest: math.MaxInt64, highest: none, floor: none, published: none}
+	for _, s := range slots {
+		for i := range s.entries {
+			if e := &s.entries[i]; !e.gone() {
+				m.begun, m.epoch, m.top = true, max(m.epoch, e.epoch()), max(m.top, e.epoch())
+			}
+		}
+	}
+	for _, s := range slots {
+		for i := range s.entries {
+			if e := &s.entries[i]; !e.gone() && e.epoch() == m.epoch {
+				m.lowest, m.highest = min(m.lowest, e.seq), max(m.highest, e.seq)
+			}
+		}
+	}
+	return m
 }
