@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"strings"
@@ -65,6 +66,7 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		demoCommand(app, &env):        env.demo,
 		versionCommand(app):           env.version,
 	}
+	maps.Copy(commands, deadLettersCommand(app, &env))
 
 	command, err := app.Parse(args)
 	if err != nil {
@@ -113,6 +115,7 @@ type environment struct {
 
 	daemon    daemonFlags
 	simulator simulateFlags
+	letters   deadLetterFlags
 
 	configFile   string        // of check-config
 	checkOnline  bool          // of check-config

@@ -149,7 +149,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	}
 	d.server = &http.Server{
 		Handler: web.NewHandler(web.Options{
-			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
+			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload, DeadLetters: d.bridge,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,

@@ -1,4 +1,4 @@
-// Package web is the daemon's HTTP side: landing page, metrics, health, readiness, status and reload.
+// Package web is the daemon's HTTP side: landing page, metrics, health, readiness, status, reload and dead letters.
 // Every answer comes from memory: no request to it causes one to an HMC.
 package web
 
@@ -33,10 +33,12 @@ type ConfigStatus struct {
 
 // Options are what the handler shows and does.
 type Options struct {
-	Status   func() bridge.Status
-	Config   func() ConfigStatus
-	Reload   func() error // reads the configuration file again and makes it the running one
-	Gatherer prometheus.Gatherer
+	Status func() bridge.Status
+	Config func() ConfigStatus
+	Reload func() error // reads the configuration file again and makes it the running one
+	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
+	DeadLetters DeadLetters
+	Gatherer    prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
 	Build      Build
@@ -63,7 +65,10 @@ func NewHandler(opts Options) http.Handler {
 	mux.HandleFunc("POST /-/reload", h.reload)
 	mux.HandleFunc("PUT /-/reload", h.reload)
 	mux.HandleFunc("GET /api/v1/status", h.status)
-	return secured(mux)
+	if h.DeadLetters != nil {
+		h.deadLetters(mux)
+	}
+	return secured(h.sameOrigin(mux))
 }
 
 // secured sets the headers that keep a browser from being used against the page.
