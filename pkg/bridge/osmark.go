@@ -143,7 +143,11 @@ type sequenceEnd struct {
 	known   bool
 	epoch   uint32
 	highest int64
+	gaps    spans // what was missing of it
 }
+
+// unseen says whether a number of the sequence was not seen.
+func (s *sequenceEnd) unseen(seq int64) bool { return seq > s.highest || s.gaps.contains(seq) }
 
 // cutReplay is what has to be known of a replay that was cut short. Its first piece alone may not tell that the sequence
 // started anew: if a later one does, what was taken as known is missing.
@@ -201,8 +205,8 @@ func (m *partitionMark) begin(epoch uint32, seq int64) {
 // restart ends the present sequence. What is missing of it can no longer be asked for: its numbers mean other messages now.
 func (m *partitionMark) restart(seq int64) {
 	m.lost += m.gaps.count()
-	m.gaps = m.gaps[:0]
-	m.before = sequenceEnd{known: true, epoch: m.epoch, highest: m.highest}
+	m.before = sequenceEnd{known: true, epoch: m.epoch, highest: m.highest, gaps: m.gaps}
+	m.gaps = nil
 	m.begin(m.fresh(), seq)
 }
 
@@ -522,6 +526,7 @@ func (a *alignment) decide() {
 				run.kind = runPresent
 				a.judgePresent(run)
 			}
+		case a.same < 0 && a.known && i < len(a.runs)-1 && a.alike(run):
 		case !a.young:
 			run.kind = runRestart
 		case i < len(a.runs)-1:
@@ -591,49 +596,37 @@ func (a *alignment) judgePresent(run *replayRun) {
 
 // judgeEarlier judges the messages of a run of an earlier sequence, of which some are remembered.
 func (a *alignment) judgeEarlier(run *replayRun) {
-	lowest := int64(math.MaxInt64)
-	for s := range a.index {
-		if s.epoch == run.epoch {
-			lowest = min(lowest, s.seq)
+	m := a.m
+	lowest := int64(none) // what is below was seen, and is not remembered
+	if n := m.first; m.aged {
+		for m.at(n).gone() {
+			n++
+		}
+		if m.at(n).epoch() == run.epoch {
+			lowest = math.MaxInt64
+			for s := range a.index {
+				if s.epoch == run.epoch {
+					lowest = min(lowest, s.seq)
+				}
+			}
 		}
 	}
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
 		v.epoch = run.epoch
-		if _, match := a.lookup(run.epoch, msg); match || a.m.aged && msg.seq < lowest {
-			v.duplicate = true
-		}
+		_, match := a.lookup(run.epoch, msg)
+		missed := run.epoch == m.before.epoch && m.before.unseen(msg.seq)
+		v.duplicate = v.duplicate || match || msg.seq < lowest && !missed
 	}
 }
 
 // decideEarlier decides on a run before the one that continues the sequence known.
 func (a *alignment) decideEarlier(run *replayRun, adjacent bool) {
 	m := a.m
-	run.kind = runEarlier
-	var tried []uint32
-	for n := m.next; n > m.first; n-- {
-		e := m.at(n - 1)
-		if e.gone() || slices.Contains(tried, e.epoch()) {
-			continue
-		}
-		tried = append(tried, e.epoch())
-		common, match := false, false
-		for i := run.from; i < run.to; i++ {
-			if e, is := a.lookup(e.epoch(), &a.r.messages[i]); e != nil {
-				common, match = true, is
-			}
-		}
-		if common && match {
-			run.epoch = e.epoch()
-			if run.epoch == m.epoch {
-				run.kind = runPresent
-				a.judgePresent(run)
-			} else {
-				a.judgeEarlier(run)
-			}
-			return
-		}
+	if a.alike(run) {
+		return
 	}
+	run.kind = runEarlier
 	if !m.aged || !a.sure {
 		run.kind = runSeparate
 		return
@@ -642,9 +635,60 @@ func (a *alignment) decideEarlier(run *replayRun, adjacent bool) {
 	for i := run.from; i < run.to; i++ {
 		v := &a.out[i]
 		v.epoch = run.epoch
-		// Where that sequence ended is all that is known of it.
-		v.duplicate = v.duplicate || !adjacent || !m.before.known || a.r.messages[i].seq <= m.before.highest
+		seq := a.r.messages[i].seq
+		switch {
+		case v.duplicate:
+		case adjacent && m.before.known && m.before.unseen(seq):
+			// Where that sequence ended, and what was missing, is all that is known of it.
+		case m.gaps.contains(seq):
+			run.kind = runSeparate // its number was asked for
+		default:
+			v.duplicate = true
+		}
 	}
+}
+
+// alike decides on a run if it is of a sequence known.
+func (a *alignment) alike(run *replayRun) bool {
+	epoch, ok := a.mostAlike(run)
+	if !ok {
+		return false
+	}
+	run.epoch = epoch
+	if epoch == a.m.epoch {
+		run.kind = runPresent
+		a.judgePresent(run)
+	} else {
+		run.kind = runEarlier
+		a.judgeEarlier(run)
+	}
+	return true
+}
+
+// mostAlike returns the sequence that has most messages of a run; the earlier one if two have as many.
+func (a *alignment) mostAlike(run *replayRun) (epoch uint32, ok bool) {
+	var tried []uint32
+	most := 1
+	for n := a.m.next; n > a.m.first; n-- {
+		known := a.m.at(n - 1)
+		if known.gone() || slices.Contains(tried, known.epoch()) {
+			continue
+		}
+		tried = append(tried, known.epoch())
+		alike, match := 0, false
+		for i := run.from; i < run.to; i++ {
+			if e, is := a.lookup(known.epoch(), &a.r.messages[i]); e != nil {
+				match = is
+				if is {
+					alike++
+				}
+			}
+		}
+		if match && alike >= most {
+			epoch, ok, most = known.epoch(), true, alike
+		}
+	}
+	return epoch, ok
 }
 
 // apply records what is new.
@@ -700,6 +744,9 @@ func (a *alignment) applyEarlier(run *replayRun) {
 		}
 		if m.before.known && m.before.epoch == run.epoch {
 			m.before.highest = max(m.before.highest, msg.seq)
+			if gaps, was := m.before.gaps.remove(msg.seq); was && len(gaps) <= markGaps {
+				m.before.gaps = gaps
+			}
 		}
 		m.record(msg, run.epoch|entryReplayed, a.r.now)
 	}
@@ -880,7 +927,7 @@ func (s spans) below(seq int64) spans {
 //	CRC-32 of all that
 //
 // The head: flags, epoch, top (uvarint), lowest, highest, floor (varint), gaps: how many (uvarint), and from and to of each
-// (varint); epoch (uvarint) and end (varint) of the sequence before.
+// (varint); epoch (uvarint), end (varint) and gaps of the sequence before.
 const markVersion = 1
 
 // Flags of a stored entry.
@@ -981,13 +1028,19 @@ func (m *partitionMark) appendHead(b []byte) []byte {
 	b = binary.AppendVarint(b, m.lowest)
 	b = binary.AppendVarint(b, m.highest)
 	b = binary.AppendVarint(b, m.floor)
-	b = binary.AppendUvarint(b, uint64(len(m.gaps)))
-	for _, one := range m.gaps {
-		b = binary.AppendVarint(b, one.from)
-		b = binary.AppendVarint(b, one.to)
-	}
+	b = m.gaps.append(b)
 	b = binary.AppendUvarint(b, uint64(m.before.epoch))
-	return binary.AppendVarint(b, m.before.highest)
+	b = binary.AppendVarint(b, m.before.highest)
+	return m.before.gaps.append(b)
+}
+
+func (s spans) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	for i := range s {
+		b = binary.AppendVarint(b, s[i].from)
+		b = binary.AppendVarint(b, s[i].to)
+	}
+	return b
 }
 
 // storedSlot is a slot as it was read.
@@ -1090,11 +1143,16 @@ func (r *markReader) head() *partitionMark {
 		epoch: uint32(r.uvarint(maxEpoch)), top: uint32(r.uvarint(maxEpoch)),
 		lowest: r.varint(), highest: r.varint(), floor: r.varint(), published: none,
 	}
-	for range r.uvarint(markGaps) {
-		m.gaps = append(m.gaps, span{r.varint(), r.varint()})
-	}
-	m.before = sequenceEnd{flags&storedBefore != 0, uint32(r.uvarint(maxEpoch)), r.varint()}
+	m.gaps = r.spans()
+	m.before = sequenceEnd{known: flags&storedBefore != 0, epoch: uint32(r.uvarint(maxEpoch)), highest: r.varint(), gaps: r.spans()}
 	return m
+}
+
+func (r *markReader) spans() (s spans) {
+	for range r.uvarint(markGaps) {
+		s = append(s, span{r.varint(), r.varint()})
+	}
+	return s
 }
 
 // loadPartitionMarks reads what appendState returned for the partitions whose keys begin with prefix. stateRange is that of
