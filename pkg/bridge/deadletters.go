@@ -176,7 +176,10 @@ func letterOf(l *queue.DeadLetter) DeadLetter {
 
 // known fails for a sink's name that is neither configured nor has dead letters: that is a slip of whoever asks.
 func (b *Bridge) known(sink string) error {
-	if sink == "" || b.dead.Count(sink) > 0 || b.deliveryTo(sink) != nil {
+	b.mu.RLock()
+	cfg := b.cfg
+	b.mu.RUnlock()
+	if sink == "" || b.dead.Count(sink) > 0 || sinkIndex(cfg, sink) >= 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: %q is not in the configuration and has no dead letters", ErrNoSuchSink, sink)
@@ -347,25 +350,6 @@ func (c *ReplayCounts) add(other ReplayCounts) {
 // sink. report is called at each step, the last of which is ReplayDone; an error of report ends the replay. If Replay returns an error
 // nothing has been reported.
 func (b *Bridge) Replay(ctx context.Context, filter DeadLetterFilter, to string, report func(ReplayStep) error) error {
-	if !b.replaying.TryLock() {
-		return ErrReplaying
-	}
-	defer b.replaying.Unlock()
-	if to != "" && b.deliveryTo(to) == nil {
-		return fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, to)
-	}
-	if err := b.known(filter.Sink); err != nil {
-		return err
-	}
-	query := filter.query()
-	query.Until = b.dead.Last() // what is refused from now on is not for this replay
-	counts := map[string]int{}
-	if query.Until != "" {
-		var err error
-		if counts, err = b.dead.Matching(query); err != nil {
-			return err
-		}
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tell := func(s ReplayStep) {
@@ -373,7 +357,33 @@ func (b *Bridge) Replay(ctx context.Context, filter DeadLetterFilter, to string,
 			cancel()
 		}
 	}
-	var all ReplayCounts
+	all, err := b.replay(ctx, filter, to, tell)
+	if err == nil {
+		tell(ReplayStep{Outcome: ReplayDone, Counts: &all}) // another one may begin as soon as this is heard
+	}
+	return err
+}
+
+// replay is Replay but for the last step.
+func (b *Bridge) replay(ctx context.Context, filter DeadLetterFilter, to string, tell func(ReplayStep)) (all ReplayCounts, err error) {
+	if !b.replaying.TryLock() {
+		return all, ErrReplaying
+	}
+	defer b.replaying.Unlock()
+	if to != "" && b.deliveryTo(to) == nil {
+		return all, fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, to)
+	}
+	if err := b.known(filter.Sink); err != nil {
+		return all, err
+	}
+	query := filter.query()
+	query.Until = b.dead.Last() // what is refused from now on is not for this replay
+	counts := map[string]int{}
+	if query.Until != "" {
+		if counts, err = b.dead.Matching(query); err != nil {
+			return all, err
+		}
+	}
 	for _, sink := range slices.Sorted(maps.Keys(counts)) {
 		r := replay{
 			ReplayCounts: ReplayCounts{Letters: counts[sink], Left: counts[sink]},
@@ -385,8 +395,7 @@ func (b *Bridge) Replay(ctx context.Context, filter DeadLetterFilter, to string,
 		b.log.Info("dead letters were replayed", zap.String("of_sink", sink), zap.String("to_sink", cmp.Or(to, sink)),
 			zap.Int("accepted", r.Accepted), zap.Int("refused", r.Refused), zap.Int("left", r.Left))
 	}
-	tell(ReplayStep{Outcome: ReplayDone, Counts: &all})
-	return nil
+	return all, nil
 }
 
 // replay sends the letters of one sink.
