@@ -46,12 +46,12 @@ type deadLetterFlags struct {
 func deadLettersCommand(app *kingpin.Application, e *environment) map[string]func(context.Context) error {
 	c := app.Command("dead-letters", "Look at what a sink of the running daemon refused for good, send it again, or delete it.")
 	f := &e.letters
+	clientFlagsOf(c, &f.client)
+	c.Flag("sink", "Only letters of this sink.").StringVar(&f.sink)
+	c.Flag("id", "Only the letter with this id, or of the event with this id; may be repeated.").StringsVar(&f.ids)
+	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").StringVar(&f.since)
 	part := func(name, help string, run func(context.Context) error, more func(*kingpin.CmdClause), validate func() error) (string, func(context.Context) error) {
 		p := c.Command(name, help)
-		clientFlagsOf(p, &f.client)
-		p.Flag("sink", "Only letters of this sink.").StringVar(&f.sink)
-		p.Flag("id", "Only the letter with this id, or of the event with this id; may be repeated.").StringsVar(&f.ids)
-		p.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").StringVar(&f.since)
 		more(p)
 		p.Validate(func(*kingpin.CmdClause) error { return firstError(f.validate(), validate()) })
 		return p.FullCommand(), run
