@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,10 +87,8 @@ func (f *deadLetterFlags) validate() error {
 			return fmt.Errorf("--since: %w", err)
 		}
 	}
-	for _, id := range f.ids {
-		if id == "" {
-			return errors.New("--id must not be empty")
-		}
+	if slices.Contains(f.ids, "") {
+		return errors.New("--id must not be empty")
 	}
 	if f.all && (f.sink != "" || len(f.ids) > 0 || f.since != "") {
 		return errors.New("--all goes with no --sink, --id or --since")

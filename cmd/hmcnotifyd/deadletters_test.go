@@ -99,7 +99,9 @@ func publish(t *testing.T, sim *hmcsim.HMC, partition string) {
 	t.Helper()
 	eventually(t, "published", func() bool {
 		return sim.Publish("object-notification", []hmcsim.Header{
-			{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: "partition"}, {Name: "name", Value: partition},
+			{Name: "notification-type", Value: "status-change"},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: partition},
 			{Name: "object-uri", Value: "/api/partitions/" + partition},
 		}, []byte(`{"change-reports":[{"old-status":"active","new-status":"stopped"}]}`)) > 0
 	})
@@ -344,7 +346,11 @@ func TestReplayKilled(t *testing.T) {
 		status, stdout, stderr := call("dead-letters", "replay", "--all", "--url="+o.url)
 		done <- outcome{status, stdout, stderr}
 	}()
-	<-ninth
+	select {
+	case <-ninth:
+	case got := <-done:
+		t.Fatalf("the replay has ended: %+v", got)
+	}
 	p.signal(syscall.SIGKILL)
 	<-p.exited
 	unblock()

@@ -262,6 +262,23 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 	}
 }
 
+// What is refused while a replay runs is not for this replay, which would never end else.
+func TestReplayLeavesWhatComes(t *testing.T) {
+	d, _ := withLetters(t, 2)
+	d.consumer.set(func(*http.Request, *event.Event) int {
+		if err := d.bridge.dead.Put(queue.DeadLetter{Sink: "hook", Data: []byte(`{"id":"1","hmc":"a","type":"t"}`)}); err != nil {
+			t.Error(err)
+		}
+		return http.StatusOK
+	})
+	if _, got := d.replayed(DeadLetterFilter{Sink: "hook"}, ""); got != (ReplayCounts{Letters: 2, Accepted: 2}) {
+		t.Errorf("%+v", got)
+	}
+	if left := len(d.letters(DeadLetterFilter{})); left != 2 {
+		t.Errorf("%d letters", left)
+	}
+}
+
 // Letters of a sink that was renamed are sent through another one; what is not an event stays.
 func TestReplayTo(t *testing.T) {
 	d, _ := withLetters(t, 1)

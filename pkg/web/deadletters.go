@@ -204,18 +204,18 @@ func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control := http.NewResponseController(w)
-	// The limit for reading a request would end one that takes longer, as if the client had gone away.
-	if err := control.SetReadDeadline(time.Time{}); err != nil {
-		h.Logger.Debug("a limit could not be lifted", zap.Error(err))
+	limit := func(t time.Time) {
+		if err := control.SetWriteDeadline(t); err != nil {
+			h.Logger.Debug("a limit could not be set", zap.Error(err))
+		}
 	}
+	defer limit(time.Time{}) // the connection may serve other requests
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	err = h.DeadLetters.Replay(r.Context(), q.filter, q.to, func(s bridge.ReplayStep) error {
-		if err := control.SetWriteDeadline(time.Now().Add(stepTimeout)); err != nil {
-			h.Logger.Debug("a limit could not be set", zap.Error(err))
-		}
+		limit(time.Now().Add(stepTimeout))
 		if err := enc.Encode(s); err != nil {
 			return err
 		}
