@@ -365,12 +365,11 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 		var s bridge.ReplayStep
 		if err := steps.Decode(&s); err != nil {
 			r.progress.clear()
-			why := "the connection to the daemon was lost"
+			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays", r.seen.Accepted, r.seen.Refused)
 			if ctx.Err() != nil {
-				why = "interrupted"
+				return fmt.Errorf("interrupted after %s", counts)
 			}
-			return fmt.Errorf("%s after %d were accepted and %d refused again; the rest stays, and of the accepted ones the last may be sent once more",
-				why, r.seen.Accepted, r.seen.Refused)
+			return fmt.Errorf("the connection to the daemon was lost after %s, and the last accepted ones may be sent once more", counts)
 		}
 		if s.Outcome == bridge.ReplayDone {
 			r.progress.clear()
