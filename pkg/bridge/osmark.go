@@ -23,6 +23,9 @@ const (
 	// markGaps bounds the ranges of missing numbers that are kept to be asked for.
 	markGaps = 16
 
+	// markBefore bounds how many sequences before the present one are known by where they ended.
+	markBefore = 4
+
 	// A live message that was there already, without a time of the operating system, is that message once more within
 	// these times, and after them the first one of a sequence that started anew. An HMC is not known to publish a message
 	// twice, and no system can be loaded and write within 3 s. A message may well be published while it is replayed: its
@@ -36,6 +39,11 @@ type osMessage struct {
 	seq  int64   // assigned by the HMC
 	key  [8]byte // hash of the number and the text
 	time int64   // in milliseconds, as the operating system gave it; 0 or less: it gave none
+}
+
+// same says whether two messages with the same number are one.
+func (msg *osMessage) same(other *osMessage) bool {
+	return msg.key == other.key && (msg.time == other.time || msg.time <= 0 || other.time <= 0)
 }
 
 // verdict says what an OS message is.
@@ -89,9 +97,11 @@ type partitionMark struct {
 	base        uint64      // running number of entries[0] when the ring was not full yet; a multiple of markSlotEntries
 	first, next uint64      // running numbers: of the oldest entry, and the one that the next entry gets
 	aged        bool        // there were older entries
+	agedTime    int64       // the latest time of those, in milliseconds; the highest number there is if one had none
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
 	begun           bool
+	began           uint32 // when it was seen first, as an entry has it
 	epoch, top      uint32 // its epoch, and the highest that was ever used
 	lowest, highest int64
 	floor           int64 // the highest number whose entry is gone; none if there is none
@@ -99,9 +109,9 @@ type partitionMark struct {
 	gaps            spans // missing, and not settled
 	lost            int64 // missing, no longer in gaps, and not told yet
 
-	before sequenceEnd // the sequence before
-	cut    cutReplay   // a replay of which more is to come
-	stale  uint8       // the slots that are not stored as they are, a bit each
+	before []sequenceEnd // the sequences before, the latest last
+	cut    cutReplay     // a replay of which more is to come
+	stale  uint8         // the slots that are not stored as they are, a bit each
 }
 
 // none is a number that no message has.
@@ -120,6 +130,9 @@ const (
 	entryReplayed = 1 << 31 // it came by a replay
 	entryGone     = 1 << 30 // it is to be ignored
 	maxEpoch      = entryGone - 1
+
+	// otherEpoch is for one that differs from another message of its sequence in nothing but the time.
+	otherEpoch = maxEpoch + 1
 )
 
 func (e *markEntry) epoch() uint32 { return e.life & maxEpoch }
@@ -130,19 +143,22 @@ func (e *markEntry) is(msg *osMessage) bool {
 	return e.key == msg.key && (e.time == msg.time || e.time <= 0 || msg.time <= 0)
 }
 
+// seconds returns a time as entries have it.
+func seconds(t time.Time) uint32 { return uint32(min(max(t.Unix(), 1), math.MaxUint32)) }
+
+// since says whether a time as entries have it is t or later.
+func since(received uint32, t time.Time) bool { return received != 0 && int64(received) >= t.Unix() }
+
 // within says whether the entry was received less than so many seconds before now.
 func (e *markEntry) within(seconds int64, now time.Time) bool {
 	return e.received != 0 && now.Unix()-int64(e.received) < seconds
 }
 
-// since says whether the entry was received at the time or later.
-func (e *markEntry) since(t time.Time) bool { return e.received != 0 && int64(e.received) >= t.Unix() }
-
 // sequenceEnd is where a sequence ended.
 type sequenceEnd struct {
-	known   bool
 	epoch   uint32
 	highest int64
+	floor   int64 // the highest number whose entry is gone; none if there is none
 	gaps    spans // what was missing of it
 }
 
@@ -161,7 +177,7 @@ func (m *partitionMark) live(msg osMessage, now time.Time) verdict {
 	v := verdict{}
 	switch {
 	case !m.begun:
-		m.begin(m.epoch, msg.seq)
+		m.begin(m.epoch, msg.seq, now)
 	case msg.seq > m.highest:
 		v.missing = m.extend(msg.seq)
 	default:
@@ -170,8 +186,9 @@ func (m *partitionMark) live(msg osMessage, now time.Time) verdict {
 			m.published = max(m.published, msg.seq)
 			return verdict{duplicate: true, epoch: m.epoch}
 		}
-		if e != nil || !m.fill(msg.seq) {
-			m.restart(msg.seq)
+		// Live messages come in order: only what was not published yet can have been missing.
+		if e != nil || msg.seq <= m.published || !m.fill(msg.seq) {
+			m.restart(msg.seq, now)
 			v.restarted = true
 		}
 	}
@@ -187,7 +204,7 @@ func (m *partitionMark) repeated(e *markEntry, msg *osMessage, now time.Time) bo
 	case e.time > 0 && msg.time > 0:
 		return true
 	case e.life&entryReplayed != 0 && msg.seq > m.published:
-		// Live messages come in order: what was published before cannot be the other copy of what was replayed.
+		// What was published before cannot be the other copy of what was replayed.
 		return e.within(replayRace, now)
 	default:
 		return e.within(liveRepeat, now)
@@ -195,19 +212,32 @@ func (m *partitionMark) repeated(e *markEntry, msg *osMessage, now time.Time) bo
 }
 
 // begin makes the sequence that begins with a number the present one.
-func (m *partitionMark) begin(epoch uint32, seq int64) {
-	m.begun = true
+func (m *partitionMark) begin(epoch uint32, seq int64, now time.Time) {
+	m.begun, m.began = true, seconds(now)
 	m.epoch, m.top = epoch, max(m.top, epoch)
 	m.lowest, m.highest = seq, seq
 	m.floor, m.published = none, none
 }
 
 // restart ends the present sequence. What is missing of it can no longer be asked for: its numbers mean other messages now.
-func (m *partitionMark) restart(seq int64) {
+func (m *partitionMark) restart(seq int64, now time.Time) {
 	m.lost += m.gaps.count()
-	m.before = sequenceEnd{known: true, epoch: m.epoch, highest: m.highest, gaps: m.gaps}
+	if len(m.before) == markBefore {
+		m.before = slices.Delete(m.before, 0, 1)
+	}
+	m.before = append(m.before, sequenceEnd{epoch: m.epoch, highest: m.highest, floor: m.floor, gaps: m.gaps})
 	m.gaps = nil
-	m.begin(m.fresh(), seq)
+	m.begin(m.fresh(), seq, now)
+}
+
+// ended returns where a sequence before the present one ended; nil: it is not known.
+func (m *partitionMark) ended(epoch uint32) *sequenceEnd {
+	for i := range m.before {
+		if m.before[i].epoch == epoch {
+			return &m.before[i]
+		}
+	}
+	return nil
 }
 
 // fresh returns an epoch that was never used.
@@ -251,14 +281,14 @@ func (m *partitionMark) boundGaps() {
 func (m *partitionMark) record(msg *osMessage, life uint32, now time.Time) {
 	if m.next-m.first == markEntries {
 		for range markSlotEntries {
-			if e := m.at(m.first); e.epoch() == m.epoch && !e.gone() {
-				m.floor = max(m.floor, e.seq)
+			if e := m.at(m.first); !e.gone() {
+				m.outlive(e)
 			}
 			m.first++
 		}
 		m.aged = true
 	}
-	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: uint32(max(now.Unix(), 1)), life: life}
+	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: seconds(now), life: life}
 	if i := int(m.next-m.base) % markEntries; i < len(m.entries) {
 		m.entries[i] = e
 	} else {
@@ -267,6 +297,21 @@ func (m *partitionMark) record(msg *osMessage, life uint32, now time.Time) {
 	m.next++
 	m.touch(m.next - 1)
 }
+
+// outlive notes that an entry goes because it is too old.
+func (m *partitionMark) outlive(e *markEntry) {
+	if e.epoch() == m.epoch {
+		m.floor = max(m.floor, e.seq)
+	} else if end := m.ended(e.epoch()); end != nil {
+		end.floor = max(end.floor, e.seq)
+	}
+	if m.agedTime = max(m.agedTime, e.time); e.time <= 0 {
+		m.agedTime = math.MaxInt64
+	}
+}
+
+// unseen says whether a message that is not remembered cannot have been seen: it would be remembered.
+func (m *partitionMark) unseen(msg *osMessage) bool { return !m.aged || msg.time > m.agedTime }
 
 func (m *partitionMark) at(n uint64) *markEntry { return &m.entries[(n-m.base)%markEntries] }
 
@@ -359,7 +404,7 @@ func (m *partitionMark) forget(msgs []osMessage) {
 		left = !m.at(n).gone()
 	}
 	if !left {
-		m.begun, m.gaps, m.before = false, nil, sequenceEnd{}
+		m.begun, m.gaps, m.before = false, nil, nil
 	}
 	for n := m.first; n < m.next; n += markSlotEntries {
 		m.touch(n)
@@ -375,12 +420,17 @@ type alignment struct {
 	runs  []replayRun
 	index map[spot]*markEntry // by sequence and number, the newest
 
-	epoch uint32     // the sequence that was the present one when the replay was asked for
-	end   *markEntry // its newest message then; nil: none is remembered
-	same  int        // the run that continues it; -1: none does
-	sure  bool       // beyond doubt
-	young bool       // another sequence has begun since
-	known bool       // there is something to compare with
+	epochs []uint32 // of all that is remembered, the latest first
+
+	epoch  uint32     // the sequence that was the present one when the replay was asked for
+	end    *markEntry // its newest message then; nil: none is remembered
+	same   int        // the run that continues it; -1: none does
+	newest int        // the latest run of that sequence or one before; -1: none is
+	sure   bool       // beyond doubt
+	young  bool       // another sequence has begun since
+	known  bool       // there is something to compare with
+
+	claimed map[spot]*osMessage // what later runs have
 }
 
 type spot struct {
@@ -392,6 +442,7 @@ type spot struct {
 type replayRun struct {
 	from, to int // messages[from:to]
 	kind     runKind
+	assigned bool // to a sequence that is known
 	epoch    uint32
 }
 
@@ -402,11 +453,13 @@ const (
 	runEarlier                 // of one before
 	runRestart                 // of a new one that is the present one from now on
 	runSeparate                // of a new one, before the present one
+	runUnseen                  // of a new one, before all others
 )
 
 func newAlignment(m *partitionMark, r *replayed, out []verdict) *alignment {
-	a := &alignment{m: m, r: r, out: out, known: m.begun, epoch: m.epoch, same: -1, index: make(map[spot]*markEntry, m.next-m.first)}
-	found := false
+	a := &alignment{m: m, r: r, out: out, known: m.begun, epoch: m.epoch, same: -1, newest: -1, index: make(map[spot]*markEntry, m.next-m.first)}
+	a.claimed = make(map[spot]*osMessage)
+	found := !since(m.began, r.asked)
 	for n := m.next; n > m.first; n-- {
 		e := m.at(n - 1)
 		if e.gone() {
@@ -416,7 +469,10 @@ func newAlignment(m *partitionMark, r *replayed, out []verdict) *alignment {
 		if a.index[s] == nil {
 			a.index[s] = e
 		}
-		if e.since(r.asked) {
+		if !slices.Contains(a.epochs, s.epoch) {
+			a.epochs = append(a.epochs, s.epoch)
+		}
+		if since(e.received, r.asked) {
 			continue
 		}
 		if !found {
@@ -432,7 +488,7 @@ func newAlignment(m *partitionMark, r *replayed, out []verdict) *alignment {
 		if i < len(r.messages) {
 			if msg, last := &r.messages[i], &r.messages[i-1]; msg.seq > last.seq {
 				continue
-			} else if msg.seq == last.seq && msg.key == last.key {
+			} else if msg.seq == last.seq && msg.same(last) {
 				out[i].duplicate = true // the same twice
 				continue
 			}
@@ -468,28 +524,29 @@ const (
 func (a *alignment) fit(run *replayRun) fit {
 	messages := a.r.messages[run.from:run.to]
 	newest := &messages[len(messages)-1]
-	common, differs, reached := false, false, false
+	var common, differs, reached, published bool
 	for i := range messages {
 		msg := &messages[i]
 		e, match := a.lookup(a.epoch, msg)
 		if e == nil {
 			continue
 		}
+		if since(e.received, a.r.asked) {
+			published = published || match
+			continue
+		}
 		common, differs = true, !match
 		if match && e.time > 0 && msg.time > 0 {
 			return fitSure
 		}
-		reached = reached || e == a.end && match
+		reached = reached || e == a.end
 	}
 	switch {
-	case differs: // the highest common number has another text
+	case common && differs: // the highest number in common has another text
 		return fitNot
-	case reached:
+	case reached, a.end == nil && published:
 		return fitSure
 	case a.end == nil:
-		if common {
-			return fitSure
-		}
 		return fitWell
 	}
 	reach := newest.seq
@@ -510,23 +567,15 @@ func (a *alignment) fit(run *replayRun) fit {
 func (a *alignment) decide() {
 	m := a.m
 	if a.known {
-		a.anchor()
+		a.assign()
 	}
-	for i := range a.runs {
+	for i := len(a.runs) - 1; i >= 0; i-- {
 		run := &a.runs[i]
 		switch {
-		case i < a.same:
-			a.decideEarlier(run, i == a.same-1 && !a.young)
-		case i == a.same:
-			run.epoch = a.epoch
-			if a.young {
-				run.kind = runEarlier
-				a.judgeEarlier(run)
-			} else {
-				run.kind = runPresent
-				a.judgePresent(run)
-			}
-		case a.same < 0 && a.known && i < len(a.runs)-1 && a.alike(run):
+		case run.assigned:
+			a.judge(run, run.epoch)
+		case i < a.newest:
+			a.decideEarlier(run, a.newest-i)
 		case !a.young:
 			run.kind = runRestart
 		case i < len(a.runs)-1:
@@ -535,26 +584,145 @@ func (a *alignment) decide() {
 			run.kind = runRestart
 		default:
 			// The present sequence was noticed by a live message before what it began with was replayed.
-			run.kind, run.epoch = runPresent, m.epoch
-			a.judgePresent(run)
+			a.judge(run, m.epoch)
 		}
 	}
 }
 
-// anchor finds the run that continues the sequence known: the latest of those that fit best.
-func (a *alignment) anchor() {
-	if a.m.cut.asked == a.asked() && a.r.messages[0].seq > a.m.highest {
-		// The next piece of the same replay.
-		a.same, a.epoch, a.end, a.young, a.sure = 0, a.m.epoch, nil, false, true
+// judge judges the messages of a run of a sequence that is known.
+func (a *alignment) judge(run *replayRun, epoch uint32) {
+	run.epoch = epoch
+	if epoch == a.m.epoch {
+		run.kind = runPresent
+		a.judgePresent(run)
+	} else {
+		run.kind = runEarlier
+		a.judgeEarlier(run)
+	}
+	if len(a.runs) == 1 {
 		return
 	}
-	best := fitNot
-	for i := len(a.runs) - 1; i >= 0 && best < fitSure; i-- {
-		if f := a.fit(&a.runs[i]); f > best {
-			a.same, best = i, f
+	for i := run.from; i < run.to; i++ {
+		msg := &a.r.messages[i]
+		if other := a.claimed[spot{epoch, msg.seq}]; other != nil && other.same(msg) {
+			a.out[i].duplicate = true // it comes once more
+		}
+		a.claimed[spot{epoch, msg.seq}] = msg
+	}
+}
+
+// assign finds the runs of sequences that are known: those with most messages in common first, and each sequence once.
+func (a *alignment) assign() {
+	if a.m.cut.asked == a.asked() && a.r.messages[0].seq > a.m.highest {
+		// The next piece of the same replay.
+		a.epoch, a.end, a.young, a.sure = a.m.epoch, nil, false, true
+		a.assignTo(0, a.epoch)
+		return
+	}
+	type pair struct {
+		run, common int
+		epoch       uint32
+	}
+	var pairs []pair
+	last := len(a.runs) - 1
+	fits := make([]fit, len(a.runs))
+	for i := range a.runs {
+		fits[i] = a.fit(&a.runs[i])
+		for _, epoch := range a.epochs {
+			n := a.common(&a.runs[i], epoch)
+			switch {
+			case epoch == a.epoch && fits[i] == fitNot:
+				continue
+			case epoch == a.epoch && fits[i] == fitSure:
+				n = max(n, 1)
+			case epoch == a.epoch:
+			case a.young && epoch == a.m.epoch:
+				if i < last {
+					continue
+				}
+			case i == last && a.r.toEnd:
+				continue // the newest messages there are cannot be older than what is known
+			}
+			if n > 0 {
+				pairs = append(pairs, pair{i, n, epoch})
+			}
 		}
 	}
-	a.sure = best == fitSure
+	slices.SortStableFunc(pairs, func(x, y pair) int { return y.common - x.common })
+	owners := make(map[uint32]int)
+	for _, p := range pairs {
+		if a.runs[p.run].assigned {
+			continue
+		}
+		if owner, ok := owners[p.epoch]; ok && !a.repeats(min(owner, p.run), max(owner, p.run)) {
+			continue
+		}
+		owners[p.epoch] = p.run
+		a.assignTo(p.run, p.epoch)
+	}
+	a.newest = -1
+	for i := range a.runs {
+		if run := &a.runs[i]; run.assigned && run.epoch == a.epoch {
+			a.newest, a.same, a.sure = i, i, fits[i] == fitSure
+		}
+	}
+	if a.same < 0 {
+		for i := range a.runs {
+			if run := &a.runs[i]; run.assigned && !(a.young && run.epoch == a.m.epoch) {
+				a.newest = i
+			}
+		}
+		// Nothing in common, but the numbers are missing, or can go on.
+		best := 0
+		for i := a.newest + 1; i <= last; i++ {
+			if fits[i] != fitWell || a.runs[i].assigned {
+				continue
+			}
+			if n := a.missing(&a.runs[i]); a.same < 0 || a.end == nil || n > 0 && n >= best {
+				a.same, best = i, n
+			}
+		}
+		if a.same >= 0 {
+			a.newest = a.same
+			a.assignTo(a.same, a.epoch)
+		}
+	}
+	for i := a.newest + 1; i <= last; i++ {
+		if run := &a.runs[i]; !a.young || run.epoch != a.m.epoch {
+			run.assigned = false
+		}
+	}
+}
+
+// missing returns how many numbers of a run are missing in the present sequence.
+func (a *alignment) missing(run *replayRun) (n int) {
+	for i := run.from; i < run.to; i++ {
+		if a.m.gaps.contains(a.r.messages[i].seq) {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *alignment) assignTo(run int, epoch uint32) {
+	a.runs[run].assigned, a.runs[run].epoch = true, epoch
+	if epoch == a.epoch {
+		a.same, a.newest = run, run
+	}
+}
+
+// repeats says whether a later run has all messages of an earlier one: two replays were given as one, or nothing tells the
+// sequences apart.
+func (a *alignment) repeats(earlier, later int) bool {
+	messages := a.r.messages[a.runs[later].from:a.runs[later].to]
+	for i := a.runs[earlier].from; i < a.runs[earlier].to; i++ {
+		msg := &a.r.messages[i]
+		at, ok := slices.BinarySearchFunc(messages, msg.seq, func(m osMessage, seq int64) int { return cmp.Compare(m.seq, seq) })
+		if !ok || !msg.same(&messages[at]) {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *alignment) asked() int64 {
@@ -587,9 +755,13 @@ func (a *alignment) judgePresent(run *replayRun) {
 		switch {
 		case match:
 			v.duplicate = true
-		case e != nil, msg.seq > m.highest, msg.seq < m.lowest, m.gaps.contains(msg.seq):
+		case e != nil:
+			if e.key == msg.key {
+				v.epoch = otherEpoch
+			}
+		case msg.seq > m.highest, msg.seq < m.lowest, m.gaps.contains(msg.seq):
 		default:
-			v.duplicate = msg.seq <= m.floor // else it was missing and turns up late
+			v.duplicate = msg.seq <= m.floor && !m.unseen(msg) // else it was missing and turns up late
 		}
 	}
 }
@@ -597,17 +769,15 @@ func (a *alignment) judgePresent(run *replayRun) {
 // judgeEarlier judges the messages of a run of an earlier sequence, of which some are remembered.
 func (a *alignment) judgeEarlier(run *replayRun) {
 	m := a.m
-	lowest := int64(none) // what is below was seen, and is not remembered
-	if n := m.first; m.aged {
-		for m.at(n).gone() {
-			n++
-		}
-		if m.at(n).epoch() == run.epoch {
-			lowest = math.MaxInt64
-			for s := range a.index {
-				if s.epoch == run.epoch {
-					lowest = min(lowest, s.seq)
-				}
+	end := m.ended(run.epoch)
+	floor := int64(none) // what is up to it was seen, if it was not missing
+	if end != nil {
+		floor = end.floor
+	} else if m.aged {
+		floor = math.MaxInt64
+		for s := range a.index {
+			if s.epoch == run.epoch {
+				floor = min(floor, s.seq)
 			}
 		}
 	}
@@ -615,80 +785,60 @@ func (a *alignment) judgeEarlier(run *replayRun) {
 		msg, v := &a.r.messages[i], &a.out[i]
 		v.epoch = run.epoch
 		_, match := a.lookup(run.epoch, msg)
-		missed := run.epoch == m.before.epoch && m.before.unseen(msg.seq)
-		v.duplicate = v.duplicate || match || msg.seq < lowest && !missed
+		missed := end != nil && end.unseen(msg.seq)
+		v.duplicate = v.duplicate || match || msg.seq <= floor && !missed && !m.unseen(msg)
 	}
 }
 
 // decideEarlier decides on a run before the one that continues the sequence known.
-func (a *alignment) decideEarlier(run *replayRun, adjacent bool) {
+func (a *alignment) decideEarlier(run *replayRun, distance int) {
 	m := a.m
-	if a.alike(run) {
-		return
-	}
 	run.kind = runEarlier
 	if !m.aged || !a.sure {
 		run.kind = runSeparate
 		return
 	}
-	run.epoch = m.before.epoch
+	var end *sequenceEnd
+	if a.young {
+		distance++
+	}
+	if i := len(m.before) - distance; i >= 0 {
+		end = &m.before[i]
+		run.epoch = end.epoch
+	} else if len(m.before) < markBefore {
+		run.kind = runUnseen // all sequences that were seen are known
+		return
+	}
 	for i := run.from; i < run.to; i++ {
 		v := &a.out[i]
 		v.epoch = run.epoch
 		seq := a.r.messages[i].seq
 		switch {
 		case v.duplicate:
-		case adjacent && m.before.known && m.before.unseen(seq):
+		case end != nil && end.unseen(seq):
 			// Where that sequence ended, and what was missing, is all that is known of it.
-		case m.gaps.contains(seq):
-			run.kind = runSeparate // its number was asked for
+		case m.gaps.contains(seq), m.unseen(&a.r.messages[i]):
+			run.kind = runSeparate // its number was asked for, or its time tells
 		default:
 			v.duplicate = true
 		}
 	}
 }
 
-// alike decides on a run if it is of a sequence known.
-func (a *alignment) alike(run *replayRun) bool {
-	epoch, ok := a.mostAlike(run)
-	if !ok {
-		return false
-	}
-	run.epoch = epoch
-	if epoch == a.m.epoch {
-		run.kind = runPresent
-		a.judgePresent(run)
-	} else {
-		run.kind = runEarlier
-		a.judgeEarlier(run)
-	}
-	return true
-}
-
-// mostAlike returns the sequence that has most messages of a run; the earlier one if two have as many.
-func (a *alignment) mostAlike(run *replayRun) (epoch uint32, ok bool) {
-	var tried []uint32
-	most := 1
-	for n := a.m.next; n > a.m.first; n-- {
-		known := a.m.at(n - 1)
-		if known.gone() || slices.Contains(tried, known.epoch()) {
-			continue
-		}
-		tried = append(tried, known.epoch())
-		alike, match := 0, false
-		for i := run.from; i < run.to; i++ {
-			if e, is := a.lookup(known.epoch(), &a.r.messages[i]); e != nil {
-				match = is
-				if is {
-					alike++
-				}
-			}
-		}
-		if match && alike >= most {
-			epoch, ok, most = known.epoch(), true, alike
+// common returns how many messages of a run a sequence has; 0 if the highest number that both have is another message.
+func (a *alignment) common(run *replayRun, epoch uint32) (n int) {
+	match := false
+	for i := run.from; i < run.to; i++ {
+		if e, is := a.lookup(epoch, &a.r.messages[i]); is {
+			n, match = n+1, true
+		} else if e != nil {
+			match = false
 		}
 	}
-	return epoch, ok
+	if !match {
+		return 0
+	}
+	return n
 }
 
 // apply records what is new.
@@ -701,8 +851,11 @@ func (a *alignment) apply() {
 			a.applyPresent(run)
 		case runEarlier:
 			a.applyEarlier(run)
-		case runSeparate:
+		case runSeparate, runUnseen:
 			run.epoch = m.fresh()
+			if run.kind == runUnseen {
+				m.before = slices.Insert(m.before, 0, sequenceEnd{epoch: run.epoch, highest: none, floor: none})
+			}
 			a.applyEarlier(run)
 		case runRestart:
 			a.applyRestart(run)
@@ -729,23 +882,27 @@ func (a *alignment) applyPresent(run *replayRun) {
 			m.lowest = min(m.lowest, msg.seq)
 			m.fill(msg.seq)
 		}
-		m.record(msg, run.epoch|entryReplayed, a.r.now)
+		if v.epoch == otherEpoch {
+			v.epoch = m.fresh()
+		}
+		m.record(msg, v.epoch|entryReplayed, a.r.now)
 	}
 }
 
 // applyEarlier adds the new messages of a run to a sequence before the present one.
 func (a *alignment) applyEarlier(run *replayRun) {
 	m := a.m
+	end := m.ended(run.epoch)
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
 		v.epoch = run.epoch
 		if v.duplicate {
 			continue
 		}
-		if m.before.known && m.before.epoch == run.epoch {
-			m.before.highest = max(m.before.highest, msg.seq)
-			if gaps, was := m.before.gaps.remove(msg.seq); was && len(gaps) <= markGaps {
-				m.before.gaps = gaps
+		if end != nil {
+			end.highest = max(end.highest, msg.seq)
+			if gaps, was := end.gaps.remove(msg.seq); was && len(gaps) <= markGaps {
+				end.gaps = gaps
 			}
 		}
 		m.record(msg, run.epoch|entryReplayed, a.r.now)
@@ -756,27 +913,48 @@ func (a *alignment) applyEarlier(run *replayRun) {
 func (a *alignment) applyRestart(run *replayRun) {
 	m := a.m
 	first, last := a.r.messages[run.from].seq, a.r.messages[run.to-1].seq
-	old, next := m.epoch, m.next
+	old := m.epoch
 	if m.begun {
 		if a.end != nil {
 			// What is missing behind it is missing of the new sequence, if at all.
 			m.gaps = m.gaps.below(a.end.seq)
 		}
-		m.restart(first)
+		m.restart(first, a.r.now)
 		if c := &m.cut; c.asked == a.asked() && c.from <= c.to && c.to < first {
 			m.skip(c.from, first-1)
 			m.lowest = c.from
 		}
 		a.out[run.from].restarted = true
 	} else {
-		m.begin(m.epoch, first)
+		m.begin(m.epoch, first, a.r.now)
 	}
 	m.cut = cutReplay{}
 	run.epoch = m.epoch
+	joins := a.known && a.same < 0 && run.to == len(a.r.messages)
+	if joins {
+		// What was published since was taken for the old sequence until now.
+		for n := m.first; n < m.next; n++ {
+			e := m.at(n)
+			if e.life != old || !since(e.received, a.r.asked) {
+				continue
+			}
+			at, ok := slices.BinarySearchFunc(a.r.messages[run.from:run.to], e.seq, func(m osMessage, seq int64) int { return cmp.Compare(m.seq, seq) })
+			at += run.from
+			if ok && e.is(&a.r.messages[at]) {
+				a.out[at].duplicate = true
+			} else if e.seq <= last {
+				continue
+			}
+			e.life = m.epoch
+			m.touch(n)
+			m.published = max(m.published, e.seq)
+		}
+	}
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
 		v.epoch = run.epoch
 		if v.duplicate {
+			m.highest = max(m.highest, msg.seq)
 			continue
 		}
 		if a.known {
@@ -785,18 +963,12 @@ func (a *alignment) applyRestart(run *replayRun) {
 		m.highest = msg.seq // what the first replay of all skips was gone before anybody looked
 		m.record(msg, run.epoch|entryReplayed, a.r.now)
 	}
-	if !a.known || a.same >= 0 || run.to < len(a.r.messages) {
-		return
-	}
-	// What was published since with higher numbers was taken for the old sequence until now.
-	for n := m.first; n < next; n++ {
-		if e := m.at(n); e.life == old && e.since(a.r.asked) && e.seq > last {
-			e.life = m.epoch
-			m.touch(n)
-			if e.seq > m.highest {
-				m.extend(e.seq)
+	if joins && m.published > m.highest {
+		m.extend(m.published)
+		for n := m.first; n < m.next; n++ {
+			if e := m.at(n); e.epoch() == m.epoch && !e.gone() {
+				m.fill(e.seq)
 			}
-			m.published = max(m.published, e.seq)
 		}
 	}
 }
@@ -926,8 +1098,9 @@ func (s spans) below(seq int64) spans {
 //	    number before (varint), key, difference to the time before if it has one (varint)
 //	CRC-32 of all that
 //
-// The head: flags, epoch, top (uvarint), lowest, highest, floor (varint), gaps: how many (uvarint), and from and to of each
-// (varint); epoch (uvarint), end (varint) and gaps of the sequence before.
+// The head: flags, epoch, top (uvarint), lowest, highest, floor, time of the floor (varint), gaps: how many (uvarint), and from and to of each
+// (varint); how many sequences before are known (uvarint), and epoch (uvarint), end,
+// floor (varint) and gaps of each.
 const markVersion = 1
 
 // Flags of a stored entry.
@@ -942,7 +1115,6 @@ const (
 const (
 	storedBegun = 1 << iota
 	storedAged
-	storedBefore
 )
 
 // dirty says that appendState has something to return.
@@ -1019,19 +1191,22 @@ func (m *partitionMark) appendHead(b []byte) []byte {
 	if m.aged {
 		flags |= storedAged
 	}
-	if m.before.known {
-		flags |= storedBefore
-	}
 	b = append(b, flags)
 	b = binary.AppendUvarint(b, uint64(m.epoch))
 	b = binary.AppendUvarint(b, uint64(m.top))
 	b = binary.AppendVarint(b, m.lowest)
 	b = binary.AppendVarint(b, m.highest)
 	b = binary.AppendVarint(b, m.floor)
+	b = binary.AppendVarint(b, m.agedTime)
 	b = m.gaps.append(b)
-	b = binary.AppendUvarint(b, uint64(m.before.epoch))
-	b = binary.AppendVarint(b, m.before.highest)
-	return m.before.gaps.append(b)
+	b = binary.AppendUvarint(b, uint64(len(m.before)))
+	for i := range m.before {
+		b = binary.AppendUvarint(b, uint64(m.before[i].epoch))
+		b = binary.AppendVarint(b, m.before[i].highest)
+		b = binary.AppendVarint(b, m.before[i].floor)
+		b = m.before[i].gaps.append(b)
+	}
+	return b
 }
 
 func (s spans) append(b []byte) []byte {
@@ -1141,10 +1316,12 @@ func (r *markReader) head() *partitionMark {
 	m := &partitionMark{
 		begun: flags&storedBegun != 0, aged: flags&storedAged != 0,
 		epoch: uint32(r.uvarint(maxEpoch)), top: uint32(r.uvarint(maxEpoch)),
-		lowest: r.varint(), highest: r.varint(), floor: r.varint(), published: none,
+		lowest: r.varint(), highest: r.varint(), floor: r.varint(), agedTime: r.varint(), published: none,
 	}
 	m.gaps = r.spans()
-	m.before = sequenceEnd{known: flags&storedBefore != 0, epoch: uint32(r.uvarint(maxEpoch)), highest: r.varint(), gaps: r.spans()}
+	for range r.uvarint(markBefore) {
+		m.before = append(m.before, sequenceEnd{epoch: uint32(r.uvarint(maxEpoch)), highest: r.varint(), floor: r.varint(), gaps: r.spans()})
+	}
 	return m
 }
 
@@ -1189,12 +1366,16 @@ func joinSlots(slots []storedSlot) *partitionMark {
 	}
 	slots = slices.DeleteFunc(slots, func(s storedSlot) bool { return newest.start-s.start >= markEntries })
 	m.base, m.first, m.next = slots[0].start, slots[0].start, slots[0].start
-	m.aged = m.aged || m.first > 0
+	m.published = m.highest // all of it was written before the daemon was started
+	if m.first > 0 && !m.aged {
+		m.aged, m.agedTime = true, math.MaxInt64
+	}
 	hole := false
 	for _, s := range slots {
 		for ; m.next < s.start; m.next++ {
 			m.entries = append(m.entries, markEntry{life: entryGone})
 			hole = true
+			m.aged, m.agedTime = true, math.MaxInt64
 		}
 		for i := range s.entries {
 			e := &s.entries[i]
@@ -1210,7 +1391,7 @@ func joinSlots(slots []storedSlot) *partitionMark {
 
 // headOf derives from the entries what can be.
 func headOf(slots []storedSlot) *partitionMark {
-	m := &partitionMark{aged: true, lowest: math.MaxInt64, highest: none, floor: none, published: none}
+	m := &partitionMark{aged: true, agedTime: math.MaxInt64, lowest: math.MaxInt64, highest: none, floor: none, published: none}
 	for _, s := range slots {
 		for i := range s.entries {
 			if e := &s.entries[i]; !e.gone() {
