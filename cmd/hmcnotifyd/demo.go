@@ -156,7 +156,9 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.types[ev.Type]++
+	if ev.Origin != event.OriginBridge { // what the daemon says of itself is no proof that anything came from the HMC
+		c.types[ev.Type]++
+	}
 	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
 	if err != nil {
 		c.gone() // nobody looks any more, as after: hmcnotifyd demo | head
@@ -179,7 +181,7 @@ func (c *consumer) summary() string {
 	types := len(c.types)
 	c.mu.Unlock()
 	n := c.count()
-	return fmt.Sprintf("The webhook consumer received %d %s of %d %s.", n, plural(n, "event"), types, plural(types, "type"))
+	return fmt.Sprintf("The webhook consumer received %d %s of %d %s from the HMC.", n, plural(n, "event"), types, plural(types, "type"))
 }
 
 // close ends the consumer, after the requests that it is answering. It may be called again.

@@ -342,7 +342,7 @@ func TestDemo(t *testing.T) {
 	if status := p.wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	p.matches(`The webhook consumer received \d+ events of 6 types. Sessions left on the HMC: 0.`)
+	p.matches(`The webhook consumer received \d+ events of 6 types from the HMC. Sessions left on the HMC: 0.`)
 	if strings.Contains(p.out.String(), hmcsim.DefaultPassword) {
 		t.Error("the password was printed")
 	}

@@ -31,7 +31,7 @@ func BenchmarkConvert(b *testing.B) {
 			emit := func(e *event.Event) { buf = event.AppendRecord(buf[:0], e) }
 			b.ReportAllocs()
 			for b.Loop() {
-				c.convert(&n, true, emit)
+				c.convert(&n, event.ID{}, true, emit)
 			}
 		})
 	}

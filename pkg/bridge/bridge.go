@@ -51,6 +51,7 @@ type Bridge struct {
 	log     *zap.Logger
 	metrics *Metrics
 	queue   *queue.Queue
+	seen    *seenWindow
 	dead    *queue.DeadLetters
 	timing  timing
 	started time.Time
@@ -112,6 +113,12 @@ func New(opts Options) (*Bridge, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	b.queue = q
+	b.seen = newSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
+	q.StateRange(stateSeen, func(key string, value []byte) bool {
+		b.seen.load(key, value)
+		return true
+	})
+	b.seen.finish()
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
 		Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})
@@ -338,7 +345,11 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	}
 	for _, s := range w.hmcs {
 		s.setState(StateDisconnected) // the one before it may have left other values in the series
-		b.supervisors = append(b.supervisors, start(b.life, s, s.run))
+		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.run(ctx, b.seen) }))
+	}
+	b.seen.configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
+	for _, r := range b.supervisors {
+		r.it.rec.heartbeat.Store(int64(cfg.HeartbeatInterval))
 	}
 	// As in the configuration, which is how a person looks for them in the status.
 	slices.SortFunc(b.deliveries, func(x, y *running[*delivery]) int {
@@ -362,6 +373,7 @@ func hmcIndex(cfg *config.Config, name string) int {
 // stopAll ends what the new configuration does not have any more or has otherwise.
 func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery], cfg *config.Config) {
 	for _, r := range hmcs {
+		r.it.endBecause("the configuration of the HMC was changed")
 		r.stop()
 	}
 	for _, r := range hmcs {

@@ -668,14 +668,14 @@ func TestRouting(t *testing.T) {
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
 sinks:
   - {name: hook, webhook: {url: %q}, match: [{type: property-change, name: "P.*"}, {type: os-message}], drop: [{name: PTEST}]}
-  - {name: file, log: {output: events.log}}
+  - {name: file, log: {output: events.log}, drop: [{type: bridge-connected}]}
 `, d.consumer.url())))
 	d.connected("a")
 	for _, name := range []string{"P1", "PTEST", "Q1", "P2"} {
 		publish(sim, name, "x")
 	}
 	d.eventually("all seen", func() bool {
-		return len(d.fileEvents()) == 4 && d.metric(`hmcnotifyd_sink_events_total{outcome="filtered",sink="hook"}`) == 2 && len(d.consumer.got()) == 2
+		return len(d.fileEvents()) == 4 && d.metric(`hmcnotifyd_sink_events_total{outcome="filtered",sink="hook"}`) == 3 && len(d.consumer.got()) == 2
 	})
 	if got := slices.Sorted(maps.Keys(marks(d.consumer.got()))); !slices.Equal(got, []string{"P1", "P2"}) {
 		t.Errorf("got %v", got)

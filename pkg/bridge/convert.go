@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"hash/crc32"
 	"strconv"
 	"strings"
 	"time"
@@ -23,11 +24,29 @@ type converter struct {
 	resource        event.Resource
 	headers         event.Headers
 	session, global int64
+	part            part
 }
 
-// convert calls emit for each event in n: one per OS message, one per log entry, else one for the whole. valid says
-// whether the body is JSON. The event is only valid during the call.
-func (c *converter) convert(n *receiver.Notification, valid bool, emit func(*event.Event)) {
+// part says what the event that was made last is of its notification, and what tells it from others.
+type part struct {
+	kind      partKind
+	id        event.ID
+	partition string    // of an OS message: what its sequence numbers count for
+	message   osMessage // of an OS message
+	time      int64     // of a log entry, in milliseconds; 0: none
+}
+
+type partKind int
+
+const (
+	wholePart partKind = iota
+	osMessagePart
+	logEntryPart
+)
+
+// convert calls emit for each event in n: one per OS message, one per log entry, else one for the whole, which has the id
+// given. valid says whether the body is JSON. The event is only valid during the call, and so is part.
+func (c *converter) convert(n *receiver.Notification, id event.ID, valid bool, emit func(*event.Event)) {
 	e := &c.event
 	*e = event.Event{
 		HMC: c.hmc, Type: unknownType, Received: n.Received, Time: n.Received, Topic: n.Topic,
@@ -48,38 +67,41 @@ func (c *converter) convert(n *receiver.Notification, valid bool, emit func(*eve
 	whole := *e
 	switch e.Type {
 	case event.TypeOSMessage:
-		for part := range event.Elements(event.Member(e.Body, "os-messages")) {
+		for element := range event.Elements(event.Member(e.Body, "os-messages")) {
 			*e = whole
-			fillOSMessage(e, part)
+			c.fillOSMessage(e, element)
 			emit(e)
 			parts++
 		}
 	case event.TypeLogEntry:
-		for part := range event.Elements(event.Member(e.Body, "log-entries")) {
+		for element := range event.Elements(event.Member(e.Body, "log-entries")) {
 			*e = whole
-			fillLogEntry(e, part)
+			c.fillLogEntry(e, element)
 			emit(e)
 			parts++
 		}
 	}
 	if parts == 0 {
-		e.ID = c.wholeID(n)
+		c.part = part{id: id}
+		e.ID = id.String()
 		describe(e)
 		emit(e)
 	}
 }
 
-// wholeID identifies a notification by what the broker and the HMC number it with. The broker's message id holds the
-// broker's start time and so does not repeat after an HMC restart. The rest is for a broker that gives no such id.
-func (c *converter) wholeID(n *receiver.Notification) string {
+// notificationID identifies a notification by what the broker and the HMC number it with. The broker's message id holds
+// the broker's start time and so does not repeat after an HMC restart. The rest is for a broker that is less careful.
+// told says whether the broker gave it an id at all: without one, two notifications alike are not one.
+func notificationID(hmc string, n *receiver.Notification) (id event.ID, told bool) {
 	h := n.Headers
-	id := h.Get("message-id")
-	body := ""
-	if id == "" {
-		body = string(n.Body)
-	}
-	return event.NewID(c.hmc, n.Topic, id, h.Get("timestamp"), h.Get("session-sequence-nr"), h.Get("global-sequence-nr"), body)
+	messageID := h.Get("message-id")
+	sum := crc32.Checksum(n.Body, castagnoli)
+	return event.IDOf(hmc, n.Topic, messageID, h.Get("timestamp"), h.Get("session-sequence-nr"), h.Get("global-sequence-nr"),
+		strconv.FormatUint(uint64(sum), 16)), messageID != ""
 }
+
+// castagnoli is the polynomial that processors compute by themselves.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // readHeaders fills in what the headers say, in one pass.
 func (c *converter) readHeaders(headers receiver.Headers) {
@@ -133,17 +155,18 @@ func (c *converter) readHeaders(headers receiver.Headers) {
 
 // fillOSMessage makes e the event of one os-message-info object. The HMC assigns the sequence number per partition;
 // the timestamp is -1 where the operating system gave none, which is normal for Linux.
-func fillOSMessage(e *event.Event, part []byte) {
+func (c *converter) fillOSMessage(e *event.Event, element []byte) {
 	var sequence, text string
-	for name, value := range event.Members(part) {
+	var at int64
+	for name, value := range event.Members(element) {
 		switch string(name) {
 		case "sequence-number":
 			sequence = string(value)
 		case "message-text":
 			text = event.String(value)
 		case "timestamp":
-			if ms := event.Int(value); ms > 0 {
-				e.Time = time.UnixMilli(ms)
+			if at = event.Int(value); at > 0 {
+				e.Time = time.UnixMilli(at)
 			}
 		case "is-refresh":
 			if event.True(value) {
@@ -155,23 +178,33 @@ func fillOSMessage(e *event.Event, part []byte) {
 			}
 		}
 	}
-	partition := e.Topic
-	if e.Resource != nil && e.Resource.ObjectURI != "" {
-		partition = e.Resource.ObjectURI
-	}
-	e.Body = part
-	e.ID = event.NewID(event.TypeOSMessage, e.HMC, partition, sequence, text)
+	partition := partitionOf(e)
+	id := event.IDOf(event.TypeOSMessage, e.HMC, partition, sequence, text)
+	number, _ := strconv.ParseInt(sequence, 10, 64)
+	c.part = part{kind: osMessagePart, id: id, partition: partition, message: osMessage{seq: number, key: [8]byte(id[:8]), time: at}}
+	e.Body = element
+	e.ID = id.String()
 	e.Summary = withResource(e, firstLine(text))
 }
 
+// partitionOf returns what names the partition of an OS message, in this and in every other session: its URI, or else what
+// the name of its topic ends with, <user>.<n>osm.<object id>.
+func partitionOf(e *event.Event) string {
+	if e.Resource != nil && e.Resource.ObjectURI != "" {
+		return e.Resource.ObjectURI
+	}
+	return e.Topic[strings.LastIndexByte(e.Topic, '.')+1:]
+}
+
 // fillLogEntry makes e the event of one entry of the console's audit or security log.
-func fillLogEntry(e *event.Event, part []byte) {
+func (c *converter) fillLogEntry(e *event.Event, element []byte) {
 	var at, id, name, message, userid, items string
-	for key, value := range event.Members(part) {
+	var ms int64
+	for key, value := range event.Members(element) {
 		switch string(key) {
 		case "event-time":
 			at = string(value)
-			if ms := event.Int(value); ms > 0 {
+			if ms = event.Int(value); ms > 0 {
 				e.Time = time.UnixMilli(ms)
 			}
 		case "event-id":
@@ -186,8 +219,9 @@ func fillLogEntry(e *event.Event, part []byte) {
 			items = string(value)
 		}
 	}
-	e.Body = part
-	e.ID = event.NewID(event.TypeLogEntry, e.HMC, e.TopicType, at, id, userid, message, items)
+	c.part = part{kind: logEntryPart, id: event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, at, id, userid, message, items), time: ms}
+	e.Body = element
+	e.ID = c.part.id.String()
 	e.Summary = firstLine(message)
 	if e.Summary == "" {
 		e.Summary = strings.TrimSpace("log entry " + id + " " + name)

@@ -39,7 +39,8 @@ func convertAll(t *testing.T, c *converter, topic string, h receiver.Headers, bo
 		n.Body = []byte(body)
 	}
 	var out []*event.Event
-	c.convert(&n, body == "" || json.Valid([]byte(body)), func(e *event.Event) {
+	id, _ := notificationID(c.hmc, &n)
+	c.convert(&n, id, body == "" || json.Valid([]byte(body)), func(e *event.Event) {
 		rec, err := event.ParseRecord(event.AppendRecord(nil, e))
 		if err != nil {
 			t.Fatal(err)
@@ -228,7 +229,7 @@ func FuzzConvert(f *testing.F) {
 		n := receiver.Notification{Topic: "u.1", Headers: partitionHeaders(typ), Body: body}
 		valid := json.Valid(body)
 		events := 0
-		newConverter().convert(&n, valid, func(e *event.Event) {
+		newConverter().convert(&n, event.ID{}, valid, func(e *event.Event) {
 			events++
 			if !json.Valid(e.AppendJSON(nil)) {
 				t.Fatalf("not JSON: %s", e.AppendJSON(nil))

@@ -316,26 +316,6 @@ func TestReplayTo(t *testing.T) {
 	}
 }
 
-// A sink that does not come back from a write stops the replay and is left behind.
-func TestReplayToSinkThatHangs(t *testing.T) {
-	t.Parallel() // it takes some seconds of waiting
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), stdout: blockedPipe(t)}
-	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+"\nsinks:\n  - {name: out, log: {output: stdout}, timeout: 50ms}\n"))
-	d.connected("a")
-	text := strings.Repeat("x", 200<<10) // more than a pipe holds
-	if err := d.bridge.dead.Put(queue.DeadLetter{Sink: "out", Data: []byte(`{"id":"1","hmc":"a","type":"t","body_text":"` + text + `"}`)}); err != nil {
-		t.Fatal(err)
-	}
-	steps, got := d.replayed(DeadLetterFilter{Sink: "out"}, "")
-	if s := steps[len(steps)-2]; got != (ReplayCounts{Letters: 1, Left: 1}) || s.Outcome != ReplayStopped || !strings.Contains(s.Reason, "has not ended after 1.05s") {
-		t.Errorf("%+v", s)
-	}
-	if got := len(d.letters(DeadLetterFilter{})); got != 1 {
-		t.Errorf("%d letters", got)
-	}
-}
-
 // A replay ends with whoever asked for it, with its sink, and with the daemon; nothing is lost by that.
 func TestReplayIsEnded(t *testing.T) {
 	for name, end := range map[string]func(d *daemon, cancel func()){

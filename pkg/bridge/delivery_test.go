@@ -198,7 +198,7 @@ func TestBatchesAreFull(t *testing.T) {
 	d := &daemon{t: t, dir: t.TempDir(), consumer: c, timing: testTiming()}
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
 sinks:
-  - {name: hook, webhook: {url: %q}, batch: {max_events: %d, max_wait: 1h}}
+  - {name: hook, webhook: {url: %q}, batch: {max_events: %d, max_wait: 1h}, drop: [{type: bridge-connected}, {type: bridge-disconnected}]}
 `, c.url(), size)))
 	d.connected("a")
 	for i := range n {
@@ -469,11 +469,12 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 			}
 			missed += n
 		},
+		onResult: func(error, notes, map[string]int) {},
 	}
 	for _, text := range []string{"a", strings.Repeat("x", 5<<10), "b"} {
 		o.add(&event.Event{ID: text[:1], Type: event.TypePropertyChange, TopicType: event.TopicObject, BodyText: text})
 	}
-	o.flush(t.Context())
+	o.send(t.Context(), nil, notes{})
 	if err := q.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -491,7 +492,7 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.add(&event.Event{ID: "c", Type: event.TypePropertyChange, TopicType: event.TopicObject})
-	o.flush(t.Context())
+	o.send(t.Context(), nil, notes{})
 	if missed != 2 {
 		t.Errorf("%d missed", missed)
 	}

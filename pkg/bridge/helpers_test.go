@@ -26,6 +26,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,6 +39,7 @@ func testTiming() timing {
 	return timing{
 		authHold: time.Hour, stableAfter: time.Hour, ping: time.Hour,
 		channelMin: 20 * time.Millisecond, channelMax: 200 * time.Millisecond, logoff: 5 * time.Second,
+		tick: 10 * time.Millisecond, settle: 200 * time.Millisecond, seenEvery: 100 * time.Millisecond,
 	}
 }
 
@@ -91,7 +93,8 @@ func load(t *testing.T, dir, text string) *config.Config {
 	return cfg
 }
 
-// startDaemon runs a Bridge with the given hmcs section, a webhook consumer as sink "hook" and a file as sink "file".
+// startDaemon runs a Bridge with the given hmcs section, a webhook consumer as sink "hook" and a file as sink "file", which get
+// what the HMCs send, and a file as sink "all", which gets the events about the daemon's own sight too.
 func startDaemon(t *testing.T, hmcs string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
@@ -102,8 +105,9 @@ func startDaemon(t *testing.T, hmcs string) *daemon {
 func (d *daemon) config(hmcs string) *config.Config {
 	return load(d.t, d.dir, "hmcs:\n"+hmcs+fmt.Sprintf(`
 sinks:
-  - {name: hook, webhook: {url: %q}, retry: {initial: 10ms, max: 50ms}}
-  - {name: file, log: {output: events.log}}
+  - {name: hook, webhook: {url: %q}, retry: {initial: 10ms, max: 50ms}, drop: [{type: ["bridge-.*"]}]}
+  - {name: file, log: {output: events.log}, drop: [{type: ["bridge-.*"]}]}
+  - {name: all, log: {output: all.log}}
 `, d.consumer.url()))
 }
 
@@ -272,10 +276,16 @@ func (d *daemon) lint() {
 	}
 }
 
-// fileEvents are the events the log sink has written.
+// fileEvents are the events of HMCs that a log sink has written.
 func (d *daemon) fileEvents() []*event.Event {
 	d.t.Helper()
-	data, err := os.ReadFile(filepath.Join(d.dir, "events.log"))
+	return d.eventsIn("events.log")
+}
+
+// eventsIn are the events that the log sink with this file has written.
+func (d *daemon) eventsIn(file string) []*event.Event {
+	d.t.Helper()
+	data, err := os.ReadFile(filepath.Join(d.dir, file))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -370,4 +380,13 @@ func marks(events []*event.Event) map[string][]string {
 		}
 	}
 	return out
+}
+
+// notificationOf is the notification that an event was made of.
+func notificationOf(e *event.Event) *receiver.Notification {
+	n := &receiver.Notification{Topic: e.Topic, Body: e.Body, Received: time.Now()}
+	for _, h := range e.Headers {
+		n.Headers = append(n.Headers, receiver.Header{Name: h.Name, Value: h.Value})
+	}
+	return n
 }

@@ -26,6 +26,8 @@ type keeper struct {
 	end     context.CancelCauseFunc // ends the link, with the reason
 	wake    chan struct{}
 
+	newSession bool // the session is not that of the link before: its channels are new, and the HMC replays what it holds
+
 	// Of the keeper's goroutine alone.
 	listing     upkeep // when the partitions are listed again after that failed
 	listFailed  bool
@@ -33,26 +35,36 @@ type keeper struct {
 
 	mu       sync.Mutex // guards what notified and refused write from the supervisor's goroutine
 	relist   bool
-	again    map[string]*upkeep  // refused topics, by name
+	again    map[string]*refusal // refused topics, by name
 	channels map[string]*channel // by object URI
+	logs     map[string]*upkeep  // logs whose entries are to be fetched, by kind
+	filling  bool                // something that was missed is to be fetched
+}
+
+// refusal is a topic that the broker took away.
+type refusal struct {
+	upkeep
+	since time.Time
 }
 
 func newKeeper(s *supervisor, rcv *receiver.Receiver, end context.CancelCauseFunc) *keeper {
 	return &keeper{
 		s: s, rcv: rcv, session: s.session, end: end, wake: make(chan struct{}, 1),
-		again: make(map[string]*upkeep), channels: make(map[string]*channel),
+		again: make(map[string]*refusal), channels: make(map[string]*channel), logs: make(map[string]*upkeep),
 	}
 }
 
 // upkeep is something that is tried again at growing intervals.
 type upkeep struct {
-	due  time.Time
-	wait time.Duration
+	due   time.Time
+	wait  time.Duration
+	tries int // that failed, in a row
 }
 
 func (u *upkeep) postpone(t timing) {
 	u.wait = min(max(2*u.wait, t.channelMin), t.channelMax)
 	u.due = time.Now().Add(u.wait)
+	u.tries++
 }
 
 // soon makes the next attempt due, and lets the intervals grow from the start again.
@@ -64,6 +76,10 @@ type channel struct {
 	partition hmc.Partition
 	refresh   bool
 	topic     string // "" until it is open
+	tried     bool   // to open it
+
+	fill   *upkeep   // when what was missed is to be fetched; nil: nothing is
+	opened time.Time // when it was subscribed to; zero: before this link
 }
 
 func (c *channel) label() string { return c.partition.Name + " on " + c.partition.CPCName }
@@ -153,12 +169,15 @@ func (k *keeper) work(ctx context.Context) time.Duration {
 	for _, topic := range topics {
 		k.resubscribe(ctx, topic)
 	}
+	k.fetchLogs(ctx)
 	for _, c := range k.dueChannels() {
 		if ctx.Err() != nil {
 			break
 		}
 		k.open(ctx, c)
 	}
+	k.fetchMessages(ctx)
+	k.checkFilled()
 	return k.untilDue(time.Now())
 }
 
@@ -185,7 +204,12 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 	for _, c := range k.channels {
 		if c.topic == "" {
 			wait = min(wait, c.due.Sub(now))
+		} else if c.fill != nil {
+			wait = min(wait, c.fill.due.Sub(now))
 		}
+	}
+	for _, u := range k.logs {
+		wait = min(wait, u.due.Sub(now))
 	}
 	if k.listFailed {
 		wait = min(wait, k.listing.due.Sub(now))
@@ -253,10 +277,13 @@ func (k *keeper) list(ctx context.Context) {
 			continue
 		}
 		c := &channel{partition: p, refresh: refresh}
+		if k.filling {
+			c.fill = new(upkeep)
+		}
 		k.channels[p.ObjectURI] = c
 		// The session may have the channel open from a link before this one: then it is subscribed already.
 		if topic := k.s.openChannels[lastSegment(p.ObjectURI)]; topic != "" && k.rcv.Subscribed(topic) {
-			c.topic = topic
+			c.topic, c.tried = topic, true
 		}
 		problem := ""
 		if c.topic == "" {
@@ -279,12 +306,14 @@ func (s *supervisor) wantsMessages(p hmc.Partition) (refresh, ok bool) {
 
 // open opens a partition's OS message channel and subscribes to it.
 func (k *keeper) open(ctx context.Context, c *channel) {
+	opened := time.Now()
 	topic, err := k.session.OpenOSMessageChannel(ctx, c.partition.ObjectURI, c.refresh)
 	if hmc.IsReason(err, 409, hmc.ReasonChannelExists) {
 		topic, err = k.existing(ctx, c.partition.ObjectURI)
 	}
 	if err == nil {
 		k.s.want(topic, event.TopicOSMessage)
+		k.s.rec.subscribing(c.partition.ObjectURI, time.Now())
 		if err = k.rcv.Subscribe(ctx, topic); err == nil {
 			k.s.subscribed(topic)
 		} else {
@@ -295,8 +324,9 @@ func (k *keeper) open(ctx context.Context, c *channel) {
 		return
 	}
 	k.mu.Lock()
+	c.tried = true
 	if err == nil {
-		c.topic = topic
+		c.topic, c.opened = topic, opened
 	} else {
 		c.postpone(k.s.timing)
 	}
@@ -376,7 +406,7 @@ func (k *keeper) refused(topic string, err error) {
 	}
 	_, known := k.again[topic]
 	if !isChannel && !known && !k.s.isOSMessageTopic(topic) { // open says it of those
-		k.again[topic] = new(upkeep)
+		k.again[topic] = &refusal{since: time.Now()}
 		k.s.log.Warn("the HMC refused a topic; the others go on", zap.String("topic", topic), zap.Error(err))
 	}
 	k.mu.Unlock()
@@ -406,10 +436,16 @@ func (k *keeper) resubscribe(ctx context.Context, topic string) {
 		}
 		return
 	}
+	now := time.Now()
 	k.mu.Lock()
+	since := now
+	if r := k.again[topic]; r != nil {
+		since = r.since
+	}
 	delete(k.again, topic)
 	k.mu.Unlock()
 	k.s.subscribed(topic)
+	k.s.rec.topicBack(topic, since, now)
 	k.s.log.Info("subscribed again", zap.String("topic", topic))
 }
 

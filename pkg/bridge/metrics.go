@@ -180,6 +180,7 @@ type hmcMetrics struct {
 	certificate      prometheus.Gauge
 	notifications    map[string]*tally
 	missed           map[string]prometheus.Counter
+	duplicates       map[string]prometheus.Counter
 	events           map[typeOrigin]prometheus.Counter // of the supervisor's appender only
 }
 
@@ -211,6 +212,7 @@ func (m *Metrics) forHMC(name string) *hmcMetrics {
 		certificate:      m.certificate.WithLabelValues(name),
 		notifications:    make(map[string]*tally),
 		missed:           make(map[string]prometheus.Counter),
+		duplicates:       make(map[string]prometheus.Counter),
 		events:           make(map[typeOrigin]prometheus.Counter),
 	}
 	for _, s := range states {
@@ -222,8 +224,9 @@ func (m *Metrics) forHMC(name string) *hmcMetrics {
 	for _, t := range event.NotificationTypes() {
 		h.notifications[t] = newTally(m.notifications.WithLabelValues(name, t))
 		h.events[typeOrigin{t, event.OriginLive}] = m.events.WithLabelValues(name, t, event.OriginLive)
-		m.duplicates.WithLabelValues(name, t)
+		h.duplicates[t] = m.duplicates.WithLabelValues(name, t)
 	}
+	h.duplicates[otherType] = m.duplicates.WithLabelValues(name, otherType)
 	h.notifications[otherType] = newTally(m.notifications.WithLabelValues(name, otherType))
 	for _, t := range event.TopicTypes() {
 		h.missed[t] = m.missed.WithLabelValues(name, t)
@@ -254,6 +257,15 @@ func (h *hmcMetrics) notified(typ string) {
 		c = h.notifications[otherType]
 	}
 	c.add(1)
+}
+
+// duplicate counts an event that was recognized and is not delivered again.
+func (h *hmcMetrics) duplicate(typ string) {
+	c, ok := h.duplicates[typ]
+	if !ok {
+		c = h.duplicates[otherType]
+	}
+	c.Inc()
 }
 
 // counts returns the notifications received since the start, by type.

@@ -19,7 +19,7 @@ const (
 )
 
 // outbox gathers the encoded events of one HMC until the queue takes them, so that the queue is asked once for many.
-// It belongs to one goroutine.
+// Its owner guards it.
 type outbox struct {
 	queue   *queue.Queue
 	metrics *hmcMetrics
@@ -30,8 +30,9 @@ type outbox struct {
 	records [][]byte // reused
 	counts  []count  // what the records are; handed to the queue's commit goroutine
 
-	onMissed  func(topicType string, n int) // told of events that are lost; from any goroutine
-	maxRecord int                           // 0: what the queue takes
+	onMissed  func(topicType string, n int)                       // told of events that are lost; from any goroutine
+	onResult  func(err error, notes notes, missed map[string]int) // told of each batch; from any goroutine
+	maxRecord int                                                 // 0: what the queue takes
 
 	failing atomic.Bool // the last append failed
 }
@@ -64,14 +65,13 @@ func (o *outbox) add(e *event.Event) {
 	o.counts = append(o.counts, count{typeOrigin{e.Type, e.Origin}, e.TopicType, 1})
 }
 
+func (o *outbox) empty() bool { return len(o.ends) == 0 }
+
 func (o *outbox) full() bool { return len(o.buf) >= outboxBytes || len(o.ends) >= outboxEvents }
 
-// flush hands everything to the queue. It blocks while the queue's own buffer is full, which holds up the receiver
-// and, through TCP, the sender.
-func (o *outbox) flush(ctx context.Context) {
-	if len(o.ends) == 0 {
-		return
-	}
+// send hands everything to the queue, with state in the same transaction. It blocks while the queue's own buffer is
+// full, which holds up the receiver and, through TCP, the sender.
+func (o *outbox) send(ctx context.Context, state []queue.KeyValue, n notes) {
 	o.records = o.records[:0]
 	start := 0
 	for _, end := range o.ends {
@@ -79,9 +79,9 @@ func (o *outbox) flush(ctx context.Context) {
 		start = end
 	}
 	counts := o.counts
-	done := func(err error) { o.committed(err, counts) }
+	done := func(err error) { o.committed(err, counts, n) }
 	// What was received is stored even when the daemon is about to end: the queue closes after the supervisors.
-	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: o.records, Done: done}); err != nil {
+	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: o.records, State: state, Done: done}); err != nil {
 		done(err)
 	}
 	o.buf, o.ends, o.counts = o.buf[:0], o.ends[:0], nil
@@ -90,22 +90,27 @@ func (o *outbox) flush(ctx context.Context) {
 	}
 }
 
-// committed counts what a commit did. The queue calls it, one call at a time; flush calls it for an append that the
+// committed counts what a commit did. The queue calls it, one call at a time; send calls it for an append that the
 // queue has refused.
-func (o *outbox) committed(err error, counts []count) {
-	if err != nil {
+func (o *outbox) committed(err error, counts []count, n notes) {
+	if err == nil {
+		o.failing.Store(false)
 		for _, c := range counts {
-			o.onMissed(c.topicType, c.n)
+			o.metrics.stored(c.typeOrigin, c.n)
 		}
-		if !o.failing.Swap(true) {
-			o.log.Error("events could not be stored and are lost", zap.Error(err))
-		}
+		o.onResult(nil, n, nil)
 		return
 	}
-	if o.failing.Load() && o.failing.Swap(false) {
-		o.log.Info("events are stored again")
-	}
+	missed := make(map[string]int)
 	for _, c := range counts {
-		o.metrics.stored(c.typeOrigin, c.n)
+		if c.origin == event.OriginBridge {
+			continue // nobody sent it
+		}
+		o.onMissed(c.topicType, c.n)
+		missed[c.topicType] += c.n
 	}
+	if len(missed) > 0 && !o.failing.Swap(true) {
+		o.log.Error("events could not be stored and are lost", zap.Error(err))
+	}
+	o.onResult(err, n, missed)
 }

@@ -103,6 +103,7 @@ func (s *supervisor) choose(topics []hmc.Topic) (wanted map[string]string, missi
 	}
 	ask[event.TopicOSMessage] = len(s.cfg.OSMessages) > 0
 	clear(s.openChannels)
+	s.complete = true
 	for _, t := range topics {
 		if kind, ok := knownKinds[t.Type]; ok && ask[kind] {
 			wanted[t.Name] = kind
@@ -110,6 +111,8 @@ func (s *supervisor) choose(topics []hmc.Topic) (wanted map[string]string, missi
 			if kind == event.TopicOSMessage {
 				s.openChannels[lastSegment(t.ObjectURI)] = t.Name
 			}
+		} else {
+			s.complete = false
 		}
 	}
 	for _, kind := range s.cfg.Topics {

@@ -44,8 +44,21 @@ type HMCStatus struct {
 	LastNotification    *time.Time       `json:"last_notification,omitempty"`
 	Notifications       map[string]int64 `json:"notifications"`
 	Missed              int              `json:"notifications_missed"`
+	BlindSince          *time.Time       `json:"blind_since,omitempty"` // what came since then may be missed
+	Gaps                int64            `json:"gaps"`                  // blind windows that are over, since the start
+	LastGap             *GapStatus       `json:"last_gap,omitempty"`
 	OSMessages          *OSMessageStatus `json:"os_messages,omitempty"`
 	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
+}
+
+// GapStatus is a blind window that is over.
+type GapStatus struct {
+	From        time.Time      `json:"from"`
+	To          time.Time      `json:"to"`
+	Causes      []string       `json:"causes"`
+	Missed      map[string]int `json:"missed,omitempty"`
+	Recovered   map[string]int `json:"recovered,omitempty"`
+	MayBeMissed []string       `json:"may_be_missing,omitempty"`
 }
 
 // TopicStatus says whether a topic is subscribed.
@@ -234,6 +247,31 @@ func (s *supervisor) alive(now time.Time, limit time.Duration) bool {
 	return now.Sub(s.beat) < limit
 }
 
+// inSight returns when the last bytes came from the HMC, if everything before them has been handed on.
+func (s *supervisor) inSight() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rcv == nil {
+		return time.Time{}
+	}
+	if frame := s.rcv.LastFrame(); s.rcv.Buffered() == 0 {
+		return frame
+	}
+	return time.Time{}
+}
+
+// heartbeat is what a bridge-heartbeat event tells.
+func (s *supervisor) heartbeat() heartbeat {
+	frame, notification := s.lastTimes()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	problems := s.status.reasons()
+	return heartbeat{
+		Connected: len(problems) == 0, State: s.status.state, Since: s.status.since.UTC(), Problems: problems,
+		LastFrame: timeOrNil(frame), LastNotification: timeOrNil(notification),
+	}
+}
+
 func (s *supervisor) snapshot() HMCStatus {
 	frame, notification := s.lastTimes()
 	s.mu.Lock()
@@ -247,6 +285,10 @@ func (s *supervisor) snapshot() HMCStatus {
 		Topics:        []TopicStatus{},
 	}
 	h.Connected = len(h.Problems) == 0
+	h.BlindSince, h.Gaps = timeOrNil(s.rec.sight.blindSince()), s.rec.gaps.Load()
+	if g := s.rec.lastGap.Load(); g != nil {
+		h.LastGap = &GapStatus{From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing}
+	}
 	up := s.status.state == StateConnected
 	for name, t := range s.status.wanted {
 		h.Topics = append(h.Topics, TopicStatus{Name: name, Type: t.kind, Subscribed: up && t.problem == "", Problem: t.problem})

@@ -1,11 +1,13 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,12 +28,16 @@ type timing struct {
 	channelMin  time.Duration // first wait before an OS message channel or a refused topic is tried again ...
 	channelMax  time.Duration // ... and the longest
 	logoff      time.Duration // for the logoff on the way out
+	tick        time.Duration // how often the recorder looks at what is due by time
+	settle      time.Duration // after the last of a replay or of what is fetched, that is complete
+	seenEvery   time.Duration // how often it is stored that the HMC is in sight, while nothing else is stored
 }
 
 func defaultTiming() timing {
 	return timing{
 		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
 		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, logoff: 5 * time.Second,
+		tick: 500 * time.Millisecond, settle: time.Second, seenEvery: 30 * time.Second,
 	}
 }
 
@@ -49,15 +55,17 @@ type supervisor struct {
 	queue   *queue.Queue
 	timing  timing
 
-	conv    converter
+	rec     *recorder
 	topics  topicTable
 	estate  directory
 	backoff *receiver.Backoff
-	out     outbox
 
 	// Of the supervisor's goroutine alone.
 	client       *hmc.Client
 	session      *hmc.Session      // nil: no session
+	complete     bool              // all topics that the session has are wanted
+	linked       *hmc.Session      // the session of the last link ...
+	asked        time.Time         // ... and when that began to be made
 	openChannels map[string]string // topics of the session's OS message channels, by the partition's object id
 	everUp       bool              // a link has been up before: the next one is a reconnect
 	hostIndex    int               // the host in use where the REST client does not choose it
@@ -70,6 +78,7 @@ type supervisor struct {
 	rcv    *receiver.Receiver
 	lastUp struct{ frame, notification time.Time }
 	beat   time.Time // when the loop last proved to be alive
+	ending string    // why run was told to end, if that is not the end of the daemon
 }
 
 // hmcStatus is the supervisor's state as others see it.
@@ -114,8 +123,8 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 		openChannels: map[string]string{},
 	}
 	s.topics.set(map[string]string{})
-	s.conv = converter{hmc: cfg.Name, topics: &s.topics, estate: &s.estate}
-	s.out = outbox{queue: q, metrics: s.metrics, log: s.log, onMissed: s.missedOn}
+	s.rec = newRecorder(cfg, q, s.metrics, s.log, &s.topics, &s.estate, t)
+	s.rec.onMissed, s.rec.status, s.rec.inSight = s.missedOn, s.heartbeat, s.inSight
 	if s.usesREST() {
 		for _, operation := range hmc.Operations() {
 			m.restRequests.WithLabelValues(cfg.Name, operation, "200") // so that a rate can be told from the start
@@ -138,10 +147,18 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 func (s *supervisor) usesREST() bool { return len(s.cfg.TopicNames) == 0 }
 
 // run keeps the HMC connected until ctx is done. It logs off before it returns.
-func (s *supervisor) run(ctx context.Context) {
+func (s *supervisor) run(ctx context.Context, seen *seenWindow) {
+	s.rec.timing = s.timing
+	s.rec.open(seen)
+	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var recorder sync.WaitGroup
+	recorder.Go(func() { s.rec.run(recording) })
 	defer func() {
 		s.setState(StateDisconnected)
 		s.leave(ctx)
+		stop()
+		recorder.Wait()
+		s.rec.close(context.WithoutCancel(ctx), s.endCause())
 	}()
 	for ctx.Err() == nil {
 		err := s.safeRound(ctx)
@@ -150,6 +167,19 @@ func (s *supervisor) run(ctx context.Context) {
 		}
 		s.waitAfter(ctx, err)
 	}
+}
+
+// endBecause says why run will be told to end, if that is not the end of the daemon.
+func (s *supervisor) endBecause(cause string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = cause
+}
+
+func (s *supervisor) endCause() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.ending, "the daemon was stopped")
 }
 
 // leave ends everything that the HMC knows of this supervisor, also when ctx is done.
@@ -169,6 +199,7 @@ func (s *supervisor) safeRound(ctx context.Context) (err error) {
 			s.log.Error("panic; the receiver is started again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 			s.closeReceiver()
+			s.lost(ctx, err, true)
 		}
 	}()
 	return s.round(ctx)
@@ -215,6 +246,7 @@ func (s *supervisor) waitAfter(ctx context.Context, err error) {
 // failed counts an attempt that failed, and pauses.
 func (s *supervisor) failed(ctx context.Context, err error, state string, wait time.Duration) {
 	s.metrics.connectFailed(failureReason(err))
+	s.rec.disconnected(ctx, disconnection{State: state, Reason: failureReason(err), Cause: s.explain(err)}, time.Time{}, false)
 	s.pause(ctx, err, state, wait)
 }
 
@@ -307,49 +339,75 @@ func (s *supervisor) round(ctx context.Context) error {
 		return err
 	}
 	upSince := time.Now()
-	s.linkUp(rcv)
-	linkCtx, cancel := context.WithCancelCause(ctx)
-	var keeping sync.WaitGroup
-	k := newKeeper(s, rcv, cancel)
-	// Deferred, so that a panic leaves nothing running and loses nothing either.
-	defer func() {
-		cancel(nil)
-		keeping.Wait()
-		s.closeReceiver()
-		s.takeRest(ctx, rcv)
-	}()
-	keeping.Go(func() { k.run(linkCtx) })
-	err = s.consume(linkCtx, rcv, k)
-	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause // the keeper ended the link, and knows why
-	}
+	unread, err := s.watch(ctx, rcv)
+	s.lost(ctx, err, unread)
 	if hmc.SessionLost(err) {
 		s.session = nil
 	}
 	return &lostError{upSince: upSince, err: err}
 }
 
+// watch hands on what comes over a link until it ends, and returns why it did. unread says that something came which
+// could not be handed on.
+func (s *supervisor) watch(ctx context.Context, rcv *receiver.Receiver) (unread bool, err error) {
+	linkCtx, cancel := context.WithCancelCause(ctx)
+	var keeping sync.WaitGroup
+	k := newKeeper(s, rcv, cancel)
+	s.linkUp(rcv)
+	s.recordLinkUp(ctx, k)
+	// Deferred, so that a panic leaves nothing running and loses nothing either.
+	defer func() {
+		cancel(nil)
+		keeping.Wait()
+		s.rec.filler.Store(nil)
+		s.closeReceiver()
+		unread = s.takeRest(ctx, rcv)
+	}()
+	keeping.Go(func() { k.run(linkCtx) })
+	err = s.consume(linkCtx, rcv, k)
+	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // the keeper ended the link, and knows why
+	}
+	return false, err
+}
+
+// lost records that the link was lost.
+func (s *supervisor) lost(ctx context.Context, err error, unread bool) {
+	cause := s.explain(err)
+	if ctx.Err() != nil {
+		cause = s.endCause()
+	} else {
+		cause = "the link was lost: " + cause
+	}
+	frame, _ := s.lastTimes()
+	d := disconnection{State: StateDisconnected, Reason: failureReason(err), Cause: cause}
+	s.rec.disconnected(context.WithoutCancel(ctx), d, frame, unread)
+}
+
 // restTimeout bounds how long what a closed receiver still holds is brought into the queue.
 const restTimeout = 5 * time.Second
 
-// takeRest handles what was received and not yet handed on when the link was closed from this side.
-func (s *supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) {
+// takeRest handles what was received and not yet handed on when the link was closed from this side. It reports whether
+// something is left that it could not hand on.
+func (s *supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
-	defer s.out.flush(ctx)
+	defer s.rec.flushNow(ctx)
 	for n, err := range rcv.Notifications(ctx) {
 		if !s.take(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
-			return
+			return false
 		}
 	}
-	if left := rcv.Buffered(); left > 0 { // the queue takes nothing, or too slowly
+	left := rcv.Buffered()
+	if left > 0 { // the queue takes nothing, or too slowly
 		s.missed("", left)
 	}
+	return left > 0
 }
 
 // consume hands notifications on until the link ends.
 func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *keeper) error {
-	defer s.out.flush(ctx)
+	defer s.rec.flushNow(ctx)
 	for n, err := range rcv.Notifications(ctx) {
 		var (
 			subscription *receiver.SubscriptionError
@@ -371,7 +429,7 @@ func (s *supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 			return err
 		}
 		if rcv.Buffered() == 0 {
-			s.out.flush(ctx)
+			s.rec.flushNow(ctx)
 			s.tick()
 		}
 	}
@@ -393,13 +451,9 @@ func (s *supervisor) take(ctx context.Context, n *receiver.Notification, err err
 	return notJSON
 }
 
-// handle turns one notification into events and puts them into the outbox.
+// handle records one notification.
 func (s *supervisor) handle(ctx context.Context, n *receiver.Notification, valid bool) {
-	s.conv.convert(n, valid, s.out.add)
-	s.metrics.notified(s.conv.event.Type)
-	if s.out.full() {
-		s.out.flush(ctx)
-	}
+	s.metrics.notified(s.rec.notification(ctx, n, valid))
 }
 
 // connectRetrying makes the link, with as many retries as connect_retries says. After that the round ends, and the next
@@ -427,7 +481,7 @@ func (s *supervisor) connect(ctx context.Context, host string, wanted map[string
 	stomp.ConnectRetries = 0
 	opts := receiver.Options{
 		Host: host, Port: s.cfg.StompPort, TLS: s.tls, Config: &stomp, Logger: s.log,
-		OnMissed:     func(topic string) { s.missed(topic, 1) },
+		OnMissed:     func(topic string) { s.rec.overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue == nil || s.queue.Err() == nil },
 	}
 	for topic := range wanted {
@@ -445,6 +499,7 @@ func (s *supervisor) connect(ctx context.Context, host string, wanted map[string
 	if err != nil {
 		return nil, &holdError{reason: receiver.ReasonOther, err: fmt.Errorf("the configuration does not fit: %w", err)}
 	}
+	s.asked = time.Now()
 	err = rcv.Connect(ctx)
 	s.mu.Lock()
 	s.rcv = rcv
@@ -474,6 +529,26 @@ func (s *supervisor) connect(ctx context.Context, host string, wanted map[string
 		}
 	}
 	return nil, err
+}
+
+// recordLinkUp records that the link is up, and asks the keeper for what was missed before.
+func (s *supervisor) recordLinkUp(ctx context.Context, k *keeper) {
+	k.newSession = s.session != s.linked
+	s.linked = s.session
+	up := connection{NewSession: k.newSession}
+	s.mu.Lock()
+	up.Host = s.status.host
+	for topic, st := range s.status.wanted {
+		up.Topics = append(up.Topics, topicLabel{topic, st.kind})
+	}
+	s.mu.Unlock()
+	slices.SortFunc(up.Topics, func(a, b topicLabel) int { return cmp.Compare(a.Name, b.Name) })
+	if k.session != nil {
+		s.rec.filler.Store(new(k.fill))
+	}
+	if s.rec.connected(ctx, up, s.complete, s.asked, time.Now()) && k.session != nil {
+		k.fillAll()
+	}
 }
 
 // linkUp notes that the link is up.

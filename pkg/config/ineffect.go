@@ -12,10 +12,8 @@ var notInEffect = []string{
 	"hmcs[].hardware_messages",
 	"hmcs[].group",
 	"sinks[].collapse",
-	"dedup",
 	"flood",
 	"estate",
-	"heartbeat_interval",
 }
 
 func (d *decoder) warnNotInEffect(c *Config) {

@@ -141,17 +141,25 @@ func (e *Event) Key() string {
 	return e.Topic
 }
 
-// NewID derives an event id from what the thing is: the same parts always give the same id, other parts another
-// one. 32 lower-case hexadecimal digits.
-func NewID(parts ...string) string {
+// ID is an event id before it is written as text.
+type ID [16]byte
+
+// String returns the id as events have it: 32 lower-case hexadecimal digits.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// IDOf derives an event id from what the thing is: the same parts always give the same id, other parts another one.
+func IDOf(parts ...string) ID {
 	buf := make([]byte, 0, 256)
 	for _, p := range parts {
 		buf = append(buf, p...)
 		buf = append(buf, 0) // keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL
 	}
 	sum := sha256.Sum256(buf)
-	return hex.EncodeToString(sum[:16])
+	return ID(sum[:16])
 }
+
+// NewID returns what IDOf does, as text.
+func NewID(parts ...string) string { return IDOf(parts...).String() }
 
 // Validate says what an event lacks to be delivered.
 func (e *Event) Validate() error {

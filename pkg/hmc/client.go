@@ -188,6 +188,7 @@ type call struct {
 	host      string
 	method    string
 	uri       string // path
+	query     string
 	token     string // of the session; empty: none
 	body      any    // to be sent as JSON; nil: none
 	into      any    // where the JSON answer goes; nil: it does not matter
@@ -259,7 +260,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		}
 		body = bytes.NewReader(data)
 	}
-	u := url.URL{Scheme: "https", Host: net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port)), Path: r.uri}
+	u := url.URL{Scheme: "https", Host: net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port)), Path: r.uri, RawQuery: r.query}
 	req, err := http.NewRequestWithContext(r.trace(ctx), r.method, u.String(), body)
 	if err != nil {
 		return fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
@@ -313,7 +314,7 @@ func (r *call) read(body io.Reader) error {
 		r.data = r.data[:limit] // not JSON any more: the status is what counts
 		return nil
 	}
-	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: fmt.Sprintf("the answer is longer than %d MiB", limit>>20)}
+	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: fmt.Sprintf("the answer is longer than %d MiB", limit>>20), TooLong: true}
 }
 
 // interpret turns the answer into the value it is expected to be, or into an error.

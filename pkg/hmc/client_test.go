@@ -836,6 +836,63 @@ func TestNoSecretsInLogs(t *testing.T) {
 	}
 }
 
+// The odd answers to the operations that list what an HMC holds.
+func TestLists(t *testing.T) {
+	for _, test := range []struct {
+		name, answer string
+		want         []string
+		problem      string
+	}{
+		{name: "documented", answer: jsonAnswer(200, `{"os-messages": [ {"a": 1}, {"b":[2]} ], "@@implementation-errors": "x"}`), want: []string{`{"a": 1}`, `{"b":[2]}`}},
+		{name: "a bare array", answer: jsonAnswer(200, `[{"a":1}]`), want: []string{`{"a":1}`}},
+		{name: "no messages", answer: jsonAnswer(200, `{"os-messages":[]}`)},
+		{name: "no content, seen on a real HMC", answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+		{name: "white space only", answer: jsonAnswer(200, " \n")},
+		{name: "cut off within the JSON", answer: jsonAnswer(200, `{"os-messages":[{"a":1}`), problem: "not the JSON"},
+		{name: "cut off by the network", answer: "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n[{\"a\":1},", problem: "EOF"},
+		{name: "two arrays", answer: jsonAnswer(200, `{"a":[],"b":[]}`), problem: "two arrays"},
+		{name: "no array", answer: jsonAnswer(200, `{"a":1}`), problem: "no array"},
+		{name: "no list at all", answer: jsonAnswer(200, `"x"`), problem: "not the JSON"},
+		{name: "too long", answer: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + strings.Repeat(" ", maxAnswer+10), problem: "longer than"},
+		{name: "busy", answer: jsonAnswer(503, errorBody(503, 1, "busy")), problem: "503"},
+		{name: "HTML", answer: "HTTP/1.1 500 x\r\nContent-Type: text/html\r\nContent-Length: 12\r\n\r\n<pre>x</pre>", problem: "500"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := startWire(t, "127.0.0.1:0", func(int, request) string { return test.answer })
+			s := w.client(Options{}).Resume(testToken, testCredential)
+			for operation, get := range map[string]func() ([][]byte, error){
+				"messages": func() ([][]byte, error) { return s.ListOSMessages(t.Context(), "/api/partitions/p1", 7) },
+				"log":      func() ([][]byte, error) { return s.GetAuditLog(t.Context(), time.UnixMilli(5), time.UnixMilli(6)) },
+			} {
+				got, err := get()
+				var texts []string
+				for _, e := range got {
+					texts = append(texts, string(e))
+				}
+				switch {
+				case test.problem == "" && (err != nil || !slices.Equal(texts, test.want)):
+					t.Errorf("%s: %q, %v", operation, texts, err)
+				case test.problem != "" && (err == nil || !strings.Contains(err.Error(), test.problem)):
+					t.Errorf("%s: %v", operation, err)
+				}
+				var answer *AnswerError
+				if tooLong := errors.As(err, &answer) && answer.TooLong; tooLong != (test.name == "too long") {
+					t.Errorf("%s: too long is %v: %v", operation, tooLong, err)
+				}
+			}
+			lines := w.lines()
+			for _, want := range []string{
+				"GET /api/partitions/p1/operations/list-os-messages?begin-sequence-number=7",
+				"GET /api/console/operations/get-audit-log?begin-time=5&end-time=6",
+			} {
+				if !slices.Contains(lines, want) {
+					t.Errorf("%q is not among %q", want, lines)
+				}
+			}
+		})
+	}
+}
+
 // Whatever an HMC answers, there is a value or an error, and no secret in it.
 func FuzzAnswers(f *testing.F) {
 	f.Add(200, "application/json", logonBody)
@@ -849,7 +906,7 @@ func FuzzAnswers(f *testing.F) {
 		if status < 200 || status > 999 {
 			t.Skip()
 		}
-		for _, into := range []any{new(Version), new(logonAnswer), new(struct{ Topics []Topic }), new(struct{ Partitions []Partition }), nil} {
+		for _, into := range []any{new(Version), new(logonAnswer), new(struct{ Topics []Topic }), new(struct{ Partitions []Partition }), new(list), nil} {
 			r := &call{operation: "x", method: "GET", uri: "/api/x", into: into, secrets: []string{testToken}, status: status, header: http.Header{"Content-Type": {contentType}}}
 			if err := r.read(strings.NewReader(body)); err != nil {
 				t.Fatal(err)

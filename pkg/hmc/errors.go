@@ -112,6 +112,7 @@ type AnswerError struct {
 	Method, URI string
 	Status      int
 	Problem     string // never holds a secret
+	TooLong     bool   // the answer was longer than is read: asking for less may help
 }
 
 // Error returns what was asked, and what is wrong with the answer.

@@ -11,6 +11,7 @@
 package hmc
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 )
@@ -50,6 +51,9 @@ const (
 	opListPermittedPartitions        = "list-permitted-partitions"
 	opListPermittedLogicalPartitions = "list-permitted-logical-partitions"
 	opOpenOSMessageChannel           = "open-os-message-channel"
+	opListOSMessages                 = "list-os-messages"
+	opGetAuditLog                    = "get-audit-log"
+	opGetSecurityLog                 = "get-security-log"
 )
 
 // Operations lists every operation that Options.OnRequest may name.
@@ -62,6 +66,9 @@ func Operations() []string {
 		opListPermittedPartitions,
 		opListPermittedLogicalPartitions,
 		opOpenOSMessageChannel,
+		opListOSMessages,
+		opGetAuditLog,
+		opGetSecurityLog,
 	}
 }
 
@@ -92,5 +99,8 @@ type Partition struct {
 
 // decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors, do not matter.
 func decodeAnswer(data []byte, into any) error {
+	if _, ok := into.(*list); ok && len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
 	return json.Unmarshal(data, into)
 }

@@ -239,8 +239,7 @@ func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partiti
 // of NotificationTopics), and a partition that offers no messages now (409 with ReasonChannelUnavailable). It needs object
 // access to the partition (else 404) and the task "Operating System Messages".
 func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, refresh bool) (topicName string, err error) {
-	kind, id, ok := strings.Cut(strings.TrimPrefix(objectURI, "/api/"), "/")
-	if !ok || kind != "partitions" && kind != "logical-partitions" || id == "" || strings.ContainsAny(id, "/?#%. ") {
+	if !isPartition(objectURI) {
 		return "", fmt.Errorf("hmc: open OS message channel: %q is not the URI of a partition", objectURI)
 	}
 	var answer struct {
@@ -258,4 +257,10 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 		return "", &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer names no topic"}
 	}
 	return answer.TopicName, nil
+}
+
+// isPartition says whether a string is the URI of a DPM partition or a classic one.
+func isPartition(uri string) bool {
+	kind, id, ok := strings.Cut(strings.TrimPrefix(uri, "/api/"), "/")
+	return ok && (kind == "partitions" || kind == "logical-partitions") && id != "" && !strings.ContainsAny(id, "/?#%. ")
 }

@@ -1,0 +1,159 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// connection is the body of a bridge-connected event.
+type connection struct {
+	Host       string       `json:"host"`
+	NewSession bool         `json:"new_session"`
+	Topics     []topicLabel `json:"topics"`
+	BlindSince *time.Time   `json:"blind_since,omitempty"` // a bridge-gap event follows when what was missed has been fetched
+}
+
+type topicLabel struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+}
+
+// disconnection is the body of a bridge-disconnected event.
+type disconnection struct {
+	State    string     `json:"state"` // as receiver_state has it
+	Reason   string     `json:"reason,omitempty"`
+	Cause    string     `json:"cause"`
+	LastSeen *time.Time `json:"last_seen,omitempty"`
+}
+
+// heartbeat is the body of a bridge-heartbeat event.
+type heartbeat struct {
+	Connected        bool       `json:"connected"`
+	State            string     `json:"state"`
+	Since            time.Time  `json:"since"`
+	LastFrame        *time.Time `json:"last_frame,omitempty"`
+	LastNotification *time.Time `json:"last_notification,omitempty"`
+	Problems         []string   `json:"problems"`
+}
+
+// say records an event about the daemon's own sight of the HMC. r.mu is held.
+func (r *recorder) say(typ, severity, summary string, at time.Time, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		r.log.Error("a bridge event could not be made", zap.String("type", typ), zap.Error(err))
+		return
+	}
+	now := time.Now()
+	r.put(&event.Event{
+		ID:  event.NewID(typ, r.cfg.Name, strconv.FormatInt(now.UnixNano(), 10), string(data)),
+		HMC: r.cfg.Name, Type: typ, Time: at, Received: now, Origin: event.OriginBridge,
+		Severity: severity, Summary: "HMC " + r.cfg.Name + ": " + summary, Body: data,
+	})
+}
+
+// connected records that the link is up, and ends a blind window if there was one, which it reports. complete
+// says that all topics of the session are subscribed to, and asked when, at the earliest.
+func (r *recorder) connected(ctx context.Context, c connection, complete bool, asked, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.NewSession {
+		r.sequence.newSession(complete)
+	} else {
+		r.sequence.newLink(complete)
+	}
+	summary := fmt.Sprintf("connected to %s, %d topics", c.Host, len(c.Topics))
+	if since := r.sight.blindSince(); !since.IsZero() {
+		c.BlindSince = timeOrNil(since)
+		summary += ", after " + now.Sub(since).Round(100*time.Millisecond).String() + " without sight"
+	}
+	wasBlind := r.sight.linkUp(now, r.filler.Load() != nil)
+	r.up, r.told, r.asked = true, "", asked
+	r.lastTaken = now
+	r.say(event.TypeBridgeConnected, event.SeverityInfo, summary, now, c)
+	r.send(ctx, append(r.state(), r.lastState(now, "")))
+	return wasBlind
+}
+
+// disconnected records that the link was lost, or could not be made. lastFrame is when the HMC was heard last; unread
+// says that something came which was not recorded.
+func (r *recorder) disconnected(ctx context.Context, d disconnection, lastFrame time.Time, unread bool) {
+	r.tick(ctx, time.Now(), true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	wasUp := r.up
+	r.up = false
+	if wasUp {
+		if unread || lastFrame.IsZero() {
+			lastFrame = r.lastTaken
+		}
+		r.lastSeen = lastFrame
+		r.blind(lastFrame, d.Cause)
+	}
+	if !wasUp && r.told != "" && (r.told == d.State || d.State != StateAuthFailed) {
+		return
+	}
+	r.told = d.State
+	if !r.lastSeen.IsZero() {
+		d.LastSeen = timeOrNil(r.lastSeen)
+	}
+	severity, summary := event.SeverityWarning, "not connected: "+d.Cause
+	switch {
+	case d.State == StateAuthFailed:
+		severity, summary = event.SeverityCritical, "refused, and left alone for a while so that it does not disable the userid: "+d.Cause
+	case wasUp:
+		summary = d.Cause
+	}
+	r.say(event.TypeBridgeDisconnected, severity, summary, now, d)
+	state := r.state()
+	if wasUp {
+		state = append(state, r.lastState(r.lastSeen, ""))
+	}
+	r.send(ctx, state)
+}
+
+// tellGaps records the gaps that are over and filled as far as they can be. r.mu is held.
+func (r *recorder) tellGaps(now time.Time) {
+	for _, g := range r.sight.ready(now, r.timing.settle) {
+		r.notes.gaps = append(r.notes.gaps, g)
+		told := *g
+		told.From, told.To = g.From.UTC().Truncate(time.Millisecond), g.To.UTC().Add(time.Millisecond-1).Truncate(time.Millisecond)
+		told.conclude(r.kinds())
+		severity := event.SeverityInfo
+		if len(told.Missing) > 0 {
+			severity = event.SeverityWarning
+		}
+		r.say(event.TypeBridgeGap, severity, told.inWords(), told.To, &told)
+		r.log.Warn("notifications were or may have been missed", zap.Time("from", told.From), zap.Time("to", told.To),
+			zap.String("causes", strings.Join(told.Causes, "; ")), zap.Any("missed", told.Missed), zap.Any("recovered", told.Recovered),
+			zap.Strings("may_be_missing", told.Missing))
+		r.lastGap.Store(&told)
+		r.gaps.Add(1)
+	}
+}
+
+// beat records a bridge-heartbeat event if one is due. r.mu is held.
+func (r *recorder) beat(now time.Time) {
+	interval := time.Duration(r.heartbeat.Load())
+	if interval <= 0 || now.Sub(r.lastBeat) < interval {
+		return
+	}
+	r.lastBeat = r.lastBeat.Add(interval)
+	if now.Sub(r.lastBeat) >= interval {
+		r.lastBeat = now // the clock jumped, or the queue was busy: late is no reason for several at once
+	}
+	h := r.status()
+	severity, summary := event.SeverityInfo, "connected"
+	if !h.Connected {
+		severity, summary = event.SeverityWarning, strings.Join(h.Problems, "; ")
+	}
+	r.say(event.TypeBridgeHeartbeat, severity, summary, now, h)
+}

@@ -1,0 +1,606 @@
+package bridge
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+const (
+	// heldMessages and heldBytes bound what is held of a partition's replay until it is complete.
+	heldMessages = 4096
+	heldBytes    = 8 << 20
+)
+
+// The keys of the queue's state begin with one of these. Names follow, ended by a NUL where more follows.
+const (
+	stateSeen = "seen/" // ids of notifications
+	stateOS   = "os/"   // HMC, partition: what is known of its OS messages
+	stateLog  = "log/"  // HMC, audit or security: what is known of the log
+	stateLast = "last/" // HMC: when it was in sight last, and why not after that
+	stateGap  = "gap/"  // HMC: the gap that is not told yet
+)
+
+// recorder makes the events of one HMC and brings them into the queue, whoever has something to record: the supervisor
+// what the HMC sends, the keeper what it fetched, both what they know of the link. It recognizes what was recorded
+// before, notices what is missing, and stores what it knows together with the events, so that no crash can separate
+// them. Safe for concurrent use.
+type recorder struct {
+	cfg      config.HMC
+	queue    *queue.Queue
+	metrics  *hmcMetrics
+	log      *zap.Logger
+	timing   timing
+	topics   *topicTable
+	sight    sight
+	onMissed func(topicType string, n int)
+
+	heartbeat atomic.Int64 // interval of bridge-heartbeat events; 0: none
+	status    func() heartbeat
+	inSight   func() time.Time                             // when the HMC was heard last, if everything it sent has been handed on; else the zero time
+	filler    atomic.Pointer[func(topics map[string]bool)] // has what was missed on topics fetched ("": on all); nil: it cannot be
+	lastGap   atomic.Pointer[gap]
+	gaps      atomic.Int64 // told since the start
+
+	mu         sync.Mutex // held while events are made and handed to the queue
+	conv       converter
+	out        outbox
+	seen       *seenHandle
+	sequence   sequenceTracker
+	partitions map[string]*partitionMark
+	changed    map[string]*partitionMark // whose state is to be stored
+	asked      time.Time                 // when the topics were subscribed to ...
+	subscribed map[string]time.Time      // ... and that of a partition, if later
+	held       map[string]*heldReplay
+	replayed   map[string]time.Time // when the HMC replayed messages of a partition last
+	logs       map[string]*logMark
+	up         bool      // the link is up
+	told       string    // what the last bridge-disconnected said of the state; "" after a bridge-connected
+	lastTaken  time.Time // when the notification that was handled last was received
+	lastSeen   time.Time // as of the state that is stored
+	sighted    time.Time // what inSight returned at the last tick
+	lastBeat   time.Time
+	notes      notes
+
+	failedMu sync.Mutex
+	failed   []notes // of batches that could not be stored
+}
+
+// notes are what has to be taken back if a batch cannot be stored.
+type notes struct {
+	first    time.Time // when the first of it was received
+	ids      []event.ID
+	messages []notedMessage
+	entries  []notedEntry
+	gaps     []*gap
+}
+
+type notedMessage struct {
+	partition string
+	message   osMessage
+}
+
+type notedEntry struct {
+	kind string
+	id   event.ID
+}
+
+// heldReplay is what came of a partition's replay so far.
+type heldReplay struct {
+	messages []osMessage
+	events   []event.Event
+	ids      []event.ID
+	bytes    int
+	last     time.Time
+	cut      bool // more of it is to come
+}
+
+func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger, topics *topicTable, estate *directory, t timing) *recorder {
+	r := &recorder{
+		cfg: cfg, queue: q, metrics: m, log: log, timing: t, topics: topics,
+		conv:       converter{hmc: cfg.Name, topics: topics, estate: estate},
+		partitions: make(map[string]*partitionMark),
+		changed:    make(map[string]*partitionMark),
+		subscribed: make(map[string]time.Time),
+		held:       make(map[string]*heldReplay),
+		replayed:   make(map[string]time.Time),
+		logs:       make(map[string]*logMark),
+	}
+	r.out = outbox{queue: q, metrics: m, log: log, onMissed: func(topicType string, n int) { r.onMissed(topicType, n) }, onResult: r.stored}
+	return r
+}
+
+// open reads what is known of the HMC from the queue's state. Where the HMC was watched before, a blind window begins
+// at the moment when it was in sight last.
+func (r *recorder) open(seen *seenWindow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := r.cfg.Name
+	r.seen = seen.handle(name)
+	r.lastBeat = time.Now()
+	var damaged int
+	r.partitions, damaged = loadPartitionMarks(stateOS+name+"\x00", r.queue.StateRange)
+	if damaged > 0 {
+		r.log.Warn("a part of what is known of OS messages cannot be read; some may be delivered again", zap.Int("values", damaged))
+	}
+	prefix := stateLog + name + "\x00"
+	r.queue.StateRange(prefix, func(key string, value []byte) bool {
+		r.logs[key[len(prefix):]] = loadLogMark(value)
+		return true
+	})
+	if data, ok := r.queue.State(stateGap + name); ok {
+		g := new(gap)
+		if err := json.Unmarshal(data, g); err == nil {
+			r.sight.resume(g)
+		}
+	}
+	if data, ok := r.queue.State(stateLast + name); ok && len(data) >= 8 {
+		r.lastSeen = time.Unix(0, int64(binary.BigEndian.Uint64(data)))
+		cause := cmp.Or(string(data[8:]), "the daemon ended without notice")
+		r.blind(r.lastSeen, cause)
+	}
+}
+
+// blind begins a blind window. r.mu is held.
+func (r *recorder) blind(from time.Time, cause string) {
+	r.sight.linkLost(from, cause)
+	r.awaitEntries(from, r.logKinds())
+}
+
+// awaitEntries makes the entries of logs that are written from now on be fetched later. r.mu is held.
+func (r *recorder) awaitEntries(from time.Time, kinds []string) {
+	for _, kind := range kinds {
+		r.logMark(kind).blind(from.Add(-logOverlap))
+	}
+}
+
+// logKinds are the logs that are followed.
+func (r *recorder) logKinds() []string {
+	var kinds []string
+	for _, kind := range []string{event.TopicAudit, event.TopicSecurity} {
+		if slices.Contains(r.cfg.Topics, kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}
+
+// kinds are the kinds of topics that are followed.
+func (r *recorder) kinds() []string {
+	if len(r.cfg.TopicNames) > 0 {
+		return []string{event.TopicOther}
+	}
+	return r.cfg.Topics
+}
+
+func (r *recorder) logMark(kind string) *logMark {
+	m := r.logs[kind]
+	if m == nil {
+		m = new(logMark)
+		r.logs[kind] = m
+	}
+	return m
+}
+
+func (r *recorder) partition(name string) *partitionMark {
+	m := r.partitions[name]
+	if m == nil {
+		m = new(partitionMark)
+		r.partitions[name] = m
+	}
+	return m
+}
+
+// notification records what the HMC sent. valid says whether its body is JSON. It returns the notification's type.
+func (r *recorder) notification(ctx context.Context, n *receiver.Notification, valid bool) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastTaken = n.Received
+	if number, ok := sequenceNumber(n); ok {
+		for topic, count := range r.sight.takeDropped() {
+			r.sequence.dropped(topic, count)
+		}
+		r.sequence.note(n.Topic, number, n.Received)
+	}
+	id, told := notificationID(r.cfg.Name, n)
+	if told && r.seen.add(id) {
+		typ := n.Headers.Get("notification-type")
+		r.metrics.duplicate(typ)
+		return typ
+	}
+	if told {
+		r.notes.ids = append(r.notes.ids, id)
+	}
+	r.conv.convert(n, id, valid, r.take)
+	if r.out.full() {
+		r.flush(ctx)
+	}
+	return r.conv.event.Type
+}
+
+// take puts the event that the converter has made into the outbox, unless it is a repetition. r.mu is held.
+func (r *recorder) take(e *event.Event) {
+	p := &r.conv.part
+	switch p.kind {
+	case osMessagePart:
+		if e.Origin == event.OriginRefresh {
+			r.hold(e, p)
+			return
+		}
+		r.settleReplay(p.partition, &p.message)
+		m := r.partition(p.partition)
+		v := m.live(p.message, e.Received)
+		if v.duplicate {
+			r.metrics.duplicate(e.Type)
+			return
+		}
+		if v.missing > 0 {
+			r.jumped(e)
+		}
+		if v.epoch > 0 {
+			e.ID = epochID(p.id, v.epoch)
+		}
+		r.noteMessage(p.partition, m, p.message)
+	case logEntryPart:
+		if !r.takeEntry(e, p) {
+			return
+		}
+	}
+	r.put(e)
+}
+
+// takeEntry reports whether a log entry is new. r.mu is held.
+func (r *recorder) takeEntry(e *event.Event, p *part) bool {
+	if r.logMark(e.TopicType).add(p.time, p.id) {
+		r.metrics.duplicate(e.Type)
+		return false
+	}
+	r.notes.entries = append(r.notes.entries, notedEntry{e.TopicType, p.id})
+	return true
+}
+
+func (r *recorder) noteMessage(partition string, m *partitionMark, message osMessage) {
+	r.notes.messages = append(r.notes.messages, notedMessage{partition, message})
+	r.changed[partition] = m
+}
+
+func (r *recorder) put(e *event.Event) {
+	if r.notes.first.IsZero() {
+		r.notes.first = e.Received
+	}
+	r.out.add(e)
+}
+
+// epochID is the id of an OS message whose sequence number has begun anew: the same text under the same number, after an
+// IPL, is another message.
+func epochID(id event.ID, epoch uint32) string {
+	return event.NewID(id.String(), fmt.Sprint(epoch))
+}
+
+// hold keeps a message that the HMC replays until the replay is complete: only the whole tells what of it is new. What
+// is replayed of a partition that nothing is known of is new. r.mu is held.
+func (r *recorder) hold(e *event.Event, p *part) {
+	held := r.held[p.partition]
+	if held == nil {
+		held = new(heldReplay)
+		r.held[p.partition] = held
+	}
+	copied := *e
+	copied.Headers = slices.Clone(e.Headers)
+	copied.SessionSequenceNr, copied.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
+	copied.Resource = clonePointer(e.Resource)
+	held.messages = append(held.messages, p.message)
+	held.events = append(held.events, copied)
+	held.ids = append(held.ids, p.id)
+	held.bytes += len(e.Body)
+	held.last = time.Now()
+	r.replayed[p.partition] = held.last
+	switch full := len(held.messages) >= heldMessages || held.bytes >= heldBytes; {
+	case full:
+		held.cut = true
+		r.settleReplay(p.partition, nil)
+	case r.partition(p.partition).empty():
+		r.settleReplay(p.partition, nil)
+	}
+}
+
+// jumped notes that the number of a live OS message says that others before it were not seen. What the HMC holds of them
+// is fetched. r.mu is held.
+func (r *recorder) jumped(e *event.Event) {
+	if r.canFetch(event.TopicOSMessage) {
+		r.sight.spot(r.lastTaken, r.lastTaken, "the numbers of OS messages jumped", e.Topic, event.TopicOSMessage, 0, true)
+	}
+}
+
+func clonePointer[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+// settleReplay records what is new of a partition's replay. next is the live message that ended it; nil: none did. r.mu is
+// held.
+func (r *recorder) settleReplay(partition string, next *osMessage) {
+	held := r.held[partition]
+	if held == nil {
+		return
+	}
+	delete(r.held, partition)
+	asked := r.asked
+	if at, ok := r.subscribed[partition]; ok {
+		asked = later(asked, at)
+	}
+	m := r.partition(partition)
+	r.takeReplay(partition, held, event.OriginRefresh, replayed{messages: held.messages, next: next, asked: asked, now: time.Now(), toEnd: !held.cut})
+	if _, to, n := m.missing(); n > 0 && !held.cut {
+		r.gone(m.settle(to)) // the HMC has replayed all it holds
+	}
+}
+
+// takeReplay records what is new of a replay, and returns how much that is. r.mu is held.
+func (r *recorder) takeReplay(partition string, list *heldReplay, origin string, what replayed) (recovered int) {
+	m := r.partition(partition)
+	for i, v := range m.replay(what) {
+		e := &list.events[i]
+		if v.duplicate {
+			r.metrics.duplicate(e.Type)
+			continue
+		}
+		e.Origin = origin
+		if v.epoch > 0 {
+			e.ID = epochID(list.ids[i], v.epoch)
+		}
+		r.noteMessage(partition, m, list.messages[i])
+		r.put(e)
+		r.sight.recovered(event.TopicOSMessage)
+		recovered++
+	}
+	r.changed[partition] = m
+	r.gone(m.abandoned())
+	return recovered
+}
+
+// gone counts OS messages that the HMC does not hold any more. r.mu is held.
+func (r *recorder) gone(n int64) {
+	if n <= 0 {
+		return
+	}
+	r.onMissed(event.TopicOSMessage, int(n))
+	if !r.sight.overLink(event.TopicOSMessage, int(n)) {
+		r.log.Warn("OS messages were missed, and the HMC does not hold them any more", zap.Int64("messages", n))
+	}
+}
+
+// flush hands everything to the queue, with what is known now. It blocks while the queue's own buffer is full. r.mu is
+// held.
+func (r *recorder) flush(ctx context.Context) {
+	if r.out.empty() {
+		return
+	}
+	state := r.state()
+	if r.up && r.lastTaken.After(r.lastSeen) {
+		state = append(state, r.lastState(r.lastTaken, ""))
+	}
+	r.send(ctx, state)
+}
+
+// send hands what is in the outbox to the queue, together with state. r.mu is held.
+func (r *recorder) send(ctx context.Context, state []queue.KeyValue) {
+	n := r.notes
+	r.notes = notes{}
+	r.out.send(ctx, state, n)
+}
+
+// state returns what has changed of what is known, and with it the ids of what is in the outbox. r.mu is held.
+func (r *recorder) state() []queue.KeyValue {
+	state := r.seen.persist(r.notes.ids, time.Now())
+	for partition, m := range r.changed {
+		state = m.appendState(state, stateOS+r.cfg.Name+"\x00"+partition)
+	}
+	clear(r.changed)
+	for kind, m := range r.logs {
+		if m.changed {
+			state = append(state, queue.KeyValue{Key: stateLog + r.cfg.Name + "\x00" + kind, Value: m.state()})
+		}
+	}
+	if data, changed := r.sight.unstored(); changed {
+		state = append(state, queue.KeyValue{Key: stateGap + r.cfg.Name, Value: data})
+	}
+	return state
+}
+
+// lastState says when the HMC was in sight last; cause says why not after that, where that is known.
+func (r *recorder) lastState(at time.Time, cause string) queue.KeyValue {
+	r.lastSeen = at
+	return queue.KeyValue{
+		Key:   stateLast + r.cfg.Name,
+		Value: append(binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano())), cause...),
+	}
+}
+
+// flushNow is flush for those who do not hold r.mu.
+func (r *recorder) flushNow(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flush(ctx)
+}
+
+// stored is told what has become of a batch. The queue calls it; it must not wait for r.mu, whose holder may be waiting
+// for the queue.
+func (r *recorder) stored(err error, n notes, missed map[string]int) {
+	if err == nil {
+		r.storageWorks(time.Now())
+		return
+	}
+	if n.first.IsZero() {
+		n.first = time.Now()
+	}
+	if len(missed) > 0 {
+		r.sight.storageFailed(n.first, "the storage refused what was received: "+err.Error(), missed)
+	}
+	r.failedMu.Lock()
+	r.failed = append(r.failed, n)
+	r.failedMu.Unlock()
+}
+
+func (r *recorder) storageWorks(now time.Time) {
+	if r.sight.storageWorks(now, r.filler.Load() != nil) {
+		r.log.Info("events are stored again")
+	}
+}
+
+// takeBack forgets what could not be stored, so that it can be recorded when it comes again. r.mu is held.
+func (r *recorder) takeBack() {
+	r.failedMu.Lock()
+	failed := r.failed
+	r.failed = nil
+	r.failedMu.Unlock()
+	for _, n := range failed {
+		r.seen.forget(n.ids)
+		for _, m := range n.messages {
+			mark := r.partition(m.partition)
+			mark.forget([]osMessage{m.message})
+			r.changed[m.partition] = mark
+		}
+		for _, e := range n.entries {
+			m := r.logMark(e.kind)
+			m.forget(e.id)
+		}
+		for _, g := range n.gaps {
+			r.sight.untold(g)
+		}
+	}
+	if len(failed) > 0 {
+		r.awaitEntries(failed[0].first, r.logKinds())
+	}
+}
+
+// run does what is due by time, until ctx is done.
+func (r *recorder) run(ctx context.Context) {
+	tick := time.NewTicker(r.timing.tick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		r.tick(ctx, time.Now(), false)
+	}
+}
+
+// tick does what is due: it settles replays and jumps of sequence numbers, tells gaps and heart-beats, and stores what is
+// known. all: nothing more comes.
+func (r *recorder) tick(ctx context.Context, now time.Time, all bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.takeBack()
+	if r.queue.Err() == nil {
+		r.storageWorks(now)
+	}
+	for partition, held := range r.held {
+		if all || now.Sub(held.last) >= r.timing.settle {
+			r.settleReplay(partition, nil)
+		}
+	}
+	r.settleSequence(now, all)
+	if fill := r.filler.Load(); fill != nil {
+		if topics := r.sight.takeRefill(); len(topics) > 0 {
+			(*fill)(topics)
+		}
+	}
+	if len(r.held) == 0 {
+		r.tellGaps(now)
+	}
+	r.beat(now)
+	r.flush(ctx)
+	r.noteSight(ctx)
+}
+
+// settleSequence notes what the sequence numbers say is missing. r.mu is held.
+func (r *recorder) settleSequence(now time.Time, all bool) {
+	for _, g := range r.sequence.settle(now, all) {
+		kind := event.TopicOther
+		if g.topic != "" {
+			kind = r.topics.kindOf(g.topic, "")
+		}
+		n := int(g.missing)
+		r.onMissed(kind, n)
+		if g.overLink {
+			if !r.sight.overLink(kind, n) {
+				r.log.Warn("the sequence numbers say how many notifications were missed while the link was down",
+					zap.String("topic_type", kind), zap.Int("notifications", n))
+			}
+			continue
+		}
+		if kind == event.TopicAudit || kind == event.TopicSecurity || kind == event.TopicOther {
+			r.awaitEntries(g.first, r.logKinds())
+		}
+		r.log.Warn("notifications were missed: their sequence numbers jumped", zap.String("topic", g.topic),
+			zap.String("topic_type", kind), zap.Int("notifications", n))
+		r.sight.spot(g.first, g.last, "the sequence numbers of the HMC jumped", g.topic, kind, n, r.canFetch(kind))
+	}
+}
+
+// overflowed notes a notification that the hand-over buffer had no room for. It is called by the goroutine that reads
+// from the HMC and never waits.
+func (r *recorder) overflowed(topic string, now time.Time) {
+	kind := r.topics.kindOf(topic, "")
+	r.onMissed(kind, 1)
+	r.sight.overflow(topic)
+	r.sight.spot(now, now, "the hand-over buffer was full", topic, kind, 1, r.canFetch(kind))
+}
+
+// canFetch says whether what was missed on a topic of this kind can be fetched.
+func (r *recorder) canFetch(kind string) bool {
+	return r.filler.Load() != nil && kind != event.TopicObject && kind != event.TopicJob
+}
+
+// noteSight stores from time to time that the HMC is in sight, also while it sends nothing. What was read at one tick is
+// used at the next: by then all that had come before it is recorded. r.mu is held.
+func (r *recorder) noteSight(ctx context.Context) {
+	at := r.sighted
+	r.sighted = time.Time{}
+	if r.up {
+		r.sighted = r.inSight()
+	}
+	if r.up && len(r.held) == 0 && at.Sub(r.lastSeen) >= r.timing.seenEvery {
+		r.send(ctx, append(r.state(), r.lastState(at, "")))
+	}
+}
+
+// close records that the daemon does not look after the HMC any more.
+func (r *recorder) close(ctx context.Context, cause string) {
+	r.tick(ctx, time.Now(), true)
+	r.mu.Lock()
+	r.flush(ctx)
+	if !r.lastSeen.IsZero() {
+		r.send(ctx, append(r.state(), r.lastState(r.lastSeen, cause)))
+	}
+	r.mu.Unlock()
+	if err := r.queue.Flush(); err != nil {
+		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
+	}
+}
+
+// sequenceNumber returns the session-sequence-nr of a notification, if it has one.
+func sequenceNumber(n *receiver.Notification) (int64, bool) {
+	var v int64
+	p := number(n.Headers.Get("session-sequence-nr"), &v)
+	return v, p != nil
+}
