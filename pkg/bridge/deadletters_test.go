@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -264,14 +265,21 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 
 // What is refused while a replay runs is not for this replay, which would never end else.
 func TestReplayLeavesWhatComes(t *testing.T) {
-	d, _ := withLetters(t, 2)
+	d, _ := withLetters(t, 0)
+	letter := queue.DeadLetter{Sink: "hook", Data: []byte(`{"id":"1","hmc":"a","type":"t"}`)}
+	if err := d.bridge.dead.Put(slices.Repeat([]queue.DeadLetter{letter}, replayPage)...); err != nil {
+		t.Fatal(err)
+	}
+	var came atomic.Int64
 	d.consumer.set(func(*http.Request, *event.Event) int {
-		if err := d.bridge.dead.Put(queue.DeadLetter{Sink: "hook", Data: []byte(`{"id":"1","hmc":"a","type":"t"}`)}); err != nil {
-			t.Error(err)
+		if came.Add(1) <= 2 {
+			if err := d.bridge.dead.Put(letter); err != nil {
+				t.Error(err)
+			}
 		}
 		return http.StatusOK
 	})
-	if _, got := d.replayed(DeadLetterFilter{Sink: "hook"}, ""); got != (ReplayCounts{Letters: 2, Accepted: 2}) {
+	if _, got := d.replayed(DeadLetterFilter{Sink: "hook"}, ""); got != (ReplayCounts{Letters: replayPage, Accepted: replayPage}) {
 		t.Errorf("%+v", got)
 	}
 	if left := len(d.letters(DeadLetterFilter{})); left != 2 {
