@@ -101,7 +101,7 @@ type partitionMark struct {
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
 	begun           bool
-	began           int64  // when it was seen first, as an entry has it
+	began           uint32 // when it was seen first, as an entry has it
 	epoch, top      uint32 // its epoch, and the highest that was ever used
 	lowest, highest int64
 	floor           int64 // the highest number whose entry is gone; none if there is none
@@ -122,7 +122,7 @@ type markEntry struct {
 	seq      int64
 	key      [8]byte
 	time     int64
-	received int64  // in Unix milliseconds; 0: before the daemon was started
+	received uint32 // in seconds; 0: before the daemon was started
 	life     uint32 // epoch and flags
 }
 
@@ -143,27 +143,29 @@ func (e *markEntry) is(msg *osMessage) bool {
 	return e.key == msg.key && (e.time == msg.time || e.time <= 0 || msg.time <= 0)
 }
 
-// millis returns a time as entries have it.
-func millis(t time.Time) int64 { return max(t.UnixMilli(), 1) }
+// seconds returns a time as entries have it.
+func seconds(t time.Time) uint32 { return uint32(min(max(t.Unix(), 1), math.MaxUint32)) }
 
 // since says whether a time as entries have it is t or later.
-func since(received int64, t time.Time) bool { return received != 0 && received >= t.UnixMilli() }
+func since(received uint32, t time.Time) bool { return received != 0 && int64(received) >= t.Unix() }
 
 // within says whether the entry was received less than so many seconds before now.
 func (e *markEntry) within(seconds int64, now time.Time) bool {
-	return e.received != 0 && now.UnixMilli()-e.received < 1000*seconds
+	return e.received != 0 && now.Unix()-int64(e.received) < seconds
 }
 
 // sequenceEnd is where a sequence ended.
 type sequenceEnd struct {
-	epoch   uint32
-	highest int64
-	floor   int64 // the highest number whose entry is gone; none if there is none
-	gaps    spans // what was missing of it
+	epoch           uint32
+	lowest, highest int64
+	floor           int64 // the highest number whose entry is gone; none if there is none
+	gaps            spans // what was missing of it
 }
 
 // unseen says whether a number of the sequence was not seen.
-func (s *sequenceEnd) unseen(seq int64) bool { return seq > s.highest || s.gaps.contains(seq) }
+func (s *sequenceEnd) unseen(seq int64) bool {
+	return seq < s.lowest || seq > s.highest || s.gaps.contains(seq)
+}
 
 // cutReplay is what has to be known of a replay that was cut short. Its first piece alone may not tell that the sequence
 // started anew: if a later one does, what was taken as known is missing.
@@ -213,7 +215,7 @@ func (m *partitionMark) repeated(e *markEntry, msg *osMessage, now time.Time) bo
 
 // begin makes the sequence that begins with a number the present one.
 func (m *partitionMark) begin(epoch uint32, seq int64, now time.Time) {
-	m.begun, m.began = true, millis(now)
+	m.begun, m.began = true, seconds(now)
 	m.epoch, m.top = epoch, max(m.top, epoch)
 	m.lowest, m.highest = seq, seq
 	m.floor, m.published = none, none
@@ -225,7 +227,7 @@ func (m *partitionMark) restart(seq int64, now time.Time) {
 	if len(m.before) == markBefore {
 		m.before = slices.Delete(m.before, 0, 1)
 	}
-	m.before = append(m.before, sequenceEnd{epoch: m.epoch, highest: m.highest, floor: m.floor, gaps: m.gaps})
+	m.before = append(m.before, sequenceEnd{epoch: m.epoch, lowest: m.lowest, highest: m.highest, floor: m.floor, gaps: m.gaps})
 	m.gaps = nil
 	m.begin(m.fresh(), seq, now)
 }
@@ -288,7 +290,7 @@ func (m *partitionMark) record(msg *osMessage, life uint32, now time.Time) {
 		}
 		m.aged = true
 	}
-	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: millis(now), life: life}
+	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: seconds(now), life: life}
 	if i := int(m.next-m.base) % markEntries; i < len(m.entries) {
 		m.entries[i] = e
 	} else {
@@ -395,7 +397,10 @@ func (m *partitionMark) forget(msgs []osMessage) {
 				break
 			}
 		}
-		if epoch == m.epoch && m.lowest <= msg.seq && msg.seq <= m.highest {
+		if end := m.ended(epoch); end != nil {
+			end.gaps = end.gaps.add(msg.seq, msg.seq)
+			end.gaps = end.gaps[max(0, len(end.gaps)-markGaps):]
+		} else if epoch == m.epoch && m.lowest <= msg.seq && msg.seq <= m.highest {
 			m.skip(msg.seq, msg.seq)
 		}
 	}
@@ -640,8 +645,8 @@ func (a *alignment) assign() {
 				if i < last {
 					continue
 				}
-			case i == last && a.r.toEnd:
-				continue // the newest messages there are cannot be older than what is known
+			case i == last && (a.r.toEnd || a.missing(&a.runs[i]) > 0):
+				continue // the newest messages there are, or those asked for, are not of a system before
 			}
 			if n > 0 {
 				pairs = append(pairs, pair{i, n, epoch})
@@ -714,11 +719,9 @@ func (a *alignment) assignTo(run int, epoch uint32) {
 // repeats says whether a later run has all messages of an earlier one: two replays were given as one, or nothing tells the
 // sequences apart.
 func (a *alignment) repeats(earlier, later int) bool {
-	messages := a.r.messages[a.runs[later].from:a.runs[later].to]
 	for i := a.runs[earlier].from; i < a.runs[earlier].to; i++ {
 		msg := &a.r.messages[i]
-		at, ok := slices.BinarySearchFunc(messages, msg.seq, func(m osMessage, seq int64) int { return cmp.Compare(m.seq, seq) })
-		if !ok || !msg.same(&messages[at]) {
+		if at, ok := a.position(&a.runs[later], msg.seq); !ok || !msg.same(&a.r.messages[at]) {
 			return false
 		}
 	}
@@ -756,6 +759,7 @@ func (a *alignment) judgePresent(run *replayRun) {
 		case match:
 			v.duplicate = true
 		case e != nil:
+			v.duplicate = a.elsewhere(run.epoch, msg)
 			if e.key == msg.key {
 				v.epoch = otherEpoch
 			}
@@ -764,6 +768,15 @@ func (a *alignment) judgePresent(run *replayRun) {
 			v.duplicate = msg.seq <= m.floor && !m.unseen(msg) // else it was missing and turns up late
 		}
 	}
+}
+
+// elsewhere says whether a message that is not the present sequence's is one of another: the numbers went on rising where
+// that ended.
+func (a *alignment) elsewhere(epoch uint32, msg *osMessage) bool {
+	return slices.ContainsFunc(a.epochs, func(other uint32) bool {
+		_, match := a.lookup(other, msg)
+		return match && other != epoch
+	})
 }
 
 // judgeEarlier judges the messages of a run of an earlier sequence, of which some are remembered.
@@ -853,8 +866,8 @@ func (a *alignment) apply() {
 			a.applyEarlier(run)
 		case runSeparate, runUnseen:
 			run.epoch = m.fresh()
-			if run.kind == runUnseen {
-				m.before = slices.Insert(m.before, 0, sequenceEnd{epoch: run.epoch, highest: none, floor: none})
+			if run.kind == runUnseen && len(m.before) < markBefore {
+				m.before = slices.Insert(m.before, 0, sequenceEnd{epoch: run.epoch, lowest: math.MaxInt64, highest: none, floor: none})
 			}
 			a.applyEarlier(run)
 		case runRestart:
@@ -900,7 +913,7 @@ func (a *alignment) applyEarlier(run *replayRun) {
 			continue
 		}
 		if end != nil {
-			end.highest = max(end.highest, msg.seq)
+			end.lowest, end.highest = min(end.lowest, msg.seq), max(end.highest, msg.seq)
 			if gaps, was := end.gaps.remove(msg.seq); was && len(gaps) <= markGaps {
 				end.gaps = gaps
 			}
@@ -912,7 +925,7 @@ func (a *alignment) applyEarlier(run *replayRun) {
 // applyRestart makes a run the present sequence.
 func (a *alignment) applyRestart(run *replayRun) {
 	m := a.m
-	first, last := a.r.messages[run.from].seq, a.r.messages[run.to-1].seq
+	first := a.r.messages[run.from].seq
 	old := m.epoch
 	if m.begun {
 		if a.end != nil {
@@ -930,25 +943,8 @@ func (a *alignment) applyRestart(run *replayRun) {
 	}
 	m.cut = cutReplay{}
 	run.epoch = m.epoch
-	joins := a.known && a.same < 0 && run.to == len(a.r.messages)
-	if joins {
-		// What was published since was taken for the old sequence until now.
-		for n := m.first; n < m.next; n++ {
-			e := m.at(n)
-			if e.life != old || !since(e.received, a.r.asked) {
-				continue
-			}
-			at, ok := slices.BinarySearchFunc(a.r.messages[run.from:run.to], e.seq, func(m osMessage, seq int64) int { return cmp.Compare(m.seq, seq) })
-			at += run.from
-			if ok && e.is(&a.r.messages[at]) {
-				a.out[at].duplicate = true
-			} else if e.seq <= last {
-				continue
-			}
-			e.life = m.epoch
-			m.touch(n)
-			m.published = max(m.published, e.seq)
-		}
+	if a.known && run.to == len(a.r.messages) {
+		a.claimPublished(run, old)
 	}
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
@@ -963,7 +959,7 @@ func (a *alignment) applyRestart(run *replayRun) {
 		m.highest = msg.seq // what the first replay of all skips was gone before anybody looked
 		m.record(msg, run.epoch|entryReplayed, a.r.now)
 	}
-	if joins && m.published > m.highest {
+	if m.published > m.highest {
 		m.extend(m.published)
 		for n := m.first; n < m.next; n++ {
 			if e := m.at(n); e.epoch() == m.epoch && !e.gone() {
@@ -971,6 +967,37 @@ func (a *alignment) applyRestart(run *replayRun) {
 			}
 		}
 	}
+}
+
+// claimPublished makes what was published since the replay was asked for a part of the sequence that has just begun with the
+// last run, where it was taken for the old one because its numbers were higher.
+func (a *alignment) claimPublished(run *replayRun, old uint32) {
+	m := a.m
+	for n := m.first; n < m.next; n++ {
+		e := m.at(n)
+		if e.life != old || !since(e.received, a.r.asked) {
+			continue
+		}
+		if i, ok := a.position(run, e.seq); ok && e.is(&a.r.messages[i]) {
+			if a.same >= 0 {
+				if j, ok := a.position(&a.runs[a.same], e.seq); ok && e.is(&a.r.messages[j]) {
+					continue
+				}
+			}
+			a.out[i].duplicate = true
+		} else if a.same >= 0 || e.seq <= a.r.messages[run.to-1].seq {
+			continue
+		}
+		e.life = m.epoch
+		m.touch(n)
+		m.published = max(m.published, e.seq)
+	}
+}
+
+// position returns where in the replay a run has a number.
+func (a *alignment) position(run *replayRun, seq int64) (int, bool) {
+	i, ok := slices.BinarySearchFunc(a.r.messages[run.from:run.to], seq, func(msg osMessage, seq int64) int { return cmp.Compare(msg.seq, seq) })
+	return run.from + i, ok
 }
 
 // noteCut keeps what the next piece of the replay has to know of this one.
@@ -1099,8 +1126,8 @@ func (s spans) below(seq int64) spans {
 //	CRC-32 of all that
 //
 // The head: flags, epoch, top (uvarint), lowest, highest, floor, time of the floor (varint), gaps: how many (uvarint), and from and to of each
-// (varint); how many sequences before are known (uvarint), and epoch (uvarint), end,
-// floor (varint) and gaps of each.
+// (varint); how many sequences before are known (uvarint), and epoch (uvarint),
+// lowest, highest, floor (varint) and gaps of each.
 const markVersion = 1
 
 // Flags of a stored entry.
@@ -1202,6 +1229,7 @@ func (m *partitionMark) appendHead(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(m.before)))
 	for i := range m.before {
 		b = binary.AppendUvarint(b, uint64(m.before[i].epoch))
+		b = binary.AppendVarint(b, m.before[i].lowest)
 		b = binary.AppendVarint(b, m.before[i].highest)
 		b = binary.AppendVarint(b, m.before[i].floor)
 		b = m.before[i].gaps.append(b)
@@ -1320,7 +1348,7 @@ func (r *markReader) head() *partitionMark {
 	}
 	m.gaps = r.spans()
 	for range r.uvarint(markBefore) {
-		m.before = append(m.before, sequenceEnd{epoch: uint32(r.uvarint(maxEpoch)), highest: r.varint(), floor: r.varint(), gaps: r.spans()})
+		m.before = append(m.before, sequenceEnd{epoch: uint32(r.uvarint(maxEpoch)), lowest: r.varint(), highest: r.varint(), floor: r.varint(), gaps: r.spans()})
 	}
 	return m
 }
