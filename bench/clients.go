@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -117,13 +118,22 @@ func runReceiver(ctx context.Context, t target) error {
 	return errors.New("the iteration ended")
 }
 
-// runWholePath is the daemon's own bridge.
-func runWholePath(ctx context.Context, t target) error {
-	b, err := startBridge(ctx, t, 1)
+// runWholePath is the daemon's own bridge with one log sink, runThreeSinks with three.
+func runWholePath(ctx context.Context, t target) error  { return runBridge(ctx, t, 1, 1) }
+func runThreeSinks(ctx context.Context, t target) error { return runBridge(ctx, t, 1, 3) }
+
+// runBridge is the daemon's own bridge with so many HMCs, which all send t.count notifications together.
+func runBridge(ctx context.Context, t target, hmcs, sinks int) error {
+	b, err := startBridge(ctx, t, hmcs, sinks)
 	if err != nil {
 		return err
 	}
 	defer b.stop()
+	// What the daemon says of itself is delivered too.
+	err = b.until(ctx, func(s bridge.Status) bool { return delivered(s) >= hmcs })
+	if err != nil {
+		return err
+	}
 	t.ready()
 	if err := b.until(ctx, func(s bridge.Status) bool { return received(s) > 0 }); err != nil {
 		return err
@@ -131,8 +141,11 @@ func runWholePath(ctx context.Context, t target) error {
 	t.begin()
 	var dropped int
 	err = b.until(ctx, func(s bridge.Status) bool {
-		dropped = s.HMCs[0].Missed
-		return int(s.Sinks[0].Delivered)+dropped >= t.count
+		dropped = 0
+		for _, h := range s.HMCs {
+			dropped += h.Missed
+		}
+		return delivered(s)+dropped >= t.count+hmcs
 	})
 	t.end()
 	if err != nil {
@@ -141,7 +154,12 @@ func runWholePath(ctx context.Context, t target) error {
 	if dropped > 0 {
 		return fmt.Errorf("%d notifications were missed", dropped)
 	}
-	return b.checkLog(t)
+	for i := range sinks {
+		if err := checkLog(t.logFile(i), t.count); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // received is the number of notifications of all HMCs.
@@ -151,6 +169,15 @@ func received(s bridge.Status) int {
 		for _, c := range h.Notifications {
 			n += c
 		}
+	}
+	return int(n)
+}
+
+// delivered is the number of events that every sink has.
+func delivered(s bridge.Status) int {
+	n := s.Sinks[0].Delivered
+	for _, k := range s.Sinks {
+		n = min(n, k.Delivered)
 	}
 	return int(n)
 }
@@ -178,7 +205,7 @@ func (b bench) measureIdle(ctx context.Context) (float64, error) {
 
 // runIdle is the bridge with several HMCs that say nothing, until its standard input ends.
 func runIdle(ctx context.Context, t target) error {
-	b, err := startBridge(ctx, t, idleHMCs)
+	b, err := startBridge(ctx, t, idleHMCs, 1)
 	if err != nil {
 		return err
 	}
@@ -188,20 +215,31 @@ func runIdle(ctx context.Context, t target) error {
 	return err
 }
 
-// writeConfig writes a configuration of so many HMCs, which are all the one broker, and returns its path.
-func (t target) writeConfig(hmcs int) (string, error) {
+// writeConfig writes a configuration of so many HMCs, which are all the one broker, and of sinks, and returns its path.
+func (t target) writeConfig(hmcs int, sinks string) (string, error) {
 	var text strings.Builder
 	text.WriteString("hmcs:\n")
 	for i := range hmcs {
 		fmt.Fprintf(&text, "  - {name: hmc%d, hosts: [127.0.0.1], stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q}, topic_names: [%s]}\n",
 			i+1, t.port, hmcsim.DefaultUserid, hmcsim.DefaultPassword, t.caFile, topicName)
 	}
-	fmt.Fprintf(&text, "sinks:\n  - {name: log, log: {output: %q}}\n", t.logFile())
+	text.WriteString("sinks:\n" + sinks)
 	path := filepath.Join(t.dir, "hmcnotifyd.yaml")
 	return path, os.WriteFile(path, []byte(text.String()), 0o600)
 }
 
-func (t target) logFile() string { return filepath.Join(t.dir, "events.log") }
+// logSinks are so many sinks that write to files.
+func (t target) logSinks(n int) string {
+	var text strings.Builder
+	for i := range n {
+		fmt.Fprintf(&text, "  - {name: log%d, log: {output: %q}}\n", i+1, t.logFile(i))
+	}
+	return text.String()
+}
+
+func (t target) logFile(sink int) string {
+	return filepath.Join(t.dir, fmt.Sprintf("events%d.log", sink+1))
+}
 
 // runningBridge is a bridge with its goroutine.
 type runningBridge struct {
@@ -210,9 +248,14 @@ type runningBridge struct {
 	done   chan error
 }
 
-// startBridge starts a bridge with so many HMCs and returns when it is ready.
-func startBridge(ctx context.Context, t target, hmcs int) (*runningBridge, error) {
-	path, err := t.writeConfig(hmcs)
+// startBridge starts a bridge with so many HMCs and log sinks and returns when it is ready.
+func startBridge(ctx context.Context, t target, hmcs, sinks int) (*runningBridge, error) {
+	return startBridgeWith(ctx, t, hmcs, t.logSinks(sinks), func(s bridge.Status) bool { return s.Ready })
+}
+
+// startBridgeWith starts a bridge with so many HMCs and returns when it is as it should be.
+func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, ready func(bridge.Status) bool) (*runningBridge, error) {
+	path, err := t.writeConfig(hmcs, sinks)
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +273,7 @@ func startBridge(ctx context.Context, t target, hmcs int) (*runningBridge, error
 	life, cancel := context.WithCancel(ctx)
 	r := &runningBridge{Bridge: b, cancel: cancel, done: make(chan error, 1)}
 	go func() { r.done <- b.Run(life) }()
-	if err := r.until(ctx, func(s bridge.Status) bool { return s.Ready }); err != nil {
+	if err := r.until(ctx, ready); err != nil {
 		r.stop()
 		return nil, err
 	}
@@ -259,22 +302,27 @@ func (r *runningBridge) until(ctx context.Context, ok func(bridge.Status) bool) 
 }
 
 // checkLog proves that nothing was left out: the log has one line for each notification. It is not part of the time.
-func (r *runningBridge) checkLog(t target) error {
-	f, err := os.Open(t.logFile())
+func checkLog(path string, want int) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
 	lines := 0
-	for r := bufio.NewReaderSize(f, 1<<20); ; lines++ {
-		if _, err := r.ReadSlice('\n'); errors.Is(err, io.EOF) {
+	for r := bufio.NewReaderSize(f, 1<<20); ; {
+		line, err := r.ReadSlice('\n')
+		if errors.Is(err, io.EOF) {
 			break
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
+		if !bytes.Contains(line, []byte(`"origin":"bridge"`)) {
+			lines++
+		}
 	}
-	if lines != t.count {
-		return fmt.Errorf("the log has %d lines of %d", lines, t.count)
+	if lines != want {
+		return fmt.Errorf("the log has %d lines of %d", lines, want)
 	}
 	return nil
 }

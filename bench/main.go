@@ -1,6 +1,8 @@
 // Command bench measures what a notification costs: read and discarded by go-stomp's own client (a), by our receiver
-// (b), and on the whole path of receiver, queue on disk and log sink (c). All three read from the same broker, which
-// sends over TLS as fast as it is read, in one run; what counts are the ratios between them.
+// (b), on the whole path of receiver, queue on disk and log sink (c), and with three sinks (d). All read from the same
+// broker, which sends over TLS as fast as it is read. Then what the delivery to a webhook costs in comparison with a plain loop
+// (e), how long a notification takes from the socket to the consumer (f), and whether the cost depends on the number of HMCs (g).
+// What counts are the ratios within one run.
 //
 // Each measured client is a process of its own, so that its CPU time and memory are its alone.
 package main
@@ -37,10 +39,17 @@ var clients = []client{
 	{"a", "go-stomp's client, read and discarded", runGoStomp},
 	{"b", "receiver, read and discarded", runReceiver},
 	{"c", "receiver, queue on disk, log sink", runWholePath},
+	{"d", "receiver, queue on disk, three sinks", runThreeSinks},
+}
+
+// helpers are the other processes, by the name they are started with.
+var helpers = map[string]func(context.Context, target) error{
+	"idle": runIdle, "hmcs": runHMCs, "consumer": runConsumer, "fill": runFill, "plain": runPlainLoop, "deliver": runDelivery,
+	"plain-live": runPlainLive, "live": runLive,
 }
 
 // goals are the ratios of notifications per second that the project has set itself.
-var goals = map[string]float64{"b": 1.15, "c": 0.5}
+var goals = map[string]float64{"b": 1.15, "c": 0.5, "d": 0.35}
 
 func profileCPU(path string) (stop func(), err error) {
 	f, err := os.Create(path)
@@ -70,6 +79,7 @@ type target struct {
 	caFile string
 	dir    string // of its own, for what it stores
 	count  int
+	arg    string // what else it has to know
 	ready  func()
 	begin  func() // the first notification has come
 	end    func() // the last one has
@@ -92,6 +102,8 @@ func run(ctx context.Context, args []string) error {
 	port := flags.Int("port", 0, "internal: port of the broker")
 	ca := flags.String("ca", "", "internal: file of the CA certificate")
 	dir := flags.String("dir", "", "internal: directory for what is stored")
+	arg := flags.String("arg", "", "internal: what else the client has to know")
+	only := flags.String("only", "", "parts to measure, of path, webhook, latency, hmcs; separated by commas, all if empty")
 	profile := flags.String("cpuprofile", "", "write CPU profiles of the clients to files that begin with this")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -104,7 +116,7 @@ func run(ctx context.Context, args []string) error {
 			}
 			defer stop()
 		}
-		return beClient(ctx, *child, target{port: *port, caFile: *ca, dir: *dir, count: *count})
+		return beClient(ctx, *child, target{port: *port, caFile: *ca, dir: *dir, count: *count, arg: *arg})
 	}
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
@@ -114,7 +126,31 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	return bench{tmp: tmp, profile: *profile, count: *count}.compare(ctx, *rounds)
+	b := bench{tmp: tmp, profile: *profile, count: *count}
+	parts := []struct {
+		name    string
+		measure func(ctx context.Context, rounds int) error
+	}{{"path", b.compare}, {"webhook", b.compareWebhooks}, {"latency", b.compareLatency}, {"hmcs", b.compareHMCs}}
+	wanted := strings.FieldsFunc(*only, func(r rune) bool { return r == ',' })
+	for _, name := range wanted {
+		if !slices.ContainsFunc(parts, func(p struct {
+			name    string
+			measure func(ctx context.Context, rounds int) error
+		}) bool {
+			return p.name == name
+		}) {
+			return fmt.Errorf("-only: there is no part %q", name)
+		}
+	}
+	for _, p := range parts {
+		if len(wanted) > 0 && !slices.Contains(wanted, p.name) {
+			continue
+		}
+		if err := p.measure(ctx, *rounds); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return nil
 }
 
 // bench is what all runs have in common.
@@ -167,7 +203,7 @@ func report(results map[string][]result, count int, idleMiB float64) {
 	fmt.Printf("\nresident memory with %d idle HMCs: %.1f MiB (goal below 64)\n", idleHMCs, idleMiB)
 }
 
-func median(all []result, of func(result) float64) float64 {
+func median[T any](all []T, of func(T) float64) float64 {
 	values := make([]float64, len(all))
 	for i, r := range all {
 		values[i] = of(r)
@@ -200,13 +236,18 @@ func (b bench) measure(ctx context.Context, key string) (result, error) {
 	return r, err
 }
 
-// withClient starts this program as a client, hands over its output, and waits for its end.
+// withClient starts this program as a client with a directory of its own, hands over its output, and waits for its end.
 func (b bench) withClient(ctx context.Context, key string, broker *hmcsim.Broker, use func(lines *bufio.Scanner, pid int) error) (err error) {
 	dir, err := os.MkdirTemp(b.tmp, "client-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	return b.withProcess(ctx, key, dir, "", broker, use)
+}
+
+// withProcess starts this program as one of the processes that it consists of, hands over its output, and waits for its end.
+func (b bench) withProcess(ctx context.Context, key, dir, arg string, broker *hmcsim.Broker, use func(lines *bufio.Scanner, pid int) error) error {
 	caFile := filepath.Join(dir, "ca.pem")
 	if err := os.WriteFile(caFile, broker.CA().PEM(), 0o600); err != nil {
 		return err
@@ -218,7 +259,7 @@ func (b bench) withClient(ctx context.Context, key string, broker *hmcsim.Broker
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe, "-child", key, "-port", strconv.Itoa(broker.Port()), "-ca", caFile, "-dir", dir,
-		"-n", strconv.Itoa(b.count), "-cpuprofile", b.profile)
+		"-n", strconv.Itoa(b.count), "-arg", arg, "-cpuprofile", b.profile)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -237,13 +278,6 @@ func (b bench) withClient(ctx context.Context, key string, broker *hmcsim.Broker
 
 // beClient is the measured process: it says when it is ready, and at the end what it took.
 func beClient(ctx context.Context, key string, t target) error {
-	if key == "idle" {
-		return runIdle(ctx, t)
-	}
-	i := slices.IndexFunc(clients, func(c client) bool { return c.key == key })
-	if i < 0 {
-		return fmt.Errorf("no client %q", key)
-	}
 	var (
 		began time.Time
 		cpu   time.Duration
@@ -256,6 +290,16 @@ func beClient(ctx context.Context, key string, t target) error {
 			Seconds: time.Since(began).Seconds(), CPUSeconds: (cpuTime() - cpu).Seconds(),
 			PeakMiB: memoryOf("self", "VmHWM"), Received: t.count,
 		}
+	}
+	if helper, ok := helpers[key]; ok {
+		if err := helper(ctx, t); err != nil || r.Received == 0 {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(r)
+	}
+	i := slices.IndexFunc(clients, func(c client) bool { return c.key == key })
+	if i < 0 {
+		return fmt.Errorf("no client %q", key)
 	}
 	if err := clients[i].run(ctx, t); err != nil {
 		return err

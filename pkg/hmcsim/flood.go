@@ -1,6 +1,7 @@
 package hmcsim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +17,18 @@ type FloodOptions struct {
 	Messages []Message // what is sent, over and over; nil: FloodMessages
 }
 
-// floodBase is where the numbers of a flood begin: all have the same number of digits, so that a block of frames
-// that is encoded once can have its numbers changed in place.
-const floodBase = 1_000_000_000
+const (
+	// floodBase is where the numbers of a flood begin: all have the same number of digits, so that a block of frames
+	// that is encoded once can have its numbers changed in place.
+	floodBase = 1_000_000_000
+	// floodRound is the same for what counts the rounds through the messages.
+	floodRound = 2_000_000_000
+
+	// FloodNumber in the body of a flood's message becomes the number of the frame, and FloodSequence how often this message
+	// was sent: as the messages of an operating system are numbered.
+	FloodNumber   = "1000000000"
+	FloodSequence = "2000000000"
+)
 
 // floodBlock is about how many bytes are written at once.
 const floodBlock = 128 << 10
@@ -85,17 +95,24 @@ func (b *Broker) Flood(ctx context.Context, opts FloodOptions) (int64, error) {
 type floodSource struct {
 	link  *link
 	block []byte
-	ends  []int // where each frame of the block ends
-	spots []int // where each number of the block begins; each has ten digits; frames have equally many
-	per   int   // numbers per frame
-	next  int64 // number of the next frame
+	ends  []int       // where each frame of the block ends
+	spots []floodSpot // where each number of the block begins; each has ten digits
+	round int64       // messages of a round
+	next  int64       // number of the next frame
 	left  int64
 	sent  atomic.Int64
 	done  chan struct{}
 }
 
+// floodSpot is a number in a block.
+type floodSpot struct {
+	at    int
+	frame int  // of the block
+	round bool // it counts rounds, not frames
+}
+
 func newFloodSource(b *Broker, t *topic, s *subscription, opts FloodOptions) *floodSource {
-	src := &floodSource{link: s.link, left: opts.Frames, next: floodBase, done: make(chan struct{})}
+	src := &floodSource{link: s.link, left: opts.Frames, next: floodBase, round: int64(len(opts.Messages)), done: make(chan struct{})}
 	escape := s.link.escapes()
 	mark := strconv.Itoa(floodBase)
 	now := strconv.FormatInt(time.Now().UnixMilli(), 10)
@@ -107,13 +124,14 @@ func newFloodSource(b *Broker, t *topic, s *subscription, opts FloodOptions) *fl
 			p = append(p, s.line...)
 			id := b.messageID(t.producer, 0)
 			p = appendHeader(p, "message-id", id[:len(id)-1]+mark, escape)
-			spots := []int{len(p) - 1 - len(mark)}
+			frame := len(src.ends)
+			spots := []floodSpot{{at: len(p) - 1 - len(mark), frame: frame}}
 			p = appendHeader(p, "expires", "0", escape)
 			p = appendHeader(p, "priority", "4", escape)
 			p = appendHeader(p, "timestamp", now, escape)
 			for _, name := range []string{"global-sequence-nr", "session-sequence-nr"} {
 				p = appendHeader(p, name, mark, escape)
-				spots = append(spots, len(p)-1-len(mark))
+				spots = append(spots, floodSpot{at: len(p) - 1 - len(mark), frame: frame})
 			}
 			for _, h := range m.Headers {
 				if h.Name != "global-sequence-nr" && h.Name != "session-sequence-nr" {
@@ -121,26 +139,45 @@ func newFloodSource(b *Broker, t *topic, s *subscription, opts FloodOptions) *fl
 				}
 			}
 			p = append(p, '\n')
+			spots = append(spots, spotsIn(m.Body, len(p), frame)...)
 			p = append(p, m.Body...)
 			p = append(p, 0, '\n')
 			src.block = p
 			src.ends = append(src.ends, len(p))
 			src.spots = append(src.spots, spots...)
-			src.per = len(spots)
 		}
 	}
 	return src
+}
+
+// spotsIn returns where the numbers of a body are that begins at an offset.
+func spotsIn(body []byte, offset, frame int) (spots []floodSpot) {
+	for _, mark := range []string{FloodNumber, FloodSequence} {
+		for from := 0; ; {
+			i := bytes.Index(body[from:], []byte(mark))
+			if i < 0 {
+				break
+			}
+			spots = append(spots, floodSpot{at: offset + from + i, frame: frame, round: mark == FloodSequence})
+			from += i + len(mark)
+		}
+	}
+	return spots
 }
 
 // writeBlock writes the next block of frames.
 func (src *floodSource) writeBlock(l *link) error {
 	n := int(min(int64(len(src.ends)), src.left))
 	var digits [10]byte
-	for i := range n {
-		d := strconv.AppendInt(digits[:0], src.next+int64(i), 10)
-		for _, at := range src.spots[i*src.per : (i+1)*src.per] {
-			copy(src.block[at:], d)
+	for _, spot := range src.spots {
+		if spot.frame >= n {
+			break
 		}
+		number := src.next + int64(spot.frame)
+		if spot.round {
+			number = floodRound + (number-floodBase)/src.round
+		}
+		copy(src.block[spot.at:], strconv.AppendInt(digits[:0], number, 10))
 	}
 	if n > 0 {
 		if _, err := l.conn.Write(src.block[:src.ends[n-1]]); err != nil {
@@ -161,7 +198,8 @@ func (src *floodSource) writeBlock(l *link) error {
 	return nil
 }
 
-// FloodMessages returns realistic notifications of the four types that come in masses, of many partitions.
+// FloodMessages returns realistic notifications of the four types that come in masses, of many partitions. In a flood each is
+// another one, as those of an HMC are: the messages of each partition have consecutive numbers, and log entries other times.
 func FloodMessages() []Message {
 	var messages []Message
 	for i := range 32 {
@@ -181,7 +219,7 @@ func FloodMessages() []Message {
 			},
 			Message{
 				with(Header{"notification-type", "os-message"}),
-				fmt.Appendf(nil, `{"os-messages":[{"sequence-number":%d,"message-id":"0","message-text":"[ %5d.123456] systemd[1]: Started Session %d of user root.\n","os-name":null,"timestamp":-1,"sound-alarm":false,"is-priority":false,"is-held":false,"is-refresh":false,"prompt-text":""}]}`, i+1, i, i),
+				fmt.Appendf(nil, `{"os-messages":[{"sequence-number":2000000000,"message-id":"0","message-text":"[ %5d.123456] systemd[1]: Started Session 2000000000 of user root.\n","os-name":null,"timestamp":-1,"sound-alarm":false,"is-priority":false,"is-held":false,"is-refresh":false,"prompt-text":""}]}`, i),
 			},
 			Message{
 				with(Header{"notification-type", "property-change"}, Header{"property-names", " ifl-processors description "}),
@@ -189,7 +227,7 @@ func FloodMessages() []Message {
 			},
 			Message{
 				[]Header{{"notification-type", "log-entry"}},
-				fmt.Appendf(nil, `{"log-entries":[{"event-time":1574705197000,"event-id":"1941","event-name":"WebServicesLogon","event-message":"User zbcInstall has logged on to Web Services API session Sx9feb3000-e9e7-11e9-bf4a-00106f237ab1.%x from location 10.1.1.1","userid":"zbcInstall","user-uri":"/api/users/1c11f0e2-7b7a-11e9-9d5e-00106f237ab1","event-data-items":[{"data-item-number":0,"data-item-type":"string","data-item-value":"zbcInstall"},{"data-item-number":2,"data-item-type":"string","data-item-value":"10.1.1.1"}],"event-details":[]}]}`, i),
+				fmt.Appendf(nil, `{"log-entries":[{"event-time":1000000000000,"event-id":"1941","event-name":"WebServicesLogon","event-message":"User zbcInstall has logged on to Web Services API session Sx9feb3000-e9e7-11e9-bf4a-00106f237ab1.%x from location 10.1.1.1","userid":"zbcInstall","user-uri":"/api/users/1c11f0e2-7b7a-11e9-9d5e-00106f237ab1","event-data-items":[{"data-item-number":0,"data-item-type":"string","data-item-value":"zbcInstall"},{"data-item-number":2,"data-item-type":"string","data-item-value":"10.1.1.1"}],"event-details":[]}]}`, i),
 			},
 		)
 	}
