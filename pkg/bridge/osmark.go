@@ -592,6 +592,14 @@ func (a *alignment) decide() {
 			a.judge(run, m.epoch)
 		}
 	}
+	for i := range a.out {
+		if msg := &a.r.messages[i]; msg.time > 0 && !a.out[i].duplicate {
+			a.out[i].duplicate = slices.ContainsFunc(a.epochs, func(epoch uint32) bool {
+				e, match := a.lookup(epoch, msg)
+				return match && e.time > 0 // whatever else: this is it
+			})
+		}
+	}
 }
 
 // judge judges the messages of a run of a sequence that is known.
@@ -943,8 +951,9 @@ func (a *alignment) applyRestart(run *replayRun) {
 	}
 	m.cut = cutReplay{}
 	run.epoch = m.epoch
+	var published []int64
 	if a.known && run.to == len(a.r.messages) {
-		a.claimPublished(run, old)
+		published = a.claimPublished(run, old)
 	}
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
@@ -959,19 +968,17 @@ func (a *alignment) applyRestart(run *replayRun) {
 		m.highest = msg.seq // what the first replay of all skips was gone before anybody looked
 		m.record(msg, run.epoch|entryReplayed, a.r.now)
 	}
-	if m.published > m.highest {
-		m.extend(m.published)
-		for n := m.first; n < m.next; n++ {
-			if e := m.at(n); e.epoch() == m.epoch && !e.gone() {
-				m.fill(e.seq)
-			}
+	for _, seq := range published {
+		if seq > m.highest {
+			m.extend(seq)
 		}
+		m.fill(seq)
 	}
 }
 
 // claimPublished makes what was published since the replay was asked for a part of the sequence that has just begun with the
-// last run, where it was taken for the old one because its numbers were higher.
-func (a *alignment) claimPublished(run *replayRun, old uint32) {
+// last run, where it was taken for the old one because its numbers were higher. It returns the numbers.
+func (a *alignment) claimPublished(run *replayRun, old uint32) (numbers []int64) {
 	m := a.m
 	for n := m.first; n < m.next; n++ {
 		e := m.at(n)
@@ -991,7 +998,9 @@ func (a *alignment) claimPublished(run *replayRun, old uint32) {
 		e.life = m.epoch
 		m.touch(n)
 		m.published = max(m.published, e.seq)
+		numbers = append(numbers, e.seq)
 	}
+	return numbers
 }
 
 // position returns where in the replay a run has a number.
