@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 
@@ -43,11 +42,11 @@ type delivery struct {
 	router  router
 	metrics *sinkMetrics
 	log     *zap.Logger
-	seed    maphash.Seed
 
 	batchEvents, batchBytes int // what one Send takes
 
 	lanes    []*lane
+	work     *work
 	progress *progress
 	health   health
 	replays  replayGate
@@ -59,7 +58,7 @@ type delivery struct {
 
 	// Of distribute, used again.
 	entries []entry
-	items   [][]item // per lane
+	items   []item
 }
 
 func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
@@ -68,7 +67,6 @@ func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *q
 		router:   router{match: cfg.Match, drop: cfg.Drop},
 		metrics:  m.forSink(cfg.Name),
 		log:      log.Named("sink").With(zap.String("sink", cfg.Name)),
-		seed:     maphash.MakeSeed(),
 		draining: make(chan struct{}),
 		gaveUp:   make(chan struct{}),
 		replays:  newReplayGate(),
@@ -84,9 +82,9 @@ func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *q
 	}
 	d.progress = newProgress(cursor, d.log, max(ahead, 2*lanes*d.batchEvents), aheadBytes)
 	d.health = health{log: d.log, lanes: make([]laneHealth, lanes)}
-	d.items = make([][]item, lanes)
+	d.work = newWork(lanes, d.batchEvents, d.batchBytes, cfg.Batch.MaxEvents, cfg.Batch.MaxWait)
 	for i := range lanes {
-		d.lanes = append(d.lanes, &lane{delivery: d, index: i, wake: make(chan struct{}, 1)})
+		d.lanes = append(d.lanes, &lane{delivery: d, index: i})
 	}
 	return d
 }
@@ -103,9 +101,7 @@ func (d *delivery) run(ctx context.Context) {
 		lanes.Go(func() { l.run(ctx) })
 	}
 	d.dispatch(ctx)
-	for _, l := range d.lanes {
-		l.close()
-	}
+	d.work.close()
 	lanes.Wait()
 	cancel()
 	watch.Wait()
@@ -174,29 +170,26 @@ func (d *delivery) distribute(records []queue.Record) {
 			filtered++
 			continue
 		}
-		n := d.laneOf(it.record)
-		d.items[n] = append(d.items[n], it)
+		d.items = append(d.items, it)
 	}
 	if filtered > 0 {
 		d.metrics.filtered.add(filtered)
 	}
 	d.progress.add(d.entries)
 	d.entries = d.entries[:0]
-	for n, items := range d.items {
-		if len(items) > 0 {
-			d.lanes[n].add(items)
-			clear(items)
-			d.items[n] = items[:0]
-		}
+	if len(d.items) > 0 {
+		d.work.add(d.keyOf, d.items)
+		clear(d.items)
+		d.items = d.items[:0]
 	}
 }
 
-// laneOf keeps the events of one resource in one lane.
-func (d *delivery) laneOf(r event.Record) int {
+// keyOf names what the order of an event is kept by: with a single lane everything keeps its order anyway.
+func (d *delivery) keyOf(it *item) string {
 	if len(d.lanes) == 1 {
-		return 0
+		return ""
 	}
-	return int(maphash.String(d.seed, r.Key) % uint64(len(d.lanes)))
+	return it.record.Key
 }
 
 // watch applies the limits of the queue and notices attempts that do not end, for as long as ctx lasts.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,59 +12,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
 
-// lane sends some of a sink's events one after the other, in a goroutine of its own: all events of one resource go
-// into one lane, which keeps their order. What holds up one lane holds up no other.
+// lane sends batches of a sink's events one after the other, in a goroutine of its own.
 type lane struct {
 	*delivery
 	index int
-	wake  chan struct{} // holds one token when there is something new
-
-	mu      sync.Mutex
-	pending []item // from head
-	head    int
-	closed  bool // nothing comes any more
-
-	batch batch // of the lane's goroutine
+	batch batch
 }
 
-// item is one record on its way.
-type item struct {
-	number  uint64 // in progress
-	seq     uint64
-	record  event.Record
-	invalid error // why the record cannot be sent at all
-}
-
-// batch is what a lane has taken to be sent at once. Its memory is used again for the next one.
-type batch struct {
-	numbers []uint64
-	seqs    []uint64
-	records []event.Record
-	invalid error // of its only record
-}
-
-// add takes in records. They come in the order of the queue.
-func (l *lane) add(items []item) {
-	l.mu.Lock()
-	if l.head > len(l.pending)/2 {
-		n := copy(l.pending, l.pending[l.head:])
-		clear(l.pending[n:])
-		l.pending, l.head = l.pending[:n], 0
-	}
-	l.pending = append(l.pending, items...)
-	l.mu.Unlock()
-	notify(l.wake)
-}
-
-// close says that nothing comes any more.
-func (l *lane) close() {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	notify(l.wake)
-}
-
-// run sends until the lane is closed and empty, until ctx is done, or, while draining, to the first failure.
+// run sends until all is done, until ctx is done, or, while draining, to the first failure.
 func (l *lane) run(ctx context.Context) {
 	for l.take(ctx) {
 		if !l.bringToEnd(ctx) {
@@ -73,77 +27,33 @@ func (l *lane) run(ctx context.Context) {
 			return
 		}
 		l.progress.finish(l.batch.numbers)
+		l.work.done(&l.batch)
 	}
 }
 
-// take waits for the next batch: for its first event, and then up to max_wait for it to fill. It returns false at the
-// end of the lane.
+// take waits for the next batch. It returns false when there is none any more.
 func (l *lane) take(ctx context.Context) bool {
-	var filled <-chan time.Time
-	waited := l.cfg.Batch.MaxEvents <= 1 || l.cfg.Batch.MaxWait <= 0
-	draining := l.draining
+	hurry, alone, draining, gaveUp := false, false, l.draining, l.gaveUp
 	for ctx.Err() == nil {
-		l.mu.Lock()
-		n, full := l.fitting()
-		if n > 0 && (full || waited || l.closed) {
-			l.pick(n)
-			l.mu.Unlock()
-			return true
+		ok, wait, ended := l.work.take(&l.batch, time.Now(), hurry)
+		if ok || ended || alone { // what is left is behind what another lane has given up
+			return ok
 		}
-		closed := l.closed
-		l.mu.Unlock()
-		if closed {
-			return false
-		}
-		if n > 0 && filled == nil && !waited {
-			timer := time.NewTimer(l.cfg.Batch.MaxWait)
-			defer timer.Stop()
-			filled = timer.C
+		var filled <-chan time.Time
+		if wait > 0 {
+			filled = time.After(wait)
 		}
 		select {
-		case <-l.wake:
+		case <-l.work.wake:
 		case <-filled:
-			waited = true
 		case <-draining:
-			waited, draining = true, nil
+			hurry, draining = true, nil
+		case <-gaveUp:
+			hurry, alone, gaveUp = true, true, nil
 		case <-ctx.Done():
 		}
 	}
 	return false
-}
-
-// fitting returns how many of the pending records go into the next batch, and whether there is no use in waiting for
-// more. l.mu is held.
-func (l *lane) fitting() (n int, full bool) {
-	bytes := 0
-	for i := l.head; i < len(l.pending); i++ {
-		it := &l.pending[i]
-		switch {
-		case n == 0 && it.invalid != nil:
-			return 1, true
-		case n > 0 && (it.invalid != nil || n >= l.batchEvents || bytes+len(it.record.JSON) > l.batchBytes):
-			return n, true
-		}
-		bytes += len(it.record.JSON)
-		n++
-	}
-	return n, n >= min(l.batchEvents, l.cfg.Batch.MaxEvents)
-}
-
-// pick moves pending records into the batch. l.mu is held.
-func (l *lane) pick(n int) {
-	b := &l.batch
-	clear(b.records)
-	b.numbers, b.seqs, b.records = b.numbers[:0], b.seqs[:0], b.records[:0]
-	picked := l.pending[l.head : l.head+n]
-	for i := range picked {
-		b.numbers = append(b.numbers, picked[i].number)
-		b.seqs = append(b.seqs, picked[i].seq)
-		b.records = append(b.records, picked[i].record)
-	}
-	b.invalid = picked[0].invalid
-	clear(picked) // the memory of a record is that of its neighbors too
-	l.head += n
 }
 
 // wanted returns what is left of the batch: the limits of the sink's queue may have taken away its beginning.
