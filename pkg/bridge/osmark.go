@@ -23,6 +23,10 @@ const (
 	// markGaps bounds the ranges of missing numbers that are kept to be asked for.
 	markGaps = 16
 
+	// markEarlier is how many messages of a sequence before the present one are remembered if all come by one replay: they
+	// must not take the place of those of the present one.
+	markEarlier = 32
+
 	// markBefore bounds how many sequences before the present one are known by where they ended.
 	markBefore = 4
 
@@ -101,7 +105,7 @@ type partitionMark struct {
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
 	begun           bool
-	began           int64  // when it was seen first, as an entry has it
+	began           uint32 // when it was seen first, as an entry has it
 	epoch, top      uint32 // its epoch, and the highest that was ever used
 	lowest, highest int64
 	floor           int64 // the highest number whose entry is gone; none if there is none
@@ -122,7 +126,7 @@ type markEntry struct {
 	seq      int64
 	key      [8]byte
 	time     int64
-	received int64  // in Unix milliseconds; 0: before the daemon was started
+	received uint32 // in seconds; 0: before the daemon was started
 	life     uint32 // epoch and flags
 }
 
@@ -143,15 +147,15 @@ func (e *markEntry) is(msg *osMessage) bool {
 	return e.key == msg.key && (e.time == msg.time || e.time <= 0 || msg.time <= 0)
 }
 
-// millis returns a time as entries have it.
-func millis(t time.Time) int64 { return max(t.UnixMilli(), 1) }
+// seconds returns a time as entries have it.
+func seconds(t time.Time) uint32 { return uint32(min(max(t.Unix(), 1), math.MaxUint32)) }
 
 // since says whether a time as entries have it is t or later.
-func since(received int64, t time.Time) bool { return received != 0 && received >= t.UnixMilli() }
+func since(received uint32, t time.Time) bool { return received != 0 && int64(received) >= t.Unix() }
 
 // within says whether the entry was received less than so many seconds before now.
 func (e *markEntry) within(seconds int64, now time.Time) bool {
-	return e.received != 0 && now.UnixMilli()-e.received < 1000*seconds
+	return e.received != 0 && now.Unix()-int64(e.received) < seconds
 }
 
 // sequenceEnd is where a sequence ended.
@@ -215,7 +219,7 @@ func (m *partitionMark) repeated(e *markEntry, msg *osMessage, now time.Time) bo
 
 // begin makes the sequence that begins with a number the present one.
 func (m *partitionMark) begin(epoch uint32, seq int64, now time.Time) {
-	m.begun, m.began = true, millis(now)
+	m.begun, m.began = true, seconds(now)
 	m.epoch, m.top = epoch, max(m.top, epoch)
 	m.lowest, m.highest = seq, seq
 	m.floor, m.published = none, none
@@ -290,7 +294,7 @@ func (m *partitionMark) record(msg *osMessage, life uint32, now time.Time) {
 		}
 		m.aged = true
 	}
-	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: millis(now), life: life}
+	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: seconds(now), life: life}
 	if i := int(m.next-m.base) % markEntries; i < len(m.entries) {
 		m.entries[i] = e
 	} else {
@@ -653,6 +657,9 @@ func (a *alignment) assign() {
 				if i < last {
 					continue
 				}
+				if _, match := a.lookup(epoch, &a.r.messages[a.runs[i].to-1]); match {
+					n = math.MaxInt // its newest message was published since
+				}
 			case i == last && (a.r.toEnd || a.missing(&a.runs[i]) > 0):
 				continue // the newest messages there are, or those asked for, are not of a system before
 			}
@@ -661,7 +668,7 @@ func (a *alignment) assign() {
 			}
 		}
 	}
-	slices.SortStableFunc(pairs, func(x, y pair) int { return y.common - x.common })
+	slices.SortStableFunc(pairs, func(x, y pair) int { return cmp.Compare(y.common, x.common) })
 	owners := make(map[uint32]int)
 	for _, p := range pairs {
 		if a.runs[p.run].assigned {
@@ -768,7 +775,7 @@ func (a *alignment) judgePresent(run *replayRun) {
 			v.duplicate = true
 		case e != nil:
 			v.duplicate = a.elsewhere(run.epoch, msg)
-			if e.key == msg.key {
+			if !v.duplicate && e.key == msg.key {
 				v.epoch = otherEpoch
 			}
 		case msg.seq > m.highest, msg.seq < m.lowest, m.gaps.contains(msg.seq):
@@ -805,7 +812,10 @@ func (a *alignment) judgeEarlier(run *replayRun) {
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
 		v.epoch = run.epoch
-		_, match := a.lookup(run.epoch, msg)
+		e, match := a.lookup(run.epoch, msg)
+		if e != nil && !match && e.key == msg.key {
+			v.epoch = otherEpoch
+		}
 		missed := end != nil && end.unseen(msg.seq)
 		v.duplicate = v.duplicate || match || msg.seq <= floor && !missed && !m.unseen(msg)
 	}
@@ -916,9 +926,14 @@ func (a *alignment) applyEarlier(run *replayRun) {
 	end := m.ended(run.epoch)
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.r.messages[i], &a.out[i]
-		v.epoch = run.epoch
-		if v.duplicate {
+		switch {
+		case v.duplicate:
+			v.epoch = run.epoch
 			continue
+		case v.epoch == otherEpoch:
+			v.epoch = m.fresh()
+		default:
+			v.epoch = run.epoch
 		}
 		if end != nil {
 			end.lowest, end.highest = min(end.lowest, msg.seq), max(end.highest, msg.seq)
@@ -926,7 +941,12 @@ func (a *alignment) applyEarlier(run *replayRun) {
 				end.gaps = gaps
 			}
 		}
-		m.record(msg, run.epoch|entryReplayed, a.r.now)
+		if i < run.to-markEarlier && v.epoch == run.epoch {
+			m.aged = true
+			m.outlive(&markEntry{seq: msg.seq, time: msg.time, life: run.epoch})
+			continue
+		}
+		m.record(msg, v.epoch|entryReplayed, a.r.now)
 	}
 }
 
