@@ -87,15 +87,19 @@ type replayed struct {
 // What the HMC leaves open, and what was chosen:
 //   - A replay has only messages known already, has no times, and ends before the newest one known: the system was loaded and
 //     wrote the same as the last time, or somebody deleted the newest messages. Taken as loaded: all of it is new. So
-//     deleting the newest messages while nobody looks repeats those before them, once, in another epoch.
+//     deleting the newest messages while nobody looks repeats those before them in another epoch, once per deletion.
 //   - A system was loaded while nobody looked, and wrote, without times, all that was known of the one before, and more:
 //     only what is more is new.
 //   - A message without a time is published again, number and text, within 3 s, or within 60 s of a replay that had it and
 //     nothing newer published: a repetition, not the begin of a sequence.
-//   - Messages of a sequence before the last one are recognized while one of them is among those remembered, or if they are
-//     older than the end of the sequence before the present one.
-//   - A system that was loaded goes on with higher numbers: no other sequence, the numbers between are missing.
-//   - A number is repeated with another text: always new. Live, it begins another sequence, as long as it was not missing.
+//   - A replay has messages of several systems, because the HMC keeps them at an IPL. Each rising run of numbers is taken for
+//     the sequence it has most in common with; those before the one that goes on are old if nothing tells that they were
+//     not seen. Where the systems begin with the same messages without times, or the commit of many of several systems has
+//     failed, some of what is not the present system's may be left out, or repeated.
+//   - A system was loaded and goes on with higher numbers: no other sequence, the numbers between are missing.
+//   - A number is repeated with another text: always new. Live, it begins another sequence, unless it was missing.
+//
+// If a part of the state is lost, what it told is delivered again where the HMC replays it, with the same ids.
 type partitionMark struct {
 	entries     []markEntry // a ring
 	base        uint64      // running number of entries[0] when the ring was not full yet; a multiple of markSlotEntries

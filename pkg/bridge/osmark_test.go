@@ -22,7 +22,7 @@ var markClock = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
 
 func markMessage(seq int64, text string, at int64) osMessage {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %s", seq, text)
+	_, _ = fmt.Fprintf(h, "%d %s", seq, text)
 	msg := osMessage{seq: seq, time: at}
 	binary.BigEndian.PutUint64(msg.key[:], h.Sum64())
 	return msg
@@ -473,6 +473,17 @@ func TestPartitionMark(t *testing.T) {
 			s.blind()
 			s.replay("2 dup", markRangeAt("a", 3, 4, 5000)...)
 		}},
+		{"the same number and text at another time is another message", func(s *markStory) {
+			s.live("3 new", markRangeAt("a", 1, 3, 5000)...)
+			s.blind()
+			s.replay("1 new@1, 2 dup", append(markRangeAt("a", 1, 1, 9000), markRangeAt("a", 2, 3, 5000)...)...)
+		}},
+		{"numbers go on rising where what is left of the system before ended", func(s *markStory) {
+			s.live("3 new", markRange("a", 1, 3)...)
+			s.live("9 new@1", markRange("b", 1, 9)...)
+			s.blind()
+			s.replay("9 dup", append(markRange("a", 1, 1), markRange("b", 2, 9)...)...)
+		}},
 		{"some messages have times only in the replay", func(s *markStory) {
 			s.live("20 new", markRange("a", 1, 20)...)
 			s.replay("20 dup, 1 new", markRangeAt("a", 1, 21, 5000)...)
@@ -918,9 +929,9 @@ func (m *markModel) step() {
 // while all was quiet is ever lost, and of the rest hardly anything.
 func TestPartitionMarkModel(t *testing.T) {
 	seed := markSeed(t)
-	runs := 400
+	runs := 150
 	if testing.Short() {
-		runs = 50
+		runs = 30
 	}
 	var messages, alike, repeated, wrong int
 	for i := range runs {
@@ -951,15 +962,15 @@ func TestPartitionMarkState(t *testing.T) {
 	now, next := markClock, int64(0)
 	for step := range 2000 {
 		now = now.Add(time.Duration(rng.IntN(100)) * time.Second)
-		switch n := rng.IntN(20); {
-		case n == 0:
+		switch rng.IntN(20) {
+		case 0:
 			next = 0
-		case n == 1:
+		case 1:
 			next += 1 + rng.Int64N(1_000_000)
-		case n == 2:
+		case 2:
 			_, to, _ := m.missing()
 			m.settle(to)
-		case n == 3:
+		case 3:
 			m.replay(replayed{messages: markRange("replayed", next, next+rng.Int64N(80)), asked: now, now: now, toEnd: true})
 		}
 		at := int64(-1)
@@ -1059,6 +1070,24 @@ func TestPartitionMarkDamaged(t *testing.T) {
 func loadMarkAnyway(store map[string][]byte) *partitionMark {
 	marks, _ := loadPartitionMarks("os/", rangeOf(store))
 	return marks["P"]
+}
+
+// TestPartitionMarkWithoutHead checks a state whose newest value is lost after those before it were written anew.
+func TestPartitionMarkWithoutHead(t *testing.T) {
+	m, store := new(partitionMark), make(map[string][]byte)
+	for _, msg := range slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60)) {
+		m.live(msg, markClock)
+	}
+	m.forget(markRange("b", 7, 7))
+	storeMark(store, m, "os/P")
+	delete(store, "os/P#3")
+	m = loadMark(t, store, "os/P")
+	if last, ok := m.last(); !ok || last != 46 || m.epoch != 1 {
+		t.Fatalf("last is %d, %v, of epoch %d; want 46 of 1", last, ok, m.epoch)
+	}
+	s := &markStory{t: t, m: m, now: markClock.Add(time.Hour)}
+	s.replay("56 dup, 1 new@1, 39 dup, 14 new@1", slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60))...)
+	s.live("1 new@1, 1 new@2", markMessage(61, "b", -1), markMessage(1, "c", -1))
 }
 
 func TestPartitionMarksOfManyPartitions(t *testing.T) {
