@@ -93,7 +93,7 @@ func childAppend(dir, arg string) error {
 				return
 			}
 			seq := records[len(records)-1].Seq
-			if err := errors.Join(c.Ack(seq), q.flushPositions()); err != nil {
+			if err := errors.Join(c.Ack(seq), q.flushPositions(true)); err != nil {
 				fmt.Println("error", err)
 				return
 			}

@@ -354,8 +354,8 @@ func (c *Cursor) settle() {
 	}
 }
 
-// Ack says that every record up to and including seq is done with. It returns at once; the position is on disk 100 ms later, and
-// after Close. Sequence numbers that are acknowledged already are no error, so that a late call does no harm.
+// Ack says that every record up to and including seq is done with. It returns at once; the position is written 100 ms later and
+// synced to disk after a second, and by Close. Sequence numbers that are acknowledged already are no error, so that a late call does no harm.
 func (c *Cursor) Ack(seq uint64) error {
 	if c.q.isClosing() {
 		return ErrClosed
@@ -645,32 +645,46 @@ func (q *Queue) checkpoint() *checkpoint {
 func (q *Queue) flushLoop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var (
+		synced time.Time
+		due    <-chan time.Time // what is written is to be synced then
+	)
 	for {
+		sync := false
 		select {
+		case <-due:
+			sync = true
 		case <-q.dirty:
+			timer.Reset(flushInterval)
+			select {
+			case <-timer.C:
+			case <-q.closing:
+			}
+			sync = time.Since(synced) >= syncInterval
 		case <-q.closing:
-			if err := q.flushPositions(); err != nil {
+			if err := q.flushPositions(true); err != nil {
 				q.log.Error("cursors were not stored at the end", zap.Error(err))
 			}
 			return
 		}
-		timer.Reset(flushInterval)
-		select {
-		case <-timer.C:
-		case <-q.closing:
-		}
-		if err := q.flushPositions(); err != nil {
+		switch err := q.flushPositions(sync); {
+		case err != nil:
 			notify(q.dirty) // again
+		case sync:
+			synced, due = time.Now(), nil
+		case due == nil:
+			due = time.After(syncInterval - time.Since(synced))
 		}
 		q.removeDone()
 	}
 }
 
-// flushPositions stores the positions of all cursors.
-func (q *Queue) flushPositions() error {
+// flushPositions stores the positions of all cursors, so that they survive the end of the process, or also, with sync, that
+// of the machine.
+func (q *Queue) flushPositions(sync bool) error {
 	q.flushMu.Lock()
 	defer q.flushMu.Unlock()
-	err := q.positions.store(q.checkpoint())
+	err := q.positions.store(q.checkpoint(), sync)
 	q.mu.Lock()
 	before := q.cursorErr
 	q.cursorErr = nil

@@ -85,7 +85,8 @@ type cursorFile struct {
 	file       *os.File
 	slot       int64 // bytes of a slot
 	generation uint64
-	broken     bool // a write or sync has failed: the next one starts a new file
+	safe       int64 // the slot that is synced: the other one is written until that is
+	broken     bool  // a write or sync has failed: the next one starts a new file
 }
 
 func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
@@ -113,7 +114,7 @@ func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
 		}
 		c, generation, err := readSlot(io.NewSectionReader(file, i*slot, slot), slot)
 		if err == nil && (newest == nil || generation > f.generation) {
-			newest, f.generation = c, generation
+			newest, f.generation, f.safe = c, generation, i
 		}
 	}
 	if newest == nil {
@@ -137,8 +138,8 @@ func readSlot(r io.Reader, size int64) (*checkpoint, uint64, error) {
 	return c, binary.BigEndian.Uint64(b[16:]), err
 }
 
-// store makes c durable.
-func (f *cursorFile) store(c *checkpoint) error {
+// store writes c, which survives the end of the process at once and that of the machine if sync is set.
+func (f *cursorFile) store(c *checkpoint, sync bool) error {
 	payload := c.encode()
 	f.generation++
 	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
@@ -151,14 +152,18 @@ func (f *cursorFile) store(c *checkpoint) error {
 	if f.broken || int64(len(b)) > f.slot {
 		return f.renew(b)
 	}
-	if _, err := f.file.WriteAt(b, int64(f.generation%2)*f.slot); err != nil {
+	if _, err := f.file.WriteAt(b, (1-f.safe)*f.slot); err != nil {
 		f.broken = true
 		return err
+	}
+	if !sync {
+		return nil
 	}
 	if err := f.file.Sync(); err != nil {
 		f.broken = true // what a second sync of the same file would say is worth nothing
 		return err
 	}
+	f.safe = 1 - f.safe
 	return nil
 }
 
@@ -192,7 +197,7 @@ func (f *cursorFile) renew(b []byte) (err error) {
 		return err
 	}
 	old := f.file
-	f.file, f.slot, f.broken = file, slot, false
+	f.file, f.slot, f.safe, f.broken = file, slot, 0, false
 	if old != nil {
 		_ = old.Close() // replaced: nothing in it counts
 	}

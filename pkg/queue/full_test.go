@@ -69,7 +69,7 @@ func refused(q *Queue, full, empty func() error) error {
 				return err
 			}
 		}
-		if err := q.flushPositions(); err != nil {
+		if err := q.flushPositions(true); err != nil {
 			return fmt.Errorf("round %d: cursors on a full disk: %w", round, err)
 		}
 		if err := empty(); err != nil {

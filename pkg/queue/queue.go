@@ -7,7 +7,8 @@
 //     was appended, at least once and in the order of the sequence numbers, after a kill -9 or a loss of power too.
 //   - Records and the changes of the state that came with them are stored together or not at all.
 //   - Sequence numbers begin at 1, are never used twice, and have no holes but for what damage to the files has taken.
-//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten: those records come again.
+//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten, after a power loss about a second: those
+//     records come again.
 //   - A full disk harms nothing that is stored, acknowledging goes on working, and appending works again when there is space.
 //   - Damage to a file costs what was in that file, or the damaged part of it, and never ends the process. The file is set aside as
 //     NAME.damaged.
@@ -42,8 +43,10 @@ const (
 const MaxRecordBytes = 256 << 20
 
 const (
-	// flushInterval is how long an acknowledgement may wait for the disk.
+	// flushInterval is how long an acknowledgement may wait to be written, syncInterval how long for the disk: each sync of
+	// the cursors holds up a commit.
 	flushInterval = 100 * time.Millisecond
+	syncInterval  = time.Second
 	// commitBytes is what one transaction holds at most, unless a single batch is larger: its memory is needed twice.
 	commitBytes = 4 << 20
 	// retryInterval is the least time between two transactions while the disk refuses them.
@@ -275,7 +278,7 @@ func (q *Queue) load() error {
 		}
 		q.fail(err, 0)
 	}
-	if err := q.flushPositions(); err != nil && !isNoSpace(err) {
+	if err := q.flushPositions(true); err != nil && !isNoSpace(err) {
 		return err
 	}
 	q.removeDone()
@@ -505,7 +508,7 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 		return c, nil
 	}
 	// Not later, as with positions: what is appended from now on belongs to this cursor, whatever happens.
-	if err := q.flushPositions(); err != nil {
+	if err := q.flushPositions(true); err != nil {
 		q.mu.Lock()
 		delete(q.cursors, name)
 		q.mu.Unlock()
@@ -546,7 +549,7 @@ func (q *Queue) RemoveCursor(name string) error {
 	}
 	c.remove()
 	c.moved() // for the segments that it has held
-	if err := q.flushPositions(); err != nil {
+	if err := q.flushPositions(true); err != nil {
 		return fmt.Errorf("queue: remove cursor %s: %w", name, err)
 	}
 	return nil
