@@ -649,6 +649,10 @@ func (a *alignment) assign() {
 	fits := make([]fit, len(a.runs))
 	for i := range a.runs {
 		fits[i] = a.fit(&a.runs[i])
+		if i == last && !a.r.toEnd && a.missing(&a.runs[i]) > 0 && !a.contradicts(&a.runs[i], a.m.epoch) {
+			pairs = append(pairs, pair{i, math.MaxInt, a.m.epoch}) // what was asked for
+			continue
+		}
 		for _, epoch := range a.epochs {
 			n := a.common(&a.runs[i], epoch)
 			switch {
@@ -664,8 +668,8 @@ func (a *alignment) assign() {
 				if _, match := a.lookup(epoch, &a.r.messages[a.runs[i].to-1]); match {
 					n = math.MaxInt // its newest message was published since
 				}
-			case i == last && (a.r.toEnd || a.missing(&a.runs[i]) > 0):
-				continue // the newest messages there are, or those asked for, are not of a system before
+			case i == last && a.r.toEnd:
+				continue // the newest messages there are cannot be older than what is known
 			}
 			if n > 0 {
 				pairs = append(pairs, pair{i, n, epoch})

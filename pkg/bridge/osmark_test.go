@@ -229,6 +229,26 @@ func TestPartitionMark(t *testing.T) {
 			s.live("700 new@1", markRange("b", 1, 700)...)
 			s.replay("701 dup", slices.Concat(markRange("a", 700, 700), markRange("b", 1, 700))...)
 		}},
+		{"an IPL in sight, most of the system before is no longer remembered", func(s *markStory) {
+			s.live("300 new", markRange("a", 1, 300)...)
+			s.live("100 new@1", markRange("b", 1, 100)...)
+			s.replay("301 dup", slices.Concat(markRange("a", 100, 300), markRange("b", 1, 100))...)
+		}},
+		{"the HMC holds more of the system before than is remembered", func(s *markStory) {
+			s.live("10 new", markRange("b", 1, 10)...)
+			s.blind()
+			s.replay("400 new@1, 10 dup, 1 new", slices.Concat(markRange("a", 1, 400), markRange("b", 1, 11))...)
+			s.blind()
+			s.replay("11 new@2", markRange("c", 1, 11)...)
+			s.replay("422 dup", slices.Concat(markRange("a", 1, 400), markRange("b", 1, 11), markRange("c", 1, 11))...)
+		}},
+		{"what List OS Messages was asked for looks like the system before", func(s *markStory) {
+			s.live("20 new", markRange("boot", 1, 20)...)
+			s.pass(time.Minute)
+			s.live("4 new@1", append(markRange("boot", 1, 3), one(20, "boot"))...)
+			s.replayOf("16 new@1", replayed{messages: markRange("boot", 4, 19)})
+			s.missing(0, 0, 0)
+		}},
 		{"numbers wrap", func(s *markStory) {
 			s.live("3 new", markRange("a", math.MaxInt32-2, math.MaxInt32)...)
 			s.live("3 new@1", markRange("a", 0, 2)...)
@@ -376,6 +396,13 @@ func TestPartitionMark(t *testing.T) {
 			s.missing(21, 21, 1)
 			s.live("1 new@1", one(23, "b"))
 		}},
+		{"an IPL out of sight that looks the same, and its newest messages come before the replay", func(s *markStory) {
+			s.replay("17 new", markRange("boot", 1, 17)...)
+			s.blind()
+			asked := s.now
+			s.live("3 new@1", markRange("boot", 16, 18)...)
+			s.replayOf("15 new@1, 3 dup", replayed{messages: markRange("boot", 1, 18), asked: asked, toEnd: true})
+		}},
 		{"an IPL out of sight, and the first live message looks like the next one", func(s *markStory) {
 			s.live("5 new", markRange("a", 1, 5)...)
 			s.blind()
@@ -383,12 +410,12 @@ func TestPartitionMark(t *testing.T) {
 			s.live("1 new", one(10, "b"))
 			s.replayOf("9 new@1", replayed{messages: markRange("b", 1, 9), asked: asked, toEnd: true})
 			s.missing(0, 0, 0)
-			s.live("1 new@1", one(11, "b"))
-			s.blind()
-			s.replay("11 dup", markRange("b", 1, 11)...)
 			if n := s.m.abandoned(); n != 0 {
 				s.t.Errorf("%d abandoned, want 0", n)
 			}
+			s.live("1 new@1", one(11, "b"))
+			s.blind()
+			s.replay("11 dup", markRange("b", 1, 11)...)
 		}},
 		{"the live message that ends a replay tells that it is no IPL", func(s *markStory) {
 			s.live("10 new", markRange("a", 1, 10)...)
@@ -1088,6 +1115,18 @@ func TestPartitionMarkWithoutHead(t *testing.T) {
 	s := &markStory{t: t, m: m, now: markClock.Add(time.Hour)}
 	s.replay("56 dup, 1 new@1, 39 dup, 14 new@1", slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60))...)
 	s.live("1 new@1, 1 new@2", markMessage(61, "b", -1), markMessage(1, "c", -1))
+}
+
+// TestPartitionMarkWithHole checks a state of which a value in the middle is lost: it was seen.
+func TestPartitionMarkWithHole(t *testing.T) {
+	m, store := new(partitionMark), make(map[string][]byte)
+	for _, msg := range markRange("a", 1, 200) {
+		m.live(msg, markClock)
+	}
+	storeMark(store, m, "os/P")
+	delete(store, "os/P#2")
+	s := &markStory{t: t, m: loadMark(t, store, "os/P"), now: markClock.Add(time.Hour)}
+	s.replay("200 dup, 1 new", markRange("a", 1, 201)...)
 }
 
 func TestPartitionMarksOfManyPartitions(t *testing.T) {
