@@ -667,7 +667,12 @@ func newMarkModel(t *testing.T, seed uint64) *markModel {
 
 // exact says whether what the HMC does leaves nothing open: it does not hold the messages of several systems of which commits
 // failed, or that begin alike.
-func (m *markModel) exact() bool { return !m.keeps || !m.fails && (m.times || m.boot == 0) }
+func (m *markModel) exact() bool {
+	if m.fails {
+		return !m.keeps && m.wrap == math.MaxInt64
+	}
+	return !m.keeps || m.times || m.boot == 0
+}
 
 func (m *markModel) note(format string, args ...any) {
 	m.log = append(m.log, m.now.Format("15:04:05 ")+fmt.Sprintf(format, args...))
