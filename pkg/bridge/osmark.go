@@ -109,7 +109,7 @@ type partitionMark struct {
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
 	begun           bool
-	began           uint32 // when it was seen first, as an entry has it
+	began           int64  // when it was seen first, as an entry has it
 	epoch, top      uint32 // its epoch, and the highest that was ever used
 	lowest, highest int64
 	floor           int64 // the highest number whose entry is gone; none if there is none
@@ -130,7 +130,7 @@ type markEntry struct {
 	seq      int64
 	key      [8]byte
 	time     int64
-	received uint32 // in seconds; 0: before the daemon was started
+	received int64  // in Unix milliseconds; 0: before the daemon was started
 	life     uint32 // epoch and flags
 }
 
@@ -151,15 +151,15 @@ func (e *markEntry) is(msg *osMessage) bool {
 	return e.key == msg.key && (e.time == msg.time || e.time <= 0 || msg.time <= 0)
 }
 
-// seconds returns a time as entries have it.
-func seconds(t time.Time) uint32 { return uint32(min(max(t.Unix(), 1), math.MaxUint32)) }
+// millis returns a time as entries have it.
+func millis(t time.Time) int64 { return max(t.UnixMilli(), 1) }
 
 // since says whether a time as entries have it is t or later.
-func since(received uint32, t time.Time) bool { return received != 0 && int64(received) >= t.Unix() }
+func since(received int64, t time.Time) bool { return received != 0 && received >= t.UnixMilli() }
 
 // within says whether the entry was received less than so many seconds before now.
 func (e *markEntry) within(seconds int64, now time.Time) bool {
-	return e.received != 0 && now.Unix()-int64(e.received) < seconds
+	return e.received != 0 && now.UnixMilli()-e.received < 1000*seconds
 }
 
 // sequenceEnd is where a sequence ended.
@@ -223,7 +223,7 @@ func (m *partitionMark) repeated(e *markEntry, msg *osMessage, now time.Time) bo
 
 // begin makes the sequence that begins with a number the present one.
 func (m *partitionMark) begin(epoch uint32, seq int64, now time.Time) {
-	m.begun, m.began = true, seconds(now)
+	m.begun, m.began = true, millis(now)
 	m.epoch, m.top = epoch, max(m.top, epoch)
 	m.lowest, m.highest = seq, seq
 	m.floor, m.published = none, none
@@ -298,7 +298,7 @@ func (m *partitionMark) record(msg *osMessage, life uint32, now time.Time) {
 		}
 		m.aged = true
 	}
-	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: seconds(now), life: life}
+	e := markEntry{seq: msg.seq, key: msg.key, time: max(msg.time, 0), received: millis(now), life: life}
 	if i := int(m.next-m.base) % markEntries; i < len(m.entries) {
 		m.entries[i] = e
 	} else {
