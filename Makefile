@@ -64,6 +64,10 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -p 1 -timeout 40m $(TESTFLAGS) $(REAL_PACKAGES:%=./%)
 	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -p 1 -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
+.PHONY: storm
+storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes
+	HMCNOTIFYD_STORM=full HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -v -timeout 40m $(TESTFLAGS) ./tests/storm
+
 .PHONY: bench
 bench: ## Measure notifications per second and CPU per notification against go-stomp's own client
 	$(GO) run ./bench
