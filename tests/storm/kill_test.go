@@ -284,7 +284,7 @@ func TestKill(t *testing.T) {
 
 	dir, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
 	hooked := newWitness("webhook")
-	consumer := newHook(t, func(raw []byte, _ time.Time) { hooked.take(raw) })
+	consumer := newHook(t, func(raw []byte, _ int64) { hooked.take(raw) })
 	consumer.start(t)
 	config := entry(t, sim, ", topics: [object], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: true}]") + fmt.Sprintf(`sinks:
 - {name: hook, webhook: {url: %q}, batch: {max_events: 100}, retry: {initial: 10ms, max: 100ms}}

@@ -138,8 +138,8 @@ type hook struct {
 	addr string
 
 	mu     sync.Mutex
-	take   func(raw []byte, arrived time.Time)
-	status func(r *http.Request) int // nil: 200
+	take   func(raw []byte, arrived int64) // in Unix nanoseconds
+	status func(r *http.Request) int       // nil: 200
 	bad    []string
 	got    int
 
@@ -148,7 +148,7 @@ type hook struct {
 }
 
 // newHook makes a consumer that does not listen yet.
-func newHook(t testing.TB, take func(raw []byte, arrived time.Time)) *hook {
+func newHook(t testing.TB, take func(raw []byte, arrived int64)) *hook {
 	t.Helper()
 	h := &hook{take: take, addr: fmt.Sprintf("127.0.0.1:%d", program.FreePort(t))}
 	h.url = "http://" + h.addr + "/hmc"
@@ -207,7 +207,7 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the sender has gone
 	}
-	arrived := time.Now()
+	arrived := time.Now().UnixNano()
 	h.mu.Lock()
 	status := http.StatusOK
 	if h.status != nil {
@@ -267,4 +267,21 @@ func quantile(values []time.Duration, q float64) time.Duration {
 	}
 	slices.Sort(values)
 	return values[min(int(q*float64(len(values))), len(values)-1)]
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readAll returns the body of an answer, which has to be a good one.
+func readAll(resp *http.Response) (string, error) {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+	return string(body), err
 }

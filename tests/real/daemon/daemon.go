@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,8 @@ type Options struct {
 	Flags []string
 	// Env is added to the environment.
 	Env []string
+	// Storage is the directory of the queue; "": a new one.
+	Storage string
 }
 
 // Daemon is a daemon that may be stopped and started again with the same
@@ -109,7 +112,7 @@ func Start(tb testing.TB, opts Options) *Daemon {
 	tb.Helper()
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(program.FreePort(tb)))
 	d := &Daemon{
-		URL: "http://" + addr, Dir: tb.TempDir(), Storage: filepath.Join(tb.TempDir(), "data"),
+		URL: "http://" + addr, Dir: tb.TempDir(), Storage: cmp.Or(opts.Storage, filepath.Join(tb.TempDir(), "data")),
 		binary: Binary(tb), addr: addr, opts: opts,
 	}
 	for _, name := range slices.Sorted(maps.Keys(opts.Files)) {

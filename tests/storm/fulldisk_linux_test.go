@@ -1,0 +1,193 @@
+//go:build real
+
+package storm_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+)
+
+// mount mounts a small file system in memory until the end of the test.
+func mount(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); errors.Is(err, syscall.EPERM) {
+		t.Skip("only root may mount a small file system")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill takes all the space of a file system that is left, and returns what gives it back.
+func fill(t *testing.T, dir string) (empty func()) {
+	t.Helper()
+	path := filepath.Join(dir, "filler")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if cerr := f.Close(); !errors.Is(err, syscall.ENOSPC) || cerr != nil {
+		t.Fatal(err, cerr)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFullDisk fills the file system of the store under a running daemon, again and again. Nothing that was counted in
+// events_total is lost or harmed; what could not be stored is counted, is told in a gap event, and keeps the daemon from being
+// ready; deliveries go on meanwhile, and are remembered; and when there is space again everything goes on by itself.
+func TestFullDisk(t *testing.T) {
+	rounds := scaled(t, "HMCNOTIFYD_STORM_FULL", 2, 10)
+	disk := mount(t, "24m")
+	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
+	var mu sync.Mutex
+	ids, repeated := map[int]string{}, 0
+	missed := 0 // as the gap events say
+	gaps := 0
+	last := map[string]int{}
+	var consumer *hook
+	consumer = newHook(t, func(raw []byte, _ int64) {
+		var e delivered
+		if err := json.Unmarshal(raw, &e); err != nil {
+			consumer.complain("corrupt: %v: %.300q", err, raw)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Type == "bridge-gap" {
+			var gap struct {
+				Causes []string
+				Missed map[string]int
+			}
+			if err := json.Unmarshal(e.Body, &gap); err != nil {
+				consumer.complain("gap: %v: %s", err, raw)
+			}
+			if strings.Contains(strings.Join(gap.Causes, "\n"), "no space left") {
+				gaps++
+				missed += gap.Missed["object"]
+			}
+			return
+		}
+		n, err := strconv.Atoi(valueOf(e.Body))
+		if err != nil {
+			return // another event about the daemon itself
+		}
+		switch id := ids[n]; {
+		case id == "":
+			if n < last[e.Resource.Name] {
+				consumer.complain("%s: %d after %d", e.Resource.Name, n, last[e.Resource.Name])
+			}
+			last[e.Resource.Name] = n
+		case id == e.ID:
+			repeated++
+		default:
+			consumer.complain("%d has the ids %s and %s", n, id, e.ID)
+		}
+		ids[n] = e.ID
+	})
+	count := func() int { mu.Lock(); defer mu.Unlock(); return len(ids) }
+	consumer.start(t)
+	d := daemon.Start(t, daemon.Options{
+		Storage: filepath.Join(disk, "data"),
+		Config: entry(t, sim, ", topics: [object]") +
+			fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, batch: {max_events: 50}, retry: {initial: 10ms, max: 100ms}}\n", consumer.url),
+	})
+	connected(t, d)
+	// await waits for a condition of the metrics.
+	metric := func(name string, labels ...string) int { return int(d.Metric(t, "hmcnotifyd_"+name, labels...)) }
+	stored := func() int { return metric("events_total", "type", "property-change") }
+	await := func(what string, ok func() bool) {
+		t.Helper()
+		d.Process.Await(t, within, func() error {
+			if !ok() {
+				return errors.New(what)
+			}
+			return nil
+		})
+	}
+	ready := func() (bool, string) {
+		code, body := d.Get(t, "/-/ready")
+		return code == http.StatusOK, body
+	}
+	next := 0
+	publish := func(n int) {
+		for range n {
+			next++
+			change(sim, fmt.Sprintf("R%d", next%7), strconv.Itoa(next))
+		}
+		await("all is received", func() bool { return metric("notifications_total") == next })
+	}
+	for round := range rounds {
+		publish(300)
+		await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
+		// A part waits while the disk becomes full: it is delivered from a full disk.
+		consumer.answer(func(*http.Request) int { return http.StatusServiceUnavailable })
+		publish(300)
+		await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
+		before := metric("notifications_missed_total")
+		empty := fill(t, disk)
+		for metric("notifications_missed_total") < before+100 {
+			publish(100)
+			if next > 1_000_000 {
+				t.Fatal("the disk does not get full")
+			}
+			await("counted", func() bool { return stored()+metric("notifications_missed_total") == next })
+		}
+		await("not ready", func() bool { ok, body := ready(); return !ok && strings.Contains(body, "no space left") })
+		if delivered := count(); delivered == stored() {
+			t.Fatalf("round %d: nothing waits", round)
+		}
+		consumer.answer(nil)
+		if round%2 == 1 {
+			// What was delivered from a full disk is remembered: it does not come again after a crash. And a daemon that is started on a
+			// full disk works.
+			await("delivered while the disk is full", func() bool { return count() == stored() && metric("sink_queue_events") == 0 })
+		} else {
+			await("delivered while the disk is full", func() bool { return count() == stored() })
+		}
+		empty()
+		await("ready again", func() bool { ok, _ := ready(); return ok })
+		publish(100)
+		await("all is told", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return missed == metric("notifications_missed_total") && len(ids) == stored()
+		})
+	}
+	if got, want := count()+metric("notifications_missed_total"), next; got != want {
+		t.Errorf("%d delivered or counted as missed, %d published", got, want)
+	}
+	await("nothing waits", func() bool { return metric("sink_queue_events") == 0 })
+	t.Logf("%d published, %d stored and delivered, %d missed and told in %d gap events, %d delivered again", next, count(), missed, gaps, repeated)
+	if repeated > 0 {
+		t.Errorf("%d events were delivered again without a restart", repeated)
+	}
+	d.Stop(t)
+	if damaged, err := filepath.Glob(filepath.Join(d.Storage, "*.damaged*")); err != nil || len(damaged) > 0 {
+		t.Errorf("set aside: %v (%v)", damaged, err)
+	}
+}
