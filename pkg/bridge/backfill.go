@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -83,14 +84,13 @@ func (k *keeper) checkFilled() {
 
 // fetchLogs fetches the entries of the console's logs that were missed.
 func (k *keeper) fetchLogs(ctx context.Context) {
-	for _, kind := range k.dueLogs() {
+	for kind, u := range k.dueLogs() {
 		err := k.fetchLog(ctx, kind)
 		if ctx.Err() != nil || k.lost(err) {
 			return
 		}
 		k.mu.Lock()
-		u := k.logs[kind]
-		if k.fetched(u, err, "entries of the "+kind+" log") {
+		if done := k.fetched(u, err, "entries of the "+kind+" log"); done && k.logs[kind] == u { // not asked for again meanwhile
 			delete(k.logs, kind)
 		}
 		k.mu.Unlock()
@@ -113,17 +113,12 @@ func (k *keeper) fetched(u *upkeep, err error, what string) (done bool) {
 	return true
 }
 
-func (k *keeper) dueLogs() []string {
+func (k *keeper) dueLogs() map[string]*upkeep {
 	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var due []string
-	for kind, u := range k.logs {
-		if !now.Before(u.due) {
-			due = append(due, kind)
-		}
-	}
-	slices.Sort(due)
+	due := maps.Clone(k.logs)
+	maps.DeleteFunc(due, func(_ string, u *upkeep) bool { return now.Before(u.due) })
 	return due
 }
 
@@ -163,6 +158,12 @@ func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
 // fetchMessages lists the OS messages of the partitions of which some were missed, where the HMC did not replay them.
 func (k *keeper) fetchMessages(ctx context.Context) {
 	for _, c := range k.dueFills() {
+		k.mu.Lock()
+		u := c.fill
+		k.mu.Unlock()
+		if u == nil {
+			continue
+		}
 		err := k.fetchMessagesOf(ctx, c)
 		if ctx.Err() != nil || k.lost(err) {
 			return
@@ -171,7 +172,7 @@ func (k *keeper) fetchMessages(ctx context.Context) {
 			err = nil // the partition is not active, or is gone: there is nothing to be had
 		}
 		k.mu.Lock()
-		if k.fetched(c.fill, err, "OS messages of "+c.label()) {
+		if done := k.fetched(u, err, "OS messages of "+c.label()); done && c.fill == u { // not asked for again meanwhile
 			c.fill = nil
 		}
 		k.mu.Unlock()
@@ -181,28 +182,42 @@ func (k *keeper) fetchMessages(ctx context.Context) {
 // dueFills are the channels whose missed messages are to be fetched now.
 func (k *keeper) dueFills() []*channel {
 	now := time.Now()
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	var due []*channel
-	for _, c := range k.channels {
-		if c.topic == "" || c.fill == nil || now.Before(c.fill.due) {
-			continue
-		}
+	for _, c := range k.fills(now) {
+		// The HMC replays what it holds when a channel is first subscribed to, which saves asking for it.
 		if k.newSession && c.refresh && !c.opened.IsZero() {
-			// The HMC replays what it holds when a channel is first subscribed to, which saves asking for it.
-			if wait := c.opened.Add(2 * k.s.timing.settle); now.Before(wait) {
+			replayed := k.s.rec.replayedSince(c.partition.ObjectURI, c.opened)
+			k.mu.Lock()
+			wait := c.opened.Add(2 * k.s.timing.settle)
+			switch {
+			case c.fill == nil:
+			case now.Before(wait):
 				c.fill.due = wait
-				continue
-			}
-			if k.s.rec.replayedSince(c.partition.ObjectURI, c.opened) {
+			case replayed:
 				c.fill = nil
-				continue
+			default:
+				due = append(due, c)
 			}
+			k.mu.Unlock()
+			continue
 		}
 		due = append(due, c)
 	}
 	slices.SortFunc(due, func(a, b *channel) int { return cmp.Compare(a.partition.ObjectURI, b.partition.ObjectURI) })
 	return due
+}
+
+// fills are the channels whose missed messages may be fetched now.
+func (k *keeper) fills(now time.Time) []*channel {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []*channel
+	for _, c := range k.channels {
+		if c.topic != "" && c.fill != nil && !now.Before(c.fill.due) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only those from the last one

@@ -179,7 +179,8 @@ func (c *converter) fillOSMessage(e *event.Event, element []byte) {
 		}
 	}
 	partition := partitionOf(e)
-	id := event.IDOf(event.TypeOSMessage, e.HMC, partition, sequence, text)
+	// Clients have seen the line end behind the text come and go.
+	id := event.IDOf(event.TypeOSMessage, e.HMC, partition, sequence, strings.TrimRight(text, " \t\r\n"))
 	number, _ := strconv.ParseInt(sequence, 10, 64)
 	c.part = part{kind: osMessagePart, id: id, partition: partition, message: osMessage{seq: number, key: [8]byte(id[:8]), time: at}}
 	e.Body = element

@@ -258,6 +258,12 @@ func (k *keeper) list(ctx context.Context) {
 	}
 	k.s.estate.replace(byURI)
 
+	var gone []string
+	defer func() { // without k.mu
+		for _, uri := range gone {
+			k.s.rec.forgetPartition(ctx, uri)
+		}
+	}()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for uri, c := range k.channels {
@@ -265,6 +271,7 @@ func (k *keeper) list(ctx context.Context) {
 			delete(k.channels, uri)
 			k.s.dropChannel(uri)
 			k.s.unwant(c.topic)
+			gone = append(gone, uri)
 		}
 	}
 	for _, p := range all {

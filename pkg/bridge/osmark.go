@@ -1202,6 +1202,14 @@ func (m *partitionMark) appendState(to []queue.KeyValue, key string) []queue.Key
 
 const markKeySeparator = "#"
 
+// appendMarkDeletion appends the deletion of everything that appendState has stored under the key.
+func appendMarkDeletion(to []queue.KeyValue, key string) []queue.KeyValue {
+	for slot := range uint64(markSlots) {
+		to = append(to, queue.KeyValue{Key: key + markKeySeparator + strconv.FormatUint(slot, 10)})
+	}
+	return to
+}
+
 func (m *partitionMark) encodeSlot(start uint64, head bool) []byte {
 	end := min(start+markSlotEntries, m.next)
 	b := make([]byte, 0, 96+16*(end-start))

@@ -217,7 +217,7 @@ func (r *recorder) notification(ctx context.Context, n *receiver.Notification, v
 	}
 	id, told := notificationID(r.cfg.Name, n)
 	if told && r.seen.add(id) {
-		typ := n.Headers.Get("notification-type")
+		typ := cmp.Or(n.Headers.Get("notification-type"), unknownType)
 		r.metrics.duplicate(typ)
 		return typ
 	}
@@ -507,6 +507,16 @@ func (r *recorder) run(ctx context.Context) {
 // tick does what is due: it settles replays and jumps of sequence numbers, tells gaps and heart-beats, and stores what is
 // known. all: nothing more comes.
 func (r *recorder) tick(ctx context.Context, now time.Time, all bool) {
+	r.doDue(ctx, now, all)
+	// Without r.mu: the filler has a lock of its own, which its goroutine holds when it asks the recorder.
+	if fill := r.filler.Load(); fill != nil {
+		if topics := r.sight.takeRefill(); len(topics) > 0 {
+			(*fill)(topics)
+		}
+	}
+}
+
+func (r *recorder) doDue(ctx context.Context, now time.Time, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.takeBack()
@@ -515,15 +525,11 @@ func (r *recorder) tick(ctx context.Context, now time.Time, all bool) {
 	}
 	for partition, held := range r.held {
 		if all || now.Sub(held.last) >= r.timing.settle {
+			held.cut = all // the rest may have been on its way
 			r.settleReplay(partition, nil)
 		}
 	}
 	r.settleSequence(now, all)
-	if fill := r.filler.Load(); fill != nil {
-		if topics := r.sight.takeRefill(); len(topics) > 0 {
-			(*fill)(topics)
-		}
-	}
 	if len(r.held) == 0 {
 		r.tellGaps(now)
 	}
@@ -595,6 +601,22 @@ func (r *recorder) close(ctx context.Context, cause string) {
 	r.mu.Unlock()
 	if err := r.queue.Flush(); err != nil {
 		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
+	}
+}
+
+// forgetPartition forgets a partition that is gone, with what is stored of it.
+func (r *recorder) forgetPartition(ctx context.Context, uri string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settleReplay(uri, nil)
+	_, known := r.partitions[uri]
+	for _, m := range []map[string]time.Time{r.subscribed, r.replayed} {
+		delete(m, uri)
+	}
+	delete(r.partitions, uri)
+	delete(r.changed, uri)
+	if known {
+		r.send(ctx, appendMarkDeletion(r.state(), stateOS+r.cfg.Name+"\x00"+uri))
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 const seenChunk = 32
 
 // seenWindow knows the ids of the notifications that were recorded last, of all HMCs: those of a time, and no more than a
-// number. An id that is not among them is new. What it knows is stored by those who add to it, together with what they
+// number, give or take a chunk for each HMC. An id that is not among them is new. What it knows is stored by those who add to it, together with what they
 // record, and read again at a start. Safe for concurrent use.
 type seenWindow struct {
 	mu      sync.Mutex

@@ -13,6 +13,8 @@ const (
 	sequenceLate = time.Second
 	// sequenceHoles bounds the holes that are waited for.
 	sequenceHoles = 64
+	// sequenceCertain is how much evidence is kept: a jump may by chance look as if the other way to count explained it.
+	sequenceCertain = 16
 	// sequenceDoubts is how often numbers may jump that perhaps went to topics which are not subscribed to.
 	sequenceDoubts = 3
 )
@@ -94,9 +96,16 @@ func (t *sequenceTracker) note(topic string, nr int64, now time.Time) {
 		own = new(sequence)
 		t.topics[topic] = own
 	}
+	if t.mode < 0 && t.fill(nr) {
+		*own = sequence{true, max(nr, own.last), now, t.link}
+		return
+	}
 	nextOfTopic, nextOfSession := own.known && nr == own.last+1, t.session.known && nr == t.session.last+1
-	if own.known && nextOfTopic != nextOfSession {
+	switch {
+	case own.known && nextOfTopic != nextOfSession:
 		t.learn(nextOfTopic)
+	case !own.known && t.session.known && nr <= t.session.last:
+		t.learn(true) // another topic had this number
 	}
 	switch {
 	case nextOfTopic && t.mode >= 0, nextOfSession && t.mode <= 0:
@@ -114,9 +123,9 @@ func (t *sequenceTracker) note(topic string, nr int64, now time.Time) {
 // learn weighs a number that only one of the two ways to count explains.
 func (t *sequenceTracker) learn(perTopic bool) {
 	if perTopic {
-		t.mode = min(t.mode+1, 3)
+		t.mode = min(t.mode+1, sequenceCertain)
 	} else {
-		t.mode = max(t.mode-1, -3)
+		t.mode = max(t.mode-1, -sequenceCertain)
 	}
 }
 
@@ -174,7 +183,6 @@ func (t *sequenceTracker) jumpOfSession(nr int64, now time.Time) {
 		}
 		t.holes = append(t.holes, sequenceHole{from: s.last + 1, to: nr - 1, first: s.at, last: now, overLink: s.link != t.link})
 	case nr > s.last:
-	case t.fill(nr):
 	case nr == t.below+1: // not late, but going on from there
 		*s = sequence{true, nr, now, t.link}
 		t.holes = nil

@@ -37,7 +37,7 @@ func defaultTiming() timing {
 	return timing{
 		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
 		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, logoff: 5 * time.Second,
-		tick: 500 * time.Millisecond, settle: time.Second, seenEvery: 30 * time.Second,
+		tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second,
 	}
 }
 
