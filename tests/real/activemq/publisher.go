@@ -40,6 +40,7 @@ func (b *Broker) Publisher(tb testing.TB) *Publisher {
 	conn, err := stomp.Connect(raw,
 		stomp.ConnOpt.Login(b.publisher.Name, b.publisher.Password),
 		stomp.ConnOpt.HeartBeat(0, 0),
+		stomp.ConnOpt.RcvReceiptTimeout(10*time.Second),
 		stomp.ConnOpt.Logger(quiet{}))
 	if err != nil {
 		_ = raw.Close()
@@ -55,14 +56,20 @@ func (b *Broker) Publisher(tb testing.TB) *Publisher {
 // returns when the broker has it. A nil body is sent as an empty one.
 func (p *Publisher) Publish(tb testing.TB, topic string, headers map[string]string, body []byte) {
 	tb.Helper()
+	if err := p.Send(topic, headers, body); err != nil {
+		tb.Fatalf("activemq: publish to %s: %v", topic, err)
+	}
+}
+
+// Send is Publish for a broker that may be gone: then it fails within seconds,
+// and the broker may have the notification or not.
+func (p *Publisher) Send(topic string, headers map[string]string, body []byte) error {
 	opts := make([]func(*frame.Frame) error, 0, 2+len(headers))
 	opts = append(opts, stomp.SendOpt.NoContentLength, stomp.SendOpt.Receipt)
 	for name, value := range headers {
 		opts = append(opts, stomp.SendOpt.Header(name, value))
 	}
-	if err := p.conn.Send("/topic/"+topic, "", body, opts...); err != nil {
-		tb.Fatalf("activemq: publish to %s: %v", topic, err)
-	}
+	return p.conn.Send("/topic/"+topic, "", body, opts...)
 }
 
 func (p *Publisher) close() {

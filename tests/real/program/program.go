@@ -5,6 +5,7 @@
 package program
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,9 @@ type Options struct {
 	// Stdout, if set, is the file that receives standard output instead of
 	// the one Process.Output reads.
 	Stdout *os.File
+	// Log, if set, is the file that the output is appended to, for a program
+	// that is started many times; it is not shown when the test fails.
+	Log string
 }
 
 // Process is a running child process.
@@ -70,8 +74,8 @@ func Start(tb testing.TB, opts Options) *Process {
 	if opts.Dir == "" {
 		opts.Dir = dir
 	}
-	logPath := filepath.Join(dir, opts.Name+".log")
-	logFile, err := os.Create(logPath)
+	logPath := cmp.Or(opts.Log, filepath.Join(dir, opts.Name+".log"))
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -97,7 +101,7 @@ func Start(tb testing.TB, opts Options) *Process {
 	}()
 	tb.Cleanup(func() {
 		p.Kill()
-		if tb.Failed() {
+		if tb.Failed() && opts.Log == "" {
 			tb.Logf("output of %s (process %d, %s):\n%s", p.name, p.PID(), p.state(), tail(p.Output(), shownOutput))
 		}
 	})

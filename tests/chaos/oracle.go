@@ -1,0 +1,300 @@
+package chaos
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+)
+
+const (
+	// clockSlack is how far the time at which something was published and the
+	// times of a gap may be apart: the time that publishing takes.
+	clockSlack = 50 * time.Millisecond
+	// inFlight is how long before a fault something may have been published
+	// that the fault costs: it was on its way to the disk.
+	inFlight = 2 * time.Second
+	// recovery is how long after a fault the daemon may take until it sees an
+	// HMC again.
+	recovery = 60 * time.Second
+	// shown is how many violations of one kind are told.
+	shown = 5
+)
+
+// count is what became of the notifications of one HMC at one sink.
+type count struct {
+	published, arrived, recovered, dead, named, lost, duplicates, gaps int
+}
+
+// verdict is what the oracle found.
+type verdict struct {
+	counts     map[string]map[string]*count // by sink and HMC
+	violations []string
+	remarks    []string
+	notTold    map[string]int
+}
+
+func (v *verdict) violated(kind, format string, args ...any) {
+	if v.notTold == nil {
+		v.notTold = make(map[string]int)
+	}
+	if v.notTold[kind]++; v.notTold[kind] <= shown {
+		v.violations = append(v.violations, kind+": "+fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *verdict) remark(format string, args ...any) {
+	v.remarks = append(v.remarks, fmt.Sprintf(format, args...))
+}
+
+// judge compares what was published with what arrived at each sink:
+//
+//   - What an HMC holds (OS messages, log entries) has arrived, whenever it
+//     was published.
+//   - Anything else that has not arrived was published in a time that a gap
+//     event of the HMC names, and in which a fault was at work.
+//   - What arrived twice has one id and is the same.
+//   - Of each resource, what was live arrived in the order in which it was
+//     published, and so did what was fetched or replayed.
+//   - Nothing arrived that was not published.
+func judge(published map[string][]notification, windows []window, sinks ...deliveries) *verdict {
+	v := &verdict{counts: make(map[string]map[string]*count)}
+	for _, d := range sinks {
+		counts := make(map[string]*count)
+		v.counts[d.sink] = counts
+		for hmc := range published {
+			counts[hmc] = new(count)
+		}
+		first := v.identity(d, counts)
+		v.order(d)
+		gaps := v.gaps(d, counts)
+		for _, hmc := range slices.Sorted(maps.Keys(published)) {
+			v.losses(d.sink, published[hmc], first, gaps[hmc], windows, counts[hmc])
+		}
+		v.inventions(d, published)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(v.notTold)) {
+		if n := v.notTold[kind] - shown; n > 0 {
+			v.violations = append(v.violations, fmt.Sprintf("%s: and %d more", kind, n))
+		}
+	}
+	return v
+}
+
+// identity returns the first arrival of each mark, and checks that what
+// arrived more than once is the same.
+func (v *verdict) identity(d deliveries, counts map[string]*count) map[string]*arrival {
+	byID, byMark := make(map[string]*arrival), make(map[string]*arrival)
+	see := func(a *arrival, dead bool) {
+		c := counts[a.HMC]
+		if c == nil {
+			v.violated("unknown HMC", "%s: %s", d.sink, a.raw)
+			return
+		}
+		if before := byID[a.ID]; before != nil {
+			if !dead {
+				c.duplicates++
+			}
+			if !bytes.Equal(before.raw, a.raw) {
+				v.violated("not the same", "%s: id %s:\n  %s\n  %s", d.sink, a.ID, before.raw, a.raw)
+			}
+			return
+		}
+		byID[a.ID] = a
+		if a.mark == "" {
+			return
+		}
+		if before := byMark[a.mark]; before != nil {
+			v.violated("twice under two ids", "%s: %s:\n  %s\n  %s", d.sink, a.mark, before.raw, a.raw)
+			return
+		}
+		byMark[a.mark] = a
+		switch {
+		case dead:
+			c.dead++
+		case a.Origin == "refresh" || a.Origin == "backfill":
+			c.recovered++
+			fallthrough
+		default:
+			c.arrived++
+		}
+	}
+	for i := range d.arrivals {
+		see(&d.arrivals[i], false)
+	}
+	for i := range d.dead {
+		see(&d.dead[i], true)
+	}
+	return byMark
+}
+
+// order checks the numbers of first arrivals.
+func (v *verdict) order(d deliveries) {
+	type place struct {
+		lane, resource string
+		live           bool
+	}
+	last := make(map[place]*arrival)
+	seen := make(map[string]bool)
+	for i := range d.arrivals {
+		a := &d.arrivals[i]
+		if a.mark == "" || seen[a.ID] {
+			continue
+		}
+		seen[a.ID] = true
+		resource, number := parseMark(a.mark)
+		p := place{a.lane(), resource, a.Origin == "live"}
+		if before := last[p]; before != nil {
+			if _, n := parseMark(before.mark); n > number {
+				v.violated("out of order", "%s: %s (%s, received %s) arrived after %s (%s, received %s)", d.sink,
+					a.mark, a.Origin, clock(a.Received), before.mark, before.Origin, clock(before.Received))
+			}
+		}
+		last[p] = a
+	}
+}
+
+// gaps returns the gaps that a sink was told, by HMC.
+func (v *verdict) gaps(d deliveries, counts map[string]*count) map[string][]gapBody {
+	gaps := make(map[string][]gapBody)
+	seen := make(map[string]bool)
+	for _, a := range slices.Concat(d.arrivals, d.dead) {
+		if a.Type != "bridge-gap" || seen[a.ID] {
+			continue
+		}
+		seen[a.ID] = true
+		var g gapBody
+		if err := json.Unmarshal(a.Body, &g); err != nil || g.From.IsZero() || g.To.Before(g.From) || len(g.Causes) == 0 {
+			v.violated("bad gap", "%s: %v: %s", d.sink, err, a.raw)
+			continue
+		}
+		gaps[a.HMC] = append(gaps[a.HMC], g)
+		if c := counts[a.HMC]; c != nil {
+			c.gaps++
+		}
+	}
+	return gaps
+}
+
+// losses looks for what one HMC published, in that order, and did not arrive.
+func (v *verdict) losses(sink string, published []notification, first map[string]*arrival, gaps []gapBody, windows []window, c *count) {
+	next := nextReceived(published, first)
+	faulty := faultyTimes(published, first, windows)
+	for i := range published {
+		n := &published[i]
+		c.published++
+		if first[n.mark()] != nil {
+			continue
+		}
+		if n.recoverable {
+			c.lost++
+			v.violated("lost", "%s: %s, published %s to %d subscriptions, is held by the HMC and did not arrive",
+				sink, n.mark(), clock(n.at), n.subscribers)
+			continue
+		}
+		if !slices.ContainsFunc(gaps, func(g gapBody) bool { return names(g, n, next[i]) }) {
+			c.lost++
+			v.violated("lost and not named", "%s: %s, published %s to %d subscriptions; next arrival received %s; nearest gaps %s",
+				sink, n.mark(), clock(n.at), n.subscribers, clock(next[i]), nearest(gaps, n.at))
+			continue
+		}
+		c.named++
+		if !slices.ContainsFunc(faulty, func(w window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) }) {
+			v.violated("lost without a fault", "%s: %s, published %s to %d subscriptions; nearest gaps %s",
+				sink, n.mark(), clock(n.at), n.subscribers, nearest(gaps, n.at))
+		}
+	}
+}
+
+// names says whether a gap names the time of a notification. The gap's times
+// are those at which the daemon received something, so what was on its way
+// for a while may have been published before: it was lost within the gap if
+// what came after it was received after the gap's begin.
+func names(g gapBody, n *notification, next time.Time) bool {
+	if n.at.After(g.To.Add(clockSlack)) {
+		return false
+	}
+	return !n.at.Before(g.From.Add(-clockSlack)) || next.IsZero() || !next.Before(g.From)
+}
+
+// nextReceived returns for each notification when the next one after it that
+// arrived live was received; the zero time: none did.
+func nextReceived(published []notification, first map[string]*arrival) []time.Time {
+	next := make([]time.Time, len(published))
+	var at time.Time
+	for i, n := range slices.Backward(published) {
+		next[i] = at
+		if a := first[n.mark()]; a != nil && a.Origin == "live" {
+			at = a.Received
+		}
+	}
+	return next
+}
+
+// faultyTimes returns the times in which notifications of the HMC may be lost:
+// from a little before a fault until the first notification that was published
+// after it arrives live.
+func faultyTimes(published []notification, first map[string]*arrival, windows []window) []window {
+	if len(published) == 0 {
+		return nil
+	}
+	var live []time.Time // ascending
+	for i := range published {
+		if a := first[published[i].mark()]; a != nil && a.Origin == "live" {
+			live = append(live, published[i].at)
+		}
+	}
+	var faulty []window
+	for _, w := range windows {
+		if w.hmc != "" && w.hmc != published[0].hmc {
+			continue
+		}
+		end := published[len(published)-1].at
+		if !w.to.IsZero() {
+			end = w.to.Add(recovery)
+			if i := sort.Search(len(live), func(i int) bool { return live[i].After(w.to) }); i < len(live) && live[i].Before(end) {
+				end = live[i]
+			}
+		}
+		faulty = append(faulty, window{hmc: w.hmc, what: w.what, from: w.from.Add(-inFlight), to: end})
+	}
+	return faulty
+}
+
+// inventions looks for what arrived and was not published.
+func (v *verdict) inventions(d deliveries, published map[string][]notification) {
+	known := make(map[string]bool)
+	for _, list := range published {
+		for i := range list {
+			known[list[i].mark()] = true
+		}
+	}
+	for i := range d.arrivals {
+		if a := &d.arrivals[i]; a.mark != "" && !known[a.mark] {
+			v.violated("not published", "%s: %s", d.sink, a.raw)
+		}
+	}
+}
+
+// nearest tells the gaps around a time.
+func nearest(gaps []gapBody, at time.Time) string {
+	distance := func(g gapBody) time.Duration { return max(g.From.Sub(at), at.Sub(g.To)) }
+	sorted := slices.SortedFunc(slices.Values(gaps), func(a, b gapBody) int { return cmp.Compare(distance(a), distance(b)) })
+	var out []string
+	for _, g := range sorted[:min(2, len(sorted))] {
+		out = append(out, fmt.Sprintf("%s to %s (%s)", clock(g.From), clock(g.To), strings.Join(g.Causes, "; ")))
+	}
+	return "[" + strings.Join(out, "], [") + "]"
+}
+
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format("15:04:05.000")
+}
