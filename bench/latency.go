@@ -151,8 +151,11 @@ func publishAt(ctx context.Context, broker *hmcsim.Broker, count int) error {
 			return ctx.Err()
 		}
 		n := broker.Publish(topicName, []hmcsim.Header{
-			{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "name", Value: "PART1"},
-			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)}, {Name: "session-sequence-nr", Value: strconv.Itoa(i)},
+			{Name: "notification-type", Value: "property-change"},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: "PART1"},
+			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)},
+			{Name: "session-sequence-nr", Value: strconv.Itoa(i)},
 		}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"a","new-value":"%s%d"}]}`, sentMark, time.Now().UnixNano()))
 		if n != 1 {
 			return errors.New("nobody has subscribed")

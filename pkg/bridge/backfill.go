@@ -20,8 +20,8 @@ const (
 	fillTries = 3
 	// logPiece is the longest time whose log entries are asked for at once.
 	logPiece = 24 * time.Hour
-	// logPieceMin is the shortest, where the answer for a longer one was too long to be read.
-	logPieceMin = time.Minute
+	// shortestLogPiece is the shortest, where the answer for a longer one was too long to be read.
+	shortestLogPiece = time.Minute
 )
 
 // fillAll asks for everything that may have been missed.
@@ -139,7 +139,7 @@ func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
 			end = begin.Add(piece)
 		}
 		entries, err := call(ctx, begin, end)
-		if answer, ok := errors.AsType[*hmc.AnswerError](err); ok && answer.TooLong && piece > logPieceMin {
+		if answer, ok := errors.AsType[*hmc.AnswerError](err); ok && answer.TooLong && piece > shortestLogPiece {
 			piece = min(piece, time.Since(begin)) / 4
 			continue
 		}

@@ -599,7 +599,7 @@ func (r *recorder) close(ctx context.Context, cause string) {
 		r.send(ctx, append(r.state(), r.lastState(r.lastSeen, cause)))
 	}
 	r.mu.Unlock()
-	if err := r.queue.Flush(); err != nil {
+	if err := r.queue.Flush(); err != nil { //nolint:contextcheck // what was accepted is stored, whatever ends
 		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
 	}
 }

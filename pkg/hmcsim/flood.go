@@ -24,9 +24,9 @@ const (
 	// floodRound is the same for what counts the rounds through the messages.
 	floodRound = 2_000_000_000
 
-	// FloodNumber in the body of a flood's message becomes the number of the frame, and FloodSequence how often this message
-	// was sent: as the messages of an operating system are numbered.
-	FloodNumber   = "1000000000"
+	// FloodNumber becomes the number of the frame in the body of a flood's message.
+	FloodNumber = "1000000000"
+	// FloodSequence becomes how often the message was sent, as the messages of an operating system are numbered.
 	FloodSequence = "2000000000"
 )
 

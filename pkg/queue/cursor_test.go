@@ -588,7 +588,7 @@ func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.close()
+	defer func() { _ = f.close() }()
 	store := func(acked uint64, sync bool) {
 		t.Helper()
 		if err := f.store(&checkpoint{end: 100, cursors: map[string]position{"a": {acked: acked}}}, sync); err != nil {
@@ -601,7 +601,7 @@ func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
 		if err != nil || c == nil {
 			t.Fatal(c, err)
 		}
-		defer g.close()
+		defer func() { _ = g.close() }()
 		return c.cursors["a"].acked
 	}
 	slot := func(i int64) []byte {
