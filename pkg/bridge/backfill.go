@@ -253,8 +253,12 @@ func (r *recorder) endFetch(kind string, begin time.Time, all bool) {
 }
 
 // fetchedEntries records the entries of a log that are new, in the order of their times, which the HMC does not promise.
+// Those of one time stay in the order of the log, which an HMC may list from its end.
 func (r *recorder) fetchedEntries(ctx context.Context, kind, topic string, entries [][]byte) {
 	at := func(entry []byte) int64 { return event.Int(event.Member(entry, "event-time")) }
+	if n := len(entries); n > 1 && at(entries[0]) > at(entries[n-1]) {
+		slices.Reverse(entries)
+	}
 	slices.SortStableFunc(entries, func(a, b []byte) int { return cmp.Compare(at(a), at(b)) })
 	r.mu.Lock()
 	defer r.mu.Unlock()

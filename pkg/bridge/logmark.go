@@ -20,7 +20,8 @@ const (
 // logMark is what is known of one of a console's logs (audit or security): enough to fetch what was missed and to tell
 // it from what was seen. Times are those of the HMC's own clock, in milliseconds.
 //
-// An entry is recognized as long as it is among the last 1,024 (over a restart: 256). Entries are fetched again from at
+// An entry is recognized as long as it is among the last 1,024 (over a restart: 256, and all that a fetch that was due may
+// bring again). Entries are fetched again from at
 // most a minute before the last one seen, and never from before those that are remembered.
 type logMark struct {
 	recent  []logEntry // a ring, in the order of arrival
@@ -29,6 +30,7 @@ type logMark struct {
 	last    int64 // the latest time seen
 	resume  int64 // what is to be fetched begins here; 0: nothing is to be fetched
 	pending int64 // what is being fetched begins here; 0: nothing is being fetched
+	cut     bool  // read from the state, which held the latest entries only
 	changed bool  // since state was asked for
 }
 
@@ -78,7 +80,7 @@ func (m *logMark) blind(since time.Time) {
 	if m.last != 0 {
 		m.resume = m.last - logOverlap.Milliseconds()
 		oldest := m.oldest()
-		if len(m.recent) == logRecent {
+		if m.cut || len(m.recent) == logRecent {
 			oldest++ // others of that time may be forgotten already
 		}
 		m.resume = max(m.resume, oldest)
@@ -126,7 +128,7 @@ const logEntrySize = 8 + len(event.ID{})
 // state returns what is to be stored: the time to resume at, and the latest entries, oldest first.
 func (m *logMark) state() []byte {
 	m.changed = false
-	n := min(len(m.recent), logStored)
+	n := m.toStore()
 	out := make([]byte, 0, 8+n*logEntrySize)
 	out = binary.BigEndian.AppendUint64(out, uint64(m.toFetch()))
 	for i := len(m.recent) - n; i < len(m.recent); i++ {
@@ -139,6 +141,20 @@ func (m *logMark) state() []byte {
 	return out
 }
 
+// toStore is how many of the latest entries are stored: logStored, and while something is to be fetched all that may come
+// with it.
+func (m *logMark) toStore() int {
+	n := min(len(m.recent), logStored)
+	if begin := m.toFetch(); begin != 0 {
+		for i := range len(m.recent) - n {
+			if m.recent[(m.next+i)%len(m.recent)].at >= begin {
+				return len(m.recent) - i
+			}
+		}
+	}
+	return n
+}
+
 // loadLogMark reads what state returned. Anything else is an unknown log.
 func loadLogMark(state []byte) *logMark {
 	m := new(logMark)
@@ -149,5 +165,6 @@ func loadLogMark(state []byte) *logMark {
 	for chunk := range slices.Chunk(state[8:], logEntrySize) {
 		m.note(logEntry{int64(binary.BigEndian.Uint64(chunk)), event.ID(chunk[8:])})
 	}
+	m.cut = len(m.recent) >= logStored
 	return m
 }

@@ -75,3 +75,33 @@ func TestLogMark(t *testing.T) {
 		}
 	}
 }
+
+// TestLogMarkRestart lets the daemon end while entries are to be fetched that begin before the last 256, and while none
+// are: what was seen is known, or is not asked for again.
+func TestLogMarkRestart(t *testing.T) {
+	ms := func(n int) int64 { return 1_700_000_000_000 + int64(n/2)*10 } // two of each time
+	for _, fetching := range []bool{true, false} {
+		m := new(logMark)
+		for n := range 401 {
+			m.add(ms(n), seenID(n))
+		}
+		if fetching {
+			m.blind(time.Time{})
+			for n := 401; n < 601; n++ { // live, before the fetch
+				m.add(ms(n), seenID(n))
+			}
+		}
+		last := len(m.recent)
+		m = loadLogMark(m.state())
+		m.blind(time.Time{})
+		begin := m.beginFetch().UnixMilli()
+		for n := range last {
+			if ms(n) >= begin && !m.add(ms(n), seenID(n)) {
+				t.Fatalf("fetching %v: entry %d of %d was seen, is fetched again and not known", fetching, n, last)
+			}
+		}
+		if begin > ms(last-logStored)+10 {
+			t.Errorf("fetching %v: from %d, later than what is remembered", fetching, begin)
+		}
+	}
+}
