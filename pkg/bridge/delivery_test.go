@@ -212,6 +212,114 @@ func sum(mu *sync.Mutex, all *[]int) (n int) {
 	return n
 }
 
+// Of a batch that is refused because of what is in it only those events become dead letters that are refused by
+// themselves; the others are delivered, in order. A refusal that has nothing to do with what was sent is not tried in parts.
+func TestBatchRefusedInPart(t *testing.T) {
+	const size, n = 64, 256
+	bad := func(mark string) bool { return strings.HasSuffix(mark, "77") }
+	for _, test := range []struct {
+		name     string
+		answer   func(marks []string) int
+		refused  int // events
+		requests int // at most
+	}{
+		{"one event is bad", func(marks []string) int {
+			if slices.ContainsFunc(marks, bad) {
+				return http.StatusUnprocessableEntity
+			}
+			return http.StatusOK
+		}, 2, n/size + 2*3*7},
+		{"too many at once", func(marks []string) int {
+			if len(marks) > 10 {
+				return http.StatusRequestEntityTooLarge
+			}
+			return http.StatusOK
+		}, 0, n / 2},
+		{"all are bad", func([]string) int { return http.StatusBadRequest }, n, 2*n + n/size*7},
+		{"nobody may send", func([]string) int { return http.StatusForbidden }, n, n / size},
+		{"bad, and down now and then", func() func(marks []string) int {
+			requests := 0
+			return func(marks []string) int {
+				if requests++; requests%3 != 0 {
+					return http.StatusServiceUnavailable
+				}
+				if slices.ContainsFunc(marks, bad) {
+					return http.StatusBadRequest
+				}
+				return http.StatusOK
+			}
+		}(), 2, 3 * (n/size + 2*3*7)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			var mu sync.Mutex
+			var got []string
+			requests := 0
+			c := newConsumer(t)
+			c.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var events []*event.Event
+				if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
+					t.Error(err)
+				}
+				sent := marks(events)["P"]
+				mu.Lock()
+				defer mu.Unlock()
+				requests++
+				status := test.answer(sent)
+				if status == http.StatusOK {
+					got = append(got, sent...)
+				}
+				w.WriteHeader(status)
+			})
+			d := &daemon{t: t, dir: t.TempDir(), consumer: c, timing: testTiming()}
+			d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
+sinks:
+  - {name: hook, webhook: {url: %q}, batch: {max_events: %d, max_wait: 1h}, retry: {initial: 1ms, max: 2ms}, drop: [{type: ["bridge-.*"]}]}
+`, c.url(), size)))
+			d.connected("a")
+			for i := range n {
+				publish(sim, "P", strconv.Itoa(i))
+			}
+			var s SinkStatus
+			d.eventually("all is done", func() bool {
+				s = d.bridge.Status().Sinks[0]
+				return int(s.Delivered)+s.DeadLetters == n && s.QueueEvents == 0
+			})
+			if s.DeadLetters != test.refused || int(s.Delivered) != n-test.refused || len(got) != n-test.refused {
+				t.Errorf("%d dead letters, %d delivered, %d arrived", s.DeadLetters, s.Delivered, len(got))
+			}
+			if requests > test.requests {
+				t.Errorf("%d requests, want at most %d", requests, test.requests)
+			}
+			last := -1
+			for _, mark := range got {
+				i, err := strconv.Atoi(mark)
+				if err != nil || i <= last {
+					t.Fatalf("%s after %d", mark, last)
+				}
+				last = i
+			}
+			letters, err := d.bridge.dead.List(queue.DeadLetterFilter{Sink: "hook"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range letters {
+				letter, err := d.bridge.dead.Get(l.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e := new(event.Event)
+				if err := json.Unmarshal(letter.Data, e); err != nil {
+					t.Fatal(err)
+				}
+				if mark := marks([]*event.Event{e})["P"][0]; test.refused < n && !bad(mark) {
+					t.Errorf("%s became a dead letter: %s", mark, l.Reason)
+				}
+			}
+		})
+	}
+}
+
 // A reload that fails leaves no trace: no place in the queue, no series, no other state.
 func TestFailedReloadChangesNothing(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})

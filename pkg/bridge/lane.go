@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +18,7 @@ type lane struct {
 	*delivery
 	index int
 	batch batch
+	sent  int // records of the batch that are delivered or put aside
 }
 
 // run sends until all is done, until ctx is done, or, while draining, to the first failure.
@@ -37,6 +39,7 @@ func (l *lane) take(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		ok, wait, ended := l.work.take(&l.batch, time.Now(), hurry)
 		if ok || ended || alone { // what is left is behind what another lane has given up
+			l.sent = 0
 			return ok
 		}
 		var filled <-chan time.Time
@@ -59,15 +62,17 @@ func (l *lane) take(ctx context.Context) bool {
 // wanted returns what is left of the batch: the limits of the sink's queue may have taken away its beginning.
 func (l *lane) wanted() []event.Record {
 	acked := l.cursor.Acked()
-	gone := 0
-	for gone < len(l.batch.seqs) && l.batch.seqs[gone] <= acked {
-		gone++
+	for l.sent < len(l.batch.seqs) && l.batch.seqs[l.sent] <= acked {
+		l.sent++
 	}
-	return l.batch.records[gone:]
+	return l.batch.records[l.sent:]
 }
 
 // bringToEnd sends the batch until all of it is delivered, put aside or taken away by the queue's limits. It returns
 // false when it was interrupted before: by the end of ctx, or by a failure while draining.
+//
+// A batch that is refused because of what is in it is sent in smaller parts, so that only those events are put aside
+// which are refused by themselves.
 func (l *lane) bringToEnd(ctx context.Context) bool {
 	if l.batch.invalid != nil {
 		// Nothing can be done with it but to keep it where a person can look at it.
@@ -75,6 +80,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	}
 	backoff := retryBackoff{cfg: l.cfg.Retry}
 	var first time.Time
+	size := len(l.batch.records) // of a part
 	for {
 		if !l.leaveAlone(ctx) {
 			return false
@@ -83,21 +89,33 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 		if len(records) == 0 {
 			return true
 		}
+		records = records[:min(size, len(records))]
 		start := time.Now()
 		counted, err := l.attempt(ctx, start, records)
 		now := time.Now()
 		l.metrics.duration.Observe(now.Sub(start).Seconds())
 		if err == nil {
 			l.accepted(now, records)
-			return true
-		}
-		if ctx.Err() != nil {
+		} else if ctx.Err() != nil {
 			return false
 		}
-		if _, ok := errors.AsType[*sinks.PermanentError](err); ok {
+		refusal, refused := errors.AsType[*sinks.PermanentError](err)
+		if refused {
 			l.metrics.permanent.Inc()
 			l.health.answered(l.index, now)
-			return l.refuse(ctx, records, err)
+			if len(records) > 1 && contentRefused(refusal.Status) {
+				size = (len(records) + 1) / 2
+				continue
+			}
+			if !l.refuse(ctx, records, err) {
+				return false
+			}
+		}
+		if err == nil || refused {
+			l.sent += len(records)
+			size = 2 * len(records)
+			backoff.failures, first = 0, time.Time{}
+			continue
 		}
 		if !counted {
 			l.metrics.retry.Inc()
@@ -107,7 +125,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			first = start
 		}
 		if maxAge := l.cfg.Retry.MaxAge; maxAge > 0 && now.Sub(first) >= maxAge {
-			return l.refuse(ctx, records, fmt.Errorf("given up after %s: %w", maxAge, err))
+			return l.refuse(ctx, l.wanted(), fmt.Errorf("given up after %s: %w", maxAge, err))
 		}
 		if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok {
 			l.health.rest(now.Add(later.After))
@@ -116,6 +134,15 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+// contentRefused says whether a status is about what was sent, rather than about who sends it or where.
+func contentRefused(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
 }
 
 // attempt calls Send once. A sink that does not come back from it in time is noticed by the delivery's watch; nothing

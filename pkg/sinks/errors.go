@@ -38,32 +38,6 @@ func (e *RetryAfterError) Error() string {
 // Unwrap returns Err.
 func (e *RetryAfterError) Unwrap() error { return e.Err }
 
-// BatchError says that the destination took a part of a batch.
-//
-// It has no Unwrap on purpose: errors.As would find the *PermanentError of one record and speak for all of them. Look for
-// a *BatchError first.
-type BatchError struct {
-	// Errs has one entry for each record of the batch, in the same order: nil where the record was accepted,
-	// else what Send would have returned for this record alone.
-	Errs []error
-}
-
-// Error says how many records were not accepted and what became of the first of them.
-func (e *BatchError) Error() string {
-	var first error
-	n := 0
-	for _, err := range e.Errs {
-		if err == nil {
-			continue
-		}
-		if n == 0 {
-			first = err
-		}
-		n++
-	}
-	return fmt.Sprintf("%d of %d events were not accepted, the first: %v", n, len(e.Errs), first)
-}
-
 // ended returns the error of an attempt that was cut off by its own context or by ctx, that of the caller.
 func ended(ctx, attempt context.Context, what string, start time.Time) error {
 	err := ctx.Err()

@@ -24,9 +24,9 @@ type Sink interface {
 	// Send delivers one event, or one batch within what [MaxBatch] says, in one attempt. It returns
 	// nil only when the destination has accepted every record; no records are accepted at once.
 	//
-	// The error is a *PermanentError where the destination refused for good, a *BatchError where it
-	// took a part of the batch, the error of ctx where that ended first, ErrClosed after Close, and else
-	// something temporary (a *RetryAfterError where the destination named a time or a status).
+	// The error is a *PermanentError where the destination refused for good (it may take a part of a batch
+	// by itself, if the status is about what was sent), the error of ctx where that ended first, ErrClosed after
+	// Close, and else something temporary (a *RetryAfterError where the destination named a time or a status).
 	// It never holds a secret. After an error the records may have arrived nevertheless: whoever sends again
 	// sends the same ids.
 	//

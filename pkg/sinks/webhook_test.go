@@ -907,14 +907,7 @@ func TestNewWebhookRefuses(t *testing.T) {
 	}
 }
 
-func TestBatchError(t *testing.T) {
-	err := error(&BatchError{Errs: []error{nil, &PermanentError{Status: 400, Err: errors.New("too long")}, errors.New("later"), nil}})
-	if got, want := err.Error(), "2 of 4 events were not accepted, the first: too long"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-	if _, ok := errors.AsType[*PermanentError](err); ok {
-		t.Error("one record speaks for the batch")
-	}
+func TestErrors(t *testing.T) {
 	if got, want := (&RetryAfterError{After: 30 * time.Second, Err: io.EOF}).Error(), "EOF (retry after 30s)"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
