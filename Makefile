@@ -68,6 +68,11 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes
 	HMCNOTIFYD_STORM=full HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -v -timeout 40m $(TESTFLAGS) ./tests/storm
 
+.PHONY: chaos
+chaos: build ## Break everything around the daemon at random and look for what is lost: make chaos SEED=1 DURATION=5m
+	CHAOS_SEED=$(or $(SEED),$(shell date +%s)) CHAOS_DURATION=$(or $(DURATION),2m) CHAOS_ACTIVEMQ=optional CHAOS_KEEP=$(if $(KEEP),$(abspath $(KEEP))) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd \
+	  $(GO) test -tags real -count=1 -timeout 60m -run '^TestChaos$$' -v ./tests/chaos
+
 .PHONY: bench
 bench: ## Measure notifications per second and CPU per notification against go-stomp's own client
 	$(GO) run ./bench

@@ -611,11 +611,11 @@ func (r *run) deadLetters() []arrival {
 // report prints the table, and fails the test if something is wrong.
 func (r *run) report(v *verdict) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "sink\tHMC\tpublished\tarrived\trecovered\tdead letters\tlost and named\tlost\tsent again\tgaps\t")
+	fmt.Fprintln(w, "sink\tHMC\tpublished\tarrived\trecovered\tdead letters\tlost and named\tlost\tsent again\ttwice\tgaps\t")
 	for _, sink := range slices.Sorted(maps.Keys(v.counts)) {
 		for _, hmc := range slices.Sorted(maps.Keys(v.counts[sink])) {
 			c := v.counts[sink][hmc]
-			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", sink, hmc, c.published, c.arrived, c.recovered, c.dead, c.named, c.lost, c.duplicates, c.gaps)
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", sink, hmc, c.published, c.arrived, c.recovered, c.dead, c.named, c.lost, c.again, c.twice, c.gaps)
 		}
 	}
 	if err := w.Flush(); err != nil {

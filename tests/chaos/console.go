@@ -238,4 +238,3 @@ func (d daemonAPI) settled(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
-

@@ -87,7 +87,7 @@ const (
 	// Faults come in storms, so that there are also times in which all of it
 	// is put in order, gaps are told, and nothing may be lost.
 	stormLength = 14 * time.Second
-	calmLength  = 8 * time.Second
+	calmLength  = 7 * time.Second
 	// silentNoticed is how long the daemon may take to notice a session that
 	// has ended and told nobody.
 	silentNoticed = 75 * time.Second
@@ -144,7 +144,7 @@ func plan(seed uint64, length time.Duration) []fault {
 	}
 	busy := make(map[string]time.Duration)
 	var faults []fault
-	for at := time.Second; at < length; at += between(rng, 150*time.Millisecond, 1500*time.Millisecond) {
+	for at := time.Second; at < length; at += between(rng, 50*time.Millisecond, 800*time.Millisecond) {
 		if at%(stormLength+calmLength) >= stormLength {
 			continue
 		}
@@ -161,7 +161,7 @@ func plan(seed uint64, length time.Duration) []fault {
 				f.Kind, f.For = kindSilent, silentNoticed
 			}
 		}
-		pause := between(rng, 500*time.Millisecond, 4*time.Second)
+		pause := between(rng, 300*time.Millisecond, 3*time.Second)
 		if at < busy[target] || at+f.For > length {
 			continue
 		}
