@@ -96,13 +96,13 @@ func TestFullDisk(t *testing.T) {
 		if err != nil {
 			return // another event about the daemon itself
 		}
-		switch id := ids[n]; {
-		case id == "":
+		switch id := ids[n]; id {
+		case "":
 			if n < last[e.Resource.Name] {
 				consumer.complain("%s: %d after %d", e.Resource.Name, n, last[e.Resource.Name])
 			}
 			last[e.Resource.Name] = n
-		case id == e.ID:
+		case e.ID:
 			repeated++
 		default:
 			consumer.complain("%d has the ids %s and %s", n, id, e.ID)
