@@ -88,11 +88,10 @@ type console struct {
 	certificate *tls.Certificate // of the Web Services API and the broker alike
 
 	publisher *activemq.Publisher
-	sequence  map[string]int   // session-sequence-nr, by topic
-	global    int              // global-sequence-nr
-	osMessage map[string]int64 // the next sequence-number, by object id
-	degraded  map[string]bool  // by object id
-	sent      map[string]int   // notifications by type
+	sequence  map[string]int  // session-sequence-nr, by topic
+	global    int             // global-sequence-nr
+	degraded  map[string]bool // by object id
+	sent      map[string]int  // notifications by type
 	expected  []expectation
 }
 
@@ -118,7 +117,7 @@ func startConsole(t testing.TB, name string, o consoleOptions) *console {
 	}
 	c := &console{
 		name: name, broker: activemq.Start(t, o.broker), ca: authority.WriteFile(t), certificate: &issued.ServerConfig(t).Certificates[0],
-		sequence: map[string]int{}, osMessage: map[string]int64{}, degraded: map[string]bool{}, sent: map[string]int{},
+		sequence: map[string]int{}, degraded: map[string]bool{}, sent: map[string]int{},
 	}
 	o.sim.Certificate = c.certificate
 	o.sim.OnLogon = func(s hmcsim.SessionInfo) {
@@ -201,13 +200,22 @@ func (c *console) publish(t testing.TB, n int) {
 		case "os-message":
 			// An HMC often sends several in one notification.
 			topic = channelOf(topics[hmcsim.TopicOSMessage], p)
-			sequence := max(c.osMessage[p.ID], p.NextOSMessage)
-			for range 1 + c.global%3 {
-				parts = append(parts, fmt.Sprintf(`{"sequence-number":%d,"message-id":"0","message-text":"message %d\n","os-name":null,"timestamp":-1,`+
-					`"sound-alarm":false,"is-priority":false,"is-held":false,"is-refresh":false,"prompt-text":""}`, sequence, sequence))
-				sequence++
+			// It also holds them, and lists them after a link was lost.
+			var texts []string
+			for i := range 1 + c.global%3 {
+				texts = append(texts, fmt.Sprintf("message %d of %d\n", i, c.global))
 			}
-			c.osMessage[p.ID] = sequence
+			held, err := c.sim.Partition(p.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.sim.OSMessages(p.ID, texts...); err != nil {
+				t.Fatal(err)
+			}
+			for i, text := range texts {
+				parts = append(parts, fmt.Sprintf(`{"sequence-number":%d,"message-id":"0","message-text":%q,"os-name":null,"timestamp":-1,`+
+					`"sound-alarm":false,"is-priority":false,"is-held":false,"is-refresh":false,"prompt-text":""}`, held.NextOSMessage+int64(i), text))
+			}
 			body = `{"os-messages":[` + strings.Join(parts, ",") + `]}`
 		case "log-entry":
 			topic = topics[[]string{hmcsim.TopicAudit, hmcsim.TopicSecurity}[c.global%2]][0]
