@@ -26,6 +26,7 @@ import (
 
 const (
 	defaultTimeout = 30 * time.Second
+	longFactor     = 10 // how many times the timeout a long answer may take that goes on
 	maxInFlight    = 2
 	maxAnswer      = 32 << 20  // 10,000 partitions take about 4 MiB
 	maxErrorAnswer = 256 << 10 // a stack trace is longer than any message
@@ -47,8 +48,11 @@ type Options struct {
 	// records.
 	UserAgent string
 
-	RequestsPerMinute int           // the budget: requests beyond it wait; 0: no budget
-	Timeout           time.Duration // of one request from connecting to the end of the answer, after any wait; 0: 30 s
+	RequestsPerMinute int // the budget: requests beyond it wait; 0: no budget
+
+	// Timeout is that of one request from connecting to the end of the answer, after any wait; 0: 30 s. An answer that may be
+	// long (OS messages, the logs) can take ten times as long, if never longer than this passes without anything of it.
+	Timeout time.Duration
 
 	Logger    *zap.Logger                                                       // nil: none; one line per request at debug level
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
@@ -196,6 +200,7 @@ type call struct {
 
 	urgent     bool // passes the budget and the limit of requests in flight
 	repeatable bool // may be sent again where a reused connection turns out to be closed; GET always may
+	long       bool // the answer may take longer than the timeout, see Options.Timeout
 	quiet      bool // what the answer holds is secret: errors do not tell
 
 	written atomic.Bool // the request was written to the connection, so that the HMC may act on it
@@ -250,8 +255,8 @@ func (c *Client) wait(ctx context.Context) error {
 
 // exchange sends the request and reads the whole answer into r.
 func (c *Client) exchange(parent context.Context, r *call) error {
-	ctx, cancel := context.WithTimeout(parent, c.opts.Timeout)
-	defer cancel()
+	ctx, goesOn, stop := c.limit(parent, r)
+	defer stop()
 	var body io.Reader
 	if r.body != nil {
 		data, err := json.Marshal(r.body)
@@ -284,7 +289,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 	if err == nil {
 		defer func() { _ = resp.Body.Close() }()
 		r.status = resp.StatusCode
-		err = r.read(resp.Body)
+		err = r.read(&notingReader{resp.Body, goesOn})
 	}
 	var tooLong *AnswerError
 	switch {
@@ -293,8 +298,45 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		return err
 	case parent.Err() != nil:
 		return fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, parent.Err())
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
 	}
-	return newConnectError(r, c.opts.Timeout, err)
+	return newConnectError(r, err)
+}
+
+// limit returns a context that ends when the request has taken too long; its cause says so. goesOn is to be called whenever
+// something of the answer has come, stop in the end.
+func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, goesOn, stop func()) {
+	timeout := c.opts.Timeout
+	late := func(what string, after time.Duration) error {
+		return fmt.Errorf("%s %s: %s within %v: %w", r.method, r.uri, what, after, context.DeadlineExceeded)
+	}
+	if !r.long {
+		ctx, cancel := context.WithTimeoutCause(parent, timeout, late("no answer", timeout))
+		return ctx, func() {}, cancel
+	}
+	ctx, cancel := context.WithTimeoutCause(parent, longFactor*timeout, late("no end of the answer", longFactor*timeout))
+	ctx, stall := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(timeout, func() { stall(late("nothing of the answer", timeout)) })
+	return ctx, func() { timer.Reset(timeout) }, func() {
+		timer.Stop()
+		stall(nil)
+		cancel()
+	}
+}
+
+// notingReader calls a function whenever something could be read.
+type notingReader struct {
+	from io.Reader
+	note func()
+}
+
+func (r *notingReader) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if n > 0 {
+		r.note()
+	}
+	return n, err
 }
 
 // read reads the answer, within limits.
@@ -378,7 +420,7 @@ func withoutZone(host string) string {
 }
 
 // newConnectError names the cause of a request without an answer. What net/http wraps around it (method and URL) is known.
-func newConnectError(r *call, timeout time.Duration, err error) *ConnectError {
+func newConnectError(r *call, err error) *ConnectError {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
@@ -391,7 +433,6 @@ func newConnectError(r *call, timeout time.Duration, err error) *ConnectError {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		reason = ReasonTimeout
-		err = fmt.Errorf("%s %s: no answer within %v: %w", r.method, r.uri, timeout, err)
 	case errors.As(err, &dns):
 		reason = ReasonDNS
 	case errors.As(err, &netErr) && netErr.Timeout():

@@ -849,12 +849,20 @@ func TestLists(t *testing.T) {
 		{name: "no content, seen on a real HMC", answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
 		{name: "white space only", answer: jsonAnswer(200, " \n")},
 		{name: "cut off within the JSON", answer: jsonAnswer(200, `{"os-messages":[{"a":1}`), problem: "not the JSON"},
+		{name: "cut off by the network before all content", answer: "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n", problem: "EOF"},
+		{name: "cut off by the network between chunks", answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n[]\r\n", problem: "EOF"},
 		{name: "cut off by the network", answer: "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n[{\"a\":1},", problem: "EOF"},
-		{name: "two arrays", answer: jsonAnswer(200, `{"a":[],"b":[]}`), problem: "two arrays"},
-		{name: "no array", answer: jsonAnswer(200, `{"a":1}`), problem: "no array"},
+		{name: "an inconsistency of the HMC's own", answer: jsonAnswer(200, `{"@@implementation-errors":[{"x":1}],"os-messages":[{"a":1}]}`), want: []string{`{"a":1}`}},
+		{name: "wrapped by another level of the HMC", answer: jsonAnswer(200, `{"count":1,"of-tomorrow":[{"a":"]}\\\""}]}`), want: []string{`{"a":"]}\\\""}`}},
+		{name: "two arrays", answer: jsonAnswer(200, `{"a":[],"b":[]}`), problem: "not exactly one array"},
+		{name: "no array", answer: jsonAnswer(200, `{"a":1}`), problem: "not exactly one array"},
+		{name: "no objects", answer: jsonAnswer(200, `[{"a":1},null]`), problem: "not an object"},
 		{name: "no list at all", answer: jsonAnswer(200, `"x"`), problem: "not the JSON"},
 		{name: "too long", answer: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + strings.Repeat(" ", maxAnswer+10), problem: "longer than"},
-		{name: "busy", answer: jsonAnswer(503, errorBody(503, 1, "busy")), problem: "503"},
+		{name: "busy", answer: jsonAnswer(503, errorBody(503, 1, "busy")), problem: "503, reason 1: busy"},
+		{name: "gone", answer: jsonAnswer(404, errorBody(404, 1, "gone")), problem: "404, reason 1: gone"},
+		{name: "redirect", answer: "HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", problem: "redirected"},
+		{name: "HTML with a status of success", answer: jsonAnswer(200, "<html></html>"), problem: "not the JSON"},
 		{name: "HTML", answer: "HTTP/1.1 500 x\r\nContent-Type: text/html\r\nContent-Length: 12\r\n\r\n<pre>x</pre>", problem: "500"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -874,6 +882,9 @@ func TestLists(t *testing.T) {
 					t.Errorf("%s: %q, %v", operation, texts, err)
 				case test.problem != "" && (err == nil || !strings.Contains(err.Error(), test.problem)):
 					t.Errorf("%s: %v", operation, err)
+				}
+				if busy := new(BusyError); errors.As(err, &busy) != (test.name == "busy") || IsReason(err, 404, 1) != (test.name == "gone") {
+					t.Errorf("%s: %#v", operation, err)
 				}
 				var answer *AnswerError
 				if tooLong := errors.As(err, &answer) && answer.TooLong; tooLong != (test.name == "too long") {

@@ -11,7 +11,6 @@
 package hmc
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 )
@@ -99,8 +98,8 @@ type Partition struct {
 
 // decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors, do not matter.
 func decodeAnswer(data []byte, into any) error {
-	if _, ok := into.(*list); ok && len(bytes.TrimSpace(data)) == 0 {
-		return nil
+	if l, ok := into.(*list); ok {
+		return l.decode(data)
 	}
 	return json.Unmarshal(data, into)
 }
