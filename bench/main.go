@@ -1,8 +1,8 @@
 // Command bench measures what a notification costs: read and discarded by go-stomp's own client (a), by our receiver
-// (b), on the whole path of receiver, queue on disk and log sink (c), and with three sinks (d). All read from the same
-// broker, which sends over TLS as fast as it is read. Then what the delivery to a webhook costs in comparison with a plain loop
-// (e), how long a notification takes from the socket to the consumer (f), and whether the cost depends on the number of HMCs (g).
-// What counts are the ratios within one run.
+// (b), on the whole path of receiver, de-duplication, queue on disk and log sink (c), and with three sinks (d). All read
+// from the same broker, which sends over TLS as fast as it is read. Then how fast stored events are delivered to a webhook in
+// comparison with a plain loop (e), how long a notification takes from the socket to the webhook's consumer (f), and whether
+// its cost depends on the number of HMCs (g). What counts are the ratios within one run.
 //
 // Each measured client is a process of its own, so that its CPU time and memory are its alone.
 package main
@@ -48,8 +48,45 @@ var helpers = map[string]func(context.Context, target) error{
 	"plain-live": runPlainLive, "live": runLive,
 }
 
+// parts are what can be measured alone, by the letters of the output.
+var parts = []part{
+	{"abcd", bench.compare},
+	{"e", bench.compareWebhooks},
+	{"f", bench.compareLatency},
+	{"g", bench.compareHMCs},
+}
+
+type part struct {
+	letters string
+	measure func(b bench, ctx context.Context, rounds int) error
+}
+
 // goals are the ratios of notifications per second that the project has set itself.
 var goals = map[string]float64{"b": 1.15, "c": 0.5, "d": 0.35}
+
+// atLeast and below say whether a ratio is as it should be.
+func atLeast(goal, ratio float64) string {
+	return verdict(fmt.Sprintf("goal %.2f", goal), ratio >= goal)
+}
+
+func below(goal, ratio float64) string {
+	return verdict(fmt.Sprintf("goal below %.2f", goal), ratio < goal)
+}
+
+func verdict(goal string, met bool) string {
+	if met {
+		return " (" + goal + ": ok)"
+	}
+	return " (" + goal + ": missed)"
+}
+
+// profileName tells the profiles of the clients apart: the beginning of what a client has to know names what it does.
+func profileName(child, arg string) string {
+	if what, _, _ := strings.Cut(arg, " "); what != "" && !strings.Contains(what, "/") {
+		return child + "-" + what
+	}
+	return child
+}
 
 func profileCPU(path string) (stop func(), err error) {
 	f, err := os.Create(path)
@@ -103,14 +140,14 @@ func run(ctx context.Context, args []string) error {
 	ca := flags.String("ca", "", "internal: file of the CA certificate")
 	dir := flags.String("dir", "", "internal: directory for what is stored")
 	arg := flags.String("arg", "", "internal: what else the client has to know")
-	only := flags.String("only", "", "parts to measure, of path, webhook, latency, hmcs; separated by commas, all if empty")
+	only := flags.String("only", "", "what to measure, by the letters of the output, as in c,e; all if empty. (a) is added where it is compared with")
 	profile := flags.String("cpuprofile", "", "write CPU profiles of the clients to files that begin with this")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *child != "" {
 		if *profile != "" {
-			stop, err := profileCPU(*profile + "-" + *child + ".prof")
+			stop, err := profileCPU(*profile + "-" + profileName(*child, *arg) + ".prof")
 			if err != nil {
 				return err
 			}
@@ -121,33 +158,21 @@ func run(ctx context.Context, args []string) error {
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
 	}
+	if strings.Trim(*only, "abcdefg,") != "" {
+		return fmt.Errorf("-only %s: there are a to g", *only)
+	}
 	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	b := bench{tmp: tmp, profile: *profile, count: *count}
-	parts := []struct {
-		name    string
-		measure func(ctx context.Context, rounds int) error
-	}{{"path", b.compare}, {"webhook", b.compareWebhooks}, {"latency", b.compareLatency}, {"hmcs", b.compareHMCs}}
-	wanted := strings.FieldsFunc(*only, func(r rune) bool { return r == ',' })
-	for _, name := range wanted {
-		if !slices.ContainsFunc(parts, func(p struct {
-			name    string
-			measure func(ctx context.Context, rounds int) error
-		}) bool {
-			return p.name == name
-		}) {
-			return fmt.Errorf("-only: there is no part %q", name)
-		}
-	}
+	b := bench{tmp: tmp, profile: *profile, count: *count, only: strings.ReplaceAll(*only, ",", "")}
 	for _, p := range parts {
-		if len(wanted) > 0 && !slices.Contains(wanted, p.name) {
+		if b.only != "" && !strings.ContainsAny(b.only, p.letters) {
 			continue
 		}
-		if err := p.measure(ctx, *rounds); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+		if err := p.measure(b, ctx, *rounds); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -158,6 +183,12 @@ type bench struct {
 	tmp     string // directory for what the clients store
 	profile string // what the files with the clients' CPU profiles begin with; "": no profiles
 	count   int    // notifications per run
+	only    string // letters of what is measured; "": all
+}
+
+// wants says whether a client of the path is to be measured: everything is compared with (a).
+func (b bench) wants(c client) bool {
+	return b.only == "" || c.key == "a" || strings.Contains(b.only, c.key)
 }
 
 // compare runs every client in turn, again and again, so that what else the machine does hits all alike.
@@ -165,6 +196,9 @@ func (b bench) compare(ctx context.Context, rounds int) error {
 	results := make(map[string][]result)
 	for round := range rounds {
 		for _, c := range clients {
+			if !b.wants(c) {
+				continue
+			}
 			r, err := b.measure(ctx, c.key)
 			if err != nil {
 				return fmt.Errorf("(%s) %s: %w", c.key, c.title, err)
@@ -176,31 +210,37 @@ func (b bench) compare(ctx context.Context, rounds int) error {
 			fmt.Fprintf(os.Stderr, "round %d of %d: (%s) %.0f notifications/s\n", round+1, rounds, c.key, float64(b.count)/r.Seconds)
 		}
 	}
+	report(results, b.count)
+	if b.only != "" {
+		return nil
+	}
 	idle, err := b.measureIdle(ctx)
 	if err != nil {
 		return fmt.Errorf("idle memory: %w", err)
 	}
-	report(results, b.count, idle)
+	fmt.Printf("\nresident memory with %d idle HMCs: %.1f MiB%s\n", idleHMCs, idle, below(64, idle))
 	return nil
 }
 
 // report prints the medians and what they are in relation to go-stomp's client.
-func report(results map[string][]result, count int, idleMiB float64) {
+func report(results map[string][]result, count int) {
 	rate := func(key string) float64 {
 		return median(results[key], func(r result) float64 { return float64(count) / r.Seconds })
 	}
 	fmt.Printf("\n%d notifications per run over TLS, medians of %d runs\n\n", count, len(results["a"]))
 	fmt.Printf("     %-40s %16s %12s %10s %10s\n", "", "notifications/s", "CPU us each", "peak MiB", "ratio")
 	for _, c := range clients {
+		if len(results[c.key]) == 0 {
+			continue
+		}
 		cpu := median(results[c.key], func(r result) float64 { return r.CPUSeconds / float64(count) * 1e6 })
 		peak := median(results[c.key], func(r result) float64 { return r.PeakMiB })
 		goal := ""
 		if g, ok := goals[c.key]; ok {
-			goal = fmt.Sprintf(" (goal %.2f)", g)
+			goal = atLeast(g, rate(c.key)/rate("a"))
 		}
 		fmt.Printf("(%s)  %-40s %16.0f %12.2f %10.1f %9.2fx%s\n", c.key, c.title, rate(c.key), cpu, peak, rate(c.key)/rate("a"), goal)
 	}
-	fmt.Printf("\nresident memory with %d idle HMCs: %.1f MiB (goal below 64)\n", idleHMCs, idleMiB)
 }
 
 func median[T any](all []T, of func(T) float64) float64 {
