@@ -44,7 +44,7 @@ func (k *keeper) fill(topics map[string]bool) {
 		}
 		for _, c := range k.channels {
 			if topic == "" || c.topic == topic {
-				c.fill = new(upkeep)
+				c.fill, c.replay = new(upkeep), c.topic == ""
 			}
 		}
 	}
@@ -184,8 +184,9 @@ func (k *keeper) dueFills() []*channel {
 	now := time.Now()
 	var due []*channel
 	for _, c := range k.fills(now) {
-		// The HMC replays what it holds when a channel is first subscribed to, which saves asking for it.
-		if k.newSession && c.refresh && !c.opened.IsZero() {
+		// The HMC replays what it holds when a channel is first subscribed to, which saves asking for it. What was missed
+		// after that, or could not be stored, is asked for.
+		if k.newSession && c.refresh && k.replayWillDo(c) && !c.opened.IsZero() {
 			replayed := k.s.rec.replayedSince(c.partition.ObjectURI, c.opened)
 			k.mu.Lock()
 			wait := c.opened.Add(2 * k.s.timing.settle)
@@ -205,6 +206,12 @@ func (k *keeper) dueFills() []*channel {
 	}
 	slices.SortFunc(due, func(a, b *channel) int { return cmp.Compare(a.partition.ObjectURI, b.partition.ObjectURI) })
 	return due
+}
+
+func (k *keeper) replayWillDo(c *channel) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return c.replay
 }
 
 // fills are the channels whose missed messages may be fetched now.

@@ -79,6 +79,7 @@ type channel struct {
 	tried     bool   // to open it
 
 	fill   *upkeep   // when what was missed is to be fetched; nil: nothing is
+	replay bool      // the HMC's replay will do: nothing was missed after it
 	opened time.Time // when it was subscribed to; zero: before this link
 }
 
@@ -285,7 +286,7 @@ func (k *keeper) list(ctx context.Context) {
 		}
 		c := &channel{partition: p, refresh: refresh}
 		if k.filling {
-			c.fill = new(upkeep)
+			c.fill, c.replay = new(upkeep), true
 		}
 		k.channels[p.ObjectURI] = c
 		// The session may have the channel open from a link before this one: then it is subscribed already.
