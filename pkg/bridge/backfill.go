@@ -139,7 +139,7 @@ func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
 			end = begin.Add(piece)
 		}
 		entries, err := call(ctx, begin, end)
-		if answer, ok := errors.AsType[*hmc.AnswerError](err); ok && answer.TooLong && piece > shortestLogPiece {
+		if tooMuch(err) && piece > shortestLogPiece {
 			piece = min(piece, time.Since(begin)) / 4
 			continue
 		}
@@ -153,6 +153,16 @@ func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
 		begin = end.Add(time.Millisecond) // the bounds are inclusive
 	}
 	return nil
+}
+
+// tooMuch says whether a request failed in a way that asking for less may help: the answer was too long to be read, or to
+// be had in time.
+func tooMuch(err error) bool {
+	if answer, ok := errors.AsType[*hmc.AnswerError](err); ok {
+		return answer.TooLong
+	}
+	link, ok := errors.AsType[*hmc.ConnectError](err)
+	return ok && link.Reason == hmc.ReasonTimeout
 }
 
 // fetchMessages lists the OS messages of the partitions of which some were missed, where the HMC did not replay them.
