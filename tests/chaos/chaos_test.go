@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -41,7 +42,7 @@ const (
 const (
 	shortDuration = 25 * time.Second // of each of the two runs of make test-real
 	readyTimeout  = 60 * time.Second
-	settleTimeout = 100 * time.Second
+	settleTimeout = 75 * time.Second
 	startAgain    = 300 * time.Millisecond // between two attempts to start the daemon, as a service manager does
 )
 
@@ -236,7 +237,9 @@ func (r *run) writeConfig() {
 			name, port(c.rest.addr), port(c.link.addr), name, !c.amq)
 	}
 	fmt.Fprintf(&b, "sinks:\n- {name: journal, log: {output: events.log}}\n"+
-		"- {name: hook, webhook: {url: %q}, timeout: 2s, retry: {initial: 50ms, max: 1s}}\n", r.hook.url())
+		"- {name: hook, webhook: {url: %q}, timeout: 2s, retry: {initial: 50ms, max: 1s}}\n"+
+		"- {name: batches, webhook: {url: %q}, timeout: 2s, retry: {initial: 50ms, max: 1s}, concurrency: 2, batch: {max_events: 20, max_wait: 100ms}}\n",
+		r.hook.url("hook"), r.hook.url("batches"))
 	if err := os.WriteFile(filepath.Join(r.dir, "hmcnotifyd.yaml"), []byte(b.String()), 0o600); err != nil {
 		r.Fatal(err)
 	}
@@ -305,9 +308,7 @@ func (r *run) do(duration time.Duration) {
 	r.tendDaemon(byTarget[targetDaemon], ended)
 	<-ended
 	r.say("all faults are over")
-	var verdict *verdict
-	verdict = r.settle(stopLoad, load.Wait)
-	r.report(verdict)
+	r.report(r.settle(stopLoad, load.Wait))
 }
 
 func (r *run) missing(target string) bool {
@@ -555,7 +556,7 @@ func (r *run) settle(stopLoad, waitLoad func()) *verdict {
 		}
 		return nil
 	})
-	letters := r.deadLetters()
+	letters := r.letters()
 	r.process.Signal(r, syscall.SIGTERM)
 	if status := r.process.Wait(r, daemon.StopTimeout); status != 0 {
 		r.problem("exit status %d at the end", status)
@@ -563,15 +564,21 @@ func (r *run) settle(stopLoad, waitLoad func()) *verdict {
 	return r.judgeWith(letters)
 }
 
-func (r *run) judge() *verdict { return r.judgeWith(r.deadLetters()) }
+func (r *run) judge() *verdict { return r.judgeWith(r.letters()) }
 
 // judgeWith judges what has arrived so far.
-func (r *run) judgeWith(letters []arrival) *verdict {
+func (r *run) judgeWith(letters map[string][]arrival) *verdict {
 	journal, err := readLog("journal", filepath.Join(r.dir, "events.log"))
-	hook, wrong := r.hook.deliveries("hook")
-	hook.dead = letters
+	sinks := []deliveries{journal}
+	var wrong []string
+	for _, name := range slices.Sorted(maps.Keys(letters)) {
+		var got deliveries
+		got, wrong = r.hook.deliveries(name)
+		got.dead = letters[name]
+		sinks = append(sinks, got)
+	}
 	published, windows := r.ledger.snapshot()
-	v := judge(published, windows, journal, hook)
+	v := judge(published, windows, sinks...)
 	if err != nil {
 		v.violations = append(v.violations, err.Error())
 	}
@@ -579,11 +586,16 @@ func (r *run) judgeWith(letters []arrival) *verdict {
 	return v
 }
 
+// letters returns the dead letters of the two webhooks.
+func (r *run) letters() map[string][]arrival {
+	return map[string][]arrival{"hook": r.deadLetters("hook"), "batches": r.deadLetters("batches")}
+}
+
 // deadLetters asks the daemon as a person does.
-func (r *run) deadLetters() []arrival {
+func (r *run) deadLetters(sink string) []arrival {
 	ctx, cancel := context.WithTimeout(r.Context(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.binary, "dead-letters", "show", "--sink=hook", "--json", "--url="+r.api.url)
+	cmd := exec.CommandContext(ctx, r.binary, "dead-letters", "show", "--sink="+sink, "--json", "--url="+r.api.url)
 	out, err := cmd.Output()
 	if err != nil {
 		r.say("dead-letters show: %v: %s", err, out)
@@ -610,25 +622,25 @@ func (r *run) deadLetters() []arrival {
 
 // report prints the table, and fails the test if something is wrong.
 func (r *run) report(v *verdict) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "sink\tHMC\tpublished\tarrived\trecovered\tdead letters\tlost and named\tlost\tsent again\ttwice\tgaps\t")
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 8, 2, ' ', tabwriter.AlignRight)
+	rows := []string{"sink\tHMC\tpublished\tarrived\trecovered\tdead letters\tlost and named\tlost\tsent again\ttwice\tgaps\t"}
 	for _, sink := range slices.Sorted(maps.Keys(v.counts)) {
 		for _, hmc := range slices.Sorted(maps.Keys(v.counts[sink])) {
 			c := v.counts[sink][hmc]
-			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", sink, hmc, c.published, c.arrived, c.recovered, c.dead, c.named, c.lost, c.again, c.twice, c.gaps)
+			rows = append(rows, fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t", sink, hmc, c.published, c.arrived, c.recovered, c.dead, c.named, c.lost, c.again, c.twice, c.gaps))
 		}
 	}
-	if err := w.Flush(); err != nil {
+	_, err := io.WriteString(w, strings.Join(rows, "\n")+"\n")
+	if err := errors.Join(err, w.Flush()); err != nil {
 		r.Error(err)
 	}
+	fmt.Print(table.String())
 	var counts []string
 	for _, what := range slices.Sorted(maps.Keys(r.counts)) {
 		counts = append(counts, fmt.Sprintf("%s %d", what, r.counts[what]))
 	}
 	r.say("faults: %s", strings.Join(counts, ", "))
-	for _, text := range v.remarks {
-		r.say("%s", text)
-	}
 	for _, text := range slices.Concat(v.violations, r.problems) {
 		r.Error(text)
 	}

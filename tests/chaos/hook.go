@@ -26,7 +26,7 @@ type hook struct {
 	mu      sync.Mutex
 	server  *http.Server // nil: it is dead
 	serving sync.WaitGroup
-	got     []arrival
+	got     map[string][]arrival // by path
 	wrong   []string
 }
 
@@ -37,11 +37,12 @@ type hookMode struct {
 }
 
 func startHook(addr string) (*hook, error) {
-	h := &hook{addr: addr}
+	h := &hook{addr: addr, got: make(map[string][]arrival)}
 	return h, h.listen()
 }
 
-func (h *hook) url() string { return "http://" + h.addr + "/hmc" }
+// url is where the events of a sink go.
+func (h *hook) url(sink string) string { return "http://" + h.addr + "/" + sink }
 
 func (h *hook) listen() error {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", h.addr)
@@ -93,11 +94,12 @@ func (h *hook) complain(text string) {
 	h.wrong = append(h.wrong, text)
 }
 
-// deliveries returns what was accepted so far, and what was wrong with it.
+// deliveries returns what was accepted of a sink so far, and what was wrong
+// with anything.
 func (h *hook) deliveries(sink string) (deliveries, []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return deliveries{sink: sink, arrivals: append([]arrival(nil), h.got...)}, append([]string(nil), h.wrong...)
+	return deliveries{sink: sink, arrivals: append([]arrival(nil), h.got["/"+sink]...)}, append([]string(nil), h.wrong...)
 }
 
 func (h *hook) serve(w http.ResponseWriter, r *http.Request) {
@@ -108,7 +110,7 @@ func (h *hook) serve(w http.ResponseWriter, r *http.Request) {
 	n := h.count.Add(1)
 	mode := h.mode.Load()
 	if mode == nil {
-		h.accept(body)
+		h.accept(r.URL.Path, body)
 		return
 	}
 	switch mode.kind {
@@ -130,9 +132,9 @@ func (h *hook) serve(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		h.accept(body)
+		h.accept(r.URL.Path, body)
 	case kindDrip:
-		h.accept(body)
+		h.accept(r.URL.Path, body)
 		const text = "a slow answer, byte by byte"
 		for i := range len(text) {
 			if _, err := io.WriteString(w, text[i:i+1]); err != nil {
@@ -150,7 +152,7 @@ func (h *hook) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // accept notes the events of a request, one or a JSON array.
-func (h *hook) accept(body []byte) {
+func (h *hook) accept(path string, body []byte) {
 	list := []json.RawMessage{body}
 	if len(body) > 0 && body[0] == '[' {
 		list = nil
@@ -166,7 +168,7 @@ func (h *hook) accept(body []byte) {
 			continue
 		}
 		h.mu.Lock()
-		h.got = append(h.got, a)
+		h.got[path] = append(h.got[path], a)
 		h.mu.Unlock()
 	}
 }

@@ -37,7 +37,6 @@ type count struct {
 type verdict struct {
 	counts     map[string]map[string]*count // by sink and HMC
 	violations []string
-	remarks    []string
 	notTold    map[string]int
 }
 
@@ -48,10 +47,6 @@ func (v *verdict) violated(kind, format string, args ...any) {
 	if v.notTold[kind]++; v.notTold[kind] <= shown {
 		v.violations = append(v.violations, kind+": "+fmt.Sprintf(format, args...))
 	}
-}
-
-func (v *verdict) remark(format string, args ...any) {
-	v.remarks = append(v.remarks, fmt.Sprintf(format, args...))
 }
 
 // judge compares what was published with what arrived at each sink:

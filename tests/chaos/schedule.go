@@ -139,8 +139,12 @@ const (
 func plan(seed uint64, length time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 0x6368616f73))
 	targets := []weighted{
-		{name: targetDaemon, weight: 4}, {name: hmcEast, weight: 3}, {name: hmcWest, weight: 3}, {name: hmcActiveMQ, weight: 3},
-		{name: targetConsumer, weight: 4}, {name: targetDisk, weight: 1},
+		{name: targetDaemon, weight: 4},
+		{name: hmcEast, weight: 3},
+		{name: hmcWest, weight: 3},
+		{name: hmcActiveMQ, weight: 3},
+		{name: targetConsumer, weight: 4},
+		{name: targetDisk, weight: 1},
 	}
 	busy := make(map[string]time.Duration)
 	var faults []fault
