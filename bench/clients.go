@@ -186,7 +186,7 @@ const idleHMCs = 10
 
 // measureIdle returns the resident memory of the bridge with idle HMCs, in MiB.
 func (b bench) measureIdle(ctx context.Context) (float64, error) {
-	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: []string{topicName}})
+	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: topicsOf(idleHMCs)})
 	if err != nil {
 		return 0, err
 	}
@@ -215,13 +215,24 @@ func runIdle(ctx context.Context, t target) error {
 	return err
 }
 
-// writeConfig writes a configuration of so many HMCs, which are all the one broker, and of sinks, and returns its path.
+// topicOf is the topic of one of several HMCs, topicsOf are those of so many.
+func topicOf(hmc int) string { return "bench." + strconv.Itoa(hmc+1) }
+
+func topicsOf(hmcs int) (topics []string) {
+	for i := range hmcs {
+		topics = append(topics, topicOf(i))
+	}
+	return topics
+}
+
+// writeConfig writes a configuration of so many HMCs, which are all the one broker but each with a topic of its own, and of
+// sinks, and returns its path.
 func (t target) writeConfig(hmcs int, sinks string) (string, error) {
 	var text strings.Builder
 	text.WriteString("hmcs:\n")
 	for i := range hmcs {
 		fmt.Fprintf(&text, "  - {name: hmc%d, hosts: [127.0.0.1], stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q}, topic_names: [%s]}\n",
-			i+1, t.port, hmcsim.DefaultUserid, hmcsim.DefaultPassword, t.caFile, topicName)
+			i+1, t.port, hmcsim.DefaultUserid, hmcsim.DefaultPassword, t.caFile, topicOf(i))
 	}
 	text.WriteString("sinks:\n" + sinks)
 	path := filepath.Join(t.dir, "hmcnotifyd.yaml")

@@ -8,12 +8,21 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
 // manyHMCs are the numbers of HMCs whose cost is compared.
 var manyHMCs = []int{1, 10, 50, 200}
+
+const (
+	// steadyRate is how many notifications per second all HMCs send together where they do not send as fast as they can, and
+	// steadyTime for how long.
+	steadyRate = 5000
+	steadyTime = 6 * time.Second
+	hmcRounds  = 3
+)
 
 // runHMCs is the daemon's bridge with t.arg HMCs and one log sink.
 func runHMCs(ctx context.Context, t target) error {
@@ -24,37 +33,68 @@ func runHMCs(ctx context.Context, t target) error {
 	return runBridge(ctx, t, hmcs, 1)
 }
 
-// compareHMCs prints what a notification costs with few and many HMCs that send as many together.
+// compareHMCs prints what a notification costs with few and many HMCs, which send as many together.
 func (b bench) compareHMCs(ctx context.Context, rounds int) error {
-	results := make(map[int][]result)
-	b.count -= b.count % manyHMCs[len(manyHMCs)-1]
-	rounds = min(rounds, 3)
+	steady, flood := make(map[int][]result), make(map[int][]result)
+	rounds = min(rounds, hmcRounds)
+	most := manyHMCs[len(manyHMCs)-1]
+	whole := func(count int) int { return max(count-count%most, most) } // as many of each HMC
+	atRate, atOnce := b, b
+	atRate.count, atOnce.count = whole(int(steadyTime.Seconds()*steadyRate)), whole(b.count)
 	for round := range rounds {
 		for _, hmcs := range manyHMCs {
-			r, err := b.measureHMCs(ctx, hmcs)
+			r, err := atRate.measureHMCs(ctx, hmcs, func(broker *hmcsim.Broker) error {
+				return publishAt(ctx, broker, topicsOf(hmcs), steadyRate, atRate.count)
+			})
 			if err != nil {
 				return fmt.Errorf("%d HMCs: %w", hmcs, err)
 			}
-			results[hmcs] = append(results[hmcs], r)
-			fmt.Fprintf(os.Stderr, "round %d of %d: (g) %d HMCs: %.0f notifications/s\n", round+1, rounds, hmcs, float64(b.count)/r.Seconds)
+			steady[hmcs] = append(steady[hmcs], r)
+			if r, err = atOnce.measureHMCs(ctx, hmcs, func(broker *hmcsim.Broker) error {
+				return floodAll(ctx, broker, topicsOf(hmcs), int64(atOnce.count/hmcs))
+			}); err != nil {
+				return fmt.Errorf("%d HMCs at once: %w", hmcs, err)
+			}
+			flood[hmcs] = append(flood[hmcs], r)
+			fmt.Fprintf(os.Stderr, "round %d of %d: (g) %d HMCs: %.0f notifications/s\n", round+1, rounds, hmcs, float64(atOnce.count)/r.Seconds)
 		}
 	}
-	cpu := func(hmcs int) float64 {
-		return median(results[hmcs], func(r result) float64 { return r.CPUSeconds / float64(b.count) * 1e6 })
+	cpu := func(results map[int][]result, hmcs, count int) float64 {
+		return median(results[hmcs], func(r result) float64 { return r.CPUSeconds / float64(count) * 1e6 })
 	}
-	fmt.Printf("\n(g)  whole path with one log sink, %d notifications of all HMCs together, medians of %d runs\n\n", b.count, rounds)
-	fmt.Printf("     %6s %16s %12s %10s %10s\n", "HMCs", "notifications/s", "CPU us each", "peak MiB", "cost")
+	fmt.Printf("\n(g)  whole path with one log sink, each HMC with a link of its own, as many notifications of all together; medians of %d runs\n\n", rounds)
+	fmt.Printf("     %6s   %-45s   %s\n", "", fmt.Sprintf("%d per second", steadyRate), fmt.Sprintf("%d as fast as they are read", atOnce.count))
+	fmt.Printf("     %6s   %12s %10s %19s   %12s %10s %17s %10s\n", "HMCs", "CPU us each", "cost", "resident MiB", "CPU us each", "cost", "notifications/s", "peak MiB")
+	first := manyHMCs[0]
 	for _, hmcs := range manyHMCs {
-		fmt.Printf("     %6d %16.0f %12.2f %10.1f %9.2fx\n", hmcs,
-			median(results[hmcs], func(r result) float64 { return float64(b.count) / r.Seconds }), cpu(hmcs),
-			median(results[hmcs], func(r result) float64 { return r.PeakMiB }), cpu(hmcs)/cpu(manyHMCs[0]))
+		calm, busy := cpu(steady, hmcs, atRate.count), cpu(flood, hmcs, atOnce.count)
+		fmt.Printf("     %6d   %12.2f %9.2fx %19.1f   %12.2f %9.2fx %17.0f %10.1f\n", hmcs,
+			calm, calm/cpu(steady, first, atRate.count), median(steady[hmcs], func(r result) float64 { return r.MiB }),
+			busy, busy/cpu(flood, first, atOnce.count), median(flood[hmcs], func(r result) float64 { return float64(atOnce.count) / r.Seconds }),
+			median(flood[hmcs], func(r result) float64 { return r.PeakMiB }))
 	}
 	return nil
 }
 
-// measureHMCs measures the bridge with so many HMCs: links of its own to one broker.
-func (b bench) measureHMCs(ctx context.Context, hmcs int) (r result, err error) {
-	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: []string{topicName}})
+// floodAll sends so many frames on each topic, on all of them at the same time.
+func floodAll(ctx context.Context, broker *hmcsim.Broker, topics []string, frames int64) error {
+	errs := make(chan error, len(topics))
+	for _, topic := range topics {
+		go func() {
+			_, err := broker.Flood(ctx, hmcsim.FloodOptions{Topic: topic, Frames: frames})
+			errs <- err
+		}()
+	}
+	var err error
+	for range topics {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
+
+// measureHMCs measures the bridge with so many HMCs: links of their own to one broker.
+func (b bench) measureHMCs(ctx context.Context, hmcs int, send func(*hmcsim.Broker) error) (r result, err error) {
+	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: topicsOf(hmcs)})
 	if err != nil {
 		return r, err
 	}
@@ -68,7 +108,7 @@ func (b bench) measureHMCs(ctx context.Context, hmcs int) (r result, err error) 
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
-		if _, err := broker.Flood(ctx, hmcsim.FloodOptions{Topic: topicName, Frames: int64(b.count / hmcs)}); err != nil {
+		if err := send(broker); err != nil {
 			return err
 		}
 		if !lines.Scan() {

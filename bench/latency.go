@@ -125,7 +125,7 @@ func (b bench) measureLatency(ctx context.Context, key string, consumer consumer
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
-		if err := publishAt(ctx, broker, count); err != nil {
+		if err := publishAt(ctx, broker, []string{topicName}, latencyRate, count); err != nil {
 			return err
 		}
 		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -140,23 +140,20 @@ func (b bench) measureLatency(ctx context.Context, key string, consumer consumer
 	return a, err
 }
 
-// publishAt publishes notifications of many partitions at an even rate. One that is late does not delay the next.
-func publishAt(ctx context.Context, broker *hmcsim.Broker, count int) error {
-	const every = time.Second / latencyRate
+// publishAt publishes notifications of many partitions at an even rate, on the topics in turn. One that is late does not delay
+// the next.
+func publishAt(ctx context.Context, broker *hmcsim.Broker, topics []string, rate, count int) error {
 	begin := time.Now()
 	for i := range count {
-		if wait := time.Until(begin.Add(time.Duration(i) * every)); wait > 0 {
+		if wait := time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))); wait > 0 {
 			time.Sleep(wait)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		n := broker.Publish(topicName, []hmcsim.Header{
-			{Name: "notification-type", Value: "property-change"},
-			{Name: "class", Value: "partition"},
-			{Name: "name", Value: "PART1"},
-			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)},
-			{Name: "session-sequence-nr", Value: strconv.Itoa(i)},
+		n := broker.Publish(topics[i%len(topics)], []hmcsim.Header{
+			{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "name", Value: "PART1"},
+			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)}, {Name: "session-sequence-nr", Value: strconv.Itoa(i / len(topics))},
 		}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"a","new-value":"%s%d"}]}`, sentMark, time.Now().UnixNano()))
 		if n != 1 {
 			return errors.New("nobody has subscribed")

@@ -27,6 +27,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
+// topicName is the topic where there is only one HMC.
 const topicName = "bench.1"
 
 // client is one of the measured programs.
@@ -107,6 +108,7 @@ type result struct {
 	Seconds    float64 `json:"seconds"`
 	CPUSeconds float64 `json:"cpu_seconds"`
 	PeakMiB    float64 `json:"peak_mib"`
+	MiB        float64 `json:"mib"` // resident at the end
 	Received   int     `json:"received"`
 }
 
@@ -328,7 +330,7 @@ func beClient(ctx context.Context, key string, t target) error {
 	t.end = func() {
 		r = result{
 			Seconds: time.Since(began).Seconds(), CPUSeconds: (cpuTime() - cpu).Seconds(),
-			PeakMiB: memoryOf("self", "VmHWM"), Received: t.count,
+			PeakMiB: memoryOf("self", "VmHWM"), MiB: memoryOf("self", "VmRSS"), Received: t.count,
 		}
 	}
 	if helper, ok := helpers[key]; ok {
