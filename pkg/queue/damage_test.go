@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -672,6 +674,110 @@ func TestLostCursors(t *testing.T) {
 	}
 }
 
+// TestDamagedMeta flips each bit of what the newest segment says of itself and of the cursors: nothing of the other segments is
+// lost, and no cursor goes anywhere.
+func TestDamagedMeta(t *testing.T) {
+	t.Parallel()
+	pristine := makeStore(t, damageRecords)
+	if err := open(t, Options{Dir: pristine}).Close(); err != nil { // a segment that begins with the positions
+		t.Fatal(err)
+	}
+	files := segmentFiles(t, pristine)
+	newest := files[len(files)-1]
+	b, err := os.ReadFile(newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	position := binary.BigEndian.AppendUint64([]byte("\x04some"), damageAcked)
+	if !bytes.Contains(b, position) {
+		t.Fatal("no copy of the positions")
+	}
+	dir := filepath.Join(memoryDir(t), "copy")
+	for bit := 1; bit < 64; bit += 3 {
+		harmed := bytes.Clone(position)
+		harmed[len(harmed)-1-bit/8] ^= 1 << (bit % 8)
+		copyDir(t, pristine, dir)
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(newest)), bytes.ReplaceAll(b, position, harmed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		q := open(t, Options{Dir: dir})
+		if got := cursor(t, q, "some").Acked(); got != damageAcked {
+			t.Errorf("bit %d: the cursor is at %d", bit, got)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC(summary{last: 9, bytes: 100}.encode())
+	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string(summary{last: 9, bytes: 100}.encode()) {
+		t.Fatal(got, err)
+	}
+	for i := range 8 * len(info) {
+		harmed := bytes.Clone(info)
+		harmed[i/8] ^= 1 << (i % 8)
+		if got, err := decodeInfo(harmed); err == nil || errors.Is(err, errVersion) {
+			t.Errorf("bit %d: %+v, %v", i, got, err)
+		}
+	}
+	for i := range 8 * len(sum) {
+		harmed := bytes.Clone(sum)
+		harmed[i/8] ^= 1 << (i % 8)
+		if got := (segmentInfo{version: segmentVersion}).metaValue(harmed); got != nil {
+			t.Errorf("bit %d of the summary: %x", i, got)
+		}
+	}
+}
+
+// TestLayout1 reads a store of the layout that has no checksums in the meta bucket.
+func TestLayout1(t *testing.T) {
+	t.Parallel()
+	dir := makeStore(t, damageRecords)
+	if err := open(t, Options{Dir: dir}).Close(); err != nil { // a segment that begins with the positions
+		t.Fatal(err)
+	}
+	for _, file := range segmentFiles(t, dir) {
+		db, err := bolt.Open(file, 0o600, boltOptions(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Update(func(tx *bolt.Tx) error {
+			meta := tx.Bucket(metaBucket)
+			for _, key := range [][]byte{infoKey, summaryKey, cursorsKey} {
+				value, ok := cutCRC(bytes.Clone(meta.Get(key)))
+				if !ok {
+					return fmt.Errorf("%s has no checksum", key)
+				}
+				if string(key) == string(infoKey) {
+					value[0] = 1
+				}
+				if err := meta.Put(key, value); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, cursorsName)); err != nil {
+		t.Fatal(err)
+	}
+	q, dropped := countingQueue(t, Options{Dir: dir})
+	for name, from := range map[string]int{"all": 0, "some": damageAcked} {
+		for i, r := range next(t, cursor(t, q, name), damageRecords-from) {
+			if want := damageRecord(from + i + 1); string(r.Data) != want {
+				t.Fatalf("%s: record %d is %.30q", name, r.Seq, r.Data)
+			}
+		}
+	}
+	if n := testutil.ToFloat64(q.metrics.damaged); n != 0 || dropped.Load() != 0 {
+		t.Errorf("%v damaged, %d dropped", n, dropped.Load())
+	}
+}
+
 // TestNewerVersion refuses what a newer version of the program has written, and leaves it as it is.
 func TestNewerVersion(t *testing.T) {
 	t.Parallel()
@@ -686,7 +792,7 @@ func TestNewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(metaBucket).Put(infoKey, []byte{segmentVersion + 1, 0})
+		return tx.Bucket(metaBucket).Put(infoKey, appendCRC([]byte{segmentVersion + 1, 0}))
 	}); err != nil {
 		t.Fatal(err)
 	}

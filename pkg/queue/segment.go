@@ -35,7 +35,8 @@ var (
 	blockKey      = []byte("b")
 )
 
-const segmentVersion = 1
+// segmentVersion is the layout. Before 2 the values of the meta bucket had no checksums.
+const segmentVersion = 2
 
 const (
 	openTimeout = time.Second // for bbolt's own lock on a file: nobody else should have it
@@ -76,7 +77,8 @@ type segment struct {
 func (s *segment) empty() bool { return s.last < s.base }
 
 type segmentInfo struct {
-	base uint64
+	version byte // as it was read
+	base    uint64
 	// previousBase and previousLast are the segment before this one and how far it really went, which after a failed commit is
 	// less than it may say itself.
 	previousBase uint64
@@ -87,19 +89,33 @@ func (i segmentInfo) encode() []byte {
 	b := []byte{segmentVersion}
 	b = binary.BigEndian.AppendUint64(b, i.base)
 	b = binary.BigEndian.AppendUint64(b, i.previousBase)
-	return binary.BigEndian.AppendUint64(b, i.previousLast)
+	return appendCRC(binary.BigEndian.AppendUint64(b, i.previousLast))
 }
 
 func decodeInfo(b []byte) (segmentInfo, error) {
-	if len(b) > 0 && b[0] > segmentVersion {
-		return segmentInfo{}, errVersion
+	const size = 25
+	i := segmentInfo{version: 1}
+	if len(b) != size || b[0] != 1 {
+		whole, ok := cutCRC(b)
+		if ok && len(whole) > 0 && whole[0] > segmentVersion {
+			return segmentInfo{}, errVersion
+		}
+		if !ok || len(whole) != size {
+			return segmentInfo{}, errors.New("no information about the segment")
+		}
+		b, i.version = whole, whole[0]
 	}
-	if len(b) != 25 {
-		return segmentInfo{}, errors.New("no information about the segment")
+	i.base, i.previousBase, i.previousLast = binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:]), binary.BigEndian.Uint64(b[17:])
+	return i, nil
+}
+
+// metaValue returns a value of the meta bucket as it was encoded; nil if it is damaged.
+func (i segmentInfo) metaValue(b []byte) []byte {
+	if i.version < 2 {
+		return b
 	}
-	return segmentInfo{
-		base: binary.BigEndian.Uint64(b[1:]), previousBase: binary.BigEndian.Uint64(b[9:]), previousLast: binary.BigEndian.Uint64(b[17:]),
-	}, nil
+	b, _ = cutCRC(b)
+	return b
 }
 
 type summary struct {
@@ -177,14 +193,14 @@ func inspect(path string, base uint64) (s *segment, info segmentInfo, positions 
 				}
 				return &damageError{path: path, err: err}
 			}
-			sum, err := decodeSummary(meta.Get(summaryKey))
+			sum, err := decodeSummary(info.metaValue(meta.Get(summaryKey)))
 			if err == nil && (info.base != base || sum.last+1 < base || sum.bytes < 0) {
 				err = errors.New("summary does not fit the segment")
 			}
 			if err != nil {
 				return &damageError{path: path, err: err}
 			}
-			positions, _ = decodeCheckpoint(meta.Get(cursorsKey)) // only a copy
+			positions, _ = decodeCheckpoint(info.metaValue(meta.Get(cursorsKey))) // only a copy
 			s.last, s.bytes, s.firstAt, s.lastAt, s.size = sum.last, sum.bytes, sum.firstAt, sum.lastAt, tx.Size()
 			return nil
 		})
@@ -414,10 +430,10 @@ func newWriter(dir string, info segmentInfo, mapped int, positions []byte, state
 			if err := meta.Put(infoKey, info.encode()); err != nil {
 				return err
 			}
-			if err := meta.Put(cursorsKey, positions); err != nil {
+			if err := meta.Put(cursorsKey, appendCRC(positions)); err != nil {
 				return err
 			}
-			return meta.Put(summaryKey, summary{last: w.last}.encode())
+			return meta.Put(summaryKey, appendCRC(summary{last: w.last}.encode()))
 		}); err != nil {
 			return err
 		}
@@ -596,10 +612,10 @@ func (w *writer) commit(records, state plan, sum summary, positions []byte) erro
 				return err
 			}
 			meta := t.Bucket(metaBucket)
-			if err := meta.Put(cursorsKey, positions); err != nil {
+			if err := meta.Put(cursorsKey, appendCRC(positions)); err != nil {
 				return err
 			}
-			return meta.Put(summaryKey, sum.encode())
+			return meta.Put(summaryKey, appendCRC(sum.encode()))
 		})
 	})
 }
