@@ -83,7 +83,7 @@ func TestStart(t *testing.T) {
 	fillStore(t, data, "dead", waiting)
 	dead := fmt.Sprintf("http://127.0.0.1:%d/", program.FreePort(t))
 	addr := fmt.Sprintf("127.0.0.1:%d", program.FreePort(t))
-	write(t, filepath.Join(dir, "hmcnotifyd.yaml"), entry(t, sim, "")+fmt.Sprintf("sinks:\n- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}]}\n", dead))
+	write(t, filepath.Join(dir, "hmcnotifyd.yaml"), entry(t, sim, "")+fmt.Sprintf("sinks:\n- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}], retry: {initial: 100ms, max: 200ms}}\n", dead))
 	get := func(path string) (string, error) {
 		resp, err := http.Get("http://" + addr + path) //nolint:noctx // it answers or is refused
 		if err != nil {
@@ -117,7 +117,7 @@ func TestStart(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if n, err := daemon.Metric(body, "hmcnotifyd_sink_attempts_total", "outcome", "retry"); err != nil || n < 8 {
+			if n, err := daemon.Metric(body, "hmcnotifyd_sink_attempts_total", "outcome", "retry"); err != nil || n < 80 {
 				return fmt.Errorf("%v attempts, %w", n, err)
 			}
 			return nil
