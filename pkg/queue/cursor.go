@@ -662,10 +662,7 @@ func (q *Queue) flushLoop() {
 			}
 			sync = time.Since(synced) >= syncInterval
 		case <-q.closing:
-			if err := q.flushPositions(true); err != nil {
-				q.log.Error("cursors were not stored at the end", zap.Error(err))
-			}
-			return
+			return // Close stores what there is at the very end
 		}
 		switch err := q.flushPositions(sync); {
 		case err != nil:

@@ -674,6 +674,29 @@ func TestLostCursors(t *testing.T) {
 	}
 }
 
+// TestEndIsKnown loses the newest segment after an orderly end, in which the last records were stored: all that was in it is counted.
+func TestEndIsKnown(t *testing.T) {
+	t.Parallel()
+	q, _ := countingQueue(t, Options{CommitInterval: time.Hour})
+	cursor(t, q, "c")
+	var b Batch
+	for _, r := range numbered(1, 100) {
+		b.Records = append(b.Records, []byte(r))
+	}
+	if err := q.Append(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], pageSize); err != nil {
+		t.Fatal(err)
+	}
+	if _, dropped := countingQueue(t, q.opts); dropped.Load() != 100 {
+		t.Errorf("%d counted", dropped.Load())
+	}
+}
+
 // TestDamagedMeta flips each bit of what the newest segment says of itself and of the cursors: nothing of the other segments is
 // lost, and no cursor goes anywhere.
 func TestDamagedMeta(t *testing.T) {

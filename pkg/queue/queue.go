@@ -578,6 +578,10 @@ func (q *Queue) Close() error {
 		q.waitMu.Unlock()
 		close(q.closing)
 		q.loops.Wait()
+		// After the last commit: how far the queue goes is stored with the positions, and tells later what damage has taken.
+		if err := q.flushPositions(true); err != nil {
+			q.log.Error("cursors were not stored at the end", zap.Error(err))
+		}
 		q.closeErr = q.closeFiles()
 		close(q.closed)
 	})
