@@ -86,7 +86,7 @@ type webhookConsumer struct {
 func (c *webhookConsumer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/stats":
-		c.stats(w)
+		_ = json.NewEncoder(w).Encode(c.arrivals())
 		return
 	case "/reset":
 		c.mu.Lock()
@@ -120,7 +120,14 @@ func (c *webhookConsumer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (c *webhookConsumer) stats(w io.Writer) {
+// note takes in how long something took.
+func (c *webhookConsumer) note(took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.took = append(c.took, took)
+}
+
+func (c *webhookConsumer) arrivals() arrivals {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	slices.Sort(c.took)
@@ -130,9 +137,9 @@ func (c *webhookConsumer) stats(w io.Writer) {
 		}
 		return c.took[min(int(q*float64(len(c.took))), len(c.took)-1)].Seconds() * 1000
 	}
-	_ = json.NewEncoder(w).Encode(arrivals{
+	return arrivals{
 		Requests: c.requests, Events: c.events, Seconds: c.last.Sub(c.first).Seconds(), P50: at(0.5), P99: at(0.99),
-	})
+	}
 }
 
 // runConsumer is the consumer's process, until its standard input ends.
