@@ -203,6 +203,125 @@ sinks:
 	}
 }
 
+// A batch that does not become full is sent when its time has come, with all that is there.
+func TestBatchesAreSentInTime(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	var mu sync.Mutex
+	var sizes []int
+	c := newConsumer(t)
+	c.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var events []json.RawMessage
+		if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		sizes = append(sizes, len(events))
+		w.WriteHeader(http.StatusNoContent)
+	})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: c, timing: testTiming()}
+	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
+sinks:
+  - {name: hook, webhook: {url: %q}, batch: {max_events: 1000, max_wait: 3s}, drop: [{type: ["bridge-.*"]}]}
+`, c.url())))
+	d.connected("a")
+	const n = 20
+	start := time.Now()
+	for i := range n {
+		publish(sim, "P"+strconv.Itoa(i), "x")
+	}
+	d.eventually("all events", func() bool { return sum(&mu, &sizes) == n })
+	if took := time.Since(start); took < 3*time.Second {
+		t.Errorf("sent after %s", took)
+	}
+	d.stop()
+	if len(sizes) != 1 {
+		t.Errorf("batches of %v", sizes)
+	}
+}
+
+// A sink that fails and one that is well again is one line in the log each, with counts; its status says the last
+// error, and since when it fails.
+func TestFailingIsSaid(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	lines := func(message string) (found []string) {
+		for line := range strings.Lines(d.logs.String()) {
+			if strings.Contains(line, message) {
+				found = append(found, line)
+			}
+		}
+		return found
+	}
+	const failing, well = "the sink does not accept events", "the sink accepts events again"
+	for round := range 2 {
+		d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusServiceUnavailable })
+		before := time.Now().Add(-time.Millisecond)
+		const n = 30
+		for i := range n {
+			publish(sim, "P"+strconv.Itoa(i), strconv.Itoa(round))
+		}
+		var s SinkStatus
+		d.eventually("failing", func() bool {
+			s = d.bridge.Status().Sinks[0]
+			return s.FailedAttempts >= 20
+		})
+		if s.FailingSince == nil || s.FailingSince.Before(before) || !strings.Contains(s.LastError, "503") || s.LastErrorTime == nil || s.LastErrorTime.Before(*s.FailingSince) {
+			t.Errorf("status %+v", s)
+		}
+		if got := lines(failing); len(got) != round+1 || !strings.Contains(got[round], `"level":"warn"`) || !strings.Contains(got[round], "503") || !strings.Contains(got[round], `"sink":"hook"`) {
+			t.Errorf("lines: %q", got)
+		}
+		d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
+		d.eventually("well again", func() bool {
+			s = d.bridge.Status().Sinks[0]
+			return s.FailingSince == nil && s.QueueEvents == 0
+		})
+		if s.FailedAttempts != 0 || !strings.Contains(s.LastError, "503") || s.LastSuccess == nil {
+			t.Errorf("status %+v", s)
+		}
+		got := lines(well)
+		if len(got) != round+1 {
+			t.Fatalf("lines: %q", got)
+		}
+		var line struct {
+			Level  string
+			Failed int `json:"failed_attempts"`
+		}
+		if err := json.Unmarshal([]byte(got[round]), &line); err != nil || line.Level != "info" || line.Failed < 20 {
+			t.Errorf("%v: %s", err, got[round])
+		}
+	}
+}
+
+// The pauses grow to the maximum, and are spread over all of what they may be: who failed together does not come back
+// together.
+func TestRetryBackoff(t *testing.T) {
+	cfg := config.Retry{Initial: 100 * time.Millisecond, Max: time.Second}
+	limits := []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second}
+	low, high := slices.Repeat([]time.Duration{time.Hour}, len(limits)), make([]time.Duration, len(limits))
+	for range 1000 {
+		b := retryBackoff{cfg: cfg}
+		for i, limit := range limits {
+			wait := b.next()
+			if wait < limit/10 || wait > limit {
+				t.Fatalf("failure %d: %s, want at most %s and at least a tenth", i+1, wait, limit)
+			}
+			low[i], high[i] = min(low[i], wait), max(high[i], wait)
+		}
+	}
+	for i, limit := range limits {
+		if low[i] > limit/5 || high[i] < limit*9/10 {
+			t.Errorf("failure %d: between %s and %s, want all up to %s", i+1, low[i], high[i], limit)
+		}
+	}
+	b := retryBackoff{cfg: config.Retry{Initial: time.Second, Max: time.Minute}, failures: 10_000}
+	if wait := b.next(); wait < 6*time.Second || wait > time.Minute {
+		t.Errorf("after 10,000 failures: %s", wait)
+	}
+}
+
 func sum(mu *sync.Mutex, all *[]int) (n int) {
 	mu.Lock()
 	defer mu.Unlock()
