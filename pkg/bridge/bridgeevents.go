@@ -95,6 +95,7 @@ func (r *recorder) disconnected(ctx context.Context, d disconnection, lastFrame 
 		if unread || lastFrame.IsZero() {
 			lastFrame = r.lastTaken
 		}
+		lastFrame = r.lastCertain(lastFrame)
 		r.lastSeen = lastFrame
 		r.blind(lastFrame, d.Cause)
 	}

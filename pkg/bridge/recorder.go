@@ -23,6 +23,10 @@ const (
 	// heldMessages and heldBytes bound what is held of a partition's replay until it is complete.
 	heldMessages = 4096
 	heldBytes    = 8 << 20
+	// silence is how long nothing comes when the network may be holding it up, silenceOver how long after that a link is taken
+	// for one that works again.
+	silence     = 2 * time.Second
+	silenceOver = 10 * time.Second
 )
 
 // The keys of the queue's state begin with one of these. Names follow, ended by a NUL where more follows.
@@ -50,6 +54,7 @@ type recorder struct {
 
 	heartbeat atomic.Int64 // interval of bridge-heartbeat events; 0: none
 	status    func() heartbeat
+	heard     func() time.Time                             // when the last bytes came
 	inSight   func() time.Time                             // when the HMC was heard last, if everything it sent has been handed on; else the zero time
 	filler    atomic.Pointer[func(topics map[string]bool)] // has what was missed on topics fetched ("": on all); nil: it cannot be
 	lastGap   atomic.Pointer[gap]
@@ -72,6 +77,8 @@ type recorder struct {
 	lastTaken  time.Time // when the notification that was handled last was received
 	lastSeen   time.Time // as of the state that is stored
 	sighted    time.Time // what inSight returned at the last tick
+	lastHeard  time.Time // what heard returned at the last tick
+	silence    struct{ from, to time.Time }
 	lastBeat   time.Time
 	notes      notes
 
@@ -392,6 +399,7 @@ func (r *recorder) flush(ctx context.Context) {
 	if r.out.empty() {
 		return
 	}
+	r.takeBack() // or the state would still name what could not be stored
 	state := r.state()
 	if r.up && r.lastTaken.After(r.lastSeen) {
 		state = append(state, r.lastState(r.lastTaken, ""))
@@ -464,8 +472,9 @@ func (r *recorder) storageWorks(now time.Time) {
 	}
 }
 
-// takeBack forgets what could not be stored, so that it can be recorded when it comes again. r.mu is held.
-func (r *recorder) takeBack() {
+// takeBack forgets what could not be stored, so that it can be recorded when it comes again, and reports whether there was
+// anything. r.mu is held.
+func (r *recorder) takeBack() bool {
 	r.failedMu.Lock()
 	failed := r.failed
 	r.failed = nil
@@ -488,6 +497,7 @@ func (r *recorder) takeBack() {
 	if len(failed) > 0 {
 		r.awaitEntries(failed[0].first, r.logKinds())
 	}
+	return len(failed) > 0
 }
 
 // run does what is due by time, until ctx is done.
@@ -519,7 +529,7 @@ func (r *recorder) tick(ctx context.Context, now time.Time, all bool) {
 func (r *recorder) doDue(ctx context.Context, now time.Time, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.takeBack()
+	corrected := r.takeBack()
 	if r.queue.Err() == nil {
 		r.storageWorks(now)
 	}
@@ -534,6 +544,10 @@ func (r *recorder) doDue(ctx context.Context, now time.Time, all bool) {
 		r.tellGaps(now)
 	}
 	r.beat(now)
+	if corrected && r.out.empty() {
+		// A batch behind the one that failed may have been stored, and with it what was known before that was taken back.
+		r.send(ctx, r.state())
+	}
 	r.flush(ctx)
 	r.noteSight(ctx)
 }
@@ -584,10 +598,31 @@ func (r *recorder) noteSight(ctx context.Context) {
 	r.sighted = time.Time{}
 	if r.up {
 		r.sighted = r.inSight()
+		r.noteSilence(r.heard())
 	}
 	if r.up && len(r.held) == 0 && at.Sub(r.lastSeen) >= r.timing.seenEvery {
 		r.send(ctx, append(r.state(), r.lastState(at, "")))
 	}
+}
+
+// noteSilence remembers the last time in which nothing came although heart-beats are usual. r.mu is held.
+func (r *recorder) noteSilence(heard time.Time) {
+	if !r.lastHeard.IsZero() && heard.Sub(r.lastHeard) > silence {
+		r.silence.from, r.silence.to = r.lastHeard, heard
+	}
+	r.lastHeard = heard
+}
+
+// lastCertain returns since when something may be missing of a link that was lost, where its last bytes came at lastFrame. If
+// those came soon after a silence the network may have held them up, and lost what was behind them. r.mu is held.
+func (r *recorder) lastCertain(lastFrame time.Time) time.Time {
+	r.noteSilence(lastFrame)
+	from := lastFrame
+	if !r.silence.to.IsZero() && lastFrame.Sub(r.silence.to) < silenceOver {
+		from = r.silence.from
+	}
+	r.silence.from, r.silence.to, r.lastHeard = time.Time{}, time.Time{}, time.Time{}
+	return from
 }
 
 // close records that the daemon does not look after the HMC any more.
@@ -599,6 +634,13 @@ func (r *recorder) close(ctx context.Context, cause string) {
 		r.send(ctx, append(r.state(), r.lastState(r.lastSeen, cause)))
 	}
 	r.mu.Unlock()
+	if r.queue.Flush() != nil { //nolint:contextcheck // as below
+		r.mu.Lock()
+		if r.takeBack() {
+			r.send(ctx, r.state())
+		}
+		r.mu.Unlock()
+	}
 	if err := r.queue.Flush(); err != nil { //nolint:contextcheck // what was accepted is stored, whatever ends
 		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
 	}

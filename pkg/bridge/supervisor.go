@@ -125,6 +125,10 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 	s.topics.set(map[string]string{})
 	s.rec = newRecorder(cfg, q, s.metrics, s.log, &s.topics, &s.estate, t)
 	s.rec.onMissed, s.rec.status, s.rec.inSight = s.missedOn, s.heartbeat, s.inSight
+	s.rec.heard = func() time.Time {
+		frame, _ := s.lastTimes()
+		return frame
+	}
 	if s.usesREST() {
 		for _, operation := range hmc.Operations() {
 			m.restRequests.WithLabelValues(cfg.Name, operation, "200") // so that a rate can be told from the start
