@@ -314,7 +314,8 @@ func (r *recorder) missing(uri string) (highest int64, known bool) {
 	r.settleReplay(uri, nil)
 	m := r.partition(uri)
 	_, highest, _ = m.missing()
-	return highest, !m.empty()
+	_, refused := r.refused[uri]
+	return highest, refused || !m.empty()
 }
 
 // fetchedReplay makes a replay of listed messages.
@@ -344,8 +345,13 @@ func (r *recorder) fetchedMessages(ctx context.Context, c *channel, messages [][
 	defer r.mu.Unlock()
 	m := r.partition(c.partition.ObjectURI)
 	if !c.refresh {
-		list.dropEarlier(m.lowest)
+		lowest := m.lowest
+		if refused, ok := r.refused[c.partition.ObjectURI]; ok && (m.empty() || refused < lowest) {
+			lowest = refused // the partition was followed then already
+		}
+		list.dropEarlier(lowest)
 	}
+	delete(r.refused, c.partition.ObjectURI)
 	n := r.takeReplay(c.partition.ObjectURI, list, event.OriginBackfill, replayed{messages: list.messages, asked: asked, now: time.Now(), toEnd: true})
 	for i := range list.messages {
 		missing = max(missing, list.messages[i].seq) // the HMC was asked for everything up to this one

@@ -64,6 +64,7 @@ func (r *recorder) say(typ, severity, summary string, at time.Time, body any) {
 func (r *recorder) connected(ctx context.Context, c connection, complete bool, asked, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.awaitSettled()
 	if c.NewSession {
 		r.sequence.newSession(complete)
 	} else {
@@ -88,6 +89,7 @@ func (r *recorder) disconnected(ctx context.Context, d disconnection, lastFrame 
 	r.tick(ctx, time.Now(), true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.awaitSettled()
 	now := time.Now()
 	wasUp := r.up
 	r.up = false

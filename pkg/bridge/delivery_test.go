@@ -686,7 +686,7 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 	for _, text := range []string{"a", strings.Repeat("x", 5<<10), "b"} {
 		o.add(&event.Event{ID: text[:1], Type: event.TypePropertyChange, TopicType: event.TopicObject, BodyText: text})
 	}
-	o.send(t.Context(), nil, notes{})
+	o.send(t.Context(), nil, nil, notes{})
 	if err := q.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -704,7 +704,7 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.add(&event.Event{ID: "c", Type: event.TypePropertyChange, TopicType: event.TopicObject})
-	o.send(t.Context(), nil, notes{})
+	o.send(t.Context(), nil, nil, notes{})
 	if missed != 2 {
 		t.Errorf("%d missed", missed)
 	}

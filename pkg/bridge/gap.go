@@ -269,6 +269,13 @@ func (s *sight) untold(g *gap) {
 	s.cutShort = append(s.cutShort, g)
 }
 
+// storeAgain notes that what unstored returned could not be stored.
+func (s *sight) storeAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dirty = true
+}
+
 // unstored returns the current gap as it is to be stored, and whether that has changed; nil: there is none.
 func (s *sight) unstored() (data []byte, changed bool) {
 	s.mu.Lock()

@@ -71,7 +71,7 @@ func (o *outbox) full() bool { return len(o.buf) >= outboxBytes || len(o.ends) >
 
 // send hands everything to the queue, with state in the same transaction. It blocks while the queue's own buffer is
 // full, which holds up the receiver and, through TCP, the sender.
-func (o *outbox) send(ctx context.Context, state []queue.KeyValue, n notes) {
+func (o *outbox) send(ctx context.Context, state []queue.KeyValue, chain *queue.Chain, n notes) {
 	o.records = o.records[:0]
 	start := 0
 	for _, end := range o.ends {
@@ -81,7 +81,7 @@ func (o *outbox) send(ctx context.Context, state []queue.KeyValue, n notes) {
 	counts := o.counts
 	done := func(err error) { o.committed(err, counts, n) }
 	// What was received is stored even when the daemon is about to end: the queue closes after the supervisors.
-	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: o.records, State: state, Done: done}); err != nil {
+	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: o.records, State: state, Done: done, Chain: chain}); err != nil {
 		done(err)
 	}
 	o.buf, o.ends, o.counts = o.buf[:0], o.ends[:0], nil

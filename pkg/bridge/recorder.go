@@ -69,6 +69,7 @@ type recorder struct {
 	changed    map[string]*partitionMark // whose state is to be stored
 	asked      time.Time                 // when the topics were subscribed to ...
 	subscribed map[string]time.Time      // ... and that of a partition, if later
+	refused    map[string]int64          // the lowest number of a partition's messages that could not be stored
 	held       map[string]*heldReplay
 	replayed   map[string]time.Time // when the HMC replayed messages of a partition last
 	logs       map[string]*logMark
@@ -81,7 +82,9 @@ type recorder struct {
 	silence    struct{ from, to time.Time }
 	lastBeat   time.Time
 	notes      notes
+	chain      *queue.Chain // of the batches whose state builds on each other
 
+	inFlight atomic.Int64 // batches that the queue has not said of what became of them
 	failedMu sync.Mutex
 	failed   []notes // of batches that could not be stored
 }
@@ -93,6 +96,7 @@ type notes struct {
 	messages []notedMessage
 	entries  []notedEntry
 	gaps     []*gap
+	changed  []string // partitions whose state went with it
 }
 
 type notedMessage struct {
@@ -122,9 +126,11 @@ func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger,
 		partitions: make(map[string]*partitionMark),
 		changed:    make(map[string]*partitionMark),
 		subscribed: make(map[string]time.Time),
+		refused:    make(map[string]int64),
 		held:       make(map[string]*heldReplay),
 		replayed:   make(map[string]time.Time),
 		logs:       make(map[string]*logMark),
+		chain:      new(queue.Chain),
 	}
 	r.out = outbox{queue: q, metrics: m, log: log, onMissed: func(topicType string, n int) { r.onMissed(topicType, n) }, onResult: r.stored}
 	return r
@@ -399,7 +405,9 @@ func (r *recorder) flush(ctx context.Context) {
 	if r.out.empty() {
 		return
 	}
-	r.takeBack() // or the state would still name what could not be stored
+	if !r.settled() && !r.out.full() {
+		return // with what could not be stored taken back, or the state would still name it
+	}
 	state := r.state()
 	if r.up && r.lastTaken.After(r.lastSeen) {
 		state = append(state, r.lastState(r.lastTaken, ""))
@@ -411,7 +419,8 @@ func (r *recorder) flush(ctx context.Context) {
 func (r *recorder) send(ctx context.Context, state []queue.KeyValue) {
 	n := r.notes
 	r.notes = notes{}
-	r.out.send(ctx, state, n)
+	r.inFlight.Add(1)
+	r.out.send(ctx, state, r.chain, n)
 }
 
 // state returns what has changed of what is known, and with it the ids of what is in the outbox. r.mu is held.
@@ -419,6 +428,7 @@ func (r *recorder) state() []queue.KeyValue {
 	state := r.seen.persist(r.notes.ids, time.Now())
 	for partition, m := range r.changed {
 		state = m.appendState(state, stateOS+r.cfg.Name+"\x00"+partition)
+		r.notes.changed = append(r.notes.changed, partition)
 	}
 	clear(r.changed)
 	for kind, m := range r.logs {
@@ -451,6 +461,7 @@ func (r *recorder) flushNow(ctx context.Context) {
 // stored is told what has become of a batch. The queue calls it; it must not wait for r.mu, whose holder may be waiting
 // for the queue.
 func (r *recorder) stored(err error, n notes, missed map[string]int) {
+	defer r.inFlight.Add(-1)
 	if err == nil {
 		r.storageWorks(time.Now())
 		return
@@ -472,6 +483,19 @@ func (r *recorder) storageWorks(now time.Time) {
 	}
 }
 
+// settled reports whether what is known is what is stored, or on its way there. Where something could not be stored it waits for
+// the batches that were built on it, which are not stored either, and takes all of it back. r.mu is held.
+func (r *recorder) settled() bool {
+	if !r.chain.Failed() {
+		return true
+	}
+	if r.inFlight.Load() > 0 {
+		return false
+	}
+	r.takeBack()
+	return true
+}
+
 // takeBack forgets what could not be stored, so that it can be recorded when it comes again, and reports whether there was
 // anything. r.mu is held.
 func (r *recorder) takeBack() bool {
@@ -479,12 +503,31 @@ func (r *recorder) takeBack() bool {
 	failed := r.failed
 	r.failed = nil
 	r.failedMu.Unlock()
+	if r.chain.Failed() {
+		r.chain = new(queue.Chain)
+	}
+	if len(failed) == 0 {
+		return false
+	}
+	// What was to be stored with it is still to be stored.
+	r.sight.storeAgain()
+	for _, m := range r.logs {
+		m.changed = true
+	}
 	for _, n := range failed {
+		for _, partition := range n.changed {
+			mark := r.partition(partition)
+			mark.forget(nil)
+			r.changed[partition] = mark
+		}
 		r.seen.forget(n.ids)
 		for _, m := range n.messages {
 			mark := r.partition(m.partition)
 			mark.forget([]osMessage{m.message})
 			r.changed[m.partition] = mark
+			if lowest, ok := r.refused[m.partition]; !ok || m.message.seq < lowest {
+				r.refused[m.partition] = m.message.seq
+			}
 		}
 		for _, e := range n.entries {
 			m := r.logMark(e.kind)
@@ -494,10 +537,18 @@ func (r *recorder) takeBack() bool {
 			r.sight.untold(g)
 		}
 	}
-	if len(failed) > 0 {
-		r.awaitEntries(failed[0].first, r.logKinds())
+	r.awaitEntries(failed[0].first, r.logKinds())
+	return true
+}
+
+// awaitSettled waits until what is known may be stored, for as long as a disk that refuses may take to say so. r.mu is held.
+func (r *recorder) awaitSettled() {
+	for range 200 {
+		if r.settled() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // the queue says it without r.mu
 	}
-	return len(failed) > 0
 }
 
 // run does what is due by time, until ctx is done.
@@ -529,7 +580,7 @@ func (r *recorder) tick(ctx context.Context, now time.Time, all bool) {
 func (r *recorder) doDue(ctx context.Context, now time.Time, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	corrected := r.takeBack()
+	corrected := r.inFlight.Load() == 0 && r.takeBack()
 	if r.queue.Err() == nil {
 		r.storageWorks(now)
 	}
@@ -545,7 +596,6 @@ func (r *recorder) doDue(ctx context.Context, now time.Time, all bool) {
 	}
 	r.beat(now)
 	if corrected && r.out.empty() {
-		// A batch behind the one that failed may have been stored, and with it what was known before that was taken back.
 		r.send(ctx, r.state())
 	}
 	r.flush(ctx)
@@ -600,7 +650,7 @@ func (r *recorder) noteSight(ctx context.Context) {
 		r.sighted = r.inSight()
 		r.noteSilence(r.heard())
 	}
-	if r.up && len(r.held) == 0 && at.Sub(r.lastSeen) >= r.timing.seenEvery {
+	if r.up && len(r.held) == 0 && r.settled() && at.Sub(r.lastSeen) >= r.timing.seenEvery {
 		r.send(ctx, append(r.state(), r.lastState(at, "")))
 	}
 }
@@ -629,6 +679,7 @@ func (r *recorder) lastCertain(lastFrame time.Time) time.Time {
 func (r *recorder) close(ctx context.Context, cause string) {
 	r.tick(ctx, time.Now(), true)
 	r.mu.Lock()
+	r.awaitSettled()
 	r.flush(ctx)
 	if !r.lastSeen.IsZero() {
 		r.send(ctx, append(r.state(), r.lastState(r.lastSeen, cause)))
@@ -636,7 +687,8 @@ func (r *recorder) close(ctx context.Context, cause string) {
 	r.mu.Unlock()
 	if r.queue.Flush() != nil { //nolint:contextcheck // as below
 		r.mu.Lock()
-		if r.takeBack() {
+		r.awaitSettled()
+		if r.takeBack() || len(r.changed) > 0 {
 			r.send(ctx, r.state())
 		}
 		r.mu.Unlock()
@@ -651,12 +703,14 @@ func (r *recorder) forgetPartition(ctx context.Context, uri string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.settleReplay(uri, nil)
+	r.awaitSettled()
 	_, known := r.partitions[uri]
 	for _, m := range []map[string]time.Time{r.subscribed, r.replayed} {
 		delete(m, uri)
 	}
 	delete(r.partitions, uri)
 	delete(r.changed, uri)
+	delete(r.refused, uri)
 	if known {
 		r.send(ctx, appendMarkDeletion(r.state(), stateOS+r.cfg.Name+"\x00"+uri))
 	}

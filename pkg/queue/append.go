@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,7 +24,20 @@ type Batch struct {
 	// The calls are made one after the other, in the order of the Appends, in a goroutine of their own. It must not call the Queue's
 	// Append, Flush or Close: transactions wait while too many calls are due.
 	Done func(error)
+	// Chain may be nil. A batch is stored only if no other one of its chain, appended before it, has failed.
+	Chain *Chain
 }
+
+// Chain joins batches whose state builds on each other: where one cannot be stored, those appended after it are not stored
+// either, and Append refuses more of them. Whoever appends goes on with a new Chain once he has taken back what failed. The zero
+// value is a chain that has not failed.
+type Chain struct{ failed atomic.Bool }
+
+// Failed says whether a batch of the chain could not be stored.
+func (c *Chain) Failed() bool { return c != nil && c.failed.Load() }
+
+// ErrChain is why a batch was not stored: one before it in its chain was not.
+var ErrChain = errors.New("queue: a batch that this one builds on could not be stored")
 
 // KeyValue is a change of the state: the key is set to the value, or deleted if the value is nil.
 type KeyValue struct {
@@ -37,6 +51,7 @@ type group struct {
 	state   []draft
 	ops     []KeyValue
 	dones   []func(error)
+	chains  []*Chain
 	bytes   int64
 	since   time.Time
 }
@@ -65,6 +80,10 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 		if q.stopped {
 			q.waitMu.Unlock()
 			return ErrClosed
+		}
+		if b.Chain.Failed() {
+			q.waitMu.Unlock()
+			return ErrChain
 		}
 		if q.waitBytes < q.opts.WaitBytes {
 			break
@@ -138,6 +157,9 @@ func (q *Queue) addTo(g *group, b *Batch) {
 	}
 	if b.Done != nil {
 		g.dones = append(g.dones, b.Done)
+	}
+	if b.Chain != nil && !slices.Contains(g.chains, b.Chain) {
+		g.chains = append(g.chains, b.Chain)
 	}
 }
 
@@ -239,7 +261,10 @@ func (q *Queue) doneLoop() {
 
 func (q *Queue) commitGroup(g *group) {
 	var err error
-	if len(g.records)+len(g.state) > 0 {
+	switch {
+	case slices.ContainsFunc(g.chains, (*Chain).Failed):
+		err = ErrChain // of all of the group, since it is one transaction
+	case len(g.records)+len(g.state) > 0:
 		start := time.Now()
 		if err = q.store(g); err != nil {
 			q.fail(err, g.bytes)
@@ -248,6 +273,11 @@ func (q *Queue) commitGroup(g *group) {
 			q.metrics.commits.Inc()
 			q.metrics.commitDuration.Observe(time.Since(start).Seconds())
 			q.succeed()
+		}
+	}
+	if err != nil {
+		for _, c := range g.chains {
+			c.failed.Store(true)
 		}
 	}
 	if len(g.dones) > 0 {

@@ -303,3 +303,40 @@ func TestConcurrent(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// Where a batch of a chain cannot be stored, none that was appended after it is, until its owner begins another chain. Others
+// are not concerned.
+func TestChain(t *testing.T) {
+	q := open(t, Options{})
+	outcome := make(chan error, 10)
+	chain := new(Chain)
+	add := func(c *Chain, text string) error {
+		return q.Append(t.Context(), Batch{Records: [][]byte{[]byte(text)}, Done: func(err error) { outcome <- err }, Chain: c})
+	}
+	if err := add(chain, "stored"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-outcome; err != nil || chain.Failed() {
+		t.Fatal(err)
+	}
+	// As after a commit that failed while the next batch was waiting already.
+	q.waitMu.Lock()
+	q.groups = append(q.groups, &group{chains: []*Chain{chain}, dones: []func(error){func(err error) { outcome <- err }}, state: nil, since: time.Now()})
+	chain.failed.Store(true)
+	q.waitMu.Unlock()
+	notify(q.work)
+	if err := <-outcome; !errors.Is(err, ErrChain) {
+		t.Errorf("what waited: %v", err)
+	}
+	if err := add(chain, "refused"); !errors.Is(err, ErrChain) {
+		t.Errorf("what comes later: %v", err)
+	}
+	for _, c := range []*Chain{nil, new(Chain)} {
+		if err := add(c, "another"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-outcome; err != nil {
+			t.Error(err)
+		}
+	}
+}
