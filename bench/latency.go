@@ -224,8 +224,11 @@ func publishAt(ctx context.Context, broker *hmcsim.Broker, topics []string, rate
 			return ctx.Err()
 		}
 		n := broker.Publish(topics[i%len(topics)], []hmcsim.Header{
-			{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "name", Value: "PART1"},
-			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)}, {Name: "session-sequence-nr", Value: strconv.Itoa(i / len(topics))},
+			{Name: "notification-type", Value: "property-change"},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: "PART1"},
+			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)},
+			{Name: "session-sequence-nr", Value: strconv.Itoa(i / len(topics))},
 		}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"a","new-value":"%s%d"}]}`, sentMark, time.Now().UnixNano()))
 		if n != 1 {
 			return errors.New("nobody has subscribed")

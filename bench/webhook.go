@@ -153,8 +153,12 @@ func runConsumer(ctx context.Context, _ target) error {
 	go func() { done <- server.Serve(ln) }()
 	fmt.Println("http://" + ln.Addr().String())
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	_ = server.Close()
-	<-done
+	if err := server.Close(); err != nil {
+		return err
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 
