@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
@@ -57,6 +59,30 @@ func fill(t *testing.T, dir string) (empty func()) {
 	}
 }
 
+// window is a time.
+type window struct{ from, to time.Time }
+
+func (w window) String() string {
+	const clock = "15:04:05.000"
+	return w.from.UTC().Format(clock) + " to " + w.to.UTC().Format(clock)
+}
+
+// meets says whether two times have something in common, as exactly as events tell times.
+func (w window) meets(other window) bool {
+	return !w.from.After(other.to) && !w.to.Before(other.from.Truncate(time.Millisecond))
+}
+
+// toldGap is the body of a bridge-gap event.
+type toldGap struct {
+	From, To time.Time
+	Causes   []string
+	Missed   map[string]int
+}
+
+func (g toldGap) fullDisk() bool {
+	return strings.Contains(strings.Join(g.Causes, "\n"), "no space left")
+}
+
 // TestFullDisk fills the file system of the store under a running daemon, again and again. Nothing that was counted in
 // events_total is lost or harmed; what could not be stored is counted, is told in a gap event, and keeps the daemon from being
 // ready; deliveries go on meanwhile, and are remembered; and when there is space again everything goes on by itself.
@@ -67,7 +93,7 @@ func TestFullDisk(t *testing.T) {
 	var mu sync.Mutex
 	ids, repeated := map[int]string{}, 0
 	missed := 0 // as the gap events say
-	gaps := 0
+	var gaps []window
 	last := map[string]int{}
 	var consumer *hook
 	consumer = newHook(t, func(raw []byte, _ int64) {
@@ -79,15 +105,12 @@ func TestFullDisk(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if e.Type == "bridge-gap" {
-			var gap struct {
-				Causes []string
-				Missed map[string]int
-			}
+			var gap toldGap
 			if err := json.Unmarshal(e.Body, &gap); err != nil {
 				consumer.complain("gap: %v: %s", err, raw)
 			}
-			if strings.Contains(strings.Join(gap.Causes, "\n"), "no space left") {
-				gaps++
+			if gap.fullDisk() {
+				gaps = append(gaps, window{gap.From, gap.To})
 				missed += gap.Missed["object"]
 			}
 			return
@@ -134,13 +157,20 @@ func TestFullDisk(t *testing.T) {
 		return code == http.StatusOK, body
 	}
 	next := 0
+	var received []window // by number, the first is 0
 	publish := func(n int) {
+		w := window{from: time.Now()}
 		for range n {
 			next++
 			change(sim, fmt.Sprintf("R%d", next%7), strconv.Itoa(next))
 		}
 		await("all is received", func() bool { return metric("notifications_total") == next })
+		w.to = time.Now()
+		for range n {
+			received = append(received, w)
+		}
 	}
+	var full []window // from when there was no space until there was some again
 	for round := range rounds {
 		publish(300)
 		await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
@@ -149,6 +179,7 @@ func TestFullDisk(t *testing.T) {
 		publish(300)
 		await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
 		before := metric("notifications_missed_total")
+		blind := window{from: time.Now()}
 		empty := fill(t, disk)
 		for metric("notifications_missed_total") < before+100 {
 			publish(100)
@@ -163,6 +194,8 @@ func TestFullDisk(t *testing.T) {
 		}
 		consumer.answer(nil)
 		await("delivered while the disk is full", func() bool { return count() == stored() })
+		blind.to = time.Now()
+		full = append(full, blind)
 		empty()
 		await("ready again", func() bool { ok, _ := ready(); return ok })
 		publish(100)
@@ -176,7 +209,28 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("%d delivered or counted as missed, %d published", got, want)
 	}
 	await("nothing waits", func() bool { return metric("sink_queue_events") == 0 })
-	t.Logf("%d published, %d stored and delivered, %d missed and told in %d gap events, %d delivered again", next, count(), missed, gaps, repeated)
+	t.Logf("%d published, %d stored and delivered, %d missed and told in %d gap events, %d delivered again", next, count(), missed, len(gaps), repeated)
+	mu.Lock()
+	for i, w := range received {
+		n := i + 1
+		if ids[n] == "" && !slices.ContainsFunc(gaps, func(g window) bool { return g.meets(w) }) {
+			t.Errorf("%d came in %v, was not stored, and is in none of the gaps %v", n, w, gaps)
+			break
+		}
+	}
+	for _, blind := range full {
+		if !slices.ContainsFunc(gaps, func(g window) bool { return !g.to.Before(blind.to.Truncate(time.Millisecond)) && g.meets(blind) }) {
+			t.Errorf("no space in %v, and no gap of %v lasts until then", blind, gaps)
+		}
+	}
+	for _, g := range gaps {
+		if !slices.ContainsFunc(full, func(blind window) bool {
+			return !g.from.Before(blind.from.Truncate(time.Millisecond)) && g.meets(blind)
+		}) {
+			t.Errorf("the gap %v begins while there was space: %v", g, full)
+		}
+	}
+	mu.Unlock()
 	if repeated > 0 {
 		t.Errorf("%d events were delivered again without a restart", repeated)
 	}
@@ -210,4 +264,124 @@ func TestFullDisk(t *testing.T) {
 	if damaged, err := filepath.Glob(filepath.Join(d.Storage, "*.damaged*")); err != nil || len(damaged) > 0 {
 		t.Errorf("set aside: %v (%v)", damaged, err)
 	}
+}
+
+// TestCrashOnFullDisk kills the daemon, and starts it again where nothing can be written: what waits is delivered, what comes is
+// counted and told later, and when there is space everything goes on, without another start.
+func TestCrashOnFullDisk(t *testing.T) {
+	disk := mount(t, "24m")
+	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
+	var mu sync.Mutex
+	got := map[string]int{}
+	var told []toldGap
+	var consumer *hook
+	consumer = newHook(t, func(raw []byte, _ int64) {
+		var e delivered
+		if err := json.Unmarshal(raw, &e); err != nil {
+			consumer.complain("corrupt: %v: %.300q", err, raw)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		switch e.Type {
+		case "property-change":
+			got[valueOf(e.Body)]++
+		case "bridge-gap":
+			var gap toldGap
+			if err := json.Unmarshal(e.Body, &gap); err != nil {
+				consumer.complain("gap: %v: %s", err, raw)
+			}
+			if gap.fullDisk() {
+				told = append(told, gap)
+			}
+		}
+	})
+	arrived := func(kind string, n int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		found := 0
+		for i := range n {
+			if got[kind+strconv.Itoa(i)] > 0 {
+				found++
+			}
+		}
+		return found
+	}
+	consumer.answer(func(*http.Request) int { return http.StatusServiceUnavailable })
+	consumer.start(t)
+	d := daemon.Start(t, daemon.Options{
+		Storage: filepath.Join(disk, "data"),
+		Config: entry(t, sim, ", topics: [object]") +
+			fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, batch: {max_events: 50}, retry: {initial: 10ms, max: 100ms}}\n", consumer.url),
+	})
+	connected(t, d)
+	await := func(what string, ok func() bool) {
+		t.Helper()
+		d.Process.Await(t, within, func() error {
+			if !ok() {
+				return errors.New(what)
+			}
+			return nil
+		})
+	}
+	const n = 500
+	for i := range n {
+		change(sim, fmt.Sprintf("R%d", i%7), "before "+strconv.Itoa(i))
+	}
+	d.AwaitMetric(t, within, n, "hmcnotifyd_events_total", "type", "property-change")
+	d.Kill()
+	empty := fill(t, disk)
+	start := time.Now()
+	d.Start(t)
+	connected(t, d)
+	await("not ready", func() bool {
+		code, body := d.Get(t, "/-/ready")
+		return code == http.StatusServiceUnavailable && strings.Contains(body, "no space left")
+	})
+	// More than the space that is left in the store's own files, if there is any.
+	missed := func() int { return int(d.Metric(t, "hmcnotifyd_notifications_missed_total")) }
+	published := 0
+	for missed() < 100 {
+		for range 100 {
+			change(sim, fmt.Sprintf("R%d", published%7), "full "+strconv.Itoa(published))
+			published++
+		}
+		await("counted", func() bool {
+			return int(d.Metric(t, "hmcnotifyd_events_total", "type", "property-change"))+missed() == published
+		})
+		if published > 100_000 {
+			t.Fatal("the disk does not get full")
+		}
+	}
+	consumer.answer(nil)
+	await("what waited is delivered from a full disk", func() bool { return arrived("before ", n) == n })
+	end := time.Now()
+	empty()
+	d.AwaitReady(t, within)
+	for i := range n {
+		change(sim, fmt.Sprintf("R%d", i%7), "after "+strconv.Itoa(i))
+	}
+	await("what comes afterwards is delivered", func() bool { return arrived("after ", n) == n })
+	lost := missed()
+	await("the gap is told", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		sum := 0
+		for _, gap := range told {
+			sum += gap.Missed["object"]
+		}
+		return sum == lost
+	})
+	mu.Lock()
+	first, last := told[0], told[len(told)-1]
+	mu.Unlock()
+	if first.From.After(end) || last.To.Before(end.Truncate(time.Millisecond)) || last.To.After(time.Now()) {
+		t.Errorf("no space from %v to %v, told %+v", start, end, told)
+	}
+	if kept := arrived("full ", published); kept+lost != published {
+		t.Errorf("%d published on a full disk, %d delivered, %d counted as missed", published, kept, lost)
+	}
+	d.AwaitMetric(t, within, 0, "hmcnotifyd_sink_queue_events")
+	t.Logf("%d missed, told in %d gap events: %+v", lost, len(told), told)
+	d.Stop(t)
 }
