@@ -119,16 +119,17 @@ func runReceiver(ctx context.Context, t target) error {
 }
 
 // runWholePath is the daemon's own bridge with one log sink, runThreeSinks with three.
-func runWholePath(ctx context.Context, t target) error  { return runBridge(ctx, t, 1, 1) }
-func runThreeSinks(ctx context.Context, t target) error { return runBridge(ctx, t, 1, 3) }
+func runWholePath(ctx context.Context, t target) error  { return runBridge(ctx, t, 1, 1, askEvery) }
+func runThreeSinks(ctx context.Context, t target) error { return runBridge(ctx, t, 1, 3, askEvery) }
 
 // runBridge is the daemon's own bridge with so many HMCs, which all send t.count notifications together.
-func runBridge(ctx context.Context, t target, hmcs, sinks int) error {
+func runBridge(ctx context.Context, t target, hmcs, sinks int, every time.Duration) error {
 	b, err := startBridge(ctx, t, hmcs, sinks)
 	if err != nil {
 		return err
 	}
 	defer b.stop()
+	b.every = every
 	// What the daemon says of itself is delivered too.
 	err = b.until(ctx, func(s bridge.Status) bool { return delivered(s) >= hmcs })
 	if err != nil {
@@ -255,6 +256,7 @@ func (t target) logFile(sink int) string {
 // runningBridge is a bridge with its goroutine.
 type runningBridge struct {
 	*bridge.Bridge
+	every  time.Duration // how often until asks
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -282,7 +284,7 @@ func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, read
 		return nil, err
 	}
 	life, cancel := context.WithCancel(ctx)
-	r := &runningBridge{Bridge: b, cancel: cancel, done: make(chan error, 1)}
+	r := &runningBridge{Bridge: b, every: askEvery, cancel: cancel, done: make(chan error, 1)}
 	go func() { r.done <- b.Run(life) }()
 	if err := r.until(ctx, ready); err != nil {
 		r.stop()
@@ -298,9 +300,12 @@ func (r *runningBridge) stop() {
 	}
 }
 
-// until waits for a status. Asking every 5 ms costs next to nothing and is exact enough for runs of seconds.
+// askEvery costs next to nothing with one HMC and is exact enough for runs of seconds.
+const askEvery = 5 * time.Millisecond
+
+// until waits for a status.
 func (r *runningBridge) until(ctx context.Context, ok func(bridge.Status) bool) error {
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(r.every)
 	defer tick.Stop()
 	for !ok(r.Status()) {
 		select {

@@ -20,7 +20,7 @@ const (
 	// steadyRate is how many notifications per second all HMCs send together where they do not send as fast as they can, and
 	// steadyTime for how long.
 	steadyRate = 5000
-	steadyTime = 6 * time.Second
+	steadyTime = 4 * time.Second
 	hmcRounds  = 3
 )
 
@@ -30,7 +30,7 @@ func runHMCs(ctx context.Context, t target) error {
 	if err != nil {
 		return err
 	}
-	return runBridge(ctx, t, hmcs, 1)
+	return runBridge(ctx, t, hmcs, 1, 50*time.Millisecond) // more often, asking for 200 of them would be what is measured
 }
 
 // compareHMCs prints what a notification costs with few and many HMCs, which send as many together.

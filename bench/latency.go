@@ -24,7 +24,7 @@ import (
 const (
 	// latencyRate is how many notifications per second are published to see how long they take, latencyTime for how long.
 	latencyRate = 1000
-	latencyTime = 8 * time.Second
+	latencyTime = 6 * time.Second
 	latencyGoal = 3
 	// latencyRounds keeps the time bearable.
 	latencyRounds = 3

@@ -189,6 +189,7 @@ func runDelivery(ctx context.Context, t target) error {
 	}
 	defer b.stop()
 	t.begin()
+	b.every = 50 * time.Millisecond // the consumer says how long it took
 	err = b.until(ctx, func(s bridge.Status) bool { return int(s.Sinks[0].Delivered) >= t.count })
 	t.end()
 	return err
