@@ -94,8 +94,8 @@ func (s *side) await(t *testing.T) {
 // returns it gets everything, in order per resource.
 func TestBacklog(t *testing.T) {
 	events := scaled(t, "HMCNOTIFYD_STORM_BACKLOG", 150_000, 500_000)
-	windows := scaled(t, "HMCNOTIFYD_STORM_WINDOWS", 3, 15)
-	const window = 2 * backlogRate // events
+	windows := scaled(t, "HMCNOTIFYD_STORM_WINDOWS", 9, 21)
+	const window = backlogRate // events
 	returned := make([]int, backlogResources)
 	total, repeated := 0, 0
 	var dead *hook
@@ -118,11 +118,18 @@ func TestBacklog(t *testing.T) {
 	})
 	without := startSide(t, "without", "")
 	with := startSide(t, "with", fmt.Sprintf("- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}], batch: {max_events: 100}, timeout: 500ms, retry: {initial: 20ms, max: 200ms}}\n", dead.url))
-	without.window(t, window/2) // what a program does only once is nobody's delay
-	with.window(t, window/2)
+	without.window(t, window) // what a program does only once is nobody's delay
+	with.window(t, window)
 
-	var p99 [2][]time.Duration
-	var ratios []float64
+	troubles := []string{"refuses connections", "answers 503", "hangs"}
+	p99 := make([][2][]time.Duration, len(troubles))
+	measure := func(trouble int) {
+		done := down(t, dead, trouble)
+		a, b := without.window(t, window), with.window(t, window)
+		done()
+		of := &p99[trouble]
+		of[0], of[1] = append(of[0], a), append(of[1], b)
+	}
 	for i := range windows {
 		// The backlog grows between the windows, as fast as the daemon takes it.
 		for with.published < events*(i+1)/windows-window {
@@ -131,11 +138,7 @@ func TestBacklog(t *testing.T) {
 				with.await(t)
 			}
 		}
-		done := down(t, dead, i)
-		a, b := without.window(t, window), with.window(t, window)
-		done()
-		p99[0], p99[1] = append(p99[0], a), append(p99[1], b)
-		ratios = append(ratios, float64(b)/float64(a))
+		measure(i % len(troubles))
 	}
 	for with.published < events {
 		with.publish()
@@ -145,14 +148,25 @@ func TestBacklog(t *testing.T) {
 	if waiting != with.published {
 		t.Errorf("%d events wait, %d were published", waiting, with.published)
 	}
-	t.Logf("99th percentile of the healthy sink's latency, %d windows of %d events at %d/s in turn: without the dead sink %v, with it %v",
-		windows, window, backlogRate, p99[0], p99[1])
-	slices.Sort(ratios)
-	ratio, more := ratios[len(ratios)/2], quantile(p99[1], .5)-quantile(p99[0], .5)
-	t.Logf("medians %v and %v; median of the ratios %.2f (promised: 2)", quantile(p99[0], .5), quantile(p99[1], .5), ratio)
-	// What two programs that do nothing else differ by on a busy machine is no delay.
-	if ratio > 2 && more > 5*time.Millisecond {
-		t.Errorf("the dead sink delays the healthy one: ratio %.2f, %v more", ratio, more)
+	t.Logf("99th percentile of the healthy sink's latency, %d windows of %d events at %d/s in turn", windows, window, backlogRate)
+	for i := range p99 {
+		of := &p99[i]
+		for {
+			all := fmt.Sprintf("without the dead sink %v, with it %v", of[0], of[1])
+			a, b := quantile(slices.Clone(of[0]), .5), quantile(slices.Clone(of[1]), .5)
+			ratio := float64(b) / float64(a)
+			// What two programs that do nothing else differ by on a busy machine is no delay.
+			slow := ratio > 2 && b-a > 5*time.Millisecond
+			if slow && len(of[0]) < 3*windows/len(troubles) {
+				measure(i) // a delay stays, what other programs do to one of the two does not
+				continue
+			}
+			t.Logf("the dead sink %s: medians %v and %v, ratio %.2f (promised: 2); %s", troubles[i], a, b, ratio, all)
+			if slow {
+				t.Errorf("a sink that %s delays the healthy one", troubles[i])
+			}
+			break
+		}
 	}
 
 	start := time.Now()
