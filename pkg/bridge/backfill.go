@@ -3,6 +3,7 @@ package bridge
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
 const (
@@ -243,7 +245,14 @@ func (k *keeper) fetchMessagesOf(ctx context.Context, c *channel) error {
 	rec, uri := k.s.rec, c.partition.ObjectURI
 	missing, known := rec.missing(uri)
 	if !known {
-		return nil // the messages from before the partition was followed are not asked for
+		if c.refresh {
+			return nil // the HMC replays all it holds
+		}
+		messages, err := k.session.ListOSMessages(ctx, uri, -1)
+		if err == nil {
+			rec.startAfter(ctx, uri, messages)
+		}
+		return err
 	}
 	asked := time.Now()
 	messages, err := k.session.ListOSMessages(ctx, uri, -1)
@@ -314,8 +323,8 @@ func (r *recorder) missing(uri string) (highest int64, known bool) {
 	r.settleReplay(uri, nil)
 	m := r.partition(uri)
 	_, highest, _ = m.missing()
-	_, refused := r.refused[uri]
-	return highest, refused || !m.empty()
+	_, started := r.starts[uri]
+	return highest, started || !m.empty()
 }
 
 // fetchedReplay makes a replay of listed messages.
@@ -344,14 +353,13 @@ func (r *recorder) fetchedMessages(ctx context.Context, c *channel, messages [][
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.partition(c.partition.ObjectURI)
-	if !c.refresh {
-		lowest := m.lowest
-		if refused, ok := r.refused[c.partition.ObjectURI]; ok && (m.empty() || refused < lowest) {
-			lowest = refused // the partition was followed then already
+	if !c.refresh && m.epoch == 0 { // of a sequence that began anew since, everything counts
+		lowest, ok := r.starts[c.partition.ObjectURI]
+		if !ok {
+			lowest = m.lowest
 		}
 		list.dropEarlier(lowest)
 	}
-	delete(r.refused, c.partition.ObjectURI)
 	n := r.takeReplay(c.partition.ObjectURI, list, event.OriginBackfill, replayed{messages: list.messages, asked: asked, now: time.Now(), toEnd: true})
 	for i := range list.messages {
 		missing = max(missing, list.messages[i].seq) // the HMC was asked for everything up to this one
@@ -368,9 +376,34 @@ func (h *heldReplay) dropEarlier(lowest int64) {
 	for n < len(h.messages) && h.messages[n].seq < lowest && (n == 0 || h.messages[n].seq > h.messages[n-1].seq) {
 		n++
 	}
-	if n < len(h.messages) && h.messages[n].seq >= lowest {
+	if n > 0 && (h.messages[n-1].seq == lowest-1 || n < len(h.messages) && h.messages[n].seq >= lowest) {
 		h.messages, h.events, h.ids = h.messages[n:], h.events[n:], h.ids[n:]
 	}
+}
+
+// startAfter notes that a partition is followed from behind these messages on, which were there before: without this nothing
+// would tell, after a time without sight, which messages of a partition that had been quiet are new.
+func (r *recorder) startAfter(ctx context.Context, uri string, messages [][]byte) {
+	list := r.fetchedReplay(hmc.Partition{ObjectURI: uri}, "", messages)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	start := int64(0)
+	for i := range list.messages {
+		start = max(start, list.messages[i].seq+1)
+	}
+	r.starts[uri] = start
+	r.awaitSettled()
+	r.send(ctx, append(r.state(), queue.KeyValue{
+		Key: stateStart + r.cfg.Name + "\x00" + uri, Value: binary.BigEndian.AppendUint64(nil, uint64(start)),
+	}))
+}
+
+// needsStart says whether it is not known yet from where on a partition is followed.
+func (r *recorder) needsStart(uri string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, started := r.starts[uri]
+	return !started && r.partition(uri).empty()
 }
 
 // subscribing notes that the topic of a partition's messages is about to be subscribed to.

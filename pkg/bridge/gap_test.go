@@ -417,3 +417,25 @@ func TestGapBeginsBeforeASilence(t *testing.T) {
 		}
 	}
 }
+
+// A partition that had written nothing since it is followed has not written before either: what it writes while the daemon is
+// away is fetched, and what it had written before it was followed is not.
+func TestBackfillOfAQuietPartition(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	part := sim.Partitions()[0]
+	if _, err := sim.OSMessages(part.URI, "test before"); err != nil {
+		t.Fatal(err)
+	}
+	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
+	d.connected("a")
+	d.eventually("it is known where it begins", func() bool { return sim.RESTRequests()["list-os-messages"] == 2 })
+	d.stop()
+	if _, err := sim.OSMessages(part.URI, "test 1", "test 2"); err != nil {
+		t.Fatal(err)
+	}
+	d.start(d.bridge.cfg)
+	d.awaitGaps(1)
+	if got := marked(d.fileEvents(), event.TypeOSMessage); !slices.Equal(got, []string{"test 1", "test 2"}) {
+		t.Errorf("got %q", got)
+	}
+}

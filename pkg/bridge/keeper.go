@@ -331,10 +331,14 @@ func (k *keeper) open(ctx context.Context, c *channel) {
 	if ctx.Err() != nil || k.lost(err) {
 		return
 	}
+	needsStart := err == nil && !c.refresh && k.s.rec.needsStart(c.partition.ObjectURI)
 	k.mu.Lock()
 	c.tried = true
 	if err == nil {
 		c.topic, c.opened = topic, opened
+		if needsStart && c.fill == nil {
+			c.fill = new(upkeep)
+		}
 	} else {
 		c.postpone(k.s.timing)
 	}

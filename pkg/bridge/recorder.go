@@ -31,11 +31,12 @@ const (
 
 // The keys of the queue's state begin with one of these. Names follow, ended by a NUL where more follows.
 const (
-	stateSeen = "seen/" // ids of notifications
-	stateOS   = "os/"   // HMC, partition: what is known of its OS messages
-	stateLog  = "log/"  // HMC, audit or security: what is known of the log
-	stateLast = "last/" // HMC: when it was in sight last, and why not after that
-	stateGap  = "gap/"  // HMC: the gap that is not told yet
+	stateSeen  = "seen/"  // ids of notifications
+	stateOS    = "os/"    // HMC, partition: what is known of its OS messages
+	stateStart = "start/" // HMC, partition: the number from which on its OS messages are followed
+	stateLog   = "log/"   // HMC, audit or security: what is known of the log
+	stateLast  = "last/"  // HMC: when it was in sight last, and why not after that
+	stateGap   = "gap/"   // HMC: the gap that is not told yet
 )
 
 // recorder makes the events of one HMC and brings them into the queue, whoever has something to record: the supervisor
@@ -69,7 +70,7 @@ type recorder struct {
 	changed    map[string]*partitionMark // whose state is to be stored
 	asked      time.Time                 // when the topics were subscribed to ...
 	subscribed map[string]time.Time      // ... and that of a partition, if later
-	refused    map[string]int64          // the lowest number of a partition's messages that could not be stored
+	starts     map[string]int64          // the number from which on a partition's messages are followed, where the HMC does not replay them
 	held       map[string]*heldReplay
 	replayed   map[string]time.Time // when the HMC replayed messages of a partition last
 	logs       map[string]*logMark
@@ -126,7 +127,7 @@ func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger,
 		partitions: make(map[string]*partitionMark),
 		changed:    make(map[string]*partitionMark),
 		subscribed: make(map[string]time.Time),
-		refused:    make(map[string]int64),
+		starts:     make(map[string]int64),
 		held:       make(map[string]*heldReplay),
 		replayed:   make(map[string]time.Time),
 		logs:       make(map[string]*logMark),
@@ -149,7 +150,14 @@ func (r *recorder) open(seen *seenWindow) {
 	if damaged > 0 {
 		r.log.Warn("a part of what is known of OS messages cannot be read; some may be delivered again", zap.Int("values", damaged))
 	}
-	prefix := stateLog + name + "\x00"
+	prefix := stateStart + name + "\x00"
+	r.queue.StateRange(prefix, func(key string, value []byte) bool {
+		if len(value) == 8 {
+			r.starts[key[len(prefix):]] = int64(binary.BigEndian.Uint64(value))
+		}
+		return true
+	})
+	prefix = stateLog + name + "\x00"
 	r.queue.StateRange(prefix, func(key string, value []byte) bool {
 		r.logs[key[len(prefix):]] = loadLogMark(value)
 		return true
@@ -525,9 +533,6 @@ func (r *recorder) takeBack() bool {
 			mark := r.partition(m.partition)
 			mark.forget([]osMessage{m.message})
 			r.changed[m.partition] = mark
-			if lowest, ok := r.refused[m.partition]; !ok || m.message.seq < lowest {
-				r.refused[m.partition] = m.message.seq
-			}
 		}
 		for _, e := range n.entries {
 			m := r.logMark(e.kind)
@@ -710,9 +715,10 @@ func (r *recorder) forgetPartition(ctx context.Context, uri string) {
 	}
 	delete(r.partitions, uri)
 	delete(r.changed, uri)
-	delete(r.refused, uri)
+	delete(r.starts, uri)
 	if known {
-		r.send(ctx, appendMarkDeletion(r.state(), stateOS+r.cfg.Name+"\x00"+uri))
+		state := append(r.state(), queue.KeyValue{Key: stateStart + r.cfg.Name + "\x00" + uri})
+		r.send(ctx, appendMarkDeletion(state, stateOS+r.cfg.Name+"\x00"+uri))
 	}
 }
 
