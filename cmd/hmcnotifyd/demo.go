@@ -79,7 +79,7 @@ func (e *environment) demo(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Fprintf(e.stdout, "\n%s Sessions left on the HMC: %d.\n", consumer.summary(), sim.Sessions())
-	if consumer.count() == 0 {
+	if consumer.count() == 0 && !consumer.leftAlone() {
 		return errors.New("demo: no event arrived")
 	}
 	return nil
@@ -132,6 +132,7 @@ type consumer struct {
 	mu    sync.Mutex // guards what follows
 	out   io.Writer
 	types map[string]int
+	alone bool // out does not take any more
 }
 
 func startConsumer(out io.Writer, gone func()) (*consumer, error) {
@@ -161,6 +162,7 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
 	if err != nil {
+		c.alone = true
 		c.gone() // nobody looks any more, as after: hmcnotifyd demo | head
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -174,6 +176,13 @@ func (c *consumer) count() int {
 		n += k
 	}
 	return n
+}
+
+// leftAlone says whether nobody looks at the output any more.
+func (c *consumer) leftAlone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.alone
 }
 
 func (c *consumer) summary() string {
