@@ -312,21 +312,32 @@ func (d *damager) round(round int) {
 		}
 		d.found[kind]++
 	}
-	// What was found is out of the way.
-	opts.Metrics = NewMetrics(nil)
-	if q, err = Open(opts); err != nil {
-		d.fatal("the next start: %v", err)
-	}
-	if n := testutil.ToFloat64(opts.Metrics.damaged); n > 0 {
-		d.fatal("the next start finds damage: %v", d.logs.All())
-	}
-	for _, name := range q.Cursors() {
-		if events, _, _ := cursor(t, q, name).Pending(); events != 0 {
-			d.fatal("%s: %d records wait again", name, events)
+	// What was found is out of the way, if not at the end then at the next start.
+	before := testutil.ToFloat64(d.metrics.damaged)
+	for starts := 2; starts <= 3; starts++ {
+		opts.Metrics = NewMetrics(nil)
+		q, err := Open(opts)
+		for deadline := time.Now().Add(20 * time.Second); errors.Is(err, ErrLocked) && time.Now().Before(deadline); q, err = Open(opts) {
+			time.Sleep(time.Millisecond) // a child that another test starts has the lock until it is another program
 		}
-	}
-	if err := q.Close(); err != nil {
-		d.fatal("close: %v", err)
+		if err != nil {
+			d.fatal("start %d: %v", starts, err)
+		}
+		n := testutil.ToFloat64(opts.Metrics.damaged)
+		if n > 0 && (before == 0 || starts > 2) {
+			d.fatal("start %d finds damage: %v", starts, d.logs.All())
+		}
+		for _, name := range q.Cursors() {
+			if events, _, _ := cursor(t, q, name).Pending(); events != 0 {
+				d.fatal("start %d: %s: %d records wait again", starts, name, events)
+			}
+		}
+		if err := q.Close(); err != nil {
+			d.fatal("close: %v", err)
+		}
+		if n == 0 {
+			break
+		}
 	}
 }
 

@@ -194,19 +194,21 @@ func TestDeadLettersUpdate(t *testing.T) {
 	}
 }
 
-// Letters of before the event had a field of its own are read as well.
-func TestDeadLettersOfLayout1(t *testing.T) {
+// Damage to a key must not make one letter of another.
+func TestDeadLetterKey(t *testing.T) {
 	t.Parallel()
 	l := DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "status-change 9f0c", Size: 3}
-	b, _ := cutCRC(encodeLetter(&l))
-	b = b[:len(b)-2] // without two empty fields
-	b[0] = 1
-	got, err := decodeLetter(sequenceKey(5), appendCRC(b))
-	if err != nil || got.Sink != "s" || got.Request != "status-change 9f0c" || got.EventID != "" || got.Size != 3 {
+	key, other := sequenceKey(5), sequenceKey(6)
+	b := encodeLetter(key, &l)
+	if got, err := decodeLetter(key, b); err != nil || got.Sink != "s" || got.Request != "status-change 9f0c" || got.Size != 3 {
 		t.Errorf("%+v, %v", got, err)
 	}
-	b[0] = letterVersion + 1
-	if _, err := decodeLetter(sequenceKey(5), appendCRC(b)); !errors.Is(err, errLetter) {
+	if _, err := decodeLetter(other, b); !errors.Is(err, errLetter) {
+		t.Errorf("under another key: %v", err)
+	}
+	b, _ = cutKeyCRC(key, b)
+	b[0]++
+	if _, err := decodeLetter(key, appendKeyCRC(key, b)); !errors.Is(err, errLetter) {
 		t.Errorf("a layout nobody knows: %v", err)
 	}
 }
@@ -332,6 +334,42 @@ func TestDeadLettersDamage(t *testing.T) {
 		}
 		if len(list(t, d, DeadLetterFilter{})) != 1 || len(damagedFiles(t, d.opts.Dir)) != 1 {
 			t.Error("no new file")
+		}
+	})
+	t.Run("a page to begin with", func(t *testing.T) {
+		t.Parallel()
+		missing := 0
+		for page := range int64(2) {
+			d := make100(t)
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(d.path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteAt([]byte{0xff}, page*pageSize+40); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for start, want := range []float64{1, 0} {
+				d.opts.Metrics = NewMetrics(nil)
+				d = openDead(t, d.opts)
+				if got := testutil.ToFloat64(d.opts.Metrics.damaged); got != want {
+					t.Errorf("page %d, start %d: %v counted", page, start+1, got)
+				}
+				if start == 0 {
+					missing += 100 - len(list(t, d, DeadLetterFilter{}))
+				}
+				if err := d.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if missing != 1 {
+			t.Errorf("%d letters are missing, want the last one of one file", missing)
 		}
 	})
 	t.Run("the file, while open", func(t *testing.T) {
