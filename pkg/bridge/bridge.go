@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +30,10 @@ const (
 	stopTimeout = 5 * time.Second
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is still waited for.
 	leaveTimeout = time.Second
+	// ballastBytes are allocated and never touched, so they take no memory. The garbage collector runs when the heap has doubled: one
+	// of a few megabytes doubles so often that every hundredth event had to wait for it (p99 from socket to webhook
+	// at 1,000 per second: 2.1 ms without, 1.2 ms with it).
+	ballastBytes = 32 << 20
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the longest bounded wait.
 	aliveWithin = 3 * time.Minute
 )
@@ -60,6 +65,7 @@ type Bridge struct {
 	reloading   sync.Mutex // one reload at a time
 	replaying   sync.Mutex // one replay of dead letters at a time
 	deadDropped throttle
+	ballast     []byte // see ballastBytes
 
 	mu          sync.RWMutex // guards the world: what runs now
 	cfg         *config.Config
@@ -98,7 +104,7 @@ func New(opts Options) (*Bridge, error) {
 	}
 	b := &Bridge{
 		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
-		metrics: NewMetrics(opts.Registerer), started: time.Now(),
+		metrics: NewMetrics(opts.Registerer), started: time.Now(), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
 		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
@@ -183,6 +189,7 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 			b.log.Info("events stay stored for the next start", zap.String("sink", d.it.cfg.Name), zap.Int64("events", waiting))
 		}
 	}
+	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
 
@@ -344,6 +351,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
 	}
 	for _, s := range w.hmcs {
+		s.handover = handoverShare(len(cfg.HMCs))
 		s.setState(StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.run(ctx, b.seen) }))
 	}
@@ -358,6 +366,12 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	slices.SortFunc(b.supervisors, func(x, y *running[*supervisor]) int {
 		return hmcIndex(cfg, x.it.cfg.Name) - hmcIndex(cfg, y.it.cfg.Name)
 	})
+}
+
+// handoverShare is the hand-over buffer of each of n HMCs, in bytes: when the disk stands still all of them fill up.
+func handoverShare(n int) int {
+	const each, together, least = 8 << 20, 256 << 20, 1 << 20
+	return max(least, min(each, together/max(n, 1)))
 }
 
 // sinkIndex returns the place of a sink in the configuration; -1 if it is not there.

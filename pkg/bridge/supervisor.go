@@ -61,6 +61,7 @@ type supervisor struct {
 	backoff *receiver.Backoff
 
 	// Of the supervisor's goroutine alone.
+	handover     int // bytes that may wait between its link and its events; 0: the receiver's default
 	client       *hmc.Client
 	session      *hmc.Session      // nil: no session
 	complete     bool              // all topics that the session has are wanted
@@ -488,6 +489,7 @@ func (s *supervisor) connect(ctx context.Context, host string, wanted map[string
 		OnMissed:     func(topic string) { s.rec.overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue == nil || s.queue.Err() == nil },
 	}
+	opts.Limits.Handover = s.handover
 	for topic := range wanted {
 		opts.Topics = append(opts.Topics, topic)
 	}
