@@ -72,6 +72,7 @@ func (s *Session) getLog(ctx context.Context, operation string, begin, end time.
 type list struct {
 	member   string // the name of the array; "": the only array is meant, whatever its name
 	elements [][]byte
+	whole    bool // the answer has content, and does not say that a part of it could not be had
 }
 
 // decode reads the answer. Its elements are parts of data. No content is an empty list.
@@ -83,6 +84,7 @@ func (l *list) decode(data []byte) error {
 	if !json.Valid(data) {
 		return json.Unmarshal(data, new(json.RawMessage)) // it tells what is wrong
 	}
+	l.whole = !bytes.Contains(data, []byte(`"@@implementation-errors"`))
 	// From here on each index is within data: valid JSON ends with a bracket of its own.
 	switch data[i] {
 	case '[':

@@ -53,6 +53,10 @@ const (
 	opListOSMessages                 = "list-os-messages"
 	opGetAuditLog                    = "get-audit-log"
 	opGetSecurityLog                 = "get-security-log"
+	opListCPCs                       = "list-cpcs"
+	opQueryJobStatus                 = "query-job-status"
+	opListHardwareMessages           = "list-hardware-messages"
+	opGetHardwareMessage             = "get-hardware-message-properties"
 )
 
 // Operations lists every operation that Options.OnRequest may name.
@@ -68,6 +72,10 @@ func Operations() []string {
 		opListOSMessages,
 		opGetAuditLog,
 		opGetSecurityLog,
+		opListCPCs,
+		opQueryJobStatus,
+		opListHardwareMessages,
+		opGetHardwareMessage,
 	}
 }
 
@@ -94,6 +102,26 @@ type Partition struct {
 	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a classic one (linux, esa390, ...).
 	Type           string `json:"type"`
 	ActivationMode string `json:"activation-mode"`
+}
+
+// CPC is a machine that an HMC manages.
+type CPC struct {
+	Name      string `json:"name"`
+	ObjectURI string `json:"object-uri"` // /api/cpcs/UUID
+	Status    string `json:"status"`
+
+	// Told by an HMC of version 2.14 or later.
+	HasUnacceptableStatus bool   `json:"has-unacceptable-status"`
+	DPMEnabled            bool   `json:"dpm-enabled"`
+	SEVersion             string `json:"se-version"`
+}
+
+// Job is how an asynchronous operation stands, or has ended.
+type Job struct {
+	Status     string          `json:"status"`          // running, cancel-pending, canceled or complete
+	StatusCode *int            `json:"job-status-code"` // an HTTP status; nil: the job has not ended
+	ReasonCode *int            `json:"job-reason-code"` // nil: no error
+	Results    json.RawMessage `json:"job-results"`     // as the operation documents it; nil: none
 }
 
 // decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors, do not matter.

@@ -261,6 +261,12 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 
 // isPartition says whether a string is the URI of a DPM partition or a classic one.
 func isPartition(uri string) bool {
-	kind, id, ok := strings.Cut(strings.TrimPrefix(uri, "/api/"), "/")
-	return ok && (kind == "partitions" || kind == "logical-partitions") && id != "" && !strings.ContainsAny(id, "/?#%. ")
+	return isObject(uri, "/api/partitions/") || isObject(uri, "/api/logical-partitions/")
+}
+
+// isObject says whether a string is the URI of an object: of what is below prefix, a single segment without anything that
+// would lead elsewhere.
+func isObject(uri, prefix string) bool {
+	id, ok := strings.CutPrefix(uri, prefix)
+	return ok && id != "" && !strings.ContainsAny(id, "/?#%. ")
 }
