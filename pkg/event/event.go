@@ -32,6 +32,12 @@ const (
 	TypeBridgeTest         = "bridge-test"
 )
 
+// The types of events that the daemon makes of several notifications, or of what it asked an HMC for.
+const (
+	TypeStatusChangeSummary = "status-change-summary" // of a flood of equal status changes
+	TypeHardwareMessage     = "hardware-message"
+)
+
 // NotificationTypes lists the six known notification types in the order of their documentation.
 func NotificationTypes() []string {
 	return []string{
@@ -87,6 +93,8 @@ type Event struct {
 	Resource          *Resource       `json:"resource,omitempty"`
 	Summary           string          `json:"summary,omitempty"`
 	Severity          string          `json:"severity"`
+	Repeat            bool            `json:"repeat,omitempty"`  // a status change that says what was told before
+	SeenBy            []string        `json:"seen_by,omitempty"` // where several HMCs see the same: the one that told it first
 	Headers           Headers         `json:"headers,omitempty"`
 	Body              json.RawMessage `json:"body,omitempty"`      // compact JSON; absent where the HMC sent none
 	BodyText          string          `json:"body_text,omitempty"` // a body that was not JSON
@@ -94,13 +102,14 @@ type Event struct {
 
 // Resource is the managed object an event is about.
 type Resource struct {
-	Class      string `json:"class,omitempty"`
-	Name       string `json:"name,omitempty"`
-	ObjectURI  string `json:"object_uri,omitempty"`
-	ObjectID   string `json:"object_id,omitempty"`
-	ElementURI string `json:"element_uri,omitempty"`
-	ElementID  string `json:"element_id,omitempty"`
-	CPC        string `json:"cpc,omitempty"`
+	Class       string `json:"class,omitempty"`
+	Name        string `json:"name,omitempty"`
+	ObjectURI   string `json:"object_uri,omitempty"`
+	ObjectID    string `json:"object_id,omitempty"`
+	ElementURI  string `json:"element_uri,omitempty"`
+	ElementID   string `json:"element_id,omitempty"`
+	ElementName string `json:"element_name,omitempty"`
+	CPC         string `json:"cpc,omitempty"`
 }
 
 // Header is one STOMP header, unescaped.

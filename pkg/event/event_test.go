@@ -52,6 +52,23 @@ func TestJSONLeavesOutWhatIsAbsent(t *testing.T) {
 	}
 }
 
+// What only some events have stands between severity and headers.
+func TestJSONOfWhatIsRare(t *testing.T) {
+	e := &event.Event{
+		ID: "1", HMC: "h", Type: "t", Origin: "live", Severity: "info", Repeat: true, SeenBy: []string{"h", "i"},
+		Resource: &event.Resource{Class: "nic", ElementID: "e", ElementName: "eth0"},
+	}
+	got := string(e.AppendJSON(nil))
+	const want = `"resource":{"class":"nic","element_id":"e","element_name":"eth0"},"severity":"info","repeat":true,"seen_by":["h","i"]}`
+	if !strings.HasSuffix(got, want) {
+		t.Errorf("got  %s\nwant ...%s", got, want)
+	}
+	var back event.Event
+	if err := json.Unmarshal([]byte(got), &back); err != nil || !back.Repeat || len(back.SeenBy) != 2 || back.Resource.ElementName != "eth0" {
+		t.Errorf("%v, %+v", err, back)
+	}
+}
+
 // A string that the HMC sent must come out as the same string, whatever is in it; bytes that are not UTF-8 become
 // U+FFFD, since JSON has no other place for them.
 func FuzzJSONStrings(f *testing.F) {

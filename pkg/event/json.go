@@ -40,6 +40,7 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 		dst = appendOptional(dst, `,"object_id":`, e.Resource.ObjectID)
 		dst = appendOptional(dst, `,"element_uri":`, e.Resource.ElementURI)
 		dst = appendOptional(dst, `,"element_id":`, e.Resource.ElementID)
+		dst = appendOptional(dst, `,"element_name":`, e.Resource.ElementName)
 		dst = appendOptional(dst, `,"cpc":`, e.Resource.CPC)
 		if len(dst) > mark { // drop the comma in front of the first field
 			dst = append(dst[:mark], dst[mark+1:]...)
@@ -48,6 +49,15 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	}
 	dst = appendOptional(dst, `,"summary":`, e.Summary)
 	dst = appendField(dst, `,"severity":`, e.Severity)
+	if e.Repeat {
+		dst = append(dst, `,"repeat":true`...)
+	}
+	for i, hmc := range e.SeenBy {
+		dst = appendField(dst, []string{`,"seen_by":[`, `,`}[min(i, 1)], hmc)
+	}
+	if len(e.SeenBy) > 0 {
+		dst = append(dst, ']')
+	}
 	if len(e.Headers) > 0 {
 		dst = append(dst, `,"headers":`...)
 		dst = e.Headers.appendJSON(dst)
