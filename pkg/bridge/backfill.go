@@ -39,6 +39,9 @@ func (k *keeper) fill(topics map[string]bool) {
 		if topic != "" {
 			kind = k.s.topics.kindOf(topic, "")
 		}
+		if topic == "" || kind == event.TopicObject {
+			k.relist = true
+		}
 		for _, log := range k.s.rec.logKinds() {
 			if (topic == "" || kind == log) && k.s.follows(log) {
 				k.logs[log] = new(upkeep)
@@ -72,7 +75,7 @@ func (s *supervisor) topicOf(kind string) string {
 func (k *keeper) checkFilled() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.filling || len(k.logs) > 0 || k.relist {
+	if !k.filling || len(k.logs) > 0 || k.relist || k.listing != nil {
 		return
 	}
 	for _, c := range k.channels {

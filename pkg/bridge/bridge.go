@@ -69,6 +69,7 @@ type Bridge struct {
 
 	mu          sync.RWMutex // guards the world: what runs now
 	cfg         *config.Config
+	groups      map[string]*group // that were ever configured
 	supervisors []*running[*supervisor]
 	deliveries  []*running[*delivery]
 	life        context.Context //nolint:containedctx // the supervisors': ends when Run's does
@@ -104,7 +105,7 @@ func New(opts Options) (*Bridge, error) {
 	}
 	b := &Bridge{
 		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
-		metrics: NewMetrics(opts.Registerer), started: time.Now(), ballast: make([]byte, ballastBytes),
+		metrics: NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*group), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
 		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
@@ -136,7 +137,7 @@ func New(opts Options) (*Bridge, error) {
 		return nil, errors.Join(err, b.dead.Close(), q.Close())
 	}
 	if opts.Registerer != nil {
-		opts.Registerer.MustRegister(newDeadLetterGauge(b))
+		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b))
 	}
 	refresh := b.refreshMetrics
 	b.metrics.refresh.Store(&refresh)
@@ -350,13 +351,17 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		d := newDelivery(n.cfg, n.sink, n.cursor, b.dead, b.metrics, b.log)
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
 	}
+	severities := newSeverities(cfg.Severity)
 	for _, s := range w.hmcs {
+		s.rec.severities.Store(severities)
 		s.handover = handoverShare(len(cfg.HMCs))
+		s.rec.share(b.group(s.cfg.Group))
 		s.setState(StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.run(ctx, b.seen) }))
 	}
 	b.seen.configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
 	for _, r := range b.supervisors {
+		r.it.rec.severities.Store(severities)
 		r.it.rec.heartbeat.Store(int64(cfg.HeartbeatInterval))
 	}
 	// As in the configuration, which is how a person looks for them in the status.
@@ -366,6 +371,19 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	slices.SortFunc(b.supervisors, func(x, y *running[*supervisor]) int {
 		return hmcIndex(cfg, x.it.cfg.Name) - hmcIndex(cfg, y.it.cfg.Name)
 	})
+}
+
+// group returns the group of a name. What is known of its estate stays for as long as the daemon runs. b.mu is held.
+func (b *Bridge) group(name string) *group {
+	g := b.groups[name]
+	if g == nil {
+		g = newGroup(name)
+		if n := g.load(b.queue.StateRange); n > 0 {
+			b.log.Warn("a part of what is known of CPCs and partitions cannot be read, and is asked for again", zap.String("group", name), zap.Int("resources", n))
+		}
+		b.groups[name] = g
+	}
+	return g
 }
 
 // handoverShare is the hand-over buffer of each of n HMCs, in bytes: when the disk stands still all of them fill up.

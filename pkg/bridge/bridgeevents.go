@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -126,10 +127,16 @@ func (r *recorder) disconnected(ctx context.Context, d disconnection, lastFrame 
 // tellGaps records the gaps that are over and filled as far as they can be. r.mu is held.
 func (r *recorder) tellGaps(now time.Time) {
 	for _, g := range r.sight.ready(now, r.timing.settle) {
+		kinds := r.unseen(g)
+		if len(kinds) == 0 {
+			r.log.Info("without sight of this HMC, but another one of its group told what happened", zap.Time("from", g.From), zap.Time("to", g.To),
+				zap.String("causes", strings.Join(g.Causes, "; ")))
+			continue
+		}
 		r.notes.gaps = append(r.notes.gaps, g)
 		told := *g
 		told.From, told.To = g.From.UTC().Truncate(time.Millisecond), g.To.UTC().Add(time.Millisecond-1).Truncate(time.Millisecond)
-		told.conclude(r.kinds())
+		told.conclude(kinds)
 		severity := event.SeverityInfo
 		if len(told.Missing) > 0 {
 			severity = event.SeverityWarning
@@ -141,6 +148,29 @@ func (r *recorder) tellGaps(now time.Time) {
 		r.lastGap.Store(&told)
 		r.gaps.Add(1)
 	}
+}
+
+// unseen returns the kinds of topics of which no other HMC of the group has told what happened in a gap; none: the gap need not be
+// told. r.mu is held.
+func (r *recorder) unseen(g *gap) []string {
+	kinds := slices.Clone(r.kinds())
+	if len(g.Concerns) > 0 || len(g.Problems) > 0 || len(r.group.others(r)) == 0 {
+		return kinds
+	}
+	if len(r.cfg.OSMessages) > 0 {
+		kinds = append(kinds, event.TopicOSMessage)
+	}
+	return slices.DeleteFunc(kinds, func(kind string) bool {
+		switch {
+		case g.Missed[kind] > 0:
+			return false
+		case kind == event.TopicJob: // of jobs that this session has started: the daemon starts none
+			return r.cfg.Session == nil
+		case kind == event.TopicObject, kind == event.TopicOSMessage:
+			return r.group.sawAll(r, g.From, g.To, kind)
+		}
+		return false
+	})
 }
 
 // beat records a bridge-heartbeat event if one is due. r.mu is held.

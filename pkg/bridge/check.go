@@ -104,8 +104,8 @@ func checkHMC(ctx context.Context, c config.HMC, version string, say func(string
 // sayPartitions says what the userid may see, and whose OS messages would be followed.
 func (s *supervisor) sayPartitions(ctx context.Context, say func(string, ...any)) {
 	var all []hmc.Partition
-	for _, call := range partitionLists(s.session) {
-		list, err := call(ctx)
+	for _, of := range partitionLists(s.session) {
+		list, err := of.call(ctx)
 		if err != nil {
 			say("hmc %s: partitions could not be listed: %v", s.cfg.Name, err)
 			continue
@@ -116,7 +116,7 @@ func (s *supervisor) sayPartitions(ctx context.Context, say func(string, ...any)
 	followed := 0
 	for _, p := range all {
 		name := p.Name
-		if _, ok := s.wantsMessages(p); ok {
+		if _, ok := s.wantsMessages(p.CPCName, p.Name); ok {
 			name += "*"
 			followed++
 		}

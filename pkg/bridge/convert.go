@@ -4,8 +4,10 @@ import (
 	"hash/crc32"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
@@ -16,15 +18,19 @@ const unknownType = "unknown"
 // converter turns the notifications of one HMC into events. It belongs to one goroutine, and reuses the memory of the
 // event it makes: that is encoded before the next one is made.
 type converter struct {
-	hmc    string
-	topics *topicTable
-	estate *directory
+	hmc        string
+	topics     *topicTable
+	estate     *estate.Estate
+	severities *atomic.Pointer[severities]
+	seenBy     []string // the HMC, where others of its group see the same
 
 	event           event.Event
 	resource        event.Resource
 	headers         event.Headers
 	session, global int64
 	part            part
+	changes         []estate.Before // what the events changed in the estate, since somebody took them
+	elements        map[string]string
 }
 
 // part says what the event that was made last is of its notification, and what tells it from others.
@@ -84,7 +90,10 @@ func (c *converter) convert(n *receiver.Notification, id event.ID, valid bool, e
 	if parts == 0 {
 		c.part = part{id: id}
 		e.ID = id.String()
-		describe(e)
+		e.SeenBy = c.seenBy
+		c.element(e)
+		lasted := c.follow(e)
+		describe(e, lasted, c.severities.Load())
 		emit(e)
 	}
 }
@@ -139,10 +148,10 @@ func (c *converter) readHeaders(headers receiver.Headers) {
 		}
 	}
 	e.Headers = c.headers
-	if known, ok := c.estate.lookup(r.ObjectURI); ok {
-		r.CPC = known.cpc
+	if known, ok := c.estate.Lookup(r.ObjectURI); ok {
+		r.CPC = known.CPC
 		if r.Name == "" {
-			r.Name = known.name
+			r.Name = known.Name
 		}
 	}
 	if r.Class == "cpc" && r.CPC == "" {
@@ -158,6 +167,7 @@ func (c *converter) readHeaders(headers receiver.Headers) {
 func (c *converter) fillOSMessage(e *event.Event, element []byte) {
 	var sequence, text string
 	var at int64
+	var held, priority, alarm bool
 	for name, value := range event.Members(element) {
 		switch string(name) {
 		case "sequence-number":
@@ -172,10 +182,12 @@ func (c *converter) fillOSMessage(e *event.Event, element []byte) {
 			if event.True(value) {
 				e.Origin = event.OriginRefresh
 			}
-		case "is-held", "is-priority", "sound-alarm":
-			if event.True(value) {
-				e.Severity = event.SeverityWarning
-			}
+		case "is-held":
+			held = event.True(value)
+		case "is-priority":
+			priority = event.True(value)
+		case "sound-alarm":
+			alarm = event.True(value)
 		}
 	}
 	partition := partitionOf(e)
@@ -185,7 +197,7 @@ func (c *converter) fillOSMessage(e *event.Event, element []byte) {
 	c.part = part{kind: osMessagePart, id: id, partition: partition, message: osMessage{seq: number, key: [8]byte(id[:8]), time: at}}
 	e.Body = element
 	e.ID = id.String()
-	e.Summary = withResource(e, firstLine(text))
+	describeOSMessage(e, text, held, priority, alarm)
 }
 
 // partitionOf returns what names the partition of an OS message, in this and in every other session: its URI, or else what
@@ -223,10 +235,7 @@ func (c *converter) fillLogEntry(e *event.Event, element []byte) {
 	c.part = part{kind: logEntryPart, id: event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, at, id, userid, message, items), time: ms}
 	e.Body = element
 	e.ID = c.part.id.String()
-	e.Summary = firstLine(message)
-	if e.Summary == "" {
-		e.Summary = strings.TrimSpace("log entry " + id + " " + name)
-	}
+	describeLogEntry(e, id, name, message, userid, c.severities.Load())
 }
 
 // number reads a sequence number into n; nil where s is none.

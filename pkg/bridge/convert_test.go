@@ -2,9 +2,11 @@ package bridge
 
 import (
 	"encoding/json"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
@@ -25,10 +27,10 @@ func partitionHeaders(typ string, more ...receiver.Header) receiver.Headers {
 }
 
 func newConverter() *converter {
-	topics, estate := new(topicTable), new(directory)
+	topics, known := new(topicTable), estate.New()
 	topics.set(map[string]string{"u.1": event.TopicObject, "u.1aud": event.TopicAudit})
-	estate.replace(map[string]names{"/api/partitions/e12121da": {name: "PART1", cpc: "CPC1"}})
-	return &converter{hmc: "hmc-east", topics: topics, estate: estate}
+	known.Learn(&estate.Listing{HMC: "hmc-east", Resources: []estate.Resource{{URI: "/api/partitions/e12121da", Class: "partition", Name: "PART1", CPC: "CPC1"}}})
+	return &converter{hmc: "hmc-east", topics: topics, estate: known, severities: new(atomic.Pointer[severities])}
 }
 
 // convertAll returns the events as a consumer would read them.
@@ -82,7 +84,7 @@ func TestConvert(t *testing.T) {
 		{
 			name: "status-change of several reports, oldest first", topic: "u.1", headers: partitionHeaders("status-change"),
 			body:    `{"change-reports":[{"old-status":"active","new-status":"stopping"},{"old-status":"stopping","new-status":"terminated"}]}`,
-			summary: "partition PART1 on CPC1: active -> terminated", severity: event.SeverityCritical, topicType: event.TopicObject,
+			summary: "partition PART1 on CPC1: active -> stopping -> terminated", severity: event.SeverityCritical, topicType: event.TopicObject,
 		},
 		{
 			name: "a status nobody has seen passes through", topic: "u.1", headers: partitionHeaders("status-change"),
@@ -94,7 +96,7 @@ func TestConvert(t *testing.T) {
 			name: "property-change", topic: "u.1",
 			headers: partitionHeaders("property-change", receiver.Header{Name: "property-names", Value: " description ifl-processors "}),
 			body:    `{"change-reports":[{"property-name":"description","old-value":"a","new-value":"b"},{"property-name":"ifl-processors","old-value":2,"new-value":3}]}`,
-			summary: `partition PART1 on CPC1: description "a" -> "b" and 1 more`, severity: event.SeverityInfo, topicType: event.TopicObject,
+			summary: `partition PART1 on CPC1: description "a" -> "b", ifl-processors 2 -> 3`, severity: event.SeverityInfo, topicType: event.TopicObject,
 		},
 		{
 			name: "inventory-change has an empty body", topic: "u.1",
@@ -164,7 +166,7 @@ func TestConvertOSMessages(t *testing.T) {
 	if second.Origin != event.OriginRefresh || !second.Time.Equal(time.UnixMilli(1574705197000)) || second.Severity != event.SeverityWarning {
 		t.Errorf("second: %s at %s, %s", second.Origin, second.Time, second.Severity)
 	}
-	if second.Summary != "partition PART1 on CPC1: IEE094D" {
+	if second.Summary != "partition PART1 on CPC1: held, waits for an answer: IEE094D" {
 		t.Errorf("summary %q", second.Summary)
 	}
 	if string(event.Member(second.Body, "message-id")) != "2328551" {

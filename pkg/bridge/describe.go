@@ -4,96 +4,277 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// maxValue bounds a property value in a summary, in bytes.
-const maxValue = 80
+const (
+	maxValue   = 80  // bounds a property value in a summary, in bytes
+	maxSummary = 300 // bounds a summary, in bytes
+	maxPaths   = 5   // bounds how many statuses in a row a summary tells
+	maxChanges = 3   // bounds how many changed properties a summary tells
+)
 
-// describe sets the summary and the severity of an event that is a whole notification.
-func describe(e *event.Event) {
+// describe sets the summary and the severity of an event that is a whole notification. lasted is how long the status that ended had
+// lasted; 0: that is not known.
+func describe(e *event.Event, lasted time.Duration, s *severities) {
 	switch e.Type {
 	case event.TypeStatusChange:
-		describeStatusChange(e)
+		describeStatusChange(e, lasted, s)
 	case event.TypePropertyChange:
 		describePropertyChange(e)
 	case event.TypeInventoryChange:
 		describeInventoryChange(e)
 	case event.TypeJobCompletion:
-		e.Summary = "job " + path.Base(e.Headers.Get("job-uri")) + " completed"
+		describeJob(e)
 	default:
 		e.Summary = withResource(e, e.Type)
 	}
+	if e.Origin == event.OriginReconcile {
+		e.Summary += " (no notification of it was received)"
+	}
+	e.Summary = oneLine(e.Summary)
 }
 
-func describeStatusChange(e *event.Event) {
+func describeStatusChange(e *event.Event, lasted time.Duration, s *severities) {
 	// Oldest first: the last report is how things stand now.
-	var from, to string
-	reports, unacceptable := 0, false
+	var statuses []string
+	var additional, additionalBefore string
+	unacceptable := false
 	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
+		var before, after string
 		for name, value := range event.Members(report) {
 			switch string(name) {
 			case "old-status":
-				if reports == 0 {
-					from = event.String(value)
-				}
+				before = event.String(value)
 			case "new-status":
-				to = event.String(value)
+				after = event.String(value)
+			case "old-additional-status":
+				additionalBefore = event.String(value)
+			case "new-additional-status":
+				additional = event.String(value)
 			case "has-unacceptable-status":
 				unacceptable = event.True(value)
 			}
 		}
-		reports++
+		if len(statuses) == 0 {
+			statuses = append(statuses, orUnknown(before))
+		}
+		statuses = append(statuses, orUnknown(after))
 	}
-	if reports == 0 {
+	if len(statuses) == 0 {
 		e.Summary = withResource(e, "status changed")
 		return
 	}
-	e.Summary = withResource(e, orUnknown(from)+" -> "+orUnknown(to))
-	e.Severity = statusSeverity(to)
+	to := statuses[len(statuses)-1]
+	what := statuses[0] + " -> " + to
+	if len(statuses) > 2 && len(statuses) <= maxPaths {
+		what = strings.Join(statuses, " -> ")
+	}
+	if additional != "" && additional != additionalBefore {
+		what += " (additional status " + additional + ")"
+	}
+	if lasted > 0 {
+		what += " (" + statuses[0] + " for " + roughly(lasted) + ")"
+	}
+	e.Summary = withResource(e, what)
+	e.Severity = s.ofStatus(to)
 	if unacceptable && e.Severity == event.SeverityInfo {
 		e.Severity = event.SeverityWarning
 	}
 }
 
-// statusSeverity rates the statuses of CPCs, partitions and LPARs. One that is not listed here is information: what
-// nobody has seen before must not wake anybody up.
-func statusSeverity(status string) string {
-	switch status {
-	case "communications-not-active", "not-communicating", "status-check", "no-power", "terminated", "exceptions",
-		"service-required", "reservation-error":
-		return event.SeverityCritical
-	case "stopped", "paused", "degraded", "not-operating", "not-activated", "service":
-		return event.SeverityWarning
+// roughly is a duration in its two largest units.
+func roughly(d time.Duration) string {
+	const day = 24 * time.Hour
+	two := func(d, large, small time.Duration, l, s string) string {
+		text := strconv.Itoa(int(d/large)) + l
+		if rest := d % large / small; rest > 0 {
+			text += " " + strconv.Itoa(int(rest)) + s
+		}
+		return text
 	}
-	return event.SeverityInfo
+	switch {
+	case d >= day:
+		return two(d, day, time.Hour, "d", "h")
+	case d >= time.Hour:
+		return two(d, time.Hour, time.Minute, "h", "m")
+	case d >= time.Minute:
+		return two(d, time.Minute, time.Second, "m", "s")
+	case d >= time.Second:
+		return strconv.Itoa(int(d/time.Second)) + "s"
+	}
+	return "less than 1s"
 }
 
 func describePropertyChange(e *event.Event) {
-	var first []byte
+	var what strings.Builder
 	reports := 0
 	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
-		if reports == 0 {
-			first = report
+		if reports < maxChanges {
+			if reports > 0 {
+				what.WriteString(", ")
+			}
+			changeInWords(&what, report)
 		}
 		reports++
 	}
-	if reports == 0 {
+	switch {
+	case reports > maxChanges:
+		what.WriteString(" and " + strconv.Itoa(reports-maxChanges) + " more")
+	case reports == 0:
 		names := strings.Join(strings.Fields(e.Headers.Get("property-names")), ", ")
 		if names == "" {
 			names = "properties"
 		}
-		e.Summary = withResource(e, names+" changed")
+		what.WriteString(names + " changed")
+	}
+	e.Summary = withElement(e, what.String())
+}
+
+// changeInWords writes what one report of a property-change says. Of a container the HMC reports what was removed from it and what was
+// added, each as an array; of a property that cannot be read (a password) both values are null.
+func changeInWords(b *strings.Builder, report []byte) {
+	var name string
+	var before, after []byte
+	for key, value := range event.Members(report) {
+		switch string(key) {
+		case "property-name":
+			name = event.String(value)
+		case "old-value":
+			before = value
+		case "new-value":
+			after = value
+		}
+	}
+	b.WriteString(name)
+	switch {
+	case isNothing(before) && isNothing(after):
+		b.WriteString(" changed")
+	case isArray(before) || isArray(after):
+		added, removed := countElements(after), countElements(before)
+		b.WriteString(": ")
+		if added > 0 || removed == 0 {
+			b.WriteString(strconv.Itoa(added) + " added")
+		}
+		if removed > 0 {
+			if added > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString(strconv.Itoa(removed) + " removed")
+		}
+	default:
+		b.WriteString(" " + shortValue(before) + " -> " + shortValue(after))
+	}
+}
+
+func isNothing(raw []byte) bool { return len(raw) == 0 || string(raw) == "null" }
+
+func isArray(raw []byte) bool { return len(raw) > 0 && raw[0] == '[' }
+
+func countElements(raw []byte) int {
+	n := 0
+	for range event.Elements(raw) {
+		n++
+	}
+	return n
+}
+
+// describeJob tells of a job what is known: its completion says only which one it was, the rest was asked for.
+func describeJob(e *event.Event) {
+	what := "job " + path.Base(e.Headers.Get("job-uri")) + " "
+	var status, results string
+	var code, reason int64
+	coded := false
+	for name, value := range event.Members(e.Body) {
+		switch string(name) {
+		case "status":
+			status = event.String(value)
+		case "job-status-code":
+			code, coded = event.Int(value), !isNothing(value)
+		case "job-reason-code":
+			reason = event.Int(value)
+		case "job-results":
+			for key := range event.Members(value) {
+				if results != "" {
+					results += ", "
+				}
+				results += string(key)
+			}
+		}
+	}
+	if status == "" {
+		e.Summary = what + "completed"
 		return
 	}
-	what := event.String(event.Member(first, "property-name")) +
-		" " + shortValue(event.Member(first, "old-value")) + " -> " + shortValue(event.Member(first, "new-value"))
-	if reports > 1 {
-		what += " and " + strconv.Itoa(reports-1) + " more"
+	what += status
+	if coded {
+		what += ", status " + strconv.FormatInt(code, 10)
+		if code < 200 || code > 299 {
+			e.Severity = event.SeverityWarning
+			what += ", reason " + strconv.FormatInt(reason, 10)
+		}
 	}
-	e.Summary = withResource(e, what)
+	if results != "" {
+		what += " (results: " + results + ")"
+	}
+	e.Summary = what
+}
+
+// describeOSMessage tells the first line of an operating system's message that says something.
+func describeOSMessage(e *event.Event, text string, held, priority, alarm bool) {
+	what := firstLine(text)
+	switch {
+	case held:
+		what = "held, waits for an answer: " + what
+	case priority:
+		what = "priority: " + what
+	}
+	if held || priority || alarm {
+		e.Severity = event.SeverityWarning
+	}
+	e.Summary = oneLine(withResource(e, what))
+}
+
+// describeLogEntry tells who did what, as the HMC puts it.
+func describeLogEntry(e *event.Event, id, name, message, userid string, s *severities) {
+	what := firstLine(message)
+	if what == "" {
+		what = strings.TrimSpace("log entry " + id + " " + name)
+	} else if userid != "" && !strings.Contains(what, userid) {
+		what = userid + ": " + what
+	}
+	e.Summary = oneLine(what)
+	e.Severity = s.ofEventID(id)
+}
+
+// oneLine makes a text fit for one line: without control characters, and bounded.
+func oneLine(s string) string {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] == 0x7f {
+			s = strings.Map(func(r rune) rune {
+				if r < 0x20 || r == 0x7f {
+					return ' '
+				}
+				return r
+			}, s)
+			break
+		}
+	}
+	return cut(s, maxSummary)
+}
+
+// cut cuts a text to a length in bytes.
+func cut(s string, length int) string {
+	if len(s) <= length {
+		return s
+	}
+	for length > 0 && !utf8.RuneStart(s[length]) {
+		length--
+	}
+	return s[:length] + "..."
 }
 
 func describeInventoryChange(e *event.Event) {
@@ -106,10 +287,20 @@ func describeInventoryChange(e *event.Event) {
 	case "":
 		action = "inventory changed"
 	}
-	if e.Resource != nil && e.Resource.ElementURI != "" {
-		action = "element " + path.Base(path.Dir(e.Resource.ElementURI)) + "/" + path.Base(e.Resource.ElementURI) + " " + action
+	e.Summary = withElement(e, action)
+}
+
+// withElement is withResource for what may be about an element of the resource, a NIC for example.
+func withElement(e *event.Event, what string) string {
+	r := e.Resource
+	if r == nil || r.ElementURI == "" {
+		return withResource(e, what)
 	}
-	e.Summary = withResource(e, action)
+	element := path.Base(path.Dir(r.ElementURI)) + "/" + path.Base(r.ElementURI)
+	if r.ElementName != "" {
+		element = path.Base(path.Dir(r.ElementURI)) + "/" + r.ElementName
+	}
+	return withResource(e, "element "+element+" "+what)
 }
 
 // withResource puts the resource in front of what happened: "partition PART1 on CPC1: active -> stopped".
@@ -150,9 +341,5 @@ func shortValue(raw []byte) string {
 	if len(raw) <= maxValue {
 		return string(raw)
 	}
-	cut := maxValue
-	for cut > 0 && !utf8.RuneStart(raw[cut]) {
-		cut--
-	}
-	return string(raw[:cut]) + "..."
+	return cut(string(raw), maxValue)
 }

@@ -49,6 +49,24 @@ type sight struct {
 	dropped     map[string]int  // notifications by topic that the hand-over buffer had no room for, not yet told to the sequence tracker
 	refill      map[string]bool // topics of which something was missed while the link was up: to be fetched
 	dirty       bool            // current is not stored as it is
+	upSince     time.Time       // when the link came up; zero: it is down
+	told        []timeSpan      // the last gaps that were told
+}
+
+// timeSpan is a time from one moment to another.
+type timeSpan struct{ from, to time.Time }
+
+// keptSpans is how many gaps that were told are remembered.
+const keptSpans = 16
+
+// clear reports whether nothing was out of sight in a time.
+func (s *sight) clear(from, to time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.upSince.IsZero() || s.upSince.After(from) || s.current != nil {
+		return false
+	}
+	return !slices.ContainsFunc(s.told, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
 }
 
 // open returns the current gap, which begins no later than from.
@@ -74,7 +92,7 @@ func (s *sight) linkLost(from time.Time, cause string) {
 		s.cutShort = append(s.cutShort, s.current)
 		s.current = nil
 	}
-	s.linkDown, s.filling, s.refill = true, false, nil
+	s.linkDown, s.filling, s.refill, s.upSince = true, false, nil, time.Time{}
 	g := s.open(from)
 	g.Whole = true
 	g.cause(cause)
@@ -103,7 +121,7 @@ func (s *sight) resume(stored *gap) {
 func (s *sight) linkUp(now time.Time, fill bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.linkDown = false
+	s.linkDown, s.upSince = false, now
 	if s.current == nil {
 		return false
 	}
@@ -253,6 +271,12 @@ func (s *sight) ready(now time.Time, quiet time.Duration) []*gap {
 		gaps = append(gaps, s.current)
 		s.current = nil
 		s.dirty = true
+	}
+	for _, g := range gaps {
+		s.told = append(s.told, timeSpan{g.From, g.To})
+	}
+	if n := len(s.told) - keptSpans; n > 0 {
+		s.told = slices.Delete(s.told, 0, n)
 	}
 	return gaps
 }

@@ -1,20 +1,26 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
+
+// openAtOnce is how many OS message channels are opened before something else has its turn.
+const openAtOnce = 8
 
 // keeper does for one link what needs the REST side and must not hold up the notifications: it keeps the session
 // alive, learns the names of partitions, opens their OS message channels, and tries refused topics again. One
@@ -25,12 +31,15 @@ type keeper struct {
 	session *hmc.Session            // nil: topics are known, there is no REST
 	end     context.CancelCauseFunc // ends the link, with the reason
 	wake    chan struct{}
+	jobs    chan string // URIs of jobs that have ended
 
 	newSession bool // the session is not that of the link before: its channels are new, and the HMC replays what it holds
 
 	// Of the keeper's goroutine alone.
-	listing     upkeep // when the partitions are listed again after that failed
-	listFailed  bool
+	listed      time.Time       // when the estate was listed last
+	listing     *estate.Listing // that is to be compared ...
+	comparing   time.Time       // ... from then on
+	relisting   *upkeep         // when the estate is listed again after that failed; nil: it did not
 	pingFailing bool
 
 	mu       sync.Mutex // guards what notified and refused write from the supervisor's goroutine
@@ -49,7 +58,7 @@ type refusal struct {
 
 func newKeeper(s *supervisor, rcv *receiver.Receiver, end context.CancelCauseFunc) *keeper {
 	return &keeper{
-		s: s, rcv: rcv, session: s.session, end: end, wake: make(chan struct{}, 1),
+		s: s, rcv: rcv, session: s.session, end: end, wake: make(chan struct{}, 1), jobs: make(chan string, maxHeldJobs),
 		again: make(map[string]*refusal), channels: make(map[string]*channel), logs: make(map[string]*upkeep),
 	}
 }
@@ -61,8 +70,10 @@ type upkeep struct {
 	tries int // that failed, in a row
 }
 
-func (u *upkeep) postpone(t timing) {
-	u.wait = min(max(2*u.wait, t.channelMin), t.channelMax)
+func (u *upkeep) postpone(t timing) { u.postponeUpTo(t, t.channelMax) }
+
+func (u *upkeep) postponeUpTo(t timing, longest time.Duration) {
+	u.wait = min(max(2*u.wait, t.channelMin), longest)
 	u.due = time.Now().Add(u.wait)
 	u.tries++
 }
@@ -74,6 +85,7 @@ func (u *upkeep) soon() { *u = upkeep{} }
 type channel struct {
 	upkeep
 	partition hmc.Partition
+	class     string
 	refresh   bool
 	topic     string // "" until it is open
 	tried     bool   // to open it
@@ -87,13 +99,7 @@ func (c *channel) label() string { return c.partition.Name + " on " + c.partitio
 
 // run works until the link ends.
 func (k *keeper) run(ctx context.Context) {
-	defer func() {
-		if p := recover(); p != nil {
-			k.s.metrics.panics.Inc()
-			k.s.log.Error("panic; the link is made again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			k.end(fmt.Errorf("panic: %v", p))
-		}
-	}()
+	defer k.isolate()
 	k.relist = k.session != nil
 	nextPing := time.Now().Add(k.s.timing.ping)
 	for {
@@ -111,6 +117,15 @@ func (k *keeper) run(ctx context.Context) {
 		case <-k.wake:
 			timer.Stop()
 		}
+	}
+}
+
+// isolate ends the link after a panic of the goroutine that defers it, and nothing else.
+func (k *keeper) isolate() {
+	if p := recover(); p != nil {
+		k.s.metrics.panics.Inc()
+		k.s.log.Error("panic; the link is made again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+		k.end(fmt.Errorf("panic: %v", p))
 	}
 }
 
@@ -153,8 +168,10 @@ func (k *keeper) lost(err error) bool {
 func (k *keeper) work(ctx context.Context) time.Duration {
 	now := time.Now()
 	k.mu.Lock()
-	list := k.relist || (k.listFailed && !now.Before(k.listing.due))
-	k.relist = false
+	list := k.relist && now.Sub(k.listed) >= k.s.timing.relist || k.relisting != nil && !now.Before(k.relisting.due)
+	if list {
+		k.relist = false
+	}
 	var topics []string
 	for topic, u := range k.again {
 		if !now.Before(u.due) {
@@ -167,12 +184,14 @@ func (k *keeper) work(ctx context.Context) time.Duration {
 	if list {
 		k.list(ctx)
 	}
+	k.compare(ctx)
 	for _, topic := range topics {
 		k.resubscribe(ctx, topic)
 	}
 	k.fetchLogs(ctx)
-	for _, c := range k.dueChannels() {
-		if ctx.Err() != nil {
+	// Thousands of channels take long within the budget: the rest has its turn meanwhile.
+	for i, c := range k.dueChannels() {
+		if i >= openAtOnce || ctx.Err() != nil {
 			break
 		}
 		k.open(ctx, c)
@@ -192,7 +211,19 @@ func (k *keeper) dueChannels() []*channel {
 			due = append(due, c)
 		}
 	}
+	// Those first that should have something to say.
+	slices.SortStableFunc(due, func(a, b *channel) int { return cmp.Compare(k.unlikely(a), k.unlikely(b)) })
 	return due
+}
+
+// unlikely is 1 for a channel that was refused before, or whose partition is at rest, as far as is known.
+func (k *keeper) unlikely(c *channel) int {
+	r, _ := k.s.rec.group.estate.Lookup(c.partition.ObjectURI)
+	switch r.Status {
+	case "stopped", "not-activated", "communications-not-active", "not-operating":
+		return 1
+	}
+	return min(c.tries, 1)
 }
 
 func (k *keeper) untilDue(now time.Time) time.Duration {
@@ -212,79 +243,144 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 	for _, u := range k.logs {
 		wait = min(wait, u.due.Sub(now))
 	}
-	if k.listFailed {
-		wait = min(wait, k.listing.due.Sub(now))
+	if k.relisting != nil {
+		wait = min(wait, k.relisting.due.Sub(now))
 	}
 	if k.relist {
-		wait = 0
+		wait = min(wait, k.listed.Add(k.s.timing.relist).Sub(now))
+	}
+	if k.listing != nil {
+		wait = min(wait, k.comparing.Sub(now))
 	}
 	return max(wait, 0)
 }
 
-// partitionLists are the calls that together list every partition the userid may see: an HMC manages CPCs in DPM mode,
-// classic ones, or both.
-func partitionLists(s *hmc.Session) []func(context.Context) ([]hmc.Partition, error) {
-	return []func(context.Context) ([]hmc.Partition, error){s.ListPermittedPartitions, s.ListPermittedLogicalPartitions}
+// partitionList is a call that lists the partitions of a class.
+type partitionList struct {
+	class string
+	call  func(context.Context) ([]hmc.Partition, error)
 }
 
-// list learns the names of the partitions the userid may see, and which of them have a channel to open. Half an answer
-// is none: what is known stays until both kinds of partitions could be listed.
+// partitionLists are the calls that together list every partition the userid may see: an HMC manages CPCs in DPM mode,
+// classic ones, or both.
+func partitionLists(s *hmc.Session) []partitionList {
+	return []partitionList{
+		{estate.ClassPartition, s.ListPermittedPartitions},
+		{estate.ClassLogicalPartition, s.ListPermittedLogicalPartitions},
+	}
+}
+
+// list asks for the CPCs and partitions that the userid may see: for their names, for which of them there is an OS message channel
+// to open, and to compare them with what is known. A call that fails holds up none of the others; what it would have told
+// stays as it is known.
 func (k *keeper) list(ctx context.Context) {
-	var all []hmc.Partition
-	for _, call := range partitionLists(k.session) {
-		list, err := call(ctx)
+	l := &estate.Listing{HMC: k.s.cfg.Name, Asked: time.Now(), Complete: make(map[string]bool)}
+	var failures []error
+	note := func(class string, err error) {
+		if err == nil {
+			l.Complete[class] = true
+		} else {
+			failures = append(failures, err)
+		}
+	}
+	cpcs, err := k.session.ListCPCs(ctx)
+	note(estate.ClassCPC, err)
+	for _, c := range cpcs {
+		l.Resources = append(l.Resources, estate.Resource{
+			URI: c.ObjectURI, Class: estate.ClassCPC, Name: c.Name, CPC: c.Name, Status: c.Status,
+		})
+	}
+	var partitions []hmc.Partition
+	for _, of := range partitionLists(k.session) {
 		if ctx.Err() != nil || k.lost(err) {
 			return
 		}
-		if err != nil {
-			k.listFailed = true
-			k.listing.postpone(k.s.timing)
-			problem := ""
-			if len(k.s.cfg.OSMessages) > 0 {
-				problem = "the partitions could not be listed: " + err.Error()
-			}
-			if k.s.noteListing(problem) || k.listing.wait <= k.s.timing.channelMin {
-				k.s.log.Warn("the partitions could not be listed; new names and OS messages have to wait until they can", zap.Error(err))
-			}
-			return
+		var list []hmc.Partition
+		list, err = of.call(ctx)
+		note(of.class, err)
+		for _, p := range list {
+			l.Resources = append(l.Resources, estate.Resource{
+				URI: p.ObjectURI, Class: of.class, Name: p.Name, CPC: p.CPCName, CPCURI: p.CPCURI, Status: p.Status,
+			})
 		}
-		all = append(all, list...)
+		partitions = append(partitions, list...)
 	}
-	k.listFailed = false
-	k.listing.soon()
-	defer k.s.noteListing("") // after the channels are known, so that nothing looks complete in between
-	byURI := make(map[string]names, len(all))
-	for _, p := range all {
-		byURI[p.ObjectURI] = names{name: p.Name, cpc: p.CPCName}
+	if ctx.Err() != nil || k.lost(err) {
+		return
 	}
-	k.s.estate.replace(byURI)
+	k.listed = time.Now()
+	k.s.rec.group.estate.Learn(l)
+	k.listing, k.comparing = l, k.listed.Add(k.s.timing.settle)
+	gone, unselected := k.syncChannels(l, partitions)
+	for _, uri := range gone { // without k.mu
+		k.s.rec.forgetPartition(ctx, uri)
+	}
+	for _, topic := range unselected { // its channel stays open: nothing closes one but the end of the session
+		if err := k.rcv.Unsubscribe(ctx, topic); err != nil && ctx.Err() == nil {
+			k.s.log.Debug("a topic that is not wanted any more could not be unsubscribed", zap.String("topic", topic), zap.Error(err))
+		}
+	}
+	k.noteListing(errors.Join(failures...), l)
+}
 
-	var gone []string
-	defer func() { // without k.mu
-		for _, uri := range gone {
-			k.s.rec.forgetPartition(ctx, uri)
-		}
-	}()
+// noteListing says so if a part of the estate could not be listed; that is tried again.
+func (k *keeper) noteListing(err error, l *estate.Listing) {
+	if err == nil {
+		k.relisting = nil
+		k.s.noteListing("")
+		return
+	}
+	first := k.relisting == nil
+	if first {
+		k.relisting = new(upkeep)
+	}
+	k.relisting.postpone(k.s.timing)
+	k.s.rec.sight.problem("states, which could not be compared: " + err.Error())
+	problem := ""
+	if len(k.s.cfg.OSMessages) > 0 && !(l.Complete[estate.ClassPartition] && l.Complete[estate.ClassLogicalPartition]) {
+		problem = "the partitions could not be listed: " + err.Error()
+	}
+	if k.s.noteListing(problem) || first {
+		k.s.log.Warn("not all CPCs and partitions could be listed; new names and OS messages of the others have to wait until they can", zap.Error(err))
+	}
+}
+
+// syncChannels makes the OS message channels fit the partitions that were listed. It returns the URIs of partitions that are gone,
+// and the topics of those that are not selected by the name they have now.
+func (k *keeper) syncChannels(l *estate.Listing, partitions []hmc.Partition) (gone, unselected []string) {
+	exists := make(map[string]bool, len(partitions))
+	for _, p := range partitions {
+		exists[p.ObjectURI] = true
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for uri, c := range k.channels {
-		if _, exists := byURI[uri]; !exists {
-			delete(k.channels, uri)
-			k.s.dropChannel(uri)
-			k.s.unwant(c.topic)
+		if !exists[uri] && l.Complete[c.class] {
 			gone = append(gone, uri)
+			k.drop(uri, c)
 		}
 	}
-	for _, p := range all {
-		refresh, wanted := k.s.wantsMessages(p)
-		if c, known := k.channels[p.ObjectURI]; known {
+	for _, p := range partitions {
+		class := estate.ClassPartition
+		if strings.HasPrefix(p.ObjectURI, "/api/logical-partitions/") {
+			class = estate.ClassLogicalPartition
+		}
+		refresh, wanted := k.s.wantsMessages(p.CPCName, p.Name)
+		c, known := k.channels[p.ObjectURI]
+		switch {
+		case known && wanted:
 			c.partition = p // it may have another name now
 			continue
-		}
-		if !wanted {
+		case known:
+			k.drop(p.ObjectURI, c)
+			if c.topic != "" {
+				unselected = append(unselected, c.topic)
+			}
+			continue
+		case !wanted:
 			continue
 		}
-		c := &channel{partition: p, refresh: refresh}
+		c = &channel{partition: p, class: class, refresh: refresh}
 		if k.filling {
 			c.fill, c.replay = new(upkeep), true
 		}
@@ -299,13 +395,35 @@ func (k *keeper) list(ctx context.Context) {
 		}
 		k.s.noteChannel(p.ObjectURI, channelStatus{partition: c.label(), problem: problem})
 	}
+	return gone, unselected
+}
+
+// drop forgets a channel. k.mu is held.
+func (k *keeper) drop(uri string, c *channel) {
+	delete(k.channels, uri)
+	k.s.dropChannel(uri)
+	k.s.unwant(c.topic)
+}
+
+// compare compares what was listed with what is known, once the notifications that were on their way have come.
+func (k *keeper) compare(ctx context.Context) {
+	l := k.listing
+	if l == nil || time.Now().Before(k.comparing) {
+		return
+	}
+	k.listing = nil
+	if k.s.rec.reconcile(ctx, l) {
+		k.mu.Lock()
+		k.relist = true
+		k.mu.Unlock()
+	}
 }
 
 // wantsMessages says whether the configuration selects the partition's OS messages, and with them those that the HMC
 // still holds. The first entry that matches counts.
-func (s *supervisor) wantsMessages(p hmc.Partition) (refresh, ok bool) {
+func (s *supervisor) wantsMessages(cpc, partition string) (refresh, ok bool) {
 	for _, want := range s.cfg.OSMessages {
-		if want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) {
+		if want.CPC.Match(cpc) && want.Partition.Match(partition) {
 			return want.IncludeRefreshMessages, true
 		}
 	}
@@ -339,6 +457,8 @@ func (k *keeper) open(ctx context.Context, c *channel) {
 		if needsStart && c.fill == nil {
 			c.fill = new(upkeep)
 		}
+	} else if hmc.IsReason(err, 409, hmc.ReasonChannelUnavailable) {
+		c.postponeUpTo(k.s.timing, k.s.timing.channelRest)
 	} else {
 		c.postpone(k.s.timing)
 	}
@@ -375,32 +495,37 @@ func (k *keeper) existing(ctx context.Context, uri string) (string, error) {
 
 func lastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
 
-// notified looks at each notification for what concerns the channels. It runs on the supervisor's goroutine.
+// notified looks at each notification for what concerns the estate and the channels. It runs on the supervisor's goroutine.
 func (k *keeper) notified(n *receiver.Notification) {
-	if len(k.s.cfg.OSMessages) == 0 {
+	if k.session == nil || !estate.Tracked(n.Headers.Get("class")) || n.Headers.Get("element-uri") != "" {
 		return
 	}
-	typ := n.Headers.Get("notification-type")
-	if typ != event.TypeStatusChange && typ != event.TypeInventoryChange {
-		return
-	}
-	class := n.Headers.Get("class")
-	if class != "partition" && class != "logical-partition" {
-		return
-	}
-	k.mu.Lock()
-	c, known := k.channels[n.Headers.Get("object-uri")]
-	switch {
-	case typ == event.TypeInventoryChange:
+	switch n.Headers.Get("notification-type") {
+	case event.TypeInventoryChange:
+		k.mu.Lock()
 		k.relist = true
-	case known && c.topic == "":
+		k.mu.Unlock()
+	case event.TypePropertyChange:
+		// By another name a partition may be one whose messages are to be followed, or not any more.
+		if len(k.s.cfg.OSMessages) == 0 || !strings.Contains(n.Headers.Get("property-names"), " name ") {
+			return
+		}
+		k.mu.Lock()
+		k.relist = true
+		k.mu.Unlock()
+	case event.TypeStatusChange:
+		k.mu.Lock()
+		c, known := k.channels[n.Headers.Get("object-uri")]
+		if !known || c.topic != "" {
+			k.mu.Unlock()
+			return
+		}
 		// It may offer its messages from now on, or soon: an operating system takes a while to start.
 		c.soon()
-	default:
 		k.mu.Unlock()
+	default:
 		return
 	}
-	k.mu.Unlock()
 	k.awake()
 }
 

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
@@ -37,6 +38,7 @@ const (
 	stateLog   = "log/"   // HMC, audit or security: what is known of the log
 	stateLast  = "last/"  // HMC: when it was in sight last, and why not after that
 	stateGap   = "gap/"   // HMC: the gap that is not told yet
+	stateUnit  = "unit/"  // group, URI: a CPC or a partition of the estate
 )
 
 // recorder makes the events of one HMC and brings them into the queue, whoever has something to record: the supervisor
@@ -50,16 +52,19 @@ type recorder struct {
 	log      *zap.Logger
 	timing   timing
 	topics   *topicTable
+	group    *group
 	sight    sight
 	onMissed func(topicType string, n int)
 
-	heartbeat atomic.Int64 // interval of bridge-heartbeat events; 0: none
-	status    func() heartbeat
-	heard     func() time.Time                             // when the last bytes came
-	inSight   func() time.Time                             // when the HMC was heard last, if everything it sent has been handed on; else the zero time
-	filler    atomic.Pointer[func(topics map[string]bool)] // has what was missed on topics fetched ("": on all); nil: it cannot be
-	lastGap   atomic.Pointer[gap]
-	gaps      atomic.Int64 // told since the start
+	severities atomic.Pointer[severities]
+	heartbeat  atomic.Int64 // interval of bridge-heartbeat events; 0: none
+	status     func() heartbeat
+	heard      func() time.Time                             // when the last bytes came
+	inSight    func() time.Time                             // when the HMC was heard last, if everything it sent has been handed on; else the zero time
+	filler     atomic.Pointer[func(topics map[string]bool)] // has what was missed on topics fetched ("": on all); nil: it cannot be
+	askJob     atomic.Pointer[chan<- string]                // takes the URI of a job that has ended; nil: nobody can be asked
+	lastGap    atomic.Pointer[gap]
+	gaps       atomic.Int64 // told since the start
 
 	mu         sync.Mutex // held while events are made and handed to the queue
 	conv       converter
@@ -72,6 +77,7 @@ type recorder struct {
 	subscribed map[string]time.Time      // ... and that of a partition, if later
 	starts     map[string]int64          // the number from which on a partition's messages are followed, where the HMC does not replay them
 	held       map[string]*heldReplay
+	jobs       map[string]*heldJob  // by URI
 	replayed   map[string]time.Time // when the HMC replayed messages of a partition last
 	logs       map[string]*logMark
 	up         bool      // the link is up
@@ -97,7 +103,16 @@ type notes struct {
 	messages []notedMessage
 	entries  []notedEntry
 	gaps     []*gap
-	changed  []string // partitions whose state went with it
+	changed  []string        // partitions whose state went with it
+	before   []estate.Before // of what changed in the estate
+	units    []string        // URIs of the estate's state that went with it
+	twins    []notedTwin
+}
+
+// notedTwin is something that was told first by this HMC.
+type notedTwin struct {
+	in  *sightings
+	key event.ID
 }
 
 type notedMessage struct {
@@ -120,19 +135,20 @@ type heldReplay struct {
 	cut      bool // more of it is to come
 }
 
-func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger, topics *topicTable, estate *directory, t timing) *recorder {
+func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger, topics *topicTable, t timing) *recorder {
 	r := &recorder{
 		cfg: cfg, queue: q, metrics: m, log: log, timing: t, topics: topics,
-		conv:       converter{hmc: cfg.Name, topics: topics, estate: estate},
 		partitions: make(map[string]*partitionMark),
 		changed:    make(map[string]*partitionMark),
 		subscribed: make(map[string]time.Time),
 		starts:     make(map[string]int64),
 		held:       make(map[string]*heldReplay),
+		jobs:       make(map[string]*heldJob),
 		replayed:   make(map[string]time.Time),
 		logs:       make(map[string]*logMark),
 		chain:      new(queue.Chain),
 	}
+	r.share(newGroup(cfg.Group))
 	r.out = outbox{queue: q, metrics: m, log: log, onMissed: func(topicType string, n int) { r.onMissed(topicType, n) }, onResult: r.stored}
 	return r
 }
@@ -173,6 +189,12 @@ func (r *recorder) open(seen *seenWindow) {
 		cause := cmp.Or(string(data[8:]), "the daemon ended without notice")
 		r.blind(r.lastSeen, cause)
 	}
+}
+
+// share makes the recorder one of a group.
+func (r *recorder) share(g *group) {
+	r.group = g
+	r.conv = converter{hmc: r.cfg.Name, topics: r.topics, estate: g.estate, severities: &r.severities}
 }
 
 // blind begins a blind window. r.mu is held.
@@ -245,7 +267,17 @@ func (r *recorder) notification(ctx context.Context, n *receiver.Notification, v
 	if told {
 		r.notes.ids = append(r.notes.ids, id)
 	}
+	r.conv.seenBy = nil
+	if r.group.changes.shared() {
+		r.conv.seenBy = []string{r.cfg.Name}
+		if typ := n.Headers.Get("notification-type"); valid && r.twin(typ, n) {
+			r.metrics.duplicate(typ)
+			return typ
+		}
+	}
 	r.conv.convert(n, id, valid, r.take)
+	r.notes.before = append(r.notes.before, r.conv.changes...)
+	r.conv.changes = r.conv.changes[:0]
 	if r.out.full() {
 		r.flush(ctx)
 	}
@@ -275,8 +307,16 @@ func (r *recorder) take(e *event.Event) {
 			e.ID = epochID(p.id, v.epoch)
 		}
 		r.noteMessage(p.partition, m, p.message)
+		if r.twinMessage(e, p.partition, twinWithin) {
+			r.metrics.duplicate(e.Type)
+			return
+		}
 	case logEntryPart:
 		if !r.takeEntry(e, p) {
+			return
+		}
+	case wholePart:
+		if e.Type == event.TypeJobCompletion && r.holdJob(e) {
 			return
 		}
 	}
@@ -319,12 +359,8 @@ func (r *recorder) hold(e *event.Event, p *part) {
 		held = new(heldReplay)
 		r.held[p.partition] = held
 	}
-	copied := *e
-	copied.Headers = slices.Clone(e.Headers)
-	copied.SessionSequenceNr, copied.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
-	copied.Resource = clonePointer(e.Resource)
 	held.messages = append(held.messages, p.message)
-	held.events = append(held.events, copied)
+	held.events = append(held.events, copyEvent(e))
 	held.ids = append(held.ids, p.id)
 	held.bytes += len(e.Body)
 	held.last = time.Now()
@@ -344,6 +380,15 @@ func (r *recorder) jumped(e *event.Event) {
 	if r.canFetch(event.TopicOSMessage) {
 		r.sight.spot(r.lastTaken, r.lastTaken, "the numbers of OS messages jumped", e.Topic, event.TopicOSMessage, 0, true)
 	}
+}
+
+// copyEvent returns an event that lasts longer than the converter's.
+func copyEvent(e *event.Event) event.Event {
+	c := *e
+	c.Headers = slices.Clone(e.Headers)
+	c.SessionSequenceNr, c.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
+	c.Resource = clonePointer(e.Resource)
+	return c
 }
 
 func clonePointer[T any](p *T) *T {
@@ -387,6 +432,10 @@ func (r *recorder) takeReplay(partition string, list *heldReplay, origin string,
 			e.ID = epochID(list.ids[i], v.epoch)
 		}
 		r.noteMessage(partition, m, list.messages[i])
+		if r.twinMessage(e, partition, replayWithin) {
+			r.metrics.duplicate(e.Type)
+			continue
+		}
 		r.put(e)
 		r.sight.recovered(event.TopicOSMessage)
 		recovered++
@@ -417,7 +466,7 @@ func (r *recorder) flush(ctx context.Context) {
 		return // with what could not be stored taken back, or the state would still name it
 	}
 	state := r.state()
-	if r.up && r.lastTaken.After(r.lastSeen) {
+	if r.up && r.lastTaken.After(r.lastSeen) && len(r.jobs) == 0 {
 		state = append(state, r.lastState(r.lastTaken, ""))
 	}
 	r.send(ctx, state)
@@ -444,6 +493,11 @@ func (r *recorder) state() []queue.KeyValue {
 			state = append(state, queue.KeyValue{Key: stateLog + r.cfg.Name + "\x00" + kind, Value: m.state()})
 		}
 	}
+	prefix := stateUnit + r.group.name + "\x00"
+	r.group.estate.Unstored(func(uri string, value []byte) {
+		state = append(state, queue.KeyValue{Key: prefix + uri, Value: value})
+		r.notes.units = append(r.notes.units, uri)
+	})
 	if data, changed := r.sight.unstored(); changed {
 		state = append(state, queue.KeyValue{Key: stateGap + r.cfg.Name, Value: data})
 	}
@@ -522,6 +576,15 @@ func (r *recorder) takeBack() bool {
 	for _, m := range r.logs {
 		m.changed = true
 	}
+	for _, n := range slices.Backward(failed) {
+		for _, b := range slices.Backward(n.before) {
+			r.group.estate.Restore(b)
+		}
+		r.group.estate.StoreAgain(n.units)
+		for _, t := range slices.Backward(n.twins) {
+			t.in.forget(t.key, r.cfg.Name)
+		}
+	}
 	for _, n := range failed {
 		for _, partition := range n.changed {
 			mark := r.partition(partition)
@@ -595,6 +658,7 @@ func (r *recorder) doDue(ctx context.Context, now time.Time, all bool) {
 			r.settleReplay(partition, nil)
 		}
 	}
+	r.releaseJobs(now, all)
 	r.settleSequence(now, all)
 	if len(r.held) == 0 {
 		r.tellGaps(now)
@@ -643,7 +707,7 @@ func (r *recorder) overflowed(topic string, now time.Time) {
 
 // canFetch says whether what was missed on a topic of this kind can be fetched.
 func (r *recorder) canFetch(kind string) bool {
-	return r.filler.Load() != nil && kind != event.TopicObject && kind != event.TopicJob
+	return r.filler.Load() != nil && kind != event.TopicJob
 }
 
 // noteSight stores from time to time that the HMC is in sight, also while it sends nothing. What was read at one tick is
@@ -655,7 +719,7 @@ func (r *recorder) noteSight(ctx context.Context) {
 		r.sighted = r.inSight()
 		r.noteSilence(r.heard())
 	}
-	if r.up && len(r.held) == 0 && r.settled() && at.Sub(r.lastSeen) >= r.timing.seenEvery {
+	if r.up && len(r.held) == 0 && len(r.jobs) == 0 && r.settled() && at.Sub(r.lastSeen) >= r.timing.seenEvery {
 		r.send(ctx, append(r.state(), r.lastState(at, "")))
 	}
 }

@@ -26,7 +26,9 @@ type timing struct {
 	stableAfter time.Duration // a link that was up this long starts the back-off over
 	ping        time.Duration // between calls that keep the session alive and notice a dead HMC
 	channelMin  time.Duration // first wait before an OS message channel or a refused topic is tried again ...
-	channelMax  time.Duration // ... and the longest
+	channelMax  time.Duration // ... and the longest ...
+	channelRest time.Duration // ... where the partition offers no messages: its next status change is the time
+	relist      time.Duration // between lists of the estate
 	logoff      time.Duration // for the logoff on the way out
 	tick        time.Duration // how often the recorder looks at what is due by time
 	settle      time.Duration // after the last of a replay or of what is fetched, that is complete
@@ -36,7 +38,7 @@ type timing struct {
 func defaultTiming() timing {
 	return timing{
 		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
-		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, logoff: 5 * time.Second,
+		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, channelRest: 6 * time.Hour, relist: 10 * time.Second, logoff: 5 * time.Second,
 		tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second,
 	}
 }
@@ -57,7 +59,6 @@ type supervisor struct {
 
 	rec     *recorder
 	topics  topicTable
-	estate  directory
 	backoff *receiver.Backoff
 
 	// Of the supervisor's goroutine alone.
@@ -124,7 +125,7 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 		openChannels: map[string]string{},
 	}
 	s.topics.set(map[string]string{})
-	s.rec = newRecorder(cfg, q, s.metrics, s.log, &s.topics, &s.estate, t)
+	s.rec = newRecorder(cfg, q, s.metrics, s.log, &s.topics, t)
 	s.rec.onMissed, s.rec.status, s.rec.inSight = s.missedOn, s.heartbeat, s.inSight
 	s.rec.heard = func() time.Time {
 		frame, _ := s.lastTimes()
@@ -155,6 +156,8 @@ func (s *supervisor) usesREST() bool { return len(s.cfg.TopicNames) == 0 }
 func (s *supervisor) run(ctx context.Context, seen *seenWindow) {
 	s.rec.timing = s.timing
 	s.rec.open(seen)
+	s.rec.group.join(s.rec)
+	defer s.rec.group.leave(s.rec)
 	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var recorder sync.WaitGroup
 	recorder.Go(func() { s.rec.run(recording) })
@@ -365,10 +368,12 @@ func (s *supervisor) watch(ctx context.Context, rcv *receiver.Receiver) (unread 
 		cancel(nil)
 		keeping.Wait()
 		s.rec.filler.Store(nil)
+		s.rec.askJob.Store(nil)
 		s.closeReceiver()
 		unread = s.takeRest(ctx, rcv)
 	}()
 	keeping.Go(func() { k.run(linkCtx) })
+	keeping.Go(func() { k.askJobs(linkCtx) })
 	err = s.consume(linkCtx, rcv, k)
 	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // the keeper ended the link, and knows why
@@ -551,6 +556,7 @@ func (s *supervisor) recordLinkUp(ctx context.Context, k *keeper) {
 	slices.SortFunc(up.Topics, func(a, b topicLabel) int { return cmp.Compare(a.Name, b.Name) })
 	if k.session != nil {
 		s.rec.filler.Store(new(k.fill))
+		s.rec.askJob.Store(new((chan<- string)(k.jobs)))
 	}
 	if s.rec.connected(ctx, up, s.complete, s.asked, time.Now()) && k.session != nil {
 		k.fillAll()

@@ -3,7 +3,6 @@ package bridge
 import (
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -55,22 +54,3 @@ func (t *topicTable) kindOf(topic, notificationType string) string {
 func (s *supervisor) isOSMessageTopic(topic string) bool {
 	return s.topics.kindOf(topic, "") == event.TopicOSMessage
 }
-
-// directory knows the names of managed objects by their URI. It is replaced whole by the keeper of the session and
-// read by the converter; safe for concurrent use.
-type directory struct {
-	byURI atomic.Pointer[map[string]names]
-}
-
-type names struct{ name, cpc string }
-
-func (d *directory) lookup(uri string) (names, bool) {
-	m := d.byURI.Load()
-	if m == nil || uri == "" {
-		return names{}, false
-	}
-	n, ok := (*m)[uri]
-	return n, ok
-}
-
-func (d *directory) replace(m map[string]names) { d.byURI.Store(&m) }

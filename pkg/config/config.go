@@ -18,6 +18,7 @@ type Config struct {
 	Sinks             []Sink        `yaml:"sinks"`
 	Storage           Storage       `yaml:"storage"`
 	Dedup             Dedup         `yaml:"dedup"`
+	Severity          Severity      `yaml:"severity"`
 	Flood             Flood         `yaml:"flood"`
 	Estate            Estate        `yaml:"estate"`
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"` // one bridge-heartbeat event per HMC and interval; 0: none
@@ -171,6 +172,15 @@ type Dedup struct {
 	Window time.Duration `yaml:"window"`
 	MaxIDs int           `yaml:"max_ids"`
 }
+
+// Severity rates events otherwise than the built-in table does.
+type Severity struct {
+	Status  SeverityTable `yaml:"status"`   // by the new status of a resource of any class
+	EventID SeverityTable `yaml:"event_id"` // by the id of a log entry, such as 1941
+}
+
+// SeverityTable gives severities (event.SeverityInfo, ...) by what they are of.
+type SeverityTable map[string]string
 
 // Flood says what a flood of equal status changes is: at least Min of them within Window.
 type Flood struct {

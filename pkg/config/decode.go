@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // maxNodes bounds how much aliases may multiply a small file ("billion laughs").
@@ -163,11 +165,46 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		decodeAlternatives(d, n, path, to)
 	case *Search:
 		decodeAlternatives(d, n, path, to)
+	case *SeverityTable:
+		d.severities(n, path, to)
 	case **regexp.Regexp:
 		decodeText(d, n, path, to, regexp.Compile)
 	default:
 		d.decodeCollection(n, path, v)
 	}
+}
+
+// severities fills a table from a mapping. Its keys are whatever an HMC may send.
+func (d *decoder) severities(n *yaml.Node, path string, to *SeverityTable) {
+	if isNull(n) {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		d.fail(n.Line, path, "must be a mapping, such as {stopped: info}")
+		return
+	}
+	table := make(SeverityTable)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		at := join(path, key.Value)
+		if d.tooMany(value) {
+			return
+		}
+		_, twice := table[key.Value]
+		switch {
+		case key.Kind != yaml.ScalarNode || isMerge(key) || key.Value == "":
+			d.report(key.Line, path, "a key must be plain text")
+			continue
+		case twice:
+			d.fail(key.Line, at, "is given twice")
+			continue
+		case value.Kind != yaml.ScalarNode || !slices.Contains(event.Severities(), value.Value):
+			d.fail(value.Line, at, "must be one of %s", strings.Join(event.Severities(), ", "))
+			continue
+		}
+		table[key.Value] = value.Value
+	}
+	*to = table
 }
 
 // tooMany counts the values gone through, and reports once that there are too many. Nothing else matters then.

@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 )
 
 // Equal reports whether both HMCs are configured alike, down to the contents of the files they name.
@@ -52,6 +54,12 @@ func appendText(b []byte, s string) []byte {
 
 func (c *canon) value(v reflect.Value) {
 	switch x := v.Interface().(type) {
+	case SeverityTable:
+		c.fields = binary.AppendUvarint(c.fields, uint64(len(x)))
+		for _, key := range slices.Sorted(maps.Keys(x)) {
+			c.fields = appendText(appendText(c.fields, key), x[key])
+		}
+		return
 	case Secret:
 		c.secrets = appendText(c.secrets, x.Expose())
 		return

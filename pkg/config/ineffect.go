@@ -10,10 +10,8 @@ import (
 // other than its default is a warning. The work that makes a key effective deletes its line.
 var notInEffect = []string{
 	"hmcs[].hardware_messages",
-	"hmcs[].group",
 	"sinks[].collapse",
 	"flood",
-	"estate",
 }
 
 func (d *decoder) warnNotInEffect(c *Config) {

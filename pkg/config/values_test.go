@@ -234,6 +234,10 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		case Search:
 			set(Search{matchAll().re})
 			return
+		case SeverityTable:
+			set(SeverityTable{"new": "info"})
+			set(SeverityTable{"new": "warning"})
+			return
 		}
 		switch v.Kind() {
 		case reflect.Struct:

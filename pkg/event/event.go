@@ -62,6 +62,9 @@ const (
 	SeverityCritical = "critical"
 )
 
+// Severities lists every severity, the least first.
+func Severities() []string { return []string{SeverityInfo, SeverityWarning, SeverityCritical} }
+
 // The kinds of topics, as the label topic_type and the field topic_type name them.
 const (
 	TopicObject    = "object"

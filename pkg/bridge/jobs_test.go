@@ -1,0 +1,58 @@
+package bridge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+// How a job ended is asked for, and told with its completion (facts 1.11, 4.4). If it cannot be had the completion is told without.
+func TestJobs(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault   *hmcsim.RESTFault
+		summary string
+		body    string
+	}{
+		"known":   {nil, " complete, status 200", `{"status":"complete","job-status-code":200,"job-results":{}}`},
+		"refused": {&hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Operation: "query-job-status", Status: 404, Reason: 1}, " completed", ""},
+		"hangs":   {&hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status"}, " completed", ""},
+		"garbage": {&hmcsim.RESTFault{Kind: hmcsim.RESTFaultGarbage, Operation: "query-job-status"}, " completed", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			d := startDaemon(t, hmcYAML(t, "a", sim))
+			d.connected("a")
+			if test.fault != nil {
+				sim.FaultREST(*test.fault)
+			}
+			uris := sim.CompleteJobs()
+			d.eventually("told", func() bool { return len(d.fileEvents()) == len(uris) })
+			e := d.fileEvents()[0]
+			if e.Type != event.TypeJobCompletion || e.Summary != "job "+lastSegment(uris[0])+test.summary || string(e.Body) != test.body || e.Headers.Get("job-uri") != uris[0] {
+				t.Errorf("%s: %q %s", e.Type, e.Summary, e.Body)
+			}
+		})
+	}
+}
+
+// A job whose end is being asked for when the daemon ends, or loses the link, is told all the same; others are not held up by it.
+func TestJobHeldBack(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status"})
+	sim.CompleteJobs()
+	publish(sim, "P", "behind it")
+	d.eventually("the other is told", func() bool { return len(marks(d.fileEvents())["P"]) == 1 })
+	d.stop()
+	all := d.fileEvents()
+	if len(all) != 2 || all[0].Type != event.TypePropertyChange || all[1].Type != event.TypeJobCompletion {
+		t.Fatalf("%d events", len(all))
+	}
+	if wait := 2 * time.Second; all[1].Received.Sub(all[0].Received).Abs() > wait {
+		t.Errorf("received %s and %s", all[0].Received, all[1].Received)
+	}
+}

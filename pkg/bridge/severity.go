@@ -1,0 +1,43 @@
+package bridge
+
+import (
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// severities rate statuses and log entries: as the configuration says, else by the built-in table. It does not change; nil is the
+// built-in table alone.
+type severities struct{ status, eventID config.SeverityTable }
+
+func newSeverities(c config.Severity) *severities {
+	return &severities{status: c.Status, eventID: c.EventID}
+}
+
+// ofStatus rates a new status of a CPC or partition. One that is not listed here is information: what nobody has seen before must
+// not wake anybody up.
+func (s *severities) ofStatus(status string) string {
+	if s != nil && s.status != nil {
+		if severity, ok := s.status[status]; ok {
+			return severity
+		}
+	}
+	switch status {
+	case "communications-not-active", "not-communicating", "status-check", "no-power", "terminated", "exceptions",
+		"service-required", "reservation-error":
+		return event.SeverityCritical
+	case "stopped", "paused", "degraded", "not-operating", "not-activated", "service":
+		return event.SeverityWarning
+	}
+	return event.SeverityInfo
+}
+
+// ofEventID rates an entry of the audit or security log. There are hundreds of ids, and which of them matter is a site's own
+// matter: the built-in table is empty.
+func (s *severities) ofEventID(id string) string {
+	if s != nil && s.eventID != nil {
+		if severity, ok := s.eventID[id]; ok {
+			return severity
+		}
+	}
+	return event.SeverityInfo
+}

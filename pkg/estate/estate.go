@@ -1,0 +1,465 @@
+// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs that manage the same
+// machines: their names, statuses, and since when.
+//
+// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are compared with it (Learn,
+// Compare): what differs was missed. It knows nothing of where either comes from, and can be stored (Unstored, Load).
+package estate
+
+import (
+	"cmp"
+	"encoding/json"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The classes of resources, as the HMC names them.
+const (
+	ClassCPC              = "cpc"
+	ClassPartition        = "partition"         // of a CPC in DPM mode
+	ClassLogicalPartition = "logical-partition" // of a classic CPC
+)
+
+// Tracked says whether resources of a class are part of an estate.
+func Tracked(class string) bool {
+	switch class {
+	case ClassCPC, ClassPartition, ClassLogicalPartition:
+		return true
+	}
+	return false
+}
+
+// Resource is a CPC or a partition.
+type Resource struct {
+	URI    string
+	Class  string
+	Name   string
+	CPC    string // name of the CPC; of a CPC its own
+	CPCURI string // of a partition
+	Status string // "" while it is not known
+	// Since is from when on Status is known to have lasted. Exact says that it began then.
+	Since time.Time
+	Exact bool
+}
+
+// goneFor is how long a resource that was removed is remembered, so that a list which was made before does not bring it back.
+const goneFor = 5 * time.Minute
+
+// Estate is safe for concurrent use.
+type Estate struct {
+	mu      sync.RWMutex
+	objects map[string]*object
+	gone    map[string]time.Time       // removed lately
+	told    map[string]time.Time       // announced lately, and not listed yet
+	listed  map[string]map[string]bool // classes that an HMC has listed before, by HMC
+	dirty   map[string]struct{}        // URIs of what is to be stored
+	next    uint64
+}
+
+type object struct {
+	Resource
+	hmcs    []string  // that list it
+	touched time.Time // when a notification told of it last
+	fresh   bool      // learned from a list, and not compared yet
+	order   uint64    // in which resources became known
+}
+
+// New returns an empty estate.
+func New() *Estate {
+	return &Estate{
+		objects: make(map[string]*object), gone: make(map[string]time.Time), told: make(map[string]time.Time),
+		listed: make(map[string]map[string]bool), dirty: make(map[string]struct{}),
+	}
+}
+
+// Lookup returns what is known of a resource.
+func (e *Estate) Lookup(uri string) (Resource, bool) {
+	if uri == "" {
+		return Resource{}, false
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	o := e.objects[uri]
+	if o == nil {
+		return Resource{}, false
+	}
+	return e.resource(o), true
+}
+
+// resource completes an object with the name that its CPC has now. e.mu is held.
+func (e *Estate) resource(o *object) Resource {
+	r := o.Resource
+	if r.Class == ClassCPC {
+		r.CPC = r.Name
+	} else if cpc := e.objects[r.CPCURI]; cpc != nil {
+		r.CPC = cpc.Name
+	}
+	return r
+}
+
+// Before is a resource as it was before a change; see Restore.
+type Before struct {
+	uri   string
+	known bool
+	was   object
+}
+
+// URI names the resource.
+func (b *Before) URI() string { return b.uri }
+
+// Known reports whether the resource was known.
+func (b *Before) Known() bool { return b.known }
+
+// Resource returns what was known.
+func (b *Before) Resource() Resource { return b.was.Resource }
+
+// change finds or makes the object, and notes how it was. e.mu is held.
+func (e *Estate) change(uri, class, name string) (*object, Before) {
+	o := e.objects[uri]
+	if o == nil {
+		o = e.add(Resource{URI: uri, Class: class, Name: name})
+		return o, Before{uri: uri}
+	}
+	e.dirty[uri] = struct{}{}
+	return o, Before{uri: uri, known: true, was: *o}
+}
+
+func (e *Estate) add(r Resource) *object {
+	e.next++
+	// What comes from a list or a notification may be a part of something much larger.
+	r.URI, r.Class, r.Name = strings.Clone(r.URI), strings.Clone(r.Class), strings.Clone(r.Name)
+	r.CPC, r.CPCURI, r.Status = strings.Clone(r.CPC), strings.Clone(r.CPCURI), strings.Clone(r.Status)
+	o := &object{Resource: r, order: e.next}
+	e.objects[r.URI] = o
+	e.dirty[r.URI] = struct{}{}
+	delete(e.gone, r.URI)
+	return o
+}
+
+// SetStatus notes what a notification says of a status, which it has since the time given; now is when the notification
+// came. A resource that is not known becomes known, with the name given ("" if that is not known).
+func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) Before {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	o, before := e.change(uri, class, name)
+	o.touched = now
+	if o.Status != status {
+		o.Status, o.Since, o.Exact = strings.Clone(status), since, true
+	}
+	return before
+}
+
+// Rename notes what a notification says of a name.
+func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	o, before := e.change(uri, class, name)
+	o.touched, o.Name = now, strings.Clone(name)
+	return before
+}
+
+// Announce notes that a notification told of a resource that may be new: a list that has it is no news then.
+func (e *Estate) Announce(uri string, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.gone, uri)
+	if o := e.objects[uri]; o != nil {
+		o.fresh = false
+		return
+	}
+	maps.DeleteFunc(e.told, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
+	e.told[strings.Clone(uri)] = now
+}
+
+// Remove notes that a notification said that a resource is gone.
+func (e *Estate) Remove(uri string, now time.Time) Before {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := Before{uri: uri}
+	if o := e.objects[uri]; o != nil {
+		before.known, before.was = true, *o
+	}
+	e.remove(uri)
+	maps.DeleteFunc(e.gone, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
+	e.gone[strings.Clone(uri)] = now
+	return before
+}
+
+func (e *Estate) remove(uri string) {
+	if _, known := e.objects[uri]; known {
+		delete(e.objects, uri)
+		e.dirty[uri] = struct{}{}
+	}
+	delete(e.told, uri)
+}
+
+// Restore makes a resource what it was before a change: that could not be recorded. Changes are taken back the last one
+// first.
+func (e *Estate) Restore(b Before) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dirty[b.uri] = struct{}{}
+	if !b.known {
+		delete(e.objects, b.uri)
+		return
+	}
+	was := b.was
+	e.objects[b.uri] = &was
+	delete(e.gone, b.uri)
+}
+
+// Listing is what an HMC answered.
+type Listing struct {
+	HMC       string
+	Asked     time.Time       // when the HMC was asked, at the earliest
+	Complete  map[string]bool // the classes that could be listed
+	Resources []Resource      // of these classes
+}
+
+// Learn takes over what is new in a listing, so that names are known at once. What is told of it is up to Compare.
+func (e *Estate) Learn(l *Listing) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range l.Resources {
+		r := &l.Resources[i]
+		if o := e.objects[r.URI]; o != nil {
+			if o.CPCURI == "" {
+				o.CPC, o.CPCURI = r.CPC, r.CPCURI
+				e.dirty[r.URI] = struct{}{}
+			}
+			if o.Name == "" {
+				o.Name = r.Name
+			}
+			continue
+		}
+		if at, gone := e.gone[r.URI]; gone && at.After(l.Asked) {
+			continue
+		}
+		o := e.add(*r)
+		o.Since, o.Exact, o.hmcs = l.Asked, false, []string{l.HMC}
+		_, told := e.told[r.URI]
+		// The first list of a class is no news, and nor is what was announced.
+		o.fresh = e.listed[l.HMC][r.Class] && !told
+		if o.fresh {
+			delete(e.dirty, r.URI) // or after a crash nobody would tell of it
+		}
+		delete(e.told, r.URI)
+	}
+}
+
+// The kinds of differences.
+const (
+	Added   = "added"
+	Removed = "removed"
+	Renamed = "renamed"
+	Moved   = "moved" // to another status
+)
+
+// Difference is something that changed, and no notification told of it.
+type Difference struct {
+	Kind   string
+	Before Before
+	Now    Resource // of a resource that was removed: what it was
+}
+
+// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications told since the HMC
+// was asked it says nothing: the listing may be older than they are. again reports that some of that differs, and that
+// another listing would tell. inSight says which other HMCs are watched without interruption: what those see is not
+// gone because this one does not list it.
+func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	present := make(map[string]struct{}, len(l.Resources))
+	for i := range l.Resources {
+		r := &l.Resources[i]
+		present[r.URI] = struct{}{}
+		o := e.objects[r.URI]
+		if o == nil {
+			continue // removed since
+		}
+		if !slices.Contains(o.hmcs, l.HMC) {
+			// A slice of its own: Before shares the old one.
+			o.hmcs = append(slices.Clone(o.hmcs), l.HMC)
+			e.dirty[r.URI] = struct{}{}
+		}
+		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
+			o.CPC, o.CPCURI = strings.Clone(r.CPC), strings.Clone(r.CPCURI)
+			e.dirty[r.URI] = struct{}{}
+		}
+		if o.fresh {
+			o.fresh = false
+			e.dirty[r.URI] = struct{}{}
+			differences = append(differences, Difference{Added, Before{uri: r.URI}, e.resource(o)})
+		}
+		if o.Status == "" && r.Status != "" { // it was learned from a notification about something else
+			o.Status, o.Since, o.Exact = strings.Clone(r.Status), l.Asked, false
+			e.dirty[r.URI] = struct{}{}
+		}
+		renamed, moved := r.Name != "" && o.Name != r.Name, r.Status != "" && o.Status != r.Status
+		if !renamed && !moved {
+			continue
+		}
+		if o.touched.After(l.Asked) {
+			again = true
+			continue
+		}
+		if renamed {
+			before := Before{uri: r.URI, known: true, was: *o}
+			o.Name = strings.Clone(r.Name)
+			differences = append(differences, Difference{Renamed, before, e.resource(o)})
+		}
+		if moved {
+			before := Before{uri: r.URI, known: true, was: *o}
+			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
+			differences = append(differences, Difference{Moved, before, e.resource(o)})
+		}
+		e.dirty[r.URI] = struct{}{}
+	}
+	for uri, o := range e.objects {
+		if _, there := present[uri]; there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
+			continue
+		}
+		if len(o.hmcs) == 0 { // no HMC has ever listed it
+			if !o.touched.After(l.Asked) {
+				e.remove(uri)
+			}
+			continue
+		}
+		if o.touched.After(l.Asked) {
+			again = true
+			continue
+		}
+		others := slices.DeleteFunc(slices.Clone(o.hmcs), func(h string) bool { return h == l.HMC })
+		if slices.ContainsFunc(others, inSight) {
+			o.hmcs = others // this userid may not see it any more
+			e.dirty[uri] = struct{}{}
+			continue
+		}
+		differences = append(differences, Difference{Removed, Before{uri: uri, known: true, was: *o}, e.resource(o)})
+	}
+	for i := range differences {
+		if differences[i].Kind == Removed {
+			e.remove(differences[i].Before.uri)
+		}
+	}
+	known := e.listed[l.HMC]
+	if known == nil {
+		known = make(map[string]bool)
+		e.listed[l.HMC] = known
+	}
+	maps.Copy(known, l.Complete)
+	slices.SortStableFunc(differences, func(a, b Difference) int {
+		return cmp.Or(rank(a.Now.Class)-rank(b.Now.Class), strings.Compare(a.Now.CPC, b.Now.CPC), strings.Compare(a.Now.Name, b.Now.Name))
+	})
+	return differences, again
+}
+
+func rank(class string) int {
+	if class == ClassCPC {
+		return 0
+	}
+	return 1
+}
+
+// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became known, CPCs first. The estate does not change
+// meanwhile, and fn must not call it.
+func (e *Estate) All(hmc string) iter.Seq[Resource] {
+	return func(yield func(Resource) bool) {
+		e.mu.RLock()
+		defer e.mu.RUnlock()
+		list := make([]*object, 0, len(e.objects))
+		for _, o := range e.objects {
+			if hmc == "" || slices.Contains(o.hmcs, hmc) {
+				list = append(list, o)
+			}
+		}
+		slices.SortFunc(list, func(a, b *object) int {
+			return cmp.Or(rank(a.Class)-rank(b.Class), cmp.Compare(a.order, b.order))
+		})
+		for _, o := range list {
+			if !yield(e.resource(o)) {
+				return
+			}
+		}
+	}
+}
+
+// Len returns how many resources are known.
+func (e *Estate) Len() int {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.objects)
+}
+
+// stored is a resource as it is stored, under its URI.
+type stored struct {
+	Class  string   `json:"class"`
+	Name   string   `json:"name,omitempty"`
+	CPC    string   `json:"cpc,omitempty"`
+	CPCURI string   `json:"cpc_uri,omitempty"`
+	Status string   `json:"status,omitempty"`
+	Since  int64    `json:"since,omitempty"` // ms since 1970
+	Exact  bool     `json:"exact,omitempty"`
+	HMCs   []string `json:"hmcs,omitempty"`
+}
+
+// Unstored calls fn for each resource that has changed since the last call, with what is to be stored under its URI; nil: it is gone.
+func (e *Estate) Unstored(fn func(uri string, value []byte)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.dirty) == 0 {
+		return
+	}
+	for uri := range e.dirty {
+		o := e.objects[uri]
+		switch {
+		case o == nil:
+			fn(uri, nil)
+		case !o.fresh:
+			s := stored{Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs}
+			if !o.Since.IsZero() {
+				s.Since = o.Since.UnixMilli()
+			}
+			value, err := json.Marshal(&s)
+			if err == nil { // strings, a number and a bool
+				fn(uri, value)
+			}
+		}
+	}
+	clear(e.dirty)
+}
+
+// StoreAgain makes resources be stored again: that failed.
+func (e *Estate) StoreAgain(uris []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, uri := range uris {
+		e.dirty[uri] = struct{}{}
+	}
+}
+
+// Load takes over a resource that was stored. It reports whether the value can be read.
+func (e *Estate) Load(uri string, value []byte) bool {
+	var s stored
+	if json.Unmarshal(value, &s) != nil || !Tracked(s.Class) {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	o := e.add(Resource{URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact})
+	if s.Since != 0 {
+		o.Since = time.UnixMilli(s.Since)
+	}
+	o.hmcs = s.HMCs
+	for _, hmc := range s.HMCs {
+		if e.listed[hmc] == nil {
+			e.listed[hmc] = make(map[string]bool)
+		}
+		e.listed[hmc][s.Class] = true
+	}
+	delete(e.dirty, uri)
+	return true
+}

@@ -1,0 +1,298 @@
+package estate
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var t0 = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+
+func at(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
+
+func none(string) bool { return false }
+
+var whole = map[string]bool{ClassCPC: true, ClassPartition: true, ClassLogicalPartition: true}
+
+// listing is what HMC h answers: "CPC1=active", and partitions as "CPC1/P1=active".
+func listing(h string, seconds int, resources ...string) *Listing {
+	l := &Listing{HMC: h, Asked: at(seconds), Complete: whole}
+	for _, text := range resources {
+		name, status, _ := strings.Cut(text, "=")
+		cpc, partition, ok := strings.Cut(name, "/")
+		r := Resource{URI: "/api/cpcs/" + cpc, Class: ClassCPC, Name: cpc, CPC: cpc, Status: status}
+		if ok {
+			uri, partition := partition, partition
+			if id, name, renamed := strings.Cut(partition, ":"); renamed { // P1:NEW is P1 with another name
+				uri, partition = id, name
+			}
+			r = Resource{URI: "/api/partitions/" + uri, Class: ClassPartition, Name: partition, CPC: cpc, CPCURI: "/api/cpcs/" + cpc, Status: status}
+		}
+		l.Resources = append(l.Resources, r)
+	}
+	return l
+}
+
+// take learns and compares.
+func take(t *testing.T, e *Estate, l *Listing, now int) (told []string, again bool) {
+	t.Helper()
+	e.Learn(l)
+	differences, again := e.Compare(l, at(now), none)
+	return words(differences), again
+}
+
+func words(differences []Difference) []string {
+	var told []string
+	for _, d := range differences {
+		was := d.Before.Resource()
+		text := d.Kind + " " + d.Now.Class + " " + d.Now.Name
+		switch d.Kind {
+		case Renamed:
+			text += " was " + was.Name
+		case Moved:
+			text += " " + was.Status + " -> " + d.Now.Status
+		}
+		told = append(told, text)
+	}
+	return told
+}
+
+func want(t *testing.T, got []string, wanted ...string) {
+	t.Helper()
+	if !slices.Equal(got, wanted) {
+		t.Errorf("told %q, want %q", got, wanted)
+	}
+}
+
+func uri(partition string) string { return "/api/partitions/" + partition }
+
+func TestTheFirstListIsNoNews(t *testing.T) {
+	e := New()
+	told, again := take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
+	want(t, told)
+	p, ok := e.Lookup(uri("P"))
+	if !ok || again || p.Name != "P" || p.CPC != "C" || p.Status != "active" || p.Exact || !p.Since.Equal(at(0)) {
+		t.Errorf("%+v, %v, %v", p, ok, again)
+	}
+}
+
+func TestDifferences(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active", "C/R=active"), 2)
+	told, again := take(t, e, listing("h", 60, "C=degraded", "C/P:NEW=active", "C/Q=stopped", "C/S=active"), 62)
+	want(t, told, "moved cpc C operating -> degraded", "renamed partition NEW was P", "moved partition Q active -> stopped", "removed partition R", "added partition S")
+	if again {
+		t.Error("another list is asked for")
+	}
+	told, _ = take(t, e, listing("h", 120, "C=degraded", "C/P:NEW=active", "C/Q=stopped", "C/S=active"), 122)
+	want(t, told)
+	if _, ok := e.Lookup(uri("R")); ok {
+		t.Error("what is gone is still known")
+	}
+}
+
+// What notifications told while the HMC made its list is newer than the list, or as new.
+func TestNotificationsWhileListing(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active", "C/R=active"), 2)
+	l := listing("h", 60, "C=operating", "C/P=active", "C/Q=active", "C/R=active", "C/GONE=active")
+	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(61), at(61))
+	e.Rename(uri("Q"), ClassPartition, "Q2", at(61))
+	e.Remove(uri("R"), at(61))
+	told, again := take(t, e, l, 63)
+	want(t, told, "added partition GONE")
+	if !again {
+		t.Error("no other list is asked for, but what differs may be wrong")
+	}
+	p, _ := e.Lookup(uri("P"))
+	q, _ := e.Lookup(uri("Q"))
+	if _, ok := e.Lookup(uri("R")); ok || p.Status != "stopped" || q.Name != "Q2" {
+		t.Errorf("%+v %+v, R is known: %v", p, q, ok)
+	}
+	told, again = take(t, e, listing("h", 120, "C=operating", "C/P=stopped", "C/Q:Q2=active"), 122)
+	want(t, told, "removed partition GONE")
+	if again {
+		t.Error("another list is asked for")
+	}
+}
+
+// A new partition that a notification told of is told once.
+func TestAnnounced(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
+	e.Announce(uri("Q"), at(10))
+	e.Announce(uri("P"), at(10)) // the HMC rebuilds its inventory
+	told, _ := take(t, e, listing("h", 11, "C=operating", "C/P=active", "C/Q=stopped"), 13)
+	want(t, told)
+	// Also if its status came before the list.
+	e.Announce(uri("R"), at(20))
+	e.SetStatus(uri("R"), ClassPartition, "R", "active", at(20), at(20))
+	told, _ = take(t, e, listing("h", 21, "C=operating", "C/P=active", "C/Q=stopped", "C/R=active"), 23)
+	want(t, told)
+	if r, _ := e.Lookup(uri("R")); r.CPC != "C" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A class that could not be listed stays as it is known.
+func TestPartOfAList(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
+	l := listing("h", 60, "C=degraded")
+	l.Complete = map[string]bool{ClassCPC: true}
+	told, _ := take(t, e, l, 62)
+	want(t, told, "moved cpc C operating -> degraded")
+	if _, ok := e.Lookup(uri("P")); !ok {
+		t.Error("P is not known any more")
+	}
+}
+
+// A CPC has one name, whenever its partitions were listed.
+func TestNameOfTheCPC(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
+	e.Rename("/api/cpcs/C", ClassCPC, "M90", at(5))
+	if p, _ := e.Lookup(uri("P")); p.CPC != "M90" {
+		t.Errorf("%+v", p)
+	}
+	if c, _ := e.Lookup("/api/cpcs/C"); c.CPC != "M90" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
+	b := e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(10))
+	if was := b.Resource(); !b.Known() || was.Status != "active" || was.Exact {
+		t.Errorf("before: %+v", was)
+	}
+	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(19), at(20))
+	if p, _ := e.Lookup(uri("P")); !p.Exact || !p.Since.Equal(at(9)) {
+		t.Errorf("a repetition changes since when: %+v", p)
+	}
+	b = e.SetStatus(uri("NEW"), ClassPartition, "NEW", "active", at(9), at(10))
+	if b.Known() || b.URI() != uri("NEW") {
+		t.Errorf("before: %+v", b)
+	}
+}
+
+// What could not be recorded has not happened, as far as the estate is concerned: it will be found when states are compared.
+func TestRestore(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
+	changes := []Before{
+		e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(9)),
+		e.SetStatus(uri("P"), ClassPartition, "P", "starting", at(10), at(10)),
+		e.Remove(uri("Q"), at(11)),
+		e.SetStatus(uri("R"), ClassPartition, "R", "active", at(12), at(12)),
+	}
+	for _, b := range slices.Backward(changes) {
+		e.Restore(b)
+	}
+	told, _ := take(t, e, listing("h", 60, "C=operating", "C/P=starting", "C/R=active"), 62)
+	want(t, told, "moved partition P active -> starting", "removed partition Q", "added partition R")
+}
+
+// Two HMCs see the same machines, but not each userid sees all of them.
+func TestTwoHMCs(t *testing.T) {
+	e := New()
+	take(t, e, listing("a", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
+	told, _ := take(t, e, listing("b", 1, "C=operating", "C/P=active", "C/R=active"), 3)
+	want(t, told)
+	var a, b []string
+	for r := range e.All("a") {
+		a = append(a, r.Name)
+	}
+	for r := range e.All("b") {
+		b = append(b, r.Name)
+	}
+	if !slices.Equal(a, []string{"C", "P", "Q"}) || !slices.Equal(b, []string{"C", "P", "R"}) || e.Len() != 4 {
+		t.Errorf("a lists %q, b %q of %d", a, b, e.Len())
+	}
+	// a may not see P any more, b does.
+	l := listing("a", 60, "C=operating", "C/Q=active")
+	e.Learn(l)
+	differences, _ := e.Compare(l, at(62), func(h string) bool { return h == "b" })
+	want(t, words(differences))
+	// P is gone, and b is not in sight.
+	told, _ = take(t, e, listing("b", 70, "C=operating", "C/R=active"), 72)
+	want(t, told, "removed partition P")
+	// One HMC tells what the other has told.
+	e.SetStatus(uri("R"), ClassPartition, "R", "stopped", at(80), at(80))
+	told, _ = take(t, e, listing("b", 90, "C=operating", "C/R=stopped"), 92)
+	want(t, told)
+}
+
+// What is stored is what comes back; what is not told yet is not stored, for else nobody would tell it after a crash.
+func TestStored(t *testing.T) {
+	e := New()
+	disk := map[string][]byte{}
+	store := func() {
+		e.Unstored(func(uri string, value []byte) {
+			if value == nil {
+				delete(disk, uri)
+			} else {
+				disk[uri] = value
+			}
+		})
+	}
+	restart := func() {
+		e = New()
+		for uri, value := range disk {
+			if !e.Load(uri, value) {
+				t.Fatalf("%s: %s", uri, value)
+			}
+		}
+	}
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
+	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(9))
+	store()
+	e.Unstored(func(uri string, _ []byte) { t.Errorf("%s is to be stored again", uri) })
+	restart()
+	if p, _ := e.Lookup(uri("P")); p.Status != "stopped" || !p.Exact || !p.Since.Equal(at(9)) || p.CPC != "C" || p.Name != "P" {
+		t.Errorf("%+v", p)
+	}
+	l := listing("h", 60, "C=operating", "C/P=stopped", "C/NEW=active")
+	e.Learn(l)
+	store()
+	restart() // before it was compared
+	told, _ := take(t, e, l, 62)
+	want(t, told, "added partition NEW", "removed partition Q")
+	store()
+	if len(disk) != 3 {
+		t.Errorf("stored: %q", slices.Sorted(maps.Keys(disk)))
+	}
+	e.StoreAgain([]string{uri("P"), uri("Q")})
+	n := 0
+	e.Unstored(func(string, []byte) { n++ })
+	if n != 2 {
+		t.Errorf("%d stored again", n)
+	}
+	for _, bad := range []string{"", "{", "[]", `{"class":"nic"}`} {
+		if e.Load("/api/x", []byte(bad)) {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func BenchmarkSetStatus(b *testing.B) {
+	e := New()
+	l := &Listing{HMC: "h", Asked: t0, Complete: whole}
+	for i := range 10_000 {
+		l.Resources = append(l.Resources, Resource{URI: fmt.Sprintf("/api/partitions/%d", i), Class: ClassPartition, Name: fmt.Sprint(i), Status: "active"})
+	}
+	e.Learn(l)
+	e.Compare(l, t0, none)
+	statuses := [2]string{"active", "stopped"}
+	for i := 0; b.Loop(); i++ {
+		e.SetStatus(l.Resources[i%10_000].URI, ClassPartition, "", statuses[i/10_000%2], t0, t0)
+	}
+}
