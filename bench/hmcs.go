@@ -44,7 +44,7 @@ func (b bench) compareHMCs(ctx context.Context, rounds int) error {
 	for round := range rounds {
 		for _, hmcs := range manyHMCs {
 			r, err := atRate.measureHMCs(ctx, hmcs, func(broker *hmcsim.Broker) error {
-				return publishAt(ctx, broker, topicsOf(hmcs), steadyRate, atRate.count)
+				return publishAt(ctx, broker, topicsOf(hmcs), steadyRate, atRate.count, propertyChange)
 			})
 			if err != nil {
 				return fmt.Errorf("%d HMCs: %w", hmcs, err)

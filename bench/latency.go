@@ -197,7 +197,7 @@ func (b bench) measureLatency(ctx context.Context, key, tmp string, consumer con
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
-		if err := publishAt(ctx, broker, []string{topicName}, latencyRate, count); err != nil {
+		if err := publishAt(ctx, broker, []string{topicName}, latencyRate, count, propertyChange); err != nil {
 			return err
 		}
 		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -212,9 +212,18 @@ func (b bench) measureLatency(ctx context.Context, key, tmp string, consumer con
 	return a, err
 }
 
-// publishAt publishes notifications of many partitions at an even rate, on the topics in turn. One that is late does not delay
-// the next.
-func publishAt(ctx context.Context, broker *hmcsim.Broker, topics []string, rate, count int) error {
+// propertyChange is the ith of property changes of 32 partitions.
+func propertyChange(i int) hmcsim.Message {
+	return hmcsim.Message{Headers: []hmcsim.Header{
+		{Name: "notification-type", Value: "property-change"},
+		{Name: "class", Value: "partition"},
+		{Name: "name", Value: "PART1"},
+		{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)},
+	}, Body: fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"a","new-value":"%s%d"}]}`, sentMark, time.Now().UnixNano())}
+}
+
+// publishAt publishes notifications at an even rate, on the topics in turn. One that is late does not delay the next.
+func publishAt(ctx context.Context, broker *hmcsim.Broker, topics []string, rate, count int, message func(i int) hmcsim.Message) error {
 	begin := time.Now()
 	for i := range count {
 		if wait := time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))); wait > 0 {
@@ -223,13 +232,8 @@ func publishAt(ctx context.Context, broker *hmcsim.Broker, topics []string, rate
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		n := broker.Publish(topics[i%len(topics)], []hmcsim.Header{
-			{Name: "notification-type", Value: "property-change"},
-			{Name: "class", Value: "partition"},
-			{Name: "name", Value: "PART1"},
-			{Name: "object-uri", Value: fmt.Sprintf("/api/partitions/%d", i%32)},
-			{Name: "session-sequence-nr", Value: strconv.Itoa(i / len(topics))},
-		}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"a","new-value":"%s%d"}]}`, sentMark, time.Now().UnixNano()))
+		m := message(i)
+		n := broker.Publish(topics[i%len(topics)], append(m.Headers, hmcsim.Header{Name: "session-sequence-nr", Value: strconv.Itoa(i / len(topics))}), m.Body)
 		if n != 1 {
 			return errors.New("nobody has subscribed")
 		}

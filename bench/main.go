@@ -55,6 +55,7 @@ var parts = []part{
 	{"e", bench.compareWebhooks},
 	{"f", bench.compareLatency},
 	{"g", bench.compareHMCs},
+	{"h", bench.compareEstate},
 }
 
 type part struct {
@@ -160,8 +161,8 @@ func run(ctx context.Context, args []string) error {
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
 	}
-	if strings.Trim(*only, "abcdefg,") != "" {
-		return fmt.Errorf("-only %s: there are a to g", *only)
+	if strings.Trim(*only, "abcdefgh,") != "" {
+		return fmt.Errorf("-only %s: there are a to h", *only)
 	}
 	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
 	if err != nil {
