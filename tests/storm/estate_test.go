@@ -1,0 +1,80 @@
+//go:build real
+
+package storm_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+)
+
+// TestLargeEstate watches 20 CPCs with 3,000 partitions: the first events come before the names are known, all names are known
+// soon, the HMC gets no more requests than the budget allows, and the daemon stays small. With every partition's OS messages
+// wanted, those of some come before the budget has let all channels be opened.
+func TestLargeEstate(t *testing.T) {
+	const cpcs, partitions, budget, memory = 20, 3000, 60, 128
+	sim := startHMC(t, hmcsim.Options{Name: "east", CPCs: cpcs, Partitions: partitions})
+	var first, messages atomic.Int64
+	consumer := newHook(t, func(raw []byte, arrived int64) {
+		switch {
+		case strings.Contains(string(raw), `"type":"property-change"`):
+			first.CompareAndSwap(0, arrived)
+		case strings.Contains(string(raw), `"type":"os-message"`):
+			messages.Add(1)
+		}
+	})
+	consumer.start(t)
+	start := time.Now()
+	d := daemon.Start(t, daemon.Options{
+		Config: strings.Replace(entry(t, sim, `, os_messages: [{cpc: ".*", partition: ".*"}]`), "rest_requests_per_minute: 10000", fmt.Sprintf("rest_requests_per_minute: %d", budget), 1) +
+			fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, drop: [{type: bridge-.*}]}\n", consumer.url),
+	})
+	d.AwaitMetric(t, within, 1, "hmcnotifyd_receiver_state", "state", "connected")
+	connectedAfter := time.Since(start)
+	published := time.Now()
+	change(sim, "R1", "the first")
+	d.Process.Await(t, within, func() error {
+		if first.Load() == 0 {
+			return fmt.Errorf("no event has arrived")
+		}
+		return nil
+	})
+	d.Process.Await(t, within, func() error {
+		text := d.Metrics(t)
+		if n := strings.Count(text, "\nhmcnotifyd_resource_status{"); n != cpcs+partitions {
+			return fmt.Errorf("%d of %d are known", n, cpcs+partitions)
+		}
+		return nil
+	})
+	known := time.Since(start)
+	d.Process.Await(t, within, func() error {
+		if messages.Load() == 0 {
+			return fmt.Errorf("no OS message has arrived")
+		}
+		return nil
+	})
+	// Whatever else there is to do, the budget is kept. In full: also when it is used up.
+	requests := scaled(t, "HMCNOTIFYD_STORM_REQUESTS", budget/2, budget+budget/4)
+	d.Process.Await(t, within, func() error {
+		if n := len(sim.Calls()); n < requests {
+			return fmt.Errorf("%d requests", n)
+		}
+		return nil
+	})
+	current, peak := resident(t, d.Process.PID())
+	t.Logf("connected after %v, the first event %v after it was published, all %d names after %v, at most %d requests in a minute, %.0f MiB resident, at most %.0f",
+		connectedAfter, time.Duration(first.Load()-published.UnixNano()), cpcs+partitions, known, slices.Max(sim.RequestsPerMinute()), current, peak)
+	if n := sim.BusiestMinute(); n > budget {
+		t.Errorf("%d requests in a minute", n)
+	}
+	if peak > memory {
+		t.Errorf("%.0f MiB resident", peak)
+	}
+	d.Stop(t)
+}
