@@ -83,6 +83,7 @@ func checkHMC(ctx context.Context, c config.HMC, version string, say func(string
 	if s.session != nil {
 		say("hmc %s: the Web Services API of %s accepts %s", c.Name, host, s.who())
 		s.sayPartitions(ctx, say)
+		s.sayHardware(ctx, say)
 		s.noteListing("") // whether the channels can be opened is left to the daemon
 	}
 	rcv, err := s.connect(ctx, host, wanted)

@@ -48,6 +48,8 @@ type keeper struct {
 	channels map[string]*channel // by object URI
 	logs     map[string]*upkeep  // logs whose entries are to be fetched, by kind
 	filling  bool                // something that was missed is to be fetched
+
+	hardware *hardwareWatch // nil: hardware messages are not watched
 }
 
 // refusal is a topic that the broker took away.
@@ -57,10 +59,12 @@ type refusal struct {
 }
 
 func newKeeper(s *supervisor, rcv *receiver.Receiver, end context.CancelCauseFunc) *keeper {
-	return &keeper{
+	k := &keeper{
 		s: s, rcv: rcv, session: s.session, end: end, wake: make(chan struct{}, 1), jobs: make(chan string, maxHeldJobs),
 		again: make(map[string]*refusal), channels: make(map[string]*channel), logs: make(map[string]*upkeep),
 	}
+	k.hardware = newHardwareWatch(k)
+	return k
 }
 
 // upkeep is something that is tried again at growing intervals.
@@ -100,6 +104,7 @@ func (c *channel) label() string { return c.partition.Name + " on " + c.partitio
 // run works until the link ends.
 func (k *keeper) run(ctx context.Context) {
 	defer k.isolate()
+	defer k.hardware.start(ctx)()
 	k.relist = k.session != nil
 	nextPing := time.Now().Add(k.s.timing.ping)
 	for {
@@ -497,6 +502,7 @@ func lastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')
 
 // notified looks at each notification for what concerns the estate and the channels. It runs on the supervisor's goroutine.
 func (k *keeper) notified(n *receiver.Notification) {
+	k.hardware.notified(n)
 	if k.session == nil || !estate.Tracked(n.Headers.Get("class")) || n.Headers.Get("element-uri") != "" {
 		return
 	}

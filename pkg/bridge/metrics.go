@@ -305,7 +305,7 @@ func (h *hmcMetrics) stored(k typeOrigin, n int) {
 func knownType(typ string) bool {
 	switch typ {
 	case event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap,
-		event.TypeBridgeHeartbeat, event.TypeBridgeTest:
+		event.TypeBridgeHeartbeat, event.TypeBridgeTest, event.TypeHardwareMessage:
 		return true
 	}
 	return slices.Contains(event.NotificationTypes(), typ)

@@ -103,8 +103,8 @@ func (o *outbox) committed(err error, counts []count, n notes) {
 	}
 	missed := make(map[string]int)
 	for _, c := range counts {
-		if c.origin == event.OriginBridge {
-			continue // nobody sent it
+		if c.origin == event.OriginBridge || c.typ == event.TypeHardwareMessage {
+			continue // nobody sent it; hardware messages are listed again
 		}
 		o.onMissed(c.topicType, c.n)
 		missed[c.topicType] += c.n

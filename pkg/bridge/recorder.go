@@ -80,6 +80,7 @@ type recorder struct {
 	jobs       map[string]*heldJob  // by URI
 	replayed   map[string]time.Time // when the HMC replayed messages of a partition last
 	logs       map[string]*logMark
+	hardware   hardwareBook
 	up         bool      // the link is up
 	told       string    // what the last bridge-disconnected said of the state; "" after a bridge-connected
 	lastTaken  time.Time // when the notification that was handled last was received
@@ -107,6 +108,7 @@ type notes struct {
 	before   []estate.Before // of what changed in the estate
 	units    []string        // URIs of the estate's state that went with it
 	twins    []notedTwin
+	hardware []hardwareUndo
 }
 
 // notedTwin is something that was told first by this HMC.
@@ -173,6 +175,7 @@ func (r *recorder) open(seen *seenWindow) {
 		}
 		return true
 	})
+	r.openHardware()
 	prefix = stateLog + name + "\x00"
 	r.queue.StateRange(prefix, func(key string, value []byte) bool {
 		r.logs[key[len(prefix):]] = loadLogMark(value)
@@ -605,6 +608,7 @@ func (r *recorder) takeBack() bool {
 			r.sight.untold(g)
 		}
 	}
+	r.takeBackHardware(failed)
 	r.awaitEntries(failed[0].first, r.logKinds())
 	return true
 }

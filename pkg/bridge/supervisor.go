@@ -32,6 +32,7 @@ type timing struct {
 	logoff      time.Duration // for the logoff on the way out
 	tick        time.Duration // how often the recorder looks at what is due by time
 	settle      time.Duration // after the last of a replay or of what is fetched, that is complete
+	hardware    time.Duration // how often hardware messages are listed while there are any
 	seenEvery   time.Duration // how often it is stored that the HMC is in sight, while nothing else is stored
 }
 
@@ -39,7 +40,7 @@ func defaultTiming() timing {
 	return timing{
 		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
 		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, channelRest: 6 * time.Hour, relist: 10 * time.Second, logoff: 5 * time.Second,
-		tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second,
+		tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second, hardware: 5 * time.Minute,
 	}
 }
 

@@ -50,8 +50,8 @@ type HMC struct {
 	// Session is a Web Services API session made elsewhere; nil: the daemon logs on with Userid and Password.
 	Session *Session `yaml:"session"`
 
-	HardwareMessages      bool   `yaml:"hardware_messages"`
-	Group                 string `yaml:"group"` // HMCs of one group see the same machines; default: Name
+	HardwareMessages      bool   `yaml:"hardware_messages"` // of the console and the CPCs; not with TopicNames
+	Group                 string `yaml:"group"`             // HMCs of one group see the same machines; default: Name
 	RESTRequestsPerMinute int    `yaml:"rest_requests_per_minute"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`

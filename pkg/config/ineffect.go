@@ -9,7 +9,6 @@ import (
 // notInEffect lists the keys that this version reads and checks but does not act upon yet. Giving one of them a value
 // other than its default is a warning. The work that makes a key effective deletes its line.
 var notInEffect = []string{
-	"hmcs[].hardware_messages",
 	"sinks[].collapse",
 	"flood",
 }
