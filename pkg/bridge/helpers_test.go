@@ -38,7 +38,7 @@ const within = 30 * time.Second
 func testTiming() timing {
 	return timing{
 		authHold: time.Hour, stableAfter: time.Hour, ping: time.Hour,
-		channelMin: 20 * time.Millisecond, channelMax: 200 * time.Millisecond, channelRest: 2 * time.Second, relist: 50 * time.Millisecond, logoff: 5 * time.Second,
+		channelSoon: 20 * time.Millisecond, channelMin: 20 * time.Millisecond, channelMax: 200 * time.Millisecond, channelRest: 2 * time.Second, relist: 50 * time.Millisecond, logoff: 5 * time.Second,
 		tick: 10 * time.Millisecond, settle: 200 * time.Millisecond, seenEvery: 100 * time.Millisecond,
 		hardware: 100 * time.Millisecond,
 	}

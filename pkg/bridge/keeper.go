@@ -71,13 +71,18 @@ func newKeeper(s *supervisor, rcv *receiver.Receiver, end context.CancelCauseFun
 type upkeep struct {
 	due   time.Time
 	wait  time.Duration
-	tries int // that failed, in a row
+	tries int  // that failed, in a row
+	quick bool // it is about to become possible: the first attempts follow each other sooner
 }
 
 func (u *upkeep) postpone(t timing) { u.postponeUpTo(t, t.channelMax) }
 
 func (u *upkeep) postponeUpTo(t timing, longest time.Duration) {
-	u.wait = min(max(2*u.wait, t.channelMin), longest)
+	first := t.channelMin
+	if u.quick {
+		first = t.channelSoon
+	}
+	u.wait = min(max(2*u.wait, first), longest)
 	u.due = time.Now().Add(u.wait)
 	u.tries++
 }
@@ -528,6 +533,7 @@ func (k *keeper) notified(n *receiver.Notification) {
 		}
 		// It may offer its messages from now on, or soon: an operating system takes a while to start.
 		c.soon()
+		c.quick = true
 		k.mu.Unlock()
 	default:
 		return

@@ -25,6 +25,7 @@ type timing struct {
 	authHold    time.Duration // after a refused logon: the HMC disables a userid that keeps trying
 	stableAfter time.Duration // a link that was up this long starts the back-off over
 	ping        time.Duration // between calls that keep the session alive and notice a dead HMC
+	channelSoon time.Duration // first wait before an OS message channel is tried again after its partition's status has changed
 	channelMin  time.Duration // first wait before an OS message channel or a refused topic is tried again ...
 	channelMax  time.Duration // ... and the longest ...
 	channelRest time.Duration // ... where the partition offers no messages: its next status change is the time
@@ -39,7 +40,7 @@ type timing struct {
 func defaultTiming() timing {
 	return timing{
 		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
-		channelMin: 15 * time.Second, channelMax: 10 * time.Minute, channelRest: 6 * time.Hour, relist: 10 * time.Second, logoff: 5 * time.Second,
+		channelSoon: 2 * time.Second, channelMin: 15 * time.Second, channelMax: 10 * time.Minute, channelRest: 6 * time.Hour, relist: 10 * time.Second, logoff: 5 * time.Second,
 		tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second, hardware: 5 * time.Minute,
 	}
 }
