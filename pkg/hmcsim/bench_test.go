@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"testing"
@@ -130,4 +131,34 @@ func BenchmarkLife(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "notifications/s")
 		})
 	}
+}
+
+// BenchmarkEstate starts an HMC with 20 CPCs and 3,000 partitions, and lists them.
+func BenchmarkEstate(b *testing.B) {
+	opts := Options{CPCs: 20, Partitions: 3000}
+	b.Run("start", func(b *testing.B) {
+		for b.Loop() {
+			h, err := newHMC(opts)
+			if err != nil {
+				b.Fatal(err)
+			}
+			_ = h.Close()
+		}
+	})
+	h, err := newHMC(opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, kind := range []string{"partitions", "logical-partitions"} {
+		b.Run("list-permitted-"+kind, func(b *testing.B) {
+			r := &request{h: h}
+			for b.Loop() {
+				rep := listPermitted(kind == "partitions")(r)
+				if _, err := json.Marshal(rep.body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	_ = h.Close()
 }

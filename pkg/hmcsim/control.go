@@ -1,9 +1,12 @@
 package hmcsim
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 )
 
 // topicKind completes the short names of topic types: "object", "job", "audit", "security", "os-message".
@@ -51,6 +54,11 @@ func (h *HMC) SkipSequence(n int) {
 type CPCInfo struct {
 	ID, URI, Name, Status string
 	DPM                   bool
+	Communicating         bool // its SE does, see SetCommunicating
+}
+
+func (c *cpc) info() CPCInfo {
+	return CPCInfo{ID: c.id, URI: c.uri(), Name: c.name, Status: c.status, DPM: c.dpm, Communicating: !c.cutOff}
 }
 
 // CPCs tells of all CPCs.
@@ -59,7 +67,7 @@ func (h *HMC) CPCs() []CPCInfo {
 	defer h.mu.Unlock()
 	var infos []CPCInfo
 	for _, c := range h.world.cpcs {
-		infos = append(infos, CPCInfo{ID: c.id, URI: c.uri(), Name: c.name, Status: c.status, DPM: c.dpm})
+		infos = append(infos, c.info())
 	}
 	return infos
 }
@@ -69,6 +77,7 @@ type PartitionInfo struct {
 	ID, URI, Name, CPC, Class, Status string
 	DPM                               bool
 	Busy                              bool  // an operation is going on
+	HasOS                             bool  // an operating system runs whose messages the HMC gets
 	NextOSMessage                     int64 // sequence-number of the next OS message
 	OSMessages                        int   // how many the HMC holds
 }
@@ -76,7 +85,7 @@ type PartitionInfo struct {
 func (p *partition) info() PartitionInfo {
 	return PartitionInfo{
 		ID: p.id, URI: p.uri(), Name: p.name, CPC: p.cpc.name, Class: p.class(), Status: p.status, DPM: p.cpc.dpm,
-		Busy: p.busy, NextOSMessage: p.nextSeq, OSMessages: len(p.messages),
+		Busy: p.busy, HasOS: p.hasOS(), NextOSMessage: p.nextSeq, OSMessages: len(p.messages),
 	}
 }
 
@@ -140,19 +149,87 @@ func (h *HMC) StopPartition(key string) error {
 // SetPartitionStatus gives a partition any status, at once.
 func (h *HMC) SetPartitionStatus(key, status string) error {
 	return h.withPartition(key, func(p *partition) error {
-		h.world.setStatus(p, status)
+		h.world.showStatus(p, status)
 		return nil
 	})
 }
 
-// RenamePartition gives a partition another name.
+// SetCPCStatus gives a CPC any status, at once. Its partitions keep theirs: see SetCommunicating for the loss of the SE.
+func (h *HMC) SetCPCStatus(key, status string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, err := h.world.findCPC(key)
+	if err == nil {
+		h.world.setCPCStatus(c, status)
+	}
+	return err
+}
+
+// RenamePartition gives a partition another name. That it is another partition's is not refused: when two swap their names,
+// an HMC's clients see two of one name for a moment.
 func (h *HMC) RenamePartition(key, name string) error {
 	return h.withPartition(key, func(p *partition) error {
+		switch {
+		case name == "":
+			return errors.New("hmcsim: a partition must have a name")
+		case p.name == name:
+			return nil
+		}
 		old := p.name
 		p.name = name
 		h.world.tell(propertyChange(p, "", change{"name", old, name}))
 		return nil
 	})
+}
+
+// RenameCPC gives a CPC another name; see RenamePartition.
+func (h *HMC) RenameCPC(key, name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, err := h.world.findCPC(key)
+	switch {
+	case err != nil:
+		return err
+	case name == "":
+		return errors.New("hmcsim: a CPC must have a name")
+	case c.name == name:
+		return nil
+	}
+	old := c.name
+	c.name = name
+	h.world.tell(propertyChange(c, "", change{"name", old, name}))
+	return nil
+}
+
+// AddCPC makes a CPC without partitions, as one that an HMC begins to manage.
+func (h *HMC) AddCPC(name string, dpm bool) (CPCInfo, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case name == "":
+		return CPCInfo{}, errors.New("hmcsim: a CPC must have a name")
+	case h.world.hasCPC(name):
+		return CPCInfo{}, fmt.Errorf("hmcsim: there is a CPC %q already", name)
+	}
+	c := h.world.newCPC(name, dpm)
+	h.world.tell(inventoryChange(c, "", "add"))
+	return c.info(), nil
+}
+
+// RemoveCPC takes a CPC and its partitions away, as one that an HMC manages no more.
+func (h *HMC) RemoveCPC(key string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, err := h.world.findCPC(key)
+	if err != nil {
+		return err
+	}
+	for _, p := range slices.Clone(c.partitions) {
+		h.world.deletePartition(p)
+	}
+	h.world.cpcs = slices.DeleteFunc(h.world.cpcs, func(o *cpc) bool { return o == c })
+	h.world.tell(inventoryChange(c, "", "remove"))
+	return nil
 }
 
 // CreatePartition makes a partition of a CPC (by name, object id or URI), at rest. A name "" gives the next free one.
@@ -163,7 +240,7 @@ func (h *HMC) CreatePartition(cpc, name string) (PartitionInfo, error) {
 	if err != nil {
 		return PartitionInfo{}, err
 	}
-	if slices.ContainsFunc(c.partitions, func(p *partition) bool { return p.name == name }) {
+	if c.hasPartition(name) {
 		return PartitionInfo{}, fmt.Errorf("hmcsim: CPC %s has a partition %q already", c.name, name)
 	}
 	p := h.world.newPartition(c, name)
@@ -180,7 +257,7 @@ func (h *HMC) DeletePartition(key string) error {
 }
 
 // OSMessages lets the operating system of a partition write one message for each text, all in one notification, and
-// returns how many subscriptions it went to.
+// returns how many subscriptions it went to; those of HMCs with a lag are not counted.
 func (h *HMC) OSMessages(key string, texts ...string) (int, error) {
 	n := 0
 	err := h.withPartition(key, func(p *partition) error {
@@ -200,7 +277,9 @@ func (h *HMC) SetOSMessageSequence(key string, next int64) error {
 }
 
 // SetCommunicating cuts the support element of a CPC off, or brings it back: a burst of status changes of the CPC and
-// all its partitions; when it is back each is published twice.
+// all its partitions, to communications-not-active (classic LPARs: status-check) and from there. Of the partitions' some
+// are published twice when it is cut off, and all when it is back. What changes meanwhile shows when it is back, and what
+// operating systems write meanwhile is held, but not published.
 func (h *HMC) SetCommunicating(cpc string, up bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -212,24 +291,58 @@ func (h *HMC) SetCommunicating(cpc string, up bool) error {
 	return nil
 }
 
+// HardwareMessage is a hardware message of a CPC or of the console.
+type HardwareMessage struct {
+	URI, Text string
+	Time      time.Time
+}
+
+// HardwareMessages tells of the hardware messages of a CPC, or with cpc "" of the console, the oldest first.
+func (h *HMC) HardwareMessages(cpc string) ([]HardwareMessage, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	owner, err := h.hwOwnerLocked(cpc)
+	if err != nil {
+		return nil, err
+	}
+	var infos []HardwareMessage
+	for _, m := range *owner.list {
+		infos = append(infos, HardwareMessage{URI: m.uri, Text: m.text, Time: time.UnixMilli(m.timestamp)})
+	}
+	return infos, nil
+}
+
 // AddHardwareMessage adds a hardware message to a CPC, or with cpc "" to the console, and returns its URI. The
-// property-change of has-hardware-messages is published when it is the first.
+// property-change of has-hardware-messages is published when it is the first; for what else is published see
+// Options.HardwareMessageChanges and HardwareMessageInventory.
 func (h *HMC) AddHardwareMessage(cpc, text string) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if cpc == "" {
-		m := h.world.newHardwareMessage(console{h}, text, len(h.hwMessages))
-		h.hwMessages = append(h.hwMessages, m)
-		if len(h.hwMessages) == 1 {
-			h.publishAllLocked(TopicObject, propertyChange(console{h}, "", change{"has-hardware-messages", false, true}))
-		}
-		return m.uri, nil
-	}
-	c, err := h.world.findCPC(cpc)
+	owner, err := h.hwOwnerLocked(cpc)
 	if err != nil {
 		return "", err
 	}
-	return h.world.addHardwareMessage(c, text).uri, nil
+	return h.world.addHardware(owner.object, owner.hmcs, owner.list, text).uri, nil
+}
+
+// DeleteHardwareMessage removes one hardware message, by its URI, as a person at the console would.
+func (h *HMC) DeleteHardwareMessage(uri string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	parent, id, _ := strings.Cut(uri, "/hardware-messages/")
+	if parent == (console{h}).uri() {
+		parent = ""
+	}
+	owner, err := h.hwOwnerLocked(parent)
+	if err != nil {
+		return err
+	}
+	m := owner.find(id)
+	if m == nil {
+		return fmt.Errorf("hmcsim: hardware message %q is unknown", uri)
+	}
+	h.world.removeHardware(owner.object, owner.hmcs, owner.list, m)
+	return nil
 }
 
 // DeleteHardwareMessages removes all hardware messages of a CPC, or with cpc "" of the console, as a person there
@@ -237,18 +350,11 @@ func (h *HMC) AddHardwareMessage(cpc, text string) (string, error) {
 func (h *HMC) DeleteHardwareMessages(cpc string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if cpc == "" {
-		if len(h.hwMessages) > 0 {
-			h.hwMessages = nil
-			h.publishAllLocked(TopicObject, propertyChange(console{h}, "", change{"has-hardware-messages", true, false}))
-		}
-		return nil
-	}
-	c, err := h.world.findCPC(cpc)
+	owner, err := h.hwOwnerLocked(cpc)
 	if err != nil {
 		return err
 	}
-	h.world.removeHardwareMessages(c, func(*hwMessage) bool { return true })
+	h.world.removeHardware(owner.object, owner.hmcs, owner.list, slices.Clone(*owner.list)...)
 	return nil
 }
 
@@ -264,6 +370,58 @@ func (h *HMC) LogEntries(topicType string, entries ...LogEntry) int {
 	return h.logLocked(topicKind(topicType), made...)
 }
 
+// StartJob starts a job in a session, named by its SessionInfo.SessionID, or with "" in the one that was made last, and
+// returns the job's URI. It runs until CompleteJob or CancelJob, or until its session ends. A client may cancel it: it is
+// then cancel-pending until one of the two.
+func (h *HMC) StartJob(session string) (uri string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sessions[session]
+	if session == "" && len(h.order) > 0 {
+		s = h.order[len(h.order)-1]
+	}
+	if s == nil || s.partial {
+		return "", errors.New("hmcsim: there is no such session")
+	}
+	j := h.newJobLocked(s)
+	j.cancel = true
+	return j.uri(), nil
+}
+
+// CompleteJob ends a job that runs, and its session is told. A job that is cancel-pending ends as canceled.
+func (h *HMC) CompleteJob(uri string, result JobResult) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j, err := h.runningJobLocked(uri)
+	if err == nil {
+		h.endJobLocked(j, result)
+	}
+	return err
+}
+
+// CancelJob ends a job that runs as canceled, and its session is told.
+func (h *HMC) CancelJob(uri string, result JobResult) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j, err := h.runningJobLocked(uri)
+	if err == nil {
+		j.state = "cancel-pending"
+		h.endJobLocked(j, result)
+	}
+	return err
+}
+
+func (h *HMC) runningJobLocked(uri string) (*job, error) {
+	j := h.jobs[lastSegment(uri)]
+	switch {
+	case j == nil:
+		return nil, fmt.Errorf("hmcsim: job %q is unknown", uri)
+	case j.ended():
+		return nil, fmt.Errorf("hmcsim: job %q has ended", uri)
+	}
+	return j, nil
+}
+
 // CompleteJobs lets a job of each session complete and returns the jobs' URIs.
 func (h *HMC) CompleteJobs() []string {
 	h.mu.Lock()
@@ -272,7 +430,7 @@ func (h *HMC) CompleteJobs() []string {
 	for _, s := range h.order {
 		if !s.partial {
 			j := h.newJobLocked(s)
-			h.endJobLocked(j, 200, 0, map[string]any{})
+			h.endJobLocked(j, JobResult{Results: map[string]any{}})
 			uris = append(uris, j.uri())
 		}
 	}

@@ -23,6 +23,7 @@ const (
 	statusNotOperating = "not-operating"
 	statusOperating    = "operating"
 	statusExceptions   = "exceptions"
+	statusCheck        = "status-check" // also of DPM partitions and CPCs
 )
 
 // The statuses of CPCs, besides active (DPM), operating (classic) and degraded.
@@ -40,7 +41,7 @@ type cpc struct {
 	seVersion   string
 	partitions  []*partition
 	partNo      int // of the last partition made
-	hwMessages  []*hwMessage
+	hardware    hwMessages
 	cutOff      bool // the SE does not communicate
 }
 
@@ -72,7 +73,7 @@ type partition struct {
 	deleted     bool
 	messages    []osMessage
 	nextSeq     int64
-	oldStatus   string // to come back to when the SE communicates again
+	oldStatus   string // while the SE is cut off: the one to come back to
 
 	keepMessages int // how many messages the HMC holds
 }
@@ -160,14 +161,11 @@ func (console) uri() string          { return "/api/console" }
 // populate makes the estate. The same options always give the same one.
 func (w *world) populate() {
 	for i := range w.opts.cpcs {
-		c := &cpc{id: w.uuid(), dpm: i%2 == 0}
-		if c.dpm {
-			c.name, c.seVersion = fmt.Sprintf("CPC%d", i/2+1), "2.16.0"
+		if i%2 == 0 {
+			w.newCPC(fmt.Sprintf("CPC%d", i/2+1), true)
 		} else {
-			c.name, c.seVersion = fmt.Sprintf("M%d", 90+i/2), "2.15.0"
+			w.newCPC(fmt.Sprintf("M%d", 90+i/2), false)
 		}
-		c.status = c.goodStatus()
-		w.cpcs = append(w.cpcs, c)
 	}
 	if len(w.cpcs) == 0 {
 		return
@@ -194,6 +192,24 @@ func (w *world) populate() {
 	}
 }
 
+func (w *world) newCPC(name string, dpm bool) *cpc {
+	c := &cpc{id: w.uuid(), name: name, dpm: dpm, seVersion: "2.15.0"}
+	if dpm {
+		c.seVersion = "2.16.0"
+	}
+	c.status = c.goodStatus()
+	w.cpcs = append(w.cpcs, c)
+	return c
+}
+
+func (w *world) hasCPC(name string) bool {
+	return slices.ContainsFunc(w.cpcs, func(c *cpc) bool { return c.name == name })
+}
+
+func (c *cpc) hasPartition(name string) bool {
+	return slices.ContainsFunc(c.partitions, func(p *partition) bool { return p.name == name })
+}
+
 // newPartition makes a partition at rest. A name "" gives the next free one of its CPC.
 func (w *world) newPartition(c *cpc, name string) *partition {
 	for name == "" {
@@ -202,7 +218,7 @@ func (w *world) newPartition(c *cpc, name string) *partition {
 		if c.dpm {
 			name = fmt.Sprintf("PART%d", c.partNo)
 		}
-		if slices.ContainsFunc(c.partitions, func(p *partition) bool { return p.name == name }) {
+		if c.hasPartition(name) {
 			name = ""
 		}
 	}
@@ -221,6 +237,7 @@ func (w *world) newPartition(c *cpc, name string) *partition {
 	}
 	c.partitions = append(c.partitions, p)
 	w.parts = append(w.parts, p)
+	w.byID[p.id] = p
 	return p
 }
 
@@ -230,6 +247,7 @@ func (w *world) removePartition(p *partition) {
 	gone := func(o *partition) bool { return o == p }
 	p.cpc.partitions = slices.DeleteFunc(p.cpc.partitions, gone)
 	w.parts = slices.DeleteFunc(w.parts, gone)
+	delete(w.byID, p.id)
 	for _, h := range w.hmcs {
 		for _, s := range h.order {
 			if t := s.channels[p]; t != nil {
@@ -243,10 +261,12 @@ func (w *world) removePartition(p *partition) {
 
 // findPartition finds a partition by name, "CPC/name", object id or URI.
 func (w *world) findPartition(key string) (*partition, error) {
-	id := lastSegment(key)
+	if p := w.byID[lastSegment(key)]; p != nil {
+		return p, nil
+	}
 	cpcName, name, qualified := strings.Cut(key, "/")
 	for _, p := range w.parts {
-		if p.id == id || p.name == key || (qualified && p.cpc.name == cpcName && p.name == name) {
+		if p.name == key || (qualified && p.cpc.name == cpcName && p.name == name) {
 			return p, nil
 		}
 	}
@@ -282,8 +302,8 @@ func (c *cpc) properties() map[string]any {
 		"machine-type":            "3931",
 		"machine-model":           "A01",
 		"machine-serial-number":   "0000000" + strings.ToUpper(c.id[:5]),
-		"has-hardware-messages":   len(c.hwMessages) > 0,
-		"hardware-messages":       hwMessageProperties(c.hwMessages),
+		"has-hardware-messages":   len(c.hardware) > 0,
+		"hardware-messages":       c.hardware.properties(),
 		"has-operating-system-messages": slices.ContainsFunc(c.partitions, func(p *partition) bool {
 			return len(p.messages) > 0
 		}),

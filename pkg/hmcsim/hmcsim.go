@@ -33,6 +33,18 @@ type Options struct {
 	Partitions int     // DPM partitions and classic LPARs of all CPCs together; default 8; negative: none
 	Seed       uint64  // of the estate and its life; default 1
 
+	// EstateOf makes this another HMC of that HMC's estate: the same CPCs and partitions with the same object ids, whose
+	// changes show on both, whichever of them causes one. Sessions, topics, sequence numbers, jobs, logs and the console's
+	// hardware messages are each HMC's own. Rate, CPCs, Partitions, StepDelay, OSMessages and OSSequenceAtIPL are those of
+	// the first HMC; a CA that is not given is its too. The HMCs may be closed in any order.
+	EstateOf *HMC
+	// Lag is by how much later than at an HMC without it the estate's notifications come: of two real HMCs one is always
+	// the slower. What REST tells is never late.
+	Lag time.Duration
+	// OSMessageOffset is added to the sequence-number of each OS message at this HMC: each HMC numbers the messages itself
+	// ("assigned by the HMC"). Whether two of them come to the same numbers is not known.
+	OSMessageOffset int64
+
 	Userid, Password string            // default hmcuser, hmcpass
 	Users            map[string]string // further userids with their passwords
 
@@ -62,6 +74,15 @@ type Options struct {
 	// Which of the two a real HMC does is not known.
 	RefreshOnce bool
 	OSMessages  int // how many OS messages are held per partition; default 200
+	// OSSequenceAtIPL numbers the OS messages of a partition from 0 on at each IPL, and lets go of those held; else the
+	// numbers go on. Which of the two a real HMC does is not known.
+	OSSequenceAtIPL bool
+
+	// HardwareMessageChanges publishes a property-change of hardware-messages for each hardware message that comes (in
+	// new-value) or goes (in old-value), HardwareMessageInventory an inventory-change of class hardware-message. Without
+	// them only has-hardware-messages tells, and only of the first and the last. Which of these a real HMC does is not known.
+	HardwareMessageChanges   bool
+	HardwareMessageInventory bool
 
 	// MFA makes the userids need multi-factor authentication: a logon with userid and password gives a partially
 	// authenticated session (status 201, or MFAReason 50 or 51: 409 with that reason), and the broker accepts only
@@ -113,7 +134,7 @@ type HMC struct {
 	security   logBook
 	rebuild    bool // inventory is published again to the first session after a restart
 	restFaults []RESTFault
-	hwMessages []*hwMessage // of the console
+	hardware   hwMessages // of the console
 	userIDs    map[string]string
 	forbidden  int64
 	logons     int64
@@ -136,7 +157,7 @@ func Start(opts Options) (*HMC, error) {
 		return nil, err
 	}
 	if err := h.Resume(); err != nil {
-		_ = h.broker.Close()
+		_ = h.Close()
 		return nil, err
 	}
 	h.world.start()
@@ -145,6 +166,9 @@ func Start(opts Options) (*HMC, error) {
 
 // newHMC makes an HMC that does not listen yet, in an estate that does not live yet.
 func newHMC(opts Options) (*HMC, error) {
+	if opts.EstateOf != nil {
+		opts.shareEstate(opts.EstateOf)
+	}
 	setDefaults(&opts)
 	h := &HMC{
 		opts:       opts,
@@ -187,13 +211,29 @@ func newHMC(opts Options) (*HMC, error) {
 	if h.broker, err = newBroker(bo); err != nil {
 		return nil, err
 	}
-	h.world = newWorld(worldOptions{
-		cpcs: opts.CPCs, partitions: opts.Partitions, seed: opts.Seed, rate: opts.Rate,
-		stepDelay: opts.StepDelay, keepMessages: opts.OSMessages,
-	})
+	if opts.EstateOf != nil {
+		h.world = opts.EstateOf.world
+	} else {
+		h.world = newWorld(worldOptions{
+			cpcs: opts.CPCs, partitions: opts.Partitions, seed: opts.Seed, rate: opts.Rate,
+			stepDelay: opts.StepDelay, keepMessages: opts.OSMessages, newSequence: opts.OSSequenceAtIPL,
+		})
+	}
 	h.mu = &h.world.mu
-	h.world.hmcs = append(h.world.hmcs, h)
+	if !h.world.join(h) {
+		_ = h.broker.Close()
+		return nil, errors.New("hmcsim: the estate is gone: all its HMCs are closed")
+	}
 	return h, nil
+}
+
+// shareEstate takes over from another HMC what belongs to its estate.
+func (o *Options) shareEstate(of *HMC) {
+	o.Rate, o.CPCs, o.Partitions, o.StepDelay = of.opts.Rate, of.opts.CPCs, of.opts.Partitions, of.opts.StepDelay
+	o.OSMessages, o.OSSequenceAtIPL = of.opts.OSMessages, of.opts.OSSequenceAtIPL
+	if o.CA == nil {
+		o.CA = of.ca
+	}
 }
 
 func setDefaults(o *Options) {
@@ -237,7 +277,7 @@ func setDefaults(o *Options) {
 }
 
 // Close ends the HMC: both ports are closed, all connections are cut, and nothing happens or is answered any more when
-// it returns.
+// it returns. The estate ends with the last of its HMCs.
 func (h *HMC) Close() error {
 	h.mu.Lock()
 	if h.closed {
@@ -245,8 +285,11 @@ func (h *HMC) Close() error {
 		return nil
 	}
 	h.closed = true
+	last := h.world.leaveLocked(h)
 	h.mu.Unlock()
-	h.world.stop()
+	if last {
+		h.world.stop()
+	}
 	h.stopServing()
 	return h.broker.Close()
 }

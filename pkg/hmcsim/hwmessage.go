@@ -29,10 +29,13 @@ func (m *hwMessage) properties() map[string]any {
 	}
 }
 
-// hwMessageProperties is the value of the property hardware-messages.
-func hwMessageProperties(messages []*hwMessage) []any {
-	all := make([]any, 0, len(messages))
-	for _, m := range messages {
+// hwMessages are the hardware messages of one object, the oldest first.
+type hwMessages []*hwMessage
+
+// properties is the value of the property hardware-messages.
+func (l hwMessages) properties() []any {
+	all := make([]any, 0, len(l))
+	for _, m := range l {
 		p := m.properties()
 		delete(p, "details")
 		all = append(all, p)
@@ -40,57 +43,117 @@ func hwMessageProperties(messages []*hwMessage) []any {
 	return all
 }
 
-// newHardwareMessage makes the nth hardware message of an object; of every second one service can be requested.
-func (w *world) newHardwareMessage(o object, text string, n int) *hwMessage {
+// addHardware adds a hardware message to an object's, and tells the HMCs that see the object. Of every second message
+// service can be requested.
+func (w *world) addHardware(o object, hmcs []*HMC, list *hwMessages, text string) *hwMessage {
 	id := w.uuid()
-	return &hwMessage{
+	m := &hwMessage{
 		id: id, uri: o.uri() + "/hardware-messages/" + id, parent: o.uri(), text: text,
-		timestamp: time.Now().UnixMilli(), service: n%2 == 0,
+		timestamp: time.Now().UnixMilli(), service: len(*list)%2 == 0,
 	}
-}
-
-// addHardwareMessage adds a hardware message to a CPC. has-hardware-messages is an edge: its change is told with the
-// first message only.
-func (w *world) addHardwareMessage(c *cpc, text string) *hwMessage {
-	m := w.newHardwareMessage(c, text, len(c.hwMessages))
-	c.hwMessages = append(c.hwMessages, m)
-	if len(c.hwMessages) == 1 {
-		w.tell(propertyChange(c, "", change{"has-hardware-messages", false, true}))
-	}
+	*list = append(*list, m)
+	w.tellHardware(o, hmcs, hwMessages{m}, true, len(*list) == 1)
 	return m
 }
 
-// removeHardwareMessages takes hardware messages off a CPC, as a person at the console does.
-func (w *world) removeHardwareMessages(c *cpc, gone func(*hwMessage) bool) {
-	had := len(c.hwMessages)
-	c.hwMessages = slices.DeleteFunc(c.hwMessages, gone)
-	if had > 0 && len(c.hwMessages) == 0 {
-		w.tell(propertyChange(c, "", change{"has-hardware-messages", true, false}))
+// removeHardware takes hardware messages off an object's.
+func (w *world) removeHardware(o object, hmcs []*HMC, list *hwMessages, gone ...*hwMessage) {
+	if len(gone) == 0 {
+		return
 	}
+	*list = slices.DeleteFunc(*list, func(m *hwMessage) bool { return slices.Contains(gone, m) })
+	w.tellHardware(o, hmcs, gone, false, len(*list) == 0)
 }
 
-// hwMessages returns the messages of the object that a request names, the console or a CPC, or false if there is no
-// such object.
-func (r *request) hwMessages() (messages []*hwMessage, id string, found bool) {
-	if r.op.path[1] == "console" {
-		if len(r.ids) > 0 {
-			id = r.ids[0]
+// tellHardware tells of hardware messages that came or went, as each HMC's options want it. has-hardware-messages is an
+// edge: it changes with the first message and with the last. hardware-messages is a container: its change names what came
+// or what went, and not the whole.
+func (w *world) tellHardware(o object, hmcs []*HMC, messages hwMessages, came, edge bool) {
+	var told int64
+	for _, h := range hmcs {
+		var out []Message
+		var changes []change
+		if edge {
+			changes = append(changes, change{"has-hardware-messages", !came, came})
 		}
-		return r.h.hwMessages, id, true
+		if h.opts.HardwareMessageChanges {
+			c := change{"hardware-messages", nil, messages.properties()}
+			if !came {
+				c.from, c.to = c.to, nil
+			}
+			changes = append(changes, c)
+		}
+		if len(changes) > 0 {
+			out = append(out, propertyChange(o, "", changes...))
+		}
+		if h.opts.HardwareMessageInventory {
+			action := "remove"
+			if came {
+				action = "add"
+			}
+			for _, m := range messages {
+				out = append(out, inventoryChange(o, m.uri, action))
+			}
+		}
+		told = max(told, int64(len(out)))
+		for _, m := range out {
+			h.laterLocked(func() int { return h.publishAllLocked(TopicObject, m) })
+		}
 	}
-	c, err := r.h.world.findCPC(r.ids[0])
-	if err != nil {
-		return nil, "", false
-	}
-	if len(r.ids) > 1 {
-		id = r.ids[1]
-	}
-	return c.hwMessages, id, true
+	w.happened += told
 }
 
-func (r *request) hwMessage() *hwMessage {
-	messages, id, _ := r.hwMessages()
-	for _, m := range messages {
+// hwOwner is an object that has hardware messages: the console or a CPC.
+type hwOwner struct {
+	object object
+	hmcs   []*HMC // who tells of them
+	list   *hwMessages
+}
+
+// hwOwnerLocked finds a CPC by name, object id or URI, or with "" the console.
+func (h *HMC) hwOwnerLocked(cpc string) (hwOwner, error) {
+	if cpc == "" {
+		return hwOwner{console{h}, []*HMC{h}, &h.hardware}, nil
+	}
+	c, err := h.world.findCPC(cpc)
+	if err != nil {
+		return hwOwner{}, err
+	}
+	return hwOwner{c, h.world.hmcs, &c.hardware}, nil
+}
+
+// hwOwner returns the object that a request names, or false if there is no such object, and the id of the message that
+// it names.
+func (r *request) hwOwner() (owner hwOwner, id string, found bool) {
+	ids, key := r.ids, ""
+	if r.op.path[1] == "cpcs" {
+		if r.cpc() == nil { // its name will not do
+			return owner, "", false
+		}
+		key, ids = r.ids[0], r.ids[1:]
+	}
+	owner, err := r.h.hwOwnerLocked(key)
+	if err != nil {
+		return owner, "", false
+	}
+	if len(ids) > 0 {
+		id = ids[0]
+	}
+	return owner, id, true
+}
+
+// hwMessage returns the message that a request names, or nil, and whose it is.
+func (r *request) hwMessage() (hwOwner, *hwMessage) {
+	owner, id, found := r.hwOwner()
+	if !found {
+		return owner, nil
+	}
+	return owner, owner.find(id)
+}
+
+// find finds a message by its element id.
+func (o hwOwner) find(id string) *hwMessage {
+	for _, m := range *o.list {
 		if m.id == id {
 			return m
 		}
@@ -98,8 +161,12 @@ func (r *request) hwMessage() *hwMessage {
 	return nil
 }
 
+func (r *request) removeHWMessage(owner hwOwner, m *hwMessage) {
+	r.h.world.removeHardware(owner.object, owner.hmcs, owner.list, m)
+}
+
 func listHWMessages(r *request) reply {
-	messages, _, found := r.hwMessages()
+	owner, _, found := r.hwOwner()
 	if !found {
 		return r.notFound()
 	}
@@ -108,7 +175,7 @@ func listHWMessages(r *request) reply {
 		return *bad
 	}
 	list := []any{}
-	for _, m := range slices.Backward(messages) { // no order is promised
+	for _, m := range slices.Backward(*owner.list) { // no order is promised
 		if m.timestamp >= from && m.timestamp <= to {
 			list = append(list, m.brief())
 		}
@@ -117,7 +184,7 @@ func listHWMessages(r *request) reply {
 }
 
 func getHWMessage(r *request) reply {
-	m := r.hwMessage()
+	_, m := r.hwMessage()
 	if m == nil {
 		return r.notFound()
 	}
@@ -125,45 +192,34 @@ func getHWMessage(r *request) reply {
 }
 
 func deleteHWMessage(r *request) reply {
-	m := r.hwMessage()
+	owner, m := r.hwMessage()
 	if m == nil {
 		return r.notFound()
 	}
-	r.removeHWMessage(m)
+	r.removeHWMessage(owner, m)
 	return noContent()
-}
-
-func (r *request) removeHWMessage(m *hwMessage) {
-	gone := func(o *hwMessage) bool { return o == m }
-	if r.op.path[1] == "console" {
-		r.h.hwMessages = slices.DeleteFunc(r.h.hwMessages, gone)
-		return
-	}
-	if c, err := r.h.world.findCPC(r.ids[0]); err == nil {
-		r.h.world.removeHardwareMessages(c, gone)
-	}
 }
 
 // serviceHWMessage is request-service and decline-service: both delete the message.
 func serviceHWMessage(r *request) reply {
-	m := r.hwMessage()
+	owner, m := r.hwMessage()
 	switch {
 	case m == nil:
 		return r.notFound()
 	case !m.service:
 		return r.fail(http.StatusBadRequest, 340, "The hardware message does not support service.")
 	}
-	r.removeHWMessage(m)
+	r.removeHWMessage(owner, m)
 	return noContent()
 }
 
 func getServiceInformation(r *request) reply {
-	m := r.hwMessage()
+	owner, m := r.hwMessage()
 	if m == nil {
 		return r.notFound()
 	}
 	if r.query.Get("delete") == "true" {
-		r.removeHWMessage(m)
+		r.removeHWMessage(owner, m)
 	}
 	return ok(map[string]any{
 		"service-phone": "", "machine-type": "3931", "machine-model": "A01", "machine-serial-number": "000000012345",

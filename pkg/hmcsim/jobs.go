@@ -10,10 +10,15 @@ type job struct {
 	id      string
 	session *session
 	state   string // running, cancel-pending, canceled, complete
-	status  int    // job-status-code, when it has ended
-	reason  int    // job-reason-code, on errors
-	results map[string]any
+	result  JobResult
 	cancel  bool // may be canceled
+}
+
+// JobResult is how a job ended, as Query Job Status tells it.
+type JobResult struct {
+	Status  int            // job-status-code, an HTTP status; 0 stands for 200
+	Reason  int            // job-reason-code, told when Status is one of an error
+	Results map[string]any // job-results; nil: there are none
 }
 
 func (j *job) uri() string { return "/api/jobs/" + j.id }
@@ -25,13 +30,19 @@ func (h *HMC) newJobLocked(s *session) *job {
 	return j
 }
 
-// endJobLocked ends a job and tells the session that started it, and no other.
-func (h *HMC) endJobLocked(j *job, status, reason int, results map[string]any) {
-	if j.state == "complete" || j.state == "canceled" || j.session.ended {
+// ended says whether the job has ended.
+func (j *job) ended() bool { return j.state == "complete" || j.state == "canceled" }
+
+// endJobLocked ends a job, as canceled if that was asked for, and tells the session that started it, and no other.
+func (h *HMC) endJobLocked(j *job, result JobResult) {
+	if j.ended() || j.session.ended {
 		return
 	}
+	if result.Status == 0 {
+		result.Status = http.StatusOK
+	}
 	canceled := j.state == "cancel-pending"
-	j.state, j.status, j.reason, j.results = "complete", status, reason, results
+	j.state, j.result = "complete", result
 	if canceled {
 		j.state = "canceled"
 	}
@@ -57,13 +68,13 @@ func queryJob(r *request) reply {
 		return r.notFound()
 	}
 	body := map[string]any{"status": j.state}
-	if j.state == "complete" || j.state == "canceled" {
-		body["job-status-code"] = j.status
-		if j.status >= http.StatusBadRequest {
-			body["job-reason-code"] = j.reason
+	if j.ended() {
+		body["job-status-code"] = j.result.Status
+		if j.result.Status >= http.StatusBadRequest {
+			body["job-reason-code"] = j.result.Reason
 		}
-		if j.results != nil {
-			body["job-results"] = j.results
+		if j.result.Results != nil {
+			body["job-results"] = j.result.Results
 		}
 	}
 	return ok(body)
@@ -74,7 +85,7 @@ func deleteJob(r *request) reply {
 	switch {
 	case j == nil:
 		return r.notFound()
-	case j.state == "running" || j.state == "cancel-pending":
+	case !j.ended():
 		return r.fail(http.StatusConflict, 40, "The job has not ended.")
 	}
 	delete(r.h.jobs, j.id)

@@ -1,6 +1,9 @@
 package hmcsim
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // mix is the order of what happens in a living estate. Its first seven turns show all six notification types (both
 // logs), and each type comes again soon, whenever a listener comes. An operation causes a dozen notifications, which
@@ -173,7 +176,7 @@ func (w *world) lifeJob() bool {
 	for _, h := range w.hmcs {
 		for _, s := range h.order {
 			if !s.partial {
-				h.endJobLocked(h.newJobLocked(s), 200, 0, map[string]any{})
+				h.endJobLocked(h.newJobLocked(s), JobResult{Results: map[string]any{}})
 			}
 		}
 	}
@@ -226,10 +229,10 @@ func (w *world) lifeHardware() bool {
 	}
 	c := w.cpcs[w.rng.IntN(len(w.cpcs))]
 	before := w.happened
-	if len(c.hwMessages) == 3 {
-		w.removeHardwareMessages(c, func(*hwMessage) bool { return true })
+	if len(c.hardware) == 3 {
+		w.removeHardware(c, w.hmcs, &c.hardware, slices.Clone(c.hardware)...)
 	} else {
-		w.addHardwareMessage(c, fmt.Sprintf("Licensed internal code has detected a problem. [Problem # %d]", 1+w.turn%9999))
+		w.addHardware(c, w.hmcs, &c.hardware, fmt.Sprintf("Licensed internal code has detected a problem. [Problem # %d]", 1+w.turn%9999))
 	}
 	if w.happened == before { // a second message changes no flag
 		w.happened++

@@ -111,14 +111,14 @@ func jobCompletion(uri string) Message {
 }
 
 // osMessageNotification tells of one or more messages of a partition's operating system.
-func osMessageNotification(p *partition, messages []osMessage, refresh bool) Message {
+func (h *HMC) osMessageNotification(p *partition, messages []osMessage, refresh bool) Message {
 	b := make([]byte, 0, 320*len(messages))
 	b = append(b, `{"os-messages":[`...)
 	for i := range messages {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = messages[i].appendJSON(b, p, &refresh)
+		b = messages[i].appendJSON(b, p, h.opts.OSMessageOffset, &refresh)
 	}
 	b = append(b, `]}`...)
 	return Message{objectHeaders(typeOSMessage, p), b}

@@ -60,7 +60,6 @@ func updateCPC(r *request) reply {
 
 // listed is one entry of a list of partitions.
 func (p *partition) listed(permitted bool, f *filter) map[string]any {
-	all := p.properties()
 	entry := map[string]any{"object-uri": p.uri(), "name": p.name, "status": p.status}
 	if p.cpc.dpm {
 		entry["type"] = p.kind()
@@ -74,9 +73,12 @@ func (p *partition) listed(permitted bool, f *filter) map[string]any {
 			entry["activation-mode"] = p.kind()
 		}
 	}
-	for _, name := range f.more {
-		if value, ok := all[name]; ok {
-			entry[name] = value
+	if len(f.more) > 0 {
+		all := p.properties()
+		for _, name := range f.more {
+			if value, ok := all[name]; ok {
+				entry[name] = value
+			}
 		}
 	}
 	return entry
@@ -123,13 +125,11 @@ func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply 
 
 // partition returns the partition that a request names, or nil.
 func (r *request) partition() *partition {
-	dpm := r.op.path[1] == "partitions"
-	for _, p := range r.h.world.parts {
-		if p.id == r.ids[0] && p.cpc.dpm == dpm {
-			return p
-		}
+	p := r.h.world.byID[r.ids[0]]
+	if p == nil || p.cpc.dpm != (r.op.path[1] == "partitions") {
+		return nil
 	}
-	return nil
+	return p
 }
 
 func getPartition(r *request) reply {
@@ -275,10 +275,10 @@ func (r *request) asCancelableJob(cancelable bool, ready func(*partition) bool, 
 	j.cancel = cancelable
 	run(p, func() {
 		if p.deleted {
-			h.endJobLocked(j, http.StatusNotFound, 1, map[string]any{"message": "The object does not exist any more."})
+			h.endJobLocked(j, JobResult{http.StatusNotFound, 1, map[string]any{"message": "The object does not exist any more."}})
 			return
 		}
-		h.endJobLocked(j, http.StatusOK, 0, map[string]any{})
+		h.endJobLocked(j, JobResult{Results: map[string]any{}})
 	})
 	return accepted(j)
 }
@@ -366,13 +366,14 @@ func listOSMessages(r *request) reply {
 	if !ok1 || !ok2 || !ok3 || limit <= 0 {
 		return r.fail(http.StatusBadRequest, 14, "A query parameter is not valid.")
 	}
+	offset := r.h.opts.OSMessageOffset
 	is := func(name string, value bool) bool {
 		return !r.query.Has(name) || r.query.Get(name) == "true" == value
 	}
 	b := []byte(`{"os-messages":[`)
 	for i := range p.messages {
 		m := &p.messages[i]
-		if m.seq < begin || m.seq > end || !is("is-held", m.held) || !is("is-priority", m.priority) {
+		if m.seq+offset < begin || m.seq+offset > end || !is("is-held", m.held) || !is("is-priority", m.priority) {
 			continue
 		}
 		if limit--; limit < 0 {
@@ -381,7 +382,7 @@ func listOSMessages(r *request) reply {
 		if b[len(b)-1] != '[' {
 			b = append(b, ',')
 		}
-		b = m.appendJSON(b, p, nil)
+		b = m.appendJSON(b, p, offset, nil)
 	}
 	return ok(rawObject(append(b, `]}`...)))
 }
@@ -395,7 +396,7 @@ func deleteOSMessage(r *request) reply {
 	if !isNum {
 		return r.fail(http.StatusBadRequest, 5, "A required field is missing: sequence-number is required.")
 	}
-	if !p.forget(int64(seq)) {
+	if !p.forget(int64(seq) - r.h.opts.OSMessageOffset) {
 		return r.notFound()
 	}
 	return noContent()

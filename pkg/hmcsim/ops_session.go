@@ -137,8 +137,8 @@ func getConsole(r *request) reply {
 		"description":            "",
 		"status":                 statusOperating,
 		"is-auto-switch-enabled": false,
-		"has-hardware-messages":  len(h.hwMessages) > 0,
-		"hardware-messages":      hwMessageProperties(h.hwMessages),
+		"has-hardware-messages":  len(h.hardware) > 0,
+		"hardware-messages":      h.hardware.properties(),
 		"machine-info":           map[string]any{"machine-type": "2461", "machine-model": "SE3", "machine-serial": "000000000042"},
 	})
 }

@@ -21,10 +21,10 @@ type osMessage struct {
 
 // appendJSON appends the message in the form of a public capture. In it message-id is a string and prompt-text "";
 // other sources have a number and null, so some partitions have those. refresh nil leaves is-refresh out, as List OS
-// Messages does.
-func (m *osMessage) appendJSON(b []byte, p *partition, refresh *bool) []byte {
+// Messages does. offset is added to the sequence number.
+func (m *osMessage) appendJSON(b []byte, p *partition, offset int64, refresh *bool) []byte {
 	b = append(b, `{"sequence-number":`...)
-	b = strconv.AppendInt(b, m.seq, 10)
+	b = strconv.AppendInt(b, m.seq+offset, 10)
 	b = append(b, `,"message-id":`...)
 	if p.numericIDs {
 		b = strconv.AppendInt(b, int64(m.id), 10)
@@ -102,25 +102,30 @@ func (w *world) tellOS(p *partition, texts ...string) int {
 		p.keep(m)
 		batch = append(batch, m)
 	}
-	return w.publishOS(p, batch)
+	w.happened++
+	if p.oldStatus != "" { // the SE holds them, and nobody hears of them
+		return 0
+	}
+	n := 0
+	for _, h := range w.hmcs {
+		n += h.laterLocked(func() int { return h.publishOSLocked(p, batch) })
+	}
+	return n
 }
 
-// publishOS publishes messages on the channels of a partition.
-func (w *world) publishOS(p *partition, batch []osMessage) int {
-	w.happened++
+// publishOSLocked publishes messages on the channels of a partition.
+func (h *HMC) publishOSLocked(p *partition, batch []osMessage) int {
 	n := 0
 	var m Message
-	for _, h := range w.hmcs {
-		for _, s := range h.order {
-			t := s.channels[p]
-			if t == nil {
-				continue
-			}
-			if m.Headers == nil {
-				m = osMessageNotification(p, batch, false)
-			}
-			n += h.publishLocked(s, t, m)
+	for _, s := range h.order {
+		t := s.channels[p]
+		if t == nil {
+			continue
 		}
+		if m.Headers == nil {
+			m = h.osMessageNotification(p, batch, false)
+		}
+		n += h.publishLocked(s, t, m)
 	}
 	return n
 }

@@ -37,6 +37,7 @@ const (
 type RESTFault struct {
 	Kind           RESTFaultKind
 	Operation      string        // the operation it is for, as Call.Operation names it; "" = every one
+	URI            string        // a part of the URI it is for, an object id for example; "" = every one
 	Times          int           // how many requests; 0 = all until ClearRESTFaults
 	Status, Reason int           // RESTFaultStatus
 	Message        string        // RESTFaultStatus; "" = a general one
@@ -57,9 +58,9 @@ func (h *HMC) ClearRESTFaults() {
 	h.restFaults = nil
 }
 
-func (h *HMC) restFaultLocked(operation string) (RESTFault, bool) {
+func (h *HMC) restFaultLocked(operation, uri string) (RESTFault, bool) {
 	for i, f := range h.restFaults {
-		if f.Operation != "" && f.Operation != operation {
+		if (f.Operation != "" && f.Operation != operation) || !strings.Contains(uri, f.URI) {
 			continue
 		}
 		if f.Times == 1 {
@@ -139,7 +140,7 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	if op != nil {
 		name = op.name
 	}
-	fault, faulty := h.restFaultLocked(name)
+	fault, faulty := h.restFaultLocked(name, r.URL.RequestURI())
 	h.requests[name]++
 	if op != nil && op.forbidden {
 		h.forbidden++

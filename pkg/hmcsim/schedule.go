@@ -49,8 +49,10 @@ func (w *world) tick() time.Duration {
 	return min(max(time.Duration(float64(time.Second)/w.opts.rate), 10*time.Millisecond), time.Second)
 }
 
-// start starts the world's goroutine, which does what is due and lets the estate live.
-func (w *world) start() {
+// start starts the world's goroutine, which does what is due and lets the estate live. It may be called again.
+func (w *world) start() { w.startOnce.Do(w.run) }
+
+func (w *world) run() {
 	w.wg.Go(func() {
 		timer := time.NewTimer(time.Hour)
 		defer timer.Stop()

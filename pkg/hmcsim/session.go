@@ -90,6 +90,9 @@ func (s *session) topic(kind string) *sessionTopic {
 
 // checkIdleLocked ends the sessions whose time is over, and looks again when the next one's may be.
 func (h *HMC) checkIdleLocked() {
+	if h.closed {
+		return
+	}
 	next := h.opts.SessionIdleTimeout
 	for _, s := range slices.Clone(h.order) {
 		if h.opts.LinkKeepsSession && s.hasLinkLocked() {
@@ -163,7 +166,7 @@ func (h *HMC) onSubscribe(topicName string, attach func([]Message)) {
 	t.refreshed = true
 	var first []Message
 	for batch := range slices.Chunk(t.partition.held(), 10) {
-		m := osMessageNotification(t.partition, batch, true)
+		m := h.osMessageNotification(t.partition, batch, true)
 		first = append(first, Message{h.sequenceLocked(nil, s, t, m.Headers), m.Body})
 		h.published["os-message"]++
 		h.delivered["os-message"]++

@@ -3,6 +3,7 @@ package hmcsim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,6 +14,7 @@ type worldOptions struct {
 	rate             float64
 	stepDelay        time.Duration
 	keepMessages     int
+	newSequence      bool // of OS messages at each IPL
 }
 
 // world is the estate and its time: what the HMCs that watch it tell of. One lock guards it and all of them, so that
@@ -25,18 +27,21 @@ type world struct {
 	rng      *rand.Rand // of the estate and its life
 	ids      *rand.Rand // of what clients cause, so that they do not change the life
 	hmcs     []*HMC
+	ended    bool // all HMCs are closed
 	cpcs     []*cpc
 	parts    []*partition // of all CPCs
+	byID     map[string]*partition
 	tasks    taskHeap
 	taskSeq  int64
 	happened int64 // notifications that were caused, each counted once however many sessions see it
 	liveFrom int64
 	turn     int // of life's mix
 
-	poke     chan struct{}
-	quit     chan struct{}
-	stopOnce sync.Once
-	wg       sync.WaitGroup
+	poke      chan struct{}
+	quit      chan struct{}
+	startOnce sync.Once
+	stopOnce  sync.Once
+	wg        sync.WaitGroup
 }
 
 func newWorld(opts worldOptions) *world {
@@ -44,6 +49,7 @@ func newWorld(opts worldOptions) *world {
 		opts: opts,
 		rng:  rand.New(rand.NewPCG(opts.seed, opts.seed^0x9e3779b97f4a7c15)),
 		ids:  rand.New(rand.NewPCG(opts.seed, 1)),
+		byID: make(map[string]*partition),
 		poke: make(chan struct{}, 1),
 		quit: make(chan struct{}),
 	}
@@ -58,18 +64,62 @@ func (w *world) uuid() string {
 	return fmt.Sprintf("%08x-%04x-11%02x-%04x-%012x", uint32(a), uint16(a>>32), uint8(a>>48), 0x8000|uint16(b>>48)&0x3fff, b&0xffffffffffff)
 }
 
-// tell publishes a notification about an object to every session of every HMC.
-func (w *world) tell(m Message) int {
-	w.happened++
-	n := 0
-	for _, h := range w.hmcs {
-		n += h.publishAllLocked(TopicObject, m)
+// join lets an HMC watch the world, unless all that did are closed.
+func (w *world) join(h *HMC) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return false
 	}
-	return n
+	w.hmcs = append(w.hmcs, h)
+	return true
 }
 
-// setStatus changes a partition's status and tells of it.
+// leaveLocked ends what join began, and says whether no HMC watches any more: then the world ends. The HMC's sessions hear
+// nothing more.
+func (w *world) leaveLocked(h *HMC) (last bool) {
+	for _, s := range h.order {
+		s.ended = true
+	}
+	w.hmcs = slices.DeleteFunc(w.hmcs, func(o *HMC) bool { return o == h })
+	w.ended = len(w.hmcs) == 0
+	return w.ended
+}
+
+// tell publishes a notification about an object to every session of every HMC.
+func (w *world) tell(m Message) {
+	w.happened++
+	for _, h := range w.hmcs {
+		h.laterLocked(func() int { return h.publishAllLocked(TopicObject, m) })
+	}
+}
+
+// laterLocked publishes something of the estate now, or after the HMC's lag, and returns to how many subscriptions it went
+// now. What is published later stays in its order.
+func (h *HMC) laterLocked(publish func() int) int {
+	if h.opts.Lag <= 0 {
+		return publish()
+	}
+	h.world.after(h.opts.Lag, func() {
+		if !h.closed {
+			publish()
+		}
+	})
+	return 0
+}
+
+// setStatus changes a partition's status and tells of it. While the SE of its CPC is cut off nobody can see it; it shows
+// when the SE is back.
 func (w *world) setStatus(p *partition, status string) {
+	if p.oldStatus != "" {
+		p.oldStatus = status
+		return
+	}
+	w.showStatus(p, status)
+}
+
+// showStatus changes what the HMCs see of a partition's status and tells of it.
+func (w *world) showStatus(p *partition, status string) {
 	if p.status == status {
 		return
 	}
@@ -127,6 +177,9 @@ func (w *world) bootSteps(p *partition, groups [][]string) []func() {
 // done runs at the end.
 func (w *world) startUp(p *partition, done func()) {
 	var steps []func()
+	if w.opts.newSequence {
+		p.nextSeq, p.messages = 0, nil
+	}
 	if p.cpc.dpm {
 		steps = append(steps, func() { w.setStatus(p, statusStarting) })
 		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
@@ -162,16 +215,17 @@ func (p *partition) restStatus() string {
 	return statusNotActivated
 }
 
-// lostStatus is what the HMC says of a partition whose SE does not communicate. Classic LPARs have no status for it.
+// lostStatus is what the HMC says of a partition whose SE does not communicate. What it says of a classic LPAR is not
+// known.
 func (p *partition) lostStatus() string {
 	if p.cpc.dpm {
 		return statusNoComm
 	}
-	return statusNotOperating
+	return statusCheck
 }
 
-// setCommunicating cuts the SE of a CPC off, or brings it back: a burst of status changes of all its partitions, and
-// when it is back each is told twice (public issues of users tell so).
+// setCommunicating cuts the SE of a CPC off, or brings it back: a burst of status changes of all its partitions. Every
+// second one is told again when it is cut off, and each when it is back (public issues of users tell so).
 func (w *world) setCommunicating(c *cpc, up bool) {
 	if c.cutOff != up {
 		return
@@ -179,9 +233,20 @@ func (w *world) setCommunicating(c *cpc, up bool) {
 	c.cutOff = !up
 	if !up {
 		w.setCPCStatus(c, statusNotCommunicating)
-		for _, p := range c.partitions {
-			p.oldStatus = p.status
-			w.setStatus(p, p.lostStatus())
+		var again []Message
+		for i, p := range c.partitions {
+			p.oldStatus, p.status = p.status, p.lostStatus()
+			if p.oldStatus == p.status {
+				continue
+			}
+			m := statusChange(p, p.oldStatus, p.status, false)
+			w.tell(m)
+			if i%2 == 0 {
+				again = append(again, m)
+			}
+		}
+		for _, m := range again {
+			w.tell(m)
 		}
 		return
 	}
