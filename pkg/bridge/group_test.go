@@ -1,0 +1,236 @@
+package bridge
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+func TestSightings(t *testing.T) {
+	t0 := time.Unix(1_800_000_000, 0)
+	at := func(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
+	key := event.IDOf("active -> stopped")
+	s := sightings{keep: twinWithin}
+	note := func(hmc string, seconds int, want bool) {
+		t.Helper()
+		if got := s.note(key, hmc, at(seconds), twinWithin); got != want {
+			t.Errorf("%s at %d is a twin: %v", hmc, seconds, got)
+		}
+	}
+	s.setMembers(1)
+	note("a", 0, false)
+	note("a", 0, false)
+	if s.shared() {
+		t.Error("one HMC shares nothing")
+	}
+	s.setMembers(2)
+	// Whichever is slower.
+	note("a", 0, false)
+	note("b", 1, true)
+	note("b", 10, false)
+	note("a", 39, true)
+	// The same change three times within the window is three changes, each of which both tell.
+	for range 3 {
+		note("a", 100, false)
+	}
+	for range 3 {
+		note("b", 101, true)
+	}
+	note("b", 102, false)
+	// Too late is another one.
+	note("a", 133, false)
+	note("b", 170, false)
+	// What could not be recorded was not told.
+	s.forget(key, "b")
+	note("a", 171, false)
+	// Three HMCs tell it once together.
+	s.setMembers(3)
+	note("a", 300, false)
+	note("c", 301, true)
+	note("b", 302, true)
+	note("c", 303, false)
+	for i := range 2 * maxSightings {
+		s.note(event.IDOf(fmt.Sprint(i)), "a", at(304), twinWithin)
+	}
+	if n := len(s.byKey); n > maxSightings || len(s.order) > 2*maxSightings {
+		t.Errorf("%d are remembered", n)
+	}
+	if s.note(event.IDOf("x"), "a", at(400), twinWithin); len(s.byKey) != 1 {
+		t.Errorf("%d are remembered after the window", len(s.byKey))
+	}
+}
+
+// startPair starts two HMCs of one estate, the second of which is slower and numbers OS messages otherwise.
+func startPair(t *testing.T, lag time.Duration, opts hmcsim.Options) (a, b *hmcsim.HMC) {
+	t.Helper()
+	a = startSim(t, opts)
+	b = startSim(t, hmcsim.Options{Name: "HMC2", EstateOf: a, Lag: lag, OSMessageOffset: 5000})
+	return a, b
+}
+
+func pairYAML(t *testing.T, a, b *hmcsim.HMC, extra ...string) string {
+	t.Helper()
+	extra = append(extra, "group: east")
+	return hmcYAML(t, "a", a, extra...) + hmcYAML(t, "b", b, extra...)
+}
+
+// What two HMCs tell of one estate is delivered once.
+func TestTwoHMCsOfOneGroup(t *testing.T) {
+	a, b := startPair(t, 30*time.Millisecond, hmcsim.Options{CPCs: 1, Partitions: 6, StepDelay: 10 * time.Millisecond})
+	d := startDaemon(t, pairYAML(t, a, b, allOSMessages))
+	d.connected("a")
+	d.connected("b")
+	d.estateKnown("a", 7)
+	d.estateKnown("b", 7)
+	p := dpm(t, a, 6)
+	said := 0
+	for i := range 6 {
+		if err := a.RenamePartition(p[i].ID, fmt.Sprintf("N%d", i)); err != nil {
+			t.Fatal(err)
+		}
+		for round := range 5 {
+			if err := b.SetPartitionStatus(p[i].ID, []string{"paused", "active"}[round%2]); err != nil {
+				t.Fatal(err)
+			}
+			if p[i].Status != "active" {
+				continue // it may be followed from now on, and may not
+			}
+			said += 2
+			if _, err := a.OSMessages(p[i].ID, fmt.Sprintf("test %d of %d", round, i), "test the same"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Behind all else.
+	if err := a.RenamePartition(p[5].ID, "LAST"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.RenamePartition(p[5].ID, "END"); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("both HMCs have told all", func() bool {
+		h, g := d.hmc("a"), d.hmc("b")
+		return h.Notifications["property-change"] == 8 && g.Notifications["property-change"] == 8 &&
+			h.Notifications["status-change"] == g.Notifications["status-change"] && h.Notifications["os-message"] == g.Notifications["os-message"]
+	})
+	d.eventually("all is delivered", func() bool { return d.metric(`hmcnotifyd_sink_queue_events{sink="file"}`) == 0 })
+	renames, messages := 0, 0
+	last := map[string]string{}
+	for _, e := range d.fileEvents() {
+		switch {
+		case e.Origin != event.OriginLive:
+			if e.Origin != event.OriginRefresh {
+				t.Errorf("%s: %s", e.Origin, e.Summary)
+			}
+			continue
+		case len(e.SeenBy) != 1 || e.SeenBy[0] != e.HMC:
+			t.Errorf("seen by %q: %s", e.SeenBy, e.Summary)
+		}
+		switch e.Type {
+		case event.TypePropertyChange:
+			renames++
+		case event.TypeStatusChange:
+			// The simulator tells some changes twice, at both HMCs.
+			if was := last[e.Resource.ObjectURI]; was == e.Summary && !e.Repeat {
+				t.Errorf("twice: %s", e.Summary)
+			}
+			last[e.Resource.ObjectURI] = e.Summary
+		case event.TypeOSMessage:
+			messages++
+		}
+	}
+	if renames != 8 || messages != said || said == 0 {
+		t.Errorf("%d renames, %d messages of %d", renames, messages, said)
+	}
+	if n := d.metric(`hmcnotifyd_events_duplicate_total{hmc="a",type="property-change"}`) + d.metric(`hmcnotifyd_events_duplicate_total{hmc="b",type="property-change"}`); n != 8 {
+		t.Errorf("%f duplicates", n)
+	}
+}
+
+// While one HMC is down the other's sight is enough: nothing is missed, and nothing is told of it but that it is down.
+func TestOneHMCOfAGroupIsDown(t *testing.T) {
+	for _, down := range []string{"a", "b"} {
+		t.Run(down, func(t *testing.T) {
+			t.Parallel()
+			a, b := startPair(t, 30*time.Millisecond, hmcsim.Options{CPCs: 1, Partitions: 4})
+			d := startDaemon(t, pairYAML(t, a, b, allOSMessages))
+			d.connected("a")
+			d.connected("b")
+			d.estateKnown("a", 5)
+			d.estateKnown("b", 5)
+			p := dpm(t, a, 4)
+			stopped := map[string]*hmcsim.HMC{"a": a, "b": b}[down]
+			stopped.Stop()
+			d.eventually("noticed", func() bool { return !d.hmc(down).Connected })
+			if err := a.SetPartitionStatus(p[0].ID, "paused"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.OSMessages(p[1].ID, "test one", "test two"); err != nil {
+				t.Fatal(err)
+			}
+			d.eventually("told by the other", func() bool {
+				return len(marked(d.fileEvents(), event.TypeOSMessage)) == 2 && len(ofOrigin(d.fileEvents(), event.OriginLive)) >= 3
+			})
+			if err := stopped.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			d.connected(down)
+			d.eventually("the time without sight is over", func() bool {
+				h := d.hmc(down)
+				return h.BlindSince == nil && d.settledGap(down)
+			})
+			if gaps := d.gapsTold(); len(gaps) != 0 {
+				t.Errorf("gaps: %+v", gaps)
+			}
+			if got := ofOrigin(d.fileEvents(), event.OriginReconcile); len(got) != 0 {
+				t.Errorf("told again: %q", got)
+			}
+			if got := marked(d.fileEvents(), event.TypeOSMessage); !slices.Equal(got, []string{"test one", "test two"}) {
+				t.Errorf("OS messages: %q", got)
+			}
+		})
+	}
+}
+
+// settledGap reports whether an HMC has no gap that is still to be told.
+func (d *daemon) settledGap(name string) bool {
+	d.bridge.mu.RLock()
+	defer d.bridge.mu.RUnlock()
+	for _, s := range d.bridge.supervisors {
+		if s.it.cfg.Name == name {
+			s.it.rec.sight.mu.Lock()
+			defer s.it.rec.sight.mu.Unlock()
+			return s.it.rec.sight.current == nil && len(s.it.rec.sight.cutShort) == 0
+		}
+	}
+	return false
+}
+
+// What neither of them saw is told, once.
+func TestBothHMCsOfAGroupAreDown(t *testing.T) {
+	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: 4})
+	d := startDaemon(t, pairYAML(t, a, b, "topics: [object]"))
+	d.connected("a")
+	d.connected("b")
+	d.estateKnown("a", 5)
+	d.estateKnown("b", 5)
+	d.stop()
+	p := dpm(t, a, 4)
+	if err := a.SetPartitionStatus(p[0].ID, "paused"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.DeletePartition(p[1].ID); err != nil {
+		t.Fatal(err)
+	}
+	d.start(d.config(pairYAML(t, a, b, "topics: [object]")))
+	d.connected("a")
+	d.connected("b")
+	d.awaitGaps(2)
+	if got := ofOrigin(d.fileEvents(), event.OriginReconcile); len(got) != 2 {
+		t.Errorf("told %q", got)
+	}
+}
