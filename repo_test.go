@@ -441,3 +441,30 @@ func readFile(t *testing.T, name string) string {
 	}
 	return string(b)
 }
+
+// docs/hmc-behavior.md says which test shows what the program does with a fact about HMCs.
+func TestBehaviorHasTests(t *testing.T) {
+	text, err := os.ReadFile("docs/hmc-behavior.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	for _, f := range goFiles(t) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && f.test {
+				tests[fn.Name.Name] = true
+			}
+		}
+	}
+	rows := regexp.MustCompile(`(?m)^\| [0-9.]+ \|.*\| ([^|]*) \|$`).FindAllSubmatch(text, -1)
+	if len(rows) < 20 {
+		t.Fatalf("only %d rows", len(rows))
+	}
+	for _, row := range rows {
+		for name := range strings.SplitSeq(string(row[1]), ", ") {
+			if !tests[name] {
+				t.Errorf("there is no test %q: %.60s...", name, row[0])
+			}
+		}
+	}
+}

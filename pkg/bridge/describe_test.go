@@ -27,7 +27,7 @@ func described(c *converter, typ, body string, headers ...string) []event.Event 
 	return all
 }
 
-// The bodies are those of the facts about HMCs; "facts" names the statement.
+// "facts" names the statement of docs/hmc-behavior.md.
 func TestSummaries(t *testing.T) {
 	const element = "/api/partitions/e12121da/nics/n1"
 	nic := []string{"class", "nic", "object-uri", "/api/partitions/e12121da", "element-uri", element, "element-id", "n1"}

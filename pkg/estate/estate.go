@@ -64,6 +64,7 @@ type object struct {
 	hmcs    []string  // that list it
 	touched time.Time // when a notification told of it last
 	fresh   bool      // learned from a list, and not compared yet
+	missing time.Time // since which list it has not been listed; zero: it was
 	order   uint64    // in which resources became known
 }
 
@@ -269,6 +270,9 @@ type Difference struct {
 // was asked it says nothing: the listing may be older than they are. again reports that some of that differs, and that
 // another listing would tell. inSight says which other HMCs are watched without interruption: what those see is not
 // gone because this one does not list it.
+//
+// A resource is gone when two listings in a row do not have it: an HMC that has just started may not know yet what it manages.
+// Nothing is said of the partitions of a CPC that does not communicate.
 func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -280,6 +284,7 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		if o == nil {
 			continue // removed since
 		}
+		o.missing = time.Time{}
 		if !slices.Contains(o.hmcs, l.HMC) {
 			// A slice of its own: Before shares the old one.
 			o.hmcs = append(slices.Clone(o.hmcs), l.HMC)
@@ -332,9 +337,17 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			again = true
 			continue
 		}
+		if cpc := e.objects[o.CPCURI]; cpc != nil && silent(cpc.Status) {
+			continue
+		}
+		if o.missing.IsZero() || !l.Asked.After(o.missing) {
+			o.missing = l.Asked
+			again = true
+			continue
+		}
 		others := slices.DeleteFunc(slices.Clone(o.hmcs), func(h string) bool { return h == l.HMC })
 		if slices.ContainsFunc(others, inSight) {
-			o.hmcs = others // this userid may not see it any more
+			o.hmcs, o.missing = others, time.Time{} // this userid may not see it any more
 			e.dirty[uri] = struct{}{}
 			continue
 		}
@@ -355,6 +368,15 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		return cmp.Or(rank(a.Now.Class)-rank(b.Now.Class), strings.Compare(a.Now.CPC, b.Now.CPC), strings.Compare(a.Now.Name, b.Now.Name))
 	})
 	return differences, again
+}
+
+// silent says whether a status is that of a CPC of whose partitions the HMC knows nothing.
+func silent(status string) bool {
+	switch status {
+	case "not-communicating", "no-power", "status-check":
+		return true
+	}
+	return false
 }
 
 func rank(class string) int {
