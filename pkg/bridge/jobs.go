@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,7 +24,9 @@ const (
 // heldJob is a job-completion that is held back.
 type heldJob struct {
 	event event.Event
+	uri   string
 	due   time.Time
+	ready bool // nothing more is awaited
 }
 
 // jobBody is the answer to Query Job Status.
@@ -34,29 +37,45 @@ type jobBody struct {
 	Results    json.RawMessage `json:"job-results,omitempty"`
 }
 
-// holdJob holds back a job-completion, if it can be asked how the job ended. r.mu is held.
+// holdJob holds back a job-completion, if it can be asked how the job ended, or if another one before it is held back: they keep
+// their order. r.mu is held.
 func (r *recorder) holdJob(e *event.Event) bool {
-	ask, uri := r.askJob.Load(), e.Headers.Get("job-uri")
-	if ask == nil || uri == "" || len(e.Body) > 0 || r.jobs[uri] != nil || len(r.jobs) >= maxHeldJobs {
+	held := heldJob{uri: e.Headers.Get("job-uri"), due: time.Now().Add(jobWait)}
+	if !r.askForJob(e, held.uri) {
+		if len(r.jobs) == 0 {
+			return false
+		}
+		held.ready = true
+	}
+	held.event = copyEvent(e)
+	r.jobs = append(r.jobs, &held)
+	return true
+}
+
+// askForJob reports whether it will be asked how a job has ended. r.mu is held.
+func (r *recorder) askForJob(e *event.Event, uri string) bool {
+	ask := r.askJob.Load()
+	if ask == nil || uri == "" || len(e.Body) > 0 || len(r.jobs) >= maxHeldJobs {
 		return false
 	}
 	select {
 	case *ask <- uri:
+		return true
 	default:
 		return false
 	}
-	r.jobs[uri] = &heldJob{event: copyEvent(e), due: time.Now().Add(jobWait)}
-	return true
 }
 
-// jobKnown records a job-completion that was held back, with what is known of the job; nil: nothing.
+// jobKnown notes what is known of a job whose completion is held back; nil: nothing.
 func (r *recorder) jobKnown(ctx context.Context, uri string, job *hmc.Job) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	held := r.jobs[uri]
-	if held == nil {
+	i := slices.IndexFunc(r.jobs, func(h *heldJob) bool { return h.uri == uri && !h.ready })
+	if i < 0 {
 		return // it took too long
 	}
+	held := r.jobs[i]
+	held.ready = true
 	if job != nil {
 		body, err := json.Marshal(jobBody{job.Status, job.StatusCode, job.ReasonCode, job.Results})
 		if err == nil {
@@ -64,22 +83,16 @@ func (r *recorder) jobKnown(ctx context.Context, uri string, job *hmc.Job) {
 		}
 		describe(&held.event, 0, r.severities.Load())
 	}
-	r.releaseJob(uri, held)
+	r.releaseJobs(time.Now(), false)
 	r.flush(ctx)
 }
 
-// releaseJobs records what was held back for long enough. r.mu is held.
+// releaseJobs records what need not be held back any longer. r.mu is held.
 func (r *recorder) releaseJobs(now time.Time, all bool) {
-	for uri, held := range r.jobs {
-		if all || !now.Before(held.due) {
-			r.releaseJob(uri, held)
-		}
+	for len(r.jobs) > 0 && (all || r.jobs[0].ready || !now.Before(r.jobs[0].due)) {
+		r.put(&r.jobs[0].event)
+		r.jobs = slices.Delete(r.jobs, 0, 1)
 	}
-}
-
-func (r *recorder) releaseJob(uri string, held *heldJob) {
-	delete(r.jobs, uri)
-	r.put(&held.event)
 }
 
 // askJobs asks how jobs have ended, until the link does.

@@ -38,6 +38,24 @@ func TestJobs(t *testing.T) {
 	}
 }
 
+// Jobs are told in the order in which they ended, however long it takes to know of each.
+func TestJobsKeepTheirOrder(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status", Times: 1})
+	var want []string
+	for range 2 * maxHeldJobs {
+		want = append(want, sim.CompleteJobs()...)
+	}
+	d.eventually("told", func() bool { return len(d.fileEvents()) == len(want) })
+	for i, e := range d.fileEvents() {
+		if e.Headers.Get("job-uri") != want[i] {
+			t.Fatalf("%d is %s, want %s", i, e.Headers.Get("job-uri"), want[i])
+		}
+	}
+}
+
 // A job whose end is being asked for when the daemon ends, or loses the link, is told all the same; others are not held up by it.
 func TestJobHeldBack(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})

@@ -77,7 +77,7 @@ type recorder struct {
 	subscribed map[string]time.Time      // ... and that of a partition, if later
 	starts     map[string]int64          // the number from which on a partition's messages are followed, where the HMC does not replay them
 	held       map[string]*heldReplay
-	jobs       map[string]*heldJob  // by URI
+	jobs       []*heldJob           // in their order
 	replayed   map[string]time.Time // when the HMC replayed messages of a partition last
 	logs       map[string]*logMark
 	hardware   hardwareBook
@@ -145,7 +145,6 @@ func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger,
 		subscribed: make(map[string]time.Time),
 		starts:     make(map[string]int64),
 		held:       make(map[string]*heldReplay),
-		jobs:       make(map[string]*heldJob),
 		replayed:   make(map[string]time.Time),
 		logs:       make(map[string]*logMark),
 		chain:      new(queue.Chain),
