@@ -163,6 +163,13 @@ func TestOneHMCOfAGroupIsDown(t *testing.T) {
 			d.estateKnown("a", 5)
 			d.estateKnown("b", 5)
 			p := dpm(t, a, 4)
+			if err := a.RenamePartition(p[3].ID, "BOTH"); err != nil {
+				t.Fatal(err)
+			}
+			// Of each the last that was heard came when the other was in sight.
+			d.eventually("both tell", func() bool {
+				return d.hmc("a").Notifications["property-change"] == 1 && d.hmc("b").Notifications["property-change"] == 1
+			})
 			stopped := map[string]*hmcsim.HMC{"a": a, "b": b}[down]
 			stopped.Stop()
 			d.eventually("noticed", func() bool { return !d.hmc(down).Connected })
@@ -173,7 +180,7 @@ func TestOneHMCOfAGroupIsDown(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.eventually("told by the other", func() bool {
-				return len(marked(d.fileEvents(), event.TypeOSMessage)) == 2 && len(ofOrigin(d.fileEvents(), event.OriginLive)) >= 3
+				return len(marked(d.fileEvents(), event.TypeOSMessage)) == 2 && len(ofOrigin(d.fileEvents(), event.OriginLive)) >= 4
 			})
 			if err := stopped.Resume(); err != nil {
 				t.Fatal(err)
