@@ -48,6 +48,7 @@ type delivery struct {
 	lanes    []*lane
 	work     *work
 	progress *progress
+	flood    *gatherer // nil: the sink has no collapse
 	health   health
 	replays  replayGate
 	refusals throttle
@@ -61,7 +62,7 @@ type delivery struct {
 	items   []item
 }
 
-func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
+func newDelivery(cfg config.Sink, flood config.Flood, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
 	d := &delivery{
 		cfg: cfg, sink: sink, cursor: cursor, dead: dead,
 		router:   router{match: cfg.Match, drop: cfg.Drop},
@@ -77,12 +78,20 @@ func newDelivery(cfg config.Sink, sink sinks.Sink, cursor *queue.Cursor, dead *q
 	if cfg.Log != nil {
 		lanes = 1 // a file has one end: more would only mix up the order
 	}
-	if lanes == 1 {
+	if lanes == 1 && !cfg.Collapse {
 		ahead = readEvents // there is nobody to go on with what is behind
 	}
 	d.progress = newProgress(cursor, d.log, max(ahead, 2*lanes*d.batchEvents), aheadBytes)
 	d.health = health{log: d.log, lanes: make([]laneHealth, lanes)}
 	d.work = newWork(lanes, d.batchEvents, d.batchBytes, cfg.Batch.MaxEvents, cfg.Batch.MaxWait)
+	if cfg.Collapse {
+		var busy func(string) bool
+		if lanes > 1 {
+			busy = d.work.has
+		}
+		d.flood = newGatherer(flood, cursor.Acked, busy)
+		d.progress.eager = true
+	}
 	for i := range lanes {
 		d.lanes = append(d.lanes, &lane{delivery: d, index: i})
 	}
@@ -120,17 +129,33 @@ func (d *delivery) dispatch(ctx context.Context) {
 		}
 	}()
 	for d.awaitRoom(ctx) {
-		records, err := d.cursor.Next(reading, readEvents, readBytes) // what is there comes even when reading is done
+		records, err := d.next(reading)
 		switch {
 		case err == nil:
 			d.distribute(records)
 		case reading.Err() != nil || errors.Is(err, queue.ErrClosed):
+			if d.flood != nil && ctx.Err() == nil {
+				d.handOn(d.flood.all(d.items))
+			}
 			return
+		case errors.Is(err, context.DeadlineExceeded):
+			d.handOn(d.flood.idle(time.Now(), d.items))
 		default:
 			d.log.Error("stored events cannot be read", zap.Error(err))
 			sleep(reading, time.Second)
 		}
 	}
+}
+
+// next reads. What is there comes even when ctx is done. Where groups of the gatherer wait it ends when one of them is due and
+// there is nothing to be read, with context.DeadlineExceeded.
+func (d *delivery) next(ctx context.Context) ([]queue.Record, error) {
+	if d.flood != nil && !d.flood.empty() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, d.flood.until())
+		defer cancel()
+	}
+	return d.cursor.Next(ctx, readEvents, readBytes)
 }
 
 // awaitRoom waits until more may be read. It returns false when nothing is to be read any more.
@@ -146,8 +171,16 @@ func (d *delivery) awaitRoom(ctx context.Context) bool {
 		if d.progress.hasRoom() {
 			return true
 		}
+		var due <-chan time.Time
+		if d.flood != nil { // what waits in it may be what there has to be room for
+			d.handOn(d.flood.blocked(time.Now(), d.progress.firstLeft(), d.items))
+			if !d.flood.empty() {
+				due = time.After(time.Until(d.flood.blockedUntil()))
+			}
+		}
 		select {
 		case <-d.progress.room:
+		case <-due:
 		case <-d.gaveUp:
 		case <-ctx.Done():
 		}
@@ -156,7 +189,10 @@ func (d *delivery) awaitRoom(ctx context.Context) bool {
 
 // distribute hands the records that the sink wants to the lanes.
 func (d *delivery) distribute(records []queue.Record) {
-	number, filtered := d.progress.next(), 0
+	number, filtered, now := d.progress.next(), 0, time.Time{}
+	if d.flood != nil {
+		now = time.Now()
+	}
 	for i := range records {
 		data := records[i].Data
 		it := item{number: number + uint64(i), seq: records[i].Seq}
@@ -165,29 +201,47 @@ func (d *delivery) distribute(records []queue.Record) {
 			it.record = event.Record{JSON: data}
 		}
 		wanted := it.invalid != nil || d.router.wants(it.record)
+		switch {
+		case !wanted:
+		case d.flood != nil && it.invalid == nil:
+			var repeat bool
+			d.items, repeat = d.flood.add(it, now, d.items)
+			wanted = !repeat
+		default:
+			d.items = append(d.items, it)
+		}
 		d.entries = append(d.entries, entry{seq: it.seq, bytes: len(data), done: !wanted})
 		if !wanted {
 			filtered++
-			continue
 		}
-		d.items = append(d.items, it)
+	}
+	if d.flood != nil {
+		d.items = d.flood.settle(now, d.items)
 	}
 	if filtered > 0 {
 		d.metrics.filtered.add(filtered)
 	}
 	d.progress.add(d.entries)
 	d.entries = d.entries[:0]
-	if len(d.items) > 0 {
-		d.work.add(d.keyOf, d.items)
-		clear(d.items)
-		d.items = d.items[:0]
+	d.handOn(d.items)
+}
+
+// handOn gives items, which share the memory of d.items, to the lanes.
+func (d *delivery) handOn(items []item) {
+	if len(items) > 0 {
+		d.work.add(d.keyOf, items)
+		clear(items)
 	}
+	d.items = items[:0]
 }
 
 // keyOf names what the order of an event is kept by: with a single lane everything keeps its order anyway.
 func (d *delivery) keyOf(it *item) string {
 	if len(d.lanes) == 1 {
 		return ""
+	}
+	if it.flood != nil {
+		return it.flood.key
 	}
 	return it.record.Key
 }

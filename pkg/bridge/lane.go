@@ -65,7 +65,22 @@ func (l *lane) wanted() []event.Record {
 	for l.sent < len(l.batch.seqs) && l.batch.seqs[l.sent] <= acked {
 		l.sent++
 	}
+	if l.flood != nil { // its events are not in the order of the queue: they may be gone from anywhere in the batch
+		l.batch.drop(l.sent, acked)
+	}
 	return l.batch.records[l.sent:]
+}
+
+// stored returns how many stored events the next n records of the batch stand for.
+func (l *lane) stored(n int) int {
+	if l.flood == nil {
+		return n
+	}
+	events, acked := 0, l.cursor.Acked()
+	for i := range l.batch.items[l.sent : l.sent+n] {
+		events += l.batch.items[l.sent+i].left(acked)
+	}
+	return events
 }
 
 // bringToEnd sends the batch until all of it is delivered, put aside or taken away by the queue's limits. It returns
@@ -168,10 +183,10 @@ func (l *lane) leaveAlone(ctx context.Context) bool {
 	}
 }
 
-// accepted counts records that the sink took.
+// accepted counts the next records of the batch, which the sink took.
 func (l *lane) accepted(now time.Time, records []event.Record) {
 	l.metrics.success.Inc()
-	l.metrics.delivered.add(len(records))
+	l.metrics.delivered.add(l.stored(len(records)))
 	for i := range records {
 		l.metrics.latency.Observe(now.Sub(records[i].Received).Seconds())
 	}
@@ -179,7 +194,7 @@ func (l *lane) accepted(now time.Time, records []event.Record) {
 	l.health.succeeded(l.index, now)
 }
 
-// refuse puts records aside for good. As long as that is not possible it tries again: they are not asked for again
+// refuse puts the next records of the batch aside for good. As long as that is not possible it tries again: they are not asked for again
 // before, and not lost. It returns false when it was interrupted.
 func (l *lane) refuse(ctx context.Context, records []event.Record, cause error) bool {
 	letters := l.lettersOf(records, cause)
@@ -200,8 +215,9 @@ func (l *lane) refuse(ctx context.Context, records []event.Record, cause error) 
 	if backoff.failures > 0 {
 		l.health.answered(l.index, time.Now())
 	}
-	l.metrics.deadLetter.add(len(records))
-	if events, say := l.refusals.note(time.Now(), len(records)); say {
+	refused := l.stored(len(records))
+	l.metrics.deadLetter.add(refused)
+	if events, say := l.refusals.note(time.Now(), refused); say {
 		l.log.Warn("refused for good and put aside as dead letters", zap.Int("events", events), zap.String("last_id", records[0].ID), zap.Error(cause))
 	}
 	return true

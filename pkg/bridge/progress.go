@@ -14,6 +14,7 @@ type progress struct {
 	cursor *queue.Cursor
 	log    *zap.Logger
 	room   chan struct{} // holds one token when there may be room again
+	eager  bool          // a token also when there is none yet: who waits for it has to know what it is waited for
 
 	maxEvents, maxBytes int // what may be read from the first record that is not done
 
@@ -46,6 +47,13 @@ func (p *progress) hasRoom() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.roomLeft()
+}
+
+// firstLeft returns the number of the first record that is not done: what there has to be room for waits for that one.
+func (p *progress) firstLeft() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.first
 }
 
 func (p *progress) roomLeft() bool {
@@ -109,7 +117,7 @@ func (p *progress) advance() {
 	if err := p.cursor.Ack(p.entries[p.head-1].seq); err != nil {
 		p.log.Error("deliveries could not be acknowledged; they may be repeated after a restart", zap.Error(err))
 	}
-	if p.roomLeft() {
+	if p.eager || p.roomLeft() {
 		notify(p.room)
 	}
 }

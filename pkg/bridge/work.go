@@ -24,6 +24,7 @@ type work struct {
 	head      int
 	available int // events in them
 	left      int // events in all queues
+	added     uint64
 	since     time.Time
 	closed    bool // nothing comes any more
 	spare     []*keyQueue
@@ -43,18 +44,46 @@ func (q *keyQueue) len() int { return len(q.items) - q.head }
 type item struct {
 	number  uint64 // in progress
 	seq     uint64
+	order   uint64 // in which add got it: that of the queue, but for what has waited in a gatherer
 	record  event.Record
-	invalid error // why the record cannot be sent at all
+	invalid error      // why the record cannot be sent at all
+	flood   *floodMark // nil where the sink has no collapse
 }
 
-// batch is what a lane has taken to be sent at once, in the order of the queue. Its memory is used again for the next one.
+// appendNumbers appends the numbers of the stored events that the item stands for.
+func (it *item) appendNumbers(numbers []uint64) []uint64 {
+	if it.flood == nil || it.flood.members == nil {
+		return append(numbers, it.number)
+	}
+	for _, m := range it.flood.members {
+		numbers = append(numbers, m.number)
+	}
+	return numbers
+}
+
+// left returns how many of the stored events that the item stands for have not gone by the limits of the queue. An event that is
+// on its way counts as one, as everywhere.
+func (it *item) left(acked uint64) int {
+	if it.flood == nil || it.flood.members == nil {
+		return 1
+	}
+	n := 0
+	for _, m := range it.flood.members {
+		if m.seq > acked {
+			n++
+		}
+	}
+	return n
+}
+
+// batch is what a lane has taken to be sent at once, in their order. Its memory is used again for the next one.
 type batch struct {
 	numbers []uint64
 	seqs    []uint64
 	records []event.Record
 	invalid error // of its only record
 
-	items  []item
+	items  []item // of the records
 	queues []*keyQueue
 	bytes  int
 }
@@ -66,7 +95,7 @@ func newWork(lanes, maxEvents, maxBytes, full int, maxWait time.Duration) *work 
 	}
 }
 
-// add takes in records. They come in the order of the queue. Those with the same key keep it.
+// add takes in records. Those with the same key keep their order.
 func (w *work) add(key func(*item) string, items []item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,6 +104,8 @@ func (w *work) add(key func(*item) string, items []item) {
 	}
 	for i := range items {
 		it := &items[i]
+		it.order = w.added
+		w.added++
 		k := key(it)
 		q := w.queues[k]
 		if q == nil {
@@ -121,6 +152,13 @@ func (w *work) wakeUp() {
 	}
 }
 
+// has says whether there are events with this key, waiting or taken.
+func (w *work) has(key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.queues[key] != nil
+}
+
 // close says that nothing comes any more: batches need not become full, and lanes end when all is done.
 func (w *work) close() {
 	w.mu.Lock()
@@ -158,10 +196,10 @@ func (w *work) take(b *batch, now time.Time, hurry bool) (ok bool, wait time.Dur
 		w.wakeUp()
 	}
 	if len(b.queues) > 1 {
-		slices.SortFunc(b.items, func(x, y item) int { return cmp.Compare(x.number, y.number) })
+		slices.SortFunc(b.items, func(x, y item) int { return cmp.Compare(x.order, y.order) })
 	}
 	for i := range b.items {
-		b.numbers = append(b.numbers, b.items[i].number)
+		b.numbers = b.items[i].appendNumbers(b.numbers)
 		b.seqs = append(b.seqs, b.items[i].seq)
 		b.records = append(b.records, b.items[i].record)
 	}
@@ -224,6 +262,21 @@ func (w *work) done(b *batch) {
 	} else {
 		w.wakeUp()
 	}
+}
+
+// drop takes out what has gone by the limits of the queue, from the record at index from on.
+func (b *batch) drop(from int, acked uint64) {
+	n := from
+	for i := from; i < len(b.records); i++ {
+		if b.seqs[i] <= acked {
+			continue
+		}
+		b.items[n], b.seqs[n], b.records[n] = b.items[i], b.seqs[i], b.records[i]
+		n++
+	}
+	clear(b.items[n:])
+	clear(b.records[n:])
+	b.items, b.seqs, b.records = b.items[:n], b.seqs[:n], b.records[:n]
 }
 
 func (b *batch) clear() {

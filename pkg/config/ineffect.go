@@ -8,10 +8,7 @@ import (
 
 // notInEffect lists the keys that this version reads and checks but does not act upon yet. Giving one of them a value
 // other than its default is a warning. The work that makes a key effective deletes its line.
-var notInEffect = []string{
-	"sinks[].collapse",
-	"flood",
-}
+var notInEffect = []string{}
 
 func (d *decoder) warnNotInEffect(c *Config) {
 	var def Config
