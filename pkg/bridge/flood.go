@@ -36,7 +36,7 @@ type gatherer struct {
 	// busy says whether events wait in the lanes that are kept in order by this key. nil: order needs no keys.
 	busy func(key string) bool
 
-	groups  map[groupKey]*group
+	groups  map[floodKey]*flood
 	waiting map[resourceKey]place // of the resources that have an event in a group
 	size    int                   // events in groups
 	clock   map[string]time.Time  // by HMC: when the event that was read last was received
@@ -46,19 +46,19 @@ type gatherer struct {
 
 type (
 	cpcKey      struct{ hmc, cpc string }
-	groupKey    struct{ hmc, cpc, status string }
+	floodKey    struct{ hmc, cpc, status string }
 	resourceKey struct{ hmc, uri string }
 )
 
 // place is where the event of a resource waits.
 type place struct {
-	in     *group
+	in     *flood
 	member int
 }
 
-// group holds status changes of one CPC's resources to the same status, one per resource.
-type group struct {
-	key      groupKey
+// flood holds what may be one: status changes of one CPC's resources to the same status, one per resource.
+type flood struct {
+	key      floodKey
 	members  []gathered
 	behind   []item // property changes of the members' resources, which have to wait for them
 	received struct{ first, last time.Time }
@@ -92,7 +92,7 @@ type statusChange struct {
 func newGatherer(cfg config.Flood, acked func() uint64, busy func(string) bool) *gatherer {
 	return &gatherer{
 		cfg: cfg, acked: acked, busy: busy,
-		groups: make(map[groupKey]*group), waiting: make(map[resourceKey]place),
+		groups: make(map[floodKey]*flood), waiting: make(map[resourceKey]place),
 		clock: make(map[string]time.Time), loose: make(map[string]bool), cpcs: make(map[cpcKey]string),
 	}
 }
@@ -116,7 +116,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, repeat boo
 	before := at.in
 	key, known := g.orderKey(&it, &c, before)
 	it.flood = &floodMark{key: key}
-	gk := groupKey{c.hmc, c.cpc, c.to}
+	gk := floodKey{c.hmc, c.cpc, c.to}
 	collect := known && c.to != "" && c.uri != "" && !c.element && c.class != "cpc"
 	if before != nil {
 		switch {
@@ -143,7 +143,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, repeat boo
 		into = nil
 	}
 	if into == nil {
-		into = &group{key: gk}
+		into = &flood{key: gk}
 		into.received.first, into.read.first = it.record.Received, now
 		g.groups[gk] = into
 	}
@@ -156,7 +156,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, repeat boo
 
 // orderKey returns what the order of an event is kept by, and whether that is its CPC: a summary and what comes later of the same
 // partitions must not overtake each other.
-func (g *gatherer) orderKey(it *item, c *statusChange, before *group) (key string, ofCPC bool) {
+func (g *gatherer) orderKey(it *item, c *statusChange, before *flood) (key string, ofCPC bool) {
 	own := it.record.Key
 	switch {
 	case c.cpc != "":
@@ -178,7 +178,7 @@ func (g *gatherer) orderKey(it *item, c *statusChange, before *group) (key strin
 func cpcOrderKey(hmc, cpc string) string { return "cpc\x00" + hmc + "\x00" + cpc }
 
 // apart says whether an event is too late to belong to a group.
-func (g *gatherer) apart(in *group, received time.Time) bool {
+func (g *gatherer) apart(in *flood, received time.Time) bool {
 	return received.Sub(in.received.last) >= g.cfg.Window || received.Sub(in.received.first) >= floodWindows*g.cfg.Window
 }
 
@@ -188,7 +188,7 @@ func (g *gatherer) empty() bool { return len(g.groups) == 0 }
 // settle ends the groups that nothing more belongs to, after a number of events was read. There may be more to be read.
 func (g *gatherer) settle(now time.Time, out []item) []item {
 	clear(g.loose)
-	return g.closeIf(out, func(in *group) bool {
+	return g.closeIf(out, func(in *flood) bool {
 		return now.Sub(in.read.last) >= g.cfg.Window || g.tooOld(in, now) || g.apart(in, g.clock[in.key.hmc])
 	})
 }
@@ -196,7 +196,7 @@ func (g *gatherer) settle(now time.Time, out []item) []item {
 // idle ends the groups that nothing more belongs to when there is nothing more to be read: what was stored long ago does not
 // wait any longer for that.
 func (g *gatherer) idle(now time.Time, out []item) []item {
-	return g.closeIf(out, func(in *group) bool { return !g.idleAt(in).After(now) })
+	return g.closeIf(out, func(in *flood) bool { return !g.idleAt(in).After(now) })
 }
 
 // until returns when idle has something to do next. There is a group.
@@ -204,7 +204,7 @@ func (g *gatherer) until() time.Time {
 	return g.earliest(g.idleAt)
 }
 
-func (g *gatherer) idleAt(in *group) time.Time {
+func (g *gatherer) idleAt(in *flood) time.Time {
 	quiet, full := in.read.last, in.read.first.Add(floodWindows*g.cfg.Window)
 	if in.received.last.Before(quiet) {
 		quiet = in.received.last
@@ -215,27 +215,27 @@ func (g *gatherer) idleAt(in *group) time.Time {
 	return full
 }
 
-func (g *gatherer) tooOld(in *group, now time.Time) bool {
+func (g *gatherer) tooOld(in *flood, now time.Time) bool {
 	return now.Sub(in.read.first) >= floodWindows*g.cfg.Window
 }
 
 // blocked ends the groups that have waited for long, and those whose events are what nothing more can be read for: head is the
 // number of the first event that is not done.
 func (g *gatherer) blocked(now time.Time, head uint64, out []item) []item {
-	return g.closeIf(out, func(in *group) bool { return in.members[0].item.number <= head || g.tooOld(in, now) })
+	return g.closeIf(out, func(in *flood) bool { return in.members[0].item.number <= head || g.tooOld(in, now) })
 }
 
 // blockedUntil returns when blocked has something to do because of the time. There is a group.
 func (g *gatherer) blockedUntil() time.Time {
-	return g.earliest(func(in *group) time.Time { return in.read.first.Add(floodWindows * g.cfg.Window) })
+	return g.earliest(func(in *flood) time.Time { return in.read.first.Add(floodWindows * g.cfg.Window) })
 }
 
 // all ends all groups.
 func (g *gatherer) all(out []item) []item {
-	return g.closeIf(out, func(*group) bool { return true })
+	return g.closeIf(out, func(*flood) bool { return true })
 }
 
-func (g *gatherer) earliest(of func(*group) time.Time) (at time.Time) {
+func (g *gatherer) earliest(of func(*flood) time.Time) (at time.Time) {
 	for _, in := range g.groups {
 		if t := of(in); at.IsZero() || t.Before(at) {
 			at = t
@@ -245,8 +245,8 @@ func (g *gatherer) earliest(of func(*group) time.Time) (at time.Time) {
 }
 
 // closeIf ends the groups that are due, oldest first.
-func (g *gatherer) closeIf(out []item, due func(*group) bool) []item {
-	var list []*group
+func (g *gatherer) closeIf(out []item, due func(*flood) bool) []item {
+	var list []*flood
 	for _, in := range g.groups {
 		if due(in) {
 			list = append(list, in)
@@ -259,14 +259,14 @@ func (g *gatherer) closeIf(out []item, due func(*group) bool) []item {
 	return out
 }
 
-func byFirst(x, y *group) int { return cmp.Compare(x.members[0].item.number, y.members[0].item.number) }
+func byFirst(x, y *flood) int { return cmp.Compare(x.members[0].item.number, y.members[0].item.number) }
 
 // bound ends the oldest group where too much waits.
 func (g *gatherer) bound(out []item) []item {
 	if g.size <= maxGathered {
 		return out
 	}
-	var oldest *group
+	var oldest *flood
 	for _, in := range g.groups {
 		if oldest == nil || byFirst(in, oldest) < 0 {
 			oldest = in
@@ -277,7 +277,7 @@ func (g *gatherer) bound(out []item) []item {
 
 // close ends a group and appends what becomes of it: a summary, or its events if they are no flood. What the limits of the queue
 // have taken away meanwhile is not in it.
-func (g *gatherer) close(in *group, out []item) []item {
+func (g *gatherer) close(in *flood, out []item) []item {
 	delete(g.groups, in.key)
 	for i := range in.members {
 		delete(g.waiting, resourceKey{in.key.hmc, in.members[i].change.uri})
@@ -319,7 +319,7 @@ type floodResource struct {
 }
 
 // summarize makes one item of all members of a group.
-func (g *gatherer) summarize(in *group) item {
+func (g *gatherer) summarize(in *flood) item {
 	first := &in.members[0]
 	last := &in.members[len(in.members)-1]
 	e := event.Event{

@@ -31,8 +31,12 @@ const (
 // aChange is a status change of a partition P<n> of CPC M90 at hmc "a".
 func aChange(n int, from, to string) *event.Event {
 	uri := "/api/partitions/" + strconv.Itoa(n)
+	severity := event.SeverityWarning
+	if to == floodDown {
+		severity = event.SeverityCritical
+	}
 	return &event.Event{
-		HMC: "a", Type: event.TypeStatusChange, Origin: event.OriginLive, Severity: statusSeverity(to),
+		HMC: "a", Type: event.TypeStatusChange, Origin: event.OriginLive, Severity: severity,
 		Resource: &event.Resource{Class: "partition", Name: "P" + strconv.Itoa(n), ObjectURI: uri, CPC: "M90"},
 		Body:     fmt.Appendf(nil, `{"change-reports":[{"old-status":%q,"old-additional-status":null,"new-status":%q,"new-additional-status":null}]}`, from, to),
 		Summary:  fmt.Sprintf("P%d %s -> %s", n, from, to),
