@@ -56,7 +56,7 @@ flood: {window: %s, min: 10}
 		return ids
 	}
 	configure("5m")
-	p, _ := startDaemon(t, path, dir)
+	p, o := startDaemon(t, path, dir)
 	last := sim.Partitions()[49]
 	eventually(t, "the CPC of the partitions is known", func() bool {
 		sim.Publish("object-notification", []hmcsim.Header{
@@ -67,6 +67,10 @@ flood: {window: %s, min: 10}
 		mu.Lock()
 		defer mu.Unlock()
 		return len(got) > 0 && got[len(got)-1].Resource != nil && got[len(got)-1].Resource.CPC != ""
+	})
+	eventually(t, "all is delivered", func() bool {
+		_, body := get(t, http.DefaultClient, http.MethodGet, o.url+"/metrics")
+		return strings.Contains(body, `hmcnotifyd_sink_queue_events{sink="hook"} 0`)
 	})
 	if err := sim.SetCommunicating(last.CPC, false); err != nil {
 		t.Fatal(err)

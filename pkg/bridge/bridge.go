@@ -253,7 +253,7 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 
 	keepSinks, gone := split(oldDeliveries, func(d *delivery) bool {
 		i := sinkIndex(cfg, d.cfg.Name)
-		return i >= 0 && cfg.Sinks[i].Equal(&d.cfg) && (d.flood == nil || d.flood.cfg == cfg.Flood)
+		return i >= 0 && cfg.Sinks[i].Equal(&d.cfg) && (d.flood == nil || d.flood.rules.equal(floodRulesOf(cfg)))
 	})
 	keepHMCs, goneHMCs := split(oldSupervisors, func(s *supervisor) bool {
 		i := hmcIndex(cfg, s.cfg.Name)
@@ -348,7 +348,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	b.cfg, b.deliveries, b.supervisors = cfg, keepSinks, keepHMCs
 	for _, n := range w.sinks {
 		n.cursor.Rewind()
-		d := newDelivery(n.cfg, cfg.Flood, n.sink, n.cursor, b.dead, b.metrics, b.log)
+		d := newDelivery(n.cfg, floodRulesOf(cfg), n.sink, n.cursor, b.dead, b.metrics, b.log)
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
 	}
 	severities := newSeverities(cfg.Severity)

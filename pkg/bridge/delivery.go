@@ -62,7 +62,7 @@ type delivery struct {
 	items   []item
 }
 
-func newDelivery(cfg config.Sink, flood config.Flood, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
+func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
 	d := &delivery{
 		cfg: cfg, sink: sink, cursor: cursor, dead: dead,
 		router:   router{match: cfg.Match, drop: cfg.Drop},
@@ -89,7 +89,7 @@ func newDelivery(cfg config.Sink, flood config.Flood, sink sinks.Sink, cursor *q
 		if lanes > 1 {
 			busy = d.work.has
 		}
-		d.flood = newGatherer(flood, cursor.Acked, busy)
+		d.flood = newGatherer(rules, cursor.Acked, busy)
 		d.progress.eager = true
 	}
 	for i := range lanes {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ const (
 // Where a group ends follows from when its events were received, not from when they were read, wherever that is possible.
 // So what is read again after a crash makes the same groups, hence summaries with the same ids.
 type gatherer struct {
-	cfg config.Flood
+	rules floodRules
 	// acked returns the sequence number up to which events have gone, delivered or not.
 	acked func() uint64
 	// busy says whether events wait in the lanes that are kept in order by this key. nil: order needs no keys.
@@ -39,15 +40,41 @@ type gatherer struct {
 	groups  map[floodKey]*flood
 	waiting map[resourceKey]place // of the resources that have an event in a group
 	size    int                   // events in groups
-	clock   map[string]time.Time  // by HMC: when the event that was read last was received
+	clock   map[string]time.Time  // by group of HMCs: when the event that was read last was received
 	loose   map[string]bool       // order keys of what this call to add and those since settle handed on without a CPC
 	cpcs    map[cpcKey]string     // URIs
 }
 
+// floodRules are what the configuration says of floods.
+type floodRules struct {
+	config.Flood
+	groups map[string]string // of HMCs, by HMC: those of one group see the same CPCs, and any of them tells of a change
+}
+
+func floodRulesOf(cfg *config.Config) floodRules {
+	r := floodRules{Flood: cfg.Flood, groups: make(map[string]string, len(cfg.HMCs))}
+	for i := range cfg.HMCs {
+		r.groups[cfg.HMCs[i].Name] = cfg.HMCs[i].Group
+	}
+	return r
+}
+
+func (r floodRules) equal(other floodRules) bool {
+	return r.Flood == other.Flood && maps.Equal(r.groups, other.groups)
+}
+
+// groupOf returns the group of an HMC. Events of one that is not configured any more may still wait.
+func (r floodRules) groupOf(hmc string) string {
+	if group, ok := r.groups[hmc]; ok {
+		return group
+	}
+	return hmc
+}
+
 type (
-	cpcKey      struct{ hmc, cpc string }
-	floodKey    struct{ hmc, cpc, status string }
-	resourceKey struct{ hmc, uri string }
+	cpcKey      struct{ group, cpc string } // group: of HMCs
+	floodKey    struct{ group, cpc, status string }
+	resourceKey struct{ group, uri string }
 )
 
 // place is where the event of a resource waits.
@@ -84,14 +111,15 @@ type statusChange struct {
 	hmc, class, name, uri, cpc string
 	time, origin, severity     string
 	element, repeat            bool
+	shared                     bool // another HMC sees the same
 	reports                    []byte
 	from, to                   string // of a status change: before the first report, after the last
 	idle                       bool   // of a status change: nothing has changed
 }
 
-func newGatherer(cfg config.Flood, acked func() uint64, busy func(string) bool) *gatherer {
+func newGatherer(rules floodRules, acked func() uint64, busy func(string) bool) *gatherer {
 	return &gatherer{
-		cfg: cfg, acked: acked, busy: busy,
+		rules: rules, acked: acked, busy: busy,
 		groups: make(map[floodKey]*flood), waiting: make(map[resourceKey]place),
 		clock: make(map[string]time.Time), loose: make(map[string]bool), cpcs: make(map[cpcKey]string),
 	}
@@ -104,19 +132,20 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, repeat boo
 	if c.repeat || c.idle {
 		return out, true
 	}
-	g.clock[c.hmc] = it.record.Received
+	hmcs := g.rules.groupOf(c.hmc)
+	g.clock[hmcs] = it.record.Received
 	if c.class == "cpc" && c.uri != "" && c.cpc != "" {
 		if len(g.cpcs) >= maxCPCs {
 			clear(g.cpcs)
 		}
-		g.cpcs[cpcKey{c.hmc, c.cpc}] = c.uri
+		g.cpcs[cpcKey{hmcs, c.cpc}] = c.uri
 	}
-	resource := resourceKey{c.hmc, c.uri}
+	resource := resourceKey{hmcs, c.uri}
 	at := g.waiting[resource]
 	before := at.in
-	key, known := g.orderKey(&it, &c, before)
+	key, known := g.orderKey(&it, &c, hmcs, before)
 	it.flood = &floodMark{key: key}
-	gk := floodKey{c.hmc, c.cpc, c.to}
+	gk := floodKey{hmcs, c.cpc, c.to}
 	collect := known && c.to != "" && c.uri != "" && !c.element && c.class != "cpc"
 	if before != nil {
 		switch {
@@ -156,7 +185,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, repeat boo
 
 // orderKey returns what the order of an event is kept by, and whether that is its CPC: a summary and what comes later of the same
 // partitions must not overtake each other.
-func (g *gatherer) orderKey(it *item, c *statusChange, before *flood) (key string, ofCPC bool) {
+func (g *gatherer) orderKey(it *item, c *statusChange, hmcs string, before *flood) (key string, ofCPC bool) {
 	own := it.record.Key
 	switch {
 	case c.cpc != "":
@@ -165,9 +194,9 @@ func (g *gatherer) orderKey(it *item, c *statusChange, before *flood) (key strin
 			g.loose[own] = true
 			return own, false
 		}
-		return cpcOrderKey(c.hmc, c.cpc), true
+		return cpcOrderKey(hmcs, c.cpc), true
 	case before != nil:
-		return cpcOrderKey(before.key.hmc, before.key.cpc), false
+		return cpcOrderKey(before.key.group, before.key.cpc), false
 	}
 	if g.busy != nil {
 		g.loose[own] = true
@@ -175,11 +204,11 @@ func (g *gatherer) orderKey(it *item, c *statusChange, before *flood) (key strin
 	return own, false
 }
 
-func cpcOrderKey(hmc, cpc string) string { return "cpc\x00" + hmc + "\x00" + cpc }
+func cpcOrderKey(group, cpc string) string { return "cpc\x00" + group + "\x00" + cpc }
 
 // apart says whether an event is too late to belong to a group.
 func (g *gatherer) apart(in *flood, received time.Time) bool {
-	return received.Sub(in.received.last) >= g.cfg.Window || received.Sub(in.received.first) >= floodWindows*g.cfg.Window
+	return received.Sub(in.received.last) >= g.rules.Window || received.Sub(in.received.first) >= floodWindows*g.rules.Window
 }
 
 // empty says that nothing waits.
@@ -189,7 +218,7 @@ func (g *gatherer) empty() bool { return len(g.groups) == 0 }
 func (g *gatherer) settle(now time.Time, out []item) []item {
 	clear(g.loose)
 	return g.closeIf(out, func(in *flood) bool {
-		return now.Sub(in.read.last) >= g.cfg.Window || g.tooOld(in, now) || g.apart(in, g.clock[in.key.hmc])
+		return now.Sub(in.read.last) >= g.rules.Window || g.tooOld(in, now) || g.apart(in, g.clock[in.key.group])
 	})
 }
 
@@ -205,18 +234,18 @@ func (g *gatherer) until() time.Time {
 }
 
 func (g *gatherer) idleAt(in *flood) time.Time {
-	quiet, full := in.read.last, in.read.first.Add(floodWindows*g.cfg.Window)
+	quiet, full := in.read.last, in.read.first.Add(floodWindows*g.rules.Window)
 	if in.received.last.Before(quiet) {
 		quiet = in.received.last
 	}
-	if quiet = quiet.Add(g.cfg.Window); quiet.Before(full) {
+	if quiet = quiet.Add(g.rules.Window); quiet.Before(full) {
 		return quiet
 	}
 	return full
 }
 
 func (g *gatherer) tooOld(in *flood, now time.Time) bool {
-	return now.Sub(in.read.first) >= floodWindows*g.cfg.Window
+	return now.Sub(in.read.first) >= floodWindows*g.rules.Window
 }
 
 // blocked ends the groups that have waited for long, and those whose events are what nothing more can be read for: head is the
@@ -227,7 +256,7 @@ func (g *gatherer) blocked(now time.Time, head uint64, out []item) []item {
 
 // blockedUntil returns when blocked has something to do because of the time. There is a group.
 func (g *gatherer) blockedUntil() time.Time {
-	return g.earliest(func(in *flood) time.Time { return in.read.first.Add(floodWindows * g.cfg.Window) })
+	return g.earliest(func(in *flood) time.Time { return in.read.first.Add(floodWindows * g.rules.Window) })
 }
 
 // all ends all groups.
@@ -280,12 +309,12 @@ func (g *gatherer) bound(out []item) []item {
 func (g *gatherer) close(in *flood, out []item) []item {
 	delete(g.groups, in.key)
 	for i := range in.members {
-		delete(g.waiting, resourceKey{in.key.hmc, in.members[i].change.uri})
+		delete(g.waiting, resourceKey{in.key.group, in.members[i].change.uri})
 	}
 	g.size -= len(in.members) + len(in.behind)
 	acked := g.acked()
 	in.members = slices.DeleteFunc(in.members, func(m gathered) bool { return m.item.seq <= acked })
-	if n := len(in.members); n >= g.cfg.Min && n > 0 {
+	if n := len(in.members); n >= g.rules.Min && n > 0 {
 		return append(append(out, g.summarize(in)), in.behind...)
 	}
 	from := len(out)
@@ -323,15 +352,15 @@ func (g *gatherer) summarize(in *flood) item {
 	first := &in.members[0]
 	last := &in.members[len(in.members)-1]
 	e := event.Event{
-		HMC: in.key.hmc, Type: event.TypeStatusChangeSummary, Received: first.item.record.Received, Origin: first.change.origin,
-		Resource: &event.Resource{Class: "cpc", Name: in.key.cpc, ObjectURI: g.cpcs[cpcKey{in.key.hmc, in.key.cpc}], CPC: in.key.cpc},
+		HMC: first.change.hmc, Type: event.TypeStatusChangeSummary, Received: first.item.record.Received, Origin: first.change.origin,
+		Resource: &event.Resource{Class: "cpc", Name: in.key.cpc, ObjectURI: g.cpcs[cpcKey{in.key.group, in.key.cpc}], CPC: in.key.cpc},
 		Severity: event.SeverityInfo,
 	}
 	body := floodSummary{
 		CPC: in.key.cpc, NewStatus: in.key.status, Count: len(in.members), FirstTime: first.change.time, LastTime: first.change.time,
 		Resources: make([]floodResource, 0, len(in.members)),
 	}
-	mark := &floodMark{key: cpcOrderKey(in.key.hmc, in.key.cpc), members: make([]member, 0, len(in.members))}
+	mark := &floodMark{key: cpcOrderKey(in.key.group, in.key.cpc), members: make([]member, 0, len(in.members))}
 	ids := append(make([]string, 0, 1+len(in.members)), e.Type)
 	for i := range in.members {
 		m, c := &in.members[i].item, &in.members[i].change
@@ -339,6 +368,9 @@ func (g *gatherer) summarize(in *flood) item {
 		ids = append(ids, m.record.ID)
 		if m.record.Received.Before(e.Received) {
 			e.Received = m.record.Received
+		}
+		if c.shared && !slices.Contains(e.SeenBy, c.hmc) {
+			e.SeenBy = append(e.SeenBy, c.hmc)
 		}
 		if c.origin != e.Origin {
 			e.Origin = event.OriginLive
@@ -436,6 +468,8 @@ func readStatusChange(r event.Record) statusChange {
 			c.severity = event.String(value)
 		case "repeat":
 			c.repeat = event.True(value)
+		case "seen_by":
+			c.shared = true
 		case "body":
 			body = value
 		case "resource":

@@ -64,7 +64,7 @@ type stream struct {
 
 func newStream(t *testing.T, minimum int) *stream {
 	s := &stream{t: t, at: time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)}
-	s.g = newGatherer(config.Flood{Window: floodWindow, Min: minimum}, func() uint64 { return s.acked }, nil)
+	s.g = newGatherer(floodRules{Flood: config.Flood{Window: floodWindow, Min: minimum}}, func() uint64 { return s.acked }, nil)
 	return s
 }
 
@@ -249,8 +249,10 @@ func TestFloodText(t *testing.T) {
 		{changes(5, "adapter", "a", 5, "partition", "a", 1, "adapter", "a"), "CPC M90: 11 resources a -> x"},
 		{changes(12, "adapter", "a"), "CPC M90: 12 adapters a -> x"},
 		{changes(12, "class-of-tomorrow", "a"), "CPC M90: 12 resources a -> x"},
-		{changes(2, "partition", "b", 2, "partition", "a", 9, "partition", "e", 1, "partition", "d", 1, "partition", "c", 1, "partition", "f"),
-			"CPC M90: 16 partitions -> x (9 were e, 2 a, 2 b, 1 c, 2 others)"},
+		{
+			changes(2, "partition", "b", 2, "partition", "a", 9, "partition", "e", 1, "partition", "d", 1, "partition", "c", 1, "partition", "f"),
+			"CPC M90: 16 partitions -> x (9 were e, 2 a, 2 b, 1 c, 2 others)",
+		},
 	} {
 		if got := floodText(&floodSummary{CPC: "M90", NewStatus: "x", Count: len(test.resources), Resources: test.resources}); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
@@ -282,6 +284,29 @@ func TestFloodGroups(t *testing.T) {
 			if e := eventOf(t, s.out[i].record); e.HMC != want.hmc || e.Origin != want.origin || e.Severity != want.severity || e.Resource.ObjectURI != "" {
 				t.Errorf("%d: %+v", i, e)
 			}
+		}
+	})
+	t.Run("HMCs that see the same machine", func(t *testing.T) {
+		s := newStream(t, 4)
+		s.g.rules.groups = map[string]string{"a": "g", "b": "g"}
+		var events []*event.Event
+		for n := range 4 {
+			e := aChange(n, "active", floodDown)
+			e.HMC = []string{"b", "b", "a", "b"}[n]
+			e.SeenBy = []string{e.HMC}
+			events = append(events, e)
+		}
+		up := aChange(0, floodDown, "active")
+		s.add(append(events, up)...)
+		s.says(down4)
+		if e := eventOf(t, s.out[0].record); e.HMC != "b" || !slices.Equal(e.SeenBy, []string{"b", "a"}) {
+			t.Errorf("%+v", e)
+		}
+		s.pass(floodWindow)
+		s.idle()
+		s.says("P0 " + floodDown + " -> active")
+		if s.out[0].flood.key != s.out[1].flood.key {
+			t.Errorf("keys %q and %q", s.out[0].flood.key, s.out[1].flood.key)
 		}
 	})
 	t.Run("one that does not end", func(t *testing.T) {
@@ -599,7 +624,7 @@ func TestFloodWhateverComes(t *testing.T) {
 				continue
 			}
 			b := floodBody(t, e)
-			if len(it.flood.members) != b.Count || b.Count < s.g.cfg.Min {
+			if len(it.flood.members) != b.Count || b.Count < s.g.rules.Min {
 				t.Fatalf("%d members: %+v", len(it.flood.members), b)
 			}
 			for i, m := range it.flood.members {
@@ -702,7 +727,7 @@ sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch:
 		s.t.Fatal(err)
 	}
 	cursor.Rewind()
-	d := newDelivery(cfg, flood, sink, cursor, s.dead, NewMetrics(nil), zap.NewNop())
+	d := newDelivery(cfg, floodRules{Flood: flood}, sink, cursor, s.dead, NewMetrics(nil), zap.NewNop())
 	s.delivery = d
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	done := make(chan struct{})
@@ -991,6 +1016,8 @@ func floodDaemon(t *testing.T) (d *daemon, sim *hmcsim.HMC, hmcs string) {
 		events := d.consumer.got()
 		return len(events) > 0 && events[len(events)-1].Resource.CPC != ""
 	})
+	// What is on its way of a partition from before its CPC was known keeps it out of a flood.
+	d.eventually("all is delivered", func() bool { return d.sink("hook").QueueEvents == 0 && d.sink("file").QueueEvents == 0 })
 	return d, sim, hmcs
 }
 

@@ -130,7 +130,6 @@ heartbeat_interval: 1m
 	if err != nil {
 		t.Fatal(err)
 	}
-	const notYet = "has no effect in this version yet"
 	want := []string{
 		"7: hmcs[0].tls.insecure_skip_verify: the server's certificate is not verified: whoever is on the way can read the password and make up events",
 		"10: hmcs[1].hosts[1]: H is a host of hmcs[0] as well: its notifications would arrive twice",
