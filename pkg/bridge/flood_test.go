@@ -814,7 +814,7 @@ func TestFloodHoldsUpNothing(t *testing.T) {
 			s := newStage(t)
 			s.run(config.Flood{Window: neverEnds, Min: 3}, concurrency)
 			s.store(downs(0, 3)...)
-			const others = 1000
+			const others = 2000
 			publishOthers := func() {
 				var events []*event.Event
 				for n := range others {
@@ -827,12 +827,43 @@ func TestFloodHoldsUpNothing(t *testing.T) {
 			if s.delivery.cursor.Acked() != 0 {
 				t.Error("what waits is acknowledged")
 			}
-			const rounds = 20 // as many as may be read beyond the first, and more
+			const rounds = 10 // as many as may be read beyond the first, and more
 			for range rounds - 1 {
 				publishOthers()
 			}
 			s.eventually("all", func() bool { return len(s.consumer.got()) == rounds*others+1 && s.settled() })
 			s.sums(rounds*others+3, 0, 0, 0)
+		})
+	}
+}
+
+// Where nothing more may be read because of an event that fails, and then because of a group that is behind that one, the group ends.
+func TestFloodBehindAFailure(t *testing.T) {
+	for _, concurrency := range []int{1, 4} {
+		t.Run(fmt.Sprint("concurrency ", concurrency), func(t *testing.T) {
+			s := newStage(t)
+			s.consumer.answers(func(events []*event.Event) int {
+				if events[0].Type == event.TypeJobCompletion {
+					return http.StatusServiceUnavailable
+				}
+				return http.StatusOK
+			})
+			s.run(config.Flood{Window: neverEnds, Min: 3}, concurrency)
+			bad := another(event.TypeJobCompletion, 1)
+			bad.Resource.CPC = ""
+			s.store(bad)
+			s.eventually("it fails", s.failing)
+			s.store(downs(2, 5)...)
+			const others = 20_000
+			var events []*event.Event
+			for n := range others {
+				events = append(events, another(event.TypeOSMessage, 10+n))
+			}
+			s.store(events...)
+			s.eventually("nothing more may be read", func() bool { return !s.delivery.progress.hasRoom() })
+			s.consumer.answers(nil)
+			s.eventually("all", func() bool { return len(s.consumer.got()) == others+2 && s.settled() })
+			s.sums(others+4, 0, 0, 0)
 		})
 	}
 }
@@ -914,14 +945,42 @@ func TestFloodQueueLimits(t *testing.T) {
 	s.eventually("it is counted", func() bool { return s.delivery.metrics.delivered.n.Load() > 0 })
 	s.sums(3, 0, 0, 2)
 
-	// All of it.
+	// All of it, while something later is ahead of it.
+	s = newStage(t)
+	s.consumer.answers(func(events []*event.Event) int {
+		if events[0].Type == event.TypeJobCompletion {
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusOK
+	})
+	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 3}, 1)
+	s.store(another(event.TypeJobCompletion, 1))
+	s.eventually("it fails", s.failing)
+	s.store(append(downs(2, 5), another(event.TypeOSMessage, 9))...)
+	s.eventually("the summary is behind it", func() bool {
+		s.delivery.work.mu.Lock()
+		defer s.delivery.work.mu.Unlock()
+		return s.delivery.work.left == 2
+	})
+	s.delivery.cfg.Queue = config.Queue{MaxBytes: 500} // the OS message has less, each of the others about as much
+	s.delivery.trim()
+	s.eventually("all", s.settled)
+	s.finish()
+	if got := s.consumer.got(); len(got) != 1 || got[0].Type != event.TypeOSMessage {
+		t.Errorf("%d events, the first is %+v", len(got), got[0])
+	}
+	s.sums(1, 0, 0, 4)
+
+	// All of it, in a lane.
+	s = newStage(t)
 	s.consumer.answers(func([]*event.Event) int { return http.StatusServiceUnavailable })
+	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 3}, 4)
 	s.store(downs(0, 5)...)
 	s.eventually("it fails", s.failing)
 	s.delivery.cfg.Queue = config.Queue{MaxBytes: 1}
 	s.delivery.trim()
 	s.finish()
-	s.sums(3, 0, 0, 7)
+	s.sums(0, 0, 0, 5)
 }
 
 // Through lanes, batches and failures: everything arrives, and each partition's events in their order.
