@@ -79,6 +79,13 @@ func start(t *testing.T, env []string, args ...string) *program {
 // startWriting starts the program with these files as its stdout and stderr; nil: what it writes is kept in out.
 func startWriting(t *testing.T, stdout, stderr *os.File, env []string, args ...string) *program {
 	t.Helper()
+	return startReading(t, nil, stdout, stderr, env, args...)
+}
+
+// startReading starts the program with these files as its stdin, stdout and stderr; nil: it reads nothing, and what it writes
+// is kept in out.
+func startReading(t *testing.T, stdin, stdout, stderr *os.File, env []string, args ...string) *program {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -87,6 +94,9 @@ func startWriting(t *testing.T, stdout, stderr *os.File, env []string, args ...s
 	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), exe, args...)
 	p.cmd.Env = append(append(os.Environ(), beProgram+"=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if stdin != nil {
+		p.cmd.Stdin = stdin
+	}
 	if stdout != nil {
 		p.cmd.Stdout = stdout
 	}
@@ -212,6 +222,10 @@ func TestUsage(t *testing.T) {
 		{[]string{"simulate", "--rate=Inf"}, 2, "", "--rate"},
 		{[]string{"simulate", "--cpcs=0"}, 2, "", "--cpcs"},
 		{[]string{"simulate", "--partitions=-1"}, 2, "", "--partitions"},
+		{[]string{"simulate", "--hmcs=0"}, 2, "", "--hmcs"},
+		{[]string{"simulate", "--hmcs=101"}, 2, "", "--hmcs"},
+		{[]string{"simulate", "--hmcs=2", "--rest-port=65535"}, 2, "", "--rest-port"},
+		{[]string{"simulate", "--hmcs=2", "--stomp-port=65535"}, 2, "", "--stomp-port"},
 		{[]string{"simulate", "--rest-port=70000"}, 2, "", "70000"},
 		{[]string{"demo", "--duration=-1s"}, 2, "", "--duration"},
 		{[]string{"--storage.path="}, 2, "", "--storage.path"},

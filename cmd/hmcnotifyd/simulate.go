@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 
 	"github.com/alecthomas/kingpin/v2"
+	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
@@ -17,21 +21,27 @@ import (
 // maxSimulatedRate is far more than the simulator reaches.
 const maxSimulatedRate = 1e6
 
+// maxSimulatedHMCs is far more than watch one estate in real life.
+const maxSimulatedHMCs = 100
+
 type simulateFlags struct {
 	restPort, stompPort uint16
 	rate                float64
 	cpcs, partitions    int
+	hmcs                int
 	caOut               string
 }
 
 func simulateCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("simulate", "Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C.")
+	c := app.Command("simulate", "Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
+		"It takes commands on its standard input; help lists them.")
 	f := &e.simulator
 	c.Flag("rest-port", "Port of the Web Services API; 0 for a free one.").Default("6794").Uint16Var(&f.restPort)
 	c.Flag("stomp-port", "Port of the STOMP broker; 0 for a free one.").Default("61612").Uint16Var(&f.stompPort)
 	c.Flag("rate", "Notifications per second.").Default("5").Float64Var(&f.rate)
 	c.Flag("cpcs", "Number of CPCs; every second one is in DPM mode.").Default("2").IntVar(&f.cpcs)
 	c.Flag("partitions", "Number of partitions of all CPCs together.").Default("8").IntVar(&f.partitions)
+	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").Default("1").IntVar(&f.hmcs)
 	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").PlaceHolder("FILE").StringVar(&f.caOut)
 	c.Validate(func(*kingpin.CmdClause) error {
 		switch {
@@ -41,44 +51,94 @@ func simulateCommand(app *kingpin.Application, e *environment) string {
 			return errors.New("--cpcs must be at least 1")
 		case f.partitions < 0:
 			return errors.New("--partitions must not be negative")
+		case f.hmcs < 1 || f.hmcs > maxSimulatedHMCs:
+			return fmt.Errorf("--hmcs must be from 1 to %d", maxSimulatedHMCs)
+		case int(f.restPort)+f.hmcs-1 > 65535:
+			return fmt.Errorf("--rest-port: no %d ports from %d on", f.hmcs, f.restPort)
+		case int(f.stompPort)+f.hmcs-1 > 65535:
+			return fmt.Errorf("--stomp-port: no %d ports from %d on", f.hmcs, f.stompPort)
 		}
 		return nil
 	})
 	return c.FullCommand()
 }
 
-func (e *environment) simulate(ctx context.Context) error {
+func (e *environment) simulate(ctx context.Context) (err error) {
 	log, err := e.newLogger()
 	if err != nil {
 		return err
 	}
-	f := e.simulator
-	partitions := f.partitions
-	if partitions == 0 {
-		partitions = -1 // what the simulator calls none
-	}
-	sim, err := hmcsim.Start(hmcsim.Options{
-		RESTAddr:  net.JoinHostPort("127.0.0.1", strconv.Itoa(int(f.restPort))),
-		StompAddr: net.JoinHostPort("127.0.0.1", strconv.Itoa(int(f.stompPort))),
-		Rate:      f.rate, CPCs: f.cpcs, Partitions: partitions, Logger: log,
-	})
+	hmcs, err := e.simulator.start(log)
+	defer func() {
+		for _, h := range hmcs {
+			err = firstError(err, h.Close())
+		}
+	}()
 	if err != nil {
 		return fmt.Errorf("simulate: %w", err)
 	}
 	tls := "insecure_skip_verify: true   # or start the simulator with --ca-out FILE, and name FILE here as ca_file"
-	if f.caOut != "" {
-		path, err := filepath.Abs(f.caOut)
+	if e.simulator.caOut != "" {
+		path, err := filepath.Abs(e.simulator.caOut)
 		if err == nil {
-			err = os.WriteFile(path, sim.CACertPEM(), 0o644) //nolint:gosec // a certificate is public
+			err = os.WriteFile(path, hmcs[0].CACertPEM(), 0o644) //nolint:gosec // a certificate is public
 		}
 		if err != nil {
-			return fmt.Errorf("simulate: --ca-out: %w", firstError(err, sim.Close()))
+			return fmt.Errorf("simulate: --ca-out: %w", err)
 		}
 		tls = "ca_file: " + strconv.Quote(path)
 	}
-	fmt.Fprintf(e.stdout, `# A simulated HMC is running. A configuration that fits it:
-hmcs:
-  - name: simulated
+	fmt.Fprint(e.stdout, simulatedConfig(hmcs, tls))
+	// A program in the background that reads from its terminal is stopped; one that ignores the signal reads an error.
+	signal.Ignore(syscall.SIGTTIN)
+	serveConsole(ctx, hmcs, os.Stdin, e.stdout)
+	return nil
+}
+
+// start starts the HMCs, all over the first one's estate. After an error it returns those that it has started.
+func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
+	partitions := f.partitions
+	if partitions == 0 {
+		partitions = -1 // what the simulator calls none
+	}
+	address := func(port uint16, i int) string {
+		if port != 0 {
+			port += uint16(i)
+		}
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
+	}
+	var hmcs []*hmcsim.HMC
+	for i := range f.hmcs {
+		opts := hmcsim.Options{
+			Name:     "simulated",
+			RESTAddr: address(f.restPort, i), StompAddr: address(f.stompPort, i),
+			Rate: f.rate, CPCs: f.cpcs, Partitions: partitions, Logger: log,
+		}
+		if f.hmcs > 1 {
+			opts.Name = fmt.Sprintf("simulated-%d", i+1)
+		}
+		if i > 0 {
+			opts.EstateOf = hmcs[0]
+		}
+		h, err := hmcsim.Start(opts)
+		if err != nil {
+			return hmcs, err
+		}
+		hmcs = append(hmcs, h)
+	}
+	return hmcs, nil
+}
+
+// simulatedConfig is a configuration that fits the HMCs.
+func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
+	var b strings.Builder
+	what, group := "A simulated HMC is", ""
+	if len(hmcs) > 1 {
+		what, group = fmt.Sprintf("%d simulated HMCs of the same CPCs are", len(hmcs)), "\n    group: simulated"
+	}
+	fmt.Fprintf(&b, "# %s running. A configuration that fits:\nhmcs:\n", what)
+	for _, h := range hmcs {
+		fmt.Fprintf(&b, `  - name: %s%s
     hosts: ["127.0.0.1"]
     rest_port: %d
     stomp_port: %d
@@ -89,13 +149,14 @@ hmcs:
     topics: [object, job, audit, security]
     os_messages:
       - {cpc: ".*", partition: ".*"}
-sinks:
+`, h.Name(), group, h.RESTPort(), h.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, tls)
+	}
+	b.WriteString(`sinks:
   - name: screen
     log: {output: stdout}
-# Ctrl-C ends it.
-`, sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, tls)
-	<-ctx.Done()
-	return sim.Close()
+# Ctrl-C ends it. Commands are read from standard input; help lists them.
+`)
+	return b.String()
 }
 
 func firstError(errs ...error) error {

@@ -1,0 +1,512 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+// maxConsoleLine is the longest line that is read, in bytes.
+const maxConsoleLine = 1 << 20
+
+// maxRestart bounds how long an HMC may be told to stay down, in seconds.
+const maxRestart = 24 * 60 * 60
+
+// consoleCommand is one command of the simulator's standard input.
+type consoleCommand struct {
+	name string
+	// args are the arguments as help shows them, and how many there must be: [NAME] may be left out, and what ends in ...
+	// is the rest of the line as it is.
+	args string
+	help string
+	// run gets an argument "" for each one that was left out.
+	run func(c *simConsole, args []string) error
+}
+
+// consoleCommands is the one list of them: parsing, counting of arguments and help follow from it.
+func consoleCommands() []consoleCommand {
+	return []consoleCommand{
+		{"help", "", "list the commands", (*simConsole).help},
+		{"list", "[CPC]", "list the CPCs and their partitions", (*simConsole).list},
+		{"stop", "NAME", "stop a partition: its operating system writes its last messages", (*simConsole).stop},
+		{"start", "NAME", "start a partition: its operating system writes its boot messages", (*simConsole).start},
+		{"status", "NAME STATUS", "give a partition or CPC any status", (*simConsole).status},
+		{"rename", "NAME NEW", "give a partition or CPC another name", (*simConsole).rename},
+		{"create", "CPC [NAME]", "make a partition", (*simConsole).create},
+		{"delete", "NAME", "delete a partition", (*simConsole).remove},
+		{"say", "NAME TEXT...", "let a partition's operating system write a message", (*simConsole).say},
+		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", (*simConsole).lose},
+		{"regain", "CPC", "bring a CPC's support element back: another burst", (*simConsole).regain},
+		{"job", "", "let a job of each session complete", (*simConsole).job},
+		{"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC", (*simConsole).hwMessage},
+		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", (*simConsole).hwClear},
+		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", (*simConsole).restart},
+		{"drop", "[HMC]", "cut the STOMP links", (*simConsole).drop},
+		{"expire", "[HMC]", "end the sessions, as their idle timeout does", (*simConsole).expire},
+		{"quit", "", "end the simulator", (*simConsole).end},
+	}
+}
+
+// simConsole does what is typed at a simulator.
+type simConsole struct {
+	hmcs []*hmcsim.HMC
+	quit context.CancelFunc
+	done <-chan struct{} // closed by quit, or when the program ends
+
+	restarts sync.WaitGroup
+	mu       sync.Mutex // guards what follows
+	out      io.Writer
+	down     map[*hmcsim.HMC]bool
+}
+
+// serveConsole does what the lines of in say until the context is done or one says quit. What it prints begins with #, so
+// that all the simulator has printed stays a configuration file. The end of in ends nothing but the reading.
+func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.Writer) {
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	c := &simConsole{hmcs: hmcs, quit: quit, done: ctx.Done(), out: out, down: make(map[*hmcsim.HMC]bool)}
+	defer c.restarts.Wait()
+	lines := make(chan string)
+	// A read of a terminal or pipe cannot be ended: this goroutine may last as long as the process.
+	go func() {
+		defer close(lines)
+		s := bufio.NewScanner(in)
+		s.Buffer(nil, maxConsoleLine)
+		for s.Scan() {
+			select {
+			case lines <- s.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err := s.Err(); err != nil {
+			c.printf("no more commands are read: %v", err)
+		}
+	}()
+	for ctx.Err() == nil {
+		select {
+		case line, more := <-lines:
+			if !more {
+				lines = nil
+				continue
+			}
+			if err := c.do(line); err != nil {
+				c.printf("error: %s", strings.TrimPrefix(err.Error(), "hmcsim: "))
+			}
+		case <-ctx.Done():
+		}
+	}
+}
+
+// printf prints one line, or several.
+func (c *simConsole) printf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for line := range strings.Lines(text) {
+		fmt.Fprintln(c.out, "# "+strings.TrimRight(line, " \n"))
+	}
+}
+
+// do does one line.
+func (c *simConsole) do(line string) error {
+	name, rest, err := nextWord(strings.ToValidUTF8(line, "\uFFFD"))
+	if err != nil || name == "" {
+		return err
+	}
+	commands := consoleCommands()
+	i := slices.IndexFunc(commands, func(cmd consoleCommand) bool { return cmd.name == name })
+	if i < 0 {
+		return fmt.Errorf("unknown command %q; help lists the commands", name)
+	}
+	args, err := commands[i].parse(rest)
+	if err != nil {
+		return err
+	}
+	return commands[i].run(c, args)
+}
+
+// usage is the command as it is typed.
+func (cmd *consoleCommand) usage() string { return strings.TrimRight(cmd.name+" "+cmd.args, " ") }
+
+// parse splits what follows the command's name into its arguments.
+func (cmd *consoleCommand) parse(rest string) ([]string, error) {
+	var args []string
+	for arg := range strings.FieldsSeq(cmd.args) {
+		word := strings.TrimSpace(rest)
+		var err error
+		if strings.HasSuffix(arg, "...") {
+			rest = ""
+		} else if word, rest, err = nextWord(rest); err != nil {
+			return nil, fmt.Errorf("%s: %w", cmd.name, err)
+		}
+		if word == "" && arg[0] != '[' {
+			return nil, fmt.Errorf("%s: %s is missing; usage: %s", cmd.name, strings.TrimSuffix(arg, "..."), cmd.usage())
+		}
+		args = append(args, word)
+	}
+	if rest = strings.TrimSpace(rest); rest != "" {
+		return nil, fmt.Errorf("%s: %q is too much; usage: %s", cmd.name, rest, cmd.usage())
+	}
+	return args, nil
+}
+
+// nextWord returns the first word of a line and what follows it. Words are separated by blanks; one with blanks in it
+// stands in double quotes.
+func nextWord(line string) (word, rest string, err error) {
+	line = strings.TrimSpace(line)
+	if strings.HasPrefix(line, `"`) {
+		quoted, err := strconv.QuotedPrefix(line)
+		if err != nil {
+			return "", "", fmt.Errorf("the closing quote is missing: %s", line)
+		}
+		word, err = strconv.Unquote(quoted)
+		return word, line[len(quoted):], err
+	}
+	if i := strings.IndexFunc(line, unicode.IsSpace); i >= 0 {
+		return line[:i], line[i:], nil
+	}
+	return line, "", nil
+}
+
+// estate is the HMC that estate and partitions are asked of: they are the same on each.
+func (c *simConsole) estate() *hmcsim.HMC { return c.hmcs[0] }
+
+// cpc finds a CPC by its name, object id or URI.
+func (c *simConsole) cpc(key string) (hmcsim.CPCInfo, error) {
+	for _, cpc := range c.estate().CPCs() {
+		if cpc.Name == key || cpc.ID == key || cpc.URI == key {
+			return cpc, nil
+		}
+	}
+	return hmcsim.CPCInfo{}, fmt.Errorf("CPC %q is unknown; list lists all", key)
+}
+
+// named finds the HMC of a name, or all with "".
+func (c *simConsole) named(name string) ([]*hmcsim.HMC, error) {
+	if name == "" {
+		return c.hmcs, nil
+	}
+	for _, h := range c.hmcs {
+		if h.Name() == name {
+			return []*hmcsim.HMC{h}, nil
+		}
+	}
+	return nil, fmt.Errorf("HMC %q is unknown", name)
+}
+
+func (c *simConsole) help([]string) error {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, cmd := range consoleCommands() {
+		fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
+	}
+	fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. A name with blanks stands in double quotes.\n")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	c.printf("%s", b.String())
+	return nil
+}
+
+func (c *simConsole) list(args []string) error {
+	cpcs := c.estate().CPCs()
+	if args[0] != "" {
+		one, err := c.cpc(args[0])
+		if err != nil {
+			return err
+		}
+		cpcs = []hmcsim.CPCInfo{one}
+	}
+	of := make(map[string][]hmcsim.PartitionInfo)
+	for _, p := range c.estate().Partitions() {
+		of[p.CPC] = append(of[p.CPC], p)
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, cpc := range cpcs {
+		fmt.Fprintf(w, "%s\t%s\n", cpc.Name, cpc.Status)
+		for _, p := range of[cpc.Name] {
+			fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	c.printf("%s", b.String())
+	return nil
+}
+
+func (c *simConsole) stop(args []string) error {
+	p, err := c.estate().Partition(args[0])
+	if err == nil {
+		err = c.estate().StopPartition(p.ID)
+	}
+	if err == nil {
+		c.printf("partition %s on %s stops", p.Name, p.CPC)
+	}
+	return err
+}
+
+func (c *simConsole) start(args []string) error {
+	p, err := c.estate().Partition(args[0])
+	if err == nil {
+		err = c.estate().StartPartition(p.ID)
+	}
+	if err == nil {
+		c.printf("partition %s on %s starts", p.Name, p.CPC)
+	}
+	return err
+}
+
+func (c *simConsole) status(args []string) error {
+	key, status := args[0], args[1]
+	if p, err := c.estate().Partition(key); err == nil {
+		if err := c.estate().SetPartitionStatus(p.ID, status); err != nil {
+			return err
+		}
+		c.printf("partition %s on %s: %s -> %s", p.Name, p.CPC, p.Status, status)
+		return nil
+	}
+	cpc, err := c.cpc(key)
+	if err != nil {
+		return unknownName(key)
+	}
+	if err := c.estate().SetCPCStatus(cpc.ID, status); err != nil {
+		return err
+	}
+	c.printf("CPC %s: %s -> %s", cpc.Name, cpc.Status, status)
+	return nil
+}
+
+func unknownName(key string) error {
+	return fmt.Errorf("no partition and no CPC is called %q; list lists all", key)
+}
+
+func (c *simConsole) rename(args []string) error {
+	key, name := args[0], args[1]
+	if p, err := c.estate().Partition(key); err == nil {
+		if slices.ContainsFunc(c.estate().Partitions(), func(o hmcsim.PartitionInfo) bool { return o.CPC == p.CPC && o.Name == name }) {
+			return fmt.Errorf("%s has a partition %s already", p.CPC, name)
+		}
+		if err := c.estate().RenamePartition(p.ID, name); err != nil {
+			return err
+		}
+		c.printf("partition %s on %s is now %s", p.Name, p.CPC, name)
+		return nil
+	}
+	cpc, err := c.cpc(key)
+	if err != nil {
+		return unknownName(key)
+	}
+	if slices.ContainsFunc(c.estate().CPCs(), func(o hmcsim.CPCInfo) bool { return o.Name == name }) {
+		return fmt.Errorf("there is a CPC %s already", name)
+	}
+	if err := c.estate().RenameCPC(cpc.ID, name); err != nil {
+		return err
+	}
+	c.printf("CPC %s is now %s", cpc.Name, name)
+	return nil
+}
+
+func (c *simConsole) create(args []string) error {
+	p, err := c.estate().CreatePartition(args[0], args[1])
+	if err == nil {
+		c.printf("partition %s on %s is there: %s", p.Name, p.CPC, p.Status)
+	}
+	return err
+}
+
+func (c *simConsole) remove(args []string) error {
+	p, err := c.estate().Partition(args[0])
+	if err == nil {
+		err = c.estate().DeletePartition(p.ID)
+	}
+	if err == nil {
+		c.printf("partition %s on %s is gone", p.Name, p.CPC)
+	}
+	return err
+}
+
+func (c *simConsole) say(args []string) error {
+	p, err := c.estate().Partition(args[0])
+	if err != nil {
+		return err
+	}
+	if !p.HasOS {
+		return fmt.Errorf("partition %s on %s is %s: no operating system of it can be heard", p.Name, p.CPC, p.Status)
+	}
+	n, err := c.estate().OSMessages(p.ID, args[1])
+	if err != nil {
+		return err
+	}
+	c.printf("partition %s on %s has said it, to %d %s", p.Name, p.CPC, n, plural(n, "subscription"))
+	return nil
+}
+
+func (c *simConsole) lose(args []string) error   { return c.communicate(args[0], false) }
+func (c *simConsole) regain(args []string) error { return c.communicate(args[0], true) }
+
+func (c *simConsole) communicate(key string, up bool) error {
+	cpc, err := c.cpc(key)
+	switch {
+	case err != nil:
+		return err
+	case cpc.Communicating == up && up:
+		return fmt.Errorf("the support element of %s communicates already", cpc.Name)
+	case cpc.Communicating == up:
+		return fmt.Errorf("the support element of %s is cut off already", cpc.Name)
+	}
+	if err := c.estate().SetCommunicating(cpc.ID, up); err != nil {
+		return err
+	}
+	if up {
+		c.printf("the support element of %s communicates again", cpc.Name)
+	} else {
+		c.printf("the support element of %s is cut off", cpc.Name)
+	}
+	return nil
+}
+
+func (c *simConsole) job([]string) error {
+	n := 0
+	for _, h := range c.hmcs {
+		for _, uri := range h.CompleteJobs() {
+			c.printf("%s is complete on %s", uri, h.Name())
+			n++
+		}
+	}
+	if n == 0 {
+		return errors.New("job: nobody is logged on, and jobs belong to sessions")
+	}
+	return nil
+}
+
+// hwOwner is what a hardware message is of: a CPC, or with "console" each HMC itself.
+func (c *simConsole) hwOwner(key string) (cpc string, hmcs []*hmcsim.HMC, err error) {
+	if key == "console" {
+		return "", c.hmcs, nil
+	}
+	info, err := c.cpc(key)
+	return info.ID, c.hmcs[:1], err
+}
+
+func (c *simConsole) hwMessage(args []string) error {
+	cpc, hmcs, err := c.hwOwner(args[0])
+	if err != nil {
+		return err
+	}
+	for _, h := range hmcs {
+		uri, err := h.AddHardwareMessage(cpc, args[1])
+		if err != nil {
+			return err
+		}
+		c.printf("hardware message %s", uri)
+	}
+	return nil
+}
+
+func (c *simConsole) hwClear(args []string) error {
+	cpc, hmcs, err := c.hwOwner(args[0])
+	if err != nil {
+		return err
+	}
+	for _, h := range hmcs {
+		messages, err := h.HardwareMessages(cpc)
+		if err != nil {
+			return err
+		}
+		if err := h.DeleteHardwareMessages(cpc); err != nil {
+			return err
+		}
+		c.printf("%d hardware %s of %s removed", len(messages), plural(len(messages), "message"), args[0])
+	}
+	return nil
+}
+
+// restart takes HMCs down and brings them up again after a time. Other commands are done meanwhile: the estate lives on.
+func (c *simConsole) restart(args []string) error {
+	seconds := 0.0
+	if args[0] != "" {
+		var err error
+		if seconds, err = strconv.ParseFloat(args[0], 64); err != nil || math.IsNaN(seconds) || seconds < 0 || seconds > maxRestart {
+			return fmt.Errorf("restart: %q is not a number of seconds from 0 to %d", args[0], maxRestart)
+		}
+	}
+	hmcs, err := c.named(args[1])
+	if err != nil {
+		return err
+	}
+	for _, h := range hmcs {
+		if !c.takeDown(h) {
+			return fmt.Errorf("%s is down already", h.Name())
+		}
+		h.Stop()
+		c.printf("%s is down", h.Name())
+		c.restarts.Go(func() {
+			timer := time.NewTimer(time.Duration(seconds * float64(time.Second)))
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-c.done:
+				return
+			}
+			err := h.Resume()
+			c.mu.Lock()
+			delete(c.down, h)
+			c.mu.Unlock()
+			if err != nil {
+				c.printf("error: %s: %v", h.Name(), err)
+				return
+			}
+			c.printf("%s is up again", h.Name())
+		})
+	}
+	return nil
+}
+
+// takeDown notes that an HMC is down, unless it is.
+func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down[h] {
+		return false
+	}
+	c.down[h] = true
+	return true
+}
+
+func (c *simConsole) drop(args []string) error {
+	hmcs, err := c.named(args[0])
+	for _, h := range hmcs {
+		n := h.Broker().DropLinks()
+		c.printf("%s: %d %s cut", h.Name(), n, plural(n, "link"))
+	}
+	return err
+}
+
+func (c *simConsole) expire(args []string) error {
+	hmcs, err := c.named(args[0])
+	for _, h := range hmcs {
+		n := h.ExpireSessions(false)
+		c.printf("%s: %d %s expired", h.Name(), n, plural(n, "session"))
+	}
+	return err
+}
+
+func (c *simConsole) end([]string) error {
+	c.quit()
+	return nil
+}
