@@ -188,7 +188,7 @@ func TestConvertLogEntries(t *testing.T) {
 	if len(all) != 2 {
 		t.Fatalf("%d events", len(all))
 	}
-	if all[0].TopicType != event.TopicAudit || all[0].Summary != "User zbc has logged on" || !all[0].Time.Equal(time.UnixMilli(1574705197000)) {
+	if all[0].TopicType != event.TopicAudit || all[0].Summary != "User zbc has logged on [1941]" || !all[0].Time.Equal(time.UnixMilli(1574705197000)) {
 		t.Errorf("first: %+v", all[0])
 	}
 	if all[1].Summary != "log entry 1942" {

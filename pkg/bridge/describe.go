@@ -5,8 +5,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
@@ -33,14 +35,16 @@ func describe(e *event.Event, lasted time.Duration, s *severities) {
 		e.Summary = withResource(e, e.Type)
 	}
 	if e.Origin == event.OriginReconcile {
-		e.Summary += " (no notification of it was received)"
+		e.Summary = oneLineWith(e.Summary, " (no notification of it was received)")
+		return
 	}
 	e.Summary = oneLine(e.Summary)
 }
 
 func describeStatusChange(e *event.Event, lasted time.Duration, s *severities) {
 	// Oldest first: the last report is how things stand now.
-	var statuses []string
+	var first [maxPaths]string
+	statuses, to := 0, ""
 	var additional, additionalBefore string
 	unacceptable := false
 	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
@@ -59,25 +63,32 @@ func describeStatusChange(e *event.Event, lasted time.Duration, s *severities) {
 				unacceptable = event.True(value)
 			}
 		}
-		if len(statuses) == 0 {
-			statuses = append(statuses, orUnknown(before))
+		if statuses == 0 {
+			first[0], statuses = orUnknown(before), 1
 		}
-		statuses = append(statuses, orUnknown(after))
+		after = orUnknown(after)
+		if statuses > 1 && after == to {
+			continue // HMCs repeat reports
+		}
+		to = after
+		if statuses < maxPaths {
+			first[statuses] = to
+		}
+		statuses++
 	}
-	if len(statuses) == 0 {
+	if statuses == 0 {
 		e.Summary = withResource(e, "status changed")
 		return
 	}
-	to := statuses[len(statuses)-1]
-	what := statuses[0] + " -> " + to
-	if len(statuses) > 2 && len(statuses) <= maxPaths {
-		what = strings.Join(statuses, " -> ")
+	what := first[0] + " -> " + to
+	if statuses > 2 && statuses <= maxPaths {
+		what = strings.Join(first[:statuses], " -> ")
 	}
 	if additional != "" && additional != additionalBefore {
 		what += " (additional status " + additional + ")"
 	}
 	if lasted > 0 {
-		what += " (" + statuses[0] + " for " + roughly(lasted) + ")"
+		what += " (" + first[0] + " for " + roughly(lasted) + ")"
 	}
 	e.Summary = withResource(e, what)
 	e.Severity = s.ofStatus(to)
@@ -184,16 +195,18 @@ func countElements(raw []byte) int {
 
 // describeJob tells of a job what is known: its completion says only which one it was, the rest was asked for.
 func describeJob(e *event.Event) {
-	what := "job " + path.Base(e.Headers.Get("job-uri")) + " "
+	what := "job "
+	if uri := e.Headers.Get("job-uri"); uri != "" {
+		what += path.Base(uri) + " "
+	}
 	var status, results string
-	var code, reason int64
-	coded := false
+	var code, reason int64 // 0: not said, or not as a number
 	for name, value := range event.Members(e.Body) {
 		switch string(name) {
 		case "status":
 			status = event.String(value)
 		case "job-status-code":
-			code, coded = event.Int(value), !isNothing(value)
+			code = event.Int(value)
 		case "job-reason-code":
 			reason = event.Int(value)
 		case "job-results":
@@ -202,6 +215,9 @@ func describeJob(e *event.Event) {
 					results += ", "
 				}
 				results += string(key)
+				if len(results) > maxSummary {
+					break
+				}
 			}
 		}
 	}
@@ -210,7 +226,7 @@ func describeJob(e *event.Event) {
 		return
 	}
 	what += status
-	if coded {
+	if code != 0 {
 		what += ", status " + strconv.FormatInt(code, 10)
 		if code < 200 || code > 299 {
 			e.Severity = event.SeverityWarning
@@ -238,43 +254,56 @@ func describeOSMessage(e *event.Event, text string, held, priority, alarm bool) 
 	e.Summary = oneLine(withResource(e, what))
 }
 
-// describeLogEntry tells who did what, as the HMC puts it.
+// describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and the configuration know it.
 func describeLogEntry(e *event.Event, id, name, message, userid string, s *severities) {
-	what := firstLine(message)
+	what, end := firstLine(message), ""
 	if what == "" {
 		what = strings.TrimSpace("log entry " + id + " " + name)
-	} else if userid != "" && !strings.Contains(what, userid) {
+	} else if id != "" {
+		end = " [" + id + "]"
+	}
+	if userid != "" && !strings.Contains(what, userid) {
 		what = userid + ": " + what
 	}
-	e.Summary = oneLine(what)
+	e.Summary = oneLineWith(what, end)
 	e.Severity = s.ofEventID(id)
 }
 
 // oneLine makes a text fit for one line: without control characters, and bounded.
-func oneLine(s string) string {
+func oneLine(s string) string { return cut(printable(s), maxSummary) }
+
+// oneLineWith is oneLine for a text whose end must be there, however long the text is.
+func oneLineWith(s, end string) string {
+	end = cut(printable(end), maxValue)
+	return cut(printable(s), maxSummary-len(end)) + end
+}
+
+// printable replaces what would break a line, or steer a terminal, by blanks, and what is no text by U+FFFD.
+func printable(s string) string {
 	for i := range len(s) {
-		if s[i] < 0x20 || s[i] == 0x7f {
-			s = strings.Map(func(r rune) rune {
-				if r < 0x20 || r == 0x7f {
+		if s[i] < 0x20 || s[i] >= 0x7f {
+			return strings.Map(func(r rune) rune {
+				if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
 					return ' '
 				}
 				return r
 			}, s)
-			break
 		}
 	}
-	return cut(s, maxSummary)
+	return s
 }
 
-// cut cuts a text to a length in bytes.
+// cut cuts a text to a length in bytes, between two characters, and shows that it did.
 func cut(s string, length int) string {
+	const mark = "..."
 	if len(s) <= length {
 		return s
 	}
+	length -= len(mark)
 	for length > 0 && !utf8.RuneStart(s[length]) {
 		length--
 	}
-	return s[:length] + "..."
+	return s[:length] + mark
 }
 
 func describeInventoryChange(e *event.Event) {
@@ -300,15 +329,38 @@ func withElement(e *event.Event, what string) string {
 	if r.ElementName != "" {
 		element = path.Base(path.Dir(r.ElementURI)) + "/" + r.ElementName
 	}
-	return withResource(e, "element "+element+" "+what)
+	what = "element " + element + " " + what
+	// The class is that of the element, the URI that of what holds it, and so is a name that is known by the URI.
+	if class := holderClass(r.ObjectURI); class != "" && e.Headers.Get("name") == "" {
+		holder := *r
+		holder.Class = class
+		return ofResource(&holder, what)
+	}
+	return ofResource(r, what)
+}
+
+// holderClass returns the class of a CPC or partition by its URI, "" for anything else.
+func holderClass(uri string) string {
+	switch {
+	case strings.HasPrefix(uri, "/api/partitions/"):
+		return estate.ClassPartition
+	case strings.HasPrefix(uri, "/api/logical-partitions/"):
+		return estate.ClassLogicalPartition
+	case strings.HasPrefix(uri, "/api/cpcs/"):
+		return estate.ClassCPC
+	}
+	return ""
 }
 
 // withResource puts the resource in front of what happened: "partition PART1 on CPC1: active -> stopped".
 func withResource(e *event.Event, what string) string {
-	r := e.Resource
-	if r == nil {
+	if e.Resource == nil {
 		return what
 	}
+	return ofResource(e.Resource, what)
+}
+
+func ofResource(r *event.Resource, what string) string {
 	class := r.Class
 	if class == "" {
 		class = "resource"

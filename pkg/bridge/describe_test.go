@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -52,6 +54,26 @@ func TestSummaries(t *testing.T) {
 			summary: "partition PART1 on CPC1: active -> degraded (additional status storage)", severity: "warning",
 		},
 		{
+			facts: "4.1: oldest first", typ: "status-change",
+			body:    `{"change-reports":[{"old-status":"active","new-status":"stopping"},{"old-status":"stopping","new-status":"stopped"},{"old-status":"stopped","new-status":"starting"},{"old-status":"starting","new-status":"active"}]}`,
+			summary: "partition PART1 on CPC1: active -> stopping -> stopped -> starting -> active", severity: "info",
+		},
+		{
+			facts: "4.1: oldest first, and more than a line bears", typ: "status-change",
+			body:    `{"change-reports":[{"old-status":"a","new-status":"b"},{"old-status":"b","new-status":"c"},{"old-status":"c","new-status":"d"},{"old-status":"d","new-status":"e"},{"old-status":"e","new-status":"paused"}]}`,
+			summary: "partition PART1 on CPC1: a -> paused", severity: "warning",
+		},
+		{
+			facts: "4.1: the same change repeated", typ: "status-change",
+			body:    `{"change-reports":[{"old-status":"active","new-status":"stopped"},{"old-status":"active","new-status":"stopped"}]}`,
+			summary: "partition PART1 on CPC1: active -> stopped", severity: "warning",
+		},
+		{
+			facts: "4.1: the same status repeated", typ: "status-change",
+			body:    `{"change-reports":[{"old-status":"active","new-status":"active"}]}`,
+			summary: "partition PART1 on CPC1: active -> active", severity: "info",
+		},
+		{
 			facts: "4.2: a container reports what was removed and what was added", typ: "property-change",
 			body:    `{"change-reports":[{"property-name":"nic-uris","old-value":null,"new-value":["/a","/b"]},{"property-name":"hba-uris","old-value":["/c"],"new-value":["/d"]}]}`,
 			summary: "partition PART1 on CPC1: nic-uris: 2 added, hba-uris: 1 added, 1 removed", severity: "info",
@@ -69,15 +91,32 @@ func TestSummaries(t *testing.T) {
 		{
 			facts: "4.2: also emitted for elements", typ: "property-change", headers: nic,
 			body:    `{"change-reports":[{"property-name":"name","old-value":"old","new-value":"eth0"}]}`,
-			summary: `nic PART1 on CPC1: element nics/eth0 name "old" -> "eth0"`, severity: "info",
+			summary: `partition PART1 on CPC1: element nics/eth0 name "old" -> "eth0"`, severity: "info",
 		},
 		{
 			facts: "4.3: inventory-change has a zero-length body", typ: "inventory-change", headers: append(nic, "action", "remove"),
-			summary: "nic PART1 on CPC1: element nics/eth0 removed", severity: "info",
+			summary: "partition PART1 on CPC1: element nics/eth0 removed", severity: "info",
+		},
+		{
+			facts: "3: of an element the class is its own; whose name the name is, is not known", typ: "inventory-change", headers: append(nic, "action", "add", "name", "N"),
+			summary: "nic N on CPC1: element nics/eth0 added", severity: "info",
+		},
+		{
+			facts: "4.3: an action nobody has seen", typ: "inventory-change", headers: []string{"class", "adapter", "name", "A1", "object-uri", "/api/adapters/a1", "action", "swap"},
+			summary: "adapter A1: swap", severity: "info",
 		},
 		{
 			facts: "4.4: job-completion has no body", typ: "job-completion", headers: []string{"job-uri", "/api/jobs/17"},
 			summary: "job 17 completed", severity: "info",
+		},
+		{
+			facts: "4.4: a job-completion without job-uri", typ: "job-completion", headers: []string{"x", "y"},
+			summary: "job completed", severity: "info",
+		},
+		{
+			facts: "4.4: also sent when a job is canceled", typ: "job-completion", headers: []string{"job-uri", "/api/jobs/17"},
+			body:    `{"status":"canceled","job-status-code":500,"job-reason-code":101,"job-results":{}}`,
+			summary: "job 17 canceled, status 500, reason 101", severity: "warning",
 		},
 		{
 			facts: "1.11: Query Job Status", typ: "job-completion", headers: []string{"job-uri", "/api/jobs/17"},
@@ -110,12 +149,12 @@ func TestSummaries(t *testing.T) {
 		{
 			facts: "4.6: the message is fully formatted", typ: "log-entry", headers: []string{"x", "y"},
 			body:    `{"log-entries":[{"event-time":1574705197000,"event-id":"1941","event-name":"","event-message":"User zbc has logged on","userid":"zbc"}]}`,
-			summary: "User zbc has logged on", severity: "info",
+			summary: "User zbc has logged on [1941]", severity: "info",
 		},
 		{
 			facts: "4.6: who, where the message does not say it", typ: "log-entry", headers: []string{"x", "y"},
 			body:    `{"log-entries":[{"event-time":1574705197000,"event-id":"77","event-message":"Task performed","userid":"zbc"}]}`,
-			summary: "zbc: Task performed", severity: "critical",
+			summary: "zbc: Task performed [77]", severity: "critical",
 		},
 		{
 			facts: "4.6: userid may be null, event-name empty", typ: "log-entry", headers: []string{"x", "y"},
@@ -180,10 +219,30 @@ func TestSeverityOfTheConfiguration(t *testing.T) {
 // A summary is one line of a bearable length, whatever an operating system or an HMC sends.
 func TestSummaryIsOneLine(t *testing.T) {
 	long := strings.Repeat("ü", 400)
-	for _, text := range []string{`a\u0007b\u001b[31mc`, long, `a\r\nb`, `\u007f`} {
-		e := described(newConverter(), "os-message", `{"os-messages":[{"sequence-number":1,"message-text":"`+text+`"}]}`)[0]
-		if strings.ContainsFunc(e.Summary, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\uFFFD' }) || len(e.Summary) > maxSummary+3 {
-			t.Errorf("%q", e.Summary)
+	texts := []string{`a\u0007b\u001b[31mc`, long, `a\r\nb`, `\u007f`, `a\u0085b\u009b31mc`, `a\u2028b\u2029c`, "a\xff\xfeb", strings.Repeat("\xff", 299)}
+	for i := range 8 {
+		texts = append(texts, strings.Repeat("x", i)+strings.Repeat("€", 200)) // the cut falls on each byte of a character
+	}
+	for _, text := range texts {
+		entry := `{"log-entries":[{"event-id":"1941","event-message":"` + text + `"}]}`
+		for _, e := range append(described(newConverter(), "os-message", `{"os-messages":[{"sequence-number":1,"message-text":"`+text+`"}]}`),
+			described(newConverter(), "log-entry", entry)...) {
+			if len(e.Summary) > maxSummary || !utf8.ValidString(e.Summary) || strings.ContainsFunc(e.Summary, func(r rune) bool {
+				return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
+			}) {
+				t.Errorf("%d bytes: %q", len(e.Summary), e.Summary)
+			}
+			if e.Type == event.TypeLogEntry && !strings.HasSuffix(e.Summary, " [1941]") {
+				t.Errorf("the id is cut off: %q", e.Summary)
+			}
 		}
+	}
+	if got, want := described(newConverter(), "os-message", `{"os-messages":[{"message-text":"Grüße, 世界 a\u001b[31mb"}]}`)[0].Summary,
+		"partition PART1 on CPC1: Grüße, 世界 a [31mb"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	e := event.Event{Type: "x", Origin: event.OriginReconcile, Resource: &event.Resource{Class: "partition", Name: long}}
+	if describe(&e, 0, nil); len(e.Summary) > maxSummary || !strings.HasSuffix(e.Summary, "(no notification of it was received)") {
+		t.Errorf("%d bytes: %q", len(e.Summary), e.Summary)
 	}
 }

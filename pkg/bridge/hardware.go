@@ -598,8 +598,8 @@ func (w *hardwareWriter) gone(ctx context.Context, uri string) {
 func (w *hardwareWriter) put(ctx context.Context, e *event.Event, uri, id, text string) {
 	e.HMC, e.Type, e.Received = w.r.cfg.Name, event.TypeHardwareMessage, time.Now()
 	e.Time = orTime(e.Time, e.Received)
-	if line := oneLine(firstLine(text)); line != "" {
-		e.Summary += ": " + line
+	if line := firstLine(text); line != "" {
+		e.Summary = oneLine(e.Summary + ": " + line)
 	}
 	p := w.parent
 	e.Resource = &event.Resource{

@@ -32,12 +32,19 @@ func (s *severities) ofStatus(status string) string {
 }
 
 // ofEventID rates an entry of the audit or security log. There are hundreds of ids, and which of them matter is a site's own
-// matter: the built-in table is empty.
+// matter. Listed are only those by which an HMC says that somebody was not let in: their numbers and texts are those of
+// zhmc-log-forwarder's zhmc_log_messages.yml, which is of HMC 2.14.1.
 func (s *severities) ofEventID(id string) string {
 	if s != nil && s.eventID != nil {
 		if severity, ok := s.eventID[id]; ok {
 			return severity
 		}
+	}
+	switch id {
+	case "136", "137", "138", "522", "1340", "1691", "1692", // a logon failed
+		"1286", "1287", "2031", // a userid that is disabled, or not allowed remote access
+		"191", "192", "193", "859", "1324": // too many logons failed; a userid is disabled for it
+		return event.SeverityWarning
 	}
 	return event.SeverityInfo
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,6 +97,9 @@ func TestGoodFile(t *testing.T) {
 		"log file":   c.Sinks[2].Log.Output == filepath.Join(dir, "good/events/hmc.log"),
 		"no limit":   c.Storage.MaxBytes == 0 && c.Storage.CommitInterval == 20*time.Millisecond,
 		"null":       c.Dedup.MaxIDs == 100_000,
+		// Keys are text: an id that YAML would take for a number stays as it is written.
+		"severity": maps.Equal(c.Severity.Status, SeverityTable{"stopped": "info", "not-operating": "critical"}) &&
+			maps.Equal(c.Severity.EventID, SeverityTable{"1941": "warning", "0522": "info"}),
 	} {
 		if !ok {
 			t.Errorf("%s is wrong: %+v", name, c)
