@@ -111,6 +111,8 @@ func demoConfig(dir string, sim *hmcsim.HMC, consumer string) (*config.Config, e
     tls: {ca_file: %s}
     topics: [object, job, audit, security]
     os_messages: [{cpc: ".*", partition: ".*"}]
+    hardware_messages: true
+    rest_requests_per_minute: 600
 sinks:
   - name: consumer
     webhook: {url: %s}

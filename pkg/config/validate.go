@@ -66,7 +66,6 @@ func (d *decoder) validate(c *Config, mode fs.FileMode) {
 	if c.HeartbeatInterval != 0 && c.HeartbeatInterval < time.Second {
 		d.errorf("heartbeat_interval", "must be 0s (none) or at least 1s")
 	}
-	d.warnNotInEffect(c)
 }
 
 // name checks a name that becomes a label and part of file names.
