@@ -20,7 +20,7 @@ import (
 )
 
 // openAtOnce is how many OS message channels are opened before something else has its turn.
-const openAtOnce = 8
+const openAtOnce = 4
 
 // keeper does for one link what needs the REST side and must not hold up the notifications: it keeps the session
 // alive, learns the names of partitions, opens their OS message channels, and tries refused topics again. One

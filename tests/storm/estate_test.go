@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 )
@@ -21,12 +23,19 @@ func TestLargeEstate(t *testing.T) {
 	const cpcs, partitions, budget, memory = 20, 3000, 60, 128
 	sim := startHMC(t, hmcsim.Options{Name: "east", CPCs: cpcs, Partitions: partitions})
 	var first, messages atomic.Int64
+	var mu sync.Mutex
+	var reconciled []string
 	consumer := newHook(t, func(raw []byte, arrived int64) {
 		switch {
 		case strings.Contains(string(raw), `"type":"property-change"`):
 			first.CompareAndSwap(0, arrived)
 		case strings.Contains(string(raw), `"type":"os-message"`):
 			messages.Add(1)
+		}
+		if strings.Contains(string(raw), `"origin":"reconcile"`) {
+			mu.Lock()
+			reconciled = append(reconciled, event.String(event.Member(raw, "summary")))
+			mu.Unlock()
 		}
 	})
 	consumer.start(t)
@@ -76,5 +85,39 @@ func TestLargeEstate(t *testing.T) {
 	if peak > memory {
 		t.Errorf("%.0f MiB resident", peak)
 	}
+
+	// What happens while the daemon is down is told by one event each.
+	d.Kill()
+	p := sim.Partitions()
+	for _, err := range []error{sim.RenamePartition(p[0].ID, "NEWNAME"), sim.SetPartitionStatus(p[1].ID, "degraded"), sim.DeletePartition(p[2].ID)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	start = time.Now()
+	d.Start(t)
+	const said = " (no notification of it was received)"
+	want := []string{
+		fmt.Sprintf("%s NEWNAME on %s: name %q -> \"NEWNAME\"", p[0].Class, p[0].CPC, p[0].Name) + said,
+		fmt.Sprintf("%s %s on %s: %s -> degraded", p[1].Class, p[1].Name, p[1].CPC, p[1].Status) + said,
+		fmt.Sprintf("%s %s on %s: removed", p[2].Class, p[2].Name, p[2].CPC) + said,
+	}
+	d.Process.Await(t, within, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(reconciled) < len(want) {
+			return fmt.Errorf("told: %q", reconciled)
+		}
+		return nil
+	})
+	t.Logf("told after %v", time.Since(start))
 	d.Stop(t)
+	slices.Sort(want)
+	slices.Sort(reconciled)
+	if !slices.Equal(reconciled, want) {
+		t.Errorf("told %q, want %q", reconciled, want)
+	}
+	if n := sim.BusiestMinute(); n > 2*budget { // a daemon that was killed does not know what it has asked
+		t.Errorf("%d requests in a minute", n)
+	}
 }
