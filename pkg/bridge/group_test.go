@@ -203,6 +203,42 @@ func TestOneHMCOfAGroupIsDown(t *testing.T) {
 	}
 }
 
+// A hardware message of a CPC is told once, and once that it is gone; those of the consoles are each HMC's own.
+func TestHardwareMessagesOfAGroup(t *testing.T) {
+	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: -1, HardwareMessageChanges: true})
+	d := startDaemon(t, pairYAML(t, a, b, "hardware_messages: true"))
+	d.connected("a")
+	d.connected("b")
+	told := func() (out []string) {
+		for _, e := range d.fileEvents() {
+			if e.Type == event.TypeHardwareMessage {
+				out = append(out, e.Summary)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	duplicates := func() float64 {
+		return d.metric(`hmcnotifyd_events_duplicate_total{hmc="a",type="hardware-message"}`) + d.metric(`hmcnotifyd_events_duplicate_total{hmc="b",type="hardware-message"}`)
+	}
+	if _, err := a.AddHardwareMessage("CPC1", "fan 3"); err != nil {
+		t.Fatal(err)
+	}
+	for _, sim := range []*hmcsim.HMC{a, b} {
+		if _, err := sim.AddHardwareMessage("", "disk"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"hardware message on CPC CPC1: fan 3", "hardware message on console a: disk", "hardware message on console b: disk"}
+	d.eventually("told", func() bool { return slices.Equal(told(), want) && duplicates() == 1 })
+	if err := b.DeleteHardwareMessages("CPC1"); err != nil {
+		t.Fatal(err)
+	}
+	want = append([]string{want[0], "hardware message on CPC CPC1 was deleted: fan 3"}, want[1:]...)
+	slices.Sort(want)
+	d.eventually("told that it is gone", func() bool { return slices.Equal(told(), want) && duplicates() == 2 })
+}
+
 // settledGap reports whether an HMC has no gap that is still to be told.
 func (d *daemon) settledGap(name string) bool {
 	d.bridge.mu.RLock()

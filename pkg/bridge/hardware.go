@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -594,6 +595,20 @@ func (w *hardwareWriter) gone(ctx context.Context, uri string) {
 	}, uri, "", k.text)
 }
 
+// twin reports whether another HMC of the group has told the same of a CPC. Whether it names the message the same is not known.
+func (w *hardwareWriter) twin(e *event.Event, text string) bool {
+	if w.parent.uri == consoleURI || !w.r.group.messages.shared() {
+		return false
+	}
+	e.SeenBy = []string{w.r.cfg.Name}
+	deleted := string(event.Member(e.Body, "deleted"))
+	key := event.IDOf(e.Type, w.parent.uri, beginning(text, hardwareText), strconv.FormatInt(milliseconds(e.Time), 10), deleted)
+	if deleted != "" { // when that was is not known
+		key = event.IDOf(e.Type, w.parent.uri, beginning(text, hardwareText), deleted)
+	}
+	return w.r.twinOf(&w.r.group.messages, key, e.Received, replayWithin)
+}
+
 // put completes and records an event of a message with this text.
 func (w *hardwareWriter) put(ctx context.Context, e *event.Event, uri, id, text string) {
 	e.HMC, e.Type, e.Received = w.r.cfg.Name, event.TypeHardwareMessage, time.Now()
@@ -607,6 +622,10 @@ func (w *hardwareWriter) put(ctx context.Context, e *event.Event, uri, id, text 
 	}
 	if p.class == classCPC {
 		e.Resource.CPC, e.Resource.ObjectID = p.name, lastSegment(p.uri)
+	}
+	if w.twin(e, text) {
+		w.r.metrics.duplicate(e.Type)
+		return
 	}
 	w.r.put(e)
 	if w.r.out.full() {

@@ -226,7 +226,9 @@ func (m *Metrics) forHMC(name string) *hmcMetrics {
 		h.events[typeOrigin{t, event.OriginLive}] = m.events.WithLabelValues(name, t, event.OriginLive)
 		h.duplicates[t] = m.duplicates.WithLabelValues(name, t)
 	}
-	h.duplicates[otherType] = m.duplicates.WithLabelValues(name, otherType)
+	for _, t := range []string{event.TypeHardwareMessage, otherType} {
+		h.duplicates[t] = m.duplicates.WithLabelValues(name, t)
+	}
 	h.notifications[otherType] = newTally(m.notifications.WithLabelValues(name, otherType))
 	for _, t := range event.TopicTypes() {
 		h.missed[t] = m.missed.WithLabelValues(name, t)
