@@ -2,18 +2,24 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"os"
 
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 func checkConfigCommand(app *kingpin.Application, e *environment) string {
 	c := app.Command("check-config", "Check a configuration file and print every problem, one per line.")
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
 	c.Flag("online", "Also log on to each HMC, connect its link, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
+	c.Flag("event", "Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; - for standard input.").
+		PlaceHolder("FILE").StringVar(&e.checkEvent)
 	return c.FullCommand()
 }
 
@@ -27,8 +33,45 @@ func (e *environment) checkConfig(ctx context.Context) error {
 	}
 	fmt.Fprintf(e.stdout, "%s is valid: %d %s, %d %s\n", e.configFile,
 		len(cfg.HMCs), plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), plural(len(cfg.Sinks), "sink"))
+	if e.checkEvent != "" {
+		if err := e.sayRoutes(cfg); err != nil {
+			return err
+		}
+	}
 	if e.checkOnline {
 		return bridge.Check(ctx, cfg, version, e.stdout)
+	}
+	return nil
+}
+
+// maxEventFile bounds the file of an event: a notification's body has 64 MiB at most.
+const maxEventFile = 128 << 20
+
+// sayRoutes says which sinks an event goes to.
+func (e *environment) sayRoutes(cfg *config.Config) error {
+	in, name := io.Reader(os.Stdin), "standard input"
+	if e.checkEvent != "-" {
+		f, err := os.Open(e.checkEvent)
+		if err != nil {
+			return fmt.Errorf("--event: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		in, name = f, e.checkEvent
+	}
+	var ev event.Event
+	d := json.NewDecoder(io.LimitReader(in, maxEventFile))
+	if err := d.Decode(&ev); err != nil {
+		return fmt.Errorf("--event: %s is no event as JSON: %w", name, err)
+	}
+	if ev.Type == "" || ev.HMC == "" {
+		return fmt.Errorf("--event: %s is no event: it has no type or no hmc", name)
+	}
+	for _, r := range bridge.Routes(cfg, &ev) {
+		verdict := "does not get it"
+		if r.Gets {
+			verdict = "gets it"
+		}
+		fmt.Fprintf(e.stdout, "sink %s %s: %s\n", r.Sink, verdict, r.Why)
 	}
 	return nil
 }

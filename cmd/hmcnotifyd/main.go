@@ -119,5 +119,6 @@ type environment struct {
 
 	configFile   string        // of check-config
 	checkOnline  bool          // of check-config
+	checkEvent   string        // of check-config
 	demoDuration time.Duration // of demo
 }

@@ -276,6 +276,42 @@ func TestRevision(t *testing.T) {
 	}
 }
 
+// check-config --event says which sinks an event goes to, and why.
+func TestCheckConfigEvent(t *testing.T) {
+	dir := t.TempDir()
+	cfg, ev := filepath.Join(dir, "c.yaml"), filepath.Join(dir, "event.json")
+	write(t, cfg, `hmcs: [{name: east, hosts: [x], userid: u, password: p}]
+sinks:
+  - {name: all, log: {output: stderr}}
+  - {name: ops, log: {output: stdout}, match: [{type: os-message}, {type: status-change, status: [stopped, terminated]}]}
+  - {name: pager, log: {output: stdout}, match: [{severity: critical}, {class: cpc}], collapse: true}
+  - {name: quiet, log: {output: stdout}, drop: [{name: "TEST.*"}, {cpc: CPC1}]}
+  - {name: gathered, log: {output: stdout}, collapse: true}
+`)
+	write(t, ev, `{"id":"1","hmc":"east","type":"status-change","time":"2026-11-20T10:00:00Z","received":"2026-11-20T10:00:00Z","origin":"live","severity":"warning",
+		"resource":{"class":"partition","name":"PART1","cpc":"CPC1"},"body":{"change-reports":[{"old-status":"active","new-status":"stopped"}]}}`)
+	status, stdout, stderr := call("check-config", "--event", ev, cfg)
+	want := cfg + ` is valid: 1 HMC, 5 sinks
+sink all gets it: it has no match, and so gets every event
+sink ops gets it: match[1] fits
+sink pager does not get it: match[0] does not fit severity "warning"; match[1] does not fit class "partition"
+sink quiet does not get it: drop[1] fits
+sink gathered gets it: it has no match, and so gets every event; collapse may gather it into a status-change-summary
+`
+	if status != 0 || stdout != want || stderr != "" {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	for text, said := range map[string]string{"": "is no event as JSON", "[1]": "is no event as JSON", "{}": "is no event: it has no type"} {
+		write(t, ev, text)
+		if status, _, stderr := call("check-config", "--event", ev, cfg); status != 1 || !strings.Contains(stderr, said) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: status %d, %s", text, status, stderr)
+		}
+	}
+	if status, _, stderr := call("check-config", "--event", ev+"x", cfg); status != 1 || !strings.Contains(stderr, ev+"x") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+}
+
 func TestCheckConfig(t *testing.T) {
 	if status, stdout, stderr := call("check-config", "../../config.example.yaml"); status != 1 || !strings.Contains(stderr, "hmc-east.password") {
 		// Its password file does not exist here, which is what has to be said, and nothing else.

@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"encoding/json"
+	"fmt"
+	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -27,6 +29,56 @@ func (r router) wants(rec event.Record) bool {
 		return false
 	}
 	return !v.matchesAny(r.drop)
+}
+
+// Route says whether a sink gets an event, and why.
+type Route struct {
+	Sink string
+	Gets bool
+	Why  string // in words
+}
+
+// Routes says which sinks of a configuration get an event.
+func Routes(cfg *config.Config, e *event.Event) []Route {
+	var routes []Route
+	for i := range cfg.Sinks {
+		s := &cfg.Sinks[i]
+		r := Route{Sink: s.Name}
+		r.Gets, r.Why = explain(s, &view{Event: e})
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// explain says whether a sink gets an event.
+func explain(s *config.Sink, v *view) (gets bool, why string) {
+	for i := range s.Drop {
+		if key, _ := v.mismatch(&s.Drop[i]); key == "" {
+			return false, fmt.Sprintf("drop[%d] fits", i)
+		}
+	}
+	why = "it has no match, and so gets every event"
+	if len(s.Match) > 0 {
+		var misses []string
+		for i := range s.Match {
+			key, value := v.mismatch(&s.Match[i])
+			if key == "" {
+				gets, why = true, fmt.Sprintf("match[%d] fits", i)
+				break
+			}
+			misses = append(misses, fmt.Sprintf("match[%d] does not fit %s %q", i, key, cut(printable(value), maxValue)))
+		}
+		if !gets {
+			return false, strings.Join(misses, "; ")
+		}
+	}
+	if s.Collapse && (v.Repeat || v.Type == event.TypeStatusChange) {
+		if v.Repeat {
+			return false, why + ", but collapse leaves out what was told before"
+		}
+		why += "; collapse may gather it into a " + event.TypeStatusChangeSummary
+	}
+	return true, why
 }
 
 // view is an event as the matchers see it; its body is parsed when the first matcher asks for it.
@@ -59,48 +111,62 @@ func (v *view) parsedBody() *bodyView {
 
 func (v *view) matchesAny(ms []config.Matcher) bool {
 	for i := range ms {
-		if v.matches(&ms[i]) {
+		if key, _ := v.mismatch(&ms[i]); key == "" {
 			return true
 		}
 	}
 	return false
 }
 
-// matches says whether every key that the matcher has fits the event.
-func (v *view) matches(m *config.Matcher) bool {
+// mismatch returns the first key of the matcher that does not fit the event, and what the event has there; "": all that it has fit.
+func (v *view) mismatch(m *config.Matcher) (key, value string) {
 	var res event.Resource
 	if v.Resource != nil {
 		res = *v.Resource
 	}
 	for _, f := range []struct {
+		key      string
 		patterns config.Patterns
 		value    string
 	}{
-		{m.Type, v.Type},
-		{m.HMC, v.HMC},
-		{m.Class, res.Class},
-		{m.Name, res.Name},
-		{m.CPC, res.CPC},
-		{m.Origin, v.Origin},
-		{m.Severity, v.Severity},
+		{"type", m.Type, v.Type},
+		{"hmc", m.HMC, v.HMC},
+		{"class", m.Class, res.Class},
+		{"name", m.Name, res.Name},
+		{"cpc", m.CPC, res.CPC},
+		{"origin", m.Origin, v.Origin},
+		{"severity", m.Severity, v.Severity},
 	} {
 		if f.patterns.IsSet() && !f.patterns.Match(f.value) {
-			return false
+			return f.key, f.value
 		}
 	}
 	if m.Status.IsSet() && !v.anyReport(func(status, _ string) bool { return status != "" && m.Status.Match(status) }) {
-		return false
+		return "status", v.reported(func(status, _ string) string { return status })
 	}
 	if m.Property.IsSet() && !v.anyReport(func(_, property string) bool { return property != "" && m.Property.Match(property) }) {
-		return false
+		return "property", v.reported(func(_, property string) string { return property })
 	}
-	if m.User.IsSet() && !m.User.Match(v.parsedBody().Userid) {
-		return false
+	if user := v.parsedBody().Userid; m.User.IsSet() && !m.User.Match(user) {
+		return "user", user
 	}
-	if m.EventID.IsSet() && !m.EventID.Match(unquoted(v.parsedBody().EventID)) {
-		return false
+	if id := unquoted(v.parsedBody().EventID); m.EventID.IsSet() && !m.EventID.Match(id) {
+		return "event_id", id
 	}
-	return !m.Text.IsSet() || m.Text.Match(v.text())
+	if m.Text.IsSet() && !m.Text.Match(v.text()) {
+		return "text", v.text()
+	}
+	return "", ""
+}
+
+// reported lists what the change reports have, for a person.
+func (v *view) reported(of func(status, property string) string) string {
+	var all []string
+	v.anyReport(func(status, property string) bool {
+		all = append(all, of(status, property))
+		return false
+	})
+	return strings.Join(all, ", ")
 }
 
 func (v *view) anyReport(f func(status, property string) bool) bool {

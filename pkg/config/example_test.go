@@ -174,16 +174,16 @@ func TestExampleMatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := c.Sinks[0].Match
-	if len(m) != 3 {
-		t.Fatalf("%d matchers, want 3", len(m))
+	if len(m) != 4 {
+		t.Fatalf("%d matchers, want 4", len(m))
 	}
 	if !m[0].CPC.Match("CPC17") || m[0].CPC.Match("xCPC17") || m[0].CPC.Match("CPC") {
 		t.Error("cpc is not anchored")
 	}
-	if !m[2].Text.Match("end Kernel PANIC - not syncing") {
+	if !m[3].Text.Match("end Kernel PANIC - not syncing") {
 		t.Error("text does not find what is within a line")
 	}
-	if !m[1].EventID.Match("1942") || m[1].EventID.Match("19421") {
+	if !m[2].EventID.Match("1942") || m[2].EventID.Match("19421") {
 		t.Error("event_id is not exact")
 	}
 }

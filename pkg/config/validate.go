@@ -442,6 +442,36 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []HMC) {
 		if near := nearest(p.source, types); p.re == nil && near != "" && !slices.Contains(types, p.source) {
 			d.warnf(element(at("type"), m.Type, i), "no event of the type %s is known, did you mean %q?", quote(p.source), near)
 		}
+		if p.re == nil && p.source == event.TypeStatusChangeSummary {
+			d.errorf(element(at("type"), m.Type, i), "is made for a sink with collapse of the %s events that it wants: select those", event.TypeStatusChange)
+		}
+	}
+	d.onlyIn(path, m)
+}
+
+// onlyIn checks that the keys of a matcher can be in one event: some are of events of one type only.
+func (d *decoder) onlyIn(path string, m *Matcher) {
+	only := ""        // the type of the keys so far ...
+	var before string // ... and the first of these keys
+	for _, key := range []struct {
+		name string
+		set  bool
+		typ  string
+	}{
+		{"status", m.Status.IsSet(), event.TypeStatusChange},
+		{"property", m.Property.IsSet(), event.TypePropertyChange},
+		{"user", m.User.IsSet(), event.TypeLogEntry},
+		{"event_id", m.EventID.IsSet(), event.TypeLogEntry},
+	} {
+		switch at := join(path, key.name); {
+		case !key.set:
+		case only != "" && only != key.typ:
+			d.errorf(at, "is of %s events and %s of %s events: no event has both", key.typ, before, only)
+		case m.Type.IsSet() && !m.Type.Match(key.typ):
+			d.errorf(at, "is of %s events, which type leaves out: nothing matches", key.typ)
+		default:
+			only, before = key.typ, key.name
+		}
 	}
 }
 
@@ -449,7 +479,7 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []HMC) {
 func bridgeTypes() []string {
 	return []string{
 		event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap, event.TypeBridgeHeartbeat,
-		event.TypeBridgeTest, "status-change-summary", "hardware-message",
+		event.TypeBridgeTest, event.TypeStatusChangeSummary, event.TypeHardwareMessage,
 	}
 }
 

@@ -45,18 +45,25 @@ type Resource struct {
 	Exact bool
 }
 
-// goneFor is how long a resource that was removed is remembered, so that a list which was made before does not bring it back.
+// goneFor is how long a resource that was removed is remembered: so that a list which was made before does not bring it back, and
+// for its name, where more is told of it.
 const goneFor = 5 * time.Minute
 
 // Estate is safe for concurrent use.
 type Estate struct {
 	mu      sync.RWMutex
 	objects map[string]*object
-	gone    map[string]time.Time       // removed lately
+	gone    map[string]removed         // lately
 	told    map[string]time.Time       // announced lately, and not listed yet
 	listed  map[string]map[string]bool // classes that an HMC has listed before, by HMC
 	dirty   map[string]struct{}        // URIs of what is to be stored
 	next    uint64
+}
+
+// removed is a resource that is gone.
+type removed struct {
+	was object
+	at  time.Time
 }
 
 type object struct {
@@ -71,23 +78,25 @@ type object struct {
 // New returns an empty estate.
 func New() *Estate {
 	return &Estate{
-		objects: make(map[string]*object), gone: make(map[string]time.Time), told: make(map[string]time.Time),
+		objects: make(map[string]*object), gone: make(map[string]removed), told: make(map[string]time.Time),
 		listed: make(map[string]map[string]bool), dirty: make(map[string]struct{}),
 	}
 }
 
-// Lookup returns what is known of a resource.
+// Lookup returns what is known of a resource, also of one that was removed a moment ago.
 func (e *Estate) Lookup(uri string) (Resource, bool) {
 	if uri == "" {
 		return Resource{}, false
 	}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	o := e.objects[uri]
-	if o == nil {
-		return Resource{}, false
+	if o := e.objects[uri]; o != nil {
+		return e.resource(o), true
 	}
-	return e.resource(o), true
+	if r, ok := e.gone[uri]; ok && r.was.URI != "" {
+		return e.resource(&r.was), true
+	}
+	return Resource{}, false
 }
 
 // resource completes an object with the name that its CPC has now. e.mu is held.
@@ -121,11 +130,26 @@ func (b *Before) Resource() Resource { return b.was.Resource }
 func (e *Estate) change(uri, class, name string) (*object, Before) {
 	o := e.objects[uri]
 	if o == nil {
-		o = e.add(Resource{URI: uri, Class: class, Name: name})
+		if o = e.revive(uri); o == nil {
+			o = e.add(Resource{URI: uri, Class: class, Name: name})
+		}
 		return o, Before{uri: uri}
 	}
 	e.dirty[uri] = struct{}{}
 	return o, Before{uri: uri, known: true, was: *o}
+}
+
+// revive brings back a resource that was removed a moment ago, for something else is told of it; nil: there is none. e.mu is held.
+func (e *Estate) revive(uri string) *object {
+	r, ok := e.gone[uri]
+	delete(e.gone, uri)
+	if !ok || r.was.URI == "" { // nothing was known of it
+		return nil
+	}
+	o := r.was
+	e.objects[uri] = &o
+	e.dirty[uri] = struct{}{}
+	return &o
 }
 
 func (e *Estate) add(r Resource) *object {
@@ -166,9 +190,9 @@ func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
 func (e *Estate) Announce(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.gone, uri)
+	e.revive(uri)
 	if o := e.objects[uri]; o != nil {
-		o.fresh = false
+		o.fresh, o.touched = false, now
 		return
 	}
 	maps.DeleteFunc(e.told, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
@@ -184,8 +208,12 @@ func (e *Estate) Remove(uri string, now time.Time) Before {
 		before.known, before.was = true, *o
 	}
 	e.remove(uri)
-	maps.DeleteFunc(e.gone, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
-	e.gone[strings.Clone(uri)] = now
+	maps.DeleteFunc(e.gone, func(_ string, r removed) bool { return now.Sub(r.at) > goneFor })
+	if was, twice := e.gone[uri]; twice {
+		before.was = was.was
+	}
+	before.was.touched = now
+	e.gone[strings.Clone(uri)] = removed{before.was, now}
 	return before
 }
 
@@ -236,7 +264,7 @@ func (e *Estate) Learn(l *Listing) {
 			}
 			continue
 		}
-		if at, gone := e.gone[r.URI]; gone && at.After(l.Asked) {
+		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) {
 			continue
 		}
 		o := e.add(*r)

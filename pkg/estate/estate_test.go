@@ -71,6 +71,16 @@ func want(t *testing.T, got []string, wanted ...string) {
 	}
 }
 
+// has says whether a partition of this name is there.
+func has(e *Estate, name string) bool {
+	for r := range e.All("") {
+		if r.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
 func uri(partition string) string { return "/api/partitions/" + partition }
 
 func TestTheFirstListIsNoNews(t *testing.T) {
@@ -119,8 +129,8 @@ func TestNotificationsWhileListing(t *testing.T) {
 	}
 	p, _ := e.Lookup(uri("P"))
 	q, _ := e.Lookup(uri("Q"))
-	if _, ok := e.Lookup(uri("R")); ok || p.Status != "stopped" || q.Name != "Q2" {
-		t.Errorf("%+v %+v, R is known: %v", p, q, ok)
+	if p.Status != "stopped" || q.Name != "Q2" || has(e, "R") {
+		t.Errorf("%+v %+v, R is there: %v", p, q, has(e, "R"))
 	}
 	told, again = take(t, e, listing("h", 120, "C=operating", "C/P=stopped", "C/Q:Q2=active", "C/GONE=active"), 122)
 	want(t, told)
@@ -170,6 +180,47 @@ func TestLessThanThereIs(t *testing.T) {
 	}
 	told, _ = take(t, e, listing("h", 100, all...), 102)
 	want(t, told, "moved cpc C not-communicating -> operating")
+}
+
+// What is told of a resource after it was said to be gone still has its names, and brings it back: an HMC that builds its inventory
+// again tells of both.
+func TestRemovedAndBack(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
+	for range 2 {
+		e.Remove(uri("P"), at(10))
+	}
+	e.Remove(uri("Q"), at(10))
+	if has(e, "P") || has(e, "Q") {
+		t.Error("it is still there")
+	}
+	if p, ok := e.Lookup(uri("P")); !ok || p.Name != "P" || p.CPC != "C" {
+		t.Errorf("the names of what is gone: %+v, %v", p, ok)
+	}
+	e.SetStatus(uri("P"), ClassPartition, "", "stopped", at(11), at(11))
+	e.Announce(uri("Q"), at(11))
+	p, _ := e.Lookup(uri("P"))
+	if !has(e, "P") || !has(e, "Q") || p.Name != "P" || p.CPC != "C" || p.Status != "stopped" {
+		t.Errorf("%+v", p)
+	}
+	told, _ := take(t, e, listing("h", 20, "C=operating", "C/P=stopped", "C/Q=active"), 22)
+	want(t, told)
+	// Gone, and nothing more is told, but it is listed: it was made again.
+	e.Remove(uri("P"), at(30))
+	told, _ = take(t, e, listing("h", 40, "C=operating", "C/P=stopped", "C/Q=active"), 42)
+	want(t, told, "added partition P")
+	// Of what was never known nothing is.
+	e.Remove(uri("X"), at(45))
+	e.Announce(uri("X"), at(46))
+	if x, ok := e.Lookup(uri("X")); ok || has(e, "") {
+		t.Errorf("%+v", x)
+	}
+	// In the end its name is forgotten.
+	e.Remove(uri("P"), at(50))
+	e.Remove(uri("Q"), at(50).Add(2*goneFor))
+	if _, ok := e.Lookup(uri("P")); ok {
+		t.Error("the name of what is gone is known for ever")
+	}
 }
 
 // A class that could not be listed stays as it is known.
