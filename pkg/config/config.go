@@ -188,9 +188,9 @@ type Flood struct {
 	Min    int           `yaml:"min"`
 }
 
-// Estate bounds what is known about CPCs and partitions.
+// Estate bounds what is exported of CPCs and partitions.
 type Estate struct {
-	MaxResources int `yaml:"max_resources"`
+	MaxResources int `yaml:"max_resources"` // with series in /metrics, of all HMCs together
 }
 
 // Matcher selects events: every key that is set must match.
