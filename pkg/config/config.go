@@ -133,8 +133,14 @@ const (
 
 // Log writes events as lines.
 type Log struct {
-	Output string `yaml:"output"` // OutputStderr, OutputStdout or the absolute path of a file
+	Output   string `yaml:"output"`    // OutputStderr, OutputStdout or the absolute path of a file
+	Format   string `yaml:"format"`    // FormatJSON or FormatText
+	MaxSize  Size   `yaml:"max_size"`  // of a file before it is rotated; 0: never
+	MaxFiles int    `yaml:"max_files"` // rotated files that are kept
 }
+
+// FormatText is the value of Log.Format that is for people.
+const FormatText = "text"
 
 // The values of Log.Output that are no file.
 const (

@@ -49,7 +49,11 @@ func (w *Webhook) setDefaults() {
 	w.HTTPConfig.TLSConfig.key = "http_config.tls_config"
 }
 
-func (l *Log) setDefaults() { l.Output = OutputStderr }
+func (l *Log) setDefaults() {
+	l.Output = OutputStderr
+	l.Format = FormatJSON
+	l.MaxFiles = 5
+}
 
 // completeDefaults gives the defaults that depend on other keys.
 func (d *decoder) completeDefaults(c *Config) {

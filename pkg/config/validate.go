@@ -404,6 +404,14 @@ func isLoopback(host string) bool {
 }
 
 func (d *decoder) log(path string, l *Log, files map[string]string) {
+	if l.Format != FormatJSON && l.Format != FormatText {
+		d.errorf(join(path, "format"), "must be %s or %s, not %s", FormatJSON, FormatText, quote(l.Format))
+	}
+	d.intIn(join(path, "max_files"), l.MaxFiles, 1, 1000)
+	d.sizeOrNone(join(path, "max_size"), l.MaxSize)
+	if l.MaxSize > 0 && (l.Output == OutputStdout || l.Output == OutputStderr) {
+		d.errorf(join(path, "max_size"), "is for a file: nothing else can be rotated")
+	}
 	at := join(path, "output")
 	switch l.Output {
 	case "":

@@ -8,8 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -27,10 +30,13 @@ const (
 	logMode = 0o640
 )
 
-// logSink writes one line of JSON per event.
+// logSink writes one line per event.
 type logSink struct {
 	path    string // of the file; "" for stdout and stderr
 	name    string // of the output, for errors
+	text    bool   // for people, not JSON
+	maxSize int64  // of the file before it is rotated; 0: never
+	keep    int    // rotated files
 	timeout time.Duration
 	life    context.Context // ends with Close
 	end     context.CancelFunc
@@ -46,6 +52,9 @@ type logSink struct {
 func newLog(cfg config.Sink, opts Options) (Sink, error) {
 	l := &logSink{
 		name:    cfg.Log.Output,
+		text:    cfg.Log.Format == config.FormatText,
+		maxSize: int64(cfg.Log.MaxSize),
+		keep:    max(cfg.Log.MaxFiles, 1),
 		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
 		busy:    make(chan struct{}, 1),
 	}
@@ -152,6 +161,7 @@ func (l *logSink) acquire(ctx context.Context) error {
 func (l *logSink) release() { <-l.busy }
 
 func (l *logSink) write(ctx context.Context, records []event.Record) error {
+	l.rotate(records)
 	defer l.interruptible(ctx)()
 	size, torn := l.size(), l.torn
 	written, err := l.writeLines(records)
@@ -195,7 +205,11 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 		buf = append(buf, '\n')
 	}
 	for i := range records {
-		if line := records[i].JSON; len(buf) > 0 && len(buf)+len(line)+1 > logChunk {
+		line := records[i].JSON
+		if l.text {
+			line = textLine(line)
+		}
+		if len(buf) > 0 && len(buf)+len(line)+1 > logChunk {
 			n, err := l.writeChunk(buf)
 			written += int64(n)
 			if err != nil {
@@ -203,11 +217,76 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 			}
 			buf = buf[:0]
 		}
-		buf = append(append(buf, records[i].JSON...), '\n')
+		buf = append(append(buf, line...), '\n')
 	}
 	n, err := l.writeChunk(buf)
 	return written + int64(n), err
 }
+
+// textLine is an event as a person reads it: time, severity, HMC, type and summary.
+func textLine(data []byte) []byte {
+	var fields [5]string
+	for name, value := range event.Members(data) {
+		switch string(name) {
+		case "time":
+			fields[0] = event.String(value)
+		case "severity":
+			fields[1] = event.String(value)
+		case "hmc":
+			fields[2] = event.String(value)
+		case "type":
+			fields[3] = event.String(value)
+		case "summary":
+			fields[4] = event.String(value)
+		}
+	}
+	line := make([]byte, 0, 128)
+	for i, field := range fields {
+		if i > 0 {
+			line = append(line, ' ')
+		}
+		line = append(line, strings.Map(oneLine, field)...)
+	}
+	return line
+}
+
+// oneLine keeps what an HMC sent from looking like lines of its own, or from driving a terminal.
+func oneLine(r rune) rune {
+	if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+		return ' '
+	}
+	return r
+}
+
+// rotate puts the file aside if it would become too large, and begins a new one. Where that is not possible, the file goes on
+// to grow: no event waits for it.
+func (l *logSink) rotate(records []event.Record) {
+	size := l.size()
+	if l.maxSize <= 0 || size <= 0 {
+		return
+	}
+	more := int64(0)
+	for i := range records {
+		more += int64(len(records[i].JSON)) + 1
+	}
+	if size+more <= l.maxSize {
+		return
+	}
+	if l.probe() != nil { // something else has moved the file away: it is not this one that stands under the name
+		_ = l.reopen()
+		return
+	}
+	for i := l.keep; i > 1; i-- {
+		if err := os.Rename(l.rotated(i-1), l.rotated(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
+	if os.Rename(l.path, l.rotated(1)) == nil && l.reopen() != nil {
+		_ = os.Rename(l.rotated(1), l.path) // it is written to, so it has to be found
+	}
+}
+
+func (l *logSink) rotated(i int) string { return l.path + "." + strconv.Itoa(i) }
 
 // writeChunk writes whole lines with one call.
 func (l *logSink) writeChunk(chunk []byte) (int, error) {

@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -19,7 +21,12 @@ import (
 
 func logTo(t testing.TB, output string, opts Options) *logSink {
 	t.Helper()
-	s, err := New(config.Sink{Name: "journal", Log: &config.Log{Output: output}, Timeout: patience}, opts)
+	return logWith(t, config.Log{Output: output}, opts)
+}
+
+func logWith(t testing.TB, cfg config.Log, opts Options) *logSink {
+	t.Helper()
+	s, err := New(config.Sink{Name: "journal", Log: &cfg, Timeout: patience}, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -500,4 +507,83 @@ func TestLogNamedPipe(t *testing.T) {
 	if err := soon(t, "Close", s.Close); err != nil {
 		t.Error(err)
 	}
+}
+
+// Lines for people: whatever an HMC or an operating system sends, an event is one of them.
+func TestLogText(t *testing.T) {
+	var out writes
+	s := logWith(t, config.Log{Output: config.OutputStdout, Format: config.FormatText}, Options{Stdout: &out})
+	at := time.Date(2026, 11, 20, 10, 0, 0, 123e6, time.UTC)
+	rs := []event.Record{
+		event.NewRecord(&event.Event{ID: "1", HMC: "east", Type: "status-change", Time: at, Severity: "warning", Summary: "partition PART1 on CPC1: active -> stopped"}),
+		event.NewRecord(&event.Event{ID: "2", HMC: "east", Type: "os\nmessage", Time: at, Severity: "info", Summary: "a\r\n\x1b[31mb\u2028c \"d\""}),
+	}
+	if err := s.Send(t.Context(), rs); err != nil {
+		t.Fatal(err)
+	}
+	const want = "2026-11-20T10:00:00.123Z warning east status-change partition PART1 on CPC1: active -> stopped\n" +
+		"2026-11-20T10:00:00.123Z info east os message a   [31mb c \"d\"\n"
+	if got := string(bytes.Join(out.calls, nil)); got != want {
+		t.Errorf("got\n%q\nwant\n%q", got, want)
+	}
+}
+
+// A file that would become too large is put aside; nothing is lost but what is beyond the files that are kept.
+func TestLogRotation(t *testing.T) {
+	rs := records(0, 40)
+	size := int64(len(lines(rs[30:])))
+	for _, keep := range []int{1, 2, 5} {
+		path := filepath.Join(t.TempDir(), "events.log")
+		s := logWith(t, config.Log{Output: path, MaxSize: config.Size(size), MaxFiles: keep}, Options{})
+		for i := 0; i < len(rs); i += 5 {
+			if err := s.Send(t.Context(), rs[i:i+5]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expectFile(t, path, lines(rs[30:]))
+		for i := 1; i <= 5; i++ {
+			old := path + "." + strconv.Itoa(i)
+			if i > keep || i > 3 {
+				if _, err := os.Stat(old); err == nil {
+					t.Errorf("with %d kept there is %s", keep, old)
+				}
+				continue
+			}
+			expectFile(t, old, lines(rs[30-10*i:40-10*i]))
+		}
+		info, err := os.Stat(path)
+		if err != nil || info.Mode().Perm()&0o007 != 0 {
+			t.Errorf("%v, %v", info.Mode(), err)
+		}
+	}
+}
+
+// Where the file cannot be put aside it goes on to grow, and one that something else has moved away is not moved again.
+func TestLogRotationFails(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "events.log")
+	s := logWith(t, config.Log{Output: path, MaxSize: 1, MaxFiles: 2}, Options{})
+	rs := records(0, 3)
+	send := func(r event.Record) {
+		t.Helper()
+		if err := s.Send(t.Context(), []event.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(path+".1", "full"), 0o700); err != nil { // a directory stands where the file would go
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(path+".2", "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	send(rs[0])
+	send(rs[1])
+	expectFile(t, path, lines(rs[:2]))
+	moved := filepath.Join(dir, "moved")
+	if err := os.Rename(path, moved); err != nil {
+		t.Fatal(err)
+	}
+	send(rs[2])
+	expectFile(t, moved, lines(rs[:2]))
+	expectFile(t, path, lines(rs[2:]))
 }
