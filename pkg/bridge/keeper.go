@@ -60,7 +60,7 @@ type refusal struct {
 
 func newKeeper(s *supervisor, rcv *receiver.Receiver, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
-		s: s, rcv: rcv, session: s.session, end: end, wake: make(chan struct{}, 1), jobs: make(chan string, maxHeldJobs),
+		s: s, rcv: rcv, session: s.session, end: end, relist: s.session != nil, wake: make(chan struct{}, 1), jobs: make(chan string, maxHeldJobs),
 		again: make(map[string]*refusal), channels: make(map[string]*channel), logs: make(map[string]*upkeep),
 	}
 	k.hardware = newHardwareWatch(k)
@@ -110,7 +110,6 @@ func (c *channel) label() string { return c.partition.Name + " on " + c.partitio
 func (k *keeper) run(ctx context.Context) {
 	defer k.isolate()
 	defer k.hardware.start(ctx)()
-	k.relist = k.session != nil
 	nextPing := time.Now().Add(k.s.timing.ping)
 	for {
 		wait := k.work(ctx)
