@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ func (c *resourceCollector) collect(ch chan<- prometheus.Metric, hmc string, e *
 	seen := make(map[labelSet]struct{})
 	known := map[string]int{estate.ClassCPC: 0, estate.ClassPartition: 0, estate.ClassLogicalPartition: 0}
 	omitted := 0
-	for r := range e.All(hmc) {
+	for _, r := range slices.Collect(e.All(hmc)) { // whoever reads ch must not hold up what the HMC sends
 		known[r.Class]++
 		labels := labelSet{label(r.CPC), r.Class, label(r.Name)}
 		_, twice := seen[labels]

@@ -255,7 +255,7 @@ func (e *Estate) Learn(l *Listing) {
 	for i := range l.Resources {
 		r := &l.Resources[i]
 		if o := e.objects[r.URI]; o != nil {
-			if o.CPCURI == "" {
+			if o.CPCURI == "" && (r.CPCURI != "" || o.CPC != r.CPC) {
 				o.CPC, o.CPCURI = r.CPC, r.CPCURI
 				e.dirty[r.URI] = struct{}{}
 			}
