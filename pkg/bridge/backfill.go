@@ -40,7 +40,7 @@ func (k *keeper) fill(topics map[string]bool) {
 			kind = k.s.topics.kindOf(topic, "")
 		}
 		if topic == "" || kind == event.TopicObject {
-			k.relist = true
+			k.relist, k.missed = true, time.Now()
 		}
 		for _, log := range k.s.rec.logKinds() {
 			if (topic == "" || kind == log) && k.s.follows(log) {
@@ -75,7 +75,8 @@ func (s *supervisor) topicOf(kind string) string {
 func (k *keeper) checkFilled() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.filling || len(k.logs) > 0 || k.relist || k.listing != nil {
+	failed := k.relisting != nil && k.listed.After(k.missed)
+	if !k.filling || len(k.logs) > 0 || k.compared.Before(k.missed) && !failed {
 		return
 	}
 	for _, c := range k.channels {

@@ -51,19 +51,33 @@ type sight struct {
 	dirty       bool            // current is not stored as it is
 	upSince     time.Time       // when the link came up; zero: it is down
 	told        []timeSpan      // the last gaps that were told
+	ups         []timeSpan      // the last times in which the link was up
 }
 
 // timeSpan is a time from one moment to another.
 type timeSpan struct{ from, to time.Time }
 
-// keptSpans is how many gaps that were told are remembered.
+// keptSpans is how many times of a kind are remembered.
 const keptSpans = 16
+
+// keepSpan adds a time to the last ones.
+func keepSpan(spans []timeSpan, t timeSpan) []timeSpan {
+	if len(spans) >= keptSpans {
+		spans = slices.Delete(spans, 0, 1)
+	}
+	return append(spans, t)
+}
 
 // clear reports whether nothing was out of sight in a time.
 func (s *sight) clear(from, to time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.upSince.IsZero() || s.upSince.After(from) || s.current != nil {
+	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
+	isUp := !s.upSince.IsZero() && !s.upSince.After(from)
+	if !isUp && !slices.ContainsFunc(s.ups, covers) {
+		return false
+	}
+	if g := s.current; g != nil && g.From.Before(to) && (s.linkDown || s.storageDown || from.Before(g.To)) {
 		return false
 	}
 	return !slices.ContainsFunc(s.told, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
@@ -91,6 +105,9 @@ func (s *sight) linkLost(from time.Time, cause string) {
 		}
 		s.cutShort = append(s.cutShort, s.current)
 		s.current = nil
+	}
+	if !s.upSince.IsZero() {
+		s.ups = keepSpan(s.ups, timeSpan{s.upSince, from})
 	}
 	s.linkDown, s.filling, s.refill, s.upSince = true, false, nil, time.Time{}
 	g := s.open(from)
@@ -273,10 +290,7 @@ func (s *sight) ready(now time.Time, quiet time.Duration) []*gap {
 		s.dirty = true
 	}
 	for _, g := range gaps {
-		s.told = append(s.told, timeSpan{g.From, g.To})
-	}
-	if n := len(s.told) - keptSpans; n > 0 {
-		s.told = slices.Delete(s.told, 0, n)
+		s.told = keepSpan(s.told, timeSpan{g.From, g.To})
 	}
 	return gaps
 }

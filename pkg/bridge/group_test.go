@@ -253,6 +253,40 @@ func (d *daemon) settledGap(name string) bool {
 	return false
 }
 
+// Who has seen what, and when.
+func TestSightIsClear(t *testing.T) {
+	t0 := time.Unix(1_800_000_000, 0)
+	at := func(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
+	var s sight
+	check := func(from, to int, want bool) {
+		t.Helper()
+		if got := s.clear(at(from), at(to)); got != want {
+			t.Errorf("from %d to %d: %v", from, to, got)
+		}
+	}
+	check(0, 1, false)
+	s.linkUp(at(10), false)
+	check(5, 12, false)
+	check(10, 12, true)
+	s.linkLost(at(20), "a test")
+	check(10, 20, true)
+	check(15, 19, true)
+	check(15, 21, false)
+	check(21, 22, false)
+	s.linkUp(at(30), false)
+	check(31, 32, true)
+	check(25, 32, false)
+	check(15, 32, false)
+	if gaps := s.ready(at(100), 0); len(gaps) != 1 {
+		t.Fatalf("%d gaps", len(gaps))
+	}
+	check(15, 19, true)
+	check(15, 32, false)
+	s.spot(at(40), at(41), "numbers jumped", "", "object", 1, false)
+	check(31, 39, true)
+	check(31, 42, false)
+}
+
 // What neither of them saw is told, once.
 func TestBothHMCsOfAGroupAreDown(t *testing.T) {
 	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: 4})

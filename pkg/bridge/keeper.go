@@ -39,6 +39,8 @@ type keeper struct {
 	listed      time.Time       // when the estate was listed last
 	listing     *estate.Listing // that is to be compared ...
 	comparing   time.Time       // ... from then on
+	unsettled   bool            // the list that was compared last did not tell all
+	compared    time.Time       // when the HMC was asked for the list that was compared last
 	relisting   *upkeep         // when the estate is listed again after that failed; nil: it did not
 	pingFailing bool
 
@@ -48,6 +50,7 @@ type keeper struct {
 	channels map[string]*channel // by object URI
 	logs     map[string]*upkeep  // logs whose entries are to be fetched, by kind
 	filling  bool                // something that was missed is to be fetched
+	missed   time.Time           // when something was missed that a list of the estate tells
 
 	hardware *hardwareWatch // nil: hardware messages are not watched
 }
@@ -421,11 +424,17 @@ func (k *keeper) compare(ctx context.Context) {
 		return
 	}
 	k.listing = nil
-	if k.s.rec.reconcile(ctx, l) {
+	again := k.s.rec.reconcile(ctx, l)
+	if again {
 		k.mu.Lock()
 		k.relist = true
 		k.mu.Unlock()
 	}
+	// A gap waits for what the next list tells, but not for an estate that never rests.
+	if !again || k.unsettled {
+		k.compared = l.Asked
+	}
+	k.unsettled = again
 }
 
 // wantsMessages says whether the configuration selects the partition's OS messages, and with them those that the HMC
