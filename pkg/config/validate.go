@@ -351,11 +351,11 @@ func (d *decoder) webhook(path string, w *Webhook, mode fs.FileMode) {
 		d.errorf(at("url"), "%s", msg)
 	}
 	switch w.Format {
-	case FormatJSON:
-	case FormatCloudEvents, FormatTemplate:
-		d.errorf(at("format"), "%s is not available in this version: use json", w.Format)
+	case FormatJSON, FormatCloudEvents:
+	case FormatTemplate:
+		d.errorf(at("format"), "%s is not available in this version: use json or cloudevents", w.Format)
 	default:
-		d.errorf(at("format"), "must be json, not %s", quote(w.Format))
+		d.errorf(at("format"), "must be json or cloudevents, not %s", quote(w.Format))
 	}
 	d.secret(at("secret"), &w.Secret, &w.SecretFile, mode)
 	if w.Secret.IsSet() {

@@ -36,6 +36,8 @@ type contractCase struct {
 var contract = []contractCase{
 	{"webhook", "single", func(t *testing.T) *peer { return newWebhookPeer(t, 1) }},
 	{"webhook", "batch", func(t *testing.T) *peer { return newWebhookPeer(t, 100) }},
+	{"webhook", "cloudevents", func(t *testing.T) *peer { return newCloudEventsPeer(t, 1) }},
+	{"webhook", "cloudevents batch", func(t *testing.T) *peer { return newCloudEventsPeer(t, 100) }},
 	{"log", "pipe", newLogPipePeer},
 	{"log", "file", newLogFilePeer},
 }
@@ -500,6 +502,25 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 		visitors: func() int { return int(visits.Load()) },
 		leave:    stop,
 	}
+}
+
+// The far side of a webhook that gets CloudEvents: the events are their data.
+func newCloudEventsPeer(t *testing.T, batch int) *peer {
+	p := newWebhookPeer(t, batch)
+	p.cfg.Webhook.Format = config.FormatCloudEvents
+	received := p.received
+	p.received = func() []json.RawMessage {
+		all := received()
+		for i := range all {
+			var e struct{ Data json.RawMessage }
+			if err := json.Unmarshal(all[i], &e); err != nil {
+				t.Error(err)
+			}
+			all[i] = e.Data
+		}
+		return all
+	}
+	return p
 }
 
 // The far side of a log on a pipe, as a container's standard output is one.

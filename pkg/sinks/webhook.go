@@ -48,7 +48,9 @@ const (
 type webhook struct {
 	target    string // scheme and host, for errors
 	timeout   time.Duration
-	batch     int           // records per request; above 1 the body is always an array
+	batch     int           // records per request; above 1 the body is always that of a batch
+	maxBytes  int           // of the records of one request
+	body      func([]event.Record) ([]byte, error)
 	signer    *signer       // nil: requests are not signed
 	template  *http.Request // what all requests share, without header and body
 	header    http.Header   // what all headers share
@@ -58,9 +60,6 @@ type webhook struct {
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
-	if f := cfg.Webhook.Format; f != "" && f != config.FormatJSON {
-		return nil, fmt.Errorf("webhook: format %q is not available", f)
-	}
 	u, err := url.Parse(cfg.Webhook.URL.Expose())
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
 		return nil, errors.New("webhook: url is not an http or https address") // err would quote it, with what it hides
@@ -78,13 +77,13 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	}
 
 	w := &webhook{
-		target:  u.Scheme + "://" + u.Host,
-		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		batch:   max(cfg.Batch.MaxEvents, 1),
-		signer:  newSigner(keys),
-		redact:  newRedactor(u, cfg.Webhook.Secret.Expose()),
+		target:   u.Scheme + "://" + u.Host,
+		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		batch:    max(cfg.Batch.MaxEvents, 1),
+		maxBytes: maxBatchBytes,
+		signer:   newSigner(keys),
+		redact:   newRedactor(u, cfg.Webhook.Secret.Expose()),
 		header: http.Header{
-			"Content-Type": {"application/json"},
 			"User-Agent":   {userAgent(opts.Version)},
 			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
 			// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
@@ -92,6 +91,11 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 			"X-Idempotency-Key": nil,
 		},
 	}
+	contentType, err := w.setFormat(cfg.Webhook)
+	if err != nil {
+		return nil, fmt.Errorf("webhook: %w", err)
+	}
+	w.header["Content-Type"] = []string{contentType}
 	w.template = &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 
 	// Connecting gets a little less than the whole attempt: its own error says more than "no answer".
@@ -114,6 +118,28 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	return w, nil
 }
 
+// setFormat chooses what makes bodies, and returns their content type.
+func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error) {
+	batch := w.batch > 1
+	switch cfg.Format {
+	case "", config.FormatJSON:
+		w.body = jsonBody
+		if batch {
+			w.body = batchBody
+		}
+		return "application/json", nil
+	case config.FormatCloudEvents:
+		w.maxBytes = maxBatchBytes / 2 // the envelope of a small event is as large as the event
+		if batch {
+			w.body = cloudEventsBody
+			return cloudEvents, nil
+		}
+		w.body = cloudEventBody
+		return cloudEvent, nil
+	}
+	return "", fmt.Errorf("format %q is not available", cfg.Format)
+}
+
 func userAgent(version string) string {
 	if version == "" {
 		return "hmcnotifyd"
@@ -122,7 +148,7 @@ func userAgent(version string) string {
 }
 
 // MaxBatch returns the configured size of a batch.
-func (w *webhook) MaxBatch() (records, bytes int) { return w.batch, maxBatchBytes }
+func (w *webhook) MaxBatch() (records, bytes int) { return w.batch, w.maxBytes }
 
 // Send makes one request and judges the answer by its status alone: once a status has arrived, whatever happens to
 // the rest of the answer changes nothing.
@@ -138,9 +164,13 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if len(records) > w.batch {
 		return fmt.Errorf("webhook: %s: %d events in one request, at most %d", w.target, len(records), w.batch)
 	}
-	id, body := records[0].ID, records[0].JSON
+	id := records[0].ID
 	if w.batch > 1 {
-		id, body = batchID(records), batchBody(records)
+		id = batchID(records)
+	}
+	body, err := w.body(records)
+	if err != nil {
+		return err
 	}
 
 	start := time.Now()
@@ -185,8 +215,11 @@ func batchID(records []event.Record) string {
 	return "batch-" + hex.EncodeToString(h.Sum(nil)[:16])
 }
 
+// jsonBody returns the record as it is.
+func jsonBody(records []event.Record) ([]byte, error) { return records[0].JSON, nil }
+
 // batchBody returns the JSON array of the records.
-func batchBody(records []event.Record) []byte {
+func batchBody(records []event.Record) ([]byte, error) {
 	size := len(records) + 1
 	for i := range records {
 		size += len(records[i].JSON)
@@ -200,7 +233,7 @@ func batchBody(records []event.Record) []byte {
 		}
 		body = append(body, records[i].JSON...)
 	}
-	return append(body, ']')
+	return append(body, ']'), nil
 }
 
 // noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are

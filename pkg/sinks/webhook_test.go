@@ -63,6 +63,17 @@ type request struct {
 	at                 time.Time
 }
 
+// http returns the request as a library that reads requests wants it.
+func (r request) http(t testing.TB) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), r.method, "http://consumer.example.com"+r.uri, bytes.NewReader(r.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = r.header
+	return req
+}
+
 // consumer is a webhook consumer that keeps what it gets and answers 204.
 func consumer(t testing.TB, requests chan<- request) *httptest.Server {
 	t.Helper()
