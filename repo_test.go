@@ -42,8 +42,9 @@ var imports = map[string]struct {
 	"pkg/estate":   {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/queue":    {nil, "the queue stores opaque records"},
 	"pkg/hmcsim":   {nil, "the simulator shares no code with what it tests"},
-	"pkg/config":   {[]string{"pkg/event", "pkg/receiver"}, "the configuration knows nothing of what runs"},
-	"pkg/sinks":    {[]string{"pkg/config", "pkg/event"}, "a sink formats and sends, it knows neither queue nor HMC"},
+	"pkg/render":   {[]string{"pkg/event"}, "a template sees events and nothing else"},
+	"pkg/config":   {[]string{"pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
+	"pkg/sinks":    {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
 	"pkg/bridge": {
 		[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/queue", "pkg/receiver", "pkg/sinks"},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",

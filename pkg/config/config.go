@@ -111,9 +111,15 @@ func (s *Sink) Kind() string {
 
 // Webhook posts events to an HTTP server.
 type Webhook struct {
-	URL        URL        `yaml:"url"` // also when it came from URLFile
-	URLFile    string     `yaml:"url_file"`
-	Format     string     `yaml:"format"` // of the Format constants
+	URL     URL    `yaml:"url"` // also when it came from URLFile
+	URLFile string `yaml:"url_file"`
+	Format  string `yaml:"format"` // of the Format constants
+
+	// Of FormatTemplate; see package render.
+	Template     string `yaml:"template"`      // also when it came from TemplateFile
+	TemplateFile string `yaml:"template_file"` // absolute
+	ContentType  string `yaml:"content_type"`  // of what the template makes; empty: DefaultContentType
+
 	Secret     Secret     `yaml:"secret"` // also when it came from SecretFile; see SigningKeys
 	SecretFile string     `yaml:"secret_file"`
 	HTTPConfig HTTPConfig `yaml:"http_config"`
@@ -130,6 +136,9 @@ const (
 	FormatCloudEvents = "cloudevents"
 	FormatTemplate    = "template"
 )
+
+// DefaultContentType is the content type of what a template makes, unless Webhook.ContentType says otherwise.
+const DefaultContentType = "application/json"
 
 // Log writes events as lines.
 type Log struct {

@@ -46,6 +46,7 @@ func (s *Sink) setDefaults() {
 
 func (w *Webhook) setDefaults() {
 	w.Format = FormatJSON
+	w.ContentType = DefaultContentType
 	w.HTTPConfig.TLSConfig.key = "http_config.tls_config"
 }
 

@@ -311,7 +311,7 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 		d.errorf(path, "has no kind: add webhook or log")
 	}
 	if s.Webhook != nil {
-		d.webhook(at("webhook"), s.Webhook, mode)
+		d.webhook(at("webhook"), s.Webhook, s.Batch.MaxEvents > 1, mode)
 	}
 	if s.Log != nil {
 		d.log(at("log"), s.Log, files)
@@ -337,7 +337,7 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 	d.sizeOrNone(at("queue.max_bytes"), s.Queue.MaxBytes)
 }
 
-func (d *decoder) webhook(path string, w *Webhook, mode fs.FileMode) {
+func (d *decoder) webhook(path string, w *Webhook, batch bool, mode fs.FileMode) {
 	at := func(key string) string { return join(path, key) }
 
 	d.secret(at("url"), &w.URL.secret, &w.URLFile, mode)
@@ -351,12 +351,11 @@ func (d *decoder) webhook(path string, w *Webhook, mode fs.FileMode) {
 		d.errorf(at("url"), "%s", msg)
 	}
 	switch w.Format {
-	case FormatJSON, FormatCloudEvents:
-	case FormatTemplate:
-		d.errorf(at("format"), "%s is not available in this version: use json or cloudevents", w.Format)
+	case FormatJSON, FormatCloudEvents, FormatTemplate:
 	default:
-		d.errorf(at("format"), "must be json or cloudevents, not %s", quote(w.Format))
+		d.errorf(at("format"), "must be json, cloudevents or template, not %s", quote(w.Format))
 	}
+	d.template(path, w, batch)
 	d.secret(at("secret"), &w.Secret, &w.SecretFile, mode)
 	if w.Secret.IsSet() {
 		where := "secret"

@@ -38,6 +38,7 @@ var contract = []contractCase{
 	{"webhook", "batch", func(t *testing.T) *peer { return newWebhookPeer(t, 100) }},
 	{"webhook", "cloudevents", func(t *testing.T) *peer { return newCloudEventsPeer(t, 1) }},
 	{"webhook", "cloudevents batch", func(t *testing.T) *peer { return newCloudEventsPeer(t, 100) }},
+	{"webhook", "template", newTemplatePeer},
 	{"log", "pipe", newLogPipePeer},
 	{"log", "file", newLogFilePeer},
 }
@@ -64,6 +65,7 @@ type peer struct {
 	received func() []json.RawMessage // every event accepted so far
 	visitors func() int               // how often an event, accepted or not, has been offered; nil: cannot be told
 	leave    func()                   // makes the destination unreachable; nil: cannot
+	largest  int                      // about how many bytes an event may have; 0: any number
 }
 
 // check fails if err shows a secret, and returns it.
@@ -196,7 +198,11 @@ var contractTests = []struct {
 	}},
 	{"large event", func(t *testing.T, p *peer) {
 		s := p.open(t)
-		rs := []event.Record{largeRecord(0, 5<<20), record(1)}
+		size := 5 << 20
+		if p.largest > 0 {
+			size = p.largest - 1<<10
+		}
+		rs := []event.Record{largeRecord(0, size), record(1)}
 		for i := range rs {
 			if err := s.Send(t.Context(), rs[i:i+1]); err != nil {
 				t.Fatal(err)
@@ -293,7 +299,7 @@ var contractTests = []struct {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		result := make(chan error, 1)
-		go func() { result <- s.Send(ctx, []event.Record{largeRecord(0, 1<<20)}) }()
+		go func() { result <- s.Send(ctx, []event.Record{largeRecord(0, 1<<20-1<<10)}) }()
 		p.awaitHanging(t)
 		cancel()
 		err := soon(t, "Send returns", func() error { return <-result })
@@ -309,7 +315,7 @@ var contractTests = []struct {
 		p.cfg.Timeout = 200 * time.Millisecond
 		s := p.open(t)
 		p.behave(hang)
-		err := soon(t, "Send returns", func() error { return s.Send(t.Context(), []event.Record{largeRecord(0, 1<<20)}) })
+		err := soon(t, "Send returns", func() error { return s.Send(t.Context(), []event.Record{largeRecord(0, 1<<20-1<<10)}) })
 		if p.check(t, err) == nil {
 			t.Fatal("no error")
 		}
@@ -379,7 +385,7 @@ var contractTests = []struct {
 		const senders = 3
 		result := make(chan error, senders)
 		for i := range senders {
-			go func() { result <- s.Send(t.Context(), []event.Record{largeRecord(i, 1<<20)}) }()
+			go func() { result <- s.Send(t.Context(), []event.Record{largeRecord(i, 1<<20-1<<10)}) }()
 		}
 		p.awaitHanging(t)
 		if err := soon(t, "Close", s.Close); err != nil {
@@ -520,6 +526,15 @@ func newCloudEventsPeer(t *testing.T, batch int) *peer {
 		}
 		return all
 	}
+	return p
+}
+
+// The far side of a webhook that gets what a template makes of events, which here is the event itself.
+func newTemplatePeer(t *testing.T) *peer {
+	p := newWebhookPeer(t, 1)
+	p.cfg.Webhook.Format = config.FormatTemplate
+	p.cfg.Webhook.Template = "{{ json . }}"
+	p.largest = 1 << 20
 	return p
 }
 

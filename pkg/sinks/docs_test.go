@@ -55,6 +55,8 @@ func TestDocsConfiguration(t *testing.T) {
 	}
 	write("ops.secret", secret)
 	write("archive.secret", secret)
+	write("slack.url", "https://hooks.slack.com/services/T0/B0/x\n")
+	write("slack.tmpl", ready(t, "slack.tmpl"))
 	server := newTLSServer(t)
 	if err := os.Rename(caFile(t, server), filepath.Join(dir, "company-ca.pem")); err != nil {
 		t.Fatal(err)

@@ -48,8 +48,8 @@ const (
 type webhook struct {
 	target    string // scheme and host, for errors
 	timeout   time.Duration
-	batch     int           // records per request; above 1 the body is always that of a batch
-	maxBytes  int           // of the records of one request
+	batch     int // records per request; above 1 the body is always that of a batch
+	maxBytes  int // of the records of one request
 	body      func([]event.Record) ([]byte, error)
 	signer    *signer       // nil: requests are not signed
 	template  *http.Request // what all requests share, without header and body
@@ -84,7 +84,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		signer:   newSigner(keys),
 		redact:   newRedactor(u, cfg.Webhook.Secret.Expose()),
 		header: http.Header{
-			"User-Agent":   {userAgent(opts.Version)},
+			"User-Agent": {userAgent(opts.Version)},
 			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
 			// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
 			// a consumer would cost a failed attempt and its back-off.
@@ -136,6 +136,11 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 		}
 		w.body = cloudEventBody
 		return cloudEvent, nil
+	case config.FormatTemplate:
+		w.maxBytes = maxBatchBytes / 2 // how much a template makes of an event is not known
+		contentType = cmp.Or(cfg.ContentType, config.DefaultContentType)
+		w.body, err = templateBody(cfg.Template, contentType, batch)
+		return contentType, err
 	}
 	return "", fmt.Errorf("format %q is not available", cfg.Format)
 }

@@ -1,0 +1,66 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"path/filepath"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
+)
+
+// template checks the keys of the format template, reads the template from its file, and tries it on events of each type.
+func (d *decoder) template(path string, w *Webhook, batch bool) {
+	at := func(key string) string { return join(path, key) }
+
+	if w.Format != FormatTemplate {
+		for _, key := range []string{"template", "template_file", "content_type"} {
+			if !d.failed(at("format")) && d.has(at(key)) && (key != "content_type" || w.ContentType != DefaultContentType) {
+				d.errorf(at(key), "has a meaning with format: template only")
+			}
+		}
+		return
+	}
+	if media, _, err := mime.ParseMediaType(w.ContentType); err != nil || checkLine(w.ContentType) != "" || media == "" {
+		d.errorf(at("content_type"), "is not a content type such as application/json")
+		return
+	}
+	where, shown := at("template"), ""
+	switch {
+	case d.has(at("template")) && d.has(at("template_file")):
+		d.errorf(at("template_file"), "and template are both given: keep one of them")
+		return
+	case d.has(at("template_file")):
+		where = at("template_file")
+		if d.failed(where) {
+			return
+		}
+		if w.TemplateFile == "" {
+			d.errorf(where, "is empty: name a file")
+			return
+		}
+		w.TemplateFile, shown = d.resolve(w.TemplateFile)
+		data, _, err := readFile(w.TemplateFile, render.MaxTemplate)
+		if err != nil {
+			d.errorf(where, "%s %s", shown, err)
+			return
+		}
+		w.Template = string(data)
+	case !d.has(at("template")):
+		d.errorf(where, "is missing: give a template here, or a file with it as template_file")
+		return
+	}
+	if d.failed(where) {
+		return
+	}
+	_, err := render.New(w.Template, render.Options{Batch: batch, ContentType: w.ContentType})
+	if e, ok := errors.AsType[*render.Error](err); ok {
+		msg := e.Error()
+		if shown != "" {
+			if msg = shown + ": " + e.Msg; e.Line > 0 {
+				msg = fmt.Sprintf("%s:%d: %s", filepath.ToSlash(shown), e.Line, e.Msg)
+			}
+		}
+		d.errorf(where, "%s", msg)
+	}
+}

@@ -1,0 +1,135 @@
+package render
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// Event is what a template sees of an event: the fields of its JSON form. A field that the event does not have is empty.
+type Event struct {
+	ID                string
+	HMC               string
+	Type              string
+	Time              string // as in the JSON form; see the function date
+	Received          string
+	Topic             string
+	TopicType         string
+	SessionSequenceNr json.Number
+	GlobalSequenceNr  json.Number
+	Origin            string
+	Resource          event.Resource
+	Summary           string
+	Severity          string
+	Repeat            bool
+	SeenBy            []string
+	Headers           map[string]string
+	Body              map[string]any // a JSON object; every other kind of body is only in the whole event
+	BodyText          string
+
+	whole []byte
+}
+
+// Batch is what a template for batches sees.
+type Batch struct {
+	Events []*Event
+}
+
+// MarshalJSON returns the event as it is delivered without a template.
+func (e *Event) MarshalJSON() ([]byte, error) { return e.whole, nil }
+
+// MarshalJSON returns the events as an array.
+func (b Batch) MarshalJSON() ([]byte, error) {
+	all := make([][]byte, len(b.Events))
+	for i, e := range b.Events {
+		all[i] = e.whole
+	}
+	return slices.Concat([]byte{'['}, bytes.Join(all, []byte{','}), []byte{']'}), nil
+}
+
+// newEvent reads the record.
+func newEvent(r event.Record) (*Event, error) {
+	e := &Event{whole: r.JSON}
+	for key, value := range event.Members(r.JSON) {
+		switch string(key) {
+		case "id":
+			e.ID = event.String(value)
+		case "hmc":
+			e.HMC = event.String(value)
+		case "type":
+			e.Type = event.String(value)
+		case "time":
+			e.Time = event.String(value)
+		case "received":
+			e.Received = event.String(value)
+		case "topic":
+			e.Topic = event.String(value)
+		case "topic_type":
+			e.TopicType = event.String(value)
+		case "session_sequence_nr":
+			e.SessionSequenceNr = json.Number(value)
+		case "global_sequence_nr":
+			e.GlobalSequenceNr = json.Number(value)
+		case "origin":
+			e.Origin = event.String(value)
+		case "summary":
+			e.Summary = event.String(value)
+		case "severity":
+			e.Severity = event.String(value)
+		case "repeat":
+			e.Repeat = event.True(value)
+		case "body_text":
+			e.BodyText = event.String(value)
+		case "resource":
+			if err := json.Unmarshal(value, &e.Resource); err != nil {
+				return nil, err
+			}
+		case "seen_by":
+			if err := json.Unmarshal(value, &e.SeenBy); err != nil {
+				return nil, err
+			}
+		case "headers":
+			if err := json.Unmarshal(value, &e.Headers); err != nil {
+				return nil, err
+			}
+		case "body":
+			if len(value) == 0 || value[0] != '{' {
+				break
+			}
+			d := json.NewDecoder(bytes.NewReader(value))
+			d.UseNumber()
+			if err := d.Decode(&e.Body); err != nil {
+				return nil, err
+			}
+			numbers(e.Body)
+		}
+	}
+	return e, nil
+}
+
+// numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare them, and whole numbers
+// are printed as such.
+func numbers(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			v[key] = numbers(value)
+		}
+	case []any:
+		for i, value := range v {
+			v[i] = numbers(value)
+		}
+	case json.Number:
+		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
+			return n
+		}
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+		return v.String()
+	}
+	return v
+}

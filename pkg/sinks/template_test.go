@@ -1,0 +1,383 @@
+package sinks
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
+)
+
+func withTemplate(text string) func(*config.Sink) {
+	return func(c *config.Sink) { c.Webhook.Format, c.Webhook.Template = config.FormatTemplate, text }
+}
+
+func TestTemplate(t *testing.T) {
+	requests := make(chan request, 1)
+	server := consumer(t, requests)
+	for _, test := range []struct {
+		name, text, contentType string
+		batch, send             int
+		want                    string
+	}{
+		{"json", `{"text": {{ json .Resource.Name }}}`, "", 1, 1, `{"text": "PART0"}`},
+		{"text", "{{ .Resource.Name }} {{ .Severity }}\n", "text/plain; charset=utf-8", 1, 1, "PART0 warning\n"},
+		{"batch", `[{{ range $i, $e := .Events }}{{ if $i }},{{ end }}{{ json .Resource.Name }}{{ end }}]`, "application/x+json", 10, 3, `["PART0","PART1","PART2"]`},
+		{"batch of one", `[{{ range $i, $e := .Events }}{{ if $i }},{{ end }}{{ json .Resource.Name }}{{ end }}]`, "", 10, 1, `["PART0"]`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := webhookTo(t, server.URL, withTemplate(test.text), func(c *config.Sink) {
+				c.Webhook.ContentType, c.Batch.MaxEvents = test.contentType, test.batch
+			})
+			if err := s.Send(t.Context(), records(0, test.send)); err != nil {
+				t.Fatal(err)
+			}
+			got := <-requests
+			want := test.contentType
+			if want == "" {
+				want = "application/json"
+			}
+			if string(got.body) != test.want || got.header.Get("Content-Type") != want || got.length != int64(len(test.want)) {
+				t.Errorf("%s: %q", got.header.Get("Content-Type"), got.body)
+			}
+		})
+	}
+}
+
+// TestTemplateFails has events that a template cannot take. They are refused for good, with the place, and nothing is sent.
+func TestTemplateFails(t *testing.T) {
+	requests := make(chan request, 1)
+	server := consumer(t, requests)
+	const secret = "hunter2"
+	odd := recordWithBody(0, `{"n":"`+secret+`"}`)
+	for batch, text := range map[int]string{
+		1:  "{\n\"n\": {{ if lt (field \"n\" .Body | default 1) 3 }}1{{ else }}2{{ end }}}",
+		10: "[\n{{ range $i, $e := .Events }}{{ if $i }},{{ end }}{{ if lt (field \"n\" .Body | default 1) 3 }}1{{ else }}2{{ end }}{{ end }}]",
+	} {
+		s := webhookTo(t, server.URL, withTemplate(text), func(c *config.Sink) { c.Batch.MaxEvents = batch })
+		err := s.Send(t.Context(), []event.Record{odd})
+		e, ok := errors.AsType[*PermanentError](err)
+		if !ok || e.Status != 0 || !strings.Contains(err.Error(), "webhook: nothing was sent, the template failed: line 2: ") || strings.Contains(err.Error(), secret) {
+			t.Errorf("%v", err)
+		}
+		if batch > 1 { // the status has the caller take it apart
+			err := s.Send(t.Context(), []event.Record{record(1), odd})
+			if e, ok := errors.AsType[*PermanentError](err); !ok || e.Status != 422 {
+				t.Errorf("a batch: %v", err)
+			}
+		}
+		if err := s.Send(t.Context(), []event.Record{record(1)}); err != nil {
+			t.Errorf("the next event: %v", err)
+		}
+		<-requests
+	}
+	select {
+	case r := <-requests:
+		t.Errorf("sent: %s", r.body)
+	default:
+	}
+}
+
+// ready reads a ready template of the documentation.
+func ready(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "..", "docs", "templates", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestReadyTemplates sends every sample through each ready template, and checks what arrives by what the receiver's
+// documentation asks for.
+func TestReadyTemplates(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "docs", "templates", "*"))
+	if err != nil || len(files) != len(readyTemplates) {
+		t.Errorf("%d templates, %d tested: %v", len(files), len(readyTemplates), err)
+	}
+	for name, check := range readyTemplates {
+		t.Run(name, func(t *testing.T) {
+			requests := make(chan request, 1)
+			s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
+			for _, sample := range render.Samples() {
+				e, err := sample.Record.Event()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Send(t.Context(), []event.Record{sample.Record}); err != nil {
+					t.Fatal(err)
+				}
+				got := <-requests
+				t.Run(sample.Name, func(t *testing.T) {
+					check(t, got.body, e)
+					if t.Failed() {
+						t.Logf("%s", got.body)
+					}
+				})
+			}
+		})
+	}
+}
+
+var readyTemplates = map[string]func(*testing.T, []byte, *event.Event){
+	"slack.tmpl":       checkSlack,
+	"teams.tmpl":       checkTeams,
+	"servicenow.tmpl":  checkServiceNow,
+	"pagerduty.tmpl":   checkPagerDuty,
+	"ansible-eda.tmpl": checkAnsible,
+}
+
+// shape reads body into v, which has a field for everything that the receiver knows.
+func shape(t *testing.T, body []byte, v any) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		t.Fatalf("%v\n%s", err, body)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		t.Errorf("something follows the JSON value: %v", err)
+	}
+}
+
+func oneOf(t *testing.T, what, got string, values ...string) {
+	t.Helper()
+	if !slices.Contains(values, got) {
+		t.Errorf("%s is %q, want one of %q", what, got, values)
+	}
+}
+
+func within(t *testing.T, what, got string, limit int) {
+	t.Helper()
+	if n := utf8.RuneCountInString(got); n == 0 || n > limit {
+		t.Errorf("%s has %d characters, want 1 to %d", what, n, limit)
+	}
+}
+
+func summaryOf(e *event.Event) string {
+	if e.Summary == "" {
+		return e.Type
+	}
+	return e.Summary
+}
+
+func cut(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
+
+func checkSlack(t *testing.T, body []byte, e *event.Event) {
+	var m struct {
+		Text        string
+		Attachments []struct {
+			Color    string
+			MrkdwnIn []string `json:"mrkdwn_in"`
+			Fields   []struct {
+				Title, Value string
+				Short        bool
+			}
+			Footer string
+			TS     int64
+		}
+	}
+	shape(t, body, &m)
+	within(t, "text", m.Text, 4000)
+	want := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(cut(summaryOf(e), 1000))
+	if m.Text != want {
+		t.Errorf("text %q, want %q", m.Text, want)
+	}
+	if len(m.Attachments) != 1 || m.Attachments[0].TS != e.Time.Unix() {
+		t.Fatalf("%+v", m.Attachments)
+	}
+	a := m.Attachments[0]
+	oneOf(t, "color", a.Color, map[string]string{"info": "good", "warning": "warning", "critical": "danger"}[e.Severity])
+	for _, f := range a.Fields {
+		within(t, f.Title, f.Title, 50)
+		within(t, f.Title, f.Value, 2000)
+		if strings.ContainsAny(f.Value, "<>") {
+			t.Errorf("%s is %q: Slack takes that for markup", f.Title, f.Value)
+		}
+	}
+}
+
+func checkTeams(t *testing.T, body []byte, e *event.Event) {
+	if len(body) > 28<<10 {
+		t.Errorf("%d bytes are more than a message may have", len(body))
+	}
+	var m struct {
+		Type        string
+		Attachments []struct {
+			ContentType string
+			ContentURL  *string
+			Content     struct {
+				Schema        string `json:"$schema"`
+				Type, Version string
+				Body          []json.RawMessage
+			}
+		}
+	}
+	shape(t, body, &m)
+	if m.Type != "message" || len(m.Attachments) != 1 || m.Attachments[0].ContentType != "application/vnd.microsoft.card.adaptive" {
+		t.Fatalf("%+v", m)
+	}
+	card := m.Attachments[0].Content
+	if card.Type != "AdaptiveCard" || card.Version != "1.4" || card.Schema != "http://adaptivecards.io/schemas/adaptive-card.json" || len(card.Body) != 2 {
+		t.Fatalf("%+v", card)
+	}
+	var text struct {
+		Type    string
+		Inlines []struct{ Type, Text, Weight, Color string }
+	}
+	shape(t, card.Body[0], &text)
+	if text.Type != "RichTextBlock" || len(text.Inlines) != 1 || text.Inlines[0].Type != "TextRun" || text.Inlines[0].Text != cut(summaryOf(e), 1000) {
+		t.Errorf("%+v", text)
+	}
+	oneOf(t, "color", text.Inlines[0].Color, map[string]string{"info": "Good", "warning": "Warning", "critical": "Attention"}[e.Severity])
+	var facts struct {
+		Type  string
+		Facts []struct{ Title, Value string }
+	}
+	shape(t, card.Body[1], &facts)
+	if facts.Type != "FactSet" || len(facts.Facts) < 3 {
+		t.Errorf("%+v", facts)
+	}
+	for _, f := range facts.Facts {
+		within(t, f.Title, f.Value, 200)
+	}
+}
+
+func checkServiceNow(t *testing.T, body []byte, e *event.Event) {
+	var m struct {
+		Records []struct {
+			Source          string
+			EventClass      string `json:"event_class"`
+			Node, Resource  string
+			Type            string
+			MetricName      string `json:"metric_name"`
+			MessageKey      string `json:"message_key"`
+			Severity        string
+			ResolutionState string `json:"resolution_state"`
+			TimeOfEvent     string `json:"time_of_event"`
+			Description     string
+			AdditionalInfo  string `json:"additional_info"`
+		}
+	}
+	shape(t, body, &m)
+	if len(m.Records) != 1 {
+		t.Fatalf("%d records", len(m.Records))
+	}
+	r := m.Records[0]
+	for what, value := range map[string]string{"source": r.Source, "event_class": r.EventClass, "node": r.Node, "type": r.Type, "metric_name": r.MetricName} {
+		within(t, what, value, 100)
+	}
+	within(t, "description", r.Description, 4000)
+	within(t, "message_key", r.MessageKey, 1024)
+	severity, state := map[string]string{"info": "5", "warning": "4", "critical": "1"}[e.Severity], "New"
+	if e.Type == event.TypeStatusChange && e.Severity == event.SeverityInfo {
+		severity, state = "0", "Closing"
+	}
+	oneOf(t, "severity", r.Severity, severity)
+	oneOf(t, "resolution_state", r.ResolutionState, state)
+	if at, err := time.Parse(time.DateTime, r.TimeOfEvent); err != nil || !at.Equal(e.Time.Truncate(time.Second)) {
+		t.Errorf("time_of_event %q: %v", r.TimeOfEvent, err)
+	}
+	var info map[string]string
+	if err := json.Unmarshal([]byte(r.AdditionalInfo), &info); err != nil || info["event_id"] != e.ID {
+		t.Errorf("additional_info %q: %v", r.AdditionalInfo, err)
+	}
+}
+
+func checkPagerDuty(t *testing.T, body []byte, e *event.Event) {
+	if len(body) > 512<<10 {
+		t.Errorf("%d bytes are more than an event may have", len(body))
+	}
+	var m struct {
+		RoutingKey  string `json:"routing_key"`
+		EventAction string `json:"event_action"`
+		DedupKey    string `json:"dedup_key"`
+		Payload     struct {
+			Summary, Source, Severity, Timestamp, Component, Group, Class string
+
+			CustomDetails map[string]any `json:"custom_details"`
+		}
+		Client string
+	}
+	shape(t, body, &m)
+	oneOf(t, "routing_key", m.RoutingKey, "YOUR-INTEGRATION-KEY")
+	action := "trigger"
+	if e.Type == event.TypeStatusChange && e.Severity == event.SeverityInfo {
+		action = "resolve"
+	}
+	oneOf(t, "event_action", m.EventAction, action)
+	within(t, "dedup_key", m.DedupKey, 255)
+	within(t, "summary", m.Payload.Summary, 1024)
+	within(t, "source", m.Payload.Source, 255)
+	oneOf(t, "severity", m.Payload.Severity, "critical", "error", "warning", "info")
+	if at, err := time.Parse(time.RFC3339, m.Payload.Timestamp); err != nil || !at.Equal(e.Time) {
+		t.Errorf("timestamp %q: %v", m.Payload.Timestamp, err)
+	}
+}
+
+func checkAnsible(t *testing.T, body []byte, e *event.Event) {
+	var m map[string]any
+	shape(t, body, &m)
+	for _, key := range []string{
+		"id", "hmc", "type", "time", "origin", "severity", "summary", "cpc", "class", "name", "object_uri", "old_status", "new_status", "message",
+	} {
+		if _, ok := m[key].(string); !ok {
+			t.Errorf("%s is a %T: conditions compare text", key, m[key])
+		}
+	}
+	whole, ok := m["event"].(map[string]any)
+	if !ok || whole["id"] != e.ID || m["id"] != e.ID {
+		t.Errorf("event %v", m["event"])
+	}
+}
+
+// TestReadyTemplatesResolve shows that a status that is fine again is about the same thing as the one before.
+func TestReadyTemplatesResolve(t *testing.T) {
+	for name, keys := range map[string][2]string{"pagerduty.tmpl": {"event_action", "dedup_key"}, "servicenow.tmpl": {"resolution_state", "message_key"}} {
+		requests := make(chan request, 1)
+		s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
+		var states, same []string
+		for i, severity := range []string{event.SeverityWarning, event.SeverityInfo} {
+			r := event.NewRecord(&event.Event{
+				ID: strconv.Itoa(i), HMC: "h", Type: event.TypeStatusChange, Severity: severity, Time: time.Unix(1795168800, 0),
+				Resource: &event.Resource{ObjectURI: "/api/partitions/1"},
+			})
+			if err := s.Send(t.Context(), []event.Record{r}); err != nil {
+				t.Fatal(err)
+			}
+			body := string((<-requests).body)
+			states = append(states, valueOf(t, body, keys[0]))
+			same = append(same, valueOf(t, body, keys[1]))
+		}
+		if states[0] == states[1] || same[0] != same[1] {
+			t.Errorf("%s: %q of %q", name, states, same)
+		}
+	}
+}
+
+// valueOf returns the text that stands behind a key anywhere in body.
+func valueOf(t *testing.T, body, key string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(body, `"`+key+`": "`)
+	if !ok {
+		t.Fatalf("no %s in %s", key, body)
+	}
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
+}
