@@ -120,9 +120,15 @@ type Webhook struct {
 	TemplateFile string `yaml:"template_file"` // absolute
 	ContentType  string `yaml:"content_type"`  // of what the template makes; empty: DefaultContentType
 
-	Secret     Secret     `yaml:"secret"` // also when it came from SecretFile; see SigningKeys
-	SecretFile string     `yaml:"secret_file"`
-	HTTPConfig HTTPConfig `yaml:"http_config"`
+	Secret     Secret `yaml:"secret"` // also when it came from SecretFile; see SigningKeys
+	SecretFile string `yaml:"secret_file"`
+
+	// Further secrets, so that one can take the place of another. Each signs every request.
+	Secrets     []Secret `yaml:"secrets"` // also those that came from SecretFiles
+	SecretFiles []string `yaml:"secret_files"`
+
+	Compression string     `yaml:"compression"` // of the Compression constants
+	HTTPConfig  HTTPConfig `yaml:"http_config"`
 }
 
 // HTTPConfig is the part of Prometheus' http_config that this version has, under the same names.
@@ -135,6 +141,12 @@ const (
 	FormatJSON        = "json"
 	FormatCloudEvents = "cloudevents"
 	FormatTemplate    = "template"
+)
+
+// The values of Webhook.Compression.
+const (
+	CompressionNone = "none"
+	CompressionGzip = "gzip"
 )
 
 // DefaultContentType is the content type of what a template makes, unless Webhook.ContentType says otherwise.

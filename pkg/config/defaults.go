@@ -47,6 +47,7 @@ func (s *Sink) setDefaults() {
 func (w *Webhook) setDefaults() {
 	w.Format = FormatJSON
 	w.ContentType = DefaultContentType
+	w.Compression = CompressionNone
 	w.HTTPConfig.TLSConfig.key = "http_config.tls_config"
 }
 

@@ -362,16 +362,58 @@ func (d *decoder) webhook(path string, w *Webhook, batch bool, mode fs.FileMode)
 		if w.SecretFile != "" {
 			where = "secret_file"
 		}
-		switch key, err := decodeSigningKey(w.Secret); {
-		case err != nil:
-			d.errorf(at(where), "%s", err)
-		case len(key) < recommendedKeyBytes:
-			d.warnf(at(where), "is a key of %d bytes: the Standard Webhooks specification asks for at least %d random ones", len(key), recommendedKeyBytes)
-		}
+		d.signingKey(at(where), w.Secret)
+	}
+	d.signingSecrets(path, w, mode)
+	if w.Compression != CompressionNone && w.Compression != CompressionGzip {
+		d.errorf(at("compression"), "must be none or gzip, not %s", quote(w.Compression))
 	}
 	d.tls(at("http_config.tls_config"), &w.HTTPConfig.TLSConfig)
 	if u, err := url.Parse(w.URL.Expose()); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		d.warnf(at("url"), "is http: events and their signature travel unencrypted")
+	}
+}
+
+// signingSecrets checks the lists of secrets, and reads those that are in files.
+func (d *decoder) signingSecrets(path string, w *Webhook, mode fs.FileMode) {
+	seen := map[string]string{w.Secret.Expose(): "secret"}
+	check := func(at string, s Secret) {
+		d.signingKey(at, s)
+		if first, ok := seen[s.Expose()]; ok {
+			d.errorf(at, "is the same as %s", first)
+		}
+		seen[s.Expose()] = at
+	}
+	for i, s := range w.Secrets {
+		at := fmt.Sprintf("%s[%d]", join(path, "secrets"), i)
+		if !s.IsSet() {
+			d.errorf(at, "is empty")
+			continue
+		}
+		d.inlineSecret(at, s, "secret_files", mode)
+		check(at, s)
+	}
+	for i := range w.SecretFiles {
+		at := fmt.Sprintf("%s[%d]", join(path, "secret_files"), i)
+		if w.SecretFiles[i] == "" {
+			d.errorf(at, "is empty: name a file")
+			continue
+		}
+		var s Secret
+		if d.secretFile(at, &s, &w.SecretFiles[i]); s.IsSet() {
+			check(at, s)
+			w.Secrets = append(w.Secrets, s)
+		}
+	}
+}
+
+// signingKey checks a secret that signs requests.
+func (d *decoder) signingKey(path string, s Secret) {
+	switch key, err := decodeSigningKey(s); {
+	case err != nil:
+		d.errorf(path, "%s", err)
+	case len(key) < recommendedKeyBytes:
+		d.warnf(path, "is a key of %d bytes: the Standard Webhooks specification asks for at least %d random ones", len(key), recommendedKeyBytes)
 	}
 }
 
@@ -521,16 +563,21 @@ func (d *decoder) secret(path string, s *Secret, file *string, mode fs.FileMode)
 			d.errorf(path, "is empty")
 			return
 		}
-		if msg := checkLine(s.Expose()); msg != "" {
-			d.errorf(path, "%s", msg)
-		}
-		if mode&0o004 != 0 {
-			d.warnf(path, "stands in a file that every user of this machine can read: chmod o-r %s, or use %s_file", d.file, key)
-		}
+		d.inlineSecret(path, *s, key+"_file", mode)
 	case fromFile && *file == "":
 		d.errorf(filePath, "is empty: name a file")
 	case fromFile && !d.failed(filePath):
 		d.secretFile(filePath, s, file)
+	}
+}
+
+// inlineSecret checks a secret that stands in the configuration itself.
+func (d *decoder) inlineSecret(path string, s Secret, better string, mode fs.FileMode) {
+	if msg := checkLine(s.Expose()); msg != "" {
+		d.errorf(path, "%s", msg)
+	}
+	if mode&0o004 != 0 {
+		d.warnf(path, "stands in a file that every user of this machine can read: chmod o-r %s, or use %s", d.file, better)
 	}
 }
 

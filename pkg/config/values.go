@@ -110,14 +110,23 @@ const signingKeyPrefix = "whsec_"
 // SigningKeys returns the keys each request is signed with as the Standard Webhooks specification says (HMAC-SHA256);
 // nil: requests are not signed.
 func (w *Webhook) SigningKeys() [][]byte {
+	var keys [][]byte
+	for _, s := range w.SigningSecrets() {
+		key, err := decodeSigningKey(s)
+		if err != nil {
+			return nil // not after Load, which refuses such a secret
+		}
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// SigningSecrets returns Secret, if it is set, and Secrets.
+func (w *Webhook) SigningSecrets() []Secret {
 	if !w.Secret.IsSet() {
-		return nil
+		return w.Secrets
 	}
-	key, err := decodeSigningKey(w.Secret)
-	if err != nil {
-		return nil // not after Load, which refuses such a secret
-	}
-	return [][]byte{key}
+	return append([]Secret{w.Secret}, w.Secrets...)
 }
 
 // recommendedKeyBytes is the least that the Standard Webhooks specification asks of a key.

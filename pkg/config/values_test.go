@@ -203,7 +203,7 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{}, Log: &Log{}, Match: []Matcher{{}}, Drop: []Matcher{{}}}
+		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{{}}, Drop: []Matcher{{}}}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}}
 	}
 	var count int

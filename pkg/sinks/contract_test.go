@@ -3,6 +3,7 @@ package sinks
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,11 @@ var contract = []contractCase{
 	{"webhook", "cloudevents", func(t *testing.T) *peer { return newCloudEventsPeer(t, 1) }},
 	{"webhook", "cloudevents batch", func(t *testing.T) *peer { return newCloudEventsPeer(t, 100) }},
 	{"webhook", "template", newTemplatePeer},
+	{"webhook", "gzip", func(t *testing.T) *peer {
+		p := newWebhookPeer(t, 100)
+		p.cfg.Webhook.Compression = config.CompressionGzip
+		return p
+	}},
 	{"log", "pipe", newLogPipePeer},
 	{"log", "file", newLogFilePeer},
 }
@@ -454,7 +460,7 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 	leave := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		visits.Add(1)
-		body, err := io.ReadAll(r.Body)
+		body, err := readBody(r)
 		if err != nil {
 			return
 		}
@@ -508,6 +514,18 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 		visitors: func() int { return int(visits.Load()) },
 		leave:    stop,
 	}
+}
+
+// readBody reads the body of a request, compressed or not.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.Header.Get("Content-Encoding") != "gzip" {
+		return io.ReadAll(r.Body)
+	}
+	z, err := gzip.NewReader(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }
 
 // The far side of a webhook that gets CloudEvents: the events are their data.

@@ -55,6 +55,7 @@ func TestDocsConfiguration(t *testing.T) {
 	}
 	write("ops.secret", secret)
 	write("archive.secret", secret)
+	write("new.secret", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms=\n")
 	write("slack.url", "https://hooks.slack.com/services/T0/B0/x\n")
 	write("slack.tmpl", ready(t, "slack.tmpl"))
 	server := newTLSServer(t)

@@ -51,6 +51,7 @@ type webhook struct {
 	batch     int // records per request; above 1 the body is always that of a batch
 	maxBytes  int // of the records of one request
 	body      func([]event.Record) ([]byte, error)
+	gzip      *compressor   // nil: bodies are not compressed
 	signer    *signer       // nil: requests are not signed
 	template  *http.Request // what all requests share, without header and body
 	header    http.Header   // what all headers share
@@ -68,7 +69,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, errors.New("webhook: url must not hold a userid") // it would not be sent
 	}
 	keys := cfg.Webhook.SigningKeys()
-	if cfg.Webhook.Secret.IsSet() && len(keys) == 0 {
+	if len(keys) != len(cfg.Webhook.SigningSecrets()) {
 		return nil, errors.New("webhook: secret is not whsec_ and 24 to 64 bytes in base64")
 	}
 	tlsConfig, err := cfg.Webhook.HTTPConfig.TLSConfig.ClientConfig()
@@ -76,13 +77,17 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
 
+	var secrets []string
+	for _, s := range cfg.Webhook.SigningSecrets() {
+		secrets = append(secrets, s.Expose())
+	}
 	w := &webhook{
 		target:   u.Scheme + "://" + u.Host,
 		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
 		batch:    max(cfg.Batch.MaxEvents, 1),
 		maxBytes: maxBatchBytes,
 		signer:   newSigner(keys),
-		redact:   newRedactor(u, cfg.Webhook.Secret.Expose()),
+		redact:   newRedactor(u, secrets...),
 		header: http.Header{
 			"User-Agent": {userAgent(opts.Version)},
 			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
@@ -96,6 +101,14 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
 	w.header["Content-Type"] = []string{contentType}
+	switch c := cfg.Webhook.Compression; c {
+	case "", config.CompressionNone:
+	case config.CompressionGzip:
+		w.gzip = &compressor{}
+		w.header["Content-Encoding"] = []string{"gzip"}
+	default:
+		return nil, fmt.Errorf("webhook: compression %q is not available", c)
+	}
 	w.template = &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 
 	// Connecting gets a little less than the whole attempt: its own error says more than "no answer".
@@ -176,6 +189,9 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	body, err := w.body(records)
 	if err != nil {
 		return err
+	}
+	if w.gzip != nil {
+		body = w.gzip.compress(body)
 	}
 
 	start := time.Now()

@@ -151,6 +151,72 @@ func TestWebhookSignature(t *testing.T) {
 	}
 }
 
+// TestWebhookRotation has requests signed with several secrets: a consumer that knows any one of them accepts them.
+func TestWebhookRotation(t *testing.T) {
+	const first, second, third = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms=", "whsec_dGhlIHRoaXJkIHNlY3JldCBvZiB0aGlzIHNpbms="
+	requests := make(chan request, 1)
+	server := consumer(t, requests)
+	for _, test := range []struct {
+		secret  string
+		secrets []string
+		unknown []string
+	}{
+		{"", []string{first, second}, []string{third}},
+		{first, []string{second}, []string{third}},
+		{first, []string{second, third}, nil},
+		{third, nil, []string{first, second}},
+	} {
+		s := webhookTo(t, server.URL, func(c *config.Sink) {
+			c.Webhook.Secret = config.NewSecret(test.secret)
+			for _, secret := range test.secrets {
+				c.Webhook.Secrets = append(c.Webhook.Secrets, config.NewSecret(secret))
+			}
+		})
+		if err := s.Send(t.Context(), records(0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		got := <-requests
+		for _, secret := range []string{first, second, third} {
+			reference, err := standardwebhooks.NewWebhook(secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := reference.Verify(got.body, got.header); (err != nil) != slices.Contains(test.unknown, secret) {
+				t.Errorf("secret %q and %q, verified with %q: %v", test.secret, test.secrets, secret, err)
+			}
+		}
+	}
+}
+
+// TestWebhookGzip: what is signed is what is sent, that is the compressed body.
+func TestWebhookGzip(t *testing.T) {
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	reference, err := standardwebhooks.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests := make(chan request, 1)
+	s := webhookTo(t, consumer(t, requests).URL, func(c *config.Sink) {
+		c.Webhook.Compression, c.Webhook.Secret = config.CompressionGzip, config.NewSecret(secret)
+	})
+	for _, r := range []event.Record{largeRecord(0, 100_000), record(1), largeRecord(2, 100_000)} {
+		if err := s.Send(t.Context(), []event.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+		got := <-requests
+		if err := reference.Verify(got.body, got.header); err != nil {
+			t.Error(err)
+		}
+		if got.header.Get("Content-Encoding") != "gzip" || got.length != int64(len(got.body)) || len(r.JSON) > 10_000 && len(got.body) > len(r.JSON)/10 {
+			t.Errorf("%d bytes of %d, %v", len(got.body), len(r.JSON), got.header)
+		}
+		body, err := readBody(got.http(t))
+		if err != nil || !bytes.Equal(body, r.JSON) {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
 // TestSign uses the example of the specification, and several keys.
 func TestSign(t *testing.T) {
 	const id, stamp, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", `{"test": 2432232314}`
@@ -899,6 +965,11 @@ func TestNewWebhookRefuses(t *testing.T) {
 		{"other scheme", func(w *config.Webhook) { w.URL = config.NewURL("ftp://example.com/" + token) }, "url"},
 		{"not a url", func(w *config.Webhook) { w.URL = config.NewURL("http://[::1/" + token) }, "url"},
 		{"other format", func(w *config.Webhook) { w.Format = "xml" }, "format"},
+		{"other compression", func(w *config.Webhook) { w.Compression = "zstd" }, "compression"},
+		{"bad template", func(w *config.Webhook) { w.Format, w.Template = config.FormatTemplate, "{{ " }, "template"},
+		{"one bad secret of two", func(w *config.Webhook) {
+			w.Secret, w.Secrets = config.NewSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), []config.Secret{config.NewSecret("whsec_" + token + "!")}
+		}, "secret"},
 		{"bad secret", func(w *config.Webhook) { w.Secret = config.NewSecret("whsec_" + token + "!") }, "secret"},
 		{"no CA file", func(w *config.Webhook) { w.HTTPConfig.TLSConfig.CAFile = "/nonexistent/ca.pem" }, "ca_file"},
 	}
