@@ -131,11 +131,6 @@ type Webhook struct {
 	HTTPConfig  HTTPConfig `yaml:"http_config"`
 }
 
-// HTTPConfig is the part of Prometheus' http_config that this version has, under the same names.
-type HTTPConfig struct {
-	TLSConfig TLS `yaml:"tls_config"`
-}
-
 // The values of Webhook.Format.
 const (
 	FormatJSON        = "json"

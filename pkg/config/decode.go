@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -169,6 +170,19 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		d.severities(n, path, to)
 	case **regexp.Regexp:
 		decodeText(d, n, path, to, regexp.Compile)
+	case *HTTPConfig:
+		client := defaultHTTPClient()
+		d.readSelf(n, path, &client)
+		*to = HTTPConfig{client: &client}
+	case *promconfig.Headers:
+		d.decode(n, path, reflect.ValueOf(&to.Headers).Elem())
+	case *any:
+		// Of another package, which passes it on. The error may quote a value.
+		if err := n.Decode(to); err != nil {
+			d.fail(n.Line, path, "cannot be read")
+		}
+	case selfReading:
+		d.readSelf(n, path, to)
 	default:
 		d.decodeCollection(n, path, v)
 	}
@@ -243,9 +257,42 @@ func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
 			setDefaults(v.Index(i).Addr())
 			d.decode(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
 		}
+	case reflect.Map:
+		d.table(n, path, v)
+	case reflect.String:
+		if s, ok := d.text(n, path); ok {
+			v.SetString(s)
+		}
 	default:
 		// No value of a file leads here: the schema has no such type, which a test sees to.
 		d.fail(n.Line, path, "cannot be set in the file")
+	}
+}
+
+// table fills a map, whose keys are any text, from a mapping.
+func (d *decoder) table(n *yaml.Node, path string, v reflect.Value) {
+	if isNull(n) {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		d.fail(n.Line, path, "must be a mapping: \"key: value\" in each line")
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 || isMerge(key) || key.Value == "" {
+			d.report(key.Line, path, "a key must be plain text")
+			continue
+		}
+		name := reflect.ValueOf(key.Value)
+		if v.MapIndex(name).IsValid() {
+			d.fail(key.Line, join(path, key.Value), "is given twice")
+			continue
+		}
+		element := reflect.New(v.Type().Elem()).Elem()
+		d.decode(value, join(path, key.Value), element)
+		v.SetMapIndex(name, element)
 	}
 }
 
@@ -464,43 +511,72 @@ func quote(s string) string {
 
 // fieldByKey returns the field of struct v that a key of the file stands for.
 func fieldByKey(v reflect.Value, key string) (reflect.Value, bool) {
-	t := v.Type()
-	for i := range t.NumField() {
-		if keyOf(t.Field(i)) == key && key != "" {
-			return v.Field(i), true
-		}
+	index := indexOf(v.Type(), key)
+	if index == nil {
+		return reflect.Value{}, false
 	}
-	return reflect.Value{}, false
+	return v.FieldByIndex(index), true
 }
 
 func fieldType(t reflect.Type, key string) (reflect.Type, bool) {
-	for f := range t.Fields() {
-		if keyOf(f) == key && key != "" {
-			return f.Type, true
+	index := indexOf(t, key)
+	if index == nil {
+		return nil, false
+	}
+	return t.FieldByIndex(index).Type, true
+}
+
+// indexOf returns where the field of a key is; nil: there is none.
+func indexOf(t reflect.Type, key string) []int {
+	if key == "" {
+		return nil
+	}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if isInline(f) {
+			if rest := indexOf(f.Type, key); rest != nil {
+				return append([]int{i}, rest...)
+			}
+			continue
+		}
+		if keyOf(f) == key {
+			return []int{i}
 		}
 	}
-	return nil, false
+	return nil
 }
 
 // keysOf lists the keys a struct has in the file, in the order of its fields.
 func keysOf(t reflect.Type) []string {
 	var keys []string
 	for f := range t.Fields() {
-		if k := keyOf(f); k != "" {
+		if isInline(f) {
+			keys = append(keys, keysOf(f.Type)...)
+		} else if k := keyOf(f); k != "" {
 			keys = append(keys, k)
 		}
 	}
 	return keys
 }
 
-// keyOf returns the key a field has in the file, or "". A field of another package has no tag: there, ConnectTimeout is
+// isInline reports whether the keys of a field's type are keys of the struct itself.
+func isInline(f reflect.StructField) bool {
+	return f.Type.Kind() == reflect.Struct && f.Tag.Get("yaml") == ",inline"
+}
+
+// keyOf returns the key a field has in the file, or "". A field of another package may have no tag: there, ConnectTimeout is
 // connect_timeout.
 func keyOf(f reflect.StructField) string {
 	if !f.IsExported() {
 		return ""
 	}
 	if tag, ok := f.Tag.Lookup("yaml"); ok {
-		return strings.TrimPrefix(tag, "-")
+		key, _, _ := strings.Cut(tag, ",")
+		// Prometheus' references to a manager of secrets, which there is none of here.
+		if key == "-" || strings.HasSuffix(key, "_ref") {
+			return ""
+		}
+		return key
 	}
 	var b strings.Builder
 	for i, r := range f.Name {

@@ -48,7 +48,6 @@ func (w *Webhook) setDefaults() {
 	w.Format = FormatJSON
 	w.ContentType = DefaultContentType
 	w.Compression = CompressionNone
-	w.HTTPConfig.TLSConfig.key = "http_config.tls_config"
 }
 
 func (l *Log) setDefaults() {

@@ -10,6 +10,9 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
+
+	promconfig "github.com/prometheus/common/config"
 )
 
 // Equal reports whether both HMCs are configured alike, down to the contents of the files they name.
@@ -72,16 +75,39 @@ func (c *canon) value(v reflect.Value) {
 	case *regexp.Regexp:
 		c.fields = appendText(c.fields, x.String())
 		return
+	case HTTPConfig:
+		// Whole: it has secrets in all kinds of places.
+		inner, client := &canon{}, x.Client()
+		inner.value(reflect.ValueOf(&client).Elem())
+		for _, part := range []string{string(inner.fields), string(inner.secrets), x.files.Expose()} {
+			c.secrets = appendText(c.secrets, part)
+		}
+		return
+	case promconfig.URL:
+		text := ""
+		if x.URL != nil {
+			text = x.URL.String()
+		}
+		c.secrets = appendText(c.secrets, text)
+		return
 	case TLS:
 		c.fields = appendText(c.fields, x.ca)
 	}
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if key := keyOf(v.Type().Field(i)); key != "" {
+			if key := keyOf(v.Type().Field(i)); key != "" || isInline(v.Type().Field(i)) || v.Type() == reflect.TypeFor[promconfig.Headers]() {
 				c.fields = appendText(c.fields, key)
 				c.value(v.Field(i))
 			}
+		}
+	case reflect.Map:
+		c.fields = binary.AppendUvarint(c.fields, uint64(v.Len()))
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, key := range keys {
+			c.fields = appendText(c.fields, key.String())
+			c.value(v.MapIndex(key))
 		}
 	case reflect.Slice:
 		c.fields = binary.AppendUvarint(c.fields, uint64(v.Len()))

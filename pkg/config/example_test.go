@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
 )
 
@@ -18,7 +19,7 @@ const exampleFile = "../../config.example.yaml"
 
 // alternative is a line of the example that shows a key which is not set: "#key: value", and "#  key: value" below it.
 // Prose begins with "# ".
-var alternative = regexp.MustCompile(`(?m)^( *)#((?:  +)?(?:- )?\{?[a-z_]+:.*)$`)
+var alternative = regexp.MustCompile(`(?m)^( *)#((?:  +)?(?:- )?\{?[a-z0-9_]+:.*)$`)
 
 // schema lists the path of every key: hmcs.tls.ca_file.
 func schema(t reflect.Type, prefix string, into map[string]bool) {
@@ -28,8 +29,11 @@ func schema(t reflect.Type, prefix string, into map[string]bool) {
 		for field.Kind() == reflect.Pointer || field.Kind() == reflect.Slice {
 			field = field.Elem()
 		}
+		if field == reflect.TypeFor[HTTPConfig]() {
+			field = reflect.TypeFor[promconfig.HTTPClientConfig]()
+		}
 		if field.Kind() == reflect.Struct && !slices.Contains([]reflect.Type{
-			reflect.TypeFor[Secret](), reflect.TypeFor[URL](), reflect.TypeFor[Pattern](), reflect.TypeFor[regexp.Regexp](),
+			reflect.TypeFor[Secret](), reflect.TypeFor[URL](), reflect.TypeFor[Pattern](), reflect.TypeFor[regexp.Regexp](), reflect.TypeFor[promconfig.URL](),
 		}, field) {
 			schema(field, prefix+key+".", into)
 		}
@@ -99,6 +103,9 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	if missing := subtract(want, all); len(missing) > 0 {
 		t.Errorf("config.example.yaml does not show %q", missing)
 	}
+	// Below these the keys are names of whatever somebody sends.
+	names := regexp.MustCompile(`\.(http_headers|proxy_connect_header|endpoint_params|claims)\.`)
+	maps.DeleteFunc(all, func(key string, _ bool) bool { return names.MatchString(key) })
 	if extra := subtract(all, want); len(extra) > 0 {
 		t.Errorf("config.example.yaml shows %q, which the schema does not have", extra)
 	}
@@ -124,7 +131,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.(match|drop)\..*$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(match|drop)\..*$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)

@@ -368,7 +368,7 @@ func (d *decoder) webhook(path string, w *Webhook, batch bool, mode fs.FileMode)
 	if w.Compression != CompressionNone && w.Compression != CompressionGzip {
 		d.errorf(at("compression"), "must be none or gzip, not %s", quote(w.Compression))
 	}
-	d.tls(at("http_config.tls_config"), &w.HTTPConfig.TLSConfig)
+	d.httpConfig(at("http_config"), &w.HTTPConfig, mode)
 	if u, err := url.Parse(w.URL.Expose()); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		d.warnf(at("url"), "is http: events and their signature travel unencrypted")
 	}

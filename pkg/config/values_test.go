@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"gopkg.in/yaml.v3"
@@ -29,13 +31,24 @@ func TestSecretsNeverPrint(t *testing.T) {
 		hurl    URL
 		Map     map[string]Secret
 		Any     any
+		HTTP    HTTPConfig
+		hhttp   HTTPConfig
 	}
 	s, u := NewSecret(password), NewURL("https://hooks.example.com/"+token+"?key="+token)
-	w := wrapper{s, &s, u, s, u, map[string]Secret{"a": s}, s}
-	cfg := &Config{HMCs: []HMC{{Password: s, Session: &Session{ID: s, Credential: s}}}, Sinks: []Sink{{Webhook: &Webhook{URL: u, Secret: s}}}}
+	proxy, err := url.Parse("http://u:" + url.PathEscape(token) + "@h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewHTTPConfig(promconfig.HTTPClientConfig{
+		BasicAuth: &promconfig.BasicAuth{Password: password}, ProxyConfig: promconfig.ProxyConfig{ProxyURL: promconfig.URL{URL: proxy}},
+		HTTPHeaders: &promconfig.Headers{Headers: map[string]promconfig.Header{"X": {Values: []string{token}}}},
+	})
+	h.files = s
+	w := wrapper{s, &s, u, s, u, map[string]Secret{"a": s}, s, h, h}
+	cfg := &Config{HMCs: []HMC{{Password: s, Session: &Session{ID: s, Credential: s}}}, Sinks: []Sink{{Webhook: &Webhook{URL: u, Secret: s, HTTPConfig: h}}}}
 
 	var out bytes.Buffer
-	for _, v := range []any{s, &s, u, &u, w, &w, cfg, *cfg, cfg.HMCs, cfg.HMCs[0], cfg.Sinks[0].Webhook, errors.Join(fmt.Errorf("x: %v", s))} {
+	for _, v := range []any{s, &s, u, &u, h, &h, w, &w, cfg, *cfg, cfg.HMCs, cfg.HMCs[0], cfg.Sinks[0].Webhook, errors.Join(fmt.Errorf("x: %v", s))} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p", "%T", "%10.3s", "%U"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
@@ -69,7 +82,7 @@ func TestSecretsNeverPrint(t *testing.T) {
 }
 
 func TestURLString(t *testing.T) {
-	for url, want := range map[string]string{
+	for address, want := range map[string]string{
 		"https://h":                      "https://h",
 		"https://h:8443/":                "https://h:8443",
 		"https://h/services/T/B/token":   "https://h/...",
@@ -84,8 +97,8 @@ func TestURLString(t *testing.T) {
 		"https://h/a?password=x#y":       "https://h/...",
 		"HTTPS://Hooks.Example.com/abc/": "https://Hooks.Example.com/...",
 	} {
-		if got := NewURL(url).String(); got != want {
-			t.Errorf("%s is printed as %s, want %s", url, got, want)
+		if got := NewURL(address).String(); got != want {
+			t.Errorf("%s is printed as %s, want %s", address, got, want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -40,6 +42,8 @@ var contract = []contractCase{
 	{"webhook", "cloudevents", func(t *testing.T) *peer { return newCloudEventsPeer(t, 1) }},
 	{"webhook", "cloudevents batch", func(t *testing.T) *peer { return newCloudEventsPeer(t, 100) }},
 	{"webhook", "template", newTemplatePeer},
+	{"webhook", "authenticated", newAuthenticatedPeer},
+	{"webhook", "oauth2", newOAuth2Peer},
 	{"webhook", "gzip", func(t *testing.T) *peer {
 		p := newWebhookPeer(t, 100)
 		p.cfg.Webhook.Compression = config.CompressionGzip
@@ -466,7 +470,7 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 		}
 		switch behavior(state.Load()) {
 		case refuse:
-			http.Error(w, "no such hook: "+r.URL.String()+" ("+r.URL.Path+")", http.StatusNotFound)
+			http.Error(w, fmt.Sprintf("no such hook: %s (%s) %q", r.URL, r.URL.Path, r.Header), http.StatusNotFound)
 		case busy:
 			http.Error(w, "busy, try "+r.URL.RequestURI()+" later", http.StatusServiceUnavailable)
 		case defer30:
@@ -514,6 +518,29 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 		visitors: func() int { return int(visits.Load()) },
 		leave:    stop,
 	}
+}
+
+// The far side of a webhook with a password and a header that are in files.
+func newAuthenticatedPeer(t *testing.T) *peer {
+	p := newWebhookPeer(t, 1)
+	const password, token = "p4ssword-in-a-file", "t0k3n-in-a-file"
+	withHTTP(func(c *promconfig.HTTPClientConfig) {
+		c.BasicAuth = &promconfig.BasicAuth{Username: "me", PasswordFile: secretFile(t, password)}
+		c.HTTPHeaders = &promconfig.Headers{Headers: map[string]promconfig.Header{"X-Token": {Files: []string{secretFile(t, token)}}}}
+	})(&p.cfg)
+	p.secrets = append(p.secrets, password, token, base64.StdEncoding.EncodeToString([]byte("me:"+password)))
+	return p
+}
+
+// The far side of a webhook that wants tokens.
+func newOAuth2Peer(t *testing.T) *peer {
+	p := newWebhookPeer(t, 1)
+	tokens := newTokenServer(t)
+	withHTTP(func(c *promconfig.HTTPClientConfig) {
+		c.OAuth2 = &promconfig.OAuth2{ClientID: "me", ClientSecretFile: secretFile(t, tokens.secret), TokenURL: tokens.URL + "/token"}
+	})(&p.cfg)
+	p.secrets = append(p.secrets, tokens.secret, "t0k3n-number-")
+	return p
 }
 
 // readBody reads the body of a request, compressed or not.

@@ -56,6 +56,12 @@ func TestDocsConfiguration(t *testing.T) {
 	write("ops.secret", secret)
 	write("archive.secret", secret)
 	write("new.secret", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms=\n")
+	for _, name := range []string{"ops.password", "ops.token", "ops.api-key", "ops.client-secret"} {
+		write(name, "x\n")
+	}
+	_, _, cert, key := certificate(t, "hmcnotifyd", nil, nil)
+	write("hmcnotifyd.pem", cert)
+	write("hmcnotifyd.key", key)
 	write("slack.url", "https://hooks.slack.com/services/T0/B0/x\n")
 	write("slack.tmpl", ready(t, "slack.tmpl"))
 	server := newTLSServer(t)
@@ -176,7 +182,7 @@ func testDocsConsumer(t *testing.T, command ...string) {
 		req := signed.request(t.Context(), rs[0].ID, rs[0].JSON)
 		req.Header.Set("webhook-timestamp", stamp)
 		req.Header.Set("webhook-signature", fmt.Sprintf(test.format, signed.signer.sign(rs[0].ID, stamp, rs[0].JSON)))
-		resp, err := signed.transport.RoundTrip(req)
+		resp, err := signed.client.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,15 +5,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,27 +36,23 @@ const (
 	// consumer that drips its answer must not hold up the next event for the whole timeout.
 	answerTimeout = time.Second
 
-	// maxAnswerHeader limits the header of an answer.
-	maxAnswerHeader = 64 << 10
-
 	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink for days.
 	maxRetryAfter = time.Hour
 )
 
 // webhook posts events to an HTTP server.
 type webhook struct {
-	target    string // scheme and host, for errors
-	timeout   time.Duration
-	batch     int // records per request; above 1 the body is always that of a batch
-	maxBytes  int // of the records of one request
-	body      func([]event.Record) ([]byte, error)
-	gzip      *compressor   // nil: bodies are not compressed
-	signer    *signer       // nil: requests are not signed
-	template  *http.Request // what all requests share, without header and body
-	header    http.Header   // what all headers share
-	redact    *redactor
-	conns     *connections
-	transport *http.Transport
+	target   string // scheme and host, for errors
+	timeout  time.Duration
+	batch    int // records per request; above 1 the body is always that of a batch
+	maxBytes int // of the records of one request
+	body     func([]event.Record) ([]byte, error)
+	gzip     *compressor   // nil: bodies are not compressed
+	signer   *signer       // nil: requests are not signed
+	template *http.Request // what all requests share, without header and body
+	header   http.Header   // what all headers share
+	secrets  []string      // besides the address
+	client   *httpClient
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
@@ -72,11 +67,6 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	if len(keys) != len(cfg.Webhook.SigningSecrets()) {
 		return nil, errors.New("webhook: secret is not whsec_ and 24 to 64 bytes in base64")
 	}
-	tlsConfig, err := cfg.Webhook.HTTPConfig.TLSConfig.ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("webhook: %w", err)
-	}
-
 	var secrets []string
 	for _, s := range cfg.Webhook.SigningSecrets() {
 		secrets = append(secrets, s.Expose())
@@ -87,7 +77,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		batch:    max(cfg.Batch.MaxEvents, 1),
 		maxBytes: maxBatchBytes,
 		signer:   newSigner(keys),
-		redact:   newRedactor(u, secrets...),
+		secrets:  secrets,
 		header: http.Header{
 			"User-Agent": {userAgent(opts.Version)},
 			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
@@ -111,22 +101,11 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	}
 	w.template = &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 
-	// Connecting gets a little less than the whole attempt: its own error says more than "no answer".
-	connectTimeout := w.timeout - w.timeout/8
-	w.conns = newConnections(connectTimeout)
-	concurrency := max(cfg.Concurrency, 1)
-	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(concurrency)
-	w.transport = &http.Transport{
-		DialContext:            w.conns.dial,
-		TLSClientConfig:        tlsConfig,
-		TLSHandshakeTimeout:    connectTimeout,
-		ForceAttemptHTTP2:      true,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
-		MaxIdleConnsPerHost:    concurrency,
-		IdleConnTimeout:        90 * time.Second,
-		DisableCompression:     true, // answers are hardly read
-		MaxResponseHeaderBytes: maxAnswerHeader,
-		WriteBufferSize:        16 << 10, // header and an ordinary event in one write
+	w.client, err = newHTTPClient(cfg.Webhook.HTTPConfig, clientOptions{
+		timeout: w.timeout, concurrency: max(cfg.Concurrency, 1), userAgent: userAgent(opts.Version),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("webhook: %w", err)
 	}
 	return w, nil
 }
@@ -176,7 +155,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if w.conns.closed() {
+	if w.client.conns.closed() {
 		return fmt.Errorf("webhook: %s: %w", w.target, ErrClosed)
 	}
 	if len(records) > w.batch {
@@ -197,7 +176,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	resp, err := w.transport.RoundTrip(w.request(attempt, id, body))
+	resp, err := w.client.RoundTrip(w.request(attempt, id, body))
 	if err != nil {
 		return w.noAnswer(ctx, attempt, start, err)
 	}
@@ -262,14 +241,22 @@ func batchBody(records []event.Record) ([]byte, error) {
 func (w *webhook) noAnswer(ctx, attempt context.Context, start time.Time, err error) error {
 	hint := ""
 	switch {
-	case w.conns.closed():
+	case w.client.conns.closed():
 		err = ErrClosed
 	case attempt.Err() != nil:
-		err = ended(ctx, attempt, "no answer", start)
+		what := "no answer"
+		if _, ok := errors.AsType[*tokenError](err); ok {
+			what = "no OAuth 2 token"
+		}
+		err = ended(ctx, attempt, what, start)
 	default:
 		hint = tlsHint(err)
 		// A peer that does not speak HTTP is quoted in the error, and may quote the request.
-		err = w.redact.error(err)
+		var sent http.Header
+		if e, ok := errors.AsType[*roundTripError](err); ok {
+			err, sent = e.err, e.header
+		}
+		err = w.redactor(sent).error(err)
 	}
 	return fmt.Errorf("webhook: %s: %w%s", w.target, err, hint)
 }
@@ -317,7 +304,7 @@ func (w *webhook) read(resp *http.Response, wanted bool, cancel context.CancelFu
 	excerpt := ""
 	if wanted {
 		data, _ := io.ReadAll(io.LimitReader(body, maxExcerptRead))
-		excerpt = w.redact.excerpt(data)
+		excerpt = w.redactor(resp.Request.Header).excerpt(data)
 	}
 	if resp.ContentLength <= maxAnswer {
 		_, _ = io.Copy(io.Discard, body)
@@ -343,39 +330,25 @@ func retryAfter(header http.Header) time.Duration {
 	return max(0, min(until.Sub(now), maxRetryAfter))
 }
 
-// Probe connects, and for https verifies the certificate, without making a request.
+// redactor hides the address, the secrets of the configuration, and those of a request that was sent, which may have come
+// from files.
+func (w *webhook) redactor(sent http.Header) *redactor {
+	return newRedactor(w.template.URL, slices.Concat(w.secrets, w.client.secrets(), w.client.secretsOf(sent))...)
+}
+
+// Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making a request.
 func (w *webhook) Probe(ctx context.Context) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	if err := w.connect(attempt); err != nil {
+	if err := w.client.probe(attempt, w.template.URL); err != nil {
 		return w.noAnswer(ctx, attempt, start, err)
 	}
 	return nil
 }
 
-func (w *webhook) connect(ctx context.Context) error {
-	u := w.template.URL
-	port := u.Port()
-	if port == "" {
-		port = u.Scheme
-	}
-	conn, err := w.conns.dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if u.Scheme != "https" {
-		return nil
-	}
-	cfg := w.transport.TLSClientConfig.Clone()
-	cfg.ServerName = cmp.Or(cfg.ServerName, u.Hostname())
-	return tls.Client(conn, cfg).HandshakeContext(ctx)
-}
-
 // Close ends every connection, and with it every request.
 func (w *webhook) Close() error {
-	w.conns.close()
-	w.transport.CloseIdleConnections()
+	w.client.close()
 	return nil
 }

@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/goleak"
 
@@ -53,6 +54,19 @@ func webhookTo(t testing.TB, address string, change ...func(*config.Sink)) *webh
 }
 
 func withTimeout(d time.Duration) func(*config.Sink) { return func(c *config.Sink) { c.Timeout = d } }
+
+// withHTTP sets the http_config, as it is by default but for what change does.
+func withHTTP(change func(*promconfig.HTTPClientConfig)) func(*config.Sink) {
+	return func(c *config.Sink) {
+		client := c.Webhook.HTTPConfig.Client()
+		change(&client)
+		c.Webhook.HTTPConfig = config.NewHTTPConfig(client)
+	}
+}
+
+func withTLS(tls promconfig.TLSConfig) func(*config.Sink) {
+	return withHTTP(func(c *promconfig.HTTPClientConfig) { c.TLSConfig = tls })
+}
 
 // request is what a consumer has received.
 type request struct {
@@ -781,22 +795,20 @@ func TestWebhookTLS(t *testing.T) {
 
 			tests := []struct {
 				name, host string
-				tls        config.TLS
+				tls        promconfig.TLSConfig
 				text       string // of the error
 			}{
-				{"own authority", "127.0.0.1", config.TLS{CAFile: ca}, ""},
-				{"unknown authority", "127.0.0.1", config.TLS{}, "ca_file"},
-				{"wrong name", "localhost", config.TLS{CAFile: ca}, "server_name"},
-				{"name set", "localhost", config.TLS{CAFile: ca, ServerName: "example.com"}, ""},
-				{"other name set", "127.0.0.1", config.TLS{CAFile: ca, ServerName: "example.org"}, "server_name"},
-				{"not verified", "127.0.0.1", config.TLS{InsecureSkipVerify: true}, ""},
+				{"own authority", "127.0.0.1", promconfig.TLSConfig{CAFile: ca}, ""},
+				{"unknown authority", "127.0.0.1", promconfig.TLSConfig{}, "ca_file"},
+				{"wrong name", "localhost", promconfig.TLSConfig{CAFile: ca}, "server_name"},
+				{"name set", "localhost", promconfig.TLSConfig{CAFile: ca, ServerName: "example.com"}, ""},
+				{"other name set", "127.0.0.1", promconfig.TLSConfig{CAFile: ca, ServerName: "example.org"}, "server_name"},
+				{"not verified", "127.0.0.1", promconfig.TLSConfig{InsecureSkipVerify: true}, ""},
 			}
 			for _, test := range tests {
 				t.Run(test.name, func(t *testing.T) {
 					before := served.Load()
-					s := webhookTo(t, "https://"+net.JoinHostPort(test.host, port)+"/", func(c *config.Sink) {
-						c.Webhook.HTTPConfig.TLSConfig = test.tls
-					})
+					s := webhookTo(t, "https://"+net.JoinHostPort(test.host, port)+"/", withTLS(test.tls))
 					defer s.Close()
 					for what, do := range map[string]func() error{
 						"Send":  func() error { return s.Send(t.Context(), records(0, 1)) },
@@ -877,7 +889,7 @@ func rawPeerAddress(t *testing.T) string {
 // TestWebhooksDoNotShare has two sinks with different settings of TLS, and a default client that must stay as it is.
 func TestWebhooksDoNotShare(t *testing.T) {
 	server := newTLSServer(t)
-	trusting := webhookTo(t, server.URL, func(c *config.Sink) { c.Webhook.HTTPConfig.TLSConfig.InsecureSkipVerify = true })
+	trusting := webhookTo(t, server.URL, withTLS(promconfig.TLSConfig{InsecureSkipVerify: true}))
 	strict := webhookTo(t, server.URL)
 	for range 2 {
 		if err := trusting.Send(t.Context(), records(0, 1)); err != nil {
@@ -971,7 +983,9 @@ func TestNewWebhookRefuses(t *testing.T) {
 			w.Secret, w.Secrets = config.NewSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), []config.Secret{config.NewSecret("whsec_" + token + "!")}
 		}, "secret"},
 		{"bad secret", func(w *config.Webhook) { w.Secret = config.NewSecret("whsec_" + token + "!") }, "secret"},
-		{"no CA file", func(w *config.Webhook) { w.HTTPConfig.TLSConfig.CAFile = "/nonexistent/ca.pem" }, "ca_file"},
+		{"no CA file", func(w *config.Webhook) {
+			w.HTTPConfig = config.NewHTTPConfig(promconfig.HTTPClientConfig{TLSConfig: promconfig.TLSConfig{CAFile: "/nonexistent/ca.pem"}})
+		}, "http_config.tls_config"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
