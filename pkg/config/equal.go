@@ -86,7 +86,7 @@ func (c *canon) value(v reflect.Value) {
 	case promconfig.URL:
 		text := ""
 		if x.URL != nil {
-			text = x.URL.String()
+			text = x.String()
 		}
 		c.secrets = appendText(c.secrets, text)
 		return

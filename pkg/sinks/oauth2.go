@@ -40,7 +40,7 @@ func newTokenSource(cfg *promconfig.OAuth2, conns *connections, opts clientOptio
 }
 
 // jwtBearer is the grant type of RFC 7523.
-const jwtBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+const jwtBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer" //nolint:gosec // G101: a name, no credential
 
 // token returns a valid token. A changed secret of the client is a reason for a new one. Its error is a *tokenError.
 func (s *tokenSource) token(ctx context.Context) (*oauth2.Token, error) {
@@ -192,15 +192,16 @@ type tokenRoundTripper struct {
 
 // RoundTrip makes the request.
 func (t *tokenRoundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
-	token, err := t.tokens.token(req.Context())
+	ctx := req.Context()
+	token, err := t.tokens.token(ctx)
 	if err != nil {
 		return nil, err
 	}
-	req = req.Clone(req.Context())
+	req = req.Clone(ctx)
 	token.SetAuthHeader(req)
 	resp, err := t.next.RoundTrip(req)
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.tokens.forget(req.Context(), token)
+		t.tokens.forget(ctx, token)
 	}
 	return resp, err
 }
