@@ -91,7 +91,7 @@ type Request struct {
 // Certificate is a server certificate and its key.
 type Certificate struct{ CertPEM, KeyPEM []byte }
 
-// Issue makes a server certificate.
+// Issue makes a certificate of a server, which may use it as a client too.
 func (a *Authority) Issue(tb testing.TB, req Request) Certificate {
 	tb.Helper()
 	if len(req.Hosts) == 0 {
@@ -109,7 +109,7 @@ func (a *Authority) Issue(tb testing.TB, req Request) Certificate {
 		NotBefore:    req.NotBefore,
 		NotAfter:     req.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, host := range req.Hosts {
 		if ip := net.ParseIP(host); ip != nil {
