@@ -2,7 +2,8 @@
 //
 // [Load] reports every problem of a file at once, each with line and YAML path. What it returns is complete:
 // defaults are filled in, relative paths are made absolute, regular expressions are compiled, and secrets and CA
-// certificates are read from their files, so that nothing which uses a Config has to read a file or can fail on one.
+// certificates are read from their files, so that nothing which uses a Config has to read a file or can fail on one. The
+// exception are the files of an [HTTPConfig], which are read again while they are in use.
 package config
 
 import (

@@ -177,3 +177,35 @@ func TestHTTPConfigWarnings(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// TestWebhookFilesAreRead has files whose contents are part of the configuration: a change of one makes another sink.
+func TestWebhookFilesAreRead(t *testing.T) {
+	dir := t.TempDir()
+	const first, second = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms="
+	files := map[string][2]string{
+		"hook.tmpl": {"{{ json . }}", "{{ json .Summary }}"},
+		"a.secret":  {first + "\n", second},
+		"b.secret":  {"plain text of a consumer, as long as it is", "another plain text of a consumer"},
+	}
+	load := func() *Config {
+		return mustHTTP(t, dir, "{}\n      format: template\n      template_file: hook.tmpl\n      secret_file: a.secret\n      secret_files: [b.secret]\n")
+	}
+	for name, texts := range files {
+		writeFile(t, dir, name, texts[0])
+	}
+	before := load()
+	w := before.Sinks[0].Webhook
+	if keys := w.SigningKeys(); len(keys) != 2 || string(keys[1]) != files["b.secret"][0] || w.SigningSecrets()[0].Expose() != first || w.Template != files["hook.tmpl"][0] {
+		t.Errorf("%q, %q", keys, w.Template)
+	}
+	for name, texts := range files {
+		writeFile(t, dir, name, texts[1])
+		if after := load(); before.Sinks[0].Equal(&after.Sinks[0]) || before.Hash() == after.Hash() {
+			t.Errorf("a change of %s goes unnoticed", name)
+		}
+		writeFile(t, dir, name, texts[0])
+	}
+	if after := load(); !before.Sinks[0].Equal(&after.Sinks[0]) {
+		t.Error("the same files make another sink")
+	}
+}
