@@ -200,6 +200,14 @@ func (k *keeper) dueFills() []*channel {
 	now := time.Now()
 	var due []*channel
 	for _, c := range k.fills(now) {
+		if k.s.rec.replaying(c.partition.ObjectURI) { // which may bring it
+			k.mu.Lock()
+			if c.fill != nil {
+				c.fill.due = now.Add(k.s.timing.settle)
+			}
+			k.mu.Unlock()
+			continue
+		}
 		// The HMC replays what it holds when a channel is first subscribed to, which saves asking for it. What was missed
 		// after that, or could not be stored, is asked for.
 		if k.newSession && c.refresh && k.replayWillDo(c) && !c.opened.IsZero() {
@@ -324,7 +332,10 @@ func (r *recorder) fetchedEvent(typ, topic, kind string, now time.Time) *event.E
 func (r *recorder) missing(uri string) (highest int64, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.settleReplay(uri, nil)
+	if held := r.held[uri]; held != nil {
+		held.cut = true // the rest may be on its way
+		r.settleReplay(uri, nil)
+	}
 	m := r.partition(uri)
 	_, highest, _ = m.missing()
 	_, started := r.starts[uri]
@@ -415,6 +426,13 @@ func (r *recorder) subscribing(uri string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.subscribed[uri] = now
+}
+
+// replaying says whether messages of a partition are being replayed.
+func (r *recorder) replaying(uri string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held[uri] != nil
 }
 
 // replayedSince says whether the HMC has replayed messages of a partition since then.
