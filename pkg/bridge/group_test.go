@@ -307,6 +307,9 @@ func TestBothHMCsOfAGroupAreDown(t *testing.T) {
 	d.connected("a")
 	d.connected("b")
 	d.awaitGaps(2)
+	// That one is deleted takes a second list, which may come after the gaps.
+	d.eventually("both changes are told", func() bool { return len(ofOrigin(d.fileEvents(), event.OriginReconcile)) >= 2 })
+	d.stop()
 	if got := ofOrigin(d.fileEvents(), event.OriginReconcile); len(got) != 2 {
 		t.Errorf("told %q", got)
 	}
