@@ -310,6 +310,7 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
+			Store: sinkStore{b.queue, c.Name}, Selects: router{match: c.Match, drop: c.Drop}.wants,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
@@ -346,7 +347,19 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg, b.deliveries, b.supervisors = cfg, keepSinks, keepHMCs
+	groups := make(map[string]string)
+	for i := range cfg.HMCs {
+		groups[cfg.HMCs[i].Name] = cfg.HMCs[i].Group
+	}
+	for _, r := range keepSinks {
+		if f, ok := r.it.sink.(sinks.Follower); ok {
+			f.Follow(groups)
+		}
+	}
 	for _, n := range w.sinks {
+		if f, ok := n.sink.(sinks.Follower); ok {
+			f.Follow(groups)
+		}
 		n.cursor.Rewind()
 		d := newDelivery(n.cfg, floodRulesOf(cfg), n.sink, n.cursor, b.dead, b.metrics, b.log)
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
@@ -438,7 +451,8 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
-	if err := b.queue.RemoveCursor(name); err != nil {
+	err := errors.Join(sinkStore{b.queue, name}.forget(b.deliverLife), b.queue.RemoveCursor(name))
+	if err != nil {
 		b.log.Warn("the place of a removed sink in the queue could not be forgotten", zap.String("sink", name), zap.Error(err))
 	}
 }

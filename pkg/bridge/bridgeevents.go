@@ -32,6 +32,7 @@ type disconnection struct {
 	State    string     `json:"state"` // as receiver_state has it
 	Reason   string     `json:"reason,omitempty"`
 	Cause    string     `json:"cause"`
+	Planned  bool       `json:"planned,omitempty"` // the daemon ends, or its configuration was changed
 	LastSeen *time.Time `json:"last_seen,omitempty"`
 }
 

@@ -39,7 +39,7 @@ type delivery struct {
 	sink    sinks.Sink
 	cursor  *queue.Cursor
 	dead    *queue.DeadLetters
-	router  router
+	wants   func(event.Record) bool
 	metrics *sinkMetrics
 	log     *zap.Logger
 
@@ -65,7 +65,7 @@ type delivery struct {
 func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
 	d := &delivery{
 		cfg: cfg, sink: sink, cursor: cursor, dead: dead,
-		router:   router{match: cfg.Match, drop: cfg.Drop},
+		wants:    router{match: cfg.Match, drop: cfg.Drop}.wants,
 		metrics:  m.forSink(cfg.Name),
 		log:      log.Named("sink").With(zap.String("sink", cfg.Name)),
 		draining: make(chan struct{}),
@@ -73,6 +73,9 @@ func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *que
 		replays:  newReplayGate(),
 	}
 	d.giveUp = sync.OnceFunc(func() { close(d.gaveUp) })
+	if s, ok := sink.(sinks.Selector); ok {
+		d.wants = s.Wants
+	}
 	d.batchEvents, d.batchBytes = sinks.MaxBatch(sink)
 	lanes, ahead := cfg.Concurrency, aheadEvents
 	if cfg.Log != nil {
@@ -82,7 +85,7 @@ func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *que
 		ahead = readEvents // there is nobody to go on with what is behind
 	}
 	d.progress = newProgress(cursor, d.log, max(ahead, 2*lanes*d.batchEvents), aheadBytes)
-	d.health = health{log: d.log, lanes: make([]laneHealth, lanes)}
+	d.health = health{log: d.log, lanes: make([]laneHealth, lanes+1)} // the last one is that of the repetitions
 	d.work = newWork(lanes, d.batchEvents, d.batchBytes, cfg.Batch.MaxEvents, cfg.Batch.MaxWait)
 	if cfg.Collapse {
 		var busy func(string) bool
@@ -106,6 +109,9 @@ func (d *delivery) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watch, lanes sync.WaitGroup
 	watch.Go(func() { d.watch(ctx) })
+	if r, ok := d.sink.(sinks.Repeater); ok {
+		watch.Go(func() { d.repeat(ctx, r) })
+	}
 	for _, l := range d.lanes {
 		lanes.Go(func() { l.run(ctx) })
 	}
@@ -200,7 +206,7 @@ func (d *delivery) distribute(records []queue.Record) {
 		if it.invalid != nil {
 			it.record = event.Record{JSON: data}
 		}
-		wanted := it.invalid != nil || d.router.wants(it.record)
+		wanted := it.invalid != nil || d.wants(it.record)
 		switch {
 		case !wanted:
 		case d.flood != nil && it.invalid == nil:

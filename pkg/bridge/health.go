@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
 
 const (
@@ -112,6 +114,15 @@ func (h *health) answered(lane int, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.recovered(lane, now)
+}
+
+// partly notes what a part of the destination has to say while the rest accepts; nil: nothing.
+func (h *health) partly(err *sinks.PartialError, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.lastError, h.lastErrorAt = err.Error(), now
+	}
 }
 
 // recovered says so when it was the last lane that failed.

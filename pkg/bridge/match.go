@@ -45,6 +45,9 @@ func Routes(cfg *config.Config, e *event.Event) []Route {
 		s := &cfg.Sinks[i]
 		r := Route{Sink: s.Name}
 		r.Gets, r.Why = explain(s, &view{Event: e})
+		if s.Alertmanager != nil && !r.Gets {
+			r.Why += "; it can end an alert all the same"
+		}
 		routes = append(routes, r)
 	}
 	return routes

@@ -385,14 +385,14 @@ func (s *supervisor) watch(ctx context.Context, rcv *receiver.Receiver) (unread 
 
 // lost records that the link was lost.
 func (s *supervisor) lost(ctx context.Context, err error, unread bool) {
-	cause := s.explain(err)
-	if ctx.Err() != nil {
+	cause, planned := s.explain(err), ctx.Err() != nil
+	if planned {
 		cause = s.endCause()
 	} else {
 		cause = "the link was lost: " + cause
 	}
 	frame, _ := s.lastTimes()
-	d := disconnection{State: StateDisconnected, Reason: failureReason(err), Cause: cause}
+	d := disconnection{State: StateDisconnected, Reason: failureReason(err), Cause: cause, Planned: planned}
 	s.rec.disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 

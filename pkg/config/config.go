@@ -81,12 +81,13 @@ const (
 	TopicSecurity = event.TopicSecurity
 )
 
-// Sink is one destination of events. Exactly one of the kinds (Webhook, Log) is set.
+// Sink is one destination of events. Exactly one of the kinds (Webhook, Log, ...) is set.
 type Sink struct {
 	Name string `yaml:"name"` // the label sink; unique
 
-	Webhook *Webhook `yaml:"webhook"`
-	Log     *Log     `yaml:"log"`
+	Webhook      *Webhook      `yaml:"webhook"`
+	Log          *Log          `yaml:"log"`
+	Alertmanager *Alertmanager `yaml:"alertmanager"`
 
 	Match []Matcher `yaml:"match"` // any of them; none: every event
 	Drop  []Matcher `yaml:"drop"`  // any of them; wins over Match
@@ -106,6 +107,8 @@ func (s *Sink) Kind() string {
 		return "webhook"
 	case s.Log != nil:
 		return "log"
+	case s.Alertmanager != nil:
+		return "alertmanager"
 	}
 	return ""
 }

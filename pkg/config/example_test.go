@@ -94,17 +94,19 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	schema(reflect.TypeFor[Config](), "", want)
 	// The value [] of match and drop makes room for their examples.
 	all := parseKeys(t, alternative.ReplaceAllString(regexp.MustCompile(`(?m)^ *(match|drop): \[\]\n`).ReplaceAllString(text, ""), "$1$2"))
-	// "drop" takes the same keys as "match", which shows them.
+	// "drop" takes the same keys as "match", which shows them, and each http_config those of the first one.
 	for key := range want {
-		if rest, ok := strings.CutPrefix(key, "sinks.drop."); ok && all["sinks.match."+rest] {
-			all[key] = true
+		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config."} {
+			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
+				all[key] = true
+			}
 		}
 	}
 	if missing := subtract(want, all); len(missing) > 0 {
 		t.Errorf("config.example.yaml does not show %q", missing)
 	}
 	// Below these the keys are names of whatever somebody sends.
-	names := regexp.MustCompile(`\.(http_headers|proxy_connect_header|endpoint_params|claims)\.`)
+	names := regexp.MustCompile(`\.(http_headers|proxy_connect_header|endpoint_params|claims|labels)\.`)
 	maps.DeleteFunc(all, func(key string, _ bool) bool { return names.MatchString(key) })
 	if extra := subtract(all, want); len(extra) > 0 {
 		t.Errorf("config.example.yaml shows %q, which the schema does not have", extra)
@@ -120,7 +122,8 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	}
 	minimal, err := loadText(t, `
 hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password_file: hmc-east.password}]
-sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journal, log: {}}]
+sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journal, log: {}},
+  {name: alerts, alertmanager: {urls: ["http://alertmanager.example.com:9093"]}}]
 `, password, "pw\n")
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +134,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(match|drop)\..*$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^sinks\.(match|drop)\..*$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -304,17 +305,20 @@ func (d *decoder) stomp(path string, h *HMC) {
 func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string, mode fs.FileMode) {
 	at := func(key string) string { return join(path, key) }
 
-	switch {
-	case s.Webhook != nil && s.Log != nil:
-		d.errorf(at("log"), "a sink has one kind: this one has webhook as well; make two sinks of them")
-	case s.Webhook == nil && s.Log == nil && !d.strange[path]:
-		d.errorf(path, "has no kind: add webhook or log")
+	switch kinds := s.kinds(); {
+	case len(kinds) > 1:
+		d.errorf(at(kinds[1]), "a sink has one kind: this one has %s as well; make two sinks of them", kinds[0])
+	case len(kinds) == 0 && !d.strange[path]:
+		d.errorf(path, "has no kind: add one of %s", strings.Join(sinkKinds(), ", "))
 	}
 	if s.Webhook != nil {
 		d.webhook(at("webhook"), s.Webhook, s.Batch.MaxEvents > 1, mode)
 	}
 	if s.Log != nil {
 		d.log(at("log"), s.Log, files)
+	}
+	if s.Alertmanager != nil {
+		d.alertmanager(at("alertmanager"), s, mode)
 	}
 	for i := range s.Match {
 		d.matcher(fmt.Sprintf("%s[%d]", at("match"), i), &s.Match[i], hmcs)
@@ -335,6 +339,25 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 		d.errorf(at("retry.max"), "is shorter than initial (%s)", formatDuration(s.Retry.Initial))
 	}
 	d.sizeOrNone(at("queue.max_bytes"), s.Queue.MaxBytes)
+}
+
+// sinkKinds lists the kinds of sinks there are.
+func sinkKinds() []string {
+	var kinds []string
+	for f := range reflect.TypeFor[Sink]().Fields() {
+		if f.Type.Kind() == reflect.Pointer {
+			kinds = append(kinds, keyOf(f))
+		}
+	}
+	return kinds
+}
+
+// kinds lists the kinds that are set.
+func (s *Sink) kinds() []string {
+	return slices.DeleteFunc(sinkKinds(), func(kind string) bool {
+		field, ok := fieldByKey(reflect.ValueOf(s).Elem(), kind)
+		return !ok || field.IsNil()
+	})
 }
 
 func (d *decoder) webhook(path string, w *Webhook, batch bool, mode fs.FileMode) {

@@ -217,6 +217,7 @@ func TestEqualSeesEveryKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{{}}, Drop: []Matcher{{}}}
+		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}}
 	}
 	var count int
@@ -273,6 +274,9 @@ func TestEqualSeesEveryKey(t *testing.T) {
 			v.Set(reflect.Append(v, v.Index(0)))
 			try(path)
 			v.Set(old)
+		case reflect.Map:
+			set(map[string]string{"new": "x"})
+			set(map[string]string{"old": "new"})
 		case reflect.String:
 			set("new")
 		case reflect.Bool:

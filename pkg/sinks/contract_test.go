@@ -49,6 +49,7 @@ var contract = []contractCase{
 		p.cfg.Webhook.Compression = config.CompressionGzip
 		return p
 	}},
+	{"alertmanager", "one member", newAlertmanagerPeer},
 	{"log", "pipe", newLogPipePeer},
 	{"log", "file", newLogFilePeer},
 }

@@ -38,6 +38,15 @@ func (e *RetryAfterError) Error() string {
 // Unwrap returns Err.
 func (e *RetryAfterError) Unwrap() error { return e.Err }
 
+// PartialError says that not all members of the destination have accepted what one of them has.
+type PartialError struct{ Err error }
+
+// Error returns the text of Err.
+func (e *PartialError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *PartialError) Unwrap() error { return e.Err }
+
 // ended returns the error of an attempt that was cut off by its own context or by ctx, that of the caller.
 func ended(ctx, attempt context.Context, what string, start time.Time) error {
 	err := ctx.Err()

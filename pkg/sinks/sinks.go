@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -55,6 +56,40 @@ type Reopener interface {
 	Reopen() error
 }
 
+// Selector is a sink that chooses among the events by itself.
+type Selector interface {
+	// Wants says whether Send has any use for the record. The match and drop of the sink do not keep it from a
+	// Selector, which asks Options.Selects about them.
+	Wants(record event.Record) bool
+}
+
+// Repeater is a sink that has to say again and again what it has said, because the destination forgets it.
+type Repeater interface {
+	// Repeat says everything again, in one attempt. Its error is like that of Send; a *PartialError where enough of the
+	// destination has heard it.
+	Repeat(ctx context.Context) error
+
+	// RepeatInterval returns how often that has to be done. It does not change. The first time is when the sink begins to
+	// work.
+	RepeatInterval() time.Duration
+}
+
+// Follower is a sink that keeps something about HMCs which is void without them.
+type Follower interface {
+	// Follow says which HMCs are configured from now on, each with its group. It is called before the first Send, and
+	// when that changes.
+	Follow(groups map[string]string)
+}
+
+// Store keeps what a sink has to remember over a restart.
+type Store interface {
+	// Range calls fn for everything that is kept, until it returns false.
+	Range(fn func(key string, value []byte) bool)
+
+	// Put keeps these values, nil removes one. It returns nil when they are on disk.
+	Put(ctx context.Context, values map[string][]byte) error
+}
+
 // MaxBatch returns how many records, and how many bytes of their JSON together, one Send of s takes: what it says as
 // a Batcher, else one record of any size.
 func MaxBatch(s Sink) (records, bytes int) {
@@ -73,6 +108,9 @@ type Options struct {
 	Stdout  io.Writer // where a log sink's "stdout" goes; nil: os.Stdout
 	Stderr  io.Writer // where a log sink's "stderr" goes; nil: os.Stderr
 
+	Store   Store                        // of this sink alone; nil: nothing is remembered
+	Selects func(rec event.Record) bool // what the sink's match and drop say, for a Selector; nil: all
+
 	// Logger is for client libraries that cannot be kept from logging; sinks return errors instead. Nil: none.
 	Logger *zap.Logger
 }
@@ -85,6 +123,8 @@ func New(cfg config.Sink, opts Options) (Sink, error) {
 		return newWebhook(cfg, opts)
 	case cfg.Log != nil:
 		return newLog(cfg, opts)
+	case cfg.Alertmanager != nil:
+		return newAlertmanager(cfg, opts)
 	}
 	return nil, errNoKind
 }

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
@@ -27,23 +26,11 @@ const (
 
 	// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept unless told otherwise.
 	maxBatchBytes = 1_000_000
-
-	// maxAnswer is how much of an answer's body is read so that the connection can be used again. Behind a
-	// longer one the connection is closed, which is cheaper.
-	maxAnswer = 64 << 10
-
-	// answerTimeout limits the reading of an answer's body. The status has arrived by then and decides; a
-	// consumer that drips its answer must not hold up the next event for the whole timeout.
-	answerTimeout = time.Second
-
-	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink for days.
-	maxRetryAfter = time.Hour
 )
 
 // webhook posts events to an HTTP server.
 type webhook struct {
-	target   string // scheme and host, for errors
-	timeout  time.Duration
+	endpoint
 	batch    int // records per request; above 1 the body is always that of a batch
 	maxBytes int // of the records of one request
 	body     func([]event.Record) ([]byte, error)
@@ -51,8 +38,6 @@ type webhook struct {
 	signer   *signer       // nil: requests are not signed
 	template *http.Request // what all requests share, without header and body
 	header   http.Header   // what all headers share
-	secrets  []string      // besides the address
-	client   *httpClient
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
@@ -72,12 +57,13 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		secrets = append(secrets, s.Expose())
 	}
 	w := &webhook{
-		target:   u.Scheme + "://" + u.Host,
-		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		endpoint: endpoint{
+			kind: "webhook", url: u, target: u.Scheme + "://" + u.Host,
+			timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout), secrets: secrets,
+		},
 		batch:    max(cfg.Batch.MaxEvents, 1),
 		maxBytes: maxBatchBytes,
 		signer:   newSigner(keys),
-		secrets:  secrets,
 		header: http.Header{
 			"User-Agent": {userAgent(opts.Version)},
 			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
@@ -234,117 +220,6 @@ func batchBody(records []event.Record) ([]byte, error) {
 		body = append(body, records[i].JSON...)
 	}
 	return append(body, ']'), nil
-}
-
-// noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are
-// temporary. ctx is the caller's, attempt is that of the attempt.
-func (w *webhook) noAnswer(ctx, attempt context.Context, start time.Time, err error) error {
-	hint := ""
-	switch {
-	case w.client.conns.closed():
-		err = ErrClosed
-	case attempt.Err() != nil:
-		what := "no answer"
-		if _, ok := errors.AsType[*tokenError](err); ok {
-			what = "no OAuth 2 token"
-		}
-		err = ended(ctx, attempt, what, start)
-	default:
-		hint = tlsHint(err)
-		// A peer that does not speak HTTP is quoted in the error, and may quote the request.
-		var sent http.Header
-		if e, ok := errors.AsType[*roundTripError](err); ok {
-			err, sent = e.err, e.header
-		}
-		err = w.redactor(sent).error(err)
-	}
-	return fmt.Errorf("webhook: %s: %w%s", w.target, err, hint)
-}
-
-// judge reads what matters of an answer.
-func (w *webhook) judge(resp *http.Response, cancel context.CancelFunc) error {
-	code := resp.StatusCode
-	delivered := code >= 200 && code <= 299
-	excerpt := w.read(resp, !delivered, cancel)
-	if delivered {
-		return nil
-	}
-
-	text := strconv.Itoa(code)
-	if name := http.StatusText(code); name != "" {
-		text += " " + name
-	}
-	if code >= 300 && code <= 399 {
-		text += " (redirects are not followed)"
-	}
-	if excerpt != "" {
-		text += ": " + excerpt
-	}
-	err := fmt.Errorf("webhook: %s: status %s", w.target, text)
-	switch {
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests,
-		code >= 500 && code <= 599:
-		return &RetryAfterError{Status: code, After: retryAfter(resp.Header), Err: err}
-	}
-	return &PermanentError{Status: code, Err: err}
-}
-
-// read reads the body of an answer, so that the connection can be used again, as far as that is worth it. If wanted, it
-// returns the beginning as one line of printable text.
-func (w *webhook) read(resp *http.Response, wanted bool, cancel context.CancelFunc) string {
-	// Behind 101 comes no body but another protocol.
-	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
-		return ""
-	}
-	if !wanted && resp.ContentLength > maxAnswer {
-		return ""
-	}
-	defer time.AfterFunc(answerTimeout, cancel).Stop()
-	body := io.LimitReader(resp.Body, maxAnswer)
-	excerpt := ""
-	if wanted {
-		data, _ := io.ReadAll(io.LimitReader(body, maxExcerptRead))
-		excerpt = w.redactor(resp.Request.Header).excerpt(data)
-	}
-	if resp.ContentLength <= maxAnswer {
-		_, _ = io.Copy(io.Discard, body)
-	}
-	return excerpt
-}
-
-// retryAfter returns what the header Retry-After says, seconds or a date, at most maxRetryAfter; 0 where it says nothing.
-func retryAfter(header http.Header) time.Duration {
-	value := header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
-	}
-	until, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	// By the consumer's clock, where it shows it, so that its distance to ours does not matter.
-	now, err := http.ParseTime(header.Get("Date"))
-	if err != nil {
-		now = time.Now()
-	}
-	return max(0, min(until.Sub(now), maxRetryAfter))
-}
-
-// redactor hides the address, the secrets of the configuration, and those of a request that was sent, which may have come
-// from files.
-func (w *webhook) redactor(sent http.Header) *redactor {
-	return newRedactor(w.template.URL, slices.Concat(w.secrets, w.client.secrets(), w.client.secretsOf(sent))...)
-}
-
-// Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making a request.
-func (w *webhook) Probe(ctx context.Context) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	if err := w.client.probe(attempt, w.template.URL); err != nil {
-		return w.noAnswer(ctx, attempt, start, err)
-	}
-	return nil
 }
 
 // Close ends every connection, and with it every request.

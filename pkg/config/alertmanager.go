@@ -1,0 +1,113 @@
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve it.
+type Alertmanager struct {
+	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as Alertmanager asks for.
+	URLs       []URL      `yaml:"urls"`
+	HTTPConfig HTTPConfig `yaml:"http_config"`
+
+	Alerts   []string          `yaml:"alerts"`   // which are made: of the Alert constants
+	Statuses Patterns          `yaml:"statuses"` // which fire; none: those that the severities call warning or critical
+	Labels   map[string]string `yaml:"labels"`   // of every alert, besides its own
+
+	ResendInterval   time.Duration `yaml:"resend_interval"`    // what fires is sent again; it ends four intervals after the last time
+	OSMessageResolve time.Duration `yaml:"os_message_resolve"` // an OS message fires so long: no HMC tells that it was answered
+}
+
+// The names of the alerts.
+const (
+	AlertResourceStatus  = "HMCResourceStatus"  // a CPC, partition or other object is in a status that is not acceptable
+	AlertConnectionLost  = "HMCConnectionLost"  // the daemon does not see what an HMC publishes
+	AlertOSMessage       = "HMCOSMessage"       // an operating system wrote a message that is held, or has priority
+	AlertHardwareMessage = "HMCHardwareMessage" // a console or CPC has a hardware message
+)
+
+// AlertNames lists the names of all alerts.
+func AlertNames() []string {
+	return []string{AlertResourceStatus, AlertConnectionLost, AlertOSMessage, AlertHardwareMessage}
+}
+
+// AlertLabels lists the labels that alerts have of their own.
+func AlertLabels() []string {
+	return []string{"alertname", "severity", "hmc", "cpc", "resource", "class", "message"}
+}
+
+func (a *Alertmanager) setDefaults() {
+	a.Alerts = AlertNames()
+	a.ResendInterval = time.Minute
+	a.OSMessageResolve = time.Hour
+}
+
+// labelName is what Prometheus accepts as the name of a label everywhere.
+var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+
+func (d *decoder) alertmanager(path string, s *Sink, mode fs.FileMode) {
+	a := s.Alertmanager
+	at := func(key string) string { return join(path, key) }
+
+	if len(a.URLs) == 0 && !d.failed(at("urls")) {
+		d.errorf(at("urls"), "is missing: list the members of the cluster, such as [http://alertmanager.example.com:9093]")
+	}
+	seen := make(map[string]bool)
+	for i, address := range a.URLs {
+		at := fmt.Sprintf("%s[%d]", at("urls"), i)
+		u, err := url.Parse(address.Expose())
+		switch msg := checkURL(address); {
+		case !address.IsSet():
+			d.errorf(at, "is empty")
+		case err == nil && u.User != nil:
+			d.errorf(at, "must not hold a userid or password: use http_config.basic_auth")
+		case msg != "":
+			d.errorf(at, "%s", msg)
+		case u.RawQuery != "":
+			d.errorf(at, "must not have a query (?...)")
+		case strings.Contains(u.Path, "/api/v"):
+			d.errorf(at, "must be the address of Alertmanager itself, without /api/...")
+		case seen[address.Expose()]:
+			d.errorf(at, "is listed twice")
+		case u.Scheme == "http" && !isLoopback(u.Hostname()) && a.hasCredentials():
+			d.warnf(at, "is http: what http_config authenticates with travels unencrypted")
+		}
+		seen[address.Expose()] = true
+	}
+	d.httpConfig(at("http_config"), &a.HTTPConfig, mode)
+	if len(a.Alerts) == 0 && !d.failed(at("alerts")) {
+		d.errorf(at("alerts"), "is empty: list at least one of %s", strings.Join(AlertNames(), ", "))
+	}
+	for i, name := range a.Alerts {
+		if !slices.Contains(AlertNames(), name) {
+			d.errorf(fmt.Sprintf("%s[%d]", at("alerts"), i), "must be one of %s, not %s", strings.Join(AlertNames(), ", "), quote(name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
+		switch {
+		case !labelName.MatchString(name) || strings.HasPrefix(name, "__"):
+			d.errorf(join(at("labels"), name), "is no name of a label: letters, digits and _, not a digit first, not __")
+		case slices.Contains(AlertLabels(), name):
+			d.errorf(join(at("labels"), name), "is a label that alerts have of their own")
+		}
+	}
+	d.durationIn(at("resend_interval"), a.ResendInterval, time.Second, 24*time.Hour)
+	d.durationIn(at("os_message_resolve"), a.OSMessageResolve, time.Second, 30*24*time.Hour)
+
+	sink := strings.TrimSuffix(path, ".alertmanager")
+	if s.Collapse {
+		d.errorf(join(sink, "collapse"), "must be false for an alertmanager: each resource has an alert of its own, and Alertmanager groups them")
+	}
+}
+
+func (a *Alertmanager) hasCredentials() bool {
+	c := a.HTTPConfig.Client()
+	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil || c.BearerToken != "" || c.BearerTokenFile != ""
+}

@@ -1,0 +1,418 @@
+package sinks
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	// alertsPerRequest is what Prometheus sends at most unless told otherwise.
+	alertsPerRequest = 256
+
+	// maxAlertEvents is how many events one Send takes: what they say of the same alert is one alert.
+	maxAlertEvents = 1024
+
+	// endsAfter is how many intervals an alert lasts that is not said again, as with Prometheus.
+	endsAfter = 4
+
+	// othersTimeout is how much longer the other members of the cluster are waited for when one has accepted: one that
+	// hangs must not hold up what the next event says. It hears it at the next Repeat.
+	othersTimeout = time.Second
+)
+
+// alertmanager keeps alerts firing in the members of a cluster of Alertmanagers, and ends them.
+type alertmanager struct {
+	members  []*endpoint
+	client   *httpClient
+	header   http.Header
+	timeout  time.Duration
+	interval time.Duration
+	store    Store
+
+	// posting is held by who makes requests: what an earlier request says must not arrive behind a later one.
+	posting chan struct{}
+
+	// loading is done once the sink is used: the one before it may have stored something until then.
+	loading sync.Once
+
+	mu   sync.Mutex
+	book alertBook
+	gone map[string]bool // forgotten, and to be removed from the store
+}
+
+func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
+	c := cfg.Alertmanager
+	if len(c.URLs) == 0 {
+		return nil, errors.New("alertmanager: no urls")
+	}
+	s := &alertmanager{
+		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		interval: cmp.Or(max(c.ResendInterval, 0), time.Minute),
+		store:    opts.Store,
+		header:   http.Header{"User-Agent": {userAgent(opts.Version)}, "Content-Type": {"application/json"}, "X-Idempotency-Key": nil},
+		posting:  make(chan struct{}, 1),
+		gone:     make(map[string]bool),
+		book: alertBook{
+			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour),
+			selects: opts.Selects, alerts: make(map[string]*alert),
+		},
+	}
+	if s.book.selects == nil {
+		s.book.selects = func(event.Record) bool { return true }
+	}
+	var err error
+	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{timeout: s.timeout, concurrency: 2, userAgent: userAgent(opts.Version)})
+	if err != nil {
+		return nil, fmt.Errorf("alertmanager: %w", err)
+	}
+	for _, address := range c.URLs {
+		u, err := url.Parse(address.Expose())
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
+			return nil, errors.New("alertmanager: one of urls is not an http or https address without userid")
+		}
+		s.members = append(s.members, &endpoint{
+			kind: "alertmanager", url: u.JoinPath("api/v2/alerts"), target: u.Scheme + "://" + u.Host, timeout: s.timeout, client: s.client,
+		})
+	}
+	return s, nil
+}
+
+// load reads what was known when the daemon ended.
+func (s *alertmanager) load() {
+	if s.store == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store.Range(func(key string, value []byte) bool {
+		a := new(alert)
+		if json.Unmarshal(value, a) != nil || len(a.Labels) == 0 {
+			s.gone[key] = true // of no use, and told again by what changes next
+			return true
+		}
+		if a.Annotations == nil {
+			a.Annotations = make(map[string]string)
+		}
+		a.version, a.stored = 1, 1
+		s.book.alerts[key] = a
+		return true
+	})
+	s.book.configured(time.Now())
+}
+
+// MaxBatch returns how many events one Send takes.
+func (s *alertmanager) MaxBatch() (records, bytes int) { return maxAlertEvents, maxBatchBytes }
+
+// Wants says whether an event can make an alert fire, or end one.
+func (s *alertmanager) Wants(rec event.Record) bool { return s.book.concerns(rec.Type) }
+
+// RepeatInterval returns how often Alertmanager has to be told what fires.
+func (s *alertmanager) RepeatInterval() time.Duration { return s.interval }
+
+// Follow ends the alerts of HMCs that are not configured any more. They are told as ended by the next Repeat.
+func (s *alertmanager) Follow(groups map[string]string) {
+	s.loading.Do(s.load)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.book.follow(groups, time.Now())
+}
+
+// Send tells what the events have changed, as it is after all of them.
+func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	start := time.Now()
+	var keys []string
+	s.mu.Lock()
+	for i := range records {
+		touched, ok := s.book.apply(records[i], start)
+		if !ok {
+			s.mu.Unlock()
+			return &PermanentError{Status: http.StatusRequestEntityTooLarge, Err: fmt.Errorf("alertmanager: more than %d alerts", maxAlerts)}
+		}
+		keys = append(keys, touched...)
+	}
+	s.mu.Unlock()
+	if len(keys) == 0 {
+		return nil
+	}
+	attempt, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := s.begin(ctx, attempt, start); err != nil {
+		return err
+	}
+	defer s.finish()
+	_, err := s.post(ctx, attempt, start, keys, false)
+	if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
+		s.forget(keys) // or it would be refused again, with others, by each Repeat
+	}
+	if err != nil {
+		return err
+	}
+	return s.remember(attempt, keys)
+}
+
+// usable says whether there is any use in going on.
+func (s *alertmanager) usable(ctx context.Context) error {
+	if s.client.conns.closed() {
+		return fmt.Errorf("alertmanager: %w", ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("alertmanager: %w", err)
+	}
+	s.loading.Do(s.load)
+	return nil
+}
+
+// begin waits until nobody else makes requests.
+func (s *alertmanager) begin(ctx, attempt context.Context, start time.Time) error {
+	select {
+	case s.posting <- struct{}{}:
+		return nil
+	case <-attempt.Done():
+		return fmt.Errorf("alertmanager: %s: %w", s.members[0].target, ended(ctx, attempt, "no answer", start))
+	case <-s.client.conns.life.Done():
+		return fmt.Errorf("alertmanager: %w", ErrClosed)
+	}
+}
+
+func (s *alertmanager) finish() { <-s.posting }
+
+// Repeat tells everything that fires, and what has ended a short time ago.
+func (s *alertmanager) Repeat(ctx context.Context) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	start := time.Now()
+	attempt, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := s.begin(ctx, attempt, start); err != nil {
+		return err
+	}
+	defer s.finish()
+	s.mu.Lock()
+	for _, key := range s.book.expire(start) {
+		s.gone[key] = true
+	}
+	keys := slices.Sorted(maps.Keys(s.book.alerts))
+	s.mu.Unlock()
+	partial, err := s.post(ctx, attempt, start, keys, true)
+	if err != nil {
+		return err
+	}
+	if err := s.remember(attempt, keys); err != nil {
+		return err
+	}
+	return partial
+}
+
+// snapshot is an alert as a request has it.
+type snapshot struct {
+	key     string
+	version int
+	wire    wireAlert
+}
+
+// post sends the alerts of these keys to all members; those that all of them know only if all are asked for. It is enough if one member
+// accepts them; what the others say is partial then. s.posting is held.
+func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys []string, all bool) (partial, err error) {
+	var shots []snapshot
+	sent := make(map[string]bool)
+	s.mu.Lock()
+	for _, key := range keys {
+		a := s.book.alerts[key]
+		if a == nil || sent[key] || !all && a.posted == a.version {
+			continue
+		}
+		sent[key] = true
+		shots = append(shots, snapshot{key: key, version: a.version, wire: a.wire(start, endsAfter*s.interval)})
+	}
+	s.mu.Unlock()
+	for piece := range slices.Chunk(shots, alertsPerRequest) {
+		p, err := s.tell(ctx, attempt, start, piece)
+		if err != nil {
+			return nil, err
+		}
+		partial = cmp.Or(partial, p)
+		s.mu.Lock()
+		for i := range piece {
+			if a := s.book.alerts[piece[i].key]; a != nil {
+				a.posted = max(a.posted, piece[i].version)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return partial, nil
+}
+
+// tell makes one request of each member.
+func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots []snapshot) (partial, err error) {
+	alerts := make([]wireAlert, len(shots))
+	for i := range shots {
+		alerts[i] = shots[i].wire
+	}
+	body, err := json.Marshal(alerts)
+	if err != nil {
+		return nil, &PermanentError{Err: fmt.Errorf("alertmanager: %w", err)}
+	}
+	others, cancel := context.WithCancel(attempt)
+	defer cancel()
+	answers := make(chan error, len(s.members))
+	for _, m := range s.members {
+		go func() {
+			err := m.post(ctx, others, start, s.header, body)
+			if err != nil && others.Err() != nil && attempt.Err() == nil && !s.client.conns.closed() {
+				err = fmt.Errorf("alertmanager: %s: no answer within %s of that of another member", m.target, othersTimeout)
+			}
+			answers <- err
+		}()
+	}
+	var failed []error
+	accepted := false
+	for range s.members {
+		if err := <-answers; err != nil {
+			failed = append(failed, err)
+		} else if !accepted {
+			accepted = true
+			defer time.AfterFunc(othersTimeout, cancel).Stop()
+		}
+	}
+	if accepted {
+		if len(failed) > 0 {
+			return &PartialError{Err: errors.Join(failed...)}, nil
+		}
+		return nil, nil
+	}
+	return nil, worst(failed)
+}
+
+// worst joins what all members said into one error: that of one which may accept it later, if there is such a one.
+func worst(failed []error) error {
+	slices.SortStableFunc(failed, func(x, y error) int { return refusals(x) - refusals(y) })
+	if len(failed) == 1 {
+		return failed[0]
+	}
+	switch e := failed[0].(type) { //nolint:errorlint // as it was made
+	case *RetryAfterError:
+		return &RetryAfterError{Status: e.Status, After: e.After, Err: errors.Join(failed...)}
+	case *PermanentError:
+		return &PermanentError{Status: e.Status, Err: errors.Join(failed...)}
+	}
+	var texts []error
+	for _, err := range failed {
+		texts = append(texts, errors.New(err.Error())) // a refusal among them must not count
+	}
+	return fmt.Errorf("%w (all members failed: %w)", failed[0], errors.Join(texts[1:]...))
+}
+
+func refusals(err error) int {
+	if _, ok := errors.AsType[*PermanentError](err); ok {
+		return 1
+	}
+	return 0
+}
+
+// post makes one request.
+func (p *endpoint) post(ctx, attempt context.Context, start time.Time, header http.Header, body []byte) error {
+	attempt, cancel := context.WithCancel(attempt)
+	defer cancel()
+	req := &http.Request{Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	req = req.WithContext(attempt)
+	req.Header = maps.Clone(header)
+	req.ContentLength = int64(len(body))
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	resp, err := p.client.RoundTrip(req)
+	if err != nil {
+		return p.noAnswer(ctx, attempt, start, err)
+	}
+	defer resp.Body.Close()
+	return p.judge(resp, cancel)
+}
+
+// remember stores what Alertmanager knows now.
+func (s *alertmanager) remember(ctx context.Context, keys []string) error {
+	if s.store == nil {
+		return nil
+	}
+	values, versions := make(map[string][]byte), make(map[string]int)
+	s.mu.Lock()
+	for key := range s.gone {
+		if s.book.alerts[key] == nil {
+			values[key] = nil
+		}
+	}
+	for _, key := range keys {
+		a := s.book.alerts[key]
+		if a == nil || a.stored == a.version {
+			continue
+		}
+		if data, err := json.Marshal(a); err == nil { // strings and times
+			values[key], versions[key] = data, a.version
+		}
+	}
+	s.mu.Unlock()
+	if len(values) == 0 {
+		return nil
+	}
+	if err := s.store.Put(ctx, values); err != nil {
+		return fmt.Errorf("alertmanager: which alerts there are could not be stored: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, value := range values {
+		if value == nil {
+			delete(s.gone, key)
+		} else if a := s.book.alerts[key]; a != nil {
+			a.stored = max(a.stored, versions[key])
+		}
+	}
+	return nil
+}
+
+// forget drops alerts that Alertmanager has refused and never known.
+func (s *alertmanager) forget(keys []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		if a := s.book.alerts[key]; a != nil && a.posted == 0 {
+			delete(s.book.alerts, key)
+			s.gone[key] = true
+		}
+	}
+}
+
+// Probe connects to each member.
+func (s *alertmanager) Probe(ctx context.Context) error {
+	var errs []error
+	for _, m := range s.members {
+		start := time.Now()
+		attempt, cancel := context.WithTimeout(ctx, s.timeout)
+		if err := s.client.probe(attempt, m.url); err != nil {
+			errs = append(errs, m.noAnswer(ctx, attempt, start, err))
+		}
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends every connection, and with it every request.
+func (s *alertmanager) Close() error {
+	s.client.close()
+	return nil
+}

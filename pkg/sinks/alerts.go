@@ -1,0 +1,465 @@
+package sinks
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	// maxAlerts bounds how many alerts are known at a time.
+	maxAlerts = 20_000
+	// maxOSMessageAlerts bounds those of OS messages: nothing tells that such a message was answered. Beyond it the oldest ends.
+	maxOSMessageAlerts = 1000
+	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus does: a member of the
+	// cluster that was away must hear it as well.
+	resolvedRetention = 15 * time.Minute
+	// maxAnnotation bounds a text that comes from an HMC or an operating system, in bytes.
+	maxAnnotation = 4 << 10
+)
+
+// alert is one alert as Alertmanager knows it: its labels are what it is. The exported fields are what is stored.
+type alert struct {
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations"`
+	Starts      time.Time         `json:"starts"`
+	Until       time.Time         `json:"until,omitzero"` // when it ends by itself; zero: it does not
+	Ended       time.Time         `json:"ended,omitzero"` // zero: it fires
+	Latest      time.Time         `json:"latest"`         // when the event was received that told of it last
+	URI         string            `json:"uri,omitempty"`  // of the object it is about
+	HMC         string            `json:"hmc"`
+	Group       string            `json:"group,omitempty"`
+
+	version, posted, stored int // of what is above: as it is, as Alertmanager has it, as it is stored
+}
+
+func (a *alert) changed()     { a.version++ }
+func (a *alert) firing() bool { return a.Ended.IsZero() }
+
+// end makes the alert be over.
+func (a *alert) end(now time.Time) {
+	if a.firing() {
+		a.Ended = now
+		a.changed()
+	}
+}
+
+// wireAlert is an alert as the API v2 of Alertmanager takes it.
+type wireAlert struct {
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations"`
+	StartsAt    time.Time         `json:"startsAt"`
+	EndsAt      time.Time         `json:"endsAt"`
+}
+
+// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless it is said again before.
+func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
+	ends := a.Ended
+	if a.firing() {
+		ends = now.Add(lasts)
+		if !a.Until.IsZero() && a.Until.Before(ends) {
+			ends = a.Until
+		}
+	}
+	// An end before the start is an error, and a start that is ahead of Alertmanager's clock is of no use.
+	starts := a.Starts
+	if starts.After(ends) {
+		starts = ends
+	}
+	return wireAlert{Labels: a.Labels, Annotations: a.Annotations, StartsAt: starts, EndsAt: ends}
+}
+
+// alertBook knows which alerts fire, and which have ended a short time ago. It is not safe for concurrent use.
+type alertBook struct {
+	names     []string // of the alerts that are made
+	statuses  config.Patterns
+	labels    map[string]string // of every alert
+	osResolve time.Duration
+	selects   func(event.Record) bool
+
+	alerts map[string]*alert
+	groups map[string]string // of the HMCs; nil: not told yet
+}
+
+// The first part of an alert's key.
+const (
+	keyStatus   = "status\x00"   // URI
+	keyLink     = "link\x00"     // HMC
+	keyOS       = "os\x00"       // URI, id of the event
+	keyHardware = "hardware\x00" // element URI
+)
+
+// configured makes what was stored be as the configuration says now.
+func (b *alertBook) configured(now time.Time) {
+	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
+		a := b.alerts[key]
+		if !a.firing() {
+			continue
+		}
+		if !b.makes(a.Labels["alertname"]) {
+			a.end(now)
+			continue
+		}
+		labels := maps.Clone(a.Labels)
+		maps.DeleteFunc(labels, func(name, _ string) bool { return !slices.Contains(config.AlertLabels(), name) })
+		maps.Copy(labels, b.labels)
+		if !maps.Equal(labels, a.Labels) {
+			b.relabel(key, labels, now)
+		}
+	}
+}
+
+// apply takes in one event and returns the keys of the alerts that it is about. ok is false where there is no room for one
+// more alert.
+func (b *alertBook) apply(rec event.Record, now time.Time) (keys []string, ok bool) {
+	e, err := rec.Event()
+	if err != nil {
+		return nil, true
+	}
+	if b.groups != nil {
+		if _, configured := b.groups[e.HMC]; !configured {
+			return nil, true // what it would make fire nothing would end
+		}
+	}
+	switch e.Type {
+	case event.TypeStatusChange:
+		return b.status(e, rec, now)
+	case event.TypeInventoryChange:
+		return b.inventory(e, now), true
+	case event.TypePropertyChange:
+		return b.renamed(e, now), true
+	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
+		return b.link(e, rec, now)
+	case event.TypeOSMessage:
+		return b.osMessage(e, rec, now)
+	case event.TypeHardwareMessage:
+		return b.hardwareMessage(e, rec, now)
+	}
+	return nil, true
+}
+
+// concerns says whether apply has any use for events of a type.
+func (b *alertBook) concerns(typ string) bool {
+	switch typ {
+	case event.TypeStatusChange:
+		return b.makes(config.AlertResourceStatus)
+	case event.TypeInventoryChange, event.TypePropertyChange: // what is gone or has another name
+		return b.makes(config.AlertResourceStatus) || b.makes(config.AlertOSMessage) || b.makes(config.AlertHardwareMessage)
+	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
+		return b.makes(config.AlertConnectionLost)
+	case event.TypeOSMessage:
+		return b.makes(config.AlertOSMessage)
+	case event.TypeHardwareMessage:
+		return b.makes(config.AlertHardwareMessage)
+	}
+	return false
+}
+
+func (b *alertBook) makes(name string) bool { return slices.Contains(b.names, name) }
+
+// status: the alert fires while the last status that was told is not acceptable.
+func (b *alertBook) status(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+	uri := objectOf(e)
+	if uri == "" || !b.makes(config.AlertResourceStatus) {
+		return nil, true
+	}
+	status := newStatus(e)
+	fires := e.Severity != event.SeverityInfo
+	if len(b.statuses) > 0 {
+		fires = b.statuses.Match(status)
+	}
+	key := keyStatus + uri
+	if !fires || !b.selects(rec) {
+		return b.resolve(key, e, now), true
+	}
+	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": status}, time.Time{}, now)
+}
+
+// newStatus is the status that an event tells; "" where it tells none.
+func newStatus(e *event.Event) (status string) {
+	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
+		status = cmp.Or(event.String(event.Member(report, "new-status")), status)
+	}
+	return status
+}
+
+// objectOf is the URI of what an event is about.
+func objectOf(e *event.Event) string {
+	if e.Resource == nil {
+		return ""
+	}
+	return cmp.Or(e.Resource.ElementURI, e.Resource.ObjectURI)
+}
+
+// inventory: nothing is left of an object that is gone, and of what was in it.
+func (b *alertBook) inventory(e *event.Event, now time.Time) []string {
+	uri := objectOf(e)
+	if uri == "" || e.Headers.Get("action") != "remove" {
+		return nil
+	}
+	cpc := ""
+	if e.Resource.Class == "cpc" && e.Resource.ElementURI == "" {
+		cpc = e.Resource.Name
+	}
+	return b.endAll(e, now, func(a *alert) bool {
+		return a.URI == uri || strings.HasPrefix(a.URI, uri+"/") || cpc != "" && a.Labels["cpc"] == cpc && a.Group == b.groupOf(e.HMC)
+	})
+}
+
+// renamed: an alert has the name that the object has. Its labels are what an alert is, so with another name it is another one.
+func (b *alertBook) renamed(e *event.Event, now time.Time) (keys []string) {
+	if e.Resource == nil || e.Resource.ElementURI != "" || e.Resource.ObjectURI == "" || e.Resource.Name == "" {
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
+		a := b.alerts[key]
+		if !a.firing() || a.URI != e.Resource.ObjectURI || a.Labels["resource"] == e.Resource.Name {
+			continue
+		}
+		labels := maps.Clone(a.Labels)
+		labels["resource"] = e.Resource.Name
+		keys = append(keys, b.relabel(key, labels, now), key)
+	}
+	return keys
+}
+
+// link: the alert fires while an HMC is not in sight, unless the daemon itself was told to look away.
+func (b *alertBook) link(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+	key := keyLink + e.HMC
+	switch {
+	case !b.makes(config.AlertConnectionLost):
+		return nil, true
+	case e.Type == event.TypeBridgeConnected:
+		return b.resolve(key, e, now), true
+	case event.True(event.Member(e.Body, "planned")) || !b.selects(rec):
+		return nil, true
+	}
+	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": event.String(event.Member(e.Body, "state"))}, time.Time{}, now)
+}
+
+// osMessage: the alert fires for a time. What was held or had priority before that is not news.
+func (b *alertBook) osMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+	held, priority := event.True(event.Member(e.Body, "is-held")), event.True(event.Member(e.Body, "is-priority"))
+	until := e.Time.Add(b.osResolve)
+	if !b.makes(config.AlertOSMessage) || objectOf(e) == "" || !held && !priority || !until.After(now) || !b.selects(rec) {
+		return nil, true
+	}
+	key := keyOS + objectOf(e) + "\x00" + e.ID
+	keys, ok = b.fire(key, config.AlertOSMessage, shortID(e.ID), e, map[string]string{
+		"text": event.String(event.Member(e.Body, "message-text")), "prompt": event.String(event.Member(e.Body, "prompt-text")),
+	}, until, now)
+	return append(keys, b.limitOSMessages(now)...), ok
+}
+
+// limitOSMessages ends the oldest of too many alerts of OS messages.
+func (b *alertBook) limitOSMessages(now time.Time) []string {
+	var firing []string
+	for key, a := range b.alerts {
+		if strings.HasPrefix(key, keyOS) && a.firing() {
+			firing = append(firing, key)
+		}
+	}
+	excess := len(firing) - maxOSMessageAlerts
+	if excess <= 0 {
+		return nil
+	}
+	slices.SortFunc(firing, func(x, y string) int {
+		return cmp.Or(b.alerts[x].Starts.Compare(b.alerts[y].Starts), cmp.Compare(x, y))
+	})
+	for _, key := range firing[:excess] {
+		b.alerts[key].end(now)
+	}
+	return firing[:excess]
+}
+
+// hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which may have another name for the
+// message, can be the one that tells it.
+func (b *alertBook) hardwareMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+	uri, text := objectOf(e), event.String(event.Member(e.Body, "text"))
+	key := keyHardware + uri
+	switch {
+	case uri == "" || !b.makes(config.AlertHardwareMessage):
+		return nil, true
+	case !event.True(event.Member(e.Body, "deleted")):
+		if !b.selects(rec) {
+			return nil, true
+		}
+		return b.fire(key, config.AlertHardwareMessage, shortID(e.ID), e, map[string]string{"text": text}, time.Time{}, now)
+	case b.alerts[key] != nil:
+		return b.resolve(key, e, now), true
+	}
+	if len(e.SeenBy) == 0 {
+		return nil, true
+	}
+	oldest := ""
+	for key, a := range b.alerts {
+		if strings.HasPrefix(key, keyHardware) && a.firing() && a.Group == b.groupOf(e.HMC) && strings.HasPrefix(a.URI, e.Resource.ObjectURI) &&
+			strings.HasPrefix(a.Annotations["text"], text) && (oldest == "" || a.Starts.Before(b.alerts[oldest].Starts)) {
+			oldest = key
+		}
+	}
+	if oldest == "" {
+		return nil, true
+	}
+	return b.resolve(oldest, e, now), true
+}
+
+// shortID tells the messages of one resource apart.
+func shortID(id string) string { return id[:min(len(id), 12)] }
+
+// fire makes an alert fire, or keeps it firing with what is known of it now.
+func (b *alertBook) fire(key, name, message string, e *event.Event, more map[string]string, until, now time.Time) (keys []string, ok bool) {
+	labels := map[string]string{"alertname": name, "severity": e.Severity, "hmc": e.HMC, "message": message}
+	uri := ""
+	if r := e.Resource; r != nil {
+		uri = objectOf(e)
+		labels["class"], labels["resource"], labels["cpc"] = r.Class, r.Name, r.CPC
+		if r.Class == "cpc" {
+			labels["cpc"] = cmp.Or(r.CPC, r.Name)
+		}
+	}
+	maps.Copy(labels, b.labels)
+	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" }) // Alertmanager takes an empty label for none
+	annotations := map[string]string{"summary": e.Summary, "description": describe(e)}
+	maps.Copy(annotations, more)
+	for name, text := range annotations {
+		annotations[name] = beginningOf(text, maxAnnotation)
+	}
+	maps.DeleteFunc(annotations, func(_, text string) bool { return text == "" })
+
+	keys = []string{key}
+	a := b.alerts[key]
+	if a != nil && e.Received.Before(a.Latest) {
+		return keys, true // told before: it comes again after a restart, or out of the dead letters
+	}
+	if a != nil && a.firing() {
+		// Told by another HMC of the group it stays the same alert.
+		if a.HMC != e.HMC && a.Group == b.groupOf(e.HMC) {
+			labels["hmc"] = a.HMC
+		}
+		if !maps.Equal(a.Labels, labels) {
+			keys = append([]string{b.relabel(key, labels, now)}, keys...)
+			a = b.alerts[key]
+		}
+		if !maps.Equal(a.Annotations, annotations) || !a.Until.Equal(until) {
+			a.changed()
+		}
+		a.Annotations, a.Until, a.Latest = annotations, until, e.Received
+		return keys, true
+	}
+	if a == nil && len(b.alerts) >= maxAlerts {
+		return nil, false
+	}
+	starts := e.Time
+	if starts.After(now) {
+		starts = now
+	}
+	fresh := &alert{
+		Labels: labels, Annotations: annotations, Starts: starts, Until: until, Latest: e.Received, URI: uri,
+		HMC: e.HMC, Group: b.groupOf(e.HMC), version: 1,
+	}
+	if a != nil { // it fires again: what is stored of it, and what Alertmanager has, is the one before
+		fresh.version, fresh.posted, fresh.stored = a.version+1, a.posted, a.stored
+	}
+	b.alerts[key] = fresh
+	return keys, true
+}
+
+// describe tells what a person wants to know beyond the summary.
+func describe(e *event.Event) string {
+	text := e.Summary + "\nTold by HMC " + e.HMC + " at " + e.Time.UTC().Format(time.RFC3339)
+	if uri := objectOf(e); uri != "" {
+		text += ", " + uri
+	}
+	return text + "."
+}
+
+// beginningOf cuts a text at a character.
+func beginningOf(text string, size int) string {
+	if len(text) <= size {
+		return text
+	}
+	return strings.ToValidUTF8(text[:size-len("...")], "") + "..."
+}
+
+// relabel ends an alert under its labels, as an alert of its own, and goes on with it under others. It returns the key of the
+// one that has ended.
+func (b *alertBook) relabel(key string, labels map[string]string, now time.Time) string {
+	was := *b.alerts[key]
+	is := was
+	was.end(now)
+	name, _ := json.Marshal(was.Labels) // strings only; in the order of their names
+	old := key + "\x00was\x00" + string(name)
+	if before := b.alerts[old]; before != nil {
+		was.version, was.stored = max(was.version, before.version)+1, before.stored
+	} else {
+		was.stored = 0
+	}
+	b.alerts[old] = &was
+	is.Labels = labels
+	is.changed()
+	is.posted = 0
+	b.alerts[key] = &is
+	return old
+}
+
+// resolve ends an alert.
+func (b *alertBook) resolve(key string, e *event.Event, now time.Time) []string {
+	a := b.alerts[key]
+	if a == nil || e.Received.Before(a.Latest) {
+		return nil
+	}
+	if a.firing() {
+		a.Latest = e.Received
+		a.Annotations = maps.Clone(a.Annotations)
+		a.Annotations["summary"] = beginningOf(e.Summary, maxAnnotation)
+		a.end(now)
+	}
+	return []string{key}
+}
+
+func (b *alertBook) endAll(e *event.Event, now time.Time, those func(*alert) bool) (keys []string) {
+	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
+		if a := b.alerts[key]; a.firing() && those(a) && !e.Received.Before(a.Latest) {
+			keys = append(keys, b.resolve(key, e, now)...)
+		}
+	}
+	return keys
+}
+
+// follow ends what is about HMCs that are not configured any more. What another HMC of the group sees goes on.
+func (b *alertBook) follow(groups map[string]string, now time.Time) {
+	b.groups = maps.Clone(groups)
+	watched := make(map[string]bool)
+	for _, group := range groups {
+		watched[group] = true
+	}
+	for key, a := range b.alerts {
+		_, configured := groups[a.HMC]
+		if !configured && (!watched[a.Group] || a.Group == "" || !strings.HasPrefix(key, keyStatus)) {
+			a.end(now)
+		}
+	}
+}
+
+func (b *alertBook) groupOf(hmc string) string { return b.groups[hmc] }
+
+// expire ends what ends by itself, and forgets what has been over for long enough. It returns the keys of what is forgotten.
+func (b *alertBook) expire(now time.Time) (forgotten []string) {
+	for key, a := range b.alerts {
+		if a.firing() && !a.Until.IsZero() && !a.Until.After(now) {
+			a.end(a.Until)
+		}
+		if !a.firing() && a.posted == a.version && now.Sub(a.Ended) > resolvedRetention {
+			delete(b.alerts, key)
+			forgotten = append(forgotten, key)
+		}
+	}
+	return forgotten
+}
