@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,8 +85,9 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
 			return nil, errors.New("alertmanager: one of urls is not an http or https address without userid")
 		}
+		u.Path, u.RawPath = strings.TrimRight(u.Path, "/")+"/api/v2/alerts", ""
 		s.members = append(s.members, &endpoint{
-			kind: "alertmanager", url: u.JoinPath("api/v2/alerts"), target: u.Scheme + "://" + u.Host, timeout: s.timeout, client: s.client,
+			kind: "alertmanager", url: u, target: u.Scheme + "://" + u.Host, timeout: s.timeout, client: s.client,
 		})
 	}
 	return s, nil

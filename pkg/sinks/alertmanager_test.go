@@ -53,7 +53,7 @@ func (f *fakeAlertmanager) answer(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 	var alerts []wireAlert
 	switch err := json.Unmarshal(body, &alerts); {
-	case r.Method != http.MethodPost || r.URL.Path != "/prefix/api/v2/alerts" || r.Header.Get("Content-Type") != "application/json":
+	case r.Method != http.MethodPost || strings.TrimPrefix(r.URL.Path, "/prefix") != "/api/v2/alerts" || r.Header.Get("Content-Type") != "application/json":
 		http.Error(w, "no such thing: "+r.Method+" "+r.URL.Path, http.StatusNotFound)
 		return
 	case err != nil:
@@ -588,6 +588,20 @@ func TestAlertmanagerCluster(t *testing.T) {
 	err = a.tell(statusOf(partition("P3"), "stopped", event.SeverityWarning))
 	if _, permanent := errors.AsType[*PermanentError](err); permanent || err == nil {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The address may have a path, and end with a slash.
+func TestAlertmanagerAddress(t *testing.T) {
+	f := startAlertmanager(t)
+	for i, path := range []string{"", "/", "/prefix", "/prefix/"} {
+		cfg := alertmanagerConfig()
+		cfg.Alertmanager.URLs = []config.URL{config.NewURL(f.server.URL + path)}
+		a := startAlerting(t, cfg, Options{})
+		a.must(statusOf(partition(fmt.Sprintf("P%d", i)), "stopped", event.SeverityWarning))
+		if n := len(f.all()); n != i+1 {
+			t.Errorf("%q: %d alerts arrived", path, n)
+		}
 	}
 }
 

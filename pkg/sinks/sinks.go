@@ -108,7 +108,7 @@ type Options struct {
 	Stdout  io.Writer // where a log sink's "stdout" goes; nil: os.Stdout
 	Stderr  io.Writer // where a log sink's "stderr" goes; nil: os.Stderr
 
-	Store   Store                        // of this sink alone; nil: nothing is remembered
+	Store   Store                       // of this sink alone; nil: nothing is remembered
 	Selects func(rec event.Record) bool // what the sink's match and drop say, for a Selector; nil: all
 
 	// Logger is for client libraries that cannot be kept from logging; sinks return errors instead. Nil: none.
