@@ -313,6 +313,17 @@ func TestAlertOfStatus(t *testing.T) {
 	a.expect(f, "HMCResourceStatus a LINUX7 critical resolved", "HMCResourceStatus a LINUX7 warning resolved")
 }
 
+// A clock that is set back does not keep an alert from resolving.
+func TestAlertWhenTheClockIsSetBack(t *testing.T) {
+	f := startAlertmanager(t)
+	a := startAlerting(t, alertmanagerConfig(f), Options{})
+	a.at = time.Now().Add(time.Hour)
+	a.must(statusOf(partition("P1"), "stopped", event.SeverityWarning))
+	a.at = time.Now()
+	a.must(statusOf(partition("P1"), "active", event.SeverityInfo))
+	a.expect(f, "HMCResourceStatus a P1 warning resolved")
+}
+
 // Which statuses fire is a matter of the configuration, and match and drop leave out what may fire, never what resolves.
 func TestAlertSelection(t *testing.T) {
 	f := startAlertmanager(t)

@@ -50,6 +50,12 @@ func (a *alert) end(now time.Time) {
 	}
 }
 
+// knows says whether something newer than the event was told already: it comes again after a restart, or out of the dead letters. Where
+// the clock was set back since, nothing can be said.
+func (a *alert) knows(e *event.Event, now time.Time) bool {
+	return e.Received.Before(a.Latest) && !a.Latest.After(now)
+}
+
 // wireAlert is an alert as the API v2 of Alertmanager takes it.
 type wireAlert struct {
 	Labels      map[string]string `json:"labels"`
@@ -335,8 +341,8 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 
 	keys = []string{key}
 	a := b.alerts[key]
-	if a != nil && e.Received.Before(a.Latest) {
-		return keys, true // told before: it comes again after a restart, or out of the dead letters
+	if a != nil && a.knows(e, now) {
+		return keys, true
 	}
 	if a != nil && a.firing() {
 		// Told by another HMC of the group it stays the same alert.
@@ -412,7 +418,7 @@ func (b *alertBook) relabel(key string, labels map[string]string, now time.Time)
 // resolve ends an alert.
 func (b *alertBook) resolve(key string, e *event.Event, now time.Time) []string {
 	a := b.alerts[key]
-	if a == nil || e.Received.Before(a.Latest) {
+	if a == nil || a.knows(e, now) {
 		return nil
 	}
 	if a.firing() {
@@ -426,7 +432,7 @@ func (b *alertBook) resolve(key string, e *event.Event, now time.Time) []string 
 
 func (b *alertBook) endAll(e *event.Event, now time.Time, those func(*alert) bool) (keys []string) {
 	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
-		if a := b.alerts[key]; a.firing() && those(a) && !e.Received.Before(a.Latest) {
+		if a := b.alerts[key]; a.firing() && those(a) {
 			keys = append(keys, b.resolve(key, e, now)...)
 		}
 	}
