@@ -88,6 +88,8 @@ type Sink struct {
 	Webhook      *Webhook      `yaml:"webhook"`
 	Log          *Log          `yaml:"log"`
 	Alertmanager *Alertmanager `yaml:"alertmanager"`
+	NATS         *NATS         `yaml:"nats"`
+	Kafka        *Kafka        `yaml:"kafka"`
 
 	Match []Matcher `yaml:"match"` // any of them; none: every event
 	Drop  []Matcher `yaml:"drop"`  // any of them; wins over Match
@@ -109,6 +111,10 @@ func (s *Sink) Kind() string {
 		return "log"
 	case s.Alertmanager != nil:
 		return "alertmanager"
+	case s.NATS != nil:
+		return "nats"
+	case s.Kafka != nil:
+		return "kafka"
 	}
 	return ""
 }

@@ -92,6 +92,8 @@ func (c *canon) value(v reflect.Value) {
 		return
 	case TLS:
 		c.fields = appendText(c.fields, x.ca)
+	case NATS:
+		c.secrets = appendText(c.secrets, x.keys.Expose())
 	}
 	switch v.Kind() {
 	case reflect.Struct:

@@ -123,7 +123,8 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	minimal, err := loadText(t, `
 hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password_file: hmc-east.password}]
 sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journal, log: {}},
-  {name: alerts, alertmanager: {urls: ["http://alertmanager.example.com:9093"]}}]
+  {name: alerts, alertmanager: {urls: ["http://alertmanager.example.com:9093"]}},
+  {name: stream, nats: {servers: [nats://nats1.example.com:4222]}}, {name: topic, kafka: {brokers: [kafka1.example.com:9092]}}]
 `, password, "pw\n")
 	if err != nil {
 		t.Fatal(err)
@@ -134,11 +135,36 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^sinks\.(match|drop)\..*$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^sinks\.(match|drop)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)
 		}
+	}
+}
+
+// The examples of TLS and of ways to log on to NATS and Kafka, uncommented: what they show of TLS are its defaults.
+func TestExampleStreams(t *testing.T) {
+	data, err := os.ReadFile(exampleFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(data), "\n  - name: stream ")
+	if !found {
+		t.Fatal("no sink stream")
+	}
+	text = regexp.MustCompile(`(?m)^( *)#((userid|password_file|tls|sasl):|  (mechanism|userid|password_file): |tls: \{).*$`).
+		ReplaceAllStringFunc("\n  - name: stream "+text, func(line string) string { return strings.Replace(line, "#", "", 1) })
+	c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks:"+text, "nats.password", "correct-horse\n", "kafka.password", "battery\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, k := c.Sinks[0].NATS, c.Sinks[1].Kafka
+	if n.Userid == "" || n.Password.Expose() != "correct-horse" || *n.TLS != (TLS{key: "tls"}) {
+		t.Errorf("nats: %+v", n)
+	}
+	if k.SASL.Userid == "" || k.SASL.Password.Expose() != "battery" || k.SASL.Mechanism != SASLScramSHA512 || *k.TLS != (TLS{key: "tls"}) {
+		t.Errorf("kafka: %+v", k)
 	}
 }
 

@@ -320,6 +320,12 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 	if s.Alertmanager != nil {
 		d.alertmanager(at("alertmanager"), s, mode)
 	}
+	if s.NATS != nil {
+		d.nats(at("nats"), s.NATS, mode)
+	}
+	if s.Kafka != nil {
+		d.kafka(at("kafka"), s.Kafka, mode)
+	}
 	for i := range s.Match {
 		d.matcher(fmt.Sprintf("%s[%d]", at("match"), i), &s.Match[i], hmcs)
 	}

@@ -52,6 +52,8 @@ var contract = []contractCase{
 	{"alertmanager", "one member", newAlertmanagerPeer},
 	{"log", "pipe", newLogPipePeer},
 	{"log", "file", newLogFilePeer},
+	{"nats", "JetStream", newNATSPeer},
+	{"kafka", "SASL", newKafkaPeer},
 }
 
 // behavior is what the far side of a sink does with what it gets.

@@ -64,6 +64,8 @@ func TestDocsConfiguration(t *testing.T) {
 	write("hmcnotifyd.key", key)
 	write("slack.url", "https://hooks.slack.com/services/T0/B0/x\n")
 	write("slack.tmpl", ready(t, "slack.tmpl"))
+	write("nats.password", "secret\n")
+	write("kafka.password", "secret\n")
 	server := newTLSServer(t)
 	if err := os.Rename(caFile(t, server), filepath.Join(dir, "company-ca.pem")); err != nil {
 		t.Fatal(err)

@@ -125,6 +125,10 @@ func New(cfg config.Sink, opts Options) (Sink, error) {
 		return newLog(cfg, opts)
 	case cfg.Alertmanager != nil:
 		return newAlertmanager(cfg, opts)
+	case cfg.NATS != nil:
+		return newNATS(cfg, opts)
+	case cfg.Kafka != nil:
+		return newKafka(cfg, opts)
 	}
 	return nil, errNoKind
 }
