@@ -46,7 +46,7 @@ var clients = []client{
 // helpers are the other processes, by the name they are started with.
 var helpers = map[string]func(context.Context, target) error{
 	"idle": runIdle, "hmcs": runHMCs, "consumer": runConsumer, "fill": runFill, "plain": runPlainLoop, "deliver": runDelivery,
-	"plain-live": runPlainLive, "live": runLive,
+	"plain-live": runPlainLive, "live": runLive, "destination": runDestination, "sink": runSink, "sink-loop": runSinkLoop,
 }
 
 // parts are what can be measured alone, by the letters of the output.
@@ -56,6 +56,7 @@ var parts = []part{
 	{"f", bench.compareLatency},
 	{"g", bench.compareHMCs},
 	{"h", bench.compareEstate},
+	{"i", bench.compareSinks},
 }
 
 type part struct {
@@ -161,8 +162,8 @@ func run(ctx context.Context, args []string) error {
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
 	}
-	if strings.Trim(*only, "abcdefgh,") != "" {
-		return fmt.Errorf("-only %s: there are a to h", *only)
+	if strings.Trim(*only, "abcdefghi,") != "" {
+		return fmt.Errorf("-only %s: there are a to i", *only)
 	}
 	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
 	if err != nil {

@@ -293,7 +293,7 @@ func (k *kafkaSink) giveUp(c *kafkaClient) {
 		k.client = nil
 	}
 	k.mu.Unlock()
-	c.once.Do(c.Client.Close)
+	c.once.Do(c.Close)
 }
 
 func (c *kafkaClient) lastFailure() error {
@@ -339,53 +339,83 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 	return encrypted, nil
 }
 
+// kafkaResults is what becomes of the records of one Send.
+type kafkaResults struct {
+	over chan struct{} // closed when nothing is awaited any more
+
+	mu      sync.Mutex
+	awaited int
+	known   []bool // which records the client is done with
+	errs    []error
+}
+
+func newKafkaResults(n int) *kafkaResults {
+	return &kafkaResults{over: make(chan struct{}), known: make([]bool, n), errs: make([]error, n)}
+}
+
+// await says that more is awaited.
+func (r *kafkaResults) await() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.awaited++
+}
+
+// is says what became of record i, or that another thing that was awaited is done if i is not a record.
+func (r *kafkaResults) is(i int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i >= 0 {
+		r.known[i], r.errs[i] = true, err
+	}
+	if r.awaited--; r.awaited == 0 {
+		close(r.over)
+	}
+}
+
 // produce hands the records to the client and waits for what becomes of each.
 func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*event.Record) error {
-	type result struct {
-		i   int
-		err error
-	}
 	ready := make([]*kgo.Record, len(records)) // all before the first is sent, so that they go in few requests
 	for i, r := range records {
 		ready[i] = k.record(r)
 	}
 	var refused atomic.Bool
-	results := make(chan result, len(records)) // the client never waits
-	waiting := 0
+	results := newKafkaResults(len(records))
+	results.await() // the end of this loop
 	for i, r := range ready {
 		if refused.Load() { // what comes behind must not be there before it
 			break
 		}
-		waiting++
+		results.await()
 		c.TryProduce(ctx, r, func(_ *kgo.Record, err error) {
 			if err != nil {
 				refused.Store(true)
 			}
-			results <- result{i, err}
+			results.is(i, err)
 		})
 	}
+	results.is(-1, nil)
 
-	var (
-		failed   []error
-		accepted []*event.Record
-		grace    <-chan time.Time
-	)
-	done := ctx.Done()
-	for waiting > 0 {
+	var failed []error
+	select {
+	case <-results.over:
+	case <-ctx.Done():
+		grace := time.NewTimer(kafkaGrace)
+		defer grace.Stop()
 		select {
-		case r := <-results:
-			waiting--
-			if r.err != nil {
-				failed = append(failed, k.failure(ctx, records[r.i], ready[r.i].Topic, r.err))
-			} else {
-				accepted = append(accepted, records[r.i])
-			}
-		case <-done:
-			done, grace = nil, time.After(kafkaGrace)
-		case <-grace:
+		case <-results.over:
+		case <-grace.C:
 			failed = append(failed, ctx.Err())
 			k.giveUp(c) // finishes all of its records
-			waiting = 0
+		}
+	}
+	results.mu.Lock()
+	defer results.mu.Unlock()
+	var accepted []*event.Record
+	for i, known := range results.known {
+		if err := results.errs[i]; err != nil {
+			failed = append(failed, k.failure(ctx, records[i], ready[i].Topic, err))
+		} else if known {
+			accepted = append(accepted, records[i])
 		}
 	}
 	if len(failed) == 0 {
@@ -493,7 +523,7 @@ func (k *kafkaSink) Close() error {
 	k.client = nil
 	k.mu.Unlock()
 	if c != nil {
-		c.once.Do(c.Client.Close)
+		c.once.Do(c.Close)
 	}
 	return nil
 }

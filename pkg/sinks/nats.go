@@ -447,8 +447,8 @@ type natsMessage struct {
 	err     error
 }
 
-// publishAll publishes the records in rounds: each round has at most one record of a key, and is acknowledged before the
-// next one begins.
+// publishAll publishes the records and waits for the answers. Of each key at most one record is on its way: the next one
+// goes when the one before is acknowledged.
 func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*event.Record) error {
 	denials := make(chan error, 16) // one that finds no room leaves the message to the timeout
 	defer link.watch(func(err error) {
@@ -457,28 +457,40 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 		default:
 		}
 	})()
+	defer link.bounded(ctx)()
 
 	var (
 		failed   []error
 		accepted []*event.Record
+		denied   []error
 	)
-	stuck := make(map[string]bool) // keys whose next record has to wait
-	for _, round := range rounds(records) {
-		if ctx.Err() != nil {
-			failed = append(failed, ctx.Err())
-			break
+	sent := make([]natsMessage, 0, len(records))
+	behind := make(map[string][]*event.Record, len(records)) // what waits, by key
+	for _, r := range records {
+		if waiting, ok := behind[r.Key]; ok {
+			behind[r.Key] = append(waiting, r)
+			continue
 		}
-		round = slices.DeleteFunc(round, func(r *event.Record) bool { return stuck[r.Key] })
-		messages := n.publish(ctx, link, round)
-		n.await(ctx, link, messages, denials)
-		for i := range messages {
-			m := &messages[i]
-			if m.err != nil {
-				failed = append(failed, m.err)
-				stuck[m.record.Key] = true
-			} else {
-				accepted = append(accepted, m.record)
-			}
+		behind[r.Key] = nil
+		sent = append(sent, n.publish(link, r))
+	}
+	// A stream answers in the order in which it was asked: whoever waits for the first does not keep the others waiting.
+	for i := 0; i < len(sent); i++ {
+		m := &sent[i]
+		denied = n.await(ctx, link, m, denied, denials)
+		if m.err != nil { // what is behind it must not be there before it
+			failed = append(failed, m.err)
+			continue
+		}
+		accepted = append(accepted, m.record)
+		waiting := behind[m.record.Key]
+		switch {
+		case len(waiting) == 0:
+		case ctx.Err() != nil:
+			failed = append(failed, ctx.Err())
+		default:
+			behind[m.record.Key] = waiting[1:]
+			sent = append(sent, n.publish(link, waiting[0]))
 		}
 	}
 	if len(failed) > 0 {
@@ -487,81 +499,52 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 	return batchError(failed)
 }
 
-// rounds deals the records out so that each key has at most one of them in a round, in its order.
-func rounds(records []*event.Record) [][]*event.Record {
-	if len(records) == 1 {
-		return [][]*event.Record{records}
+// publish sends a record without waiting for the answer.
+func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
+	f := fieldsOf(r, n.subject)
+	m := natsMessage{record: r, subject: n.subject.of(&f)}
+	header := nats.Header{
+		jetstream.MsgIDHeader: {r.ID},
+		natsHeaderType:        {f.kind},
+		natsHeaderHMC:         {f.hmc},
+		natsHeaderSeverity:    {f.severity},
 	}
-	var all [][]*event.Record
-	seen := make(map[string]int, len(records))
-	for _, r := range records {
-		i := seen[r.Key]
-		seen[r.Key]++
-		if i == len(all) {
-			all = append(all, nil)
-		}
-		all[i] = append(all[i], r)
+	if n.stream != "" {
+		header[jetstream.ExpectedStreamHeader] = []string{n.stream}
 	}
-	return all
+	var err error
+	m.future, err = link.js.PublishMsgAsync(
+		&nats.Msg{Subject: m.subject, Header: header, Data: r.JSON},
+		jetstream.WithRetryAttempts(0)) // another attempt is the caller's matter, and would mix up the order here
+	if err != nil {
+		m.err = n.refused(link, &m, err)
+	}
+	return m
 }
 
-// publish sends a round without waiting for an answer.
-func (n *natsSink) publish(ctx context.Context, link *natsLink, round []*event.Record) []natsMessage {
-	defer link.bounded(ctx)()
-	messages := make([]natsMessage, len(round))
-	for i, r := range round {
-		f := fieldsOf(r, n.subject)
-		m := &messages[i]
-		m.record, m.subject = r, n.subject.of(&f)
-		header := nats.Header{
-			jetstream.MsgIDHeader: {r.ID},
-			natsHeaderType:        {f.kind},
-			natsHeaderHMC:         {f.hmc},
-			natsHeaderSeverity:    {f.severity},
+// await waits for the answer to a message. It returns what the server has denied so far, which may be about other messages.
+func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error) []error {
+	for m.err == nil {
+		for _, err := range denied {
+			if natsDeniesInbox(err) || strings.Contains(err.Error(), strconv.Quote(m.subject)) {
+				m.err = err
+				return denied
+			}
 		}
-		if n.stream != "" {
-			header[jetstream.ExpectedStreamHeader] = []string{n.stream}
-		}
-		var err error
-		m.future, err = link.js.PublishMsgAsync(
-			&nats.Msg{Subject: m.subject, Header: header, Data: r.JSON},
-			jetstream.WithRetryAttempts(0)) // another attempt is the caller's matter, and would mix up the order here
-		if err != nil {
+		select {
+		case <-m.future.Ok():
+			link.answers.Add(1)
+			return denied
+		case err := <-m.future.Err():
+			link.answers.Add(1)
 			m.err = n.refused(link, m, err)
+		case err := <-denials:
+			denied = append(denied, err)
+		case <-ctx.Done():
+			m.err = ctx.Err()
 		}
 	}
-	return messages
-}
-
-// await waits for the answers to a round.
-func (n *natsSink) await(ctx context.Context, link *natsLink, messages []natsMessage, denials <-chan error) {
-	var denied []error
-	for i := range messages {
-		m := &messages[i]
-		if m.err != nil {
-			continue
-		}
-		answered := false
-		for !answered && m.err == nil {
-			select {
-			case <-m.future.Ok():
-				link.answers.Add(1)
-				answered = true
-			case err := <-m.future.Err():
-				link.answers.Add(1)
-				m.err = n.refused(link, m, err)
-			case err := <-denials:
-				denied = append(denied, err)
-			case <-ctx.Done():
-				m.err = ctx.Err()
-			}
-			for _, err := range denied {
-				if !answered && m.err == nil && (natsDeniesInbox(err) || strings.Contains(err.Error(), strconv.Quote(m.subject))) {
-					m.err = err
-				}
-			}
-		}
-	}
+	return denied
 }
 
 // natsDeniesInbox reports whether the server does not let the client receive answers.
