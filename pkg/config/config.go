@@ -90,6 +90,7 @@ type Sink struct {
 	Alertmanager *Alertmanager `yaml:"alertmanager"`
 	NATS         *NATS         `yaml:"nats"`
 	Kafka        *Kafka        `yaml:"kafka"`
+	Syslog       *Syslog       `yaml:"syslog"`
 
 	Match []Matcher `yaml:"match"` // any of them; none: every event
 	Drop  []Matcher `yaml:"drop"`  // any of them; wins over Match
@@ -115,6 +116,8 @@ func (s *Sink) Kind() string {
 		return "nats"
 	case s.Kafka != nil:
 		return "kafka"
+	case s.Syslog != nil:
+		return "syslog"
 	}
 	return ""
 }

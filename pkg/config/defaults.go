@@ -58,6 +58,11 @@ func (l *Log) setDefaults() {
 
 // completeDefaults gives the defaults that depend on other keys.
 func (d *decoder) completeDefaults(c *Config) {
+	for i := range c.Sinks {
+		if s := c.Sinks[i].Syslog; s != nil {
+			d.completeSyslog(sinkPath(i, "syslog"), s)
+		}
+	}
 	for i := range c.HMCs {
 		h := &c.HMCs[i]
 		if h.Group == "" {

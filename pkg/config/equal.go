@@ -94,6 +94,9 @@ func (c *canon) value(v reflect.Value) {
 		c.fields = appendText(c.fields, x.ca)
 	case NATS:
 		c.secrets = appendText(c.secrets, x.keys.Expose())
+	case SyslogTLS:
+		c.fields = appendText(appendText(c.fields, x.ca), x.cert)
+		c.secrets = appendText(c.secrets, x.key.Expose())
 	}
 	switch v.Kind() {
 	case reflect.Struct:

@@ -326,6 +326,9 @@ func (d *decoder) sink(path string, s *Sink, hmcs []HMC, files map[string]string
 	if s.Kafka != nil {
 		d.kafka(at("kafka"), s.Kafka, mode)
 	}
+	if s.Syslog != nil {
+		d.syslog(at("syslog"), s.Syslog)
+	}
 	for i := range s.Match {
 		d.matcher(fmt.Sprintf("%s[%d]", at("match"), i), &s.Match[i], hmcs)
 	}

@@ -219,6 +219,7 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{{}}, Drop: []Matcher{{}}}
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
+		s.Syslog = &Syslog{}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}}
 	}
 	var count int

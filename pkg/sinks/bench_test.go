@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -139,5 +140,70 @@ func BenchmarkWebhookRequest(b *testing.B) {
 				_ = s.request(b.Context(), r.ID, r.JSON)
 			}
 		})
+	}
+}
+
+// BenchmarkSyslog is the sink with a server that reads and forgets, compared with a plain loop that writes the same messages,
+// made beforehand, with one write each; both take turns. ratio is the rate of the sink divided by that of the loop.
+func BenchmarkSyslog(b *testing.B) {
+	l, err := new(net.ListenConfig).Listen(b.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer l.Close()
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				_, _ = io.Copy(io.Discard, conn)
+			})
+		}
+	})
+	for _, format := range []string{config.FormatJSON, config.FormatText} {
+		for _, batch := range []int{1, 100, 1000} {
+			b.Run(fmt.Sprintf("format=%s/batch=%d", format, batch), func(b *testing.B) {
+				s := syslogTo(b, syslogConfig("tcp://"+l.Addr().String(), config.FramingOctetCounting, withFormat(format)))
+				rs := records(0, batch)
+				if err := s.Send(b.Context(), rs); err != nil { // not the making of the connection
+					b.Fatal(err)
+				}
+				conn, err := new(net.Dialer).DialContext(b.Context(), "tcp", l.Addr().String())
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer conn.Close()
+				var made [][]byte
+				for i := range rs {
+					made = append(made, s.format.stream(rs[i:i+1]))
+				}
+				var plain, sink time.Duration
+				b.ReportAllocs()
+				for b.Loop() {
+					start := time.Now()
+					for _, m := range made {
+						if _, err := conn.Write(m); err != nil {
+							b.Fatal(err)
+						}
+					}
+					between := time.Now()
+					if err := s.Send(b.Context(), rs); err != nil {
+						b.Fatal(err)
+					}
+					plain += between.Sub(start)
+					sink += time.Since(between)
+				}
+				n := float64(b.N * batch)
+				b.ReportMetric(float64(plain)/float64(sink), "ratio")
+				b.ReportMetric(n/plain.Seconds(), "plain/s")
+				b.ReportMetric(n/sink.Seconds(), "events/s")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
 	}
 }

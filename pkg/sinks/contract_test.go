@@ -54,6 +54,10 @@ var contract = []contractCase{
 	{"log", "file", newLogFilePeer},
 	{"nats", "JetStream", newNATSPeer},
 	{"kafka", "SASL", newKafkaPeer},
+	{"syslog", "octets", func(t *testing.T) *peer { return syslogPeer(t, "tcp", config.FramingOctetCounting) }},
+	{"syslog", "lines", func(t *testing.T) *peer { return syslogPeer(t, "tcp", config.FramingLF) }},
+	{"syslog", "TLS", func(t *testing.T) *peer { return syslogPeer(t, "tls", config.FramingOctetCounting) }},
+	{"syslog", "socket", func(t *testing.T) *peer { return syslogPeer(t, "unix", config.FramingLF) }},
 }
 
 // behavior is what the far side of a sink does with what it gets.

@@ -56,7 +56,7 @@ func TestDocsConfiguration(t *testing.T) {
 	write("ops.secret", secret)
 	write("archive.secret", secret)
 	write("new.secret", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms=\n")
-	for _, name := range []string{"ops.password", "ops.token", "ops.api-key", "ops.client-secret"} {
+	for _, name := range []string{"ops.password", "ops.token", "ops.api-key", "ops.client-secret", "hmc-east.password"} {
 		write(name, "x\n")
 	}
 	_, _, cert, key := certificate(t, "hmcnotifyd", nil, nil)
@@ -72,7 +72,9 @@ func TestDocsConfiguration(t *testing.T) {
 	}
 	for i, text := range snippets(t, "yaml") {
 		text = strings.ReplaceAll(text, "/var/log/hmcnotifyd", dir)
-		text += "hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password: secret}]\n"
+		if !strings.HasPrefix(text, "hmcs:") {
+			text += "hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password: secret}]\n"
+		}
 		name := strconv.Itoa(i) + ".yaml"
 		write(name, text)
 		cfg, err := config.Load(filepath.Join(dir, name))

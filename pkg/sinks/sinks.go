@@ -129,6 +129,8 @@ func New(cfg config.Sink, opts Options) (Sink, error) {
 		return newNATS(cfg, opts)
 	case cfg.Kafka != nil:
 		return newKafka(cfg, opts)
+	case cfg.Syslog != nil:
+		return newSyslog(cfg, opts)
 	}
 	return nil, errNoKind
 }

@@ -1,0 +1,286 @@
+package sinks
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	// syslogSDID names the structured data. 32473 is the enterprise number for those that have none (RFC 5612).
+	syslogSDID = "hmcnotifyd@32473"
+
+	// maxSDValue bounds each value of the structured data, in bytes. What an HMC calls things is far shorter.
+	maxSDValue = 255
+
+	// maxMsgID is what RFC 5424 allows.
+	maxMsgID = 32
+
+	syslogTime = "2006-01-02T15:04:05.000Z"
+
+	// cutMark is the end of a message that was cut.
+	cutMark = "..."
+
+	bom = "\uFEFF"
+)
+
+// syslogFormat makes messages of RFC 5424.
+type syslogFormat struct {
+	facility int
+	host     string // HOSTNAME, APP-NAME and PROCID, with a blank between and around them
+	format   string
+	lf       bool // a line feed ends a message, so there must be none inside
+	max      int  // of a message, in bytes
+}
+
+func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {
+	f := &syslogFormat{
+		facility: slices.Index(config.SyslogFacilities(), cfg.Facility),
+		format:   cmp.Or(cfg.Format, config.FormatJSON),
+		lf:       cfg.Framing == config.FramingLF,
+		max:      int(cfg.MaxSize),
+	}
+	if f.facility < 0 {
+		return nil, fmt.Errorf("facility %q is not known", cfg.Facility)
+	}
+	switch f.format {
+	case config.FormatJSON, config.FormatText, config.FormatCADF, config.FormatOSForwarder:
+	default:
+		return nil, fmt.Errorf("format %q is not available", f.format)
+	}
+	if f.max < 1<<10 {
+		return nil, fmt.Errorf("max_size %d is too small", f.max)
+	}
+	host := cfg.Hostname
+	if host == "" {
+		host, _ = os.Hostname()
+	}
+	f.host = " " + headerField(host, 255) + " " + headerField(cfg.AppName, 48) + " " + strconv.Itoa(os.Getpid()) + " "
+	return f, nil
+}
+
+// headerField makes a text fit for the header: printable ASCII without blanks, and "-" for nothing.
+func headerField(s string, longest int) string {
+	s = strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return '_'
+		}
+		return r
+	}, s)
+	return cmp.Or(s[:min(len(s), longest)], "-")
+}
+
+// syslogEvent is what a message is made of.
+type syslogEvent struct {
+	record                   *event.Record
+	time                     time.Time // zero: unknown
+	hmc, severity, summary   string
+	class, name, cpc, object string
+	topicType                string
+	body                     []byte
+}
+
+func parseSyslogEvent(r *event.Record) syslogEvent {
+	e := syslogEvent{record: r}
+	for name, value := range event.Members(r.JSON) {
+		switch string(name) {
+		case "hmc":
+			e.hmc = event.String(value)
+		case "time":
+			e.time, _ = time.Parse(time.RFC3339Nano, event.String(value))
+		case "topic_type":
+			e.topicType = event.String(value)
+		case "severity":
+			e.severity = event.String(value)
+		case "summary":
+			e.summary = event.String(value)
+		case "body":
+			e.body = value
+		case "resource":
+			for name, value := range event.Members(value) {
+				switch string(name) {
+				case "class":
+					e.class = event.String(value)
+				case "name":
+					e.name = event.String(value)
+				case "cpc":
+					e.cpc = event.String(value)
+				case "object_uri":
+					e.object = event.String(value)
+				}
+			}
+		}
+	}
+	return e
+}
+
+// level is the severity of RFC 5424.
+func (e *syslogEvent) level() int {
+	switch e.severity {
+	case event.SeverityCritical:
+		return 2
+	case event.SeverityWarning:
+		return 4
+	}
+	return 6
+}
+
+// append appends the message of an event, of at most limit bytes. It holds no line feed.
+func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
+	e := parseSyslogEvent(r)
+	message := f.message(&e)
+	start := len(dst)
+	dst = f.appendHead(dst, &e, 0, true)
+	if len(dst)-start+len(message) <= limit {
+		return appendOneLine(dst, message)
+	}
+
+	dst = f.appendHead(dst[:start], &e, len(message), true)
+	if len(dst)-start+len(cutMark) > limit {
+		dst = f.appendHead(dst[:start], &e, len(message), false)
+	}
+	end := max(limit-(len(dst)-start)-len(cutMark), 0)
+	return append(appendOneLine(dst, cutText(message, end)), cutMark...)
+}
+
+// appendOneLine appends a message. No message has a line feed: texts have been through text, and stored JSON is compact. If one
+// had all the same, it would be two messages to the server.
+func appendOneLine(dst, message []byte) []byte {
+	start := len(dst)
+	dst = append(dst, message...)
+	for {
+		i := bytes.IndexByte(dst[start:], '\n')
+		if i < 0 {
+			return dst
+		}
+		dst[start+i] = ' '
+	}
+}
+
+// appendHead appends what stands in front of the message. cut is the length of a message that is not sent whole, else 0.
+// Where there is no place for names, the id has to do.
+func (f *syslogFormat) appendHead(dst []byte, e *syslogEvent, cut int, names bool) []byte {
+	dst = append(dst, '<')
+	dst = strconv.AppendInt(dst, int64(f.facility*8+e.level()), 10)
+	dst = append(dst, ">1 "...)
+	if utc := e.time.UTC(); e.time.IsZero() || utc.Year() < 0 || utc.Year() > 9999 {
+		dst = append(dst, '-')
+	} else {
+		dst = utc.AppendFormat(dst, syslogTime)
+	}
+	dst = append(dst, f.host...)
+	dst = append(dst, headerField(e.record.Type, maxMsgID)...)
+	dst = append(dst, " ["+syslogSDID...)
+	if names {
+		dst = appendSD(dst, "hmc", e.hmc, maxSDValue)
+		dst = appendSD(dst, "cpc", e.cpc, maxSDValue)
+		if e.class == "partition" || e.class == "logical-partition" {
+			dst = appendSD(dst, "partition", e.name, maxSDValue)
+		}
+		dst = appendSD(dst, "class", e.class, maxSDValue)
+		dst = appendSD(dst, "name", e.name, maxSDValue)
+		dst = appendSD(dst, "type", e.record.Type, maxSDValue)
+		dst = appendSD(dst, "id", e.record.ID, maxSDValue)
+		dst = appendSD(dst, "severity", e.severity, maxSDValue)
+	} else {
+		dst = appendSD(dst, "id", e.record.ID, 64)
+	}
+	if cut > 0 {
+		dst = appendSD(dst, "cut_from", strconv.Itoa(cut), maxSDValue)
+	}
+	return append(dst, "] "...)
+}
+
+// appendSD appends one parameter of the structured data; of an empty one, nothing.
+func appendSD(dst []byte, name, value string, longest int) []byte {
+	if value == "" {
+		return dst
+	}
+	dst = append(dst, ' ')
+	dst = append(dst, name...)
+	dst = append(dst, '=', '"')
+	value = cutText(value, longest)
+	for _, r := range value { // what is not UTF-8 becomes U+FFFD
+		switch r {
+		case '"', '\\', ']':
+			dst = append(dst, '\\', byte(r))
+		default:
+			dst = utf8.AppendRune(dst, oneLine(r))
+		}
+	}
+	return append(dst, '"')
+}
+
+// cutText cuts a text to a length in bytes, between two characters.
+func cutText[T string | []byte](s T, longest int) T {
+	if len(s) <= longest {
+		return s
+	}
+	for longest > 0 && !utf8.RuneStart(s[longest]) {
+		longest--
+	}
+	return s[:longest]
+}
+
+// message returns the message of an event.
+func (f *syslogFormat) message(e *syslogEvent) []byte {
+	switch f.format {
+	case config.FormatCADF:
+		if e.record.Type == event.TypeLogEntry {
+			return cadfEvent(e)
+		}
+	case config.FormatOSForwarder:
+		if e.record.Type == event.TypeOSMessage {
+			return f.text(osForwarderLine(e))
+		}
+		return f.text(e.summary)
+	case config.FormatText:
+		return f.text(e.summary)
+	}
+	return e.record.JSON
+}
+
+// text returns s as a message. RFC 5424 wants a byte order mark in front of UTF-8, which JSON must not have (RFC 8259).
+// ASCII control characters become # and three octal digits, as rsyslog writes them, and others blanks: what an HMC or an
+// operating system has sent must look like a message of its own nowhere, whichever way the server tells messages apart.
+func (f *syslogFormat) text(s string) []byte {
+	b := make([]byte, 0, len(bom)+len(s)+16)
+	if strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		b = append(b, bom...)
+	}
+	for _, r := range s { // what is not UTF-8 becomes U+FFFD
+		switch {
+		case r == '\t':
+			b = append(b, '\t')
+		case r < ' ' || r == 0x7f:
+			b = append(b, '#', '0'+byte(r>>6), '0'+byte(r>>3&7), '0'+byte(r&7))
+		default:
+			b = utf8.AppendRune(b, oneLine(r))
+		}
+	}
+	return b
+}
+
+// osForwarderLine is an OS message as zhmc-os-forwarder writes it: CPC, partition and sequence number, and then the text
+// without the line feeds around it.
+func osForwarderLine(e *syslogEvent) string {
+	number, text := "-", ""
+	for name, value := range event.Members(e.body) {
+		switch string(name) {
+		case "sequence-number":
+			number = string(value)
+		case "message-text":
+			text = strings.Trim(event.String(value), "\n")
+		}
+	}
+	return cmp.Or(e.cpc, "-") + " " + cmp.Or(e.name, "-") + " " + number + ": " + text
+}
