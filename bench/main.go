@@ -1,8 +1,9 @@
 // Command bench measures what a notification costs: read and discarded by go-stomp's own client (a), by our receiver
 // (b), on the whole path of receiver, de-duplication, queue on disk and log sink (c), and with three sinks (d). All read
 // from the same broker, which sends over TLS as fast as it is read. Then how fast stored events are delivered to a webhook in
-// comparison with a plain loop (e), how long a notification takes from the socket to the webhook's consumer (f), and whether
-// its cost depends on the number of HMCs (g). What counts are the ratios within one run.
+// comparison with a plain loop (e), how long a notification takes from the socket to the webhook's consumer (f), whether
+// its cost depends on the number of HMCs (g), what an estate that changes costs (h), and what sinks make of their client libraries'
+// speed (i). What counts are the ratios within one run.
 //
 // Each measured client is a process of its own, so that its CPU time and memory are its alone.
 package main
