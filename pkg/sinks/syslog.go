@@ -354,7 +354,7 @@ func (s *syslogSink) connect(ctx context.Context) (*syslogConn, error) {
 			_ = w.Close()
 			return nil, err
 		}
-		c.Conn = conn
+		c.Conn, c.nameless = conn, len(s.tls.Certificates) == 0
 	}
 	// At least one round trip, more with TLS or a name to resolve.
 	c.patience = min(max(2*time.Since(start), minSettle), maxSettle)
@@ -366,6 +366,7 @@ type syslogConn struct {
 	net.Conn        // what messages are written to: the TLS connection, or wire
 	wire      *wire // what is below it
 	datagrams bool  // each write is a message
+	nameless  bool  // TLS without a certificate of our own
 	patience  time.Duration
 	first     [5]byte // what the server sent first, which it should not ...
 	sent      int     // ... and how much, as far as that matters
@@ -391,10 +392,14 @@ func (c *syslogConn) settle(ctx context.Context) error {
 	if err := ctx.Err(); err != nil { // interruptible may have set its deadline before this one
 		return err
 	}
-	if err := c.drain(); err != nil {
-		return err
+	err := c.drain()
+	if c.nameless && (errors.Is(err, errServerClosed) || errors.Is(err, syscall.ECONNRESET)) {
+		return fmt.Errorf("%w after the handshake: it may want a certificate (tls.cert_file)", err)
 	}
-	return ctx.Err() // the wait may have been cut short
+	if err == nil {
+		err = ctx.Err() // the wait may have been cut short
+	}
+	return err
 }
 
 // drain reads until there is nothing more to read. Nothing is expected: a syslog server does not answer. But TLS has things

@@ -19,7 +19,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	stored "github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
@@ -40,13 +43,15 @@ type rsyslog struct {
 	ca       string
 	file     string // where it writes events
 
+	cert, key string // its own, which a client may use too
+
 	path string
 	args []string
 	dir  string
 	*program.Process
 }
 
-func newRsyslog(t *testing.T) *rsyslog {
+func newRsyslog(t *testing.T, replace ...string) *rsyslog {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(daemon.Root(t), "docs", "sinks.md"))
 	if err != nil {
@@ -60,21 +65,21 @@ func newRsyslog(t *testing.T) *rsyslog {
 	cert, key := ca.Issue(t, certs.Request{}).WriteFiles(t, dir)
 	r := &rsyslog{
 		tcp: program.FreePort(t), tls: program.FreePort(t), ca: ca.WriteFile(t), file: filepath.Join(dir, "events.log"),
-		path: program.Look(t, "rsyslogd", "rsyslog"), dir: dir,
+		path: program.Look(t, "rsyslogd", "rsyslog"), dir: dir, cert: cert, key: key,
 	}
-	text := strings.NewReplacer(
+	text := strings.NewReplacer(append(replace,
 		"/var/spool/rsyslog", dir, "/etc/rsyslog.d/ca.pem", r.ca, "/etc/rsyslog.d/cert.pem", cert, "/etc/rsyslog.d/key.pem", key,
 		"/var/log/hmc-events.log", r.file,
 		`port="601"`, fmt.Sprintf(`address="127.0.0.1" port="%d"`, r.tcp), `port="6514"`, fmt.Sprintf(`address="127.0.0.1" port="%d"`, r.tls),
-	).Replace(string(block[1]))
-	config := filepath.Join(dir, "rsyslog.conf")
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	)...).Replace(string(block[1]))
+	file := filepath.Join(dir, "rsyslog.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, status := program.Output(t, within, r.path, "-N1", "-f", config); status != 0 {
+	if out, status := program.Output(t, within, r.path, "-N1", "-f", file); status != 0 {
 		t.Fatalf("rsyslogd -N1: exit status %d\n%s", status, out)
 	}
-	r.args = []string{"-n", "-f", config, "-i", "NONE"}
+	r.args = []string{"-n", "-f", file, "-i", "NONE"}
 	r.start(t)
 	return r
 }
@@ -187,27 +192,27 @@ sinks:
 				t.Errorf("rsyslogd: exit status %d after SIGTERM", status)
 			}
 
-			stored := make(map[string]string)
+			kept := make(map[string]string)
 			for _, line := range lines(t, filepath.Join(d.Dir, "events.log")) {
 				var e event
 				if err := json.Unmarshal([]byte(line), &e); err != nil {
 					t.Fatalf("%v: %.300s", err, line)
 				}
-				stored[e.ID] = line
+				kept[e.ID] = line
 			}
-			if len(stored) != events {
-				t.Fatalf("%d events were stored of %d", len(stored), events)
+			if len(kept) != events {
+				t.Fatalf("%d events were stored of %d", len(kept), events)
 			}
 			received := make(map[string]int)
 			all := lines(t, server.file)
 			for _, line := range all {
-				received[check(t, line, stored)]++
+				received[check(t, line, kept)]++
 				if t.Failed() {
 					t.Fatalf("the line is %.1000s", line)
 				}
 			}
 			missing := 0
-			for id := range stored {
+			for id := range kept {
 				if received[id] == 0 {
 					missing++
 				}
@@ -220,8 +225,48 @@ sinks:
 	}
 }
 
+// TestClientCertificate has rsyslog want a certificate of its clients. That there is none it finds after the handshake, when the
+// client thinks that all is well.
+func TestClientCertificate(t *testing.T) {
+	server := newRsyslog(t, `authMode="anon"`, `authMode="x509/certvalid"`)
+	at := time.Now()
+	rs := []stored.Record{stored.NewRecord(&stored.Event{
+		ID: "0123", HMC: "hmc-east", Type: stored.TypeBridgeTest, Time: at, Received: at, Origin: stored.OriginBridge, Severity: stored.SeverityInfo,
+	})}
+	for _, with := range []bool{false, true} {
+		cfg := &config.Syslog{
+			Address: fmt.Sprintf("tls://127.0.0.1:%d", server.tls), Framing: config.FramingOctetCounting, Facility: "local0", AppName: "hmcnotifyd",
+			MaxSize: 8000, TLS: config.SyslogTLS{CAFile: server.ca},
+		}
+		if with {
+			cfg.TLS.CertFile, cfg.TLS.KeyFile = server.cert, server.key
+		}
+		s, err := sinks.New(config.Sink{Name: "siem", Syslog: cfg, Timeout: within}, sinks.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		probed, sent := s.Probe(t.Context()), s.Send(t.Context(), rs)
+		t.Logf("with a certificate %v: Probe: %v; Send: %v", with, probed, sent)
+		if (probed == nil) != with || (sent == nil) != with {
+			t.Error("not as expected")
+		}
+		if !with && !strings.Contains(fmt.Sprint(probed), "tls.cert_file") {
+			t.Error("Probe does not say what to do")
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if status := server.Terminate(t, within); status != 0 {
+		t.Errorf("rsyslogd: exit status %d after SIGTERM", status)
+	}
+	if all := lines(t, server.file); len(all) != 1 {
+		t.Errorf("%d lines: %q", len(all), all)
+	}
+}
+
 // check compares the fields of a line with the event, and returns its id.
-func check(t *testing.T, line string, stored map[string]string) string {
+func check(t *testing.T, line string, kept map[string]string) string {
 	t.Helper()
 	fields := strings.Split(line, "\t")
 	if len(fields) != 10 {
@@ -234,8 +279,8 @@ func check(t *testing.T, line string, stored map[string]string) string {
 		t.Error(err)
 		return ""
 	}
-	if text != stored[e.ID] {
-		t.Errorf("the event is\n%s\nnot\n%s", text, stored[e.ID])
+	if text != kept[e.ID] {
+		t.Errorf("the event is\n%s\nnot\n%s", text, kept[e.ID])
 	}
 	at, err := time.Parse(time.RFC3339Nano, fields[0])
 	if err != nil || !at.Equal(e.Time) {
