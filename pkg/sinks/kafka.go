@@ -395,7 +395,10 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 	}
 	results.is(-1, nil)
 
-	var failed []error
+	var (
+		failed   []error
+		accepted []*event.Record
+	)
 	select {
 	case <-results.over:
 	case <-ctx.Done():
@@ -405,12 +408,11 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 		case <-results.over:
 		case <-grace.C:
 			failed = append(failed, ctx.Err())
-			k.giveUp(c) // finishes all of its records
+			defer k.giveUp(c) // finishes all of its records, which says nothing about them
 		}
 	}
 	results.mu.Lock()
-	defer results.mu.Unlock()
-	var accepted []*event.Record
+	defer results.mu.Unlock() // before the client is given up
 	for i, known := range results.known {
 		if err := results.errs[i]; err != nil {
 			failed = append(failed, k.failure(ctx, records[i], ready[i].Topic, err))
