@@ -32,6 +32,9 @@ type sinkCase struct {
 	resources   int     // the events are of so many: what is of one is kept in order; 0: 1000
 	goal        float64 // of the ratio; 0: there is none
 
+	// records makes n events of so many resources; nil: sinkRecords.
+	records func(n, resources int) []event.Record
+
 	// destination starts what is sent to, in a process of its own, and returns its address; nil: there is no such process,
 	// and the address is the directory of the sender.
 	destination func(ctx context.Context, dir string) (address string, stop func(), err error)
@@ -55,7 +58,7 @@ type sender interface {
 func sinkCases() []sinkCase {
 	few := natsCase()
 	few.name, few.loop, few.resources, few.goal = "nats-32", "the same, events of 32 resources", 32, 0
-	return []sinkCase{natsCase(), few, kafkaCase()}
+	return []sinkCase{webhookCase(), logCase(), syslogCase(), alertmanagerCase(), natsCase(), few, kafkaCase()}
 }
 
 func sinkCaseOf(name string) (sinkCase, error) {
@@ -198,7 +201,11 @@ func runSender(ctx context.Context, t target, connect func(c sinkCase, address s
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	records := sinkRecords(warmUp+t.count, cmp.Or(c.resources, 1000))
+	makeRecords := sinkRecords
+	if c.records != nil {
+		makeRecords = c.records
+	}
+	records := makeRecords(warmUp+t.count, cmp.Or(c.resources, 1000))
 	first, all := batches(records[:warmUp], 1, size), batches(records[warmUp:], c.senders(), size)
 	if err := sendAll(ctx, s, first); err != nil {
 		return err

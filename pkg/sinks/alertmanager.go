@@ -44,8 +44,7 @@ type alertmanager struct {
 	interval time.Duration
 	store    Store
 
-	// posting is held by who makes requests: what an earlier request says must not arrive behind a later one.
-	posting chan struct{}
+	turns turns // of requests about the same alert
 
 	// loading is done once the sink is used: the one before it may have stored something until then.
 	loading sync.Once
@@ -65,7 +64,6 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		interval: cmp.Or(max(c.ResendInterval, 0), time.Minute),
 		store:    opts.Store,
 		header:   http.Header{"User-Agent": {userAgent(opts.Version)}, "Content-Type": {"application/json"}, "X-Idempotency-Key": nil},
-		posting:  make(chan struct{}, 1),
 		gone:     make(map[string]bool),
 		book: alertBook{
 			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour),
@@ -76,7 +74,7 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		s.book.selects = func(event.Record) bool { return true }
 	}
 	var err error
-	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{timeout: s.timeout, concurrency: 2, userAgent: userAgent(opts.Version)})
+	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{timeout: s.timeout, concurrency: max(cfg.Concurrency, 1) + 1, userAgent: userAgent(opts.Version)})
 	if err != nil {
 		return nil, fmt.Errorf("alertmanager: %w", err)
 	}
@@ -139,10 +137,19 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 		return err
 	}
 	start := time.Now()
+	events := make([]*event.Event, len(records)) // what others wait for is kept short
+	for i := range records {
+		if s.book.concerns(records[i].Type) {
+			events[i], _ = records[i].Event() // what cannot be read says nothing
+		}
+	}
 	var keys []string
 	s.mu.Lock()
-	for i := range records {
-		touched, ok := s.book.apply(records[i], start)
+	for i, e := range events {
+		if e == nil {
+			continue
+		}
+		touched, ok := s.book.apply(e, records[i], start)
 		if !ok {
 			s.mu.Unlock()
 			return &PermanentError{Status: http.StatusRequestEntityTooLarge, Err: fmt.Errorf("alertmanager: more than %d alerts", maxAlerts)}
@@ -155,11 +162,12 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	}
 	attempt, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if err := s.begin(ctx, attempt, start); err != nil {
+	finish, err := s.begin(ctx, attempt, start, keys)
+	if err != nil {
 		return err
 	}
-	defer s.finish()
-	_, err := s.post(ctx, attempt, start, keys, false)
+	defer finish()
+	_, err = s.post(ctx, attempt, start, keys, false)
 	if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
 		s.forget(keys) // or it would be refused again, with others, by each Repeat
 	}
@@ -181,19 +189,81 @@ func (s *alertmanager) usable(ctx context.Context) error {
 	return nil
 }
 
-// begin waits until nobody else makes requests.
-func (s *alertmanager) begin(ctx, attempt context.Context, start time.Time) error {
-	select {
-	case s.posting <- struct{}{}:
-		return nil
-	case <-attempt.Done():
-		return fmt.Errorf("alertmanager: %s: %w", s.members[0].target, ended(ctx, attempt, "no answer", start))
-	case <-s.client.conns.life.Done():
-		return fmt.Errorf("alertmanager: %w", ErrClosed)
+// begin waits until nobody else makes requests about alerts of these keys; nil: about any.
+func (s *alertmanager) begin(ctx, attempt context.Context, start time.Time, keys []string) (finish func(), err error) {
+	for {
+		busy := s.turns.take(keys)
+		if busy == nil {
+			return func() { s.turns.end(keys) }, nil
+		}
+		select {
+		case <-busy:
+		case <-attempt.Done():
+			s.turns.leave(keys)
+			return nil, fmt.Errorf("alertmanager: %s: %w", s.members[0].target, ended(ctx, attempt, "no answer", start))
+		case <-s.client.conns.life.Done():
+			s.turns.leave(keys)
+			return nil, fmt.Errorf("alertmanager: %w", ErrClosed)
+		}
 	}
 }
 
-func (s *alertmanager) finish() { <-s.posting }
+// turns sees to it that what an earlier request says of an alert does not arrive behind a later one.
+type turns struct {
+	mu      sync.Mutex
+	keys    map[string]bool // that requests are about
+	all     bool            // somebody makes requests about all
+	waiting bool            // somebody wants to, and nobody is let in before
+	changed chan struct{}   // closed when a request has ended
+}
+
+// take takes the keys, nil stands for all; or returns what is closed when it is worth while to try again.
+func (t *turns) take(keys []string) (busy <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changed == nil {
+		t.changed, t.keys = make(chan struct{}), make(map[string]bool)
+	}
+	if keys == nil {
+		if t.all || len(t.keys) > 0 {
+			t.waiting = true
+			return t.changed
+		}
+		t.all, t.waiting = true, false
+		return nil
+	}
+	if t.all || t.waiting || slices.ContainsFunc(keys, func(key string) bool { return t.keys[key] }) {
+		return t.changed
+	}
+	for _, key := range keys {
+		t.keys[key] = true
+	}
+	return nil
+}
+
+// end gives back what was taken.
+func (t *turns) end(keys []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if keys == nil {
+		t.all = false
+	}
+	for _, key := range keys {
+		delete(t.keys, key)
+	}
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// leave says that nobody waits for these keys any more.
+func (t *turns) leave(keys []string) {
+	if keys == nil {
+		t.mu.Lock()
+		t.waiting = false
+		t.mu.Unlock()
+		t.end([]string{})
+	}
+}
 
 // Repeat tells everything that fires, and what has ended a short time ago.
 func (s *alertmanager) Repeat(ctx context.Context) error {
@@ -203,10 +273,11 @@ func (s *alertmanager) Repeat(ctx context.Context) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if err := s.begin(ctx, attempt, start); err != nil {
+	finish, err := s.begin(ctx, attempt, start, nil)
+	if err != nil {
 		return err
 	}
-	defer s.finish()
+	defer finish()
 	s.mu.Lock()
 	for _, key := range s.book.expire(start) {
 		s.gone[key] = true
@@ -231,7 +302,7 @@ type snapshot struct {
 }
 
 // post sends the alerts of these keys to all members; those that all of them know only if all are asked for. It is enough if one member
-// accepts them; what the others say is partial then. s.posting is held.
+// accepts them; what the others say is partial then. The caller has the turn of the keys.
 func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys []string, all bool) (partial, err error) {
 	var shots []snapshot
 	sent := make(map[string]bool)

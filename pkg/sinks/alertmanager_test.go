@@ -654,3 +654,54 @@ func TestAlertBatch(t *testing.T) {
 	}
 	a.expect(f, "HMCResourceStatus a P0 warning resolved", "HMCResourceStatus a P1 warning resolved", "HMCResourceStatus a P2 warning resolved")
 }
+
+// Requests about different alerts do not wait for each other; those about the same one do, and so does a repetition, which nobody
+// can keep waiting for ever.
+func TestAlertTurns(t *testing.T) {
+	f := startAlertmanager(t)
+	a := startAlerting(t, alertmanagerConfig(f), Options{})
+	f.state.Store(int32(hang))
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	e := statusOf(partition("P1"), "stopped", event.SeverityWarning)
+	e.HMC, e.ID, e.Received, e.Time = "a", "1", a.at, a.at
+	go func() { first <- a.sink.Send(ctx, []event.Record{event.NewRecord(&e)}) }()
+	eventually(t, "the first hangs", func() bool { return f.wait.Load() == 1 })
+	f.state.Store(int32(accept))
+	a.must(statusOf(partition("P2"), "stopped", event.SeverityWarning))
+	a.expect(f, "HMCResourceStatus a P2 warning firing")
+
+	same := make(chan error, 1)
+	end := statusOf(partition("P1"), "active", event.SeverityInfo)
+	end.HMC, end.ID, end.Received, end.Time = "a", "2", a.at.Add(time.Second), a.at
+	go func() { same <- a.sink.Send(t.Context(), []event.Record{event.NewRecord(&end)}) }()
+	repeated := make(chan error, 1)
+	go func() { repeated <- a.sink.(Repeater).Repeat(t.Context()) }()
+	s := a.sink.(*alertmanager)
+	eventually(t, "the repetition waits", func() bool {
+		s.turns.mu.Lock()
+		defer s.turns.mu.Unlock()
+		return s.turns.waiting
+	})
+	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	other := statusOf(partition("P3"), "stopped", event.SeverityWarning)
+	other.HMC, other.ID, other.Received, other.Time = "a", "3", a.at, a.at
+	if err := a.sink.Send(short, []event.Record{event.NewRecord(&other)}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it overtakes the repetition: %v", err)
+	}
+	cancel()
+	if err := soon(t, "the first ends", func() error { return <-first }); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	for what, result := range map[string]chan error{"the same alert": same, "the repetition": repeated} {
+		if err := soon(t, what, func() error { return <-result }); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	a.repeat()
+	a.expect(f, "HMCResourceStatus a P1 warning resolved", "HMCResourceStatus a P2 warning firing", "HMCResourceStatus a P3 warning firing")
+	if len(s.turns.keys) != 0 || s.turns.all || s.turns.waiting {
+		t.Errorf("left: %v, %v, %v", s.turns.keys, s.turns.all, s.turns.waiting)
+	}
+}

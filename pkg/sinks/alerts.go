@@ -123,11 +123,7 @@ func (b *alertBook) configured(now time.Time) {
 
 // apply takes in one event and returns the keys of the alerts that it is about. ok is false where there is no room for one
 // more alert.
-func (b *alertBook) apply(rec event.Record, now time.Time) (keys []string, ok bool) {
-	e, err := rec.Event()
-	if err != nil {
-		return nil, true
-	}
+func (b *alertBook) apply(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
 	if b.groups != nil {
 		if _, configured := b.groups[e.HMC]; !configured {
 			return nil, true // what it would make fire nothing would end

@@ -27,6 +27,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
 const (
@@ -533,16 +534,11 @@ func TestKafkaTLS(t *testing.T) {
 // A cluster that goes away and comes back: an attempt fails soon and says why, the first that finds it succeeds.
 func TestKafkaRestarts(t *testing.T) {
 	dir := t.TempDir()
-	first := startKafka(t, kfake.SeedTopics(1, config.DefaultTopic), kfake.DataDir(dir))
-	var ports []int
-	for _, address := range first.ListenAddrs() {
-		_, port, _ := strings.Cut(address, ":")
-		n, err := strconv.Atoi(port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ports = append(ports, n)
+	var ports []int // that stay free meanwhile
+	for range 3 {
+		ports = append(ports, program.FreePort(t))
 	}
+	first := startKafka(t, kfake.Ports(ports...), kfake.SeedTopics(1, config.DefaultTopic), kfake.DataDir(dir))
 	k := kafkaTo(t, first.ListenAddrs(), func(c *config.Sink) { c.Timeout = time.Second })
 	if err := k.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
 const (
@@ -45,7 +46,7 @@ type natsServer struct {
 func startNATS(t testing.TB, change ...func(*server.Options)) *natsServer {
 	t.Helper()
 	s := &natsServer{t: t, options: server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: program.FreePort(t), NoLog: true, NoSigs: true,
 		JetStream: true, StoreDir: t.TempDir(), MaxPayload: 16 << 20,
 		Username: natsUser, Password: natsPassword,
 	}}

@@ -27,6 +27,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
 // syslogConfig is a configuration with the defaults.
@@ -123,11 +124,11 @@ func (s *syslogServer) listen(at string) {
 		lc.Control = func(_, _ string, c syscall.RawConn) error {
 			return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 64<<10) })
 		}
-		listener, err = lc.Listen(ctx, "tcp", cmp.Or(at, "127.0.0.1:0"))
+		listener, err = lc.Listen(ctx, "tcp", cmp.Or(at, freeAddress(s.t)))
 	case "unix":
 		listener, err = lc.Listen(ctx, "unix", cmp.Or(at, socketPath(s.t)))
 	case "udp":
-		packets, err = lc.ListenPacket(ctx, "udp", cmp.Or(at, "127.0.0.1:0"))
+		packets, err = lc.ListenPacket(ctx, "udp", cmp.Or(at, freeAddress(s.t)))
 	case "unixgram":
 		s.address = "unix://"
 		packets, err = lc.ListenPacket(ctx, "unixgram", cmp.Or(at, socketPath(s.t)))
@@ -160,6 +161,11 @@ func (s *syslogServer) listen(at string) {
 			s.wg.Go(func() { s.stream(conn) })
 		}
 	})
+}
+
+// freeAddress returns an address that stays free while the server is down.
+func freeAddress(t testing.TB) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(program.FreePort(t)))
 }
 
 // socketPath returns a path that is short enough for a socket.
