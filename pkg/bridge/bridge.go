@@ -111,9 +111,13 @@ func New(opts Options) (*Bridge, error) {
 		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
 	}
 	storage := opts.Config.Storage
+	limit := int64(storage.MaxBytes)
+	if limit == 0 {
+		limit = queue.Unlimited
+	}
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
-		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: int64(storage.MaxBytes),
+		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: limit,
 		Logger: b.log, Metrics: queueMetrics, OnDropped: b.metrics.dropped,
 	})
 	if err != nil {
@@ -560,6 +564,7 @@ func (b *Bridge) refreshMetrics() {
 		waiting, bytes, age := r.it.waiting()
 		r.it.metrics.queueEvents.Set(float64(waiting))
 		r.it.metrics.queueBytes.Set(float64(bytes))
+		r.it.metrics.queueMax.Set(float64(r.it.cfg.Queue.MaxBytes))
 		r.it.metrics.oldestAge.Set(age)
 	}
 }

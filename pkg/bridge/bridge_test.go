@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
@@ -766,5 +767,31 @@ func TestNewFailsCleanly(t *testing.T) {
 	cancel()
 	if err := b.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// The limits that the alert rules compare with are metrics, and what a counter counts the first time is seen as a rise.
+func TestMetricsForAlerts(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	with := func(limit string) *config.Config {
+		return d.config(hmcYAML(t, "a", sim) + "storage: {max_bytes: " + limit + "}\n")
+	}
+	d.start(with("64MiB"))
+	d.connected("a")
+	for series, want := range map[string]float64{
+		`hmcnotifyd_storage_max_bytes`:                                                64 << 20,
+		`hmcnotifyd_sink_queue_max_bytes{sink="hook"}`:                                1 << 30,
+		`hmcnotifyd_events_total{hmc="a",origin="bridge",type="bridge-gap"}`:          0,
+		`hmcnotifyd_events_total{hmc="a",origin="bridge",type="bridge-disconnected"}`: 0,
+	} {
+		if got := d.metric(series); got != want {
+			t.Errorf("%s is %v, want %v", series, got, want)
+		}
+	}
+	d.stop()
+	d.start(with("0"))
+	if got := d.metric(`hmcnotifyd_storage_max_bytes`); got != 0 {
+		t.Errorf("storage.max_bytes: 0, which is no limit, is one of %v bytes", got)
 	}
 }

@@ -68,6 +68,7 @@ type Metrics struct {
 	sinkLatency      *prometheus.HistogramVec
 	sinkQueueEvents  *prometheus.GaugeVec
 	sinkQueueBytes   *prometheus.GaugeVec
+	sinkQueueMax     *prometheus.GaugeVec
 	sinkOldestAge    *prometheus.GaugeVec
 	sinkLastSuccess  *prometheus.GaugeVec
 
@@ -82,7 +83,7 @@ type live struct{ m *Metrics }
 
 func (l live) vectors() []*prometheus.GaugeVec {
 	return []*prometheus.GaugeVec{
-		l.m.lastFrame, l.m.lastNotification, l.m.sinkQueueEvents, l.m.sinkQueueBytes, l.m.sinkOldestAge,
+		l.m.lastFrame, l.m.lastNotification, l.m.sinkQueueEvents, l.m.sinkQueueBytes, l.m.sinkQueueMax, l.m.sinkOldestAge,
 	}
 }
 
@@ -155,6 +156,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Time from the receipt of a notification to its delivery.", []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 300, 3600, 21600}, "sink"),
 		sinkQueueEvents: gauge("sink_queue_events", "Events stored and waiting for the sink.", "sink"),
 		sinkQueueBytes:  gauge("sink_queue_bytes", "Bytes stored and waiting for the sink.", "sink"),
+		sinkQueueMax:    gauge("sink_queue_max_bytes", "The limit of sink_queue_bytes, beyond which the oldest events go; 0: there is none.", "sink"),
 		sinkOldestAge:   gauge("sink_oldest_event_age_seconds", "Age of the oldest event waiting for the sink; 0 when none waits.", "sink"),
 		sinkLastSuccess: gauge("sink_last_success_timestamp_seconds", "When the sink last accepted an event, as Unix time; 0 before the first.", "sink"),
 	}
@@ -228,6 +230,10 @@ func (m *Metrics) forHMC(name string) *hmcMetrics {
 	}
 	for _, t := range []string{event.TypeHardwareMessage, otherType} {
 		h.duplicates[t] = m.duplicates.WithLabelValues(name, t)
+	}
+	// What is counted the first time must be a rise that rate and increase can see.
+	for _, t := range []string{event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap} {
+		h.events[typeOrigin{t, event.OriginBridge}] = m.events.WithLabelValues(name, t, event.OriginBridge)
 	}
 	h.notifications[otherType] = newTally(m.notifications.WithLabelValues(name, otherType))
 	for _, t := range event.TopicTypes() {
@@ -339,7 +345,8 @@ type sinkMetrics struct {
 	success, retry, permanent                prometheus.Counter
 	duration, latency                        prometheus.Observer
 	lastSuccess                              prometheus.Gauge
-	queueEvents, queueBytes, oldestAge       prometheus.Gauge
+	queueEvents, queueBytes, queueMax        prometheus.Gauge
+	oldestAge                                prometheus.Gauge
 }
 
 // forSink returns the series of the sink, which it creates with value 0 if there are none yet.
@@ -363,6 +370,7 @@ func (m *Metrics) forSink(name string) *sinkMetrics {
 		lastSuccess: m.sinkLastSuccess.WithLabelValues(name),
 		queueEvents: m.sinkQueueEvents.WithLabelValues(name),
 		queueBytes:  m.sinkQueueBytes.WithLabelValues(name),
+		queueMax:    m.sinkQueueMax.WithLabelValues(name),
 		oldestAge:   m.sinkOldestAge.WithLabelValues(name),
 	}
 	m.sinks[name] = s
@@ -390,7 +398,7 @@ func (s *sinkMetrics) delete() {
 		DeletePartialMatch(prometheus.Labels) int
 	}{
 		s.all.sinkEvents, s.all.sinkAttempts, s.all.sinkDuration, s.all.sinkLatency, s.all.sinkQueueEvents,
-		s.all.sinkQueueBytes, s.all.sinkOldestAge, s.all.sinkLastSuccess,
+		s.all.sinkQueueBytes, s.all.sinkQueueMax, s.all.sinkOldestAge, s.all.sinkLastSuccess,
 	} {
 		v.DeletePartialMatch(labels)
 	}

@@ -8,6 +8,8 @@ import (
 // Metrics are the figures of the storage.
 type Metrics struct {
 	bytes          prometheus.Gauge
+	maxBytes       prometheus.Gauge
+	available      prometheus.Gauge
 	segments       prometheus.Gauge
 	commits        prometheus.Counter
 	commitDuration prometheus.Histogram
@@ -24,6 +26,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		bytes: f.NewGauge(prometheus.GaugeOpts{
 			Name: "hmcnotifyd_storage_bytes",
 			Help: "Bytes on disk of the stored events, their index and the cursors.",
+		}),
+		maxBytes: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hmcnotifyd_storage_max_bytes",
+			Help: "The limit of hmcnotifyd_storage_bytes, beyond which the oldest events go; 0: there is none.",
+		}),
+		available: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hmcnotifyd_storage_available_bytes",
+			Help: "Bytes that the file system of the storage has left, looked at every few seconds; -1: it does not say.",
 		}),
 		segments: f.NewGauge(prometheus.GaugeOpts{
 			Name: "hmcnotifyd_storage_segments",

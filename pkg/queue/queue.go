@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,6 +65,9 @@ var ErrClosed = errors.New("queue: closed")
 // ErrTooLarge is returned by Append for a record above MaxRecordBytes.
 var ErrTooLarge = errors.New("queue: record is too large")
 
+// Unlimited is an Options.MaxBytes that no disk has.
+const Unlimited = math.MaxInt64
+
 // Options say where and how to store. Only Dir is needed.
 type Options struct {
 	// Dir is made if it does not exist. It belongs to one Queue at a time.
@@ -72,6 +76,7 @@ type Options struct {
 	// one before it was written, which is best for latency and nearly best for throughput.
 	CommitInterval time.Duration
 	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It is kept to within a segment.
+	// Unlimited is no limit.
 	MaxBytes int64
 	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and damage takes, a segment at a time.
 	SegmentBytes int64
@@ -195,9 +200,13 @@ func Open(opts Options) (_ *Queue, err error) {
 	if err := q.load(); err != nil {
 		return nil, fmt.Errorf("queue: open: %w", err)
 	}
+	if opts.MaxBytes != Unlimited {
+		q.metrics.maxBytes.Set(float64(opts.MaxBytes))
+	}
 	q.loops.Go(q.commitLoop)
 	q.loops.Go(q.doneLoop)
 	q.loops.Go(q.flushLoop)
+	q.loops.Go(q.spaceLoop)
 	return q, nil
 }
 

@@ -112,17 +112,23 @@ func TestPrometheus(t *testing.T) {
 // documentedMetrics checks that each metric a document names exists.
 func documentedMetrics(t *testing.T, metrics string) {
 	root := daemon.Root(t)
-	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
-	if err != nil {
-		t.Fatal(err)
+	var documents []string
+	for _, pattern := range []string{"docs/*.md", "docs/runbooks/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(pattern)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, found...)
 	}
-	name := regexp.MustCompile(`\bhmcnotifyd_[a-z_]+[a-z]\b`)
+	// Behind a colon it is part of the name of a recording rule.
+	name := regexp.MustCompile(`(?:^|[^:\w])(hmcnotifyd_[a-z_]+[a-z])\b`)
 	for _, document := range append(documents, filepath.Join(root, "README.md")) {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, metric := range name.FindAllString(string(text), -1) {
+		for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+			metric := strings.TrimSuffix(strings.TrimSuffix(m[1], "_sum"), "_count") // of a histogram
 			if !strings.Contains(metrics, "# TYPE "+metric+" ") {
 				t.Errorf("%s names the metric %s, which does not exist", filepath.Base(document), metric)
 			}

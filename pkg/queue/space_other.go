@@ -1,0 +1,6 @@
+//go:build !linux
+
+package queue
+
+// availableBytes is not known here.
+func availableBytes(string) int64 { return -1 }
