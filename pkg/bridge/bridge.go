@@ -254,6 +254,9 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 	if life == nil || life.Err() != nil {
 		return errors.New("the daemon is not running")
 	}
+	if cfg.Storage != b.opts.Config.Storage {
+		b.log.Warn("the storage section of the configuration is not as it was at the start: it takes effect when the daemon is started anew")
+	}
 
 	keepSinks, gone := split(oldDeliveries, func(d *delivery) bool {
 		i := sinkIndex(cfg, d.cfg.Name)

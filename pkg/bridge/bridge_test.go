@@ -795,3 +795,20 @@ func TestMetricsForAlerts(t *testing.T) {
 		t.Errorf("storage.max_bytes: 0, which is no limit, is one of %v bytes", got)
 	}
 }
+
+// What a reload cannot change it says.
+func TestReloadOfStorage(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	const text = "takes effect when the daemon is started anew"
+	cfg := d.config(hmcYAML(t, "a", sim))
+	if err := d.bridge.Reload(cfg); err != nil || strings.Contains(d.logs.String(), text) {
+		t.Errorf("nothing was changed: %v, %s", err, d.logs)
+	}
+	changed := *cfg
+	changed.Storage.MaxBytes++
+	if err := d.bridge.Reload(&changed); err != nil || !strings.Contains(d.logs.String(), text) {
+		t.Errorf("the storage section was changed: %v, %s", err, d.logs)
+	}
+}
