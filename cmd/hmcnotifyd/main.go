@@ -65,6 +65,7 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		simulateCommand(app, &env):    env.simulate,
 		demoCommand(app, &env):        env.demo,
 		versionCommand(app):           env.version,
+		tailCommand(app, &env):        env.follow,
 	}
 	maps.Copy(commands, deadLettersCommand(app, &env))
 
@@ -116,6 +117,7 @@ type environment struct {
 	daemon    daemonFlags
 	simulator simulateFlags
 	letters   deadLetterFlags
+	tail      tailFlags
 
 	configFile   string        // of check-config
 	checkOnline  bool          // of check-config

@@ -133,12 +133,13 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 			}
 		}
 	}()
+	room := make(chan struct{}, web.MaxConnections)
 	for _, addr := range d.flags.listen {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("--web.listen-address: %w", err)
 		}
-		d.listeners = append(d.listeners, l)
+		d.listeners = append(d.listeners, web.LimitListener(l, room))
 	}
 	d.bridge, err = bridge.New(bridge.Options{
 		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Registerer: d.registry, Version: version,
@@ -149,7 +150,8 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	}
 	d.server = &http.Server{
 		Handler: web.NewHandler(web.Options{
-			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload, DeadLetters: d.bridge,
+			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload, DeadLetters: d.bridge, Units: d.bridge.Units,
+			Live:     func(f bridge.LiveFilter) (web.LiveReader, error) { return d.bridge.Live(f) },
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,

@@ -66,6 +66,7 @@ type Bridge struct {
 	replaying   sync.Mutex // one replay of dead letters at a time
 	deadDropped throttle
 	ballast     []byte // see ballastBytes
+	live        fanout
 
 	mu          sync.RWMutex // guards the world: what runs now
 	cfg         *config.Config
@@ -160,6 +161,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 	defer endDelivery()
 	b.begin(b.opts.Config, b.first, nil, nil)
 	b.reportOrphans()
+	var watching sync.WaitGroup
+	watching.Go(func() { b.watchRates(ctx) })
+	defer watching.Wait()
 	<-ctx.Done()
 	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
 }
@@ -181,6 +185,7 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	if err := b.queue.Flush(); err != nil {
 		b.log.Error("the last events could not be stored", zap.Error(err))
 	}
+	b.live.end() // nothing is stored any more, and nobody who reads along holds up the end
 	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
@@ -376,6 +381,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		s.rec.severities.Store(severities)
 		s.handover = handoverShare(len(cfg.HMCs))
 		s.rec.share(b.group(s.cfg.Group))
+		s.rec.out.live = &b.live
 		s.setState(StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.run(ctx, b.seen) }))
 	}
@@ -514,7 +520,7 @@ func (b *Bridge) Status() Status {
 	s := Status{
 		Started: b.started.UTC(), Reasons: []Reason{},
 		HMCs: []HMCStatus{}, Sinks: []SinkStatus{}, Removed: b.removedSinks(),
-		Storage: StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size()},
+		Storage: StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes)},
 	}
 	if len(supervisors) == 0 {
 		s.Reasons = append(s.Reasons, Reason{Reason: "the daemon is starting"})
@@ -538,6 +544,7 @@ func (b *Bridge) Status() Status {
 		s.Reasons = append(s.Reasons, Reason{Reason: "storage is not writable: " + err.Error()})
 	}
 	s.Ready = len(s.Reasons) == 0
+	s.Troubles = s.storageTroubles()
 	return s
 }
 

@@ -52,6 +52,7 @@ type delivery struct {
 	health   health
 	replays  replayGate
 	refusals throttle
+	rate     minutes // of deliveries
 
 	draining chan struct{} // closed when draining begins
 	gaveUp   chan struct{} // closed when a lane has ended before all was done
@@ -72,6 +73,7 @@ func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *que
 		gaveUp:   make(chan struct{}),
 		replays:  newReplayGate(),
 	}
+	d.rate.total = d.metrics.delivered.n.Load() // the series are older than this, after a reload
 	d.giveUp = sync.OnceFunc(func() { close(d.gaveUp) })
 	if s, ok := sink.(sinks.Selector); ok {
 		d.wants = s.Wants

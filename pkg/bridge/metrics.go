@@ -285,6 +285,15 @@ func (h *hmcMetrics) counts() map[string]int64 {
 	return out
 }
 
+// received returns how many notifications came since the start.
+func (h *hmcMetrics) received() int64 {
+	var n int64
+	for _, c := range h.notifications {
+		n += c.n.Load()
+	}
+	return n
+}
+
 func (h *hmcMetrics) missedOn(topicType string, n int) {
 	c, ok := h.missed[topicType]
 	if !ok {

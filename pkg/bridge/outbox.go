@@ -30,6 +30,7 @@ type outbox struct {
 	records [][]byte // reused
 	counts  []count  // what the records are; handed to the queue's commit goroutine
 
+	live      *fanout                                             // of those who read along; nil: there are none
 	onMissed  func(topicType string, n int)                       // told of events that are lost; from any goroutine
 	onResult  func(err error, notes notes, missed map[string]int) // told of each batch; from any goroutine
 	maxRecord int                                                 // 0: what the queue takes
@@ -78,8 +79,13 @@ func (o *outbox) send(ctx context.Context, state []queue.KeyValue, chain *queue.
 		o.records = append(o.records, o.buf[start:end])
 		start = end
 	}
-	counts := o.counts
-	done := func(err error) { o.committed(err, counts, n) }
+	counts, along := o.counts, o.live.gather(o.records)
+	done := func(err error) {
+		o.committed(err, counts, n)
+		if err == nil {
+			o.live.publish(along)
+		}
+	}
 	// What was received is stored even when the daemon is about to end: the queue closes after the supervisors.
 	if err := o.queue.Append(context.WithoutCancel(ctx), queue.Batch{Records: o.records, State: state, Done: done, Chain: chain}); err != nil {
 		done(err)

@@ -20,6 +20,8 @@ type Status struct {
 	Sinks   []SinkStatus  `json:"sinks"`
 	Removed []RemovedSink `json:"removed_sinks"` // what waits for sinks that are not configured any more
 	Storage StorageStatus `json:"storage"`
+	// Troubles are those that are of no HMC and no sink that is configured.
+	Troubles []Trouble `json:"troubles"`
 }
 
 // Reason is one thing that keeps the daemon from being ready.
@@ -49,6 +51,44 @@ type HMCStatus struct {
 	LastGap             *GapStatus       `json:"last_gap,omitempty"`
 	OSMessages          *OSMessageStatus `json:"os_messages,omitempty"`
 	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
+	// Outages are the last times without a link, the oldest first; the last one may not be over.
+	Outages []Outage `json:"outages"`
+	// NotificationsPerMinute are those of the last 60 minutes, the oldest first; the last one is still running.
+	NotificationsPerMinute []int64   `json:"notifications_per_minute"`
+	Troubles               []Trouble `json:"troubles"`
+}
+
+// Outage is a time without a link to an HMC.
+type Outage struct {
+	From        time.Time  `json:"from"`
+	To          *time.Time `json:"to,omitempty"` // absent while it lasts
+	Cause       string     `json:"cause"`        // what it began with
+	LastProblem string     `json:"last_problem,omitempty"`
+	Attempts    int        `json:"attempts"` // that failed
+}
+
+// maxOutages bounds how many an HMC's status tells of.
+const maxOutages = 10
+
+// noteOutage notes that there is no link, and why.
+func (h *hmcStatus) noteOutage(problem string) {
+	if n := len(h.outages); n > 0 && h.outages[n-1].To == nil {
+		o := &h.outages[n-1]
+		o.Attempts++
+		o.LastProblem = problem
+		return
+	}
+	if len(h.outages) == maxOutages {
+		h.outages = slices.Delete(h.outages, 0, 1)
+	}
+	h.outages = append(h.outages, Outage{From: h.since.UTC(), Cause: problem})
+}
+
+// endOutage notes that the link is up.
+func (h *hmcStatus) endOutage(now time.Time) {
+	if n := len(h.outages); n > 0 && h.outages[n-1].To == nil {
+		h.outages[n-1].To = timeOrNil(now)
+	}
 }
 
 // GapStatus is a blind window that is over.
@@ -93,13 +133,18 @@ type SinkStatus struct {
 	LastErrorTime         *time.Time `json:"last_error_time,omitempty"`
 	LastSuccess           *time.Time `json:"last_success,omitempty"`
 	DeadLetters           int        `json:"dead_letters"`
+	// DeliveredPerMinute is as HMCStatus.NotificationsPerMinute.
+	DeliveredPerMinute []int64   `json:"delivered_per_minute"`
+	Troubles           []Trouble `json:"troubles"`
 }
 
 // StorageStatus says how the queue on disk is doing.
 type StorageStatus struct {
 	Path  string `json:"path"`
 	Bytes int64  `json:"bytes"`
-	Error string `json:"error,omitempty"`
+	// MaxBytes is the limit beyond which the oldest events go; 0: none.
+	MaxBytes int64  `json:"max_bytes"`
+	Error    string `json:"error,omitempty"`
 }
 
 // problems ranges over what keeps the HMC from counting as connected.
@@ -305,6 +350,10 @@ func (s *supervisor) snapshot() HMCStatus {
 			}
 		}
 	}
+	h.Outages = append([]Outage{}, s.status.outages...)
+	now := time.Now()
+	h.NotificationsPerMinute = s.rate.list(now, s.metrics.received())
+	h.Troubles = h.troubles(s.status.reason, now)
 	return h
 }
 
@@ -330,6 +379,8 @@ func (d *delivery) snapshot() SinkStatus {
 	s.FailedAttempts = d.health.total
 	s.LastError, s.LastErrorTime = d.health.lastError, timeOrNil(d.health.lastErrorAt)
 	s.LastSuccess = timeOrNil(d.health.lastSuccess)
+	s.DeliveredPerMinute = d.rate.list(time.Now(), s.Delivered)
+	s.Troubles = s.troubles()
 	return s
 }
 

@@ -83,6 +83,7 @@ type supervisor struct {
 	lastUp struct{ frame, notification time.Time }
 	beat   time.Time // when the loop last proved to be alive
 	ending string    // why run was told to end, if that is not the end of the daemon
+	rate   minutes   // of notifications
 }
 
 // hmcStatus is the supervisor's state as others see it.
@@ -91,6 +92,8 @@ type hmcStatus struct {
 	since       time.Time
 	host        string
 	problem     string // what is wrong now; "" when nothing is
+	reason      string // of the problem, as the metrics name it
+	outages     []Outage
 	nextAttempt time.Time
 	reconnects  int
 	wanted      map[string]topicStatus   // by topic name
@@ -265,7 +268,8 @@ func (s *supervisor) pause(ctx context.Context, err error, state string, wait ti
 	problem := s.explain(err)
 	s.setState(state)
 	s.mu.Lock()
-	s.status.nextAttempt, s.status.problem = time.Now().Add(wait), problem
+	s.status.nextAttempt, s.status.problem, s.status.reason = time.Now().Add(wait), problem, failureReason(err)
+	s.status.noteOutage(problem)
 	s.mu.Unlock()
 	s.logProblem(state, failureReason(err), problem, wait)
 	// The wait is cut into pieces so that the watchdog sees a loop that lives.
@@ -573,6 +577,7 @@ func (s *supervisor) linkUp(rcv *receiver.Receiver) {
 		s.metrics.reconnects.Inc()
 	}
 	s.everUp = true
+	s.status.endOutage(time.Now())
 	for topic, st := range s.status.wanted {
 		if rcv.Subscribed(topic) {
 			st.problem = ""
@@ -623,7 +628,7 @@ func (s *supervisor) setState(state string) {
 	}
 	s.status.state = state
 	if state == StateConnected {
-		s.status.problem = ""
+		s.status.problem, s.status.reason = "", ""
 	}
 	if state != StateDisconnected && state != StateAuthFailed {
 		s.status.nextAttempt = time.Time{}

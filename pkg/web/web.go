@@ -1,4 +1,4 @@
-// Package web is the daemon's HTTP side: landing page, metrics, health, readiness, status, reload and dead letters.
+// Package web is the daemon's HTTP side: status page, live events, metrics, health, readiness, status, reload and dead letters.
 // Every answer comes from memory: no request to it causes one to an HMC.
 package web
 
@@ -38,7 +38,11 @@ type Options struct {
 	Reload func() error // reads the configuration file again and makes it the running one
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
 	DeadLetters DeadLetters
-	Gatherer    prometheus.Gatherer
+	// Live serves /api/v1/events; nil: that path is not there.
+	Live func(bridge.LiveFilter) (LiveReader, error)
+	// Units are the CPCs and partitions that the page shows; nil: it shows none.
+	Units    func() []bridge.Unit
+	Gatherer prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
 	Build      Build
@@ -47,6 +51,8 @@ type Options struct {
 
 type handler struct {
 	Options
+	template  *template.Template
+	heartBeat time.Duration
 }
 
 // NewHandler returns the handler of every path the daemon serves.
@@ -54,7 +60,7 @@ func NewHandler(opts Options) http.Handler {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	h := handler{Options: opts}
+	h := handler{Options: opts, template: newTemplate(), heartBeat: HeartBeat}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", h.landing)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{
@@ -65,10 +71,14 @@ func NewHandler(opts Options) http.Handler {
 	mux.HandleFunc("POST /-/reload", h.reload)
 	mux.HandleFunc("PUT /-/reload", h.reload)
 	mux.HandleFunc("GET /api/v1/status", h.status)
+	h.assets(mux)
+	if h.Live != nil {
+		mux.HandleFunc("GET /api/v1/events", h.liveEvents)
+	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
 	}
-	return secured(h.sameOrigin(mux))
+	return http.MaxBytesHandler(secured(h.sameOrigin(mux)), MaxBody)
 }
 
 // secured sets the headers that keep a browser from being used against the page.
@@ -78,7 +88,10 @@ func secured(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		h.Set("Content-Security-Policy", policy)
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 		next.ServeHTTP(w, r)
 	})
 }
@@ -127,46 +140,3 @@ func (h handler) json(w http.ResponseWriter, code int, v any) {
 		h.Logger.Debug("an answer could not be written", zap.Error(err))
 	}
 }
-
-func (h handler) landing(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	err := landingPage.Execute(w, struct {
-		Build
-		bridge.Status
-	}{h.Build, h.Status()})
-	if err != nil {
-		h.Logger.Debug("the page could not be written", zap.Error(err))
-	}
-}
-
-var landingPage = template.Must(template.New("landing").Parse(`<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>hmcnotifyd</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; vertical-align: top; border-bottom: 1px solid #8886; }
-</style>
-</head>
-<body>
-<h1>hmcnotifyd</h1>
-<p>Version {{.Version}}{{with .Revision}} ({{.}}){{end}}. {{if .Ready}}Ready: every link is up, every sink accepts events.{{else}}<strong>Not ready.</strong>{{end}}</p>
-{{with .Reasons}}<ul>{{range .}}<li>{{with .HMC}}HMC {{.}}: {{end}}{{with .Sink}}sink {{.}}: {{end}}{{.Reason}}</li>{{end}}</ul>{{end}}
-<h2>HMCs</h2>
-<table>
-<tr><th>HMC</th><th>State</th><th>Since</th><th>Host</th><th>Topics</th><th>Reconnects</th></tr>
-{{range .HMCs}}<tr><td>{{.Name}}</td><td>{{.State}}</td><td>{{.Since.Format "2006-01-02 15:04:05 MST"}}</td><td>{{.Host}}</td><td>{{len .Topics}}</td><td>{{.Reconnects}}</td></tr>
-{{end}}</table>
-<h2>Sinks</h2>
-<table>
-<tr><th>Sink</th><th>Kind</th><th>Waiting events</th><th>Last error</th></tr>
-{{range .Sinks}}<tr><td>{{.Name}}</td><td>{{.Kind}}</td><td>{{.QueueEvents}}</td><td>{{if .FailingSince}}{{.LastError}}{{end}}</td></tr>
-{{end}}</table>
-<p><a href="/metrics">Metrics</a> · <a href="/api/v1/status">Status (JSON)</a> · <a href="/-/ready">Ready</a> · <a href="/-/healthy">Healthy</a></p>
-</body>
-</html>
-`))

@@ -122,7 +122,7 @@ func TestNotReady(t *testing.T) {
 	if resp, _ := s.request(t, http.MethodGet, "/-/healthy"); resp.StatusCode != http.StatusOK {
 		t.Errorf("healthy: %d", resp.StatusCode)
 	}
-	if _, page := s.request(t, http.MethodGet, "/"); !strings.Contains(page, "Not ready") || !strings.Contains(page, "sink ops: 503") {
+	if _, page := s.request(t, http.MethodGet, "/"); !strings.Contains(page, "Not ready yet") || !strings.Contains(page, "the link is disconnected: refused") || !strings.Contains(page, "503") {
 		t.Errorf("page: %s", page)
 	}
 }

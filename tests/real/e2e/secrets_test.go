@@ -227,6 +227,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	for _, info := range good.sim.SessionInfos() {
 		hidden.session("good", info)
 	}
+	streamed := follow(t, d)
 	good.notify(t, good.topics(t)[hmcsim.TopicObject][0], "hello")
 	hook.Await(t, within, 1, marked("good", "hello"))
 	d.Process.Await(t, within, func() error {
@@ -256,7 +257,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 		}
 		return nil
 	})
-	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/-/ready", "/-/healthy", "/api/v1/events?", "/no/such/page"} {
+	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/-/ready", "/-/healthy", "/api/v1/events?typ=x", "/no/such/page"} {
 		page(http.MethodGet, path)
 	}
 	page(http.MethodDelete, "/-/reload")
@@ -324,6 +325,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	}
 	look("what was printed", d.Process.Output(), "quotes-session")
 	look("what was served", served.String(), "quotes-session")
+	look("the stream of events", streamed(), "hello")
 	look("the log sink's file", readFile(t, inDir(d, "events.log")), "hello")
 	stored := 0
 	err = filepath.WalkDir(d.Storage, func(path string, entry fs.DirEntry, err error) error {
@@ -338,6 +340,35 @@ func TestNoSecretIsSeen(t *testing.T) {
 	}
 	if n := len(hidden.values); n < 30 {
 		t.Errorf("only %d secrets were looked for", n)
+	}
+}
+
+// follow reads the stream of live events along. What it returns waits for the daemon's end, and returns what came.
+func follow(t *testing.T, d *daemon.Daemon) func() string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.URL+"/api/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	var text []byte
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		text, err = io.ReadAll(resp.Body)
+		done <- err
+	}()
+	return func() string {
+		t.Helper()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		return string(text)
 	}
 }
 

@@ -1,0 +1,339 @@
+// The live parts of the status page. The page is whole without them: what is shown is made by the daemon, and this asks for it again
+// and puts in what has changed. Nothing here makes markup from text, so that no text can become markup.
+'use strict';
+
+(function () {
+  const refreshEvery = 2000; // ms
+  const answerWithin = 10000;
+  const maxRows = 200; // of events that are shown
+  const maxDetail = 64 * 1024; // characters of an event that are kept
+  const hiddenFor = 60000; // ms after which a page that nobody sees stops listening
+
+  // morph makes one element what another one is. What is the same stays as it is, so that the selection, the focus and what was
+  // opened stay too.
+  function morph(from, to) {
+    for (const name of from.getAttributeNames()) {
+      if (!to.hasAttribute(name) && !kept(from, name)) from.removeAttribute(name);
+    }
+    for (const name of to.getAttributeNames()) {
+      if (from.getAttribute(name) !== to.getAttribute(name) && !kept(from, name)) from.setAttribute(name, to.getAttribute(name));
+    }
+    let old = from.firstChild;
+    for (let next = to.firstChild; next;) {
+      const following = next.nextSibling;
+      if (!old) {
+        from.appendChild(document.importNode(next, true));
+      } else {
+        const after = old.nextSibling;
+        if (old.nodeType !== next.nodeType || old.nodeName !== next.nodeName) {
+          from.replaceChild(document.importNode(next, true), old);
+        } else if (old.nodeType === Node.ELEMENT_NODE) {
+          if (!old.isEqualNode(next)) morph(old, next);
+        } else if (old.nodeValue !== next.nodeValue) {
+          old.nodeValue = next.nodeValue;
+        }
+        old = after;
+      }
+      next = following;
+    }
+    while (old) {
+      const after = old.nextSibling;
+      old.remove();
+      old = after;
+    }
+  }
+
+  // kept says which attributes are the reader's and not the daemon's.
+  function kept(element, name) {
+    return name === 'open' && element.nodeName === 'DETAILS';
+  }
+
+  const lost = document.getElementById('lost');
+  let lastAnswer = new Date();
+  let timer = 0;
+  let asking = false;
+  let again = false;
+
+  async function refresh() {
+    clearTimeout(timer);
+    if (asking) {
+      again = true;
+      return;
+    }
+    asking = true;
+    again = false;
+    try {
+      const answer = await fetch('./' + location.search, {cache: 'no-store', credentials: 'same-origin', signal: AbortSignal.timeout(answerWithin)});
+      if (!answer.ok) throw new Error('the daemon answers ' + answer.status);
+      const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
+      for (const part of document.querySelectorAll('[data-live]')) {
+        const update = fresh.getElementById(part.id);
+        if (update) morph(part, update);
+      }
+      document.title = fresh.title;
+      lastAnswer = new Date();
+      lost.hidden = true;
+    } catch (problem) {
+      const text = 'No answer from the daemon since ' + clock(lastAnswer) + ' UTC. What is below is from then.';
+      if (lost.textContent !== text) lost.textContent = text;
+      lost.hidden = false;
+    }
+    asking = false;
+    schedule(again ? 200 : refreshEvery);
+  }
+
+  function schedule(after) {
+    clearTimeout(timer);
+    if (!document.hidden) timer = setTimeout(refresh, after);
+  }
+
+  function clock(t) {
+    return t.toISOString().slice(11, 19);
+  }
+
+  // The search: the daemon does it; this asks while one types.
+  const search = document.getElementById('estate-form');
+  if (search) {
+    let typing = 0;
+    const ask = function () {
+      const query = new URLSearchParams(location.search);
+      const text = search.elements.q.value.trim();
+      query.delete('all');
+      if (text) query.set('q', text); else query.delete('q');
+      history.replaceState(null, '', './' + (query.size ? '?' + query : ''));
+      refresh();
+    };
+    search.addEventListener('submit', function (e) { e.preventDefault(); ask(); });
+    search.addEventListener('input', function () { clearTimeout(typing); typing = setTimeout(ask, 250); });
+    document.getElementById('estate-live').addEventListener('click', function (e) {
+      const link = e.target.closest('a[href^="?"]');
+      if (!link || e.ctrlKey || e.metaKey || e.shiftKey || e.button !== 0) return;
+      e.preventDefault();
+      const query = new URLSearchParams(new URL(link.href).search);
+      history.replaceState(null, '', './' + (query.size ? '?' + query : ''));
+      search.elements.q.value = query.get('q') || '';
+      const hidden = search.querySelector('[name=status]');
+      if (hidden) hidden.remove();
+      refresh();
+    });
+  }
+
+  document.addEventListener('visibilitychange', function () { if (!document.hidden) refresh(); });
+  schedule(refreshEvery);
+
+  // The live events.
+  const tail = document.getElementById('tail');
+  if (!tail || !window.EventSource) return;
+  tail.hidden = false;
+  const rows = document.getElementById('tail-rows');
+  const state = document.getElementById('tail-state');
+  const filter = document.getElementById('tail-filter');
+  const pauseButton = document.getElementById('tail-pause');
+  const details = new WeakMap(); // the text of an event, by its row
+  let source = null;
+  let paused = false;
+  let waiting = []; // what is not shown yet: events, and numbers of those that were lost
+  let skipped = 0; // how many of them had to go
+  let shown = 0;
+  let drawing = false;
+  let retry = 0;
+  let wait = 1000;
+  let hiding = 0;
+
+  // prune takes away what a new filter does not let through. Which events a sink gets only the daemon knows.
+  function prune() {
+    const all = filter.elements;
+    const text = all.text.value.trim().toLowerCase();
+    const has = function (part) { return typeof part === 'string' && part.toLowerCase().includes(text); };
+    const fits = function (data) {
+      let e;
+      try {
+        e = JSON.parse(data);
+      } catch (problem) {
+        return false;
+      }
+      const body = e.body || {};
+      const of = e.resource || {};
+      return !all.sink.value && (!all.type.value || all.type.value === e.type) && (!all.hmc.value || all.hmc.value === e.hmc) &&
+        (!all.severity.value || all.severity.value.split(' ').includes(e.severity)) &&
+        (!text || [e.summary, e.type, body['message-text'], body['event-message'], of.name, of.cpc, of.element_name, of.class].some(has));
+    };
+    for (const li of [...rows.children]) {
+      const box = li.firstElementChild;
+      if (!box || !fits(details.get(box))) li.remove();
+    }
+    waiting = waiting.filter(function (one) { return typeof one === 'string' && fits(one); });
+    skipped = 0;
+  }
+
+  function address() {
+    const query = new URLSearchParams();
+    for (const [name, value] of new FormData(filter)) {
+      if (!value.trim()) continue;
+      if (name === 'text') query.set(name, value.trim());
+      else if (name === 'severity') for (const one of value.split(' ')) query.append(name, one);
+      else if (name === 'sink') query.set(name, value);
+      else query.append(name, value.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')); // the parameter is a regular expression
+    }
+    return tail.dataset.address + (query.size ? '?' + query : '');
+  }
+
+  function say(text) {
+    if (state.textContent !== text) state.textContent = text;
+  }
+
+  function listen() {
+    clearTimeout(retry);
+    if (source) source.close();
+    const from = address();
+    const here = source = new EventSource(from);
+    source.onopen = function () {
+      if (here !== source) return;
+      tail.dataset.from = from;
+      wait = 1000;
+      tell();
+    };
+    source.onmessage = function (e) {
+      if (here !== source) return;
+      take(e.data);
+      if (e.data.includes('"type":"bridge-')) schedule(100); // what is shown above has changed
+    };
+    source.addEventListener('lost', function (e) {
+      if (here !== source) return;
+      take(Number(JSON.parse(e.data).lost));
+    });
+    source.onerror = function () {
+      if (here !== source) return;
+      say('Not connected; trying again.');
+      if (source.readyState !== EventSource.CLOSED) return; // the browser does it
+      wait = Math.min(wait * 2, 30000);
+      retry = setTimeout(listen, wait);
+    };
+  }
+
+  function leave(why) {
+    clearTimeout(retry);
+    if (source) source.close();
+    source = null;
+    say(why);
+  }
+
+  // take keeps what came until it can be shown. A page in the background is not drawn, so there is a limit.
+  function take(what) {
+    waiting.push(what);
+    if (waiting.length > maxRows) {
+      const first = waiting.shift();
+      skipped += typeof first === 'number' ? first : 1;
+    }
+    if (paused) tell(); else draw();
+  }
+
+  function tell() {
+    if (!source) return;
+    tail.dataset.shown = shown;
+    if (paused) say('Paused. ' + (waiting.length + skipped) + ' new.');
+    else say(shown ? 'Listening. ' + shown + (shown === 1 ? ' event' : ' events') + ' so far; the newest ' + maxRows + ' are kept.' : 'Listening. Events appear here as they are stored.');
+  }
+
+  function draw() {
+    if (drawing) return;
+    drawing = true;
+    requestAnimationFrame(function () {
+      drawing = false;
+      if (paused) return;
+      const fresh = document.createDocumentFragment();
+      for (let i = waiting.length - 1; i >= 0; i--) {
+        fresh.appendChild(typeof waiting[i] === 'number' ? gap(waiting[i]) : row(waiting[i]));
+      }
+      if (skipped) fresh.appendChild(gap(skipped));
+      shown += skipped;
+      for (const one of waiting) shown += typeof one === 'number' ? one : 1;
+      waiting = [];
+      skipped = 0;
+      rows.prepend(fresh);
+      while (rows.childElementCount > maxRows) rows.lastElementChild.remove();
+      tell();
+    });
+  }
+
+  function element(name, className, text) {
+    const e = document.createElement(name);
+    if (className) e.className = className;
+    if (text !== undefined) e.textContent = text;
+    return e;
+  }
+
+  function gap(n) {
+    return element('li', 'gap', n + (n === 1 ? ' event' : ' events') + ' came faster than they could be shown');
+  }
+
+  function row(data) {
+    const li = element('li');
+    let event;
+    try {
+      event = JSON.parse(data);
+    } catch (problem) {
+      event = {summary: data.slice(0, 300), severity: 'info', type: 'not JSON', hmc: '', time: ''};
+    }
+    const box = element('details');
+    const head = element('summary');
+    const time = element('time', '', String(event.time).slice(11, 23));
+    time.dateTime = event.time;
+    time.title = event.time;
+    head.append(time, element('span', 'severity ' + (/^[a-z]+$/.test(event.severity) ? event.severity : ''), event.severity), element('span', 'type', event.type),
+      element('span', 'hmc', event.hmc), element('span', 'what', event.summary || ''));
+    box.append(head);
+    li.append(box);
+    details.set(box, data.slice(0, maxDetail) + (data.length > maxDetail ? '\n… ' + (data.length - maxDetail) + ' more characters' : ''));
+    return li;
+  }
+
+  // An event's detail is made when it is asked for, and goes when it is closed.
+  rows.addEventListener('toggle', function (e) {
+    const box = e.target;
+    const old = box.querySelector('pre');
+    if (old) old.remove();
+    if (!box.open) return;
+    let text = details.get(box) || '';
+    try {
+      text = JSON.stringify(JSON.parse(text), null, 2);
+    } catch (problem) {
+      // it was cut
+    }
+    box.append(element('pre', '', text));
+  }, true);
+
+  pauseButton.addEventListener('click', function () {
+    paused = !paused;
+    pauseButton.setAttribute('aria-pressed', String(paused));
+    pauseButton.textContent = paused ? 'Go on' : 'Pause';
+    tell();
+    if (!paused) draw();
+  });
+  document.getElementById('tail-clear').addEventListener('click', function () {
+    rows.replaceChildren();
+    waiting = [];
+    skipped = shown = 0;
+    tell();
+  });
+  let changing = 0;
+  const changed = function () {
+    clearTimeout(changing);
+    changing = setTimeout(function () {
+      prune();
+      listen();
+    }, 250);
+  };
+  filter.addEventListener('input', changed);
+  filter.addEventListener('submit', function (e) { e.preventDefault(); changed(); });
+
+  // A browser has few connections for one daemon: a page that nobody sees gives its own back.
+  document.addEventListener('visibilitychange', function () {
+    clearTimeout(hiding);
+    if (document.hidden) hiding = setTimeout(function () { leave('Not listening: the page was in the background.'); }, hiddenFor);
+    else if (!source) listen();
+  });
+  window.addEventListener('pagehide', function () { leave('Not listening.'); });
+  window.addEventListener('pageshow', function (e) { if (e.persisted) listen(); });
+  listen();
+})();

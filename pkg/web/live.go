@@ -1,0 +1,202 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	// HeartBeat is how often a quiet stream of live events tells that it is there.
+	HeartBeat = 15 * time.Second
+	// liveWriteTimeout is how long a client may take to read what is written at once.
+	liveWriteTimeout = 30 * time.Second
+	// liveRetry is how long a client should wait before it comes back.
+	liveRetry = 2 * time.Second
+	// maxFilter bounds each value of a filter, and how many values it may have.
+	maxFilter       = 200
+	maxFilterValues = 50
+)
+
+// LiveFilterParameters are the parameters of /api/v1/events.
+func LiveFilterParameters() []string { return []string{"type", "hmc", "severity", "text", "sink"} }
+
+// ParseLiveFilter reads the query of /api/v1/events. A parameter that is empty, as a form sends it, counts as absent.
+func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return f, errors.New("the query is malformed")
+	}
+	for name, list := range values {
+		if len(list) > maxFilterValues {
+			return f, fmt.Errorf("%s: at most %d values", name, maxFilterValues)
+		}
+		var patterns config.Patterns
+		last := ""
+		for _, value := range list {
+			if value == "" {
+				continue
+			}
+			if len(value) > maxFilter {
+				return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
+			}
+			if last != "" && (name == "text" || name == "sink") {
+				return f, fmt.Errorf("%s: may be given once", name)
+			}
+			last = value
+			if name == "text" || name == "sink" {
+				continue
+			}
+			p, err := config.NewPattern(value)
+			if err != nil {
+				return f, fmt.Errorf("%s: %w", name, err)
+			}
+			patterns = append(patterns, p)
+		}
+		switch name {
+		case "type":
+			f.Type = patterns
+		case "hmc":
+			f.HMC = patterns
+		case "severity":
+			f.Severity = patterns
+		case "text":
+			f.Text = last
+		case "sink":
+			f.Sink = last
+		default:
+			return f, fmt.Errorf("unknown parameter %q; there are: type, hmc, severity, text, sink", name)
+		}
+	}
+	return f, nil
+}
+
+// LiveReader is what a stream of live events reads from; *bridge.LiveReader is one.
+type LiveReader interface {
+	Next(ctx context.Context) (events []event.Record, lost int, err error)
+	Close()
+}
+
+// liveEvents answers with what is stored from now on, as server-sent events, until the client goes away or the daemon ends.
+func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
+	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		// A page of another site cannot read it, but could take all places.
+		h.json(w, http.StatusForbidden, Error{"this request comes from a page of another site"})
+		return
+	}
+	filter, err := ParseLiveFilter(r.URL.RawQuery)
+	if err != nil {
+		h.json(w, http.StatusBadRequest, Error{err.Error()})
+		return
+	}
+	reader, err := h.Live(filter)
+	switch {
+	case errors.Is(err, bridge.ErrTooManyReaders), errors.Is(err, bridge.ErrLiveEnded):
+		w.Header().Set("Retry-After", "5")
+		h.json(w, http.StatusServiceUnavailable, Error{err.Error()})
+		return
+	case err != nil:
+		h.failed(w, err)
+		return
+	}
+	defer reader.Close()
+	s := stream{w: w, control: http.NewResponseController(w), beat: h.heartBeat}
+	// The time limits of the server are those of a request, not of an answer that lasts for days.
+	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
+		h.Logger.Debug("a limit could not be lifted", zap.Error(err))
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // a proxy is to pass on what comes when it comes
+	if err := s.run(r.Context(), reader); err != nil {
+		h.Logger.Debug("a reader of live events has gone", zap.Error(err))
+	}
+}
+
+// stream writes server-sent events.
+type stream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	beat    time.Duration
+	out     bytes.Buffer
+}
+
+func (s *stream) run(ctx context.Context, reader LiveReader) error {
+	fmt.Fprintf(&s.out, "retry: %d\n: live events\n\n", liveRetry.Milliseconds())
+	for {
+		if err := s.flush(); err != nil {
+			return err
+		}
+		beat, cancel := context.WithTimeout(ctx, s.beat)
+		events, lost, err := reader.Next(beat)
+		cancel()
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			s.out.WriteString(": heart-beat\n\n")
+			continue
+		case err != nil && ctx.Err() == nil: // the daemon ends, or the sink has gone
+			s.out.WriteString("event: end\ndata: ")
+			s.line([]byte(strconv.Quote(err.Error())))
+			s.out.WriteString("\n")
+			return s.flush()
+		case err != nil:
+			return err
+		}
+		if lost > 0 {
+			fmt.Fprintf(&s.out, "event: lost\ndata: {\"lost\":%d}\n\n", lost)
+		}
+		for _, e := range events {
+			s.out.WriteString("id: ")
+			s.line([]byte(e.ID))
+			s.out.WriteString("data: ")
+			s.line(e.JSON)
+			s.out.WriteString("\n")
+			if s.out.Len() >= 64<<10 {
+				if err := s.flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// line writes one line. Events are JSON on one line; what is not is no reason to break the stream.
+func (s *stream) line(text []byte) {
+	for _, c := range text {
+		if c == '\n' || c == '\r' {
+			c = ' '
+		}
+		s.out.WriteByte(c)
+	}
+	s.out.WriteByte('\n')
+}
+
+// flush writes what was gathered. A client that does not read in time is left alone.
+func (s *stream) flush() error {
+	if s.out.Len() == 0 {
+		return nil
+	}
+	if err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	_, err := s.w.Write(s.out.Bytes())
+	s.out.Reset()
+	if s.out.Cap() > 1<<20 {
+		s.out = bytes.Buffer{} // one huge event is no reason to keep its memory
+	}
+	if err != nil {
+		return err
+	}
+	return s.control.Flush()
+}

@@ -1,0 +1,256 @@
+package web_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
+)
+
+// script is a reader of live events that plays what a test tells it to.
+type script struct {
+	steps  chan step
+	closed chan struct{}
+}
+
+type step struct {
+	events []event.Record
+	lost   int
+	err    error
+}
+
+func newScript() *script { return &script{steps: make(chan step, 100), closed: make(chan struct{})} }
+
+func (s *script) Next(ctx context.Context) ([]event.Record, int, error) {
+	select {
+	case st := <-s.steps:
+		return st.events, st.lost, st.err
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+}
+
+func (s *script) Close() { close(s.closed) }
+
+// liveHandler serves one reader.
+func liveHandler(open func(bridge.LiveFilter) (web.LiveReader, error)) http.Handler {
+	return web.NewHandler(web.Options{
+		Status: func() bridge.Status { return bridge.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
+		Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(), Live: open,
+	})
+}
+
+func record(id, json string) event.Record { return event.Record{ID: id, JSON: []byte(json)} }
+
+// get makes a request; the body is closed at the end of the test.
+func get(ctx context.Context, t *testing.T, url string) (answer, io.Reader) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := new(http.Transport)
+	t.Cleanup(transport.CloseIdleConnections)
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	return answer{resp.StatusCode, resp.Header}, resp.Body
+}
+
+func TestLiveStream(t *testing.T) {
+	s := newScript()
+	server := httptest.NewUnstartedServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil }))
+	// Shorter than the stream lasts: it must not be cut by a limit that is meant for requests.
+	server.Config.ReadTimeout = 300 * time.Millisecond
+	server.Start()
+	t.Cleanup(server.Close)
+	resp, stream := get(t.Context(), t, server.URL+"/api/v1/events")
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Cache-Control") != "no-store" {
+		t.Fatalf("%d %v", resp.StatusCode, resp.Header)
+	}
+	in := bufio.NewReader(stream)
+	expect := func(want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if line, err := in.ReadString('\n'); err != nil || line != w+"\n" {
+				t.Fatalf("%q, %v; not %q", line, err, w)
+			}
+		}
+	}
+	expect("retry: 2000", ": live events", "")
+	s.steps <- step{events: []event.Record{record("1", `{"id":"1"}`), record("2", "{\"id\":\n\"2\r\"}")}}
+	expect("id: 1", `data: {"id":"1"}`, "", "id: 2", `data: {"id": "2 "}`, "")
+	time.Sleep(2 * server.Config.ReadTimeout) // the time of the limit itself
+	s.steps <- step{lost: 7, events: []event.Record{record("3", "{}")}}
+	expect("event: lost", `data: {"lost":7}`, "", "id: 3", "data: {}", "")
+	s.steps <- step{err: bridge.ErrLiveEnded}
+	expect("event: end", `data: "the daemon is ending"`, "")
+	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+	<-s.closed
+}
+
+// A client that goes away frees its reader; it need not wait for the next event.
+func TestLiveClientLeaves(t *testing.T) {
+	s := newScript()
+	server := httptest.NewServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil }))
+	t.Cleanup(server.Close)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, stream := get(ctx, t, server.URL+"/api/v1/events")
+	if _, err := bufio.NewReader(stream).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-s.closed
+}
+
+// flushes is a ResponseWriter that hands on what is flushed.
+type flushes struct {
+	header http.Header
+	buf    strings.Builder
+	out    chan string
+}
+
+func (f *flushes) Header() http.Header         { return f.header }
+func (f *flushes) WriteHeader(int)             {}
+func (f *flushes) Write(p []byte) (int, error) { return f.buf.Write(p) }
+func (f *flushes) Flush() {
+	f.out <- f.buf.String()
+	f.buf.Reset()
+}
+
+func TestLiveHeartBeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newScript(), &flushes{header: http.Header{}, out: make(chan string)}
+		h := liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil })
+		ctx, cancel := context.WithCancel(t.Context())
+		go h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/v1/events", http.NoBody))
+		<-w.out
+		for range 3 {
+			start := time.Now()
+			if text := <-w.out; text != ": heart-beat\n\n" || time.Since(start) != web.HeartBeat {
+				t.Errorf("%q after %s", text, time.Since(start))
+			}
+		}
+		cancel()
+		<-s.closed
+	})
+}
+
+func TestLiveRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		query  string
+		err    error
+		status int
+		body   string
+	}{
+		"too many":          {"", bridge.ErrTooManyReaders, 503, "too many readers"},
+		"the end":           {"", bridge.ErrLiveEnded, 503, "ending"},
+		"no such sink":      {"?sink=x", fmt.Errorf("%w: x", bridge.ErrNoSuchSink), 404, "no such sink"},
+		"unknown parameter": {"?typ=x", nil, 400, `unknown parameter \"typ\"`},
+		"no expression":     {"?type=(", nil, 400, "type: error parsing regexp"},
+		"two texts":         {"?text=a&text=b", nil, 400, "text: may be given once"},
+		"too long":          {"?text=" + strings.Repeat("x", 201), nil, 400, "text: at most 200 bytes"},
+		"too many values":   {"?" + strings.Repeat("type=a&", 51), nil, 400, "type: at most 50 values"},
+		"malformed":         {"?a=%zz", nil, 400, "malformed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return nil, test.err }))
+			t.Cleanup(server.Close)
+			resp, stream := get(t.Context(), t, server.URL+"/api/v1/events"+test.query)
+			body, err := io.ReadAll(stream)
+			if err != nil || resp.StatusCode != test.status || !strings.Contains(string(body), test.body) {
+				t.Errorf("%d %s, %v", resp.StatusCode, body, err)
+			}
+			if test.status == 503 && resp.Header.Get("Retry-After") == "" {
+				t.Errorf("%v", resp.Header)
+			}
+		})
+	}
+}
+
+// A page of another site cannot take the places of readers.
+func TestLiveOtherSites(t *testing.T) {
+	for site, status := range map[string]int{"": 503, "same-origin": 503, "none": 503, "same-site": 403, "cross-site": 403} {
+		h := liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return nil, bridge.ErrTooManyReaders })
+		r, w := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v1/events", http.NoBody), httptest.NewRecorder()
+		r.Header.Set("Sec-Fetch-Site", site)
+		h.ServeHTTP(w, r)
+		if w.Code != status {
+			t.Errorf("%q: %d", site, w.Code)
+		}
+	}
+}
+
+func TestParseLiveFilter(t *testing.T) {
+	f, err := web.ParseLiveFilter("type=status-change&type=bridge-.*&hmc=east&severity=&text=PANIC&sink=")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !f.Type.Match("bridge-gap") || !f.Type.Match("status-change") || f.Type.Match("log-entry") || !f.HMC.Match("east") || f.Severity.IsSet() || f.Text != "PANIC" || f.Sink != "" {
+		t.Errorf("%+v", f)
+	}
+}
+
+// Connections beyond the limit wait, are served when there is room, and do not hold up the end.
+func TestLimitListener(t *testing.T) {
+	inner, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := web.LimitListener(inner, make(chan struct{}, 2))
+	accepted := make(chan net.Conn)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				if !errors.Is(err, net.ErrClosed) {
+					t.Error(err)
+				}
+				return
+			}
+			accepted <- c
+		}
+	})
+	for range 3 {
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	first, second := <-accepted, <-accepted
+	select {
+	case <-accepted:
+		t.Fatal("a third one was accepted")
+	default:
+	}
+	_ = first.Close()
+	_ = first.Close() // gives back one place, not two
+	third := <-accepted
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	serving.Wait()
+	_, _ = second.Close(), third.Close()
+}

@@ -1,0 +1,537 @@
+package web
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+//go:embed assets page.html
+var files embed.FS
+
+const (
+	// unitsShown is how many CPCs and partitions the page lists before somebody asks for all.
+	unitsShown = 200
+	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong, not ten thousand of it.
+	listShown = 12
+	// pageTimeout is how long a client may take to read the page.
+	pageTimeout = 30 * time.Second
+	// docs is where the documentation is.
+	docs = "https://github.com/hmcnotifyd/hmcnotifyd/blob/main/docs/"
+)
+
+// policy lets the page have its own assets and talk to its own daemon, and nothing else.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+// assets serves the files that the page needs. Their addresses change with their content, so that a browser may keep them.
+func (h handler) assets(mux *http.ServeMux) {
+	entries, err := fs.ReadDir(files, "assets")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	kinds := map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+	for _, e := range entries {
+		content, err := files.ReadFile("assets/" + e.Name())
+		if err != nil {
+			panic(err)
+		}
+		kind := kinds[e.Name()[strings.LastIndexByte(e.Name(), '.'):]]
+		mux.HandleFunc("GET /assets/"+e.Name(), func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+		})
+	}
+}
+
+// asset returns the address of one of the page's files, relative to the page: a proxy may serve it below another path.
+func asset(name string) (string, error) {
+	content, err := files.ReadFile("assets/" + name)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(content)
+	return "assets/" + name + "?v=" + hex.EncodeToString(sum[:4]), nil
+}
+
+// page is what the template shows.
+type page struct {
+	Build
+	bridge.Status
+	Config ConfigStatus
+	Now    time.Time
+	Docs   string
+	Types  []string
+	Wrong  []wrong // all troubles, the worst first
+	Estate estateView
+	Live   bool
+}
+
+// wrong is a trouble with what it is of.
+type wrong struct {
+	Kind, Name string // "HMC", "Sink" or ""
+	Anchor     string
+	bridge.Trouble
+}
+
+// Headline says in one line how things are.
+func (p *page) Headline() string {
+	critical, warnings := 0, 0
+	for _, w := range p.Wrong {
+		switch w.Severity {
+		case event.SeverityCritical:
+			critical++
+		case event.SeverityWarning:
+			warnings++
+		}
+	}
+	switch {
+	case critical > 0 && critical+warnings > 1:
+		return fmt.Sprintf("%d things need attention", critical+warnings)
+	case warnings > 1:
+		return fmt.Sprintf("%d things to look at", warnings)
+	case critical == 1:
+		return "One thing needs attention"
+	case warnings == 1:
+		return "One thing to look at"
+	case !p.Ready:
+		return "Not ready yet"
+	}
+	return "Everything works"
+}
+
+// Level is the severity of the whole.
+func (p *page) Level() string {
+	switch {
+	case len(p.Wrong) > 0:
+		return p.Wrong[0].Severity
+	case !p.Ready:
+		return pending
+	}
+	return "ok"
+}
+
+// Summary says how things are in numbers.
+func (p *page) Summary() string {
+	connected, accepting := 0, 0
+	for i := range p.HMCs {
+		if p.HMCs[i].Connected {
+			connected++
+		}
+	}
+	for i := range p.Sinks {
+		if p.Sinks[i].FailingSince == nil && !p.Sinks[i].Stuck {
+			accepting++
+		}
+	}
+	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.", connected, len(p.HMCs), plural(len(p.HMCs), "HMC"),
+		accepting, len(p.Sinks), plural(len(p.Sinks), "sink"))
+}
+
+// Title is that of the window: it is seen where the page is not.
+func (p *page) Title() string {
+	n := 0
+	for _, w := range p.Wrong {
+		if w.Severity != pending {
+			n++
+		}
+	}
+	if n > 0 {
+		return fmt.Sprintf("(%d) hmcnotifyd", n)
+	}
+	return "hmcnotifyd"
+}
+
+// estateView is the table of CPCs and partitions.
+type estateView struct {
+	Query, Status string
+	All           bool // all of them are asked for
+	Units         []bridge.Unit
+	Matching      int // how many there are, shown or not
+	Total         int
+	Statuses      []statusCount
+	Groups        bool // there is more than one group
+}
+
+type statusCount struct {
+	Status, Severity string
+	N                int
+	Selected         bool
+	Link             string
+}
+
+// newEstate selects what a query asks for.
+func newEstate(units []bridge.Unit, q url.Values) estateView {
+	v := estateView{Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units)}
+	slices.SortStableFunc(units, func(a, b bridge.Unit) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC), cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
+	})
+	words := strings.Fields(strings.ToLower(v.Query))
+	counts := map[string]*statusCount{}
+	for i := range units {
+		u := &units[i]
+		if u.Group != units[0].Group {
+			v.Groups = true
+		}
+		if !fits(u, words) {
+			continue
+		}
+		c := counts[u.Status]
+		if c == nil {
+			c = &statusCount{Status: u.Status, Severity: u.Severity, Selected: v.Status != "" && v.Status == statusText(u.Status)}
+			link := url.Values{}
+			if v.Query != "" {
+				link.Set("q", v.Query)
+			}
+			if !c.Selected {
+				link.Set("status", statusText(u.Status))
+			}
+			c.Link = "?" + link.Encode() + "#estate"
+			counts[u.Status] = c
+		}
+		c.N++
+		if v.Status != "" && v.Status != statusText(u.Status) {
+			continue
+		}
+		v.Matching++
+		if v.All || len(v.Units) < unitsShown {
+			v.Units = append(v.Units, *u)
+		}
+	}
+	for _, c := range counts {
+		v.Statuses = append(v.Statuses, *c)
+	}
+	slices.SortFunc(v.Statuses, func(a, b statusCount) int {
+		return cmp.Or(level(b.Severity)-level(a.Severity), b.N-a.N, cmp.Compare(a.Status, b.Status))
+	})
+	return v
+}
+
+// AllLink asks for all that match.
+func (v *estateView) AllLink() string {
+	q := url.Values{"all": {"1"}}
+	if v.Query != "" {
+		q.Set("q", v.Query)
+	}
+	if v.Status != "" {
+		q.Set("status", v.Status)
+	}
+	return "?" + q.Encode() + "#estate"
+}
+
+// fits says whether all words are part of what the table shows of a unit.
+func fits(u *bridge.Unit, words []string) bool {
+	if len(words) == 0 {
+		return true
+	}
+	text := strings.ToLower(strings.Join([]string{u.Name, u.CPC, className(u.Class), statusText(u.Status), u.Group}, "\n"))
+	for _, w := range words {
+		if !strings.Contains(text, w) {
+			return false
+		}
+	}
+	return true
+}
+
+func rank(u *bridge.Unit) int {
+	if u.Class == "cpc" {
+		return 0
+	}
+	return 1
+}
+
+func level(severity string) int { return slices.Index(event.Severities(), severity) }
+
+func statusText(status string) string { return cmp.Or(status, "unknown") }
+
+func className(class string) string {
+	switch class {
+	case "cpc":
+		return "CPC"
+	case "logical-partition":
+		return "LPAR"
+	}
+	return class
+}
+
+func (h handler) landing(w http.ResponseWriter, r *http.Request) {
+	p := h.page(r.URL.Query())
+	// Made whole before the first byte goes out: a client that reads slowly holds up nothing but its own connection.
+	var out bytes.Buffer
+	if err := h.template.Execute(&out, p); err != nil {
+		h.Logger.Error("the page could not be made", zap.Error(err))
+		http.Error(w, "the page could not be made; the daemon's log says why", http.StatusInternalServerError)
+		return
+	}
+	control := http.NewResponseController(w)
+	if err := control.SetWriteDeadline(time.Now().Add(pageTimeout)); err == nil {
+		defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve other requests
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(out.Len()))
+	if _, err := w.Write(out.Bytes()); err != nil {
+		h.Logger.Debug("the page could not be written", zap.Error(err))
+	}
+}
+
+func (h handler) page(q url.Values) *page {
+	p := &page{
+		Build: h.Build, Status: h.Status(), Config: h.Config(), Now: time.Now().UTC(), Docs: docs, Live: h.Live != nil,
+		Types: append(event.NotificationTypes(), event.TypeHardwareMessage, event.TypeBridgeConnected, event.TypeBridgeDisconnected,
+			event.TypeBridgeGap, event.TypeBridgeHeartbeat, event.TypeBridgeTest),
+	}
+	add := func(kind, name, anchor string, troubles []bridge.Trouble) {
+		for _, t := range troubles {
+			p.Wrong = append(p.Wrong, wrong{kind, name, anchor, t})
+		}
+	}
+	for i := range p.HMCs {
+		add("HMC", p.HMCs[i].Name, fmt.Sprintf("hmc-%d", i), p.HMCs[i].Troubles)
+	}
+	for i := range p.Sinks {
+		add("Sink", p.Sinks[i].Name, fmt.Sprintf("sink-%d", i), p.Sinks[i].Troubles)
+	}
+	add("", "", "daemon", p.Troubles)
+	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
+		add("", "", "daemon", []bridge.Trouble{{
+			Severity: event.SeverityWarning, What: "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
+			Do: "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
+		}})
+	}
+	p.addReasons()
+	slices.SortStableFunc(p.Wrong, func(a, b wrong) int { return level(b.Severity) - level(a.Severity) })
+	var units []bridge.Unit
+	if h.Units != nil {
+		units = h.Units()
+	}
+	p.Estate = newEstate(units, q)
+	return p
+}
+
+// pending is the severity of what is expected to pass by itself.
+const pending = "pending"
+
+// addReasons adds what keeps the daemon from being ready and is no trouble: a first logon that is under way, for example.
+func (p *page) addReasons() {
+	for _, r := range p.Reasons {
+		w := wrong{Anchor: "daemon", Trouble: bridge.Trouble{Severity: pending, What: r.Reason}}
+		troubles := p.Troubles
+		for i := range p.HMCs {
+			if r.HMC != "" && p.HMCs[i].Name == r.HMC {
+				w.Kind, w.Name, w.Anchor, troubles = "HMC", r.HMC, fmt.Sprintf("hmc-%d", i), p.HMCs[i].Troubles
+			}
+		}
+		for i := range p.Sinks {
+			if r.Sink != "" && p.Sinks[i].Name == r.Sink {
+				w.Kind, w.Name, w.Anchor, troubles = "Sink", r.Sink, fmt.Sprintf("sink-%d", i), p.Sinks[i].Troubles
+			}
+		}
+		if len(troubles) == 0 {
+			p.Wrong = append(p.Wrong, w)
+		}
+	}
+}
+
+// newTemplate reads the page.
+func newTemplate() *template.Template {
+	return template.Must(template.New("page.html").Funcs(template.FuncMap{
+		"asset": asset, "ago": ago, "lasted": lasted, "span": span, "stamp": stamp, "bytes": byteSize, "number": number, "plural": plural,
+		"spark": newSpark, "state": stateText, "class": className, "status": statusText, "deref": func(t *time.Time) time.Time { return *t }, "pointer": func(t time.Time) *time.Time { return &t },
+		"cut": cutList, "seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
+		"reversed": func(o []bridge.Outage) []bridge.Outage {
+			o = slices.Clone(o)
+			slices.Reverse(o)
+			return o
+		},
+		"days": func(now, t time.Time) string {
+			d := int(t.Sub(now).Hours() / 24)
+			return fmt.Sprintf("%d %s", d, plural(d, "day"))
+		},
+		"subscribed": func(topics []bridge.TopicStatus) int {
+			n := 0
+			for _, t := range topics {
+				if t.Subscribed {
+					n++
+				}
+			}
+			return n
+		},
+		"args":   func(v ...any) []any { return v },
+		"int":    func(n int64) int { return int(min(n, 2)) }, // for plural
+		"moment": newMoment, "words": strings.Fields,
+	}).ParseFS(files, "page.html"))
+}
+
+// cutList returns the first keys of a map, in order, and how many more there are.
+func cutList(m map[string]string) (list struct {
+	Items [][2]string
+	More  int
+},
+) {
+	for k, v := range m {
+		list.Items = append(list.Items, [2]string{k, v})
+	}
+	slices.SortFunc(list.Items, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) })
+	if n := len(list.Items); n > listShown {
+		list.Items, list.More = list.Items[:listShown], n-listShown
+	}
+	return list
+}
+
+func stateText(state string) string { return strings.ReplaceAll(state, "_", " ") }
+
+func plural(n int, one string) string {
+	if n == 1 {
+		return one
+	}
+	return one + "s"
+}
+
+// moment is a point in time: today its date is left out.
+type moment struct{ ISO, Full, Short string }
+
+// newMoment takes a time.Time or *time.Time.
+func newMoment(now, at any) (moment, error) {
+	var times [2]time.Time
+	for i, v := range []any{now, at} {
+		switch v := v.(type) {
+		case time.Time:
+			times[i] = v.UTC()
+		case *time.Time:
+			times[i] = v.UTC()
+		default:
+			return moment{}, fmt.Errorf("%T is no time", v)
+		}
+	}
+	t := times[1]
+	m := moment{ISO: t.Format(time.RFC3339), Full: stamp(t), Short: stamp(t)}
+	if t.Truncate(24 * time.Hour).Equal(times[0].Truncate(24 * time.Hour)) {
+		m.Short = t.Format(time.TimeOnly)
+	}
+	return m, nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
+
+// ago says how long ago a time was.
+func ago(now, t time.Time) string {
+	if d := now.Sub(t); d >= time.Second {
+		return short(d) + " ago"
+	}
+	return "just now"
+}
+
+// lasted says how long something lasts that began at t.
+func lasted(now, t time.Time) string { return short(now.Sub(t)) }
+
+// span says how long something lasted.
+func span(from time.Time, to *time.Time) string {
+	if to == nil {
+		return ""
+	}
+	return short(to.Sub(from))
+}
+
+// short is a duration as people say it, in at most two units.
+func short(d time.Duration) string {
+	d = max(0, d)
+	if d > 0 {
+		d = max(time.Second, d)
+	}
+	unit := func(n time.Duration, of string, rest time.Duration, restOf string) string {
+		s := strconv.FormatInt(int64(n), 10) + "\u202f" + of
+		if rest > 0 {
+			s += " " + strconv.FormatInt(int64(rest), 10) + "\u202f" + restOf
+		}
+		return s
+	}
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Minute:
+		return unit(d/time.Second, "s", 0, "")
+	case d < time.Hour:
+		return unit(d/time.Minute, "min", d%time.Minute/time.Second, "s")
+	case d < day:
+		return unit(d/time.Hour, "h", d%time.Hour/time.Minute, "min")
+	}
+	return unit(d/day, "d", d%day/time.Hour, "h")
+}
+
+// number groups digits, so that large numbers can be read.
+func number(v any) string {
+	s := fmt.Sprint(v)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "\u202f" + s[i:]
+	}
+	return s
+}
+
+func byteSize(n int64) string {
+	const step = 1024
+	v, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for v >= step && i < len(units)-1 {
+		v /= step
+		i++
+	}
+	if i == 0 || v >= 100 {
+		return fmt.Sprintf("%.0f\u202f%s", v, units[i])
+	}
+	return fmt.Sprintf("%.1f\u202f%s", v, units[i])
+}
+
+// spark is a small chart of what happened in each of the last minutes.
+type spark struct {
+	Done, Running string // paths: the minutes that are over, and the one that is not
+	Width, Height int
+	Last          int64 // of the last minute that is over
+	Peak, Sum     int64
+}
+
+const (
+	sparkBar    = 4 // width of a minute
+	sparkHeight = 36
+)
+
+func newSpark(counts []int64) spark {
+	s := spark{Width: sparkBar * len(counts), Height: sparkHeight}
+	for _, n := range counts {
+		s.Peak = max(s.Peak, n)
+		s.Sum += n
+	}
+	if len(counts) > 1 {
+		s.Last = counts[len(counts)-2]
+	}
+	var b strings.Builder
+	for i, n := range counts {
+		if i == len(counts)-1 {
+			s.Done = b.String()
+			b.Reset()
+		}
+		if n <= 0 {
+			continue
+		}
+		height := max(2, float64(n)/float64(s.Peak)*(sparkHeight-2)) // something is more than nothing, however little
+		fmt.Fprintf(&b, "M%d %dv-%.1fh%dv%.1fz", i*sparkBar, sparkHeight, height, sparkBar-1, height)
+	}
+	s.Running = b.String()
+	return s
+}

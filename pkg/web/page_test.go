@@ -1,0 +1,233 @@
+package web_test
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
+)
+
+const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>'`
+
+// fullStatus has something of everything that the page shows, each text of it hostile.
+func fullStatus(now time.Time) bridge.Status {
+	at := func(ago time.Duration) *time.Time {
+		t := now.Add(-ago).UTC()
+		return &t
+	}
+	perMinute := make([]int64, 60)
+	perMinute[58], perMinute[59], perMinute[3] = 1234, 5, 1
+	trouble := []bridge.Trouble{{Severity: event.SeverityCritical, What: "It is down: " + evil, Do: "Look at it " + evil}}
+	return bridge.Status{
+		Started: *at(50 * time.Hour),
+		Reasons: []bridge.Reason{{HMC: "east" + evil, Reason: "down"}},
+		HMCs: []bridge.HMCStatus{
+			{
+				Name: "east" + evil, State: bridge.StateAuthFailed, Since: *at(90*time.Minute + 30*time.Second), Host: "h" + evil, NextAttempt: at(-time.Hour), Reconnects: 1234567,
+				Topics: []bridge.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []string{"x" + evil},
+				LastFrame: at(time.Second), LastNotification: at(26 * time.Hour), BlindSince: at(time.Minute), Gaps: 2, Missed: 3,
+				OSMessages: &bridge.OSMessageStatus{Followed: 1, NotFollowed: map[string]string{"P1" + evil: "q" + evil}},
+				LastGap:    &bridge.GapStatus{From: *at(2 * time.Hour), To: *at(time.Hour), Causes: []string{"c" + evil}, Missed: map[string]int{"job" + evil: 3}, Recovered: map[string]int{"audit": 4}, MayBeMissed: []string{"m" + evil}},
+				Outages: []bridge.Outage{
+					{From: *at(49 * time.Hour), To: at(48 * time.Hour), Cause: "first " + evil, Attempts: 3},
+					{From: *at(time.Minute), Cause: "second " + evil, Attempts: 1},
+				},
+				CertificateNotAfter: at(-20*24*time.Hour - time.Minute), NotificationsPerMinute: perMinute, Troubles: trouble,
+			},
+			{Name: "west", State: bridge.StateConnected, Connected: true, Since: *at(time.Hour), CertificateNotAfter: at(time.Hour), NotificationsPerMinute: make([]int64, 60)},
+		},
+		Sinks: []bridge.SinkStatus{
+			{Name: "ops" + evil, Kind: "webhook", QueueEvents: 12, QueueBytes: 5 << 20, OldestEventAgeSeconds: 3700, Delivered: 10, Filtered: 4, Dropped: 2, Stuck: true, FailingSince: at(time.Minute), FailedAttempts: 5, LastError: "503 " + evil, LastErrorTime: at(0), DeadLetters: 9, DeliveredPerMinute: perMinute, Troubles: trouble},
+			{Name: "journal", Kind: "log", LastError: "earlier " + evil, LastErrorTime: at(time.Hour), LastSuccess: at(time.Second), DeliveredPerMinute: make([]int64, 60)},
+		},
+		Storage:  bridge.StorageStatus{Path: "/data" + evil, Bytes: 3 << 30, MaxBytes: 10 << 30},
+		Troubles: []bridge.Trouble{{Severity: event.SeverityWarning, What: "Something else " + evil}},
+	}
+}
+
+func units(now time.Time, n int) []bridge.Unit {
+	list := []bridge.Unit{
+		{Group: "g", Class: "partition", Name: "PART2", CPC: "CPC1", Status: "stopped", Severity: event.SeverityWarning, Since: now.Add(-time.Hour), Exact: true, Current: true},
+		{Group: "g", Class: "partition", Name: "PART1" + evil, CPC: "CPC1", Status: "active" + evil, Severity: event.SeverityInfo, Since: now.Add(-time.Minute), Current: true},
+		{Group: "g", Class: "cpc", Name: "CPC1", CPC: "CPC1", Status: "", Severity: event.SeverityInfo},
+		{Group: "a", Class: "logical-partition", Name: "LP1", CPC: "M90", Status: "exceptions", Severity: event.SeverityCritical, Since: now},
+	}
+	for i := range n {
+		list = append(list, bridge.Unit{Group: "g", Class: "partition", Name: fmt.Sprintf("X%05d", i), CPC: "CPC9", Status: "active", Severity: event.SeverityInfo})
+	}
+	return list
+}
+
+// pageOf serves the page of a status.
+func pageOf(t *testing.T, more int) *httptest.Server {
+	t.Helper()
+	now := time.Now()
+	s := httptest.NewServer(web.NewHandler(web.Options{
+		Status: func() bridge.Status { return fullStatus(now) },
+		Config: func() web.ConfigStatus {
+			return web.ConfigStatus{File: "hmcnotifyd.yaml" + evil, Error: "hmcnotifyd.yaml:3: " + evil, LastReload: now}
+		},
+		Reload: func() error { return nil }, Units: func() []bridge.Unit { return units(now, more) },
+		Live:     func(bridge.LiveFilter) (web.LiveReader, error) { return newScript(), nil },
+		Gatherer: prometheus.NewRegistry(), Build: web.Build{Version: "1.2.3" + evil},
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func fetch(t *testing.T, url string) (string, http.Header) {
+	t.Helper()
+	resp, in := get(t.Context(), t, url)
+	body, err := io.ReadAll(in)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %d, %v\n%s", url, resp.StatusCode, err, body)
+	}
+	return string(body), resp.Header
+}
+
+// tokens ranges over the elements and texts of a page. encoding/xml reads HTML that is written with care.
+func tokens(t *testing.T, page string) iter.Seq[xml.Token] {
+	t.Helper()
+	return func(yield func(xml.Token) bool) {
+		d := xml.NewDecoder(strings.NewReader(page))
+		d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
+		for {
+			token, err := d.Token()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !yield(token) {
+				return
+			}
+		}
+	}
+}
+
+// text is what a person reads of a page.
+func text(t *testing.T, page string) string {
+	t.Helper()
+	var b strings.Builder
+	for token := range tokens(t, page) {
+		if data, ok := token.(xml.CharData); ok {
+			b.Write(data)
+			b.WriteByte(' ')
+		}
+	}
+	return strings.Join(strings.Fields(strings.ReplaceAll(b.String(), "\u202f", " ")), " ")
+}
+
+func TestPageSaysEverything(t *testing.T) {
+	page, _ := fetch(t, pageOf(t, 0).URL+"/")
+	got := text(t, page)
+	for _, want := range []string{
+		"4 things need attention", "1 of 2 HMCs connected and subscribed, 1 of 2 sinks accepting events.",
+		"auth failed", "for 1 h 30 min", "1 234 567", "1 d 2 h ago", "3, in 2 gaps", "expires in 20 days", "expired", "1 234 /min", "peak 1 234 · 1 240 notifications in 60 min", "no notifications in 60 min",
+		"0 of 1 topic subscribed, OS messages of 1 partition", "Not followed now:", "2 outages, the last still lasts", "1 h , 3 attempts failed", "Last gap: 1 h, until", "4 of audit fetched afterwards", "May be missing: m",
+		"stuck", "5 attempts failed", "12 · 5.0 MiB", "1 h 1 min", "Dead letters 9", "Dropped 2", "Last error 1 h",
+		"3.0 GiB of 10.0 GiB", "2 d 2 h", "The configuration file has a mistake", "Something else",
+		"unknown 1", "at least 1 min", "when seen last", "4 of 4.",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(got)
+	}
+}
+
+// Whatever a text holds, it stays a text: the page's elements and addresses are those of its template.
+func TestPageHasNoMarkupFromTexts(t *testing.T) {
+	page, header := fetch(t, pageOf(t, 0).URL+"/?q="+url.QueryEscape(evil)+"&status="+url.QueryEscape(evil))
+	addresses := regexp.MustCompile(`^(#|\?|assets/|metrics$|api/v1/|-/|https://github\.com/hmcnotifyd/)`)
+	scripts := 0
+	for token := range tokens(t, page) {
+		e, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		if e.Name.Local == "script" {
+			scripts++
+		}
+		for _, a := range e.Attr {
+			name, value := a.Name.Local, a.Value
+			if strings.HasPrefix(name, "on") || name == "style" {
+				t.Errorf("attribute %s of %s", name, e.Name.Local)
+			}
+			if (name == "href" || name == "src" || name == "action") && !addresses.MatchString(value) {
+				t.Errorf("%s=%q", name, value)
+			}
+		}
+	}
+	if scripts != 1 {
+		t.Errorf("%d scripts", scripts)
+	}
+	policy := header.Get("Content-Security-Policy")
+	if strings.Contains(policy, "unsafe") || strings.Contains(policy, "http") || !strings.Contains(policy, "default-src 'none'") || header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%v", header)
+	}
+}
+
+func TestPageAssets(t *testing.T) {
+	s := pageOf(t, 0)
+	page, _ := fetch(t, s.URL+"/")
+	found := regexp.MustCompile(`"(assets/[^"]+)"`).FindAllStringSubmatch(page, -1)
+	kinds := map[string]string{"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+	for _, m := range found {
+		name, version, _ := strings.Cut(m[1], "?v=")
+		_, header := fetch(t, s.URL+"/"+m[1])
+		if version == "" || !strings.HasPrefix(header.Get("Content-Type"), kinds[name[strings.LastIndexByte(name, '.')+1:]]) || !strings.Contains(header.Get("Cache-Control"), "immutable") {
+			t.Errorf("%s: %v", m[1], header)
+		}
+	}
+	if len(found) != 4 {
+		t.Errorf("%v", found)
+	}
+}
+
+func TestEstateSearch(t *testing.T) {
+	s := pageOf(t, 1000)
+	row := regexp.MustCompile(`<tr class="(?:cpc|partition|logical-partition)[^"]*"><th[^>]*>([^<&]*)`)
+	for query, test := range map[string]struct {
+		n           int
+		first, says string
+	}{
+		"":                         {200, "LP1", "200 of 1 004."},
+		"?all=1":                   {1004, "LP1", "1 004 of 1 004."},
+		"?q=part1":                 {1, "PART1", "1 of 1 that fit, of 1 004."},
+		"?q=cpc1":                  {3, "CPC1", "3 of 3 that fit, of 1 004."},
+		"?q=CPC1+stopped":          {1, "PART2", "1 of 1 that fit"},
+		"?q=lpar":                  {1, "LP1", "1 of 1 that fit"},
+		"?status=active":           {200, "X00000", "200 of 1 000 that fit, of 1 004."},
+		"?status=unknown":          {1, "CPC1", "1 of 1 that fit"},
+		"?status=active&all=1":     {1000, "X00000", "1 000 of 1 000 that fit"},
+		"?q=x0001&status=active":   {10, "X00010", "10 of 10 that fit"},
+		"?q=nothing+has+this":      {0, "", "None of 1 004 fits."},
+		"?q=x00010&status=stopped": {0, "", "None of 1 004 fits."},
+	} {
+		t.Run(query, func(t *testing.T) {
+			page, _ := fetch(t, s.URL+"/"+query)
+			rows := row.FindAllStringSubmatch(page, -1)
+			if len(rows) != test.n || (test.n > 0 && rows[0][1] != test.first) || !strings.Contains(text(t, page), test.says) {
+				t.Errorf("%d rows, %.1q", len(rows), rows)
+			}
+		})
+	}
+}
