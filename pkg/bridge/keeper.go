@@ -323,10 +323,8 @@ func (k *keeper) list(ctx context.Context) {
 	k.listed = time.Now()
 	k.s.rec.group.estate.Learn(l)
 	k.listing, k.comparing = l, k.listed.Add(k.s.timing.settle)
-	gone, unselected := k.syncChannels(l, partitions)
-	for _, uri := range gone { // without k.mu
-		k.s.rec.forgetPartition(ctx, uri)
-	}
+	unselected := k.syncChannels(partitions)
+	k.dropGone(ctx, l)
 	for _, topic := range unselected { // its channel stays open: nothing closes one but the end of the session
 		if err := k.rcv.Unsubscribe(ctx, topic); err != nil && ctx.Err() == nil {
 			k.s.log.Debug("a topic that is not wanted any more could not be unsubscribed", zap.String("topic", topic), zap.Error(err))
@@ -357,21 +355,32 @@ func (k *keeper) noteListing(err error, l *estate.Listing) {
 	}
 }
 
-// syncChannels makes the OS message channels fit the partitions that were listed. It returns the URIs of partitions that are gone,
-// and the topics of those that are not selected by the name they have now.
-func (k *keeper) syncChannels(l *estate.Listing, partitions []hmc.Partition) (gone, unselected []string) {
-	exists := make(map[string]bool, len(partitions))
-	for _, p := range partitions {
-		exists[p.ObjectURI] = true
+// dropGone drops the channels of partitions that are gone, and what is known of their messages. One that a list lacks is not
+// gone before the estate says so: what is forgotten would be told again when the HMC lists it again and replays its messages.
+func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
+	exists := make(map[string]bool, len(l.Resources))
+	for i := range l.Resources {
+		exists[l.Resources[i].URI] = true
 	}
+	var gone []string
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	for uri, c := range k.channels {
-		if !exists[uri] && l.Complete[c.class] {
+		if !exists[uri] && l.Complete[c.class] && !k.s.rec.group.estate.Lists(k.s.cfg.Name, uri) {
 			gone = append(gone, uri)
 			k.drop(uri, c)
 		}
 	}
+	k.mu.Unlock()
+	for _, uri := range gone { // without k.mu
+		k.s.rec.forgetPartition(ctx, uri)
+	}
+}
+
+// syncChannels makes the OS message channels fit the partitions that were listed. It returns the topics of those that are not
+// selected by the name they have now.
+func (k *keeper) syncChannels(partitions []hmc.Partition) (unselected []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for _, p := range partitions {
 		class := estate.ClassPartition
 		if strings.HasPrefix(p.ObjectURI, "/api/logical-partitions/") {
@@ -407,7 +416,7 @@ func (k *keeper) syncChannels(l *estate.Listing, partitions []hmc.Partition) (go
 		}
 		k.s.noteChannel(p.ObjectURI, channelStatus{partition: c.label(), problem: problem})
 	}
-	return gone, unselected
+	return unselected
 }
 
 // drop forgets a channel. k.mu is held.
@@ -425,6 +434,7 @@ func (k *keeper) compare(ctx context.Context) {
 	}
 	k.listing = nil
 	again := k.s.rec.reconcile(ctx, l)
+	k.dropGone(ctx, l)
 	if again {
 		k.mu.Lock()
 		k.relist = true

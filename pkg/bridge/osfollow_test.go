@@ -209,3 +209,49 @@ func TestFetchWithinReplay(t *testing.T) {
 		t.Errorf("sequence %d with %d messages up to number %d, want 0 with 15 up to 14", m.epoch, m.next, m.highest)
 	}
 }
+
+// A list that lacks a partition for once, as while a CPC does not communicate, is no reason to forget what was told of its
+// messages: what the HMC replays later would be told again.
+func TestPartitionThatIsNotListedForOnce(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 5})
+	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
+	d.connected("a")
+	d.followed(2)
+	p := sim.Partitions()[0]
+	held := func() []string { return consoleOf(d.consumer.got(), p.URI) }
+	d.eventually("what the HMC held", func() bool { return len(held()) == p.OSMessages })
+	lists := func() int64 { return sim.RESTRequests()["list-permitted-partitions"] }
+	before := lists()
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultEmpty, Operation: "list-permitted-partitions", Times: 1})
+	sim.Publish("object", []hmcsim.Header{
+		{Name: "notification-type", Value: "inventory-change"}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: p.URI}, {Name: "action", Value: "add"},
+	}, nil)
+	d.eventually("listed again", func() bool { return lists() >= before+2 })
+	d.followed(2)
+	if _, err := sim.OSMessages(p.ID, "test live"); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("followed", func() bool { return slices.Contains(held(), "test live") })
+	sim.Broker().DropLinks()
+	d.awaitGaps(1)
+	d.stop()
+	if got := held(); len(got) != p.OSMessages+1 {
+		t.Errorf("%d messages, want %d: %q", len(got), p.OSMessages+1, got)
+	}
+}
+
+// One that no list has any more is not followed any more, although nothing told that it is gone.
+func TestPartitionThatIsNotListedAnyMore(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
+	d.connected("a")
+	d.followed(2)
+	d.estateKnown("a", 3)
+	p := sim.Partitions()[0]
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultEmpty, Operation: "list-permitted-partitions"})
+	sim.Publish("object", []hmcsim.Header{
+		{Name: "notification-type", Value: "inventory-change"}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: p.URI}, {Name: "action", Value: "add"},
+	}, nil)
+	d.followed(0)
+	d.estateKnown("a", 1)
+}

@@ -437,6 +437,14 @@ func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	}
 }
 
+// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found to be gone since.
+func (e *Estate) Lists(hmc, uri string) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	o := e.objects[uri]
+	return o != nil && slices.Contains(o.hmcs, hmc)
+}
+
 // Len returns how many resources are known.
 func (e *Estate) Len() int {
 	e.mu.RLock()

@@ -31,6 +31,7 @@ const (
 	RESTFaultDrop     RESTFaultKind = "drop"     // the connection is closed without an answer
 	RESTFaultGarbage  RESTFaultKind = "garbage"  // 200 with a body that is not JSON
 	RESTFaultTruncate RESTFaultKind = "truncate" // 200, and the connection is closed in the middle of the body
+	RESTFaultEmpty    RESTFaultKind = "empty"    // 200 with no CPC or partition listed, as while an HMC learns what it manages
 )
 
 // RESTFault makes REST requests go wrong.
@@ -230,7 +231,7 @@ func (f *RESTFault) answers() (status, reason int) {
 		return http.StatusInternalServerError, 0
 	case RESTFaultBusy:
 		return http.StatusServiceUnavailable, 0
-	case RESTFaultGarbage, RESTFaultTruncate:
+	case RESTFaultGarbage, RESTFaultTruncate, RESTFaultEmpty:
 		return http.StatusOK, 0
 	case RESTFaultStatus:
 		return f.Status, f.Reason
@@ -266,6 +267,8 @@ func writeFault(w http.ResponseWriter, r *http.Request, fault RESTFault) {
 	case RESTFaultGarbage:
 		w.Header().Set("Content-Type", "application/json;charset=utf-8")
 		_, _ = io.WriteString(w, `{"api-major-version": 4, "unfinished": [`)
+	case RESTFaultEmpty:
+		writeReply(w, r, ok(map[string]any{"cpcs": []any{}, "partitions": []any{}, "logical-partitions": []any{}}))
 	case RESTFaultTruncate:
 		w.Header().Set("Content-Type", "application/json;charset=utf-8")
 		w.Header().Set("Content-Length", "4096")
