@@ -173,7 +173,10 @@ func tooMuch(err error) bool {
 
 // fetchMessages lists the OS messages of the partitions of which some were missed, where the HMC did not replay them.
 func (k *keeper) fetchMessages(ctx context.Context) {
-	for _, c := range k.dueFills() {
+	for i, c := range k.dueFills() {
+		if i >= channelsAtOnce { // as with opening them
+			return
+		}
 		k.mu.Lock()
 		u := c.fill
 		k.mu.Unlock()

@@ -19,8 +19,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
-// openAtOnce is how many OS message channels are opened before something else has its turn.
-const openAtOnce = 4
+// channelsAtOnce is how many OS message channels are opened, and of how many the messages that were missed are fetched, before
+// something else has its turn.
+const channelsAtOnce = 4
 
 // keeper does for one link what needs the REST side and must not hold up the notifications: it keeps the session
 // alive, learns the names of partitions, opens their OS message channels, and tries refused topics again. One
@@ -203,7 +204,7 @@ func (k *keeper) work(ctx context.Context) time.Duration {
 	k.fetchLogs(ctx)
 	// Thousands of channels take long within the budget: the rest has its turn meanwhile.
 	for i, c := range k.dueChannels() {
-		if i >= openAtOnce || ctx.Err() != nil {
+		if i >= channelsAtOnce || ctx.Err() != nil {
 			break
 		}
 		k.open(ctx, c)

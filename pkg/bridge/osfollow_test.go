@@ -255,3 +255,53 @@ func TestPartitionThatIsNotListedAnyMore(t *testing.T) {
 	d.followed(0)
 	d.estateKnown("a", 1)
 }
+
+// What was missed of many partitions takes long to fetch within the budget. What changed in the estate is not told only after that.
+func TestFetchingManyHoldsUpNothing(t *testing.T) {
+	const partitions = 40
+	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: partitions, OSMessages: 1})
+	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
+	d.connected("a")
+	d.estateKnown("a", 1+partitions)
+	active := 0
+	for _, p := range sim.Partitions() {
+		if p.Status == "active" {
+			active++
+		}
+	}
+	fetched := func() int64 { return sim.RESTRequests()["list-os-messages"] }
+	d.eventually("it is known where each begins", func() bool { return fetched() >= int64(active) })
+	d.followed(active)
+	p := sim.Partitions()[slices.IndexFunc(sim.Partitions(), func(p hmcsim.PartitionInfo) bool { return p.Status == "active" })]
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultSlow, Operation: "list-os-messages", Delay: 200 * time.Millisecond})
+	sim.Broker().StopListening()
+	sim.Broker().DropLinks()
+	d.eventually("noticed", func() bool { return !d.hmc("a").Connected })
+	if err := sim.RenamePartition(p.ID, "OTHER"); err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	if err := sim.Broker().StartListening(); err != nil {
+		t.Fatal(err)
+	}
+	told := func() *event.Event {
+		for _, e := range d.fileEvents() {
+			if e.Origin == event.OriginReconcile {
+				return e
+			}
+		}
+		return nil
+	}
+	d.eventually("told", func() bool { return told() != nil })
+	before := 0
+	for _, c := range sim.Calls() {
+		if c.Operation == "list-os-messages" && c.Time.After(since) && c.Time.Before(told().Received) {
+			before++
+		}
+	}
+	if before >= active/2 {
+		t.Errorf("told after the messages of %d of %d partitions were asked for", before, active)
+	}
+	sim.ClearRESTFaults()
+	d.awaitGaps(1)
+}
