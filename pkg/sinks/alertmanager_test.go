@@ -705,3 +705,36 @@ func TestAlertTurns(t *testing.T) {
 		t.Errorf("left: %v, %v, %v", s.turns.keys, s.turns.all, s.turns.waiting)
 	}
 }
+
+// The time of an OS message is by the clock of its operating system, which need not be right: of a message that was received when it
+// was written it neither hides the alert nor makes it last.
+func TestAlertOfOSMessageWhoseClockIsWrong(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"behind": -48 * time.Hour, "ahead": 48 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			f := startAlertmanager(t)
+			cfg := alertmanagerConfig(f)
+			a := startAlerting(t, cfg, Options{})
+			for _, origin := range []string{event.OriginLive, event.OriginRefresh} {
+				a.must(event.Event{
+					Type: event.TypeOSMessage, Origin: origin, Resource: partition("ZOS1"), Severity: event.SeverityWarning, Time: time.Now().Add(ahead),
+					Body: []byte(`{"message-text":"*01 REPLY Y OR N","prompt-text":"01","is-held":true}`),
+				})
+			}
+			want := 1 // of what is replayed nothing else tells whether it is old
+			if ahead > 0 {
+				want = 2
+			}
+			s := a.sink.(*alertmanager)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if n := len(s.book.alerts); n != want {
+				t.Errorf("%d alerts, want %d", n, want)
+			}
+			for _, known := range s.book.alerts {
+				if left := time.Until(known.Until); left > s.book.osResolve || left < s.book.osResolve-time.Minute {
+					t.Errorf("it fires for %s", left)
+				}
+			}
+		})
+	}
+}

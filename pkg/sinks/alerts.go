@@ -248,7 +248,12 @@ func (b *alertBook) link(e *event.Event, rec event.Record, now time.Time) (keys 
 // osMessage: the alert fires for a time. What was held or had priority before that is not news.
 func (b *alertBook) osMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
 	held, priority := event.True(event.Member(e.Body, "is-held")), event.True(event.Member(e.Body, "is-priority"))
-	until := e.Time.Add(b.osResolve)
+	// The time is by the clock of the operating system, which may be far off. What comes live was written just now.
+	written := e.Time
+	if e.Origin == event.OriginLive || written.After(e.Received) {
+		written = e.Received
+	}
+	until := written.Add(b.osResolve)
 	if !b.makes(config.AlertOSMessage) || objectOf(e) == "" || !held && !priority || !until.After(now) || !b.selects(rec) {
 		return nil, true
 	}
