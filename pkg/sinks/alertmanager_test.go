@@ -738,3 +738,37 @@ func TestAlertOfOSMessageWhoseClockIsWrong(t *testing.T) {
 		})
 	}
 }
+
+// What the configuration does not let fire any more ends with the reload, or the next start, and not with the next status: of a
+// partition that is stopped for good there is none.
+func TestAlertsThatAreNotSelectedAnyMore(t *testing.T) {
+	f := startAlertmanager(t)
+	store := new(memoryStore)
+	cfg := alertmanagerConfig(f)
+	a := startAlerting(t, cfg, Options{Store: store})
+	for _, name := range []string{"PROD1", "TEST1", "OLD", "MOVED"} {
+		a.must(statusOf(partition(name), "stopped", event.SeverityWarning))
+	}
+	a.must(statusOf(partition("PROD2"), "paused", event.SeverityWarning))
+	renamed := partition("MOVED")
+	renamed.Name = "TEST2"
+	a.must(event.Event{Type: event.TypePropertyChange, Resource: renamed})
+	long := statusOf(partition("LONG"), "stopped", event.SeverityWarning)
+	long.BodyText = strings.Repeat("x", 2*maxAnnotation) // not kept, so nobody can say
+	a.must(long)
+	_ = a.sink.Close()
+
+	p, err := config.NewPattern("stopped")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Alertmanager.Statuses = config.Patterns{p}
+	a = startAlerting(t, cfg, Options{Store: store, Selects: func(rec event.Record) bool {
+		e, err := rec.Event()
+		return err == nil && !strings.HasPrefix(e.Resource.Name, "TEST") && e.Resource.Name != "OLD" && e.ID != ""
+	}})
+	a.repeat()
+	a.expect(f, "HMCResourceStatus a PROD1 warning firing", "HMCResourceStatus a PROD2 warning resolved", "HMCResourceStatus a LONG warning firing",
+		"HMCResourceStatus a TEST1 warning resolved", "HMCResourceStatus a TEST2 warning resolved", "HMCResourceStatus a OLD warning resolved",
+		"HMCResourceStatus a MOVED warning resolved")
+}

@@ -22,6 +22,8 @@ const (
 	resolvedRetention = 15 * time.Minute
 	// maxAnnotation bounds a text that comes from an HMC or an operating system, in bytes.
 	maxAnnotation = 4 << 10
+	// maxAlertEvent bounds the event that is kept with an alert, in bytes.
+	maxAlertEvent = 4 << 10
 )
 
 // alert is one alert as Alertmanager knows it: its labels are what it is. The exported fields are what is stored.
@@ -35,6 +37,7 @@ type alert struct {
 	URI         string            `json:"uri,omitempty"`  // of the object it is about
 	HMC         string            `json:"hmc"`
 	Group       string            `json:"group,omitempty"`
+	Event       json.RawMessage   `json:"event,omitempty"` // that told of it last, without headers; none if it is long
 
 	version, posted, stored int // of what is above: as it is, as Alertmanager has it, as it is stored
 }
@@ -108,7 +111,7 @@ func (b *alertBook) configured(now time.Time) {
 		if !a.firing() {
 			continue
 		}
-		if !b.makes(a.Labels["alertname"]) {
+		if !b.makes(a.Labels["alertname"]) || !b.stillSelects(a) {
 			a.end(now)
 			continue
 		}
@@ -119,6 +122,36 @@ func (b *alertBook) configured(now time.Time) {
 			b.relabel(key, labels, now)
 		}
 	}
+}
+
+// stillSelects says whether an alert would fire by the configuration as it is now. Where the event is not known it goes on.
+func (b *alertBook) stillSelects(a *alert) bool {
+	e, err := event.Record{JSON: a.Event}.Event()
+	if err != nil {
+		return true
+	}
+	if e.Resource != nil && a.Labels["resource"] != "" {
+		e.Resource.Name = a.Labels["resource"] // it may have another name since
+	}
+	return (e.Type != event.TypeStatusChange || b.fires(e)) && b.selects(event.NewRecord(e))
+}
+
+// keep returns of an event what stillSelects needs.
+func keep(e *event.Event) json.RawMessage {
+	short := *e
+	short.Headers = nil
+	if kept := short.AppendJSON(nil); len(kept) <= maxAlertEvent {
+		return kept
+	}
+	return nil
+}
+
+// fires says whether a status change is to one that is not acceptable.
+func (b *alertBook) fires(e *event.Event) bool {
+	if len(b.statuses) > 0 {
+		return b.statuses.Match(newStatus(e))
+	}
+	return e.Severity != event.SeverityInfo
 }
 
 // apply takes in one event and returns the keys of the alerts that it is about. ok is false where there is no room for one
@@ -171,16 +204,11 @@ func (b *alertBook) status(e *event.Event, rec event.Record, now time.Time) (key
 	if uri == "" || !b.makes(config.AlertResourceStatus) {
 		return nil, true
 	}
-	status := newStatus(e)
-	fires := e.Severity != event.SeverityInfo
-	if len(b.statuses) > 0 {
-		fires = b.statuses.Match(status)
-	}
 	key := keyStatus + uri
-	if !fires || !b.selects(rec) {
+	if !b.fires(e) || !b.selects(rec) {
 		return b.resolve(key, e, now), true
 	}
-	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": status}, time.Time{}, now)
+	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e)}, time.Time{}, now)
 }
 
 // newStatus is the status that an event tells; "" where it tells none.
@@ -357,7 +385,7 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 		if !maps.Equal(a.Annotations, annotations) || !a.Until.Equal(until) {
 			a.changed()
 		}
-		a.Annotations, a.Until, a.Latest = annotations, until, e.Received
+		a.Annotations, a.Until, a.Latest, a.Event = annotations, until, e.Received, keep(e)
 		return keys, true
 	}
 	if a == nil && len(b.alerts) >= maxAlerts {
@@ -369,7 +397,7 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 	}
 	fresh := &alert{
 		Labels: labels, Annotations: annotations, Starts: starts, Until: until, Latest: e.Received, URI: uri,
-		HMC: e.HMC, Group: b.groupOf(e.HMC), version: 1,
+		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e), version: 1,
 	}
 	if a != nil { // it fires again: what is stored of it, and what Alertmanager has, is the one before
 		fresh.version, fresh.posted, fresh.stored = a.version+1, a.posted, a.stored
