@@ -359,9 +359,10 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg, b.deliveries, b.supervisors = cfg, keepSinks, keepHMCs
-	groups := make(map[string]string)
+	groups, members := make(map[string]string), make(map[string]int)
 	for i := range cfg.HMCs {
 		groups[cfg.HMCs[i].Name] = cfg.HMCs[i].Group
+		members[cfg.HMCs[i].Group]++
 	}
 	for _, r := range keepSinks {
 		if f, ok := r.it.sink.(sinks.Follower); ok {
@@ -378,9 +379,14 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	}
 	severities := newSeverities(cfg.Severity)
 	for _, s := range w.hmcs {
+		s.rec.share(b.group(s.cfg.Group))
+	}
+	for name, g := range b.groups {
+		g.configured(members[name])
+	}
+	for _, s := range w.hmcs {
 		s.rec.severities.Store(severities)
 		s.handover = handoverShare(len(cfg.HMCs))
-		s.rec.share(b.group(s.cfg.Group))
 		s.rec.out.live = &b.live
 		s.setState(StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.run(ctx, b.seen) }))

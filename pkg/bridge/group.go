@@ -41,16 +41,19 @@ func (g *group) join(r *recorder) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.members[r.cfg.Name] = r
-	g.changes.setMembers(len(g.members))
-	g.messages.setMembers(len(g.members))
 }
 
 func (g *group) leave(r *recorder) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.members, r.cfg.Name)
-	g.changes.setMembers(len(g.members))
-	g.messages.setMembers(len(g.members))
+}
+
+// configured says how many HMCs the group has by the configuration. That one of them does not run, for a moment of a reload, is no
+// reason to forget what it, or another one, has told.
+func (g *group) configured(n int) {
+	g.changes.setMembers(n)
+	g.messages.setMembers(n)
 }
 
 // others returns the other HMCs of the group.

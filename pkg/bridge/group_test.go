@@ -314,3 +314,33 @@ func TestBothHMCsOfAGroupAreDown(t *testing.T) {
 		t.Errorf("told %q", got)
 	}
 }
+
+// What one HMC of a group told while the other was away is recognized when that one replays it, also when its configuration was changed
+// in between: that is how one sets right why it was away.
+func TestReloadWhileOneHMCOfAGroupIsDown(t *testing.T) {
+	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: 2})
+	d := startDaemon(t, pairYAML(t, a, b, allOSMessages))
+	d.connected("a")
+	d.connected("b")
+	d.estateKnown("b", 3)
+	p := dpm(t, a, 2)
+	b.Stop()
+	d.eventually("noticed", func() bool { return !d.hmc("b").Connected })
+	if _, err := a.OSMessages(p[0].ID, "test one", "test two"); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("told by the other", func() bool { return len(marked(d.fileEvents(), event.TypeOSMessage)) == 2 })
+	next := d.config(hmcYAML(t, "a", a, allOSMessages, "group: east") + hmcYAML(t, "b", b, allOSMessages, "group: east", "hardware_messages: true"))
+	if err := d.bridge.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	d.connected("b")
+	d.eventually("replayed", func() bool { return d.hmc("b").BlindSince == nil && d.settledGap("b") })
+	d.stop()
+	if got := marked(d.fileEvents(), event.TypeOSMessage); !slices.Equal(got, []string{"test one", "test two"}) {
+		t.Errorf("OS messages: %q", got)
+	}
+}
