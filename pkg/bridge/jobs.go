@@ -66,6 +66,13 @@ func (r *recorder) askForJob(e *event.Event, uri string) bool {
 	}
 }
 
+// awaitsJob says whether the completion of a job is still held back.
+func (r *recorder) awaitsJob(uri string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.jobs, func(h *heldJob) bool { return h.uri == uri && !h.ready })
+}
+
 // jobKnown notes what is known of a job whose completion is held back; nil: nothing.
 func (r *recorder) jobKnown(ctx context.Context, uri string, job *hmc.Job) {
 	r.mu.Lock()
@@ -103,7 +110,9 @@ func (k *keeper) askJobs(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case uri := <-k.jobs:
-			k.askJob(ctx, uri)
+			if k.s.rec.awaitsJob(uri) {
+				k.askJob(ctx, uri)
+			}
 		}
 	}
 }

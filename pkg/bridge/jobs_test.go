@@ -74,3 +74,24 @@ func TestJobHeldBack(t *testing.T) {
 		t.Errorf("received %s and %s", all[0].Received, all[1].Received)
 	}
 }
+
+// How a job ended is not asked for when its completion is told already: that would use up requests, and the time of those that ended since.
+func TestJobsAreNotAskedForTooLate(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultSlow, Operation: "query-job-status", Delay: 500 * time.Millisecond})
+	const atOnce = 12
+	for range atOnce {
+		sim.CompleteJobs()
+	}
+	d.eventually("told", func() bool { return len(d.fileEvents()) == atOnce })
+	sim.CompleteJobs()
+	d.eventually("the next one is told", func() bool { return len(d.fileEvents()) == atOnce+1 })
+	if e := d.fileEvents()[atOnce]; len(e.Body) == 0 {
+		t.Errorf("nobody had the time to ask: %s", e.Summary)
+	}
+	if n := sim.RESTRequests()["query-job-status"]; n > atOnce/2 {
+		t.Errorf("it was asked for %d jobs", n)
+	}
+}
