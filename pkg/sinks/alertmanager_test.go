@@ -772,3 +772,27 @@ func TestAlertsThatAreNotSelectedAnyMore(t *testing.T) {
 		"HMCResourceStatus a TEST1 warning resolved", "HMCResourceStatus a TEST2 warning resolved", "HMCResourceStatus a OLD warning resolved",
 		"HMCResourceStatus a MOVED warning resolved")
 }
+
+// A property that is no name costs the same however many alerts there are: in a flood each partition fires, and one comes with each.
+func TestPropertyChangeWithManyAlerts(t *testing.T) {
+	allocations := func(alerts int) float64 {
+		b := alertBook{names: config.AlertNames(), osResolve: time.Hour, selects: func(event.Record) bool { return true }, alerts: make(map[string]*alert)}
+		now := time.Now()
+		for i := range alerts {
+			e := statusOf(partition(fmt.Sprint("P", i)), "stopped", event.SeverityWarning)
+			e.Time, e.Received = now, now
+			if _, ok := b.apply(event.NewRecord(&e), now); !ok {
+				t.Fatal("no room")
+			}
+		}
+		e := event.Event{
+			Type: event.TypePropertyChange, Resource: partition("P0"), Time: now, Received: now,
+			Headers: event.Headers{{Name: "property-names", Value: " has-unacceptable-status "}},
+		}
+		rec := event.NewRecord(&e)
+		return testing.AllocsPerRun(20, func() { b.apply(rec, now) })
+	}
+	if few, many := allocations(1), allocations(5000); many > few {
+		t.Errorf("%.0f allocations with many alerts, %.0f with one", many, few)
+	}
+}

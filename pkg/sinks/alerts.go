@@ -247,6 +247,10 @@ func (b *alertBook) renamed(e *event.Event, now time.Time) (keys []string) {
 	if e.Resource == nil || e.Resource.ElementURI != "" || e.Resource.ObjectURI == "" || e.Resource.Name == "" {
 		return nil
 	}
+	// Most are about something else, and not worth a look at each alert.
+	if names := strings.Fields(e.Headers.Get("property-names")); len(names) > 0 && !slices.Contains(names, "name") {
+		return nil
+	}
 	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
 		a := b.alerts[key]
 		if !a.firing() || a.URI != e.Resource.ObjectURI || a.Labels["resource"] == e.Resource.Name {
