@@ -195,6 +195,7 @@ func (r *recorder) reconcile(ctx context.Context, l *estate.Listing) (again bool
 	for i := range differences {
 		d := &differences[i]
 		r.notes.before = append(r.notes.before, d.Before)
+		r.holdUnit(d.Before.URI())
 		e := r.difference(d, now)
 		describe(e, 0, r.severities.Load())
 		r.put(e)

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -28,11 +29,18 @@ type group struct {
 
 	mu      sync.Mutex
 	members map[string]*recorder // that run
+	untold  map[untold]struct{}
+}
+
+// untold is a resource of which an HMC has told something whose event is not in the queue yet.
+type untold struct {
+	uri string
+	by  *recorder
 }
 
 func newGroup(name string) *group {
 	return &group{
-		name: name, estate: estate.New(), members: make(map[string]*recorder),
+		name: name, estate: estate.New(), members: make(map[string]*recorder), untold: make(map[untold]struct{}),
 		changes: sightings{keep: twinWithin}, messages: sightings{keep: replayWithin},
 	}
 }
@@ -47,6 +55,7 @@ func (g *group) leave(r *recorder) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.members, r.cfg.Name)
+	maps.DeleteFunc(g.untold, func(u untold, _ struct{}) bool { return u.by == r })
 }
 
 // configured says how many HMCs the group has by the configuration. That one of them does not run, for a moment of a reload, is no
@@ -54,6 +63,34 @@ func (g *group) leave(r *recorder) {
 func (g *group) configured(n int) {
 	g.changes.setMembers(n)
 	g.messages.setMembers(n)
+}
+
+// hold keeps what is known of a resource from being stored with the events of another HMC, until release.
+func (g *group) hold(uri string, r *recorder) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.untold[untold{uri, r}] = struct{}{}
+}
+
+// release says that the events of an HMC which tell of resources are in the queue.
+func (g *group) release(uris []string, r *recorder) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, uri := range uris {
+		delete(g.untold, untold{uri, r})
+	}
+}
+
+// heldFrom reports whether another HMC holds a resource.
+func (g *group) heldFrom(uri string, r *recorder) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, o := range g.members {
+		if _, held := g.untold[untold{uri, o}]; held && o != r {
+			return true
+		}
+	}
+	return false
 }
 
 // others returns the other HMCs of the group.

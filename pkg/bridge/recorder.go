@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,6 +91,7 @@ type recorder struct {
 	silence    struct{ from, to time.Time }
 	lastBeat   time.Time
 	notes      notes
+	holds      []string     // URIs of the estate that others of the group must not store yet
 	chain      *queue.Chain // of the batches whose state builds on each other
 
 	inFlight atomic.Int64 // batches that the queue has not said of what became of them
@@ -276,6 +278,9 @@ func (r *recorder) notification(ctx context.Context, n *receiver.Notification, v
 			r.metrics.duplicate(typ)
 			return typ
 		}
+		if estate.Tracked(n.Headers.Get("class")) && n.Headers.Get("notification-type") != event.TypeOSMessage { // whose events may wait
+			r.holdUnit(n.Headers.Get("object-uri"))
+		}
 	}
 	r.conv.convert(n, id, valid, r.take)
 	r.notes.before = append(r.notes.before, r.conv.changes...)
@@ -284,6 +289,15 @@ func (r *recorder) notification(ctx context.Context, n *receiver.Notification, v
 		r.flush(ctx)
 	}
 	return r.conv.event.Type
+}
+
+// holdUnit keeps what is about to be known of a resource from being stored before the event that tells it. r.mu is held.
+func (r *recorder) holdUnit(uri string) {
+	if uri != "" {
+		uri = strings.Clone(uri)
+		r.group.hold(uri, r)
+		r.holds = append(r.holds, uri)
+	}
 }
 
 // take puts the event that the converter has made into the outbox, unless it is a repetition. r.mu is held.
@@ -480,6 +494,10 @@ func (r *recorder) send(ctx context.Context, state []queue.KeyValue) {
 	r.notes = notes{}
 	r.inFlight.Add(1)
 	r.out.send(ctx, state, r.chain, n)
+	if len(r.holds) > 0 {
+		r.group.release(r.holds, r)
+		r.holds = r.holds[:0]
+	}
 }
 
 // state returns what has changed of what is known, and with it the ids of what is in the outbox. r.mu is held.
@@ -496,10 +514,16 @@ func (r *recorder) state() []queue.KeyValue {
 		}
 	}
 	prefix := stateUnit + r.group.name + "\x00"
+	var held []string
 	r.group.estate.Unstored(func(uri string, value []byte) {
+		if r.group.heldFrom(uri, r) {
+			held = append(held, uri)
+			return
+		}
 		state = append(state, queue.KeyValue{Key: prefix + uri, Value: value})
 		r.notes.units = append(r.notes.units, uri)
 	})
+	r.group.estate.StoreAgain(held)
 	if data, changed := r.sight.unstored(); changed {
 		state = append(state, queue.KeyValue{Key: stateGap + r.cfg.Name, Value: data})
 	}
