@@ -781,7 +781,7 @@ func TestPropertyChangeWithManyAlerts(t *testing.T) {
 		for i := range alerts {
 			e := statusOf(partition(fmt.Sprint("P", i)), "stopped", event.SeverityWarning)
 			e.Time, e.Received = now, now
-			if _, ok := b.apply(event.NewRecord(&e), now); !ok {
+			if _, ok := b.apply(&e, event.NewRecord(&e), now); !ok {
 				t.Fatal("no room")
 			}
 		}
@@ -790,7 +790,7 @@ func TestPropertyChangeWithManyAlerts(t *testing.T) {
 			Headers: event.Headers{{Name: "property-names", Value: " has-unacceptable-status "}},
 		}
 		rec := event.NewRecord(&e)
-		return testing.AllocsPerRun(20, func() { b.apply(rec, now) })
+		return testing.AllocsPerRun(20, func() { b.apply(&e, rec, now) })
 	}
 	if few, many := allocations(1), allocations(5000); many > few {
 		t.Errorf("%.0f allocations with many alerts, %.0f with one", many, few)
