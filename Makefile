@@ -45,6 +45,25 @@ build-all: $(PLATFORMS:%=$(DIST)/hmcnotifyd-linux-%) ## Build static binaries fo
 $(DIST)/hmcnotifyd-linux-%: FORCE
 	CGO_ENABLED=0 GOOS=linux GOARCH=$* $(GO) build $(BUILDFLAGS) -o $@ ./cmd/hmcnotifyd
 
+# What packages hold besides the program, printed by one that runs here. Their
+# files bear the time of the last commit: the same source gives the same packages.
+PACKAGERS := deb rpm
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
+
+.PHONY: package
+package: build-all $(BIN)/nfpm ## Build .deb and .rpm packages for the same platforms into dist/
+	rm -rf $(DIST)/package
+	mkdir -p $(DIST)/package
+	cp -r docs $(DIST)/package/docs
+	chmod -R u=rwX,go=rX $(DIST)/package/docs
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(DIST)/package/hmcnotifyd ./cmd/hmcnotifyd
+	$(DIST)/package/hmcnotifyd man | gzip -9n >$(DIST)/package/hmcnotifyd.1.gz
+	for shell in bash zsh fish; do $(DIST)/package/hmcnotifyd completion $$shell >$(DIST)/package/hmcnotifyd.$$shell || exit; done
+	for arch in $(PLATFORMS); do for packager in $(PACKAGERS); do \
+	  GOARCH=$$arch VERSION=$(VERSION) DIST=$(DIST) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+	    $(BIN)/nfpm package --config deploy/package/nfpm.yaml --packager $$packager --target $(DIST)/ || exit; \
+	done; done
+
 .PHONY: image
 image: ## Build the container image hmcnotifyd:VERSION with docker, podman or buildah
 	VERSION=$(VERSION) REVISION=$(REVISION) tools/image
@@ -98,6 +117,12 @@ tools: $(BIN)/golangci-lint ## Build the pinned tools into .cache/bin
 $(BIN)/golangci-lint: tools/go.mod tools/go.sum
 	mkdir -p $(BIN)
 	GOBIN=$(CURDIR)/$(BIN) $(GO) -C tools install tool
+	touch $@
+
+# By itself, because it takes much less time than the linters.
+$(BIN)/nfpm: tools/go.mod tools/go.sum
+	mkdir -p $(BIN)
+	$(GO) -C tools build -o $(CURDIR)/$@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 	touch $@
 
 .PHONY: clean

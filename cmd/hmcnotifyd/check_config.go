@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"sync"
 
 	"github.com/alecthomas/kingpin/v2"
 
@@ -17,7 +21,7 @@ import (
 func checkConfigCommand(app *kingpin.Application, e *environment) string {
 	c := app.Command("check-config", "Check a configuration file and print every problem, one per line.")
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
-	c.Flag("online", "Also log on to each HMC, connect its link, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
+	c.Flag("online", "Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
 	c.Flag("event", "Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; - for standard input.").
 		PlaceHolder("FILE").StringVar(&e.checkEvent)
 	return c.FullCommand()
@@ -39,9 +43,55 @@ func (e *environment) checkConfig(ctx context.Context) error {
 		}
 	}
 	if e.checkOnline {
-		return bridge.Check(ctx, cfg, version, e.stdout)
+		return e.checkOnlineOf(ctx, cfg)
 	}
 	return nil
+}
+
+// checkOnlineOf tries the configuration, and tells a terminal meanwhile what it waits for.
+func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
+	steps := &stepList{steps: make(map[string]string)}
+	line := startWaiting(e.stderr, steps.String)
+	err := bridge.Check(ctx, bridge.CheckOptions{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
+	line.stop()
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("interrupted; the sessions are logged off")
+	case err == nil:
+		fmt.Fprintln(e.stdout, "everything works")
+	}
+	return err
+}
+
+// stepList is what is being done, by whom it is done for.
+type stepList struct {
+	mu    sync.Mutex
+	steps map[string]string
+}
+
+func (l *stepList) set(name, step string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if step == "" {
+		delete(l.steps, name)
+		return
+	}
+	l.steps[name] = step
+}
+
+// String names one of them, and how many others there are.
+func (l *stepList) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.steps) == 0 {
+		return "checking"
+	}
+	name := slices.Min(slices.Collect(maps.Keys(l.steps)))
+	text := name + ": " + l.steps[name]
+	if n := len(l.steps) - 1; n > 0 {
+		text += fmt.Sprintf(", and %d more", n)
+	}
+	return text
 }
 
 // maxEventFile bounds the file of an event: a notification's body has 64 MiB at most.

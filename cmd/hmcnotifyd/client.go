@@ -23,6 +23,8 @@ import (
 )
 
 const (
+	// defaultURL is where a daemon with default flags is.
+	defaultURL = "http://localhost:10291"
 	// answerTimeout is how long a running daemon may take to begin its answer.
 	answerTimeout = time.Minute
 	// maxErrorAnswer bounds what is read of an answer that is an error.
@@ -38,11 +40,19 @@ type clientFlags struct {
 
 // clientFlagsOf adds the flags to a command.
 func clientFlagsOf(c *kingpin.CmdClause, f *clientFlags) {
-	c.Flag("url", "Address of the running daemon.").Default("http://localhost:10291").Envar("HMCNOTIFYD_URL").StringVar(&f.url)
+	c.Flag("url", "Address of the running daemon.").Default(defaultURL).Envar("HMCNOTIFYD_URL").StringVar(&f.url)
 	c.Flag("ca-file", "Certificates (PEM) to verify the daemon's with, instead of the system's authorities.").
 		PlaceHolder("FILE").Envar("HMCNOTIFYD_CA_FILE").StringVar(&f.caFile)
 	c.Flag("credentials-file", "File with USERID:PASSWORD in one line, for basic authentication.").
 		PlaceHolder("FILE").Envar("HMCNOTIFYD_CREDENTIALS_FILE").StringVar(&f.credentialsFile)
+}
+
+// clientFlagsFromEnvironment are the flags of a command line without any.
+func clientFlagsFromEnvironment() clientFlags {
+	return clientFlags{
+		url:    cmp.Or(os.Getenv("HMCNOTIFYD_URL"), defaultURL),
+		caFile: os.Getenv("HMCNOTIFYD_CA_FILE"), credentialsFile: os.Getenv("HMCNOTIFYD_CREDENTIALS_FILE"),
+	}
 }
 
 // validate checks what can be checked without reading a file.
@@ -71,6 +81,7 @@ type client struct {
 	base             *url.URL
 	http             *http.Client
 	userid, password string
+	terminal         io.Writer // is told what is waited for, if it is one; nil: nobody is
 }
 
 func newClient(f clientFlags) (*client, error) {
@@ -128,7 +139,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 	if c.userid != "" || c.password != "" {
 		req.SetBasicAuth(c.userid, c.password)
 	}
+	answered := waiting(c.terminal, func() string { return "waiting for the daemon at " + c.base.String() })
 	resp, err := c.http.Do(req)
+	answered()
 	if err != nil {
 		return nil, c.noAnswer(ctx, err)
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"unicode"
 
 	"github.com/alecthomas/kingpin/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
@@ -25,9 +23,6 @@ import (
 
 const (
 	deadLettersPath = "/api/v1/dead-letters"
-	// progressAfter is how long a command is silent before it tells a terminal how far it is, and then how often.
-	progressAfter = time.Second
-	progressEvery = 200 * time.Millisecond
 	// maxRefusedShown is how many refused letters a replay names.
 	maxRefusedShown = 20
 )
@@ -169,6 +164,7 @@ func (e *environment) eachDeadLetter(ctx context.Context, c *client, page func([
 func (e *environment) withClient(what string, run func(*client) error) error {
 	c, err := newClient(e.letters.client)
 	if err == nil {
+		c.terminal = e.stderr
 		defer c.close()
 		err = run(c)
 	}
@@ -346,7 +342,7 @@ func (e *environment) replayDeadLetters(ctx context.Context) error {
 			return err
 		}
 		defer resp.Body.Close()
-		r := replayReport{out: e.stdout, ids: map[string]bool{}, progress: progress{out: e.stderr, terminal: terminalWidth(e.stderr) > 0, start: time.Now()}}
+		r := replayReport{out: e.stdout, ids: map[string]bool{}, progress: newProgress(e.stderr)}
 		return r.read(ctx, e, json.NewDecoder(resp.Body))
 	})
 }
@@ -438,47 +434,4 @@ func (r *replayReport) done(e *environment, all *bridge.ReplayCounts) error {
 		texts[i] = err.Error()
 	}
 	return errors.New(strings.Join(texts, "; "))
-}
-
-// progress is a line on a terminal that changes.
-type progress struct {
-	out      io.Writer
-	terminal bool
-	start    time.Time
-	last     time.Time
-	shown    bool
-}
-
-// show tells how far something is, unless it has just begun or was told a moment ago.
-func (p *progress) show(now bool, text string) {
-	t := time.Now()
-	if !p.terminal || (!now && (t.Sub(p.start) < progressAfter || t.Sub(p.last) < progressEvery)) {
-		return
-	}
-	fmt.Fprintf(p.out, "\r%s\x1b[K", text)
-	p.last, p.shown = t, true
-}
-
-// clear takes the line away, for something that stays.
-func (p *progress) clear() {
-	if p.shown {
-		fmt.Fprint(p.out, "\r\x1b[K")
-		p.shown = false
-	}
-}
-
-// terminalWidth returns how many characters a line of the terminal has; 0 if w is none.
-func terminalWidth(w io.Writer) int {
-	f, ok := w.(*os.File)
-	if !ok {
-		return 0
-	}
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0
-	}
-	if size.Col == 0 {
-		return 80 // a terminal that does not know
-	}
-	return int(size.Col)
 }

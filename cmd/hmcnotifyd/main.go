@@ -49,26 +49,11 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		}
 	}()
 	env := environment{stdout: stdout, stderr: stderr}
-	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
-	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(status int) { panic(terminated{status}) })
-	app.HelpFlag.Short('h')
-	app.Version(strings.TrimSuffix(versionText(), "\n"))
-	app.VersionFlag.Help("Print what the command version prints.")
-	app.Flag("log.level", "Only messages of this level and above are logged.").Default("info").
-		EnumVar(&env.logLevel, "debug", "info", "warn", "error")
-	app.Flag("log.format", "Form of the log: json or console.").Default("json").
-		EnumVar(&env.logFormat, "json", "console")
-
-	commands := map[string]func(context.Context) error{
-		runCommand(app, &env):         env.run,
-		checkConfigCommand(app, &env): env.checkConfig,
-		simulateCommand(app, &env):    env.simulate,
-		demoCommand(app, &env):        env.demo,
-		versionCommand(app):           env.version,
-		tailCommand(app, &env):        env.follow,
+	app, commands := newApplication(&env)
+	if len(args) > 0 && args[0] == completionFlag {
+		printCompletions(context.Background(), stdout, app, args[1:])
+		return exitDone
 	}
-	maps.Copy(commands, deadLettersCommand(app, &env))
-
 	command, err := app.Parse(args)
 	if err != nil {
 		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
@@ -97,6 +82,33 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	return exitDone
 }
 
+// newApplication defines the command line: the flags set what is in env, and the commands are by their names.
+func newApplication(env *environment) (*kingpin.Application, map[string]func(context.Context) error) {
+	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
+	app.UsageWriter(env.stdout).ErrorWriter(env.stderr).Terminate(func(status int) { panic(terminated{status}) })
+	app.HelpFlag.Short('h').Help("Show help, of a command if there is one before it.")
+	app.Version(strings.TrimSuffix(versionText(), "\n"))
+	app.VersionFlag.Help("Print what the command version prints.")
+	app.Flag("log.level", "Only messages of this level and above are logged.").Default("info").
+		EnumVar(&env.logLevel, "debug", "info", "warn", "error")
+	app.Flag("log.format", "Form of the log: json or console.").Default("json").
+		EnumVar(&env.logFormat, "json", "console")
+
+	commands := map[string]func(context.Context) error{
+		runCommand(app, env):         env.run,
+		checkConfigCommand(app, env): env.checkConfig,
+		simulateCommand(app, env):    env.simulate,
+		demoCommand(app, env):        env.demo,
+		sendTestCommand(app, env):    env.sendTest,
+		completionCommand(app, env):  env.completion,
+		manCommand(app):              env.man,
+		tailCommand(app, env):        env.follow,
+		versionCommand(app):          env.version,
+	}
+	maps.Copy(commands, deadLettersCommand(app, env))
+	return app, commands
+}
+
 // printError writes an error, one line for each where several are joined. A problem of the configuration begins with
 // its place, as compilers write it, so that editors find it.
 func printError(w io.Writer, err error) {
@@ -118,9 +130,11 @@ type environment struct {
 	simulator simulateFlags
 	letters   deadLetterFlags
 	tail      tailFlags
+	test      sendTestFlags
 
 	configFile   string        // of check-config
 	checkOnline  bool          // of check-config
 	checkEvent   string        // of check-config
+	shell        string        // of completion
 	demoDuration time.Duration // of demo
 }

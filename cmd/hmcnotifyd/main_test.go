@@ -342,7 +342,7 @@ func TestCheckConfigOnline(t *testing.T) {
 	status, stdout, stderr := call("check-config", "--online", cfg)
 	for _, want := range []string{
 		"hmc east: the Web Services API of 127.0.0.1 accepts userid hmcuser", "may see 8 partitions on 2 CPCs",
-		"topics subscribed: job, object", "the certificate is valid until 20", "sink file: can be reached",
+		"topics subscribed: job, object", "; valid until 20", "hmc east: logged off", "sink file: can be reached",
 	} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stdout lacks %q", want)

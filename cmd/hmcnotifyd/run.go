@@ -152,6 +152,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 		Handler: web.NewHandler(web.Options{
 			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload, DeadLetters: d.bridge, Units: d.bridge.Units,
 			Live:     func(f bridge.LiveFilter) (web.LiveReader, error) { return d.bridge.Live(f) },
+			SendTest: d.bridge.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -305,8 +306,9 @@ func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
 func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) error {
 	watchdog, stop := d.notify.watchdog()
 	defer stop()
-	status := time.NewTicker(10 * time.Second)
+	status := time.NewTicker(statusEvery)
 	defer status.Stop()
+	told := d.notify.status(d.bridge.Status(), "")
 	ended := ctx.Done()
 	for {
 		select {
@@ -316,6 +318,8 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 			ended = nil
 			d.log.Info("ending: receivers log off, deliveries catch up")
 			d.notify.stopping()
+			d.notify.ending()
+			status.Stop()
 		case <-limit.Done():
 			return fmt.Errorf("the end took longer than %s; what was stored is safe", shutdownLimit)
 		case <-watchdog:
@@ -325,7 +329,7 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 			}
 			d.notify.alive()
 		case <-status.C:
-			d.notify.status(d.bridge.Status())
+			told = d.notify.status(d.bridge.Status(), told)
 		}
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 )
 
+// maxStatusLine is how much of a reason the line for systemd has room for.
+const maxStatusLine = 500
+
 // notifier tells systemd about the daemon. Without systemd it does nothing.
 type notifier struct{ log *zap.Logger }
 
@@ -34,20 +37,43 @@ func (n notifier) reloading() {
 	n.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", sd.SdNotifyReloading, now.Nano()/1000))
 }
 
-// status is the line that systemctl status shows.
-func (n notifier) status(s bridge.Status) {
+// statusEvery is how often systemd is told how many HMCs are connected, if that has changed.
+const statusEvery = 2 * time.Second
+
+// status tells systemd the line that systemctl status shows, unless that is what was told last, and returns it.
+func (n notifier) status(s bridge.Status, last string) string {
+	text := statusLine(s)
+	if text != last {
+		n.send("STATUS=" + text)
+	}
+	return text
+}
+
+// ending replaces that line while the daemon ends.
+func (n notifier) ending() {
+	n.send("STATUS=ending: logging off from the HMCs, delivering what is stored")
+}
+
+func statusLine(s bridge.Status) string {
 	connected := 0
 	for _, h := range s.HMCs {
 		if h.Connected {
 			connected++
 		}
 	}
-	text := fmt.Sprintf("STATUS=%d of %d HMCs connected", connected, len(s.HMCs))
+	text := fmt.Sprintf("%d of %d HMCs connected", connected, len(s.HMCs))
 	if !s.Ready && len(s.Reasons) > 0 {
+		text += "; "
 		r := s.Reasons[0]
-		text += "; " + r.HMC + r.Sink + ": " + r.Reason
+		if who := r.HMC + r.Sink; who != "" {
+			text += who + ": "
+		}
+		text += r.Reason
+		if more := len(s.Reasons) - 1; more > 0 {
+			text += fmt.Sprintf(" (and %d more)", more)
+		}
 	}
-	n.send(text)
+	return oneLine(text, maxStatusLine)
 }
 
 // watchdog returns a channel that ticks as often as systemd wants to hear of the daemon; nil where it does not.

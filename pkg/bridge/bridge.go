@@ -64,6 +64,7 @@ type Bridge struct {
 
 	reloading   sync.Mutex // one reload at a time
 	replaying   sync.Mutex // one replay of dead letters at a time
+	testing     sync.Mutex // one test of a sink at a time
 	deadDropped throttle
 	ballast     []byte // see ballastBytes
 	live        fanout
@@ -564,7 +565,22 @@ func (b *Bridge) Alive() error {
 			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.cfg.Name, aliveWithin)
 		}
 	}
+	// A sink that hangs is no reason to start again: only its own events wait. A loop that has to notice that is another matter.
+	for _, r := range b.deliveries {
+		if now.Sub(time.Unix(0, r.it.beat.Load())) >= aliveWithin && !isClosed(r.done) {
+			return fmt.Errorf("the loop of sink %s has not moved for %s", r.it.cfg.Name, aliveWithin)
+		}
+	}
 	return nil
+}
+
+func isClosed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // refreshMetrics sets the gauges that are read from memory at each scrape.

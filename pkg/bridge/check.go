@@ -5,149 +5,161 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
+	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
 
 // checkTimeout bounds the look at one HMC or one sink.
-const checkTimeout = time.Minute
+const checkTimeout = 2 * time.Minute
 
-// Check does once what the daemon does all the time: it logs on to each HMC, connects the link, subscribes, logs off,
-// and probes each sink without sending an event. What works is written to out, one line each; the error says what does
-// not, one line each.
-func Check(ctx context.Context, cfg *config.Config, version string, out io.Writer) error {
+// CheckOptions are what Check needs.
+type CheckOptions struct {
+	Config  *config.Config
+	Version string
+	Out     io.Writer // gets what was found: a block of lines for each HMC and sink, when it is done with
+	// Step is told what is being done for an HMC or a sink, and "" when it is done with; nil: nobody is. Several goroutines call it.
+	Step func(name, step string)
+}
+
+// Check does once what the daemon does all the time: it looks at the certificates of each HMC, logs on, looks at what the userid may
+// have, connects the link, subscribes, logs off, and probes each sink without sending an event. What was found goes to Out; the error
+// says what does not work, one line each. A userid and password that an HMC has refused are not tried again.
+func Check(ctx context.Context, opts CheckOptions) error {
 	var (
-		mu      sync.Mutex
 		working sync.WaitGroup
-		errs    = make([]error, len(cfg.HMCs)+len(cfg.Sinks))
+		cfg     = opts.Config
+		n       = len(cfg.HMCs) + len(cfg.Sinks)
+		blocks  = make([]chan string, n)
+		errs    = make([]error, n)
+		turns   logonTurns
 	)
-	say := func(format string, args ...any) {
-		mu.Lock()
-		defer mu.Unlock()
-		_, _ = fmt.Fprintf(out, format+"\n", args...)
-	}
-	for i, c := range cfg.HMCs {
+	one := func(i int, name string, run func(context.Context, *finding)) {
+		blocks[i] = make(chan string, 1)
 		working.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 			defer cancel()
-			if err := checkHMC(ctx, c, version, say); err != nil {
-				errs[i] = prefixed("hmc "+c.Name, err)
-			}
+			f := &finding{name: name, tell: opts.Step}
+			run(ctx, f)
+			f.step("")
+			errs[i] = errors.Join(f.problems...)
+			blocks[i] <- f.said.String()
+		})
+	}
+	for i, c := range cfg.HMCs {
+		one(i, "hmc "+c.Name, func(ctx context.Context, f *finding) {
+			check := hmcCheck{finding: f, cfg: c, turns: &turns}
+			check.run(ctx, opts.Version)
 		})
 	}
 	for i, c := range cfg.Sinks {
-		working.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-			defer cancel()
-			if err := checkSink(ctx, c, version); err != nil {
-				errs[len(cfg.HMCs)+i] = prefixed("sink "+c.Name, err)
-				return
-			}
-			say("sink %s: can be reached (no event was sent)", c.Name)
-		})
+		one(len(cfg.HMCs)+i, "sink "+c.Name, func(ctx context.Context, f *finding) { checkSink(ctx, f, c, opts.Version) })
+	}
+	for _, block := range blocks { // as they are configured, whichever is done first
+		_, _ = io.WriteString(opts.Out, <-block)
 	}
 	working.Wait()
 	return errors.Join(errs...)
 }
 
-// prefixed puts a name in front of each line of an error.
-func prefixed(name string, err error) error {
-	lines := strings.Split(err.Error(), "\n")
-	out := make([]error, len(lines))
-	for i, line := range lines {
-		out[i] = errors.New(name + ": " + line)
-	}
-	return errors.Join(out...)
+// finding is what was found about one HMC or sink.
+type finding struct {
+	name     string
+	tell     func(name, step string)
+	said     strings.Builder
+	problems []error
 }
 
-func checkHMC(ctx context.Context, c config.HMC, version string, say func(string, ...any)) error {
-	s, err := newSupervisor(c, nil, NewMetrics(prometheus.NewRegistry()), zap.NewNop(), version, defaultTiming())
-	if err != nil {
-		return err
-	}
-	defer s.leave(ctx)
-	wanted, host, err := s.prepare(ctx)
-	if err != nil {
-		return errors.New(s.explain(err))
-	}
-	if s.session != nil {
-		say("hmc %s: the Web Services API of %s accepts %s", c.Name, host, s.who())
-		s.sayPartitions(ctx, say)
-		s.sayHardware(ctx, say)
-		s.noteListing("") // whether the channels can be opened is left to the daemon
-	}
-	rcv, err := s.connect(ctx, host, wanted)
-	if err != nil {
-		return errors.New(s.explain(err))
-	}
-	s.linkUp(rcv)
-	say("hmc %s: the link to %s is up; topics subscribed: %s", c.Name, host, s.subscribedTopics())
-	if until := s.status.certificate; !until.IsZero() {
-		say("hmc %s: the certificate is valid until %s", c.Name, until.UTC().Format(time.DateOnly))
-	}
-	var errs []error
-	for _, problem := range s.status.reasons() {
-		errs = append(errs, errors.New(problem))
-	}
-	return errors.Join(errs...)
-}
-
-// sayPartitions says what the userid may see, and whose OS messages would be followed.
-func (s *supervisor) sayPartitions(ctx context.Context, say func(string, ...any)) {
-	var all []hmc.Partition
-	for _, of := range partitionLists(s.session) {
-		list, err := of.call(ctx)
-		if err != nil {
-			say("hmc %s: partitions could not be listed: %v", s.cfg.Name, err)
-			continue
-		}
-		all = append(all, list...)
-	}
-	byCPC := make(map[string][]string)
-	followed := 0
-	for _, p := range all {
-		name := p.Name
-		if _, ok := s.wantsMessages(p.CPCName, p.Name); ok {
-			name += "*"
-			followed++
-		}
-		byCPC[p.CPCName] = append(byCPC[p.CPCName], name)
-	}
-	say("hmc %s: the userid may see %d partitions on %d CPCs; os_messages selects %d of them, marked *", s.cfg.Name, len(all), len(byCPC), followed)
-	for _, cpc := range slices.Sorted(maps.Keys(byCPC)) {
-		slices.Sort(byCPC[cpc])
-		say("hmc %s: CPC %s: %s", s.cfg.Name, cpc, strings.Join(byCPC[cpc], ", "))
+// step tells what is being done now.
+func (f *finding) step(format string, args ...any) {
+	if f.tell != nil {
+		f.tell(f.name, fmt.Sprintf(format, args...))
 	}
 }
 
-func (s *supervisor) subscribedTopics() string {
-	var kinds []string
-	for _, t := range s.status.wanted {
-		if t.problem == "" {
-			kinds = append(kinds, t.kind)
-		}
-	}
-	if len(kinds) == 0 {
-		return "none"
-	}
-	slices.Sort(kinds)
-	return strings.Join(kinds, ", ")
+func (f *finding) say(format string, args ...any) { f.lines(&f.said, f.name+": ", format, args...) }
+
+// warn says what is no fault, but should not stay so.
+func (f *finding) warn(format string, args ...any) {
+	f.lines(&f.said, f.name+": warning: ", format, args...)
 }
 
-func checkSink(ctx context.Context, c config.Sink, version string) error {
+func (f *finding) lines(out *strings.Builder, prefix, format string, args ...any) {
+	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		out.WriteString(prefix + printable(line) + "\n")
+	}
+}
+
+// problem notes what does not work.
+func (f *finding) problem(format string, args ...any) {
+	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		f.problems = append(f.problems, errors.New(f.name+": "+printable(line)))
+	}
+}
+
+// logonTurns keeps a userid and password that were refused from being tried a second time, on whichever HMC: those that share them
+// take turns.
+type logonTurns struct {
+	mu    sync.Mutex
+	turns map[[2]string]*logonTurn
+}
+
+type logonTurn struct {
+	sync.Mutex // held while somebody logs on
+
+	refusedBy string // the HMC's name; "": nobody has refused
+}
+
+func (t *logonTurns) of(cfg *config.HMC) *logonTurn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := [2]string{cfg.Userid, cfg.Password.Expose()}
+	if cfg.Session != nil {
+		key = [2]string{cfg.Session.ID.Expose(), cfg.Session.Credential.Expose()}
+	}
+	if t.turns == nil {
+		t.turns = make(map[[2]string]*logonTurn)
+	}
+	if t.turns[key] == nil {
+		t.turns[key] = new(logonTurn)
+	}
+	return t.turns[key]
+}
+
+// checkSink probes a sink.
+func checkSink(ctx context.Context, f *finding, c config.Sink, version string) {
+	f.step("connecting")
+	created := func() {}
+	if c.Log != nil && c.Log.Output != config.OutputStdout && c.Log.Output != config.OutputStderr {
+		created = removeIfCreated(c.Log.Output)
+	}
+	defer created()
 	sink, err := sinks.New(c, sinks.Options{Version: version})
 	if err != nil {
-		return err
+		f.problem("%v", err)
+		return
 	}
-	return errors.Join(sink.Probe(ctx), sink.Close())
+	if err := errors.Join(sink.Probe(ctx), sink.Close()); err != nil {
+		f.problem("%v", err)
+		return
+	}
+	f.say("can be reached (%s; no event was sent)", requestOf(&c))
+}
+
+// removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a check by somebody else than the daemon
+// must not leave a file that the daemon cannot write to.
+func removeIfCreated(path string) func() {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return func() {}
+	}
+	return func() {
+		if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			_ = os.Remove(path)
+		}
+	}
 }

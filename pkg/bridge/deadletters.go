@@ -569,11 +569,16 @@ func recordOf(data []byte) (event.Record, error) {
 // sendAlone makes one attempt beside the lanes. It counts as an attempt; that the event was not accepted in the first place has been
 // counted already. A sink that does not come back is left behind.
 func (d *delivery) sendAlone(ctx context.Context, record event.Record) error {
+	return d.alone(ctx, func(ctx context.Context) error { return d.sink.Send(ctx, []event.Record{record}) })
+}
+
+// alone is sendAlone for a call of the sink.
+func (d *delivery) alone(ctx context.Context, call func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
 	start := time.Now()
 	sent := make(chan error, 1)
-	go func() { sent <- d.sink.Send(ctx, []event.Record{record}) }()
+	go func() { sent <- call(ctx) }()
 	overdue := time.NewTimer(d.cfg.Timeout + overdueAfter)
 	defer overdue.Stop()
 	var err error
@@ -583,9 +588,9 @@ func (d *delivery) sendAlone(ctx context.Context, record event.Record) error {
 		err = fmt.Errorf("an attempt has not ended after %s", d.cfg.Timeout+overdueAfter)
 	}
 	d.metrics.duration.Observe(time.Since(start).Seconds())
-	if err == nil {
+	if _, partial := errors.AsType[*sinks.PartialError](err); err == nil || partial {
 		d.metrics.success.Inc()
-		return nil
+		return err
 	}
 	if _, ok := errors.AsType[*sinks.PermanentError](err); ok {
 		d.metrics.permanent.Inc()

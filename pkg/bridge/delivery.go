@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,6 +62,8 @@ type delivery struct {
 	// Of distribute, used again.
 	entries []entry
 	items   []item
+
+	beat atomic.Int64 // when watch last proved to be alive, in Unix nanoseconds
 }
 
 func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
@@ -74,6 +77,7 @@ func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *que
 		replays:  newReplayGate(),
 	}
 	d.rate.total = d.metrics.delivered.n.Load() // the series are older than this, after a reload
+	d.beat.Store(time.Now().UnixNano())
 	d.giveUp = sync.OnceFunc(func() { close(d.gaveUp) })
 	if s, ok := sink.(sinks.Selector); ok {
 		d.wants = s.Wants
@@ -263,6 +267,7 @@ func (d *delivery) watch(ctx context.Context) {
 	lastTrim := time.Now()
 	d.trim()
 	for {
+		d.beat.Store(time.Now().UnixNano())
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

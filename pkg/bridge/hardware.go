@@ -298,25 +298,6 @@ func (w *hardwareWatch) communicates(ctx context.Context, p *hardwareParent) boo
 	return ok && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.uri && c.Status != "not-communicating" })
 }
 
-// sayHardware says whether the userid may see the hardware messages that the configuration asks for. It looks at those of the
-// console only: the permission is the same, and there may be many CPCs.
-func (s *supervisor) sayHardware(ctx context.Context, say func(string, ...any)) {
-	if !s.cfg.HardwareMessages {
-		return
-	}
-	messages, _, err := s.session.ListHardwareMessages(ctx, consoleURI, time.Time{})
-	if err != nil {
-		say("hmc %s: hardware messages could not be listed%s: %v", s.cfg.Name, hardwareHint(err), err)
-		return
-	}
-	cpcs, err := s.session.ListCPCs(ctx)
-	if err != nil {
-		say("hmc %s: the CPCs, whose hardware messages are asked for, could not be listed: %v", s.cfg.Name, err)
-		return
-	}
-	say("hmc %s: hardware messages of the console (%d now) and of %d CPCs are followed", s.cfg.Name, len(messages), len(cpcs))
-}
-
 // hardwareHint says what may be missing where a list was refused.
 func hardwareHint(err error) string {
 	if answer, ok := errors.AsType[*hmc.HTTPError](err); ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound) {

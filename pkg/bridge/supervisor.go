@@ -198,7 +198,7 @@ func (s *supervisor) endCause() string {
 // leave ends everything that the HMC knows of this supervisor, also when ctx is done.
 func (s *supervisor) leave(ctx context.Context) {
 	s.closeReceiver()
-	s.logoff(context.WithoutCancel(ctx))
+	s.logoff(ctx)
 	if s.client != nil {
 		s.client.Close()
 	}
@@ -688,7 +688,8 @@ func (s *supervisor) logoff(ctx context.Context) {
 	if session == nil || s.cfg.Session != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timing.logoff)
+	// Also on the way out, when ctx is done.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timing.logoff)
 	defer cancel()
 	if err := session.Logoff(ctx); err != nil && !hmc.SessionLost(err) {
 		s.log.Warn("the session may be left on the HMC until its idle time ends", zap.Error(err))

@@ -3,6 +3,7 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"html/template"
 	"net/http"
@@ -41,7 +42,9 @@ type Options struct {
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func(bridge.LiveFilter) (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
-	Units    func() []bridge.Unit
+	Units func() []bridge.Unit
+	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not there.
+	SendTest func(ctx context.Context, sink string, report func(bridge.TestStep) error) error
 	Gatherer prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
@@ -77,6 +80,9 @@ func NewHandler(opts Options) http.Handler {
 	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
+	}
+	if h.SendTest != nil {
+		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.sendTest)
 	}
 	return http.MaxBytesHandler(secured(h.sameOrigin(mux)), MaxBody)
 }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+)
+
+type sendTestFlags struct {
+	client clientFlags
+	sink   string
+}
+
+func sendTestCommand(app *kingpin.Application, e *environment) string {
+	c := app.Command("send-test", "Send one event of the type bridge-test through a sink of the running daemon, and say what happened.")
+	f := &e.test
+	c.Flag("sink", "The sink.").Required().StringVar(&f.sink)
+	clientFlagsOf(c, &f.client)
+	c.Validate(func(*kingpin.CmdClause) error {
+		if f.sink == "" {
+			return errors.New("--sink must not be empty")
+		}
+		return f.client.validate()
+	})
+	return c.FullCommand()
+}
+
+func (e *environment) sendTest(ctx context.Context) error {
+	c, err := newClient(e.test.client)
+	if err == nil {
+		c.terminal = e.stderr
+		defer c.close()
+		err = e.sendTestWith(ctx, c)
+	}
+	if err != nil {
+		return fmt.Errorf("send-test: %w", err)
+	}
+	return nil
+}
+
+func (e *environment) sendTestWith(ctx context.Context, c *client) error {
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	steps := json.NewDecoder(resp.Body)
+	var begins, ended bridge.TestStep
+	if err := steps.Decode(&begins); err != nil {
+		return c.noAnswer(ctx, fmt.Errorf("what came is not its JSON: %w", err))
+	}
+	what := fmt.Sprintf("sink %s (%s)", begins.Sink, oneLine(begins.Request, 0))
+	done := waiting(e.stderr, func() string {
+		return fmt.Sprintf("sink %s: waiting for an answer, %s at most", begins.Sink, seconds(begins.TimeoutSeconds))
+	})
+	err = steps.Decode(&ended)
+	done()
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return errors.New("interrupted; the event may have arrived")
+	default:
+		return fmt.Errorf("the connection to the daemon was lost; the event may have arrived: %w", err)
+	}
+	return e.sayTest(what, &ended)
+}
+
+// sayTest says how it ended, with what else is worth knowing below.
+func (e *environment) sayTest(what string, ended *bridge.TestStep) error {
+	var below strings.Builder
+	line := func(name, text string) { fmt.Fprintf(&below, "\n%s: %s", name, oneLine(text, 0)) }
+	if ended.Do != "" {
+		line("what to do", ended.Do)
+	}
+	for _, note := range ended.Notes {
+		line("note", note)
+	}
+	verdict := "not delivered"
+	switch ended.Outcome {
+	case bridge.TestDelivered:
+		fmt.Fprintf(e.stdout, "%s: delivered in %s, event %s%s\n", what, seconds(ended.Seconds), ended.EventID, below.String())
+		return nil
+	case bridge.TestRefused:
+		verdict = "refused"
+	}
+	return fmt.Errorf("%s: %s after %s: %s%s", what, verdict, seconds(ended.Seconds), oneLine(ended.Reason, 0), below.String())
+}
+
+// seconds writes a time for people: 1.2 ms, 830 ms, 10 s.
+func seconds(s float64) string {
+	d := time.Duration(s * float64(time.Second))
+	switch {
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1000)
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return fmt.Sprintf("%.3g s", d.Seconds())
+}

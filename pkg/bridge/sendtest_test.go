@@ -1,0 +1,170 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+)
+
+// test sends a test event and returns what was told.
+func (d *daemon) test(sink string) []TestStep {
+	d.t.Helper()
+	var steps []TestStep
+	if err := d.bridge.SendTest(d.t.Context(), sink, func(s TestStep) error {
+		steps = append(steps, s)
+		return nil
+	}); err != nil {
+		d.t.Fatal(err)
+	}
+	if len(steps) != 2 || steps[0].Outcome != TestBegins || steps[0].EventID == "" || steps[1].EventID != steps[0].EventID {
+		d.t.Fatalf("%+v", steps)
+	}
+	return steps
+}
+
+// A test event takes the way of any event of its sink, and no other sink gets it.
+func TestSendTest(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	arrived := make(chan *event.Event, 10)
+	var answer atomic.Int64
+	answer.Store(http.StatusNoContent)
+	d.consumer.set(func(r *http.Request, e *event.Event) int {
+		if e.Type != event.TypeBridgeTest {
+			return http.StatusOK
+		}
+		if r.Header.Get("Webhook-Id") != e.ID {
+			t.Errorf("webhook-id %q of event %s", r.Header.Get("Webhook-Id"), e.ID)
+		}
+		arrived <- e
+		return int(answer.Load())
+	})
+
+	steps := d.test("hook")
+	if s := steps[0]; s.Kind != "webhook" || s.Request != "POST "+d.consumer.server.URL+"/..." || s.TimeoutSeconds != 10 {
+		t.Errorf("%+v", s)
+	}
+	if s := steps[1]; s.Outcome != TestDelivered || s.Seconds <= 0 || s.Reason != "" || s.Do != "" {
+		t.Errorf("%+v", s)
+	}
+	e := <-arrived
+	if e.ID != steps[0].EventID || e.HMC != "a" || e.Origin != event.OriginBridge || !strings.Contains(e.Summary, "test of sink hook") || e.Validate() != nil {
+		t.Errorf("%+v", e)
+	}
+	second := d.test("hook")
+	if e := <-arrived; second[0].EventID == steps[0].EventID || e.ID != second[0].EventID {
+		t.Error("two tests have the same id")
+	}
+
+	for _, test := range []struct {
+		status  int
+		outcome string
+		do      string // a part
+	}{
+		{http.StatusForbidden, TestRefused, "webhook.http_config"},
+		{http.StatusNotFound, TestRefused, "webhook.url"},
+		{http.StatusMovedPermanently, TestRefused, "redirects"},
+		{http.StatusBadRequest, TestRefused, "webhook.format"},
+		{http.StatusBadGateway, TestFailed, "sent again"},
+	} {
+		answer.Store(int64(test.status))
+		s := d.test("hook")[1]
+		<-arrived
+		if s.Outcome != test.outcome || s.Status != test.status || !strings.Contains(s.Do, test.do) ||
+			!strings.Contains(s.Reason, fmt.Sprintf("status %d", test.status)) {
+			t.Errorf("%d: %+v", test.status, s)
+		}
+	}
+	for _, e := range append(d.eventsIn("all.log"), d.fileEvents()...) {
+		if e.Type == event.TypeBridgeTest {
+			t.Errorf("a sink that was not tested got %s", e.ID)
+		}
+	}
+	if s := d.sink("hook"); s.DeadLetters != 0 {
+		t.Errorf("%d dead letters of tests", s.DeadLetters)
+	}
+
+	if s := d.test("all")[1]; s.Outcome != TestDelivered {
+		t.Errorf("%+v", s)
+	}
+	if last := d.eventsIn("all.log"); last[len(last)-1].Type != event.TypeBridgeTest {
+		t.Errorf("the file ends with %+v", last[len(last)-1])
+	}
+
+	// Its consumer is gone.
+	d.consumer.server.Close()
+	if s := d.test("hook")[1]; s.Outcome != TestFailed || s.Status != 0 || !strings.Contains(s.Do, "check-config --online") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A sink that makes alerts of events makes one of a test, and says which member of the cluster has not taken it.
+func TestSendTestOfAlertmanager(t *testing.T) {
+	alerts := make(chan string, 1)
+	member := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		alerts <- string(body)
+	}))
+	t.Cleanup(member.Close)
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	t.Cleanup(busy.Close)
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf("\nsinks:\n  - {name: am, alertmanager: {urls: [%q, %q]}}\n", member.URL, busy.URL)))
+	d.connected("a")
+	s := d.test("am")[1]
+	if s.Outcome != TestDelivered || len(s.Notes) != 1 || !strings.Contains(s.Notes[0], "not accepted everywhere: ") || !strings.Contains(s.Notes[0], busy.URL) {
+		t.Errorf("%+v", s)
+	}
+	if body := <-alerts; !strings.Contains(body, `"alertname":"HMCTest"`) {
+		t.Errorf("got %s", body)
+	}
+	if got := d.metric(`hmcnotifyd_sink_attempts_total{outcome="success",sink="am"}`); got < 1 {
+		t.Errorf("%v attempts were successful", got)
+	}
+}
+
+// What cannot be tested now is said, and nothing is sent.
+func TestSendTestRefuses(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	nothing := func(s TestStep) error {
+		t.Errorf("told of %+v", s)
+		return nil
+	}
+	if err := d.bridge.SendTest(t.Context(), "hok", nothing); !errors.Is(err, ErrNoSuchSink) || !strings.Contains(err.Error(), "hook, file, all") {
+		t.Errorf("a slip in the name: %v", err)
+	}
+	d.bridge.testing.Lock()
+	busy := d.bridge.SendTest(t.Context(), "hook", nothing)
+	d.bridge.testing.Unlock()
+	if !errors.Is(busy, ErrNotTested) || !strings.Contains(busy.Error(), "another test") {
+		t.Errorf("a second one: %v", busy)
+	}
+	delivery := d.bridge.deliveryTo("hook")
+	delivery.health.mu.Lock()
+	delivery.health.restUntil = delivery.health.restUntil.AddDate(9999, 0, 0)
+	delivery.health.mu.Unlock()
+	if err := d.bridge.SendTest(t.Context(), "hook", nothing); !errors.Is(err, ErrNotTested) || !strings.Contains(err.Error(), "left alone") {
+		t.Errorf("a sink that rests: %v", err)
+	}
+	gone := errors.New("gone")
+	if err := d.bridge.SendTest(t.Context(), "file", func(TestStep) error { return gone }); !errors.Is(err, gone) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	for _, e := range d.fileEvents() {
+		if e.Type == event.TypeBridgeTest {
+			t.Error("sent although nobody listens")
+		}
+	}
+}
