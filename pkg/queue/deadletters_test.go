@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -211,6 +212,31 @@ func TestDeadLetterKey(t *testing.T) {
 	if _, err := decodeLetter(key, appendKeyCRC(key, b)); !errors.Is(err, errLetter) {
 		t.Errorf("a layout nobody knows: %v", err)
 	}
+}
+
+// What has the right sum, and is no letter all the same, is refused; what is read is written as it was.
+func FuzzDecodeLetter(f *testing.F) {
+	l := DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "status-change 9f0c", Size: 3}
+	b, _ := cutKeyCRC(sequenceKey(5), encodeLetter(sequenceKey(5), &l))
+	f.Add(sequenceKey(5), b)
+	f.Add(sequenceKey(5), []byte{})
+	f.Add([]byte{}, []byte{letterVersion})
+	f.Fuzz(func(t *testing.T, key, b []byte) {
+		got, err := decodeLetter(key, appendKeyCRC(key, slices.Clone(b)))
+		if err != nil {
+			if !errors.Is(err, errLetter) {
+				t.Error(err)
+			}
+			return
+		}
+		got.Status = min(got.Status, 1<<30) // as far as it is written
+		if again, err := decodeLetter(key, encodeLetter(key, &got)); err != nil || !reflect.DeepEqual(again, got) {
+			t.Errorf("%+v, %v; first %+v", again, err, got)
+		}
+		if _, err := decodeLetter(key, b); len(b) > 0 && err == nil {
+			t.Error("without its sum it is read as well")
+		}
+	})
 }
 
 // A purge takes as many transactions as it needs, and leaves what comes meanwhile.
