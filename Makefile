@@ -100,6 +100,11 @@ bench: ## Measure notifications per second and CPU per notification against go-s
 lint: $(BIN)/golangci-lint ## Run the linters and check the formatting
 	$(BIN)/golangci-lint run ./...
 
+.PHONY: vuln
+vuln: $(BIN)/govulncheck ## Ask the Go vulnerability database (vuln.go.dev, or GOVULNDB) about what the program uses
+	@$(BIN)/govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./... || { status=$$?; [ $$status -eq 3 ] || \
+	  echo "make vuln: the vulnerability database could not be asked: it needs https://vuln.go.dev, or GOVULNDB=file:///a/copy" >&2; exit $$status; }
+
 .PHONY: check-modules
 check-modules: ## Check that go.mod and go.sum are complete, tidy and unaltered
 	$(GO) mod verify
@@ -119,7 +124,11 @@ $(BIN)/golangci-lint: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(BIN) $(GO) -C tools install tool
 	touch $@
 
-# By itself, because it takes much less time than the linters.
+# By themselves, because they take much less time than the linters.
+$(BIN)/govulncheck: tools/go.mod tools/go.sum
+	mkdir -p $(BIN)
+	$(GO) -C tools build -o $(CURDIR)/$@ golang.org/x/vuln/cmd/govulncheck
+
 $(BIN)/nfpm: tools/go.mod tools/go.sum
 	mkdir -p $(BIN)
 	$(GO) -C tools build -o $(CURDIR)/$@ github.com/goreleaser/nfpm/v2/cmd/nfpm
