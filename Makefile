@@ -96,6 +96,10 @@ chaos: build ## Break everything around the daemon at random and look for what i
 bench: ## Measure notifications per second and CPU per notification against go-stomp's own client
 	$(GO) run ./bench
 
+.PHONY: docs
+docs: ## Write the references in docs/ that are made from the code
+	HMCNOTIFYD_WRITE_DOCS=1 $(GO) test -count=1 -run 'Reference$$' ./pkg/config ./cmd/hmcnotifyd
+
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters and check the formatting
 	$(BIN)/golangci-lint run ./...

@@ -24,7 +24,7 @@ func newResourceCollector(b *Bridge) *resourceCollector {
 			"1 for the current status of a CPC or partition; of a CPC the label name is the same as cpc. The series goes with the resource.",
 			[]string{"hmc", "cpc", "class", "name", "status"}, nil),
 		since: prometheus.NewDesc("hmcnotifyd_resource_status_since_timestamp_seconds",
-			"Since when a CPC or partition is known to have its current status.", []string{"hmc", "cpc", "class", "name"}, nil),
+			"Since when a CPC or partition is known to have its current status, as Unix time.", []string{"hmc", "cpc", "class", "name"}, nil),
 		known: prometheus.NewDesc("hmcnotifyd_resources", "CPCs and partitions that the HMC lists.", []string{"hmc", "class"}, nil),
 		omitted: prometheus.NewDesc("hmcnotifyd_resources_not_exported",
 			"CPCs and partitions without a series of their own: beyond estate.max_resources, or with the name of another one.", []string{"hmc"}, nil),

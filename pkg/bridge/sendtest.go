@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -60,7 +61,8 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(TestStep
 	if !b.testing.TryLock() {
 		return fmt.Errorf("%w: another test of a sink is running; try again when it has ended", ErrNotTested)
 	}
-	defer b.testing.Unlock()
+	ended := sync.OnceFunc(b.testing.Unlock)
+	defer ended()
 	if wait := d.health.resting(time.Now()); wait > 0 {
 		return fmt.Errorf("%w: the sink asked to be left alone for another %s", ErrNotTested, max(time.Second, wait.Round(time.Second)))
 	}
@@ -90,6 +92,7 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(TestStep
 	step.conclude(&d.cfg, err)
 	step.Notes = append(step.Notes, d.testNotes()...)
 	b.log.Info("a test event was sent", zap.String("sink", sink), zap.String("outcome", step.Outcome), zap.String("id", e.ID), zap.Error(err))
+	ended() // before that is told: whoever hears it may send the next one
 	_ = report(step) // whoever asked may be gone; it was sent all the same
 	return nil
 }

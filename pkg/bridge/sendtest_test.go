@@ -168,3 +168,19 @@ func TestSendTestRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Who hears how a test ended can send the next one at once.
+func TestSendTestAgain(t *testing.T) {
+	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	var again []TestStep
+	if err := d.bridge.SendTest(t.Context(), "hook", func(s TestStep) error {
+		if s.Outcome != TestBegins {
+			again = d.test("file")
+		}
+		return nil
+	}); err != nil || len(again) != 2 {
+		t.Errorf("%v, then %+v", err, again)
+	}
+}

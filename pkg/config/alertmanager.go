@@ -14,10 +14,10 @@ import (
 // Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve it.
 type Alertmanager struct {
 	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as Alertmanager asks for.
-	URLs       []URL      `yaml:"urls"`
-	HTTPConfig HTTPConfig `yaml:"http_config"`
+	URLs       []URL      `yaml:"urls"`        // required
+	HTTPConfig HTTPConfig `yaml:"http_config"` // how requests are made, and what authenticates them
 
-	Alerts   []string          `yaml:"alerts"`   // which are made: of the Alert constants
+	Alerts   []string          `yaml:"alerts"`   // which of the four are made
 	Statuses Patterns          `yaml:"statuses"` // which fire; none: those that the severities call warning or critical
 	Labels   map[string]string `yaml:"labels"`   // of every alert, besides its own
 

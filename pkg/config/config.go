@@ -15,14 +15,14 @@ import (
 
 // Config is a whole configuration file.
 type Config struct {
-	HMCs              []HMC         `yaml:"hmcs"`
-	Sinks             []Sink        `yaml:"sinks"`
+	HMCs              []HMC         `yaml:"hmcs"`  // required; the consoles to watch
+	Sinks             []Sink        `yaml:"sinks"` // required; where the events go
 	Storage           Storage       `yaml:"storage"`
 	Dedup             Dedup         `yaml:"dedup"`
 	Severity          Severity      `yaml:"severity"`
 	Flood             Flood         `yaml:"flood"`
 	Estate            Estate        `yaml:"estate"`
-	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"` // one bridge-heartbeat event per HMC and interval; 0: none
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"` // one event of the type bridge-heartbeat per HMC and interval; 0: no such events
 
 	File     string `yaml:"-"` // the path given to Load
 	Warnings Errors `yaml:"-"` // what is allowed but probably not meant, sorted by line
@@ -30,47 +30,50 @@ type Config struct {
 
 // HMC is one Hardware Management Console to watch.
 type HMC struct {
-	Name      string   `yaml:"name"`  // the label hmc; unique
-	Hosts     []string `yaml:"hosts"` // DNS names, IPv4 or bare IPv6 addresses; the first that answers is used
-	RESTPort  int      `yaml:"rest_port"`
-	StompPort int      `yaml:"stomp_port"`
+	Name      string   `yaml:"name"`       // required; unique; the label hmc of metrics, and part of each event
+	Hosts     []string `yaml:"hosts"`      // required; DNS names, IPv4 or bare IPv6 addresses of this HMC; of several, the first that answers is used
+	RESTPort  int      `yaml:"rest_port"`  // of the Web Services API
+	StompPort int      `yaml:"stomp_port"` // of the notifications: STOMP over TLS
 
-	Userid       string `yaml:"userid"`
+	Userid       string `yaml:"userid"`        // required, unless there is a Session; best one for the daemon alone
 	Password     Secret `yaml:"password"`      // also when it came from PasswordFile
-	PasswordFile string `yaml:"password_file"` // absolute
+	PasswordFile string `yaml:"password_file"` // absolute; a file with nothing but the password
 
-	TLS TLS `yaml:"tls"` // for the REST connection and the link
+	TLS TLS `yaml:"tls"` // how the HMC's certificate is verified, for both connections
 
-	Topics     []string     `yaml:"topics"` // of the Topic constants; empty with TopicNames
-	OSMessages []OSMessages `yaml:"os_messages"`
+	// Topics are what to hear of: object (status, property and inventory changes), job (completed jobs), audit, security
+	// (entries of these logs); default: object and job, nothing with TopicNames.
+	Topics []string `yaml:"topics"`
 
-	// TopicNames are topics known beforehand, without "/topic/". With them there is no REST logon: the link is
-	// made with Userid and Password, or with Session.
+	OSMessages []OSMessages `yaml:"os_messages"` // the partitions whose operating system messages are followed: any of the entries; none: no partition
+
+	// TopicNames are topics known beforehand, such as ensadmin.145. With them there is no logon to the Web Services API: the
+	// link is made with Userid and Password, or with Session.
 	TopicNames []string `yaml:"topic_names"`
 
-	// Session is a Web Services API session made elsewhere; nil: the daemon logs on with Userid and Password.
+	// Session is a Web Services API session made elsewhere, instead of Userid and Password.
 	Session *Session `yaml:"session"`
 
-	HardwareMessages      bool   `yaml:"hardware_messages"` // of the console and the CPCs; not with TopicNames
-	Group                 string `yaml:"group"`             // HMCs of one group see the same machines; default: Name
-	RESTRequestsPerMinute int    `yaml:"rest_requests_per_minute"`
+	HardwareMessages      bool   `yaml:"hardware_messages"`        // whether hardware messages of the console and the CPCs are told; not with TopicNames
+	Group                 string `yaml:"group"`                    // HMCs of one group see the same machines, and tell each change once; default: Name
+	RESTRequestsPerMinute int    `yaml:"rest_requests_per_minute"` // what this HMC is asked at most
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }
 
 // Session names a Web Services API session that something else has logged on, with MFA for example.
 type Session struct {
-	ID             Secret `yaml:"id"` // also when it came from IDFile
-	IDFile         string `yaml:"id_file"`
-	Credential     Secret `yaml:"credential"` // also when it came from CredentialFile
-	CredentialFile string `yaml:"credential_file"`
+	ID             Secret `yaml:"id"`              // also when it came from IDFile
+	IDFile         string `yaml:"id_file"`         // a file with the session's id
+	Credential     Secret `yaml:"credential"`      // also when it came from CredentialFile
+	CredentialFile string `yaml:"credential_file"` // a file with the session credential, which the broker asks for
 }
 
 // OSMessages selects the partitions whose operating system messages are followed. Both patterns must match.
 type OSMessages struct {
-	CPC                    Pattern `yaml:"cpc"`
-	Partition              Pattern `yaml:"partition"`
-	IncludeRefreshMessages bool    `yaml:"include_refresh_messages"`
+	CPC                    Pattern `yaml:"cpc"`                      // the name of the CPC
+	Partition              Pattern `yaml:"partition"`                // the name of the DPM partition or LPAR
+	IncludeRefreshMessages bool    `yaml:"include_refresh_messages"` // whether the messages come too that the HMC still holds from before
 }
 
 // The values of HMC.Topics.
@@ -81,9 +84,9 @@ const (
 	TopicSecurity = event.TopicSecurity
 )
 
-// Sink is one destination of events. Exactly one of the kinds (Webhook, Log, ...) is set.
+// Sink is one destination of events. It has exactly one kind: one of Webhook, Log and so on is set.
 type Sink struct {
-	Name string `yaml:"name"` // the label sink; unique
+	Name string `yaml:"name"` // required; unique; the label sink of metrics
 
 	Webhook      *Webhook      `yaml:"webhook"`
 	Log          *Log          `yaml:"log"`
@@ -92,15 +95,15 @@ type Sink struct {
 	Kafka        *Kafka        `yaml:"kafka"`
 	Syslog       *Syslog       `yaml:"syslog"`
 
-	Match []Matcher `yaml:"match"` // any of them; none: every event
-	Drop  []Matcher `yaml:"drop"`  // any of them; wins over Match
+	Match []Matcher `yaml:"match"` // the events that the sink gets: those that any of the entries fits; none: every event
+	Drop  []Matcher `yaml:"drop"`  // the events that it does not get: those that any of the entries fits; wins over Match; none: no event
 
 	Timeout     time.Duration `yaml:"timeout"`     // of one attempt to send
 	Concurrency int           `yaml:"concurrency"` // requests in flight; the order per resource is kept
 	Batch       Batch         `yaml:"batch"`
 	Retry       Retry         `yaml:"retry"`
 	Queue       Queue         `yaml:"queue"`
-	Collapse    bool          `yaml:"collapse"` // floods of equal status changes become one event per CPC
+	Collapse    bool          `yaml:"collapse"` // whether a flood of equal status changes becomes one event per CPC
 }
 
 // Kind names the kind of the sink as its key in the file does: "webhook", "log".
@@ -124,24 +127,28 @@ func (s *Sink) Kind() string {
 
 // Webhook posts events to an HTTP server.
 type Webhook struct {
-	URL     URL    `yaml:"url"` // also when it came from URLFile
-	URLFile string `yaml:"url_file"`
-	Format  string `yaml:"format"` // of the Format constants
+	URL     URL    `yaml:"url"`      // required, here or in URLFile; http:// or https://; also when it came from URLFile
+	URLFile string `yaml:"url_file"` // a file with nothing but the address, where that holds a token
+	Format  string `yaml:"format"`   // what is sent; of the Format constants
 
-	// Of FormatTemplate; see package render.
-	Template     string `yaml:"template"`      // also when it came from TemplateFile
-	TemplateFile string `yaml:"template_file"` // absolute
-	ContentType  string `yaml:"content_type"`  // of what the template makes; empty: DefaultContentType
+	// The three of the format "template"; see package render.
 
-	Secret     Secret `yaml:"secret"` // also when it came from SecretFile; see SigningKeys
-	SecretFile string `yaml:"secret_file"`
+	Template     string `yaml:"template"`      // with the format template: the template; also when it came from TemplateFile
+	TemplateFile string `yaml:"template_file"` // absolute; instead of Template
+	ContentType  string `yaml:"content_type"`  // with the format template: of what the template makes
 
-	// Further secrets, so that one can take the place of another. Each signs every request.
-	Secrets     []Secret `yaml:"secrets"` // also those that came from SecretFiles
-	SecretFiles []string `yaml:"secret_files"`
+	// What signs requests; see SigningKeys.
+
+	Secret     Secret `yaml:"secret"`      // signs each request as standardwebhooks.com says: whsec_ and base64; also when it came from SecretFile
+	SecretFile string `yaml:"secret_file"` // a file with nothing but the secret
+
+	// Further secrets, so that one can take the place of another.
+
+	Secrets     []Secret `yaml:"secrets"`      // further ones that sign as well, while one takes the place of another; also those that came from SecretFiles
+	SecretFiles []string `yaml:"secret_files"` // a file for each of them
 
 	Compression string     `yaml:"compression"` // of the Compression constants
-	HTTPConfig  HTTPConfig `yaml:"http_config"`
+	HTTPConfig  HTTPConfig `yaml:"http_config"` // how requests are made, and what authenticates them
 }
 
 // The values of Webhook.Format.
@@ -162,8 +169,8 @@ const DefaultContentType = "application/json"
 
 // Log writes events as lines.
 type Log struct {
-	Output   string `yaml:"output"`    // OutputStderr, OutputStdout or the absolute path of a file
-	Format   string `yaml:"format"`    // FormatJSON or FormatText
+	Output   string `yaml:"output"`    // stderr, stdout or the path of a file, absolute
+	Format   string `yaml:"format"`    // json: one JSON object per line; text: a line for people
 	MaxSize  Size   `yaml:"max_size"`  // of a file before it is rotated; 0: never
 	MaxFiles int    `yaml:"max_files"` // rotated files that are kept
 }
@@ -204,8 +211,8 @@ type Storage struct {
 
 // Dedup bounds the memory of event ids already delivered.
 type Dedup struct {
-	Window time.Duration `yaml:"window"`
-	MaxIDs int           `yaml:"max_ids"`
+	Window time.Duration `yaml:"window"`  // how long an id is remembered
+	MaxIDs int           `yaml:"max_ids"` // how many are remembered, of all HMCs together
 }
 
 // Severity rates events otherwise than the built-in table does.
@@ -219,8 +226,8 @@ type SeverityTable map[string]string
 
 // Flood says what a flood of equal status changes is: at least Min of them within Window.
 type Flood struct {
-	Window time.Duration `yaml:"window"`
-	Min    int           `yaml:"min"`
+	Window time.Duration `yaml:"window"` // the longest pause between two of them
+	Min    int           `yaml:"min"`    // fewer are sent one by one
 }
 
 // Estate bounds what is exported of CPCs and partitions.
@@ -230,13 +237,13 @@ type Estate struct {
 
 // Matcher selects events: every key that is set must match.
 type Matcher struct {
-	Type     Patterns `yaml:"type"`
-	HMC      Patterns `yaml:"hmc"`
-	Class    Patterns `yaml:"class"`
-	Name     Patterns `yaml:"name"`
-	CPC      Patterns `yaml:"cpc"`
-	Origin   Patterns `yaml:"origin"`
-	Severity Patterns `yaml:"severity"`
+	Type     Patterns `yaml:"type"`     // the type of the event
+	HMC      Patterns `yaml:"hmc"`      // the name of the HMC
+	Class    Patterns `yaml:"class"`    // of the resource: cpc, partition, logical-partition, ...
+	Name     Patterns `yaml:"name"`     // of the resource
+	CPC      Patterns `yaml:"cpc"`      // the name of the CPC that the resource is on
+	Origin   Patterns `yaml:"origin"`   // live, refresh, backfill, reconcile or bridge
+	Severity Patterns `yaml:"severity"` // info, warning or critical
 	Status   Patterns `yaml:"status"`   // the new status
 	Property Patterns `yaml:"property"` // the name of any changed property
 	User     Patterns `yaml:"user"`     // the userid of a log entry
@@ -244,11 +251,13 @@ type Matcher struct {
 	Text     Search   `yaml:"text"`     // found anywhere in the text of a message
 }
 
-// TLS says how the certificate of a server is verified. It is comparable; the contents of CAFile take part.
+// TLS says how the certificate of a server is verified.
+//
+// It is comparable; the contents of CAFile take part.
 type TLS struct {
-	CAFile             string `yaml:"ca_file"`     // PEM, absolute; empty: the system's certificate authorities
-	ServerName         string `yaml:"server_name"` // the name the certificate must have; empty: the host connected to
-	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
+	CAFile             string `yaml:"ca_file"`              // PEM, absolute; empty: the system's certificate authorities
+	ServerName         string `yaml:"server_name"`          // the name the certificate must have; empty: the host connected to
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"` // true: no verification; whoever is on the way can read the password
 
 	ca  string // what CAFile held when it was loaded
 	key string // where the file has these settings; empty: "tls", that of an HMC

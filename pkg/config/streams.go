@@ -14,20 +14,21 @@ import (
 
 // NATS publishes events to a JetStream stream.
 type NATS struct {
-	Servers []string `yaml:"servers"` // URLs: nats:// or tls://; of several, any that answers
-	Subject string   `yaml:"subject"` // see SplitName
+	Servers []string `yaml:"servers"` // required; URLs: nats:// or tls://; of several, any that answers
+	Subject string   `yaml:"subject"` // of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
 	Stream  string   `yaml:"stream"`  // the stream that must take the events; empty: whichever takes the subject
 
 	// At most one way to log on. The files are read again for each connection, so that a renewed one counts then.
-	CredentialsFile string `yaml:"credentials_file"` // a JWT and its seed, as nsc writes them; absolute
+
+	CredentialsFile string `yaml:"credentials_file"` // a JWT and its seed, as nsc writes them; at most one way to log on; absolute
 	NKeyFile        string `yaml:"nkey_file"`        // a seed; absolute
-	Userid          string `yaml:"userid"`
-	Password        Secret `yaml:"password"` // also when it came from PasswordFile
+	Userid          string `yaml:"userid"`           // to log on with, with Password
+	Password        Secret `yaml:"password"`         // also when it came from PasswordFile
 	PasswordFile    string `yaml:"password_file"`
 	Token           Secret `yaml:"token"` // also when it came from TokenFile
 	TokenFile       string `yaml:"token_file"`
 
-	// TLS is set where the connection must be encrypted, as with a tls:// server. Nil: where the server asks for it.
+	// TLS is set where the connection must be encrypted, as with a tls:// server; nil: encrypted where the server asks for it.
 	TLS *TLS `yaml:"tls"`
 
 	keys Secret // what CredentialsFile and NKeyFile held when they were loaded
@@ -40,13 +41,13 @@ func (n *NATS) setDefaults() { n.Subject = DefaultSubject }
 
 // Kafka produces events to a Kafka topic.
 type Kafka struct {
-	Brokers         []string `yaml:"brokers"` // HOST:PORT of some of the cluster's brokers
-	Topic           string   `yaml:"topic"`   // see SplitName
-	ClientID        string   `yaml:"client_id"`
-	SASL            *SASL    `yaml:"sasl"`
-	TLS             *TLS     `yaml:"tls"`         // nil: unencrypted
-	Compression     string   `yaml:"compression"` // of the Compression constants
-	MaxMessageBytes Size     `yaml:"max_message_bytes"`
+	Brokers         []string `yaml:"brokers"`           // required; HOST:PORT of some of the cluster's brokers
+	Topic           string   `yaml:"topic"`             // of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
+	ClientID        string   `yaml:"client_id"`         // what the daemon calls itself
+	SASL            *SASL    `yaml:"sasl"`              // how the daemon says who it is
+	TLS             *TLS     `yaml:"tls"`               // how the brokers' certificates are verified; nil: unencrypted
+	Compression     string   `yaml:"compression"`       // none, gzip, snappy, lz4 or zstd
+	MaxMessageBytes Size     `yaml:"max_message_bytes"` // what the topic takes: its max.message.bytes
 }
 
 // The defaults of Kafka.
@@ -69,9 +70,9 @@ const (
 
 // SASL is how a client says to Kafka who it is.
 type SASL struct {
-	Mechanism    string `yaml:"mechanism"` // of the SASL constants
-	Userid       string `yaml:"userid"`
-	Password     Secret `yaml:"password"` // also when it came from PasswordFile
+	Mechanism    string `yaml:"mechanism"` // required; of the SASL constants
+	Userid       string `yaml:"userid"`    // required; who the daemon is
+	Password     Secret `yaml:"password"`  // also when it came from PasswordFile
 	PasswordFile string `yaml:"password_file"`
 }
 

@@ -14,12 +14,12 @@ import (
 
 // Syslog sends events to a syslog server, as RFC 5424 says.
 type Syslog struct {
-	Address  string    `yaml:"address"`  // see Target
-	Framing  string    `yaml:"framing"`  // of the Framing constants; empty: datagrams, which need none
-	Facility string    `yaml:"facility"` // of SyslogFacilities
-	AppName  string    `yaml:"app_name"` // APP-NAME
-	Hostname string    `yaml:"hostname"` // HOSTNAME; empty: this machine's name
-	Format   string    `yaml:"format"`   // FormatJSON, FormatText, FormatCADF or FormatOSForwarder
+	Address  string    `yaml:"address"`  // required; tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH; see Target
+	Framing  string    `yaml:"framing"`  // how messages on a connection are told apart; of the Framing constants; default: octet-counting, none for datagrams
+	Facility string    `yaml:"facility"` // such as local0, daemon or auth; of SyslogFacilities
+	AppName  string    `yaml:"app_name"` // the program that the messages name
+	Hostname string    `yaml:"hostname"` // the host that the messages name; empty: this machine's name
+	Format   string    `yaml:"format"`   // json, text, cadf or os-forwarder
 	MaxSize  Size      `yaml:"max_size"` // of a message; what is longer is cut
 	TLS      SyslogTLS `yaml:"tls"`      // of tls:// addresses
 }
@@ -66,14 +66,15 @@ const (
 	maxSyslogAppName  = 48
 )
 
-// SyslogTLS says how the certificate of a syslog server is verified, and which one to show to it. The contents of the files
-// take part in a comparison.
+// SyslogTLS says how the certificate of a syslog server is verified, and which one to show to it.
+//
+// The contents of the files take part in a comparison.
 type SyslogTLS struct {
-	CAFile             string `yaml:"ca_file"`     // PEM, absolute; empty: the system's certificate authorities
-	ServerName         string `yaml:"server_name"` // the name the certificate must have; empty: the host connected to
-	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
-	CertFile           string `yaml:"cert_file"` // of the client, PEM, absolute
-	KeyFile            string `yaml:"key_file"`  // of the client, PEM, absolute
+	CAFile             string `yaml:"ca_file"`              // PEM, absolute; empty: the system's certificate authorities
+	ServerName         string `yaml:"server_name"`          // the name the certificate must have; empty: the host connected to
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"` // true: no verification
+	CertFile           string `yaml:"cert_file"`            // of the client, PEM, absolute
+	KeyFile            string `yaml:"key_file"`             // of the client, PEM, absolute
 
 	ca, cert string // what CAFile and CertFile held when they were loaded
 	key      Secret // what KeyFile held

@@ -55,9 +55,8 @@ func TestBrokerWithGoStompClient(t *testing.T) {
 	if b.Publish("u.1job", nil, nil) != 0 || b.Publish("nobody", nil, nil) != 0 {
 		t.Error("Publish to nobody")
 	}
-	if err := sub.Unsubscribe(); err != nil {
-		t.Error(err)
-	}
+	// Not its Unsubscribe: it may miss the receipt, since it is woken up without its lock, and waits for 30 s. How the broker takes the
+	// frame is compared with ActiveMQ's way in TestBrokerAnswersAsActiveMQ.
 	if err := c.Disconnect(); err != nil {
 		t.Error(err)
 	}

@@ -12,10 +12,9 @@ import (
 // the defaults zhmcclient documents for its class of this name.
 type StompRetryTimeoutConfig struct {
 	// ConnectTimeout limits one connection attempt from the first packet to the CONNECTED frame, then again the
-	// wait for the receipts of the subscriptions. 0: no limit but the caller's context.
+	// wait for the receipts of the subscriptions. 0: no limit.
 	ConnectTimeout time.Duration
-	// ConnectRetries is the number of retries after the first attempt of one Connect: 0 is one attempt only,
-	// -1 retries without end.
+	// ConnectRetries is the number of retries after the first attempt: 0 is one attempt only, -1 retries without end.
 	ConnectRetries int
 	// ReconnectSleepInitial is the delay after the first failed attempt.
 	ReconnectSleepInitial time.Duration
@@ -27,9 +26,9 @@ type StompRetryTimeoutConfig struct {
 	ReconnectSleepJitter float64
 	// Keepalive turns TCP keep-alive on. It notices a peer that vanished where no heart-beats were agreed upon.
 	Keepalive bool
-	// HeartbeatSendCycle is the longest silence we promise to the HMC, in whole milliseconds. 0: no heart-beats are sent.
+	// HeartbeatSendCycle is the longest silence that the HMC is promised, in whole milliseconds. 0: no heart-beats are sent.
 	HeartbeatSendCycle time.Duration
-	// HeartbeatReceiveCycle is the longest silence we ask of the HMC, in whole milliseconds. 0: none are expected.
+	// HeartbeatReceiveCycle is the longest silence that the HMC is asked for, in whole milliseconds. 0: none are expected.
 	HeartbeatReceiveCycle time.Duration
 	// HeartbeatReceiveCheck is the tolerance: the link is lost after a silence of the agreed cycle x (1 + this).
 	HeartbeatReceiveCheck float64

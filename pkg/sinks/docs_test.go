@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,48 +45,97 @@ func snippets(t *testing.T, language string) []string {
 	return found
 }
 
-// TestDocsConfiguration reads every piece of configuration in the documentation, and makes its sinks.
+var (
+	yamlBlock = regexp.MustCompile("(?ms)^( *)```yaml\n(.*?)^ *```$")
+	// configKey is a key of the configuration itself; without one a block is a file of another program.
+	configKey = regexp.MustCompile(`(?m)^(hmcs|sinks|storage|dedup|severity|flood|estate|heartbeat_interval):`)
+	namesFile = regexp.MustCompile(`_files?: \[?([^\s,}\]]+)`)
+)
+
+// configurations returns every piece of configuration in the documents, by where it is.
+func configurations(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		files, err := filepath.Glob(filepath.Join("..", "..", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range yamlBlock.FindAllStringSubmatchIndex(string(data), -1) {
+				indent, text := string(data[m[2]:m[3]]), string(data[m[4]:m[5]])
+				text = strings.ReplaceAll("\n"+text, "\n"+indent, "\n")[1:]
+				if configKey.MatchString(text) {
+					found[fmt.Sprintf("%s:%d", file, 1+bytes.Count(data[:m[0]], []byte("\n")))] = text
+				}
+			}
+		}
+	}
+	if len(found) < 30 {
+		t.Fatalf("only %d pieces of configuration in the documents", len(found))
+	}
+	return found
+}
+
+// TestDocsConfiguration reads every piece of configuration in the documents, and makes its sinks.
 func TestDocsConfiguration(t *testing.T) {
 	dir := t.TempDir()
-	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"
+	_, _, cert, key := certificate(t, "hmcnotifyd", nil, nil)
+	// What the files that a configuration names hold, by the ends of their names.
+	contents := map[string]string{
+		".secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", ".pem": cert, ".key": key, ".url": "https://hooks.slack.com/services/T0/B0/x\n",
+	}
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("ops.secret", secret)
-	write("archive.secret", secret)
-	write("new.secret", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms=\n")
-	for _, name := range []string{"ops.password", "ops.token", "ops.api-key", "ops.client-secret", "hmc-east.password"} {
-		write(name, "x\n")
-	}
-	_, _, cert, key := certificate(t, "hmcnotifyd", nil, nil)
-	write("hmcnotifyd.pem", cert)
-	write("hmcnotifyd.key", key)
-	write("slack.url", "https://hooks.slack.com/services/T0/B0/x\n")
-	write("slack.tmpl", ready(t, "slack.tmpl"))
-	write("nats.password", "secret\n")
-	write("kafka.password", "secret\n")
 	server := newTLSServer(t)
-	if err := os.Rename(caFile(t, server), filepath.Join(dir, "company-ca.pem")); err != nil {
+	authority, err := os.ReadFile(caFile(t, server))
+	if err != nil {
 		t.Fatal(err)
 	}
-	for i, text := range snippets(t, "yaml") {
+	write("company-ca.pem", string(authority))
+	write("hmc-ca.pem", string(authority))
+	write("new.secret", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms=\n")
+	write("ops.api-key", "x\n")
+	for place, text := range configurations(t) {
 		text = strings.ReplaceAll(text, "/var/log/hmcnotifyd", dir)
-		if !strings.HasPrefix(text, "hmcs:") {
+		for _, m := range namesFile.FindAllStringSubmatch(text, -1) {
+			name := strings.Trim(m[1], `"`)
+			if _, err := os.Stat(filepath.Join(dir, name)); err == nil || strings.HasPrefix(name, "/") {
+				continue
+			}
+			content := contents[filepath.Ext(name)]
+			switch {
+			case filepath.Ext(name) == ".tmpl":
+				content = ready(t, name)
+			case content == "":
+				content = "x\n"
+			}
+			write(name, content)
+		}
+		if !regexp.MustCompile(`(?m)^hmcs:`).MatchString(text) {
 			text += "hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password: secret}]\n"
 		}
-		name := strconv.Itoa(i) + ".yaml"
+		if !regexp.MustCompile(`(?m)^sinks:`).MatchString(text) {
+			text += "sinks: [{name: journal, log: {}}]\n"
+		}
+		name := "hmcnotifyd.yaml"
 		write(name, text)
 		cfg, err := config.Load(filepath.Join(dir, name))
 		if err != nil {
-			t.Errorf("%v\n%s", err, text)
+			t.Errorf("%s: %v\n%s", place, err, text)
 			continue
 		}
 		for _, c := range cfg.Sinks {
 			s, err := New(c, Options{})
 			if err != nil {
-				t.Errorf("%v\n%s", err, text)
+				t.Errorf("%s: %v\n%s", place, err, text)
 				continue
 			}
 			_ = s.Close()
