@@ -92,7 +92,7 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(TestStep
 	step.conclude(&d.cfg, err)
 	step.Notes = append(step.Notes, d.testNotes()...)
 	b.log.Info("a test event was sent", zap.String("sink", sink), zap.String("outcome", step.Outcome), zap.String("id", e.ID), zap.Error(err))
-	ended() // before that is told: whoever hears it may send the next one
+	ended()          // before that is told: whoever hears it may send the next one
 	_ = report(step) // whoever asked may be gone; it was sent all the same
 	return nil
 }
