@@ -64,3 +64,27 @@ func TestDocumentsAreListed(t *testing.T) {
 		}
 	}
 }
+
+// TestParsersAreFuzzed compares the fuzz tests that docs/security.md lists with those there are.
+func TestParsersAreFuzzed(t *testing.T) {
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("`(Fuzz\\w+)`").FindAllStringSubmatch(readFile(t, "docs/security.md"), -1) {
+		listed[m[1]] = true
+	}
+	there := map[string]bool{}
+	for _, f := range goFiles(t) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && f.test && strings.HasPrefix(fn.Name.Name, "Fuzz") {
+				there[fn.Name.Name] = true
+				if !listed[fn.Name.Name] {
+					t.Errorf("docs/security.md does not list %s of %s", fn.Name.Name, f.pkg())
+				}
+			}
+		}
+	}
+	for name := range listed {
+		if !there[name] {
+			t.Errorf("docs/security.md lists %s, which there is not", name)
+		}
+	}
+}
