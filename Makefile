@@ -102,7 +102,7 @@ docs: ## Write the references in docs/ that are made from the code
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters and check the formatting
-	$(BIN)/golangci-lint run ./...
+	$(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: vuln
 vuln: $(BIN)/govulncheck ## Ask the Go vulnerability database (vuln.go.dev, or GOVULNDB) about what the program uses
