@@ -3,6 +3,7 @@ package bridge
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 	"testing"
 )
 
@@ -17,7 +18,7 @@ func FuzzRestore(f *testing.F) {
 			t.Fatalf("%d log entries of %d bytes", len(m.recent), len(value))
 		}
 		// A value whose checksum is wrong goes no further; the rest is to be tried too.
-		sealed := binary.BigEndian.AppendUint32(value[:len(value):len(value)], crc32.ChecksumIEEE(value))
+		sealed := binary.BigEndian.AppendUint32(slices.Clip(value), crc32.ChecksumIEEE(value))
 		keys := []string{"os/P" + markKeySeparator + "0", "os/P" + markKeySeparator + string(rune('0'+slot%8)), "os/no-separator"}
 		marks, damaged := loadPartitionMarks("os/", func(_ string, fn func(key string, value []byte) bool) {
 			for _, key := range keys {
