@@ -192,8 +192,8 @@ func (f *httpFiles) file(at string, file *string, secret bool) []byte {
 		f.d.errorf(at, "%s is empty", shown)
 		return nil
 	}
-	if secret && mode&0o004 != 0 {
-		f.d.warnf(at, "%s can be read by every user of this machine: chmod o-r %s", shown, shown)
+	if secret {
+		f.d.warnIfPublic(at, shown, mode)
 	}
 	f.contents = appendText(f.contents, string(data))
 	return data

@@ -281,9 +281,8 @@ func (d *decoder) keyFile(path string, file *string, holds, what string) string 
 	case !strings.Contains(string(data), holds):
 		d.errorf(path, "%s does not hold %s", shown, what)
 		return ""
-	case mode&0o004 != 0:
-		d.warnf(path, "%s can be read by every user of this machine: chmod o-r %s", shown, shown)
 	}
+	d.warnIfPublic(path, shown, mode)
 	return string(data)
 }
 

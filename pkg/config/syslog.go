@@ -219,9 +219,7 @@ func (d *decoder) syslogTLS(path string, t *SyslogTLS) {
 	if err != nil || keyErr != nil {
 		return
 	}
-	if keyMode&0o004 != 0 {
-		d.warnf(at("key_file"), "%s can be read by every user of this machine: chmod o-r %s", shownKey, shownKey)
-	}
+	d.warnIfPublic(at("key_file"), shownKey, keyMode)
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil { // says what is wrong, and shows nothing of either
 		d.errorf(at("cert_file"), "cannot be used with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))

@@ -631,10 +631,15 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 		d.errorf(path, "%s: %s", shown, msg)
 		return
 	}
+	d.warnIfPublic(path, shown, mode)
+	*s = NewSecret(text)
+}
+
+// warnIfPublic warns of a file with a secret in it that everybody can read.
+func (d *decoder) warnIfPublic(path, shown string, mode fs.FileMode) {
 	if mode&0o004 != 0 {
 		d.warnf(path, "%s can be read by every user of this machine: chmod o-r %s", shown, shown)
 	}
-	*s = NewSecret(text)
 }
 
 // line checks that a text of the file fits in one line of a request. It does not show the text.

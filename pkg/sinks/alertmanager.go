@@ -1,13 +1,11 @@
 package sinks
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -404,18 +402,7 @@ func refusals(err error) int {
 func (p *endpoint) post(ctx, attempt context.Context, start time.Time, header http.Header, body []byte) error {
 	attempt, cancel := context.WithCancel(attempt)
 	defer cancel()
-	req := &http.Request{Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
-	req = req.WithContext(attempt)
-	req.Header = maps.Clone(header)
-	req.ContentLength = int64(len(body))
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	resp, err := p.client.RoundTrip(req)
-	if err != nil {
-		return p.noAnswer(ctx, attempt, start, err)
-	}
-	defer resp.Body.Close()
-	return p.judge(resp, cancel)
+	return p.send(ctx, start, p.request(attempt, maps.Clone(header), body), cancel)
 }
 
 // remember stores what Alertmanager knows now.
@@ -474,12 +461,7 @@ func (s *alertmanager) forget(keys []string) {
 func (s *alertmanager) Probe(ctx context.Context) error {
 	var errs []error
 	for _, m := range s.members {
-		start := time.Now()
-		attempt, cancel := context.WithTimeout(ctx, s.timeout)
-		if err := s.client.probe(attempt, m.url); err != nil {
-			errs = append(errs, m.noAnswer(ctx, attempt, start, err))
-		}
-		cancel()
+		errs = append(errs, m.Probe(ctx))
 	}
 	return errors.Join(errs...)
 }

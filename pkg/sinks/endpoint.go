@@ -1,6 +1,7 @@
 package sinks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,26 @@ type endpoint struct {
 	timeout time.Duration
 	secrets []string // of the configuration, besides the address
 	client  *httpClient
+}
+
+// request is a POST of body. The header is the request's from then on.
+func (p *endpoint) request(ctx context.Context, header http.Header, body []byte) *http.Request {
+	req := (&http.Request{Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(ctx)
+	req.Header = header
+	req.ContentLength = int64(len(body))
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	return req
+}
+
+// send makes a request and judges the answer. ctx is the caller's; cancel ends the attempt, whose context the request has.
+func (p *endpoint) send(ctx context.Context, start time.Time, req *http.Request, cancel context.CancelFunc) error {
+	resp, err := p.client.RoundTrip(req)
+	if err != nil {
+		return p.noAnswer(ctx, req.Context(), start, err)
+	}
+	defer resp.Body.Close()
+	return p.judge(resp, cancel)
 }
 
 // noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are

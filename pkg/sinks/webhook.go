@@ -1,7 +1,6 @@
 package sinks
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -34,10 +33,9 @@ type webhook struct {
 	batch    int // records per request; above 1 the body is always that of a batch
 	maxBytes int // of the records of one request
 	body     func([]event.Record) ([]byte, error)
-	gzip     *compressor   // nil: bodies are not compressed
-	signer   *signer       // nil: requests are not signed
-	template *http.Request // what all requests share, without header and body
-	header   http.Header   // what all headers share
+	gzip     *compressor // nil: bodies are not compressed
+	signer   *signer     // nil: requests are not signed
+	header   http.Header // what all headers share
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
@@ -85,8 +83,6 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	default:
 		return nil, fmt.Errorf("webhook: compression %q is not available", c)
 	}
-	w.template = &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
-
 	w.client, err = newHTTPClient(cfg.Webhook.HTTPConfig, clientOptions{
 		timeout: w.timeout, concurrency: max(cfg.Concurrency, 1), userAgent: userAgent(opts.Version),
 	})
@@ -162,12 +158,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	resp, err := w.client.RoundTrip(w.request(attempt, id, body))
-	if err != nil {
-		return w.noAnswer(ctx, attempt, start, err)
-	}
-	defer resp.Body.Close()
-	return w.judge(resp, cancel)
+	return w.send(ctx, start, w.request(attempt, id, body), cancel)
 }
 
 // request builds the request of one attempt.
@@ -183,12 +174,7 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 		header["Webhook-Signature"] = values[2:3:3]
 	}
 
-	req := w.template.WithContext(ctx)
-	req.Header = header
-	req.ContentLength = int64(len(body))
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	return req
+	return w.endpoint.request(ctx, header, body)
 }
 
 // batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent again, has the same one.
