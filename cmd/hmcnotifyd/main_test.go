@@ -839,11 +839,13 @@ func TestStandardLogger(t *testing.T) {
 	}
 }
 
-// The web side with TLS and basic authentication, as every Prometheus exporter has them.
-func TestWebConfig(t *testing.T) {
+// protectable returns a directory with the configuration of a daemon, and with a certificate of ca for its web side, web.crt and
+// web.key; and the hash of a password as the web side wants it.
+func protectable(t *testing.T, password string) (dir, cfg string, ca *hmcsim.CA, hash string) {
+	t.Helper()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	dir := t.TempDir()
-	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
+	dir = t.TempDir()
+	cfg = daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	ca, err := hmcsim.NewCA()
 	if err != nil {
 		t.Fatal(err)
@@ -853,12 +855,18 @@ func TestWebConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeKeyPair(t, dir, cert)
-	web := filepath.Join(dir, "web.yaml")
-	hash, err := bcrypt.GenerateFromPassword([]byte("status-password"), bcrypt.MinCost)
+	hashed, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, web, "tls_server_config: {cert_file: web.crt, key_file: web.key}\nbasic_auth_users: {ops: "+string(hash)+"}\n")
+	return dir, cfg, ca, string(hashed)
+}
+
+// The web side with TLS and basic authentication, as every Prometheus exporter has them.
+func TestWebConfig(t *testing.T) {
+	dir, cfg, ca, hash := protectable(t, "status-password")
+	web := filepath.Join(dir, "web.yaml")
+	write(t, web, "tls_server_config: {cert_file: web.crt, key_file: web.key}\nbasic_auth_users: {ops: "+hash+"}\n")
 	p := start(t, nil, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--web.config.file="+web)
 	base := "https://" + p.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: ca.ClientTLS(), DisableKeepAlives: true}}

@@ -32,24 +32,9 @@ func recipe(t *testing.T, first string) string {
 // The recipe for the web port, as it stands: whoever has no password gets nothing, sees nothing and changes nothing.
 func TestProtection(t *testing.T) {
 	const password = "correct-horse"
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	dir := t.TempDir()
-	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
-	ca, err := hmcsim.NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Certificate(hmcsim.CertificateGood)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeKeyPair(t, dir, cert)
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, cfg, ca, hash := protectable(t, password)
 	web := recipe(t, "# web.yaml")
-	for old, replacement := range map[string]string{`hmcnotifyd\.pem`: "web.crt", `hmcnotifyd\.key`: "web.key", `\$2y\$\S+`: string(hash)} {
+	for old, replacement := range map[string]string{`hmcnotifyd\.pem`: "web.crt", `hmcnotifyd\.key`: "web.key", `\$2y\$\S+`: hash} {
 		if !regexp.MustCompile(old).MatchString(web) {
 			t.Fatalf("the recipe has no %s:\n%s", old, web)
 		}
