@@ -206,7 +206,7 @@ func (k *keeper) dueFills() []*channel {
 		if k.s.rec.replaying(c.partition.ObjectURI) { // which may bring it
 			k.mu.Lock()
 			if c.fill != nil {
-				c.fill.due = now.Add(k.s.timing.settle)
+				c.fill.due = now.Add(k.s.timing.recording.settle)
 			}
 			k.mu.Unlock()
 			continue
@@ -216,7 +216,7 @@ func (k *keeper) dueFills() []*channel {
 		if k.newSession && c.refresh && k.replayWillDo(c) && !c.opened.IsZero() {
 			replayed := k.s.rec.replayedSince(c.partition.ObjectURI, c.opened)
 			k.mu.Lock()
-			wait := c.opened.Add(2 * k.s.timing.settle)
+			wait := c.opened.Add(2 * k.s.timing.recording.settle)
 			switch {
 			case c.fill == nil:
 			case now.Before(wait):
@@ -274,7 +274,7 @@ func (k *keeper) fetchMessagesOf(ctx context.Context, c *channel) error {
 	if err != nil {
 		return err
 	}
-	rec.fetchedMessages(ctx, c, messages, asked, missing)
+	rec.fetchedMessages(ctx, c.partition, c.topic, c.refresh, messages, asked, missing)
 	return nil
 }
 
@@ -366,25 +366,27 @@ func (r *recorder) fetchedReplay(p hmc.Partition, topic string, messages [][]byt
 
 // fetchedMessages records the messages of a partition that are new, and counts those that are missing up to a number as
 // gone for good.
-func (r *recorder) fetchedMessages(ctx context.Context, c *channel, messages [][]byte, asked time.Time, missing int64) {
-	list := r.fetchedReplay(c.partition, c.topic, messages)
+func (r *recorder) fetchedMessages(
+	ctx context.Context, p hmc.Partition, topic string, refresh bool, messages [][]byte, asked time.Time, missing int64,
+) {
+	list := r.fetchedReplay(p, topic, messages)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m := r.partition(c.partition.ObjectURI)
-	if !c.refresh && m.epoch == 0 { // of a sequence that began anew since, everything counts
-		lowest, ok := r.starts[c.partition.ObjectURI]
+	m := r.partition(p.ObjectURI)
+	if !refresh && m.epoch == 0 { // of a sequence that began anew since, everything counts
+		lowest, ok := r.starts[p.ObjectURI]
 		if !ok {
 			lowest = m.lowest
 		}
 		list.dropEarlier(lowest)
 	}
-	n := r.takeReplay(c.partition.ObjectURI, list, event.OriginBackfill, replayed{messages: list.messages, asked: asked, now: time.Now(), toEnd: true})
+	n := r.takeReplay(p.ObjectURI, list, event.OriginBackfill, replayed{messages: list.messages, asked: asked, now: time.Now(), toEnd: true})
 	for i := range list.messages {
 		missing = max(missing, list.messages[i].seq) // the HMC was asked for everything up to this one
 	}
 	r.gone(m.settle(missing))
 	r.flush(ctx)
-	r.log.Debug("OS messages were fetched", zap.String("partition", c.label()), zap.Int("messages", len(messages)), zap.Int("new", n))
+	r.log.Debug("OS messages were fetched", zap.String("partition", partitionLabel(p)), zap.Int("messages", len(messages)), zap.Int("new", n))
 }
 
 // dropEarlier drops what the HMC held already when the partition began to be followed with the number lowest, and was not

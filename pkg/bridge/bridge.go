@@ -52,15 +52,16 @@ type Options struct {
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
 type Bridge struct {
-	opts    Options
-	log     *zap.Logger
-	metrics *Metrics
-	queue   *queue.Queue
-	seen    *seenWindow
-	dead    *queue.DeadLetters
-	timing  timing
-	started time.Time
-	first   *world // what Run starts
+	opts        Options
+	log         *zap.Logger
+	metrics     *receiverMetrics
+	sinkMetrics *deliveryMetrics
+	queue       *queue.Queue
+	seen        *seenWindow
+	dead        *queue.DeadLetters
+	timing      timing
+	started     time.Time
+	first       *world // what Run starts
 
 	reloading   sync.Mutex // one reload at a time
 	replaying   sync.Mutex // one replay of dead letters at a time
@@ -107,10 +108,10 @@ func New(opts Options) (*Bridge, error) {
 	}
 	b := &Bridge{
 		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
-		metrics: NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*group), ballast: make([]byte, ballastBytes),
+		metrics: newReceiverMetrics(opts.Registerer), sinkMetrics: newDeliveryMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*group), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
-		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
+		b.sinkMetrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
 	}
 	storage := opts.Config.Storage
 	limit := int64(storage.MaxBytes)
@@ -120,7 +121,7 @@ func New(opts Options) (*Bridge, error) {
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: limit,
-		Logger: b.log, Metrics: queueMetrics, OnDropped: b.metrics.dropped,
+		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.dropped,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
@@ -145,8 +146,8 @@ func New(opts Options) (*Bridge, error) {
 	if opts.Registerer != nil {
 		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b))
 	}
-	refresh := b.refreshMetrics
-	b.metrics.refresh.Store(&refresh)
+	b.metrics.onScrape(b.refreshReceivers)
+	b.sinkMetrics.onScrape(b.refreshSinks)
 	return b, nil
 }
 
@@ -375,7 +376,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 			f.Follow(groups)
 		}
 		n.cursor.Rewind()
-		d := newDelivery(n.cfg, floodRulesOf(cfg), n.sink, n.cursor, b.dead, b.metrics, b.log)
+		d := newDelivery(n.cfg, floodRulesOf(cfg), n.sink, n.cursor, b.dead, b.sinkMetrics, b.log)
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
 	}
 	severities := newSeverities(cfg.Severity)
@@ -583,8 +584,8 @@ func isClosed(done <-chan struct{}) bool {
 	}
 }
 
-// refreshMetrics sets the gauges that are read from memory at each scrape.
-func (b *Bridge) refreshMetrics() {
+// refreshReceivers sets the gauges of the receivers that are read from memory at each scrape.
+func (b *Bridge) refreshReceivers() {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for _, r := range b.supervisors {
@@ -592,6 +593,12 @@ func (b *Bridge) refreshMetrics() {
 		r.it.metrics.lastFrame.Set(unixSeconds(frame))
 		r.it.metrics.lastNotification.Set(unixSeconds(notification))
 	}
+}
+
+// refreshSinks sets those of the sinks.
+func (b *Bridge) refreshSinks() {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
 	for _, r := range b.deliveries {
 		waiting, bytes, age := r.it.waiting()
 		r.it.metrics.queueEvents.Set(float64(waiting))

@@ -148,7 +148,7 @@ func checkSink(ctx context.Context, f *finding, c config.Sink, version string) {
 		f.problem("%v", err)
 		return
 	}
-	f.say("can be reached (%s; no event was sent)", requestOf(&c))
+	f.say("can be reached (%s; no event was sent)", c.Request())
 }
 
 // removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a check by somebody else than the daemon

@@ -52,7 +52,7 @@ func (c *hmcCheck) run(ctx context.Context, version string) {
 	if cfg.RESTRequestsPerMinute > 0 {
 		cfg.RESTRequestsPerMinute = max(cfg.RESTRequestsPerMinute, checkRequests)
 	}
-	s, err := newSupervisor(cfg, nil, NewMetrics(prometheus.NewRegistry()), zap.NewNop(), version, defaultTiming())
+	s, err := newSupervisor(cfg, nil, newReceiverMetrics(prometheus.NewRegistry()), zap.NewNop(), version, defaultTiming())
 	if err != nil {
 		c.problem("%v", err)
 		return

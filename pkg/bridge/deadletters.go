@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
@@ -118,21 +117,10 @@ func (d *delivery) lettersOf(records []event.Record, cause error) []queue.DeadLe
 	for i, r := range records {
 		letters[i] = queue.DeadLetter{
 			Sink: d.cfg.Name, Time: now, Status: status, Reason: bounded(cause.Error(), maxReason),
-			Request: requestOf(&d.cfg), EventID: r.ID, EventType: r.Type, Data: r.JSON,
+			Request: d.cfg.Request(), EventID: r.ID, EventType: r.Type, Data: r.JSON,
 		}
 	}
 	return letters
-}
-
-// requestOf sums up what a sink does with an event. Of an address it shows scheme and host: userid, path and query may be secret.
-func requestOf(cfg *config.Sink) string {
-	switch {
-	case cfg.Webhook != nil:
-		return "POST " + cfg.Webhook.URL.String()
-	case cfg.Log != nil:
-		return "write to " + cfg.Log.Output
-	}
-	return cfg.Kind()
 }
 
 // statusOf is the status of the answer that an error tells of; 0 where it tells of none.
@@ -516,7 +504,7 @@ func (r *replay) sendOne(ctx context.Context, d *delivery, l *queue.DeadLetter) 
 
 // refused notes that a letter was refused again.
 func (r *replay) refused(d *delivery, l *queue.DeadLetter, cause error) error {
-	l.Time, l.Status, l.Reason, l.Request = time.Now(), statusOf(cause), bounded(cause.Error(), maxReason), requestOf(&d.cfg)
+	l.Time, l.Status, l.Reason, l.Request = time.Now(), statusOf(cause), bounded(cause.Error(), maxReason), d.cfg.Request()
 	if err := r.dead.Update(*l); err != nil && !errors.Is(err, queue.ErrNotFound) {
 		return err
 	}

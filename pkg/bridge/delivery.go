@@ -66,7 +66,7 @@ type delivery struct {
 	beat atomic.Int64 // when watch last proved to be alive, in Unix nanoseconds
 }
 
-func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *delivery {
+func newDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *deliveryMetrics, log *zap.Logger) *delivery {
 	d := &delivery{
 		cfg: cfg, sink: sink, cursor: cursor, dead: dead,
 		wants:    router{match: cfg.Match, drop: cfg.Drop}.wants,

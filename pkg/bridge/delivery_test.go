@@ -513,7 +513,7 @@ func TestCountsSurviveAReload(t *testing.T) {
 // What the queue drops is counted for a sink that there is, and brings back no series of one that is gone.
 func TestDroppedByTheQueue(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	m := NewMetrics(registry)
+	m := newDeliveryMetrics(registry)
 	s := m.forSink("x")
 	m.dropped("x", 3)
 	if got := m.forSink("x").dropped.n.Load(); got != 3 {
@@ -674,7 +674,7 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 	}
 	missed := 0
 	o := outbox{
-		queue: q, metrics: NewMetrics(nil).forHMC("a"), log: zap.NewNop(), maxRecord: 4 << 10,
+		queue: q, metrics: newReceiverMetrics(nil).forHMC("a"), log: zap.NewNop(), maxRecord: 4 << 10,
 		onMissed: func(topicType string, n int) {
 			if topicType != event.TopicObject {
 				t.Errorf("topic type %s", topicType)

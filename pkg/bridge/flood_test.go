@@ -727,7 +727,7 @@ sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch:
 		s.t.Fatal(err)
 	}
 	cursor.Rewind()
-	d := newDelivery(cfg, floodRules{Flood: flood}, sink, cursor, s.dead, NewMetrics(nil), zap.NewNop())
+	d := newDelivery(cfg, floodRules{Flood: flood}, sink, cursor, s.dead, newDeliveryMetrics(nil), zap.NewNop())
 	s.delivery = d
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	done := make(chan struct{})

@@ -63,9 +63,9 @@ type hardwareWatch struct {
 	wake    chan struct{}
 
 	// Of its goroutine alone.
-	parents map[string]*hardwareParent // by URI
-	cpcs    upkeep                     // when the CPCs are listed ...
-	cpcsDue bool                       // ... if that is to be done
+	parents map[string]*watchedParent // by URI
+	cpcs    upkeep                    // when the CPCs are listed ...
+	cpcsDue bool                      // ... if that is to be done
 
 	mu    sync.Mutex
 	asked map[string]bool // whose messages are to be listed soon; "": the CPCs are, and the messages of those that are new
@@ -73,11 +73,16 @@ type hardwareWatch struct {
 
 // hardwareParent is the console or a CPC.
 type hardwareParent struct {
-	upkeep
 	uri, class, name string
-	last             time.Time // when it was listed last, or that was tried
-	listed           bool      // on this link
-	problem          string    // why that failed; "": it did not
+}
+
+// watchedParent is a console or CPC whose hardware messages are listed.
+type watchedParent struct {
+	upkeep
+	of      hardwareParent
+	last    time.Time // when it was listed last, or that was tried
+	listed  bool      // on this link
+	problem string    // why that failed; "": it did not
 }
 
 func (p *hardwareParent) label() string {
@@ -96,7 +101,7 @@ func newHardwareWatch(k *keeper) *hardwareWatch {
 	return &hardwareWatch{
 		s: k.s, k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool), cpcsDue: true,
 		details: rate.NewLimiter(rate.Limit(share)/60, min(share, hardwareDetails)),
-		parents: map[string]*hardwareParent{consoleURI: {uri: consoleURI, class: classConsole, name: k.s.cfg.Name}},
+		parents: map[string]*watchedParent{consoleURI: {of: hardwareParent{uri: consoleURI, class: classConsole, name: k.s.cfg.Name}}},
 	}
 }
 
@@ -178,9 +183,9 @@ func (w *hardwareWatch) work(ctx context.Context) time.Duration {
 		w.listCPCs(ctx)
 		return 0
 	}
-	var next *hardwareParent
+	var next *watchedParent
 	for _, p := range w.parents {
-		if next == nil || cmp.Or(p.due.Compare(next.due), cmp.Compare(p.uri, next.uri)) < 0 {
+		if next == nil || cmp.Or(p.due.Compare(next.due), cmp.Compare(p.of.uri, next.of.uri)) < 0 {
 			next = p
 		}
 	}
@@ -235,24 +240,24 @@ func (w *hardwareWatch) listCPCs(ctx context.Context) (list []hmc.CPC, ok bool) 
 		}
 		exists[c.ObjectURI] = true
 		if p := w.parents[c.ObjectURI]; p != nil {
-			p.name = c.Name // it may have another name now
+			p.of.name = c.Name // it may have another name now
 		} else {
-			w.parents[c.ObjectURI] = &hardwareParent{uri: c.ObjectURI, class: classCPC, name: c.Name}
+			w.parents[c.ObjectURI] = &watchedParent{of: hardwareParent{uri: c.ObjectURI, class: classCPC, name: c.Name}}
 		}
 	}
 	// What is known of a CPC that is gone is kept: it may be back.
-	maps.DeleteFunc(w.parents, func(uri string, _ *hardwareParent) bool { return !exists[uri] })
+	maps.DeleteFunc(w.parents, func(uri string, _ *watchedParent) bool { return !exists[uri] })
 	return list, true
 }
 
 // list lists the messages of a console or CPC and has recorded what has changed.
-func (w *hardwareWatch) list(ctx context.Context, p *hardwareParent) {
+func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	p.last = time.Now()
 	if w.s.queue.Err() != nil { // it could not be recorded
 		p.postpone(w.s.timing)
 		return
 	}
-	messages, complete, err := w.k.session.ListHardwareMessages(ctx, p.uri, time.Time{})
+	messages, complete, err := w.k.session.ListHardwareMessages(ctx, p.of.uri, time.Time{})
 	if ctx.Err() != nil || w.k.lost(err) {
 		return
 	}
@@ -260,16 +265,16 @@ func (w *hardwareWatch) list(ctx context.Context, p *hardwareParent) {
 		p.postpone(w.s.timing)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.s.log.Warn("hardware messages could not be listed"+hardwareHint(err), zap.String("of", p.label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
+			w.s.log.Warn("hardware messages could not be listed"+hardwareHint(err), zap.String("of", p.of.label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
 	}
 	if p.problem != "" {
 		p.problem = ""
-		w.s.log.Info("hardware messages can be listed again", zap.String("of", p.label()))
+		w.s.log.Info("hardware messages can be listed again", zap.String("of", p.of.label()))
 	}
-	change := w.s.rec.compareHardware(p.uri, messages, complete)
-	if len(change.gone) > 0 && p.class == classCPC && !w.communicates(ctx, p) {
+	change := w.s.rec.compareHardware(p.of.uri, messages, complete)
+	if len(change.gone) > 0 && p.of.class == classCPC && !w.communicates(ctx, p) {
 		change.gone = nil
 	}
 	w.askDetails(ctx, change.added)
@@ -279,23 +284,23 @@ func (w *hardwareWatch) list(ctx context.Context, p *hardwareParent) {
 	if !p.listed {
 		change.origin = event.OriginBackfill // came while nobody looked
 	}
-	known, ok := w.s.rec.recordHardware(ctx, p, change)
+	known, ok := w.s.rec.recordHardware(ctx, &p.of, change)
 	if !ok {
 		p.postpone(w.s.timing)
 		return
 	}
 	p.listed = true
 	p.upkeep = upkeep{due: p.last.Add(hardwareIdle)}
-	if known > 0 || p.class == classConsole { // whether the console tells of its first one is not documented
+	if known > 0 || p.of.class == classConsole { // whether the console tells of its first one is not documented
 		p.due = p.last.Add(w.s.timing.hardware)
 	}
 }
 
 // communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and not out of sight. It
 // makes sure of that once messages are missing, which is rare.
-func (w *hardwareWatch) communicates(ctx context.Context, p *hardwareParent) bool {
+func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool {
 	list, ok := w.listCPCs(ctx)
-	return ok && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.uri && c.Status != "not-communicating" })
+	return ok && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.of.uri && c.Status != "not-communicating" })
 }
 
 // hardwareHint says what may be missing where a list was refused.

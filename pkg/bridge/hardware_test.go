@@ -416,8 +416,8 @@ func hardwareRecorder(t *testing.T, dir string) (*recorder, *queue.Queue) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = q.Close() })
-	m := NewMetrics(prometheus.NewRegistry()).forHMC("a")
-	r := newRecorder(config.HMC{Name: "a"}, q, m, zap.NewNop(), new(topicTable), testTiming())
+	m := newReceiverMetrics(prometheus.NewRegistry()).forHMC("a")
+	r := newRecorder(config.HMC{Name: "a"}, q, m, zap.NewNop(), new(topicTable), testTiming().recording)
 	r.share(newGroup("a"))
 	r.onMissed = func(topicType string, n int) { t.Errorf("%d missed on %s", n, topicType) }
 	r.inSight, r.heard = time.Now, time.Now

@@ -39,7 +39,7 @@ func testTiming() timing {
 	return timing{
 		authHold: time.Hour, stableAfter: time.Hour, ping: time.Hour,
 		channelSoon: 20 * time.Millisecond, channelMin: 20 * time.Millisecond, channelMax: 200 * time.Millisecond, channelRest: 2 * time.Second, relist: 50 * time.Millisecond, logoff: 5 * time.Second,
-		tick: 10 * time.Millisecond, settle: 200 * time.Millisecond, seenEvery: 100 * time.Millisecond,
+		recording: recorderTiming{tick: 10 * time.Millisecond, settle: 200 * time.Millisecond, seenEvery: 100 * time.Millisecond},
 		hardware: 100 * time.Millisecond,
 	}
 }

@@ -108,7 +108,10 @@ type channel struct {
 	opened time.Time // when it was subscribed to; zero: before this link
 }
 
-func (c *channel) label() string { return c.partition.Name + " on " + c.partition.CPCName }
+func (c *channel) label() string { return partitionLabel(c.partition) }
+
+// partitionLabel names a partition as a person knows it.
+func partitionLabel(p hmc.Partition) string { return p.Name + " on " + p.CPCName }
 
 // run works until the link ends.
 func (k *keeper) run(ctx context.Context) {
@@ -323,7 +326,7 @@ func (k *keeper) list(ctx context.Context) {
 	}
 	k.listed = time.Now()
 	k.s.rec.group.estate.Learn(l)
-	k.listing, k.comparing = l, k.listed.Add(k.s.timing.settle)
+	k.listing, k.comparing = l, k.listed.Add(k.s.timing.recording.settle)
 	unselected := k.syncChannels(partitions)
 	k.dropGone(ctx, l)
 	for _, topic := range unselected { // its channel stays open: nothing closes one but the end of the session

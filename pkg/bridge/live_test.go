@@ -125,8 +125,8 @@ func TestLiveSlowReader(t *testing.T) {
 			if lostFirst != test.lost {
 				t.Errorf("%d lost, not %d", lostFirst, test.lost)
 			}
-			if slow.bytes != 0 || slow.events != 0 {
-				t.Errorf("%d events of %d bytes left", slow.events, slow.bytes)
+			if slow.from.bytes != 0 || slow.from.events != 0 {
+				t.Errorf("%d events of %d bytes left", slow.from.events, slow.from.bytes)
 			}
 		})
 	}

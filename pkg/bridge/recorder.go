@@ -42,6 +42,13 @@ const (
 	stateUnit  = "unit/"  // group, URI: a CPC or a partition of the estate
 )
 
+// recorderTiming holds the intervals of a recorder. Tests shorten them.
+type recorderTiming struct {
+	tick      time.Duration // how often the recorder looks at what is due by time
+	settle    time.Duration // after the last of a replay or of what is fetched, that is complete
+	seenEvery time.Duration // how often it is stored that the HMC is in sight, while nothing else is stored
+}
+
 // recorder makes the events of one HMC and brings them into the queue, whoever has something to record: the supervisor
 // what the HMC sends, the keeper what it fetched, both what they know of the link. It recognizes what was recorded
 // before, notices what is missing, and stores what it knows together with the events, so that no crash can separate
@@ -51,7 +58,7 @@ type recorder struct {
 	queue    *queue.Queue
 	metrics  *hmcMetrics
 	log      *zap.Logger
-	timing   timing
+	timing   recorderTiming
 	topics   *topicTable
 	group    *group
 	sight    sight
@@ -139,7 +146,7 @@ type heldReplay struct {
 	cut      bool // more of it is to come
 }
 
-func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger, topics *topicTable, t timing) *recorder {
+func newRecorder(cfg config.HMC, q *queue.Queue, m *hmcMetrics, log *zap.Logger, topics *topicTable, t recorderTiming) *recorder {
 	r := &recorder{
 		cfg: cfg, queue: q, metrics: m, log: log, timing: t, topics: topics,
 		partitions: make(map[string]*partitionMark),

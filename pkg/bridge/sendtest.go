@@ -79,7 +79,7 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(TestStep
 	}
 	step := TestStep{Sink: sink, EventID: e.ID}
 	begins := step
-	begins.Outcome, begins.Kind, begins.Request, begins.TimeoutSeconds = TestBegins, d.cfg.Kind(), requestOf(&d.cfg), d.cfg.Timeout.Seconds()
+	begins.Outcome, begins.Kind, begins.Request, begins.TimeoutSeconds = TestBegins, d.cfg.Kind(), d.cfg.Request(), d.cfg.Timeout.Seconds()
 	if err := report(begins); err != nil {
 		return err
 	}

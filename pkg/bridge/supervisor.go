@@ -22,6 +22,7 @@ import (
 
 // timing holds the intervals of a supervisor. Tests shorten them.
 type timing struct {
+	recording   recorderTiming
 	authHold    time.Duration // after a refused logon: the HMC disables a userid that keeps trying
 	stableAfter time.Duration // a link that was up this long starts the back-off over
 	ping        time.Duration // between calls that keep the session alive and notice a dead HMC
@@ -31,17 +32,14 @@ type timing struct {
 	channelRest time.Duration // ... where the partition offers no messages: its next status change is the time
 	relist      time.Duration // between lists of the estate
 	logoff      time.Duration // for the logoff on the way out
-	tick        time.Duration // how often the recorder looks at what is due by time
-	settle      time.Duration // after the last of a replay or of what is fetched, that is complete
 	hardware    time.Duration // how often hardware messages are listed while there are any
-	seenEvery   time.Duration // how often it is stored that the HMC is in sight, while nothing else is stored
 }
 
 func defaultTiming() timing {
 	return timing{
 		authHold: 30 * time.Minute, stableAfter: 30 * time.Second, ping: time.Minute,
 		channelSoon: 2 * time.Second, channelMin: 15 * time.Second, channelMax: 10 * time.Minute, channelRest: 6 * time.Hour, relist: 10 * time.Second, logoff: 5 * time.Second,
-		tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second, hardware: 5 * time.Minute,
+		recording: recorderTiming{tick: 500 * time.Millisecond, settle: 2 * time.Second, seenEvery: 30 * time.Second}, hardware: 5 * time.Minute,
 	}
 }
 
@@ -112,7 +110,7 @@ type topicStatus struct {
 	problem string // "" when subscribed
 }
 
-func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, version string, t timing) (*supervisor, error) {
+func newSupervisor(cfg config.HMC, q *queue.Queue, m *receiverMetrics, log *zap.Logger, version string, t timing) (*supervisor, error) {
 	tlsConfig, err := cfg.TLS.ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
@@ -130,7 +128,7 @@ func newSupervisor(cfg config.HMC, q *queue.Queue, m *Metrics, log *zap.Logger, 
 		openChannels: map[string]string{},
 	}
 	s.topics.set(map[string]string{})
-	s.rec = newRecorder(cfg, q, s.metrics, s.log, &s.topics, t)
+	s.rec = newRecorder(cfg, q, s.metrics, s.log, &s.topics, t.recording)
 	s.rec.onMissed, s.rec.status, s.rec.inSight = s.missedOn, s.heartbeat, s.inSight
 	s.rec.heard = func() time.Time {
 		frame, _ := s.lastTimes()
@@ -159,7 +157,7 @@ func (s *supervisor) usesREST() bool { return len(s.cfg.TopicNames) == 0 }
 
 // run keeps the HMC connected until ctx is done. It logs off before it returns.
 func (s *supervisor) run(ctx context.Context, seen *seenWindow) {
-	s.rec.timing = s.timing
+	s.rec.timing = s.timing.recording
 	s.rec.open(seen)
 	s.rec.group.join(s.rec)
 	defer s.rec.group.leave(s.rec)
