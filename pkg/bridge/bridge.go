@@ -324,7 +324,7 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store: sinkStore{b.queue, c.Name}, Selects: router{match: c.Match, drop: c.Drop}.wants,
+			Store: sinkStore{queue: b.queue, name: c.Name}, Selects: router{match: c.Match, drop: c.Drop}.wants,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
@@ -472,7 +472,7 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
-	err := errors.Join(sinkStore{b.queue, name}.forget(b.deliverLife), b.queue.RemoveCursor(name))
+	err := errors.Join(sinkStore{queue: b.queue, name: name}.forget(b.deliverLife), b.queue.RemoveCursor(name))
 	if err != nil {
 		b.log.Warn("the place of a removed sink in the queue could not be forgotten", zap.String("sink", name), zap.Error(err))
 	}

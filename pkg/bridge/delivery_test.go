@@ -616,7 +616,7 @@ func openQueue(t *testing.T) *queue.Queue {
 }
 
 func TestProgress(t *testing.T) {
-	q := openQueue(t)
+	q := zzOpenQueue(t)
 	cursor, err := q.Cursor("x")
 	if err != nil {
 		t.Fatal(err)
@@ -667,7 +667,7 @@ func TestProgress(t *testing.T) {
 
 // One event that the queue cannot take costs no other, and everything that is lost is counted where people look.
 func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
-	q := openQueue(t)
+	q := yyOpenQueue(t)
 	cursor, err := q.Cursor("x")
 	if err != nil {
 		t.Fatal(err)

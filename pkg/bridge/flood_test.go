@@ -695,7 +695,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s := &stage{t: t, queue: openQueue(t), consumer: newCollected(t)}
+	s := &stage{t: t, queue: zzOpenQueue(t), consumer: newCollected(t)}
 	var err error
 	if s.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{Dir: t.TempDir()}); err != nil {
 		t.Fatal(err)
@@ -714,7 +714,7 @@ func newStage(t *testing.T) *stage {
 // run begins to deliver from the first event that is not acknowledged, with metrics of its own.
 func (s *stage) run(flood config.Flood, concurrency int) {
 	s.t.Helper()
-	cfg := load(s.t, s.t.TempDir(), fmt.Sprintf(`
+	cfg := zzLoad(s.t, s.t.TempDir(), fmt.Sprintf(`
 hmcs: [{name: a, hosts: [h], userid: u, password: p, tls: {insecure_skip_verify: true}}]
 sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch: {max_events: 100}, retry: {initial: 1ms, max: 2ms}}]
 `, s.consumer.server.URL, concurrency)).Sinks[0]
@@ -738,7 +738,7 @@ sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch:
 	ended := sync.OnceFunc(func() {
 		select {
 		case <-done:
-		case <-time.After(within):
+		case <-time.After(zzWithin):
 			s.t.Fatal("the delivery does not end")
 		}
 		cancel()
@@ -770,9 +770,9 @@ func (s *stage) store(events ...*event.Event) {
 
 func (s *stage) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(zzWithin); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("%s: not within %s: %d arrived, %d acknowledged", what, within, len(s.consumer.got()), s.delivery.cursor.Acked())
+			s.t.Fatalf("%s: not zzWithin %s: %d arrived, %d acknowledged", what, zzWithin, len(s.consumer.got()), s.delivery.cursor.Acked())
 		}
 	}
 }

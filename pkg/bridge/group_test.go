@@ -357,7 +357,7 @@ func TestStateOfAGroupGoesWithItsEvents(t *testing.T) {
 	a, q := hardwareRecorder(t, filepath.Join(t.TempDir(), "q"))
 	g := newGroup("east")
 	g.configured(2)
-	b := newRecorder(config.HMC{Name: "b"}, q, newReceiverMetrics(prometheus.NewRegistry()).forHMC("b"), zap.NewNop(), new(topicTable), testTiming().recording)
+	b := newRecorder(config.HMC{Name: "b"}, q, newReceiverMetrics(prometheus.NewRegistry()).forHMC("b"), zap.NewNop(), new(topicTable), yyTiming())
 	b.onMissed, b.inSight, b.heard = a.onMissed, a.inSight, a.heard
 	b.open(newSeenWindow(time.Minute, 100))
 	for _, r := range []*recorder{a, b} {

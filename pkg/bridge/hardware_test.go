@@ -417,7 +417,7 @@ func hardwareRecorder(t *testing.T, dir string) (*recorder, *queue.Queue) {
 	}
 	t.Cleanup(func() { _ = q.Close() })
 	m := newReceiverMetrics(prometheus.NewRegistry()).forHMC("a")
-	r := newRecorder(config.HMC{Name: "a"}, q, m, zap.NewNop(), new(topicTable), testTiming().recording)
+	r := newRecorder(config.HMC{Name: "a"}, q, m, zap.NewNop(), new(topicTable), yyTiming())
 	r.share(newGroup("a"))
 	r.onMissed = func(topicType string, n int) { t.Errorf("%d missed on %s", n, topicType) }
 	r.inSight, r.heard = time.Now, time.Now

@@ -182,7 +182,7 @@ func TestFetchWithinReplay(t *testing.T) {
 		for i := from; i < to; i++ {
 			messages = append(messages, fmt.Sprintf(`{"sequence-number":%d,"message-text":"line %d","timestamp":-1,"is-refresh":%t}`, i, i, refresh))
 		}
-		headers := partitionHeaders("os-message")
+		headers := yyPartitionHeaders("os-message")
 		headers[1].Value = fmt.Sprintf("ID:HMCHOST:%d", sent)
 		headers[3].Value = fmt.Sprint(sent)
 		sent++

@@ -554,7 +554,7 @@ func (s *supervisor) recordLinkUp(ctx context.Context, k *keeper) {
 	s.mu.Lock()
 	up.Host = s.status.host
 	for topic, st := range s.status.wanted {
-		up.Topics = append(up.Topics, topicLabel{topic, st.kind})
+		up.Topics = append(up.Topics, topicLabel{Name: topic, Type: st.kind})
 	}
 	s.mu.Unlock()
 	slices.SortFunc(up.Topics, func(a, b topicLabel) int { return cmp.Compare(a.Name, b.Name) })

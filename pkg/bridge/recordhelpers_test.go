@@ -1,0 +1,42 @@
+package bridge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// yyTiming waits for nothing that a test would have to sit out.
+func yyTiming() recorderTiming {
+	return recorderTiming{tick: 10 * time.Millisecond, settle: 200 * time.Millisecond, seenEvery: 100 * time.Millisecond}
+}
+
+func yyOpenQueue(t *testing.T) *queue.Queue {
+	t.Helper()
+	q, err := queue.Open(queue.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return q
+}
+
+func yyPartitionHeaders(typ string, more ...receiver.Header) receiver.Headers {
+	return append(receiver.Headers{
+		{Name: "notification-type", Value: typ},
+		{Name: "message-id", Value: "ID:HMCHOST-42915-1555356921407-5:1:1:65:2"},
+		{Name: "timestamp", Value: "1557755398299"},
+		{Name: "session-sequence-nr", Value: "1"},
+		{Name: "global-sequence-nr", Value: "6399"},
+		{Name: "class", Value: "partition"},
+		{Name: "name", Value: "PART1"},
+		{Name: "object-id", Value: "e12121da"},
+		{Name: "object-uri", Value: "/api/partitions/e12121da"},
+	}, more...)
+}
