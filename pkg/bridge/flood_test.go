@@ -1151,7 +1151,7 @@ func TestFloodOfACPC(t *testing.T) {
 			t.Fatalf("%d summaries, single changes of %v", len(summaries), uris(singles))
 		}
 		e := summaries[round]
-		b := floodBody(t, e)
+		b := ttFloodBody(t, e)
 		if e.Summary != text || b.Count != 50 || len(b.Resources) != 50 || e.Resource.ObjectURI != cpc.URI || e.Resource.Name != cpc.Name || e.HMC != "a" {
 			t.Errorf("%s: %+v, %+v", e.Summary, e.Resource, b)
 		}
@@ -1202,7 +1202,7 @@ func TestFloodOfACPC(t *testing.T) {
 	}
 	d.eventually("a summary of nine", func() bool {
 		_, summaries := statusChanges(d.consumer.got())
-		return len(summaries) == 3 && floodBody(t, summaries[2]).Count == 9
+		return len(summaries) == 3 && ttFloodBody(t, summaries[2]).Count == 9
 	})
 	d.sameSums()
 	d.lint()
@@ -1232,7 +1232,7 @@ func TestFloodRefused(t *testing.T) {
 	if _, got := d.replayed(DeadLetterFilter{}, ""); got != (ReplayCounts{Letters: 1, Accepted: 1}) {
 		t.Errorf("%+v", got)
 	}
-	if _, summaries := statusChanges(d.consumer.got()); len(summaries) != 1 || summaries[0].ID != letters[0].EventID || floodBody(t, summaries[0]).Count != 50 {
+	if _, summaries := statusChanges(d.consumer.got()); len(summaries) != 1 || summaries[0].ID != letters[0].EventID || ttFloodBody(t, summaries[0]).Count != 50 {
 		t.Errorf("%+v", summaries)
 	}
 }
@@ -1246,7 +1246,16 @@ func TestFloodAtTheEnd(t *testing.T) {
 		return len(uris(singles)) == 51
 	})
 	d.stop()
-	if _, summaries := statusChanges(d.consumer.got()); len(summaries) != 1 || floodBody(t, summaries[0]).Count != 50 {
+	if _, summaries := statusChanges(d.consumer.got()); len(summaries) != 1 || ttFloodBody(t, summaries[0]).Count != 50 {
 		t.Errorf("%d summaries", len(summaries))
 	}
+}
+
+func ttFloodBody(t *testing.T, e *event.Event) floodSummary {
+	t.Helper()
+	var s floodSummary
+	if err := json.Unmarshal(e.Body, &s); err != nil {
+		t.Fatalf("%v: %s", err, e.Body)
+	}
+	return s
 }
