@@ -6,13 +6,15 @@ import (
 	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
 // Errors of live readers.
 var (
-	ErrTooManyReaders = errTooManyReaders
-	ErrLiveEnded      = errLiveEnded
+	ErrTooManyReaders = record.ErrTooManyReaders
+	ErrLiveEnded      = record.ErrLiveEnded
 )
 
 // LiveFilter says which events a live reader is to get; the zero value stands for all.
@@ -28,7 +30,7 @@ func (f *LiveFilter) all() bool {
 
 // LiveReader reads along what is stored from its beginning on. Close it.
 type LiveReader struct {
-	from   *follower
+	from   *record.Follower
 	bridge *Bridge
 	filter LiveFilter
 }
@@ -41,21 +43,21 @@ func (b *Bridge) Live(filter LiveFilter) (*LiveReader, error) {
 		return nil, err
 	}
 	var err error
-	if r.from, err = b.live.follow(); err != nil {
+	if r.from, err = b.live.Follow(); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
 // Close ends the reading.
-func (r *LiveReader) Close() { r.bridge.live.leave(r.from) }
+func (r *LiveReader) Close() { r.bridge.live.Leave(r.from) }
 
 // Next waits for events that the filter lets through and returns them in the order in which they were stored. lost is how many
 // events before them, of all kinds, it could not keep because they were not fetched in time. It returns ErrLiveEnded at the
 // end of the daemon and ErrNoSuchSink when the filter's sink is not configured any more.
 func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int, err error) {
 	for {
-		batch, gone, ended := r.from.next()
+		batch, gone, ended := r.from.Next()
 		lost = gone
 		if batch != nil {
 			if events, err = r.wanted(batch); err != nil {
@@ -74,7 +76,7 @@ func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int,
 			return nil, 0, ErrLiveEnded
 		}
 		select {
-		case <-r.from.wake:
+		case <-r.from.Wake:
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
 		}
@@ -112,28 +114,15 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if err != nil {
 		return false
 	}
-	v := &view{Event: e}
-	if f.HMC.IsSet() && !f.HMC.Match(e.HMC) || f.Severity.IsSet() && !f.Severity.Match(e.Severity) || !v.contains(f.Text) {
+	v := &deliver.View{Event: e}
+	if f.HMC.IsSet() && !f.HMC.Match(e.HMC) || f.Severity.IsSet() && !f.Severity.Match(e.Severity) || !v.Contains(f.Text) {
 		return false
 	}
 	if sink == nil {
 		return true
 	}
-	gets, _ := explain(sink, v)
+	gets, _ := deliver.Explain(sink, v)
 	return gets
-}
-
-// contains says whether a text, in lower case, is part of what a person reads of the event.
-func (v *view) contains(text string) bool {
-	if text == "" {
-		return true
-	}
-	in := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
-	if in(v.Summary) || in(v.Type) || in(v.text()) {
-		return true
-	}
-	r := v.Resource
-	return r != nil && (in(r.Name) || in(r.CPC) || in(r.ElementName) || in(r.Class))
 }
 
 func (r *LiveReader) hasSink() error {
@@ -152,5 +141,5 @@ func (r *LiveReader) sink() (*config.Sink, error) {
 	if i := sinkIndex(cfg, r.filter.Sink); i >= 0 {
 		return &cfg.Sinks[i], nil
 	}
-	return nil, fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, r.filter.Sink)
+	return nil, fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, r.filter.Sink)
 }
