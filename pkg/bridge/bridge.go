@@ -134,11 +134,6 @@ func New(opts Options) (*Bridge, error) {
 	}
 	b.queue = q
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
-	q.StateRange(ledger.StateSeen, func(key string, value []byte) bool {
-		b.seen.Load(key, value)
-		return true
-	})
-	b.seen.Finish()
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
 		Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})
@@ -341,7 +336,7 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Deliver
 		if slices.ContainsFunc(keepHMCs, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
 			continue
 		}
-		s, err := watch.NewSupervisor(c, b.queue, b.metrics, b.log, b.opts.Version, b.timing)
+		s, err := watch.NewSupervisor(c, b.queue, b.group(c.Group), &b.live, b.metrics, b.log, b.opts.Version, b.timing)
 		if err != nil {
 			return nil, err
 		}
@@ -386,23 +381,18 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.Run))
 	}
 	severities := translate.NewSeverities(cfg.Severity)
-	for _, s := range w.hmcs {
-		s.Rec.Share(b.group(s.Cfg.Group))
-	}
 	for name, g := range b.groups {
 		g.Configured(members[name])
 	}
 	for _, s := range w.hmcs {
-		s.Rec.Severities.Store(severities)
+		s.Rec.Configure(severities, cfg.HeartbeatInterval)
 		s.Handover = handoverShare(len(cfg.HMCs))
-		s.Rec.Out.Live = &b.live
 		s.SetState(status.StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
 	}
 	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
 	for _, r := range b.supervisors {
-		r.it.Rec.Severities.Store(severities)
-		r.it.Rec.Heartbeat.Store(int64(cfg.HeartbeatInterval))
+		r.it.Rec.Configure(severities, cfg.HeartbeatInterval)
 	}
 	// As in the configuration, which is how a person looks for them in the status.
 	slices.SortFunc(b.deliveries, func(x, y *running[*deliver.Delivery]) int {
@@ -413,14 +403,12 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	})
 }
 
-// group returns the group of a name. What is known of its estate stays for as long as the daemon runs. b.mu is held.
+// group returns the group of a name. What is known of its estate stays for as long as the daemon runs. Only New and Reload
+// call it.
 func (b *Bridge) group(name string) *record.Group {
 	g := b.groups[name]
 	if g == nil {
-		g = record.NewGroup(name)
-		if n := g.Load(b.queue.StateRange); n > 0 {
-			b.log.Warn("a part of what is known of CPCs and partitions cannot be read, and is asked for again", zap.String("group", name), zap.Int("resources", n))
-		}
+		g = record.NewGroup(name, b.queue, b.log)
 		b.groups[name] = g
 	}
 	return g

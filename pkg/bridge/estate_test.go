@@ -46,7 +46,7 @@ func (d *daemon) estateKnown(name string, resources int) {
 		for _, s := range d.bridge.supervisors {
 			if s.it.Cfg.Name == name {
 				n := 0
-				for range s.it.Rec.Group.Estate.All(name) {
+				for range s.it.Rec.Group().Estate.All(name) {
 					n++
 				}
 				return n == resources

@@ -372,8 +372,8 @@ func TestSameNotificationTwice(t *testing.T) {
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 1 })
 	e := d.consumer.got()[0]
 	n := notificationOf(e)
-	rec.Notification(t.Context(), n, true)
-	rec.FlushNow(t.Context())
+	rec.Notification(t.Context(), n)
+	rec.Flush(t.Context())
 	if got := d.metric(`hmcnotifyd_events_duplicate_total{hmc="a",type="property-change"}`); got != 1 {
 		t.Errorf("%v duplicates", got)
 	}
@@ -386,7 +386,7 @@ func TestSameNotificationTwice(t *testing.T) {
 	d.bridge.mu.RLock()
 	rec = d.bridge.supervisors[0].it.Rec
 	d.bridge.mu.RUnlock()
-	rec.Notification(t.Context(), n, true)
+	rec.Notification(t.Context(), n)
 	publish(sim, "P", "3")
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 3 })
 	if got := d.metric(`hmcnotifyd_events_duplicate_total{hmc="a",type="property-change"}`); got != 1 {

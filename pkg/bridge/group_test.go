@@ -191,9 +191,7 @@ func (d *daemon) settledGap(name string) bool {
 	defer d.bridge.mu.RUnlock()
 	for _, s := range d.bridge.supervisors {
 		if s.it.Cfg.Name == name {
-			s.it.Rec.Sight.Mu.Lock()
-			defer s.it.Rec.Sight.Mu.Unlock()
-			return s.it.Rec.Sight.Current == nil && len(s.it.Rec.Sight.CutShort) == 0
+			return !s.it.Rec.View().Pending
 		}
 	}
 	return false

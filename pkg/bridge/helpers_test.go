@@ -27,6 +27,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
@@ -42,7 +43,7 @@ func testTiming() watch.Timing {
 	return watch.Timing{
 		AuthHold: time.Hour, StableAfter: time.Hour, Ping: time.Hour,
 		ChannelSoon: 20 * time.Millisecond, ChannelMin: 20 * time.Millisecond, ChannelMax: 200 * time.Millisecond, ChannelRest: 2 * time.Second, Relist: 50 * time.Millisecond, Logoff: 5 * time.Second,
-		Recording: record.RecorderTiming{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond},
+		Recording: record.Timing{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond},
 		Hardware:  100 * time.Millisecond,
 	}
 }
@@ -387,10 +388,12 @@ func marks(events []*event.Event) map[string][]string {
 }
 
 // notificationOf is the notification that an event was made of.
-func notificationOf(e *event.Event) *receiver.Notification {
+func notificationOf(e *event.Event) *translate.Notification {
 	n := &receiver.Notification{Topic: e.Topic, Body: e.Body, Received: time.Now()}
 	for _, h := range e.Headers {
 		n.Headers = append(n.Headers, receiver.Header{Name: h.Name, Value: h.Value})
 	}
-	return n
+	parsed := new(translate.Notification)
+	parsed.Parse(n, true)
+	return parsed
 }

@@ -18,7 +18,7 @@ func (b *Bridge) Units() []status.Unit {
 	var groups []*record.Group
 	current := make(map[*record.Group]bool)
 	for _, s := range supervisors {
-		g := s.it.Rec.Group
+		g := s.it.Rec.Group()
 		if !slices.Contains(groups, g) {
 			groups = append(groups, g)
 		}

@@ -32,6 +32,19 @@ func Tracked(class string) bool {
 	return false
 }
 
+// ClassOf returns the class of a CPC or partition by its URI, "" for anything else.
+func ClassOf(uri string) string {
+	switch {
+	case strings.HasPrefix(uri, "/api/partitions/"):
+		return ClassPartition
+	case strings.HasPrefix(uri, "/api/logical-partitions/"):
+		return ClassLogicalPartition
+	case strings.HasPrefix(uri, "/api/cpcs/"):
+		return ClassCPC
+	}
+	return ""
+}
+
 // Resource is a CPC or a partition.
 type Resource struct {
 	URI    string
@@ -110,33 +123,16 @@ func (e *Estate) resource(o *object) Resource {
 	return r
 }
 
-// Before is a resource as it was before a change; see Restore.
-type Before struct {
-	uri   string
-	known bool
-	was   object
-}
-
-// URI names the resource.
-func (b *Before) URI() string { return b.uri }
-
-// Known reports whether the resource was known.
-func (b *Before) Known() bool { return b.known }
-
-// Resource returns what was known.
-func (b *Before) Resource() Resource { return b.was.Resource }
-
-// change finds or makes the object, and notes how it was. e.mu is held.
-func (e *Estate) change(uri, class, name string) (*object, Before) {
-	o := e.objects[uri]
-	if o == nil {
-		if o = e.revive(uri); o == nil {
-			o = e.add(Resource{URI: uri, Class: class, Name: name})
-		}
-		return o, Before{uri: uri}
+// change finds or makes the object, and returns how it was. e.mu is held.
+func (e *Estate) change(uri, class, name string) (o *object, was Resource, known bool) {
+	if o = e.objects[uri]; o != nil {
+		e.dirty[uri] = struct{}{}
+		return o, o.Resource, true
 	}
-	e.dirty[uri] = struct{}{}
-	return o, Before{uri: uri, known: true, was: *o}
+	if o = e.revive(uri); o == nil {
+		o = e.add(Resource{URI: uri, Class: class, Name: name})
+	}
+	return o, Resource{}, false
 }
 
 // revive brings back a resource that was removed a moment ago, for something else is told of it; nil: there is none. e.mu is held.
@@ -165,25 +161,25 @@ func (e *Estate) add(r Resource) *object {
 }
 
 // SetStatus notes what a notification says of a status, which it has since the time given; now is when the notification
-// came. A resource that is not known becomes known, with the name given ("" if that is not known).
-func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) Before {
+// came. A resource that is not known becomes known, with the name given ("" if that is not known). It returns what was
+// known before, if anything was.
+func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) (was Resource, known bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o, before := e.change(uri, class, name)
+	o, was, known := e.change(uri, class, name)
 	o.touched = now
 	if o.Status != status {
 		o.Status, o.Since, o.Exact = strings.Clone(status), since, true
 	}
-	return before
+	return was, known
 }
 
 // Rename notes what a notification says of a name.
-func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
+func (e *Estate) Rename(uri, class, name string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o, before := e.change(uri, class, name)
+	o, _, _ := e.change(uri, class, name)
 	o.touched, o.Name = now, strings.Clone(name)
-	return before
 }
 
 // Announce notes that a notification told of a resource that may be new: a list that has it is no news then.
@@ -200,21 +196,19 @@ func (e *Estate) Announce(uri string, now time.Time) {
 }
 
 // Remove notes that a notification said that a resource is gone.
-func (e *Estate) Remove(uri string, now time.Time) Before {
+func (e *Estate) Remove(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	before := Before{uri: uri}
+	var was object
 	if o := e.objects[uri]; o != nil {
-		before.known, before.was = true, *o
+		was = *o
+	} else if g, twice := e.gone[uri]; twice {
+		was = g.was
 	}
 	e.remove(uri)
 	maps.DeleteFunc(e.gone, func(_ string, r removed) bool { return now.Sub(r.at) > goneFor })
-	if was, twice := e.gone[uri]; twice {
-		before.was = was.was
-	}
-	before.was.touched = now
-	e.gone[strings.Clone(uri)] = removed{before.was, now}
-	return before
+	was.touched = now
+	e.gone[strings.Clone(uri)] = removed{was, now}
 }
 
 func (e *Estate) remove(uri string) {
@@ -223,21 +217,6 @@ func (e *Estate) remove(uri string) {
 		e.dirty[uri] = struct{}{}
 	}
 	delete(e.told, uri)
-}
-
-// Restore makes a resource what it was before a change: that could not be recorded. Changes are taken back the last one
-// first.
-func (e *Estate) Restore(b Before) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.dirty[b.uri] = struct{}{}
-	if !b.known {
-		delete(e.objects, b.uri)
-		return
-	}
-	was := b.was
-	e.objects[b.uri] = &was
-	delete(e.gone, b.uri)
 }
 
 // Listing is what an HMC answered.
@@ -289,9 +268,9 @@ const (
 
 // Difference is something that changed, and no notification told of it.
 type Difference struct {
-	Kind   string
-	Before Before
-	Now    Resource // of a resource that was removed: what it was
+	Kind string
+	Was  Resource // before; of a resource that was added: nothing
+	Now  Resource // of a resource that was removed: what it was
 }
 
 // Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications told since the HMC
@@ -314,8 +293,7 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		}
 		o.missing = time.Time{}
 		if !slices.Contains(o.hmcs, l.HMC) {
-			// A slice of its own: Before shares the old one.
-			o.hmcs = append(slices.Clone(o.hmcs), l.HMC)
+			o.hmcs = append(o.hmcs, l.HMC)
 			e.dirty[r.URI] = struct{}{}
 		}
 		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
@@ -325,7 +303,7 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		if o.fresh {
 			o.fresh = false
 			e.dirty[r.URI] = struct{}{}
-			differences = append(differences, Difference{Added, Before{uri: r.URI}, e.resource(o)})
+			differences = append(differences, Difference{Added, Resource{}, e.resource(o)})
 		}
 		if o.Status == "" && r.Status != "" { // it was learned from a notification about something else
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), l.Asked, false
@@ -340,14 +318,14 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			continue
 		}
 		if renamed {
-			before := Before{uri: r.URI, known: true, was: *o}
+			was := o.Resource
 			o.Name = strings.Clone(r.Name)
-			differences = append(differences, Difference{Renamed, before, e.resource(o)})
+			differences = append(differences, Difference{Renamed, was, e.resource(o)})
 		}
 		if moved {
-			before := Before{uri: r.URI, known: true, was: *o}
+			was := o.Resource
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
-			differences = append(differences, Difference{Moved, before, e.resource(o)})
+			differences = append(differences, Difference{Moved, was, e.resource(o)})
 		}
 		e.dirty[r.URI] = struct{}{}
 	}
@@ -379,11 +357,11 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			e.dirty[uri] = struct{}{}
 			continue
 		}
-		differences = append(differences, Difference{Removed, Before{uri: uri, known: true, was: *o}, e.resource(o)})
+		differences = append(differences, Difference{Removed, o.Resource, e.resource(o)})
 	}
 	for i := range differences {
 		if differences[i].Kind == Removed {
-			e.remove(differences[i].Before.uri)
+			e.remove(differences[i].Now.URI)
 		}
 	}
 	known := e.listed[l.HMC]
@@ -490,23 +468,30 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 	clear(e.dirty)
 }
 
-// StoreAgain makes resources be stored again: that failed.
-func (e *Estate) StoreAgain(uris []string) {
+// Load replaces what is known by what was stored: at the start, and when what has changed since could not be stored. all
+// ranges over the URIs and values that Unstored gave. It returns how many of the values cannot be read.
+func (e *Estate) Load(all func(fn func(uri string, value []byte) bool)) (damaged int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, uri := range uris {
-		e.dirty[uri] = struct{}{}
-	}
+	clear(e.objects)
+	clear(e.gone)
+	clear(e.told)
+	clear(e.listed)
+	all(func(uri string, value []byte) bool {
+		if !e.load(uri, value) {
+			damaged++
+		}
+		return true
+	})
+	clear(e.dirty)
+	return damaged
 }
 
-// Load takes over a resource that was stored. It reports whether the value can be read.
-func (e *Estate) Load(uri string, value []byte) bool {
+func (e *Estate) load(uri string, value []byte) bool {
 	var s stored
 	if json.Unmarshal(value, &s) != nil || !Tracked(s.Class) {
 		return false
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	o := e.add(Resource{URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
@@ -518,6 +503,5 @@ func (e *Estate) Load(uri string, value []byte) bool {
 		}
 		e.listed[hmc][s.Class] = true
 	}
-	delete(e.dirty, uri)
 	return true
 }

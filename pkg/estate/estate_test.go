@@ -51,7 +51,7 @@ func take(t *testing.T, e *Estate, l *Listing, now int) (told []string, again bo
 func words(differences []Difference) []string {
 	var told []string
 	for _, d := range differences {
-		was := d.Before.Resource()
+		was := d.Was
 		text := d.Kind + " " + d.Now.Class + " " + d.Now.Name
 		switch d.Kind {
 		case Renamed:
@@ -252,37 +252,47 @@ func TestNameOfTheCPC(t *testing.T) {
 func TestStatus(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
-	b := e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(10))
-	if was := b.Resource(); !b.Known() || was.Status != "active" || was.Exact {
+	was, known := e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(10))
+	if !known || was.Status != "active" || was.Exact {
 		t.Errorf("before: %+v", was)
 	}
 	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(19), at(20))
 	if p, _ := e.Lookup(uri("P")); !p.Exact || !p.Since.Equal(at(9)) {
 		t.Errorf("a repetition changes since when: %+v", p)
 	}
-	b = e.SetStatus(uri("NEW"), ClassPartition, "NEW", "active", at(9), at(10))
-	if b.Known() || b.URI() != uri("NEW") {
-		t.Errorf("before: %+v", b)
+	if was, known = e.SetStatus(uri("NEW"), ClassPartition, "NEW", "active", at(9), at(10)); known {
+		t.Errorf("before: %+v", was)
 	}
 }
 
-// What could not be recorded has not happened, as far as the estate is concerned: it will be found when states are compared.
-func TestRestore(t *testing.T) {
+// What could not be stored has not happened, as far as the estate is concerned: it will be found when states are compared.
+func TestLoadAfterAFailure(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
-	changes := []Before{
-		e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(9)),
-		e.SetStatus(uri("P"), ClassPartition, "P", "starting", at(10), at(10)),
-		e.Remove(uri("Q"), at(11)),
-		e.SetStatus(uri("R"), ClassPartition, "R", "active", at(12), at(12)),
-	}
-	for _, b := range slices.Backward(changes) {
-		e.Restore(b)
+	disk := map[string][]byte{}
+	e.Unstored(func(uri string, value []byte) { disk[uri] = value })
+	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(9))
+	e.SetStatus(uri("P"), ClassPartition, "P", "starting", at(10), at(10))
+	e.Remove(uri("Q"), at(11))
+	e.SetStatus(uri("R"), ClassPartition, "R", "active", at(12), at(12))
+	e.Unstored(func(string, []byte) {}) // on its way, and refused
+	if damaged := e.Load(valuesOf(disk)); damaged != 0 {
+		t.Errorf("%d damaged", damaged)
 	}
 	told, _ := take(t, e, listing("h", 60, "C=operating", "C/P=starting", "C/R=active"), 62)
 	want(t, told, "moved partition P active -> starting", "added partition R")
 	told, _ = take(t, e, listing("h", 70, "C=operating", "C/P=starting", "C/R=active"), 72)
 	want(t, told, "removed partition Q")
+}
+
+func valuesOf(disk map[string][]byte) func(fn func(uri string, value []byte) bool) {
+	return func(fn func(uri string, value []byte) bool) {
+		for uri, value := range disk {
+			if !fn(uri, value) {
+				return
+			}
+		}
+	}
 }
 
 // Two HMCs see the same machines, but not each userid sees all of them.
@@ -334,10 +344,8 @@ func TestStored(t *testing.T) {
 	}
 	restart := func() {
 		e = New()
-		for uri, value := range disk {
-			if !e.Load(uri, value) {
-				t.Fatalf("%s: %s", uri, value)
-			}
+		if damaged := e.Load(valuesOf(disk)); damaged != 0 {
+			t.Fatalf("%d damaged of %q", damaged, disk)
 		}
 	}
 	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
@@ -360,14 +368,8 @@ func TestStored(t *testing.T) {
 	if len(disk) != 3 {
 		t.Errorf("stored: %q", slices.Sorted(maps.Keys(disk)))
 	}
-	e.StoreAgain([]string{uri("P"), uri("Q")})
-	n := 0
-	e.Unstored(func(string, []byte) { n++ })
-	if n != 2 {
-		t.Errorf("%d stored again", n)
-	}
 	for _, bad := range []string{"", "{", "[]", `{"class":"nic"}`} {
-		if e.Load("/api/x", []byte(bad)) {
+		if damaged := e.Load(valuesOf(map[string][]byte{"/api/x": []byte(bad)})); damaged != 1 || e.Len() != 0 {
 			t.Errorf("%q was taken", bad)
 		}
 	}

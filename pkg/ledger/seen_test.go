@@ -1,9 +1,12 @@
 package ledger
 
 import (
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,17 +17,21 @@ import (
 
 func seenID(n int) event.ID { return event.IDOf("seen", strconv.Itoa(n)) }
 
-// addAll adds ids in batches and returns what would be stored.
-func addAll(t *testing.T, h *SeenHandle, now time.Time, state map[string][]byte, ids ...int) {
+// addAll adds ids and stores what has changed.
+func addAll(t *testing.T, s *Seen, now time.Time, state map[string][]byte, ids ...int) {
 	t.Helper()
-	var batch []event.ID
 	for _, n := range ids {
-		if h.Add(seenID(n)) {
+		if s.Add(seenID(n), now) {
 			t.Errorf("%d is known already", n)
 		}
-		batch = append(batch, seenID(n))
 	}
-	for _, kv := range h.Persist(batch, now) {
+	s.at = now
+	store(state, s)
+}
+
+// store stores what has changed in a book.
+func store(state map[string][]byte, b Book) {
+	for _, kv := range b.Changes(nil) {
 		if kv.Value == nil {
 			delete(state, kv.Key)
 		} else {
@@ -33,13 +40,21 @@ func addAll(t *testing.T, h *SeenHandle, now time.Time, state map[string][]byte,
 	}
 }
 
-func restarted(state map[string][]byte, window time.Duration, maxIDs int) *SeenWindow {
-	w := NewSeenWindow(window, maxIDs)
-	for k, v := range state {
-		w.Load(k, v)
+// storedIn ranges over a state as a queue does.
+func storedIn(state map[string][]byte) Stored {
+	return func(prefix string, fn func(key string, value []byte) bool) {
+		for _, key := range slices.Sorted(maps.Keys(state)) {
+			if strings.HasPrefix(key, prefix) && !fn(key, state[key]) {
+				return
+			}
+		}
 	}
-	w.Finish()
-	return w
+}
+
+func restarted(state map[string][]byte, window time.Duration, maxIDs int) *Seen {
+	s := NewSeenWindow(window, maxIDs).Of("a")
+	s.Load(storedIn(state))
+	return s
 }
 
 // An id is known for the time and the number that were asked for, also after a restart, and is then forgotten, also on disk.
@@ -47,12 +62,12 @@ func TestSeenWindow(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	state := make(map[string][]byte)
 	w := NewSeenWindow(10*time.Minute, 1000)
-	h := w.Handle("a")
+	h := w.Of("a")
 	addAll(t, h, now, state, 1, 2, 3)
-	if !h.Add(seenID(2)) {
+	if !h.Add(seenID(2), now) {
 		t.Error("2 is not known")
 	}
-	if w := restarted(state, 10*time.Minute, 1000); !w.Handle("a").Add(seenID(3)) || w.Handle("a").Add(seenID(4)) {
+	if s := restarted(state, 10*time.Minute, 1000); !s.Add(seenID(3), now) || s.Add(seenID(4), now) {
 		t.Error("a restart does not know the same")
 	}
 	addAll(t, h, now.Add(11*time.Minute), state, 5)
@@ -60,7 +75,7 @@ func TestSeenWindow(t *testing.T) {
 	if len(w.ids) != 0 || len(w.chunks) != 0 || len(state) != 0 {
 		t.Errorf("after the time: %d ids, %d chunks, %d stored", len(w.ids), len(w.chunks), len(state))
 	}
-	if h.Add(seenID(5)) {
+	if h.Add(seenID(5), now) {
 		t.Error("5 is still known")
 	}
 }
@@ -71,10 +86,11 @@ func TestSeenWindowIsBounded(t *testing.T) {
 	state := make(map[string][]byte)
 	const maxIDs = 1000
 	w := NewSeenWindow(time.Hour, maxIDs)
+	books := []*Seen{w.Of("a"), w.Of("b"), w.Of("c")}
 	n := 0
 	for range 200 {
-		for _, hmc := range []string{"a", "b", "c"} {
-			addAll(t, w.Handle(hmc), now, state, n, n+1, n+2)
+		for _, s := range books {
+			addAll(t, s, now, state, n, n+1, n+2)
 			n += 3
 			if len(w.ids) > maxIDs+3*seenChunk {
 				t.Fatalf("%d ids", len(w.ids))
@@ -82,7 +98,7 @@ func TestSeenWindowIsBounded(t *testing.T) {
 		}
 	}
 	for i := range maxIDs - 3*seenChunk {
-		if !w.Handle("a").Add(seenID(n - 1 - i)) {
+		if !books[0].Add(seenID(n-1-i), now) {
 			t.Fatalf("the one %d before the last is not known", i)
 		}
 	}
@@ -94,27 +110,29 @@ func TestSeenWindowIsBounded(t *testing.T) {
 		t.Errorf("%d ids are stored", stored)
 	}
 	w.Configure(0, maxIDs)
-	addAll(t, w.Handle("a"), now, state, 1_000_000)
-	if w.Handle("a").Add(seenID(1_000_000)) {
+	addAll(t, books[0], now, state, 1_000_000)
+	if books[0].Add(seenID(1_000_000), now) {
 		t.Error("without a window something is known")
 	}
 }
 
 // What could not be stored is not known, and is not stored with what follows.
-func TestSeenForgets(t *testing.T) {
+func TestSeenLoadsAfterAFailure(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	state := make(map[string][]byte)
 	w := NewSeenWindow(time.Hour, 1000)
-	h := w.Handle("a")
+	h, other := w.Of("a"), w.Of("b")
 	addAll(t, h, now, state, 1)
+	addAll(t, other, now, state, 10)
 	addAll(t, h, now, make(map[string][]byte), 2) // refused by the queue
-	h.Forget([]event.ID{seenID(2)})
-	addAll(t, h, now, state, 3)
-	if h.Add(seenID(2)) {
-		t.Error("2 is known")
+	h.Add(seenID(3), now)                         // on its way to it
+	h.Load(storedIn(state))
+	addAll(t, h, now, state, 4)
+	if h.Add(seenID(2), now) || h.Add(seenID(3), now) || !h.Add(seenID(10), now) || !h.Add(seenID(1), now) {
+		t.Error("what is known is not what is stored")
 	}
-	after := restarted(state, time.Hour, 1000).Handle("a")
-	if !after.Add(seenID(1)) || after.Add(seenID(2)) || !after.Add(seenID(3)) {
+	after := restarted(state, time.Hour, 1000)
+	if !after.Add(seenID(1), now) || after.Add(seenID(2), now) || !after.Add(seenID(4), now) {
 		t.Error("a restart knows something else")
 	}
 }
@@ -131,14 +149,23 @@ func TestSeenModel(t *testing.T) {
 	defer q.Close()
 	const window, maxIDs = time.Minute, 500
 	now := time.Unix(1700000000, 0)
-	w := NewSeenWindow(window, maxIDs)
+	var books []*Seen
+	load := func() {
+		w := NewSeenWindow(window, maxIDs)
+		books = nil
+		for i := range 3 {
+			books = append(books, w.Of(strconv.Itoa(i)))
+			books[i].Load(q.StateRange)
+		}
+	}
+	load()
 	added := make(map[int]time.Time)
 	order := []int{}
 	for n := range 20_000 {
-		h := w.Handle(strconv.Itoa(random.IntN(3)))
+		s := books[random.IntN(3)]
 		id := random.IntN(3000)
 		at, was := added[id]
-		known := h.Add(seenID(id))
+		known := s.Add(seenID(id), now)
 		since := 0
 		for i := len(order) - 1; i >= 0 && order[i] != id; i-- {
 			since++
@@ -148,16 +175,14 @@ func TestSeenModel(t *testing.T) {
 		if recent && !known || old && known {
 			t.Fatalf("step %d: known %v, added %v ago, %d since", n, known, now.Sub(at), since)
 		}
-		var ids []event.ID
 		if !known {
-			ids = []event.ID{seenID(id)}
 			added[id] = now
 			order = append(order, id)
 			if len(order) > 4*maxIDs {
 				order = order[2*maxIDs:]
 			}
 		}
-		if err := q.Append(t.Context(), queue.Batch{State: h.Persist(ids, now)}); err != nil {
+		if err := q.Append(t.Context(), queue.Batch{State: s.Changes(nil)}); err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(time.Duration(random.IntN(200)) * time.Millisecond)
@@ -165,12 +190,7 @@ func TestSeenModel(t *testing.T) {
 			if err := q.Flush(); err != nil {
 				t.Fatal(err)
 			}
-			w = NewSeenWindow(window, maxIDs)
-			q.StateRange(StateSeen, func(key string, value []byte) bool {
-				w.Load(key, value)
-				return true
-			})
-			w.Finish()
+			load()
 		}
 	}
 }
@@ -180,13 +200,13 @@ func TestSeenConcurrently(t *testing.T) {
 	var working sync.WaitGroup
 	for g := range 4 {
 		working.Go(func() {
-			h := w.Handle(strconv.Itoa(g))
+			s := w.Of(strconv.Itoa(g))
 			for i := range 5000 {
 				id := event.IDOf(strconv.Itoa(g), strconv.Itoa(i))
-				if h.Add(id) {
+				if s.Add(id, time.Now()) {
 					t.Errorf("%d of %d is known", i, g)
 				}
-				h.Persist([]event.ID{id}, time.Now())
+				s.Changes(nil)
 			}
 		})
 	}
@@ -195,17 +215,14 @@ func TestSeenConcurrently(t *testing.T) {
 
 func BenchmarkSeen(b *testing.B) {
 	w := NewSeenWindow(10*time.Minute, 100_000)
-	h := w.Handle("a")
-	var ids []event.ID
+	s := w.Of("a")
 	n, now := 0, time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
 		n++
-		id := event.ID{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}
-		h.Add(id)
-		if ids = append(ids, id); len(ids) == 1024 {
-			h.Persist(ids, now)
-			ids = nil
+		s.Add(event.ID{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}, now)
+		if n%1024 == 0 {
+			s.Changes(nil)
 		}
 	}
 }

@@ -1,121 +1,216 @@
 package ledger
 
 import (
+	"encoding/binary"
+	"fmt"
 	"slices"
-	"sync"
+	"strconv"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
 const (
-	// TwinWithin is how much later another HMC may tell of the same change.
-	TwinWithin = 30 * time.Second
-	// ReplayWithin is how long ago another HMC may have told of an OS message that this one replays after an outage.
-	ReplayWithin = 24 * time.Hour
-	// maxSightings bounds how many changes, and how many OS messages, are remembered.
+	sightingsPrefix = "told/" // group, NUL, kind, number of a chunk
+	// maxSightings bounds how many reports of a kind are remembered.
 	maxSightings = 50_000
+	// sightingsChunk is how many of them are stored under one key.
+	sightingsChunk = 16
 )
 
-// Sightings recognizes what another HMC of the group has told of: each HMC tells of a change once, so what one has told twice has
-// happened twice.
+// Sightings is the Book of what the HMCs of a group have reported lately, to recognize what another HMC of the group reports
+// too. Each HMC reports a change once, so what one has reported twice has happened twice.
 type Sightings struct {
-	Keep time.Duration
-
-	mu      sync.Mutex
+	prefix  string
+	keep    time.Duration
 	members int
-	byKey   map[event.ID][]sighting
-	order   []sightingRef // from head, the oldest first
-	head    int
+
+	byKey  map[event.ID][]*sighting
+	chunks []*sightings // the oldest first
+	n      int
+	next   uint64
+	gone   []uint64 // chunks that are to be deleted
 }
 
-// sighting is one thing that happened, and who has told of it.
+// sighting is one thing that happened, and who has reported it.
 type sighting struct {
-	at time.Time
-	by []string
-}
-
-type sightingRef struct {
 	key event.ID
 	at  time.Time
+	by  []string
+	in  *sightings
 }
 
-func (s *Sightings) SetMembers(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.members = n
-	if n < 2 {
-		s.byKey, s.order, s.head = nil, nil, 0
+// sightings are those that are stored under one key.
+type sightings struct {
+	number  uint64
+	list    []*sighting
+	changed bool
+}
+
+// NewSightings returns the book of one kind of reports of a group, which remembers them for a time.
+func NewSightings(group, kind string, keep time.Duration) *Sightings {
+	return &Sightings{
+		prefix: sightingsPrefix + group + "\x00" + kind + "/", keep: keep, byKey: make(map[event.ID][]*sighting),
 	}
 }
 
-// Shared reports whether there is another HMC that could tell the same.
-func (s *Sightings) Shared() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.members > 1
-}
+// SetMembers says how many HMCs the group has. Where there is one, nothing is remembered.
+func (s *Sightings) SetMembers(n int) { s.members = n }
 
-// Note notes that an HMC told of something, and reports whether another one has done so within the time given.
-func (s *Sightings) Note(key event.ID, hmc string, at time.Time, within time.Duration) (twin bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.members < 2 {
+// Shared reports whether there is another HMC that could report the same.
+func (s *Sightings) Shared() bool { return s.members > 1 }
+
+// Report notes that an HMC reports something, and returns whether that is a repetition of what another HMC of the group has
+// reported. same says whether a report of another HMC, of the time given, can be of the same happening.
+func (s *Sightings) Report(key event.ID, hmc string, at time.Time, same func(first string, reported time.Time) bool) (repetition bool) {
+	if !s.Shared() {
 		return false
 	}
-	if s.byKey == nil {
-		s.byKey = make(map[event.ID][]sighting)
-	}
 	s.expire(at)
-	list := s.byKey[key]
-	for i := range list {
-		if slices.Contains(list[i].by, hmc) || at.Sub(list[i].at) > within {
+	for _, o := range s.byKey[key] {
+		if slices.Contains(o.by, hmc) || !same(o.by[0], o.at) {
 			continue
 		}
-		list[i].by = append(list[i].by, hmc)
-		if len(list[i].by) >= s.members {
-			s.set(key, slices.Delete(list, i, i+1))
+		o.by = append(o.by, hmc)
+		o.in.changed = true
+		if len(o.by) >= s.members {
+			s.remove(o)
 		}
 		return true
 	}
-	s.byKey[key] = append(list, sighting{at, []string{hmc}})
-	s.order = append(s.order, sightingRef{key, at})
+	s.add(&sighting{key: key, at: at, by: []string{hmc}})
 	return false
 }
 
-// Forget takes back what note did for an HMC the last time: it could not be recorded.
-func (s *Sightings) Forget(key event.ID, hmc string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := s.byKey[key]
-	for i, sighting := range slices.Backward(list) {
-		if sighting.by[0] == hmc {
-			s.set(key, slices.Delete(list, i, i+1))
-			return
-		}
+func (s *Sightings) add(o *sighting) {
+	if len(s.chunks) == 0 || len(s.chunks[len(s.chunks)-1].list) >= sightingsChunk {
+		s.chunks = append(s.chunks, &sightings{number: s.next})
+		s.next++
 	}
+	o.in = s.chunks[len(s.chunks)-1]
+	o.in.list = append(o.in.list, o)
+	o.in.changed = true
+	s.byKey[o.key] = append(s.byKey[o.key], o)
+	s.n++
 }
 
-func (s *Sightings) set(key event.ID, list []sighting) {
+func (s *Sightings) remove(o *sighting) {
+	list := slices.DeleteFunc(s.byKey[o.key], func(x *sighting) bool { return x == o })
 	if len(list) == 0 {
-		delete(s.byKey, key)
+		delete(s.byKey, o.key)
 	} else {
-		s.byKey[key] = list
+		s.byKey[o.key] = list
 	}
+	o.by, o.in.changed = nil, true
+	s.n--
 }
 
 // expire forgets what is too old, and the oldest of what is too much.
 func (s *Sightings) expire(now time.Time) {
-	for s.head < len(s.order) && (now.Sub(s.order[s.head].at) > s.Keep || len(s.order)-s.head >= maxSightings) {
-		ref := s.order[s.head]
-		s.head++
-		list := s.byKey[ref.key]
-		if len(list) > 0 && list[0].at.Equal(ref.at) {
-			s.set(ref.key, list[1:])
+	for len(s.chunks) > 0 {
+		c := s.chunks[0]
+		if last := c.list[len(c.list)-1]; now.Sub(last.at) <= s.keep && s.n <= maxSightings {
+			return
+		}
+		for _, o := range c.list {
+			if o.by != nil {
+				s.remove(o)
+			}
+		}
+		s.gone = append(s.gone, c.number)
+		s.chunks = s.chunks[1:]
+	}
+}
+
+func (s *Sightings) key(number uint64) string { return fmt.Sprintf("%s%016x", s.prefix, number) }
+
+// Changes implements Book.
+func (s *Sightings) Changes(dst []queue.KeyValue) []queue.KeyValue {
+	for _, number := range s.gone {
+		dst = append(dst, queue.KeyValue{Key: s.key(number)})
+	}
+	s.gone = s.gone[:0]
+	for _, c := range s.chunks {
+		if c.changed {
+			c.changed = false
+			dst = append(dst, queue.KeyValue{Key: s.key(c.number), Value: c.value()})
 		}
 	}
-	if s.head > len(s.order)/2 {
-		s.order = append(s.order[:0], s.order[s.head:]...)
-		s.head = 0
+	return dst
+}
+
+// value is what is stored of a chunk: of each report that still counts its key, its time, and by whom it came.
+func (c *sightings) value() []byte {
+	out := []byte{} // not nil, which deletes: the number must not be used again
+	for _, o := range c.list {
+		if o.by == nil {
+			continue
+		}
+		out = append(out, o.key[:]...)
+		out = binary.BigEndian.AppendUint64(out, uint64(o.at.UnixNano()))
+		out = append(out, byte(min(len(o.by), 255)))
+		for _, hmc := range o.by[:min(len(o.by), 255)] {
+			out = binary.AppendUvarint(out, uint64(len(hmc)))
+			out = append(out, hmc...)
+		}
 	}
+	return out
+}
+
+// Load implements Book.
+func (s *Sightings) Load(stored Stored) (damaged int) {
+	clear(s.byKey)
+	s.chunks, s.gone, s.n, s.next = nil, nil, 0, 0
+	stored(s.prefix, func(key string, value []byte) bool {
+		number, err := strconv.ParseUint(key[len(s.prefix):], 16, 64)
+		if err != nil {
+			damaged++
+			return true
+		}
+		s.next = max(s.next, number+1)
+		list, ok := parseSightings(value)
+		if !ok {
+			damaged++
+		}
+		if len(list) == 0 {
+			s.gone = append(s.gone, number)
+			return true
+		}
+		c := &sightings{number: number, list: list}
+		for _, o := range list {
+			o.in = c
+			s.byKey[o.key] = append(s.byKey[o.key], o)
+			s.n++
+		}
+		s.chunks = append(s.chunks, c)
+		return true
+	})
+	slices.SortFunc(s.chunks, func(a, b *sightings) int { return int(int64(a.number) - int64(b.number)) })
+	return damaged
+}
+
+func parseSightings(value []byte) (list []*sighting, ok bool) {
+	const fixed = len(event.ID{}) + 8 + 1
+	for len(value) > 0 {
+		if len(value) < fixed {
+			return list, false
+		}
+		o := &sighting{key: event.ID(value), at: time.Unix(0, int64(binary.BigEndian.Uint64(value[len(event.ID{}):])))}
+		n := int(value[fixed-1])
+		value = value[fixed:]
+		for range n {
+			size, read := binary.Uvarint(value)
+			if read <= 0 || size > uint64(len(value)-read) {
+				return list, false
+			}
+			o.by = append(o.by, string(value[read:read+int(size)]))
+			value = value[read+int(size):]
+		}
+		if n == 0 {
+			return list, false
+		}
+		list = append(list, o)
+	}
+	return list, true
 }

@@ -12,12 +12,16 @@ func TestSightings(t *testing.T) {
 	t0 := time.Unix(1_800_000_000, 0)
 	at := func(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
 	key := event.IDOf("active -> stopped")
-	s := Sightings{Keep: TwinWithin}
+	const within = 30 * time.Second
+	s := NewSightings("east", "changes", within)
+	state := make(map[string][]byte)
 	note := func(hmc string, seconds int, want bool) {
 		t.Helper()
-		if got := s.Note(key, hmc, at(seconds), TwinWithin); got != want {
-			t.Errorf("%s at %d is a twin: %v", hmc, seconds, got)
+		got := s.Report(key, hmc, at(seconds), func(_ string, reported time.Time) bool { return at(seconds).Sub(reported) <= within })
+		if got != want {
+			t.Errorf("%s at %d is a repetition: %v", hmc, seconds, got)
 		}
+		store(state, s)
 	}
 	s.SetMembers(1)
 	note("a", 0, false)
@@ -42,9 +46,18 @@ func TestSightings(t *testing.T) {
 	// Too late is another one.
 	note("a", 133, false)
 	note("b", 170, false)
-	// What could not be recorded was not told.
-	s.Forget(key, "b")
-	note("a", 171, false)
+	// What could not be stored was not reported.
+	always := func(string, time.Time) bool { return true }
+	s.Report(key, "b", at(171), always)
+	s.Changes(nil) // on its way, and refused
+	s.Load(storedIn(state))
+	note("a", 171, true) // b's of 170
+	note("a", 172, false)
+	// A restart forgets nothing.
+	s = NewSightings("east", "changes", within)
+	s.SetMembers(2)
+	s.Load(storedIn(state))
+	note("b", 173, true)
 	// Three HMCs tell it once together.
 	s.SetMembers(3)
 	note("a", 300, false)
@@ -52,46 +65,22 @@ func TestSightings(t *testing.T) {
 	note("b", 302, true)
 	note("c", 303, false)
 	for i := range 2 * maxSightings {
-		s.Note(event.IDOf(fmt.Sprint(i)), "a", at(304), TwinWithin)
+		s.Report(event.IDOf(fmt.Sprint(i)), "a", at(304), always)
 	}
-	if n := len(s.byKey); n > maxSightings || len(s.order) > 2*maxSightings {
-		t.Errorf("%d are remembered", n)
+	if n := len(s.byKey); n > maxSightings || s.n > maxSightings {
+		t.Errorf("%d are remembered, %d are counted", n, s.n)
 	}
-	if s.Note(event.IDOf("x"), "a", at(400), TwinWithin); len(s.byKey) != 1 {
-		t.Errorf("%d are remembered after the window", len(s.byKey))
+	if s.Report(event.IDOf("x"), "a", at(400), always); len(s.byKey) != 1 || s.n != 1 {
+		t.Errorf("%d are remembered after the time", len(s.byKey))
 	}
-}
-
-// Who has seen what, and when.
-func TestSightIsClear(t *testing.T) {
-	t0 := time.Unix(1_800_000_000, 0)
-	at := func(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
-	var s Sight
-	check := func(from, to int, want bool) {
-		t.Helper()
-		if got := s.Clear(at(from), at(to)); got != want {
-			t.Errorf("from %d to %d: %v", from, to, got)
+	clear(state)
+	store(state, s)
+	if len(state) != 1 {
+		t.Errorf("%d values are stored", len(state))
+	}
+	for _, broken := range [][]byte{{1}, make([]byte, 24), append(make([]byte, 24), 1, 9)} {
+		if damaged := s.Load(storedIn(map[string][]byte{"told/east\x00changes/0": broken})); damaged != 1 || s.n != 0 {
+			t.Errorf("%v was read", broken)
 		}
 	}
-	check(0, 1, false)
-	s.LinkUp(at(10), false)
-	check(5, 12, false)
-	check(10, 12, true)
-	s.LinkLost(at(20), "a test")
-	check(10, 20, true)
-	check(15, 19, true)
-	check(15, 21, false)
-	check(21, 22, false)
-	s.LinkUp(at(30), false)
-	check(31, 32, true)
-	check(25, 32, false)
-	check(15, 32, false)
-	if gaps := s.Ready(at(100), 0); len(gaps) != 1 {
-		t.Fatalf("%d gaps", len(gaps))
-	}
-	check(15, 19, true)
-	check(15, 32, false)
-	s.Spot(at(40), at(41), "numbers jumped", "", "object", 1, false)
-	check(31, 39, true)
-	check(31, 42, false)
 }

@@ -21,11 +21,11 @@ func TestGapBeginsBeforeASilence(t *testing.T) {
 		{"a silence long ago", []float64{0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 16.5, 16.5},
 		{"heart-beats only", []float64{0, 5, 10}, 15, 10},
 	} {
-		r := new(Recorder)
+		var s silence
 		for _, h := range test.heard {
-			r.noteSilence(at(h))
+			s.heard(at(h))
 		}
-		if got := r.lastCertain(at(test.last)); !got.Equal(at(test.want)) {
+		if got := s.lastCertain(at(test.last)); !got.Equal(at(test.want)) {
 			t.Errorf("%s: from %.1f, want %.1f", test.name, got.Sub(at(0)).Seconds(), test.want)
 		}
 	}

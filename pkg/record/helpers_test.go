@@ -4,13 +4,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 // testTiming waits for nothing that a test would have to sit out.
-func testTiming() RecorderTiming {
-	return RecorderTiming{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond}
+func testTiming() Timing {
+	return Timing{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond}
 }
 
 func openQueue(t *testing.T) *queue.Queue {
@@ -25,6 +32,46 @@ func openQueue(t *testing.T) *queue.Queue {
 		}
 	})
 	return q
+}
+
+// watcher is a Watcher of which nothing is asked but what a test says.
+type watcher struct {
+	missed map[string]int
+	again  []string // consoles and CPCs whose hardware messages are to be listed
+	fetch  bool
+}
+
+func (w *watcher) Missed(topicType string, n int) {
+	if w.missed == nil {
+		w.missed = make(map[string]int)
+	}
+	w.missed[topicType] += n
+}
+func (w *watcher) Heartbeat() Heartbeat           { return Heartbeat{} }
+func (w *watcher) LastContact() (time.Time, bool) { return time.Now(), true }
+func (w *watcher) CanFetch() bool                 { return w.fetch }
+func (w *watcher) Fetch(map[string]bool)          {}
+func (w *watcher) AskJob(string) bool             { return false }
+func (w *watcher) ListHardware(parent string)     { w.again = append(w.again, parent) }
+
+// openRecorder is a recorder of an HMC, on a queue and in a group.
+func openRecorder(name string, g *Group) (*Recorder, *watcher) {
+	w := new(watcher)
+	r := New(Options{
+		Config: config.HMC{Name: name, Topics: []string{event.TopicObject}}, Group: g, Watcher: w,
+		Metrics: NewMetrics(prometheus.NewRegistry()).ForHMC(name), Logger: zap.NewNop(),
+		Topics: new(translate.TopicTable), Timing: testTiming(),
+	})
+	r.Open(ledger.NewSeenWindow(time.Minute, 100))
+	return r, w
+}
+
+// received records what the HMC sent.
+func received(t *testing.T, r *Recorder, topic string, headers receiver.Headers, body string) {
+	t.Helper()
+	var n translate.Notification
+	n.Parse(&receiver.Notification{Topic: topic, Headers: headers, Received: time.Now(), Body: []byte(body)}, true)
+	r.Notification(t.Context(), &n)
 }
 
 func partitionHeaders(typ string, more ...receiver.Header) receiver.Headers {

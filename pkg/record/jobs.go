@@ -8,11 +8,10 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-// A job-completion says only which job has ended. How it ended is asked for, and the event is held back until that is known, but
-// not for long: it is recorded without, if the HMC does not answer or the budget of requests is used up.
+// A job-completion says only which job has ended. How it ended is asked for, and the event is held back until that is known,
+// but not for long: it is recorded without, if the HMC does not answer or the budget of requests is used up.
 const (
 	// JobWait is how long a job-completion is held back at most, less the time until the recorder looks at what is due.
 	JobWait = 1400 * time.Millisecond
@@ -36,67 +35,57 @@ type jobBody struct {
 	Results    json.RawMessage `json:"job-results,omitempty"`
 }
 
-// holdJob holds back a job-completion, if it can be asked how the job ended, or if another one before it is held back: they keep
-// their order. r.mu is held.
-func (r *Recorder) holdJob(e *event.Event) bool {
-	held := heldJob{uri: e.Headers.Get("job-uri"), due: time.Now().Add(JobWait)}
-	if !r.askForJob(e, held.uri) {
-		if len(r.jobs) == 0 {
-			return false
-		}
-		held.ready = true
+// holdJob holds back a job-completion, if it can be asked how the job ended, or if another one before it is held back: they
+// keep their order.
+func (t *tx) holdJob(e *event.Event) bool {
+	uri := e.Headers.Get("job-uri")
+	asked := uri != "" && len(e.Body) == 0 && len(t.jobs) < MaxHeldJobs && t.r.watcher.AskJob(uri)
+	if !asked && len(t.jobs) == 0 {
+		return false
 	}
-	held.event = copyEvent(e)
-	r.jobs = append(r.jobs, &held)
+	t.jobs = append(t.jobs, &heldJob{event: copyEvent(e), uri: uri, due: t.now.Add(JobWait), ready: !asked})
 	return true
-}
-
-// askForJob reports whether it will be asked how a job has ended. r.mu is held.
-func (r *Recorder) askForJob(e *event.Event, uri string) bool {
-	ask := r.AskJob.Load()
-	if ask == nil || uri == "" || len(e.Body) > 0 || len(r.jobs) >= MaxHeldJobs {
-		return false
-	}
-	select {
-	case *ask <- uri:
-		return true
-	default:
-		return false
-	}
 }
 
 // AwaitsJob says whether the completion of a job is still held back.
 func (r *Recorder) AwaitsJob(uri string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.ContainsFunc(r.jobs, func(h *heldJob) bool { return h.uri == uri && !h.ready })
+	t := r.begin(context.Background())
+	defer t.end()
+	return t.heldJob(uri) != nil
+}
+
+func (t *tx) heldJob(uri string) *heldJob {
+	i := slices.IndexFunc(t.jobs, func(h *heldJob) bool { return h.uri == uri && !h.ready })
+	if i < 0 {
+		return nil
+	}
+	return t.jobs[i]
 }
 
 // JobKnown notes what is known of a job whose completion is held back; nil: nothing.
 func (r *Recorder) JobKnown(ctx context.Context, uri string, job *hmc.Job) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	i := slices.IndexFunc(r.jobs, func(h *heldJob) bool { return h.uri == uri && !h.ready })
-	if i < 0 {
+	t := r.begin(ctx)
+	defer t.end()
+	held := t.heldJob(uri)
+	if held == nil {
 		return // it took too long
 	}
-	held := r.jobs[i]
 	held.ready = true
 	if job != nil {
 		body, err := json.Marshal(jobBody{job.Status, job.StatusCode, job.ReasonCode, job.Results})
 		if err == nil {
 			held.event.Body = body
 		}
-		translate.Describe(&held.event, 0, r.Severities.Load())
+		t.conv.Describe(&held.event)
 	}
-	r.releaseJobs(time.Now(), false)
-	r.flush(ctx)
+	t.releaseJobs(false)
+	t.flush()
 }
 
-// releaseJobs records what need not be held back any longer. r.mu is held.
-func (r *Recorder) releaseJobs(now time.Time, all bool) {
-	for len(r.jobs) > 0 && (all || r.jobs[0].ready || !now.Before(r.jobs[0].due)) {
-		r.put(&r.jobs[0].event)
-		r.jobs = slices.Delete(r.jobs, 0, 1)
+// releaseJobs records what need not be held back any longer.
+func (t *tx) releaseJobs(all bool) {
+	for len(t.jobs) > 0 && (all || t.jobs[0].ready || !t.now.Before(t.jobs[0].due)) {
+		t.put(&t.jobs[0].event)
+		t.jobs = slices.Delete(t.jobs, 0, 1)
 	}
 }

@@ -16,27 +16,23 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	missed := 0
-	o := outbox{
-		queue: q, metrics: NewMetrics(nil).ForHMC("a"), log: zap.NewNop(), maxRecord: 4 << 10,
-		onMissed: func(topicType string, n int) {
-			if topicType != event.TopicObject {
-				t.Errorf("topic type %s", topicType)
-			}
-			missed += n
-		},
-		onResult: func(error, notes, map[string]int) {},
+	r, w := openRecorder("a", NewGroup("a", q, zap.NewNop()))
+	r.group.out.maxRecord = 4 << 10
+	send := func(texts ...string) {
+		tx := r.begin(t.Context())
+		defer tx.end()
+		for _, text := range texts {
+			tx.put(&event.Event{ID: text[:1], Type: event.TypePropertyChange, TopicType: event.TopicObject, BodyText: text})
+		}
+		tx.flush()
 	}
-	for _, text := range []string{"a", strings.Repeat("x", 5<<10), "b"} {
-		o.add(&event.Event{ID: text[:1], Type: event.TypePropertyChange, TopicType: event.TopicObject, BodyText: text})
-	}
-	o.send(t.Context(), nil, nil, notes{})
+	send("a", strings.Repeat("x", 5<<10), "b")
 	if err := q.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	records, err := cursor.Next(t.Context(), 10, 0)
-	if err != nil || len(records) != 2 || missed != 1 {
-		t.Fatalf("%d stored, %d missed, %v", len(records), missed, err)
+	if err != nil || len(records) != 2 || w.missed[event.TopicObject] != 1 {
+		t.Fatalf("%d stored, %v missed, %v", len(records), w.missed, err)
 	}
 	for i, want := range []string{"a", "b"} {
 		if r, err := event.ParseRecord(records[i].Data); err != nil || r.ID != want {
@@ -47,9 +43,8 @@ func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	o.add(&event.Event{ID: "c", Type: event.TypePropertyChange, TopicType: event.TopicObject})
-	o.send(t.Context(), nil, nil, notes{})
-	if missed != 2 {
-		t.Errorf("%d missed", missed)
+	send("c")
+	if len(w.missed) != 1 || w.missed[event.TopicObject] != 2 {
+		t.Errorf("%v missed", w.missed)
 	}
 }

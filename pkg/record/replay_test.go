@@ -1,19 +1,25 @@
 package record
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // What is missed of a partition may be asked for while the HMC still replays its messages: what is there of the replay so far
 // must not be taken for the whole of it, which would begin anew with the first messages.
 func TestFetchWithinReplay(t *testing.T) {
-	r, _ := hardwareRecorder(t, filepath.Join(t.TempDir(), "q"))
+	r, q, _ := hardwareRecorder(t, filepath.Join(t.TempDir(), "q"))
+	cursor, err := q.Cursor("x")
+	if err != nil {
+		t.Fatal(err)
+	}
 	const uri = "/api/partitions/e12121da"
 	sent := 0
 	send := func(from, to int, refresh bool) {
@@ -26,26 +32,46 @@ func TestFetchWithinReplay(t *testing.T) {
 		headers[1].Value = fmt.Sprintf("ID:HMCHOST:%d", sent)
 		headers[3].Value = fmt.Sprint(sent)
 		sent++
-		r.Notification(t.Context(), &receiver.Notification{
-			Topic: "u.1osm.e12121da", Headers: headers, Received: time.Now(), Body: []byte(`{"os-messages":[` + strings.Join(messages, ",") + `]}`),
-		}, true)
+		received(t, r, "u.1osm.e12121da", headers, `{"os-messages":[`+strings.Join(messages, ",")+`]}`)
 	}
 	send(0, 10, true)
-	r.doDue(t.Context(), time.Now(), false)
+	r.doDue(t.Context(), false)
 	send(10, 13, false)
 
-	r.Subscribing(uri, time.Now().Add(time.Second))
+	at := time.Now()
+	r.now = func() time.Time { return at }
+	at = at.Add(time.Second)
+	r.Subscribing(uri)
 	send(0, 10, true)
 	if !r.Replaying(uri) {
 		t.Error("the replay is over")
 	}
-	r.Missing(uri)
+	r.MissingMessages(uri)
 	send(10, 15, true)
-	r.doDue(t.Context(), time.Now().Add(time.Hour), false)
+	at = at.Add(time.Hour)
+	r.doDue(t.Context(), false)
 	if r.Replaying(uri) {
 		t.Error("the replay is not over")
 	}
-	if m := r.partition(uri); m.Epoch != 0 || m.Next != 15 || m.Highest != 14 {
-		t.Errorf("sequence %d with %d messages up to number %d, want 0 with 15 up to 14", m.Epoch, m.Next, m.Highest)
+	if err := q.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	records, _ := cursor.Next(ctx, 100, 0)
+	for _, record := range records {
+		rec, err := event.ParseRecord(record.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := rec.Event()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.ID)
+	}
+	if slices.Sort(got); len(got) != 15 || len(slices.Compact(got)) != 15 {
+		t.Errorf("%d events, want 15", len(got))
 	}
 }

@@ -28,10 +28,12 @@ func BenchmarkConvert(b *testing.B) {
 		b.Run(n.Headers.Get("notification-type"), func(b *testing.B) {
 			c := newConverter()
 			var buf []byte
-			emit := func(e *event.Event) { buf = event.AppendRecord(buf[:0], e) }
+			var parsed Notification
+			emit := func(p *Part) { buf = event.AppendRecord(buf[:0], p.Event) }
 			b.ReportAllocs()
 			for b.Loop() {
-				c.Convert(&n, event.ID{}, true, emit)
+				parsed.Parse(&n, true)
+				c.Convert(&parsed, event.ID{}, emit)
 			}
 		})
 	}

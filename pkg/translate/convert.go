@@ -1,161 +1,93 @@
 package translate
 
 import (
-	"hash/crc32"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
-// UnknownType is the type of an event whose notification had no notification-type header.
-const UnknownType = "unknown"
-
-// Converter turns the notifications of one HMC into events. It belongs to one goroutine, and reuses the memory of the
-// event it makes: that is encoded before the next one is made.
+// Converter turns the notifications of one HMC into events. It belongs to one goroutine at a time, and reuses the memory of
+// the event it makes: that is encoded before the next one is made.
 type Converter struct {
-	HMC        string
-	Topics     *TopicTable
-	Estate     *estate.Estate
-	Severities *atomic.Pointer[Severities]
-	SeenBy     []string // the HMC, where others of its group see the same
+	hmc        string
+	topics     *TopicTable
+	estate     *estate.Estate
+	Severities *Severities
 
-	Event           event.Event
+	event           event.Event
 	resource        event.Resource
-	headers         event.Headers
 	session, global int64
-	Part            Part
-	Changes         []estate.Before // what the events changed in the estate, since somebody took them
+	part            Part
 	elements        map[string]string
 }
 
-// Part says what the event that was made last is of its notification, and what tells it from others.
-type Part struct {
-	Kind      partKind
-	ID        event.ID
-	Partition string           // of an OS message: what its sequence numbers count for
-	Message   ledger.OSMessage // of an OS message
-	Time      int64            // of a log entry, in milliseconds; 0: none
+// NewConverter returns a converter for an HMC that keeps an estate true to what the notifications tell.
+func NewConverter(hmc string, topics *TopicTable, e *estate.Estate) Converter {
+	return Converter{hmc: hmc, topics: topics, estate: e}
 }
 
-type partKind int
-
-const (
-	WholePart partKind = iota
-	OSMessagePart
-	LogEntryPart
-)
+// Part is an event, and what tells what it is of from others. Both are valid until the next event is made.
+type Part struct {
+	*event.Event
+	ID        event.ID
+	Partition string     // of an OS message: what its numbers count for
+	Message   *OSMessage // nil: it is none
+	Entry     *LogEntry  // nil: it is none
+}
 
 // Convert calls emit for each event in n: one per OS message, one per log entry, else one for the whole, which has the id
-// given. valid says whether the body is JSON. The event is only valid during the call, and so is part.
-func (c *Converter) Convert(n *receiver.Notification, id event.ID, valid bool, emit func(*event.Event)) {
-	e := &c.Event
-	*e = event.Event{
-		HMC: c.HMC, Type: UnknownType, Received: n.Received, Time: n.Received, Topic: n.Topic,
-		Origin: event.OriginLive, Severity: event.SeverityInfo,
-	}
-	c.readHeaders(n.Headers)
-	e.TopicType = c.Topics.KindOf(n.Topic, e.Type)
-	switch {
-	case len(n.Body) == 0:
-	case valid:
-		e.Body = event.CompactValid(n.Body)
-	default:
-		e.BodyText = string(n.Body)
-	}
-
-	// The parts of a body of another shape cannot be told: it is then delivered as one event, whole.
+// given.
+func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
+	c.begin(n)
+	whole := c.event
 	parts := 0
-	whole := *e
-	switch e.Type {
-	case event.TypeOSMessage:
-		for element := range event.Elements(event.Member(e.Body, "os-messages")) {
-			*e = whole
-			c.FillOSMessage(e, element)
-			emit(e)
-			parts++
-		}
-	case event.TypeLogEntry:
-		for element := range event.Elements(event.Member(e.Body, "log-entries")) {
-			*e = whole
-			c.FillLogEntry(e, element)
-			emit(e)
-			parts++
-		}
+	for m := range n.Messages() {
+		c.event = whole
+		emit(c.OSMessage(&c.event, &m))
+		parts++
 	}
-	if parts == 0 {
-		c.Part = Part{ID: id}
-		e.ID = id.String()
-		e.SeenBy = c.SeenBy
-		c.element(e)
-		lasted := c.follow(e)
-		Describe(e, lasted, c.Severities.Load())
-		emit(e)
+	for l := range n.Entries() {
+		c.event = whole
+		emit(c.LogEntry(&c.event, &l))
+		parts++
 	}
+	if parts > 0 {
+		return
+	}
+	// The parts of a body of another shape cannot be told: it is then delivered as one event, whole.
+	e := &c.event
+	e.ID, e.Body, e.BodyText = id.String(), n.Body, n.BodyText
+	c.element(n)
+	describe(e, n, c.follow(n), c.Severities)
+	c.part = Part{Event: e, ID: id}
+	emit(&c.part)
 }
 
-// NotificationID identifies a notification by what the broker and the HMC number it with. The broker's message id holds
-// the broker's start time and so does not repeat after an HMC restart. The rest is for a broker that is less careful.
-// told says whether the broker gave it an id at all: without one, two notifications alike are not one.
-func NotificationID(hmc string, n *receiver.Notification) (id event.ID, told bool) {
-	h := n.Headers
-	messageID := h.Get("message-id")
-	sum := crc32.Checksum(n.Body, castagnoli)
-	return event.IDOf(hmc, n.Topic, messageID, h.Get("timestamp"), h.Get("session-sequence-nr"), h.Get("global-sequence-nr"),
-		strconv.FormatUint(uint64(sum), 16)), messageID != ""
-}
-
-// castagnoli is the polynomial that processors compute by themselves.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// readHeaders fills in what the headers say, in one pass.
-func (c *Converter) readHeaders(headers receiver.Headers) {
-	e, r := &c.Event, &c.resource
-	*r = event.Resource{}
-	c.headers = c.headers[:0]
-	for i := range headers {
-		name, value := headers[i].Name, headers[i].Value
-		c.headers = append(c.headers, event.Header{Name: name, Value: value})
-		switch name {
-		case "notification-type":
-			if value != "" {
-				e.Type = value
-			}
-		case "timestamp":
-			if ms, err := strconv.ParseInt(value, 10, 64); err == nil && ms > 0 {
-				e.Time = time.UnixMilli(ms)
-			}
-		case "session-sequence-nr":
-			e.SessionSequenceNr = Number(value, &c.session)
-		case "global-sequence-nr":
-			e.GlobalSequenceNr = Number(value, &c.global)
-		case "class":
-			r.Class = value
-		case "name":
-			r.Name = value
-		case "object-uri":
-			r.ObjectURI = value
-		case "object-id":
-			r.ObjectID = value
-		case "element-uri":
-			r.ElementURI = value
-		case "element-id":
-			r.ElementID = value
-		}
+// begin begins the event of a notification.
+func (c *Converter) begin(n *Notification) {
+	c.event = event.Event{
+		HMC: c.hmc, Type: n.Type, Received: n.Received, Time: n.Time, Topic: n.Topic, TopicType: c.topics.KindOf(n.Topic, n.Type),
+		Origin: event.OriginLive, Severity: event.SeverityInfo, Headers: n.Headers,
 	}
-	e.Headers = c.headers
-	if known, ok := c.Estate.Lookup(r.ObjectURI); ok {
+	e, r := &c.event, &c.resource
+	if n.sessionGiven {
+		c.session = n.session
+		e.SessionSequenceNr = &c.session
+	}
+	if n.globalGiven {
+		c.global = n.global
+		e.GlobalSequenceNr = &c.global
+	}
+	*r = n.Resource
+	if known, ok := c.estate.Lookup(r.ObjectURI); ok {
 		r.CPC = known.CPC
 		if r.Name == "" {
 			r.Name = known.Name
 		}
 	}
-	if r.Class == "cpc" && r.CPC == "" {
+	if r.Class == estate.ClassCPC && r.CPC == "" {
 		r.CPC = r.Name
 	}
 	if *r != (event.Resource{}) {
@@ -163,42 +95,29 @@ func (c *Converter) readHeaders(headers receiver.Headers) {
 	}
 }
 
-// FillOSMessage makes e the event of one os-message-info object. The HMC assigns the sequence number per partition;
-// the timestamp is -1 where the operating system gave none, which is normal for Linux.
-func (c *Converter) FillOSMessage(e *event.Event, element []byte) {
-	var sequence, text string
-	var at int64
-	var held, priority, alarm bool
-	for name, value := range event.Members(element) {
-		switch string(name) {
-		case "sequence-number":
-			sequence = string(value)
-		case "message-text":
-			text = event.String(value)
-		case "timestamp":
-			if at = event.Int(value); at > 0 {
-				e.Time = time.UnixMilli(at)
-			}
-		case "is-refresh":
-			if event.True(value) {
-				e.Origin = event.OriginRefresh
-			}
-		case "is-held":
-			held = event.True(value)
-		case "is-priority":
-			priority = event.True(value)
-		case "sound-alarm":
-			alarm = event.True(value)
-		}
+// Fetched begins an event that was not published but fetched.
+func (c *Converter) Fetched(typ, topic, kind string, now time.Time) *event.Event {
+	c.event = event.Event{
+		HMC: c.hmc, Type: typ, Received: now, Time: now, Topic: topic, TopicType: kind,
+		Origin: event.OriginBackfill, Severity: event.SeverityInfo,
 	}
-	partition := partitionOf(e)
-	// Clients have seen the line end behind the text come and go.
-	id := event.IDOf(event.TypeOSMessage, e.HMC, partition, sequence, strings.TrimRight(text, " \t\r\n"))
-	number, _ := strconv.ParseInt(sequence, 10, 64)
-	c.Part = Part{Kind: OSMessagePart, ID: id, Partition: partition, Message: ledger.OSMessage{Seq: number, Key: [8]byte(id[:8]), Time: at}}
-	e.Body = element
-	e.ID = id.String()
-	describeOSMessage(e, text, held, priority, alarm)
+	return &c.event
+}
+
+// OSMessage makes e the event of an OS message.
+func (c *Converter) OSMessage(e *event.Event, m *OSMessage) *Part {
+	if m.Time > 0 {
+		e.Time = time.UnixMilli(m.Time)
+	}
+	if m.Refresh {
+		e.Origin = event.OriginRefresh
+	}
+	c.part = Part{Event: e, Message: m, Partition: partitionOf(e)}
+	p := &c.part
+	p.ID = event.IDOf(event.TypeOSMessage, e.HMC, p.Partition, m.Sequence, m.PlainText())
+	e.Body, e.ID = m.Raw, p.ID.String()
+	describeOSMessage(e, m)
+	return p
 }
 
 // partitionOf returns what names the partition of an OS message, in this and in every other session: its URI, or else what
@@ -210,41 +129,24 @@ func partitionOf(e *event.Event) string {
 	return e.Topic[strings.LastIndexByte(e.Topic, '.')+1:]
 }
 
-// FillLogEntry makes e the event of one entry of the console's audit or security log.
-func (c *Converter) FillLogEntry(e *event.Event, element []byte) {
-	var at, id, name, message, userid, items string
-	var ms int64
-	for key, value := range event.Members(element) {
-		switch string(key) {
-		case "event-time":
-			at = string(value)
-			if ms = event.Int(value); ms > 0 {
-				e.Time = time.UnixMilli(ms)
-			}
-		case "event-id":
-			id = event.Unquoted(value)
-		case "event-name":
-			name = event.String(value)
-		case "event-message":
-			message = event.String(value)
-		case "userid":
-			userid = event.String(value)
-		case "event-data-items":
-			items = string(value)
-		}
+// LogEntry makes e the event of an entry of the console's audit or security log.
+func (c *Converter) LogEntry(e *event.Event, l *LogEntry) *Part {
+	if l.Time > 0 {
+		e.Time = time.UnixMilli(l.Time)
 	}
-	c.Part = Part{Kind: LogEntryPart, ID: event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, at, id, userid, message, items), Time: ms}
-	e.Body = element
-	e.ID = c.Part.ID.String()
-	describeLogEntry(e, id, name, message, userid, c.Severities.Load())
+	c.part = Part{Event: e, Entry: l}
+	p := &c.part
+	p.ID = event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, l.at, l.EventID, l.Userid, l.Message, l.items)
+	e.Body, e.ID = l.Raw, p.ID.String()
+	describeLogEntry(e, l, c.Severities)
+	return p
 }
 
-// Number reads a sequence number into n; nil where s is none.
-func Number(s string, n *int64) *int64 {
-	v, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return nil
+// Describe fills in summary and severity of an event that is a whole notification and was not published as it is.
+func (c *Converter) Describe(e *event.Event) {
+	n := Notification{Type: e.Type, Headers: e.Headers}
+	for report := range event.Reports(e.Body) {
+		n.Reports = append(n.Reports, report)
 	}
-	*n = v
-	return n
+	describe(e, &n, 0, c.Severities)
 }

@@ -2,7 +2,6 @@ package translate
 
 import (
 	"encoding/json"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +29,8 @@ func newConverter() *Converter {
 	topics, known := new(TopicTable), estate.New()
 	topics.Set(map[string]string{"u.1": event.TopicObject, "u.1aud": event.TopicAudit})
 	known.Learn(&estate.Listing{HMC: "hmc-east", Resources: []estate.Resource{{URI: "/api/partitions/e12121da", Class: "partition", Name: "PART1", CPC: "CPC1"}}})
-	return &Converter{HMC: "hmc-east", Topics: topics, Estate: known, Severities: new(atomic.Pointer[Severities])}
+	c := NewConverter("hmc-east", topics, known)
+	return &c
 }
 
 // convertAll returns the events as a consumer would read them.
@@ -41,8 +41,11 @@ func convertAll(t *testing.T, c *Converter, topic string, h receiver.Headers, bo
 		n.Body = []byte(body)
 	}
 	var out []*event.Event
-	id, _ := NotificationID(c.HMC, &n)
-	c.Convert(&n, id, body == "" || json.Valid([]byte(body)), func(e *event.Event) {
+	var parsed Notification
+	parsed.Parse(&n, body == "" || json.Valid([]byte(body)))
+	id, _ := parsed.ID(c.hmc)
+	c.Convert(&parsed, id, func(p *Part) {
+		e := p.Event
 		rec, err := event.ParseRecord(event.AppendRecord(nil, e))
 		if err != nil {
 			t.Fatal(err)
@@ -231,7 +234,10 @@ func FuzzConvert(f *testing.F) {
 		n := receiver.Notification{Topic: "u.1", Headers: partitionHeaders(typ), Body: body}
 		valid := json.Valid(body)
 		events := 0
-		newConverter().Convert(&n, event.ID{}, valid, func(e *event.Event) {
+		var parsed Notification
+		parsed.Parse(&n, valid)
+		newConverter().Convert(&parsed, event.ID{}, func(p *Part) {
+			e := p.Event
 			events++
 			if !json.Valid(e.AppendJSON(nil)) {
 				t.Fatalf("not JSON: %s", e.AppendJSON(nil))

@@ -18,14 +18,14 @@ const (
 	maxChanges = 3 // bounds how many changed properties a summary tells
 )
 
-// Describe sets the summary and the severity of an event that is a whole notification. lasted is how long the status that ended had
-// lasted; 0: that is not known.
-func Describe(e *event.Event, lasted time.Duration, s *Severities) {
+// describe sets the summary and the severity of an event that is a whole notification. lasted is how long the status that
+// ended had lasted; 0: that is not known.
+func describe(e *event.Event, n *Notification, lasted time.Duration, s *Severities) {
 	switch e.Type {
 	case event.TypeStatusChange:
-		describeStatusChange(e, lasted, s)
+		describeStatusChange(e, n.Reports, lasted, s)
 	case event.TypePropertyChange:
-		describePropertyChange(e)
+		describePropertyChange(e, n.Reports)
 	case event.TypeInventoryChange:
 		describeInventoryChange(e)
 	case event.TypeJobCompletion:
@@ -40,54 +40,33 @@ func Describe(e *event.Event, lasted time.Duration, s *Severities) {
 	e.Summary = event.OneLine(e.Summary)
 }
 
-func describeStatusChange(e *event.Event, lasted time.Duration, s *Severities) {
-	// Oldest first: the last report is how things stand now.
-	var first [maxPaths]string
-	statuses, to := 0, ""
-	var additional, additionalBefore string
-	unacceptable := false
-	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
-		var before, after string
-		for name, value := range event.Members(report) {
-			switch string(name) {
-			case "old-status":
-				before = event.String(value)
-			case "new-status":
-				after = event.String(value)
-			case "old-additional-status":
-				additionalBefore = event.String(value)
-			case "new-additional-status":
-				additional = event.String(value)
-			case "has-unacceptable-status":
-				unacceptable = event.True(value)
-			}
-		}
-		if statuses == 0 {
-			first[0], statuses = event.OrUnknown(before), 1
-		}
-		after = event.OrUnknown(after)
-		if statuses > 1 && after == to {
-			continue // HMCs repeat reports
-		}
-		to = after
-		if statuses < maxPaths {
-			first[statuses] = to
-		}
-		statuses++
-	}
-	if statuses == 0 {
+func describeStatusChange(e *event.Event, reports []event.Report, lasted time.Duration, s *Severities) {
+	if len(reports) == 0 {
 		e.Summary = withResource(e, "status changed")
 		return
 	}
-	what := first[0] + " -> " + to
-	if statuses > 2 && statuses <= maxPaths {
-		what = strings.Join(first[:statuses], " -> ")
+	statuses := []string{event.OrUnknown(reports[0].OldStatus)}
+	unacceptable := false
+	for i := range reports {
+		to := event.OrUnknown(reports[i].NewStatus)
+		if len(statuses) == 1 || to != statuses[len(statuses)-1] { // HMCs repeat reports
+			statuses = append(statuses, to)
+		}
+		if reports[i].Judged {
+			unacceptable = reports[i].Unacceptable
+		}
 	}
-	if additional != "" && additional != additionalBefore {
+	first, to := statuses[0], statuses[len(statuses)-1]
+	what := first + " -> " + to
+	if len(statuses) > 2 && len(statuses) <= maxPaths {
+		what = strings.Join(statuses, " -> ")
+	}
+	last := reports[len(reports)-1]
+	if additional := event.String(last.NewAdditional); additional != "" && additional != event.String(last.OldAdditional) {
 		what += " (additional status " + additional + ")"
 	}
 	if lasted > 0 {
-		what += " (" + first[0] + " for " + roughly(lasted) + ")"
+		what += " (" + first + " for " + roughly(lasted) + ")"
 	}
 	e.Summary = withResource(e, what)
 	e.Severity = s.OfStatus(to)
@@ -119,22 +98,18 @@ func roughly(d time.Duration) string {
 	return "less than 1s"
 }
 
-func describePropertyChange(e *event.Event) {
+func describePropertyChange(e *event.Event, reports []event.Report) {
 	var what strings.Builder
-	reports := 0
-	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
-		if reports < maxChanges {
-			if reports > 0 {
-				what.WriteString(", ")
-			}
-			changeInWords(&what, report)
+	for i := range reports[:min(len(reports), maxChanges)] {
+		if i > 0 {
+			what.WriteString(", ")
 		}
-		reports++
+		changeInWords(&what, &reports[i])
 	}
-	switch {
-	case reports > maxChanges:
-		what.WriteString(" and " + strconv.Itoa(reports-maxChanges) + " more")
-	case reports == 0:
+	switch n := len(reports); {
+	case n > maxChanges:
+		what.WriteString(" and " + strconv.Itoa(n-maxChanges) + " more")
+	case n == 0:
 		names := strings.Join(strings.Fields(e.Headers.Get("property-names")), ", ")
 		if names == "" {
 			names = "properties"
@@ -144,27 +119,15 @@ func describePropertyChange(e *event.Event) {
 	e.Summary = withElement(e, what.String())
 }
 
-// changeInWords writes what one report of a property-change says. Of a container the HMC reports what was removed from it and what was
-// added, each as an array; of a property that cannot be read (a password) both values are null.
-func changeInWords(b *strings.Builder, report []byte) {
-	var name string
-	var before, after []byte
-	for key, value := range event.Members(report) {
-		switch string(key) {
-		case "property-name":
-			name = event.String(value)
-		case "old-value":
-			before = value
-		case "new-value":
-			after = value
-		}
-	}
-	b.WriteString(name)
+// changeInWords writes what one report of a property-change says. Of a container the HMC reports what was removed from it
+// and what was added, each as an array.
+func changeInWords(b *strings.Builder, r *event.Report) {
+	b.WriteString(r.Property)
 	switch {
-	case isNothing(before) && isNothing(after):
+	case len(r.OldValue) == 0 && len(r.NewValue) == 0:
 		b.WriteString(" changed")
-	case isArray(before) || isArray(after):
-		added, removed := countElements(after), countElements(before)
+	case isArray(r.OldValue) || isArray(r.NewValue):
+		added, removed := countElements(r.NewValue), countElements(r.OldValue)
 		b.WriteString(": ")
 		if added > 0 || removed == 0 {
 			b.WriteString(strconv.Itoa(added) + " added")
@@ -176,11 +139,9 @@ func changeInWords(b *strings.Builder, report []byte) {
 			b.WriteString(strconv.Itoa(removed) + " removed")
 		}
 	default:
-		b.WriteString(" " + shortValue(before) + " -> " + shortValue(after))
+		b.WriteString(" " + shortValue(r.OldValue) + " -> " + shortValue(r.NewValue))
 	}
 }
-
-func isNothing(raw []byte) bool { return len(raw) == 0 || string(raw) == "null" }
 
 func isArray(raw []byte) bool { return len(raw) > 0 && raw[0] == '[' }
 
@@ -239,33 +200,33 @@ func describeJob(e *event.Event) {
 }
 
 // describeOSMessage tells the first line of an operating system's message that says something.
-func describeOSMessage(e *event.Event, text string, held, priority, alarm bool) {
-	what := event.FirstLine(text)
+func describeOSMessage(e *event.Event, m *OSMessage) {
+	what := event.FirstLine(m.Text)
 	switch {
-	case held:
+	case m.Held:
 		what = "held, waits for an answer: " + what
-	case priority:
+	case m.Priority:
 		what = "priority: " + what
 	}
-	if held || priority || alarm {
+	if m.Held || m.Priority || m.Alarm {
 		e.Severity = event.SeverityWarning
 	}
 	e.Summary = event.OneLine(withResource(e, what))
 }
 
 // describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and the configuration know it.
-func describeLogEntry(e *event.Event, id, name, message, userid string, s *Severities) {
-	what, end := event.FirstLine(message), ""
+func describeLogEntry(e *event.Event, l *LogEntry, s *Severities) {
+	what, end := event.FirstLine(l.Message), ""
 	if what == "" {
-		what = strings.TrimSpace("log entry " + id + " " + name)
-	} else if id != "" {
-		end = " [" + id + "]"
+		what = strings.TrimSpace("log entry " + l.EventID + " " + l.Name)
+	} else if l.EventID != "" {
+		end = " [" + l.EventID + "]"
 	}
-	if userid != "" && !strings.Contains(what, userid) {
-		what = userid + ": " + what
+	if l.Userid != "" && !strings.Contains(what, l.Userid) {
+		what = l.Userid + ": " + what
 	}
 	e.Summary = event.OneLineWith(what, end)
-	e.Severity = s.ofEventID(id)
+	e.Severity = s.ofEventID(l.EventID)
 }
 
 func describeInventoryChange(e *event.Event) {
@@ -293,25 +254,12 @@ func withElement(e *event.Event, what string) string {
 	}
 	what = "element " + element + " " + what
 	// The class is that of the element, the URI that of what holds it, and so is a name that is known by the URI.
-	if class := holderClass(r.ObjectURI); class != "" && e.Headers.Get("name") == "" {
+	if class := estate.ClassOf(r.ObjectURI); class != "" && e.Headers.Get("name") == "" {
 		holder := *r
 		holder.Class = class
 		return ofResource(&holder, what)
 	}
 	return ofResource(r, what)
-}
-
-// holderClass returns the class of a CPC or partition by its URI, "" for anything else.
-func holderClass(uri string) string {
-	switch {
-	case strings.HasPrefix(uri, "/api/partitions/"):
-		return estate.ClassPartition
-	case strings.HasPrefix(uri, "/api/logical-partitions/"):
-		return estate.ClassLogicalPartition
-	case strings.HasPrefix(uri, "/api/cpcs/"):
-		return estate.ClassCPC
-	}
-	return ""
 }
 
 // withResource puts the resource in front of what happened: "partition PART1 on CPC1: active -> stopped".

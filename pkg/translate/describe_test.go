@@ -22,7 +22,10 @@ func described(c *Converter, typ, body string, headers ...string) []event.Event 
 		n.Headers = append(n.Headers, receiver.Header{Name: headers[i], Value: headers[i+1]})
 	}
 	var all []event.Event
-	c.Convert(&n, event.IDOf("x"), true, func(e *event.Event) {
+	var parsed Notification
+	parsed.Parse(&n, true)
+	c.Convert(&parsed, event.IDOf("x"), func(p *Part) {
+		e := p.Event
 		copied := *e
 		all = append(all, copied)
 	})
@@ -169,7 +172,7 @@ func TestSummaries(t *testing.T) {
 		t.Run(test.facts, func(t *testing.T) {
 			c := newConverter()
 			c.elements = map[string]string{element: "eth0"}
-			c.Severities.Store(NewSeverities(config.Severity{EventID: config.SeverityTable{"77": "critical"}}))
+			c.Severities = NewSeverities(config.Severity{EventID: config.SeverityTable{"77": "critical"}})
 			all := described(c, test.typ, test.body, test.headers...)
 			if len(all) != 1 || all[0].Summary != test.summary || all[0].Severity != test.severity {
 				t.Errorf("got %q, %s, want %q, %s", all[0].Summary, all[0].Severity, test.summary, test.severity)
@@ -207,7 +210,7 @@ func TestHowLongAStatusLasted(t *testing.T) {
 
 func TestSeverityOfTheConfiguration(t *testing.T) {
 	c := newConverter()
-	c.Severities.Store(NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info", "dreaming": "critical"}}))
+	c.Severities = NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info", "dreaming": "critical"}})
 	for status, want := range map[string]string{"stopped": "info", "dreaming": "critical", "terminated": "critical", "degraded": "warning"} {
 		e := described(c, "status-change", `{"change-reports":[{"old-status":"active","new-status":"`+status+`"}]}`)[0]
 		if e.Severity != want {
@@ -242,7 +245,7 @@ func TestSummaryIsOneLine(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	e := event.Event{Type: "x", Origin: event.OriginReconcile, Resource: &event.Resource{Class: "partition", Name: long}}
-	if Describe(&e, 0, nil); len(e.Summary) > event.MaxSummary || !strings.HasSuffix(e.Summary, "(no notification of it was received)") {
+	if new(Converter).Describe(&e); len(e.Summary) > event.MaxSummary || !strings.HasSuffix(e.Summary, "(no notification of it was received)") {
 		t.Errorf("%d bytes: %q", len(e.Summary), e.Summary)
 	}
 }

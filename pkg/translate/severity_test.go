@@ -48,7 +48,7 @@ func TestSeverityOfUnacceptableStatuses(t *testing.T) {
 		{"stopped", "false", quiet, "info"},
 	} {
 		c := newConverter()
-		c.Severities.Store(test.s)
+		c.Severities = test.s
 		e := described(c, "status-change", `{"change-reports":[{"old-status":"active","new-status":"`+test.status+`","has-unacceptable-status":`+test.unacceptable+`}]}`)[0]
 		if e.Severity != test.want {
 			t.Errorf("%+v is %s", test, e.Severity)
@@ -61,7 +61,7 @@ func TestSeverityOfLogEntries(t *testing.T) {
 	warned := []string{"136", "137", "138", "191", "192", "193", "522", "859", "1286", "1287", "1324", "1340", "1691", "1692", "2031"}
 	entry := func(s *Severities, id string) string {
 		c := newConverter()
-		c.Severities.Store(s)
+		c.Severities = s
 		return described(c, "log-entry", fmt.Sprintf(`{"log-entries":[{"event-time":1574705197000,"event-id":%q,"event-message":"m"}]}`, id), "x", "y")[0].Severity
 	}
 	for _, id := range warned {

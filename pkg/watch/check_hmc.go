@@ -53,7 +53,7 @@ func (c *hmcCheck) run(ctx context.Context, version string) {
 	if cfg.RESTRequestsPerMinute > 0 {
 		cfg.RESTRequestsPerMinute = max(cfg.RESTRequestsPerMinute, checkRequests)
 	}
-	s, err := NewSupervisor(cfg, nil, record.NewMetrics(prometheus.NewRegistry()), zap.NewNop(), version, DefaultTiming())
+	s, err := NewSupervisor(cfg, nil, nil, nil, record.NewMetrics(prometheus.NewRegistry()), zap.NewNop(), version, DefaultTiming())
 	if err != nil {
 		c.problem("%v", err)
 		return

@@ -67,7 +67,7 @@ func (k *keeper) checkFilled() {
 		}
 	}
 	k.filling = false
-	k.s.Rec.Sight.Filled()
+	k.s.Rec.Filled()
 }
 
 // fetchLogs fetches the entries of the console's logs that were missed.
@@ -96,7 +96,7 @@ func (k *keeper) fetched(u *upkeep, err error, what string) (done bool) {
 		k.s.log.Debug("what was missed could not be fetched; it is tried again", zap.String("what", what), zap.Error(err))
 		return false
 	}
-	k.s.Rec.Sight.Problem(what + ", which could not be fetched: " + err.Error())
+	k.s.Rec.Problem(what + ", which could not be fetched: " + err.Error())
 	k.s.log.Warn("what was missed could not be fetched", zap.String("what", what), zap.Error(err))
 	return true
 }
@@ -240,14 +240,14 @@ func (k *keeper) fills(now time.Time) []*channel {
 // known on: after an IPL the numbers may be lower, and only the whole tells.
 func (k *keeper) fetchMessagesOf(ctx context.Context, c *channel) error {
 	rec, uri := k.s.Rec, c.partition.ObjectURI
-	missing, known := rec.Missing(uri)
+	missing, known := rec.MissingMessages(uri)
 	if !known {
 		if c.refresh {
 			return nil // the HMC replays all it holds
 		}
 		messages, err := k.session.ListOSMessages(ctx, uri, -1)
 		if err == nil {
-			rec.StartAfter(ctx, uri, messages)
+			rec.StartBehind(ctx, uri, messages)
 		}
 		return err
 	}
@@ -256,6 +256,6 @@ func (k *keeper) fetchMessagesOf(ctx context.Context, c *channel) error {
 	if err != nil {
 		return err
 	}
-	rec.FetchedMessages(ctx, c.partition, c.topic, c.refresh, messages, asked, missing)
+	rec.ListedMessages(ctx, c.partition, c.topic, c.refresh, messages, asked, missing)
 	return nil
 }

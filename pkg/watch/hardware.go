@@ -96,12 +96,10 @@ func (w *hardwareWatch) start(ctx context.Context) (stop func()) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w.s.Rec.WatchHardware(w.ask)
 	var running sync.WaitGroup
 	running.Go(func() { w.run(ctx) })
 	return func() {
 		cancel()
-		w.s.Rec.WatchHardware(nil)
 		running.Wait()
 	}
 }
@@ -269,11 +267,7 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	if !p.listed {
 		change.Origin = event.OriginBackfill // came while nobody looked
 	}
-	known, ok := w.s.Rec.RecordHardware(ctx, &p.of, change)
-	if !ok {
-		p.postpone(w.s.Timing)
-		return
-	}
+	known := w.s.Rec.RecordHardware(ctx, &p.of, change)
 	p.listed = true
 	p.upkeep = upkeep{due: p.last.Add(hardwareIdle)}
 	if known > 0 || p.of.Class == record.ClassConsole { // whether the console tells of its first one is not documented

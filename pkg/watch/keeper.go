@@ -260,7 +260,7 @@ func (k *keeper) dueChannels() []*channel {
 
 // unlikely is 1 for a channel that was refused before, or whose partition is at rest, as far as is known.
 func (k *keeper) unlikely(c *channel) int {
-	r, _ := k.s.Rec.Group.Estate.Lookup(c.partition.ObjectURI)
+	r, _ := k.s.Rec.Group().Estate.Lookup(c.partition.ObjectURI)
 	switch r.Status {
 	case "stopped", "not-activated", "communications-not-active", "not-operating":
 		return 1
@@ -351,7 +351,7 @@ func (k *keeper) list(ctx context.Context) {
 		return
 	}
 	k.listed = time.Now()
-	k.s.Rec.Group.Estate.Learn(l)
+	k.s.Rec.Group().Estate.Learn(l)
 	k.listing, k.comparing = l, k.listed.Add(k.s.Timing.Recording.Settle)
 	unselected := k.syncChannels(partitions)
 	k.dropGone(ctx, l)
@@ -375,7 +375,7 @@ func (k *keeper) noteListing(err error, l *estate.Listing) {
 		k.relisting = new(upkeep)
 	}
 	k.relisting.postpone(k.s.Timing)
-	k.s.Rec.Sight.Problem("states, which could not be compared: " + err.Error())
+	k.s.Rec.Problem("states, which could not be compared: " + err.Error())
 	problem := ""
 	if len(k.s.Cfg.OSMessages) > 0 && !(l.Complete[estate.ClassPartition] && l.Complete[estate.ClassLogicalPartition]) {
 		problem = "the partitions could not be listed: " + err.Error()
@@ -395,7 +395,7 @@ func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
 	var gone []string
 	k.mu.Lock()
 	for uri, c := range k.channels {
-		if !exists[uri] && l.Complete[c.class] && !k.s.Rec.Group.Estate.Lists(k.s.Cfg.Name, uri) {
+		if !exists[uri] && l.Complete[c.class] && !k.s.Rec.Group().Estate.Lists(k.s.Cfg.Name, uri) {
 			gone = append(gone, uri)
 			k.drop(uri, c)
 		}
@@ -497,7 +497,7 @@ func (k *keeper) open(ctx context.Context, c *channel) {
 	}
 	if err == nil {
 		k.s.want(topic, event.TopicOSMessage)
-		k.s.Rec.Subscribing(c.partition.ObjectURI, time.Now())
+		k.s.Rec.Subscribing(c.partition.ObjectURI)
 		if err = k.rcv.Subscribe(ctx, topic); err == nil {
 			k.s.subscribed(topic)
 		} else {
@@ -640,7 +640,7 @@ func (k *keeper) resubscribe(ctx context.Context, topic string) {
 	delete(k.again, topic)
 	k.mu.Unlock()
 	k.s.subscribed(topic)
-	k.s.Rec.TopicBack(topic, since, now)
+	k.s.Rec.TopicBack(topic, since)
 	k.s.log.Info("subscribed again", zap.String("topic", topic))
 }
 

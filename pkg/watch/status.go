@@ -219,8 +219,9 @@ func (s *Supervisor) Snapshot() status.HMCStatus {
 		Topics:        []status.TopicStatus{},
 	}
 	h.Connected = len(h.Problems) == 0
-	h.BlindSince, h.Gaps = status.TimeOrNil(s.Rec.Sight.BlindSince()), s.Rec.Gaps.Load()
-	if g := s.Rec.LastGap.Load(); g != nil {
+	view := s.Rec.View()
+	h.BlindSince, h.Gaps = status.TimeOrNil(view.BlindSince), int64(view.Gaps)
+	if g := view.LastGap; g != nil {
 		h.LastGap = &status.GapStatus{From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing}
 	}
 	up := s.status.state == status.StateConnected

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,7 +53,7 @@ func (s *Supervisor) subscribedTopics() string {
 
 // Timing holds the intervals of a supervisor. Tests shorten them.
 type Timing struct {
-	Recording   record.RecorderTiming
+	Recording   record.Timing
 	AuthHold    time.Duration // after a refused logon: the HMC disables a userid that keeps trying
 	StableAfter time.Duration // a link that was up this long starts the back-off over
 	Ping        time.Duration // between calls that keep the session alive and notice a dead HMC
@@ -69,7 +70,7 @@ func DefaultTiming() Timing {
 	return Timing{
 		AuthHold: 30 * time.Minute, StableAfter: 30 * time.Second, Ping: time.Minute,
 		ChannelSoon: 2 * time.Second, ChannelMin: 15 * time.Second, ChannelMax: 10 * time.Minute, ChannelRest: 6 * time.Hour, Relist: 10 * time.Second, Logoff: 5 * time.Second,
-		Recording: record.RecorderTiming{Tick: 500 * time.Millisecond, Settle: 2 * time.Second, SeenEvery: 30 * time.Second}, Hardware: 5 * time.Minute,
+		Recording: record.Timing{Tick: 500 * time.Millisecond, Settle: 2 * time.Second, SeenEvery: 30 * time.Second}, Hardware: 5 * time.Minute,
 	}
 }
 
@@ -105,6 +106,9 @@ type Supervisor struct {
 	lastProblem  string            // what was logged last, so that an outage is one line and not a thousand
 	problemCount int
 
+	note   translate.Notification // that is being recorded
+	keeper atomic.Pointer[keeper] // of the link, where there is REST
+
 	Mu     sync.Mutex // guards what status pages read
 	status hmcStatus
 	Rcv    *receiver.Receiver
@@ -137,7 +141,7 @@ type topicStatus struct {
 	problem string // "" when subscribed
 }
 
-func NewSupervisor(cfg config.HMC, q *queue.Queue, m *record.Metrics, log *zap.Logger, version string, t Timing) (*Supervisor, error) {
+func NewSupervisor(cfg config.HMC, q *queue.Queue, g *record.Group, live *record.Fanout, m *record.Metrics, log *zap.Logger, version string, t Timing) (*Supervisor, error) {
 	tlsConfig, err := cfg.TLS.ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
@@ -155,11 +159,10 @@ func NewSupervisor(cfg config.HMC, q *queue.Queue, m *record.Metrics, log *zap.L
 		openChannels: map[string]string{},
 	}
 	s.topics.Set(map[string]string{})
-	s.Rec = record.NewRecorder(cfg, q, s.Metrics, s.log, &s.topics, t.Recording)
-	s.Rec.OnMissed, s.Rec.Status, s.Rec.InSight = s.missedOn, s.heartbeat, s.inSight
-	s.Rec.Heard = func() time.Time {
-		frame, _ := s.LastTimes()
-		return frame
+	if g != nil { // nil where nothing is recorded
+		s.Rec = record.New(record.Options{
+			Config: cfg, Group: g, Watcher: s, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics, Timing: t.Recording, Live: live,
+		})
 	}
 	if s.usesREST() {
 		for _, operation := range hmc.Operations() {
@@ -184,10 +187,7 @@ func (s *Supervisor) usesREST() bool { return len(s.Cfg.TopicNames) == 0 }
 
 // Run keeps the HMC connected until ctx is done. It logs off before it returns.
 func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
-	s.Rec.Timing = s.Timing.Recording
 	s.Rec.Open(seen)
-	s.Rec.Group.Join(s.Rec)
-	defer s.Rec.Group.Leave(s.Rec)
 	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var recorder sync.WaitGroup
 	recorder.Go(func() { s.Rec.Run(recording) })
@@ -400,8 +400,7 @@ func (s *Supervisor) watch(ctx context.Context, rcv *receiver.Receiver) (unread 
 	defer func() {
 		cancel(nil)
 		keeping.Wait()
-		s.Rec.Filler.Store(nil)
-		s.Rec.AskJob.Store(nil)
+		s.keeper.Store(nil)
 		s.closeReceiver()
 		unread = s.takeRest(ctx, rcv)
 	}()
@@ -435,7 +434,7 @@ const restTimeout = 5 * time.Second
 func (s *Supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
-	defer s.Rec.FlushNow(ctx)
+	defer s.Rec.Flush(ctx)
 	for n, err := range rcv.Notifications(ctx) {
 		if !s.take(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
 			return false
@@ -450,7 +449,7 @@ func (s *Supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) (unre
 
 // consume hands notifications on until the link ends.
 func (s *Supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *keeper) error {
-	defer s.Rec.FlushNow(ctx)
+	defer s.Rec.Flush(ctx)
 	for n, err := range rcv.Notifications(ctx) {
 		var (
 			subscription *receiver.SubscriptionError
@@ -472,7 +471,7 @@ func (s *Supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 			return err
 		}
 		if rcv.Buffered() == 0 {
-			s.Rec.FlushNow(ctx)
+			s.Rec.Flush(ctx)
 			s.tick()
 		}
 	}
@@ -496,7 +495,9 @@ func (s *Supervisor) take(ctx context.Context, n *receiver.Notification, err err
 
 // handle records one notification.
 func (s *Supervisor) handle(ctx context.Context, n *receiver.Notification, valid bool) {
-	s.Metrics.Notified(s.Rec.Notification(ctx, n, valid))
+	s.note.Parse(n, valid)
+	s.Metrics.Notified(s.note.Type)
+	s.Rec.Notification(ctx, &s.note)
 }
 
 // connectRetrying makes the link, with as many retries as connect_retries says. After that the round ends, and the next
@@ -588,10 +589,9 @@ func (s *Supervisor) recordLinkUp(ctx context.Context, k *keeper) {
 	s.Mu.Unlock()
 	slices.SortFunc(up.Topics, func(a, b record.TopicLabel) int { return cmp.Compare(a.Name, b.Name) })
 	if k.session != nil {
-		s.Rec.Filler.Store(new(k.fill))
-		s.Rec.AskJob.Store(new((chan<- string)(k.jobs)))
+		s.keeper.Store(k)
 	}
-	if s.Rec.Connected(ctx, up, s.complete, s.asked, time.Now()) && k.session != nil {
+	if s.Rec.Connected(ctx, up, s.complete, s.asked) && k.session != nil {
 		k.fillAll()
 	}
 }
@@ -741,4 +741,50 @@ func (s *Supervisor) IsUp() bool {
 	s.Mu.Lock()
 	defer s.Mu.Unlock()
 	return s.status.state == status.StateConnected
+}
+
+// Missed implements record.Watcher.
+func (s *Supervisor) Missed(topicType string, n int) { s.missedOn(topicType, n) }
+
+// Heartbeat implements record.Watcher.
+func (s *Supervisor) Heartbeat() record.Heartbeat { return s.heartbeat() }
+
+// LastContact implements record.Watcher.
+func (s *Supervisor) LastContact() (at time.Time, handedOn bool) {
+	frame, _ := s.LastTimes()
+	if at = s.inSight(); !at.IsZero() {
+		return at, true
+	}
+	return frame, false
+}
+
+// CanFetch implements record.Watcher.
+func (s *Supervisor) CanFetch() bool { return s.keeper.Load() != nil }
+
+// Fetch implements record.Watcher.
+func (s *Supervisor) Fetch(topics map[string]bool) {
+	if k := s.keeper.Load(); k != nil {
+		k.fill(topics)
+	}
+}
+
+// AskJob implements record.Watcher.
+func (s *Supervisor) AskJob(uri string) bool {
+	k := s.keeper.Load()
+	if k == nil {
+		return false
+	}
+	select {
+	case k.jobs <- uri:
+		return true
+	default:
+		return false
+	}
+}
+
+// ListHardware implements record.Watcher.
+func (s *Supervisor) ListHardware(parent string) {
+	if k := s.keeper.Load(); k != nil && k.hardware != nil {
+		k.hardware.ask(parent)
+	}
 }

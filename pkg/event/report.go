@@ -1,0 +1,56 @@
+package event
+
+import "iter"
+
+// Report is one element of the change-reports of a status-change or property-change notification. What it does not tell
+// is zero; a null counts as not told, for HMCs do not tell the two apart.
+type Report struct {
+	OldStatus, NewStatus string
+	// OldAdditional and NewAdditional are JSON: classes have the additional status in several forms.
+	OldAdditional, NewAdditional []byte
+	// Unacceptable is has-unacceptable-status, the HMC's own judgement of the new status; Judged says that it is told.
+	Unacceptable, Judged bool
+
+	Property string
+	// OldValue and NewValue are JSON. Of a property that cannot be read, a password, neither is told.
+	OldValue, NewValue []byte
+}
+
+// Reports ranges over the change-reports in the body of a notification, which has to be valid JSON, the oldest first: the
+// last one is how things stand.
+func Reports(body []byte) iter.Seq[Report] {
+	return func(yield func(Report) bool) {
+		for report := range Elements(Member(body, "change-reports")) {
+			var r Report
+			for name, value := range Members(report) {
+				if string(value) != "null" {
+					r.set(string(name), value)
+				}
+			}
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+func (r *Report) set(name string, value []byte) {
+	switch name {
+	case "old-status":
+		r.OldStatus = String(value)
+	case "new-status":
+		r.NewStatus = String(value)
+	case "old-additional-status":
+		r.OldAdditional = value
+	case "new-additional-status":
+		r.NewAdditional = value
+	case "has-unacceptable-status":
+		r.Unacceptable, r.Judged = True(value), true
+	case "property-name":
+		r.Property = String(value)
+	case "old-value":
+		r.OldValue = value
+	case "new-value":
+		r.NewValue = value
+	}
+}

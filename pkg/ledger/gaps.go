@@ -1,0 +1,388 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+const (
+	gapPrefix = "gap/" // HMC
+	// maxCauses bounds how many causes, and how many reasons why something could not be fetched, a gap has.
+	maxCauses = 8
+	// keptSpans is how many times of a kind are remembered.
+	keptSpans = 16
+)
+
+// Gap is one blind window: a time in which notifications of an HMC were, or may have been, missed. Its JSON is the body
+// of the bridge-gap event.
+type Gap struct {
+	From      time.Time      `json:"from"`
+	To        time.Time      `json:"to"`
+	Causes    []string       `json:"causes"`
+	Missed    map[string]int `json:"missed,omitempty"`         // notifications known to be missing, by topic type
+	Recovered map[string]int `json:"recovered,omitempty"`      // events that were fetched or replayed afterwards, by topic type
+	Missing   []string       `json:"may_be_missing,omitempty"` // what may be lost for good, in words
+
+	Whole    bool            `json:"-"` // everything is concerned, not only these
+	Concerns map[string]bool `json:"-"` // topic types
+	Problems []string        `json:"-"` // why something could not be fetched
+
+	batch uint64 // with which its event is on its way to the disk
+}
+
+func newGap(from time.Time) *Gap {
+	return &Gap{From: from, Missed: make(map[string]int), Recovered: make(map[string]int), Concerns: make(map[string]bool)}
+}
+
+func (g *Gap) cause(text string)   { g.Causes = bounded(g.Causes, text) }
+func (g *Gap) problem(text string) { g.Problems = bounded(g.Problems, text) }
+
+func bounded(list []string, text string) []string {
+	if slices.Contains(list, text) || len(list) >= maxCauses {
+		return list
+	}
+	return append(list, text)
+}
+
+// Gaps is the Book of the blind windows of one HMC. Unlike the other books it is ahead of what is stored: a window is not
+// made up by an event, but has to be reported by one. So Load keeps those that are known, and what is stored counts at the
+// start only; a window whose event could not be stored is reported again.
+type Gaps struct {
+	key      string
+	loaded   bool
+	current  *Gap
+	complete []*Gap // over before what was missed could be fetched
+	reported []*Gap // their events are on their way to the disk
+	changed  bool
+
+	linkDown    bool            // there is no contact with the HMC
+	storageDown bool            // what comes cannot be stored
+	filling     bool            // what was missed is being fetched
+	touched     time.Time       // when current changed last
+	refill      map[string]bool // topics of which something was missed while the link was up: to be fetched
+
+	upSince time.Time  // when the link came up; zero: it is down
+	past    []timeSpan // the last gaps that were reported
+	ups     []timeSpan // the last times in which the link was up
+}
+
+// timeSpan is a time from one moment to another.
+type timeSpan struct{ from, to time.Time }
+
+// keepSpan adds a time to the last ones.
+func keepSpan(spans []timeSpan, t timeSpan) []timeSpan {
+	if len(spans) >= keptSpans {
+		spans = slices.Delete(spans, 0, 1)
+	}
+	return append(spans, t)
+}
+
+// NewGaps returns the book of an HMC.
+func NewGaps(hmc string) *Gaps { return &Gaps{key: gapPrefix + hmc} }
+
+// Load implements Book. The first time it takes up the windows that were not reported before the daemon ended: one that was
+// over is complete, the last one that was not goes on.
+func (b *Gaps) Load(stored Stored) (damaged int) {
+	b.changed = true
+	if b.loaded {
+		b.complete = append(b.reported, b.complete...)
+		b.reported = nil
+		return 0
+	}
+	b.loaded = true
+	stored(b.key, func(key string, value []byte) bool {
+		if key != b.key { // another HMC, whose name begins with this one's
+			return true
+		}
+		var gaps []*Gap
+		if len(value) > 0 && value[0] == '{' { // of a version that stored one
+			value = append(append([]byte{'['}, value...), ']')
+		}
+		if json.Unmarshal(value, &gaps) != nil {
+			damaged++
+			return true
+		}
+		for _, stored := range gaps {
+			g := newGap(stored.From)
+			g.To, g.Causes, g.Whole = stored.To, stored.Causes, true
+			maps.Copy(g.Missed, stored.Missed)
+			maps.Copy(g.Recovered, stored.Recovered)
+			if g.To.IsZero() {
+				b.current = g
+				continue
+			}
+			g.problem("the daemon ended before everything could be fetched")
+			b.complete = append(b.complete, g)
+		}
+		return true
+	})
+	b.linkDown = true
+	return damaged
+}
+
+// Watched reports whether there was contact and nothing was missed in a time.
+func (b *Gaps) Watched(from, to time.Time) bool {
+	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
+	isUp := !b.upSince.IsZero() && !b.upSince.After(from)
+	if !isUp && !slices.ContainsFunc(b.ups, covers) {
+		return false
+	}
+	if g := b.current; g != nil && g.From.Before(to) && (b.linkDown || b.storageDown || from.Before(g.To)) {
+		return false
+	}
+	return !slices.ContainsFunc(b.past, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
+}
+
+// open returns the current gap, which begins no later than from.
+func (b *Gaps) open(from, now time.Time) *Gap {
+	if b.current == nil {
+		b.current = newGap(from)
+	}
+	if from.Before(b.current.From) {
+		b.current.From = from
+	}
+	b.touched, b.changed = now, true
+	return b.current
+}
+
+// LinkLost begins a blind window when there was contact last. One that is not reported yet is then complete.
+func (b *Gaps) LinkLost(from time.Time, cause string, now time.Time) {
+	if b.current != nil && !b.linkDown && !b.storageDown {
+		if b.filling {
+			b.current.problem("the link was lost again before everything could be fetched")
+		}
+		b.complete = append(b.complete, b.current)
+		b.current = nil
+	}
+	if !b.upSince.IsZero() {
+		b.ups = keepSpan(b.ups, timeSpan{b.upSince, from})
+	}
+	b.linkDown, b.filling, b.refill, b.upSince = true, false, nil, time.Time{}
+	g := b.open(from, now)
+	g.Whole = true
+	g.cause(cause)
+}
+
+// LinkUp ends the blind window. It reports whether there was one: fill says that what was missed will be fetched, and
+// Filled is called then.
+func (b *Gaps) LinkUp(now time.Time, fill bool) bool {
+	b.linkDown, b.upSince = false, now
+	if b.current == nil {
+		return false
+	}
+	b.filling = fill
+	b.contact(now)
+	return true
+}
+
+// contact sets the end of the gap if nothing keeps the HMC out of sight any more.
+func (b *Gaps) contact(now time.Time) {
+	b.touched, b.changed = now, true
+	if b.current != nil && !b.linkDown && !b.storageDown && now.After(b.current.To) {
+		b.current.To = now
+	}
+}
+
+// Filled notes that what could be fetched has been.
+func (b *Gaps) Filled(now time.Time) { b.filling, b.touched = false, now }
+
+// StorageFailed begins a blind window, or goes on with one: what was received since from could not be stored.
+func (b *Gaps) StorageFailed(from time.Time, cause string, missed map[string]int, now time.Time) {
+	b.storageDown = true
+	g := b.open(from, now)
+	g.Whole = true
+	g.cause(cause)
+	for kind, n := range missed {
+		g.Missed[kind] += n
+	}
+}
+
+// StorageWorks ends what StorageFailed began. It reports whether that is news.
+func (b *Gaps) StorageWorks(now time.Time, fill bool) bool {
+	if !b.storageDown {
+		return false
+	}
+	b.storageDown = false
+	if !b.linkDown && fill {
+		b.wantFill("")
+	}
+	b.contact(now)
+	return true
+}
+
+// Missing notes notifications of a topic that are known to be missing although the link was up. fill says that what can be
+// will be fetched.
+func (b *Gaps) Missing(from, to time.Time, cause, topic, kind string, n int, fill bool, now time.Time) {
+	g := b.open(from, now)
+	g.cause(cause)
+	g.Missed[kind] += n
+	g.Concerns[kind] = true
+	if !b.linkDown && !b.storageDown && to.After(g.To) {
+		g.To = to
+	}
+	if fill && !b.linkDown {
+		b.wantFill(topic)
+	}
+}
+
+// wantFill asks for what was missed on a topic; "": on all.
+func (b *Gaps) wantFill(topic string) {
+	b.filling = true
+	if b.refill == nil {
+		b.refill = make(map[string]bool)
+	}
+	b.refill[topic] = true
+}
+
+// TakeRefill returns the topics of which something is to be fetched.
+func (b *Gaps) TakeRefill() map[string]bool {
+	r := b.refill
+	b.refill = nil
+	return r
+}
+
+// MissedBefore notes notifications that are known to have been missed in a blind window. It reports whether that is not
+// reported yet, so that they can be reported with it.
+func (b *Gaps) MissedBefore(kind string, n int, now time.Time) bool {
+	if b.current == nil {
+		return false
+	}
+	b.current.Missed[kind] += n
+	b.touched, b.changed = now, true
+	return true
+}
+
+// Recovered counts an event that was missed and came afterwards.
+func (b *Gaps) Recovered(kind string, now time.Time) {
+	if b.current != nil {
+		b.current.Recovered[kind]++
+		b.touched, b.changed = now, true
+	}
+}
+
+// Problem notes why something could not be fetched.
+func (b *Gaps) Problem(text string) {
+	if b.current != nil {
+		b.current.problem(text)
+		b.changed = true
+	}
+}
+
+// Due returns the gaps that can be reported: nothing keeps the HMC out of sight, and for the time of quiet nothing was added.
+func (b *Gaps) Due(now time.Time, quiet time.Duration) []*Gap {
+	due := b.complete
+	b.complete = nil
+	if b.current != nil && !b.linkDown && !b.storageDown && !b.filling && now.Sub(b.touched) >= quiet {
+		due = append(due, b.current)
+		b.current = nil
+	}
+	for _, g := range due {
+		b.past = keepSpan(b.past, timeSpan{g.From, g.To})
+		b.changed = true
+	}
+	return due
+}
+
+// Reported notes the batch with which a gap that was due is reported.
+func (b *Gaps) Reported(g *Gap, batch uint64) {
+	g.batch = batch
+	b.reported = append(b.reported, g)
+}
+
+// Committed notes that all batches up to one are stored.
+func (b *Gaps) Committed(batch uint64) {
+	if len(b.reported) > 0 {
+		b.reported = slices.DeleteFunc(b.reported, func(g *Gap) bool { return g.batch <= batch })
+	}
+}
+
+// Changes implements Book.
+func (b *Gaps) Changes(dst []queue.KeyValue) []queue.KeyValue {
+	if !b.changed {
+		return dst
+	}
+	b.changed = false
+	gaps := slices.Clone(b.complete)
+	if b.current != nil {
+		gaps = append(gaps, b.current)
+	}
+	kv := queue.KeyValue{Key: b.key}
+	if len(gaps) > 0 {
+		kv.Value, _ = json.Marshal(gaps) // strings, numbers and times of this century
+	}
+	return append(dst, kv)
+}
+
+// Pending reports whether there is a gap that is not reported.
+func (b *Gaps) Pending() bool { return b.current != nil || len(b.complete) > 0 }
+
+// BlindSince returns since when there is no contact with the HMC or what it sends cannot be stored; the zero time when
+// there is contact.
+func (b *Gaps) BlindSince() time.Time {
+	if b.current != nil && (b.linkDown || b.storageDown) {
+		return b.current.From
+	}
+	return time.Time{}
+}
+
+// lostKinds says in words what an HMC never tells again, of the kinds of topics that are followed.
+var lostKinds = []struct{ kind, what string }{
+	{event.TopicObject, "object notifications (status, property and inventory changes)"},
+	{event.TopicJob, "job completions"},
+	{event.TopicOther, "notifications"},
+}
+
+// Report returns the gap as it is reported. kinds are the kinds of topics that are followed and that nobody else saw.
+func (g *Gap) Report(kinds []string) *Gap {
+	r := *g
+	r.From, r.To = g.From.UTC().Truncate(time.Millisecond), g.To.UTC().Add(time.Millisecond-1).Truncate(time.Millisecond)
+	if r.To.Before(r.From) {
+		r.To = r.From
+	}
+	for _, l := range lostKinds {
+		if (g.Whole && slices.Contains(kinds, l.kind)) || g.Concerns[l.kind] {
+			r.Missing = append(r.Missing, l.what)
+		}
+	}
+	r.Missing = append(r.Missing, g.Problems...)
+	if n := g.Missed[event.TopicOSMessage] - g.Recovered[event.TopicOSMessage]; n > 0 {
+		r.Missing = append(r.Missing, "OS messages that the HMC does not hold any more")
+	}
+	return &r
+}
+
+// InWords is the gap as the person on call reads it.
+func (g *Gap) InWords() string {
+	const clock = "15:04:05"
+	var b strings.Builder
+	fmt.Fprintf(&b, "blind for %s (%s to %s UTC): %s", g.To.Sub(g.From).Round(100*time.Millisecond),
+		g.From.UTC().Format(clock), g.To.UTC().Format(clock), strings.Join(g.Causes, "; "))
+	if text := listCounts(g.Missed); text != "" {
+		b.WriteString("; known to be missed: " + text)
+	}
+	if text := listCounts(g.Recovered); text != "" {
+		b.WriteString("; got afterwards: " + text)
+	}
+	if len(g.Missing) > 0 {
+		b.WriteString("; may be missing: " + strings.Join(g.Missing, ", "))
+	}
+	return b.String()
+}
+
+// listCounts is "2 object, 1 audit".
+func listCounts(counts map[string]int) string {
+	var out []string
+	for _, kind := range slices.Sorted(maps.Keys(counts)) {
+		if n := counts[kind]; n > 0 {
+			out = append(out, fmt.Sprintf("%d %s", n, kind))
+		}
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,267 @@
+package ledger
+
+import (
+	"cmp"
+	"encoding/binary"
+	"hash/crc32"
+	"math"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+// A slot is stored under the key of the partition and its number as:
+//
+//	version, 1 byte
+//	the numbers that slot.each goes through, as varint
+//	CRC-32 of all that
+//
+// Each slot has the head, all that is known of the partition beside its entries. That of the newest one
+// counts.
+const osVersion = 2
+
+// osSlot is a slot as it is stored.
+type osSlot struct {
+	start   int64 // running number of its first entry
+	slots   int64 // how many there are in its version
+	head    *osPartition
+	entries []osEntry
+}
+
+// each writes or reads all that is stored.
+func (s *osSlot) each(c *codec) {
+	p := s.head
+	gaps, entries := int64(len(p.gaps)), int64(len(s.entries))
+	begun, moved := number(p.begun), number(p.moved)
+	c.all(&s.start, &begun, &moved, &p.lowest, &p.highest, &p.floor, &gaps, &entries)
+	coded(c, &p.epoch)
+	coded(c, &p.top)
+	coded(c, &p.host)
+	p.begun, p.moved = begun > 0, moved > 0
+	if c.reading {
+		p.gaps = make(spans, min(max(gaps, 0), maxGaps))
+		s.entries = make([]osEntry, min(max(entries, 0), slotEntries))
+	}
+	for i := range p.gaps {
+		c.all(&p.gaps[i].from, &p.gaps[i].to)
+	}
+	var last osEntry
+	for i := range s.entries {
+		e := &s.entries[i]
+		coded(c, &e.hash)
+		coded(c, &e.epoch)
+		c.difference(&e.number, last.number)
+		c.difference(&e.time, last.time)
+		last = *e
+	}
+}
+
+func number(set bool) int64 {
+	if set {
+		return 1
+	}
+	return 0
+}
+
+// codec appends numbers, or reads them. After the first that is not there, all are 0.
+type codec struct {
+	b       []byte
+	reading bool
+	bad     bool
+}
+
+func (c *codec) all(numbers ...*int64) {
+	for _, v := range numbers {
+		if !c.reading {
+			c.b = binary.AppendVarint(c.b, *v)
+			continue
+		}
+		read, n := binary.Varint(c.b)
+		*v = read
+		c.skip(n)
+	}
+}
+
+func (c *codec) skip(n int) {
+	if n <= 0 || n > len(c.b) {
+		c.bad = true
+	} else {
+		c.b = c.b[n:]
+	}
+}
+
+func (c *codec) difference(v *int64, last int64) {
+	d := *v - last
+	c.all(&d)
+	*v = last + d
+}
+
+func coded(c *codec, v *uint32) {
+	n := int64(*v)
+	c.all(&n)
+	*v = uint32(n)
+}
+
+func (s *osSlot) encode() []byte {
+	c := codec{b: append(make([]byte, 0, 512), osVersion)}
+	s.each(&c)
+	return binary.BigEndian.AppendUint32(c.b, crc32.ChecksumIEEE(c.b))
+}
+
+// decode reads a slot, and reports whether it is whole.
+func (s *osSlot) decode(b []byte) bool {
+	size := len(b) - crc32.Size
+	if size < 1 || crc32.ChecksumIEEE(b[:size]) != binary.BigEndian.Uint32(b[size:]) {
+		return false
+	}
+	c := codec{b: b[1:size], reading: true}
+	s.head, s.slots = new(osPartition), osSlots
+	switch b[0] {
+	case osVersion:
+		s.each(&c)
+	case osVersion1:
+		s.read1(&c)
+	default:
+		return false
+	}
+	p := s.head
+	if p != nil {
+		// Version 1 took for missing what no HMC could have held.
+		p.gaps = slices.DeleteFunc(p.gaps, func(gap span) bool { return gap.from > gap.to || !near(gap.from, gap.to) })
+	}
+	return !c.bad && len(c.b) == 0 && s.start >= 0 && s.start%slotEntries == 0
+}
+
+// Load replaces all that is known by what is stored. rangeState is the StateRange of the queue. It
+// returns how many values could not be read: what they told is not known, and is delivered again where
+// the HMC replays it.
+func (o *OSMessages) Load(rangeState Stored) (damaged int) {
+	clear(o.partitions)
+	o.changed, o.pending = nil, nil
+	slots := make(map[string][]osSlot)
+	rangeState(o.prefix, func(key string, value []byte) bool {
+		partition, number, ok := cutLast(key[len(o.prefix):], "#")
+		var s osSlot
+		if !ok || !s.decode(value) || number != strconv.FormatInt(s.start/slotEntries%s.slots, 10) {
+			damaged++
+		} else {
+			slots[partition] = append(slots[partition], s)
+		}
+		return true
+	})
+	for partition, of := range slots {
+		if !o.partition(partition).join(of) {
+			damaged++
+			delete(o.partitions, partition)
+		}
+	}
+	rangeState(o.startPrefix, func(key string, value []byte) bool {
+		if len(value) == 8 {
+			p := o.partition(key[len(o.startPrefix):])
+			p.started, p.start = true, int64(binary.BigEndian.Uint64(value))
+		}
+		return true
+	})
+	return damaged
+}
+
+func cutLast(s, separator string) (before, after string, found bool) {
+	i := strings.LastIndex(s, separator)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(separator):], true
+}
+
+// Changes appends what is to be stored since the last call. A nil value deletes.
+func (o *OSMessages) Changes(dst []queue.KeyValue) []queue.KeyValue {
+	dst = append(dst, o.pending...)
+	o.pending = o.pending[:0]
+	for _, p := range o.changed {
+		dst = p.appendState(dst)
+	}
+	o.changed = o.changed[:0]
+	return dst
+}
+
+// touch notes that the slot of an entry has to be stored.
+func (p *osPartition) touch(i int) {
+	if p.dirty == 0 {
+		p.book.changed = append(p.book.changed, p)
+	}
+	p.dirty |= p.slot(i)
+}
+
+// slot returns the bit of an entry's slot.
+func (p *osPartition) slot(i int) uint64 {
+	return 1 << ((p.first + int64(max(i, 0))) / slotEntries % osSlots)
+}
+
+// slots returns the bits of all slots that have entries.
+func (p *osPartition) slots() (all uint64) {
+	for i := 0; i < len(p.entries); i += slotEntries {
+		all |= p.slot(i)
+	}
+	return all
+}
+
+func (p *osPartition) appendState(dst []queue.KeyValue) []queue.KeyValue {
+	for i := 0; i < len(p.entries); i += slotEntries {
+		if bit := p.slot(i); p.dirty&bit != 0 {
+			p.dirty &^= bit
+			s := osSlot{start: p.first + int64(i), head: p, entries: p.entries[i:min(i+slotEntries, len(p.entries))]}
+			dst = append(dst, queue.KeyValue{Key: p.slotKey(bit), Value: s.encode()})
+		}
+	}
+	for ; p.dirty != 0; p.dirty &= p.dirty - 1 {
+		dst = append(dst, queue.KeyValue{Key: p.slotKey(p.dirty & -p.dirty)})
+	}
+	return dst
+}
+
+func (p *osPartition) slotKey(bit uint64) string {
+	return p.key + "#" + strconv.Itoa(bits.TrailingZeros64(bit))
+}
+
+// join makes the partition of its slots that could be read, at least one, and reports whether it could.
+// What was in those between is taken as seen. What was in the newest ones will be delivered again if the
+// HMC replays it, under the same event ids.
+func (p *osPartition) join(slots []osSlot) bool {
+	slices.SortFunc(slots, func(a, b osSlot) int { return cmp.Compare(a.start, b.start) })
+	newest := slots[len(slots)-1]
+	if newest.head == nil {
+		return false
+	}
+	head := *newest.head
+	head.book, head.key, head.published = p.book, p.key, none
+	*p = head
+	if p.begun {
+		p.published = p.highest // all of it was written before the daemon was started
+	}
+	slots = slices.DeleteFunc(slots, func(s osSlot) bool { return newest.start-s.start >= newest.slots*slotEntries })
+	dropped := p.first > 0 || slots[0].start > 0
+	p.first = slots[0].start
+	whole := newest.slots == osSlots
+	for _, s := range slots {
+		hole := p.first+int64(len(p.entries)) < s.start
+		whole, dropped = whole && !hole, dropped || hole
+		for _, e := range s.entries {
+			if hole && e.of(p.epoch) {
+				p.floor, hole = max(p.floor, e.number-1), false
+			}
+			p.entries = append(p.entries, e)
+		}
+	}
+	p.limit = max(leastEntries, len(p.entries))
+	if !whole { // all is stored anew
+		if p.first = 0; dropped {
+			p.first = slotEntries
+		}
+		p.touch(0)
+		p.dirty = math.MaxUint64
+	}
+	return true
+}

@@ -1,0 +1,241 @@
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+)
+
+const (
+	// silenceAfter is how long nothing comes when the network may be holding it up, silenceOver how long after that a link
+	// is taken for one that works again.
+	silenceAfter = 2 * time.Second
+	silenceOver  = 10 * time.Second
+)
+
+// Connection is the body of a bridge-connected event.
+type Connection struct {
+	Host       string       `json:"host"`
+	NewSession bool         `json:"new_session"`
+	Topics     []TopicLabel `json:"topics"`
+	// BlindSince: a bridge-gap event follows when what was missed has been fetched.
+	BlindSince *time.Time `json:"blind_since,omitempty"`
+}
+
+// TopicLabel names a topic in a bridge-connected event.
+type TopicLabel struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+}
+
+// Disconnection is the body of a bridge-disconnected event.
+type Disconnection struct {
+	State    string     `json:"state"` // as receiver_state has it
+	Reason   string     `json:"reason,omitempty"`
+	Cause    string     `json:"cause"`
+	Planned  bool       `json:"planned,omitempty"` // the daemon ends, or its configuration was changed
+	LastSeen *time.Time `json:"last_seen,omitempty"`
+}
+
+// Heartbeat is the body of a bridge-heartbeat event.
+type Heartbeat struct {
+	Connected        bool       `json:"connected"`
+	State            string     `json:"state"`
+	Since            time.Time  `json:"since"`
+	LastFrame        *time.Time `json:"last_frame,omitempty"`
+	LastNotification *time.Time `json:"last_notification,omitempty"`
+	Problems         []string   `json:"problems"`
+}
+
+// bridgeEvent puts an event about the daemon's own sight of the HMC into the outbox.
+func (t *tx) bridgeEvent(typ, severity, summary string, at time.Time, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		t.r.log.Error("a bridge event could not be made", zap.String("type", typ), zap.Error(err))
+		return
+	}
+	t.put(&event.Event{
+		ID:  event.NewID(typ, t.r.name, strconv.FormatInt(t.now.UnixNano(), 10), string(data)),
+		HMC: t.r.name, Type: typ, Time: at, Received: t.now, Origin: event.OriginBridge,
+		Severity: severity, Summary: "HMC " + t.r.name + ": " + summary, Body: data,
+	})
+}
+
+// Connected records that the link is up, and ends a blind window if there was one, which it reports. complete says that all
+// topics of the session are subscribed to, and asked when, at the earliest.
+func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, asked time.Time) (wasBlind bool) {
+	t := r.begin(ctx)
+	defer t.end()
+	if c.NewSession {
+		t.sequence.NewSession(complete)
+	} else {
+		t.sequence.NewLink(complete)
+	}
+	summary := fmt.Sprintf("connected to %s, %d topics", c.Host, len(c.Topics))
+	if since := t.gaps.BlindSince(); !since.IsZero() {
+		c.BlindSince = status.TimeOrNil(since)
+		summary += ", after " + t.now.Sub(since).Round(100*time.Millisecond).String() + " without sight"
+	}
+	wasBlind = t.gaps.LinkUp(t.now, r.watcher.CanFetch())
+	t.link.up, t.link.reported, t.link.asked, t.link.received, t.link.host = true, "", asked, t.now, c.Host
+	t.bridgeEvent(event.TypeBridgeConnected, event.SeverityInfo, summary, t.now, c)
+	t.contact.Set(t.now, "")
+	t.send()
+	return wasBlind
+}
+
+// Disconnected records that the link was lost, or could not be made. lastFrame is when the HMC was heard last; unread says
+// that something came which was not recorded.
+func (r *Recorder) Disconnected(ctx context.Context, d Disconnection, lastFrame time.Time, unread bool) {
+	r.tick(ctx, true)
+	t := r.begin(ctx)
+	defer t.end()
+	wasUp := t.link.up
+	t.link.up = false
+	if wasUp {
+		if unread || lastFrame.IsZero() {
+			lastFrame = t.link.received
+		}
+		lastFrame = t.link.silence.lastCertain(lastFrame)
+		t.contact.Set(lastFrame, "")
+		t.blind(lastFrame, d.Cause)
+	}
+	if !wasUp && t.link.reported != "" && (t.link.reported == d.State || d.State != status.StateAuthFailed) {
+		return
+	}
+	t.link.reported = d.State
+	if last, _ := t.contact.Last(); !last.IsZero() {
+		d.LastSeen = status.TimeOrNil(last)
+	}
+	severity, summary := event.SeverityWarning, "not connected: "+d.Cause
+	switch {
+	case d.State == status.StateAuthFailed:
+		severity = event.SeverityCritical
+		summary = "refused, and left alone for a while so that it does not disable the userid: " + d.Cause
+	case wasUp:
+		summary = d.Cause
+	}
+	t.bridgeEvent(event.TypeBridgeDisconnected, severity, summary, t.now, d)
+	t.send()
+}
+
+// reportGaps records the gaps that are over and filled as far as they can be.
+func (t *tx) reportGaps() {
+	for _, g := range t.gaps.Due(t.now, t.r.timing.Settle) {
+		kinds := t.unseen(g)
+		if len(kinds) == 0 {
+			t.r.log.Info("without sight of this HMC, but another one of its group reported what happened",
+				zap.Time("from", g.From), zap.Time("to", g.To), zap.String("causes", strings.Join(g.Causes, "; ")))
+			continue
+		}
+		t.due = append(t.due, g)
+		report := g.Report(kinds)
+		severity := event.SeverityInfo
+		if len(report.Missing) > 0 {
+			severity = event.SeverityWarning
+		}
+		t.bridgeEvent(event.TypeBridgeGap, severity, report.InWords(), report.To, report)
+		t.r.log.Warn("notifications were or may have been missed", zap.Time("from", report.From), zap.Time("to", report.To),
+			zap.String("causes", strings.Join(report.Causes, "; ")), zap.Any("missed", report.Missed),
+			zap.Any("recovered", report.Recovered), zap.Strings("may_be_missing", report.Missing))
+		v := *t.r.view.Load()
+		v.LastGap = report
+		v.Gaps++
+		t.r.view.Store(&v)
+	}
+}
+
+// beat records a bridge-heartbeat event if one is due.
+func (t *tx) beat() {
+	interval := time.Duration(t.r.heartbeat.Load())
+	if interval <= 0 || t.now.Sub(t.link.lastBeat) < interval {
+		return
+	}
+	t.link.lastBeat = t.link.lastBeat.Add(interval)
+	if t.now.Sub(t.link.lastBeat) >= interval {
+		t.link.lastBeat = t.now // the clock jumped, or the queue was busy: late is no reason for several at once
+	}
+	h := t.r.watcher.Heartbeat()
+	severity, summary := event.SeverityInfo, "connected"
+	if !h.Connected {
+		severity, summary = event.SeverityWarning, strings.Join(h.Problems, "; ")
+	}
+	t.bridgeEvent(event.TypeBridgeHeartbeat, severity, summary, t.now, h)
+}
+
+// noteContact stores from time to time that there is contact, also while the HMC sends nothing. What was read at one tick is
+// used at the next: by then all that had come before it is recorded.
+func (t *tx) noteContact() {
+	at := t.link.handedOn
+	t.link.handedOn = time.Time{}
+	if !t.link.up {
+		return
+	}
+	heard, handedOn := t.r.watcher.LastContact()
+	if handedOn {
+		t.link.handedOn = heard
+	}
+	t.link.silence.heard(heard)
+	if last, _ := t.contact.Last(); len(t.replays) == 0 && len(t.jobs) == 0 && at.Sub(last) >= t.r.timing.SeenEvery {
+		t.contact.Set(at, "")
+		t.send()
+	}
+}
+
+// silence remembers the last time in which nothing came although heart-beats are usual.
+type silence struct {
+	last     time.Time // what was heard last
+	from, to time.Time
+}
+
+func (s *silence) heard(at time.Time) {
+	if !s.last.IsZero() && at.Sub(s.last) > silenceAfter {
+		s.from, s.to = s.last, at
+	}
+	s.last = at
+}
+
+// lastCertain returns since when something may be missing of a link that was lost, where its last bytes came at last. If
+// those came soon after a silence the network may have held them up, and lost what was behind them.
+func (s *silence) lastCertain(last time.Time) time.Time {
+	s.heard(last)
+	from := last
+	if !s.to.IsZero() && last.Sub(s.to) < silenceOver {
+		from = s.from
+	}
+	*s = silence{}
+	return from
+}
+
+// Problem notes why something that was missed could not be fetched.
+func (r *Recorder) Problem(text string) {
+	t := r.begin(context.Background())
+	defer t.end()
+	t.gaps.Problem(text)
+}
+
+// Filled notes that what was missed has been fetched, as far as it can be.
+func (r *Recorder) Filled() {
+	t := r.begin(context.Background())
+	defer t.end()
+	t.gaps.Filled(t.now)
+}
+
+// TopicBack records that a topic which the broker had taken away is subscribed to again.
+func (r *Recorder) TopicBack(topic string, since time.Time) {
+	kind := r.topics.KindOf(topic, "")
+	t := r.begin(context.Background())
+	defer t.end()
+	if kind == event.TopicAudit || kind == event.TopicSecurity {
+		t.awaitEntries(since, []string{kind})
+	}
+	t.gaps.Missing(since, t.now, fmt.Sprintf("the HMC had taken away a topic (%s)", kind), topic, kind, 0, t.canFetch(kind), t.now)
+}

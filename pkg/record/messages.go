@@ -1,0 +1,267 @@
+package record
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
+)
+
+// replayMessages and replayBytes bound what is kept of a partition's replay until it is complete.
+const (
+	replayMessages = 4096
+	replayBytes    = 8 << 20
+)
+
+// replay is what the HMC sent again of a partition's messages so far.
+type replay struct {
+	messages []ledger.OSMessage
+	events   []event.Event
+	bytes    int
+	last     time.Time
+	cut      bool // more of it is to come
+}
+
+func (l *replay) add(p *translate.Part, e event.Event) {
+	l.messages = append(l.messages, messageOf(p))
+	l.events = append(l.events, e)
+	l.bytes += len(e.Body)
+}
+
+func messageOf(p *translate.Part) ledger.OSMessage {
+	return ledger.OSMessage{Number: p.Message.Number, ID: p.ID, Text: ledger.TextHash(p.Message.PlainText()), Time: p.Message.Time}
+}
+
+// message records an OS message that came over the link.
+func (t *tx) message(p *translate.Part) {
+	if p.Origin == event.OriginRefresh {
+		t.addToReplay(p)
+		return
+	}
+	m := messageOf(p)
+	t.settleReplay(p.Partition, &m)
+	v := t.messages.Live(p.Partition, t.link.host, m, p.Received)
+	if v.Duplicate {
+		t.r.metrics.duplicate(p.Type)
+		return
+	}
+	if v.Missing > 0 && t.canFetch(event.TopicOSMessage) { // what the HMC holds of them is fetched
+		t.gaps.Missing(t.link.received, t.link.received, "the numbers of OS messages jumped",
+			p.Topic, event.TopicOSMessage, 0, true, t.now)
+	}
+	t.putMessage(p.Event, &m, v, p.Partition, m.Time > 0)
+}
+
+// putMessage puts the event of a new message into the outbox, unless another HMC of the group has reported it. lasting is as
+// repeats has it.
+func (t *tx) putMessage(e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict, partition string, lasting bool) (put bool) {
+	if v.Epoch > 0 { // the same text under the same number, after an IPL, is another message
+		e.ID = event.NewID(m.ID.String(), fmt.Sprint(v.Epoch))
+	}
+	if t.g.messages.Shared() { // each HMC numbers them itself
+		e.SeenBy = t.r.seenBy
+		text := strings.TrimRight(event.String(event.Member(e.Body, "message-text")), " \t\r\n")
+		key := event.IDOf(partition, text, string(event.Member(e.Body, "timestamp")))
+		if t.repeats(t.g.messages, key, e.Received, lasting) {
+			t.r.metrics.duplicate(e.Type)
+			return false
+		}
+	}
+	t.put(e)
+	return true
+}
+
+// addToReplay keeps a message that the HMC replays until the replay is complete: only the whole tells what of it is new.
+// What is replayed of a partition that nothing is known of is new.
+func (t *tx) addToReplay(p *translate.Part) {
+	l := t.replays[p.Partition]
+	if l == nil {
+		l = new(replay)
+		t.replays[p.Partition] = l
+	}
+	l.add(p, copyEvent(p.Event))
+	l.last = t.now
+	t.replayed[p.Partition] = l.last
+	switch full := len(l.messages) >= replayMessages || l.bytes >= replayBytes; {
+	case full:
+		l.cut = true
+		t.settleReplay(p.Partition, nil)
+	case t.messages.Empty(p.Partition):
+		t.settleReplay(p.Partition, nil)
+	}
+}
+
+// copyEvent returns an event that lasts longer than the converter's.
+func copyEvent(e *event.Event) event.Event {
+	c := *e
+	c.Headers = slices.Clone(e.Headers)
+	c.SessionSequenceNr, c.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
+	c.Resource = clonePointer(e.Resource)
+	return c
+}
+
+func clonePointer[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+// settleReplay records what is new of a partition's replay. next is the live message that ended it; nil: none did.
+func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
+	l := t.replays[partition]
+	if l == nil {
+		return
+	}
+	delete(t.replays, partition)
+	asked := t.link.asked
+	if at := t.link.subscribed[partition]; at.After(asked) {
+		asked = at
+	}
+	t.putReplay(partition, l, event.OriginRefresh, next, asked, !l.cut)
+	if _, to, n := t.messages.Missing(partition); n > 0 && !l.cut {
+		t.gone(t.messages.Settle(partition, to)) // the HMC has replayed all it holds
+	}
+}
+
+// putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
+func (t *tx) putReplay(partition string, l *replay, origin string, next *ledger.OSMessage, asked time.Time, complete bool) (recovered int) {
+	verdicts := t.messages.Replay(partition, ledger.OSReplay{
+		Host: t.link.host, Messages: l.messages, Next: next, Asked: asked, Now: t.now, Complete: complete,
+	})
+	for i, v := range verdicts {
+		e := &l.events[i]
+		e.Origin = origin
+		if v.Duplicate {
+			t.r.metrics.duplicate(e.Type)
+		} else if t.putMessage(e, &l.messages[i], v, partition, true) {
+			t.gaps.Recovered(event.TopicOSMessage, t.now)
+			recovered++
+		}
+	}
+	t.gone(t.messages.Abandoned(partition))
+	return recovered
+}
+
+// gone counts OS messages that the HMC does not hold any more.
+func (t *tx) gone(n int64) {
+	if n <= 0 {
+		return
+	}
+	t.missed(event.TopicOSMessage, int(n))
+	if !t.gaps.MissedBefore(event.TopicOSMessage, int(n), t.now) {
+		t.r.log.Warn("OS messages were missed, and the HMC does not hold them any more", zap.Int64("messages", n))
+	}
+}
+
+// MissingMessages returns the highest number that is missing of a partition's messages, and whether anything is known of the
+// partition.
+func (r *Recorder) MissingMessages(uri string) (highest int64, known bool) {
+	t := r.begin(context.Background())
+	defer t.end()
+	if l := t.replays[uri]; l != nil {
+		l.cut = true // the rest may be on its way
+		t.settleReplay(uri, nil)
+	}
+	_, highest, _ = t.messages.Missing(uri)
+	return highest, t.messages.Known(uri)
+}
+
+// listed makes a replay of listed messages.
+func (t *tx) listed(p hmc.Partition, topic string, messages [][]byte) *replay {
+	resource := &event.Resource{
+		Class: estate.ClassOf(p.ObjectURI), Name: p.Name, ObjectURI: p.ObjectURI,
+		ObjectID: event.LastSegment(p.ObjectURI), CPC: p.CPCName,
+	}
+	l := new(replay)
+	for _, message := range messages {
+		e := t.conv.Fetched(event.TypeOSMessage, topic, event.TopicOSMessage, t.now)
+		e.Resource = resource
+		m := translate.ParseOSMessage(event.CompactValid(message))
+		l.add(t.conv.OSMessage(e, &m), *e)
+	}
+	return l
+}
+
+// ListedMessages records the messages of a list that are new, and counts those that are missing up to a number as gone for
+// good. refresh says that the HMC replays what it held before the partition was followed.
+func (r *Recorder) ListedMessages(
+	ctx context.Context, p hmc.Partition, topic string, refresh bool, messages [][]byte, asked time.Time, missing int64,
+) {
+	t := r.begin(ctx)
+	defer t.end()
+	l, uri := t.listed(p, topic, messages), p.ObjectURI
+	if !refresh {
+		n := t.messages.BeforeStart(uri, l.messages)
+		l.messages, l.events = l.messages[n:], l.events[n:]
+	}
+	n := t.putReplay(uri, l, event.OriginBackfill, nil, asked, true)
+	for i := range l.messages {
+		missing = max(missing, l.messages[i].Number) // the HMC was asked for everything up to this one
+	}
+	t.gone(t.messages.Settle(uri, missing))
+	t.flush()
+	r.log.Debug("OS messages were fetched",
+		zap.String("partition", PartitionLabel(p)), zap.Int("messages", len(messages)), zap.Int("new", n))
+}
+
+// StartBehind notes that a partition is followed from behind these messages on, which were there before: without this
+// nothing would tell, after a time without sight, which messages of a partition that had been quiet are new.
+func (r *Recorder) StartBehind(ctx context.Context, uri string, messages [][]byte) {
+	t := r.begin(ctx)
+	defer t.end()
+	t.messages.StartBehind(uri, t.listed(hmc.Partition{ObjectURI: uri}, "", messages).messages)
+	t.send()
+}
+
+// NeedsStart says whether it is not known yet from where on a partition is followed.
+func (r *Recorder) NeedsStart(uri string) bool {
+	t := r.begin(context.Background())
+	defer t.end()
+	return !t.messages.Known(uri)
+}
+
+// Subscribing notes that the topic of a partition's messages is about to be subscribed to.
+func (r *Recorder) Subscribing(uri string) {
+	t := r.begin(context.Background())
+	defer t.end()
+	t.link.subscribed[uri] = t.now
+}
+
+// Replaying says whether messages of a partition are being replayed.
+func (r *Recorder) Replaying(uri string) bool {
+	t := r.begin(context.Background())
+	defer t.end()
+	return t.replays[uri] != nil
+}
+
+// ReplayedSince says whether the HMC has replayed messages of a partition since then.
+func (r *Recorder) ReplayedSince(uri string, since time.Time) bool {
+	t := r.begin(context.Background())
+	defer t.end()
+	return !t.replayed[uri].Before(since)
+}
+
+// ForgetPartition forgets a partition that is gone, with what is stored of it.
+func (r *Recorder) ForgetPartition(ctx context.Context, uri string) {
+	t := r.begin(ctx)
+	defer t.end()
+	t.settleReplay(uri, nil)
+	delete(t.link.subscribed, uri)
+	delete(t.replayed, uri)
+	t.messages.Forget(uri)
+	t.send()
+}
+
+// PartitionLabel names a partition as a person knows it.
+func PartitionLabel(p hmc.Partition) string { return p.Name + " on " + p.CPCName }

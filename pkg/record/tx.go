@@ -1,0 +1,319 @@
+package record
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
+)
+
+// tx is a transaction of a recorder, from begin to end. It is the only access to what is known of the HMC and of its group:
+// begin takes the lock of the group, and loads what is stored where something could not be. What a transaction puts into
+// the outbox goes to the queue with send, together with what has changed in the books, or with a later transaction's.
+type tx struct {
+	r   *Recorder
+	g   *Group
+	ctx context.Context //nolint:containedctx // for as long as the transaction lasts
+	now time.Time
+
+	books
+	pending
+	link linkState
+	conv translate.Converter
+	emit func(*translate.Part)
+	due  []*ledger.Gap // whose events are in the outbox
+}
+
+// books are what is known of the HMC and stored with the events.
+type books struct {
+	seen     *ledger.Seen
+	messages *ledger.OSMessages
+	logs     *ledger.Logs
+	hardware *ledger.Hardware
+	gaps     *ledger.Gaps
+	contact  *ledger.Contact
+}
+
+func (b *books) all() [6]ledger.Book {
+	return [...]ledger.Book{b.seen, b.messages, b.logs, b.hardware, b.gaps, b.contact}
+}
+
+// pending are events that are not in the outbox yet, and what it takes to put them there.
+type pending struct {
+	sequence ledger.SequenceTracker
+	replays  map[string]*replay   // by partition
+	replayed map[string]time.Time // when the HMC replayed messages of a partition last
+	jobs     []*heldJob           // in their order
+}
+
+// linkState is what is known of the link to the HMC while it is up, and of the last one.
+type linkState struct {
+	up         bool
+	host       string
+	reported   string               // the state of the last bridge-disconnected; "" after a bridge-connected
+	received   time.Time            // of the notification that was recorded last
+	asked      time.Time            // when the topics were subscribed to ...
+	subscribed map[string]time.Time // ... and that of a partition, if later
+	handedOn   time.Time            // the last contact up to which everything is recorded, as of the last tick
+	silence    silence
+	lastBeat   time.Time
+}
+
+// begin begins a transaction. If something could not be stored it waits, without a lock, until the fate of everything that
+// was built on it is known, which the queue always tells, and loads what is stored.
+func (r *Recorder) begin(ctx context.Context) *tx {
+	g, t := r.group, &r.tx
+	g.mu.Lock()
+	for g.flight.failed.Load() {
+		landing := g.flight.landing()
+		if landing == nil {
+			g.reload()
+			break
+		}
+		g.mu.Unlock()
+		<-landing
+		g.mu.Lock()
+	}
+	t.ctx, t.now = ctx, r.now()
+	t.conv.Severities = r.severities.Load()
+	t.gaps.Committed(g.flight.stored())
+	t.overflowed()
+	return t
+}
+
+// end ends the transaction.
+func (t *tx) end() {
+	t.r.publish()
+	t.g.mu.Unlock()
+}
+
+// reload makes what is known what is stored, and begins a gap for what is not. g.mu is held, and no batch is pending.
+func (g *Group) reload() {
+	_, counts := g.out.take() // built on what could not be stored
+	all := g.flight.restart()
+	if all == nil {
+		all = make(failures)
+	}
+	for r, f := range refused(errNotStored, counts) {
+		all.add(r, f)
+	}
+	g.load()
+	for _, r := range g.members {
+		t := &r.tx
+		t.now, t.due = r.now(), nil
+		t.load()
+		since := t.now
+		if f := all[r]; f != nil {
+			since = f.from
+			t.gaps.StorageFailed(f.from, "the storage refused what was received: "+f.cause, f.missed, t.now)
+		}
+		t.awaitEntries(since, r.logKinds())
+		for _, parent := range t.hardware.Parents() {
+			r.watcher.ListHardware(parent)
+		}
+	}
+}
+
+// load replaces what is known by what is stored.
+func (t *tx) load() {
+	damaged := 0
+	for _, b := range t.all() {
+		damaged += b.Load(t.g.queue.StateRange)
+	}
+	if damaged > 0 {
+		t.r.log.Warn("a part of what is known of the HMC cannot be read; some may be delivered again", zap.Int("values", damaged))
+	}
+}
+
+// put adds an event to the outbox.
+func (t *tx) put(e *event.Event) { t.g.out.add(t.r, e) }
+
+// flush hands what is in the outbox to the queue. It blocks while the queue's own buffer is full, which holds up the receiver
+// and, through TCP, the sender.
+func (t *tx) flush() {
+	if t.g.out.empty() {
+		return
+	}
+	for _, o := range t.g.members {
+		o.tx.noteReceived()
+	}
+	t.send()
+}
+
+// noteReceived notes that there was contact when the last notification was received, if all before it is recorded.
+func (t *tx) noteReceived() {
+	if last, _ := t.contact.Last(); t.link.up && t.link.received.After(last) && len(t.jobs) == 0 {
+		t.contact.Set(t.link.received, "")
+	}
+}
+
+// send hands what is in the outbox to the queue, together with what has changed of the group and of its HMCs.
+func (t *tx) send() {
+	g := t.g
+	var state []queue.KeyValue
+	for _, o := range g.members {
+		for _, b := range o.tx.all() {
+			state = b.Changes(state)
+		}
+	}
+	state = g.messages.Changes(g.changes.Changes(state))
+	g.Estate.Unstored(func(uri string, value []byte) {
+		state = append(state, queue.KeyValue{Key: unitPrefix + g.Name + "\x00" + uri, Value: value})
+	})
+	if len(state) == 0 && g.out.empty() {
+		return
+	}
+	batch, chain := g.flight.add()
+	for _, o := range g.members {
+		for _, gap := range o.tx.due {
+			o.tx.gaps.Reported(gap, batch)
+		}
+		o.tx.due = nil
+	}
+	records, counts := g.out.take()
+	along := t.r.live.Gather(records)
+	done := func(err error) {
+		if err != nil {
+			g.flight.land(batch, err, refused(err, counts))
+			return
+		}
+		stored(counts)
+		g.flight.land(batch, nil, nil)
+		t.r.live.Publish(along)
+	}
+	// What was received is stored even when the daemon is about to end: the queue closes after those who watch.
+	b := queue.Batch{Records: records, State: state, Done: done, Chain: chain}
+	if err := g.queue.Append(context.WithoutCancel(t.ctx), b); err != nil {
+		done(err)
+	}
+}
+
+// missed counts notifications that are known to be missing.
+func (t *tx) missed(kind string, n int) { t.r.watcher.Missed(kind, n) }
+
+// canFetch says whether what was missed on a topic of this kind can be fetched.
+func (t *tx) canFetch(kind string) bool { return t.r.watcher.CanFetch() && kind != event.TopicJob }
+
+// blind begins a blind window.
+func (t *tx) blind(from time.Time, cause string) {
+	t.gaps.LinkLost(from, cause, t.now)
+	t.awaitEntries(from, t.r.logKinds())
+}
+
+// awaitEntries makes the entries of logs that are written from now on be fetched later.
+func (t *tx) awaitEntries(from time.Time, kinds []string) {
+	for _, kind := range kinds {
+		t.logs.Missed(kind, from.Add(-ledger.LogOverlap))
+	}
+}
+
+// overflowed takes up what the hand-over buffer had no room for.
+func (t *tx) overflowed() {
+	for topic, o := range t.r.overflow.take() {
+		kind := t.r.topics.KindOf(topic, "")
+		t.sequence.Dropped(topic, o.n)
+		t.gaps.Missing(o.first, o.last, "the hand-over buffer was full", topic, kind, o.n, t.canFetch(kind), t.now)
+		if kind == event.TopicAudit || kind == event.TopicSecurity {
+			t.awaitEntries(o.first, []string{kind})
+		}
+	}
+}
+
+// notification records a notification.
+func (t *tx) notification(n *translate.Notification) {
+	t.link.received = n.Received
+	if number, ok := n.SequenceNr(); ok {
+		t.sequence.Note(n.Topic, number, n.Received)
+	}
+	id, certain := n.ID(t.r.name)
+	if certain && t.seen.Add(id, n.Received) || t.repeatsChange(n) {
+		t.r.metrics.duplicate(n.Type)
+		return
+	}
+	t.conv.Convert(n, id, t.emit)
+	if t.g.out.full() {
+		t.flush()
+	}
+}
+
+// part records an event that the converter has made, unless it is a repetition.
+func (t *tx) part(p *translate.Part) {
+	switch {
+	case p.Message != nil:
+		t.message(p)
+	case p.Entry != nil:
+		if t.isNew(p) {
+			t.put(p.Event)
+		}
+	default:
+		if t.g.changes.Shared() {
+			p.SeenBy = t.r.seenBy
+		}
+		if p.Type != event.TypeJobCompletion || !t.holdJob(p.Event) {
+			t.put(p.Event)
+		}
+	}
+}
+
+// repeatsChange reports whether another HMC of the group has reported the same change of the same object.
+func (t *tx) repeatsChange(n *translate.Notification) bool {
+	if !t.g.changes.Shared() || n.Resource.ObjectURI == "" {
+		return false
+	}
+	parts := []string{n.Type, n.Resource.ObjectURI, n.Resource.ElementURI}
+	switch n.Type {
+	case event.TypeStatusChange, event.TypePropertyChange:
+		// What says the same need not be written the same by two HMCs of different versions.
+		for i := range n.Reports {
+			r := &n.Reports[i]
+			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, string(r.NewAdditional), string(r.NewValue))
+		}
+	case event.TypeInventoryChange:
+		parts = append(parts, n.Headers.Get("action"))
+	default:
+		return false
+	}
+	return t.repeats(t.g.changes, event.IDOf(parts...), n.Received, false)
+}
+
+// repeats reports whether another HMC of the group has reported the same. lasting says that the same may be reported long
+// after it happened, because it was replayed or listed, or because its own time tells it from others. Else a report is a
+// repetition only if this HMC was watched when the other one reported it, and if it comes soon after that: what happened
+// while this one was out of sight, it does not report later.
+func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting bool) bool {
+	return in.Report(key, t.r.name, at, func(_ string, reported time.Time) bool {
+		if lasting {
+			return at.Sub(reported) <= replayWithin
+		}
+		return at.Sub(reported) <= arriveWithin && t.gaps.Watched(reported, reported)
+	})
+}
+
+// unseen returns the kinds of topics of which no other HMC of the group has reported what happened in a gap; none: the gap
+// need not be reported.
+func (t *tx) unseen(g *ledger.Gap) []string {
+	kinds := slices.Clone(t.r.kinds())
+	if len(g.Concerns) > 0 || len(g.Problems) > 0 || len(t.g.members) < 2 {
+		return kinds
+	}
+	if len(t.r.cfg.OSMessages) > 0 {
+		kinds = append(kinds, event.TopicOSMessage)
+	}
+	return slices.DeleteFunc(kinds, func(kind string) bool {
+		switch {
+		case g.Missed[kind] > 0:
+			return false
+		case kind == event.TopicJob: // of jobs that this session has started: the daemon starts none
+			return t.r.cfg.Session == nil
+		case kind == event.TopicObject, kind == event.TopicOSMessage:
+			return t.sawAll(g.From, g.To, kind)
+		}
+		return false
+	})
+}

@@ -1,0 +1,228 @@
+package translate
+
+import (
+	"hash/crc32"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// unknownType is the type of a notification without a notification-type header.
+const unknownType = "unknown"
+
+// Notification is a notification of an HMC with what everybody asks of it, parsed once. It shares the memory of the one
+// that was received.
+type Notification struct {
+	Topic        string
+	Type         string // the header notification-type; "unknown" where there is none
+	Headers      event.Headers
+	Resource     event.Resource // as the headers name it
+	Time         time.Time      // when it happened by the HMC's clock; Received where the HMC does not say
+	Received     time.Time
+	Body         []byte // compact JSON; nil: there is none, or it is not JSON
+	BodyText     string // a body that is not JSON
+	Reports      []event.Report
+	session      int64
+	global       int64
+	sessionGiven bool
+	globalGiven  bool
+	messageID    string
+	timestamp    string
+	sessionText  string
+	globalText   string
+	bodySum      uint32
+}
+
+// Parse makes n what was received, and reuses its memory. valid says whether the body is JSON.
+func (n *Notification) Parse(received *receiver.Notification, valid bool) {
+	*n = Notification{
+		Topic: received.Topic, Type: unknownType, Received: received.Received, Time: received.Received,
+		Headers: n.Headers[:0], Reports: n.Reports[:0], bodySum: crc32.Checksum(received.Body, castagnoli),
+	}
+	for i := range received.Headers {
+		n.header(received.Headers[i].Name, received.Headers[i].Value)
+	}
+	switch {
+	case len(received.Body) == 0:
+	case valid:
+		n.Body = event.CompactValid(received.Body)
+	default:
+		n.BodyText = string(received.Body)
+	}
+	switch n.Type {
+	case event.TypeStatusChange, event.TypePropertyChange:
+		for report := range event.Reports(n.Body) {
+			n.Reports = append(n.Reports, report)
+		}
+	}
+}
+
+func (n *Notification) header(name, value string) {
+	n.Headers = append(n.Headers, event.Header{Name: name, Value: value})
+	r := &n.Resource
+	switch name {
+	case "notification-type":
+		if value != "" {
+			n.Type = value
+		}
+	case "message-id":
+		n.messageID = value
+	case "timestamp":
+		n.timestamp = value
+		if ms, err := strconv.ParseInt(value, 10, 64); err == nil && ms > 0 {
+			n.Time = time.UnixMilli(ms)
+		}
+	case "session-sequence-nr":
+		n.sessionText = value
+		n.session, n.sessionGiven = number(value)
+	case "global-sequence-nr":
+		n.globalText = value
+		n.global, n.globalGiven = number(value)
+	case "class":
+		r.Class = value
+	case "name":
+		r.Name = value
+	case "object-uri":
+		r.ObjectURI = value
+	case "object-id":
+		r.ObjectID = value
+	case "element-uri":
+		r.ElementURI = value
+	case "element-id":
+		r.ElementID = value
+	}
+}
+
+// SequenceNr returns the number that the HMC gave the notification, and whether it gave it one.
+func (n *Notification) SequenceNr() (int64, bool) { return n.session, n.sessionGiven }
+
+// ID identifies the notification by what the broker and the HMC number it with. The broker's message id holds the broker's
+// start time and so does not repeat after an HMC restart. The rest is for a broker that is less careful. certain says
+// whether the broker gave it an id at all: without one, two notifications alike are not one.
+func (n *Notification) ID(hmc string) (id event.ID, certain bool) {
+	return event.IDOf(hmc, n.Topic, n.messageID, n.timestamp, n.sessionText, n.globalText,
+		strconv.FormatUint(uint64(n.bodySum), 16)), n.messageID != ""
+}
+
+// castagnoli is the polynomial that processors compute by themselves.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// newName returns the name that a property-change gives.
+func (n *Notification) newName() (name string, ok bool) {
+	if names := n.Headers.Get("property-names"); names != "" && !strings.Contains(" "+names+" ", " name ") {
+		return "", false
+	}
+	for i := range n.Reports {
+		if r := &n.Reports[i]; r.Property == "name" {
+			name, ok = event.String(r.NewValue), true
+		}
+	}
+	return name, ok
+}
+
+// OSMessage is an os-message-info object of the HMC: one message of an operating system.
+type OSMessage struct {
+	Raw      []byte // the object as it stands
+	Sequence string // the number as it stands
+	Number   int64  // assigned by the HMC, per partition
+	Text     string
+	Time     int64 // in milliseconds; 0 or less: the operating system gave none, which is usual for Linux
+	Refresh  bool
+	Held     bool
+	Priority bool
+	Alarm    bool
+}
+
+// ParseOSMessage parses an os-message-info object, which has to be valid JSON.
+func ParseOSMessage(raw []byte) OSMessage {
+	m := OSMessage{Raw: raw}
+	for name, value := range event.Members(raw) {
+		switch string(name) {
+		case "sequence-number":
+			m.Sequence = string(value)
+			m.Number = event.Int(value)
+		case "message-text":
+			m.Text = event.String(value)
+		case "timestamp":
+			m.Time = event.Int(value)
+		case "is-refresh":
+			m.Refresh = event.True(value)
+		case "is-held":
+			m.Held = event.True(value)
+		case "is-priority":
+			m.Priority = event.True(value)
+		case "sound-alarm":
+			m.Alarm = event.True(value)
+		}
+	}
+	return m
+}
+
+// PlainText is the text without the line end, which clients have seen come and go.
+func (m *OSMessage) PlainText() string { return strings.TrimRight(m.Text, " \t\r\n") }
+
+// Messages ranges over the OS messages of the notification.
+func (n *Notification) Messages() iter.Seq[OSMessage] {
+	return parts(n, event.TypeOSMessage, "os-messages", ParseOSMessage)
+}
+
+// LogEntry is an entry of the console's audit or security log.
+type LogEntry struct {
+	Raw                            []byte // the object as it stands
+	at                             string // the time as it stands
+	Time                           int64  // in milliseconds; 0: the HMC gave none
+	EventID, Name, Message, Userid string
+	items                          string // the data items as they stand
+}
+
+// ParseLogEntry parses a log entry, which has to be valid JSON.
+func ParseLogEntry(raw []byte) LogEntry {
+	l := LogEntry{Raw: raw}
+	for name, value := range event.Members(raw) {
+		switch string(name) {
+		case "event-time":
+			l.at = string(value)
+			l.Time = event.Int(value)
+		case "event-id":
+			l.EventID = event.Unquoted(value)
+		case "event-name":
+			l.Name = event.String(value)
+		case "event-message":
+			l.Message = event.String(value)
+		case "userid":
+			l.Userid = event.String(value)
+		case "event-data-items":
+			l.items = string(value)
+		}
+	}
+	return l
+}
+
+// Entries ranges over the log entries of the notification.
+func (n *Notification) Entries() iter.Seq[LogEntry] {
+	return parts(n, event.TypeLogEntry, "log-entries", ParseLogEntry)
+}
+
+// parts ranges over the elements of a notification of a type. A body of another shape has none.
+func parts[T any](n *Notification, typ, member string, parse func([]byte) T) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		if n.Type != typ {
+			return
+		}
+		for raw := range event.Elements(event.Member(n.Body, member)) {
+			if !yield(parse(raw)) {
+				return
+			}
+		}
+	}
+}
+
+// number reads a sequence number.
+func number(s string) (n int64, ok bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
