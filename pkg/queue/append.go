@@ -28,12 +28,19 @@ type Batch struct {
 	Chain *Chain
 }
 
-// Chain joins batches whose state builds on each other: where one cannot be stored, those appended after it are not stored
-// either, and Append refuses more of them. Whoever appends goes on with a new Chain once he has taken back what failed. The zero
-// value is a chain that has not failed.
+// Chain joins batches whose state builds on each other. A batch that builds on a failed one is not stored:
+//
+//   - When a batch of the chain has not been stored, none that was appended to the chain after it is stored either. The Done
+//     of those that Append has accepted gets an error, which is ErrChain unless the store has refused them itself.
+//   - From then on Failed is true and Append returns ErrChain. Failed is true before the first of those Dones is called.
+//   - Nothing is said of other chains, nor of batches without one, except that a transaction stores all of its batches or none:
+//     they can fail with ErrChain too if they were appended before the failure was known.
+//
+// A chain that has failed stays so. Whoever appends waits until the Done of each of its batches has been called; what
+// Queue.State returns then is what is stored, and a new Chain may build on that. The zero value is a chain that has not failed.
 type Chain struct{ failed atomic.Bool }
 
-// Failed says whether a batch of the chain could not be stored.
+// Failed says whether a batch of the chain could not be stored. It is false for nil.
 func (c *Chain) Failed() bool { return c != nil && c.failed.Load() }
 
 // ErrChain is why a batch was not stored: one before it in its chain was not.
@@ -45,8 +52,8 @@ type KeyValue struct {
 	Value []byte
 }
 
-// group is what goes into one transaction: whole batches.
-type group struct {
+// Group is what goes into one transaction: whole batches. Without any it asks whether a group of its size would be stored.
+type Group struct {
 	records []draft
 	state   []draft
 	ops     []KeyValue
@@ -104,7 +111,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 	}
 	n := len(q.groups)
 	if n == 0 || q.groups[n-1].bytes+size > commitBytes {
-		q.groups = append(q.groups, &group{since: time.Now()})
+		q.groups = append(q.groups, &Group{since: time.Now()})
 		n++
 	}
 	g := q.groups[n-1]
@@ -121,7 +128,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 }
 
 // addTo copies a batch into the group. waitMu is held.
-func (q *Queue) addTo(g *group, b *Batch) {
+func (q *Queue) addTo(g *Group, b *Batch) {
 	var now int64
 	for _, r := range b.Records {
 		n := len(r) + uvarintLen(len(r))
@@ -236,7 +243,7 @@ func (q *Queue) waiting() (time.Time, bool) {
 	return q.groups[0].since, true
 }
 
-func (q *Queue) take() *group {
+func (q *Queue) take() *Group {
 	q.waitMu.Lock()
 	defer q.waitMu.Unlock()
 	g := q.groups[0]
@@ -259,14 +266,14 @@ func (q *Queue) doneLoop() {
 	}
 }
 
-func (q *Queue) commitGroup(g *group) {
+func (q *Queue) commitGroup(g *Group) {
 	var err error
 	switch {
 	case slices.ContainsFunc(g.chains, (*Chain).Failed):
 		err = ErrChain // of all of the group, since it is one transaction
 	case len(g.records)+len(g.state) > 0:
 		start := time.Now()
-		if err = q.store(g); err != nil {
+		if err = q.backend.Commit(g); err != nil {
 			q.fail(err, g.bytes)
 			err = fmt.Errorf("queue: store: %w", err)
 		} else {
@@ -289,7 +296,7 @@ func (q *Queue) commitGroup(g *group) {
 }
 
 // store writes a group and makes it visible to readers.
-func (q *Queue) store(g *group) error {
+func (q *Queue) store(g *Group) error {
 	if err := q.ready(); err != nil {
 		return err
 	}
@@ -607,11 +614,7 @@ func (q *Queue) succeed() {
 
 // probe tries whether what was refused last would be accepted now.
 func (q *Queue) probe() {
-	err := q.ready()
-	if err == nil {
-		err = probeDisk(q.opts.Dir, max(64<<10, min(q.failSize, commitBytes)))
-	}
-	if err != nil {
+	if err := q.backend.Commit(&Group{bytes: q.failSize}); err != nil {
 		q.fail(err, q.failSize)
 		return
 	}

@@ -91,6 +91,8 @@ type Options struct {
 	Logger *zap.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it returns is used in its place.
+	Wrap func(Store) Store
 }
 
 func (o *Options) setDefaults() error {
@@ -119,6 +121,7 @@ func (o *Options) setDefaults() error {
 
 // Queue is the open queue. Its methods may be called from any goroutine.
 type Queue struct {
+	backend Store
 	opts    Options
 	log     *zap.Logger
 	metrics *Metrics
@@ -126,7 +129,7 @@ type Queue struct {
 
 	// waitMu guards what waits for the committer.
 	waitMu    sync.Mutex
-	groups    []*group
+	groups    []*Group
 	waitBytes int64
 	space     chan struct{} // closed when the list becomes shorter; nil while nobody waits
 	spare     []byte        // memory of a draft, to be used again
@@ -191,6 +194,10 @@ func Open(opts Options) (_ *Queue, err error) {
 		cursors: map[string]*Cursor{}, state: map[string]string{},
 		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan doneCall, 16),
+	}
+	q.backend = disk{q}
+	if opts.Wrap != nil {
+		q.backend = opts.Wrap(q.backend)
 	}
 	defer func() {
 		if err != nil {
@@ -465,7 +472,9 @@ func (q *Queue) applyState(key string, value []byte) {
 	q.state[both[:len(key)]] = both[len(key):]
 }
 
-// State returns the value of a key of the state as of the last transaction.
+// State returns the value of a key as it is stored, and whether it is set. A change is seen when its batch is stored, before
+// the batch's Done is called with nil. What waits or was refused is never seen: when the Done of each batch that sets a key
+// has been called, the value is that of the last one that got nil. It does not read the disk.
 func (q *Queue) State(key string) ([]byte, bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -473,7 +482,8 @@ func (q *Queue) State(key string) ([]byte, bool) {
 	return []byte(v), ok
 }
 
-// StateRange calls fn for the keys that begin with prefix, in order and as of the moment of the call, until it returns false.
+// StateRange calls fn for the keys that begin with prefix, in order, until it returns false. It sees what State sees at the moment
+// of the call: all the changes of a batch or none of them.
 func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool) {
 	type pair struct{ key, value string }
 	var pairs []pair
