@@ -321,7 +321,7 @@ func TestChain(t *testing.T) {
 	}
 	// As after a commit that failed while the next batch was waiting already.
 	q.waitMu.Lock()
-	q.groups = append(q.groups, &Group{chains: []*Chain{chain}, dones: []func(error){func(err error) { outcome <- err }}, state: nil, since: time.Now()})
+	q.groups = append(q.groups, &group{chains: []*Chain{chain}, dones: []func(error){func(err error) { outcome <- err }}, state: nil, since: time.Now()})
 	chain.failed.Store(true)
 	q.waitMu.Unlock()
 	notify(q.work)
