@@ -83,7 +83,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 	}
 	q.waitMu.Lock()
 	for {
-		if q.stopped {
+		if q.isClosing() {
 			q.waitMu.Unlock()
 			return ErrClosed
 		}
@@ -168,15 +168,9 @@ func (q *Queue) free(buf []byte) {
 // commitLoop writes what waits, one transaction after the other, until Close.
 func (q *Queue) commitLoop() {
 	defer close(q.dones)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	pause := func(d time.Duration, wake <-chan struct{}) {
-		if d <= 0 {
-			return
-		}
-		timer.Reset(d)
+	pause := func(until time.Time, wake <-chan struct{}) {
 		select {
-		case <-timer.C:
+		case <-time.After(time.Until(until)):
 		case <-wake:
 		case <-q.closing:
 		}
@@ -188,9 +182,8 @@ func (q *Queue) commitLoop() {
 				return
 			}
 			var probe <-chan time.Time
-			if q.failing {
-				timer.Reset(probeInterval)
-				probe = timer.C
+			if q.commitErr != nil {
+				probe = time.After(probeInterval)
 			}
 			select {
 			case <-q.work:
@@ -201,11 +194,11 @@ func (q *Queue) commitLoop() {
 			continue
 		}
 		if q.opts.CommitInterval > 0 {
-			pause(time.Until(since.Add(q.opts.CommitInterval)), q.urgent)
+			pause(since.Add(q.opts.CommitInterval), q.urgent)
 		}
-		if q.failing {
+		if q.commitErr != nil {
 			// What has come meanwhile is tried together, so that a disk that refuses does not cost all the time.
-			pause(time.Until(q.failed.Add(retryInterval)), nil)
+			pause(q.failed.Add(retryInterval), nil)
 		}
 		q.commitGroup(q.take())
 	}
@@ -253,7 +246,7 @@ func (q *Queue) commitGroup(g *group) {
 		start := time.Now()
 		if err = q.write(g); err != nil {
 			q.fail(err, g.bytes)
-			err = fmt.Errorf("queue: store: %w", err)
+			err = q.commitErr
 		} else {
 			q.metrics.commits.Inc()
 			q.metrics.commitDuration.Observe(time.Since(start).Seconds())
@@ -453,17 +446,12 @@ func (q *Queue) trimCache(needed uint64) {
 	q.cache = q.cache[n:]
 }
 
-// account adds up what is stored.
+// account shows what is stored.
 func (q *Queue) account() {
-	q.mu.Lock()
-	total, n := q.besides, len(q.segments)
-	for _, s := range q.segments {
-		total += s.size
-	}
-	q.total = total
-	q.mu.Unlock()
-	q.metrics.bytes.Set(float64(total))
-	q.metrics.segments.Set(float64(n))
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	q.metrics.bytes.Set(float64(q.size()))
+	q.metrics.segments.Set(float64(len(q.segments)))
 }
 
 // enforceLimit removes the oldest segments while there is too much.
@@ -471,7 +459,7 @@ func (q *Queue) enforceLimit() {
 	for {
 		q.mu.RLock()
 		var oldest *Segment
-		if q.total > q.opts.MaxBytes && len(q.segments) > 1 {
+		if len(q.segments) > 1 && q.size() > q.opts.MaxBytes {
 			oldest = q.segments[0]
 		}
 		q.mu.RUnlock()
@@ -522,14 +510,13 @@ func (q *Queue) remove(s *Segment) {
 	}
 }
 
-// fail notes that a write was refused.
+// fail notes that a write was refused. Of commitErr the committer, which this is, is the only one to write.
 func (q *Queue) fail(err error, size int64) {
 	q.metrics.errors.Inc()
-	q.failed, q.failSize = time.Now(), size
-	if !q.failing {
-		q.failing = true
+	if q.commitErr == nil {
 		q.log.Error("storage refuses writes", zap.Error(err))
 	}
+	q.failed, q.failSize = time.Now(), size
 	q.mu.Lock()
 	q.commitErr = fmt.Errorf("queue: store: %w", err)
 	q.mu.Unlock()
@@ -537,10 +524,9 @@ func (q *Queue) fail(err error, size int64) {
 
 // succeed notes that a write went well.
 func (q *Queue) succeed() {
-	if !q.failing {
+	if q.commitErr == nil {
 		return
 	}
-	q.failing = false
 	q.mu.Lock()
 	q.commitErr = nil
 	q.mu.Unlock()

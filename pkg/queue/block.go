@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"sort"
 )
 
 // A block is the value of one key in a segment: one or more chunks, back to back. A chunk holds what one transaction added to
@@ -95,7 +96,7 @@ func addEntry(drafts []draft, entry []byte, spare *[]byte) []draft {
 }
 
 func (d *draft) add(entry []byte) {
-	d.buf = append(binary.AppendUvarint(d.buf, uint64(len(entry))), entry...)
+	d.buf = appendSized(d.buf, entry)
 	d.count++
 	d.bytes += int64(len(entry))
 }
@@ -209,17 +210,13 @@ func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
 		end:    end,
 	}
 	// The checksum says that these are the bytes that were written; this says that they can be walked.
-	var bytes int64
-	offset := c.start
-	for range c.count {
-		n, size := binary.Uvarint(buf[offset:end])
-		if size <= 0 || n > uint64(end-offset-size) {
-			return chunkInfo{}, errChunk
-		}
-		offset += size + int(n)
-		bytes += int64(n)
+	entries, bytes, ok := 0, int64(0), true
+	for rest := buf[c.start:end]; ok && len(rest) > 0; entries++ {
+		var entry []byte
+		entry, rest, ok = cutSized(rest)
+		bytes += int64(len(entry))
 	}
-	if offset != end || bytes != c.bytes || c.before < 0 || c.first > 1<<63 {
+	if !ok || entries != c.count || bytes != c.bytes || c.before < 0 || c.first > 1<<63 {
 		return chunkInfo{}, errChunk
 	}
 	return c, nil
@@ -244,6 +241,11 @@ func (b *Block) first() uint64 { return b.chunks[0].first }
 func (b *Block) last() uint64  { return b.chunks[len(b.chunks)-1].last() }
 func (b *Block) holds(seq uint64) bool {
 	return len(b.chunks) > 0 && seq >= b.first() && seq <= b.last()
+}
+
+// chunkOf returns the first chunk that does not end before record seq.
+func (b *Block) chunkOf(seq uint64) int {
+	return sort.Search(len(b.chunks), func(i int) bool { return b.chunks[i].last() >= seq })
 }
 
 // findRecord checks a block of a segment, which should hold record seq.
@@ -288,7 +290,7 @@ func setState(state map[string]string, key string, value []byte) {
 // appendOp appends a change of the state as an entry's bytes: the length of the key, the key, and what is left is one byte
 // that says "set" and the value, or nothing for a deletion.
 func appendOp(dst []byte, key string, value []byte) []byte {
-	dst = append(binary.AppendUvarint(dst, uint64(len(key))), key...)
+	dst = appendSized(dst, key)
 	if value != nil {
 		dst = append(append(dst, 1), value...)
 	}
@@ -297,15 +299,47 @@ func appendOp(dst []byte, key string, value []byte) []byte {
 
 // parseOp reads what appendOp wrote; the value is nil for a deletion.
 func parseOp(entry []byte) (key string, value []byte, err error) {
-	n, size := binary.Uvarint(entry)
-	if size <= 0 || n > uint64(len(entry)-size) {
+	k, rest, ok := cutSized(entry)
+	if !ok {
 		return "", nil, errChunk
 	}
-	rest := entry[size+int(n):]
 	if len(rest) > 0 {
 		value = rest[1:]
 	}
-	return string(entry[size : size+int(n)]), value, nil
+	return string(k), value, nil
+}
+
+// appendSized appends the length of v and v.
+func appendSized[T []byte | string](b []byte, v T) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
+}
+
+// cutSized reads what appendSized wrote.
+func cutSized(b []byte) (v, rest []byte, ok bool) {
+	n, size := binary.Uvarint(b)
+	if size <= 0 || n > uint64(len(b)-size) {
+		return nil, nil, false
+	}
+	end := size + int(n)
+	return b[size:end:end], b[end:], true
+}
+
+// appendCRC appends a CRC-32C of b, or of the key before it for a value that means another thing under another key.
+func appendCRC(b []byte, key ...byte) []byte {
+	return binary.BigEndian.AppendUint32(b, checksum(key, b))
+}
+
+// cutCRC removes what appendCRC has appended, and tells whether it is right.
+func cutCRC(b []byte, key ...byte) ([]byte, bool) {
+	n := len(b) - 4
+	if n < 0 || checksum(key, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
+		return nil, false
+	}
+	return b[:n], true
+}
+
+func checksum(key, b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b)
 }
 
 func uvarintLen(n int) int {

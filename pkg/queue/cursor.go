@@ -45,21 +45,18 @@ type Cursor struct {
 	holes   []span     // unreadable records that are not acknowledged yet
 	lostTo  uint64     // records up to here that could not be read were reported
 	hint    int64      // when the first record that is not acknowledged was appended, at the latest; used while window is empty
-	view    Block  // where Next reads
+	view    Block      // where Next reads
 	chunk   int        // index of the chunk
 	offset  int        // of record read in view, when at is read
 	at      uint64
-	using   uint64    // base of the segment that is read, which the store keeps open; 0: none
+	using   uint64 // base of the segment that is read, which the store keeps open; 0: none
 	removed bool
 }
 
 // chunkRef is what a cursor keeps of a chunk that it has read.
 type chunkRef struct {
-	first, last uint64
-	at          int64
-	before      int64
-	bytes       int64
-	segment     uint64
+	chunkInfo
+	segment uint64
 }
 
 func newCursor(q *Queue, name string, p position) *Cursor {
@@ -161,10 +158,8 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 	}
 	for {
 		ch := &c.view.chunks[c.chunk]
-		if n := len(c.window); n == 0 || c.window[n-1].last < c.read {
-			c.window = append(c.window, chunkRef{
-				first: ch.first, last: ch.last(), at: ch.at, before: ch.before, bytes: ch.bytes, segment: c.view.segment,
-			})
+		if n := len(c.window); n == 0 || c.window[n-1].last() < c.read {
+			c.window = append(c.window, chunkRef{*ch, c.view.segment})
 		}
 		for c.offset < ch.end {
 			data, next := nextEntry(c.view.buf, c.offset)
@@ -188,10 +183,10 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 
 // seek finds c.read in the current block.
 func (c *Cursor) seek() {
-	chunks := c.view.chunks
-	c.chunk = sort.Search(len(chunks), func(i int) bool { return chunks[i].last() >= c.read })
-	c.offset = chunks[c.chunk].start
-	for range c.read - chunks[c.chunk].first {
+	c.chunk = c.view.chunkOf(c.read)
+	ch := &c.view.chunks[c.chunk]
+	c.offset = ch.start
+	for range c.read - ch.first {
 		_, c.offset = nextEntry(c.view.buf, c.offset)
 	}
 	c.at = c.read
@@ -213,12 +208,11 @@ func (c *Cursor) locate(seq uint64) (view Block, found bool, err error) {
 			c.use(0)
 			return view, true, nil
 		}
-		i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
-		if i == len(q.segments) {
+		s := q.segmentOf(seq)
+		if s == nil {
 			q.mu.RUnlock()
 			return Block{}, false, nil
 		}
-		s := q.segments[i]
 		at := *s
 		q.mu.RUnlock()
 		seq = max(seq, at.base)
@@ -246,18 +240,26 @@ func (c *Cursor) locate(seq uint64) (view Block, found bool, err error) {
 	}
 }
 
+// segmentOf returns the segment with record seq, or the first one after it; nil if there is none. q.mu is held.
+func (q *Queue) segmentOf(seq uint64) *Segment {
+	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
+	if i == len(q.segments) {
+		return nil
+	}
+	return q.segments[i]
+}
+
 // cachedBlock returns the block with record seq if it is in memory. q.mu is held.
 func (q *Queue) cachedBlock(seq uint64) (Block, bool) {
-	n := len(q.cache)
-	if n == 0 || seq < q.cache[0].first() {
+	i := len(q.cache) - 1
+	if i < 0 {
 		return Block{}, false
 	}
-	i := n - 1
 	if seq < q.cache[i].first() {
-		i = sort.Search(n, func(i int) bool { return q.cache[i].last() >= seq })
+		i = sort.Search(i, func(i int) bool { return q.cache[i].last() >= seq })
 	}
-	view := q.cache[i].Block
-	return view, view.holds(seq)
+	b := q.cache[i].Block
+	return b, b.holds(seq)
 }
 
 // use notes which segment the cursor reads, so that it is kept open between the calls. 0: none.
@@ -336,30 +338,36 @@ func (c *Cursor) Ack(seq uint64) error {
 		c.mu.Unlock()
 		return fmt.Errorf("%w: %d", ErrNotRead, seq)
 	}
-	c.pos.acked = seq
-	c.settle()
-	c.popWindow()
+	c.moveTo(seq)
 	c.mu.Unlock()
 	c.moved()
 	return nil
 }
 
+// moveTo moves the acknowledged position to record seq. c.mu is held.
+func (c *Cursor) moveTo(seq uint64) {
+	c.pos.acked = seq
+	c.settle()
+	c.popWindow()
+	c.read = max(c.read, c.pos.acked+1)
+}
+
 // popWindow drops what is acknowledged from the window and takes the position's bytes from it. c.mu is held.
 func (c *Cursor) popWindow() {
 	n := 0
-	for n < len(c.window) && c.window[n].last <= c.pos.acked {
+	for n < len(c.window) && c.window[n].last() <= c.pos.acked {
 		n++
 	}
 	if n > 0 {
 		w := &c.window[n-1]
 		c.pos.segment, c.pos.bytes, c.hint = w.segment, w.before+w.bytes, w.at
-		c.window = c.window[:copy(c.window, c.window[n:])]
+		c.window = slices.Delete(c.window, 0, n)
 	}
 	if len(c.window) > 0 {
 		if w := &c.window[0]; w.first <= c.pos.acked {
 			done := int64(c.pos.acked - w.first + 1)
 			c.pos.segment = w.segment
-			c.pos.bytes = w.before + w.bytes*done/int64(w.last-w.first+1)
+			c.pos.bytes = w.before + w.bytes*done/int64(w.count)
 		}
 	}
 }
@@ -386,9 +394,7 @@ func (c *Cursor) skip(first, last uint64) int {
 		return 0
 	}
 	if c.pos.acked+1 >= first {
-		c.pos.acked = last
-		c.settle()
-		c.popWindow()
+		c.moveTo(last)
 	}
 	if c.read >= first && c.read <= last {
 		c.read = last + 1
@@ -420,11 +426,10 @@ func (c *Cursor) arrived(first uint64, at int64) uint64 {
 
 // loadHint reads when the first waiting record was appended. Only Open calls it.
 func (c *Cursor) loadHint() {
-	view, found, err := c.locate(c.read)
+	b, found, err := c.locate(c.read)
 	if err == nil && found {
 		c.mu.Lock()
-		i := sort.Search(len(view.chunks), func(i int) bool { return view.chunks[i].last() > c.pos.acked })
-		c.hint = view.chunks[min(i, len(view.chunks)-1)].at
+		c.hint = b.chunks[b.chunkOf(max(b.first(), c.pos.acked+1))].at
 		c.mu.Unlock()
 	}
 	c.use(0)
@@ -449,12 +454,19 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	}
 	if !fromWindow {
 		at = max(at, first.firstAt)
-		if view, ok := c.q.cachedBlock(pos.acked + 1); ok {
-			i := sort.Search(len(view.chunks), func(i int) bool { return view.chunks[i].last() > pos.acked })
-			at = view.chunks[i].at
+		if b, ok := c.q.cachedBlock(pos.acked + 1); ok {
+			at = b.chunks[b.chunkOf(pos.acked+1)].at
 		}
 	}
 	return events, bytes, time.Unix(0, at)
+}
+
+// left returns the bytes of a segment that are behind a position in it or before it.
+func (p position) left(s *Segment) int64 {
+	if p.segment == s.base {
+		return max(0, s.bytes-p.bytes)
+	}
+	return s.bytes
 }
 
 // pending adds up what is behind a position, and returns the segment in which that begins. q.mu is held.
@@ -467,18 +479,8 @@ func (q *Queue) pending(pos position) (events, bytes int64, first *Segment) {
 			continue
 		}
 		first = s
-		if s.base > pos.acked {
-			events += int64(s.last - s.base + 1)
-			bytes += s.bytes
-			continue
-		}
-		events += int64(s.last - pos.acked)
-		if pos.segment == s.base {
-			bytes += s.bytes - min(s.bytes, pos.bytes)
-		} else {
-			bytes += s.bytes
-		}
-		break
+		events += int64(s.last - max(s.base-1, pos.acked))
+		bytes += pos.left(s)
 	}
 	return events, bytes, first
 }
@@ -514,26 +516,22 @@ func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err e
 	q := c.q
 	q.mu.RLock()
 	_, waiting, _ := q.pending(pos)
-	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last > pos.acked })
-	if i == len(q.segments) {
+	s := q.segmentOf(pos.acked + 1)
+	if s == nil {
 		q.mu.RUnlock()
 		return 0, false, nil
 	}
-	s := q.segments[i]
-	base, last, lastAt, whole := s.base, s.last, s.lastAt, s.bytes
+	at := *s
 	q.mu.RUnlock()
 	over := maxBytes > 0 && waiting > maxBytes
-	rest := whole
-	if pos.segment == base {
-		rest -= min(whole, pos.bytes)
-	}
-	if (over && waiting-rest >= maxBytes) || lastAt < before {
-		return c.advance(pos, max(base, pos.acked+1), position{acked: last, segment: base, bytes: whole})
+	next := max(at.base, pos.acked+1)
+	if (over && waiting-pos.left(&at) >= maxBytes) || at.lastAt < before {
+		return c.advance(pos, next, position{acked: at.last, segment: at.base, bytes: at.bytes})
 	}
 	if !over && before == 0 {
 		return 0, false, nil
 	}
-	view, found, err := c.locate(max(base, pos.acked+1))
+	view, found, err := c.locate(next)
 	if err != nil || !found {
 		return 0, false, err
 	}
@@ -577,16 +575,9 @@ func (c *Cursor) advance(from position, first uint64, to position) (dropped int,
 	if to.acked <= from.acked {
 		return 0, false, nil
 	}
-	n := 0
-	for len(c.window) > n && c.window[n].last <= to.acked {
-		c.hint = c.window[n].at
-		n++
-	}
-	c.window = c.window[:copy(c.window, c.window[n:])]
-	c.pos = to
-	c.settle()
-	if c.read <= c.pos.acked {
-		c.read = c.pos.acked + 1
+	c.moveTo(to.acked)
+	if c.pos.acked == to.acked {
+		c.pos = to
 	}
 	return int(to.acked + 1 - first), true, nil
 }

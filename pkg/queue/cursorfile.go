@@ -44,7 +44,7 @@ func (c *Checkpoint) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, c.end)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
-		b = append(binary.AppendUvarint(b, uint64(len(name))), name...)
+		b = appendSized(b, name)
 		b = binary.BigEndian.AppendUint64(b, p.acked)
 		b = binary.BigEndian.AppendUint64(b, p.segment)
 		b = binary.BigEndian.AppendUint64(b, uint64(p.bytes))
@@ -62,16 +62,14 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	n := binary.BigEndian.Uint32(b[8:])
 	b = b[12:]
 	for range n {
-		length, size := binary.Uvarint(b)
-		if size <= 0 || length > uint64(len(b)-size) || len(b)-size-int(length) < 24 {
+		name, rest, ok := cutSized(b)
+		if !ok || len(rest) < 24 {
 			return nil, errCheckpoint
 		}
-		name := string(b[size : size+int(length)])
-		b = b[size+int(length):]
-		c.cursors[name] = position{
-			acked: binary.BigEndian.Uint64(b), segment: binary.BigEndian.Uint64(b[8:]), bytes: int64(binary.BigEndian.Uint64(b[16:])),
+		c.cursors[string(name)] = position{
+			acked: binary.BigEndian.Uint64(rest), segment: binary.BigEndian.Uint64(rest[8:]), bytes: int64(binary.BigEndian.Uint64(rest[16:])),
 		}
-		b = b[24:]
+		b = rest[24:]
 	}
 	if len(b) != 0 {
 		return nil, errCheckpoint

@@ -1,10 +1,10 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"math"
 	"os"
@@ -70,35 +70,31 @@ type DeadLetterFilter struct {
 
 // scan calls fn for each letter that the filter selects, in order, until it returns false.
 func (f *DeadLetterFilter) scan(tx *bolt.Tx, fn func(l *DeadLetter) bool) error {
-	after, until := uint64(0), uint64(math.MaxUint64)
-	for _, bound := range []struct {
-		id string
-		n  *uint64
-	}{{f.After, &after}, {f.Until, &until}} {
-		if bound.id == "" {
-			continue
-		}
-		key, err := letterKey(bound.id)
-		if err != nil {
+	first, until := sequenceKey(0), sequenceKey(math.MaxUint64)
+	var err error
+	if f.After != "" {
+		if first, err = letterKey(f.After); err != nil {
 			return err
 		}
-		*bound.n = binary.BigEndian.Uint64(key)
 	}
-	if after == math.MaxUint64 {
-		return nil
+	if f.Until != "" {
+		if until, err = letterKey(f.Until); err != nil {
+			return err
+		}
 	}
 	ids := make(map[string]bool, len(f.IDs))
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
 	c := tx.Bucket(lettersBucket).Cursor()
-	for k, v := c.Seek(sequenceKey(after + 1)); k != nil; k, v = c.Next() {
+	k, v := c.Seek(first)
+	if f.After != "" && bytes.Equal(k, first) {
+		k, v = c.Next()
+	}
+	for ; k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
 		l, err := decodeLetter(k, v)
 		if err != nil {
 			continue // reported when the file was opened
-		}
-		if binary.BigEndian.Uint64(k) > until {
-			return nil
 		}
 		wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
 		if wanted && !fn(&l) {
@@ -112,6 +108,7 @@ func (f *DeadLetterFilter) scan(tx *bolt.Tx, fn func(l *DeadLetter) bool) error 
 // Each change is synced to disk when the method returns.
 type DeadLetters struct {
 	opts DeadLetterOptions
+	reporter
 	path string
 
 	mu     sync.Mutex
@@ -150,15 +147,19 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics(nil)
 	}
-	d := &DeadLetters{opts: opts, path: filepath.Join(opts.Dir, deadName), count: map[string]int{}}
+	d := &DeadLetters{
+		opts: opts, reporter: reporter{opts.Logger, opts.Metrics}, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
+	}
 	if err := d.open(); err != nil {
 		if !isNoSpace(err) {
 			return nil, fmt.Errorf("queue: dead letters: %w", err)
 		}
-		d.opts.Logger.Error("dead letters cannot be kept at the moment", zap.Error(err))
+		d.log.Error("dead letters cannot be kept at the moment", zap.Error(err))
 	}
 	return d, nil
 }
+
+const deadDamaged = "dead letters are damaged"
 
 // open opens the file, or a new one if it is damaged.
 func (d *DeadLetters) open() error {
@@ -166,19 +167,16 @@ func (d *DeadLetters) open() error {
 	if !isDamage(err) {
 		return err
 	}
-	d.opts.Metrics.damaged.Inc()
-	d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
-	target, err := setAside(d.path)
-	if err != nil {
+	d.damaged(deadDamaged, err)
+	if err := d.setAside(d.path); err != nil {
 		return err
 	}
-	d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
 	return d.load()
 }
 
 // load opens the file and counts what is in it.
 func (d *DeadLetters) load() (err error) {
-	last, bytes, count, unreadable := uint64(0), int64(0), map[string]int{}, 0
+	last, unreadable, found := uint64(0), 0, change{count: map[string]int{}}
 	stat, err := os.Stat(d.path)
 	switch {
 	case err == nil && stat.Size() > 0:
@@ -188,8 +186,8 @@ func (d *DeadLetters) load() (err error) {
 			return err
 		}
 		if !clean { // bbolt has two pages to begin with; where one is damaged the last change may be lost
-			d.opts.Metrics.damaged.Inc()
-			d.opts.Logger.Error("dead letters are damaged: the last change may be missing", zap.String("file", d.path))
+			d.metrics.damaged.Inc()
+			d.log.Error("dead letters are damaged: the last change may be missing", zap.String("file", d.path))
 		}
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
@@ -221,8 +219,7 @@ func (d *DeadLetters) load() (err error) {
 					return nil
 				}
 				last = max(last, binary.BigEndian.Uint64(k))
-				bytes += l.cost()
-				count[l.Sink]++
+				found.add(&l, 1)
 				return nil
 			})
 		})
@@ -234,33 +231,63 @@ func (d *DeadLetters) load() (err error) {
 		return err
 	}
 	if unreadable > 0 {
-		d.opts.Metrics.damaged.Inc()
-		d.opts.Logger.Error("dead letters are damaged and passed over", zap.String("file", d.path), zap.Int("letters", unreadable))
+		d.metrics.damaged.Inc()
+		d.log.Error("dead letters are damaged and passed over", zap.String("file", d.path), zap.Int("letters", unreadable))
 	}
-	d.db, d.last, d.bytes, d.count = db, last, bytes, count
-	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	d.db, d.last, d.bytes, d.count = db, last, 0, map[string]int{}
+	d.apply(found)
 	return nil
 }
 
-// use runs fn on the open file. If it turns out to be damaged a new one is begun, and the error returned all the same.
-func (d *DeadLetters) use(what string, fn func(db *bolt.DB) error) error {
+// change is what a transaction changes of the bytes and the letters of each sink.
+type change struct {
+	bytes int64
+	count map[string]int
+}
+
+// add counts a letter n times.
+func (c *change) add(l *DeadLetter, n int) {
+	c.bytes += int64(n) * l.cost()
+	c.count[l.Sink] += n
+}
+
+// apply counts what a transaction has changed.
+func (d *DeadLetters) apply(c change) {
+	for sink, n := range c.count {
+		if d.count[sink] += n; d.count[sink] <= 0 {
+			delete(d.count, sink)
+		}
+	}
+	d.bytes += c.bytes
+	d.metrics.deadBytes.Set(float64(d.bytes))
+}
+
+// remove removes a letter, in whichever state it is, and counts it in c.
+func (c *change) remove(tx *bolt.Tx, key, value []byte) error {
+	if l, err := decodeLetter(key, value); err == nil {
+		c.add(&l, -1)
+	}
+	return errors.Join(tx.Bucket(lettersBucket).Delete(key), tx.Bucket(dataBucket).Delete(key))
+}
+
+// use runs fn in a transaction, which run makes of the open file. If that turns out to be damaged a new one is begun, and the
+// error returned all the same. d.mu is held.
+func (d *DeadLetters) use(
+	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx) error,
+) (err error) {
 	if d.closed {
 		return ErrClosed
 	}
-	err := error(nil)
 	if d.db == nil {
 		err = d.open()
 	}
 	if err == nil {
-		err = guard(d.path, func() error { return fn(d.db) })
+		err = run(d.db, d.path, fn)
 		if isDamage(err) {
 			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
-			d.opts.Metrics.damaged.Inc()
-			d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
-			if target, aerr := setAside(d.path); aerr == nil {
-				d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
-			}
+			d.damaged(deadDamaged, err)
+			_ = d.setAside(d.path) // else it is tried with the next use
 		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -280,81 +307,63 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 		return nil
 	}
 	d.mu.Lock()
-	dropped := map[string]int{}
-	last, bytes := d.last, d.bytes
-	err := d.use("put", func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error {
-			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
-			meta.FillPercent, data.FillPercent = 0.9, 0.9
-			for _, l := range letters {
-				now := time.Now()
-				last = max(last+1, uint64(now.UnixNano()))
-				key := sequenceKey(last)
-				l.Size = len(l.Data)
-				if l.Time.IsZero() {
-					l.Time = now
-				}
-				bytes += l.cost()
-				if err := meta.Put(key, encodeLetter(key, &l)); err != nil {
-					return err
-				}
-				if err := data.Put(key, appendKeyCRC(key, slices.Clone(l.Data))); err != nil {
-					return err
-				}
+	last, added := d.last, change{count: map[string]int{}}
+	gone := change{count: map[string]int{}}
+	err := d.use("put", update, func(tx *bolt.Tx) error {
+		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
+		meta.FillPercent, data.FillPercent = 0.9, 0.9
+		for _, l := range letters {
+			now := time.Now()
+			last = max(last+1, uint64(now.UnixNano()))
+			key := sequenceKey(last)
+			l.Size = len(l.Data)
+			if l.Time.IsZero() {
+				l.Time = now
 			}
-			c := meta.Cursor()
-			for k, v := c.First(); k != nil && bytes > d.opts.MaxBytes; k, v = c.First() {
-				if l, err := decodeLetter(k, v); err == nil {
-					bytes -= l.cost()
-					dropped[l.Sink]++
-				}
-				key := append([]byte(nil), k...)
-				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
-					return err
-				}
+			added.add(&l, 1)
+			if err := meta.Put(key, encodeLetter(key, &l)); err != nil {
+				return err
 			}
-			return nil
-		})
+			if err := data.Put(key, appendCRC(slices.Clone(l.Data), key...)); err != nil {
+				return err
+			}
+		}
+		c := meta.Cursor()
+		for k, v := c.First(); k != nil && d.bytes+added.bytes+gone.bytes > d.opts.MaxBytes; k, v = c.First() {
+			if err := gone.remove(tx, bytes.Clone(k), v); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err == nil {
-		d.last, d.bytes = last, bytes
-		for _, l := range letters {
-			d.count[l.Sink]++
-		}
-		for sink, n := range dropped {
-			d.uncount(sink, n)
-			d.opts.Metrics.deadDropped.Add(float64(n))
-		}
-		d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+		d.last = last
+		d.apply(added)
+		d.apply(gone)
 	}
 	d.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	for sink, n := range dropped {
-		d.opts.OnDropped(sink, n)
+	for sink, n := range gone.count {
+		d.metrics.deadDropped.Add(float64(-n))
+		d.opts.OnDropped(sink, -n)
 	}
 	return nil
 }
 
-func (d *DeadLetters) uncount(sink string, n int) {
-	if d.count[sink] -= n; d.count[sink] <= 0 {
-		delete(d.count, sink)
-	}
+// scan calls fn for each letter that the filter selects, in order, until it returns false.
+func (d *DeadLetters) scan(what string, filter DeadLetterFilter, fn func(l *DeadLetter) bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.use(what, view, func(tx *bolt.Tx) error { return filter.scan(tx, fn) })
 }
 
 // List returns the letters that the filter selects, oldest first, without their Data.
-func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var letters []DeadLetter
-	err := d.use("list", func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error {
-			return filter.scan(tx, func(l *DeadLetter) bool {
-				letters = append(letters, *l)
-				return filter.Limit <= 0 || len(letters) < filter.Limit
-			})
-		})
+func (d *DeadLetters) List(filter DeadLetterFilter) (letters []DeadLetter, err error) {
+	err = d.scan("list", filter, func(l *DeadLetter) bool {
+		letters = append(letters, *l)
+		return filter.Limit <= 0 || len(letters) < filter.Limit
 	})
 	if err != nil {
 		return nil, err
@@ -364,16 +373,10 @@ func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
 
 // Matching returns how many letters of each sink the filter selects, whatever its Limit.
 func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	count := map[string]int{}
-	err := d.use("count", func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error {
-			return filter.scan(tx, func(l *DeadLetter) bool {
-				count[l.Sink]++
-				return true
-			})
-		})
+	err := d.scan("count", filter, func(l *DeadLetter) bool {
+		count[l.Sink]++
+		return true
 	})
 	if err != nil {
 		return nil, err
@@ -381,7 +384,8 @@ func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) 
 	return count, nil
 }
 
-// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from now on has a greater one. It is "" if there has been none.
+// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from now on has a greater one. It is
+// "" if there has been none.
 func (d *DeadLetters) Last() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -391,32 +395,34 @@ func (d *DeadLetters) Last() string {
 	return letterID(d.last)
 }
 
+// findLetter returns a letter without its Data.
+func findLetter(tx *bolt.Tx, key []byte) (DeadLetter, error) {
+	v := tx.Bucket(lettersBucket).Get(key)
+	if v == nil {
+		return DeadLetter{}, fmt.Errorf("%w: %s", ErrNotFound, letterID(binary.BigEndian.Uint64(key)))
+	}
+	return decodeLetter(key, v)
+}
+
 // Get returns one letter with its Data, or ErrNotFound.
-func (d *DeadLetters) Get(id string) (DeadLetter, error) {
+func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	key, err := letterKey(id)
 	if err != nil {
-		return DeadLetter{}, err
+		return l, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var l DeadLetter
-	err = d.use("get", func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error {
-			v := tx.Bucket(lettersBucket).Get(key)
-			if v == nil {
-				return fmt.Errorf("%w: %s", ErrNotFound, id)
-			}
-			var err error
-			if l, err = decodeLetter(key, v); err != nil {
-				return err
-			}
-			data, ok := cutKeyCRC(key, tx.Bucket(dataBucket).Get(key))
-			if !ok {
-				return fmt.Errorf("the record of %s is damaged", id)
-			}
-			l.Data = append([]byte{}, data...)
-			return nil
-		})
+	err = d.use("get", view, func(tx *bolt.Tx) error {
+		var err error
+		if l, err = findLetter(tx, key); err != nil {
+			return err
+		}
+		data, ok := cutCRC(tx.Bucket(dataBucket).Get(key), key...)
+		if !ok {
+			return fmt.Errorf("the record of %s is damaged", id)
+		}
+		l.Data = append([]byte{}, data...)
+		return nil
 	})
 	return l, err
 }
@@ -430,27 +436,19 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	bytes := d.bytes
-	err = d.use("update", func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error {
-			meta := tx.Bucket(lettersBucket)
-			v := meta.Get(key)
-			if v == nil {
-				return fmt.Errorf("%w: %s", ErrNotFound, l.ID)
-			}
-			kept, err := decodeLetter(key, v)
-			if err != nil {
-				return err
-			}
-			bytes -= kept.cost()
-			kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
-			bytes += kept.cost()
-			return meta.Put(key, encodeLetter(key, &kept))
-		})
+	var grown change
+	err = d.use("update", update, func(tx *bolt.Tx) error {
+		kept, err := findLetter(tx, key)
+		if err != nil {
+			return err
+		}
+		before := kept.cost()
+		kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
+		grown.bytes = kept.cost() - before
+		return tx.Bucket(lettersBucket).Put(key, encodeLetter(key, &kept))
 	})
 	if err == nil {
-		d.bytes = bytes
-		d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+		d.apply(grown)
 	}
 	return err
 }
@@ -459,39 +457,26 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 func (d *DeadLetters) Delete(ids ...string) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	removed, bytes, n := map[string]int{}, d.bytes, 0
-	err := d.use("delete", func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error {
-			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
-			for _, id := range ids {
-				key, err := letterKey(id)
-				if err != nil {
-					continue // no letter can have that name
-				}
-				v := meta.Get(key)
-				if v == nil {
-					continue
-				}
-				if l, err := decodeLetter(key, v); err == nil {
-					bytes -= l.cost()
-					removed[l.Sink]++
-				}
+	n, gone := 0, change{count: map[string]int{}}
+	err := d.use("delete", update, func(tx *bolt.Tx) error {
+		for _, id := range ids {
+			key, err := letterKey(id)
+			if err != nil {
+				continue // no letter can have that name
+			}
+			if v := tx.Bucket(lettersBucket).Get(key); v != nil {
 				n++
-				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
+				if err := gone.remove(tx, key, v); err != nil {
 					return err
 				}
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
-	d.bytes = bytes
-	for sink, n := range removed {
-		d.uncount(sink, n)
-	}
-	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	d.apply(gone)
 	return n, nil
 }
 
@@ -568,15 +553,15 @@ func encodeLetter(key []byte, l *DeadLetter) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
 	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))
 	for _, s := range []string{l.Sink, l.Reason, l.Request, l.EventID, l.EventType} {
-		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
+		b = appendSized(b, s)
 	}
-	return appendKeyCRC(key, b)
+	return appendCRC(b, key...)
 }
 
 var errLetter = errors.New("a letter is unreadable")
 
 func decodeLetter(key, b []byte) (DeadLetter, error) {
-	b, ok := cutKeyCRC(key, b)
+	b, ok := cutCRC(b, key...)
 	if !ok || len(key) != 8 || len(b) < 17 {
 		return DeadLetter{}, errLetter
 	}
@@ -591,37 +576,11 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 	}
 	b = b[17:]
 	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request, &l.EventID, &l.EventType} {
-		n, size := binary.Uvarint(b)
-		if size <= 0 || n > uint64(len(b)-size) {
+		v, rest, ok := cutSized(b)
+		if !ok {
 			return DeadLetter{}, errLetter
 		}
-		*field = string(b[size : size+int(n)])
-		b = b[size+int(n):]
+		*field, b = string(v), rest
 	}
 	return l, nil
-}
-
-// appendKeyCRC and cutKeyCRC are for values that mean another thing under another key.
-func appendKeyCRC(key, b []byte) []byte {
-	return binary.BigEndian.AppendUint32(b, crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b))
-}
-
-func cutKeyCRC(key, b []byte) ([]byte, bool) {
-	n := len(b) - 4
-	if n < 0 || crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
-		return nil, false
-	}
-	return b[:n], true
-}
-
-func appendCRC(b []byte) []byte {
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-}
-
-func cutCRC(b []byte) ([]byte, bool) {
-	n := len(b) - 4
-	if n < 0 || crc32.Checksum(b[:n], castagnoli) != binary.BigEndian.Uint32(b[n:]) {
-		return nil, false
-	}
-	return b[:n], true
 }

@@ -127,7 +127,6 @@ type Queue struct {
 	waitBytes int64
 	space     chan struct{} // closed when the list becomes shorter; nil while nobody waits
 	spare     []byte        // memory of a draft, to be used again
-	stopped   bool
 	work      chan struct{} // holds one token when there may be a group
 	urgent    chan struct{} // holds one token when a group should not wait for CommitInterval
 
@@ -159,7 +158,6 @@ type stored struct {
 	commitErr error
 	cursorErr error
 	besides   int64    // bytes of the store besides the segments
-	total     int64    // bytes of the store
 	condemned *Segment // cannot be read: when it is the active one, it is set aside before the next commit
 }
 
@@ -170,9 +168,8 @@ type committer struct {
 	recordsTail tail
 	stateTail   tail
 
-	failing  bool // the last transaction failed
-	failed   time.Time
-	failSize int64 // bytes of the transaction that failed
+	failed   time.Time // when the last transaction failed
+	failSize int64     // its bytes
 	rollTry  time.Time
 }
 
@@ -356,7 +353,16 @@ func (q *Queue) RemoveCursor(name string) error {
 func (q *Queue) Size() int64 {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	return q.total
+	return q.size()
+}
+
+// size adds up what is stored. q.mu is held.
+func (q *Queue) size() int64 {
+	total := q.besides
+	for _, s := range q.segments {
+		total += s.size
+	}
+	return total
 }
 
 // Err returns why the last write failed, nil when it succeeded. While it is not nil the disk is tried every second.
@@ -370,10 +376,9 @@ func (q *Queue) Err() error {
 // it returns. Calls after the first wait for it and return the same.
 func (q *Queue) Close() error {
 	q.closeOnce.Do(func() {
-		q.waitMu.Lock()
-		q.stopped = true
-		q.waitMu.Unlock()
+		q.waitMu.Lock() // no Append is half-way
 		close(q.closing)
+		q.waitMu.Unlock()
 		q.loops.Wait()
 		// After the last commit: how far the queue goes is stored with the positions, and tells later what damage has taken.
 		if err := q.flushPositions(true); err != nil {
