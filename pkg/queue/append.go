@@ -62,11 +62,6 @@ type group struct {
 	since   time.Time
 }
 
-type doneCall struct {
-	dones []func(error)
-	err   error
-}
-
 // Append accepts a batch and returns; what has become of it says Done, which is called if and only if Append returns nil. It blocks
 // while too much waits to be written, until ctx is done. The memory of the records is the caller's again when Append returns, that of
 // State must not be changed any more.
@@ -176,8 +171,8 @@ func (q *Queue) commitLoop() {
 		}
 	}
 	for {
-		since, ok := q.waiting()
-		if !ok {
+		g := q.waiting()
+		if g == nil {
 			if q.isClosing() {
 				return
 			}
@@ -194,7 +189,7 @@ func (q *Queue) commitLoop() {
 			continue
 		}
 		if q.opts.CommitInterval > 0 {
-			pause(since.Add(q.opts.CommitInterval), q.urgent)
+			pause(g.since.Add(q.opts.CommitInterval), q.urgent)
 		}
 		if q.commitErr != nil {
 			// What has come meanwhile is tried together, so that a disk that refuses does not cost all the time.
@@ -204,14 +199,14 @@ func (q *Queue) commitLoop() {
 	}
 }
 
-// waiting returns since when the next group waits.
-func (q *Queue) waiting() (time.Time, bool) {
+// waiting returns the next group, nil if there is none.
+func (q *Queue) waiting() *group {
 	q.waitMu.Lock()
 	defer q.waitMu.Unlock()
 	if len(q.groups) == 0 {
-		return time.Time{}, false
+		return nil
 	}
-	return q.groups[0].since, true
+	return q.groups[0]
 }
 
 func (q *Queue) take() *group {
@@ -231,9 +226,7 @@ func (q *Queue) take() *group {
 // doneLoop calls the batches back.
 func (q *Queue) doneLoop() {
 	for call := range q.dones {
-		for _, done := range call.dones {
-			done(call.err)
-		}
+		call()
 	}
 }
 
@@ -258,8 +251,12 @@ func (q *Queue) commitGroup(g *group) {
 			c.failed.Store(true)
 		}
 	}
-	if len(g.dones) > 0 {
-		q.dones <- doneCall{g.dones, err}
+	if dones := g.dones; len(dones) > 0 {
+		q.dones <- func() {
+			for _, done := range dones {
+				done(err)
+			}
+		}
 	}
 	if err == nil {
 		q.rollIfFull()
@@ -402,29 +399,28 @@ func (q *Queue) rollIfFull() {
 // publish makes what was stored visible.
 func (q *Queue) publish(g *Group, ops []KeyValue) {
 	q.mu.Lock()
-	first, records := q.active.last+1, g.records
+	first := q.active.last + 1
 	*q.active = g.after
 	q.end = g.after.last
-	for i := range records {
-		p := &records[i]
-		n := len(q.cache)
-		block := hotBlock{Block{slices.Clip(p.buf), p.chunks, g.after.base}, p.key, int64(cap(p.buf))}
-		if n > 0 && q.cache[n-1].key == p.key {
+	for i := range g.records {
+		p := &g.records[i]
+		b := Block{p.buf, p.chunks, g.after.base}
+		if n := len(q.cache); n > 0 && p.chunks[0].start > chunkHeaderSize { // the last one has grown
 			old := &q.cache[n-1]
-			block.chunks = append(old.chunks, p.chunks...)
-			q.cached += block.size - old.size
-			q.cache[n-1] = block
-			continue
+			b.chunks = append(old.chunks, p.chunks...)
+			q.cached -= int64(cap(old.buf))
+			*old = b
+		} else {
+			// A block that grows after it has left the cache comes back with its new chunks only.
+			q.cache = append(q.cache, b)
 		}
-		// A block that grows after it has left the cache comes back with its new chunks only.
-		q.cache = append(q.cache, block)
-		q.cached += block.size
+		q.cached += int64(cap(b.buf))
 	}
 	for _, kv := range ops {
 		setState(q.state, kv.Key, kv.Value)
 	}
-	if len(records) > 0 {
-		needed, at := q.end, records[0].chunks[0].at
+	if len(g.records) > 0 {
+		needed, at := q.end, g.records[0].chunks[0].at
 		for _, c := range q.cursors {
 			needed = min(needed, c.arrived(first, at))
 		}
@@ -439,8 +435,8 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 func (q *Queue) trimCache(needed uint64) {
 	n := 0
 	for n < len(q.cache) && (q.cached > q.opts.CacheBytes || q.cache[n].last() <= needed) {
-		q.cached -= q.cache[n].size
-		q.cache[n] = hotBlock{}
+		q.cached -= int64(cap(q.cache[n].buf))
+		q.cache[n] = Block{}
 		n++
 	}
 	q.cache = q.cache[n:]

@@ -237,10 +237,11 @@ type Block struct {
 	segment uint64 // base of the segment it is in
 }
 
+func (b *Block) empty() bool   { return len(b.chunks) == 0 }
 func (b *Block) first() uint64 { return b.chunks[0].first }
 func (b *Block) last() uint64  { return b.chunks[len(b.chunks)-1].last() }
 func (b *Block) holds(seq uint64) bool {
-	return len(b.chunks) > 0 && seq >= b.first() && seq <= b.last()
+	return !b.empty() && seq >= b.first() && seq <= b.last()
 }
 
 // chunkOf returns the first chunk that does not end before record seq.
@@ -322,6 +323,14 @@ func cutSized(b []byte) (v, rest []byte, ok bool) {
 	}
 	end := size + int(n)
 	return b[size:end:end], b[end:], true
+}
+
+// appendUints appends numbers of eight bytes each.
+func appendUints(b []byte, values ...uint64) []byte {
+	for _, v := range values {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return b
 }
 
 // appendCRC appends a CRC-32C of b, or of the key before it for a value that means another thing under another key.

@@ -129,8 +129,8 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 		if full {
 			return records, nil
 		}
-		view, found, err := c.locate(read)
-		if err != nil || !found {
+		view, err := c.locate(read)
+		if err != nil || view.empty() {
 			if len(records) > 0 {
 				return records, nil // an error comes back with the next call
 			}
@@ -192,26 +192,26 @@ func (c *Cursor) seek() {
 	c.at = c.read
 }
 
-// locate returns the block with record seq, or, if that is not to be had, with the first one after it. found is false
+// locate returns the block with record seq, or, if that is not to be had, with the first one after it. It is empty
 // at the end of the queue.
-func (c *Cursor) locate(seq uint64) (view Block, found bool, err error) {
+func (c *Cursor) locate(seq uint64) (Block, error) {
 	q := c.q
 	for {
 		q.mu.RLock()
 		if seq > q.end {
 			q.mu.RUnlock()
 			c.use(0)
-			return Block{}, false, nil
+			return Block{}, nil
 		}
 		if view, ok := q.cachedBlock(seq); ok {
 			q.mu.RUnlock()
 			c.use(0)
-			return view, true, nil
+			return view, nil
 		}
 		s := q.segmentOf(seq)
 		if s == nil {
 			q.mu.RUnlock()
-			return Block{}, false, nil
+			return Block{}, nil
 		}
 		at := *s
 		q.mu.RUnlock()
@@ -221,17 +221,17 @@ func (c *Cursor) locate(seq uint64) (view Block, found bool, err error) {
 		view, next, err := q.store.Read(at, seq)
 		switch {
 		case err == nil:
-			return view, true, nil
+			return view, nil
 		case errors.Is(err, errGone):
 			if q.isClosing() {
-				return Block{}, false, ErrClosed
+				return Block{}, ErrClosed
 			}
 			// removed meanwhile
 		case !isDamage(err):
-			return Block{}, false, fmt.Errorf("queue: %w", err)
+			return Block{}, fmt.Errorf("queue: %w", err)
 		case next == 0:
 			if q.condemn(s) {
-				return Block{}, false, nil // the cursor is behind it now
+				return Block{}, nil // the cursor is behind it now
 			}
 		default:
 			c.lost(seq, next-1)
@@ -258,7 +258,7 @@ func (q *Queue) cachedBlock(seq uint64) (Block, bool) {
 	if seq < q.cache[i].first() {
 		i = sort.Search(i, func(i int) bool { return q.cache[i].last() >= seq })
 	}
-	b := q.cache[i].Block
+	b := q.cache[i]
 	return b, b.holds(seq)
 }
 
@@ -426,8 +426,7 @@ func (c *Cursor) arrived(first uint64, at int64) uint64 {
 
 // loadHint reads when the first waiting record was appended. Only Open calls it.
 func (c *Cursor) loadHint() {
-	b, found, err := c.locate(c.read)
-	if err == nil && found {
+	if b, err := c.locate(c.read); err == nil && !b.empty() {
 		c.mu.Lock()
 		c.hint = b.chunks[b.chunkOf(max(b.first(), c.pos.acked+1))].at
 		c.mu.Unlock()
@@ -531,8 +530,8 @@ func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err e
 	if !over && before == 0 {
 		return 0, false, nil
 	}
-	view, found, err := c.locate(next)
-	if err != nil || !found {
+	view, err := c.locate(next)
+	if err != nil || view.empty() {
 		return 0, false, err
 	}
 	to := pos
@@ -576,9 +575,7 @@ func (c *Cursor) advance(from position, first uint64, to position) (dropped int,
 		return 0, false, nil
 	}
 	c.moveTo(to.acked)
-	if c.pos.acked == to.acked {
-		c.pos = to
-	}
+	c.pos.segment, c.pos.bytes = to.segment, to.bytes
 	return int(to.acked + 1 - first), true, nil
 }
 
@@ -597,21 +594,16 @@ func (q *Queue) checkpoint() *Checkpoint {
 
 // flushLoop stores the positions, a little after they have changed, and removes segments that are done with.
 func (q *Queue) flushLoop() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var (
-		synced time.Time
-		due    <-chan time.Time // what is written is to be synced then
-	)
+	var synced time.Time
+	var due <-chan time.Time // what is written is to be synced then
 	for {
 		sync := false
 		select {
 		case <-due:
 			sync = true
 		case <-q.dirty:
-			timer.Reset(flushInterval)
 			select {
-			case <-timer.C:
+			case <-time.After(flushInterval):
 			case <-q.closing:
 			}
 			sync = time.Since(synced) >= syncInterval

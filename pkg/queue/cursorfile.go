@@ -44,10 +44,7 @@ func (c *Checkpoint) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, c.end)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
-		b = appendSized(b, name)
-		b = binary.BigEndian.AppendUint64(b, p.acked)
-		b = binary.BigEndian.AppendUint64(b, p.segment)
-		b = binary.BigEndian.AppendUint64(b, uint64(p.bytes))
+		b = appendUints(appendSized(b, name), p.acked, p.segment, uint64(p.bytes))
 	}
 	return b
 }
@@ -116,7 +113,7 @@ func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 		}
 	}
 	if newest == nil {
-		return f, nil, errors.Join(&damageError{path: f.path(), err: errCheckpoint}, file.Close())
+		return f, nil, errors.Join(damagef(f.path(), "%w", errCheckpoint), file.Close())
 	}
 	f.file, f.slot, f.broken = file, slot, false
 	return f, newest, nil

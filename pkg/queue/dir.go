@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -73,9 +75,8 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-// setAside renames a damaged file out of the way, for whoever wants to look at it, and returns its new path. The numbered names
-// keep an earlier one.
-func setAside(path string) (string, error) {
+// setAside renames a damaged file, for whoever wants to look at it. The numbered names keep an earlier one.
+func (r *reporter) setAside(path string) error {
 	target := path + damagedSuffix
 	for i := 2; ; i++ {
 		if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) {
@@ -84,9 +85,10 @@ func setAside(path string) (string, error) {
 		target = path + damagedSuffix + "-" + strconv.Itoa(i)
 	}
 	if err := os.Rename(path, target); err != nil {
-		return path, err
+		return err
 	}
-	return target, syncDir(filepath.Dir(path))
+	r.log.Warn("damaged file was set aside", zap.String("file", target))
+	return syncDir(filepath.Dir(path))
 }
 
 // segmentName carries the sequence number of the segment's first record, so that what a damaged segment held is known without opening it.

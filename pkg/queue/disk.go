@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,7 +201,7 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 // never confirmed and may have been given out again.
 func (d *disk) expect(s *found, last uint64) {
 	if s.last < last {
-		d.damaged("storage is damaged", &damageError{path: s.path, err: fmt.Errorf("it ends with record %d instead of %d", s.last, last)})
+		d.damaged("storage is damaged", damagef(s.path, "it ends with record %d instead of %d", s.last, last))
 		s.flagged = true
 	}
 	s.last = last
@@ -210,7 +211,7 @@ func (d *disk) expect(s *found, last uint64) {
 // the stored end of the queue; where neither does, nothing is counted.
 func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
 	for _, t := range taken {
-		next := uint64(0)
+		next := uint64(math.MaxUint64)
 		for _, s := range segments {
 			if s.base > t.first {
 				next = s.base
@@ -221,12 +222,12 @@ func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
 			}
 		}
 		for _, other := range taken {
-			if other.first > t.first && (next == 0 || other.first < next) {
-				next = other.first
+			if other.first > t.first {
+				next = min(next, other.first)
 			}
 		}
 		switch {
-		case next == 0:
+		case next == math.MaxUint64:
 			t.last = max(t.last, end)
 		case next-t.first < damageGap:
 			t.last = max(t.last, next-1)
@@ -330,7 +331,7 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	if next <= seq || next > at.last {
 		next = at.last + 1
 	}
-	err = &damageError{path: s.path, err: fmt.Errorf("records %d to %d: %w", seq, next-1, err)}
+	err = damagef(s.path, "records %d to %d: %w", seq, next-1, err)
 	d.flag(s, &s.flagged, err)
 	return Block{}, next, err
 }
@@ -368,7 +369,7 @@ func (d *disk) Trim(base uint64) error {
 		return nil
 	}
 	if s.retire() { // only Commit and Begin are followed by the removal of what is written to, in the same goroutine
-		d.seal(&damageError{path: s.path, err: errors.New("reading it has failed")})
+		d.seal(damagef(s.path, "reading it has failed"))
 	}
 	if flagged {
 		return d.setAside(s.path)
@@ -403,14 +404,4 @@ type reporter struct {
 func (r *reporter) damaged(what string, err error) {
 	r.metrics.damaged.Inc()
 	r.log.Error(what, zap.Error(err))
-}
-
-// setAside moves a damaged file out of the way.
-func (r *reporter) setAside(path string) error {
-	target, err := setAside(path)
-	if err != nil {
-		return err
-	}
-	r.log.Warn("damaged file was set aside", zap.String("file", target))
-	return nil
 }

@@ -142,7 +142,7 @@ type Queue struct {
 	closeOnce sync.Once
 	closeErr  error
 	loops     sync.WaitGroup
-	dones     chan doneCall
+	dones     chan func()
 }
 
 // stored is the part of a Queue that is stored. mu guards it. It may be held when a Cursor's mu is taken, never the other way
@@ -151,7 +151,7 @@ type stored struct {
 	mu        sync.RWMutex
 	segments  []*Segment // by base
 	end       uint64     // last sequence number that is stored
-	cache     []hotBlock
+	cache     []Block    // the newest ones
 	cached    int64
 	cursors   map[string]*Cursor
 	state     map[string]string
@@ -173,13 +173,6 @@ type committer struct {
 	rollTry  time.Time
 }
 
-// hotBlock is a block in memory, or the part of it that was added after the rest had left the cache.
-type hotBlock struct {
-	Block
-	key  uint64 // of the block on disk
-	size int64  // of its memory
-}
-
 // Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in use, and for a directory that cannot
 // be used at all. Damaged files are set aside and a full disk only shows in Err: neither keeps it from opening.
 func Open(opts Options) (_ *Queue, err error) {
@@ -193,7 +186,7 @@ func Open(opts Options) (_ *Queue, err error) {
 	q := &Queue{
 		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
 		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan doneCall, 16),
+		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan func(), 16),
 	}
 	if opts.Wrap != nil {
 		q.store = opts.Wrap(store)

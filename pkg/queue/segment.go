@@ -76,10 +76,7 @@ type segmentInfo struct {
 }
 
 func (i segmentInfo) encode() []byte {
-	b := []byte{segmentVersion}
-	b = binary.BigEndian.AppendUint64(b, i.base)
-	b = binary.BigEndian.AppendUint64(b, i.previousBase)
-	return appendCRC(binary.BigEndian.AppendUint64(b, i.previousLast))
+	return appendCRC(appendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
 }
 
 func decodeInfo(b []byte) (segmentInfo, error) {
@@ -115,11 +112,7 @@ type summary struct {
 }
 
 func (s summary) encode() []byte {
-	b := binary.BigEndian.AppendUint64(nil, s.last)
-	for _, v := range []int64{s.bytes, s.firstAt, s.lastAt} {
-		b = binary.BigEndian.AppendUint64(b, uint64(v))
-	}
-	return b
+	return appendUints(nil, s.last, uint64(s.bytes), uint64(s.firstAt), uint64(s.lastAt))
 }
 
 func decodeSummary(b []byte) (summary, error) {
@@ -152,13 +145,16 @@ func boltOptions(mapped int) *bolt.Options {
 
 // openReadOnly opens a file for reading. It must have been verified.
 func openReadOnly(path string) (db *bolt.DB, err error) {
+	options := boltOptions(0)
+	options.ReadOnly = true
 	err = guard(path, func() error {
-		options := boltOptions(0)
-		options.ReadOnly = true
 		db, err = bolt.Open(path, 0o600, options)
 		return err
 	})
-	return db, err
+	if err != nil {
+		return nil, boltError(path, err)
+	}
+	return db, nil
 }
 
 // closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last use.
@@ -177,12 +173,12 @@ func inspect(path string, base uint64) (f found, err error) {
 	}
 	db, err := openReadOnly(path)
 	if err != nil {
-		return f, boltError(path, err)
+		return f, err
 	}
 	err = view(db, path, func(tx *bolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
-			return &damageError{path: path, err: errors.New("a bucket is missing")}
+			return damagef(path, "a bucket is missing")
 		}
 		var err error
 		if f.info, err = decodeInfo(meta.Get(infoKey)); err != nil {
@@ -202,10 +198,7 @@ func inspect(path string, base uint64) (f found, err error) {
 		f.Segment = Segment{base: base, last: sum.last, bytes: sum.bytes, size: tx.Size(), firstAt: sum.firstAt, lastAt: sum.lastAt}
 		return nil
 	})
-	if cerr := closeUnlessStuck(db, path, err); err == nil {
-		err = cerr
-	}
-	return f, err
+	return f, cmp.Or(err, closeUnlessStuck(db, path, err))
 }
 
 // boltError tells which of the errors on opening and reading a file mean that what was in it is lost: all that are not the
@@ -237,11 +230,8 @@ func (s *segment) open() error {
 		s.verified = true
 	}
 	db, err := openReadOnly(s.path)
-	if err != nil {
-		return boltError(s.path, err)
-	}
 	s.db, s.read = db, 0
-	return nil
+	return err
 }
 
 // complete checks that the file has not become too short for bbolt to read its first two pages. It would do so with a lock held,
@@ -270,7 +260,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	err = view(s.db, s.path, func(tx *bolt.Tx) error {
 		records := tx.Bucket(recordsBucket)
 		if records == nil {
-			return &damageError{path: s.path, err: errors.New("no records")}
+			return damagef(s.path, "no records")
 		}
 		c := records.Cursor()
 		key, _ := c.Seek(sequenceKey(seq))
@@ -281,7 +271,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 			key, _ = c.Prev()
 		}
 		if len(key) != 8 {
-			return &damageError{path: s.path, err: fmt.Errorf("no block for record %d", seq)}
+			return damagef(s.path, "no block for record %d", seq)
 		}
 		if b := records.Bucket(key); b != nil {
 			buf = append([]byte(nil), b.Get(blockKey)...)
@@ -331,11 +321,11 @@ func (s *segment) loadState(state map[string]string) error {
 	err := view(s.db, s.path, func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(stateBucket)
 		if bucket == nil {
-			return &damageError{path: s.path, err: errors.New("no state")}
+			return damagef(s.path, "no state")
 		}
 		return bucket.ForEachBucket(func(key []byte) error {
 			if err := readState(state, bucket.Bucket(key).Get(blockKey)); err != nil && damage == nil {
-				damage = &damageError{path: s.path, err: fmt.Errorf("state: %w", err)}
+				damage = damagef(s.path, "state: %w", err)
 			}
 			return nil
 		})
@@ -380,10 +370,8 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 					return err
 				}
 			}
-			if err := tx.Bucket(metaBucket).Put(infoKey, start.encode()); err != nil {
-				return err
-			}
-			return putMeta(tx, start.positions, summary{last: start.base - 1})
+			sum := summary{last: start.base - 1}
+			return errors.Join(tx.Bucket(metaBucket).Put(infoKey, start.encode()), putMeta(tx, start.positions, sum))
 		}); err != nil {
 			return err
 		}
@@ -446,10 +434,7 @@ func put(tx *bolt.Tx, name []byte, p plan) error {
 
 func putMeta(tx *bolt.Tx, positions *Checkpoint, sum summary) error {
 	meta := tx.Bucket(metaBucket)
-	if err := meta.Put(cursorsKey, appendCRC(positions.encode())); err != nil {
-		return err
-	}
-	return meta.Put(summaryKey, appendCRC(sum.encode()))
+	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.encode())), meta.Put(summaryKey, appendCRC(sum.encode())))
 }
 
 // commit stores a group in one transaction.
@@ -458,13 +443,8 @@ func (w *writer) commit(g *Group) error {
 		return err
 	}
 	return update(w.bolt, w.path, func(tx *bolt.Tx) error {
-		if err := put(tx, recordsBucket, g.records); err != nil {
-			return err
-		}
-		if err := put(tx, stateBucket, g.state); err != nil {
-			return err
-		}
-		return putMeta(tx, g.positions, summary{g.after.last, g.after.bytes, g.after.firstAt, g.after.lastAt})
+		sum := summary{g.after.last, g.after.bytes, g.after.firstAt, g.after.lastAt}
+		return errors.Join(put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state), putMeta(tx, g.positions, sum))
 	})
 }
 

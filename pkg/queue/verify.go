@@ -52,6 +52,10 @@ type damageError struct {
 func (e *damageError) Error() string { return e.path + " is damaged: " + e.err.Error() }
 func (e *damageError) Unwrap() error { return e.err }
 
+func damagef(path, format string, args ...any) error {
+	return &damageError{path: path, err: fmt.Errorf(format, args...)}
+}
+
 // isDamage tells damage of the file from an error of the system, which may pass.
 func isDamage(err error) bool {
 	var d *damageError
@@ -86,7 +90,7 @@ type checker struct {
 	seen   []uint64 // one bit per page
 	clean  bool     // both meta pages are whole
 	only   string   // when set, of the buckets in the root only this one is looked into
-	budget int // bytes of pages that need to be read whole
+	budget int      // bytes of pages that need to be read whole
 }
 
 // verifyFile checks the structure of the bbolt file at path. With only set it looks into that one bucket of the root, which is quick.
