@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -496,51 +497,52 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 		before = olderThan.UnixNano()
 	}
 	for {
-		n, more, err := c.trimStep(maxBytes, before)
-		dropped += n
-		if err != nil || !more {
-			if dropped > 0 {
-				c.moved()
+		from, to, first, err := c.trimTarget(maxBytes, before)
+		if err == nil && to.acked > from.acked {
+			var n int
+			if n, err = c.advance(from, to, first); err == nil {
+				dropped += n
+				continue
 			}
-			return dropped, err
 		}
+		if dropped > 0 {
+			c.moved()
+		}
+		return dropped, err
 	}
 }
 
-// trimStep does a part of Trim: a whole segment if that is possible, else within a block. more asks for another step.
-func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err error) {
+// trimTarget finds a step of Trim: over all of a segment if that is possible, else within a block. to is from when there is
+// nothing to do. The records from first to the position are still there.
+func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first uint64, err error) {
 	c.mu.Lock()
-	pos := c.pos
+	from = c.pos
 	c.mu.Unlock()
 	q := c.q
 	q.mu.RLock()
-	_, waiting, _ := q.pending(pos)
-	s := q.segmentOf(pos.acked + 1)
+	_, waiting, _ := q.pending(from)
+	s := q.segmentOf(from.acked + 1)
 	if s == nil {
 		q.mu.RUnlock()
-		return 0, false, nil
+		return from, from, 0, nil
 	}
 	at := *s
 	q.mu.RUnlock()
 	over := maxBytes > 0 && waiting > maxBytes
-	next := max(at.base, pos.acked+1)
-	if (over && waiting-pos.left(&at) >= maxBytes) || at.lastAt < before {
-		return c.advance(pos, next, position{acked: at.last, segment: at.base, bytes: at.bytes})
+	first = max(at.base, from.acked+1)
+	if (over && waiting-from.left(&at) >= maxBytes) || at.lastAt < before {
+		return from, position{acked: at.last, segment: at.base, bytes: at.bytes}, first, nil
 	}
 	if !over && before == 0 {
-		return 0, false, nil
+		return from, from, 0, nil
 	}
-	view, err := c.locate(next)
+	view, err := c.locate(first)
 	if err != nil || view.empty() {
-		return 0, false, err
+		return from, from, 0, err
 	}
-	to := pos
-	first := max(pos.acked+1, view.first())
-	to.acked = first - 1
-	for _, ch := range view.chunks {
-		if ch.last() < first {
-			continue
-		}
+	to = from
+	first = max(from.acked+1, view.first())
+	for _, ch := range view.chunks[view.chunkOf(first):] {
 		bytes, seq := ch.before, ch.first
 		for offset := ch.start; offset < ch.end; seq++ {
 			var data []byte
@@ -550,33 +552,29 @@ func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err e
 				continue
 			}
 			if (maxBytes <= 0 || waiting <= maxBytes) && ch.at >= before {
-				n, _, err := c.advance(pos, first, to)
-				return n, false, err
+				return from, to, first, nil
 			}
 			waiting -= int64(len(data))
 			to = position{acked: seq, segment: view.segment, bytes: bytes}
 		}
 	}
-	return c.advance(pos, first, to)
+	return from, to, first, nil
 }
 
-// advance moves the acknowledged position from one to another, records first and following of which were still wanted. If it has
-// changed meanwhile, nothing is done and more asks for another try.
-func (c *Cursor) advance(from position, first uint64, to position) (dropped int, more bool, err error) {
+// advance moves the acknowledged position from one to another, and returns how many of the records from first on that drops. If
+// it has changed meanwhile, nothing is done.
+func (c *Cursor) advance(from, to position, first uint64) (dropped int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.removed {
-		return 0, false, ErrClosed
+		return 0, ErrClosed
 	}
 	if c.pos != from {
-		return 0, true, nil
-	}
-	if to.acked <= from.acked {
-		return 0, false, nil
+		return 0, nil
 	}
 	c.moveTo(to.acked)
 	c.pos.segment, c.pos.bytes = to.segment, to.bytes
-	return int(to.acked + 1 - first), true, nil
+	return int(to.acked + 1 - first), nil
 }
 
 // checkpoint collects the positions of all cursors.
@@ -650,23 +648,20 @@ func (q *Queue) flushPositions(sync bool) error {
 // removeDone removes the segments that every cursor has passed. The last one stays: it holds the state, and how far the sequence went.
 // It returns whether there was any.
 func (q *Queue) removeDone() (removed bool) {
-	for {
-		q.mu.RLock()
-		var done *Segment
-		if len(q.segments) > 1 {
-			done = q.segments[0]
-			for _, c := range q.cursors {
-				if c.Acked() < done.last {
-					done = nil
-					break
-				}
-			}
-		}
-		q.mu.RUnlock()
-		if done == nil {
-			return removed
-		}
-		q.remove(done)
-		removed = true
+	q.mu.RLock()
+	needed := uint64(math.MaxUint64)
+	for _, c := range q.cursors {
+		needed = min(needed, c.Acked())
 	}
+	var done []*Segment
+	for i, s := range q.segments {
+		if i+1 < len(q.segments) && s.last <= needed {
+			done = append(done, s)
+		}
+	}
+	q.mu.RUnlock()
+	for _, s := range done {
+		q.remove(s)
+	}
+	return len(done) > 0
 }

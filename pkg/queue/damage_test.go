@@ -742,8 +742,8 @@ func TestDamagedMeta(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC(summary{last: 9, bytes: 100}.encode())
-	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string(summary{last: 9, bytes: 100}.encode()) {
+	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC((&Segment{last: 9, bytes: 100}).encode())
+	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{last: 9, bytes: 100}).encode()) {
 		t.Fatal(got, err)
 	}
 	for i := range 8 * len(info) {

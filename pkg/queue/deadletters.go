@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -141,12 +142,8 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.OnDropped == nil {
 		opts.OnDropped = func(string, int) {}
 	}
-	if opts.Logger == nil {
-		opts.Logger = zap.NewNop()
-	}
-	if opts.Metrics == nil {
-		opts.Metrics = NewMetrics(nil)
-	}
+	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
+	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
 	d := &DeadLetters{
 		opts: opts, reporter: reporter{opts.Logger, opts.Metrics}, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
 	}

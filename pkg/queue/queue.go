@@ -105,12 +105,8 @@ func (o *Options) setDefaults() error {
 	if o.OnDropped == nil {
 		o.OnDropped = func(string, int) {}
 	}
-	if o.Logger == nil {
-		o.Logger = zap.NewNop()
-	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	o.Metrics = cmp.Or(o.Metrics, NewMetrics(nil))
 	return nil
 }
 
@@ -138,7 +134,6 @@ type Queue struct {
 	dirty   chan struct{} // holds one token when a cursor has moved
 
 	closing   chan struct{} // closed first: nothing new is accepted
-	closed    chan struct{} // closed when everything is written
 	closeOnce sync.Once
 	closeErr  error
 	loops     sync.WaitGroup
@@ -186,7 +181,7 @@ func Open(opts Options) (_ *Queue, err error) {
 	q := &Queue{
 		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
 		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan func(), 16),
+		closing: make(chan struct{}), dones: make(chan func(), 16),
 	}
 	if opts.Wrap != nil {
 		q.store = opts.Wrap(store)
@@ -378,9 +373,7 @@ func (q *Queue) Close() error {
 			q.log.Error("cursors were not stored at the end", zap.Error(err))
 		}
 		q.closeErr = q.store.Close()
-		close(q.closed)
 	})
-	<-q.closed
 	return q.closeErr
 }
 

@@ -105,22 +105,21 @@ func (i segmentInfo) metaValue(b []byte) []byte {
 	return b
 }
 
-type summary struct {
-	last            uint64
-	bytes           int64
-	firstAt, lastAt int64
-}
-
-func (s summary) encode() []byte {
+// encode returns what a segment says of itself.
+func (s *Segment) encode() []byte {
 	return appendUints(nil, s.last, uint64(s.bytes), uint64(s.firstAt), uint64(s.lastAt))
 }
 
-func decodeSummary(b []byte) (summary, error) {
+// decode reads what encode returned.
+func (s *Segment) decode(b []byte) error {
 	if len(b) != 32 {
-		return summary{}, errors.New("no summary of the segment")
+		return errors.New("no summary of the segment")
 	}
-	v := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[i:])) }
-	return summary{last: binary.BigEndian.Uint64(b), bytes: v(8), firstAt: v(16), lastAt: v(24)}, nil
+	s.last = binary.BigEndian.Uint64(b)
+	for i, v := range []*int64{&s.bytes, &s.firstAt, &s.lastAt} {
+		*v = int64(binary.BigEndian.Uint64(b[8+8*i:]))
+	}
+	return nil
 }
 
 func sequenceKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
@@ -187,15 +186,15 @@ func inspect(path string, base uint64) (f found, err error) {
 			}
 			return &damageError{path: path, err: err}
 		}
-		sum, err := decodeSummary(f.info.metaValue(meta.Get(summaryKey)))
-		if err == nil && (f.info.base != base || sum.last+1 < base || sum.bytes < 0) {
+		err = f.Segment.decode(f.info.metaValue(meta.Get(summaryKey)))
+		if err == nil && (f.info.base != base || f.last+1 < base || f.bytes < 0) {
 			err = errors.New("summary does not fit the segment")
 		}
 		if err != nil {
 			return &damageError{path: path, err: err}
 		}
 		f.positions, _ = decodeCheckpoint(f.info.metaValue(meta.Get(cursorsKey))) // only a copy
-		f.Segment = Segment{base: base, last: sum.last, bytes: sum.bytes, size: tx.Size(), firstAt: sum.firstAt, lastAt: sum.lastAt}
+		f.base, f.size = base, tx.Size()
 		return nil
 	})
 	return f, cmp.Or(err, closeUnlessStuck(db, path, err))
@@ -370,8 +369,8 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 					return err
 				}
 			}
-			sum := summary{last: start.base - 1}
-			return errors.Join(tx.Bucket(metaBucket).Put(infoKey, start.encode()), putMeta(tx, start.positions, sum))
+			put := tx.Bucket(metaBucket).Put(infoKey, start.encode())
+			return errors.Join(put, putMeta(tx, start.positions, &Segment{last: start.base - 1}))
 		}); err != nil {
 			return err
 		}
@@ -432,9 +431,9 @@ func put(tx *bolt.Tx, name []byte, p plan) error {
 	return nil
 }
 
-func putMeta(tx *bolt.Tx, positions *Checkpoint, sum summary) error {
+func putMeta(tx *bolt.Tx, positions *Checkpoint, s *Segment) error {
 	meta := tx.Bucket(metaBucket)
-	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.encode())), meta.Put(summaryKey, appendCRC(sum.encode())))
+	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.encode())), meta.Put(summaryKey, appendCRC(s.encode())))
 }
 
 // commit stores a group in one transaction.
@@ -443,8 +442,7 @@ func (w *writer) commit(g *Group) error {
 		return err
 	}
 	return update(w.bolt, w.path, func(tx *bolt.Tx) error {
-		sum := summary{g.after.last, g.after.bytes, g.after.firstAt, g.after.lastAt}
-		return errors.Join(put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state), putMeta(tx, g.positions, sum))
+		return errors.Join(put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state), putMeta(tx, g.positions, &g.after))
 	})
 }
 
