@@ -163,33 +163,21 @@ func (f *cursorFile) store(c *Checkpoint, sync bool) error {
 }
 
 // renew writes b into both slots of a new file and puts that into the place of the old one.
-func (f *cursorFile) renew(b []byte) (err error) {
+func (f *cursorFile) renew(b []byte) error {
 	slot := f.slot
 	for int64(len(b)) > slot/2 {
 		slot *= 2
 	}
 	temporary := f.path() + temporarySuffix
-	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = file.Close()
-			_ = os.Remove(temporary)
-		}
-	}()
 	content := make([]byte, 2*slot)
 	copy(content, b)
 	copy(content[slot:], b)
-	if _, err := file.Write(content); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
+	file, err := writeNew(temporary, content)
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(temporary, f.path()); err != nil {
-		return err
+		return errors.Join(err, file.Close(), os.Remove(temporary))
 	}
 	old := f.file
 	f.file, f.slot, f.safe, f.broken = file, slot, 0, false

@@ -71,28 +71,23 @@ type DeadLetterFilter struct {
 
 // scan calls fn for each letter that the filter selects, in order, until it returns false.
 func (f *DeadLetterFilter) scan(tx *bolt.Tx, fn func(l *DeadLetter) bool) error {
-	first, until := sequenceKey(0), sequenceKey(math.MaxUint64)
-	var err error
-	if f.After != "" {
-		if first, err = letterKey(f.After); err != nil {
-			return err
-		}
+	after, err := letterKey(cmp.Or(f.After, letterID(0)))
+	if err != nil {
+		return err
 	}
-	if f.Until != "" {
-		if until, err = letterKey(f.Until); err != nil {
-			return err
-		}
+	until, err := letterKey(cmp.Or(f.Until, letterID(math.MaxUint64)))
+	if err != nil {
+		return err
 	}
 	ids := make(map[string]bool, len(f.IDs))
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
 	c := tx.Bucket(lettersBucket).Cursor()
-	k, v := c.Seek(first)
-	if f.After != "" && bytes.Equal(k, first) {
-		k, v = c.Next()
-	}
-	for ; k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
+	for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
+		if bytes.Equal(k, after) {
+			continue
+		}
 		l, err := decodeLetter(k, v)
 		if err != nil {
 			continue // reported when the file was opened

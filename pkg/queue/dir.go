@@ -65,6 +65,21 @@ func makeDir(dir string) error {
 	return nil
 }
 
+// writeNew makes a file that holds the content, on disk. After an error there is none.
+func writeNew(path string, content []byte) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = f.Write(content); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
 // syncDir makes the creation, renaming and removal of files in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -97,13 +112,7 @@ func segmentName(base uint64) string {
 }
 
 func parseSegmentName(name string) (base uint64, ok bool) {
-	digits, ok := strings.CutPrefix(name, segmentPrefix)
-	if !ok {
-		return 0, false
-	}
-	if digits, ok = strings.CutSuffix(digits, segmentSuffix); !ok || len(digits) != 20 {
-		return 0, false
-	}
+	digits := strings.TrimSuffix(strings.TrimPrefix(name, segmentPrefix), segmentSuffix)
 	base, err := strconv.ParseUint(digits, 10, 64)
-	return base, err == nil && base > 0
+	return base, err == nil && base > 0 && name == segmentName(base)
 }

@@ -294,17 +294,13 @@ func (d *disk) Commit(g *Group) error {
 }
 
 // probeDisk writes size bytes to a file and removes it.
-func probeDisk(dir string, size int64) (err error) {
+func probeDisk(dir string, size int64) error {
 	path := filepath.Join(dir, "probe"+temporarySuffix)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := writeNew(path, make([]byte, size))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(path)) }()
-	if _, err := f.Write(make([]byte, size)); err != nil {
-		return err
-	}
-	return f.Sync()
+	return errors.Join(f.Close(), os.Remove(path))
 }
 
 func (d *disk) segment(base uint64) *segment {

@@ -275,20 +275,17 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	}
 	q.nameMu.Lock()
 	defer q.nameMu.Unlock()
-	q.mu.Lock()
-	c, ok := q.cursors[name]
-	if !ok {
-		p := position{acked: q.end}
-		if n := len(q.segments); n > 0 {
-			p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
-		}
-		c = newCursor(q, name, p)
-		q.cursors[name] = c
-	}
-	q.mu.Unlock()
-	if ok {
+	if c := q.Lookup(name); c != nil {
 		return c, nil
 	}
+	q.mu.Lock()
+	p := position{acked: q.end}
+	if n := len(q.segments); n > 0 {
+		p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+	}
+	c := newCursor(q, name, p)
+	q.cursors[name] = c
+	q.mu.Unlock()
 	// Not later, as with positions: what is appended from now on belongs to this cursor, whatever happens.
 	if err := q.flushPositions(true); err != nil {
 		q.mu.Lock()

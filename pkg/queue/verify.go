@@ -81,7 +81,9 @@ func guard(path string, fn func() error) (err error) {
 }
 
 type boltMeta struct {
-	root, freelist, pages, txid uint64
+	Magic, Version, PageSize, Flags uint32
+
+	Root, Sequence, Freelist, Pages, Txid, Checksum uint64
 }
 
 type checker struct {
@@ -120,42 +122,41 @@ func (c *checker) run() error {
 	if err := c.readMeta(); err != nil {
 		return err
 	}
-	if c.meta.pages < 4 || c.meta.pages > uint64(stat.Size())/pageSize {
-		return fmt.Errorf("%d pages in use, the file has %d bytes", c.meta.pages, stat.Size())
+	if c.meta.Pages < 4 || c.meta.Pages > uint64(stat.Size())/pageSize {
+		return fmt.Errorf("%d pages in use, the file has %d bytes", c.meta.Pages, stat.Size())
 	}
-	c.seen = make([]uint64, c.meta.pages/64+1)
+	c.seen = make([]uint64, c.meta.Pages/64+1)
 	c.mark(0)
 	c.mark(1)
-	if err := c.tree(c.meta.root, 0, 0); err != nil {
+	if err := c.tree(c.meta.Root, 0, 0); err != nil {
 		return err
 	}
-	if c.only == "" && c.meta.freelist != boltNoFreelist {
+	if c.only == "" && c.meta.Freelist != boltNoFreelist {
 		return c.freelist()
 	}
 	return nil
 }
 
 func (c *checker) readMeta() error {
-	found, whole := false, 0
+	whole := 0
 	page := make([]byte, pageSize)
 	for id := range uint64(2) {
 		if err := c.read(id, page); err != nil {
 			return err
 		}
-		b := page[boltPageHeader:]
-		h := fnv.New64a()
+		b, m, h := page[boltPageHeader:], boltMeta{}, fnv.New64a()
 		_, _ = h.Write(b[:boltMetaSize-8]) // a hash does not fail
-		if native.Uint32(b) != boltMagic || native.Uint32(b[4:]) != boltVersion || native.Uint32(b[8:]) != pageSize ||
-			native.Uint64(b[56:]) != h.Sum64() {
+		if _, err := binary.Decode(b, native, &m); err != nil {
+			return err
+		}
+		if m.Magic != boltMagic || m.Version != boltVersion || m.PageSize != pageSize || m.Checksum != h.Sum64() {
 			continue
 		}
-		whole++
-		m := boltMeta{root: native.Uint64(b[16:]), freelist: native.Uint64(b[32:]), pages: native.Uint64(b[40:]), txid: native.Uint64(b[48:])}
-		if !found || m.txid > c.meta.txid {
-			c.meta, found = m, true
+		if whole++; whole == 1 || m.Txid > c.meta.Txid {
+			c.meta = m
 		}
 	}
-	if !found {
+	if whole == 0 {
 		return errors.New("both meta pages are invalid")
 	}
 	c.clean = whole == 2
@@ -194,7 +195,7 @@ func parseHeader(b []byte) boltPage {
 // claim reads a page and marks it and what overflows from it. The content is the first page, or everything if it has more than
 // one element.
 func (c *checker) claim(id uint64) (p boltPage, err error) {
-	if id < 2 || id >= c.meta.pages {
+	if id < 2 || id >= c.meta.Pages {
 		return p, fmt.Errorf("page %d is out of range", id)
 	}
 	p = parseHeader(make([]byte, pageSize))
@@ -206,7 +207,7 @@ func (c *checker) claim(id uint64) (p boltPage, err error) {
 	if got := native.Uint64(p.content); got != id {
 		return p, fmt.Errorf("page %d says it is page %d", id, got)
 	}
-	if overflow >= c.meta.pages-id {
+	if overflow >= c.meta.Pages-id {
 		return p, fmt.Errorf("page %d reaches beyond the end", id)
 	}
 	for i := range overflow + 1 {
@@ -313,12 +314,12 @@ func (p *boltPage) check(only string) (below []uint64, err error) {
 
 // freelist checks the list of free pages: sorted, within the file, and none of them in use.
 func (c *checker) freelist() error {
-	p, err := c.claim(c.meta.freelist)
+	p, err := c.claim(c.meta.Freelist)
 	if err != nil {
 		return err
 	}
 	if p.flags != boltFreelistPage {
-		return fmt.Errorf("page %d is no list of free pages", c.meta.freelist)
+		return fmt.Errorf("page %d is no list of free pages", c.meta.Freelist)
 	}
 	ids, n := p.content[boltPageHeader:], uint64(p.count)
 	if n == 0xFFFF {
@@ -329,7 +330,7 @@ func (c *checker) freelist() error {
 		return errors.New("list of free pages is cut off")
 	}
 	for i := range n {
-		if id := native.Uint64(ids[i*8:]); id < 2 || id >= c.meta.pages || !c.mark(id) {
+		if id := native.Uint64(ids[i*8:]); id < 2 || id >= c.meta.Pages || !c.mark(id) {
 			return fmt.Errorf("free page %d is out of range or in use", id)
 		}
 	}
