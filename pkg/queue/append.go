@@ -77,31 +77,30 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 		size += int64(len(kv.Key)+len(kv.Value)) + 8
 	}
 	q.waitMu.Lock()
-	for {
-		if q.isClosing() {
-			q.waitMu.Unlock()
-			return ErrClosed
-		}
-		if b.Chain.Failed() {
-			q.waitMu.Unlock()
-			return ErrChain
-		}
-		if q.waitBytes < q.opts.WaitBytes {
-			break
-		}
-		if q.space == nil {
-			q.space = make(chan struct{})
-		}
+	for q.waitBytes >= q.opts.WaitBytes && !q.isClosing() && !b.Chain.Failed() {
 		space := q.space
 		q.waitMu.Unlock()
 		select {
 		case <-space:
 		case <-q.closing:
-			return ErrClosed
 		case <-ctx.Done():
 			return fmt.Errorf("queue: append: %w", ctx.Err())
 		}
 		q.waitMu.Lock()
+	}
+	err := q.accept(&b, size)
+	q.waitMu.Unlock()
+	notify(q.work)
+	return err
+}
+
+// accept puts a batch into the last group or a new one. waitMu is held.
+func (q *Queue) accept(b *Batch, size int64) error {
+	if q.isClosing() {
+		return ErrClosed
+	}
+	if b.Chain.Failed() {
+		return ErrChain
 	}
 	n := len(q.groups)
 	if n == 0 || q.groups[n-1].bytes+size > commitBytes {
@@ -109,13 +108,10 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 		n++
 	}
 	g := q.groups[n-1]
-	q.addTo(g, &b)
+	q.addTo(g, b)
 	g.bytes += size
 	q.waitBytes += size
-	urgent := n > 1 || q.waitBytes >= min(commitBytes, q.opts.WaitBytes/2)
-	q.waitMu.Unlock()
-	notify(q.work)
-	if urgent {
+	if n > 1 || q.waitBytes >= min(commitBytes, q.opts.WaitBytes/2) {
 		notify(q.urgent)
 	}
 	return nil
@@ -216,10 +212,8 @@ func (q *Queue) take() *group {
 	q.groups[0] = nil
 	q.groups = q.groups[1:]
 	q.waitBytes -= g.bytes
-	if q.space != nil {
-		close(q.space)
-		q.space = nil
-	}
+	close(q.space)
+	q.space = make(chan struct{})
 	return g
 }
 
@@ -237,14 +231,13 @@ func (q *Queue) commitGroup(g *group) {
 		err = ErrChain // of all of the group, since it is one transaction
 	case len(g.records)+len(g.state) > 0:
 		start := time.Now()
-		if err = q.write(g); err != nil {
-			q.fail(err, g.bytes)
-			err = q.commitErr
-		} else {
+		err = q.write(g)
+		if err == nil {
 			q.metrics.commits.Inc()
 			q.metrics.commitDuration.Observe(time.Since(start).Seconds())
-			q.succeed()
 		}
+		q.result(err, g.bytes)
+		err = q.commitErr
 	}
 	if err != nil {
 		for _, c := range g.chains {
@@ -506,27 +499,32 @@ func (q *Queue) remove(s *Segment) {
 	}
 }
 
-// fail notes that a write was refused. Of commitErr the committer, which this is, is the only one to write.
-func (q *Queue) fail(err error, size int64) {
-	q.metrics.errors.Inc()
-	if q.commitErr == nil {
-		q.log.Error("storage refuses writes", zap.Error(err))
+// result notes whether a group was stored, or would be. Only the committer, which this is, changes commitErr.
+func (q *Queue) result(err error, size int64) {
+	if err != nil || q.commitErr != nil {
+		q.failed, q.failSize = time.Now(), size
+		q.outcome(&q.commitErr, "store", err, "storage refuses writes", "storage accepts writes again")
 	}
-	q.failed, q.failSize = time.Now(), size
-	q.mu.Lock()
-	q.commitErr = fmt.Errorf("queue: store: %w", err)
-	q.mu.Unlock()
 }
 
-// succeed notes that a write went well.
-func (q *Queue) succeed() {
-	if q.commitErr == nil {
-		return
-	}
+// outcome notes what became of a write, and logs it when that is something new.
+func (q *Queue) outcome(last *error, what string, err error, failing, works string) {
 	q.mu.Lock()
-	q.commitErr = nil
+	before := *last
+	*last = nil
+	if err != nil {
+		*last = fmt.Errorf("queue: %s: %w", what, err)
+	}
 	q.mu.Unlock()
-	q.log.Info("storage accepts writes again")
+	switch {
+	case err != nil:
+		q.metrics.errors.Inc()
+		if before == nil {
+			q.log.Error(failing, zap.Error(err))
+		}
+	case before != nil:
+		q.log.Info(works)
+	}
 }
 
 // probe tries whether what was refused last would be accepted now.
@@ -535,9 +533,5 @@ func (q *Queue) probe() {
 	if err == nil {
 		err = q.store.Commit(&Group{bytes: q.failSize})
 	}
-	if err != nil {
-		q.fail(err, q.failSize)
-		return
-	}
-	q.succeed()
+	q.result(err, q.failSize)
 }

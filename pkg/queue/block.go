@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 	"sort"
 )
 
@@ -47,6 +48,9 @@ const extendLimit = 32 << 10
 // maxChunkPayload bounds what a reader believes of a length.
 const maxChunkPayload = 1 << 30
 
+// big is the byte order of all that is not bbolt's own.
+var big = binary.BigEndian
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errChunk = errors.New("checksum or layout of a block is wrong")
@@ -75,7 +79,7 @@ type draft struct {
 
 // fits tells whether an entry still belongs into d.
 func (d *draft) fits(entry []byte) bool {
-	return d.count == 0 || len(d.buf)+uvarintLen(len(entry))+len(entry) <= blockSize
+	return len(d.buf)+uvarintLen(len(entry))+len(entry) <= blockSize
 }
 
 // addEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the spare memory if it is enough.
@@ -105,13 +109,13 @@ func (d *draft) add(entry []byte) {
 func (d *draft) finish(kind uint8, first uint64, before int64) chunkInfo {
 	h := d.buf[:chunkHeaderSize]
 	h[4], h[5], h[6], h[7] = chunkVersion, kind, 0, 0
-	binary.BigEndian.PutUint32(h[8:], uint32(d.count))
-	binary.BigEndian.PutUint32(h[12:], uint32(len(d.buf)-chunkHeaderSize))
-	binary.BigEndian.PutUint64(h[16:], first)
-	binary.BigEndian.PutUint64(h[24:], uint64(d.at))
-	binary.BigEndian.PutUint64(h[32:], uint64(before))
-	binary.BigEndian.PutUint64(h[40:], uint64(d.bytes))
-	binary.BigEndian.PutUint32(h, crc32.Checksum(d.buf[4:], castagnoli))
+	big.PutUint32(h[8:], uint32(d.count))
+	big.PutUint32(h[12:], uint32(len(d.buf)-chunkHeaderSize))
+	big.PutUint64(h[16:], first)
+	big.PutUint64(h[24:], uint64(d.at))
+	big.PutUint64(h[32:], uint64(before))
+	big.PutUint64(h[40:], uint64(d.bytes))
+	big.PutUint32(h, crc32.Checksum(d.buf[4:], castagnoli))
 	return chunkInfo{first: first, count: d.count, at: d.at, before: before, bytes: d.bytes, start: chunkHeaderSize, end: len(d.buf)}
 }
 
@@ -171,11 +175,11 @@ func parseBlock(buf []byte, kind uint8) ([]chunkInfo, error) {
 	var chunks []chunkInfo
 	for offset := 0; offset < len(buf); {
 		c, err := parseChunk(buf[offset:], kind)
+		if n := len(chunks); err == nil && n > 0 && kind == kindRecords && c.first != chunks[n-1].last()+1 {
+			err = errChunk
+		}
 		if err != nil {
 			return chunks, fmt.Errorf("at byte %d: %w", offset, err)
-		}
-		if n := len(chunks); n > 0 && kind == kindRecords && c.first != chunks[n-1].last()+1 {
-			return chunks, fmt.Errorf("at byte %d: %w", offset, errChunk)
 		}
 		c.start += offset
 		c.end += offset
@@ -192,20 +196,20 @@ func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
 	if buf[4] != chunkVersion {
 		return chunkInfo{}, fmt.Errorf("block layout %d, this program reads %d: %w", buf[4], chunkVersion, errChunk)
 	}
-	count, length := binary.BigEndian.Uint32(buf[8:]), binary.BigEndian.Uint32(buf[12:])
+	count, length := big.Uint32(buf[8:]), big.Uint32(buf[12:])
 	if buf[5] != kind || length > maxChunkPayload || int(length) > len(buf)-chunkHeaderSize || count > length || count == 0 {
 		return chunkInfo{}, errChunk
 	}
 	end := chunkHeaderSize + int(length)
-	if crc32.Checksum(buf[4:end], castagnoli) != binary.BigEndian.Uint32(buf) {
+	if crc32.Checksum(buf[4:end], castagnoli) != big.Uint32(buf) {
 		return chunkInfo{}, errChunk
 	}
 	c := chunkInfo{
-		first:  binary.BigEndian.Uint64(buf[16:]),
+		first:  big.Uint64(buf[16:]),
 		count:  int(count),
-		at:     int64(binary.BigEndian.Uint64(buf[24:])),
-		before: int64(binary.BigEndian.Uint64(buf[32:])),
-		bytes:  int64(binary.BigEndian.Uint64(buf[40:])),
+		at:     int64(big.Uint64(buf[24:])),
+		before: int64(big.Uint64(buf[32:])),
+		bytes:  int64(big.Uint64(buf[40:])),
 		start:  chunkHeaderSize,
 		end:    end,
 	}
@@ -328,20 +332,20 @@ func cutSized(b []byte) (v, rest []byte, ok bool) {
 // appendUints appends numbers of eight bytes each.
 func appendUints(b []byte, values ...uint64) []byte {
 	for _, v := range values {
-		b = binary.BigEndian.AppendUint64(b, v)
+		b = big.AppendUint64(b, v)
 	}
 	return b
 }
 
 // appendCRC appends a CRC-32C of b, or of the key before it for a value that means another thing under another key.
 func appendCRC(b []byte, key ...byte) []byte {
-	return binary.BigEndian.AppendUint32(b, checksum(key, b))
+	return big.AppendUint32(b, checksum(key, b))
 }
 
 // cutCRC removes what appendCRC has appended, and tells whether it is right.
 func cutCRC(b []byte, key ...byte) ([]byte, bool) {
 	n := len(b) - 4
-	if n < 0 || checksum(key, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
+	if n < 0 || checksum(key, b[:n]) != big.Uint32(b[n:]) {
 		return nil, false
 	}
 	return b[:n], true
@@ -351,10 +355,4 @@ func checksum(key, b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b)
 }
 
-func uvarintLen(n int) int {
-	size := 1
-	for ; n >= 0x80; n >>= 7 {
-		size++
-	}
-	return size
-}
+func uvarintLen(n int) int { return (bits.Len(uint(n)|1) + 6) / 7 }

@@ -9,8 +9,6 @@ import (
 	"sort"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // Record is one record of the queue.
@@ -199,20 +197,11 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 	q := c.q
 	for {
 		q.mu.RLock()
-		if seq > q.end {
+		b, s := q.cachedBlock(seq), q.segmentOf(seq)
+		if !b.empty() || s == nil {
 			q.mu.RUnlock()
 			c.use(0)
-			return Block{}, nil
-		}
-		if view, ok := q.cachedBlock(seq); ok {
-			q.mu.RUnlock()
-			c.use(0)
-			return view, nil
-		}
-		s := q.segmentOf(seq)
-		if s == nil {
-			q.mu.RUnlock()
-			return Block{}, nil
+			return b, nil
 		}
 		at := *s
 		q.mu.RUnlock()
@@ -250,17 +239,13 @@ func (q *Queue) segmentOf(seq uint64) *Segment {
 	return q.segments[i]
 }
 
-// cachedBlock returns the block with record seq if it is in memory. q.mu is held.
-func (q *Queue) cachedBlock(seq uint64) (Block, bool) {
-	i := len(q.cache) - 1
-	if i < 0 {
-		return Block{}, false
+// cachedBlock returns the block with record seq if it is in memory, else an empty one. q.mu is held.
+func (q *Queue) cachedBlock(seq uint64) Block {
+	i := sort.Search(len(q.cache), func(i int) bool { return q.cache[i].last() >= seq })
+	if i == len(q.cache) || !q.cache[i].holds(seq) {
+		return Block{}
 	}
-	if seq < q.cache[i].first() {
-		i = sort.Search(i, func(i int) bool { return q.cache[i].last() >= seq })
-	}
-	b := q.cache[i]
-	return b, b.holds(seq)
+	return q.cache[i]
 }
 
 // use notes which segment the cursor reads, so that it is kept open between the calls. 0: none.
@@ -454,7 +439,7 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	}
 	if !fromWindow {
 		at = max(at, first.firstAt)
-		if b, ok := c.q.cachedBlock(pos.acked + 1); ok {
+		if b := c.q.cachedBlock(pos.acked + 1); !b.empty() {
 			at = b.chunks[b.chunkOf(pos.acked+1)].at
 		}
 	}
@@ -626,22 +611,7 @@ func (q *Queue) flushPositions(sync bool) error {
 	q.flushMu.Lock()
 	defer q.flushMu.Unlock()
 	err := q.store.SaveCursors(q.checkpoint(), sync)
-	q.mu.Lock()
-	before := q.cursorErr
-	q.cursorErr = nil
-	if err != nil {
-		q.cursorErr = fmt.Errorf("queue: store cursors: %w", err)
-	}
-	q.mu.Unlock()
-	switch {
-	case err != nil:
-		q.metrics.errors.Inc()
-		if before == nil {
-			q.log.Error("cursors cannot be stored", zap.Error(err))
-		}
-	case before != nil:
-		q.log.Info("cursors can be stored again")
-	}
+	q.outcome(&q.cursorErr, "store cursors", err, "cursors cannot be stored", "cursors can be stored again")
 	return err
 }
 

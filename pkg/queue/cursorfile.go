@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -41,8 +40,8 @@ type Checkpoint struct {
 }
 
 func (c *Checkpoint) encode() []byte {
-	b := binary.BigEndian.AppendUint64(nil, c.end)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors)))
+	b := big.AppendUint64(nil, c.end)
+	b = big.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
 		b = appendUints(appendSized(b, name), p.acked, p.segment, uint64(p.bytes))
 	}
@@ -55,8 +54,8 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	if len(b) < 12 {
 		return nil, errCheckpoint
 	}
-	c := &Checkpoint{end: binary.BigEndian.Uint64(b), cursors: map[string]position{}}
-	n := binary.BigEndian.Uint32(b[8:])
+	c := &Checkpoint{end: big.Uint64(b), cursors: map[string]position{}}
+	n := big.Uint32(b[8:])
 	b = b[12:]
 	for range n {
 		name, rest, ok := cutSized(b)
@@ -64,7 +63,7 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 			return nil, errCheckpoint
 		}
 		c.cursors[string(name)] = position{
-			acked: binary.BigEndian.Uint64(rest), segment: binary.BigEndian.Uint64(rest[8:]), bytes: int64(binary.BigEndian.Uint64(rest[16:])),
+			acked: big.Uint64(rest), segment: big.Uint64(rest[8:]), bytes: int64(big.Uint64(rest[16:])),
 		}
 		b = rest[24:]
 	}
@@ -124,13 +123,13 @@ func readSlot(r io.Reader, size int64) (*Checkpoint, uint64, error) {
 	if _, err := io.ReadFull(r, b); err != nil {
 		return nil, 0, err
 	}
-	length := binary.BigEndian.Uint32(b[12:])
+	length := big.Uint32(b[12:])
 	if string(b[:8]) != cursorMagic || int64(length) > size-cursorSlotHeader ||
-		crc32.Checksum(b[12:cursorSlotHeader+length], castagnoli) != binary.BigEndian.Uint32(b[8:]) {
+		crc32.Checksum(b[12:cursorSlotHeader+length], castagnoli) != big.Uint32(b[8:]) {
 		return nil, 0, errCheckpoint
 	}
 	c, err := decodeCheckpoint(b[cursorSlotHeader : cursorSlotHeader+length])
-	return c, binary.BigEndian.Uint64(b[16:]), err
+	return c, big.Uint64(b[16:]), err
 }
 
 // store writes c, which survives the end of the process at once and that of the machine if sync is set.
@@ -139,10 +138,10 @@ func (f *cursorFile) store(c *Checkpoint, sync bool) error {
 	f.generation++
 	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
 	copy(b, cursorMagic)
-	binary.BigEndian.PutUint32(b[12:], uint32(len(payload)))
-	binary.BigEndian.PutUint64(b[16:], f.generation)
+	big.PutUint32(b[12:], uint32(len(payload)))
+	big.PutUint64(b[16:], f.generation)
 	b = append(b, payload...)
-	binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	big.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
 
 	if f.broken || int64(len(b)) > f.slot {
 		return f.renew(b)

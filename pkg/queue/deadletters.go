@@ -3,7 +3,6 @@ package queue
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -140,7 +139,7 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
 	d := &DeadLetters{
-		opts: opts, reporter: reporter{opts.Logger, opts.Metrics}, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
+		opts: opts, reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"}, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
 	}
 	if err := d.open(); err != nil {
 		if !isNoSpace(err) {
@@ -151,15 +150,13 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	return d, nil
 }
 
-const deadDamaged = "dead letters are damaged"
-
 // open opens the file, or a new one if it is damaged.
 func (d *DeadLetters) open() error {
 	err := d.load()
 	if !isDamage(err) {
 		return err
 	}
-	d.damaged(deadDamaged, err)
+	d.damaged(err)
 	if err := d.setAside(d.path); err != nil {
 		return err
 	}
@@ -210,7 +207,7 @@ func (d *DeadLetters) load() (err error) {
 					unreadable++
 					return nil
 				}
-				last = max(last, binary.BigEndian.Uint64(k))
+				last = max(last, big.Uint64(k))
 				found.add(&l, 1)
 				return nil
 			})
@@ -262,11 +259,13 @@ func (c *change) remove(tx *bolt.Tx, key, value []byte) error {
 	return errors.Join(tx.Bucket(lettersBucket).Delete(key), tx.Bucket(dataBucket).Delete(key))
 }
 
-// use runs fn in a transaction, which run makes of the open file. If that turns out to be damaged a new one is begun, and the
-// error returned all the same. d.mu is held.
+// use runs fn in a transaction of the open file, and counts the changes that it notes. If the file turns out to be damaged a new one
+// is begun, and the error returned all the same.
 func (d *DeadLetters) use(
-	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx) error,
+	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx, c *change) error,
 ) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.closed {
 		return ErrClosed
 	}
@@ -274,11 +273,15 @@ func (d *DeadLetters) use(
 		err = d.open()
 	}
 	if err == nil {
-		err = run(d.db, d.path, fn)
+		c := change{count: map[string]int{}}
+		err = run(d.db, d.path, func(tx *bolt.Tx) error { return fn(tx, &c) })
+		if err == nil {
+			d.apply(c)
+		}
 		if isDamage(err) {
 			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
-			d.damaged(deadDamaged, err)
+			d.damaged(err)
 			_ = d.setAside(d.path) // else it is tried with the next use
 		}
 	}
@@ -298,57 +301,48 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 	if len(letters) == 0 {
 		return nil
 	}
-	d.mu.Lock()
-	last, added := d.last, change{count: map[string]int{}}
-	gone := change{count: map[string]int{}}
-	err := d.use("put", update, func(tx *bolt.Tx) error {
+	dropped := map[string]int{}
+	err := d.use("put", update, func(tx *bolt.Tx, c *change) error {
 		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
 		meta.FillPercent, data.FillPercent = 0.9, 0.9
 		for _, l := range letters {
 			now := time.Now()
-			last = max(last+1, uint64(now.UnixNano()))
-			key := sequenceKey(last)
+			d.last = max(d.last+1, uint64(now.UnixNano()))
+			key := sequenceKey(d.last)
 			l.Size = len(l.Data)
 			if l.Time.IsZero() {
 				l.Time = now
 			}
-			added.add(&l, 1)
-			if err := meta.Put(key, encodeLetter(key, &l)); err != nil {
-				return err
-			}
-			if err := data.Put(key, appendCRC(slices.Clone(l.Data), key...)); err != nil {
+			c.add(&l, 1)
+			err := errors.Join(meta.Put(key, encodeLetter(key, &l)), data.Put(key, appendCRC(slices.Clone(l.Data), key...)))
+			if err != nil {
 				return err
 			}
 		}
-		c := meta.Cursor()
-		for k, v := c.First(); k != nil && d.bytes+added.bytes+gone.bytes > d.opts.MaxBytes; k, v = c.First() {
-			if err := gone.remove(tx, bytes.Clone(k), v); err != nil {
+		oldest := meta.Cursor()
+		for k, v := oldest.First(); k != nil && d.bytes+c.bytes > d.opts.MaxBytes; k, v = oldest.First() {
+			if l, err := decodeLetter(k, v); err == nil {
+				dropped[l.Sink]++
+			}
+			if err := c.remove(tx, bytes.Clone(k), v); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err == nil {
-		d.last = last
-		d.apply(added)
-		d.apply(gone)
-	}
-	d.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	for sink, n := range gone.count {
-		d.metrics.deadDropped.Add(float64(-n))
-		d.opts.OnDropped(sink, -n)
+	for sink, n := range dropped {
+		d.metrics.deadDropped.Add(float64(n))
+		d.opts.OnDropped(sink, n)
 	}
 	return nil
 }
 
 // scan calls fn for each letter that the filter selects, in order, until it returns false.
 func (d *DeadLetters) scan(what string, filter DeadLetterFilter, fn func(l *DeadLetter) bool) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.use(what, view, func(tx *bolt.Tx) error { return filter.scan(tx, fn) })
+	return d.use(what, view, func(tx *bolt.Tx, _ *change) error { return filter.scan(tx, fn) })
 }
 
 // List returns the letters that the filter selects, oldest first, without their Data.
@@ -391,7 +385,7 @@ func (d *DeadLetters) Last() string {
 func findLetter(tx *bolt.Tx, key []byte) (DeadLetter, error) {
 	v := tx.Bucket(lettersBucket).Get(key)
 	if v == nil {
-		return DeadLetter{}, fmt.Errorf("%w: %s", ErrNotFound, letterID(binary.BigEndian.Uint64(key)))
+		return DeadLetter{}, fmt.Errorf("%w: %s", ErrNotFound, letterID(big.Uint64(key)))
 	}
 	return decodeLetter(key, v)
 }
@@ -402,9 +396,7 @@ func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	if err != nil {
 		return l, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	err = d.use("get", view, func(tx *bolt.Tx) error {
+	err = d.use("get", view, func(tx *bolt.Tx, _ *change) error {
 		var err error
 		if l, err = findLetter(tx, key); err != nil {
 			return err
@@ -426,31 +418,21 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var grown change
-	err = d.use("update", update, func(tx *bolt.Tx) error {
+	return d.use("update", update, func(tx *bolt.Tx, c *change) error {
 		kept, err := findLetter(tx, key)
 		if err != nil {
 			return err
 		}
-		before := kept.cost()
+		c.add(&kept, -1)
 		kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
-		grown.bytes = kept.cost() - before
+		c.add(&kept, 1)
 		return tx.Bucket(lettersBucket).Put(key, encodeLetter(key, &kept))
 	})
-	if err == nil {
-		d.apply(grown)
-	}
-	return err
 }
 
 // Delete removes letters and returns how many there were of them.
-func (d *DeadLetters) Delete(ids ...string) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n, gone := 0, change{count: map[string]int{}}
-	err := d.use("delete", update, func(tx *bolt.Tx) error {
+func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
+	err = d.use("delete", update, func(tx *bolt.Tx, c *change) error {
 		for _, id := range ids {
 			key, err := letterKey(id)
 			if err != nil {
@@ -458,7 +440,7 @@ func (d *DeadLetters) Delete(ids ...string) (int, error) {
 			}
 			if v := tx.Bucket(lettersBucket).Get(key); v != nil {
 				n++
-				if err := gone.remove(tx, key, v); err != nil {
+				if err := c.remove(tx, key, v); err != nil {
 					return err
 				}
 			}
@@ -468,7 +450,6 @@ func (d *DeadLetters) Delete(ids ...string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	d.apply(gone)
 	return n, nil
 }
 
@@ -541,9 +522,9 @@ func letterKey(id string) ([]byte, error) {
 
 func encodeLetter(key []byte, l *DeadLetter) []byte {
 	b := []byte{letterVersion}
-	b = binary.BigEndian.AppendUint64(b, uint64(l.Time.UnixNano()))
-	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
-	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))
+	b = big.AppendUint64(b, uint64(l.Time.UnixNano()))
+	b = big.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
+	b = big.AppendUint32(b, uint32(l.Size))
 	for _, s := range []string{l.Sink, l.Reason, l.Request, l.EventID, l.EventType} {
 		b = appendSized(b, s)
 	}
@@ -561,10 +542,10 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, b[0])
 	}
 	l := DeadLetter{
-		ID:     letterID(binary.BigEndian.Uint64(key)),
-		Time:   time.Unix(0, int64(binary.BigEndian.Uint64(b[1:]))),
-		Status: int(int32(binary.BigEndian.Uint32(b[9:]))),
-		Size:   int(binary.BigEndian.Uint32(b[13:])),
+		ID:     letterID(big.Uint64(key)),
+		Time:   time.Unix(0, int64(big.Uint64(b[1:]))),
+		Status: int(int32(big.Uint32(b[9:]))),
+		Size:   int(big.Uint32(b[13:])),
 	}
 	b = b[17:]
 	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request, &l.EventID, &l.EventType} {

@@ -40,7 +40,7 @@ func newDisk(o *Options) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{
-		reporter: reporter{o.Logger, o.Metrics}, dir: o.Dir, mapped: 64 << 10, lock: lock,
+		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"}, dir: o.Dir, mapped: 64 << 10, lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	for int64(d.mapped) < 2*o.SegmentBytes {
@@ -63,7 +63,7 @@ func (d *disk) Load() (*Loaded, error) {
 	positions, stored, err := openCursorFile(d.dir)
 	d.positions = positions
 	if isDamage(err) {
-		d.damaged("storage is damaged", err)
+		d.damaged(err)
 		err = d.setAside(positions.path())
 	}
 	if err != nil {
@@ -86,13 +86,12 @@ func (d *disk) Load() (*Loaded, error) {
 	}
 	if stored == nil {
 		stored = copied
-	} else {
-		// The copy is older in general, but not if the last transaction came after the last flush.
-		stored.end = max(stored.end, copied.end)
-		for name, p := range stored.cursors {
-			if c := copied.cursors[name]; c.acked > p.acked {
-				stored.cursors[name] = c
-			}
+	}
+	// The copy is older in general, but not if the last transaction came after the last flush.
+	stored.end = max(stored.end, copied.end)
+	for name, p := range stored.cursors {
+		if c := copied.cursors[name]; c.acked > p.acked {
+			stored.cursors[name] = c
 		}
 	}
 	l.cursors = stored.cursors
@@ -153,7 +152,7 @@ func (d *disk) findSegments() (segments []found, taken []span, err error) {
 		}
 		s, err := inspect(path, base)
 		if isDamage(err) {
-			d.damaged("storage is damaged", err)
+			d.damaged(err)
 			taken = append(taken, span{base, base - 1})
 			if err = d.setAside(path); err == nil {
 				continue
@@ -181,7 +180,7 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 		if !isDamage(err) {
 			return gap, err
 		}
-		d.damaged("storage is damaged", err)
+		d.damaged(err)
 		if newest.verified { // some blocks of the state, not the structure of the file
 			newest.flagged = true
 			return gap, nil
@@ -201,7 +200,7 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 // never confirmed and may have been given out again.
 func (d *disk) expect(s *found, last uint64) {
 	if s.last < last {
-		d.damaged("storage is damaged", damagef(s.path, "it ends with record %d instead of %d", s.last, last))
+		d.damaged(damagef(s.path, "it ends with record %d instead of %d", s.last, last))
 		s.flagged = true
 	}
 	s.last = last
@@ -342,7 +341,7 @@ func (d *disk) flag(s *segment, known *bool, err error) {
 		d.log.Debug("storage is damaged in one more place", zap.Error(err))
 		return
 	}
-	d.damaged("storage is damaged", err)
+	d.damaged(err)
 }
 
 func (d *disk) Rest(base uint64) {
@@ -395,9 +394,10 @@ func (d *disk) Close() error {
 type reporter struct {
 	log     *zap.Logger
 	metrics *Metrics
+	message string
 }
 
-func (r *reporter) damaged(what string, err error) {
+func (r *reporter) damaged(err error) {
 	r.metrics.damaged.Inc()
-	r.log.Error(what, zap.Error(err))
+	r.log.Error(r.message, zap.Error(err))
 }

@@ -121,7 +121,7 @@ type Queue struct {
 	waitMu    sync.Mutex
 	groups    []*group
 	waitBytes int64
-	space     chan struct{} // closed when the list becomes shorter; nil while nobody waits
+	space     chan struct{} // closed, and replaced, when the list becomes shorter
 	spare     []byte        // memory of a draft, to be used again
 	work      chan struct{} // holds one token when there may be a group
 	urgent    chan struct{} // holds one token when a group should not wait for CommitInterval
@@ -180,7 +180,7 @@ func Open(opts Options) (_ *Queue, err error) {
 	}
 	q := &Queue{
 		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
-		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		space: make(chan struct{}), work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 		closing: make(chan struct{}), dones: make(chan func(), 16),
 	}
 	if opts.Wrap != nil {
@@ -217,7 +217,7 @@ func (q *Queue) load() error {
 		if !isNoSpace(err) {
 			return err
 		}
-		q.fail(err, 0)
+		q.result(err, 0)
 	}
 	if err := q.flushPositions(true); err != nil && !isNoSpace(err) {
 		return err
@@ -231,9 +231,12 @@ func (q *Queue) load() error {
 
 // isNoSpace tells errors that pass by themselves from those that make a directory unusable.
 func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
-		// bbolt drops the cause when it grows a file.
-		strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EFBIG.Error())
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) { // bbolt drops the cause when it grows a file
+			return true
+		}
+	}
+	return false
 }
 
 // State returns the value of a key as it is stored, and whether it is set. A change is seen when its batch is stored, before

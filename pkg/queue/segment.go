@@ -2,7 +2,6 @@ package queue
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -92,7 +91,7 @@ func decodeInfo(b []byte) (segmentInfo, error) {
 		}
 		b, i.version = whole, whole[0]
 	}
-	i.base, i.previousBase, i.previousLast = binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:]), binary.BigEndian.Uint64(b[17:])
+	i.base, i.previousBase, i.previousLast = big.Uint64(b[1:]), big.Uint64(b[9:]), big.Uint64(b[17:])
 	return i, nil
 }
 
@@ -115,14 +114,14 @@ func (s *Segment) decode(b []byte) error {
 	if len(b) != 32 {
 		return errors.New("no summary of the segment")
 	}
-	s.last = binary.BigEndian.Uint64(b)
+	s.last = big.Uint64(b)
 	for i, v := range []*int64{&s.bytes, &s.firstAt, &s.lastAt} {
-		*v = int64(binary.BigEndian.Uint64(b[8+8*i:]))
+		*v = int64(big.Uint64(b[8+8*i:]))
 	}
 	return nil
 }
 
-func sequenceKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
+func sequenceKey(seq uint64) []byte { return big.AppendUint64(nil, seq) }
 
 // view and update run fn in a transaction of a file, behind guard.
 func view(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
@@ -220,7 +219,7 @@ func (s *segment) open() error {
 	case s.stuck:
 		return &damageError{path: s.path, err: errors.New("it could not be read before"), stuck: true}
 	case s.db != nil:
-		return nil
+		return s.complete()
 	}
 	if !s.verified {
 		if _, err := verifyFile(s.path, ""); err != nil {
@@ -237,11 +236,11 @@ func (s *segment) open() error {
 // which a memory fault would leave locked for everybody who uses the handle.
 func (s *segment) complete() error {
 	stat, err := os.Stat(s.path)
-	if err == nil && stat.Size() < 2*pageSize {
-		err = errors.New("it was cut off while in use")
-	}
 	if err != nil {
 		return boltError(s.path, err)
+	}
+	if stat.Size() < 2*pageSize {
+		return damagef(s.path, "it was cut off while in use")
 	}
 	return nil
 }
@@ -251,9 +250,6 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.open(); err != nil {
-		return nil, 0, err
-	}
-	if err := s.complete(); err != nil {
 		return nil, 0, err
 	}
 	err = view(s.db, s.path, func(tx *bolt.Tx) error {
@@ -266,7 +262,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 		switch {
 		case key == nil:
 			key, _ = c.Last()
-		case len(key) == 8 && binary.BigEndian.Uint64(key) > seq:
+		case len(key) == 8 && big.Uint64(key) > seq:
 			key, _ = c.Prev()
 		}
 		if len(key) != 8 {
@@ -276,7 +272,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 			buf = append([]byte(nil), b.Get(blockKey)...)
 		}
 		if key, _ := c.Next(); len(key) == 8 {
-			next = binary.BigEndian.Uint64(key)
+			next = big.Uint64(key)
 		}
 		return nil
 	})

@@ -198,11 +198,11 @@ func (c *checker) claim(id uint64) (p boltPage, err error) {
 	if id < 2 || id >= c.meta.Pages {
 		return p, fmt.Errorf("page %d is out of range", id)
 	}
-	p = parseHeader(make([]byte, pageSize))
-	if err := c.read(id, p.content); err != nil {
+	content := make([]byte, pageSize)
+	if err := c.read(id, content); err != nil {
 		return p, err
 	}
-	p = parseHeader(p.content)
+	p = parseHeader(content)
 	overflow := uint64(native.Uint32(p.content[12:]))
 	if got := native.Uint64(p.content); got != id {
 		return p, fmt.Errorf("page %d says it is page %d", id, got)
