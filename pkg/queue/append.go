@@ -293,10 +293,7 @@ func (q *Queue) write(g *group) error {
 // ready makes sure that there is a segment to write to.
 func (q *Queue) ready() error {
 	if s := q.active; s != nil {
-		q.mu.RLock()
-		condemned := q.condemned == s
-		q.mu.RUnlock()
-		if !condemned {
+		if q.condemned.Load() != s {
 			return nil
 		}
 		q.active = nil
@@ -477,7 +474,7 @@ func (q *Queue) skip(first, last uint64) {
 	for _, c := range cursors {
 		if n := c.skip(first, last); n > 0 {
 			q.opts.OnDropped(c.name, n)
-			c.moved()
+			notify(q.dirty)
 		}
 	}
 }

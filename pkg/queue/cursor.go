@@ -155,8 +155,9 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 		fit := uint64(int64(room)*int64(ch.count)/max(1, ch.bytes)) + 1
 		records = make([]Record, 0, min(uint64(maxRecords), fit, end-c.read+1))
 	}
-	for {
+	for ; c.chunk < len(c.view.chunks); c.chunk++ {
 		ch := &c.view.chunks[c.chunk]
+		c.offset = max(c.offset, ch.start)
 		if n := len(c.window); n == 0 || c.window[n-1].last() < c.read {
 			c.window = append(c.window, chunkRef{*ch, c.view.segment})
 		}
@@ -171,13 +172,9 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 			c.read++
 			c.offset = next
 		}
-		c.at = c.read
-		if c.chunk++; c.chunk == len(c.view.chunks) {
-			c.at = 0
-			return records, room, len(records) == maxRecords || room <= 0
-		}
-		c.offset = c.view.chunks[c.chunk].start
 	}
+	c.at = 0
+	return records, room, len(records) == maxRecords || room <= 0
 }
 
 // seek finds c.read in the current block.
@@ -265,19 +262,17 @@ func (c *Cursor) use(base uint64) {
 // condemn takes a segment that cannot be read at all out of use. It returns true for the one that is written to: that stays on
 // the list until the committer, who may be using it at this moment, takes it out.
 func (q *Queue) condemn(s *Segment) (active bool) {
-	q.mu.Lock()
+	q.mu.RLock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
 	last := s.last
-	if active {
-		q.condemned = s
-	}
-	q.mu.Unlock()
-	if active {
-		q.skip(s.base, last)
-	} else {
+	q.mu.RUnlock()
+	if !active {
 		q.takeOut(s)
+		return false
 	}
-	return active
+	q.condemned.Store(s)
+	q.skip(s.base, last)
+	return true
 }
 
 // lost notes that records cannot be read.
@@ -293,7 +288,7 @@ func (c *Cursor) lost(first, last uint64) {
 	c.mu.Unlock()
 	if n > 0 {
 		c.q.opts.OnDropped(c.name, n)
-		c.moved()
+		notify(c.q.dirty)
 	}
 }
 
@@ -326,7 +321,7 @@ func (c *Cursor) Ack(seq uint64) error {
 	}
 	c.moveTo(seq)
 	c.mu.Unlock()
-	c.moved()
+	notify(c.q.dirty)
 	return nil
 }
 
@@ -357,9 +352,6 @@ func (c *Cursor) popWindow() {
 		}
 	}
 }
-
-// moved tells the flusher.
-func (c *Cursor) moved() { notify(c.q.dirty) }
 
 // Rewind makes Next begin again with the first record that is not acknowledged.
 func (c *Cursor) Rewind() {
@@ -491,7 +483,7 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 			}
 		}
 		if dropped > 0 {
-			c.moved()
+			notify(c.q.dirty)
 		}
 		return dropped, err
 	}

@@ -68,37 +68,6 @@ type DeadLetterFilter struct {
 	Limit int       // 0 for all
 }
 
-// scan calls fn for each letter that the filter selects, in order, until it returns false.
-func (f *DeadLetterFilter) scan(tx *bolt.Tx, fn func(l *DeadLetter) bool) error {
-	after, err := letterKey(cmp.Or(f.After, letterID(0)))
-	if err != nil {
-		return err
-	}
-	until, err := letterKey(cmp.Or(f.Until, letterID(math.MaxUint64)))
-	if err != nil {
-		return err
-	}
-	ids := make(map[string]bool, len(f.IDs))
-	for _, id := range f.IDs {
-		ids[id] = true
-	}
-	c := tx.Bucket(lettersBucket).Cursor()
-	for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
-		if bytes.Equal(k, after) {
-			continue
-		}
-		l, err := decodeLetter(k, v)
-		if err != nil {
-			continue // reported when the file was opened
-		}
-		wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
-		if wanted && !fn(&l) {
-			return nil
-		}
-	}
-	return nil
-}
-
 // DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may be called from any goroutine.
 // Each change is synced to disk when the method returns.
 type DeadLetters struct {
@@ -175,8 +144,7 @@ func (d *DeadLetters) load() (err error) {
 			return err
 		}
 		if !clean { // bbolt has two pages to begin with; where one is damaged the last change may be lost
-			d.metrics.damaged.Inc()
-			d.log.Error("dead letters are damaged: the last change may be missing", zap.String("file", d.path))
+			d.damaged(damagef(d.path, "the last change may be missing"))
 		}
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
@@ -194,14 +162,12 @@ func (d *DeadLetters) load() (err error) {
 		}
 		db.AllocSize = allocSize
 		return db.Update(func(tx *bolt.Tx) error {
-			letters, err := tx.CreateBucketIfNotExists(lettersBucket)
-			if err != nil {
-				return err
+			for _, name := range [][]byte{lettersBucket, dataBucket} {
+				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+					return err
+				}
 			}
-			if _, err := tx.CreateBucketIfNotExists(dataBucket); err != nil {
-				return err
-			}
-			return letters.ForEach(func(k, v []byte) error {
+			return tx.Bucket(lettersBucket).ForEach(func(k, v []byte) error {
 				l, err := decodeLetter(k, v)
 				if err != nil {
 					unreadable++
@@ -220,8 +186,7 @@ func (d *DeadLetters) load() (err error) {
 		return err
 	}
 	if unreadable > 0 {
-		d.metrics.damaged.Inc()
-		d.log.Error("dead letters are damaged and passed over", zap.String("file", d.path), zap.Int("letters", unreadable))
+		d.damaged(damagef(d.path, "%d letters are passed over", unreadable))
 	}
 	d.db, d.last, d.bytes, d.count = db, last, 0, map[string]int{}
 	d.apply(found)
@@ -341,8 +306,33 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 }
 
 // scan calls fn for each letter that the filter selects, in order, until it returns false.
-func (d *DeadLetters) scan(what string, filter DeadLetterFilter, fn func(l *DeadLetter) bool) error {
-	return d.use(what, view, func(tx *bolt.Tx, _ *change) error { return filter.scan(tx, fn) })
+func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLetter) bool) error {
+	after, err := letterKey(cmp.Or(f.After, letterID(0)))
+	if err != nil {
+		return err
+	}
+	until, err := letterKey(cmp.Or(f.Until, letterID(math.MaxUint64)))
+	if err != nil {
+		return err
+	}
+	ids := make(map[string]bool, len(f.IDs))
+	for _, id := range f.IDs {
+		ids[id] = true
+	}
+	return d.use(what, view, func(tx *bolt.Tx, _ *change) error {
+		c := tx.Bucket(lettersBucket).Cursor()
+		for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
+			l, err := decodeLetter(k, v)
+			if err != nil || bytes.Equal(k, after) {
+				continue // an unreadable one was reported when the file was opened
+			}
+			wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
+			if wanted && !fn(&l) {
+				return nil
+			}
+		}
+		return nil
+	})
 }
 
 // List returns the letters that the filter selects, oldest first, without their Data.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -280,8 +281,7 @@ func (d *disk) Commit(g *Group) error {
 	}
 	// If a write of data was refused, bbolt has taken everything back and nothing is in doubt; the usual case is a full disk.
 	// After anything else, above all a failed sync, it is not known what is on disk.
-	var perr *os.PathError
-	if errors.As(err, &perr) && perr.Op == "write" && w.unchanged() {
+	if perr, ok := errors.AsType[*os.PathError](err); ok && perr.Op == "write" && w.unchanged() {
 		return err
 	}
 	if isDamage(err) {
@@ -388,6 +388,23 @@ func (d *disk) Close() error {
 		errs = append(errs, d.positions.close())
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
+}
+
+// spaceEvery is how often the space that is left is looked at. A scrape must not do it: a file system that hangs would hold it up.
+const spaceEvery = 5 * time.Second
+
+// spaceLoop looks at what the disk has left.
+func (d *disk) spaceLoop() {
+	tick := time.NewTicker(spaceEvery)
+	defer tick.Stop()
+	for {
+		d.metrics.available.Set(float64(availableBytes(d.dir)))
+		select {
+		case <-tick.C:
+		case <-d.closing:
+			return
+		}
+	}
 }
 
 // reporter logs and counts damaged files.

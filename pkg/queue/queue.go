@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -152,12 +153,13 @@ type stored struct {
 	state     map[string]string
 	commitErr error
 	cursorErr error
-	besides   int64    // bytes of the store besides the segments
-	condemned *Segment // cannot be read: when it is the active one, it is set aside before the next commit
+	besides   int64 // bytes of the store besides the segments
 }
 
-// committer is what the committer alone uses.
+// committer is what the committer uses.
 type committer struct {
+	condemned atomic.Pointer[Segment] // set by a cursor that cannot read it: it is set aside before the next commit
+
 	active      *Segment // takes the next group; nil until one is begun
 	initial     int64    // its size when it was begun
 	recordsTail tail
@@ -291,10 +293,7 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	q.mu.Unlock()
 	// Not later, as with positions: what is appended from now on belongs to this cursor, whatever happens.
 	if err := q.flushPositions(true); err != nil {
-		q.mu.Lock()
-		delete(q.cursors, name)
-		q.mu.Unlock()
-		c.remove()
+		q.forget(name)
 		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
 	}
 	return c, nil
@@ -322,19 +321,26 @@ func (q *Queue) RemoveCursor(name string) error {
 	}
 	q.nameMu.Lock()
 	defer q.nameMu.Unlock()
-	q.mu.Lock()
-	c := q.cursors[name]
-	delete(q.cursors, name)
-	q.mu.Unlock()
-	if c == nil {
+	if !q.forget(name) {
 		return nil
 	}
-	c.remove()
-	c.moved() // for the segments that it has held
+	notify(q.dirty) // for the segments that it has held
 	if err := q.flushPositions(true); err != nil {
 		return fmt.Errorf("queue: remove cursor %s: %w", name, err)
 	}
 	return nil
+}
+
+// forget ends a cursor, and tells whether there was one.
+func (q *Queue) forget(name string) bool {
+	q.mu.Lock()
+	c := q.cursors[name]
+	delete(q.cursors, name)
+	q.mu.Unlock()
+	if c != nil {
+		c.remove()
+	}
+	return c != nil
 }
 
 // Size returns the bytes of the queue's files that are in use.

@@ -202,9 +202,9 @@ func inspect(path string, base uint64) (f found, err error) {
 // boltError tells which of the errors on opening and reading a file mean that what was in it is lost: all that are not the
 // system's, and those of the system that will not pass.
 func boltError(path string, err error) error {
-	var perr *os.PathError
-	var number syscall.Errno
-	system := errors.As(err, &perr) || errors.As(err, &number) || errors.Is(err, berrors.ErrTimeout) || isNoSpace(err)
+	_, ofPath := errors.AsType[*os.PathError](err)
+	_, ofSystem := errors.AsType[syscall.Errno](err)
+	system := ofPath || ofSystem || errors.Is(err, berrors.ErrTimeout) || isNoSpace(err)
 	if isDamage(err) || (system && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrNotExist)) {
 		return err
 	}

@@ -58,14 +58,14 @@ func damagef(path, format string, args ...any) error {
 
 // isDamage tells damage of the file from an error of the system, which may pass.
 func isDamage(err error) bool {
-	var d *damageError
-	return errors.As(err, &d)
+	_, ok := errors.AsType[*damageError](err)
+	return ok
 }
 
 // isStuck tells that bbolt's handle must not be used again, nor closed.
 func isStuck(err error) bool {
-	var d *damageError
-	return errors.As(err, &d) && d.stuck
+	d, ok := errors.AsType[*damageError](err)
+	return ok && d.stuck
 }
 
 // guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory fault in a mapped file that has
