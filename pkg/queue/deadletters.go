@@ -125,8 +125,7 @@ func (d *DeadLetters) open() error {
 	if !isDamage(err) {
 		return err
 	}
-	d.damaged(err)
-	if err := d.setAside(d.path); err != nil {
+	if err := d.setAside(d.path, err); err != nil {
 		return err
 	}
 	return d.load()
@@ -155,28 +154,24 @@ func (d *DeadLetters) load() (err error) {
 			_ = closeUnlessStuck(db, d.path, err) // the error in hand is the one that counts
 		}
 	}()
-	err = guard(d.path, func() error {
-		var err error
-		if db, err = bolt.Open(d.path, 0o600, boltOptions(0)); err != nil {
-			return boltError(d.path, err)
-		}
-		db.AllocSize = allocSize
-		return db.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{lettersBucket, dataBucket} {
-				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-					return err
-				}
+	if db, err = openBolt(d.path, boltOptions(0)); err != nil {
+		return err
+	}
+	err = update(db, d.path, func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{lettersBucket, dataBucket} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
 			}
-			return tx.Bucket(lettersBucket).ForEach(func(k, v []byte) error {
-				l, err := decodeLetter(k, v)
-				if err != nil {
-					unreadable++
-					return nil
-				}
-				last = max(last, big.Uint64(k))
-				found.add(&l, 1)
+		}
+		return tx.Bucket(lettersBucket).ForEach(func(k, v []byte) error {
+			l, err := decodeLetter(k, v)
+			if err != nil {
+				unreadable++
 				return nil
-			})
+			}
+			last = max(last, big.Uint64(k))
+			found.add(&l, 1)
+			return nil
 		})
 	})
 	if err == nil {
@@ -246,8 +241,7 @@ func (d *DeadLetters) use(
 		if isDamage(err) {
 			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
-			d.damaged(err)
-			_ = d.setAside(d.path) // else it is tried with the next use
+			_ = d.setAside(d.path, err) // else it is tried with the next use
 		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {

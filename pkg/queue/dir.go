@@ -90,8 +90,12 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-// setAside renames a damaged file, for whoever wants to look at it. The numbered names keep an earlier one.
-func (r *reporter) setAside(path string) error {
+// setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless that is nil. The numbered
+// names keep an earlier file.
+func (r *reporter) setAside(path string, damage error) error {
+	if damage != nil {
+		r.damaged(damage)
+	}
 	target := path + damagedSuffix
 	for i := 2; ; i++ {
 		if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) {

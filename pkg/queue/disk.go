@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,11 +42,8 @@ func newDisk(o *Options) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{
-		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"}, dir: o.Dir, mapped: 64 << 10, lock: lock,
+		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"}, dir: o.Dir, mapped: 1 << bits.Len64(uint64(2*o.SegmentBytes-1)), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
-	}
-	for int64(d.mapped) < 2*o.SegmentBytes {
-		d.mapped *= 2
 	}
 	d.loops.Go(d.spaceLoop)
 	return d, nil
@@ -64,8 +62,7 @@ func (d *disk) Load() (*Loaded, error) {
 	positions, stored, err := openCursorFile(d.dir)
 	d.positions = positions
 	if isDamage(err) {
-		d.damaged(err)
-		err = d.setAside(positions.path())
+		err = d.setAside(positions.path(), err)
 	}
 	if err != nil {
 		return nil, err
@@ -153,9 +150,8 @@ func (d *disk) findSegments() (segments []found, taken []span, err error) {
 		}
 		s, err := inspect(path, base)
 		if isDamage(err) {
-			d.damaged(err)
 			taken = append(taken, span{base, base - 1})
-			if err = d.setAside(path); err == nil {
+			if err = d.setAside(path, err); err == nil {
 				continue
 			}
 		}
@@ -181,13 +177,12 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 		if !isDamage(err) {
 			return gap, err
 		}
-		d.damaged(err)
 		if newest.verified { // some blocks of the state, not the structure of the file
-			newest.flagged = true
+			d.flag(newest.segment, &newest.flagged, err)
 			return gap, nil
 		}
 		newest.retire()
-		if err := d.setAside(newest.path); err != nil {
+		if err := d.setAside(newest.path, err); err != nil {
 			return gap, err
 		}
 		*taken = append(*taken, span{newest.base, newest.last})
@@ -201,8 +196,7 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 // never confirmed and may have been given out again.
 func (d *disk) expect(s *found, last uint64) {
 	if s.last < last {
-		d.damaged(damagef(s.path, "it ends with record %d instead of %d", s.last, last))
-		s.flagged = true
+		d.flag(s.segment, &s.flagged, damagef(s.path, "it ends with record %d instead of %d", s.last, last))
 	}
 	s.last = last
 }
@@ -367,7 +361,7 @@ func (d *disk) Trim(base uint64) error {
 		d.seal(damagef(s.path, "reading it has failed"))
 	}
 	if flagged {
-		return d.setAside(s.path)
+		return d.setAside(s.path, nil)
 	}
 	return errors.Join(os.Remove(s.path), syncDir(d.dir))
 }

@@ -141,10 +141,8 @@ func boltOptions(mapped int) *bolt.Options {
 	}
 }
 
-// openReadOnly opens a file for reading. It must have been verified.
-func openReadOnly(path string) (db *bolt.DB, err error) {
-	options := boltOptions(0)
-	options.ReadOnly = true
+// openBolt opens a file, or makes it. Where there is one it must have been verified.
+func openBolt(path string, options *bolt.Options) (db *bolt.DB, err error) {
 	err = guard(path, func() error {
 		db, err = bolt.Open(path, 0o600, options)
 		return err
@@ -152,7 +150,14 @@ func openReadOnly(path string) (db *bolt.DB, err error) {
 	if err != nil {
 		return nil, boltError(path, err)
 	}
+	db.AllocSize = allocSize
 	return db, nil
+}
+
+func openReadOnly(path string) (*bolt.DB, error) {
+	options := boltOptions(0)
+	options.ReadOnly = true
+	return openBolt(path, options)
 }
 
 // closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last use.
@@ -352,12 +357,10 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 			_ = os.Remove(temporary)
 		}
 	}()
+	if w.bolt, err = openBolt(temporary, boltOptions(mapped)); err != nil {
+		return nil, err
+	}
 	err = guard(temporary, func() error {
-		var err error
-		if w.bolt, err = bolt.Open(temporary, 0o600, boltOptions(mapped)); err != nil {
-			return err
-		}
-		w.bolt.AllocSize = allocSize
 		w.bolt.NoSync = true // until it is complete nobody will read this file after a crash
 		if err := w.bolt.Update(func(tx *bolt.Tx) error {
 			for _, name := range [][]byte{metaBucket, recordsBucket, stateBucket} {
