@@ -159,3 +159,48 @@ func TestLoadAfterRefusal(t *testing.T) {
 	q = reopen(t, q)
 	check(q, cursor(t, q, "c"))
 }
+
+// beginless refuses to begin a segment.
+type beginless struct {
+	Store
+	full *atomic.Bool
+}
+
+func (s beginless) Begin(b *Start) (int64, error) {
+	if s.full.Load() {
+		return 0, syscall.ENOSPC
+	}
+	return s.Store.Begin(b)
+}
+
+// Where no segment can be begun, an open queue goes on with the one it has, and one that opens reads and waits.
+func TestBeginRefused(t *testing.T) {
+	t.Parallel()
+	var full atomic.Bool
+	opts := Options{SegmentBytes: 64 << 10, Wrap: func(s Store) Store { return beginless{s, &full} }}
+	q := open(t, opts)
+	cursor(t, q, "c")
+	full.Store(true)
+	for i := range 60 {
+		b := Batch{State: []KeyValue{{Key: "n", Value: strconv.AppendInt(nil, int64(i), 10)}}}
+		for _, r := range numbered(100*i+1, 100) {
+			b.Records = append(b.Records, []byte(r))
+		}
+		if err := store(q, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q = reopen(t, q)
+	c := cursor(t, q, "c")
+	expectRecords(t, c, 1, 6000)
+	if err := store(q, Batch{Records: [][]byte{nil}}); !errors.Is(err, syscall.ENOSPC) || q.Err() == nil {
+		t.Errorf("stored without a segment: %v, Err: %v", err, q.Err())
+	}
+	if v, _ := q.State("n"); string(v) != "59" {
+		t.Errorf("the state is %q", v)
+	}
+	full.Store(false)
+	waitFor(t, "the store to be tried", func() bool { return q.Err() == nil })
+	mustPut(t, q, numbered(6001, 2)...)
+	expectRecords(t, c, 6001, 2)
+}
