@@ -18,25 +18,33 @@ type Batch struct {
 	Records [][]byte
 	// State are changes of the state, made in this order, in the same transaction.
 	State []KeyValue
-	// Done may be nil. It is called once: with nil when the batch is synced to disk, else with the reason why it was not stored.
-	// (After an error of the disk itself, other than that it is full, a batch may all the same be found stored after a restart.)
-	// The calls are made one after the other, in the order of the Appends, in a goroutine of their own. It must not call the Queue's
-	// Append, Flush or Close: transactions wait while too many calls are due.
+	// Done may be nil. It is called once: with nil when the batch is synced to disk, else with
+	// the reason why it was not stored. (After an error of the disk itself, other than that it
+	// is full, a batch may all the same be found stored after a restart.) The calls are made
+	// one after the other, in the order of the Appends, in a goroutine of their own. It must
+	// not call the Queue's Append, Flush or Close: transactions wait while too many calls are
+	// due.
 	Done func(error)
-	// Chain may be nil. A batch is stored only if no other one of its chain, appended before it, has failed.
+	// Chain may be nil. A batch is stored only if no other one of its chain, appended before
+	// it, has failed.
 	Chain *Chain
 }
 
-// Chain joins batches whose state builds on each other. A batch that builds on a failed one is not stored:
+// Chain joins batches whose state builds on each other. A batch that builds on a failed one is not
+// stored:
 //
-//   - When a batch of the chain has not been stored, none that was appended to the chain after it is stored either. The Done
-//     of those that Append has accepted gets an error, which is ErrChain unless the store has refused them itself.
-//   - From then on Failed is true and Append returns ErrChain. Failed is true before the first of those Dones is called.
-//   - Nothing is said of other chains, nor of batches without one, except that a transaction stores all of its batches or none:
-//     they can fail with ErrChain too if they were appended before the failure was known.
+//   - When a batch of the chain has not been stored, none that was appended to the chain after it
+//     is stored either. The Done of those that Append has accepted gets an error, which is ErrChain
+//     unless the store has refused them itself.
+//   - From then on Failed is true and Append returns ErrChain. Failed is true before the first of
+//     those Dones is called.
+//   - Nothing is said of other chains, nor of batches without one, except that a transaction stores
+//     all of its batches or none: they can fail with ErrChain too if they were appended before the
+//     failure was known.
 //
-// A chain that has failed stays so. Whoever appends waits until the Done of each of its batches has been called; what
-// Queue.State returns then is what is stored, and a new Chain may build on that. The zero value is a chain that has not failed.
+// A chain that has failed stays so. Whoever appends waits until the Done of each of its batches has
+// been called; what Queue.State returns then is what is stored, and a new Chain may build on that.
+// The zero value is a chain that has not failed.
 type Chain struct{ failed atomic.Bool }
 
 // Failed says whether a batch of the chain could not be stored. It is false for nil.
@@ -62,9 +70,10 @@ type group struct {
 	since   time.Time
 }
 
-// Append accepts a batch and returns; what has become of it says Done, which is called if and only if Append returns nil. It blocks
-// while too much waits to be written, until ctx is done. The memory of the records is the caller's again when Append returns, that of
-// State must not be changed any more.
+// Append accepts a batch and returns; what has become of it says Done, which is called if and only
+// if Append returns nil. It blocks while too much waits to be written, until ctx is done. The
+// memory of the records is the caller's again when Append returns, that of State must not be
+// changed any more.
 func (q *Queue) Append(ctx context.Context, b Batch) error {
 	var size int64
 	for _, r := range b.Records {
@@ -188,7 +197,8 @@ func (q *Queue) commitLoop() {
 			pause(g.since.Add(q.opts.CommitInterval), q.urgent)
 		}
 		if q.commitErr != nil {
-			// What has come meanwhile is tried together, so that a disk that refuses does not cost all the time.
+			// What has come meanwhile is tried together, so that a disk that refuses
+			// does not cost all the time.
 			pause(q.failed.Add(retryInterval), nil)
 		}
 		q.commitGroup(q.take())
@@ -350,7 +360,8 @@ func (q *Queue) snapshot(put func(plan) error) (last tail, err error) {
 		return put(p)
 	}
 	var op, none []byte
-	// Only the committer, which this is, changes the state: no lock that would make everybody wait for the disk.
+	// Only the committer, which this is, changes the state: no lock that would make everybody
+	// wait for the disk.
 	for k, v := range q.state {
 		op = appendOp(op[:0], k, []byte(v))
 		if n := len(drafts); n == blocks && !drafts[n-1].fits(op) {
@@ -366,17 +377,19 @@ func (q *Queue) snapshot(put func(plan) error) (last tail, err error) {
 	return last, err
 }
 
-// rollIfFull begins a new segment when the one that is written to has reached its size. It is no harm if that fails: the old one
-// takes more, and it is tried again a little later.
+// rollIfFull begins a new segment when the one that is written to has reached its size. It is no
+// harm if that fails: the old one takes more, and it is tried again a little later.
 func (q *Queue) rollIfFull() {
 	s := q.active
-	if s == nil || s.size-q.initial < max(q.opts.SegmentBytes-q.initial, q.opts.SegmentBytes/2) || time.Since(q.rollTry) < probeInterval {
+	room := max(q.opts.SegmentBytes-q.initial, q.opts.SegmentBytes/2)
+	if s == nil || s.size-q.initial < room || time.Since(q.rollTry) < probeInterval {
 		return
 	}
 	if err := q.begin(); err != nil {
 		q.metrics.errors.Inc()
 		if q.rollTry.IsZero() {
-			q.log.Warn("no new segment could be begun, the old one goes on", zap.Uint64("first_record", s.base), zap.Error(err))
+			q.log.Warn("no new segment could be begun, the old one goes on",
+				zap.Uint64("first_record", s.base), zap.Error(err))
 		}
 		q.rollTry = time.Now()
 		return
@@ -395,13 +408,15 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 	for i := range g.records {
 		p := &g.records[i]
 		b := Block{p.buf, p.chunks, g.after.base}
-		if n := len(q.cache); n > 0 && p.chunks[0].start > chunkHeaderSize { // the last one has grown
+		// the last one has grown
+		if n := len(q.cache); n > 0 && p.chunks[0].start > chunkHeaderSize {
 			old := &q.cache[n-1]
 			b.chunks = append(old.chunks, p.chunks...)
 			q.cached -= int64(cap(old.buf))
 			*old = b
 		} else {
-			// A block that grows after it has left the cache comes back with its new chunks only.
+			// A block that grows after it has left the cache comes back with its new
+			// chunks only.
 			q.cache = append(q.cache, b)
 		}
 		q.cached += int64(cap(b.buf))
@@ -421,7 +436,8 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 	q.enforceLimit()
 }
 
-// trimCache drops the blocks that every cursor has acknowledged, and the oldest beyond the limit. q.mu is held.
+// trimCache drops the blocks that every cursor has acknowledged, and the oldest beyond the limit.
+// q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
 	n := 0
 	for n < len(q.cache) && (q.cached > q.opts.CacheBytes || q.cache[n].last() <= needed) {
@@ -455,7 +471,8 @@ func (q *Queue) enforceLimit() {
 		if q.removeDone() {
 			continue // nobody loses anything by that
 		}
-		q.log.Warn("storage is full, its oldest segment goes", zap.Uint64("first_record", oldest.base), zap.Int64("max_bytes", q.opts.MaxBytes))
+		q.log.Warn("storage is full, its oldest segment goes",
+			zap.Uint64("first_record", oldest.base), zap.Int64("max_bytes", q.opts.MaxBytes))
 		q.takeOut(oldest)
 	}
 }
@@ -496,7 +513,8 @@ func (q *Queue) remove(s *Segment) {
 	}
 }
 
-// result notes whether a group was stored, or would be. Only the committer, which this is, changes commitErr.
+// result notes whether a group was stored, or would be. Only the committer, which this is, changes
+// commitErr.
 func (q *Queue) result(err error, size int64) {
 	if err != nil || q.commitErr != nil {
 		q.failed, q.failSize = time.Now(), size

@@ -10,8 +10,9 @@ import (
 	"sort"
 )
 
-// A block is the value of one key in a segment: one or more chunks, back to back. A chunk holds what one transaction added to
-// the block, so a block that is still short can grow by another chunk without its older bytes being touched.
+// A block is the value of one key in a segment: one or more chunks, back to back. A chunk holds
+// what one transaction added to the block, so a block that is still short can grow by another chunk
+// without its older bytes being touched.
 //
 // A chunk is a header of chunkHeaderSize bytes, big endian,
 //
@@ -37,12 +38,13 @@ const (
 	kindState   = 2
 )
 
-// blockSize is what a block is closed at. It is large enough that the cost per block (a key, a page rounded up, a checksum)
-// disappears, and small enough that a reader in need of one record does not read much for it.
+// blockSize is what a block is closed at. It is large enough that the cost per block (a key, a page
+// rounded up, a checksum) disappears, and small enough that a reader in need of one record does not
+// read much for it.
 const blockSize = 64 << 10
 
-// extendLimit is how long a block may become by adding chunks to it: a block that grows is written again with each
-// transaction, so its limit bounds what a transaction of one small record writes.
+// extendLimit is how long a block may become by adding chunks to it: a block that grows is written
+// again with each transaction, so its limit bounds what a transaction of one small record writes.
 const extendLimit = 32 << 10
 
 // maxChunkPayload bounds what a reader believes of a length.
@@ -57,13 +59,16 @@ var errChunk = errors.New("checksum or layout of a block is wrong")
 
 // chunkInfo describes one chunk of a block in memory.
 type chunkInfo struct {
-	first  uint64 // sequence number of the first record
-	count  int
-	at     int64 // Unix nanoseconds
-	before int64 // bytes of the segment's records before this chunk
-	bytes  int64 // bytes of this chunk's records
-	start  int   // of the payload in the block
-	end    int   // of the payload in the block
+	// Sequence number of the first record.
+	first uint64
+	count int
+	at    int64 // Unix nanoseconds
+	// Bytes of the segment's records before this chunk.
+	before int64
+	// Bytes of this chunk's records.
+	bytes int64
+	// Where the payload is in the block.
+	start, end int
 }
 
 // last returns the sequence number of the chunk's last record.
@@ -82,7 +87,8 @@ func (d *draft) fits(entry []byte) bool {
 	return len(d.buf)+uvarintLen(len(entry))+len(entry) <= blockSize
 }
 
-// addEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the spare memory if it is enough.
+// addEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the
+// spare memory if it is enough.
 func addEntry(drafts []draft, entry []byte, spare *[]byte) []draft {
 	n := len(drafts)
 	if n == 0 || !drafts[n-1].fits(entry) {
@@ -116,16 +122,20 @@ func (d *draft) finish(kind uint8, first uint64, before int64) chunkInfo {
 	big.PutUint64(h[32:], uint64(before))
 	big.PutUint64(h[40:], uint64(d.bytes))
 	big.PutUint32(h, crc32.Checksum(d.buf[4:], castagnoli))
-	return chunkInfo{first: first, count: d.count, at: d.at, before: before, bytes: d.bytes, start: chunkHeaderSize, end: len(d.buf)}
+	return chunkInfo{
+		first: first, count: d.count, at: d.at, before: before, bytes: d.bytes, start: chunkHeaderSize, end: len(d.buf),
+	}
 }
 
-// tail is a block that still grows: its key, which is the number of its first entry, and what is in it.
+// tail is a block that still grows: its key, which is the number of its first entry, and what is in
+// it.
 type tail struct {
 	key uint64
 	buf []byte
 }
 
-// blockWrite is a block that a transaction writes: a new one, or an old one that has become longer by the chunks.
+// blockWrite is a block that a transaction writes: a new one, or an old one that has become longer
+// by the chunks.
 type blockWrite struct {
 	tail
 	chunks []chunkInfo
@@ -142,8 +152,8 @@ func (p plan) tail(before tail) tail {
 	return p[len(p)-1].tail
 }
 
-// add puts a finished chunk into the last block if that is short, else into one of its own. It tells whether the draft's
-// memory is free again.
+// add puts a finished chunk into the last block if that is short, else into one of its own. It
+// tells whether the draft's memory is free again.
 func (p *plan) add(before tail, key uint64, d *draft, c chunkInfo) (copied bool) {
 	t := p.tail(before)
 	if len(t.buf) == 0 || len(t.buf)+len(d.buf) > extendLimit {
@@ -169,8 +179,9 @@ func (p *plan) addState(before tail, drafts []draft) {
 	}
 }
 
-// parseBlock checks a block and lists its chunks. On an error the chunks in front of the damage are still returned and
-// good. Every entry of a returned chunk lies within the block, so that nextEntry cannot fail on it.
+// parseBlock checks a block and lists its chunks. On an error the chunks in front of the damage are
+// still returned and good. Every entry of a returned chunk lies within the block, so that nextEntry
+// cannot fail on it.
 func parseBlock(buf []byte, kind uint8) ([]chunkInfo, error) {
 	var chunks []chunkInfo
 	for offset := 0; offset < len(buf); {
@@ -197,7 +208,8 @@ func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
 		return chunkInfo{}, fmt.Errorf("block layout %d, this program reads %d: %w", buf[4], chunkVersion, errChunk)
 	}
 	count, length := big.Uint32(buf[8:]), big.Uint32(buf[12:])
-	if buf[5] != kind || length > maxChunkPayload || int(length) > len(buf)-chunkHeaderSize || count > length || count == 0 {
+	if buf[5] != kind || length > maxChunkPayload || int(length) > len(buf)-chunkHeaderSize ||
+		count > length || count == 0 {
 		return chunkInfo{}, errChunk
 	}
 	end := chunkHeaderSize + int(length)
@@ -213,7 +225,8 @@ func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
 		start:  chunkHeaderSize,
 		end:    end,
 	}
-	// The checksum says that these are the bytes that were written; this says that they can be walked.
+	// The checksum says that these are the bytes that were written; this says that they can be
+	// walked.
 	entries, bytes, ok := 0, int64(0), true
 	for rest := buf[c.start:end]; ok && len(rest) > 0; entries++ {
 		var entry []byte
@@ -234,11 +247,13 @@ func nextEntry(buf []byte, offset int) ([]byte, int) {
 	return buf[start:end:end], end
 }
 
-// Block is a checked block, or the committed part of one that still grows, for readers. Its memory is never written again.
+// Block is a checked block, or the committed part of one that still grows, for readers. Its memory
+// is never written again.
 type Block struct {
-	buf     []byte
-	chunks  []chunkInfo
-	segment uint64 // base of the segment it is in
+	buf    []byte
+	chunks []chunkInfo
+	// Base of the segment it is in.
+	segment uint64
 }
 
 func (b *Block) empty() bool   { return len(b.chunks) == 0 }
@@ -292,8 +307,8 @@ func setState(state map[string]string, key string, value []byte) {
 	state[both[:len(key)]] = both[len(key):]
 }
 
-// appendOp appends a change of the state as an entry's bytes: the length of the key, the key, and what is left is one byte
-// that says "set" and the value, or nothing for a deletion.
+// appendOp appends a change of the state as an entry's bytes: the length of the key, the key, and
+// what is left is one byte that says "set" and the value, or nothing for a deletion.
 func appendOp(dst []byte, key string, value []byte) []byte {
 	dst = appendSized(dst, key)
 	if value != nil {
@@ -337,7 +352,8 @@ func appendUints(b []byte, values ...uint64) []byte {
 	return b
 }
 
-// appendCRC appends a CRC-32C of b, or of the key before it for a value that means another thing under another key.
+// appendCRC appends a CRC-32C of b, or of the key before it for a value that means another thing
+// under another key.
 func appendCRC(b []byte, key ...byte) []byte {
 	return big.AppendUint32(b, checksum(key, b))
 }

@@ -126,7 +126,8 @@ func contractRecords(from, n uint64) (records []string) {
 	return records
 }
 
-// testStore checks what a Queue relies on. open opens the store of one test, again after it was closed.
+// testStore checks what a Queue relies on. open opens the store of one test, again after it was
+// closed.
 func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB) Store)) {
 	at := func(end uint64, positions map[string]position) *Checkpoint { return &Checkpoint{end, positions} }
 	for name, test := range map[string]func(u *storeUser, open func(t testing.TB) Store){

@@ -15,8 +15,8 @@ import (
 type Record struct {
 	// Seq is its sequence number.
 	Seq uint64
-	// Data is valid for as long as it is used, and must not be changed: other cursors may have the same memory. It keeps its
-	// neighbors in memory too, up to 64 KiB.
+	// Data is valid for as long as it is used, and must not be changed: other cursors may have
+	// the same memory. It keeps its neighbors in memory too, up to 64 KiB.
 	Data []byte
 }
 
@@ -29,26 +29,38 @@ const (
 // ErrNotRead is returned by Ack for a record that Next has not returned.
 var ErrNotRead = errors.New("queue: acknowledged a record that was not read")
 
-// Cursor is one reader's place in the queue. Its methods may be called from any goroutine; Next serves one call at a time.
+// Cursor is one reader's place in the queue. Its methods may be called from any goroutine; Next
+// serves one call at a time.
 type Cursor struct {
 	q    *Queue
 	name string
-	wake chan struct{} // holds one token when there may be something new
+	// Holds one token when there may be something new.
+	wake chan struct{}
 
 	nextMu sync.Mutex // held by Next
 
-	mu      sync.Mutex // guards what follows; q.mu is never taken while it is held
-	pos     position
-	read    uint64     // the record that Next returns next
-	window  []chunkRef // chunks from pos.acked+1 to what was read
-	holes   []span     // unreadable records that are not acknowledged yet
-	lostTo  uint64     // records up to here that could not be read were reported
-	hint    int64      // when the first record that is not acknowledged was appended, at the latest; used while window is empty
-	view    Block      // where Next reads
-	chunk   int        // index of the chunk
-	offset  int        // of record read in view, when at is read
-	at      uint64
-	using   uint64 // base of the segment that is read, which the store keeps open; 0: none
+	// Guards what follows; q.mu is never taken while it is held.
+	mu  sync.Mutex
+	pos position
+	// The record that Next returns next.
+	read uint64
+	// Chunks from pos.acked+1 to what was read.
+	window []chunkRef
+	// Unreadable records that are not acknowledged yet.
+	holes []span
+	// Unreadable records up to this one were reported.
+	lostTo uint64
+	// When the first record that is not acknowledged was appended, at the latest; used while
+	// window is empty.
+	hint int64
+	// Where Next reads: a block, a chunk of it, and the offset of record read, which is right
+	// if at is read.
+	view   Block
+	chunk  int
+	offset int
+	at     uint64
+	// Base of the segment that is read, which the store keeps open; 0: none.
+	using   uint64
 	removed bool
 }
 
@@ -72,10 +84,11 @@ func (c *Cursor) Acked() uint64 {
 	return c.pos.acked
 }
 
-// Next returns the records after those it has returned before, at least one. It waits for it until ctx is done, or returns ErrClosed when the
-// queue is closed or the cursor was removed. It returns no more than maxRecords, and no more bytes than maxBytes unless the first
-// record alone is larger; 0 stands for the defaults. What it returns remains in the queue until it is acknowledged, but is returned
-// again only after Rewind or a restart.
+// Next returns the records after those it has returned before, at least one. It waits for it until
+// ctx is done, or returns ErrClosed when the queue is closed or the cursor was removed. It returns
+// no more than maxRecords, and no more bytes than maxBytes unless the first record alone is larger;
+// 0 stands for the defaults. What it returns remains in the queue until it is acknowledged, but is
+// returned again only after Rewind or a restart.
 func (c *Cursor) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, error) {
 	if maxRecords <= 0 {
 		maxRecords = DefaultNextRecords
@@ -116,7 +129,8 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 			return nil, ErrClosed
 		}
 		if len(records) > 0 && records[len(records)-1].Seq >= c.read {
-			// Rewind was called meanwhile: what was collected would come twice, and out of order.
+			// Rewind was called meanwhile: what was collected would come twice, and out
+			// of order.
 			records, room = nil, maxBytes
 		}
 		full := false
@@ -144,7 +158,8 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 	}
 }
 
-// collect appends records of the current block; the queue ends with record end, or later. c.mu is held and the block holds c.read.
+// collect appends records of the current block; the queue ends with record end, or later. c.mu is
+// held and the block holds c.read.
 func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ []Record, left int, full bool) {
 	if c.at != c.read {
 		c.seek()
@@ -188,8 +203,8 @@ func (c *Cursor) seek() {
 	c.at = c.read
 }
 
-// locate returns the block with record seq, or, if that is not to be had, with the first one after it. It is empty
-// at the end of the queue.
+// locate returns the block with record seq, or, if that is not to be had, with the first one after
+// it. It is empty at the end of the queue.
 func (c *Cursor) locate(seq uint64) (Block, error) {
 	q := c.q
 	for {
@@ -227,7 +242,8 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 	}
 }
 
-// segmentOf returns the segment with record seq, or the first one after it; nil if there is none. q.mu is held.
+// segmentOf returns the segment with record seq, or the first one after it; nil if there is none.
+// q.mu is held.
 func (q *Queue) segmentOf(seq uint64) *Segment {
 	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
 	if i == len(q.segments) {
@@ -236,7 +252,8 @@ func (q *Queue) segmentOf(seq uint64) *Segment {
 	return q.segments[i]
 }
 
-// cachedBlock returns the block with record seq if it is in memory, else an empty one. q.mu is held.
+// cachedBlock returns the block with record seq if it is in memory, else an empty one. q.mu is
+// held.
 func (q *Queue) cachedBlock(seq uint64) Block {
 	i := sort.Search(len(q.cache), func(i int) bool { return q.cache[i].last() >= seq })
 	if i == len(q.cache) || !q.cache[i].holds(seq) {
@@ -259,8 +276,9 @@ func (c *Cursor) use(base uint64) {
 	}
 }
 
-// condemn takes a segment that cannot be read at all out of use. It returns true for the one that is written to: that stays on
-// the list until the committer, who may be using it at this moment, takes it out.
+// condemn takes a segment that cannot be read at all out of use. It returns true for the one that
+// is written to: that stays on the list until the committer, who may be using it at this moment,
+// takes it out.
 func (q *Queue) condemn(s *Segment) (active bool) {
 	q.mu.RLock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
@@ -300,8 +318,9 @@ func (c *Cursor) settle() {
 	}
 }
 
-// Ack says that every record up to and including seq is done with. It returns at once; the position is written 100 ms later and
-// synced to disk after a second, and by Close. Sequence numbers that are acknowledged already are no error, so that a late call does no harm.
+// Ack says that every record up to and including seq is done with. It returns at once; the position
+// is written 100 ms later and synced to disk after a second, and by Close. Sequence numbers that
+// are acknowledged already are no error, so that a late call does no harm.
 func (c *Cursor) Ack(seq uint64) error {
 	if c.q.isClosing() {
 		return ErrClosed
@@ -333,7 +352,8 @@ func (c *Cursor) moveTo(seq uint64) {
 	c.read = max(c.read, c.pos.acked+1)
 }
 
-// popWindow drops what is acknowledged from the window and takes the position's bytes from it. c.mu is held.
+// popWindow drops what is acknowledged from the window and takes the position's bytes from it. c.mu
+// is held.
 func (c *Cursor) popWindow() {
 	n := 0
 	for n < len(c.window) && c.window[n].last() <= c.pos.acked {
@@ -363,7 +383,8 @@ func (c *Cursor) Rewind() {
 	notify(c.wake)
 }
 
-// skip moves the cursor over the records first to last, which are gone, and returns how many of them it had not acknowledged.
+// skip moves the cursor over the records first to last, which are gone, and returns how many of
+// them it had not acknowledged.
 func (c *Cursor) skip(first, last uint64) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -390,7 +411,8 @@ func (c *Cursor) remove() {
 	notify(c.wake)
 }
 
-// arrived wakes the cursor for record first, which is new and was appended at the given time, and returns the last record that it does not need.
+// arrived wakes the cursor for record first, which is new and was appended at the given time, and
+// returns the last record that it does not need.
 func (c *Cursor) arrived(first uint64, at int64) uint64 {
 	c.mu.Lock()
 	acked := c.pos.acked
@@ -412,9 +434,10 @@ func (c *Cursor) loadHint() {
 	c.use(0)
 }
 
-// Pending returns how many records wait, that is are not acknowledged, the bytes of their data, and when the oldest of them was appended
-// (zero if there is none). The number is exact; bytes are estimated where a part of what was stored in one transaction is acknowledged.
-// It never reads the disk.
+// Pending returns how many records wait, that is are not acknowledged, the bytes of their data, and
+// when the oldest of them was appended (zero if there is none). The number is exact; bytes are
+// estimated where a part of what was stored in one transaction is acknowledged. It never reads the
+// disk.
 func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	c.mu.Lock()
 	pos, at := c.pos, c.hint
@@ -446,7 +469,8 @@ func (p position) left(s *Segment) int64 {
 	return s.bytes
 }
 
-// pending adds up what is behind a position, and returns the segment in which that begins. q.mu is held.
+// pending adds up what is behind a position, and returns the segment in which that begins. q.mu is
+// held.
 func (q *Queue) pending(pos position) (events, bytes int64, first *Segment) {
 	for _, s := range slices.Backward(q.segments) {
 		if s.last <= pos.acked {
@@ -462,9 +486,10 @@ func (q *Queue) pending(pos position) (events, bytes int64, first *Segment) {
 	return events, bytes, first
 }
 
-// Trim acknowledges the oldest records until no more than maxBytes wait and none that was appended before olderThan, and returns how many went.
-// 0 and the zero time stand for no limit. Records that Next has returned and that are not acknowledged count as waiting and may go too.
-// Unlike Pending it may read the disk.
+// Trim acknowledges the oldest records until no more than maxBytes wait and none that was appended
+// before olderThan, and returns how many went. 0 and the zero time stand for no limit. Records that
+// Next has returned and that are not acknowledged count as waiting and may go too. Unlike Pending
+// it may read the disk.
 func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err error) {
 	if c.q.isClosing() {
 		return 0, ErrClosed
@@ -489,8 +514,8 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 	}
 }
 
-// trimTarget finds a step of Trim: over all of a segment if that is possible, else within a block. to is from when there is
-// nothing to do. The records from first to the position are still there.
+// trimTarget finds a step of Trim: over all of a segment if that is possible, else within a block.
+// to is from when there is nothing to do. The records from first to the position are still there.
 func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first uint64, err error) {
 	c.mu.Lock()
 	from = c.pos
@@ -538,8 +563,8 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first ui
 	return from, to, first, nil
 }
 
-// advance moves the acknowledged position from one to another, and returns how many of the records from first on that drops. If
-// it has changed meanwhile, nothing is done.
+// advance moves the acknowledged position from one to another, and returns how many of the records
+// from first on that drops. If it has changed meanwhile, nothing is done.
 func (c *Cursor) advance(from, to position, first uint64) (dropped int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -567,7 +592,8 @@ func (q *Queue) checkpoint() *Checkpoint {
 	return cp
 }
 
-// flushLoop stores the positions, a little after they have changed, and removes segments that are done with.
+// flushLoop stores the positions, a little after they have changed, and removes segments that are
+// done with.
 func (q *Queue) flushLoop() {
 	var synced time.Time
 	var due <-chan time.Time // what is written is to be synced then
@@ -597,8 +623,8 @@ func (q *Queue) flushLoop() {
 	}
 }
 
-// flushPositions stores the positions of all cursors, so that they survive the end of the process, or also, with sync, that
-// of the machine.
+// flushPositions stores the positions of all cursors, so that they survive the end of the process,
+// or also, with sync, that of the machine.
 func (q *Queue) flushPositions(sync bool) error {
 	q.flushMu.Lock()
 	defer q.flushMu.Unlock()
@@ -607,8 +633,8 @@ func (q *Queue) flushPositions(sync bool) error {
 	return err
 }
 
-// removeDone removes the segments that every cursor has passed. The last one stays: it holds the state, and how far the sequence went.
-// It returns whether there was any.
+// removeDone removes the segments that every cursor has passed. The last one stays: it holds the
+// state, and how far the sequence went. It returns whether there was any.
 func (q *Queue) removeDone() (removed bool) {
 	q.mu.RLock()
 	needed := uint64(math.MaxUint64)

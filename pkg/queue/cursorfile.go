@@ -9,9 +9,10 @@ import (
 	"path/filepath"
 )
 
-// The cursors are kept in a file of two equal slots that are written in turn, each with a generation and a checksum: a write
-// that is torn leaves the other one. Both are written in full when the file is made, so that a position can be stored when the
-// disk is full (acknowledging is what makes room), and one sync is enough for all cursors. A slot is
+// The cursors are kept in a file of two equal slots that are written in turn, each with a
+// generation and a checksum: a write that is torn leaves the other one. Both are written in full
+// when the file is made, so that a position can be stored when the disk is full (acknowledging is
+// what makes room), and one sync is enough for all cursors. A slot is
 //
 //	 0  8 bytes  magic
 //	 8  uint32   CRC-32C of everything after it up to the end of the payload
@@ -24,16 +25,16 @@ const (
 	cursorSlotSize   = 16 << 10
 )
 
-// position is where a cursor stands: everything up to and including acked is done. Of the segment that begins at segment, whose
-// records follow, bytes are done.
+// position is where a cursor stands: everything up to and including acked is done. Of the segment
+// that begins at segment, whose records follow, bytes are done.
 type position struct {
 	acked   uint64
 	segment uint64
 	bytes   int64
 }
 
-// Checkpoint is what is stored of all cursors. end is the last sequence number that was stored at the time, as far as known:
-// a segment that ends before it has lost something.
+// Checkpoint is what is stored of all cursors. end is the last sequence number that was stored at
+// the time, as far as known: a segment that ends before it has lost something.
 type Checkpoint struct {
 	end     uint64
 	cursors map[string]position
@@ -79,14 +80,17 @@ type cursorFile struct {
 	file       *os.File
 	slot       int64 // bytes of a slot
 	generation uint64
-	safe       int64 // the slot that is synced: the other one is written until that is
-	broken     bool  // a write or sync has failed: the next one starts a new file
+	// The slot that is synced: the other one is written until that is.
+	safe int64
+	// A write or sync has failed: the next one starts a new file.
+	broken bool
 }
 
 func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
 
-// openCursorFile returns the newest checkpoint of the directory. It is nil with an error that isDamage if there is a file without one,
-// and nil without an error if there is no file. The file is usable in each of these cases.
+// openCursorFile returns the newest checkpoint of the directory. It is nil with an error that
+// isDamage if there is a file without one, and nil without an error if there is no file. The file
+// is usable in each of these cases.
 func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 	f := &cursorFile{dir: dir, slot: cursorSlotSize, broken: true} // nothing to write to yet
 	file, err := os.OpenFile(f.path(), os.O_RDWR, 0o600)
@@ -132,7 +136,8 @@ func readSlot(r io.Reader, size int64) (*Checkpoint, uint64, error) {
 	return c, big.Uint64(b[16:]), err
 }
 
-// store writes c, which survives the end of the process at once and that of the machine if sync is set.
+// store writes c, which survives the end of the process at once and that of the machine if sync is
+// set.
 func (f *cursorFile) store(c *Checkpoint, sync bool) error {
 	payload := c.encode()
 	f.generation++

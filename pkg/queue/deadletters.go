@@ -52,7 +52,8 @@ type DeadLetterOptions struct {
 	Dir string
 	// MaxBytes bounds the data that is kept; beyond it the oldest go.
 	MaxBytes int64
-	// OnDropped is told of letters that went because of MaxBytes, from any goroutine. It must not block.
+	// OnDropped is told of letters that went because of MaxBytes, from any goroutine. It must
+	// not block.
 	OnDropped func(sink string, letters int)
 	Logger    *zap.Logger
 	Metrics   *Metrics
@@ -60,31 +61,36 @@ type DeadLetterOptions struct {
 
 // DeadLetterFilter selects dead letters. Its zero value selects all.
 type DeadLetterFilter struct {
-	Sink  string    // "" for all
-	IDs   []string  // of letters or of their events; none for all
+	Sink string // "" for all
+	// IDs of letters or of their events; none for all.
+	IDs   []string
 	Since time.Time // by DeadLetter.Time
-	After string    // the ID of the letter behind which to begin; "" for the oldest. It need not exist any more.
-	Until string    // the ID of the last letter; "" for the newest
-	Limit int       // 0 for all
+	// The ID of the letter behind which to begin; "" for the oldest. It need not exist any
+	// more.
+	After string
+	// The ID of the last letter; "" for the newest.
+	Until string
+	Limit int // 0 for all
 }
 
-// DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may be called from any goroutine.
-// Each change is synced to disk when the method returns.
+// DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may
+// be called from any goroutine. Each change is synced to disk when the method returns.
 type DeadLetters struct {
 	opts DeadLetterOptions
 	reporter
 	path string
 
-	mu     sync.Mutex
-	db     *bolt.DB // nil when the file could not be opened: the next call tries again
+	mu sync.Mutex
+	// Nil when the file could not be opened: the next call tries again.
+	db     *bolt.DB
 	closed bool
 	last   uint64 // the newest id
 	bytes  int64
 	count  map[string]int // by sink
 }
 
-// A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both end with a CRC-32C of the key and of
-// what comes before it.
+// A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both
+// end with a CRC-32C of the key and of what comes before it.
 var (
 	lettersBucket = []byte("letters")
 	dataBucket    = []byte("data")
@@ -93,8 +99,8 @@ var (
 // letterVersion is the layout of the letters.
 const letterVersion = 3
 
-// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one begun. If the disk is full it opens all
-// the same, and the file is made when there is space.
+// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one
+// begun. If the disk is full it opens all the same, and the file is made when there is space.
 func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.Dir == "" {
 		return nil, errors.New("queue: dead letters: no directory")
@@ -108,7 +114,8 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
 	d := &DeadLetters{
-		opts: opts, reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"}, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
+		opts: opts, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
+		reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"},
 	}
 	if err := d.open(); err != nil {
 		if !isNoSpace(err) {
@@ -142,7 +149,9 @@ func (d *DeadLetters) load() (err error) {
 		if err != nil {
 			return err
 		}
-		if !clean { // bbolt has two pages to begin with; where one is damaged the last change may be lost
+		// bbolt has two pages to begin with; where one is damaged the last change may be
+		// lost
+		if !clean {
 			d.damaged(damagef(d.path, "the last change may be missing"))
 		}
 	case err != nil && !errors.Is(err, os.ErrNotExist):
@@ -219,8 +228,8 @@ func (c *change) remove(tx *bolt.Tx, key, value []byte) error {
 	return errors.Join(tx.Bucket(lettersBucket).Delete(key), tx.Bucket(dataBucket).Delete(key))
 }
 
-// use runs fn in a transaction of the open file, and counts the changes that it notes. If the file turns out to be damaged a new one
-// is begun, and the error returned all the same.
+// use runs fn in a transaction of the open file, and counts the changes that it notes. If the file
+// turns out to be damaged a new one is begun, and the error returned all the same.
 func (d *DeadLetters) use(
 	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx, c *change) error,
 ) (err error) {
@@ -273,8 +282,8 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 				l.Time = now
 			}
 			c.add(&l, 1)
-			err := errors.Join(meta.Put(key, encodeLetter(key, &l)), data.Put(key, appendCRC(slices.Clone(l.Data), key...)))
-			if err != nil {
+			record := appendCRC(slices.Clone(l.Data), key...)
+			if err := errors.Join(meta.Put(key, encodeLetter(key, &l)), data.Put(key, record)); err != nil {
 				return err
 			}
 		}
@@ -320,8 +329,8 @@ func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLette
 			if err != nil || bytes.Equal(k, after) {
 				continue // an unreadable one was reported when the file was opened
 			}
-			wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
-			if wanted && !fn(&l) {
+			wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since)
+			if wanted && (len(ids) == 0 || ids[l.ID] || ids[l.EventID]) && !fn(&l) {
 				return nil
 			}
 		}
@@ -354,8 +363,8 @@ func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) 
 	return count, nil
 }
 
-// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from now on has a greater one. It is
-// "" if there has been none.
+// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from
+// now on has a greater one. It is "" if there has been none.
 func (d *DeadLetters) Last() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -395,8 +404,8 @@ func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	return l, err
 }
 
-// Update notes that a letter was refused once more: it gets the Time, Status, Reason and Request of l. Everything else
-// stays as it is. It returns ErrNotFound if the letter is gone.
+// Update notes that a letter was refused once more: it gets the Time, Status, Reason and Request of
+// l. Everything else stays as it is. It returns ErrNotFound if the letter is gone.
 func (d *DeadLetters) Update(l DeadLetter) error {
 	key, err := letterKey(l.ID)
 	if err != nil {
@@ -437,11 +446,12 @@ func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
 	return n, nil
 }
 
-// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can happen.
+// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
+// happen.
 const purgeAtOnce = 1000
 
-// Purge removes the letters that the filter selects, whatever its Limit, and returns how many. Letters that are put while it
-// works stay. After an error those it has counted are gone.
+// Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
+// Letters that are put while it works stay. After an error those it has counted are gone.
 func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 	if filter.Until == "" {
 		if filter.Until = d.Last(); filter.Until == "" {

@@ -214,7 +214,8 @@ func TestDeadLetterKey(t *testing.T) {
 	}
 }
 
-// What has the right sum, and is no letter all the same, is refused; what is read is written as it was.
+// What has the right sum, and is no letter all the same, is refused; what is read is written as it
+// was.
 func FuzzDecodeLetter(f *testing.F) {
 	l := DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "status-change 9f0c", Size: 3}
 	b, _ := cutCRC(encodeLetter(sequenceKey(5), &l), sequenceKey(5)...)

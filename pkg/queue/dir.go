@@ -23,10 +23,12 @@ const (
 	damagedSuffix   = ".damaged"
 )
 
-// ErrLocked is what Open returns (wrapped) when another process, or another Queue of this one, uses the directory.
+// ErrLocked is what Open returns (wrapped) when another process, or another Queue of this one, uses
+// the directory.
 var ErrLocked = errors.New("directory is in use")
 
-// lockDir takes the lock on dir. It ends with the process or when the file is closed, so a crash leaves nothing behind.
+// lockDir takes the lock on dir. It ends with the process or when the file is closed, so a crash
+// leaves nothing behind.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -51,7 +53,8 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// makeDir makes the directory of a queue. Its name is made durable too, else a loss of power could take all of it.
+// makeDir makes the directory of a queue. Its name is made durable too, else a loss of power could
+// take all of it.
 func makeDir(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil // a file in its place shows when it is used
@@ -90,8 +93,8 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-// setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless that is nil. The numbered
-// names keep an earlier file.
+// setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless
+// that is nil. The numbered names keep an earlier file.
 func (r *reporter) setAside(path string, damage error) error {
 	if damage != nil {
 		r.damaged(damage)
@@ -110,7 +113,8 @@ func (r *reporter) setAside(path string, damage error) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// segmentName carries the sequence number of the segment's first record, so that what a damaged segment held is known without opening it.
+// segmentName carries the sequence number of the segment's first record, so that what a damaged
+// segment held is known without opening it.
 func segmentName(base uint64) string {
 	return fmt.Sprintf("%s%020d%s", segmentPrefix, base, segmentSuffix)
 }

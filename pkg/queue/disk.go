@@ -14,22 +14,25 @@ import (
 	"go.uber.org/zap"
 )
 
-// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody knows how far they went. It is
-// more than a segment can hold.
+// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
+// knows how far they went. It is more than a segment can hold.
 const damageGap = 1 << 32
 
 // disk is the store in a directory: a bbolt file for each segment, and a file for the cursors.
 type disk struct {
 	reporter
-	dir       string
-	mapped    int // bytes of the mapping of a file that is written to
+	dir string
+	// How much is mapped of a file that is written to.
+	mapped    int
 	lock      *os.File
 	positions *cursorFile
-	writer    *writer // nil after a failure, until the next Begin
-	closing   chan struct{}
-	loops     sync.WaitGroup
+	// Nil after a failure, until the next Begin.
+	writer  *writer
+	closing chan struct{}
+	loops   sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows, and what is found out about the damage of a segment
+	// Guards what follows, and what is found out about the damage of a segment.
+	mu       sync.Mutex
 	segments map[uint64]*segment
 }
 
@@ -42,7 +45,8 @@ func newDisk(o *Options) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{
-		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"}, dir: o.Dir, mapped: 1 << bits.Len64(uint64(2*o.SegmentBytes-1)), lock: lock,
+		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"},
+		dir:      o.Dir, mapped: 1 << bits.Len64(uint64(2*o.SegmentBytes-1)), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	d.loops.Go(d.spaceLoop)
@@ -127,8 +131,8 @@ func (d *disk) Load() (*Loaded, error) {
 	return l, nil
 }
 
-// findSegments lists the segments of the directory in order, and sets aside those that do not open. The last record of what it
-// has taken away is not known.
+// findSegments lists the segments of the directory in order, and sets aside those that do not open.
+// The last record of what it has taken away is not known.
 func (d *disk) findSegments() (segments []found, taken []span, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
@@ -163,8 +167,8 @@ func (d *disk) findSegments() (segments []found, taken []span, err error) {
 	return segments, taken, nil
 }
 
-// loadState reads the state from the newest segment, or from the one before if that is damaged. gap tells that the newest one
-// was damaged, so that it is not known how far the sequence went.
+// loadState reads the state from the newest segment, or from the one before if that is damaged. gap
+// tells that the newest one was damaged, so that it is not known how far the sequence went.
 func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]span) (gap bool, err error) {
 	n := len(*segments)
 	if t := len(*taken); t > 0 {
@@ -192,8 +196,8 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 	return gap, nil
 }
 
-// expect compares how far a segment goes with how far it is known to have gone. A shorter one has lost its end; what is behind it was
-// never confirmed and may have been given out again.
+// expect compares how far a segment goes with how far it is known to have gone. A shorter one has
+// lost its end; what is behind it was never confirmed and may have been given out again.
 func (d *disk) expect(s *found, last uint64) {
 	if s.last < last {
 		d.flag(s.segment, &s.flagged, damagef(s.path, "it ends with record %d instead of %d", s.last, last))
@@ -201,8 +205,8 @@ func (d *disk) expect(s *found, last uint64) {
 	s.last = last
 }
 
-// lostRecords returns what went with the segments that were set aside. How far such a segment went says the one behind it, or
-// the stored end of the queue; where neither does, nothing is counted.
+// lostRecords returns what went with the segments that were set aside. How far such a segment went
+// says the one behind it, or the stored end of the queue; where neither does, nothing is counted.
 func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
 	for _, t := range taken {
 		next := uint64(math.MaxUint64)
@@ -273,8 +277,9 @@ func (d *disk) Commit(g *Group) error {
 		g.after.size = w.committed()
 		return nil
 	}
-	// If a write of data was refused, bbolt has taken everything back and nothing is in doubt; the usual case is a full disk.
-	// After anything else, above all a failed sync, it is not known what is on disk.
+	// If a write of data was refused, bbolt has taken everything back and nothing is in doubt;
+	// the usual case is a full disk. After anything else, above all a failed sync, it is not
+	// known what is on disk.
 	if perr, ok := errors.AsType[*os.PathError](err); ok && perr.Op == "write" && w.unchanged() {
 		return err
 	}
@@ -357,7 +362,9 @@ func (d *disk) Trim(base uint64) error {
 	if s == nil {
 		return nil
 	}
-	if s.retire() { // only Commit and Begin are followed by the removal of what is written to, in the same goroutine
+	// only Commit and Begin are followed by the removal of what is written to, in the same
+	// goroutine
+	if s.retire() {
 		d.seal(damagef(s.path, "reading it has failed"))
 	}
 	if flagged {
@@ -384,7 +391,8 @@ func (d *disk) Close() error {
 	return errors.Join(append(errs, d.lock.Close())...)
 }
 
-// spaceEvery is how often the space that is left is looked at. A scrape must not do it: a file system that hangs would hold it up.
+// spaceEvery is how often the space that is left is looked at. A scrape must not do it: a file
+// system that hangs would hold it up.
 const spaceEvery = 5 * time.Second
 
 // spaceLoop looks at what the disk has left.

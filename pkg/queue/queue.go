@@ -1,17 +1,21 @@
-// Package queue is a durable queue of opaque records in a directory. Everybody who reads has a named cursor of its own: reading does not
-// remove, acknowledging does, and what every cursor has acknowledged gives its space back.
+// Package queue is a durable queue of opaque records in a directory. Everybody who reads has a
+// named cursor of its own: reading does not remove, acknowledging does, and what every cursor has
+// acknowledged gives its space back.
 //
 // What is promised:
 //
-//   - A record whose Batch.Done was called with nil is synced to disk. It is delivered to every cursor that existed when it
-//     was appended, at least once and in the order of the sequence numbers, after a kill -9 or a loss of power too.
+//   - A record whose Batch.Done was called with nil is synced to disk. It is delivered to every
+//     cursor that existed when it was appended, at least once and in the order of the sequence
+//     numbers, after a kill -9 or a loss of power too.
 //   - Records and the changes of the state that came with them are stored together or not at all.
-//   - Sequence numbers begin at 1, are never used twice, and have no holes but for what damage to the files has taken.
-//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten, after a power loss about a second: those
-//     records come again.
-//   - A full disk harms nothing that is stored, acknowledging goes on working, and appending works again when there is space.
-//   - Damage to a file costs what was in that file, or the damaged part of it, and never ends the process. The file is set aside as
-//     NAME.damaged.
+//   - Sequence numbers begin at 1, are never used twice, and have no holes but for what damage to
+//     the files has taken.
+//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten,
+//     after a power loss about a second: those records come again.
+//   - A full disk harms nothing that is stored, acknowledging goes on working, and appending works
+//     again when there is space.
+//   - Damage to a file costs what was in that file, or the damaged part of it, and never ends the
+//     process. The file is set aside as NAME.damaged.
 package queue
 
 import (
@@ -43,11 +47,12 @@ const (
 const MaxRecordBytes = 256 << 20
 
 const (
-	// flushInterval is how long an acknowledgement may wait to be written, syncInterval how long for the disk: each sync of
-	// the cursors holds up a commit.
+	// flushInterval is how long an acknowledgement may wait to be written, syncInterval how
+	// long for the disk: each sync of the cursors holds up a commit.
 	flushInterval = 100 * time.Millisecond
 	syncInterval  = time.Second
-	// commitBytes is what one transaction holds at most, unless a single batch is larger: its memory is needed twice.
+	// commitBytes is what one transaction holds at most, unless a single batch is larger: its
+	// memory is needed twice.
 	commitBytes = 4 << 20
 	// retryInterval is the least time between two transactions while the disk refuses them.
 	retryInterval = 100 * time.Millisecond
@@ -68,26 +73,31 @@ const Unlimited = math.MaxInt64
 type Options struct {
 	// Dir is made if it does not exist. It belongs to one Queue at a time.
 	Dir string
-	// CommitInterval is how long records are gathered for one transaction. With 0 a transaction takes what has arrived while the
-	// one before it was written, which is best for latency and nearly best for throughput.
+	// CommitInterval is how long records are gathered for one transaction. With 0 a transaction
+	// takes what has arrived while the one before it was written, which is best for latency and
+	// nearly best for throughput.
 	CommitInterval time.Duration
-	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It is kept to within a segment.
-	// Unlimited is no limit.
+	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It
+	// is kept to within a segment. Unlimited is no limit.
 	MaxBytes int64
-	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and damage takes, a segment at a time.
+	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and
+	// damage takes, a segment at a time.
 	SegmentBytes int64
 	// WaitBytes bounds what waits to be written; while it is reached, Append blocks.
 	WaitBytes int64
-	// CacheBytes is the memory for the newest records, from which cursors that keep up are served.
+	// CacheBytes is the memory for the newest records, from which cursors that keep up are
+	// served.
 	CacheBytes int64
-	// OnDropped is told of records that a cursor will not get though they were stored, because of MaxBytes or of damage. It may be
-	// called during Open, from any goroutine and from several at a time. It must not block, nor call the Queue or a Cursor.
+	// OnDropped is told of records that a cursor will not get though they were stored, because
+	// of MaxBytes or of damage. It may be called during Open, from any goroutine and from
+	// several at a time. It must not block, nor call the Queue or a Cursor.
 	OnDropped func(cursor string, events int)
 	// Logger is used for changes of the storage's state, never per record.
 	Logger *zap.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
-	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it returns is used in its place.
+	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
+	// returns is used in its place.
 	Wrap func(Store) Store
 }
 
@@ -101,7 +111,8 @@ func (o *Options) setDefaults() error {
 	o.MaxBytes = cmp.Or(o.MaxBytes, DefaultMaxBytes)
 	o.WaitBytes = cmp.Or(o.WaitBytes, DefaultWaitBytes)
 	o.CacheBytes = cmp.Or(o.CacheBytes, DefaultCacheBytes)
-	// The limit can only be kept by removing whole segments, and not the one that is written to.
+	// The limit can only be kept by removing whole segments, and not the one that is written
+	// to.
 	o.SegmentBytes = max(min(cmp.Or(o.SegmentBytes, DefaultSegmentBytes), o.MaxBytes/4, 1<<30), 64<<10)
 	if o.OnDropped == nil {
 		o.OnDropped = func(string, int) {}
@@ -122,56 +133,72 @@ type Queue struct {
 	waitMu    sync.Mutex
 	groups    []*group
 	waitBytes int64
-	space     chan struct{} // closed, and replaced, when the list becomes shorter
-	spare     []byte        // memory of a draft, to be used again
-	work      chan struct{} // holds one token when there may be a group
-	urgent    chan struct{} // holds one token when a group should not wait for CommitInterval
+	// Closed, and replaced, when the list becomes shorter.
+	space chan struct{}
+	// Memory of a draft, to be used again.
+	spare []byte
+	// Holds one token when there may be a group.
+	work chan struct{}
+	// Holds one token when a group should not wait for CommitInterval.
+	urgent chan struct{}
 
 	stored
 	committer
 
-	nameMu  sync.Mutex    // held while a cursor is made or removed; taken before flushMu
-	flushMu sync.Mutex    // held while positions are stored; taken before mu
-	dirty   chan struct{} // holds one token when a cursor has moved
+	// Held while a cursor is made or removed; taken before flushMu.
+	nameMu sync.Mutex
+	// Held while positions are stored; taken before mu.
+	flushMu sync.Mutex
+	// Holds one token when a cursor has moved.
+	dirty chan struct{}
 
-	closing   chan struct{} // closed first: nothing new is accepted
+	// Closed by Close, first: nothing new is accepted.
+	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
 	loops     sync.WaitGroup
 	dones     chan func()
 }
 
-// stored is the part of a Queue that is stored. mu guards it. It may be held when a Cursor's mu is taken, never the other way
-// round.
+// stored is the part of a Queue that is stored. mu guards it. It may be held when a Cursor's mu is
+// taken, never the other way round.
 type stored struct {
-	mu        sync.RWMutex
-	segments  []*Segment // by base
-	end       uint64     // last sequence number that is stored
-	cache     []Block    // the newest ones
+	mu       sync.RWMutex
+	segments []*Segment // by base
+	// Last sequence number that is stored.
+	end       uint64
+	cache     []Block // the newest ones
 	cached    int64
 	cursors   map[string]*Cursor
 	state     map[string]string
 	commitErr error
 	cursorErr error
-	besides   int64 // bytes of the store besides the segments
+	// Bytes of the store besides the segments.
+	besides int64
 }
 
 // committer is what the committer uses.
 type committer struct {
-	condemned atomic.Pointer[Segment] // set by a cursor that cannot read it: it is set aside before the next commit
+	// Set by a cursor that cannot read the active segment: it is set aside before the next
+	// commit.
+	condemned atomic.Pointer[Segment]
 
-	active      *Segment // takes the next group; nil until one is begun
-	initial     int64    // its size when it was begun
+	// Takes the next group; nil until one is begun.
+	active *Segment
+	// Its size when it was begun.
+	initial     int64
 	recordsTail tail
 	stateTail   tail
 
-	failed   time.Time // when the last transaction failed
-	failSize int64     // its bytes
+	// When the last transaction failed, and its bytes.
+	failed   time.Time
+	failSize int64
 	rollTry  time.Time
 }
 
-// Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in use, and for a directory that cannot
-// be used at all. Damaged files are set aside and a full disk only shows in Err: neither keeps it from opening.
+// Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in
+// use, and for a directory that cannot be used at all. Damaged files are set aside and a full disk
+// only shows in Err: neither keeps it from opening.
 func Open(opts Options) (_ *Queue, err error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
@@ -182,8 +209,8 @@ func Open(opts Options) (_ *Queue, err error) {
 	}
 	q := &Queue{
 		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
-		space: make(chan struct{}), work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		closing: make(chan struct{}), dones: make(chan func(), 16),
+		space: make(chan struct{}), closing: make(chan struct{}), dones: make(chan func(), 16),
+		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 	}
 	if opts.Wrap != nil {
 		q.store = opts.Wrap(store)
@@ -234,16 +261,18 @@ func (q *Queue) load() error {
 // isNoSpace tells errors that pass by themselves from those that make a directory unusable.
 func isNoSpace(err error) bool {
 	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
-		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) { // bbolt drops the cause when it grows a file
+		// bbolt drops the cause when it grows a file
+		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) {
 			return true
 		}
 	}
 	return false
 }
 
-// State returns the value of a key as it is stored, and whether it is set. A change is seen when its batch is stored, before
-// the batch's Done is called with nil. What waits or was refused is never seen: when the Done of each batch that sets a key
-// has been called, the value is that of the last one that got nil. It does not read the disk.
+// State returns the value of a key as it is stored, and whether it is set. A change is seen when
+// its batch is stored, before the batch's Done is called with nil. What waits or was refused is
+// never seen: when the Done of each batch that sets a key has been called, the value is that of the
+// last one that got nil. It does not read the disk.
 func (q *Queue) State(key string) ([]byte, bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -251,8 +280,8 @@ func (q *Queue) State(key string) ([]byte, bool) {
 	return []byte(v), ok
 }
 
-// StateRange calls fn for the keys that begin with prefix, in order, until it returns false. It sees what State sees at the moment
-// of the call: all the changes of a batch or none of them.
+// StateRange calls fn for the keys that begin with prefix, in order, until it returns false. It
+// sees what State sees at the moment of the call: all the changes of a batch or none of them.
 func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool) {
 	var pairs [][2]string
 	q.mu.RLock()
@@ -291,7 +320,8 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	c := newCursor(q, name, p)
 	q.cursors[name] = c
 	q.mu.Unlock()
-	// Not later, as with positions: what is appended from now on belongs to this cursor, whatever happens.
+	// Not later, as with positions: what is appended from now on belongs to this cursor,
+	// whatever happens.
 	if err := q.flushPositions(true); err != nil {
 		q.forget(name)
 		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
@@ -299,7 +329,8 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	return c, nil
 }
 
-// Cursors returns the names of all cursors, also of those that nobody has asked for since the start, in order.
+// Cursors returns the names of all cursors, also of those that nobody has asked for since the
+// start, in order.
 func (q *Queue) Cursors() []string {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -313,8 +344,8 @@ func (q *Queue) Lookup(name string) *Cursor {
 	return q.cursors[name]
 }
 
-// RemoveCursor removes a cursor and with it the claim to what it has not acknowledged. Its Next returns ErrClosed.
-// A name that does not exist is no error.
+// RemoveCursor removes a cursor and with it the claim to what it has not acknowledged. Its Next
+// returns ErrClosed. A name that does not exist is no error.
 func (q *Queue) RemoveCursor(name string) error {
 	if q.isClosing() {
 		return ErrClosed
@@ -359,22 +390,25 @@ func (q *Queue) size() int64 {
 	return total
 }
 
-// Err returns why the last write failed, nil when it succeeded. While it is not nil the disk is tried every second.
+// Err returns why the last write failed, nil when it succeeded. While it is not nil the disk is
+// tried every second.
 func (q *Queue) Err() error {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	return cmp.Or(q.commitErr, q.cursorErr)
 }
 
-// Close stores what was accepted, and the positions of the cursors, and releases the directory. Every Done has been called when
-// it returns. Calls after the first wait for it and return the same.
+// Close stores what was accepted, and the positions of the cursors, and releases the directory.
+// Every Done has been called when it returns. Calls after the first wait for it and return the
+// same.
 func (q *Queue) Close() error {
 	q.closeOnce.Do(func() {
 		q.waitMu.Lock() // no Append is half-way
 		close(q.closing)
 		q.waitMu.Unlock()
 		q.loops.Wait()
-		// After the last commit: how far the queue goes is stored with the positions, and tells later what damage has taken.
+		// After the last commit: how far the queue goes is stored with the positions, and
+		// tells later what damage has taken.
 		if err := q.flushPositions(true); err != nil {
 			q.log.Error("cursors were not stored at the end", zap.Error(err))
 		}

@@ -16,15 +16,20 @@ import (
 
 // A segment is one bbolt file with three buckets:
 //
-//	meta     "info": layout and base, written once; "summary": what the segment holds; "cursors": a copy of all positions
-//	records  one bucket per block, its key the sequence number of the block's first record; in it the block under "b"
-//	state    the same for the changes of the state, keys counted from 1, beginning with all that was set when the segment was made
+//	meta     "info": layout and base, written once; "summary": what the segment holds;
+//	         "cursors": a copy of all positions
+//	records  one bucket per block, its key the sequence number of the block's first record;
+//	         in it the block under "b"
+//	state    the same for the changes of the state, keys counted from 1, beginning with all that
+//	         was set when the segment was made
 //
-// A bucket per block, because bbolt keeps up to four large values in one page and would write the older ones again with each new
-// one. The meta bucket is small enough for bbolt to keep it inside the root page, which every transaction writes anyway.
+// A bucket per block, because bbolt keeps up to four large values in one page and would write the
+// older ones again with each new one. The meta bucket is small enough for bbolt to keep it inside
+// the root page, which every transaction writes anyway.
 //
-// Only a file that this process has made is ever written to. A start begins a new segment, and one whose commit fails in a way that leaves
-// doubt is closed: what a damaged or half synced file makes of a write is not worth finding out.
+// Only a file that this process has made is ever written to. A start begins a new segment, and one
+// whose commit fails in a way that leaves doubt is closed: what a damaged or half synced file makes
+// of a write is not worth finding out.
 var (
 	metaBucket    = []byte("meta")
 	recordsBucket = []byte("records")
@@ -41,8 +46,8 @@ const segmentVersion = 2
 const (
 	openTimeout = time.Second // for bbolt's own lock on a file: nobody else should have it
 	allocSize   = 4 << 20     // by how much a segment's file grows, unwritten
-	// A reader that works through a segment maps it page by page, and what is mapped counts as memory of the process. Opening
-	// a file again costs a fraction of reading this much of it.
+	// A reader that works through a segment maps it page by page, and what is mapped counts as
+	// memory of the process. Opening a file again costs a fraction of reading this much of it.
 	remapBytes = 8 << 20
 )
 
@@ -53,23 +58,26 @@ type segment struct {
 	path string
 
 	// Guarded by disk.mu.
-	flagged   bool // part of it is damaged: the file is kept under another name when it is done with
+	// Part of it is damaged: the file is kept under another name when it is done with.
+	flagged   bool
 	condemned bool // all of it is damaged
 
-	mu       sync.Mutex // guards what follows and the use of db
+	// Guards what follows and the use of db.
+	mu       sync.Mutex
 	db       *bolt.DB
 	writing  bool // db is the writer's
 	verified bool
 	gone     bool
-	stuck    bool  // see damageError
-	read     int64 // bytes since it was opened
+	stuck    bool // see damageError
+	// Bytes since it was opened.
+	read int64
 }
 
 type segmentInfo struct {
 	version byte // as it was read
 	base    uint64
-	// previousBase and previousLast are the segment before this one and how far it really went, which after a failed commit is
-	// less than it may say itself.
+	// previousBase and previousLast are the segment before this one and how far it really went,
+	// which after a failed commit is less than it may say itself.
 	previousBase uint64
 	previousLast uint64
 }
@@ -135,8 +143,9 @@ func update(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
 func boltOptions(mapped int) *bolt.Options {
 	return &bolt.Options{
 		Timeout: openTimeout, PageSize: pageSize, InitialMmapSize: mapped, NoStatistics: true,
-		// The list of free pages is stored with every transaction, else bbolt would read the whole tree to rebuild it, in
-		// a goroutine of its own whose panics nobody can catch.
+		// The list of free pages is stored with every transaction, else bbolt would read
+		// the whole tree to rebuild it, in a goroutine of its own whose panics nobody can
+		// catch.
 		NoFreelistSync: false, FreelistType: bolt.FreelistArrayType,
 	}
 }
@@ -160,7 +169,8 @@ func openReadOnly(path string) (*bolt.DB, error) {
 	return openBolt(path, options)
 }
 
-// closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last use.
+// closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last
+// use.
 func closeUnlessStuck(db *bolt.DB, path string, err error) error {
 	if db == nil || isStuck(err) {
 		return nil
@@ -190,7 +200,7 @@ func inspect(path string, base uint64) (f found, err error) {
 			}
 			return &damageError{path: path, err: err}
 		}
-		err = f.Segment.decode(f.info.metaValue(meta.Get(summaryKey)))
+		err = f.decode(f.info.metaValue(meta.Get(summaryKey)))
 		if err == nil && (f.info.base != base || f.last+1 < base || f.bytes < 0) {
 			err = errors.New("summary does not fit the segment")
 		}
@@ -204,8 +214,8 @@ func inspect(path string, base uint64) (f found, err error) {
 	return f, cmp.Or(err, closeUnlessStuck(db, path, err))
 }
 
-// boltError tells which of the errors on opening and reading a file mean that what was in it is lost: all that are not the
-// system's, and those of the system that will not pass.
+// boltError tells which of the errors on opening and reading a file mean that what was in it is
+// lost: all that are not the system's, and those of the system that will not pass.
 func boltError(path string, err error) error {
 	_, ofPath := errors.AsType[*os.PathError](err)
 	_, ofSystem := errors.AsType[syscall.Errno](err)
@@ -237,8 +247,9 @@ func (s *segment) open() error {
 	return err
 }
 
-// complete checks that the file has not become too short for bbolt to read its first two pages. It would do so with a lock held,
-// which a memory fault would leave locked for everybody who uses the handle.
+// complete checks that the file has not become too short for bbolt to read its first two pages. It
+// would do so with a lock held, which a memory fault would leave locked for everybody who uses the
+// handle.
 func (s *segment) complete() error {
 	stat, err := os.Stat(s.path)
 	if err != nil {
@@ -250,7 +261,8 @@ func (s *segment) complete() error {
 	return nil
 }
 
-// block returns a copy of the block with record seq, and the first record of the block behind it, 0 if there is none.
+// block returns a copy of the block with record seq, and the first record of the block behind it, 0
+// if there is none.
 func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -290,7 +302,8 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	return buf, next, nil
 }
 
-// closeLocked closes the file for readers; the next one opens it again. err is the outcome of the last use. s.mu is held.
+// closeLocked closes the file for readers; the next one opens it again. err is the outcome of the
+// last use. s.mu is held.
 func (s *segment) closeLocked(err error) {
 	s.stuck = s.stuck || isStuck(err)
 	if s.db == nil || s.writing {
@@ -309,8 +322,8 @@ func (s *segment) retire() (writing bool) {
 	return s.writing
 }
 
-// loadState makes all changes of the state that the segment holds, in order. It passes over blocks that are damaged and returns
-// the first such error at the end.
+// loadState makes all changes of the state that the segment holds, in order. It passes over blocks
+// that are damaged and returns the first such error at the end.
 func (s *segment) loadState(state map[string]string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -338,9 +351,11 @@ func (s *segment) loadState(state map[string]string) error {
 type writer struct {
 	*segment
 	bolt *bolt.DB
-	size int64 // of the file that is in use
+	// Bytes of the file that are in use.
+	size int64
 
-	transaction int // bbolt's number of the last one that was committed
+	// The number that bbolt gave to the last one that was committed.
+	transaction int
 }
 
 // newWriter makes a segment.
@@ -396,8 +411,8 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 	return w, nil
 }
 
-// committed notes the transaction that the file is at, and returns the bytes of the file that are in use. An error would only
-// matter for metrics and the size of a segment.
+// committed notes the transaction that the file is at, and returns the bytes of the file that are
+// in use. An error would only matter for metrics and the size of a segment.
 func (w *writer) committed() int64 {
 	_ = view(w.bolt, w.path, func(tx *bolt.Tx) error {
 		w.transaction, w.size = tx.ID(), tx.Size()
@@ -441,12 +456,13 @@ func (w *writer) commit(g *Group) error {
 		return err
 	}
 	return update(w.bolt, w.path, func(tx *bolt.Tx) error {
-		return errors.Join(put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state), putMeta(tx, g.positions, &g.after))
+		records, state := put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state)
+		return errors.Join(records, state, putMeta(tx, g.positions, &g.after))
 	})
 }
 
-// seal ends writing; readers open the file again when they need it. err is the outcome of the last use: after a failure it is not known which
-// pages are in use.
+// seal ends writing; readers open the file again when they need it. err is the outcome of the last
+// use: after a failure it is not known which pages are in use.
 func (w *writer) seal(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -457,7 +473,8 @@ func (w *writer) seal(err error) error {
 	if err := closeUnlessStuck(w.bolt, w.path, err); err != nil {
 		return err
 	}
-	// bbolt lets a file grow in large steps; what is behind its last page takes no space, but looks like it.
+	// bbolt lets a file grow in large steps; what is behind its last page takes no space, but
+	// looks like it.
 	if err != nil || w.size == 0 {
 		return nil
 	}

@@ -31,7 +31,8 @@ func openRefusing(t *testing.T, opts Options, refuse func(g *Group) error) *Queu
 	return open(t, opts)
 }
 
-// A store that refuses looks like a full disk: Done, Chain and Err say so until a commit works again.
+// A store that refuses looks like a full disk: Done, Chain and Err say so until a commit works
+// again.
 func TestStoreRefuses(t *testing.T) {
 	t.Parallel()
 	var full atomic.Bool
@@ -68,7 +69,8 @@ func TestStoreRefuses(t *testing.T) {
 	expectRecords(t, c, 1, 3)
 }
 
-// Writers whose state builds on itself load it after a failure, and find what was confirmed and nothing else.
+// Writers whose state builds on itself load it after a failure, and find what was confirmed and
+// nothing else.
 func TestLoadAfterRefusal(t *testing.T) {
 	t.Parallel()
 	const workers, wanted = 4, 150
@@ -129,7 +131,7 @@ func TestLoadAfterRefusal(t *testing.T) {
 				v, _ := q.State(key)
 				if want := strconv.Itoa(last); last > 0 && (string(v) != want || values[key] != want || values[key+"/twice"] != strconv.Itoa(2*last)) {
 					t.Errorf("worker %d: confirmed is %d, the state is %q and %v", w, last, v, values)
-				} else if last == 0 && (v != nil && len(v) > 0 || len(values) > 0) {
+				} else if last == 0 && (len(v) > 0 || len(values) > 0) {
 					t.Errorf("worker %d: nothing is confirmed, the state is %q and %v", w, v, values)
 				}
 			}
@@ -173,7 +175,8 @@ func (s beginless) Begin(b *Start) (int64, error) {
 	return s.Store.Begin(b)
 }
 
-// Where no segment can be begun, an open queue goes on with the one it has, and one that opens reads and waits.
+// Where no segment can be begun, an open queue goes on with the one it has, and one that opens
+// reads and waits.
 func TestBeginRefused(t *testing.T) {
 	t.Parallel()
 	var full atomic.Bool

@@ -12,10 +12,11 @@ import (
 	"runtime/debug"
 )
 
-// bbolt trusts its files. On a damaged one it panics, follows a page to itself until the stack ends, or lists billions of
-// free pages: things that no recover helps against. So a file that was not made by this process is checked before bbolt sees it:
-// every page of the tree lies within the file, is of the right kind, is used once, and its elements lie within it in order.
-// What the values say is not looked at here, that is what the checksums of the blocks are for.
+// bbolt trusts its files. On a damaged one it panics, follows a page to itself until the stack
+// ends, or lists billions of free pages: things that no recover helps against. So a file that was
+// not made by this process is checked before bbolt sees it: every page of the tree lies within the
+// file, is of the right kind, is used once, and its elements lie within it in order. What the
+// values say is not looked at here, that is what the checksums of the blocks are for.
 //
 // The layout is that of bbolt's file format version 2 (native byte order).
 const (
@@ -36,16 +37,17 @@ const (
 // native is the byte order of bbolt's pages.
 var native = binary.NativeEndian
 
-// pageSize is fixed, so that a file does not depend on the machine's page size, which is 64 KiB on some: every transaction
-// writes a handful of pages however small it is.
+// pageSize is fixed, so that a file does not depend on the machine's page size, which is 64 KiB on
+// some: every transaction writes a handful of pages however small it is.
 const pageSize = 4096
 
 // damageError says that a file's content is not what was written.
 type damageError struct {
 	path string
 	err  error
-	// stuck says that bbolt has panicked and may hold its locks for good: the handle must not even be closed, or this waits for
-	// ever. It is left to the end of the process, with its descriptor and mapping.
+	// stuck says that bbolt has panicked and may hold its locks for good: the handle must not
+	// even be closed, or this waits for ever. It is left to the end of the process, with its
+	// descriptor and mapping.
 	stuck bool
 }
 
@@ -68,8 +70,8 @@ func isStuck(err error) bool {
 	return ok && d.stuck
 }
 
-// guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory fault in a mapped file that has
-// become shorter, into a damageError.
+// guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory
+// fault in a mapped file that has become shorter, into a damageError.
 func guard(path string, fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -87,17 +89,21 @@ type boltMeta struct {
 }
 
 type checker struct {
-	file   *os.File
-	meta   boltMeta
-	seen   []uint64 // one bit per page
-	clean  bool     // both meta pages are whole
-	only   string   // when set, of the buckets in the root only this one is looked into
-	budget int      // bytes of pages that need to be read whole
+	file *os.File
+	meta boltMeta
+	seen []uint64 // one bit per page
+	// Both meta pages are whole.
+	clean bool
+	// When set, of the buckets in the root only this one is looked into.
+	only string
+	// Bytes of pages that need to be read whole.
+	budget int
 }
 
-// verifyFile checks the structure of the bbolt file at path. With only set it looks into that one bucket of the root, which is quick.
-// Else it looks at everything, the list of free pages included. It returns whether both meta pages were whole: if not, the last
-// transaction of the file may be missing.
+// verifyFile checks the structure of the bbolt file at path. With only set it looks into that one
+// bucket of the root, which is quick. Else it looks at everything, the list of free pages included.
+// It returns whether both meta pages were whole: if not, the last transaction of the file may be
+// missing.
 func verifyFile(path, only string) (clean bool, err error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -180,7 +186,8 @@ func (c *checker) mark(id uint64) bool {
 	return !used
 }
 
-// boltPage is a page of the tree, with what overflows from it. content may be shorter than size where the rest is one value.
+// boltPage is a page of the tree, with what overflows from it. content may be shorter than size
+// where the rest is one value.
 type boltPage struct {
 	content []byte
 	flags   uint16
@@ -192,8 +199,8 @@ func parseHeader(b []byte) boltPage {
 	return boltPage{content: b, flags: native.Uint16(b[8:]), count: int(native.Uint16(b[10:])), size: len(b)}
 }
 
-// claim reads a page and marks it and what overflows from it. The content is the first page, or everything if it has more than
-// one element.
+// claim reads a page and marks it and what overflows from it. The content is the first page, or
+// everything if it has more than one element.
 func (c *checker) claim(id uint64) (p boltPage, err error) {
 	if id < 2 || id >= c.meta.Pages {
 		return p, fmt.Errorf("page %d is out of range", id)
@@ -257,8 +264,8 @@ func (c *checker) tree(id uint64, depth, nesting int) error {
 	return nil
 }
 
-// check checks the elements of a page, and returns the pages that they name. With only set it passes over the buckets of
-// other names.
+// check checks the elements of a page, and returns the pages that they name. With only set it
+// passes over the buckets of other names.
 func (p *boltPage) check(only string) (below []uint64, err error) {
 	branch := p.flags == boltBranchPage
 	if (!branch && p.flags != boltLeafPage) || (branch && p.count == 0) {
@@ -306,7 +313,8 @@ func (p *boltPage) check(only string) (below []uint64, err error) {
 		}
 		inline := parseHeader(value[16:])
 		if inner, err := inline.check(""); err != nil || inline.flags != boltLeafPage || len(inner) > 0 {
-			return nil, fmt.Errorf("inline bucket of element %d is invalid: %w", i, cmp.Or(err, errors.New("it is no leaf without buckets")))
+			err = cmp.Or(err, errors.New("it is no leaf without buckets"))
+			return nil, fmt.Errorf("inline bucket of element %d is invalid: %w", i, err)
 		}
 	}
 	return below, nil
