@@ -18,7 +18,8 @@ import (
 
 const benchRecord = 700
 
-// benchBatches returns n batches' worth of one batch: the queue copies records, so they can be shared.
+// benchBatches returns n batches' worth of one batch: the queue copies records, so they can be
+// shared.
 func benchBatch(size int) Batch {
 	b := Batch{}
 	for i := range size {
@@ -31,7 +32,8 @@ func benchBatch(size int) Batch {
 	return b
 }
 
-// BenchmarkQueue measures records per second until every cursor has read and acknowledged everything, and all is synced to disk.
+// BenchmarkQueue measures records per second until every cursor has read and acknowledged
+// everything, and all is synced to disk.
 func BenchmarkQueue(b *testing.B) {
 	for _, cursors := range []int{0, 1, 3} {
 		for _, size := range []int{1, 10, 100, 1000} {
@@ -85,7 +87,8 @@ func BenchmarkQueue(b *testing.B) {
 	}
 }
 
-// BenchmarkEach measures a caller that waits for every record to be on disk before it appends the next.
+// BenchmarkEach measures a caller that waits for every record to be on disk before it appends the
+// next.
 func BenchmarkEach(b *testing.B) {
 	q := open(b, Options{})
 	batch := benchBatch(1)
@@ -98,8 +101,8 @@ func BenchmarkEach(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
 
-// BenchmarkNaive is what the queue is compared with: a bbolt bucket with one key per record, one transaction per batch, and a
-// transaction per 1000 records read and acknowledged.
+// BenchmarkNaive is what the queue is compared with: a bbolt bucket with one key per record, one
+// transaction per batch, and a transaction per 1000 records read and acknowledged.
 func BenchmarkNaive(b *testing.B) {
 	for _, cursors := range []int{0, 1, 3} {
 		for _, size := range []int{1, 10, 100, 1000} {
@@ -197,7 +200,8 @@ func memory(line string) (kib int, err error) {
 	return kib, err
 }
 
-// childOpen opens a queue and prints how long that took and what memory was needed, for that and for reading everything.
+// childOpen opens a queue and prints how long that took and what memory was needed, for that and
+// for reading everything.
 func childOpen(dir, _ string) error {
 	before, err := memory("VmRSS")
 	if err != nil {

@@ -19,7 +19,8 @@ import (
 // emulatorEnv names the emulator to start a child with, where the system cannot do that by itself.
 const emulatorEnv = "HMCNOTIFYD_TEST_EMULATOR"
 
-// childEnv tells the test binary that it is a child process of a test, and which one; childDir where its queue is.
+// childEnv tells the test binary that it is a child process of a test, and which one; childDir
+// where its queue is.
 const (
 	childEnv = "HMCNOTIFYD_QUEUE_CHILD"
 	childDir = "HMCNOTIFYD_QUEUE_DIR"
@@ -71,8 +72,9 @@ const crashWorkers = 3
 
 var crashOptions = Options{SegmentBytes: 128 << 10, CacheBytes: 32 << 10}
 
-// childAppend appends until it is killed: records "WORKER NUMBER" with numbers from arg on, and the last number as state in the same
-// batch. It prints "c WORKER NUMBER" for what is confirmed, and "a SEQ" for what the cursor "acker" has stored as acknowledged.
+// childAppend appends until it is killed: records "WORKER NUMBER" with numbers from arg on, and the
+// last number as state in the same batch. It prints "c WORKER NUMBER" for what is confirmed, and "a
+// SEQ" for what the cursor "acker" has stored as acknowledged.
 func childAppend(dir, arg string) error {
 	opts := crashOptions
 	opts.Dir = dir

@@ -4,20 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // Record is one record of the queue.
 type Record struct {
 	// Seq is its sequence number.
 	Seq uint64
-	// Data is valid for as long as it is used, and must not be changed: other cursors may have the same memory. It keeps its
-	// neighbors in memory too, up to 64 KiB.
+	// Data is valid for as long as it is used, and must not be changed: other cursors may have
+	// the same memory. It keeps its neighbors in memory too, up to 64 KiB.
 	Data []byte
 }
 
@@ -30,39 +29,46 @@ const (
 // ErrNotRead is returned by Ack for a record that Next has not returned.
 var ErrNotRead = errors.New("queue: acknowledged a record that was not read")
 
-// Cursor is one reader's place in the queue. Its methods may be called from any goroutine; Next serves one call at a time.
+// Cursor is one reader's place in the queue. Its methods may be called from any goroutine; Next
+// serves one call at a time.
 type Cursor struct {
 	q    *Queue
 	name string
-	wake chan struct{} // holds one token when there may be something new
+	// Holds one token when there may be something new.
+	wake chan struct{}
 
 	nextMu sync.Mutex // held by Next
 
-	mu      sync.Mutex // guards what follows; q.mu is never taken while it is held
-	pos     position
-	read    uint64     // the record that Next returns next
-	window  []chunkRef // chunks from pos.acked+1 to what was read
-	holes   []hole     // unreadable records that are not acknowledged yet
-	lostTo  uint64     // records up to here that could not be read were reported
-	hint    int64      // when the first record that is not acknowledged was appended, at the latest; used while window is empty
-	view    blockView  // where Next reads
-	chunk   int        // index of the chunk
-	offset  int        // of record read in view, when at is read
-	at      uint64
-	using   *segment // the file that is kept open for reading
+	// Guards what follows; q.mu is never taken while it is held.
+	mu  sync.Mutex
+	pos position
+	// The record that Next returns next.
+	read uint64
+	// Chunks from pos.acked+1 to what was read.
+	window []chunkRef
+	// Unreadable records that are not acknowledged yet.
+	holes []span
+	// Unreadable records up to this one were reported.
+	lostTo uint64
+	// When the first record that is not acknowledged was appended, at the latest; used while
+	// window is empty.
+	hint int64
+	// Where Next reads: a block, a chunk of it, and the offset of record read, which is right
+	// if at is read.
+	view   Block
+	chunk  int
+	offset int
+	at     uint64
+	// Base of the segment that is read, which the store keeps open; 0: none.
+	using   uint64
 	removed bool
 }
 
 // chunkRef is what a cursor keeps of a chunk that it has read.
 type chunkRef struct {
-	first, last uint64
-	at          int64
-	before      int64
-	bytes       int64
-	segment     uint64
+	chunkInfo
+	segment uint64
 }
-
-type hole struct{ first, last uint64 }
 
 func newCursor(q *Queue, name string, p position) *Cursor {
 	return &Cursor{q: q, name: name, wake: make(chan struct{}, 1), pos: p, read: p.acked + 1}
@@ -78,10 +84,11 @@ func (c *Cursor) Acked() uint64 {
 	return c.pos.acked
 }
 
-// Next returns the records after those it has returned before, at least one. It waits for it until ctx is done, or returns ErrClosed when the
-// queue is closed or the cursor was removed. It returns no more than maxRecords, and no more bytes than maxBytes unless the first
-// record alone is larger; 0 stands for the defaults. What it returns remains in the queue until it is acknowledged, but is returned
-// again only after Rewind or a restart.
+// Next returns the records after those it has returned before, at least one. It waits for it until
+// ctx is done, or returns ErrClosed when the queue is closed or the cursor was removed. It returns
+// no more than maxRecords, and no more bytes than maxBytes unless the first record alone is larger;
+// 0 stands for the defaults. What it returns remains in the queue until it is acknowledged, but is
+// returned again only after Rewind or a restart.
 func (c *Cursor) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, error) {
 	if maxRecords <= 0 {
 		maxRecords = DefaultNextRecords
@@ -122,7 +129,8 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 			return nil, ErrClosed
 		}
 		if len(records) > 0 && records[len(records)-1].Seq >= c.read {
-			// Rewind was called meanwhile: what was collected would come twice, and out of order.
+			// Rewind was called meanwhile: what was collected would come twice, and out
+			// of order.
 			records, room = nil, maxBytes
 		}
 		full := false
@@ -134,8 +142,8 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 		if full {
 			return records, nil
 		}
-		view, found, err := c.locate(read)
-		if err != nil || !found {
+		view, err := c.locate(read)
+		if err != nil || view.empty() {
 			if len(records) > 0 {
 				return records, nil // an error comes back with the next call
 			}
@@ -150,7 +158,8 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 	}
 }
 
-// collect appends records of the current block; the queue ends with record end, or later. c.mu is held and the block holds c.read.
+// collect appends records of the current block; the queue ends with record end, or later. c.mu is
+// held and the block holds c.read.
 func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ []Record, left int, full bool) {
 	if c.at != c.read {
 		c.seek()
@@ -161,12 +170,11 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 		fit := uint64(int64(room)*int64(ch.count)/max(1, ch.bytes)) + 1
 		records = make([]Record, 0, min(uint64(maxRecords), fit, end-c.read+1))
 	}
-	for {
+	for ; c.chunk < len(c.view.chunks); c.chunk++ {
 		ch := &c.view.chunks[c.chunk]
-		if n := len(c.window); n == 0 || c.window[n-1].last < c.read {
-			c.window = append(c.window, chunkRef{
-				first: ch.first, last: ch.last(), at: ch.at, before: ch.before, bytes: ch.bytes, segment: c.view.segment,
-			})
+		c.offset = max(c.offset, ch.start)
+		if n := len(c.window); n == 0 || c.window[n-1].last() < c.read {
+			c.window = append(c.window, chunkRef{*ch, c.view.segment})
 		}
 		for c.offset < ch.end {
 			data, next := nextEntry(c.view.buf, c.offset)
@@ -179,154 +187,110 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 			c.read++
 			c.offset = next
 		}
-		c.at = c.read
-		if c.chunk++; c.chunk == len(c.view.chunks) {
-			c.at = 0
-			return records, room, len(records) == maxRecords || room <= 0
-		}
-		c.offset = c.view.chunks[c.chunk].start
 	}
+	c.at = 0
+	return records, room, len(records) == maxRecords || room <= 0
 }
 
 // seek finds c.read in the current block.
 func (c *Cursor) seek() {
-	chunks := c.view.chunks
-	c.chunk = sort.Search(len(chunks), func(i int) bool { return chunks[i].last() >= c.read })
-	c.offset = chunks[c.chunk].start
-	for range c.read - chunks[c.chunk].first {
+	c.chunk = c.view.chunkOf(c.read)
+	ch := &c.view.chunks[c.chunk]
+	c.offset = ch.start
+	for range c.read - ch.first {
 		_, c.offset = nextEntry(c.view.buf, c.offset)
 	}
 	c.at = c.read
 }
 
-// locate returns the block with record seq, or, if that is not to be had, with the first one after it. found is false
-// at the end of the queue.
-func (c *Cursor) locate(seq uint64) (view blockView, found bool, err error) {
+// locate returns the block with record seq, or, if that is not to be had, with the first one after
+// it. It is empty at the end of the queue.
+func (c *Cursor) locate(seq uint64) (Block, error) {
 	q := c.q
 	for {
 		q.mu.RLock()
-		if seq > q.end {
+		b, s := q.cachedBlock(seq), q.segmentOf(seq)
+		if !b.empty() || s == nil {
 			q.mu.RUnlock()
-			c.use(nil)
-			return blockView{}, false, nil
+			c.use(0)
+			return b, nil
 		}
-		if view, ok := q.cachedBlock(seq); ok {
-			q.mu.RUnlock()
-			c.use(nil)
-			return view, true, nil
-		}
-		i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
-		if i == len(q.segments) {
-			q.mu.RUnlock()
-			return blockView{}, false, nil
-		}
-		s := q.segments[i]
-		last := s.last
+		at := *s
 		q.mu.RUnlock()
-		seq = max(seq, s.base)
-		c.use(s)
+		seq = max(seq, at.base)
+		c.use(at.base)
 
-		buf, next, err := s.block(seq)
+		view, next, err := q.store.Read(at, seq)
 		switch {
-		case errors.Is(err, errGone) && q.isClosing():
-			return blockView{}, false, ErrClosed
+		case err == nil:
+			return view, nil
 		case errors.Is(err, errGone):
-			continue // removed meanwhile
-		case isDamage(err):
-			if q.condemn(s, err) {
-				return blockView{}, false, nil // the cursor is behind it now
+			if q.isClosing() {
+				return Block{}, ErrClosed
 			}
-			continue
-		case err != nil:
-			return blockView{}, false, fmt.Errorf("queue: read %s: %w", s.path, err)
+			// removed meanwhile
+		case !isDamage(err):
+			return Block{}, fmt.Errorf("queue: %w", err)
+		case next == 0:
+			if q.condemn(s) {
+				return Block{}, nil // the cursor is behind it now
+			}
+		default:
+			c.lost(seq, next-1)
+			seq = next
 		}
-		chunks, err := parseBlock(buf, kindRecords)
-		// A commit that failed may have left more behind than was confirmed.
-		for len(chunks) > 0 && chunks[len(chunks)-1].first > last {
-			chunks = chunks[:len(chunks)-1]
-		}
-		view := blockView{buf: buf, chunks: chunks, segment: s.base}
-		if view.holds(seq) {
-			return view, true, nil
-		}
-		if err == nil {
-			err = errChunk
-		}
-		if next <= seq || next > last {
-			next = last + 1
-		}
-		q.flag(s, fmt.Errorf("records %d to %d: %w", seq, next-1, err))
-		c.lost(seq, next-1)
-		seq = next
 	}
 }
 
-// cachedBlock returns the block with record seq if it is in memory. q.mu is held.
-func (q *Queue) cachedBlock(seq uint64) (blockView, bool) {
-	n := len(q.cache)
-	if n == 0 || seq < q.cache[0].first() {
-		return blockView{}, false
+// segmentOf returns the segment with record seq, or the first one after it; nil if there is none.
+// q.mu is held.
+func (q *Queue) segmentOf(seq uint64) *Segment {
+	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
+	if i == len(q.segments) {
+		return nil
 	}
-	i := n - 1
-	if seq < q.cache[i].first() {
-		i = sort.Search(n, func(i int) bool { return q.cache[i].last() >= seq })
-	}
-	view := q.cache[i].blockView
-	return view, view.holds(seq)
+	return q.segments[i]
 }
 
-// use notes which file the cursor reads, so that it is kept open between the calls. nil: none.
-func (c *Cursor) use(s *segment) {
+// cachedBlock returns the block with record seq if it is in memory, else an empty one. q.mu is
+// held.
+func (q *Queue) cachedBlock(seq uint64) Block {
+	i := sort.Search(len(q.cache), func(i int) bool { return q.cache[i].last() >= seq })
+	if i == len(q.cache) || !q.cache[i].holds(seq) {
+		return Block{}
+	}
+	return q.cache[i]
+}
+
+// use notes which segment the cursor reads, so that it is kept open between the calls. 0: none.
+func (c *Cursor) use(base uint64) {
 	c.mu.Lock()
-	old := c.using
 	if c.removed {
-		s = nil
+		base = 0
 	}
-	c.using = s
+	old := c.using
+	c.using = base
 	c.mu.Unlock()
-	if old == s {
-		return
-	}
-	if s != nil {
-		s.acquire()
-	}
-	if old != nil {
-		old.release()
+	if old != base && old != 0 {
+		c.q.store.Rest(old)
 	}
 }
 
-// flag notes damage inside a segment: what is around it is still used.
-func (q *Queue) flag(s *segment, reason error) {
-	q.mu.Lock()
-	known := s.flagged
-	s.flagged = true
-	q.mu.Unlock()
-	err := &damageError{path: s.path, err: reason}
-	if known {
-		q.log.Debug("storage is damaged in one more place", zap.Error(err))
-		return
-	}
-	q.reportDamage(err)
-}
-
-// condemn takes a segment that cannot be read at all out of use. It returns true for the one that is written to: that stays on
-// the list until the committer, who may be using it at this moment, closes it.
-func (q *Queue) condemn(s *segment, reason error) (active bool) {
-	q.mu.Lock()
+// condemn takes a segment that cannot be read at all out of use. It returns true for the one that
+// is written to: that stays on the list until the committer, who may be using it at this moment,
+// takes it out.
+func (q *Queue) condemn(s *Segment) (active bool) {
+	q.mu.RLock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
-	known := s.condemned
-	s.condemned, s.flagged = true, true
-	q.mu.Unlock()
-	if !known {
-		q.reportDamage(reason)
-	}
-	switch {
-	case active:
-		q.skipSegment(s)
-	case !known:
+	last := s.last
+	q.mu.RUnlock()
+	if !active {
 		q.takeOut(s)
+		return false
 	}
-	return active
+	q.condemned.Store(s)
+	q.skip(s.base, last)
+	return true
 }
 
 // lost notes that records cannot be read.
@@ -336,13 +300,13 @@ func (c *Cursor) lost(first, last uint64) {
 	if last > c.lostTo {
 		n = int(last - max(first, c.lostTo+1) + 1)
 		c.lostTo = last
-		c.holes = append(c.holes, hole{first, last})
+		c.holes = append(c.holes, span{first, last})
 		c.settle()
 	}
 	c.mu.Unlock()
 	if n > 0 {
 		c.q.opts.OnDropped(c.name, n)
-		c.moved()
+		notify(c.q.dirty)
 	}
 }
 
@@ -354,8 +318,9 @@ func (c *Cursor) settle() {
 	}
 }
 
-// Ack says that every record up to and including seq is done with. It returns at once; the position is written 100 ms later and
-// synced to disk after a second, and by Close. Sequence numbers that are acknowledged already are no error, so that a late call does no harm.
+// Ack says that every record up to and including seq is done with. It returns at once; the position
+// is written 100 ms later and synced to disk after a second, and by Close. Sequence numbers that
+// are acknowledged already are no error, so that a late call does no harm.
 func (c *Cursor) Ack(seq uint64) error {
 	if c.q.isClosing() {
 		return ErrClosed
@@ -373,36 +338,40 @@ func (c *Cursor) Ack(seq uint64) error {
 		c.mu.Unlock()
 		return fmt.Errorf("%w: %d", ErrNotRead, seq)
 	}
-	c.pos.acked = seq
-	c.settle()
-	c.popWindow()
+	c.moveTo(seq)
 	c.mu.Unlock()
-	c.moved()
+	notify(c.q.dirty)
 	return nil
 }
 
-// popWindow drops what is acknowledged from the window and takes the position's bytes from it. c.mu is held.
+// moveTo moves the acknowledged position to record seq. c.mu is held.
+func (c *Cursor) moveTo(seq uint64) {
+	c.pos.acked = seq
+	c.settle()
+	c.popWindow()
+	c.read = max(c.read, c.pos.acked+1)
+}
+
+// popWindow drops what is acknowledged from the window and takes the position's bytes from it. c.mu
+// is held.
 func (c *Cursor) popWindow() {
 	n := 0
-	for n < len(c.window) && c.window[n].last <= c.pos.acked {
+	for n < len(c.window) && c.window[n].last() <= c.pos.acked {
 		n++
 	}
 	if n > 0 {
 		w := &c.window[n-1]
 		c.pos.segment, c.pos.bytes, c.hint = w.segment, w.before+w.bytes, w.at
-		c.window = c.window[:copy(c.window, c.window[n:])]
+		c.window = slices.Delete(c.window, 0, n)
 	}
 	if len(c.window) > 0 {
 		if w := &c.window[0]; w.first <= c.pos.acked {
 			done := int64(c.pos.acked - w.first + 1)
 			c.pos.segment = w.segment
-			c.pos.bytes = w.before + w.bytes*done/int64(w.last-w.first+1)
+			c.pos.bytes = w.before + w.bytes*done/int64(w.count)
 		}
 	}
 }
-
-// moved tells the flusher.
-func (c *Cursor) moved() { notify(c.q.dirty) }
 
 // Rewind makes Next begin again with the first record that is not acknowledged.
 func (c *Cursor) Rewind() {
@@ -414,7 +383,8 @@ func (c *Cursor) Rewind() {
 	notify(c.wake)
 }
 
-// skip moves the cursor over the records first to last, which are gone, and returns how many of them it had not acknowledged.
+// skip moves the cursor over the records first to last, which are gone, and returns how many of
+// them it had not acknowledged.
 func (c *Cursor) skip(first, last uint64) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -423,9 +393,7 @@ func (c *Cursor) skip(first, last uint64) int {
 		return 0
 	}
 	if c.pos.acked+1 >= first {
-		c.pos.acked = last
-		c.settle()
-		c.popWindow()
+		c.moveTo(last)
 	}
 	if c.read >= first && c.read <= last {
 		c.read = last + 1
@@ -437,13 +405,14 @@ func (c *Cursor) skip(first, last uint64) int {
 func (c *Cursor) remove() {
 	c.mu.Lock()
 	c.removed = true
-	c.view, c.window = blockView{}, nil
+	c.view, c.window = Block{}, nil
 	c.mu.Unlock()
-	c.use(nil)
+	c.use(0)
 	notify(c.wake)
 }
 
-// arrived wakes the cursor for record first, which is new and was appended at the given time, and returns the last record that it does not need.
+// arrived wakes the cursor for record first, which is new and was appended at the given time, and
+// returns the last record that it does not need.
 func (c *Cursor) arrived(first uint64, at int64) uint64 {
 	c.mu.Lock()
 	acked := c.pos.acked
@@ -457,19 +426,18 @@ func (c *Cursor) arrived(first uint64, at int64) uint64 {
 
 // loadHint reads when the first waiting record was appended. Only Open calls it.
 func (c *Cursor) loadHint() {
-	view, found, err := c.locate(c.read)
-	if err == nil && found {
+	if b, err := c.locate(c.read); err == nil && !b.empty() {
 		c.mu.Lock()
-		i := sort.Search(len(view.chunks), func(i int) bool { return view.chunks[i].last() > c.pos.acked })
-		c.hint = view.chunks[min(i, len(view.chunks)-1)].at
+		c.hint = b.chunks[b.chunkOf(max(b.first(), c.pos.acked+1))].at
 		c.mu.Unlock()
 	}
-	c.use(nil)
+	c.use(0)
 }
 
-// Pending returns how many records wait, that is are not acknowledged, the bytes of their data, and when the oldest of them was appended
-// (zero if there is none). The number is exact; bytes are estimated where a part of what was stored in one transaction is acknowledged.
-// It never reads the disk.
+// Pending returns how many records wait, that is are not acknowledged, the bytes of their data, and
+// when the oldest of them was appended (zero if there is none). The number is exact; bytes are
+// estimated where a part of what was stored in one transaction is acknowledged. It never reads the
+// disk.
 func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	c.mu.Lock()
 	pos, at := c.pos, c.hint
@@ -486,16 +454,24 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	}
 	if !fromWindow {
 		at = max(at, first.firstAt)
-		if view, ok := c.q.cachedBlock(pos.acked + 1); ok {
-			i := sort.Search(len(view.chunks), func(i int) bool { return view.chunks[i].last() > pos.acked })
-			at = view.chunks[i].at
+		if b := c.q.cachedBlock(pos.acked + 1); !b.empty() {
+			at = b.chunks[b.chunkOf(pos.acked+1)].at
 		}
 	}
 	return events, bytes, time.Unix(0, at)
 }
 
-// pending adds up what is behind a position, and returns the segment in which that begins. q.mu is held.
-func (q *Queue) pending(pos position) (events, bytes int64, first *segment) {
+// left returns the bytes of a segment that are behind a position in it or before it.
+func (p position) left(s *Segment) int64 {
+	if p.segment == s.base {
+		return max(0, s.bytes-p.bytes)
+	}
+	return s.bytes
+}
+
+// pending adds up what is behind a position, and returns the segment in which that begins. q.mu is
+// held.
+func (q *Queue) pending(pos position) (events, bytes int64, first *Segment) {
 	for _, s := range slices.Backward(q.segments) {
 		if s.last <= pos.acked {
 			break
@@ -504,25 +480,16 @@ func (q *Queue) pending(pos position) (events, bytes int64, first *segment) {
 			continue
 		}
 		first = s
-		if s.base > pos.acked {
-			events += int64(s.last - s.base + 1)
-			bytes += s.bytes
-			continue
-		}
-		events += int64(s.last - pos.acked)
-		if pos.segment == s.base {
-			bytes += s.bytes - min(s.bytes, pos.bytes)
-		} else {
-			bytes += s.bytes
-		}
-		break
+		events += int64(s.last - max(s.base-1, pos.acked))
+		bytes += pos.left(s)
 	}
 	return events, bytes, first
 }
 
-// Trim acknowledges the oldest records until no more than maxBytes wait and none that was appended before olderThan, and returns how many went.
-// 0 and the zero time stand for no limit. Records that Next has returned and that are not acknowledged count as waiting and may go too.
-// Unlike Pending it may read the disk.
+// Trim acknowledges the oldest records until no more than maxBytes wait and none that was appended
+// before olderThan, and returns how many went. 0 and the zero time stand for no limit. Records that
+// Next has returned and that are not acknowledged count as waiting and may go too. Unlike Pending
+// it may read the disk.
 func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err error) {
 	if c.q.isClosing() {
 		return 0, ErrClosed
@@ -532,55 +499,52 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 		before = olderThan.UnixNano()
 	}
 	for {
-		n, more, err := c.trimStep(maxBytes, before)
-		dropped += n
-		if err != nil || !more {
-			if dropped > 0 {
-				c.moved()
+		from, to, first, err := c.trimTarget(maxBytes, before)
+		if err == nil && to.acked > from.acked {
+			var n int
+			if n, err = c.advance(from, to, first); err == nil {
+				dropped += n
+				continue
 			}
-			return dropped, err
 		}
+		if dropped > 0 {
+			notify(c.q.dirty)
+		}
+		return dropped, err
 	}
 }
 
-// trimStep does a part of Trim: a whole segment if that is possible, else within a block. more asks for another step.
-func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err error) {
+// trimTarget finds a step of Trim: over all of a segment if that is possible, else within a block.
+// to is from when there is nothing to do. The records from first to the position are still there.
+func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first uint64, err error) {
 	c.mu.Lock()
-	pos := c.pos
+	from = c.pos
 	c.mu.Unlock()
 	q := c.q
 	q.mu.RLock()
-	_, waiting, _ := q.pending(pos)
-	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last > pos.acked })
-	if i == len(q.segments) {
+	_, waiting, _ := q.pending(from)
+	s := q.segmentOf(from.acked + 1)
+	if s == nil {
 		q.mu.RUnlock()
-		return 0, false, nil
+		return from, from, 0, nil
 	}
-	s := q.segments[i]
-	base, last, lastAt, whole := s.base, s.last, s.lastAt, s.bytes
+	at := *s
 	q.mu.RUnlock()
 	over := maxBytes > 0 && waiting > maxBytes
-	rest := whole
-	if pos.segment == base {
-		rest -= min(whole, pos.bytes)
-	}
-	if (over && waiting-rest >= maxBytes) || lastAt < before {
-		return c.advance(pos, max(base, pos.acked+1), position{acked: last, segment: base, bytes: whole})
+	first = max(at.base, from.acked+1)
+	if (over && waiting-from.left(&at) >= maxBytes) || at.lastAt < before {
+		return from, position{acked: at.last, segment: at.base, bytes: at.bytes}, first, nil
 	}
 	if !over && before == 0 {
-		return 0, false, nil
+		return from, from, 0, nil
 	}
-	view, found, err := c.locate(max(base, pos.acked+1))
-	if err != nil || !found {
-		return 0, false, err
+	view, err := c.locate(first)
+	if err != nil || view.empty() {
+		return from, from, 0, err
 	}
-	to := pos
-	first := max(pos.acked+1, view.first())
-	to.acked = first - 1
-	for _, ch := range view.chunks {
-		if ch.last() < first {
-			continue
-		}
+	to = from
+	first = max(from.acked+1, view.first())
+	for _, ch := range view.chunks[view.chunkOf(first):] {
 		bytes, seq := ch.before, ch.first
 		for offset := ch.start; offset < ch.end; seq++ {
 			var data []byte
@@ -590,49 +554,36 @@ func (c *Cursor) trimStep(maxBytes, before int64) (dropped int, more bool, err e
 				continue
 			}
 			if (maxBytes <= 0 || waiting <= maxBytes) && ch.at >= before {
-				n, _, err := c.advance(pos, first, to)
-				return n, false, err
+				return from, to, first, nil
 			}
 			waiting -= int64(len(data))
 			to = position{acked: seq, segment: view.segment, bytes: bytes}
 		}
 	}
-	return c.advance(pos, first, to)
+	return from, to, first, nil
 }
 
-// advance moves the acknowledged position from one to another, records first and following of which were still wanted. If it has
-// changed meanwhile, nothing is done and more asks for another try.
-func (c *Cursor) advance(from position, first uint64, to position) (dropped int, more bool, err error) {
+// advance moves the acknowledged position from one to another, and returns how many of the records
+// from first on that drops. If it has changed meanwhile, nothing is done.
+func (c *Cursor) advance(from, to position, first uint64) (dropped int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.removed {
-		return 0, false, ErrClosed
+		return 0, ErrClosed
 	}
 	if c.pos != from {
-		return 0, true, nil
+		return 0, nil
 	}
-	if to.acked <= from.acked {
-		return 0, false, nil
-	}
-	n := 0
-	for len(c.window) > n && c.window[n].last <= to.acked {
-		c.hint = c.window[n].at
-		n++
-	}
-	c.window = c.window[:copy(c.window, c.window[n:])]
-	c.pos = to
-	c.settle()
-	if c.read <= c.pos.acked {
-		c.read = c.pos.acked + 1
-	}
-	return int(to.acked + 1 - first), true, nil
+	c.moveTo(to.acked)
+	c.pos.segment, c.pos.bytes = to.segment, to.bytes
+	return int(to.acked + 1 - first), nil
 }
 
 // checkpoint collects the positions of all cursors.
-func (q *Queue) checkpoint() *checkpoint {
+func (q *Queue) checkpoint() *Checkpoint {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	cp := &checkpoint{end: q.end, cursors: make(map[string]position, len(q.cursors))}
+	cp := &Checkpoint{end: q.end, cursors: make(map[string]position, len(q.cursors))}
 	for name, c := range q.cursors {
 		c.mu.Lock()
 		cp.cursors[name] = c.pos
@@ -641,23 +592,19 @@ func (q *Queue) checkpoint() *checkpoint {
 	return cp
 }
 
-// flushLoop stores the positions, a little after they have changed, and removes segments that are done with.
+// flushLoop stores the positions, a little after they have changed, and removes segments that are
+// done with.
 func (q *Queue) flushLoop() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var (
-		synced time.Time
-		due    <-chan time.Time // what is written is to be synced then
-	)
+	var synced time.Time
+	var due <-chan time.Time // what is written is to be synced then
 	for {
 		sync := false
 		select {
 		case <-due:
 			sync = true
 		case <-q.dirty:
-			timer.Reset(flushInterval)
 			select {
-			case <-timer.C:
+			case <-time.After(flushInterval):
 			case <-q.closing:
 			}
 			sync = time.Since(synced) >= syncInterval
@@ -676,51 +623,33 @@ func (q *Queue) flushLoop() {
 	}
 }
 
-// flushPositions stores the positions of all cursors, so that they survive the end of the process, or also, with sync, that
-// of the machine.
+// flushPositions stores the positions of all cursors, so that they survive the end of the process,
+// or also, with sync, that of the machine.
 func (q *Queue) flushPositions(sync bool) error {
 	q.flushMu.Lock()
 	defer q.flushMu.Unlock()
-	err := q.positions.store(q.checkpoint(), sync)
-	q.mu.Lock()
-	before := q.cursorErr
-	q.cursorErr = nil
-	if err != nil {
-		q.cursorErr = fmt.Errorf("queue: store cursors: %w", err)
-	}
-	q.mu.Unlock()
-	switch {
-	case err != nil:
-		q.metrics.errors.Inc()
-		if before == nil {
-			q.log.Error("cursors cannot be stored", zap.Error(err))
-		}
-	case before != nil:
-		q.log.Info("cursors can be stored again")
-	}
+	err := q.store.SaveCursors(q.checkpoint(), sync)
+	q.outcome(&q.cursorErr, "store cursors", err, "cursors cannot be stored", "cursors can be stored again")
 	return err
 }
 
-// removeDone removes the segments that every cursor has passed. The last one stays: it holds the state, and how far the sequence went.
-// It returns whether there was any.
+// removeDone removes the segments that every cursor has passed. The last one stays: it holds the
+// state, and how far the sequence went. It returns whether there was any.
 func (q *Queue) removeDone() (removed bool) {
-	for {
-		q.mu.RLock()
-		var done *segment
-		if len(q.segments) > 1 {
-			done = q.segments[0]
-			for _, c := range q.cursors {
-				if c.Acked() < done.last {
-					done = nil
-					break
-				}
-			}
-		}
-		q.mu.RUnlock()
-		if done == nil {
-			return removed
-		}
-		q.removeFile(done)
-		removed = true
+	q.mu.RLock()
+	needed := uint64(math.MaxUint64)
+	for _, c := range q.cursors {
+		needed = min(needed, c.Acked())
 	}
+	var done []*Segment
+	for i, s := range q.segments {
+		if i+1 < len(q.segments) && s.last <= needed {
+			done = append(done, s)
+		}
+	}
+	q.mu.RUnlock()
+	for _, s := range done {
+		q.remove(s)
+	}
+	return len(done) > 0
 }

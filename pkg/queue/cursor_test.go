@@ -221,7 +221,8 @@ func TestPending(t *testing.T) {
 	expectEmpty(t, c)
 }
 
-// TestOldest looks at the time of the oldest waiting record, which has to be right the moment something is stored.
+// TestOldest looks at the time of the oldest waiting record, which has to be right the moment
+// something is stored.
 func TestOldest(t *testing.T) {
 	t.Parallel()
 	q := open(t, Options{})
@@ -527,8 +528,8 @@ func TestStateAlone(t *testing.T) {
 	}
 }
 
-// TestRewindMeanwhile rewinds, trims and acknowledges while another goroutine reads from disk: what comes is always in order from the place
-// where the cursor was put.
+// TestRewindMeanwhile rewinds, trims and acknowledges while another goroutine reads from disk: what
+// comes is always in order from the place where the cursor was put.
 func TestRewindMeanwhile(t *testing.T) {
 	t.Parallel()
 	q := open(t, Options{SegmentBytes: 64 << 10, CacheBytes: 1})
@@ -581,7 +582,8 @@ func TestRewindMeanwhile(t *testing.T) {
 	group.Wait()
 }
 
-// What is written without a sync may be torn by a power loss: it never touches the checkpoint that is synced.
+// What is written without a sync may be torn by a power loss: it never touches the checkpoint that
+// is synced.
 func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
 	dir := t.TempDir()
 	f, _, err := openCursorFile(dir)
@@ -591,7 +593,7 @@ func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
 	defer func() { _ = f.close() }()
 	store := func(acked uint64, sync bool) {
 		t.Helper()
-		if err := f.store(&checkpoint{end: 100, cursors: map[string]position{"a": {acked: acked}}}, sync); err != nil {
+		if err := f.store(&Checkpoint{end: 100, cursors: map[string]position{"a": {acked: acked}}}, sync); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -10,9 +9,10 @@ import (
 	"path/filepath"
 )
 
-// The cursors are kept in a file of two equal slots that are written in turn, each with a generation and a checksum: a write
-// that is torn leaves the other one. Both are written in full when the file is made, so that a position can be stored when the
-// disk is full (acknowledging is what makes room), and one sync is enough for all cursors. A slot is
+// The cursors are kept in a file of two equal slots that are written in turn, each with a
+// generation and a checksum: a write that is torn leaves the other one. Both are written in full
+// when the file is made, so that a position can be stored when the disk is full (acknowledging is
+// what makes room), and one sync is enough for all cursors. A slot is
 //
 //	 0  8 bytes  magic
 //	 8  uint32   CRC-32C of everything after it up to the end of the payload
@@ -25,53 +25,48 @@ const (
 	cursorSlotSize   = 16 << 10
 )
 
-// position is where a cursor stands: everything up to and including acked is done. Of the segment that begins at segment, whose
-// records follow, bytes are done.
+// position is where a cursor stands: everything up to and including acked is done. Of the segment
+// that begins at segment, whose records follow, bytes are done.
 type position struct {
 	acked   uint64
 	segment uint64
 	bytes   int64
 }
 
-// checkpoint is what is stored of all cursors. end is the last sequence number that was stored at the time, as far as known:
-// a segment that ends before it has lost something.
-type checkpoint struct {
+// Checkpoint is what is stored of all cursors. end is the last sequence number that was stored at
+// the time, as far as known: a segment that ends before it has lost something.
+type Checkpoint struct {
 	end     uint64
 	cursors map[string]position
 }
 
-func (c *checkpoint) encode() []byte {
-	b := binary.BigEndian.AppendUint64(nil, c.end)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors)))
+func (c *Checkpoint) encode() []byte {
+	b := big.AppendUint64(nil, c.end)
+	b = big.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
-		b = append(binary.AppendUvarint(b, uint64(len(name))), name...)
-		b = binary.BigEndian.AppendUint64(b, p.acked)
-		b = binary.BigEndian.AppendUint64(b, p.segment)
-		b = binary.BigEndian.AppendUint64(b, uint64(p.bytes))
+		b = appendUints(appendSized(b, name), p.acked, p.segment, uint64(p.bytes))
 	}
 	return b
 }
 
 var errCheckpoint = errors.New("cursor positions are unreadable")
 
-func decodeCheckpoint(b []byte) (*checkpoint, error) {
+func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	if len(b) < 12 {
 		return nil, errCheckpoint
 	}
-	c := &checkpoint{end: binary.BigEndian.Uint64(b), cursors: map[string]position{}}
-	n := binary.BigEndian.Uint32(b[8:])
+	c := &Checkpoint{end: big.Uint64(b), cursors: map[string]position{}}
+	n := big.Uint32(b[8:])
 	b = b[12:]
 	for range n {
-		length, size := binary.Uvarint(b)
-		if size <= 0 || length > uint64(len(b)-size) || len(b)-size-int(length) < 24 {
+		name, rest, ok := cutSized(b)
+		if !ok || len(rest) < 24 {
 			return nil, errCheckpoint
 		}
-		name := string(b[size : size+int(length)])
-		b = b[size+int(length):]
-		c.cursors[name] = position{
-			acked: binary.BigEndian.Uint64(b), segment: binary.BigEndian.Uint64(b[8:]), bytes: int64(binary.BigEndian.Uint64(b[16:])),
+		c.cursors[string(name)] = position{
+			acked: big.Uint64(rest), segment: big.Uint64(rest[8:]), bytes: int64(big.Uint64(rest[16:])),
 		}
-		b = b[24:]
+		b = rest[24:]
 	}
 	if len(b) != 0 {
 		return nil, errCheckpoint
@@ -85,15 +80,18 @@ type cursorFile struct {
 	file       *os.File
 	slot       int64 // bytes of a slot
 	generation uint64
-	safe       int64 // the slot that is synced: the other one is written until that is
-	broken     bool  // a write or sync has failed: the next one starts a new file
+	// The slot that is synced: the other one is written until that is.
+	safe int64
+	// A write or sync has failed: the next one starts a new file.
+	broken bool
 }
 
 func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
 
-// openCursorFile returns the newest checkpoint of the directory. It is nil with an error that isDamage if there is a file without one,
-// and nil without an error if there is no file. The file is usable in each of these cases.
-func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
+// openCursorFile returns the newest checkpoint of the directory. It is nil with an error that
+// isDamage if there is a file without one, and nil without an error if there is no file. The file
+// is usable in each of these cases.
+func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 	f := &cursorFile{dir: dir, slot: cursorSlotSize, broken: true} // nothing to write to yet
 	file, err := os.OpenFile(f.path(), os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
@@ -106,7 +104,7 @@ func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
 	if err != nil {
 		return f, nil, errors.Join(err, file.Close())
 	}
-	var newest *checkpoint
+	var newest *Checkpoint
 	slot := stat.Size() / 2
 	for i := range int64(2) {
 		if slot < cursorSlotHeader || slot > 64<<20 {
@@ -118,36 +116,37 @@ func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
 		}
 	}
 	if newest == nil {
-		return f, nil, errors.Join(&damageError{path: f.path(), err: errCheckpoint}, file.Close())
+		return f, nil, errors.Join(damagef(f.path(), "%w", errCheckpoint), file.Close())
 	}
 	f.file, f.slot, f.broken = file, slot, false
 	return f, newest, nil
 }
 
-func readSlot(r io.Reader, size int64) (*checkpoint, uint64, error) {
+func readSlot(r io.Reader, size int64) (*Checkpoint, uint64, error) {
 	b := make([]byte, size)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return nil, 0, err
 	}
-	length := binary.BigEndian.Uint32(b[12:])
+	length := big.Uint32(b[12:])
 	if string(b[:8]) != cursorMagic || int64(length) > size-cursorSlotHeader ||
-		crc32.Checksum(b[12:cursorSlotHeader+length], castagnoli) != binary.BigEndian.Uint32(b[8:]) {
+		crc32.Checksum(b[12:cursorSlotHeader+length], castagnoli) != big.Uint32(b[8:]) {
 		return nil, 0, errCheckpoint
 	}
 	c, err := decodeCheckpoint(b[cursorSlotHeader : cursorSlotHeader+length])
-	return c, binary.BigEndian.Uint64(b[16:]), err
+	return c, big.Uint64(b[16:]), err
 }
 
-// store writes c, which survives the end of the process at once and that of the machine if sync is set.
-func (f *cursorFile) store(c *checkpoint, sync bool) error {
+// store writes c, which survives the end of the process at once and that of the machine if sync is
+// set.
+func (f *cursorFile) store(c *Checkpoint, sync bool) error {
 	payload := c.encode()
 	f.generation++
 	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
 	copy(b, cursorMagic)
-	binary.BigEndian.PutUint32(b[12:], uint32(len(payload)))
-	binary.BigEndian.PutUint64(b[16:], f.generation)
+	big.PutUint32(b[12:], uint32(len(payload)))
+	big.PutUint64(b[16:], f.generation)
 	b = append(b, payload...)
-	binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	big.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
 
 	if f.broken || int64(len(b)) > f.slot {
 		return f.renew(b)
@@ -168,33 +167,21 @@ func (f *cursorFile) store(c *checkpoint, sync bool) error {
 }
 
 // renew writes b into both slots of a new file and puts that into the place of the old one.
-func (f *cursorFile) renew(b []byte) (err error) {
+func (f *cursorFile) renew(b []byte) error {
 	slot := f.slot
 	for int64(len(b)) > slot/2 {
 		slot *= 2
 	}
 	temporary := f.path() + temporarySuffix
-	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = file.Close()
-			_ = os.Remove(temporary)
-		}
-	}()
 	content := make([]byte, 2*slot)
 	copy(content, b)
 	copy(content[slot:], b)
-	if _, err := file.Write(content); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
+	file, err := writeNew(temporary, content)
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(temporary, f.path()); err != nil {
-		return err
+		return errors.Join(err, file.Close(), os.Remove(temporary))
 	}
 	old := f.file
 	f.file, f.slot, f.safe, f.broken = file, slot, 0, false

@@ -48,7 +48,8 @@ func damageRecord(i int) string {
 
 const damageAcked = 50
 
-// makeStore makes a directory with n records in several segments, state, and the cursors "all" (at 0) and "some" (at 50).
+// makeStore makes a directory with n records in several segments, state, and the cursors "all"
+// (at 0) and "some" (at 50).
 func makeStore(t testing.TB, n int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -83,7 +84,8 @@ func makeStore(t testing.TB, n int) string {
 	return dir
 }
 
-// memoryDir returns a directory in memory if there is such a thing: syncing is not what the test is about.
+// memoryDir returns a directory in memory if there is such a thing: syncing is not what the test is
+// about.
 func memoryDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "hmcnotifyd-queue-test-") //nolint:usetesting // t.TempDir is on a disk
@@ -153,8 +155,8 @@ func harm(r *rand.Rand, path string) (string, error) {
 	return what, errors.Join(err, f.Close())
 }
 
-// TestDamage damages a file of a store at 1,000 random places, one at a time, and uses the store. HMCNOTIFYD_TEST_ROUNDS says how
-// often, HMCNOTIFYD_TEST_SEED repeats a run.
+// TestDamage damages a file of a store at 1,000 random places, one at a time, and uses the store.
+// HMCNOTIFYD_TEST_ROUNDS says how often, HMCNOTIFYD_TEST_SEED repeats a run.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	const shards = 4
@@ -203,7 +205,8 @@ func TestDamage(t *testing.T) {
 				n = sum.(*atomic.Int64).Load()
 			}
 			t.Logf("%s: damage was found in %d rounds", kind, n)
-			// One damaged place does no harm to the cursors' file: it has two slots. TestLostCursors is about both.
+			// One damaged place does no harm to the cursors' file: it has two slots.
+			// TestLostCursors is about both.
 			if n == 0 && rounds >= 1000 && kind != cursorsName && !t.Failed() {
 				t.Errorf("%s was never found damaged", kind)
 			}
@@ -318,7 +321,8 @@ func (d *damager) round(round int) {
 		opts.Metrics = NewMetrics(nil)
 		q, err := Open(opts)
 		for deadline := time.Now().Add(20 * time.Second); errors.Is(err, ErrLocked) && time.Now().Before(deadline); q, err = Open(opts) {
-			time.Sleep(time.Millisecond) // a child that another test starts has the lock until it is another program
+			// a child that another test starts has the lock until it is another program
+			time.Sleep(time.Millisecond)
 		}
 		if err != nil {
 			d.fatal("start %d: %v", starts, err)
@@ -348,7 +352,8 @@ func (d *damager) checkQueue(q *Queue) {
 		d.fatal("the queue ends with %d", q.end)
 	}
 	for _, key := range d.state {
-		if value, ok := q.State(key); ok != (string(value) == "x") || (!ok && !d.newest) { // each segment has all of the state before it
+		// each segment has all of the state before it
+		if value, ok := q.State(key); ok != (string(value) == "x") || (!ok && !d.newest) {
 			d.fatal("the state of %s is %q", key, value)
 		}
 	}
@@ -532,7 +537,8 @@ func TestDamageWhileOpen(t *testing.T) {
 		if want := int(fourth) - 3; missing > want || missing < want-20 {
 			t.Errorf("%d missing, want about %d", missing, want)
 		}
-		// What was read of the first file and is not acknowledged counts too: it would not come again.
+		// What was read of the first file and is not acknowledged counts too: it would not
+		// come again.
 		if got := dropped.Load(); got < int64(missing) || got > int64(fourth)-1 {
 			t.Errorf("%d counted, %d missing", got, missing)
 		}
@@ -615,7 +621,8 @@ func TestDamageWhileOpen(t *testing.T) {
 	})
 }
 
-// TestSequenceAfterDamage loses the newest segment, and with it how far the sequence went: no number may be used again.
+// TestSequenceAfterDamage loses the newest segment, and with it how far the sequence went: no
+// number may be used again.
 func TestSequenceAfterDamage(t *testing.T) {
 	t.Parallel()
 	q, _ := countingQueue(t, Options{})
@@ -685,7 +692,8 @@ func TestLostCursors(t *testing.T) {
 	}
 }
 
-// TestEndIsKnown loses the newest segment after an orderly end, in which the last records were stored: all that was in it is counted.
+// TestEndIsKnown loses the newest segment after an orderly end, in which the last records were
+// stored: all that was in it is counted.
 func TestEndIsKnown(t *testing.T) {
 	t.Parallel()
 	q, _ := countingQueue(t, Options{CommitInterval: time.Hour})
@@ -708,12 +716,13 @@ func TestEndIsKnown(t *testing.T) {
 	}
 }
 
-// TestDamagedMeta flips each bit of what the newest segment says of itself and of the cursors: nothing of the other segments is
-// lost, and no cursor goes anywhere.
+// TestDamagedMeta flips each bit of what the newest segment says of itself and of the cursors:
+// nothing of the other segments is lost, and no cursor goes anywhere.
 func TestDamagedMeta(t *testing.T) {
 	t.Parallel()
 	pristine := makeStore(t, damageRecords)
-	if err := open(t, Options{Dir: pristine}).Close(); err != nil { // a segment that begins with the positions
+	// a segment that begins with the positions
+	if err := open(t, Options{Dir: pristine}).Close(); err != nil {
 		t.Fatal(err)
 	}
 	files := segmentFiles(t, pristine)
@@ -742,8 +751,8 @@ func TestDamagedMeta(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC(summary{last: 9, bytes: 100}.encode())
-	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string(summary{last: 9, bytes: 100}.encode()) {
+	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC((&Segment{last: 9, bytes: 100}).encode())
+	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{last: 9, bytes: 100}).encode()) {
 		t.Fatal(got, err)
 	}
 	for i := range 8 * len(info) {
@@ -766,7 +775,8 @@ func TestDamagedMeta(t *testing.T) {
 func TestLayout1(t *testing.T) {
 	t.Parallel()
 	dir := makeStore(t, damageRecords)
-	if err := open(t, Options{Dir: dir}).Close(); err != nil { // a segment that begins with the positions
+	// a segment that begins with the positions
+	if err := open(t, Options{Dir: dir}).Close(); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range segmentFiles(t, dir) {

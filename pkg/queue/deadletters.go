@@ -1,10 +1,10 @@
 package queue
 
 import (
-	"encoding/binary"
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"math"
 	"os"
@@ -52,7 +52,8 @@ type DeadLetterOptions struct {
 	Dir string
 	// MaxBytes bounds the data that is kept; beyond it the oldest go.
 	MaxBytes int64
-	// OnDropped is told of letters that went because of MaxBytes, from any goroutine. It must not block.
+	// OnDropped is told of letters that went because of MaxBytes, from any goroutine. It must
+	// not block.
 	OnDropped func(sink string, letters int)
 	Logger    *zap.Logger
 	Metrics   *Metrics
@@ -60,70 +61,36 @@ type DeadLetterOptions struct {
 
 // DeadLetterFilter selects dead letters. Its zero value selects all.
 type DeadLetterFilter struct {
-	Sink  string    // "" for all
-	IDs   []string  // of letters or of their events; none for all
+	Sink string // "" for all
+	// IDs of letters or of their events; none for all.
+	IDs   []string
 	Since time.Time // by DeadLetter.Time
-	After string    // the ID of the letter behind which to begin; "" for the oldest. It need not exist any more.
-	Until string    // the ID of the last letter; "" for the newest
-	Limit int       // 0 for all
+	// The ID of the letter behind which to begin; "" for the oldest. It need not exist any
+	// more.
+	After string
+	// The ID of the last letter; "" for the newest.
+	Until string
+	Limit int // 0 for all
 }
 
-// scan calls fn for each letter that the filter selects, in order, until it returns false.
-func (f *DeadLetterFilter) scan(tx *bolt.Tx, fn func(l *DeadLetter) bool) error {
-	after, until := uint64(0), uint64(math.MaxUint64)
-	for _, bound := range []struct {
-		id string
-		n  *uint64
-	}{{f.After, &after}, {f.Until, &until}} {
-		if bound.id == "" {
-			continue
-		}
-		key, err := letterKey(bound.id)
-		if err != nil {
-			return err
-		}
-		*bound.n = binary.BigEndian.Uint64(key)
-	}
-	if after == math.MaxUint64 {
-		return nil
-	}
-	ids := make(map[string]bool, len(f.IDs))
-	for _, id := range f.IDs {
-		ids[id] = true
-	}
-	c := tx.Bucket(lettersBucket).Cursor()
-	for k, v := c.Seek(sequenceKey(after + 1)); k != nil; k, v = c.Next() {
-		l, err := decodeLetter(k, v)
-		if err != nil {
-			continue // reported when the file was opened
-		}
-		if binary.BigEndian.Uint64(k) > until {
-			return nil
-		}
-		wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
-		if wanted && !fn(&l) {
-			return nil
-		}
-	}
-	return nil
-}
-
-// DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may be called from any goroutine.
-// Each change is synced to disk when the method returns.
+// DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may
+// be called from any goroutine. Each change is synced to disk when the method returns.
 type DeadLetters struct {
 	opts DeadLetterOptions
+	reporter
 	path string
 
-	mu     sync.Mutex
-	db     *bolt.DB // nil when the file could not be opened: the next call tries again
+	mu sync.Mutex
+	// Nil when the file could not be opened: the next call tries again.
+	db     *bolt.DB
 	closed bool
 	last   uint64 // the newest id
 	bytes  int64
 	count  map[string]int // by sink
 }
 
-// A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both end with a CRC-32C of the key and of
-// what comes before it.
+// A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both
+// end with a CRC-32C of the key and of what comes before it.
 var (
 	lettersBucket = []byte("letters")
 	dataBucket    = []byte("data")
@@ -132,8 +99,8 @@ var (
 // letterVersion is the layout of the letters.
 const letterVersion = 3
 
-// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one begun. If the disk is full it opens all
-// the same, and the file is made when there is space.
+// OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one
+// begun. If the disk is full it opens all the same, and the file is made when there is space.
 func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.Dir == "" {
 		return nil, errors.New("queue: dead letters: no directory")
@@ -144,18 +111,17 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	if opts.OnDropped == nil {
 		opts.OnDropped = func(string, int) {}
 	}
-	if opts.Logger == nil {
-		opts.Logger = zap.NewNop()
+	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
+	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
+	d := &DeadLetters{
+		opts: opts, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
+		reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"},
 	}
-	if opts.Metrics == nil {
-		opts.Metrics = NewMetrics(nil)
-	}
-	d := &DeadLetters{opts: opts, path: filepath.Join(opts.Dir, deadName), count: map[string]int{}}
 	if err := d.open(); err != nil {
 		if !isNoSpace(err) {
 			return nil, fmt.Errorf("queue: dead letters: %w", err)
 		}
-		d.opts.Logger.Error("dead letters cannot be kept at the moment", zap.Error(err))
+		d.log.Error("dead letters cannot be kept at the moment", zap.Error(err))
 	}
 	return d, nil
 }
@@ -166,19 +132,15 @@ func (d *DeadLetters) open() error {
 	if !isDamage(err) {
 		return err
 	}
-	d.opts.Metrics.damaged.Inc()
-	d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
-	target, err := setAside(d.path)
-	if err != nil {
+	if err := d.setAside(d.path, err); err != nil {
 		return err
 	}
-	d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
 	return d.load()
 }
 
 // load opens the file and counts what is in it.
 func (d *DeadLetters) load() (err error) {
-	last, bytes, count, unreadable := uint64(0), int64(0), map[string]int{}, 0
+	last, unreadable, found := uint64(0), 0, change{count: map[string]int{}}
 	stat, err := os.Stat(d.path)
 	switch {
 	case err == nil && stat.Size() > 0:
@@ -187,9 +149,10 @@ func (d *DeadLetters) load() (err error) {
 		if err != nil {
 			return err
 		}
-		if !clean { // bbolt has two pages to begin with; where one is damaged the last change may be lost
-			d.opts.Metrics.damaged.Inc()
-			d.opts.Logger.Error("dead letters are damaged: the last change may be missing", zap.String("file", d.path))
+		// bbolt has two pages to begin with; where one is damaged the last change may be
+		// lost
+		if !clean {
+			d.damaged(damagef(d.path, "the last change may be missing"))
 		}
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
@@ -200,31 +163,24 @@ func (d *DeadLetters) load() (err error) {
 			_ = closeUnlessStuck(db, d.path, err) // the error in hand is the one that counts
 		}
 	}()
-	err = guard(d.path, func() error {
-		var err error
-		if db, err = bolt.Open(d.path, 0o600, boltOptions(0)); err != nil {
-			return boltError(d.path, err)
+	if db, err = openBolt(d.path, boltOptions(0)); err != nil {
+		return err
+	}
+	err = update(db, d.path, func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{lettersBucket, dataBucket} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
 		}
-		db.AllocSize = allocSize
-		return db.Update(func(tx *bolt.Tx) error {
-			letters, err := tx.CreateBucketIfNotExists(lettersBucket)
+		return tx.Bucket(lettersBucket).ForEach(func(k, v []byte) error {
+			l, err := decodeLetter(k, v)
 			if err != nil {
-				return err
-			}
-			if _, err := tx.CreateBucketIfNotExists(dataBucket); err != nil {
-				return err
-			}
-			return letters.ForEach(func(k, v []byte) error {
-				l, err := decodeLetter(k, v)
-				if err != nil {
-					unreadable++
-					return nil
-				}
-				last = max(last, binary.BigEndian.Uint64(k))
-				bytes += l.cost()
-				count[l.Sink]++
+				unreadable++
 				return nil
-			})
+			}
+			last = max(last, big.Uint64(k))
+			found.add(&l, 1)
+			return nil
 		})
 	})
 	if err == nil {
@@ -234,33 +190,67 @@ func (d *DeadLetters) load() (err error) {
 		return err
 	}
 	if unreadable > 0 {
-		d.opts.Metrics.damaged.Inc()
-		d.opts.Logger.Error("dead letters are damaged and passed over", zap.String("file", d.path), zap.Int("letters", unreadable))
+		d.damaged(damagef(d.path, "%d letters are passed over", unreadable))
 	}
-	d.db, d.last, d.bytes, d.count = db, last, bytes, count
-	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
+	d.db, d.last, d.bytes, d.count = db, last, 0, map[string]int{}
+	d.apply(found)
 	return nil
 }
 
-// use runs fn on the open file. If it turns out to be damaged a new one is begun, and the error returned all the same.
-func (d *DeadLetters) use(what string, fn func(db *bolt.DB) error) error {
+// change is what a transaction changes of the bytes and the letters of each sink.
+type change struct {
+	bytes int64
+	count map[string]int
+}
+
+// add counts a letter n times.
+func (c *change) add(l *DeadLetter, n int) {
+	c.bytes += int64(n) * l.cost()
+	c.count[l.Sink] += n
+}
+
+// apply counts what a transaction has changed.
+func (d *DeadLetters) apply(c change) {
+	for sink, n := range c.count {
+		if d.count[sink] += n; d.count[sink] <= 0 {
+			delete(d.count, sink)
+		}
+	}
+	d.bytes += c.bytes
+	d.metrics.deadBytes.Set(float64(d.bytes))
+}
+
+// remove removes a letter, in whichever state it is, and counts it in c.
+func (c *change) remove(tx *bolt.Tx, key, value []byte) error {
+	if l, err := decodeLetter(key, value); err == nil {
+		c.add(&l, -1)
+	}
+	return errors.Join(tx.Bucket(lettersBucket).Delete(key), tx.Bucket(dataBucket).Delete(key))
+}
+
+// use runs fn in a transaction of the open file, and counts the changes that it notes. If the file
+// turns out to be damaged a new one is begun, and the error returned all the same.
+func (d *DeadLetters) use(
+	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx, c *change) error,
+) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.closed {
 		return ErrClosed
 	}
-	err := error(nil)
 	if d.db == nil {
 		err = d.open()
 	}
 	if err == nil {
-		err = guard(d.path, func() error { return fn(d.db) })
+		c := change{count: map[string]int{}}
+		err = run(d.db, d.path, func(tx *bolt.Tx) error { return fn(tx, &c) })
+		if err == nil {
+			d.apply(c)
+		}
 		if isDamage(err) {
 			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
-			d.opts.Metrics.damaged.Inc()
-			d.opts.Logger.Error("dead letters are damaged", zap.Error(err))
-			if target, aerr := setAside(d.path); aerr == nil {
-				d.opts.Logger.Warn("damaged file was set aside", zap.String("file", target))
-			}
+			_ = d.setAside(d.path, err) // else it is tried with the next use
 		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -279,82 +269,80 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 	if len(letters) == 0 {
 		return nil
 	}
-	d.mu.Lock()
 	dropped := map[string]int{}
-	last, bytes := d.last, d.bytes
-	err := d.use("put", func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error {
-			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
-			meta.FillPercent, data.FillPercent = 0.9, 0.9
-			for _, l := range letters {
-				now := time.Now()
-				last = max(last+1, uint64(now.UnixNano()))
-				key := sequenceKey(last)
-				l.Size = len(l.Data)
-				if l.Time.IsZero() {
-					l.Time = now
-				}
-				bytes += l.cost()
-				if err := meta.Put(key, encodeLetter(key, &l)); err != nil {
-					return err
-				}
-				if err := data.Put(key, appendKeyCRC(key, slices.Clone(l.Data))); err != nil {
-					return err
-				}
-			}
-			c := meta.Cursor()
-			for k, v := c.First(); k != nil && bytes > d.opts.MaxBytes; k, v = c.First() {
-				if l, err := decodeLetter(k, v); err == nil {
-					bytes -= l.cost()
-					dropped[l.Sink]++
-				}
-				key := append([]byte(nil), k...)
-				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	})
-	if err == nil {
-		d.last, d.bytes = last, bytes
+	err := d.use("put", update, func(tx *bolt.Tx, c *change) error {
+		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
+		meta.FillPercent, data.FillPercent = 0.9, 0.9
 		for _, l := range letters {
-			d.count[l.Sink]++
+			now := time.Now()
+			d.last = max(d.last+1, uint64(now.UnixNano()))
+			key := sequenceKey(d.last)
+			l.Size = len(l.Data)
+			if l.Time.IsZero() {
+				l.Time = now
+			}
+			c.add(&l, 1)
+			record := appendCRC(slices.Clone(l.Data), key...)
+			if err := errors.Join(meta.Put(key, encodeLetter(key, &l)), data.Put(key, record)); err != nil {
+				return err
+			}
 		}
-		for sink, n := range dropped {
-			d.uncount(sink, n)
-			d.opts.Metrics.deadDropped.Add(float64(n))
+		oldest := meta.Cursor()
+		for k, v := oldest.First(); k != nil && d.bytes+c.bytes > d.opts.MaxBytes; k, v = oldest.First() {
+			if l, err := decodeLetter(k, v); err == nil {
+				dropped[l.Sink]++
+			}
+			if err := c.remove(tx, bytes.Clone(k), v); err != nil {
+				return err
+			}
 		}
-		d.opts.Metrics.deadBytes.Set(float64(d.bytes))
-	}
-	d.mu.Unlock()
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	for sink, n := range dropped {
+		d.metrics.deadDropped.Add(float64(n))
 		d.opts.OnDropped(sink, n)
 	}
 	return nil
 }
 
-func (d *DeadLetters) uncount(sink string, n int) {
-	if d.count[sink] -= n; d.count[sink] <= 0 {
-		delete(d.count, sink)
+// scan calls fn for each letter that the filter selects, in order, until it returns false.
+func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLetter) bool) error {
+	after, err := letterKey(cmp.Or(f.After, letterID(0)))
+	if err != nil {
+		return err
 	}
+	until, err := letterKey(cmp.Or(f.Until, letterID(math.MaxUint64)))
+	if err != nil {
+		return err
+	}
+	ids := make(map[string]bool, len(f.IDs))
+	for _, id := range f.IDs {
+		ids[id] = true
+	}
+	return d.use(what, view, func(tx *bolt.Tx, _ *change) error {
+		c := tx.Bucket(lettersBucket).Cursor()
+		for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
+			l, err := decodeLetter(k, v)
+			if err != nil || bytes.Equal(k, after) {
+				continue // an unreadable one was reported when the file was opened
+			}
+			wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since)
+			if wanted && (len(ids) == 0 || ids[l.ID] || ids[l.EventID]) && !fn(&l) {
+				return nil
+			}
+		}
+		return nil
+	})
 }
 
 // List returns the letters that the filter selects, oldest first, without their Data.
-func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var letters []DeadLetter
-	err := d.use("list", func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error {
-			return filter.scan(tx, func(l *DeadLetter) bool {
-				letters = append(letters, *l)
-				return filter.Limit <= 0 || len(letters) < filter.Limit
-			})
-		})
+func (d *DeadLetters) List(filter DeadLetterFilter) (letters []DeadLetter, err error) {
+	err = d.scan("list", filter, func(l *DeadLetter) bool {
+		letters = append(letters, *l)
+		return filter.Limit <= 0 || len(letters) < filter.Limit
 	})
 	if err != nil {
 		return nil, err
@@ -364,16 +352,10 @@ func (d *DeadLetters) List(filter DeadLetterFilter) ([]DeadLetter, error) {
 
 // Matching returns how many letters of each sink the filter selects, whatever its Limit.
 func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	count := map[string]int{}
-	err := d.use("count", func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error {
-			return filter.scan(tx, func(l *DeadLetter) bool {
-				count[l.Sink]++
-				return true
-			})
-		})
+	err := d.scan("count", filter, func(l *DeadLetter) bool {
+		count[l.Sink]++
+		return true
 	})
 	if err != nil {
 		return nil, err
@@ -381,7 +363,8 @@ func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) 
 	return count, nil
 }
 
-// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from now on has a greater one. It is "" if there has been none.
+// Last returns the ID of the newest letter there has been, as far as is known: what Put keeps from
+// now on has a greater one. It is "" if there has been none.
 func (d *DeadLetters) Last() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -391,115 +374,84 @@ func (d *DeadLetters) Last() string {
 	return letterID(d.last)
 }
 
+// findLetter returns a letter without its Data.
+func findLetter(tx *bolt.Tx, key []byte) (DeadLetter, error) {
+	v := tx.Bucket(lettersBucket).Get(key)
+	if v == nil {
+		return DeadLetter{}, fmt.Errorf("%w: %s", ErrNotFound, letterID(big.Uint64(key)))
+	}
+	return decodeLetter(key, v)
+}
+
 // Get returns one letter with its Data, or ErrNotFound.
-func (d *DeadLetters) Get(id string) (DeadLetter, error) {
+func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	key, err := letterKey(id)
 	if err != nil {
-		return DeadLetter{}, err
+		return l, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var l DeadLetter
-	err = d.use("get", func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error {
-			v := tx.Bucket(lettersBucket).Get(key)
-			if v == nil {
-				return fmt.Errorf("%w: %s", ErrNotFound, id)
-			}
-			var err error
-			if l, err = decodeLetter(key, v); err != nil {
-				return err
-			}
-			data, ok := cutKeyCRC(key, tx.Bucket(dataBucket).Get(key))
-			if !ok {
-				return fmt.Errorf("the record of %s is damaged", id)
-			}
-			l.Data = append([]byte{}, data...)
-			return nil
-		})
+	err = d.use("get", view, func(tx *bolt.Tx, _ *change) error {
+		var err error
+		if l, err = findLetter(tx, key); err != nil {
+			return err
+		}
+		data, ok := cutCRC(tx.Bucket(dataBucket).Get(key), key...)
+		if !ok {
+			return fmt.Errorf("the record of %s is damaged", id)
+		}
+		l.Data = append([]byte{}, data...)
+		return nil
 	})
 	return l, err
 }
 
-// Update notes that a letter was refused once more: it gets the Time, Status, Reason and Request of l. Everything else
-// stays as it is. It returns ErrNotFound if the letter is gone.
+// Update notes that a letter was refused once more: it gets the Time, Status, Reason and Request of
+// l. Everything else stays as it is. It returns ErrNotFound if the letter is gone.
 func (d *DeadLetters) Update(l DeadLetter) error {
 	key, err := letterKey(l.ID)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	bytes := d.bytes
-	err = d.use("update", func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error {
-			meta := tx.Bucket(lettersBucket)
-			v := meta.Get(key)
-			if v == nil {
-				return fmt.Errorf("%w: %s", ErrNotFound, l.ID)
-			}
-			kept, err := decodeLetter(key, v)
-			if err != nil {
-				return err
-			}
-			bytes -= kept.cost()
-			kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
-			bytes += kept.cost()
-			return meta.Put(key, encodeLetter(key, &kept))
-		})
+	return d.use("update", update, func(tx *bolt.Tx, c *change) error {
+		kept, err := findLetter(tx, key)
+		if err != nil {
+			return err
+		}
+		c.add(&kept, -1)
+		kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
+		c.add(&kept, 1)
+		return tx.Bucket(lettersBucket).Put(key, encodeLetter(key, &kept))
 	})
-	if err == nil {
-		d.bytes = bytes
-		d.opts.Metrics.deadBytes.Set(float64(d.bytes))
-	}
-	return err
 }
 
 // Delete removes letters and returns how many there were of them.
-func (d *DeadLetters) Delete(ids ...string) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	removed, bytes, n := map[string]int{}, d.bytes, 0
-	err := d.use("delete", func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error {
-			meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
-			for _, id := range ids {
-				key, err := letterKey(id)
-				if err != nil {
-					continue // no letter can have that name
-				}
-				v := meta.Get(key)
-				if v == nil {
-					continue
-				}
-				if l, err := decodeLetter(key, v); err == nil {
-					bytes -= l.cost()
-					removed[l.Sink]++
-				}
+func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
+	err = d.use("delete", update, func(tx *bolt.Tx, c *change) error {
+		for _, id := range ids {
+			key, err := letterKey(id)
+			if err != nil {
+				continue // no letter can have that name
+			}
+			if v := tx.Bucket(lettersBucket).Get(key); v != nil {
 				n++
-				if err := errors.Join(meta.Delete(key), data.Delete(key)); err != nil {
+				if err := c.remove(tx, key, v); err != nil {
 					return err
 				}
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
-	d.bytes = bytes
-	for sink, n := range removed {
-		d.uncount(sink, n)
-	}
-	d.opts.Metrics.deadBytes.Set(float64(d.bytes))
 	return n, nil
 }
 
-// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can happen.
+// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
+// happen.
 const purgeAtOnce = 1000
 
-// Purge removes the letters that the filter selects, whatever its Limit, and returns how many. Letters that are put while it
-// works stay. After an error those it has counted are gone.
+// Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
+// Letters that are put while it works stay. After an error those it has counted are gone.
 func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 	if filter.Until == "" {
 		if filter.Until = d.Last(); filter.Until == "" {
@@ -564,19 +516,19 @@ func letterKey(id string) ([]byte, error) {
 
 func encodeLetter(key []byte, l *DeadLetter) []byte {
 	b := []byte{letterVersion}
-	b = binary.BigEndian.AppendUint64(b, uint64(l.Time.UnixNano()))
-	b = binary.BigEndian.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
-	b = binary.BigEndian.AppendUint32(b, uint32(l.Size))
+	b = big.AppendUint64(b, uint64(l.Time.UnixNano()))
+	b = big.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
+	b = big.AppendUint32(b, uint32(l.Size))
 	for _, s := range []string{l.Sink, l.Reason, l.Request, l.EventID, l.EventType} {
-		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
+		b = appendSized(b, s)
 	}
-	return appendKeyCRC(key, b)
+	return appendCRC(b, key...)
 }
 
 var errLetter = errors.New("a letter is unreadable")
 
 func decodeLetter(key, b []byte) (DeadLetter, error) {
-	b, ok := cutKeyCRC(key, b)
+	b, ok := cutCRC(b, key...)
 	if !ok || len(key) != 8 || len(b) < 17 {
 		return DeadLetter{}, errLetter
 	}
@@ -584,44 +536,18 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, b[0])
 	}
 	l := DeadLetter{
-		ID:     letterID(binary.BigEndian.Uint64(key)),
-		Time:   time.Unix(0, int64(binary.BigEndian.Uint64(b[1:]))),
-		Status: int(int32(binary.BigEndian.Uint32(b[9:]))),
-		Size:   int(binary.BigEndian.Uint32(b[13:])),
+		ID:     letterID(big.Uint64(key)),
+		Time:   time.Unix(0, int64(big.Uint64(b[1:]))),
+		Status: int(int32(big.Uint32(b[9:]))),
+		Size:   int(big.Uint32(b[13:])),
 	}
 	b = b[17:]
 	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request, &l.EventID, &l.EventType} {
-		n, size := binary.Uvarint(b)
-		if size <= 0 || n > uint64(len(b)-size) {
+		v, rest, ok := cutSized(b)
+		if !ok {
 			return DeadLetter{}, errLetter
 		}
-		*field = string(b[size : size+int(n)])
-		b = b[size+int(n):]
+		*field, b = string(v), rest
 	}
 	return l, nil
-}
-
-// appendKeyCRC and cutKeyCRC are for values that mean another thing under another key.
-func appendKeyCRC(key, b []byte) []byte {
-	return binary.BigEndian.AppendUint32(b, crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b))
-}
-
-func cutKeyCRC(key, b []byte) ([]byte, bool) {
-	n := len(b) - 4
-	if n < 0 || crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
-		return nil, false
-	}
-	return b[:n], true
-}
-
-func appendCRC(b []byte) []byte {
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-}
-
-func cutCRC(b []byte) ([]byte, bool) {
-	n := len(b) - 4
-	if n < 0 || crc32.Checksum(b[:n], castagnoli) != binary.BigEndian.Uint32(b[n:]) {
-		return nil, false
-	}
-	return b[:n], true
 }

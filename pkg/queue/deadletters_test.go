@@ -207,22 +207,23 @@ func TestDeadLetterKey(t *testing.T) {
 	if _, err := decodeLetter(other, b); !errors.Is(err, errLetter) {
 		t.Errorf("under another key: %v", err)
 	}
-	b, _ = cutKeyCRC(key, b)
+	b, _ = cutCRC(b, key...)
 	b[0]++
-	if _, err := decodeLetter(key, appendKeyCRC(key, b)); !errors.Is(err, errLetter) {
+	if _, err := decodeLetter(key, appendCRC(b, key...)); !errors.Is(err, errLetter) {
 		t.Errorf("a layout nobody knows: %v", err)
 	}
 }
 
-// What has the right sum, and is no letter all the same, is refused; what is read is written as it was.
+// What has the right sum, and is no letter all the same, is refused; what is read is written as it
+// was.
 func FuzzDecodeLetter(f *testing.F) {
 	l := DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "status-change 9f0c", Size: 3}
-	b, _ := cutKeyCRC(sequenceKey(5), encodeLetter(sequenceKey(5), &l))
+	b, _ := cutCRC(encodeLetter(sequenceKey(5), &l), sequenceKey(5)...)
 	f.Add(sequenceKey(5), b)
 	f.Add(sequenceKey(5), []byte{})
 	f.Add([]byte{}, []byte{letterVersion})
 	f.Fuzz(func(t *testing.T, key, b []byte) {
-		got, err := decodeLetter(key, appendKeyCRC(key, slices.Clone(b)))
+		got, err := decodeLetter(key, appendCRC(slices.Clone(b), key...))
 		if err != nil {
 			if !errors.Is(err, errLetter) {
 				t.Error(err)

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -21,10 +23,12 @@ const (
 	damagedSuffix   = ".damaged"
 )
 
-// ErrLocked is what Open returns (wrapped) when another process, or another Queue of this one, uses the directory.
+// ErrLocked is what Open returns (wrapped) when another process, or another Queue of this one, uses
+// the directory.
 var ErrLocked = errors.New("directory is in use")
 
-// lockDir takes the lock on dir. It ends with the process or when the file is closed, so a crash leaves nothing behind.
+// lockDir takes the lock on dir. It ends with the process or when the file is closed, so a crash
+// leaves nothing behind.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -49,7 +53,8 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// makeDir makes the directory of a queue. Its name is made durable too, else a loss of power could take all of it.
+// makeDir makes the directory of a queue. Its name is made durable too, else a loss of power could
+// take all of it.
 func makeDir(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil // a file in its place shows when it is used
@@ -63,6 +68,21 @@ func makeDir(dir string) error {
 	return nil
 }
 
+// writeNew makes a file that holds the content, on disk. After an error there is none.
+func writeNew(path string, content []byte) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = f.Write(content); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
 // syncDir makes the creation, renaming and removal of files in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -73,9 +93,12 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-// setAside renames a damaged file out of the way, for whoever wants to look at it, and returns its new path. The numbered names
-// keep an earlier one.
-func setAside(path string) (string, error) {
+// setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless
+// that is nil. The numbered names keep an earlier file.
+func (r *reporter) setAside(path string, damage error) error {
+	if damage != nil {
+		r.damaged(damage)
+	}
 	target := path + damagedSuffix
 	for i := 2; ; i++ {
 		if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) {
@@ -84,24 +107,20 @@ func setAside(path string) (string, error) {
 		target = path + damagedSuffix + "-" + strconv.Itoa(i)
 	}
 	if err := os.Rename(path, target); err != nil {
-		return path, err
+		return err
 	}
-	return target, syncDir(filepath.Dir(path))
+	r.log.Warn("damaged file was set aside", zap.String("file", target))
+	return syncDir(filepath.Dir(path))
 }
 
-// segmentName carries the sequence number of the segment's first record, so that what a damaged segment held is known without opening it.
+// segmentName carries the sequence number of the segment's first record, so that what a damaged
+// segment held is known without opening it.
 func segmentName(base uint64) string {
 	return fmt.Sprintf("%s%020d%s", segmentPrefix, base, segmentSuffix)
 }
 
 func parseSegmentName(name string) (base uint64, ok bool) {
-	digits, ok := strings.CutPrefix(name, segmentPrefix)
-	if !ok {
-		return 0, false
-	}
-	if digits, ok = strings.CutSuffix(digits, segmentSuffix); !ok || len(digits) != 20 {
-		return 0, false
-	}
+	digits := strings.TrimSuffix(strings.TrimPrefix(name, segmentPrefix), segmentSuffix)
 	base, err := strconv.ParseUint(digits, 10, 64)
-	return base, err == nil && base > 0
+	return base, err == nil && base > 0 && name == segmentName(base)
 }

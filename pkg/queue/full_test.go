@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// refused runs a queue on a disk that is full after full() and has space again after empty(). Nothing of what was stored may be lost,
-// acknowledging has to go on, and so has appending when there is space.
+// refused runs a queue on a disk that is full after full() and has space again after empty().
+// Nothing of what was stored may be lost, acknowledging has to go on, and so has appending when
+// there is space.
 func refused(q *Queue, full, empty func() error) error {
 	c, err := q.Cursor("c")
 	if err != nil {
@@ -119,7 +120,8 @@ func refused(q *Queue, full, empty func() error) error {
 	return q.Close()
 }
 
-// childFull limits the size that its files may have: the system's answer is that of a full disk in all but the number, and needs no rights.
+// childFull limits the size that its files may have: the system's answer is that of a full disk in
+// all but the number, and needs no rights.
 func childFull(dir, _ string) error {
 	signal.Ignore(syscall.SIGXFSZ)
 	q, err := Open(Options{Dir: dir, SegmentBytes: 1 << 20, CacheBytes: 64 << 10})
@@ -132,7 +134,8 @@ func childFull(dir, _ string) error {
 	}
 	limit := func() error {
 		l := unlimited
-		l.Cur = 48 << 10 // enough for the cursors' file, which has its size, and for a segment to be begun
+		// enough for the cursors' file, which has its size, and for a segment to be begun
+		l.Cur = 48 << 10
 		return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &l)
 	}
 	return refused(q, limit, func() error { return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &unlimited) })
@@ -178,7 +181,8 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
-// TestOpenOnFullDisk starts where nothing can be written: reading and acknowledging work, and appending does when there is space.
+// TestOpenOnFullDisk starts where nothing can be written: reading and acknowledging work, and
+// appending does when there is space.
 func TestOpenOnFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -22,47 +22,35 @@ type Metrics struct {
 // NewMetrics makes the metrics and registers them with reg; with nil they count for nobody.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
+	gauge := func(name, help string) prometheus.Gauge {
+		return f.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return f.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
 	return &Metrics{
-		bytes: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hmcnotifyd_storage_bytes",
-			Help: "Bytes on disk of the stored events, their index and the cursors.",
-		}),
-		maxBytes: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hmcnotifyd_storage_max_bytes",
-			Help: "The limit of hmcnotifyd_storage_bytes, beyond which the oldest events go; 0: there is none.",
-		}),
-		available: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hmcnotifyd_storage_available_bytes",
-			Help: "Bytes that the file system of the storage has left, looked at every few seconds; -1: it does not say.",
-		}),
-		segments: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hmcnotifyd_storage_segments",
-			Help: "Files that hold the stored events.",
-		}),
-		commits: f.NewCounter(prometheus.CounterOpts{
-			Name: "hmcnotifyd_storage_commits_total",
-			Help: "Transactions committed and synced to disk.",
-		}),
+		bytes: gauge("hmcnotifyd_storage_bytes",
+			"Bytes on disk of the stored events, their index and the cursors."),
+		maxBytes: gauge("hmcnotifyd_storage_max_bytes",
+			"The limit of hmcnotifyd_storage_bytes, beyond which the oldest events go; 0: there is none."),
+		available: gauge("hmcnotifyd_storage_available_bytes",
+			"Bytes that the file system of the storage has left, looked at every few seconds; -1: it does not say."),
+		segments: gauge("hmcnotifyd_storage_segments",
+			"Files that hold the stored events."),
+		commits: counter("hmcnotifyd_storage_commits_total",
+			"Transactions committed and synced to disk."),
 		commitDuration: f.NewHistogram(prometheus.HistogramOpts{
 			Name:    "hmcnotifyd_storage_commit_duration_seconds",
 			Help:    "Duration of the transactions that store events, sync included.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
-		errors: f.NewCounter(prometheus.CounterOpts{
-			Name: "hmcnotifyd_storage_errors_total",
-			Help: "Writes to storage that the system refused.",
-		}),
-		damaged: f.NewCounter(prometheus.CounterOpts{
-			Name: "hmcnotifyd_storage_segments_damaged_total",
-			Help: "Files of the storage that were found damaged and set aside, or passed over in part.",
-		}),
-		deadBytes: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hmcnotifyd_storage_dead_letter_bytes",
-			Help: "Bytes of the dead letters that are kept.",
-		}),
-		deadDropped: f.NewCounter(prometheus.CounterOpts{
-			Name: "hmcnotifyd_storage_dead_letters_dropped_total",
-			Help: "Dead letters that went because of the limit of their bytes.",
-		}),
+		errors: counter("hmcnotifyd_storage_errors_total",
+			"Writes to storage that the system refused."),
+		damaged: counter("hmcnotifyd_storage_segments_damaged_total",
+			"Files of the storage that were found damaged and set aside, or passed over in part."),
+		deadBytes: gauge("hmcnotifyd_storage_dead_letter_bytes",
+			"Bytes of the dead letters that are kept."),
+		deadDropped: counter("hmcnotifyd_storage_dead_letters_dropped_total",
+			"Dead letters that went because of the limit of their bytes."),
 	}
 }

@@ -1,17 +1,21 @@
-// Package queue is a durable queue of opaque records in a directory. Everybody who reads has a named cursor of its own: reading does not
-// remove, acknowledging does, and what every cursor has acknowledged gives its space back.
+// Package queue is a durable queue of opaque records in a directory. Everybody who reads has a
+// named cursor of its own: reading does not remove, acknowledging does, and what every cursor has
+// acknowledged gives its space back.
 //
 // What is promised:
 //
-//   - A record whose Batch.Done was called with nil is synced to disk. It is delivered to every cursor that existed when it
-//     was appended, at least once and in the order of the sequence numbers, after a kill -9 or a loss of power too.
+//   - A record whose Batch.Done was called with nil is synced to disk. It is delivered to every
+//     cursor that existed when it was appended, at least once and in the order of the sequence
+//     numbers, after a kill -9 or a loss of power too.
 //   - Records and the changes of the state that came with them are stored together or not at all.
-//   - Sequence numbers begin at 1, are never used twice, and have no holes but for what damage to the files has taken.
-//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten, after a power loss about a second: those
-//     records come again.
-//   - A full disk harms nothing that is stored, acknowledging goes on working, and appending works again when there is space.
-//   - Damage to a file costs what was in that file, or the damaged part of it, and never ends the process. The file is set aside as
-//     NAME.damaged.
+//   - Sequence numbers begin at 1, are never used twice, and have no holes but for what damage to
+//     the files has taken.
+//   - A cursor never goes back. After a crash up to 100 ms of acknowledgements may be forgotten,
+//     after a power loss about a second: those records come again.
+//   - A full disk harms nothing that is stored, acknowledging goes on working, and appending works
+//     again when there is space.
+//   - Damage to a file costs what was in that file, or the damaged part of it, and never ends the
+//     process. The file is set aside as NAME.damaged.
 package queue
 
 import (
@@ -21,11 +25,10 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,19 +47,17 @@ const (
 const MaxRecordBytes = 256 << 20
 
 const (
-	// flushInterval is how long an acknowledgement may wait to be written, syncInterval how long for the disk: each sync of
-	// the cursors holds up a commit.
+	// flushInterval is how long an acknowledgement may wait to be written, syncInterval how
+	// long for the disk: each sync of the cursors holds up a commit.
 	flushInterval = 100 * time.Millisecond
 	syncInterval  = time.Second
-	// commitBytes is what one transaction holds at most, unless a single batch is larger: its memory is needed twice.
+	// commitBytes is what one transaction holds at most, unless a single batch is larger: its
+	// memory is needed twice.
 	commitBytes = 4 << 20
 	// retryInterval is the least time between two transactions while the disk refuses them.
 	retryInterval = 100 * time.Millisecond
 	// probeInterval is how often the disk is tried while it refuses and nothing is appended.
 	probeInterval = time.Second
-	// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody knows how far they went. It is
-	// more than a segment can hold.
-	damageGap = 1 << 32
 )
 
 // ErrClosed is returned by everything that needs a queue which is open.
@@ -72,25 +73,32 @@ const Unlimited = math.MaxInt64
 type Options struct {
 	// Dir is made if it does not exist. It belongs to one Queue at a time.
 	Dir string
-	// CommitInterval is how long records are gathered for one transaction. With 0 a transaction takes what has arrived while the
-	// one before it was written, which is best for latency and nearly best for throughput.
+	// CommitInterval is how long records are gathered for one transaction. With 0 a transaction
+	// takes what has arrived while the one before it was written, which is best for latency and
+	// nearly best for throughput.
 	CommitInterval time.Duration
-	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It is kept to within a segment.
-	// Unlimited is no limit.
+	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It
+	// is kept to within a segment. Unlimited is no limit.
 	MaxBytes int64
-	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and damage takes, a segment at a time.
+	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and
+	// damage takes, a segment at a time.
 	SegmentBytes int64
 	// WaitBytes bounds what waits to be written; while it is reached, Append blocks.
 	WaitBytes int64
-	// CacheBytes is the memory for the newest records, from which cursors that keep up are served.
+	// CacheBytes is the memory for the newest records, from which cursors that keep up are
+	// served.
 	CacheBytes int64
-	// OnDropped is told of records that a cursor will not get though they were stored, because of MaxBytes or of damage. It may be
-	// called during Open, from any goroutine and from several at a time. It must not block, nor call the Queue or a Cursor.
+	// OnDropped is told of records that a cursor will not get though they were stored, because
+	// of MaxBytes or of damage. It may be called during Open, from any goroutine and from
+	// several at a time. It must not block, nor call the Queue or a Cursor.
 	OnDropped func(cursor string, events int)
 	// Logger is used for changes of the storage's state, never per record.
 	Logger *zap.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
+	// returns is used in its place.
+	Wrap func(Store) Store
 }
 
 func (o *Options) setDefaults() error {
@@ -103,17 +111,14 @@ func (o *Options) setDefaults() error {
 	o.MaxBytes = cmp.Or(o.MaxBytes, DefaultMaxBytes)
 	o.WaitBytes = cmp.Or(o.WaitBytes, DefaultWaitBytes)
 	o.CacheBytes = cmp.Or(o.CacheBytes, DefaultCacheBytes)
-	// The limit can only be kept by removing whole segments, and not the one that is written to.
+	// The limit can only be kept by removing whole segments, and not the one that is written
+	// to.
 	o.SegmentBytes = max(min(cmp.Or(o.SegmentBytes, DefaultSegmentBytes), o.MaxBytes/4, 1<<30), 64<<10)
 	if o.OnDropped == nil {
 		o.OnDropped = func(string, int) {}
 	}
-	if o.Logger == nil {
-		o.Logger = zap.NewNop()
-	}
-	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
-	}
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	o.Metrics = cmp.Or(o.Metrics, NewMetrics(nil))
 	return nil
 }
 
@@ -122,82 +127,96 @@ type Queue struct {
 	opts    Options
 	log     *zap.Logger
 	metrics *Metrics
-	lock    *os.File
+	store   Store
 
 	// waitMu guards what waits for the committer.
 	waitMu    sync.Mutex
 	groups    []*group
 	waitBytes int64
-	space     chan struct{} // closed when the list becomes shorter; nil while nobody waits
-	spare     []byte        // memory of a draft, to be used again
-	stopped   bool
-	work      chan struct{} // holds one token when there may be a group
-	urgent    chan struct{} // holds one token when a group should not wait for CommitInterval
+	// Closed, and replaced, when the list becomes shorter.
+	space chan struct{}
+	// Memory of a draft, to be used again.
+	spare []byte
+	// Holds one token when there may be a group.
+	work chan struct{}
+	// Holds one token when a group should not wait for CommitInterval.
+	urgent chan struct{}
 
-	// mu guards the stored part. It may be held when a Cursor's mu is taken, never the other way round.
-	mu        sync.RWMutex
-	segments  []*segment // by base; the last one is written to, if writer is set
-	end       uint64     // last sequence number that is stored
-	cache     []hotBlock
-	cached    int64
-	cursors   map[string]*Cursor
-	state     map[string]string // key and value share their memory
-	commitErr error
-	cursorErr error
-	total     int64 // bytes of all files
+	stored
+	committer
 
-	// Of the committer alone.
-	writer   *writer
-	failing  bool // the last transaction failed
-	failed   time.Time
-	failSize int64 // bytes of the transaction that failed
-	rollTry  time.Time
+	// Held while a cursor is made or removed; taken before flushMu.
+	nameMu sync.Mutex
+	// Held while positions are stored; taken before mu.
+	flushMu sync.Mutex
+	// Holds one token when a cursor has moved.
+	dirty chan struct{}
 
-	nameMu    sync.Mutex // held while a cursor is made or removed; taken before flushMu
-	flushMu   sync.Mutex // guards positions; taken before mu
-	positions *cursorFile
-	dirty     chan struct{} // holds one token when a cursor has moved
-
-	closing   chan struct{} // closed first: nothing new is accepted
-	closed    chan struct{} // closed when everything is written
+	// Closed by Close, first: nothing new is accepted.
+	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
 	loops     sync.WaitGroup
-	dones     chan doneCall
+	dones     chan func()
 }
 
-// hotBlock is a block in memory, or the part of it that was added after the rest had left the cache.
-type hotBlock struct {
-	blockView
-	key  uint64 // of the block on disk
-	size int64  // of its memory
+// stored is the part of a Queue that is stored. mu guards it. It may be held when a Cursor's mu is
+// taken, never the other way round.
+type stored struct {
+	mu       sync.RWMutex
+	segments []*Segment // by base
+	// Last sequence number that is stored.
+	end       uint64
+	cache     []Block // the newest ones
+	cached    int64
+	cursors   map[string]*Cursor
+	state     map[string]string
+	commitErr error
+	cursorErr error
+	// Bytes of the store besides the segments.
+	besides int64
 }
 
-// Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in use, and for a directory that cannot
-// be used at all. Damaged files are set aside and a full disk only shows in Err: neither keeps it from opening.
+// committer is what the committer uses.
+type committer struct {
+	// Set by a cursor that cannot read the active segment: it is set aside before the next
+	// commit.
+	condemned atomic.Pointer[Segment]
+
+	// Takes the next group; nil until one is begun.
+	active *Segment
+	// Its size when it was begun.
+	initial     int64
+	recordsTail tail
+	stateTail   tail
+
+	// When the last transaction failed, and its bytes.
+	failed   time.Time
+	failSize int64
+	rollTry  time.Time
+}
+
+// Open opens the queue in a directory, or makes it. It fails with ErrLocked if the directory is in
+// use, and for a directory that cannot be used at all. Damaged files are set aside and a full disk
+// only shows in Err: neither keeps it from opening.
 func Open(opts Options) (_ *Queue, err error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := makeDir(opts.Dir); err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	lock, err := lockDir(opts.Dir)
+	store, err := newDisk(&opts)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q := &Queue{
-		opts: opts, log: opts.Logger, metrics: opts.Metrics, lock: lock,
-		cursors: map[string]*Cursor{}, state: map[string]string{},
+		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
+		space: make(chan struct{}), closing: make(chan struct{}), dones: make(chan func(), 16),
 		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan doneCall, 16),
 	}
-	defer func() {
-		if err != nil {
-			_ = q.closeFiles() // the error in hand is the one that counts
-		}
-	}()
+	if opts.Wrap != nil {
+		q.store = opts.Wrap(store)
+	}
 	if err := q.load(); err != nil {
+		_ = q.store.Close() // the error in hand is the one that counts
 		return nil, fmt.Errorf("queue: open: %w", err)
 	}
 	if opts.MaxBytes != Unlimited {
@@ -206,86 +225,28 @@ func Open(opts Options) (_ *Queue, err error) {
 	q.loops.Go(q.commitLoop)
 	q.loops.Go(q.doneLoop)
 	q.loops.Go(q.flushLoop)
-	q.loops.Go(q.spaceLoop)
 	return q, nil
 }
 
-// found is what Open knows of a segment before it is used.
-type found struct {
-	*segment
-	info      segmentInfo
-	positions *checkpoint
-	clean     bool
-}
-
-// load reads the directory and begins a new segment.
+// load takes over what is stored and begins a new segment.
 func (q *Queue) load() error {
-	positions, stored, err := openCursorFile(q.opts.Dir)
-	q.positions = positions
-	switch {
-	case isDamage(err):
-		q.reportDamage(err)
-		if err := q.setAside(positions.path()); err != nil {
-			return err
-		}
-	case err != nil:
-		return err
-	}
-	segments, taken, err := q.findSegments()
+	l, err := q.store.Load()
 	if err != nil {
 		return err
 	}
-	gap, err := q.loadState(&segments, &taken)
-	if err != nil {
-		return err
-	}
-	if copied := lastPositions(segments); stored == nil {
-		stored = copied
-	} else {
-		// The copy is older in general, but not if the last transaction came after the last flush.
-		stored.end = max(stored.end, copied.end)
-		for name, p := range stored.cursors {
-			if c := copied.cursors[name]; c.acked > p.acked {
-				stored.cursors[name] = c
-			}
-		}
-	}
-
-	// Where the sequence goes on: behind everything that anybody has seen.
-	for i, s := range segments {
-		if i+1 < len(segments) {
-			if next := segments[i+1].info; next.previousBase == s.base && next.previousLast >= s.base-1 {
-				q.expect(s, next.previousLast)
-			}
-			s.last = min(s.last, segments[i+1].base-1)
-		} else if s.last < stored.end && stored.end-s.last < damageGap && !gap {
-			q.expect(s, stored.end)
-			gap = true
-		}
-		q.segments = append(q.segments, s.segment)
-		q.end = max(q.end, s.last)
-		gap = gap || (i+1 == len(segments) && !s.clean)
-	}
-	next := max(q.end, stored.end)
-	for _, p := range stored.cursors {
-		next = max(next, p.acked)
-	}
-	for _, d := range taken {
-		next = max(next, d.base-1)
-	}
-	if gap {
-		next += damageGap
-	}
-	for name, p := range stored.cursors {
+	q.segments, q.state, q.end, q.besides = l.segments, l.state, l.end, l.size
+	q.cursors = make(map[string]*Cursor, len(l.cursors))
+	for name, p := range l.cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
-	q.countTaken(taken, segments, stored)
-	q.end = next
-	if err := q.begin(q.nextInfo()); err != nil {
+	for _, gone := range l.lost {
+		q.skip(gone.first, gone.last)
+	}
+	if err := q.begin(); err != nil {
 		if !isNoSpace(err) {
 			return err
 		}
-		q.fail(err, 0)
+		q.result(err, 0)
 	}
 	if err := q.flushPositions(true); err != nil && !isNoSpace(err) {
 		return err
@@ -297,175 +258,21 @@ func (q *Queue) load() error {
 	return nil
 }
 
-// lost is a segment that was set aside.
-type lost struct {
-	base uint64
-	last uint64 // base-1 when unknown
-}
-
-// findSegments lists the segments of the directory in order, and sets aside those that do not open.
-func (q *Queue) findSegments() (segments []found, taken []lost, err error) {
-	entries, err := os.ReadDir(q.opts.Dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, e := range entries {
-		path := filepath.Join(q.opts.Dir, e.Name())
-		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
-			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
-				if err := os.Remove(path); err != nil { // was not complete when the process ended
-					return nil, nil, err
-				}
-			}
-			continue
-		}
-		base, ok := parseSegmentName(e.Name())
-		if !ok {
-			continue
-		}
-		s, info, positions, clean, err := inspect(path, base)
-		if isDamage(err) {
-			q.reportDamage(err)
-			if err := q.setAside(path); err != nil {
-				return nil, nil, err
-			}
-			taken = append(taken, lost{base: base, last: base - 1})
-			continue
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		segments = append(segments, found{segment: s, info: info, positions: positions, clean: clean})
-	}
-	slices.SortFunc(segments, func(a, b found) int { return cmp.Compare(a.base, b.base) })
-	return segments, taken, nil
-}
-
-// loadState reads the state from the newest segment, or from the one before if that is damaged. gap tells that the newest one
-// was damaged, so that it is not known how far the sequence went.
-func (q *Queue) loadState(segments *[]found, taken *[]lost) (gap bool, err error) {
-	for _, d := range *taken {
-		if n := len(*segments); n == 0 || d.base > (*segments)[n-1].base {
-			gap = true
-		}
-	}
-	for n := len(*segments); n > 0; n = len(*segments) {
-		newest := (*segments)[n-1]
-		clear(q.state)
-		err := newest.loadState(q.applyState)
-		if err == nil {
-			return gap, nil
-		}
-		if !isDamage(err) {
-			return gap, err
-		}
-		q.reportDamage(err)
-		if newest.verified { // some blocks of the state, not the structure of the file
-			newest.flagged = true
-			return gap, nil
-		}
-		newest.retire()
-		if err := q.setAside(newest.path); err != nil {
-			return gap, err
-		}
-		*taken = append(*taken, lost{base: newest.base, last: newest.last})
-		*segments = (*segments)[:n-1]
-		gap = true
-	}
-	return gap, nil
-}
-
-// lastPositions returns the copy of the cursors' positions in the newest segment, for when their own file is lost.
-func lastPositions(segments []found) *checkpoint {
-	for _, s := range slices.Backward(segments) {
-		if s.positions != nil {
-			return s.positions
-		}
-	}
-	return &checkpoint{}
-}
-
-// expect compares how far a segment goes with how far it is known to have gone. A shorter one has lost its end; what is behind it was
-// never confirmed and may have been given out again.
-func (q *Queue) expect(s found, last uint64) {
-	if s.last < last {
-		q.reportDamage(&damageError{path: s.path, err: fmt.Errorf("it ends with record %d instead of %d", s.last, last)})
-		s.flagged = true
-	}
-	s.last = last
-}
-
-// countTaken tells the cursors what went with the segments that were set aside. How far such a segment went says the one behind it, or
-// the stored end of the queue; where neither does, nothing is counted.
-func (q *Queue) countTaken(taken []lost, segments []found, stored *checkpoint) {
-	for _, d := range taken {
-		last := max(d.last, d.base-1)
-		next := uint64(0)
-		for _, s := range segments {
-			if s.base > d.base {
-				next = s.base
-				if s.info.previousBase == d.base {
-					last = max(last, s.info.previousLast)
-				}
-				break
-			}
-		}
-		for _, other := range taken {
-			if other.base > d.base && (next == 0 || other.base < next) {
-				next = other.base
-			}
-		}
-		switch {
-		case next == 0:
-			last = max(last, stored.end)
-		case next-d.base < damageGap:
-			last = max(last, next-1)
-		}
-		if last < d.base || last-d.base >= damageGap {
-			continue
-		}
-		for _, c := range q.cursors {
-			if n := c.skip(d.base, last); n > 0 {
-				q.opts.OnDropped(c.name, n)
-			}
-		}
-	}
-}
-
-// reportDamage logs and counts a damaged file.
-func (q *Queue) reportDamage(err error) {
-	q.metrics.damaged.Inc()
-	q.log.Error("storage is damaged", zap.Error(err))
-}
-
-// setAside moves a damaged file out of the way.
-func (q *Queue) setAside(path string) error {
-	target, err := setAside(path)
-	if err != nil {
-		return err
-	}
-	q.log.Warn("damaged file was set aside", zap.String("file", target))
-	return nil
-}
-
 // isNoSpace tells errors that pass by themselves from those that make a directory unusable.
 func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
-		// bbolt drops the cause when it grows a file.
-		strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EFBIG.Error())
-}
-
-// applyState changes the state in memory. q.mu is held, or nobody else has the queue yet.
-func (q *Queue) applyState(key string, value []byte) {
-	if value == nil {
-		delete(q.state, key)
-		return
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		// bbolt drops the cause when it grows a file
+		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) {
+			return true
+		}
 	}
-	both := key + string(value)
-	q.state[both[:len(key)]] = both[len(key):]
+	return false
 }
 
-// State returns the value of a key of the state as of the last transaction.
+// State returns the value of a key as it is stored, and whether it is set. A change is seen when
+// its batch is stored, before the batch's Done is called with nil. What waits or was refused is
+// never seen: when the Done of each batch that sets a key has been called, the value is that of the
+// last one that got nil. It does not read the disk.
 func (q *Queue) State(key string) ([]byte, bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -473,20 +280,20 @@ func (q *Queue) State(key string) ([]byte, bool) {
 	return []byte(v), ok
 }
 
-// StateRange calls fn for the keys that begin with prefix, in order and as of the moment of the call, until it returns false.
+// StateRange calls fn for the keys that begin with prefix, in order, until it returns false. It
+// sees what State sees at the moment of the call: all the changes of a batch or none of them.
 func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool) {
-	type pair struct{ key, value string }
-	var pairs []pair
+	var pairs [][2]string
 	q.mu.RLock()
 	for k, v := range q.state {
 		if strings.HasPrefix(k, prefix) {
-			pairs = append(pairs, pair{k, v})
+			pairs = append(pairs, [2]string{k, v})
 		}
 	}
 	q.mu.RUnlock()
-	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(pairs, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) })
 	for _, p := range pairs {
-		if !fn(p.key, []byte(p.value)) {
+		if !fn(p[0], []byte(p[1])) {
 			return
 		}
 	}
@@ -502,32 +309,28 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	}
 	q.nameMu.Lock()
 	defer q.nameMu.Unlock()
-	q.mu.Lock()
-	c, ok := q.cursors[name]
-	if !ok {
-		p := position{acked: q.end}
-		if n := len(q.segments); n > 0 {
-			p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
-		}
-		c = newCursor(q, name, p)
-		q.cursors[name] = c
-	}
-	q.mu.Unlock()
-	if ok {
+	if c := q.Lookup(name); c != nil {
 		return c, nil
 	}
-	// Not later, as with positions: what is appended from now on belongs to this cursor, whatever happens.
+	q.mu.Lock()
+	p := position{acked: q.end}
+	if n := len(q.segments); n > 0 {
+		p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+	}
+	c := newCursor(q, name, p)
+	q.cursors[name] = c
+	q.mu.Unlock()
+	// Not later, as with positions: what is appended from now on belongs to this cursor,
+	// whatever happens.
 	if err := q.flushPositions(true); err != nil {
-		q.mu.Lock()
-		delete(q.cursors, name)
-		q.mu.Unlock()
-		c.remove()
+		q.forget(name)
 		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
 	}
 	return c, nil
 }
 
-// Cursors returns the names of all cursors, also of those that nobody has asked for since the start, in order.
+// Cursors returns the names of all cursors, also of those that nobody has asked for since the
+// start, in order.
 func (q *Queue) Cursors() []string {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -541,60 +344,76 @@ func (q *Queue) Lookup(name string) *Cursor {
 	return q.cursors[name]
 }
 
-// RemoveCursor removes a cursor and with it the claim to what it has not acknowledged. Its Next returns ErrClosed.
-// A name that does not exist is no error.
+// RemoveCursor removes a cursor and with it the claim to what it has not acknowledged. Its Next
+// returns ErrClosed. A name that does not exist is no error.
 func (q *Queue) RemoveCursor(name string) error {
 	if q.isClosing() {
 		return ErrClosed
 	}
 	q.nameMu.Lock()
 	defer q.nameMu.Unlock()
-	q.mu.Lock()
-	c := q.cursors[name]
-	delete(q.cursors, name)
-	q.mu.Unlock()
-	if c == nil {
+	if !q.forget(name) {
 		return nil
 	}
-	c.remove()
-	c.moved() // for the segments that it has held
+	notify(q.dirty) // for the segments that it has held
 	if err := q.flushPositions(true); err != nil {
 		return fmt.Errorf("queue: remove cursor %s: %w", name, err)
 	}
 	return nil
 }
 
+// forget ends a cursor, and tells whether there was one.
+func (q *Queue) forget(name string) bool {
+	q.mu.Lock()
+	c := q.cursors[name]
+	delete(q.cursors, name)
+	q.mu.Unlock()
+	if c != nil {
+		c.remove()
+	}
+	return c != nil
+}
+
 // Size returns the bytes of the queue's files that are in use.
 func (q *Queue) Size() int64 {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	return q.total
+	return q.size()
 }
 
-// Err returns why the last write failed, nil when it succeeded. While it is not nil the disk is tried every second.
+// size adds up what is stored. q.mu is held.
+func (q *Queue) size() int64 {
+	total := q.besides
+	for _, s := range q.segments {
+		total += s.size
+	}
+	return total
+}
+
+// Err returns why the last write failed, nil when it succeeded. While it is not nil the disk is
+// tried every second.
 func (q *Queue) Err() error {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	return cmp.Or(q.commitErr, q.cursorErr)
 }
 
-// Close stores what was accepted, and the positions of the cursors, and releases the directory. Every Done has been called when
-// it returns. Calls after the first wait for it and return the same.
+// Close stores what was accepted, and the positions of the cursors, and releases the directory.
+// Every Done has been called when it returns. Calls after the first wait for it and return the
+// same.
 func (q *Queue) Close() error {
 	q.closeOnce.Do(func() {
-		q.waitMu.Lock()
-		q.stopped = true
-		q.waitMu.Unlock()
+		q.waitMu.Lock() // no Append is half-way
 		close(q.closing)
+		q.waitMu.Unlock()
 		q.loops.Wait()
-		// After the last commit: how far the queue goes is stored with the positions, and tells later what damage has taken.
+		// After the last commit: how far the queue goes is stored with the positions, and
+		// tells later what damage has taken.
 		if err := q.flushPositions(true); err != nil {
 			q.log.Error("cursors were not stored at the end", zap.Error(err))
 		}
-		q.closeErr = q.closeFiles()
-		close(q.closed)
+		q.closeErr = q.store.Close()
 	})
-	<-q.closed
 	return q.closeErr
 }
 
@@ -605,22 +424,6 @@ func (q *Queue) isClosing() bool {
 	default:
 		return false
 	}
-}
-
-// closeFiles closes everything that Open has opened.
-func (q *Queue) closeFiles() error {
-	var errs []error
-	if q.writer != nil {
-		errs = append(errs, q.writer.seal(nil))
-	}
-	for _, s := range q.segments {
-		s.retire()
-	}
-	if q.positions != nil {
-		errs = append(errs, q.positions.close())
-	}
-	errs = append(errs, q.lock.Close())
-	return errors.Join(errs...)
 }
 
 // Flush waits until everything that was appended before is stored, or has failed, and returns Err.

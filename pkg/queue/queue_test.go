@@ -304,8 +304,8 @@ func TestConcurrent(t *testing.T) {
 	group.Wait()
 }
 
-// Where a batch of a chain cannot be stored, none that was appended after it is, until its owner begins another chain. Others
-// are not concerned.
+// Where a batch of a chain cannot be stored, none that was appended after it is, until its owner
+// begins another chain. Others are not concerned.
 func TestChain(t *testing.T) {
 	q := open(t, Options{})
 	outcome := make(chan error, 10)

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package queue
-
-import "os"
-
-// adviseWillNeed does nothing where the call does not exist.
-func adviseWillNeed(*os.File) {}
