@@ -1,0 +1,421 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+const (
+	// Of each partition the latest messages are remembered one by one, in slots: what is stored for a
+	// new message is its slot. There are at least leastEntries, and as many as the HMC has replayed at
+	// once, but not more than mostEntries.
+	slotEntries  = 32
+	leastEntries = 1024
+	osSlots      = 64
+	mostEntries  = osSlots * slotEntries
+
+	// maxGaps bounds the ranges of missing numbers that are kept to be asked for.
+	maxGaps = 16
+
+	// maxJump is how far numbers may be apart in one sequence. No HMC could ever have held what is
+	// missing in a wider jump: the numbers have begun anew.
+	maxJump = 1 << 30
+
+	// A live message that is known already, without a time of the operating system, is a repetition
+	// within these times, and after them the first one of a sequence that began anew. An HMC is not
+	// known to publish a message twice, and no system can be loaded and write within 3 s. A message
+	// may well be published while it is replayed: its two copies can be as far apart as the link and
+	// the answer of a request can be late.
+	liveRepeat = 3 * time.Second
+	replayRace = time.Minute
+
+	// none is a number that no message has.
+	none = math.MinInt64
+)
+
+// OSMessage is what tells one message of an operating system from the others of its partition.
+type OSMessage struct {
+	// Number is the sequence number that the HMC gave it.
+	Number int64
+	// ID is made of HMC, partition, number and text. It recognizes what an older version has stored.
+	ID event.ID
+	// Text is the TextHash of its text.
+	Text uint32
+	// Time is in milliseconds, as the operating system gave it; 0 or less: it gave none.
+	Time int64
+}
+
+// TextHash returns a hash of the text of an OS message. It is stored, and never changes.
+func TextHash(text string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(text))
+	return h.Sum32()
+}
+
+// OSVerdict says what an OS message is.
+type OSVerdict struct {
+	// Duplicate says that it was recorded before.
+	Duplicate bool
+	// Epoch is which of the partition's sequences it belongs to; part of its event id if not 0.
+	Epoch uint32
+	// Missing is how many numbers before a live message were skipped.
+	Missing int64
+}
+
+// OSReplay is what the HMC sent again: refresh messages, or an answer of List OS Messages.
+type OSReplay struct {
+	// Host is the HMC's host that sent it, which may number the messages in its own way; "": not known.
+	Host string
+	// Messages are in the order of the HMC, oldest first.
+	Messages []OSMessage
+	// Next is the live message that came behind it and is given to Live after it; nil: none came.
+	Next *OSMessage
+	// Asked is when the SUBSCRIBE or the request was sent: what was received later proves nothing by
+	// being absent.
+	Asked, Now time.Time
+	// Complete says that the HMC holds nothing newer: it was not cut short, and no end was asked for.
+	Complete bool
+}
+
+// OSMessages knows the OS messages of all partitions of an HMC: which were recorded, and which are missing.
+//
+// The HMC numbers the messages of a partition. The numbers start anew when they wrap, and perhaps at an
+// IPL, a restart of the HMC, or on another host, which no message tells. The stretch between is a
+// sequence, and has an epoch. A message that is known is a repetition, one that is not known is new:
+// known is its number with its text, and its time where the operating system gives one. Linux gives
+// none; then a sequence that begins like the one before is told from it by these rules:
+//
+//   - A replay is divided where its numbers fall. The latest part that goes on with the present
+//     sequence tells what is behind it from what is before it. What is behind it is new, known or not:
+//     the numbers have begun anew. Of what is before it the known is a repetition, from whatever sequence.
+//   - A part goes on with the present sequence if the highest number in both is the same message, and
+//     if it ends at the newest known message or behind it. An HMC that does not hold the newest message
+//     known has begun anew: nobody deletes just the newest. What came since the replay was asked for
+//     does not count.
+//   - A live message with a number that was published before is the first of a new sequence, unless it
+//     comes within 3 s once more, or within 60 s of a replay that had it.
+//   - A number more than 2^30 ahead begins a new sequence, and nothing is missing.
+//   - The numbers of another host are a sequence of their own. Its replay is laid beside what is known
+//     so that as many texts as possible agree: these, and what is before them, are repetitions.
+//
+// Each partition takes 32 KiB when 1,024 messages are remembered, and 64 KiB at most. Of each about 8
+// bytes are stored, or 11 with a time.
+type OSMessages struct {
+	prefix, startPrefix string
+	partitions          map[string]*osPartition
+	changed             []*osPartition
+	pending             []queue.KeyValue // to be stored beside what the changed partitions have
+	base                time.Time        // what osEntry.received counts from
+}
+
+// osPartition is what is known of one partition.
+type osPartition struct {
+	book    *OSMessages
+	key     string    // what its keys begin with
+	entries []osEntry // in the order in which they were recorded
+	first   uint64    // running number of entries[0], a multiple of slotEntries; 0: none was dropped yet
+	limit   int       // of entries
+	dirty   uint64    // the slots that are not stored as they are, a bit each
+
+	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
+	begun            bool // a message was recorded
+	epoch, top       uint32
+	lowest, highest  int64
+	floor            int64 // the highest number whose entry was dropped; none if there is none
+	gaps             spans
+	lost             int64 // missing, can no longer be asked for, and not returned by Abandoned yet
+	published        int64 // the highest number that came live
+	began, highestAt time.Duration
+	host             uint32 // hash of the host that numbers it; 0: not known
+	moved            bool   // that is another host than before, and it has not replayed all yet
+
+	started bool
+	start   int64 // the number from which on the messages are followed, if started
+}
+
+// osEntry is one message that was recorded.
+type osEntry struct {
+	number   int64
+	time     int64         // as that of the message; 0: none
+	received time.Duration // since OSMessages.base; 0: before the state was loaded
+	hash     uint32        // of the text; with byID of the event id
+	epoch    uint32        // with byID
+}
+
+const (
+	// byID marks an entry of an older version.
+	byID     = 1 << 31
+	maxEpoch = 1<<30 - 1
+)
+
+// NewOSMessages returns a book that knows nothing yet of the HMC of that name.
+func NewOSMessages(hmc string) *OSMessages {
+	return &OSMessages{
+		prefix: "os/" + hmc + "\x00", startPrefix: "start/" + hmc + "\x00", partitions: make(map[string]*osPartition),
+	}
+}
+
+// Live judges a message that came as new from a host of the HMC, and records it.
+func (o *OSMessages) Live(partition, host string, msg OSMessage, now time.Time) OSVerdict {
+	return o.partition(partition).live(&msg, hostHash(host), o.clock(now))
+}
+
+// Replay judges messages that the HMC sent again, and records those that are new. The result has one
+// verdict for each. If a replay is given in pieces, only the last one is Complete.
+func (o *OSMessages) Replay(partition string, r OSReplay) []OSVerdict {
+	return o.partition(partition).replay(&r, o.clock(r.Asked), o.clock(r.Now))
+}
+
+// Empty says that no message of a partition was ever recorded.
+func (o *OSMessages) Empty(partition string) bool { return !o.get(partition).begun }
+
+// Known says that a message of a partition was recorded, or that it is known where it starts.
+func (o *OSMessages) Known(partition string) bool {
+	p := o.get(partition)
+	return p.started || p.begun
+}
+
+// Missing returns the range from the lowest to the highest number that is missing and worth asking the
+// HMC for, and how many numbers in it are missing; 0: none.
+func (o *OSMessages) Missing(partition string) (from, to, n int64) {
+	gaps := o.get(partition).gaps
+	if len(gaps) == 0 {
+		return 0, 0, 0
+	}
+	return gaps[0].from, gaps[len(gaps)-1].to, gaps.count()
+}
+
+// Settle notes that the HMC was asked for all that is missing up to a number, and that its answer was
+// given to Replay. It returns how many are missing still: they are gone, and not reported again.
+func (o *OSMessages) Settle(partition string, to int64) (n int64) {
+	p := o.get(partition)
+	if n = p.gaps.count(); n > 0 {
+		p.gaps = p.gaps.above(to)
+		p.touch(len(p.entries) - 1)
+	}
+	return n - p.gaps.count()
+}
+
+// Abandoned returns how many missing numbers, since it was called last, can no longer be asked for: the
+// numbers began anew, or too many gaps came together.
+func (o *OSMessages) Abandoned(partition string) (n int64) {
+	p := o.get(partition)
+	n, p.lost = p.lost, 0
+	return n
+}
+
+// StartBehind notes that a partition is followed from behind these messages on, which the HMC held
+// before: without this nothing would tell later which messages of a quiet partition are new.
+func (o *OSMessages) StartBehind(partition string, messages []OSMessage) {
+	p := o.partition(partition)
+	p.started, p.start = true, 0
+	for i := range messages {
+		p.start = max(p.start, messages[i].Number+1)
+	}
+	o.pending = append(o.pending, queue.KeyValue{
+		Key: o.startPrefix + partition, Value: binary.BigEndian.AppendUint64(nil, uint64(p.start)),
+	})
+}
+
+// BeforeStart returns how many messages at the begin of a list the HMC held already when the partition
+// began to be followed, where it was not asked for them then. Numbers that do not lead up to the first
+// one followed are those of a sequence that began anew, of which everything counts.
+func (o *OSMessages) BeforeStart(partition string, messages []OSMessage) (n int) {
+	p := o.get(partition)
+	start := p.start
+	if !p.started {
+		start = p.lowest
+	}
+	for p.epoch == 0 && n < len(messages) && messages[n].Number < start && (n == 0 || messages[n].Number > messages[n-1].Number) {
+		n++
+	}
+	if n > 0 && (messages[n-1].Number == start-1 || n < len(messages) && messages[n].Number >= start) {
+		return n
+	}
+	return 0
+}
+
+// Forget forgets a partition that is gone, with what is stored of it.
+func (o *OSMessages) Forget(partition string) {
+	p := o.partitions[partition]
+	if p == nil {
+		return
+	}
+	p.dirty |= p.slots()
+	p.entries = nil
+	o.pending = append(p.appendState(o.pending), queue.KeyValue{Key: o.startPrefix + partition})
+	delete(o.partitions, partition)
+}
+
+// clock returns a time as entries have it. It does not follow the wall clock where that is set.
+func (o *OSMessages) clock(t time.Time) time.Duration {
+	if o.base.IsZero() {
+		o.base = t.Add(-time.Hour)
+	}
+	return max(t.Sub(o.base), 1)
+}
+
+// get returns a partition to read from.
+func (o *OSMessages) get(partition string) *osPartition {
+	if p := o.partitions[partition]; p != nil {
+		return p
+	}
+	return &osPartition{}
+}
+
+func (o *OSMessages) partition(name string) *osPartition {
+	p := o.partitions[name]
+	if p == nil {
+		p = &osPartition{book: o, key: o.prefix + name, limit: leastEntries, published: none}
+		o.partitions[name] = p
+	}
+	return p
+}
+
+func hostHash(host string) uint32 {
+	if host == "" {
+		return 0
+	}
+	return max(TextHash(host), 1)
+}
+
+func (m *OSMessage) sameText(e *osEntry) bool {
+	if e.epoch&byID != 0 {
+		return e.hash == binary.BigEndian.Uint32(m.ID[:])
+	}
+	return e.hash == m.Text
+}
+
+func (m *OSMessage) sameTime(at int64) bool { return m.Time == at || m.Time <= 0 || at <= 0 }
+
+// is says whether the entry, which has the same number, is that message.
+func (e *osEntry) is(m *OSMessage) bool { return m.sameText(e) && m.sameTime(e.time) }
+
+// of says whether the entry is of the sequence with that epoch.
+func (e *osEntry) of(epoch uint32) bool { return e.epoch&^byID == epoch }
+
+// near says whether two numbers may be of one sequence.
+func near(a, b int64) bool { return uint64(max(a, b))-uint64(min(a, b)) <= maxJump }
+
+func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OSVerdict) {
+	switch {
+	case p.isOther(host):
+		p.restart(msg.Number, now)
+		p.moved = true
+	case p.begun && msg.Number > p.highest && near(msg.Number, p.highest):
+		v.Missing = p.extend(msg.Number)
+	case p.begun && msg.Number <= p.highest:
+		e := p.find(msg)
+		if e != nil && p.repeated(e, msg, now) {
+			p.published = max(p.published, msg.Number)
+			return OSVerdict{Duplicate: true, Epoch: p.epoch}
+		}
+		// Live messages come in order: only what was not published yet can have been missing.
+		if e != nil || msg.Number <= p.published || !p.fill(msg.Number) {
+			p.restart(msg.Number, now)
+		}
+	default:
+		p.restart(msg.Number, now)
+	}
+	p.setHost(host)
+	p.published = max(p.published, msg.Number)
+	v.Epoch = p.epoch
+	p.record(msg, v.Epoch, now)
+	return v
+}
+
+// repeated says whether a live message is the one of the entry, and not another one that looks the same.
+func (p *osPartition) repeated(e *osEntry, msg *OSMessage, now time.Duration) bool {
+	limit := liveRepeat
+	if msg.Number > p.published { // a replay had it
+		limit = replayRace
+	}
+	return e.time > 0 && msg.Time > 0 || e.received > 0 && now-e.received < limit
+}
+
+// isOther says whether the present sequence was numbered by another host.
+func (p *osPartition) isOther(host uint32) bool { return host != 0 && p.host != 0 && host != p.host }
+
+func (p *osPartition) setHost(host uint32) {
+	if host != 0 {
+		p.host = host
+	}
+}
+
+// find returns the entry of a message in the present sequence; nil: none.
+func (p *osPartition) find(msg *OSMessage) *osEntry {
+	for i := range slices.Backward(p.entries) {
+		if e := &p.entries[i]; e.number == msg.Number && e.of(p.epoch) && e.is(msg) {
+			return e
+		}
+	}
+	return nil
+}
+
+// restart makes the sequence that begins with a number the present one. What is missing of the one
+// before can no longer be asked for: its numbers mean other messages now.
+func (p *osPartition) restart(number int64, now time.Duration) {
+	p.lost += p.gaps.count()
+	p.epoch = p.top
+	if p.begun {
+		p.epoch = p.fresh()
+	}
+	p.begun, p.began, p.gaps = true, now, nil
+	p.lowest, p.highest, p.highestAt = number, number, now
+	p.floor, p.published = none, none
+}
+
+// fresh returns an epoch that was never used.
+func (p *osPartition) fresh() uint32 {
+	p.top = min(p.top+1, maxEpoch)
+	return p.top
+}
+
+// extend makes a higher number the last one, and returns how many it skips.
+func (p *osPartition) extend(number int64) (skipped int64) {
+	if skipped = number - p.highest - 1; skipped > 0 {
+		p.gaps = append(p.gaps, span{p.highest + 1, number - 1})
+		p.boundGaps()
+	}
+	return skipped
+}
+
+// fill notes that a number is not missing any more, and returns whether it was.
+func (p *osPartition) fill(number int64) (was bool) {
+	p.gaps, was = p.gaps.remove(number)
+	p.boundGaps()
+	return was
+}
+
+// boundGaps gives the lowest gap up if there are too many.
+func (p *osPartition) boundGaps() {
+	if len(p.gaps) > maxGaps {
+		p.lost += p.gaps[0].count()
+		p.gaps = slices.Delete(p.gaps, 0, 1)
+	}
+}
+
+// record remembers a message. Those that have been there longest make room for it, a slot at once.
+func (p *osPartition) record(msg *OSMessage, epoch uint32, now time.Duration) {
+	if epoch == p.epoch && msg.Number >= p.highest {
+		p.highest, p.highestAt = msg.Number, now
+	}
+	for len(p.entries) >= p.limit {
+		p.touch(0)
+		for _, e := range p.entries[:slotEntries] {
+			if e.of(p.epoch) {
+				p.floor = max(p.floor, e.number)
+			}
+		}
+		p.entries = slices.Delete(p.entries, 0, slotEntries)
+		p.first += slotEntries
+	}
+	p.entries = append(p.entries, osEntry{msg.Number, max(msg.Time, 0), now, msg.Text, epoch})
+	p.touch(len(p.entries) - 1)
+}

@@ -1,0 +1,276 @@
+package ledger
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// osReplay is the comparison of one replay with what is known.
+type osReplay struct {
+	*OSReplay
+	p          *osPartition
+	asked, now time.Duration
+	present    uint32 // the epoch that was the present one before, and what the running numbers ended with
+	end        uint64
+	verdicts   []OSVerdict
+	byNumber   []osEntry        // what was known before, sorted by number
+	highest    map[uint32]int64 // the highest number of each epoch there
+	firstKnown int              // the first message that is among them
+	added      map[osEntry]bool
+	elsewhere  map[osText]int // how often another host had a text, where this one has just taken over
+}
+
+type osText struct {
+	hash uint32
+	time int64
+}
+
+// osRun is a part of a replay in which the numbers rise: messages of one sequence.
+type osRun struct{ from, to int }
+
+func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict {
+	a := &osReplay{
+		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
+		present: p.epoch, end: p.first + uint64(len(p.entries)), highest: make(map[uint32]int64), added: make(map[osEntry]bool),
+	}
+	if len(r.Messages) == 0 {
+		return nil
+	}
+	if r.Complete {
+		p.limit = min(max(len(r.Messages), leastEntries), mostEntries)
+	}
+	other := p.isOther(hostHash(r.Host))
+	p.moved = p.moved || other
+	a.index()
+	runs := a.divide()
+	known := p.begun && !other
+	goesOn, young := -1, p.began >= asked
+	for i := len(runs) - 1; i >= 0 && known && goesOn < 0; i-- {
+		if a.goesOn(runs[i], young, i == len(runs)-1) {
+			goesOn = i
+		}
+	}
+	for i, run := range runs {
+		switch {
+		case i == goesOn:
+			a.take(run, p.epoch, false)
+		case known && (i < goesOn || young || goesOn < 0 && i < len(runs)-1):
+			a.take(run, a.epochOf(run), true)
+		default:
+			a.restart(run, known && i == len(runs)-1, goesOn < 0)
+		}
+	}
+	p.setHost(hostHash(r.Host))
+	p.moved = p.moved && !r.Complete
+	return a.verdicts
+}
+
+// index prepares the comparison.
+func (a *osReplay) index() {
+	p := a.p
+	a.byNumber = slices.Clone(p.entries)
+	slices.SortStableFunc(a.byNumber, func(x, y osEntry) int { return cmp.Compare(x.number, y.number) })
+	for i := range a.byNumber {
+		e := &a.byNumber[i]
+		a.highest[e.epoch] = e.number
+	}
+	a.firstKnown = slices.IndexFunc(a.Messages, func(msg OSMessage) bool {
+		match, _, elsewhere := a.lookup(p.epoch, &msg)
+		return match != nil || elsewhere != nil
+	})
+	if p.moved {
+		a.elsewhere = make(map[osText]int)
+		for _, e := range p.entries[max(0, len(p.entries)-len(a.Messages)):] {
+			a.elsewhere[osText{e.hash, e.time}]++
+		}
+	}
+}
+
+// divide returns the runs.
+func (a *osReplay) divide() (runs []osRun) {
+	start := 0
+	for i := range a.Messages {
+		last, msg := &a.Messages[max(i, 1)-1], &a.Messages[i]
+		a.verdicts[i].Duplicate = i > 0 && msg.Number == last.Number && msg.Text == last.Text && msg.sameTime(last.Time)
+		if i > start && !a.verdicts[i].Duplicate && (msg.Number <= last.Number || !near(msg.Number, last.Number)) {
+			runs = append(runs, osRun{start, i})
+			start = i
+		}
+	}
+	return append(runs, osRun{start, len(a.Messages)})
+}
+
+// lookup returns the entry of a message in a sequence, that of another message with the same number
+// there, and that of the message in another sequence; nil: there is none.
+func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere *osEntry) {
+	i, _ := slices.BinarySearchFunc(a.byNumber, msg.Number, func(e osEntry, number int64) int { return cmp.Compare(e.number, number) })
+	for ; i < len(a.byNumber) && a.byNumber[i].number == msg.Number; i++ {
+		switch e, is := &a.byNumber[i], a.byNumber[i].is(msg); {
+		case e.of(epoch) && is:
+			match = e
+		case e.of(epoch):
+			other = e
+		case is:
+			elsewhere = e
+		}
+	}
+	return match, other, elsewhere
+}
+
+// goesOn says whether a run goes on with the present sequence. young says that this has begun since the
+// replay was asked for.
+func (a *osReplay) goesOn(run osRun, young, last bool) bool {
+	p := a.p
+	common, differs := false, false
+	for i := run.from; i < run.to; i++ {
+		match, other, _ := a.lookup(p.epoch, &a.Messages[i])
+		e := cmp.Or(match, other)
+		if e == nil || e.received >= a.asked && !young {
+			continue
+		}
+		if match != nil && match.time > 0 && a.Messages[i].Time > 0 {
+			return true
+		}
+		common, differs = true, match == nil
+	}
+	reach := a.Messages[run.to-1].Number
+	if last && a.Next != nil {
+		reach = max(reach, a.Next.Number)
+	}
+	switch {
+	case differs: // the highest number in common is another message
+		return false
+	case !common && young && p.published != none: // it was written before the present sequence was seen
+		return reach < p.highest && near(reach, p.highest)
+	case !common && !near(reach, p.highest):
+		return false
+	}
+	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked
+}
+
+// epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was never used.
+func (a *osReplay) epochOf(run osRun) uint32 {
+	for i := run.to - 1; i >= run.from; i-- {
+		if match, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
+			return elsewhere.epoch &^ byID
+		} else if match != nil {
+			return a.p.epoch
+		}
+	}
+	return a.p.fresh()
+}
+
+// take records what is new of a run of a sequence that is known, or of an earlier one.
+func (a *osReplay) take(run osRun, epoch uint32, earlier bool) {
+	p := a.p
+	present := epoch == p.epoch
+	if first := a.Messages[run.from].Number; present && p.began >= a.asked && first < p.lowest {
+		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...) // what of it is in the replay is not missing
+		p.lowest = first
+	}
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.Messages[i], &a.verdicts[i]
+		match, other, elsewhere := a.lookup(epoch, msg)
+		moved := a.renumbered(i)
+		v.Epoch = epoch
+		switch {
+		case v.Duplicate:
+		case match != nil, elsewhere != nil && (elsewhere.time > 0 && msg.Time > 0 || earlier || other != nil),
+			elsewhere != nil && msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest:
+			v.Duplicate = true
+		case other != nil && msg.sameText(other):
+			v.Epoch = p.fresh() // it differs in nothing but the time
+		case other != nil:
+		case present && p.gaps.contains(msg.Number):
+		case present && p.lowest <= msg.Number && msg.Number <= p.floor:
+			v.Duplicate = true
+		default:
+			v.Duplicate = i < a.firstKnown && p.first > 0 && len(a.Messages) > len(a.byNumber)
+		}
+		if present {
+			p.fill(msg.Number)
+		}
+		if v.Duplicate || a.again(msg, v.Epoch) {
+			v.Duplicate = true
+			continue
+		}
+		if present && msg.Number > p.highest {
+			p.extend(msg.Number)
+		} else if present {
+			p.lowest = min(p.lowest, msg.Number)
+		}
+		v.Duplicate = moved
+		p.record(msg, v.Epoch, a.now)
+	}
+}
+
+// again says whether a message was recorded in this replay already: two replays were given as one.
+func (a *osReplay) again(msg *OSMessage, epoch uint32) bool {
+	e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: epoch}
+	if a.added[e] {
+		return true
+	}
+	a.added[e] = true
+	return false
+}
+
+// renumbered says whether a message was recorded under the number of another host. It may be asked
+// once of each.
+func (a *osReplay) renumbered(i int) bool {
+	msg := &a.Messages[i]
+	for _, at := range []int64{max(msg.Time, 0), 0} {
+		if key := (osText{msg.Text, at}); a.elsewhere[key] > 0 {
+			a.elsewhere[key]--
+			return true
+		}
+	}
+	return false
+}
+
+// restart makes a run the present sequence. With takeOver, what was published since the replay was asked
+// for, and was taken for the old one because its number was higher, is of the new one where the run has
+// it, and all that is behind the run.
+func (a *osReplay) restart(run osRun, takeOver, all bool) {
+	p := a.p
+	known := p.begun && !p.moved
+	for i := run.from; i < run.to; i++ {
+		p.fill(a.Messages[i].Number) // what the replay has was not lost
+	}
+	p.restart(a.Messages[run.from].Number, a.now)
+	for i := range p.entries {
+		if e := &p.entries[i]; takeOver && e.of(a.present) && e.received >= a.asked && p.first+uint64(i) < a.end {
+			j, found := slices.BinarySearchFunc(a.Messages[run.from:run.to], e.number, func(msg OSMessage, number int64) int {
+				return cmp.Compare(msg.Number, number)
+			})
+			if j += run.from; found && e.is(&a.Messages[j]) {
+				a.verdicts[j].Duplicate = true
+			} else if !all || j < run.to {
+				continue
+			}
+			e.epoch, p.published = p.epoch, max(p.published, e.number)
+			p.touch(i)
+		}
+	}
+	for i := run.from; i < run.to; i++ {
+		msg, v := &a.Messages[i], &a.verdicts[i]
+		v.Epoch = p.epoch
+		if _, _, elsewhere := a.lookup(p.epoch, msg); elsewhere != nil && elsewhere.time > 0 && msg.Time > 0 {
+			v.Duplicate = true // whatever else: this is it
+		}
+		if known && msg.Number > p.highest {
+			p.extend(msg.Number)
+		}
+		p.highest = max(p.highest, msg.Number)
+		if !v.Duplicate {
+			v.Duplicate = a.renumbered(i)
+			p.record(msg, p.epoch, a.now)
+		}
+	}
+	for i := range p.entries {
+		if e := &p.entries[i]; e.of(p.epoch) && e.number > p.highest {
+			p.extend(e.number)
+			p.highest = e.number
+		}
+	}
+}
