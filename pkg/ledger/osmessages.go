@@ -119,7 +119,7 @@ type osPartition struct {
 	book    *OSMessages
 	key     string    // what its keys begin with
 	entries []osEntry // in the order in which they were recorded
-	first   uint64    // running number of entries[0], a multiple of slotEntries; 0: none was dropped yet
+	first   int64     // running number of entries[0], a multiple of slotEntries; 0: none was dropped yet
 	limit   int       // of entries
 	dirty   uint64    // the slots that are not stored as they are, a bit each
 

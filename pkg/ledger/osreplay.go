@@ -11,8 +11,7 @@ type osReplay struct {
 	*OSReplay
 	p          *osPartition
 	asked, now time.Duration
-	present    uint32 // the epoch that was the present one before, and what the running numbers ended with
-	end        uint64
+	skips      bool // numbers that are skipped are missing
 	verdicts   []OSVerdict
 	byNumber   []osEntry        // what was known before, sorted by number
 	highest    map[uint32]int64 // the highest number of each epoch there
@@ -29,10 +28,18 @@ type osText struct {
 // osRun is a part of a replay in which the numbers rise: messages of one sequence.
 type osRun struct{ from, to int }
 
+type osKind int
+
+const (
+	osPresent osKind = iota // it goes on with the present sequence
+	osEarlier               // it is from before that
+	osBegun                 // it begins a new one
+)
+
 func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict {
 	a := &osReplay{
 		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
-		present: p.epoch, end: p.first + uint64(len(p.entries)), highest: make(map[uint32]int64), added: make(map[osEntry]bool),
+		highest: make(map[uint32]int64), added: make(map[osEntry]bool),
 	}
 	if len(r.Messages) == 0 {
 		return nil
@@ -45,6 +52,7 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	a.index()
 	runs := a.divide()
 	known := p.begun && !other
+	a.skips = known && !p.moved
 	goesOn, young := -1, p.began >= asked
 	for i := len(runs) - 1; i >= 0 && known && goesOn < 0; i-- {
 		if a.goesOn(runs[i], young, i == len(runs)-1) {
@@ -54,11 +62,24 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	for i, run := range runs {
 		switch {
 		case i == goesOn:
-			a.take(run, p.epoch, false)
+			a.take(run, p.epoch, osPresent)
 		case known && (i < goesOn || young || goesOn < 0 && i < len(runs)-1):
-			a.take(run, a.epochOf(run), true)
+			a.take(run, a.epochOf(run), osEarlier)
 		default:
-			a.restart(run, known && i == len(runs)-1, goesOn < 0)
+			for i := run.from; i < run.to; i++ {
+				p.fill(a.Messages[i].Number) // what the replay has was not lost
+			}
+			old := p.epoch
+			p.restart(a.Messages[run.from].Number, asked)
+			a.take(run, p.epoch, osBegun)
+			for _, e := range a.byNumber {
+				// What was published since is behind it, and was taken for the end of the sequence before.
+				if known && goesOn < 0 && e.of(old) && e.received >= asked && e.number > p.highest {
+					p.extend(e.number)
+					p.published = e.number
+					p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch, e.received)
+				}
+			}
 		}
 	}
 	p.setHost(hostHash(r.Host))
@@ -161,8 +182,8 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 	return a.p.fresh()
 }
 
-// take records what is new of a run of a sequence that is known, or of an earlier one.
-func (a *osReplay) take(run osRun, epoch uint32, earlier bool) {
+// take records what is new of a run of the sequence with that epoch.
+func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	p := a.p
 	present := epoch == p.epoch
 	if first := a.Messages[run.from].Number; present && p.began >= a.asked && first < p.lowest {
@@ -172,16 +193,20 @@ func (a *osReplay) take(run osRun, epoch uint32, earlier bool) {
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.Messages[i], &a.verdicts[i]
 		match, other, elsewhere := a.lookup(epoch, msg)
-		moved := a.renumbered(i)
+		// It was recorded under the number of another host, or taken for the end of the sequence before.
+		recorded := a.renumbered(msg) || match == nil && elsewhere != nil && elsewhere.received >= max(p.began, 1)
 		v.Epoch = epoch
 		switch {
 		case v.Duplicate:
-		case match != nil, elsewhere != nil && (elsewhere.time > 0 && msg.Time > 0 || earlier || other != nil),
-			elsewhere != nil && msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest:
-			v.Duplicate = true
-		case other != nil && msg.sameText(other):
-			v.Epoch = p.fresh() // it differs in nothing but the time
+		case match != nil, elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
+			v.Duplicate = true // whatever else: this is it
+		case kind == osBegun, recorded:
+		case elsewhere != nil && (kind == osEarlier || other != nil || msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest):
+			v.Duplicate = true // that sequence ended before this one began
 		case other != nil:
+			if msg.sameText(other) {
+				v.Epoch = p.fresh() // it differs in nothing but the time
+			}
 		case present && p.gaps.contains(msg.Number):
 		case present && p.lowest <= msg.Number && msg.Number <= p.floor:
 			v.Duplicate = true
@@ -191,34 +216,26 @@ func (a *osReplay) take(run osRun, epoch uint32, earlier bool) {
 		if present {
 			p.fill(msg.Number)
 		}
-		if v.Duplicate || a.again(msg, v.Epoch) {
+		e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: v.Epoch}
+		if v.Duplicate || a.added[e] { // added: two replays were given as one
 			v.Duplicate = true
 			continue
 		}
-		if present && msg.Number > p.highest {
-			p.extend(msg.Number)
+		if a.added[e] = true; present && msg.Number > p.highest {
+			if a.skips || kind != osBegun { // what the first replay of all skips was gone before
+				p.extend(msg.Number)
+			}
+			p.highest = msg.Number
 		} else if present {
 			p.lowest = min(p.lowest, msg.Number)
 		}
-		v.Duplicate = moved
+		v.Duplicate = recorded
 		p.record(msg, v.Epoch, a.now)
 	}
 }
 
-// again says whether a message was recorded in this replay already: two replays were given as one.
-func (a *osReplay) again(msg *OSMessage, epoch uint32) bool {
-	e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: epoch}
-	if a.added[e] {
-		return true
-	}
-	a.added[e] = true
-	return false
-}
-
-// renumbered says whether a message was recorded under the number of another host. It may be asked
-// once of each.
-func (a *osReplay) renumbered(i int) bool {
-	msg := &a.Messages[i]
+// renumbered says whether a message was recorded under the number of another host. It is asked once of each.
+func (a *osReplay) renumbered(msg *OSMessage) bool {
 	for _, at := range []int64{max(msg.Time, 0), 0} {
 		if key := (osText{msg.Text, at}); a.elsewhere[key] > 0 {
 			a.elsewhere[key]--
@@ -226,51 +243,4 @@ func (a *osReplay) renumbered(i int) bool {
 		}
 	}
 	return false
-}
-
-// restart makes a run the present sequence. With takeOver, what was published since the replay was asked
-// for, and was taken for the old one because its number was higher, is of the new one where the run has
-// it, and all that is behind the run.
-func (a *osReplay) restart(run osRun, takeOver, all bool) {
-	p := a.p
-	known := p.begun && !p.moved
-	for i := run.from; i < run.to; i++ {
-		p.fill(a.Messages[i].Number) // what the replay has was not lost
-	}
-	p.restart(a.Messages[run.from].Number, a.now)
-	for i := range p.entries {
-		if e := &p.entries[i]; takeOver && e.of(a.present) && e.received >= a.asked && p.first+uint64(i) < a.end {
-			j, found := slices.BinarySearchFunc(a.Messages[run.from:run.to], e.number, func(msg OSMessage, number int64) int {
-				return cmp.Compare(msg.Number, number)
-			})
-			if j += run.from; found && e.is(&a.Messages[j]) {
-				a.verdicts[j].Duplicate = true
-			} else if !all || j < run.to {
-				continue
-			}
-			e.epoch, p.published = p.epoch, max(p.published, e.number)
-			p.touch(i)
-		}
-	}
-	for i := run.from; i < run.to; i++ {
-		msg, v := &a.Messages[i], &a.verdicts[i]
-		v.Epoch = p.epoch
-		if _, _, elsewhere := a.lookup(p.epoch, msg); elsewhere != nil && elsewhere.time > 0 && msg.Time > 0 {
-			v.Duplicate = true // whatever else: this is it
-		}
-		if known && msg.Number > p.highest {
-			p.extend(msg.Number)
-		}
-		p.highest = max(p.highest, msg.Number)
-		if !v.Duplicate {
-			v.Duplicate = a.renumbered(i)
-			p.record(msg, p.epoch, a.now)
-		}
-	}
-	for i := range p.entries {
-		if e := &p.entries[i]; e.of(p.epoch) && e.number > p.highest {
-			p.extend(e.number)
-			p.highest = e.number
-		}
-	}
 }

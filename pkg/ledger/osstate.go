@@ -1,11 +1,9 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"hash/crc32"
-	"io"
 	"math"
 	"math/bits"
 	"slices"
@@ -18,39 +16,123 @@ import (
 // A slot is stored under the key of the partition and its number as:
 //
 //	version, 1 byte
-//	running number of its first entry, number of entries: uvarint
-//	1 and the head; 0: none, only in version 1
-//	the entries: flags, epoch if it is not that of the entry before (uvarint), difference to the number
-//	    before (varint), hash, difference to the time before if it has one (varint)
+//	the numbers that slot.each goes through, as varint
 //	CRC-32 of all that
 //
-// The head is all that is known of the partition beside its entries. That of the newest slot counts.
-// Version 1 has 8 slots and another head, 8 bytes of the event id in place of the hash, and entries
-// that are to be ignored.
-const (
-	osVersion1 = 1
-	osVersion  = 2
-)
+// Each slot has the head, all that is known of the partition beside its entries. That of the newest one
+// counts.
+const osVersion = 2
 
-// Flags of a stored entry; the first two of version 1.
-const (
-	storedGone = 1 << iota
-	storedReplayed
-	storedTime
-	storedEpoch
-)
+// osSlot is a slot as it is stored.
+type osSlot struct {
+	start   int64 // running number of its first entry
+	slots   int64 // how many there are in its version
+	head    *osPartition
+	entries []osEntry
+}
 
-// Flags of a stored head. The second one says in version 1 that messages are not remembered any more.
-const (
-	storedBegun = 1 << iota
-	storedMoved
-)
+// each writes or reads all that is stored.
+func (s *osSlot) each(c *codec) {
+	p := s.head
+	gaps, entries := int64(len(p.gaps)), int64(len(s.entries))
+	begun, moved := number(p.begun), number(p.moved)
+	c.all(&s.start, &begun, &moved, &p.lowest, &p.highest, &p.floor, &gaps, &entries)
+	coded(c, &p.epoch)
+	coded(c, &p.top)
+	coded(c, &p.host)
+	p.begun, p.moved = begun > 0, moved > 0
+	if c.reading {
+		p.gaps = make(spans, min(max(gaps, 0), maxGaps))
+		s.entries = make([]osEntry, min(max(entries, 0), slotEntries))
+	}
+	for i := range p.gaps {
+		c.all(&p.gaps[i].from, &p.gaps[i].to)
+	}
+	var last osEntry
+	for i := range s.entries {
+		e := &s.entries[i]
+		coded(c, &e.hash)
+		coded(c, &e.epoch)
+		c.difference(&e.number, last.number)
+		c.difference(&e.time, last.time)
+		last = *e
+	}
+}
 
-func flag(set bool, bit byte) byte {
+func number(set bool) int64 {
 	if set {
-		return bit
+		return 1
 	}
 	return 0
+}
+
+// codec appends numbers, or reads them. After the first that is not there, all are 0.
+type codec struct {
+	b       []byte
+	reading bool
+	bad     bool
+}
+
+func (c *codec) all(numbers ...*int64) {
+	for _, v := range numbers {
+		if !c.reading {
+			c.b = binary.AppendVarint(c.b, *v)
+			continue
+		}
+		read, n := binary.Varint(c.b)
+		*v = read
+		c.skip(n)
+	}
+}
+
+func (c *codec) skip(n int) {
+	if n <= 0 || n > len(c.b) {
+		c.bad = true
+	} else {
+		c.b = c.b[n:]
+	}
+}
+
+func (c *codec) difference(v *int64, last int64) {
+	d := *v - last
+	c.all(&d)
+	*v = last + d
+}
+
+func coded(c *codec, v *uint32) {
+	n := int64(*v)
+	c.all(&n)
+	*v = uint32(n)
+}
+
+func (s *osSlot) encode() []byte {
+	c := codec{b: append(make([]byte, 0, 512), osVersion)}
+	s.each(&c)
+	return binary.BigEndian.AppendUint32(c.b, crc32.ChecksumIEEE(c.b))
+}
+
+// decode reads a slot, and reports whether it is whole.
+func (s *osSlot) decode(b []byte) bool {
+	size := len(b) - crc32.Size
+	if size < 1 || crc32.ChecksumIEEE(b[:size]) != binary.BigEndian.Uint32(b[size:]) {
+		return false
+	}
+	c := codec{b: b[1:size], reading: true}
+	s.head, s.slots = new(osPartition), osSlots
+	switch b[0] {
+	case osVersion:
+		s.each(&c)
+	case osVersion1:
+		s.read1(&c)
+	default:
+		return false
+	}
+	p := s.head
+	if p != nil {
+		// Version 1 took for missing what no HMC could have held.
+		p.gaps = slices.DeleteFunc(p.gaps, func(gap span) bool { return gap.from > gap.to || !near(gap.from, gap.to) })
+	}
+	return !c.bad && len(c.b) == 0 && s.start >= 0 && s.start%slotEntries == 0
 }
 
 // Load replaces all that is known by what is stored. rangeState is the StateRange of the queue. It
@@ -62,8 +144,8 @@ func (o *OSMessages) Load(rangeState func(prefix string, f func(key string, valu
 	slots := make(map[string][]osSlot)
 	rangeState(o.prefix, func(key string, value []byte) bool {
 		partition, number, ok := cutLast(key[len(o.prefix):], "#")
-		s, whole := decodeSlot(value)
-		if !ok || !whole || number != strconv.FormatUint(s.start/slotEntries%s.slots, 10) {
+		var s osSlot
+		if !ok || !s.decode(value) || number != strconv.FormatInt(s.start/slotEntries%s.slots, 10) {
 			damaged++
 		} else {
 			slots[partition] = append(slots[partition], s)
@@ -115,7 +197,7 @@ func (p *osPartition) touch(i int) {
 
 // slot returns the bit of an entry's slot.
 func (p *osPartition) slot(i int) uint64 {
-	return 1 << ((p.first + uint64(max(i, 0))) / slotEntries % osSlots)
+	return 1 << ((p.first + int64(max(i, 0))) / slotEntries % osSlots)
 }
 
 // slots returns the bits of all slots that have entries.
@@ -130,7 +212,8 @@ func (p *osPartition) appendState(dst []queue.KeyValue) []queue.KeyValue {
 	for i := 0; i < len(p.entries); i += slotEntries {
 		if bit := p.slot(i); p.dirty&bit != 0 {
 			p.dirty &^= bit
-			dst = append(dst, queue.KeyValue{Key: p.slotKey(bit), Value: p.encodeSlot(i)})
+			s := osSlot{start: p.first + int64(i), head: p, entries: p.entries[i:min(i+slotEntries, len(p.entries))]}
+			dst = append(dst, queue.KeyValue{Key: p.slotKey(bit), Value: s.encode()})
 		}
 	}
 	for ; p.dirty != 0; p.dirty &= p.dirty - 1 {
@@ -141,163 +224,6 @@ func (p *osPartition) appendState(dst []queue.KeyValue) []queue.KeyValue {
 
 func (p *osPartition) slotKey(bit uint64) string {
 	return p.key + "#" + strconv.Itoa(bits.TrailingZeros64(bit))
-}
-
-func (p *osPartition) encodeSlot(start int) []byte {
-	entries := p.entries[start:min(start+slotEntries, len(p.entries))]
-	b := make([]byte, 0, 96+16*len(entries))
-	b = append(b, osVersion)
-	b = binary.AppendUvarint(b, p.first+uint64(start))
-	b = binary.AppendUvarint(b, uint64(len(entries)))
-	b = append(b, 1, flag(p.begun, storedBegun)|flag(p.moved, storedMoved))
-	for _, v := range []uint64{uint64(p.epoch), uint64(p.top), uint64(p.host)} {
-		b = binary.AppendUvarint(b, v)
-	}
-	for _, v := range []int64{p.lowest, p.highest, p.floor} {
-		b = binary.AppendVarint(b, v)
-	}
-	b = binary.AppendUvarint(b, uint64(len(p.gaps)))
-	for _, gap := range p.gaps {
-		b = binary.AppendVarint(binary.AppendVarint(b, gap.from), gap.to)
-	}
-	var last osEntry
-	for _, e := range entries {
-		b = append(b, flag(e.time > 0, storedTime)|flag(e.epoch != last.epoch, storedEpoch))
-		if e.epoch != last.epoch {
-			b = binary.AppendUvarint(b, uint64(e.epoch))
-		}
-		b = binary.AppendVarint(b, e.number-last.number)
-		b = binary.BigEndian.AppendUint32(b, e.hash)
-		if e.time > 0 {
-			b = binary.AppendVarint(b, e.time-last.time)
-		} else {
-			e.time = last.time
-		}
-		last = e
-	}
-	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
-}
-
-// osSlot is a slot as it was read.
-type osSlot struct {
-	start   uint64
-	slots   uint64 // how many there are in its version
-	entries []osEntry
-	head    *osPartition // nil: it has none
-}
-
-// decodeSlot returns what a value holds, and whether it is whole.
-func decodeSlot(b []byte) (s osSlot, ok bool) {
-	size := len(b) - crc32.Size
-	if size < 1 || crc32.ChecksumIEEE(b[:size]) != binary.BigEndian.Uint32(b[size:]) {
-		return s, false
-	}
-	r := &slotReader{b: bytes.NewReader(b[:size])}
-	var mark uint32
-	hash := make([]byte, 4, 8)
-	version := r.byte()
-	s.slots = osSlots
-	if version == osVersion1 {
-		s.slots, mark, hash = 8, byID, hash[:8]
-	}
-	s.start = uint64(r.number(math.MaxInt64))
-	count := r.number(slotEntries)
-	if r.byte() == 1 {
-		s.head = r.head(version)
-	}
-	last := osEntry{epoch: mark}
-	for range count {
-		flags := r.byte()
-		if version == osVersion1 && flags&storedGone != 0 {
-			continue
-		}
-		e := last
-		if flags&storedEpoch != 0 {
-			e.epoch = uint32(r.number(byID|maxEpoch)) | mark
-		}
-		e.number += r.signed()
-		r.read(hash)
-		e.hash = binary.BigEndian.Uint32(hash)
-		if flags&storedTime != 0 {
-			e.time += r.signed()
-		}
-		last = e
-		if flags&storedTime == 0 {
-			e.time = 0
-		}
-		s.entries = append(s.entries, e)
-	}
-	known := version == osVersion1 || version == osVersion
-	return s, known && r.err == nil && r.b.Len() == 0 && s.start%slotEntries == 0
-}
-
-func (r *slotReader) head(version byte) *osPartition {
-	flags := r.byte()
-	p := &osPartition{begun: flags&storedBegun != 0, epoch: uint32(r.number(maxEpoch)), top: uint32(r.number(maxEpoch))}
-	if version == osVersion {
-		p.moved, p.host = flags&storedMoved != 0, uint32(r.number(math.MaxUint32))
-	}
-	p.lowest, p.highest, p.floor = r.signed(), r.signed(), r.signed()
-	if version == osVersion1 {
-		_ = r.signed() // the latest time of what is not remembered any more
-		p.first = uint64(flags&storedMoved) * slotEntries
-	}
-	p.gaps = r.gaps()
-	if version == osVersion1 {
-		for range r.number(4) { // the sequences before
-			r.number(maxEpoch)
-			_, _, _, _ = r.signed(), r.signed(), r.signed(), r.gaps()
-		}
-	}
-	return p
-}
-
-// gaps leaves out what version 1 took for missing and no HMC could have held.
-func (r *slotReader) gaps() (s spans) {
-	for range r.number(maxGaps) {
-		if gap := (span{r.signed(), r.signed()}); gap.from <= gap.to && near(gap.from, gap.to) {
-			s = append(s, gap)
-		}
-	}
-	return s
-}
-
-// slotReader reads the numbers of a slot. After the first that is not there, all are 0.
-type slotReader struct {
-	b   *bytes.Reader
-	err error
-}
-
-func (r *slotReader) read(b []byte) {
-	if _, err := io.ReadFull(r.b, b); err != nil {
-		r.err = err
-	}
-}
-
-func (r *slotReader) byte() byte {
-	var b [1]byte
-	r.read(b[:])
-	return b[0]
-}
-
-func (r *slotReader) number(limit uint64) uint64 {
-	v, err := binary.ReadUvarint(r.b)
-	if err == nil && v > limit {
-		err = strconv.ErrRange
-	}
-	if err != nil {
-		r.err = err
-		return 0
-	}
-	return v
-}
-
-func (r *slotReader) signed() int64 {
-	v, err := binary.ReadVarint(r.b)
-	if err != nil {
-		r.err = err
-	}
-	return v
 }
 
 // join makes the partition of its slots that could be read, at least one, and reports whether it could.
@@ -320,7 +246,7 @@ func (p *osPartition) join(slots []osSlot) bool {
 	p.first = slots[0].start
 	whole := newest.slots == osSlots
 	for _, s := range slots {
-		hole := p.first+uint64(len(p.entries)) < s.start
+		hole := p.first+int64(len(p.entries)) < s.start
 		whole, dropped = whole && !hole, dropped || hole
 		for _, e := range s.entries {
 			if hole && e.of(p.epoch) {
