@@ -70,7 +70,7 @@ type OSVerdict struct {
 
 // OSReplay is what the HMC sent again: refresh messages, or an answer of List OS Messages.
 type OSReplay struct {
-	// Host is the HMC's host that sent it, which may number the messages in its own way; "": not known.
+	// Host is the HMC's host that sent it, which may number the messages in its own way.
 	Host string
 	// Messages are in the order of the HMC, oldest first.
 	Messages []OSMessage
@@ -133,7 +133,7 @@ type osPartition struct {
 	published        int64 // the highest number that came live
 	began, highestAt time.Duration
 	host             uint32 // hash of the host that numbers it; 0: not known
-	moved            bool   // that is another host than before, and it has not replayed all yet
+	hostBefore       uint32 // that of the one before, which this one has not replayed all of yet; 0: none
 
 	started bool
 	start   int64 // the number from which on the messages are followed, if started
@@ -163,7 +163,7 @@ func NewOSMessages(hmc string) *OSMessages {
 
 // Live judges a message that came as new from a host of the HMC, and records it.
 func (o *OSMessages) Live(partition, host string, msg OSMessage, now time.Time) OSVerdict {
-	return o.partition(partition).live(&msg, hostHash(host), o.clock(now))
+	return o.partition(partition).live(&msg, TextHash(host), o.clock(now))
 }
 
 // Replay judges messages that the HMC sent again, and records those that are new. The result has one
@@ -247,8 +247,7 @@ func (o *OSMessages) Forget(partition string) {
 	if p == nil {
 		return
 	}
-	p.dirty |= p.slots()
-	p.entries = nil
+	p.dirty, p.entries = math.MaxUint64, nil
 	o.pending = append(p.appendState(o.pending), queue.KeyValue{Key: o.startPrefix + partition})
 	delete(o.partitions, partition)
 }
@@ -278,13 +277,6 @@ func (o *OSMessages) partition(name string) *osPartition {
 	return p
 }
 
-func hostHash(host string) uint32 {
-	if host == "" {
-		return 0
-	}
-	return max(TextHash(host), 1)
-}
-
 func (m *OSMessage) sameText(e *osEntry) bool {
 	if e.epoch&byID != 0 {
 		return e.hash == binary.BigEndian.Uint32(m.ID[:])
@@ -307,7 +299,7 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 	switch {
 	case p.isOther(host):
 		p.restart(msg.Number, now)
-		p.moved = true
+		p.hostBefore = p.host
 	case p.begun && msg.Number > p.highest && near(msg.Number, p.highest):
 		v.Missing = p.extend(msg.Number)
 	case p.begun && msg.Number <= p.highest:
@@ -323,7 +315,7 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 	default:
 		p.restart(msg.Number, now)
 	}
-	p.setHost(host)
+	p.host = host
 	p.published = max(p.published, msg.Number)
 	v.Epoch = p.epoch
 	p.record(msg, v.Epoch, now)
@@ -340,13 +332,7 @@ func (p *osPartition) repeated(e *osEntry, msg *OSMessage, now time.Duration) bo
 }
 
 // isOther says whether the present sequence was numbered by another host.
-func (p *osPartition) isOther(host uint32) bool { return host != 0 && p.host != 0 && host != p.host }
-
-func (p *osPartition) setHost(host uint32) {
-	if host != 0 {
-		p.host = host
-	}
-}
+func (p *osPartition) isOther(host uint32) bool { return p.host != 0 && host != p.host }
 
 // find returns the entry of a message in the present sequence; nil: none.
 func (p *osPartition) find(msg *OSMessage) *osEntry {
@@ -388,8 +374,10 @@ func (p *osPartition) extend(number int64) (skipped int64) {
 
 // fill notes that a number is not missing any more, and returns whether it was.
 func (p *osPartition) fill(number int64) (was bool) {
-	p.gaps, was = p.gaps.remove(number)
-	p.boundGaps()
+	if p.gaps, was = p.gaps.remove(number); was {
+		p.boundGaps()
+		p.touch(len(p.entries) - 1)
+	}
 	return was
 }
 

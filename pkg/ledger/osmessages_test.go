@@ -1,7 +1,10 @@
 package ledger
 
 import (
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -11,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
@@ -1005,5 +1009,490 @@ func TestPartitionMarkModel(t *testing.T) {
 	}
 	if wrong > messages/100 {
 		t.Errorf("%d of %d messages were lost or have the id of another one", wrong, messages)
+	}
+}
+
+// TestPartitionMarkState checks that what is stored bit by bit is what is known.
+func TestPartitionMarkState(t *testing.T) {
+	seed := markSeed(t)
+	rng := rand.New(rand.NewPCG(seed, 2))
+	m := newMarkBook()
+	now, next := markClock, int64(0)
+	for step := range 2000 {
+		now = now.Add(time.Duration(rng.IntN(100)) * time.Second)
+		switch rng.IntN(20) {
+		case 0:
+			next = 0
+		case 1:
+			next += 1 + rng.Int64N(1_000_000)
+		case 2:
+			_, to, _ := m.missing()
+			m.settle(to)
+		case 3:
+			m.replay(OSReplay{
+				Host: fmt.Sprint(rng.IntN(10) / 9), Messages: markRange("replayed", next, next+rng.Int64N(80)), Asked: now, Now: now, Complete: true,
+			})
+		}
+		at := int64(-1)
+		if rng.IntN(2) == 0 {
+			at = now.UnixMilli()
+		}
+		msg := markMessage(next, fmt.Sprint("message ", rng.IntN(3)), at)
+		next++
+		v := m.Live(markPartition, fmt.Sprint(rng.IntN(100)/99), msg, now)
+		if rng.IntN(10) == 0 {
+			m.load() // the commit fails
+			continue
+		}
+		state := m.commit()
+		if !v.Duplicate && len(state) == 0 {
+			t.Fatalf("step %d: nothing to store", step)
+		}
+		if len(m.Changes(nil)) != 0 {
+			t.Fatalf("step %d: something is left to store", step)
+		}
+		m.abandoned()
+		want, wanted := markText(m)
+		if got, loaded := markText(m.restart(t)); got != want || !slices.Equal(loaded, wanted) {
+			t.Fatalf("step %d: loaded\n%s\n%+v\nwant\n%s\n%+v", step, got, loaded, want, wanted)
+		}
+	}
+}
+
+// markText returns what is known of a partition, but for what is forgotten when the daemon is started again.
+func markText(m *markBook) (string, []osEntry) {
+	p := *m.known()
+	entries := slices.Clone(p.entries)
+	for i := range entries {
+		entries[i].received = 0
+	}
+	p.book, p.entries, p.limit, p.published, p.began, p.highestAt = nil, nil, 0, 0, 0, 0
+	return fmt.Sprintf("%+v", p), entries
+}
+
+// TestPartitionMarkDamaged checks that damaged or missing state loses nothing that was not seen.
+func TestPartitionMarkDamaged(t *testing.T) {
+	seed := markSeed(t)
+	rng := rand.New(rand.NewPCG(seed, 3))
+	for range 500 {
+		seen := int64(1 + rng.IntN(600))
+		m := newMarkBook()
+		for _, msg := range markRange("a", 1, seen) {
+			m.live(msg, markClock)
+			m.commit()
+		}
+		keys := slices.Sorted(maps.Keys(m.store))
+		broken := 0
+		for _, i := range rng.Perm(len(keys))[:1+rng.IntN(len(keys))] {
+			value := m.store[keys[i]]
+			switch rng.IntN(3) {
+			case 0:
+				delete(m.store, keys[i])
+				continue
+			case 1:
+				m.store[keys[i]] = value[:rng.IntN(len(value))]
+			default:
+				value = slices.Clone(value)
+				value[rng.IntN(len(value))] ^= byte(1 + rng.IntN(255))
+				m.store[keys[i]] = value
+			}
+			broken++
+		}
+		if damaged := m.load(); damaged != broken {
+			t.Fatalf("%d values are told to be damaged, want %d", damaged, broken)
+		}
+		later := markClock.Add(time.Hour)
+		vs := m.replay(OSReplay{Messages: markRange("a", 1, seen+50), Asked: later, Now: later, Complete: true})
+		for i, v := range vs[seen:] {
+			if v.Duplicate {
+				t.Fatalf("message %d was never seen, %d were", seen+int64(i)+1, seen)
+			}
+		}
+		m.commit()
+		m.load()
+		for i, v := range m.replay(OSReplay{Messages: markRange("a", seen+1, seen+50), Asked: later, Now: later, Complete: true}) {
+			if !v.Duplicate {
+				t.Fatalf("message %d is not known after it was stored", seen+int64(i)+1)
+			}
+		}
+	}
+}
+
+// TestPartitionMarkWithoutHead checks a state whose newest value is lost.
+func TestPartitionMarkWithoutHead(t *testing.T) {
+	m := newMarkBook()
+	for _, msg := range slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60)) {
+		m.live(msg, markClock)
+		m.commit()
+	}
+	delete(m.store, "os/hmc\x00"+markPartition+"#3")
+	m = m.restart(t)
+	if p := m.known(); p.highest != 46 || p.epoch != 1 {
+		t.Fatalf("last is %d of epoch %d; want 46 of 1", p.highest, p.epoch)
+	}
+	s := &markStory{t: t, m: m, now: markClock.Add(time.Hour)}
+	s.replay("96 dup, 14 new@1", slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60))...)
+	s.live("1 new@1, 1 new@2", markMessage(61, "b", -1), markMessage(1, "c", -1))
+}
+
+// TestPartitionMarkWithHole checks a state of which a value in the middle is lost: it was seen.
+func TestPartitionMarkWithHole(t *testing.T) {
+	m := newMarkBook()
+	for _, msg := range markRange("a", 1, 200) {
+		m.live(msg, markClock)
+	}
+	m.commit()
+	delete(m.store, "os/hmc\x00"+markPartition+"#2")
+	s := &markStory{t: t, m: m.restart(t), now: markClock.Add(time.Hour)}
+	s.replay("200 dup, 1 new", markRange("a", 1, 201)...)
+	s.restart()
+	s.replay("201 dup, 1 new", markRange("a", 1, 202)...)
+}
+
+func TestPartitionMarksOfManyPartitions(t *testing.T) {
+	m := newMarkBook()
+	for i := range int64(40) {
+		for _, msg := range markRange("a", 1, 100*i+1) {
+			m.Live(fmt.Sprintf("/api/partitions/%d", i), "", msg, markClock)
+		}
+	}
+	m.commit()
+	m.store["os/hmc2\x00/api/partitions/1#0"] = m.store["os/hmc\x00/api/partitions/1#0"]
+	m.store["os/hmc\x00none"] = []byte("x")
+	m = &markBook{OSMessages: NewOSMessages("hmc"), store: m.store}
+	if damaged := m.load(); len(m.partitions) != 40 || damaged != 1 {
+		t.Fatalf("%d partitions, %d damaged; want 40 and 1", len(m.partitions), damaged)
+	}
+	for i := range int64(40) {
+		if p := m.partition(fmt.Sprintf("/api/partitions/%d", i)); p.highest != 100*i+1 || len(p.entries) > leastEntries {
+			t.Errorf("partition %d: last is %d of %d", i, p.highest, len(p.entries))
+		}
+	}
+	m.Forget("/api/partitions/39")
+	m.commit()
+	for key := range m.store {
+		if strings.HasPrefix(key, "os/hmc\x00/api/partitions/39") {
+			t.Errorf("%q is left", key)
+		}
+	}
+}
+
+// A number that jumps so far that no HMC can have held what is between has begun anew: nothing is missing.
+func TestJumpThatNoHMCCouldFill(t *testing.T) {
+	for _, far := range []int64{5_000_000_000, math.MaxInt64, -5_000_000_000, math.MinInt64, -1} {
+		s := &markStory{t: t, m: newMarkBook(), now: markClock}
+		s.live("7 new", markRange("a", 1, 7)...)
+		if v := s.m.live(markMessage(far, "b", -1), s.now); v != (OSVerdict{Epoch: 1}) {
+			t.Errorf("7 to %d: %+v", far, v)
+		}
+		s.missing(0, 0, 0)
+		s.pass(time.Minute)
+		if v := s.m.live(markMessage(8, "a", -1), s.now); v.Duplicate || v.Missing > 8 {
+			t.Errorf("%d to 8: %+v", far, v)
+		}
+		s.blind()
+		s.replay("9 dup", slices.Concat(markRange("a", 1, 7), []OSMessage{markMessage(far, "b", -1), markMessage(8, "a", -1)})...)
+		if far != -1 {
+			s.missing(0, 0, 0)
+			s.replay("8 dup, 2 new@2", markRange("a", 1, 10)...)
+			s.missing(0, 0, 0)
+		}
+		if n := s.m.abandoned(); n != 0 {
+			t.Errorf("%d abandoned", n)
+		}
+	}
+	s := &markStory{t: t, m: newMarkBook(), now: markClock}
+	s.live("7 new", markRange("a", 1, 7)...)
+	s.blind()
+	s.replay("7 dup, 2 new@1", append(markRange("a", 1, 7), markRange("b", 5_000_000_000, 5_000_000_001)...)...)
+	s.missing(0, 0, 0)
+}
+
+// Another host of the HMC may have other numbers for the same messages: what it holds is not delivered twice.
+func TestOtherHostHasOtherNumbers(t *testing.T) {
+	for _, by := range []int64{0, 1, 40, -20, 1_000_000} {
+		for _, at := range []int64{-1, 7000} {
+			texts := func(from, to, by int64) (out []OSMessage) {
+				for i := from; i <= to; i++ {
+					msg := markMessage(i+by, fmt.Sprint("text ", i), -1)
+					if at > 0 {
+						msg.Time = at + i
+					}
+					if i%5 == 0 { // a text that comes again and again
+						msg = markMessage(i+by, "login:", msg.Time)
+					}
+					out = append(out, msg)
+				}
+				return out
+			}
+			s := &markStory{t: t, m: newMarkBook(), now: markClock}
+			from := func(host string, r OSReplay) OSReplay {
+				r.Host, r.Complete = host, true
+				return r
+			}
+			name := fmt.Sprintf("%d %d: ", by, at)
+			s.replayOf("41 new", from("one", OSReplay{Messages: texts(1, 41, 0)}))
+			s.blind()
+			s.replayOf("41 dup, 3 new@1", from("two", OSReplay{Messages: texts(1, 44, by)}))
+			s.missing(0, 0, 0)
+			s.blind()
+			s.replayOf("44 dup", from("two", OSReplay{Messages: texts(1, 44, by)}))
+			if v := s.m.Live(markPartition, "two", texts(45, 45, by)[0], s.now); v != (OSVerdict{Epoch: 1}) {
+				t.Errorf("%slive: %+v", name, v)
+			}
+			s.blind()
+			// Back again, and the first live message is faster than the replay.
+			asked := s.now
+			if v := s.m.Live(markPartition, "one", texts(47, 47, 0)[0], s.now); v.Duplicate || v.Missing != 0 {
+				t.Errorf("%slive: %+v", name, v)
+			}
+			s.replayOf("40 dup, 1 new@2, 1 dup", from("one", OSReplay{Messages: texts(6, 47, 0), Asked: asked}))
+			s.missing(0, 0, 0)
+			s.blind()
+			s.replayOf("42 dup, 1 new@2", from("one", OSReplay{Messages: texts(6, 48, 0)}))
+			if n := s.m.abandoned(); n != 0 {
+				t.Errorf("%s%d abandoned", name, n)
+			}
+			if t.Failed() {
+				t.Fatal(name)
+			}
+		}
+	}
+}
+
+// What the version before has stored is known, and goes on.
+func TestStateOfVersion1(t *testing.T) {
+	data, err := os.ReadFile("testdata/osmessages1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []bool{false, true} {
+		m := newMarkBook()
+		if err := json.Unmarshal(data, &m.store); err != nil {
+			t.Fatal(err)
+		}
+		if damaged := m.load(); damaged != 0 {
+			t.Fatalf("%d damaged", damaged)
+		}
+		if again { // stored anew
+			m.commit()
+			m = m.restart(t)
+		}
+		later := markClock.Add(24 * time.Hour)
+		replay := func(partition, want string, messages ...OSMessage) {
+			t.Helper()
+			vs := m.Replay(partition, OSReplay{Messages: messages, Asked: later, Now: later, Complete: true})
+			if got := verdicts(vs); got != want {
+				t.Errorf("%s: got %q, want %q", partition, got, want)
+			}
+		}
+		if from, to, n := m.Missing("two systems"); from != 50 || to != 53 || n != 4 {
+			t.Errorf("%d missing, %d to %d", n, from, to)
+		}
+		replay("two systems", "250 dup, 4 new@1, 47 dup, 1 new@1", append(markRange("a", 100, 300), markRange("b", 1, 101)...)...)
+		replay("times", "20 dup, 1 new", markRangeAt("a", 1, 21, 5000)...)
+		if _, _, n := m.Missing("jump"); n != 0 {
+			t.Errorf("%d missing after a jump", n)
+		}
+		replay("jump", "8 dup", append(markRange("a", 1, 7), markMessage(math.MaxInt64, "a", -1))...)
+		replay("taken back", "10 dup, 10 new, 20 dup, 1 new", markRange("a", 1, 41)...)
+		if !m.Empty("nothing") || m.Known("nothing") {
+			t.Error("what was taken back is known")
+		}
+		if !m.Empty("quiet") || !m.Known("quiet") {
+			t.Error("the start is not known")
+		}
+		if n := m.BeforeStart("quiet", markRange("a", 10, 20)); n != 7 {
+			t.Errorf("%d before the start, want 7", n)
+		}
+		m.commit()
+		for range 2 {
+			m = m.restart(t)
+			replay("two systems", "302 dup", append(markRange("a", 100, 300), markRange("b", 1, 101)...)...)
+			replay("taken back", "41 dup", markRange("a", 1, 41)...)
+		}
+	}
+}
+
+func TestStart(t *testing.T) {
+	m := newMarkBook()
+	if m.Known(markPartition) {
+		t.Error("known")
+	}
+	m.StartBehind(markPartition, markRange("a", 3, 9))
+	m.commit()
+	m.live(markMessage(10, "a", -1), markClock)
+	m.load()
+	if !m.Known(markPartition) || !m.Empty(markPartition) {
+		t.Error("the start is not known, or what was not stored is")
+	}
+	for _, tt := range []struct {
+		list []OSMessage
+		want int
+	}{
+		{markRange("a", 3, 12), 7},
+		{markRange("a", 3, 9), 7},
+		{markRange("a", 3, 7), 0},
+		{slices.Concat(markRange("a", 3, 4), markRange("a", 10, 12)), 2},
+		{slices.Concat(markRange("a", 3, 9), markRange("b", 1, 2)), 7},
+		{markRange("b", 1, 2), 0},
+		{nil, 0},
+	} {
+		if n := m.BeforeStart(markPartition, tt.list); n != tt.want {
+			t.Errorf("%d of %v, want %d", n, tt.list, tt.want)
+		}
+	}
+	m.Forget(markPartition)
+	m.Forget("unknown")
+	m.commit()
+	if m.Known(markPartition) || len(m.store) != 0 {
+		t.Errorf("%d values are left", len(m.store))
+	}
+	m.live(markMessage(10, "a", -1), markClock)
+	if n := m.BeforeStart(markPartition, markRange("a", 3, 12)); n != 7 {
+		t.Errorf("%d are before what came first", n)
+	}
+}
+
+// A message without a time that is known is a repetition only for seconds: this does not follow a wall clock that is set.
+func TestRepetitionFollowsNoWallClock(t *testing.T) {
+	m := newMarkBook()
+	now := time.Now()
+	m.live(markMessage(1, "boot", -1), now)
+	if v := m.live(markMessage(1, "boot", -1), now.Add(time.Second)); !v.Duplicate {
+		t.Error("published twice within a second")
+	}
+	// What has no monotonic part is what the wall clock said.
+	set := now.Add(time.Minute)
+	if v := m.live(markMessage(1, "boot", -1), set); v.Duplicate || v.Epoch != 1 {
+		t.Error("an IPL a minute later is taken for a repetition")
+	}
+}
+
+// TestPartitionMarkStateIsSmall checks what one new message costs to store.
+func TestPartitionMarkStateIsSmall(t *testing.T) {
+	for _, every := range []int64{1, 2} { // 2: there are as many gaps as there can be
+		m, now, stored := newMarkBook(), markClock, 0
+		for i := range int64(3200) {
+			now = now.Add(time.Second)
+			at := int64(-1)
+			if every == 2 {
+				at = now.UnixMilli()
+			}
+			m.live(markMessage(i*every, fmt.Sprint("a", i), at), now)
+			state := m.commit()
+			if len(state) > 2 || len(state[0].Value)+len(state[len(state)-1].Value) > 1024 {
+				t.Fatalf("message %d: %d values are stored, the first of %d bytes", i, len(state), len(state[0].Value))
+			}
+			for _, kv := range state {
+				stored += len(kv.Value)
+			}
+		}
+		all := 0
+		for _, value := range m.store {
+			all += len(value)
+		}
+		t.Logf("%d bytes are stored per message, %d of the partition, %d entries, %d bytes in memory", stored/3200, all,
+			len(m.known().entries), cap(m.known().entries)*int(unsafe.Sizeof(osEntry{})))
+		if all > 32<<10 || cap(m.known().entries) > mostEntries {
+			t.Errorf("%d bytes are stored of a partition, room for %d entries", all, cap(m.known().entries))
+		}
+	}
+}
+
+func TestPartitionMarkAllocatesNothing(t *testing.T) {
+	m := newMarkBook()
+	msg := markMessage(0, "a", -1)
+	next := func() {
+		msg.Number++
+		m.live(msg, markClock)
+	}
+	for range 2 * mostEntries {
+		next()
+	}
+	if n := testing.AllocsPerRun(1000, next); n != 0 {
+		t.Errorf("%v allocations per message", n)
+	}
+}
+
+// What is stored may be damaged in any way: it is read as far as it can be, and never becomes more than its limits.
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte{}, uint8(0))
+	f.Add([]byte{osVersion1, 0, 2, 1, 0xff, 1, 1, 2, 3, 4, 5}, uint8(0))
+	f.Add(append([]byte{osVersion1, 0, 3, 0}, make([]byte, 64)...), uint8(3))
+	m := newMarkBook()
+	m.live(markMessage(1, "a", -1), markClock)
+	m.live(markMessage(5, "b", 1), markClock)
+	for _, kv := range m.commit() {
+		f.Add(kv.Value[:len(kv.Value)-4], uint8(0))
+	}
+	if data, err := os.ReadFile("testdata/osmessages1.json"); err == nil {
+		store := make(map[string][]byte)
+		if err := json.Unmarshal(data, &store); err != nil {
+			f.Fatal(err)
+		}
+		for _, value := range store {
+			f.Add(value[:len(value)-4], uint8(1))
+		}
+	}
+	f.Fuzz(func(t *testing.T, value []byte, slot uint8) {
+		// A value whose checksum is wrong goes no further; the rest is to be tried too.
+		sealed := binary.BigEndian.AppendUint32(slices.Clip(value), crc32.ChecksumIEEE(value))
+		m := newMarkBook()
+		key := "os/hmc\x00" + markPartition
+		m.store = map[string][]byte{
+			key + "#0": sealed, fmt.Sprintf("%s#%d", key, slot%osSlots): sealed, key + "#7": value, "os/hmc\x00none": sealed, "start/hmc\x00x": value,
+		}
+		damaged := m.load()
+		if len(m.partitions) > 2 || damaged > len(m.store) {
+			t.Fatalf("%d partitions, %d damaged", len(m.partitions), damaged)
+		}
+		p := m.known()
+		if len(p.entries) > mostEntries || len(p.gaps) > maxGaps || p.gaps.count() < 0 {
+			t.Fatalf("%d messages, %d gaps of %d", len(p.entries), len(p.gaps), p.gaps.count())
+		}
+		// It works, whatever it is, and what becomes of it can be stored and read again.
+		m.replay(OSReplay{Messages: markRange("a", 1, 5), Asked: markClock, Now: markClock, Complete: true})
+		m.live(markMessage(p.highest, "b", 1), markClock)
+		m.settle(p.highest)
+		want := *p
+		m.commit()
+		m.load()
+		if got := m.known(); !got.begun || got.epoch != want.epoch || got.highest != want.highest {
+			t.Fatalf("%d of epoch %d, want %d of %d", got.highest, got.epoch, want.highest, want.epoch)
+		}
+	})
+}
+
+func BenchmarkPartitionMarkLive(b *testing.B) {
+	m := newMarkBook()
+	msg := markMessage(0, "a", -1)
+	b.ReportAllocs()
+	for b.Loop() {
+		msg.Number++
+		m.live(msg, markClock)
+	}
+}
+
+func BenchmarkPartitionMarkLiveAndState(b *testing.B) {
+	m := newMarkBook()
+	msg := markMessage(0, "a", -1)
+	var state []queue.KeyValue
+	b.ReportAllocs()
+	for b.Loop() {
+		msg.Number++
+		m.live(msg, markClock)
+		state = m.Changes(state[:0])
+	}
+}
+
+func BenchmarkPartitionMarkReplay(b *testing.B) {
+	m := newMarkBook()
+	messages := markRange("a", 1, 500)
+	m.replay(OSReplay{Messages: messages, Asked: markClock, Now: markClock, Complete: true})
+	later := markClock.Add(time.Hour)
+	b.ReportAllocs()
+	for b.Loop() {
+		m.replay(OSReplay{Messages: messages, Asked: later, Now: later, Complete: true})
 	}
 }

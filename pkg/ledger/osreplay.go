@@ -47,12 +47,15 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	if r.Complete {
 		p.limit = min(max(len(r.Messages), leastEntries), mostEntries)
 	}
-	other := p.isOther(hostHash(r.Host))
-	p.moved = p.moved || other
+	host := TextHash(r.Host)
+	other := p.isOther(host)
+	if other {
+		p.hostBefore = p.host
+	}
 	a.index()
 	runs := a.divide()
 	known := p.begun && !other
-	a.skips = known && !p.moved
+	a.skips = known && p.hostBefore == 0
 	goesOn, young := -1, p.began >= asked
 	for i := len(runs) - 1; i >= 0 && known && goesOn < 0; i-- {
 		if a.goesOn(runs[i], young, i == len(runs)-1) {
@@ -82,8 +85,13 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 			}
 		}
 	}
-	p.setHost(hostHash(r.Host))
-	p.moved = p.moved && !r.Complete
+	if r.Complete && p.hostBefore != 0 || p.host != host {
+		p.touch(len(p.entries) - 1)
+	}
+	p.host = host
+	if r.Complete {
+		p.hostBefore = 0
+	}
 	return a.verdicts
 }
 
@@ -100,7 +108,7 @@ func (a *osReplay) index() {
 		match, _, elsewhere := a.lookup(p.epoch, &msg)
 		return match != nil || elsewhere != nil
 	})
-	if p.moved {
+	if p.hostBefore != 0 {
 		a.elsewhere = make(map[osText]int)
 		for _, e := range p.entries[max(0, len(p.entries)-len(a.Messages)):] {
 			a.elsewhere[osText{e.hash, e.time}]++
