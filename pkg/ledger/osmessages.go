@@ -83,29 +83,30 @@ type OSReplay struct {
 	Complete bool
 }
 
-// OSMessages knows the OS messages of all partitions of an HMC: which were recorded, and which are missing.
+// OSMessages knows the OS messages of all partitions of an HMC: which were recorded, and which are
+// missing.
 //
-// The HMC numbers the messages of a partition. The numbers start anew when they wrap, and perhaps at an
-// IPL, a restart of the HMC, or on another host, which no message tells. The stretch between is a
-// sequence, and has an epoch. A message that is known is a repetition, one that is not known is new:
-// known is its number with its text, and its time where the operating system gives one. Linux gives
-// none; then a sequence that begins like the one before is told from it by these rules:
+// The HMC numbers the messages of a partition. The numbers begin anew when they wrap, and perhaps at an
+// IPL, a restart of the HMC, or on another host of it, which no message tells. The stretch between is a
+// sequence, and has an epoch. A message is known by its number and text, and by its time where the
+// operating system gives one. One that is not known is new, one that is known is a duplicate, but for
+// this: the system may have been loaded and have written the same as before.
 //
-//   - A replay is divided where its numbers fall. The latest part that goes on with the present
-//     sequence tells what is behind it from what is before it. What is behind it is new, known or not:
-//     the numbers have begun anew. Of what is before it the known is a repetition, from whatever sequence.
-//   - A part goes on with the present sequence if the highest number in both is the same message, and
-//     if it ends at the newest known message or behind it. An HMC that does not hold the newest message
-//     known has begun anew: nobody deletes just the newest. What came since the replay was asked for
-//     does not count.
-//   - A live message with a number that was published before is the first of a new sequence, unless it
-//     comes within 3 s once more, or within 60 s of a replay that had it.
-//   - A number more than 2^30 ahead begins a new sequence, and nothing is missing.
-//   - The numbers of another host are a sequence of their own. Its replay is laid beside what is known
-//     so that as many texts as possible agree: these, and what is before them, are repetitions.
+//   - A replay is divided where its numbers fall. The latest part that continues the present sequence
+//     parts what is before it from what is behind it: there the numbers have begun anew, and all is new
+//     whose time does not say that it is known.
+//   - A part continues the present sequence if the highest number in both is the same message, and it
+//     does not end before the newest message known. Nobody deletes just the newest: where an HMC does
+//     not hold that any more, its numbers have begun anew. Messages with a time are certain by it.
+//   - A live message begins a new sequence if its number was published before. Without a time it is a
+//     duplicate all the same within 3 s, and within 60 s if a replay had it.
+//   - A jump of more than 2^30 numbers begins a new sequence, and nothing is missing.
+//   - Another host has a sequence of its own. Of what it replays the texts and times that the host before
+//     had as often are duplicates, whatever their numbers.
 //
-// Each partition takes 32 KiB when 1,024 messages are remembered, and 64 KiB at most. Of each about 8
-// bytes are stored, or 11 with a time.
+// Of each partition the latest 1,024 messages are remembered, or as many as the HMC has replayed, up to
+// 2,048: they take 32 bytes each, and 8 to 12 where they are stored. Of what an HMC holds beyond that,
+// all is taken for known that is not missing.
 type OSMessages struct {
 	prefix, startPrefix string
 	partitions          map[string]*osPartition
@@ -125,7 +126,8 @@ type osPartition struct {
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
 	begun            bool // a message was recorded
-	epoch, top       uint32
+	epoch            uint32
+	top              uint32 // the highest epoch that was ever used
 	lowest, highest  int64
 	floor            int64 // the highest number whose entry was dropped; none if there is none
 	gaps             spans

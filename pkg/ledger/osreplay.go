@@ -17,7 +17,7 @@ type osReplay struct {
 	highest    map[uint32]int64 // the highest number of each epoch there
 	firstKnown int              // the first message that is among them
 	added      map[osEntry]bool
-	elsewhere  map[osText]int // how often another host had a text, where this one has just taken over
+	texts      map[osText]int // how often the host before had a text, if this one has not replayed all yet
 }
 
 type osText struct {
@@ -31,7 +31,7 @@ type osRun struct{ from, to int }
 type osKind int
 
 const (
-	osPresent osKind = iota // it goes on with the present sequence
+	osPresent osKind = iota // it continues the present sequence
 	osEarlier               // it is from before that
 	osBegun                 // it begins a new one
 )
@@ -52,40 +52,27 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	if other {
 		p.hostBefore = p.host
 	}
-	a.index()
+	a.index(other)
 	runs := a.divide()
 	known := p.begun && !other
 	a.skips = known && p.hostBefore == 0
-	goesOn, young := -1, p.began >= asked
-	for i := len(runs) - 1; i >= 0 && known && goesOn < 0; i-- {
-		if a.goesOn(runs[i], young, i == len(runs)-1) {
-			goesOn = i
+	last, present, young := len(runs)-1, -1, p.began >= asked
+	for i := last; i >= 0 && known && present < 0; i-- {
+		if a.continues(runs[i], young, i == last) {
+			present = i
 		}
 	}
 	for i, run := range runs {
 		switch {
-		case i == goesOn:
+		case i == present:
 			a.take(run, p.epoch, osPresent)
-		case known && (i < goesOn || young || goesOn < 0 && i < len(runs)-1):
+		case known && (i < present || young || present < 0 && i < last):
 			a.take(run, a.epochOf(run), osEarlier)
 		default:
-			for i := run.from; i < run.to; i++ {
-				p.fill(a.Messages[i].Number) // what the replay has was not lost
-			}
-			old := p.epoch
-			p.restart(a.Messages[run.from].Number, asked)
-			a.take(run, p.epoch, osBegun)
-			for _, e := range a.byNumber {
-				// What was published since is behind it, and was taken for the end of the sequence before.
-				if known && goesOn < 0 && e.of(old) && e.received >= asked && e.number > p.highest {
-					p.extend(e.number)
-					p.published = e.number
-					p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch, e.received)
-				}
-			}
+			a.begin(run, known, known && present < 0)
 		}
 	}
-	if r.Complete && p.hostBefore != 0 || p.host != host {
+	if p.host != host || r.Complete && p.hostBefore != 0 {
 		p.touch(len(p.entries) - 1)
 	}
 	p.host = host
@@ -96,7 +83,7 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 }
 
 // index prepares the comparison.
-func (a *osReplay) index() {
+func (a *osReplay) index(other bool) {
 	p := a.p
 	a.byNumber = slices.Clone(p.entries)
 	slices.SortStableFunc(a.byNumber, func(x, y osEntry) int { return cmp.Compare(x.number, y.number) })
@@ -109,9 +96,12 @@ func (a *osReplay) index() {
 		return match != nil || elsewhere != nil
 	})
 	if p.hostBefore != 0 {
-		a.elsewhere = make(map[osText]int)
-		for _, e := range p.entries[max(0, len(p.entries)-len(a.Messages)):] {
-			a.elsewhere[osText{e.hash, e.time}]++
+		a.texts = make(map[osText]int)
+		for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
+			if e := &p.entries[i]; other || !e.of(p.epoch) {
+				a.texts[osText{e.hash, e.time}]++
+				n--
+			}
 		}
 	}
 }
@@ -147,9 +137,9 @@ func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere
 	return match, other, elsewhere
 }
 
-// goesOn says whether a run goes on with the present sequence. young says that this has begun since the
-// replay was asked for.
-func (a *osReplay) goesOn(run osRun, young, last bool) bool {
+// continues says whether a run continues the present sequence; young: which has begun since the replay
+// was asked for. Other messages that came since do not count.
+func (a *osReplay) continues(run osRun, young, last bool) bool {
 	p := a.p
 	common, differs := false, false
 	for i := run.from; i < run.to; i++ {
@@ -170,7 +160,7 @@ func (a *osReplay) goesOn(run osRun, young, last bool) bool {
 	switch {
 	case differs: // the highest number in common is another message
 		return false
-	case !common && young && p.published != none: // it was written before the present sequence was seen
+	case !common && young && p.published != none: // it was written before what has been published since
 		return reach < p.highest && near(reach, p.highest)
 	case !common && !near(reach, p.highest):
 		return false
@@ -190,6 +180,25 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 	return a.p.fresh()
 }
 
+// begin makes a run the present sequence. With behind, what was published since the replay was asked for
+// and has higher numbers belongs to it: it was taken for a part of the sequence before.
+func (a *osReplay) begin(run osRun, known, behind bool) {
+	p := a.p
+	for i := run.from; i < run.to && known; i++ {
+		p.fill(a.Messages[i].Number) // what the replay has was not lost
+	}
+	before := p.epoch
+	p.restart(a.Messages[run.from].Number, a.asked)
+	a.take(run, p.epoch, osBegun)
+	for _, e := range a.byNumber {
+		if behind && e.of(before) && e.received >= a.asked && e.number > p.highest && near(e.number, p.highest) {
+			p.extend(e.number)
+			p.published = e.number
+			p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch, e.received)
+		}
+	}
+}
+
 // take records what is new of a run of the sequence with that epoch.
 func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	p := a.p
@@ -201,7 +210,7 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.Messages[i], &a.verdicts[i]
 		match, other, elsewhere := a.lookup(epoch, msg)
-		// It was recorded under the number of another host, or taken for the end of the sequence before.
+		// It was recorded under the number of another host, or as a part of the sequence before.
 		recorded := a.renumbered(msg) || match == nil && elsewhere != nil && elsewhere.received >= max(p.began, 1)
 		v.Epoch = epoch
 		switch {
@@ -216,9 +225,9 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 				v.Epoch = p.fresh() // it differs in nothing but the time
 			}
 		case present && p.gaps.contains(msg.Number):
-		case present && p.lowest <= msg.Number && msg.Number <= p.floor:
+		case present && p.lowest <= msg.Number && msg.Number <= p.floor: // it was seen, and is not remembered
 			v.Duplicate = true
-		default:
+		default: // the HMC holds more than is remembered
 			v.Duplicate = i < a.firstKnown && p.first > 0 && len(a.Messages) > len(a.byNumber)
 		}
 		if present {
@@ -242,11 +251,12 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	}
 }
 
-// renumbered says whether a message was recorded under the number of another host. It is asked once of each.
+// renumbered says whether a message was recorded under the number of the host before. It is asked once
+// of each: of several with the same text as many are known as that host had.
 func (a *osReplay) renumbered(msg *OSMessage) bool {
 	for _, at := range []int64{max(msg.Time, 0), 0} {
-		if key := (osText{msg.Text, at}); a.elsewhere[key] > 0 {
-			a.elsewhere[key]--
+		if key := (osText{msg.Text, at}); a.texts[key] > 0 {
+			a.texts[key]--
 			return true
 		}
 	}
