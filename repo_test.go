@@ -45,6 +45,7 @@ var imports = map[string]struct {
 	"pkg/render":   {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/config":   {[]string{"pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
 	"pkg/sinks":    {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
+	"pkg/ledger":   {[]string{"pkg/event", "pkg/queue"}, "what is known is a fold of what is stored, whoever asks"},
 	"pkg/bridge": {
 		[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/queue", "pkg/receiver", "pkg/sinks"},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",

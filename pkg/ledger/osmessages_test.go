@@ -624,7 +624,8 @@ func TestPartitionMark(t *testing.T) {
 	}
 }
 
-// markSeed returns what a test begins its random numbers with: another one each time, or that of the environment.
+// markSeed returns what a test begins its random numbers with: another one each time, or that of
+// the environment.
 func markSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed, err := strconv.ParseUint(os.Getenv("HMCNOTIFYD_TEST_SEED"), 10, 64)
@@ -635,7 +636,8 @@ func markSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// realMessage is a message of the simulated partition: two of them are never the same, however they look.
+// realMessage is a message of the simulated partition: two of them are never the same, however they
+// look.
 type realMessage struct {
 	msg   OSMessage
 	life  int
@@ -643,7 +645,8 @@ type realMessage struct {
 	taken bool     // for another one
 }
 
-// markModel is an HMC with one partition, and the daemon's recorder of it. It is told by a seed what happens.
+// markModel is an HMC with one partition, and the daemon's recorder of it. It is told by a seed
+// what happens.
 type markModel struct {
 	t    *testing.T
 	rng  *rand.Rand
@@ -694,8 +697,8 @@ func newMarkModel(t *testing.T, seed uint64) *markModel {
 	return m
 }
 
-// exact says whether what the HMC does leaves nothing open: it does not hold the messages of several systems of which commits
-// failed, or that begin alike.
+// exact says whether what the HMC does leaves nothing open: it does not hold the messages of
+// several systems of which commits failed, or that begin alike.
 func (m *markModel) exact() bool {
 	if m.fails {
 		return !m.keeps && m.wrap == math.MaxInt64
@@ -753,7 +756,8 @@ func (m *markModel) judged(r *realMessage, v OSVerdict, how string) {
 		if len(r.ids) > 0 || r.taken {
 			return
 		}
-		// It was never delivered. At most it may look like one that was, and not if it was published while all was quiet.
+		// It was never delivered. At most it may look like one that was, and not if it was
+		// published while all was quiet.
 		r.taken = true
 		if !m.times && how != "live" && m.looks[OSMessage{Number: r.msg.Number, Text: r.msg.Text}] {
 			m.alike++
@@ -979,9 +983,10 @@ func (m *markModel) step() {
 	}
 }
 
-// TestPartitionMarkModel checks that no message is lost that the HMC published or still held, that none is delivered twice,
-// and that no two have the same id. Where an HMC leaves it open, the same is bounded instead: nothing alike that was published
-// while all was quiet is ever lost, and of the rest hardly anything.
+// TestPartitionMarkModel checks that no message is lost that the HMC published or still held, that
+// none is delivered twice, and that no two have the same id. Where an HMC leaves it open, the same
+// is bounded instead: nothing alike that was published while all was quiet is ever lost, and of the
+// rest hardly anything.
 func TestPartitionMarkModel(t *testing.T) {
 	seed := markSeed(t)
 	runs := 150
@@ -1059,7 +1064,8 @@ func TestPartitionMarkState(t *testing.T) {
 	}
 }
 
-// markText returns what is known of a partition, but for what is forgotten when the daemon is started again.
+// markText returns what is known of a partition, but for what is forgotten when the daemon is
+// started again.
 func markText(m *markBook) (string, []osEntry) {
 	p := *m.known()
 	entries := slices.Clone(p.entries)
@@ -1177,7 +1183,8 @@ func TestPartitionMarksOfManyPartitions(t *testing.T) {
 	}
 }
 
-// A number that jumps so far that no HMC can have held what is between has begun anew: nothing is missing.
+// A number that jumps so far that no HMC can have held what is between has begun anew: nothing is
+// missing.
 func TestJumpThatNoHMCCouldFill(t *testing.T) {
 	for _, far := range []int64{5_000_000_000, math.MaxInt64, -5_000_000_000, math.MinInt64, -1} {
 		s := &markStory{t: t, m: newMarkBook(), now: markClock}
@@ -1208,7 +1215,8 @@ func TestJumpThatNoHMCCouldFill(t *testing.T) {
 	s.missing(0, 0, 0)
 }
 
-// Another host of the HMC may have other numbers for the same messages: what it holds is not delivered twice.
+// Another host of the HMC may have other numbers for the same messages: what it holds is not
+// delivered twice.
 func TestOtherHostHasOtherNumbers(t *testing.T) {
 	for _, by := range []int64{0, 1, 40, -20, 1_000_000} {
 		for _, at := range []int64{-1, 7000} {
@@ -1354,7 +1362,8 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// A message without a time that is known is a repetition only for seconds: this does not follow a wall clock that is set.
+// A message without a time that is known is a repetition only for seconds: this does not follow a
+// wall clock that is set.
 func TestRepetitionFollowsNoWallClock(t *testing.T) {
 	m := newMarkBook()
 	now := time.Now()
@@ -1415,7 +1424,8 @@ func TestPartitionMarkAllocatesNothing(t *testing.T) {
 	}
 }
 
-// What is stored may be damaged in any way: it is read as far as it can be, and never becomes more than its limits.
+// What is stored may be damaged in any way: it is read as far as it can be, and never becomes more
+// than its limits.
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte{}, uint8(0))
 	f.Add([]byte{osVersion1, 0, 2, 1, 0xff, 1, 1, 2, 3, 4, 5}, uint8(0))

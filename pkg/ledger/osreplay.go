@@ -17,7 +17,8 @@ type osReplay struct {
 	highest    map[uint32]int64 // the highest number of each epoch there
 	firstKnown int              // the first message that is among them
 	added      map[osEntry]bool
-	texts      map[osText]int // how often the host before had a text, if this one has not replayed all yet
+	// how often the host before had a text, if this one has not replayed all yet
+	texts map[osText]int
 }
 
 type osText struct {
@@ -39,7 +40,7 @@ const (
 func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict {
 	a := &osReplay{
 		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
-		highest: make(map[uint32]int64), added: make(map[osEntry]bool),
+		highest: make(map[uint32]int64), added: make(map[osEntry]bool), texts: make(map[osText]int),
 	}
 	if len(r.Messages) == 0 {
 		return nil
@@ -95,13 +96,10 @@ func (a *osReplay) index(other bool) {
 		match, _, elsewhere := a.lookup(p.epoch, &msg)
 		return match != nil || elsewhere != nil
 	})
-	if p.hostBefore != 0 {
-		a.texts = make(map[osText]int)
-		for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
-			if e := &p.entries[i]; other || !e.of(p.epoch) {
-				a.texts[osText{e.hash, e.time}]++
-				n--
-			}
+	for i, n := len(p.entries)-1, len(a.Messages); p.hostBefore != 0 && i >= 0 && n > 0; i-- {
+		if e := &p.entries[i]; other || !e.of(p.epoch) {
+			a.texts[osText{e.hash, e.time}]++
+			n--
 		}
 	}
 }
@@ -123,7 +121,9 @@ func (a *osReplay) divide() (runs []osRun) {
 // lookup returns the entry of a message in a sequence, that of another message with the same number
 // there, and that of the message in another sequence; nil: there is none.
 func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere *osEntry) {
-	i, _ := slices.BinarySearchFunc(a.byNumber, msg.Number, func(e osEntry, number int64) int { return cmp.Compare(e.number, number) })
+	i, _ := slices.BinarySearchFunc(a.byNumber, msg.Number, func(e osEntry, number int64) int {
+		return cmp.Compare(e.number, number)
+	})
 	for ; i < len(a.byNumber) && a.byNumber[i].number == msg.Number; i++ {
 		switch e, is := &a.byNumber[i], a.byNumber[i].is(msg); {
 		case e.of(epoch) && is:
@@ -137,8 +137,8 @@ func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere
 	return match, other, elsewhere
 }
 
-// continues says whether a run continues the present sequence; young: which has begun since the replay
-// was asked for. Other messages that came since do not count.
+// continues says whether a run continues the present sequence; young: which has begun since the
+// replay was asked for. Other messages that came since do not count.
 func (a *osReplay) continues(run osRun, young, last bool) bool {
 	p := a.p
 	common, differs := false, false
@@ -160,7 +160,8 @@ func (a *osReplay) continues(run osRun, young, last bool) bool {
 	switch {
 	case differs: // the highest number in common is another message
 		return false
-	case !common && young && p.published != none: // it was written before what has been published since
+	case !common && young && p.published != none:
+		// it was written before what has been published since
 		return reach < p.highest && near(reach, p.highest)
 	case !common && !near(reach, p.highest):
 		return false
@@ -168,7 +169,8 @@ func (a *osReplay) continues(run osRun, young, last bool) bool {
 	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked
 }
 
-// epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was never used.
+// epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was
+// never used.
 func (a *osReplay) epochOf(run osRun) uint32 {
 	for i := run.to - 1; i >= run.from; i-- {
 		if match, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
@@ -180,8 +182,8 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 	return a.p.fresh()
 }
 
-// begin makes a run the present sequence. With behind, what was published since the replay was asked for
-// and has higher numbers belongs to it: it was taken for a part of the sequence before.
+// begin makes a run the present sequence. With behind, what was published since the replay was
+// asked for and has higher numbers belongs to it: it was taken for a part of the sequence before.
 func (a *osReplay) begin(run osRun, known, behind bool) {
 	p := a.p
 	for i := run.from; i < run.to && known; i++ {
@@ -204,13 +206,15 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	p := a.p
 	present := epoch == p.epoch
 	if first := a.Messages[run.from].Number; present && p.began >= a.asked && first < p.lowest {
-		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...) // what of it is in the replay is not missing
+		// what of it is in the replay is not missing
+		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...)
 		p.lowest = first
 	}
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.Messages[i], &a.verdicts[i]
 		match, other, elsewhere := a.lookup(epoch, msg)
-		// It was recorded under the number of another host, or as a part of the sequence before.
+		// It was recorded under the number of another host, or as a part of the sequence
+		// before.
 		recorded := a.renumbered(msg) || match == nil && elsewhere != nil && elsewhere.received >= max(p.began, 1)
 		v.Epoch = epoch
 		switch {
@@ -218,14 +222,17 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		case match != nil, elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
 			v.Duplicate = true // whatever else: this is it
 		case kind == osBegun, recorded:
-		case elsewhere != nil && (kind == osEarlier || other != nil || msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest):
-			v.Duplicate = true // that sequence ended before this one began
+		case elsewhere != nil && (kind == osEarlier || other != nil):
+			v.Duplicate = true
+		case elsewhere != nil && msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest:
+			v.Duplicate = true // the numbers went on rising where that sequence ended
 		case other != nil:
 			if msg.sameText(other) {
 				v.Epoch = p.fresh() // it differs in nothing but the time
 			}
 		case present && p.gaps.contains(msg.Number):
-		case present && p.lowest <= msg.Number && msg.Number <= p.floor: // it was seen, and is not remembered
+		case present && p.lowest <= msg.Number && msg.Number <= p.floor:
+			// it was seen, and is not remembered
 			v.Duplicate = true
 		default: // the HMC holds more than is remembered
 			v.Duplicate = i < a.firstKnown && p.first > 0 && len(a.Messages) > len(a.byNumber)
@@ -251,14 +258,13 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	}
 }
 
-// renumbered says whether a message was recorded under the number of the host before. It is asked once
-// of each: of several with the same text as many are known as that host had.
+// renumbered says whether a message was recorded under the number of the host before. It is asked
+// once of each: of several with the same text as many are known as that host had.
 func (a *osReplay) renumbered(msg *OSMessage) bool {
-	for _, at := range []int64{max(msg.Time, 0), 0} {
-		if key := (osText{msg.Text, at}); a.texts[key] > 0 {
-			a.texts[key]--
-			return true
-		}
+	key := osText{msg.Text, max(msg.Time, 0)}
+	if a.texts[key] == 0 {
+		return false
 	}
-	return false
+	a.texts[key]--
+	return true
 }

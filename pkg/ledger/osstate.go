@@ -18,8 +18,8 @@ import (
 //	the numbers that slot.each goes through, as varint
 //	CRC-32 of all that
 //
-// Each slot has the head, all that is known of the partition beside its entries. That of the newest one
-// counts.
+// Each slot has the head, all that is known of the partition beside its entries. That of the newest
+// one counts.
 const osVersion = 2
 
 // osSlot is a slot as it is stored.
@@ -112,8 +112,8 @@ func (s *osSlot) decode(b []byte) bool {
 }
 
 // Load replaces all that is known by what is stored. rangeState is the StateRange of the queue. It
-// returns how many values could not be read: what they told is not known, and is delivered again where
-// the HMC replays it.
+// returns how many values could not be read: what they told is not known, and is delivered again
+// where the HMC replays it.
 func (o *OSMessages) Load(rangeState func(prefix string, f func(key string, value []byte) bool)) (damaged int) {
 	clear(o.partitions)
 	o.changed, o.pending = nil, nil
@@ -187,9 +187,9 @@ func (p *osPartition) slotKey(bit uint64) string {
 	return p.key + "#" + strconv.Itoa(bits.TrailingZeros64(bit))
 }
 
-// join makes the partition of its slots that could be read, at least one, and reports whether it could.
-// What was in those between is taken as seen. What was in the newest ones will be delivered again if the
-// HMC replays it, under the same event ids.
+// join makes the partition of its slots that could be read, at least one, and reports whether it
+// could. What was in those between is taken as seen. What was in the newest ones will be delivered
+// again if the HMC replays it, under the same event ids.
 func (p *osPartition) join(slots []osSlot) bool {
 	slices.SortFunc(slots, func(a, b osSlot) int { return cmp.Compare(a.start, b.start) })
 	newest := slots[len(slots)-1]

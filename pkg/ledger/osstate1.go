@@ -2,8 +2,8 @@ package ledger
 
 import "encoding/binary"
 
-// Version 1 has 8 slots, a head in the newest one only, 8 bytes of the event id in place of a hash, entries
-// that are to be ignored, and unsigned numbers as uvarint.
+// Version 1 has 8 slots, a head in the newest one only, 8 bytes of the event id in place of a hash,
+// entries that are to be ignored, and unsigned numbers as uvarint.
 const osVersion1 = 1
 
 // Flags of a head and of an entry of version 1.
