@@ -664,8 +664,10 @@ type markModel struct {
 	everyRefresh  bool // at each SUBSCRIBE, else only at the first
 	deletesNewest bool // people do
 	boot          int  // how many messages are the same at each IPL
-	life          int  // IPLs and wraps
-	written       int  // since the IPL
+	hosts         bool // it has several, each with other numbers
+	offset        int64
+	life          int // IPLs and wraps
+	written       int // since the IPL
 
 	// The daemon.
 	fails       bool // commits do now and then
@@ -759,7 +761,7 @@ func (m *markModel) judged(r *realMessage, v OSVerdict, how string) {
 		// It was never delivered. At most it may look like one that was, and not if it was
 		// published while all was quiet.
 		r.taken = true
-		if !m.times && how != "live" && m.looks[OSMessage{Number: r.msg.Number, Text: r.msg.Text}] {
+		if !m.times && how != "live" && m.looks[m.look(r)] {
 			m.alike++
 			return
 		}
@@ -769,7 +771,7 @@ func (m *markModel) judged(r *realMessage, v OSVerdict, how string) {
 		}
 		return
 	}
-	id := fmt.Sprintf("%d %x %d", r.msg.Number, r.msg.Text, v.Epoch)
+	id := fmt.Sprintf("%d %x %d", m.as(r).Number, r.msg.Text, v.Epoch)
 	if other := m.ids[id]; other != nil && other != r {
 		m.wrong++
 		if m.exact() {
@@ -788,26 +790,44 @@ func (m *markModel) judged(r *realMessage, v OSVerdict, how string) {
 	m.uncommitted = append(m.uncommitted, r)
 }
 
+// host is the one that there is a link to.
+func (m *markModel) host() string { return fmt.Sprint(m.offset) }
+
+// as returns a message as that host has it.
+func (m *markModel) as(r *realMessage) OSMessage {
+	msg := r.msg
+	msg.Number += m.offset
+	return msg
+}
+
+// look returns what two messages have in common that may be taken for each other.
+func (m *markModel) look(r *realMessage) OSMessage {
+	if m.hosts {
+		return OSMessage{Text: r.msg.Text}
+	}
+	return OSMessage{Number: r.msg.Number, Text: r.msg.Text}
+}
+
 func (m *markModel) live(r *realMessage, how string) {
 	m.t.Helper()
-	v := m.mark.live(r.msg, m.now)
+	v := m.mark.Live(markPartition, m.host(), m.as(r), m.now)
 	m.judged(r, v, how)
 	if !v.Duplicate {
-		m.looks[OSMessage{Number: r.msg.Number, Text: r.msg.Text}] = true
+		m.looks[m.look(r)] = true
 	}
 }
 
 func (m *markModel) replay(held []*realMessage, r OSReplay, how string) {
 	m.t.Helper()
 	for _, h := range held {
-		r.Messages = append(r.Messages, h.msg)
+		r.Messages = append(r.Messages, m.as(h))
 	}
-	r.Now = m.now
+	r.Host, r.Now = m.host(), m.now
 	m.note("%s of %d%s, known %d to %d@%d", how, len(held), edges(held), m.mark.known().lowest, m.mark.known().highest, m.mark.known().epoch)
 	vs := m.mark.replay(r)
 	for i, h := range held {
 		if !vs[i].Duplicate {
-			m.looks[OSMessage{Number: h.msg.Number, Text: h.msg.Text}] = true
+			m.looks[m.look(h)] = true
 		}
 	}
 	for i, h := range held {
@@ -883,6 +903,10 @@ func (m *markModel) deleteSome() {
 func (m *markModel) connect() {
 	m.t.Helper()
 	m.connected = true
+	if m.hosts && m.rng.IntN(3) == 0 {
+		m.offset = []int64{0, 40, 1_000_000}[m.rng.IntN(3)]
+		m.subscribed = false // in another session
+	}
 	asked := m.now
 	refresh := m.everyRefresh || !m.subscribed
 	m.subscribed = true
@@ -916,7 +940,8 @@ func (m *markModel) connect() {
 		snapshot = snapshot[600:]
 	}
 	if len(late) > 0 && m.rng.IntN(2) == 0 {
-		r.Next = &late[0].msg
+		next := m.as(late[0])
+		r.Next = &next
 	}
 	m.replay(snapshot, r, "replay")
 	for _, r := range late {
@@ -935,7 +960,7 @@ func (m *markModel) ask() {
 	asked := m.now
 	var answer []*realMessage
 	for _, r := range m.held {
-		if r.msg.Number >= from && r.msg.Number <= to {
+		if number := m.as(r).Number; number >= from && number <= to {
 			answer = append(answer, r)
 		}
 	}
@@ -987,7 +1012,13 @@ func (m *markModel) step() {
 // none is delivered twice, and that no two have the same id. Where an HMC leaves it open, the same
 // is bounded instead: nothing alike that was published while all was quiet is ever lost, and of the
 // rest hardly anything.
-func TestPartitionMarkModel(t *testing.T) {
+func TestPartitionMarkModel(t *testing.T) { playMarkModel(t, false) }
+
+// TestPartitionMarkModelOfHosts checks the same of an HMC with hosts that number the messages differently.
+func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true) }
+
+func playMarkModel(t *testing.T, hosts bool) {
+	t.Helper()
 	seed := markSeed(t)
 	runs := 150
 	if testing.Short() {
@@ -999,6 +1030,7 @@ func TestPartitionMarkModel(t *testing.T) {
 	var messages, alike, repeated, wrong int
 	for i := range runs {
 		m := newMarkModel(t, seed+uint64(i))
+		m.hosts = hosts
 		m.note("seed %d: %+v", seed+uint64(i), []any{m.holds, m.wrap, m.times, m.keeps, m.everyRefresh, m.deletesNewest, m.boot, m.fails})
 		for range 120 {
 			m.step()

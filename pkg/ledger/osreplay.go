@@ -26,6 +26,8 @@ type osText struct {
 	time int64
 }
 
+func (m *OSMessage) text() osText { return osText{m.Text, max(m.Time, 0)} }
+
 // osRun is a part of a replay in which the numbers rise: messages of one sequence.
 type osRun struct{ from, to int }
 
@@ -96,10 +98,20 @@ func (a *osReplay) index(other bool) {
 		match, _, elsewhere := a.lookup(p.epoch, &msg)
 		return match != nil || elsewhere != nil
 	})
-	for i, n := len(p.entries)-1, len(a.Messages); p.hostBefore != 0 && i >= 0 && n > 0; i-- {
-		if e := &p.entries[i]; other || !e.of(p.epoch) {
-			a.texts[osText{e.hash, e.time}]++
-			n--
+	if p.hostBefore == 0 {
+		return
+	}
+	for i := range a.Messages {
+		a.texts[a.Messages[i].text()] = 0
+	}
+	// No more than the replay has, and the latest: an older one with the same text is another message.
+	for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
+		e := &p.entries[i]
+		if key := (osText{e.hash, e.time}); other || !e.of(p.epoch) {
+			if count, ok := a.texts[key]; ok {
+				a.texts[key] = count + 1
+				n--
+			}
 		}
 	}
 }
@@ -261,10 +273,9 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 // renumbered says whether a message was recorded under the number of the host before. It is asked
 // once of each: of several with the same text as many are known as that host had.
 func (a *osReplay) renumbered(msg *OSMessage) bool {
-	key := osText{msg.Text, max(msg.Time, 0)}
-	if a.texts[key] == 0 {
+	if a.texts[msg.text()] == 0 {
 		return false
 	}
-	a.texts[key]--
+	a.texts[msg.text()]--
 	return true
 }
