@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// Of each partition the latest messages are remembered one by one, in slots: what is stored for a
-	// new message is its slot. There are at least leastEntries, and as many as the HMC has replayed at
-	// once, but not more than mostEntries.
+	// Of each partition the latest messages are remembered one by one, in slots: what is stored
+	// for a new message is its slot. There are at least leastEntries, and as many as the HMC
+	// has replayed at once, but not more than mostEntries.
 	slotEntries  = 32
 	leastEntries = 1024
 	osSlots      = 64
@@ -23,15 +23,15 @@ const (
 	// maxGaps bounds the ranges of missing numbers that are kept to be asked for.
 	maxGaps = 16
 
-	// maxJump is how far numbers may be apart in one sequence. No HMC could ever have held what is
-	// missing in a wider jump: the numbers have begun anew.
+	// maxJump is how far numbers may be apart in one sequence. No HMC could ever have held what
+	// is missing in a wider jump: the numbers have begun anew.
 	maxJump = 1 << 30
 
-	// A live message that is known already, without a time of the operating system, is a repetition
-	// within these times, and after them the first one of a sequence that began anew. An HMC is not
-	// known to publish a message twice, and no system can be loaded and write within 3 s. A message
-	// may well be published while it is replayed: its two copies can be as far apart as the link and
-	// the answer of a request can be late.
+	// A live message that is known already, without a time of the operating system, is a
+	// repetition within these times, and after them the first one of a sequence that began
+	// anew. An HMC is not known to publish a message twice, and no system can be loaded and
+	// write within 3 s. A message may well be published while it is replayed: its two copies
+	// can be as far apart as the link and the answer of a request can be late.
 	liveRepeat = 3 * time.Second
 	replayRace = time.Minute
 
@@ -43,7 +43,8 @@ const (
 type OSMessage struct {
 	// Number is the sequence number that the HMC gave it.
 	Number int64
-	// ID is made of HMC, partition, number and text. It recognizes what an older version has stored.
+	// ID is made of HMC, partition, number and text. It recognizes what an older version has
+	// stored.
 	ID event.ID
 	// Text is the TextHash of its text.
 	Text uint32
@@ -70,42 +71,46 @@ type OSVerdict struct {
 
 // OSReplay is what the HMC sent again: refresh messages, or an answer of List OS Messages.
 type OSReplay struct {
-	// Host is the HMC's host that sent it, which may number the messages in its own way; "": not known.
+	// Host is the HMC's host that sent it, which may number the messages in its own way.
 	Host string
 	// Messages are in the order of the HMC, oldest first.
 	Messages []OSMessage
-	// Next is the live message that came behind it and is given to Live after it; nil: none came.
+	// Next is the live message that came behind it and is given to Live after it; nil: none
+	// came.
 	Next *OSMessage
-	// Asked is when the SUBSCRIBE or the request was sent: what was received later proves nothing by
-	// being absent.
+	// Asked is when the SUBSCRIBE or the request was sent: what was received later proves
+	// nothing by being absent.
 	Asked, Now time.Time
-	// Complete says that the HMC holds nothing newer: it was not cut short, and no end was asked for.
+	// Complete says that the HMC holds nothing newer: it was not cut short, and no end was
+	// asked for.
 	Complete bool
 }
 
-// OSMessages knows the OS messages of all partitions of an HMC: which were recorded, and which are missing.
+// OSMessages knows the OS messages of all partitions of an HMC: which were recorded, and which are
+// missing.
 //
-// The HMC numbers the messages of a partition. The numbers start anew when they wrap, and perhaps at an
-// IPL, a restart of the HMC, or on another host, which no message tells. The stretch between is a
-// sequence, and has an epoch. A message that is known is a repetition, one that is not known is new:
-// known is its number with its text, and its time where the operating system gives one. Linux gives
-// none; then a sequence that begins like the one before is told from it by these rules:
+// The HMC numbers the messages of a partition. The numbers begin anew when they wrap, and perhaps
+// at an IPL, a restart of the HMC, or on another host of it, which no message tells. The stretch
+// between is a sequence, and has an epoch. A message is known by its number and text, and by its
+// time where the operating system gives one. One that is not known is new, one that is known is a
+// duplicate, but for this: the system may have been loaded and have written the same as before.
 //
-//   - A replay is divided where its numbers fall. The latest part that goes on with the present
-//     sequence tells what is behind it from what is before it. What is behind it is new, known or not:
-//     the numbers have begun anew. Of what is before it the known is a repetition, from whatever sequence.
-//   - A part goes on with the present sequence if the highest number in both is the same message, and
-//     if it ends at the newest known message or behind it. An HMC that does not hold the newest message
-//     known has begun anew: nobody deletes just the newest. What came since the replay was asked for
-//     does not count.
-//   - A live message with a number that was published before is the first of a new sequence, unless it
-//     comes within 3 s once more, or within 60 s of a replay that had it.
-//   - A number more than 2^30 ahead begins a new sequence, and nothing is missing.
-//   - The numbers of another host are a sequence of their own. Its replay is laid beside what is known
-//     so that as many texts as possible agree: these, and what is before them, are repetitions.
+//   - A replay is divided where its numbers fall. The latest part that continues the present
+//     sequence parts what is before it from what is behind it: there the numbers have begun anew,
+//     and all is new whose time does not say that it is known.
+//   - A part continues the present sequence if the highest number in both is the same message, and
+//     it does not end before the newest message known. Nobody deletes just the newest: where an HMC
+//     does not hold that any more, its numbers have begun anew. Messages with a time are certain by
+//     it.
+//   - A live message begins a new sequence if its number was published before. Without a time it is
+//     a duplicate all the same within 3 s, and within 60 s if a replay had it.
+//   - A jump of more than 2^30 numbers begins a new sequence, and nothing is missing.
+//   - Another host has a sequence of its own. Of what it replays the texts and times that the host
+//     before had as often are duplicates, whatever their numbers.
 //
-// Each partition takes 32 KiB when 1,024 messages are remembered, and 64 KiB at most. Of each about 8
-// bytes are stored, or 11 with a time.
+// Of each partition the latest 1,024 messages are remembered, or as many as the HMC has replayed,
+// up to 2,048: they take 32 bytes each, and 8 to 12 where they are stored. Of what an HMC holds
+// beyond that, all is taken for known that is not missing.
 type OSMessages struct {
 	prefix, startPrefix string
 	partitions          map[string]*osPartition
@@ -119,13 +124,15 @@ type osPartition struct {
 	book    *OSMessages
 	key     string    // what its keys begin with
 	entries []osEntry // in the order in which they were recorded
-	first   int64     // running number of entries[0], a multiple of slotEntries; 0: none was dropped yet
-	limit   int       // of entries
-	dirty   uint64    // the slots that are not stored as they are, a bit each
+	// running number of entries[0], a multiple of slotEntries; 0: none was dropped yet
+	first int64
+	limit int    // of entries
+	dirty uint64 // the slots that are not stored as they are, a bit each
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
 	begun            bool // a message was recorded
-	epoch, top       uint32
+	epoch            uint32
+	top              uint32 // the highest epoch that was ever used
 	lowest, highest  int64
 	floor            int64 // the highest number whose entry was dropped; none if there is none
 	gaps             spans
@@ -133,7 +140,8 @@ type osPartition struct {
 	published        int64 // the highest number that came live
 	began, highestAt time.Duration
 	host             uint32 // hash of the host that numbers it; 0: not known
-	moved            bool   // that is another host than before, and it has not replayed all yet
+	// that of the one before, which this one has not replayed all of yet; 0: none
+	hostBefore uint32
 
 	started bool
 	start   int64 // the number from which on the messages are followed, if started
@@ -163,11 +171,11 @@ func NewOSMessages(hmc string) *OSMessages {
 
 // Live judges a message that came as new from a host of the HMC, and records it.
 func (o *OSMessages) Live(partition, host string, msg OSMessage, now time.Time) OSVerdict {
-	return o.partition(partition).live(&msg, hostHash(host), o.clock(now))
+	return o.partition(partition).live(&msg, TextHash(host), o.clock(now))
 }
 
-// Replay judges messages that the HMC sent again, and records those that are new. The result has one
-// verdict for each. If a replay is given in pieces, only the last one is Complete.
+// Replay judges messages that the HMC sent again, and records those that are new. The result has
+// one verdict for each. If a replay is given in pieces, only the last one is Complete.
 func (o *OSMessages) Replay(partition string, r OSReplay) []OSVerdict {
 	return o.partition(partition).replay(&r, o.clock(r.Asked), o.clock(r.Now))
 }
@@ -181,8 +189,8 @@ func (o *OSMessages) Known(partition string) bool {
 	return p.started || p.begun
 }
 
-// Missing returns the range from the lowest to the highest number that is missing and worth asking the
-// HMC for, and how many numbers in it are missing; 0: none.
+// Missing returns the range from the lowest to the highest number that is missing and worth asking
+// the HMC for, and how many numbers in it are missing; 0: none.
 func (o *OSMessages) Missing(partition string) (from, to, n int64) {
 	gaps := o.get(partition).gaps
 	if len(gaps) == 0 {
@@ -191,8 +199,9 @@ func (o *OSMessages) Missing(partition string) (from, to, n int64) {
 	return gaps[0].from, gaps[len(gaps)-1].to, gaps.count()
 }
 
-// Settle notes that the HMC was asked for all that is missing up to a number, and that its answer was
-// given to Replay. It returns how many are missing still: they are gone, and not reported again.
+// Settle notes that the HMC was asked for all that is missing up to a number, and that its answer
+// was given to Replay. It returns how many are missing still: they are gone, and not reported
+// again.
 func (o *OSMessages) Settle(partition string, to int64) (n int64) {
 	p := o.get(partition)
 	if n = p.gaps.count(); n > 0 {
@@ -202,8 +211,8 @@ func (o *OSMessages) Settle(partition string, to int64) (n int64) {
 	return n - p.gaps.count()
 }
 
-// Abandoned returns how many missing numbers, since it was called last, can no longer be asked for: the
-// numbers began anew, or too many gaps came together.
+// Abandoned returns how many missing numbers, since it was called last, can no longer be asked for:
+// the numbers began anew, or too many gaps came together.
 func (o *OSMessages) Abandoned(partition string) (n int64) {
 	p := o.get(partition)
 	n, p.lost = p.lost, 0
@@ -223,16 +232,17 @@ func (o *OSMessages) StartBehind(partition string, messages []OSMessage) {
 	})
 }
 
-// BeforeStart returns how many messages at the begin of a list the HMC held already when the partition
-// began to be followed, where it was not asked for them then. Numbers that do not lead up to the first
-// one followed are those of a sequence that began anew, of which everything counts.
+// BeforeStart returns how many messages at the begin of a list the HMC held already when the
+// partition began to be followed, where it was not asked for them then. Numbers that do not lead up
+// to the first one followed are those of a sequence that began anew, of which everything counts.
 func (o *OSMessages) BeforeStart(partition string, messages []OSMessage) (n int) {
 	p := o.get(partition)
 	start := p.start
 	if !p.started {
 		start = p.lowest
 	}
-	for p.epoch == 0 && n < len(messages) && messages[n].Number < start && (n == 0 || messages[n].Number > messages[n-1].Number) {
+	rises := func(i int) bool { return i == 0 || messages[i].Number > messages[i-1].Number }
+	for p.epoch == 0 && n < len(messages) && messages[n].Number < start && rises(n) {
 		n++
 	}
 	if n > 0 && (messages[n-1].Number == start-1 || n < len(messages) && messages[n].Number >= start) {
@@ -247,8 +257,7 @@ func (o *OSMessages) Forget(partition string) {
 	if p == nil {
 		return
 	}
-	p.dirty |= p.slots()
-	p.entries = nil
+	p.dirty, p.entries = math.MaxUint64, nil
 	o.pending = append(p.appendState(o.pending), queue.KeyValue{Key: o.startPrefix + partition})
 	delete(o.partitions, partition)
 }
@@ -278,13 +287,6 @@ func (o *OSMessages) partition(name string) *osPartition {
 	return p
 }
 
-func hostHash(host string) uint32 {
-	if host == "" {
-		return 0
-	}
-	return max(TextHash(host), 1)
-}
-
 func (m *OSMessage) sameText(e *osEntry) bool {
 	if e.epoch&byID != 0 {
 		return e.hash == binary.BigEndian.Uint32(m.ID[:])
@@ -307,7 +309,7 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 	switch {
 	case p.isOther(host):
 		p.restart(msg.Number, now)
-		p.moved = true
+		p.hostBefore = p.host
 	case p.begun && msg.Number > p.highest && near(msg.Number, p.highest):
 		v.Missing = p.extend(msg.Number)
 	case p.begun && msg.Number <= p.highest:
@@ -316,21 +318,23 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 			p.published = max(p.published, msg.Number)
 			return OSVerdict{Duplicate: true, Epoch: p.epoch}
 		}
-		// Live messages come in order: only what was not published yet can have been missing.
+		// Live messages come in order: only what was not published yet can have been
+		// missing.
 		if e != nil || msg.Number <= p.published || !p.fill(msg.Number) {
 			p.restart(msg.Number, now)
 		}
 	default:
 		p.restart(msg.Number, now)
 	}
-	p.setHost(host)
+	p.host = host
 	p.published = max(p.published, msg.Number)
 	v.Epoch = p.epoch
 	p.record(msg, v.Epoch, now)
 	return v
 }
 
-// repeated says whether a live message is the one of the entry, and not another one that looks the same.
+// repeated says whether a live message is the one of the entry, and not another one that looks the
+// same.
 func (p *osPartition) repeated(e *osEntry, msg *OSMessage, now time.Duration) bool {
 	limit := liveRepeat
 	if msg.Number > p.published { // a replay had it
@@ -340,13 +344,7 @@ func (p *osPartition) repeated(e *osEntry, msg *OSMessage, now time.Duration) bo
 }
 
 // isOther says whether the present sequence was numbered by another host.
-func (p *osPartition) isOther(host uint32) bool { return host != 0 && p.host != 0 && host != p.host }
-
-func (p *osPartition) setHost(host uint32) {
-	if host != 0 {
-		p.host = host
-	}
-}
+func (p *osPartition) isOther(host uint32) bool { return p.host != 0 && host != p.host }
 
 // find returns the entry of a message in the present sequence; nil: none.
 func (p *osPartition) find(msg *OSMessage) *osEntry {
@@ -388,8 +386,10 @@ func (p *osPartition) extend(number int64) (skipped int64) {
 
 // fill notes that a number is not missing any more, and returns whether it was.
 func (p *osPartition) fill(number int64) (was bool) {
-	p.gaps, was = p.gaps.remove(number)
-	p.boundGaps()
+	if p.gaps, was = p.gaps.remove(number); was {
+		p.boundGaps()
+		p.touch(len(p.entries) - 1)
+	}
 	return was
 }
 

@@ -17,7 +17,8 @@ type osReplay struct {
 	highest    map[uint32]int64 // the highest number of each epoch there
 	firstKnown int              // the first message that is among them
 	added      map[osEntry]bool
-	elsewhere  map[osText]int // how often another host had a text, where this one has just taken over
+	// how often the host before had a text, if this one has not replayed all yet
+	texts map[osText]int
 }
 
 type osText struct {
@@ -25,13 +26,15 @@ type osText struct {
 	time int64
 }
 
+func (m *OSMessage) text() osText { return osText{m.Text, max(m.Time, 0)} }
+
 // osRun is a part of a replay in which the numbers rise: messages of one sequence.
 type osRun struct{ from, to int }
 
 type osKind int
 
 const (
-	osPresent osKind = iota // it goes on with the present sequence
+	osPresent osKind = iota // it continues the present sequence
 	osEarlier               // it is from before that
 	osBegun                 // it begins a new one
 )
@@ -39,7 +42,7 @@ const (
 func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict {
 	a := &osReplay{
 		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
-		highest: make(map[uint32]int64), added: make(map[osEntry]bool),
+		highest: make(map[uint32]int64), added: make(map[osEntry]bool), texts: make(map[osText]int),
 	}
 	if len(r.Messages) == 0 {
 		return nil
@@ -47,48 +50,43 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	if r.Complete {
 		p.limit = min(max(len(r.Messages), leastEntries), mostEntries)
 	}
-	other := p.isOther(hostHash(r.Host))
-	p.moved = p.moved || other
-	a.index()
+	host := TextHash(r.Host)
+	other := p.isOther(host)
+	if other {
+		p.hostBefore = p.host
+	}
+	a.index(other)
 	runs := a.divide()
 	known := p.begun && !other
-	a.skips = known && !p.moved
-	goesOn, young := -1, p.began >= asked
-	for i := len(runs) - 1; i >= 0 && known && goesOn < 0; i-- {
-		if a.goesOn(runs[i], young, i == len(runs)-1) {
-			goesOn = i
+	a.skips = known && p.hostBefore == 0
+	last, present, young := len(runs)-1, -1, p.began >= asked
+	for i := last; i >= 0 && known && present < 0; i-- {
+		if a.continues(runs[i], young, i == last) {
+			present = i
 		}
 	}
 	for i, run := range runs {
 		switch {
-		case i == goesOn:
+		case i == present:
 			a.take(run, p.epoch, osPresent)
-		case known && (i < goesOn || young || goesOn < 0 && i < len(runs)-1):
+		case known && (i < present || young || present < 0 && i < last):
 			a.take(run, a.epochOf(run), osEarlier)
 		default:
-			for i := run.from; i < run.to; i++ {
-				p.fill(a.Messages[i].Number) // what the replay has was not lost
-			}
-			old := p.epoch
-			p.restart(a.Messages[run.from].Number, asked)
-			a.take(run, p.epoch, osBegun)
-			for _, e := range a.byNumber {
-				// What was published since is behind it, and was taken for the end of the sequence before.
-				if known && goesOn < 0 && e.of(old) && e.received >= asked && e.number > p.highest {
-					p.extend(e.number)
-					p.published = e.number
-					p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch, e.received)
-				}
-			}
+			a.begin(run, known, known && present < 0)
 		}
 	}
-	p.setHost(hostHash(r.Host))
-	p.moved = p.moved && !r.Complete
+	if p.host != host || r.Complete && p.hostBefore != 0 {
+		p.touch(len(p.entries) - 1)
+	}
+	p.host = host
+	if r.Complete {
+		p.hostBefore = 0
+	}
 	return a.verdicts
 }
 
 // index prepares the comparison.
-func (a *osReplay) index() {
+func (a *osReplay) index(other bool) {
 	p := a.p
 	a.byNumber = slices.Clone(p.entries)
 	slices.SortStableFunc(a.byNumber, func(x, y osEntry) int { return cmp.Compare(x.number, y.number) })
@@ -100,10 +98,20 @@ func (a *osReplay) index() {
 		match, _, elsewhere := a.lookup(p.epoch, &msg)
 		return match != nil || elsewhere != nil
 	})
-	if p.moved {
-		a.elsewhere = make(map[osText]int)
-		for _, e := range p.entries[max(0, len(p.entries)-len(a.Messages)):] {
-			a.elsewhere[osText{e.hash, e.time}]++
+	if p.hostBefore == 0 {
+		return
+	}
+	for i := range a.Messages {
+		a.texts[a.Messages[i].text()] = 0
+	}
+	// No more than the replay has, and the latest: an older one with the same text is another message.
+	for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
+		e := &p.entries[i]
+		if key := (osText{e.hash, e.time}); other || !e.of(p.epoch) {
+			if count, ok := a.texts[key]; ok {
+				a.texts[key] = count + 1
+				n--
+			}
 		}
 	}
 }
@@ -125,7 +133,9 @@ func (a *osReplay) divide() (runs []osRun) {
 // lookup returns the entry of a message in a sequence, that of another message with the same number
 // there, and that of the message in another sequence; nil: there is none.
 func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere *osEntry) {
-	i, _ := slices.BinarySearchFunc(a.byNumber, msg.Number, func(e osEntry, number int64) int { return cmp.Compare(e.number, number) })
+	i, _ := slices.BinarySearchFunc(a.byNumber, msg.Number, func(e osEntry, number int64) int {
+		return cmp.Compare(e.number, number)
+	})
 	for ; i < len(a.byNumber) && a.byNumber[i].number == msg.Number; i++ {
 		switch e, is := &a.byNumber[i], a.byNumber[i].is(msg); {
 		case e.of(epoch) && is:
@@ -139,9 +149,9 @@ func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere
 	return match, other, elsewhere
 }
 
-// goesOn says whether a run goes on with the present sequence. young says that this has begun since the
-// replay was asked for.
-func (a *osReplay) goesOn(run osRun, young, last bool) bool {
+// continues says whether a run continues the present sequence; young: which has begun since the
+// replay was asked for. Other messages that came since do not count.
+func (a *osReplay) continues(run osRun, young, last bool) bool {
 	p := a.p
 	common, differs := false, false
 	for i := run.from; i < run.to; i++ {
@@ -162,7 +172,8 @@ func (a *osReplay) goesOn(run osRun, young, last bool) bool {
 	switch {
 	case differs: // the highest number in common is another message
 		return false
-	case !common && young && p.published != none: // it was written before the present sequence was seen
+	case !common && young && p.published != none:
+		// it was written before what has been published since
 		return reach < p.highest && near(reach, p.highest)
 	case !common && !near(reach, p.highest):
 		return false
@@ -170,7 +181,8 @@ func (a *osReplay) goesOn(run osRun, young, last bool) bool {
 	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked
 }
 
-// epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was never used.
+// epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was
+// never used.
 func (a *osReplay) epochOf(run osRun) uint32 {
 	for i := run.to - 1; i >= run.from; i-- {
 		if match, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
@@ -182,18 +194,39 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 	return a.p.fresh()
 }
 
+// begin makes a run the present sequence. With behind, what was published since the replay was
+// asked for and has higher numbers belongs to it: it was taken for a part of the sequence before.
+func (a *osReplay) begin(run osRun, known, behind bool) {
+	p := a.p
+	for i := run.from; i < run.to && known; i++ {
+		p.fill(a.Messages[i].Number) // what the replay has was not lost
+	}
+	before := p.epoch
+	p.restart(a.Messages[run.from].Number, a.asked)
+	a.take(run, p.epoch, osBegun)
+	for _, e := range a.byNumber {
+		if behind && e.of(before) && e.received >= a.asked && e.number > p.highest && near(e.number, p.highest) {
+			p.extend(e.number)
+			p.published = e.number
+			p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch, e.received)
+		}
+	}
+}
+
 // take records what is new of a run of the sequence with that epoch.
 func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	p := a.p
 	present := epoch == p.epoch
 	if first := a.Messages[run.from].Number; present && p.began >= a.asked && first < p.lowest {
-		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...) // what of it is in the replay is not missing
+		// what of it is in the replay is not missing
+		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...)
 		p.lowest = first
 	}
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.Messages[i], &a.verdicts[i]
 		match, other, elsewhere := a.lookup(epoch, msg)
-		// It was recorded under the number of another host, or taken for the end of the sequence before.
+		// It was recorded under the number of another host, or as a part of the sequence
+		// before.
 		recorded := a.renumbered(msg) || match == nil && elsewhere != nil && elsewhere.received >= max(p.began, 1)
 		v.Epoch = epoch
 		switch {
@@ -201,16 +234,19 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		case match != nil, elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
 			v.Duplicate = true // whatever else: this is it
 		case kind == osBegun, recorded:
-		case elsewhere != nil && (kind == osEarlier || other != nil || msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest):
-			v.Duplicate = true // that sequence ended before this one began
+		case elsewhere != nil && (kind == osEarlier || other != nil):
+			v.Duplicate = true
+		case elsewhere != nil && msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest:
+			v.Duplicate = true // the numbers went on rising where that sequence ended
 		case other != nil:
 			if msg.sameText(other) {
 				v.Epoch = p.fresh() // it differs in nothing but the time
 			}
 		case present && p.gaps.contains(msg.Number):
 		case present && p.lowest <= msg.Number && msg.Number <= p.floor:
+			// it was seen, and is not remembered
 			v.Duplicate = true
-		default:
+		default: // the HMC holds more than is remembered
 			v.Duplicate = i < a.firstKnown && p.first > 0 && len(a.Messages) > len(a.byNumber)
 		}
 		if present {
@@ -234,13 +270,12 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 	}
 }
 
-// renumbered says whether a message was recorded under the number of another host. It is asked once of each.
+// renumbered says whether a message was recorded under the number of the host before. It is asked
+// once of each: of several with the same text as many are known as that host had.
 func (a *osReplay) renumbered(msg *OSMessage) bool {
-	for _, at := range []int64{max(msg.Time, 0), 0} {
-		if key := (osText{msg.Text, at}); a.elsewhere[key] > 0 {
-			a.elsewhere[key]--
-			return true
-		}
+	if a.texts[msg.text()] == 0 {
+		return false
 	}
-	return false
+	a.texts[msg.text()]--
+	return true
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/crc32"
-	"math"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -19,8 +18,8 @@ import (
 //	the numbers that slot.each goes through, as varint
 //	CRC-32 of all that
 //
-// Each slot has the head, all that is known of the partition beside its entries. That of the newest one
-// counts.
+// Each slot has the head, all that is known of the partition beside its entries. That of the newest
+// one counts.
 const osVersion = 2
 
 // osSlot is a slot as it is stored.
@@ -35,35 +34,24 @@ type osSlot struct {
 func (s *osSlot) each(c *codec) {
 	p := s.head
 	gaps, entries := int64(len(p.gaps)), int64(len(s.entries))
-	begun, moved := number(p.begun), number(p.moved)
-	c.all(&s.start, &begun, &moved, &p.lowest, &p.highest, &p.floor, &gaps, &entries)
-	coded(c, &p.epoch)
-	coded(c, &p.top)
-	coded(c, &p.host)
-	p.begun, p.moved = begun > 0, moved > 0
+	code(c, &p.epoch, &p.top, &p.host, &p.hostBefore)
+	code(c, &s.start, &p.lowest, &p.highest, &p.floor, &gaps, &entries)
 	if c.reading {
 		p.gaps = make(spans, min(max(gaps, 0), maxGaps))
 		s.entries = make([]osEntry, min(max(entries, 0), slotEntries))
 	}
 	for i := range p.gaps {
-		c.all(&p.gaps[i].from, &p.gaps[i].to)
+		code(c, &p.gaps[i].from, &p.gaps[i].to)
 	}
 	var last osEntry
 	for i := range s.entries {
-		e := &s.entries[i]
-		coded(c, &e.hash)
-		coded(c, &e.epoch)
-		c.difference(&e.number, last.number)
-		c.difference(&e.time, last.time)
-		last = *e
+		e := s.entries[i]
+		number, time := e.number-last.number, e.time-last.time
+		code(c, &number, &time)
+		code(c, &e.epoch, &e.hash)
+		e.number, e.time = last.number+number, last.time+time
+		s.entries[i], last = e, e
 	}
-}
-
-func number(set bool) int64 {
-	if set {
-		return 1
-	}
-	return 0
 }
 
 // codec appends numbers, or reads them. After the first that is not there, all are 0.
@@ -73,15 +61,15 @@ type codec struct {
 	bad     bool
 }
 
-func (c *codec) all(numbers ...*int64) {
+func code[T int64 | uint32](c *codec, numbers ...*T) {
 	for _, v := range numbers {
-		if !c.reading {
-			c.b = binary.AppendVarint(c.b, *v)
-			continue
+		if c.reading {
+			read, n := binary.Varint(c.b)
+			*v = T(read)
+			c.skip(n)
+		} else {
+			c.b = binary.AppendVarint(c.b, int64(*v))
 		}
-		read, n := binary.Varint(c.b)
-		*v = read
-		c.skip(n)
 	}
 }
 
@@ -91,18 +79,6 @@ func (c *codec) skip(n int) {
 	} else {
 		c.b = c.b[n:]
 	}
-}
-
-func (c *codec) difference(v *int64, last int64) {
-	d := *v - last
-	c.all(&d)
-	*v = last + d
-}
-
-func coded(c *codec, v *uint32) {
-	n := int64(*v)
-	c.all(&n)
-	*v = uint32(n)
 }
 
 func (s *osSlot) encode() []byte {
@@ -136,20 +112,21 @@ func (s *osSlot) decode(b []byte) bool {
 }
 
 // Load replaces all that is known by what is stored. rangeState is the StateRange of the queue. It
-// returns how many values could not be read: what they told is not known, and is delivered again where
-// the HMC replays it.
-func (o *OSMessages) Load(rangeState Stored) (damaged int) {
+// returns how many values could not be read: what they told is not known, and is delivered again
+// where the HMC replays it.
+func (o *OSMessages) Load(stored Stored) (damaged int) {
 	clear(o.partitions)
 	o.changed, o.pending = nil, nil
 	slots := make(map[string][]osSlot)
-	rangeState(o.prefix, func(key string, value []byte) bool {
-		partition, number, ok := cutLast(key[len(o.prefix):], "#")
+	stored(o.prefix, func(key string, value []byte) bool {
 		var s osSlot
-		if !ok || !s.decode(value) || number != strconv.FormatInt(s.start/slotEntries%s.slots, 10) {
+		partition := key[len(o.prefix):]
+		i := strings.LastIndexByte(partition, '#')
+		if i < 0 || !s.decode(value) || partition[i+1:] != strconv.FormatInt(s.start/slotEntries%s.slots, 10) {
 			damaged++
-		} else {
-			slots[partition] = append(slots[partition], s)
+			return true
 		}
+		slots[partition[:i]] = append(slots[partition[:i]], s)
 		return true
 	})
 	for partition, of := range slots {
@@ -158,7 +135,7 @@ func (o *OSMessages) Load(rangeState Stored) (damaged int) {
 			delete(o.partitions, partition)
 		}
 	}
-	rangeState(o.startPrefix, func(key string, value []byte) bool {
+	stored(o.startPrefix, func(key string, value []byte) bool {
 		if len(value) == 8 {
 			p := o.partition(key[len(o.startPrefix):])
 			p.started, p.start = true, int64(binary.BigEndian.Uint64(value))
@@ -166,14 +143,6 @@ func (o *OSMessages) Load(rangeState Stored) (damaged int) {
 		return true
 	})
 	return damaged
-}
-
-func cutLast(s, separator string) (before, after string, found bool) {
-	i := strings.LastIndex(s, separator)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(separator):], true
 }
 
 // Changes appends what is to be stored since the last call. A nil value deletes.
@@ -200,14 +169,6 @@ func (p *osPartition) slot(i int) uint64 {
 	return 1 << ((p.first + int64(max(i, 0))) / slotEntries % osSlots)
 }
 
-// slots returns the bits of all slots that have entries.
-func (p *osPartition) slots() (all uint64) {
-	for i := 0; i < len(p.entries); i += slotEntries {
-		all |= p.slot(i)
-	}
-	return all
-}
-
 func (p *osPartition) appendState(dst []queue.KeyValue) []queue.KeyValue {
 	for i := 0; i < len(p.entries); i += slotEntries {
 		if bit := p.slot(i); p.dirty&bit != 0 {
@@ -226,9 +187,9 @@ func (p *osPartition) slotKey(bit uint64) string {
 	return p.key + "#" + strconv.Itoa(bits.TrailingZeros64(bit))
 }
 
-// join makes the partition of its slots that could be read, at least one, and reports whether it could.
-// What was in those between is taken as seen. What was in the newest ones will be delivered again if the
-// HMC replays it, under the same event ids.
+// join makes the partition of its slots that could be read, at least one, and reports whether it
+// could. What was in those between is taken as seen. What was in the newest ones will be delivered
+// again if the HMC replays it, under the same event ids.
 func (p *osPartition) join(slots []osSlot) bool {
 	slices.SortFunc(slots, func(a, b osSlot) int { return cmp.Compare(a.start, b.start) })
 	newest := slots[len(slots)-1]
@@ -236,11 +197,9 @@ func (p *osPartition) join(slots []osSlot) bool {
 		return false
 	}
 	head := *newest.head
-	head.book, head.key, head.published = p.book, p.key, none
+	head.book, head.key = p.book, p.key
+	head.published = head.highest // all of it was written before the daemon was started
 	*p = head
-	if p.begun {
-		p.published = p.highest // all of it was written before the daemon was started
-	}
 	slots = slices.DeleteFunc(slots, func(s osSlot) bool { return newest.start-s.start >= newest.slots*slotEntries })
 	dropped := p.first > 0 || slots[0].start > 0
 	p.first = slots[0].start
@@ -255,13 +214,13 @@ func (p *osPartition) join(slots []osSlot) bool {
 			p.entries = append(p.entries, e)
 		}
 	}
-	p.limit = max(leastEntries, len(p.entries))
+	p.begun, p.limit = len(p.entries) > 0, max(leastEntries, len(p.entries))
 	if !whole { // all is stored anew
 		if p.first = 0; dropped {
 			p.first = slotEntries
 		}
 		p.touch(0)
-		p.dirty = math.MaxUint64
+		p.dirty = 1<<(newest.slots+1) - 1
 	}
 	return true
 }

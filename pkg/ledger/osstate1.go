@@ -2,13 +2,12 @@ package ledger
 
 import "encoding/binary"
 
-// Version 1 has 8 slots, a head in the newest one only, 8 bytes of the event id in place of a hash, entries
-// that are to be ignored, and unsigned numbers as uvarint.
+// Version 1 has 8 slots, a head in the newest one only, 8 bytes of the event id in place of a hash,
+// entries that are to be ignored, and unsigned numbers as uvarint.
 const osVersion1 = 1
 
 // Flags of a head and of an entry of version 1.
 const (
-	begun1   = 1
 	dropped1 = 2
 	gone1    = 1
 	time1    = 4
@@ -33,14 +32,14 @@ func (s *osSlot) read1(c *codec) {
 		if flags&epoch1 != 0 {
 			last.epoch = uint32(c.unsigned()) | byID
 		}
-		c.difference1(&last.number)
+		last.number += c.signed()
 		if len(c.b) >= 4 {
 			last.hash = binary.BigEndian.Uint32(c.b)
 		}
 		c.skip(8)
 		e := last
 		if e.time = 0; flags&time1 != 0 {
-			c.difference1(&last.time)
+			last.time += c.signed()
 			e.time = last.time
 		}
 		s.entries = append(s.entries, e)
@@ -48,32 +47,26 @@ func (s *osSlot) read1(c *codec) {
 }
 
 func (p *osPartition) read1(c *codec) {
-	var skipped int64
-	flags := c.byte()
-	p.begun, p.first = flags&begun1 != 0, int64(flags&dropped1)*slotEntries
+	p.first = int64(c.byte()&dropped1) * slotEntries
 	p.epoch, p.top = uint32(c.unsigned()), uint32(c.unsigned())
-	c.all(&p.lowest, &p.highest, &p.floor, &skipped)
+	p.lowest, p.highest, p.floor, _ = c.signed(), c.signed(), c.signed(), c.signed()
 	p.gaps = c.gaps1()
 	for range min(c.unsigned(), 4) { // the sequences before
 		c.unsigned()
-		c.all(&skipped, &skipped, &skipped)
-		c.gaps1()
+		_, _, _, _ = c.signed(), c.signed(), c.signed(), c.gaps1()
 	}
 }
 
 func (c *codec) gaps1() (s spans) {
 	for range min(c.unsigned(), maxGaps) {
-		var gap span
-		c.all(&gap.from, &gap.to)
-		s = append(s, gap)
+		s = append(s, span{c.signed(), c.signed()})
 	}
 	return s
 }
 
-func (c *codec) difference1(v *int64) {
-	var d int64
-	c.all(&d)
-	*v += d
+func (c *codec) signed() (v int64) {
+	code(c, &v)
+	return v
 }
 
 func (c *codec) unsigned() uint64 {
