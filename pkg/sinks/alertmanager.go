@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -58,10 +57,10 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, errors.New("alertmanager: no urls")
 	}
 	s := &alertmanager{
-		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		timeout:  timeoutOf(cfg),
 		interval: cmp.Or(max(c.ResendInterval, 0), time.Minute),
 		store:    opts.Store,
-		header:   http.Header{"User-Agent": {userAgent(opts.Version)}, "Content-Type": {"application/json"}, "X-Idempotency-Key": nil},
+		header:   newHeader(opts, "application/json"),
 		gone:     make(map[string]bool),
 		book: alertBook{
 			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour),
@@ -72,19 +71,19 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		s.book.selects = func(event.Record) bool { return true }
 	}
 	var err error
-	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{timeout: s.timeout, concurrency: max(cfg.Concurrency, 1) + 1, userAgent: userAgent(opts.Version)})
+	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{
+		timeout: s.timeout, concurrency: max(cfg.Concurrency, 1) + 1, userAgent: userAgent(opts.Version),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("alertmanager: %w", err)
 	}
 	for _, address := range c.URLs {
-		u, err := url.Parse(address.Expose())
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
+		u := httpURL(address)
+		if u == nil || u.User != nil {
 			return nil, errors.New("alertmanager: one of urls is not an http or https address without userid")
 		}
 		u.Path, u.RawPath = strings.TrimRight(u.Path, "/")+"/api/v2/alerts", ""
-		s.members = append(s.members, &endpoint{
-			kind: "alertmanager", url: u, target: u.Scheme + "://" + u.Host, timeout: s.timeout, client: s.client,
-		})
+		s.members = append(s.members, newEndpoint("alertmanager", u, s.timeout, s.client))
 	}
 	return s, nil
 }
@@ -158,21 +157,21 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	attempt, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	finish, err := s.begin(ctx, attempt, start, keys)
+	finish, err := s.begin(ctx, keys)
 	if err != nil {
 		return err
 	}
 	defer finish()
-	_, err = s.post(ctx, attempt, start, keys, false)
+	_, err = s.post(ctx, start, keys, false)
 	if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
 		s.forget(keys) // or it would be refused again, with others, by each Repeat
 	}
 	if err != nil {
 		return err
 	}
-	return s.remember(attempt, keys)
+	return s.remember(ctx, keys)
 }
 
 // usable says whether there is any use in going on.
@@ -188,7 +187,8 @@ func (s *alertmanager) usable(ctx context.Context) error {
 }
 
 // begin waits until nobody else makes requests about alerts of these keys; nil: about any.
-func (s *alertmanager) begin(ctx, attempt context.Context, start time.Time, keys []string) (finish func(), err error) {
+func (s *alertmanager) begin(ctx context.Context, keys []string) (finish func(), err error) {
+	start := time.Now()
 	for {
 		busy := s.turns.take(keys)
 		if busy == nil {
@@ -196,10 +196,10 @@ func (s *alertmanager) begin(ctx, attempt context.Context, start time.Time, keys
 		}
 		select {
 		case <-busy:
-		case <-attempt.Done():
+		case <-ctx.Done():
 			s.turns.leave(keys)
-			return nil, fmt.Errorf("alertmanager: %s: %w", s.members[0].target, ended(ctx, attempt, "no answer", start))
-		case <-s.client.conns.life.Done():
+			return nil, fmt.Errorf("%s: %w", s.members[0].name, ended(ctx, noAnswer, start))
+		case <-s.client.conns.ctx.Done():
 			s.turns.leave(keys)
 			return nil, fmt.Errorf("alertmanager: %w", ErrClosed)
 		}
@@ -269,9 +269,9 @@ func (s *alertmanager) Repeat(ctx context.Context) error {
 		return err
 	}
 	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	finish, err := s.begin(ctx, attempt, start, nil)
+	finish, err := s.begin(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -282,11 +282,11 @@ func (s *alertmanager) Repeat(ctx context.Context) error {
 	}
 	keys := slices.Sorted(maps.Keys(s.book.alerts))
 	s.mu.Unlock()
-	partial, err := s.post(ctx, attempt, start, keys, true)
+	partial, err := s.post(ctx, start, keys, true)
 	if err != nil {
 		return err
 	}
-	if err := s.remember(attempt, keys); err != nil {
+	if err := s.remember(ctx, keys); err != nil {
 		return err
 	}
 	return partial
@@ -301,7 +301,7 @@ type snapshot struct {
 
 // post sends the alerts of these keys to all members; those that all of them know only if all are asked for. It is enough if one member
 // accepts them; what the others say is partial then. The caller has the turn of the keys.
-func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys []string, all bool) (partial, err error) {
+func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, all bool) (partial, err error) {
 	var shots []snapshot
 	sent := make(map[string]bool)
 	s.mu.Lock()
@@ -311,11 +311,11 @@ func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys 
 			continue
 		}
 		sent[key] = true
-		shots = append(shots, snapshot{key: key, version: a.version, wire: a.wire(start, endsAfter*s.interval)})
+		shots = append(shots, snapshot{key: key, version: a.version, wire: a.wire(now, endsAfter*s.interval)})
 	}
 	s.mu.Unlock()
 	for piece := range slices.Chunk(shots, alertsPerRequest) {
-		p, err := s.tell(ctx, attempt, start, piece)
+		p, err := s.tell(ctx, piece)
 		if err != nil {
 			return nil, err
 		}
@@ -332,7 +332,7 @@ func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys 
 }
 
 // tell makes one request of each member.
-func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots []snapshot) (partial, err error) {
+func (s *alertmanager) tell(ctx context.Context, shots []snapshot) (partial, err error) {
 	alerts := make([]wireAlert, len(shots))
 	for i := range shots {
 		alerts[i] = shots[i].wire
@@ -341,14 +341,16 @@ func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots
 	if err != nil {
 		return nil, &PermanentError{Err: fmt.Errorf("alertmanager: %w", err)}
 	}
-	others, cancel := context.WithCancel(attempt)
+	others, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan error, len(s.members))
 	for _, m := range s.members {
 		go func() {
-			err := m.post(ctx, others, start, s.header, body)
-			if err != nil && others.Err() != nil && attempt.Err() == nil && !s.client.conns.closed() {
-				err = because(ReasonTimeout, fmt.Errorf("alertmanager: %s: no answer within %s of that of another member", m.target, othersTimeout))
+			err := m.send(others, func(attempt context.Context) *http.Request {
+				return m.request(attempt, maps.Clone(s.header), body)
+			})
+			if err != nil && others.Err() != nil && ctx.Err() == nil && !s.client.conns.closed() {
+				err = because(ReasonTimeout, fmt.Errorf("%s: no answer within %s of that of another member", m.name, othersTimeout))
 			}
 			answers <- err
 		}()
@@ -396,13 +398,6 @@ func refusals(err error) int {
 		return 1
 	}
 	return 0
-}
-
-// post makes one request.
-func (p *endpoint) post(ctx, attempt context.Context, start time.Time, header http.Header, body []byte) error {
-	attempt, cancel := context.WithCancel(attempt)
-	defer cancel()
-	return p.send(ctx, start, p.request(attempt, maps.Clone(header), body), cancel)
 }
 
 // remember stores what Alertmanager knows now.

@@ -13,26 +13,22 @@ import (
 // connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one
 // that it is still making when told to close; with connections both end at once.
 type connections struct {
+	*lifetime
 	dialer net.Dialer
-	life   context.Context // ends with close
-	end    context.CancelFunc
 
 	mu   sync.Mutex
 	open map[*connection]struct{}
 }
 
 func newConnections(timeout time.Duration) *connections {
-	life, end := context.WithCancel(context.Background())
-	return &connections{dialer: net.Dialer{Timeout: timeout}, life: life, end: end, open: make(map[*connection]struct{})}
+	return &connections{lifetime: newLifetime(), dialer: net.Dialer{Timeout: timeout}, open: make(map[*connection]struct{})}
 }
-
-func (c *connections) closed() bool { return c.life.Err() != nil }
 
 // dial is a DialContext function. After close its error is ErrClosed.
 func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.life, cancel)() //nolint:contextcheck // both contexts end it
+	defer context.AfterFunc(c.ctx, cancel)() //nolint:contextcheck // both contexts end it
 
 	raw, err := c.dialer.DialContext(ctx, network, addr)
 	if err != nil {

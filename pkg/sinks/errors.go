@@ -1,8 +1,6 @@
 package sinks
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -46,15 +44,3 @@ func (e *PartialError) Error() string { return e.Err.Error() }
 
 // Unwrap returns Err.
 func (e *PartialError) Unwrap() error { return e.Err }
-
-// ended returns the error of an attempt that was cut off by its own context or by ctx, that of the caller.
-func ended(ctx, attempt context.Context, what string, start time.Time) error {
-	err := ctx.Err()
-	if err == nil {
-		err = attempt.Err()
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%s after %s: %w", what, time.Since(start).Round(time.Millisecond), err)
-	}
-	return err
-}

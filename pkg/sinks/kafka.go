@@ -51,20 +51,17 @@ const (
 // kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by itself, because an answer was
 // lost, is there once, and in order.
 type kafkaSink struct {
-	target    string // for errors
-	topic     naming
-	timeout   time.Duration
-	connect   time.Duration // for one broker
-	batch     int
-	maxBytes  int // of a record
-	options   []kgo.Opt
+	attempts
+	topic naming
+	// connect is the limit of connecting to one broker.
+	connect time.Duration
+	batch   int
+	options []kgo.Opt
+	// tls is nil where the connection is not encrypted.
 	tls       *config.TLS
-	tlsConfig *tls.Config // nil: unencrypted
+	tlsConfig *tls.Config
 	logsOn    bool
-	redact    *redactor
 	accepted  *acceptedIDs
-	life      context.Context // ends with Close
-	end       context.CancelFunc
 
 	mu     sync.Mutex
 	client *kafkaClient
@@ -89,14 +86,9 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka: topic: %w", err)
 	}
-	k := &kafkaSink{
-		target:   strings.Join(c.Brokers, ", "),
-		topic:    topic,
-		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		batch:    max(cfg.Batch.MaxEvents, streamBatch),
-		maxBytes: int(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes)),
-		tls:      c.TLS,
-		logsOn:   c.SASL != nil,
+	k := &kafkaSink{topic: topic, batch: max(cfg.Batch.MaxEvents, streamBatch), tls: c.TLS, logsOn: c.SASL != nil}
+	k.attempts = attempts{
+		name: "kafka: " + strings.Join(c.Brokers, ", "), timeout: timeoutOf(cfg), life: newLifetime(), precise: true,
 	}
 	// Less than the whole attempt, as with NATS.
 	k.connect = (k.timeout - k.timeout/8) / time.Duration(len(c.Brokers))
@@ -116,7 +108,7 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // as Kafka's own clients do
 		kgo.ProducerLinger(0),
-		kgo.ProducerBatchMaxBytes(int32(k.maxBytes)),
+		kgo.ProducerBatchMaxBytes(int32(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes))),
 		kgo.ProduceRequestTimeout(max(k.timeout, 100*time.Millisecond)),
 		kgo.UnknownTopicRetries(kafkaUnknownTopic),
 		kgo.MaxBufferedRecords(2 * inFlight), // of the Sends under way, and those that have just ended
@@ -139,11 +131,11 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		}
 		k.options = append(k.options, logon)
 	}
-	k.redact = newRedactor(&url.URL{}, password)
+	redact := newRedactor(&url.URL{}, password)
 	if err := kgo.ValidateOpts(k.options...); err != nil {
-		return nil, fmt.Errorf("kafka: %w", k.redact.error(err))
+		return nil, fmt.Errorf("kafka: %w", redact.error(err))
 	}
-	k.life, k.end = context.WithCancel(context.Background())
+	k.explain = func(err error) error { return redact.error(k.whatHelps(err)) }
 	return k, nil
 }
 
@@ -185,7 +177,7 @@ func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	err := k.do(ctx, "no acknowledgement", func(attempt context.Context, c *kafkaClient) error {
+	err := k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
 		return k.produce(attempt, c, k.accepted.open(records))
 	})
 	if err == nil {
@@ -196,7 +188,7 @@ func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
 
 // Probe connects and, where there is but one topic, looks whether that is there and may be written to.
 func (k *kafkaSink) Probe(ctx context.Context) error {
-	return k.do(ctx, "no answer", func(attempt context.Context, c *kafkaClient) error {
+	return k.with(ctx, noAnswer, func(attempt context.Context, c *kafkaClient) error {
 		if err := c.Ping(attempt); err != nil || !k.topic.fixed() {
 			return err
 		}
@@ -204,39 +196,27 @@ func (k *kafkaSink) Probe(ctx context.Context) error {
 	})
 }
 
-// do calls f with a client and a context that ends with ctx, after the timeout or with Close.
-func (k *kafkaSink) do(ctx context.Context, late string, f func(context.Context, *kafkaClient) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, k.timeout)
-	defer cancel()
-	defer context.AfterFunc(k.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	c, err := k.reach(attempt)
-	if err == nil {
-		err = f(attempt, c)
-	}
-	if err == nil {
-		return nil
-	}
-	_, permanent := errors.AsType[*PermanentError](err)
-	switch {
-	case k.life.Err() != nil:
-		err = ErrClosed
-	case attempt.Err() != nil && isEnd(err):
-		err = ended(ctx, attempt, late, start)
-		if failed := c.lastFailure(); failed != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w (%w)", err, k.explain(failed))
+// with is do with a client.
+func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Context, *kafkaClient) error) error {
+	var failed error // to connect, which time was spent with
+	err := k.do(ctx, late, func(attempt context.Context) error {
+		c, err := k.reach(attempt)
+		if err == nil {
+			err = f(attempt, c)
 		}
-	case permanent: // has its text
+		if c != nil && attempt.Err() != nil && isEnd(err) {
+			failed = c.lastFailure()
+		}
 		return err
-	default:
-		err = k.redact.error(k.explain(err))
+	})
+	if failed != nil && ctx.Err() == nil && isEnd(err) {
+		return fmt.Errorf("%w (%w)", err, k.whatHelps(failed))
 	}
-	return fmt.Errorf("kafka: %s: %w", k.target, err)
+	return err
 }
 
-// explain says what to do about an error of a connection.
-func (k *kafkaSink) explain(err error) error {
+// whatHelps says what to do about an error of a connection.
+func (k *kafkaSink) whatHelps(err error) error {
 	if k.logsOn && errors.Is(err, io.EOF) { // as some brokers answer a wrong password
 		return because(ReasonAuthorization, fmt.Errorf("%w: the broker may not accept how this sink logs on", err))
 	}
@@ -251,9 +231,6 @@ func (k *kafkaSink) explain(err error) error {
 // reach returns a client that has had an answer from a broker: the library goes on trying for as long as it may, and says
 // only then that there was none.
 func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
 	c, err := k.newest()
 	if err != nil {
 		return nil, err
@@ -271,7 +248,7 @@ func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
 func (k *kafkaSink) newest() (*kafkaClient, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.life.Err() != nil {
+	if k.life.closed() {
 		return nil, ErrClosed
 	}
 	if k.client != nil {
@@ -297,9 +274,6 @@ func (k *kafkaSink) giveUp(c *kafkaClient) {
 }
 
 func (c *kafkaClient) lastFailure() error {
-	if c == nil {
-		return nil
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.failed
@@ -465,7 +439,7 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 	refused := func(status int) error {
 		return &PermanentError{
 			Status: status,
-			Err:    fmt.Errorf("kafka: %s: topic %s: event of %d bytes: %w", k.target, topic, len(r.JSON), err),
+			Err:    fmt.Errorf("%s: topic %s: event of %d bytes: %w", k.name, topic, len(r.JSON), err),
 		}
 	}
 	switch {
@@ -538,13 +512,12 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 
 // Close ends the connections.
 func (k *kafkaSink) Close() error {
-	k.end()
+	k.life.end()
 	k.mu.Lock()
 	c := k.client
-	k.client = nil
 	k.mu.Unlock()
 	if c != nil {
-		c.once.Do(c.Close)
+		k.giveUp(c)
 	}
 	return nil
 }

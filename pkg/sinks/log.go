@@ -33,16 +33,12 @@ const (
 // logSink writes one line per event.
 type logSink struct {
 	path    string // of the file; "" for stdout and stderr
-	name    string // of the output, for errors
 	text    bool   // for people, not JSON
 	maxSize int64  // of the file before it is rotated; 0: never
 	keep    int    // rotated files
-	timeout time.Duration
-	life    context.Context // ends with Close
-	end     context.CancelFunc
+	attempts
 
-	// busy holds one value while somebody writes: a mutex that can be waited for with a context. It guards what follows.
-	busy chan struct{}
+	busy mutex // guards what follows
 	out  io.Writer
 	file *os.File // out, where the sink has opened it
 	buf  []byte
@@ -51,12 +47,11 @@ type logSink struct {
 
 func newLog(cfg config.Sink, opts Options) (Sink, error) {
 	l := &logSink{
-		name:    cfg.Log.Output,
-		text:    cfg.Log.Format == config.FormatText,
-		maxSize: int64(cfg.Log.MaxSize),
-		keep:    max(cfg.Log.MaxFiles, 1),
-		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		busy:    make(chan struct{}, 1),
+		text:     cfg.Log.Format == config.FormatText,
+		maxSize:  int64(cfg.Log.MaxSize),
+		keep:     max(cfg.Log.MaxFiles, 1),
+		busy:     newMutex(),
+		attempts: attempts{name: "log: " + cfg.Log.Output, timeout: timeoutOf(cfg), life: newLifetime()},
 	}
 	switch cfg.Log.Output {
 	case "":
@@ -73,7 +68,6 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 		}
 		l.out, l.file, l.torn = file, file, endsTorn(file)
 	}
-	l.life, l.end = context.WithCancel(context.Background())
 	return l, nil
 }
 
@@ -118,47 +112,14 @@ func (l *logSink) Send(ctx context.Context, records []event.Record) error {
 // exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with
 // Close.
 func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	defer context.AfterFunc(l.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	err := l.acquire(attempt)
-	if err == nil {
-		defer l.release()
-		err = do(attempt)
-	}
-	switch {
-	case err == nil:
-		return nil
-	case l.life.Err() != nil:
-		err = ErrClosed
-	case attempt.Err() != nil:
-		err = ended(ctx, attempt, "not written", start)
-	}
-	return fmt.Errorf("log: %s: %w", l.name, err)
+	return l.do(ctx, notWritten, func(attempt context.Context) error {
+		if err := l.busy.lock(attempt); err != nil {
+			return err
+		}
+		defer l.busy.unlock()
+		return do(attempt)
+	})
 }
-
-// acquire waits for the output to be free. It fails if ctx or the sink has ended.
-func (l *logSink) acquire(ctx context.Context) error {
-	select {
-	case l.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.life.Done():
-		return ErrClosed
-	}
-	err := ctx.Err() // select does not prefer
-	if l.life.Err() != nil {
-		err = ErrClosed
-	}
-	if err != nil {
-		l.release()
-	}
-	return err
-}
-
-func (l *logSink) release() { <-l.busy }
 
 func (l *logSink) write(ctx context.Context, records []event.Record) error {
 	l.rotate(records)
@@ -178,17 +139,7 @@ func (l *logSink) interruptible(ctx context.Context) func() {
 	if !ok || out.SetWriteDeadline(time.Time{}) != nil {
 		return func() {}
 	}
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = out.SetWriteDeadline(time.Unix(1, 0))
-		close(interrupted)
-	})
-	return func() {
-		if !stop() {
-			<-interrupted
-			_ = out.SetWriteDeadline(time.Time{})
-		}
-	}
+	return interruptible(ctx, out.SetWriteDeadline)
 }
 
 // writeLines returns how many bytes it has written, also with an error.
@@ -331,13 +282,12 @@ func (l *logSink) Reopen() error {
 	if l.path == "" {
 		return nil
 	}
-	err := l.acquire(context.Background()) // a write ends by its own timeout
-	if err == nil {
-		defer l.release()
-		err = l.reopen()
+	if l.busy.lock(l.life.ctx) != nil { // a write ends by its own timeout
+		return fmt.Errorf("%s: %w", l.name, ErrClosed)
 	}
-	if err != nil {
-		return fmt.Errorf("log: %s: %w", l.name, err)
+	defer l.busy.unlock()
+	if err := l.reopen(); err != nil {
+		return fmt.Errorf("%s: %w", l.name, err)
 	}
 	return nil
 }
@@ -384,15 +334,15 @@ func (l *logSink) probe() error {
 
 // Close closes the file. It does not close stdout or stderr.
 func (l *logSink) Close() error {
-	if l.life.Err() != nil {
+	if l.life.closed() {
 		return nil
 	}
-	l.end()
+	l.life.end()
 	if l.path == "" {
 		return nil // and does not wait: a write to a blocked terminal cannot be interrupted
 	}
 	l.busy <- struct{}{}
-	defer l.release()
+	defer l.busy.unlock()
 	if l.file == nil { // another Close was first
 		return nil
 	}

@@ -43,22 +43,19 @@ const (
 // natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it is sent within the
 // stream's duplicate window: its id is the message id.
 type natsSink struct {
-	servers  string // for the library
-	target   string // for errors
-	subject  naming
-	stream   string
-	timeout  time.Duration
-	connect  time.Duration // for one server
-	batch    int
-	inFlight int // messages of all Sends together
+	attempts
+	servers string // as the library takes them
+	subject naming
+	stream  string
+	batch   int
+	// inFlight is how many messages of all Sends together are on their way.
+	inFlight int
 	options  []nats.Option
 	tls      *config.TLS
-	redact   *redactor
 	conns    *connections
 	accepted *acceptedIDs
 
-	// busy holds one value while somebody looks at link or makes it: a mutex that can be waited for with a context.
-	busy chan struct{}
+	busy mutex // guards link, which is looked at and made under it
 	link *natsLink
 }
 
@@ -80,26 +77,24 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, fmt.Errorf("nats: subject: %w", err)
 	}
 	n := &natsSink{
-		servers: strings.Join(c.Servers, ","),
-		target:  strings.Join(hosts, ", "),
-		subject: subject,
-		stream:  c.Stream,
-		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		batch:   max(cfg.Batch.MaxEvents, streamBatch),
-		tls:     c.TLS,
-		redact:  newRedactor(&url.URL{}, c.Password.Expose(), c.Token.Expose()),
-		busy:    make(chan struct{}, 1),
+		servers: strings.Join(c.Servers, ","), subject: subject, stream: c.Stream,
+		batch: max(cfg.Batch.MaxEvents, streamBatch), tls: c.TLS, busy: newMutex(),
 	}
 	n.inFlight = n.batch * max(cfg.Concurrency, 1)
 	n.accepted = newAcceptedIDs(n.inFlight)
 	// Less than the whole attempt, so that the second server has its turn when the first hangs, and that what keeps
 	// from connecting is told rather than that time is over.
-	n.connect = (n.timeout - n.timeout/8) / time.Duration(len(hosts))
-	n.conns = newConnections(n.connect)
+	timeout := timeoutOf(cfg)
+	connect := (timeout - timeout/8) / time.Duration(len(hosts))
+	n.conns = newConnections(connect)
+	n.attempts = attempts{
+		name: "nats: " + strings.Join(hosts, ", "), timeout: timeout, life: n.conns.lifetime, precise: true,
+		explain: newRedactor(&url.URL{}, c.Password.Expose(), c.Token.Expose()).error,
+	}
 
 	n.options = []nats.Option{
 		nats.Name(strings.TrimSpace(userAgent(opts.Version) + " " + cfg.Name)),
-		nats.Timeout(n.connect),
+		nats.Timeout(connect),
 		nats.MaxReconnects(natsReconnects),
 		nats.ReconnectWait(natsReconnectWait),
 		nats.ReconnectBufSize(-1), // nothing is sent later than its Send
@@ -150,7 +145,7 @@ func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	err := n.do(ctx, "no acknowledgement", func(attempt context.Context, link *natsLink) error {
+	err := n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
 		return n.publishAll(attempt, link, n.accepted.open(records))
 	})
 	if err == nil {
@@ -161,36 +156,23 @@ func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
 
 // Probe connects, and looks for the stream, as far as the server lets this client ask for it.
 func (n *natsSink) Probe(ctx context.Context) error {
-	return n.do(ctx, "no answer", n.lookUp)
+	return n.with(ctx, noAnswer, n.lookUp)
 }
 
-// do calls f with a connection and a context that ends with ctx, after the timeout or with Close.
-func (n *natsSink) do(ctx context.Context, late string, f func(context.Context, *natsLink) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, n.timeout)
-	defer cancel()
-	defer context.AfterFunc(n.conns.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	link, err := n.connected(attempt)
-	if err == nil {
+// with is do with a connection.
+func (n *natsSink) with(ctx context.Context, late string, f func(context.Context, *natsLink) error) error {
+	return n.do(ctx, late, func(attempt context.Context) error {
+		link, err := n.connected(attempt)
+		if err != nil {
+			return err
+		}
 		before := link.answers.Load()
 		err = f(attempt, link)
 		if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && link.answers.Load() == before {
-			link.giveUp(errors.New("no answer")) // the next attempt should not trust it
+			link.giveUp(errors.New(noAnswer)) // the next attempt should not trust it
 		}
-	}
-	_, permanent := errors.AsType[*PermanentError](err)
-	switch {
-	case err == nil:
-		return nil
-	case n.conns.closed():
-		err = ErrClosed
-	case attempt.Err() != nil && isEnd(err):
-		err = ended(ctx, attempt, late, start)
-	case permanent: // has its text
 		return err
-	}
-	return fmt.Errorf("nats: %s: %w", n.target, n.redact.error(err))
+	})
 }
 
 // natsLink is one connection, which reconnects by itself.
@@ -293,15 +275,10 @@ func (l *natsLink) close() {
 
 // connected returns the link, and makes it if there is none.
 func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
-	select {
-	case n.busy <- struct{}{}:
-		defer func() { <-n.busy }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := n.busy.lock(ctx); err != nil {
+		return nil, err
 	}
-	if ctx.Err() != nil { // select does not prefer
-		return nil, ctx.Err()
-	}
+	defer n.busy.unlock()
 	if n.link != nil {
 		passes, reason := n.link.state(ctx)
 		switch {
@@ -556,7 +533,7 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 	tooLarge := func(limit string) error {
 		return &PermanentError{
 			Status: http.StatusRequestEntityTooLarge,
-			Err:    fmt.Errorf("nats: %s: event of %d bytes: %w (%s)", n.target, len(m.record.JSON), err, limit),
+			Err:    fmt.Errorf("%s: event of %d bytes: %w (%s)", n.name, len(m.record.JSON), err, limit),
 		}
 	}
 	var api *jetstream.APIError
@@ -654,7 +631,7 @@ func (n *natsSink) subjects() string {
 func (n *natsSink) Close() error {
 	n.conns.close()
 	n.busy <- struct{}{} // whoever has it returns now
-	defer func() { <-n.busy }()
+	defer n.busy.unlock()
 	if n.link != nil {
 		n.link.close()
 		n.link = nil

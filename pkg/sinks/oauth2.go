@@ -24,14 +24,14 @@ type tokenSource struct {
 	conns     *connections
 	userAgent string
 
-	lock       chan struct{} // holds one value while somebody has the fields below; waiting for it ends with a context
+	mu         mutex // guards what follows
 	flow       func(context.Context) (*oauth2.Token, error)
 	credential string // the flow's
 	current    *oauth2.Token
 }
 
 func newTokenSource(cfg *promconfig.OAuth2, conns *connections, opts clientOptions) *tokenSource {
-	s := &tokenSource{cfg: cfg, conns: conns, userAgent: opts.userAgent, lock: make(chan struct{}, 1)}
+	s := &tokenSource{cfg: cfg, conns: conns, userAgent: opts.userAgent, mu: newMutex()}
 	s.secret = secretReader(cfg.ClientSecret, cfg.ClientSecretFile)
 	if cfg.GrantType == jwtBearer {
 		s.secret = secretReader(cfg.ClientCertificateKey, cfg.ClientCertificateKeyFile)
@@ -52,12 +52,10 @@ func (s *tokenSource) token(ctx context.Context) (*oauth2.Token, error) {
 }
 
 func (s *tokenSource) validToken(ctx context.Context) (*oauth2.Token, error) {
-	select {
-	case s.lock <- struct{}{}:
-		defer func() { <-s.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := s.mu.lock(ctx); err != nil {
+		return nil, err
 	}
+	defer s.mu.unlock()
 	credential := ""
 	if s.secret != nil {
 		var err error
@@ -80,15 +78,13 @@ func (s *tokenSource) validToken(ctx context.Context) (*oauth2.Token, error) {
 
 // forget has the next request get a new token: the server does not accept this one any more.
 func (s *tokenSource) forget(ctx context.Context, t *oauth2.Token) {
-	select {
-	case s.lock <- struct{}{}:
-	case <-ctx.Done():
+	if s.mu.lock(ctx) != nil {
 		return
 	}
+	defer s.mu.unlock()
 	if s.current == t {
 		s.current = nil
 	}
-	<-s.lock
 }
 
 // fetch asks the token server.

@@ -1,18 +1,10 @@
 package sinks
 
-import (
-	"context"
-	"errors"
-)
+import "errors"
 
 // streamBatch is how many events one Send of a sink for NATS or Kafka takes unless more are configured. Each event is a
 // message of its own: a batch is only what is on its way at once.
 const streamBatch = 256
-
-// isEnd reports whether an error tells of nothing but the end of a context.
-func isEnd(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-}
 
 // batchError returns the error to judge a batch by. One that is refused for good comes first: the batch is then sent in parts,
 // until that event is alone. Then one that says more than that time was over.

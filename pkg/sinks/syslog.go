@@ -55,17 +55,14 @@ const (
 // holds it, and the server has not read it. So the sink looks whether the connection is alive before and after each write, and
 // keeps what it has written lately. When a connection turns out to be broken, that is written again, first of all, to the next.
 type syslogSink struct {
-	address string // for errors
-	scheme  string
-	target  string // HOST:PORT, or the path of a socket
-	format  *syslogFormat
-	tls     *tls.Config // nil: no TLS
-	explain func(error) string
-	timeout time.Duration
-	conns   *connections
+	attempts
+	scheme string
+	target string // HOST:PORT, or the path of a socket
+	format *syslogFormat
+	tls    *tls.Config // nil: no TLS
+	conns  *connections
 
-	// busy holds one value while somebody sends: a mutex that can be waited for with a context. It guards what follows.
-	busy chan struct{}
+	busy mutex       // guards what follows
 	conn *syslogConn // nil: there is none
 
 	tail      []syslogChunk // what was written lately, the oldest first
@@ -89,23 +86,28 @@ func newSyslog(cfg config.Sink, _ Options) (Sink, error) {
 		return nil, fmt.Errorf("syslog: %w", err)
 	}
 	s := &syslogSink{
-		address: scheme + "://" + target,
-		scheme:  scheme,
-		target:  target,
-		format:  format,
-		explain: cfg.Syslog.TLS.Explain,
-		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		busy:    make(chan struct{}, 1),
+		scheme: scheme,
+		target: target,
+		format: format,
+		busy:   newMutex(),
 	}
+	timeout := timeoutOf(cfg)
+	// Connecting gets a little less than the whole attempt: its own error says more than "not written".
+	s.conns = newConnections(timeout - timeout/8)
+	s.attempts = attempts{name: "syslog: " + scheme + "://" + target, timeout: timeout, life: s.conns.lifetime}
 	if scheme == config.SyslogOverTLS {
+		s.explain = func(err error) error {
+			if why := cfg.Syslog.TLS.Explain(err); why != "" {
+				return fmt.Errorf("%s: %w", why, err)
+			}
+			return err
+		}
 		if s.tls, err = cfg.Syslog.TLS.ClientConfig(); err != nil {
 			return nil, fmt.Errorf("syslog: %w", err)
 		}
 		host, _, _ := net.SplitHostPort(target)
 		s.tls.ServerName = cmp.Or(s.tls.ServerName, host)
 	}
-	// Connecting gets a little less than the whole attempt: its own error says more than "not written".
-	s.conns = newConnections(s.timeout - s.timeout/8)
 	return s, nil
 }
 
@@ -119,11 +121,11 @@ func (s *syslogSink) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	return s.attempt(ctx, func(attempt context.Context) error {
-		if err := s.acquire(attempt); err != nil {
+	return s.do(ctx, notWritten, func(attempt context.Context) error {
+		if err := s.busy.lock(attempt); err != nil {
 			return err
 		}
-		defer func() { <-s.busy }()
+		defer s.busy.unlock()
 		return s.send(attempt, records)
 	})
 }
@@ -131,13 +133,13 @@ func (s *syslogSink) Send(ctx context.Context, records []event.Record) error {
 // Probe connects, with TLS where it is configured, and waits whether the server refuses the connection. It sends nothing.
 // Of UDP it says no more than that the host has an address.
 func (s *syslogSink) Probe(ctx context.Context) error {
-	return s.attempt(ctx, func(attempt context.Context) error {
+	return s.do(ctx, notWritten, func(attempt context.Context) error {
 		conn, err := s.connect(attempt)
 		if err != nil {
 			return err
 		}
 		defer conn.goodbye()
-		defer conn.interruptible(attempt)()
+		defer interruptible(attempt, conn.wire.SetDeadline)()
 		return conn.settle(attempt)
 	})
 }
@@ -146,7 +148,7 @@ func (s *syslogSink) Probe(ctx context.Context) error {
 func (s *syslogSink) Close() error {
 	select {
 	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
+		defer s.busy.unlock()
 		if s.conn != nil {
 			s.conn.goodbye()
 			s.conn = nil
@@ -154,43 +156,6 @@ func (s *syslogSink) Close() error {
 	default: // somebody is at it
 	}
 	s.conns.close()
-	return nil
-}
-
-// attempt calls do with a context that ends with ctx, after the timeout or with Close.
-func (s *syslogSink) attempt(ctx context.Context, do func(context.Context) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	defer context.AfterFunc(s.conns.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	err := do(attempt)
-	switch {
-	case err == nil:
-		return nil
-	case s.conns.closed():
-		err = ErrClosed
-	case attempt.Err() != nil:
-		err = ended(ctx, attempt, "not written", start)
-	default:
-		if why := s.explain(err); s.tls != nil && why != "" {
-			err = fmt.Errorf("%s: %w", why, err)
-		}
-	}
-	return fmt.Errorf("syslog: %s: %w", s.address, err)
-}
-
-// acquire waits until nobody else sends.
-func (s *syslogSink) acquire(ctx context.Context) error {
-	select {
-	case s.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if err := ctx.Err(); err != nil { // select does not prefer
-		<-s.busy
-		return err
-	}
 	return nil
 }
 
@@ -223,7 +188,7 @@ var errAgain = because(ReasonTimeout, errors.New("what was written before the co
 
 // write writes the records to s.conn. After an error other than errAgain, that is of no use any more.
 func (s *syslogSink) write(ctx context.Context, records []event.Record, fresh bool) error {
-	defer s.conn.interruptible(ctx)()
+	defer interruptible(ctx, s.conn.wire.SetDeadline)()
 	if s.conn.datagrams {
 		return s.writeDatagrams(records)
 	}
@@ -324,10 +289,6 @@ func (f *syslogFormat) stream(records []event.Record) []byte {
 // connect makes a connection.
 func (s *syslogSink) connect(ctx context.Context) (*syslogConn, error) {
 	start := time.Now()
-	var (
-		raw net.Conn
-		err error
-	)
 	network := "tcp"
 	switch s.scheme {
 	case config.SyslogUDP:
@@ -335,7 +296,7 @@ func (s *syslogSink) connect(ctx context.Context) (*syslogConn, error) {
 	case config.SyslogUnix:
 		network = "unixgram"
 	}
-	raw, err = s.conns.dial(ctx, network, s.target)
+	raw, err := s.conns.dial(ctx, network, s.target)
 	if errors.Is(err, syscall.EPROTOTYPE) && network == "unixgram" { // a stream listens there
 		network = "unix"
 		raw, err = s.conns.dial(ctx, network, s.target)
@@ -430,21 +391,6 @@ func (c *syslogConn) reason(err error) error {
 		return because(ReasonTLS, fmt.Errorf("%w: it speaks TLS, so write tls:// in the address", err))
 	}
 	return err
-}
-
-// interruptible makes reads and writes fail when ctx ends. The function it returns ends that.
-func (c *syslogConn) interruptible(ctx context.Context) func() {
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = c.wire.SetDeadline(time.Unix(1, 0))
-		close(interrupted)
-	})
-	return func() {
-		if !stop() {
-			<-interrupted
-			_ = c.wire.SetDeadline(time.Time{})
-		}
-	}
 }
 
 // goodbye closes a connection at which nothing is written. TLS wants to tell the server; it does not get long for it.

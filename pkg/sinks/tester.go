@@ -34,13 +34,13 @@ func (s *alertmanager) Test(ctx context.Context, record event.Record) error {
 		return &PermanentError{Status: http.StatusBadRequest, Err: err}
 	}
 	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	labels := map[string]string{"alertname": AlertTest, "severity": e.Severity, "hmc": e.HMC}
 	s.mu.Lock()
 	maps.Copy(labels, s.book.labels)
 	s.mu.Unlock()
-	partial, err := s.tell(ctx, attempt, start, []snapshot{{wire: wireAlert{
+	partial, err := s.tell(ctx, []snapshot{{wire: wireAlert{
 		Labels: labels, Annotations: map[string]string{"summary": e.Summary, "description": describe(e)},
 		StartsAt: start, EndsAt: start.Add(testLasts),
 	}}})

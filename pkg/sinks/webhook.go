@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -18,18 +17,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-const (
-	// defaultTimeout is the limit of one attempt where the configuration, which has a default of its own, was not
-	// read from a file.
-	defaultTimeout = 10 * time.Second
-
-	// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept unless told otherwise.
-	maxBatchBytes = 1_000_000
-)
+// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept unless told otherwise.
+const maxBatchBytes = 1_000_000
 
 // webhook posts events to an HTTP server.
 type webhook struct {
-	endpoint
+	*endpoint
 	batch    int // records per request; above 1 the body is always that of a batch
 	maxBytes int // of the records of one request
 	body     func([]event.Record) ([]byte, error)
@@ -39,9 +32,9 @@ type webhook struct {
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
-	u, err := url.Parse(cfg.Webhook.URL.Expose())
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, errors.New("webhook: url is not an http or https address") // err would quote it, with what it hides
+	u := httpURL(cfg.Webhook.URL)
+	if u == nil {
+		return nil, errors.New("webhook: url is not an http or https address")
 	}
 	if u.User != nil {
 		return nil, errors.New("webhook: url must not hold a userid") // it would not be sent
@@ -50,31 +43,12 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	if len(keys) != len(cfg.Webhook.SigningSecrets()) {
 		return nil, errors.New("webhook: secret is not whsec_ and 24 to 64 bytes in base64")
 	}
-	var secrets []string
-	for _, s := range cfg.Webhook.SigningSecrets() {
-		secrets = append(secrets, s.Expose())
-	}
-	w := &webhook{
-		endpoint: endpoint{
-			kind: "webhook", url: u, target: u.Scheme + "://" + u.Host,
-			timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout), secrets: secrets,
-		},
-		batch:    max(cfg.Batch.MaxEvents, 1),
-		maxBytes: maxBatchBytes,
-		signer:   newSigner(keys),
-		header: http.Header{
-			"User-Agent": {userAgent(opts.Version)},
-			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
-			// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
-			// a consumer would cost a failed attempt and its back-off.
-			"X-Idempotency-Key": nil,
-		},
-	}
+	w := &webhook{batch: max(cfg.Batch.MaxEvents, 1), maxBytes: maxBatchBytes, signer: newSigner(keys)}
 	contentType, err := w.setFormat(cfg.Webhook)
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
-	w.header["Content-Type"] = []string{contentType}
+	w.header = newHeader(opts, contentType)
 	switch c := cfg.Webhook.Compression; c {
 	case "", config.CompressionNone:
 	case config.CompressionGzip:
@@ -83,11 +57,15 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	default:
 		return nil, fmt.Errorf("webhook: compression %q is not available", c)
 	}
-	w.client, err = newHTTPClient(cfg.Webhook.HTTPConfig, clientOptions{
-		timeout: w.timeout, concurrency: max(cfg.Concurrency, 1), userAgent: userAgent(opts.Version),
+	client, err := newHTTPClient(cfg.Webhook.HTTPConfig, clientOptions{
+		timeout: timeoutOf(cfg), concurrency: max(cfg.Concurrency, 1), userAgent: userAgent(opts.Version),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
+	}
+	w.endpoint = newEndpoint("webhook", u, timeoutOf(cfg), client)
+	for _, s := range cfg.Webhook.SigningSecrets() {
+		w.secrets = append(w.secrets, s.Expose())
 	}
 	return w, nil
 }
@@ -137,11 +115,8 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if w.client.conns.closed() {
-		return fmt.Errorf("webhook: %s: %w", w.target, ErrClosed)
-	}
 	if len(records) > w.batch {
-		return fmt.Errorf("webhook: %s: %d events in one request, at most %d", w.target, len(records), w.batch)
+		return fmt.Errorf("%s: %d events in one request, at most %d", w.name, len(records), w.batch)
 	}
 	id := records[0].ID
 	if w.batch > 1 {
@@ -154,11 +129,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if w.gzip != nil {
 		body = w.gzip.compress(body)
 	}
-
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	return w.send(ctx, start, w.request(attempt, id, body), cancel)
+	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) })
 }
 
 // request builds the request of one attempt.
@@ -173,7 +144,6 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 		values[2] = w.signer.sign(id, now, body)
 		header["Webhook-Signature"] = values[2:3:3]
 	}
-
 	return w.endpoint.request(ctx, header, body)
 }
 
