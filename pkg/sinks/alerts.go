@@ -55,8 +55,8 @@ func (a *alert) end(now time.Time) {
 
 // knows says whether something newer than the event was told already: it comes again after a restart, or out of the dead letters. Where
 // the clock was set back since, nothing can be said.
-func (a *alert) knows(e *event.Event, now time.Time) bool {
-	return e.Received.Before(a.Latest) && !a.Latest.After(now)
+func (a *alert) knows(e *news) bool {
+	return e.Received.Before(a.Latest) && !a.Latest.After(e.now)
 }
 
 // wireAlert is an alert as the API v2 of Alertmanager takes it.
@@ -154,9 +154,17 @@ func (b *alertBook) fires(e *event.Event) bool {
 	return e.Severity != event.SeverityInfo
 }
 
-// apply takes in one event and returns the keys of the alerts that it is about. ok is false where there is no room for one
+// news is an event as it comes in, parsed and as it was stored.
+type news struct {
+	*event.Event
+	record event.Record
+	now    time.Time
+}
+
+// apply takes in one event that concerns it and returns the keys of the alerts that it is about. ok is false where there is no room for one
 // more alert.
-func (b *alertBook) apply(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+func (b *alertBook) apply(parsed *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+	e := &news{parsed, rec, now}
 	if b.groups != nil {
 		if _, configured := b.groups[e.HMC]; !configured {
 			return nil, true // what it would make fire nothing would end
@@ -164,17 +172,17 @@ func (b *alertBook) apply(e *event.Event, rec event.Record, now time.Time) (keys
 	}
 	switch e.Type {
 	case event.TypeStatusChange:
-		return b.status(e, rec, now)
+		return b.status(e)
 	case event.TypeInventoryChange:
-		return b.inventory(e, now), true
+		return b.inventory(e), true
 	case event.TypePropertyChange:
-		return b.renamed(e, now), true
+		return b.renamed(e), true
 	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
-		return b.link(e, rec, now)
+		return b.link(e)
 	case event.TypeOSMessage:
-		return b.osMessage(e, rec, now)
+		return b.osMessage(e)
 	case event.TypeHardwareMessage:
-		return b.hardwareMessage(e, rec, now)
+		return b.hardwareMessage(e)
 	}
 	return nil, true
 }
@@ -199,16 +207,16 @@ func (b *alertBook) concerns(typ string) bool {
 func (b *alertBook) makes(name string) bool { return slices.Contains(b.names, name) }
 
 // status: the alert fires while the last status that was told is not acceptable.
-func (b *alertBook) status(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
-	uri := objectOf(e)
-	if uri == "" || !b.makes(config.AlertResourceStatus) {
+func (b *alertBook) status(e *news) (keys []string, ok bool) {
+	uri := objectOf(e.Event)
+	if uri == "" {
 		return nil, true
 	}
 	key := keyStatus + uri
-	if !b.fires(e) || !b.selects(rec) {
-		return b.resolve(key, e, now), true
+	if !b.fires(e.Event) || !b.selects(e.record) {
+		return b.resolve(key, e), true
 	}
-	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e)}, time.Time{}, now)
+	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e.Event)}, time.Time{})
 }
 
 // newStatus is the status that an event tells; "" where it tells none.
@@ -228,8 +236,8 @@ func objectOf(e *event.Event) string {
 }
 
 // inventory: nothing is left of an object that is gone, and of what was in it.
-func (b *alertBook) inventory(e *event.Event, now time.Time) []string {
-	uri := objectOf(e)
+func (b *alertBook) inventory(e *news) []string {
+	uri := objectOf(e.Event)
 	if uri == "" || e.Headers.Get("action") != "remove" {
 		return nil
 	}
@@ -237,13 +245,13 @@ func (b *alertBook) inventory(e *event.Event, now time.Time) []string {
 	if e.Resource.Class == "cpc" && e.Resource.ElementURI == "" {
 		cpc = e.Resource.Name
 	}
-	return b.endAll(e, now, func(a *alert) bool {
+	return b.endAll(e, func(a *alert) bool {
 		return a.URI == uri || strings.HasPrefix(a.URI, uri+"/") || cpc != "" && a.Labels["cpc"] == cpc && a.Group == b.groupOf(e.HMC)
 	})
 }
 
 // renamed: an alert has the name that the object has. Its labels are what an alert is, so with another name it is another one.
-func (b *alertBook) renamed(e *event.Event, now time.Time) (keys []string) {
+func (b *alertBook) renamed(e *news) (keys []string) {
 	if e.Resource == nil || e.Resource.ElementURI != "" || e.Resource.ObjectURI == "" || e.Resource.Name == "" {
 		return nil
 	}
@@ -258,27 +266,25 @@ func (b *alertBook) renamed(e *event.Event, now time.Time) (keys []string) {
 		}
 		labels := maps.Clone(a.Labels)
 		labels["resource"] = e.Resource.Name
-		keys = append(keys, b.relabel(key, labels, now), key)
+		keys = append(keys, b.relabel(key, labels, e.now), key)
 	}
 	return keys
 }
 
 // link: the alert fires while an HMC is not in sight, unless the daemon itself was told to look away.
-func (b *alertBook) link(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	key := keyLink + e.HMC
 	switch {
-	case !b.makes(config.AlertConnectionLost):
-		return nil, true
 	case e.Type == event.TypeBridgeConnected:
-		return b.resolve(key, e, now), true
-	case event.True(event.Member(e.Body, "planned")) || !b.selects(rec):
+		return b.resolve(key, e), true
+	case event.True(event.Member(e.Body, "planned")) || !b.selects(e.record):
 		return nil, true
 	}
-	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": event.String(event.Member(e.Body, "state"))}, time.Time{}, now)
+	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": event.String(event.Member(e.Body, "state"))}, time.Time{})
 }
 
 // osMessage: the alert fires for a time. What was held or had priority before that is not news.
-func (b *alertBook) osMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
 	held, priority := event.True(event.Member(e.Body, "is-held")), event.True(event.Member(e.Body, "is-priority"))
 	// The time is by the clock of the operating system, which may be far off. What comes live was written just now.
 	written := e.Time
@@ -286,14 +292,14 @@ func (b *alertBook) osMessage(e *event.Event, rec event.Record, now time.Time) (
 		written = e.Received
 	}
 	until := written.Add(b.osResolve)
-	if !b.makes(config.AlertOSMessage) || objectOf(e) == "" || !held && !priority || !until.After(now) || !b.selects(rec) {
+	if objectOf(e.Event) == "" || !held && !priority || !until.After(e.now) || !b.selects(e.record) {
 		return nil, true
 	}
-	key := keyOS + objectOf(e) + "\x00" + e.ID
+	key := keyOS + objectOf(e.Event) + "\x00" + e.ID
 	keys, ok = b.fire(key, config.AlertOSMessage, shortID(e.ID), e, map[string]string{
 		"text": event.String(event.Member(e.Body, "message-text")), "prompt": event.String(event.Member(e.Body, "prompt-text")),
-	}, until, now)
-	return append(keys, b.limitOSMessages(now)...), ok
+	}, until)
+	return append(keys, b.limitOSMessages(e.now)...), ok
 }
 
 // limitOSMessages ends the oldest of too many alerts of OS messages.
@@ -319,19 +325,19 @@ func (b *alertBook) limitOSMessages(now time.Time) []string {
 
 // hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which may have another name for the
 // message, can be the one that tells it.
-func (b *alertBook) hardwareMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
-	uri, text := objectOf(e), event.String(event.Member(e.Body, "text"))
+func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
+	uri, text := objectOf(e.Event), event.String(event.Member(e.Body, "text"))
 	key := keyHardware + uri
 	switch {
-	case uri == "" || !b.makes(config.AlertHardwareMessage):
+	case uri == "":
 		return nil, true
 	case !event.True(event.Member(e.Body, "deleted")):
-		if !b.selects(rec) {
+		if !b.selects(e.record) {
 			return nil, true
 		}
-		return b.fire(key, config.AlertHardwareMessage, shortID(e.ID), e, map[string]string{"text": text}, time.Time{}, now)
+		return b.fire(key, config.AlertHardwareMessage, shortID(e.ID), e, map[string]string{"text": text}, time.Time{})
 	case b.alerts[key] != nil:
-		return b.resolve(key, e, now), true
+		return b.resolve(key, e), true
 	}
 	if len(e.SeenBy) == 0 {
 		return nil, true
@@ -346,18 +352,18 @@ func (b *alertBook) hardwareMessage(e *event.Event, rec event.Record, now time.T
 	if oldest == "" {
 		return nil, true
 	}
-	return b.resolve(oldest, e, now), true
+	return b.resolve(oldest, e), true
 }
 
 // shortID tells the messages of one resource apart.
 func shortID(id string) string { return id[:min(len(id), 12)] }
 
 // fire makes an alert fire, or keeps it firing with what is known of it now.
-func (b *alertBook) fire(key, name, message string, e *event.Event, more map[string]string, until, now time.Time) (keys []string, ok bool) {
+func (b *alertBook) fire(key, name, message string, e *news, more map[string]string, until time.Time) (keys []string, ok bool) {
 	labels := map[string]string{"alertname": name, "severity": e.Severity, "hmc": e.HMC, "message": message}
 	uri := ""
 	if r := e.Resource; r != nil {
-		uri = objectOf(e)
+		uri = objectOf(e.Event)
 		labels["class"], labels["resource"], labels["cpc"] = r.Class, r.Name, r.CPC
 		if r.Class == "cpc" {
 			labels["cpc"] = cmp.Or(r.CPC, r.Name)
@@ -365,7 +371,7 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 	}
 	maps.Copy(labels, b.labels)
 	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" }) // Alertmanager takes an empty label for none
-	annotations := map[string]string{"summary": e.Summary, "description": describe(e)}
+	annotations := map[string]string{"summary": e.Summary, "description": describe(e.Event)}
 	maps.Copy(annotations, more)
 	for name, text := range annotations {
 		annotations[name] = beginningOf(text, maxAnnotation)
@@ -374,7 +380,7 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 
 	keys = []string{key}
 	a := b.alerts[key]
-	if a != nil && a.knows(e, now) {
+	if a != nil && a.knows(e) {
 		return keys, true
 	}
 	if a != nil && a.firing() {
@@ -383,25 +389,25 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 			labels["hmc"] = a.HMC
 		}
 		if !maps.Equal(a.Labels, labels) {
-			keys = append([]string{b.relabel(key, labels, now)}, keys...)
+			keys = append([]string{b.relabel(key, labels, e.now)}, keys...)
 			a = b.alerts[key]
 		}
 		if !maps.Equal(a.Annotations, annotations) || !a.Until.Equal(until) {
 			a.changed()
 		}
-		a.Annotations, a.Until, a.Latest, a.Event = annotations, until, e.Received, keep(e)
+		a.Annotations, a.Until, a.Latest, a.Event = annotations, until, e.Received, keep(e.Event)
 		return keys, true
 	}
 	if a == nil && len(b.alerts) >= maxAlerts {
 		return nil, false
 	}
 	starts := e.Time
-	if starts.After(now) {
-		starts = now
+	if starts.After(e.now) {
+		starts = e.now
 	}
 	fresh := &alert{
 		Labels: labels, Annotations: annotations, Starts: starts, Until: until, Latest: e.Received, URI: uri,
-		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e), version: 1,
+		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e.Event), version: 1,
 	}
 	if a != nil { // it fires again: what is stored of it, and what Alertmanager has, is the one before
 		fresh.version, fresh.posted, fresh.stored = a.version+1, a.posted, a.stored
@@ -449,24 +455,24 @@ func (b *alertBook) relabel(key string, labels map[string]string, now time.Time)
 }
 
 // resolve ends an alert.
-func (b *alertBook) resolve(key string, e *event.Event, now time.Time) []string {
+func (b *alertBook) resolve(key string, e *news) []string {
 	a := b.alerts[key]
-	if a == nil || a.knows(e, now) {
+	if a == nil || a.knows(e) {
 		return nil
 	}
 	if a.firing() {
 		a.Latest = e.Received
 		a.Annotations = maps.Clone(a.Annotations)
 		a.Annotations["summary"] = beginningOf(e.Summary, maxAnnotation)
-		a.end(now)
+		a.end(e.now)
 	}
 	return []string{key}
 }
 
-func (b *alertBook) endAll(e *event.Event, now time.Time, those func(*alert) bool) (keys []string) {
+func (b *alertBook) endAll(e *news, those func(*alert) bool) (keys []string) {
 	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
 		if a := b.alerts[key]; a.firing() && those(a) {
-			keys = append(keys, b.resolve(key, e, now)...)
+			keys = append(keys, b.resolve(key, e)...)
 		}
 	}
 	return keys

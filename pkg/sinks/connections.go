@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
 // connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one
@@ -73,6 +75,14 @@ func (c *connection) Close() error {
 	delete(c.owner.open, c)
 	c.owner.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// explainTLS says what is wrong with a TLS connection, and what to do; nil: there is none, or err is about something else.
+func explainTLS(cfg *config.TLS, err error) error {
+	if cfg == nil || cfg.Explain(err) == "" {
+		return nil
+	}
+	return because(ReasonTLS, errors.New(cfg.Explain(err)))
 }
 
 // tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where err is about something

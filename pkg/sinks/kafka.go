@@ -70,11 +70,11 @@ type kafkaSink struct {
 // kafkaClient is the library's client with what is known of it.
 type kafkaClient struct {
 	*kgo.Client
-	reached atomic.Bool // a broker has answered, and since then no Send has failed as a whole
-	once    sync.Once   // for Close
-
-	mu     sync.Mutex
-	failed error // the last attempt to connect
+	// reached says that a broker has answered, and that since then no Send has failed as a whole.
+	reached atomic.Bool
+	// failed is what became of the last attempt to connect.
+	failed    atomic.Pointer[error]
+	closeOnce sync.Once
 }
 
 func newKafka(cfg config.Sink, opts Options) (Sink, error) {
@@ -117,9 +117,13 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		// counts from the record's timestamp, which is that of the event.
 		kgo.AllowIdempotentProduceCancellation(),
 	}
-	codec, err := kafkaCodec(c.Compression)
-	if err != nil {
-		return nil, err
+	codec, ok := map[string]kgo.CompressionCodec{
+		"": kgo.NoCompression(), config.CompressionNone: kgo.NoCompression(), config.CompressionGzip: kgo.GzipCompression(),
+		config.CompressionSnappy: kgo.SnappyCompression(), config.CompressionLZ4: kgo.Lz4Compression(),
+		config.CompressionZstd: kgo.ZstdCompression(),
+	}[c.Compression]
+	if !ok {
+		return nil, fmt.Errorf("kafka: compression %q is not available", c.Compression)
 	}
 	k.options = append(k.options, kgo.ProducerBatchCompression(codec))
 	password := ""
@@ -139,30 +143,15 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 	return k, nil
 }
 
-func kafkaCodec(compression string) (kgo.CompressionCodec, error) {
-	switch compression {
-	case "", config.CompressionNone:
-		return kgo.NoCompression(), nil
-	case config.CompressionGzip:
-		return kgo.GzipCompression(), nil
-	case config.CompressionSnappy:
-		return kgo.SnappyCompression(), nil
-	case config.CompressionLZ4:
-		return kgo.Lz4Compression(), nil
-	case config.CompressionZstd:
-		return kgo.ZstdCompression(), nil
-	}
-	return kgo.CompressionCodec{}, fmt.Errorf("kafka: compression %q is not available", compression)
-}
-
 func kafkaLogon(c *config.SASL) (kgo.Opt, error) {
+	challenged := scram.Auth{User: c.Userid, Pass: c.Password.Expose()}
 	switch c.Mechanism {
 	case config.SASLPlain:
-		return kgo.SASL(plain.Auth{User: c.Userid, Pass: c.Password.Expose()}.AsMechanism()), nil
+		return kgo.SASL(plain.Auth{User: challenged.User, Pass: challenged.Pass}.AsMechanism()), nil
 	case config.SASLScramSHA256:
-		return kgo.SASL(scram.Auth{User: c.Userid, Pass: c.Password.Expose()}.AsSha256Mechanism()), nil
+		return kgo.SASL(challenged.AsSha256Mechanism()), nil
 	case config.SASLScramSHA512:
-		return kgo.SASL(scram.Auth{User: c.Userid, Pass: c.Password.Expose()}.AsSha512Mechanism()), nil
+		return kgo.SASL(challenged.AsSha512Mechanism()), nil
 	}
 	return nil, fmt.Errorf("kafka: sasl: mechanism %q is not available", c.Mechanism)
 }
@@ -205,7 +194,9 @@ func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Contex
 			err = f(attempt, c)
 		}
 		if c != nil && attempt.Err() != nil && isEnd(err) {
-			failed = c.lastFailure()
+			if last := c.failed.Load(); last != nil {
+				failed = *last
+			}
 		}
 		return err
 	})
@@ -220,12 +211,7 @@ func (k *kafkaSink) whatHelps(err error) error {
 	if k.logsOn && errors.Is(err, io.EOF) { // as some brokers answer a wrong password
 		return because(ReasonAuthorization, fmt.Errorf("%w: the broker may not accept how this sink logs on", err))
 	}
-	if k.tls != nil {
-		if text := k.tls.Explain(err); text != "" {
-			return because(ReasonTLS, errors.New(text))
-		}
-	}
-	return err
+	return cmp.Or(explainTLS(k.tls, err), err)
 }
 
 // reach returns a client that has had an answer from a broker: the library goes on trying for as long as it may, and says
@@ -270,13 +256,7 @@ func (k *kafkaSink) giveUp(c *kafkaClient) {
 		k.client = nil
 	}
 	k.mu.Unlock()
-	c.once.Do(c.Close)
-}
-
-func (c *kafkaClient) lastFailure() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.failed
+	c.closeOnce.Do(c.Close)
 }
 
 // dialer returns the function that connects c to a broker.
@@ -288,9 +268,7 @@ func (k *kafkaSink) dialer(c *kafkaClient) func(context.Context, string, string)
 		if err == nil && k.tlsConfig != nil {
 			conn, err = handshake(ctx, conn, k.tlsConfig, address)
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.failed = err
+		c.failed.Store(&err)
 		return conn, err
 	}
 }
@@ -313,37 +291,10 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 	return encrypted, nil
 }
 
-// kafkaResults is what becomes of the records of one Send.
-type kafkaResults struct {
-	over chan struct{} // closed when nothing is awaited any more
-
-	mu      sync.Mutex
-	awaited int
-	known   []bool // which records the client is done with
-	errs    []error
-}
-
-func newKafkaResults(n int) *kafkaResults {
-	return &kafkaResults{over: make(chan struct{}), known: make([]bool, n), errs: make([]error, n)}
-}
-
-// await says that more is awaited.
-func (r *kafkaResults) await() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.awaited++
-}
-
-// is says what became of record i, or that another thing that was awaited is done if i is not a record.
-func (r *kafkaResults) is(i int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i >= 0 {
-		r.known[i], r.errs[i] = true, err
-	}
-	if r.awaited--; r.awaited == 0 {
-		close(r.over)
-	}
+// kafkaResult is what became of one record of a Send.
+type kafkaResult struct {
+	record int
+	err    error
 }
 
 // produce hands the records to the client and waits for what becomes of each.
@@ -353,45 +304,41 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 		ready[i] = k.record(r)
 	}
 	var refused atomic.Bool
-	results := newKafkaResults(len(records))
-	results.await() // the end of this loop
+	results := make(chan kafkaResult, len(records)) // the client never waits for it
+	awaited := 0
 	for i, r := range ready {
 		if refused.Load() { // what comes behind must not be there before it
 			break
 		}
-		results.await()
+		awaited++
 		c.TryProduce(ctx, r, func(_ *kgo.Record, err error) {
 			if err != nil {
 				refused.Store(true)
 			}
-			results.is(i, err)
+			results <- kafkaResult{i, err}
 		})
 	}
-	results.is(-1, nil)
 
 	var (
 		failed   []error
 		accepted []*event.Record
+		late     <-chan time.Time
 	)
-	select {
-	case <-results.over:
-	case <-ctx.Done():
-		grace := time.NewTimer(kafkaGrace)
-		defer grace.Stop()
+	for over := ctx.Done(); awaited > 0; {
 		select {
-		case <-results.over:
-		case <-grace.C:
+		case r := <-results:
+			awaited--
+			if r.err != nil {
+				failed = append(failed, k.failure(ctx, records[r.record], ready[r.record].Topic, r.err))
+			} else {
+				accepted = append(accepted, records[r.record])
+			}
+		case <-over:
+			over, late = nil, time.After(kafkaGrace)
+		case <-late:
 			failed = append(failed, ctx.Err())
-			defer k.giveUp(c) // finishes all of its records, which says nothing about them
-		}
-	}
-	results.mu.Lock()
-	defer results.mu.Unlock() // before the client is given up
-	for i, known := range results.known {
-		if err := results.errs[i]; err != nil {
-			failed = append(failed, k.failure(ctx, records[i], ready[i].Topic, err))
-		} else if known {
-			accepted = append(accepted, records[i])
+			k.giveUp(c) // finishes all of its records, which says nothing about them
+			awaited = 0
 		}
 	}
 	if len(failed) == 0 {
@@ -406,14 +353,14 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 
 // record returns an event as a record of Kafka.
 func (k *kafkaSink) record(r *event.Record) *kgo.Record {
-	f := fieldsOf(r, k.topic)
+	f := fieldsOf(r)
 	topic := k.topic.of(&f)
 	return &kgo.Record{
 		Topic: topic[:min(len(topic), maxKafkaTopic)],
 		// What has no resource is in order for each HMC.
 		Key:       []byte(cmp.Or(r.Key, f.hmc)),
 		Value:     r.JSON,
-		Timestamp: timestamp(r, &f),
+		Timestamp: timestamp(&f),
 		Headers: []kgo.RecordHeader{
 			{Key: kafkaHeaderID, Value: []byte(r.ID)},
 			{Key: kafkaHeaderType, Value: []byte(f.kind)},
@@ -425,9 +372,9 @@ func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 
 // timestamp returns the time of the event. An HMC whose clock is ahead does not know it: brokers refuse what is far in the
 // future, and no event can be later than its arrival.
-func timestamp(r *event.Record, f *eventFields) time.Time {
-	at, err := time.Parse(time.RFC3339Nano, event.String(f.time))
-	if err != nil || at.IsZero() || !r.Received.IsZero() && at.After(r.Received) {
+func timestamp(f *eventFields) time.Time {
+	r, at := f.record, f.at()
+	if at.IsZero() || !r.Received.IsZero() && at.After(r.Received) {
 		return r.Received
 	}
 	return at

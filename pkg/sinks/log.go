@@ -51,7 +51,7 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 		maxSize:  int64(cfg.Log.MaxSize),
 		keep:     max(cfg.Log.MaxFiles, 1),
 		busy:     newMutex(),
-		attempts: attempts{name: "log: " + cfg.Log.Output, timeout: timeoutOf(cfg), life: newLifetime()},
+		attempts: attempts{name: "log: " + cfg.Log.Output, timeout: timeoutOf(cfg), life: newLifetime(), explain: withoutPath},
 	}
 	switch cfg.Log.Output {
 	case "":
@@ -158,7 +158,7 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 	for i := range records {
 		line := records[i].JSON
 		if l.text {
-			line = textLine(line)
+			line = textLine(&records[i])
 		}
 		if len(buf) > 0 && len(buf)+len(line)+1 > logChunk {
 			n, err := l.writeChunk(buf)
@@ -175,30 +175,9 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 }
 
 // textLine is an event as a person reads it: time, severity, HMC, type and summary.
-func textLine(data []byte) []byte {
-	var fields [5]string
-	for name, value := range event.Members(data) {
-		switch string(name) {
-		case "time":
-			fields[0] = event.String(value)
-		case "severity":
-			fields[1] = event.String(value)
-		case "hmc":
-			fields[2] = event.String(value)
-		case "type":
-			fields[3] = event.String(value)
-		case "summary":
-			fields[4] = event.String(value)
-		}
-	}
-	line := make([]byte, 0, 128)
-	for i, field := range fields {
-		if i > 0 {
-			line = append(line, ' ')
-		}
-		line = append(line, strings.Map(oneLine, field)...)
-	}
-	return line
+func textLine(r *event.Record) []byte {
+	f := fieldsOf(r)
+	return []byte(strings.Map(oneLine, strings.Join([]string{f.time, f.severity, f.hmc, f.kind, f.summary}, " ")))
 }
 
 // oneLine keeps what an HMC sent from looking like lines of its own, or from driving a terminal.
@@ -248,7 +227,7 @@ func (l *logSink) writeChunk(chunk []byte) (int, error) {
 	if err == nil && n < len(chunk) {
 		err = io.ErrShortWrite
 	}
-	return n, withoutPath(err)
+	return n, err
 }
 
 // withoutPath takes the path out of an error of package os: the errors of the sink begin with it already.
@@ -282,24 +261,17 @@ func (l *logSink) Reopen() error {
 	if l.path == "" {
 		return nil
 	}
-	if l.busy.lock(l.life.ctx) != nil { // a write ends by its own timeout
-		return fmt.Errorf("%s: %w", l.name, ErrClosed)
-	}
-	defer l.busy.unlock()
-	if err := l.reopen(); err != nil {
-		return fmt.Errorf("%s: %w", l.name, err)
-	}
-	return nil
+	return l.exclusive(l.life.ctx, func(context.Context) error { return l.reopen() })
 }
 
 func (l *logSink) reopen() error {
 	file, err := openLog(l.path, os.O_CREATE)
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	old := l.file
 	l.out, l.file, l.torn = file, file, endsTorn(file)
-	return withoutPath(old.Close())
+	return old.Close()
 }
 
 // Probe tells whether the output can be written to, without writing. A file that something has moved away since it was
@@ -311,20 +283,20 @@ func (l *logSink) Probe(ctx context.Context) error {
 func (l *logSink) probe() error {
 	if l.path == "" {
 		_, err := l.out.Write(nil)
-		return withoutPath(err)
+		return err
 	}
 	file, err := openLog(l.path, 0)
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	defer file.Close() //nolint:errcheck // nothing was written
 	there, err := file.Stat()
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	here, err := l.file.Stat()
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	if !os.SameFile(there, here) {
 		return errors.New("no longer the file that is written to: reopen it")

@@ -105,33 +105,32 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	n.options = append(n.options, logon...)
 	tlsConfig, err := cmp.Or(c.TLS, &config.TLS{}).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	n.options = append(n.options, func(o *nats.Options) error {
+	n.options = append(n.options, logon, func(o *nats.Options) error {
 		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil // a server may ask for TLS also without it
 		return nil
 	})
 	return n, nil
 }
 
-// natsLogon returns the options of the way to log on that is configured.
-func natsLogon(c *config.NATS) ([]nats.Option, error) {
+// natsLogon returns the option of the way to log on that is configured; nil: there is none.
+func natsLogon(c *config.NATS) (nats.Option, error) {
 	switch {
 	case c.CredentialsFile != "":
-		return []nats.Option{nats.UserCredentials(c.CredentialsFile)}, nil
+		return nats.UserCredentials(c.CredentialsFile), nil
 	case c.NKeyFile != "":
 		nkey, err := nats.NkeyOptionFromSeed(c.NKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("nkey_file: %s does not hold the seed of a user's nkey", c.NKeyFile) // err might quote it
 		}
-		return []nats.Option{nkey}, nil
+		return nkey, nil
 	case c.Token.IsSet():
-		return []nats.Option{nats.Token(c.Token.Expose())}, nil
+		return nats.Token(c.Token.Expose()), nil
 	case c.Userid != "":
-		return []nats.Option{nats.UserInfo(c.Userid, c.Password.Expose())}, nil
+		return nats.UserInfo(c.Userid, c.Password.Expose()), nil
 	}
 	return nil, nil
 }
@@ -300,7 +299,7 @@ func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
 
 // newLink connects.
 func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
-	l := &natsLink{dialer: newNATSDialer(n.conns), watchers: make(map[*natsWatcher]struct{})}
+	l := &natsLink{dialer: &natsDialer{conns: n.conns}, watchers: make(map[*natsWatcher]struct{})}
 	options := append(slices.Clone(n.options),
 		nats.SetCustomDialer(l.dialer),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { l.onError(err) }),
@@ -336,12 +335,10 @@ func (n *natsSink) notConnected(dialer *natsDialer, err error) error {
 	if errors.Is(err, nats.ErrNoServers) { // the library has forgotten why
 		err = cmp.Or(dialer.lastError(), err)
 	}
-	if n.tls != nil {
-		if text := n.tls.Explain(err); text != "" {
-			return because(ReasonTLS, errors.New(text))
-		}
-	}
+	text := explainTLS(n.tls, err)
 	switch {
+	case text != nil:
+		return text
 	case errors.Is(err, nats.ErrAuthorization):
 		return fmt.Errorf("%w: the server does not accept how this sink logs on", err)
 	case errors.Is(err, nats.ErrSecureConnWanted):
@@ -360,8 +357,6 @@ type natsDialer struct {
 	conn   net.Conn           // the newest
 	failed error              // the last
 }
-
-func newNATSDialer(conns *connections) *natsDialer { return &natsDialer{conns: conns} }
 
 // Dial is called by the library, which has but one connection at a time.
 func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
@@ -478,7 +473,7 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 
 // publish sends a record without waiting for the answer.
 func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
-	f := fieldsOf(r, n.subject)
+	f := fieldsOf(r)
 	m := natsMessage{record: r, subject: n.subject.of(&f)}
 	header := nats.Header{
 		jetstream.MsgIDHeader: {r.ID},

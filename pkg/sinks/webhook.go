@@ -162,20 +162,23 @@ func jsonBody(records []event.Record) ([]byte, error) { return records[0].JSON, 
 
 // batchBody returns the JSON array of the records.
 func batchBody(records []event.Record) ([]byte, error) {
+	return jsonArray(records, 0, func(dst []byte, r event.Record) []byte { return append(dst, r.JSON...) }), nil
+}
+
+// jsonArray puts an array together of what add appends for each record, which is more than its JSON by about so many bytes.
+func jsonArray(records []event.Record, more int, add func(dst []byte, r event.Record) []byte) []byte {
 	size := len(records) + 1
 	for i := range records {
-		size += len(records[i].JSON)
+		size += len(records[i].JSON) + more
 	}
-	body := make([]byte, 0, size)
+	body := append(make([]byte, 0, size), '[')
 	for i := range records {
-		if i == 0 {
-			body = append(body, '[')
-		} else {
+		if i > 0 {
 			body = append(body, ',')
 		}
-		body = append(body, records[i].JSON...)
+		body = add(body, records[i])
 	}
-	return append(body, ']'), nil
+	return append(body, ']')
 }
 
 // Close ends every connection, and with it every request.
