@@ -56,7 +56,7 @@ type Estate struct {
 	gone    map[string]removed         // lately
 	told    map[string]time.Time       // announced lately, and not listed yet
 	listed  map[string]map[string]bool // classes that an HMC has listed before, by HMC
-	dirty   map[string]struct{}        // URIs of what is to be stored
+	dirty   map[string]bool            // URIs of what is to be stored
 	next    uint64
 }
 
@@ -79,7 +79,7 @@ type object struct {
 func New() *Estate {
 	return &Estate{
 		objects: make(map[string]*object), gone: make(map[string]removed), told: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), dirty: make(map[string]struct{}),
+		listed: make(map[string]map[string]bool), dirty: make(map[string]bool),
 	}
 }
 
@@ -117,6 +117,8 @@ type Before struct {
 	was   object
 }
 
+func knownBefore(o *object) Before { return Before{uri: o.URI, known: true, was: *o} }
+
 // URI names the resource.
 func (b *Before) URI() string { return b.uri }
 
@@ -135,8 +137,8 @@ func (e *Estate) change(uri, class, name string) (*object, Before) {
 		}
 		return o, Before{uri: uri}
 	}
-	e.dirty[uri] = struct{}{}
-	return o, Before{uri: uri, known: true, was: *o}
+	e.dirty[uri] = true
+	return o, knownBefore(o)
 }
 
 // revive brings back a resource that was removed a moment ago, for something else is told of it; nil: there is none. e.mu is held.
@@ -148,7 +150,7 @@ func (e *Estate) revive(uri string) *object {
 	}
 	o := r.was
 	e.objects[uri] = &o
-	e.dirty[uri] = struct{}{}
+	e.dirty[uri] = true
 	return &o
 }
 
@@ -159,7 +161,7 @@ func (e *Estate) add(r Resource) *object {
 	r.CPC, r.CPCURI, r.Status = strings.Clone(r.CPC), strings.Clone(r.CPCURI), strings.Clone(r.Status)
 	o := &object{Resource: r, order: e.next}
 	e.objects[r.URI] = o
-	e.dirty[r.URI] = struct{}{}
+	e.dirty[r.URI] = true
 	delete(e.gone, r.URI)
 	return o
 }
@@ -205,7 +207,7 @@ func (e *Estate) Remove(uri string, now time.Time) Before {
 	defer e.mu.Unlock()
 	before := Before{uri: uri}
 	if o := e.objects[uri]; o != nil {
-		before.known, before.was = true, *o
+		before = knownBefore(o)
 	}
 	e.remove(uri)
 	maps.DeleteFunc(e.gone, func(_ string, r removed) bool { return now.Sub(r.at) > goneFor })
@@ -220,7 +222,7 @@ func (e *Estate) Remove(uri string, now time.Time) Before {
 func (e *Estate) remove(uri string) {
 	if _, known := e.objects[uri]; known {
 		delete(e.objects, uri)
-		e.dirty[uri] = struct{}{}
+		e.dirty[uri] = true
 	}
 	delete(e.told, uri)
 }
@@ -230,7 +232,7 @@ func (e *Estate) remove(uri string) {
 func (e *Estate) Restore(b Before) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.dirty[b.uri] = struct{}{}
+	e.dirty[b.uri] = true
 	if !b.known {
 		delete(e.objects, b.uri)
 		return
@@ -257,7 +259,7 @@ func (e *Estate) Learn(l *Listing) {
 		if o := e.objects[r.URI]; o != nil {
 			if o.CPCURI == "" && (r.CPCURI != "" || o.CPC != r.CPC) {
 				o.CPC, o.CPCURI = r.CPC, r.CPCURI
-				e.dirty[r.URI] = struct{}{}
+				e.dirty[r.URI] = true
 			}
 			if o.Name == "" {
 				o.Name = r.Name
@@ -316,20 +318,20 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		if !slices.Contains(o.hmcs, l.HMC) {
 			// A slice of its own: Before shares the old one.
 			o.hmcs = append(slices.Clone(o.hmcs), l.HMC)
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
 			o.CPC, o.CPCURI = strings.Clone(r.CPC), strings.Clone(r.CPCURI)
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		if o.fresh {
 			o.fresh = false
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 			differences = append(differences, Difference{Added, Before{uri: r.URI}, e.resource(o)})
 		}
 		if o.Status == "" && r.Status != "" { // it was learned from a notification about something else
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), l.Asked, false
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		renamed, moved := r.Name != "" && o.Name != r.Name, r.Status != "" && o.Status != r.Status
 		if !renamed && !moved {
@@ -340,16 +342,16 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			continue
 		}
 		if renamed {
-			before := Before{uri: r.URI, known: true, was: *o}
+			before := knownBefore(o)
 			o.Name = strings.Clone(r.Name)
 			differences = append(differences, Difference{Renamed, before, e.resource(o)})
 		}
 		if moved {
-			before := Before{uri: r.URI, known: true, was: *o}
+			before := knownBefore(o)
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, before, e.resource(o)})
 		}
-		e.dirty[r.URI] = struct{}{}
+		e.dirty[r.URI] = true
 	}
 	for uri, o := range e.objects {
 		if _, there := present[uri]; there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
@@ -376,26 +378,29 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		others := slices.DeleteFunc(slices.Clone(o.hmcs), func(h string) bool { return h == l.HMC })
 		if slices.ContainsFunc(others, inSight) {
 			o.hmcs, o.missing = others, time.Time{} // this userid may not see it any more
-			e.dirty[uri] = struct{}{}
+			e.dirty[uri] = true
 			continue
 		}
-		differences = append(differences, Difference{Removed, Before{uri: uri, known: true, was: *o}, e.resource(o)})
+		differences = append(differences, Difference{Removed, knownBefore(o), e.resource(o)})
 	}
 	for i := range differences {
 		if differences[i].Kind == Removed {
 			e.remove(differences[i].Before.uri)
 		}
 	}
-	known := e.listed[l.HMC]
-	if known == nil {
-		known = make(map[string]bool)
-		e.listed[l.HMC] = known
-	}
-	maps.Copy(known, l.Complete)
+	maps.Copy(e.listedBy(l.HMC), l.Complete)
 	slices.SortStableFunc(differences, func(a, b Difference) int {
 		return cmp.Or(rank(a.Now.Class)-rank(b.Now.Class), strings.Compare(a.Now.CPC, b.Now.CPC), strings.Compare(a.Now.Name, b.Now.Name))
 	})
 	return differences, again
+}
+
+// listedBy returns the classes that an HMC has listed before. e.mu is held.
+func (e *Estate) listedBy(hmc string) map[string]bool {
+	if e.listed[hmc] == nil {
+		e.listed[hmc] = make(map[string]bool)
+	}
+	return e.listed[hmc]
 }
 
 // silent says whether a status is that of a CPC of whose partitions the HMC knows nothing.
@@ -495,7 +500,7 @@ func (e *Estate) StoreAgain(uris []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, uri := range uris {
-		e.dirty[uri] = struct{}{}
+		e.dirty[uri] = true
 	}
 }
 
@@ -513,10 +518,7 @@ func (e *Estate) Load(uri string, value []byte) bool {
 	}
 	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {
-		if e.listed[hmc] == nil {
-			e.listed[hmc] = make(map[string]bool)
-		}
-		e.listed[hmc][s.Class] = true
+		e.listedBy(hmc)[s.Class] = true
 	}
 	delete(e.dirty, uri)
 	return true

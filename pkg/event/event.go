@@ -46,6 +46,13 @@ func NotificationTypes() []string {
 	}
 }
 
+// Types lists every type that is known, those of notifications first.
+func Types() []string {
+	return append(NotificationTypes(),
+		TypeBridgeConnected, TypeBridgeDisconnected, TypeBridgeGap, TypeBridgeHeartbeat, TypeBridgeTest,
+		TypeStatusChangeSummary, TypeHardwareMessage)
+}
+
 // How an event came to be known.
 const (
 	OriginLive      = "live"      // the HMC published it while the link was up
@@ -139,8 +146,12 @@ func (h *Headers) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*h = make(Headers, 0, len(m))
-	for _, k := range keysInOrder(data) {
-		*h = append(*h, Header{Name: k, Value: m[k]})
+	for name := range Members(data) {
+		key := string([]rune(string(name))) // as the map has it: U+FFFD for what is not UTF-8
+		if value, first := m[key]; first {
+			*h = append(*h, Header{Name: key, Value: value})
+			delete(m, key)
+		}
 	}
 	return nil
 }

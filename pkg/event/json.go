@@ -238,26 +238,3 @@ func appendString(dst []byte, s string) []byte {
 	}
 	return append(append(dst, s[start:]...), '"')
 }
-
-// keysInOrder returns the keys of a JSON object of strings, each once.
-func keysInOrder(object []byte) []string {
-	dec := json.NewDecoder(bytes.NewReader(object))
-	var keys []string
-	seen := map[string]bool{}
-	isKey := true
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return keys
-		}
-		s, ok := tok.(string)
-		if !ok {
-			continue
-		}
-		if isKey && !seen[s] {
-			seen[s] = true
-			keys = append(keys, s)
-		}
-		isKey = !isKey
-	}
-}

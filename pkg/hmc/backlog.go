@@ -29,11 +29,7 @@ func (s *Session) ListOSMessages(ctx context.Context, objectURI string, begin in
 	if begin >= 0 {
 		query.Set("begin-sequence-number", strconv.FormatInt(begin, 10))
 	}
-	answer := list{member: "os-messages"}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opListOSMessages, method: http.MethodGet, uri: objectURI + "/operations/list-os-messages", query: query.Encode(), into: &answer,
-		long: true,
-	}))
+	answer, err := s.getList(ctx, opListOSMessages, objectURI+"/operations/list-os-messages", query, "os-messages")
 	return answer.elements, err
 }
 
@@ -53,6 +49,12 @@ func (s *Session) GetSecurityLog(ctx context.Context, begin, end time.Time) ([][
 }
 
 func (s *Session) getLog(ctx context.Context, operation string, begin, end time.Time) ([][]byte, error) {
+	answer, err := s.getList(ctx, operation, "/api/console/operations/"+operation, timesOf(begin, end), "")
+	return answer.elements, err
+}
+
+// timesOf is the query for what lies between two times; the zero time is no bound.
+func timesOf(begin, end time.Time) url.Values {
 	query := make(url.Values)
 	if !begin.IsZero() {
 		query.Set("begin-time", strconv.FormatInt(begin.UnixMilli(), 10))
@@ -60,12 +62,16 @@ func (s *Session) getLog(ctx context.Context, operation string, begin, end time.
 	if !end.IsZero() {
 		query.Set("end-time", strconv.FormatInt(end.UnixMilli(), 10))
 	}
-	var answer list
+	return query
+}
+
+// getList fetches a list that may be long. member is the name of the array, see list.
+func (s *Session) getList(ctx context.Context, operation, uri string, query url.Values, member string) (list, error) {
+	answer := list{member: member}
 	err := s.c.do(ctx, s.call(&call{
-		operation: operation, method: http.MethodGet, uri: "/api/console/operations/" + operation, query: query.Encode(), into: &answer,
-		long: true,
+		operation: operation, method: http.MethodGet, uri: uri, query: query.Encode(), into: &answer, long: true,
 	}))
-	return answer.elements, err
+	return answer, err
 }
 
 // list is an answer that lists objects. Documented are an object that has the array as its member, and a bare array.

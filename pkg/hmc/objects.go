@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -23,7 +21,7 @@ func (s *Session) ListCPCs(ctx context.Context) ([]CPC, error) {
 	var answer struct {
 		CPCs []CPC `json:"cpcs"`
 	}
-	err := s.c.do(ctx, s.call(&call{operation: opListCPCs, method: http.MethodGet, uri: "/api/cpcs", into: &answer}))
+	err := s.get(ctx, opListCPCs, "/api/cpcs", &answer)
 	return answer.CPCs, err
 }
 
@@ -35,7 +33,7 @@ func (s *Session) QueryJob(ctx context.Context, uri string) (Job, error) {
 		return Job{}, fmt.Errorf("hmc: query job status: %q is not the URI of a job", uri)
 	}
 	var job Job
-	err := s.c.do(ctx, s.call(&call{operation: opQueryJobStatus, method: http.MethodGet, uri: uri, into: &job}))
+	err := s.get(ctx, opQueryJobStatus, uri, &job)
 	return job, err
 }
 
@@ -66,15 +64,7 @@ func (s *Session) ListHardwareMessages(ctx context.Context, parentURI string, be
 	if parentURI != consoleURI && !isObject(parentURI, cpcsURI) {
 		return nil, false, fmt.Errorf("hmc: list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
 	}
-	query := make(url.Values)
-	if !begin.IsZero() {
-		query.Set("begin-time", strconv.FormatInt(begin.UnixMilli(), 10))
-	}
-	answer := list{member: "hardware-messages"}
-	err = s.c.do(ctx, s.call(&call{
-		operation: opListHardwareMessages, method: http.MethodGet, uri: parentURI + "/hardware-messages", query: query.Encode(), into: &answer,
-		long: true,
-	}))
+	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/hardware-messages", timesOf(begin, time.Time{}), "hardware-messages")
 	if err != nil {
 		return nil, false, err
 	}

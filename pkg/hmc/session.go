@@ -173,14 +173,17 @@ func (s *Session) call(r *call) *call {
 	return r
 }
 
+// get fetches what an operation answers.
+func (s *Session) get(ctx context.Context, operation, uri string, into any) error {
+	return s.c.do(ctx, s.call(&call{operation: operation, method: http.MethodGet, uri: uri, into: into}))
+}
+
 // NotificationTopics lists the topics of the session.
 func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
 	var answer struct {
 		Topics []Topic `json:"topics"`
 	}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opGetNotificationTopics, method: http.MethodGet, uri: "/api/sessions/operations/get-notification-topics", into: &answer,
-	}))
+	err := s.get(ctx, opGetNotificationTopics, "/api/sessions/operations/get-notification-topics", &answer)
 	return answer.Topics, err
 }
 
@@ -213,9 +216,7 @@ func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, err
 	var answer struct {
 		Partitions []Partition `json:"partitions"`
 	}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opListPermittedPartitions, method: http.MethodGet, uri: "/api/console/operations/list-permitted-partitions", into: &answer,
-	}))
+	err := s.get(ctx, opListPermittedPartitions, "/api/console/operations/list-permitted-partitions", &answer)
 	return answer.Partitions, err
 }
 
@@ -224,10 +225,7 @@ func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partiti
 	var answer struct {
 		Partitions []Partition `json:"logical-partitions"`
 	}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opListPermittedLogicalPartitions, method: http.MethodGet,
-		uri: "/api/console/operations/list-permitted-logical-partitions", into: &answer,
-	}))
+	err := s.get(ctx, opListPermittedLogicalPartitions, "/api/console/operations/list-permitted-logical-partitions", &answer)
 	return answer.Partitions, err
 }
 
