@@ -34,12 +34,14 @@ func Tracked(class string) bool {
 
 // Resource is a CPC or a partition.
 type Resource struct {
-	URI    string
-	Class  string
-	Name   string
-	CPC    string // name of the CPC; of a CPC its own
+	URI   string
+	Class string
+	Name  string
+	// CPC is the name of the CPC, of a CPC its own.
+	CPC    string
 	CPCURI string // of a partition
-	Status string // "" while it is not known
+	// Status is "" while it is not known.
+	Status string
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
 	Since time.Time
 	Exact bool
@@ -53,11 +55,14 @@ const goneFor = 5 * time.Minute
 type Estate struct {
 	mu      sync.RWMutex
 	objects map[string]*object
-	gone    map[string]removed         // lately
-	told    map[string]time.Time       // announced lately, and not listed yet
-	listed  map[string]map[string]bool // classes that an HMC has listed before, by HMC
-	dirty   map[string]bool            // URIs of what is to be stored
-	next    uint64
+	gone    map[string]removed // lately
+	// told has what was announced lately, and is not listed yet.
+	told map[string]time.Time
+	// listed has the classes that an HMC has listed before, by HMC.
+	listed map[string]map[string]bool
+	// dirty has the URIs of what is to be stored.
+	dirty map[string]bool
+	next  uint64
 }
 
 // removed is a resource that is gone.
@@ -68,11 +73,15 @@ type removed struct {
 
 type object struct {
 	Resource
-	hmcs    []string  // that list it
-	touched time.Time // when a notification told of it last
-	fresh   bool      // learned from a list, and not compared yet
-	missing time.Time // since which list it has not been listed; zero: it was
-	order   uint64    // in which resources became known
+	hmcs []string // that list it
+	// touched is when the last notification about it came.
+	touched time.Time
+	// fresh says that it was learned from a list and is not compared yet.
+	fresh bool
+	// missing is the time of the first list without it; zero: the last one has it.
+	missing time.Time
+	// order is that in which resources became known.
+	order uint64
 }
 
 // New returns an empty estate.
@@ -244,10 +253,12 @@ func (e *Estate) Restore(b Before) {
 
 // Listing is what an HMC answered.
 type Listing struct {
-	HMC       string
-	Asked     time.Time       // when the HMC was asked, at the earliest
-	Complete  map[string]bool // the classes that could be listed
-	Resources []Resource      // of these classes
+	HMC string
+	// Asked is when the HMC was asked, at the earliest.
+	Asked time.Time
+	// Complete has the classes that could be listed.
+	Complete  map[string]bool
+	Resources []Resource // of these classes
 }
 
 // Learn takes over what is new in a listing, so that names are known at once. What is told of it is up to Compare.
@@ -293,7 +304,8 @@ const (
 type Difference struct {
 	Kind   string
 	Before Before
-	Now    Resource // of a resource that was removed: what it was
+	// Now is what the resource is; of one that was removed, what it was.
+	Now Resource
 }
 
 // Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications told since the HMC

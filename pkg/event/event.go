@@ -34,7 +34,8 @@ const (
 
 // The types of events that the daemon makes of several notifications, or of what it asked an HMC for.
 const (
-	TypeStatusChangeSummary = "status-change-summary" // of a flood of equal status changes
+	// One event for a flood of equal status changes.
+	TypeStatusChangeSummary = "status-change-summary"
 	TypeHardwareMessage     = "hardware-message"
 )
 
@@ -55,11 +56,15 @@ func Types() []string {
 
 // How an event came to be known.
 const (
-	OriginLive      = "live"      // the HMC published it while the link was up
-	OriginRefresh   = "refresh"   // the HMC replayed it (an OS message with is-refresh true)
-	OriginBackfill  = "backfill"  // fetched after a gap
-	OriginReconcile = "reconcile" // derived by comparing states
-	OriginBridge    = "bridge"    // about the daemon itself
+	// The HMC published it while the link was up.
+	OriginLive = "live"
+	// The HMC replayed it (an OS message with is-refresh true).
+	OriginRefresh  = "refresh"
+	OriginBackfill = "backfill" // fetched after a gap
+	// Derived by comparing states.
+	OriginReconcile = "reconcile"
+	// About the daemon itself.
+	OriginBridge = "bridge"
 )
 
 // How much an event matters to the person on call.
@@ -90,24 +95,28 @@ func TopicTypes() []string {
 // Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are added, never
 // renamed or removed without a deprecation.
 type Event struct {
-	ID                string          `json:"id"`
-	HMC               string          `json:"hmc"`
-	Type              string          `json:"type"`
-	Time              time.Time       `json:"time"`
-	Received          time.Time       `json:"received"`
-	Topic             string          `json:"topic,omitempty"`
-	TopicType         string          `json:"topic_type,omitempty"`
-	SessionSequenceNr *int64          `json:"session_sequence_nr,omitempty"`
-	GlobalSequenceNr  *int64          `json:"global_sequence_nr,omitempty"`
-	Origin            string          `json:"origin"`
-	Resource          *Resource       `json:"resource,omitempty"`
-	Summary           string          `json:"summary,omitempty"`
-	Severity          string          `json:"severity"`
-	Repeat            bool            `json:"repeat,omitempty"`  // a status change that says what was told before
-	SeenBy            []string        `json:"seen_by,omitempty"` // where several HMCs see the same: the one that told it first
-	Headers           Headers         `json:"headers,omitempty"`
-	Body              json.RawMessage `json:"body,omitempty"`      // compact JSON; absent where the HMC sent none
-	BodyText          string          `json:"body_text,omitempty"` // a body that was not JSON
+	ID                string    `json:"id"`
+	HMC               string    `json:"hmc"`
+	Type              string    `json:"type"`
+	Time              time.Time `json:"time"`
+	Received          time.Time `json:"received"`
+	Topic             string    `json:"topic,omitempty"`
+	TopicType         string    `json:"topic_type,omitempty"`
+	SessionSequenceNr *int64    `json:"session_sequence_nr,omitempty"`
+	GlobalSequenceNr  *int64    `json:"global_sequence_nr,omitempty"`
+	Origin            string    `json:"origin"`
+	Resource          *Resource `json:"resource,omitempty"`
+	Summary           string    `json:"summary,omitempty"`
+	Severity          string    `json:"severity"`
+	// Repeat marks a status change that was reported before.
+	Repeat bool `json:"repeat,omitempty"`
+	// SeenBy names the HMCs that see the same, the one that reported it first.
+	SeenBy  []string `json:"seen_by,omitempty"`
+	Headers Headers  `json:"headers,omitempty"`
+	// Body is compact JSON, absent where the HMC sent none.
+	Body json.RawMessage `json:"body,omitempty"`
+	// BodyText is a body that was not JSON.
+	BodyText string `json:"body_text,omitempty"`
 }
 
 // Resource is the managed object an event is about.

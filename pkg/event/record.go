@@ -10,9 +10,10 @@ import (
 
 // Record is a stored event: its JSON, and in front of it what a delivery needs to know without parsing that.
 type Record struct {
-	ID       string
-	Type     string
-	Key      string // the order per key is kept; see Event.Key
+	ID   string
+	Type string
+	// Key is what the order is kept by; see Event.Key.
+	Key      string
 	Received time.Time
 	JSON     []byte
 }

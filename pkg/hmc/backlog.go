@@ -76,9 +76,11 @@ func (s *Session) getList(ctx context.Context, operation, uri string, query url.
 
 // list is an answer that lists objects. Documented are an object that has the array as its member, and a bare array.
 type list struct {
-	member   string // the name of the array; "": the only array is meant, whatever its name
+	// member is the name of the array; "": the only array is meant, whatever its name.
+	member   string
 	elements [][]byte
-	whole    bool // the answer has content, and does not say that a part of it could not be had
+	// whole says that the answer has content, and does not say that a part of it could not be had.
+	whole bool
 }
 
 // decode reads the answer. Its elements are parts of data. No content is an empty list.

@@ -26,10 +26,13 @@ import (
 
 const (
 	defaultTimeout = 30 * time.Second
-	longFactor     = 10 // how many times the timeout a long answer may take that goes on
-	maxInFlight    = 2
-	maxAnswer      = 32 << 20  // 10,000 partitions take about 4 MiB
-	maxErrorAnswer = 256 << 10 // a stack trace is longer than any message
+	// A long answer may take so many times the timeout, as long as it goes on.
+	longFactor  = 10
+	maxInFlight = 2
+	// 10,000 partitions take about 4 MiB.
+	maxAnswer = 32 << 20
+	// A stack trace is longer than any message.
+	maxErrorAnswer = 256 << 10
 	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15 to 30 s.
 	idleTimeout = 10 * time.Second
 )
@@ -48,15 +51,18 @@ type Options struct {
 	// records.
 	UserAgent string
 
-	RequestsPerMinute int // the budget: requests beyond it wait; 0: no budget
+	// RequestsPerMinute is the budget: requests beyond it wait; 0: no budget.
+	RequestsPerMinute int
 
 	// Timeout is that of one request from connecting to the end of the answer, after any wait; 0: 30 s. An answer that may be
 	// long (OS messages, the logs) can take ten times as long, if never longer than this passes without anything of it.
 	Timeout time.Duration
 
-	Logger    *zap.Logger                                                       // nil: none; one line per request at debug level
-	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
-	OnRequest func(operation, code string)                                      // called after each request, by several goroutines; code is the HTTP status or "error"
+	// Logger gets one line per request at debug level; nil: none.
+	Logger *zap.Logger
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
+	// OnRequest is called after each request, by several goroutines; code is the HTTP status or "error".
+	OnRequest func(operation, code string)
 }
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
@@ -188,25 +194,35 @@ func (e *noHostError) Unwrap() []error { return e.errs }
 
 // call is one request.
 type call struct {
-	operation string // for OnRequest and the log
+	// operation is for OnRequest and the log.
+	operation string
 	host      string
 	method    string
 	uri       string // path
 	query     string
-	token     string // of the session; empty: none
-	body      any    // to be sent as JSON; nil: none
-	into      any    // where the JSON answer goes; nil: it does not matter
-	secrets   []string
+	// token is that of the session; "": none.
+	token string
+	// body is sent as JSON; nil: none.
+	body any
+	// into is where the JSON answer goes; nil: it does not matter.
+	into    any
+	secrets []string
 
-	urgent     bool // passes the budget and the limit of requests in flight
-	repeatable bool // may be sent again where a reused connection turns out to be closed; GET always may
-	long       bool // the answer may take longer than the timeout, see Options.Timeout
-	quiet      bool // what the answer holds is secret: errors do not tell
+	// urgent requests pass the budget and the limit of requests in flight.
+	urgent bool
+	// repeatable requests may be sent again where a reused connection turns out to be closed; GET always may.
+	repeatable bool
+	// long says that the answer may take longer than the timeout, see Options.Timeout.
+	long bool
+	// quiet says that the answer holds a secret: errors do not quote it.
+	quiet bool
 
-	written atomic.Bool // the request was written to the connection, so that the HMC may act on it
-	status  int         // of the answer
-	header  http.Header // of the answer; nil: it did not arrive as a whole
-	data    []byte      // of the answer
+	// written says that the request was written to the connection, so that the HMC may act on it.
+	written atomic.Bool
+	status  int // of the answer
+	// header is that of the answer; nil: it did not arrive as a whole.
+	header http.Header
+	data   []byte // of the answer
 }
 
 // do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError, *AnswerError, or that of ctx.

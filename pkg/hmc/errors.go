@@ -18,22 +18,32 @@ const NoReason = -1
 
 // Reason codes that callers decide upon, each with the HTTP status it comes with.
 const (
-	ReasonTooManySessions    = 13  // 400: the userid has as many sessions as it may
-	ReasonPasswordExpired    = 45  // 400: the password must be changed first
-	ReasonNotPermitted       = 1   // 403: logged on, but without the permission for this
-	ReasonNoSession          = 4   // 403: no session id was provided; also seen after an HMC was restarted
-	ReasonInvalidSession     = 5   // 403: the session id is not, or no longer, known
-	ReasonPartialLogon50     = 50  // 409: the logon needs another step (multi-factor authentication)
-	ReasonPartialLogon51     = 51  // 409: as 50
-	ReasonChannelExists      = 331 // 409: the session has a channel for this partition already
-	ReasonChannelUnavailable = 332 // 409: the partition offers no OS messages now, because it is not active for example
+	// 400: the userid has as many sessions as it may.
+	ReasonTooManySessions = 13
+	// 400: the password must be changed first.
+	ReasonPasswordExpired = 45
+	// 403: logged on, but without the permission for this.
+	ReasonNotPermitted = 1
+	// 403: no session id was provided; also seen after an HMC was restarted.
+	ReasonNoSession = 4
+	// 403: the session id is not, or no longer, known.
+	ReasonInvalidSession = 5
+	// 409: the logon needs another step (multi-factor authentication).
+	ReasonPartialLogon50 = 50
+	ReasonPartialLogon51 = 51 // 409: as 50
+	// 409: the session has a channel for this partition already.
+	ReasonChannelExists = 331
+	// 409: the partition offers no OS messages now, because it is not active for example.
+	ReasonChannelUnavailable = 332
 )
 
 // HTTPError is an answer that is not a success.
 type HTTPError struct {
-	Status  int    // HTTP status
-	Reason  int    // the HMC's reason code; NoReason if there is none
-	Message string // the HMC's message, shortened; never holds a secret
+	Status int // HTTP status
+	// Reason is the HMC's reason code; NoReason if there is none.
+	Reason int
+	// Message is the HMC's, shortened. It never holds a secret.
+	Message string
 	Method  string
 	URI     string // path
 }
@@ -49,7 +59,8 @@ func (e *HTTPError) Error() string {
 
 // BusyError is an HMC that has too many requests to answer (HTTP status 503). It wraps an *HTTPError.
 type BusyError struct {
-	RetryAfter time.Duration // how long to leave it alone; 0: it did not say
+	// RetryAfter is how long to leave it alone; 0: it did not say.
+	RetryAfter time.Duration
 	Err        error
 }
 
@@ -75,8 +86,9 @@ const (
 
 // ConnectError is a request that no HTTP answer came to. It wraps the cause, so that errors.As finds an x509 error.
 type ConnectError struct {
-	Host   string
-	Reason string // one of the Reason constants of text, bounded for use as a label
+	Host string
+	// Reason is one of the Reason constants of text, bounded for use as a label.
+	Reason string
 	Err    error
 }
 
@@ -89,7 +101,8 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 // PartialLogonError is a logon that ended half-way: the userid needs multi-factor authentication, which needs a person. The
 // session that it left behind has been logged off. It is not to be retried.
 type PartialLogonError struct {
-	Status  int    // 201, or 409 with Reason 50 or 51
+	// Status is 201, or 409 with Reason 50 or 51.
+	Status  int
 	Reason  int    // NoReason with 201
 	Message string // of the HMC, if any
 }
@@ -112,7 +125,8 @@ type AnswerError struct {
 	Method, URI string
 	Status      int
 	Problem     string // never holds a secret
-	TooLong     bool   // the answer was longer than is read: asking for less may help
+	// TooLong says that the answer was longer than is read: asking for less may help.
+	TooLong bool
 }
 
 // Error returns what was asked, and what is wrong with the answer.

@@ -42,14 +42,19 @@ type HardwareMessage struct {
 	// Raw is what the HMC gave, valid JSON, an object. Further properties (details, whose shape is not known) are in it.
 	Raw json.RawMessage
 
-	ElementURI string    // below that of the console or CPC; "" where the HMC did not give it
-	Text       string    // may have several lines
-	Timestamp  time.Time // with a precision of milliseconds; the zero time where the HMC did not give it
+	// ElementURI is below that of the console or CPC; "" where the HMC did not give it.
+	ElementURI string
+	// Text may have several lines.
+	Text string
+	// Timestamp has a precision of milliseconds; it is the zero time where the HMC did not give it.
+	Timestamp time.Time
 
 	// In the properties only.
-	ElementID        string
-	Parent           string // the URI of the console or CPC
-	ServiceSupported bool   // IBM can be called because of it. This package cannot do that.
+	ElementID string
+	// Parent is the URI of the console or CPC.
+	Parent string
+	// ServiceSupported says that IBM can be called because of it. This package cannot do that.
+	ServiceSupported bool
 }
 
 // ListHardwareMessages lists the hardware messages of the console ("/api/console") or of a CPC (its object URI) whose time

@@ -26,15 +26,18 @@ const (
 
 // Session is a session of the Web Services API. Its methods may be used from any goroutine. It prints without its secrets.
 type Session struct {
-	c          *Client
-	host       string // where it was made: no other HMC knows it
+	c *Client
+	// host is where it was made: no other HMC knows it.
+	host       string
 	id         string
 	credential string
 	over       *atomic.Bool
 
 	// What the logon told; empty for a resumed session.
-	ObjectTopic string // name of the object-notification topic
-	JobTopic    string // name of the job-notification topic
+	// ObjectTopic is the name of the object-notification topic.
+	ObjectTopic string
+	// JobTopic is the name of the job-notification topic.
+	JobTopic string
 	// PasswordExpires is the number of days until the userid's password expires; -1: never, or not told.
 	PasswordExpires int
 }

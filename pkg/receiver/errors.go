@@ -16,13 +16,19 @@ var ErrClosed = errors.New("receiver: closed")
 
 // The values of ConnectionError.Reason.
 const (
-	ReasonDNS           = "dns"           // the host's name has no address
-	ReasonRefused       = "refused"       // nothing listens on the port
-	ReasonTimeout       = "timeout"       // no answer in time, in any phase; or no bytes for longer than the agreed heart-beats allow
-	ReasonTLS           = "tls"           // the TLS handshake failed, or the peer ended TLS with an alert
-	ReasonAuthorization = "authorization" // the HMC refused the userid or its password
-	ReasonBroker        = "broker"        // the HMC closed the link, answered with an ERROR, or broke the protocol
-	ReasonOther         = "other"
+	// The host's name has no address.
+	ReasonDNS = "dns"
+	// Nothing listens on the port.
+	ReasonRefused = "refused"
+	// No answer in time, in any phase; or no bytes for longer than the agreed heart-beats allow.
+	ReasonTimeout = "timeout"
+	// The TLS handshake failed, or the peer ended TLS with an alert.
+	ReasonTLS = "tls"
+	// The HMC refused the userid or its password.
+	ReasonAuthorization = "authorization"
+	// The HMC closed the link, answered with an ERROR, or broke the protocol.
+	ReasonBroker = "broker"
+	ReasonOther  = "other"
 )
 
 // ConnectionError says that a link could not be made, or that it was lost.
@@ -87,7 +93,8 @@ func (e *ParseError) Unwrap() error { return e.Err }
 // SubscriptionError says that the HMC refused a topic, ended its subscription, or did not answer in time.
 type SubscriptionError struct {
 	Topic string
-	Err   error // a *JMSError where the HMC said why
+	// Err is a *JMSError where the HMC said why.
+	Err error
 }
 
 // Error implements error.

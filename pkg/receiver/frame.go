@@ -73,7 +73,8 @@ type frame struct {
 	command command
 	headers Headers
 	body    []byte // nil when empty
-	size    int    // bytes of headers and body
+	// size is that of headers and body in bytes.
+	size int
 }
 
 // The read buffer starts at bufferSize and is compacted when less than minRead bytes are free: a TLS record
@@ -99,8 +100,9 @@ type frameReader struct {
 	// carriageReturns adds the escape \r, which STOMP 1.2 has and 1.1 has not.
 	carriageReturns bool
 
-	buf    []byte
-	r, w   int // buf[r:w] is read and not yet consumed
+	buf []byte
+	// buf[r:w] is read and not yet consumed.
+	r, w   int
 	fields []field
 }
 

@@ -9,9 +9,12 @@ import (
 // item is what goes from the reader of a link to the consumer of Notifications.
 type item struct {
 	notification Notification
-	err          error // yielded with the notification, or instead of it
-	last         bool  // err ends the iteration: the link was lost
-	size         int   // bytes of memory it holds
+	// err is yielded with the notification, or instead of it.
+	err error
+	// last says that err ends the iteration: the link was lost.
+	last bool
+	// size is how many bytes of memory it holds.
+	size int
 }
 
 // itemSize is the memory of an item and its frame.
@@ -31,13 +34,16 @@ const (
 type handover struct {
 	limit int
 
-	mu      sync.Mutex
-	ring    []item // its length is a power of two
+	mu sync.Mutex
+	// The length of ring is a power of two.
+	ring    []item
 	head, n int
 	bytes   int
 
-	ready chan struct{} // wakes a consumer: there may be items
-	room  chan struct{} // wakes the reader: there may be room
+	// ready wakes a consumer: there may be items.
+	ready chan struct{}
+	// room wakes the reader: there may be room.
+	room chan struct{}
 }
 
 func newHandover(limit int) *handover {

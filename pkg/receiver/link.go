@@ -31,33 +31,42 @@ const topicPrefix = "/topic/"
 // The reader takes frames from the network and sorts them; only a full hand-over buffer makes it wait, and that for no longer
 // than Limits.HandoverWait. The writer sends what others queue, and the heart-beats, so that nobody but the writer ever waits for the network.
 type link struct {
-	r      *Receiver
-	wire   *wire
-	conn   net.Conn // TLS over wire, or wire itself
+	r    *Receiver
+	wire *wire
+	// conn is TLS over wire, or wire itself.
+	conn   net.Conn
 	frames *frameReader
 
 	escapes                 bool // STOMP 1.1 and later
 	sendCycle, receiveCycle time.Duration
 	writeLimit              time.Duration
 
-	wake     chan struct{} // tells the writer of out
-	done     chan struct{} // closed when cause is set
-	finished chan struct{} // closed when all that was received is handed over and the loss is known
+	// wake wakes the writer: there is something in out.
+	wake chan struct{}
+	// done is closed when cause is set.
+	done chan struct{}
+	// finished is closed when all that was received is handed over and the loss is known.
+	finished chan struct{}
 
 	// Guarded by r.mu:
-	out         []byte
-	subs        map[string]*linkSub // by subscription id
-	requests    map[string]*request // by receipt id
-	established bool                // Connect succeeded: a loss is reported by Notifications
+	out      []byte
+	subs     map[string]*linkSub // by subscription id
+	requests map[string]*request // by receipt id
+	// established says that Connect succeeded: a loss is reported by Notifications.
+	established bool
 	cause       error
 
 	// For the reader only:
-	items       []item // parsed and not yet handed over
-	itemBytes   int
-	lastError   *JMSError // the latest frame, if that was an ERROR
-	errorAt     time.Time // when that came
-	fullSince   time.Time // since when the hand-over buffer has had no room
-	lastMessage int64     // when the latest notification came, for Receiver.LastNotification
+	// items are parsed and not yet handed over.
+	items     []item
+	itemBytes int
+	// lastError is the latest frame, if that was an ERROR.
+	lastError *JMSError
+	errorAt   time.Time // when that came
+	// fullSince is since when the hand-over buffer has had no room.
+	fullSince time.Time
+	// lastMessage is when the latest notification came, for Receiver.LastNotification.
+	lastMessage int64
 }
 
 // linkSub is a subscription on this link.
@@ -68,9 +77,11 @@ type linkSub struct {
 
 // request is a frame we sent that asks for a receipt.
 type request struct {
-	sub  *linkSub      // what it asks for, if it is a SUBSCRIBE
+	// sub is what it asks for, if it is a SUBSCRIBE.
+	sub  *linkSub
 	done chan struct{} // closed when answered
-	err  error         // set before done is closed
+	// err is set before done is closed.
+	err error
 }
 
 func (q *request) answer(err error) {

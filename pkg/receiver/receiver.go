@@ -65,9 +65,12 @@ type Options struct {
 
 // Limits bound the memory that a peer can make a Receiver use, and how long it can be held up. 0 is the default.
 type Limits struct {
-	HeaderLine  int // bytes of one header line, 64 KiB
-	HeaderCount int // headers of one frame, 1000
-	Body        int // bytes of one body, 64 MiB
+	// HeaderLine is the length of one header line in bytes, 64 KiB.
+	HeaderLine int
+	// HeaderCount is the number of headers of one frame, 1000.
+	HeaderCount int
+	// Body is the length of one body in bytes, 64 MiB.
+	Body int
 	// Handover is the size of the buffer between the reader of the link and the consumer of Notifications, 8 MiB. It counts
 	// what a notification takes in memory, which is about twice its size on the wire.
 	Handover int
@@ -78,12 +81,14 @@ type Limits struct {
 
 // Notification is one message the HMC published.
 type Notification struct {
-	Topic   string // as it was subscribed to
+	// Topic is as it was subscribed to.
+	Topic   string
 	Headers Headers
 	// Body is JSON in UTF-8, checked, as it was received. It is nil where the HMC sent none, as with inventory-change and
 	// job-completion notifications.
-	Body     []byte
-	Received time.Time // when its last bytes were read from the network
+	Body []byte
+	// Received is when its last bytes were read from the network.
+	Received time.Time
 }
 
 // Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's NotificationReceiver. Its
@@ -94,26 +99,33 @@ type Receiver struct {
 	limits  Limits
 	tls     *tls.Config // nil: plain text
 	address string
-	logons  []logon // what to log on with, in the spellings of ActiveMQ and of STOMP where these differ
+	// logons are what to log on with, in the spellings of ActiveMQ and of STOMP where these differ.
+	logons  []logon
 	secrets *strings.Replacer
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	log     *zap.Logger
 
-	buffer     *handover
-	connecting chan struct{}   // held by the one Connect that is at work
-	spelling   int             // index in logons that is used; for that Connect only
-	closing    context.Context // done when Close has begun
+	buffer *handover
+	// connecting holds one value while a Connect is at work.
+	connecting chan struct{}
+	// spelling is the index in logons that is used; for that Connect only.
+	spelling int
+	// closing is done when Close has begun.
+	closing    context.Context
 	beginClose context.CancelFunc
-	closed     chan struct{} // closed when Close is done
-	closeErr   error         // set before closed is
+	// closed is closed when Close is done.
+	closed   chan struct{}
+	closeErr error // set before closed is
 
 	lastByte, lastNotification atomic.Int64 // Unix nanoseconds
-	taken                      atomic.Int64 // what running iterations took from the buffer and have not yielded
+	// taken is how much running iterations took from the buffer and have not yielded.
+	taken atomic.Int64
 
 	// mu guards what follows and the fields of link that say so. It is never held while anything waits.
-	mu               sync.Mutex
-	wanted           map[string]*subscription // by topic
-	link             *link                    // the latest, until its loss is known
+	mu     sync.Mutex
+	wanted map[string]*subscription // by topic
+	// link is the latest, until its loss is known.
+	link             *link
 	certs            []*x509.Certificate
 	lastSubscription uint64
 	lastReceipt      uint64

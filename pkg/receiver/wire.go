@@ -13,12 +13,15 @@ import (
 // within a frame, so it is where silence is noticed.
 type wire struct {
 	net.Conn
-	lastByte *atomic.Int64 // Unix nanoseconds, for Receiver.LastFrame
-	received time.Time     // when Read last returned bytes; for the reading goroutine only
+	// lastByte is in Unix nanoseconds, for Receiver.LastFrame.
+	lastByte *atomic.Int64
+	// received is when Read last returned bytes; for the reading goroutine only.
+	received time.Time
 
 	// silence is how long the peer may send nothing at all, 0 for ever. It is set before the goroutine that reads starts.
 	silence time.Duration
-	armed   time.Time // when the read deadline was last set
+	// armed is when the read deadline was last set.
+	armed time.Time
 }
 
 // lastLook is how long bytes that are there already are given when silence has lasted too long: a process that was

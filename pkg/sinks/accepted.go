@@ -10,7 +10,8 @@ import (
 // then sends only the others: a batch of which a part is refused, or which takes longer than the timeout, comes to an
 // end, and nothing arrives twice for its sake.
 type acceptedIDs struct {
-	limit int // more than this are not remembered: whoever sends may have given up on a batch
+	// No more than limit are remembered: whoever sends may have given up on a batch.
+	limit int
 
 	mu  sync.Mutex
 	ids map[string]struct{}

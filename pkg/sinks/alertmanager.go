@@ -41,14 +41,16 @@ type alertmanager struct {
 	interval time.Duration
 	store    Store
 
-	turns turns // of requests about the same alert
+	// turns are those of requests about the same alert.
+	turns turns
 
 	// loading is done once the sink is used: the one before it may have stored something until then.
 	loading sync.Once
 
 	mu   sync.Mutex
 	book alertBook
-	gone map[string]bool // forgotten, and to be removed from the store
+	// gone are forgotten, and to be removed from the store.
+	gone map[string]bool
 }
 
 func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
@@ -208,11 +210,15 @@ func (s *alertmanager) begin(ctx context.Context, keys []string) (finish func(),
 
 // turns sees to it that what an earlier request says of an alert does not arrive behind a later one.
 type turns struct {
-	mu      sync.Mutex
-	keys    map[string]bool // that requests are about
-	all     bool            // somebody makes requests about all
-	waiting bool            // somebody wants to, and nobody is let in before
-	changed chan struct{}   // closed when a request has ended
+	mu sync.Mutex
+	// keys are what requests are about.
+	keys map[string]bool
+	// all says that somebody makes requests about all.
+	all bool
+	// waiting says that somebody wants to, and that nobody is let in before.
+	waiting bool
+	// changed is closed when a request has ended.
+	changed chan struct{}
 }
 
 // take takes the keys, nil stands for all; or returns what is closed when it is worth while to try again.

@@ -31,15 +31,20 @@ type alert struct {
 	Labels      map[string]string `json:"labels"`
 	Annotations map[string]string `json:"annotations"`
 	Starts      time.Time         `json:"starts"`
-	Until       time.Time         `json:"until,omitzero"` // when it ends by itself; zero: it does not
-	Ended       time.Time         `json:"ended,omitzero"` // zero: it fires
-	Latest      time.Time         `json:"latest"`         // when the event was received that told of it last
-	URI         string            `json:"uri,omitempty"`  // of the object it is about
-	HMC         string            `json:"hmc"`
-	Group       string            `json:"group,omitempty"`
-	Event       json.RawMessage   `json:"event,omitempty"` // that told of it last, without headers; none if it is long
+	// Until is when it ends by itself; zero: it does not.
+	Until time.Time `json:"until,omitzero"`
+	Ended time.Time `json:"ended,omitzero"` // zero: it fires
+	// Latest is when the last event about it was received.
+	Latest time.Time `json:"latest"`
+	// URI is that of the object it is about.
+	URI   string `json:"uri,omitempty"`
+	HMC   string `json:"hmc"`
+	Group string `json:"group,omitempty"`
+	// Event is the last one about it, without headers; none if it is long.
+	Event json.RawMessage `json:"event,omitempty"`
 
-	version, posted, stored int // of what is above: as it is, as Alertmanager has it, as it is stored
+	// These count the changes of what is above: as it is, as Alertmanager has it, as it is stored.
+	version, posted, stored int
 }
 
 func (a *alert) changed()     { a.version++ }
@@ -86,14 +91,16 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 
 // alertBook knows which alerts fire, and which have ended a short time ago. It is not safe for concurrent use.
 type alertBook struct {
-	names     []string // of the alerts that are made
+	// names are those of the alerts that are made.
+	names     []string
 	statuses  config.Patterns
 	labels    map[string]string // of every alert
 	osResolve time.Duration
 	selects   func(event.Record) bool
 
 	alerts map[string]*alert
-	groups map[string]string // of the HMCs; nil: not told yet
+	// groups are those of the HMCs; nil: not known yet.
+	groups map[string]string
 }
 
 // The first part of an alert's key.

@@ -13,18 +13,20 @@ import (
 
 // cadf is an event of the Cloud Auditing Data Federation (DMTF DSP0262) in the form that zhmc-log-forwarder gives it.
 type cadf struct {
-	ID            string        `json:"id"`
-	TypeURI       string        `json:"typeURI"`
-	EventTime     string        `json:"eventTime"`
-	EventType     string        `json:"eventType"`
-	Action        string        `json:"action"`
-	EventCategory string        `json:"x_eventCategory"`
-	XEventType    string        `json:"x_eventType"`
-	Outcome       string        `json:"outcome"`
-	Observer      cadfResource  `json:"observer"`
-	Message       cadfMessage   `json:"x_message"`
-	Initiator     *cadfResource `json:"initiator,omitempty"` // where the HMC says who it was
-	Target        *cadfResource `json:"target,omitempty"`    // where the entry is one that is known
+	ID            string       `json:"id"`
+	TypeURI       string       `json:"typeURI"`
+	EventTime     string       `json:"eventTime"`
+	EventType     string       `json:"eventType"`
+	Action        string       `json:"action"`
+	EventCategory string       `json:"x_eventCategory"`
+	XEventType    string       `json:"x_eventType"`
+	Outcome       string       `json:"outcome"`
+	Observer      cadfResource `json:"observer"`
+	Message       cadfMessage  `json:"x_message"`
+	// Initiator is set where the HMC says who it was.
+	Initiator *cadfResource `json:"initiator,omitempty"`
+	// Target is set where the entry is one that is known.
+	Target *cadfResource `json:"target,omitempty"`
 }
 
 type cadfResource struct {
@@ -143,8 +145,10 @@ func (m *cadfMessage) address(variable int) string {
 // cadfKind is what an entry of the audit or security log means to CADF.
 type cadfKind struct {
 	action, outcome string
-	class           string // of the target; "": not known
-	address         int    // the number of the variable with the initiator's address; -1: there is none
+	// class is that of the target; "": not known.
+	class string
+	// address is the number of the variable with the initiator's address; -1: there is none.
+	address int
 }
 
 func (k cadfKind) typeURI() string {

@@ -8,7 +8,8 @@ import (
 // PermanentError says that the destination refused the whole Send and will refuse it again: there is no point in
 // another attempt with the same records.
 type PermanentError struct {
-	Status int // HTTP status; 0 where the destination does not speak HTTP
+	// Status is that of HTTP; 0 where the destination does not speak HTTP.
+	Status int
 	Err    error
 }
 
@@ -20,9 +21,11 @@ func (e *PermanentError) Unwrap() error { return e.Err }
 
 // RetryAfterError says that the destination answered, did not accept, and may do so later.
 type RetryAfterError struct {
-	Status int           // HTTP status; 0 where the destination does not speak HTTP
-	After  time.Duration // how long the destination wants to be left alone; 0 where it did not say
-	Err    error
+	// Status is that of HTTP; 0 where the destination does not speak HTTP.
+	Status int
+	// After is how long the destination wants to be left alone; 0 where it did not say.
+	After time.Duration
+	Err   error
 }
 
 // Error returns the text of Err, and After where it is set.

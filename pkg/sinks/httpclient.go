@@ -40,8 +40,9 @@ type clientOptions struct {
 
 // roundTripError is the error of a request that got no answer.
 type roundTripError struct {
-	err    error
-	header http.Header // of the request as it was sent
+	err error
+	// header is that of the request as it was sent.
+	header http.Header
 }
 
 func (e *roundTripError) Error() string { return e.err.Error() }

@@ -32,17 +32,21 @@ const (
 
 // logSink writes one line per event.
 type logSink struct {
-	path    string // of the file; "" for stdout and stderr
-	text    bool   // for people, not JSON
-	maxSize int64  // of the file before it is rotated; 0: never
-	keep    int    // rotated files
+	// path is that of the file; "" for stdout and stderr.
+	path string
+	text bool // for people, not JSON
+	// maxSize is how large the file gets before it is rotated; 0: it is not.
+	maxSize int64
+	keep    int // rotated files
 	attempts
 
 	busy mutex // guards what follows
 	out  io.Writer
-	file *os.File // out, where the sink has opened it
+	// file is out, where the sink has opened it.
+	file *os.File
 	buf  []byte
-	torn bool // the output ends in the middle of a line
+	// torn says that the output ends in the middle of a line.
+	torn bool
 }
 
 func newLog(cfg config.Sink, opts Options) (Sink, error) {

@@ -89,7 +89,8 @@ func (f *eventFields) get(field string) string {
 // naming makes the name of a subject or topic for an event.
 type naming struct {
 	parts []config.NamePart
-	also  string // the characters besides ASCII letters and digits that a value may bring in
+	// also has the characters besides ASCII letters and digits that a value may bring in.
+	also string
 }
 
 func newNaming(name, also string) (naming, error) {

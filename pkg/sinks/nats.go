@@ -44,7 +44,8 @@ const (
 // stream's duplicate window: its id is the message id.
 type natsSink struct {
 	attempts
-	servers string // as the library takes them
+	// servers are as the library takes them.
+	servers string
 	subject naming
 	stream  string
 	batch   int
@@ -55,7 +56,8 @@ type natsSink struct {
 	conns    *connections
 	accepted *acceptedIDs
 
-	busy mutex // guards link, which is looked at and made under it
+	// busy guards link, which is looked at and made under it.
+	busy mutex
 	link *natsLink
 }
 
@@ -181,9 +183,11 @@ type natsLink struct {
 	dialer  *natsDialer
 	answers atomic.Int64 // of the stream so far
 
-	mu       sync.Mutex
-	lost     error // why the connection is down
-	dead     error // why it must not be used any more
+	mu sync.Mutex
+	// lost is why the connection is down.
+	lost error
+	// dead is why the connection must not be used any more.
+	dead     error
 	watchers map[*natsWatcher]struct{}
 }
 
@@ -353,9 +357,10 @@ type natsDialer struct {
 
 	mu     sync.Mutex
 	closed bool
-	cancel context.CancelFunc // of the call of Dial under way
-	conn   net.Conn           // the newest
-	failed error              // the last
+	// cancel ends the call of Dial under way.
+	cancel context.CancelFunc
+	conn   net.Conn // the newest
+	failed error    // the last
 }
 
 // Dial is called by the library, which has but one connection at a time.

@@ -19,8 +19,9 @@ import (
 // The round tripper that prometheus/common has for this asks for a token without the context of the request: a token
 // server that hangs would hold up the sink for ever. The flows themselves are those of the libraries.
 type tokenSource struct {
-	cfg       *promconfig.OAuth2
-	secret    promconfig.SecretReader // of the client; nil: none
+	cfg *promconfig.OAuth2
+	// secret is that of the client; nil: none.
+	secret    promconfig.SecretReader
 	conns     *connections
 	userAgent string
 

@@ -18,22 +18,37 @@ type Reason string
 
 // The reasons. Every error of a sink has one of them.
 const (
-	ReasonDNS           Reason = "dns"           // the name of the host has no address
-	ReasonRefused       Reason = "refused"       // nothing listens on the port or socket
-	ReasonUnreachable   Reason = "unreachable"   // there is no way to the host
-	ReasonTimeout       Reason = "timeout"       // no answer in time
-	ReasonTLS           Reason = "tls"           // a certificate that is not accepted by either side, or one side without TLS
-	ReasonAuthorization Reason = "authorization" // the credentials are not accepted, or do not suffice
-	ReasonMoved         Reason = "moved"         // a redirect, which is not followed
-	ReasonNotFound      Reason = "not_found"     // nothing takes events at this address: URL, topic, stream, socket or folder
-	ReasonTooLarge      Reason = "too_large"     // more than is accepted at once
-	ReasonContent       Reason = "content"       // what was sent is not understood
-	ReasonOverloaded    Reason = "overloaded"    // fewer requests are asked for
-	ReasonUnavailable   Reason = "unavailable"   // in trouble: it said so, or ended the connection
-	ReasonNoSpace       Reason = "no_space"      // the disk, or a quota, is full
-	ReasonPermission    Reason = "permission"    // a file may not be read or written
-	ReasonClosed        Reason = "closed"        // the sink was closed
-	ReasonOther         Reason = "other"
+	// The name of the host has no address.
+	ReasonDNS Reason = "dns"
+	// Nothing listens on the port or socket.
+	ReasonRefused Reason = "refused"
+	// There is no way to the host.
+	ReasonUnreachable Reason = "unreachable"
+	// No answer came in time.
+	ReasonTimeout Reason = "timeout"
+	// A side does not accept the other's certificate, or does not speak TLS.
+	ReasonTLS Reason = "tls"
+	// The credentials are not accepted, or do not suffice.
+	ReasonAuthorization Reason = "authorization"
+	// A redirect, which is not followed.
+	ReasonMoved Reason = "moved"
+	// Nothing takes events at this address: URL, topic, stream, socket or folder.
+	ReasonNotFound Reason = "not_found"
+	// It is more than is accepted at once.
+	ReasonTooLarge Reason = "too_large"
+	// What was sent is not understood.
+	ReasonContent Reason = "content"
+	// The destination asks for fewer requests.
+	ReasonOverloaded Reason = "overloaded"
+	// The destination is in trouble: it said so, or ended the connection.
+	ReasonUnavailable Reason = "unavailable"
+	// The disk, or a quota, is full.
+	ReasonNoSpace Reason = "no_space"
+	// A file may not be read or written.
+	ReasonPermission Reason = "permission"
+	// The sink was closed.
+	ReasonClosed Reason = "closed"
+	ReasonOther  Reason = "other"
 )
 
 // ReasonOf says why Send, Probe, Test or Repeat failed, and with which status; 0 where there was none. Of an error that

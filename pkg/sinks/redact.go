@@ -31,7 +31,8 @@ const (
 // asked for, and the addresses of webhooks hold tokens.
 type redactor struct {
 	replacer *strings.Replacer
-	longest  int // the length of the longest text it replaces
+	// longest is the length of the longest text it replaces.
+	longest int
 }
 
 func newRedactor(u *url.URL, secrets ...string) *redactor {

@@ -11,7 +11,8 @@ import (
 // signer makes the value of the header webhook-signature.
 type signer struct {
 	keys [][]byte
-	pool sync.Pool // of *signing: the state of a key is worth keeping
+	// pool has *signing: the state of a key is worth keeping.
+	pool sync.Pool
 }
 
 // signing is what one signature is made with.

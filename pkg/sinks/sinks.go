@@ -104,12 +104,17 @@ var ErrClosed = errors.New("sink is closed")
 
 // Options are what sinks get from the program rather than from the configuration.
 type Options struct {
-	Version string    // of the program, for User-Agent
-	Stdout  io.Writer // where a log sink's "stdout" goes; nil: os.Stdout
-	Stderr  io.Writer // where a log sink's "stderr" goes; nil: os.Stderr
+	// Version is that of the program, for User-Agent.
+	Version string
+	// Stdout is where a log sink's "stdout" goes; nil: os.Stdout.
+	Stdout io.Writer
+	// Stderr is where a log sink's "stderr" goes; nil: os.Stderr.
+	Stderr io.Writer
 
-	Store   Store                       // of this sink alone; nil: nothing is remembered
-	Selects func(rec event.Record) bool // what the sink's match and drop say, for a Selector; nil: all
+	// Store is that of this sink alone; nil: nothing is remembered.
+	Store Store
+	// Selects is what the sink's match and drop say, for a Selector; nil: all.
+	Selects func(rec event.Record) bool
 
 	// Logger is for client libraries that cannot be kept from logging; sinks return errors instead. Nil: none.
 	Logger *zap.Logger

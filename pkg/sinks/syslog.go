@@ -57,7 +57,8 @@ const (
 type syslogSink struct {
 	attempts
 	scheme string
-	target string // HOST:PORT, or the path of a socket
+	// target is HOST:PORT, or the path of a socket.
+	target string
 	format *syslogFormat
 	tls    *tls.Config // nil: no TLS
 	conns  *connections
@@ -65,9 +66,11 @@ type syslogSink struct {
 	busy mutex       // guards what follows
 	conn *syslogConn // nil: there is none
 
-	tail      []syslogChunk // what was written lately, the oldest first
+	// tail is what was written lately, the oldest first.
+	tail      []syslogChunk
 	tailBytes int
-	again     int // how many chunks of the tail, the last ones, are still to be written to conn
+	// again is how many chunks of the tail, the last ones, are still to be written to conn.
+	again int
 }
 
 // syslogChunk is what one Send has written.
@@ -324,13 +327,18 @@ func (s *syslogSink) connect(ctx context.Context) (*syslogConn, error) {
 
 // syslogConn is a connection to a syslog server.
 type syslogConn struct {
-	net.Conn        // what messages are written to: the TLS connection, or wire
-	wire      *wire // what is below it
-	datagrams bool  // each write is a message
-	nameless  bool  // TLS without a certificate of our own
-	patience  time.Duration
-	first     [5]byte // what the server sent first, which it should not ...
-	sent      int     // ... and how much, as far as that matters
+	// Conn is what messages are written to: the TLS connection, or wire.
+	net.Conn
+	wire *wire // what is below it
+	// datagrams says that each write is a message.
+	datagrams bool
+	// nameless says that there is TLS without a certificate of our own.
+	nameless bool
+	patience time.Duration
+	// first is what the server sent first, which it should not.
+	first [5]byte
+	// sent is how much of first that is.
+	sent int
 }
 
 // errServerClosed is the end of a connection that the server closed.
@@ -402,9 +410,11 @@ func (c *syslogConn) goodbye() {
 // wire is a connection whose Read can be kept from waiting.
 type wire struct {
 	net.Conn
-	raw    syscall.RawConn // nil: it cannot
-	nowait bool            // Read takes what is there, else fails with os.ErrDeadlineExceeded
-	hasty  bool            // deadlines are syslogGoodbye
+	raw syscall.RawConn // nil: it cannot
+	// nowait has Read take what is there, or fail with os.ErrDeadlineExceeded.
+	nowait bool
+	// hasty makes each deadline one of syslogGoodbye.
+	hasty bool
 }
 
 func newWire(conn net.Conn) *wire {

@@ -35,10 +35,13 @@ const (
 // syslogFormat makes messages of RFC 5424.
 type syslogFormat struct {
 	facility int
-	host     string // HOSTNAME, APP-NAME and PROCID, with a blank between and around them
-	format   string
-	lf       bool // a line feed ends a message, so there must be none inside
-	max      int  // of a message, in bytes
+	// host is HOSTNAME, APP-NAME and PROCID, with a blank between and around them.
+	host   string
+	format string
+	// lf says that a line feed ends a message, so that there must be none inside.
+	lf bool
+	// max is the length of a message in bytes.
+	max int
 }
 
 func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {

@@ -23,12 +23,17 @@ const maxBatchBytes = 1_000_000
 // webhook posts events to an HTTP server.
 type webhook struct {
 	*endpoint
-	batch    int // records per request; above 1 the body is always that of a batch
-	maxBytes int // of the records of one request
+	// batch is how many records a request may have; above 1 the body is always that of a batch.
+	batch int
+	// maxBytes is the size of the records of one request.
+	maxBytes int
 	body     func([]event.Record) ([]byte, error)
-	gzip     *compressor // nil: bodies are not compressed
-	signer   *signer     // nil: requests are not signed
-	header   http.Header // what all headers share
+	// gzip is nil where bodies are not compressed.
+	gzip *compressor
+	// signer is nil where requests are not signed.
+	signer *signer
+	// header is what all headers share.
+	header http.Header
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
