@@ -18,9 +18,11 @@ import (
 
 // The classes of resources, as the HMC names them.
 const (
-	ClassCPC              = "cpc"
-	ClassPartition        = "partition"         // of a CPC in DPM mode
-	ClassLogicalPartition = "logical-partition" // of a classic CPC
+	ClassCPC = "cpc"
+	// Of a CPC in DPM mode.
+	ClassPartition = "partition"
+	// Of a classic CPC.
+	ClassLogicalPartition = "logical-partition"
 )
 
 // Tracked says whether resources of a class are part of an estate.
@@ -257,8 +259,9 @@ type Listing struct {
 	// Asked is when the HMC was asked, at the earliest.
 	Asked time.Time
 	// Complete has the classes that could be listed.
-	Complete  map[string]bool
-	Resources []Resource // of these classes
+	Complete map[string]bool
+	// Resources are those of these classes.
+	Resources []Resource
 }
 
 // Learn takes over what is new in a listing, so that names are known at once. What is told of it is up to Compare.
@@ -297,7 +300,8 @@ const (
 	Added   = "added"
 	Removed = "removed"
 	Renamed = "renamed"
-	Moved   = "moved" // to another status
+	// Moved to another status.
+	Moved = "moved"
 )
 
 // Difference is something that changed, and no notification told of it.
@@ -341,7 +345,8 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			e.dirty[r.URI] = true
 			differences = append(differences, Difference{Added, Before{uri: r.URI}, e.resource(o)})
 		}
-		if o.Status == "" && r.Status != "" { // it was learned from a notification about something else
+		// It was learned from a notification about something else.
+		if o.Status == "" && r.Status != "" {
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), l.Asked, false
 			e.dirty[r.URI] = true
 		}

@@ -59,8 +59,9 @@ const (
 	// The HMC published it while the link was up.
 	OriginLive = "live"
 	// The HMC replayed it (an OS message with is-refresh true).
-	OriginRefresh  = "refresh"
-	OriginBackfill = "backfill" // fetched after a gap
+	OriginRefresh = "refresh"
+	// Fetched after a gap.
+	OriginBackfill = "backfill"
 	// Derived by comparing states.
 	OriginReconcile = "reconcile"
 	// About the daemon itself.
@@ -156,7 +157,8 @@ func (h *Headers) UnmarshalJSON(data []byte) error {
 	}
 	*h = make(Headers, 0, len(m))
 	for name := range Members(data) {
-		key := string([]rune(string(name))) // as the map has it: U+FFFD for what is not UTF-8
+		// As the map has it: U+FFFD for what is not UTF-8.
+		key := string([]rune(string(name)))
 		if value, first := m[key]; first {
 			*h = append(*h, Header{Name: key, Value: value})
 			delete(m, key)
@@ -184,7 +186,8 @@ func IDOf(parts ...string) ID {
 	buf := make([]byte, 0, 256)
 	for _, p := range parts {
 		buf = append(buf, p...)
-		buf = append(buf, 0) // keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL
+		// Keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL.
+		buf = append(buf, 0)
 	}
 	sum := sha256.Sum256(buf)
 	return ID(sum[:16])

@@ -60,18 +60,20 @@ type Options struct {
 
 	// Logger gets one line per request at debug level; nil: none.
 	Logger *zap.Logger
-	Dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
+	// Dial connects; nil: net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// OnRequest is called after each request, by several goroutines; code is the HTTP status or "error".
 	OnRequest func(operation, code string)
 }
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
 type Client struct {
-	opts    Options
-	log     *zap.Logger
-	http    *http.Client
-	budget  *rate.Limiter // nil: none
-	slots   chan struct{} // requests in flight
+	opts   Options
+	log    *zap.Logger
+	http   *http.Client
+	budget *rate.Limiter // nil: none
+	// slots holds one value for each request in flight.
+	slots   chan struct{}
 	host    atomic.Pointer[string]
 	certsMu sync.Mutex
 	certs   []*x509.Certificate
@@ -113,7 +115,8 @@ func New(opts Options) (*Client, error) {
 	c := &Client{opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight), budget: newBudget(opts.RequestsPerMinute)}
 	c.host.Store(&opts.Hosts[0])
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true) // the HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it
+	// The HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it.
+	protocols.SetHTTP1(true)
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			DialTLSContext:         c.dialTLS,

@@ -102,9 +102,11 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 // session that it left behind has been logged off. It is not to be retried.
 type PartialLogonError struct {
 	// Status is 201, or 409 with Reason 50 or 51.
-	Status  int
-	Reason  int    // NoReason with 201
-	Message string // of the HMC, if any
+	Status int
+	// Reason is NoReason with 201.
+	Reason int
+	// Message is that of the HMC, if any.
+	Message string
 }
 
 // Error says what to do.
@@ -124,7 +126,8 @@ func (e *PartialLogonError) Error() string {
 type AnswerError struct {
 	Method, URI string
 	Status      int
-	Problem     string // never holds a secret
+	// Problem never holds a secret.
+	Problem string
 	// TooLong says that the answer was longer than is read: asking for less may help.
 	TooLong bool
 }

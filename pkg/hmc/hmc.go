@@ -86,7 +86,8 @@ func Operations() []string {
 type Topic struct {
 	// Type is one of the TopicType constants, or one that is not known yet.
 	Type string `json:"topic-type"`
-	Name string `json:"topic-name"` // without "/topic/"
+	// Name is without "/topic/".
+	Name string `json:"topic-name"`
 
 	// Of a TopicTypeOSMessage only. The URI is documented as that of the partition, but clients have seen a bare object
 	// id: compare the last segment.

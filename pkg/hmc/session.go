@@ -84,7 +84,8 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 		partial := &PartialLogonError{Status: r.status, Reason: NoReason}
 		if refusal != nil {
 			partial.Reason, partial.Message = refusal.Reason, refusal.Message
-			_ = decodeAnswer(r.data, &answer) // a session is not documented here; if there is one, it is logged off
+			// A session is not documented here; if there is one, it is logged off.
+			_ = decodeAnswer(r.data, &answer)
 			s.id = answer.ID
 		}
 		c.cleanUp(ctx, s)
@@ -206,7 +207,8 @@ func (s *Session) Logoff(ctx context.Context) error {
 	err := s.c.do(ctx, s.call(&call{operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true}))
 	var answer *HTTPError
 	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
-		err = nil // zhmcclient ignores 403 here as well: the session is not known any more
+		// As in zhmcclient, 403 is no error here: the session is not known any more.
+		err = nil
 	}
 	if err == nil {
 		s.over.Store(true)

@@ -78,7 +78,8 @@ func (e *JMSError) Error() string {
 
 // ParseError says that a notification's body is not JSON, or not valid UTF-8.
 type ParseError struct {
-	Body []byte // as it was received
+	// Body is as it was received.
+	Body []byte
 	Err  error
 }
 

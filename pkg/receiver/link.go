@@ -37,7 +37,8 @@ type link struct {
 	conn   net.Conn
 	frames *frameReader
 
-	escapes                 bool // STOMP 1.1 and later
+	// escapes are those of STOMP 1.1 and later.
+	escapes                 bool
 	sendCycle, receiveCycle time.Duration
 	writeLimit              time.Duration
 
@@ -49,8 +50,9 @@ type link struct {
 	finished chan struct{}
 
 	// Guarded by r.mu:
-	out      []byte
-	subs     map[string]*linkSub // by subscription id
+	out []byte
+	// subs are by subscription id.
+	subs     map[string]*linkSub
 	requests map[string]*request // by receipt id
 	// established says that Connect succeeded: a loss is reported by Notifications.
 	established bool
@@ -78,8 +80,9 @@ type linkSub struct {
 // request is a frame we sent that asks for a receipt.
 type request struct {
 	// sub is what it asks for, if it is a SUBSCRIBE.
-	sub  *linkSub
-	done chan struct{} // closed when answered
+	sub *linkSub
+	// done is closed when it is answered.
+	done chan struct{}
 	// err is set before done is closed.
 	err error
 }
@@ -347,7 +350,8 @@ func (l *link) hold() bool {
 func (l *link) miss(it *item) {
 	switch {
 	case is[*SubscriptionError](it.err):
-		l.r.buffer.push([]item{*it}, true) // there are as many as there were topics, and somebody has to know
+		// There are as many as there were topics, and somebody has to know.
+		l.r.buffer.push([]item{*it}, true)
 	case it.err != nil:
 		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", zap.Error(it.err))
 	case l.r.opts.OnMissed != nil:

@@ -94,10 +94,11 @@ type Notification struct {
 // Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's NotificationReceiver. Its
 // methods may be called from any goroutine, at any time.
 type Receiver struct {
-	opts    Options
-	config  StompRetryTimeoutConfig
-	limits  Limits
-	tls     *tls.Config // nil: plain text
+	opts   Options
+	config StompRetryTimeoutConfig
+	limits Limits
+	// tls is nil for plain text.
+	tls     *tls.Config
 	address string
 	// logons are what to log on with, in the spellings of ActiveMQ and of STOMP where these differ.
 	logons  []logon
@@ -114,10 +115,12 @@ type Receiver struct {
 	closing    context.Context
 	beginClose context.CancelFunc
 	// closed is closed when Close is done.
-	closed   chan struct{}
-	closeErr error // set before closed is
+	closed chan struct{}
+	// closeErr is set before closed is.
+	closeErr error
 
-	lastByte, lastNotification atomic.Int64 // Unix nanoseconds
+	// These are in Unix nanoseconds.
+	lastByte, lastNotification atomic.Int64
 	// taken is how much running iterations took from the buffer and have not yielded.
 	taken atomic.Int64
 
@@ -355,7 +358,8 @@ func (r *Receiver) Connect(ctx context.Context) error {
 		}
 		delay := backoff.Next()
 		log := r.log.Debug
-		if text := err.Error(); text != lastText { // an outage is one line, not a thousand
+		// An outage is one line, not a thousand.
+		if text := err.Error(); text != lastText {
 			lastText, log = text, r.log.Warn
 		}
 		log("connection attempt failed, trying again", zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
@@ -667,7 +671,8 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 			case l != nil:
 				select {
 				case <-r.buffer.ready:
-				case <-l.finished: // it may never have been established, and end without a word
+				// It may never have been established, and end without a word.
+				case <-l.finished:
 				case <-ctx.Done():
 				}
 				continue

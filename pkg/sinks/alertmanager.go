@@ -394,7 +394,8 @@ func worst(failed []error) error {
 	}
 	var texts []error
 	for _, err := range failed {
-		texts = append(texts, errors.New(err.Error())) // a refusal among them must not count
+		// A refusal among them must not count.
+		texts = append(texts, errors.New(err.Error()))
 	}
 	return fmt.Errorf("%w (all members failed: %w)", failed[0], errors.Join(texts[1:]...))
 }

@@ -105,9 +105,10 @@ type alertBook struct {
 
 // The first part of an alert's key.
 const (
-	keyStatus   = "status\x00"   // URI
-	keyLink     = "link\x00"     // HMC
-	keyOS       = "os\x00"       // URI, id of the event
+	keyStatus = "status\x00" // URI
+	keyLink   = "link\x00"   // HMC
+	// URI, and id of the event.
+	keyOS       = "os\x00"
 	keyHardware = "hardware\x00" // element URI
 )
 
@@ -199,7 +200,8 @@ func (b *alertBook) concerns(typ string) bool {
 	switch typ {
 	case event.TypeStatusChange:
 		return b.makes(config.AlertResourceStatus)
-	case event.TypeInventoryChange, event.TypePropertyChange: // what is gone or has another name
+	// What is gone or has another name.
+	case event.TypeInventoryChange, event.TypePropertyChange:
 		return b.makes(config.AlertResourceStatus) || b.makes(config.AlertOSMessage) || b.makes(config.AlertHardwareMessage)
 	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
 		return b.makes(config.AlertConnectionLost)
@@ -377,7 +379,8 @@ func (b *alertBook) fire(key, name, message string, e *news, more map[string]str
 		}
 	}
 	maps.Copy(labels, b.labels)
-	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" }) // Alertmanager takes an empty label for none
+	// Alertmanager takes an empty label for none.
+	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })
 	annotations := map[string]string{"summary": e.Summary, "description": describe(e.Event)}
 	maps.Copy(annotations, more)
 	for name, text := range annotations {
@@ -416,7 +419,8 @@ func (b *alertBook) fire(key, name, message string, e *news, more map[string]str
 		Labels: labels, Annotations: annotations, Starts: starts, Until: until, Latest: e.Received, URI: uri,
 		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e.Event), version: 1,
 	}
-	if a != nil { // it fires again: what is stored of it, and what Alertmanager has, is the one before
+	// It fires again: what is stored of it, and what Alertmanager has, is the one before.
+	if a != nil {
 		fresh.version, fresh.posted, fresh.stored = a.version+1, a.posted, a.stored
 	}
 	b.alerts[key] = fresh

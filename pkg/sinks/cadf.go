@@ -48,7 +48,8 @@ type cadfMessage struct {
 }
 
 const (
-	cadfService = "service" // the type of the HMC
+	// The type of the HMC.
+	cadfService = "service"
 	cadfUnknown = "unknown"
 
 	// cadfTime is the standard's form, which has no Z.

@@ -25,16 +25,18 @@ const maxAnswerHeader = 64 << 10
 //
 // It is no http.Client: no redirect is followed, and errors do not hold the URL.
 type httpClient struct {
-	cfg    promconfig.HTTPClientConfig
-	conns  *connections
-	rt     http.RoundTripper
-	tokens *tokenSource // nil: no OAuth 2
+	cfg   promconfig.HTTPClientConfig
+	conns *connections
+	rt    http.RoundTripper
+	// tokens is nil without OAuth 2.
+	tokens *tokenSource
 }
 
 // clientOptions are what a client needs besides the http_config.
 type clientOptions struct {
-	timeout     time.Duration // of one attempt
-	concurrency int           // requests at a time
+	timeout time.Duration // of one attempt
+	// concurrency is how many requests there are at a time.
+	concurrency int
 	userAgent   string
 }
 

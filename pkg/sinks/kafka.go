@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,17 +50,10 @@ const (
 // kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by itself, because an answer was
 // lost, is there once, and in order.
 type kafkaSink struct {
-	attempts
-	topic naming
-	// connect is the limit of connecting to one broker.
-	connect time.Duration
-	batch   int
-	options []kgo.Opt
-	// tls is nil where the connection is not encrypted.
-	tls       *config.TLS
+	stream
+	options   []kgo.Opt
 	tlsConfig *tls.Config
 	logsOn    bool
-	accepted  *acceptedIDs
 
 	mu     sync.Mutex
 	client *kafkaClient
@@ -82,18 +74,12 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 	if len(c.Brokers) == 0 {
 		return nil, errors.New("kafka: brokers is not set")
 	}
-	topic, err := newNaming(cmp.Or(c.Topic, config.DefaultTopic), "-_")
+	common, err := newStream("kafka", c.Brokers, "topic", cmp.Or(c.Topic, config.DefaultTopic), cfg)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: topic: %w", err)
+		return nil, err
 	}
-	k := &kafkaSink{topic: topic, batch: max(cfg.Batch.MaxEvents, streamBatch), tls: c.TLS, logsOn: c.SASL != nil}
-	k.attempts = attempts{
-		name: "kafka: " + strings.Join(c.Brokers, ", "), timeout: timeoutOf(cfg), life: newLifetime(), precise: true,
-	}
-	// Less than the whole attempt, as with NATS.
-	k.connect = (k.timeout - k.timeout/8) / time.Duration(len(c.Brokers))
-	inFlight := k.batch * max(cfg.Concurrency, 1)
-	k.accepted = newAcceptedIDs(inFlight)
+	k := &kafkaSink{stream: common, logsOn: c.SASL != nil}
+	k.tls = c.TLS
 	if c.TLS != nil {
 		if k.tlsConfig, err = c.TLS.ClientConfig(); err != nil {
 			return nil, fmt.Errorf("kafka: %w", err)
@@ -111,7 +97,8 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.ProducerBatchMaxBytes(int32(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes))),
 		kgo.ProduceRequestTimeout(max(k.timeout, 100*time.Millisecond)),
 		kgo.UnknownTopicRetries(kafkaUnknownTopic),
-		kgo.MaxBufferedRecords(2 * inFlight), // of the Sends under way, and those that have just ended
+		// Of the Sends under way, and those that have just ended.
+		kgo.MaxBufferedRecords(2 * k.inFlight),
 		// A Send ends in time, and its records with it, at the price of a record that is there twice if an answer was lost just
 		// then: without this the client would keep them, and send them, for ever. Its RecordDeliveryTimeout is of no use here: it
 		// counts from the record's timestamp, which is that of the event.
@@ -156,29 +143,21 @@ func kafkaLogon(c *config.SASL) (kgo.Opt, error) {
 	return nil, fmt.Errorf("kafka: sasl: mechanism %q is not available", c.Mechanism)
 }
 
-// MaxBatch returns what may be on its way at once for one Send.
-func (k *kafkaSink) MaxBatch() (records, bytes int) { return k.batch, maxBatchBytes }
-
 // Send produces the records and waits until all replicas in sync have each.
 //
 // When it returns, the client has none of the records any more: another attempt cannot be overtaken by this one.
 func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
-	if len(records) == 0 {
-		return nil
-	}
-	err := k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
-		return k.produce(attempt, c, k.accepted.open(records))
+	return k.send(records, func(open []*event.Record) error {
+		return k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
+			return k.produce(attempt, c, open)
+		})
 	})
-	if err == nil {
-		k.accepted.done(records)
-	}
-	return err
 }
 
 // Probe connects and, where there is but one topic, looks whether that is there and may be written to.
 func (k *kafkaSink) Probe(ctx context.Context) error {
 	return k.with(ctx, noAnswer, func(attempt context.Context, c *kafkaClient) error {
-		if err := c.Ping(attempt); err != nil || !k.topic.fixed() {
+		if err := c.Ping(attempt); err != nil || !k.naming.fixed() {
 			return err
 		}
 		return k.lookUp(attempt, c)
@@ -264,7 +243,7 @@ func (k *kafkaSink) dialer(c *kafkaClient) func(context.Context, string, string)
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, k.connect)
 		defer cancel()
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		conn, err := k.conns.dial(ctx, network, address)
 		if err == nil && k.tlsConfig != nil {
 			conn, err = handshake(ctx, conn, k.tlsConfig, address)
 		}
@@ -299,7 +278,8 @@ type kafkaResult struct {
 
 // produce hands the records to the client and waits for what becomes of each.
 func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*event.Record) error {
-	ready := make([]*kgo.Record, len(records)) // all before the first is sent, so that they go in few requests
+	// All before the first is sent, so that they go in few requests.
+	ready := make([]*kgo.Record, len(records))
 	for i, r := range records {
 		ready[i] = k.record(r)
 	}
@@ -341,20 +321,16 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 			awaited = 0
 		}
 	}
-	if len(failed) == 0 {
-		return nil
-	}
-	k.accepted.keep(accepted)
-	if len(accepted) == 0 {
+	if len(failed) > 0 && len(accepted) == 0 {
 		c.reached.Store(false) // the next attempt looks first whether there is anybody
 	}
-	return batchError(failed)
+	return k.settle(accepted, failed)
 }
 
 // record returns an event as a record of Kafka.
 func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 	f := fieldsOf(r)
-	topic := k.topic.of(&f)
+	topic := k.naming.of(&f)
 	return &kgo.Record{
 		Topic: topic[:min(len(topic), maxKafkaTopic)],
 		// What has no resource is in order for each HMC.
@@ -382,25 +358,19 @@ func timestamp(f *eventFields) time.Time {
 
 // failure turns what became of a record into an error of Send.
 func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, err error) error {
-	// About this record and nothing else, which HTTP has a status for: those that were sent with it may be fine.
-	refused := func(status int) error {
-		return &PermanentError{
-			Status: status,
-			Err:    fmt.Errorf("%s: topic %s: event of %d bytes: %w", k.name, topic, len(r.JSON), err),
-		}
-	}
 	switch {
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return refused(http.StatusRequestEntityTooLarge)
+		return k.refused(http.StatusRequestEntityTooLarge, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
-		return refused(http.StatusUnprocessableEntity)
+		return k.refused(http.StatusUnprocessableEntity, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
 		return because(ReasonNotFound, fmt.Errorf("there is no topic %s, or none that this sink may see: create it", topic))
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("this sink may not write to the topic %s: %w", topic, err)
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
 		return fmt.Errorf("this sink needs the right Write on the topic %s, and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
-	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed): // the client does not leave gaps
+	// The client does not leave gaps.
+	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed):
 		return because(ReasonTimeout, fmt.Errorf("topic %s: no acknowledgement in time of another event before it", topic))
 	case isEnd(err):
 		return ctx.Err()
@@ -409,22 +379,18 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 }
 
 // kafkaErrors are what brokers answer.
-var kafkaErrors = []knownError{
-	{kerr.SaslAuthenticationFailed, ReasonAuthorization},
-	{kerr.UnsupportedSaslMechanism, ReasonAuthorization},
-	{kerr.TopicAuthorizationFailed, ReasonAuthorization},
-	{kerr.ClusterAuthorizationFailed, ReasonAuthorization},
-	{kerr.UnknownTopicOrPartition, ReasonNotFound},
-	{kerr.UnknownTopicID, ReasonNotFound},
-	{kerr.InvalidTopicException, ReasonNotFound},
-	{kerr.RequestTimedOut, ReasonTimeout},
-	{kerr.ThrottlingQuotaExceeded, ReasonOverloaded},
-	{kerr.NotEnoughReplicas, ReasonUnavailable},
-	{kerr.NotEnoughReplicasAfterAppend, ReasonUnavailable},
-	{kerr.LeaderNotAvailable, ReasonUnavailable},
-	{kerr.NotLeaderForPartition, ReasonUnavailable},
-	{kerr.BrokerNotAvailable, ReasonUnavailable},
-	{kerr.KafkaStorageError, ReasonUnavailable},
+var kafkaErrors = []knownErrors{
+	{ReasonAuthorization, []error{
+		kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.TopicAuthorizationFailed,
+		kerr.ClusterAuthorizationFailed,
+	}},
+	{ReasonNotFound, []error{kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidTopicException}},
+	{ReasonTimeout, []error{kerr.RequestTimedOut}},
+	{ReasonOverloaded, []error{kerr.ThrottlingQuotaExceeded}},
+	{ReasonUnavailable, []error{
+		kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend, kerr.LeaderNotAvailable,
+		kerr.NotLeaderForPartition, kerr.BrokerNotAvailable, kerr.KafkaStorageError,
+	}},
 }
 
 // kafkaMayWrite is the bit of the right to write in what a broker says about a topic, and kafkaUnsaid what it says when
@@ -436,7 +402,7 @@ const (
 
 // lookUp asks whether the topic is there and may be written to.
 func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
-	topic := k.topic.pattern("")
+	topic := k.naming.pattern("")
 	req := kmsg.NewPtrMetadataRequest()
 	req.IncludeTopicAuthorizedOperations = true
 	asked := kmsg.NewMetadataRequestTopic()
@@ -459,7 +425,7 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 
 // Close ends the connections.
 func (k *kafkaSink) Close() error {
-	k.life.end()
+	k.conns.close()
 	k.mu.Lock()
 	c := k.client
 	k.mu.Unlock()

@@ -34,13 +34,15 @@ const (
 type logSink struct {
 	// path is that of the file; "" for stdout and stderr.
 	path string
-	text bool // for people, not JSON
+	// text is for people, not JSON.
+	text bool
 	// maxSize is how large the file gets before it is rotated; 0: it is not.
 	maxSize int64
 	keep    int // rotated files
 	attempts
 
-	busy mutex // guards what follows
+	// busy guards what follows.
+	busy mutex
 	out  io.Writer
 	// file is out, where the sink has opened it.
 	file *os.File
@@ -206,7 +208,8 @@ func (l *logSink) rotate(records []event.Record) {
 	if size+more <= l.maxSize {
 		return
 	}
-	if l.probe() != nil { // something else has moved the file away: it is not this one that stands under the name
+	// Something else has moved the file away: it is not this one that stands under the name.
+	if l.probe() != nil {
 		_ = l.reopen()
 		return
 	}
@@ -315,7 +318,8 @@ func (l *logSink) Close() error {
 	}
 	l.life.end()
 	if l.path == "" {
-		return nil // and does not wait: a write to a blocked terminal cannot be interrupted
+		// It does not wait: a write to a blocked terminal cannot be interrupted.
+		return nil
 	}
 	l.busy <- struct{}{}
 	defer l.busy.unlock()

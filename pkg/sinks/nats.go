@@ -43,18 +43,12 @@ const (
 // natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it is sent within the
 // stream's duplicate window: its id is the message id.
 type natsSink struct {
-	attempts
+	stream
 	// servers are as the library takes them.
 	servers string
-	subject naming
-	stream  string
-	batch   int
-	// inFlight is how many messages of all Sends together are on their way.
-	inFlight int
-	options  []nats.Option
-	tls      *config.TLS
-	conns    *connections
-	accepted *acceptedIDs
+	// only is the name of the stream; "": any will do.
+	only    string
+	options []nats.Option
 
 	// busy guards link, which is looked at and made under it.
 	busy mutex
@@ -70,33 +64,21 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 	for i, server := range c.Servers {
 		u, err := url.Parse(server)
 		if err != nil || (u.Scheme != "nats" && u.Scheme != "tls") || u.Hostname() == "" || u.User != nil {
-			return nil, errors.New("nats: servers: not a nats or tls address, or not without userid") // err would quote it
+			// err would quote it.
+			return nil, errors.New("nats: servers: not a nats or tls address, or not without userid")
 		}
 		hosts[i] = u.Host
 	}
-	subject, err := newNaming(cmp.Or(c.Subject, config.DefaultSubject), "-_")
+	common, err := newStream("nats", hosts, "subject", cmp.Or(c.Subject, config.DefaultSubject), cfg)
 	if err != nil {
-		return nil, fmt.Errorf("nats: subject: %w", err)
+		return nil, err
 	}
-	n := &natsSink{
-		servers: strings.Join(c.Servers, ","), subject: subject, stream: c.Stream,
-		batch: max(cfg.Batch.MaxEvents, streamBatch), tls: c.TLS, busy: newMutex(),
-	}
-	n.inFlight = n.batch * max(cfg.Concurrency, 1)
-	n.accepted = newAcceptedIDs(n.inFlight)
-	// Less than the whole attempt, so that the second server has its turn when the first hangs, and that what keeps
-	// from connecting is told rather than that time is over.
-	timeout := timeoutOf(cfg)
-	connect := (timeout - timeout/8) / time.Duration(len(hosts))
-	n.conns = newConnections(connect)
-	n.attempts = attempts{
-		name: "nats: " + strings.Join(hosts, ", "), timeout: timeout, life: n.conns.lifetime, precise: true,
-		explain: newRedactor(&url.URL{}, c.Password.Expose(), c.Token.Expose()).error,
-	}
-
+	n := &natsSink{stream: common, servers: strings.Join(c.Servers, ","), only: c.Stream, busy: newMutex()}
+	n.tls = c.TLS
+	n.explain = newRedactor(&url.URL{}, c.Password.Expose(), c.Token.Expose()).error
 	n.options = []nats.Option{
 		nats.Name(strings.TrimSpace(userAgent(opts.Version) + " " + cfg.Name)),
-		nats.Timeout(connect),
+		nats.Timeout(n.connect),
 		nats.MaxReconnects(natsReconnects),
 		nats.ReconnectWait(natsReconnectWait),
 		nats.ReconnectBufSize(-1), // nothing is sent later than its Send
@@ -112,7 +94,8 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
 	n.options = append(n.options, logon, func(o *nats.Options) error {
-		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil // a server may ask for TLS also without it
+		// A server may ask for TLS also without it.
+		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil
 		return nil
 	})
 	return n, nil
@@ -137,22 +120,14 @@ func natsLogon(c *config.NATS) (nats.Option, error) {
 	return nil, nil
 }
 
-// MaxBatch returns what may be on its way at once for one Send.
-func (n *natsSink) MaxBatch() (records, bytes int) { return n.batch, maxBatchBytes }
-
 // Send publishes the records and waits until the stream has acknowledged each. Those of one key go one after the other,
 // so that they are in the stream in their order also where one of them has to be sent again.
 func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
-	if len(records) == 0 {
-		return nil
-	}
-	err := n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
-		return n.publishAll(attempt, link, n.accepted.open(records))
+	return n.send(records, func(open []*event.Record) error {
+		return n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
+			return n.publishAll(attempt, link, open)
+		})
 	})
-	if err == nil {
-		n.accepted.done(records)
-	}
-	return err
 }
 
 // Probe connects, and looks for the stream, as far as the server lets this client ask for it.
@@ -178,10 +153,11 @@ func (n *natsSink) with(ctx context.Context, late string, f func(context.Context
 
 // natsLink is one connection, which reconnects by itself.
 type natsLink struct {
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	dialer  *natsDialer
-	answers atomic.Int64 // of the stream so far
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	dialer *natsDialer
+	// answers counts those of the stream so far.
+	answers atomic.Int64
 
 	mu sync.Mutex
 	// lost is why the connection is down.
@@ -261,7 +237,8 @@ func (l *natsLink) bounded(ctx context.Context) (stop func()) {
 	forget := context.AfterFunc(ctx, func() {
 		select {
 		case <-over:
-		case <-time.After(natsGrace): // else each cancel would cost all other senders their connection
+		// Else each cancel would cost all other senders their connection.
+		case <-time.After(natsGrace):
 			l.dialer.cut()
 		}
 	})
@@ -326,7 +303,8 @@ func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
 	}
 	l.js, err = jetstream.New(nc,
 		jetstream.WithPublishAsyncMaxPending(n.inFlight),
-		jetstream.WithPublishAsyncTimeout(2*n.timeout)) // nothing stays behind for long of a Send that has ended
+		// Nothing stays behind for long of a Send that has ended.
+		jetstream.WithPublishAsyncTimeout(2*n.timeout))
 	if err != nil {
 		l.close()
 		return nil, err
@@ -427,7 +405,8 @@ type natsMessage struct {
 // publishAll publishes the records and waits for the answers. Of each key at most one record is on its way: the next one
 // goes when the one before is acknowledged.
 func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*event.Record) error {
-	denials := make(chan error, 16) // one that finds no room leaves the message to the timeout
+	// One that finds no room leaves the message to the timeout.
+	denials := make(chan error, 16)
 	defer link.watch(func(err error) {
 		select {
 		case denials <- err:
@@ -470,29 +449,27 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 			sent = append(sent, n.publish(link, waiting[0]))
 		}
 	}
-	if len(failed) > 0 {
-		n.accepted.keep(accepted)
-	}
-	return batchError(failed)
+	return n.settle(accepted, failed)
 }
 
 // publish sends a record without waiting for the answer.
 func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
 	f := fieldsOf(r)
-	m := natsMessage{record: r, subject: n.subject.of(&f)}
+	m := natsMessage{record: r, subject: n.naming.of(&f)}
 	header := nats.Header{
 		jetstream.MsgIDHeader: {r.ID},
 		natsHeaderType:        {f.kind},
 		natsHeaderHMC:         {f.hmc},
 		natsHeaderSeverity:    {f.severity},
 	}
-	if n.stream != "" {
-		header[jetstream.ExpectedStreamHeader] = []string{n.stream}
+	if n.only != "" {
+		header[jetstream.ExpectedStreamHeader] = []string{n.only}
 	}
 	var err error
 	m.future, err = link.js.PublishMsgAsync(
 		&nats.Msg{Subject: m.subject, Header: header, Data: r.JSON},
-		jetstream.WithRetryAttempts(0)) // another attempt is the caller's matter, and would mix up the order here
+		// Another attempt is the caller's matter, and would mix up the order here.
+		jetstream.WithRetryAttempts(0))
 	if err != nil {
 		m.err = n.refused(link, &m, err)
 	}
@@ -529,12 +506,8 @@ func natsDeniesInbox(err error) bool { return strings.Contains(err.Error(), "for
 
 // refused turns what is wrong with one message into an error of Send.
 func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
-	// About this message and nothing else, which HTTP has a status for: those that were sent with it may be fine.
 	tooLarge := func(limit string) error {
-		return &PermanentError{
-			Status: http.StatusRequestEntityTooLarge,
-			Err:    fmt.Errorf("%s: event of %d bytes: %w (%s)", n.name, len(m.record.JSON), err, limit),
-		}
+		return n.stream.refused(http.StatusRequestEntityTooLarge, "", m.record, fmt.Errorf("%w (%s)", err, limit))
 	}
 	var api *jetstream.APIError
 	switch {
@@ -549,7 +522,7 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return tooLarge("max_msg_size of the stream")
 	case errors.As(err, &api) && api.ErrorCode == natsErrCodeOtherStream:
-		return because(ReasonNotFound, fmt.Errorf("the stream that takes the subject %q is not %s", m.subject, n.stream))
+		return because(ReasonNotFound, fmt.Errorf("the stream that takes the subject %q is not %s", m.subject, n.only))
 	case api != nil: // its codes are those of HTTP
 		return because(statusReason(api.Code), fmt.Errorf("subject %q: %w", m.subject, err))
 	}
@@ -557,26 +530,21 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 }
 
 // natsErrors are the library's.
-var natsErrors = []knownError{
-	{nats.ErrAuthorization, ReasonAuthorization},
-	{nats.ErrAuthExpired, ReasonAuthorization},
-	{nats.ErrAuthRevoked, ReasonAuthorization},
-	{nats.ErrAccountAuthExpired, ReasonAuthorization},
-	{nats.ErrPermissionViolation, ReasonAuthorization},
-	{nats.ErrSecureConnWanted, ReasonTLS},
-	{nats.ErrSecureConnRequired, ReasonTLS},
-	{nats.ErrMaxPayload, ReasonTooLarge},
-	{jetstream.ErrJetStreamNotEnabled, ReasonNotFound},
-	{jetstream.ErrJetStreamNotEnabledForAccount, ReasonNotFound},
-	{nats.ErrNoResponders, ReasonNotFound},
-	{nats.ErrTimeout, ReasonTimeout},
-	{nats.ErrStaleConnection, ReasonTimeout},
-	{nats.ErrMaxConnectionsExceeded, ReasonOverloaded},
-	{nats.ErrMaxAccountConnectionsExceeded, ReasonOverloaded},
-	{nats.ErrDisconnected, ReasonUnavailable},
-	{nats.ErrConnectionClosed, ReasonUnavailable},
-	{nats.ErrReconnectBufExceeded, ReasonUnavailable},
-	{nats.ErrNoServers, ReasonUnavailable},
+var natsErrors = []knownErrors{
+	{ReasonAuthorization, []error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+		nats.ErrPermissionViolation,
+	}},
+	{ReasonTLS, []error{nats.ErrSecureConnWanted, nats.ErrSecureConnRequired}},
+	{ReasonTooLarge, []error{nats.ErrMaxPayload}},
+	{ReasonNotFound, []error{
+		jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount, nats.ErrNoResponders,
+	}},
+	{ReasonTimeout, []error{nats.ErrTimeout, nats.ErrStaleConnection}},
+	{ReasonOverloaded, []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
+	{ReasonUnavailable, []error{
+		nats.ErrDisconnected, nats.ErrConnectionClosed, nats.ErrReconnectBufExceeded, nats.ErrNoServers,
+	}},
 }
 
 // natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does not name it.
@@ -593,8 +561,8 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 		return err
 	}
 	var err error
-	if n.stream != "" {
-		_, err = link.js.Stream(asking, n.stream)
+	if n.only != "" {
+		_, err = link.js.Stream(asking, n.only)
 	} else {
 		_, err = link.js.StreamNameBySubject(asking, n.subjects())
 	}
@@ -608,8 +576,8 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 		return nil // whoever may publish need not be allowed to ask
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("JetStream is not enabled: %w", err)
-	case errors.Is(err, jetstream.ErrStreamNotFound) && n.stream != "":
-		return because(ReasonNotFound, fmt.Errorf("there is no stream %s", n.stream))
+	case errors.Is(err, jetstream.ErrStreamNotFound) && n.only != "":
+		return because(ReasonNotFound, fmt.Errorf("there is no stream %s", n.only))
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one", n.subjects()))
 	}
@@ -618,7 +586,7 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 
 // subjects returns the subject with * for what depends on the event.
 func (n *natsSink) subjects() string {
-	tokens := strings.Split(n.subject.pattern("*"), ".")
+	tokens := strings.Split(n.naming.pattern("*"), ".")
 	for i, token := range tokens {
 		if strings.Contains(token, "*") { // it means something only when it stands alone
 			tokens[i] = "*"

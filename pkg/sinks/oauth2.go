@@ -25,7 +25,8 @@ type tokenSource struct {
 	conns     *connections
 	userAgent string
 
-	mu         mutex // guards what follows
+	// mu guards what follows.
+	mu         mutex
 	flow       func(context.Context) (*oauth2.Token, error)
 	credential string // the flow's
 	current    *oauth2.Token
@@ -118,7 +119,8 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	redact := newRedactor(server, s.credential)
 	if e, ok := errors.AsType[*oauth2.RetrieveError](err); ok && e.Response != nil {
 		reason := statusReason(e.Response.StatusCode)
-		if reason == ReasonContent { // RFC 6749 has 400 for most of what is wrong with a client
+		// RFC 6749 has 400 for most of what is wrong with a client.
+		if reason == ReasonContent {
 			reason = ReasonAuthorization
 		}
 		return nil, because(reason, fmt.Errorf("oauth2: no token from %s: status %s: %s",

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -68,11 +69,9 @@ func ReasonOf(err error) (reason Reason, status int) {
 	if status != 0 {
 		return statusReason(status), status
 	}
-	for _, list := range [][]knownError{netErrors, kafkaErrors, natsErrors} {
-		for _, known := range list {
-			if errors.Is(err, known.err) {
-				return known.reason, 0
-			}
+	for _, known := range slices.Concat(netErrors, kafkaErrors, natsErrors) {
+		if slices.ContainsFunc(known.errs, func(e error) bool { return errors.Is(err, e) }) {
+			return known.reason, 0
 		}
 	}
 	_, dns := errors.AsType[*net.DNSError](err)
@@ -120,27 +119,22 @@ func statusReason(status int) Reason {
 	return ReasonOther
 }
 
-// knownError is an error that has the same reason wherever it occurs.
-type knownError struct {
-	err    error
+// knownErrors are errors that have the same reason wherever they occur.
+type knownErrors struct {
 	reason Reason
+	errs   []error
 }
 
 // netErrors are those of the network and of files.
-var netErrors = []knownError{
-	{ErrClosed, ReasonClosed},
-	{syscall.ECONNREFUSED, ReasonRefused},
-	{syscall.EHOSTUNREACH, ReasonUnreachable},
-	{syscall.ENETUNREACH, ReasonUnreachable},
-	{http.ErrSchemeMismatch, ReasonTLS},
-	{syscall.ENOSPC, ReasonNoSpace},
-	{syscall.EDQUOT, ReasonNoSpace},
-	{syscall.EROFS, ReasonPermission},
-	{fs.ErrPermission, ReasonPermission},
-	{fs.ErrNotExist, ReasonNotFound},
-	{syscall.ECONNRESET, ReasonUnavailable},
-	{syscall.EPIPE, ReasonUnavailable},
-	{io.ErrUnexpectedEOF, ReasonUnavailable},
+var netErrors = []knownErrors{
+	{ReasonClosed, []error{ErrClosed}},
+	{ReasonRefused, []error{syscall.ECONNREFUSED}},
+	{ReasonUnreachable, []error{syscall.EHOSTUNREACH, syscall.ENETUNREACH}},
+	{ReasonTLS, []error{http.ErrSchemeMismatch}},
+	{ReasonNoSpace, []error{syscall.ENOSPC, syscall.EDQUOT}},
+	{ReasonPermission, []error{syscall.EROFS, fs.ErrPermission}},
+	{ReasonNotFound, []error{fs.ErrNotExist}},
+	{ReasonUnavailable, []error{syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF}},
 }
 
 // reasonError gives an error a reason that its own type does not tell.

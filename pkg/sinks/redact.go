@@ -53,7 +53,8 @@ func newRedactor(u *url.URL, secrets ...string) *redactor {
 		quoted, _ := json.Marshal(v) // cannot fail for a string
 		values = append(values, url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), string(quoted[1:len(quoted)-1]))
 	}
-	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first: it wins
+	// The longest first: it wins.
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
 
 	r := &redactor{}
 	pairs := make([]string, 0, 2*len(values))

@@ -17,7 +17,8 @@ type signer struct {
 
 // signing is what one signature is made with.
 type signing struct {
-	macs    []hash.Hash // one for each key
+	// macs has one for each key.
+	macs    []hash.Hash
 	scratch []byte
 }
 

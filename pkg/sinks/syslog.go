@@ -63,8 +63,10 @@ type syslogSink struct {
 	tls    *tls.Config // nil: no TLS
 	conns  *connections
 
-	busy mutex       // guards what follows
-	conn *syslogConn // nil: there is none
+	// busy guards what follows.
+	busy mutex
+	// conn is nil where there is none.
+	conn *syslogConn
 
 	// tail is what was written lately, the oldest first.
 	tail      []syslogChunk
@@ -300,7 +302,8 @@ func (s *syslogSink) connect(ctx context.Context) (*syslogConn, error) {
 		network = "unixgram"
 	}
 	raw, err := s.conns.dial(ctx, network, s.target)
-	if errors.Is(err, syscall.EPROTOTYPE) && network == "unixgram" { // a stream listens there
+	// A stream listens there.
+	if errors.Is(err, syscall.EPROTOTYPE) && network == "unixgram" {
 		network = "unix"
 		raw, err = s.conns.dial(ctx, network, s.target)
 	}
@@ -329,7 +332,8 @@ func (s *syslogSink) connect(ctx context.Context) (*syslogConn, error) {
 type syslogConn struct {
 	// Conn is what messages are written to: the TLS connection, or wire.
 	net.Conn
-	wire *wire // what is below it
+	// wire is what is below Conn.
+	wire *wire
 	// datagrams says that each write is a message.
 	datagrams bool
 	// nameless says that there is TLS without a certificate of our own.
@@ -358,7 +362,8 @@ func (c *syslogConn) settle(ctx context.Context) error {
 	}
 	_ = c.SetReadDeadline(time.Now().Add(c.patience))
 	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
-	if err := ctx.Err(); err != nil { // interruptible may have set its deadline before this one
+	// interruptible may have set its deadline before this one.
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	err := c.drain()
@@ -395,7 +400,8 @@ func (c *syslogConn) drain() error {
 
 // reason adds to an error what the server had to say about it.
 func (c *syslogConn) reason(err error) error {
-	if c.Conn == net.Conn(c.wire) && c.sent >= 3 && bytes.HasPrefix(c.first[:], []byte{0x15, 3}) { // an alert
+	// That is an alert of TLS.
+	if c.Conn == net.Conn(c.wire) && c.sent >= 3 && bytes.HasPrefix(c.first[:], []byte{0x15, 3}) {
 		return because(ReasonTLS, fmt.Errorf("%w: it speaks TLS, so write tls:// in the address", err))
 	}
 	return err

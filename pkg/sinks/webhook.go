@@ -42,7 +42,8 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, errors.New("webhook: url is not an http or https address")
 	}
 	if u.User != nil {
-		return nil, errors.New("webhook: url must not hold a userid") // it would not be sent
+		// It would not be sent.
+		return nil, errors.New("webhook: url must not hold a userid")
 	}
 	keys := cfg.Webhook.SigningKeys()
 	if len(keys) != len(cfg.Webhook.SigningSecrets()) {
@@ -86,7 +87,8 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 		}
 		return "application/json", nil
 	case config.FormatCloudEvents:
-		w.maxBytes = maxBatchBytes / 2 // the envelope of a small event is as large as the event
+		// The envelope of a small event is as large as the event.
+		w.maxBytes = maxBatchBytes / 2
 		if batch {
 			w.body = cloudEventsBody
 			return cloudEvents, nil
@@ -94,7 +96,8 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 		w.body = cloudEventBody
 		return cloudEvent, nil
 	case config.FormatTemplate:
-		w.maxBytes = maxBatchBytes / 2 // how much a template makes of an event is not known
+		// How much a template makes of an event is not known.
+		w.maxBytes = maxBatchBytes / 2
 		contentType = cmp.Or(cfg.ContentType, config.DefaultContentType)
 		w.body, err = templateBody(cfg.Template, contentType, batch)
 		return contentType, err
@@ -142,7 +145,8 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	values := [3]string{id, now, ""}
 	header := make(http.Header, len(w.header)+len(values))
-	maps.Copy(header, w.header) // the values are shared: the transport does not change them
+	// The values are shared: the transport does not change them.
+	maps.Copy(header, w.header)
 	header["Webhook-Id"] = values[0:1:1]
 	header["Webhook-Timestamp"] = values[1:2:2]
 	if w.signer != nil {
