@@ -27,11 +27,7 @@ const (
 
 // Tracked says whether resources of a class are part of an estate.
 func Tracked(class string) bool {
-	switch class {
-	case ClassCPC, ClassPartition, ClassLogicalPartition:
-		return true
-	}
-	return false
+	return class == ClassCPC || class == ClassPartition || class == ClassLogicalPartition
 }
 
 // Resource is a CPC or a partition.
@@ -422,11 +418,7 @@ func (e *Estate) listedBy(hmc string) map[string]bool {
 
 // silent says whether a status is that of a CPC of whose partitions the HMC knows nothing.
 func silent(status string) bool {
-	switch status {
-	case "not-communicating", "no-power", "status-check":
-		return true
-	}
-	return false
+	return status == "not-communicating" || status == "no-power" || status == "status-check"
 }
 
 func rank(class string) int {

@@ -136,13 +136,10 @@ func valueEnd(data []byte, i int) int {
 			}
 			depth--
 			i++
-		case ',', ':', ' ', '\n', '\t', '\r':
-			if depth == 0 {
+		default:
+			if depth == 0 && delimiter(data[i]) {
 				return i
 			}
-			i++
-			continue
-		default:
 			i++
 			if depth == 0 && i < len(data) && !delimiter(data[i]) {
 				continue // within a number or a literal

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"time"
 )
 
@@ -67,23 +68,14 @@ type StompRetryTimeoutOverride struct {
 
 // OverrideWith returns a copy of c with every parameter replaced that o names.
 func (c StompRetryTimeoutConfig) OverrideWith(o StompRetryTimeoutOverride) StompRetryTimeoutConfig {
-	override(&c.ConnectTimeout, o.ConnectTimeout)
-	override(&c.ConnectRetries, o.ConnectRetries)
-	override(&c.ReconnectSleepInitial, o.ReconnectSleepInitial)
-	override(&c.ReconnectSleepIncrease, o.ReconnectSleepIncrease)
-	override(&c.ReconnectSleepMax, o.ReconnectSleepMax)
-	override(&c.ReconnectSleepJitter, o.ReconnectSleepJitter)
-	override(&c.Keepalive, o.Keepalive)
-	override(&c.HeartbeatSendCycle, o.HeartbeatSendCycle)
-	override(&c.HeartbeatReceiveCycle, o.HeartbeatReceiveCycle)
-	override(&c.HeartbeatReceiveCheck, o.HeartbeatReceiveCheck)
-	return c
-}
-
-func override[T any](value, with *T) {
-	if with != nil {
-		*value = *with
+	// The fields of both have the same names.
+	values := reflect.ValueOf(&c).Elem()
+	for field, with := range reflect.ValueOf(o).Fields() {
+		if !with.IsNil() {
+			values.FieldByName(field.Name).Set(with.Elem())
+		}
 	}
+	return c
 }
 
 // maxHeartbeatCycle keeps the milliseconds within what a STOMP server in Java reads them into.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -45,7 +44,7 @@ func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 
 // phase names the part of an attempt that failed: late is what did not happen in time, doing what was going on.
 func phase(ctx context.Context, err error, late, doing string) error {
-	if timeout, ok := errors.AsType[*attemptTimeout](context.Cause(ctx)); ok {
+	if timeout, ok := errors.AsType[*timeoutError](context.Cause(ctx)); ok {
 		return &timeoutError{late, timeout.limit}
 	}
 	if ctx.Err() != nil {
@@ -54,16 +53,10 @@ func phase(ctx context.Context, err error, late, doing string) error {
 	return readable(err, doing)
 }
 
-// attemptTimeout is the cause of a context that ended because ConnectTimeout was over.
-type attemptTimeout struct{ limit time.Duration }
-
-func (e *attemptTimeout) Error() string { return fmt.Sprintf("not done within %v", e.limit) }
-func (e *attemptTimeout) Unwrap() error { return os.ErrDeadlineExceeded }
-
-// withConnectTimeout limits ctx to ConnectTimeout.
+// withConnectTimeout limits ctx to ConnectTimeout; the cause of its end is a *timeoutError then.
 func (r *Receiver) withConnectTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if limit := r.config.ConnectTimeout; limit > 0 {
-		return context.WithTimeoutCause(ctx, limit, &attemptTimeout{limit})
+		return context.WithTimeoutCause(ctx, limit, &timeoutError{"not done", limit})
 	}
 	return context.WithCancel(ctx)
 }
