@@ -46,7 +46,7 @@ type Resource struct {
 }
 
 // goneFor is how long a resource that was removed is remembered: so that a list which was made before does not bring it back, and
-// for its name, where more is told of it.
+// for its name, where later notifications are about it.
 const goneFor = 5 * time.Minute
 
 // Estate is safe for concurrent use.
@@ -54,8 +54,8 @@ type Estate struct {
 	mu      sync.RWMutex
 	objects map[string]*object
 	gone    map[string]removed // lately
-	// told has what was announced lately, and is not listed yet.
-	told map[string]time.Time
+	// announced has what was announced lately, and is not listed yet.
+	announced map[string]time.Time
 	// listed has the classes that an HMC has listed before, by HMC.
 	listed map[string]map[string]bool
 	// dirty has the URIs of what is to be stored.
@@ -85,7 +85,7 @@ type object struct {
 // New returns an empty estate.
 func New() *Estate {
 	return &Estate{
-		objects: make(map[string]*object), gone: make(map[string]removed), told: make(map[string]time.Time),
+		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
 		listed: make(map[string]map[string]bool), dirty: make(map[string]bool),
 	}
 }
@@ -135,7 +135,7 @@ func (b *Before) Known() bool { return b.known }
 // Resource returns what was known.
 func (b *Before) Resource() Resource { return b.was.Resource }
 
-// change finds or makes the object, and notes how it was. e.mu is held.
+// change finds or makes the object, and returns how it was. e.mu is held.
 func (e *Estate) change(uri, class, name string) (*object, Before) {
 	o := e.objects[uri]
 	if o == nil {
@@ -148,7 +148,7 @@ func (e *Estate) change(uri, class, name string) (*object, Before) {
 	return o, knownBefore(o)
 }
 
-// revive brings back a resource that was removed a moment ago, for something else is told of it; nil: there is none. e.mu is held.
+// revive brings back a resource that was removed a moment ago, because there is something new about it; nil: there is none. e.mu is held.
 func (e *Estate) revive(uri string) *object {
 	r, ok := e.gone[uri]
 	delete(e.gone, uri)
@@ -173,7 +173,7 @@ func (e *Estate) add(r Resource) *object {
 	return o
 }
 
-// SetStatus notes what a notification says of a status, which it has since the time given; now is when the notification
+// SetStatus takes over the status that a notification reports, which it has since the time given; now is when the notification
 // came. A resource that is not known becomes known, with the name given ("" if that is not known).
 func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) Before {
 	e.mu.Lock()
@@ -186,7 +186,7 @@ func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time
 	return before
 }
 
-// Rename notes what a notification says of a name.
+// Rename takes over the name that a notification reports.
 func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -195,7 +195,7 @@ func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
 	return before
 }
 
-// Announce notes that a notification told of a resource that may be new: a list that has it is no news then.
+// Announce remembers that a notification was about a resource that may be new: a list that has it is no news then.
 func (e *Estate) Announce(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -204,11 +204,11 @@ func (e *Estate) Announce(uri string, now time.Time) {
 		o.fresh, o.touched = false, now
 		return
 	}
-	maps.DeleteFunc(e.told, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
-	e.told[strings.Clone(uri)] = now
+	maps.DeleteFunc(e.announced, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
+	e.announced[strings.Clone(uri)] = now
 }
 
-// Remove notes that a notification said that a resource is gone.
+// Remove takes over that a resource is gone, which a notification has reported.
 func (e *Estate) Remove(uri string, now time.Time) Before {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -231,7 +231,7 @@ func (e *Estate) remove(uri string) {
 		delete(e.objects, uri)
 		e.dirty[uri] = true
 	}
-	delete(e.told, uri)
+	delete(e.announced, uri)
 }
 
 // Restore makes a resource what it was before a change: that could not be recorded. Changes are taken back the last one
@@ -260,7 +260,7 @@ type Listing struct {
 	Resources []Resource
 }
 
-// Learn takes over what is new in a listing, so that names are known at once. What is told of it is up to Compare.
+// Learn takes over what is new in a listing, so that names are known at once. What is reported of it is up to Compare.
 func (e *Estate) Learn(l *Listing) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -281,13 +281,13 @@ func (e *Estate) Learn(l *Listing) {
 		}
 		o := e.add(*r)
 		o.Since, o.Exact, o.hmcs = l.Asked, false, []string{l.HMC}
-		_, told := e.told[r.URI]
+		_, announced := e.announced[r.URI]
 		// The first list of a class is no news, and nor is what was announced.
-		o.fresh = e.listed[l.HMC][r.Class] && !told
+		o.fresh = e.listed[l.HMC][r.Class] && !announced
 		if o.fresh {
-			delete(e.dirty, r.URI) // or after a crash nobody would tell of it
+			delete(e.dirty, r.URI) // or after a crash nobody would report it
 		}
-		delete(e.told, r.URI)
+		delete(e.announced, r.URI)
 	}
 }
 
@@ -300,7 +300,7 @@ const (
 	Moved = "moved"
 )
 
-// Difference is something that changed, and no notification told of it.
+// Difference is something that changed without a notification about it.
 type Difference struct {
 	Kind   string
 	Before Before
@@ -308,13 +308,13 @@ type Difference struct {
 	Now Resource
 }
 
-// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications told since the HMC
+// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications reported since the HMC
 // was asked it says nothing: the listing may be older than they are. again reports that some of that differs, and that
-// another listing would tell. inSight says which other HMCs are watched without interruption: what those see is not
+// another listing would show which is right. inSight says which other HMCs are watched without interruption: what those see is not
 // gone because this one does not list it.
 //
 // A resource is gone when two listings in a row do not have it: an HMC that has just started may not know yet what it manages.
-// Nothing is said of the partitions of a CPC that does not communicate.
+// Nothing is reported of the partitions of a CPC that does not communicate.
 func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

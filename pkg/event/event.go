@@ -23,7 +23,7 @@ const (
 	TypeLogEntry        = "log-entry"
 )
 
-// The types of bridge events: what the daemon says about its own sight of an HMC.
+// The types of bridge events: what the daemon reports about its own connection to an HMC.
 const (
 	TypeBridgeConnected    = "bridge-connected"
 	TypeBridgeDisconnected = "bridge-disconnected"

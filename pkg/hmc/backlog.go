@@ -90,7 +90,7 @@ func (l *list) decode(data []byte) error {
 		return nil
 	}
 	if !json.Valid(data) {
-		return json.Unmarshal(data, new(json.RawMessage)) // it tells what is wrong
+		return json.Unmarshal(data, new(json.RawMessage)) // which says what is wrong
 	}
 	l.whole = !bytes.Contains(data, []byte(`"@@implementation-errors"`))
 	// From here on each index is within data: valid JSON ends with a bracket of its own.

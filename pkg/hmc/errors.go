@@ -213,7 +213,7 @@ func newHTTPError(r *call) *HTTPError {
 }
 
 // cleanMessage makes one line of a message and shortens it. A message that repeats a secret is not shown at all: a hole in a
-// well-known text would tell what stood there.
+// well-known text would show what stood there.
 func cleanMessage(s string, secrets []string) string {
 	const shortest = 4 // what is shorter stands in every text
 	for _, secret := range secrets {

@@ -33,12 +33,12 @@ type Session struct {
 	credential string
 	over       *atomic.Bool
 
-	// What the logon told; empty for a resumed session.
+	// What the logon returned; empty for a resumed session.
 	// ObjectTopic is the name of the object-notification topic.
 	ObjectTopic string
 	// JobTopic is the name of the job-notification topic.
 	JobTopic string
-	// PasswordExpires is the number of days until the userid's password expires; -1: never, or not told.
+	// PasswordExpires is the number of days until the userid's password expires; -1: never, or not known.
 	PasswordExpires int
 }
 
@@ -125,7 +125,7 @@ func (r *call) outlive(ctx context.Context, grace time.Duration) (work context.C
 	}
 }
 
-// trace notes that the request is on its way to the HMC.
+// trace records that the request is on its way to the HMC.
 func (r *call) trace(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { r.written.Store(true) },
@@ -191,7 +191,7 @@ func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
 	return answer.Topics, err
 }
 
-// Ping keeps the session from ending for idleness (after six hours by default; any request does that), and tells whether
+// Ping keeps the session from ending for idleness (after six hours by default; any request does that), and reports whether
 // it is still there: see SessionLost.
 func (s *Session) Ping(ctx context.Context) error {
 	_, err := s.NotificationTopics(ctx)

@@ -170,7 +170,7 @@ func (fr *frameReader) skipEOLs() error {
 	}
 }
 
-// readHeaders gets the whole header block into the buffer and notes its lines in fr.fields. It returns where
+// readHeaders gets the whole header block into the buffer and records its lines in fr.fields. It returns where
 // the first header line begins and where the body begins.
 func (fr *frameReader) readHeaders(f *frame) (start, end int, err error) {
 	line, next, err := fr.line(0)

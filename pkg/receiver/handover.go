@@ -74,7 +74,7 @@ func (h *handover) push(items []item, force bool) int {
 	return pushed
 }
 
-// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready tells when to try again.
+// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready says when to try again.
 func (h *handover) pop(into *[popCount]item) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

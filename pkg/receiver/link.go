@@ -232,7 +232,7 @@ func (l *link) sortError(f *frame, jms *JMSError) error {
 	id := f.headers.Get(headerReceiptID)
 	if q := l.requests[id]; q != nil {
 		delete(l.requests, id)
-		if q.sub == nil { // whoever waits for it is told
+		if q.sub == nil { // whoever waits for it gets it
 			q.answer(jms)
 			return nil
 		}

@@ -478,7 +478,7 @@ func (r *Receiver) settled(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// lost takes note that a link is gone and all it received is handed over.
+// lost is called when a link is gone and all it received is handed over.
 func (r *Receiver) lost(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -780,7 +780,7 @@ func (r *Receiver) Close() error {
 	if l != nil {
 		<-l.finished
 	}
-	// A Connect that is at work has been told; see it end, unless a Dial of the caller's does not obey its context.
+	// A Connect that is at work ends by closing; see it end, unless a Dial of the caller's does not obey its context.
 	timer.Reset(closeTimeout)
 	select {
 	case r.connecting <- struct{}{}:

@@ -50,9 +50,6 @@ func (a *acceptedIDs) keep(accepted []*event.Record) {
 func (a *acceptedIDs) done(records []event.Record) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.ids) == 0 {
-		return
-	}
 	for i := range records {
 		delete(a.ids, records[i].ID)
 	}

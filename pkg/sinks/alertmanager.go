@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// alertsPerRequest is what Prometheus sends at most unless told otherwise.
+	// alertsPerRequest is what Prometheus sends at most by default.
 	alertsPerRequest = 256
 
 	// maxAlertEvents is how many events one Send takes: what they say of the same alert is one alert.
 	maxAlertEvents = 1024
 
-	// endsAfter is how many intervals an alert lasts that is not said again, as with Prometheus.
+	// endsAfter is how many intervals an alert lasts that is not sent again, as with Prometheus.
 	endsAfter = 4
 
 	// othersTimeout is how much longer the other members of the cluster are waited for when one has accepted: one that
@@ -100,7 +100,7 @@ func (s *alertmanager) load() {
 	s.store.Range(func(key string, value []byte) bool {
 		a := new(alert)
 		if json.Unmarshal(value, a) != nil || len(a.Labels) == 0 {
-			s.gone[key] = true // of no use, and told again by what changes next
+			s.gone[key] = true // of no use, and sent again with the next change
 			return true
 		}
 		if a.Annotations == nil {
@@ -119,10 +119,10 @@ func (s *alertmanager) MaxBatch() (records, bytes int) { return maxAlertEvents, 
 // Wants says whether an event can make an alert fire, or end one.
 func (s *alertmanager) Wants(rec event.Record) bool { return s.book.concerns(rec.Type) }
 
-// RepeatInterval returns how often Alertmanager has to be told what fires.
+// RepeatInterval returns how often what fires has to be sent again.
 func (s *alertmanager) RepeatInterval() time.Duration { return s.interval }
 
-// Follow ends the alerts of HMCs that are not configured any more. They are told as ended by the next Repeat.
+// Follow ends the alerts of HMCs that are not configured any more. The next Repeat reports them as ended.
 func (s *alertmanager) Follow(groups map[string]string) {
 	s.loading.Do(s.load)
 	s.mu.Lock()
@@ -130,7 +130,7 @@ func (s *alertmanager) Follow(groups map[string]string) {
 	s.book.follow(groups, time.Now())
 }
 
-// Send tells what the events have changed, as it is after all of them.
+// Send reports what the events have changed, as it is after all of them.
 func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	if err := s.usable(ctx); err != nil {
 		return err
@@ -159,21 +159,16 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	finish, err := s.begin(ctx, keys)
-	if err != nil {
-		return err
-	}
-	defer finish()
-	_, err = s.post(ctx, start, keys, false)
-	if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
-		s.forget(keys) // or it would be refused again, with others, by each Repeat
-	}
-	if err != nil {
-		return err
-	}
-	return s.remember(ctx, keys)
+	return s.exclusive(ctx, keys, func(ctx context.Context) error {
+		_, err := s.post(ctx, start, keys, false)
+		if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
+			s.forget(keys) // or it would be refused again, with others, by each Repeat
+		}
+		if err != nil {
+			return err
+		}
+		return s.remember(ctx, keys)
+	})
 }
 
 // usable says whether there is any use in going on.
@@ -188,24 +183,24 @@ func (s *alertmanager) usable(ctx context.Context) error {
 	return nil
 }
 
-// begin waits until nobody else makes requests about alerts of these keys; nil: about any.
-func (s *alertmanager) begin(ctx context.Context, keys []string) (finish func(), err error) {
+// exclusive makes one attempt while nobody else makes requests about alerts of these keys; nil: about any.
+func (s *alertmanager) exclusive(ctx context.Context, keys []string, f func(context.Context) error) error {
 	start := time.Now()
-	for {
-		busy := s.turns.take(keys)
-		if busy == nil {
-			return func() { s.turns.end(keys) }, nil
-		}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	for busy := s.turns.take(keys); busy != nil; busy = s.turns.take(keys) {
 		select {
 		case <-busy:
 		case <-ctx.Done():
 			s.turns.leave(keys)
-			return nil, fmt.Errorf("%s: %w", s.members[0].name, ended(ctx, noAnswer, start))
+			return fmt.Errorf("%s: %w", s.members[0].name, ended(ctx, noAnswer, start))
 		case <-s.client.conns.ctx.Done():
 			s.turns.leave(keys)
-			return nil, fmt.Errorf("alertmanager: %w", ErrClosed)
+			return fmt.Errorf("alertmanager: %w", ErrClosed)
 		}
 	}
+	defer s.turns.end(keys)
+	return f(ctx)
 }
 
 // turns sees to it that what an earlier request says of an alert does not arrive behind a later one.
@@ -269,33 +264,25 @@ func (t *turns) leave(keys []string) {
 	}
 }
 
-// Repeat tells everything that fires, and what has ended a short time ago.
+// Repeat reports everything that fires, and what has ended a short time ago.
 func (s *alertmanager) Repeat(ctx context.Context) error {
 	if err := s.usable(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	finish, err := s.begin(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer finish()
-	s.mu.Lock()
-	for _, key := range s.book.expire(start) {
-		s.gone[key] = true
-	}
-	keys := slices.Sorted(maps.Keys(s.book.alerts))
-	s.mu.Unlock()
-	partial, err := s.post(ctx, start, keys, true)
-	if err != nil {
-		return err
-	}
-	if err := s.remember(ctx, keys); err != nil {
-		return err
-	}
-	return partial
+	return s.exclusive(ctx, nil, func(ctx context.Context) error {
+		s.mu.Lock()
+		for _, key := range s.book.expire(start) {
+			s.gone[key] = true
+		}
+		keys := slices.Sorted(maps.Keys(s.book.alerts))
+		s.mu.Unlock()
+		partial, err := s.post(ctx, start, keys, true)
+		if err != nil {
+			return err
+		}
+		return cmp.Or(s.remember(ctx, keys), partial)
+	})
 }
 
 // snapshot is an alert as a request has it.
@@ -321,7 +308,7 @@ func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, a
 	}
 	s.mu.Unlock()
 	for piece := range slices.Chunk(shots, alertsPerRequest) {
-		p, err := s.tell(ctx, piece)
+		p, err := s.postAll(ctx, piece)
 		if err != nil {
 			return nil, err
 		}
@@ -337,8 +324,8 @@ func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, a
 	return partial, nil
 }
 
-// tell makes one request of each member.
-func (s *alertmanager) tell(ctx context.Context, shots []snapshot) (partial, err error) {
+// postAll makes one request of each member.
+func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, err error) {
 	alerts := make([]wireAlert, len(shots))
 	for i := range shots {
 		alerts[i] = shots[i].wire
@@ -380,7 +367,7 @@ func (s *alertmanager) tell(ctx context.Context, shots []snapshot) (partial, err
 	return nil, worst(failed)
 }
 
-// worst joins what all members said into one error: that of one which may accept it later, if there is such a one.
+// worst joins the errors of all members into one error: that of one which may accept it later, if there is such a one.
 func worst(failed []error) error {
 	slices.SortStableFunc(failed, func(x, y error) int { return refusals(x) - refusals(y) })
 	if len(failed) == 1 {

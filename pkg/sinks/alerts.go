@@ -15,7 +15,7 @@ import (
 const (
 	// maxAlerts bounds how many alerts are known at a time.
 	maxAlerts = 20_000
-	// maxOSMessageAlerts bounds those of OS messages: nothing tells that such a message was answered. Beyond it the oldest ends.
+	// maxOSMessageAlerts bounds those of OS messages: nothing reports that such a message was answered. Beyond it the oldest ends.
 	maxOSMessageAlerts = 1000
 	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus does: a member of the
 	// cluster that was away must hear it as well.
@@ -58,7 +58,7 @@ func (a *alert) end(now time.Time) {
 	}
 }
 
-// knows says whether something newer than the event was told already: it comes again after a restart, or out of the dead letters. Where
+// knows says whether something newer than the event was reported already: it comes again after a restart, or out of the dead letters. Where
 // the clock was set back since, nothing can be said.
 func (a *alert) knows(e *news) bool {
 	return e.Received.Before(a.Latest) && !a.Latest.After(e.now)
@@ -72,7 +72,7 @@ type wireAlert struct {
 	EndsAt      time.Time         `json:"endsAt"`
 }
 
-// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless it is said again before.
+// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless it is sent again before.
 func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 	ends := a.Ended
 	if a.firing() {
@@ -215,7 +215,7 @@ func (b *alertBook) concerns(typ string) bool {
 
 func (b *alertBook) makes(name string) bool { return slices.Contains(b.names, name) }
 
-// status: the alert fires while the last status that was told is not acceptable.
+// status: the alert fires while the last status that was reported is not acceptable.
 func (b *alertBook) status(e *news) (keys []string, ok bool) {
 	uri := objectOf(e.Event)
 	if uri == "" {
@@ -228,7 +228,7 @@ func (b *alertBook) status(e *news) (keys []string, ok bool) {
 	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e.Event)}, time.Time{})
 }
 
-// newStatus is the status that an event tells; "" where it tells none.
+// newStatus is the status that an event reports; "" where it reports none.
 func newStatus(e *event.Event) (status string) {
 	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
 		status = cmp.Or(event.String(event.Member(report, "new-status")), status)
@@ -280,7 +280,7 @@ func (b *alertBook) renamed(e *news) (keys []string) {
 	return keys
 }
 
-// link: the alert fires while an HMC is not in sight, unless the daemon itself was told to look away.
+// link: the alert fires while an HMC is not connected, unless the daemon itself was told to disconnect.
 func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	key := keyLink + e.HMC
 	switch {
@@ -333,7 +333,7 @@ func (b *alertBook) limitOSMessages(now time.Time) []string {
 }
 
 // hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which may have another name for the
-// message, can be the one that tells it.
+// message, can be the one that reports it.
 func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 	uri, text := objectOf(e.Event), event.String(event.Member(e.Body, "text"))
 	key := keyHardware + uri
@@ -364,7 +364,7 @@ func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 	return b.resolve(oldest, e), true
 }
 
-// shortID tells the messages of one resource apart.
+// shortID distinguishes the messages of one resource.
 func shortID(id string) string { return id[:min(len(id), 12)] }
 
 // fire makes an alert fire, or keeps it firing with what is known of it now.
@@ -427,7 +427,7 @@ func (b *alertBook) fire(key, name, message string, e *news, more map[string]str
 	return keys, true
 }
 
-// describe tells what a person wants to know beyond the summary.
+// describe returns what a person wants to know beyond the summary.
 func describe(e *event.Event) string {
 	text := e.Summary + "\nTold by HMC " + e.HMC + " at " + e.Time.UTC().Format(time.RFC3339)
 	if uri := objectOf(e); uri != "" {

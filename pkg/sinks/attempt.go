@@ -82,7 +82,7 @@ func ended(attempt context.Context, late string, start time.Time) error {
 	return err
 }
 
-// isEnd reports whether an error tells of nothing but the end of a context.
+// isEnd reports whether an error is about nothing but the end of a context.
 func isEnd(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,7 +15,7 @@ import (
 )
 
 // connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one
-// that it is still making when told to close; with connections both end at once.
+// that it is still making when it is closed; with connections both end at once.
 type connections struct {
 	*lifetime
 	dialer net.Dialer
@@ -53,10 +55,7 @@ func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn,
 func (c *connections) close() {
 	c.end()
 	c.mu.Lock()
-	open := make([]*connection, 0, len(c.open))
-	for conn := range c.open {
-		open = append(open, conn)
-	}
+	open := slices.Collect(maps.Keys(c.open))
 	c.mu.Unlock()
 	for _, conn := range open {
 		_ = conn.Close()

@@ -51,7 +51,7 @@ func newHeader(opts Options, contentType string) http.Header {
 	return http.Header{
 		"User-Agent":   {userAgent(opts.Version)},
 		"Content-Type": {contentType},
-		// An entry without a value is not sent. It tells the transport that the request may be repeated on another
+		// An entry without a value is not sent. It shows the transport that the request may be repeated on another
 		// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
 		// a consumer would cost a failed attempt and its back-off.
 		"X-Idempotency-Key": nil,

@@ -92,17 +92,9 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 
 // tlsFiles returns what is read from files, and read again when they change.
 func tlsFiles(t *promconfig.TLSConfig) promconfig.TLSRoundTripperSettings {
-	var s promconfig.TLSRoundTripperSettings
-	if t.CAFile != "" {
-		s.CA = promconfig.NewFileSecret(t.CAFile)
+	return promconfig.TLSRoundTripperSettings{
+		CA: secretReader("", t.CAFile), Cert: secretReader("", t.CertFile), Key: secretReader("", t.KeyFile),
 	}
-	if t.CertFile != "" {
-		s.Cert = promconfig.NewFileSecret(t.CertFile)
-	}
-	if t.KeyFile != "" {
-		s.Key = promconfig.NewFileSecret(t.KeyFile)
-	}
-	return s
 }
 
 // secretReader returns what reads a secret that stands in the configuration or in a file; nil: there is none.
@@ -150,7 +142,7 @@ func (c *httpClient) probe(ctx context.Context, address *url.URL) error {
 			return err
 		}
 		if via != nil {
-			// As far as to the proxy: what is behind it, only a request can tell.
+			// As far as to the proxy: what is behind it, only a request can find out.
 			conn, err := c.conns.dial(ctx, "tcp", hostPort(via))
 			if err != nil {
 				return fmt.Errorf("proxy: %w", err)

@@ -39,12 +39,6 @@ const (
 
 	// kafkaGrace is how long after its end a Send waits for the client to let go of its records.
 	kafkaGrace = 500 * time.Millisecond
-
-	// The headers of a record.
-	kafkaHeaderID       = "id"
-	kafkaHeaderType     = "type"
-	kafkaHeaderHMC      = "hmc"
-	kafkaHeaderSeverity = "severity"
 )
 
 // kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by itself, because an answer was
@@ -338,10 +332,10 @@ func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 		Value:     r.JSON,
 		Timestamp: timestamp(&f),
 		Headers: []kgo.RecordHeader{
-			{Key: kafkaHeaderID, Value: []byte(r.ID)},
-			{Key: kafkaHeaderType, Value: []byte(f.kind)},
-			{Key: kafkaHeaderHMC, Value: []byte(f.hmc)},
-			{Key: kafkaHeaderSeverity, Value: []byte(f.severity)},
+			{Key: "id", Value: []byte(r.ID)},
+			{Key: "type", Value: []byte(f.kind)},
+			{Key: "hmc", Value: []byte(f.hmc)},
+			{Key: "severity", Value: []byte(f.severity)},
 		},
 	}
 }

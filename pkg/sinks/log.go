@@ -281,7 +281,7 @@ func (l *logSink) reopen() error {
 	return old.Close()
 }
 
-// Probe tells whether the output can be written to, without writing. A file that something has moved away since it was
+// Probe reports whether the output can be written to, without writing. A file that something has moved away since it was
 // opened is an error: nobody would find the lines.
 func (l *logSink) Probe(ctx context.Context) error {
 	return l.exclusive(ctx, func(context.Context) error { return l.probe() })

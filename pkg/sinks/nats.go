@@ -33,11 +33,6 @@ const (
 
 	// natsGrace is how much longer than its context a call of the library may take before it is made to return.
 	natsGrace = 100 * time.Millisecond
-
-	// The headers of a message, besides those of the stream.
-	natsHeaderType     = "Hmcnotifyd-Type"
-	natsHeaderHMC      = "Hmcnotifyd-Hmc"
-	natsHeaderSeverity = "Hmcnotifyd-Severity"
 )
 
 // natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it is sent within the
@@ -164,41 +159,38 @@ type natsLink struct {
 	lost error
 	// dead is why the connection must not be used any more.
 	dead     error
-	watchers map[*natsWatcher]struct{}
+	watchers map[*func(error)]struct{}
 }
 
-// natsWatcher is told what the server does not permit: such a refusal comes without saying to which message.
-type natsWatcher struct{ denied func(error) }
-
-// watch calls denied with each refusal until stop is called.
+// watch calls denied with what the server does not permit, which comes without saying to which message, until stop is
+// called.
 func (l *natsLink) watch(denied func(error)) (stop func()) {
-	w := &natsWatcher{denied}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.watchers[w] = struct{}{}
+	l.watchers[&denied] = struct{}{}
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		delete(l.watchers, w)
+		delete(l.watchers, &denied)
 	}
 }
 
 // onError is called by the library with what comes without being asked for.
-func (l *natsLink) onError(err error) {
+func (l *natsLink) onError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if natsDeniesInbox(err) { // told once for a connection: no answer will ever arrive
+	if natsDeniesInbox(err) { // sent once for a connection: no answer will ever arrive
 		l.dead = err
 	}
 	for w := range l.watchers {
-		w.denied(err)
+		(*w)(err)
 	}
 }
 
-func (l *natsLink) onDisconnect(err error) {
+func (l *natsLink) onDisconnect(_ *nats.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -270,22 +262,19 @@ func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
 		n.link.close()
 		n.link = nil
 	}
-	link, err := n.newLink(ctx)
-	if err != nil {
-		return nil, err
-	}
-	n.link = link
-	return link, nil
+	var err error
+	n.link, err = n.newLink(ctx)
+	return n.link, err
 }
 
 // newLink connects.
 func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
-	l := &natsLink{dialer: &natsDialer{conns: n.conns}, watchers: make(map[*natsWatcher]struct{})}
+	l := &natsLink{dialer: &natsDialer{conns: n.conns}, watchers: make(map[*func(error)]struct{})}
 	options := append(slices.Clone(n.options),
 		nats.SetCustomDialer(l.dialer),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { l.onError(err) }),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { l.onDisconnect(err) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.onDisconnect(err) }),
+		nats.ErrorHandler(l.onError),
+		nats.DisconnectErrHandler(l.onDisconnect),
+		nats.ReconnectErrHandler(l.onDisconnect),
 	)
 	// The library does not know contexts: the dialer ends what it waits for.
 	stop := context.AfterFunc(ctx, l.dialer.close)
@@ -458,9 +447,9 @@ func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
 	m := natsMessage{record: r, subject: n.naming.of(&f)}
 	header := nats.Header{
 		jetstream.MsgIDHeader: {r.ID},
-		natsHeaderType:        {f.kind},
-		natsHeaderHMC:         {f.hmc},
-		natsHeaderSeverity:    {f.severity},
+		"Hmcnotifyd-Type":     {f.kind},
+		"Hmcnotifyd-Hmc":      {f.hmc},
+		"Hmcnotifyd-Severity": {f.severity},
 	}
 	if n.only != "" {
 		header[jetstream.ExpectedStreamHeader] = []string{n.only}

@@ -1,6 +1,7 @@
 package sinks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	return nil, fmt.Errorf("oauth2: no token from %s: %w%s", server.Host, redact.error(withoutURL(err)), tlsHint(err))
 }
 
-// withoutURL returns the cause of an error of a http.Client, which also tells the address.
+// withoutURL returns the cause of an error of a http.Client, which also holds the address.
 func withoutURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
@@ -149,20 +150,13 @@ func (s *tokenSource) newFlow(credential string) func(context.Context) (*oauth2.
 		}
 		return flow.Token
 	}
-	issuer := s.cfg.Iss
-	if issuer == "" {
-		issuer = s.cfg.ClientID
-	}
-	algorithm := jwt.SigningMethodRS256
-	switch s.cfg.SignatureAlgorithm {
-	case "RS384":
-		algorithm = jwt.SigningMethodRS384
-	case "RS512":
-		algorithm = jwt.SigningMethodRS512
+	algorithm, ok := jwt.GetSigningMethod(s.cfg.SignatureAlgorithm).(*jwt.SigningMethodRSA)
+	if !ok {
+		algorithm = jwt.SigningMethodRS256
 	}
 	flow := &promconfig.JwtGrantTypeConfig{
 		PrivateKey: []byte(credential), PrivateKeyID: s.cfg.ClientCertificateKeyID, SigningAlgorithm: algorithm,
-		Iss: issuer, Subject: s.cfg.ClientID, Audience: s.cfg.Audience, PrivateClaims: maps.Clone(s.cfg.Claims),
+		Iss: cmp.Or(s.cfg.Iss, s.cfg.ClientID), Subject: s.cfg.ClientID, Audience: s.cfg.Audience, PrivateClaims: maps.Clone(s.cfg.Claims),
 		Scopes: s.cfg.Scopes, TokenURL: s.cfg.TokenURL, EndpointParams: params,
 	}
 	return func(ctx context.Context) (*oauth2.Token, error) { return flow.TokenSource(ctx).Token() }

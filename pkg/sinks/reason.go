@@ -137,7 +137,7 @@ var netErrors = []knownErrors{
 	{ReasonUnavailable, []error{syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF}},
 }
 
-// reasonError gives an error a reason that its own type does not tell.
+// reasonError gives an error a reason that its own type does not show.
 type reasonError struct {
 	reason Reason
 	error

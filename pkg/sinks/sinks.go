@@ -35,7 +35,7 @@ type Sink interface {
 	// written to again.
 	Send(ctx context.Context, records []event.Record) error
 
-	// Probe tells whether the destination can be reached, as far as that is possible without sending an event.
+	// Probe reports whether the destination can be reached, as far as that is possible without sending an event.
 	Probe(ctx context.Context) error
 
 	// Close ends connections and running calls of Send; it does not wait for a destination. Further
@@ -63,10 +63,10 @@ type Selector interface {
 	Wants(record event.Record) bool
 }
 
-// Repeater is a sink that has to say again and again what it has said, because the destination forgets it.
+// Repeater is a sink that has to send again and again what it has sent, because the destination forgets it.
 type Repeater interface {
-	// Repeat says everything again, in one attempt. Its error is like that of Send; a *PartialError where enough of the
-	// destination has heard it.
+	// Repeat sends everything again, in one attempt. Its error is like that of Send; a *PartialError where enough of the
+	// destination has accepted it.
 	Repeat(ctx context.Context) error
 
 	// RepeatInterval returns how often that has to be done. It does not change. The first time is when the sink begins to

@@ -36,7 +36,7 @@ func newStream(kind string, hosts []string, place, name string, cfg config.Sink)
 	s := stream{batch: batch, inFlight: batch * max(cfg.Concurrency, 1)}
 	s.accepted = newAcceptedIDs(s.inFlight)
 	// Less than the whole attempt, so that the second server has its turn when the first hangs, and that what keeps
-	// from connecting is told rather than that time is over.
+	// from connecting is reported rather than that time is over.
 	s.connect = (timeout - timeout/8) / time.Duration(len(hosts))
 	s.conns = newConnections(s.connect)
 	s.attempts = attempts{name: kind + ": " + strings.Join(hosts, ", "), timeout: timeout, life: s.conns.lifetime, precise: true}

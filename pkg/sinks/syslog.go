@@ -32,7 +32,7 @@ const (
 	syslogSendBuffer = 256 << 10
 
 	// syslogTail and syslogTailAge bound what is written again to the next connection when one breaks. On Linux a server
-	// has at most 6 MiB waiting to be read, unless told otherwise. The age is more than syslogUserTimeout: what is older
+	// has at most 6 MiB waiting to be read, by default. The age is more than syslogUserTimeout: what is older
 	// has been acknowledged by the server's TCP, and the server had time to read it.
 	syslogTail    = 8 << 20
 	syslogTailAge = time.Minute
@@ -377,7 +377,7 @@ func (c *syslogConn) settle(ctx context.Context) error {
 }
 
 // drain reads until there is nothing more to read. Nothing is expected: a syslog server does not answer. But TLS has things
-// of its own to tell, and the end of a connection stands behind what was sent before.
+// of its own to send, and the end of a connection stands behind what was sent before.
 func (c *syslogConn) drain() error {
 	const enough = 1 << 10
 	var scratch [1024]byte
@@ -407,7 +407,7 @@ func (c *syslogConn) reason(err error) error {
 	return err
 }
 
-// goodbye closes a connection at which nothing is written. TLS wants to tell the server; it does not get long for it.
+// goodbye closes a connection at which nothing is written. TLS wants to inform the server; it does not get long for it.
 func (c *syslogConn) goodbye() {
 	c.wire.hasty = true
 	_ = c.Close()

@@ -209,7 +209,7 @@ func (f *syslogFormat) message(e *eventFields) []byte {
 
 // text returns s as a message. RFC 5424 wants a byte order mark in front of UTF-8, which JSON must not have (RFC 8259).
 // ASCII control characters become # and three octal digits, as rsyslog writes them, and others blanks: what an HMC or an
-// operating system has sent must look like a message of its own nowhere, whichever way the server tells messages apart.
+// operating system has sent must look like a message of its own nowhere, whichever way the server separates messages.
 func (f *syslogFormat) text(s string) []byte {
 	b := make([]byte, 0, len(bom)+len(s)+16)
 	if strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) {

@@ -19,7 +19,7 @@ type Tester interface {
 const (
 	// AlertTest is the name of the alert that a test makes.
 	AlertTest = "HMCTest"
-	// testLasts is how long that fires: longer than Alertmanager waits for others that it could tell together.
+	// testLasts is how long that fires: longer than Alertmanager waits for others to report together.
 	testLasts = 2 * time.Minute
 )
 
@@ -40,7 +40,7 @@ func (s *alertmanager) Test(ctx context.Context, record event.Record) error {
 	s.mu.Lock()
 	maps.Copy(labels, s.book.labels)
 	s.mu.Unlock()
-	partial, err := s.tell(ctx, []snapshot{{wire: wireAlert{
+	partial, err := s.postAll(ctx, []snapshot{{wire: wireAlert{
 		Labels: labels, Annotations: map[string]string{"summary": e.Summary, "description": describe(e)},
 		StartsAt: start, EndsAt: start.Add(testLasts),
 	}}})

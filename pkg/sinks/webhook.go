@@ -17,7 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept unless told otherwise.
+// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept by default.
 const maxBatchBytes = 1_000_000
 
 // webhook posts events to an HTTP server.
