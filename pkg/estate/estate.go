@@ -1,8 +1,9 @@
-// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs that manage the same
-// machines: their names, statuses, and since when.
+// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs
+// that manage the same machines: their names, statuses, and since when.
 //
-// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are compared with it (Learn,
-// Compare): what differs was missed. It knows nothing of where either comes from, and can be stored (Unstored, Load).
+// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are
+// compared with it (Learn, Compare): what differs was missed. It knows nothing of where either
+// comes from, and can be stored (Unstored, Load).
 package estate
 
 import (
@@ -45,8 +46,8 @@ type Resource struct {
 	Exact bool
 }
 
-// goneFor is how long a resource that was removed is remembered: so that a list which was made before does not bring it back, and
-// for its name, where later notifications are about it.
+// goneFor is how long a resource that was removed is remembered: so that a list which was made
+// before does not bring it back, and for its name, where later notifications are about it.
 const goneFor = 5 * time.Minute
 
 // Estate is safe for concurrent use.
@@ -148,7 +149,8 @@ func (e *Estate) change(uri, class, name string) (*object, Before) {
 	return o, knownBefore(o)
 }
 
-// revive brings back a resource that was removed a moment ago, because there is something new about it; nil: there is none. e.mu is held.
+// revive brings back a resource that was removed a moment ago, because there is something new about
+// it; nil: there is none. e.mu is held.
 func (e *Estate) revive(uri string) *object {
 	r, ok := e.gone[uri]
 	delete(e.gone, uri)
@@ -173,8 +175,9 @@ func (e *Estate) add(r Resource) *object {
 	return o
 }
 
-// SetStatus takes over the status that a notification reports, which it has since the time given; now is when the notification
-// came. A resource that is not known becomes known, with the name given ("" if that is not known).
+// SetStatus takes over the status that a notification reports, which it has since the time given;
+// now is when the notification came. A resource that is not known becomes known, with the name
+// given ("" if that is not known).
 func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) Before {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -195,7 +198,8 @@ func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
 	return before
 }
 
-// Announce remembers that a notification was about a resource that may be new: a list that has it is no news then.
+// Announce remembers that a notification was about a resource that may be new: a list that has it
+// is no news then.
 func (e *Estate) Announce(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -234,8 +238,8 @@ func (e *Estate) remove(uri string) {
 	delete(e.announced, uri)
 }
 
-// Restore makes a resource what it was before a change: that could not be recorded. Changes are taken back the last one
-// first.
+// Restore makes a resource what it was before a change: that could not be recorded. Changes are
+// taken back the last one first.
 func (e *Estate) Restore(b Before) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -260,7 +264,8 @@ type Listing struct {
 	Resources []Resource
 }
 
-// Learn takes over what is new in a listing, so that names are known at once. What is reported of it is up to Compare.
+// Learn takes over what is new in a listing, so that names are known at once. What is reported of
+// it is up to Compare.
 func (e *Estate) Learn(l *Listing) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -308,13 +313,15 @@ type Difference struct {
 	Now Resource
 }
 
-// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications reported since the HMC
-// was asked it says nothing: the listing may be older than they are. again reports that some of that differs, and that
-// another listing would show which is right. inSight says which other HMCs are watched without interruption: what those see is not
-// gone because this one does not list it.
+// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what
+// notifications reported since the HMC was asked it says nothing: the listing may be older than
+// they are. again reports that some of that differs, and that another listing would show which is
+// right. inSight says which other HMCs are watched without interruption: what those see is not gone
+// because this one does not list it.
 //
-// A resource is gone when two listings in a row do not have it: an HMC that has just started may not know yet what it manages.
-// Nothing is reported of the partitions of a CPC that does not communicate.
+// A resource is gone when two listings in a row do not have it: an HMC that has just started may
+// not know yet what it manages. Nothing is reported of the partitions of a CPC that does not
+// communicate.
 func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -428,8 +435,8 @@ func rank(class string) int {
 	return 1
 }
 
-// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became known, CPCs first. The estate does not change
-// meanwhile, and fn must not call it.
+// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became
+// known, CPCs first. The estate does not change meanwhile, and fn must not call it.
 func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	return func(yield func(Resource) bool) {
 		e.mu.RLock()
@@ -451,7 +458,8 @@ func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	}
 }
 
-// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found to be gone since.
+// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found
+// to be gone since.
 func (e *Estate) Lists(hmc, uri string) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -478,7 +486,8 @@ type stored struct {
 	HMCs   []string `json:"hmcs,omitempty"`
 }
 
-// Unstored calls fn for each resource that has changed since the last call, with what is to be stored under its URI; nil: it is gone.
+// Unstored calls fn for each resource that has changed since the last call, with what is to be
+// stored under its URI; nil: it is gone.
 func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

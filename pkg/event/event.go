@@ -1,7 +1,8 @@
-// Package event defines the one thing hmcnotifyd delivers, its JSON form, and the record it is stored as.
+// Package event defines the one thing hmcnotifyd delivers, its JSON form, and the record it is
+// stored as.
 //
-// An event is built and encoded once, when it is stored. Whatever reads it later (a sink, the event stream)
-// passes the stored JSON on, so that every consumer sees the same bytes.
+// An event is built and encoded once, when it is stored. Whatever reads it later (a sink, the event
+// stream) passes the stored JSON on, so that every consumer sees the same bytes.
 package event
 
 import (
@@ -32,7 +33,8 @@ const (
 	TypeBridgeTest         = "bridge-test"
 )
 
-// The types of events that the daemon makes of several notifications, or of what it asked an HMC for.
+// The types of events that the daemon makes of several notifications, or of what it asked an HMC
+// for.
 const (
 	// One event for a flood of equal status changes.
 	TypeStatusChangeSummary = "status-change-summary"
@@ -93,8 +95,8 @@ func TopicTypes() []string {
 	return []string{TopicObject, TopicJob, TopicAudit, TopicSecurity, TopicOSMessage, TopicOther}
 }
 
-// Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are added, never
-// renamed or removed without a deprecation.
+// Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are
+// added, never renamed or removed without a deprecation.
 type Event struct {
 	ID                string    `json:"id"`
 	HMC               string    `json:"hmc"`
@@ -135,8 +137,8 @@ type Resource struct {
 // Header is one STOMP header, unescaped.
 type Header struct{ Name, Value string }
 
-// Headers are the STOMP headers of a notification in the order of arrival. In JSON they are an object; of a
-// repeated name the first one counts, as STOMP 1.2 says.
+// Headers are the STOMP headers of a notification in the order of arrival. In JSON they are an
+// object; of a repeated name the first one counts, as STOMP 1.2 says.
 type Headers []Header
 
 // Get returns the value of the first header called name, or "".
@@ -181,7 +183,8 @@ type ID [16]byte
 // String returns the id as events have it: 32 lower-case hexadecimal digits.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
-// IDOf derives an event id from what the thing is: the same parts always give the same id, other parts another one.
+// IDOf derives an event id from what the thing is: the same parts always give the same id, other
+// parts another one.
 func IDOf(parts ...string) ID {
 	buf := make([]byte, 0, 256)
 	for _, p := range parts {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Record is a stored event: its JSON, and in front of it what a delivery needs to know without parsing that.
+// Record is a stored event: its JSON, and in front of it what a delivery needs to know without
+// parsing that.
 type Record struct {
 	ID   string
 	Type string
@@ -48,7 +49,8 @@ func ParseRecord(data []byte) (Record, error) {
 	}
 	r.Received = time.Unix(0, int64(binary.BigEndian.Uint64(data[1:])))
 	data = data[9:]
-	// The fields become parts of one string: three small ones would cost three allocations for every event and sink.
+	// The fields become parts of one string: three small ones would cost three allocations for
+	// every event and sink.
 	var spans [3]struct{ start, end int }
 	at := 0
 	for i := range spans {

@@ -33,36 +33,40 @@ const (
 	maxAnswer = 32 << 20
 	// A stack trace is longer than any message.
 	maxErrorAnswer = 256 << 10
-	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15 to 30 s.
+	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15
+	// to 30 s.
 	idleTimeout = 10 * time.Second
 )
 
 // Options are the settings of a Client. Only Hosts is required.
 type Options struct {
-	// Hosts are bare DNS names, IPv4 or IPv6 addresses of one HMC, or of several that stand in for each other.
+	// Hosts are bare DNS names, IPv4 or IPv6 addresses of one HMC, or of several that stand in
+	// for each other.
 	Hosts []string
 	Port  int // 0: DefaultPort
 
-	// TLS verifies the HMC's certificate; nil: against the system's authorities. ServerName defaults to the host. It is
-	// not changed.
+	// TLS verifies the HMC's certificate; nil: against the system's authorities. ServerName
+	// defaults to the host. It is not changed.
 	TLS *tls.Config
 
-	// UserAgent is sent with each request, and its first 64 characters also as X-Audit-Id, which the HMC copies into its audit
-	// records.
+	// UserAgent is sent with each request, and its first 64 characters also as X-Audit-Id,
+	// which the HMC copies into its audit records.
 	UserAgent string
 
 	// RequestsPerMinute is the budget: requests beyond it wait; 0: no budget.
 	RequestsPerMinute int
 
-	// Timeout is that of one request from connecting to the end of the answer, after any wait; 0: 30 s. An answer that may be
-	// long (OS messages, the logs) can take ten times as long, if never longer than this passes without anything of it.
+	// Timeout is that of one request from connecting to the end of the answer, after any wait;
+	// 0: 30 s. An answer that may be long (OS messages, the logs) can take ten times as long,
+	// if never longer than this passes without anything of it.
 	Timeout time.Duration
 
 	// Logger gets one line per request at debug level; nil: none.
 	Logger *zap.Logger
 	// Dial connects; nil: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// OnRequest is called after each request, by several goroutines; code is the HTTP status or "error".
+	// OnRequest is called after each request, by several goroutines; code is the HTTP status or
+	// "error".
 	OnRequest func(operation, code string)
 }
 
@@ -133,8 +137,8 @@ func New(opts Options) (*Client, error) {
 	return c, nil
 }
 
-// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s: a sixth of them at once, the
-// others evenly.
+// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s: a
+// sixth of them at once, the others evenly.
 func newBudget(perMinute int) *rate.Limiter {
 	if perMinute == 0 {
 		return nil
@@ -143,11 +147,12 @@ func newBudget(perMinute int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(max(perMinute-burst, 1))/60, burst)
 }
 
-// Host returns the host that requests go to: the one that answered the last QueryAPIVersion, before that the first one.
+// Host returns the host that requests go to: the one that answered the last QueryAPIVersion, before
+// that the first one.
 func (c *Client) Host() string { return *c.host.Load() }
 
-// PeerCertificates returns the certificates that the HMC showed when the last connection was made; nil: there was none. They were
-// verified, unless Options.TLS says otherwise.
+// PeerCertificates returns the certificates that the HMC showed when the last connection was made;
+// nil: there was none. They were verified, unless Options.TLS says otherwise.
 func (c *Client) PeerCertificates() []*x509.Certificate {
 	c.certsMu.Lock()
 	defer c.certsMu.Unlock()
@@ -157,10 +162,10 @@ func (c *Client) PeerCertificates() []*x509.Certificate {
 // Close closes idle connections. Sessions are not logged off by it.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// QueryAPIVersion asks the hosts in their order for the version of the API, and uses the first that answers for all that
-// follows (sessions keep the host they were made on). It needs no session. Only a host that cannot be connected to is
-// skipped: an answer, even one that is an error, ends the search. Where none answers, the error holds a *ConnectError for
-// each.
+// QueryAPIVersion asks the hosts in their order for the version of the API, and uses the first that
+// answers for all that follows (sessions keep the host they were made on). It needs no session.
+// Only a host that cannot be connected to is skipped: an answer, even one that is an error, ends
+// the search. Where none answers, the error holds a *ConnectError for each.
 func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	var errs []error
 	for i := range c.opts.Hosts {
@@ -213,14 +218,16 @@ type call struct {
 
 	// urgent requests pass the budget and the limit of requests in flight.
 	urgent bool
-	// repeatable requests may be sent again where a reused connection turns out to be closed; GET always may.
+	// repeatable requests may be sent again where a reused connection turns out to be closed;
+	// GET always may.
 	repeatable bool
 	// long says that the answer may take longer than the timeout, see Options.Timeout.
 	long bool
 	// quiet says that the answer holds a secret: errors do not quote it.
 	quiet bool
 
-	// written says that the request was written to the connection, so that the HMC may act on it.
+	// written says that the request was written to the connection, so that the HMC may act on
+	// it.
 	written atomic.Bool
 	status  int // of the answer
 	// header is that of the answer; nil: it did not arrive as a whole.
@@ -228,7 +235,8 @@ type call struct {
 	data   []byte // of the answer
 }
 
-// do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError, *AnswerError, or that of ctx.
+// do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError,
+// *AnswerError, or that of ctx.
 func (c *Client) do(ctx context.Context, r *call) error {
 	if !r.urgent {
 		if err := c.wait(ctx); err != nil {
@@ -300,8 +308,8 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		req.Header.Set("X-API-Session", r.token)
 	}
 	if r.repeatable {
-		// net/http then repeats a request that met a connection which the HMC had closed. Without a value the header
-		// is not sent.
+		// net/http then repeats a request that met a connection which the HMC had closed.
+		// Without a value the header is not sent.
 		req.Header["Idempotency-Key"] = nil
 	}
 	resp, err := c.http.Do(req)
@@ -323,8 +331,8 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 	return newConnectError(r, err)
 }
 
-// limit returns a context that ends when the request has taken too long; its cause says so. goesOn is to be called whenever
-// something of the answer has come, stop in the end.
+// limit returns a context that ends when the request has taken too long; its cause says so. goesOn
+// is to be called whenever something of the answer has come, stop in the end.
 func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, goesOn, stop func()) {
 	timeout := c.opts.Timeout
 	late := func(what string, after time.Duration) error {
@@ -438,7 +446,8 @@ func withoutZone(host string) string {
 	return host
 }
 
-// newConnectError names the cause of a request without an answer. What net/http wraps around it (method and URL) is known.
+// newConnectError names the cause of a request without an answer. What net/http wraps around it
+// (method and URL) is known.
 func newConnectError(r *call, err error) *ConnectError {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err

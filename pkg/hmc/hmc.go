@@ -1,13 +1,13 @@
-// Package hmc is a client of the Web Services API of an IBM Z or LinuxONE Hardware Management Console (HMC): the few
-// calls that a receiver of its notifications needs, with typed errors.
+// Package hmc is a client of the Web Services API of an IBM Z or LinuxONE Hardware Management
+// Console (HMC): the few calls that a receiver of its notifications needs, with typed errors.
 //
-// An HMC is a fragile neighbor. A Client therefore has at most two requests in flight, keeps within a budget of requests per
-// minute, never repeats a logon by itself (an HMC disables a userid after a few refused ones), and logs off what it logged
-// on.
+// An HMC is a fragile neighbor. A Client therefore has at most two requests in flight, keeps within
+// a budget of requests per minute, never repeats a logon by itself (an HMC disables a userid after
+// a few refused ones), and logs off what it logged on.
 //
-// What the API answers is known from IBM's documentation (book SC27-2646 and its pages on the web), from the code of
-// clients that work with real HMCs (zhmcclient and the programs around it), and from answers of real HMCs that were posted
-// publicly.
+// What the API answers is known from IBM's documentation (book SC27-2646 and its pages on the web),
+// from the code of clients that work with real HMCs (zhmcclient and the programs around it), and
+// from answers of real HMCs that were posted publicly.
 package hmc
 
 import (
@@ -89,8 +89,8 @@ type Topic struct {
 	// Name is without "/topic/".
 	Name string `json:"topic-name"`
 
-	// Of a TopicTypeOSMessage only. The URI is documented as that of the partition, but clients have seen a bare object
-	// id: compare the last segment.
+	// Of a TopicTypeOSMessage only. The URI is documented as that of the partition, but clients
+	// have seen a bare object id: compare the last segment.
 	ObjectURI              string `json:"object-uri"`
 	IncludeRefreshMessages bool   `json:"include-refresh-messages"`
 }
@@ -105,7 +105,8 @@ type Partition struct {
 	CPCURI    string `json:"cpc-object-uri"`
 	SEVersion string `json:"se-version"`
 
-	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a classic one (linux, esa390, ...).
+	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a
+	// classic one (linux, esa390, ...).
 	Type           string `json:"type"`
 	ActivationMode string `json:"activation-mode"`
 }
@@ -133,7 +134,8 @@ type Job struct {
 	Results json.RawMessage `json:"job-results"`
 }
 
-// decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors, do not matter.
+// decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors,
+// do not matter.
 func decodeAnswer(data []byte, into any) error {
 	if l, ok := into.(*list); ok {
 		return l.decode(data)

@@ -17,14 +17,15 @@ const (
 	sessionsURI    = "/api/sessions"
 	thisSessionURI = "/api/sessions/this-session"
 
-	// How long a logon under way is waited for once the caller has given up: the HMC may be about to make a session that
-	// has to be logged off.
+	// How long a logon under way is waited for once the caller has given up: the HMC may be
+	// about to make a session that has to be logged off.
 	logonGrace = 3 * time.Second
 	// How long the logoff of a session takes at most that the caller never sees.
 	cleanupTimeout = 5 * time.Second
 )
 
-// Session is a session of the Web Services API. Its methods may be used from any goroutine. It prints without its secrets.
+// Session is a session of the Web Services API. Its methods may be used from any goroutine. It
+// prints without its secrets.
 type Session struct {
 	c *Client
 	// host is where it was made: no other HMC knows it.
@@ -38,7 +39,8 @@ type Session struct {
 	ObjectTopic string
 	// JobTopic is the name of the job-notification topic.
 	JobTopic string
-	// PasswordExpires is the number of days until the userid's password expires; -1: never, or not known.
+	// PasswordExpires is the number of days until the userid's password expires; -1: never, or
+	// not known.
 	PasswordExpires int
 }
 
@@ -53,11 +55,12 @@ type logonAnswer struct {
 
 // Logon makes a session on the host of Host. The caller must end it with Logoff on every way out.
 //
-// It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends while the HMC is working on
-// the logon, its answer is waited for a little longer, and a session that comes of it is logged off.
+// It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends
+// while the HMC is working on the logon, its answer is waited for a little longer, and a session
+// that comes of it is logged off.
 func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, error) {
-	// On a connection that was idle the HMC's closing of it could cross the request, and nobody would know whether there
-	// is a session now.
+	// On a connection that was idle the HMC's closing of it could cross the request, and nobody
+	// would know whether there is a session now.
 	c.http.CloseIdleConnections()
 
 	var answer logonAnswer
@@ -102,8 +105,8 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 	return s, nil
 }
 
-// outlive returns a context that ends with ctx as long as the request has not been written, and a grace later once it has.
-// stop releases what it holds.
+// outlive returns a context that ends with ctx as long as the request has not been written, and a
+// grace later once it has. stop releases what it holds.
 func (r *call) outlive(ctx context.Context, grace time.Duration) (work context.Context, stop func()) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	end := context.AfterFunc(ctx, func() {
@@ -144,7 +147,8 @@ func (c *Client) cleanUp(ctx context.Context, s *Session) {
 	}
 }
 
-// Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC nothing.
+// Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC
+// nothing.
 func (c *Client) Resume(sessionID, credential string) *Session {
 	return &Session{c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1}
 }
@@ -152,7 +156,8 @@ func (c *Client) Resume(sessionID, credential string) *Session {
 // ID returns the session's id. It is a secret: it gives all that the session may do.
 func (s *Session) ID() string { return s.id }
 
-// Credential returns what the session's id is combined with as the password of the broker. It is a secret.
+// Credential returns what the session's id is combined with as the password of the broker. It is a
+// secret.
 func (s *Session) Credential() string { return s.credential }
 
 // Host returns the host that the session was made on.
@@ -191,15 +196,15 @@ func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
 	return answer.Topics, err
 }
 
-// Ping keeps the session from ending for idleness (after six hours by default; any request does that), and reports whether
-// it is still there: see SessionLost.
+// Ping keeps the session from ending for idleness (after six hours by default; any request does
+// that), and reports whether it is still there: see SessionLost.
 func (s *Session) Ping(ctx context.Context) error {
 	_, err := s.NotificationTopics(ctx)
 	return err
 }
 
-// Logoff ends the session, and with it its topics. It passes the budget. A session that is gone already, or was logged off before,
-// is no error.
+// Logoff ends the session, and with it its topics. It passes the budget. A session that is gone
+// already, or was logged off before, is no error.
 func (s *Session) Logoff(ctx context.Context) error {
 	if s.over.Load() {
 		return nil
@@ -225,7 +230,8 @@ func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, err
 	return answer.Partitions, err
 }
 
-// ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid has access to.
+// ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid
+// has access to.
 func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partition, error) {
 	var answer struct {
 		Partitions []Partition `json:"logical-partitions"`
@@ -234,13 +240,14 @@ func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partiti
 	return answer.Partitions, err
 }
 
-// OpenOSMessageChannel opens a channel for the operating system messages of a partition, and returns the name of its
-// topic. The channel ends with the session. With refresh, whoever subscribes to the topic first gets the messages that the
-// HMC still holds.
+// OpenOSMessageChannel opens a channel for the operating system messages of a partition, and
+// returns the name of its topic. The channel ends with the session. With refresh, whoever
+// subscribes to the topic first gets the messages that the HMC still holds.
 //
-// The HMC refuses a second channel of one session for a partition (409 with ReasonChannelExists; the topic is among those
-// of NotificationTopics), and a partition that offers no messages now (409 with ReasonChannelUnavailable). It needs object
-// access to the partition (else 404) and the task "Operating System Messages".
+// The HMC refuses a second channel of one session for a partition (409 with ReasonChannelExists;
+// the topic is among those of NotificationTopics), and a partition that offers no messages now (409
+// with ReasonChannelUnavailable). It needs object access to the partition (else 404) and the task
+// "Operating System Messages".
 func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, refresh bool) (topicName string, err error) {
 	if !isPartition(objectURI) {
 		return "", fmt.Errorf("hmc: open OS message channel: %q is not the URI of a partition", objectURI)
@@ -267,8 +274,8 @@ func isPartition(uri string) bool {
 	return isObject(uri, "/api/partitions/") || isObject(uri, "/api/logical-partitions/")
 }
 
-// isObject says whether a string is the URI of an object: of what is below prefix, a single segment without anything that
-// would lead elsewhere.
+// isObject says whether a string is the URI of an object: of what is below prefix, a single segment
+// without anything that would lead elsewhere.
 func isObject(uri, prefix string) bool {
 	id, ok := strings.CutPrefix(uri, prefix)
 	return ok && id != "" && !strings.ContainsAny(id, "/?#%. ")

@@ -14,12 +14,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// acceptVersion is what we offer. zhmcclient offers 1.1 alone and every HMC in the field talks to it, while nobody has
-// published what an HMC makes of 1.2; all 1.2 would add for us is a carriage return in a header. What the server then
-// chooses is obeyed, be it 1.0 or 1.2.
+// acceptVersion is what we offer. zhmcclient offers 1.1 alone and every HMC in the field talks to
+// it, while nobody has published what an HMC makes of 1.2; all 1.2 would add for us is a carriage
+// return in a header. What the server then chooses is obeyed, be it 1.0 or 1.2.
 const acceptVersion = "1.1"
 
-// attempt makes one link: dial, TLS, STOMP logon. ctx carries the time limit of the attempt. The link's goroutines do not run yet.
+// attempt makes one link: dial, TLS, STOMP logon. ctx carries the time limit of the attempt. The
+// link's goroutines do not run yet.
 func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 	conn, err := r.dial(ctx, "tcp", r.address)
 	if err != nil {
@@ -42,7 +43,8 @@ func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-// phase names the part of an attempt that failed: late is what did not happen in time, doing what was going on.
+// phase names the part of an attempt that failed: late is what did not happen in time, doing what
+// was going on.
 func phase(ctx context.Context, err error, late, doing string) error {
 	if timeout, ok := errors.AsType[*timeoutError](context.Cause(ctx)); ok {
 		return &timeoutError{late, timeout.limit}
@@ -109,10 +111,11 @@ func (l *link) logon(ctx context.Context) error {
 // logon is what CONNECT carries to log on with, as it goes over the wire.
 type logon struct{ login, passcode string }
 
-// spellings returns how a logon may have to be sent. STOMP has CONNECT unescaped, and so it goes out. But ActiveMQ undoes escapes
-// in it nevertheless (tried with 5.17), so that a backslash which looks like the start of one must be doubled for it; a
-// broker that follows STOMP would refuse that. Only for such a logon there are two spellings. ActiveMQ's is the first:
-// it is the broker in an HMC, and each refused logon counts against the userid.
+// spellings returns how a logon may have to be sent. STOMP has CONNECT unescaped, and so it goes
+// out. But ActiveMQ undoes escapes in it nevertheless (tried with 5.17), so that a backslash which
+// looks like the start of one must be doubled for it; a broker that follows STOMP would refuse
+// that. Only for such a logon there are two spellings. ActiveMQ's is the first: it is the broker in
+// an HMC, and each refused logon counts against the userid.
 func spellings(plain logon) []logon {
 	double := func(s string) string {
 		for _, escape := range []string{`\\`, `\c`, `\n`, `\r`} {
@@ -168,7 +171,8 @@ func (l *link) negotiate(h Headers) error {
 	return nil
 }
 
-// agree is STOMP's rule for one direction: the longer of what one side offers and the other wants, none if either is none.
+// agree is STOMP's rule for one direction: the longer of what one side offers and the other wants,
+// none if either is none.
 func agree(ours, theirs time.Duration) time.Duration {
 	if ours == 0 || theirs == 0 {
 		return 0
@@ -193,9 +197,10 @@ func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
 	return sends, wants, err
 }
 
-// isLogonRefusal tells a refused userid or password from the other reasons for an ERROR in the place of CONNECTED. Nobody
-// has published the HMC's own words; ActiveMQ's are "User name [x] or password is invalid." and "java.lang.SecurityException".
-// It takes any talk of users and permissions for a refusal, because a refused logon that is repeated makes the HMC disable the
+// isLogonRefusal tells a refused userid or password from the other reasons for an ERROR in the
+// place of CONNECTED. Nobody has published the HMC's own words; ActiveMQ's are "User name [x] or
+// password is invalid." and "java.lang.SecurityException". It takes any talk of users and
+// permissions for a refusal, because a refused logon that is repeated makes the HMC disable the
 // userid, while an attempt too few costs seconds.
 func isLogonRefusal(f *frame) bool {
 	body := f.body[:min(len(f.body), 1<<10)]
@@ -215,7 +220,8 @@ func isLogonRefusal(f *frame) bool {
 	return false
 }
 
-// verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for the host's name.
+// verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for
+// the host's name.
 func verifiedTLS(config *tls.Config, host string) *tls.Config {
 	if config == nil {
 		config = &tls.Config{MinVersion: tls.VersionTLS12}

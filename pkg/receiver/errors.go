@@ -20,7 +20,8 @@ const (
 	ReasonDNS = "dns"
 	// Nothing listens on the port.
 	ReasonRefused = "refused"
-	// No answer in time, in any phase; or no bytes for longer than the agreed heart-beats allow.
+	// No answer in time, in any phase; or no bytes for longer than the agreed heart-beats
+	// allow.
 	ReasonTimeout = "timeout"
 	// The TLS handshake failed, or the peer ended TLS with an alert.
 	ReasonTLS = "tls"
@@ -38,7 +39,8 @@ type ConnectionError struct {
 	// Attempts is the number of attempts that were made; 0 when an existing link was lost.
 	Attempts int
 	// Err is the cause. For ReasonTLS it wraps the error of crypto/tls or crypto/x509 (such as
-	// x509.UnknownAuthorityError, x509.HostnameError and x509.CertificateInvalidError), where the broker said why, a *JMSError.
+	// x509.UnknownAuthorityError, x509.HostnameError and x509.CertificateInvalidError), where
+	// the broker said why, a *JMSError.
 	Err error
 }
 
@@ -62,7 +64,8 @@ type JMSError struct {
 	Headers Headers
 	// Message is the frame's header "message", or the first line of its body where it has none.
 	Message string
-	// Body is the frame's body: often the same text, from older HMCs followed by a Java stack trace.
+	// Body is the frame's body: often the same text, from older HMCs followed by a Java stack
+	// trace.
 	Body []byte
 }
 
@@ -91,7 +94,8 @@ func (e *ParseError) Error() string {
 // Unwrap returns the cause.
 func (e *ParseError) Unwrap() error { return e.Err }
 
-// SubscriptionError says that the HMC refused a topic, ended its subscription, or did not answer in time.
+// SubscriptionError says that the HMC refused a topic, ended its subscription, or did not answer in
+// time.
 type SubscriptionError struct {
 	Topic string
 	// Err is a *JMSError where the HMC said why.
@@ -151,7 +155,8 @@ type endedError struct {
 func (e *endedError) Error() string { return e.text }
 func (e *endedError) Unwrap() error { return e.err }
 
-// readable turns the bare end of a stream into words. doing says what was going on, if anything in particular.
+// readable turns the bare end of a stream into words. doing says what was going on, if anything in
+// particular.
 func readable(err error, doing string) error {
 	if doing != "" {
 		doing = " " + doing

@@ -22,15 +22,15 @@ func itemSize(f *frame) int {
 	return f.size + len(f.headers)*int(unsafe.Sizeof(Header{})) + int(unsafe.Sizeof(item{}))
 }
 
-// popCount and popBytes are how much a consumer takes at a time: enough to make the lock cheap, little enough that
-// what it holds does not count against the limit of the buffer.
+// popCount and popBytes are how much a consumer takes at a time: enough to make the lock cheap,
+// little enough that what it holds does not count against the limit of the buffer.
 const (
 	popCount = 64
 	popBytes = 256 << 10
 )
 
-// handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes. Both sides move
-// several items at a time, so that locking and waking cost little for each.
+// handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes.
+// Both sides move several items at a time, so that locking and waking cost little for each.
 type handover struct {
 	limit int
 
@@ -50,8 +50,8 @@ func newHandover(limit int) *handover {
 	return &handover{limit: limit, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-// push appends as many of items as there is room for, in order, and returns how many. Where force is set it appends all.
-// An item larger than the whole buffer has room when that is empty.
+// push appends as many of items as there is room for, in order, and returns how many. Where force
+// is set it appends all. An item larger than the whole buffer has room when that is empty.
 func (h *handover) push(items []item, force bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,7 +74,8 @@ func (h *handover) push(items []item, force bool) int {
 	return pushed
 }
 
-// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready says when to try again.
+// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready says
+// when to try again.
 func (h *handover) pop(into *[popCount]item) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

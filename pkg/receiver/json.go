@@ -23,11 +23,13 @@ func checkJSON(body []byte) error {
 	return errors.New("not JSON")
 }
 
-// maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read with it.
+// maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read
+// with it.
 const maxJSONDepth = 10000
 
-// validJSON reports whether b is exactly one JSON value (RFC 8259) in valid UTF-8. It accepts what json.Valid and
-// utf8.Valid accept together, in one pass and several times as fast: every notification goes through it.
+// validJSON reports whether b is exactly one JSON value (RFC 8259) in valid UTF-8. It accepts what
+// json.Valid and utf8.Valid accept together, in one pass and several times as fast: every
+// notification goes through it.
 func validJSON(b []byte) bool {
 	i := jsonValue(b, skipSpace(b, 0), 1)
 	return i >= 0 && skipSpace(b, i) == len(b)
@@ -63,7 +65,8 @@ func jsonValue(b []byte, i, depth int) int {
 	return -1
 }
 
-// jsonContainer expects i after the bracket that begins an object, or an array, and end to be its other bracket.
+// jsonContainer expects i after the bracket that begins an object, or an array, and end to be its
+// other bracket.
 func jsonContainer(b []byte, i, depth int, end byte) int {
 	if depth > maxJSONDepth {
 		return -1
@@ -132,13 +135,15 @@ func jsonString(b []byte, i int) int {
 	}
 }
 
-// plainText reports whether none of the eight bytes in v is a quote, a backslash, a control character or beyond ASCII.
+// plainText reports whether none of the eight bytes in v is a quote, a backslash, a control
+// character or beyond ASCII.
 func plainText(v uint64) bool {
 	const (
 		ones = 0x0101010101010101
 		tops = 0x8080808080808080
 	)
-	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20, (x - 0x20*ones) &^ x has.
+	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20,
+	// (x - 0x20*ones) &^ x has.
 	quote, backslash := v^('"'*ones), v^('\\'*ones)
 	return (v|(v-' '*ones)|(quote-ones)&^quote|(backslash-ones)&^backslash)&tops == 0
 }

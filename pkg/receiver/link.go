@@ -14,22 +14,27 @@ import (
 )
 
 const (
-	// defaultWriteLimit ends a link whose peer takes no bytes, where neither heart-beats nor a ConnectTimeout say how long is too long.
+	// defaultWriteLimit ends a link whose peer takes no bytes, where neither heart-beats nor a
+	// ConnectTimeout say how long is too long.
 	defaultWriteLimit = 30 * time.Second
 	minWriteLimit     = time.Second
-	// writeErrorGrace is how long after a failed write the reader may take to find out what really happened: often an
-	// ERROR frame that explains why the HMC closed is still in the socket.
+	// writeErrorGrace is how long after a failed write the reader may take to find out what
+	// really happened: often an ERROR frame that explains why the HMC closed is still in the
+	// socket.
 	writeErrorGrace = time.Second
-	// closeAfterError is how soon after an ERROR frame the HMC closes if it closes because of that.
+	// closeAfterError is how soon after an ERROR frame the HMC closes if it closes because of
+	// that.
 	closeAfterError = 5 * time.Second
 )
 
 const topicPrefix = "/topic/"
 
-// link is one STOMP connection, from dial to loss. Its reader and its writer run until it is lost; nothing else does.
+// link is one STOMP connection, from dial to loss. Its reader and its writer run until it is lost;
+// nothing else does.
 //
-// The reader takes frames from the network and sorts them; only a full hand-over buffer makes it wait, and that for no longer
-// than Limits.HandoverWait. The writer sends what others queue, and the heart-beats, so that nobody but the writer ever waits for the network.
+// The reader takes frames from the network and sorts them; only a full hand-over buffer makes it
+// wait, and that for no longer than Limits.HandoverWait. The writer sends what others queue, and
+// the heart-beats, so that nobody but the writer ever waits for the network.
 type link struct {
 	r    *Receiver
 	wire *wire
@@ -142,7 +147,8 @@ func (l *link) end(cause error, conn net.Conn) {
 	}
 }
 
-// Read is what the frame reader reads from. What was parsed so far is handed over before it may wait for more.
+// Read is what the frame reader reads from. What was parsed so far is handed over before it may
+// wait for more.
 func (l *link) Read(p []byte) (int, error) {
 	l.flush()
 	return l.conn.Read(p)
@@ -186,8 +192,8 @@ func (l *link) message(f *frame) {
 	})
 }
 
-// topicOf finds the topic of a message, by its subscription or, where a broker leaves that out, by its destination. A
-// message is as good a confirmation of its subscription as a receipt.
+// topicOf finds the topic of a message, by its subscription or, where a broker leaves that out, by
+// its destination. A message is as good a confirmation of its subscription as a receipt.
 func (l *link) topicOf(f *frame) (string, bool) {
 	id, ok := f.headers.Lookup(headerSubscription)
 	l.r.mu.Lock()
@@ -216,7 +222,8 @@ func (l *link) receipt(id string) {
 	}
 }
 
-// errorFrame finds out what an ERROR is about: one of our frames, one of our topics, or nothing in particular.
+// errorFrame finds out what an ERROR is about: one of our frames, one of our topics, or nothing in
+// particular.
 func (l *link) errorFrame(f *frame) {
 	jms := l.r.jmsError(f)
 	l.lastError, l.errorAt = jms, l.wire.received
@@ -244,7 +251,8 @@ func (l *link) sortError(f *frame, jms *JMSError) error {
 	return jms
 }
 
-// refuse gives up a topic the HMC does not let us have. It returns what to yield: nothing where the topic is not wanted any more.
+// refuse gives up a topic the HMC does not let us have. It returns what to yield: nothing where the
+// topic is not wanted any more.
 func (l *link) refuse(sub *linkSub, jms *JMSError) error {
 	err := &SubscriptionError{Topic: sub.topic, Err: jms}
 	sub.confirmation.answer(err)
@@ -256,8 +264,9 @@ func (l *link) refuse(sub *linkSub, jms *JMSError) error {
 	return err
 }
 
-// namedIn returns the subscription whose topic an ERROR names as topic://NAME, the form of ActiveMQ. An HMC sends "... the
-// specified destination, 'topic://NAME', is not a known or approved topic", without receipt-id.
+// namedIn returns the subscription whose topic an ERROR names as topic://NAME, the form of
+// ActiveMQ. An HMC sends "... the specified destination, 'topic://NAME', is not a known or approved
+// topic", without receipt-id.
 func (l *link) namedIn(f *frame) *linkSub {
 	const scheme = "topic://"
 	message := f.headers.Get(headerMessage)
@@ -268,7 +277,8 @@ func (l *link) namedIn(f *frame) *linkSub {
 	if !ok {
 		return nil
 	}
-	// One topic's name may begin with another's ("u.1" and "u.12job"): the longest that fits is meant.
+	// One topic's name may begin with another's ("u.1" and "u.12job"): the longest that fits is
+	// meant.
 	var named *linkSub
 	for _, sub := range l.subs {
 		if strings.HasPrefix(rest, sub.topic) && (named == nil || len(sub.topic) > len(named.topic)) {
@@ -281,7 +291,8 @@ func (l *link) namedIn(f *frame) *linkSub {
 	return named
 }
 
-// goesOn reports whether a topic's name goes on in rest, rather than being followed by a quote, a blank or a full stop.
+// goesOn reports whether a topic's name goes on in rest, rather than being followed by a quote, a
+// blank or a full stop.
 func goesOn(rest string) bool {
 	rest = strings.TrimLeft(rest, ".")
 	if rest == "" {
@@ -300,7 +311,8 @@ func (l *link) queue(it item) {
 	}
 }
 
-// flush moves the parsed items to the hand-over buffer. If that is full it waits, and what then still has no room is lost.
+// flush moves the parsed items to the hand-over buffer. If that is full it waits, and what then
+// still has no room is lost.
 func (l *link) flush() {
 	if len(l.items) == 0 {
 		return
@@ -323,9 +335,10 @@ func (l *link) flush() {
 	l.items, l.itemBytes = l.items[:0], 0
 }
 
-// hold waits for room in the hand-over buffer and reports whether to try again. Meanwhile nothing is read, so that TCP holds
-// the sender. Each time the buffer becomes full it waits once, for HandoverWait; after that the reader keeps up with the HMC
-// until there is room again, because an HMC that is held up for ever has to keep the notifications itself.
+// hold waits for room in the hand-over buffer and reports whether to try again. Meanwhile nothing
+// is read, so that TCP holds the sender. Each time the buffer becomes full it waits once, for
+// HandoverWait; after that the reader keeps up with the HMC until there is room again, because an
+// HMC that is held up for ever has to keep the notifications itself.
 func (l *link) hold() bool {
 	if l.fullSince.IsZero() {
 		l.fullSince = time.Now()
@@ -359,8 +372,8 @@ func (l *link) miss(it *item) {
 	}
 }
 
-// write sends what is queued, and heart-beats at half the agreed cycle, because a broker may close a link whose
-// heart-beat comes late by a little.
+// write sends what is queued, and heart-beats at half the agreed cycle, because a broker may close
+// a link whose heart-beat comes late by a little.
 func (l *link) write() {
 	var beats <-chan time.Time
 	if l.sendCycle > 0 {
@@ -409,7 +422,8 @@ func (l *link) send(out []byte) error {
 	return nil
 }
 
-// enqueue queues a frame for the writer. Called under r.mu, so that frames go out in the order of the decisions they are about.
+// enqueue queues a frame for the writer. Called under r.mu, so that frames go out in the order of
+// the decisions they are about.
 func (l *link) enqueue(command string, headers ...string) {
 	if l.escapes {
 		var buf bytes.Buffer
@@ -422,8 +436,8 @@ func (l *link) enqueue(command string, headers ...string) {
 	wake(l.wake)
 }
 
-// request queues a frame that asks for a receipt. Called under r.mu. Receipt ids and subscription ids never look alike: some
-// brokers and clients keep both in one table.
+// request queues a frame that asks for a receipt. Called under r.mu. Receipt ids and subscription
+// ids never look alike: some brokers and clients keep both in one table.
 func (l *link) request(sub *linkSub, command string, headers ...string) *request {
 	l.r.lastReceipt++
 	id := "receipt-" + strconv.FormatUint(l.r.lastReceipt, 10)
@@ -447,7 +461,8 @@ func (l *link) unsubscribe(s *subscription) *request {
 	return l.request(nil, stomp.UNSUBSCRIBE, headerID, s.id)
 }
 
-// disconnect says goodbye. Called under r.mu. The subscriptions stay known for what is still under way.
+// disconnect says goodbye. Called under r.mu. The subscriptions stay known for what is still under
+// way.
 func (l *link) disconnect() *request {
 	for _, s := range l.r.wantedInOrder() {
 		l.enqueue(stomp.UNSUBSCRIBE, headerID, s.id)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// wire is the network connection below TLS. It is where bytes are seen as they arrive, within a TLS record and
-// within a frame, so it is where silence is noticed.
+// wire is the network connection below TLS. It is where bytes are seen as they arrive, within a TLS
+// record and within a frame, so it is where silence is noticed.
 type wire struct {
 	net.Conn
 	// lastByte is in Unix nanoseconds, for Receiver.LastFrame.
@@ -18,18 +18,20 @@ type wire struct {
 	// received is when Read last returned bytes; for the reading goroutine only.
 	received time.Time
 
-	// silence is how long the peer may send nothing at all, 0 for ever. It is set before the goroutine that reads starts.
+	// silence is how long the peer may send nothing at all, 0 for ever. It is set before the
+	// goroutine that reads starts.
 	silence time.Duration
 	// armed is when the read deadline was last set.
 	armed time.Time
 }
 
-// lastLook is how long bytes that are there already are given when silence has lasted too long: a process that was
-// stopped for a while finds its deadline passed and its bytes waiting.
+// lastLook is how long bytes that are there already are given when silence has lasted too long: a
+// process that was stopped for a while finds its deadline passed and its bytes waiting.
 const lastLook = 100 * time.Millisecond
 
-// Read reads from the network. Time counts only while it waits: a reader that does not read does not blame the peer.
-// To keep timers cheap the deadline is not moved at every read, which adds between a sixteenth and an eighth to silence.
+// Read reads from the network. Time counts only while it waits: a reader that does not read does
+// not blame the peer. To keep timers cheap the deadline is not moved at every read, which adds
+// between a sixteenth and an eighth to silence.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.silence > 0 {
 		if now := time.Now(); now.Sub(w.armed) > w.silence/16 {
@@ -64,8 +66,9 @@ func (e *silenceError) Error() string {
 }
 func (e *silenceError) Timeout() bool { return true }
 
-// keepalive are the timers of TCP keep-alive: a peer that vanished without a word is noticed within a minute and a half
-// also where no heart-beats are agreed upon. The operating system's own defaults take more than two hours.
+// keepalive are the timers of TCP keep-alive: a peer that vanished without a word is noticed within
+// a minute and a half also where no heart-beats are agreed upon. The operating system's own
+// defaults take more than two hours.
 var keepalive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6}
 
 // setKeepalive sets up TCP's own means to notice a dead peer, or turns them off.

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout limits how long what we sent (a heart-beat, say) may stay unacknowledged. Keep-alive probes are sent
-// on idle connections only; without this limit Linux repeats unacknowledged data for a quarter of an hour.
+// setUserTimeout limits how long what we sent (a heart-beat, say) may stay unacknowledged.
+// Keep-alive probes are sent on idle connections only; without this limit Linux repeats
+// unacknowledged data for a quarter of an hour.
 func setUserTimeout(conn *net.TCPConn, limit time.Duration) error {
 	raw, err := conn.SyscallConn()
 	if err == nil {

@@ -6,9 +6,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// acceptedIDs remembers which events of a Send that failed the destination has accepted one by one. The next attempt
-// then sends only the others: a batch of which a part is refused, or which takes longer than the timeout, comes to an
-// end, and nothing arrives twice for its sake.
+// acceptedIDs remembers which events of a Send that failed the destination has accepted one by one.
+// The next attempt then sends only the others: a batch of which a part is refused, or which takes
+// longer than the timeout, comes to an end, and nothing arrives twice for its sake.
 type acceptedIDs struct {
 	// No more than limit are remembered: whoever sends may have given up on a batch.
 	limit int

@@ -21,14 +21,17 @@ const (
 	// alertsPerRequest is what Prometheus sends at most by default.
 	alertsPerRequest = 256
 
-	// maxAlertEvents is how many events one Send takes: what they say of the same alert is one alert.
+	// maxAlertEvents is how many events one Send takes: what they say of the same alert is one
+	// alert.
 	maxAlertEvents = 1024
 
-	// endsAfter is how many intervals an alert lasts that is not sent again, as with Prometheus.
+	// endsAfter is how many intervals an alert lasts that is not sent again, as with
+	// Prometheus.
 	endsAfter = 4
 
-	// othersTimeout is how much longer the other members of the cluster are waited for when one has accepted: one that
-	// hangs must not hold up what the next event says. It hears it at the next Repeat.
+	// othersTimeout is how much longer the other members of the cluster are waited for when one
+	// has accepted: one that hangs must not hold up what the next event says. It hears it at
+	// the next Repeat.
 	othersTimeout = time.Second
 )
 
@@ -44,7 +47,8 @@ type alertmanager struct {
 	// turns are those of requests about the same alert.
 	turns turns
 
-	// loading is done once the sink is used: the one before it may have stored something until then.
+	// loading is done once the sink is used: the one before it may have stored something until
+	// then.
 	loading sync.Once
 
 	mu   sync.Mutex
@@ -122,7 +126,8 @@ func (s *alertmanager) Wants(rec event.Record) bool { return s.book.concerns(rec
 // RepeatInterval returns how often what fires has to be sent again.
 func (s *alertmanager) RepeatInterval() time.Duration { return s.interval }
 
-// Follow ends the alerts of HMCs that are not configured any more. The next Repeat reports them as ended.
+// Follow ends the alerts of HMCs that are not configured any more. The next Repeat reports them as
+// ended.
 func (s *alertmanager) Follow(groups map[string]string) {
 	s.loading.Do(s.load)
 	s.mu.Lock()
@@ -183,7 +188,8 @@ func (s *alertmanager) usable(ctx context.Context) error {
 	return nil
 }
 
-// exclusive makes one attempt while nobody else makes requests about alerts of these keys; nil: about any.
+// exclusive makes one attempt while nobody else makes requests about alerts of these keys; nil:
+// about any.
 func (s *alertmanager) exclusive(ctx context.Context, keys []string, f func(context.Context) error) error {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -203,7 +209,8 @@ func (s *alertmanager) exclusive(ctx context.Context, keys []string, f func(cont
 	return f(ctx)
 }
 
-// turns sees to it that what an earlier request says of an alert does not arrive behind a later one.
+// turns sees to it that what an earlier request says of an alert does not arrive behind a later
+// one.
 type turns struct {
 	mu sync.Mutex
 	// keys are what requests are about.
@@ -216,7 +223,8 @@ type turns struct {
 	changed chan struct{}
 }
 
-// take takes the keys, nil stands for all; or returns what is closed when it is worth while to try again.
+// take takes the keys, nil stands for all; or returns what is closed when it is worth while to try
+// again.
 func (t *turns) take(keys []string) (busy <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -292,8 +300,9 @@ type snapshot struct {
 	wire    wireAlert
 }
 
-// post sends the alerts of these keys to all members; those that all of them know only if all are asked for. It is enough if one member
-// accepts them; what the others say is partial then. The caller has the turn of the keys.
+// post sends the alerts of these keys to all members; those that all of them know only if all are
+// asked for. It is enough if one member accepts them; what the others say is partial then. The
+// caller has the turn of the keys.
 func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, all bool) (partial, err error) {
 	var shots []snapshot
 	sent := make(map[string]bool)
@@ -367,7 +376,8 @@ func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, 
 	return nil, worst(failed)
 }
 
-// worst joins the errors of all members into one error: that of one which may accept it later, if there is such a one.
+// worst joins the errors of all members into one error: that of one which may accept it later, if
+// there is such a one.
 func worst(failed []error) error {
 	slices.SortStableFunc(failed, func(x, y error) int { return refusals(x) - refusals(y) })
 	if len(failed) == 1 {

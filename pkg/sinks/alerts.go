@@ -15,10 +15,11 @@ import (
 const (
 	// maxAlerts bounds how many alerts are known at a time.
 	maxAlerts = 20_000
-	// maxOSMessageAlerts bounds those of OS messages: nothing reports that such a message was answered. Beyond it the oldest ends.
+	// maxOSMessageAlerts bounds those of OS messages: nothing reports that such a message was
+	// answered. Beyond it the oldest ends.
 	maxOSMessageAlerts = 1000
-	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus does: a member of the
-	// cluster that was away must hear it as well.
+	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus
+	// does: a member of the cluster that was away must hear it as well.
 	resolvedRetention = 15 * time.Minute
 	// maxAnnotation bounds a text that comes from an HMC or an operating system, in bytes.
 	maxAnnotation = 4 << 10
@@ -26,7 +27,8 @@ const (
 	maxAlertEvent = 4 << 10
 )
 
-// alert is one alert as Alertmanager knows it: its labels are what it is. The exported fields are what is stored.
+// alert is one alert as Alertmanager knows it: its labels are what it is. The exported fields are
+// what is stored.
 type alert struct {
 	Labels      map[string]string `json:"labels"`
 	Annotations map[string]string `json:"annotations"`
@@ -43,7 +45,8 @@ type alert struct {
 	// Event is the last one about it, without headers; none if it is long.
 	Event json.RawMessage `json:"event,omitempty"`
 
-	// These count the changes of what is above: as it is, as Alertmanager has it, as it is stored.
+	// These count the changes of what is above: as it is, as Alertmanager has it, as it is
+	// stored.
 	version, posted, stored int
 }
 
@@ -58,8 +61,8 @@ func (a *alert) end(now time.Time) {
 	}
 }
 
-// knows says whether something newer than the event was reported already: it comes again after a restart, or out of the dead letters. Where
-// the clock was set back since, nothing can be said.
+// knows says whether something newer than the event was reported already: it comes again after a
+// restart, or out of the dead letters. Where the clock was set back since, nothing can be said.
 func (a *alert) knows(e *news) bool {
 	return e.Received.Before(a.Latest) && !a.Latest.After(e.now)
 }
@@ -72,7 +75,8 @@ type wireAlert struct {
 	EndsAt      time.Time         `json:"endsAt"`
 }
 
-// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless it is sent again before.
+// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless
+// it is sent again before.
 func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 	ends := a.Ended
 	if a.firing() {
@@ -81,7 +85,8 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 			ends = a.Until
 		}
 	}
-	// An end before the start is an error, and a start that is ahead of Alertmanager's clock is of no use.
+	// An end before the start is an error, and a start that is ahead of Alertmanager's clock is
+	// of no use.
 	starts := a.Starts
 	if starts.After(ends) {
 		starts = ends
@@ -89,7 +94,8 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 	return wireAlert{Labels: a.Labels, Annotations: a.Annotations, StartsAt: starts, EndsAt: ends}
 }
 
-// alertBook knows which alerts fire, and which have ended a short time ago. It is not safe for concurrent use.
+// alertBook knows which alerts fire, and which have ended a short time ago. It is not safe for
+// concurrent use.
 type alertBook struct {
 	// names are those of the alerts that are made.
 	names     []string
@@ -132,7 +138,8 @@ func (b *alertBook) configured(now time.Time) {
 	}
 }
 
-// stillSelects says whether an alert would fire by the configuration as it is now. Where the event is not known it goes on.
+// stillSelects says whether an alert would fire by the configuration as it is now. Where the event
+// is not known it goes on.
 func (b *alertBook) stillSelects(a *alert) bool {
 	e, err := event.Record{JSON: a.Event}.Event()
 	if err != nil {
@@ -169,8 +176,8 @@ type news struct {
 	now    time.Time
 }
 
-// apply takes in one event that concerns it and returns the keys of the alerts that it is about. ok is false where there is no room for one
-// more alert.
+// apply takes in one event that concerns it and returns the keys of the alerts that it is about. ok
+// is false where there is no room for one more alert.
 func (b *alertBook) apply(parsed *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
 	e := &news{parsed, rec, now}
 	if b.groups != nil {
@@ -259,7 +266,8 @@ func (b *alertBook) inventory(e *news) []string {
 	})
 }
 
-// renamed: an alert has the name that the object has. Its labels are what an alert is, so with another name it is another one.
+// renamed: an alert has the name that the object has. Its labels are what an alert is, so with
+// another name it is another one.
 func (b *alertBook) renamed(e *news) (keys []string) {
 	if e.Resource == nil || e.Resource.ElementURI != "" || e.Resource.ObjectURI == "" || e.Resource.Name == "" {
 		return nil
@@ -280,7 +288,8 @@ func (b *alertBook) renamed(e *news) (keys []string) {
 	return keys
 }
 
-// link: the alert fires while an HMC is not connected, unless the daemon itself was told to disconnect.
+// link: the alert fires while an HMC is not connected, unless the daemon itself was told to
+// disconnect.
 func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	key := keyLink + e.HMC
 	switch {
@@ -295,7 +304,8 @@ func (b *alertBook) link(e *news) (keys []string, ok bool) {
 // osMessage: the alert fires for a time. What was held or had priority before that is not news.
 func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
 	held, priority := event.True(event.Member(e.Body, "is-held")), event.True(event.Member(e.Body, "is-priority"))
-	// The time is by the clock of the operating system, which may be far off. What comes live was written just now.
+	// The time is by the clock of the operating system, which may be far off. What comes live
+	// was written just now.
 	written := e.Time
 	if e.Origin == event.OriginLive || written.After(e.Received) {
 		written = e.Received
@@ -332,8 +342,8 @@ func (b *alertBook) limitOSMessages(now time.Time) []string {
 	return firing[:excess]
 }
 
-// hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which may have another name for the
-// message, can be the one that reports it.
+// hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which
+// may have another name for the message, can be the one that reports it.
 func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 	uri, text := objectOf(e.Event), event.String(event.Member(e.Body, "text"))
 	key := keyHardware + uri
@@ -444,8 +454,8 @@ func beginningOf(text string, size int) string {
 	return strings.ToValidUTF8(text[:size-len("...")], "") + "..."
 }
 
-// relabel ends an alert under its labels, as an alert of its own, and goes on with it under others. It returns the key of the
-// one that has ended.
+// relabel ends an alert under its labels, as an alert of its own, and goes on with it under others.
+// It returns the key of the one that has ended.
 func (b *alertBook) relabel(key string, labels map[string]string, now time.Time) string {
 	was := *b.alerts[key]
 	is := was
@@ -489,7 +499,8 @@ func (b *alertBook) endAll(e *news, those func(*alert) bool) (keys []string) {
 	return keys
 }
 
-// follow ends what is about HMCs that are not configured any more. What another HMC of the group sees goes on.
+// follow ends what is about HMCs that are not configured any more. What another HMC of the group
+// sees goes on.
 func (b *alertBook) follow(groups map[string]string, now time.Time) {
 	b.groups = maps.Clone(groups)
 	watched := make(map[string]bool)
@@ -506,7 +517,8 @@ func (b *alertBook) follow(groups map[string]string, now time.Time) {
 
 func (b *alertBook) groupOf(hmc string) string { return b.groups[hmc] }
 
-// expire ends what ends by itself, and forgets what has been over for long enough. It returns the keys of what is forgotten.
+// expire ends what ends by itself, and forgets what has been over for long enough. It returns the
+// keys of what is forgotten.
 func (b *alertBook) expire(now time.Time) (forgotten []string) {
 	for key, a := range b.alerts {
 		if a.firing() && !a.Until.IsZero() && !a.Until.After(now) {

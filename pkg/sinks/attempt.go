@@ -29,21 +29,23 @@ type attempts struct {
 	name    string
 	timeout time.Duration
 	life    *lifetime
-	// explain adds to an error what to do about it, and takes out what must not be seen; nil: nothing.
+	// explain adds to an error what to do about it, and takes out what must not be seen; nil:
+	// nothing.
 	explain func(error) error
-	// precise says that an attempt which is out of time fails with the error of its context, and that any other error then
-	// is worth more.
+	// precise says that an attempt which is out of time fails with the error of its context,
+	// and that any other error then is worth more.
 	precise bool
 }
 
-// defaultTimeout is the limit of one attempt where the configuration, which has a default of its own, was not read from
-// a file.
+// defaultTimeout is the limit of one attempt where the configuration, which has a default of its
+// own, was not read from a file.
 const defaultTimeout = 10 * time.Second
 
 func timeoutOf(cfg config.Sink) time.Duration { return cmp.Or(max(cfg.Timeout, 0), defaultTimeout) }
 
-// do calls f with a context that ends with ctx, after the timeout or with Close, and makes its error that of the sink.
-// An answer of the destination has its text already. late is what did not happen where time was over.
+// do calls f with a context that ends with ctx, after the timeout or with Close, and makes its
+// error that of the sink. An answer of the destination has its text already. late is what did not
+// happen where time was over.
 func (a *attempts) do(ctx context.Context, late string, f func(context.Context) error) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, a.timeout)
@@ -121,7 +123,8 @@ func (m mutex) lock(ctx context.Context) error {
 
 func (m mutex) unlock() { <-m }
 
-// interruptible makes reads and writes fail when ctx ends, by a deadline that is over. The function it returns ends that.
+// interruptible makes reads and writes fail when ctx ends, by a deadline that is over. The function
+// it returns ends that.
 func interruptible(ctx context.Context, setDeadline func(time.Time) error) func() {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

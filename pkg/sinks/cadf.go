@@ -11,7 +11,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// cadf is an event of the Cloud Auditing Data Federation (DMTF DSP0262) in the form that zhmc-log-forwarder gives it.
+// cadf is an event of the Cloud Auditing Data Federation (DMTF DSP0262) in the form that
+// zhmc-log-forwarder gives it.
 type cadf struct {
 	ID            string       `json:"id"`
 	TypeURI       string       `json:"typeURI"`
@@ -38,7 +39,8 @@ type cadfResource struct {
 	Class   string `json:"x_class,omitempty"`
 }
 
-// cadfMessage is the entry itself. The lists are in the order of the variables' numbers, with null for one that is missing.
+// cadfMessage is the entry itself. The lists are in the order of the variables' numbers, with null
+// for one that is missing.
 type cadfMessage struct {
 	Number string            `json:"number"`
 	Log    string            `json:"log"`

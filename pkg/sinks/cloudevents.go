@@ -12,8 +12,8 @@ const (
 	cloudEvent  = "application/cloudevents+json"
 	cloudEvents = "application/cloudevents-batch+json"
 
-	// Source and type of a CloudEvent begin with these. No top-level domain is called hmcnotifyd, so that no such type is in
-	// anybody else's domain.
+	// Source and type of a CloudEvent begin with these. No top-level domain is called
+	// hmcnotifyd, so that no such type is in anybody else's domain.
 	cloudEventSource = "/hmcnotifyd/"
 	cloudEventType   = "hmcnotifyd."
 
@@ -31,7 +31,8 @@ func cloudEventsBody(records []event.Record) ([]byte, error) {
 	return jsonArray(records, cloudEventEnvelope, appendCloudEvent), nil
 }
 
-// appendCloudEvent takes what it needs out of the event's JSON as it stands there. The event as a whole is the data.
+// appendCloudEvent takes what it needs out of the event's JSON as it stands there. The event as a
+// whole is the data.
 func appendCloudEvent(dst []byte, r event.Record) []byte {
 	f := fieldsOf(&r)
 	dst = append(dst, `{"specversion":"1.0","id":`...)

@@ -14,8 +14,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one
-// that it is still making when it is closed; with connections both end at once.
+// connections dials for one sink and knows what it dialed. A transport gives up neither a
+// connection in use nor one that it is still making when it is closed; with connections both end at
+// once.
 type connections struct {
 	*lifetime
 	dialer net.Dialer
@@ -76,7 +77,8 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// explainTLS says what is wrong with a TLS connection, and what to do; nil: there is none, or err is about something else.
+// explainTLS says what is wrong with a TLS connection, and what to do; nil: there is none, or err
+// is about something else.
 func explainTLS(cfg *config.TLS, err error) error {
 	if cfg == nil || cfg.Explain(err) == "" {
 		return nil
@@ -84,8 +86,8 @@ func explainTLS(cfg *config.TLS, err error) error {
 	return because(ReasonTLS, errors.New(cfg.Explain(err)))
 }
 
-// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where err is about something
-// else.
+// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where
+// err is about something else.
 func tlsHint(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return " (http_config.tls_config.ca_file names further authorities)"

@@ -16,15 +16,17 @@ import (
 )
 
 const (
-	// maxAnswer is how much of an answer's body is read so that the connection can be used again. Behind a
-	// longer one the connection is closed, which is cheaper.
+	// maxAnswer is how much of an answer's body is read so that the connection can be used
+	// again. Behind a longer one the connection is closed, which is cheaper.
 	maxAnswer = 64 << 10
 
-	// answerTimeout limits the reading of an answer's body. The status has arrived by then and decides; a
-	// consumer that drips its answer must not hold up the next event for the whole timeout.
+	// answerTimeout limits the reading of an answer's body. The status has arrived by then and
+	// decides; a consumer that drips its answer must not hold up the next event for the whole
+	// timeout.
 	answerTimeout = time.Second
 
-	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink for days.
+	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink
+	// for days.
 	maxRetryAfter = time.Hour
 )
 
@@ -37,7 +39,8 @@ type endpoint struct {
 	client  *httpClient
 }
 
-// httpURL reads the address of a server; nil: it is none. Errors must not quote it, for what it may hide.
+// httpURL reads the address of a server; nil: it is none. Errors must not quote it, for what it may
+// hide.
 func httpURL(address config.URL) *url.URL {
 	u, err := url.Parse(address.Expose())
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
@@ -51,9 +54,10 @@ func newHeader(opts Options, contentType string) http.Header {
 	return http.Header{
 		"User-Agent":   {userAgent(opts.Version)},
 		"Content-Type": {contentType},
-		// An entry without a value is not sent. It shows the transport that the request may be repeated on another
-		// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
-		// a consumer would cost a failed attempt and its back-off.
+		// An entry without a value is not sent. It shows the transport that the request may
+		// be repeated on another connection when a kept one turns out to be closed, as the
+		// ids make it so. Otherwise each idle timeout of a consumer would cost a failed
+		// attempt and its back-off.
 		"X-Idempotency-Key": nil,
 	}
 }
@@ -90,8 +94,8 @@ func (p *endpoint) send(ctx context.Context, request func(context.Context) *http
 	})
 }
 
-// whatHelps adds to an error of the transport what may help. Whatever went wrong, it may be repaired: all of these are
-// temporary.
+// whatHelps adds to an error of the transport what may help. Whatever went wrong, it may be
+// repaired: all of these are temporary.
 func (p *endpoint) whatHelps(err error) error {
 	hint := tlsHint(err)
 	// A peer that does not speak HTTP is quoted in the error, and may quote the request.
@@ -130,8 +134,8 @@ func (p *endpoint) judge(resp *http.Response, cancel context.CancelFunc) error {
 	return &PermanentError{Status: code, Err: err}
 }
 
-// read reads the body of an answer, so that the connection can be used again, as far as that is worth it. If wanted, it
-// returns the beginning as one line of printable text.
+// read reads the body of an answer, so that the connection can be used again, as far as that is
+// worth it. If wanted, it returns the beginning as one line of printable text.
 func (p *endpoint) read(resp *http.Response, wanted bool, cancel context.CancelFunc) string {
 	// Behind 101 comes no body but another protocol.
 	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
@@ -153,7 +157,8 @@ func (p *endpoint) read(resp *http.Response, wanted bool, cancel context.CancelF
 	return excerpt
 }
 
-// retryAfter returns what the header Retry-After says, seconds or a date, at most maxRetryAfter; 0 where it says nothing.
+// retryAfter returns what the header Retry-After says, seconds or a date, at most maxRetryAfter; 0
+// where it says nothing.
 func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
@@ -171,13 +176,14 @@ func retryAfter(header http.Header) time.Duration {
 	return max(0, min(until.Sub(now), maxRetryAfter))
 }
 
-// redactor hides the address, the secrets of the configuration, and those of a request that was sent, which may have come
-// from files.
+// redactor hides the address, the secrets of the configuration, and those of a request that was
+// sent, which may have come from files.
 func (p *endpoint) redactor(sent http.Header) *redactor {
 	return newRedactor(p.url, slices.Concat(p.secrets, p.client.secrets(), p.client.secretsOf(sent))...)
 }
 
-// Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making a request.
+// Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making
+// a request.
 func (p *endpoint) Probe(ctx context.Context) error {
 	return p.do(ctx, noAnswer, func(attempt context.Context) error { return p.client.probe(attempt, p.url) })
 }

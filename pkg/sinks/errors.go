@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// PermanentError says that the destination refused the whole Send and will refuse it again: there is no point in
-// another attempt with the same records.
+// PermanentError says that the destination refused the whole Send and will refuse it again: there
+// is no point in another attempt with the same records.
 type PermanentError struct {
 	// Status is that of HTTP; 0 where the destination does not speak HTTP.
 	Status int

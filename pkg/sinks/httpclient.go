@@ -20,8 +20,9 @@ import (
 // maxAnswerHeader limits the header of an answer.
 const maxAnswerHeader = 64 << 10
 
-// httpClient makes requests of one sink as an http_config says. What that means is left to prometheus/common: the
-// round trippers are its own. The transport below them is ours: it knows its connections and has limits.
+// httpClient makes requests of one sink as an http_config says. What that means is left to
+// prometheus/common: the round trippers are its own. The transport below them is ours: it knows its
+// connections and has limits.
 //
 // It is no http.Client: no redirect is followed, and errors do not hold the URL.
 type httpClient struct {
@@ -56,7 +57,8 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 	if err != nil {
 		return nil, fmt.Errorf("http_config.tls_config: %w", err)
 	}
-	// Connecting gets a little less than the whole attempt: its own error says more than "no answer".
+	// Connecting gets a little less than the whole attempt: its own error says more than "no
+	// answer".
 	connectTimeout := opts.timeout - opts.timeout/8
 	c.conns = newConnections(connectTimeout)
 	transport := func(tlsConfig *tls.Config) (http.RoundTripper, error) {
@@ -97,7 +99,8 @@ func tlsFiles(t *promconfig.TLSConfig) promconfig.TLSRoundTripperSettings {
 	}
 }
 
-// secretReader returns what reads a secret that stands in the configuration or in a file; nil: there is none.
+// secretReader returns what reads a secret that stands in the configuration or in a file; nil:
+// there is none.
 func secretReader(inline promconfig.Secret, file string) promconfig.SecretReader {
 	switch {
 	case inline != "":
@@ -126,7 +129,8 @@ func (c *httpClient) authenticate(opts clientOptions) {
 	}
 }
 
-// RoundTrip makes one request. If it fails after the request was complete, the error is a *roundTripError.
+// RoundTrip makes one request. If it fails after the request was complete, the error is a
+// *roundTripError.
 func (c *httpClient) RoundTrip(req *http.Request) (*http.Response, error) { return c.rt.RoundTrip(req) }
 
 // probe connects to the server at address, or to the proxy on the way to it.
@@ -183,7 +187,8 @@ func (c *httpClient) close() {
 	}
 }
 
-// secrets are those that the configuration itself holds, in no place of a request that secretsOf finds.
+// secrets are those that the configuration itself holds, in no place of a request that secretsOf
+// finds.
 func (c *httpClient) secrets() []string {
 	var all []string
 	proxy := func(p *promconfig.ProxyConfig) {

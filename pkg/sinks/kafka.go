@@ -30,19 +30,20 @@ const (
 	// maxKafkaTopic is the longest name of a topic.
 	maxKafkaTopic = 249
 
-	// kafkaUnknownTopic is how often a topic that is not known is asked for before its events are turned down: it may just
-	// have been made.
+	// kafkaUnknownTopic is how often a topic that is not known is asked for before its events
+	// are turned down: it may just have been made.
 	kafkaUnknownTopic = 1
 
 	// kafkaMetadataAge is how soon after one look at the cluster there may be another.
 	kafkaMetadataAge = 500 * time.Millisecond
 
-	// kafkaGrace is how long after its end a Send waits for the client to let go of its records.
+	// kafkaGrace is how long after its end a Send waits for the client to let go of its
+	// records.
 	kafkaGrace = 500 * time.Millisecond
 )
 
-// kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by itself, because an answer was
-// lost, is there once, and in order.
+// kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by
+// itself, because an answer was lost, is there once, and in order.
 type kafkaSink struct {
 	stream
 	options   []kgo.Opt
@@ -56,7 +57,8 @@ type kafkaSink struct {
 // kafkaClient is the library's client with what is known of it.
 type kafkaClient struct {
 	*kgo.Client
-	// reached says that a broker has answered, and that since then no Send has failed as a whole.
+	// reached says that a broker has answered, and that since then no Send has failed as a
+	// whole.
 	reached atomic.Bool
 	// failed is what became of the last attempt to connect.
 	failed    atomic.Pointer[error]
@@ -93,8 +95,9 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.UnknownTopicRetries(kafkaUnknownTopic),
 		// Of the Sends under way, and those that have just ended.
 		kgo.MaxBufferedRecords(2 * k.inFlight),
-		// A Send ends in time, and its records with it, at the price of a record that is there twice if an answer was lost just
-		// then: without this the client would keep them, and send them, for ever. Its RecordDeliveryTimeout is of no use here: it
+		// A Send ends in time, and its records with it, at the price of a record that is
+		// there twice if an answer was lost just then: without this the client would keep
+		// them, and send them, for ever. Its RecordDeliveryTimeout is of no use here: it
 		// counts from the record's timestamp, which is that of the event.
 		kgo.AllowIdempotentProduceCancellation(),
 	}
@@ -139,7 +142,8 @@ func kafkaLogon(c *config.SASL) (kgo.Opt, error) {
 
 // Send produces the records and waits until all replicas in sync have each.
 //
-// When it returns, the client has none of the records any more: another attempt cannot be overtaken by this one.
+// When it returns, the client has none of the records any more: another attempt cannot be overtaken
+// by this one.
 func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
 	return k.send(records, func(open []*event.Record) error {
 		return k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
@@ -148,7 +152,8 @@ func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
 	})
 }
 
-// Probe connects and, where there is but one topic, looks whether that is there and may be written to.
+// Probe connects and, where there is but one topic, looks whether that is there and may be written
+// to.
 func (k *kafkaSink) Probe(ctx context.Context) error {
 	return k.with(ctx, noAnswer, func(attempt context.Context, c *kafkaClient) error {
 		if err := c.Ping(attempt); err != nil || !k.naming.fixed() {
@@ -187,8 +192,8 @@ func (k *kafkaSink) whatHelps(err error) error {
 	return cmp.Or(explainTLS(k.tls, err), err)
 }
 
-// reach returns a client that has had an answer from a broker: the library goes on trying for as long as it may, and says
-// only then that there was none.
+// reach returns a client that has had an answer from a broker: the library goes on trying for as
+// long as it may, and says only then that there was none.
 func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
 	c, err := k.newest()
 	if err != nil {
@@ -340,8 +345,8 @@ func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 	}
 }
 
-// timestamp returns the time of the event. An HMC whose clock is ahead does not know it: brokers refuse what is far in the
-// future, and no event can be later than its arrival.
+// timestamp returns the time of the event. An HMC whose clock is ahead does not know it: brokers
+// refuse what is far in the future, and no event can be later than its arrival.
 func timestamp(f *eventFields) time.Time {
 	r, at := f.record, f.at()
 	if at.IsZero() || !r.Received.IsZero() && at.After(r.Received) {
@@ -387,8 +392,8 @@ var kafkaErrors = []knownErrors{
 	}},
 }
 
-// kafkaMayWrite is the bit of the right to write in what a broker says about a topic, and kafkaUnsaid what it says when
-// it does not say.
+// kafkaMayWrite is the bit of the right to write in what a broker says about a topic, and
+// kafkaUnsaid what it says when it does not say.
 const (
 	kafkaMayWrite = 1 << 4
 	kafkaUnsaid   = math.MinInt32

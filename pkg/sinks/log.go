@@ -77,13 +77,15 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 	return l, nil
 }
 
-// openLog opens a log file for appending. A named pipe without a reader is an error instead of a wait.
+// openLog opens a log file for appending. A named pipe without a reader is an error instead of a
+// wait.
 func openLog(path string, flag int) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flag, logMode)
 }
 
-// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power loss may leave it.
-// Where that cannot be seen, because the file may be written but not read, it does not.
+// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power
+// loss may leave it. Where that cannot be seen, because the file may be written but not read, it
+// does not.
 func endsTorn(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
@@ -99,13 +101,13 @@ func endsTorn(file *os.File) bool {
 	return err == nil && last[0] != '\n'
 }
 
-// MaxBatch returns what is written at once without being configured: one write of many lines costs little more than
-// that of one.
+// MaxBatch returns what is written at once without being configured: one write of many lines costs
+// little more than that of one.
 func (l *logSink) MaxBatch() (records, bytes int) { return logBatchRecords, logBatchBytes }
 
-// Send appends the stored JSON of each record and a line feed. To a file it writes all records or, as far as nobody
-// else appends to it, none: what a full disk cuts off is taken back. Elsewhere a line may be left incomplete; the next
-// one then starts on a line of its own.
+// Send appends the stored JSON of each record and a line feed. To a file it writes all records or,
+// as far as nobody else appends to it, none: what a full disk cuts off is taken back. Elsewhere a
+// line may be left incomplete; the next one then starts on a line of its own.
 //
 // nil means that the operating system has the lines; they are not forced to the disk.
 func (l *logSink) Send(ctx context.Context, records []event.Record) error {
@@ -115,8 +117,8 @@ func (l *logSink) Send(ctx context.Context, records []event.Record) error {
 	return l.exclusive(ctx, func(attempt context.Context) error { return l.write(attempt, records) })
 }
 
-// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with
-// Close.
+// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after
+// the timeout or with Close.
 func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
 	return l.do(ctx, notWritten, func(attempt context.Context) error {
 		if err := l.busy.lock(attempt); err != nil {
@@ -138,8 +140,8 @@ func (l *logSink) write(ctx context.Context, records []event.Record) error {
 	return err
 }
 
-// interruptible makes a write to the output fail when ctx ends, as far as the system can do that: for pipes and sockets
-// that Go's poller knows. The function it returns ends that.
+// interruptible makes a write to the output fail when ctx ends, as far as the system can do that:
+// for pipes and sockets that Go's poller knows. The function it returns ends that.
 func (l *logSink) interruptible(ctx context.Context) func() {
 	out, ok := l.out.(interface{ SetWriteDeadline(t time.Time) error })
 	if !ok || out.SetWriteDeadline(time.Time{}) != nil {
@@ -194,8 +196,8 @@ func oneLine(r rune) rune {
 	return r
 }
 
-// rotate puts the file aside if it would become too large, and begins a new one. Where that is not possible, the file goes on
-// to grow: no event waits for it.
+// rotate puts the file aside if it would become too large, and begins a new one. Where that is not
+// possible, the file goes on to grow: no event waits for it.
 func (l *logSink) rotate(records []event.Record) {
 	size := l.size()
 	if l.maxSize <= 0 || size <= 0 {
@@ -237,7 +239,8 @@ func (l *logSink) writeChunk(chunk []byte) (int, error) {
 	return n, err
 }
 
-// withoutPath takes the path out of an error of package os: the errors of the sink begin with it already.
+// withoutPath takes the path out of an error of package os: the errors of the sink begin with it
+// already.
 func withoutPath(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", pe.Op, pe.Err)
@@ -245,7 +248,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// size returns the size of the file, or -1 where the output is not a file of the sink's own that can be cut.
+// size returns the size of the file, or -1 where the output is not a file of the sink's own that
+// can be cut.
 func (l *logSink) size() int64 {
 	if l.file == nil {
 		return -1
@@ -257,8 +261,8 @@ func (l *logSink) size() int64 {
 	return info.Size()
 }
 
-// takeBack cuts the file to the size it had before the last written bytes, unless something else has changed it since.
-// It reports whether it did.
+// takeBack cuts the file to the size it had before the last written bytes, unless something else
+// has changed it since. It reports whether it did.
 func (l *logSink) takeBack(size, written int64) bool {
 	return size >= 0 && l.size() == size+written && l.file.Truncate(size) == nil
 }
@@ -281,8 +285,8 @@ func (l *logSink) reopen() error {
 	return old.Close()
 }
 
-// Probe reports whether the output can be written to, without writing. A file that something has moved away since it was
-// opened is an error: nobody would find the lines.
+// Probe reports whether the output can be written to, without writing. A file that something has
+// moved away since it was opened is an error: nobody would find the lines.
 func (l *logSink) Probe(ctx context.Context) error {
 	return l.exclusive(ctx, func(context.Context) error { return l.probe() })
 }

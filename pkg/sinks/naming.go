@@ -10,10 +10,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// maxNameField is how much of a value goes into the name of a subject or topic: these have limits, values have none.
+// maxNameField is how much of a value goes into the name of a subject or topic: these have limits,
+// values have none.
 const maxNameField = 64
 
-// eventFields are what of an event goes into names, headers and lines. Empty is what the event does not have.
+// eventFields are what of an event goes into names, headers and lines. Empty is what the event does
+// not have.
 type eventFields struct {
 	record            *event.Record
 	hmc, kind, time   string
@@ -126,8 +128,8 @@ func (n naming) join(value func(field string) string) string {
 	return b.String()
 }
 
-// safe returns a value of which nothing is left that means something in a name: _ for each such character, and for a
-// value that is empty. What is left is ASCII.
+// safe returns a value of which nothing is left that means something in a name: _ for each such
+// character, and for a value that is empty. What is left is ASCII.
 func (n naming) safe(value string) string {
 	value = strings.Map(func(c rune) rune {
 		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(n.also, c) {

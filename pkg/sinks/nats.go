@@ -23,20 +23,21 @@ import (
 )
 
 const (
-	// natsReconnects and natsReconnectWait bound how long the library tries by itself to reconnect, about two minutes
-	// for each server. Whoever sends later connects anew.
+	// natsReconnects and natsReconnectWait bound how long the library tries by itself to
+	// reconnect, about two minutes for each server. Whoever sends later connects anew.
 	natsReconnects    = 60
 	natsReconnectWait = 2 * time.Second
 
 	// natsPing finds out within a minute that a server has gone without a word.
 	natsPing = 20 * time.Second
 
-	// natsGrace is how much longer than its context a call of the library may take before it is made to return.
+	// natsGrace is how much longer than its context a call of the library may take before it is
+	// made to return.
 	natsGrace = 100 * time.Millisecond
 )
 
-// natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it is sent within the
-// stream's duplicate window: its id is the message id.
+// natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it
+// is sent within the stream's duplicate window: its id is the message id.
 type natsSink struct {
 	stream
 	// servers are as the library takes them.
@@ -104,7 +105,8 @@ func natsLogon(c *config.NATS) (nats.Option, error) {
 	case c.NKeyFile != "":
 		nkey, err := nats.NkeyOptionFromSeed(c.NKeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("nkey_file: %s does not hold the seed of a user's nkey", c.NKeyFile) // err might quote it
+			// err might quote it
+			return nil, fmt.Errorf("nkey_file: %s does not hold the seed of a user's nkey", c.NKeyFile)
 		}
 		return nkey, nil
 	case c.Token.IsSet():
@@ -115,8 +117,9 @@ func natsLogon(c *config.NATS) (nats.Option, error) {
 	return nil, nil
 }
 
-// Send publishes the records and waits until the stream has acknowledged each. Those of one key go one after the other,
-// so that they are in the stream in their order also where one of them has to be sent again.
+// Send publishes the records and waits until the stream has acknowledged each. Those of one key go
+// one after the other, so that they are in the stream in their order also where one of them has to
+// be sent again.
 func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
 	return n.send(records, func(open []*event.Record) error {
 		return n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
@@ -162,8 +165,8 @@ type natsLink struct {
 	watchers map[*func(error)]struct{}
 }
 
-// watch calls denied with what the server does not permit, which comes without saying to which message, until stop is
-// called.
+// watch calls denied with what the server does not permit, which comes without saying to which
+// message, until stop is called.
 func (l *natsLink) watch(denied func(error)) (stop func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -222,8 +225,8 @@ func (l *natsLink) state(ctx context.Context) (passes bool, reason error) {
 	return true, nil
 }
 
-// bounded makes calls of the library return soon after ctx has ended: some wait for a write to the server, or for the end
-// of an attempt to reconnect. The function it returns ends that.
+// bounded makes calls of the library return soon after ctx has ended: some wait for a write to the
+// server, or for the end of an attempt to reconnect. The function it returns ends that.
 func (l *natsLink) bounded(ctx context.Context) (stop func()) {
 	over := make(chan struct{})
 	forget := context.AfterFunc(ctx, func() {
@@ -391,8 +394,8 @@ type natsMessage struct {
 	err     error
 }
 
-// publishAll publishes the records and waits for the answers. Of each key at most one record is on its way: the next one
-// goes when the one before is acknowledged.
+// publishAll publishes the records and waits for the answers. Of each key at most one record is on
+// its way: the next one goes when the one before is acknowledged.
 func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*event.Record) error {
 	// One that finds no room leaves the message to the timeout.
 	denials := make(chan error, 16)
@@ -419,7 +422,8 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 		behind[r.Key] = nil
 		sent = append(sent, n.publish(link, r))
 	}
-	// A stream answers in the order in which it was asked: whoever waits for the first does not keep the others waiting.
+	// A stream answers in the order in which it was asked: whoever waits for the first does not
+	// keep the others waiting.
 	for i := 0; i < len(sent); i++ {
 		m := &sent[i]
 		denied = n.await(ctx, link, m, denied, denials)
@@ -465,7 +469,8 @@ func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
 	return m
 }
 
-// await waits for the answer to a message. It returns what the server has denied so far, which may be about other messages.
+// await waits for the answer to a message. It returns what the server has denied so far, which may
+// be about other messages.
 func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error) []error {
 	for m.err == nil {
 		for _, err := range denied {
@@ -536,7 +541,8 @@ var natsErrors = []knownErrors{
 	}},
 }
 
-// natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does not name it.
+// natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does
+// not name it.
 const natsErrCodeOtherStream jetstream.ErrorCode = 10060
 
 // lookUp looks for the stream without sending an event.

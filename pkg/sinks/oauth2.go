@@ -17,8 +17,9 @@ import (
 
 // tokenSource gets tokens by OAuth 2 and keeps each while it is valid, for all requests of a sink.
 //
-// The round tripper that prometheus/common has for this asks for a token without the context of the request: a token
-// server that hangs would hold up the sink for ever. The flows themselves are those of the libraries.
+// The round tripper that prometheus/common has for this asks for a token without the context of the
+// request: a token server that hangs would hold up the sink for ever. The flows themselves are
+// those of the libraries.
 type tokenSource struct {
 	cfg *promconfig.OAuth2
 	// secret is that of the client; nil: none.
@@ -45,7 +46,8 @@ func newTokenSource(cfg *promconfig.OAuth2, conns *connections, opts clientOptio
 // jwtBearer is the grant type of RFC 7523.
 const jwtBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer" //nolint:gosec // G101: a name, no credential
 
-// token returns a valid token. A changed secret of the client is a reason for a new one. Its error is a *tokenError.
+// token returns a valid token. A changed secret of the client is a reason for a new one. Its error
+// is a *tokenError.
 func (s *tokenSource) token(ctx context.Context) (*oauth2.Token, error) {
 	t, err := s.validToken(ctx)
 	if err != nil {
@@ -96,7 +98,8 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth2: tls_config: %w", err)
 	}
-	// Made for each token, of which there are few: files are read again, and no connection is kept.
+	// Made for each token, of which there are few: files are read again, and no connection is
+	// kept.
 	transport := &http.Transport{
 		Proxy:                  s.cfg.Proxy(),
 		ProxyConnectHeader:     s.cfg.GetProxyConnectHeader(),
@@ -162,7 +165,8 @@ func (s *tokenSource) newFlow(credential string) func(context.Context) (*oauth2.
 	return func(ctx context.Context) (*oauth2.Token, error) { return flow.TokenSource(ctx).Token() }
 }
 
-// boundTransport makes requests with a context, whether or not whoever makes them has one, and answers within bounds.
+// boundTransport makes requests with a context, whether or not whoever makes them has one, and
+// answers within bounds.
 type boundTransport struct {
 	ctx       context.Context
 	userAgent string

@@ -13,8 +13,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// Reason says in one word why a sink failed. Advice is chosen by it rather than by the text of an error, which may
-// quote anything.
+// Reason says in one word why a sink failed. Advice is chosen by it rather than by the text of an
+// error, which may quote anything.
 type Reason string
 
 // The reasons. Every error of a sink has one of them.
@@ -52,8 +52,9 @@ const (
 	ReasonOther  Reason = "other"
 )
 
-// ReasonOf says why Send, Probe, Test or Repeat failed, and with which status; 0 where there was none. Of an error that
-// joins several it is the reason of the first that has one. Without an error it is "".
+// ReasonOf says why Send, Probe, Test or Repeat failed, and with which status; 0 where there was
+// none. Of an error that joins several it is the reason of the first that has one. Without an error
+// it is "".
 func ReasonOf(err error) (reason Reason, status int) {
 	if err == nil {
 		return "", 0

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// minHidden is the length from which on a part of a URL is hidden. Hiding every "1" would leave no text.
+	// minHidden is the length from which on a part of a URL is hidden. Hiding every "1" would
+	// leave no text.
 	minHidden = 4
 	// minHiddenSegment is the same for the parts of a path, most of which are words.
 	minHiddenSegment = 8
@@ -27,8 +28,8 @@ const (
 	hidden = "<secret>"
 )
 
-// redactor takes out of other people's text what must not be seen: error pages like to quote the address they were
-// asked for, and the addresses of webhooks hold tokens.
+// redactor takes out of other people's text what must not be seen: error pages like to quote the
+// address they were asked for, and the addresses of webhooks hold tokens.
 type redactor struct {
 	replacer *strings.Replacer
 	// longest is the length of the longest text it replaces.
@@ -78,7 +79,8 @@ func (r *redactor) error(err error) error {
 	return because(reason, errors.New(printable(clean, maxErrorText)))
 }
 
-// excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one line of printable text.
+// excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one
+// line of printable text.
 func (r *redactor) excerpt(data []byte) string {
 	text := r.replacer.Replace(string(data))
 	if len(data) >= maxExcerptRead { // a secret may have been cut in two
@@ -87,7 +89,8 @@ func (r *redactor) excerpt(data []byte) string {
 	return printable(text, maxExcerpt)
 }
 
-// printable returns s as one line of printable text of at most limit bytes, and "..." if that is not all.
+// printable returns s as one line of printable text of at most limit bytes, and "..." if that is
+// not all.
 func printable(s string, limit int) string {
 	var b strings.Builder
 	gap := false

@@ -41,9 +41,9 @@ func (s *signer) signing() *signing {
 	return x
 }
 
-// sign returns what the Standard Webhooks specification says: for each key "v1," and the base64 of the HMAC-SHA256
-// over id.timestamp.body, separated by spaces. A consumer accepts the request if any of them is right, so that
-// keys can be changed.
+// sign returns what the Standard Webhooks specification says: for each key "v1," and the base64 of
+// the HMAC-SHA256 over id.timestamp.body, separated by spaces. A consumer accepts the request if
+// any of them is right, so that keys can be changed.
 func (s *signer) sign(id, timestamp string, body []byte) string {
 	x := s.signing()
 	defer s.pool.Put(x)

@@ -10,8 +10,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// streamBatch is how many events one Send of a sink for NATS or Kafka takes unless more are configured. Each event is a
-// message of its own: a batch is only what is on its way at once.
+// streamBatch is how many events one Send of a sink for NATS or Kafka takes unless more are
+// configured. Each event is a message of its own: a batch is only what is on its way at once.
 const streamBatch = 256
 
 // stream is what the sinks for NATS and Kafka have in common.
@@ -30,13 +30,14 @@ type stream struct {
 	accepted *acceptedIDs
 }
 
-// newStream makes the common part of a sink. hosts are its servers, and place is what the configuration calls the name.
+// newStream makes the common part of a sink. hosts are its servers, and place is what the
+// configuration calls the name.
 func newStream(kind string, hosts []string, place, name string, cfg config.Sink) (stream, error) {
 	timeout, batch := timeoutOf(cfg), max(cfg.Batch.MaxEvents, streamBatch)
 	s := stream{batch: batch, inFlight: batch * max(cfg.Concurrency, 1)}
 	s.accepted = newAcceptedIDs(s.inFlight)
-	// Less than the whole attempt, so that the second server has its turn when the first hangs, and that what keeps
-	// from connecting is reported rather than that time is over.
+	// Less than the whole attempt, so that the second server has its turn when the first hangs,
+	// and that what keeps from connecting is reported rather than that time is over.
 	s.connect = (timeout - timeout/8) / time.Duration(len(hosts))
 	s.conns = newConnections(s.connect)
 	s.attempts = attempts{name: kind + ": " + strings.Join(hosts, ", "), timeout: timeout, life: s.conns.lifetime, precise: true}
@@ -62,8 +63,9 @@ func (s *stream) send(records []event.Record, f func(open []*event.Record) error
 	return err
 }
 
-// settle keeps in mind what was accepted of a Send, and returns the error to judge it by. One that is refused for good comes
-// first: the batch is then sent in parts, until that event is alone. Then one that says more than that time was over.
+// settle keeps in mind what was accepted of a Send, and returns the error to judge it by. One that
+// is refused for good comes first: the batch is then sent in parts, until that event is alone. Then
+// one that says more than that time was over.
 func (s *stream) settle(accepted []*event.Record, failed []error) error {
 	if len(failed) == 0 {
 		return nil
@@ -82,7 +84,8 @@ func (s *stream) settle(accepted []*event.Record, failed []error) error {
 	return failed[0]
 }
 
-// refused says that one event is refused, and nothing else, which HTTP has a status for: those that were sent with it may be fine.
+// refused says that one event is refused, and nothing else, which HTTP has a status for: those that
+// were sent with it may be fine.
 func (s *stream) refused(status int, what string, r *event.Record, err error) error {
 	return &PermanentError{Status: status, Err: fmt.Errorf("%s: %sevent of %d bytes: %w", s.name, what, len(r.JSON), err)}
 }

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// syslogBatchRecords and syslogBatchBytes are what one Send should be given; it takes any number.
+	// syslogBatchRecords and syslogBatchBytes are what one Send should be given; it takes any
+	// number.
 	syslogBatchRecords = 1024
 	syslogBatchBytes   = 1 << 20
 
@@ -28,20 +29,24 @@ const (
 	// minDatagram is the least that is tried where a datagram is too large.
 	minDatagram = 1 << 10
 
-	// syslogSendBuffer bounds what the kernel holds of what was written: so much less is in doubt when a connection breaks.
+	// syslogSendBuffer bounds what the kernel holds of what was written: so much less is in
+	// doubt when a connection breaks.
 	syslogSendBuffer = 256 << 10
 
-	// syslogTail and syslogTailAge bound what is written again to the next connection when one breaks. On Linux a server
-	// has at most 6 MiB waiting to be read, by default. The age is more than syslogUserTimeout: what is older
-	// has been acknowledged by the server's TCP, and the server had time to read it.
+	// syslogTail and syslogTailAge bound what is written again to the next connection when one
+	// breaks. On Linux a server has at most 6 MiB waiting to be read, by default. The age is
+	// more than syslogUserTimeout: what is older has been acknowledged by the server's TCP, and
+	// the server had time to read it.
 	syslogTail    = 8 << 20
 	syslogTailAge = time.Minute
 
-	// syslogUserTimeout is how long written data may stay unacknowledged before the connection counts as broken.
+	// syslogUserTimeout is how long written data may stay unacknowledged before the connection
+	// counts as broken.
 	syslogUserTimeout = 30 * time.Second
 
-	// A server that refuses a client (by its address, or in TLS 1.3 by its certificate) says so a round trip after the
-	// connection was made. So long, at least and at most, is waited for that.
+	// A server that refuses a client (by its address, or in TLS 1.3 by its certificate) says so
+	// a round trip after the connection was made. So long, at least and at most, is waited for
+	// that.
 	minSettle = 50 * time.Millisecond
 	maxSettle = 2 * time.Second
 
@@ -51,9 +56,10 @@ const (
 
 // syslogSink sends messages of RFC 5424.
 //
-// The protocol has no acknowledgements, and what was written to a connection may be lost with it: the kernel of either side
-// holds it, and the server has not read it. So the sink looks whether the connection is alive before and after each write, and
-// keeps what it has written lately. When a connection turns out to be broken, that is written again, first of all, to the next.
+// The protocol has no acknowledgements, and what was written to a connection may be lost with it:
+// the kernel of either side holds it, and the server has not read it. So the sink looks whether the
+// connection is alive before and after each write, and keeps what it has written lately. When a
+// connection turns out to be broken, that is written again, first of all, to the next.
 type syslogSink struct {
 	attempts
 	scheme string
@@ -97,7 +103,8 @@ func newSyslog(cfg config.Sink, _ Options) (Sink, error) {
 		busy:   newMutex(),
 	}
 	timeout := timeoutOf(cfg)
-	// Connecting gets a little less than the whole attempt: its own error says more than "not written".
+	// Connecting gets a little less than the whole attempt: its own error says more than "not
+	// written".
 	s.conns = newConnections(timeout - timeout/8)
 	s.attempts = attempts{name: "syslog: " + scheme + "://" + target, timeout: timeout, life: s.conns.lifetime}
 	if scheme == config.SyslogOverTLS {
@@ -116,12 +123,12 @@ func newSyslog(cfg config.Sink, _ Options) (Sink, error) {
 	return s, nil
 }
 
-// MaxBatch returns what is written at once without being configured: one write of many messages costs little more than
-// that of one.
+// MaxBatch returns what is written at once without being configured: one write of many messages
+// costs little more than that of one.
 func (s *syslogSink) MaxBatch() (records, bytes int) { return syslogBatchRecords, syslogBatchBytes }
 
-// Send writes one message per record. nil means that all were written to a connection that the server had not closed by
-// then, or, for a datagram, that the operating system has taken it.
+// Send writes one message per record. nil means that all were written to a connection that the
+// server had not closed by then, or, for a datagram, that the operating system has taken it.
 func (s *syslogSink) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
@@ -135,8 +142,8 @@ func (s *syslogSink) Send(ctx context.Context, records []event.Record) error {
 	})
 }
 
-// Probe connects, with TLS where it is configured, and waits whether the server refuses the connection. It sends nothing.
-// Of UDP it says no more than that the host has an address.
+// Probe connects, with TLS where it is configured, and waits whether the server refuses the
+// connection. It sends nothing. Of UDP it says no more than that the host has an address.
 func (s *syslogSink) Probe(ctx context.Context) error {
 	return s.do(ctx, notWritten, func(attempt context.Context) error {
 		conn, err := s.connect(attempt)
@@ -188,10 +195,12 @@ func (s *syslogSink) drop() {
 	s.conn = nil
 }
 
-// errAgain says that the connection is fine, but that there was no time left for the records of this Send.
+// errAgain says that the connection is fine, but that there was no time left for the records of
+// this Send.
 var errAgain = because(ReasonTimeout, errors.New("what was written before the connection broke is being written again"))
 
-// write writes the records to s.conn. After an error other than errAgain, that is of no use any more.
+// write writes the records to s.conn. After an error other than errAgain, that is of no use any
+// more.
 func (s *syslogSink) write(ctx context.Context, records []event.Record, fresh bool) error {
 	defer interruptible(ctx, s.conn.wire.SetDeadline)()
 	if s.conn.datagrams {
@@ -217,8 +226,9 @@ func (s *syslogSink) write(ctx context.Context, records []event.Record, fresh bo
 	return nil
 }
 
-// writeTail writes again what may have been lost with the connection before. It takes half of an attempt's time, and goes on
-// with the next one: otherwise a slow connection would never come to the end.
+// writeTail writes again what may have been lost with the connection before. It takes half of an
+// attempt's time, and goes on with the next one: otherwise a slow connection would never come to
+// the end.
 func (s *syslogSink) writeTail() error {
 	start := time.Now()
 	for s.again > 0 {
@@ -235,7 +245,8 @@ func (s *syslogSink) writeTail() error {
 	return nil
 }
 
-// keep adds data to the tail, and removes what the server must have read by now: the connection is alive still.
+// keep adds data to the tail, and removes what the server must have read by now: the connection is
+// alive still.
 func (s *syslogSink) keep(data []byte) {
 	now := time.Now()
 	s.tail = append(s.tail, syslogChunk{data: data, written: now})
@@ -249,7 +260,8 @@ func (s *syslogSink) keep(data []byte) {
 	s.tail = s.tail[gone:]
 }
 
-// writeDatagrams writes a datagram for each record. One that is too large for the system is cut further.
+// writeDatagrams writes a datagram for each record. One that is too large for the system is cut
+// further.
 func (s *syslogSink) writeDatagrams(records []event.Record) error {
 	var buf []byte
 	for i := range records {
@@ -348,14 +360,16 @@ type syslogConn struct {
 // errServerClosed is the end of a connection that the server closed.
 var errServerClosed = because(ReasonUnavailable, errors.New("the server closed the connection"))
 
-// look takes what the server has sent so far, and says why the connection is over; nil: it is not, as far as that is known here.
+// look takes what the server has sent so far, and says why the connection is over; nil: it is not,
+// as far as that is known here.
 func (c *syslogConn) look() error {
 	c.wire.nowait = true
 	defer func() { c.wire.nowait = false }()
 	return c.drain()
 }
 
-// settle is look for a new connection: it waits until the server must have refused it if it wants to.
+// settle is look for a new connection: it waits until the server must have refused it if it wants
+// to.
 func (c *syslogConn) settle(ctx context.Context) error {
 	if c.datagrams {
 		return c.look()
@@ -376,8 +390,9 @@ func (c *syslogConn) settle(ctx context.Context) error {
 	return err
 }
 
-// drain reads until there is nothing more to read. Nothing is expected: a syslog server does not answer. But TLS has things
-// of its own to send, and the end of a connection stands behind what was sent before.
+// drain reads until there is nothing more to read. Nothing is expected: a syslog server does not
+// answer. But TLS has things of its own to send, and the end of a connection stands behind what was
+// sent before.
 func (c *syslogConn) drain() error {
 	const enough = 1 << 10
 	var scratch [1024]byte
@@ -407,7 +422,8 @@ func (c *syslogConn) reason(err error) error {
 	return err
 }
 
-// goodbye closes a connection at which nothing is written. TLS wants to inform the server; it does not get long for it.
+// goodbye closes a connection at which nothing is written. TLS wants to inform the server; it does
+// not get long for it.
 func (c *syslogConn) goodbye() {
 	c.wire.hasty = true
 	_ = c.Close()
@@ -439,7 +455,8 @@ func inner(conn net.Conn) net.Conn {
 	return conn
 }
 
-// tune bounds what the kernel holds, and for how long. Where that fails, the connection works without.
+// tune bounds what the kernel holds, and for how long. Where that fails, the connection works
+// without.
 func (w *wire) tune() {
 	switch c := inner(w.Conn).(type) {
 	case *net.TCPConn:

@@ -15,10 +15,12 @@ import (
 )
 
 const (
-	// syslogSDID names the structured data. 32473 is the enterprise number for those that have none (RFC 5612).
+	// syslogSDID names the structured data. 32473 is the enterprise number for those that have
+	// none (RFC 5612).
 	syslogSDID = "hmcnotifyd@32473"
 
-	// maxSDValue bounds each value of the structured data, in bytes. What an HMC calls things is far shorter.
+	// maxSDValue bounds each value of the structured data, in bytes. What an HMC calls things
+	// is far shorter.
 	maxSDValue = 255
 
 	// maxMsgID is what RFC 5424 allows.
@@ -110,8 +112,8 @@ func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
 	return append(appendOneLine(dst, cutText(message, end)), cutMark...)
 }
 
-// appendOneLine appends a message. No message has a line feed: texts have been through text, and stored JSON is compact. If one
-// had all the same, it would be two messages to the server.
+// appendOneLine appends a message. No message has a line feed: texts have been through text, and
+// stored JSON is compact. If one had all the same, it would be two messages to the server.
 func appendOneLine(dst, message []byte) []byte {
 	start := len(dst)
 	dst = append(dst, message...)
@@ -124,8 +126,8 @@ func appendOneLine(dst, message []byte) []byte {
 	}
 }
 
-// appendHead appends what stands in front of the message. cut is the length of a message that is not sent whole, else 0.
-// Where there is no place for names, the id has to do.
+// appendHead appends what stands in front of the message. cut is the length of a message that is
+// not sent whole, else 0. Where there is no place for names, the id has to do.
 func (f *syslogFormat) appendHead(dst []byte, e *eventFields, cut int, names bool) []byte {
 	dst = append(dst, '<')
 	dst = strconv.AppendInt(dst, int64(f.facility*8+e.level()), 10)
@@ -207,9 +209,10 @@ func (f *syslogFormat) message(e *eventFields) []byte {
 	return e.record.JSON
 }
 
-// text returns s as a message. RFC 5424 wants a byte order mark in front of UTF-8, which JSON must not have (RFC 8259).
-// ASCII control characters become # and three octal digits, as rsyslog writes them, and others blanks: what an HMC or an
-// operating system has sent must look like a message of its own nowhere, whichever way the server separates messages.
+// text returns s as a message. RFC 5424 wants a byte order mark in front of UTF-8, which JSON must
+// not have (RFC 8259). ASCII control characters become # and three octal digits, as rsyslog writes
+// them, and others blanks: what an HMC or an operating system has sent must look like a message of
+// its own nowhere, whichever way the server separates messages.
 func (f *syslogFormat) text(s string) []byte {
 	b := make([]byte, 0, len(bom)+len(s)+16)
 	if strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) {
@@ -228,8 +231,8 @@ func (f *syslogFormat) text(s string) []byte {
 	return b
 }
 
-// osForwarderLine is an OS message as zhmc-os-forwarder writes it: CPC, partition and sequence number, and then the text
-// without the line feeds around it.
+// osForwarderLine is an OS message as zhmc-os-forwarder writes it: CPC, partition and sequence
+// number, and then the text without the line feeds around it.
 func osForwarderLine(e *eventFields) string {
 	number, text := "-", ""
 	for name, value := range event.Members(e.body()) {

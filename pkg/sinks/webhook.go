@@ -17,7 +17,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept by default.
+// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept by
+// default.
 const maxBatchBytes = 1_000_000
 
 // webhook posts events to an HTTP server.
@@ -115,10 +116,11 @@ func userAgent(version string) string {
 // MaxBatch returns the configured size of a batch.
 func (w *webhook) MaxBatch() (records, bytes int) { return w.batch, w.maxBytes }
 
-// Send makes one request and judges the answer by its status alone: once a status has arrived, whatever happens to
-// the rest of the answer changes nothing.
+// Send makes one request and judges the answer by its status alone: once a status has arrived,
+// whatever happens to the rest of the answer changes nothing.
 //
-// It uses the transport without an http.Client around it: no redirect is followed, and errors do not hold the URL.
+// It uses the transport without an http.Client around it: no redirect is followed, and errors do
+// not hold the URL.
 func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
@@ -156,7 +158,8 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 	return w.endpoint.request(ctx, header, body)
 }
 
-// batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent again, has the same one.
+// batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent
+// again, has the same one.
 func batchID(records []event.Record) string {
 	h := sha256.New()
 	for i := range records {
@@ -174,7 +177,8 @@ func batchBody(records []event.Record) ([]byte, error) {
 	return jsonArray(records, 0, func(dst []byte, r event.Record) []byte { return append(dst, r.JSON...) }), nil
 }
 
-// jsonArray puts an array together of what add appends for each record, which is more than its JSON by about so many bytes.
+// jsonArray puts an array together of what add appends for each record, which is more than its JSON
+// by about so many bytes.
 func jsonArray(records []event.Record, more int, add func(dst []byte, r event.Record) []byte) []byte {
 	size := len(records) + 1
 	for i := range records {
