@@ -322,7 +322,9 @@ type Difference struct {
 // A resource is gone when two listings in a row do not have it: an HMC that has just started may
 // not know yet what it manages. Nothing is reported of the partitions of a CPC that does not
 // communicate.
-func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
+func (e *Estate) Compare(
+	l *Listing, now time.Time, inSight func(hmc string) bool,
+) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	present := make(map[string]struct{}, len(l.Resources))
@@ -374,7 +376,8 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		e.dirty[r.URI] = true
 	}
 	for uri, o := range e.objects {
-		if _, there := present[uri]; there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
+		_, there := present[uri]
+		if there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
 			continue
 		}
 		if len(o.hmcs) == 0 { // no HMC has ever listed it
@@ -410,7 +413,8 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 	}
 	maps.Copy(e.listedBy(l.HMC), l.Complete)
 	slices.SortStableFunc(differences, func(a, b Difference) int {
-		return cmp.Or(rank(a.Now.Class)-rank(b.Now.Class), strings.Compare(a.Now.CPC, b.Now.CPC), strings.Compare(a.Now.Name, b.Now.Name))
+		x, y := &a.Now, &b.Now
+		return cmp.Or(rank(x.Class)-rank(y.Class), strings.Compare(x.CPC, y.CPC), strings.Compare(x.Name, y.Name))
 	})
 	return differences, again
 }
@@ -500,7 +504,9 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 		case o == nil:
 			fn(uri, nil)
 		case !o.fresh:
-			s := stored{Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs}
+			s := stored{
+				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs,
+			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()
 			}
@@ -530,7 +536,9 @@ func (e *Estate) Load(uri string, value []byte) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o := e.add(Resource{URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact})
+	o := e.add(Resource{
+		URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact,
+	})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
 	}

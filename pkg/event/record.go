@@ -63,9 +63,9 @@ func ParseRecord(data []byte) (Record, error) {
 		spans[i].end = at
 	}
 	fields := string(data[:at])
-	r.ID, r.Type, r.Key = fields[spans[0].start:spans[0].end], fields[spans[1].start:spans[1].end], fields[spans[2].start:spans[2].end]
-	data = data[at:]
-	r.JSON = data
+	field := func(i int) string { return fields[spans[i].start:spans[i].end] }
+	r.ID, r.Type, r.Key = field(0), field(1), field(2)
+	r.JSON = data[at:]
 	return r, nil
 }
 

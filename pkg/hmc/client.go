@@ -89,7 +89,8 @@ func New(opts Options) (*Client, error) {
 		return nil, errors.New("hmc: no hosts")
 	}
 	for _, h := range opts.Hosts {
-		if h == "" || strings.ContainsAny(h, "[]/@ ") || strings.Contains(h, ":") && net.ParseIP(withoutZone(h)) == nil {
+		isAddress := !strings.Contains(h, ":") || net.ParseIP(withoutZone(h)) != nil
+		if h == "" || strings.ContainsAny(h, "[]/@ ") || !isAddress {
 			return nil, fmt.Errorf("hmc: host %q: must be a bare DNS name or IP address", h)
 		}
 	}
@@ -97,7 +98,8 @@ func New(opts Options) (*Client, error) {
 		opts.Port = DefaultPort
 	}
 	if opts.Port < 0 || opts.Port > 65535 || opts.RequestsPerMinute < 0 || opts.Timeout < 0 {
-		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range", opts.Port, opts.RequestsPerMinute, opts.Timeout)
+		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range",
+			opts.Port, opts.RequestsPerMinute, opts.Timeout)
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
 	if opts.TLS == nil {
@@ -116,7 +118,10 @@ func New(opts Options) (*Client, error) {
 	if opts.OnRequest == nil {
 		opts.OnRequest = func(string, string) {}
 	}
-	c := &Client{opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight), budget: newBudget(opts.RequestsPerMinute)}
+	c := &Client{
+		opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight),
+		budget: newBudget(opts.RequestsPerMinute),
+	}
 	c.host.Store(&opts.Hosts[0])
 	protocols := new(http.Protocols)
 	// The HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it.
@@ -170,7 +175,9 @@ func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	var errs []error
 	for i := range c.opts.Hosts {
 		var v Version
-		err := c.do(ctx, &call{operation: opQueryAPIVersion, host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v})
+		err := c.do(ctx, &call{
+			operation: opQueryAPIVersion, host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v,
+		})
 		if _, ok := errors.AsType[*ConnectError](err); ok {
 			errs = append(errs, err)
 			continue
@@ -292,7 +299,8 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		}
 		body = bytes.NewReader(data)
 	}
-	u := url.URL{Scheme: "https", Host: net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port)), Path: r.uri, RawQuery: r.query}
+	host := net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port))
+	u := url.URL{Scheme: "https", Host: host, Path: r.uri, RawQuery: r.query}
 	req, err := http.NewRequestWithContext(r.trace(ctx), r.method, u.String(), body)
 	if err != nil {
 		return fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
@@ -342,7 +350,8 @@ func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, go
 		ctx, cancel := context.WithTimeoutCause(parent, timeout, late("no answer", timeout))
 		return ctx, func() {}, cancel
 	}
-	ctx, cancel := context.WithTimeoutCause(parent, longFactor*timeout, late("no end of the answer", longFactor*timeout))
+	whole := longFactor * timeout
+	ctx, cancel := context.WithTimeoutCause(parent, whole, late("no end of the answer", whole))
 	ctx, stall := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(timeout, func() { stall(late("nothing of the answer", timeout)) })
 	return ctx, func() { timer.Reset(timeout) }, func() {
@@ -383,7 +392,9 @@ func (r *call) read(body io.Reader) error {
 		r.data = r.data[:limit] // not JSON any more: the status is what counts
 		return nil
 	}
-	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: fmt.Sprintf("the answer is longer than %d MiB", limit>>20), TooLong: true}
+	wrong := r.wrong(fmt.Sprintf("the answer is longer than %d MiB", limit>>20))
+	wrong.TooLong = true
+	return wrong
 }
 
 // interpret turns the answer into the value it is expected to be, or into an error.
@@ -403,9 +414,14 @@ func (r *call) interpret() error {
 		if !r.quiet {
 			problem += ": " + cleanMessage(err.Error(), r.secrets)
 		}
-		return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: problem}
+		return r.wrong(problem)
 	}
 	return nil
+}
+
+// wrong is the error of an answer that is not what the API documents.
+func (r *call) wrong(problem string) *AnswerError {
+	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: problem}
 }
 
 // handshakeError marks what went wrong between the TCP connection and the end of the TLS handshake.

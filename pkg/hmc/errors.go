@@ -213,7 +213,8 @@ func newHTTPError(r *call) *HTTPError {
 		if err != nil {
 			kind = "something"
 		}
-		e.Message = fmt.Sprintf("%s (answered with %s that is not the API's)", strings.ToLower(http.StatusText(e.Status)), kind)
+		status := strings.ToLower(http.StatusText(e.Status))
+		e.Message = fmt.Sprintf("%s (answered with %s that is not the API's)", status, kind)
 	}
 	e.Message = cleanMessage(e.Message, r.secrets)
 	return e

@@ -71,11 +71,15 @@ type HardwareMessage struct {
 // CPC (else 403 with reason 1, or 404). A console was seen with thousands of them, so the
 // properties of each are not asked for lightly. What is known of the operation is from IBM's
 // documentation and from zhmcclient and its tests on real HMCs.
-func (s *Session) ListHardwareMessages(ctx context.Context, parentURI string, begin time.Time) (messages []HardwareMessage, complete bool, err error) {
+func (s *Session) ListHardwareMessages(
+	ctx context.Context, parentURI string, begin time.Time,
+) (messages []HardwareMessage, complete bool, err error) {
 	if parentURI != consoleURI && !isObject(parentURI, cpcsURI) {
-		return nil, false, fmt.Errorf("hmc: list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
+		return nil, false, fmt.Errorf(
+			"hmc: list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
 	}
-	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/hardware-messages", timesOf(begin, time.Time{}), "hardware-messages")
+	const member = "hardware-messages"
+	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/"+member, timesOf(begin, time.Time{}), member)
 	if err != nil {
 		return nil, false, err
 	}
@@ -92,18 +96,19 @@ func (s *Session) ListHardwareMessages(ctx context.Context, parentURI string, be
 // reason 1. No operation on hardware messages other than this and the list is ever called: the
 // others delete the message or call IBM.
 func (s *Session) GetHardwareMessage(ctx context.Context, elementURI string) (HardwareMessage, error) {
+	var none HardwareMessage
 	if !isHardwareMessage(elementURI) {
-		return HardwareMessage{}, fmt.Errorf("hmc: get hardware message: %q is not the URI of a hardware message", elementURI)
+		return none, fmt.Errorf("hmc: get hardware message: %q is not the URI of a hardware message", elementURI)
 	}
 	var raw json.RawMessage
 	r := s.call(&call{operation: opGetHardwareMessage, method: http.MethodGet, uri: elementURI, into: &raw})
 	if err := s.c.do(ctx, r); err != nil {
-		return HardwareMessage{}, err
+		return none, err
 	}
 	if m := readHardwareMessage(raw); m.ElementURI == elementURI {
 		return m, nil
 	}
-	return HardwareMessage{}, &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer is not the hardware message that was asked for"}
+	return none, r.wrong("the answer is not the hardware message that was asked for")
 }
 
 // readHardwareMessage reads an object. A property of another type than the documented one is taken

@@ -83,7 +83,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 	errors.As(err, &refusal)
 	switch {
 	case r.status == http.StatusCreated,
-		r.status == http.StatusConflict && refusal != nil && (refusal.Reason == ReasonPartialLogon50 || refusal.Reason == ReasonPartialLogon51):
+		IsReason(err, http.StatusConflict, ReasonPartialLogon50), IsReason(err, http.StatusConflict, ReasonPartialLogon51):
 		partial := &PartialLogonError{Status: r.status, Reason: NoReason}
 		if refusal != nil {
 			partial.Reason, partial.Message = refusal.Reason, refusal.Message
@@ -100,7 +100,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 		return nil, err
 	case r.status != http.StatusOK || s.id == "":
 		c.cleanUp(ctx, s)
-		return nil, &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer to the logon holds no session"}
+		return nil, r.wrong("the answer to the logon holds no session")
 	}
 	return s, nil
 }
@@ -143,14 +143,17 @@ func (c *Client) cleanUp(ctx context.Context, s *Session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if err := s.Logoff(ctx); err != nil {
-		c.log.Warn("a session that is of no use could not be logged off; the HMC ends it after its idle time", zap.Error(err))
+		const text = "a session that is of no use could not be logged off; the HMC ends it after its idle time"
+		c.log.Warn(text, zap.Error(err))
 	}
 }
 
 // Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC
 // nothing.
 func (c *Client) Resume(sessionID, credential string) *Session {
-	return &Session{c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1}
+	return &Session{
+		c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1,
+	}
 }
 
 // ID returns the session's id. It is a secret: it gives all that the session may do.
@@ -209,7 +212,9 @@ func (s *Session) Logoff(ctx context.Context) error {
 	if s.over.Load() {
 		return nil
 	}
-	err := s.c.do(ctx, s.call(&call{operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true}))
+	err := s.c.do(ctx, s.call(&call{
+		operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true,
+	}))
 	var answer *HTTPError
 	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
 		// As in zhmcclient, 403 is no error here: the session is not known any more.
@@ -226,7 +231,7 @@ func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, err
 	var answer struct {
 		Partitions []Partition `json:"partitions"`
 	}
-	err := s.get(ctx, opListPermittedPartitions, "/api/console/operations/list-permitted-partitions", &answer)
+	err := s.get(ctx, opListPermittedPartitions, "/api/console/operations/"+opListPermittedPartitions, &answer)
 	return answer.Partitions, err
 }
 
@@ -236,7 +241,8 @@ func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partiti
 	var answer struct {
 		Partitions []Partition `json:"logical-partitions"`
 	}
-	err := s.get(ctx, opListPermittedLogicalPartitions, "/api/console/operations/list-permitted-logical-partitions", &answer)
+	const operation = opListPermittedLogicalPartitions
+	err := s.get(ctx, operation, "/api/console/operations/"+operation, &answer)
 	return answer.Partitions, err
 }
 
@@ -248,7 +254,9 @@ func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partiti
 // the topic is among those of NotificationTopics), and a partition that offers no messages now (409
 // with ReasonChannelUnavailable). It needs object access to the partition (else 404) and the task
 // "Operating System Messages".
-func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, refresh bool) (topicName string, err error) {
+func (s *Session) OpenOSMessageChannel(
+	ctx context.Context, objectURI string, refresh bool,
+) (topicName string, err error) {
 	if !isPartition(objectURI) {
 		return "", fmt.Errorf("hmc: open OS message channel: %q is not the URI of a partition", objectURI)
 	}
@@ -256,7 +264,7 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 		TopicName string `json:"topic-name"`
 	}
 	r := s.call(&call{
-		operation: opOpenOSMessageChannel, method: http.MethodPost, uri: objectURI + "/operations/open-os-message-channel",
+		operation: opOpenOSMessageChannel, method: http.MethodPost, uri: objectURI + "/operations/" + opOpenOSMessageChannel,
 		body: map[string]bool{"include-refresh-messages": refresh}, into: &answer,
 		repeatable: true, // a second one is refused, not opened
 	})
@@ -264,7 +272,7 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 		return "", err
 	}
 	if answer.TopicName == "" {
-		return "", &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer names no topic"}
+		return "", r.wrong("the answer names no topic")
 	}
 	return answer.TopicName, nil
 }

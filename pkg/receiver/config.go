@@ -128,7 +128,8 @@ func (c StompRetryTimeoutConfig) Validate() error {
 
 // Backoff gives the delays between connection attempts. The delay after the n-th failed attempt is
 //
-//	min(ReconnectSleepMax, ReconnectSleepInitial * (1 + ReconnectSleepIncrease)^(n-1)) * (1 + rand[0,1) * ReconnectSleepJitter)
+//	min(ReconnectSleepMax, ReconnectSleepInitial * (1 + ReconnectSleepIncrease)^(n-1))
+//	    * (1 + rand[0,1) * ReconnectSleepJitter)
 //
 // A Backoff is used by one goroutine at a time.
 type Backoff struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,7 +84,8 @@ func (l *link) logon(ctx context.Context) error {
 	connect := appendFrame(nil, "CONNECT",
 		"accept-version", acceptVersion,
 		"host", r.opts.Host,
-		headerHeartBeat, fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
+		headerHeartBeat,
+		fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
 		"login", r.logons[r.spelling].login,
 		"passcode", r.logons[r.spelling].passcode)
 	if _, err := l.conn.Write(connect); err != nil {
@@ -102,7 +104,7 @@ func (l *link) logon(ctx context.Context) error {
 		if isLogonRefusal(&f) {
 			reason = ReasonAuthorization
 		}
-		return &refusedError{reason, jms}
+		return &linkError{reason, "STOMP logon refused: " + jms.Error(), jms}
 	default:
 		return protocolErrorf("neither CONNECTED nor ERROR in answer to CONNECT")
 	}
@@ -136,7 +138,7 @@ func tlsError(err error) error {
 	if isTimeout(err) || isEnd(err) || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
 		return err
 	}
-	return &handshakeError{err}
+	return &linkError{ReasonTLS, "TLS handshake: " + err.Error(), err}
 }
 
 // negotiate takes over what the server chose in its CONNECTED frame.
@@ -205,19 +207,14 @@ func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
 func isLogonRefusal(f *frame) bool {
 	body := f.body[:min(len(f.body), 1<<10)]
 	text := strings.ToLower(f.headers.Get(headerMessage) + "\n" + string(body))
-	if strings.Contains(text, "protocol version") || strings.Contains(text, "heart-beat") || strings.Contains(text, "heart beat") {
-		return false // a stack trace may name anything
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 	}
-	for _, word := range []string{
+	// A stack trace may name anything.
+	return !has("protocol version", "heart-beat", "heart beat") && has(
 		"password", "passcode", "user name", "username", "userid", "user id", "login", "logon", "log on", "logged on",
-		"credential", "authenti", "authori", "permission", "not permitted", "not allowed", "denied", "securityexception",
-		"session", "expired", "disabled", "locked", "revoked",
-	} {
-		if strings.Contains(text, word) {
-			return true
-		}
-	}
-	return false
+		"credential", "authenti", "authori", "permission", "not permitted", "not allowed", "denied",
+		"securityexception", "session", "expired", "disabled", "locked", "revoked")
 }
 
 // verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for
@@ -229,7 +226,8 @@ func verifiedTLS(config *tls.Config, host string) *tls.Config {
 		config = config.Clone()
 	}
 	if config.ServerName == "" {
-		config.ServerName, _, _ = strings.Cut(host, "%") // no certificate names a zone
+		// No certificate names a zone.
+		config.ServerName, _, _ = strings.Cut(host, "%")
 	}
 	return config
 }

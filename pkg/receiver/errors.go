@@ -125,35 +125,24 @@ type timeoutError struct {
 }
 
 func (e *timeoutError) Error() string { return fmt.Sprintf("%s within %v", e.what, e.limit) }
-func (e *timeoutError) Timeout() bool { return true }
 func (e *timeoutError) Unwrap() error { return os.ErrDeadlineExceeded }
 
-// protocolError is a violation of STOMP, or of our limits, by the peer.
-type protocolError struct{ text string }
+// linkError is why a link failed, with a reason that the cause does not show.
+type linkError struct {
+	reason, text string
+	err          error // the cause; nil: there is no other
+}
 
-func (e *protocolError) Error() string { return e.text }
+func (e *linkError) Error() string { return e.text }
+func (e *linkError) Unwrap() error { return e.err }
 
+// protocolErrorf is a violation of STOMP, or of our limits, by the peer.
 func protocolErrorf(format string, args ...any) error {
-	return &protocolError{fmt.Sprintf(format, args...)}
+	return &linkError{ReasonBroker, fmt.Sprintf(format, args...), nil}
 }
 
-// refusedError is an ERROR frame in the place of CONNECTED.
-type refusedError struct {
-	reason string
-	jms    *JMSError
-}
-
-func (e *refusedError) Error() string { return "STOMP logon refused: " + e.jms.Error() }
-func (e *refusedError) Unwrap() error { return e.jms }
-
-// endedError says who ended the link where the operating system's text does not.
-type endedError struct {
-	text string
-	err  error
-}
-
-func (e *endedError) Error() string { return e.text }
-func (e *endedError) Unwrap() error { return e.err }
+// endedBy says who ended the link where the operating system's text does not.
+func endedBy(text string, err error) error { return &linkError{ReasonBroker, text, err} }
 
 // readable turns the bare end of a stream into words. doing says what was going on, if anything in
 // particular.
@@ -163,11 +152,11 @@ func readable(err error, doing string) error {
 	}
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return &endedError{"closed by the HMC" + doing + ", in the middle of a frame", err}
+		return endedBy("closed by the HMC"+doing+", in the middle of a frame", err)
 	case errors.Is(err, io.EOF):
-		return &endedError{"closed by the HMC" + doing, err}
+		return endedBy("closed by the HMC"+doing, err)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return &endedError{fmt.Sprintf("reset by the HMC%s: %v", doing, err), err}
+		return endedBy(fmt.Sprintf("reset by the HMC%s: %v", doing, err), err)
 	default:
 		return err
 	}
@@ -175,8 +164,8 @@ func readable(err error, doing string) error {
 
 // reasonOf classifies the cause of a failed attempt or of a loss.
 func reasonOf(err error) string {
-	if refused, ok := errors.AsType[*refusedError](err); ok {
-		return refused.reason
+	if e, ok := errors.AsType[*linkError](err); ok {
+		return e.reason
 	}
 	switch {
 	case is[*net.DNSError](err):
@@ -187,7 +176,7 @@ func reasonOf(err error) string {
 		return ReasonTimeout
 	case isTLS(err):
 		return ReasonTLS
-	case is[*JMSError](err), is[*protocolError](err), isEnd(err):
+	case is[*JMSError](err), isEnd(err):
 		return ReasonBroker
 	default:
 		return ReasonOther
@@ -209,20 +198,12 @@ func isTimeout(err error) bool {
 
 // isEnd reports whether the peer ended the connection.
 func isEnd(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func isTLS(err error) bool {
-	if is[*handshakeError](err) {
-		return true
-	}
 	// crypto/tls reports alerts so: sent by the peer, and by us.
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && (op.Op == "remote error" || op.Op == "local error")
 }
-
-// handshakeError is a TLS handshake that failed for a reason of TLS, not of the network.
-type handshakeError struct{ err error }
-
-func (e *handshakeError) Error() string { return "TLS handshake: " + e.err.Error() }
-func (e *handshakeError) Unwrap() error { return e.err }

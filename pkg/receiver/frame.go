@@ -118,7 +118,7 @@ func newFrameReader(src io.Reader, limits Limits) *frameReader {
 }
 
 // next returns the next frame. It returns io.EOF where the stream ends between frames,
-// io.ErrUnexpectedEOF where it ends within one, and a *protocolError for what is not STOMP or
+// io.ErrUnexpectedEOF where it ends within one, and a *linkError for what is not STOMP or
 // beyond a limit.
 func (fr *frameReader) next() (frame, error) {
 	var f frame
@@ -383,7 +383,8 @@ func (fr *frameReader) fill() error {
 		copy(bigger, fr.buf[:fr.w])
 		fr.buf = bigger
 	}
-	for range 100 { // as bufio: a reader that returns nothing for ever is broken
+	// As bufio: a reader that returns nothing for ever is broken.
+	for range 100 {
 		n, err := fr.src.Read(fr.buf[fr.w:])
 		fr.w += n
 		if n > 0 {

@@ -160,7 +160,7 @@ func (l *link) read() error {
 		f, err := l.frames.next()
 		if err != nil {
 			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && isEnd(err) {
-				return &endedError{"closed by the HMC after " + l.lastError.Error(), l.lastError}
+				return endedBy("closed by the HMC after "+l.lastError.Error(), l.lastError)
 			}
 			return readable(err, "")
 		}
@@ -182,7 +182,8 @@ func (l *link) message(f *frame) {
 	topic, ok := l.topicOf(f)
 	if !ok {
 		l.r.log.Debug("ignored a message for no subscription of ours",
-			zap.String("subscription", f.headers.Get(headerSubscription)), zap.String("destination", f.headers.Get(headerDestination)))
+			zap.String("subscription", f.headers.Get(headerSubscription)),
+			zap.String("destination", f.headers.Get(headerDestination)))
 		return
 	}
 	l.lastMessage = l.wire.received.UnixNano()
@@ -451,7 +452,8 @@ func (l *link) request(sub *linkSub, command string, headers ...string) *request
 func (l *link) subscribe(s *subscription) *linkSub {
 	sub := &linkSub{subscription: s}
 	l.subs[s.id] = sub
-	sub.confirmation = l.request(sub, stomp.SUBSCRIBE, headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
+	sub.confirmation = l.request(sub, stomp.SUBSCRIBE,
+		headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
 	return sub
 }
 

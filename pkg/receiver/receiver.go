@@ -315,7 +315,8 @@ func (r *Receiver) want(topic string) *subscription {
 	s := r.wanted[topic]
 	if s == nil {
 		r.lastSubscription++
-		s = &subscription{topic: topic, number: r.lastSubscription, id: "sub-" + strconv.FormatUint(r.lastSubscription, 10)}
+		number := r.lastSubscription
+		s = &subscription{topic: topic, number: number, id: "sub-" + strconv.FormatUint(number, 10)}
 		r.wanted[topic] = s
 	}
 	return s
@@ -323,7 +324,9 @@ func (r *Receiver) want(topic string) *subscription {
 
 // wantedInOrder returns the wanted topics in the order they became wanted. Called under mu.
 func (r *Receiver) wantedInOrder() []*subscription {
-	return slices.SortedFunc(maps.Values(r.wanted), func(a, b *subscription) int { return cmp.Compare(a.number, b.number) })
+	return slices.SortedFunc(maps.Values(r.wanted), func(a, b *subscription) int {
+		return cmp.Compare(a.number, b.number)
+	})
 }
 
 // Connect connects if there is no link: it dials, logs on, subscribes to every wanted topic and
@@ -377,7 +380,8 @@ func (r *Receiver) Connect(ctx context.Context) error {
 		if text := err.Error(); text != lastText {
 			lastText, log = text, r.log.Warn
 		}
-		log("connection attempt failed, trying again", zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
+		log("connection attempt failed, trying again",
+			zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
 		if !sleep(ctx, delay) {
 			return r.ended(ctx, err)
 		}
@@ -453,7 +457,8 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 		case <-sub.confirmation.done:
 		case <-l.done:
 		case <-receipts.Done():
-			l.fail(phase(receipts, receipts.Err(), fmt.Sprintf("no receipt for the subscription to topic %q", sub.topic), ""))
+			late := fmt.Sprintf("no receipt for the subscription to topic %q", sub.topic)
+			l.fail(phase(receipts, receipts.Err(), late, ""))
 		}
 	}
 	r.mu.Lock()
@@ -500,7 +505,8 @@ func (r *Receiver) settled(ctx context.Context) (connected bool, err error) {
 func (r *Receiver) lost(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l.established && r.closing.Err() == nil { // a loss during Close is no news
+	// A loss during Close is no news.
+	if l.established && r.closing.Err() == nil {
 		r.buffer.push([]item{{err: &ConnectionError{Reason: reasonOf(l.cause), Err: l.cause}, last: true}}, true)
 	}
 	r.link = nil
@@ -690,7 +696,8 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 			l, empty := r.link, r.buffer.empty()
 			r.mu.Unlock()
 			switch {
-			case !empty: // the end of a link, perhaps, which comes before a new one
+			// The end of a link, perhaps, which comes before a new one.
+			case !empty:
 				continue
 			case l != nil:
 				select {

@@ -48,7 +48,9 @@ func (w *wire) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if n, err = w.Conn.Read(p); n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			err = &silenceError{w.silence}
+			// Not even a heart-beat came, for longer than was agreed.
+			text := fmt.Sprintf("heart-beats lost: no byte from the HMC for more than %v", w.silence)
+			err = &linkError{ReasonTimeout, text, err}
 		}
 	}
 	if n > 0 {
@@ -57,14 +59,6 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// silenceError says that the peer sent nothing, not even a heart-beat, for longer than was agreed.
-type silenceError struct{ limit time.Duration }
-
-func (e *silenceError) Error() string {
-	return fmt.Sprintf("heart-beats lost: no byte from the HMC for more than %v", e.limit)
-}
-func (e *silenceError) Timeout() bool { return true }
 
 // keepalive are the timers of TCP keep-alive: a peer that vanished without a word is noticed within
 // a minute and a half also where no heart-beats are agreed upon. The operating system's own

@@ -69,8 +69,8 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		header:   newHeader(opts, "application/json"),
 		gone:     make(map[string]bool),
 		book: alertBook{
-			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour),
-			selects: opts.Selects, alerts: make(map[string]*alert),
+			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, selects: opts.Selects,
+			osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour), alerts: make(map[string]*alert),
 		},
 	}
 	if s.book.selects == nil {
@@ -141,10 +141,12 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 		return err
 	}
 	start := time.Now()
-	events := make([]*event.Event, len(records)) // what others wait for is kept short
+	// What others wait for is kept short.
+	events := make([]*event.Event, len(records))
 	for i := range records {
 		if s.book.concerns(records[i].Type) {
-			events[i], _ = records[i].Event() // what cannot be read says nothing
+			// What cannot be read says nothing.
+			events[i], _ = records[i].Event()
 		}
 	}
 	var keys []string
@@ -156,7 +158,8 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 		touched, ok := s.book.apply(e, records[i], start)
 		if !ok {
 			s.mu.Unlock()
-			return &PermanentError{Status: http.StatusRequestEntityTooLarge, Err: fmt.Errorf("alertmanager: more than %d alerts", maxAlerts)}
+			err := fmt.Errorf("alertmanager: more than %d alerts", maxAlerts)
+			return &PermanentError{Status: http.StatusRequestEntityTooLarge, Err: err}
 		}
 		keys = append(keys, touched...)
 	}
@@ -166,8 +169,10 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	}
 	return s.exclusive(ctx, keys, func(ctx context.Context) error {
 		_, err := s.post(ctx, start, keys, false)
-		if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
-			s.forget(keys) // or it would be refused again, with others, by each Repeat
+		refusal, ok := errors.AsType[*PermanentError](err)
+		if ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
+			// Or it would be refused again, with others, by each Repeat.
+			s.forget(keys)
 		}
 		if err != nil {
 			return err
@@ -352,7 +357,7 @@ func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, 
 				return m.request(attempt, maps.Clone(s.header), body)
 			})
 			if err != nil && others.Err() != nil && ctx.Err() == nil && !s.client.conns.closed() {
-				err = because(ReasonTimeout, fmt.Errorf("%s: no answer within %s of that of another member", m.name, othersTimeout))
+				err = because(ReasonTimeout, "%s: no answer within %s of that of another member", m.name, othersTimeout)
 			}
 			answers <- err
 		}()

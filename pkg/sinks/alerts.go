@@ -176,6 +176,12 @@ type news struct {
 	now    time.Time
 }
 
+// text is a member of the body.
+func (e *news) text(member string) string { return event.String(event.Member(e.Body, member)) }
+
+// is says whether a member of the body is true.
+func (e *news) is(member string) bool { return event.True(event.Member(e.Body, member)) }
+
 // apply takes in one event that concerns it and returns the keys of the alerts that it is about. ok
 // is false where there is no room for one more alert.
 func (b *alertBook) apply(parsed *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
@@ -209,7 +215,7 @@ func (b *alertBook) concerns(typ string) bool {
 		return b.makes(config.AlertResourceStatus)
 	// What is gone or has another name.
 	case event.TypeInventoryChange, event.TypePropertyChange:
-		return b.makes(config.AlertResourceStatus) || b.makes(config.AlertOSMessage) || b.makes(config.AlertHardwareMessage)
+		return b.makes(config.AlertResourceStatus, config.AlertOSMessage, config.AlertHardwareMessage)
 	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
 		return b.makes(config.AlertConnectionLost)
 	case event.TypeOSMessage:
@@ -220,7 +226,10 @@ func (b *alertBook) concerns(typ string) bool {
 	return false
 }
 
-func (b *alertBook) makes(name string) bool { return slices.Contains(b.names, name) }
+// makes says whether one of these alerts is made.
+func (b *alertBook) makes(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(b.names, name) })
+}
 
 // status: the alert fires while the last status that was reported is not acceptable.
 func (b *alertBook) status(e *news) (keys []string, ok bool) {
@@ -262,7 +271,8 @@ func (b *alertBook) inventory(e *news) []string {
 		cpc = e.Resource.Name
 	}
 	return b.endAll(e, func(a *alert) bool {
-		return a.URI == uri || strings.HasPrefix(a.URI, uri+"/") || cpc != "" && a.Labels["cpc"] == cpc && a.Group == b.groupOf(e.HMC)
+		return a.URI == uri || strings.HasPrefix(a.URI, uri+"/") ||
+			cpc != "" && a.Labels["cpc"] == cpc && a.Group == b.groupOf(e.HMC)
 	})
 }
 
@@ -295,15 +305,15 @@ func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	switch {
 	case e.Type == event.TypeBridgeConnected:
 		return b.resolve(key, e), true
-	case event.True(event.Member(e.Body, "planned")) || !b.selects(e.record):
+	case e.is("planned") || !b.selects(e.record):
 		return nil, true
 	}
-	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": event.String(event.Member(e.Body, "state"))}, time.Time{})
+	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": e.text("state")}, time.Time{})
 }
 
 // osMessage: the alert fires for a time. What was held or had priority before that is not news.
 func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
-	held, priority := event.True(event.Member(e.Body, "is-held")), event.True(event.Member(e.Body, "is-priority"))
+	held, priority := e.is("is-held"), e.is("is-priority")
 	// The time is by the clock of the operating system, which may be far off. What comes live
 	// was written just now.
 	written := e.Time
@@ -316,7 +326,7 @@ func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
 	}
 	key := keyOS + objectOf(e.Event) + "\x00" + e.ID
 	keys, ok = b.fire(key, config.AlertOSMessage, shortID(e.ID), e, map[string]string{
-		"text": event.String(event.Member(e.Body, "message-text")), "prompt": event.String(event.Member(e.Body, "prompt-text")),
+		"text": e.text("message-text"), "prompt": e.text("prompt-text"),
 	}, until)
 	return append(keys, b.limitOSMessages(e.now)...), ok
 }
@@ -345,12 +355,12 @@ func (b *alertBook) limitOSMessages(now time.Time) []string {
 // hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which
 // may have another name for the message, can be the one that reports it.
 func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
-	uri, text := objectOf(e.Event), event.String(event.Member(e.Body, "text"))
+	uri, text := objectOf(e.Event), e.text("text")
 	key := keyHardware + uri
 	switch {
 	case uri == "":
 		return nil, true
-	case !event.True(event.Member(e.Body, "deleted")):
+	case !e.is("deleted"):
 		if !b.selects(e.record) {
 			return nil, true
 		}
@@ -363,8 +373,9 @@ func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 	}
 	oldest := ""
 	for key, a := range b.alerts {
-		if strings.HasPrefix(key, keyHardware) && a.firing() && a.Group == b.groupOf(e.HMC) && strings.HasPrefix(a.URI, e.Resource.ObjectURI) &&
-			strings.HasPrefix(a.Annotations["text"], text) && (oldest == "" || a.Starts.Before(b.alerts[oldest].Starts)) {
+		if strings.HasPrefix(key, keyHardware) && a.firing() && a.Group == b.groupOf(e.HMC) &&
+			strings.HasPrefix(a.URI, e.Resource.ObjectURI) && strings.HasPrefix(a.Annotations["text"], text) &&
+			(oldest == "" || a.Starts.Before(b.alerts[oldest].Starts)) {
 			oldest = key
 		}
 	}
@@ -378,7 +389,9 @@ func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 func shortID(id string) string { return id[:min(len(id), 12)] }
 
 // fire makes an alert fire, or keeps it firing with what is known of it now.
-func (b *alertBook) fire(key, name, message string, e *news, more map[string]string, until time.Time) (keys []string, ok bool) {
+func (b *alertBook) fire(
+	key, name, message string, e *news, more map[string]string, until time.Time,
+) (keys []string, ok bool) {
 	labels := map[string]string{"alertname": name, "severity": e.Severity, "hmc": e.HMC, "message": message}
 	uri := ""
 	if r := e.Resource; r != nil {
@@ -460,7 +473,8 @@ func (b *alertBook) relabel(key string, labels map[string]string, now time.Time)
 	was := *b.alerts[key]
 	is := was
 	was.end(now)
-	name, _ := json.Marshal(was.Labels) // strings only; in the order of their names
+	// Strings only; in the order of their names.
+	name, _ := json.Marshal(was.Labels)
 	old := key + "\x00was\x00" + string(name)
 	if before := b.alerts[old]; before != nil {
 		was.version, was.stored = max(was.version, before.version)+1, before.stored

@@ -100,7 +100,9 @@ func cadfEvent(e *eventFields) []byte {
 		Message:       m,
 	}
 	if userid != "" {
-		c.Initiator = &cadfResource{ID: "hmc:" + user, TypeURI: "data/security/account/user", Name: userid, Address: m.address(k.address)}
+		c.Initiator = &cadfResource{
+			ID: "hmc:" + user, TypeURI: "data/security/account/user", Name: userid, Address: m.address(k.address),
+		}
 	}
 	switch k.class {
 	case "":
@@ -139,7 +141,8 @@ func (m *cadfMessage) address(variable int) string {
 	switch {
 	case strings.Contains(address, "console"): // "the console"
 		return "console"
-	case address == "", strings.Contains(address, cadfUnknown): // "an unknown location"
+	// "an unknown location".
+	case address == "", strings.Contains(address, cadfUnknown):
 		return cadfUnknown
 	}
 	return address

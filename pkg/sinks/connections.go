@@ -26,7 +26,8 @@ type connections struct {
 }
 
 func newConnections(timeout time.Duration) *connections {
-	return &connections{lifetime: newLifetime(), dialer: net.Dialer{Timeout: timeout}, open: make(map[*connection]struct{})}
+	dialer := net.Dialer{Timeout: timeout}
+	return &connections{lifetime: newLifetime(), dialer: dialer, open: make(map[*connection]struct{})}
 }
 
 // dial is a DialContext function. After close its error is ErrClosed.
@@ -83,7 +84,7 @@ func explainTLS(cfg *config.TLS, err error) error {
 	if cfg == nil || cfg.Explain(err) == "" {
 		return nil
 	}
-	return because(ReasonTLS, errors.New(cfg.Explain(err)))
+	return because(ReasonTLS, "%s", cfg.Explain(err))
 }
 
 // tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where

@@ -62,7 +62,8 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 	connectTimeout := opts.timeout - opts.timeout/8
 	c.conns = newConnections(connectTimeout)
 	transport := func(tlsConfig *tls.Config) (http.RoundTripper, error) {
-		tlsConfig = tlsConfig.Clone() // it is shared with what reads the files again
+		// It is shared with what reads the files again.
+		tlsConfig = tlsConfig.Clone()
 		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(opts.concurrency)
 		return &witness{&http.Transport{
 			Proxy:                  c.cfg.Proxy(),
@@ -76,7 +77,8 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 			IdleConnTimeout:        90 * time.Second,
 			DisableCompression:     true, // answers are hardly read
 			MaxResponseHeaderBytes: maxAnswerHeader,
-			WriteBufferSize:        16 << 10, // header and an ordinary event in one write
+			// Header and an ordinary event in one write.
+			WriteBufferSize: 16 << 10,
 		}}, nil
 	}
 
@@ -114,7 +116,8 @@ func secretReader(inline promconfig.Secret, file string) promconfig.SecretReader
 // authenticate has each request carry what shows who sends it.
 func (c *httpClient) authenticate(opts clientOptions) {
 	if a := c.cfg.Authorization; a != nil {
-		c.rt = promconfig.NewAuthorizationCredentialsRoundTripper(a.Type, secretReader(a.Credentials, a.CredentialsFile), c.rt)
+		credentials := secretReader(a.Credentials, a.CredentialsFile)
+		c.rt = promconfig.NewAuthorizationCredentialsRoundTripper(a.Type, credentials, c.rt)
 	}
 	if b := c.cfg.BasicAuth; b != nil {
 		c.rt = promconfig.NewBasicAuthRoundTripper(

@@ -88,7 +88,8 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.DisableClientMetrics(),
 		kgo.MetadataMinAge(kafkaMetadataAge),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // as Kafka's own clients do
+		// As Kafka's own clients do.
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerLinger(0),
 		kgo.ProducerBatchMaxBytes(int32(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes))),
 		kgo.ProduceRequestTimeout(max(k.timeout, 100*time.Millisecond)),
@@ -102,10 +103,10 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.AllowIdempotentProduceCancellation(),
 	}
 	codec, ok := map[string]kgo.CompressionCodec{
-		"": kgo.NoCompression(), config.CompressionNone: kgo.NoCompression(), config.CompressionGzip: kgo.GzipCompression(),
+		config.CompressionNone: kgo.NoCompression(), config.CompressionGzip: kgo.GzipCompression(),
 		config.CompressionSnappy: kgo.SnappyCompression(), config.CompressionLZ4: kgo.Lz4Compression(),
 		config.CompressionZstd: kgo.ZstdCompression(),
-	}[c.Compression]
+	}[cmp.Or(c.Compression, config.CompressionNone)]
 	if !ok {
 		return nil, fmt.Errorf("kafka: compression %q is not available", c.Compression)
 	}
@@ -186,8 +187,9 @@ func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Contex
 
 // whatHelps says what to do about an error of a connection.
 func (k *kafkaSink) whatHelps(err error) error {
-	if k.logsOn && errors.Is(err, io.EOF) { // as some brokers answer a wrong password
-		return because(ReasonAuthorization, fmt.Errorf("%w: the broker may not accept how this sink logs on", err))
+	// As some brokers answer a wrong password.
+	if k.logsOn && errors.Is(err, io.EOF) {
+		return because(ReasonAuthorization, "%w: the broker may not accept how this sink logs on", err)
 	}
 	return cmp.Or(explainTLS(k.tls, err), err)
 }
@@ -283,7 +285,8 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 		ready[i] = k.record(r)
 	}
 	var refused atomic.Bool
-	results := make(chan kafkaResult, len(records)) // the client never waits for it
+	// The client never waits for it.
+	results := make(chan kafkaResult, len(records))
 	awaited := 0
 	for i, r := range ready {
 		if refused.Load() { // what comes behind must not be there before it
@@ -316,12 +319,14 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 			over, late = nil, time.After(kafkaGrace)
 		case <-late:
 			failed = append(failed, ctx.Err())
-			k.giveUp(c) // finishes all of its records, which says nothing about them
+			// That finishes all of its records, which says nothing about them.
+			k.giveUp(c)
 			awaited = 0
 		}
 	}
 	if len(failed) > 0 && len(accepted) == 0 {
-		c.reached.Store(false) // the next attempt looks first whether there is anybody
+		// The next attempt looks first whether there is anybody.
+		c.reached.Store(false)
 	}
 	return k.settle(accepted, failed)
 }
@@ -363,14 +368,15 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
 		return k.refused(http.StatusUnprocessableEntity, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
-		return because(ReasonNotFound, fmt.Errorf("there is no topic %s, or none that this sink may see: create it", topic))
+		return because(ReasonNotFound, "there is no topic %s, or none that this sink may see: create it", topic)
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("this sink may not write to the topic %s: %w", topic, err)
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
-		return fmt.Errorf("this sink needs the right Write on the topic %s, and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
+		return fmt.Errorf("this sink needs the right Write on the topic %s, "+
+			"and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
 	// The client does not leave gaps.
 	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed):
-		return because(ReasonTimeout, fmt.Errorf("topic %s: no acknowledgement in time of another event before it", topic))
+		return because(ReasonTimeout, "topic %s: no acknowledgement in time of another event before it", topic)
 	case isEnd(err):
 		return ctx.Err()
 	}
@@ -416,7 +422,7 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 			return k.failure(ctx, &event.Record{}, topic, err)
 		}
 		if t.AuthorizedOperations != kafkaUnsaid && t.AuthorizedOperations&kafkaMayWrite == 0 {
-			return because(ReasonAuthorization, fmt.Errorf("this sink may not write to the topic %s", topic))
+			return because(ReasonAuthorization, "this sink may not write to the topic %s", topic)
 		}
 	}
 	return nil

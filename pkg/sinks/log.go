@@ -53,11 +53,13 @@ type logSink struct {
 
 func newLog(cfg config.Sink, opts Options) (Sink, error) {
 	l := &logSink{
-		text:     cfg.Log.Format == config.FormatText,
-		maxSize:  int64(cfg.Log.MaxSize),
-		keep:     max(cfg.Log.MaxFiles, 1),
-		busy:     newMutex(),
-		attempts: attempts{name: "log: " + cfg.Log.Output, timeout: timeoutOf(cfg), life: newLifetime(), explain: withoutPath},
+		text:    cfg.Log.Format == config.FormatText,
+		maxSize: int64(cfg.Log.MaxSize),
+		keep:    max(cfg.Log.MaxFiles, 1),
+		busy:    newMutex(),
+	}
+	l.attempts = attempts{
+		name: "log: " + cfg.Log.Output, timeout: timeoutOf(cfg), life: newLifetime(), explain: withoutPath,
 	}
 	switch cfg.Log.Output {
 	case "":
@@ -154,7 +156,8 @@ func (l *logSink) interruptible(ctx context.Context) func() {
 func (l *logSink) writeLines(records []event.Record) (written int64, err error) {
 	buf := l.buf[:0]
 	defer func() {
-		if cap(buf) <= 2*logChunk { // else one large event would keep its memory for ever
+		// Else one large event would keep its memory for ever.
+		if cap(buf) <= 2*logChunk {
 			l.buf = buf[:0]
 		} else {
 			l.buf = nil
@@ -221,7 +224,8 @@ func (l *logSink) rotate(records []event.Record) {
 		}
 	}
 	if os.Rename(l.path, l.rotated(1)) == nil && l.reopen() != nil {
-		_ = os.Rename(l.rotated(1), l.path) // it is written to, so it has to be found
+		// It is written to, so it has to be found.
+		_ = os.Rename(l.rotated(1), l.path)
 	}
 }
 

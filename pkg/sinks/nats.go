@@ -143,7 +143,8 @@ func (n *natsSink) with(ctx context.Context, late string, f func(context.Context
 		before := link.answers.Load()
 		err = f(attempt, link)
 		if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && link.answers.Load() == before {
-			link.giveUp(errors.New(noAnswer)) // the next attempt should not trust it
+			// The next attempt should not trust it.
+			link.giveUp(errors.New(noAnswer))
 		}
 		return err
 	})
@@ -185,7 +186,8 @@ func (l *natsLink) onError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if natsDeniesInbox(err) { // sent once for a connection: no answer will ever arrive
+	// Sent once for a connection: no answer will ever arrive.
+	if natsDeniesInbox(err) {
 		l.dead = err
 	}
 	for w := range l.watchers {
@@ -413,7 +415,8 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 		denied   []error
 	)
 	sent := make([]natsMessage, 0, len(records))
-	behind := make(map[string][]*event.Record, len(records)) // what waits, by key
+	// What waits, by key.
+	behind := make(map[string][]*event.Record, len(records))
 	for _, r := range records {
 		if waiting, ok := behind[r.Key]; ok {
 			behind[r.Key] = append(waiting, r)
@@ -471,7 +474,9 @@ func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
 
 // await waits for the answer to a message. It returns what the server has denied so far, which may
 // be about other messages.
-func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error) []error {
+func (n *natsSink) await(
+	ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error,
+) []error {
 	for m.err == nil {
 		for _, err := range denied {
 			if natsDeniesInbox(err) || strings.Contains(err.Error(), strconv.Quote(m.subject)) {
@@ -508,17 +513,17 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return tooLarge("max_payload of the server")
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one, or this subject to one", m.subject))
-	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed):
+		return because(ReasonNotFound, "no stream takes the subject %q: add one, or this subject to one", m.subject)
+	case isOneOf(err, nats.ErrDisconnected, nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed):
 		link.mu.Lock()
 		defer link.mu.Unlock()
 		return fmt.Errorf("no acknowledgement: the connection is lost: %w", cmp.Or(link.lost, err))
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return tooLarge("max_msg_size of the stream")
 	case errors.As(err, &api) && api.ErrorCode == natsErrCodeOtherStream:
-		return because(ReasonNotFound, fmt.Errorf("the stream that takes the subject %q is not %s", m.subject, n.only))
+		return because(ReasonNotFound, "the stream that takes the subject %q is not %s", m.subject, n.only)
 	case api != nil: // its codes are those of HTTP
-		return because(statusReason(api.Code), fmt.Errorf("subject %q: %w", m.subject, err))
+		return because(statusReason(api.Code), "subject %q: %w", m.subject, err)
 	}
 	return fmt.Errorf("subject %q: %w", m.subject, err)
 }
@@ -569,12 +574,13 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 			return cause
 		}
 		return nil // whoever may publish need not be allowed to ask
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+	case isOneOf(err,
+		nats.ErrNoResponders, jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("JetStream is not enabled: %w", err)
 	case errors.Is(err, jetstream.ErrStreamNotFound) && n.only != "":
-		return because(ReasonNotFound, fmt.Errorf("there is no stream %s", n.only))
+		return because(ReasonNotFound, "there is no stream %s", n.only)
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one", n.subjects()))
+		return because(ReasonNotFound, "no stream takes the subject %q: add one", n.subjects())
 	}
 	return err
 }
@@ -583,7 +589,8 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 func (n *natsSink) subjects() string {
 	tokens := strings.Split(n.naming.pattern("*"), ".")
 	for i, token := range tokens {
-		if strings.Contains(token, "*") { // it means something only when it stands alone
+		// It means something only when it stands alone.
+		if strings.Contains(token, "*") {
 			tokens[i] = "*"
 		}
 	}

@@ -127,8 +127,8 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 		if reason == ReasonContent {
 			reason = ReasonAuthorization
 		}
-		return nil, because(reason, fmt.Errorf("oauth2: no token from %s: status %s: %s",
-			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)])))
+		return nil, because(reason, "oauth2: no token from %s: status %s: %s",
+			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)]))
 	}
 	return nil, fmt.Errorf("oauth2: no token from %s: %w%s", server.Host, redact.error(withoutURL(err)), tlsHint(err))
 }
@@ -149,7 +149,8 @@ func (s *tokenSource) newFlow(credential string) func(context.Context) (*oauth2.
 	}
 	if s.cfg.GrantType != jwtBearer {
 		flow := &clientcredentials.Config{
-			ClientID: s.cfg.ClientID, ClientSecret: credential, TokenURL: s.cfg.TokenURL, Scopes: s.cfg.Scopes, EndpointParams: params,
+			ClientID: s.cfg.ClientID, ClientSecret: credential,
+			TokenURL: s.cfg.TokenURL, Scopes: s.cfg.Scopes, EndpointParams: params,
 		}
 		return flow.Token
 	}
@@ -159,8 +160,8 @@ func (s *tokenSource) newFlow(credential string) func(context.Context) (*oauth2.
 	}
 	flow := &promconfig.JwtGrantTypeConfig{
 		PrivateKey: []byte(credential), PrivateKeyID: s.cfg.ClientCertificateKeyID, SigningAlgorithm: algorithm,
-		Iss: cmp.Or(s.cfg.Iss, s.cfg.ClientID), Subject: s.cfg.ClientID, Audience: s.cfg.Audience, PrivateClaims: maps.Clone(s.cfg.Claims),
-		Scopes: s.cfg.Scopes, TokenURL: s.cfg.TokenURL, EndpointParams: params,
+		Iss: cmp.Or(s.cfg.Iss, s.cfg.ClientID), Subject: s.cfg.ClientID, Audience: s.cfg.Audience,
+		PrivateClaims: maps.Clone(s.cfg.Claims), Scopes: s.cfg.Scopes, TokenURL: s.cfg.TokenURL, EndpointParams: params,
 	}
 	return func(ctx context.Context) (*oauth2.Token, error) { return flow.TokenSource(ctx).Token() }
 }

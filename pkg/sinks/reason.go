@@ -3,6 +3,7 @@ package sinks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -71,7 +72,7 @@ func ReasonOf(err error) (reason Reason, status int) {
 		return statusReason(status), status
 	}
 	for _, known := range slices.Concat(netErrors, kafkaErrors, natsErrors) {
-		if slices.ContainsFunc(known.errs, func(e error) bool { return errors.Is(err, e) }) {
+		if isOneOf(err, known.errs...) {
 			return known.reason, 0
 		}
 	}
@@ -146,10 +147,12 @@ type reasonError struct {
 
 func (e *reasonError) Unwrap() error { return e.error }
 
-// because returns err with a reason; nil stays nil.
-func because(reason Reason, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &reasonError{reason, err}
+// because is fmt.Errorf with a reason.
+func because(reason Reason, format string, args ...any) error {
+	return &reasonError{reason, fmt.Errorf(format, args...)}
+}
+
+// isOneOf reports whether an error is one of those, or wraps one.
+func isOneOf(err error, those ...error) bool {
+	return slices.ContainsFunc(those, func(e error) bool { return errors.Is(err, e) })
 }

@@ -2,7 +2,6 @@ package sinks
 
 import (
 	"encoding/json"
-	"errors"
 	"html"
 	"net/url"
 	"slices"
@@ -52,7 +51,8 @@ func newRedactor(u *url.URL, secrets ...string) *redactor {
 	// The same in the clothes it may be quoted in.
 	for _, v := range slices.Clone(values) {
 		quoted, _ := json.Marshal(v) // cannot fail for a string
-		values = append(values, url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), string(quoted[1:len(quoted)-1]))
+		values = append(values,
+			url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), string(quoted[1:len(quoted)-1]))
 	}
 	// The longest first: it wins.
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
@@ -76,7 +76,7 @@ func (r *redactor) error(err error) error {
 	}
 	// The reason is kept, but not the cause, which shows everything.
 	reason, _ := ReasonOf(err)
-	return because(reason, errors.New(printable(clean, maxErrorText)))
+	return because(reason, "%s", printable(clean, maxErrorText))
 }
 
 // excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one

@@ -61,7 +61,8 @@ func (s *signer) sign(id, timestamp string, body []byte) string {
 		}
 		buf = append(buf, "v1,"...)
 		sum := len(buf)
-		buf = mac.Sum(buf) // the bytes, which their base64 then takes the place of
+		// These are the bytes, which their base64 then takes the place of.
+		buf = mac.Sum(buf)
 		encoded := base64.StdEncoding.AppendEncode(buf, buf[sum:])
 		buf = append(buf[:sum], encoded[len(buf):]...)
 	}

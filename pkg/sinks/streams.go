@@ -40,7 +40,8 @@ func newStream(kind string, hosts []string, place, name string, cfg config.Sink)
 	// and that what keeps from connecting is reported rather than that time is over.
 	s.connect = (timeout - timeout/8) / time.Duration(len(hosts))
 	s.conns = newConnections(s.connect)
-	s.attempts = attempts{name: kind + ": " + strings.Join(hosts, ", "), timeout: timeout, life: s.conns.lifetime, precise: true}
+	s.attempts = attempts{timeout: timeout, life: s.conns.lifetime, precise: true}
+	s.name = kind + ": " + strings.Join(hosts, ", ")
 	var err error
 	if s.naming, err = newNaming(name, "-_"); err != nil {
 		return s, fmt.Errorf("%s: %s: %w", kind, place, err)
@@ -87,5 +88,6 @@ func (s *stream) settle(accepted []*event.Record, failed []error) error {
 // refused says that one event is refused, and nothing else, which HTTP has a status for: those that
 // were sent with it may be fine.
 func (s *stream) refused(status int, what string, r *event.Record, err error) error {
-	return &PermanentError{Status: status, Err: fmt.Errorf("%s: %sevent of %d bytes: %w", s.name, what, len(r.JSON), err)}
+	err = fmt.Errorf("%s: %sevent of %d bytes: %w", s.name, what, len(r.JSON), err)
+	return &PermanentError{Status: status, Err: err}
 }

@@ -84,8 +84,8 @@ func headerField(s string, longest int) string {
 }
 
 // level is the severity of RFC 5424.
-func (e *eventFields) level() int {
-	switch e.severity {
+func (f *eventFields) level() int {
+	switch f.severity {
 	case event.SeverityCritical:
 		return 2
 	case event.SeverityWarning:
