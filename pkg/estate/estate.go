@@ -1,8 +1,9 @@
-// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs that manage the same
-// machines: their names, statuses, and since when.
+// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs
+// that manage the same machines: their names, statuses, and since when.
 //
-// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are compared with it (Learn,
-// Compare): what differs was missed. It knows nothing of where either comes from, and can be stored (Unstored, Load).
+// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are
+// compared with it (Learn, Compare): what differs was missed. It knows nothing of where either
+// comes from, and can be stored (Unstored, Load).
 package estate
 
 import (
@@ -18,18 +19,16 @@ import (
 
 // The classes of resources, as the HMC names them.
 const (
-	ClassCPC              = "cpc"
-	ClassPartition        = "partition"         // of a CPC in DPM mode
-	ClassLogicalPartition = "logical-partition" // of a classic CPC
+	ClassCPC = "cpc"
+	// Of a CPC in DPM mode.
+	ClassPartition = "partition"
+	// Of a classic CPC.
+	ClassLogicalPartition = "logical-partition"
 )
 
 // Tracked says whether resources of a class are part of an estate.
 func Tracked(class string) bool {
-	switch class {
-	case ClassCPC, ClassPartition, ClassLogicalPartition:
-		return true
-	}
-	return false
+	return class == ClassCPC || class == ClassPartition || class == ClassLogicalPartition
 }
 
 // ClassOf returns the class of a CPC or partition by its URI, "" for anything else.
@@ -47,30 +46,35 @@ func ClassOf(uri string) string {
 
 // Resource is a CPC or a partition.
 type Resource struct {
-	URI    string
-	Class  string
-	Name   string
-	CPC    string // name of the CPC; of a CPC its own
+	URI   string
+	Class string
+	Name  string
+	// CPC is the name of the CPC, of a CPC its own.
+	CPC    string
 	CPCURI string // of a partition
-	Status string // "" while it is not known
+	// Status is "" while it is not known.
+	Status string
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
 	Since time.Time
 	Exact bool
 }
 
-// goneFor is how long a resource that was removed is remembered: so that a list which was made before does not bring it back, and
-// for its name, where more is told of it.
+// goneFor is how long a resource that was removed is remembered: so that a list which was made
+// before does not bring it back, and for its name, where later notifications are about it.
 const goneFor = 5 * time.Minute
 
 // Estate is safe for concurrent use.
 type Estate struct {
 	mu      sync.RWMutex
 	objects map[string]*object
-	gone    map[string]removed         // lately
-	told    map[string]time.Time       // announced lately, and not listed yet
-	listed  map[string]map[string]bool // classes that an HMC has listed before, by HMC
-	dirty   map[string]struct{}        // URIs of what is to be stored
-	next    uint64
+	gone    map[string]removed // lately
+	// announced has what was announced lately, and is not listed yet.
+	announced map[string]time.Time
+	// listed has the classes that an HMC has listed before, by HMC.
+	listed map[string]map[string]bool
+	// dirty has the URIs of what is to be stored.
+	dirty map[string]bool
+	next  uint64
 }
 
 // removed is a resource that is gone.
@@ -81,18 +85,22 @@ type removed struct {
 
 type object struct {
 	Resource
-	hmcs    []string  // that list it
-	touched time.Time // when a notification told of it last
-	fresh   bool      // learned from a list, and not compared yet
-	missing time.Time // since which list it has not been listed; zero: it was
-	order   uint64    // in which resources became known
+	hmcs []string // that list it
+	// touched is when the last notification about it came.
+	touched time.Time
+	// fresh says that it was learned from a list and is not compared yet.
+	fresh bool
+	// missing is the time of the first list without it; zero: the last one has it.
+	missing time.Time
+	// order is that in which resources became known.
+	order uint64
 }
 
 // New returns an empty estate.
 func New() *Estate {
 	return &Estate{
-		objects: make(map[string]*object), gone: make(map[string]removed), told: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), dirty: make(map[string]struct{}),
+		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
+		listed: make(map[string]map[string]bool), dirty: make(map[string]bool),
 	}
 }
 
@@ -126,7 +134,7 @@ func (e *Estate) resource(o *object) Resource {
 // change finds or makes the object, and returns how it was. e.mu is held.
 func (e *Estate) change(uri, class, name string) (o *object, was Resource, known bool) {
 	if o = e.objects[uri]; o != nil {
-		e.dirty[uri] = struct{}{}
+		e.dirty[uri] = true
 		return o, o.Resource, true
 	}
 	if o = e.revive(uri); o == nil {
@@ -135,7 +143,8 @@ func (e *Estate) change(uri, class, name string) (o *object, was Resource, known
 	return o, Resource{}, false
 }
 
-// revive brings back a resource that was removed a moment ago, for something else is told of it; nil: there is none. e.mu is held.
+// revive brings back a resource that was removed a moment ago, because there is something new about
+// it; nil: there is none. e.mu is held.
 func (e *Estate) revive(uri string) *object {
 	r, ok := e.gone[uri]
 	delete(e.gone, uri)
@@ -144,7 +153,7 @@ func (e *Estate) revive(uri string) *object {
 	}
 	o := r.was
 	e.objects[uri] = &o
-	e.dirty[uri] = struct{}{}
+	e.dirty[uri] = true
 	return &o
 }
 
@@ -155,14 +164,14 @@ func (e *Estate) add(r Resource) *object {
 	r.CPC, r.CPCURI, r.Status = strings.Clone(r.CPC), strings.Clone(r.CPCURI), strings.Clone(r.Status)
 	o := &object{Resource: r, order: e.next}
 	e.objects[r.URI] = o
-	e.dirty[r.URI] = struct{}{}
+	e.dirty[r.URI] = true
 	delete(e.gone, r.URI)
 	return o
 }
 
-// SetStatus notes what a notification says of a status, which it has since the time given; now is when the notification
-// came. A resource that is not known becomes known, with the name given ("" if that is not known). It returns what was
-// known before, if anything was.
+// SetStatus takes over the status that a notification reports, which it has since the time given;
+// now is when the notification came. A resource that is not known becomes known, with the name
+// given ("" if that is not known). It returns what was known before, if anything was.
 func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) (was Resource, known bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -174,7 +183,7 @@ func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time
 	return was, known
 }
 
-// Rename notes what a notification says of a name.
+// Rename takes over the name that a notification reports.
 func (e *Estate) Rename(uri, class, name string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -182,7 +191,8 @@ func (e *Estate) Rename(uri, class, name string, now time.Time) {
 	o.touched, o.Name = now, strings.Clone(name)
 }
 
-// Announce notes that a notification told of a resource that may be new: a list that has it is no news then.
+// Announce remembers that a notification was about a resource that may be new: a list that has it
+// is no news then.
 func (e *Estate) Announce(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -191,11 +201,11 @@ func (e *Estate) Announce(uri string, now time.Time) {
 		o.fresh, o.touched = false, now
 		return
 	}
-	maps.DeleteFunc(e.told, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
-	e.told[strings.Clone(uri)] = now
+	maps.DeleteFunc(e.announced, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
+	e.announced[strings.Clone(uri)] = now
 }
 
-// Remove notes that a notification said that a resource is gone.
+// Remove takes over that a notification reports a resource as gone.
 func (e *Estate) Remove(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -214,20 +224,24 @@ func (e *Estate) Remove(uri string, now time.Time) {
 func (e *Estate) remove(uri string) {
 	if _, known := e.objects[uri]; known {
 		delete(e.objects, uri)
-		e.dirty[uri] = struct{}{}
+		e.dirty[uri] = true
 	}
-	delete(e.told, uri)
+	delete(e.announced, uri)
 }
 
 // Listing is what an HMC answered.
 type Listing struct {
-	HMC       string
-	Asked     time.Time       // when the HMC was asked, at the earliest
-	Complete  map[string]bool // the classes that could be listed
-	Resources []Resource      // of these classes
+	HMC string
+	// Asked is when the HMC was asked, at the earliest.
+	Asked time.Time
+	// Complete has the classes that could be listed.
+	Complete map[string]bool
+	// Resources are those of these classes.
+	Resources []Resource
 }
 
-// Learn takes over what is new in a listing, so that names are known at once. What is told of it is up to Compare.
+// Learn takes over what is new in a listing, so that names are known at once. What is reported of
+// it is up to Compare.
 func (e *Estate) Learn(l *Listing) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -236,7 +250,7 @@ func (e *Estate) Learn(l *Listing) {
 		if o := e.objects[r.URI]; o != nil {
 			if o.CPCURI == "" && (r.CPCURI != "" || o.CPC != r.CPC) {
 				o.CPC, o.CPCURI = r.CPC, r.CPCURI
-				e.dirty[r.URI] = struct{}{}
+				e.dirty[r.URI] = true
 			}
 			if o.Name == "" {
 				o.Name = r.Name
@@ -248,13 +262,13 @@ func (e *Estate) Learn(l *Listing) {
 		}
 		o := e.add(*r)
 		o.Since, o.Exact, o.hmcs = l.Asked, false, []string{l.HMC}
-		_, told := e.told[r.URI]
+		_, announced := e.announced[r.URI]
 		// The first list of a class is no news, and nor is what was announced.
-		o.fresh = e.listed[l.HMC][r.Class] && !told
+		o.fresh = e.listed[l.HMC][r.Class] && !announced
 		if o.fresh {
-			delete(e.dirty, r.URI) // or after a crash nobody would tell of it
+			delete(e.dirty, r.URI) // or after a crash nobody would report it
 		}
-		delete(e.told, r.URI)
+		delete(e.announced, r.URI)
 	}
 }
 
@@ -263,24 +277,31 @@ const (
 	Added   = "added"
 	Removed = "removed"
 	Renamed = "renamed"
-	Moved   = "moved" // to another status
+	// Moved to another status.
+	Moved = "moved"
 )
 
-// Difference is something that changed, and no notification told of it.
+// Difference is something that changed without a notification about it.
 type Difference struct {
 	Kind string
-	Was  Resource // before; of a resource that was added: nothing
-	Now  Resource // of a resource that was removed: what it was
+	// Was is the resource before; of one that was added nothing.
+	Was Resource
+	// Now is what the resource is; of one that was removed, what it was.
+	Now Resource
 }
 
-// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications told since the HMC
-// was asked it says nothing: the listing may be older than they are. again reports that some of that differs, and that
-// another listing would tell. inSight says which other HMCs are watched without interruption: what those see is not
-// gone because this one does not list it.
+// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what
+// notifications reported since the HMC was asked it says nothing: the listing may be older than
+// they are. again reports that some of that differs, and that another listing would show which is
+// right. inSight says which other HMCs are watched without interruption: what those see is not gone
+// because this one does not list it.
 //
-// A resource is gone when two listings in a row do not have it: an HMC that has just started may not know yet what it manages.
-// Nothing is said of the partitions of a CPC that does not communicate.
-func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
+// A resource is gone when two listings in a row do not have it: an HMC that has just started may
+// not know yet what it manages. Nothing is reported of the partitions of a CPC that does not
+// communicate.
+func (e *Estate) Compare(
+	l *Listing, now time.Time, inSight func(hmc string) bool,
+) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	present := make(map[string]struct{}, len(l.Resources))
@@ -294,20 +315,21 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		o.missing = time.Time{}
 		if !slices.Contains(o.hmcs, l.HMC) {
 			o.hmcs = append(o.hmcs, l.HMC)
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
 			o.CPC, o.CPCURI = strings.Clone(r.CPC), strings.Clone(r.CPCURI)
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		if o.fresh {
 			o.fresh = false
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 			differences = append(differences, Difference{Added, Resource{}, e.resource(o)})
 		}
-		if o.Status == "" && r.Status != "" { // it was learned from a notification about something else
+		// It was learned from a notification about something else.
+		if o.Status == "" && r.Status != "" {
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), l.Asked, false
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		renamed, moved := r.Name != "" && o.Name != r.Name, r.Status != "" && o.Status != r.Status
 		if !renamed && !moved {
@@ -327,10 +349,11 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, was, e.resource(o)})
 		}
-		e.dirty[r.URI] = struct{}{}
+		e.dirty[r.URI] = true
 	}
 	for uri, o := range e.objects {
-		if _, there := present[uri]; there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
+		_, there := present[uri]
+		if there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
 			continue
 		}
 		if len(o.hmcs) == 0 { // no HMC has ever listed it
@@ -354,7 +377,7 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		others := slices.DeleteFunc(slices.Clone(o.hmcs), func(h string) bool { return h == l.HMC })
 		if slices.ContainsFunc(others, inSight) {
 			o.hmcs, o.missing = others, time.Time{} // this userid may not see it any more
-			e.dirty[uri] = struct{}{}
+			e.dirty[uri] = true
 			continue
 		}
 		differences = append(differences, Difference{Removed, o.Resource, e.resource(o)})
@@ -364,25 +387,25 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			e.remove(differences[i].Now.URI)
 		}
 	}
-	known := e.listed[l.HMC]
-	if known == nil {
-		known = make(map[string]bool)
-		e.listed[l.HMC] = known
-	}
-	maps.Copy(known, l.Complete)
+	maps.Copy(e.listedBy(l.HMC), l.Complete)
 	slices.SortStableFunc(differences, func(a, b Difference) int {
-		return cmp.Or(rank(a.Now.Class)-rank(b.Now.Class), strings.Compare(a.Now.CPC, b.Now.CPC), strings.Compare(a.Now.Name, b.Now.Name))
+		x, y := &a.Now, &b.Now
+		return cmp.Or(rank(x.Class)-rank(y.Class), strings.Compare(x.CPC, y.CPC), strings.Compare(x.Name, y.Name))
 	})
 	return differences, again
 }
 
+// listedBy returns the classes that an HMC has listed before. e.mu is held.
+func (e *Estate) listedBy(hmc string) map[string]bool {
+	if e.listed[hmc] == nil {
+		e.listed[hmc] = make(map[string]bool)
+	}
+	return e.listed[hmc]
+}
+
 // silent says whether a status is that of a CPC of whose partitions the HMC knows nothing.
 func silent(status string) bool {
-	switch status {
-	case "not-communicating", "no-power", "status-check":
-		return true
-	}
-	return false
+	return status == "not-communicating" || status == "no-power" || status == "status-check"
 }
 
 func rank(class string) int {
@@ -392,8 +415,8 @@ func rank(class string) int {
 	return 1
 }
 
-// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became known, CPCs first. The estate does not change
-// meanwhile, and fn must not call it.
+// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became
+// known, CPCs first. The estate does not change meanwhile, and fn must not call it.
 func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	return func(yield func(Resource) bool) {
 		e.mu.RLock()
@@ -415,7 +438,8 @@ func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	}
 }
 
-// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found to be gone since.
+// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found
+// to be gone since.
 func (e *Estate) Lists(hmc, uri string) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -442,7 +466,8 @@ type stored struct {
 	HMCs   []string `json:"hmcs,omitempty"`
 }
 
-// Unstored calls fn for each resource that has changed since the last call, with what is to be stored under its URI; nil: it is gone.
+// Unstored calls fn for each resource that has changed since the last call, with what is to be
+// stored under its URI; nil: it is gone.
 func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -455,7 +480,9 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 		case o == nil:
 			fn(uri, nil)
 		case !o.fresh:
-			s := stored{Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs}
+			s := stored{
+				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs,
+			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()
 			}
@@ -468,14 +495,15 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 	clear(e.dirty)
 }
 
-// Load replaces what is known by what was stored: at the start, and when what has changed since could not be stored. all
-// ranges over the URIs and values that Unstored gave. It returns how many of the values cannot be read.
+// Load replaces what is known by what was stored: at the start, and when what has changed since could not
+// be stored. all ranges over the URIs and values that Unstored gave. It returns how many of the values
+// cannot be read.
 func (e *Estate) Load(all func(fn func(uri string, value []byte) bool)) (damaged int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	clear(e.objects)
 	clear(e.gone)
-	clear(e.told)
+	clear(e.announced)
 	clear(e.listed)
 	all(func(uri string, value []byte) bool {
 		if !e.load(uri, value) {
@@ -492,16 +520,15 @@ func (e *Estate) load(uri string, value []byte) bool {
 	if json.Unmarshal(value, &s) != nil || !Tracked(s.Class) {
 		return false
 	}
-	o := e.add(Resource{URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact})
+	o := e.add(Resource{
+		URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact,
+	})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
 	}
 	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {
-		if e.listed[hmc] == nil {
-			e.listed[hmc] = make(map[string]bool)
-		}
-		e.listed[hmc][s.Class] = true
+		e.listedBy(hmc)[s.Class] = true
 	}
 	return true
 }

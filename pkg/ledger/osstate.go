@@ -111,7 +111,7 @@ func (s *osSlot) decode(b []byte) bool {
 	return !c.bad && len(c.b) == 0 && s.start >= 0 && s.start%slotEntries == 0
 }
 
-// Load replaces all that is known by what is stored. rangeState is the StateRange of the queue. It
+// Load replaces all that is known by what is stored. It
 // returns how many values could not be read: what they told is not known, and is delivered again
 // where the HMC replays it.
 func (o *OSMessages) Load(stored Stored) (damaged int) {
