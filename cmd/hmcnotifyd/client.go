@@ -60,7 +60,8 @@ func (f *clientFlags) validate() error {
 	u, err := url.Parse(f.url)
 	switch {
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
-		return errors.New("--url must be as http://localhost:10291") // err would quote it, with a password that may be in it
+		// err would quote it, with a password that may be in it
+		return errors.New("--url must be as http://localhost:10291")
 	case u.User != nil:
 		return errors.New("--url must not hold a userid and a password: other users see command lines; put them into --credentials-file")
 	case u.RawQuery != "" || u.Fragment != "":

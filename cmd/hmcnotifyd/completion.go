@@ -14,12 +14,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 )
 
-// completionFlag, as the first argument, makes the program print what may come next on a command line, one per line: the
-// scripts below ask for it. It has the name that kingpin's own has, which cannot do with a default command, nor with the flags of the
-// command above a subcommand.
+// completionFlag, as the first argument, makes the program print what may come next on a command
+// line, one per line: the scripts below ask for it. It has the name that kingpin's own has, which
+// cannot do with a default command, nor with the flags of the command above a subcommand.
 const completionFlag = "--completion-bash"
 
-// namesTimeout is how long a running daemon may take to tell its sinks and HMCs to somebody who has pressed the tab key.
+// namesTimeout is how long a running daemon may take to tell its sinks and HMCs to somebody who has
+// pressed the tab key.
 const namesTimeout = time.Second
 
 const bashCompletion = `# Completion of hmcnotifyd for bash.
@@ -81,7 +82,8 @@ type flagCompleter interface {
 	FlagCompletion(flagName, flagValue string) (choices []string, flagMatch, optionMatch bool)
 }
 
-// complete returns what may stand in place of the last word. Where that is a file, or anything, it returns nothing.
+// complete returns what may stand in place of the last word. Where that is a file, or anything, it
+// returns nothing.
 func complete(ctx context.Context, app *kingpin.Application, words []string) []string {
 	var (
 		model    = modelOf(app)
@@ -170,7 +172,8 @@ func complete(ctx context.Context, app *kingpin.Application, words []string) []s
 	return all
 }
 
-// withoutEquals puts --flag, = and value together again, which bash takes for three words; the last one stays alone.
+// withoutEquals puts --flag, = and value together again, which bash takes for three words; the last
+// one stays alone.
 func withoutEquals(words []string) []string {
 	var all []string
 	for i, word := range words {
@@ -185,7 +188,8 @@ func withoutEquals(words []string) []string {
 	return all
 }
 
-// flagNames lists the flags of a command and of those above it. Those of the program as a whole are the daemon's, but for the log.
+// flagNames lists the flags of a command and of those above it. Those of the program as a whole are
+// the daemon's, but for the log.
 func flagNames(groups [][]*kingpin.FlagModel, depth int) []string {
 	var all []string
 	for level, group := range slices.Backward(groups) {

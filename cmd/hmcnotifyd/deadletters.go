@@ -99,7 +99,8 @@ func (f *deadLetterFlags) selects(or string) error {
 	return nil
 }
 
-// query is the filter as the API has it. A duration becomes a time, so that all pages mean the same.
+// query is the filter as the API has it. A duration becomes a time, so that all pages mean the
+// same.
 func (f *deadLetterFlags) query(now time.Time) (url.Values, error) {
 	q := url.Values{}
 	if f.sink != "" {
@@ -201,7 +202,8 @@ func (e *environment) listDeadLetters(ctx context.Context) error {
 	})
 }
 
-// writeTable writes letters as a table. Where the width of the terminal is known the reason ends there.
+// writeTable writes letters as a table. Where the width of the terminal is known the reason ends
+// there.
 func writeTable(w io.Writer, letters []bridge.DeadLetter, header bool, width int) {
 	if len(letters) == 0 {
 		return
@@ -233,7 +235,8 @@ func statusText(status int) string {
 	return strconv.Itoa(status)
 }
 
-// oneLine returns s as one line that does nothing to a terminal, of at most limit characters; 0: of any length.
+// oneLine returns s as one line that does nothing to a terminal, of at most limit characters; 0: of
+// any length.
 func oneLine(s string, limit int) string {
 	line := []rune(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

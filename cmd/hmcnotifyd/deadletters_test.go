@@ -314,7 +314,8 @@ func statusOf(t *testing.T, base string) bridge.Status {
 	return s
 }
 
-// A daemon that is killed during a replay loses no letter: each is deleted after it was accepted, not before.
+// A daemon that is killed during a replay loses no letter: each is deleted after it was accepted,
+// not before.
 func TestReplayKilled(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
@@ -459,7 +460,8 @@ func TestDeadLettersUsage(t *testing.T) {
 	}
 }
 
-// Many letters come page by page, and a replay may take longer than the web server waits for a request.
+// Many letters come page by page, and a replay may take longer than the web server waits for a
+// request.
 func TestManyDeadLetters(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")

@@ -159,7 +159,8 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ev.Origin != event.OriginBridge { // what the daemon says of itself is no proof that anything came from the HMC
+	// what the daemon says of itself is no proof that anything came from the HMC
+	if ev.Origin != event.OriginBridge {
 		c.types[ev.Type]++
 	}
 	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)

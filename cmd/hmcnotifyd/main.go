@@ -1,5 +1,5 @@
-// Command hmcnotifyd brings the notifications of IBM Z and LinuxONE Hardware Management Consoles to webhooks, logs
-// and other sinks, and exports what it sees of each HMC as Prometheus metrics.
+// Command hmcnotifyd brings the notifications of IBM Z and LinuxONE Hardware Management Consoles to
+// webhooks, logs and other sinks, and exports what it sees of each HMC as Prometheus metrics.
 package main
 
 import (
@@ -35,9 +35,11 @@ func main() {
 // terminated is what kingpin ends the parsing with after --help or --version.
 type terminated struct{ status int }
 
-// run is the whole program: it parses the command line, runs the command and returns the exit status.
+// run is the whole program: it parses the command line, runs the command and returns the exit
+// status.
 func run(args []string, stdout, stderr io.Writer) (status int) {
-	// A closed stdout or stderr is an error of the write. The signal would end the program without logging off.
+	// A closed stdout or stderr is an error of the write. The signal would end the program
+	// without logging off.
 	signal.Ignore(syscall.SIGPIPE)
 	defer func() {
 		switch p := recover().(type) {
@@ -64,7 +66,8 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		printError(stderr, err)
 		return exitUsage
 	}
-	// net/http writes to the standard logger what its callers need not know, "Unsolicited response" for example.
+	// net/http writes to the standard logger what its callers need not know, "Unsolicited
+	// response" for example.
 	restore, err := zap.RedirectStdLogAt(log.Named("go"), zapcore.DebugLevel)
 	if err != nil {
 		printError(stderr, err)
@@ -82,7 +85,8 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	return exitDone
 }
 
-// newApplication defines the command line: the flags set what is in env, and the commands are by their names.
+// newApplication defines the command line: the flags set what is in env, and the commands are by
+// their names.
 func newApplication(env *environment) (*kingpin.Application, map[string]func(context.Context) error) {
 	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
 	app.UsageWriter(env.stdout).ErrorWriter(env.stderr).Terminate(func(status int) { panic(terminated{status}) })
@@ -109,8 +113,8 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	return app, commands
 }
 
-// printError writes an error, one line for each where several are joined. A problem of the configuration begins with
-// its place, as compilers write it, so that editors find it.
+// printError writes an error, one line for each where several are joined. A problem of the
+// configuration begins with its place, as compilers write it, so that editors find it.
 func printError(w io.Writer, err error) {
 	prefix := "hmcnotifyd: "
 	if _, ok := errors.AsType[config.Errors](err); ok {

@@ -20,7 +20,8 @@ func (e *environment) man(context.Context) error {
 	return err
 }
 
-// modelOf returns the definitions of the command line, with the command help, which kingpin adds when it begins to parse.
+// modelOf returns the definitions of the command line, with the command help, which kingpin adds
+// when it begins to parse.
 func modelOf(app *kingpin.Application) *kingpin.ApplicationModel {
 	_, _ = app.ParseContext(nil)
 	return app.Model()

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// progressAfter is how long a command is silent before it tells a terminal how far it is, and then how often.
+	// progressAfter is how long a command is silent before it tells a terminal how far it is,
+	// and then how often.
 	progressAfter = time.Second
 	progressEvery = 200 * time.Millisecond
 )
@@ -48,8 +49,8 @@ func newProgress(w io.Writer) progress {
 	return progress{out: w, terminal: terminalWidth(w) > 0, start: time.Now()}
 }
 
-// waiting shows on w, where that is a terminal, what is waited for and for how long, until stop is called. stop takes the line away, and
-// may be called again.
+// waiting shows on w, where that is a terminal, what is waited for and for how long, until stop is
+// called. stop takes the line away, and may be called again.
 func waiting(w io.Writer, what func() string) (stop func()) { return startWaiting(w, what).stop }
 
 // waitLine is the line that waiting shows.
@@ -92,7 +93,8 @@ func startWaiting(w io.Writer, what func() string) *waitLine {
 	return l
 }
 
-// above returns a writer to out, which may be the same terminal: the line makes room for what is written.
+// above returns a writer to out, which may be the same terminal: the line makes room for what is
+// written.
 func (l *waitLine) above(out io.Writer) io.Writer { return aboveLine{l, out} }
 
 type aboveLine struct {

@@ -27,7 +27,8 @@ import (
 )
 
 const (
-	// shutdownLimit is how long the whole end may take, from the signal to the exit: below the TimeoutStopSec of the systemd unit.
+	// shutdownLimit is how long the whole end may take, from the signal to the exit: below the
+	// TimeoutStopSec of the systemd unit.
 	shutdownLimit = 18 * time.Second
 	// webShutdown is how long open requests may take to end.
 	webShutdown = 2 * time.Second
@@ -99,7 +100,8 @@ func (e *environment) run(ctx context.Context) error {
 	return d.run(ctx)
 }
 
-// daemon is a running hmcnotifyd: the bridge, the web side and what systemd and signals ask of them.
+// daemon is a running hmcnotifyd: the bridge, the web side and what systemd and signals ask of
+// them.
 type daemon struct {
 	flags     daemonFlags
 	log       *zap.Logger
@@ -202,8 +204,8 @@ func (d *daemon) configStatus() web.ConfigStatus {
 	return d.config
 }
 
-// reload reads the configuration file again. On an error everything goes on as it was. Reloads come one after the
-// other, so that the file that was read last is the one that runs.
+// reload reads the configuration file again. On an error everything goes on as it was. Reloads come
+// one after the other, so that the file that was read last is the one that runs.
 func (d *daemon) reload() error {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
@@ -226,7 +228,8 @@ func (d *daemon) reload() error {
 	return nil
 }
 
-// run works until ctx is done and everything has ended in order, or until something that cannot be done without fails.
+// run works until ctx is done and everything has ended in order, or until something that cannot be
+// done without fails.
 func (d *daemon) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -271,7 +274,8 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// limited returns a context that ends so long after ctx has ended, or with the function that it returns.
+// limited returns a context that ends so long after ctx has ended, or with the function that it
+// returns.
 func limited(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
 	limit, end := context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() {
@@ -286,8 +290,8 @@ func limited(ctx context.Context, after time.Duration) (context.Context, context
 	return limit, end
 }
 
-// obeyHangups opens the log files anew and reloads at each SIGHUP until ctx is done. Those that come while it is busy
-// count as one.
+// obeyHangups opens the log files anew and reloads at each SIGHUP until ctx is done. Those that
+// come while it is busy count as one.
 func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
 	for {
 		select {
@@ -302,7 +306,8 @@ func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
 	}
 }
 
-// serve feeds systemd until the bridge has ended or its end has reached the limit. It returns the bridge's error.
+// serve feeds systemd until the bridge has ended or its end has reached the limit. It returns the
+// bridge's error.
 func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) error {
 	watchdog, stop := d.notify.watchdog()
 	defer stop()

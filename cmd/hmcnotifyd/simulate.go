@@ -89,13 +89,15 @@ func (e *environment) simulate(ctx context.Context) (err error) {
 		tls = "ca_file: " + strconv.Quote(path)
 	}
 	fmt.Fprint(e.stdout, simulatedConfig(hmcs, tls))
-	// A program in the background that reads from its terminal is stopped; one that ignores the signal reads an error.
+	// A program in the background that reads from its terminal is stopped; one that ignores the
+	// signal reads an error.
 	signal.Ignore(syscall.SIGTTIN)
 	serveConsole(ctx, hmcs, os.Stdin, e.stdout)
 	return nil
 }
 
-// start starts the HMCs, all over the first one's estate. After an error it returns those that it has started.
+// start starts the HMCs, all over the first one's estate. After an error it returns those that it
+// has started.
 func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
 	partitions := f.partitions
 	if partitions == 0 {

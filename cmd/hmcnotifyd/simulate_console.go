@@ -27,8 +27,8 @@ const maxRestart = 24 * 60 * 60
 // consoleCommand is one command of the simulator's standard input.
 type consoleCommand struct {
 	name string
-	// args are the arguments as help shows them, and how many there must be: [NAME] may be left out, and what ends in ...
-	// is the rest of the line as it is.
+	// args are the arguments as help shows them, and how many there must be: [NAME] may be left
+	// out, and what ends in ... is the rest of the line as it is.
 	args string
 	help string
 	// run gets an argument "" for each one that was left out.
@@ -71,15 +71,17 @@ type simConsole struct {
 	down     map[*hmcsim.HMC]bool
 }
 
-// serveConsole does what the lines of in say until the context is done or one says quit. What it prints begins with #, so
-// that all the simulator has printed stays a configuration file. The end of in ends nothing but the reading.
+// serveConsole does what the lines of in say until the context is done or one says quit. What it
+// prints begins with #, so that all the simulator has printed stays a configuration file. The end
+// of in ends nothing but the reading.
 func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.Writer) {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	c := &simConsole{hmcs: hmcs, quit: quit, done: ctx.Done(), out: out, down: make(map[*hmcsim.HMC]bool)}
 	defer c.restarts.Wait()
 	lines := make(chan string)
-	// A read of a terminal or pipe cannot be ended: this goroutine may last as long as the process.
+	// A read of a terminal or pipe cannot be ended: this goroutine may last as long as the
+	// process.
 	go func() {
 		defer close(lines)
 		s := bufio.NewScanner(in)
@@ -163,8 +165,8 @@ func (cmd *consoleCommand) parse(rest string) ([]string, error) {
 	return args, nil
 }
 
-// nextWord returns the first word of a line and what follows it. Words are separated by blanks; one with blanks in it
-// stands in double quotes.
+// nextWord returns the first word of a line and what follows it. Words are separated by blanks; one
+// with blanks in it stands in double quotes.
 func nextWord(line string) (word, rest string, err error) {
 	line = strings.TrimSpace(line)
 	if strings.HasPrefix(line, `"`) {
@@ -436,7 +438,8 @@ func (c *simConsole) hwClear(args []string) error {
 	return nil
 }
 
-// restart takes HMCs down and brings them up again after a time. Other commands are done meanwhile: the estate lives on.
+// restart takes HMCs down and brings them up again after a time. Other commands are done meanwhile:
+// the estate lives on.
 func (c *simConsole) restart(args []string) error {
 	seconds := 0.0
 	if args[0] != "" {

@@ -40,7 +40,8 @@ func (n notifier) reloading() {
 // statusEvery is how often systemd is told how many HMCs are connected, if that has changed.
 const statusEvery = 2 * time.Second
 
-// status tells systemd the line that systemctl status shows, unless that is what was told last, and returns it.
+// status tells systemd the line that systemctl status shows, unless that is what was told last, and
+// returns it.
 func (n notifier) status(s bridge.Status, last string) string {
 	text := statusLine(s)
 	if text != last {
@@ -76,7 +77,8 @@ func statusLine(s bridge.Status) string {
 	return oneLine(text, maxStatusLine)
 }
 
-// watchdog returns a channel that ticks as often as systemd wants to hear of the daemon; nil where it does not.
+// watchdog returns a channel that ticks as often as systemd wants to hear of the daemon; nil where
+// it does not.
 func (n notifier) watchdog() (<-chan time.Time, func()) {
 	interval, err := sd.SdWatchdogEnabled(false)
 	if err != nil {

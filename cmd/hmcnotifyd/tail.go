@@ -22,12 +22,15 @@ import (
 
 const (
 	eventsPath = "/api/v1/events"
-	// tailSilence is how long a stream may say nothing, not even a heart-beat, until it is given up.
+	// tailSilence is how long a stream may say nothing, not even a heart-beat, until it is
+	// given up.
 	tailSilence = 3 * web.HeartBeat
-	// tailPause is how long the first pause between two attempts is; each further one is twice as long, up to tailPauseMax.
+	// tailPause is how long the first pause between two attempts is; each further one is twice
+	// as long, up to tailPauseMax.
 	tailPause    = 500 * time.Millisecond
 	tailPauseMax = 15 * time.Second
-	// maxStreamLine is how long a line of the stream may be: more than the daemon holds for one reader.
+	// maxStreamLine is how long a line of the stream may be: more than the daemon holds for one
+	// reader.
 	maxStreamLine = 8 << 20
 )
 
@@ -78,7 +81,8 @@ func (f *tailFlags) query() url.Values {
 // errNobodyReads says that the output is closed, as after: hmcnotifyd tail | head.
 var errNobodyReads = errors.New("nobody reads the output")
 
-// follow is the command tail. A first attempt that fails is an error; a stream that is lost later is made again, and said on stderr.
+// follow is the command tail. A first attempt that fails is an error; a stream that is lost later
+// is made again, and said on stderr.
 func (e *environment) follow(ctx context.Context) error {
 	c, err := newClient(e.tail.client)
 	if err != nil {

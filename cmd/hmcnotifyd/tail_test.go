@@ -154,7 +154,8 @@ func TestTailAnswers(t *testing.T) {
 	}
 }
 
-// A stream that is silent without a word is given up and made again; what the daemon refuses then ends it.
+// A stream that is silent without a word is given up and made again; what the daemon refuses then
+// ends it.
 func TestTailSilence(t *testing.T) {
 	streams := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -30,8 +30,8 @@ func build() web.Build {
 	return web.Build{Version: version, Revision: revisionOf(revision, info), GoVersion: runtime.Version()}
 }
 
-// revisionOf returns the revision that the linker was given or else, after a plain go build, the one that Go has noted:
-// as short as the linker's, and marked where files were changed.
+// revisionOf returns the revision that the linker was given or else, after a plain go build, the
+// one that Go has noted: as short as the linker's, and marked where files were changed.
 func revisionOf(linked string, info *debug.BuildInfo) string {
 	if linked != "" || info == nil {
 		return linked

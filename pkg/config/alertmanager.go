@@ -11,25 +11,32 @@ import (
 	"time"
 )
 
-// Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve it.
+// Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve
+// it.
 type Alertmanager struct {
-	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as Alertmanager asks for.
+	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as
+	// Alertmanager asks for.
 	URLs       []URL      `yaml:"urls"`        // required
 	HTTPConfig HTTPConfig `yaml:"http_config"` // how requests are made, and what authenticates them
 
-	Alerts   []string          `yaml:"alerts"`   // which of the four are made
-	Statuses Patterns          `yaml:"statuses"` // which fire; none: those that the severities call warning or critical
-	Labels   map[string]string `yaml:"labels"`   // of every alert, besides its own
+	Alerts []string `yaml:"alerts"` // which of the four are made
+	// which fire; none: those that the severities call warning or critical
+	Statuses Patterns          `yaml:"statuses"`
+	Labels   map[string]string `yaml:"labels"` // of every alert, besides its own
 
-	ResendInterval   time.Duration `yaml:"resend_interval"`    // what fires is sent again; it ends four intervals after the last time
-	OSMessageResolve time.Duration `yaml:"os_message_resolve"` // an OS message fires so long: no HMC tells that it was answered
+	// what fires is sent again; it ends four intervals after the last time
+	ResendInterval time.Duration `yaml:"resend_interval"`
+	// an OS message fires so long: no HMC tells that it was answered
+	OSMessageResolve time.Duration `yaml:"os_message_resolve"`
 }
 
 // The names of the alerts.
 const (
-	AlertResourceStatus  = "HMCResourceStatus"  // a CPC, partition or other object is in a status that is not acceptable
-	AlertConnectionLost  = "HMCConnectionLost"  // the daemon does not see what an HMC publishes
-	AlertOSMessage       = "HMCOSMessage"       // an operating system wrote a message that is held, or has priority
+	// a CPC, partition or other object is in a status that is not acceptable.
+	AlertResourceStatus = "HMCResourceStatus"
+	AlertConnectionLost = "HMCConnectionLost" // the daemon does not see what an HMC publishes
+	// an operating system wrote a message that is held, or has priority.
+	AlertOSMessage       = "HMCOSMessage"
 	AlertHardwareMessage = "HMCHardwareMessage" // a console or CPC has a hardware message
 )
 

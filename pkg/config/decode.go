@@ -21,8 +21,9 @@ import (
 // maxNodes bounds how much aliases may multiply a small file ("billion laughs").
 const maxNodes = 100_000
 
-// decoder fills a Config from YAML nodes. It goes through the tree itself, because the library's own strict mode stops at
-// the first problem of a mapping, has no path, and quotes values, secrets among them.
+// decoder fills a Config from YAML nodes. It goes through the tree itself, because the library's
+// own strict mode stops at the first problem of a mapping, has no path, and quotes values, secrets
+// among them.
 type decoder struct {
 	file     string
 	errs     Errors
@@ -46,7 +47,8 @@ func newDecoder(file string) *decoder {
 // defaulter is a type whose values in a list, or behind a pointer, do not start as zero.
 type defaulter interface{ setDefaults() }
 
-// fail records an error at a path. What follows from it (the same path again, or one below) is not reported.
+// fail records an error at a path. What follows from it (the same path again, or one below) is not
+// reported.
 func (d *decoder) fail(line int, path, format string, args ...any) {
 	d.bad[path] = true
 	markAbove(d.badBelow, path)
@@ -221,7 +223,8 @@ func (d *decoder) severities(n *yaml.Node, path string, to *SeverityTable) {
 	*to = table
 }
 
-// tooMany counts the values gone through, and reports once that there are too many. Nothing else matters then.
+// tooMany counts the values gone through, and reports once that there are too many. Nothing else
+// matters then.
 func (d *decoder) tooMany(n *yaml.Node) bool {
 	d.nodes++
 	if d.nodes == maxNodes+1 {
@@ -402,7 +405,8 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!
 func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	key, value := n.Content[i], n.Content[i+1]
 	d.strange[path] = true
-	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not shown.
+	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not
+	// shown.
 	if n.Style&yaml.FlowStyle != 0 && isNull(value) && value.Value == "" {
 		if i >= 2 {
 			d.report(key.Line, path, "unknown key after %q: put a value with a comma or a brace into quotes", n.Content[i-2].Value)
@@ -430,7 +434,8 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	d.report(key.Line, path, "unknown key %q: known here are %s", key.Value, strings.Join(keys, ", "))
 }
 
-// text returns the value of a scalar as it is written. A number or a date is text too: passwords look like everything.
+// text returns the value of a scalar as it is written. A number or a date is text too: passwords
+// look like everything.
 func (d *decoder) text(n *yaml.Node, path string) (string, bool) {
 	switch {
 	case isNull(n):
@@ -448,7 +453,8 @@ func isScalar(n *yaml.Node, tags ...string) bool {
 	return n.Kind == yaml.ScalarNode && slices.Contains(tags, n.Tag)
 }
 
-// wrong reports a value that is not of the type its key has. It shows the value: no secret has such a type.
+// wrong reports a value that is not of the type its key has. It shows the value: no secret has such
+// a type.
 func (d *decoder) wrong(n *yaml.Node, path, what string) {
 	switch {
 	case isNull(n):
@@ -564,8 +570,8 @@ func isInline(f reflect.StructField) bool {
 	return f.Type.Kind() == reflect.Struct && f.Tag.Get("yaml") == ",inline"
 }
 
-// keyOf returns the key a field has in the file, or "". A field of another package may have no tag: there, ConnectTimeout is
-// connect_timeout.
+// keyOf returns the key a field has in the file, or "". A field of another package may have no tag:
+// there, ConnectTimeout is connect_timeout.
 func keyOf(f reflect.StructField) string {
 	if !f.IsExported() {
 		return ""

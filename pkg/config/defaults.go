@@ -68,8 +68,8 @@ func (d *decoder) completeDefaults(c *Config) {
 		if h.Group == "" {
 			h.Group = h.Name
 		}
-		// With topic_names there is no session whose topics could be asked for. An empty list is a choice as well:
-		// only OS messages.
+		// With topic_names there is no session whose topics could be asked for. An empty
+		// list is a choice as well: only OS messages.
 		if !d.has(hmcPath(i, "topics")) && !d.has(hmcPath(i, "topic_names")) {
 			h.Topics = []string{TopicObject, TopicJob}
 		}

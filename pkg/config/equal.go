@@ -15,10 +15,12 @@ import (
 	promconfig "github.com/prometheus/common/config"
 )
 
-// Equal reports whether both HMCs are configured alike, down to the contents of the files they name.
+// Equal reports whether both HMCs are configured alike, down to the contents of the files they
+// name.
 func (h *HMC) Equal(o *HMC) bool { return equal(h, o) }
 
-// Equal reports whether both sinks are configured alike, down to the contents of the files they name.
+// Equal reports whether both sinks are configured alike, down to the contents of the files they
+// name.
 func (s *Sink) Equal(o *Sink) bool { return equal(s, o) }
 
 func equal[T any](a, b *T) bool {
@@ -27,21 +29,24 @@ func equal[T any](a, b *T) bool {
 	return bytes.Equal(fa, fb) && bytes.Equal(sa, sb)
 }
 
-// Hash identifies the content of the configuration, the files it names included. It has 48 bits, so that the value of a
-// metric holds it exactly, and stays the same over restarts and machines.
+// Hash identifies the content of the configuration, the files it names included. It has 48 bits, so
+// that the value of a metric holds it exactly, and stays the same over restarts and machines.
 func (c *Config) Hash() uint64 {
 	fields, secrets := canonical(reflect.ValueOf(c).Elem())
 	sum := sha256.Sum256(fields)
-	// The number is public. Whoever knows the rest of the file could try passwords until it fits, so each try costs.
+	// The number is public. Whoever knows the rest of the file could try passwords until it
+	// fits, so each try costs.
 	const iterations = 100_000
 	key, err := pbkdf2.Key(sha256.New, string(secrets), sum[:], iterations, len(sum))
 	if err != nil {
-		key = sum[:] // only where a FIPS module refuses; then the number does not depend on the secrets
+		// only where a FIPS module refuses; then the number does not depend on the secrets
+		key = sum[:]
 	}
 	return binary.BigEndian.Uint64(key) >> 16
 }
 
-// canonical returns a form of v that is equal exactly for equal values, and the secrets apart from it.
+// canonical returns a form of v that is equal exactly for equal values, and the secrets apart from
+// it.
 func canonical(v reflect.Value) (fields, secrets []byte) {
 	c := &canon{}
 	c.value(v)

@@ -18,21 +18,23 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// HTTPConfig is the http_config of Prometheus: how requests are made and what authenticates them. Like a Secret it is shown
-// by no form of printing.
+// HTTPConfig is the http_config of Prometheus: how requests are made and what authenticates them.
+// Like a Secret it is shown by no form of printing.
 //
-// The files that it names are read again for each request, or connection, so that what changes in them counts at once.
-// Load has seen to it that they can be used.
+// The files that it names are read again for each request, or connection, so that what changes in
+// them counts at once. Load has seen to it that they can be used.
 type HTTPConfig struct {
 	client *promconfig.HTTPClientConfig // nil: defaultHTTPClient
-	files  Secret                       // what the files held when they were loaded, each with its length in front
-	_      [0]func()
+	// what the files held when they were loaded, each with its length in front
+	files Secret
+	_     [0]func()
 }
 
 // NewHTTPConfig makes an HTTPConfig of settings that did not come from a configuration file.
 func NewHTTPConfig(client promconfig.HTTPClientConfig) HTTPConfig { return HTTPConfig{client: &client} }
 
-// defaultHTTPClient are the settings where none are given: those of Prometheus, but that redirects are not followed.
+// defaultHTTPClient are the settings where none are given: those of Prometheus, but that redirects
+// are not followed.
 func defaultHTTPClient() promconfig.HTTPClientConfig {
 	c := promconfig.DefaultHTTPClientConfig
 	c.FollowRedirects = false
@@ -73,8 +75,8 @@ type selfReading interface {
 // errReported is what such a type gets to see of an error that has been reported already.
 var errReported = errors.New("reported")
 
-// readSelf lets a type of another package read itself from a node: it sets its defaults, has this decoder fill it, which
-// reports what is wrong with line and path, and validates itself.
+// readSelf lets a type of another package read itself from a node: it sets its defaults, has this
+// decoder fill it, which reports what is wrong with line and path, and validates itself.
 func (d *decoder) readSelf(n *yaml.Node, path string, to selfReading) {
 	before := len(d.errs)
 	err := to.UnmarshalYAML(func(v any) error {
@@ -99,7 +101,8 @@ func (d *decoder) readSelf(n *yaml.Node, path string, to selfReading) {
 	}
 }
 
-// httpConfig checks what the type does not check by itself, makes paths absolute, and reads the files.
+// httpConfig checks what the type does not check by itself, makes paths absolute, and reads the
+// files.
 func (d *decoder) httpConfig(path string, h *HTTPConfig, mode fs.FileMode) {
 	if h.client == nil || d.failed(path) || d.badBelow[path] {
 		return
@@ -173,7 +176,8 @@ type httpFiles struct {
 	contents []byte
 }
 
-// file makes the path of a file absolute and returns what it holds; nil: there is none, or it was reported.
+// file makes the path of a file absolute and returns what it holds; nil: there is none, or it was
+// reported.
 func (f *httpFiles) file(at string, file *string, secret bool) []byte {
 	if *file == "" {
 		if f.d.has(at) {

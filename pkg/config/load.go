@@ -25,8 +25,8 @@ const (
 	maxSecretFile = 64 * kib
 )
 
-// Load reads and validates a configuration file. The Config it returns has all defaults, secrets and CA certificates
-// filled in. The error is an [Errors] with every problem of the file.
+// Load reads and validates a configuration file. The Config it returns has all defaults, secrets
+// and CA certificates filled in. The error is an [Errors] with every problem of the file.
 func Load(path string) (*Config, error) {
 	data, mode, err := readFile(path, maxConfigFile)
 	if err != nil {
@@ -56,7 +56,8 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	return c, nil
 }
 
-// document returns the root node of the only document of a file; nil: the file is empty, or has been reported.
+// document returns the root node of the only document of a file; nil: the file is empty, or has
+// been reported.
 func (d *decoder) document(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
@@ -79,8 +80,9 @@ func (d *decoder) document(data []byte) *yaml.Node {
 // yamlLine finds the line in an error of the YAML library.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// syntaxHelp says what to do about the mistakes people make most. The library's texts hold nothing of the file but the name
-// of an anchor, which may be a password without its quotes: that text is replaced as a whole.
+// syntaxHelp says what to do about the mistakes people make most. The library's texts hold nothing
+// of the file but the name of an anchor, which may be a password without its quotes: that text is
+// replaced as a whole.
 var syntaxHelp = []struct{ text, help string }{
 	{"mapping values are not allowed in this context", "a value that holds \": \" must be in quotes, and keys of one mapping in one column"},
 	{"did not find expected key", "check the indentation, and put quotes around a value that goes on after a closing quote"},
@@ -102,7 +104,8 @@ func (d *decoder) syntax(data []byte, err error) {
 	text = strings.TrimPrefix(text, m[0])
 	if n, err := strconv.Atoi(m[1]); err == nil {
 		line = n
-		// The library forgets to count from 1 in errors of its parser, but not in those of its scanner.
+		// The library forgets to count from 1 in errors of its parser, but not in those of
+		// its scanner.
 		if parserErrors[text] {
 			line++
 		}
@@ -143,15 +146,15 @@ var parserErrors = map[string]bool{
 	"found duplicate %TAG directive":         true,
 }
 
-// blockErrors are the texts that yaml.v3 reports with the line in which the list or mapping begins, not with the line that is
-// wrong in it.
+// blockErrors are the texts that yaml.v3 reports with the line in which the list or mapping begins,
+// not with the line that is wrong in it.
 var blockErrors = map[string]bool{
 	"did not find expected '-' indicator": true,
 	"did not find expected key":           true,
 }
 
-// firstLineOf returns the line that makes the YAML library give an error: with it the beginning of the file gives the error,
-// without it not.
+// firstLineOf returns the line that makes the YAML library give an error: with it the beginning of
+// the file gives the error, without it not.
 func firstLineOf(data []byte, text string, from int) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	from = min(from, len(lines))
@@ -213,7 +216,8 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	return data, info.Mode(), nil
 }
 
-// unreadable leaves only the reason of a file error: the name of the file stands before it, that of the system call is noise.
+// unreadable leaves only the reason of a file error: the name of the file stands before it, that of
+// the system call is noise.
 func unreadable(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
@@ -221,8 +225,8 @@ func unreadable(err error) error {
 	return fmt.Errorf("cannot be read: %w", err)
 }
 
-// resolve makes a path of the file absolute, and also returns it as errors should show it: relative where the
-// configuration file was named by a relative path.
+// resolve makes a path of the file absolute, and also returns it as errors should show it: relative
+// where the configuration file was named by a relative path.
 func (d *decoder) resolve(path string) (absolute, shown string) {
 	shown = path
 	if !filepath.IsAbs(path) {

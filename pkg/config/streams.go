@@ -14,21 +14,27 @@ import (
 
 // NATS publishes events to a JetStream stream.
 type NATS struct {
-	Servers []string `yaml:"servers"` // required; URLs: nats:// or tls://; of several, any that answers
-	Subject string   `yaml:"subject"` // of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
-	Stream  string   `yaml:"stream"`  // the stream that must take the events; empty: whichever takes the subject
+	// required; URLs: nats:// or tls://; of several, any that answers
+	Servers []string `yaml:"servers"`
+	// of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
+	Subject string `yaml:"subject"`
+	// the stream that must take the events; empty: whichever takes the subject
+	Stream string `yaml:"stream"`
 
-	// At most one way to log on. The files are read again for each connection, so that a renewed one counts then.
+	// At most one way to log on. The files are read again for each connection, so that a
+	// renewed one counts then.
 
-	CredentialsFile string `yaml:"credentials_file"` // a JWT and its seed, as nsc writes them; at most one way to log on; absolute
-	NKeyFile        string `yaml:"nkey_file"`        // a seed; absolute
-	Userid          string `yaml:"userid"`           // to log on with, with Password
-	Password        Secret `yaml:"password"`         // also when it came from PasswordFile
+	// a JWT and its seed, as nsc writes them; at most one way to log on; absolute
+	CredentialsFile string `yaml:"credentials_file"`
+	NKeyFile        string `yaml:"nkey_file"` // a seed; absolute
+	Userid          string `yaml:"userid"`    // to log on with, with Password
+	Password        Secret `yaml:"password"`  // also when it came from PasswordFile
 	PasswordFile    string `yaml:"password_file"`
 	Token           Secret `yaml:"token"` // also when it came from TokenFile
 	TokenFile       string `yaml:"token_file"`
 
-	// TLS is set where the connection must be encrypted, as with a tls:// server; nil: encrypted where the server asks for it.
+	// TLS is set where the connection must be encrypted, as with a tls:// server; nil:
+	// encrypted where the server asks for it.
 	TLS *TLS `yaml:"tls"`
 
 	keys Secret // what CredentialsFile and NKeyFile held when they were loaded
@@ -41,20 +47,25 @@ func (n *NATS) setDefaults() { n.Subject = DefaultSubject }
 
 // Kafka produces events to a Kafka topic.
 type Kafka struct {
-	Brokers         []string `yaml:"brokers"`           // required; HOST:PORT of some of the cluster's brokers
-	Topic           string   `yaml:"topic"`             // of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
-	ClientID        string   `yaml:"client_id"`         // what the daemon calls itself
-	SASL            *SASL    `yaml:"sasl"`              // how the daemon says who it is
-	TLS             *TLS     `yaml:"tls"`               // how the brokers' certificates are verified; nil: unencrypted
-	Compression     string   `yaml:"compression"`       // none, gzip, snappy, lz4 or zstd
-	MaxMessageBytes Size     `yaml:"max_message_bytes"` // what the topic takes: its max.message.bytes
+	// required; HOST:PORT of some of the cluster's brokers
+	Brokers []string `yaml:"brokers"`
+	// of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
+	Topic    string `yaml:"topic"`
+	ClientID string `yaml:"client_id"` // what the daemon calls itself
+	SASL     *SASL  `yaml:"sasl"`      // how the daemon says who it is
+	// how the brokers' certificates are verified; nil: unencrypted
+	TLS         *TLS   `yaml:"tls"`
+	Compression string `yaml:"compression"` // none, gzip, snappy, lz4 or zstd
+	// what the topic takes: its max.message.bytes
+	MaxMessageBytes Size `yaml:"max_message_bytes"`
 }
 
 // The defaults of Kafka.
 const (
-	DefaultTopic           = "hmc-events"
-	DefaultClientID        = "hmcnotifyd"
-	DefaultMaxMessageBytes = 1_000_000 // a little less than max.message.bytes of a topic is by default
+	DefaultTopic    = "hmc-events"
+	DefaultClientID = "hmcnotifyd"
+	// a little less than max.message.bytes of a topic is by default.
+	DefaultMaxMessageBytes = 1_000_000
 )
 
 func (k *Kafka) setDefaults() {
@@ -262,7 +273,8 @@ func (d *decoder) natsLogon(path string, n *NATS, mode fs.FileMode) {
 	}
 }
 
-// keyFile makes the path of a file with keys absolute and returns what it holds, which must have a certain text in it.
+// keyFile makes the path of a file with keys absolute and returns what it holds, which must have a
+// certain text in it.
 func (d *decoder) keyFile(path string, file *string, holds, what string) string {
 	if !d.has(path) {
 		return ""
@@ -286,7 +298,8 @@ func (d *decoder) keyFile(path string, file *string, holds, what string) string 
 	return string(data)
 }
 
-// checkServer says what is wrong with the URL of a NATS server; "": nothing. It shows nothing that may be secret.
+// checkServer says what is wrong with the URL of a NATS server; "": nothing. It shows nothing that
+// may be secret.
 func checkServer(server string) string {
 	u, err := url.Parse(server)
 	if err != nil {
@@ -346,7 +359,8 @@ func (d *decoder) kafka(path string, k *Kafka, mode fs.FileMode) {
 
 // checkBroker says what is wrong with the address of a broker; "": nothing.
 func checkBroker(broker string) string {
-	if strings.Contains(broker, "://") || strings.Contains(broker, "@") { // not shown: it may hold a password
+	// not shown: it may hold a password
+	if strings.Contains(broker, "://") || strings.Contains(broker, "@") {
 		return "must be only HOST:PORT, not a URL"
 	}
 	if _, err := netip.ParseAddr(strings.Trim(broker, "[]")); err == nil {

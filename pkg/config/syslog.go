@@ -14,11 +14,15 @@ import (
 
 // Syslog sends events to a syslog server, as RFC 5424 says.
 type Syslog struct {
-	Address  string    `yaml:"address"`  // required; tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH; see Target
-	Framing  string    `yaml:"framing"`  // how messages on a connection are told apart; of the Framing constants; default: octet-counting, none for datagrams
-	Facility string    `yaml:"facility"` // such as local0, daemon or auth; of SyslogFacilities
-	AppName  string    `yaml:"app_name"` // the program that the messages name
-	Hostname string    `yaml:"hostname"` // the host that the messages name; empty: this machine's name
+	// required; tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH; see Target
+	Address string `yaml:"address"`
+	// how messages on a connection are told apart; of the Framing constants; default:
+	// octet-counting, none for datagrams
+	Framing  string `yaml:"framing"`
+	Facility string `yaml:"facility"` // such as local0, daemon or auth; of SyslogFacilities
+	AppName  string `yaml:"app_name"` // the program that the messages name
+	// the host that the messages name; empty: this machine's name
+	Hostname string    `yaml:"hostname"`
 	Format   string    `yaml:"format"`   // json, text, cadf or os-forwarder
 	MaxSize  Size      `yaml:"max_size"` // of a message; what is longer is cut
 	TLS      SyslogTLS `yaml:"tls"`      // of tls:// addresses
@@ -26,8 +30,9 @@ type Syslog struct {
 
 // The values of Syslog.Format that only it has.
 const (
-	FormatCADF        = "cadf"         // log entries as CADF events, others as JSON
-	FormatOSForwarder = "os-forwarder" // OS messages as zhmc-os-forwarder writes them, others as text
+	FormatCADF = "cadf" // log entries as CADF events, others as JSON
+	// OS messages as zhmc-os-forwarder writes them, others as text.
+	FormatOSForwarder = "os-forwarder"
 )
 
 // The values of Syslog.Framing.
@@ -53,12 +58,14 @@ func SyslogFacilities() []string {
 }
 
 const (
-	// minSyslogSize leaves room for a message behind the longest header, and maxSyslogSize bounds the memory for one.
+	// minSyslogSize leaves room for a message behind the longest header, and maxSyslogSize
+	// bounds the memory for one.
 	minSyslogSize = kib
 	maxSyslogSize = 64 * mib
 
-	// defaultSyslogSize is below what rsyslog takes, unless told otherwise, of one message: 8096 bytes. Of a longer one it makes
-	// several, of which those after the first begin with whatever stands there.
+	// defaultSyslogSize is below what rsyslog takes, unless told otherwise, of one message:
+	// 8096 bytes. Of a longer one it makes several, of which those after the first begin with
+	// whatever stands there.
 	defaultSyslogSize = 8000
 
 	// What RFC 5424 allows.
@@ -70,8 +77,10 @@ const (
 //
 // The contents of the files take part in a comparison.
 type SyslogTLS struct {
-	CAFile             string `yaml:"ca_file"`              // PEM, absolute; empty: the system's certificate authorities
-	ServerName         string `yaml:"server_name"`          // the name the certificate must have; empty: the host connected to
+	// PEM, absolute; empty: the system's certificate authorities
+	CAFile string `yaml:"ca_file"`
+	// the name the certificate must have; empty: the host connected to
+	ServerName         string `yaml:"server_name"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"` // true: no verification
 	CertFile           string `yaml:"cert_file"`            // of the client, PEM, absolute
 	KeyFile            string `yaml:"key_file"`             // of the client, PEM, absolute
@@ -240,8 +249,9 @@ func (t SyslogTLS) server() TLS {
 	return TLS{CAFile: t.CAFile, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify, ca: t.ca, key: "tls"}
 }
 
-// ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It reads files only for a
-// SyslogTLS that did not come from Load. Where ServerName is empty, the caller sets it to the host it connects to.
+// ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It
+// reads files only for a SyslogTLS that did not come from Load. Where ServerName is empty, the
+// caller sets it to the host it connects to.
 func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 	cfg, err := t.server().ClientConfig()
 	if err != nil {
@@ -263,5 +273,6 @@ func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// Explain says what is wrong where a connection failed over TLS, and which setting to change; "": it did not.
+// Explain says what is wrong where a connection failed over TLS, and which setting to change; "":
+// it did not.
 func (t SyslogTLS) Explain(err error) string { return t.server().Explain(err) }

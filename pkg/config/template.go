@@ -9,7 +9,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
 )
 
-// template checks the keys of the format template, reads the template from its file, and tries it on events of each type.
+// template checks the keys of the format template, reads the template from its file, and tries it
+// on events of each type.
 func (d *decoder) template(path string, w *Webhook, batch bool) {
 	at := func(key string) string { return join(path, key) }
 

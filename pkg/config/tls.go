@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// ClientConfig returns the settings for connections to a server, with TLS 1.2 as the least. It reads CAFile only for a TLS
-// that did not come from Load. Where ServerName is empty, the caller sets it to the host it connects to (net/http and
-// pkg/receiver do).
+// ClientConfig returns the settings for connections to a server, with TLS 1.2 as the least. It
+// reads CAFile only for a TLS that did not come from Load. Where ServerName is empty, the caller
+// sets it to the host it connects to (net/http and pkg/receiver do).
 func (t TLS) ClientConfig() (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -44,7 +44,8 @@ func (t TLS) ClientConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// parseCertificates returns all certificates of a PEM file. Its errors go on after the name of the file.
+// parseCertificates returns all certificates of a PEM file. Its errors go on after the name of the
+// file.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for {
@@ -67,8 +68,9 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// Explain turns the error of a connection that failed over its certificate or TLS itself into a sentence that says what is
-// wrong and which setting, or what on the server, to change. It returns "" for any other error.
+// Explain turns the error of a connection that failed over its certificate or TLS itself into a
+// sentence that says what is wrong and which setting, or what on the server, to change. It returns
+// "" for any other error.
 func (t TLS) Explain(err error) string {
 	key, peer := t.key, "server"
 	if key == "" {
@@ -93,7 +95,8 @@ func (t TLS) Explain(err error) string {
 		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
 	case errors.As(err, &record):
 		return fmt.Sprintf("what answers on this port does not speak TLS: check the port of the %s", peer)
-	case errors.As(err, &op) && op.Op == "remote error": // an alert, of a type that crypto/tls keeps to itself
+	case errors.As(err, &op) && op.Op == "remote error":
+		// an alert, of a type that crypto/tls keeps to itself
 		if strings.Contains(op.Err.Error(), "protocol version") {
 			return fmt.Sprintf("the %s refused the TLS connection (%v): enable TLS 1.2 or 1.3 there", peer, op.Err)
 		}

@@ -21,7 +21,8 @@ import (
 // maxName keeps names fit for labels, file names and tables.
 const maxName = 64
 
-// errorf records a problem that no type can express. It stays silent about a value that has been reported already.
+// errorf records a problem that no type can express. It stays silent about a value that has been
+// reported already.
 func (d *decoder) errorf(path, format string, args ...any) {
 	if !d.failed(path) {
 		d.fail(d.lineOf(path), path, format, args...)
@@ -36,8 +37,8 @@ func (d *decoder) warnf(path, format string, args ...any) {
 func hmcPath(i int, key string) string  { return join(fmt.Sprintf("hmcs[%d]", i), key) }
 func sinkPath(i int, key string) string { return join(fmt.Sprintf("sinks[%d]", i), key) }
 
-// validate checks all that a type does not, makes paths absolute and reads the files that are named. Every check runs:
-// one problem does not hide another.
+// validate checks all that a type does not, makes paths absolute and reads the files that are
+// named. Every check runs: one problem does not hide another.
 func (d *decoder) validate(c *Config, mode fs.FileMode) {
 	if len(c.HMCs) == 0 {
 		d.errorf("hmcs", "is missing: name at least one HMC to watch")
@@ -169,7 +170,8 @@ func isDNSName(s string) bool {
 	return len(s) <= 253 && strings.Trim(labels[len(labels)-1], "0123456789") != ""
 }
 
-// sameHosts warns of two HMCs that are one. With topic_names several entries for one HMC make sense: other topics each.
+// sameHosts warns of two HMCs that are one. With topic_names several entries for one HMC make
+// sense: other topics each.
 func (d *decoder) sameHosts(hmcs []HMC) {
 	seen := map[string]int{}
 	for i := range hmcs {
@@ -449,7 +451,8 @@ func (d *decoder) signingKey(path string, s Secret) {
 	}
 }
 
-// checkURL says what is wrong with the address of a webhook; "": nothing. It never shows the address.
+// checkURL says what is wrong with the address of a webhook; "": nothing. It never shows the
+// address.
 func checkURL(address URL) string {
 	u, err := url.Parse(address.Expose())
 	if err != nil {
@@ -530,7 +533,8 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []HMC) {
 	d.onlyIn(path, m)
 }
 
-// onlyIn checks that the keys of a matcher can be in one event: some are of events of one type only.
+// onlyIn checks that the keys of a matcher can be in one event: some are of events of one type
+// only.
 func (d *decoder) onlyIn(path string, m *Matcher) {
 	only := ""        // the type of the keys so far ...
 	var before string // ... and the first of these keys

@@ -9,7 +9,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Event is what a template sees of an event: the fields of its JSON form. A field that the event does not have is empty.
+// Event is what a template sees of an event: the fields of its JSON form. A field that the event
+// does not have is empty.
 type Event struct {
 	ID                string
 	HMC               string
@@ -27,8 +28,9 @@ type Event struct {
 	Repeat            bool
 	SeenBy            []string
 	Headers           map[string]string
-	Body              map[string]any // a JSON object; every other kind of body is only in the whole event
-	BodyText          string
+	// a JSON object; every other kind of body is only in the whole event
+	Body     map[string]any
+	BodyText string
 
 	whole []byte
 }
@@ -110,8 +112,8 @@ func newEvent(r event.Record) (*Event, error) {
 	return e, nil
 }
 
-// numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare them, and whole numbers
-// are printed as such.
+// numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare
+// them, and whole numbers are printed as such.
 func numbers(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -14,8 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// functions are those a template may use, besides the operators and comparisons of package template. All that make text
-// count it: a loop must not double a string for ever.
+// functions are those a template may use, besides the operators and comparisons of package
+// template. All that make text count it: a loop must not double a string for ever.
 func (r *run) functions() template.FuncMap {
 	return template.FuncMap{
 		"json":     func(v any) (string, error) { return r.made(marshal(v)) },
@@ -118,7 +118,8 @@ func fallback(other, given any) any {
 	return given
 }
 
-// date writes a time of the event's JSON, or one in milliseconds since 1970 as an HMC has it, in UTC.
+// date writes a time of the event's JSON, or one in milliseconds since 1970 as an HMC has it, in
+// UTC.
 func date(layout string, v any) (string, error) {
 	var at time.Time
 	switch v := v.(type) {
@@ -160,8 +161,8 @@ func truncate(n int, s string) string {
 	return ""
 }
 
-// field returns what stands at a path in v, such as change-reports.0.new-status; nil where there is nothing, which is
-// written as nothing, is not equal to anything and has nothing to loop over.
+// field returns what stands at a path in v, such as change-reports.0.new-status; nil where there is
+// nothing, which is written as nothing, is not equal to anything and has nothing to loop over.
 func field(path string, v any) any {
 	for step := range strings.SplitSeq(path, ".") {
 		switch x := v.(type) {

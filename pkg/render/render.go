@@ -1,10 +1,11 @@
 // Package render makes request bodies of events by the templates that a configuration holds.
 //
-// A template is text/template with the functions of this package. [New] tries it on samples of every type of event, so
-// that what is wrong with it is found when the configuration is read and not when the first such event comes.
+// A template is text/template with the functions of this package. [New] tries it on samples of
+// every type of event, so that what is wrong with it is found when the configuration is read and
+// not when the first such event comes.
 //
-// However a template is written, executing it has an end: its output is at most 1 MiB, the work it may do is counted, and
-// templates that call themselves are refused.
+// However a template is written, executing it has an end: its output is at most 1 MiB, the work it
+// may do is counted, and templates that call themselves are refused.
 package render
 
 import (
@@ -35,8 +36,9 @@ const name = "template"
 
 // Options say what a template is for.
 type Options struct {
-	Batch       bool   // its data is a Batch, not an Event
-	ContentType string // of the output; what is application/json or ends with +json must be valid JSON
+	Batch bool // its data is a Batch, not an Event
+	// of the output; what is application/json or ends with +json must be valid JSON
+	ContentType string
 }
 
 // Error says what is wrong with a template, or with what it makes of an event.
@@ -113,8 +115,8 @@ func tried(what string, err error) error {
 	return &Error{Line: e.Line, Msg: fmt.Sprintf("tried on %s: %s", what, e.Msg)}
 }
 
-// Execute returns what the template makes of the records: of one, or of a batch if the template is for batches. Its error
-// is an [Error].
+// Execute returns what the template makes of the records: of one, or of a batch if the template is
+// for batches. Its error is an [Error].
 func (t *Template) Execute(records []event.Record) ([]byte, error) {
 	events := make([]*Event, len(records))
 	for i, r := range records {

@@ -17,13 +17,15 @@ type Sample struct {
 // nasty is in every text of a sample that an HMC does not promise to be a plain word.
 const nasty = " \"quoted\" back\\slash 'single' <tag> & \t\r\n\u0001 Ünïcödé \u2028"
 
-// Samples returns events of each type: one with every field, and with what breaks a careless template in its texts; one
-// with long texts; and one with nothing but what every event has. The last is of a type that nobody has seen yet.
+// Samples returns events of each type: one with every field, and with what breaks a careless
+// template in its texts; one with long texts; and one with nothing but what every event has. The
+// last is of a type that nobody has seen yet.
 func Samples() []Sample {
 	var all []Sample
 	for i, s := range samples {
 		e := s.event(nasty)
-		// Whatever a text is cut to, in some of them the cut goes through an escape if it comes behind the escaping.
+		// Whatever a text is cut to, in some of them the cut goes through an escape if it
+		// comes behind the escaping.
 		long := strings.Repeat("a", i) + strings.Repeat("\"\u0001a", 1500)
 		all = append(all,
 			Sample{"a sample event of the type " + s.kind, event.NewRecord(e)},

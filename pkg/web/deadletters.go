@@ -17,7 +17,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 )
 
-// DeadLetters is what the handler does with dead letters and with what waits for removed sinks; *bridge.Bridge has it.
+// DeadLetters is what the handler does with dead letters and with what waits for removed sinks;
+// *bridge.Bridge has it.
 type DeadLetters interface {
 	DeadLetters(filter bridge.DeadLetterFilter, after string, limit int) (letters []bridge.DeadLetter, next string, err error)
 	DeadLetter(id string) (bridge.DeadLetter, error)
@@ -41,8 +42,8 @@ type DeadLetterList struct {
 	Next string `json:"next,omitempty"`
 }
 
-// Purged is the answer to DELETE /api/v1/dead-letters, where it counts letters, and to DELETE /api/v1/removed-sinks/NAME, where it
-// counts the events that waited.
+// Purged is the answer to DELETE /api/v1/dead-letters, where it counts letters, and to DELETE
+// /api/v1/removed-sinks/NAME, where it counts the events that waited.
 type Purged struct {
 	Purged int64 `json:"purged"`
 }
@@ -61,8 +62,9 @@ func (h handler) deadLetters(mux *http.ServeMux) {
 	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.purgeRemovedSink)
 }
 
-// sameOrigin refuses requests that change something and that a browser makes for a page of another site: it tells by Sec-Fetch-Site or
-// else by Origin, which a page cannot forge. Programs that are no browsers send neither.
+// sameOrigin refuses requests that change something and that a browser makes for a page of another
+// site: it tells by Sec-Fetch-Site or else by Origin, which a page cannot forge. Programs that are
+// no browsers send neither.
 func (h handler) sameOrigin(next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -79,7 +81,8 @@ type query struct {
 	limit     int
 }
 
-// parseQuery reads the parameters of a request. Only those in may are allowed: a filter that is misspelled must not select everything.
+// parseQuery reads the parameters of a request. Only those in may are allowed: a filter that is
+// misspelled must not select everything.
 func parseQuery(raw string, may ...string) (q query, err error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
@@ -193,7 +196,8 @@ func (h handler) purgeRemovedSink(w http.ResponseWriter, r *http.Request) {
 	h.json(w, http.StatusOK, Purged{n})
 }
 
-// replayDeadLetters answers with what happens while it happens, one JSON object per line. The replay ends when the client goes away.
+// replayDeadLetters answers with what happens while it happens, one JSON object per line. The
+// replay ends when the client goes away.
 func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r.URL.RawQuery, "sink", "id", "since", "all", "to")
 	if err == nil {

@@ -32,7 +32,8 @@ const (
 // LiveFilterParameters are the parameters of /api/v1/events.
 func LiveFilterParameters() []string { return []string{"type", "hmc", "severity", "text", "sink"} }
 
-// ParseLiveFilter reads the query of /api/v1/events. A parameter that is empty, as a form sends it, counts as absent.
+// ParseLiveFilter reads the query of /api/v1/events. A parameter that is empty, as a form sends it,
+// counts as absent.
 func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
@@ -88,7 +89,8 @@ type LiveReader interface {
 	Close()
 }
 
-// liveEvents answers with what is stored from now on, as server-sent events, until the client goes away or the daemon ends.
+// liveEvents answers with what is stored from now on, as server-sent events, until the client goes
+// away or the daemon ends.
 func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
 	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
 		// A page of another site cannot read it, but could take all places.
@@ -112,7 +114,8 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	defer reader.Close()
 	s := stream{w: w, control: http.NewResponseController(w), beat: h.heartBeat}
-	// The time limits of the server are those of a request, not of an answer that lasts for days.
+	// The time limits of the server are those of a request, not of an answer that lasts for
+	// days.
 	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
 		h.Logger.Debug("a limit could not be lifted", zap.Error(err))
 	}

@@ -28,7 +28,8 @@ var files embed.FS
 const (
 	// unitsShown is how many CPCs and partitions the page lists before somebody asks for all.
 	unitsShown = 200
-	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong, not ten thousand of it.
+	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong,
+	// not ten thousand of it.
 	listShown = 12
 	// pageTimeout is how long a client may take to read the page.
 	pageTimeout = 30 * time.Second
@@ -40,7 +41,8 @@ const (
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// assets serves the files that the page needs. Their addresses change with their content, so that a browser may keep them.
+// assets serves the files that the page needs. Their addresses change with their content, so that a
+// browser may keep them.
 func (h handler) assets(mux *http.ServeMux) {
 	entries, err := fs.ReadDir(files, "assets")
 	if err != nil {
@@ -61,7 +63,8 @@ func (h handler) assets(mux *http.ServeMux) {
 	}
 }
 
-// asset returns the address of one of the page's files, relative to the page: a proxy may serve it below another path.
+// asset returns the address of one of the page's files, relative to the page: a proxy may serve it
+// below another path.
 func asset(name string) (string, error) {
 	content, err := files.ReadFile("assets/" + name)
 	if err != nil {
@@ -273,7 +276,8 @@ func className(class string) string {
 
 func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	p := h.page(r.URL.Query())
-	// Made whole before the first byte goes out: a client that reads slowly holds up nothing but its own connection.
+	// Made whole before the first byte goes out: a client that reads slowly holds up nothing
+	// but its own connection.
 	var out bytes.Buffer
 	if err := h.template.Execute(&out, p); err != nil {
 		h.Logger.Error("the page could not be made", zap.Error(err))
@@ -282,7 +286,8 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	}
 	control := http.NewResponseController(w)
 	if err := control.SetWriteDeadline(time.Now().Add(pageTimeout)); err == nil {
-		defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve other requests
+		// the connection may serve other requests
+		defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
@@ -329,7 +334,8 @@ func (h handler) page(q url.Values) *page {
 // pending is the severity of what is expected to pass by itself.
 const pending = "pending"
 
-// addReasons adds what keeps the daemon from being ready and is no trouble: a first logon that is under way, for example.
+// addReasons adds what keeps the daemon from being ready and is no trouble: a first logon that is
+// under way, for example.
 func (p *page) addReasons() {
 	for _, r := range p.Reasons {
 		w := wrong{Anchor: "daemon", Trouble: bridge.Trouble{Severity: pending, What: r.Reason}}
@@ -529,7 +535,8 @@ func newSpark(counts []int64) spark {
 		if n <= 0 {
 			continue
 		}
-		height := max(2, float64(n)/float64(s.Peak)*(sparkHeight-2)) // something is more than nothing, however little
+		// something is more than nothing, however little
+		height := max(2, float64(n)/float64(s.Peak)*(sparkHeight-2))
 		fmt.Fprintf(&b, "M%d %dv-%.1fh%dv%.1fz", i*sparkBar, sparkHeight, height, sparkBar-1, height)
 	}
 	s.Running = b.String()

@@ -11,8 +11,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 )
 
-// sendTest sends a test event through a sink and answers with what happens while it happens, one JSON object per line: it may take as
-// long as the sink's timeout.
+// sendTest sends a test event through a sink and answers with what happens while it happens, one
+// JSON object per line: it may take as long as the sink's timeout.
 func (h handler) sendTest(w http.ResponseWriter, r *http.Request) {
 	if r.URL.RawQuery != "" {
 		h.json(w, http.StatusBadRequest, Error{"there are no parameters"})

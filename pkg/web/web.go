@@ -1,5 +1,6 @@
-// Package web is the daemon's HTTP side: status page, live events, metrics, health, readiness, status, reload and dead letters.
-// Every answer comes from memory: no request to it causes one to an HMC.
+// Package web is the daemon's HTTP side: status page, live events, metrics, health, readiness,
+// status, reload and dead letters. Every answer comes from memory: no request to it causes one to
+// an HMC.
 package web
 
 import (
@@ -43,7 +44,8 @@ type Options struct {
 	Live func(bridge.LiveFilter) (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
 	Units func() []bridge.Unit
-	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not there.
+	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not
+	// there.
 	SendTest func(ctx context.Context, sink string, report func(bridge.TestStep) error) error
 	Gatherer prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
@@ -107,8 +109,8 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("hmcnotifyd is healthy.\n"))
 }
 
-// ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable; else 503 with
-// the reasons as a JSON list.
+// ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable;
+// else 503 with the reasons as a JSON list.
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
 	status := h.Status()
 	code := http.StatusOK
