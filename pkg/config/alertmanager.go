@@ -1,8 +1,6 @@
 package config
 
 import (
-	"fmt"
-	"io/fs"
 	"maps"
 	"net/url"
 	"regexp"
@@ -59,16 +57,14 @@ func (a *Alertmanager) setDefaults() {
 // labelName is what Prometheus accepts as the name of a label everywhere.
 var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
-func (d *decoder) alertmanager(path string, s *Sink, mode fs.FileMode) {
-	a := s.Alertmanager
-	at := func(key string) string { return join(path, key) }
-
-	if len(a.URLs) == 0 && !d.failed(at("urls")) {
+func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
+	at := under(path)
+	if len(a.URLs) == 0 {
 		d.errorf(at("urls"), "is missing: list the members of the cluster, such as [http://alertmanager.example.com:9093]")
 	}
 	seen := make(map[string]bool)
 	for i, address := range a.URLs {
-		at := fmt.Sprintf("%s[%d]", at("urls"), i)
+		at := item(at("urls"), i)
 		u, err := url.Parse(address.Expose())
 		switch msg := checkURL(address); {
 		case !address.IsSet():
@@ -88,14 +84,12 @@ func (d *decoder) alertmanager(path string, s *Sink, mode fs.FileMode) {
 		}
 		seen[address.Expose()] = true
 	}
-	d.httpConfig(at("http_config"), &a.HTTPConfig, mode)
-	if len(a.Alerts) == 0 && !d.failed(at("alerts")) {
+	d.httpConfig(at("http_config"), &a.HTTPConfig)
+	if len(a.Alerts) == 0 {
 		d.errorf(at("alerts"), "is empty: list at least one of %s", strings.Join(AlertNames(), ", "))
 	}
 	for i, name := range a.Alerts {
-		if !slices.Contains(AlertNames(), name) {
-			d.errorf(fmt.Sprintf("%s[%d]", at("alerts"), i), "must be one of %s, not %s", strings.Join(AlertNames(), ", "), quote(name))
-		}
+		d.oneOf(item(at("alerts"), i), name, AlertNames()...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
 		switch {
@@ -105,16 +99,16 @@ func (d *decoder) alertmanager(path string, s *Sink, mode fs.FileMode) {
 			d.errorf(join(at("labels"), name), "is a label that alerts have of their own")
 		}
 	}
-	d.durationIn(at("resend_interval"), a.ResendInterval, time.Second, 24*time.Hour)
-	d.durationIn(at("os_message_resolve"), a.OSMessageResolve, time.Second, 30*24*time.Hour)
-
-	sink := strings.TrimSuffix(path, ".alertmanager")
+	within(d, at("resend_interval"), a.ResendInterval, time.Second, 24*time.Hour)
+	within(d, at("os_message_resolve"), a.OSMessageResolve, time.Second, 30*24*time.Hour)
 	if s.Collapse {
-		d.errorf(join(sink, "collapse"), "must be false for an alertmanager: each resource has an alert of its own, and Alertmanager groups them")
+		d.errorf(join(parent(path), "collapse"), "must be false for an alertmanager: "+
+			"each resource has an alert of its own, and Alertmanager groups them")
 	}
 }
 
 func (a *Alertmanager) hasCredentials() bool {
 	c := a.HTTPConfig.Client()
-	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil || c.BearerToken != "" || c.BearerTokenFile != ""
+	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil ||
+		c.BearerToken != "" || c.BearerTokenFile != ""
 }

@@ -127,25 +127,6 @@ type Sink struct {
 	Collapse bool `yaml:"collapse"`
 }
 
-// Kind names the kind of the sink as its key in the file does: "webhook", "log".
-func (s *Sink) Kind() string {
-	switch {
-	case s.Webhook != nil:
-		return "webhook"
-	case s.Log != nil:
-		return "log"
-	case s.Alertmanager != nil:
-		return "alertmanager"
-	case s.NATS != nil:
-		return "nats"
-	case s.Kafka != nil:
-		return "kafka"
-	case s.Syslog != nil:
-		return "syslog"
-	}
-	return ""
-}
-
 // Webhook posts events to an HTTP server.
 type Webhook struct {
 	// required, here or in URLFile; http:// or https://; also when it came from URLFile

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"reflect"
 	"regexp"
@@ -26,6 +27,7 @@ const maxNodes = 100_000
 // among them.
 type decoder struct {
 	file     string
+	mode     fs.FileMode // of the file: who else can read the secrets in it
 	errs     Errors
 	warnings Errors
 	lines    map[string]int  // of every value in the file, by path
@@ -35,11 +37,12 @@ type decoder struct {
 	strange  map[string]bool // paths with an unknown key
 	merging  []*yaml.Node    // being merged, against an alias within itself
 	nodes    int
+	logs     map[string]string // the sinks that write to files, by the path of the file
 }
 
-func newDecoder(file string) *decoder {
+func newDecoder(file string, mode fs.FileMode) *decoder {
 	return &decoder{
-		file: file, lines: map[string]int{}, filled: map[string]bool{},
+		file: file, mode: mode, logs: map[string]string{}, lines: map[string]int{}, filled: map[string]bool{},
 		bad: map[string]bool{}, badBelow: map[string]bool{}, strange: map[string]bool{},
 	}
 }
@@ -256,9 +259,9 @@ func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
 			return
 		}
 		v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
-		for i, item := range n.Content {
+		for i, entry := range n.Content {
 			setDefaults(v.Index(i).Addr())
-			d.decode(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+			d.decode(entry, item(path, i), v.Index(i))
 		}
 	case reflect.Map:
 		d.table(n, path, v)

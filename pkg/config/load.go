@@ -37,15 +37,14 @@ func Load(path string) (*Config, error) {
 
 // parse is Load for a file that has been read. Its mode tells who else can read the secrets in it.
 func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
-	d := newDecoder(path)
+	d := newDecoder(path, mode)
 	c := &Config{File: path}
 	c.setDefaults()
 	if root := d.document(data); root != nil {
 		d.decode(root, "", reflect.ValueOf(c).Elem())
 	}
 	if len(d.errs) == 0 || d.nodes > 0 { // nothing more is said about a file that is no YAML
-		d.completeDefaults(c)
-		d.validate(c, mode)
+		d.validate(c)
 	}
 	if len(d.errs) > 0 {
 		d.errs.sort()

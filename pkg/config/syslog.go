@@ -2,14 +2,12 @@ package config
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
 )
 
 // Syslog sends events to a syslog server, as RFC 5424 says.
@@ -101,51 +99,39 @@ func (s *Syslog) Target() (scheme, target string, err error) {
 	const forms = "write tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH"
 	u, err := url.Parse(s.Address)
 	if err != nil {
-		return "", "", fmt.Errorf("is not an address: %s", forms)
+		return "", "", errors.New("is not an address: " + forms)
 	}
+	wrong := ""
+	wrongHost, usual := checkHost(u.Hostname()), map[string]string{
+		SyslogTCP: "601 or 514", SyslogOverTLS: "6514", SyslogUDP: "514",
+	}[u.Scheme]
 	switch {
 	case u.User != nil:
-		return "", "", fmt.Errorf("must not hold a userid: %s", forms)
+		wrong = "must not hold a userid: " + forms
 	case u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
-		return "", "", fmt.Errorf("is not an address: %s", forms)
+		wrong = "is not an address: " + forms
 	case u.Scheme == SyslogUnix && (u.Host != "" || !filepath.IsAbs(u.Path)):
-		return "", "", fmt.Errorf("must hold the whole path of a socket: write %s:///dev/log", SyslogUnix)
+		wrong = "must hold the whole path of a socket: write unix:///dev/log"
 	case u.Scheme == SyslogUnix:
 		return u.Scheme, u.Path, nil
-	case u.Scheme != SyslogTCP && u.Scheme != SyslogOverTLS && u.Scheme != SyslogUDP:
-		return "", "", fmt.Errorf("must begin with tcp://, tls://, udp:// or unix://")
+	case usual == "":
+		wrong = "must begin with tcp://, tls://, udp:// or unix://"
 	case strings.Trim(u.Path, "/") != "":
-		return "", "", fmt.Errorf("must end behind the port: %s", forms)
+		wrong = "must end behind the port: " + forms
+	case wrongHost != "":
+		wrong = "has a host that cannot be used: it " + wrongHost
+	case u.Port() == "":
+		wrong = fmt.Sprintf("has no port (usual is %s): %s", usual, forms)
+	case !isPort(u.Port()):
+		wrong = wrongPort
+	default:
+		return u.Scheme, net.JoinHostPort(u.Hostname(), u.Port()), nil
 	}
-	if msg := checkHost(u.Hostname()); msg != "" {
-		return "", "", fmt.Errorf("has a host that cannot be used: it %s", msg)
-	}
-	usual := map[string]string{SyslogTCP: "601 or 514", SyslogOverTLS: "6514", SyslogUDP: "514"}[u.Scheme]
-	if u.Port() == "" {
-		return "", "", fmt.Errorf("has no port (usual is %s): %s", usual, forms)
-	}
-	if port, err := strconv.Atoi(u.Port()); err != nil || port < 1 || port > 65535 {
-		return "", "", fmt.Errorf("has a port that is not between 1 and 65535")
-	}
-	return u.Scheme, net.JoinHostPort(u.Hostname(), u.Port()), nil
+	return "", "", errors.New(wrong)
 }
 
-// completeSyslog gives the defaults that depend on the address.
-func (d *decoder) completeSyslog(path string, s *Syslog) {
-	if d.has(join(path, "framing")) {
-		return
-	}
-	switch scheme, _, _ := s.Target(); scheme {
-	case SyslogTCP, SyslogOverTLS:
-		s.Framing = FramingOctetCounting
-	case SyslogUnix: // where it is a stream: what listens on one expects lines
-		s.Framing = FramingLF
-	}
-}
-
-func (d *decoder) syslog(path string, s *Syslog) {
-	at := func(key string) string { return join(path, key) }
-
+func (s *Syslog) check(d *decoder, path string, _ *Sink) {
+	at := under(path)
 	scheme, _, err := s.Target()
 	switch {
 	case s.Address == "":
@@ -153,31 +139,24 @@ func (d *decoder) syslog(path string, s *Syslog) {
 	case err != nil:
 		d.errorf(at("address"), "%s", err)
 	}
-	framings := []string{FramingOctetCounting, FramingLF}
 	switch {
-	case !d.has(at("framing")):
-	case !slices.Contains(framings, s.Framing):
-		d.errorf(at("framing"), "must be %s, not %s", strings.Join(framings, " or "), quote(s.Framing))
-	case scheme == SyslogUDP:
-		d.errorf(at("framing"), "is not for udp: each datagram is one message")
-	}
-	if facilities := SyslogFacilities(); !slices.Contains(facilities, s.Facility) {
-		if near := nearest(s.Facility, facilities); near != "" {
-			d.errorf(at("facility"), "is not a facility: %s, did you mean %q?", quote(s.Facility), near)
-		} else {
-			d.errorf(at("facility"), "must be one of %s, not %s", strings.Join(facilities, ", "), quote(s.Facility))
+	case d.has(at("framing")):
+		d.oneOf(at("framing"), s.Framing, FramingOctetCounting, FramingLF)
+		if scheme == SyslogUDP {
+			d.errorf(at("framing"), "is not for udp: each datagram is one message")
 		}
+	case scheme == SyslogTCP || scheme == SyslogOverTLS:
+		s.Framing = FramingOctetCounting
+	case scheme == SyslogUnix: // where it is a stream: what listens on one expects lines
+		s.Framing = FramingLF
 	}
+	d.known(at("facility"), "facility", s.Facility, SyslogFacilities(), "")
 	d.syslogName(at("app_name"), s.AppName, maxSyslogAppName)
 	if s.Hostname != "" {
 		d.syslogName(at("hostname"), s.Hostname, maxSyslogHostname)
 	}
-	if formats := []string{FormatJSON, FormatText, FormatCADF, FormatOSForwarder}; !slices.Contains(formats, s.Format) {
-		d.errorf(at("format"), "must be one of %s, not %s", strings.Join(formats, ", "), quote(s.Format))
-	}
-	if s.MaxSize < minSyslogSize || s.MaxSize > maxSyslogSize {
-		d.errorf(at("max_size"), "must be between %s and %s, not %s", Size(minSyslogSize), Size(maxSyslogSize), s.MaxSize)
-	}
+	d.oneOf(at("format"), s.Format, FormatJSON, FormatText, FormatCADF, FormatOSForwarder)
+	within(d, at("max_size"), s.MaxSize, minSyslogSize, maxSyslogSize)
 	if scheme != "" && scheme != SyslogOverTLS && s.TLS.isSet() {
 		d.errorf(at("tls"), "is of no use with %s://: write tls:// if the server speaks TLS", scheme)
 		return
@@ -199,45 +178,23 @@ func (d *decoder) syslogName(path, name string, longest int) {
 
 // syslogTLS makes paths absolute, and reads and checks the files.
 func (d *decoder) syslogTLS(path string, t *SyslogTLS) {
-	at := func(key string) string { return join(path, key) }
-
+	at := under(path)
 	server := t.server()
 	d.tls(path, &server)
 	t.CAFile, t.ca = server.CAFile, server.ca
 	switch {
 	case t.CertFile == "" && t.KeyFile == "":
-		return
 	case t.CertFile == "":
 		d.errorf(at("key_file"), "is of no use without cert_file: give both or none")
-		return
 	case t.KeyFile == "":
 		d.errorf(at("cert_file"), "is of no use without key_file: give both or none")
-		return
+	default:
+		cert, _, read := d.read(at("cert_file"), &t.CertFile, maxCAFile, false)
+		key, _, ok := d.read(at("key_file"), &t.KeyFile, maxCAFile, true)
+		if read && ok && d.keyPair(at("cert_file"), t.CertFile, cert, key) {
+			t.cert, t.key = cert, NewSecret(key)
+		}
 	}
-	var shownCert, shownKey string
-	t.CertFile, shownCert = d.resolve(t.CertFile)
-	t.KeyFile, shownKey = d.resolve(t.KeyFile)
-	cert, _, err := readFile(t.CertFile, maxCAFile)
-	if err != nil {
-		d.errorf(at("cert_file"), "%s %s", shownCert, err)
-	}
-	key, keyMode, keyErr := readFile(t.KeyFile, maxCAFile)
-	if keyErr != nil {
-		d.errorf(at("key_file"), "%s %s", shownKey, keyErr)
-	}
-	if err != nil || keyErr != nil {
-		return
-	}
-	d.warnIfPublic(at("key_file"), shownKey, keyMode)
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil { // says what is wrong, and shows nothing of either
-		d.errorf(at("cert_file"), "cannot be used with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
-		return
-	}
-	if pair.Leaf != nil && time.Now().After(pair.Leaf.NotAfter) {
-		d.warnf(at("cert_file"), "the certificate of %s in %s expired on %s", subject(pair.Leaf), filepath.Base(shownCert), day(pair.Leaf.NotAfter))
-	}
-	t.cert, t.key = string(cert), NewSecret(string(key))
 }
 
 func (t SyslogTLS) isSet() bool {
@@ -254,16 +211,13 @@ func (t SyslogTLS) server() TLS {
 // caller sets it to the host it connects to.
 func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 	cfg, err := t.server().ClientConfig()
-	if err != nil {
-		return nil, err
+	if err != nil || t.CertFile == "" && t.KeyFile == "" {
+		return cfg, err
 	}
 	var pair tls.Certificate
-	switch {
-	case t.CertFile == "" && t.KeyFile == "":
-		return cfg, nil
-	case t.cert != "":
+	if t.cert != "" {
 		pair, err = tls.X509KeyPair([]byte(t.cert), []byte(t.key.Expose()))
-	default:
+	} else {
 		pair, err = tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 	}
 	if err != nil {

@@ -12,8 +12,7 @@ import (
 // template checks the keys of the format template, reads the template from its file, and tries it
 // on events of each type.
 func (d *decoder) template(path string, w *Webhook, batch bool) {
-	at := func(key string) string { return join(path, key) }
-
+	at := under(path)
 	if w.Format != FormatTemplate {
 		for _, key := range []string{"template", "template_file", "content_type"} {
 			if !d.failed(at("format")) && d.has(at(key)) && (key != "content_type" || w.ContentType != DefaultContentType) {
@@ -36,17 +35,10 @@ func (d *decoder) template(path string, w *Webhook, batch bool) {
 		if d.failed(where) {
 			return
 		}
-		if w.TemplateFile == "" {
-			d.errorf(where, "is empty: name a file")
+		ok := false
+		if w.Template, shown, ok = d.read(where, &w.TemplateFile, render.MaxTemplate, false); !ok {
 			return
 		}
-		w.TemplateFile, shown = d.resolve(w.TemplateFile)
-		data, _, err := readFile(w.TemplateFile, render.MaxTemplate)
-		if err != nil {
-			d.errorf(where, "%s %s", shown, err)
-			return
-		}
-		w.Template = string(data)
 	case !d.has(at("template")):
 		d.errorf(where, "is missing: give a template here, or a file with it as template_file")
 		return

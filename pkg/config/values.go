@@ -15,15 +15,37 @@ import (
 // hidden is printed in place of every secret.
 const hidden = "<secret>"
 
+// concealed makes a type that embeds it one that no form of printing shows, and that == does not
+// compare.
+type concealed struct{ _ [0]func() }
+
+// String hides the value.
+func (concealed) String() string { return hidden }
+
+// GoString hides the value from %#v.
+func (concealed) GoString() string { return hidden }
+
+// Format hides the value from every verb of package fmt.
+func (concealed) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
+
+// MarshalText hides the value, also where it is the key of a map, and from zap and encoding/xml.
+func (concealed) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// MarshalJSON hides the value.
+func (concealed) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
+
+// MarshalYAML hides the value.
+func (concealed) MarshalYAML() (any, error) { return hidden, nil }
+
 // Secret is a value that no form of printing shows: it has to be asked for with Expose.
 // The zero Secret means that none was given.
 //
 // Two Secrets are not comparable by ==: compare what Expose returns.
 type Secret struct {
-	// Package fmt cannot call the methods of a value in an unexported field of some other
-	// struct and prints what the value is made of. A pointer inside prints as an address.
+	concealed
+	// Package fmt cannot call the methods of a value in an unexported field of some other struct and
+	// prints what the value is made of. A pointer inside prints as an address.
 	value *string
-	_     [0]func()
 }
 
 // NewSecret makes a Secret of a value that did not come from a configuration file.
@@ -44,24 +66,6 @@ func (s Secret) Expose() string {
 
 // IsSet reports whether there is a secret.
 func (s Secret) IsSet() bool { return s.value != nil }
-
-// String hides the secret.
-func (s Secret) String() string { return hidden }
-
-// GoString hides the secret from %#v.
-func (s Secret) GoString() string { return hidden }
-
-// Format hides the secret from every verb of package fmt.
-func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
-
-// MarshalText hides the secret, also where it is the key of a map, and from zap and encoding/xml.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-
-// MarshalJSON hides the secret.
-func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
-
-// MarshalYAML hides the secret.
-func (s Secret) MarshalYAML() (any, error) { return hidden, nil }
 
 // URL is the address of a webhook. Such addresses often hold a token in their path or query, so
 // only scheme and host are ever printed.
