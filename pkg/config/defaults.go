@@ -55,4 +55,3 @@ func (l *Log) setDefaults() {
 	l.Format = FormatJSON
 	l.MaxFiles = 5
 }
-

@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"maps"
+	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -62,16 +62,7 @@ func appendText(b []byte, s string) []byte {
 
 func (c *canon) value(v reflect.Value) {
 	switch x := v.Interface().(type) {
-	case SeverityTable:
-		c.fields = binary.AppendUvarint(c.fields, uint64(len(x)))
-		for _, key := range slices.Sorted(maps.Keys(x)) {
-			c.fields = appendText(appendText(c.fields, key), x[key])
-		}
-		return
-	case Secret:
-		c.secrets = appendText(c.secrets, x.Expose())
-		return
-	case URL:
+	case interface{ Expose() string }: // a Secret or URL
 		c.secrets = appendText(c.secrets, x.Expose())
 		return
 	case Pattern:
@@ -89,11 +80,10 @@ func (c *canon) value(v reflect.Value) {
 		}
 		return
 	case promconfig.URL:
-		text := ""
-		if x.URL != nil {
-			text = x.String()
+		if x.URL == nil {
+			x.URL = new(url.URL) // which is written as nothing
 		}
-		c.secrets = appendText(c.secrets, text)
+		c.secrets = appendText(c.secrets, x.String())
 		return
 	case TLS:
 		c.fields = appendText(c.fields, x.ca)
@@ -105,10 +95,10 @@ func (c *canon) value(v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if key := keyOf(v.Type().Field(i)); key != "" || isInline(v.Type().Field(i)) || v.Type() == reflect.TypeFor[promconfig.Headers]() {
+		for f, field := range v.Fields() {
+			if key := keyOf(f); key != "" || isInline(f) || v.Type() == reflect.TypeFor[promconfig.Headers]() {
 				c.fields = appendText(c.fields, key)
-				c.value(v.Field(i))
+				c.value(field)
 			}
 		}
 	case reflect.Map:
@@ -125,9 +115,10 @@ func (c *canon) value(v reflect.Value) {
 			c.value(v.Index(i))
 		}
 	case reflect.Pointer:
-		c.fields = append(c.fields, 0)
-		if !v.IsNil() {
-			c.fields[len(c.fields)-1] = 1
+		if v.IsNil() {
+			c.fields = append(c.fields, 0)
+		} else {
+			c.fields = append(c.fields, 1)
 			c.value(v.Elem())
 		}
 	case reflect.String:

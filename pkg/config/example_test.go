@@ -17,14 +17,14 @@ import (
 
 const exampleFile = "../../config.example.yaml"
 
-// alternative is a line of the example that shows a key which is not set: "#key: value", and "#
-// key: value" below it. Prose begins with "# ".
+// alternative is a line of the example that shows a key which is not set: "#key: value", and
+// "#  key: value" below it. Prose begins with "# ".
 var alternative = regexp.MustCompile(`(?m)^( *)#((?:  +)?(?:- )?\{?[a-z0-9_]+:.*)$`)
 
 // schema lists the path of every key: hmcs.tls.ca_file.
 func schema(t reflect.Type, prefix string, into map[string]bool) {
 	for _, key := range keysOf(t) {
-		field, _ := fieldType(t, key)
+		field := t.FieldByIndex(indexOf(t, key)).Type
 		into[prefix+key] = true
 		for field.Kind() == reflect.Pointer || field.Kind() == reflect.Slice {
 			field = field.Elem()

@@ -60,39 +60,63 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 func (d *decoder) document(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil
-	} else if err != nil {
-		d.syntax(data, err)
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	if err := dec.Decode(&second); err == nil {
+	if err == nil {
+		if err = dec.Decode(&second); errors.Is(err, io.EOF) {
+			return doc.Content[0]
+		}
+	}
+	if err == nil {
 		d.fail(second.Line, "", "a second YAML document begins here: remove the line \"---\"")
-		return nil
-	} else if !errors.Is(err, io.EOF) {
+	} else {
 		d.syntax(data, err)
-		return nil
 	}
-	return doc.Content[0]
+	return nil
 }
 
 // yamlLine finds the line in an error of the YAML library.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// syntaxHelp says what to do about the mistakes people make most. The library's texts hold nothing
-// of the file but the name of an anchor, which may be a password without its quotes: that text is
-// replaced as a whole.
-var syntaxHelp = []struct{ text, help string }{
-	{"mapping values are not allowed in this context", "a value that holds \": \" must be in quotes, and keys of one mapping in one column"},
-	{"did not find expected key", "check the indentation, and put quotes around a value that goes on after a closing quote"},
-	{"found character that cannot start any token", "do not indent with tabs, and put a value that begins with @, ` or % into quotes"},
-	{"found a tab character that violates indentation", "indent with spaces"},
-	{"did not find expected ',' or ']'", "a list in brackets is not closed"},
-	{"did not find expected ',' or '}'", "a mapping in braces is not closed"},
-	{"found unknown escape character", "write a backslash in double quotes twice, or use single quotes"},
-	{"found unexpected end of stream", "a quote is not closed"},
-	{"could not find expected ':'", "a key is not followed by \": \", or a value goes on in a line that is not indented"},
-	{"did not find expected '-' indicator", "the entries of a list must begin in one column"},
+// syntaxErrors are errors of the YAML library. Its texts hold nothing of the file but the name of an
+// anchor, which may be a password without its quotes: that text is replaced as a whole.
+var syntaxErrors = map[string]struct {
+	// do says what to do about it, where people make the mistake often.
+	do string
+	// fromZero: the library counts its line from 0, as it does in errors of its parser, but not in
+	// those of its scanner.
+	fromZero bool
+	// block: it is reported with the line in which the list or mapping begins, not with the line
+	// that is wrong in it.
+	block bool
+}{
+	"mapping values are not allowed in this context": {
+		do: "a value that holds \": \" must be in quotes, and keys of one mapping in one column",
+	},
+	"found character that cannot start any token": {
+		do: "do not indent with tabs, and put a value that begins with @, ` or % into quotes",
+	},
+	"found a tab character that violates indentation": {do: "indent with spaces"},
+	"found unknown escape character":                  {do: "write a backslash in double quotes twice, or use single quotes"},
+	"found unexpected end of stream":                  {do: "a quote is not closed"},
+	"could not find expected ':'": {
+		do: "a key is not followed by \": \", or a value goes on in a line that is not indented",
+	},
+	"did not find expected ',' or ']'":    {do: "a list in brackets is not closed", fromZero: true},
+	"did not find expected ',' or '}'":    {do: "a mapping in braces is not closed", fromZero: true},
+	"did not find expected '-' indicator": {do: "the entries of a list must begin in one column", fromZero: true, block: true},
+	"did not find expected key": {
+		do:       "check the indentation, and put quotes around a value that goes on after a closing quote",
+		fromZero: true, block: true,
+	},
+	"did not find expected <document start>": {fromZero: true},
+	"did not find expected node content":     {fromZero: true},
+	"found undefined tag handle":             {fromZero: true},
+	"found duplicate %YAML directive":        {fromZero: true},
+	"found incompatible YAML document":       {fromZero: true},
+	"found duplicate %TAG directive":         {fromZero: true},
 }
 
 // syntax reports an error of the YAML library.
@@ -101,11 +125,10 @@ func (d *decoder) syntax(data []byte, err error) {
 	line := 1
 	m := yamlLine.FindStringSubmatch(text)
 	text = strings.TrimPrefix(text, m[0])
+	known := syntaxErrors[text]
 	if n, err := strconv.Atoi(m[1]); err == nil {
 		line = n
-		// The library forgets to count from 1 in errors of its parser, but not in those of
-		// its scanner.
-		if parserErrors[text] {
+		if known.fromZero {
 			line++
 		}
 	}
@@ -117,39 +140,15 @@ func (d *decoder) syntax(data []byte, err error) {
 	switch {
 	case m[1] == "":
 		line = max(line, invalidLine(data))
-	case blockErrors[text]:
+	case known.block:
 		line = firstLineOf(data, text, line)
 	case strings.Contains(text, "tab character"):
 		line = tabLine(data, line)
 	}
-	for _, s := range syntaxHelp {
-		if text == s.text {
-			text += ": " + s.help
-			break
-		}
+	if known.do != "" {
+		text += ": " + known.do
 	}
 	d.fail(min(line, 1+bytes.Count(data, []byte("\n"))), "", "not valid YAML: %s", text)
-}
-
-// parserErrors are the texts whose line yaml.v3 counts from 0.
-var parserErrors = map[string]bool{
-	"did not find expected <document start>": true,
-	"did not find expected node content":     true,
-	"did not find expected '-' indicator":    true,
-	"did not find expected key":              true,
-	"did not find expected ',' or ']'":       true,
-	"did not find expected ',' or '}'":       true,
-	"found undefined tag handle":             true,
-	"found duplicate %YAML directive":        true,
-	"found incompatible YAML document":       true,
-	"found duplicate %TAG directive":         true,
-}
-
-// blockErrors are the texts that yaml.v3 reports with the line in which the list or mapping begins,
-// not with the line that is wrong in it.
-var blockErrors = map[string]bool{
-	"did not find expected '-' indicator": true,
-	"did not find expected key":           true,
 }
 
 // firstLineOf returns the line that makes the YAML library give an error: with it the beginning of
