@@ -18,13 +18,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-func checkConfigCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("check-config", "Check a configuration file and print every problem, one per line.")
+func checkConfigCommand(app *kingpin.Application, e *environment) {
+	c := e.command(app, "check-config", "Check a configuration file and print every problem, one per line.", e.checkConfig)
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
-	c.Flag("online", "Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
-	c.Flag("event", "Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; - for standard input.").
-		PlaceHolder("FILE").StringVar(&e.checkEvent)
-	return c.FullCommand()
+	c.Flag("online", "Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, "+
+		"connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
+	c.Flag("event", "Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
+		"- for standard input.").PlaceHolder("FILE").StringVar(&e.checkEvent)
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {

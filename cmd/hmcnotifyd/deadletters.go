@@ -38,42 +38,33 @@ type deadLetterFlags struct {
 	waiting bool
 }
 
-// deadLettersCommand adds the command and returns what its parts are called and do.
-func deadLettersCommand(app *kingpin.Application, e *environment) map[string]func(context.Context) error {
-	c := app.Command("dead-letters", "Look at what a sink of the running daemon refused for good, send it again, or delete it.")
+func deadLettersCommand(app *kingpin.Application, e *environment) {
+	c := app.Command("dead-letters",
+		"Look at what a sink of the running daemon refused for good, send it again, or delete it.")
 	f := &e.letters
 	clientFlagsOf(c, &f.client)
 	c.Flag("sink", "Only letters of this sink.").StringVar(&f.sink)
 	c.Flag("id", "Only the letter with this id, or of the event with this id; may be repeated.").StringsVar(&f.ids)
 	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").StringVar(&f.since)
-	part := func(name, help string, run func(context.Context) error, more func(*kingpin.CmdClause), validate func() error) (string, func(context.Context) error) {
-		p := c.Command(name, help)
-		more(p)
-		p.Validate(func(*kingpin.CmdClause) error { return firstError(f.validate(), validate()) })
-		return p.FullCommand(), run
+
+	list := e.command(c, "list", "List dead letters, oldest first.", e.listDeadLetters, f.validate)
+	show := e.command(c, "show", "Show dead letters as a whole, with the event.", e.showDeadLetters, f.validate, f.selects)
+	replay := e.command(c, "replay",
+		"Send dead letters to their sink again, one after the other, and delete those that it accepts.",
+		e.replayDeadLetters, f.validate, f.selectsOrAll)
+	purge := e.command(c, "purge",
+		"Delete dead letters, or with --waiting the events that wait for a sink that is not configured any more.",
+		e.purgeDeadLetters, f.validate, f.waitsAlone, f.selectsOrAll)
+	for _, p := range []*kingpin.CmdClause{list, show} {
+		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
 	}
-	commands := map[string]func(context.Context) error{}
-	add := func(name string, run func(context.Context) error) { commands[name] = run }
-	add(part("list", "List dead letters, oldest first.", e.listDeadLetters, func(p *kingpin.CmdClause) {
-		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
-	}, func() error { return nil }))
-	add(part("show", "Show dead letters as a whole, with the event.", e.showDeadLetters, func(p *kingpin.CmdClause) {
-		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
-	}, func() error { return f.selects("") }))
-	add(part("replay", "Send dead letters to their sink again, one after the other, and delete those that it accepts.", e.replayDeadLetters, func(p *kingpin.CmdClause) {
+	for _, p := range []*kingpin.CmdClause{replay, purge} {
 		p.Flag("all", "All dead letters of all sinks.").BoolVar(&f.all)
-		p.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").PlaceHolder("SINK").StringVar(&f.to)
-	}, func() error { return f.selects(" or --all") }))
-	add(part("purge", "Delete dead letters, or with --waiting the events that wait for a sink that is not configured any more.", e.purgeDeadLetters, func(p *kingpin.CmdClause) {
-		p.Flag("all", "All dead letters of all sinks.").BoolVar(&f.all)
-		p.Flag("waiting", "Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").BoolVar(&f.waiting)
-	}, func() error {
-		if f.waiting && (f.sink == "" || len(f.ids) > 0 || f.since != "" || f.all) {
-			return errors.New("--waiting goes with --sink and nothing else")
-		}
-		return f.selects(" or --all")
-	}))
-	return commands
+	}
+	replay.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").
+		PlaceHolder("SINK").StringVar(&f.to)
+	purge.Flag("waiting", "Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").
+		BoolVar(&f.waiting)
 }
 
 func (f *deadLetterFlags) validate() error {
@@ -92,9 +83,20 @@ func (f *deadLetterFlags) validate() error {
 }
 
 // selects fails where nothing says which letters are meant.
-func (f *deadLetterFlags) selects(or string) error {
+func (f *deadLetterFlags) selects() error { return f.selectsBy("--sink, --id, --since") }
+
+func (f *deadLetterFlags) selectsOrAll() error { return f.selectsBy("--sink, --id, --since or --all") }
+
+func (f *deadLetterFlags) selectsBy(flags string) error {
 	if f.sink == "" && len(f.ids) == 0 && f.since == "" && !f.all {
-		return errors.New("say which dead letters are meant: --sink, --id, --since" + or)
+		return errors.New("say which dead letters are meant: " + flags)
+	}
+	return nil
+}
+
+func (f *deadLetterFlags) waitsAlone() error {
+	if f.waiting && (f.sink == "" || len(f.ids) > 0 || f.since != "" || f.all) {
+		return errors.New("--waiting goes with --sink and nothing else")
 	}
 	return nil
 }
@@ -124,82 +126,76 @@ func (f *deadLetterFlags) query(now time.Time) (url.Values, error) {
 
 // found notes which of the ids that were asked for there are.
 func (f *deadLetterFlags) found(ids map[string]bool) error {
-	var missing []string
-	for _, id := range f.ids {
-		if !ids[id] {
-			missing = append(missing, id)
-		}
-	}
+	missing := slices.DeleteFunc(slices.Clone(f.ids), func(id string) bool { return ids[id] })
 	if len(missing) > 0 {
 		return fmt.Errorf("there is no such dead letter: %s", strings.Join(missing, ", "))
 	}
 	return nil
 }
 
-// eachDeadLetter fetches the letters that were asked for, page by page.
-func (e *environment) eachDeadLetter(ctx context.Context, c *client, page func([]bridge.DeadLetter) error) error {
-	q, err := e.letters.query(time.Now())
-	if err != nil {
-		return err
-	}
-	ids := map[string]bool{}
-	for {
-		var list web.DeadLetterList
-		if err := c.get(ctx, http.MethodGet, deadLettersPath, q, &list); err != nil {
+// withLetters runs a part of the command with a client for the daemon, and the filter that the flags
+// give.
+func (e *environment) withLetters(part string, run func(*client, url.Values) error) error {
+	return e.withClient("dead-letters "+part, e.letters.client, func(c *client) error {
+		q, err := e.letters.query(time.Now())
+		if err != nil {
 			return err
 		}
-		for i := range list.DeadLetters {
-			ids[list.DeadLetters[i].ID], ids[list.DeadLetters[i].EventID] = true, true
-		}
-		if err := page(list.DeadLetters); err != nil {
-			return err
-		}
-		if list.Next == "" {
-			return e.letters.found(ids)
-		}
-		q.Set("after", list.Next)
-	}
+		return run(c, q)
+	})
 }
 
-// withClient runs a part of the command with a client for the daemon.
-func (e *environment) withClient(what string, run func(*client) error) error {
-	c, err := newClient(e.letters.client)
-	if err == nil {
-		c.terminal = e.stderr
-		defer c.close()
-		err = run(c)
-	}
-	if err != nil {
-		return fmt.Errorf("dead-letters %s: %w", what, err)
-	}
-	return nil
+// eachPage fetches the letters that were asked for, page by page.
+func (e *environment) eachPage(ctx context.Context, part string, page func(*client, []bridge.DeadLetter) error) error {
+	return e.withLetters(part, func(c *client, q url.Values) error {
+		ids := map[string]bool{}
+		for {
+			var list web.DeadLetterList
+			if err := c.get(ctx, http.MethodGet, deadLettersPath, q, &list); err != nil {
+				return err
+			}
+			for i := range list.DeadLetters {
+				ids[list.DeadLetters[i].ID], ids[list.DeadLetters[i].EventID] = true, true
+			}
+			if err := page(c, list.DeadLetters); err != nil {
+				return err
+			}
+			if list.Next == "" {
+				return e.letters.found(ids)
+			}
+			q.Set("after", list.Next)
+		}
+	})
 }
 
 func (e *environment) listDeadLetters(ctx context.Context) error {
-	return e.withClient("list", func(c *client) error {
-		width, n := terminalWidth(e.stdout), 0
-		err := e.eachDeadLetter(ctx, c, func(letters []bridge.DeadLetter) error {
-			var out bytes.Buffer
-			if e.letters.json {
-				enc := json.NewEncoder(&out)
-				enc.SetEscapeHTML(false)
-				for i := range letters {
-					if err := enc.Encode(&letters[i]); err != nil {
-						return err
-					}
+	width, n := terminalWidth(e.stdout), 0
+	err := e.eachPage(ctx, "list", func(_ *client, letters []bridge.DeadLetter) error {
+		var out bytes.Buffer
+		if e.letters.json {
+			for i := range letters {
+				if err := writeJSON(&out, &letters[i]); err != nil {
+					return err
 				}
-			} else {
-				writeTable(&out, letters, n == 0, width)
 			}
-			n += len(letters)
-			_, err := e.stdout.Write(out.Bytes())
-			return err
-		})
-		if err == nil && n == 0 && !e.letters.json {
-			fmt.Fprintln(e.stderr, "no dead letters")
+		} else {
+			writeTable(&out, letters, n == 0, width)
 		}
+		n += len(letters)
+		_, err := e.stdout.Write(out.Bytes())
 		return err
 	})
+	if err == nil && n == 0 && !e.letters.json {
+		fmt.Fprintln(e.stderr, "no dead letters")
+	}
+	return err
+}
+
+// writeJSON writes v as JSON on one line.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 // writeTable writes letters as a table. Where the width of the terminal is known the reason ends
@@ -251,36 +247,32 @@ func oneLine(s string, limit int) string {
 }
 
 func (e *environment) showDeadLetters(ctx context.Context) error {
-	return e.withClient("show", func(c *client) error {
-		n := 0
-		return e.eachDeadLetter(ctx, c, func(letters []bridge.DeadLetter) error {
-			for i := range letters {
-				var l bridge.DeadLetter
-				if err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l); err != nil {
-					return err
-				}
-				var out bytes.Buffer
-				if e.letters.json {
-					enc := json.NewEncoder(&out)
-					enc.SetEscapeHTML(false)
-					if err := enc.Encode(&l); err != nil {
-						return err
-					}
-				} else {
-					if n > 0 {
-						fmt.Fprintln(&out)
-					}
-					if err := writeLetter(&out, &l); err != nil {
-						return err
-					}
-				}
-				n++
-				if _, err := e.stdout.Write(out.Bytes()); err != nil {
-					return err
-				}
+	n := 0
+	return e.eachPage(ctx, "show", func(c *client, letters []bridge.DeadLetter) error {
+		for i := range letters {
+			var l bridge.DeadLetter
+			err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l)
+			if err != nil {
+				return err
 			}
-			return nil
-		})
+			var out bytes.Buffer
+			if e.letters.json {
+				err = writeJSON(&out, &l)
+			} else {
+				if n > 0 {
+					fmt.Fprintln(&out)
+				}
+				err = writeLetter(&out, &l)
+			}
+			if err != nil {
+				return err
+			}
+			n++
+			if _, err := e.stdout.Write(out.Bytes()); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -307,24 +299,21 @@ func writeLetter(out *bytes.Buffer, l *bridge.DeadLetter) error {
 }
 
 func (e *environment) purgeDeadLetters(ctx context.Context) error {
-	return e.withClient("purge", func(c *client) error {
-		var purged web.Purged
+	return e.withLetters("purge", func(c *client, q url.Values) error {
+		path, what := deadLettersPath, "dead letter"
 		if e.letters.waiting {
-			err := c.get(ctx, http.MethodDelete, "/api/v1/removed-sinks/"+url.PathEscape(e.letters.sink), nil, &purged)
-			if err == nil {
-				fmt.Fprintf(e.stdout, "%d %s that waited for sink %s purged\n", purged.Purged, plural(int(purged.Purged), "event"), e.letters.sink)
-			}
+			path, what, q = "/api/v1/removed-sinks/"+url.PathEscape(e.letters.sink), "event", nil
+		}
+		var purged web.Purged
+		if err := c.get(ctx, http.MethodDelete, path, q, &purged); err != nil {
 			return err
 		}
-		q, err := e.letters.query(time.Now())
-		if err != nil {
-			return err
+		what = plural(int(purged.Purged), what)
+		if e.letters.waiting {
+			what += " that waited for sink " + e.letters.sink
 		}
-		if err := c.get(ctx, http.MethodDelete, deadLettersPath, q, &purged); err != nil {
-			return err
-		}
-		fmt.Fprintf(e.stdout, "%d dead %s purged\n", purged.Purged, plural(int(purged.Purged), "letter"))
-		if purged.Purged == 0 && len(e.letters.ids) > 0 {
+		fmt.Fprintf(e.stdout, "%d %s purged\n", purged.Purged, what)
+		if purged.Purged == 0 && !e.letters.waiting {
 			return e.letters.found(nil)
 		}
 		return nil
@@ -332,15 +321,11 @@ func (e *environment) purgeDeadLetters(ctx context.Context) error {
 }
 
 func (e *environment) replayDeadLetters(ctx context.Context) error {
-	return e.withClient("replay", func(c *client) error {
-		q, err := e.letters.query(time.Now())
-		if err != nil {
-			return err
-		}
+	return e.withLetters("replay", func(c *client, q url.Values) error {
 		if e.letters.to != "" {
 			q.Set("to", e.letters.to)
 		}
-		resp, err := c.do(ctx, http.MethodPost, deadLettersPath+"/replay", q)
+		resp, err := c.do(ctx, http.MethodPost, deadLettersPath+"/replay", q, "")
 		if err != nil {
 			return err
 		}
@@ -356,7 +341,7 @@ type replayReport struct {
 	progress progress
 	ids      map[string]bool
 	seen     bridge.ReplayCounts // so far, of all sinks
-	stopped  []error
+	stopped  []string
 }
 
 func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Decoder) error {
@@ -368,18 +353,19 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 			if ctx.Err() != nil {
 				return fmt.Errorf("interrupted after %s", counts)
 			}
-			return fmt.Errorf("the connection to the daemon was lost after %s, and the last accepted ones may be sent once more", counts)
+			return fmt.Errorf("the connection to the daemon was lost after %s, "+
+				"and the last accepted ones may be sent once more", counts)
 		}
 		if s.Outcome == bridge.ReplayDone {
 			r.progress.clear()
 			return r.done(e, s.Counts)
 		}
-		r.take(&s)
+		r.add(&s)
 	}
 }
 
-// take takes in one step.
-func (r *replayReport) take(s *bridge.ReplayStep) {
+// add adds one step to what is known, and shows what it means.
+func (r *replayReport) add(s *bridge.ReplayStep) {
 	note := ""
 	switch s.Outcome {
 	case bridge.ReplayBegins:
@@ -403,15 +389,17 @@ func (r *replayReport) take(s *bridge.ReplayStep) {
 		if s.To != "" {
 			to = " to sink " + s.To
 		}
-		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n", s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
+		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n",
+			s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
 		if s.Outcome == bridge.ReplayStopped {
-			r.stopped = append(r.stopped, fmt.Errorf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
+			r.stopped = append(r.stopped, fmt.Sprintf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
 		}
 	}
 	if s.ID != "" {
 		r.ids[s.ID], r.ids[s.EventID] = true, true
 	}
-	r.progress.show(note != "", fmt.Sprintf("%d of %d sent, %d refused again%s", r.seen.Accepted+r.seen.Refused, r.seen.Letters, r.seen.Refused, note))
+	r.progress.show(note != "", fmt.Sprintf("%d of %d sent, %d refused again%s",
+		r.seen.Accepted+r.seen.Refused, r.seen.Letters, r.seen.Refused, note))
 }
 
 // done says how it ended: well if all letters were accepted.
@@ -420,21 +408,17 @@ func (r *replayReport) done(e *environment, all *bridge.ReplayCounts) error {
 		fmt.Fprintln(r.out, "no dead letters")
 		return nil
 	}
-	errs := r.stopped
-	if len(errs) == 0 {
+	texts := r.stopped
+	if len(texts) == 0 {
 		if err := e.letters.found(r.ids); err != nil {
-			errs = append(errs, err)
+			texts = append(texts, err.Error())
 		}
 	}
 	if all.Refused > 0 {
-		errs = append(errs, fmt.Errorf("%d %s refused again", all.Refused, plural(all.Refused, "letter")))
+		texts = append(texts, fmt.Sprintf("%d %s refused again", all.Refused, plural(all.Refused, "letter")))
 	}
-	if len(errs) == 0 {
-		return nil
+	if len(texts) > 0 {
+		return errors.New(strings.Join(texts, "; "))
 	}
-	texts := make([]string, len(errs))
-	for i, err := range errs {
-		texts[i] = err.Error()
-	}
-	return errors.New(strings.Join(texts, "; "))
+	return nil
 }

@@ -21,16 +21,15 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
-func demoCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("demo", "Run a simulated HMC, the daemon and a webhook consumer together on loopback, and print what the consumer receives.")
-	c.Flag("duration", "End after this time; 0: until Ctrl-C.").Default("0s").DurationVar(&e.demoDuration)
-	c.Validate(func(*kingpin.CmdClause) error {
+func demoCommand(app *kingpin.Application, e *environment) {
+	c := e.command(app, "demo", "Run a simulated HMC, the daemon and a webhook consumer together on loopback, "+
+		"and print what the consumer receives.", e.demo, func() error {
 		if e.demoDuration < 0 {
 			return errors.New("--duration must not be negative")
 		}
 		return nil
 	})
-	return c.FullCommand()
+	c.Flag("duration", "End after this time; 0: until Ctrl-C.").Default("0s").DurationVar(&e.demoDuration)
 }
 
 // demo runs everything in one process. It fails if no event arrived.
@@ -78,8 +77,10 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	if err := errors.Join(d.run(ctx), consumer.close()); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "\n%s Sessions left on the HMC: %d.\n", consumer.summary(), sim.Sessions())
-	if consumer.count() == 0 && !consumer.leftAlone() {
+	n, types, alone := consumer.received()
+	fmt.Fprintf(e.stdout, "\nThe webhook consumer received %d %s of %d %s from the HMC. Sessions left on the HMC: %d.\n",
+		n, plural(n, "event"), types, plural(types, "type"), sim.Sessions())
+	if n == 0 && !alone {
 		return errors.New("demo: no event arrived")
 	}
 	return nil
@@ -171,29 +172,15 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (c *consumer) count() int {
+// received returns how many events came, of how many types, and whether nobody looks at the output
+// any more.
+func (c *consumer) received() (events, types int, alone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := 0
-	for _, k := range c.types {
-		n += k
+	for _, n := range c.types {
+		events += n
 	}
-	return n
-}
-
-// leftAlone says whether nobody looks at the output any more.
-func (c *consumer) leftAlone() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.alone
-}
-
-func (c *consumer) summary() string {
-	c.mu.Lock()
-	types := len(c.types)
-	c.mu.Unlock()
-	n := c.count()
-	return fmt.Sprintf("The webhook consumer received %d %s of %d %s from the HMC.", n, plural(n, "event"), types, plural(types, "type"))
+	return events, len(c.types), c.alone
 }
 
 // close ends the consumer, after the requests that it is answering. It may be called again.

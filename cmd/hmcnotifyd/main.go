@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/signal"
 	"strings"
@@ -88,7 +87,8 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 // newApplication defines the command line: the flags set what is in env, and the commands are by
 // their names.
 func newApplication(env *environment) (*kingpin.Application, map[string]func(context.Context) error) {
-	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
+	app := kingpin.New("hmcnotifyd",
+		"Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
 	app.UsageWriter(env.stdout).ErrorWriter(env.stderr).Terminate(func(status int) { panic(terminated{status}) })
 	app.HelpFlag.Short('h').Help("Show help, of a command if there is one before it.")
 	app.Version(strings.TrimSuffix(versionText(), "\n"))
@@ -98,19 +98,39 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	app.Flag("log.format", "Form of the log: json or console.").Default("json").
 		EnumVar(&env.logFormat, "json", "console")
 
-	commands := map[string]func(context.Context) error{
-		runCommand(app, env):         env.run,
-		checkConfigCommand(app, env): env.checkConfig,
-		simulateCommand(app, env):    env.simulate,
-		demoCommand(app, env):        env.demo,
-		sendTestCommand(app, env):    env.sendTest,
-		completionCommand(app, env):  env.completion,
-		manCommand(app):              env.man,
-		tailCommand(app, env):        env.follow,
-		versionCommand(app):          env.version,
-	}
-	maps.Copy(commands, deadLettersCommand(app, env))
-	return app, commands
+	env.commands = map[string]func(context.Context) error{}
+	runCommand(app, env)
+	checkConfigCommand(app, env)
+	simulateCommand(app, env)
+	demoCommand(app, env)
+	sendTestCommand(app, env)
+	completionCommand(app, env)
+	env.command(app, "man", "Print the manual page: hmcnotifyd man | man -l -", env.man)
+	tailCommand(app, env)
+	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
+	deadLettersCommand(app, env)
+	return app, env.commands
+}
+
+// command defines a command below the program or a command: what it does, and what is checked of its
+// flags before it does that.
+func (e *environment) command(
+	parent interface {
+		Command(name, help string) *kingpin.CmdClause
+	},
+	name, help string, run func(context.Context) error, checks ...func() error,
+) *kingpin.CmdClause {
+	c := parent.Command(name, help)
+	c.Validate(func(*kingpin.CmdClause) error {
+		for _, check := range checks {
+			if err := check(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	e.commands[c.FullCommand()] = run
+	return c
 }
 
 // printError writes an error, one line for each where several are joined. A problem of the
@@ -129,6 +149,7 @@ func printError(w io.Writer, err error) {
 type environment struct {
 	stdout, stderr      io.Writer
 	logLevel, logFormat string
+	commands            map[string]func(context.Context) error // by name
 
 	daemon    daemonFlags
 	simulator simulateFlags

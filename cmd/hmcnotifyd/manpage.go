@@ -10,10 +10,6 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-func manCommand(app *kingpin.Application) string {
-	return app.Command("man", "Print the manual page: hmcnotifyd man | man -l -").FullCommand()
-}
-
 func (e *environment) man(context.Context) error {
 	app, _ := newApplication(new(environment))
 	_, err := io.WriteString(e.stdout, manPage(modelOf(app)))

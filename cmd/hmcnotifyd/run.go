@@ -40,14 +40,15 @@ type daemonFlags struct {
 	webConfig               string
 }
 
-func runCommand(app *kingpin.Application, e *environment) string {
+func runCommand(app *kingpin.Application, e *environment) {
 	f := &e.daemon
 	app.Flag("config.file", "The configuration file.").Default("hmcnotifyd.yaml").StringVar(&f.configFile)
 	app.Flag("storage.path", "Directory of the stored events.").Default("data").StringVar(&f.storagePath)
-	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").Default(":10291").StringsVar(&f.listen)
-	app.Flag("web.config.file", "File with TLS and basic authentication for the web side, as for every Prometheus exporter.").StringVar(&f.webConfig)
-	return app.Command("run", "Run the daemon (the default command).").Default().
-		Validate(func(*kingpin.CmdClause) error { return f.validate() }).FullCommand()
+	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").
+		Default(":10291").StringsVar(&f.listen)
+	app.Flag("web.config.file", "File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
+		StringVar(&f.webConfig)
+	e.command(app, "run", "Run the daemon (the default command).", e.run, f.validate).Default()
 }
 
 func (f *daemonFlags) validate() error {

@@ -20,35 +20,26 @@ type sendTestFlags struct {
 	sink   string
 }
 
-func sendTestCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("send-test", "Send one event of the type bridge-test through a sink of the running daemon, and say what happened.")
+func sendTestCommand(app *kingpin.Application, e *environment) {
 	f := &e.test
+	c := e.command(app, "send-test",
+		"Send one event of the type bridge-test through a sink of the running daemon, and say what happened.",
+		e.sendTest, func() error {
+			if f.sink == "" {
+				return errors.New("--sink must not be empty")
+			}
+			return nil
+		}, f.client.validate)
 	c.Flag("sink", "The sink.").Required().StringVar(&f.sink)
 	clientFlagsOf(c, &f.client)
-	c.Validate(func(*kingpin.CmdClause) error {
-		if f.sink == "" {
-			return errors.New("--sink must not be empty")
-		}
-		return f.client.validate()
-	})
-	return c.FullCommand()
 }
 
 func (e *environment) sendTest(ctx context.Context) error {
-	c, err := newClient(e.test.client)
-	if err == nil {
-		c.terminal = e.stderr
-		defer c.close()
-		err = e.sendTestWith(ctx, c)
-	}
-	if err != nil {
-		return fmt.Errorf("send-test: %w", err)
-	}
-	return nil
+	return e.withClient("send-test", e.test.client, func(c *client) error { return e.sendTestWith(ctx, c) })
 }
 
 func (e *environment) sendTestWith(ctx context.Context, c *client) error {
-	resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil)
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil, "")
 	if err != nil {
 		return err
 	}

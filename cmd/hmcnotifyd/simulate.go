@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,35 +33,36 @@ type simulateFlags struct {
 	caOut               string
 }
 
-func simulateCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("simulate", "Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
-		"It takes commands on its standard input; help lists them.")
+func simulateCommand(app *kingpin.Application, e *environment) {
 	f := &e.simulator
+	c := e.command(app, "simulate", "Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
+		"It takes commands on its standard input; help lists them.", e.simulate, f.validate)
 	c.Flag("rest-port", "Port of the Web Services API; 0 for a free one.").Default("6794").Uint16Var(&f.restPort)
 	c.Flag("stomp-port", "Port of the STOMP broker; 0 for a free one.").Default("61612").Uint16Var(&f.stompPort)
 	c.Flag("rate", "Notifications per second.").Default("5").Float64Var(&f.rate)
 	c.Flag("cpcs", "Number of CPCs; every second one is in DPM mode.").Default("2").IntVar(&f.cpcs)
 	c.Flag("partitions", "Number of partitions of all CPCs together.").Default("8").IntVar(&f.partitions)
-	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").Default("1").IntVar(&f.hmcs)
+	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").
+		Default("1").IntVar(&f.hmcs)
 	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").PlaceHolder("FILE").StringVar(&f.caOut)
-	c.Validate(func(*kingpin.CmdClause) error {
-		switch {
-		case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
-			return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
-		case f.cpcs < 1:
-			return errors.New("--cpcs must be at least 1")
-		case f.partitions < 0:
-			return errors.New("--partitions must not be negative")
-		case f.hmcs < 1 || f.hmcs > maxSimulatedHMCs:
-			return fmt.Errorf("--hmcs must be from 1 to %d", maxSimulatedHMCs)
-		case int(f.restPort)+f.hmcs-1 > 65535:
-			return fmt.Errorf("--rest-port: no %d ports from %d on", f.hmcs, f.restPort)
-		case int(f.stompPort)+f.hmcs-1 > 65535:
-			return fmt.Errorf("--stomp-port: no %d ports from %d on", f.hmcs, f.stompPort)
-		}
-		return nil
-	})
-	return c.FullCommand()
+}
+
+func (f *simulateFlags) validate() error {
+	switch {
+	case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
+		return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
+	case f.cpcs < 1:
+		return errors.New("--cpcs must be at least 1")
+	case f.partitions < 0:
+		return errors.New("--partitions must not be negative")
+	case f.hmcs < 1 || f.hmcs > maxSimulatedHMCs:
+		return fmt.Errorf("--hmcs must be from 1 to %d", maxSimulatedHMCs)
+	case int(f.restPort)+f.hmcs-1 > 65535:
+		return fmt.Errorf("--rest-port: no %d ports from %d on", f.hmcs, f.restPort)
+	case int(f.stompPort)+f.hmcs-1 > 65535:
+		return fmt.Errorf("--stomp-port: no %d ports from %d on", f.hmcs, f.stompPort)
+	}
+	return nil
 }
 
 func (e *environment) simulate(ctx context.Context) (err error) {
@@ -71,7 +73,7 @@ func (e *environment) simulate(ctx context.Context) (err error) {
 	hmcs, err := e.simulator.start(log)
 	defer func() {
 		for _, h := range hmcs {
-			err = firstError(err, h.Close())
+			err = cmp.Or(err, h.Close())
 		}
 	}()
 	if err != nil {
@@ -159,13 +161,4 @@ func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
 # Ctrl-C ends it. Commands are read from standard input; help lists them.
 `)
 	return b.String()
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

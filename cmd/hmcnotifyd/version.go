@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,8 +9,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-
-	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
@@ -51,10 +50,6 @@ func revisionOf(linked string, info *debug.BuildInfo) string {
 	return commit[:min(len(commit), 12)] + mark
 }
 
-func versionCommand(app *kingpin.Application) string {
-	return app.Command("version", "Print the version of the program, of Go and of the libraries.").FullCommand()
-}
-
 func (e *environment) version(context.Context) error {
 	_, err := io.WriteString(e.stdout, versionText())
 	return err
@@ -64,7 +59,8 @@ func (e *environment) version(context.Context) error {
 func versionText() string {
 	var text strings.Builder
 	b := build()
-	fmt.Fprintf(&text, "hmcnotifyd %s\n  revision: %s\n  go: %s %s/%s\n", b.Version, orNone(b.Revision), b.GoVersion, runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(&text, "hmcnotifyd %s\n  revision: %s\n  go: %s %s/%s\n",
+		b.Version, cmp.Or(b.Revision, "none"), b.GoVersion, runtime.GOOS, runtime.GOARCH)
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return text.String()
@@ -75,11 +71,4 @@ func versionText() string {
 		}
 	}
 	return text.String()
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }
