@@ -32,6 +32,7 @@ type deadLetterFlags struct {
 	sink    string
 	ids     []string
 	since   string
+	from    time.Time // what since says; zero: nothing
 	json    bool
 	all     bool
 	to      string
@@ -67,20 +68,24 @@ func deadLettersCommand(app *kingpin.Application, e *environment) {
 		BoolVar(&f.waiting)
 }
 
-func (f *deadLetterFlags) validate() error {
+func (f *deadLetterFlags) validate() (err error) {
 	if f.since != "" {
-		if _, err := web.ParseSince(f.since, time.Now()); err != nil {
+		// Now, so that all pages mean the same.
+		if f.from, err = web.ParseSince(f.since, time.Now()); err != nil {
 			return fmt.Errorf("--since: %w", err)
 		}
 	}
 	if slices.Contains(f.ids, "") {
 		return errors.New("--id must not be empty")
 	}
-	if f.all && (f.sink != "" || len(f.ids) > 0 || f.since != "") {
+	if f.all && (f.sink != "" || f.selective()) {
 		return errors.New("--all goes with no --sink, --id or --since")
 	}
 	return f.client.validate()
 }
+
+// selective says whether the flags leave out letters of a sink.
+func (f *deadLetterFlags) selective() bool { return len(f.ids) > 0 || f.since != "" }
 
 // selects fails where nothing says which letters are meant.
 func (f *deadLetterFlags) selects() error { return f.selectsBy("--sink, --id, --since") }
@@ -88,22 +93,21 @@ func (f *deadLetterFlags) selects() error { return f.selectsBy("--sink, --id, --
 func (f *deadLetterFlags) selectsOrAll() error { return f.selectsBy("--sink, --id, --since or --all") }
 
 func (f *deadLetterFlags) selectsBy(flags string) error {
-	if f.sink == "" && len(f.ids) == 0 && f.since == "" && !f.all {
+	if f.sink == "" && !f.selective() && !f.all {
 		return errors.New("say which dead letters are meant: " + flags)
 	}
 	return nil
 }
 
 func (f *deadLetterFlags) waitsAlone() error {
-	if f.waiting && (f.sink == "" || len(f.ids) > 0 || f.since != "" || f.all) {
+	if f.waiting && (f.sink == "" || f.selective() || f.all) {
 		return errors.New("--waiting goes with --sink and nothing else")
 	}
 	return nil
 }
 
-// query is the filter as the API has it. A duration becomes a time, so that all pages mean the
-// same.
-func (f *deadLetterFlags) query(now time.Time) (url.Values, error) {
+// query is the filter as the API has it.
+func (f *deadLetterFlags) query() url.Values {
 	q := url.Values{}
 	if f.sink != "" {
 		q.Set("sink", f.sink)
@@ -112,16 +116,12 @@ func (f *deadLetterFlags) query(now time.Time) (url.Values, error) {
 		q.Add("id", id)
 	}
 	if f.since != "" {
-		t, err := web.ParseSince(f.since, now)
-		if err != nil {
-			return nil, fmt.Errorf("--since: %w", err)
-		}
-		q.Set("since", t.UTC().Format(time.RFC3339Nano))
+		q.Set("since", f.from.UTC().Format(time.RFC3339Nano))
 	}
 	if f.all {
 		q.Set("all", "true")
 	}
-	return q, nil
+	return q
 }
 
 // found notes which of the ids that were asked for there are.
@@ -133,22 +133,10 @@ func (f *deadLetterFlags) found(ids map[string]bool) error {
 	return nil
 }
 
-// withLetters runs a part of the command with a client for the daemon, and the filter that the flags
-// give.
-func (e *environment) withLetters(part string, run func(*client, url.Values) error) error {
-	return e.withClient("dead-letters "+part, e.letters.client, func(c *client) error {
-		q, err := e.letters.query(time.Now())
-		if err != nil {
-			return err
-		}
-		return run(c, q)
-	})
-}
-
 // eachPage fetches the letters that were asked for, page by page.
-func (e *environment) eachPage(ctx context.Context, part string, page func(*client, []bridge.DeadLetter) error) error {
-	return e.withLetters(part, func(c *client, q url.Values) error {
-		ids := map[string]bool{}
+func (e *environment) eachPage(ctx context.Context, command string, page func(*client, []bridge.DeadLetter) error) error {
+	return e.withClient(command, e.letters.client, func(c *client) error {
+		q, ids := e.letters.query(), map[string]bool{}
 		for {
 			var list web.DeadLetterList
 			if err := c.get(ctx, http.MethodGet, deadLettersPath, q, &list); err != nil {
@@ -170,7 +158,7 @@ func (e *environment) eachPage(ctx context.Context, part string, page func(*clie
 
 func (e *environment) listDeadLetters(ctx context.Context) error {
 	width, n := terminalWidth(e.stdout), 0
-	err := e.eachPage(ctx, "list", func(_ *client, letters []bridge.DeadLetter) error {
+	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []bridge.DeadLetter) error {
 		var out bytes.Buffer
 		if e.letters.json {
 			for i := range letters {
@@ -248,7 +236,7 @@ func oneLine(s string, limit int) string {
 
 func (e *environment) showDeadLetters(ctx context.Context) error {
 	n := 0
-	return e.eachPage(ctx, "show", func(c *client, letters []bridge.DeadLetter) error {
+	return e.eachPage(ctx, "dead-letters show", func(c *client, letters []bridge.DeadLetter) error {
 		for i := range letters {
 			var l bridge.DeadLetter
 			err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l)
@@ -299,8 +287,8 @@ func writeLetter(out *bytes.Buffer, l *bridge.DeadLetter) error {
 }
 
 func (e *environment) purgeDeadLetters(ctx context.Context) error {
-	return e.withLetters("purge", func(c *client, q url.Values) error {
-		path, what := deadLettersPath, "dead letter"
+	return e.withClient("dead-letters purge", e.letters.client, func(c *client) error {
+		path, what, q := deadLettersPath, "dead letter", e.letters.query()
 		if e.letters.waiting {
 			path, what, q = "/api/v1/removed-sinks/"+url.PathEscape(e.letters.sink), "event", nil
 		}
@@ -321,7 +309,8 @@ func (e *environment) purgeDeadLetters(ctx context.Context) error {
 }
 
 func (e *environment) replayDeadLetters(ctx context.Context) error {
-	return e.withLetters("replay", func(c *client, q url.Values) error {
+	return e.withClient("dead-letters replay", e.letters.client, func(c *client) error {
+		q := e.letters.query()
 		if e.letters.to != "" {
 			q.Set("to", e.letters.to)
 		}

@@ -166,23 +166,22 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 }
 
 func (d *daemon) registerOwn() {
-	gauge := func(name, help string) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help})
+	gauge := func(name, help string, labels prometheus.Labels) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help, ConstLabels: labels})
 		d.registry.MustRegister(g)
 		return g
 	}
 	d.reloads = reloadMetrics{
-		successful: gauge("config_last_reload_successful", "Whether the last reading of the configuration file was successful."),
-		time:       gauge("config_last_reload_success_timestamp_seconds", "When the configuration file was last read successfully, as Unix time."),
-		hash:       gauge("config_hash", "Hash of the running configuration."),
+		successful: gauge("config_last_reload_successful",
+			"Whether the last reading of the configuration file was successful.", nil),
+		time: gauge("config_last_reload_success_timestamp_seconds",
+			"When the configuration file was last read successfully, as Unix time.", nil),
+		hash: gauge("config_hash", "Hash of the running configuration.", nil),
 	}
 	b := build()
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "hmcnotifyd", Name: "build_info", Help: "Always 1; the labels say which program runs.",
-		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "goversion": b.GoVersion},
-	})
-	info.Set(1)
-	d.registry.MustRegister(info)
+	gauge("build_info", "Always 1; the labels say which program runs.", prometheus.Labels{
+		"version": b.Version, "revision": b.Revision, "goversion": b.GoVersion,
+	}).Set(1)
 }
 
 // loaded notes a configuration that is now the running one.
@@ -279,15 +278,7 @@ func (d *daemon) run(ctx context.Context) error {
 // returns.
 func limited(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
 	limit, end := context.WithCancel(context.WithoutCancel(ctx))
-	context.AfterFunc(ctx, func() {
-		t := time.NewTimer(after)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			end()
-		case <-limit.Done():
-		}
-	})
+	context.AfterFunc(ctx, func() { time.AfterFunc(after, end) })
 	return limit, end
 }
 
