@@ -17,7 +17,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -265,7 +265,7 @@ func (e *environment) showDeadLetters(ctx context.Context) error {
 }
 
 // writeLetter writes a letter for people.
-func writeLetter(out *bytes.Buffer, l *bridge.DeadLetter) error {
+func writeLetter(out *bytes.Buffer, l *deliver.DeadLetter) error {
 	line := func(name, value string) { fmt.Fprintf(out, "%-9s %s\n", name+":", oneLine(value, 0)) }
 	line("letter", l.ID)
 	line("sink", l.Sink)
@@ -335,7 +335,7 @@ type replayReport struct {
 
 func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Decoder) error {
 	for {
-		var s bridge.ReplayStep
+		var s deliver.ReplayStep
 		if err := steps.Decode(&s); err != nil {
 			r.progress.clear()
 			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays", r.seen.Accepted, r.seen.Refused)
@@ -345,7 +345,7 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 			return fmt.Errorf("the connection to the daemon was lost after %s, "+
 				"and the last accepted ones may be sent once more", counts)
 		}
-		if s.Outcome == bridge.ReplayDone {
+		if s.Outcome == deliver.ReplayDone {
 			r.progress.clear()
 			return r.done(e, s.Counts)
 		}
@@ -357,11 +357,11 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 func (r *replayReport) add(s *bridge.ReplayStep) {
 	note := ""
 	switch s.Outcome {
-	case bridge.ReplayBegins:
+	case deliver.ReplayBegins:
 		r.seen.Letters += s.Counts.Letters
-	case bridge.ReplayAccepted:
+	case deliver.ReplayAccepted:
 		r.seen.Accepted++
-	case bridge.ReplayRefused:
+	case deliver.ReplayRefused:
 		r.seen.Refused++
 		r.progress.clear()
 		switch {
@@ -370,9 +370,9 @@ func (r *replayReport) add(s *bridge.ReplayStep) {
 		case r.seen.Refused == maxRefusedShown+1:
 			fmt.Fprintln(r.out, "more were refused again; dead-letters list shows them")
 		}
-	case bridge.ReplayWaits:
+	case deliver.ReplayWaits:
 		note = ", " + s.Reason
-	case bridge.ReplayEnded, bridge.ReplayStopped:
+	case deliver.ReplayEnded, deliver.ReplayStopped:
 		r.progress.clear()
 		to := ""
 		if s.To != "" {
@@ -392,7 +392,7 @@ func (r *replayReport) add(s *bridge.ReplayStep) {
 }
 
 // done says how it ended: well if all letters were accepted.
-func (r *replayReport) done(e *environment, all *bridge.ReplayCounts) error {
+func (r *replayReport) done(e *environment, all *deliver.ReplayCounts) error {
 	if all.Letters == 0 && len(e.letters.ids) == 0 {
 		fmt.Fprintln(r.out, "no dead letters")
 		return nil

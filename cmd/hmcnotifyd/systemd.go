@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // maxStatusLine is how much of a reason the line for systemd has room for.
@@ -55,7 +55,7 @@ func (n notifier) ending() {
 	n.send("STATUS=ending: logging off from the HMCs, delivering what is stored")
 }
 
-func statusLine(s bridge.Status) string {
+func statusLine(s status.Status) string {
 	connected := 0
 	for _, h := range s.HMCs {
 		if h.Connected {

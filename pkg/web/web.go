@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // Build says which program is running.
@@ -35,7 +37,7 @@ type ConfigStatus struct {
 
 // Options are what the handler shows and does.
 type Options struct {
-	Status func() bridge.Status
+	Status func() status.Status
 	Config func() ConfigStatus
 	Reload func() error // reads the configuration file again and makes it the running one
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
@@ -125,7 +127,7 @@ func (h handler) status(w http.ResponseWriter, _ *http.Request) {
 		Build
 		Now    time.Time    `json:"now"`
 		Config ConfigStatus `json:"config"`
-		bridge.Status
+		status.Status
 	}{h.Build, time.Now().UTC(), h.Config(), h.Status()})
 }
 
