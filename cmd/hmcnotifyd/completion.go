@@ -234,23 +234,23 @@ func valuesOf(ctx context.Context, name, url string, levels []level) (values []s
 }
 
 // askStatus asks a running daemon. Without one there is nothing to offer.
-func askStatus(ctx context.Context, url string) (status bridge.Status) {
+func askStatus(ctx context.Context, url string) (s status.Status) {
 	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
 	defer cancel()
 	f := clientFlagsFromEnvironment()
 	f.url = cmp.Or(url, f.url)
 	if f.validate() != nil {
-		return status
+		return s
 	}
 	c, err := newClient(f)
 	if err != nil {
-		return status
+		return s
 	}
 	defer c.close()
-	if c.get(ctx, http.MethodGet, "/api/v1/status", nil, &status) != nil {
-		return bridge.Status{}
+	if c.get(ctx, http.MethodGet, "/api/v1/status", nil, &s) != nil {
+		return status.Status{}
 	}
-	return status
+	return s
 }
 
 // printCompletions writes what complete returns.

@@ -134,7 +134,7 @@ func (f *deadLetterFlags) found(ids map[string]bool) error {
 }
 
 // eachPage fetches the letters that were asked for, page by page.
-func (e *environment) eachPage(ctx context.Context, command string, page func(*client, []bridge.DeadLetter) error) error {
+func (e *environment) eachPage(ctx context.Context, command string, page func(*client, []deliver.DeadLetter) error) error {
 	return e.withClient(command, e.letters.client, func(c *client) error {
 		q, ids := e.letters.query(), map[string]bool{}
 		for {
@@ -158,7 +158,7 @@ func (e *environment) eachPage(ctx context.Context, command string, page func(*c
 
 func (e *environment) listDeadLetters(ctx context.Context) error {
 	width, n := terminalWidth(e.stdout), 0
-	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []bridge.DeadLetter) error {
+	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []deliver.DeadLetter) error {
 		var out bytes.Buffer
 		if e.letters.json {
 			for i := range letters {
@@ -188,7 +188,7 @@ func writeJSON(w io.Writer, v any) error {
 
 // writeTable writes letters as a table. Where the width of the terminal is known the reason ends
 // there.
-func writeTable(w io.Writer, letters []bridge.DeadLetter, header bool, width int) {
+func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width int) {
 	if len(letters) == 0 {
 		return
 	}
@@ -236,9 +236,9 @@ func oneLine(s string, limit int) string {
 
 func (e *environment) showDeadLetters(ctx context.Context) error {
 	n := 0
-	return e.eachPage(ctx, "dead-letters show", func(c *client, letters []bridge.DeadLetter) error {
+	return e.eachPage(ctx, "dead-letters show", func(c *client, letters []deliver.DeadLetter) error {
 		for i := range letters {
-			var l bridge.DeadLetter
+			var l deliver.DeadLetter
 			err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l)
 			if err != nil {
 				return err
@@ -329,7 +329,7 @@ type replayReport struct {
 	out      io.Writer
 	progress progress
 	ids      map[string]bool
-	seen     bridge.ReplayCounts // so far, of all sinks
+	seen     deliver.ReplayCounts // so far, of all sinks
 	stopped  []string
 }
 
@@ -354,7 +354,7 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 }
 
 // add adds one step to what is known, and shows what it means.
-func (r *replayReport) add(s *bridge.ReplayStep) {
+func (r *replayReport) add(s *deliver.ReplayStep) {
 	note := ""
 	switch s.Outcome {
 	case deliver.ReplayBegins:
@@ -380,7 +380,7 @@ func (r *replayReport) add(s *bridge.ReplayStep) {
 		}
 		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n",
 			s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
-		if s.Outcome == bridge.ReplayStopped {
+		if s.Outcome == deliver.ReplayStopped {
 			r.stopped = append(r.stopped, fmt.Sprintf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
 		}
 	}

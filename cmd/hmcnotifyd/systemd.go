@@ -42,7 +42,7 @@ const statusEvery = 2 * time.Second
 
 // status tells systemd the line that systemctl status shows, unless that is what was told last, and
 // returns it.
-func (n notifier) status(s bridge.Status, last string) string {
+func (n notifier) status(s status.Status, last string) string {
 	text := statusLine(s)
 	if text != last {
 		n.send("STATUS=" + text)

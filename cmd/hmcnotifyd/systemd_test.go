@@ -15,7 +15,7 @@ func TestStatusLine(t *testing.T) {
 		{status.Status{Ready: true, HMCs: []status.HMCStatus{up, up}}, "2 of 2 HMCs connected"},
 		{status.Status{Reasons: []status.Reason{{Reason: "the daemon is starting"}}}, "0 of 0 HMCs connected; the daemon is starting"},
 		{
-			bridge.Status{HMCs: []bridge.HMCStatus{up, down}, Reasons: []bridge.Reason{{HMC: "west", Reason: "refused\nREADY=1"}, {Sink: "ops", Reason: "x"}}},
+			status.Status{HMCs: []status.HMCStatus{up, down}, Reasons: []status.Reason{{HMC: "west", Reason: "refused\nREADY=1"}, {Sink: "ops", Reason: "x"}}},
 			// a line of its own would be taken for a state
 			"1 of 2 HMCs connected; west: refused READY=1 (and 1 more)",
 		},

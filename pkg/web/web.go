@@ -45,10 +45,10 @@ type Options struct {
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func(bridge.LiveFilter) (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
-	Units func() []bridge.Unit
+	Units func() []status.Unit
 	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not
 	// there.
-	SendTest func(ctx context.Context, sink string, report func(bridge.TestStep) error) error
+	SendTest func(ctx context.Context, sink string, report func(deliver.TestStep) error) error
 	Gatherer prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
