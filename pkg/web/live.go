@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,8 +44,8 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 		if len(list) > maxFilterValues {
 			return f, fmt.Errorf("%s: at most %d values", name, maxFilterValues)
 		}
+		var values []string
 		var patterns config.Patterns
-		last := ""
 		for _, value := range list {
 			if value == "" {
 				continue
@@ -52,10 +53,7 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			if len(value) > maxFilter {
 				return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
 			}
-			if last != "" && (name == "text" || name == "sink") {
-				return f, fmt.Errorf("%s: may be given once", name)
-			}
-			last = value
+			values = append(values, value)
 			if name == "text" || name == "sink" {
 				continue
 			}
@@ -72,12 +70,17 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			f.HMC = patterns
 		case "severity":
 			f.Severity = patterns
-		case "text":
-			f.Text = last
-		case "sink":
-			f.Sink = last
+		case "text", "sink":
+			if len(values) > 1 {
+				return f, fmt.Errorf("%s: may be given once", name)
+			}
+			if value := strings.Join(values, ""); name == "text" {
+				f.Text = value
+			} else {
+				f.Sink = value
+			}
 		default:
-			return f, fmt.Errorf("unknown parameter %q; there are: type, hmc, severity, text, sink", name)
+			return f, fmt.Errorf("unknown parameter %q; there are: %s", name, strings.Join(LiveFilterParameters(), ", "))
 		}
 	}
 	return f, nil
@@ -91,26 +94,17 @@ type LiveReader interface {
 
 // liveEvents answers with what is stored from now on, as server-sent events, until the client goes
 // away or the daemon ends.
-func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
+func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
-		// A page of another site cannot read it, but could take all places.
-		h.json(w, http.StatusForbidden, Error{"this request comes from a page of another site"})
-		return
+		return errOtherSite // it could not read them, but could take all places
 	}
 	filter, err := ParseLiveFilter(r.URL.RawQuery)
 	if err != nil {
-		h.json(w, http.StatusBadRequest, Error{err.Error()})
-		return
+		return badRequest{err}
 	}
 	reader, err := h.Live(filter)
-	switch {
-	case errors.Is(err, bridge.ErrTooManyReaders), errors.Is(err, bridge.ErrLiveEnded):
-		w.Header().Set("Retry-After", "5")
-		h.json(w, http.StatusServiceUnavailable, Error{err.Error()})
-		return
-	case err != nil:
-		h.failed(w, err)
-		return
+	if err != nil {
+		return err
 	}
 	defer reader.Close()
 	s := stream{w: w, control: http.NewResponseController(w), beat: h.heartBeat}
@@ -125,6 +119,7 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
 	if err := s.run(r.Context(), reader); err != nil {
 		h.Logger.Debug("a reader of live events has gone", zap.Error(err))
 	}
+	return nil
 }
 
 // stream writes server-sent events.

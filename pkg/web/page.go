@@ -96,15 +96,11 @@ type wrong struct {
 
 // Headline says in one line how things are.
 func (p *page) Headline() string {
-	critical, warnings := 0, 0
+	n := map[string]int{}
 	for _, w := range p.Wrong {
-		switch w.Severity {
-		case event.SeverityCritical:
-			critical++
-		case event.SeverityWarning:
-			warnings++
-		}
+		n[w.Severity]++
 	}
+	critical, warnings := n[event.SeverityCritical], n[event.SeverityWarning]
 	switch {
 	case critical > 0 && critical+warnings > 1:
 		return fmt.Sprintf("%d things need attention", critical+warnings)
@@ -198,15 +194,15 @@ func newEstate(units []status.Unit, q url.Values) estateView {
 		}
 		c := counts[u.Status]
 		if c == nil {
-			c = &statusCount{Status: u.Status, Severity: u.Severity, Selected: v.Status != "" && v.Status == statusText(u.Status)}
-			link := url.Values{}
-			if v.Query != "" {
-				link.Set("q", v.Query)
+			c = &statusCount{
+				Status: u.Status, Severity: u.Severity,
+				Selected: v.Status != "" && v.Status == statusText(u.Status),
 			}
+			status := ""
 			if !c.Selected {
-				link.Set("status", statusText(u.Status))
+				status = statusText(u.Status)
 			}
-			c.Link = "?" + link.Encode() + "#estate"
+			c.Link = v.link(url.Values{}, status)
 			counts[u.Status] = c
 		}
 		c.N++
@@ -228,13 +224,15 @@ func newEstate(units []status.Unit, q url.Values) estateView {
 }
 
 // AllLink asks for all that match.
-func (v *estateView) AllLink() string {
-	q := url.Values{"all": {"1"}}
+func (v *estateView) AllLink() string { return v.link(url.Values{"all": {"1"}}, v.Status) }
+
+// link is the address of the table with the words that are searched for.
+func (v *estateView) link(q url.Values, status string) string {
 	if v.Query != "" {
 		q.Set("q", v.Query)
 	}
-	if v.Status != "" {
-		q.Set("status", v.Status)
+	if status != "" {
+		q.Set("status", status)
 	}
 	return "?" + q.Encode() + "#estate"
 }
@@ -245,12 +243,7 @@ func fits(u *status.Unit, words []string) bool {
 		return true
 	}
 	text := strings.ToLower(strings.Join([]string{u.Name, u.CPC, className(u.Class), statusText(u.Status), u.Group}, "\n"))
-	for _, w := range words {
-		if !strings.Contains(text, w) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
 }
 
 func rank(u *status.Unit) int {
@@ -303,25 +296,33 @@ func (h handler) page(q url.Values) *page {
 		Types: append(event.NotificationTypes(), event.TypeHardwareMessage, event.TypeBridgeConnected, event.TypeBridgeDisconnected,
 			event.TypeBridgeGap, event.TypeBridgeHeartbeat, event.TypeBridgeTest),
 	}
-	add := func(kind, name, anchor string, troubles []status.Trouble) {
-		for _, t := range troubles {
-			p.Wrong = append(p.Wrong, wrong{kind, name, anchor, t})
+	parts := p.parts()
+	for _, of := range parts {
+		for _, t := range of.troubles {
+			of.Trouble = t
+			p.Wrong = append(p.Wrong, of.wrong)
 		}
 	}
-	for i := range p.HMCs {
-		add("HMC", p.HMCs[i].Name, fmt.Sprintf("hmc-%d", i), p.HMCs[i].Troubles)
-	}
-	for i := range p.Sinks {
-		add("Sink", p.Sinks[i].Name, fmt.Sprintf("sink-%d", i), p.Sinks[i].Troubles)
-	}
-	add("", "", "daemon", p.Troubles)
 	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
-		add("", "", "daemon", []status.Trouble{{
+		p.Wrong = append(p.Wrong, wrong{Anchor: "daemon", Trouble: status.Trouble{
 			Severity: event.SeverityWarning, What: "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
 			Do: "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
 		}})
 	}
-	p.addReasons()
+	// What keeps the daemon from being ready and is no trouble: a first logon that is under way, for
+	// example.
+	for _, r := range p.Reasons {
+		of := parts[len(parts)-1]
+		for _, part := range parts {
+			if r.HMC != "" && part.Kind == "HMC" && part.Name == r.HMC || r.Sink != "" && part.Kind == "Sink" && part.Name == r.Sink {
+				of = part
+			}
+		}
+		if len(of.troubles) == 0 {
+			of.Trouble = status.Trouble{Severity: pending, What: r.Reason}
+			p.Wrong = append(p.Wrong, of.wrong)
+		}
+	}
 	slices.SortStableFunc(p.Wrong, func(a, b wrong) int { return level(b.Severity) - level(a.Severity) })
 	var units []status.Unit
 	if h.Units != nil {
@@ -334,34 +335,31 @@ func (h handler) page(q url.Values) *page {
 // pending is the severity of what is expected to pass by itself.
 const pending = "pending"
 
-// addReasons adds what keeps the daemon from being ready and is no trouble: a first logon that is
-// under way, for example.
-func (p *page) addReasons() {
-	for _, r := range p.Reasons {
-		w := wrong{Anchor: "daemon", Trouble: status.Trouble{Severity: pending, What: r.Reason}}
-		troubles := p.Troubles
-		for i := range p.HMCs {
-			if r.HMC != "" && p.HMCs[i].Name == r.HMC {
-				w.Kind, w.Name, w.Anchor, troubles = "HMC", r.HMC, fmt.Sprintf("hmc-%d", i), p.HMCs[i].Troubles
-			}
-		}
-		for i := range p.Sinks {
-			if r.Sink != "" && p.Sinks[i].Name == r.Sink {
-				w.Kind, w.Name, w.Anchor, troubles = "Sink", r.Sink, fmt.Sprintf("sink-%d", i), p.Sinks[i].Troubles
-			}
-		}
-		if len(troubles) == 0 {
-			p.Wrong = append(p.Wrong, w)
-		}
+// part is a part of the daemon: wrong says which, without a trouble.
+type part struct {
+	wrong
+	troubles []status.Trouble
+}
+
+// parts lists the HMCs, the sinks, and at last the daemon itself.
+func (p *page) parts() (parts []part) {
+	for i := range p.HMCs {
+		h := &p.HMCs[i]
+		parts = append(parts, part{wrong{Kind: "HMC", Name: h.Name, Anchor: fmt.Sprintf("hmc-%d", i)}, h.Troubles})
 	}
+	for i := range p.Sinks {
+		s := &p.Sinks[i]
+		parts = append(parts, part{wrong{Kind: "Sink", Name: s.Name, Anchor: fmt.Sprintf("sink-%d", i)}, s.Troubles})
+	}
+	return append(parts, part{wrong{Anchor: "daemon"}, p.Troubles})
 }
 
 // newTemplate reads the page.
 func newTemplate() *template.Template {
 	return template.Must(template.New("page.html").Funcs(template.FuncMap{
-		"asset": asset, "ago": ago, "lasted": lasted, "span": span, "stamp": stamp, "bytes": byteSize, "number": number, "plural": plural,
-		"spark": newSpark, "state": stateText, "class": className, "status": statusText, "deref": func(t *time.Time) time.Time { return *t }, "pointer": func(t time.Time) *time.Time { return &t },
-		"cut": cutList, "seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
+		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": byteSize, "number": number, "plural": plural,
+		"spark": newSpark, "state": stateText, "class": className, "status": statusText, "cut": cutList,
+		"seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
 		"reversed": func(o []status.Outage) []status.Outage {
 			o = slices.Clone(o)
 			slices.Reverse(o)
@@ -414,25 +412,13 @@ func plural(n int, one string) string {
 // moment is a point in time: today its date is left out.
 type moment struct{ ISO, Full, Short string }
 
-// newMoment takes a time.Time or *time.Time.
-func newMoment(now, at any) (moment, error) {
-	var times [2]time.Time
-	for i, v := range []any{now, at} {
-		switch v := v.(type) {
-		case time.Time:
-			times[i] = v.UTC()
-		case *time.Time:
-			times[i] = v.UTC()
-		default:
-			return moment{}, fmt.Errorf("%T is no time", v)
-		}
-	}
-	t := times[1]
+func newMoment(now, t time.Time) moment {
+	now, t = now.UTC(), t.UTC()
 	m := moment{ISO: t.Format(time.RFC3339), Full: stamp(t), Short: stamp(t)}
-	if t.Truncate(24 * time.Hour).Equal(times[0].Truncate(24 * time.Hour)) {
+	if t.Truncate(24 * time.Hour).Equal(now.Truncate(24 * time.Hour)) {
 		m.Short = t.Format(time.TimeOnly)
 	}
-	return m, nil
+	return m
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
@@ -445,16 +431,8 @@ func ago(now, t time.Time) string {
 	return "just now"
 }
 
-// lasted says how long something lasts that began at t.
-func lasted(now, t time.Time) string { return short(now.Sub(t)) }
-
-// span says how long something lasted.
-func span(from time.Time, to *time.Time) string {
-	if to == nil {
-		return ""
-	}
-	return short(to.Sub(from))
-}
+// lasted says how long something lasted, or lasts, that began at t.
+func lasted(until, t time.Time) string { return short(until.Sub(t)) }
 
 // short is a duration as people say it, in at most two units.
 func short(d time.Duration) string {

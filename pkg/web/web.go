@@ -6,8 +6,10 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"html/template"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -80,13 +82,13 @@ func NewHandler(opts Options) http.Handler {
 	mux.HandleFunc("GET /api/v1/status", h.status)
 	h.assets(mux)
 	if h.Live != nil {
-		mux.HandleFunc("GET /api/v1/events", h.liveEvents)
+		mux.HandleFunc("GET /api/v1/events", h.failing(h.liveEvents))
 	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
 	}
 	if h.SendTest != nil {
-		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.sendTest)
+		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.failing(h.sendTest))
 	}
 	return http.MaxBytesHandler(secured(h.sameOrigin(mux)), MaxBody)
 }
@@ -137,6 +139,62 @@ func (h handler) reload(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusOK)
+}
+
+// answering makes a handler of a function that returns what to answer with.
+func (h handler) answering(get func(*http.Request) (any, error)) http.HandlerFunc {
+	return h.failing(func(w http.ResponseWriter, r *http.Request) error {
+		v, err := get(r)
+		if err == nil {
+			h.json(w, http.StatusOK, v)
+		}
+		return err
+	})
+}
+
+// failing makes a handler of a function that answers unless it fails.
+func (h handler) failing(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := serve(w, r)
+		if err == nil {
+			return
+		}
+		code := codeOf(err)
+		if code == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "5")
+		}
+		h.json(w, code, Error{err.Error()})
+	}
+}
+
+// errOtherSite answers a browser that asks for a page of another site.
+var errOtherSite = errors.New("this request comes from a page of another site")
+
+// codeOf returns the status of the answer to a request that failed.
+func codeOf(err error) int {
+	for code, causes := range map[int][]error{
+		http.StatusForbidden:          {errOtherSite},
+		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink},
+		http.StatusConflict:           {deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested},
+		http.StatusServiceUnavailable: {bridge.ErrTooManyReaders, bridge.ErrLiveEnded},
+	} {
+		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {
+			return code
+		}
+	}
+	if _, ok := errors.AsType[badRequest](err); ok {
+		return http.StatusBadRequest
+	}
+	return http.StatusInternalServerError
+}
+
+// sameOrigin refuses requests that change something and that a browser makes for a page of another
+// site: it tells by Sec-Fetch-Site or else by Origin, which a page cannot forge. Programs that are no
+// browsers send neither.
+func (h handler) sameOrigin(next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(h.failing(func(http.ResponseWriter, *http.Request) error { return errOtherSite }))
+	return protection.Handler(next)
 }
 
 func (h handler) json(w http.ResponseWriter, code int, v any) {
