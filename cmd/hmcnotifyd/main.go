@@ -112,8 +112,8 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	return app, env.commands
 }
 
-// command defines a command below the program or a command: what it does, and what is checked of its
-// flags before it does that.
+// command defines a command below the program or a command: what it does, and what is checked of
+// its flags before it does that.
 func (e *environment) command(
 	parent interface {
 		Command(name, help string) *kingpin.CmdClause

@@ -14,13 +14,17 @@ import (
 type Alertmanager struct {
 	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as
 	// Alertmanager asks for.
-	URLs       []URL      `yaml:"urls"`        // required
-	HTTPConfig HTTPConfig `yaml:"http_config"` // how requests are made, and what authenticates them
+	// required
+	URLs []URL `yaml:"urls"`
+	// how requests are made, and what authenticates them
+	HTTPConfig HTTPConfig `yaml:"http_config"`
 
-	Alerts []string `yaml:"alerts"` // which of the four are made
+	// which of the four are made
+	Alerts []string `yaml:"alerts"`
 	// which fire; none: those that the severities call warning or critical
-	Statuses Patterns          `yaml:"statuses"`
-	Labels   map[string]string `yaml:"labels"` // of every alert, besides its own
+	Statuses Patterns `yaml:"statuses"`
+	// of every alert, besides its own
+	Labels map[string]string `yaml:"labels"`
 
 	// what fires is sent again; it ends four intervals after the last time
 	ResendInterval time.Duration `yaml:"resend_interval"`

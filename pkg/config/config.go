@@ -17,8 +17,10 @@ import (
 
 // Config is a whole configuration file.
 type Config struct {
-	HMCs     []HMC    `yaml:"hmcs"`  // required; the consoles to watch
-	Sinks    []Sink   `yaml:"sinks"` // required; where the events go
+	// required; the consoles to watch
+	HMCs []HMC `yaml:"hmcs"`
+	// required; where the events go
+	Sinks    []Sink   `yaml:"sinks"`
 	Storage  Storage  `yaml:"storage"`
 	Dedup    Dedup    `yaml:"dedup"`
 	Severity Severity `yaml:"severity"`
@@ -27,8 +29,10 @@ type Config struct {
 	// one event of the type bridge-heartbeat per HMC and interval; 0: no such events
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"`
 
-	File     string `yaml:"-"` // the path given to Load
-	Warnings Errors `yaml:"-"` // what is allowed but probably not meant, sorted by line
+	// the path given to Load
+	File string `yaml:"-"`
+	// what is allowed but probably not meant, sorted by line
+	Warnings Errors `yaml:"-"`
 }
 
 // HMC is one Hardware Management Console to watch.
@@ -37,16 +41,21 @@ type HMC struct {
 	Name string `yaml:"name"`
 	// required; DNS names, IPv4 or bare IPv6 addresses of this HMC; of several, the first that
 	// answers is used
-	Hosts     []string `yaml:"hosts"`
-	RESTPort  int      `yaml:"rest_port"`  // of the Web Services API
-	StompPort int      `yaml:"stomp_port"` // of the notifications: STOMP over TLS
+	Hosts []string `yaml:"hosts"`
+	// of the Web Services API
+	RESTPort int `yaml:"rest_port"`
+	// of the notifications: STOMP over TLS
+	StompPort int `yaml:"stomp_port"`
 
 	// required, unless there is a Session; best one for the daemon alone
-	Userid       string `yaml:"userid"`
-	Password     Secret `yaml:"password"`      // also when it came from PasswordFile
-	PasswordFile string `yaml:"password_file"` // absolute; a file with nothing but the password
+	Userid string `yaml:"userid"`
+	// also when it came from PasswordFile
+	Password Secret `yaml:"password"`
+	// absolute; a file with nothing but the password
+	PasswordFile string `yaml:"password_file"`
 
-	TLS TLS `yaml:"tls"` // how the HMC's certificate is verified, for both connections
+	// how the HMC's certificate is verified, for both connections
+	TLS TLS `yaml:"tls"`
 
 	// Topics are what to hear of: object (status, property and inventory changes), job
 	// (completed jobs), audit, security (entries of these logs); default: object and job,
@@ -67,17 +76,21 @@ type HMC struct {
 	// whether hardware messages of the console and the CPCs are told; not with TopicNames
 	HardwareMessages bool `yaml:"hardware_messages"`
 	// HMCs of one group see the same machines, and tell each change once; default: Name
-	Group                 string `yaml:"group"`
-	RESTRequestsPerMinute int    `yaml:"rest_requests_per_minute"` // what this HMC is asked at most
+	Group string `yaml:"group"`
+	// what this HMC is asked at most
+	RESTRequestsPerMinute int `yaml:"rest_requests_per_minute"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }
 
 // Session names a Web Services API session that something else has logged on, with MFA for example.
 type Session struct {
-	ID         Secret `yaml:"id"`         // also when it came from IDFile
-	IDFile     string `yaml:"id_file"`    // a file with the session's id
-	Credential Secret `yaml:"credential"` // also when it came from CredentialFile
+	// also when it came from IDFile
+	ID Secret `yaml:"id"`
+	// a file with the session's id
+	IDFile string `yaml:"id_file"`
+	// also when it came from CredentialFile
+	Credential Secret `yaml:"credential"`
 	// a file with the session credential, which the broker asks for
 	CredentialFile string `yaml:"credential_file"`
 }
@@ -85,7 +98,8 @@ type Session struct {
 // OSMessages selects the partitions whose operating system messages are followed. Both patterns
 // must match.
 type OSMessages struct {
-	CPC Pattern `yaml:"cpc"` // the name of the CPC
+	// the name of the CPC
+	CPC Pattern `yaml:"cpc"`
 	// the name of the DPM partition or LPAR
 	Partition Pattern `yaml:"partition"`
 	// whether the messages come too that the HMC still holds from before
@@ -102,7 +116,8 @@ const (
 
 // Sink is one destination of events. It has exactly one kind: one of Webhook, Log and so on is set.
 type Sink struct {
-	Name string `yaml:"name"` // required; unique; the label sink of metrics
+	// required; unique; the label sink of metrics
+	Name string `yaml:"name"`
 
 	Webhook      *Webhook      `yaml:"webhook"`
 	Log          *Log          `yaml:"log"`
@@ -117,7 +132,8 @@ type Sink struct {
 	// none: no event
 	Drop []Matcher `yaml:"drop"`
 
-	Timeout time.Duration `yaml:"timeout"` // of one attempt to send
+	// of one attempt to send
+	Timeout time.Duration `yaml:"timeout"`
 	// requests in flight; the order per resource is kept
 	Concurrency int   `yaml:"concurrency"`
 	Batch       Batch `yaml:"batch"`
@@ -133,13 +149,15 @@ type Webhook struct {
 	URL URL `yaml:"url"`
 	// a file with nothing but the address, where that holds a token
 	URLFile string `yaml:"url_file"`
-	Format  string `yaml:"format"` // what is sent; of the Format constants
+	// what is sent; of the Format constants
+	Format string `yaml:"format"`
 
 	// The three of the format "template"; see package render.
 
 	// with the format template: the template; also when it came from TemplateFile
-	Template     string `yaml:"template"`
-	TemplateFile string `yaml:"template_file"` // absolute; instead of Template
+	Template string `yaml:"template"`
+	// absolute; instead of Template
+	TemplateFile string `yaml:"template_file"`
 	// with the format template: of what the template makes
 	ContentType string `yaml:"content_type"`
 
@@ -147,17 +165,20 @@ type Webhook struct {
 
 	// signs each request as standardwebhooks.com says: whsec_ and base64; also when it came
 	// from SecretFile
-	Secret     Secret `yaml:"secret"`
-	SecretFile string `yaml:"secret_file"` // a file with nothing but the secret
+	Secret Secret `yaml:"secret"`
+	// a file with nothing but the secret
+	SecretFile string `yaml:"secret_file"`
 
 	// Further secrets, so that one can take the place of another.
 
 	// further ones that sign as well, while one takes the place of another; also those that
 	// came from SecretFiles
-	Secrets     []Secret `yaml:"secrets"`
-	SecretFiles []string `yaml:"secret_files"` // a file for each of them
+	Secrets []Secret `yaml:"secrets"`
+	// a file for each of them
+	SecretFiles []string `yaml:"secret_files"`
 
-	Compression string `yaml:"compression"` // of the Compression constants
+	// of the Compression constants
+	Compression string `yaml:"compression"`
 	// how requests are made, and what authenticates them
 	HTTPConfig HTTPConfig `yaml:"http_config"`
 }
@@ -204,8 +225,10 @@ type Batch struct {
 
 // Retry says when a failed attempt is repeated.
 type Retry struct {
-	Initial time.Duration `yaml:"initial"` // the first wait
-	Max     time.Duration `yaml:"max"`     // the longest wait
+	// the first wait
+	Initial time.Duration `yaml:"initial"`
+	// the longest wait
+	Max time.Duration `yaml:"max"`
 	// how long an event is tried before it becomes a dead letter; 0: without end
 	MaxAge time.Duration `yaml:"max_age"`
 }
@@ -220,7 +243,8 @@ type Queue struct {
 type Storage struct {
 	// how long to gather events into one commit; 0: no waiting
 	CommitInterval time.Duration `yaml:"commit_interval"`
-	MaxBytes       Size          `yaml:"max_bytes"` // 0: no limit
+	// 0: no limit
+	MaxBytes Size `yaml:"max_bytes"`
 }
 
 // Dedup bounds the memory of event ids already delivered.
@@ -276,6 +300,8 @@ type TLS struct {
 	// true: no verification; whoever is on the way can read the password
 	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
 
-	ca  string // what CAFile held when it was loaded
-	key string // where the file has these settings; empty: "tls", that of an HMC
+	// what CAFile held when it was loaded
+	ca string
+	// where the file has these settings; empty: "tls", that of an HMC
+	key string
 }

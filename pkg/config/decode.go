@@ -319,8 +319,8 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	d.mergeAll(n, path, v, seen)
 }
 
-// mergeAll merges what the keys "<<" of a mapping stand for. That comes last: it gives only what the
-// mapping itself does not.
+// mergeAll merges what the keys "<<" of a mapping stand for. That comes last: it gives only what
+// the mapping itself does not.
 func (d *decoder) mergeAll(n *yaml.Node, path string, v reflect.Value, seen map[string]int) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if isMerge(n.Content[i]) {

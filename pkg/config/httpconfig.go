@@ -22,7 +22,8 @@ import (
 type HTTPConfig struct {
 	concealed
 	client *promconfig.HTTPClientConfig // nil: defaultHTTPClient
-	files  Secret                       // what the files held when they were loaded, each with its length in front
+	// what the files held when they were loaded, each with its length in front
+	files Secret
 }
 
 // NewHTTPConfig makes an HTTPConfig of settings that did not come from a configuration file.

@@ -80,16 +80,16 @@ func (d *decoder) document(data []byte) *yaml.Node {
 // yamlLine finds the line in an error of the YAML library.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// syntaxErrors are errors of the YAML library. Its texts hold nothing of the file but the name of an
-// anchor, which may be a password without its quotes: that text is replaced as a whole.
+// syntaxErrors are errors of the YAML library. Its texts hold nothing of the file but the name of
+// an anchor, which may be a password without its quotes: that text is replaced as a whole.
 var syntaxErrors = map[string]struct {
 	// do says what to do about it, where people make the mistake often.
 	do string
-	// fromZero: the library counts its line from 0, as it does in errors of its parser, but not in
-	// those of its scanner.
+	// fromZero: the library counts its line from 0, as it does in errors of its parser, but not
+	// in those of its scanner.
 	fromZero bool
-	// block: it is reported with the line in which the list or mapping begins, not with the line
-	// that is wrong in it.
+	// block: it is reported with the line in which the list or mapping begins, not with the
+	// line that is wrong in it.
 	block bool
 }{
 	"mapping values are not allowed in this context": {

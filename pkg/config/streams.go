@@ -24,18 +24,23 @@ type NATS struct {
 
 	// a JWT and its seed, as nsc writes them; at most one way to log on; absolute
 	CredentialsFile string `yaml:"credentials_file"`
-	NKeyFile        string `yaml:"nkey_file"` // a seed; absolute
-	Userid          string `yaml:"userid"`    // to log on with, with Password
-	Password        Secret `yaml:"password"`  // also when it came from PasswordFile
-	PasswordFile    string `yaml:"password_file"`
-	Token           Secret `yaml:"token"` // also when it came from TokenFile
-	TokenFile       string `yaml:"token_file"`
+	// a seed; absolute
+	NKeyFile string `yaml:"nkey_file"`
+	// to log on with, with Password
+	Userid string `yaml:"userid"`
+	// also when it came from PasswordFile
+	Password     Secret `yaml:"password"`
+	PasswordFile string `yaml:"password_file"`
+	// also when it came from TokenFile
+	Token     Secret `yaml:"token"`
+	TokenFile string `yaml:"token_file"`
 
 	// TLS is set where the connection must be encrypted, as with a tls:// server; nil:
 	// encrypted where the server asks for it.
 	TLS *TLS `yaml:"tls"`
 
-	keys Secret // what CredentialsFile and NKeyFile held when they were loaded
+	// what CredentialsFile and NKeyFile held when they were loaded
+	keys Secret
 }
 
 // DefaultSubject is the default of NATS.Subject.
@@ -48,12 +53,15 @@ type Kafka struct {
 	// required; HOST:PORT of some of the cluster's brokers
 	Brokers []string `yaml:"brokers"`
 	// of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
-	Topic    string `yaml:"topic"`
-	ClientID string `yaml:"client_id"` // what the daemon calls itself
-	SASL     *SASL  `yaml:"sasl"`      // how the daemon says who it is
+	Topic string `yaml:"topic"`
+	// what the daemon calls itself
+	ClientID string `yaml:"client_id"`
+	// how the daemon says who it is
+	SASL *SASL `yaml:"sasl"`
 	// how the brokers' certificates are verified; nil: unencrypted
-	TLS         *TLS   `yaml:"tls"`
-	Compression string `yaml:"compression"` // none, gzip, snappy, lz4 or zstd
+	TLS *TLS `yaml:"tls"`
+	// none, gzip, snappy, lz4 or zstd
+	Compression string `yaml:"compression"`
 	// what the topic takes: its max.message.bytes
 	MaxMessageBytes Size `yaml:"max_message_bytes"`
 }

@@ -16,14 +16,19 @@ type Syslog struct {
 	Address string `yaml:"address"`
 	// how messages on a connection are told apart; of the Framing constants; default:
 	// octet-counting, none for datagrams
-	Framing  string `yaml:"framing"`
-	Facility string `yaml:"facility"` // such as local0, daemon or auth; of SyslogFacilities
-	AppName  string `yaml:"app_name"` // the program that the messages name
+	Framing string `yaml:"framing"`
+	// such as local0, daemon or auth; of SyslogFacilities
+	Facility string `yaml:"facility"`
+	// the program that the messages name
+	AppName string `yaml:"app_name"`
 	// the host that the messages name; empty: this machine's name
-	Hostname string    `yaml:"hostname"`
-	Format   string    `yaml:"format"`   // json, text, cadf or os-forwarder
-	MaxSize  Size      `yaml:"max_size"` // of a message; what is longer is cut
-	TLS      SyslogTLS `yaml:"tls"`      // of tls:// addresses
+	Hostname string `yaml:"hostname"`
+	// json, text, cadf or os-forwarder
+	Format string `yaml:"format"`
+	// of a message; what is longer is cut
+	MaxSize Size `yaml:"max_size"`
+	// of tls:// addresses
+	TLS SyslogTLS `yaml:"tls"`
 }
 
 // The values of Syslog.Format that only it has.
@@ -78,13 +83,18 @@ type SyslogTLS struct {
 	// PEM, absolute; empty: the system's certificate authorities
 	CAFile string `yaml:"ca_file"`
 	// the name the certificate must have; empty: the host connected to
-	ServerName         string `yaml:"server_name"`
-	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"` // true: no verification
-	CertFile           string `yaml:"cert_file"`            // of the client, PEM, absolute
-	KeyFile            string `yaml:"key_file"`             // of the client, PEM, absolute
+	ServerName string `yaml:"server_name"`
+	// true: no verification
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
+	// of the client, PEM, absolute
+	CertFile string `yaml:"cert_file"`
+	// of the client, PEM, absolute
+	KeyFile string `yaml:"key_file"`
 
-	ca, cert string // what CAFile and CertFile held when they were loaded
-	key      Secret // what KeyFile held
+	// what CAFile and CertFile held when they were loaded
+	ca, cert string
+	// what KeyFile held
+	key Secret
 }
 
 func (s *Syslog) setDefaults() {

@@ -43,8 +43,8 @@ func (concealed) MarshalYAML() (any, error) { return hidden, nil }
 // Two Secrets are not comparable by ==: compare what Expose returns.
 type Secret struct {
 	concealed
-	// Package fmt cannot call the methods of a value in an unexported field of some other struct and
-	// prints what the value is made of. A pointer inside prints as an address.
+	// Package fmt cannot call the methods of a value in an unexported field of some other
+	// struct and prints what the value is made of. A pointer inside prints as an address.
 	value *string
 }
 

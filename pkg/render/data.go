@@ -12,10 +12,11 @@ import (
 // Event is what a template sees of an event: the fields of its JSON form. A field that the event
 // does not have is empty.
 type Event struct {
-	ID                string
-	HMC               string
-	Type              string
-	Time              string // as in the JSON form; see the function date
+	ID   string
+	HMC  string
+	Type string
+	// as in the JSON form; see the function date
+	Time              string
 	Received          string
 	Topic             string
 	TopicType         string

@@ -36,7 +36,8 @@ const name = "template"
 
 // Options say what a template is for.
 type Options struct {
-	Batch bool // its data is a Batch, not an Event
+	// its data is a Batch, not an Event
+	Batch bool
 	// of the output; what is application/json or ends with +json must be valid JSON
 	ContentType string
 }

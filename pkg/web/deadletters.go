@@ -139,8 +139,8 @@ func ParseSince(value string, now time.Time) (time.Time, error) {
 // badRequest is an error of the request itself.
 type badRequest struct{ error }
 
-// letterQuery reads the parameters of a request for dead letters, which may be those of may. One that
-// may select all has to say so.
+// letterQuery reads the parameters of a request for dead letters, which may be those of may. One
+// that may select all has to say so.
 func letterQuery(r *http.Request, may ...string) (query, error) {
 	q, err := parseQuery(r.URL.RawQuery, may...)
 	if err == nil && slices.Contains(may, "all") {
@@ -179,8 +179,8 @@ func (h handler) purgeRemovedSink(r *http.Request) (any, error) {
 	return Purged{n}, err
 }
 
-// replayDeadLetters answers with what happens while it happens. The replay ends when the client goes
-// away.
+// replayDeadLetters answers with what happens while it happens. The replay ends when the client
+// goes away.
 func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	q, err := letterQuery(r, "sink", "id", "since", "all", "to")
 	if err != nil {

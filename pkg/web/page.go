@@ -309,8 +309,8 @@ func (h handler) page(q url.Values) *page {
 			Do: "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
 		}})
 	}
-	// What keeps the daemon from being ready and is no trouble: a first logon that is under way, for
-	// example.
+	// What keeps the daemon from being ready and is no trouble: a first logon that is under
+	// way, for example.
 	for _, r := range p.Reasons {
 		of := parts[len(parts)-1]
 		for _, part := range parts {

@@ -41,7 +41,8 @@ type ConfigStatus struct {
 type Options struct {
 	Status func() status.Status
 	Config func() ConfigStatus
-	Reload func() error // reads the configuration file again and makes it the running one
+	// reads the configuration file again and makes it the running one
+	Reload func() error
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
 	DeadLetters DeadLetters
 	// Live serves /api/v1/events; nil: that path is not there.
@@ -55,7 +56,8 @@ type Options struct {
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
 	Build      Build
-	Logger     *zap.Logger // nil: none
+	// nil: none
+	Logger *zap.Logger
 }
 
 type handler struct {
@@ -189,8 +191,8 @@ func codeOf(err error) int {
 }
 
 // sameOrigin refuses requests that change something and that a browser makes for a page of another
-// site: it tells by Sec-Fetch-Site or else by Origin, which a page cannot forge. Programs that are no
-// browsers send neither.
+// site: it tells by Sec-Fetch-Site or else by Origin, which a page cannot forge. Programs that are
+// no browsers send neither.
 func (h handler) sameOrigin(next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(h.failing(func(http.ResponseWriter, *http.Request) error { return errOtherSite }))
