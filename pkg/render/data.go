@@ -56,60 +56,30 @@ func (b Batch) MarshalJSON() ([]byte, error) {
 // newEvent reads the record.
 func newEvent(r event.Record) (*Event, error) {
 	e := &Event{whole: r.JSON}
+	texts := map[string]*string{
+		"id": &e.ID, "hmc": &e.HMC, "type": &e.Type, "time": &e.Time, "received": &e.Received, "topic": &e.Topic,
+		"topic_type": &e.TopicType, "origin": &e.Origin, "summary": &e.Summary, "severity": &e.Severity, "body_text": &e.BodyText,
+	}
+	others := map[string]any{
+		"session_sequence_nr": &e.SessionSequenceNr, "global_sequence_nr": &e.GlobalSequenceNr, "resource": &e.Resource,
+		"repeat": &e.Repeat, "seen_by": &e.SeenBy, "headers": &e.Headers, "body": &e.Body,
+	}
 	for key, value := range event.Members(r.JSON) {
-		switch string(key) {
-		case "id":
-			e.ID = event.String(value)
-		case "hmc":
-			e.HMC = event.String(value)
-		case "type":
-			e.Type = event.String(value)
-		case "time":
-			e.Time = event.String(value)
-		case "received":
-			e.Received = event.String(value)
-		case "topic":
-			e.Topic = event.String(value)
-		case "topic_type":
-			e.TopicType = event.String(value)
-		case "session_sequence_nr":
-			e.SessionSequenceNr = json.Number(value)
-		case "global_sequence_nr":
-			e.GlobalSequenceNr = json.Number(value)
-		case "origin":
-			e.Origin = event.String(value)
-		case "summary":
-			e.Summary = event.String(value)
-		case "severity":
-			e.Severity = event.String(value)
-		case "repeat":
-			e.Repeat = event.True(value)
-		case "body_text":
-			e.BodyText = event.String(value)
-		case "resource":
-			if err := json.Unmarshal(value, &e.Resource); err != nil {
-				return nil, err
-			}
-		case "seen_by":
-			if err := json.Unmarshal(value, &e.SeenBy); err != nil {
-				return nil, err
-			}
-		case "headers":
-			if err := json.Unmarshal(value, &e.Headers); err != nil {
-				return nil, err
-			}
-		case "body":
-			if len(value) == 0 || value[0] != '{' {
-				break
-			}
-			d := json.NewDecoder(bytes.NewReader(value))
-			d.UseNumber()
-			if err := d.Decode(&e.Body); err != nil {
-				return nil, err
-			}
-			numbers(e.Body)
+		if text := texts[string(key)]; text != nil {
+			*text = event.String(value)
+			continue
+		}
+		to := others[string(key)]
+		if to == nil || to == &e.Body && !bytes.HasPrefix(value, []byte("{")) {
+			continue
+		}
+		d := json.NewDecoder(bytes.NewReader(value))
+		d.UseNumber()
+		if err := d.Decode(to); err != nil {
+			return nil, err
 		}
 	}
+	numbers(e.Body)
 	return e, nil
 }
 
