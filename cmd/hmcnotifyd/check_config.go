@@ -20,12 +20,15 @@ import (
 )
 
 func checkConfigCommand(app *kingpin.Application, e *environment) {
-	c := e.command(app, "check-config", "Check a configuration file and print every problem, one per line.", e.checkConfig)
+	c := e.command(app, "check-config", "Check a configuration file and print every problem, one per line.",
+		e.checkConfig)
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
-	c.Flag("online", "Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, "+
-		"connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
-	c.Flag("event", "Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
-		"- for standard input.").PlaceHolder("FILE").StringVar(&e.checkEvent)
+	c.Flag("online",
+		"Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, "+
+			"connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
+	c.Flag("event",
+		"Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
+			"- for standard input.").PlaceHolder("FILE").StringVar(&e.checkEvent)
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {
@@ -53,7 +56,9 @@ func (e *environment) checkConfig(ctx context.Context) error {
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
-	err := watch.Check(ctx, watch.CheckOptions{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
+	err := watch.Check(ctx, watch.CheckOptions{
+		Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set,
+	})
 	line.stop()
 	switch {
 	case ctx.Err() != nil:

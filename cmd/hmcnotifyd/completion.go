@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"embed"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,7 +17,7 @@ import (
 )
 
 // completionFlag, as the first argument, makes the program print what may come next on a command
-// line, one per line: the scripts below ask for it. It has the name that kingpin's own has, which
+// line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
 // cannot do with a default command, nor with the flags of the command above a subcommand.
 const completionFlag = "--completion-bash"
 
@@ -24,58 +25,24 @@ const completionFlag = "--completion-bash"
 // pressed the tab key.
 const namesTimeout = time.Second
 
-const bashCompletion = `# Completion of hmcnotifyd for bash.
-_hmcnotifyd() {
-    local cur="${COMP_WORDS[COMP_CWORD]}"
-    [[ $cur == "=" ]] && cur=""
-    local IFS=$'\n'
-    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" --completion-bash "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "$cur"))
-}
-complete -o default -F _hmcnotifyd hmcnotifyd
-`
-
-const zshCompletion = `#compdef hmcnotifyd
-# Completion of hmcnotifyd for zsh: a file _hmcnotifyd in a directory of $fpath.
-_hmcnotifyd() {
-    local -a found
-    found=(${(f)"$("${words[1]}" --completion-bash "${(@)words[2,CURRENT]}" 2>/dev/null)"})
-    if (( $#found )); then
-        compadd -a found
-    else
-        _files
-    fi
-}
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
-    _hmcnotifyd "$@"
-else
-    compdef _hmcnotifyd hmcnotifyd
-fi
-`
-
-const fishCompletion = `# Completion of hmcnotifyd for fish.
-function __hmcnotifyd_complete
-    set -l words (commandline -opc)
-    set -l cur (commandline -ct)
-    set -l found ($words[1] --completion-bash $words[2..-1] "$cur" 2>/dev/null)
-    if test (count $found) -gt 0
-        printf '%s\n' $found
-    else
-        __fish_complete_path "$cur"
-    end
-end
-complete -c hmcnotifyd -f -a '(__hmcnotifyd_complete)'
-`
+// completions are the scripts that ask for them, a file for each shell.
+//
+//go:embed completion.bash completion.zsh completion.fish
+var completions embed.FS
 
 func completionCommand(app *kingpin.Application, e *environment) {
-	e.command(app, "completion", "Print the completion script for a shell: bash, zsh or fish. The packages install all three.",
+	e.command(app, "completion",
+		"Print the completion script for a shell: bash, zsh or fish. The packages install all three.",
 		e.completion).Arg("SHELL", "The shell.").Required().EnumVar(&e.shell, shells()...)
 }
 
 func shells() []string { return []string{"bash", "zsh", "fish"} }
 
 func (e *environment) completion(context.Context) error {
-	script := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[e.shell]
-	_, err := io.WriteString(e.stdout, script)
+	script, err := completions.ReadFile("completion." + e.shell)
+	if err == nil {
+		_, err = e.stdout.Write(script)
+	}
 	return err
 }
 

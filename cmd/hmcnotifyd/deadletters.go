@@ -46,10 +46,12 @@ func deadLettersCommand(app *kingpin.Application, e *environment) {
 	clientFlagsOf(c, &f.client)
 	c.Flag("sink", "Only letters of this sink.").StringVar(&f.sink)
 	c.Flag("id", "Only the letter with this id, or of the event with this id; may be repeated.").StringsVar(&f.ids)
-	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").StringVar(&f.since)
+	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").
+		StringVar(&f.since)
 
 	list := e.command(c, "list", "List dead letters, oldest first.", e.listDeadLetters, f.validate)
-	show := e.command(c, "show", "Show dead letters as a whole, with the event.", e.showDeadLetters, f.validate, f.selects)
+	show := e.command(c, "show", "Show dead letters as a whole, with the event.",
+		e.showDeadLetters, f.validate, f.selects)
 	replay := e.command(c, "replay",
 		"Send dead letters to their sink again, one after the other, and delete those that it accepts.",
 		e.replayDeadLetters, f.validate, f.selectsOrAll)
@@ -64,7 +66,8 @@ func deadLettersCommand(app *kingpin.Application, e *environment) {
 	}
 	replay.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").
 		PlaceHolder("SINK").StringVar(&f.to)
-	purge.Flag("waiting", "Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").
+	purge.Flag("waiting",
+		"Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").
 		BoolVar(&f.waiting)
 }
 
@@ -134,7 +137,9 @@ func (f *deadLetterFlags) found(ids map[string]bool) error {
 }
 
 // eachPage fetches the letters that were asked for, page by page.
-func (e *environment) eachPage(ctx context.Context, command string, page func(*client, []deliver.DeadLetter) error) error {
+func (e *environment) eachPage(
+	ctx context.Context, command string, page func(*client, []deliver.DeadLetter) error,
+) error {
 	return e.withClient(command, e.letters.client, func(c *client) error {
 		q, ids := e.letters.query(), map[string]bool{}
 		for {
@@ -338,7 +343,8 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 		var s deliver.ReplayStep
 		if err := steps.Decode(&s); err != nil {
 			r.progress.clear()
-			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays", r.seen.Accepted, r.seen.Refused)
+			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays",
+				r.seen.Accepted, r.seen.Refused)
 			if ctx.Err() != nil {
 				return fmt.Errorf("interrupted after %s", counts)
 			}

@@ -72,13 +72,16 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; each line below is an event as the webhook consumer received it.\nStatus page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
+	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; "+
+		"each line below is an event as the webhook consumer received it.\n"+
+		"Status page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
 		d.addresses()[0], d.addresses()[0])
 	if err := errors.Join(d.run(ctx), consumer.close()); err != nil {
 		return err
 	}
 	n, types, alone := consumer.received()
-	fmt.Fprintf(e.stdout, "\nThe webhook consumer received %d %s of %d %s from the HMC. Sessions left on the HMC: %d.\n",
+	fmt.Fprintf(e.stdout, "\nThe webhook consumer received %d %s of %d %s from the HMC. "+
+		"Sessions left on the HMC: %d.\n",
 		n, plural(n, "event"), types, plural(types, "type"), sim.Sessions())
 	if n == 0 && !alone {
 		return errors.New("demo: no event arrived")
@@ -143,7 +146,9 @@ func startConsumer(out io.Writer, gone func()) (*consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &consumer{addr: l.Addr().String(), out: out, gone: gone, done: make(chan struct{}), types: make(map[string]int)}
+	c := &consumer{
+		addr: l.Addr().String(), out: out, gone: gone, done: make(chan struct{}), types: make(map[string]int),
+	}
 	c.server = &http.Server{Handler: http.HandlerFunc(c.receive), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(c.done)
@@ -164,7 +169,8 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	if ev.Origin != event.OriginBridge {
 		c.types[ev.Type]++
 	}
-	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
+	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n",
+		ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
 	if err != nil {
 		c.alone = true
 		c.gone() // nobody looks any more, as after: hmcnotifyd demo | head

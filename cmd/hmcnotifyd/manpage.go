@@ -34,9 +34,9 @@ func manPage(model *kingpin.ApplicationModel) string {
 	m.section("SYNOPSIS")
 	m.raw(".B hmcnotifyd", "[\\fIflags\\fP] [\\fIcommand\\fP]")
 	m.section("DESCRIPTION")
-	m.text(`hmcnotifyd watches the Hardware Management Consoles (HMCs) of IBM Z and LinuxONE machines and passes on what they report, as it ` +
-		`happens. Each notification becomes one JSON event that is stored on disk, then sent to sinks until they have taken it, and counted ` +
-		`for Prometheus.`)
+	m.text("hmcnotifyd watches the Hardware Management Consoles (HMCs) of IBM Z and LinuxONE machines and passes on " +
+		"what they report, as it happens. Each notification becomes one JSON event that is stored on disk, " +
+		"then sent to sinks until they have taken it, and counted for Prometheus.")
 	m.text("Without a command it runs the daemon.")
 	m.section("COMMANDS")
 	for _, c := range model.Commands {
@@ -47,26 +47,36 @@ func manPage(model *kingpin.ApplicationModel) string {
 	m.flags(model.Flags)
 	m.section("EXIT STATUS")
 	m.item("0", "It is done.")
-	m.item("1", "It failed. Errors are on standard error, one line each; those of a configuration begin with file, line and key.")
+	m.item("1", "It failed. Errors are on standard error, one line each; "+
+		"those of a configuration begin with file, line and key.")
 	m.item("2", "The command line is wrong.")
 	m.section("SIGNALS")
-	m.item("SIGHUP", "The daemon opens its log files anew and reads its configuration again. One with a mistake changes nothing.")
-	m.item("SIGTERM, SIGINT", "The daemon logs off from each HMC, delivers what it can within 18 seconds, and ends. What is not delivered stays stored. A second one ends it at once.")
+	m.item("SIGHUP",
+		"The daemon opens its log files anew and reads its configuration again. One with a mistake changes nothing.")
+	m.item("SIGTERM, SIGINT", "The daemon logs off from each HMC, delivers what it can within 18 seconds, and ends. "+
+		"What is not delivered stays stored. A second one ends it at once.")
 	m.section("ENVIRONMENT")
 	m.text("Flags that name a variable above take their default from it.")
-	m.item("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: the daemon tells when it is ready, reloads and stops, how many HMCs are connected, and that its loops are alive.")
+	m.item("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: "+
+		"the daemon tells when it is ready, reloads and stops, how many HMCs are connected, "+
+		"and that its loops are alive.")
 	m.section("FILES")
 	m.text("Where the packages have them:")
-	m.item("/etc/hmcnotifyd/hmcnotifyd.yaml", "The configuration. /usr/share/doc/hmcnotifyd/config.example.yaml has every key with its default.")
-	m.item("/etc/hmcnotifyd/credentials/", "Passwords and secrets, which only root can read; the unit hands them over (LoadCredential=).")
+	m.item("/etc/hmcnotifyd/hmcnotifyd.yaml",
+		"The configuration. /usr/share/doc/hmcnotifyd/config.example.yaml has every key with its default.")
+	m.item("/etc/hmcnotifyd/credentials/",
+		"Passwords and secrets, which only root can read; the unit hands them over (LoadCredential=).")
 	m.item("/etc/default/hmcnotifyd", "Flags of the daemon, for example ARGS=\"--web.listen-address=127.0.0.1:10291\".")
 	m.item("/var/lib/hmcnotifyd/", "The stored events.")
-	m.item("/usr/lib/systemd/system/hmcnotifyd.service", "The unit. Changes go into a drop-in: systemctl edit hmcnotifyd")
+	m.item("/usr/lib/systemd/system/hmcnotifyd.service",
+		"The unit. Changes go into a drop-in: systemctl edit hmcnotifyd")
 	m.section("EXAMPLES")
 	m.example("Try it without an HMC:", "hmcnotifyd demo")
-	m.example("Check a configuration, then HMCs and sinks too:", "hmcnotifyd check-config hmcnotifyd.yaml", "hmcnotifyd check-config --online hmcnotifyd.yaml")
+	m.example("Check a configuration, then HMCs and sinks too:", "hmcnotifyd check-config hmcnotifyd.yaml",
+		"hmcnotifyd check-config --online hmcnotifyd.yaml")
 	m.example("See whether events arrive at a sink of the running daemon:", "hmcnotifyd send-test --sink ops")
-	m.example("See what a sink refused for good, and send it again:", "hmcnotifyd dead-letters list --sink ops", "hmcnotifyd dead-letters replay --sink ops")
+	m.example("See what a sink refused for good, and send it again:", "hmcnotifyd dead-letters list --sink ops",
+		"hmcnotifyd dead-letters replay --sink ops")
 	m.section("SEE ALSO")
 	m.raw(".BR systemctl (1),", ".BR journalctl (1),", ".BR systemd.exec (5)")
 	m.text("/usr/share/doc/hmcnotifyd/, https://github.com/hmcnotifyd/hmcnotifyd")

@@ -46,7 +46,8 @@ func runCommand(app *kingpin.Application, e *environment) {
 	app.Flag("storage.path", "Directory of the stored events.").Default("data").StringVar(&f.storagePath)
 	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").
 		Default(":10291").StringsVar(&f.listen)
-	app.Flag("web.config.file", "File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
+	app.Flag("web.config.file",
+		"File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
 		StringVar(&f.webConfig)
 	e.command(app, "run", "Run the daemon (the default command).", e.run, f.validate).Default()
 }
@@ -127,7 +128,8 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	if err := toolkit.Validate(d.flags.webConfig); err != nil {
 		return nil, fmt.Errorf("--web.config.file: %w", err)
 	}
-	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.registerOwn()
 	defer func() {
 		if err != nil {
@@ -153,13 +155,14 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	}
 	d.server = &http.Server{
 		Handler: web.NewHandler(web.Options{
-			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload, DeadLetters: d.bridge, Units: d.bridge.Units,
+			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
+			DeadLetters: d.bridge, Units: d.bridge.Units,
 			Live:     func(f bridge.LiveFilter) (web.LiveReader, error) { return d.bridge.Live(f) },
 			SendTest: d.bridge.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 		}),
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: zap.NewStdLog(log.Named("web")),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: zap.NewStdLog(log.Named("web")),
 	}
 	d.loaded(cfg)
 	return d, nil
@@ -167,7 +170,9 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 
 func (d *daemon) registerOwn() {
 	gauge := func(name, help string, labels prometheus.Labels) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help, ConstLabels: labels})
+		g := prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "hmcnotifyd", Name: name, Help: help, ConstLabels: labels,
+		})
 		d.registry.MustRegister(g)
 		return g
 	}
@@ -189,13 +194,13 @@ func (d *daemon) loaded(cfg *config.Config) {
 	for _, w := range cfg.Warnings {
 		d.log.Warn("configuration", zap.String("warning", w.Error()))
 	}
-	now := time.Now()
+	now, hash := time.Now(), float64(cfg.Hash())
 	d.mu.Lock()
-	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: float64(cfg.Hash())}
+	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: hash}
 	d.mu.Unlock()
 	d.reloads.successful.Set(1)
 	d.reloads.time.Set(float64(now.Unix()))
-	d.reloads.hash.Set(float64(cfg.Hash()))
+	d.reloads.hash.Set(hash)
 }
 
 func (d *daemon) configStatus() web.ConfigStatus {

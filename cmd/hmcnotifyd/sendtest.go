@@ -78,12 +78,14 @@ func (e *environment) sayTest(what string, ended *deliver.TestStep) error {
 	verdict := "not delivered"
 	switch ended.Outcome {
 	case deliver.TestDelivered:
-		fmt.Fprintf(e.stdout, "%s: delivered in %s, event %s%s\n", what, seconds(ended.Seconds), ended.EventID, below.String())
+		fmt.Fprintf(e.stdout, "%s: delivered in %s, event %s%s\n",
+			what, seconds(ended.Seconds), ended.EventID, below.String())
 		return nil
 	case deliver.TestRefused:
 		verdict = "refused"
 	}
-	return fmt.Errorf("%s: %s after %s: %s%s", what, verdict, seconds(ended.Seconds), oneLine(ended.Reason, 0), below.String())
+	return fmt.Errorf("%s: %s after %s: %s%s",
+		what, verdict, seconds(ended.Seconds), oneLine(ended.Reason, 0), below.String())
 }
 
 // seconds writes a time for people: 1.2 ms, 830 ms, 10 s.

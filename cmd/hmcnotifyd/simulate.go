@@ -35,8 +35,9 @@ type simulateFlags struct {
 
 func simulateCommand(app *kingpin.Application, e *environment) {
 	f := &e.simulator
-	c := e.command(app, "simulate", "Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
-		"It takes commands on its standard input; help lists them.", e.simulate, f.validate)
+	c := e.command(app, "simulate",
+		"Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
+			"It takes commands on its standard input; help lists them.", e.simulate, f.validate)
 	c.Flag("rest-port", "Port of the Web Services API; 0 for a free one.").Default("6794").Uint16Var(&f.restPort)
 	c.Flag("stomp-port", "Port of the STOMP broker; 0 for a free one.").Default("61612").Uint16Var(&f.stompPort)
 	c.Flag("rate", "Notifications per second.").Default("5").Float64Var(&f.rate)
@@ -44,7 +45,8 @@ func simulateCommand(app *kingpin.Application, e *environment) {
 	c.Flag("partitions", "Number of partitions of all CPCs together.").Default("8").IntVar(&f.partitions)
 	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").
 		Default("1").IntVar(&f.hmcs)
-	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").PlaceHolder("FILE").StringVar(&f.caOut)
+	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").
+		PlaceHolder("FILE").StringVar(&f.caOut)
 }
 
 func (f *simulateFlags) validate() error {

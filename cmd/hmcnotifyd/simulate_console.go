@@ -49,7 +49,10 @@ func consoleCommands() []consoleCommand {
 		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", (*simConsole).lose},
 		{"regain", "CPC", "bring a CPC's support element back: another burst", (*simConsole).regain},
 		{"job", "", "let a job of each session complete", (*simConsole).job},
-		{"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC", (*simConsole).hwMessage},
+		{
+			"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC",
+			(*simConsole).hwMessage,
+		},
 		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", (*simConsole).hwClear},
 		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", (*simConsole).restart},
 		{"drop", "[HMC]", "cut the STOMP links", (*simConsole).drop},
@@ -154,7 +157,8 @@ func (cmd *consoleCommand) parse(rest string) ([]string, error) {
 			return nil, fmt.Errorf("%s: %w", cmd.name, err)
 		}
 		if word == "" && arg[0] != '[' {
-			return nil, fmt.Errorf("%s: %s is missing; usage: %s", cmd.name, strings.TrimSuffix(arg, "..."), cmd.usage())
+			return nil, fmt.Errorf("%s: %s is missing; usage: %s",
+				cmd.name, strings.TrimSuffix(arg, "..."), cmd.usage())
 		}
 		args = append(args, word)
 	}
@@ -225,7 +229,8 @@ func (c *simConsole) help([]string) error {
 		for _, cmd := range consoleCommands() {
 			fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
 		}
-		fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. A name with blanks stands in double quotes.\n")
+		fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. "+
+			"A name with blanks stands in double quotes.\n")
 	})
 }
 
@@ -280,7 +285,9 @@ func (c *simConsole) remove(args []string) error {
 }
 
 // object does something to the partition of a name, or to the CPC if there is no such partition.
-func (c *simConsole) object(key string, partition func(hmcsim.PartitionInfo) error, cpc func(hmcsim.CPCInfo) error) error {
+func (c *simConsole) object(
+	key string, partition func(hmcsim.PartitionInfo) error, cpc func(hmcsim.CPCInfo) error,
+) error {
 	if p, err := c.estate().Partition(key); err == nil {
 		return partition(p)
 	}

@@ -56,7 +56,8 @@ func tailCommand(app *kingpin.Application, e *environment) {
 	c.Flag("type", "Only events of this type, a regular expression that must match the whole; may be repeated.").
 		StringsVar(&f.types)
 	c.Flag("hmc", "Only events of this HMC, a regular expression; may be repeated.").StringsVar(&f.hmcs)
-	c.Flag("severity", "Only events of this severity: info, warning or critical; may be repeated.").StringsVar(&f.severities)
+	c.Flag("severity", "Only events of this severity: info, warning or critical; may be repeated.").
+		StringsVar(&f.severities)
 	c.Flag("text", "Only events with this text in what a person reads of them, whatever the case.").StringVar(&f.text)
 	c.Flag("sink", "Only events that this sink gets.").StringVar(&f.sink)
 	c.Flag("json", "The whole event, one JSON object per line.").BoolVar(&f.json)

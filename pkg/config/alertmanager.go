@@ -64,7 +64,8 @@ var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 	at := under(path)
 	if len(a.URLs) == 0 {
-		d.errorf(at("urls"), "is missing: list the members of the cluster, such as [http://alertmanager.example.com:9093]")
+		d.errorf(at("urls"), "is missing: "+
+			"list the members of the cluster, such as [http://alertmanager.example.com:9093]")
 	}
 	seen := make(map[string]bool)
 	for i, address := range a.URLs {
@@ -98,7 +99,8 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 	for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
 		switch {
 		case !labelName.MatchString(name) || strings.HasPrefix(name, "__"):
-			d.errorf(join(at("labels"), name), "is no name of a label: letters, digits and _, not a digit first, not __")
+			d.errorf(join(at("labels"), name), "is no name of a label: "+
+				"letters, digits and _, not a digit first, not __")
 		case slices.Contains(AlertLabels(), name):
 			d.errorf(join(at("labels"), name), "is a label that alerts have of their own")
 		}

@@ -60,7 +60,11 @@ func (d *decoder) fail(line int, path, format string, args ...any) {
 
 // report records an error that nothing follows from.
 func (d *decoder) report(line int, path, format string, args ...any) {
-	d.errs = append(d.errs, &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)})
+	d.errs = append(d.errs, d.newError(line, path, format, args...))
+}
+
+func (d *decoder) newError(line int, path, format string, args ...any) *Error {
+	return &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)}
 }
 
 // markAbove marks everything above path.

@@ -85,7 +85,8 @@ func (d *decoder) httpConfig(path string, h *HTTPConfig) {
 	at := under(path)
 	c := h.client
 	if c.FollowRedirects && d.has(at("follow_redirects")) {
-		d.errorf(at("follow_redirects"), "must be false: a redirect would take events where nobody has configured them to go")
+		d.errorf(at("follow_redirects"), "must be false: "+
+			"a redirect would take events where nobody has configured them to go")
 	}
 	c.FollowRedirects = false
 	f := &httpFiles{decoder: d}

@@ -99,14 +99,18 @@ var syntaxErrors = map[string]struct {
 		do: "do not indent with tabs, and put a value that begins with @, ` or % into quotes",
 	},
 	"found a tab character that violates indentation": {do: "indent with spaces"},
-	"found unknown escape character":                  {do: "write a backslash in double quotes twice, or use single quotes"},
-	"found unexpected end of stream":                  {do: "a quote is not closed"},
+	"found unknown escape character": {
+		do: "write a backslash in double quotes twice, or use single quotes",
+	},
+	"found unexpected end of stream": {do: "a quote is not closed"},
 	"could not find expected ':'": {
 		do: "a key is not followed by \": \", or a value goes on in a line that is not indented",
 	},
-	"did not find expected ',' or ']'":    {do: "a list in brackets is not closed", fromZero: true},
-	"did not find expected ',' or '}'":    {do: "a mapping in braces is not closed", fromZero: true},
-	"did not find expected '-' indicator": {do: "the entries of a list must begin in one column", fromZero: true, block: true},
+	"did not find expected ',' or ']'": {do: "a list in brackets is not closed", fromZero: true},
+	"did not find expected ',' or '}'": {do: "a mapping in braces is not closed", fromZero: true},
+	"did not find expected '-' indicator": {
+		do: "the entries of a list must begin in one column", fromZero: true, block: true,
+	},
 	"did not find expected key": {
 		do:       "check the indentation, and put quotes around a value that goes on after a closing quote",
 		fromZero: true, block: true,

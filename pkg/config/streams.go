@@ -75,7 +75,8 @@ const (
 )
 
 func (k *Kafka) setDefaults() {
-	k.Topic, k.ClientID, k.Compression, k.MaxMessageBytes = DefaultTopic, DefaultClientID, CompressionNone, DefaultMaxMessageBytes
+	k.Topic, k.ClientID = DefaultTopic, DefaultClientID
+	k.Compression, k.MaxMessageBytes = CompressionNone, DefaultMaxMessageBytes
 }
 
 // The further values of Kafka.Compression.
@@ -250,7 +251,8 @@ func (d *decoder) natsLogon(path string, n *NATS) {
 	d.secret(at("token"), &n.Token, &n.TokenFile)
 	d.line(at("userid"), n.Userid)
 	n.keys = NewSecret(
-		d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT", "a JWT and its seed, as nsc writes them") +
+		d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT",
+			"a JWT and its seed, as nsc writes them") +
 			d.keyFile(at("nkey_file"), &n.NKeyFile, "SU", "the seed of a user's nkey, which begins with SU"))
 	switch named, password := d.has(at("userid")), d.has(at("password")) || d.has(at("password_file")); {
 	case named && !password:

@@ -55,8 +55,9 @@ const (
 // SyslogFacilities lists the names of the facilities; the index is the number of RFC 5424.
 func SyslogFacilities() []string {
 	return []string{
-		"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp", "audit", "alert",
-		"clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+		"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news",
+		"uucp", "cron", "authpriv", "ftp", "ntp", "audit", "alert", "clock",
+		"local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 	}
 }
 
@@ -213,7 +214,7 @@ func (t SyslogTLS) isSet() bool {
 
 // server is the part of the settings that is about the server's certificate.
 func (t SyslogTLS) server() TLS {
-	return TLS{CAFile: t.CAFile, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify, ca: t.ca, key: "tls"}
+	return TLS{t.CAFile, t.ServerName, t.InsecureSkipVerify, t.ca, "tls"}
 }
 
 // ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It

@@ -15,13 +15,15 @@ func (d *decoder) template(path string, w *Webhook, batch bool) {
 	at := under(path)
 	if w.Format != FormatTemplate {
 		for _, key := range []string{"template", "template_file", "content_type"} {
-			if !d.failed(at("format")) && d.has(at(key)) && (key != "content_type" || w.ContentType != DefaultContentType) {
+			isDefault := key == "content_type" && w.ContentType == DefaultContentType
+			if d.has(at(key)) && !isDefault && !d.failed(at("format")) {
 				d.errorf(at(key), "has a meaning with format: template only")
 			}
 		}
 		return
 	}
-	if media, _, err := mime.ParseMediaType(w.ContentType); err != nil || checkLine(w.ContentType) != "" || media == "" {
+	media, _, err := mime.ParseMediaType(w.ContentType)
+	if err != nil || media == "" || checkLine(w.ContentType) != "" {
 		d.errorf(at("content_type"), "is not a content type such as application/json")
 		return
 	}
@@ -46,7 +48,7 @@ func (d *decoder) template(path string, w *Webhook, batch bool) {
 	if d.failed(where) {
 		return
 	}
-	_, err := render.New(w.Template, render.Options{Batch: batch, ContentType: w.ContentType})
+	_, err = render.New(w.Template, render.Options{Batch: batch, ContentType: w.ContentType})
 	if e, ok := errors.AsType[*render.Error](err); ok {
 		msg := e.Error()
 		if shown != "" {

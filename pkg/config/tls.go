@@ -92,7 +92,8 @@ func (t TLS) Explain(err error) string {
 	case errors.As(err, &unknown):
 		return t.explainUnknown(unknown.Cert, leafOf(err), key, peer)
 	case errors.As(err, &roots):
-		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
+		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): "+
+			"install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
 	case errors.As(err, &record):
 		return fmt.Sprintf("what answers on this port does not speak TLS: check the port of the %s", peer)
 	case errors.As(err, &op) && op.Op == "remote error":
@@ -121,13 +122,15 @@ func (t TLS) explainUnknown(cert, leaf *x509.Certificate, key, peer string) stri
 		leaf = cert
 	}
 	if leaf == nil {
-		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: put the %s's CA certificate into a file and name it in %s.ca_file", peer, peer, key)
+		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: "+
+			"put the %s's CA certificate into a file and name it in %s.ca_file", peer, peer, key)
 	}
 	what := fmt.Sprintf("is signed by an unknown authority (%s)", issuer(leaf))
 	do := fmt.Sprintf("put the %s's CA certificate into a file and name it in %s.ca_file", peer, key)
 	if leaf.Subject.String() == leaf.Issuer.String() {
 		what = fmt.Sprintf("is self-signed (SHA-256 fingerprint %X)", sha256.Sum256(leaf.Raw))
-		do = fmt.Sprintf("if the fingerprint is the one the %s shows, put this certificate into a file and name it in %s.ca_file", peer, key)
+		do = fmt.Sprintf("if the fingerprint is the one the %s shows, "+
+			"put this certificate into a file and name it in %s.ca_file", peer, key)
 	}
 	if t.CAFile != "" {
 		what += fmt.Sprintf(" and not by one in %s.ca_file (%s)", key, t.CAFile)
@@ -142,25 +145,31 @@ func (t TLS) explainUnknown(cert, leaf *x509.Certificate, key, peer string) stri
 func (t TLS) explainName(e x509.HostnameError, key, peer string) string {
 	names := names(e.Certificate)
 	if len(names) == 0 {
-		return fmt.Sprintf("the certificate of %s holds no name or address that could be compared with %s (a common name alone does not count): create a new one on the %s with subject alternative names",
+		return fmt.Sprintf("the certificate of %s holds no name or address that could be compared with %s (a common "+
+			"name alone does not count): create a new one on the %s with subject alternative names",
 			subject(e.Certificate), e.Host, peer)
 	}
 	list := strings.Join(names, ", ")
 	if t.ServerName != "" {
-		return fmt.Sprintf("the certificate is not for %s, which %s.server_name asks for, but for %s: set %s.server_name to one of these", e.Host, key, list, key)
+		return fmt.Sprintf("the certificate is not for %s, which %s.server_name asks for, but for %s: "+
+			"set %s.server_name to one of these", e.Host, key, list, key)
 	}
-	return fmt.Sprintf("the certificate is not for %s but for %s: connect to one of these names, or set %s.server_name to it", e.Host, list, key)
+	return fmt.Sprintf("the certificate is not for %s but for %s: "+
+		"connect to one of these names, or set %s.server_name to it", e.Host, list, key)
 }
 
 func explainInvalid(e x509.CertificateInvalidError, peer string) string {
 	if e.Reason == x509.Expired {
 		if now := time.Now(); now.Before(e.Cert.NotBefore) {
-			return fmt.Sprintf("the certificate of %s is not valid before %s, and here it is %s: check the clocks of this machine and of the %s",
+			return fmt.Sprintf("the certificate of %s is not valid before %s, and here it is %s: "+
+				"check the clocks of this machine and of the %s",
 				subject(e.Cert), instant(e.Cert.NotBefore), instant(now), peer)
 		}
-		return fmt.Sprintf("the certificate of %s expired on %s: renew it on the %s", subject(e.Cert), day(e.Cert.NotAfter), peer)
+		return fmt.Sprintf("the certificate of %s expired on %s: renew it on the %s",
+			subject(e.Cert), day(e.Cert.NotAfter), peer)
 	}
-	return fmt.Sprintf("the certificate of %s cannot be used (%v): create a new one on the %s", subject(e.Cert), e, peer)
+	return fmt.Sprintf("the certificate of %s cannot be used (%v): create a new one on the %s",
+		subject(e.Cert), e, peer)
 }
 
 // names lists what a certificate is valid for.

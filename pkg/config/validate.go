@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -36,7 +35,7 @@ func (d *decoder) errorf(path, format string, args ...any) {
 
 // warnf records something that is allowed but probably not meant.
 func (d *decoder) warnf(path, format string, args ...any) {
-	d.warnings = append(d.warnings, &Error{File: d.file, Line: d.lineOf(path), Path: path, Msg: fmt.Sprintf(format, args...)})
+	d.warnings = append(d.warnings, d.newError(d.lineOf(path), path, format, args...))
 }
 
 // check records what is wrong with a value, and reports whether nothing is.
@@ -114,7 +113,8 @@ func (d *decoder) name(path, name string, seen map[string]string) {
 func (d *decoder) word(path, name string) {
 	switch {
 	case strings.Trim(name, nameCharacters) != "" || strings.ContainsAny(name[:1], "._-"):
-		d.errorf(path, "may hold letters, digits, \".\", \"_\" and \"-\", and must begin with a letter or digit, not %s", quote(name))
+		d.errorf(path, "may hold letters, digits, \".\", \"_\" and \"-\", "+
+			"and must begin with a letter or digit, not %s", quote(name))
 	case len(name) > maxName:
 		d.errorf(path, "is longer than %d characters", maxName)
 	}
@@ -175,7 +175,8 @@ func checkHost(host string) string {
 	case strings.Contains(host, "://"):
 		return "must be only a name or an address, not a URL: " + quote(host) + "; ports have keys of their own"
 	case strings.HasPrefix(host, "["):
-		return "must be an IPv6 address without brackets, such as 2001:db8::1, not " + quote(host) + "; ports have keys of their own"
+		return "must be an IPv6 address without brackets, " +
+			"such as 2001:db8::1, not " + quote(host) + "; ports have keys of their own"
 	case cut && err == nil:
 		return "must be only a name or an address: write " + name + ", and the port as rest_port and stomp_port"
 	case cut:
@@ -208,7 +209,7 @@ func (d *decoder) sameHosts(hmcs []HMC) {
 			continue
 		}
 		for j, host := range hmcs[i].Hosts {
-			key := net.JoinHostPort(strings.ToLower(host), strconv.Itoa(hmcs[i].RESTPort)) + " " + strconv.Itoa(hmcs[i].StompPort)
+			key := fmt.Sprint(strings.ToLower(host), " ", hmcs[i].RESTPort, " ", hmcs[i].StompPort)
 			first, ok := seen[key]
 			if ok && first != i {
 				d.warnf(item(join(item("hmcs", i), "hosts"), j),
@@ -544,7 +545,8 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
 			d.warnf(at, "no event of the type %s is known, did you mean %q?", quote(p.source), near)
 		}
 		if p.re == nil && p.source == event.TypeStatusChangeSummary {
-			d.errorf(at, "is made for a sink with collapse of the %s events that it wants: select those", event.TypeStatusChange)
+			d.errorf(at, "is made for a sink with collapse of the %s events that it wants: select those",
+				event.TypeStatusChange)
 		}
 	}
 	d.onlyIn(path, m)
@@ -627,7 +629,8 @@ func (d *decoder) inlineSecret(path string, s Secret, better string) {
 // warnInline warns of a secret in a configuration that everybody can read.
 func (d *decoder) warnInline(path, better string) {
 	if d.mode&0o004 != 0 {
-		d.warnf(path, "stands in a file that every user of this machine can read: chmod o-r %s, or use %s", d.file, better)
+		d.warnf(path, "stands in a file that every user of this machine can read: chmod o-r %s, or use %s",
+			d.file, better)
 	}
 }
 

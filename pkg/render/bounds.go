@@ -72,7 +72,9 @@ func reaches(calls map[string][]*parse.TemplateNode, from, to string, seen map[s
 		return false
 	}
 	seen[from] = true
-	return slices.ContainsFunc(calls[from], func(c *parse.TemplateNode) bool { return reaches(calls, c.Name, to, seen) })
+	return slices.ContainsFunc(calls[from], func(c *parse.TemplateNode) bool {
+		return reaches(calls, c.Name, to, seen)
+	})
 }
 
 type preparation struct {

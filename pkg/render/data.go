@@ -57,8 +57,9 @@ func (b Batch) MarshalJSON() ([]byte, error) {
 func newEvent(r event.Record) (*Event, error) {
 	e := &Event{whole: r.JSON}
 	texts := map[string]*string{
-		"id": &e.ID, "hmc": &e.HMC, "type": &e.Type, "time": &e.Time, "received": &e.Received, "topic": &e.Topic,
-		"topic_type": &e.TopicType, "origin": &e.Origin, "summary": &e.Summary, "severity": &e.Severity, "body_text": &e.BodyText,
+		"id": &e.ID, "hmc": &e.HMC, "type": &e.Type, "time": &e.Time, "received": &e.Received,
+		"topic": &e.Topic, "topic_type": &e.TopicType, "origin": &e.Origin,
+		"summary": &e.Summary, "severity": &e.Severity, "body_text": &e.BodyText,
 	}
 	others := map[string]any{
 		"session_sequence_nr": &e.SessionSequenceNr, "global_sequence_nr": &e.GlobalSequenceNr, "resource": &e.Resource,

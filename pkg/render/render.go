@@ -213,7 +213,8 @@ func (r *run) checkJSON() error {
 		line = r.marks[i-1].line
 	}
 	return &Error{Line: line, Msg: fmt.Sprintf(
-		"the output is not valid JSON there or in what follows (%v): write {{ json .Summary }} for a whole string, or \"{{ js .Summary }}\" within one", err)}
+		"the output is not valid JSON there or in what follows (%v): "+
+			"write {{ json .Summary }} for a whole string, or \"{{ js .Summary }}\" within one", err)}
 }
 
 // The two forms of the errors of package template: of parsing and of executing.

@@ -20,7 +20,8 @@ import (
 // DeadLetters is what the handler does with dead letters and with what waits for removed sinks;
 // *bridge.Bridge has it.
 type DeadLetters interface {
-	DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (letters []deliver.DeadLetter, next string, err error)
+	DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (
+		letters []deliver.DeadLetter, next string, err error)
 	DeadLetter(id string) (deliver.DeadLetter, error)
 	PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error)
 	PurgeRemovedSink(name string) (int64, error)

@@ -80,7 +80,8 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 				f.Sink = value
 			}
 		default:
-			return f, fmt.Errorf("unknown parameter %q; there are: %s", name, strings.Join(LiveFilterParameters(), ", "))
+			return f, fmt.Errorf("unknown parameter %q; there are: %s",
+				name, strings.Join(LiveFilterParameters(), ", "))
 		}
 	}
 	return f, nil
@@ -185,10 +186,11 @@ func (s *stream) flush() error {
 	if s.out.Len() == 0 {
 		return nil
 	}
-	if err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	_, err := s.w.Write(s.out.Bytes())
+	_, err = s.w.Write(s.out.Bytes())
 	s.out.Reset()
 	if s.out.Cap() > 1<<20 {
 		s.out = bytes.Buffer{} // one huge event is no reason to keep its memory

@@ -48,7 +48,9 @@ func (h handler) assets(mux *http.ServeMux) {
 	if err != nil {
 		panic(err) // they are part of the program
 	}
-	kinds := map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+	kinds := map[string]string{
+		".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+	}
 	for _, e := range entries {
 		content, err := files.ReadFile("assets/" + e.Name())
 		if err != nil {
@@ -140,7 +142,8 @@ func (p *page) Summary() string {
 			accepting++
 		}
 	}
-	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.", connected, len(p.HMCs), plural(len(p.HMCs), "HMC"),
+	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
+		connected, len(p.HMCs), plural(len(p.HMCs), "HMC"),
 		accepting, len(p.Sinks), plural(len(p.Sinks), "sink"))
 }
 
@@ -178,9 +181,12 @@ type statusCount struct {
 
 // newEstate selects what a query asks for.
 func newEstate(units []status.Unit, q url.Values) estateView {
-	v := estateView{Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units)}
+	v := estateView{
+		Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units),
+	}
 	slices.SortStableFunc(units, func(a, b status.Unit) int {
-		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC), cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC),
+			cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
 	})
 	words := strings.Fields(strings.ToLower(v.Query))
 	counts := map[string]*statusCount{}
@@ -242,7 +248,8 @@ func fits(u *status.Unit, words []string) bool {
 	if len(words) == 0 {
 		return true
 	}
-	text := strings.ToLower(strings.Join([]string{u.Name, u.CPC, className(u.Class), statusText(u.Status), u.Group}, "\n"))
+	shown := []string{u.Name, u.CPC, className(u.Class), statusText(u.Status), u.Group}
+	text := strings.ToLower(strings.Join(shown, "\n"))
 	return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
 }
 
@@ -293,8 +300,9 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 func (h handler) page(q url.Values) *page {
 	p := &page{
 		Build: h.Build, Status: h.Status(), Config: h.Config(), Now: time.Now().UTC(), Docs: docs, Live: h.Live != nil,
-		Types: append(event.NotificationTypes(), event.TypeHardwareMessage, event.TypeBridgeConnected, event.TypeBridgeDisconnected,
-			event.TypeBridgeGap, event.TypeBridgeHeartbeat, event.TypeBridgeTest),
+		Types: append(event.NotificationTypes(), event.TypeHardwareMessage,
+			event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap, event.TypeBridgeHeartbeat,
+			event.TypeBridgeTest),
 	}
 	parts := p.parts()
 	for _, of := range parts {
@@ -305,8 +313,9 @@ func (h handler) page(q url.Values) *page {
 	}
 	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
 		p.Wrong = append(p.Wrong, wrong{Anchor: "daemon", Trouble: status.Trouble{
-			Severity: event.SeverityWarning, What: "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
-			Do: "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
+			Severity: event.SeverityWarning,
+			What:     "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
+			Do:       "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
 		}})
 	}
 	// What keeps the daemon from being ready and is no trouble: a first logon that is under
@@ -314,7 +323,7 @@ func (h handler) page(q url.Values) *page {
 	for _, r := range p.Reasons {
 		of := parts[len(parts)-1]
 		for _, part := range parts {
-			if r.HMC != "" && part.Kind == "HMC" && part.Name == r.HMC || r.Sink != "" && part.Kind == "Sink" && part.Name == r.Sink {
+			if part.Kind == "HMC" && part.Name == r.HMC || part.Kind == "Sink" && part.Name == r.Sink {
 				of = part
 			}
 		}
@@ -357,8 +366,9 @@ func (p *page) parts() (parts []part) {
 // newTemplate reads the page.
 func newTemplate() *template.Template {
 	return template.Must(template.New("page.html").Funcs(template.FuncMap{
-		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": byteSize, "number": number, "plural": plural,
-		"spark": newSpark, "state": stateText, "class": className, "status": statusText, "cut": cutList,
+		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": byteSize, "number": number,
+		"plural": plural, "spark": newSpark, "state": stateText, "class": className, "status": statusText,
+		"cut":     cutList,
 		"seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
 		"reversed": func(o []status.Outage) []status.Outage {
 			o = slices.Clone(o)
