@@ -111,9 +111,10 @@ func complete(ctx context.Context, app *kingpin.Application, words []string) []s
 			c := group.GetCommand(word)
 			m := c.Model()
 			group, offered = c, namesOf(m.Commands)
-			if !help {
-				levels = append(levels, level{m.Flags, c})
+			if help {
+				continue
 			}
+			levels = append(levels, level{m.Flags, c})
 			switch m.FullCommand {
 			case "help":
 				help, group, offered = true, app, namesOf(model.Commands)

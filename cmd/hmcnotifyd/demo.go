@@ -105,23 +105,11 @@ func demoConfig(dir string, sim *hmcsim.HMC, consumer string) (*config.Config, e
 	if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(`hmcs:
-  - name: demo
-    hosts: ["127.0.0.1"]
-    rest_port: %d
-    stomp_port: %d
-    userid: %s
-    password: %s
-    tls: {ca_file: %s}
-    topics: [object, job, audit, security]
-    os_messages: [{cpc: ".*", partition: ".*"}]
-    hardware_messages: true
+	text := "hmcs:\n" + hmcConfig(sim, "demo", "ca_file: "+strconv.Quote(ca)) + `    hardware_messages: true
     rest_requests_per_minute: 600
 sinks:
   - name: consumer
-    webhook: {url: %s}
-`, sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword,
-		strconv.Quote(ca), strconv.Quote("http://"+consumer+"/hmc"))
+    webhook: {url: ` + strconv.Quote("http://"+consumer+"/hmc") + "}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

@@ -60,14 +60,13 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
 		return exitUsage
 	}
-	log, err := env.newLogger()
-	if err != nil {
+	if env.log, err = env.newLogger(); err != nil {
 		printError(stderr, err)
 		return exitUsage
 	}
 	// net/http writes to the standard logger what its callers need not know, "Unsolicited
 	// response" for example.
-	restore, err := zap.RedirectStdLogAt(log.Named("go"), zapcore.DebugLevel)
+	restore, err := zap.RedirectStdLogAt(env.log.Named("go"), zapcore.DebugLevel)
 	if err != nil {
 		printError(stderr, err)
 		return exitFailed
@@ -149,6 +148,7 @@ func printError(w io.Writer, err error) {
 type environment struct {
 	stdout, stderr      io.Writer
 	logLevel, logFormat string
+	log                 *zap.Logger
 	commands            map[string]func(context.Context) error // by name
 
 	daemon    daemonFlags

@@ -87,15 +87,11 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 }
 
 func (e *environment) run(ctx context.Context) error {
-	log, err := e.newLogger()
-	if err != nil {
-		return err
-	}
 	cfg, err := config.Load(e.daemon.configFile)
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(e, cfg, log)
+	d, err := newDaemon(e, cfg, e.log)
 	if err != nil {
 		return err
 	}

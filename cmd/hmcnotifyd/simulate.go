@@ -68,11 +68,7 @@ func (f *simulateFlags) validate() error {
 }
 
 func (e *environment) simulate(ctx context.Context) (err error) {
-	log, err := e.newLogger()
-	if err != nil {
-		return err
-	}
-	hmcs, err := e.simulator.start(log)
+	hmcs, err := e.simulator.start(e.log)
 	defer func() {
 		for _, h := range hmcs {
 			err = cmp.Or(err, h.Close())
@@ -138,13 +134,25 @@ func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
 // simulatedConfig is a configuration that fits the HMCs.
 func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
 	var b strings.Builder
-	what, group := "A simulated HMC is", ""
+	what, more := "A simulated HMC is", ""
 	if len(hmcs) > 1 {
-		what, group = fmt.Sprintf("%d simulated HMCs of the same CPCs are", len(hmcs)), "\n    group: simulated"
+		what, more = fmt.Sprintf("%d simulated HMCs of the same CPCs are", len(hmcs)), "\n    group: simulated"
 	}
 	fmt.Fprintf(&b, "# %s running. A configuration that fits:\nhmcs:\n", what)
 	for _, h := range hmcs {
-		fmt.Fprintf(&b, `  - name: %s%s
+		b.WriteString(hmcConfig(h, h.Name()+more, tls))
+	}
+	b.WriteString(`sinks:
+  - name: screen
+    log: {output: stdout}
+# Ctrl-C ends it. Commands are read from standard input; help lists them.
+`)
+	return b.String()
+}
+
+// hmcConfig is the part of a configuration that is about a simulated HMC.
+func hmcConfig(h *hmcsim.HMC, name, tls string) string {
+	return fmt.Sprintf(`  - name: %s
     hosts: ["127.0.0.1"]
     rest_port: %d
     stomp_port: %d
@@ -155,12 +163,5 @@ func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
     topics: [object, job, audit, security]
     os_messages:
       - {cpc: ".*", partition: ".*"}
-`, h.Name(), group, h.RESTPort(), h.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, tls)
-	}
-	b.WriteString(`sinks:
-  - name: screen
-    log: {output: stdout}
-# Ctrl-C ends it. Commands are read from standard input; help lists them.
-`)
-	return b.String()
+`, name, h.RESTPort(), h.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, tls)
 }

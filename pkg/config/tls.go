@@ -121,25 +121,26 @@ func (t TLS) explainUnknown(cert, leaf *x509.Certificate, key, peer string) stri
 	if leaf == nil {
 		leaf = cert
 	}
+	where := "into a file and name it in " + key + ".ca_file"
 	if leaf == nil {
 		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: "+
-			"put the %s's CA certificate into a file and name it in %s.ca_file", peer, peer, key)
+			"put the %s's CA certificate %s", peer, peer, where)
 	}
-	what := fmt.Sprintf("is signed by an unknown authority (%s)", issuer(leaf))
-	do := fmt.Sprintf("put the %s's CA certificate into a file and name it in %s.ca_file", peer, key)
-	if leaf.Subject.String() == leaf.Issuer.String() {
-		what = fmt.Sprintf("is self-signed (SHA-256 fingerprint %X)", sha256.Sum256(leaf.Raw))
-		do = fmt.Sprintf("if the fingerprint is the one the %s shows, "+
-			"put this certificate into a file and name it in %s.ca_file", peer, key)
-	}
+	selfSigned, not := leaf.Subject.String() == leaf.Issuer.String(), ""
 	if t.CAFile != "" {
-		what += fmt.Sprintf(" and not by one in %s.ca_file (%s)", key, t.CAFile)
-		if leaf.Subject.String() == leaf.Issuer.String() {
-			what = strings.Replace(what, " and not by one in", " and not in", 1)
+		where, not = "into that file", " and not by one"
+		if selfSigned {
+			not = " and not"
 		}
-		do = strings.Replace(do, "into a file and name it in "+key+".ca_file", "into that file", 1)
+		not += fmt.Sprintf(" in %s.ca_file (%s)", key, t.CAFile)
 	}
-	return fmt.Sprintf("the certificate of %s %s: %s", subject(leaf), what, do)
+	if selfSigned {
+		return fmt.Sprintf("the certificate of %s is self-signed (SHA-256 fingerprint %X)%s: "+
+			"if the fingerprint is the one the %s shows, put this certificate %s",
+			subject(leaf), sha256.Sum256(leaf.Raw), not, peer, where)
+	}
+	return fmt.Sprintf("the certificate of %s is signed by an unknown authority (%s)%s: put the %s's CA certificate %s",
+		subject(leaf), issuer(leaf), not, peer, where)
 }
 
 func (t TLS) explainName(e x509.HostnameError, key, peer string) string {
