@@ -42,7 +42,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 	fmt.Fprintf(e.stdout, "%s is valid: %d %s, %d %s\n", e.configFile,
 		len(cfg.HMCs), plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), plural(len(cfg.Sinks), "sink"))
 	if e.checkEvent != "" {
-		if err := e.sayRoutes(cfg); err != nil {
+		if err := e.printRoutes(cfg); err != nil {
 			return err
 		}
 	}
@@ -52,7 +52,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 	return nil
 }
 
-// checkOnlineOf tries the configuration, and tells a terminal meanwhile what it waits for.
+// checkOnlineOf tries the configuration. A terminal shows meanwhile what it waits for.
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
@@ -103,8 +103,8 @@ func (l *stepList) String() string {
 // maxEventFile bounds the file of an event: a notification's body has 64 MiB at most.
 const maxEventFile = 128 << 20
 
-// sayRoutes says which sinks an event goes to.
-func (e *environment) sayRoutes(cfg *config.Config) error {
+// printRoutes prints which sinks an event goes to, and why.
+func (e *environment) printRoutes(cfg *config.Config) error {
 	in, name := io.Reader(os.Stdin), "standard input"
 	if e.checkEvent != "-" {
 		f, err := os.Open(e.checkEvent)

@@ -31,7 +31,7 @@ const (
 	maxErrorAnswer = 64 << 10
 )
 
-// clientFlags say how a running daemon is reached.
+// clientFlags are how a running daemon is reached.
 type clientFlags struct {
 	url             string
 	caFile          string
@@ -83,7 +83,7 @@ type client struct {
 	base             *url.URL
 	http             *http.Client
 	userid, password string
-	terminal         io.Writer // is told what is waited for, if it is one; nil: nobody is
+	terminal         io.Writer // shows what is waited for, if it is one; nil: nothing does
 }
 
 func newClient(f clientFlags) (*client, error) {
@@ -182,7 +182,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	return nil, err
 }
 
-// noAnswer says in one line why the daemon did not answer.
+// noAnswer is the error of a daemon that did not answer, in one line.
 func (c *client) noAnswer(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
@@ -193,7 +193,7 @@ func (c *client) noAnswer(ctx context.Context, err error) error {
 	return fmt.Errorf("no answer from a daemon at %s: %w (--url names another address)", c.base, err)
 }
 
-// refused says what an answer that is not a success means.
+// refused is the error for an answer that is not a success.
 func (c *client) refused(status int, body []byte) error {
 	var answer web.Error
 	switch {

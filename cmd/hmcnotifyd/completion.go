@@ -21,8 +21,8 @@ import (
 // cannot do with a default command, nor with the flags of the command above a subcommand.
 const completionFlag = "--completion-bash"
 
-// namesTimeout is how long a running daemon may take to tell its sinks and HMCs to somebody who has
-// pressed the tab key.
+// namesTimeout is how long a running daemon may take to list its sinks and HMCs: somebody has
+// pressed the tab key and waits.
 const namesTimeout = time.Second
 
 // completions are the scripts that ask for them, a file for each shell.

@@ -32,7 +32,7 @@ type deadLetterFlags struct {
 	sink    string
 	ids     []string
 	since   string
-	from    time.Time // what since says; zero: nothing
+	from    time.Time // the time that since stands for; zero: none
 	json    bool
 	all     bool
 	to      string
@@ -87,10 +87,10 @@ func (f *deadLetterFlags) validate() (err error) {
 	return f.client.validate()
 }
 
-// selective says whether the flags leave out letters of a sink.
+// selective reports whether the flags leave out letters of a sink.
 func (f *deadLetterFlags) selective() bool { return len(f.ids) > 0 || f.since != "" }
 
-// selects fails where nothing says which letters are meant.
+// selects fails where no flag selects letters.
 func (f *deadLetterFlags) selects() error { return f.selectsBy("--sink, --id, --since") }
 
 func (f *deadLetterFlags) selectsOrAll() error { return f.selectsBy("--sink, --id, --since or --all") }
@@ -127,7 +127,7 @@ func (f *deadLetterFlags) query() url.Values {
 	return q
 }
 
-// found notes which of the ids that were asked for there are.
+// found fails if one of the ids that were asked for is not among ids.
 func (f *deadLetterFlags) found(ids map[string]bool) error {
 	missing := slices.DeleteFunc(slices.Clone(f.ids), func(id string) bool { return ids[id] })
 	if len(missing) > 0 {
@@ -329,7 +329,7 @@ func (e *environment) replayDeadLetters(ctx context.Context) error {
 	})
 }
 
-// replayReport tells a person what a replay does.
+// replayReport shows a person the progress of a replay.
 type replayReport struct {
 	out      io.Writer
 	progress progress
@@ -397,7 +397,7 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 		r.seen.Accepted+r.seen.Refused, r.seen.Letters, r.seen.Refused, note))
 }
 
-// done says how it ended: well if all letters were accepted.
+// done reports how the replay ended: without an error if all letters were accepted.
 func (r *replayReport) done(e *environment, all *deliver.ReplayCounts) error {
 	if all.Letters == 0 && len(e.letters.ids) == 0 {
 		fmt.Fprintln(r.out, "no dead letters")

@@ -328,8 +328,8 @@ func TestReplayKilled(t *testing.T) {
 	for i := range n {
 		publish(t, sim, fmt.Sprintf("P%02d", i))
 	}
-	// The event of the connection is refused as well: without it the last one might still be on its way,
-	// and be counted with the replay.
+	// The event of the connection is refused as well: without it the last one might still be on
+	// its way, and be counted with the replay.
 	eventually(t, "all are refused", func() bool { return len(o.list()) > n })
 	ninth, release := make(chan struct{}), make(chan struct{})
 	unblock := sync.OnceFunc(func() { close(release) })

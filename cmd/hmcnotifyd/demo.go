@@ -153,7 +153,7 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// what the daemon says of itself is no proof that anything came from the HMC
+	// An event about the daemon itself does not show that anything came from the HMC.
 	if ev.Origin != event.OriginBridge {
 		c.types[ev.Type]++
 	}

@@ -64,7 +64,7 @@ sinks:
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		err := (&environment{checkEvent: file, stdout: &out}).sayRoutes(cfg)
+		err := (&environment{checkEvent: file, stdout: &out}).printRoutes(cfg)
 		switch {
 		case err != nil && (strings.Contains(err.Error(), "\n") || out.Len() > 0):
 			t.Fatalf("%q, %q", err, out.String())

@@ -29,7 +29,7 @@ func modelOf(app *kingpin.Application) *kingpin.ApplicationModel {
 	return app.Model()
 }
 
-// manTemplate is the manual page, but for what the definitions of the command line say.
+// manTemplate is the manual page without what follows from the definitions of the command line.
 //
 //go:embed manpage.tmpl
 var manTemplate string
@@ -53,21 +53,21 @@ func manPage(model *kingpin.ApplicationModel) (string, error) {
 
 // usage is how a command is typed.
 func usage(c *kingpin.CmdModel) string {
-	text := `\fB` + roff(c.FullCommand) + `\fP`
+	parts := []string{`\fB` + roff(c.FullCommand) + `\fP`}
 	if len(visible(c.Flags)) > 0 {
-		text += ` [\fIflags\fP]`
+		parts = append(parts, `[\fIflags\fP]`)
 	}
 	for _, a := range c.Args {
 		name := `\fI` + roff(cmp.Or(a.PlaceHolder, a.Name)) + `\fP`
 		if !a.Required {
 			name = "[" + name + "]"
 		}
-		text += " " + name
+		parts = append(parts, name)
 	}
 	if len(c.Commands) > 0 {
-		text += ` \fIcommand\fP`
+		parts = append(parts, `\fIcommand\fP`)
 	}
-	return text
+	return strings.Join(parts, " ")
 }
 
 // flagTerm is how a flag is typed.
@@ -82,7 +82,7 @@ func flagTerm(f *kingpin.FlagModel) string {
 	return term
 }
 
-// flagNotes say what the definition of a flag holds besides its help.
+// flagNotes lists what else the definition of a flag has besides its help.
 func flagNotes(f *kingpin.FlagModel) []string {
 	var notes []string
 	if f.Required {
@@ -109,7 +109,7 @@ func valueName(f *kingpin.FlagModel) string {
 	return strings.ToUpper(f.Name[strings.LastIndexAny(f.Name, ".-")+1:])
 }
 
-// roff escapes what the language of manual pages would take for something else.
+// roff escapes what has a meaning in the language of manual pages.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`).Replace(s)
 	return regexp.MustCompile(`(?m)^\.`).ReplaceAllString(s, `\&.`)

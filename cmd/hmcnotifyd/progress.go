@@ -26,7 +26,8 @@ type progress struct {
 	shown    bool
 }
 
-// show tells how far something is, unless it has just begun or was told a moment ago.
+// show prints how far something is, unless it has just begun or the line is a moment old. With now
+// it prints it anyway.
 func (p *progress) show(now bool, text string) {
 	t := time.Now()
 	if !p.terminal || (!now && (t.Sub(p.start) < progressAfter || t.Sub(p.last) < progressEvery)) {
@@ -36,7 +37,7 @@ func (p *progress) show(now bool, text string) {
 	p.last, p.shown = t, true
 }
 
-// clear takes the line away, for something that stays.
+// clear removes the line, to make room for something that stays.
 func (p *progress) clear() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")

@@ -109,13 +109,13 @@ type daemon struct {
 	server    *http.Server
 	notify    notifier
 
-	reloading sync.Mutex // held by a reload, from the reading of the file to what is said of it
+	reloading sync.Mutex // one reload at a time, from reading the file to logging the result
 	reloads   reloadMetrics
 	mu        sync.Mutex // guards config
 	config    web.ConfigStatus
 }
 
-// reloadMetrics say what became of the last reading of the configuration, as Alertmanager's do.
+// reloadMetrics show the result of the last reading of the configuration, as Alertmanager's do.
 type reloadMetrics struct{ successful, time, hash prometheus.Gauge }
 
 // newDaemon builds everything and listens. On an error nothing stays open.
@@ -185,7 +185,7 @@ func (d *daemon) registerOwn() {
 	}).Set(1)
 }
 
-// loaded notes a configuration that is now the running one.
+// loaded records a configuration that is now the running one.
 func (d *daemon) loaded(cfg *config.Config) {
 	for _, w := range cfg.Warnings {
 		d.log.Warn("configuration", zap.String("warning", w.Error()))
@@ -237,7 +237,7 @@ func (d *daemon) run(ctx context.Context) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	// What a hangup asks for may take long, and must hold up neither the end nor the watchdog.
+	// A hangup may take long to handle, and must delay neither the shutdown nor the watchdog.
 	go d.obeyHangups(ctx, hangups)
 	limit, done := limited(ctx, shutdownLimit)
 	defer done()
@@ -306,7 +306,7 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 	defer stop()
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
-	told := d.notify.status(d.bridge.Status(), "")
+	shown := d.notify.status(d.bridge.Status(), "")
 	ended := ctx.Done()
 	for {
 		select {
@@ -327,7 +327,7 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 			}
 			d.notify.alive()
 		case <-status.C:
-			told = d.notify.status(d.bridge.Status(), told)
+			shown = d.notify.status(d.bridge.Status(), shown)
 		}
 	}
 }

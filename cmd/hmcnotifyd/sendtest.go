@@ -62,11 +62,11 @@ func (e *environment) sendTestWith(ctx context.Context, c *client) error {
 	default:
 		return fmt.Errorf("the connection to the daemon was lost; the event may have arrived: %w", err)
 	}
-	return e.sayTest(what, &ended)
+	return e.printTest(what, &ended)
 }
 
-// sayTest says how it ended, with what else is worth knowing below.
-func (e *environment) sayTest(what string, ended *deliver.TestStep) error {
+// printTest prints how the test ended, and below that what else is worth knowing.
+func (e *environment) printTest(what string, ended *deliver.TestStep) error {
 	var below strings.Builder
 	line := func(name, text string) { fmt.Fprintf(&below, "\n%s: %s", name, oneLine(text, 0)) }
 	if ended.Do != "" {

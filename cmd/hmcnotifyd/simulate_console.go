@@ -20,7 +20,7 @@ import (
 // maxConsoleLine is the longest line that is read, in bytes.
 const maxConsoleLine = 1 << 20
 
-// maxRestart bounds how long an HMC may be told to stay down, in seconds.
+// maxRestart is the longest time that an HMC may stay down, in seconds.
 const maxRestart = 24 * 60 * 60
 
 // consoleCommand is one command of the simulator's standard input.
@@ -345,7 +345,8 @@ func (c *simConsole) say(args []string) error {
 	return c.report(err, "partition %s on %s has said it, to %d %s", p.Name, p.CPC, n, plural(n, "subscription"))
 }
 
-func (c *simConsole) lose(args []string) error   { return c.communicate(args[0], false, "is cut off") }
+func (c *simConsole) lose(args []string) error { return c.communicate(args[0], false, "is cut off") }
+
 func (c *simConsole) regain(args []string) error { return c.communicate(args[0], true, "communicates") }
 
 func (c *simConsole) communicate(key string, up bool, what string) error {
@@ -455,7 +456,7 @@ func (c *simConsole) restart(args []string) error {
 	return nil
 }
 
-// takeDown notes that an HMC is down, unless it is.
+// takeDown records that an HMC is down. It reports false if it is down already.
 func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

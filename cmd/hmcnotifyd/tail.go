@@ -35,16 +35,16 @@ const (
 )
 
 type tailFlags struct {
-	client                    clientFlags
-	types, hmcs, severities   []string
-	text, sink                string
-	json                      bool
-	silence, pause, pauseMost time.Duration // tests shorten them
+	client                   clientFlags
+	types, hmcs, severities  []string
+	text, sink               string
+	json                     bool
+	silence, pause, pauseMax time.Duration // tests shorten them
 }
 
 func tailCommand(app *kingpin.Application, e *environment) {
 	f := &e.tail
-	f.silence, f.pause, f.pauseMost = tailSilence, tailPause, tailPauseMax
+	f.silence, f.pause, f.pauseMax = tailSilence, tailPause, tailPauseMax
 	c := e.command(app, "tail", "Follow the events that a running daemon stores, one line for each, until Ctrl-C.",
 		e.follow, f.client.validate, func() error {
 			if _, err := web.ParseLiveFilter(f.query().Encode()); err != nil {
@@ -77,14 +77,14 @@ func (f *tailFlags) query() url.Values {
 	return q
 }
 
-// errNobodyReads says that the output is closed, as after: hmcnotifyd tail | head.
+// errNobodyReads means that the output is closed, as after: hmcnotifyd tail | head.
 var errNobodyReads = errors.New("nobody reads the output")
 
 // follow is the command tail. A first attempt that fails is an error; a stream that is lost later
 // is made again, and said on stderr.
 func (e *environment) follow(ctx context.Context) error {
 	return e.withClient("tail", e.tail.client, func(c *client) error {
-		c.terminal = nil // the events say that it works
+		c.terminal = nil // events are printed as soon as it works
 		f, connected, pause := &e.tail, false, e.tail.pause
 		for {
 			began, err := e.followOnce(ctx, c, connected)
@@ -107,7 +107,7 @@ func (e *environment) follow(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
-			pause = min(2*pause, f.pauseMost)
+			pause = min(2*pause, f.pauseMax)
 		}
 	})
 }

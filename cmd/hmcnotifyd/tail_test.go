@@ -117,7 +117,7 @@ func TestTailUsage(t *testing.T) {
 func tailOf(ctx context.Context, address string, stdout io.Writer) (status int, stderr string) {
 	var errs bytes.Buffer
 	e := &environment{stdout: stdout, stderr: &errs}
-	e.tail = tailFlags{client: clientFlags{url: address}, silence: 100 * time.Millisecond, pause: time.Millisecond, pauseMost: time.Millisecond}
+	e.tail = tailFlags{client: clientFlags{url: address}, silence: 100 * time.Millisecond, pause: time.Millisecond, pauseMax: time.Millisecond}
 	if err := e.follow(ctx); err != nil {
 		printError(&errs, err)
 		return exitFailed, errs.String()

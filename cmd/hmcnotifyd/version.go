@@ -30,24 +30,24 @@ func build() web.Build {
 }
 
 // revisionOf returns the revision that the linker was given or else, after a plain go build, the
-// one that Go has noted: as short as the linker's, and marked where files were changed.
+// one that Go has recorded: as short as the linker's, and with a suffix where files were changed.
 func revisionOf(linked string, info *debug.BuildInfo) string {
 	if linked != "" || info == nil {
 		return linked
 	}
-	var commit, mark string
+	var commit, suffix string
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":
 			commit = s.Value
 		case s.Key == "vcs.modified" && s.Value == "true":
-			mark = "-modified"
+			suffix = "-modified"
 		}
 	}
 	if commit == "" {
 		return ""
 	}
-	return commit[:min(len(commit), 12)] + mark
+	return commit[:min(len(commit), 12)] + suffix
 }
 
 func (e *environment) version(context.Context) error {

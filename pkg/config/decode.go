@@ -54,7 +54,7 @@ type defaulter interface{ setDefaults() }
 // reported.
 func (d *decoder) fail(line int, path, format string, args ...any) {
 	d.bad[path] = true
-	markAbove(d.badBelow, path)
+	addAbove(d.badBelow, path)
 	d.report(line, path, format, args...)
 }
 
@@ -67,8 +67,8 @@ func (d *decoder) newError(line int, path, format string, args ...any) *Error {
 	return &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)}
 }
 
-// markAbove marks everything above path.
-func markAbove(set map[string]bool, path string) {
+// addAbove adds everything above path to the set.
+func addAbove(set map[string]bool, path string) {
 	for path != "" {
 		if path = parent(path); set[path] {
 			return
@@ -130,7 +130,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	}
 	if _, ok := d.lines[path]; !ok || n.Kind == yaml.ScalarNode {
 		d.lines[path] = n.Line
-		markAbove(d.filled, path)
+		addAbove(d.filled, path)
 	}
 
 	switch to := v.Addr().Interface().(type) {
@@ -343,7 +343,7 @@ func (d *decoder) entry(n *yaml.Node, path string, v reflect.Value, i int) {
 	}
 	at := join(path, key.Value)
 	d.lines[at] = key.Line
-	markAbove(d.filled, at)
+	addAbove(d.filled, at)
 	d.decode(n.Content[i+1], at, v.FieldByIndex(index))
 }
 
@@ -393,11 +393,11 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not
 	// shown.
 	if n.Style&yaml.FlowStyle != 0 && isNull(value) && value.Value == "" {
-		after := ""
+		what := "unknown key"
 		if i >= 2 {
-			after = fmt.Sprintf(" after %q", n.Content[i-2].Value)
+			what = fmt.Sprintf("unknown key after %q", n.Content[i-2].Value)
 		}
-		d.report(key.Line, path, "unknown key%s: put a value with a comma or a brace into quotes", after)
+		d.report(key.Line, path, "%s: put a value with a comma or a brace into quotes", what)
 		return
 	}
 	keys := keysOf(t)
@@ -485,7 +485,7 @@ func decodeAlternatives[S ~[]T, T any](d *decoder, n *yaml.Node, path string, to
 	}
 }
 
-// explainValue says what is wrong with a value.
+// explainValue returns what is wrong with a value.
 func explainValue(s string, err error) string {
 	var re *syntax.Error
 	switch {

@@ -21,7 +21,8 @@ import (
 // them counts at once. Load has seen to it that they can be used.
 type HTTPConfig struct {
 	concealed
-	client *promconfig.HTTPClientConfig // nil: defaultHTTPClient
+	// nil: defaultHTTPClient
+	client *promconfig.HTTPClientConfig
 	// what the files held when they were loaded, each with its length in front
 	files Secret
 }
@@ -132,7 +133,7 @@ func (d *decoder) token(path, word string) {
 	}
 }
 
-// proxy checks the address of a proxy. It does not show it: it may hold a password.
+// proxy checks the address of a proxy. Errors do not show it: it may contain a password.
 func (d *decoder) proxy(path string, p *promconfig.ProxyConfig) {
 	for name := range p.ProxyConnectHeader {
 		d.token(join(path, "proxy_connect_header"), name)
@@ -150,8 +151,8 @@ type httpFiles struct {
 	contents []byte
 }
 
-// contentsOf makes the path of a file absolute and returns what it holds; "": there is none, or it
-// was reported.
+// contentsOf makes the path of a file absolute and returns its contents; "": there is no file, or
+// an error was reported.
 func (f *httpFiles) contentsOf(at string, file *string, secret bool) (text, shown string) {
 	text, shown, ok := f.read(at, file, maxSecretFile, secret)
 	if ok && strings.TrimSpace(text) == "" {

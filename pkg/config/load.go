@@ -18,7 +18,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Files larger than these are not what they are said to be.
+// A file larger than its limit is not the kind of file it should be.
 const (
 	maxConfigFile = 4 * mib
 	maxCAFile     = 4 * mib
@@ -35,7 +35,7 @@ func Load(path string) (*Config, error) {
 	return parse(path, data, mode)
 }
 
-// parse is Load for a file that has been read. Its mode tells who else can read the secrets in it.
+// parse is Load for a file that has been read. Its mode shows who else can read the secrets in it.
 func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	d := newDecoder(path, mode)
 	c := &Config{File: path}
@@ -43,7 +43,7 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	if root := d.document(data); root != nil {
 		d.decode(root, "", reflect.ValueOf(c).Elem())
 	}
-	if len(d.errs) == 0 || d.nodes > 0 { // nothing more is said about a file that is no YAML
+	if len(d.errs) == 0 || d.nodes > 0 { // no further errors for a file that is no YAML
 		d.validate(c)
 	}
 	if len(d.errs) > 0 {
@@ -83,7 +83,7 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 // syntaxErrors are errors of the YAML library. Its texts hold nothing of the file but the name of
 // an anchor, which may be a password without its quotes: that text is replaced as a whole.
 var syntaxErrors = map[string]struct {
-	// do says what to do about it, where people make the mistake often.
+	// do is what to do about it, for mistakes that people make often.
 	do string
 	// fromZero: the library counts its line from 0, as it does in errors of its parser, but not
 	// in those of its scanner.
@@ -178,7 +178,7 @@ func tabLine(data []byte, from int) int {
 	return from
 }
 
-// lineWith returns the first line that holds text.
+// lineWith returns the first line that contains text.
 func lineWith(data []byte, text string) int {
 	return 1 + bytes.Count(data[:max(bytes.Index(data, []byte(text)), 0)], []byte("\n"))
 }

@@ -117,7 +117,8 @@ type NamePart struct {
 	Field string // of the Field constants
 }
 
-// SplitName takes the name of a subject or topic apart at its placeholders, such as {hmc}.
+// SplitName splits the name of a subject or topic at its placeholders, such as {hmc}. The error
+// says what is wrong with the name.
 func SplitName(name string) ([]NamePart, error) {
 	fields := []string{FieldHMC, FieldType, FieldCPC, FieldClass, FieldName, FieldSeverity}
 	var parts []NamePart
@@ -162,7 +163,7 @@ func named(name string) (string, error) {
 	return b.String(), err
 }
 
-// checkSubject says what is wrong with a subject; "": nothing.
+// checkSubject returns what is wrong with a subject; "": nothing.
 func checkSubject(subject string) string {
 	name, err := named(subject)
 	switch {
@@ -185,7 +186,7 @@ func checkSubject(subject string) string {
 // maxTopic is the longest name of a Kafka topic.
 const maxTopic = 249
 
-// checkTopic says what is wrong with the name of a Kafka topic; "": nothing.
+// checkTopic returns what is wrong with the name of a Kafka topic; "": nothing.
 func checkTopic(topic string) string {
 	name, err := named(topic)
 	switch {
@@ -207,7 +208,7 @@ func (n *NATS) check(d *decoder, path string, _ *Sink) {
 	at := under(path)
 	local, encrypted := true, n.TLS != nil
 	d.servers(at("servers"), n.Servers, "nats://nats.example.com:4222", checkServer, func(server string) {
-		if u, err := url.Parse(server); err == nil { // checkServer says so
+		if u, err := url.Parse(server); err == nil { // always: checkServer has parsed it
 			local = local && isLoopback(u.Hostname())
 			if u.Scheme == "tls" && n.TLS == nil {
 				n.TLS, encrypted = &TLS{}, true
@@ -275,8 +276,8 @@ func (d *decoder) natsLogon(path string, n *NATS) {
 	}
 }
 
-// keyFile makes the path of a file with keys absolute and returns what it holds, which must have a
-// certain text in it.
+// keyFile makes the path of a file with keys absolute and returns its contents, which must include
+// a certain text.
 func (d *decoder) keyFile(path string, file *string, holds, what string) string {
 	text, shown, ok := d.read(path, file, maxSecretFile, true)
 	if ok && !strings.Contains(text, holds) {
@@ -285,8 +286,8 @@ func (d *decoder) keyFile(path string, file *string, holds, what string) string 
 	return text
 }
 
-// checkServer says what is wrong with the URL of a NATS server; "": nothing. It shows nothing that
-// may be secret.
+// checkServer returns what is wrong with the URL of a NATS server; "": nothing. It shows nothing
+// that may be secret.
 func checkServer(server string) string {
 	u, err := url.Parse(server)
 	if err != nil {
@@ -328,7 +329,7 @@ func (k *Kafka) check(d *decoder, path string, _ *Sink) {
 	}
 }
 
-// checkBroker says what is wrong with the address of a broker; "": nothing.
+// checkBroker returns what is wrong with the address of a broker; "": nothing.
 func checkBroker(broker string) string {
 	// not shown: it may hold a password
 	if strings.Contains(broker, "://") || strings.Contains(broker, "@") {

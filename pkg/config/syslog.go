@@ -67,7 +67,7 @@ const (
 	minSyslogSize = kib
 	maxSyslogSize = 64 * mib
 
-	// defaultSyslogSize is below what rsyslog takes, unless told otherwise, of one message:
+	// defaultSyslogSize is below what rsyslog accepts of one message by default:
 	// 8096 bytes. Of a longer one it makes several, of which those after the first begin with
 	// whatever stands there.
 	defaultSyslogSize = 8000
@@ -92,9 +92,9 @@ type SyslogTLS struct {
 	// of the client, PEM, absolute
 	KeyFile string `yaml:"key_file"`
 
-	// what CAFile and CertFile held when they were loaded
+	// the contents of CAFile and CertFile when they were loaded
 	ca, cert string
-	// what KeyFile held
+	// the contents of KeyFile
 	key Secret
 }
 
@@ -238,6 +238,6 @@ func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// Explain says what is wrong where a connection failed over TLS, and which setting to change; "":
-// it did not.
+// Explain returns what is wrong where a connection failed over TLS, and which setting to change;
+// "": it did not.
 func (t SyslogTLS) Explain(err error) string { return t.server().Explain(err) }

@@ -21,7 +21,7 @@ func (t TLS) ClientConfig() (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         t.ServerName,
-		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // G402: the operator asked for it by this name, and is warned
+		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // G402: asked for by this name, with a warning
 	}
 	if t.CAFile == "" {
 		return cfg, nil
@@ -108,7 +108,7 @@ func (t TLS) Explain(err error) string {
 	return ""
 }
 
-// leafOf returns the certificate the server showed for itself; nil: the error does not hold it.
+// leafOf returns the certificate the server showed for itself; nil: it is not in the error.
 func leafOf(err error) *x509.Certificate {
 	var verification *tls.CertificateVerificationError
 	if errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {

@@ -160,7 +160,7 @@ func (d *decoder) hosts(path string, hosts []string) {
 	}
 }
 
-// checkHost says what is wrong with a host; "": nothing.
+// checkHost returns what is wrong with a host; "": nothing.
 func checkHost(host string) string {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return ""
@@ -468,7 +468,7 @@ func (d *decoder) signingKey(path string, s Secret) {
 	}
 }
 
-// checkURL says what is wrong with the address of a webhook; "": nothing. It never shows the
+// checkURL returns what is wrong with the address of a webhook; "": nothing. It never shows the
 // address.
 func checkURL(address URL) string {
 	u, err := url.Parse(address.Expose())
@@ -649,7 +649,7 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 	}
 }
 
-// read makes the path of a file absolute and reads it. It returns what the file holds, and its name
+// read makes the path of a file absolute and reads it. It returns its contents, and its name
 // for errors. ok is false where there is none, or where it cannot be read, which is reported. It
 // warns of a secret that everybody can read.
 func (d *decoder) read(path string, file *string, limit int64, secret bool) (text, shown string, ok bool) {
@@ -676,7 +676,7 @@ func (d *decoder) line(path, text string) {
 	d.check(path, checkLine(text))
 }
 
-// checkLine says what keeps a text out of a header; "": nothing.
+// checkLine returns why a text cannot be in a header; "": it can.
 func checkLine(text string) string {
 	switch {
 	case !utf8.ValidString(text):
@@ -729,7 +729,7 @@ func (d *decoder) warnExpired(path, file string, c *x509.Certificate) {
 // keyPair checks a certificate, which is in a file, with its key.
 func (d *decoder) keyPair(path, file, cert, key string) bool {
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
-	if err != nil { // says what is wrong, and shows nothing of either
+	if err != nil { // it shows nothing of the certificate and the key
 		d.errorf(path, "cannot be used with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
 		return false
 	}

@@ -23,13 +23,13 @@ func (r *run) instrumentation() template.FuncMap {
 	return template.FuncMap{
 		stepFunction: func(n int) (string, error) { return "", r.spend(n) },
 		textFunction: func(line int, v any) string {
-			r.marks = append(r.marks, mark{r.out.Len(), line})
+			r.origins = append(r.origins, origin{r.out.Len(), line})
 			return text(v)
 		},
 	}
 }
 
-// spend takes n steps from what is left.
+// spend subtracts n steps from those that are left.
 func (r *run) spend(n int) error {
 	if r.left -= n; r.left < 0 {
 		return errSteps

@@ -34,7 +34,7 @@ const (
 // name is that of the template itself, in errors of package template.
 const name = "template"
 
-// Options say what a template is for.
+// Options are what a template is for.
 type Options struct {
 	// its data is a Batch, not an Event
 	Batch bool
@@ -42,7 +42,7 @@ type Options struct {
 	ContentType string
 }
 
-// Error says what is wrong with a template, or with what it makes of an event.
+// Error is what is wrong with a template, or with what it makes of an event.
 type Error struct {
 	Line int    // of the template, counted from 1; 0: not known
 	Msg  string // quotes the template only within {{ }}, and nothing of an event
@@ -141,8 +141,8 @@ func (t *Template) Execute(records []event.Record) ([]byte, error) {
 	defer t.idle.Put(r)
 	if err := r.template.Execute(r, data); err != nil {
 		err := explain(err)
-		if n := len(r.marks); err.Line == 0 && n > 0 {
-			err.Line = r.marks[n-1].line
+		if n := len(r.origins); err.Line == 0 && n > 0 {
+			err.Line = r.origins[n-1].line
 		}
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (t *Template) run() (*run, error) {
 	}
 	r.left = maxSteps
 	r.out.Reset()
-	r.marks = r.marks[:0]
+	r.origins = r.origins[:0]
 	return r, nil
 }
 
@@ -176,18 +176,18 @@ type run struct {
 	template *template.Template
 	left     int // steps
 	out      bytes.Buffer
-	marks    []mark
+	origins  []origin
 }
 
-// mark says which line of the template the output from a place on comes from.
-type mark struct{ offset, line int }
+// origin is the line of the template that the output from an offset on comes from.
+type origin struct{ offset, line int }
 
 var (
 	errOutput = fmt.Errorf("the output is larger than %d MiB", MaxOutput>>20)
 	errSteps  = errors.New("it does too much: what it loops over is too long")
 )
 
-// Write takes output up to its limit.
+// Write accepts output up to its limit.
 func (r *run) Write(p []byte) (int, error) {
 	if r.out.Len()+len(p) > MaxOutput {
 		return 0, errOutput
@@ -195,7 +195,7 @@ func (r *run) Write(p []byte) (int, error) {
 	return r.out.Write(p)
 }
 
-// checkJSON says where the output is not valid JSON.
+// checkJSON fails, with the line of the template, where the output is not valid JSON.
 func (r *run) checkJSON() error {
 	out := r.out.Bytes()
 	if json.Valid(out) {
@@ -209,8 +209,8 @@ func (r *run) checkJSON() error {
 	}
 	// The last value before the place: it, or the text behind it, is what is wrong.
 	line := 0
-	if i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].offset > offset }); i > 0 {
-		line = r.marks[i-1].line
+	if i := sort.Search(len(r.origins), func(i int) bool { return r.origins[i].offset > offset }); i > 0 {
+		line = r.origins[i-1].line
 	}
 	return &Error{Line: line, Msg: fmt.Sprintf(
 		"the output is not valid JSON there or in what follows (%v): "+
@@ -227,7 +227,7 @@ var (
 	noIndex = regexp.MustCompile(`^index of untyped nil$|^error calling index: .*$`)
 )
 
-// explain takes apart an error of package template.
+// explain turns an error of package template into one for people.
 func explain(err error) *Error {
 	for _, limit := range []error{errOutput, errSteps} {
 		if errors.Is(err, limit) {

@@ -32,7 +32,7 @@ const (
 	// deadLettersPage and maxDeadLettersPage bound one answer.
 	deadLettersPage    = 1000
 	maxDeadLettersPage = 10000
-	// stepTimeout is how long a client may take to read what a replay tells.
+	// stepTimeout is how long a client may take to read one step of a replay or test.
 	stepTimeout = 30 * time.Second
 )
 
@@ -117,7 +117,7 @@ func parseQuery(raw string, may ...string) (q query, err error) {
 	return q, nil
 }
 
-// explicit fails where nothing was said to select all dead letters.
+// explicit fails where the parameters would select all dead letters without all=true.
 func (q query) explicit() error {
 	if f := q.filter; f.Sink == "" && len(f.IDs) == 0 && f.Since.IsZero() && !q.all {
 		return errors.New("name a sink, an id or since, or say all=true")

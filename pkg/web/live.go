@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// HeartBeat is how often a quiet stream of live events tells that it is there.
+	// HeartBeat is how often a stream of live events without events sends a sign of life.
 	HeartBeat = 15 * time.Second
 	// liveWriteTimeout is how long a client may take to read what is written at once.
 	liveWriteTimeout = 30 * time.Second

@@ -96,7 +96,7 @@ type wrong struct {
 	status.Trouble
 }
 
-// Headline says in one line how things are.
+// Headline is the state of everything in one line.
 func (p *page) Headline() string {
 	n := map[string]int{}
 	for _, w := range p.Wrong {
@@ -129,7 +129,7 @@ func (p *page) Level() string {
 	return "ok"
 }
 
-// Summary says how things are in numbers.
+// Summary is the state in numbers.
 func (p *page) Summary() string {
 	connected, accepting := 0, 0
 	for i := range p.HMCs {
@@ -243,7 +243,7 @@ func (v *estateView) link(q url.Values, status string) string {
 	return "?" + q.Encode() + "#estate"
 }
 
-// fits says whether all words are part of what the table shows of a unit.
+// fits reports whether all words are part of what the table shows of a unit.
 func fits(u *status.Unit, words []string) bool {
 	if len(words) == 0 {
 		return true
@@ -276,8 +276,8 @@ func className(class string) string {
 
 func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	p := h.page(r.URL.Query())
-	// Made whole before the first byte goes out: a client that reads slowly holds up nothing
-	// but its own connection.
+	// Complete before the first byte is sent: a client that reads slowly delays nothing but its
+	// own connection.
 	var out bytes.Buffer
 	if err := h.template.Execute(&out, p); err != nil {
 		h.Logger.Error("the page could not be made", zap.Error(err))
@@ -344,7 +344,7 @@ func (h handler) page(q url.Values) *page {
 // pending is the severity of what is expected to pass by itself.
 const pending = "pending"
 
-// part is a part of the daemon: wrong says which, without a trouble.
+// part is a part of the daemon with its troubles; wrong names it, and has no trouble yet.
 type part struct {
 	wrong
 	troubles []status.Trouble
@@ -433,7 +433,7 @@ func newMoment(now, t time.Time) moment {
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
 
-// ago says how long ago a time was.
+// ago is how long ago a time was.
 func ago(now, t time.Time) string {
 	if d := now.Sub(t); d >= time.Second {
 		return short(d) + " ago"
@@ -441,10 +441,10 @@ func ago(now, t time.Time) string {
 	return "just now"
 }
 
-// lasted says how long something lasted, or lasts, that began at t.
+// lasted is how long something lasted, or lasts, that began at t.
 func lasted(until, t time.Time) string { return short(until.Sub(t)) }
 
-// short is a duration as people say it, in at most two units.
+// short is a duration for people, in at most two units.
 func short(d time.Duration) string {
 	d = max(0, d)
 	if d > 0 {

@@ -21,14 +21,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// Build says which program is running.
+// Build is the version of the program that runs.
 type Build struct {
 	Version   string `json:"version"`
 	Revision  string `json:"revision"`
 	GoVersion string `json:"goversion"`
 }
 
-// ConfigStatus says what became of the last reading of the configuration file.
+// ConfigStatus is the result of the last reading of the configuration file.
 type ConfigStatus struct {
 	File                 string    `json:"file"`
 	LastReloadSuccessful bool      `json:"last_reload_successful"`
@@ -191,8 +191,8 @@ func codeOf(err error) int {
 }
 
 // sameOrigin refuses requests that change something and that a browser makes for a page of another
-// site: it tells by Sec-Fetch-Site or else by Origin, which a page cannot forge. Programs that are
-// no browsers send neither.
+// site. Sec-Fetch-Site or else Origin shows that, which a page cannot forge. Programs that are no
+// browsers send neither.
 func (h handler) sameOrigin(next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(h.failing(func(http.ResponseWriter, *http.Request) error { return errOtherSite }))
