@@ -56,32 +56,74 @@ func (b Batch) MarshalJSON() ([]byte, error) {
 // newEvent reads the record.
 func newEvent(r event.Record) (*Event, error) {
 	e := &Event{whole: r.JSON}
-	texts := map[string]*string{
-		"id": &e.ID, "hmc": &e.HMC, "type": &e.Type, "time": &e.Time, "received": &e.Received,
-		"topic": &e.Topic, "topic_type": &e.TopicType, "origin": &e.Origin,
-		"summary": &e.Summary, "severity": &e.Severity, "body_text": &e.BodyText,
-	}
-	others := map[string]any{
-		"session_sequence_nr": &e.SessionSequenceNr, "global_sequence_nr": &e.GlobalSequenceNr, "resource": &e.Resource,
-		"repeat": &e.Repeat, "seen_by": &e.SeenBy, "headers": &e.Headers, "body": &e.Body,
-	}
 	for key, value := range event.Members(r.JSON) {
-		if text := texts[string(key)]; text != nil {
-			*text = event.String(value)
-			continue
+		var err error
+		switch to := e.member(string(key)).(type) {
+		case nil:
+		case *string:
+			*to = event.String(value)
+		case *json.Number:
+			*to = json.Number(value)
+		case *bool:
+			*to = event.True(value)
+		case *map[string]any:
+			if bytes.HasPrefix(value, []byte("{")) {
+				d := json.NewDecoder(bytes.NewReader(value))
+				d.UseNumber()
+				err = d.Decode(to)
+				numbers(*to)
+			}
+		default:
+			err = json.Unmarshal(value, to)
 		}
-		to := others[string(key)]
-		if to == nil || to == &e.Body && !bytes.HasPrefix(value, []byte("{")) {
-			continue
-		}
-		d := json.NewDecoder(bytes.NewReader(value))
-		d.UseNumber()
-		if err := d.Decode(to); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
-	numbers(e.Body)
 	return e, nil
+}
+
+// member returns where a member of the JSON form belongs; nil: nowhere.
+func (e *Event) member(name string) any {
+	switch name {
+	case "id":
+		return &e.ID
+	case "hmc":
+		return &e.HMC
+	case "type":
+		return &e.Type
+	case "time":
+		return &e.Time
+	case "received":
+		return &e.Received
+	case "topic":
+		return &e.Topic
+	case "topic_type":
+		return &e.TopicType
+	case "session_sequence_nr":
+		return &e.SessionSequenceNr
+	case "global_sequence_nr":
+		return &e.GlobalSequenceNr
+	case "origin":
+		return &e.Origin
+	case "resource":
+		return &e.Resource
+	case "summary":
+		return &e.Summary
+	case "severity":
+		return &e.Severity
+	case "repeat":
+		return &e.Repeat
+	case "seen_by":
+		return &e.SeenBy
+	case "headers":
+		return &e.Headers
+	case "body":
+		return &e.Body
+	case "body_text":
+		return &e.BodyText
+	}
+	return nil
 }
 
 // numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare
