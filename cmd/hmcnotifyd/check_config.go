@@ -19,13 +19,16 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
-func checkConfigCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("check-config", "Check a configuration file and print every problem, one per line.")
+func checkConfigCommand(app *kingpin.Application, e *environment) {
+	c := e.command(app, "check-config", "Check a configuration file and print every problem, one per line.",
+		e.checkConfig)
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
-	c.Flag("online", "Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
-	c.Flag("event", "Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; - for standard input.").
-		PlaceHolder("FILE").StringVar(&e.checkEvent)
-	return c.FullCommand()
+	c.Flag("online",
+		"Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, "+
+			"connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
+	c.Flag("event",
+		"Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
+			"- for standard input.").PlaceHolder("FILE").StringVar(&e.checkEvent)
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {
@@ -39,7 +42,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 	fmt.Fprintf(e.stdout, "%s is valid: %d %s, %d %s\n", e.configFile,
 		len(cfg.HMCs), plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), plural(len(cfg.Sinks), "sink"))
 	if e.checkEvent != "" {
-		if err := e.sayRoutes(cfg); err != nil {
+		if err := e.printRoutes(cfg); err != nil {
 			return err
 		}
 	}
@@ -49,11 +52,13 @@ func (e *environment) checkConfig(ctx context.Context) error {
 	return nil
 }
 
-// checkOnlineOf tries the configuration, and tells a terminal meanwhile what it waits for.
+// checkOnlineOf tries the configuration. A terminal shows meanwhile what it waits for.
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
-	err := watch.Check(ctx, watch.CheckOptions{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
+	err := watch.Check(ctx, watch.CheckOptions{
+		Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set,
+	})
 	line.stop()
 	switch {
 	case ctx.Err() != nil:
@@ -98,8 +103,8 @@ func (l *stepList) String() string {
 // maxEventFile bounds the file of an event: a notification's body has 64 MiB at most.
 const maxEventFile = 128 << 20
 
-// sayRoutes says which sinks an event goes to.
-func (e *environment) sayRoutes(cfg *config.Config) error {
+// printRoutes prints which sinks an event goes to, and why.
+func (e *environment) printRoutes(cfg *config.Config) error {
 	in, name := io.Reader(os.Stdin), "standard input"
 	if e.checkEvent != "-" {
 		f, err := os.Open(e.checkEvent)

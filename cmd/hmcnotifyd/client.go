@@ -31,7 +31,7 @@ const (
 	maxErrorAnswer = 64 << 10
 )
 
-// clientFlags say how a running daemon is reached.
+// clientFlags are how a running daemon is reached.
 type clientFlags struct {
 	url             string
 	caFile          string
@@ -60,9 +60,11 @@ func (f *clientFlags) validate() error {
 	u, err := url.Parse(f.url)
 	switch {
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
-		return errors.New("--url must be as http://localhost:10291") // err would quote it, with a password that may be in it
+		// err would quote it, with a password that may be in it
+		return errors.New("--url must be as http://localhost:10291")
 	case u.User != nil:
-		return errors.New("--url must not hold a userid and a password: other users see command lines; put them into --credentials-file")
+		return errors.New("--url must not hold a userid and a password: other users see command lines; " +
+			"put them into --credentials-file")
 	case u.RawQuery != "" || u.Fragment != "":
 		return errors.New("--url must be an address without query and fragment")
 	case f.credentialsFile != "" && u.Scheme == "http" && !loopback(u.Hostname()):
@@ -81,7 +83,7 @@ type client struct {
 	base             *url.URL
 	http             *http.Client
 	userid, password string
-	terminal         io.Writer // is told what is waited for, if it is one; nil: nobody is
+	terminal         io.Writer // shows what is waited for, if it is one; nil: nothing does
 }
 
 func newClient(f clientFlags) (*client, error) {
@@ -123,11 +125,28 @@ func newClient(f clientFlags) (*client, error) {
 	return c, nil
 }
 
+// withClient does what a command does with the daemon that its flags name.
+func (e *environment) withClient(command string, f clientFlags, do func(*client) error) error {
+	c, err := newClient(f)
+	if err == nil {
+		c.terminal = e.stderr
+		defer c.close()
+		err = do(c)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return nil
+}
+
 // close ends connections that are kept.
 func (c *client) close() { c.http.CloseIdleConnections() }
 
+// temporaryError is a failure that may pass.
+type temporaryError struct{ error }
+
 // do makes a request and returns the answer if it is a success.
-func (c *client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+func (c *client) do(ctx context.Context, method, path string, query url.Values, accept string) (*http.Response, error) {
 	u := *c.base
 	u.Path += path
 	u.RawQuery = query.Encode()
@@ -136,6 +155,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "hmcnotifyd/"+version)
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
 	if c.userid != "" || c.password != "" {
 		req.SetBasicAuth(c.userid, c.password)
 	}
@@ -143,7 +165,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 	resp, err := c.http.Do(req)
 	answered()
 	if err != nil {
-		return nil, c.noAnswer(ctx, err)
+		return nil, &temporaryError{c.noAnswer(ctx, err)}
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
@@ -151,12 +173,16 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorAnswer))
 	if err != nil {
-		return nil, c.noAnswer(ctx, err)
+		return nil, &temporaryError{c.noAnswer(ctx, err)}
 	}
-	return nil, c.refused(resp.StatusCode, body)
+	err = c.refused(resp.StatusCode, body)
+	if resp.StatusCode/100 == 5 || resp.StatusCode == http.StatusTooManyRequests {
+		err = &temporaryError{err}
+	}
+	return nil, err
 }
 
-// noAnswer says in one line why the daemon did not answer.
+// noAnswer is the error of a daemon that did not answer, in one line.
 func (c *client) noAnswer(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
@@ -167,7 +193,7 @@ func (c *client) noAnswer(ctx context.Context, err error) error {
 	return fmt.Errorf("no answer from a daemon at %s: %w (--url names another address)", c.base, err)
 }
 
-// refused says what an answer that is not a success means.
+// refused is the error for an answer that is not a success.
 func (c *client) refused(status int, body []byte) error {
 	var answer web.Error
 	switch {
@@ -184,7 +210,7 @@ func (c *client) refused(status int, body []byte) error {
 
 // get reads a JSON answer into v.
 func (c *client) get(ctx context.Context, method, path string, query url.Values, v any) error {
-	resp, err := c.do(ctx, method, path, query)
+	resp, err := c.do(ctx, method, path, query, "")
 	if err != nil {
 		return err
 	}

@@ -32,75 +32,85 @@ type deadLetterFlags struct {
 	sink    string
 	ids     []string
 	since   string
+	from    time.Time // the time that since stands for; zero: none
 	json    bool
 	all     bool
 	to      string
 	waiting bool
 }
 
-// deadLettersCommand adds the command and returns what its parts are called and do.
-func deadLettersCommand(app *kingpin.Application, e *environment) map[string]func(context.Context) error {
-	c := app.Command("dead-letters", "Look at what a sink of the running daemon refused for good, send it again, or delete it.")
+func deadLettersCommand(app *kingpin.Application, e *environment) {
+	c := app.Command("dead-letters",
+		"Look at what a sink of the running daemon refused for good, send it again, or delete it.")
 	f := &e.letters
 	clientFlagsOf(c, &f.client)
 	c.Flag("sink", "Only letters of this sink.").StringVar(&f.sink)
 	c.Flag("id", "Only the letter with this id, or of the event with this id; may be repeated.").StringsVar(&f.ids)
-	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").StringVar(&f.since)
-	part := func(name, help string, run func(context.Context) error, more func(*kingpin.CmdClause), validate func() error) (string, func(context.Context) error) {
-		p := c.Command(name, help)
-		more(p)
-		p.Validate(func(*kingpin.CmdClause) error { return firstError(f.validate(), validate()) })
-		return p.FullCommand(), run
+	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").
+		StringVar(&f.since)
+
+	list := e.command(c, "list", "List dead letters, oldest first.", e.listDeadLetters, f.validate)
+	show := e.command(c, "show", "Show dead letters as a whole, with the event.",
+		e.showDeadLetters, f.validate, f.selects)
+	replay := e.command(c, "replay",
+		"Send dead letters to their sink again, one after the other, and delete those that it accepts.",
+		e.replayDeadLetters, f.validate, f.selectsOrAll)
+	purge := e.command(c, "purge",
+		"Delete dead letters, or with --waiting the events that wait for a sink that is not configured any more.",
+		e.purgeDeadLetters, f.validate, f.waitsAlone, f.selectsOrAll)
+	for _, p := range []*kingpin.CmdClause{list, show} {
+		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
 	}
-	commands := map[string]func(context.Context) error{}
-	add := func(name string, run func(context.Context) error) { commands[name] = run }
-	add(part("list", "List dead letters, oldest first.", e.listDeadLetters, func(p *kingpin.CmdClause) {
-		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
-	}, func() error { return nil }))
-	add(part("show", "Show dead letters as a whole, with the event.", e.showDeadLetters, func(p *kingpin.CmdClause) {
-		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
-	}, func() error { return f.selects("") }))
-	add(part("replay", "Send dead letters to their sink again, one after the other, and delete those that it accepts.", e.replayDeadLetters, func(p *kingpin.CmdClause) {
+	for _, p := range []*kingpin.CmdClause{replay, purge} {
 		p.Flag("all", "All dead letters of all sinks.").BoolVar(&f.all)
-		p.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").PlaceHolder("SINK").StringVar(&f.to)
-	}, func() error { return f.selects(" or --all") }))
-	add(part("purge", "Delete dead letters, or with --waiting the events that wait for a sink that is not configured any more.", e.purgeDeadLetters, func(p *kingpin.CmdClause) {
-		p.Flag("all", "All dead letters of all sinks.").BoolVar(&f.all)
-		p.Flag("waiting", "Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").BoolVar(&f.waiting)
-	}, func() error {
-		if f.waiting && (f.sink == "" || len(f.ids) > 0 || f.since != "" || f.all) {
-			return errors.New("--waiting goes with --sink and nothing else")
-		}
-		return f.selects(" or --all")
-	}))
-	return commands
+	}
+	replay.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").
+		PlaceHolder("SINK").StringVar(&f.to)
+	purge.Flag("waiting",
+		"Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").
+		BoolVar(&f.waiting)
 }
 
-func (f *deadLetterFlags) validate() error {
+func (f *deadLetterFlags) validate() (err error) {
 	if f.since != "" {
-		if _, err := web.ParseSince(f.since, time.Now()); err != nil {
+		// Now, so that all pages mean the same.
+		if f.from, err = web.ParseSince(f.since, time.Now()); err != nil {
 			return fmt.Errorf("--since: %w", err)
 		}
 	}
 	if slices.Contains(f.ids, "") {
 		return errors.New("--id must not be empty")
 	}
-	if f.all && (f.sink != "" || len(f.ids) > 0 || f.since != "") {
+	if f.all && (f.sink != "" || f.selective()) {
 		return errors.New("--all goes with no --sink, --id or --since")
 	}
 	return f.client.validate()
 }
 
-// selects fails where nothing says which letters are meant.
-func (f *deadLetterFlags) selects(or string) error {
-	if f.sink == "" && len(f.ids) == 0 && f.since == "" && !f.all {
-		return errors.New("say which dead letters are meant: --sink, --id, --since" + or)
+// selective reports whether the flags leave out letters of a sink.
+func (f *deadLetterFlags) selective() bool { return len(f.ids) > 0 || f.since != "" }
+
+// selects fails where no flag selects letters.
+func (f *deadLetterFlags) selects() error { return f.selectsBy("--sink, --id, --since") }
+
+func (f *deadLetterFlags) selectsOrAll() error { return f.selectsBy("--sink, --id, --since or --all") }
+
+func (f *deadLetterFlags) selectsBy(flags string) error {
+	if f.sink == "" && !f.selective() && !f.all {
+		return errors.New("say which dead letters are meant: " + flags)
 	}
 	return nil
 }
 
-// query is the filter as the API has it. A duration becomes a time, so that all pages mean the same.
-func (f *deadLetterFlags) query(now time.Time) (url.Values, error) {
+func (f *deadLetterFlags) waitsAlone() error {
+	if f.waiting && (f.sink == "" || f.selective() || f.all) {
+		return errors.New("--waiting goes with --sink and nothing else")
+	}
+	return nil
+}
+
+// query is the filter as the API has it.
+func (f *deadLetterFlags) query() url.Values {
 	q := url.Values{}
 	if f.sink != "" {
 		q.Set("sink", f.sink)
@@ -109,99 +119,80 @@ func (f *deadLetterFlags) query(now time.Time) (url.Values, error) {
 		q.Add("id", id)
 	}
 	if f.since != "" {
-		t, err := web.ParseSince(f.since, now)
-		if err != nil {
-			return nil, fmt.Errorf("--since: %w", err)
-		}
-		q.Set("since", t.UTC().Format(time.RFC3339Nano))
+		q.Set("since", f.from.UTC().Format(time.RFC3339Nano))
 	}
 	if f.all {
 		q.Set("all", "true")
 	}
-	return q, nil
+	return q
 }
 
-// found notes which of the ids that were asked for there are.
+// found fails if one of the ids that were asked for is not among ids.
 func (f *deadLetterFlags) found(ids map[string]bool) error {
-	var missing []string
-	for _, id := range f.ids {
-		if !ids[id] {
-			missing = append(missing, id)
-		}
-	}
+	missing := slices.DeleteFunc(slices.Clone(f.ids), func(id string) bool { return ids[id] })
 	if len(missing) > 0 {
 		return fmt.Errorf("there is no such dead letter: %s", strings.Join(missing, ", "))
 	}
 	return nil
 }
 
-// eachDeadLetter fetches the letters that were asked for, page by page.
-func (e *environment) eachDeadLetter(ctx context.Context, c *client, page func([]deliver.DeadLetter) error) error {
-	q, err := e.letters.query(time.Now())
-	if err != nil {
-		return err
-	}
-	ids := map[string]bool{}
-	for {
-		var list web.DeadLetterList
-		if err := c.get(ctx, http.MethodGet, deadLettersPath, q, &list); err != nil {
-			return err
-		}
-		for i := range list.DeadLetters {
-			ids[list.DeadLetters[i].ID], ids[list.DeadLetters[i].EventID] = true, true
-		}
-		if err := page(list.DeadLetters); err != nil {
-			return err
-		}
-		if list.Next == "" {
-			return e.letters.found(ids)
-		}
-		q.Set("after", list.Next)
-	}
-}
-
-// withClient runs a part of the command with a client for the daemon.
-func (e *environment) withClient(what string, run func(*client) error) error {
-	c, err := newClient(e.letters.client)
-	if err == nil {
-		c.terminal = e.stderr
-		defer c.close()
-		err = run(c)
-	}
-	if err != nil {
-		return fmt.Errorf("dead-letters %s: %w", what, err)
-	}
-	return nil
-}
-
-func (e *environment) listDeadLetters(ctx context.Context) error {
-	return e.withClient("list", func(c *client) error {
-		width, n := terminalWidth(e.stdout), 0
-		err := e.eachDeadLetter(ctx, c, func(letters []deliver.DeadLetter) error {
-			var out bytes.Buffer
-			if e.letters.json {
-				enc := json.NewEncoder(&out)
-				enc.SetEscapeHTML(false)
-				for i := range letters {
-					if err := enc.Encode(&letters[i]); err != nil {
-						return err
-					}
-				}
-			} else {
-				writeTable(&out, letters, n == 0, width)
+// eachPage fetches the letters that were asked for, page by page.
+func (e *environment) eachPage(
+	ctx context.Context, command string, page func(*client, []deliver.DeadLetter) error,
+) error {
+	return e.withClient(command, e.letters.client, func(c *client) error {
+		q, ids := e.letters.query(), map[string]bool{}
+		for {
+			var list web.DeadLetterList
+			if err := c.get(ctx, http.MethodGet, deadLettersPath, q, &list); err != nil {
+				return err
 			}
-			n += len(letters)
-			_, err := e.stdout.Write(out.Bytes())
-			return err
-		})
-		if err == nil && n == 0 && !e.letters.json {
-			fmt.Fprintln(e.stderr, "no dead letters")
+			for i := range list.DeadLetters {
+				ids[list.DeadLetters[i].ID], ids[list.DeadLetters[i].EventID] = true, true
+			}
+			if err := page(c, list.DeadLetters); err != nil {
+				return err
+			}
+			if list.Next == "" {
+				return e.letters.found(ids)
+			}
+			q.Set("after", list.Next)
 		}
-		return err
 	})
 }
 
-// writeTable writes letters as a table. Where the width of the terminal is known the reason ends there.
+func (e *environment) listDeadLetters(ctx context.Context) error {
+	width, n := terminalWidth(e.stdout), 0
+	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []deliver.DeadLetter) error {
+		var out bytes.Buffer
+		if e.letters.json {
+			for i := range letters {
+				if err := writeJSON(&out, &letters[i]); err != nil {
+					return err
+				}
+			}
+		} else {
+			writeTable(&out, letters, n == 0, width)
+		}
+		n += len(letters)
+		_, err := e.stdout.Write(out.Bytes())
+		return err
+	})
+	if err == nil && n == 0 && !e.letters.json {
+		fmt.Fprintln(e.stderr, "no dead letters")
+	}
+	return err
+}
+
+// writeJSON writes v as JSON on one line.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// writeTable writes letters as a table. Where the width of the terminal is known the reason ends
+// there.
 func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width int) {
 	if len(letters) == 0 {
 		return
@@ -233,7 +224,8 @@ func statusText(status int) string {
 	return strconv.Itoa(status)
 }
 
-// oneLine returns s as one line that does nothing to a terminal, of at most limit characters; 0: of any length.
+// oneLine returns s as one line that does nothing to a terminal, of at most limit characters; 0: of
+// any length.
 func oneLine(s string, limit int) string {
 	line := []rune(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -248,36 +240,32 @@ func oneLine(s string, limit int) string {
 }
 
 func (e *environment) showDeadLetters(ctx context.Context) error {
-	return e.withClient("show", func(c *client) error {
-		n := 0
-		return e.eachDeadLetter(ctx, c, func(letters []deliver.DeadLetter) error {
-			for i := range letters {
-				var l deliver.DeadLetter
-				if err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l); err != nil {
-					return err
-				}
-				var out bytes.Buffer
-				if e.letters.json {
-					enc := json.NewEncoder(&out)
-					enc.SetEscapeHTML(false)
-					if err := enc.Encode(&l); err != nil {
-						return err
-					}
-				} else {
-					if n > 0 {
-						fmt.Fprintln(&out)
-					}
-					if err := writeLetter(&out, &l); err != nil {
-						return err
-					}
-				}
-				n++
-				if _, err := e.stdout.Write(out.Bytes()); err != nil {
-					return err
-				}
+	n := 0
+	return e.eachPage(ctx, "dead-letters show", func(c *client, letters []deliver.DeadLetter) error {
+		for i := range letters {
+			var l deliver.DeadLetter
+			err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l)
+			if err != nil {
+				return err
 			}
-			return nil
-		})
+			var out bytes.Buffer
+			if e.letters.json {
+				err = writeJSON(&out, &l)
+			} else {
+				if n > 0 {
+					fmt.Fprintln(&out)
+				}
+				err = writeLetter(&out, &l)
+			}
+			if err != nil {
+				return err
+			}
+			n++
+			if _, err := e.stdout.Write(out.Bytes()); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -304,24 +292,21 @@ func writeLetter(out *bytes.Buffer, l *deliver.DeadLetter) error {
 }
 
 func (e *environment) purgeDeadLetters(ctx context.Context) error {
-	return e.withClient("purge", func(c *client) error {
-		var purged web.Purged
+	return e.withClient("dead-letters purge", e.letters.client, func(c *client) error {
+		path, what, q := deadLettersPath, "dead letter", e.letters.query()
 		if e.letters.waiting {
-			err := c.get(ctx, http.MethodDelete, "/api/v1/removed-sinks/"+url.PathEscape(e.letters.sink), nil, &purged)
-			if err == nil {
-				fmt.Fprintf(e.stdout, "%d %s that waited for sink %s purged\n", purged.Purged, plural(int(purged.Purged), "event"), e.letters.sink)
-			}
+			path, what, q = "/api/v1/removed-sinks/"+url.PathEscape(e.letters.sink), "event", nil
+		}
+		var purged web.Purged
+		if err := c.get(ctx, http.MethodDelete, path, q, &purged); err != nil {
 			return err
 		}
-		q, err := e.letters.query(time.Now())
-		if err != nil {
-			return err
+		what = plural(int(purged.Purged), what)
+		if e.letters.waiting {
+			what += " that waited for sink " + e.letters.sink
 		}
-		if err := c.get(ctx, http.MethodDelete, deadLettersPath, q, &purged); err != nil {
-			return err
-		}
-		fmt.Fprintf(e.stdout, "%d dead %s purged\n", purged.Purged, plural(int(purged.Purged), "letter"))
-		if purged.Purged == 0 && len(e.letters.ids) > 0 {
+		fmt.Fprintf(e.stdout, "%d %s purged\n", purged.Purged, what)
+		if purged.Purged == 0 && !e.letters.waiting {
 			return e.letters.found(nil)
 		}
 		return nil
@@ -329,15 +314,12 @@ func (e *environment) purgeDeadLetters(ctx context.Context) error {
 }
 
 func (e *environment) replayDeadLetters(ctx context.Context) error {
-	return e.withClient("replay", func(c *client) error {
-		q, err := e.letters.query(time.Now())
-		if err != nil {
-			return err
-		}
+	return e.withClient("dead-letters replay", e.letters.client, func(c *client) error {
+		q := e.letters.query()
 		if e.letters.to != "" {
 			q.Set("to", e.letters.to)
 		}
-		resp, err := c.do(ctx, http.MethodPost, deadLettersPath+"/replay", q)
+		resp, err := c.do(ctx, http.MethodPost, deadLettersPath+"/replay", q, "")
 		if err != nil {
 			return err
 		}
@@ -347,13 +329,13 @@ func (e *environment) replayDeadLetters(ctx context.Context) error {
 	})
 }
 
-// replayReport tells a person what a replay does.
+// replayReport shows a person the progress of a replay.
 type replayReport struct {
 	out      io.Writer
 	progress progress
 	ids      map[string]bool
 	seen     deliver.ReplayCounts // so far, of all sinks
-	stopped  []error
+	stopped  []string
 }
 
 func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Decoder) error {
@@ -361,22 +343,24 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 		var s deliver.ReplayStep
 		if err := steps.Decode(&s); err != nil {
 			r.progress.clear()
-			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays", r.seen.Accepted, r.seen.Refused)
+			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays",
+				r.seen.Accepted, r.seen.Refused)
 			if ctx.Err() != nil {
 				return fmt.Errorf("interrupted after %s", counts)
 			}
-			return fmt.Errorf("the connection to the daemon was lost after %s, and the last accepted ones may be sent once more", counts)
+			return fmt.Errorf("the connection to the daemon was lost after %s, "+
+				"and the last accepted ones may be sent once more", counts)
 		}
 		if s.Outcome == deliver.ReplayDone {
 			r.progress.clear()
 			return r.done(e, s.Counts)
 		}
-		r.take(&s)
+		r.add(&s)
 	}
 }
 
-// take takes in one step.
-func (r *replayReport) take(s *deliver.ReplayStep) {
+// add adds one step to what is known, and shows what it means.
+func (r *replayReport) add(s *deliver.ReplayStep) {
 	note := ""
 	switch s.Outcome {
 	case deliver.ReplayBegins:
@@ -400,38 +384,36 @@ func (r *replayReport) take(s *deliver.ReplayStep) {
 		if s.To != "" {
 			to = " to sink " + s.To
 		}
-		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n", s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
+		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n",
+			s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
 		if s.Outcome == deliver.ReplayStopped {
-			r.stopped = append(r.stopped, fmt.Errorf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
+			r.stopped = append(r.stopped, fmt.Sprintf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
 		}
 	}
 	if s.ID != "" {
 		r.ids[s.ID], r.ids[s.EventID] = true, true
 	}
-	r.progress.show(note != "", fmt.Sprintf("%d of %d sent, %d refused again%s", r.seen.Accepted+r.seen.Refused, r.seen.Letters, r.seen.Refused, note))
+	r.progress.show(note != "", fmt.Sprintf("%d of %d sent, %d refused again%s",
+		r.seen.Accepted+r.seen.Refused, r.seen.Letters, r.seen.Refused, note))
 }
 
-// done says how it ended: well if all letters were accepted.
+// done reports how the replay ended: without an error if all letters were accepted.
 func (r *replayReport) done(e *environment, all *deliver.ReplayCounts) error {
 	if all.Letters == 0 && len(e.letters.ids) == 0 {
 		fmt.Fprintln(r.out, "no dead letters")
 		return nil
 	}
-	errs := r.stopped
-	if len(errs) == 0 {
+	texts := r.stopped
+	if len(texts) == 0 {
 		if err := e.letters.found(r.ids); err != nil {
-			errs = append(errs, err)
+			texts = append(texts, err.Error())
 		}
 	}
 	if all.Refused > 0 {
-		errs = append(errs, fmt.Errorf("%d %s refused again", all.Refused, plural(all.Refused, "letter")))
+		texts = append(texts, fmt.Sprintf("%d %s refused again", all.Refused, plural(all.Refused, "letter")))
 	}
-	if len(errs) == 0 {
-		return nil
+	if len(texts) > 0 {
+		return errors.New(strings.Join(texts, "; "))
 	}
-	texts := make([]string, len(errs))
-	for i, err := range errs {
-		texts[i] = err.Error()
-	}
-	return errors.New(strings.Join(texts, "; "))
+	return nil
 }

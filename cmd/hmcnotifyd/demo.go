@@ -21,16 +21,15 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
-func demoCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("demo", "Run a simulated HMC, the daemon and a webhook consumer together on loopback, and print what the consumer receives.")
-	c.Flag("duration", "End after this time; 0: until Ctrl-C.").Default("0s").DurationVar(&e.demoDuration)
-	c.Validate(func(*kingpin.CmdClause) error {
+func demoCommand(app *kingpin.Application, e *environment) {
+	c := e.command(app, "demo", "Run a simulated HMC, the daemon and a webhook consumer together on loopback, "+
+		"and print what the consumer receives.", e.demo, func() error {
 		if e.demoDuration < 0 {
 			return errors.New("--duration must not be negative")
 		}
 		return nil
 	})
-	return c.FullCommand()
+	c.Flag("duration", "End after this time; 0: until Ctrl-C.").Default("0s").DurationVar(&e.demoDuration)
 }
 
 // demo runs everything in one process. It fails if no event arrived.
@@ -73,13 +72,18 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; each line below is an event as the webhook consumer received it.\nStatus page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
+	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; "+
+		"each line below is an event as the webhook consumer received it.\n"+
+		"Status page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
 		d.addresses()[0], d.addresses()[0])
 	if err := errors.Join(d.run(ctx), consumer.close()); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "\n%s Sessions left on the HMC: %d.\n", consumer.summary(), sim.Sessions())
-	if consumer.count() == 0 && !consumer.leftAlone() {
+	n, types, alone := consumer.received()
+	fmt.Fprintf(e.stdout, "\nThe webhook consumer received %d %s of %d %s from the HMC. "+
+		"Sessions left on the HMC: %d.\n",
+		n, plural(n, "event"), types, plural(types, "type"), sim.Sessions())
+	if n == 0 && !alone {
 		return errors.New("demo: no event arrived")
 	}
 	return nil
@@ -101,23 +105,11 @@ func demoConfig(dir string, sim *hmcsim.HMC, consumer string) (*config.Config, e
 	if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(`hmcs:
-  - name: demo
-    hosts: ["127.0.0.1"]
-    rest_port: %d
-    stomp_port: %d
-    userid: %s
-    password: %s
-    tls: {ca_file: %s}
-    topics: [object, job, audit, security]
-    os_messages: [{cpc: ".*", partition: ".*"}]
-    hardware_messages: true
+	text := "hmcs:\n" + hmcConfig(sim, "demo", "ca_file: "+strconv.Quote(ca)) + `    hardware_messages: true
     rest_requests_per_minute: 600
 sinks:
   - name: consumer
-    webhook: {url: %s}
-`, sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword,
-		strconv.Quote(ca), strconv.Quote("http://"+consumer+"/hmc"))
+    webhook: {url: ` + strconv.Quote("http://"+consumer+"/hmc") + "}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -142,7 +134,9 @@ func startConsumer(out io.Writer, gone func()) (*consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &consumer{addr: l.Addr().String(), out: out, gone: gone, done: make(chan struct{}), types: make(map[string]int)}
+	c := &consumer{
+		addr: l.Addr().String(), out: out, gone: gone, done: make(chan struct{}), types: make(map[string]int),
+	}
 	c.server = &http.Server{Handler: http.HandlerFunc(c.receive), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(c.done)
@@ -159,10 +153,12 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ev.Origin != event.OriginBridge { // what the daemon says of itself is no proof that anything came from the HMC
+	// An event about the daemon itself does not show that anything came from the HMC.
+	if ev.Origin != event.OriginBridge {
 		c.types[ev.Type]++
 	}
-	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n", ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
+	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n",
+		ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
 	if err != nil {
 		c.alone = true
 		c.gone() // nobody looks any more, as after: hmcnotifyd demo | head
@@ -170,29 +166,15 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (c *consumer) count() int {
+// received returns how many events came, of how many types, and whether nobody looks at the output
+// any more.
+func (c *consumer) received() (events, types int, alone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := 0
-	for _, k := range c.types {
-		n += k
+	for _, n := range c.types {
+		events += n
 	}
-	return n
-}
-
-// leftAlone says whether nobody looks at the output any more.
-func (c *consumer) leftAlone() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.alone
-}
-
-func (c *consumer) summary() string {
-	c.mu.Lock()
-	types := len(c.types)
-	c.mu.Unlock()
-	n := c.count()
-	return fmt.Sprintf("The webhook consumer received %d %s of %d %s from the HMC.", n, plural(n, "event"), types, plural(types, "type"))
+	return events, len(c.types), c.alone
 }
 
 // close ends the consumer, after the requests that it is answering. It may be called again.

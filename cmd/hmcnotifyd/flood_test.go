@@ -15,7 +15,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
-// A daemon that is killed while a flood waits for its end loses nothing of it: the next one tells it whole.
+// A daemon that is killed while a flood waits for its end loses nothing of it: the next one tells
+// it whole.
 func TestFloodKilled(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 50})
 	dir := t.TempDir()

@@ -10,7 +10,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// Whatever is typed at the simulator's console is split into as many words as the command has, or refused in one line.
+// Whatever is typed at the simulator's console is split into as many words as the command has, or
+// refused in one line.
 func FuzzConsole(f *testing.F) {
 	for _, line := range []string{"stop PART1", `rename PART1 "my name"`, `say PART1 hello  there`, `rename "a`, "help", "  ", `status "" active x`, "restart 4 simulated-1"} {
 		f.Add(line)
@@ -35,7 +36,8 @@ func FuzzConsole(f *testing.F) {
 	})
 }
 
-// Whatever is in the file of check-config --event, it is an event whose way is told, or an error of one line.
+// Whatever is in the file of check-config --event, it is an event whose way is told, or an error of
+// one line.
 func FuzzEventFile(f *testing.F) {
 	dir := f.TempDir()
 	file, cfgFile := filepath.Join(dir, "event.json"), filepath.Join(dir, "c.yaml")
@@ -62,7 +64,7 @@ sinks:
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		err := (&environment{checkEvent: file, stdout: &out}).sayRoutes(cfg)
+		err := (&environment{checkEvent: file, stdout: &out}).printRoutes(cfg)
 		switch {
 		case err != nil && (strings.Contains(err.Error(), "\n") || out.Len() > 0):
 			t.Fatalf("%q, %q", err, out.String())

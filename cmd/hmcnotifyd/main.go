@@ -1,5 +1,5 @@
-// Command hmcnotifyd brings the notifications of IBM Z and LinuxONE Hardware Management Consoles to webhooks, logs
-// and other sinks, and exports what it sees of each HMC as Prometheus metrics.
+// Command hmcnotifyd brings the notifications of IBM Z and LinuxONE Hardware Management Consoles to
+// webhooks, logs and other sinks, and exports what it sees of each HMC as Prometheus metrics.
 package main
 
 import (
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/signal"
 	"strings"
@@ -35,9 +34,11 @@ func main() {
 // terminated is what kingpin ends the parsing with after --help or --version.
 type terminated struct{ status int }
 
-// run is the whole program: it parses the command line, runs the command and returns the exit status.
+// run is the whole program: it parses the command line, runs the command and returns the exit
+// status.
 func run(args []string, stdout, stderr io.Writer) (status int) {
-	// A closed stdout or stderr is an error of the write. The signal would end the program without logging off.
+	// A closed stdout or stderr is an error of the write. The signal would end the program
+	// without logging off.
 	signal.Ignore(syscall.SIGPIPE)
 	defer func() {
 		switch p := recover().(type) {
@@ -59,13 +60,13 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
 		return exitUsage
 	}
-	log, err := env.newLogger()
-	if err != nil {
+	if env.log, err = env.newLogger(); err != nil {
 		printError(stderr, err)
 		return exitUsage
 	}
-	// net/http writes to the standard logger what its callers need not know, "Unsolicited response" for example.
-	restore, err := zap.RedirectStdLogAt(log.Named("go"), zapcore.DebugLevel)
+	// net/http writes to the standard logger what its callers need not know, "Unsolicited
+	// response" for example.
+	restore, err := zap.RedirectStdLogAt(env.log.Named("go"), zapcore.DebugLevel)
 	if err != nil {
 		printError(stderr, err)
 		return exitFailed
@@ -82,9 +83,11 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	return exitDone
 }
 
-// newApplication defines the command line: the flags set what is in env, and the commands are by their names.
+// newApplication defines the command line: the flags set what is in env, and the commands are by
+// their names.
 func newApplication(env *environment) (*kingpin.Application, map[string]func(context.Context) error) {
-	app := kingpin.New("hmcnotifyd", "Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
+	app := kingpin.New("hmcnotifyd",
+		"Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
 	app.UsageWriter(env.stdout).ErrorWriter(env.stderr).Terminate(func(status int) { panic(terminated{status}) })
 	app.HelpFlag.Short('h').Help("Show help, of a command if there is one before it.")
 	app.Version(strings.TrimSuffix(versionText(), "\n"))
@@ -94,23 +97,43 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	app.Flag("log.format", "Form of the log: json or console.").Default("json").
 		EnumVar(&env.logFormat, "json", "console")
 
-	commands := map[string]func(context.Context) error{
-		runCommand(app, env):         env.run,
-		checkConfigCommand(app, env): env.checkConfig,
-		simulateCommand(app, env):    env.simulate,
-		demoCommand(app, env):        env.demo,
-		sendTestCommand(app, env):    env.sendTest,
-		completionCommand(app, env):  env.completion,
-		manCommand(app):              env.man,
-		tailCommand(app, env):        env.follow,
-		versionCommand(app):          env.version,
-	}
-	maps.Copy(commands, deadLettersCommand(app, env))
-	return app, commands
+	env.commands = map[string]func(context.Context) error{}
+	runCommand(app, env)
+	checkConfigCommand(app, env)
+	simulateCommand(app, env)
+	demoCommand(app, env)
+	sendTestCommand(app, env)
+	completionCommand(app, env)
+	env.command(app, "man", "Print the manual page: hmcnotifyd man | man -l -", env.man)
+	tailCommand(app, env)
+	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
+	deadLettersCommand(app, env)
+	return app, env.commands
 }
 
-// printError writes an error, one line for each where several are joined. A problem of the configuration begins with
-// its place, as compilers write it, so that editors find it.
+// command defines a command below the program or a command: what it does, and what is checked of
+// its flags before it does that.
+func (e *environment) command(
+	parent interface {
+		Command(name, help string) *kingpin.CmdClause
+	},
+	name, help string, run func(context.Context) error, checks ...func() error,
+) *kingpin.CmdClause {
+	c := parent.Command(name, help)
+	c.Validate(func(*kingpin.CmdClause) error {
+		for _, check := range checks {
+			if err := check(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	e.commands[c.FullCommand()] = run
+	return c
+}
+
+// printError writes an error, one line for each where several are joined. A problem of the
+// configuration begins with its place, as compilers write it, so that editors find it.
 func printError(w io.Writer, err error) {
 	prefix := "hmcnotifyd: "
 	if _, ok := errors.AsType[config.Errors](err); ok {
@@ -125,6 +148,8 @@ func printError(w io.Writer, err error) {
 type environment struct {
 	stdout, stderr      io.Writer
 	logLevel, logFormat string
+	log                 *zap.Logger
+	commands            map[string]func(context.Context) error // by name
 
 	daemon    daemonFlags
 	simulator simulateFlags

@@ -31,7 +31,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
-// beProgram makes the test binary be the program: tests start it as users do, as a process of its own.
+// beProgram makes the test binary be the program: tests start it as users do, as a process of its
+// own.
 const beProgram = "HMCNOTIFYD_TEST_BE_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -76,14 +77,15 @@ func start(t *testing.T, env []string, args ...string) *program {
 	return startWriting(t, nil, nil, env, args...)
 }
 
-// startWriting starts the program with these files as its stdout and stderr; nil: what it writes is kept in out.
+// startWriting starts the program with these files as its stdout and stderr; nil: what it writes is
+// kept in out.
 func startWriting(t *testing.T, stdout, stderr *os.File, env []string, args ...string) *program {
 	t.Helper()
 	return startReading(t, nil, stdout, stderr, env, args...)
 }
 
-// startReading starts the program with these files as its stdin, stdout and stderr; nil: it reads nothing, and what it writes
-// is kept in out.
+// startReading starts the program with these files as its stdin, stdout and stderr; nil: it reads
+// nothing, and what it writes is kept in out.
 func startReading(t *testing.T, stdin, stdout, stderr *os.File, env []string, args ...string) *program {
 	t.Helper()
 	exe, err := os.Executable()
@@ -314,7 +316,8 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 
 func TestCheckConfig(t *testing.T) {
 	if status, stdout, stderr := call("check-config", "../../config.example.yaml"); status != 1 || !strings.Contains(stderr, "hmc-east.password") {
-		// Its password file does not exist here, which is what has to be said, and nothing else.
+		// Its password file does not exist here, which is what has to be said, and nothing
+		// else.
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}
 	dir := t.TempDir()
@@ -639,7 +642,8 @@ func withSinks(t *testing.T, path, sinks string) string {
 	return hmcs + "sinks:\n" + sinks
 }
 
-// newPipe returns a pipe whose write end is for a child process: writing to it waits, as to any inherited pipe.
+// newPipe returns a pipe whose write end is for a child process: writing to it waits, as to any
+// inherited pipe.
 func newPipe(t *testing.T) (r, w *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -694,7 +698,8 @@ func TestOutputGone(t *testing.T) {
 	}
 }
 
-// stuck is a daemon that is stuck in a reload: the sink that goes is writing to a pipe that nobody reads.
+// stuck is a daemon that is stuck in a reload: the sink that goes is writing to a pipe that nobody
+// reads.
 type stuck struct {
 	*program
 	sim    *hmcsim.HMC
@@ -748,10 +753,12 @@ func (s *stuck) release() {
 	s.t.Cleanup(func() { <-done })
 }
 
-// While a reload takes its time, systemd is told that the daemon lives, and the daemon obeys SIGTERM.
+// While a reload takes its time, systemd is told that the daemon lives, and the daemon obeys
+// SIGTERM.
 func TestReloadHangs(t *testing.T) {
 	s := startStuck(t)
-	// The bridge leaves a sink that hangs behind after a while: what counts is what comes before that.
+	// The bridge leaves a sink that hangs behind after a while: what counts is what comes
+	// before that.
 	var next string
 	eventually(t, "a sign of life, or the end of the reload", func() bool {
 		next = s.notify.after("RELOADING=1", "WATCHDOG=1", "READY=1")
@@ -769,7 +776,8 @@ func TestReloadHangs(t *testing.T) {
 	}
 }
 
-// However reloads are asked for, one comes after the other, and what the last one has read is what runs.
+// However reloads are asked for, one comes after the other, and what the last one has read is what
+// runs.
 func TestReloadsInTurn(t *testing.T) {
 	s := startStuck(t)
 	write(t, s.cfg, withSinks(t, s.cfg, "  - {name: second, log: {output: events.log}}\n"))
@@ -778,7 +786,8 @@ func TestReloadsInTurn(t *testing.T) {
 		status, _ := get(t, http.DefaultClient, http.MethodPost, s.base+"/-/reload")
 		answered <- status
 	}()
-	// Where the second reload does not wait for the first, it begins soon. There is no sign of one that waits.
+	// Where the second reload does not wait for the first, it begins soon. There is no sign of
+	// one that waits.
 	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end) && s.notify.count("RELOADING=1") < 2; {
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -817,7 +826,8 @@ func TestStandardLogger(t *testing.T) {
 			if err != nil {
 				return
 			}
-			// One answer more than was asked for: net/http says so through the standard logger.
+			// One answer more than was asked for: net/http says so through the standard
+			// logger.
 			if req, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 				_, _ = io.Copy(io.Discard, req.Body)
 				_, _ = io.WriteString(conn, strings.Repeat("HTTP/1.1 204 No Content\r\n\r\n", 2))
@@ -839,8 +849,8 @@ func TestStandardLogger(t *testing.T) {
 	}
 }
 
-// protectable returns a directory with the configuration of a daemon, and with a certificate of ca for its web side, web.crt and
-// web.key; and the hash of a password as the web side wants it.
+// protectable returns a directory with the configuration of a daemon, and with a certificate of ca
+// for its web side, web.crt and web.key; and the hash of a password as the web side wants it.
 func protectable(t *testing.T, password string) (dir, cfg string, ca *hmcsim.CA, hash string) {
 	t.Helper()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})

@@ -8,7 +8,8 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-// The manual page has each command and each flag, with what it says of itself, its default and its variable.
+// The manual page has each command and each flag, with what it says of itself, its default and its
+// variable.
 func TestManPage(t *testing.T) {
 	status, page, stderr := call("man")
 	if status != 0 || stderr != "" || !strings.HasPrefix(page, ".TH HMCNOTIFYD 1 ") {

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// progressAfter is how long a command is silent before it tells a terminal how far it is, and then how often.
+	// progressAfter is how long a command is silent before it tells a terminal how far it is,
+	// and then how often.
 	progressAfter = time.Second
 	progressEvery = 200 * time.Millisecond
 )
@@ -25,7 +26,8 @@ type progress struct {
 	shown    bool
 }
 
-// show tells how far something is, unless it has just begun or was told a moment ago.
+// show prints how far something is, unless it has just begun or the line is a moment old. With now
+// it prints it anyway.
 func (p *progress) show(now bool, text string) {
 	t := time.Now()
 	if !p.terminal || (!now && (t.Sub(p.start) < progressAfter || t.Sub(p.last) < progressEvery)) {
@@ -35,7 +37,7 @@ func (p *progress) show(now bool, text string) {
 	p.last, p.shown = t, true
 }
 
-// clear takes the line away, for something that stays.
+// clear removes the line, to make room for something that stays.
 func (p *progress) clear() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")
@@ -48,8 +50,8 @@ func newProgress(w io.Writer) progress {
 	return progress{out: w, terminal: terminalWidth(w) > 0, start: time.Now()}
 }
 
-// waiting shows on w, where that is a terminal, what is waited for and for how long, until stop is called. stop takes the line away, and
-// may be called again.
+// waiting shows on w, where that is a terminal, what is waited for and for how long, until stop is
+// called. stop takes the line away, and may be called again.
 func waiting(w io.Writer, what func() string) (stop func()) { return startWaiting(w, what).stop }
 
 // waitLine is the line that waiting shows.
@@ -92,7 +94,8 @@ func startWaiting(w io.Writer, what func() string) *waitLine {
 	return l
 }
 
-// above returns a writer to out, which may be the same terminal: the line makes room for what is written.
+// above returns a writer to out, which may be the same terminal: the line makes room for what is
+// written.
 func (l *waitLine) above(out io.Writer) io.Writer { return aboveLine{l, out} }
 
 type aboveLine struct {

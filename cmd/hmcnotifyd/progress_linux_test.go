@@ -67,8 +67,8 @@ func newTerminal(t *testing.T) *terminal {
 	return term
 }
 
-// screen is what somebody who looks at the terminal sees in the end: a carriage return begins the line again, and what clears the rest of
-// the line does.
+// screen is what somebody who looks at the terminal sees in the end: a carriage return begins the
+// line again, and what clears the rest of the line does.
 func screen(written string) string {
 	var shown strings.Builder
 	for line := range strings.SplitSeq(written, "\n") {

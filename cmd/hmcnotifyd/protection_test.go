@@ -29,7 +29,8 @@ func recipe(t *testing.T, first string) string {
 	return block + "\n"
 }
 
-// The recipe for the web port, as it stands: whoever has no password gets nothing, sees nothing and changes nothing.
+// The recipe for the web port, as it stands: whoever has no password gets nothing, sees nothing and
+// changes nothing.
 func TestProtection(t *testing.T) {
 	const password = "correct-horse"
 	dir, cfg, ca, hash := protectable(t, password)
@@ -85,7 +86,8 @@ func TestProtection(t *testing.T) {
 	if status, _ := get(t, client, http.MethodPost, allowed+"/-/reload"); status != http.StatusInternalServerError {
 		t.Errorf("a reload of a wrong file with the password: %d", status)
 	}
-	// The profiles of Go show memory: they are not served, not even to those who have a password.
+	// The profiles of Go show memory: they are not served, not even to those who have a
+	// password.
 	for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/debug/vars"} {
 		if status, _ := get(t, client, http.MethodGet, allowed+path); status != http.StatusNotFound {
 			t.Errorf("%s: %d", path, status)

@@ -32,7 +32,8 @@ configured HMC or sink are there from the start, with the value 0, and go with i
 Besides these there are the metrics that Go programs have: ` + "`go_*`, `process_*` and `promhttp_*`" + `.
 `
 
-// metricGroups are the sections of the page, by how the names begin. What fits none of the others is in the last.
+// metricGroups are the sections of the page, by how the names begin. What fits none of the others
+// is in the last.
 func metricGroups() []struct{ title, names string } {
 	return []struct{ title, names string }{
 		{"The connection to an HMC", `receiver_|hmc_`},
@@ -47,8 +48,8 @@ func metricGroups() []struct{ title, names string } {
 // descOf takes apart what a description tells of itself; there is no other way to ask it.
 var descOf = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "(.*?)"(?:, unit: ".*")?, constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
 
-// TestReference makes docs/metrics.md of what a daemon registers, and compares. With HMCNOTIFYD_WRITE_DOCS, as "make docs" sets
-// it, it writes the file.
+// TestReference makes docs/metrics.md of what a daemon registers, and compares. With
+// HMCNOTIFYD_WRITE_DOCS, as "make docs" sets it, it writes the file.
 func TestReference(t *testing.T) {
 	text := metricsPage(t, runningRegistry(t))
 	if os.Getenv("HMCNOTIFYD_WRITE_DOCS") != "" {

@@ -27,7 +27,8 @@ import (
 )
 
 const (
-	// shutdownLimit is how long the whole end may take, from the signal to the exit: below the TimeoutStopSec of the systemd unit.
+	// shutdownLimit is how long the whole end may take, from the signal to the exit: below the
+	// TimeoutStopSec of the systemd unit.
 	shutdownLimit = 18 * time.Second
 	// webShutdown is how long open requests may take to end.
 	webShutdown = 2 * time.Second
@@ -39,14 +40,16 @@ type daemonFlags struct {
 	webConfig               string
 }
 
-func runCommand(app *kingpin.Application, e *environment) string {
+func runCommand(app *kingpin.Application, e *environment) {
 	f := &e.daemon
 	app.Flag("config.file", "The configuration file.").Default("hmcnotifyd.yaml").StringVar(&f.configFile)
 	app.Flag("storage.path", "Directory of the stored events.").Default("data").StringVar(&f.storagePath)
-	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").Default(":10291").StringsVar(&f.listen)
-	app.Flag("web.config.file", "File with TLS and basic authentication for the web side, as for every Prometheus exporter.").StringVar(&f.webConfig)
-	return app.Command("run", "Run the daemon (the default command).").Default().
-		Validate(func(*kingpin.CmdClause) error { return f.validate() }).FullCommand()
+	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").
+		Default(":10291").StringsVar(&f.listen)
+	app.Flag("web.config.file",
+		"File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
+		StringVar(&f.webConfig)
+	e.command(app, "run", "Run the daemon (the default command).", e.run, f.validate).Default()
 }
 
 func (f *daemonFlags) validate() error {
@@ -84,22 +87,19 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 }
 
 func (e *environment) run(ctx context.Context) error {
-	log, err := e.newLogger()
-	if err != nil {
-		return err
-	}
 	cfg, err := config.Load(e.daemon.configFile)
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(e, cfg, log)
+	d, err := newDaemon(e, cfg, e.log)
 	if err != nil {
 		return err
 	}
 	return d.run(ctx)
 }
 
-// daemon is a running hmcnotifyd: the bridge, the web side and what systemd and signals ask of them.
+// daemon is a running hmcnotifyd: the bridge, the web side and what systemd and signals ask of
+// them.
 type daemon struct {
 	flags     daemonFlags
 	log       *zap.Logger
@@ -109,13 +109,13 @@ type daemon struct {
 	server    *http.Server
 	notify    notifier
 
-	reloading sync.Mutex // held by a reload, from the reading of the file to what is said of it
+	reloading sync.Mutex // one reload at a time, from reading the file to logging the result
 	reloads   reloadMetrics
 	mu        sync.Mutex // guards config
 	config    web.ConfigStatus
 }
 
-// reloadMetrics say what became of the last reading of the configuration, as Alertmanager's do.
+// reloadMetrics show the result of the last reading of the configuration, as Alertmanager's do.
 type reloadMetrics struct{ successful, time, hash prometheus.Gauge }
 
 // newDaemon builds everything and listens. On an error nothing stays open.
@@ -124,7 +124,8 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	if err := toolkit.Validate(d.flags.webConfig); err != nil {
 		return nil, fmt.Errorf("--web.config.file: %w", err)
 	}
-	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.registerOwn()
 	defer func() {
 		if err != nil {
@@ -150,50 +151,52 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	}
 	d.server = &http.Server{
 		Handler: web.NewHandler(web.Options{
-			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload, DeadLetters: d.bridge, Units: d.bridge.Units,
+			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
+			DeadLetters: d.bridge, Units: d.bridge.Units,
 			Live:     func(f bridge.LiveFilter) (web.LiveReader, error) { return d.bridge.Live(f) },
 			SendTest: d.bridge.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 		}),
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: zap.NewStdLog(log.Named("web")),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: zap.NewStdLog(log.Named("web")),
 	}
 	d.loaded(cfg)
 	return d, nil
 }
 
 func (d *daemon) registerOwn() {
-	gauge := func(name, help string) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help})
+	gauge := func(name, help string, labels prometheus.Labels) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "hmcnotifyd", Name: name, Help: help, ConstLabels: labels,
+		})
 		d.registry.MustRegister(g)
 		return g
 	}
 	d.reloads = reloadMetrics{
-		successful: gauge("config_last_reload_successful", "Whether the last reading of the configuration file was successful."),
-		time:       gauge("config_last_reload_success_timestamp_seconds", "When the configuration file was last read successfully, as Unix time."),
-		hash:       gauge("config_hash", "Hash of the running configuration."),
+		successful: gauge("config_last_reload_successful",
+			"Whether the last reading of the configuration file was successful.", nil),
+		time: gauge("config_last_reload_success_timestamp_seconds",
+			"When the configuration file was last read successfully, as Unix time.", nil),
+		hash: gauge("config_hash", "Hash of the running configuration.", nil),
 	}
 	b := build()
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "hmcnotifyd", Name: "build_info", Help: "Always 1; the labels say which program runs.",
-		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "goversion": b.GoVersion},
-	})
-	info.Set(1)
-	d.registry.MustRegister(info)
+	gauge("build_info", "Always 1; the labels say which program runs.", prometheus.Labels{
+		"version": b.Version, "revision": b.Revision, "goversion": b.GoVersion,
+	}).Set(1)
 }
 
-// loaded notes a configuration that is now the running one.
+// loaded records a configuration that is now the running one.
 func (d *daemon) loaded(cfg *config.Config) {
 	for _, w := range cfg.Warnings {
 		d.log.Warn("configuration", zap.String("warning", w.Error()))
 	}
-	now := time.Now()
+	now, hash := time.Now(), float64(cfg.Hash())
 	d.mu.Lock()
-	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: float64(cfg.Hash())}
+	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: hash}
 	d.mu.Unlock()
 	d.reloads.successful.Set(1)
 	d.reloads.time.Set(float64(now.Unix()))
-	d.reloads.hash.Set(float64(cfg.Hash()))
+	d.reloads.hash.Set(hash)
 }
 
 func (d *daemon) configStatus() web.ConfigStatus {
@@ -202,8 +205,8 @@ func (d *daemon) configStatus() web.ConfigStatus {
 	return d.config
 }
 
-// reload reads the configuration file again. On an error everything goes on as it was. Reloads come one after the
-// other, so that the file that was read last is the one that runs.
+// reload reads the configuration file again. On an error everything goes on as it was. Reloads come
+// one after the other, so that the file that was read last is the one that runs.
 func (d *daemon) reload() error {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
@@ -226,14 +229,15 @@ func (d *daemon) reload() error {
 	return nil
 }
 
-// run works until ctx is done and everything has ended in order, or until something that cannot be done without fails.
+// run works until ctx is done and everything has ended in order, or until something that cannot be
+// done without fails.
 func (d *daemon) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	// What a hangup asks for may take long, and must hold up neither the end nor the watchdog.
+	// A hangup may take long to handle, and must delay neither the shutdown nor the watchdog.
 	go d.obeyHangups(ctx, hangups)
 	limit, done := limited(ctx, shutdownLimit)
 	defer done()
@@ -271,23 +275,16 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// limited returns a context that ends so long after ctx has ended, or with the function that it returns.
+// limited returns a context that ends so long after ctx has ended, or with the function that it
+// returns.
 func limited(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
 	limit, end := context.WithCancel(context.WithoutCancel(ctx))
-	context.AfterFunc(ctx, func() {
-		t := time.NewTimer(after)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			end()
-		case <-limit.Done():
-		}
-	})
+	context.AfterFunc(ctx, func() { time.AfterFunc(after, end) })
 	return limit, end
 }
 
-// obeyHangups opens the log files anew and reloads at each SIGHUP until ctx is done. Those that come while it is busy
-// count as one.
+// obeyHangups opens the log files anew and reloads at each SIGHUP until ctx is done. Those that
+// come while it is busy count as one.
 func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
 	for {
 		select {
@@ -302,13 +299,14 @@ func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
 	}
 }
 
-// serve feeds systemd until the bridge has ended or its end has reached the limit. It returns the bridge's error.
+// serve feeds systemd until the bridge has ended or its end has reached the limit. It returns the
+// bridge's error.
 func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) error {
 	watchdog, stop := d.notify.watchdog()
 	defer stop()
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
-	told := d.notify.status(d.bridge.Status(), "")
+	shown := d.notify.status(d.bridge.Status(), "")
 	ended := ctx.Done()
 	for {
 		select {
@@ -329,7 +327,7 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 			}
 			d.notify.alive()
 		case <-status.C:
-			told = d.notify.status(d.bridge.Status(), told)
+			shown = d.notify.status(d.bridge.Status(), shown)
 		}
 	}
 }

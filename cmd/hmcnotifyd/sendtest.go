@@ -20,35 +20,26 @@ type sendTestFlags struct {
 	sink   string
 }
 
-func sendTestCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("send-test", "Send one event of the type bridge-test through a sink of the running daemon, and say what happened.")
+func sendTestCommand(app *kingpin.Application, e *environment) {
 	f := &e.test
+	c := e.command(app, "send-test",
+		"Send one event of the type bridge-test through a sink of the running daemon, and say what happened.",
+		e.sendTest, func() error {
+			if f.sink == "" {
+				return errors.New("--sink must not be empty")
+			}
+			return nil
+		}, f.client.validate)
 	c.Flag("sink", "The sink.").Required().StringVar(&f.sink)
 	clientFlagsOf(c, &f.client)
-	c.Validate(func(*kingpin.CmdClause) error {
-		if f.sink == "" {
-			return errors.New("--sink must not be empty")
-		}
-		return f.client.validate()
-	})
-	return c.FullCommand()
 }
 
 func (e *environment) sendTest(ctx context.Context) error {
-	c, err := newClient(e.test.client)
-	if err == nil {
-		c.terminal = e.stderr
-		defer c.close()
-		err = e.sendTestWith(ctx, c)
-	}
-	if err != nil {
-		return fmt.Errorf("send-test: %w", err)
-	}
-	return nil
+	return e.withClient("send-test", e.test.client, func(c *client) error { return e.sendTestWith(ctx, c) })
 }
 
 func (e *environment) sendTestWith(ctx context.Context, c *client) error {
-	resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil)
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil, "")
 	if err != nil {
 		return err
 	}
@@ -71,11 +62,11 @@ func (e *environment) sendTestWith(ctx context.Context, c *client) error {
 	default:
 		return fmt.Errorf("the connection to the daemon was lost; the event may have arrived: %w", err)
 	}
-	return e.sayTest(what, &ended)
+	return e.printTest(what, &ended)
 }
 
-// sayTest says how it ended, with what else is worth knowing below.
-func (e *environment) sayTest(what string, ended *deliver.TestStep) error {
+// printTest prints how the test ended, and below that what else is worth knowing.
+func (e *environment) printTest(what string, ended *deliver.TestStep) error {
 	var below strings.Builder
 	line := func(name, text string) { fmt.Fprintf(&below, "\n%s: %s", name, oneLine(text, 0)) }
 	if ended.Do != "" {
@@ -87,12 +78,14 @@ func (e *environment) sayTest(what string, ended *deliver.TestStep) error {
 	verdict := "not delivered"
 	switch ended.Outcome {
 	case deliver.TestDelivered:
-		fmt.Fprintf(e.stdout, "%s: delivered in %s, event %s%s\n", what, seconds(ended.Seconds), ended.EventID, below.String())
+		fmt.Fprintf(e.stdout, "%s: delivered in %s, event %s%s\n",
+			what, seconds(ended.Seconds), ended.EventID, below.String())
 		return nil
 	case deliver.TestRefused:
 		verdict = "refused"
 	}
-	return fmt.Errorf("%s: %s after %s: %s%s", what, verdict, seconds(ended.Seconds), oneLine(ended.Reason, 0), below.String())
+	return fmt.Errorf("%s: %s after %s: %s%s",
+		what, verdict, seconds(ended.Seconds), oneLine(ended.Reason, 0), below.String())
 }
 
 // seconds writes a time for people: 1.2 ms, 830 ms, 10 s.

@@ -11,7 +11,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
-// send-test as an operator uses it: it says what happened, what to do, and nothing of what is secret.
+// send-test as an operator uses it: it says what happened, what to do, and nothing of what is
+// secret.
 func TestSendTestCommand(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()

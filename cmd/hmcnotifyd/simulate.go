@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,46 +33,45 @@ type simulateFlags struct {
 	caOut               string
 }
 
-func simulateCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("simulate", "Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
-		"It takes commands on its standard input; help lists them.")
+func simulateCommand(app *kingpin.Application, e *environment) {
 	f := &e.simulator
+	c := e.command(app, "simulate",
+		"Run a simulated HMC (Web Services API and STOMP over TLS, on loopback) until Ctrl-C. "+
+			"It takes commands on its standard input; help lists them.", e.simulate, f.validate)
 	c.Flag("rest-port", "Port of the Web Services API; 0 for a free one.").Default("6794").Uint16Var(&f.restPort)
 	c.Flag("stomp-port", "Port of the STOMP broker; 0 for a free one.").Default("61612").Uint16Var(&f.stompPort)
 	c.Flag("rate", "Notifications per second.").Default("5").Float64Var(&f.rate)
 	c.Flag("cpcs", "Number of CPCs; every second one is in DPM mode.").Default("2").IntVar(&f.cpcs)
 	c.Flag("partitions", "Number of partitions of all CPCs together.").Default("8").IntVar(&f.partitions)
-	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").Default("1").IntVar(&f.hmcs)
-	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").PlaceHolder("FILE").StringVar(&f.caOut)
-	c.Validate(func(*kingpin.CmdClause) error {
-		switch {
-		case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
-			return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
-		case f.cpcs < 1:
-			return errors.New("--cpcs must be at least 1")
-		case f.partitions < 0:
-			return errors.New("--partitions must not be negative")
-		case f.hmcs < 1 || f.hmcs > maxSimulatedHMCs:
-			return fmt.Errorf("--hmcs must be from 1 to %d", maxSimulatedHMCs)
-		case int(f.restPort)+f.hmcs-1 > 65535:
-			return fmt.Errorf("--rest-port: no %d ports from %d on", f.hmcs, f.restPort)
-		case int(f.stompPort)+f.hmcs-1 > 65535:
-			return fmt.Errorf("--stomp-port: no %d ports from %d on", f.hmcs, f.stompPort)
-		}
-		return nil
-	})
-	return c.FullCommand()
+	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").
+		Default("1").IntVar(&f.hmcs)
+	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").
+		PlaceHolder("FILE").StringVar(&f.caOut)
+}
+
+func (f *simulateFlags) validate() error {
+	switch {
+	case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
+		return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
+	case f.cpcs < 1:
+		return errors.New("--cpcs must be at least 1")
+	case f.partitions < 0:
+		return errors.New("--partitions must not be negative")
+	case f.hmcs < 1 || f.hmcs > maxSimulatedHMCs:
+		return fmt.Errorf("--hmcs must be from 1 to %d", maxSimulatedHMCs)
+	case int(f.restPort)+f.hmcs-1 > 65535:
+		return fmt.Errorf("--rest-port: no %d ports from %d on", f.hmcs, f.restPort)
+	case int(f.stompPort)+f.hmcs-1 > 65535:
+		return fmt.Errorf("--stomp-port: no %d ports from %d on", f.hmcs, f.stompPort)
+	}
+	return nil
 }
 
 func (e *environment) simulate(ctx context.Context) (err error) {
-	log, err := e.newLogger()
-	if err != nil {
-		return err
-	}
-	hmcs, err := e.simulator.start(log)
+	hmcs, err := e.simulator.start(e.log)
 	defer func() {
 		for _, h := range hmcs {
-			err = firstError(err, h.Close())
+			err = cmp.Or(err, h.Close())
 		}
 	}()
 	if err != nil {
@@ -89,13 +89,15 @@ func (e *environment) simulate(ctx context.Context) (err error) {
 		tls = "ca_file: " + strconv.Quote(path)
 	}
 	fmt.Fprint(e.stdout, simulatedConfig(hmcs, tls))
-	// A program in the background that reads from its terminal is stopped; one that ignores the signal reads an error.
+	// A program in the background that reads from its terminal is stopped; one that ignores the
+	// signal reads an error.
 	signal.Ignore(syscall.SIGTTIN)
 	serveConsole(ctx, hmcs, os.Stdin, e.stdout)
 	return nil
 }
 
-// start starts the HMCs, all over the first one's estate. After an error it returns those that it has started.
+// start starts the HMCs, all over the first one's estate. After an error it returns those that it
+// has started.
 func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
 	partitions := f.partitions
 	if partitions == 0 {
@@ -132,13 +134,25 @@ func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
 // simulatedConfig is a configuration that fits the HMCs.
 func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
 	var b strings.Builder
-	what, group := "A simulated HMC is", ""
+	what, more := "A simulated HMC is", ""
 	if len(hmcs) > 1 {
-		what, group = fmt.Sprintf("%d simulated HMCs of the same CPCs are", len(hmcs)), "\n    group: simulated"
+		what, more = fmt.Sprintf("%d simulated HMCs of the same CPCs are", len(hmcs)), "\n    group: simulated"
 	}
 	fmt.Fprintf(&b, "# %s running. A configuration that fits:\nhmcs:\n", what)
 	for _, h := range hmcs {
-		fmt.Fprintf(&b, `  - name: %s%s
+		b.WriteString(hmcConfig(h, h.Name()+more, tls))
+	}
+	b.WriteString(`sinks:
+  - name: screen
+    log: {output: stdout}
+# Ctrl-C ends it. Commands are read from standard input; help lists them.
+`)
+	return b.String()
+}
+
+// hmcConfig is the part of a configuration that is about a simulated HMC.
+func hmcConfig(h *hmcsim.HMC, name, tls string) string {
+	return fmt.Sprintf(`  - name: %s
     hosts: ["127.0.0.1"]
     rest_port: %d
     stomp_port: %d
@@ -149,21 +163,5 @@ func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
     topics: [object, job, audit, security]
     os_messages:
       - {cpc: ".*", partition: ".*"}
-`, h.Name(), group, h.RESTPort(), h.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, tls)
-	}
-	b.WriteString(`sinks:
-  - name: screen
-    log: {output: stdout}
-# Ctrl-C ends it. Commands are read from standard input; help lists them.
-`)
-	return b.String()
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+`, name, h.RESTPort(), h.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, tls)
 }

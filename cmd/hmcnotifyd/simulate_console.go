@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,14 +20,14 @@ import (
 // maxConsoleLine is the longest line that is read, in bytes.
 const maxConsoleLine = 1 << 20
 
-// maxRestart bounds how long an HMC may be told to stay down, in seconds.
+// maxRestart is the longest time that an HMC may stay down, in seconds.
 const maxRestart = 24 * 60 * 60
 
 // consoleCommand is one command of the simulator's standard input.
 type consoleCommand struct {
 	name string
-	// args are the arguments as help shows them, and how many there must be: [NAME] may be left out, and what ends in ...
-	// is the rest of the line as it is.
+	// args are the arguments as help shows them, and how many there must be: [NAME] may be left
+	// out, and what ends in ... is the rest of the line as it is.
 	args string
 	help string
 	// run gets an argument "" for each one that was left out.
@@ -50,7 +49,10 @@ func consoleCommands() []consoleCommand {
 		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", (*simConsole).lose},
 		{"regain", "CPC", "bring a CPC's support element back: another burst", (*simConsole).regain},
 		{"job", "", "let a job of each session complete", (*simConsole).job},
-		{"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC", (*simConsole).hwMessage},
+		{
+			"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC",
+			(*simConsole).hwMessage,
+		},
 		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", (*simConsole).hwClear},
 		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", (*simConsole).restart},
 		{"drop", "[HMC]", "cut the STOMP links", (*simConsole).drop},
@@ -71,15 +73,17 @@ type simConsole struct {
 	down     map[*hmcsim.HMC]bool
 }
 
-// serveConsole does what the lines of in say until the context is done or one says quit. What it prints begins with #, so
-// that all the simulator has printed stays a configuration file. The end of in ends nothing but the reading.
+// serveConsole does what the lines of in say until the context is done or one says quit. What it
+// prints begins with #, so that all the simulator has printed stays a configuration file. The end
+// of in ends nothing but the reading.
 func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.Writer) {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	c := &simConsole{hmcs: hmcs, quit: quit, done: ctx.Done(), out: out, down: make(map[*hmcsim.HMC]bool)}
 	defer c.restarts.Wait()
 	lines := make(chan string)
-	// A read of a terminal or pipe cannot be ended: this goroutine may last as long as the process.
+	// A read of a terminal or pipe cannot be ended: this goroutine may last as long as the
+	// process.
 	go func() {
 		defer close(lines)
 		s := bufio.NewScanner(in)
@@ -153,7 +157,8 @@ func (cmd *consoleCommand) parse(rest string) ([]string, error) {
 			return nil, fmt.Errorf("%s: %w", cmd.name, err)
 		}
 		if word == "" && arg[0] != '[' {
-			return nil, fmt.Errorf("%s: %s is missing; usage: %s", cmd.name, strings.TrimSuffix(arg, "..."), cmd.usage())
+			return nil, fmt.Errorf("%s: %s is missing; usage: %s",
+				cmd.name, strings.TrimSuffix(arg, "..."), cmd.usage())
 		}
 		args = append(args, word)
 	}
@@ -163,8 +168,8 @@ func (cmd *consoleCommand) parse(rest string) ([]string, error) {
 	return args, nil
 }
 
-// nextWord returns the first word of a line and what follows it. Words are separated by blanks; one with blanks in it
-// stands in double quotes.
+// nextWord returns the first word of a line and what follows it. Words are separated by blanks; one
+// with blanks in it stands in double quotes.
 func nextWord(line string) (word, rest string, err error) {
 	line = strings.TrimSpace(line)
 	if strings.HasPrefix(line, `"`) {
@@ -207,18 +212,26 @@ func (c *simConsole) named(name string) ([]*hmcsim.HMC, error) {
 	return nil, fmt.Errorf("HMC %q is unknown", name)
 }
 
-func (c *simConsole) help([]string) error {
+// table prints a table of what write writes, its columns separated by tabs.
+func (c *simConsole) table(write func(w io.Writer)) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, cmd := range consoleCommands() {
-		fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
-	}
-	fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. A name with blanks stands in double quotes.\n")
+	write(w)
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	c.printf("%s", b.String())
 	return nil
+}
+
+func (c *simConsole) help([]string) error {
+	return c.table(func(w io.Writer) {
+		for _, cmd := range consoleCommands() {
+			fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
+		}
+		fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. "+
+			"A name with blanks stands in double quotes.\n")
+	})
 }
 
 func (c *simConsole) list(args []string) error {
@@ -230,114 +243,94 @@ func (c *simConsole) list(args []string) error {
 		}
 		cpcs = []hmcsim.CPCInfo{one}
 	}
-	of := make(map[string][]hmcsim.PartitionInfo)
-	for _, p := range c.estate().Partitions() {
-		of[p.CPC] = append(of[p.CPC], p)
-	}
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, cpc := range cpcs {
-		fmt.Fprintf(w, "%s\t%s\n", cpc.Name, cpc.Status)
-		for _, p := range of[cpc.Name] {
-			fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
+	return c.table(func(w io.Writer) {
+		for _, cpc := range cpcs {
+			fmt.Fprintf(w, "%s\t%s\n", cpc.Name, cpc.Status)
+			for _, p := range c.estate().Partitions() {
+				if p.CPC == cpc.Name {
+					fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
+				}
+			}
 		}
+	})
+}
+
+// report prints what was done, unless it failed.
+func (c *simConsole) report(err error, format string, args ...any) error {
+	if err == nil {
+		c.printf(format, args...)
 	}
-	if err := w.Flush(); err != nil {
-		return err
+	return err
+}
+
+// partition does something to a partition, and prints that it does what.
+func (c *simConsole) partition(key, what string, do func(id string) error) error {
+	p, err := c.estate().Partition(key)
+	if err == nil {
+		err = do(p.ID)
 	}
-	c.printf("%s", b.String())
-	return nil
+	return c.report(err, "partition %s on %s %s", p.Name, p.CPC, what)
 }
 
 func (c *simConsole) stop(args []string) error {
-	p, err := c.estate().Partition(args[0])
-	if err == nil {
-		err = c.estate().StopPartition(p.ID)
-	}
-	if err == nil {
-		c.printf("partition %s on %s stops", p.Name, p.CPC)
-	}
-	return err
+	return c.partition(args[0], "stops", c.estate().StopPartition)
 }
 
 func (c *simConsole) start(args []string) error {
-	p, err := c.estate().Partition(args[0])
-	if err == nil {
-		err = c.estate().StartPartition(p.ID)
+	return c.partition(args[0], "starts", c.estate().StartPartition)
+}
+
+func (c *simConsole) remove(args []string) error {
+	return c.partition(args[0], "is gone", c.estate().DeletePartition)
+}
+
+// object does something to the partition of a name, or to the CPC if there is no such partition.
+func (c *simConsole) object(
+	key string, partition func(hmcsim.PartitionInfo) error, cpc func(hmcsim.CPCInfo) error,
+) error {
+	if p, err := c.estate().Partition(key); err == nil {
+		return partition(p)
 	}
-	if err == nil {
-		c.printf("partition %s on %s starts", p.Name, p.CPC)
+	one, err := c.cpc(key)
+	if err != nil {
+		return fmt.Errorf("no partition and no CPC is called %q; list lists all", key)
 	}
-	return err
+	return cpc(one)
 }
 
 func (c *simConsole) status(args []string) error {
-	key, status := args[0], args[1]
-	if p, err := c.estate().Partition(key); err == nil {
-		if err := c.estate().SetPartitionStatus(p.ID, status); err != nil {
-			return err
-		}
-		c.printf("partition %s on %s: %s -> %s", p.Name, p.CPC, p.Status, status)
-		return nil
-	}
-	cpc, err := c.cpc(key)
-	if err != nil {
-		return unknownName(key)
-	}
-	if err := c.estate().SetCPCStatus(cpc.ID, status); err != nil {
-		return err
-	}
-	c.printf("CPC %s: %s -> %s", cpc.Name, cpc.Status, status)
-	return nil
-}
-
-func unknownName(key string) error {
-	return fmt.Errorf("no partition and no CPC is called %q; list lists all", key)
+	status := args[1]
+	return c.object(args[0], func(p hmcsim.PartitionInfo) error {
+		err := c.estate().SetPartitionStatus(p.ID, status)
+		return c.report(err, "partition %s on %s: %s -> %s", p.Name, p.CPC, p.Status, status)
+	}, func(cpc hmcsim.CPCInfo) error {
+		err := c.estate().SetCPCStatus(cpc.ID, status)
+		return c.report(err, "CPC %s: %s -> %s", cpc.Name, cpc.Status, status)
+	})
 }
 
 func (c *simConsole) rename(args []string) error {
-	key, name := args[0], args[1]
-	if p, err := c.estate().Partition(key); err == nil {
-		if slices.ContainsFunc(c.estate().Partitions(), func(o hmcsim.PartitionInfo) bool { return o.CPC == p.CPC && o.Name == name }) {
-			return fmt.Errorf("%s has a partition %s already", p.CPC, name)
+	name := args[1]
+	return c.object(args[0], func(p hmcsim.PartitionInfo) error {
+		for _, other := range c.estate().Partitions() {
+			if other.CPC == p.CPC && other.Name == name {
+				return fmt.Errorf("%s has a partition %s already", p.CPC, name)
+			}
 		}
-		if err := c.estate().RenamePartition(p.ID, name); err != nil {
-			return err
+		return c.report(c.estate().RenamePartition(p.ID, name), "partition %s on %s is now %s", p.Name, p.CPC, name)
+	}, func(cpc hmcsim.CPCInfo) error {
+		for _, other := range c.estate().CPCs() {
+			if other.Name == name {
+				return fmt.Errorf("there is a CPC %s already", name)
+			}
 		}
-		c.printf("partition %s on %s is now %s", p.Name, p.CPC, name)
-		return nil
-	}
-	cpc, err := c.cpc(key)
-	if err != nil {
-		return unknownName(key)
-	}
-	if slices.ContainsFunc(c.estate().CPCs(), func(o hmcsim.CPCInfo) bool { return o.Name == name }) {
-		return fmt.Errorf("there is a CPC %s already", name)
-	}
-	if err := c.estate().RenameCPC(cpc.ID, name); err != nil {
-		return err
-	}
-	c.printf("CPC %s is now %s", cpc.Name, name)
-	return nil
+		return c.report(c.estate().RenameCPC(cpc.ID, name), "CPC %s is now %s", cpc.Name, name)
+	})
 }
 
 func (c *simConsole) create(args []string) error {
 	p, err := c.estate().CreatePartition(args[0], args[1])
-	if err == nil {
-		c.printf("partition %s on %s is there: %s", p.Name, p.CPC, p.Status)
-	}
-	return err
-}
-
-func (c *simConsole) remove(args []string) error {
-	p, err := c.estate().Partition(args[0])
-	if err == nil {
-		err = c.estate().DeletePartition(p.ID)
-	}
-	if err == nil {
-		c.printf("partition %s on %s is gone", p.Name, p.CPC)
-	}
-	return err
+	return c.report(err, "partition %s on %s is there: %s", p.Name, p.CPC, p.Status)
 }
 
 func (c *simConsole) say(args []string) error {
@@ -349,35 +342,25 @@ func (c *simConsole) say(args []string) error {
 		return fmt.Errorf("partition %s on %s is %s: no operating system of it can be heard", p.Name, p.CPC, p.Status)
 	}
 	n, err := c.estate().OSMessages(p.ID, args[1])
+	return c.report(err, "partition %s on %s has said it, to %d %s", p.Name, p.CPC, n, plural(n, "subscription"))
+}
+
+func (c *simConsole) lose(args []string) error { return c.communicate(args[0], false, "is cut off") }
+
+func (c *simConsole) regain(args []string) error { return c.communicate(args[0], true, "communicates") }
+
+func (c *simConsole) communicate(key string, up bool, what string) error {
+	cpc, err := c.cpc(key)
 	if err != nil {
 		return err
 	}
-	c.printf("partition %s on %s has said it, to %d %s", p.Name, p.CPC, n, plural(n, "subscription"))
-	return nil
-}
-
-func (c *simConsole) lose(args []string) error   { return c.communicate(args[0], false) }
-func (c *simConsole) regain(args []string) error { return c.communicate(args[0], true) }
-
-func (c *simConsole) communicate(key string, up bool) error {
-	cpc, err := c.cpc(key)
-	switch {
-	case err != nil:
-		return err
-	case cpc.Communicating == up && up:
-		return fmt.Errorf("the support element of %s communicates already", cpc.Name)
-	case cpc.Communicating == up:
-		return fmt.Errorf("the support element of %s is cut off already", cpc.Name)
-	}
-	if err := c.estate().SetCommunicating(cpc.ID, up); err != nil {
-		return err
+	if cpc.Communicating == up {
+		return fmt.Errorf("the support element of %s %s already", cpc.Name, what)
 	}
 	if up {
-		c.printf("the support element of %s communicates again", cpc.Name)
-	} else {
-		c.printf("the support element of %s is cut off", cpc.Name)
+		what += " again"
 	}
-	return nil
+	return c.report(c.estate().SetCommunicating(cpc.ID, up), "the support element of %s %s", cpc.Name, what)
 }
 
 func (c *simConsole) job([]string) error {
@@ -394,54 +377,50 @@ func (c *simConsole) job([]string) error {
 	return nil
 }
 
-// hwOwner is what a hardware message is of: a CPC, or with "console" each HMC itself.
-func (c *simConsole) hwOwner(key string) (cpc string, hmcs []*hmcsim.HMC, err error) {
-	if key == "console" {
-		return "", c.hmcs, nil
+// eachOwner does something with each HMC that has the hardware messages of a CPC, or with "console"
+// of its own.
+func (c *simConsole) eachOwner(key string, do func(h *hmcsim.HMC, cpc string) error) error {
+	cpc, hmcs := "", c.hmcs
+	if key != "console" {
+		info, err := c.cpc(key)
+		if err != nil {
+			return err
+		}
+		cpc, hmcs = info.ID, c.hmcs[:1]
 	}
-	info, err := c.cpc(key)
-	return info.ID, c.hmcs[:1], err
+	for _, h := range hmcs {
+		if err := do(h, cpc); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *simConsole) hwMessage(args []string) error {
-	cpc, hmcs, err := c.hwOwner(args[0])
-	if err != nil {
-		return err
-	}
-	for _, h := range hmcs {
+	return c.eachOwner(args[0], func(h *hmcsim.HMC, cpc string) error {
 		uri, err := h.AddHardwareMessage(cpc, args[1])
-		if err != nil {
-			return err
-		}
-		c.printf("hardware message %s", uri)
-	}
-	return nil
+		return c.report(err, "hardware message %s", uri)
+	})
 }
 
 func (c *simConsole) hwClear(args []string) error {
-	cpc, hmcs, err := c.hwOwner(args[0])
-	if err != nil {
-		return err
-	}
-	for _, h := range hmcs {
+	return c.eachOwner(args[0], func(h *hmcsim.HMC, cpc string) error {
 		messages, err := h.HardwareMessages(cpc)
-		if err != nil {
-			return err
+		if err == nil {
+			err = h.DeleteHardwareMessages(cpc)
 		}
-		if err := h.DeleteHardwareMessages(cpc); err != nil {
-			return err
-		}
-		c.printf("%d hardware %s of %s removed", len(messages), plural(len(messages), "message"), args[0])
-	}
-	return nil
+		n := len(messages)
+		return c.report(err, "%d hardware %s of %s removed", n, plural(n, "message"), args[0])
+	})
 }
 
-// restart takes HMCs down and brings them up again after a time. Other commands are done meanwhile: the estate lives on.
+// restart takes HMCs down and brings them up again after a time. Other commands are done meanwhile:
+// the estate lives on.
 func (c *simConsole) restart(args []string) error {
 	seconds := 0.0
 	if args[0] != "" {
 		var err error
-		if seconds, err = strconv.ParseFloat(args[0], 64); err != nil || math.IsNaN(seconds) || seconds < 0 || seconds > maxRestart {
+		if seconds, err = strconv.ParseFloat(args[0], 64); err != nil || !(seconds >= 0 && seconds <= maxRestart) {
 			return fmt.Errorf("restart: %q is not a number of seconds from 0 to %d", args[0], maxRestart)
 		}
 	}
@@ -477,7 +456,7 @@ func (c *simConsole) restart(args []string) error {
 	return nil
 }
 
-// takeDown notes that an HMC is down, unless it is.
+// takeDown records that an HMC is down. It reports false if it is down already.
 func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -489,19 +468,19 @@ func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
 }
 
 func (c *simConsole) drop(args []string) error {
-	hmcs, err := c.named(args[0])
-	for _, h := range hmcs {
-		n := h.Broker().DropLinks()
-		c.printf("%s: %d %s cut", h.Name(), n, plural(n, "link"))
-	}
-	return err
+	return c.each(args[0], "link", "cut", func(h *hmcsim.HMC) int { return h.Broker().DropLinks() })
 }
 
 func (c *simConsole) expire(args []string) error {
-	hmcs, err := c.named(args[0])
+	return c.each(args[0], "session", "expired", func(h *hmcsim.HMC) int { return h.ExpireSessions(false) })
+}
+
+// each does something to some of the things of each HMC of a name, and prints to how many.
+func (c *simConsole) each(name, thing, done string, do func(*hmcsim.HMC) int) error {
+	hmcs, err := c.named(name)
 	for _, h := range hmcs {
-		n := h.ExpireSessions(false)
-		c.printf("%s: %d %s expired", h.Name(), n, plural(n, "session"))
+		n := do(h)
+		c.printf("%s: %d %s %s", h.Name(), n, plural(n, thing), done)
 	}
 	return err
 }

@@ -63,7 +63,8 @@ func (s *simulator) says(pattern string) []string {
 	return found
 }
 
-// Each command does what help says of it, or prints one line that says why not. All that is printed stays a configuration.
+// Each command does what help says of it, or prints one line that says why not. All that is printed
+// stays a configuration.
 func TestSimulateCommands(t *testing.T) {
 	s := startSimulator(t, "--hmcs=2", "--cpcs=2", "--partitions=8")
 	for _, step := range []struct{ line, want string }{
@@ -219,9 +220,9 @@ func (w *webhook) waitFor(t *testing.T, what string, n int, ok func(event.Event)
 	eventually(t, what, func() bool { return len(w.matching(ok)) >= n })
 }
 
-// As a new user would try it: the simulator in one terminal, the daemon with what the simulator printed in another. A
-// partition that is stopped and started shows its shutdown and boot messages at the webhook, in order, once; and so do
-// the other things that can be typed.
+// As a new user would try it: the simulator in one terminal, the daemon with what the simulator
+// printed in another. A partition that is stopped and started shows its shutdown and boot messages
+// at the webhook, in order, once; and so do the other things that can be typed.
 func TestSimulateToWebhook(t *testing.T) {
 	dir := t.TempDir()
 	s := startSimulator(t, "--ca-out="+filepath.Join(dir, "ca.pem"))

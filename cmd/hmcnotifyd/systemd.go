@@ -14,7 +14,7 @@ import (
 // maxStatusLine is how much of a reason the line for systemd has room for.
 const maxStatusLine = 500
 
-// notifier tells systemd about the daemon. Without systemd it does nothing.
+// notifier sends systemd the state of the daemon. Without systemd it does nothing.
 type notifier struct{ log *zap.Logger }
 
 func (n notifier) send(state string) {
@@ -27,7 +27,7 @@ func (n notifier) ready()    { n.send(sd.SdNotifyReady) }
 func (n notifier) stopping() { n.send(sd.SdNotifyStopping) }
 func (n notifier) alive()    { n.send(sd.SdNotifyWatchdog) }
 
-// reloading says when the reload began, as Type=notify-reload asks for.
+// reloading sends when the reload began, as Type=notify-reload asks for.
 func (n notifier) reloading() {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -37,10 +37,11 @@ func (n notifier) reloading() {
 	n.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", sd.SdNotifyReloading, now.Nano()/1000))
 }
 
-// statusEvery is how often systemd is told how many HMCs are connected, if that has changed.
+// statusEvery is how often systemd is sent the number of connected HMCs, if that has changed.
 const statusEvery = 2 * time.Second
 
-// status tells systemd the line that systemctl status shows, unless that is what was told last, and returns it.
+// status sends systemd the line that systemctl status shows, unless it is the last one sent, and
+// returns it.
 func (n notifier) status(s status.Status, last string) string {
 	text := statusLine(s)
 	if text != last {
@@ -76,7 +77,8 @@ func statusLine(s status.Status) string {
 	return oneLine(text, maxStatusLine)
 }
 
-// watchdog returns a channel that ticks as often as systemd wants to hear of the daemon; nil where it does not.
+// watchdog returns a channel that ticks as often as systemd wants to hear of the daemon; nil where
+// it does not.
 func (n notifier) watchdog() (<-chan time.Time, func()) {
 	interval, err := sd.SdWatchdogEnabled(false)
 	if err != nil {

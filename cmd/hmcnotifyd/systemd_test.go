@@ -16,7 +16,8 @@ func TestStatusLine(t *testing.T) {
 		{status.Status{Reasons: []status.Reason{{Reason: "the daemon is starting"}}}, "0 of 0 HMCs connected; the daemon is starting"},
 		{
 			status.Status{HMCs: []status.HMCStatus{up, down}, Reasons: []status.Reason{{HMC: "west", Reason: "refused\nREADY=1"}, {Sink: "ops", Reason: "x"}}},
-			"1 of 2 HMCs connected; west: refused READY=1 (and 1 more)", // a line of its own would be taken for a state
+			// a line of its own would be taken for a state
+			"1 of 2 HMCs connected; west: refused READY=1 (and 1 more)",
 		},
 	} {
 		if got := statusLine(test.status); got != test.want {

@@ -22,50 +22,52 @@ import (
 
 const (
 	eventsPath = "/api/v1/events"
-	// tailSilence is how long a stream may say nothing, not even a heart-beat, until it is given up.
+	// tailSilence is how long a stream may say nothing, not even a heart-beat, until it is
+	// given up.
 	tailSilence = 3 * web.HeartBeat
-	// tailPause is how long the first pause between two attempts is; each further one is twice as long, up to tailPauseMax.
+	// tailPause is how long the first pause between two attempts is; each further one is twice
+	// as long, up to tailPauseMax.
 	tailPause    = 500 * time.Millisecond
 	tailPauseMax = 15 * time.Second
-	// maxStreamLine is how long a line of the stream may be: more than the daemon holds for one reader.
+	// maxStreamLine is how long a line of the stream may be: more than the daemon holds for one
+	// reader.
 	maxStreamLine = 8 << 20
 )
 
 type tailFlags struct {
-	client                    clientFlags
-	types, hmcs, severities   []string
-	text, sink                string
-	json                      bool
-	silence, pause, pauseMost time.Duration // tests shorten them
+	client                   clientFlags
+	types, hmcs, severities  []string
+	text, sink               string
+	json                     bool
+	silence, pause, pauseMax time.Duration // tests shorten them
 }
 
-func tailCommand(app *kingpin.Application, e *environment) string {
-	c := app.Command("tail", "Follow the events that a running daemon stores, one line for each, until Ctrl-C.")
+func tailCommand(app *kingpin.Application, e *environment) {
 	f := &e.tail
-	f.silence, f.pause, f.pauseMost = tailSilence, tailPause, tailPauseMax
+	f.silence, f.pause, f.pauseMax = tailSilence, tailPause, tailPauseMax
+	c := e.command(app, "tail", "Follow the events that a running daemon stores, one line for each, until Ctrl-C.",
+		e.follow, f.client.validate, func() error {
+			if _, err := web.ParseLiveFilter(f.query().Encode()); err != nil {
+				return fmt.Errorf("--%w", err)
+			}
+			return nil
+		})
 	clientFlagsOf(c, &f.client)
-	c.Flag("type", "Only events of this type, a regular expression that must match the whole; may be repeated.").StringsVar(&f.types)
+	c.Flag("type", "Only events of this type, a regular expression that must match the whole; may be repeated.").
+		StringsVar(&f.types)
 	c.Flag("hmc", "Only events of this HMC, a regular expression; may be repeated.").StringsVar(&f.hmcs)
-	c.Flag("severity", "Only events of this severity: info, warning or critical; may be repeated.").StringsVar(&f.severities)
+	c.Flag("severity", "Only events of this severity: info, warning or critical; may be repeated.").
+		StringsVar(&f.severities)
 	c.Flag("text", "Only events with this text in what a person reads of them, whatever the case.").StringVar(&f.text)
 	c.Flag("sink", "Only events that this sink gets.").StringVar(&f.sink)
 	c.Flag("json", "The whole event, one JSON object per line.").BoolVar(&f.json)
-	c.Validate(func(*kingpin.CmdClause) error {
-		if err := f.client.validate(); err != nil {
-			return err
-		}
-		_, err := web.ParseLiveFilter(f.query().Encode())
-		if err != nil {
-			return fmt.Errorf("--%w", err)
-		}
-		return nil
-	})
-	return c.FullCommand()
 }
 
 func (f *tailFlags) query() url.Values {
 	q := url.Values{}
-	for name, values := range map[string][]string{"type": f.types, "hmc": f.hmcs, "severity": f.severities, "text": {f.text}, "sink": {f.sink}} {
+	for name, values := range map[string][]string{
+		"type": f.types, "hmc": f.hmcs, "severity": f.severities, "text": {f.text}, "sink": {f.sink},
+	} {
 		for _, v := range values {
 			if v != "" {
 				q.Add(name, v)
@@ -75,55 +77,46 @@ func (f *tailFlags) query() url.Values {
 	return q
 }
 
-// errNobodyReads says that the output is closed, as after: hmcnotifyd tail | head.
+// errNobodyReads means that the output is closed, as after: hmcnotifyd tail | head.
 var errNobodyReads = errors.New("nobody reads the output")
 
-// follow is the command tail. A first attempt that fails is an error; a stream that is lost later is made again, and said on stderr.
+// follow is the command tail. A first attempt that fails is an error; a stream that is lost later
+// is made again, and said on stderr.
 func (e *environment) follow(ctx context.Context) error {
-	c, err := newClient(e.tail.client)
-	if err != nil {
-		return fmt.Errorf("tail: %w", err)
-	}
-	defer c.close()
-	f, connected, pause := &e.tail, false, e.tail.pause
-	for {
-		began, err := e.followOnce(ctx, c, connected)
-		switch {
-		case ctx.Err() != nil || errors.Is(err, errNobodyReads):
-			return nil
-		case !began && (!connected || isFinal(err)):
-			return fmt.Errorf("tail: %w", err)
+	return e.withClient("tail", e.tail.client, func(c *client) error {
+		c.terminal = nil // events are printed as soon as it works
+		f, connected, pause := &e.tail, false, e.tail.pause
+		for {
+			began, err := e.followOnce(ctx, c, connected)
+			_, temporary := errors.AsType[*temporaryError](err)
+			switch {
+			case ctx.Err() != nil || errors.Is(err, errNobodyReads):
+				return nil
+			case !began && (!connected || !temporary):
+				return err
+			}
+			if began {
+				pause = f.pause
+			}
+			if began || !connected {
+				fmt.Fprintf(e.stderr, "hmcnotifyd: tail: the stream was lost, and is made again: %v\n", err)
+			}
+			connected = true
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return nil
+			}
+			pause = min(2*pause, f.pauseMax)
 		}
-		if began {
-			pause = f.pause
-		}
-		if began || !connected {
-			fmt.Fprintf(e.stderr, "hmcnotifyd: tail: the stream was lost, and is made again: %v\n", err)
-		}
-		connected = true
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil
-		}
-		pause = min(2*pause, f.pauseMost)
-	}
+	})
 }
-
-// isFinal says whether the daemon's answer is the same when it is asked again.
-func isFinal(err error) bool {
-	_, temporary := errors.AsType[*temporaryError](err)
-	return !temporary
-}
-
-// temporaryError is a failure that may pass.
-type temporaryError struct{ error }
 
 // followOnce prints what one stream brings until it ends. began says whether there was one.
 func (e *environment) followOnce(ctx context.Context, c *client, again bool) (began bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	resp, err := c.stream(ctx, eventsPath, e.tail.query())
+	resp, err := c.do(ctx, http.MethodGet, eventsPath, e.tail.query(), "text/event-stream")
 	if err != nil {
 		return false, err
 	}
@@ -176,7 +169,8 @@ func (e *environment) printStreamed(kind string, data []byte) error {
 	case "lost":
 		var l struct{ Lost int }
 		if json.Unmarshal(data, &l) == nil {
-			fmt.Fprintf(e.stderr, "hmcnotifyd: tail: %d %s came faster than they were read, and are not shown\n", l.Lost, plural(l.Lost, "event"))
+			fmt.Fprintf(e.stderr, "hmcnotifyd: tail: %d %s came faster than they were read, and are not shown\n",
+				l.Lost, plural(l.Lost, "event"))
 		}
 		return nil
 	case "end":
@@ -207,39 +201,7 @@ func tailLine(data []byte) string {
 	if err := json.Unmarshal(data, &ev); err != nil {
 		return oneLine(string(data), 0)
 	}
-	return oneLine(strings.TrimRight(fmt.Sprintf("%s  %-8s  %-19s  %-12s  %s", ev.Time.Local().Format("2006-01-02 15:04:05.000"),
-		ev.Severity, ev.Type, ev.HMC, ev.Summary), " "), 0)
-}
-
-// stream makes a request whose answer goes on for long.
-func (c *client) stream(ctx context.Context, path string, query url.Values) (*http.Response, error) {
-	u := *c.base
-	u.Path += path
-	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "text/event-stream")
-	req.Header.Set("User-Agent", "hmcnotifyd/"+version)
-	if c.userid != "" || c.password != "" {
-		req.SetBasicAuth(c.userid, c.password)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, &temporaryError{c.noAnswer(ctx, err)}
-	}
-	if resp.StatusCode == http.StatusOK {
-		return resp, nil
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorAnswer))
-	if err != nil {
-		return nil, &temporaryError{c.noAnswer(ctx, err)}
-	}
-	err = c.refused(resp.StatusCode, body)
-	if resp.StatusCode/100 == 5 || resp.StatusCode == http.StatusTooManyRequests {
-		return nil, &temporaryError{err}
-	}
-	return nil, err
+	at := ev.Time.Local().Format("2006-01-02 15:04:05.000")
+	line := fmt.Sprintf("%s  %-8s  %-19s  %-12s  %s", at, ev.Severity, ev.Type, ev.HMC, ev.Summary)
+	return oneLine(strings.TrimRight(line, " "), 0)
 }

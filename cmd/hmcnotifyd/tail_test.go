@@ -117,7 +117,7 @@ func TestTailUsage(t *testing.T) {
 func tailOf(ctx context.Context, address string, stdout io.Writer) (status int, stderr string) {
 	var errs bytes.Buffer
 	e := &environment{stdout: stdout, stderr: &errs}
-	e.tail = tailFlags{client: clientFlags{url: address}, silence: 100 * time.Millisecond, pause: time.Millisecond, pauseMost: time.Millisecond}
+	e.tail = tailFlags{client: clientFlags{url: address}, silence: 100 * time.Millisecond, pause: time.Millisecond, pauseMax: time.Millisecond}
 	if err := e.follow(ctx); err != nil {
 		printError(&errs, err)
 		return exitFailed, errs.String()
@@ -154,7 +154,8 @@ func TestTailAnswers(t *testing.T) {
 	}
 }
 
-// A stream that is silent without a word is given up and made again; what the daemon refuses then ends it.
+// A stream that is silent without a word is given up and made again; what the daemon refuses then
+// ends it.
 func TestTailSilence(t *testing.T) {
 	streams := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

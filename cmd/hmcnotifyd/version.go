@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,8 +9,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-
-	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
@@ -30,29 +29,25 @@ func build() web.Build {
 	return web.Build{Version: version, Revision: revisionOf(revision, info), GoVersion: runtime.Version()}
 }
 
-// revisionOf returns the revision that the linker was given or else, after a plain go build, the one that Go has noted:
-// as short as the linker's, and marked where files were changed.
+// revisionOf returns the revision that the linker was given or else, after a plain go build, the
+// one that Go has recorded: as short as the linker's, and with a suffix where files were changed.
 func revisionOf(linked string, info *debug.BuildInfo) string {
 	if linked != "" || info == nil {
 		return linked
 	}
-	var commit, mark string
+	var commit, suffix string
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":
 			commit = s.Value
 		case s.Key == "vcs.modified" && s.Value == "true":
-			mark = "-modified"
+			suffix = "-modified"
 		}
 	}
 	if commit == "" {
 		return ""
 	}
-	return commit[:min(len(commit), 12)] + mark
-}
-
-func versionCommand(app *kingpin.Application) string {
-	return app.Command("version", "Print the version of the program, of Go and of the libraries.").FullCommand()
+	return commit[:min(len(commit), 12)] + suffix
 }
 
 func (e *environment) version(context.Context) error {
@@ -64,7 +59,8 @@ func (e *environment) version(context.Context) error {
 func versionText() string {
 	var text strings.Builder
 	b := build()
-	fmt.Fprintf(&text, "hmcnotifyd %s\n  revision: %s\n  go: %s %s/%s\n", b.Version, orNone(b.Revision), b.GoVersion, runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(&text, "hmcnotifyd %s\n  revision: %s\n  go: %s %s/%s\n",
+		b.Version, cmp.Or(b.Revision, "none"), b.GoVersion, runtime.GOOS, runtime.GOARCH)
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return text.String()
@@ -75,11 +71,4 @@ func versionText() string {
 		}
 	}
 	return text.String()
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"fmt"
-	"io/fs"
 	"maps"
 	"net/url"
 	"regexp"
@@ -11,25 +9,36 @@ import (
 	"time"
 )
 
-// Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve it.
+// Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve
+// it.
 type Alertmanager struct {
-	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as Alertmanager asks for.
-	URLs       []URL      `yaml:"urls"`        // required
-	HTTPConfig HTTPConfig `yaml:"http_config"` // how requests are made, and what authenticates them
+	// URLs are the members of one cluster, without /api/v2. Each gets every alert, as
+	// Alertmanager asks for.
+	// required
+	URLs []URL `yaml:"urls"`
+	// how requests are made, and what authenticates them
+	HTTPConfig HTTPConfig `yaml:"http_config"`
 
-	Alerts   []string          `yaml:"alerts"`   // which of the four are made
-	Statuses Patterns          `yaml:"statuses"` // which fire; none: those that the severities call warning or critical
-	Labels   map[string]string `yaml:"labels"`   // of every alert, besides its own
+	// which of the four are made
+	Alerts []string `yaml:"alerts"`
+	// which fire; none: those that the severities call warning or critical
+	Statuses Patterns `yaml:"statuses"`
+	// of every alert, besides its own
+	Labels map[string]string `yaml:"labels"`
 
-	ResendInterval   time.Duration `yaml:"resend_interval"`    // what fires is sent again; it ends four intervals after the last time
-	OSMessageResolve time.Duration `yaml:"os_message_resolve"` // an OS message fires so long: no HMC tells that it was answered
+	// what fires is sent again; it ends four intervals after the last time
+	ResendInterval time.Duration `yaml:"resend_interval"`
+	// an OS message fires so long: no HMC tells that it was answered
+	OSMessageResolve time.Duration `yaml:"os_message_resolve"`
 }
 
 // The names of the alerts.
 const (
-	AlertResourceStatus  = "HMCResourceStatus"  // a CPC, partition or other object is in a status that is not acceptable
-	AlertConnectionLost  = "HMCConnectionLost"  // the daemon does not see what an HMC publishes
-	AlertOSMessage       = "HMCOSMessage"       // an operating system wrote a message that is held, or has priority
+	// a CPC, partition or other object is in a status that is not acceptable.
+	AlertResourceStatus = "HMCResourceStatus"
+	AlertConnectionLost = "HMCConnectionLost" // the daemon does not see what an HMC publishes
+	// an operating system wrote a message that is held, or has priority.
+	AlertOSMessage       = "HMCOSMessage"
 	AlertHardwareMessage = "HMCHardwareMessage" // a console or CPC has a hardware message
 )
 
@@ -52,16 +61,15 @@ func (a *Alertmanager) setDefaults() {
 // labelName is what Prometheus accepts as the name of a label everywhere.
 var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
-func (d *decoder) alertmanager(path string, s *Sink, mode fs.FileMode) {
-	a := s.Alertmanager
-	at := func(key string) string { return join(path, key) }
-
-	if len(a.URLs) == 0 && !d.failed(at("urls")) {
-		d.errorf(at("urls"), "is missing: list the members of the cluster, such as [http://alertmanager.example.com:9093]")
+func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
+	at := under(path)
+	if len(a.URLs) == 0 {
+		d.errorf(at("urls"), "is missing: "+
+			"list the members of the cluster, such as [http://alertmanager.example.com:9093]")
 	}
 	seen := make(map[string]bool)
 	for i, address := range a.URLs {
-		at := fmt.Sprintf("%s[%d]", at("urls"), i)
+		at := item(at("urls"), i)
 		u, err := url.Parse(address.Expose())
 		switch msg := checkURL(address); {
 		case !address.IsSet():
@@ -81,33 +89,32 @@ func (d *decoder) alertmanager(path string, s *Sink, mode fs.FileMode) {
 		}
 		seen[address.Expose()] = true
 	}
-	d.httpConfig(at("http_config"), &a.HTTPConfig, mode)
-	if len(a.Alerts) == 0 && !d.failed(at("alerts")) {
+	d.httpConfig(at("http_config"), &a.HTTPConfig)
+	if len(a.Alerts) == 0 {
 		d.errorf(at("alerts"), "is empty: list at least one of %s", strings.Join(AlertNames(), ", "))
 	}
 	for i, name := range a.Alerts {
-		if !slices.Contains(AlertNames(), name) {
-			d.errorf(fmt.Sprintf("%s[%d]", at("alerts"), i), "must be one of %s, not %s", strings.Join(AlertNames(), ", "), quote(name))
-		}
+		d.oneOf(item(at("alerts"), i), name, AlertNames()...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
 		switch {
 		case !labelName.MatchString(name) || strings.HasPrefix(name, "__"):
-			d.errorf(join(at("labels"), name), "is no name of a label: letters, digits and _, not a digit first, not __")
+			d.errorf(join(at("labels"), name), "is no name of a label: "+
+				"letters, digits and _, not a digit first, not __")
 		case slices.Contains(AlertLabels(), name):
 			d.errorf(join(at("labels"), name), "is a label that alerts have of their own")
 		}
 	}
-	d.durationIn(at("resend_interval"), a.ResendInterval, time.Second, 24*time.Hour)
-	d.durationIn(at("os_message_resolve"), a.OSMessageResolve, time.Second, 30*24*time.Hour)
-
-	sink := strings.TrimSuffix(path, ".alertmanager")
+	within(d, at("resend_interval"), a.ResendInterval, time.Second, 24*time.Hour)
+	within(d, at("os_message_resolve"), a.OSMessageResolve, time.Second, 30*24*time.Hour)
 	if s.Collapse {
-		d.errorf(join(sink, "collapse"), "must be false for an alertmanager: each resource has an alert of its own, and Alertmanager groups them")
+		d.errorf(join(parent(path), "collapse"), "must be false for an alertmanager: "+
+			"each resource has an alert of its own, and Alertmanager groups them")
 	}
 }
 
 func (a *Alertmanager) hasCredentials() bool {
 	c := a.HTTPConfig.Client()
-	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil || c.BearerToken != "" || c.BearerTokenFile != ""
+	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil ||
+		c.BearerToken != "" || c.BearerTokenFile != ""
 }

@@ -1,9 +1,11 @@
-// Package config is the configuration file of hmcnotifyd: its types, defaults, strict reading and validation.
+// Package config is the configuration file of hmcnotifyd: its types, defaults, strict reading and
+// validation.
 //
-// [Load] reports every problem of a file at once, each with line and YAML path. What it returns is complete:
-// defaults are filled in, relative paths are made absolute, regular expressions are compiled, and secrets and CA
-// certificates are read from their files, so that nothing which uses a Config has to read a file or can fail on one. The
-// exception are the files of an [HTTPConfig], which are read again while they are in use.
+// [Load] reports every problem of a file at once, each with line and YAML path. What it returns is
+// complete: defaults are filled in, relative paths are made absolute, regular expressions are
+// compiled, and secrets and CA certificates are read from their files, so that nothing which uses a
+// Config has to read a file or can fail on one. The exception are the files of an [HTTPConfig],
+// which are read again while they are in use.
 package config
 
 import (
@@ -15,65 +17,93 @@ import (
 
 // Config is a whole configuration file.
 type Config struct {
-	HMCs              []HMC         `yaml:"hmcs"`  // required; the consoles to watch
-	Sinks             []Sink        `yaml:"sinks"` // required; where the events go
-	Storage           Storage       `yaml:"storage"`
-	Dedup             Dedup         `yaml:"dedup"`
-	Severity          Severity      `yaml:"severity"`
-	Flood             Flood         `yaml:"flood"`
-	Estate            Estate        `yaml:"estate"`
-	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"` // one event of the type bridge-heartbeat per HMC and interval; 0: no such events
+	// required; the consoles to watch
+	HMCs []HMC `yaml:"hmcs"`
+	// required; where the events go
+	Sinks    []Sink   `yaml:"sinks"`
+	Storage  Storage  `yaml:"storage"`
+	Dedup    Dedup    `yaml:"dedup"`
+	Severity Severity `yaml:"severity"`
+	Flood    Flood    `yaml:"flood"`
+	Estate   Estate   `yaml:"estate"`
+	// one event of the type bridge-heartbeat per HMC and interval; 0: no such events
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"`
 
-	File     string `yaml:"-"` // the path given to Load
-	Warnings Errors `yaml:"-"` // what is allowed but probably not meant, sorted by line
+	// the path given to Load
+	File string `yaml:"-"`
+	// what is allowed but probably not meant, sorted by line
+	Warnings Errors `yaml:"-"`
 }
 
 // HMC is one Hardware Management Console to watch.
 type HMC struct {
-	Name      string   `yaml:"name"`       // required; unique; the label hmc of metrics, and part of each event
-	Hosts     []string `yaml:"hosts"`      // required; DNS names, IPv4 or bare IPv6 addresses of this HMC; of several, the first that answers is used
-	RESTPort  int      `yaml:"rest_port"`  // of the Web Services API
-	StompPort int      `yaml:"stomp_port"` // of the notifications: STOMP over TLS
+	// required; unique; the label hmc of metrics, and part of each event
+	Name string `yaml:"name"`
+	// required; DNS names, IPv4 or bare IPv6 addresses of this HMC; of several, the first that
+	// answers is used
+	Hosts []string `yaml:"hosts"`
+	// of the Web Services API
+	RESTPort int `yaml:"rest_port"`
+	// of the notifications: STOMP over TLS
+	StompPort int `yaml:"stomp_port"`
 
-	Userid       string `yaml:"userid"`        // required, unless there is a Session; best one for the daemon alone
-	Password     Secret `yaml:"password"`      // also when it came from PasswordFile
-	PasswordFile string `yaml:"password_file"` // absolute; a file with nothing but the password
+	// required, unless there is a Session; best one for the daemon alone
+	Userid string `yaml:"userid"`
+	// also when it came from PasswordFile
+	Password Secret `yaml:"password"`
+	// absolute; a file with nothing but the password
+	PasswordFile string `yaml:"password_file"`
 
-	TLS TLS `yaml:"tls"` // how the HMC's certificate is verified, for both connections
+	// how the HMC's certificate is verified, for both connections
+	TLS TLS `yaml:"tls"`
 
-	// Topics are what to hear of: object (status, property and inventory changes), job (completed jobs), audit, security
-	// (entries of these logs); default: object and job, nothing with TopicNames.
+	// Topics are what to hear of: object (status, property and inventory changes), job
+	// (completed jobs), audit, security (entries of these logs); default: object and job,
+	// nothing with TopicNames.
 	Topics []string `yaml:"topics"`
 
-	OSMessages []OSMessages `yaml:"os_messages"` // the partitions whose operating system messages are followed: any of the entries; none: no partition
+	// the partitions whose operating system messages are followed: any of the entries; none: no
+	// partition
+	OSMessages []OSMessages `yaml:"os_messages"`
 
-	// TopicNames are topics known beforehand, such as ensadmin.145. With them there is no logon to the Web Services API: the
-	// link is made with Userid and Password, or with Session.
+	// TopicNames are topics known beforehand, such as ensadmin.145. With them there is no logon
+	// to the Web Services API: the link is made with Userid and Password, or with Session.
 	TopicNames []string `yaml:"topic_names"`
 
 	// Session is a Web Services API session made elsewhere, instead of Userid and Password.
 	Session *Session `yaml:"session"`
 
-	HardwareMessages      bool   `yaml:"hardware_messages"`        // whether hardware messages of the console and the CPCs are told; not with TopicNames
-	Group                 string `yaml:"group"`                    // HMCs of one group see the same machines, and tell each change once; default: Name
-	RESTRequestsPerMinute int    `yaml:"rest_requests_per_minute"` // what this HMC is asked at most
+	// whether hardware messages of the console and the CPCs are told; not with TopicNames
+	HardwareMessages bool `yaml:"hardware_messages"`
+	// HMCs of one group see the same machines, and tell each change once; default: Name
+	Group string `yaml:"group"`
+	// what this HMC is asked at most
+	RESTRequestsPerMinute int `yaml:"rest_requests_per_minute"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }
 
 // Session names a Web Services API session that something else has logged on, with MFA for example.
 type Session struct {
-	ID             Secret `yaml:"id"`              // also when it came from IDFile
-	IDFile         string `yaml:"id_file"`         // a file with the session's id
-	Credential     Secret `yaml:"credential"`      // also when it came from CredentialFile
-	CredentialFile string `yaml:"credential_file"` // a file with the session credential, which the broker asks for
+	// also when it came from IDFile
+	ID Secret `yaml:"id"`
+	// a file with the session's id
+	IDFile string `yaml:"id_file"`
+	// also when it came from CredentialFile
+	Credential Secret `yaml:"credential"`
+	// a file with the session credential, which the broker asks for
+	CredentialFile string `yaml:"credential_file"`
 }
 
-// OSMessages selects the partitions whose operating system messages are followed. Both patterns must match.
+// OSMessages selects the partitions whose operating system messages are followed. Both patterns
+// must match.
 type OSMessages struct {
-	CPC                    Pattern `yaml:"cpc"`                      // the name of the CPC
-	Partition              Pattern `yaml:"partition"`                // the name of the DPM partition or LPAR
-	IncludeRefreshMessages bool    `yaml:"include_refresh_messages"` // whether the messages come too that the HMC still holds from before
+	// the name of the CPC
+	CPC Pattern `yaml:"cpc"`
+	// the name of the DPM partition or LPAR
+	Partition Pattern `yaml:"partition"`
+	// whether the messages come too that the HMC still holds from before
+	IncludeRefreshMessages bool `yaml:"include_refresh_messages"`
 }
 
 // The values of HMC.Topics.
@@ -86,7 +116,8 @@ const (
 
 // Sink is one destination of events. It has exactly one kind: one of Webhook, Log and so on is set.
 type Sink struct {
-	Name string `yaml:"name"` // required; unique; the label sink of metrics
+	// required; unique; the label sink of metrics
+	Name string `yaml:"name"`
 
 	Webhook      *Webhook      `yaml:"webhook"`
 	Log          *Log          `yaml:"log"`
@@ -95,60 +126,61 @@ type Sink struct {
 	Kafka        *Kafka        `yaml:"kafka"`
 	Syslog       *Syslog       `yaml:"syslog"`
 
-	Match []Matcher `yaml:"match"` // the events that the sink gets: those that any of the entries fits; none: every event
-	Drop  []Matcher `yaml:"drop"`  // the events that it does not get: those that any of the entries fits; wins over Match; none: no event
+	// the events that the sink gets: those that any of the entries fits; none: every event
+	Match []Matcher `yaml:"match"`
+	// the events that it does not get: those that any of the entries fits; wins over Match;
+	// none: no event
+	Drop []Matcher `yaml:"drop"`
 
-	Timeout     time.Duration `yaml:"timeout"`     // of one attempt to send
-	Concurrency int           `yaml:"concurrency"` // requests in flight; the order per resource is kept
-	Batch       Batch         `yaml:"batch"`
-	Retry       Retry         `yaml:"retry"`
-	Queue       Queue         `yaml:"queue"`
-	Collapse    bool          `yaml:"collapse"` // whether a flood of equal status changes becomes one event per CPC
-}
-
-// Kind names the kind of the sink as its key in the file does: "webhook", "log".
-func (s *Sink) Kind() string {
-	switch {
-	case s.Webhook != nil:
-		return "webhook"
-	case s.Log != nil:
-		return "log"
-	case s.Alertmanager != nil:
-		return "alertmanager"
-	case s.NATS != nil:
-		return "nats"
-	case s.Kafka != nil:
-		return "kafka"
-	case s.Syslog != nil:
-		return "syslog"
-	}
-	return ""
+	// of one attempt to send
+	Timeout time.Duration `yaml:"timeout"`
+	// requests in flight; the order per resource is kept
+	Concurrency int   `yaml:"concurrency"`
+	Batch       Batch `yaml:"batch"`
+	Retry       Retry `yaml:"retry"`
+	Queue       Queue `yaml:"queue"`
+	// whether a flood of equal status changes becomes one event per CPC
+	Collapse bool `yaml:"collapse"`
 }
 
 // Webhook posts events to an HTTP server.
 type Webhook struct {
-	URL     URL    `yaml:"url"`      // required, here or in URLFile; http:// or https://; also when it came from URLFile
-	URLFile string `yaml:"url_file"` // a file with nothing but the address, where that holds a token
-	Format  string `yaml:"format"`   // what is sent; of the Format constants
+	// required, here or in URLFile; http:// or https://; also when it came from URLFile
+	URL URL `yaml:"url"`
+	// a file with nothing but the address, where that holds a token
+	URLFile string `yaml:"url_file"`
+	// what is sent; of the Format constants
+	Format string `yaml:"format"`
 
 	// The three of the format "template"; see package render.
 
-	Template     string `yaml:"template"`      // with the format template: the template; also when it came from TemplateFile
-	TemplateFile string `yaml:"template_file"` // absolute; instead of Template
-	ContentType  string `yaml:"content_type"`  // with the format template: of what the template makes
+	// with the format template: the template; also when it came from TemplateFile
+	Template string `yaml:"template"`
+	// absolute; instead of Template
+	TemplateFile string `yaml:"template_file"`
+	// with the format template: of what the template makes
+	ContentType string `yaml:"content_type"`
 
 	// What signs requests; see SigningKeys.
 
-	Secret     Secret `yaml:"secret"`      // signs each request as standardwebhooks.com says: whsec_ and base64; also when it came from SecretFile
-	SecretFile string `yaml:"secret_file"` // a file with nothing but the secret
+	// signs each request as standardwebhooks.com says: whsec_ and base64; also when it came
+	// from SecretFile
+	Secret Secret `yaml:"secret"`
+	// a file with nothing but the secret
+	SecretFile string `yaml:"secret_file"`
 
 	// Further secrets, so that one can take the place of another.
 
-	Secrets     []Secret `yaml:"secrets"`      // further ones that sign as well, while one takes the place of another; also those that came from SecretFiles
-	SecretFiles []string `yaml:"secret_files"` // a file for each of them
+	// further ones that sign as well, while one takes the place of another; also those that
+	// came from SecretFiles
+	Secrets []Secret `yaml:"secrets"`
+	// a file for each of them
+	SecretFiles []string `yaml:"secret_files"`
 
-	Compression string     `yaml:"compression"` // of the Compression constants
-	HTTPConfig  HTTPConfig `yaml:"http_config"` // how requests are made, and what authenticates them
+	// of the Compression constants
+	Compression string `yaml:"compression"`
+	// how requests are made, and what authenticates them
+	HTTPConfig HTTPConfig `yaml:"http_config"`
 }
 
 // The values of Webhook.Format.
@@ -164,7 +196,8 @@ const (
 	CompressionGzip = "gzip"
 )
 
-// DefaultContentType is the content type of what a template makes, unless Webhook.ContentType says otherwise.
+// DefaultContentType is the content type of what a template makes, unless Webhook.ContentType says
+// otherwise.
 const DefaultContentType = "application/json"
 
 // Log writes events as lines.
@@ -192,9 +225,12 @@ type Batch struct {
 
 // Retry says when a failed attempt is repeated.
 type Retry struct {
-	Initial time.Duration `yaml:"initial"` // the first wait
-	Max     time.Duration `yaml:"max"`     // the longest wait
-	MaxAge  time.Duration `yaml:"max_age"` // how long an event is tried before it becomes a dead letter; 0: without end
+	// the first wait
+	Initial time.Duration `yaml:"initial"`
+	// the longest wait
+	Max time.Duration `yaml:"max"`
+	// how long an event is tried before it becomes a dead letter; 0: without end
+	MaxAge time.Duration `yaml:"max_age"`
 }
 
 // Queue limits what may wait for a sink. Beyond either limit the oldest events go, counted.
@@ -205,8 +241,10 @@ type Queue struct {
 
 // Storage says how events are stored. Where is said by --storage.path.
 type Storage struct {
-	CommitInterval time.Duration `yaml:"commit_interval"` // how long to gather events into one commit; 0: no waiting
-	MaxBytes       Size          `yaml:"max_bytes"`       // 0: no limit
+	// how long to gather events into one commit; 0: no waiting
+	CommitInterval time.Duration `yaml:"commit_interval"`
+	// 0: no limit
+	MaxBytes Size `yaml:"max_bytes"`
 }
 
 // Dedup bounds the memory of event ids already delivered.
@@ -255,10 +293,15 @@ type Matcher struct {
 //
 // It is comparable; the contents of CAFile take part.
 type TLS struct {
-	CAFile             string `yaml:"ca_file"`              // PEM, absolute; empty: the system's certificate authorities
-	ServerName         string `yaml:"server_name"`          // the name the certificate must have; empty: the host connected to
-	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"` // true: no verification; whoever is on the way can read the password
+	// PEM, absolute; empty: the system's certificate authorities
+	CAFile string `yaml:"ca_file"`
+	// the name the certificate must have; empty: the host connected to
+	ServerName string `yaml:"server_name"`
+	// true: no verification; whoever is on the way can read the password
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
 
-	ca  string // what CAFile held when it was loaded
-	key string // where the file has these settings; empty: "tls", that of an HMC
+	// what CAFile held when it was loaded
+	ca string
+	// where the file has these settings; empty: "tls", that of an HMC
+	key string
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"reflect"
 	"regexp"
@@ -21,10 +22,12 @@ import (
 // maxNodes bounds how much aliases may multiply a small file ("billion laughs").
 const maxNodes = 100_000
 
-// decoder fills a Config from YAML nodes. It goes through the tree itself, because the library's own strict mode stops at
-// the first problem of a mapping, has no path, and quotes values, secrets among them.
+// decoder fills a Config from YAML nodes. It goes through the tree itself, because the library's
+// own strict mode stops at the first problem of a mapping, has no path, and quotes values, secrets
+// among them.
 type decoder struct {
 	file     string
+	mode     fs.FileMode // of the file: who else can read the secrets in it
 	errs     Errors
 	warnings Errors
 	lines    map[string]int  // of every value in the file, by path
@@ -34,11 +37,12 @@ type decoder struct {
 	strange  map[string]bool // paths with an unknown key
 	merging  []*yaml.Node    // being merged, against an alias within itself
 	nodes    int
+	logs     map[string]string // the sinks that write to files, by the path of the file
 }
 
-func newDecoder(file string) *decoder {
+func newDecoder(file string, mode fs.FileMode) *decoder {
 	return &decoder{
-		file: file, lines: map[string]int{}, filled: map[string]bool{},
+		file: file, mode: mode, logs: map[string]string{}, lines: map[string]int{}, filled: map[string]bool{},
 		bad: map[string]bool{}, badBelow: map[string]bool{}, strange: map[string]bool{},
 	}
 }
@@ -46,20 +50,25 @@ func newDecoder(file string) *decoder {
 // defaulter is a type whose values in a list, or behind a pointer, do not start as zero.
 type defaulter interface{ setDefaults() }
 
-// fail records an error at a path. What follows from it (the same path again, or one below) is not reported.
+// fail records an error at a path. What follows from it (the same path again, or one below) is not
+// reported.
 func (d *decoder) fail(line int, path, format string, args ...any) {
 	d.bad[path] = true
-	markAbove(d.badBelow, path)
+	addAbove(d.badBelow, path)
 	d.report(line, path, format, args...)
 }
 
 // report records an error that nothing follows from.
 func (d *decoder) report(line int, path, format string, args ...any) {
-	d.errs = append(d.errs, &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)})
+	d.errs = append(d.errs, d.newError(line, path, format, args...))
 }
 
-// markAbove marks everything above path.
-func markAbove(set map[string]bool, path string) {
+func (d *decoder) newError(line int, path, format string, args ...any) *Error {
+	return &Error{File: d.file, Line: line, Path: path, Msg: fmt.Sprintf(format, args...)}
+}
+
+// addAbove adds everything above path to the set.
+func addAbove(set map[string]bool, path string) {
 	for path != "" {
 		if path = parent(path); set[path] {
 			return
@@ -121,7 +130,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	}
 	if _, ok := d.lines[path]; !ok || n.Kind == yaml.ScalarNode {
 		d.lines[path] = n.Line
-		markAbove(d.filled, path)
+		addAbove(d.filled, path)
 	}
 
 	switch to := v.Addr().Interface().(type) {
@@ -133,29 +142,12 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		if s, ok := d.text(n, path); ok {
 			*to = NewURL(s)
 		}
-	case *string:
-		if s, ok := d.text(n, path); ok {
-			*to = s
-		}
 	case *bool:
-		if b, err := strconv.ParseBool(n.Value); isScalar(n, "!!bool") && err == nil {
-			*to = b
-		} else {
-			d.wrong(n, path, "must be true or false")
-		}
+		decodeScalar(d, n, path, to, "true or false", strconv.ParseBool, "!!bool")
 	case *int:
-		if i, err := strconv.Atoi(n.Value); isScalar(n, "!!int") && err == nil {
-			*to = i
-		} else {
-			d.wrong(n, path, "must be a whole number")
-		}
+		decodeScalar(d, n, path, to, "a whole number", strconv.Atoi, "!!int")
 	case *float64:
-		f, err := strconv.ParseFloat(n.Value, 64)
-		if isScalar(n, "!!int", "!!float") && err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
-			*to = f
-		} else {
-			d.wrong(n, path, "must be a number")
-		}
+		decodeScalar(d, n, path, to, "a number", parseFloat, "!!int", "!!float")
 	case *time.Duration:
 		decodeText(d, n, path, to, parseDuration)
 	case *Size:
@@ -190,38 +182,23 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 
 // severities fills a table from a mapping. Its keys are whatever an HMC may send.
 func (d *decoder) severities(n *yaml.Node, path string, to *SeverityTable) {
-	if isNull(n) {
-		return
+	table := SeverityTable{}
+	if d.entries(n, path, ", such as {stopped: info}", func(key string) bool { return table[key] != "" },
+		func(key, value *yaml.Node, at string) {
+			switch {
+			case d.tooMany(value):
+			case value.Kind != yaml.ScalarNode || !slices.Contains(event.Severities(), value.Value):
+				d.fail(value.Line, at, "must be one of %s", strings.Join(event.Severities(), ", "))
+			default:
+				table[key.Value] = value.Value
+			}
+		}) {
+		*to = table
 	}
-	if n.Kind != yaml.MappingNode {
-		d.fail(n.Line, path, "must be a mapping, such as {stopped: info}")
-		return
-	}
-	table := make(SeverityTable)
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		at := join(path, key.Value)
-		if d.tooMany(value) {
-			return
-		}
-		_, twice := table[key.Value]
-		switch {
-		case key.Kind != yaml.ScalarNode || isMerge(key) || key.Value == "":
-			d.report(key.Line, path, "a key must be plain text")
-			continue
-		case twice:
-			d.fail(key.Line, at, "is given twice")
-			continue
-		case value.Kind != yaml.ScalarNode || !slices.Contains(event.Severities(), value.Value):
-			d.fail(value.Line, at, "must be one of %s", strings.Join(event.Severities(), ", "))
-			continue
-		}
-		table[key.Value] = value.Value
-	}
-	*to = table
 }
 
-// tooMany counts the values gone through, and reports once that there are too many. Nothing else matters then.
+// tooMany counts the values gone through, and reports once that there are too many. Nothing else
+// matters then.
 func (d *decoder) tooMany(n *yaml.Node) bool {
 	d.nodes++
 	if d.nodes == maxNodes+1 {
@@ -245,17 +222,17 @@ func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
 			return
 		}
 		if n.Kind != yaml.SequenceNode {
+			form := "begin each entry with \"- \""
 			if v.Type().Elem().Kind() == reflect.String {
-				d.fail(n.Line, path, "must be a list: write [a, b], or one \"- \" line for each")
-			} else {
-				d.fail(n.Line, path, "must be a list: begin each entry with \"- \"")
+				form = "write [a, b], or one \"- \" line for each"
 			}
+			d.fail(n.Line, path, "must be a list: %s", form)
 			return
 		}
 		v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
-		for i, item := range n.Content {
+		for i, entry := range n.Content {
 			setDefaults(v.Index(i).Addr())
-			d.decode(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+			d.decode(entry, item(path, i), v.Index(i))
 		}
 	case reflect.Map:
 		d.table(n, path, v)
@@ -271,29 +248,44 @@ func (d *decoder) decodeCollection(n *yaml.Node, path string, v reflect.Value) {
 
 // table fills a map, whose keys are any text, from a mapping.
 func (d *decoder) table(n *yaml.Node, path string, v reflect.Value) {
-	if isNull(n) {
-		return
-	}
-	if n.Kind != yaml.MappingNode {
-		d.fail(n.Line, path, "must be a mapping: \"key: value\" in each line")
-		return
-	}
-	v.Set(reflect.MakeMap(v.Type()))
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 || isMerge(key) || key.Value == "" {
+	table := reflect.MakeMap(v.Type())
+	has := func(key string) bool { return table.MapIndex(reflect.ValueOf(key)).IsValid() }
+	if d.entries(n, path, ": \"key: value\" in each line", has, func(key, value *yaml.Node, at string) {
+		if key.Style&yaml.TaggedStyle != 0 {
 			d.report(key.Line, path, "a key must be plain text")
-			continue
-		}
-		name := reflect.ValueOf(key.Value)
-		if v.MapIndex(name).IsValid() {
-			d.fail(key.Line, join(path, key.Value), "is given twice")
-			continue
+			return
 		}
 		element := reflect.New(v.Type().Elem()).Elem()
-		d.decode(value, join(path, key.Value), element)
-		v.SetMapIndex(name, element)
+		d.decode(value, at, element)
+		table.SetMapIndex(reflect.ValueOf(key.Value), element)
+	}) {
+		v.Set(table)
 	}
+}
+
+// entries goes through a mapping whose keys are any text. It reports whether there is one.
+func (d *decoder) entries(n *yaml.Node, path, form string, has func(key string) bool,
+	entry func(key, value *yaml.Node, at string),
+) bool {
+	if isNull(n) {
+		return false
+	}
+	if n.Kind != yaml.MappingNode {
+		d.fail(n.Line, path, "must be a mapping%s", form)
+		return false
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, at := n.Content[i], join(path, n.Content[i].Value)
+		switch {
+		case key.Kind != yaml.ScalarNode || isMerge(key) || key.Value == "":
+			d.report(key.Line, path, "a key must be plain text")
+		case has(key.Value):
+			d.fail(key.Line, at, "is given twice")
+		default:
+			entry(key, n.Content[i+1], at)
+		}
+	}
+	return true
 }
 
 func setDefaults(p reflect.Value) {
@@ -313,7 +305,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	}
 	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
+		key := n.Content[i]
 		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 {
 			d.report(key.Line, path, "a key must be plain text")
 			continue
@@ -321,16 +313,19 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 		if isMerge(key) {
 			continue
 		}
-		if first, ok := seen[key.Value]; ok {
-			if _, known := fieldByKey(v, key.Value); known {
-				d.fail(key.Line, join(path, key.Value), "is given twice: the first time in line %d", first)
-			}
-			continue
+		if first, ok := seen[key.Value]; !ok {
+			seen[key.Value] = key.Line
+			d.entry(n, path, v, i)
+		} else if indexOf(v.Type(), key.Value) != nil {
+			d.fail(key.Line, join(path, key.Value), "is given twice: the first time in line %d", first)
 		}
-		seen[key.Value] = key.Line
-		d.entry(n, path, v, i, value)
 	}
-	// Merged keys come last: they give only what the mapping itself does not.
+	d.mergeAll(n, path, v, seen)
+}
+
+// mergeAll merges what the keys "<<" of a mapping stand for. That comes last: it gives only what
+// the mapping itself does not.
+func (d *decoder) mergeAll(n *yaml.Node, path string, v reflect.Value, seen map[string]int) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if isMerge(n.Content[i]) {
 			d.merge(n.Content[i+1], path, v, seen)
@@ -339,17 +334,17 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 }
 
 // entry decodes the value of the key at n.Content[i].
-func (d *decoder) entry(n *yaml.Node, path string, v reflect.Value, i int, value *yaml.Node) {
+func (d *decoder) entry(n *yaml.Node, path string, v reflect.Value, i int) {
 	key := n.Content[i]
-	field, ok := fieldByKey(v, key.Value)
-	if !ok {
+	index := indexOf(v.Type(), key.Value)
+	if index == nil {
 		d.unknown(n, path, v.Type(), i)
 		return
 	}
 	at := join(path, key.Value)
 	d.lines[at] = key.Line
-	markAbove(d.filled, at)
-	d.decode(value, at, field)
+	addAbove(d.filled, at)
+	d.decode(n.Content[i+1], at, v.FieldByIndex(index))
 }
 
 // merge applies "<<": the mapping, or the list of mappings, that value stands for.
@@ -375,20 +370,13 @@ func (d *decoder) merge(value *yaml.Node, path string, v reflect.Value, seen map
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(target.Content); i += 2 {
 			key := target.Content[i]
-			if isMerge(key) || key.Kind != yaml.ScalarNode {
-				continue
-			}
-			if _, ok := seen[key.Value]; ok {
+			if _, ok := seen[key.Value]; ok || isMerge(key) || key.Kind != yaml.ScalarNode {
 				continue
 			}
 			seen[key.Value] = key.Line
-			d.entry(target, path, v, i, target.Content[i+1])
+			d.entry(target, path, v, i)
 		}
-		for i := 0; i+1 < len(target.Content); i += 2 {
-			if isMerge(target.Content[i]) {
-				d.merge(target.Content[i+1], path, v, seen)
-			}
-		}
+		d.mergeAll(target, path, v, seen)
 	default:
 		d.fail(value.Line, path, "<< must name a mapping (*anchor), or a list of them")
 	}
@@ -402,13 +390,14 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!
 func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	key, value := n.Content[i], n.Content[i+1]
 	d.strange[path] = true
-	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not shown.
+	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not
+	// shown.
 	if n.Style&yaml.FlowStyle != 0 && isNull(value) && value.Value == "" {
+		what := "unknown key"
 		if i >= 2 {
-			d.report(key.Line, path, "unknown key after %q: put a value with a comma or a brace into quotes", n.Content[i-2].Value)
-		} else {
-			d.report(key.Line, path, "unknown key: put a value with a comma or a brace into quotes")
+			what = fmt.Sprintf("unknown key after %q", n.Content[i-2].Value)
 		}
+		d.report(key.Line, path, "%s: put a value with a comma or a brace into quotes", what)
 		return
 	}
 	keys := keysOf(t)
@@ -418,7 +407,7 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 		return
 	}
 	for _, k := range keys {
-		field, _ := fieldType(t, k)
+		field := t.FieldByIndex(indexOf(t, k)).Type
 		if field.Kind() == reflect.Pointer {
 			field = field.Elem()
 		}
@@ -430,7 +419,8 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	d.report(key.Line, path, "unknown key %q: known here are %s", key.Value, strings.Join(keys, ", "))
 }
 
-// text returns the value of a scalar as it is written. A number or a date is text too: passwords look like everything.
+// text returns the value of a scalar as it is written. A number or a date is text too: passwords
+// look like everything.
 func (d *decoder) text(n *yaml.Node, path string) (string, bool) {
 	switch {
 	case isNull(n):
@@ -443,21 +433,29 @@ func (d *decoder) text(n *yaml.Node, path string) (string, bool) {
 	return "", false
 }
 
-// isScalar reports whether n is a scalar that YAML sees as one of the types.
-func isScalar(n *yaml.Node, tags ...string) bool {
-	return n.Kind == yaml.ScalarNode && slices.Contains(tags, n.Tag)
-}
-
-// wrong reports a value that is not of the type its key has. It shows the value: no secret has such a type.
-func (d *decoder) wrong(n *yaml.Node, path, what string) {
+// decodeScalar stores what parse makes of a scalar that YAML sees as one of the types.
+func decodeScalar[T any](d *decoder, n *yaml.Node, path string, to *T, what string,
+	parse func(string) (T, error), tags ...string,
+) {
+	v, err := parse(n.Value)
 	switch {
 	case isNull(n):
-		d.fail(n.Line, path, "has no value: it %s", what)
+		d.fail(n.Line, path, "has no value: it must be %s", what)
 	case n.Kind != yaml.ScalarNode:
-		d.fail(n.Line, path, "%s", what)
+		d.fail(n.Line, path, "must be %s", what)
+	case err != nil || !slices.Contains(tags, n.Tag): // it is shown: no secret has such a type
+		d.fail(n.Line, path, "must be %s, not %s", what, quote(n.Value))
 	default:
-		d.fail(n.Line, path, "%s, not %s", what, quote(n.Value))
+		*to = v
 	}
+}
+
+func parseFloat(s string) (float64, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		err = strconv.ErrRange
+	}
+	return f, err
 }
 
 // decodeText stores what parse makes of a scalar.
@@ -476,19 +474,18 @@ func decodeText[T any](d *decoder, n *yaml.Node, path string, to *T, parse func(
 
 // decodeAlternatives reads a list, or one scalar in place of a list of one.
 func decodeAlternatives[S ~[]T, T any](d *decoder, n *yaml.Node, path string, to *S) {
-	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+	switch {
+	case n.Kind != yaml.SequenceNode:
+		*to = make(S, 1)
+		d.decode(n, path, reflect.ValueOf(to).Elem().Index(0))
+	case len(n.Content) == 0:
 		d.fail(n.Line, path, "is empty and would never match: give a value, or remove the key")
-		return
-	}
-	if n.Kind == yaml.SequenceNode {
+	default:
 		d.decodeCollection(n, path, reflect.ValueOf(to).Elem())
-		return
 	}
-	*to = make(S, 1)
-	d.decode(n, path, reflect.ValueOf(to).Elem().Index(0))
 }
 
-// explainValue says what is wrong with a value.
+// explainValue returns what is wrong with a value.
 func explainValue(s string, err error) string {
 	var re *syntax.Error
 	switch {
@@ -509,38 +506,15 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// fieldByKey returns the field of struct v that a key of the file stands for.
-func fieldByKey(v reflect.Value, key string) (reflect.Value, bool) {
-	index := indexOf(v.Type(), key)
-	if index == nil {
-		return reflect.Value{}, false
-	}
-	return v.FieldByIndex(index), true
-}
-
-func fieldType(t reflect.Type, key string) (reflect.Type, bool) {
-	index := indexOf(t, key)
-	if index == nil {
-		return nil, false
-	}
-	return t.FieldByIndex(index).Type, true
-}
-
 // indexOf returns where the field of a key is; nil: there is none.
 func indexOf(t reflect.Type, key string) []int {
-	if key == "" {
-		return nil
-	}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		if isInline(f) {
 			if rest := indexOf(f.Type, key); rest != nil {
-				return append([]int{i}, rest...)
+				return append(f.Index, rest...)
 			}
-			continue
-		}
-		if keyOf(f) == key {
-			return []int{i}
+		} else if key != "" && keyOf(f) == key {
+			return f.Index
 		}
 	}
 	return nil
@@ -564,8 +538,8 @@ func isInline(f reflect.StructField) bool {
 	return f.Type.Kind() == reflect.Struct && f.Tag.Get("yaml") == ",inline"
 }
 
-// keyOf returns the key a field has in the file, or "". A field of another package may have no tag: there, ConnectTimeout is
-// connect_timeout.
+// keyOf returns the key a field has in the file, or "". A field of another package may have no tag:
+// there, ConnectTimeout is connect_timeout.
 func keyOf(f reflect.StructField) string {
 	if !f.IsExported() {
 		return ""

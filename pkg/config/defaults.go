@@ -22,7 +22,7 @@ func (c *Config) setDefaults() {
 	c.Estate = Estate{MaxResources: 10_000}
 }
 
-// setDefaults leaves Topics and Group to complete: their defaults depend on other keys.
+// setDefaults leaves Topics and Group to the validation: their defaults depend on other keys.
 func (h *HMC) setDefaults() {
 	h.RESTPort = defaultRESTPort
 	h.StompPort = receiver.DefaultPort
@@ -54,24 +54,4 @@ func (l *Log) setDefaults() {
 	l.Output = OutputStderr
 	l.Format = FormatJSON
 	l.MaxFiles = 5
-}
-
-// completeDefaults gives the defaults that depend on other keys.
-func (d *decoder) completeDefaults(c *Config) {
-	for i := range c.Sinks {
-		if s := c.Sinks[i].Syslog; s != nil {
-			d.completeSyslog(sinkPath(i, "syslog"), s)
-		}
-	}
-	for i := range c.HMCs {
-		h := &c.HMCs[i]
-		if h.Group == "" {
-			h.Group = h.Name
-		}
-		// With topic_names there is no session whose topics could be asked for. An empty list is a choice as well:
-		// only OS messages.
-		if !d.has(hmcPath(i, "topics")) && !d.has(hmcPath(i, "topic_names")) {
-			h.Topics = []string{TopicObject, TopicJob}
-		}
-	}
 }

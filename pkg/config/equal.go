@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"maps"
+	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -15,10 +15,12 @@ import (
 	promconfig "github.com/prometheus/common/config"
 )
 
-// Equal reports whether both HMCs are configured alike, down to the contents of the files they name.
+// Equal reports whether both HMCs are configured alike, down to the contents of the files they
+// name.
 func (h *HMC) Equal(o *HMC) bool { return equal(h, o) }
 
-// Equal reports whether both sinks are configured alike, down to the contents of the files they name.
+// Equal reports whether both sinks are configured alike, down to the contents of the files they
+// name.
 func (s *Sink) Equal(o *Sink) bool { return equal(s, o) }
 
 func equal[T any](a, b *T) bool {
@@ -27,21 +29,24 @@ func equal[T any](a, b *T) bool {
 	return bytes.Equal(fa, fb) && bytes.Equal(sa, sb)
 }
 
-// Hash identifies the content of the configuration, the files it names included. It has 48 bits, so that the value of a
-// metric holds it exactly, and stays the same over restarts and machines.
+// Hash identifies the content of the configuration, the files it names included. It has 48 bits, so
+// that the value of a metric holds it exactly, and stays the same over restarts and machines.
 func (c *Config) Hash() uint64 {
 	fields, secrets := canonical(reflect.ValueOf(c).Elem())
 	sum := sha256.Sum256(fields)
-	// The number is public. Whoever knows the rest of the file could try passwords until it fits, so each try costs.
+	// The number is public. Whoever knows the rest of the file could try passwords until it
+	// fits, so each try costs.
 	const iterations = 100_000
 	key, err := pbkdf2.Key(sha256.New, string(secrets), sum[:], iterations, len(sum))
 	if err != nil {
-		key = sum[:] // only where a FIPS module refuses; then the number does not depend on the secrets
+		// only where a FIPS module refuses; then the number does not depend on the secrets
+		key = sum[:]
 	}
 	return binary.BigEndian.Uint64(key) >> 16
 }
 
-// canonical returns a form of v that is equal exactly for equal values, and the secrets apart from it.
+// canonical returns a form of v that is equal exactly for equal values, and the secrets apart from
+// it.
 func canonical(v reflect.Value) (fields, secrets []byte) {
 	c := &canon{}
 	c.value(v)
@@ -57,16 +62,7 @@ func appendText(b []byte, s string) []byte {
 
 func (c *canon) value(v reflect.Value) {
 	switch x := v.Interface().(type) {
-	case SeverityTable:
-		c.fields = binary.AppendUvarint(c.fields, uint64(len(x)))
-		for _, key := range slices.Sorted(maps.Keys(x)) {
-			c.fields = appendText(appendText(c.fields, key), x[key])
-		}
-		return
-	case Secret:
-		c.secrets = appendText(c.secrets, x.Expose())
-		return
-	case URL:
+	case interface{ Expose() string }: // a Secret or URL
 		c.secrets = appendText(c.secrets, x.Expose())
 		return
 	case Pattern:
@@ -84,11 +80,10 @@ func (c *canon) value(v reflect.Value) {
 		}
 		return
 	case promconfig.URL:
-		text := ""
-		if x.URL != nil {
-			text = x.String()
+		if x.URL == nil {
+			x.URL = new(url.URL) // which is written as nothing
 		}
-		c.secrets = appendText(c.secrets, text)
+		c.secrets = appendText(c.secrets, x.String())
 		return
 	case TLS:
 		c.fields = appendText(c.fields, x.ca)
@@ -100,10 +95,10 @@ func (c *canon) value(v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if key := keyOf(v.Type().Field(i)); key != "" || isInline(v.Type().Field(i)) || v.Type() == reflect.TypeFor[promconfig.Headers]() {
+		for f, field := range v.Fields() {
+			if key := keyOf(f); key != "" || isInline(f) || v.Type() == reflect.TypeFor[promconfig.Headers]() {
 				c.fields = appendText(c.fields, key)
-				c.value(v.Field(i))
+				c.value(field)
 			}
 		}
 	case reflect.Map:
@@ -120,9 +115,10 @@ func (c *canon) value(v reflect.Value) {
 			c.value(v.Index(i))
 		}
 	case reflect.Pointer:
-		c.fields = append(c.fields, 0)
-		if !v.IsNil() {
-			c.fields[len(c.fields)-1] = 1
+		if v.IsNil() {
+			c.fields = append(c.fields, 0)
+		} else {
+			c.fields = append(c.fields, 1)
 			c.value(v.Elem())
 		}
 	case reflect.String:

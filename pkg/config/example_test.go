@@ -17,14 +17,14 @@ import (
 
 const exampleFile = "../../config.example.yaml"
 
-// alternative is a line of the example that shows a key which is not set: "#key: value", and "#  key: value" below it.
-// Prose begins with "# ".
+// alternative is a line of the example that shows a key which is not set: "#key: value", and
+// "#  key: value" below it. Prose begins with "# ".
 var alternative = regexp.MustCompile(`(?m)^( *)#((?:  +)?(?:- )?\{?[a-z0-9_]+:.*)$`)
 
 // schema lists the path of every key: hmcs.tls.ca_file.
 func schema(t reflect.Type, prefix string, into map[string]bool) {
 	for _, key := range keysOf(t) {
-		field, _ := fieldType(t, key)
+		field := t.FieldByIndex(indexOf(t, key)).Type
 		into[prefix+key] = true
 		for field.Kind() == reflect.Pointer || field.Kind() == reflect.Slice {
 			field = field.Elem()
@@ -94,7 +94,8 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	schema(reflect.TypeFor[Config](), "", want)
 	// The value [] of match and drop makes room for their examples.
 	all := parseKeys(t, alternative.ReplaceAllString(regexp.MustCompile(`(?m)^ *(match|drop): \[\]\n`).ReplaceAllString(text, ""), "$1$2"))
-	// "drop" takes the same keys as "match", which shows them, and each http_config those of the first one.
+	// "drop" takes the same keys as "match", which shows them, and each http_config those of
+	// the first one.
 	for key := range want {
 		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config."} {
 			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
@@ -144,7 +145,8 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 }
 
-// The examples of TLS and of ways to log on to NATS and Kafka, uncommented: what they show of TLS are its defaults.
+// The examples of TLS and of ways to log on to NATS and Kafka, uncommented: what they show of TLS
+// are its defaults.
 func TestExampleStreams(t *testing.T) {
 	data, err := os.ReadFile(exampleFile)
 	if err != nil {
@@ -225,7 +227,8 @@ func TestExampleMatch(t *testing.T) {
 	}
 }
 
-// The names of interface.md's configuration, in the order of the page. A key may be added, none may go.
+// The names of interface.md's configuration, in the order of the page. A key may be added, none may
+// go.
 func TestSchemaNames(t *testing.T) {
 	have := map[string]bool{}
 	schema(reflect.TypeFor[Config](), "", have)

@@ -1,38 +1,37 @@
 package config
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
 )
 
-// HTTPConfig is the http_config of Prometheus: how requests are made and what authenticates them. Like a Secret it is shown
-// by no form of printing.
+// HTTPConfig is the http_config of Prometheus: how requests are made and what authenticates them.
+// Like a Secret it is shown by no form of printing.
 //
-// The files that it names are read again for each request, or connection, so that what changes in them counts at once.
-// Load has seen to it that they can be used.
+// The files that it names are read again for each request, or connection, so that what changes in
+// them counts at once. Load has seen to it that they can be used.
 type HTTPConfig struct {
-	client *promconfig.HTTPClientConfig // nil: defaultHTTPClient
-	files  Secret                       // what the files held when they were loaded, each with its length in front
-	_      [0]func()
+	concealed
+	// nil: defaultHTTPClient
+	client *promconfig.HTTPClientConfig
+	// what the files held when they were loaded, each with its length in front
+	files Secret
 }
 
 // NewHTTPConfig makes an HTTPConfig of settings that did not come from a configuration file.
 func NewHTTPConfig(client promconfig.HTTPClientConfig) HTTPConfig { return HTTPConfig{client: &client} }
 
-// defaultHTTPClient are the settings where none are given: those of Prometheus, but that redirects are not followed.
+// defaultHTTPClient are the settings where none are given: those of Prometheus, but that redirects
+// are not followed.
 func defaultHTTPClient() promconfig.HTTPClientConfig {
 	c := promconfig.DefaultHTTPClientConfig
 	c.FollowRedirects = false
@@ -47,24 +46,6 @@ func (h HTTPConfig) Client() promconfig.HTTPClientConfig {
 	return *h.client
 }
 
-// String hides the settings.
-func (h HTTPConfig) String() string { return hidden }
-
-// GoString hides the settings from %#v.
-func (h HTTPConfig) GoString() string { return hidden }
-
-// Format hides the settings from every verb of package fmt.
-func (h HTTPConfig) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
-
-// MarshalText hides the settings.
-func (h HTTPConfig) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-
-// MarshalJSON hides the settings.
-func (h HTTPConfig) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
-
-// MarshalYAML hides the settings.
-func (h HTTPConfig) MarshalYAML() (any, error) { return hidden, nil }
-
 // selfReading is a type of another package that reads itself, by means of what is handed to it.
 type selfReading interface {
 	UnmarshalYAML(unmarshal func(any) error) error
@@ -73,8 +54,8 @@ type selfReading interface {
 // errReported is what such a type gets to see of an error that has been reported already.
 var errReported = errors.New("reported")
 
-// readSelf lets a type of another package read itself from a node: it sets its defaults, has this decoder fill it, which
-// reports what is wrong with line and path, and validates itself.
+// readSelf lets a type of another package read itself from a node: it sets its defaults, has this
+// decoder fill it, which reports what is wrong with line and path, and validates itself.
 func (d *decoder) readSelf(n *yaml.Node, path string, to selfReading) {
 	before := len(d.errs)
 	err := to.UnmarshalYAML(func(v any) error {
@@ -84,60 +65,58 @@ func (d *decoder) readSelf(n *yaml.Node, path string, to selfReading) {
 		}
 		return nil
 	})
+	if err == nil || errors.Is(err, errReported) {
+		return
+	}
 	switch to.(type) {
 	case *promconfig.URL:
-		if err != nil && !errors.Is(err, errReported) {
-			err = errors.New("is not a valid URL") // err quotes it, with the password
-		}
+		err = errors.New("is not a valid URL") // err quotes it, with the password
 	case *promconfig.TLSVersion:
-		if err != nil && !errors.Is(err, errReported) {
-			err = fmt.Errorf("must be one of %s", strings.Join(slices.Sorted(maps.Keys(promconfig.TLSVersions)), ", "))
-		}
+		err = fmt.Errorf("must be one of %s", strings.Join(slices.Sorted(maps.Keys(promconfig.TLSVersions)), ", "))
 	}
-	if err != nil && !errors.Is(err, errReported) {
-		d.errorf(path, "%s", err)
-	}
+	d.errorf(path, "%s", err)
 }
 
-// httpConfig checks what the type does not check by itself, makes paths absolute, and reads the files.
-func (d *decoder) httpConfig(path string, h *HTTPConfig, mode fs.FileMode) {
+// httpConfig checks what the type does not check by itself, makes paths absolute, and reads the
+// files.
+func (d *decoder) httpConfig(path string, h *HTTPConfig) {
 	if h.client == nil || d.failed(path) || d.badBelow[path] {
 		return
 	}
-	at := func(key string) string { return join(path, key) }
+	at := under(path)
 	c := h.client
 	if c.FollowRedirects && d.has(at("follow_redirects")) {
-		d.errorf(at("follow_redirects"), "must be false: a redirect would take events where nobody has configured them to go")
+		d.errorf(at("follow_redirects"), "must be false: "+
+			"a redirect would take events where nobody has configured them to go")
 	}
 	c.FollowRedirects = false
-	f := &httpFiles{d: d, mode: mode}
-
+	f := &httpFiles{decoder: d}
 	if b := c.BasicAuth; b != nil {
 		f.line(at("basic_auth.username"), promconfig.Secret(b.Username), &b.UsernameFile, false)
 		f.line(at("basic_auth.password"), b.Password, &b.PasswordFile, true)
 	}
 	if a := c.Authorization; a != nil {
-		key := at("authorization.credentials")
+		key := "authorization.credentials"
 		if !d.has(at("authorization")) { // these two are made an authorization when they are read
-			key = at("bearer_token")
+			key = "bearer_token"
 		}
 		d.token(at("authorization.type"), a.Type)
-		f.line(key, a.Credentials, &a.CredentialsFile, true)
+		f.line(at(key), a.Credentials, &a.CredentialsFile, true)
 	}
 	if o := c.OAuth2; o != nil {
-		oauth := func(key string) string { return at("oauth2." + key) }
-		if u, err := url.Parse(o.TokenURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+		oauth := under(at("oauth2"))
+		u, err := url.Parse(o.TokenURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
 			d.errorf(oauth("token_url"), "must be an http or https address without a userid")
 		}
 		f.line(oauth("client_secret"), o.ClientSecret, &o.ClientSecretFile, true)
-		f.file(oauth("client_certificate_key_file"), &o.ClientCertificateKeyFile, true)
+		f.contentsOf(oauth("client_certificate_key_file"), &o.ClientCertificateKeyFile, true)
 		f.tls(oauth("tls_config"), &o.TLSConfig)
 		d.proxy(at("oauth2"), &o.ProxyConfig)
 	}
 	if c.HTTPHeaders != nil {
 		for _, name := range slices.Sorted(maps.Keys(c.HTTPHeaders.Headers)) {
-			header := c.HTTPHeaders.Headers[name]
-			f.header(at("http_headers."+name), name, header)
+			f.header(at("http_headers."+name), name, c.HTTPHeaders.Headers[name])
 		}
 	}
 	f.tls(at("tls_config"), &c.TLSConfig)
@@ -154,7 +133,7 @@ func (d *decoder) token(path, word string) {
 	}
 }
 
-// proxy checks the address of a proxy. It does not show it: it may hold a password.
+// proxy checks the address of a proxy. Errors do not show it: it may contain a password.
 func (d *decoder) proxy(path string, p *promconfig.ProxyConfig) {
 	for name := range p.ProxyConnectHeader {
 		d.token(join(path, "proxy_connect_header"), name)
@@ -168,120 +147,92 @@ func (d *decoder) proxy(path string, p *promconfig.ProxyConfig) {
 
 // httpFiles reads the files that an http_config names.
 type httpFiles struct {
-	d        *decoder
-	mode     fs.FileMode // of the configuration
+	*decoder
 	contents []byte
 }
 
-// file makes the path of a file absolute and returns what it holds; nil: there is none, or it was reported.
-func (f *httpFiles) file(at string, file *string, secret bool) []byte {
-	if *file == "" {
-		if f.d.has(at) {
-			f.d.errorf(at, "is empty: name a file")
-		}
-		return nil
+// contentsOf makes the path of a file absolute and returns its contents; "": there is no file, or
+// an error was reported.
+func (f *httpFiles) contentsOf(at string, file *string, secret bool) (text, shown string) {
+	text, shown, ok := f.read(at, file, maxSecretFile, secret)
+	if ok && strings.TrimSpace(text) == "" {
+		f.errorf(at, "%s is empty", shown)
+		return "", shown
 	}
-	absolute, shown := f.d.resolve(*file)
-	*file = absolute
-	data, mode, err := readFile(absolute, maxSecretFile)
-	switch {
-	case err != nil:
-		f.d.errorf(at, "%s %s", shown, err)
-		return nil
-	case len(strings.TrimSpace(string(data))) == 0:
-		f.d.errorf(at, "%s is empty", shown)
-		return nil
+	if ok {
+		f.contents = appendText(f.contents, text)
 	}
-	if secret {
-		f.d.warnIfPublic(at, shown, mode)
-	}
-	f.contents = appendText(f.contents, string(data))
-	return data
+	return text, shown
 }
 
 // line checks a text of one line, which stands in the configuration, under the path, or in a file.
 func (f *httpFiles) line(path string, inline promconfig.Secret, file *string, secret bool) {
-	if inline != "" {
-		if s := NewSecret(string(inline)); secret {
-			f.d.inlineSecret(path, s, path[strings.LastIndex(path, ".")+1:]+"_file", f.mode)
-		} else {
-			f.d.line(path, string(inline))
-		}
+	switch {
+	case inline == "":
+	case secret:
+		f.inlineSecret(path, NewSecret(string(inline)), lastKey(path)+"_file")
+	default:
+		f.decoder.line(path, string(inline))
 	}
 	f.lineFile(path+"_file", file, secret)
 }
 
 // lineFile checks a file of one line. White space around it does not belong to it.
 func (f *httpFiles) lineFile(at string, file *string, secret bool) {
-	named := *file
-	if data := f.file(at, file, secret); data != nil {
-		if msg := checkLine(strings.TrimSpace(string(data))); msg != "" {
-			_, shown := f.d.resolve(named)
-			f.d.errorf(at, "%s: %s", shown, msg)
-		}
+	text, shown := f.contentsOf(at, file, secret)
+	if msg := checkLine(strings.TrimSpace(text)); msg != "" {
+		f.errorf(at, "%s: %s", shown, msg)
 	}
 }
 
 func (f *httpFiles) header(at, name string, h promconfig.Header) {
-	f.d.token(at, name)
+	f.token(at, name)
 	if strings.HasPrefix(http.CanonicalHeaderKey(name), "Webhook-") {
-		f.d.errorf(at, "is a header of the daemon's own")
+		f.errorf(at, "is a header of the daemon's own")
 	}
 	if len(h.Values)+len(h.Secrets)+len(h.Files) == 0 {
-		f.d.errorf(at, "has no value: give values, secrets or files")
+		f.errorf(at, "has no value: give values, secrets or files")
 	}
 	for i, v := range h.Values {
-		f.d.line(fmt.Sprintf("%s.values[%d]", at, i), v)
+		f.decoder.line(item(at+".values", i), v)
 	}
 	for i, s := range h.Secrets {
-		f.d.inlineSecret(fmt.Sprintf("%s.secrets[%d]", at, i), NewSecret(string(s)), "files", f.mode)
+		f.inlineSecret(item(at+".secrets", i), NewSecret(string(s)), "files")
 	}
 	for i := range h.Files {
-		f.lineFile(fmt.Sprintf("%s.files[%d]", at, i), &h.Files[i], true)
+		f.lineFile(item(at+".files", i), &h.Files[i], true)
 	}
 }
 
 // tls checks the certificates and keys of a tls_config.
 func (f *httpFiles) tls(path string, t *promconfig.TLSConfig) {
-	at := func(key string) string { return join(path, key) }
-
+	at := under(path)
 	ours := TLS{CAFile: t.CAFile, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify}
-	f.d.tls(path, &ours)
+	f.decoder.tls(path, &ours)
 	t.CAFile = ours.CAFile
 	if ours.ca != "" {
 		f.contents = appendText(f.contents, ours.ca)
 	}
 	if t.CA != "" {
 		if _, err := parseCertificates([]byte(t.CA)); err != nil {
-			f.d.errorf(at("ca"), "%s", err)
+			f.errorf(at("ca"), "%s", err)
 		}
 	}
 	if t.MinVersion != 0 && t.MaxVersion != 0 && t.MaxVersion < t.MinVersion {
-		f.d.errorf(at("max_version"), "is below min_version")
+		f.errorf(at("max_version"), "is below min_version")
 	}
 	if t.Key != "" {
-		// A key has several lines.
-		if f.mode&0o004 != 0 {
-			f.d.warnf(at("key"), "stands in a file that every user of this machine can read: chmod o-r %s, or use key_file", f.d.file)
-		}
+		f.warnInline(at("key"), "key_file")
 	}
-	cert, key, where := []byte(t.Cert), []byte(t.Key), at("cert")
-	if t.CertFile != "" || f.d.has(at("cert_file")) {
+	cert, key, where := t.Cert, string(t.Key), at("cert")
+	if t.CertFile != "" || f.has(at("cert_file")) {
 		where = at("cert_file")
-		cert = f.file(where, &t.CertFile, false)
+		cert, _ = f.contentsOf(where, &t.CertFile, false)
 	}
-	if t.KeyFile != "" || f.d.has(at("key_file")) {
-		key = f.file(at("key_file"), &t.KeyFile, true)
+	if t.KeyFile != "" || f.has(at("key_file")) {
+		key, _ = f.contentsOf(at("key_file"), &t.KeyFile, true)
 	}
-	if len(cert) == 0 || len(key) == 0 {
-		return
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil { // says what is wrong, and shows nothing of either
-		f.d.errorf(where, "cannot be used with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
-		return
-	}
-	if leaf := pair.Leaf; leaf != nil && time.Now().After(leaf.NotAfter) {
-		f.d.warnf(where, "the certificate of %s in %s expired on %s", subject(leaf), filepath.Base(t.CertFile), day(leaf.NotAfter))
+	if cert != "" && key != "" {
+		f.keyPair(where, t.CertFile, cert, key)
 	}
 }

@@ -178,7 +178,8 @@ func TestHTTPConfigWarnings(t *testing.T) {
 	}
 }
 
-// TestWebhookFilesAreRead has files whose contents are part of the configuration: a change of one makes another sink.
+// TestWebhookFilesAreRead has files whose contents are part of the configuration: a change of one
+// makes another sink.
 func TestWebhookFilesAreRead(t *testing.T) {
 	dir := t.TempDir()
 	const first, second = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIHNpbms="

@@ -18,15 +18,15 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Files larger than these are not what they are said to be.
+// A file larger than its limit is not the kind of file it should be.
 const (
 	maxConfigFile = 4 * mib
 	maxCAFile     = 4 * mib
 	maxSecretFile = 64 * kib
 )
 
-// Load reads and validates a configuration file. The Config it returns has all defaults, secrets and CA certificates
-// filled in. The error is an [Errors] with every problem of the file.
+// Load reads and validates a configuration file. The Config it returns has all defaults, secrets
+// and CA certificates filled in. The error is an [Errors] with every problem of the file.
 func Load(path string) (*Config, error) {
 	data, mode, err := readFile(path, maxConfigFile)
 	if err != nil {
@@ -35,17 +35,16 @@ func Load(path string) (*Config, error) {
 	return parse(path, data, mode)
 }
 
-// parse is Load for a file that has been read. Its mode tells who else can read the secrets in it.
+// parse is Load for a file that has been read. Its mode shows who else can read the secrets in it.
 func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
-	d := newDecoder(path)
+	d := newDecoder(path, mode)
 	c := &Config{File: path}
 	c.setDefaults()
 	if root := d.document(data); root != nil {
 		d.decode(root, "", reflect.ValueOf(c).Elem())
 	}
-	if len(d.errs) == 0 || d.nodes > 0 { // nothing more is said about a file that is no YAML
-		d.completeDefaults(c)
-		d.validate(c, mode)
+	if len(d.errs) == 0 || d.nodes > 0 { // no further errors for a file that is no YAML
+		d.validate(c)
 	}
 	if len(d.errs) > 0 {
 		d.errs.sort()
@@ -56,42 +55,72 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	return c, nil
 }
 
-// document returns the root node of the only document of a file; nil: the file is empty, or has been reported.
+// document returns the root node of the only document of a file; nil: the file is empty, or has
+// been reported.
 func (d *decoder) document(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil
-	} else if err != nil {
-		d.syntax(data, err)
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	if err := dec.Decode(&second); err == nil {
+	if err == nil {
+		if err = dec.Decode(&second); errors.Is(err, io.EOF) {
+			return doc.Content[0]
+		}
+	}
+	if err == nil {
 		d.fail(second.Line, "", "a second YAML document begins here: remove the line \"---\"")
-		return nil
-	} else if !errors.Is(err, io.EOF) {
+	} else {
 		d.syntax(data, err)
-		return nil
 	}
-	return doc.Content[0]
+	return nil
 }
 
 // yamlLine finds the line in an error of the YAML library.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// syntaxHelp says what to do about the mistakes people make most. The library's texts hold nothing of the file but the name
-// of an anchor, which may be a password without its quotes: that text is replaced as a whole.
-var syntaxHelp = []struct{ text, help string }{
-	{"mapping values are not allowed in this context", "a value that holds \": \" must be in quotes, and keys of one mapping in one column"},
-	{"did not find expected key", "check the indentation, and put quotes around a value that goes on after a closing quote"},
-	{"found character that cannot start any token", "do not indent with tabs, and put a value that begins with @, ` or % into quotes"},
-	{"found a tab character that violates indentation", "indent with spaces"},
-	{"did not find expected ',' or ']'", "a list in brackets is not closed"},
-	{"did not find expected ',' or '}'", "a mapping in braces is not closed"},
-	{"found unknown escape character", "write a backslash in double quotes twice, or use single quotes"},
-	{"found unexpected end of stream", "a quote is not closed"},
-	{"could not find expected ':'", "a key is not followed by \": \", or a value goes on in a line that is not indented"},
-	{"did not find expected '-' indicator", "the entries of a list must begin in one column"},
+// syntaxErrors are errors of the YAML library. Its texts hold nothing of the file but the name of
+// an anchor, which may be a password without its quotes: that text is replaced as a whole.
+var syntaxErrors = map[string]struct {
+	// do is what to do about it, for mistakes that people make often.
+	do string
+	// fromZero: the library counts its line from 0, as it does in errors of its parser, but not
+	// in those of its scanner.
+	fromZero bool
+	// block: it is reported with the line in which the list or mapping begins, not with the
+	// line that is wrong in it.
+	block bool
+}{
+	"mapping values are not allowed in this context": {
+		do: "a value that holds \": \" must be in quotes, and keys of one mapping in one column",
+	},
+	"found character that cannot start any token": {
+		do: "do not indent with tabs, and put a value that begins with @, ` or % into quotes",
+	},
+	"found a tab character that violates indentation": {do: "indent with spaces"},
+	"found unknown escape character": {
+		do: "write a backslash in double quotes twice, or use single quotes",
+	},
+	"found unexpected end of stream": {do: "a quote is not closed"},
+	"could not find expected ':'": {
+		do: "a key is not followed by \": \", or a value goes on in a line that is not indented",
+	},
+	"did not find expected ',' or ']'": {do: "a list in brackets is not closed", fromZero: true},
+	"did not find expected ',' or '}'": {do: "a mapping in braces is not closed", fromZero: true},
+	"did not find expected '-' indicator": {
+		do: "the entries of a list must begin in one column", fromZero: true, block: true,
+	},
+	"did not find expected key": {
+		do:       "check the indentation, and put quotes around a value that goes on after a closing quote",
+		fromZero: true, block: true,
+	},
+	"did not find expected <document start>": {fromZero: true},
+	"did not find expected node content":     {fromZero: true},
+	"found undefined tag handle":             {fromZero: true},
+	"found duplicate %YAML directive":        {fromZero: true},
+	"found incompatible YAML document":       {fromZero: true},
+	"found duplicate %TAG directive":         {fromZero: true},
 }
 
 // syntax reports an error of the YAML library.
@@ -100,10 +129,10 @@ func (d *decoder) syntax(data []byte, err error) {
 	line := 1
 	m := yamlLine.FindStringSubmatch(text)
 	text = strings.TrimPrefix(text, m[0])
+	known := syntaxErrors[text]
 	if n, err := strconv.Atoi(m[1]); err == nil {
 		line = n
-		// The library forgets to count from 1 in errors of its parser, but not in those of its scanner.
-		if parserErrors[text] {
+		if known.fromZero {
 			line++
 		}
 	}
@@ -115,43 +144,19 @@ func (d *decoder) syntax(data []byte, err error) {
 	switch {
 	case m[1] == "":
 		line = max(line, invalidLine(data))
-	case blockErrors[text]:
+	case known.block:
 		line = firstLineOf(data, text, line)
 	case strings.Contains(text, "tab character"):
 		line = tabLine(data, line)
 	}
-	for _, s := range syntaxHelp {
-		if text == s.text {
-			text += ": " + s.help
-			break
-		}
+	if known.do != "" {
+		text += ": " + known.do
 	}
 	d.fail(min(line, 1+bytes.Count(data, []byte("\n"))), "", "not valid YAML: %s", text)
 }
 
-// parserErrors are the texts whose line yaml.v3 counts from 0.
-var parserErrors = map[string]bool{
-	"did not find expected <document start>": true,
-	"did not find expected node content":     true,
-	"did not find expected '-' indicator":    true,
-	"did not find expected key":              true,
-	"did not find expected ',' or ']'":       true,
-	"did not find expected ',' or '}'":       true,
-	"found undefined tag handle":             true,
-	"found duplicate %YAML directive":        true,
-	"found incompatible YAML document":       true,
-	"found duplicate %TAG directive":         true,
-}
-
-// blockErrors are the texts that yaml.v3 reports with the line in which the list or mapping begins, not with the line that is
-// wrong in it.
-var blockErrors = map[string]bool{
-	"did not find expected '-' indicator": true,
-	"did not find expected key":           true,
-}
-
-// firstLineOf returns the line that makes the YAML library give an error: with it the beginning of the file gives the error,
-// without it not.
+// firstLineOf returns the line that makes the YAML library give an error: with it the beginning of
+// the file gives the error, without it not.
 func firstLineOf(data []byte, text string, from int) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	from = min(from, len(lines))
@@ -173,7 +178,7 @@ func tabLine(data []byte, from int) int {
 	return from
 }
 
-// lineWith returns the first line that holds text.
+// lineWith returns the first line that contains text.
 func lineWith(data []byte, text string) int {
 	return 1 + bytes.Count(data[:max(bytes.Index(data, []byte(text)), 0)], []byte("\n"))
 }
@@ -213,7 +218,8 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	return data, info.Mode(), nil
 }
 
-// unreadable leaves only the reason of a file error: the name of the file stands before it, that of the system call is noise.
+// unreadable leaves only the reason of a file error: the name of the file stands before it, that of
+// the system call is noise.
 func unreadable(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
@@ -221,8 +227,8 @@ func unreadable(err error) error {
 	return fmt.Errorf("cannot be read: %w", err)
 }
 
-// resolve makes a path of the file absolute, and also returns it as errors should show it: relative where the
-// configuration file was named by a relative path.
+// resolve makes a path of the file absolute, and also returns it as errors should show it: relative
+// where the configuration file was named by a relative path.
 func (d *decoder) resolve(path string) (absolute, shown string) {
 	shown = path
 	if !filepath.IsAbs(path) {

@@ -15,10 +15,12 @@ import (
 
 var update = flag.Bool("update", false, "write the .err files of testdata/bad anew; read them before you commit them")
 
-// secretsOfTestdata stand in the files of testdata/bad where secrets belong. No error may show them, or a part of them.
+// secretsOfTestdata stand in the files of testdata/bad where secrets belong. No error may show
+// them, or a part of them.
 var secretsOfTestdata = []string{"correct", "horse", "battery", "staple", "Y29ycmVjdC1ob3JzZQ"}
 
-// Every wrong file has a neighbor with the exact errors it must give: they are part of the interface.
+// Every wrong file has a neighbor with the exact errors it must give: they are part of the
+// interface.
 func TestBadFiles(t *testing.T) {
 	files, err := filepath.Glob("testdata/bad/*.yaml")
 	if err != nil || len(files) < 35 {
@@ -192,7 +194,8 @@ func TestLoadUnreadable(t *testing.T) {
 	}
 }
 
-// Lines of errors that no other test knows: windows line ends, errors far from where a collection began.
+// Lines of errors that no other test knows: windows line ends, errors far from where a collection
+// began.
 func TestSyntaxLines(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text string
@@ -220,7 +223,8 @@ func TestSyntaxLines(t *testing.T) {
 	}
 }
 
-// Two entries are one HMC where they have both services in common; with topic_names they are two sets of topics.
+// Two entries are one HMC where they have both services in common; with topic_names they are two
+// sets of topics.
 func TestSameHosts(t *testing.T) {
 	const entry = "  - {name: %s, hosts: [h], userid: u, password: p, stomp_port: %d%s}\n"
 	for name, test := range map[string]struct {

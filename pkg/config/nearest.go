@@ -1,6 +1,7 @@
 package config
 
-// nearest returns the name that is most like the given one, or "" where none is near enough to be what was meant.
+// nearest returns the name that is most like the given one, or "" where none is near enough to be
+// what was meant.
 func nearest(given string, names []string) string {
 	best, bestDistance := "", 1+max(1, len(given)/3)
 	for _, name := range names {
@@ -11,7 +12,8 @@ func nearest(given string, names []string) string {
 	return best
 }
 
-// distance counts the letters to insert, remove, replace or swap with their neighbor to get from a to b.
+// distance counts the letters to insert, remove, replace or swap with their neighbor to get from a
+// to b.
 func distance(a, b string) int {
 	const limit = 64 // longer keys are no typing mistakes
 	if len(a) > limit || len(b) > limit {

@@ -22,8 +22,8 @@ import (
 
 const referenceFile = "../../docs/configuration.md"
 
-// TestReference makes docs/configuration.md of the types, their comments and their defaults, and compares. With HMCNOTIFYD_WRITE_DOCS,
-// as "make docs" sets it, it writes the file.
+// TestReference makes docs/configuration.md of the types, their comments and their defaults, and
+// compares. With HMCNOTIFYD_WRITE_DOCS, as "make docs" sets it, it writes the file.
 func TestReference(t *testing.T) {
 	text := newReference(t).write(t)
 	if os.Getenv("HMCNOTIFYD_WRITE_DOCS") != "" {
@@ -161,7 +161,8 @@ func withDefaults(t reflect.Type) any {
 	return p.Interface()
 }
 
-// section adds the section of the mapping at path, and those below it. documented has the descriptions of keys of another package.
+// section adds the section of the mapping at path, and those below it. documented has the
+// descriptions of keys of another package.
 func (r *reference) section(path string, v reflect.Value, documented map[string]string) {
 	t := v.Type()
 	var rows, later strings.Builder
@@ -260,7 +261,8 @@ var (
 	absolute  = regexp.MustCompile(`^absolute(?:; |$)|[;,] absolute\b`)
 )
 
-// prose turns the comment of a field into what the user of a file reads: `password_file` instead of PasswordFile.
+// prose turns the comment of a field into what the user of a file reads: `password_file` instead of
+// PasswordFile.
 func (r *reference) prose(at string, t reflect.Type, doc string) string {
 	doc = constants.ReplaceAllStringFunc(doc, func(found string) string {
 		for owner, values := range r.values {
@@ -329,7 +331,8 @@ func sentence(s string) string {
 // cell is text as it may stand in a table.
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 
-// kindOf names the kind of value that a key takes; inner is the type of the mapping where it has a section.
+// kindOf names the kind of value that a key takes; inner is the type of the mapping where it has a
+// section.
 func kindOf(t reflect.Type, key string) (kind string, inner reflect.Type) {
 	switch t {
 	case reflect.TypeFor[Secret](), reflect.TypeFor[promconfig.Secret]():
@@ -411,7 +414,8 @@ func defaultOf(v reflect.Value) string {
 	return "`" + text + "`"
 }
 
-// httpConfigDocs describes the keys of Prometheus' http_config, by their place in the first one; "" is that of the mapping.
+// httpConfigDocs describes the keys of Prometheus' http_config, by their place in the first one; ""
+// is that of the mapping.
 func httpConfigDocs(path string) map[string]string {
 	docs := map[string]string{
 		"basic_auth":                         "userid and password in each request",
@@ -474,7 +478,8 @@ func httpConfigDocs(path string) map[string]string {
 	return docs
 }
 
-// What a comment says of a default is taken out of it, and what it calls by its name in Go is called as in a file.
+// What a comment says of a default is taken out of it, and what it calls by its name in Go is
+// called as in a file.
 func TestReferenceProse(t *testing.T) {
 	for _, test := range []struct{ doc, value, rest string }{
 		{"required; unique", "required", "unique"},

@@ -1,7 +1,7 @@
 package config
 
-// Request sums up what the sink does with an event. Of an address it shows scheme and host: userid, path and query may
-// be secret.
+// Request sums up what the sink does with an event. Of an address it shows scheme and host: userid,
+// path and query may be secret.
 func (s *Sink) Request() string {
 	switch {
 	case s.Webhook != nil:

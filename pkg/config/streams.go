@@ -2,36 +2,45 @@ package config
 
 import (
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 )
 
 // NATS publishes events to a JetStream stream.
 type NATS struct {
-	Servers []string `yaml:"servers"` // required; URLs: nats:// or tls://; of several, any that answers
-	Subject string   `yaml:"subject"` // of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
-	Stream  string   `yaml:"stream"`  // the stream that must take the events; empty: whichever takes the subject
+	// required; URLs: nats:// or tls://; of several, any that answers
+	Servers []string `yaml:"servers"`
+	// of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
+	Subject string `yaml:"subject"`
+	// the stream that must take the events; empty: whichever takes the subject
+	Stream string `yaml:"stream"`
 
-	// At most one way to log on. The files are read again for each connection, so that a renewed one counts then.
+	// At most one way to log on. The files are read again for each connection, so that a
+	// renewed one counts then.
 
-	CredentialsFile string `yaml:"credentials_file"` // a JWT and its seed, as nsc writes them; at most one way to log on; absolute
-	NKeyFile        string `yaml:"nkey_file"`        // a seed; absolute
-	Userid          string `yaml:"userid"`           // to log on with, with Password
-	Password        Secret `yaml:"password"`         // also when it came from PasswordFile
-	PasswordFile    string `yaml:"password_file"`
-	Token           Secret `yaml:"token"` // also when it came from TokenFile
-	TokenFile       string `yaml:"token_file"`
+	// a JWT and its seed, as nsc writes them; at most one way to log on; absolute
+	CredentialsFile string `yaml:"credentials_file"`
+	// a seed; absolute
+	NKeyFile string `yaml:"nkey_file"`
+	// to log on with, with Password
+	Userid string `yaml:"userid"`
+	// also when it came from PasswordFile
+	Password     Secret `yaml:"password"`
+	PasswordFile string `yaml:"password_file"`
+	// also when it came from TokenFile
+	Token     Secret `yaml:"token"`
+	TokenFile string `yaml:"token_file"`
 
-	// TLS is set where the connection must be encrypted, as with a tls:// server; nil: encrypted where the server asks for it.
+	// TLS is set where the connection must be encrypted, as with a tls:// server; nil:
+	// encrypted where the server asks for it.
 	TLS *TLS `yaml:"tls"`
 
-	keys Secret // what CredentialsFile and NKeyFile held when they were loaded
+	// what CredentialsFile and NKeyFile held when they were loaded
+	keys Secret
 }
 
 // DefaultSubject is the default of NATS.Subject.
@@ -41,24 +50,33 @@ func (n *NATS) setDefaults() { n.Subject = DefaultSubject }
 
 // Kafka produces events to a Kafka topic.
 type Kafka struct {
-	Brokers         []string `yaml:"brokers"`           // required; HOST:PORT of some of the cluster's brokers
-	Topic           string   `yaml:"topic"`             // of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
-	ClientID        string   `yaml:"client_id"`         // what the daemon calls itself
-	SASL            *SASL    `yaml:"sasl"`              // how the daemon says who it is
-	TLS             *TLS     `yaml:"tls"`               // how the brokers' certificates are verified; nil: unencrypted
-	Compression     string   `yaml:"compression"`       // none, gzip, snappy, lz4 or zstd
-	MaxMessageBytes Size     `yaml:"max_message_bytes"` // what the topic takes: its max.message.bytes
+	// required; HOST:PORT of some of the cluster's brokers
+	Brokers []string `yaml:"brokers"`
+	// of the events; may hold {hmc}, {type}, {cpc}, {class}, {name} and {severity}
+	Topic string `yaml:"topic"`
+	// what the daemon calls itself
+	ClientID string `yaml:"client_id"`
+	// how the daemon says who it is
+	SASL *SASL `yaml:"sasl"`
+	// how the brokers' certificates are verified; nil: unencrypted
+	TLS *TLS `yaml:"tls"`
+	// none, gzip, snappy, lz4 or zstd
+	Compression string `yaml:"compression"`
+	// what the topic takes: its max.message.bytes
+	MaxMessageBytes Size `yaml:"max_message_bytes"`
 }
 
 // The defaults of Kafka.
 const (
-	DefaultTopic           = "hmc-events"
-	DefaultClientID        = "hmcnotifyd"
-	DefaultMaxMessageBytes = 1_000_000 // a little less than max.message.bytes of a topic is by default
+	DefaultTopic    = "hmc-events"
+	DefaultClientID = "hmcnotifyd"
+	// a little less than max.message.bytes of a topic is by default.
+	DefaultMaxMessageBytes = 1_000_000
 )
 
 func (k *Kafka) setDefaults() {
-	k.Topic, k.ClientID, k.Compression, k.MaxMessageBytes = DefaultTopic, DefaultClientID, CompressionNone, DefaultMaxMessageBytes
+	k.Topic, k.ClientID = DefaultTopic, DefaultClientID
+	k.Compression, k.MaxMessageBytes = CompressionNone, DefaultMaxMessageBytes
 }
 
 // The further values of Kafka.Compression.
@@ -99,7 +117,8 @@ type NamePart struct {
 	Field string // of the Field constants
 }
 
-// SplitName takes the name of a subject or topic apart at its placeholders, such as {hmc}.
+// SplitName splits the name of a subject or topic at its placeholders, such as {hmc}. The error
+// says what is wrong with the name.
 func SplitName(name string) ([]NamePart, error) {
 	fields := []string{FieldHMC, FieldType, FieldCPC, FieldClass, FieldName, FieldSeverity}
 	var parts []NamePart
@@ -118,10 +137,12 @@ func SplitName(name string) ([]NamePart, error) {
 		switch {
 		case !found:
 			return nil, fmt.Errorf("has a { without a }")
-		case !slices.Contains(fields, field) && nearest(field, fields) != "":
-			return nil, fmt.Errorf("has an unknown placeholder %s, did you mean {%s}?", quote("{"+field+"}"), nearest(field, fields))
 		case !slices.Contains(fields, field):
-			return nil, fmt.Errorf("has an unknown placeholder %s: there are {%s}", quote("{"+field+"}"), strings.Join(fields, "}, {"))
+			hint := ": there are {" + strings.Join(fields, "}, {") + "}"
+			if near := nearest(field, fields); near != "" {
+				hint = ", did you mean {" + near + "}?"
+			}
+			return nil, fmt.Errorf("has an unknown placeholder %s%s", quote("{"+field+"}"), hint)
 		}
 		parts = append(parts, NamePart{Field: field})
 		name = rest
@@ -130,7 +151,8 @@ func SplitName(name string) ([]NamePart, error) {
 }
 
 // named returns a name with a word in place of each placeholder, to be checked as a whole.
-func named(parts []NamePart) string {
+func named(name string) (string, error) {
+	parts, err := SplitName(name)
 	var b strings.Builder
 	for _, p := range parts {
 		if p.Field != "" {
@@ -138,20 +160,18 @@ func named(parts []NamePart) string {
 		}
 		b.WriteString(p.Text)
 	}
-	return b.String()
+	return b.String(), err
 }
 
-// checkSubject says what is wrong with a subject; "": nothing.
+// checkSubject returns what is wrong with a subject; "": nothing.
 func checkSubject(subject string) string {
-	parts, err := SplitName(subject)
-	if err != nil {
-		return err.Error()
-	}
-	name := named(parts)
+	name, err := named(subject)
 	switch {
+	case err != nil:
+		return err.Error()
 	case name == "":
 		return "is empty: give a subject such as " + DefaultSubject
-	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+	case strings.ContainsFunc(name, isBlank):
 		return "must not hold white space"
 	case strings.ContainsAny(name, "*>"):
 		return "must not hold the wildcards * and >: each event is published to one subject"
@@ -166,17 +186,15 @@ func checkSubject(subject string) string {
 // maxTopic is the longest name of a Kafka topic.
 const maxTopic = 249
 
-// checkTopic says what is wrong with the name of a Kafka topic; "": nothing.
+// checkTopic returns what is wrong with the name of a Kafka topic; "": nothing.
 func checkTopic(topic string) string {
-	parts, err := SplitName(topic)
-	if err != nil {
-		return err.Error()
-	}
-	name := named(parts)
+	name, err := named(topic)
 	switch {
+	case err != nil:
+		return err.Error()
 	case name == "":
 		return "is empty: give the name of a topic such as " + DefaultTopic
-	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "":
+	case strings.Trim(name, nameCharacters) != "":
 		return "may hold letters, digits, \".\", \"_\" and \"-\", and placeholders such as {hmc}"
 	case name == "." || name == "..":
 		return "cannot be the name of a topic"
@@ -186,113 +204,95 @@ func checkTopic(topic string) string {
 	return ""
 }
 
-func (d *decoder) nats(path string, n *NATS, mode fs.FileMode) {
-	at := func(key string) string { return join(path, key) }
-
-	if len(n.Servers) == 0 {
-		d.errorf(at("servers"), "is missing: give at least one, such as [nats://nats.example.com:4222]")
-	}
+func (n *NATS) check(d *decoder, path string, _ *Sink) {
+	at := under(path)
 	local, encrypted := true, n.TLS != nil
-	for i, server := range n.Servers {
-		where := fmt.Sprintf("%s[%d]", at("servers"), i)
-		if msg := checkServer(server); msg != "" {
-			d.errorf(where, "%s", msg)
-			continue
+	d.servers(at("servers"), n.Servers, "nats://nats.example.com:4222", checkServer, func(server string) {
+		if u, err := url.Parse(server); err == nil { // always: checkServer has parsed it
+			local = local && isLoopback(u.Hostname())
+			if u.Scheme == "tls" && n.TLS == nil {
+				n.TLS, encrypted = &TLS{}, true
+			}
 		}
-		if slices.Index(n.Servers, server) < i {
-			d.errorf(where, "%s is given twice", server)
-		}
-		u, err := url.Parse(server)
-		if err != nil {
-			continue // checkServer says so
-		}
-		local = local && isLoopback(u.Hostname())
-		if u.Scheme == "tls" && n.TLS == nil {
-			n.TLS, encrypted = &TLS{}, true
-		}
-	}
-	if msg := checkSubject(n.Subject); msg != "" {
-		d.errorf(at("subject"), "%s", msg)
-	}
-	if strings.ContainsFunc(n.Stream, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) || strings.ContainsAny(n.Stream, ".*>/\\") {
+	})
+	d.check(at("subject"), checkSubject(n.Subject))
+	if strings.ContainsFunc(n.Stream, isBlank) || strings.ContainsAny(n.Stream, ".*>/\\") {
 		d.errorf(at("stream"), "is not the name of a stream: white space and . * > / \\ cannot be in one")
 	}
-	d.natsLogon(path, n, mode)
+	d.natsLogon(path, n)
 	d.optionalTLS(at("tls"), n.TLS)
 	if !encrypted && !local && (n.Password.IsSet() || n.Token.IsSet()) {
-		d.warnf(at("servers"), "without TLS the password or token may travel unencrypted: write tls:// instead of nats://, or add tls: {}")
+		d.warnf(at("servers"), "without TLS the password or token may travel unencrypted: "+
+			"write tls:// instead of nats://, or add tls: {}")
+	}
+}
+
+func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+
+// servers checks the addresses of servers, of which there must be one, and hands on those that can
+// be used.
+func (d *decoder) servers(path string, servers []string, example string, check func(string) string, use func(string)) {
+	if len(servers) == 0 {
+		d.errorf(path, "is missing: give at least one, such as [%s]", example)
+	}
+	for i, server := range servers {
+		if at := item(path, i); d.check(at, check(server)) {
+			if slices.Index(servers, server) < i {
+				d.errorf(at, "%s is given twice", server)
+			}
+			use(server)
+		}
 	}
 }
 
 // natsLogon checks that there is at most one way to log on, and reads what belongs to it.
-func (d *decoder) natsLogon(path string, n *NATS, mode fs.FileMode) {
-	at := func(key string) string { return join(path, key) }
-
-	d.secret(at("password"), &n.Password, &n.PasswordFile, mode)
-	d.secret(at("token"), &n.Token, &n.TokenFile, mode)
+func (d *decoder) natsLogon(path string, n *NATS) {
+	at := under(path)
+	d.secret(at("password"), &n.Password, &n.PasswordFile)
+	d.secret(at("token"), &n.Token, &n.TokenFile)
 	d.line(at("userid"), n.Userid)
-	credentials := d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT", "a JWT and its seed, as nsc writes them")
-	nkey := d.keyFile(at("nkey_file"), &n.NKeyFile, "SU", "the seed of a user's nkey, which begins with SU")
-	n.keys = NewSecret(credentials + nkey)
-
-	switch named := d.has(at("userid")); {
-	case named && !d.has(at("password")) && !d.has(at("password_file")):
+	n.keys = NewSecret(
+		d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT",
+			"a JWT and its seed, as nsc writes them") +
+			d.keyFile(at("nkey_file"), &n.NKeyFile, "SU", "the seed of a user's nkey, which begins with SU"))
+	switch named, password := d.has(at("userid")), d.has(at("password")) || d.has(at("password_file")); {
+	case named && !password:
 		d.errorf(at("userid"), "needs a password: name a file that holds it as password_file")
-	case !named && (d.has(at("password")) || d.has(at("password_file"))):
+	case !named && password:
 		d.errorf(at("userid"), "is missing: give the userid that the password belongs to")
 	}
 	first := ""
-	for _, way := range []struct {
-		name string
-		keys []string
-	}{
-		{"credentials_file", []string{"credentials_file"}},
-		{"nkey_file", []string{"nkey_file"}},
-		{"userid", []string{"userid", "password", "password_file"}},
-		{"token", []string{"token", "token_file"}},
+	for _, way := range [][]string{
+		{"credentials_file"}, {"nkey_file"}, {"userid", "password", "password_file"}, {"token", "token_file"},
 	} {
-		i := slices.IndexFunc(way.keys, func(key string) bool { return d.has(at(key)) })
+		i := slices.IndexFunc(way, func(key string) bool { return d.has(at(key)) })
 		switch {
 		case i < 0:
 		case first != "":
-			d.errorf(at(way.keys[i]), "is a second way to log on, beside %s: keep one of them", first)
+			d.errorf(at(way[i]), "is a second way to log on, beside %s: keep one of them", first)
 		default:
-			first = way.name
+			first = way[0]
 		}
 	}
 }
 
-// keyFile makes the path of a file with keys absolute and returns what it holds, which must have a certain text in it.
+// keyFile makes the path of a file with keys absolute and returns its contents, which must include
+// a certain text.
 func (d *decoder) keyFile(path string, file *string, holds, what string) string {
-	if !d.has(path) {
-		return ""
-	}
-	if *file == "" {
-		d.errorf(path, "is empty: name a file")
-		return ""
-	}
-	absolute, shown := d.resolve(*file)
-	*file = absolute
-	data, mode, err := readFile(absolute, maxSecretFile)
-	switch {
-	case err != nil:
-		d.errorf(path, "%s %s", shown, err)
-		return ""
-	case !strings.Contains(string(data), holds):
+	text, shown, ok := d.read(path, file, maxSecretFile, true)
+	if ok && !strings.Contains(text, holds) {
 		d.errorf(path, "%s does not hold %s", shown, what)
-		return ""
 	}
-	d.warnIfPublic(path, shown, mode)
-	return string(data)
+	return text
 }
 
-// checkServer says what is wrong with the URL of a NATS server; "": nothing. It shows nothing that may be secret.
+// checkServer returns what is wrong with the URL of a NATS server; "": nothing. It shows nothing
+// that may be secret.
 func checkServer(server string) string {
 	u, err := url.Parse(server)
 	if err != nil {
 		return "is not a valid URL: write nats://HOST:PORT" // err quotes it
 	}
-	port, perr := strconv.Atoi(u.Port())
 	switch {
 	case u.User != nil:
 		return "must not hold a userid, password or token: they have keys of their own"
@@ -300,53 +300,39 @@ func checkServer(server string) string {
 		return "must begin with nats:// or tls://"
 	case u.Hostname() == "":
 		return "has no host: write nats://HOST:PORT"
-	case u.Port() != "" && (perr != nil || port < 1 || port > 65535):
-		return "has a port that is not between 1 and 65535"
+	case u.Port() != "" && !isPort(u.Port()):
+		return wrongPort
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
 		return "must end behind the port: write nats://HOST:PORT"
 	}
 	return checkHost(u.Hostname())
 }
 
-func (d *decoder) kafka(path string, k *Kafka, mode fs.FileMode) {
-	at := func(key string) string { return join(path, key) }
-
-	if len(k.Brokers) == 0 {
-		d.errorf(at("brokers"), "is missing: give at least one, such as [kafka1.example.com:9092]")
-	}
+func (k *Kafka) check(d *decoder, path string, _ *Sink) {
+	at := under(path)
 	local := true
-	for i, broker := range k.Brokers {
-		where := fmt.Sprintf("%s[%d]", at("brokers"), i)
-		if msg := checkBroker(broker); msg != "" {
-			d.errorf(where, "%s", msg)
-			continue
-		}
-		if slices.Index(k.Brokers, broker) < i {
-			d.errorf(where, "%s is given twice", broker)
-		}
+	d.servers(at("brokers"), k.Brokers, "kafka1.example.com:9092", checkBroker, func(broker string) {
 		host, _, err := net.SplitHostPort(broker)
 		local = local && err == nil && isLoopback(host)
-	}
-	if msg := checkTopic(k.Topic); msg != "" {
-		d.errorf(at("topic"), "%s", msg)
-	}
+	})
+	d.check(at("topic"), checkTopic(k.Topic))
 	d.line(at("client_id"), k.ClientID)
-	d.oneOf(at("compression"), k.Compression, CompressionNone, CompressionGzip, CompressionSnappy, CompressionLZ4, CompressionZstd)
-	if k.MaxMessageBytes < 64*kib || k.MaxMessageBytes > 64*mib {
-		d.errorf(at("max_message_bytes"), "must be between 64KiB and 64MiB, not %s", k.MaxMessageBytes)
-	}
+	d.oneOf(at("compression"), k.Compression,
+		CompressionNone, CompressionGzip, CompressionSnappy, CompressionLZ4, CompressionZstd)
+	within(d, at("max_message_bytes"), k.MaxMessageBytes, 64*kib, 64*mib)
 	d.optionalTLS(at("tls"), k.TLS)
 	if k.SASL != nil {
-		d.sasl(at("sasl"), k.SASL, mode)
+		d.sasl(at("sasl"), k.SASL)
 		if k.TLS == nil && !local && k.SASL.Mechanism == SASLPlain {
 			d.warnf(at("sasl.mechanism"), "without TLS the password travels unencrypted: add tls: {}")
 		}
 	}
 }
 
-// checkBroker says what is wrong with the address of a broker; "": nothing.
+// checkBroker returns what is wrong with the address of a broker; "": nothing.
 func checkBroker(broker string) string {
-	if strings.Contains(broker, "://") || strings.Contains(broker, "@") { // not shown: it may hold a password
+	// not shown: it may hold a password
+	if strings.Contains(broker, "://") || strings.Contains(broker, "@") {
 		return "must be only HOST:PORT, not a URL"
 	}
 	if _, err := netip.ParseAddr(strings.Trim(broker, "[]")); err == nil {
@@ -356,42 +342,43 @@ func checkBroker(broker string) string {
 	if err != nil {
 		return "must be HOST:PORT, such as kafka1.example.com:9092"
 	}
-	if port, err := strconv.Atoi(text); err != nil || port < 1 || port > 65535 {
-		return "has a port that is not between 1 and 65535"
+	if !isPort(text) {
+		return wrongPort
 	}
 	return checkHost(host)
 }
 
-func (d *decoder) sasl(path string, s *SASL, mode fs.FileMode) {
-	at := func(key string) string { return join(path, key) }
-
+func (d *decoder) sasl(path string, s *SASL) {
+	at := under(path)
 	mechanisms := []string{SASLPlain, SASLScramSHA256, SASLScramSHA512}
 	if s.Mechanism == "" {
 		d.errorf(at("mechanism"), "is missing: give one of %s", strings.Join(mechanisms, ", "))
 	} else {
 		d.oneOf(at("mechanism"), s.Mechanism, mechanisms...)
 	}
-	d.secret(at("password"), &s.Password, &s.PasswordFile, mode)
+	d.secret(at("password"), &s.Password, &s.PasswordFile)
 	d.line(at("userid"), s.Userid)
 	if s.Userid == "" {
 		d.errorf(at("userid"), "is missing: give the userid to log on with")
 	}
-	if !s.Password.IsSet() && !d.failed(at("password_file")) {
-		d.errorf(at("password"), "is missing: name a file that holds it as password_file, or give it here")
-	}
+	d.passwordNeeded(path, s.Password)
 }
 
 // optionalTLS is tls for settings that need not be there.
 func (d *decoder) optionalTLS(path string, t *TLS) {
 	if t != nil {
-		t.key = path[strings.LastIndex(path, ".")+1:]
+		t.key = lastKey(path)
 		d.tls(path, t)
 	}
 }
 
 // oneOf checks a value of which there are only some.
 func (d *decoder) oneOf(path, value string, values ...string) {
+	list := "one of " + strings.Join(values, ", ")
+	if len(values) == 2 {
+		list = strings.Join(values, " or ")
+	}
 	if !slices.Contains(values, value) {
-		d.errorf(path, "must be one of %s, not %s", strings.Join(values, ", "), quote(value))
+		d.errorf(path, "must be %s, not %s", list, quote(value))
 	}
 }

@@ -2,32 +2,40 @@ package config
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
 )
 
 // Syslog sends events to a syslog server, as RFC 5424 says.
 type Syslog struct {
-	Address  string    `yaml:"address"`  // required; tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH; see Target
-	Framing  string    `yaml:"framing"`  // how messages on a connection are told apart; of the Framing constants; default: octet-counting, none for datagrams
-	Facility string    `yaml:"facility"` // such as local0, daemon or auth; of SyslogFacilities
-	AppName  string    `yaml:"app_name"` // the program that the messages name
-	Hostname string    `yaml:"hostname"` // the host that the messages name; empty: this machine's name
-	Format   string    `yaml:"format"`   // json, text, cadf or os-forwarder
-	MaxSize  Size      `yaml:"max_size"` // of a message; what is longer is cut
-	TLS      SyslogTLS `yaml:"tls"`      // of tls:// addresses
+	// required; tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH; see Target
+	Address string `yaml:"address"`
+	// how messages on a connection are told apart; of the Framing constants; default:
+	// octet-counting, none for datagrams
+	Framing string `yaml:"framing"`
+	// such as local0, daemon or auth; of SyslogFacilities
+	Facility string `yaml:"facility"`
+	// the program that the messages name
+	AppName string `yaml:"app_name"`
+	// the host that the messages name; empty: this machine's name
+	Hostname string `yaml:"hostname"`
+	// json, text, cadf or os-forwarder
+	Format string `yaml:"format"`
+	// of a message; what is longer is cut
+	MaxSize Size `yaml:"max_size"`
+	// of tls:// addresses
+	TLS SyslogTLS `yaml:"tls"`
 }
 
 // The values of Syslog.Format that only it has.
 const (
-	FormatCADF        = "cadf"         // log entries as CADF events, others as JSON
-	FormatOSForwarder = "os-forwarder" // OS messages as zhmc-os-forwarder writes them, others as text
+	FormatCADF = "cadf" // log entries as CADF events, others as JSON
+	// OS messages as zhmc-os-forwarder writes them, others as text.
+	FormatOSForwarder = "os-forwarder"
 )
 
 // The values of Syslog.Framing.
@@ -47,18 +55,21 @@ const (
 // SyslogFacilities lists the names of the facilities; the index is the number of RFC 5424.
 func SyslogFacilities() []string {
 	return []string{
-		"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp", "audit", "alert",
-		"clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+		"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news",
+		"uucp", "cron", "authpriv", "ftp", "ntp", "audit", "alert", "clock",
+		"local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 	}
 }
 
 const (
-	// minSyslogSize leaves room for a message behind the longest header, and maxSyslogSize bounds the memory for one.
+	// minSyslogSize leaves room for a message behind the longest header, and maxSyslogSize
+	// bounds the memory for one.
 	minSyslogSize = kib
 	maxSyslogSize = 64 * mib
 
-	// defaultSyslogSize is below what rsyslog takes, unless told otherwise, of one message: 8096 bytes. Of a longer one it makes
-	// several, of which those after the first begin with whatever stands there.
+	// defaultSyslogSize is below what rsyslog accepts of one message by default:
+	// 8096 bytes. Of a longer one it makes several, of which those after the first begin with
+	// whatever stands there.
 	defaultSyslogSize = 8000
 
 	// What RFC 5424 allows.
@@ -70,14 +81,21 @@ const (
 //
 // The contents of the files take part in a comparison.
 type SyslogTLS struct {
-	CAFile             string `yaml:"ca_file"`              // PEM, absolute; empty: the system's certificate authorities
-	ServerName         string `yaml:"server_name"`          // the name the certificate must have; empty: the host connected to
-	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"` // true: no verification
-	CertFile           string `yaml:"cert_file"`            // of the client, PEM, absolute
-	KeyFile            string `yaml:"key_file"`             // of the client, PEM, absolute
+	// PEM, absolute; empty: the system's certificate authorities
+	CAFile string `yaml:"ca_file"`
+	// the name the certificate must have; empty: the host connected to
+	ServerName string `yaml:"server_name"`
+	// true: no verification
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
+	// of the client, PEM, absolute
+	CertFile string `yaml:"cert_file"`
+	// of the client, PEM, absolute
+	KeyFile string `yaml:"key_file"`
 
-	ca, cert string // what CAFile and CertFile held when they were loaded
-	key      Secret // what KeyFile held
+	// the contents of CAFile and CertFile when they were loaded
+	ca, cert string
+	// the contents of KeyFile
+	key Secret
 }
 
 func (s *Syslog) setDefaults() {
@@ -92,51 +110,39 @@ func (s *Syslog) Target() (scheme, target string, err error) {
 	const forms = "write tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH"
 	u, err := url.Parse(s.Address)
 	if err != nil {
-		return "", "", fmt.Errorf("is not an address: %s", forms)
+		return "", "", errors.New("is not an address: " + forms)
 	}
+	wrong := ""
+	wrongHost, usual := checkHost(u.Hostname()), map[string]string{
+		SyslogTCP: "601 or 514", SyslogOverTLS: "6514", SyslogUDP: "514",
+	}[u.Scheme]
 	switch {
 	case u.User != nil:
-		return "", "", fmt.Errorf("must not hold a userid: %s", forms)
+		wrong = "must not hold a userid: " + forms
 	case u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
-		return "", "", fmt.Errorf("is not an address: %s", forms)
+		wrong = "is not an address: " + forms
 	case u.Scheme == SyslogUnix && (u.Host != "" || !filepath.IsAbs(u.Path)):
-		return "", "", fmt.Errorf("must hold the whole path of a socket: write %s:///dev/log", SyslogUnix)
+		wrong = "must hold the whole path of a socket: write unix:///dev/log"
 	case u.Scheme == SyslogUnix:
 		return u.Scheme, u.Path, nil
-	case u.Scheme != SyslogTCP && u.Scheme != SyslogOverTLS && u.Scheme != SyslogUDP:
-		return "", "", fmt.Errorf("must begin with tcp://, tls://, udp:// or unix://")
+	case usual == "":
+		wrong = "must begin with tcp://, tls://, udp:// or unix://"
 	case strings.Trim(u.Path, "/") != "":
-		return "", "", fmt.Errorf("must end behind the port: %s", forms)
+		wrong = "must end behind the port: " + forms
+	case wrongHost != "":
+		wrong = "has a host that cannot be used: it " + wrongHost
+	case u.Port() == "":
+		wrong = fmt.Sprintf("has no port (usual is %s): %s", usual, forms)
+	case !isPort(u.Port()):
+		wrong = wrongPort
+	default:
+		return u.Scheme, net.JoinHostPort(u.Hostname(), u.Port()), nil
 	}
-	if msg := checkHost(u.Hostname()); msg != "" {
-		return "", "", fmt.Errorf("has a host that cannot be used: it %s", msg)
-	}
-	usual := map[string]string{SyslogTCP: "601 or 514", SyslogOverTLS: "6514", SyslogUDP: "514"}[u.Scheme]
-	if u.Port() == "" {
-		return "", "", fmt.Errorf("has no port (usual is %s): %s", usual, forms)
-	}
-	if port, err := strconv.Atoi(u.Port()); err != nil || port < 1 || port > 65535 {
-		return "", "", fmt.Errorf("has a port that is not between 1 and 65535")
-	}
-	return u.Scheme, net.JoinHostPort(u.Hostname(), u.Port()), nil
+	return "", "", errors.New(wrong)
 }
 
-// completeSyslog gives the defaults that depend on the address.
-func (d *decoder) completeSyslog(path string, s *Syslog) {
-	if d.has(join(path, "framing")) {
-		return
-	}
-	switch scheme, _, _ := s.Target(); scheme {
-	case SyslogTCP, SyslogOverTLS:
-		s.Framing = FramingOctetCounting
-	case SyslogUnix: // where it is a stream: what listens on one expects lines
-		s.Framing = FramingLF
-	}
-}
-
-func (d *decoder) syslog(path string, s *Syslog) {
-	at := func(key string) string { return join(path, key) }
-
+func (s *Syslog) check(d *decoder, path string, _ *Sink) {
+	at := under(path)
 	scheme, _, err := s.Target()
 	switch {
 	case s.Address == "":
@@ -144,31 +150,24 @@ func (d *decoder) syslog(path string, s *Syslog) {
 	case err != nil:
 		d.errorf(at("address"), "%s", err)
 	}
-	framings := []string{FramingOctetCounting, FramingLF}
 	switch {
-	case !d.has(at("framing")):
-	case !slices.Contains(framings, s.Framing):
-		d.errorf(at("framing"), "must be %s, not %s", strings.Join(framings, " or "), quote(s.Framing))
-	case scheme == SyslogUDP:
-		d.errorf(at("framing"), "is not for udp: each datagram is one message")
-	}
-	if facilities := SyslogFacilities(); !slices.Contains(facilities, s.Facility) {
-		if near := nearest(s.Facility, facilities); near != "" {
-			d.errorf(at("facility"), "is not a facility: %s, did you mean %q?", quote(s.Facility), near)
-		} else {
-			d.errorf(at("facility"), "must be one of %s, not %s", strings.Join(facilities, ", "), quote(s.Facility))
+	case d.has(at("framing")):
+		d.oneOf(at("framing"), s.Framing, FramingOctetCounting, FramingLF)
+		if scheme == SyslogUDP {
+			d.errorf(at("framing"), "is not for udp: each datagram is one message")
 		}
+	case scheme == SyslogTCP || scheme == SyslogOverTLS:
+		s.Framing = FramingOctetCounting
+	case scheme == SyslogUnix: // where it is a stream: what listens on one expects lines
+		s.Framing = FramingLF
 	}
+	d.known(at("facility"), "facility", s.Facility, SyslogFacilities(), "")
 	d.syslogName(at("app_name"), s.AppName, maxSyslogAppName)
 	if s.Hostname != "" {
 		d.syslogName(at("hostname"), s.Hostname, maxSyslogHostname)
 	}
-	if formats := []string{FormatJSON, FormatText, FormatCADF, FormatOSForwarder}; !slices.Contains(formats, s.Format) {
-		d.errorf(at("format"), "must be one of %s, not %s", strings.Join(formats, ", "), quote(s.Format))
-	}
-	if s.MaxSize < minSyslogSize || s.MaxSize > maxSyslogSize {
-		d.errorf(at("max_size"), "must be between %s and %s, not %s", Size(minSyslogSize), Size(maxSyslogSize), s.MaxSize)
-	}
+	d.oneOf(at("format"), s.Format, FormatJSON, FormatText, FormatCADF, FormatOSForwarder)
+	within(d, at("max_size"), s.MaxSize, minSyslogSize, maxSyslogSize)
 	if scheme != "" && scheme != SyslogOverTLS && s.TLS.isSet() {
 		d.errorf(at("tls"), "is of no use with %s://: write tls:// if the server speaks TLS", scheme)
 		return
@@ -190,45 +189,23 @@ func (d *decoder) syslogName(path, name string, longest int) {
 
 // syslogTLS makes paths absolute, and reads and checks the files.
 func (d *decoder) syslogTLS(path string, t *SyslogTLS) {
-	at := func(key string) string { return join(path, key) }
-
+	at := under(path)
 	server := t.server()
 	d.tls(path, &server)
 	t.CAFile, t.ca = server.CAFile, server.ca
 	switch {
 	case t.CertFile == "" && t.KeyFile == "":
-		return
 	case t.CertFile == "":
 		d.errorf(at("key_file"), "is of no use without cert_file: give both or none")
-		return
 	case t.KeyFile == "":
 		d.errorf(at("cert_file"), "is of no use without key_file: give both or none")
-		return
+	default:
+		cert, _, read := d.read(at("cert_file"), &t.CertFile, maxCAFile, false)
+		key, _, ok := d.read(at("key_file"), &t.KeyFile, maxCAFile, true)
+		if read && ok && d.keyPair(at("cert_file"), t.CertFile, cert, key) {
+			t.cert, t.key = cert, NewSecret(key)
+		}
 	}
-	var shownCert, shownKey string
-	t.CertFile, shownCert = d.resolve(t.CertFile)
-	t.KeyFile, shownKey = d.resolve(t.KeyFile)
-	cert, _, err := readFile(t.CertFile, maxCAFile)
-	if err != nil {
-		d.errorf(at("cert_file"), "%s %s", shownCert, err)
-	}
-	key, keyMode, keyErr := readFile(t.KeyFile, maxCAFile)
-	if keyErr != nil {
-		d.errorf(at("key_file"), "%s %s", shownKey, keyErr)
-	}
-	if err != nil || keyErr != nil {
-		return
-	}
-	d.warnIfPublic(at("key_file"), shownKey, keyMode)
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil { // says what is wrong, and shows nothing of either
-		d.errorf(at("cert_file"), "cannot be used with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
-		return
-	}
-	if pair.Leaf != nil && time.Now().After(pair.Leaf.NotAfter) {
-		d.warnf(at("cert_file"), "the certificate of %s in %s expired on %s", subject(pair.Leaf), filepath.Base(shownCert), day(pair.Leaf.NotAfter))
-	}
-	t.cert, t.key = string(cert), NewSecret(string(key))
 }
 
 func (t SyslogTLS) isSet() bool {
@@ -237,23 +214,21 @@ func (t SyslogTLS) isSet() bool {
 
 // server is the part of the settings that is about the server's certificate.
 func (t SyslogTLS) server() TLS {
-	return TLS{CAFile: t.CAFile, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify, ca: t.ca, key: "tls"}
+	return TLS{t.CAFile, t.ServerName, t.InsecureSkipVerify, t.ca, "tls"}
 }
 
-// ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It reads files only for a
-// SyslogTLS that did not come from Load. Where ServerName is empty, the caller sets it to the host it connects to.
+// ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It
+// reads files only for a SyslogTLS that did not come from Load. Where ServerName is empty, the
+// caller sets it to the host it connects to.
 func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 	cfg, err := t.server().ClientConfig()
-	if err != nil {
-		return nil, err
+	if err != nil || t.CertFile == "" && t.KeyFile == "" {
+		return cfg, err
 	}
 	var pair tls.Certificate
-	switch {
-	case t.CertFile == "" && t.KeyFile == "":
-		return cfg, nil
-	case t.cert != "":
+	if t.cert != "" {
 		pair, err = tls.X509KeyPair([]byte(t.cert), []byte(t.key.Expose()))
-	default:
+	} else {
 		pair, err = tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 	}
 	if err != nil {
@@ -263,5 +238,6 @@ func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// Explain says what is wrong where a connection failed over TLS, and which setting to change; "": it did not.
+// Explain returns what is wrong where a connection failed over TLS, and which setting to change;
+// "": it did not.
 func (t SyslogTLS) Explain(err error) string { return t.server().Explain(err) }

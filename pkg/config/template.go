@@ -9,19 +9,21 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
 )
 
-// template checks the keys of the format template, reads the template from its file, and tries it on events of each type.
+// template checks the keys of the format template, reads the template from its file, and tries it
+// on events of each type.
 func (d *decoder) template(path string, w *Webhook, batch bool) {
-	at := func(key string) string { return join(path, key) }
-
+	at := under(path)
 	if w.Format != FormatTemplate {
 		for _, key := range []string{"template", "template_file", "content_type"} {
-			if !d.failed(at("format")) && d.has(at(key)) && (key != "content_type" || w.ContentType != DefaultContentType) {
+			isDefault := key == "content_type" && w.ContentType == DefaultContentType
+			if d.has(at(key)) && !isDefault && !d.failed(at("format")) {
 				d.errorf(at(key), "has a meaning with format: template only")
 			}
 		}
 		return
 	}
-	if media, _, err := mime.ParseMediaType(w.ContentType); err != nil || checkLine(w.ContentType) != "" || media == "" {
+	media, _, err := mime.ParseMediaType(w.ContentType)
+	if err != nil || media == "" || checkLine(w.ContentType) != "" {
 		d.errorf(at("content_type"), "is not a content type such as application/json")
 		return
 	}
@@ -35,17 +37,10 @@ func (d *decoder) template(path string, w *Webhook, batch bool) {
 		if d.failed(where) {
 			return
 		}
-		if w.TemplateFile == "" {
-			d.errorf(where, "is empty: name a file")
+		ok := false
+		if w.Template, shown, ok = d.read(where, &w.TemplateFile, render.MaxTemplate, false); !ok {
 			return
 		}
-		w.TemplateFile, shown = d.resolve(w.TemplateFile)
-		data, _, err := readFile(w.TemplateFile, render.MaxTemplate)
-		if err != nil {
-			d.errorf(where, "%s %s", shown, err)
-			return
-		}
-		w.Template = string(data)
 	case !d.has(at("template")):
 		d.errorf(where, "is missing: give a template here, or a file with it as template_file")
 		return
@@ -53,7 +48,7 @@ func (d *decoder) template(path string, w *Webhook, batch bool) {
 	if d.failed(where) {
 		return
 	}
-	_, err := render.New(w.Template, render.Options{Batch: batch, ContentType: w.ContentType})
+	_, err = render.New(w.Template, render.Options{Batch: batch, ContentType: w.ContentType})
 	if e, ok := errors.AsType[*render.Error](err); ok {
 		msg := e.Error()
 		if shown != "" {

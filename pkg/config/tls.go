@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// ClientConfig returns the settings for connections to a server, with TLS 1.2 as the least. It reads CAFile only for a TLS
-// that did not come from Load. Where ServerName is empty, the caller sets it to the host it connects to (net/http and
-// pkg/receiver do).
+// ClientConfig returns the settings for connections to a server, with TLS 1.2 as the least. It
+// reads CAFile only for a TLS that did not come from Load. Where ServerName is empty, the caller
+// sets it to the host it connects to (net/http and pkg/receiver do).
 func (t TLS) ClientConfig() (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         t.ServerName,
-		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // G402: the operator asked for it by this name, and is warned
+		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // G402: asked for by this name, with a warning
 	}
 	if t.CAFile == "" {
 		return cfg, nil
@@ -44,7 +44,8 @@ func (t TLS) ClientConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// parseCertificates returns all certificates of a PEM file. Its errors go on after the name of the file.
+// parseCertificates returns all certificates of a PEM file. Its errors go on after the name of the
+// file.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for {
@@ -67,8 +68,9 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// Explain turns the error of a connection that failed over its certificate or TLS itself into a sentence that says what is
-// wrong and which setting, or what on the server, to change. It returns "" for any other error.
+// Explain turns the error of a connection that failed over its certificate or TLS itself into a
+// sentence that says what is wrong and which setting, or what on the server, to change. It returns
+// "" for any other error.
 func (t TLS) Explain(err error) string {
 	key, peer := t.key, "server"
 	if key == "" {
@@ -90,10 +92,12 @@ func (t TLS) Explain(err error) string {
 	case errors.As(err, &unknown):
 		return t.explainUnknown(unknown.Cert, leafOf(err), key, peer)
 	case errors.As(err, &roots):
-		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
+		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): "+
+			"install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
 	case errors.As(err, &record):
 		return fmt.Sprintf("what answers on this port does not speak TLS: check the port of the %s", peer)
-	case errors.As(err, &op) && op.Op == "remote error": // an alert, of a type that crypto/tls keeps to itself
+	case errors.As(err, &op) && op.Op == "remote error":
+		// an alert, of a type that crypto/tls keeps to itself
 		if strings.Contains(op.Err.Error(), "protocol version") {
 			return fmt.Sprintf("the %s refused the TLS connection (%v): enable TLS 1.2 or 1.3 there", peer, op.Err)
 		}
@@ -104,7 +108,7 @@ func (t TLS) Explain(err error) string {
 	return ""
 }
 
-// leafOf returns the certificate the server showed for itself; nil: the error does not hold it.
+// leafOf returns the certificate the server showed for itself; nil: it is not in the error.
 func leafOf(err error) *x509.Certificate {
 	var verification *tls.CertificateVerificationError
 	if errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {
@@ -117,47 +121,56 @@ func (t TLS) explainUnknown(cert, leaf *x509.Certificate, key, peer string) stri
 	if leaf == nil {
 		leaf = cert
 	}
+	where := "into a file and name it in " + key + ".ca_file"
 	if leaf == nil {
-		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: put the %s's CA certificate into a file and name it in %s.ca_file", peer, peer, key)
+		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: "+
+			"put the %s's CA certificate %s", peer, peer, where)
 	}
-	what := fmt.Sprintf("is signed by an unknown authority (%s)", issuer(leaf))
-	do := fmt.Sprintf("put the %s's CA certificate into a file and name it in %s.ca_file", peer, key)
-	if leaf.Subject.String() == leaf.Issuer.String() {
-		what = fmt.Sprintf("is self-signed (SHA-256 fingerprint %X)", sha256.Sum256(leaf.Raw))
-		do = fmt.Sprintf("if the fingerprint is the one the %s shows, put this certificate into a file and name it in %s.ca_file", peer, key)
-	}
+	selfSigned, not := leaf.Subject.String() == leaf.Issuer.String(), ""
 	if t.CAFile != "" {
-		what += fmt.Sprintf(" and not by one in %s.ca_file (%s)", key, t.CAFile)
-		if leaf.Subject.String() == leaf.Issuer.String() {
-			what = strings.Replace(what, " and not by one in", " and not in", 1)
+		where, not = "into that file", " and not by one"
+		if selfSigned {
+			not = " and not"
 		}
-		do = strings.Replace(do, "into a file and name it in "+key+".ca_file", "into that file", 1)
+		not += fmt.Sprintf(" in %s.ca_file (%s)", key, t.CAFile)
 	}
-	return fmt.Sprintf("the certificate of %s %s: %s", subject(leaf), what, do)
+	if selfSigned {
+		return fmt.Sprintf("the certificate of %s is self-signed (SHA-256 fingerprint %X)%s: "+
+			"if the fingerprint is the one the %s shows, put this certificate %s",
+			subject(leaf), sha256.Sum256(leaf.Raw), not, peer, where)
+	}
+	return fmt.Sprintf("the certificate of %s is signed by an unknown authority (%s)%s: put the %s's CA certificate %s",
+		subject(leaf), issuer(leaf), not, peer, where)
 }
 
 func (t TLS) explainName(e x509.HostnameError, key, peer string) string {
 	names := names(e.Certificate)
 	if len(names) == 0 {
-		return fmt.Sprintf("the certificate of %s holds no name or address that could be compared with %s (a common name alone does not count): create a new one on the %s with subject alternative names",
+		return fmt.Sprintf("the certificate of %s holds no name or address that could be compared with %s (a common "+
+			"name alone does not count): create a new one on the %s with subject alternative names",
 			subject(e.Certificate), e.Host, peer)
 	}
 	list := strings.Join(names, ", ")
 	if t.ServerName != "" {
-		return fmt.Sprintf("the certificate is not for %s, which %s.server_name asks for, but for %s: set %s.server_name to one of these", e.Host, key, list, key)
+		return fmt.Sprintf("the certificate is not for %s, which %s.server_name asks for, but for %s: "+
+			"set %s.server_name to one of these", e.Host, key, list, key)
 	}
-	return fmt.Sprintf("the certificate is not for %s but for %s: connect to one of these names, or set %s.server_name to it", e.Host, list, key)
+	return fmt.Sprintf("the certificate is not for %s but for %s: "+
+		"connect to one of these names, or set %s.server_name to it", e.Host, list, key)
 }
 
 func explainInvalid(e x509.CertificateInvalidError, peer string) string {
 	if e.Reason == x509.Expired {
 		if now := time.Now(); now.Before(e.Cert.NotBefore) {
-			return fmt.Sprintf("the certificate of %s is not valid before %s, and here it is %s: check the clocks of this machine and of the %s",
+			return fmt.Sprintf("the certificate of %s is not valid before %s, and here it is %s: "+
+				"check the clocks of this machine and of the %s",
 				subject(e.Cert), instant(e.Cert.NotBefore), instant(now), peer)
 		}
-		return fmt.Sprintf("the certificate of %s expired on %s: renew it on the %s", subject(e.Cert), day(e.Cert.NotAfter), peer)
+		return fmt.Sprintf("the certificate of %s expired on %s: renew it on the %s",
+			subject(e.Cert), day(e.Cert.NotAfter), peer)
 	}
-	return fmt.Sprintf("the certificate of %s cannot be used (%v): create a new one on the %s", subject(e.Cert), e, peer)
+	return fmt.Sprintf("the certificate of %s cannot be used (%v): create a new one on the %s",
+		subject(e.Cert), e, peer)
 }
 
 // names lists what a certificate is valid for.

@@ -195,8 +195,8 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// The contents of the CA file are read by Load: a file that changes or goes later does not matter, and a changed file makes
-// a changed configuration.
+// The contents of the CA file are read by Load: a file that changes or goes later does not matter,
+// and a changed file makes a changed configuration.
 func TestCAFileIsReadOnce(t *testing.T) {
 	one := pemOf(t, newCert(t, certOptions{name: "one", isCA: true}).cert)
 	two := pemOf(t, newCert(t, certOptions{name: "two", isCA: true}).cert)

@@ -15,15 +15,37 @@ import (
 // hidden is printed in place of every secret.
 const hidden = "<secret>"
 
+// concealed makes a type that embeds it one that no form of printing shows, and that == does not
+// compare.
+type concealed struct{ _ [0]func() }
+
+// String hides the value.
+func (concealed) String() string { return hidden }
+
+// GoString hides the value from %#v.
+func (concealed) GoString() string { return hidden }
+
+// Format hides the value from every verb of package fmt.
+func (concealed) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
+
+// MarshalText hides the value, also where it is the key of a map, and from zap and encoding/xml.
+func (concealed) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// MarshalJSON hides the value.
+func (concealed) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
+
+// MarshalYAML hides the value.
+func (concealed) MarshalYAML() (any, error) { return hidden, nil }
+
 // Secret is a value that no form of printing shows: it has to be asked for with Expose.
 // The zero Secret means that none was given.
 //
 // Two Secrets are not comparable by ==: compare what Expose returns.
 type Secret struct {
-	// Package fmt cannot call the methods of a value in an unexported field of some other struct and prints what the
-	// value is made of. A pointer inside prints as an address.
+	concealed
+	// Package fmt cannot call the methods of a value in an unexported field of some other
+	// struct and prints what the value is made of. A pointer inside prints as an address.
 	value *string
-	_     [0]func()
 }
 
 // NewSecret makes a Secret of a value that did not come from a configuration file.
@@ -45,26 +67,8 @@ func (s Secret) Expose() string {
 // IsSet reports whether there is a secret.
 func (s Secret) IsSet() bool { return s.value != nil }
 
-// String hides the secret.
-func (s Secret) String() string { return hidden }
-
-// GoString hides the secret from %#v.
-func (s Secret) GoString() string { return hidden }
-
-// Format hides the secret from every verb of package fmt.
-func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
-
-// MarshalText hides the secret, also where it is the key of a map, and from zap and encoding/xml.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-
-// MarshalJSON hides the secret.
-func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
-
-// MarshalYAML hides the secret.
-func (s Secret) MarshalYAML() (any, error) { return hidden, nil }
-
-// URL is the address of a webhook. Such addresses often hold a token in their path or query, so only scheme and
-// host are ever printed.
+// URL is the address of a webhook. Such addresses often hold a token in their path or query, so
+// only scheme and host are ever printed.
 type URL struct{ secret Secret }
 
 // NewURL makes a URL of a value that did not come from a configuration file.
@@ -104,11 +108,12 @@ func (u URL) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(u.Strin
 // MarshalYAML hides the same as String.
 func (u URL) MarshalYAML() (any, error) { return u.String(), nil }
 
-// signingKeyPrefix marks a secret of the Standard Webhooks specification. It is not part of the base64.
+// signingKeyPrefix marks a secret of the Standard Webhooks specification. It is not part of the
+// base64.
 const signingKeyPrefix = "whsec_"
 
-// SigningKeys returns the keys each request is signed with as the Standard Webhooks specification says (HMAC-SHA256);
-// nil: requests are not signed.
+// SigningKeys returns the keys each request is signed with as the Standard Webhooks specification
+// says (HMAC-SHA256); nil: requests are not signed.
 func (w *Webhook) SigningKeys() [][]byte {
 	var keys [][]byte
 	for _, s := range w.SigningSecrets() {
@@ -132,8 +137,9 @@ func (w *Webhook) SigningSecrets() []Secret {
 // recommendedKeyBytes is the least that the Standard Webhooks specification asks of a key.
 const recommendedKeyBytes = 24
 
-// decodeSigningKey returns the bytes a secret stands for: what follows whsec_ in base64. A secret without that prefix is
-// base64 too, as the reference libraries take it, or, where it is not, used as it stands: some consumers give out plain text.
+// decodeSigningKey returns the bytes a secret stands for: what follows whsec_ in base64. A secret
+// without that prefix is base64 too, as the reference libraries take it, or, where it is not, used
+// as it stands: some consumers give out plain text.
 func decodeSigningKey(s Secret) ([]byte, error) {
 	text, prefixed := strings.CutPrefix(s.Expose(), signingKeyPrefix)
 	key, err := base64.StdEncoding.DecodeString(text)
@@ -204,7 +210,8 @@ func parseSize(s string) (Size, error) {
 	return Size(f * float64(factor)), nil
 }
 
-// parseDuration reads a duration as Go writes it, and with days and weeks as Prometheus does. A bare 0 needs no unit.
+// parseDuration reads a duration as Go writes it, and with days and weeks as Prometheus does. A
+// bare 0 needs no unit.
 func parseDuration(s string) (time.Duration, error) {
 	if s == "0" {
 		return 0, nil
@@ -249,8 +256,8 @@ func formatDuration(d time.Duration) string {
 	return s
 }
 
-// Pattern is a regular expression (RE2) that must match the whole value, as in Prometheus. Without special characters it
-// is an exact value. The zero Pattern matches only the empty value.
+// Pattern is a regular expression (RE2) that must match the whole value, as in Prometheus. Without
+// special characters it is an exact value. The zero Pattern matches only the empty value.
 type Pattern struct {
 	source string
 	re     *regexp.Regexp // nil: source is a literal
@@ -262,7 +269,8 @@ func NewPattern(source string) (Pattern, error) {
 	if regexp.QuoteMeta(source) == source {
 		return p, nil
 	}
-	// Compiled alone first: an error then shows what was written, and "a)(b" cannot break out of the anchors.
+	// Compiled alone first: an error then shows what was written, and "a)(b" cannot break out
+	// of the anchors.
 	if _, err := regexp.Compile(source); err != nil {
 		return Pattern{}, err
 	}
@@ -307,8 +315,8 @@ func (p Patterns) Match(s string) bool {
 	return false
 }
 
-// Search is a list of alternative regular expressions (RE2) that may match anywhere in a text. In the file a single one
-// may stand without the brackets.
+// Search is a list of alternative regular expressions (RE2) that may match anywhere in a text. In
+// the file a single one may stand without the brackets.
 type Search []*regexp.Regexp
 
 // IsSet reports whether there is anything to look for.

@@ -326,7 +326,8 @@ func TestEqualSeesEveryKey(t *testing.T) {
 			t.Errorf("%s does not change the hash", name)
 		}
 	}
-	// Two secrets that swap places, and a text that moves from one key to the next, are a change.
+	// Two secrets that swap places, and a text that moves from one key to the next, are a
+	// change.
 	c, d := base(), base()
 	c.HMCs[0].Session.ID, c.HMCs[0].Session.Credential = NewSecret("ab"), NewSecret("c")
 	d.HMCs[0].Session.ID, d.HMCs[0].Session.Credential = NewSecret("a"), NewSecret("bc")
@@ -335,7 +336,8 @@ func TestEqualSeesEveryKey(t *testing.T) {
 	}
 }
 
-// What a webhook's secret stands for: the reference libraries' reading first, plain text where it is none.
+// What a webhook's secret stands for: the reference libraries' reading first, plain text where it
+// is none.
 func TestSigningKeys(t *testing.T) {
 	for secret, want := range map[string]string{
 		"whsec_a2V5IG9mIGEgY29uc3VtZXIsIHF1aXRlIGxvbmc=": "key of a consumer, quite long",

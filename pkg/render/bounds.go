@@ -13,7 +13,8 @@ import (
 const maxSteps = 200_000
 
 const (
-	// The functions that prepare puts into a template, which cannot name them itself: they are not there when it is parsed.
+	// The functions that prepare puts into a template, which cannot name them itself: they are
+	// not there when it is parsed.
 	stepFunction = "_step"
 	textFunction = "_text"
 )
@@ -22,13 +23,13 @@ func (r *run) instrumentation() template.FuncMap {
 	return template.FuncMap{
 		stepFunction: func(n int) (string, error) { return "", r.spend(n) },
 		textFunction: func(line int, v any) string {
-			r.marks = append(r.marks, mark{r.out.Len(), line})
+			r.origins = append(r.origins, origin{r.out.Len(), line})
 			return text(v)
 		},
 	}
 }
 
-// spend takes n steps from what is left.
+// spend subtracts n steps from those that are left.
 func (r *run) spend(n int) error {
 	if r.left -= n; r.left < 0 {
 		return errSteps
@@ -36,8 +37,9 @@ func (r *run) spend(n int) error {
 	return nil
 }
 
-// prepare changes the parsed templates, as html/template does to escape: each value is written by the function text, and
-// each template and each turn of a loop counts the steps in it. It refuses templates that call themselves.
+// prepare changes the parsed templates, as html/template does to escape: each value is written by
+// the function text, and each template and each turn of a loop counts the steps in it. It refuses
+// templates that call themselves.
 func prepare(root *template.Template) error {
 	calls := map[string][]*parse.TemplateNode{}
 	for _, t := range root.Templates() {
@@ -70,7 +72,9 @@ func reaches(calls map[string][]*parse.TemplateNode, from, to string, seen map[s
 		return false
 	}
 	seen[from] = true
-	return slices.ContainsFunc(calls[from], func(c *parse.TemplateNode) bool { return reaches(calls, c.Name, to, seen) })
+	return slices.ContainsFunc(calls[from], func(c *parse.TemplateNode) bool {
+		return reaches(calls, c.Name, to, seen)
+	})
 }
 
 type preparation struct {
@@ -90,8 +94,8 @@ func (p *preparation) counted(list *parse.ListNode) {
 	list.Nodes = append([]parse.Node{step}, list.Nodes...)
 }
 
-// list prepares the nodes of a list and returns how many steps they take at most, without the loops in it: these count
-// for themselves.
+// list prepares the nodes of a list and returns how many steps they take at most, without the loops
+// in it: these count for themselves.
 func (p *preparation) list(list *parse.ListNode) int {
 	if list == nil {
 		return 0

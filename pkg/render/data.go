@@ -9,12 +9,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Event is what a template sees of an event: the fields of its JSON form. A field that the event does not have is empty.
+// Event is what a template sees of an event: the fields of its JSON form. A field that the event
+// does not have is empty.
 type Event struct {
-	ID                string
-	HMC               string
-	Type              string
-	Time              string // as in the JSON form; see the function date
+	ID   string
+	HMC  string
+	Type string
+	// as in the JSON form; see the function date
+	Time              string
 	Received          string
 	Topic             string
 	TopicType         string
@@ -27,8 +29,9 @@ type Event struct {
 	Repeat            bool
 	SeenBy            []string
 	Headers           map[string]string
-	Body              map[string]any // a JSON object; every other kind of body is only in the whole event
-	BodyText          string
+	// a JSON object; every other kind of body is only in the whole event
+	Body     map[string]any
+	BodyText string
 
 	whole []byte
 }
@@ -54,64 +57,77 @@ func (b Batch) MarshalJSON() ([]byte, error) {
 func newEvent(r event.Record) (*Event, error) {
 	e := &Event{whole: r.JSON}
 	for key, value := range event.Members(r.JSON) {
-		switch string(key) {
-		case "id":
-			e.ID = event.String(value)
-		case "hmc":
-			e.HMC = event.String(value)
-		case "type":
-			e.Type = event.String(value)
-		case "time":
-			e.Time = event.String(value)
-		case "received":
-			e.Received = event.String(value)
-		case "topic":
-			e.Topic = event.String(value)
-		case "topic_type":
-			e.TopicType = event.String(value)
-		case "session_sequence_nr":
-			e.SessionSequenceNr = json.Number(value)
-		case "global_sequence_nr":
-			e.GlobalSequenceNr = json.Number(value)
-		case "origin":
-			e.Origin = event.String(value)
-		case "summary":
-			e.Summary = event.String(value)
-		case "severity":
-			e.Severity = event.String(value)
-		case "repeat":
-			e.Repeat = event.True(value)
-		case "body_text":
-			e.BodyText = event.String(value)
-		case "resource":
-			if err := json.Unmarshal(value, &e.Resource); err != nil {
-				return nil, err
+		var err error
+		switch to := e.member(string(key)).(type) {
+		case nil:
+		case *string:
+			*to = event.String(value)
+		case *json.Number:
+			*to = json.Number(value)
+		case *bool:
+			*to = event.True(value)
+		case *map[string]any:
+			if bytes.HasPrefix(value, []byte("{")) {
+				d := json.NewDecoder(bytes.NewReader(value))
+				d.UseNumber()
+				err = d.Decode(to)
+				numbers(*to)
 			}
-		case "seen_by":
-			if err := json.Unmarshal(value, &e.SeenBy); err != nil {
-				return nil, err
-			}
-		case "headers":
-			if err := json.Unmarshal(value, &e.Headers); err != nil {
-				return nil, err
-			}
-		case "body":
-			if len(value) == 0 || value[0] != '{' {
-				break
-			}
-			d := json.NewDecoder(bytes.NewReader(value))
-			d.UseNumber()
-			if err := d.Decode(&e.Body); err != nil {
-				return nil, err
-			}
-			numbers(e.Body)
+		default:
+			err = json.Unmarshal(value, to)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return e, nil
 }
 
-// numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare them, and whole numbers
-// are printed as such.
+// member returns where a member of the JSON form belongs; nil: nowhere.
+func (e *Event) member(name string) any {
+	switch name {
+	case "id":
+		return &e.ID
+	case "hmc":
+		return &e.HMC
+	case "type":
+		return &e.Type
+	case "time":
+		return &e.Time
+	case "received":
+		return &e.Received
+	case "topic":
+		return &e.Topic
+	case "topic_type":
+		return &e.TopicType
+	case "session_sequence_nr":
+		return &e.SessionSequenceNr
+	case "global_sequence_nr":
+		return &e.GlobalSequenceNr
+	case "origin":
+		return &e.Origin
+	case "resource":
+		return &e.Resource
+	case "summary":
+		return &e.Summary
+	case "severity":
+		return &e.Severity
+	case "repeat":
+		return &e.Repeat
+	case "seen_by":
+		return &e.SeenBy
+	case "headers":
+		return &e.Headers
+	case "body":
+		return &e.Body
+	case "body_text":
+		return &e.BodyText
+	}
+	return nil
+}
+
+// numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare
+// them, and whole numbers are printed as such.
 func numbers(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -14,15 +15,19 @@ import (
 	"unicode/utf8"
 )
 
-// functions are those a template may use, besides the operators and comparisons of package template. All that make text
-// count it: a loop must not double a string for ever.
+// functions are those a template may use, besides the operators and comparisons of package
+// template. All that make text count it: a loop must not double a string for ever.
 func (r *run) functions() template.FuncMap {
+	// of is a function of the text of a value.
+	of := func(f func(string) string) func(any) (string, error) {
+		return func(v any) (string, error) { return r.made(f(text(v)), nil) }
+	}
 	return template.FuncMap{
 		"json":     func(v any) (string, error) { return r.made(marshal(v)) },
 		"js":       func(v any) (string, error) { return r.made(quoted(v)) },
-		"upper":    func(v any) (string, error) { return r.made(strings.ToUpper(text(v)), nil) },
-		"lower":    func(v any) (string, error) { return r.made(strings.ToLower(text(v)), nil) },
-		"trim":     func(v any) (string, error) { return r.made(strings.TrimSpace(text(v)), nil) },
+		"upper":    of(strings.ToUpper),
+		"lower":    of(strings.ToLower),
+		"trim":     of(strings.TrimSpace),
 		"default":  fallback,
 		"date":     date,
 		"truncate": func(n int, v any) (string, error) { return r.made(truncate(n, text(v)), nil) },
@@ -35,8 +40,8 @@ func (r *run) functions() template.FuncMap {
 		"print":    func(a ...any) (string, error) { return r.made(fmt.Sprint(a...), nil) },
 		"printf":   r.printf,
 		"println":  func(a ...any) (string, error) { return r.made(fmt.Sprintln(a...), nil) },
-		"html":     func(v any) (string, error) { return r.made(template.HTMLEscapeString(text(v)), nil) },
-		"urlquery": func(v any) (string, error) { return r.made(template.URLQueryEscaper(text(v)), nil) },
+		"html":     of(template.HTMLEscapeString),
+		"urlquery": of(url.QueryEscape),
 	}
 }
 
@@ -118,7 +123,8 @@ func fallback(other, given any) any {
 	return given
 }
 
-// date writes a time of the event's JSON, or one in milliseconds since 1970 as an HMC has it, in UTC.
+// date writes a time of the event's JSON, or one in milliseconds since 1970 as an HMC has it, in
+// UTC.
 func date(layout string, v any) (string, error) {
 	var at time.Time
 	switch v := v.(type) {
@@ -160,8 +166,8 @@ func truncate(n int, s string) string {
 	return ""
 }
 
-// field returns what stands at a path in v, such as change-reports.0.new-status; nil where there is nothing, which is
-// written as nothing, is not equal to anything and has nothing to loop over.
+// field returns what stands at a path in v, such as change-reports.0.new-status; nil where there is
+// nothing, which is written as nothing, is not equal to anything and has nothing to loop over.
 func field(path string, v any) any {
 	for step := range strings.SplitSeq(path, ".") {
 		switch x := v.(type) {

@@ -1,10 +1,11 @@
 // Package render makes request bodies of events by the templates that a configuration holds.
 //
-// A template is text/template with the functions of this package. [New] tries it on samples of every type of event, so
-// that what is wrong with it is found when the configuration is read and not when the first such event comes.
+// A template is text/template with the functions of this package. [New] tries it on samples of
+// every type of event, so that what is wrong with it is found when the configuration is read and
+// not when the first such event comes.
 //
-// However a template is written, executing it has an end: its output is at most 1 MiB, the work it may do is counted, and
-// templates that call themselves are refused.
+// However a template is written, executing it has an end: its output is at most 1 MiB, the work it
+// may do is counted, and templates that call themselves are refused.
 package render
 
 import (
@@ -33,13 +34,15 @@ const (
 // name is that of the template itself, in errors of package template.
 const name = "template"
 
-// Options say what a template is for.
+// Options are what a template is for.
 type Options struct {
-	Batch       bool   // its data is a Batch, not an Event
-	ContentType string // of the output; what is application/json or ends with +json must be valid JSON
+	// its data is a Batch, not an Event
+	Batch bool
+	// of the output; what is application/json or ends with +json must be valid JSON
+	ContentType string
 }
 
-// Error says what is wrong with a template, or with what it makes of an event.
+// Error is what is wrong with a template, or with what it makes of an event.
 type Error struct {
 	Line int    // of the template, counted from 1; 0: not known
 	Msg  string // quotes the template only within {{ }}, and nothing of an event
@@ -113,8 +116,8 @@ func tried(what string, err error) error {
 	return &Error{Line: e.Line, Msg: fmt.Sprintf("tried on %s: %s", what, e.Msg)}
 }
 
-// Execute returns what the template makes of the records: of one, or of a batch if the template is for batches. Its error
-// is an [Error].
+// Execute returns what the template makes of the records: of one, or of a batch if the template is
+// for batches. Its error is an [Error].
 func (t *Template) Execute(records []event.Record) ([]byte, error) {
 	events := make([]*Event, len(records))
 	for i, r := range records {
@@ -138,8 +141,8 @@ func (t *Template) Execute(records []event.Record) ([]byte, error) {
 	defer t.idle.Put(r)
 	if err := r.template.Execute(r, data); err != nil {
 		err := explain(err)
-		if n := len(r.marks); err.Line == 0 && n > 0 {
-			err.Line = r.marks[n-1].line
+		if n := len(r.origins); err.Line == 0 && n > 0 {
+			err.Line = r.origins[n-1].line
 		}
 		return nil, err
 	}
@@ -164,7 +167,7 @@ func (t *Template) run() (*run, error) {
 	}
 	r.left = maxSteps
 	r.out.Reset()
-	r.marks = r.marks[:0]
+	r.origins = r.origins[:0]
 	return r, nil
 }
 
@@ -173,18 +176,18 @@ type run struct {
 	template *template.Template
 	left     int // steps
 	out      bytes.Buffer
-	marks    []mark
+	origins  []origin
 }
 
-// mark says which line of the template the output from a place on comes from.
-type mark struct{ offset, line int }
+// origin is the line of the template that the output from an offset on comes from.
+type origin struct{ offset, line int }
 
 var (
 	errOutput = fmt.Errorf("the output is larger than %d MiB", MaxOutput>>20)
 	errSteps  = errors.New("it does too much: what it loops over is too long")
 )
 
-// Write takes output up to its limit.
+// Write accepts output up to its limit.
 func (r *run) Write(p []byte) (int, error) {
 	if r.out.Len()+len(p) > MaxOutput {
 		return 0, errOutput
@@ -192,7 +195,7 @@ func (r *run) Write(p []byte) (int, error) {
 	return r.out.Write(p)
 }
 
-// checkJSON says where the output is not valid JSON.
+// checkJSON fails, with the line of the template, where the output is not valid JSON.
 func (r *run) checkJSON() error {
 	out := r.out.Bytes()
 	if json.Valid(out) {
@@ -206,11 +209,12 @@ func (r *run) checkJSON() error {
 	}
 	// The last value before the place: it, or the text behind it, is what is wrong.
 	line := 0
-	if i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].offset > offset }); i > 0 {
-		line = r.marks[i-1].line
+	if i := sort.Search(len(r.origins), func(i int) bool { return r.origins[i].offset > offset }); i > 0 {
+		line = r.origins[i-1].line
 	}
 	return &Error{Line: line, Msg: fmt.Sprintf(
-		"the output is not valid JSON there or in what follows (%v): write {{ json .Summary }} for a whole string, or \"{{ js .Summary }}\" within one", err)}
+		"the output is not valid JSON there or in what follows (%v): "+
+			"write {{ json .Summary }} for a whole string, or \"{{ js .Summary }}\" within one", err)}
 }
 
 // The two forms of the errors of package template: of parsing and of executing.
@@ -223,7 +227,7 @@ var (
 	noIndex = regexp.MustCompile(`^index of untyped nil$|^error calling index: .*$`)
 )
 
-// explain takes apart an error of package template.
+// explain turns an error of package template into one for people.
 func explain(err error) *Error {
 	for _, limit := range []error{errOutput, errSteps} {
 		if errors.Is(err, limit) {

@@ -188,8 +188,8 @@ func must(b []byte, err error) []byte {
 	return b
 }
 
-// TestExecuteFails has events that a template cannot take although the samples were taken. The error says where, and
-// nothing of the event.
+// TestExecuteFails has events that a template cannot take although the samples were taken. The
+// error says where, and nothing of the event.
 func TestExecuteFails(t *testing.T) {
 	const secret = "hunter2"
 	for _, test := range []struct {

@@ -17,9 +17,11 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 )
 
-// DeadLetters is what the handler does with dead letters and with what waits for removed sinks; *bridge.Bridge has it.
+// DeadLetters is what the handler does with dead letters and with what waits for removed sinks;
+// *bridge.Bridge has it.
 type DeadLetters interface {
-	DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (letters []deliver.DeadLetter, next string, err error)
+	DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (
+		letters []deliver.DeadLetter, next string, err error)
 	DeadLetter(id string) (deliver.DeadLetter, error)
 	PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error)
 	PurgeRemovedSink(name string) (int64, error)
@@ -30,7 +32,7 @@ const (
 	// deadLettersPage and maxDeadLettersPage bound one answer.
 	deadLettersPage    = 1000
 	maxDeadLettersPage = 10000
-	// stepTimeout is how long a client may take to read what a replay tells.
+	// stepTimeout is how long a client may take to read one step of a replay or test.
 	stepTimeout = 30 * time.Second
 )
 
@@ -41,8 +43,8 @@ type DeadLetterList struct {
 	Next string `json:"next,omitempty"`
 }
 
-// Purged is the answer to DELETE /api/v1/dead-letters, where it counts letters, and to DELETE /api/v1/removed-sinks/NAME, where it
-// counts the events that waited.
+// Purged is the answer to DELETE /api/v1/dead-letters, where it counts letters, and to DELETE
+// /api/v1/removed-sinks/NAME, where it counts the events that waited.
 type Purged struct {
 	Purged int64 `json:"purged"`
 }
@@ -54,21 +56,11 @@ type Error struct {
 
 // deadLetters adds the paths of dead letters to mux.
 func (h handler) deadLetters(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/v1/dead-letters", h.listDeadLetters)
-	mux.HandleFunc("GET /api/v1/dead-letters/{id}", h.showDeadLetter)
-	mux.HandleFunc("DELETE /api/v1/dead-letters", h.purgeDeadLetters)
-	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.replayDeadLetters)
-	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.purgeRemovedSink)
-}
-
-// sameOrigin refuses requests that change something and that a browser makes for a page of another site: it tells by Sec-Fetch-Site or
-// else by Origin, which a page cannot forge. Programs that are no browsers send neither.
-func (h handler) sameOrigin(next http.Handler) http.Handler {
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		h.json(w, http.StatusForbidden, Error{"this request comes from a page of another site"})
-	}))
-	return protection.Handler(next)
+	mux.HandleFunc("GET /api/v1/dead-letters", h.answering(h.listDeadLetters))
+	mux.HandleFunc("GET /api/v1/dead-letters/{id}", h.answering(h.showDeadLetter))
+	mux.HandleFunc("DELETE /api/v1/dead-letters", h.answering(h.purgeDeadLetters))
+	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.failing(h.replayDeadLetters))
+	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.answering(h.purgeRemovedSink))
 }
 
 // query is what a request for dead letters asks for.
@@ -79,7 +71,8 @@ type query struct {
 	limit     int
 }
 
-// parseQuery reads the parameters of a request. Only those in may are allowed: a filter that is misspelled must not select everything.
+// parseQuery reads the parameters of a request. Only those in may are allowed: a filter that is
+// misspelled must not select everything.
 func parseQuery(raw string, may ...string) (q query, err error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
@@ -124,7 +117,7 @@ func parseQuery(raw string, may ...string) (q query, err error) {
 	return q, nil
 }
 
-// explicit fails where nothing was said to select all dead letters.
+// explicit fails where the parameters would select all dead letters without all=true.
 func (q query) explicit() error {
 	if f := q.filter; f.Sink == "" && len(f.IDs) == 0 && f.Since.IsZero() && !q.all {
 		return errors.New("name a sink, an id or since, or say all=true")
@@ -144,65 +137,64 @@ func ParseSince(value string, now time.Time) (time.Time, error) {
 	return now.Add(-ago), nil
 }
 
-func (h handler) listDeadLetters(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r.URL.RawQuery, "sink", "id", "since", "after", "limit")
+// badRequest is an error of the request itself.
+type badRequest struct{ error }
+
+// letterQuery reads the parameters of a request for dead letters, which may be those of may. One
+// that may select all has to say so.
+func letterQuery(r *http.Request, may ...string) (query, error) {
+	q, err := parseQuery(r.URL.RawQuery, may...)
+	if err == nil && slices.Contains(may, "all") {
+		err = q.explicit()
+	}
 	if err != nil {
-		h.json(w, http.StatusBadRequest, Error{err.Error()})
-		return
+		return q, badRequest{err}
+	}
+	return q, nil
+}
+
+func (h handler) listDeadLetters(r *http.Request) (any, error) {
+	q, err := letterQuery(r, "sink", "id", "since", "after", "limit")
+	if err != nil {
+		return nil, err
 	}
 	letters, next, err := h.DeadLetters.DeadLetters(q.filter, q.after, q.limit)
-	if err != nil {
-		h.failed(w, err)
-		return
-	}
-	h.json(w, http.StatusOK, DeadLetterList{DeadLetters: letters, Next: next})
+	return DeadLetterList{DeadLetters: letters, Next: next}, err
 }
 
-func (h handler) showDeadLetter(w http.ResponseWriter, r *http.Request) {
-	letter, err := h.DeadLetters.DeadLetter(r.PathValue("id"))
-	if err != nil {
-		h.failed(w, err)
-		return
-	}
-	h.json(w, http.StatusOK, letter)
+func (h handler) showDeadLetter(r *http.Request) (any, error) {
+	return h.DeadLetters.DeadLetter(r.PathValue("id"))
 }
 
-func (h handler) purgeDeadLetters(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r.URL.RawQuery, "sink", "id", "since", "all")
-	if err == nil {
-		err = q.explicit()
-	}
+func (h handler) purgeDeadLetters(r *http.Request) (any, error) {
+	q, err := letterQuery(r, "sink", "id", "since", "all")
 	if err != nil {
-		h.json(w, http.StatusBadRequest, Error{err.Error()})
-		return
+		return nil, err
 	}
 	n, err := h.DeadLetters.PurgeDeadLetters(q.filter)
-	if err != nil {
-		h.failed(w, err)
-		return
-	}
-	h.json(w, http.StatusOK, Purged{int64(n)})
+	return Purged{int64(n)}, err
 }
 
-func (h handler) purgeRemovedSink(w http.ResponseWriter, r *http.Request) {
+func (h handler) purgeRemovedSink(r *http.Request) (any, error) {
 	n, err := h.DeadLetters.PurgeRemovedSink(r.PathValue("name"))
-	if err != nil {
-		h.failed(w, err)
-		return
-	}
-	h.json(w, http.StatusOK, Purged{n})
+	return Purged{n}, err
 }
 
-// replayDeadLetters answers with what happens while it happens, one JSON object per line. The replay ends when the client goes away.
-func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r.URL.RawQuery, "sink", "id", "since", "all", "to")
-	if err == nil {
-		err = q.explicit()
-	}
+// replayDeadLetters answers with what happens while it happens. The replay ends when the client
+// goes away.
+func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) error {
+	q, err := letterQuery(r, "sink", "id", "since", "all", "to")
 	if err != nil {
-		h.json(w, http.StatusBadRequest, Error{err.Error()})
-		return
+		return err
 	}
+	return answerSteps(h, w, func(report func(deliver.ReplayStep) error) error {
+		return h.DeadLetters.Replay(r.Context(), q.filter, q.to, report)
+	})
+}
+
+// answerSteps answers with the steps of something that may take long, one JSON object per line, as
+// they are reported.
+func answerSteps[T any](h handler, w http.ResponseWriter, do func(report func(T) error) error) error {
 	control := http.NewResponseController(w)
 	limit := func(t time.Time) {
 		if err := control.SetWriteDeadline(t); err != nil {
@@ -210,30 +202,15 @@ func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	defer limit(time.Time{}) // the connection may serve other requests
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	err = h.DeadLetters.Replay(r.Context(), q.filter, q.to, func(s deliver.ReplayStep) error {
+	return do(func(step T) error {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		w.Header().Set("Cache-Control", "no-store")
 		limit(time.Now().Add(stepTimeout))
-		if err := enc.Encode(s); err != nil {
+		if err := enc.Encode(step); err != nil {
 			return err
 		}
 		return control.Flush()
 	})
-	if err != nil {
-		h.failed(w, err)
-	}
-}
-
-// failed answers with an error of the bridge.
-func (h handler) failed(w http.ResponseWriter, err error) {
-	code := http.StatusInternalServerError
-	switch {
-	case errors.Is(err, deliver.ErrNoSuchLetter), errors.Is(err, deliver.ErrNoSuchSink):
-		code = http.StatusNotFound
-	case errors.Is(err, deliver.ErrConfigured), errors.Is(err, deliver.ErrReplaying):
-		code = http.StatusConflict
-	}
-	h.json(w, code, Error{err.Error()})
 }

@@ -11,8 +11,8 @@ const MaxConnections = 512
 // MaxBody is how much of a request's body is read: no request here needs one.
 const MaxBody = 64 << 10
 
-// LimitListener returns a listener whose connections take one place each in room; without room the next one waits to be accepted.
-// Listeners may share the room. Close ends an Accept that waits.
+// LimitListener returns a listener whose connections take one place each in room; without room the
+// next one waits to be accepted. Listeners may share the room. Close ends an Accept that waits.
 func LimitListener(l net.Listener, room chan struct{}) net.Listener {
 	return &limited{Listener: l, room: room, closed: make(chan struct{})}
 }

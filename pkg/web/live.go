@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +19,7 @@ import (
 )
 
 const (
-	// HeartBeat is how often a quiet stream of live events tells that it is there.
+	// HeartBeat is how often a stream of live events without events sends a sign of life.
 	HeartBeat = 15 * time.Second
 	// liveWriteTimeout is how long a client may take to read what is written at once.
 	liveWriteTimeout = 30 * time.Second
@@ -32,7 +33,8 @@ const (
 // LiveFilterParameters are the parameters of /api/v1/events.
 func LiveFilterParameters() []string { return []string{"type", "hmc", "severity", "text", "sink"} }
 
-// ParseLiveFilter reads the query of /api/v1/events. A parameter that is empty, as a form sends it, counts as absent.
+// ParseLiveFilter reads the query of /api/v1/events. A parameter that is empty, as a form sends it,
+// counts as absent.
 func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
@@ -42,8 +44,8 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 		if len(list) > maxFilterValues {
 			return f, fmt.Errorf("%s: at most %d values", name, maxFilterValues)
 		}
+		var values []string
 		var patterns config.Patterns
-		last := ""
 		for _, value := range list {
 			if value == "" {
 				continue
@@ -51,10 +53,7 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			if len(value) > maxFilter {
 				return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
 			}
-			if last != "" && (name == "text" || name == "sink") {
-				return f, fmt.Errorf("%s: may be given once", name)
-			}
-			last = value
+			values = append(values, value)
 			if name == "text" || name == "sink" {
 				continue
 			}
@@ -71,12 +70,18 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			f.HMC = patterns
 		case "severity":
 			f.Severity = patterns
-		case "text":
-			f.Text = last
-		case "sink":
-			f.Sink = last
+		case "text", "sink":
+			if len(values) > 1 {
+				return f, fmt.Errorf("%s: may be given once", name)
+			}
+			if value := strings.Join(values, ""); name == "text" {
+				f.Text = value
+			} else {
+				f.Sink = value
+			}
 		default:
-			return f, fmt.Errorf("unknown parameter %q; there are: type, hmc, severity, text, sink", name)
+			return f, fmt.Errorf("unknown parameter %q; there are: %s",
+				name, strings.Join(LiveFilterParameters(), ", "))
 		}
 	}
 	return f, nil
@@ -88,31 +93,24 @@ type LiveReader interface {
 	Close()
 }
 
-// liveEvents answers with what is stored from now on, as server-sent events, until the client goes away or the daemon ends.
-func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
+// liveEvents answers with what is stored from now on, as server-sent events, until the client goes
+// away or the daemon ends.
+func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
-		// A page of another site cannot read it, but could take all places.
-		h.json(w, http.StatusForbidden, Error{"this request comes from a page of another site"})
-		return
+		return errOtherSite // it could not read them, but could take all places
 	}
 	filter, err := ParseLiveFilter(r.URL.RawQuery)
 	if err != nil {
-		h.json(w, http.StatusBadRequest, Error{err.Error()})
-		return
+		return badRequest{err}
 	}
 	reader, err := h.Live(filter)
-	switch {
-	case errors.Is(err, bridge.ErrTooManyReaders), errors.Is(err, bridge.ErrLiveEnded):
-		w.Header().Set("Retry-After", "5")
-		h.json(w, http.StatusServiceUnavailable, Error{err.Error()})
-		return
-	case err != nil:
-		h.failed(w, err)
-		return
+	if err != nil {
+		return err
 	}
 	defer reader.Close()
 	s := stream{w: w, control: http.NewResponseController(w), beat: h.heartBeat}
-	// The time limits of the server are those of a request, not of an answer that lasts for days.
+	// The time limits of the server are those of a request, not of an answer that lasts for
+	// days.
 	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
 		h.Logger.Debug("a limit could not be lifted", zap.Error(err))
 	}
@@ -122,6 +120,7 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) {
 	if err := s.run(r.Context(), reader); err != nil {
 		h.Logger.Debug("a reader of live events has gone", zap.Error(err))
 	}
+	return nil
 }
 
 // stream writes server-sent events.
@@ -187,10 +186,11 @@ func (s *stream) flush() error {
 	if s.out.Len() == 0 {
 		return nil
 	}
-	if err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	_, err := s.w.Write(s.out.Bytes())
+	_, err = s.w.Write(s.out.Bytes())
 	s.out.Reset()
 	if s.out.Cap() > 1<<20 {
 		s.out = bytes.Buffer{} // one huge event is no reason to keep its memory

@@ -28,7 +28,8 @@ var files embed.FS
 const (
 	// unitsShown is how many CPCs and partitions the page lists before somebody asks for all.
 	unitsShown = 200
-	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong, not ten thousand of it.
+	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong,
+	// not ten thousand of it.
 	listShown = 12
 	// pageTimeout is how long a client may take to read the page.
 	pageTimeout = 30 * time.Second
@@ -40,13 +41,16 @@ const (
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// assets serves the files that the page needs. Their addresses change with their content, so that a browser may keep them.
+// assets serves the files that the page needs. Their addresses change with their content, so that a
+// browser may keep them.
 func (h handler) assets(mux *http.ServeMux) {
 	entries, err := fs.ReadDir(files, "assets")
 	if err != nil {
 		panic(err) // they are part of the program
 	}
-	kinds := map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+	kinds := map[string]string{
+		".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+	}
 	for _, e := range entries {
 		content, err := files.ReadFile("assets/" + e.Name())
 		if err != nil {
@@ -61,7 +65,8 @@ func (h handler) assets(mux *http.ServeMux) {
 	}
 }
 
-// asset returns the address of one of the page's files, relative to the page: a proxy may serve it below another path.
+// asset returns the address of one of the page's files, relative to the page: a proxy may serve it
+// below another path.
 func asset(name string) (string, error) {
 	content, err := files.ReadFile("assets/" + name)
 	if err != nil {
@@ -91,17 +96,13 @@ type wrong struct {
 	status.Trouble
 }
 
-// Headline says in one line how things are.
+// Headline is the state of everything in one line.
 func (p *page) Headline() string {
-	critical, warnings := 0, 0
+	n := map[string]int{}
 	for _, w := range p.Wrong {
-		switch w.Severity {
-		case event.SeverityCritical:
-			critical++
-		case event.SeverityWarning:
-			warnings++
-		}
+		n[w.Severity]++
 	}
+	critical, warnings := n[event.SeverityCritical], n[event.SeverityWarning]
 	switch {
 	case critical > 0 && critical+warnings > 1:
 		return fmt.Sprintf("%d things need attention", critical+warnings)
@@ -128,7 +129,7 @@ func (p *page) Level() string {
 	return "ok"
 }
 
-// Summary says how things are in numbers.
+// Summary is the state in numbers.
 func (p *page) Summary() string {
 	connected, accepting := 0, 0
 	for i := range p.HMCs {
@@ -141,7 +142,8 @@ func (p *page) Summary() string {
 			accepting++
 		}
 	}
-	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.", connected, len(p.HMCs), plural(len(p.HMCs), "HMC"),
+	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
+		connected, len(p.HMCs), plural(len(p.HMCs), "HMC"),
 		accepting, len(p.Sinks), plural(len(p.Sinks), "sink"))
 }
 
@@ -179,9 +181,12 @@ type statusCount struct {
 
 // newEstate selects what a query asks for.
 func newEstate(units []status.Unit, q url.Values) estateView {
-	v := estateView{Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units)}
+	v := estateView{
+		Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units),
+	}
 	slices.SortStableFunc(units, func(a, b status.Unit) int {
-		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC), cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC),
+			cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
 	})
 	words := strings.Fields(strings.ToLower(v.Query))
 	counts := map[string]*statusCount{}
@@ -195,15 +200,15 @@ func newEstate(units []status.Unit, q url.Values) estateView {
 		}
 		c := counts[u.Status]
 		if c == nil {
-			c = &statusCount{Status: u.Status, Severity: u.Severity, Selected: v.Status != "" && v.Status == statusText(u.Status)}
-			link := url.Values{}
-			if v.Query != "" {
-				link.Set("q", v.Query)
+			c = &statusCount{
+				Status: u.Status, Severity: u.Severity,
+				Selected: v.Status != "" && v.Status == statusText(u.Status),
 			}
+			status := ""
 			if !c.Selected {
-				link.Set("status", statusText(u.Status))
+				status = statusText(u.Status)
 			}
-			c.Link = "?" + link.Encode() + "#estate"
+			c.Link = v.link(url.Values{}, status)
 			counts[u.Status] = c
 		}
 		c.N++
@@ -225,29 +230,27 @@ func newEstate(units []status.Unit, q url.Values) estateView {
 }
 
 // AllLink asks for all that match.
-func (v *estateView) AllLink() string {
-	q := url.Values{"all": {"1"}}
+func (v *estateView) AllLink() string { return v.link(url.Values{"all": {"1"}}, v.Status) }
+
+// link is the address of the table with the words that are searched for.
+func (v *estateView) link(q url.Values, status string) string {
 	if v.Query != "" {
 		q.Set("q", v.Query)
 	}
-	if v.Status != "" {
-		q.Set("status", v.Status)
+	if status != "" {
+		q.Set("status", status)
 	}
 	return "?" + q.Encode() + "#estate"
 }
 
-// fits says whether all words are part of what the table shows of a unit.
+// fits reports whether all words are part of what the table shows of a unit.
 func fits(u *status.Unit, words []string) bool {
 	if len(words) == 0 {
 		return true
 	}
-	text := strings.ToLower(strings.Join([]string{u.Name, u.CPC, className(u.Class), statusText(u.Status), u.Group}, "\n"))
-	for _, w := range words {
-		if !strings.Contains(text, w) {
-			return false
-		}
-	}
-	return true
+	shown := []string{u.Name, u.CPC, className(u.Class), statusText(u.Status), u.Group}
+	text := strings.ToLower(strings.Join(shown, "\n"))
+	return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
 }
 
 func rank(u *status.Unit) int {
@@ -273,7 +276,8 @@ func className(class string) string {
 
 func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	p := h.page(r.URL.Query())
-	// Made whole before the first byte goes out: a client that reads slowly holds up nothing but its own connection.
+	// Complete before the first byte is sent: a client that reads slowly delays nothing but its
+	// own connection.
 	var out bytes.Buffer
 	if err := h.template.Execute(&out, p); err != nil {
 		h.Logger.Error("the page could not be made", zap.Error(err))
@@ -282,7 +286,8 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	}
 	control := http.NewResponseController(w)
 	if err := control.SetWriteDeadline(time.Now().Add(pageTimeout)); err == nil {
-		defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve other requests
+		// the connection may serve other requests
+		defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
@@ -295,28 +300,38 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 func (h handler) page(q url.Values) *page {
 	p := &page{
 		Build: h.Build, Status: h.Status(), Config: h.Config(), Now: time.Now().UTC(), Docs: docs, Live: h.Live != nil,
-		Types: append(event.NotificationTypes(), event.TypeHardwareMessage, event.TypeBridgeConnected, event.TypeBridgeDisconnected,
-			event.TypeBridgeGap, event.TypeBridgeHeartbeat, event.TypeBridgeTest),
+		Types: append(event.NotificationTypes(), event.TypeHardwareMessage,
+			event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap, event.TypeBridgeHeartbeat,
+			event.TypeBridgeTest),
 	}
-	add := func(kind, name, anchor string, troubles []status.Trouble) {
-		for _, t := range troubles {
-			p.Wrong = append(p.Wrong, wrong{kind, name, anchor, t})
+	parts := p.parts()
+	for _, of := range parts {
+		for _, t := range of.troubles {
+			of.Trouble = t
+			p.Wrong = append(p.Wrong, of.wrong)
 		}
 	}
-	for i := range p.HMCs {
-		add("HMC", p.HMCs[i].Name, fmt.Sprintf("hmc-%d", i), p.HMCs[i].Troubles)
-	}
-	for i := range p.Sinks {
-		add("Sink", p.Sinks[i].Name, fmt.Sprintf("sink-%d", i), p.Sinks[i].Troubles)
-	}
-	add("", "", "daemon", p.Troubles)
 	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
-		add("", "", "daemon", []status.Trouble{{
-			Severity: event.SeverityWarning, What: "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
-			Do: "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
+		p.Wrong = append(p.Wrong, wrong{Anchor: "daemon", Trouble: status.Trouble{
+			Severity: event.SeverityWarning,
+			What:     "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
+			Do:       "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
 		}})
 	}
-	p.addReasons()
+	// What keeps the daemon from being ready and is no trouble: a first logon that is under
+	// way, for example.
+	for _, r := range p.Reasons {
+		of := parts[len(parts)-1]
+		for _, part := range parts {
+			if part.Kind == "HMC" && part.Name == r.HMC || part.Kind == "Sink" && part.Name == r.Sink {
+				of = part
+			}
+		}
+		if len(of.troubles) == 0 {
+			of.Trouble = status.Trouble{Severity: pending, What: r.Reason}
+			p.Wrong = append(p.Wrong, of.wrong)
+		}
+	}
 	slices.SortStableFunc(p.Wrong, func(a, b wrong) int { return level(b.Severity) - level(a.Severity) })
 	var units []status.Unit
 	if h.Units != nil {
@@ -329,33 +344,32 @@ func (h handler) page(q url.Values) *page {
 // pending is the severity of what is expected to pass by itself.
 const pending = "pending"
 
-// addReasons adds what keeps the daemon from being ready and is no trouble: a first logon that is under way, for example.
-func (p *page) addReasons() {
-	for _, r := range p.Reasons {
-		w := wrong{Anchor: "daemon", Trouble: status.Trouble{Severity: pending, What: r.Reason}}
-		troubles := p.Troubles
-		for i := range p.HMCs {
-			if r.HMC != "" && p.HMCs[i].Name == r.HMC {
-				w.Kind, w.Name, w.Anchor, troubles = "HMC", r.HMC, fmt.Sprintf("hmc-%d", i), p.HMCs[i].Troubles
-			}
-		}
-		for i := range p.Sinks {
-			if r.Sink != "" && p.Sinks[i].Name == r.Sink {
-				w.Kind, w.Name, w.Anchor, troubles = "Sink", r.Sink, fmt.Sprintf("sink-%d", i), p.Sinks[i].Troubles
-			}
-		}
-		if len(troubles) == 0 {
-			p.Wrong = append(p.Wrong, w)
-		}
+// part is a part of the daemon with its troubles; wrong names it, and has no trouble yet.
+type part struct {
+	wrong
+	troubles []status.Trouble
+}
+
+// parts lists the HMCs, the sinks, and at last the daemon itself.
+func (p *page) parts() (parts []part) {
+	for i := range p.HMCs {
+		h := &p.HMCs[i]
+		parts = append(parts, part{wrong{Kind: "HMC", Name: h.Name, Anchor: fmt.Sprintf("hmc-%d", i)}, h.Troubles})
 	}
+	for i := range p.Sinks {
+		s := &p.Sinks[i]
+		parts = append(parts, part{wrong{Kind: "Sink", Name: s.Name, Anchor: fmt.Sprintf("sink-%d", i)}, s.Troubles})
+	}
+	return append(parts, part{wrong{Anchor: "daemon"}, p.Troubles})
 }
 
 // newTemplate reads the page.
 func newTemplate() *template.Template {
 	return template.Must(template.New("page.html").Funcs(template.FuncMap{
-		"asset": asset, "ago": ago, "lasted": lasted, "span": span, "stamp": stamp, "bytes": byteSize, "number": number, "plural": plural,
-		"spark": newSpark, "state": stateText, "class": className, "status": statusText, "deref": func(t *time.Time) time.Time { return *t }, "pointer": func(t time.Time) *time.Time { return &t },
-		"cut": cutList, "seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
+		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": byteSize, "number": number,
+		"plural": plural, "spark": newSpark, "state": stateText, "class": className, "status": statusText,
+		"cut":     cutList,
+		"seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
 		"reversed": func(o []status.Outage) []status.Outage {
 			o = slices.Clone(o)
 			slices.Reverse(o)
@@ -408,30 +422,18 @@ func plural(n int, one string) string {
 // moment is a point in time: today its date is left out.
 type moment struct{ ISO, Full, Short string }
 
-// newMoment takes a time.Time or *time.Time.
-func newMoment(now, at any) (moment, error) {
-	var times [2]time.Time
-	for i, v := range []any{now, at} {
-		switch v := v.(type) {
-		case time.Time:
-			times[i] = v.UTC()
-		case *time.Time:
-			times[i] = v.UTC()
-		default:
-			return moment{}, fmt.Errorf("%T is no time", v)
-		}
-	}
-	t := times[1]
+func newMoment(now, t time.Time) moment {
+	now, t = now.UTC(), t.UTC()
 	m := moment{ISO: t.Format(time.RFC3339), Full: stamp(t), Short: stamp(t)}
-	if t.Truncate(24 * time.Hour).Equal(times[0].Truncate(24 * time.Hour)) {
+	if t.Truncate(24 * time.Hour).Equal(now.Truncate(24 * time.Hour)) {
 		m.Short = t.Format(time.TimeOnly)
 	}
-	return m, nil
+	return m
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
 
-// ago says how long ago a time was.
+// ago is how long ago a time was.
 func ago(now, t time.Time) string {
 	if d := now.Sub(t); d >= time.Second {
 		return short(d) + " ago"
@@ -439,18 +441,10 @@ func ago(now, t time.Time) string {
 	return "just now"
 }
 
-// lasted says how long something lasts that began at t.
-func lasted(now, t time.Time) string { return short(now.Sub(t)) }
+// lasted is how long something lasted, or lasts, that began at t.
+func lasted(until, t time.Time) string { return short(until.Sub(t)) }
 
-// span says how long something lasted.
-func span(from time.Time, to *time.Time) string {
-	if to == nil {
-		return ""
-	}
-	return short(to.Sub(from))
-}
-
-// short is a duration as people say it, in at most two units.
+// short is a duration for people, in at most two units.
 func short(d time.Duration) string {
 	d = max(0, d)
 	if d > 0 {
@@ -529,7 +523,8 @@ func newSpark(counts []int64) spark {
 		if n <= 0 {
 			continue
 		}
-		height := max(2, float64(n)/float64(s.Peak)*(sparkHeight-2)) // something is more than nothing, however little
+		// something is more than nothing, however little
+		height := max(2, float64(n)/float64(s.Peak)*(sparkHeight-2))
 		fmt.Fprintf(&b, "M%d %dv-%.1fh%dv%.1fz", i*sparkBar, sparkHeight, height, sparkBar-1, height)
 	}
 	s.Running = b.String()

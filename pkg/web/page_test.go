@@ -100,7 +100,8 @@ func fetch(t *testing.T, url string) (string, http.Header) {
 	return string(body), resp.Header
 }
 
-// tokens ranges over the elements and texts of a page. encoding/xml reads HTML that is written with care.
+// tokens ranges over the elements and texts of a page. encoding/xml reads HTML that is written with
+// care.
 func tokens(t *testing.T, page string) iter.Seq[xml.Token] {
 	t.Helper()
 	return func(yield func(xml.Token) bool) {
@@ -154,7 +155,8 @@ func TestPageSaysEverything(t *testing.T) {
 	}
 }
 
-// Whatever a text holds, it stays a text: the page's elements and addresses are those of its template.
+// Whatever a text holds, it stays a text: the page's elements and addresses are those of its
+// template.
 func TestPageHasNoMarkupFromTexts(t *testing.T) {
 	page, header := fetch(t, pageOf(t, 0).URL+"/?q="+url.QueryEscape(evil)+"&status="+url.QueryEscape(evil))
 	addresses := regexp.MustCompile(`^(#|\?|assets/|metrics$|api/v1/|-/|https://github\.com/hmcnotifyd/)`)

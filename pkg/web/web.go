@@ -1,12 +1,15 @@
-// Package web is the daemon's HTTP side: status page, live events, metrics, health, readiness, status, reload and dead letters.
-// Every answer comes from memory: no request to it causes one to an HMC.
+// Package web is the daemon's HTTP side: status page, live events, metrics, health, readiness,
+// status, reload and dead letters. Every answer comes from memory: no request to it causes one to
+// an HMC.
 package web
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"html/template"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,14 +21,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// Build says which program is running.
+// Build is the version of the program that runs.
 type Build struct {
 	Version   string `json:"version"`
 	Revision  string `json:"revision"`
 	GoVersion string `json:"goversion"`
 }
 
-// ConfigStatus says what became of the last reading of the configuration file.
+// ConfigStatus is the result of the last reading of the configuration file.
 type ConfigStatus struct {
 	File                 string    `json:"file"`
 	LastReloadSuccessful bool      `json:"last_reload_successful"`
@@ -38,20 +41,23 @@ type ConfigStatus struct {
 type Options struct {
 	Status func() status.Status
 	Config func() ConfigStatus
-	Reload func() error // reads the configuration file again and makes it the running one
+	// reads the configuration file again and makes it the running one
+	Reload func() error
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
 	DeadLetters DeadLetters
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func(bridge.LiveFilter) (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
 	Units func() []status.Unit
-	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not there.
+	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not
+	// there.
 	SendTest func(ctx context.Context, sink string, report func(deliver.TestStep) error) error
 	Gatherer prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
 	Build      Build
-	Logger     *zap.Logger // nil: none
+	// nil: none
+	Logger *zap.Logger
 }
 
 type handler struct {
@@ -78,13 +84,13 @@ func NewHandler(opts Options) http.Handler {
 	mux.HandleFunc("GET /api/v1/status", h.status)
 	h.assets(mux)
 	if h.Live != nil {
-		mux.HandleFunc("GET /api/v1/events", h.liveEvents)
+		mux.HandleFunc("GET /api/v1/events", h.failing(h.liveEvents))
 	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
 	}
 	if h.SendTest != nil {
-		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.sendTest)
+		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.failing(h.sendTest))
 	}
 	return http.MaxBytesHandler(secured(h.sameOrigin(mux)), MaxBody)
 }
@@ -109,8 +115,8 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("hmcnotifyd is healthy.\n"))
 }
 
-// ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable; else 503 with
-// the reasons as a JSON list.
+// ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable;
+// else 503 with the reasons as a JSON list.
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
 	status := h.Status()
 	code := http.StatusOK
@@ -135,6 +141,62 @@ func (h handler) reload(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusOK)
+}
+
+// answering makes a handler of a function that returns what to answer with.
+func (h handler) answering(get func(*http.Request) (any, error)) http.HandlerFunc {
+	return h.failing(func(w http.ResponseWriter, r *http.Request) error {
+		v, err := get(r)
+		if err == nil {
+			h.json(w, http.StatusOK, v)
+		}
+		return err
+	})
+}
+
+// failing makes a handler of a function that answers unless it fails.
+func (h handler) failing(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := serve(w, r)
+		if err == nil {
+			return
+		}
+		code := codeOf(err)
+		if code == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "5")
+		}
+		h.json(w, code, Error{err.Error()})
+	}
+}
+
+// errOtherSite answers a browser that asks for a page of another site.
+var errOtherSite = errors.New("this request comes from a page of another site")
+
+// codeOf returns the status of the answer to a request that failed.
+func codeOf(err error) int {
+	for code, causes := range map[int][]error{
+		http.StatusForbidden:          {errOtherSite},
+		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink},
+		http.StatusConflict:           {deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested},
+		http.StatusServiceUnavailable: {bridge.ErrTooManyReaders, bridge.ErrLiveEnded},
+	} {
+		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {
+			return code
+		}
+	}
+	if _, ok := errors.AsType[badRequest](err); ok {
+		return http.StatusBadRequest
+	}
+	return http.StatusInternalServerError
+}
+
+// sameOrigin refuses requests that change something and that a browser makes for a page of another
+// site. Sec-Fetch-Site or else Origin shows that, which a page cannot forge. Programs that are no
+// browsers send neither.
+func (h handler) sameOrigin(next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(h.failing(func(http.ResponseWriter, *http.Request) error { return errOtherSite }))
+	return protection.Handler(next)
 }
 
 func (h handler) json(w http.ResponseWriter, code int, v any) {
