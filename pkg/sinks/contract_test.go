@@ -329,7 +329,7 @@ var contractTests = []struct {
 	}},
 	{"timeout", func(t *testing.T, p *peer) {
 		p.needs(t, hang)
-		p.cfg.Timeout = 200 * time.Millisecond
+		p.cfg.Timeout = time.Second
 		s := p.open(t)
 		p.behave(hang)
 		err := soon(t, "Send returns", func() error { return s.Send(t.Context(), []event.Record{largeRecord(0, 1<<20-1<<10)}) })

@@ -542,17 +542,19 @@ func TestKafkaRestarts(t *testing.T) {
 		ports = append(ports, program.FreePort(t))
 	}
 	first := startKafka(t, kfake.Ports(ports...), kfake.SeedTopics(1, config.DefaultTopic), kfake.DataDir(dir))
-	k := kafkaTo(t, first.ListenAddrs(), func(c *config.Sink) { c.Timeout = time.Second })
+	k := kafkaTo(t, first.ListenAddrs())
 	if err := k.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
+	k.timeout = time.Second // all of it is spent
 	for i := range 3 {
 		err := k.Send(t.Context(), records(1, 1))
 		if err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("attempt %d: %v", i, err)
 		}
 	}
+	k.timeout = patience
 	second := startKafka(t, kfake.Ports(ports...), kfake.DataDir(dir))
 	if err := k.Send(t.Context(), records(1, 1)); err != nil {
 		t.Error(err)
@@ -566,10 +568,11 @@ func TestKafkaRestarts(t *testing.T) {
 func TestKafkaStalls(t *testing.T) {
 	t.Parallel()
 	c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
-	k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Timeout = 300 * time.Millisecond })
+	k := kafkaTo(t, c.ListenAddrs())
 	if err := k.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
+	k.timeout = 300 * time.Millisecond
 	client := k.client
 	c.ControlKey(-1, func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()

@@ -515,7 +515,7 @@ func TestNATSSlow(t *testing.T) {
 	var order []string
 	var mu sync.Mutex
 	_, err := nc.Subscribe("hmc.>", func(m *nats.Msg) {
-		time.Sleep(20 * time.Millisecond) // how far away the stream is
+		time.Sleep(60 * time.Millisecond) // how far away the stream is
 		mu.Lock()
 		defer mu.Unlock()
 		id := m.Header.Get("Nats-Msg-Id")
@@ -530,14 +530,14 @@ func TestNATSSlow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := natsTo(t, s, func(c *config.Sink) { c.Timeout = 150 * time.Millisecond })
+	n := natsTo(t, s, func(c *config.Sink) { c.Timeout = 500 * time.Millisecond })
 	var batch []event.Record
 	for i := range 20 {
 		batch = append(batch, keyed(i, "one"))
 	}
 	attempts := 1
-	for ; n.Send(t.Context(), batch) != nil; attempts++ {
-		if attempts == 50 {
+	for start := time.Now(); n.Send(t.Context(), batch) != nil; attempts++ {
+		if time.Since(start) > patience {
 			t.Fatal("no end")
 		}
 	}
@@ -765,13 +765,11 @@ func TestNATSStalls(t *testing.T) {
 	_, js := s.client()
 	s.addStream(js)
 	address, stall, stalled := stalling(t, fmt.Sprintf("127.0.0.1:%d", s.options.Port))
-	n := natsTo(t, s, func(c *config.Sink) {
-		c.NATS.Servers = []string{"nats://" + address}
-		c.Timeout = time.Second
-	})
+	n := natsTo(t, s, func(c *config.Sink) { c.NATS.Servers = []string{"nats://" + address} })
 	if err := n.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
+	n.timeout = time.Second
 	first := n.link
 	stall()
 	large := []event.Record{largeRecord(1, 15<<20)} // more than the buffers on the way take
