@@ -160,6 +160,7 @@ func startDaemon(t *testing.T, cfg, dir string, more ...string) (*program, *oper
 
 // The life of dead letters as an operator sees it, while the daemon runs.
 func TestDeadLetters(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	refused := map[string]int{"P400": 400, "P404": 404, "P413": 413}
@@ -316,6 +317,7 @@ func statusOf(t *testing.T, base string) bridge.Status {
 
 // A daemon that is killed during a replay loses no letter: each is deleted after it was accepted, not before.
 func TestReplayKilled(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	consumer := startPicky(t, func(*event.Event) int { return http.StatusBadRequest })
@@ -378,6 +380,7 @@ func TestReplayKilled(t *testing.T) {
 
 // The command reaches a daemon behind TLS and basic authentication, and says what is missing.
 func TestDeadLettersOverTLS(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	ca, err := hmcsim.NewCA()
 	if err != nil {
@@ -461,6 +464,7 @@ func TestDeadLettersUsage(t *testing.T) {
 
 // Many letters come page by page, and a replay may take longer than the web server waits for a request.
 func TestManyDeadLetters(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o700); err != nil {

@@ -91,6 +91,7 @@ func screen(written string) string {
 
 // What takes longer than a second is shown on a terminal while it lasts, and gone afterwards.
 func TestProgressOnTerminal(t *testing.T) {
+	t.Parallel()
 	term := newTerminal(t)
 	sees := func(text string) func() bool { return func() bool { return strings.Contains(term.out.String(), text) } }
 	answer := make(chan struct{})
