@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // TestLargeEstate watches 20 CPCs with 3,000 partitions: the first events come before the names are known, all names are known
@@ -69,7 +70,7 @@ func TestLargeEstate(t *testing.T) {
 		return nil
 	})
 	// Whatever else there is to do, the budget is kept. In full: also when it is used up.
-	requests := scaled(t, "HMCNOTIFYD_STORM_REQUESTS", budget/2, budget+budget/4)
+	requests := soak.Count(t, "REQUESTS", budget/2, budget+budget/4)
 	d.Process.Await(t, within, func() error {
 		if n := len(sim.Calls()); n < requests {
 			return fmt.Errorf("%d requests", n)

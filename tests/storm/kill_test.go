@@ -23,6 +23,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 const (
@@ -265,8 +266,8 @@ func (s *scraper) once(ctx context.Context) {
 // changes the daemon stores what came from the first on, and the OS messages arrive all: the HMC holds those that came
 // while nobody was there.
 func TestKill(t *testing.T) {
-	kills := scaled(t, "HMCNOTIFYD_STORM_KILLS", 25, 200)
-	seed := uint64(scaled(t, "HMCNOTIFYD_STORM_SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
+	kills := soak.Count(t, "KILLS", 25, 200)
+	seed := uint64(soak.Count(t, "SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: 4, OSMessages: 2000})

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,22 +33,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // within is how long a test waits for something that takes moments on a machine with nothing else to do.
 const within = 90 * time.Second
-
-// scaled returns how large a test is to be: what the environment variable says, else full with HMCNOTIFYD_STORM=full, else short.
-func scaled(t testing.TB, variable string, short, full int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return n
-	}
-	if os.Getenv("HMCNOTIFYD_STORM") == "full" {
-		return full
-	}
-	return short
-}
 
 // startHMC starts a simulated HMC. It ends with the test.
 func startHMC(t testing.TB, opts hmcsim.Options) *hmcsim.HMC {
