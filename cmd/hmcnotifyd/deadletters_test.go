@@ -320,14 +320,32 @@ func TestReplayKilled(t *testing.T) {
 	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
-	consumer := startPicky(t, func(*event.Event) int { return http.StatusBadRequest })
+	var (
+		mu         sync.Mutex
+		refused    = map[string]bool{} // ids of events
+		partitions int                 // of which are about one
+	)
+	consumer := startPicky(t, func(e *event.Event) int {
+		mu.Lock()
+		defer mu.Unlock()
+		if !refused[e.ID] && e.Resource != nil {
+			partitions++
+		}
+		refused[e.ID] = true
+		return http.StatusBadRequest
+	})
 	cfg := secretive(t, dir, sim, "ops", consumer.URL)
 	p, o := startDaemon(t, cfg, dir)
 	const n = 20
 	for i := range n {
 		publish(t, sim, fmt.Sprintf("P%02d", i))
 	}
-	eventually(t, "all are refused", func() bool { return len(o.list()) >= n })
+	eventually(t, "all are refused", func() bool {
+		letters := len(o.list())
+		mu.Lock()
+		defer mu.Unlock()
+		return partitions == n && letters == len(refused)
+	})
 	ninth, release := make(chan struct{}), make(chan struct{})
 	unblock := sync.OnceFunc(func() { close(release) })
 	defer unblock()
@@ -488,9 +506,9 @@ func TestManyDeadLetters(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	const limit = 100 * time.Millisecond
+	const limit = 2 * time.Second // of a request
 	slow := startPicky(t, func(*event.Event) int {
-		time.Sleep(limit) // it is slow, which is the point
+		time.Sleep(limit / 4) // for each of five letters
 		return http.StatusOK
 	})
 	file := filepath.Join(dir, "hmcnotifyd.yaml")

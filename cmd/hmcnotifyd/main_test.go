@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-const within = 30 * time.Second
+const within = 2 * time.Minute
 
 // program is a started process of hmcnotifyd.
 type program struct {
@@ -419,8 +419,15 @@ func TestDemoOutputGone(t *testing.T) {
 
 func TestDemoDuration(t *testing.T) {
 	t.Parallel()
-	if status, stdout, stderr := call("demo", "--duration=3s"); status != 0 || !strings.Contains(stdout, "Sessions left on the HMC: 0") {
-		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	for duration := 3 * time.Second; ; duration *= 3 {
+		status, stdout, stderr := call("demo", "--duration="+duration.String())
+		if status == 1 && strings.Contains(stderr, "no event arrived") && duration < within {
+			continue // that is a failure of the demo, and of a slow machine
+		}
+		if status != 0 || !strings.Contains(stdout, "Sessions left on the HMC: 0") {
+			t.Errorf("status %d\n%s%s", status, stdout, stderr)
+		}
+		return
 	}
 }
 
