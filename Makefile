@@ -14,10 +14,11 @@ PLATFORMS  := amd64 arm64 s390x ppc64le
 
 # The tests against real programs: files, packages (those that take longest
 # first), and the names of the tests, as the other tests of these packages are
-# run by `make test`. The packages whose tests also run as s390x programs.
+# run by `make test`. tests/storm measures, and has the machine for itself. The
+# packages whose tests also run as s390x programs.
 REAL_FILES    = $(shell grep -rl --include='*_test.go' '^//go:build real$$' tests pkg cmd)
-REAL_FIRST    = tests/real/ tests/storm/ tests/real/package/ tests/real/e2e/
-REAL_PACKAGES = $(addprefix ./,$(filter $(sort $(dir $(REAL_FILES))),$(REAL_FIRST)) $(filter-out $(REAL_FIRST),$(sort $(dir $(REAL_FILES)))))
+REAL_FIRST    = tests/real/ tests/real/package/ tests/real/e2e/ tests/chaos/
+REAL_PACKAGES = $(addprefix ./,$(REAL_FIRST) $(filter-out $(REAL_FIRST) tests/storm/,$(sort $(dir $(REAL_FILES)))))
 REAL_TESTS    = ^($(shell grep -oh '^func Test[A-Za-z0-9_]*' $(REAL_FILES) | cut -c6- | sort -u | paste -s -d '|' -))$$
 S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/sinks/...
 # The packages with tests whose size tests/soak decides.
@@ -91,6 +92,7 @@ test-race: ## Run the tests under the race detector; needs a C compiler
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
 	tests/real/install
 	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL) -timeout 40m -run '$(REAL_TESTS)' $(TESTFLAGS) $(REAL_PACKAGES)
+	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 -timeout 40m $(TESTFLAGS) ./tests/storm
 	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
 .PHONY: storm

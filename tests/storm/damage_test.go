@@ -80,6 +80,7 @@ func harm(r *rand.Rand, path string) (string, error) {
 // TestDamage damages files of the store while the daemon is down, and while it runs. It never ends, it says which files are
 // damaged, and everything that was in other files arrives, in order.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	const n = 200_000
 	rounds := soak.Count(t, "DAMAGE", 3, 25)
 	seed := uint64(soak.Count(t, "SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))

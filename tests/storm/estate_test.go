@@ -21,6 +21,7 @@ import (
 // soon, the HMC gets no more requests than the budget allows, and the daemon stays small. With every partition's OS messages
 // wanted, those of some come before the budget has let all channels be opened.
 func TestLargeEstate(t *testing.T) {
+	t.Parallel()
 	const cpcs, partitions, budget, memory = 20, 3000, 60, 128
 	sim := startHMC(t, hmcsim.Options{Name: "east", CPCs: cpcs, Partitions: partitions})
 	var first, messages atomic.Int64
