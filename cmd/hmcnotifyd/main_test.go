@@ -395,7 +395,10 @@ func TestDemo(t *testing.T) {
 	if status := p.wait(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	p.matches(`The webhook consumer received \d+ events of 6 types from the HMC. Sessions left on the HMC: 0.`)
+	// On a slow machine others come too.
+	if types := p.matches(`The webhook consumer received \d+ events of (\d+) types from the HMC. Sessions left on the HMC: 0.`)[1]; types < "6" || len(types) > 1 {
+		t.Errorf("%s types", types)
+	}
 	if strings.Contains(p.out.String(), hmcsim.DefaultPassword) {
 		t.Error("the password was printed")
 	}

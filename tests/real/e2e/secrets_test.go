@@ -91,7 +91,6 @@ func quoting(tb testing.TB, status int) string {
 // whose text a password, a token or a session could be part of, and looks for
 // them in all that it prints, serves and stores.
 func TestNoSecretIsSeen(t *testing.T) {
-	t.Parallel()
 	var hidden secrets
 	odd := func(name string) string { return hidden.random(name) + `:"\é` } // what is odd may be written otherwise
 	// One build for all the runs of check-config.
