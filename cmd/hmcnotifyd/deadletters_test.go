@@ -320,32 +320,16 @@ func TestReplayKilled(t *testing.T) {
 	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
-	var (
-		mu         sync.Mutex
-		refused    = map[string]bool{} // ids of events
-		partitions int                 // of which are about one
-	)
-	consumer := startPicky(t, func(e *event.Event) int {
-		mu.Lock()
-		defer mu.Unlock()
-		if !refused[e.ID] && e.Resource != nil {
-			partitions++
-		}
-		refused[e.ID] = true
-		return http.StatusBadRequest
-	})
+	consumer := startPicky(t, func(*event.Event) int { return http.StatusBadRequest })
 	cfg := secretive(t, dir, sim, "ops", consumer.URL)
 	p, o := startDaemon(t, cfg, dir)
 	const n = 20
 	for i := range n {
 		publish(t, sim, fmt.Sprintf("P%02d", i))
 	}
-	eventually(t, "all are refused", func() bool {
-		letters := len(o.list())
-		mu.Lock()
-		defer mu.Unlock()
-		return partitions == n && letters == len(refused)
-	})
+	// The event of the connection is refused as well: without it the last one might still be on
+	// its way, and be counted with the replay.
+	eventually(t, "all are refused", func() bool { return len(o.list()) > n })
 	ninth, release := make(chan struct{}), make(chan struct{})
 	unblock := sync.OnceFunc(func() { close(release) })
 	defer unblock()
