@@ -12,12 +12,24 @@ LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PLATFORMS  := amd64 arm64 s390x ppc64le
 
-# The packages that have tests against real programs, and those whose tests
-# also run as s390x programs.
-REAL_PACKAGES  = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build real$$' tests pkg cmd 2>/dev/null)))
+# The tests against real programs: files, packages (those that take longest
+# first), and the names of the tests, as the other tests of these packages are
+# run by `make test`. tests/storm measures, and has the machine for itself. The
+# packages whose tests also run as s390x programs.
+REAL_FILES    = $(shell grep -rl --include='*_test.go' '^//go:build real$$' tests pkg cmd)
+REAL_FIRST    = tests/real/ tests/real/package/ tests/real/e2e/ tests/chaos/
+REAL_PACKAGES = $(addprefix ./,$(REAL_FIRST) $(filter-out $(REAL_FIRST) tests/storm/,$(sort $(dir $(REAL_FILES)))))
+REAL_TESTS    = ^($(shell grep -oh '^func Test[A-Za-z0-9_]*' $(REAL_FILES) | cut -c6- | sort -u | paste -s -d '|' -))$$
 S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/sinks/...
+# The packages with tests whose size tests/soak decides.
+SOAK_PACKAGES = $(addprefix ./,$(filter-out tests/soak/,$(sort $(dir $(shell grep -rl --include='*_test.go' '/tests/soak"' tests pkg cmd)))))
+
 # For example: make test TESTFLAGS='-run Reconnect -v'
 TESTFLAGS ?=
+# Most tests wait more than they compute: there are more at a time, of packages
+# and in each, than there are cores.
+CORES     := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+PARALLEL  ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
 
 BIN  := .cache/bin
 DIST := dist
@@ -70,22 +82,22 @@ image: ## Build the container image hmcnotifyd:VERSION with docker, podman or bu
 
 .PHONY: test
 test: ## Run the tests; needs nothing but Go
-	$(GO) test $(TESTFLAGS) ./...
+	$(GO) test $(PARALLEL) $(TESTFLAGS) ./...
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./...
+	CGO_ENABLED=1 $(GO) test -race $(PARALLEL) $(TESTFLAGS) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
 	tests/real/install
-	$(GO) test -tags real -exec true $(REAL_PACKAGES:%=./%) >/dev/null # compile all, then run one package at a time
-	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -p 1 -timeout 40m $(TESTFLAGS) $(REAL_PACKAGES:%=./%)
-	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -p 1 -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
+	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL) -timeout 40m -run '$(REAL_TESTS)' $(TESTFLAGS) $(REAL_PACKAGES)
+	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 -timeout 40m $(TESTFLAGS) ./tests/storm
+	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
 .PHONY: storm
 storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes
-	HMCNOTIFYD_STORM=full HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -v -timeout 40m $(TESTFLAGS) ./tests/storm
+	HMCNOTIFYD_STORM=full HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -p 1 -v -timeout 60m $(TESTFLAGS) $(SOAK_PACKAGES)
 
 .PHONY: chaos
 chaos: build ## Break everything around the daemon at random and look for what is lost: make chaos SEED=1 DURATION=5m
@@ -119,16 +131,17 @@ fmt: $(BIN)/golangci-lint ## Format the code
 	$(BIN)/golangci-lint fmt ./...
 
 .PHONY: tools
-tools: $(BIN)/golangci-lint ## Build the pinned tools into .cache/bin
-
-# One command builds all tools of tools/go.mod; their versions are in no other
-# place.
-$(BIN)/golangci-lint: tools/go.mod tools/go.sum
+tools: ## Build the pinned tools into .cache/bin
 	mkdir -p $(BIN)
 	GOBIN=$(CURDIR)/$(BIN) $(GO) -C tools install tool
+
+# What a target needs is built by itself: all tools take much longer. Their
+# versions are in tools/go.mod and in no other place.
+$(BIN)/golangci-lint: tools/go.mod tools/go.sum
+	mkdir -p $(BIN)
+	$(GO) -C tools build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	touch $@
 
-# By themselves, because they take much less time than the linters.
 $(BIN)/govulncheck: tools/go.mod tools/go.sum
 	mkdir -p $(BIN)
 	$(GO) -C tools build -o $(CURDIR)/$@ golang.org/x/vuln/cmd/govulncheck

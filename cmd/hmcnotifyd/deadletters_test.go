@@ -162,6 +162,7 @@ func startDaemon(t *testing.T, cfg, dir string, more ...string) (*program, *oper
 
 // The life of dead letters as an operator sees it, while the daemon runs.
 func TestDeadLetters(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	refused := map[string]int{"P400": 400, "P404": 404, "P413": 413}
@@ -319,6 +320,7 @@ func statusOf(t *testing.T, base string) status.Status {
 // A daemon that is killed during a replay loses no letter: each is deleted after it was accepted,
 // not before.
 func TestReplayKilled(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	consumer := startPicky(t, func(*event.Event) int { return http.StatusBadRequest })
@@ -383,6 +385,7 @@ func TestReplayKilled(t *testing.T) {
 
 // The command reaches a daemon behind TLS and basic authentication, and says what is missing.
 func TestDeadLettersOverTLS(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	ca, err := hmcsim.NewCA()
 	if err != nil {
@@ -467,6 +470,7 @@ func TestDeadLettersUsage(t *testing.T) {
 // Many letters come page by page, and a replay may take longer than the web server waits for a
 // request.
 func TestManyDeadLetters(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o700); err != nil {
@@ -490,9 +494,9 @@ func TestManyDeadLetters(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	const limit = 100 * time.Millisecond
+	const limit = 2 * time.Second // of a request
 	slow := startPicky(t, func(*event.Event) int {
-		time.Sleep(limit) // it is slow, which is the point
+		time.Sleep(limit / 4) // for each of five letters
 		return http.StatusOK
 	})
 	file := filepath.Join(dir, "hmcnotifyd.yaml")

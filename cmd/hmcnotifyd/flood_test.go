@@ -18,6 +18,7 @@ import (
 // A daemon that is killed while a flood waits for its end loses nothing of it: the next one tells
 // it whole.
 func TestFloodKilled(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 50})
 	dir := t.TempDir()
 	var mu sync.Mutex

@@ -32,6 +32,7 @@ func recipe(t *testing.T, first string) string {
 // The recipe for the web port, as it stands: whoever has no password gets nothing, sees nothing and
 // changes nothing.
 func TestProtection(t *testing.T) {
+	t.Parallel()
 	const password = "correct-horse"
 	dir, cfg, ca, hash := protectable(t, password)
 	web := recipe(t, "# web.yaml")

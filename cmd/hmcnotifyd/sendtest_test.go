@@ -14,6 +14,7 @@ import (
 // send-test as an operator uses it: it says what happened, what to do, and nothing of what is
 // secret.
 func TestSendTestCommand(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	consumer := startPicky(t, acceptAll)

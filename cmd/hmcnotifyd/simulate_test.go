@@ -66,6 +66,7 @@ func (s *simulator) says(pattern string) []string {
 // Each command does what help says of it, or prints one line that says why not. All that is printed
 // stays a configuration.
 func TestSimulateCommands(t *testing.T) {
+	t.Parallel()
 	s := startSimulator(t, "--hmcs=2", "--cpcs=2", "--partitions=8")
 	for _, step := range []struct{ line, want string }{
 		{"list", `^# CPC1 +active\n#   PART1 +active\n#   PART2 +active\n#   PART3 +active\n#   PART4 +stopped\n# M90 +operating\n#   LP01 +operating\n`},
@@ -150,8 +151,10 @@ func TestSimulateCommands(t *testing.T) {
 
 // The end of the input ends the reading only, as does a line that is too long.
 func TestSimulateInputEnds(t *testing.T) {
+	t.Parallel()
 	for name, last := range map[string]string{"end": "", "no line end": "list", "too long": "say PART1 " + strings.Repeat("x", maxConsoleLine) + "\n"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := startSimulator(t)
 			s.types("create CPC1 A")
 			s.says(`partition A on CPC1 is there`)
@@ -224,6 +227,7 @@ func (w *webhook) waitFor(t *testing.T, what string, n int, ok func(event.Event)
 // printed in another. A partition that is stopped and started shows its shutdown and boot messages
 // at the webhook, in order, once; and so do the other things that can be typed.
 func TestSimulateToWebhook(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startSimulator(t, "--ca-out="+filepath.Join(dir, "ca.pem"))
 	hook := startWebhook(t)

@@ -28,6 +28,7 @@ func publishChange(t *testing.T, sim *hmcsim.HMC, partition string) {
 
 // tail follows a real daemon: filters, JSON, a restart of the daemon, a reload, the end.
 func TestTail(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: 2})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
@@ -157,6 +158,7 @@ func TestTailAnswers(t *testing.T) {
 // A stream that is silent without a word is given up and made again; what the daemon refuses then
 // ends it.
 func TestTailSilence(t *testing.T) {
+	t.Parallel()
 	streams := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if streams++; streams > 2 {
@@ -183,6 +185,7 @@ func TestTailSilence(t *testing.T) {
 
 // Nobody reads the output any more: that is no failure.
 func TestTailOutputGone(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = w.Write([]byte("data: {}\n\n"))

@@ -649,8 +649,13 @@ func TestConnectErrors(t *testing.T) {
 		"endless header": {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20), ReasonOther},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			timeout := time.Minute
+			if tc.reason == ReasonTimeout {
+				timeout = 300 * time.Millisecond
+			}
 			w := startWire(t, "127.0.0.1:0", func(int, request) string { return tc.answer })
-			_, err := w.client(Options{Timeout: 300 * time.Millisecond}).QueryAPIVersion(t.Context())
+			_, err := w.client(Options{Timeout: timeout}).QueryAPIVersion(t.Context())
 			var e *ConnectError
 			if !errors.As(err, &e) || e.Reason != tc.reason {
 				t.Errorf("%v", err)

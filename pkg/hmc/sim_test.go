@@ -32,7 +32,7 @@ func simulate(t *testing.T, opts hmcsim.Options) (*hmcsim.HMC, *hmc.Client) {
 	}
 	c, err := hmc.New(hmc.Options{
 		Hosts: []string{sim.Host()}, Port: sim.RESTPort(), UserAgent: "hmcnotifyd/test",
-		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, Timeout: 5 * time.Second,
+		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, Timeout: time.Minute,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -281,6 +281,7 @@ func TestSimulatedCertificates(t *testing.T) {
 
 // The broker's port speaks TLS, but not HTTP.
 func TestSimulatedWrongPort(t *testing.T) {
+	t.Parallel()
 	sim, _ := simulate(t, hmcsim.Options{})
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(sim.CACertPEM())

@@ -65,8 +65,13 @@ func everything(t *testing.T, h *HMC) *wireClient {
 // at both ends, elements, repeats, logs in their own topics.
 func TestLife(t *testing.T) {
 	t.Parallel()
-	h := startHMC(t, Options{Rate: 400, StepDelay: 5 * time.Millisecond, Broker: BrokerOptions{PlainText: true}})
+	h := startHMC(t, Options{StepDelay: 5 * time.Millisecond, Broker: BrokerOptions{PlainText: true}})
 	c := everything(t, h)
+	// The life begins when each partition has its channel: later one may be stopped, and has none.
+	h.world.mu.Lock()
+	h.world.opts.rate = 400
+	h.world.after(0, func() {})
+	h.world.mu.Unlock()
 	seen := map[string]bool{}
 	want := []string{
 		"status-change", "status-change more", "status-change repeated", "status-change partition", "status-change logical-partition", "status-change cpc",

@@ -280,10 +280,11 @@ func next(tb testing.TB, pull func() (Notification, error, bool)) (Notification,
 // eventually waits for a condition.
 func eventually(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	const within = 2 * time.Minute // it only ends a hang
+	deadline := time.Now().Add(within)
 	for !condition() {
 		if time.Now().After(deadline) {
-			tb.Fatalf("not within 20 s: %s", what)
+			tb.Fatalf("not within %s: %s", within, what)
 		}
 		time.Sleep(time.Millisecond)
 	}

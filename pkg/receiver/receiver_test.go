@@ -22,7 +22,7 @@ import (
 // pull returns a function for the next notification, which ends with the test.
 func pull(t *testing.T, r *Receiver) func() (Notification, error, bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	get, stop := iter.Pull2(r.Notifications(ctx))
 	t.Cleanup(func() {
 		stop()

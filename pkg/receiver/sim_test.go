@@ -85,9 +85,10 @@ func TestFaults(t *testing.T) {
 			b.Script([]hmcsim.Fault{fault}, []hmcsim.Fault{fault})
 			publishing(t, b, "u.1")
 			r := newReceiver(t, simOptions(b, "u.1"))
-			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			silent := time.AfterFunc(700*time.Millisecond, func() {
+			patience := 700 * time.Millisecond
+			silent := time.AfterFunc(patience, func() {
 				if kind == hmcsim.FaultSilence { // an HMC with nothing to say: only its end can help
 					b.DropLinks()
 				}
@@ -130,7 +131,8 @@ func TestFaults(t *testing.T) {
 						break
 					}
 				}
-				silent.Reset(700 * time.Millisecond)
+				patience *= 2 // for a slow machine
+				silent.Reset(patience)
 			}
 			if kind == hmcsim.FaultBadLogin && refusals != 2 {
 				t.Errorf("%d refusals of the logon were reported, want 2", refusals)

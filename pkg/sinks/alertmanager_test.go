@@ -433,6 +433,7 @@ func TestAlertsOfRemovedHMC(t *testing.T) {
 
 // Held messages and those with priority fire each, for a time.
 func TestAlertOfOSMessage(t *testing.T) {
+	t.Parallel()
 	f := startAlertmanager(t)
 	cfg := alertmanagerConfig(f)
 	a := startAlerting(t, cfg, Options{})
@@ -568,6 +569,7 @@ func TestAlertsThatCannotBeStored(t *testing.T) {
 
 // One member of a cluster is enough; the others are told by the next repetition, and until then it is said who lacks what.
 func TestAlertmanagerCluster(t *testing.T) {
+	t.Parallel()
 	one, two, three := startAlertmanager(t), startAlertmanager(t), startAlertmanager(t)
 	a := startAlerting(t, alertmanagerConfig(one, two, three), Options{})
 	two.state.Store(int32(busy))

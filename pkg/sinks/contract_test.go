@@ -23,7 +23,6 @@ import (
 	"time"
 
 	promconfig "github.com/prometheus/common/config"
-	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -120,12 +119,13 @@ func (p *peer) expect(t *testing.T, want []event.Record) {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	for _, c := range contract {
 		t.Run(c.kind+"/"+c.variant, func(t *testing.T) {
+			t.Parallel()
 			for _, test := range contractTests {
 				t.Run(test.name, func(t *testing.T) {
-					already := goleak.IgnoreCurrent()
-					t.Cleanup(func() { goleak.VerifyNone(t, already) })
+					leaksNothing(t)
 					p := c.peer(t)
 					p.cfg.Name = "ops"
 					if p.cfg.Kind() != c.kind {
@@ -329,7 +329,7 @@ var contractTests = []struct {
 	}},
 	{"timeout", func(t *testing.T, p *peer) {
 		p.needs(t, hang)
-		p.cfg.Timeout = 200 * time.Millisecond
+		p.cfg.Timeout = time.Second
 		s := p.open(t)
 		p.behave(hang)
 		err := soon(t, "Send returns", func() error { return s.Send(t.Context(), []event.Record{largeRecord(0, 1<<20-1<<10)}) })

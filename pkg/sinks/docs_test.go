@@ -83,6 +83,7 @@ func configurations(t *testing.T) map[string]string {
 
 // TestDocsConfiguration reads every piece of configuration in the documents, and makes its sinks.
 func TestDocsConfiguration(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	_, _, cert, key := certificate(t, "hmcnotifyd", nil, nil)
 	// What the files that a configuration names hold, by the ends of their names.
@@ -145,6 +146,7 @@ func TestDocsConfiguration(t *testing.T) {
 
 // TestDocsConsumers runs the consumers of the documentation: what the sink signs they accept, anything else they do not.
 func TestDocsConsumers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	t.Run("Python", func(t *testing.T) {
 		python, err := exec.LookPath("python3")

@@ -29,7 +29,6 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	promconfig "github.com/prometheus/common/config"
-	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
@@ -340,11 +339,12 @@ func TestHTTPProxy(t *testing.T) {
 
 // TestHTTPProxyHangs has a proxy that never answers.
 func TestHTTPProxyHangs(t *testing.T) {
+	t.Parallel()
 	address, err := url.Parse("http://" + rawPeer(t, func(net.Conn) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	already := goleak.IgnoreCurrent()
+	ended := goroutinesOf(t)
 	for _, target := range []string{"http://consumer.invalid", "https://consumer.invalid"} {
 		s := webhookTo(t, target, withTimeout(300*time.Millisecond), withHTTP(func(c *promconfig.HTTPClientConfig) { c.ProxyURL = promconfig.URL{URL: address} }))
 		if err := soon(t, "Send", func() error { return s.Send(t.Context(), records(0, 1)) }); !errors.Is(err, context.DeadlineExceeded) {
@@ -352,7 +352,7 @@ func TestHTTPProxyHangs(t *testing.T) {
 		}
 		_ = s.Close()
 	}
-	goleak.VerifyNone(t, already)
+	ended()
 }
 
 // certificate makes a certificate, signed by parent or by itself, and returns it and its key as PEM.
@@ -575,6 +575,7 @@ func TestOAuth2JWT(t *testing.T) {
 
 // TestOAuth2BrokenServers has token servers that break the rules. Each Send ends in time, and nothing is left.
 func TestOAuth2BrokenServers(t *testing.T) {
+	t.Parallel()
 	for name, serve := range map[string]func(net.Conn){
 		"silent":       func(net.Conn) {},
 		"closes":       closing(func(net.Conn) {}),
@@ -588,8 +589,8 @@ func TestOAuth2BrokenServers(t *testing.T) {
 		"echoes":       func(conn net.Conn) { _, _ = io.Copy(conn, conn) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			already := goleak.IgnoreCurrent()
-			t.Cleanup(func() { goleak.VerifyNone(t, already) })
+			t.Parallel()
+			leaksNothing(t)
 			const secret = "s3cret-of-the-client"
 			s := webhookTo(t, "http://127.0.0.1:1", withTimeout(500*time.Millisecond), withOAuth2(&promconfig.OAuth2{
 				ClientID: "me", ClientSecret: secret, TokenURL: "http://" + rawPeer(t, serve) + "/" + secret,
@@ -608,10 +609,11 @@ func TestOAuth2BrokenServers(t *testing.T) {
 
 // TestOAuth2Hangs shows that a token server which hangs holds up neither a canceled Send nor Close.
 func TestOAuth2Hangs(t *testing.T) {
+	t.Parallel()
 	for _, end := range []string{"cancel", "close"} {
 		t.Run(end, func(t *testing.T) {
-			already := goleak.IgnoreCurrent()
-			t.Cleanup(func() { goleak.VerifyNone(t, already) })
+			t.Parallel()
+			leaksNothing(t)
 			asked := make(chan struct{}, 10)
 			s := webhookTo(t, "http://127.0.0.1:1", withTimeout(time.Hour), withOAuth2(&promconfig.OAuth2{
 				ClientID: "me", TokenURL: "http://" + rawPeer(t, func(net.Conn) { asked <- struct{}{} }),

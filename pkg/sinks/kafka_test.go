@@ -23,7 +23,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -284,6 +283,7 @@ func TestKafkaCompression(t *testing.T) {
 // answer. Each event is there, those of each resource first come in their order, and what the client repeats by itself is
 // not there twice.
 func TestKafkaTrouble(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		timeout time.Duration // of one attempt
@@ -308,6 +308,7 @@ func TestKafkaTrouble(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			c := startKafka(t, kfake.SeedTopics(3, config.DefaultTopic))
 			k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Timeout = test.timeout })
 			const lanes, batches, size = 3, 12, 20
@@ -369,6 +370,7 @@ func TestKafkaTrouble(t *testing.T) {
 
 // What is wrong is said, and judged for what it is.
 func TestKafkaErrors(t *testing.T) {
+	t.Parallel()
 	topic := kfake.SeedTopics(1, config.DefaultTopic)
 	right := func(c *config.Sink) {
 		c.Kafka.SASL = &config.SASL{Mechanism: config.SASLScramSHA512, Userid: kafkaUser, Password: config.NewSecret(kafkaPassword)}
@@ -403,8 +405,8 @@ func TestKafkaErrors(t *testing.T) {
 		{"storage", []kfake.Opt{topic}, kerr.PolicyViolation, nil, "POLICY_VIOLATION", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			already := goleak.IgnoreCurrent()
-			t.Cleanup(func() { goleak.VerifyNone(t, already) })
+			t.Parallel()
+			leaksNothing(t)
 			c := startKafka(t, test.cluster...)
 			if test.fault != nil {
 				c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: test.fault, Count: -1})
@@ -533,23 +535,26 @@ func TestKafkaTLS(t *testing.T) {
 
 // A cluster that goes away and comes back: an attempt fails soon and says why, the first that finds it succeeds.
 func TestKafkaRestarts(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	var ports []int // that stay free meanwhile
 	for range 3 {
 		ports = append(ports, program.FreePort(t))
 	}
 	first := startKafka(t, kfake.Ports(ports...), kfake.SeedTopics(1, config.DefaultTopic), kfake.DataDir(dir))
-	k := kafkaTo(t, first.ListenAddrs(), func(c *config.Sink) { c.Timeout = time.Second })
+	k := kafkaTo(t, first.ListenAddrs())
 	if err := k.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
+	k.timeout = time.Second // all of it is spent
 	for i := range 3 {
 		err := k.Send(t.Context(), records(1, 1))
 		if err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("attempt %d: %v", i, err)
 		}
 	}
+	k.timeout = patience
 	second := startKafka(t, kfake.Ports(ports...), kfake.DataDir(dir))
 	if err := k.Send(t.Context(), records(1, 1)); err != nil {
 		t.Error(err)
@@ -561,11 +566,13 @@ func TestKafkaRestarts(t *testing.T) {
 
 // A broker that takes nothing any more: each call is bounded, and afterwards the client holds nothing.
 func TestKafkaStalls(t *testing.T) {
+	t.Parallel()
 	c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
-	k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Timeout = 300 * time.Millisecond })
+	k := kafkaTo(t, c.ListenAddrs())
 	if err := k.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
+	k.timeout = 300 * time.Millisecond
 	client := k.client
 	c.ControlKey(-1, func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
@@ -591,6 +598,7 @@ func TestKafkaStalls(t *testing.T) {
 
 // A record that the client does not let go of, because others were sent with it, does not stay either.
 func TestKafkaGivesUp(t *testing.T) {
+	t.Parallel()
 	c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
 	var hanging atomic.Bool
 	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {

@@ -23,7 +23,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -61,6 +60,7 @@ func startNATS(t testing.TB, change ...func(*server.Options)) *natsServer {
 func (s *natsServer) start() {
 	s.t.Helper()
 	options := s.options
+	options.AuthTimeout = patience.Seconds() // for a slow machine
 	var err error
 	if s.server, err = server.NewServer(&options); err != nil {
 		s.t.Fatal(err)
@@ -86,12 +86,18 @@ func (s *natsServer) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.
 // client connects with all rights.
 func (s *natsServer) client() (*nats.Conn, jetstream.JetStream) {
 	s.t.Helper()
-	nc, err := nats.Connect(s.url(), nats.UserInfo(natsUser, natsPassword))
+	nc, js := s.connect(nats.UserInfo(natsUser, natsPassword))
+	s.t.Cleanup(nc.Close)
+	return nc, js
+}
+
+func (s *natsServer) connect(options ...nats.Option) (*nats.Conn, jetstream.JetStream) {
+	s.t.Helper()
+	nc, err := nats.Connect(s.url(), append(options, nats.Timeout(patience))...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -304,6 +310,7 @@ func TestNATSOnce(t *testing.T) {
 // A server that goes away and comes back, while several lanes send: nothing is missing, nothing is there twice, and the
 // events of each resource are in their order.
 func TestNATSRestarts(t *testing.T) {
+	t.Parallel()
 	s := startNATS(t)
 	nc, js := s.client()
 	s.addStream(js)
@@ -371,6 +378,7 @@ func TestNATSRestarts(t *testing.T) {
 
 // What is wrong is said, and judged for what it is.
 func TestNATSErrors(t *testing.T) {
+	t.Parallel()
 	permitted := func(publish, subscribe []string) func(*server.Options) {
 		return func(o *server.Options) {
 			o.Username, o.Password = "", ""
@@ -405,8 +413,8 @@ func TestNATSErrors(t *testing.T) {
 		{"no TLS", nil, nil, func(c *config.Sink) { c.NATS.TLS = &config.TLS{} }, "does not offer TLS", "does not offer TLS"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			already := goleak.IgnoreCurrent()
-			t.Cleanup(func() { goleak.VerifyNone(t, already) })
+			t.Parallel()
+			leaksNothing(t)
 			if test.server == nil {
 				test.server = func(*server.Options) {}
 			}
@@ -416,15 +424,8 @@ func TestNATSErrors(t *testing.T) {
 				if s.options.Username == "" {
 					user, password = "admin", "admin"
 				}
-				nc, err := nats.Connect(s.url(), nats.UserInfo(user, password))
-				if err != nil {
-					t.Fatal(err)
-				}
+				nc, js := s.connect(nats.UserInfo(user, password))
 				defer nc.Close()
-				js, err := jetstream.New(nc)
-				if err != nil {
-					t.Fatal(err)
-				}
 				s.addStream(js, test.stream)
 			}
 			if test.sink == nil {
@@ -458,6 +459,7 @@ func TestNATSErrors(t *testing.T) {
 
 // An event that is too large is refused for good, by itself: the rest of its batch arrives, and once.
 func TestNATSTooLarge(t *testing.T) {
+	t.Parallel()
 	for name, limit := range map[string]struct {
 		server func(*server.Options)
 		stream func(*jetstream.StreamConfig)
@@ -466,6 +468,7 @@ func TestNATSTooLarge(t *testing.T) {
 		"for the stream": {func(*server.Options) {}, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 100_000 }},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := startNATS(t, limit.server)
 			nc, js := s.client()
 			s.addStream(js, limit.stream)
@@ -505,13 +508,14 @@ func TestNATSTooLarge(t *testing.T) {
 
 // A batch that needs longer than the timeout comes to its end in several attempts.
 func TestNATSSlow(t *testing.T) {
+	t.Parallel()
 	s := startNATS(t)
 	nc, _ := s.client()
 	got := make(map[string]int)
 	var order []string
 	var mu sync.Mutex
 	_, err := nc.Subscribe("hmc.>", func(m *nats.Msg) {
-		time.Sleep(20 * time.Millisecond) // how far away the stream is
+		time.Sleep(60 * time.Millisecond) // how far away the stream is
 		mu.Lock()
 		defer mu.Unlock()
 		id := m.Header.Get("Nats-Msg-Id")
@@ -526,14 +530,14 @@ func TestNATSSlow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := natsTo(t, s, func(c *config.Sink) { c.Timeout = 150 * time.Millisecond })
+	n := natsTo(t, s, func(c *config.Sink) { c.Timeout = 500 * time.Millisecond })
 	var batch []event.Record
 	for i := range 20 {
 		batch = append(batch, keyed(i, "one"))
 	}
 	attempts := 1
-	for ; n.Send(t.Context(), batch) != nil; attempts++ {
-		if attempts == 50 {
+	for start := time.Now(); n.Send(t.Context(), batch) != nil; attempts++ {
+		if time.Since(start) > patience {
 			t.Fatal("no end")
 		}
 	}
@@ -556,6 +560,7 @@ func TestNATSSlow(t *testing.T) {
 
 // A stream that refuses some events for now: none that is behind one of them arrives before it, and none arrives twice.
 func TestNATSOrder(t *testing.T) {
+	t.Parallel()
 	s := startNATS(t)
 	nc, _ := s.client()
 	var (
@@ -610,15 +615,8 @@ func TestNATSTLS(t *testing.T) {
 		o.TLS, o.TLSTimeout = true, patience.Seconds()
 		o.TLSConfig = &tls.Config{Certificates: authority.TLS.Certificates, MinVersion: tls.VersionTLS12}
 	})
-	nc, err := nats.Connect(s.url(), nats.UserInfo(natsUser, natsPassword), nats.RootCAs(ca))
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc, js := s.connect(nats.UserInfo(natsUser, natsPassword), nats.RootCAs(ca))
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s.addStream(js)
 	for _, test := range []struct {
 		name, scheme string
@@ -762,17 +760,16 @@ func stalling(t *testing.T, target string) (address string, stall func(), stalle
 // A server that takes nothing any more: each call is bounded, also one that is in the middle of a write, and the next
 // attempt does not trust the connection.
 func TestNATSStalls(t *testing.T) {
+	t.Parallel()
 	s := startNATS(t)
 	_, js := s.client()
 	s.addStream(js)
 	address, stall, stalled := stalling(t, fmt.Sprintf("127.0.0.1:%d", s.options.Port))
-	n := natsTo(t, s, func(c *config.Sink) {
-		c.NATS.Servers = []string{"nats://" + address}
-		c.Timeout = time.Second
-	})
+	n := natsTo(t, s, func(c *config.Sink) { c.NATS.Servers = []string{"nats://" + address} })
 	if err := n.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
+	n.timeout = time.Second
 	first := n.link
 	stall()
 	large := []event.Record{largeRecord(1, 15<<20)} // more than the buffers on the way take

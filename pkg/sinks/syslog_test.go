@@ -417,6 +417,7 @@ func (s *syslogSink) broken(t *testing.T) {
 }
 
 func TestSyslogTransports(t *testing.T) {
+	t.Parallel()
 	for _, test := range append(syslogStreams, []struct{ network, framing string }{{"udp", ""}, {"unixgram", config.FramingLF}}...) {
 		t.Run(test.network+" "+test.framing, func(t *testing.T) {
 			server, s := syslogTest(t, test.network, test.framing)
@@ -445,8 +446,10 @@ func TestSyslogTransports(t *testing.T) {
 
 // TestSyslogIdle has the server end the connection while nothing is sent. The next Send notices, and connects anew.
 func TestSyslogIdle(t *testing.T) {
+	t.Parallel()
 	for _, test := range syslogStreams {
 		t.Run(test.network+" "+test.framing, func(t *testing.T) {
+			t.Parallel()
 			server, s := syslogTest(t, test.network, test.framing)
 			for i := range 3 {
 				if err := s.Send(t.Context(), records(i, 1)); err != nil {
@@ -465,8 +468,10 @@ func TestSyslogIdle(t *testing.T) {
 // TestSyslogRestart restarts the server while it has not read what was sent, which is lost with the connection; the sink has
 // it, and sends it again.
 func TestSyslogRestart(t *testing.T) {
+	t.Parallel()
 	for _, test := range syslogStreams {
 		t.Run(test.network+" "+test.framing, func(t *testing.T) {
+			t.Parallel()
 			server, s := syslogTest(t, test.network, test.framing)
 			if err := s.Send(t.Context(), records(0, 10)); err != nil {
 				t.Fatal(err)
@@ -516,6 +521,7 @@ func TestSyslogRestart(t *testing.T) {
 
 // TestSyslogTail bounds what is kept to be sent again.
 func TestSyslogTail(t *testing.T) {
+	t.Parallel()
 	server, s := syslogTest(t, "tcp", config.FramingOctetCounting, func(c *config.Syslog) { c.MaxSize = 16 << 20 })
 	for i := range 30 {
 		if err := s.Send(t.Context(), []event.Record{largeRecord(i, 1<<20)}); err != nil {
@@ -576,6 +582,7 @@ func TestSyslogAgain(t *testing.T) {
 
 // TestSyslogUnreachable has nothing listen, for as long as it takes to see the error, and then a server.
 func TestSyslogUnreachable(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"tcp", "unix", "unixgram"} {
 		t.Run(network, func(t *testing.T) {
 			server, s := syslogTest(t, network, config.FramingLF)
@@ -655,6 +662,7 @@ func TestSyslogLargeDatagram(t *testing.T) {
 }
 
 func TestSyslogTLS(t *testing.T) {
+	t.Parallel()
 	ca, other := certs.NewAuthority(t), certs.NewAuthority(t)
 	client := ca.Issue(t, certs.Request{})
 	certFile, keyFile := client.WriteFiles(t, t.TempDir())
@@ -773,6 +781,7 @@ func TestSyslogChatter(t *testing.T) {
 
 // TestSyslogHandshakeHangs has a server that accepts connections and says nothing.
 func TestSyslogHandshakeHangs(t *testing.T) {
+	t.Parallel()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -130,6 +130,7 @@ func TestSyslogNames(t *testing.T) {
 
 // TestSyslogCut cuts at every length, with the longest header that there can be.
 func TestSyslogCut(t *testing.T) {
+	t.Parallel()
 	text := strings.Repeat("aü日😀", 600)
 	for _, long := range []bool{false, true} {
 		e := osMessage(text)
@@ -182,6 +183,7 @@ func TestSyslogCut(t *testing.T) {
 
 // TestSyslogForgery has texts that look like the end of a message and another one.
 func TestSyslogForgery(t *testing.T) {
+	t.Parallel()
 	const forged = "text\n<0>1 2026-11-20T10:00:00.123Z evil root - - - owned\n10 <0>1 - - -\r\n<0>1 - - - - - - x\x00<0>1"
 	for _, test := range syslogStreams {
 		for _, format := range []string{config.FormatJSON, config.FormatText, config.FormatCADF, config.FormatOSForwarder} {

@@ -102,6 +102,7 @@ func ready(t *testing.T, name string) string {
 // TestReadyTemplates sends every sample through each ready template, and checks what arrives by what the receiver's
 // documentation asks for.
 func TestReadyTemplates(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "docs", "templates", "*"))
 	if err != nil || len(files) != len(readyTemplates) {
 		t.Errorf("%d templates, %d tested: %v", len(files), len(readyTemplates), err)

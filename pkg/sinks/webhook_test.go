@@ -28,7 +28,6 @@ import (
 
 	promconfig "github.com/prometheus/common/config"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
-	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -448,7 +447,7 @@ func closing(serve func(net.Conn)) func(net.Conn) {
 }
 
 // TestWebhookBrokenConsumers has consumers that break the rules in each phase of a request. Each is bounded in time and
-// memory.
+// memory. No other test runs at the same time, as what is allocated is measured.
 func TestWebhookBrokenConsumers(t *testing.T) {
 	const (
 		delivered = iota
@@ -456,6 +455,7 @@ func TestWebhookBrokenConsumers(t *testing.T) {
 		busy
 		permanent
 	)
+	const noAnswer = "no answer after" // what the others do is noticed without a timeout
 	kilobyte := strings.Repeat("x", 1<<10)
 	tests := []struct {
 		name  string
@@ -463,15 +463,15 @@ func TestWebhookBrokenConsumers(t *testing.T) {
 		want  int
 		text  string
 	}{
-		{"accepts and is silent", func(net.Conn) {}, temporary, "no answer after"},
-		{"reads and is silent", answer(""), temporary, "no answer after"},
+		{"accepts and is silent", func(net.Conn) {}, temporary, noAnswer},
+		{"reads and is silent", answer(""), temporary, noAnswer},
 		{"closes at once", closing(func(net.Conn) {}), temporary, ""},
 		{"closes after the request", closing(answer("")), temporary, "EOF"},
 		{"closes within the status line", closing(answer("HTTP/1.1 2")), temporary, ""},
 		{"closes within the header", closing(answer("HTTP/1.1 200 OK\r\nContent-Le")), temporary, ""},
-		{"hangs within the status line", answer("HTTP/1.1 20"), temporary, "no answer after"},
-		{"hangs within the header", answer("HTTP/1.1 200 OK\r\nX-A: b\r\n"), temporary, "no answer after"},
-		{"drips its header", endless("HTTP/1.1 200 OK\r\nX-A: ", "a", time.Millisecond), temporary, "no answer after"},
+		{"hangs within the status line", answer("HTTP/1.1 20"), temporary, noAnswer},
+		{"hangs within the header", answer("HTTP/1.1 200 OK\r\nX-A: b\r\n"), temporary, noAnswer},
+		{"drips its header", endless("HTTP/1.1 200 OK\r\nX-A: ", "a", time.Millisecond), temporary, noAnswer},
 		{"endless header", endless("HTTP/1.1 200 OK\r\n", "X-A: "+kilobyte+"\r\n", 0), temporary, ""},
 		{"endless header line", endless("HTTP/1.1 200 OK\r\nX-A: ", kilobyte, 0), temporary, ""},
 		{"endless informational answers", endless("", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 0), temporary, ""},
@@ -492,50 +492,65 @@ func TestWebhookBrokenConsumers(t *testing.T) {
 		{"refused, drips its body", endless("HTTP/1.1 400 No\r\n\r\n", "a", time.Millisecond), permanent, "status 400 Bad Request: a"},
 		{"refused, endless body", endless("HTTP/1.1 400 No\r\n\r\n", kilobyte, 0), permanent, "..."},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			already := goleak.IgnoreCurrent()
-			t.Cleanup(func() { goleak.VerifyNone(t, already) })
-			s := webhookTo(t, "http://"+rawPeer(t, test.serve)+"/hook", withTimeout(500*time.Millisecond))
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			start := time.Now()
-			err := soon(t, "Send returns", func() error { return s.Send(t.Context(), records(0, 1)) })
-			runtime.ReadMemStats(&after)
-			t.Logf("%s, %d KiB: %v", time.Since(start).Round(time.Millisecond), (after.TotalAlloc-before.TotalAlloc)>>10, err)
+	consumer := func(t *testing.T, serve func(net.Conn), want int, text string) {
+		timeout := patience
+		if text == noAnswer {
+			timeout = 500 * time.Millisecond
+		}
+		s := webhookTo(t, "http://"+rawPeer(t, serve)+"/hook", withTimeout(timeout))
+		start := time.Now()
+		err := soon(t, "Send returns", func() error { return s.Send(t.Context(), records(0, 1)) })
+		t.Logf("%s: %v", time.Since(start).Round(time.Millisecond), err)
 
-			got := temporary
-			if err == nil {
-				got = delivered
-			} else if _, ok := errors.AsType[*PermanentError](err); ok {
-				got = permanent
-			} else if _, ok := errors.AsType[*RetryAfterError](err); ok {
-				got = busy
-			}
-			if got != test.want {
-				t.Errorf("outcome %d, want %d: %v", got, test.want, err)
-			}
-			if err != nil && !strings.Contains(err.Error(), test.text) {
-				t.Errorf("error %q does not say %q", err, test.text)
-			}
-			if err != nil && len(err.Error()) > 700 {
-				t.Errorf("an error of %d bytes", len(err.Error()))
-			}
-			if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20 {
-				t.Errorf("%d bytes were allocated", n)
-			}
-		})
+		got := temporary
+		if err == nil {
+			got = delivered
+		} else if _, ok := errors.AsType[*PermanentError](err); ok {
+			got = permanent
+		} else if _, ok := errors.AsType[*RetryAfterError](err); ok {
+			got = busy
+		}
+		if got != want {
+			t.Errorf("outcome %d, want %d: %v", got, want, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), text) {
+			t.Errorf("error %q does not say %q", err, text)
+		}
+		if err != nil && len(err.Error()) > 700 {
+			t.Errorf("an error of %d bytes", len(err.Error()))
+		}
+	}
+	ended := goroutinesOf(t)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	t.Run("each", func(t *testing.T) {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				consumer(t, test.serve, test.want, test.text)
+			})
+		}
+	})
+	runtime.ReadMemStats(&after)
+	ended()
+	t.Logf("%d KiB", (after.TotalAlloc-before.TotalAlloc)>>10)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 6<<20 { // of all consumers together
+		t.Errorf("%d bytes were allocated", n)
 	}
 }
 
 // TestWebhookSlowAnswer shows that behind the status nothing takes the whole timeout.
 func TestWebhookSlowAnswer(t *testing.T) {
+	t.Parallel()
 	for _, status := range []string{"200", "400", "503"} {
-		s := webhookTo(t, "http://"+rawPeer(t, endless("HTTP/1.1 "+status+" x\r\n\r\n", "a", 10*time.Millisecond)), withTimeout(time.Hour))
-		err := soon(t, "Send returns", func() error { return s.Send(t.Context(), records(0, 1)) })
-		if (err == nil) != (status == "200") || err != nil && !strings.Contains(err.Error(), status) {
-			t.Errorf("%s: %v", status, err)
-		}
+		t.Run(status, func(t *testing.T) {
+			t.Parallel()
+			s := webhookTo(t, "http://"+rawPeer(t, endless("HTTP/1.1 "+status+" x\r\n\r\n", "a", 10*time.Millisecond)), withTimeout(time.Hour))
+			err := soon(t, "Send returns", func() error { return s.Send(t.Context(), records(0, 1)) })
+			if (err == nil) != (status == "200") || err != nil && !strings.Contains(err.Error(), status) {
+				t.Error(err)
+			}
+		})
 	}
 }
 
@@ -572,6 +587,7 @@ func TestWebhookLongAnswer(t *testing.T) {
 // TestWebhookConnectHangs has a listener whose queue of connections is full, so that a connection attempt is not
 // answered.
 func TestWebhookConnectHangs(t *testing.T) {
+	t.Parallel()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -605,7 +621,7 @@ func TestWebhookConnectHangs(t *testing.T) {
 	if !full {
 		t.Skip("this system accepts any number of connections")
 	}
-	already := goleak.IgnoreCurrent()
+	ended := goroutinesOf(t)
 
 	s := webhookTo(t, "http://"+address, withTimeout(400*time.Millisecond))
 	for what, do := range map[string]func() error{
@@ -626,12 +642,13 @@ func TestWebhookConnectHangs(t *testing.T) {
 		t.Errorf("Send: %v", err)
 	}
 	_ = s.Close()
-	goleak.VerifyNone(t, already)
+	ended()
 }
 
 func TestWebhookTLSHangs(t *testing.T) {
+	t.Parallel()
 	address := rawPeer(t, func(net.Conn) {})
-	already := goleak.IgnoreCurrent()
+	ended := goroutinesOf(t)
 	s := webhookTo(t, "https://"+address, withTimeout(400*time.Millisecond))
 	for what, do := range map[string]func() error{
 		"Send":  func() error { return s.Send(t.Context(), records(0, 1)) },
@@ -648,11 +665,12 @@ func TestWebhookTLSHangs(t *testing.T) {
 		t.Errorf("Send: %v", err)
 	}
 	_ = s.Close()
-	goleak.VerifyNone(t, already)
+	ended()
 }
 
 // TestWebhookLargeAgainstEarlyAnswer has a consumer that answers before it has read the event.
 func TestWebhookLargeAgainstEarlyAnswer(t *testing.T) {
+	t.Parallel()
 	s := webhookTo(t, "http://"+rawPeer(t, func(conn net.Conn) {
 		_, _ = io.CopyN(io.Discard, conn, 1<<10)
 		_, _ = io.WriteString(conn, "HTTP/1.1 413 Too large\r\nContent-Length: 9\r\n\r\ntoo large")
@@ -775,8 +793,7 @@ func newTLSServer(t *testing.T) *httptest.Server {
 func TestWebhookTLS(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("http2 %v", http2), func(t *testing.T) {
-			already := goleak.IgnoreCurrent()
-			t.Cleanup(func() { goleak.VerifyNone(t, already) })
+			leaksNothing(t)
 			var served atomic.Int32
 			proto := make(chan string, 1)
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

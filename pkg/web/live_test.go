@@ -77,10 +77,11 @@ func get(ctx context.Context, t *testing.T, url string) (answer, io.Reader) {
 }
 
 func TestLiveStream(t *testing.T) {
+	t.Parallel()
 	s := newScript()
 	server := httptest.NewUnstartedServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil }))
 	// Shorter than the stream lasts: it must not be cut by a limit that is meant for requests.
-	server.Config.ReadTimeout = 300 * time.Millisecond
+	server.Config.ReadTimeout = time.Second
 	server.Start()
 	t.Cleanup(server.Close)
 	resp, stream := get(t.Context(), t, server.URL+"/api/v1/events")
@@ -99,7 +100,7 @@ func TestLiveStream(t *testing.T) {
 	expect("retry: 2000", ": live events", "")
 	s.steps <- step{events: []event.Record{record("1", `{"id":"1"}`), record("2", "{\"id\":\n\"2\r\"}")}}
 	expect("id: 1", `data: {"id":"1"}`, "", "id: 2", `data: {"id": "2 "}`, "")
-	time.Sleep(2 * server.Config.ReadTimeout) // the time of the limit itself
+	time.Sleep(server.Config.ReadTimeout * 3 / 2) // the time of the limit itself
 	s.steps <- step{lost: 7, events: []event.Record{record("3", "{}")}}
 	expect("event: lost", `data: {"lost":7}`, "", "id: 3", "data: {}", "")
 	s.steps <- step{err: bridge.ErrLiveEnded}

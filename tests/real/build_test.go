@@ -16,6 +16,7 @@ import (
 // TestBinaries builds what `make build-all` builds: static programs for each
 // platform, of which the one for the watched machines themselves runs.
 func TestBinaries(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	build := output(t, "make", "-C", daemon.Root(t), "--no-print-directory", "build-all", "DIST="+dir)
 	for arch, machine := range map[string]elf.Machine{

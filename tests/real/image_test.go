@@ -96,6 +96,7 @@ func (b *buildah) goImage(t *testing.T) string {
 }
 
 func TestImage(t *testing.T) {
+	t.Parallel()
 	b := newBuildah(t)
 	const image = "localhost/hmcnotifyd-test/hmcnotifyd:test"
 	// The machine's own caches: no module is fetched twice.

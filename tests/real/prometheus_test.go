@@ -42,6 +42,7 @@ func simulate(t *testing.T, name string, opts hmcsim.Options) (*hmcsim.HMC, stri
 // TestPrometheus lets a real Prometheus watch the daemon, and compares the
 // notification rates it computes with what the simulated HMC has sent.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	const (
 		window = 60 * time.Second
 		// Prometheus extrapolates from the scrapes inside the window to its

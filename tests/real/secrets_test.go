@@ -58,6 +58,7 @@ func (s *secrets) check(t *testing.T) {
 // and refused logons, lost links and sessions, failing webhooks, wrong
 // configurations; all at log level debug. Nothing it prints may hold a secret.
 func TestNoSecretIsShown(t *testing.T) {
+	t.Parallel()
 	s := &secrets{values: map[string]string{}, outputs: map[string]string{}}
 	// A colon and a backslash are escaped differently in each protocol.
 	password := s.add("the password", `p:`+rand.Text()+`\x"y`)

@@ -16,6 +16,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 const (
@@ -93,8 +94,8 @@ func (s *side) await(t *testing.T) {
 // the same daemon gets its own as fast as that of a daemon which has no such sink: both are measured in turn. When the consumer
 // returns it gets everything, in order per resource.
 func TestBacklog(t *testing.T) {
-	events := scaled(t, "HMCNOTIFYD_STORM_BACKLOG", 150_000, 500_000)
-	windows := scaled(t, "HMCNOTIFYD_STORM_WINDOWS", 9, 21)
+	events := soak.Count(t, "BACKLOG", 150_000, 500_000)
+	windows := soak.Count(t, "WINDOWS", 9, 21)
 	const window = backlogRate // events
 	returned := make([]int, backlogResources)
 	total, repeated := 0, 0

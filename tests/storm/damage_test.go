@@ -20,6 +20,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // stretch is what a file of the store holds, by the numbers of the records.
@@ -79,9 +80,10 @@ func harm(r *rand.Rand, path string) (string, error) {
 // TestDamage damages files of the store while the daemon is down, and while it runs. It never ends, it says which files are
 // damaged, and everything that was in other files arrives, in order.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	const n = 200_000
-	rounds := scaled(t, "HMCNOTIFYD_STORM_DAMAGE", 3, 25)
-	seed := uint64(scaled(t, "HMCNOTIFYD_STORM_SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
+	rounds := soak.Count(t, "DAMAGE", 3, 25)
+	seed := uint64(soak.Count(t, "SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	pristine := filepath.Join(t.TempDir(), "pristine")

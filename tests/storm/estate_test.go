@@ -14,12 +14,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // TestLargeEstate watches 20 CPCs with 3,000 partitions: the first events come before the names are known, all names are known
 // soon, the HMC gets no more requests than the budget allows, and the daemon stays small. With every partition's OS messages
 // wanted, those of some come before the budget has let all channels be opened.
 func TestLargeEstate(t *testing.T) {
+	t.Parallel()
 	const cpcs, partitions, budget, memory = 20, 3000, 60, 128
 	sim := startHMC(t, hmcsim.Options{Name: "east", CPCs: cpcs, Partitions: partitions})
 	var first, messages atomic.Int64
@@ -69,7 +71,7 @@ func TestLargeEstate(t *testing.T) {
 		return nil
 	})
 	// Whatever else there is to do, the budget is kept. In full: also when it is used up.
-	requests := scaled(t, "HMCNOTIFYD_STORM_REQUESTS", budget/2, budget+budget/4)
+	requests := soak.Count(t, "REQUESTS", budget/2, budget+budget/4)
 	d.Process.Await(t, within, func() error {
 		if n := len(sim.Calls()); n < requests {
 			return fmt.Errorf("%d requests", n)

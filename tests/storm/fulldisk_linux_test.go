@@ -19,6 +19,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // mount mounts a small file system in memory until the end of the test.
@@ -87,7 +88,8 @@ func (g toldGap) fullDisk() bool {
 // events_total is lost or harmed; what could not be stored is counted, is told in a gap event, and keeps the daemon from being
 // ready; deliveries go on meanwhile, and are remembered; and when there is space again everything goes on by itself.
 func TestFullDisk(t *testing.T) {
-	rounds := scaled(t, "HMCNOTIFYD_STORM_FULL", 2, 10)
+	t.Parallel()
+	rounds := soak.Count(t, "FULL", 2, 10)
 	disk := mount(t, "24m")
 	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
 	var mu sync.Mutex
@@ -269,6 +271,7 @@ func TestFullDisk(t *testing.T) {
 // TestCrashOnFullDisk kills the daemon, and starts it again where nothing can be written: what waits is delivered, what comes is
 // counted and told later, and when there is space everything goes on, without another start.
 func TestCrashOnFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := mount(t, "24m")
 	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
 	var mu sync.Mutex

@@ -15,6 +15,7 @@ import (
 // TestLocked starts a second daemon on the same directory: it says so in one line and ends, and the first goes on.
 // One that was killed locks nobody out.
 func TestLocked(t *testing.T) {
+	t.Parallel()
 	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
 	seen := make(chan string, 10)
 	consumer := newHook(t, func(raw []byte, _ int64) { seen <- string(raw) })

@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 const (
@@ -77,7 +78,7 @@ func fillStore(t testing.TB, dir, sink string, n int) {
 // takes, and how much memory.
 func TestStart(t *testing.T) {
 	const waiting = 1_000_000
-	rounds := scaled(t, "HMCNOTIFYD_STORM_STARTS", 2, 5)
+	rounds := soak.Count(t, "STARTS", 2, 5)
 	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: 2})
 	dir, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
 	fillStore(t, data, "dead", waiting)

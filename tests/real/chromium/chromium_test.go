@@ -453,7 +453,7 @@ func TestMemoryIsFlat(t *testing.T) {
 			}
 			n, last = n+1, u.collected
 			if least.live > 0 {
-				u.live = min(u.live, least.live)
+				u.live, u.heap, u.nodes, u.listeners = min(u.live, least.live), min(u.heap, least.heap), min(u.nodes, least.nodes), min(u.listeners, least.listeners)
 			}
 			least = u
 		}

@@ -61,6 +61,7 @@ func connected(name string) func(status) error {
 // does that has ended a session: the others go on, /-/ready names the refused
 // ones, and so it is after the broker has started again.
 func TestRefusedTopic(t *testing.T) {
+	t.Parallel()
 	const session = "hmcuser.102" // the name of the first session's topics
 	c := startConsole(t, "east", consoleOptions{
 		sim:    hmcsim.Options{Seed: 1, Partitions: 1},
@@ -140,6 +141,7 @@ func TestRefusedTopic(t *testing.T) {
 // TestBadLogin has a real broker refuse a password. It is tried once; what to
 // do is said; and it is tried again when the password has been changed.
 func TestBadLogin(t *testing.T) {
+	t.Parallel()
 	c := startConsole(t, "unused", consoleOptions{})
 	hook := consumer.Start(t)
 	// The daemon tries this one again and again: a clock for the other.
@@ -202,6 +204,7 @@ func TestBadLogin(t *testing.T) {
 // TestOddPasswords logs on to the Web Services API and to a real broker, over
 // IPv6, with what userids and passwords may hold.
 func TestOddPasswords(t *testing.T) {
+	t.Parallel()
 	passwords := map[string]string{
 		"ops@example.com": `a:b\c"d'e é€😀#{}[]%,&*!|>@` + "`=~",
 		"escapes":         `\n\c\\\r`,
@@ -254,6 +257,7 @@ func TestOddPasswords(t *testing.T) {
 // goes on to acknowledge what is sent. That is noticed by the silence, and the
 // link is made again when the broker goes on.
 func TestHalfOpenLink(t *testing.T) {
+	t.Parallel()
 	c := startConsole(t, "east", consoleOptions{
 		sim: hmcsim.Options{Partitions: -1},
 		extra: ", stomp: {connect_timeout: 3s, reconnect_sleep_max: 200ms, " +

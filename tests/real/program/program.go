@@ -9,11 +9,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -262,29 +264,51 @@ func tail(s string, n int) string {
 // Ports handed out by this test process; none is handed out twice.
 var ports struct {
 	sync.Mutex
-	used map[int]bool
+	reserved map[int]io.Closer
 }
 
 // FreePort returns a TCP port of 127.0.0.1 and ::1 that nothing listens on. It
 // is below the range from which Linux takes the local ports of outgoing
 // connections, so that it stays free while the program that is to listen on it
-// is down.
+// is down. On Linux no other test process gets it until this one has ended.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
 	ports.Lock()
 	defer ports.Unlock()
-	if ports.used == nil {
-		ports.used = map[int]bool{}
+	if ports.reserved == nil {
+		ports.reserved = map[int]io.Closer{}
 	}
 	for range 1000 {
 		port := 15000 + rand.IntN(15000)
-		if !ports.used[port] && listenable("127.0.0.1", port) && (listenable("::1", port) || !listenable("::1", 0)) {
-			ports.used[port] = true
+		if ports.reserved[port] != nil {
+			continue
+		}
+		// Reserved first: looking at a port takes it for a moment from a program that is to listen on it.
+		reservation := reserve(port)
+		if reservation == nil {
+			continue
+		}
+		if listenable("127.0.0.1", port) && (listenable("::1", port) || !listenable("::1", 0)) {
+			ports.reserved[port] = reservation
 			return port
 		}
+		_ = reservation.Close()
 	}
 	tb.Fatal("no free port")
 	return 0
+}
+
+// reserve keeps a port from other test processes until the process ends; nil: another one has it.
+func reserve(port int) io.Closer {
+	if runtime.GOOS != "linux" {
+		return io.NopCloser(nil)
+	}
+	// An abstract socket: its name goes with the process, whichever way that ends.
+	l, err := new(net.ListenConfig).Listen(context.Background(), "unix", fmt.Sprintf("@hmcnotifyd-test-port-%d", port))
+	if err != nil {
+		return nil
+	}
+	return l
 }
 
 func listenable(host string, port int) bool {

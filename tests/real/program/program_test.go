@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,6 +90,17 @@ func TestFreePort(t *testing.T) {
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+
+	if runtime.GOOS != "linux" {
+		return
+	}
+	// What another test process finds.
+	for port := range seen {
+		if l, err := new(net.ListenConfig).Listen(t.Context(), "unix", "@hmcnotifyd-test-port-"+strconv.Itoa(port)); err == nil {
+			_ = l.Close()
+			t.Errorf("port %d is not reserved", port)
 		}
 	}
 }

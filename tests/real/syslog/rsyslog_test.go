@@ -140,6 +140,7 @@ func publish(t *testing.T, sim *hmcsim.HMC) {
 // TestRestarted has rsyslog receive events, and restarts it while they come. At the end its file holds each at least once, and
 // what it took for the fields of a message is what the event says.
 func TestRestarted(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ name, address, settings string }{
 		{"TCP, octet counting", "tcp://127.0.0.1:TCP", ""},
 		{"TCP, LF", "tcp://127.0.0.1:TCP", ", framing: lf"},
@@ -228,6 +229,7 @@ sinks:
 // TestClientCertificate has rsyslog want a certificate of its clients. That there is none it finds after the handshake, when the
 // client thinks that all is well.
 func TestClientCertificate(t *testing.T) {
+	t.Parallel()
 	server := newRsyslog(t, `authMode="anon"`, `authMode="x509/certvalid"`)
 	at := time.Now()
 	rs := []stored.Record{stored.NewRecord(&stored.Event{
