@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -28,12 +27,19 @@ type Batch struct {
 	Chain *Chain
 }
 
-// Chain joins batches whose state builds on each other: where one cannot be stored, those appended after it are not stored
-// either, and Append refuses more of them. Whoever appends goes on with a new Chain once he has taken back what failed. The zero
-// value is a chain that has not failed.
+// Chain joins batches whose state builds on each other. A batch that builds on a failed one is not stored:
+//
+//   - When a batch of the chain has not been stored, none that was appended to the chain after it is stored either. The Done
+//     of those that Append has accepted gets an error, which is ErrChain unless the store has refused them itself.
+//   - From then on Failed is true and Append returns ErrChain. Failed is true before the first of those Dones is called.
+//   - Nothing is said of other chains, nor of batches without one, except that a transaction stores all of its batches or none:
+//     they can fail with ErrChain too if they were appended before the failure was known.
+//
+// A chain that has failed stays so. Whoever appends waits until the Done of each of its batches has been called; what
+// Queue.State returns then is what is stored, and a new Chain may build on that. The zero value is a chain that has not failed.
 type Chain struct{ failed atomic.Bool }
 
-// Failed says whether a batch of the chain could not be stored.
+// Failed says whether a batch of the chain could not be stored. It is false for nil.
 func (c *Chain) Failed() bool { return c != nil && c.failed.Load() }
 
 // ErrChain is why a batch was not stored: one before it in its chain was not.
@@ -122,39 +128,18 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 
 // addTo copies a batch into the group. waitMu is held.
 func (q *Queue) addTo(g *group, b *Batch) {
-	var now int64
 	for _, r := range b.Records {
-		n := len(r) + uvarintLen(len(r))
-		last := len(g.records) - 1
-		if last < 0 || !g.records[last].fits(n) {
-			if now == 0 {
-				now = time.Now().UnixNano()
-			}
-			d := draft{at: now}
-			if q.spare != nil && n <= cap(q.spare)-chunkHeaderSize {
-				d.buf, q.spare = q.spare[:chunkHeaderSize], nil
-			} else {
-				d = newDraft(n, now)
-			}
-			g.records = append(g.records, d)
-			last++
+		g.records = addEntry(g.records, r, &q.spare)
+		if d := &g.records[len(g.records)-1]; d.at == 0 {
+			d.at = time.Now().UnixNano()
 		}
-		g.records[last].add(r)
 	}
-	if len(b.State) > 0 {
-		var op []byte
-		for _, kv := range b.State {
-			op = appendOp(op[:0], kv.Key, kv.Value)
-			n := len(op) + uvarintLen(len(op))
-			last := len(g.state) - 1
-			if last < 0 || !g.state[last].fits(n) {
-				g.state = append(g.state, newDraft(n, 0))
-				last++
-			}
-			g.state[last].add(op)
-		}
-		g.ops = append(g.ops, b.State...)
+	var op, none []byte
+	for _, kv := range b.State {
+		op = appendOp(op[:0], kv.Key, kv.Value)
+		g.state = addEntry(g.state, op, &none)
 	}
+	g.ops = append(g.ops, b.State...)
 	if b.Done != nil {
 		g.dones = append(g.dones, b.Done)
 	}
@@ -266,7 +251,7 @@ func (q *Queue) commitGroup(g *group) {
 		err = ErrChain // of all of the group, since it is one transaction
 	case len(g.records)+len(g.state) > 0:
 		start := time.Now()
-		if err = q.store(g); err != nil {
+		if err = q.write(g); err != nil {
 			q.fail(err, g.bytes)
 			err = fmt.Errorf("queue: store: %w", err)
 		} else {
@@ -288,159 +273,149 @@ func (q *Queue) commitGroup(g *group) {
 	}
 }
 
-// store writes a group and makes it visible to readers.
-func (q *Queue) store(g *group) error {
+// write stores a group and makes it visible to readers.
+func (q *Queue) write(g *group) error {
 	if err := q.ready(); err != nil {
 		return err
 	}
-	w := q.writer
-	records := w.planRecords(g.records, q.free)
-	state := w.planState(g.state)
-	sum := summary{last: w.last, bytes: w.bytes, firstAt: w.firstAt, lastAt: w.lastAt}
-	if len(g.records) > 0 {
-		if w.empty() {
-			sum.firstAt = g.records[0].at
+	w := &Group{positions: q.checkpoint(), after: *q.active}
+	for i := range g.records {
+		d := &g.records[i]
+		if w.after.empty() {
+			w.after.firstAt = d.at
 		}
-		for i := range g.records {
-			sum.last += uint64(g.records[i].count)
-			sum.bytes += g.records[i].bytes
+		first := w.after.last + 1
+		if w.records.add(q.recordsTail, first, d, d.finish(kindRecords, first, w.after.bytes)) {
+			q.free(d.buf)
 		}
-		sum.lastAt = g.records[len(g.records)-1].at
+		w.after.last += uint64(d.count)
+		w.after.bytes += d.bytes
+		w.after.lastAt = d.at
 	}
-	if err := w.commit(records, state, sum, q.checkpoint().encode()); err != nil {
-		q.afterFailure(err)
+	w.state.addState(q.stateTail, g.state)
+	if err := q.store.Commit(w); err != nil {
+		if s := q.active; w.sealed {
+			q.active = nil
+			if isDamage(err) {
+				q.takeOut(s)
+			}
+		}
 		return err
 	}
-	w.records = records.tail(w.records)
-	w.state = state.tail(w.state)
-	q.publish(w, records, sum, g.ops, w.committed())
+	q.recordsTail, q.stateTail = w.records.tail(q.recordsTail), w.state.tail(q.stateTail)
+	q.publish(w, g.ops)
 	return nil
 }
 
 // ready makes sure that there is a segment to write to.
 func (q *Queue) ready() error {
-	if w := q.writer; w != nil {
+	if s := q.active; s != nil {
 		q.mu.RLock()
-		condemned := w.condemned
+		condemned := q.condemned == s
 		q.mu.RUnlock()
 		if !condemned {
 			return nil
 		}
-		q.abandon(errors.New("reading it has failed"))
+		q.active = nil
+		q.takeOut(s)
 	}
-	return q.begin(q.nextInfo())
+	return q.begin()
 }
 
-// nextInfo describes the segment that follows the last one.
-func (q *Queue) nextInfo() segmentInfo {
+// begin makes a new segment the one that is written to.
+func (q *Queue) begin() error {
+	start := &Start{positions: q.checkpoint()}
 	q.mu.RLock()
-	defer q.mu.RUnlock()
-	info := segmentInfo{base: q.end + 1}
+	start.base = q.end + 1
 	for _, s := range slices.Backward(q.segments) {
 		if !s.empty() {
-			info.previousBase, info.previousLast = s.base, s.last
+			start.previousBase, start.previousLast = s.base, s.last
 			break
 		}
 	}
-	return info
-}
-
-// begin makes a new segment the one that is written to. The one before must have been sealed by the caller if it succeeds.
-func (q *Queue) begin(info segmentInfo) error {
-	mapped := 64 << 10
-	for int64(mapped) < 2*q.opts.SegmentBytes {
-		mapped *= 2
+	q.mu.RUnlock()
+	var grown tail
+	start.state = func(put func(plan) error) (err error) {
+		grown, err = q.snapshot(put)
+		return err
 	}
-	stateOf := func(yield func(key, value string) error) error {
-		// Only the committer, which this is, changes the state: no lock that would make everybody wait for the disk.
-		for k, v := range q.state {
-			if err := yield(k, v); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	w, err := newWriter(q.opts.Dir, info, mapped, q.checkpoint().encode(), stateOf)
+	size, err := q.store.Begin(start)
 	if err != nil {
 		return err
 	}
+	s := &Segment{base: start.base, last: start.base - 1, size: size}
 	q.mu.Lock()
-	if n := len(q.segments); n > 0 && q.segments[n-1].base == info.base {
-		// It was empty, and the new file has taken its name.
-		q.segments[n-1].retire()
-		q.segments = q.segments[:n-1]
+	if n := len(q.segments); n > 0 && q.segments[n-1].base == s.base {
+		q.segments = q.segments[:n-1] // it was empty
 	}
-	q.segments = append(q.segments, w.segment)
+	q.segments = append(q.segments, s)
 	q.mu.Unlock()
-	q.writer = w
+	q.active, q.initial, q.recordsTail, q.stateTail = s, size, tail{}, grown
 	q.account()
 	return nil
+}
+
+// snapshot puts the whole state, a few blocks at a time, and returns the last one.
+func (q *Queue) snapshot(put func(plan) error) (last tail, err error) {
+	const blocks = 16
+	now := time.Now().UnixNano()
+	var drafts []draft
+	flush := func() error {
+		var p plan
+		for i := range drafts {
+			drafts[i].at = now
+		}
+		p.addState(last, drafts)
+		last, drafts = p.tail(last), drafts[:0]
+		return put(p)
+	}
+	var op, none []byte
+	// Only the committer, which this is, changes the state: no lock that would make everybody wait for the disk.
+	for k, v := range q.state {
+		op = appendOp(op[:0], k, []byte(v))
+		if n := len(drafts); n == blocks && !drafts[n-1].fits(op) {
+			if err := flush(); err != nil {
+				return last, err
+			}
+		}
+		drafts = addEntry(drafts, op, &none)
+	}
+	if len(drafts) > 0 {
+		err = flush()
+	}
+	return last, err
 }
 
 // rollIfFull begins a new segment when the one that is written to has reached its size. It is no harm if that fails: the old one
 // takes more, and it is tried again a little later.
 func (q *Queue) rollIfFull() {
-	w := q.writer
-	if w == nil || w.size-w.initial < max(q.opts.SegmentBytes-w.initial, q.opts.SegmentBytes/2) || time.Since(q.rollTry) < probeInterval {
+	s := q.active
+	if s == nil || s.size-q.initial < max(q.opts.SegmentBytes-q.initial, q.opts.SegmentBytes/2) || time.Since(q.rollTry) < probeInterval {
 		return
 	}
-	if err := q.begin(q.nextInfo()); err != nil {
+	if err := q.begin(); err != nil {
 		q.metrics.errors.Inc()
 		if q.rollTry.IsZero() {
-			q.log.Warn("no new segment could be begun, the old one goes on", zap.String("file", w.path), zap.Error(err))
+			q.log.Warn("no new segment could be begun, the old one goes on", zap.Uint64("first_record", s.base), zap.Error(err))
 		}
 		q.rollTry = time.Now()
 		return
 	}
 	q.rollTry = time.Time{}
-	q.seal(w, nil)
 	q.enforceLimit()
 	notify(q.dirty) // the old one may be done with already
 }
 
-// afterFailure decides whether the segment can still be written to. If a write of data was refused, bbolt has taken everything
-// back and nothing is in doubt; the usual case is a full disk. After anything else, above all a failed sync, it is not known what is on disk.
-func (q *Queue) afterFailure(err error) {
-	var perr *os.PathError
-	if errors.As(err, &perr) && perr.Op == "write" && q.writer.unchanged() {
-		return
-	}
-	if isDamage(err) {
-		q.reportDamage(err)
-		q.abandon(err)
-		return
-	}
-	w := q.writer
-	q.writer = nil
-	q.seal(w, err)
-}
-
-// abandon sets the segment that is written to aside as damaged.
-func (q *Queue) abandon(reason error) {
-	w := q.writer
-	q.writer = nil
-	q.seal(w, reason)
-	q.takeOut(w.segment)
-}
-
-func (q *Queue) seal(w *writer, reason error) {
-	if err := w.seal(reason); err != nil {
-		q.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
-	}
-}
-
 // publish makes what was stored visible.
-func (q *Queue) publish(w *writer, records plan, sum summary, ops []KeyValue, size int64) {
+func (q *Queue) publish(g *Group, ops []KeyValue) {
 	q.mu.Lock()
-	first := w.last + 1
-	w.last, w.bytes, w.firstAt, w.lastAt, w.size = sum.last, sum.bytes, sum.firstAt, sum.lastAt, size
-	q.end = sum.last
+	first, records := q.active.last+1, g.records
+	*q.active = g.after
+	q.end = g.after.last
 	for i := range records {
 		p := &records[i]
 		n := len(q.cache)
-		block := hotBlock{
-			blockView: blockView{buf: slices.Clip(p.buf), chunks: p.chunks, segment: w.base}, key: p.key, size: int64(cap(p.buf)),
-		}
+		block := hotBlock{Block{slices.Clip(p.buf), p.chunks, g.after.base}, p.key, int64(cap(p.buf))}
 		if n > 0 && q.cache[n-1].key == p.key {
 			old := &q.cache[n-1]
 			block.chunks = append(old.chunks, p.chunks...)
@@ -453,7 +428,7 @@ func (q *Queue) publish(w *writer, records plan, sum summary, ops []KeyValue, si
 		q.cached += block.size
 	}
 	for _, kv := range ops {
-		q.applyState(kv.Key, kv.Value)
+		setState(q.state, kv.Key, kv.Value)
 	}
 	if len(records) > 0 {
 		needed, at := q.end, records[0].chunks[0].at
@@ -478,18 +453,14 @@ func (q *Queue) trimCache(needed uint64) {
 	q.cache = q.cache[n:]
 }
 
-// account adds up what is on disk.
+// account adds up what is stored.
 func (q *Queue) account() {
 	q.mu.Lock()
-	var total int64
+	total, n := q.besides, len(q.segments)
 	for _, s := range q.segments {
 		total += s.size
 	}
-	if q.positions != nil {
-		total += 2 * cursorSlotSize
-	}
 	q.total = total
-	n := len(q.segments)
 	q.mu.Unlock()
 	q.metrics.bytes.Set(float64(total))
 	q.metrics.segments.Set(float64(n))
@@ -499,7 +470,7 @@ func (q *Queue) account() {
 func (q *Queue) enforceLimit() {
 	for {
 		q.mu.RLock()
-		var oldest *segment
+		var oldest *Segment
 		if q.total > q.opts.MaxBytes && len(q.segments) > 1 {
 			oldest = q.segments[0]
 		}
@@ -510,36 +481,22 @@ func (q *Queue) enforceLimit() {
 		if q.removeDone() {
 			continue // nobody loses anything by that
 		}
-		q.log.Warn("storage is full, its oldest segment goes", zap.String("file", oldest.path), zap.Int64("max_bytes", q.opts.MaxBytes))
-		q.skipSegment(oldest)
-		q.removeFile(oldest)
+		q.log.Warn("storage is full, its oldest segment goes", zap.Uint64("first_record", oldest.base), zap.Int64("max_bytes", q.opts.MaxBytes))
+		q.takeOut(oldest)
 	}
 }
 
-// takeOut sets a damaged segment aside; what the cursors have not acknowledged of it is lost.
-func (q *Queue) takeOut(s *segment) {
-	q.skipSegment(s)
-	if !q.forget(s) {
-		return // somebody else does it
-	}
-	s.retire()
-	if err := q.setAside(s.path); err != nil {
-		q.log.Warn("damaged file was not set aside", zap.String("file", s.path), zap.Error(err))
-	}
+// takeOut removes a segment; what the cursors have not acknowledged of it is lost.
+func (q *Queue) takeOut(s *Segment) {
+	q.skip(s.base, s.last)
+	q.remove(s)
 }
 
-// skipSegment moves every cursor behind a segment and reports what they lose.
-func (q *Queue) skipSegment(s *segment) {
+// skip moves every cursor behind records that are gone and reports what they lose.
+func (q *Queue) skip(first, last uint64) {
 	q.mu.RLock()
-	first, last := s.base, s.last
-	var cursors []*Cursor
-	for _, c := range q.cursors {
-		cursors = append(cursors, c)
-	}
+	cursors := slices.Collect(maps.Values(q.cursors))
 	q.mu.RUnlock()
-	if last < first {
-		return
-	}
 	for _, c := range cursors {
 		if n := c.skip(first, last); n > 0 {
 			q.opts.OnDropped(c.name, n)
@@ -548,35 +505,20 @@ func (q *Queue) skipSegment(s *segment) {
 	}
 }
 
-// forget takes a segment off the list. It returns false if it was not on it.
-func (q *Queue) forget(s *segment) bool {
+// remove removes a segment that nobody needs.
+func (q *Queue) remove(s *Segment) {
 	q.mu.Lock()
 	i := slices.Index(q.segments, s)
 	if i >= 0 {
 		q.segments = slices.Delete(q.segments, i, i+1)
 	}
 	q.mu.Unlock()
-	q.account()
-	return i >= 0
-}
-
-// removeFile removes a segment that nobody needs, or keeps it under another name if it was damaged.
-func (q *Queue) removeFile(s *segment) {
-	if !q.forget(s) {
+	if i < 0 {
 		return // somebody else does it
 	}
-	s.retire()
-	q.mu.RLock()
-	flagged := s.flagged
-	q.mu.RUnlock()
-	var err error
-	if flagged {
-		err = q.setAside(s.path)
-	} else if err = os.Remove(s.path); err == nil {
-		err = syncDir(q.opts.Dir)
-	}
-	if err != nil {
-		q.log.Warn("segment was not removed", zap.String("file", s.path), zap.Error(err))
+	q.account()
+	if err := q.store.Trim(s.base); err != nil {
+		q.log.Warn("segment was not removed", zap.Uint64("first_record", s.base), zap.Error(err))
 	}
 }
 
@@ -609,25 +551,11 @@ func (q *Queue) succeed() {
 func (q *Queue) probe() {
 	err := q.ready()
 	if err == nil {
-		err = probeDisk(q.opts.Dir, max(64<<10, min(q.failSize, commitBytes)))
+		err = q.store.Commit(&Group{bytes: q.failSize})
 	}
 	if err != nil {
 		q.fail(err, q.failSize)
 		return
 	}
 	q.succeed()
-}
-
-// probeDisk writes size bytes to a file and removes it.
-func probeDisk(dir string, size int64) (err error) {
-	path := filepath.Join(dir, "probe"+temporarySuffix)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(path)) }()
-	if _, err := f.Write(make([]byte, size)); err != nil {
-		return err
-	}
-	return f.Sync()
 }

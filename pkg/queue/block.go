@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -71,23 +72,36 @@ type draft struct {
 	at    int64
 }
 
-func newDraft(payload int, at int64) draft {
-	return draft{buf: make([]byte, chunkHeaderSize, max(blockSize, chunkHeaderSize+payload)), at: at}
+// fits tells whether an entry still belongs into d.
+func (d *draft) fits(entry []byte) bool {
+	return d.count == 0 || len(d.buf)+uvarintLen(len(entry))+len(entry) <= blockSize
 }
 
-// fits tells whether an entry of n bytes still belongs into d.
-func (d *draft) fits(n int) bool {
-	return d.count == 0 || len(d.buf)+n <= blockSize
+// addEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the spare memory if it is enough.
+func addEntry(drafts []draft, entry []byte, spare *[]byte) []draft {
+	n := len(drafts)
+	if n == 0 || !drafts[n-1].fits(entry) {
+		d := draft{}
+		if size := chunkHeaderSize + uvarintLen(len(entry)) + len(entry); size <= cap(*spare) {
+			d.buf, *spare = (*spare)[:chunkHeaderSize], nil
+		} else {
+			d.buf = make([]byte, chunkHeaderSize, max(blockSize, size))
+		}
+		drafts = append(drafts, d)
+		n++
+	}
+	drafts[n-1].add(entry)
+	return drafts
 }
 
-func (d *draft) add(record []byte) {
-	d.buf = append(binary.AppendUvarint(d.buf, uint64(len(record))), record...)
+func (d *draft) add(entry []byte) {
+	d.buf = append(binary.AppendUvarint(d.buf, uint64(len(entry))), entry...)
 	d.count++
-	d.bytes += int64(len(record))
+	d.bytes += int64(len(entry))
 }
 
 // finish writes the header in front of the payload.
-func (d *draft) finish(kind uint8, first uint64, before int64) {
+func (d *draft) finish(kind uint8, first uint64, before int64) chunkInfo {
 	h := d.buf[:chunkHeaderSize]
 	h[4], h[5], h[6], h[7] = chunkVersion, kind, 0, 0
 	binary.BigEndian.PutUint32(h[8:], uint32(d.count))
@@ -97,12 +111,56 @@ func (d *draft) finish(kind uint8, first uint64, before int64) {
 	binary.BigEndian.PutUint64(h[32:], uint64(before))
 	binary.BigEndian.PutUint64(h[40:], uint64(d.bytes))
 	binary.BigEndian.PutUint32(h, crc32.Checksum(d.buf[4:], castagnoli))
+	return chunkInfo{first: first, count: d.count, at: d.at, before: before, bytes: d.bytes, start: chunkHeaderSize, end: len(d.buf)}
 }
 
-func (d *draft) info(first uint64, before int64, offset int) chunkInfo {
-	return chunkInfo{
-		first: first, count: d.count, at: d.at, before: before, bytes: d.bytes,
-		start: offset + chunkHeaderSize, end: offset + len(d.buf),
+// tail is a block that still grows: its key, which is the number of its first entry, and what is in it.
+type tail struct {
+	key uint64
+	buf []byte
+}
+
+// blockWrite is a block that a transaction writes: a new one, or an old one that has become longer by the chunks.
+type blockWrite struct {
+	tail
+	chunks []chunkInfo
+}
+
+// plan is the blocks that a transaction writes.
+type plan []blockWrite
+
+// tail returns the block that grows after the plan was carried out.
+func (p plan) tail(before tail) tail {
+	if len(p) == 0 {
+		return before
+	}
+	return p[len(p)-1].tail
+}
+
+// add puts a finished chunk into the last block if that is short, else into one of its own. It tells whether the draft's
+// memory is free again.
+func (p *plan) add(before tail, key uint64, d *draft, c chunkInfo) (copied bool) {
+	t := p.tail(before)
+	if len(t.buf) == 0 || len(t.buf)+len(d.buf) > extendLimit {
+		*p = append(*p, blockWrite{tail{key, d.buf}, []chunkInfo{c}})
+		return false
+	}
+	c.start += len(t.buf)
+	c.end += len(t.buf)
+	t.buf = append(t.buf, d.buf...)
+	if len(*p) == 0 {
+		*p = plan{{}}
+	}
+	last := &(*p)[len(*p)-1]
+	last.tail, last.chunks = t, append(last.chunks, c)
+	return true
+}
+
+// addState plans drafts with changes of the state.
+func (p *plan) addState(before tail, drafts []draft) {
+	for i := range drafts {
+		d := &drafts[i]
+		p.add(before, p.tail(before).key+1, d, d.finish(kindState, 0, 0))
 	}
 }
 
@@ -175,17 +233,56 @@ func nextEntry(buf []byte, offset int) ([]byte, int) {
 	return buf[start:end:end], end
 }
 
-// blockView is a checked block, or the committed part of one that still grows, for readers. Its memory is never written again.
-type blockView struct {
+// Block is a checked block, or the committed part of one that still grows, for readers. Its memory is never written again.
+type Block struct {
 	buf     []byte
 	chunks  []chunkInfo
 	segment uint64 // base of the segment it is in
 }
 
-func (v *blockView) first() uint64 { return v.chunks[0].first }
-func (v *blockView) last() uint64  { return v.chunks[len(v.chunks)-1].last() }
-func (v *blockView) holds(seq uint64) bool {
-	return len(v.chunks) > 0 && seq >= v.first() && seq <= v.last()
+func (b *Block) first() uint64 { return b.chunks[0].first }
+func (b *Block) last() uint64  { return b.chunks[len(b.chunks)-1].last() }
+func (b *Block) holds(seq uint64) bool {
+	return len(b.chunks) > 0 && seq >= b.first() && seq <= b.last()
+}
+
+// findRecord checks a block of a segment, which should hold record seq.
+func findRecord(buf []byte, s Segment, seq uint64) (Block, error) {
+	chunks, err := parseBlock(buf, kindRecords)
+	// A commit that failed may have left more behind than was confirmed.
+	for len(chunks) > 0 && chunks[len(chunks)-1].first > s.last {
+		chunks = chunks[:len(chunks)-1]
+	}
+	b := Block{buf: buf, chunks: chunks, segment: s.base}
+	if b.holds(seq) {
+		return b, nil
+	}
+	return b, cmp.Or(err, errChunk)
+}
+
+// readState makes the changes of the state in a block, as far as that is whole.
+func readState(state map[string]string, block []byte) error {
+	chunks, err := parseBlock(block, kindState)
+	for _, c := range chunks {
+		for offset := c.start; offset < c.end; {
+			var entry []byte
+			entry, offset = nextEntry(block, offset)
+			if k, v, err := parseOp(entry); err == nil { // it cannot fail: the checksum was right
+				setState(state, k, v)
+			}
+		}
+	}
+	return err
+}
+
+// setState changes the state in memory. Key and value share their memory, which is a copy.
+func setState(state map[string]string, key string, value []byte) {
+	if value == nil {
+		delete(state, key)
+		return
+	}
+	both := key + string(value)
+	state[both[:len(key)]] = both[len(key):]
 }
 
 // appendOp appends a change of the state as an entry's bytes: the length of the key, the key, and what is left is one byte

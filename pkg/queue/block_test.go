@@ -15,7 +15,7 @@ func makeBlock(chunks ...[]string) []byte {
 	var block []byte
 	first, before := uint64(7), int64(100)
 	for _, records := range chunks {
-		d := newDraft(0, 123)
+		d := draft{buf: make([]byte, chunkHeaderSize), at: 123}
 		for _, r := range records {
 			d.add([]byte(r))
 		}
@@ -90,7 +90,7 @@ func FuzzParseBlock(f *testing.F) {
 }
 
 func FuzzDecodeCheckpoint(f *testing.F) {
-	c := checkpoint{end: 5, cursors: map[string]position{"a": {1, 2, 3}, "b": {4, 5, 6}}}
+	c := Checkpoint{end: 5, cursors: map[string]position{"a": {1, 2, 3}, "b": {4, 5, 6}}}
 	f.Add(c.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := decodeCheckpoint(b)

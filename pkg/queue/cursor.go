@@ -42,14 +42,14 @@ type Cursor struct {
 	pos     position
 	read    uint64     // the record that Next returns next
 	window  []chunkRef // chunks from pos.acked+1 to what was read
-	holes   []hole     // unreadable records that are not acknowledged yet
+	holes   []span     // unreadable records that are not acknowledged yet
 	lostTo  uint64     // records up to here that could not be read were reported
 	hint    int64      // when the first record that is not acknowledged was appended, at the latest; used while window is empty
-	view    blockView  // where Next reads
+	view    Block  // where Next reads
 	chunk   int        // index of the chunk
 	offset  int        // of record read in view, when at is read
 	at      uint64
-	using   *segment // the file that is kept open for reading
+	using   uint64    // base of the segment that is read, which the store keeps open; 0: none
 	removed bool
 }
 
@@ -61,8 +61,6 @@ type chunkRef struct {
 	bytes       int64
 	segment     uint64
 }
-
-type hole struct{ first, last uint64 }
 
 func newCursor(q *Queue, name string, p position) *Cursor {
 	return &Cursor{q: q, name: name, wake: make(chan struct{}, 1), pos: p, read: p.acked + 1}
@@ -201,129 +199,94 @@ func (c *Cursor) seek() {
 
 // locate returns the block with record seq, or, if that is not to be had, with the first one after it. found is false
 // at the end of the queue.
-func (c *Cursor) locate(seq uint64) (view blockView, found bool, err error) {
+func (c *Cursor) locate(seq uint64) (view Block, found bool, err error) {
 	q := c.q
 	for {
 		q.mu.RLock()
 		if seq > q.end {
 			q.mu.RUnlock()
-			c.use(nil)
-			return blockView{}, false, nil
+			c.use(0)
+			return Block{}, false, nil
 		}
 		if view, ok := q.cachedBlock(seq); ok {
 			q.mu.RUnlock()
-			c.use(nil)
+			c.use(0)
 			return view, true, nil
 		}
 		i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
 		if i == len(q.segments) {
 			q.mu.RUnlock()
-			return blockView{}, false, nil
+			return Block{}, false, nil
 		}
 		s := q.segments[i]
-		last := s.last
+		at := *s
 		q.mu.RUnlock()
-		seq = max(seq, s.base)
-		c.use(s)
+		seq = max(seq, at.base)
+		c.use(at.base)
 
-		buf, next, err := s.block(seq)
+		view, next, err := q.store.Read(at, seq)
 		switch {
-		case errors.Is(err, errGone) && q.isClosing():
-			return blockView{}, false, ErrClosed
-		case errors.Is(err, errGone):
-			continue // removed meanwhile
-		case isDamage(err):
-			if q.condemn(s, err) {
-				return blockView{}, false, nil // the cursor is behind it now
-			}
-			continue
-		case err != nil:
-			return blockView{}, false, fmt.Errorf("queue: read %s: %w", s.path, err)
-		}
-		chunks, err := parseBlock(buf, kindRecords)
-		// A commit that failed may have left more behind than was confirmed.
-		for len(chunks) > 0 && chunks[len(chunks)-1].first > last {
-			chunks = chunks[:len(chunks)-1]
-		}
-		view := blockView{buf: buf, chunks: chunks, segment: s.base}
-		if view.holds(seq) {
+		case err == nil:
 			return view, true, nil
+		case errors.Is(err, errGone):
+			if q.isClosing() {
+				return Block{}, false, ErrClosed
+			}
+			// removed meanwhile
+		case !isDamage(err):
+			return Block{}, false, fmt.Errorf("queue: %w", err)
+		case next == 0:
+			if q.condemn(s) {
+				return Block{}, false, nil // the cursor is behind it now
+			}
+		default:
+			c.lost(seq, next-1)
+			seq = next
 		}
-		if err == nil {
-			err = errChunk
-		}
-		if next <= seq || next > last {
-			next = last + 1
-		}
-		q.flag(s, fmt.Errorf("records %d to %d: %w", seq, next-1, err))
-		c.lost(seq, next-1)
-		seq = next
 	}
 }
 
 // cachedBlock returns the block with record seq if it is in memory. q.mu is held.
-func (q *Queue) cachedBlock(seq uint64) (blockView, bool) {
+func (q *Queue) cachedBlock(seq uint64) (Block, bool) {
 	n := len(q.cache)
 	if n == 0 || seq < q.cache[0].first() {
-		return blockView{}, false
+		return Block{}, false
 	}
 	i := n - 1
 	if seq < q.cache[i].first() {
 		i = sort.Search(n, func(i int) bool { return q.cache[i].last() >= seq })
 	}
-	view := q.cache[i].blockView
+	view := q.cache[i].Block
 	return view, view.holds(seq)
 }
 
-// use notes which file the cursor reads, so that it is kept open between the calls. nil: none.
-func (c *Cursor) use(s *segment) {
+// use notes which segment the cursor reads, so that it is kept open between the calls. 0: none.
+func (c *Cursor) use(base uint64) {
 	c.mu.Lock()
-	old := c.using
 	if c.removed {
-		s = nil
+		base = 0
 	}
-	c.using = s
+	old := c.using
+	c.using = base
 	c.mu.Unlock()
-	if old == s {
-		return
+	if old != base && old != 0 {
+		c.q.store.Rest(old)
 	}
-	if s != nil {
-		s.acquire()
-	}
-	if old != nil {
-		old.release()
-	}
-}
-
-// flag notes damage inside a segment: what is around it is still used.
-func (q *Queue) flag(s *segment, reason error) {
-	q.mu.Lock()
-	known := s.flagged
-	s.flagged = true
-	q.mu.Unlock()
-	err := &damageError{path: s.path, err: reason}
-	if known {
-		q.log.Debug("storage is damaged in one more place", zap.Error(err))
-		return
-	}
-	q.reportDamage(err)
 }
 
 // condemn takes a segment that cannot be read at all out of use. It returns true for the one that is written to: that stays on
-// the list until the committer, who may be using it at this moment, closes it.
-func (q *Queue) condemn(s *segment, reason error) (active bool) {
+// the list until the committer, who may be using it at this moment, takes it out.
+func (q *Queue) condemn(s *Segment) (active bool) {
 	q.mu.Lock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
-	known := s.condemned
-	s.condemned, s.flagged = true, true
-	q.mu.Unlock()
-	if !known {
-		q.reportDamage(reason)
+	last := s.last
+	if active {
+		q.condemned = s
 	}
-	switch {
-	case active:
-		q.skipSegment(s)
-	case !known:
+	q.mu.Unlock()
+	if active {
+		q.skip(s.base, last)
+	} else {
 		q.takeOut(s)
 	}
 	return active
@@ -336,7 +299,7 @@ func (c *Cursor) lost(first, last uint64) {
 	if last > c.lostTo {
 		n = int(last - max(first, c.lostTo+1) + 1)
 		c.lostTo = last
-		c.holes = append(c.holes, hole{first, last})
+		c.holes = append(c.holes, span{first, last})
 		c.settle()
 	}
 	c.mu.Unlock()
@@ -437,9 +400,9 @@ func (c *Cursor) skip(first, last uint64) int {
 func (c *Cursor) remove() {
 	c.mu.Lock()
 	c.removed = true
-	c.view, c.window = blockView{}, nil
+	c.view, c.window = Block{}, nil
 	c.mu.Unlock()
-	c.use(nil)
+	c.use(0)
 	notify(c.wake)
 }
 
@@ -464,7 +427,7 @@ func (c *Cursor) loadHint() {
 		c.hint = view.chunks[min(i, len(view.chunks)-1)].at
 		c.mu.Unlock()
 	}
-	c.use(nil)
+	c.use(0)
 }
 
 // Pending returns how many records wait, that is are not acknowledged, the bytes of their data, and when the oldest of them was appended
@@ -495,7 +458,7 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 }
 
 // pending adds up what is behind a position, and returns the segment in which that begins. q.mu is held.
-func (q *Queue) pending(pos position) (events, bytes int64, first *segment) {
+func (q *Queue) pending(pos position) (events, bytes int64, first *Segment) {
 	for _, s := range slices.Backward(q.segments) {
 		if s.last <= pos.acked {
 			break
@@ -629,10 +592,10 @@ func (c *Cursor) advance(from position, first uint64, to position) (dropped int,
 }
 
 // checkpoint collects the positions of all cursors.
-func (q *Queue) checkpoint() *checkpoint {
+func (q *Queue) checkpoint() *Checkpoint {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	cp := &checkpoint{end: q.end, cursors: make(map[string]position, len(q.cursors))}
+	cp := &Checkpoint{end: q.end, cursors: make(map[string]position, len(q.cursors))}
 	for name, c := range q.cursors {
 		c.mu.Lock()
 		cp.cursors[name] = c.pos
@@ -681,7 +644,7 @@ func (q *Queue) flushLoop() {
 func (q *Queue) flushPositions(sync bool) error {
 	q.flushMu.Lock()
 	defer q.flushMu.Unlock()
-	err := q.positions.store(q.checkpoint(), sync)
+	err := q.store.SaveCursors(q.checkpoint(), sync)
 	q.mu.Lock()
 	before := q.cursorErr
 	q.cursorErr = nil
@@ -706,7 +669,7 @@ func (q *Queue) flushPositions(sync bool) error {
 func (q *Queue) removeDone() (removed bool) {
 	for {
 		q.mu.RLock()
-		var done *segment
+		var done *Segment
 		if len(q.segments) > 1 {
 			done = q.segments[0]
 			for _, c := range q.cursors {
@@ -720,7 +683,7 @@ func (q *Queue) removeDone() (removed bool) {
 		if done == nil {
 			return removed
 		}
-		q.removeFile(done)
+		q.remove(done)
 		removed = true
 	}
 }

@@ -591,7 +591,7 @@ func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
 	defer func() { _ = f.close() }()
 	store := func(acked uint64, sync bool) {
 		t.Helper()
-		if err := f.store(&checkpoint{end: 100, cursors: map[string]position{"a": {acked: acked}}}, sync); err != nil {
+		if err := f.store(&Checkpoint{end: 100, cursors: map[string]position{"a": {acked: acked}}}, sync); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -33,14 +33,14 @@ type position struct {
 	bytes   int64
 }
 
-// checkpoint is what is stored of all cursors. end is the last sequence number that was stored at the time, as far as known:
+// Checkpoint is what is stored of all cursors. end is the last sequence number that was stored at the time, as far as known:
 // a segment that ends before it has lost something.
-type checkpoint struct {
+type Checkpoint struct {
 	end     uint64
 	cursors map[string]position
 }
 
-func (c *checkpoint) encode() []byte {
+func (c *Checkpoint) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, c.end)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
@@ -54,11 +54,11 @@ func (c *checkpoint) encode() []byte {
 
 var errCheckpoint = errors.New("cursor positions are unreadable")
 
-func decodeCheckpoint(b []byte) (*checkpoint, error) {
+func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	if len(b) < 12 {
 		return nil, errCheckpoint
 	}
-	c := &checkpoint{end: binary.BigEndian.Uint64(b), cursors: map[string]position{}}
+	c := &Checkpoint{end: binary.BigEndian.Uint64(b), cursors: map[string]position{}}
 	n := binary.BigEndian.Uint32(b[8:])
 	b = b[12:]
 	for range n {
@@ -93,7 +93,7 @@ func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
 
 // openCursorFile returns the newest checkpoint of the directory. It is nil with an error that isDamage if there is a file without one,
 // and nil without an error if there is no file. The file is usable in each of these cases.
-func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
+func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 	f := &cursorFile{dir: dir, slot: cursorSlotSize, broken: true} // nothing to write to yet
 	file, err := os.OpenFile(f.path(), os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
@@ -106,7 +106,7 @@ func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
 	if err != nil {
 		return f, nil, errors.Join(err, file.Close())
 	}
-	var newest *checkpoint
+	var newest *Checkpoint
 	slot := stat.Size() / 2
 	for i := range int64(2) {
 		if slot < cursorSlotHeader || slot > 64<<20 {
@@ -124,7 +124,7 @@ func openCursorFile(dir string) (*cursorFile, *checkpoint, error) {
 	return f, newest, nil
 }
 
-func readSlot(r io.Reader, size int64) (*checkpoint, uint64, error) {
+func readSlot(r io.Reader, size int64) (*Checkpoint, uint64, error) {
 	b := make([]byte, size)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return nil, 0, err
@@ -139,7 +139,7 @@ func readSlot(r io.Reader, size int64) (*checkpoint, uint64, error) {
 }
 
 // store writes c, which survives the end of the process at once and that of the machine if sync is set.
-func (f *cursorFile) store(c *checkpoint, sync bool) error {
+func (f *cursorFile) store(c *Checkpoint, sync bool) error {
 	payload := c.encode()
 	f.generation++
 	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))

@@ -21,8 +21,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -54,9 +52,6 @@ const (
 	retryInterval = 100 * time.Millisecond
 	// probeInterval is how often the disk is tried while it refuses and nothing is appended.
 	probeInterval = time.Second
-	// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody knows how far they went. It is
-	// more than a segment can hold.
-	damageGap = 1 << 32
 )
 
 // ErrClosed is returned by everything that needs a queue which is open.
@@ -91,6 +86,8 @@ type Options struct {
 	Logger *zap.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it returns is used in its place.
+	Wrap func(Store) Store
 }
 
 func (o *Options) setDefaults() error {
@@ -122,7 +119,7 @@ type Queue struct {
 	opts    Options
 	log     *zap.Logger
 	metrics *Metrics
-	lock    *os.File
+	store   Store
 
 	// waitMu guards what waits for the committer.
 	waitMu    sync.Mutex
@@ -134,29 +131,12 @@ type Queue struct {
 	work      chan struct{} // holds one token when there may be a group
 	urgent    chan struct{} // holds one token when a group should not wait for CommitInterval
 
-	// mu guards the stored part. It may be held when a Cursor's mu is taken, never the other way round.
-	mu        sync.RWMutex
-	segments  []*segment // by base; the last one is written to, if writer is set
-	end       uint64     // last sequence number that is stored
-	cache     []hotBlock
-	cached    int64
-	cursors   map[string]*Cursor
-	state     map[string]string // key and value share their memory
-	commitErr error
-	cursorErr error
-	total     int64 // bytes of all files
+	stored
+	committer
 
-	// Of the committer alone.
-	writer   *writer
-	failing  bool // the last transaction failed
-	failed   time.Time
-	failSize int64 // bytes of the transaction that failed
-	rollTry  time.Time
-
-	nameMu    sync.Mutex // held while a cursor is made or removed; taken before flushMu
-	flushMu   sync.Mutex // guards positions; taken before mu
-	positions *cursorFile
-	dirty     chan struct{} // holds one token when a cursor has moved
+	nameMu  sync.Mutex    // held while a cursor is made or removed; taken before flushMu
+	flushMu sync.Mutex    // held while positions are stored; taken before mu
+	dirty   chan struct{} // holds one token when a cursor has moved
 
 	closing   chan struct{} // closed first: nothing new is accepted
 	closed    chan struct{} // closed when everything is written
@@ -166,9 +146,39 @@ type Queue struct {
 	dones     chan doneCall
 }
 
+// stored is the part of a Queue that is stored. mu guards it. It may be held when a Cursor's mu is taken, never the other way
+// round.
+type stored struct {
+	mu        sync.RWMutex
+	segments  []*Segment // by base
+	end       uint64     // last sequence number that is stored
+	cache     []hotBlock
+	cached    int64
+	cursors   map[string]*Cursor
+	state     map[string]string
+	commitErr error
+	cursorErr error
+	besides   int64    // bytes of the store besides the segments
+	total     int64    // bytes of the store
+	condemned *Segment // cannot be read: when it is the active one, it is set aside before the next commit
+}
+
+// committer is what the committer alone uses.
+type committer struct {
+	active      *Segment // takes the next group; nil until one is begun
+	initial     int64    // its size when it was begun
+	recordsTail tail
+	stateTail   tail
+
+	failing  bool // the last transaction failed
+	failed   time.Time
+	failSize int64 // bytes of the transaction that failed
+	rollTry  time.Time
+}
+
 // hotBlock is a block in memory, or the part of it that was added after the rest had left the cache.
 type hotBlock struct {
-	blockView
+	Block
 	key  uint64 // of the block on disk
 	size int64  // of its memory
 }
@@ -179,25 +189,20 @@ func Open(opts Options) (_ *Queue, err error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := makeDir(opts.Dir); err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	lock, err := lockDir(opts.Dir)
+	store, err := newDisk(&opts)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q := &Queue{
-		opts: opts, log: opts.Logger, metrics: opts.Metrics, lock: lock,
-		cursors: map[string]*Cursor{}, state: map[string]string{},
+		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
 		work: make(chan struct{}, 1), urgent: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 		closing: make(chan struct{}), closed: make(chan struct{}), dones: make(chan doneCall, 16),
 	}
-	defer func() {
-		if err != nil {
-			_ = q.closeFiles() // the error in hand is the one that counts
-		}
-	}()
+	if opts.Wrap != nil {
+		q.store = opts.Wrap(store)
+	}
 	if err := q.load(); err != nil {
+		_ = q.store.Close() // the error in hand is the one that counts
 		return nil, fmt.Errorf("queue: open: %w", err)
 	}
 	if opts.MaxBytes != Unlimited {
@@ -206,82 +211,24 @@ func Open(opts Options) (_ *Queue, err error) {
 	q.loops.Go(q.commitLoop)
 	q.loops.Go(q.doneLoop)
 	q.loops.Go(q.flushLoop)
-	q.loops.Go(q.spaceLoop)
 	return q, nil
 }
 
-// found is what Open knows of a segment before it is used.
-type found struct {
-	*segment
-	info      segmentInfo
-	positions *checkpoint
-	clean     bool
-}
-
-// load reads the directory and begins a new segment.
+// load takes over what is stored and begins a new segment.
 func (q *Queue) load() error {
-	positions, stored, err := openCursorFile(q.opts.Dir)
-	q.positions = positions
-	switch {
-	case isDamage(err):
-		q.reportDamage(err)
-		if err := q.setAside(positions.path()); err != nil {
-			return err
-		}
-	case err != nil:
-		return err
-	}
-	segments, taken, err := q.findSegments()
+	l, err := q.store.Load()
 	if err != nil {
 		return err
 	}
-	gap, err := q.loadState(&segments, &taken)
-	if err != nil {
-		return err
-	}
-	if copied := lastPositions(segments); stored == nil {
-		stored = copied
-	} else {
-		// The copy is older in general, but not if the last transaction came after the last flush.
-		stored.end = max(stored.end, copied.end)
-		for name, p := range stored.cursors {
-			if c := copied.cursors[name]; c.acked > p.acked {
-				stored.cursors[name] = c
-			}
-		}
-	}
-
-	// Where the sequence goes on: behind everything that anybody has seen.
-	for i, s := range segments {
-		if i+1 < len(segments) {
-			if next := segments[i+1].info; next.previousBase == s.base && next.previousLast >= s.base-1 {
-				q.expect(s, next.previousLast)
-			}
-			s.last = min(s.last, segments[i+1].base-1)
-		} else if s.last < stored.end && stored.end-s.last < damageGap && !gap {
-			q.expect(s, stored.end)
-			gap = true
-		}
-		q.segments = append(q.segments, s.segment)
-		q.end = max(q.end, s.last)
-		gap = gap || (i+1 == len(segments) && !s.clean)
-	}
-	next := max(q.end, stored.end)
-	for _, p := range stored.cursors {
-		next = max(next, p.acked)
-	}
-	for _, d := range taken {
-		next = max(next, d.base-1)
-	}
-	if gap {
-		next += damageGap
-	}
-	for name, p := range stored.cursors {
+	q.segments, q.state, q.end, q.besides = l.segments, l.state, l.end, l.size
+	q.cursors = make(map[string]*Cursor, len(l.cursors))
+	for name, p := range l.cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
-	q.countTaken(taken, segments, stored)
-	q.end = next
-	if err := q.begin(q.nextInfo()); err != nil {
+	for _, gone := range l.lost {
+		q.skip(gone.first, gone.last)
+	}
+	if err := q.begin(); err != nil {
 		if !isNoSpace(err) {
 			return err
 		}
@@ -297,157 +244,6 @@ func (q *Queue) load() error {
 	return nil
 }
 
-// lost is a segment that was set aside.
-type lost struct {
-	base uint64
-	last uint64 // base-1 when unknown
-}
-
-// findSegments lists the segments of the directory in order, and sets aside those that do not open.
-func (q *Queue) findSegments() (segments []found, taken []lost, err error) {
-	entries, err := os.ReadDir(q.opts.Dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, e := range entries {
-		path := filepath.Join(q.opts.Dir, e.Name())
-		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
-			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
-				if err := os.Remove(path); err != nil { // was not complete when the process ended
-					return nil, nil, err
-				}
-			}
-			continue
-		}
-		base, ok := parseSegmentName(e.Name())
-		if !ok {
-			continue
-		}
-		s, info, positions, clean, err := inspect(path, base)
-		if isDamage(err) {
-			q.reportDamage(err)
-			if err := q.setAside(path); err != nil {
-				return nil, nil, err
-			}
-			taken = append(taken, lost{base: base, last: base - 1})
-			continue
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		segments = append(segments, found{segment: s, info: info, positions: positions, clean: clean})
-	}
-	slices.SortFunc(segments, func(a, b found) int { return cmp.Compare(a.base, b.base) })
-	return segments, taken, nil
-}
-
-// loadState reads the state from the newest segment, or from the one before if that is damaged. gap tells that the newest one
-// was damaged, so that it is not known how far the sequence went.
-func (q *Queue) loadState(segments *[]found, taken *[]lost) (gap bool, err error) {
-	for _, d := range *taken {
-		if n := len(*segments); n == 0 || d.base > (*segments)[n-1].base {
-			gap = true
-		}
-	}
-	for n := len(*segments); n > 0; n = len(*segments) {
-		newest := (*segments)[n-1]
-		clear(q.state)
-		err := newest.loadState(q.applyState)
-		if err == nil {
-			return gap, nil
-		}
-		if !isDamage(err) {
-			return gap, err
-		}
-		q.reportDamage(err)
-		if newest.verified { // some blocks of the state, not the structure of the file
-			newest.flagged = true
-			return gap, nil
-		}
-		newest.retire()
-		if err := q.setAside(newest.path); err != nil {
-			return gap, err
-		}
-		*taken = append(*taken, lost{base: newest.base, last: newest.last})
-		*segments = (*segments)[:n-1]
-		gap = true
-	}
-	return gap, nil
-}
-
-// lastPositions returns the copy of the cursors' positions in the newest segment, for when their own file is lost.
-func lastPositions(segments []found) *checkpoint {
-	for _, s := range slices.Backward(segments) {
-		if s.positions != nil {
-			return s.positions
-		}
-	}
-	return &checkpoint{}
-}
-
-// expect compares how far a segment goes with how far it is known to have gone. A shorter one has lost its end; what is behind it was
-// never confirmed and may have been given out again.
-func (q *Queue) expect(s found, last uint64) {
-	if s.last < last {
-		q.reportDamage(&damageError{path: s.path, err: fmt.Errorf("it ends with record %d instead of %d", s.last, last)})
-		s.flagged = true
-	}
-	s.last = last
-}
-
-// countTaken tells the cursors what went with the segments that were set aside. How far such a segment went says the one behind it, or
-// the stored end of the queue; where neither does, nothing is counted.
-func (q *Queue) countTaken(taken []lost, segments []found, stored *checkpoint) {
-	for _, d := range taken {
-		last := max(d.last, d.base-1)
-		next := uint64(0)
-		for _, s := range segments {
-			if s.base > d.base {
-				next = s.base
-				if s.info.previousBase == d.base {
-					last = max(last, s.info.previousLast)
-				}
-				break
-			}
-		}
-		for _, other := range taken {
-			if other.base > d.base && (next == 0 || other.base < next) {
-				next = other.base
-			}
-		}
-		switch {
-		case next == 0:
-			last = max(last, stored.end)
-		case next-d.base < damageGap:
-			last = max(last, next-1)
-		}
-		if last < d.base || last-d.base >= damageGap {
-			continue
-		}
-		for _, c := range q.cursors {
-			if n := c.skip(d.base, last); n > 0 {
-				q.opts.OnDropped(c.name, n)
-			}
-		}
-	}
-}
-
-// reportDamage logs and counts a damaged file.
-func (q *Queue) reportDamage(err error) {
-	q.metrics.damaged.Inc()
-	q.log.Error("storage is damaged", zap.Error(err))
-}
-
-// setAside moves a damaged file out of the way.
-func (q *Queue) setAside(path string) error {
-	target, err := setAside(path)
-	if err != nil {
-		return err
-	}
-	q.log.Warn("damaged file was set aside", zap.String("file", target))
-	return nil
-}
-
 // isNoSpace tells errors that pass by themselves from those that make a directory unusable.
 func isNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
@@ -455,17 +251,9 @@ func isNoSpace(err error) bool {
 		strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EFBIG.Error())
 }
 
-// applyState changes the state in memory. q.mu is held, or nobody else has the queue yet.
-func (q *Queue) applyState(key string, value []byte) {
-	if value == nil {
-		delete(q.state, key)
-		return
-	}
-	both := key + string(value)
-	q.state[both[:len(key)]] = both[len(key):]
-}
-
-// State returns the value of a key of the state as of the last transaction.
+// State returns the value of a key as it is stored, and whether it is set. A change is seen when its batch is stored, before
+// the batch's Done is called with nil. What waits or was refused is never seen: when the Done of each batch that sets a key
+// has been called, the value is that of the last one that got nil. It does not read the disk.
 func (q *Queue) State(key string) ([]byte, bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -473,20 +261,20 @@ func (q *Queue) State(key string) ([]byte, bool) {
 	return []byte(v), ok
 }
 
-// StateRange calls fn for the keys that begin with prefix, in order and as of the moment of the call, until it returns false.
+// StateRange calls fn for the keys that begin with prefix, in order, until it returns false. It sees what State sees at the moment
+// of the call: all the changes of a batch or none of them.
 func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool) {
-	type pair struct{ key, value string }
-	var pairs []pair
+	var pairs [][2]string
 	q.mu.RLock()
 	for k, v := range q.state {
 		if strings.HasPrefix(k, prefix) {
-			pairs = append(pairs, pair{k, v})
+			pairs = append(pairs, [2]string{k, v})
 		}
 	}
 	q.mu.RUnlock()
-	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(pairs, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) })
 	for _, p := range pairs {
-		if !fn(p.key, []byte(p.value)) {
+		if !fn(p[0], []byte(p[1])) {
 			return
 		}
 	}
@@ -591,7 +379,7 @@ func (q *Queue) Close() error {
 		if err := q.flushPositions(true); err != nil {
 			q.log.Error("cursors were not stored at the end", zap.Error(err))
 		}
-		q.closeErr = q.closeFiles()
+		q.closeErr = q.store.Close()
 		close(q.closed)
 	})
 	<-q.closed
@@ -605,22 +393,6 @@ func (q *Queue) isClosing() bool {
 	default:
 		return false
 	}
-}
-
-// closeFiles closes everything that Open has opened.
-func (q *Queue) closeFiles() error {
-	var errs []error
-	if q.writer != nil {
-		errs = append(errs, q.writer.seal(nil))
-	}
-	for _, s := range q.segments {
-		s.retire()
-	}
-	if q.positions != nil {
-		errs = append(errs, q.positions.close())
-	}
-	errs = append(errs, q.lock.Close())
-	return errors.Join(errs...)
 }
 
 // Flush waits until everything that was appended before is stored, or has failed, and returns Err.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -46,35 +47,24 @@ const (
 	remapBytes = 8 << 20
 )
 
-var (
-	errGone    = errors.New("segment is gone")
-	errVersion = errors.New("written by a newer version of this program")
-)
+var errVersion = errors.New("written by a newer version of this program")
 
+// segment is the file of a segment.
 type segment struct {
-	base uint64
 	path string
 
-	// Guarded by Queue.mu.
-	last      uint64 // base-1 while it is empty
-	bytes     int64  // of its records
-	size      int64  // of the file that is in use
-	firstAt   int64
-	lastAt    int64
+	// Guarded by disk.mu.
 	flagged   bool // part of it is damaged: the file is kept under another name when it is done with
-	condemned bool // all of it is damaged: the committer, which writes to it, has to set it aside
+	condemned bool // all of it is damaged
 
 	mu       sync.Mutex // guards what follows and the use of db
 	db       *bolt.DB
-	writing  bool // db is the committer's
+	writing  bool // db is the writer's
 	verified bool
 	gone     bool
 	stuck    bool  // see damageError
-	users    int   // cursors that read here
 	read     int64 // bytes since it was opened
 }
-
-func (s *segment) empty() bool { return s.last < s.base }
 
 type segmentInfo struct {
 	version byte // as it was read
@@ -142,6 +132,15 @@ func decodeSummary(b []byte) (summary, error) {
 
 func sequenceKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
+// view and update run fn in a transaction of a file, behind guard.
+func view(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
+	return guard(path, func() error { return db.View(fn) })
+}
+
+func update(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
+	return guard(path, func() error { return db.Update(fn) })
+}
+
 func boltOptions(mapped int) *bolt.Options {
 	return &bolt.Options{
 		Timeout: openTimeout, PageSize: pageSize, InitialMmapSize: mapped, NoStatistics: true,
@@ -171,44 +170,42 @@ func closeUnlessStuck(db *bolt.DB, path string, err error) error {
 }
 
 // inspect reads a segment's description without looking at its blocks.
-func inspect(path string, base uint64) (s *segment, info segmentInfo, positions *checkpoint, clean bool, err error) {
-	if clean, err = verifyFile(path, string(metaBucket)); err != nil {
-		return nil, info, nil, false, err
+func inspect(path string, base uint64) (f found, err error) {
+	f = found{segment: &segment{path: path}}
+	if f.clean, err = verifyFile(path, string(metaBucket)); err != nil {
+		return f, err
 	}
 	db, err := openReadOnly(path)
 	if err != nil {
-		return nil, info, nil, false, boltError(path, err)
+		return f, boltError(path, err)
 	}
-	s = &segment{base: base, path: path}
-	err = guard(path, func() error {
-		return db.View(func(tx *bolt.Tx) error {
-			meta := tx.Bucket(metaBucket)
-			if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
-				return &damageError{path: path, err: errors.New("a bucket is missing")}
+	err = view(db, path, func(tx *bolt.Tx) error {
+		meta := tx.Bucket(metaBucket)
+		if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
+			return &damageError{path: path, err: errors.New("a bucket is missing")}
+		}
+		var err error
+		if f.info, err = decodeInfo(meta.Get(infoKey)); err != nil {
+			if errors.Is(err, errVersion) {
+				return fmt.Errorf("%s: %w", path, err)
 			}
-			var err error
-			if info, err = decodeInfo(meta.Get(infoKey)); err != nil {
-				if errors.Is(err, errVersion) {
-					return fmt.Errorf("%s: %w", path, err)
-				}
-				return &damageError{path: path, err: err}
-			}
-			sum, err := decodeSummary(info.metaValue(meta.Get(summaryKey)))
-			if err == nil && (info.base != base || sum.last+1 < base || sum.bytes < 0) {
-				err = errors.New("summary does not fit the segment")
-			}
-			if err != nil {
-				return &damageError{path: path, err: err}
-			}
-			positions, _ = decodeCheckpoint(info.metaValue(meta.Get(cursorsKey))) // only a copy
-			s.last, s.bytes, s.firstAt, s.lastAt, s.size = sum.last, sum.bytes, sum.firstAt, sum.lastAt, tx.Size()
-			return nil
-		})
+			return &damageError{path: path, err: err}
+		}
+		sum, err := decodeSummary(f.info.metaValue(meta.Get(summaryKey)))
+		if err == nil && (f.info.base != base || sum.last+1 < base || sum.bytes < 0) {
+			err = errors.New("summary does not fit the segment")
+		}
+		if err != nil {
+			return &damageError{path: path, err: err}
+		}
+		f.positions, _ = decodeCheckpoint(f.info.metaValue(meta.Get(cursorsKey))) // only a copy
+		f.Segment = Segment{base: base, last: sum.last, bytes: sum.bytes, size: tx.Size(), firstAt: sum.firstAt, lastAt: sum.lastAt}
+		return nil
 	})
 	if cerr := closeUnlessStuck(db, path, err); err == nil {
 		err = cerr
 	}
-	return s, info, positions, clean, err
+	return f, err
 }
 
 // boltError tells which of the errors on opening and reading a file mean that what was in it is lost: all that are not the
@@ -270,31 +267,29 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	if err := s.complete(); err != nil {
 		return nil, 0, err
 	}
-	err = guard(s.path, func() error {
-		return s.db.View(func(tx *bolt.Tx) error {
-			records := tx.Bucket(recordsBucket)
-			if records == nil {
-				return &damageError{path: s.path, err: errors.New("no records")}
-			}
-			c := records.Cursor()
-			key, _ := c.Seek(sequenceKey(seq))
-			switch {
-			case key == nil:
-				key, _ = c.Last()
-			case len(key) == 8 && binary.BigEndian.Uint64(key) > seq:
-				key, _ = c.Prev()
-			}
-			if len(key) != 8 {
-				return &damageError{path: s.path, err: fmt.Errorf("no block for record %d", seq)}
-			}
-			if b := records.Bucket(key); b != nil {
-				buf = append([]byte(nil), b.Get(blockKey)...)
-			}
-			if key, _ := c.Next(); len(key) == 8 {
-				next = binary.BigEndian.Uint64(key)
-			}
-			return nil
-		})
+	err = view(s.db, s.path, func(tx *bolt.Tx) error {
+		records := tx.Bucket(recordsBucket)
+		if records == nil {
+			return &damageError{path: s.path, err: errors.New("no records")}
+		}
+		c := records.Cursor()
+		key, _ := c.Seek(sequenceKey(seq))
+		switch {
+		case key == nil:
+			key, _ = c.Last()
+		case len(key) == 8 && binary.BigEndian.Uint64(key) > seq:
+			key, _ = c.Prev()
+		}
+		if len(key) != 8 {
+			return &damageError{path: s.path, err: fmt.Errorf("no block for record %d", seq)}
+		}
+		if b := records.Bucket(key); b != nil {
+			buf = append([]byte(nil), b.Get(blockKey)...)
+		}
+		if key, _ := c.Next(); len(key) == 8 {
+			next = binary.BigEndian.Uint64(key)
+		}
+		return nil
 	})
 	if s.read += int64(len(buf)); err != nil || s.read >= remapBytes {
 		s.closeLocked(err)
@@ -315,98 +310,57 @@ func (s *segment) closeLocked(err error) {
 	s.db = nil
 }
 
-// acquire and release count the cursors that read here; without any the file is closed.
-func (s *segment) acquire() {
+// retire ends all reading, and tells whether the file is written to. The file stays.
+func (s *segment) retire() (writing bool) {
 	s.mu.Lock()
-	s.users++
-	s.mu.Unlock()
-}
-
-func (s *segment) release() {
-	s.mu.Lock()
-	if s.users--; s.users == 0 {
-		s.closeLocked(nil)
-	}
-	s.mu.Unlock()
-}
-
-// retire ends all reading. The file stays.
-func (s *segment) retire() {
-	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closeLocked(nil)
 	s.gone = true
-	s.mu.Unlock()
+	return s.writing
 }
 
-// loadState calls fn with every change of the state that the segment holds, in order. It passes over blocks that are damaged
-// and returns the first such error at the end.
-func (s *segment) loadState(fn func(key string, value []byte)) error {
+// loadState makes all changes of the state that the segment holds, in order. It passes over blocks that are damaged and returns
+// the first such error at the end.
+func (s *segment) loadState(state map[string]string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.open(); err != nil {
 		return err
 	}
 	var damage error
-	err := guard(s.path, func() error {
-		return s.db.View(func(tx *bolt.Tx) error {
-			bucket := tx.Bucket(stateBucket)
-			if bucket == nil {
-				return &damageError{path: s.path, err: errors.New("no state")}
+	err := view(s.db, s.path, func(tx *bolt.Tx) error {
+		bucket := tx.Bucket(stateBucket)
+		if bucket == nil {
+			return &damageError{path: s.path, err: errors.New("no state")}
+		}
+		return bucket.ForEachBucket(func(key []byte) error {
+			if err := readState(state, bucket.Bucket(key).Get(blockKey)); err != nil && damage == nil {
+				damage = &damageError{path: s.path, err: fmt.Errorf("state: %w", err)}
 			}
-			return bucket.ForEachBucket(func(key []byte) error {
-				// A copy, because the keys and values outlive the mapping.
-				buf := append([]byte(nil), bucket.Bucket(key).Get(blockKey)...)
-				chunks, err := parseBlock(buf, kindState)
-				if err != nil && damage == nil {
-					damage = &damageError{path: s.path, err: fmt.Errorf("state: %w", err)}
-				}
-				for _, c := range chunks {
-					for offset := c.start; offset < c.end; {
-						var entry []byte
-						entry, offset = nextEntry(buf, offset)
-						k, v, err := parseOp(entry)
-						if err != nil {
-							continue // cannot be: the checksum was right
-						}
-						fn(k, v)
-					}
-				}
-				return nil
-			})
+			return nil
 		})
 	})
 	s.closeLocked(err)
-	if err != nil {
-		return err
-	}
-	return damage
-}
-
-// tail is the block of a bucket that still grows.
-type tail struct {
-	key uint64
-	buf []byte
+	return cmp.Or(err, damage)
 }
 
 // writer is the segment that is written to. Only the committer uses it.
 type writer struct {
 	*segment
-	bolt    *bolt.DB
-	records tail
-	state   tail
-	initial int64 // size of the file when it was made
+	bolt *bolt.DB
+	size int64 // of the file that is in use
 
 	transaction int // bbolt's number of the last one that was committed
 }
 
-// newWriter makes a segment. stateOf is called to list the state.
-func newWriter(dir string, info segmentInfo, mapped int, positions []byte, stateOf func(yield func(key, value string) error) error) (_ *writer, err error) {
-	path := filepath.Join(dir, segmentName(info.base))
+// newWriter makes a segment.
+func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
+	path := filepath.Join(dir, segmentName(start.base))
 	temporary := path + temporarySuffix
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	w := &writer{segment: &segment{base: info.base, path: path, last: info.base - 1, writing: true, verified: true}}
+	w := &writer{segment: &segment{path: path, writing: true, verified: true}}
 	defer func() {
 		if err != nil {
 			_ = closeUnlessStuck(w.bolt, temporary, err) // the error in hand is the one that counts
@@ -426,18 +380,16 @@ func newWriter(dir string, info segmentInfo, mapped int, positions []byte, state
 					return err
 				}
 			}
-			meta := tx.Bucket(metaBucket)
-			if err := meta.Put(infoKey, info.encode()); err != nil {
+			if err := tx.Bucket(metaBucket).Put(infoKey, start.encode()); err != nil {
 				return err
 			}
-			if err := meta.Put(cursorsKey, appendCRC(positions)); err != nil {
-				return err
-			}
-			return meta.Put(summaryKey, appendCRC(summary{last: w.last}.encode()))
+			return putMeta(tx, start.positions, summary{last: start.base - 1})
 		}); err != nil {
 			return err
 		}
-		if err := w.snapshot(stateOf); err != nil {
+		if err := start.state(func(p plan) error {
+			return w.bolt.Update(func(tx *bolt.Tx) error { return put(tx, stateBucket, p) })
+		}); err != nil {
 			return err
 		}
 		w.bolt.NoSync = false
@@ -454,137 +406,31 @@ func newWriter(dir string, info segmentInfo, mapped int, positions []byte, state
 		return nil, err
 	}
 	w.db = w.bolt
-	w.size = w.committed()
-	w.initial = w.size
+	w.committed()
 	return w, nil
 }
 
-// snapshot writes the whole state, a few blocks at a time.
-func (w *writer) snapshot(stateOf func(yield func(key, value string) error) error) error {
-	const blocks = 16
-	var drafts []draft
-	flush := func() error {
-		if len(drafts) == 0 {
-			return nil
-		}
-		plan := w.planState(drafts)
-		err := w.bolt.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(stateBucket), plan) })
-		w.state = plan.tail(w.state)
-		drafts = drafts[:0]
-		return err
-	}
-	var op []byte
-	now := time.Now().UnixNano()
-	err := stateOf(func(key, value string) error {
-		op = appendOp(op[:0], key, []byte(value))
-		n := uvarintLen(len(op)) + len(op)
-		if len(drafts) == 0 || !drafts[len(drafts)-1].fits(n) {
-			if len(drafts) == blocks {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-			drafts = append(drafts, newDraft(n, now))
-		}
-		drafts[len(drafts)-1].add(op)
+// committed notes the transaction that the file is at, and returns the bytes of the file that are in use. An error would only
+// matter for metrics and the size of a segment.
+func (w *writer) committed() int64 {
+	_ = view(w.bolt, w.path, func(tx *bolt.Tx) error {
+		w.transaction, w.size = tx.ID(), tx.Size()
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return flush()
-}
-
-// committed notes the transaction that the file is at, and returns the bytes of the file that are in use.
-func (w *writer) committed() (size int64) {
-	if err := w.view(func(tx *bolt.Tx) { w.transaction, size = tx.ID(), tx.Size() }); err != nil {
-		return w.size // of use for metrics and the size of a segment only
-	}
-	return size
+	return w.size
 }
 
 // unchanged tells whether the file is still at the transaction that was noted.
 func (w *writer) unchanged() (same bool) {
-	err := w.view(func(tx *bolt.Tx) { same = tx.ID() == w.transaction })
+	err := view(w.bolt, w.path, func(tx *bolt.Tx) error {
+		same = tx.ID() == w.transaction
+		return nil
+	})
 	return err == nil && same
 }
 
-func (w *writer) view(fn func(tx *bolt.Tx)) error {
-	return guard(w.path, func() error {
-		return w.bolt.View(func(tx *bolt.Tx) error { fn(tx); return nil })
-	})
-}
-
-// blockWrite is a block that a transaction writes: a new one, or an old one that has become longer.
-type blockWrite struct {
-	key    uint64
-	buf    []byte
-	chunks []chunkInfo // those that are new
-	extend bool
-}
-
-type plan []blockWrite
-
-// tail returns the block that grows after the plan was carried out.
-func (p plan) tail(before tail) tail {
-	if len(p) == 0 {
-		return before
-	}
-	last := &p[len(p)-1]
-	return tail{key: last.key, buf: last.buf}
-}
-
-// add puts a finished chunk into the last block if that is short, else into one of its own. It tells whether the draft's
-// memory is free again.
-func (p *plan) add(t tail, d *draft, key uint64, info func(offset int) chunkInfo) (copied bool) {
-	extend := false
-	if n := len(*p); n > 0 {
-		t = tail{key: (*p)[n-1].key, buf: (*p)[n-1].buf}
-	} else {
-		extend = true
-	}
-	if len(t.buf) > 0 && len(t.buf)+len(d.buf) <= extendLimit {
-		c := info(len(t.buf))
-		buf := append(t.buf, d.buf...)
-		if extend {
-			*p = append(*p, blockWrite{key: t.key, buf: buf, chunks: []chunkInfo{c}, extend: true})
-			return true
-		}
-		last := &(*p)[len(*p)-1]
-		last.buf, last.chunks = buf, append(last.chunks, c)
-		return true
-	}
-	*p = append(*p, blockWrite{key: key, buf: d.buf, chunks: []chunkInfo{info(0)}})
-	return false
-}
-
-// planRecords decides where the drafts go. The memory of each draft that was copied is handed to free.
-func (w *writer) planRecords(drafts []draft, free func([]byte)) plan {
-	var p plan
-	seq, before := w.last+1, w.bytes
-	for i := range drafts {
-		d := &drafts[i]
-		d.finish(kindRecords, seq, before)
-		if p.add(w.records, d, seq, func(offset int) chunkInfo { return d.info(seq, before, offset) }) {
-			free(d.buf)
-		}
-		seq += uint64(d.count)
-		before += d.bytes
-	}
-	return p
-}
-
-func (w *writer) planState(drafts []draft) plan {
-	var p plan
-	for i := range drafts {
-		d := &drafts[i]
-		d.finish(kindState, 0, 0)
-		p.add(w.state, d, p.tail(w.state).key+1, func(offset int) chunkInfo { return d.info(0, 0, offset) })
-	}
-	return p
-}
-
-func put(bucket *bolt.Bucket, p plan) error {
+func put(tx *bolt.Tx, name []byte, p plan) error {
+	bucket := tx.Bucket(name)
 	bucket.FillPercent = 1 // keys only grow
 	for i := range p {
 		b, err := bucket.CreateBucketIfNotExists(sequenceKey(p[i].key))
@@ -598,25 +444,27 @@ func put(bucket *bolt.Bucket, p plan) error {
 	return nil
 }
 
-// commit stores the plans in one transaction.
-func (w *writer) commit(records, state plan, sum summary, positions []byte) error {
+func putMeta(tx *bolt.Tx, positions *Checkpoint, sum summary) error {
+	meta := tx.Bucket(metaBucket)
+	if err := meta.Put(cursorsKey, appendCRC(positions.encode())); err != nil {
+		return err
+	}
+	return meta.Put(summaryKey, appendCRC(sum.encode()))
+}
+
+// commit stores a group in one transaction.
+func (w *writer) commit(g *Group) error {
 	if err := w.complete(); err != nil {
 		return err
 	}
-	return guard(w.path, func() error {
-		return w.bolt.Update(func(t *bolt.Tx) error {
-			if err := put(t.Bucket(recordsBucket), records); err != nil {
-				return err
-			}
-			if err := put(t.Bucket(stateBucket), state); err != nil {
-				return err
-			}
-			meta := t.Bucket(metaBucket)
-			if err := meta.Put(cursorsKey, appendCRC(positions)); err != nil {
-				return err
-			}
-			return meta.Put(summaryKey, appendCRC(sum.encode()))
-		})
+	return update(w.bolt, w.path, func(tx *bolt.Tx) error {
+		if err := put(tx, recordsBucket, g.records); err != nil {
+			return err
+		}
+		if err := put(tx, stateBucket, g.state); err != nil {
+			return err
+		}
+		return putMeta(tx, g.positions, summary{g.after.last, g.after.bytes, g.after.firstAt, g.after.lastAt})
 	})
 }
 

@@ -6,14 +6,14 @@ import "time"
 const spaceEvery = 5 * time.Second
 
 // spaceLoop looks at what the disk has left.
-func (q *Queue) spaceLoop() {
+func (d *disk) spaceLoop() {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
-		q.metrics.available.Set(float64(availableBytes(q.opts.Dir)))
+		d.metrics.available.Set(float64(availableBytes(d.dir)))
 		select {
 		case <-tick.C:
-		case <-q.closing:
+		case <-d.closing:
 			return
 		}
 	}

@@ -1,0 +1,94 @@
+package queue
+
+import "errors"
+
+// Store is what a Queue keeps its data in. The Queue groups batches, makes blocks of them and looks after state, cursors and
+// limits; the store keeps blocks and positions, and finds them again. The methods are called by a Queue only. A program
+// can put a store of its own around the one it is given (Options.Wrap), by embedding it:
+//
+//	type failing struct{ queue.Store }
+//
+//	func (f failing) Commit(g *queue.Group) error {
+//		if rand.IntN(3) == 0 {
+//			return syscall.ENOSPC
+//		}
+//		return f.Store.Commit(g)
+//	}
+//
+// What is stored is divided into segments. A segment begins with all of the state, so that those before it can go as soon as
+// their records are not needed any more.
+type Store interface {
+	// Load reads what is stored. It is called once, before everything else but Close.
+	Load() (*Loaded, error)
+	// Begin makes a segment, to which the groups go from now on, and ends the one before. If that is empty, the new one
+	// replaces it. It returns the bytes that it takes. After an error the one before is still used.
+	Begin(s *Start) (size int64, err error)
+	// Commit stores a group, all of it or nothing, and returns when it is durable. After an error the group is not seen by
+	// anybody, in this process at least. While commits fail, Commit is called every second with an empty group, which
+	// stores nothing: an error says that the store still refuses.
+	//
+	// The calls of Begin and Commit are made one after the other.
+	Commit(g *Group) error
+	// Read returns the block with record seq of a segment. When that cannot be read for good, the error is a *damageError, and
+	// the records from seq to next-1 are lost, or with next 0 all of the segment. It is errGone after Trim.
+	Read(s Segment, seq uint64) (b Block, next uint64, err error)
+	// Rest says that a reader has left a segment, so that what is open for it may be closed.
+	Rest(base uint64)
+	// SaveCursors stores all positions in the place of those before. They survive the end of the process, and with sync that
+	// of the machine. It has to work when Commit does not for want of space.
+	SaveCursors(c *Checkpoint, sync bool) error
+	// Trim removes a segment. That is the oldest one, or one that could not be read.
+	Trim(base uint64) error
+	// Close ends all use. It is called after Load has failed, too.
+	Close() error
+}
+
+// errGone is returned by Store.Read for a segment that is not there any more.
+var errGone = errors.New("segment is gone")
+
+// Segment describes a segment.
+type Segment struct {
+	base    uint64 // its first record
+	last    uint64 // its last record; base-1 while it is empty
+	bytes   int64  // of its records
+	size    int64  // what it takes in the store
+	firstAt int64  // when its first and its last record were appended, in Unix nanoseconds
+	lastAt  int64
+}
+
+func (s *Segment) empty() bool { return s.last < s.base }
+
+// Loaded is what is stored when a Queue is opened.
+type Loaded struct {
+	segments []*Segment // in order
+	state    map[string]string
+	cursors  map[string]position
+	end      uint64 // the last sequence number that may have been given out
+	lost     []span // records that are gone with what was found damaged
+	size     int64  // what the store takes besides its segments
+}
+
+// span is a range of records, both ends included.
+type span struct{ first, last uint64 }
+
+// Start describes a segment that is to be begun.
+type Start struct {
+	segmentInfo
+	positions *Checkpoint
+	// state calls put with the blocks of the state, a few at a time.
+	state func(put func(plan) error) error
+}
+
+// Group is what is stored in one transaction.
+type Group struct {
+	records, state plan
+	positions      *Checkpoint // of the cursors, for when what SaveCursors has stored is lost
+	bytes          int64       // of an empty group: what is to be stored next is about so large
+
+	// after is the segment with the group in it. Commit sets its size.
+	after Segment
+	// sealed is set by Commit when it fails in a way that leaves doubt about the segment: the next group needs a new one.
+	sealed bool
+}
+
+func (g *Group) empty() bool { return len(g.records)+len(g.state) == 0 }
