@@ -86,6 +86,7 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 .PHONY: storm
 storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes
 	HMCNOTIFYD_STORM=full HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd $(GO) test -tags real -count=1 -v -timeout 40m $(TESTFLAGS) ./tests/storm
+	HMCNOTIFYD_STORM=full $(GO) test -count=1 -v -timeout 40m $(TESTFLAGS) ./tests/commits
 
 .PHONY: chaos
 chaos: build ## Break everything around the daemon at random and look for what is lost: make chaos SEED=1 DURATION=5m
