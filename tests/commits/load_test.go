@@ -100,7 +100,7 @@ func (r *run) publish(c *console) error {
 		r.logEntries(c, []string{"audit", "security"}[r.random.IntN(2)], 1+r.random.IntN(2))
 	case n < 96:
 		return c.sim.SetPartitionStatus(p.ID, []string{"active", "degraded"}[r.random.IntN(2)])
-	case n < 97: // as at an IPL
+	case n < 97 && !tolerant: // as at an IPL
 		return c.sim.SetOSMessageSequence(p.ID, 0)
 	case n < 98 && r.random.IntN(2) == 0:
 		defer r.fault(c, "cut")()
@@ -161,10 +161,14 @@ func (r *run) propertyChange(c *console, p hmcsim.PartitionInfo) {
 
 func (r *run) jobCompletion(c *console) {
 	n := r.ledger.Add(r.account(c), r.own(c, "job"), false)
+	var body []byte
+	if tolerant {
+		body = []byte(`{"status":"complete"}`)
+	}
 	r.ledger.Sent(c.sim.Publish(hmcsim.TopicJob, []hmcsim.Header{
 		{Name: "notification-type", Value: "job-completion"},
 		{Name: "job-uri", Value: "/api/jobs/" + n.Mark()},
-	}, nil), n)
+	}, body), n)
 }
 
 // osMessages writes messages of a partition's operating system, which the HMC holds.

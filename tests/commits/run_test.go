@@ -87,7 +87,7 @@ func (r *run) plan() {
 	r.ledger = oracle.NewLedger()
 	r.faults = &faults{
 		ledger: r.ledger, random: rand.New(rand.NewPCG(r.seed, 11)),
-		often: 2 + r.random.IntN(30), length: 1 + r.random.IntN(12),
+		often: 2 + r.random.IntN(14), length: 1 + r.random.IntN(12),
 	}
 	r.restarts = max(0, r.random.IntN(4)-2) // of one run out of four
 }
@@ -108,7 +108,9 @@ func (r *run) live() error {
 		return err
 	}
 	if tolerant {
-		time.Sleep(500 * time.Millisecond) // until what was replayed at first is stored
+		if err := r.warmUp(); err != nil {
+			return err
+		}
 	}
 	r.faults.arm(true)
 	length := time.Duration(1000+r.random.IntN(1000)) * time.Millisecond
@@ -134,8 +136,13 @@ func (r *run) live() error {
 		}
 		end()
 	}
-	if err := r.load(length); err != nil {
-		return err
+	for wanted := r.faults.begun() + 1; ; {
+		if err := r.load(length); err != nil {
+			return err
+		}
+		if r.faults.begun() >= wanted {
+			break
+		}
 	}
 	r.faults.arm(false)
 	// There are notifications after the last fault, which have to arrive.
@@ -148,6 +155,20 @@ func (r *run) live() error {
 	}
 	time.Sleep(calm)
 	return nil
+}
+
+// warmUp has something stored of each partition and of each log.
+func (r *run) warmUp() error {
+	for _, c := range r.hmcs {
+		r.logEntries(c, "audit", 1)
+		r.logEntries(c, "security", 1)
+		for _, p := range c.sim.Partitions() {
+			if err := r.osMessages(c, p, 1); err != nil {
+				return err
+			}
+		}
+	}
+	return r.await("warm", r.complete)
 }
 
 // start starts the daemon. early says that commits fail from its start on.

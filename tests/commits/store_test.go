@@ -34,6 +34,13 @@ func (f *faults) arm(on bool) {
 	}
 }
 
+// begun is how many bursts there were.
+func (f *faults) begun() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.bursts
+}
+
 // refuse says whether the next commit is to fail.
 func (f *faults) refuse() bool {
 	f.mu.Lock()
