@@ -54,6 +54,9 @@ type Options struct {
 	Stdout       io.Writer // for log sinks
 	Stderr       io.Writer
 	DrainTimeout time.Duration // 0: DefaultDrainTimeout
+	// WrapStore, which may be nil, is called by New with the store of the queue; what it returns
+	// is used in its place. Tests have commits fail with it.
+	WrapStore func(queue.Store) queue.Store
 }
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
@@ -128,6 +131,7 @@ func New(opts Options) (*Bridge, error) {
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: limit,
 		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
+		Wrap: opts.WrapStore,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)

@@ -78,6 +78,10 @@ type Options struct {
 	// numbers go on. Which of the two a real HMC does is not known.
 	OSSequenceAtIPL bool
 
+	// Now is the clock of OS messages, log entries and hardware messages; nil: time.Now. With it
+	// an HMC can be made to hold what another one held. Of one estate that of the first HMC counts.
+	Now func() time.Time
+
 	// HardwareMessageChanges publishes a property-change of hardware-messages for each hardware message that comes (in
 	// new-value) or goes (in old-value), HardwareMessageInventory an inventory-change of class hardware-message. Without
 	// them only has-hardware-messages tells, and only of the first and the last. Which of these a real HMC does is not known.
@@ -216,7 +220,7 @@ func newHMC(opts Options) (*HMC, error) {
 	} else {
 		h.world = newWorld(worldOptions{
 			cpcs: opts.CPCs, partitions: opts.Partitions, seed: opts.Seed, rate: opts.Rate,
-			stepDelay: opts.StepDelay, keepMessages: opts.OSMessages, newSequence: opts.OSSequenceAtIPL,
+			stepDelay: opts.StepDelay, keepMessages: opts.OSMessages, newSequence: opts.OSSequenceAtIPL, now: opts.Now,
 		})
 	}
 	h.mu = &h.world.mu
@@ -253,6 +257,9 @@ func setDefaults(o *Options) {
 		if *n == 0 {
 			*n = value
 		}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	num(&o.CPCs, 2)
 	num(&o.Partitions, 8)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
 )
 
 // hwMessage is a hardware message of the console or of a CPC.
@@ -49,7 +48,7 @@ func (w *world) addHardware(o object, hmcs []*HMC, list *hwMessages, text string
 	id := w.uuid()
 	m := &hwMessage{
 		id: id, uri: o.uri() + "/hardware-messages/" + id, parent: o.uri(), text: text,
-		timestamp: time.Now().UnixMilli(), service: len(*list)%2 == 0,
+		timestamp: w.opts.now().UnixMilli(), service: len(*list)%2 == 0,
 	}
 	*list = append(*list, m)
 	w.tellHardware(o, hmcs, hwMessages{m}, true, len(*list) == 1)

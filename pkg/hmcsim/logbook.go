@@ -39,7 +39,7 @@ type LogEntry struct {
 // ms, the items are not sorted, and their numbers are those of the message's places.
 func (h *HMC) newLogEntry(e LogEntry) logEntry {
 	if e.Time.IsZero() {
-		e.Time = time.Now()
+		e.Time = h.world.opts.now()
 	}
 	text := e.Message
 	for i, item := range e.Items {

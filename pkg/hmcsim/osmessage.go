@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 )
 
 // osMessage is one message of an operating system, as the HMC holds it.
@@ -68,7 +67,7 @@ func (w *world) newOSMessage(p *partition, text string) osMessage {
 	p.nextSeq++
 	if p.zos {
 		m.id = 2328551 + int(m.seq)
-		m.timestamp = time.Now().UnixMilli()
+		m.timestamp = w.opts.now().UnixMilli()
 		// z/OS marks what waits for an answer with an asterisk and a reply number.
 		var reply int
 		if n, err := fmt.Sscanf(text, "*%02d ", &reply); n == 1 && err == nil {

@@ -15,6 +15,7 @@ type worldOptions struct {
 	stepDelay        time.Duration
 	keepMessages     int
 	newSequence      bool // of OS messages at each IPL
+	now              func() time.Time
 }
 
 // world is the estate and its time: what the HMCs that watch it tell of. One lock guards it and all of them, so that

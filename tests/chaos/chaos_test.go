@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/activemq"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
@@ -79,7 +80,7 @@ type run struct {
 	*testing.T
 	seed    uint64
 	start   time.Time
-	ledger  *ledger
+	ledger  *oracle.Ledger
 	hook    *hook
 	disk    *disk // nil: none that may be filled
 	dir     string
@@ -122,7 +123,7 @@ func (w worker) Fatalf(format string, args ...any) {
 
 func newRun(t *testing.T, seed uint64) *run {
 	r := &run{
-		T: t, seed: seed, start: time.Now(), ledger: newLedger(), dir: t.TempDir(), binary: daemon.Binary(t),
+		T: t, seed: seed, start: time.Now(), ledger: oracle.NewLedger(), dir: t.TempDir(), binary: daemon.Binary(t),
 		addr:     net.JoinHostPort("127.0.0.1", strconv.Itoa(program.FreePort(t))),
 		consoles: make(map[string]*console), brokers: make(map[string]*activemq.Broker), counts: make(map[string]int),
 	}
@@ -359,7 +360,7 @@ func (r *run) tendDaemon(faults []fault, ended <-chan struct{}) {
 				r.problem("the daemon has ended by itself")
 			}
 			r.count("daemon starts that failed")
-			done := r.ledger.begin("", "daemon down")
+			done := r.ledger.Begin("", "daemon down")
 			time.Sleep(startAgain)
 			r.process = r.startDaemon(r)
 			done()
@@ -368,7 +369,7 @@ func (r *run) tendDaemon(faults []fault, ended <-chan struct{}) {
 			faults = faults[1:]
 			r.say("%s", f)
 			r.count(kindOfCount(f))
-			done := r.ledger.begin("", f.Kind)
+			done := r.ledger.Begin("", f.Kind)
 			r.end(f)
 			time.Sleep(f.For)
 			r.process = r.startDaemon(r)
@@ -416,7 +417,7 @@ func (r *run) play(f fault) {
 	case targetDisk:
 		r.playDisk(f)
 	default:
-		defer r.ledger.begin(f.Target, f.Kind)()
+		defer r.ledger.Begin(f.Target, f.Kind)()
 		r.playHMC(f, r.consoles[f.Target])
 	}
 }
@@ -436,7 +437,7 @@ func (r *run) playConsumer(f fault) {
 }
 
 func (r *run) playDisk(f fault) {
-	defer r.ledger.begin("", "disk full")()
+	defer r.ledger.Begin("", "disk full")()
 	set := func(full bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -521,7 +522,7 @@ func (r *run) playHMC(f fault, c *console) {
 
 // settle lets the load go on until the daemon has put everything in order,
 // ends it, and judges when nothing is under way any more.
-func (r *run) settle(stopLoad, waitLoad func()) *verdict {
+func (r *run) settle(stopLoad, waitLoad func()) *oracle.Verdict {
 	deadline := time.Now().Add(settleTimeout)
 	await := func(what string, ok func() error) {
 		for {
@@ -548,11 +549,11 @@ func (r *run) settle(stopLoad, waitLoad func()) *verdict {
 	stopLoad()
 	waitLoad()
 	await("all delivered", func() error { return r.api.settled(r.Context()) })
-	var v *verdict
+	var v *oracle.Verdict
 	await("complete", func() error {
 		v = r.judge()
-		if len(v.violations) > 0 {
-			return errors.New(v.violations[0])
+		if len(v.Violations) > 0 {
+			return errors.New(v.Violations[0])
 		}
 		return nil
 	})
@@ -564,35 +565,35 @@ func (r *run) settle(stopLoad, waitLoad func()) *verdict {
 	return r.judgeWith(letters)
 }
 
-func (r *run) judge() *verdict { return r.judgeWith(r.letters()) }
+func (r *run) judge() *oracle.Verdict { return r.judgeWith(r.letters()) }
 
 // judgeWith judges what has arrived so far.
-func (r *run) judgeWith(letters map[string][]arrival) *verdict {
-	journal, err := readLog("journal", filepath.Join(r.dir, "events.log"))
-	sinks := []deliveries{journal}
+func (r *run) judgeWith(letters map[string][]oracle.Arrival) *oracle.Verdict {
+	journal, err := oracle.ReadLog("journal", filepath.Join(r.dir, "events.log"))
+	sinks := []oracle.Deliveries{journal}
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(letters)) {
-		var got deliveries
+		var got oracle.Deliveries
 		got, wrong = r.hook.deliveries(name)
-		got.dead = letters[name]
+		got.Dead = letters[name]
 		sinks = append(sinks, got)
 	}
-	published, windows := r.ledger.snapshot()
-	v := judge(published, windows, sinks...)
+	published, windows := r.ledger.Snapshot()
+	v := oracle.Judge(published, windows, sinks...)
 	if err != nil {
-		v.violations = append(v.violations, err.Error())
+		v.Violations = append(v.Violations, err.Error())
 	}
-	v.violations = append(v.violations, wrong...)
+	v.Violations = append(v.Violations, wrong...)
 	return v
 }
 
 // letters returns the dead letters of the two webhooks.
-func (r *run) letters() map[string][]arrival {
-	return map[string][]arrival{"hook": r.deadLetters("hook"), "batches": r.deadLetters("batches")}
+func (r *run) letters() map[string][]oracle.Arrival {
+	return map[string][]oracle.Arrival{"hook": r.deadLetters("hook"), "batches": r.deadLetters("batches")}
 }
 
 // deadLetters asks the daemon as a person does.
-func (r *run) deadLetters(sink string) []arrival {
+func (r *run) deadLetters(sink string) []oracle.Arrival {
 	ctx, cancel := context.WithTimeout(r.Context(), 30*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.binary, "dead-letters", "show", "--sink="+sink, "--json", "--url="+r.api.url)
@@ -601,7 +602,7 @@ func (r *run) deadLetters(sink string) []arrival {
 		r.say("dead-letters show: %v: %s", err, out)
 		return nil
 	}
-	var letters []arrival
+	var letters []oracle.Arrival
 	for line := range strings.Lines(string(out)) {
 		var letter struct {
 			Event json.RawMessage `json:"event"`
@@ -610,7 +611,7 @@ func (r *run) deadLetters(sink string) []arrival {
 			r.Errorf("dead-letters show: %v: %s", err, line)
 			continue
 		}
-		a, err := parseArrival(letter.Event)
+		a, err := oracle.ParseArrival(letter.Event)
 		if err != nil {
 			r.Errorf("dead-letters show: %v", err)
 			continue
@@ -621,14 +622,14 @@ func (r *run) deadLetters(sink string) []arrival {
 }
 
 // report prints the table, and fails the test if something is wrong.
-func (r *run) report(v *verdict) {
+func (r *run) report(v *oracle.Verdict) {
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 8, 2, ' ', tabwriter.AlignRight)
 	rows := []string{"sink\tHMC\tpublished\tarrived\trecovered\tdead letters\tlost and named\tlost\tsent again\ttwice\tgaps\t"}
-	for _, sink := range slices.Sorted(maps.Keys(v.counts)) {
-		for _, hmc := range slices.Sorted(maps.Keys(v.counts[sink])) {
-			c := v.counts[sink][hmc]
-			rows = append(rows, fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t", sink, hmc, c.published, c.arrived, c.recovered, c.dead, c.named, c.lost, c.again, c.twice, c.gaps))
+	for _, sink := range slices.Sorted(maps.Keys(v.Counts)) {
+		for _, hmc := range slices.Sorted(maps.Keys(v.Counts[sink])) {
+			c := v.Counts[sink][hmc]
+			rows = append(rows, fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t", sink, hmc, c.Published, c.Arrived, c.Recovered, c.Dead, c.Named, c.Lost, c.Again, c.Twice, c.Gaps))
 		}
 	}
 	_, err := io.WriteString(w, strings.Join(rows, "\n")+"\n")
@@ -641,7 +642,7 @@ func (r *run) report(v *verdict) {
 		counts = append(counts, fmt.Sprintf("%s %d", what, r.counts[what]))
 	}
 	r.say("faults: %s", strings.Join(counts, ", "))
-	for _, text := range slices.Concat(v.violations, r.problems) {
+	for _, text := range slices.Concat(v.Violations, r.problems) {
 		r.Error(text)
 	}
 	if dir := os.Getenv(keepVariable); r.Failed() && dir != "" {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/activemq"
 )
 
@@ -21,7 +22,7 @@ import (
 type console struct {
 	name       string
 	sim        *hmcsim.HMC
-	ledger     *ledger
+	ledger     *oracle.Ledger
 	rng        *rand.Rand
 	pause      time.Duration // between two notifications
 	partitions []hmcsim.PartitionInfo
@@ -71,7 +72,7 @@ func (c *console) publish() error {
 }
 
 func (c *console) propertyChange(p hmcsim.PartitionInfo) error {
-	n := c.ledger.add(c.name, resourceOf(p), false)
+	n := c.ledger.Add(c.name, resourceOf(p), false)
 	headers := []hmcsim.Header{
 		{Name: "notification-type", Value: "property-change"},
 		{Name: "class", Value: p.Class},
@@ -80,35 +81,35 @@ func (c *console) propertyChange(p hmcsim.PartitionInfo) error {
 		{Name: "object-uri", Value: p.URI},
 		{Name: "property-names", Value: " description "},
 	}
-	body := fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, n.mark())
+	body := fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, n.Mark())
 	if c.amq {
 		return c.send(hmcsim.TopicObject, "", headers, body, n)
 	}
-	c.ledger.sent(c.sim.Publish(hmcsim.TopicObject, headers, body), n)
+	c.ledger.Sent(c.sim.Publish(hmcsim.TopicObject, headers, body), n)
 	return nil
 }
 
 func (c *console) jobCompletion() error {
-	n := c.ledger.add(c.name, "job", false)
+	n := c.ledger.Add(c.name, "job", false)
 	headers := []hmcsim.Header{
 		{Name: "notification-type", Value: "job-completion"},
-		{Name: "job-uri", Value: "/api/jobs/" + n.mark()},
+		{Name: "job-uri", Value: "/api/jobs/" + n.Mark()},
 	}
 	if c.amq {
 		return c.send(hmcsim.TopicJob, "", headers, nil, n)
 	}
-	c.ledger.sent(c.sim.Publish(hmcsim.TopicJob, headers, nil), n)
+	c.ledger.Sent(c.sim.Publish(hmcsim.TopicJob, headers, nil), n)
 	return nil
 }
 
 // osMessages writes messages of a partition's operating system, which the HMC
 // holds.
 func (c *console) osMessages(p hmcsim.PartitionInfo, count int) error {
-	var list []*notification
+	var list []*oracle.Notification
 	var texts []string
 	for range count {
-		n := c.ledger.add(c.name, resourceOf(p), true)
-		list, texts = append(list, n), append(texts, n.mark())
+		n := c.ledger.Add(c.name, resourceOf(p), true)
+		list, texts = append(list, n), append(texts, n.Mark())
 	}
 	before, err := c.sim.Partition(p.ID)
 	if err != nil {
@@ -119,7 +120,7 @@ func (c *console) osMessages(p hmcsim.PartitionInfo, count int) error {
 		return err
 	}
 	if !c.amq {
-		c.ledger.sent(subscribers, list...)
+		c.ledger.Sent(subscribers, list...)
 		return nil
 	}
 	var parts []string
@@ -139,20 +140,20 @@ func (c *console) osMessages(p hmcsim.PartitionInfo, count int) error {
 
 // logEntries writes entries of one of the console's logs, which the HMC holds.
 func (c *console) logEntries(topicType string, count int) error {
-	var list []*notification
+	var list []*oracle.Notification
 	var entries []hmcsim.LogEntry
 	var parts []string
 	now := time.Now()
 	for range count {
-		n := c.ledger.add(c.name, strings.TrimSuffix(topicType, "-notification"), true)
+		n := c.ledger.Add(c.name, strings.TrimSuffix(topicType, "-notification"), true)
 		list = append(list, n)
-		entries = append(entries, hmcsim.LogEntry{Time: now, EventID: "3101", Name: "Chaos", Message: n.mark()})
+		entries = append(entries, hmcsim.LogEntry{Time: now, EventID: "3101", Name: "Chaos", Message: n.Mark()})
 		parts = append(parts, fmt.Sprintf(`{"event-time":%d,"event-id":"3101","event-name":"Chaos","event-message":%q,`+
-			`"userid":null,"user-uri":null,"event-data-items":[],"event-details":[]}`, now.UnixMilli(), n.mark()))
+			`"userid":null,"user-uri":null,"event-data-items":[],"event-details":[]}`, now.UnixMilli(), n.Mark()))
 	}
 	subscribers := c.sim.LogEntries(topicType, entries...)
 	if !c.amq {
-		c.ledger.sent(subscribers, list...)
+		c.ledger.Sent(subscribers, list...)
 		return nil
 	}
 	headers := []hmcsim.Header{{Name: "notification-type", Value: "log-entry"}}
@@ -162,7 +163,7 @@ func (c *console) logEntries(topicType string, count int) error {
 // send publishes by ActiveMQ, on the topics that the sessions have: of a type,
 // those that end with suffix. A broker that is down is no error: nobody is
 // told then.
-func (c *console) send(topicType, suffix string, headers []hmcsim.Header, body []byte, list ...*notification) error {
+func (c *console) send(topicType, suffix string, headers []hmcsim.Header, body []byte, list ...*oracle.Notification) error {
 	out := c.out.Load()
 	sent := 0
 	for _, s := range c.sim.SessionInfos() {
@@ -181,7 +182,7 @@ func (c *console) send(topicType, suffix string, headers []hmcsim.Header, body [
 			}
 		}
 	}
-	c.ledger.sent(sent, list...)
+	c.ledger.Sent(sent, list...)
 	return nil
 }
 

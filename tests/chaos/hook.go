@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
 )
 
 // dripPause is between two bytes of an answer that drips.
@@ -26,7 +28,7 @@ type hook struct {
 	mu      sync.Mutex
 	server  *http.Server // nil: it is dead
 	serving sync.WaitGroup
-	got     map[string][]arrival // by path
+	got     map[string][]oracle.Arrival // by path
 	wrong   []string
 }
 
@@ -37,7 +39,7 @@ type hookMode struct {
 }
 
 func startHook(addr string) (*hook, error) {
-	h := &hook{addr: addr, got: make(map[string][]arrival)}
+	h := &hook{addr: addr, got: make(map[string][]oracle.Arrival)}
 	return h, h.listen()
 }
 
@@ -96,10 +98,10 @@ func (h *hook) complain(text string) {
 
 // deliveries returns what was accepted of a sink so far, and what was wrong
 // with anything.
-func (h *hook) deliveries(sink string) (deliveries, []string) {
+func (h *hook) deliveries(sink string) (oracle.Deliveries, []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return deliveries{sink: sink, arrivals: append([]arrival(nil), h.got["/"+sink]...)}, append([]string(nil), h.wrong...)
+	return oracle.Deliveries{Sink: sink, Arrivals: append([]oracle.Arrival(nil), h.got["/"+sink]...)}, append([]string(nil), h.wrong...)
 }
 
 func (h *hook) serve(w http.ResponseWriter, r *http.Request) {
@@ -162,7 +164,7 @@ func (h *hook) accept(path string, body []byte) {
 		}
 	}
 	for _, raw := range list {
-		a, err := parseArrival(raw)
+		a, err := oracle.ParseArrival(raw)
 		if err != nil {
 			h.complain(err.Error())
 			continue

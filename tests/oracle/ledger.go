@@ -1,4 +1,7 @@
-package chaos
+// Package oracle judges whether the daemon has kept what docs/delivery.md promises: a test notes in
+// a ledger what it publishes, with the faults that it causes, and has that compared with what
+// arrived at each sink.
+package oracle
 
 import (
 	"bufio"
@@ -11,12 +14,13 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
-// notification is one thing that an HMC published: what becomes one event.
-type notification struct {
+// Notification is one thing that an HMC published: what becomes one event.
+type Notification struct {
 	hmc         string
 	resource    string // a partition, "job", "audit" or "security"
 	number      int    // of the resource, from 1 on
@@ -25,38 +29,39 @@ type notification struct {
 	subscribers int // to how many subscriptions it went
 }
 
-// mark is the text that makes a notification known wherever it arrives.
 func mark(hmc, resource string, number int) string {
 	return fmt.Sprintf("chaos:%s:%s:%d;", hmc, resource, number)
 }
 
-func (n *notification) mark() string { return mark(n.hmc, n.resource, n.number) }
+// Mark returns the text to publish, by which the notification is known wherever it arrives.
+func (n *Notification) Mark() string { return mark(n.hmc, n.resource, n.number) }
 
-// ledger is what was published, of each HMC in the order in which it was. Safe
+// Ledger is what was published, of each HMC in the order in which it was. Safe
 // for concurrent use.
-type ledger struct {
+type Ledger struct {
 	mu        sync.Mutex
-	published map[string][]*notification // by HMC
+	published map[string][]*Notification // by HMC
 	next      map[string]int
-	windows   []window
+	windows   []Window
 }
 
-func newLedger() *ledger {
-	return &ledger{published: make(map[string][]*notification), next: make(map[string]int)}
+// NewLedger returns a ledger with nothing in it.
+func NewLedger() *Ledger {
+	return &Ledger{published: make(map[string][]*Notification), next: make(map[string]int)}
 }
 
-// add notes what is about to be published.
-func (l *ledger) add(hmc, resource string, recoverable bool) *notification {
+// Add notes what is about to be published.
+func (l *Ledger) Add(hmc, resource string, recoverable bool) *Notification {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.next[hmc+":"+resource]++
-	n := &notification{hmc: hmc, resource: resource, number: l.next[hmc+":"+resource], recoverable: recoverable, at: time.Now()}
+	n := &Notification{hmc: hmc, resource: resource, number: l.next[hmc+":"+resource], recoverable: recoverable, at: time.Now()}
 	l.published[hmc] = append(l.published[hmc], n)
 	return n
 }
 
-// sent notes to how many subscriptions it went.
-func (l *ledger) sent(subscribers int, list ...*notification) {
+// Sent notes to how many subscriptions it went.
+func (l *Ledger) Sent(subscribers int, list ...*Notification) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, n := range list {
@@ -64,19 +69,19 @@ func (l *ledger) sent(subscribers int, list ...*notification) {
 	}
 }
 
-// window is a time in which a fault was at work that may cost notifications.
-type window struct {
+// Window is a time in which a fault was at work that may cost notifications.
+type Window struct {
 	hmc      string // "" = all
 	what     string
 	from, to time.Time // to zero: it is still at work
 }
 
-// begin notes that a fault begins, and returns what ends it.
-func (l *ledger) begin(hmc, what string) (end func()) {
+// Begin notes that a fault begins, and returns what ends it.
+func (l *Ledger) Begin(hmc, what string) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := len(l.windows)
-	l.windows = append(l.windows, window{hmc: hmc, what: what, from: time.Now()})
+	l.windows = append(l.windows, Window{hmc: hmc, what: what, from: time.Now()})
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -84,11 +89,11 @@ func (l *ledger) begin(hmc, what string) (end func()) {
 	}
 }
 
-// snapshot returns copies of what is known.
-func (l *ledger) snapshot() (published map[string][]notification, windows []window) {
+// Snapshot returns copies of what is known.
+func (l *Ledger) Snapshot() (published map[string][]Notification, windows []Window) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	published = make(map[string][]notification, len(l.published))
+	published = make(map[string][]Notification, len(l.published))
 	for hmc, list := range l.published {
 		for _, n := range list {
 			published[hmc] = append(published[hmc], *n)
@@ -97,8 +102,8 @@ func (l *ledger) snapshot() (published map[string][]notification, windows []wind
 	return published, slices.Clone(l.windows)
 }
 
-// arrival is one event as a sink got it.
-type arrival struct {
+// Arrival is one event as a sink got it.
+type Arrival struct {
 	ID        string    `json:"id"`
 	HMC       string    `json:"hmc"`
 	Type      string    `json:"type"`
@@ -116,8 +121,11 @@ type arrival struct {
 	raw  []byte
 }
 
-// gapBody is the body of a bridge-gap event.
-type gapBody struct {
+// Mark returns the mark of the notification that the event reports; "" if it is none of the ledger's.
+func (a *Arrival) Mark() string { return a.mark }
+
+// Gap is the body of a bridge-gap event.
+type Gap struct {
 	From      time.Time      `json:"from"`
 	To        time.Time      `json:"to"`
 	Causes    []string       `json:"causes"`
@@ -129,20 +137,23 @@ type gapBody struct {
 // marks finds a notification's mark.
 var marks = regexp.MustCompile(`chaos:\w+:\w+:\d+;`) //nolint:gochecknoglobals // a constant
 
-func parseArrival(raw []byte) (arrival, error) {
-	a := arrival{raw: bytes.Clone(raw)}
+// ParseArrival reads an event. One without id, type or hmc is an error.
+func ParseArrival(raw []byte) (Arrival, error) {
+	a := Arrival{raw: bytes.Clone(raw)}
 	if err := json.Unmarshal(raw, &a); err != nil {
 		return a, fmt.Errorf("not an event: %w: %.200q", err, raw)
 	}
 	if a.ID == "" || a.Type == "" || a.HMC == "" {
 		return a, fmt.Errorf("an event without id, type or hmc: %.200q", raw)
 	}
-	a.mark = string(marks.Find(raw))
+	if !strings.HasPrefix(a.Type, "bridge-") { // one may quote what it could not do
+		a.mark = string(marks.Find(raw))
+	}
 	return a, nil
 }
 
 // lane is what events are kept in order by, as docs/delivery.md has it.
-func (a *arrival) lane() string {
+func (a *Arrival) lane() string {
 	if a.Resource != nil && a.Resource.ObjectURI != "" {
 		return a.Resource.ObjectURI
 	}
@@ -156,16 +167,16 @@ func parseMark(mark string) (resource string, number int) {
 	return string(parts[1]) + ":" + string(parts[2]), number
 }
 
-// deliveries is what a sink got, in the order of arrival.
-type deliveries struct {
-	sink     string
-	arrivals []arrival
-	dead     []arrival // its dead letters
+// Deliveries is what a sink got, in the order of arrival.
+type Deliveries struct {
+	Sink     string
+	Arrivals []Arrival
+	Dead     []Arrival // its dead letters
 }
 
-// readLog reads what the log sink wrote.
-func readLog(sink, path string) (deliveries, error) {
-	d := deliveries{sink: sink}
+// ReadLog reads what the log sink wrote.
+func ReadLog(sink, path string) (Deliveries, error) {
+	d := Deliveries{Sink: sink}
 	f, err := os.Open(path)
 	if err != nil {
 		return d, err
@@ -183,10 +194,10 @@ func readLog(sink, path string) (deliveries, error) {
 		if err != nil {
 			return d, err
 		}
-		a, err := parseArrival(bytes.TrimSpace(line))
+		a, err := ParseArrival(bytes.TrimSpace(line))
 		if err != nil {
 			return d, err
 		}
-		d.arrivals = append(d.arrivals, a)
+		d.Arrivals = append(d.Arrivals, a)
 	}
 }

@@ -1,4 +1,4 @@
-package chaos
+package oracle
 
 import (
 	"bytes"
@@ -26,30 +26,30 @@ const (
 	shown = 5
 )
 
-// count is what became of the notifications of one HMC at one sink. again is
-// how many were sent again after a crash; twice is how many came from the HMC
+// Count is what became of the notifications of one HMC at one sink. Again is
+// how many were sent again after a crash; Twice is how many came from the HMC
 // twice and were not recognized.
-type count struct {
-	published, arrived, recovered, dead, named, lost, again, twice, gaps int
+type Count struct {
+	Published, Arrived, Recovered, Dead, Named, Lost, Again, Twice, Gaps int
 }
 
-// verdict is what the oracle found.
-type verdict struct {
-	counts     map[string]map[string]*count // by sink and HMC
-	violations []string
+// Verdict is what the oracle found.
+type Verdict struct {
+	Counts     map[string]map[string]*Count // by sink and HMC
+	Violations []string
 	notTold    map[string]int
 }
 
-func (v *verdict) violated(kind, format string, args ...any) {
+func (v *Verdict) violated(kind, format string, args ...any) {
 	if v.notTold == nil {
 		v.notTold = make(map[string]int)
 	}
 	if v.notTold[kind]++; v.notTold[kind] <= shown {
-		v.violations = append(v.violations, kind+": "+fmt.Sprintf(format, args...))
+		v.Violations = append(v.Violations, kind+": "+fmt.Sprintf(format, args...))
 	}
 }
 
-// judge compares what was published with what arrived at each sink:
+// Judge compares what was published with what arrived at each sink:
 //
 //   - What an HMC holds (OS messages, log entries) has arrived, whenever it
 //     was published.
@@ -59,25 +59,25 @@ func (v *verdict) violated(kind, format string, args ...any) {
 //   - Of each resource, what was live arrived in the order in which it was
 //     published, and so did what was fetched or replayed.
 //   - Nothing arrived that was not published.
-func judge(published map[string][]notification, windows []window, sinks ...deliveries) *verdict {
-	v := &verdict{counts: make(map[string]map[string]*count)}
+func Judge(published map[string][]Notification, windows []Window, sinks ...Deliveries) *Verdict {
+	v := &Verdict{Counts: make(map[string]map[string]*Count)}
 	for _, d := range sinks {
-		counts := make(map[string]*count)
-		v.counts[d.sink] = counts
+		counts := make(map[string]*Count)
+		v.Counts[d.Sink] = counts
 		for hmc := range published {
-			counts[hmc] = new(count)
+			counts[hmc] = new(Count)
 		}
 		first := v.identity(d, counts)
 		v.order(d)
 		gaps := v.gaps(d, counts)
 		for _, hmc := range slices.Sorted(maps.Keys(published)) {
-			v.losses(d.sink, published[hmc], first, gaps[hmc], windows, counts[hmc])
+			v.losses(d.Sink, published[hmc], first, gaps[hmc], windows, counts[hmc])
 		}
 		v.inventions(d, published)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(v.notTold)) {
 		if n := v.notTold[kind] - shown; n > 0 {
-			v.violations = append(v.violations, fmt.Sprintf("%s: and %d more", kind, n))
+			v.Violations = append(v.Violations, fmt.Sprintf("%s: and %d more", kind, n))
 		}
 	}
 	return v
@@ -85,23 +85,23 @@ func judge(published map[string][]notification, windows []window, sinks ...deliv
 
 // identity returns the first arrival of each mark, and checks that what
 // arrived more than once is the same.
-func (v *verdict) identity(d deliveries, counts map[string]*count) map[string]*arrival {
-	byID, byMark := make(map[string]*arrival), make(map[string]*arrival)
-	see := func(a *arrival, dead bool) {
+func (v *Verdict) identity(d Deliveries, counts map[string]*Count) map[string]*Arrival {
+	byID, byMark := make(map[string]*Arrival), make(map[string]*Arrival)
+	see := func(a *Arrival, dead bool) {
 		c := counts[a.HMC]
 		if c == nil {
-			v.violated("unknown HMC", "%s: %s", d.sink, a.raw)
+			v.violated("unknown HMC", "%s: %s", d.Sink, a.raw)
 			return
 		}
 		if before := byID[a.ID]; before != nil {
 			switch {
 			case !bytes.Equal(before.raw, a.raw):
-				c.twice++
+				c.Twice++
 			case !dead:
-				c.again++
+				c.Again++
 			}
 			if !sameBody(before.Body, a.Body) {
-				v.violated("not the same", "%s: id %s:\n  %s\n  %s", d.sink, a.ID, before.raw, a.raw)
+				v.violated("not the same", "%s: id %s:\n  %s\n  %s", d.Sink, a.ID, before.raw, a.raw)
 			}
 			return
 		}
@@ -110,25 +110,25 @@ func (v *verdict) identity(d deliveries, counts map[string]*count) map[string]*a
 			return
 		}
 		if before := byMark[a.mark]; before != nil {
-			v.violated("twice under two ids", "%s: %s:\n  %s\n  %s", d.sink, a.mark, before.raw, a.raw)
+			v.violated("twice under two ids", "%s: %s:\n  %s\n  %s", d.Sink, a.mark, before.raw, a.raw)
 			return
 		}
 		byMark[a.mark] = a
 		switch {
 		case dead:
-			c.dead++
+			c.Dead++
 		case a.Origin == "refresh" || a.Origin == "backfill":
-			c.recovered++
+			c.Recovered++
 			fallthrough
 		default:
-			c.arrived++
+			c.Arrived++
 		}
 	}
-	for i := range d.arrivals {
-		see(&d.arrivals[i], false)
+	for i := range d.Arrivals {
+		see(&d.Arrivals[i], false)
 	}
-	for i := range d.dead {
-		see(&d.dead[i], true)
+	for i := range d.Dead {
+		see(&d.Dead[i], true)
 	}
 	return byMark
 }
@@ -143,15 +143,15 @@ func sameBody(a, b []byte) bool {
 }
 
 // order checks the numbers of first arrivals.
-func (v *verdict) order(d deliveries) {
+func (v *Verdict) order(d Deliveries) {
 	type place struct {
 		lane, resource string
 		live           bool
 	}
-	last := make(map[place]*arrival)
+	last := make(map[place]*Arrival)
 	seen := make(map[string]bool)
-	for i := range d.arrivals {
-		a := &d.arrivals[i]
+	for i := range d.Arrivals {
+		a := &d.Arrivals[i]
 		if a.mark == "" || seen[a.ID] {
 			continue
 		}
@@ -160,7 +160,7 @@ func (v *verdict) order(d deliveries) {
 		p := place{a.lane(), resource, a.Origin == "live"}
 		if before := last[p]; before != nil {
 			if _, n := parseMark(before.mark); n > number {
-				v.violated("out of order", "%s: %s (%s, received %s) arrived after %s (%s, received %s)", d.sink,
+				v.violated("out of order", "%s: %s (%s, received %s) arrived after %s (%s, received %s)", d.Sink,
 					a.mark, a.Origin, clock(a.Received), before.mark, before.Origin, clock(before.Received))
 			}
 		}
@@ -169,53 +169,53 @@ func (v *verdict) order(d deliveries) {
 }
 
 // gaps returns the gaps that a sink was told, by HMC.
-func (v *verdict) gaps(d deliveries, counts map[string]*count) map[string][]gapBody {
-	gaps := make(map[string][]gapBody)
+func (v *Verdict) gaps(d Deliveries, counts map[string]*Count) map[string][]Gap {
+	gaps := make(map[string][]Gap)
 	seen := make(map[string]bool)
-	for _, a := range slices.Concat(d.arrivals, d.dead) {
+	for _, a := range slices.Concat(d.Arrivals, d.Dead) {
 		if a.Type != "bridge-gap" || seen[a.ID] {
 			continue
 		}
 		seen[a.ID] = true
-		var g gapBody
+		var g Gap
 		if err := json.Unmarshal(a.Body, &g); err != nil || g.From.IsZero() || g.To.Before(g.From) || len(g.Causes) == 0 {
-			v.violated("bad gap", "%s: %v: %s", d.sink, err, a.raw)
+			v.violated("bad gap", "%s: %v: %s", d.Sink, err, a.raw)
 			continue
 		}
 		gaps[a.HMC] = append(gaps[a.HMC], g)
 		if c := counts[a.HMC]; c != nil {
-			c.gaps++
+			c.Gaps++
 		}
 	}
 	return gaps
 }
 
 // losses looks for what one HMC published, in that order, and did not arrive.
-func (v *verdict) losses(sink string, published []notification, first map[string]*arrival, gaps []gapBody, windows []window, c *count) {
+func (v *Verdict) losses(sink string, published []Notification, first map[string]*Arrival, gaps []Gap, windows []Window, c *Count) {
 	next := nextReceived(published, first)
 	faulty := faultyTimes(published, first, windows)
 	for i := range published {
 		n := &published[i]
-		c.published++
-		if first[n.mark()] != nil {
+		c.Published++
+		if first[n.Mark()] != nil {
 			continue
 		}
 		if n.recoverable {
-			c.lost++
+			c.Lost++
 			v.violated("lost", "%s: %s, published %s to %d subscriptions, is held by the HMC and did not arrive",
-				sink, n.mark(), clock(n.at), n.subscribers)
+				sink, n.Mark(), clock(n.at), n.subscribers)
 			continue
 		}
-		if !slices.ContainsFunc(gaps, func(g gapBody) bool { return names(g, n, next[i]) }) {
-			c.lost++
+		if !slices.ContainsFunc(gaps, func(g Gap) bool { return names(g, n, next[i]) }) {
+			c.Lost++
 			v.violated("lost and not named", "%s: %s, published %s to %d subscriptions; next arrival received %s; nearest gaps %s",
-				sink, n.mark(), clock(n.at), n.subscribers, clock(next[i]), nearest(gaps, n.at))
+				sink, n.Mark(), clock(n.at), n.subscribers, clock(next[i]), nearest(gaps, n.at))
 			continue
 		}
-		c.named++
-		if !slices.ContainsFunc(faulty, func(w window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) }) {
+		c.Named++
+		if !slices.ContainsFunc(faulty, func(w Window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) }) {
 			v.violated("lost without a fault", "%s: %s, published %s to %d subscriptions; nearest gaps %s",
-				sink, n.mark(), clock(n.at), n.subscribers, nearest(gaps, n.at))
+				sink, n.Mark(), clock(n.at), n.subscribers, nearest(gaps, n.at))
 		}
 	}
 }
@@ -224,7 +224,7 @@ func (v *verdict) losses(sink string, published []notification, first map[string
 // are those at which the daemon received something, so what was on its way
 // for a while may have been published before: it was lost within the gap if
 // what came after it was received after the gap's begin.
-func names(g gapBody, n *notification, next time.Time) bool {
+func names(g Gap, n *Notification, next time.Time) bool {
 	if n.at.After(g.To.Add(clockSlack)) {
 		return false
 	}
@@ -233,12 +233,12 @@ func names(g gapBody, n *notification, next time.Time) bool {
 
 // nextReceived returns for each notification when the next one after it that
 // arrived live was received; the zero time: none did.
-func nextReceived(published []notification, first map[string]*arrival) []time.Time {
+func nextReceived(published []Notification, first map[string]*Arrival) []time.Time {
 	next := make([]time.Time, len(published))
 	var at time.Time
 	for i, n := range slices.Backward(published) {
 		next[i] = at
-		if a := first[n.mark()]; a != nil && a.Origin == "live" {
+		if a := first[n.Mark()]; a != nil && a.Origin == "live" {
 			at = a.Received
 		}
 	}
@@ -248,17 +248,17 @@ func nextReceived(published []notification, first map[string]*arrival) []time.Ti
 // faultyTimes returns the times in which notifications of the HMC may be lost:
 // from a little before a fault until the first notification that was published
 // after it arrives live.
-func faultyTimes(published []notification, first map[string]*arrival, windows []window) []window {
+func faultyTimes(published []Notification, first map[string]*Arrival, windows []Window) []Window {
 	if len(published) == 0 {
 		return nil
 	}
 	var live []time.Time // ascending
 	for i := range published {
-		if a := first[published[i].mark()]; a != nil && a.Origin == "live" {
+		if a := first[published[i].Mark()]; a != nil && a.Origin == "live" {
 			live = append(live, published[i].at)
 		}
 	}
-	var faulty []window
+	var faulty []Window
 	for _, w := range windows {
 		if w.hmc != "" && w.hmc != published[0].hmc {
 			continue
@@ -270,30 +270,30 @@ func faultyTimes(published []notification, first map[string]*arrival, windows []
 				end = live[i]
 			}
 		}
-		faulty = append(faulty, window{hmc: w.hmc, what: w.what, from: w.from.Add(-inFlight), to: end})
+		faulty = append(faulty, Window{hmc: w.hmc, what: w.what, from: w.from.Add(-inFlight), to: end})
 	}
 	return faulty
 }
 
 // inventions looks for what arrived and was not published.
-func (v *verdict) inventions(d deliveries, published map[string][]notification) {
+func (v *Verdict) inventions(d Deliveries, published map[string][]Notification) {
 	known := make(map[string]bool)
 	for _, list := range published {
 		for i := range list {
-			known[list[i].mark()] = true
+			known[list[i].Mark()] = true
 		}
 	}
-	for i := range d.arrivals {
-		if a := &d.arrivals[i]; a.mark != "" && !known[a.mark] {
-			v.violated("not published", "%s: %s", d.sink, a.raw)
+	for i := range d.Arrivals {
+		if a := &d.Arrivals[i]; a.mark != "" && !known[a.mark] {
+			v.violated("not published", "%s: %s", d.Sink, a.raw)
 		}
 	}
 }
 
 // nearest tells the gaps around a time.
-func nearest(gaps []gapBody, at time.Time) string {
-	distance := func(g gapBody) time.Duration { return max(g.From.Sub(at), at.Sub(g.To)) }
-	sorted := slices.SortedFunc(slices.Values(gaps), func(a, b gapBody) int { return cmp.Compare(distance(a), distance(b)) })
+func nearest(gaps []Gap, at time.Time) string {
+	distance := func(g Gap) time.Duration { return max(g.From.Sub(at), at.Sub(g.To)) }
+	sorted := slices.SortedFunc(slices.Values(gaps), func(a, b Gap) int { return cmp.Compare(distance(a), distance(b)) })
 	var out []string
 	for _, g := range sorted[:min(2, len(sorted))] {
 		out = append(out, fmt.Sprintf("%s to %s (%s)", clock(g.From), clock(g.To), strings.Join(g.Causes, "; ")))

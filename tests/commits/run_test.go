@@ -1,0 +1,407 @@
+package commits_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
+)
+
+const (
+	// within is how long a run waits for something that takes moments on a machine with nothing
+	// else to do.
+	within = 30 * time.Second
+	// calm is how long nothing may come after everything has.
+	calm = 500 * time.Millisecond
+)
+
+// run is the run of one seed.
+type run struct {
+	seed     uint64
+	dir      string
+	scenario string
+
+	random   *rand.Rand
+	ledger   *oracle.Ledger
+	faults   *faults
+	hmcs     []*console
+	grouped  bool
+	restarts int
+
+	hook   *hook
+	bridge *bridge.Bridge
+	cancel context.CancelFunc
+	done   chan error
+	logs   *os.File
+
+	verdict *oracle.Verdict
+}
+
+// do does the run, and returns what is wrong.
+func (r *run) do() (problems []string) {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return []string{err.Error()}
+	}
+	r.plan()
+	defer func() {
+		r.stop()
+		for _, c := range slices.Backward(r.hmcs) {
+			if err := c.sim.Close(); err != nil {
+				problems = append(problems, err.Error())
+			}
+		}
+		if r.hook != nil {
+			r.hook.server.Close()
+		}
+		if r.logs != nil {
+			_ = r.logs.Close() // it is for people
+		}
+	}()
+	if err := r.live(); err != nil {
+		problems = append(problems, err.Error())
+	}
+	return append(problems, r.judge()...)
+}
+
+// plan decides on what is tried.
+func (r *run) plan() {
+	r.random = rand.New(rand.NewPCG(r.seed, 10))
+	r.ledger = oracle.NewLedger()
+	r.faults = &faults{
+		ledger: r.ledger, random: rand.New(rand.NewPCG(r.seed, 11)),
+		often: 2 + r.random.IntN(14), length: 1 + r.random.IntN(12),
+	}
+	r.restarts = max(0, r.random.IntN(4)-2) // of one run out of four
+}
+
+// live starts everything, and ends when the daemon has done all that was to be done.
+func (r *run) live() error {
+	if err := r.startHMCs(); err != nil {
+		return err
+	}
+	r.hook = newHook()
+	early := r.random.IntN(4) == 0 && !tolerant
+	r.scenario = fmt.Sprintf("%d HMCs, of one group: %v; commits fail in bursts of 1 to %d, one out of %d begins one, from the start on: %v; %d restarts",
+		len(r.hmcs), r.grouped, r.faults.length, r.faults.often, early, r.restarts)
+	if err := r.start(early); err != nil {
+		return err
+	}
+	if err := r.await("connected", r.connected); err != nil {
+		return err
+	}
+	if tolerant {
+		if err := r.warmUp(); err != nil {
+			return err
+		}
+	}
+	r.faults.arm(true)
+	length := time.Duration(1000+r.random.IntN(1000)) * time.Millisecond
+	for range r.restarts {
+		if err := r.load(length / 2); err != nil {
+			return err
+		}
+		// What is published while it is down is lost.
+		end := r.ledger.Begin("", "restart")
+		r.stop()
+		if err := r.load(50 * time.Millisecond); err != nil {
+			return err
+		}
+		if err := r.start(r.random.IntN(2) == 0); err != nil {
+			return err
+		}
+		r.faults.arm(true)
+		if err := r.load(length / 2); err != nil {
+			return err
+		}
+		if err := r.await("connected", r.connected); err != nil {
+			return err
+		}
+		end()
+	}
+	for wanted := r.faults.begun() + 1; ; {
+		if err := r.load(length); err != nil {
+			return err
+		}
+		if r.faults.begun() >= wanted {
+			break
+		}
+	}
+	r.faults.arm(false)
+	// There are notifications after the last fault, which have to arrive.
+	time.Sleep(200 * time.Millisecond)
+	if err := r.load(100 * time.Millisecond); err != nil {
+		return err
+	}
+	if err := r.await("complete", r.complete); err != nil {
+		return err
+	}
+	time.Sleep(calm)
+	return nil
+}
+
+// warmUp has something stored of each partition and of each log.
+func (r *run) warmUp() error {
+	for _, c := range r.hmcs {
+		r.logEntries(c, "audit", 1)
+		r.logEntries(c, "security", 1)
+		for _, p := range c.sim.Partitions() {
+			if err := r.osMessages(c, p, 1); err != nil {
+				return err
+			}
+		}
+	}
+	return r.await("warm", r.complete)
+}
+
+// start starts the daemon. early says that commits fail from its start on.
+func (r *run) start(early bool) error {
+	var text strings.Builder
+	text.WriteString("hmcs:\n")
+	for _, c := range r.hmcs {
+		text.WriteString(c.entry)
+	}
+	fmt.Fprintf(&text, "sinks:\n- {name: journal, log: {output: events.log}}\n"+
+		"- {name: hook, webhook: {url: %q}, batch: {max_events: 20, max_wait: 20ms}, concurrency: 2}\n", r.hook.server.URL)
+	path := filepath.Join(r.dir, "hmcnotifyd.yaml")
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		return err
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	if r.logs == nil {
+		if r.logs, err = os.Create(filepath.Join(r.dir, "log")); err != nil {
+			return err
+		}
+	}
+	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.Lock(r.logs), zap.DebugLevel)
+	r.faults.arm(false)
+	r.bridge, err = bridge.New(bridge.Options{
+		Config: cfg, StoragePath: filepath.Join(r.dir, "data"), Logger: zap.New(core), Version: "test", Stdout: io.Discard, Stderr: io.Discard,
+		WrapStore: func(s queue.Store) queue.Store { return failing{s, r.faults} },
+	})
+	if err != nil {
+		return err
+	}
+	r.faults.arm(early)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel, r.done = cancel, make(chan error, 1)
+	go func() { r.done <- r.bridge.Run(ctx) }()
+	return nil
+}
+
+// stop ends the daemon. While commits fail it may well end with an error.
+func (r *run) stop() {
+	if r.cancel == nil {
+		return
+	}
+	r.cancel()
+	r.cancel = nil
+	<-r.done
+}
+
+// await waits until ok returns nil.
+func (r *run) await(what string, ok func() error) error {
+	err := ok()
+	for end := time.Now().Add(within); err != nil; err = ok() {
+		if time.Now().After(end) {
+			return fmt.Errorf("not %s: %w", what, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil
+}
+
+// connected says whether all is followed.
+func (r *run) connected() error {
+	hmcs := r.bridge.Status().HMCs
+	if len(hmcs) != len(r.hmcs) {
+		return fmt.Errorf("%d HMCs are looked after", len(hmcs))
+	}
+	for _, h := range hmcs {
+		if !h.Connected || h.OSMessages == nil || h.OSMessages.Followed != partitions {
+			return fmt.Errorf("HMC %s: %v %+v", h.Name, h.Problems, h.OSMessages)
+		}
+	}
+	return nil
+}
+
+// complete says whether there is nothing more to be done, and nothing is wrong.
+func (r *run) complete() error {
+	if err := r.connected(); err != nil {
+		return err
+	}
+	for _, s := range r.bridge.Status().Sinks {
+		if s.QueueEvents > 0 {
+			return fmt.Errorf("%d events wait for %s", s.QueueEvents, s.Name)
+		}
+	}
+	if problems := r.judge(); len(problems) > 0 {
+		return fmt.Errorf("%s", problems[0])
+	}
+	return nil
+}
+
+// judge says what is wrong with what has arrived so far.
+func (r *run) judge() []string {
+	journal, err := oracle.ReadLog("journal", filepath.Join(r.dir, "events.log"))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	hooked, problems := r.hook.deliveries()
+	journal.Arrivals, hooked.Arrivals = r.normalize(journal.Arrivals), r.normalize(hooked.Arrivals)
+	published, windows := r.ledger.Snapshot()
+	r.verdict = oracle.Judge(published, windows, journal, hooked)
+	problems = append(problems, r.verdict.Violations...)
+	for _, counts := range r.verdict.Counts {
+		for hmc, c := range counts {
+			if c.Again > 0 || c.Twice > 0 {
+				problems = append(problems, fmt.Sprintf("%s: %d arrived again, %d came twice", hmc, c.Again, c.Twice))
+			}
+		}
+	}
+	return append(problems, r.statuses(journal)...)
+}
+
+// normalize makes the HMCs of a group one for the oracle: what one of them cannot report, another one
+// may. The order is kept of what one of them reports.
+func (r *run) normalize(list []oracle.Arrival) []oracle.Arrival {
+	if !r.grouped {
+		return list
+	}
+	first := make(map[string]string)
+	out := list[:0]
+	for _, a := range list {
+		if mark := a.Mark(); mark != "" {
+			if first[mark] == "" {
+				first[mark] = a.HMC
+			}
+			if tolerant && a.Type == event.TypeOSMessage && first[mark] != a.HMC {
+				continue
+			}
+		}
+		if a.Resource != nil && a.Resource.ObjectURI != "" {
+			resource := *a.Resource
+			resource.ObjectURI += "@" + a.HMC
+			a.Resource = &resource
+		}
+		a.HMC = r.hmcs[0].name
+		out = append(out, a)
+	}
+	return out
+}
+
+// statuses says of which partitions the last status that was reported is not the one they have.
+func (r *run) statuses(journal oracle.Deliveries) (problems []string) {
+	last := make(map[string]string)
+	for i := range journal.Arrivals {
+		a := &journal.Arrivals[i]
+		if a.Type != event.TypeStatusChange || a.Resource == nil {
+			continue
+		}
+		uri, _, _ := strings.Cut(a.Resource.ObjectURI, "@")
+		for report := range event.Elements(event.Member(a.Body, "change-reports")) {
+			last[uri] = event.String(event.Member(report, "new-status"))
+		}
+	}
+	for _, c := range r.hmcs {
+		for _, p := range c.sim.Partitions() {
+			if was := last[p.URI]; was != "" && was != p.Status {
+				problems = append(problems, fmt.Sprintf("the status of %s on %s is %s, and was last reported to be %s", p.Name, c.name, p.Status, was))
+			}
+		}
+	}
+	return problems
+}
+
+// hook is a webhook consumer.
+type hook struct {
+	server *httptest.Server
+
+	mu       sync.Mutex
+	arrivals []oracle.Arrival
+	problems []string
+}
+
+func newHook() *hook {
+	h := new(hook)
+	h.server = httptest.NewServer(h)
+	return h
+}
+
+func (h *hook) ServeHTTP(_ http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return // the sender has gone
+	}
+	var records []json.RawMessage
+	err = json.Unmarshal(body, &records)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.problems = append(h.problems, err.Error())
+	}
+	for _, raw := range records {
+		a, err := oracle.ParseArrival(raw)
+		if err != nil {
+			h.problems = append(h.problems, err.Error())
+			continue
+		}
+		h.arrivals = append(h.arrivals, a)
+	}
+}
+
+func (h *hook) deliveries() (oracle.Deliveries, []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return oracle.Deliveries{Sink: "hook", Arrivals: slices.Clone(h.arrivals)}, slices.Clone(h.problems)
+}
+
+// totals are the figures of all runs.
+type totals struct {
+	mu                                                         sync.Mutex
+	failed, bursts, published, arrived, recovered, named, gaps int
+}
+
+func (t *totals) add(r *run) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r.faults.mu.Lock()
+	t.failed += r.faults.failed
+	t.bursts += r.faults.bursts
+	r.faults.mu.Unlock()
+	if r.verdict == nil {
+		return
+	}
+	for _, c := range r.verdict.Counts["hook"] {
+		t.published += c.Published
+		t.arrived += c.Arrived
+		t.recovered += c.Recovered
+		t.named += c.Named
+		t.gaps += c.Gaps
+	}
+}
+
+func (t *totals) String() string {
+	return fmt.Sprintf("%d commits failed in %d bursts; of %d notifications %d arrived, %d of them recovered, %d were named by %d gaps",
+		t.failed, t.bursts, t.published, t.arrived, t.recovered, t.named, t.gaps)
+}
