@@ -32,6 +32,6 @@ func (b *Bridge) noteRates(now time.Time) {
 		r.it.Rate.Note(now, r.it.Metrics.Received())
 	}
 	for _, r := range deliveries {
-		r.it.Rate.Note(now, r.it.Metrics.Delivered.N.Load())
+		r.it.CountRate(now)
 	}
 }
