@@ -99,8 +99,8 @@ func (b *Bridge) removedSinks() []status.RemovedSink {
 		if cursor == nil || sinkIndex(cfg, name) >= 0 {
 			continue
 		}
-		if events, bytes, age := deliver.WaitingBehind(cursor); events > 0 {
-			removed = append(removed, status.RemovedSink{Name: name, QueueEvents: events, QueueBytes: bytes, OldestEventAgeSeconds: age})
+		if waiting := deliver.WaitingBehind(cursor); waiting.QueueEvents > 0 {
+			removed = append(removed, status.RemovedSink{Name: name, Waiting: waiting})
 		}
 	}
 	return removed

@@ -19,10 +19,13 @@ const overdueAfter = time.Second
 type verdict int
 
 const (
-	accepted       verdict = iota
-	again                  // not now: they are sent again
-	refused                // for good: they are put aside
-	refusedContent         // for good, because of what is in them: a part of them may be accepted
+	accepted verdict = iota
+	// again means not now: they are sent again.
+	again
+	// refused is for good: they are put aside.
+	refused
+	// refusedContent is refused because of what is in them: a part of them may be accepted.
+	refusedContent
 )
 
 // judge is the one place where an error of a sink is judged.
@@ -41,35 +44,32 @@ func judge(err error) verdict {
 	return refused
 }
 
-// attempt calls the sink once, within its timeout, and measures, counts and judges what comes of it. lane is
-// whose attempt it is; that of nobody says nothing about how the sink is doing.
-func (d *Delivery) attempt(ctx context.Context, lane int, call func(context.Context) error) (verdict, error) {
+// attempt calls the sink once, within its timeout, and measures, counts and judges what comes of it. lane is whose
+// attempt it is; nil: that of nobody, which is beside the lanes.
+func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(context.Context) error) (verdict, error) {
 	limited, cancel := context.WithTimeout(ctx, d.Cfg.Timeout)
 	defer cancel()
-	start := time.Now()
-	overdue := time.AfterFunc(d.Cfg.Timeout+overdueAfter, func() {
-		if d.health.overdue(lane, start, overdueError(d.Cfg.Timeout+overdueAfter)) {
-			d.metrics.retry.Inc()
-		}
-	})
-	d.health.began(lane, start)
+	start, ended := time.Now(), func() bool { return false }
+	if lane != nil {
+		ended = d.health.follow(lane, d.Cfg.Timeout+overdueAfter, d.metrics.retry.Inc)
+	}
 	err := call(limited)
-	overdue.Stop()
-	counted := d.health.ended(lane)
-	now := time.Now()
+	counted, now := ended(), time.Now()
 	d.metrics.duration.Observe(now.Sub(start).Seconds())
 	if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok && later.After > 0 {
 		d.health.rest(now.Add(later.After))
 	}
 	v := judge(err)
 	if v > again && lane == d.repetitions() {
-		v = again // there is nothing to put aside, and the sink does not do what it is for
+		// There is nothing to put aside, and the sink does not do what it is for.
+		v = again
 	}
 	switch {
 	case v == accepted:
 		d.metrics.success.Inc()
 		d.health.answered(lane, now)
-	case ctx.Err() != nil: // whoever wanted it does not any more
+	case ctx.Err() != nil:
+		// Whoever wanted it does not any more.
 	case v != again:
 		d.metrics.permanent.Inc()
 		d.health.answered(lane, now)
@@ -80,24 +80,19 @@ func (d *Delivery) attempt(ctx context.Context, lane int, call func(context.Cont
 	return v, err
 }
 
-// nobody makes attempts beside those that show how the sink is doing: tests, and what is sent again by hand.
-const nobody = -1
-
 // repetitions is the lane of what a sinks.Repeater says again.
-func (d *Delivery) repetitions() int { return len(d.lanes) }
+func (d *Delivery) repetitions() *laneHealth { return &d.health.lanes[len(d.lanes)] }
 
 // alone makes an attempt beside the lanes. A sink that does not come back is left behind.
 func (d *Delivery) alone(ctx context.Context, call func(context.Context) error) (verdict, error) {
-	return d.attempt(ctx, nobody, func(ctx context.Context) error {
+	return d.attempt(ctx, nil, func(ctx context.Context) error {
 		answer := make(chan error, 1)
 		go func() { answer <- call(ctx) }()
 		limit := d.Cfg.Timeout + overdueAfter
-		overdue := time.NewTimer(limit)
-		defer overdue.Stop()
 		select {
 		case err := <-answer:
 			return err
-		case <-overdue.C:
+		case <-time.After(limit):
 			return overdueError(limit)
 		}
 	})
@@ -119,8 +114,9 @@ func (e overdueError) Temporary() bool { return true }
 // retryBackoff is the wait between attempts to deliver: doubled each time up to a maximum, with full jitter,
 // so that many senders that failed together do not come back together.
 type retryBackoff struct {
-	cfg   config.Retry
-	limit time.Duration // of the last wait; 0: nothing has failed
+	cfg config.Retry
+	// limit is that of the last wait; 0: nothing has failed.
+	limit time.Duration
 }
 
 // next returns how long to wait after one more failure: never less than a tenth of what it may be, for a

@@ -31,10 +31,12 @@ const (
 
 // Options are what a Delivery needs. All are required.
 type Options struct {
-	Config  *config.Config // the whole one
-	Sink    config.Sink    // what it says of the sink
-	To      sinks.Sink
-	Cursor  *queue.Cursor // from where the sink's events are read
+	// Config is the whole configuration, Sink what it says of this one.
+	Config *config.Config
+	Sink   config.Sink
+	To     sinks.Sink
+	// Cursor is from where the sink's events are read.
+	Cursor  *queue.Cursor
 	Dead    *queue.DeadLetters
 	Metrics *Metrics
 	Logger  *zap.Logger
@@ -62,12 +64,14 @@ type Delivery struct {
 	progress *progress
 	health   health
 	refusals Throttle
-	rate     status.Minutes // of deliveries
 
-	draining context.Context // done when draining or the end has begun
+	// draining is done when draining or the end has begun.
+	draining context.Context
 	drain    context.CancelFunc
-	sending  chan struct{} // holds a token while events are sent again by hand, and for ever at the end
-	beat     atomic.Int64  // when the loop last turned, in Unix nanoseconds
+	// sending holds a token while events are sent again by hand, and for ever at the end.
+	sending chan struct{}
+	// beat is when the loop last turned, in Unix nanoseconds.
+	beat atomic.Int64
 }
 
 // New returns a Delivery that does nothing yet.
@@ -86,18 +90,20 @@ func New(o Options) *Delivery {
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
 	d.metrics.delivery.Store(d)
-	d.rate.Total = d.metrics.delivered.N.Load() // the series are older than this, after a reload
 	d.beat.Store(time.Now().UnixNano())
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
 	if o.Sink.Log != nil {
-		lanes = 1 // a file has one end: more would only mix up the order
+		// A file has one end: more would only mix up the order.
+		lanes = 1
 	}
 	if lanes == 1 && !o.Sink.Collapse {
-		ahead = readEvents // there is nobody to go on with what is behind
+		// There is nobody to go on with what is behind.
+		ahead = readEvents
 	}
 	events, bytes := sinks.MaxBatch(o.To)
 	d.progress = newProgress(o.Cursor, d.log, max(ahead, 2*lanes*events), aheadBytes)
-	d.health = health{log: d.log, lanes: make([]laneHealth, lanes+1)} // the last one is that of the repetitions
+	// The last one is the lane of the repetitions.
+	d.health = health{log: d.log, lanes: make([]laneHealth, lanes+1)}
 	d.work = newWork(lanes, events, bytes, o.Sink.Batch.MaxEvents, o.Sink.Batch.MaxWait)
 	if o.Sink.Collapse {
 		var busy func(string) bool
@@ -107,7 +113,7 @@ func New(o Options) *Delivery {
 		d.stage = newGatherer(d.rules, o.Cursor.Acked, busy)
 	}
 	for i := range lanes {
-		d.lanes = append(d.lanes, &lane{Delivery: d, index: i})
+		d.lanes = append(d.lanes, &lane{Delivery: d, own: &d.health.lanes[i]})
 	}
 	return d
 }
@@ -226,28 +232,28 @@ func (d *Delivery) trim() {
 func (d *Delivery) Hanging() bool { return d.health.hanging() }
 
 // CountRate brings up to date how many events were delivered in each of the last minutes.
-func (d *Delivery) CountRate(now time.Time) { d.rate.Note(now, d.metrics.delivered.N.Load()) }
+func (d *Delivery) CountRate(now time.Time) { d.metrics.rate.List(now, d.metrics.delivered.N.Load()) }
 
 // Forget removes the metrics of the sink.
 func (d *Delivery) Forget() { d.metrics.delete() }
 
-// WaitingBehind says what is stored behind a cursor, and how many seconds ago the oldest of it was.
-func WaitingBehind(cursor *queue.Cursor) (events, bytes int64, age float64) {
+// WaitingBehind says what is stored behind a cursor.
+func WaitingBehind(cursor *queue.Cursor) status.Waiting {
 	events, bytes, oldest := cursor.Pending()
+	w := status.Waiting{QueueEvents: events, QueueBytes: bytes}
 	if events > 0 && !oldest.IsZero() {
-		age = max(0, time.Since(oldest).Seconds())
+		w.OldestEventAgeSeconds = max(0, time.Since(oldest).Seconds())
 	}
-	return events, bytes, age
+	return w
 }
 
 // Snapshot returns the status of the sink. It does not ask the sink.
 func (d *Delivery) Snapshot() status.SinkStatus {
 	s := status.SinkStatus{
-		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), DeadLetters: d.dead.Count(d.Cfg.Name),
+		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
 		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(), Dropped: d.metrics.dropped.N.Load(),
 	}
-	s.QueueEvents, s.QueueBytes, s.OldestEventAgeSeconds = WaitingBehind(d.Cursor)
-	s.DeliveredPerMinute = d.rate.List(time.Now(), s.Delivered)
+	s.DeliveredPerMinute = d.metrics.rate.List(time.Now(), s.Delivered)
 	d.health.show(&s, &d.Cfg)
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,53 +77,35 @@ func TestHealth(t *testing.T) {
 		{"nothing", func(*health) {}, false, 0},
 		{"one failure of each lane", func(h *health) {
 			for lane := range 4 {
-				h.failed(lane, at(0), down)
+				h.failed(&h.lanes[lane], at(0), down)
 			}
 		}, false, 0},
 		{"three of one lane", func(h *health) {
 			for range 3 {
-				h.failed(1, at(0), down)
-				h.answered(0, at(time.Second))
+				h.failed(&h.lanes[1], at(0), down)
+				h.answered(&h.lanes[0], at(time.Second))
 				h.delivered(at(time.Second))
 			}
 		}, true, 0},
-		{"failing for long", func(h *health) { h.failed(0, at(-stuckTime), down) }, true, 0},
+		{"failing for long", func(h *health) { h.failed(&h.lanes[0], at(-stuckTime), down) }, true, 0},
 		{"failing for long, others succeed", func(h *health) {
-			h.failed(0, at(-stuckTime), down)
-			h.answered(1, at(0))
+			h.failed(&h.lanes[0], at(-stuckTime), down)
+			h.answered(&h.lanes[1], at(0))
 			h.delivered(at(0))
 		}, false, 0},
 		{"recovered", func(h *health) {
 			for lane := range 4 {
 				for range 3 {
-					h.failed(lane, at(0), down)
+					h.failed(&h.lanes[lane], at(0), down)
 				}
 			}
 			for lane := range 4 {
-				h.answered(lane, at(time.Second))
+				h.answered(&h.lanes[lane], at(time.Second))
 			}
 		}, false, 1},
 		{"recovered by a refusal", func(h *health) {
-			h.failed(0, at(0), down)
-			h.answered(0, at(time.Second))
-		}, false, 1},
-		{"hangs", func(h *health) {
-			h.began(0, at(0))
-			for range 2 {
-				if h.overdue(0, at(0), down); h.total != 1 {
-					t.Errorf("%d failures", h.total)
-				}
-			}
-		}, true, 0},
-		{"hung", func(h *health) {
-			h.began(0, at(0))
-			if h.overdue(0, at(time.Second), down) || !h.overdue(0, at(0), down) {
-				t.Error("another attempt is overdue, or this one is not")
-			}
-			if !h.ended(0) || h.ended(0) {
-				t.Error("not counted, or twice")
-			}
-			h.answered(0, at(2*time.Second))
+			h.failed(&h.lanes[0], at(0), down)
+			h.answered(&h.lanes[0], at(time.Second))
 		}, false, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -140,6 +123,37 @@ func TestHealth(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An attempt that hangs makes the sink stuck and is counted once; one that ends in time is not counted.
+func TestHealthOfAHangingAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		h := &health{log: zap.New(core), lanes: make([]laneHealth, 4)}
+		counted := 0
+		ended := h.follow(&h.lanes[0], time.Second, func() { counted++ })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !h.hanging() || !h.stuck(time.Now()) || counted != 1 || h.total != 1 {
+			t.Errorf("hanging %v, counted %d, %d failures", h.hanging(), counted, h.total)
+		}
+		if !ended() || h.hanging() {
+			t.Error("it is not known to be counted, or hangs for ever")
+		}
+		h.answered(&h.lanes[0], time.Now())
+		if logs.FilterMessage("the sink accepts events again").Len() != 1 || h.total != 0 {
+			t.Errorf("%d failures are left", h.total)
+		}
+		ended = h.follow(&h.lanes[0], time.Second, func() { counted++ })
+		if ended() {
+			t.Error("counted before its time")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if counted != 1 || h.hanging() || h.total != 0 {
+			t.Errorf("counted %d after its end", counted)
+		}
+	})
 }
 
 func TestProgress(t *testing.T) {

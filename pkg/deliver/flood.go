@@ -72,9 +72,13 @@ func (r floodRules) groupOf(hmc string) string {
 	return hmc
 }
 
+// cpcKey names a CPC, floodKey a status of its resources, resourceKey one of them. group is that of the HMCs.
 type (
-	cpcKey      struct{ group, cpc string } // group: of HMCs
-	floodKey    struct{ group, cpc, status string }
+	cpcKey   struct{ group, cpc string }
+	floodKey struct {
+		cpcKey
+		status string
+	}
 	resourceKey struct{ group, uri string }
 )
 
@@ -109,28 +113,28 @@ func newGatherer(rules floodRules, acked func() uint64, busy func(string) bool) 
 
 func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bool) {
 	c := readStatusChange(it.record)
-	if c.repeat || c.idle {
+	if c.Repeat || c.idle {
 		return out, true
 	}
-	received, hmcs := it.record.Received, g.rules.groupOf(c.hmc)
+	received, hmcs, res := it.record.Received, g.rules.groupOf(c.HMC), &c.Resource
 	g.clock[hmcs] = received
-	if c.class == "cpc" && c.uri != "" && c.cpc != "" {
+	if res.Class == "cpc" && res.ObjectURI != "" && res.CPC != "" {
 		if len(g.cpcs) >= maxCPCs {
 			clear(g.cpcs)
 		}
-		g.cpcs[cpcKey{hmcs, c.cpc}] = c.uri
+		g.cpcs[cpcKey{hmcs, res.CPC}] = res.ObjectURI
 	}
-	resource := resourceKey{hmcs, c.uri}
+	resource := resourceKey{hmcs, res.ObjectURI}
 	at := g.waiting[resource]
 	before := at.in
-	key, ofCPC := g.orderKey(&it, &c, hmcs, before)
+	key, ofCPC := g.orderKey(it.key, res, hmcs, before)
 	it.key = key
-	gk := floodKey{hmcs, c.cpc, c.to}
-	collect := ofCPC && c.to != "" && c.uri != "" && !c.element && c.class != "cpc"
+	gk := floodKey{cpcKey{hmcs, res.CPC}, c.to}
+	collect := ofCPC && c.to != "" && res.ObjectURI != "" && res.ElementURI == "" && res.ElementID == "" && res.Class != "cpc"
 	if before != nil {
 		switch {
 		case collect && before.key == gk && !g.apart(before, received):
-			if bytes.Equal(before.members[at.member].change.reports, c.reports) {
+			if bytes.Equal(before.members[at.member].change.Body.Reports, c.Body.Reports) {
 				return out, true // HMCs send the same change twice when a support element is back
 			}
 			out = g.close(before, out)
@@ -166,21 +170,22 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 
 // orderKey returns what the order of an event is kept by, and whether that is its CPC: a summary and what
 // comes later of the same partitions must not overtake each other.
-func (g *gatherer) orderKey(it *item, c *statusChange, hmcs string, before *flood) (key string, ofCPC bool) {
+func (g *gatherer) orderKey(own string, r *event.Resource, hmcs string, before *flood) (key string, ofCPC bool) {
 	switch {
-	case c.cpc != "":
+	case r.CPC != "":
 		// What came before the CPC was known may still be on its way.
-		if g.busy == nil || c.class == "cpc" || !g.loose[it.key] && !g.busy(it.key) {
-			return cpcOrderKey(hmcs, c.cpc), true
+		if g.busy == nil || r.Class == "cpc" || !g.loose[own] && !g.busy(own) {
+			return cpcKey{hmcs, r.CPC}.order(), true
 		}
 	case before != nil:
-		return cpcOrderKey(before.key.group, before.key.cpc), false
+		return before.key.cpcKey.order(), false
 	}
-	g.loose[it.key] = true
-	return it.key, false
+	g.loose[own] = true
+	return own, false
 }
 
-func cpcOrderKey(group, cpc string) string { return "cpc\x00" + group + "\x00" + cpc }
+// order is what the order of the CPC's events is kept by.
+func (k cpcKey) order() string { return "cpc\x00" + k.group + "\x00" + k.cpc }
 
 // apart says whether an event is too late to belong to a group.
 func (g *gatherer) apart(in *flood, received time.Time) bool {
@@ -254,13 +259,13 @@ func (g *gatherer) bound(out []item) []item {
 func (g *gatherer) close(in *flood, out []item) []item {
 	delete(g.groups, in.key)
 	for i := range in.members {
-		delete(g.waiting, resourceKey{in.key.group, in.members[i].change.uri})
+		delete(g.waiting, resourceKey{in.key.group, in.members[i].change.Resource.ObjectURI})
 	}
 	g.size -= len(in.members) + len(in.behind)
 	acked := g.acked()
 	in.members = slices.DeleteFunc(in.members, func(m gathered) bool { return m.item.seq <= acked })
 	if n := len(in.members); n >= g.rules.Min && n > 0 {
-		return append(append(out, in.summary(g.cpcs[cpcKey{in.key.group, in.key.cpc}])), in.behind...)
+		return append(append(out, in.summary(g.cpcs[in.key.cpcKey])), in.behind...)
 	}
 	from := len(out)
 	for i := range in.members {

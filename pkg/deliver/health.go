@@ -20,62 +20,49 @@ const (
 	stuckTime = 5 * time.Second
 )
 
-// health is what a sink's status shows: whether its lanes get on, the last error and since when. Its methods
-// ignore a lane that it does not have.
+// health is what a sink's status shows: whether its lanes get on, the last error and since when.
 type health struct {
 	log *zap.Logger
 
-	mu           sync.Mutex
-	lanes        []laneHealth
-	total        int // failed attempts since the sink started failing, all lanes together
+	mu    sync.Mutex
+	lanes []laneHealth
+	// total counts the failed attempts of all lanes since failingSince.
+	total        int
 	failingSince time.Time
 	lastError    error
 	lastErrorAt  time.Time
 	lastSuccess  time.Time
-	restUntil    time.Time // the sink has asked to be left alone until then
+	// restUntil is until when the sink has asked to be left alone.
+	restUntil time.Time
 }
 
 type laneHealth struct {
-	failures int       // attempts in a row
-	sending  time.Time // when the running attempt began; zero: none runs
-	hangs    bool      // the running attempt is overdue and has been counted as failed
+	// failures counts failed attempts in a row.
+	failures int
+	// hangs says that the running attempt is overdue and has been counted as failed.
+	hangs bool
 }
 
-// of returns a lane while h is locked, and what unlocks it.
-func (h *health) of(lane int) (l *laneHealth, unlock func()) {
-	h.mu.Lock()
-	if lane < 0 {
-		return new(laneHealth), h.mu.Unlock
+// follow notes that an attempt begins. It counts as failed when it lasts longer than limit; overdue is called
+// then. ended is called when it has returned, and reports whether it has been counted.
+func (h *health) follow(l *laneHealth, limit time.Duration, overdue func()) (ended func() (counted bool)) {
+	over, counted := false, false
+	timer := time.AfterFunc(limit, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !over {
+			l.hangs, counted = true, true
+			h.fail(l, time.Now(), overdueError(limit))
+			overdue()
+		}
+	})
+	return func() bool {
+		timer.Stop()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		l.hangs, over = false, true
+		return counted
 	}
-	return &h.lanes[lane], h.mu.Unlock
-}
-
-// began notes that an attempt begins.
-func (h *health) began(lane int, now time.Time) {
-	l, unlock := h.of(lane)
-	defer unlock()
-	l.sending = now
-}
-
-// ended notes that the attempt has returned, and reports whether it has been counted as failed already.
-func (h *health) ended(lane int) (counted bool) {
-	l, unlock := h.of(lane)
-	defer unlock()
-	counted = l.hangs
-	l.sending, l.hangs = time.Time{}, false
-	return counted
-}
-
-// overdue counts the attempt that began at start as failed if it still runs, and reports whether it does.
-func (h *health) overdue(lane int, start time.Time, err error) bool {
-	l, unlock := h.of(lane)
-	defer unlock()
-	if l.hangs || !l.sending.Equal(start) {
-		return false
-	}
-	l.hangs = true
-	h.fail(l, time.Now(), err)
-	return true
 }
 
 // hanging says whether an attempt is running that should have ended long ago.
@@ -85,11 +72,12 @@ func (h *health) hanging() bool {
 	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.hangs })
 }
 
-// failed notes a failed attempt, and logs it when the sink begins to fail with it.
-func (h *health) failed(lane int, now time.Time, err error) {
-	l, unlock := h.of(lane)
-	defer unlock()
-	if lane >= 0 {
+// failed notes a failed attempt, and logs it when the sink begins to fail with it. That of nobody, nil, says
+// nothing about the sink, and so with answered.
+func (h *health) failed(l *laneHealth, now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l != nil {
 		h.fail(l, now, err)
 	}
 }
@@ -120,10 +108,10 @@ func (h *health) partly(err *sinks.PartialError, now time.Time) {
 
 // answered notes that the sink is there, whether it accepted or refused, and logs it when no lane fails any
 // more.
-func (h *health) answered(lane int, now time.Time) {
-	l, unlock := h.of(lane)
-	defer unlock()
-	if l.failures == 0 {
+func (h *health) answered(l *laneHealth, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l == nil || l.failures == 0 {
 		return
 	}
 	l.failures = 0

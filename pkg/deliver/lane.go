@@ -15,7 +15,7 @@ import (
 // lane sends batches of a sink's events one after the other, in a goroutine of its own.
 type lane struct {
 	*Delivery
-	index int
+	own   *laneHealth
 	batch batch
 }
 
@@ -72,7 +72,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			return true
 		}
 		start := time.Now()
-		v, err := l.attempt(ctx, l.index, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
+		v, err := l.attempt(ctx, l.own, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
 		switch {
 		case v == accepted:
 			l.delivered(records)
@@ -150,13 +150,13 @@ func (l *lane) refuse(ctx context.Context, records []event.Record, cause error) 
 			l.log.Error("refused events could not be put aside; they stay in the queue",
 				zap.Int("events", len(records)), zap.Error(err))
 		}
-		l.health.failed(l.index, time.Now(), fmt.Errorf("%v, and could not be put aside: %w", cause, err))
+		l.health.failed(l.own, time.Now(), fmt.Errorf("%v, and could not be put aside: %w", cause, err))
 		if !l.pause(ctx, backoff.next()) {
 			return false
 		}
 	}
 	if backoff.limit > 0 {
-		l.health.answered(l.index, time.Now())
+		l.health.answered(l.own, time.Now())
 	}
 	stored := l.batch.stored(len(records), l.Cursor.Acked())
 	l.metrics.deadLetter.AddN(stored)

@@ -11,18 +11,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// The values of the label outcome.
-const (
-	outcomeDelivered  = "delivered"
-	outcomeFiltered   = "filtered"
-	outcomeDeadLetter = "dead_letter"
-	outcomeDropped    = "dropped"
-
-	attemptSuccess   = "success"
-	attemptRetry     = "retry"
-	attemptPermanent = "permanent"
-)
-
 // Metrics holds the metrics of sinks. Their names are part of the project's interface.
 type Metrics struct {
 	events      *prometheus.CounterVec
@@ -31,8 +19,8 @@ type Metrics struct {
 	latency     *prometheus.HistogramVec
 	lastSuccess *prometheus.GaugeVec
 
-	// These are read from memory at each scrape.
-	queueEvents, queueBytes, queueMax, oldestAge *prometheus.Desc
+	// live describes what is read from memory at each scrape.
+	live [4]*prometheus.Desc
 
 	mu sync.Mutex
 	// sinks are those that there are: a change of configuration does not make their counters begin at 0.
@@ -42,7 +30,6 @@ type Metrics struct {
 // NewMetrics registers the metrics with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	name := func(s string) string { return prometheus.BuildFQName("hmcnotifyd", "", s) }
-	live := func(s, help string) *prometheus.Desc { return prometheus.NewDesc(name(s), help, []string{"sink"}, nil) }
 	counter := func(s, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name(s), Help: help}, []string{"sink", "outcome"})
 	}
@@ -61,11 +48,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: name("sink_last_success_timestamp_seconds"),
 			Help: "When the sink last accepted an event, as Unix time; 0 before the first.",
 		}, []string{"sink"}),
-		queueEvents: live("sink_queue_events", "Events stored and waiting for the sink."),
-		queueBytes:  live("sink_queue_bytes", "Bytes stored and waiting for the sink."),
-		queueMax: live("sink_queue_max_bytes",
-			"The limit of sink_queue_bytes, beyond which the oldest events go; 0: there is none."),
-		oldestAge: live("sink_oldest_event_age_seconds", "Age of the oldest event waiting for the sink; 0 when none waits."),
+	}
+	for i, d := range [len(m.live)]struct{ name, help string }{
+		{"sink_queue_events", "Events stored and waiting for the sink."},
+		{"sink_queue_bytes", "Bytes stored and waiting for the sink."},
+		{"sink_queue_max_bytes", "The limit of sink_queue_bytes, beyond which the oldest events go; 0: there is none."},
+		{"sink_oldest_event_age_seconds", "Age of the oldest event waiting for the sink; 0 when none waits."},
+	} {
+		m.live[i] = prometheus.NewDesc(name(d.name), d.help, []string{"sink"}, nil)
 	}
 	if reg != nil {
 		reg.MustRegister(m.events, m.attempts, m.duration, m.latency, m.lastSuccess, m)
@@ -75,7 +65,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 // Describe implements prometheus.Collector, for what is read from memory.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.queueEvents, m.queueBytes, m.queueMax, m.oldestAge} {
+	for _, d := range m.live {
 		ch <- d
 	}
 }
@@ -83,22 +73,20 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
-	all := slices.Collect(maps.Values(m.sinks)) // Dropped is called while cursors are locked
+	// The queue calls Dropped while its cursors are locked, so that they must not be asked under this lock.
+	all := slices.Collect(maps.Values(m.sinks))
 	m.mu.Unlock()
 	for _, s := range all {
-		var events, bytes, limit int64
-		var age float64
+		var values [len(m.live)]float64
 		if d := s.delivery.Load(); d != nil {
-			events, bytes, age = WaitingBehind(d.Cursor)
-			limit = int64(d.Cfg.Queue.MaxBytes)
+			w := WaitingBehind(d.Cursor)
+			values = [...]float64{
+				float64(w.QueueEvents), float64(w.QueueBytes), float64(d.Cfg.Queue.MaxBytes), w.OldestEventAgeSeconds,
+			}
 		}
-		gauge := func(desc *prometheus.Desc, value float64) {
-			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, s.sink)
+		for i, value := range values {
+			ch <- prometheus.MustNewConstMetric(m.live[i], prometheus.GaugeValue, value, s.sink)
 		}
-		gauge(m.queueEvents, float64(events))
-		gauge(m.queueBytes, float64(bytes))
-		gauge(m.queueMax, float64(limit))
-		gauge(m.oldestAge, age)
 	}
 }
 
@@ -112,7 +100,9 @@ type sinkMetrics struct {
 	duration, latency                        prometheus.Observer
 	lastSuccess                              prometheus.Gauge
 
-	delivery atomic.Pointer[Delivery] // whose queue is read; nil: it does not run yet
+	rate status.Minutes // of deliveries
+	// delivery is whose queue is read; nil: it does not run yet.
+	delivery atomic.Pointer[Delivery]
 }
 
 // forSink returns the series of the sink, which it creates with value 0 if there are none yet.
@@ -126,9 +116,8 @@ func (m *Metrics) forSink(name string) *sinkMetrics {
 	attempt := func(outcome string) prometheus.Counter { return m.attempts.WithLabelValues(name, outcome) }
 	s := &sinkMetrics{
 		all: m, sink: name,
-		delivered: event(outcomeDelivered), filtered: event(outcomeFiltered),
-		deadLetter: event(outcomeDeadLetter), dropped: event(outcomeDropped),
-		success: attempt(attemptSuccess), retry: attempt(attemptRetry), permanent: attempt(attemptPermanent),
+		delivered: event("delivered"), filtered: event("filtered"), deadLetter: event("dead_letter"), dropped: event("dropped"),
+		success: attempt("success"), retry: attempt("retry"), permanent: attempt("permanent"),
 		duration: m.duration.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
 		lastSuccess: m.lastSuccess.WithLabelValues(name),
 	}

@@ -15,13 +15,15 @@ import (
 type progress struct {
 	cursor *queue.Cursor
 	log    *zap.Logger
-	room   chan struct{} // holds a token when records were acknowledged
+	// room holds a token when records were acknowledged.
+	room chan struct{}
+	// maxEvents and maxBytes are what may be read from the first record that is not done.
+	maxEvents, maxBytes int
 
-	maxEvents, maxBytes int // what may be read from the first record that is not done
-
-	mu      sync.Mutex
-	entries fifo[entry] // the records from the first that is not done
-	bytes   int         // of entries
+	mu sync.Mutex
+	// entries are the records from the first that is not done.
+	entries fifo[entry]
+	bytes   int
 }
 
 type entry struct {

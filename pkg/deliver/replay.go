@@ -34,13 +34,20 @@ var (
 
 // The outcomes of a ReplayStep.
 const (
-	ReplayBegins   = "begins"   // with the letters of one sink
-	ReplayAccepted = "accepted" // a letter, which is deleted
-	ReplayRefused  = "refused"  // a letter, which stays
-	ReplayWaits    = "waits"    // because the sink asks to be left alone
-	ReplayEnded    = "ended"    // with the letters of the sink
-	ReplayStopped  = "stopped"  // with the letters of the sink, before the last one
-	ReplayDone     = "done"     // with all sinks
+	// ReplayBegins: with the letters of one sink.
+	ReplayBegins = "begins"
+	// ReplayAccepted: a letter was accepted, and is deleted.
+	ReplayAccepted = "accepted"
+	// ReplayRefused: a letter was refused again, and stays.
+	ReplayRefused = "refused"
+	// ReplayWaits: the sink asks to be left alone.
+	ReplayWaits = "waits"
+	// ReplayEnded: with the letters of the sink.
+	ReplayEnded = "ended"
+	// ReplayStopped: before the last letter of the sink; those left stay as they are.
+	ReplayStopped = "stopped"
+	// ReplayDone: with all sinks.
+	ReplayDone = "done"
 )
 
 // ReplayStep is what a replay reports.
@@ -91,7 +98,8 @@ type Replay struct {
 	Sink, To string
 	Report   func(ReplayStep)
 
-	accepted []string // not deleted yet
+	// accepted are letters that are not deleted yet, since when the first of them was accepted.
+	accepted []string
 	since    time.Time
 }
 
@@ -136,7 +144,8 @@ func (r *Replay) sendAll(ctx context.Context, d *Delivery) (err error) {
 			}
 		}
 		if len(letters) < r.Query.Limit {
-			r.Left = 0 // of those that were counted some may have been deleted meanwhile
+			// Of those that were counted some may have been deleted meanwhile.
+			r.Left = 0
 			return nil
 		}
 	}
@@ -223,11 +232,9 @@ func (d *Delivery) byHand(ctx context.Context, fn func(context.Context) error) e
 // EndByHand ends the replay that uses the sink, and waits at most limit for that. No other begins.
 func (d *Delivery) EndByHand(limit time.Duration) {
 	d.drain()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
 	select {
 	case d.sending <- struct{}{}:
-	case <-timer.C:
+	case <-time.After(limit):
 	}
 }
 

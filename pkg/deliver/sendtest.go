@@ -17,8 +17,10 @@ var ErrNotTested = errors.New("nothing was sent")
 const (
 	TestBegins    = "begins"
 	TestDelivered = "delivered"
-	TestRefused   = "refused" // for good: an event of an HMC would become a dead letter
-	TestFailed    = "failed"  // for now: an event of an HMC would wait and be sent again
+	// TestRefused is for good: an event of an HMC would become a dead letter.
+	TestRefused = "refused"
+	// TestFailed is for now: an event of an HMC would wait and be sent again.
+	TestFailed = "failed"
 )
 
 // TestStep is what a test of a sink reports: that it begins, and how it ended. It holds no secret.
@@ -79,9 +81,10 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 		step.Outcome = TestRefused
 		step.explain(d, err)
 	}
-	if events, _, age := WaitingBehind(d.Cursor); events > 0 && age > 1 {
-		oldest := time.Duration(age * float64(time.Second)).Round(time.Second)
-		step.Notes = append(step.Notes, fmt.Sprintf("%d stored events wait for this sink, the oldest for %s", events, oldest))
+	if w := WaitingBehind(d.Cursor); w.OldestEventAgeSeconds > 1 {
+		oldest := time.Duration(w.OldestEventAgeSeconds * float64(time.Second)).Round(time.Second)
+		step.Notes = append(step.Notes,
+			fmt.Sprintf("%d stored events wait for this sink, the oldest for %s", w.QueueEvents, oldest))
 	}
 	if n := d.dead.Count(d.Cfg.Name); n > 0 {
 		step.Notes = append(step.Notes, fmt.Sprintf(

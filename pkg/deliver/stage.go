@@ -19,16 +19,21 @@ type stage interface {
 // wait says what the reader of the events waits for.
 type wait struct {
 	reason waitReason
-	first  uint64 // with forRoom: the event that has to be done
+	// first is, with forRoom, the event that has to be done.
+	first uint64
 }
 
 type waitReason int
 
 const (
-	notAtAll  waitReason = iota // there may be more to be read at once
-	forEvents                   // everything stored has been read
-	forRoom                     // nothing more may be read until an event is done, or taken out of the stage
-	forEver                     // nothing will be read any more
+	// notAtAll: there may be more to be read at once.
+	notAtAll waitReason = iota
+	// forEvents: everything stored has been read.
+	forEvents
+	// forRoom: nothing more may be read until an event is done, or taken out of the stage.
+	forRoom
+	// forEver: nothing will be read any more.
+	forEver
 )
 
 // passThrough is the stage of a sink that gets every event as it is.

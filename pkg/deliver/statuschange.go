@@ -1,95 +1,53 @@
 package deliver
 
-import "github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+import (
+	"encoding/json"
 
-// statusChange is what the gatherer reads of an event.
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// statusChange is what the gatherer reads of an event. What it cannot read is empty.
 type statusChange struct {
-	hmc, class, name, uri, cpc string
-	time, origin, severity     string
-	element, repeat            bool
-	shared                     bool // another HMC sees the same
-	reports                    []byte
-	from, to                   string // of a status change: before the first report, after the last
-	idle                       bool   // of a status change: nothing has changed
+	HMC, Time, Origin, Severity string
+	Repeat                      bool
+	SeenBy                      []string `json:"seen_by"`
+	Resource                    event.Resource
+	Body                        struct {
+		Reports json.RawMessage `json:"change-reports"`
+	}
+
+	// Of a status change: the status before the first report and after the last, and whether nothing has changed.
+	from, to string
+	idle     bool
 }
 
-// readStatusChange reads of an event what the gatherer needs.
 func readStatusChange(r event.Record) statusChange {
 	var c statusChange
-	var body []byte
-	for name, value := range event.Members(r.JSON) {
-		switch string(name) {
-		case "hmc":
-			c.hmc = event.String(value)
-		case "time":
-			c.time = event.String(value)
-		case "origin":
-			c.origin = event.String(value)
-		case "severity":
-			c.severity = event.String(value)
-		case "repeat":
-			c.repeat = event.True(value)
-		case "seen_by":
-			c.shared = true
-		case "body":
-			body = value
-		case "resource":
-			for name, value := range event.Members(value) {
-				switch string(name) {
-				case "class":
-					c.class = event.String(value)
-				case "name":
-					c.name = event.String(value)
-				case "object_uri":
-					c.uri = event.String(value)
-				case "cpc":
-					c.cpc = event.String(value)
-				case "element_uri", "element_id":
-					c.element = true
-				}
-			}
-		}
+	_ = json.Unmarshal(r.JSON, &c)
+	if r.Type != event.TypeStatusChange {
+		return c
 	}
-	if r.Type == event.TypeStatusChange {
-		c.readReports(event.Member(body, "change-reports"))
+	var reports []struct {
+		From           string          `json:"old-status"`
+		To             string          `json:"new-status"`
+		FromAdditional json.RawMessage `json:"old-additional-status"` // some classes have an object
+		ToAdditional   json.RawMessage `json:"new-additional-status"`
+	}
+	_ = json.Unmarshal(c.Body.Reports, &reports)
+	// The oldest comes first, so that the last one is how things stand now (facts-hmc.md 4.1).
+	for i, report := range reports {
+		if i == 0 {
+			c.from, c.idle = report.From, true
+		}
+		c.to = report.To
+		c.idle = c.idle && report.To != "" && report.From == report.To &&
+			additional(report.FromAdditional) == additional(report.ToAdditional)
 	}
 	return c
 }
 
-// readReports reads the reports of a status change: oldest first, so that the last one is how things stand now
-// (facts-hmc.md 4.1).
-func (c *statusChange) readReports(reports []byte) {
-	c.reports = reports
-	n := 0
-	c.idle = true
-	for report := range event.Elements(reports) {
-		var from, to, additionalFrom, additionalTo string
-		for name, value := range event.Members(report) {
-			switch string(name) {
-			case "old-status":
-				from = event.String(value)
-			case "new-status":
-				to = event.String(value)
-			case "old-additional-status":
-				additionalFrom = additionalStatus(value)
-			case "new-additional-status":
-				additionalTo = additionalStatus(value)
-			}
-		}
-		if n == 0 {
-			c.from = from
-		}
-		c.to = to
-		if to == "" || from != to || additionalFrom != additionalTo {
-			c.idle = false
-		}
-		n++
-	}
-	c.idle = c.idle && n > 0
-}
-
-// additionalStatus is a value as it stands, for classes have it in several forms; null is the same as none.
-func additionalStatus(value []byte) string {
+// additional is an additional status as it stands; null is the same as none.
+func additional(value json.RawMessage) string {
 	if string(value) == "null" {
 		return ""
 	}

@@ -44,16 +44,16 @@ type floodResource struct {
 func (in *flood) summary(uri string) item {
 	first := &in.members[0]
 	e := event.Event{
-		HMC: first.change.hmc, Type: event.TypeStatusChangeSummary, Origin: first.change.origin,
+		HMC: first.change.HMC, Type: event.TypeStatusChangeSummary, Origin: first.change.Origin,
 		Received: first.item.record.Received, Severity: event.SeverityInfo,
 		Resource: &event.Resource{Class: "cpc", Name: in.key.cpc, ObjectURI: uri, CPC: in.key.cpc},
 	}
 	body := FloodSummary{
 		CPC: in.key.cpc, NewStatus: in.key.status, Count: len(in.members),
-		FirstTime: first.change.time, LastTime: first.change.time,
+		FirstTime: first.change.Time, LastTime: first.change.Time,
 		Resources: make([]floodResource, 0, len(in.members)),
 	}
-	it := item{key: cpcOrderKey(in.key.group, in.key.cpc), members: make([]uint64, 0, len(in.members))}
+	it := item{key: in.key.order(), members: make([]uint64, 0, len(in.members))}
 	ids := append(make([]string, 0, 1+len(in.members)), e.Type)
 	severities := event.Severities()
 	for i := range in.members {
@@ -64,30 +64,27 @@ func (in *flood) summary(uri string) item {
 		if m.record.Received.Before(e.Received) {
 			e.Received = m.record.Received
 		}
-		if c.shared && !slices.Contains(e.SeenBy, c.hmc) {
-			e.SeenBy = append(e.SeenBy, c.hmc)
+		if len(c.SeenBy) > 0 && !slices.Contains(e.SeenBy, c.HMC) {
+			e.SeenBy = append(e.SeenBy, c.HMC)
 		}
-		if c.origin != e.Origin {
+		if c.Origin != e.Origin {
 			e.Origin = event.OriginLive
 		}
-		if slices.Index(severities, c.severity) > slices.Index(severities, e.Severity) {
-			e.Severity = c.severity
+		if slices.Index(severities, c.Severity) > slices.Index(severities, e.Severity) {
+			e.Severity = c.Severity
 		}
 		// As events have them, times sort as text.
-		body.FirstTime, body.LastTime = min(body.FirstTime, c.time), max(body.LastTime, c.time)
+		body.FirstTime, body.LastTime = min(body.FirstTime, c.Time), max(body.LastTime, c.Time)
 		body.Resources = append(body.Resources, floodResource{
-			Class: c.class, Name: c.name, ObjectURI: c.uri, OldStatus: c.from, NewStatus: c.to, Time: c.time, ID: m.record.ID,
+			Class: c.Resource.Class, Name: c.Resource.Name, ObjectURI: c.Resource.ObjectURI,
+			OldStatus: c.from, NewStatus: c.to, Time: c.Time, ID: m.record.ID,
 		})
 	}
 	e.ID = event.NewID(ids...)
 	e.Summary = body.text()
-	var err error
-	if e.Time, err = time.Parse(time.RFC3339Nano, body.LastTime); err != nil {
-		e.Time = in.members[len(in.members)-1].item.record.Received // not reached: events are written with a time
-	}
-	if e.Body, err = json.Marshal(body); err != nil {
-		e.Body = nil // not reached: there is nothing in it but strings and a number
-	}
+	// Neither can fail: events are written with a time, and the body is strings and a number.
+	e.Time, _ = time.Parse(time.RFC3339Nano, body.LastTime)
+	e.Body, _ = json.Marshal(body)
 	it.record = event.NewRecord(&e)
 	return it
 }

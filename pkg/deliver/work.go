@@ -14,48 +14,62 @@ import (
 // own, and no lane gets any of them while another lane is at work on one: that keeps their order. Which lane
 // gets them does not matter, so that neither one busy resource nor one that fails holds up the others.
 type work struct {
-	lanes               int
-	maxEvents, maxBytes int           // what fits into a batch
-	full                int           // events that are worth no more waiting
-	maxWait             time.Duration // for a batch to become full
-	wake                chan struct{} // holds a token for each lane that may have something to do
+	lanes int
+	// maxEvents and maxBytes are what fits into a batch.
+	maxEvents, maxBytes int
+	// full is how many events are worth no more waiting, maxWait how long a batch may take to become full.
+	full    int
+	maxWait time.Duration
+	// wake holds a token for each lane that may have something to do.
+	wake chan struct{}
 
-	mu        sync.Mutex
-	state     workState
-	queues    map[string]*keyQueue
-	ready     fifo[*keyQueue] // those with events that may be taken, in turn
-	available int             // events in them
-	left      int             // events in all queues
-	added     uint64
-	since     time.Time // from when on a batch waits to become full
-	spare     []*keyQueue
+	mu     sync.Mutex
+	state  workState
+	queues map[string]*keyQueue
+	// ready are those with events that may be taken, in turn; available is how many events those are, and left
+	// how many there are in all queues.
+	ready           fifo[*keyQueue]
+	available, left int
+	added           uint64
+	// since is from when on a batch waits to become full.
+	since time.Time
+	spare []*keyQueue
 }
 
 // workState says what the lanes may wait for. It only grows.
 type workState int
 
 const (
-	growing   workState = iota
-	hurried             // batches need not become full
-	complete            // nothing comes any more: lanes end when all is done
-	abandoned           // a lane has given up: the others end when there is nothing left that they may take
+	growing workState = iota
+	// hurried: batches need not become full.
+	hurried
+	// complete: nothing comes any more, and lanes end when all is done.
+	complete
+	// abandoned: a lane has given up, and the others end when there is nothing left that they may take.
+	abandoned
 )
 
 // keyQueue holds the events of one key that no lane has taken, in their order.
 type keyQueue struct {
 	fifo[item]
-	key  string
-	busy bool // a lane is at work on some of its events
+	key string
+	// busy says that a lane is at work on some of its events.
+	busy bool
 }
 
 // item is one event on its way.
 type item struct {
-	seq     uint64 // in the queue; of a summary that of the last event in it
-	key     string // what its order is kept by
-	order   uint64 // in which add got it: that of the queue, but for what has waited in a stage
-	record  event.Record
-	invalid error    // why the record cannot be sent at all
-	members []uint64 // of a summary: the sequence numbers of the events that it stands for, ascending
+	// seq is its sequence number in the queue; of a summary that of the last event in it.
+	seq uint64
+	// key is what its order is kept by.
+	key string
+	// order is in which work got it: that of the queue, but for what has waited in a stage.
+	order  uint64
+	record event.Record
+	// invalid is why the record cannot be sent at all.
+	invalid error
+	// members are, of a summary, the sequence numbers of the events that it stands for, ascending.
+	members []uint64
 }
 
 // newItem reads a stored record. What is none is an item too: it must not vanish.
@@ -242,10 +256,12 @@ func (w *work) done(b *batch) {
 // batch is what a lane has taken to be sent at once, in order. Its memory is used again for the next one.
 type batch struct {
 	items   []item
-	records []event.Record // of the items
-	seqs    []uint64       // of all stored events that it stood for when it was taken
-	queues  []*keyQueue    // that it was taken from
-	bytes   int
+	records []event.Record
+	// seqs are those of all stored events that the items stood for when they were taken.
+	seqs []uint64
+	// queues are those that the items were taken from.
+	queues []*keyQueue
+	bytes  int
 }
 
 // fits says whether an item may be sent with what is in the batch: what cannot be sent at all is alone.

@@ -7,18 +7,16 @@ const longWait = 10 * time.Minute
 
 // SinkStatus says how a sink is doing. Delivered, Filtered and Dropped are since the start.
 type SinkStatus struct {
-	Name                  string     `json:"name"`
-	Kind                  string     `json:"kind"`
-	QueueEvents           int64      `json:"queue_events"`
-	QueueBytes            int64      `json:"queue_bytes"`
-	OldestEventAgeSeconds float64    `json:"oldest_event_age_seconds"`
-	Delivered             int64      `json:"delivered"`
-	Filtered              int64      `json:"filtered"`
-	Dropped               int64      `json:"dropped"`
-	Stuck                 bool       `json:"stuck"`
-	FailingSince          *time.Time `json:"failing_since,omitempty"`
-	FailedAttempts        int        `json:"failed_attempts"`
-	LastError             string     `json:"last_error,omitempty"`
+	Name string `json:"name"`
+	Kind string `json:"kind"`
+	Waiting
+	Delivered      int64      `json:"delivered"`
+	Filtered       int64      `json:"filtered"`
+	Dropped        int64      `json:"dropped"`
+	Stuck          bool       `json:"stuck"`
+	FailingSince   *time.Time `json:"failing_since,omitempty"`
+	FailedAttempts int        `json:"failed_attempts"`
+	LastError      string     `json:"last_error,omitempty"`
 	// LastErrorReason says in one word what kind of error it was, LastErrorStatus the status of the
 	// answer; that is absent where there was none.
 	LastErrorReason string     `json:"last_error_reason,omitempty"`
@@ -33,7 +31,12 @@ type SinkStatus struct {
 
 // RemovedSink is a sink that is not configured any more, and what still waits for it.
 type RemovedSink struct {
-	Name                  string  `json:"name"`
+	Name string `json:"name"`
+	Waiting
+}
+
+// Waiting is what is stored for a sink and not delivered yet.
+type Waiting struct {
 	QueueEvents           int64   `json:"queue_events"`
 	QueueBytes            int64   `json:"queue_bytes"`
 	OldestEventAgeSeconds float64 `json:"oldest_event_age_seconds"`

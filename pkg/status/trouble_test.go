@@ -69,8 +69,8 @@ func TestTroublesOfASink(t *testing.T) {
 		status SinkStatus
 		want   []string // severity, part of what, part of do; of each trouble
 	}{
-		"fine":        {SinkStatus{QueueEvents: 3, OldestEventAgeSeconds: 1}, nil},
-		"slow":        {SinkStatus{QueueEvents: 3, OldestEventAgeSeconds: 601}, []string{"warning", "more slowly", "concurrency"}},
+		"fine":        {SinkStatus{Waiting: Waiting{QueueEvents: 3, OldestEventAgeSeconds: 1}}, nil},
+		"slow":        {SinkStatus{Waiting: Waiting{QueueEvents: 3, OldestEventAgeSeconds: 601}}, []string{"warning", "more slowly", "concurrency"}},
 		"one attempt": {SinkStatus{FailingSince: &since, LastError: "webhook: https://h: 503"}, []string{"warning", "webhook: https://h: 503.", "Nothing is lost"}},
 		"stuck":       {SinkStatus{FailingSince: &since, Stuck: true, LastError: "dial tcp: connect: connection refused"}, []string{"critical", "refused.", "Look at it. Nothing is lost"}},
 		"hangs":       {SinkStatus{Stuck: true}, []string{"critical", "hangs", "Nothing is lost"}},
@@ -113,7 +113,7 @@ func TestProblemAsJSON(t *testing.T) {
 func TestTroublesOfTheStorage(t *testing.T) {
 	s := Status{
 		Storage: StorageStatus{Path: "/data", Bytes: 95, MaxBytes: 100, Error: "read-only file system"},
-		Removed: []RemovedSink{{Name: "old", QueueEvents: 1}},
+		Removed: []RemovedSink{{Name: "old", Waiting: Waiting{QueueEvents: 1}}},
 	}
 	s.Storage.Bytes, s.Storage.MaxBytes = 95<<20, 100<<20
 	got := s.StorageTroubles()

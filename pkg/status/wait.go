@@ -8,10 +8,8 @@ import (
 
 // Sleep waits for d or until ctx is done, and reports whether all of d has passed.
 func Sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-time.After(d):
 		return true
 	case <-ctx.Done():
 		return false

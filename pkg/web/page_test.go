@@ -52,7 +52,7 @@ func fullStatus(now time.Time) status.Status {
 			{Name: "west", State: status.StateConnected, Connected: true, Since: *at(time.Hour), CertificateNotAfter: at(time.Hour), NotificationsPerMinute: make([]int64, 60)},
 		},
 		Sinks: []status.SinkStatus{
-			{Name: "ops" + evil, Kind: "webhook", QueueEvents: 12, QueueBytes: 5 << 20, OldestEventAgeSeconds: 3700, Delivered: 10, Filtered: 4, Dropped: 2, Stuck: true, FailingSince: at(time.Minute), FailedAttempts: 5, LastError: "503 " + evil, LastErrorTime: at(0), DeadLetters: 9, DeliveredPerMinute: perMinute, Troubles: trouble},
+			{Name: "ops" + evil, Kind: "webhook", Waiting: status.Waiting{QueueEvents: 12, QueueBytes: 5 << 20, OldestEventAgeSeconds: 3700}, Delivered: 10, Filtered: 4, Dropped: 2, Stuck: true, FailingSince: at(time.Minute), FailedAttempts: 5, LastError: "503 " + evil, LastErrorTime: at(0), DeadLetters: 9, DeliveredPerMinute: perMinute, Troubles: trouble},
 			{Name: "journal", Kind: "log", LastError: "earlier " + evil, LastErrorTime: at(time.Hour), LastSuccess: at(time.Second), DeliveredPerMinute: make([]int64, 60)},
 		},
 		Storage:  status.StorageStatus{Path: "/data" + evil, Bytes: 3 << 30, MaxBytes: 10 << 30},
