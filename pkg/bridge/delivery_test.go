@@ -441,17 +441,3 @@ func TestCountsSurviveAReload(t *testing.T) {
 		return false
 	})
 }
-
-func openQueue(t *testing.T) *queue.Queue {
-	t.Helper()
-	q, err := queue.Open(queue.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := q.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return q
-}

@@ -44,8 +44,8 @@ func judge(err error) verdict {
 	return refused
 }
 
-// attempt calls the sink once, within its timeout, and measures, counts and judges what comes of it. lane is whose
-// attempt it is; nil: that of nobody, which is beside the lanes.
+// attempt calls the sink once, within its timeout, and measures, counts and judges what comes of
+// it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes.
 func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(context.Context) error) (verdict, error) {
 	limited, cancel := context.WithTimeout(ctx, d.Cfg.Timeout)
 	defer cancel()
@@ -111,16 +111,16 @@ func (e overdueError) Timeout() bool { return true }
 // Temporary implements net.Error.
 func (e overdueError) Temporary() bool { return true }
 
-// retryBackoff is the wait between attempts to deliver: doubled each time up to a maximum, with full jitter,
-// so that many senders that failed together do not come back together.
+// retryBackoff is the wait between attempts to deliver: doubled each time up to a maximum, with
+// full jitter, so that many senders that failed together do not come back together.
 type retryBackoff struct {
 	cfg config.Retry
 	// limit is that of the last wait; 0: nothing has failed.
 	limit time.Duration
 }
 
-// next returns how long to wait after one more failure: never less than a tenth of what it may be, for a
-// consumer in trouble is not to be asked at once again.
+// next returns how long to wait after one more failure: never less than a tenth of what it may be,
+// for a consumer in trouble is not to be asked at once again.
 func (b *retryBackoff) next() time.Duration {
 	b.limit = status.NextWait(b.limit, b.cfg.Initial, b.cfg.Max)
 	return status.RandomBetween(b.limit/10, b.limit)

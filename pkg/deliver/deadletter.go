@@ -25,12 +25,13 @@ var (
 	ErrNoSuchLetter = errors.New("there is no such dead letter")
 	// ErrNoSuchSink says that nothing is known by the name of a sink.
 	ErrNoSuchSink = errors.New("there is no such sink")
-	// ErrConfigured says that what was asked for is possible only with a sink that is not configured any more.
+	// ErrConfigured says that what was asked for is possible only with a sink that is not
+	// configured any more.
 	ErrConfigured = errors.New("the sink is configured: its waiting events are going to be delivered")
 )
 
-// DeadLetter is an event that a sink refused for good, or did not accept within its retry.max_age. It holds no
-// secret.
+// DeadLetter is an event that a sink refused for good, or did not accept within its retry.max_age.
+// It holds no secret.
 type DeadLetter struct {
 	ID   string `json:"id"`
 	Sink string `json:"sink"`
@@ -115,8 +116,8 @@ type Throttle struct {
 	silent int
 }
 
-// Count counts n more. It reports whether the log is due to have them now, and how many there have been since
-// it last was.
+// Count counts n more. It reports whether the log is due to have them now, and how many there have
+// been since it last was.
 func (t *Throttle) Count(now time.Time, n int) (total int, due bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

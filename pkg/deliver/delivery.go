@@ -21,8 +21,9 @@ const (
 	// readEvents and readBytes bound what a delivery reads at once.
 	readEvents = 1024
 	readBytes  = 4 << 20
-	// aheadEvents and aheadBytes bound how far a delivery with several lanes reads beyond the first event
-	// that is not done, give or take one read. It bounds memory, and how much is repeated after a restart.
+	// aheadEvents and aheadBytes bound how far a delivery with several lanes reads beyond the
+	// first event that is not done, give or take one read. It bounds memory, and how much is
+	// repeated after a restart.
 	aheadEvents = 16 << 10
 	aheadBytes  = 16 << 20
 	// trimEvery is how often the limits of a sink's queue are applied.
@@ -42,11 +43,13 @@ type Options struct {
 	Logger  *zap.Logger
 }
 
-// Delivery brings the stored events to one sink at the sink's own pace. It reads from its cursor, filters, and
-// hands on to its lanes, which send, try again and put aside what is refused for good. What is done is
-// acknowledged as far as everything before it is done too. Nothing it waits for is shared with another sink.
+// Delivery brings the stored events to one sink at the sink's own pace. It reads from its cursor,
+// filters, and hands on to its lanes, which send, try again and put aside what is refused for good.
+// What is done is acknowledged as far as everything before it is done too. Nothing it waits for is
+// shared with another sink.
 //
-// Make it with New, then call Run once. All other methods may be called at any time, from any goroutine.
+// Make it with New, then call Run once. All other methods may be called at any time, from any
+// goroutine.
 type Delivery struct {
 	Cfg    config.Sink
 	Sink   sinks.Sink
@@ -130,8 +133,11 @@ func (d *Delivery) Drain() {
 	d.work.become(hurried)
 }
 
-// Run delivers until ctx is done or draining is over. Where a sink does not come back from Send, it does not
-// return.
+// whenDraining has f called when draining begins, until it is stopped.
+func (d *Delivery) whenDraining(f func()) (stop func() bool) { return context.AfterFunc(d.draining, f) }
+
+// Run delivers until ctx is done or draining is over. Where a sink does not come back from Send, it
+// does not return.
 func (d *Delivery) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	reading, stopReading := context.WithCancel(ctx)
@@ -174,7 +180,8 @@ func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 				d.health.partly(partial, time.Now())
 			}
 			if some && !partly {
-				d.log.Warn("not all members of the sink accept what one of them does; they are told again", zap.Error(partial))
+				d.log.Warn("not all members of the sink accept what one of them does; they are told again",
+					zap.Error(partial))
 			} else if partly && !some {
 				d.log.Info("all members of the sink accept again")
 			}
@@ -201,7 +208,8 @@ func (d *Delivery) applyLimits(ctx context.Context) {
 	}
 }
 
-// Alive says whether the delivery's loop has turned within limit before now. That a sink hangs is no matter.
+// Alive says whether the delivery's loop has turned within limit before now. That a sink hangs is
+// no matter.
 func (d *Delivery) Alive(now time.Time, limit time.Duration) bool {
 	return now.Sub(time.Unix(0, d.beat.Load())) < limit
 }
@@ -251,7 +259,8 @@ func WaitingBehind(cursor *queue.Cursor) status.Waiting {
 func (d *Delivery) Snapshot() status.SinkStatus {
 	s := status.SinkStatus{
 		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
-		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(), Dropped: d.metrics.dropped.N.Load(),
+		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(),
+		Dropped: d.metrics.dropped.N.Load(),
 	}
 	s.DeliveredPerMinute = d.metrics.rate.List(time.Now(), s.Delivered)
 	d.health.show(&s, &d.Cfg)

@@ -18,8 +18,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
-// The pauses grow to the maximum, and are spread over all of what they may be: who failed together does not come back
-// together.
+// The pauses grow to the maximum, and are spread over all of what they may be: who failed together
+// does not come back together.
 func TestRetryBackoff(t *testing.T) {
 	cfg := config.Retry{Initial: 100 * time.Millisecond, Max: time.Second}
 	limits := []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second}
@@ -48,7 +48,8 @@ func TestRetryBackoff(t *testing.T) {
 	}
 }
 
-// What the queue drops is counted for a sink that there is, and brings back no series of one that is gone.
+// What the queue drops is counted for a sink that there is, and brings back no series of one that
+// is gone.
 func TestDroppedByTheQueue(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := NewMetrics(registry)
@@ -125,7 +126,8 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// An attempt that hangs makes the sink stuck and is counted once; one that ends in time is not counted.
+// An attempt that hangs makes the sink stuck and is counted once; one that ends in time is not
+// counted.
 func TestHealthOfAHangingAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)

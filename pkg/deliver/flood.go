@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// floodWindows is how many windows a group lasts at most: of a flood that does not end there are
-	// several summaries.
+	// floodWindows is how many windows a group lasts at most: of a flood that does not end
+	// there are several summaries.
 	floodWindows = 6
 	// maxGathered bounds the events that wait in the groups of one sink.
 	maxGathered = 20_000
@@ -21,11 +21,12 @@ const (
 	maxCPCs = 1000
 )
 
-// gatherer is the stage of a sink with collapse: it gathers equal status changes of one CPC, so that a flood
-// of them becomes one event.
+// gatherer is the stage of a sink with collapse: it gathers equal status changes of one CPC, so
+// that a flood of them becomes one event.
 //
-// Where a group ends follows from when its events were received, not from when they were read, wherever that
-// is possible. So what is read again after a crash makes the same groups, hence summaries with the same ids.
+// Where a group ends follows from when its events were received, not from when they were read,
+// wherever that is possible. So what is read again after a crash makes the same groups, hence
+// summaries with the same ids.
 type gatherer struct {
 	rules floodRules
 	// acked returns the sequence number up to which events have gone, delivered or not.
@@ -38,8 +39,8 @@ type gatherer struct {
 	size    int                   // events in groups
 	// clock is when the event that was read last was received, by group of HMCs.
 	clock map[string]time.Time
-	// loose are the keys of events without a CPC that were handed on since the last release: the lanes do
-	// not have them yet.
+	// loose are the keys of events without a CPC that were handed on since the last release:
+	// the lanes do not have them yet.
 	loose map[string]bool
 	cpcs  map[cpcKey]string // URIs
 }
@@ -47,8 +48,8 @@ type gatherer struct {
 // floodRules are what the configuration says of floods.
 type floodRules struct {
 	config.Flood
-	// groups are the groups of HMCs, by HMC: those of one group see the same CPCs, and a change may come
-	// from any of them.
+	// groups are the groups of HMCs, by HMC: those of one group see the same CPCs, and a change
+	// may come from any of them.
 	groups map[string]string
 }
 
@@ -64,7 +65,8 @@ func (r floodRules) equal(other floodRules) bool {
 	return r.Flood == other.Flood && maps.Equal(r.groups, other.groups)
 }
 
-// groupOf returns the group of an HMC. Events of one that is not configured any more may still wait.
+// groupOf returns the group of an HMC. Events of one that is not configured any more may still
+// wait.
 func (r floodRules) groupOf(hmc string) string {
 	if group, ok := r.groups[hmc]; ok {
 		return group
@@ -72,7 +74,8 @@ func (r floodRules) groupOf(hmc string) string {
 	return hmc
 }
 
-// cpcKey names a CPC, floodKey a status of its resources, resourceKey one of them. group is that of the HMCs.
+// cpcKey names a CPC, floodKey a status of its resources, resourceKey one of them. group is that of
+// the HMCs.
 type (
 	cpcKey   struct{ group, cpc string }
 	floodKey struct {
@@ -88,7 +91,8 @@ type place struct {
 	member int
 }
 
-// flood holds what may be one: status changes of one CPC's resources to the same status, one per resource.
+// flood holds what may be one: status changes of one CPC's resources to the same status, one per
+// resource.
 type flood struct {
 	key      floodKey
 	members  []gathered
@@ -130,7 +134,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 	key, ofCPC := g.orderKey(it.key, res, hmcs, before)
 	it.key = key
 	gk := floodKey{cpcKey{hmcs, res.CPC}, c.to}
-	collect := ofCPC && c.to != "" && res.ObjectURI != "" && res.ElementURI == "" && res.ElementID == "" && res.Class != "cpc"
+	collect := ofCPC && c.to != "" && res.ObjectURI != "" && res.Class != "cpc" && res.ElementURI == "" && res.ElementID == ""
 	if before != nil {
 		switch {
 		case collect && before.key == gk && !g.apart(before, received):
@@ -139,8 +143,8 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 			}
 			out = g.close(before, out)
 		case it.record.Type == event.TypePropertyChange:
-			// One may come with each status change (has-unacceptable-status). If it ended the group
-			// there would be no floods.
+			// One may come with each status change (has-unacceptable-status). If it
+			// ended the group there would be no floods.
 			before.behind = append(before.behind, it)
 			g.size++
 			return g.bound(out), false
@@ -168,8 +172,8 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 	return g.bound(out), false
 }
 
-// orderKey returns what the order of an event is kept by, and whether that is its CPC: a summary and what
-// comes later of the same partitions must not overtake each other.
+// orderKey returns what the order of an event is kept by, and whether that is its CPC: a summary
+// and what comes later of the same partitions must not overtake each other.
 func (g *gatherer) orderKey(own string, r *event.Resource, hmcs string, before *flood) (key string, ofCPC bool) {
 	switch {
 	case r.CPC != "":
@@ -178,7 +182,7 @@ func (g *gatherer) orderKey(own string, r *event.Resource, hmcs string, before *
 			return cpcKey{hmcs, r.CPC}.order(), true
 		}
 	case before != nil:
-		return before.key.cpcKey.order(), false
+		return before.key.order(), false
 	}
 	g.loose[own] = true
 	return own, false
@@ -254,8 +258,8 @@ func (g *gatherer) bound(out []item) []item {
 	return g.close(slices.MinFunc(slices.Collect(maps.Values(g.groups)), byFirst), out)
 }
 
-// close ends a group and appends what becomes of it: a summary, or its events if they are no flood. What the
-// limits of the queue have taken away meanwhile is not in it.
+// close ends a group and appends what becomes of it: a summary, or its events if they are no flood.
+// What the limits of the queue have taken away meanwhile is not in it.
 func (g *gatherer) close(in *flood, out []item) []item {
 	delete(g.groups, in.key)
 	for i := range in.members {

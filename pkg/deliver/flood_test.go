@@ -160,7 +160,8 @@ func floodBody(t *testing.T, e *event.Event) FloodSummary {
 	return s
 }
 
-// A flood becomes one event when nothing more of it came for a window, with all that its events said.
+// A flood becomes one event when nothing more of it came for a window, with all that its events
+// said.
 func TestFloodSummary(t *testing.T) {
 	s := newStream(t, 10)
 	cpc := aChange(0, "active", "not-communicating")
@@ -420,12 +421,14 @@ func TestFloodRepeats(t *testing.T) {
 	if s.repeats != 2 {
 		t.Errorf("%d left out, want 2", s.repeats)
 	}
-	s.says("P1 stopped -> stopped", "P1  -> ", "P1  -> ") // the first had to wait until the second came
+	// the first had to wait until the second came
+	s.says("P1 stopped -> stopped", "P1  -> ", "P1  -> ")
 	s.pass(floodWindow)
 	s.idle()
 	s.says("P9 x -> y")
 
-	// When a support element is back each change may come twice (public issues of users tell so).
+	// When a support element is back each change may come twice (public issues of users tell
+	// so).
 	s.repeats = 0
 	for n := range 4 {
 		s.add(aChange(n, floodDown, "active"), aChange(n, floodDown, "active"))
@@ -441,7 +444,8 @@ func TestFloodRepeats(t *testing.T) {
 	}
 }
 
-// The order per resource stays: what comes of a partition whose status change waits ends the wait, or waits as well.
+// The order per resource stays: what comes of a partition whose status change waits ends the wait,
+// or waits as well.
 func TestFloodOrder(t *testing.T) {
 	const down = "CPC M90: 3 partitions active -> " + floodDown
 	s := newStream(t, 3)
@@ -543,7 +547,8 @@ func TestFloodTrimmed(t *testing.T) {
 	s.ended()
 }
 
-// However much comes at once, what waits is bounded, and what nothing more can be read for does not wait.
+// However much comes at once, what waits is bounded, and what nothing more can be read for does not
+// wait.
 func TestFloodBounded(t *testing.T) {
 	s := newStream(t, 2)
 	s.flood(0, 5, "active", "stopped")
@@ -577,8 +582,8 @@ func TestFloodBounded(t *testing.T) {
 	s.ended()
 }
 
-// Whatever comes, and whenever groups end: each event comes out once, alone or in a summary, the order of each partition stays, and what
-// is read again makes the same events.
+// Whatever comes, and whenever groups end: each event comes out once, alone or in a summary, the
+// order of each partition stays, and what is read again makes the same events.
 func TestFloodWhateverComes(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
@@ -704,7 +709,8 @@ func (c *collected) answers(answer func(events []*event.Event) error) {
 // unavailable is the answer of a consumer in trouble.
 var unavailable = &sinks.RetryAfterError{Status: http.StatusServiceUnavailable, Err: errors.New("status 503")}
 
-// fixture is a delivery with collapse, and the queue it reads from. It lives in a bubble of synctest.
+// fixture is a delivery with collapse, and the queue it reads from. It lives in a bubble of
+// synctest.
 type fixture struct {
 	t        *testing.T
 	queue    *queue.Queue
@@ -852,7 +858,8 @@ func downs(from, to int) (events []*event.Event) {
 // neverEnds is a window that no test sits out.
 const neverEnds = time.Hour
 
-// A group that waits holds up nothing but itself: not the events of others, and not the reading of more than may be read beyond it.
+// A group that waits holds up nothing but itself: not the events of others, and not the reading of
+// more than may be read beyond it.
 func TestFloodHoldsUpNothing(t *testing.T) {
 	for _, concurrency := range []int{1, 4} {
 		t.Run(fmt.Sprint("concurrency ", concurrency), inBubble(func(t *testing.T) {
@@ -882,7 +889,8 @@ func TestFloodHoldsUpNothing(t *testing.T) {
 	}
 }
 
-// Where nothing more may be read because of an event that fails, and then because of a group that is behind that one, the group ends.
+// Where nothing more may be read because of an event that fails, and then because of a group that
+// is behind that one, the group ends.
 func TestFloodBehindAFailure(t *testing.T) {
 	for _, concurrency := range []int{1, 4} {
 		t.Run(fmt.Sprint("concurrency ", concurrency), inBubble(func(t *testing.T) {
@@ -913,7 +921,8 @@ func TestFloodBehindAFailure(t *testing.T) {
 	}
 }
 
-// What a crash takes while a group waits is gathered again, and makes the same event; so does what was delivered and not acknowledged.
+// What a crash takes while a group waits is gathered again, and makes the same event; so does what
+// was delivered and not acknowledged.
 func TestFloodCrash(t *testing.T) {
 	synctest.Test(t, testFloodCrash)
 }
@@ -1017,7 +1026,8 @@ func testFloodQueueLimits(t *testing.T) {
 	s.eventually("the summary is behind it", func() bool {
 		return s.left() == 2
 	})
-	s.delivery.Cfg.Queue = config.Queue{MaxBytes: 500} // the OS message has less, each of the others about as much
+	// the OS message has less, each of the others about as much
+	s.delivery.Cfg.Queue = config.Queue{MaxBytes: 500}
 	s.delivery.trim()
 	s.eventually("all", s.settled)
 	s.finish()
@@ -1038,7 +1048,8 @@ func testFloodQueueLimits(t *testing.T) {
 	s.sums(0, 0, 0, 5)
 }
 
-// Through lanes, batches and failures: everything arrives, and each partition's events in their order.
+// Through lanes, batches and failures: everything arrives, and each partition's events in their
+// order.
 func TestFloodLanes(t *testing.T) {
 	synctest.Test(t, testFloodLanes)
 }

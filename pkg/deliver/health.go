@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// stuckAfter failed attempts in a row of one lane make a sink stuck: the daemon is not ready.
+	// stuckAfter failed attempts in a row of one lane make a sink stuck: the daemon is not
+	// ready.
 	stuckAfter = 3
-	// stuckTime is how long a sink may fail, and accept nothing, until it is stuck too: attempts may be far
-	// apart.
+	// stuckTime is how long a sink may fail, and accept nothing, until it is stuck too:
+	// attempts may be far apart.
 	stuckTime = 5 * time.Second
 )
 
@@ -43,8 +44,8 @@ type laneHealth struct {
 	hangs bool
 }
 
-// follow notes that an attempt begins. It counts as failed when it lasts longer than limit; overdue is called
-// then. ended is called when it has returned, and reports whether it has been counted.
+// follow is called when an attempt begins. It counts as failed when it lasts longer than limit; overdue
+// is called then. ended is called when it has returned, and reports whether it has been counted.
 func (h *health) follow(l *laneHealth, limit time.Duration, overdue func()) (ended func() (counted bool)) {
 	over, counted := false, false
 	timer := time.AfterFunc(limit, func() {
@@ -72,8 +73,8 @@ func (h *health) hanging() bool {
 	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.hangs })
 }
 
-// failed notes a failed attempt, and logs it when the sink begins to fail with it. That of nobody, nil, says
-// nothing about the sink, and so with answered.
+// failed records a failed attempt, and logs it when the sink begins to fail with it. That of nobody,
+// nil, says nothing about the sink, and so with answered.
 func (h *health) failed(l *laneHealth, now time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,22 +93,22 @@ func (h *health) fail(l *laneHealth, now time.Time, err error) {
 	}
 }
 
-// delivered notes that the sink accepted events.
+// delivered records that the sink accepted events.
 func (h *health) delivered(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastSuccess = now
 }
 
-// partly notes what a part of the destination has refused while the rest accepts.
+// partly records what a part of the destination has refused while the rest accepts.
 func (h *health) partly(err *sinks.PartialError, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastError, h.lastErrorAt = err, now
 }
 
-// answered notes that the sink is there, whether it accepted or refused, and logs it when no lane fails any
-// more.
+// answered records that the sink is there, whether it accepted or refused, and logs it when no lane
+// fails any more.
 func (h *health) answered(l *laneHealth, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -123,14 +124,14 @@ func (h *health) answered(l *laneHealth, now time.Time) {
 	h.total, h.failingSince = 0, time.Time{}
 }
 
-// stuck says whether the sink keeps the daemon from being ready: one event, or all of them, do not get on. h
-// is locked.
+// stuck says whether the sink keeps the daemon from being ready: one event, or all of them, do not
+// get on. h is locked.
 func (h *health) stuck(now time.Time) bool {
 	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures >= stuckAfter || l.hangs }) ||
 		!h.failingSince.IsZero() && now.Sub(h.failingSince) >= stuckTime && !h.lastSuccess.After(h.failingSince)
 }
 
-// rest notes that the sink has asked to be left alone until then.
+// rest records that the sink has asked to be left alone until then.
 func (h *health) rest(until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -19,8 +19,9 @@ type lane struct {
 	batch batch
 }
 
-// run sends until all is done or ctx is done. It returns false when it gave up: at the end of ctx, or at the
-// first failure while draining. What is left stays stored, and is sent after the next start.
+// run sends until all is done or ctx is done. It returns false when it gave up: at the end of ctx,
+// or at the first failure while draining. What is left stays stored, and is sent after the next
+// start.
 func (l *lane) run(ctx context.Context) bool {
 	for l.take(ctx) {
 		if !l.bringToEnd(ctx) {
@@ -52,11 +53,12 @@ func (l *lane) take(ctx context.Context) bool {
 	return false
 }
 
-// bringToEnd sends the batch until all of it is delivered, put aside or taken away by the queue's limits. It
-// returns false when it was interrupted before: by the end of ctx, or by a failure while draining.
+// bringToEnd sends the batch until all of it is delivered, put aside or taken away by the queue's
+// limits. It returns false when it was interrupted before: by the end of ctx, or by a failure while
+// draining.
 //
-// A batch that is refused because of what is in it is sent in smaller parts, so that only those events are put
-// aside which are refused by themselves.
+// A batch that is refused because of what is in it is sent in smaller parts, so that only those
+// events are put aside which are refused by themselves.
 func (l *lane) bringToEnd(ctx context.Context) bool {
 	if err := l.batch.items[0].invalid; err != nil {
 		// Nothing can be done with it but to keep it where a person can look at it.
@@ -104,8 +106,8 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	return false
 }
 
-// leaveAlone waits as long as the sink has asked for, in whichever lane. It returns false when it was
-// interrupted.
+// leaveAlone waits as long as the sink has asked for, in whichever lane. It returns false when it
+// was interrupted.
 func (l *lane) leaveAlone(ctx context.Context) bool {
 	for {
 		wait := l.health.resting(time.Now())
@@ -129,8 +131,9 @@ func (l *lane) delivered(records []event.Record) {
 	l.health.delivered(now)
 }
 
-// refuse puts the next records of the batch aside for good. As long as that is not possible it tries again:
-// they are not sent again before, and not lost. It returns false when it was interrupted.
+// refuse puts the next records of the batch aside for good. As long as that is not possible it
+// tries again: they are not sent again before, and not lost. It returns false when it was
+// interrupted.
 func (l *lane) refuse(ctx context.Context, records []event.Record, cause error) bool {
 	if len(records) == 0 {
 		return true

@@ -16,8 +16,9 @@ type Router struct {
 	Match, Drop []config.Matcher
 }
 
-// Wants says whether the sink gets the record: any item of match (or none configured) and no item of drop.
-// A record that cannot be parsed is delivered: what nobody can read must not vanish on the way.
+// Wants says whether the sink gets the record: any item of match (or none configured) and no item
+// of drop. A record that cannot be parsed is delivered: what nobody can read must not vanish on the
+// way.
 func (r Router) Wants(rec event.Record) bool {
 	if len(r.Match) == 0 && len(r.Drop) == 0 {
 		return true
@@ -71,7 +72,8 @@ func Explain(s *config.Sink, v *View) (gets bool, why string) {
 				gets, why = true, fmt.Sprintf("match[%d] fits", i)
 				break
 			}
-			misses = append(misses, fmt.Sprintf("match[%d] does not fit %s %q", i, key, event.Cut(event.Printable(value), event.MaxValue)))
+			value = event.Cut(event.Printable(value), event.MaxValue)
+			misses = append(misses, fmt.Sprintf("match[%d] does not fit %s %q", i, key, value))
 		}
 		if !gets {
 			return false, strings.Join(misses, "; ")
@@ -136,8 +138,8 @@ func (v *View) matchesAny(ms []config.Matcher) bool {
 	return false
 }
 
-// mismatch returns the first key of the matcher that does not fit the event, and what the event has there; "": all
-// that it has fit.
+// mismatch returns the first key of the matcher that does not fit the event, and what the event has
+// there; "": all that it has fit.
 func (v *View) mismatch(m *config.Matcher) (key, value string) {
 	var res event.Resource
 	if v.Resource != nil {

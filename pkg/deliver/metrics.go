@@ -23,7 +23,8 @@ type Metrics struct {
 	live [4]*prometheus.Desc
 
 	mu sync.Mutex
-	// sinks are those that there are: a change of configuration does not make their counters begin at 0.
+	// sinks are those that there are: a change of configuration does not make their counters
+	// begin at 0.
 	sinks map[string]*sinkMetrics
 }
 
@@ -34,7 +35,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name(s), Help: help}, []string{"sink", "outcome"})
 	}
 	histogram := func(s, help string, buckets ...float64) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name(s), Help: help, Buckets: buckets}, []string{"sink"})
+		opts := prometheus.HistogramOpts{Name: name(s), Help: help, Buckets: buckets}
+		return prometheus.NewHistogramVec(opts, []string{"sink"})
 	}
 	m := &Metrics{
 		sinks:    make(map[string]*sinkMetrics),
@@ -73,7 +75,8 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
-	// The queue calls Dropped while its cursors are locked, so that they must not be asked under this lock.
+	// The queue calls Dropped while its cursors are locked, so that they must not be asked
+	// under this lock.
 	all := slices.Collect(maps.Values(m.sinks))
 	m.mu.Unlock()
 	for _, s := range all {
@@ -116,7 +119,8 @@ func (m *Metrics) forSink(name string) *sinkMetrics {
 	attempt := func(outcome string) prometheus.Counter { return m.attempts.WithLabelValues(name, outcome) }
 	s := &sinkMetrics{
 		all: m, sink: name,
-		delivered: event("delivered"), filtered: event("filtered"), deadLetter: event("dead_letter"), dropped: event("dropped"),
+		delivered: event("delivered"), filtered: event("filtered"),
+		deadLetter: event("dead_letter"), dropped: event("dropped"),
 		success: attempt("success"), retry: attempt("retry"), permanent: attempt("permanent"),
 		duration: m.duration.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
 		lastSuccess: m.lastSuccess.WithLabelValues(name),
@@ -128,8 +132,8 @@ func (m *Metrics) forSink(name string) *sinkMetrics {
 // Prepare creates the series of a sink, for the queue may drop events before there is a delivery.
 func (m *Metrics) Prepare(sink string) { m.forSink(sink) }
 
-// Dropped counts events that the queue has dropped by its own limit, or because of damage. Those of a sink that
-// is not configured any more have no series; the queue says in the log what goes.
+// Dropped counts events that the queue has dropped by its own limit, or because of damage. Those of
+// a sink that is not configured any more have no series; the queue says in the log what goes.
 func (m *Metrics) Dropped(sink string, events int) {
 	m.mu.Lock()
 	s := m.sinks[sink]

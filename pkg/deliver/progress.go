@@ -10,8 +10,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
-// progress tracks the records that a delivery has read, and acknowledges them as far as all before them are
-// done too. It bounds how far the delivery reads beyond the first record that is not done.
+// progress tracks the records that a delivery has read, and acknowledges them as far as all before
+// them are done too. It bounds how far the delivery reads beyond the first record that is not done.
 type progress struct {
 	cursor *queue.Cursor
 	log    *zap.Logger
@@ -57,22 +57,23 @@ func (p *progress) add(entries []entry) {
 	p.advance()
 }
 
-// finish marks records as done. Those that the limits of the queue have taken away are not there any more.
+// finish marks records as done. Those that the limits of the queue have taken away are not there
+// any more.
 func (p *progress) finish(seqs []uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entries := p.entries.rest()
+	bySeq := func(e entry, seq uint64) int { return cmp.Compare(e.seq, seq) }
 	for _, seq := range seqs {
-		i, found := slices.BinarySearchFunc(entries, seq, func(e entry, seq uint64) int { return cmp.Compare(e.seq, seq) })
-		if found {
+		if i, found := slices.BinarySearchFunc(entries, seq, bySeq); found {
 			entries[i].done = true
 		}
 	}
 	p.advance()
 }
 
-// trimmed forgets the records up to seq, which the limits of the queue have taken away, and returns how many
-// of them had been done.
+// trimmed forgets the records up to seq, which the limits of the queue have taken away, and returns
+// how many of them had been done.
 func (p *progress) trimmed(seq uint64) (done int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// reader brings the events of a delivery from the queue through filter and stage to the lanes. It is used by
-// one goroutine.
+// reader brings the events of a delivery from the queue through filter and stage to the lanes. It
+// is used by one goroutine.
 type reader struct {
 	*Delivery
 
@@ -24,7 +24,7 @@ type reader struct {
 func (r *reader) run(ctx context.Context) {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(r.draining, stop)()
+	defer r.whenDraining(stop)()
 	for r.awaitRoom(ctx) {
 		records, err := r.next(reading)
 		switch {

@@ -15,12 +15,12 @@ import (
 const (
 	// ReplayPage is how many letters a replay looks up at once.
 	ReplayPage = 100
-	// settleLetters and settleAfter bound how many accepted letters a replay has not deleted yet: a sync each
-	// would cost more than the sending. After a crash those are sent again.
+	// settleLetters and settleAfter bound how many accepted letters a replay has not deleted
+	// yet: a sync each would cost more than the sending. After a crash those are sent again.
 	settleLetters = 100
 	settleAfter   = 100 * time.Millisecond
-	// A replay waits for a sink that asks to be left alone, at most replayRest, and replayRests times for one
-	// event.
+	// A replay waits for a sink that asks to be left alone, at most replayRest, and replayRests
+	// times for one event.
 	replayRest  = time.Minute
 	replayRests = 5
 )
@@ -66,13 +66,13 @@ type ReplayStep struct {
 	// Reason says why a letter was refused, what is waited for, or why it stopped.
 	Reason string `json:"reason,omitempty"`
 
-	// Counts are absent for a letter and while waiting. When it begins they say what there is, else what became
-	// of it.
+	// Counts are absent for a letter and while waiting. When it begins they say what there is,
+	// else what became of it.
 	Counts *ReplayCounts `json:"counts,omitempty"`
 }
 
-// ReplayCounts say what became of the letters of a replay. Those that somebody else deleted meanwhile are in
-// Letters alone.
+// ReplayCounts say what became of the letters of a replay. Those that somebody else deleted
+// meanwhile are in Letters alone.
 type ReplayCounts struct {
 	Letters  int `json:"letters"`
 	Accepted int `json:"accepted"`
@@ -103,8 +103,9 @@ type Replay struct {
 	since    time.Time
 }
 
-// Run sends them through d, oldest first, and deletes what is accepted. What is refused again stays, with the
-// new reason; at a temporary failure it stops. d is nil where the sink is not configured.
+// Run sends them through d, oldest first, and deletes what is accepted. What is refused again
+// stays, with the new reason; at a temporary failure it stops. d is nil where the sink is not
+// configured.
 func (r *Replay) Run(ctx context.Context, d *Delivery) {
 	r.reportCounts(ReplayBegins, "")
 	err := fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, r.Sink)
@@ -179,12 +180,13 @@ func (r *Replay) sendOne(ctx context.Context, d *Delivery, l queue.DeadLetter) e
 			r.Report(ReplayStep{Outcome: ReplayWaits, Sink: r.Sink, To: r.To, Reason: reason})
 		})
 	}
-	step := ReplayStep{Outcome: ReplayAccepted, Sink: r.Sink, To: r.To, ID: l.ID, EventID: l.EventID, EventType: l.EventType}
+	step := ReplayStep{Sink: r.Sink, To: r.To, ID: l.ID, EventID: l.EventID, EventType: l.EventType}
 	switch v {
 	case again:
 		return err
 	case accepted:
 		r.Accepted++
+		step.Outcome = ReplayAccepted
 		if len(r.accepted) == 0 {
 			r.since = time.Now()
 		}
@@ -215,7 +217,8 @@ func recordOf(data []byte) (event.Record, error) {
 	return event.Record{ID: e.ID, Type: e.Type, Key: e.Key(), Received: e.Received, JSON: data}, nil
 }
 
-// byHand runs fn, which sends beside the lanes, as long as the delivery does not end: ctx is done then.
+// byHand runs fn, which sends beside the lanes, as long as the delivery does not end: ctx is done
+// then.
 func (d *Delivery) byHand(ctx context.Context, fn func(context.Context) error) error {
 	select {
 	case d.sending <- struct{}{}:
@@ -225,7 +228,7 @@ func (d *Delivery) byHand(ctx context.Context, fn func(context.Context) error) e
 	defer func() { <-d.sending }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(d.draining, func() { cancel(ErrLeaving) })()
+	defer d.whenDraining(func() { cancel(ErrLeaving) })()
 	return fn(ctx)
 }
 
@@ -238,8 +241,9 @@ func (d *Delivery) EndByHand(limit time.Duration) {
 	}
 }
 
-// resend sends one event beside the lanes, and again when the sink asks to be left alone for a while; waits is
-// called before that. The verdict again means that the event was neither accepted nor refused.
+// resend sends one event beside the lanes, and again when the sink asks to be left alone for a
+// while; waits is called before that. The verdict again means that the event was neither accepted
+// nor refused.
 func (d *Delivery) resend(ctx context.Context, r event.Record, waits func(reason string)) (verdict, error) {
 	for rests := 0; ; {
 		if wait := d.health.resting(time.Now()); wait > 0 {

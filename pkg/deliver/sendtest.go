@@ -34,8 +34,9 @@ type TestStep struct {
 	Request        string  `json:"request,omitempty"`
 	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
 
-	// When it has ended. Seconds is how long the attempt took, Status that of the answer, absent where there was
-	// none; Reason says why the event was not delivered, and Do what to do about it.
+	// When it has ended. Seconds is how long the attempt took, Status that of the answer,
+	// absent where there was none; Reason says why the event was not delivered, and Do what to
+	// do about it.
 	Seconds float64 `json:"seconds,omitempty"`
 	Status  int     `json:"status,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
@@ -44,8 +45,9 @@ type TestStep struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Test makes one attempt to send e beside the lanes, and returns how it ended. begins is called before. The event is
-// not tried again and never becomes a dead letter. If Test returns an error nothing has been sent.
+// Test makes one attempt to send e beside the lanes, and returns how it ended. begins is called
+// before. The event is not tried again and never becomes a dead letter. If Test returns an error
+// nothing has been sent.
 func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestStep) error) (TestStep, error) {
 	step := TestStep{Sink: d.Cfg.Name, EventID: e.ID}
 	if wait := d.health.resting(time.Now()); wait > 0 {
@@ -68,13 +70,13 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 	start := time.Now()
 	v, err := d.alone(ctx, call)
 	step.Seconds = time.Since(start).Seconds()
-	switch {
-	case v == accepted:
+	switch v {
+	case accepted:
 		step.Outcome = TestDelivered
 		if err != nil {
 			step.Notes = append(step.Notes, "not accepted everywhere: "+event.Bounded(err.Error(), maxReason))
 		}
-	case v == again:
+	case again:
 		step.Outcome = TestFailed
 		step.explain(d, err)
 	default:
@@ -88,7 +90,8 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 	}
 	if n := d.dead.Count(d.Cfg.Name); n > 0 {
 		step.Notes = append(step.Notes, fmt.Sprintf(
-			"%d events it refused before are kept as dead letters: hmcnotifyd dead-letters list --sink=%s", n, d.Cfg.Name))
+			"%d events it refused before are kept as dead letters: hmcnotifyd dead-letters list --sink=%s",
+			n, d.Cfg.Name))
 	}
 	return step, nil
 }

@@ -2,17 +2,20 @@ package deliver
 
 import "time"
 
-// stage stands between the filter and the lanes: it may keep events for a while, and make one of several. It
-// belongs to the goroutine that reads. Events of one key leave it in the order in which they came.
+// stage stands between the filter and the lanes: it may keep events for a while, and make one of
+// several. It belongs to the goroutine that reads. Events of one key leave it in the order in which
+// they came.
 type stage interface {
-	// add takes in an event that was read now, and appends to out what is to be sent now, in this order.
-	// leftOut says that the event tells nothing new, and that nothing becomes of it.
+	// add takes in an event that was read now, and appends to out what is to be sent now, in
+	// this order. leftOut says that the event tells nothing new, and that nothing becomes of
+	// it.
 	add(it item, now time.Time, out []item) (_ []item, leftOut bool)
 
 	// release appends to out what need not be kept any longer.
 	release(now time.Time, w wait, out []item) []item
 
-	// due returns when release has something to do if no event comes until then; false: it keeps nothing.
+	// due returns when release has something to do if no event comes until then; false: it
+	// keeps nothing.
 	due(w wait) (at time.Time, ok bool)
 }
 

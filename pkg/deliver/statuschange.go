@@ -16,7 +16,8 @@ type statusChange struct {
 		Reports json.RawMessage `json:"change-reports"`
 	}
 
-	// Of a status change: the status before the first report and after the last, and whether nothing has changed.
+	// Of a status change: the status before the first report and after the last, and whether
+	// nothing has changed.
 	from, to string
 	idle     bool
 }

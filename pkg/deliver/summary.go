@@ -40,7 +40,8 @@ type floodResource struct {
 	ID string `json:"id"`
 }
 
-// summary makes one item of all members of a group; uri is that of the CPC, "" while it is not known.
+// summary makes one item of all members of a group; uri is that of the CPC, "" while it is not
+// known.
 func (in *flood) summary(uri string) item {
 	first := &in.members[0]
 	e := event.Event{

@@ -10,14 +10,16 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
-// work is what the lanes of a delivery take their batches from. The events of one key are in a queue of their
-// own, and no lane gets any of them while another lane is at work on one: that keeps their order. Which lane
-// gets them does not matter, so that neither one busy resource nor one that fails holds up the others.
+// work is what the lanes of a delivery take their batches from. The events of one key are in a
+// queue of their own, and no lane gets any of them while another lane is at work on one: that keeps
+// their order. Which lane gets them does not matter, so that neither one busy resource nor one that
+// fails holds up the others.
 type work struct {
 	lanes int
 	// maxEvents and maxBytes are what fits into a batch.
 	maxEvents, maxBytes int
-	// full is how many events are worth no more waiting, maxWait how long a batch may take to become full.
+	// full is how many events are worth no more waiting, maxWait how long a batch may take to
+	// become full.
 	full    int
 	maxWait time.Duration
 	// wake holds a token for each lane that may have something to do.
@@ -26,8 +28,8 @@ type work struct {
 	mu     sync.Mutex
 	state  workState
 	queues map[string]*keyQueue
-	// ready are those with events that may be taken, in turn; available is how many events those are, and left
-	// how many there are in all queues.
+	// ready are those with events that may be taken, in turn; available is how many events
+	// those are, and left how many there are in all queues.
 	ready           fifo[*keyQueue]
 	available, left int
 	added           uint64
@@ -45,7 +47,8 @@ const (
 	hurried
 	// complete: nothing comes any more, and lanes end when all is done.
 	complete
-	// abandoned: a lane has given up, and the others end when there is nothing left that they may take.
+	// abandoned: a lane has given up, and the others end when there is nothing left that they
+	// may take.
 	abandoned
 )
 
@@ -68,7 +71,8 @@ type item struct {
 	record event.Record
 	// invalid is why the record cannot be sent at all.
 	invalid error
-	// members are, of a summary, the sequence numbers of the events that it stands for, ascending.
+	// members are, of a summary, the sequence numbers of the events that it stands for,
+	// ascending.
 	members []uint64
 }
 
@@ -90,8 +94,8 @@ func (it *item) appendSeqs(seqs []uint64) []uint64 {
 	return append(seqs, it.members...)
 }
 
-// left returns how many of the stored events that the item stands for have not gone by the limits of the
-// queue. An event that is on its way counts as one, as everywhere.
+// left returns how many of the stored events that the item stands for have not gone by the limits
+// of the queue. An event that is on its way counts as one, as everywhere.
 func (it *item) left(acked uint64) int {
 	if it.members == nil {
 		return 1
@@ -149,7 +153,8 @@ func (w *work) newQueue(key string) *keyQueue {
 	return q
 }
 
-// wakeUp wakes as many lanes as may find something; all of them when there may be nothing to wait for.
+// wakeUp wakes as many lanes as may find something; all of them when there may be nothing to wait
+// for.
 func (w *work) wakeUp() {
 	n := min(w.ready.len(), w.lanes)
 	if w.state > growing {
@@ -175,8 +180,8 @@ func (w *work) become(state workState) {
 	w.wakeUp()
 }
 
-// take fills a batch. Where there is none, it says how long a batch that is not full still has to be waited
-// for (0: until there is something new), or that there never will be one.
+// take fills a batch. Where there is none, it says how long a batch that is not full still has to
+// be waited for (0: until there is something new), or that there never will be one.
 func (w *work) take(b *batch, now time.Time) (ok bool, wait time.Duration, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -253,7 +258,8 @@ func (w *work) done(b *batch) {
 	w.wakeUp()
 }
 
-// batch is what a lane has taken to be sent at once, in order. Its memory is used again for the next one.
+// batch is what a lane has taken to be sent at once, in order. Its memory is used again for the
+// next one.
 type batch struct {
 	items   []item
 	records []event.Record
@@ -264,14 +270,16 @@ type batch struct {
 	bytes  int
 }
 
-// fits says whether an item may be sent with what is in the batch: what cannot be sent at all is alone.
+// fits says whether an item may be sent with what is in the batch: what cannot be sent at all is
+// alone.
 func (b *batch) fits(it *item, maxEvents, maxBytes int) bool {
 	return len(b.items) == 0 || len(b.items) < maxEvents && b.bytes+len(it.record.JSON) <= maxBytes &&
 		it.invalid == nil && b.items[0].invalid == nil
 }
 
-// drop takes out the first n items, which are done with, and those that have gone by the limits of the queue.
-// What a stage has handed on is not in the order of the queue, so that they may be anywhere.
+// drop takes out the first n items, which are done with, and those that have gone by the limits of
+// the queue. What a stage has handed on is not in the order of the queue, so that they may be
+// anywhere.
 func (b *batch) drop(n int, acked uint64) {
 	kept := 0
 	for i := n; i < len(b.items); i++ {

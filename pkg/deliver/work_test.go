@@ -20,8 +20,9 @@ func workItems(from, n, keys int) []item {
 	return items
 }
 
-// However many lanes take, and in whatever order they are done: each event is taken once, those of one key in their order
-// and never by two lanes at the same time, and a batch is in the order of the queue.
+// However many lanes take, and in whatever order they are done: each event is taken once, those of
+// one key in their order and never by two lanes at the same time, and a batch is in the order of
+// the queue.
 func TestWorkKeepsTheOrder(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)

@@ -6,8 +6,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// Advice says what to do about an error of a sink, by what [ReasonOf] said of it: words that follow "what
-// to do: ", without a full stop. It is "" without a reason.
+// Advice says what to do about an error of a sink, by what [ReasonOf] said of it: words that follow
+// "what to do: ", without a full stop. It is "" without a reason.
 func Advice(cfg *config.Sink, reason Reason, status int) string {
 	switch reason {
 	case "":
@@ -19,7 +19,8 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 	case ReasonUnreachable:
 		return "this machine has no way to it: look at the address, at routes and at firewalls"
 	case ReasonTimeout:
-		return "the consumer does not answer in time: look at its load and at firewalls; timeout sets how long it may take"
+		return "the consumer does not answer in time: look at its load and at firewalls; " +
+			"timeout sets how long it may take"
 	case ReasonTLS:
 		return "the consumer's certificate is not trusted, or does not fit its name: look at the sink's TLS settings"
 	case ReasonAuthorization:
@@ -48,7 +49,8 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 func credentials(cfg *config.Sink) string {
 	switch {
 	case cfg.Webhook != nil && len(cfg.Webhook.SigningSecrets()) > 0:
-		return "webhook.secret, which must be the one that the consumer verifies with, or the credentials in webhook.http_config"
+		return "webhook.secret, which must be the one that the consumer verifies with, " +
+			"or the credentials in webhook.http_config"
 	case cfg.Webhook != nil:
 		return "the token or password in webhook.http_config, or the one in the address"
 	case cfg.Alertmanager != nil:

@@ -18,7 +18,8 @@ const (
 // States lists every state of an HMC's link.
 var States = []string{StateDisconnected, StateLoggingOn, StateConnecting, StateConnected, StateAuthFailed}
 
-// ReasonLogon is the connect failure that only the REST side can have; the others are the receiver's.
+// ReasonLogon is the connect failure that only the REST side can have; the others are the
+// receiver's.
 const ReasonLogon = "logon"
 
 // FailureReasons lists every reason why a link was not made.
@@ -61,10 +62,11 @@ type HMCStatus struct {
 	LastGap             *GapStatus       `json:"last_gap,omitempty"`
 	OSMessages          *OSMessageStatus `json:"os_messages,omitempty"`
 	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
-	// Outages are the last times without a link, the oldest first; the last one may not be over.
+	// Outages are the last times without a link, the oldest first; the last one may not be
+	// over.
 	Outages []Outage `json:"outages"`
-	// NotificationsPerMinute are those of the last 60 minutes, the oldest first; the last one is
-	// still running.
+	// NotificationsPerMinute are those of the last 60 minutes, the oldest first; the last one
+	// is still running.
 	NotificationsPerMinute []int64   `json:"notifications_per_minute"`
 	Troubles               []Trouble `json:"troubles"`
 }

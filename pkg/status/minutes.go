@@ -9,8 +9,9 @@ import (
 // RatedMinutes is how many minutes the status covers.
 const RatedMinutes = 60
 
-// Minutes is how much a total grew in each of the last minutes. It follows from looks at the total now and then: what
-// counts events need not know of it. The zero value is ready. Safe for concurrent use.
+// Minutes is how much a total grew in each of the last minutes. It follows from looks at the total
+// now and then: what counts events need not know of it. The zero value is ready. Safe for
+// concurrent use.
 type Minutes struct {
 	mu sync.Mutex
 	// at is the running minute, since 1970.
@@ -19,8 +20,8 @@ type Minutes struct {
 	counts [RatedMinutes]int64
 }
 
-// List takes what the total is now and returns the growth in each minute, the oldest first; the last one is still
-// running. What came since the last look counts for the minute of this one.
+// List takes what the total is now and returns the growth in each minute, the oldest first; the
+// last one is still running. What came since the last look counts for the minute of this one.
 func (m *Minutes) List(now time.Time, total int64) []int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()

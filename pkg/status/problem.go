@@ -26,12 +26,13 @@ func Texts(problems []Problem) []string {
 	return texts
 }
 
-// ProblemKind says what a problem is about; the advice follows from it. A link that cannot be made has
-// one of FailureReasons as its kind, and "" as long as no attempt has failed.
+// ProblemKind says what a problem is about; the advice follows from it. A link that cannot be made
+// has one of FailureReasons as its kind, and "" as long as no attempt has failed.
 type ProblemKind string
 
 const (
-	// ProblemLogonRefused means that userid or password were refused, and are not tried again soon.
+	// ProblemLogonRefused means that userid or password were refused, and are not tried again
+	// soon.
 	ProblemLogonRefused ProblemKind = "logon_refused"
 	// ProblemNotGranted means that the userid may not have a topic that is configured.
 	ProblemNotGranted ProblemKind = "not_granted"

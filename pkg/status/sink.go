@@ -17,8 +17,8 @@ type SinkStatus struct {
 	FailingSince   *time.Time `json:"failing_since,omitempty"`
 	FailedAttempts int        `json:"failed_attempts"`
 	LastError      string     `json:"last_error,omitempty"`
-	// LastErrorReason says in one word what kind of error it was, LastErrorStatus the status of the
-	// answer; that is absent where there was none.
+	// LastErrorReason says in one word what kind of error it was, LastErrorStatus the status of
+	// the answer; that is absent where there was none.
 	LastErrorReason string     `json:"last_error_reason,omitempty"`
 	LastErrorStatus int        `json:"last_error_status,omitempty"`
 	LastErrorTime   *time.Time `json:"last_error_time,omitempty"`
@@ -42,8 +42,8 @@ type Waiting struct {
 	OldestEventAgeSeconds float64 `json:"oldest_event_age_seconds"`
 }
 
-// FindTroubles says what is wrong with the sink, and what to do; advice is what to do about its last
-// error. It is never nil.
+// FindTroubles says what is wrong with the sink, and what to do; advice is what to do about its
+// last error. It is never nil.
 func (s *SinkStatus) FindTroubles(advice string) []Trouble {
 	out := []Trouble{}
 	const kept = " Nothing is lost meanwhile: events wait on disk and are tried again by themselves."

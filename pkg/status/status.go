@@ -2,11 +2,12 @@ package status
 
 import "time"
 
-// storageNearlyFull is the part of storage.max_bytes above which the oldest events are about to go, in
-// percent.
+// storageNearlyFull is the part of storage.max_bytes above which the oldest events are about to go,
+// in percent.
 const storageNearlyFull = 90
 
-// Status is a snapshot of everything a person or a probe may ask about the daemon. It holds no secret.
+// Status is a snapshot of everything a person or a probe may ask about the daemon. It holds no
+// secret.
 type Status struct {
 	Ready   bool         `json:"ready"`
 	Reasons []Reason     `json:"reasons"`
@@ -69,7 +70,8 @@ type Unit struct {
 	// Since is from when on the status is known to have lasted; Exact says that it began then.
 	Since time.Time
 	Exact bool
-	// Current says that an HMC that lists it is connected; else the status is the last known one.
+	// Current says that an HMC that lists it is connected; else the status is the last known
+	// one.
 	Current bool
 }
 

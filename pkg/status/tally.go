@@ -13,8 +13,10 @@ type Tally struct {
 	N atomic.Int64
 }
 
+// NewTally returns a Tally that counts with c.
 func NewTally(c prometheus.Counter) *Tally { return &Tally{Counter: c} }
 
+// AddN counts n more.
 func (t *Tally) AddN(n int) {
 	t.Add(float64(n))
 	t.N.Add(int64(n))

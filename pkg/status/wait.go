@@ -21,7 +21,8 @@ func RandomBetween(low, high time.Duration) time.Duration {
 	return low + rand.N(high-low+1)
 }
 
-// NextWait returns the wait after another failure: twice the last one, at least first, at most longest.
+// NextWait returns the wait after another failure: twice the last one, at least first, at most
+// longest.
 func NextWait(last, first, longest time.Duration) time.Duration {
 	return min(max(2*last, first), longest)
 }
