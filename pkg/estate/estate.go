@@ -1,8 +1,9 @@
-// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs that manage the same
-// machines: their names, statuses, and since when.
+// Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs
+// that manage the same machines: their names, statuses, and since when.
 //
-// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are compared with it (Learn,
-// Compare): what differs was missed. It knows nothing of where either comes from, and can be stored (Unstored, Load).
+// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are
+// compared with it (Learn, Compare): what differs was missed. It knows nothing of where either
+// comes from, and can be stored (Unstored, Load).
 package estate
 
 import (
@@ -18,46 +19,49 @@ import (
 
 // The classes of resources, as the HMC names them.
 const (
-	ClassCPC              = "cpc"
-	ClassPartition        = "partition"         // of a CPC in DPM mode
-	ClassLogicalPartition = "logical-partition" // of a classic CPC
+	ClassCPC = "cpc"
+	// Of a CPC in DPM mode.
+	ClassPartition = "partition"
+	// Of a classic CPC.
+	ClassLogicalPartition = "logical-partition"
 )
 
 // Tracked says whether resources of a class are part of an estate.
 func Tracked(class string) bool {
-	switch class {
-	case ClassCPC, ClassPartition, ClassLogicalPartition:
-		return true
-	}
-	return false
+	return class == ClassCPC || class == ClassPartition || class == ClassLogicalPartition
 }
 
 // Resource is a CPC or a partition.
 type Resource struct {
-	URI    string
-	Class  string
-	Name   string
-	CPC    string // name of the CPC; of a CPC its own
+	URI   string
+	Class string
+	Name  string
+	// CPC is the name of the CPC, of a CPC its own.
+	CPC    string
 	CPCURI string // of a partition
-	Status string // "" while it is not known
+	// Status is "" while it is not known.
+	Status string
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
 	Since time.Time
 	Exact bool
 }
 
-// goneFor is how long a resource that was removed is remembered: so that a list which was made before does not bring it back, and
-// for its name, where more is told of it.
+// goneFor is how long a resource that was removed is remembered: so that a list which was made
+// before does not bring it back, and for its name, where later notifications are about it.
 const goneFor = 5 * time.Minute
 
 // Estate is safe for concurrent use.
 type Estate struct {
 	mu      sync.RWMutex
 	objects map[string]*object
-	gone    map[string]removed         // lately
-	told    map[string]time.Time       // announced lately, and not listed yet
-	listed  map[string]map[string]bool // classes that an HMC has listed before, by HMC
-	dirty   map[string]struct{}        // URIs of what is to be stored
-	next    uint64
+	gone    map[string]removed // lately
+	// announced has what was announced lately, and is not listed yet.
+	announced map[string]time.Time
+	// listed has the classes that an HMC has listed before, by HMC.
+	listed map[string]map[string]bool
+	// dirty has the URIs of what is to be stored.
+	dirty map[string]bool
+	next  uint64
 }
 
 // removed is a resource that is gone.
@@ -68,18 +72,22 @@ type removed struct {
 
 type object struct {
 	Resource
-	hmcs    []string  // that list it
-	touched time.Time // when a notification told of it last
-	fresh   bool      // learned from a list, and not compared yet
-	missing time.Time // since which list it has not been listed; zero: it was
-	order   uint64    // in which resources became known
+	hmcs []string // that list it
+	// touched is when the last notification about it came.
+	touched time.Time
+	// fresh says that it was learned from a list and is not compared yet.
+	fresh bool
+	// missing is the time of the first list without it; zero: the last one has it.
+	missing time.Time
+	// order is that in which resources became known.
+	order uint64
 }
 
 // New returns an empty estate.
 func New() *Estate {
 	return &Estate{
-		objects: make(map[string]*object), gone: make(map[string]removed), told: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), dirty: make(map[string]struct{}),
+		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
+		listed: make(map[string]map[string]bool), dirty: make(map[string]bool),
 	}
 }
 
@@ -117,6 +125,8 @@ type Before struct {
 	was   object
 }
 
+func knownBefore(o *object) Before { return Before{uri: o.URI, known: true, was: *o} }
+
 // URI names the resource.
 func (b *Before) URI() string { return b.uri }
 
@@ -126,7 +136,7 @@ func (b *Before) Known() bool { return b.known }
 // Resource returns what was known.
 func (b *Before) Resource() Resource { return b.was.Resource }
 
-// change finds or makes the object, and notes how it was. e.mu is held.
+// change finds or makes the object, and returns how it was. e.mu is held.
 func (e *Estate) change(uri, class, name string) (*object, Before) {
 	o := e.objects[uri]
 	if o == nil {
@@ -135,11 +145,12 @@ func (e *Estate) change(uri, class, name string) (*object, Before) {
 		}
 		return o, Before{uri: uri}
 	}
-	e.dirty[uri] = struct{}{}
-	return o, Before{uri: uri, known: true, was: *o}
+	e.dirty[uri] = true
+	return o, knownBefore(o)
 }
 
-// revive brings back a resource that was removed a moment ago, for something else is told of it; nil: there is none. e.mu is held.
+// revive brings back a resource that was removed a moment ago, because there is something new about
+// it; nil: there is none. e.mu is held.
 func (e *Estate) revive(uri string) *object {
 	r, ok := e.gone[uri]
 	delete(e.gone, uri)
@@ -148,7 +159,7 @@ func (e *Estate) revive(uri string) *object {
 	}
 	o := r.was
 	e.objects[uri] = &o
-	e.dirty[uri] = struct{}{}
+	e.dirty[uri] = true
 	return &o
 }
 
@@ -159,13 +170,14 @@ func (e *Estate) add(r Resource) *object {
 	r.CPC, r.CPCURI, r.Status = strings.Clone(r.CPC), strings.Clone(r.CPCURI), strings.Clone(r.Status)
 	o := &object{Resource: r, order: e.next}
 	e.objects[r.URI] = o
-	e.dirty[r.URI] = struct{}{}
+	e.dirty[r.URI] = true
 	delete(e.gone, r.URI)
 	return o
 }
 
-// SetStatus notes what a notification says of a status, which it has since the time given; now is when the notification
-// came. A resource that is not known becomes known, with the name given ("" if that is not known).
+// SetStatus takes over the status that a notification reports, which it has since the time given;
+// now is when the notification came. A resource that is not known becomes known, with the name
+// given ("" if that is not known).
 func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) Before {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -177,7 +189,7 @@ func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time
 	return before
 }
 
-// Rename notes what a notification says of a name.
+// Rename takes over the name that a notification reports.
 func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -186,7 +198,8 @@ func (e *Estate) Rename(uri, class, name string, now time.Time) Before {
 	return before
 }
 
-// Announce notes that a notification told of a resource that may be new: a list that has it is no news then.
+// Announce remembers that a notification was about a resource that may be new: a list that has it
+// is no news then.
 func (e *Estate) Announce(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -195,17 +208,17 @@ func (e *Estate) Announce(uri string, now time.Time) {
 		o.fresh, o.touched = false, now
 		return
 	}
-	maps.DeleteFunc(e.told, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
-	e.told[strings.Clone(uri)] = now
+	maps.DeleteFunc(e.announced, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
+	e.announced[strings.Clone(uri)] = now
 }
 
-// Remove notes that a notification said that a resource is gone.
+// Remove takes over that a resource is gone, which a notification has reported.
 func (e *Estate) Remove(uri string, now time.Time) Before {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before := Before{uri: uri}
 	if o := e.objects[uri]; o != nil {
-		before.known, before.was = true, *o
+		before = knownBefore(o)
 	}
 	e.remove(uri)
 	maps.DeleteFunc(e.gone, func(_ string, r removed) bool { return now.Sub(r.at) > goneFor })
@@ -220,17 +233,17 @@ func (e *Estate) Remove(uri string, now time.Time) Before {
 func (e *Estate) remove(uri string) {
 	if _, known := e.objects[uri]; known {
 		delete(e.objects, uri)
-		e.dirty[uri] = struct{}{}
+		e.dirty[uri] = true
 	}
-	delete(e.told, uri)
+	delete(e.announced, uri)
 }
 
-// Restore makes a resource what it was before a change: that could not be recorded. Changes are taken back the last one
-// first.
+// Restore makes a resource what it was before a change: that could not be recorded. Changes are
+// taken back the last one first.
 func (e *Estate) Restore(b Before) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.dirty[b.uri] = struct{}{}
+	e.dirty[b.uri] = true
 	if !b.known {
 		delete(e.objects, b.uri)
 		return
@@ -242,13 +255,17 @@ func (e *Estate) Restore(b Before) {
 
 // Listing is what an HMC answered.
 type Listing struct {
-	HMC       string
-	Asked     time.Time       // when the HMC was asked, at the earliest
-	Complete  map[string]bool // the classes that could be listed
-	Resources []Resource      // of these classes
+	HMC string
+	// Asked is when the HMC was asked, at the earliest.
+	Asked time.Time
+	// Complete has the classes that could be listed.
+	Complete map[string]bool
+	// Resources are those of these classes.
+	Resources []Resource
 }
 
-// Learn takes over what is new in a listing, so that names are known at once. What is told of it is up to Compare.
+// Learn takes over what is new in a listing, so that names are known at once. What is reported of
+// it is up to Compare.
 func (e *Estate) Learn(l *Listing) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -257,7 +274,7 @@ func (e *Estate) Learn(l *Listing) {
 		if o := e.objects[r.URI]; o != nil {
 			if o.CPCURI == "" && (r.CPCURI != "" || o.CPC != r.CPC) {
 				o.CPC, o.CPCURI = r.CPC, r.CPCURI
-				e.dirty[r.URI] = struct{}{}
+				e.dirty[r.URI] = true
 			}
 			if o.Name == "" {
 				o.Name = r.Name
@@ -269,13 +286,13 @@ func (e *Estate) Learn(l *Listing) {
 		}
 		o := e.add(*r)
 		o.Since, o.Exact, o.hmcs = l.Asked, false, []string{l.HMC}
-		_, told := e.told[r.URI]
+		_, announced := e.announced[r.URI]
 		// The first list of a class is no news, and nor is what was announced.
-		o.fresh = e.listed[l.HMC][r.Class] && !told
+		o.fresh = e.listed[l.HMC][r.Class] && !announced
 		if o.fresh {
-			delete(e.dirty, r.URI) // or after a crash nobody would tell of it
+			delete(e.dirty, r.URI) // or after a crash nobody would report it
 		}
-		delete(e.told, r.URI)
+		delete(e.announced, r.URI)
 	}
 }
 
@@ -284,24 +301,30 @@ const (
 	Added   = "added"
 	Removed = "removed"
 	Renamed = "renamed"
-	Moved   = "moved" // to another status
+	// Moved to another status.
+	Moved = "moved"
 )
 
-// Difference is something that changed, and no notification told of it.
+// Difference is something that changed without a notification about it.
 type Difference struct {
 	Kind   string
 	Before Before
-	Now    Resource // of a resource that was removed: what it was
+	// Now is what the resource is; of one that was removed, what it was.
+	Now Resource
 }
 
-// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what notifications told since the HMC
-// was asked it says nothing: the listing may be older than they are. again reports that some of that differs, and that
-// another listing would tell. inSight says which other HMCs are watched without interruption: what those see is not
-// gone because this one does not list it.
+// Compare returns how a listing differs from what is known, CPCs first, and takes it over. Of what
+// notifications reported since the HMC was asked it says nothing: the listing may be older than
+// they are. again reports that some of that differs, and that another listing would show which is
+// right. inSight says which other HMCs are watched without interruption: what those see is not gone
+// because this one does not list it.
 //
-// A resource is gone when two listings in a row do not have it: an HMC that has just started may not know yet what it manages.
-// Nothing is said of the partitions of a CPC that does not communicate.
-func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) bool) (differences []Difference, again bool) {
+// A resource is gone when two listings in a row do not have it: an HMC that has just started may
+// not know yet what it manages. Nothing is reported of the partitions of a CPC that does not
+// communicate.
+func (e *Estate) Compare(
+	l *Listing, now time.Time, inSight func(hmc string) bool,
+) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	present := make(map[string]struct{}, len(l.Resources))
@@ -316,20 +339,21 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		if !slices.Contains(o.hmcs, l.HMC) {
 			// A slice of its own: Before shares the old one.
 			o.hmcs = append(slices.Clone(o.hmcs), l.HMC)
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
 			o.CPC, o.CPCURI = strings.Clone(r.CPC), strings.Clone(r.CPCURI)
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		if o.fresh {
 			o.fresh = false
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 			differences = append(differences, Difference{Added, Before{uri: r.URI}, e.resource(o)})
 		}
-		if o.Status == "" && r.Status != "" { // it was learned from a notification about something else
+		// It was learned from a notification about something else.
+		if o.Status == "" && r.Status != "" {
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), l.Asked, false
-			e.dirty[r.URI] = struct{}{}
+			e.dirty[r.URI] = true
 		}
 		renamed, moved := r.Name != "" && o.Name != r.Name, r.Status != "" && o.Status != r.Status
 		if !renamed && !moved {
@@ -340,19 +364,20 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 			continue
 		}
 		if renamed {
-			before := Before{uri: r.URI, known: true, was: *o}
+			before := knownBefore(o)
 			o.Name = strings.Clone(r.Name)
 			differences = append(differences, Difference{Renamed, before, e.resource(o)})
 		}
 		if moved {
-			before := Before{uri: r.URI, known: true, was: *o}
+			before := knownBefore(o)
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, before, e.resource(o)})
 		}
-		e.dirty[r.URI] = struct{}{}
+		e.dirty[r.URI] = true
 	}
 	for uri, o := range e.objects {
-		if _, there := present[uri]; there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
+		_, there := present[uri]
+		if there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
 			continue
 		}
 		if len(o.hmcs) == 0 { // no HMC has ever listed it
@@ -376,35 +401,35 @@ func (e *Estate) Compare(l *Listing, now time.Time, inSight func(hmc string) boo
 		others := slices.DeleteFunc(slices.Clone(o.hmcs), func(h string) bool { return h == l.HMC })
 		if slices.ContainsFunc(others, inSight) {
 			o.hmcs, o.missing = others, time.Time{} // this userid may not see it any more
-			e.dirty[uri] = struct{}{}
+			e.dirty[uri] = true
 			continue
 		}
-		differences = append(differences, Difference{Removed, Before{uri: uri, known: true, was: *o}, e.resource(o)})
+		differences = append(differences, Difference{Removed, knownBefore(o), e.resource(o)})
 	}
 	for i := range differences {
 		if differences[i].Kind == Removed {
 			e.remove(differences[i].Before.uri)
 		}
 	}
-	known := e.listed[l.HMC]
-	if known == nil {
-		known = make(map[string]bool)
-		e.listed[l.HMC] = known
-	}
-	maps.Copy(known, l.Complete)
+	maps.Copy(e.listedBy(l.HMC), l.Complete)
 	slices.SortStableFunc(differences, func(a, b Difference) int {
-		return cmp.Or(rank(a.Now.Class)-rank(b.Now.Class), strings.Compare(a.Now.CPC, b.Now.CPC), strings.Compare(a.Now.Name, b.Now.Name))
+		x, y := &a.Now, &b.Now
+		return cmp.Or(rank(x.Class)-rank(y.Class), strings.Compare(x.CPC, y.CPC), strings.Compare(x.Name, y.Name))
 	})
 	return differences, again
 }
 
+// listedBy returns the classes that an HMC has listed before. e.mu is held.
+func (e *Estate) listedBy(hmc string) map[string]bool {
+	if e.listed[hmc] == nil {
+		e.listed[hmc] = make(map[string]bool)
+	}
+	return e.listed[hmc]
+}
+
 // silent says whether a status is that of a CPC of whose partitions the HMC knows nothing.
 func silent(status string) bool {
-	switch status {
-	case "not-communicating", "no-power", "status-check":
-		return true
-	}
-	return false
+	return status == "not-communicating" || status == "no-power" || status == "status-check"
 }
 
 func rank(class string) int {
@@ -414,8 +439,8 @@ func rank(class string) int {
 	return 1
 }
 
-// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became known, CPCs first. The estate does not change
-// meanwhile, and fn must not call it.
+// All ranges over what an HMC lists ("": whatever any lists), in the order in which it became
+// known, CPCs first. The estate does not change meanwhile, and fn must not call it.
 func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	return func(yield func(Resource) bool) {
 		e.mu.RLock()
@@ -437,7 +462,8 @@ func (e *Estate) All(hmc string) iter.Seq[Resource] {
 	}
 }
 
-// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found to be gone since.
+// Lists reports whether an HMC lists a resource, as far as is known: it did, and it was not found
+// to be gone since.
 func (e *Estate) Lists(hmc, uri string) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -464,7 +490,8 @@ type stored struct {
 	HMCs   []string `json:"hmcs,omitempty"`
 }
 
-// Unstored calls fn for each resource that has changed since the last call, with what is to be stored under its URI; nil: it is gone.
+// Unstored calls fn for each resource that has changed since the last call, with what is to be
+// stored under its URI; nil: it is gone.
 func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -477,7 +504,9 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 		case o == nil:
 			fn(uri, nil)
 		case !o.fresh:
-			s := stored{Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs}
+			s := stored{
+				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact, HMCs: o.hmcs,
+			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()
 			}
@@ -495,7 +524,7 @@ func (e *Estate) StoreAgain(uris []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, uri := range uris {
-		e.dirty[uri] = struct{}{}
+		e.dirty[uri] = true
 	}
 }
 
@@ -507,16 +536,15 @@ func (e *Estate) Load(uri string, value []byte) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o := e.add(Resource{URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact})
+	o := e.add(Resource{
+		URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact,
+	})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
 	}
 	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {
-		if e.listed[hmc] == nil {
-			e.listed[hmc] = make(map[string]bool)
-		}
-		e.listed[hmc][s.Class] = true
+		e.listedBy(hmc)[s.Class] = true
 	}
 	delete(e.dirty, uri)
 	return true

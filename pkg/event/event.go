@@ -1,7 +1,8 @@
-// Package event defines the one thing hmcnotifyd delivers, its JSON form, and the record it is stored as.
+// Package event defines the one thing hmcnotifyd delivers, its JSON form, and the record it is
+// stored as.
 //
-// An event is built and encoded once, when it is stored. Whatever reads it later (a sink, the event stream)
-// passes the stored JSON on, so that every consumer sees the same bytes.
+// An event is built and encoded once, when it is stored. Whatever reads it later (a sink, the event
+// stream) passes the stored JSON on, so that every consumer sees the same bytes.
 package event
 
 import (
@@ -23,7 +24,7 @@ const (
 	TypeLogEntry        = "log-entry"
 )
 
-// The types of bridge events: what the daemon says about its own sight of an HMC.
+// The types of bridge events: what the daemon reports about its own connection to an HMC.
 const (
 	TypeBridgeConnected    = "bridge-connected"
 	TypeBridgeDisconnected = "bridge-disconnected"
@@ -32,9 +33,11 @@ const (
 	TypeBridgeTest         = "bridge-test"
 )
 
-// The types of events that the daemon makes of several notifications, or of what it asked an HMC for.
+// The types of events that the daemon makes of several notifications, or of what it asked an HMC
+// for.
 const (
-	TypeStatusChangeSummary = "status-change-summary" // of a flood of equal status changes
+	// One event for a flood of equal status changes.
+	TypeStatusChangeSummary = "status-change-summary"
 	TypeHardwareMessage     = "hardware-message"
 )
 
@@ -46,13 +49,25 @@ func NotificationTypes() []string {
 	}
 }
 
+// Types lists every type that is known, those of notifications first.
+func Types() []string {
+	return append(NotificationTypes(),
+		TypeBridgeConnected, TypeBridgeDisconnected, TypeBridgeGap, TypeBridgeHeartbeat, TypeBridgeTest,
+		TypeStatusChangeSummary, TypeHardwareMessage)
+}
+
 // How an event came to be known.
 const (
-	OriginLive      = "live"      // the HMC published it while the link was up
-	OriginRefresh   = "refresh"   // the HMC replayed it (an OS message with is-refresh true)
-	OriginBackfill  = "backfill"  // fetched after a gap
-	OriginReconcile = "reconcile" // derived by comparing states
-	OriginBridge    = "bridge"    // about the daemon itself
+	// The HMC published it while the link was up.
+	OriginLive = "live"
+	// The HMC replayed it (an OS message with is-refresh true).
+	OriginRefresh = "refresh"
+	// Fetched after a gap.
+	OriginBackfill = "backfill"
+	// Derived by comparing states.
+	OriginReconcile = "reconcile"
+	// About the daemon itself.
+	OriginBridge = "bridge"
 )
 
 // How much an event matters to the person on call.
@@ -80,27 +95,31 @@ func TopicTypes() []string {
 	return []string{TopicObject, TopicJob, TopicAudit, TopicSecurity, TopicOSMessage, TopicOther}
 }
 
-// Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are added, never
-// renamed or removed without a deprecation.
+// Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are
+// added, never renamed or removed without a deprecation.
 type Event struct {
-	ID                string          `json:"id"`
-	HMC               string          `json:"hmc"`
-	Type              string          `json:"type"`
-	Time              time.Time       `json:"time"`
-	Received          time.Time       `json:"received"`
-	Topic             string          `json:"topic,omitempty"`
-	TopicType         string          `json:"topic_type,omitempty"`
-	SessionSequenceNr *int64          `json:"session_sequence_nr,omitempty"`
-	GlobalSequenceNr  *int64          `json:"global_sequence_nr,omitempty"`
-	Origin            string          `json:"origin"`
-	Resource          *Resource       `json:"resource,omitempty"`
-	Summary           string          `json:"summary,omitempty"`
-	Severity          string          `json:"severity"`
-	Repeat            bool            `json:"repeat,omitempty"`  // a status change that says what was told before
-	SeenBy            []string        `json:"seen_by,omitempty"` // where several HMCs see the same: the one that told it first
-	Headers           Headers         `json:"headers,omitempty"`
-	Body              json.RawMessage `json:"body,omitempty"`      // compact JSON; absent where the HMC sent none
-	BodyText          string          `json:"body_text,omitempty"` // a body that was not JSON
+	ID                string    `json:"id"`
+	HMC               string    `json:"hmc"`
+	Type              string    `json:"type"`
+	Time              time.Time `json:"time"`
+	Received          time.Time `json:"received"`
+	Topic             string    `json:"topic,omitempty"`
+	TopicType         string    `json:"topic_type,omitempty"`
+	SessionSequenceNr *int64    `json:"session_sequence_nr,omitempty"`
+	GlobalSequenceNr  *int64    `json:"global_sequence_nr,omitempty"`
+	Origin            string    `json:"origin"`
+	Resource          *Resource `json:"resource,omitempty"`
+	Summary           string    `json:"summary,omitempty"`
+	Severity          string    `json:"severity"`
+	// Repeat marks a status change that was reported before.
+	Repeat bool `json:"repeat,omitempty"`
+	// SeenBy names the HMCs that see the same, the one that reported it first.
+	SeenBy  []string `json:"seen_by,omitempty"`
+	Headers Headers  `json:"headers,omitempty"`
+	// Body is compact JSON, absent where the HMC sent none.
+	Body json.RawMessage `json:"body,omitempty"`
+	// BodyText is a body that was not JSON.
+	BodyText string `json:"body_text,omitempty"`
 }
 
 // Resource is the managed object an event is about.
@@ -118,8 +137,8 @@ type Resource struct {
 // Header is one STOMP header, unescaped.
 type Header struct{ Name, Value string }
 
-// Headers are the STOMP headers of a notification in the order of arrival. In JSON they are an object; of a
-// repeated name the first one counts, as STOMP 1.2 says.
+// Headers are the STOMP headers of a notification in the order of arrival. In JSON they are an
+// object; of a repeated name the first one counts, as STOMP 1.2 says.
 type Headers []Header
 
 // Get returns the value of the first header called name, or "".
@@ -139,8 +158,13 @@ func (h *Headers) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*h = make(Headers, 0, len(m))
-	for _, k := range keysInOrder(data) {
-		*h = append(*h, Header{Name: k, Value: m[k]})
+	for name := range Members(data) {
+		// As the map has it: U+FFFD for what is not UTF-8.
+		key := string([]rune(string(name)))
+		if value, first := m[key]; first {
+			*h = append(*h, Header{Name: key, Value: value})
+			delete(m, key)
+		}
 	}
 	return nil
 }
@@ -159,12 +183,14 @@ type ID [16]byte
 // String returns the id as events have it: 32 lower-case hexadecimal digits.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
-// IDOf derives an event id from what the thing is: the same parts always give the same id, other parts another one.
+// IDOf derives an event id from what the thing is: the same parts always give the same id, other
+// parts another one.
 func IDOf(parts ...string) ID {
 	buf := make([]byte, 0, 256)
 	for _, p := range parts {
 		buf = append(buf, p...)
-		buf = append(buf, 0) // keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL
+		// Keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL.
+		buf = append(buf, 0)
 	}
 	sum := sha256.Sum256(buf)
 	return ID(sum[:16])

@@ -11,11 +11,12 @@ import (
 // MarshalJSON returns what AppendJSON appends.
 func (e *Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
-// AppendJSON appends the event's JSON form, on one line and without white space between tokens, and returns the
-// extended slice. Body must be valid JSON without line breaks (see CompactValid); invalid UTF-8 in any other field becomes U+FFFD.
+// AppendJSON appends the event's JSON form, on one line and without white space between tokens, and
+// returns the extended slice. Body must be valid JSON without line breaks (see CompactValid);
+// invalid UTF-8 in any other field becomes U+FFFD.
 //
-// It is written by hand because it runs once for every notification: reflection costs more here than everything
-// else the supervisor does.
+// It is written by hand because it runs once for every notification: reflection costs more here
+// than everything else the supervisor does.
 func (e *Event) AppendJSON(dst []byte) []byte {
 	dst = appendField(dst, `{"id":`, e.ID)
 	dst = appendField(dst, `,"hmc":`, e.HMC)
@@ -97,8 +98,8 @@ func (h Headers) repeats(i int) bool {
 	return false
 }
 
-// CompactValid returns body, which must be valid JSON, without insignificant white space: on one line. It returns body
-// itself where nothing has to change.
+// CompactValid returns body, which must be valid JSON, without insignificant white space: on one
+// line. It returns body itself where nothing has to change.
 func CompactValid(body []byte) json.RawMessage {
 	i := nextSpace(body, 0)
 	if i == len(body) {
@@ -114,8 +115,8 @@ func CompactValid(body []byte) json.RawMessage {
 	return append(out, body[start:]...)
 }
 
-// nextSpace returns the index of the first white space outside strings at or after i, which must not be inside a
-// string, or len(body).
+// nextSpace returns the index of the first white space outside strings at or after i, which must
+// not be inside a string, or len(body).
 func nextSpace(body []byte, i int) int {
 	for i < len(body) {
 		switch body[i] {
@@ -160,12 +161,14 @@ func appendOptional(dst []byte, key, value string) []byte {
 	return appendString(append(dst, key...), value)
 }
 
-// appendTime appends t as RFC 3339 in UTC with milliseconds, always three digits, so that times sort as text.
+// appendTime appends t as RFC 3339 in UTC with milliseconds, always three digits, so that times
+// sort as text.
 func appendTime(dst []byte, key string, t time.Time) []byte {
 	t = t.UTC()
 	year, month, day := t.Date()
 	if year < 0 || year > 9999 {
-		return t.AppendFormat(append(dst, key...), `2006-01-02T15:04:05.000Z"`) // not a time that an HMC sends
+		// not a time that an HMC sends
+		return t.AppendFormat(append(dst, key...), `2006-01-02T15:04:05.000Z"`)
 	}
 	hour, minute, second := t.Clock()
 	dst = append(dst, key...)
@@ -237,27 +240,4 @@ func appendString(dst []byte, s string) []byte {
 		start = i
 	}
 	return append(append(dst, s[start:]...), '"')
-}
-
-// keysInOrder returns the keys of a JSON object of strings, each once.
-func keysInOrder(object []byte) []string {
-	dec := json.NewDecoder(bytes.NewReader(object))
-	var keys []string
-	seen := map[string]bool{}
-	isKey := true
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return keys
-		}
-		s, ok := tok.(string)
-		if !ok {
-			continue
-		}
-		if isKey && !seen[s] {
-			seen[s] = true
-			keys = append(keys, s)
-		}
-		isKey = !isKey
-	}
 }

@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
-// Record is a stored event: its JSON, and in front of it what a delivery needs to know without parsing that.
+// Record is a stored event: its JSON, and in front of it what a delivery needs to know without
+// parsing that.
 type Record struct {
-	ID       string
-	Type     string
-	Key      string // the order per key is kept; see Event.Key
+	ID   string
+	Type string
+	// Key is what the order is kept by; see Event.Key.
+	Key      string
 	Received time.Time
 	JSON     []byte
 }
@@ -47,7 +49,8 @@ func ParseRecord(data []byte) (Record, error) {
 	}
 	r.Received = time.Unix(0, int64(binary.BigEndian.Uint64(data[1:])))
 	data = data[9:]
-	// The fields become parts of one string: three small ones would cost three allocations for every event and sink.
+	// The fields become parts of one string: three small ones would cost three allocations for
+	// every event and sink.
 	var spans [3]struct{ start, end int }
 	at := 0
 	for i := range spans {
@@ -60,9 +63,9 @@ func ParseRecord(data []byte) (Record, error) {
 		spans[i].end = at
 	}
 	fields := string(data[:at])
-	r.ID, r.Type, r.Key = fields[spans[0].start:spans[0].end], fields[spans[1].start:spans[1].end], fields[spans[2].start:spans[2].end]
-	data = data[at:]
-	r.JSON = data
+	field := func(i int) string { return fields[spans[i].start:spans[i].end] }
+	r.ID, r.Type, r.Key = field(0), field(1), field(2)
+	r.JSON = data[at:]
 	return r, nil
 }
 

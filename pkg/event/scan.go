@@ -7,12 +7,13 @@ import (
 	"strconv"
 )
 
-// The functions below read JSON that is known to be valid without building anything from it. They run for every
-// notification, where encoding/json's reflection would cost more than all the rest of the supervisor's work.
-// Given anything that is not valid JSON they end early; they never panic.
+// The functions below read JSON that is known to be valid without building anything from it. They
+// run for every notification, where encoding/json's reflection would cost more than all the rest of
+// the supervisor's work. Given anything that is not valid JSON they end early; they never panic.
 
-// Members ranges over the members of a JSON object: the unquoted name and the value as it stands. A value that is not
-// an object has none. Names are bytes, so that comparing them allocates nothing: switch string(name).
+// Members ranges over the members of a JSON object: the unquoted name and the value as it stands. A
+// value that is not an object has none. Names are bytes, so that comparing them allocates nothing:
+// switch string(name).
 func Members(object []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func([]byte, []byte) bool) {
 		i, ok := enter(object, '{')
@@ -33,7 +34,8 @@ func Members(object []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// Elements ranges over the elements of a JSON array as they stand. A value that is not an array has none.
+// Elements ranges over the elements of a JSON array as they stand. A value that is not an array has
+// none.
 func Elements(array []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		i, ok := enter(array, '[')
@@ -92,7 +94,8 @@ func Int(value []byte) int64 {
 // True reports whether the value is the JSON literal true.
 func True(value []byte) bool { return string(value) == "true" }
 
-// enter returns the index of the first member or element behind the opening bracket, and whether there is one.
+// enter returns the index of the first member or element behind the opening bracket, and whether
+// there is one.
 func enter(data []byte, bracket byte) (int, bool) {
 	i := skipSpace(data, 0)
 	if i >= len(data) || data[i] != bracket {
@@ -102,7 +105,8 @@ func enter(data []byte, bracket byte) (int, bool) {
 	return i, i < len(data) && data[i] != bracket+2 // ']' is '['+2, '}' is '{'+2
 }
 
-// next returns the index of what follows the comma behind a value that ends at i, and whether there is one.
+// next returns the index of what follows the comma behind a value that ends at i, and whether there
+// is one.
 func next(data []byte, i int) (int, bool) {
 	i = skipSpace(data, i)
 	if i >= len(data) || data[i] != ',' {
@@ -136,13 +140,10 @@ func valueEnd(data []byte, i int) int {
 			}
 			depth--
 			i++
-		case ',', ':', ' ', '\n', '\t', '\r':
-			if depth == 0 {
+		default:
+			if depth == 0 && delimiter(data[i]) {
 				return i
 			}
-			i++
-			continue
-		default:
 			i++
 			if depth == 0 && i < len(data) && !delimiter(data[i]) {
 				continue // within a number or a literal

@@ -26,46 +26,58 @@ import (
 
 const (
 	defaultTimeout = 30 * time.Second
-	longFactor     = 10 // how many times the timeout a long answer may take that goes on
-	maxInFlight    = 2
-	maxAnswer      = 32 << 20  // 10,000 partitions take about 4 MiB
-	maxErrorAnswer = 256 << 10 // a stack trace is longer than any message
-	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15 to 30 s.
+	// A long answer may take so many times the timeout, as long as it goes on.
+	longFactor  = 10
+	maxInFlight = 2
+	// 10,000 partitions take about 4 MiB.
+	maxAnswer = 32 << 20
+	// A stack trace is longer than any message.
+	maxErrorAnswer = 256 << 10
+	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15
+	// to 30 s.
 	idleTimeout = 10 * time.Second
 )
 
 // Options are the settings of a Client. Only Hosts is required.
 type Options struct {
-	// Hosts are bare DNS names, IPv4 or IPv6 addresses of one HMC, or of several that stand in for each other.
+	// Hosts are bare DNS names, IPv4 or IPv6 addresses of one HMC, or of several that stand in
+	// for each other.
 	Hosts []string
 	Port  int // 0: DefaultPort
 
-	// TLS verifies the HMC's certificate; nil: against the system's authorities. ServerName defaults to the host. It is
-	// not changed.
+	// TLS verifies the HMC's certificate; nil: against the system's authorities. ServerName
+	// defaults to the host. It is not changed.
 	TLS *tls.Config
 
-	// UserAgent is sent with each request, and its first 64 characters also as X-Audit-Id, which the HMC copies into its audit
-	// records.
+	// UserAgent is sent with each request, and its first 64 characters also as X-Audit-Id,
+	// which the HMC copies into its audit records.
 	UserAgent string
 
-	RequestsPerMinute int // the budget: requests beyond it wait; 0: no budget
+	// RequestsPerMinute is the budget: requests beyond it wait; 0: no budget.
+	RequestsPerMinute int
 
-	// Timeout is that of one request from connecting to the end of the answer, after any wait; 0: 30 s. An answer that may be
-	// long (OS messages, the logs) can take ten times as long, if never longer than this passes without anything of it.
+	// Timeout is that of one request from connecting to the end of the answer, after any wait;
+	// 0: 30 s. An answer that may be long (OS messages, the logs) can take ten times as long,
+	// if never longer than this passes without anything of it.
 	Timeout time.Duration
 
-	Logger    *zap.Logger                                                       // nil: none; one line per request at debug level
-	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer
-	OnRequest func(operation, code string)                                      // called after each request, by several goroutines; code is the HTTP status or "error"
+	// Logger gets one line per request at debug level; nil: none.
+	Logger *zap.Logger
+	// Dial connects; nil: net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// OnRequest is called after each request, by several goroutines; code is the HTTP status or
+	// "error".
+	OnRequest func(operation, code string)
 }
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
 type Client struct {
-	opts    Options
-	log     *zap.Logger
-	http    *http.Client
-	budget  *rate.Limiter // nil: none
-	slots   chan struct{} // requests in flight
+	opts   Options
+	log    *zap.Logger
+	http   *http.Client
+	budget *rate.Limiter // nil: none
+	// slots holds one value for each request in flight.
+	slots   chan struct{}
 	host    atomic.Pointer[string]
 	certsMu sync.Mutex
 	certs   []*x509.Certificate
@@ -77,7 +89,8 @@ func New(opts Options) (*Client, error) {
 		return nil, errors.New("hmc: no hosts")
 	}
 	for _, h := range opts.Hosts {
-		if h == "" || strings.ContainsAny(h, "[]/@ ") || strings.Contains(h, ":") && net.ParseIP(withoutZone(h)) == nil {
+		isAddress := !strings.Contains(h, ":") || net.ParseIP(withoutZone(h)) != nil
+		if h == "" || strings.ContainsAny(h, "[]/@ ") || !isAddress {
 			return nil, fmt.Errorf("hmc: host %q: must be a bare DNS name or IP address", h)
 		}
 	}
@@ -85,7 +98,8 @@ func New(opts Options) (*Client, error) {
 		opts.Port = DefaultPort
 	}
 	if opts.Port < 0 || opts.Port > 65535 || opts.RequestsPerMinute < 0 || opts.Timeout < 0 {
-		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range", opts.Port, opts.RequestsPerMinute, opts.Timeout)
+		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range",
+			opts.Port, opts.RequestsPerMinute, opts.Timeout)
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
 	if opts.TLS == nil {
@@ -104,10 +118,14 @@ func New(opts Options) (*Client, error) {
 	if opts.OnRequest == nil {
 		opts.OnRequest = func(string, string) {}
 	}
-	c := &Client{opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight), budget: newBudget(opts.RequestsPerMinute)}
+	c := &Client{
+		opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight),
+		budget: newBudget(opts.RequestsPerMinute),
+	}
 	c.host.Store(&opts.Hosts[0])
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true) // the HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it
+	// The HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it.
+	protocols.SetHTTP1(true)
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			DialTLSContext:         c.dialTLS,
@@ -124,8 +142,8 @@ func New(opts Options) (*Client, error) {
 	return c, nil
 }
 
-// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s: a sixth of them at once, the
-// others evenly.
+// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s: a
+// sixth of them at once, the others evenly.
 func newBudget(perMinute int) *rate.Limiter {
 	if perMinute == 0 {
 		return nil
@@ -134,11 +152,12 @@ func newBudget(perMinute int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(max(perMinute-burst, 1))/60, burst)
 }
 
-// Host returns the host that requests go to: the one that answered the last QueryAPIVersion, before that the first one.
+// Host returns the host that requests go to: the one that answered the last QueryAPIVersion, before
+// that the first one.
 func (c *Client) Host() string { return *c.host.Load() }
 
-// PeerCertificates returns the certificates that the HMC showed when the last connection was made; nil: there was none. They were
-// verified, unless Options.TLS says otherwise.
+// PeerCertificates returns the certificates that the HMC showed when the last connection was made;
+// nil: there was none. They were verified, unless Options.TLS says otherwise.
 func (c *Client) PeerCertificates() []*x509.Certificate {
 	c.certsMu.Lock()
 	defer c.certsMu.Unlock()
@@ -148,15 +167,17 @@ func (c *Client) PeerCertificates() []*x509.Certificate {
 // Close closes idle connections. Sessions are not logged off by it.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// QueryAPIVersion asks the hosts in their order for the version of the API, and uses the first that answers for all that
-// follows (sessions keep the host they were made on). It needs no session. Only a host that cannot be connected to is
-// skipped: an answer, even one that is an error, ends the search. Where none answers, the error holds a *ConnectError for
-// each.
+// QueryAPIVersion asks the hosts in their order for the version of the API, and uses the first that
+// answers for all that follows (sessions keep the host they were made on). It needs no session.
+// Only a host that cannot be connected to is skipped: an answer, even one that is an error, ends
+// the search. Where none answers, the error holds a *ConnectError for each.
 func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	var errs []error
 	for i := range c.opts.Hosts {
 		var v Version
-		err := c.do(ctx, &call{operation: opQueryAPIVersion, host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v})
+		err := c.do(ctx, &call{
+			operation: opQueryAPIVersion, host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v,
+		})
 		if _, ok := errors.AsType[*ConnectError](err); ok {
 			errs = append(errs, err)
 			continue
@@ -188,28 +209,41 @@ func (e *noHostError) Unwrap() []error { return e.errs }
 
 // call is one request.
 type call struct {
-	operation string // for OnRequest and the log
+	// operation is for OnRequest and the log.
+	operation string
 	host      string
 	method    string
 	uri       string // path
 	query     string
-	token     string // of the session; empty: none
-	body      any    // to be sent as JSON; nil: none
-	into      any    // where the JSON answer goes; nil: it does not matter
-	secrets   []string
+	// token is that of the session; "": none.
+	token string
+	// body is sent as JSON; nil: none.
+	body any
+	// into is where the JSON answer goes; nil: it does not matter.
+	into    any
+	secrets []string
 
-	urgent     bool // passes the budget and the limit of requests in flight
-	repeatable bool // may be sent again where a reused connection turns out to be closed; GET always may
-	long       bool // the answer may take longer than the timeout, see Options.Timeout
-	quiet      bool // what the answer holds is secret: errors do not tell
+	// urgent requests pass the budget and the limit of requests in flight.
+	urgent bool
+	// repeatable requests may be sent again where a reused connection turns out to be closed;
+	// GET always may.
+	repeatable bool
+	// long says that the answer may take longer than the timeout, see Options.Timeout.
+	long bool
+	// quiet says that the answer holds a secret: errors do not quote it.
+	quiet bool
 
-	written atomic.Bool // the request was written to the connection, so that the HMC may act on it
-	status  int         // of the answer
-	header  http.Header // of the answer; nil: it did not arrive as a whole
-	data    []byte      // of the answer
+	// written says that the request was written to the connection, so that the HMC may act on
+	// it.
+	written atomic.Bool
+	status  int // of the answer
+	// header is that of the answer; nil: it did not arrive as a whole.
+	header http.Header
+	data   []byte // of the answer
 }
 
-// do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError, *AnswerError, or that of ctx.
+// do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError,
+// *AnswerError, or that of ctx.
 func (c *Client) do(ctx context.Context, r *call) error {
 	if !r.urgent {
 		if err := c.wait(ctx); err != nil {
@@ -265,7 +299,8 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		}
 		body = bytes.NewReader(data)
 	}
-	u := url.URL{Scheme: "https", Host: net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port)), Path: r.uri, RawQuery: r.query}
+	host := net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port))
+	u := url.URL{Scheme: "https", Host: host, Path: r.uri, RawQuery: r.query}
 	req, err := http.NewRequestWithContext(r.trace(ctx), r.method, u.String(), body)
 	if err != nil {
 		return fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
@@ -281,8 +316,8 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		req.Header.Set("X-API-Session", r.token)
 	}
 	if r.repeatable {
-		// net/http then repeats a request that met a connection which the HMC had closed. Without a value the header
-		// is not sent.
+		// net/http then repeats a request that met a connection which the HMC had closed.
+		// Without a value the header is not sent.
 		req.Header["Idempotency-Key"] = nil
 	}
 	resp, err := c.http.Do(req)
@@ -304,8 +339,8 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 	return newConnectError(r, err)
 }
 
-// limit returns a context that ends when the request has taken too long; its cause says so. goesOn is to be called whenever
-// something of the answer has come, stop in the end.
+// limit returns a context that ends when the request has taken too long; its cause says so. goesOn
+// is to be called whenever something of the answer has come, stop in the end.
 func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, goesOn, stop func()) {
 	timeout := c.opts.Timeout
 	late := func(what string, after time.Duration) error {
@@ -315,7 +350,8 @@ func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, go
 		ctx, cancel := context.WithTimeoutCause(parent, timeout, late("no answer", timeout))
 		return ctx, func() {}, cancel
 	}
-	ctx, cancel := context.WithTimeoutCause(parent, longFactor*timeout, late("no end of the answer", longFactor*timeout))
+	whole := longFactor * timeout
+	ctx, cancel := context.WithTimeoutCause(parent, whole, late("no end of the answer", whole))
 	ctx, stall := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(timeout, func() { stall(late("nothing of the answer", timeout)) })
 	return ctx, func() { timer.Reset(timeout) }, func() {
@@ -356,7 +392,9 @@ func (r *call) read(body io.Reader) error {
 		r.data = r.data[:limit] // not JSON any more: the status is what counts
 		return nil
 	}
-	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: fmt.Sprintf("the answer is longer than %d MiB", limit>>20), TooLong: true}
+	wrong := r.wrong(fmt.Sprintf("the answer is longer than %d MiB", limit>>20))
+	wrong.TooLong = true
+	return wrong
 }
 
 // interpret turns the answer into the value it is expected to be, or into an error.
@@ -376,9 +414,14 @@ func (r *call) interpret() error {
 		if !r.quiet {
 			problem += ": " + cleanMessage(err.Error(), r.secrets)
 		}
-		return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: problem}
+		return r.wrong(problem)
 	}
 	return nil
+}
+
+// wrong is the error of an answer that is not what the API documents.
+func (r *call) wrong(problem string) *AnswerError {
+	return &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: problem}
 }
 
 // handshakeError marks what went wrong between the TCP connection and the end of the TLS handshake.
@@ -419,7 +462,8 @@ func withoutZone(host string) string {
 	return host
 }
 
-// newConnectError names the cause of a request without an answer. What net/http wraps around it (method and URL) is known.
+// newConnectError names the cause of a request without an answer. What net/http wraps around it
+// (method and URL) is known.
 func newConnectError(r *call, err error) *ConnectError {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err

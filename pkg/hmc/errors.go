@@ -18,22 +18,32 @@ const NoReason = -1
 
 // Reason codes that callers decide upon, each with the HTTP status it comes with.
 const (
-	ReasonTooManySessions    = 13  // 400: the userid has as many sessions as it may
-	ReasonPasswordExpired    = 45  // 400: the password must be changed first
-	ReasonNotPermitted       = 1   // 403: logged on, but without the permission for this
-	ReasonNoSession          = 4   // 403: no session id was provided; also seen after an HMC was restarted
-	ReasonInvalidSession     = 5   // 403: the session id is not, or no longer, known
-	ReasonPartialLogon50     = 50  // 409: the logon needs another step (multi-factor authentication)
-	ReasonPartialLogon51     = 51  // 409: as 50
-	ReasonChannelExists      = 331 // 409: the session has a channel for this partition already
-	ReasonChannelUnavailable = 332 // 409: the partition offers no OS messages now, because it is not active for example
+	// 400: the userid has as many sessions as it may.
+	ReasonTooManySessions = 13
+	// 400: the password must be changed first.
+	ReasonPasswordExpired = 45
+	// 403: logged on, but without the permission for this.
+	ReasonNotPermitted = 1
+	// 403: no session id was provided; also seen after an HMC was restarted.
+	ReasonNoSession = 4
+	// 403: the session id is not, or no longer, known.
+	ReasonInvalidSession = 5
+	// 409: the logon needs another step (multi-factor authentication).
+	ReasonPartialLogon50 = 50
+	ReasonPartialLogon51 = 51 // 409: as 50
+	// 409: the session has a channel for this partition already.
+	ReasonChannelExists = 331
+	// 409: the partition offers no OS messages now, because it is not active for example.
+	ReasonChannelUnavailable = 332
 )
 
 // HTTPError is an answer that is not a success.
 type HTTPError struct {
-	Status  int    // HTTP status
-	Reason  int    // the HMC's reason code; NoReason if there is none
-	Message string // the HMC's message, shortened; never holds a secret
+	Status int // HTTP status
+	// Reason is the HMC's reason code; NoReason if there is none.
+	Reason int
+	// Message is the HMC's, shortened. It never holds a secret.
+	Message string
 	Method  string
 	URI     string // path
 }
@@ -47,9 +57,11 @@ func (e *HTTPError) Error() string {
 	return fmt.Sprintf("hmc: %s %s: HTTP status %d%s: %s", e.Method, e.URI, e.Status, reason, e.Message)
 }
 
-// BusyError is an HMC that has too many requests to answer (HTTP status 503). It wraps an *HTTPError.
+// BusyError is an HMC that has too many requests to answer (HTTP status 503). It wraps an
+// *HTTPError.
 type BusyError struct {
-	RetryAfter time.Duration // how long to leave it alone; 0: it did not say
+	// RetryAfter is how long to leave it alone; 0: it did not say.
+	RetryAfter time.Duration
 	Err        error
 }
 
@@ -73,10 +85,12 @@ const (
 	ReasonOther   = "other"
 )
 
-// ConnectError is a request that no HTTP answer came to. It wraps the cause, so that errors.As finds an x509 error.
+// ConnectError is a request that no HTTP answer came to. It wraps the cause, so that errors.As
+// finds an x509 error.
 type ConnectError struct {
-	Host   string
-	Reason string // one of the Reason constants of text, bounded for use as a label
+	Host string
+	// Reason is one of the Reason constants of text, bounded for use as a label.
+	Reason string
 	Err    error
 }
 
@@ -86,12 +100,16 @@ func (e *ConnectError) Error() string { return fmt.Sprintf("hmc: %s: %v", e.Host
 // Unwrap returns the cause.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// PartialLogonError is a logon that ended half-way: the userid needs multi-factor authentication, which needs a person. The
-// session that it left behind has been logged off. It is not to be retried.
+// PartialLogonError is a logon that ended half-way: the userid needs multi-factor authentication,
+// which needs a person. The session that it left behind has been logged off. It is not to be
+// retried.
 type PartialLogonError struct {
-	Status  int    // 201, or 409 with Reason 50 or 51
-	Reason  int    // NoReason with 201
-	Message string // of the HMC, if any
+	// Status is 201, or 409 with Reason 50 or 51.
+	Status int
+	// Reason is NoReason with 201.
+	Reason int
+	// Message is that of the HMC, if any.
+	Message string
 }
 
 // Error says what to do.
@@ -111,8 +129,10 @@ func (e *PartialLogonError) Error() string {
 type AnswerError struct {
 	Method, URI string
 	Status      int
-	Problem     string // never holds a secret
-	TooLong     bool   // the answer was longer than is read: asking for less may help
+	// Problem never holds a secret.
+	Problem string
+	// TooLong says that the answer was longer than is read: asking for less may help.
+	TooLong bool
 }
 
 // Error returns what was asked, and what is wrong with the answer.
@@ -126,8 +146,8 @@ func IsReason(err error, status, reason int) bool {
 	return errors.As(err, &e) && e.Status == status && e.Reason == reason
 }
 
-// SessionLost reports whether err means that the session is gone: 403 with reason 4 or 5, or 401. Another logon is the cure, and
-// it means new topics.
+// SessionLost reports whether err means that the session is gone: 403 with reason 4 or 5, or 401.
+// Another logon is the cure, and it means new topics.
 func SessionLost(err error) bool {
 	var e *HTTPError
 	if !errors.As(err, &e) || e.isLogon() {
@@ -137,8 +157,9 @@ func SessionLost(err error) bool {
 		e.Status == http.StatusForbidden && (e.Reason == ReasonNoSession || e.Reason == ReasonInvalidSession)
 }
 
-// LogonRefused reports whether err is a logon that the HMC refused and would refuse again: a wrong userid or password (403), an
-// expired password (400 with reason 45), or a partial logon. Trying again makes the HMC disable the userid.
+// LogonRefused reports whether err is a logon that the HMC refused and would refuse again: a wrong
+// userid or password (403), an expired password (400 with reason 45), or a partial logon. Trying
+// again makes the HMC disable the userid.
 func LogonRefused(err error) bool {
 	if _, ok := errors.AsType[*PartialLogonError](err); ok {
 		return true
@@ -151,8 +172,9 @@ func LogonRefused(err error) bool {
 		e.Status == http.StatusBadRequest && e.Reason == ReasonPasswordExpired
 }
 
-// TooManySessions reports whether err is a logon that was refused because the userid has as many sessions as it may (400 with
-// reason 13, 100 sessions by default). It may succeed later, when others have ended.
+// TooManySessions reports whether err is a logon that was refused because the userid has as many
+// sessions as it may (400 with reason 13, 100 sessions by default). It may succeed later, when
+// others have ended.
 func TooManySessions(err error) bool {
 	return IsReason(err, http.StatusBadRequest, ReasonTooManySessions)
 }
@@ -163,8 +185,9 @@ func (e *HTTPError) isLogon() bool { return e.Method == http.MethodPost && e.URI
 // The HMC's messages are a line or two. Whatever is longer is no message.
 const maxMessage = 500
 
-// newHTTPError reads the answer to a failed request. Most are JSON; some of status 5xx are HTML. Besides the message the
-// JSON may repeat the request's headers and body, which hold secrets: they are not looked at.
+// newHTTPError reads the answer to a failed request. Most are JSON; some of status 5xx are HTML.
+// Besides the message the JSON may repeat the request's headers and body, which hold secrets: they
+// are not looked at.
 func newHTTPError(r *call) *HTTPError {
 	e := &HTTPError{Status: r.status, Reason: NoReason, Method: r.method, URI: r.uri}
 	var answer struct {
@@ -173,7 +196,8 @@ func newHTTPError(r *call) *HTTPError {
 	}
 	switch {
 	case bytes.Contains(r.data, []byte("Web Services are not enabled")):
-		// Captured from a real HMC: status 500, text/html, a javax.servlet.ServletException.
+		// Captured from a real HMC: status 500, text/html, a
+		// javax.servlet.ServletException.
 		e.Message = "the Web Services API is not enabled: enable it on the HMC, in the task Customize API Settings"
 	case json.Unmarshal(r.data, &answer) == nil && (answer.Reason != nil || answer.Message != ""):
 		if answer.Reason != nil {
@@ -189,14 +213,15 @@ func newHTTPError(r *call) *HTTPError {
 		if err != nil {
 			kind = "something"
 		}
-		e.Message = fmt.Sprintf("%s (answered with %s that is not the API's)", strings.ToLower(http.StatusText(e.Status)), kind)
+		status := strings.ToLower(http.StatusText(e.Status))
+		e.Message = fmt.Sprintf("%s (answered with %s that is not the API's)", status, kind)
 	}
 	e.Message = cleanMessage(e.Message, r.secrets)
 	return e
 }
 
-// cleanMessage makes one line of a message and shortens it. A message that repeats a secret is not shown at all: a hole in a
-// well-known text would tell what stood there.
+// cleanMessage makes one line of a message and shortens it. A message that repeats a secret is not
+// shown at all: a hole in a well-known text would show what stood there.
 func cleanMessage(s string, secrets []string) string {
 	const shortest = 4 // what is shorter stands in every text
 	for _, secret := range secrets {

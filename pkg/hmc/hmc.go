@@ -1,13 +1,13 @@
-// Package hmc is a client of the Web Services API of an IBM Z or LinuxONE Hardware Management Console (HMC): the few
-// calls that a receiver of its notifications needs, with typed errors.
+// Package hmc is a client of the Web Services API of an IBM Z or LinuxONE Hardware Management
+// Console (HMC): the few calls that a receiver of its notifications needs, with typed errors.
 //
-// An HMC is a fragile neighbor. A Client therefore has at most two requests in flight, keeps within a budget of requests per
-// minute, never repeats a logon by itself (an HMC disables a userid after a few refused ones), and logs off what it logged
-// on.
+// An HMC is a fragile neighbor. A Client therefore has at most two requests in flight, keeps within
+// a budget of requests per minute, never repeats a logon by itself (an HMC disables a userid after
+// a few refused ones), and logs off what it logged on.
 //
-// What the API answers is known from IBM's documentation (book SC27-2646 and its pages on the web), from the code of
-// clients that work with real HMCs (zhmcclient and the programs around it), and from answers of real HMCs that were posted
-// publicly.
+// What the API answers is known from IBM's documentation (book SC27-2646 and its pages on the web),
+// from the code of clients that work with real HMCs (zhmcclient and the programs around it), and
+// from answers of real HMCs that were posted publicly.
 package hmc
 
 import (
@@ -34,11 +34,14 @@ func (v Version) String() string {
 
 // The types of topics.
 const (
-	TopicTypeObject    = "object-notification"
-	TopicTypeJob       = "job-notification"
-	TopicTypeAudit     = "audit-notification"      // listed only for a userid with the task "Audit and Log Management"
-	TopicTypeSecurity  = "security-notification"   // listed only for a userid with the task "View Security Logs"
-	TopicTypeOSMessage = "os-message-notification" // one for each channel that the session has opened
+	TopicTypeObject = "object-notification"
+	TopicTypeJob    = "job-notification"
+	// Listed only for a userid with the task "Audit and Log Management".
+	TopicTypeAudit = "audit-notification"
+	// Listed only for a userid with the task "View Security Logs".
+	TopicTypeSecurity = "security-notification"
+	// One for each channel that the session has opened.
+	TopicTypeOSMessage = "os-message-notification"
 )
 
 // The operations, as Options.OnRequest and the log name them: after IBM's book.
@@ -81,25 +84,29 @@ func Operations() []string {
 
 // Topic is one topic of a session. Its name is opaque, and gone with the session.
 type Topic struct {
-	Type string `json:"topic-type"` // one of the TopicType constants, or one that is not known yet
-	Name string `json:"topic-name"` // without "/topic/"
+	// Type is one of the TopicType constants, or one that is not known yet.
+	Type string `json:"topic-type"`
+	// Name is without "/topic/".
+	Name string `json:"topic-name"`
 
-	// Of a TopicTypeOSMessage only. The URI is documented as that of the partition, but clients have seen a bare object
-	// id: compare the last segment.
+	// Of a TopicTypeOSMessage only. The URI is documented as that of the partition, but clients
+	// have seen a bare object id: compare the last segment.
 	ObjectURI              string `json:"object-uri"`
 	IncludeRefreshMessages bool   `json:"include-refresh-messages"`
 }
 
 // Partition is a DPM partition or a classic logical partition (LPAR).
 type Partition struct {
-	Name      string `json:"name"`
-	ObjectURI string `json:"object-uri"` // /api/partitions/UUID or /api/logical-partitions/UUID
+	Name string `json:"name"`
+	// ObjectURI is /api/partitions/UUID or /api/logical-partitions/UUID.
+	ObjectURI string `json:"object-uri"`
 	Status    string `json:"status"`
 	CPCName   string `json:"cpc-name"`
 	CPCURI    string `json:"cpc-object-uri"`
 	SEVersion string `json:"se-version"`
 
-	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a classic one (linux, esa390, ...).
+	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a
+	// classic one (linux, esa390, ...).
 	Type           string `json:"type"`
 	ActivationMode string `json:"activation-mode"`
 }
@@ -118,13 +125,17 @@ type CPC struct {
 
 // Job is how an asynchronous operation stands, or has ended.
 type Job struct {
-	Status     string          `json:"status"`          // running, cancel-pending, canceled or complete
-	StatusCode *int            `json:"job-status-code"` // an HTTP status; nil: the job has not ended
-	ReasonCode *int            `json:"job-reason-code"` // nil: no error
-	Results    json.RawMessage `json:"job-results"`     // as the operation documents it; nil: none
+	// Status is running, cancel-pending, canceled or complete.
+	Status string `json:"status"`
+	// StatusCode is an HTTP status; nil: the job has not ended.
+	StatusCode *int `json:"job-status-code"`
+	ReasonCode *int `json:"job-reason-code"` // nil: no error
+	// Results are as the operation documents them; nil: none.
+	Results json.RawMessage `json:"job-results"`
 }
 
-// decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors, do not matter.
+// decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors,
+// do not matter.
 func decodeAnswer(data []byte, into any) error {
 	if l, ok := into.(*list); ok {
 		return l.decode(data)

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -17,64 +15,71 @@ const (
 	jobsURI    = "/api/jobs/"
 )
 
-// ListCPCs lists the CPCs that the userid has access to (List CPC Objects, as zhmcclient calls it). It takes one request,
-// and works for a CPC that does not communicate as well, which Get CPC Properties does not (409 with reason 272).
+// ListCPCs lists the CPCs that the userid has access to (List CPC Objects, as zhmcclient calls it).
+// It takes one request, and works for a CPC that does not communicate as well, which Get CPC
+// Properties does not (409 with reason 272).
 func (s *Session) ListCPCs(ctx context.Context) ([]CPC, error) {
 	var answer struct {
 		CPCs []CPC `json:"cpcs"`
 	}
-	err := s.c.do(ctx, s.call(&call{operation: opListCPCs, method: http.MethodGet, uri: "/api/cpcs", into: &answer}))
+	err := s.get(ctx, opListCPCs, "/api/cpcs", &answer)
 	return answer.CPCs, err
 }
 
-// QueryJob tells how a job stands (Query Job Status). uri is the job-uri of the job's start or of its job-completion
-// notification. The HMC keeps the outcome of a job for the userid that started it; a job that is gone is 404 with reason 1.
-// The documentation gives the codes of a job that is complete or canceled only, and the reason code only with an error.
+// QueryJob returns how a job stands (Query Job Status). uri is the job-uri of the job's start or of
+// its job-completion notification. The HMC keeps the outcome of a job for the userid that started
+// it; a job that is gone is 404 with reason 1. The documentation gives the codes of a job that is
+// complete or canceled only, and the reason code only with an error.
 func (s *Session) QueryJob(ctx context.Context, uri string) (Job, error) {
 	if !isObject(uri, jobsURI) {
 		return Job{}, fmt.Errorf("hmc: query job status: %q is not the URI of a job", uri)
 	}
 	var job Job
-	err := s.c.do(ctx, s.call(&call{operation: opQueryJobStatus, method: http.MethodGet, uri: uri, into: &job}))
+	err := s.get(ctx, opQueryJobStatus, uri, &job)
 	return job, err
 }
 
-// HardwareMessage is a hardware message of the console or of a CPC, as a list or Get Hardware Message Properties gives it.
+// HardwareMessage is a hardware message of the console or of a CPC, as a list or Get Hardware
+// Message Properties gives it.
 type HardwareMessage struct {
-	// Raw is what the HMC gave, valid JSON, an object. Further properties (details, whose shape is not known) are in it.
+	// Raw is what the HMC gave, valid JSON, an object. Further properties (details, whose shape
+	// is not known) are in it.
 	Raw json.RawMessage
 
-	ElementURI string    // below that of the console or CPC; "" where the HMC did not give it
-	Text       string    // may have several lines
-	Timestamp  time.Time // with a precision of milliseconds; the zero time where the HMC did not give it
+	// ElementURI is below that of the console or CPC; "" where the HMC did not give it.
+	ElementURI string
+	// Text may have several lines.
+	Text string
+	// Timestamp has a precision of milliseconds; it is the zero time where the HMC did not give
+	// it.
+	Timestamp time.Time
 
 	// In the properties only.
-	ElementID        string
-	Parent           string // the URI of the console or CPC
-	ServiceSupported bool   // IBM can be called because of it. This package cannot do that.
+	ElementID string
+	// Parent is the URI of the console or CPC.
+	Parent string
+	// ServiceSupported says that IBM can be called because of it. This package cannot do that.
+	ServiceSupported bool
 }
 
-// ListHardwareMessages lists the hardware messages of the console ("/api/console") or of a CPC (its object URI) whose time
-// is not before begin; the zero time is no bound. They come in no particular order, and share memory. complete says that these
-// are all that there are: no bound was given, each could be identified, and the HMC did not report that it could not have a
-// part of them.
+// ListHardwareMessages lists the hardware messages of the console ("/api/console") or of a CPC (its
+// object URI) whose time is not before begin; the zero time is no bound. They come in no particular
+// order, and share memory. complete says that these are all that there are: no bound was given,
+// each could be identified, and the HMC did not report that it could not have a part of them.
 //
-// It needs the task "Hardware Messages", for which view-only is enough, and object access to the CPC (else 403 with reason 1,
-// or 404). A console was seen with thousands of them, so the properties of each are not asked for lightly. What is
-// known of the operation is from IBM's documentation and from zhmcclient and its tests on real HMCs.
-func (s *Session) ListHardwareMessages(ctx context.Context, parentURI string, begin time.Time) (messages []HardwareMessage, complete bool, err error) {
+// It needs the task "Hardware Messages", for which view-only is enough, and object access to the
+// CPC (else 403 with reason 1, or 404). A console was seen with thousands of them, so the
+// properties of each are not asked for lightly. What is known of the operation is from IBM's
+// documentation and from zhmcclient and its tests on real HMCs.
+func (s *Session) ListHardwareMessages(
+	ctx context.Context, parentURI string, begin time.Time,
+) (messages []HardwareMessage, complete bool, err error) {
 	if parentURI != consoleURI && !isObject(parentURI, cpcsURI) {
-		return nil, false, fmt.Errorf("hmc: list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
+		return nil, false, fmt.Errorf(
+			"hmc: list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
 	}
-	query := make(url.Values)
-	if !begin.IsZero() {
-		query.Set("begin-time", strconv.FormatInt(begin.UnixMilli(), 10))
-	}
-	answer := list{member: "hardware-messages"}
-	err = s.c.do(ctx, s.call(&call{
-		operation: opListHardwareMessages, method: http.MethodGet, uri: parentURI + "/hardware-messages", query: query.Encode(), into: &answer,
-		long: true,
-	}))
+	const member = "hardware-messages"
+	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/"+member, timesOf(begin, time.Time{}), member)
 	if err != nil {
 		return nil, false, err
 	}
@@ -87,24 +92,27 @@ func (s *Session) ListHardwareMessages(ctx context.Context, parentURI string, be
 	return messages, complete, nil
 }
 
-// GetHardwareMessage returns the properties of a hardware message. One that is gone is 404 with reason 1. No operation on
-// hardware messages other than this and the list is ever called: the others delete the message or call IBM.
+// GetHardwareMessage returns the properties of a hardware message. One that is gone is 404 with
+// reason 1. No operation on hardware messages other than this and the list is ever called: the
+// others delete the message or call IBM.
 func (s *Session) GetHardwareMessage(ctx context.Context, elementURI string) (HardwareMessage, error) {
+	var none HardwareMessage
 	if !isHardwareMessage(elementURI) {
-		return HardwareMessage{}, fmt.Errorf("hmc: get hardware message: %q is not the URI of a hardware message", elementURI)
+		return none, fmt.Errorf("hmc: get hardware message: %q is not the URI of a hardware message", elementURI)
 	}
 	var raw json.RawMessage
 	r := s.call(&call{operation: opGetHardwareMessage, method: http.MethodGet, uri: elementURI, into: &raw})
 	if err := s.c.do(ctx, r); err != nil {
-		return HardwareMessage{}, err
+		return none, err
 	}
 	if m := readHardwareMessage(raw); m.ElementURI == elementURI {
 		return m, nil
 	}
-	return HardwareMessage{}, &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer is not the hardware message that was asked for"}
+	return none, r.wrong("the answer is not the hardware message that was asked for")
 }
 
-// readHardwareMessage reads an object. A property of another type than the documented one is taken for absent: it is in Raw.
+// readHardwareMessage reads an object. A property of another type than the documented one is taken
+// for absent: it is in Raw.
 func readHardwareMessage(raw []byte) HardwareMessage {
 	m := HardwareMessage{Raw: raw}
 	var properties map[string]json.RawMessage
@@ -124,7 +132,8 @@ func readHardwareMessage(raw []byte) HardwareMessage {
 	return m
 }
 
-// isHardwareMessage says whether a string is the URI of a hardware message of the console or of a CPC.
+// isHardwareMessage says whether a string is the URI of a hardware message of the console or of a
+// CPC.
 func isHardwareMessage(uri string) bool {
 	const below = "/hardware-messages/"
 	i := strings.Index(uri, below)

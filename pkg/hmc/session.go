@@ -17,25 +17,30 @@ const (
 	sessionsURI    = "/api/sessions"
 	thisSessionURI = "/api/sessions/this-session"
 
-	// How long a logon under way is waited for once the caller has given up: the HMC may be about to make a session that
-	// has to be logged off.
+	// How long a logon under way is waited for once the caller has given up: the HMC may be
+	// about to make a session that has to be logged off.
 	logonGrace = 3 * time.Second
 	// How long the logoff of a session takes at most that the caller never sees.
 	cleanupTimeout = 5 * time.Second
 )
 
-// Session is a session of the Web Services API. Its methods may be used from any goroutine. It prints without its secrets.
+// Session is a session of the Web Services API. Its methods may be used from any goroutine. It
+// prints without its secrets.
 type Session struct {
-	c          *Client
-	host       string // where it was made: no other HMC knows it
+	c *Client
+	// host is where it was made: no other HMC knows it.
+	host       string
 	id         string
 	credential string
 	over       *atomic.Bool
 
-	// What the logon told; empty for a resumed session.
-	ObjectTopic string // name of the object-notification topic
-	JobTopic    string // name of the job-notification topic
-	// PasswordExpires is the number of days until the userid's password expires; -1: never, or not told.
+	// What the logon returned; empty for a resumed session.
+	// ObjectTopic is the name of the object-notification topic.
+	ObjectTopic string
+	// JobTopic is the name of the job-notification topic.
+	JobTopic string
+	// PasswordExpires is the number of days until the userid's password expires; -1: never, or
+	// not known.
 	PasswordExpires int
 }
 
@@ -50,11 +55,12 @@ type logonAnswer struct {
 
 // Logon makes a session on the host of Host. The caller must end it with Logoff on every way out.
 //
-// It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends while the HMC is working on
-// the logon, its answer is waited for a little longer, and a session that comes of it is logged off.
+// It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends
+// while the HMC is working on the logon, its answer is waited for a little longer, and a session
+// that comes of it is logged off.
 func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, error) {
-	// On a connection that was idle the HMC's closing of it could cross the request, and nobody would know whether there
-	// is a session now.
+	// On a connection that was idle the HMC's closing of it could cross the request, and nobody
+	// would know whether there is a session now.
 	c.http.CloseIdleConnections()
 
 	var answer logonAnswer
@@ -77,11 +83,12 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 	errors.As(err, &refusal)
 	switch {
 	case r.status == http.StatusCreated,
-		r.status == http.StatusConflict && refusal != nil && (refusal.Reason == ReasonPartialLogon50 || refusal.Reason == ReasonPartialLogon51):
+		IsReason(err, http.StatusConflict, ReasonPartialLogon50), IsReason(err, http.StatusConflict, ReasonPartialLogon51):
 		partial := &PartialLogonError{Status: r.status, Reason: NoReason}
 		if refusal != nil {
 			partial.Reason, partial.Message = refusal.Reason, refusal.Message
-			_ = decodeAnswer(r.data, &answer) // a session is not documented here; if there is one, it is logged off
+			// A session is not documented here; if there is one, it is logged off.
+			_ = decodeAnswer(r.data, &answer)
 			s.id = answer.ID
 		}
 		c.cleanUp(ctx, s)
@@ -93,13 +100,13 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 		return nil, err
 	case r.status != http.StatusOK || s.id == "":
 		c.cleanUp(ctx, s)
-		return nil, &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer to the logon holds no session"}
+		return nil, r.wrong("the answer to the logon holds no session")
 	}
 	return s, nil
 }
 
-// outlive returns a context that ends with ctx as long as the request has not been written, and a grace later once it has.
-// stop releases what it holds.
+// outlive returns a context that ends with ctx as long as the request has not been written, and a
+// grace later once it has. stop releases what it holds.
 func (r *call) outlive(ctx context.Context, grace time.Duration) (work context.Context, stop func()) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	end := context.AfterFunc(ctx, func() {
@@ -121,7 +128,7 @@ func (r *call) outlive(ctx context.Context, grace time.Duration) (work context.C
 	}
 }
 
-// trace notes that the request is on its way to the HMC.
+// trace records that the request is on its way to the HMC.
 func (r *call) trace(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { r.written.Store(true) },
@@ -136,19 +143,24 @@ func (c *Client) cleanUp(ctx context.Context, s *Session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if err := s.Logoff(ctx); err != nil {
-		c.log.Warn("a session that is of no use could not be logged off; the HMC ends it after its idle time", zap.Error(err))
+		const text = "a session that is of no use could not be logged off; the HMC ends it after its idle time"
+		c.log.Warn(text, zap.Error(err))
 	}
 }
 
-// Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC nothing.
+// Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC
+// nothing.
 func (c *Client) Resume(sessionID, credential string) *Session {
-	return &Session{c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1}
+	return &Session{
+		c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1,
+	}
 }
 
 // ID returns the session's id. It is a secret: it gives all that the session may do.
 func (s *Session) ID() string { return s.id }
 
-// Credential returns what the session's id is combined with as the password of the broker. It is a secret.
+// Credential returns what the session's id is combined with as the password of the broker. It is a
+// secret.
 func (s *Session) Credential() string { return s.credential }
 
 // Host returns the host that the session was made on.
@@ -173,34 +185,40 @@ func (s *Session) call(r *call) *call {
 	return r
 }
 
+// get fetches what an operation answers.
+func (s *Session) get(ctx context.Context, operation, uri string, into any) error {
+	return s.c.do(ctx, s.call(&call{operation: operation, method: http.MethodGet, uri: uri, into: into}))
+}
+
 // NotificationTopics lists the topics of the session.
 func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
 	var answer struct {
 		Topics []Topic `json:"topics"`
 	}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opGetNotificationTopics, method: http.MethodGet, uri: "/api/sessions/operations/get-notification-topics", into: &answer,
-	}))
+	err := s.get(ctx, opGetNotificationTopics, "/api/sessions/operations/get-notification-topics", &answer)
 	return answer.Topics, err
 }
 
-// Ping keeps the session from ending for idleness (after six hours by default; any request does that), and tells whether
-// it is still there: see SessionLost.
+// Ping keeps the session from ending for idleness (after six hours by default; any request does
+// that), and reports whether it is still there: see SessionLost.
 func (s *Session) Ping(ctx context.Context) error {
 	_, err := s.NotificationTopics(ctx)
 	return err
 }
 
-// Logoff ends the session, and with it its topics. It passes the budget. A session that is gone already, or was logged off before,
-// is no error.
+// Logoff ends the session, and with it its topics. It passes the budget. A session that is gone
+// already, or was logged off before, is no error.
 func (s *Session) Logoff(ctx context.Context) error {
 	if s.over.Load() {
 		return nil
 	}
-	err := s.c.do(ctx, s.call(&call{operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true}))
+	err := s.c.do(ctx, s.call(&call{
+		operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true,
+	}))
 	var answer *HTTPError
 	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
-		err = nil // zhmcclient ignores 403 here as well: the session is not known any more
+		// As in zhmcclient, 403 is no error here: the session is not known any more.
+		err = nil
 	}
 	if err == nil {
 		s.over.Store(true)
@@ -213,32 +231,32 @@ func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, err
 	var answer struct {
 		Partitions []Partition `json:"partitions"`
 	}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opListPermittedPartitions, method: http.MethodGet, uri: "/api/console/operations/list-permitted-partitions", into: &answer,
-	}))
+	err := s.get(ctx, opListPermittedPartitions, "/api/console/operations/"+opListPermittedPartitions, &answer)
 	return answer.Partitions, err
 }
 
-// ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid has access to.
+// ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid
+// has access to.
 func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partition, error) {
 	var answer struct {
 		Partitions []Partition `json:"logical-partitions"`
 	}
-	err := s.c.do(ctx, s.call(&call{
-		operation: opListPermittedLogicalPartitions, method: http.MethodGet,
-		uri: "/api/console/operations/list-permitted-logical-partitions", into: &answer,
-	}))
+	const operation = opListPermittedLogicalPartitions
+	err := s.get(ctx, operation, "/api/console/operations/"+operation, &answer)
 	return answer.Partitions, err
 }
 
-// OpenOSMessageChannel opens a channel for the operating system messages of a partition, and returns the name of its
-// topic. The channel ends with the session. With refresh, whoever subscribes to the topic first gets the messages that the
-// HMC still holds.
+// OpenOSMessageChannel opens a channel for the operating system messages of a partition, and
+// returns the name of its topic. The channel ends with the session. With refresh, whoever
+// subscribes to the topic first gets the messages that the HMC still holds.
 //
-// The HMC refuses a second channel of one session for a partition (409 with ReasonChannelExists; the topic is among those
-// of NotificationTopics), and a partition that offers no messages now (409 with ReasonChannelUnavailable). It needs object
-// access to the partition (else 404) and the task "Operating System Messages".
-func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, refresh bool) (topicName string, err error) {
+// The HMC refuses a second channel of one session for a partition (409 with ReasonChannelExists;
+// the topic is among those of NotificationTopics), and a partition that offers no messages now (409
+// with ReasonChannelUnavailable). It needs object access to the partition (else 404) and the task
+// "Operating System Messages".
+func (s *Session) OpenOSMessageChannel(
+	ctx context.Context, objectURI string, refresh bool,
+) (topicName string, err error) {
 	if !isPartition(objectURI) {
 		return "", fmt.Errorf("hmc: open OS message channel: %q is not the URI of a partition", objectURI)
 	}
@@ -246,7 +264,7 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 		TopicName string `json:"topic-name"`
 	}
 	r := s.call(&call{
-		operation: opOpenOSMessageChannel, method: http.MethodPost, uri: objectURI + "/operations/open-os-message-channel",
+		operation: opOpenOSMessageChannel, method: http.MethodPost, uri: objectURI + "/operations/" + opOpenOSMessageChannel,
 		body: map[string]bool{"include-refresh-messages": refresh}, into: &answer,
 		repeatable: true, // a second one is refused, not opened
 	})
@@ -254,7 +272,7 @@ func (s *Session) OpenOSMessageChannel(ctx context.Context, objectURI string, re
 		return "", err
 	}
 	if answer.TopicName == "" {
-		return "", &AnswerError{Method: r.method, URI: r.uri, Status: r.status, Problem: "the answer names no topic"}
+		return "", r.wrong("the answer names no topic")
 	}
 	return answer.TopicName, nil
 }
@@ -264,8 +282,8 @@ func isPartition(uri string) bool {
 	return isObject(uri, "/api/partitions/") || isObject(uri, "/api/logical-partitions/")
 }
 
-// isObject says whether a string is the URI of an object: of what is below prefix, a single segment without anything that
-// would lead elsewhere.
+// isObject says whether a string is the URI of an object: of what is below prefix, a single segment
+// without anything that would lead elsewhere.
 func isObject(uri, prefix string) bool {
 	id, ok := strings.CutPrefix(uri, prefix)
 	return ok && id != "" && !strings.ContainsAny(id, "/?#%. ")

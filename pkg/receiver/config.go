@@ -5,37 +5,45 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"time"
 )
 
-// StompRetryTimeoutConfig holds the ten retry and timeout parameters of a link, with the names, the meaning and
-// the defaults zhmcclient documents for its class of this name.
+// StompRetryTimeoutConfig holds the ten retry and timeout parameters of a link, with the names, the
+// meaning and the defaults zhmcclient documents for its class of this name.
 type StompRetryTimeoutConfig struct {
-	// ConnectTimeout limits one connection attempt from the first packet to the CONNECTED frame, then again the
-	// wait for the receipts of the subscriptions. 0: no limit.
+	// ConnectTimeout limits one connection attempt from the first packet to the CONNECTED
+	// frame, then again the wait for the receipts of the subscriptions. 0: no limit.
 	ConnectTimeout time.Duration
-	// ConnectRetries is the number of retries after the first attempt: 0 is one attempt only, -1 retries without end.
+	// ConnectRetries is the number of retries after the first attempt: 0 is one attempt only,
+	// -1 retries without end.
 	ConnectRetries int
 	// ReconnectSleepInitial is the delay after the first failed attempt.
 	ReconnectSleepInitial time.Duration
-	// ReconnectSleepIncrease is by how much each delay is longer than the one before: 0.5 makes it half as long again.
+	// ReconnectSleepIncrease is by how much each delay is longer than the one before: 0.5 makes
+	// it half as long again.
 	ReconnectSleepIncrease float64
 	// ReconnectSleepMax limits the delay (before jitter).
 	ReconnectSleepMax time.Duration
 	// ReconnectSleepJitter lengthens each delay by a random part of it: 0.1 by up to a tenth.
 	ReconnectSleepJitter float64
-	// Keepalive turns TCP keep-alive on. It notices a peer that vanished where no heart-beats were agreed upon.
+	// Keepalive turns TCP keep-alive on. It notices a peer that vanished where no heart-beats
+	// were agreed upon.
 	Keepalive bool
-	// HeartbeatSendCycle is the longest silence that the HMC is promised, in whole milliseconds. 0: no heart-beats are sent.
+	// HeartbeatSendCycle is the longest silence that the HMC is promised, in whole
+	// milliseconds. 0: no heart-beats are sent.
 	HeartbeatSendCycle time.Duration
-	// HeartbeatReceiveCycle is the longest silence that the HMC is asked for, in whole milliseconds. 0: none are expected.
+	// HeartbeatReceiveCycle is the longest silence that the HMC is asked for, in whole
+	// milliseconds. 0: none are expected.
 	HeartbeatReceiveCycle time.Duration
-	// HeartbeatReceiveCheck is the tolerance: the link is lost after a silence of the agreed cycle x (1 + this).
+	// HeartbeatReceiveCheck is the tolerance: the link is lost after a silence of the agreed
+	// cycle x (1 + this).
 	HeartbeatReceiveCheck float64
 }
 
-// DefaultStompRetryTimeoutConfig returns zhmcclient's defaults: 30 s for an attempt, 3 retries, delays from 100 ms to
-// 60 s growing by half with a jitter of a tenth, TCP keep-alive, heart-beats every 5 s both ways, loss after 10 s of silence.
+// DefaultStompRetryTimeoutConfig returns zhmcclient's defaults: 30 s for an attempt, 3 retries,
+// delays from 100 ms to 60 s growing by half with a jitter of a tenth, TCP keep-alive, heart-beats
+// every 5 s both ways, loss after 10 s of silence.
 func DefaultStompRetryTimeoutConfig() StompRetryTimeoutConfig {
 	return StompRetryTimeoutConfig{
 		ConnectTimeout:         30 * time.Second,
@@ -51,7 +59,8 @@ func DefaultStompRetryTimeoutConfig() StompRetryTimeoutConfig {
 	}
 }
 
-// StompRetryTimeoutOverride names the parameters to change in a StompRetryTimeoutConfig; nil keeps the value there is.
+// StompRetryTimeoutOverride names the parameters to change in a StompRetryTimeoutConfig; nil keeps
+// the value there is.
 type StompRetryTimeoutOverride struct {
 	ConnectTimeout         *time.Duration
 	ConnectRetries         *int
@@ -67,23 +76,14 @@ type StompRetryTimeoutOverride struct {
 
 // OverrideWith returns a copy of c with every parameter replaced that o names.
 func (c StompRetryTimeoutConfig) OverrideWith(o StompRetryTimeoutOverride) StompRetryTimeoutConfig {
-	override(&c.ConnectTimeout, o.ConnectTimeout)
-	override(&c.ConnectRetries, o.ConnectRetries)
-	override(&c.ReconnectSleepInitial, o.ReconnectSleepInitial)
-	override(&c.ReconnectSleepIncrease, o.ReconnectSleepIncrease)
-	override(&c.ReconnectSleepMax, o.ReconnectSleepMax)
-	override(&c.ReconnectSleepJitter, o.ReconnectSleepJitter)
-	override(&c.Keepalive, o.Keepalive)
-	override(&c.HeartbeatSendCycle, o.HeartbeatSendCycle)
-	override(&c.HeartbeatReceiveCycle, o.HeartbeatReceiveCycle)
-	override(&c.HeartbeatReceiveCheck, o.HeartbeatReceiveCheck)
-	return c
-}
-
-func override[T any](value, with *T) {
-	if with != nil {
-		*value = *with
+	// The fields of both have the same names.
+	values := reflect.ValueOf(&c).Elem()
+	for field, with := range reflect.ValueOf(o).Fields() {
+		if !with.IsNil() {
+			values.FieldByName(field.Name).Set(with.Elem())
+		}
 	}
+	return c
 }
 
 // maxHeartbeatCycle keeps the milliseconds within what a STOMP server in Java reads them into.
@@ -98,7 +98,8 @@ func (c StompRetryTimeoutConfig) Validate() error {
 			problem("%s must be a number of at least 0, not %v", name, v)
 		}
 	}
-	// A delay of 0 would hammer an HMC that refuses connections; HMCs take that as an attack and call home.
+	// A delay of 0 would hammer an HMC that refuses connections; HMCs take that as an attack
+	// and call home.
 	sleep := func(name string, d time.Duration) {
 		if d <= 0 {
 			problem("%s must be greater than 0, not %v", name, d)
@@ -127,7 +128,8 @@ func (c StompRetryTimeoutConfig) Validate() error {
 
 // Backoff gives the delays between connection attempts. The delay after the n-th failed attempt is
 //
-//	min(ReconnectSleepMax, ReconnectSleepInitial * (1 + ReconnectSleepIncrease)^(n-1)) * (1 + rand[0,1) * ReconnectSleepJitter)
+//	min(ReconnectSleepMax, ReconnectSleepInitial * (1 + ReconnectSleepIncrease)^(n-1))
+//	    * (1 + rand[0,1) * ReconnectSleepJitter)
 //
 // A Backoff is used by one goroutine at a time.
 type Backoff struct {

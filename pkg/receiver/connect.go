@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,12 +15,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// acceptVersion is what we offer. zhmcclient offers 1.1 alone and every HMC in the field talks to it, while nobody has
-// published what an HMC makes of 1.2; all 1.2 would add for us is a carriage return in a header. What the server then
-// chooses is obeyed, be it 1.0 or 1.2.
+// acceptVersion is what we offer. zhmcclient offers 1.1 alone and every HMC in the field talks to
+// it, while nobody has published what an HMC makes of 1.2; all 1.2 would add for us is a carriage
+// return in a header. What the server then chooses is obeyed, be it 1.0 or 1.2.
 const acceptVersion = "1.1"
 
-// attempt makes one link: dial, TLS, STOMP logon. ctx carries the time limit of the attempt. The link's goroutines do not run yet.
+// attempt makes one link: dial, TLS, STOMP logon. ctx carries the time limit of the attempt. The
+// link's goroutines do not run yet.
 func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 	conn, err := r.dial(ctx, "tcp", r.address)
 	if err != nil {
@@ -43,9 +44,10 @@ func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-// phase names the part of an attempt that failed: late is what did not happen in time, doing what was going on.
+// phase names the part of an attempt that failed: late is what did not happen in time, doing what
+// was going on.
 func phase(ctx context.Context, err error, late, doing string) error {
-	if timeout, ok := errors.AsType[*attemptTimeout](context.Cause(ctx)); ok {
+	if timeout, ok := errors.AsType[*timeoutError](context.Cause(ctx)); ok {
 		return &timeoutError{late, timeout.limit}
 	}
 	if ctx.Err() != nil {
@@ -54,16 +56,10 @@ func phase(ctx context.Context, err error, late, doing string) error {
 	return readable(err, doing)
 }
 
-// attemptTimeout is the cause of a context that ended because ConnectTimeout was over.
-type attemptTimeout struct{ limit time.Duration }
-
-func (e *attemptTimeout) Error() string { return fmt.Sprintf("not done within %v", e.limit) }
-func (e *attemptTimeout) Unwrap() error { return os.ErrDeadlineExceeded }
-
-// withConnectTimeout limits ctx to ConnectTimeout.
+// withConnectTimeout limits ctx to ConnectTimeout; the cause of its end is a *timeoutError then.
 func (r *Receiver) withConnectTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if limit := r.config.ConnectTimeout; limit > 0 {
-		return context.WithTimeoutCause(ctx, limit, &attemptTimeout{limit})
+		return context.WithTimeoutCause(ctx, limit, &timeoutError{"not done", limit})
 	}
 	return context.WithCancel(ctx)
 }
@@ -88,7 +84,8 @@ func (l *link) logon(ctx context.Context) error {
 	connect := appendFrame(nil, "CONNECT",
 		"accept-version", acceptVersion,
 		"host", r.opts.Host,
-		headerHeartBeat, fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
+		headerHeartBeat,
+		fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
 		"login", r.logons[r.spelling].login,
 		"passcode", r.logons[r.spelling].passcode)
 	if _, err := l.conn.Write(connect); err != nil {
@@ -107,7 +104,7 @@ func (l *link) logon(ctx context.Context) error {
 		if isLogonRefusal(&f) {
 			reason = ReasonAuthorization
 		}
-		return &refusedError{reason, jms}
+		return &linkError{reason, "STOMP logon refused: " + jms.Error(), jms}
 	default:
 		return protocolErrorf("neither CONNECTED nor ERROR in answer to CONNECT")
 	}
@@ -116,10 +113,11 @@ func (l *link) logon(ctx context.Context) error {
 // logon is what CONNECT carries to log on with, as it goes over the wire.
 type logon struct{ login, passcode string }
 
-// spellings returns how a logon may have to be sent. STOMP has CONNECT unescaped, and so it goes out. But ActiveMQ undoes escapes
-// in it nevertheless (tried with 5.17), so that a backslash which looks like the start of one must be doubled for it; a
-// broker that follows STOMP would refuse that. Only for such a logon there are two spellings. ActiveMQ's is the first:
-// it is the broker in an HMC, and each refused logon counts against the userid.
+// spellings returns how a logon may have to be sent. STOMP has CONNECT unescaped, and so it goes
+// out. But ActiveMQ undoes escapes in it nevertheless (tried with 5.17), so that a backslash which
+// looks like the start of one must be doubled for it; a broker that follows STOMP would refuse
+// that. Only for such a logon there are two spellings. ActiveMQ's is the first: it is the broker in
+// an HMC, and each refused logon counts against the userid.
 func spellings(plain logon) []logon {
 	double := func(s string) string {
 		for _, escape := range []string{`\\`, `\c`, `\n`, `\r`} {
@@ -140,7 +138,7 @@ func tlsError(err error) error {
 	if isTimeout(err) || isEnd(err) || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
 		return err
 	}
-	return &handshakeError{err}
+	return &linkError{ReasonTLS, "TLS handshake: " + err.Error(), err}
 }
 
 // negotiate takes over what the server chose in its CONNECTED frame.
@@ -175,7 +173,8 @@ func (l *link) negotiate(h Headers) error {
 	return nil
 }
 
-// agree is STOMP's rule for one direction: the longer of what one side offers and the other wants, none if either is none.
+// agree is STOMP's rule for one direction: the longer of what one side offers and the other wants,
+// none if either is none.
 func agree(ours, theirs time.Duration) time.Duration {
 	if ours == 0 || theirs == 0 {
 		return 0
@@ -200,29 +199,26 @@ func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
 	return sends, wants, err
 }
 
-// isLogonRefusal tells a refused userid or password from the other reasons for an ERROR in the place of CONNECTED. Nobody
-// has published the HMC's own words; ActiveMQ's are "User name [x] or password is invalid." and "java.lang.SecurityException".
-// It takes any talk of users and permissions for a refusal, because a refused logon that is repeated makes the HMC disable the
+// isLogonRefusal tells a refused userid or password from the other reasons for an ERROR in the
+// place of CONNECTED. Nobody has published the HMC's own words; ActiveMQ's are "User name [x] or
+// password is invalid." and "java.lang.SecurityException". It takes any talk of users and
+// permissions for a refusal, because a refused logon that is repeated makes the HMC disable the
 // userid, while an attempt too few costs seconds.
 func isLogonRefusal(f *frame) bool {
 	body := f.body[:min(len(f.body), 1<<10)]
 	text := strings.ToLower(f.headers.Get(headerMessage) + "\n" + string(body))
-	if strings.Contains(text, "protocol version") || strings.Contains(text, "heart-beat") || strings.Contains(text, "heart beat") {
-		return false // a stack trace may name anything
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 	}
-	for _, word := range []string{
+	// A stack trace may name anything.
+	return !has("protocol version", "heart-beat", "heart beat") && has(
 		"password", "passcode", "user name", "username", "userid", "user id", "login", "logon", "log on", "logged on",
-		"credential", "authenti", "authori", "permission", "not permitted", "not allowed", "denied", "securityexception",
-		"session", "expired", "disabled", "locked", "revoked",
-	} {
-		if strings.Contains(text, word) {
-			return true
-		}
-	}
-	return false
+		"credential", "authenti", "authori", "permission", "not permitted", "not allowed", "denied",
+		"securityexception", "session", "expired", "disabled", "locked", "revoked")
 }
 
-// verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for the host's name.
+// verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for
+// the host's name.
 func verifiedTLS(config *tls.Config, host string) *tls.Config {
 	if config == nil {
 		config = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -230,7 +226,8 @@ func verifiedTLS(config *tls.Config, host string) *tls.Config {
 		config = config.Clone()
 	}
 	if config.ServerName == "" {
-		config.ServerName, _, _ = strings.Cut(host, "%") // no certificate names a zone
+		// No certificate names a zone.
+		config.ServerName, _, _ = strings.Cut(host, "%")
 	}
 	return config
 }

@@ -16,13 +16,20 @@ var ErrClosed = errors.New("receiver: closed")
 
 // The values of ConnectionError.Reason.
 const (
-	ReasonDNS           = "dns"           // the host's name has no address
-	ReasonRefused       = "refused"       // nothing listens on the port
-	ReasonTimeout       = "timeout"       // no answer in time, in any phase; or no bytes for longer than the agreed heart-beats allow
-	ReasonTLS           = "tls"           // the TLS handshake failed, or the peer ended TLS with an alert
-	ReasonAuthorization = "authorization" // the HMC refused the userid or its password
-	ReasonBroker        = "broker"        // the HMC closed the link, answered with an ERROR, or broke the protocol
-	ReasonOther         = "other"
+	// The host's name has no address.
+	ReasonDNS = "dns"
+	// Nothing listens on the port.
+	ReasonRefused = "refused"
+	// No answer in time, in any phase; or no bytes for longer than the agreed heart-beats
+	// allow.
+	ReasonTimeout = "timeout"
+	// The TLS handshake failed, or the peer ended TLS with an alert.
+	ReasonTLS = "tls"
+	// The HMC refused the userid or its password.
+	ReasonAuthorization = "authorization"
+	// The HMC closed the link, answered with an ERROR, or broke the protocol.
+	ReasonBroker = "broker"
+	ReasonOther  = "other"
 )
 
 // ConnectionError says that a link could not be made, or that it was lost.
@@ -32,7 +39,8 @@ type ConnectionError struct {
 	// Attempts is the number of attempts that were made; 0 when an existing link was lost.
 	Attempts int
 	// Err is the cause. For ReasonTLS it wraps the error of crypto/tls or crypto/x509 (such as
-	// x509.UnknownAuthorityError, x509.HostnameError and x509.CertificateInvalidError), where the broker said why, a *JMSError.
+	// x509.UnknownAuthorityError, x509.HostnameError and x509.CertificateInvalidError), where
+	// the broker said why, a *JMSError.
 	Err error
 }
 
@@ -56,7 +64,8 @@ type JMSError struct {
 	Headers Headers
 	// Message is the frame's header "message", or the first line of its body where it has none.
 	Message string
-	// Body is the frame's body: often the same text, from older HMCs followed by a Java stack trace.
+	// Body is the frame's body: often the same text, from older HMCs followed by a Java stack
+	// trace.
 	Body []byte
 }
 
@@ -72,7 +81,8 @@ func (e *JMSError) Error() string {
 
 // ParseError says that a notification's body is not JSON, or not valid UTF-8.
 type ParseError struct {
-	Body []byte // as it was received
+	// Body is as it was received.
+	Body []byte
 	Err  error
 }
 
@@ -84,10 +94,12 @@ func (e *ParseError) Error() string {
 // Unwrap returns the cause.
 func (e *ParseError) Unwrap() error { return e.Err }
 
-// SubscriptionError says that the HMC refused a topic, ended its subscription, or did not answer in time.
+// SubscriptionError says that the HMC refused a topic, ended its subscription, or did not answer in
+// time.
 type SubscriptionError struct {
 	Topic string
-	Err   error // a *JMSError where the HMC said why
+	// Err is a *JMSError where the HMC said why.
+	Err error
 }
 
 // Error implements error.
@@ -113,48 +125,38 @@ type timeoutError struct {
 }
 
 func (e *timeoutError) Error() string { return fmt.Sprintf("%s within %v", e.what, e.limit) }
-func (e *timeoutError) Timeout() bool { return true }
 func (e *timeoutError) Unwrap() error { return os.ErrDeadlineExceeded }
 
-// protocolError is a violation of STOMP, or of our limits, by the peer.
-type protocolError struct{ text string }
+// linkError is why a link failed, with a reason that the cause does not show.
+type linkError struct {
+	reason, text string
+	err          error // the cause; nil: there is no other
+}
 
-func (e *protocolError) Error() string { return e.text }
+func (e *linkError) Error() string { return e.text }
+func (e *linkError) Unwrap() error { return e.err }
 
+// protocolErrorf is a violation of STOMP, or of our limits, by the peer.
 func protocolErrorf(format string, args ...any) error {
-	return &protocolError{fmt.Sprintf(format, args...)}
+	return &linkError{ReasonBroker, fmt.Sprintf(format, args...), nil}
 }
 
-// refusedError is an ERROR frame in the place of CONNECTED.
-type refusedError struct {
-	reason string
-	jms    *JMSError
-}
+// endedBy says who ended the link where the operating system's text does not.
+func endedBy(text string, err error) error { return &linkError{ReasonBroker, text, err} }
 
-func (e *refusedError) Error() string { return "STOMP logon refused: " + e.jms.Error() }
-func (e *refusedError) Unwrap() error { return e.jms }
-
-// endedError says who ended the link where the operating system's text does not.
-type endedError struct {
-	text string
-	err  error
-}
-
-func (e *endedError) Error() string { return e.text }
-func (e *endedError) Unwrap() error { return e.err }
-
-// readable turns the bare end of a stream into words. doing says what was going on, if anything in particular.
+// readable turns the bare end of a stream into words. doing says what was going on, if anything in
+// particular.
 func readable(err error, doing string) error {
 	if doing != "" {
 		doing = " " + doing
 	}
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return &endedError{"closed by the HMC" + doing + ", in the middle of a frame", err}
+		return endedBy("closed by the HMC"+doing+", in the middle of a frame", err)
 	case errors.Is(err, io.EOF):
-		return &endedError{"closed by the HMC" + doing, err}
+		return endedBy("closed by the HMC"+doing, err)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return &endedError{fmt.Sprintf("reset by the HMC%s: %v", doing, err), err}
+		return endedBy(fmt.Sprintf("reset by the HMC%s: %v", doing, err), err)
 	default:
 		return err
 	}
@@ -162,8 +164,8 @@ func readable(err error, doing string) error {
 
 // reasonOf classifies the cause of a failed attempt or of a loss.
 func reasonOf(err error) string {
-	if refused, ok := errors.AsType[*refusedError](err); ok {
-		return refused.reason
+	if e, ok := errors.AsType[*linkError](err); ok {
+		return e.reason
 	}
 	switch {
 	case is[*net.DNSError](err):
@@ -174,7 +176,7 @@ func reasonOf(err error) string {
 		return ReasonTimeout
 	case isTLS(err):
 		return ReasonTLS
-	case is[*JMSError](err), is[*protocolError](err), isEnd(err):
+	case is[*JMSError](err), isEnd(err):
 		return ReasonBroker
 	default:
 		return ReasonOther
@@ -196,20 +198,12 @@ func isTimeout(err error) bool {
 
 // isEnd reports whether the peer ended the connection.
 func isEnd(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func isTLS(err error) bool {
-	if is[*handshakeError](err) {
-		return true
-	}
 	// crypto/tls reports alerts so: sent by the peer, and by us.
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && (op.Op == "remote error" || op.Op == "local error")
 }
-
-// handshakeError is a TLS handshake that failed for a reason of TLS, not of the network.
-type handshakeError struct{ err error }
-
-func (e *handshakeError) Error() string { return "TLS handshake: " + e.err.Error() }
-func (e *handshakeError) Unwrap() error { return e.err }

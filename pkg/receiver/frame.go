@@ -10,9 +10,10 @@ import (
 // Header is one header of a frame, unescaped.
 type Header struct{ Name, Value string }
 
-// Headers are the headers of a frame in the order they were sent. Names are case-sensitive, and where one is
-// repeated the first counts, as STOMP has it. Values are passed on as the HMC sent them, blanks and all; they are
-// not checked to be valid UTF-8. The strings of one frame share their memory: clone one that is kept for long.
+// Headers are the headers of a frame in the order they were sent. Names are case-sensitive, and
+// where one is repeated the first counts, as STOMP has it. Values are passed on as the HMC sent
+// them, blanks and all; they are not checked to be valid UTF-8. The strings of one frame share
+// their memory: clone one that is kept for long.
 type Headers []Header
 
 // Get returns the value of the named header, "" where there is none.
@@ -73,46 +74,52 @@ type frame struct {
 	command command
 	headers Headers
 	body    []byte // nil when empty
-	size    int    // bytes of headers and body
+	// size is that of headers and body in bytes.
+	size int
 }
 
-// The read buffer starts at bufferSize and is compacted when less than minRead bytes are free: a TLS record
-// holds up to 16 KiB, and crypto/tls hands out one at a time.
+// The read buffer starts at bufferSize and is compacted when less than minRead bytes are free: a
+// TLS record holds up to 16 KiB, and crypto/tls hands out one at a time.
 const (
 	bufferSize = 64 << 10
 	minRead    = 16 << 10
 )
 
-// frameReader reads frames within limits: a frame that exceeds one is an error before its bytes are kept, and no
-// memory is set aside for bytes that are only announced. It is lenient where an HMC or a gateway may be sloppy and
-// nothing can be misread: EOLs before and after a frame, CR LF line ends in any version, undefined escapes (kept as
-// they are), header values that are not UTF-8. It is strict where the end of a frame would become a guess: an unknown
-// command, a header line without colon or name, a bad content-length, no NUL at the end.
+// frameReader reads frames within limits: a frame that exceeds one is an error before its bytes are
+// kept, and no memory is set aside for bytes that are only announced. It is lenient where an HMC or
+// a gateway may be sloppy and nothing can be misread: EOLs before and after a frame, CR LF line
+// ends in any version, undefined escapes (kept as they are), header values that are not UTF-8. It
+// is strict where the end of a frame would become a guess: an unknown command, a header line
+// without colon or name, a bad content-length, no NUL at the end.
 //
-// The codec of go-stomp has no limits, allocates any announced content-length up to 4 GiB at once, and decodes
-// escapes in the versions that have none; its Reader is the oracle of the tests.
+// The codec of go-stomp has no limits, allocates any announced content-length up to 4 GiB at once,
+// and decodes escapes in the versions that have none; its Reader is the oracle of the tests.
 type frameReader struct {
 	src    io.Reader
 	limits Limits
-	// escapes says whether header names and values are unescaped: not in STOMP 1.0, and in no version before CONNECTED.
+	// escapes says whether header names and values are unescaped: not in STOMP 1.0, and in no
+	// version before CONNECTED.
 	escapes bool
 	// carriageReturns adds the escape \r, which STOMP 1.2 has and 1.1 has not.
 	carriageReturns bool
 
-	buf    []byte
-	r, w   int // buf[r:w] is read and not yet consumed
+	buf []byte
+	// buf[r:w] is read and not yet consumed.
+	r, w   int
 	fields []field
 }
 
-// field holds where a header line begins, its colon is and it ends, counted from the start of the frame.
+// field holds where a header line begins, its colon is and it ends, counted from the start of the
+// frame.
 type field struct{ name, colon, end int }
 
 func newFrameReader(src io.Reader, limits Limits) *frameReader {
 	return &frameReader{src: src, limits: limits, buf: make([]byte, bufferSize)}
 }
 
-// next returns the next frame. It returns io.EOF where the stream ends between frames, io.ErrUnexpectedEOF
-// where it ends within one, and a *protocolError for what is not STOMP or beyond a limit.
+// next returns the next frame. It returns io.EOF where the stream ends between frames,
+// io.ErrUnexpectedEOF where it ends within one, and a *linkError for what is not STOMP or
+// beyond a limit.
 func (fr *frameReader) next() (frame, error) {
 	var f frame
 	if err := fr.skipEOLs(); err != nil {
@@ -139,7 +146,8 @@ func (fr *frameReader) next() (frame, error) {
 	return f, err
 }
 
-// skipEOLs consumes the EOLs between frames: heart-beats, and what brokers send after a frame's NUL.
+// skipEOLs consumes the EOLs between frames: heart-beats, and what brokers send after a frame's
+// NUL.
 func (fr *frameReader) skipEOLs() error {
 	for {
 		for fr.r < fr.w {
@@ -168,8 +176,8 @@ func (fr *frameReader) skipEOLs() error {
 	}
 }
 
-// readHeaders gets the whole header block into the buffer and notes its lines in fr.fields. It returns where
-// the first header line begins and where the body begins.
+// readHeaders gets the whole header block into the buffer and records its lines in fr.fields. It
+// returns where the first header line begins and where the body begins.
 func (fr *frameReader) readHeaders(f *frame) (start, end int, err error) {
 	line, next, err := fr.line(0)
 	if err != nil {
@@ -201,7 +209,8 @@ func (fr *frameReader) readHeaders(f *frame) (start, end int, err error) {
 	}
 }
 
-// line returns the line that begins at the offset at from the frame's start, without its end, and the offset of the next one.
+// line returns the line that begins at the offset at from the frame's start, without its end, and
+// the offset of the next one.
 func (fr *frameReader) line(at int) (line []byte, next int, err error) {
 	searched := at
 	for {
@@ -227,8 +236,8 @@ func (fr *frameReader) line(at int) (line []byte, next int, err error) {
 	return line, next, nil
 }
 
-// parseHeaders makes f.headers of fr.fields: one string for all of them, one slice of the exact size. Escapes are
-// undone in the buffer first, where a value only becomes shorter.
+// parseHeaders makes f.headers of fr.fields: one string for all of them, one slice of the exact
+// size. Escapes are undone in the buffer first, where a value only becomes shorter.
 func (fr *frameReader) parseHeaders(f *frame, start int) {
 	if len(fr.fields) == 0 {
 		return
@@ -345,8 +354,8 @@ func (fr *frameReader) readToNUL(f *frame) error {
 	}
 }
 
-// grow appends part to body. A body that is complete in the buffer gets memory of its exact size; memory for
-// one that is still expected (rest bytes including part) grows with what has arrived.
+// grow appends part to body. A body that is complete in the buffer gets memory of its exact size;
+// memory for one that is still expected (rest bytes including part) grows with what has arrived.
 func grow(body, part []byte, rest int) []byte {
 	switch {
 	case len(part) == 0:
@@ -374,7 +383,8 @@ func (fr *frameReader) fill() error {
 		copy(bigger, fr.buf[:fr.w])
 		fr.buf = bigger
 	}
-	for range 100 { // as bufio: a reader that returns nothing for ever is broken
+	// As bufio: a reader that returns nothing for ever is broken.
+	for range 100 {
 		n, err := fr.src.Read(fr.buf[fr.w:])
 		fr.w += n
 		if n > 0 {
@@ -394,8 +404,9 @@ func unexpectedEOF(err error) error {
 	return err
 }
 
-// appendFrame appends a frame without a body and without any escaping: CONNECT in every version, because STOMP
-// exempts it (an escaped password would be a wrong one), and every frame in STOMP 1.0.
+// appendFrame appends a frame without a body and without any escaping: CONNECT in every version,
+// because STOMP exempts it (an escaped password would be a wrong one), and every frame in STOMP
+// 1.0.
 func appendFrame(dst []byte, command string, headers ...string) []byte {
 	dst = append(append(dst, command...), '\n')
 	for i := 0; i+1 < len(headers); i += 2 {

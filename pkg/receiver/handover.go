@@ -9,9 +9,12 @@ import (
 // item is what goes from the reader of a link to the consumer of Notifications.
 type item struct {
 	notification Notification
-	err          error // yielded with the notification, or instead of it
-	last         bool  // err ends the iteration: the link was lost
-	size         int   // bytes of memory it holds
+	// err is yielded with the notification, or instead of it.
+	err error
+	// last says that err ends the iteration: the link was lost.
+	last bool
+	// size is how many bytes of memory it holds.
+	size int
 }
 
 // itemSize is the memory of an item and its frame.
@@ -19,33 +22,36 @@ func itemSize(f *frame) int {
 	return f.size + len(f.headers)*int(unsafe.Sizeof(Header{})) + int(unsafe.Sizeof(item{}))
 }
 
-// popCount and popBytes are how much a consumer takes at a time: enough to make the lock cheap, little enough that
-// what it holds does not count against the limit of the buffer.
+// popCount and popBytes are how much a consumer takes at a time: enough to make the lock cheap,
+// little enough that what it holds does not count against the limit of the buffer.
 const (
 	popCount = 64
 	popBytes = 256 << 10
 )
 
-// handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes. Both sides move
-// several items at a time, so that locking and waking cost little for each.
+// handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes.
+// Both sides move several items at a time, so that locking and waking cost little for each.
 type handover struct {
 	limit int
 
-	mu      sync.Mutex
-	ring    []item // its length is a power of two
+	mu sync.Mutex
+	// The length of ring is a power of two.
+	ring    []item
 	head, n int
 	bytes   int
 
-	ready chan struct{} // wakes a consumer: there may be items
-	room  chan struct{} // wakes the reader: there may be room
+	// ready wakes a consumer: there may be items.
+	ready chan struct{}
+	// room wakes the reader: there may be room.
+	room chan struct{}
 }
 
 func newHandover(limit int) *handover {
 	return &handover{limit: limit, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-// push appends as many of items as there is room for, in order, and returns how many. Where force is set it appends all.
-// An item larger than the whole buffer has room when that is empty.
+// push appends as many of items as there is room for, in order, and returns how many. Where force
+// is set it appends all. An item larger than the whole buffer has room when that is empty.
 func (h *handover) push(items []item, force bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,7 +74,8 @@ func (h *handover) push(items []item, force bool) int {
 	return pushed
 }
 
-// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready tells when to try again.
+// pop moves the oldest items to the start of into and returns how many. Where that is 0, ready says
+// when to try again.
 func (h *handover) pop(into *[popCount]item) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

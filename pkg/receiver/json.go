@@ -23,11 +23,13 @@ func checkJSON(body []byte) error {
 	return errors.New("not JSON")
 }
 
-// maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read with it.
+// maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read
+// with it.
 const maxJSONDepth = 10000
 
-// validJSON reports whether b is exactly one JSON value (RFC 8259) in valid UTF-8. It accepts what json.Valid and
-// utf8.Valid accept together, in one pass and several times as fast: every notification goes through it.
+// validJSON reports whether b is exactly one JSON value (RFC 8259) in valid UTF-8. It accepts what
+// json.Valid and utf8.Valid accept together, in one pass and several times as fast: every
+// notification goes through it.
 func validJSON(b []byte) bool {
 	i := jsonValue(b, skipSpace(b, 0), 1)
 	return i >= 0 && skipSpace(b, i) == len(b)
@@ -49,73 +51,43 @@ func jsonValue(b []byte, i, depth int) int {
 	case c == '"':
 		return jsonString(b, i+1)
 	case c == '{':
-		return jsonObject(b, i+1, depth)
+		return jsonContainer(b, i+1, depth, '}')
 	case c == '[':
-		return jsonArray(b, i+1, depth)
+		return jsonContainer(b, i+1, depth, ']')
 	case c == '-' || '0' <= c && c <= '9':
 		return jsonNumber(b, i)
-	case c == 't':
-		return jsonLiteral(b, i, "true")
-	case c == 'f':
-		return jsonLiteral(b, i, "false")
-	case c == 'n':
-		return jsonLiteral(b, i, "null")
-	default:
-		return -1
 	}
-}
-
-func jsonLiteral(b []byte, i int, literal string) int {
-	if end := i + len(literal); end <= len(b) && string(b[i:end]) == literal {
-		return end
+	for _, literal := range [...]string{"true", "false", "null"} {
+		if end := i + len(literal); end <= len(b) && string(b[i:end]) == literal {
+			return end
+		}
 	}
 	return -1
 }
 
-func jsonObject(b []byte, i, depth int) int {
+// jsonContainer expects i after the bracket that begins an object, or an array, and end to be its
+// other bracket.
+func jsonContainer(b []byte, i, depth int, end byte) int {
 	if depth > maxJSONDepth {
 		return -1
 	}
 	i = skipSpace(b, i)
-	if i < len(b) && b[i] == '}' {
+	if i < len(b) && b[i] == end {
 		return i + 1
 	}
 	for {
-		if i >= len(b) || b[i] != '"' {
-			return -1
-		}
-		if i = jsonString(b, i+1); i < 0 {
-			return -1
-		}
-		if i = skipSpace(b, i); i >= len(b) || b[i] != ':' {
-			return -1
-		}
-		if i = jsonValue(b, skipSpace(b, i+1), depth+1); i < 0 {
-			return -1
-		}
-		if i = skipSpace(b, i); i >= len(b) {
-			return -1
-		}
-		switch b[i] {
-		case ',':
+		if end == '}' {
+			if i >= len(b) || b[i] != '"' {
+				return -1
+			}
+			if i = jsonString(b, i+1); i < 0 {
+				return -1
+			}
+			if i = skipSpace(b, i); i >= len(b) || b[i] != ':' {
+				return -1
+			}
 			i = skipSpace(b, i+1)
-		case '}':
-			return i + 1
-		default:
-			return -1
 		}
-	}
-}
-
-func jsonArray(b []byte, i, depth int) int {
-	if depth > maxJSONDepth {
-		return -1
-	}
-	i = skipSpace(b, i)
-	if i < len(b) && b[i] == ']' {
-		return i + 1
-	}
-	for {
 		if i = jsonValue(b, i, depth+1); i < 0 {
 			return -1
 		}
@@ -125,7 +97,7 @@ func jsonArray(b []byte, i, depth int) int {
 		switch b[i] {
 		case ',':
 			i = skipSpace(b, i+1)
-		case ']':
+		case end:
 			return i + 1
 		default:
 			return -1
@@ -163,13 +135,15 @@ func jsonString(b []byte, i int) int {
 	}
 }
 
-// plainText reports whether none of the eight bytes in v is a quote, a backslash, a control character or beyond ASCII.
+// plainText reports whether none of the eight bytes in v is a quote, a backslash, a control
+// character or beyond ASCII.
 func plainText(v uint64) bool {
 	const (
 		ones = 0x0101010101010101
 		tops = 0x8080808080808080
 	)
-	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20, (x - 0x20*ones) &^ x has.
+	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20,
+	// (x - 0x20*ones) &^ x has.
 	quote, backslash := v^('"'*ones), v^('\\'*ones)
 	return (v|(v-' '*ones)|(quote-ones)&^quote|(backslash-ones)&^backslash)&tops == 0
 }

@@ -14,50 +14,66 @@ import (
 )
 
 const (
-	// defaultWriteLimit ends a link whose peer takes no bytes, where neither heart-beats nor a ConnectTimeout say how long is too long.
+	// defaultWriteLimit ends a link whose peer takes no bytes, where neither heart-beats nor a
+	// ConnectTimeout say how long is too long.
 	defaultWriteLimit = 30 * time.Second
 	minWriteLimit     = time.Second
-	// writeErrorGrace is how long after a failed write the reader may take to find out what really happened: often an
-	// ERROR frame that explains why the HMC closed is still in the socket.
+	// writeErrorGrace is how long after a failed write the reader may take to find out what
+	// really happened: often an ERROR frame that explains why the HMC closed is still in the
+	// socket.
 	writeErrorGrace = time.Second
-	// closeAfterError is how soon after an ERROR frame the HMC closes if it closes because of that.
+	// closeAfterError is how soon after an ERROR frame the HMC closes if it closes because of
+	// that.
 	closeAfterError = 5 * time.Second
 )
 
 const topicPrefix = "/topic/"
 
-// link is one STOMP connection, from dial to loss. Its reader and its writer run until it is lost; nothing else does.
+// link is one STOMP connection, from dial to loss. Its reader and its writer run until it is lost;
+// nothing else does.
 //
-// The reader takes frames from the network and sorts them; only a full hand-over buffer makes it wait, and that for no longer
-// than Limits.HandoverWait. The writer sends what others queue, and the heart-beats, so that nobody but the writer ever waits for the network.
+// The reader takes frames from the network and sorts them; only a full hand-over buffer makes it
+// wait, and that for no longer than Limits.HandoverWait. The writer sends what others queue, and
+// the heart-beats, so that nobody but the writer ever waits for the network.
 type link struct {
-	r      *Receiver
-	wire   *wire
-	conn   net.Conn // TLS over wire, or wire itself
+	r    *Receiver
+	wire *wire
+	// conn is TLS over wire, or wire itself.
+	conn   net.Conn
 	frames *frameReader
 
-	escapes                 bool // STOMP 1.1 and later
+	// escapes are those of STOMP 1.1 and later.
+	escapes                 bool
 	sendCycle, receiveCycle time.Duration
 	writeLimit              time.Duration
 
-	wake     chan struct{} // tells the writer of out
-	done     chan struct{} // closed when cause is set
-	finished chan struct{} // closed when all that was received is handed over and the loss is known
+	// wake wakes the writer: there is something in out.
+	wake chan struct{}
+	// done is closed when cause is set.
+	done chan struct{}
+	// finished is closed when all that was received is handed over and the loss is known.
+	finished chan struct{}
 
 	// Guarded by r.mu:
-	out         []byte
-	subs        map[string]*linkSub // by subscription id
-	requests    map[string]*request // by receipt id
-	established bool                // Connect succeeded: a loss is reported by Notifications
+	out []byte
+	// subs are by subscription id.
+	subs     map[string]*linkSub
+	requests map[string]*request // by receipt id
+	// established says that Connect succeeded: a loss is reported by Notifications.
+	established bool
 	cause       error
 
 	// For the reader only:
-	items       []item // parsed and not yet handed over
-	itemBytes   int
-	lastError   *JMSError // the latest frame, if that was an ERROR
-	errorAt     time.Time // when that came
-	fullSince   time.Time // since when the hand-over buffer has had no room
-	lastMessage int64     // when the latest notification came, for Receiver.LastNotification
+	// items are parsed and not yet handed over.
+	items     []item
+	itemBytes int
+	// lastError is the latest frame, if that was an ERROR.
+	lastError *JMSError
+	errorAt   time.Time // when that came
+	// fullSince is since when the hand-over buffer has had no room.
+	fullSince time.Time
+	// lastMessage is when the latest notification came, for Receiver.LastNotification.
+	lastMessage int64
 }
 
 // linkSub is a subscription on this link.
@@ -68,9 +84,12 @@ type linkSub struct {
 
 // request is a frame we sent that asks for a receipt.
 type request struct {
-	sub  *linkSub      // what it asks for, if it is a SUBSCRIBE
-	done chan struct{} // closed when answered
-	err  error         // set before done is closed
+	// sub is what it asks for, if it is a SUBSCRIBE.
+	sub *linkSub
+	// done is closed when it is answered.
+	done chan struct{}
+	// err is set before done is closed.
+	err error
 }
 
 func (q *request) answer(err error) {
@@ -128,7 +147,8 @@ func (l *link) end(cause error, conn net.Conn) {
 	}
 }
 
-// Read is what the frame reader reads from. What was parsed so far is handed over before it may wait for more.
+// Read is what the frame reader reads from. What was parsed so far is handed over before it may
+// wait for more.
 func (l *link) Read(p []byte) (int, error) {
 	l.flush()
 	return l.conn.Read(p)
@@ -140,7 +160,7 @@ func (l *link) read() error {
 		f, err := l.frames.next()
 		if err != nil {
 			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && isEnd(err) {
-				return &endedError{"closed by the HMC after " + l.lastError.Error(), l.lastError}
+				return endedBy("closed by the HMC after "+l.lastError.Error(), l.lastError)
 			}
 			return readable(err, "")
 		}
@@ -162,7 +182,8 @@ func (l *link) message(f *frame) {
 	topic, ok := l.topicOf(f)
 	if !ok {
 		l.r.log.Debug("ignored a message for no subscription of ours",
-			zap.String("subscription", f.headers.Get(headerSubscription)), zap.String("destination", f.headers.Get(headerDestination)))
+			zap.String("subscription", f.headers.Get(headerSubscription)),
+			zap.String("destination", f.headers.Get(headerDestination)))
 		return
 	}
 	l.lastMessage = l.wire.received.UnixNano()
@@ -172,8 +193,8 @@ func (l *link) message(f *frame) {
 	})
 }
 
-// topicOf finds the topic of a message, by its subscription or, where a broker leaves that out, by its destination. A
-// message is as good a confirmation of its subscription as a receipt.
+// topicOf finds the topic of a message, by its subscription or, where a broker leaves that out, by
+// its destination. A message is as good a confirmation of its subscription as a receipt.
 func (l *link) topicOf(f *frame) (string, bool) {
 	id, ok := f.headers.Lookup(headerSubscription)
 	l.r.mu.Lock()
@@ -202,7 +223,8 @@ func (l *link) receipt(id string) {
 	}
 }
 
-// errorFrame finds out what an ERROR is about: one of our frames, one of our topics, or nothing in particular.
+// errorFrame finds out what an ERROR is about: one of our frames, one of our topics, or nothing in
+// particular.
 func (l *link) errorFrame(f *frame) {
 	jms := l.r.jmsError(f)
 	l.lastError, l.errorAt = jms, l.wire.received
@@ -218,7 +240,7 @@ func (l *link) sortError(f *frame, jms *JMSError) error {
 	id := f.headers.Get(headerReceiptID)
 	if q := l.requests[id]; q != nil {
 		delete(l.requests, id)
-		if q.sub == nil { // whoever waits for it is told
+		if q.sub == nil { // whoever waits for it gets it
 			q.answer(jms)
 			return nil
 		}
@@ -230,7 +252,8 @@ func (l *link) sortError(f *frame, jms *JMSError) error {
 	return jms
 }
 
-// refuse gives up a topic the HMC does not let us have. It returns what to yield: nothing where the topic is not wanted any more.
+// refuse gives up a topic the HMC does not let us have. It returns what to yield: nothing where the
+// topic is not wanted any more.
 func (l *link) refuse(sub *linkSub, jms *JMSError) error {
 	err := &SubscriptionError{Topic: sub.topic, Err: jms}
 	sub.confirmation.answer(err)
@@ -242,8 +265,9 @@ func (l *link) refuse(sub *linkSub, jms *JMSError) error {
 	return err
 }
 
-// namedIn returns the subscription whose topic an ERROR names as topic://NAME, the form of ActiveMQ. An HMC sends "... the
-// specified destination, 'topic://NAME', is not a known or approved topic", without receipt-id.
+// namedIn returns the subscription whose topic an ERROR names as topic://NAME, the form of
+// ActiveMQ. An HMC sends "... the specified destination, 'topic://NAME', is not a known or approved
+// topic", without receipt-id.
 func (l *link) namedIn(f *frame) *linkSub {
 	const scheme = "topic://"
 	message := f.headers.Get(headerMessage)
@@ -254,7 +278,8 @@ func (l *link) namedIn(f *frame) *linkSub {
 	if !ok {
 		return nil
 	}
-	// One topic's name may begin with another's ("u.1" and "u.12job"): the longest that fits is meant.
+	// One topic's name may begin with another's ("u.1" and "u.12job"): the longest that fits is
+	// meant.
 	var named *linkSub
 	for _, sub := range l.subs {
 		if strings.HasPrefix(rest, sub.topic) && (named == nil || len(sub.topic) > len(named.topic)) {
@@ -267,7 +292,8 @@ func (l *link) namedIn(f *frame) *linkSub {
 	return named
 }
 
-// goesOn reports whether a topic's name goes on in rest, rather than being followed by a quote, a blank or a full stop.
+// goesOn reports whether a topic's name goes on in rest, rather than being followed by a quote, a
+// blank or a full stop.
 func goesOn(rest string) bool {
 	rest = strings.TrimLeft(rest, ".")
 	if rest == "" {
@@ -286,7 +312,8 @@ func (l *link) queue(it item) {
 	}
 }
 
-// flush moves the parsed items to the hand-over buffer. If that is full it waits, and what then still has no room is lost.
+// flush moves the parsed items to the hand-over buffer. If that is full it waits, and what then
+// still has no room is lost.
 func (l *link) flush() {
 	if len(l.items) == 0 {
 		return
@@ -309,9 +336,10 @@ func (l *link) flush() {
 	l.items, l.itemBytes = l.items[:0], 0
 }
 
-// hold waits for room in the hand-over buffer and reports whether to try again. Meanwhile nothing is read, so that TCP holds
-// the sender. Each time the buffer becomes full it waits once, for HandoverWait; after that the reader keeps up with the HMC
-// until there is room again, because an HMC that is held up for ever has to keep the notifications itself.
+// hold waits for room in the hand-over buffer and reports whether to try again. Meanwhile nothing
+// is read, so that TCP holds the sender. Each time the buffer becomes full it waits once, for
+// HandoverWait; after that the reader keeps up with the HMC until there is room again, because an
+// HMC that is held up for ever has to keep the notifications itself.
 func (l *link) hold() bool {
 	if l.fullSince.IsZero() {
 		l.fullSince = time.Now()
@@ -336,7 +364,8 @@ func (l *link) hold() bool {
 func (l *link) miss(it *item) {
 	switch {
 	case is[*SubscriptionError](it.err):
-		l.r.buffer.push([]item{*it}, true) // there are as many as there were topics, and somebody has to know
+		// There are as many as there were topics, and somebody has to know.
+		l.r.buffer.push([]item{*it}, true)
 	case it.err != nil:
 		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", zap.Error(it.err))
 	case l.r.opts.OnMissed != nil:
@@ -344,8 +373,8 @@ func (l *link) miss(it *item) {
 	}
 }
 
-// write sends what is queued, and heart-beats at half the agreed cycle, because a broker may close a link whose
-// heart-beat comes late by a little.
+// write sends what is queued, and heart-beats at half the agreed cycle, because a broker may close
+// a link whose heart-beat comes late by a little.
 func (l *link) write() {
 	var beats <-chan time.Time
 	if l.sendCycle > 0 {
@@ -394,7 +423,8 @@ func (l *link) send(out []byte) error {
 	return nil
 }
 
-// enqueue queues a frame for the writer. Called under r.mu, so that frames go out in the order of the decisions they are about.
+// enqueue queues a frame for the writer. Called under r.mu, so that frames go out in the order of
+// the decisions they are about.
 func (l *link) enqueue(command string, headers ...string) {
 	if l.escapes {
 		var buf bytes.Buffer
@@ -407,8 +437,8 @@ func (l *link) enqueue(command string, headers ...string) {
 	wake(l.wake)
 }
 
-// request queues a frame that asks for a receipt. Called under r.mu. Receipt ids and subscription ids never look alike: some
-// brokers and clients keep both in one table.
+// request queues a frame that asks for a receipt. Called under r.mu. Receipt ids and subscription
+// ids never look alike: some brokers and clients keep both in one table.
 func (l *link) request(sub *linkSub, command string, headers ...string) *request {
 	l.r.lastReceipt++
 	id := "receipt-" + strconv.FormatUint(l.r.lastReceipt, 10)
@@ -422,7 +452,8 @@ func (l *link) request(sub *linkSub, command string, headers ...string) *request
 func (l *link) subscribe(s *subscription) *linkSub {
 	sub := &linkSub{subscription: s}
 	l.subs[s.id] = sub
-	sub.confirmation = l.request(sub, stomp.SUBSCRIBE, headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
+	sub.confirmation = l.request(sub, stomp.SUBSCRIBE,
+		headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
 	return sub
 }
 
@@ -432,7 +463,8 @@ func (l *link) unsubscribe(s *subscription) *request {
 	return l.request(nil, stomp.UNSUBSCRIBE, headerID, s.id)
 }
 
-// disconnect says goodbye. Called under r.mu. The subscriptions stay known for what is still under way.
+// disconnect says goodbye. Called under r.mu. The subscriptions stay known for what is still under
+// way.
 func (l *link) disconnect() *request {
 	for _, s := range l.r.wantedInOrder() {
 		l.enqueue(stomp.UNSUBSCRIBE, headerID, s.id)

@@ -24,24 +24,28 @@ import (
 // DefaultPort is the port on which an HMC offers STOMP over TLS.
 const DefaultPort = 61612
 
-// Options say whom a Receiver connects to, as whom, and for what. Host and one pair of credentials are required.
+// Options say whom a Receiver connects to, as whom, and for what. Host and one pair of credentials
+// are required.
 type Options struct {
-	// Topics are the names of the topics to start with, as the HMC gives them (without "/topic/"). There may be none.
+	// Topics are the names of the topics to start with, as the HMC gives them (without
+	// "/topic/"). There may be none.
 	Topics []string
-	// Host is a DNS name, an IPv4 or an IPv6 address, bare; an IPv6 address in brackets is accepted.
+	// Host is a DNS name, an IPv4 or an IPv6 address, bare; an IPv6 address in brackets is
+	// accepted.
 	Host string
 	// Port is DefaultPort if 0.
 	Port int
 
-	// Userid and Password of an HMC user. (A password that begins or ends with a blank is refused: the broker in an HMC,
-	// ActiveMQ, takes such blanks off.) Or else
+	// Userid and Password of an HMC user. (A password that begins or ends with a blank is
+	// refused: the broker in an HMC, ActiveMQ, takes such blanks off.) Or else
 	Userid, Password string
-	// SessionID and SessionCredential of a Web Services API session. The HMC takes them with and without
-	// multi-factor authentication, where a user who has that cannot log on with a password.
+	// SessionID and SessionCredential of a Web Services API session. The HMC takes them with
+	// and without multi-factor authentication, where a user who has that cannot log on with a
+	// password.
 	SessionID, SessionCredential string
 
-	// TLS configures the connection. It is not modified. nil verifies the HMC's certificate against the
-	// system's roots. ServerName is Host unless it is set.
+	// TLS configures the connection. It is not modified. nil verifies the HMC's certificate
+	// against the system's roots. ServerName is Host unless it is set.
 	TLS *tls.Config
 	// PlainText turns TLS off: for port 61613 of old HMCs, and for tests.
 	PlainText bool
@@ -49,71 +53,94 @@ type Options struct {
 	Config *StompRetryTimeoutConfig
 	// Limits are the defaults where they are 0.
 	Limits Limits
-	// Logger gets what helps to find a fault and is not returned as an error: attempts that will be repeated, messages
-	// that are ignored. It never gets a password or a session id. nil: none.
+	// Logger gets what helps to find a fault and is not returned as an error: attempts that
+	// will be repeated, messages that are ignored. It never gets a password or a session id.
+	// nil: none.
 	Logger *zap.Logger
 	// Dial makes the network connection, which must support deadlines. nil: net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// OnMissed is called for each notification that was dropped because the hand-over buffer stayed full. It is called by
-	// the goroutine that reads from the HMC, so it must not block, and not call Close.
+	// OnMissed is called for each notification that was dropped because the hand-over buffer
+	// stayed full. It is called by the goroutine that reads from the HMC, so it must not block,
+	// and not call Close.
 	OnMissed func(topic string)
-	// HandoverHold says whether the HMC may be held up (Limits.HandoverWait) while the hand-over buffer is full. Where it
-	// returns false, notifications without room are dropped at once. nil: it may. It must not block.
+	// HandoverHold says whether the HMC may be held up (Limits.HandoverWait) while the
+	// hand-over buffer is full. Where it returns false, notifications without room are dropped
+	// at once. nil: it may. It must not block.
 	HandoverHold func() bool
 }
 
-// Limits bound the memory that a peer can make a Receiver use, and how long it can be held up. 0 is the default.
+// Limits bound the memory that a peer can make a Receiver use, and how long it can be held up. 0 is
+// the default.
 type Limits struct {
-	HeaderLine  int // bytes of one header line, 64 KiB
-	HeaderCount int // headers of one frame, 1000
-	Body        int // bytes of one body, 64 MiB
-	// Handover is the size of the buffer between the reader of the link and the consumer of Notifications, 8 MiB. It counts
-	// what a notification takes in memory, which is about twice its size on the wire.
+	// HeaderLine is the length of one header line in bytes, 64 KiB.
+	HeaderLine int
+	// HeaderCount is the number of headers of one frame, 1000.
+	HeaderCount int
+	// Body is the length of one body in bytes, 64 MiB.
+	Body int
+	// Handover is the size of the buffer between the reader of the link and the consumer of
+	// Notifications, 8 MiB. It counts what a notification takes in memory, which is about twice
+	// its size on the wire.
 	Handover int
-	// HandoverWait is how long the reader waits each time that buffer becomes full, 2 s. Meanwhile the HMC is held up
-	// by TCP; heart-beats go on. What has no room after that is dropped, see Options.OnMissed.
+	// HandoverWait is how long the reader waits each time that buffer becomes full, 2 s.
+	// Meanwhile the HMC is held up by TCP; heart-beats go on. What has no room after that is
+	// dropped, see Options.OnMissed.
 	HandoverWait time.Duration
 }
 
 // Notification is one message the HMC published.
 type Notification struct {
-	Topic   string // as it was subscribed to
+	// Topic is as it was subscribed to.
+	Topic   string
 	Headers Headers
-	// Body is JSON in UTF-8, checked, as it was received. It is nil where the HMC sent none, as with inventory-change and
-	// job-completion notifications.
-	Body     []byte
-	Received time.Time // when its last bytes were read from the network
+	// Body is JSON in UTF-8, checked, as it was received. It is nil where the HMC sent none, as
+	// with inventory-change and job-completion notifications.
+	Body []byte
+	// Received is when its last bytes were read from the network.
+	Received time.Time
 }
 
-// Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's NotificationReceiver. Its
-// methods may be called from any goroutine, at any time.
+// Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's
+// NotificationReceiver. Its methods may be called from any goroutine, at any time.
 type Receiver struct {
-	opts    Options
-	config  StompRetryTimeoutConfig
-	limits  Limits
-	tls     *tls.Config // nil: plain text
+	opts   Options
+	config StompRetryTimeoutConfig
+	limits Limits
+	// tls is nil for plain text.
+	tls     *tls.Config
 	address string
-	logons  []logon // what to log on with, in the spellings of ActiveMQ and of STOMP where these differ
+	// logons are what to log on with, in the spellings of ActiveMQ and of STOMP where these
+	// differ.
+	logons  []logon
 	secrets *strings.Replacer
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	log     *zap.Logger
 
-	buffer     *handover
-	connecting chan struct{}   // held by the one Connect that is at work
-	spelling   int             // index in logons that is used; for that Connect only
-	closing    context.Context // done when Close has begun
+	buffer *handover
+	// connecting holds one value while a Connect is at work.
+	connecting chan struct{}
+	// spelling is the index in logons that is used; for that Connect only.
+	spelling int
+	// closing is done when Close has begun.
+	closing    context.Context
 	beginClose context.CancelFunc
-	closed     chan struct{} // closed when Close is done
-	closeErr   error         // set before closed is
+	// closed is closed when Close is done.
+	closed chan struct{}
+	// closeErr is set before closed is.
+	closeErr error
 
-	lastByte, lastNotification atomic.Int64 // Unix nanoseconds
-	taken                      atomic.Int64 // what running iterations took from the buffer and have not yielded
+	// These are in Unix nanoseconds.
+	lastByte, lastNotification atomic.Int64
+	// taken is how much running iterations took from the buffer and have not yielded.
+	taken atomic.Int64
 
-	// mu guards what follows and the fields of link that say so. It is never held while anything waits.
-	mu               sync.Mutex
-	wanted           map[string]*subscription // by topic
-	link             *link                    // the latest, until its loss is known
+	// mu guards what follows and the fields of link that say so. It is never held while
+	// anything waits.
+	mu     sync.Mutex
+	wanted map[string]*subscription // by topic
+	// link is the latest, until its loss is known.
+	link             *link
 	certs            []*x509.Certificate
 	lastSubscription uint64
 	lastReceipt      uint64
@@ -288,7 +315,8 @@ func (r *Receiver) want(topic string) *subscription {
 	s := r.wanted[topic]
 	if s == nil {
 		r.lastSubscription++
-		s = &subscription{topic: topic, number: r.lastSubscription, id: "sub-" + strconv.FormatUint(r.lastSubscription, 10)}
+		number := r.lastSubscription
+		s = &subscription{topic: topic, number: number, id: "sub-" + strconv.FormatUint(number, 10)}
 		r.wanted[topic] = s
 	}
 	return s
@@ -296,14 +324,18 @@ func (r *Receiver) want(topic string) *subscription {
 
 // wantedInOrder returns the wanted topics in the order they became wanted. Called under mu.
 func (r *Receiver) wantedInOrder() []*subscription {
-	return slices.SortedFunc(maps.Values(r.wanted), func(a, b *subscription) int { return cmp.Compare(a.number, b.number) })
+	return slices.SortedFunc(maps.Values(r.wanted), func(a, b *subscription) int {
+		return cmp.Compare(a.number, b.number)
+	})
 }
 
-// Connect connects if there is no link: it dials, logs on, subscribes to every wanted topic and waits until each is confirmed
-// or refused. A refused topic is not an error of Connect; Notifications yields it.
+// Connect connects if there is no link: it dials, logs on, subscribes to every wanted topic and
+// waits until each is confirmed or refused. A refused topic is not an error of Connect;
+// Notifications yields it.
 //
-// A failed attempt is repeated with the delays of Backoff, ConnectRetries times. A refused logon is not repeated, because an
-// HMC disables a userid that fails to log on too often. The error is a *ConnectionError, or that of ctx, or ErrClosed.
+// A failed attempt is repeated with the delays of Backoff, ConnectRetries times. A refused logon is
+// not repeated, because an HMC disables a userid that fails to log on too often. The error is a
+// *ConnectionError, or that of ctx, or ErrClosed.
 func (r *Receiver) Connect(ctx context.Context) error {
 	if r.closing.Err() != nil {
 		return ErrClosed
@@ -335,7 +367,8 @@ func (r *Receiver) Connect(ctx context.Context) error {
 			return failure
 		}
 		if progress {
-			// The HMC ended the link over a topic that is no longer wanted. The rest deserves its full number of attempts.
+			// The HMC ended the link over a topic that is no longer wanted. The rest
+			// deserves its full number of attempts.
 			attempts = 0
 			backoff.Reset()
 		} else if retries := r.config.ConnectRetries; retries >= 0 && attempts > retries {
@@ -343,10 +376,12 @@ func (r *Receiver) Connect(ctx context.Context) error {
 		}
 		delay := backoff.Next()
 		log := r.log.Debug
-		if text := err.Error(); text != lastText { // an outage is one line, not a thousand
+		// An outage is one line, not a thousand.
+		if text := err.Error(); text != lastText {
 			lastText, log = text, r.log.Warn
 		}
-		log("connection attempt failed, trying again", zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
+		log("connection attempt failed, trying again",
+			zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
 		if !sleep(ctx, delay) {
 			return r.ended(ctx, err)
 		}
@@ -363,7 +398,8 @@ func (r *Receiver) untilClosed(ctx context.Context) (context.Context, context.Ca
 	}
 }
 
-// ended returns the error of a Connect whose context ended; last is why it had not succeeded so far.
+// ended returns the error of a Connect whose context ended; last is why it had not succeeded so
+// far.
 func (r *Receiver) ended(ctx context.Context, last error) error {
 	cause := context.Cause(ctx)
 	switch {
@@ -387,7 +423,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// connectOnce makes one attempt. progress says that although it failed, a topic that was in the way is no longer wanted.
+// connectOnce makes one attempt. progress says that although it failed, a topic that was in the way
+// is no longer wanted.
 func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 	if connected, err := r.settled(ctx); connected || err != nil {
 		return false, err
@@ -420,7 +457,8 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 		case <-sub.confirmation.done:
 		case <-l.done:
 		case <-receipts.Done():
-			l.fail(phase(receipts, receipts.Err(), fmt.Sprintf("no receipt for the subscription to topic %q", sub.topic), ""))
+			late := fmt.Sprintf("no receipt for the subscription to topic %q", sub.topic)
+			l.fail(phase(receipts, receipts.Err(), late, ""))
 		}
 	}
 	r.mu.Lock()
@@ -442,7 +480,8 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 	return progress, err
 }
 
-// settled waits until a link that is being lost is gone, and reports whether there is one that lives.
+// settled waits until a link that is being lost is gone, and reports whether there is one that
+// lives.
 func (r *Receiver) settled(ctx context.Context) (connected bool, err error) {
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -462,11 +501,12 @@ func (r *Receiver) settled(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// lost takes note that a link is gone and all it received is handed over.
+// lost is called when a link is gone and all it received is handed over.
 func (r *Receiver) lost(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l.established && r.closing.Err() == nil { // a loss during Close is no news
+	// A loss during Close is no news.
+	if l.established && r.closing.Err() == nil {
 		r.buffer.push([]item{{err: &ConnectionError{Reason: reasonOf(l.cause), Err: l.cause}, last: true}}, true)
 	}
 	r.link = nil
@@ -480,19 +520,22 @@ func (r *Receiver) live() *link {
 	return r.link
 }
 
-// Connected reports whether there is a link on which the HMC accepted the logon and whose loss was not noticed yet.
+// Connected reports whether there is a link on which the HMC accepted the logon and whose loss was
+// not noticed yet.
 func (r *Receiver) Connected() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.live() != nil
 }
 
-// Subscribe adds a topic to the wanted ones; every connection from now on subscribes to it. On a live link it subscribes at once
-// and waits for the confirmation. Without a link it returns nil at once, and the next Connect subscribes.
+// Subscribe adds a topic to the wanted ones; every connection from now on subscribes to it. On a
+// live link it subscribes at once and waits for the confirmation. Without a link it returns nil at
+// once, and the next Connect subscribes.
 //
-// It returns a *SubscriptionError if the HMC refuses the topic (which is then not wanted any more; Notifications yields that error
-// too) or does not answer within ConnectTimeout, a *ConnectionError if the link is lost meanwhile, ctx's error, or ErrClosed.
-// Unless the topic was refused it stays wanted.
+// It returns a *SubscriptionError if the HMC refuses the topic (which is then not wanted any more;
+// Notifications yields that error too) or does not answer within ConnectTimeout, a *ConnectionError
+// if the link is lost meanwhile, ctx's error, or ErrClosed. Unless the topic was refused it stays
+// wanted.
 func (r *Receiver) Subscribe(ctx context.Context, topic string) error {
 	if err := checkTopic(topic); err != nil {
 		return &SubscriptionError{Topic: topic, Err: err}
@@ -516,11 +559,13 @@ func (r *Receiver) Subscribe(ctx context.Context, topic string) error {
 	return r.await(ctx, l, sub.confirmation, topic)
 }
 
-// Unsubscribe removes a topic from the wanted ones. On a live link it unsubscribes and waits for the receipt; messages of the topic
-// that are still under way are ignored from now on, those in the hand-over buffer are still yielded.
+// Unsubscribe removes a topic from the wanted ones. On a live link it unsubscribes and waits for
+// the receipt; messages of the topic that are still under way are ignored from now on, those in the
+// hand-over buffer are still yielded.
 //
-// It returns a *SubscriptionNotFoundError if the topic is not wanted, a *SubscriptionError if the HMC answers with an error or not
-// within ConnectTimeout, ctx's error, or ErrClosed. The topic is not wanted any more in any case.
+// It returns a *SubscriptionNotFoundError if the topic is not wanted, a *SubscriptionError if the
+// HMC answers with an error or not within ConnectTimeout, ctx's error, or ErrClosed. The topic is
+// not wanted any more in any case.
 func (r *Receiver) Unsubscribe(ctx context.Context, topic string) error {
 	r.mu.Lock()
 	if r.closing.Err() != nil {
@@ -614,8 +659,8 @@ func (r *Receiver) Subscribed(topic string) bool {
 	}
 }
 
-// SubscriptionID returns the STOMP id of the subscription to a wanted topic. It is unique within the Receiver and stays the same
-// over reconnects. The error is a *SubscriptionNotFoundError.
+// SubscriptionID returns the STOMP id of the subscription to a wanted topic. It is unique within
+// the Receiver and stays the same over reconnects. The error is a *SubscriptionNotFoundError.
 func (r *Receiver) SubscriptionID(topic string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -625,13 +670,14 @@ func (r *Receiver) SubscriptionID(topic string) (string, error) {
 	return "", &SubscriptionNotFoundError{Topic: topic}
 }
 
-// Notifications returns an iterator over what the HMC publishes on the wanted topics, in the order of its arrival. It connects
-// if there is no link.
+// Notifications returns an iterator over what the HMC publishes on the wanted topics, in the order
+// of its arrival. It connects if there is no link.
 //
-// With a notification the error is nil, or a *ParseError if its body is not JSON. A *JMSError is an ERROR the HMC sent
-// that is about no topic; a *SubscriptionError says that it refused, or ended, the subscription to a topic, which is then not wanted
-// any more. After any of these the iteration goes on. A *ConnectionError, the error of ctx, or ErrClosed where the Receiver was
-// closed before, comes last. What was received before a loss is yielded before its error, and nothing that was
+// With a notification the error is nil, or a *ParseError if its body is not JSON. A *JMSError is an
+// ERROR the HMC sent that is about no topic; a *SubscriptionError says that it refused, or ended,
+// the subscription to a topic, which is then not wanted any more. After any of these the iteration
+// goes on. A *ConnectionError, the error of ctx, or ErrClosed where the Receiver was closed before,
+// comes last. What was received before a loss is yielded before its error, and nothing that was
 // received is lost by leaving the loop: ranging again goes on where it stopped, and connects again.
 //
 // When Close is called the iteration ends without an error, after what was received before.
@@ -650,12 +696,14 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 			l, empty := r.link, r.buffer.empty()
 			r.mu.Unlock()
 			switch {
-			case !empty: // the end of a link, perhaps, which comes before a new one
+			// The end of a link, perhaps, which comes before a new one.
+			case !empty:
 				continue
 			case l != nil:
 				select {
 				case <-r.buffer.ready:
-				case <-l.finished: // it may never have been established, and end without a word
+				// It may never have been established, and end without a word.
+				case <-l.finished:
 				case <-ctx.Done():
 				}
 				continue
@@ -692,7 +740,8 @@ func (r *Receiver) drain(ctx context.Context, yield func(Notification, error) bo
 	}
 }
 
-// yieldAll yields items until the consumer or ctx ends the iteration, or a loss does. It puts back what it did not get to.
+// yieldAll yields items until the consumer or ctx ends the iteration, or a loss does. It puts back
+// what it did not get to.
 func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notification, error) bool) bool {
 	done := ctx.Done()
 	r.taken.Add(int64(len(items)))
@@ -723,16 +772,18 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 	return true
 }
 
-// Buffered returns how many notifications and errors were received and are not yet yielded. Within an iteration, 0 says that the
-// next one may take long: a consumer that gathers batches finishes the one it has.
+// Buffered returns how many notifications and errors were received and are not yet yielded. Within
+// an iteration, 0 says that the next one may take long: a consumer that gathers batches finishes
+// the one it has.
 func (r *Receiver) Buffered() int { return int(r.taken.Load()) + r.buffer.len() }
 
 // closeTimeout is how long Close lets the HMC take to confirm the DISCONNECT.
 const closeTimeout = time.Second
 
-// Close unsubscribes, disconnects and ends everything the Receiver does: a running Connect returns ErrClosed, a running iteration
-// ends. It takes at most about two seconds and returns an error if the HMC did not confirm the DISCONNECT in time; the
-// Receiver is closed nevertheless. Calling it again waits for the first call and returns the same.
+// Close unsubscribes, disconnects and ends everything the Receiver does: a running Connect returns
+// ErrClosed, a running iteration ends. It takes at most about two seconds and returns an error if
+// the HMC did not confirm the DISCONNECT in time; the Receiver is closed nevertheless. Calling it
+// again waits for the first call and returns the same.
 func (r *Receiver) Close() error {
 	r.mu.Lock()
 	if r.closing.Err() != nil {
@@ -763,7 +814,8 @@ func (r *Receiver) Close() error {
 	if l != nil {
 		<-l.finished
 	}
-	// A Connect that is at work has been told; see it end, unless a Dial of the caller's does not obey its context.
+	// A Connect that is at work ends by closing; see it end, unless a Dial of the caller's does
+	// not obey its context.
 	timer.Reset(closeTimeout)
 	select {
 	case r.connecting <- struct{}{}:
@@ -773,7 +825,8 @@ func (r *Receiver) Close() error {
 	return r.closeErr
 }
 
-// LastFrame returns when the last byte came from the HMC, be it of a notification or a heart-beat; the zero time if none did.
+// LastFrame returns when the last byte came from the HMC, be it of a notification or a heart-beat;
+// the zero time if none did.
 func (r *Receiver) LastFrame() time.Time { return unixNano(r.lastByte.Load()) }
 
 // LastNotification returns when the last notification came; the zero time if none did.
@@ -786,15 +839,16 @@ func unixNano(ns int64) time.Time {
 	return time.Unix(0, ns)
 }
 
-// PeerCertificates returns the certificates the HMC showed last, its own first, also if they were refused: nil if it showed
-// none. They are not to be modified.
+// PeerCertificates returns the certificates the HMC showed last, its own first, also if they were
+// refused: nil if it showed none. They are not to be modified.
 func (r *Receiver) PeerCertificates() []*x509.Certificate {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.certs
 }
 
-// HeartBeat returns the heart-beat cycles agreed upon for the present link, 0 where there are none or no link.
+// HeartBeat returns the heart-beat cycles agreed upon for the present link, 0 where there are none
+// or no link.
 func (r *Receiver) HeartBeat() (send, receive time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -804,7 +858,8 @@ func (r *Receiver) HeartBeat() (send, receive time.Duration) {
 	return 0, 0
 }
 
-// jmsError makes an error of an ERROR frame. A broker that repeats what we logged on with must not bring it into a log.
+// jmsError makes an error of an ERROR frame. A broker that repeats what we logged on with must not
+// bring it into a log.
 func (r *Receiver) jmsError(f *frame) *JMSError {
 	e := &JMSError{Headers: make(Headers, len(f.headers)), Body: []byte(r.secrets.Replace(string(f.body)))}
 	for i, h := range f.headers {

@@ -9,24 +9,29 @@ import (
 	"time"
 )
 
-// wire is the network connection below TLS. It is where bytes are seen as they arrive, within a TLS record and
-// within a frame, so it is where silence is noticed.
+// wire is the network connection below TLS. It is where bytes are seen as they arrive, within a TLS
+// record and within a frame, so it is where silence is noticed.
 type wire struct {
 	net.Conn
-	lastByte *atomic.Int64 // Unix nanoseconds, for Receiver.LastFrame
-	received time.Time     // when Read last returned bytes; for the reading goroutine only
+	// lastByte is in Unix nanoseconds, for Receiver.LastFrame.
+	lastByte *atomic.Int64
+	// received is when Read last returned bytes; for the reading goroutine only.
+	received time.Time
 
-	// silence is how long the peer may send nothing at all, 0 for ever. It is set before the goroutine that reads starts.
+	// silence is how long the peer may send nothing at all, 0 for ever. It is set before the
+	// goroutine that reads starts.
 	silence time.Duration
-	armed   time.Time // when the read deadline was last set
+	// armed is when the read deadline was last set.
+	armed time.Time
 }
 
-// lastLook is how long bytes that are there already are given when silence has lasted too long: a process that was
-// stopped for a while finds its deadline passed and its bytes waiting.
+// lastLook is how long bytes that are there already are given when silence has lasted too long: a
+// process that was stopped for a while finds its deadline passed and its bytes waiting.
 const lastLook = 100 * time.Millisecond
 
-// Read reads from the network. Time counts only while it waits: a reader that does not read does not blame the peer.
-// To keep timers cheap the deadline is not moved at every read, which adds between a sixteenth and an eighth to silence.
+// Read reads from the network. Time counts only while it waits: a reader that does not read does
+// not blame the peer. To keep timers cheap the deadline is not moved at every read, which adds
+// between a sixteenth and an eighth to silence.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.silence > 0 {
 		if now := time.Now(); now.Sub(w.armed) > w.silence/16 {
@@ -43,7 +48,9 @@ func (w *wire) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if n, err = w.Conn.Read(p); n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			err = &silenceError{w.silence}
+			// Not even a heart-beat came, for longer than was agreed.
+			text := fmt.Sprintf("heart-beats lost: no byte from the HMC for more than %v", w.silence)
+			err = &linkError{ReasonTimeout, text, err}
 		}
 	}
 	if n > 0 {
@@ -53,16 +60,9 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// silenceError says that the peer sent nothing, not even a heart-beat, for longer than was agreed.
-type silenceError struct{ limit time.Duration }
-
-func (e *silenceError) Error() string {
-	return fmt.Sprintf("heart-beats lost: no byte from the HMC for more than %v", e.limit)
-}
-func (e *silenceError) Timeout() bool { return true }
-
-// keepalive are the timers of TCP keep-alive: a peer that vanished without a word is noticed within a minute and a half
-// also where no heart-beats are agreed upon. The operating system's own defaults take more than two hours.
+// keepalive are the timers of TCP keep-alive: a peer that vanished without a word is noticed within
+// a minute and a half also where no heart-beats are agreed upon. The operating system's own
+// defaults take more than two hours.
 var keepalive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6}
 
 // setKeepalive sets up TCP's own means to notice a dead peer, or turns them off.

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"time"
@@ -8,19 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout limits how long what we sent (a heart-beat, say) may stay unacknowledged. Keep-alive probes are sent
-// on idle connections only; without this limit Linux repeats unacknowledged data for a quarter of an hour.
+// setUserTimeout limits how long what we sent (a heart-beat, say) may stay unacknowledged.
+// Keep-alive probes are sent on idle connections only; without this limit Linux repeats
+// unacknowledged data for a quarter of an hour.
 func setUserTimeout(conn *net.TCPConn, limit time.Duration) error {
 	raw, err := conn.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("set TCP user timeout: %w", err)
-	}
-	var sockErr error
-	err = raw.Control(func(fd uintptr) {
-		sockErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
-	})
 	if err == nil {
-		err = sockErr
+		var failed error
+		err = raw.Control(func(fd uintptr) {
+			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+		})
+		err = cmp.Or(err, failed)
 	}
 	if err != nil {
 		return fmt.Errorf("set TCP user timeout: %w", err)

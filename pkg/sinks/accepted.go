@@ -6,11 +6,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// acceptedIDs remembers which events of a Send that failed the destination has accepted one by one. The next attempt
-// then sends only the others: a batch of which a part is refused, or which takes longer than the timeout, comes to an
-// end, and nothing arrives twice for its sake.
+// acceptedIDs remembers which events of a Send that failed the destination has accepted one by one.
+// The next attempt then sends only the others: a batch of which a part is refused, or which takes
+// longer than the timeout, comes to an end, and nothing arrives twice for its sake.
 type acceptedIDs struct {
-	limit int // more than this are not remembered: whoever sends may have given up on a batch
+	// No more than limit are remembered: whoever sends may have given up on a batch.
+	limit int
 
 	mu  sync.Mutex
 	ids map[string]struct{}
@@ -49,9 +50,6 @@ func (a *acceptedIDs) keep(accepted []*event.Record) {
 func (a *acceptedIDs) done(records []event.Record) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.ids) == 0 {
-		return
-	}
 	for i := range records {
 		delete(a.ids, records[i].ID)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -19,17 +18,20 @@ import (
 )
 
 const (
-	// alertsPerRequest is what Prometheus sends at most unless told otherwise.
+	// alertsPerRequest is what Prometheus sends at most by default.
 	alertsPerRequest = 256
 
-	// maxAlertEvents is how many events one Send takes: what they say of the same alert is one alert.
+	// maxAlertEvents is how many events one Send takes: what they say of the same alert is one
+	// alert.
 	maxAlertEvents = 1024
 
-	// endsAfter is how many intervals an alert lasts that is not said again, as with Prometheus.
+	// endsAfter is how many intervals an alert lasts that is not sent again, as with
+	// Prometheus.
 	endsAfter = 4
 
-	// othersTimeout is how much longer the other members of the cluster are waited for when one has accepted: one that
-	// hangs must not hold up what the next event says. It hears it at the next Repeat.
+	// othersTimeout is how much longer the other members of the cluster are waited for when one
+	// has accepted: one that hangs must not hold up what the next event says. It hears it at
+	// the next Repeat.
 	othersTimeout = time.Second
 )
 
@@ -42,14 +44,17 @@ type alertmanager struct {
 	interval time.Duration
 	store    Store
 
-	turns turns // of requests about the same alert
+	// turns are those of requests about the same alert.
+	turns turns
 
-	// loading is done once the sink is used: the one before it may have stored something until then.
+	// loading is done once the sink is used: the one before it may have stored something until
+	// then.
 	loading sync.Once
 
 	mu   sync.Mutex
 	book alertBook
-	gone map[string]bool // forgotten, and to be removed from the store
+	// gone are forgotten, and to be removed from the store.
+	gone map[string]bool
 }
 
 func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
@@ -58,33 +63,33 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, errors.New("alertmanager: no urls")
 	}
 	s := &alertmanager{
-		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		timeout:  timeoutOf(cfg),
 		interval: cmp.Or(max(c.ResendInterval, 0), time.Minute),
 		store:    opts.Store,
-		header:   http.Header{"User-Agent": {userAgent(opts.Version)}, "Content-Type": {"application/json"}, "X-Idempotency-Key": nil},
+		header:   newHeader(opts, "application/json"),
 		gone:     make(map[string]bool),
 		book: alertBook{
-			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour),
-			selects: opts.Selects, alerts: make(map[string]*alert),
+			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, selects: opts.Selects,
+			osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour), alerts: make(map[string]*alert),
 		},
 	}
 	if s.book.selects == nil {
 		s.book.selects = func(event.Record) bool { return true }
 	}
 	var err error
-	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{timeout: s.timeout, concurrency: max(cfg.Concurrency, 1) + 1, userAgent: userAgent(opts.Version)})
+	s.client, err = newHTTPClient(c.HTTPConfig, clientOptions{
+		timeout: s.timeout, concurrency: max(cfg.Concurrency, 1) + 1, userAgent: userAgent(opts.Version),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("alertmanager: %w", err)
 	}
 	for _, address := range c.URLs {
-		u, err := url.Parse(address.Expose())
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
+		u := httpURL(address)
+		if u == nil || u.User != nil {
 			return nil, errors.New("alertmanager: one of urls is not an http or https address without userid")
 		}
 		u.Path, u.RawPath = strings.TrimRight(u.Path, "/")+"/api/v2/alerts", ""
-		s.members = append(s.members, &endpoint{
-			kind: "alertmanager", url: u, target: u.Scheme + "://" + u.Host, timeout: s.timeout, client: s.client,
-		})
+		s.members = append(s.members, newEndpoint("alertmanager", u, s.timeout, s.client))
 	}
 	return s, nil
 }
@@ -99,7 +104,7 @@ func (s *alertmanager) load() {
 	s.store.Range(func(key string, value []byte) bool {
 		a := new(alert)
 		if json.Unmarshal(value, a) != nil || len(a.Labels) == 0 {
-			s.gone[key] = true // of no use, and told again by what changes next
+			s.gone[key] = true // of no use, and sent again with the next change
 			return true
 		}
 		if a.Annotations == nil {
@@ -118,10 +123,11 @@ func (s *alertmanager) MaxBatch() (records, bytes int) { return maxAlertEvents, 
 // Wants says whether an event can make an alert fire, or end one.
 func (s *alertmanager) Wants(rec event.Record) bool { return s.book.concerns(rec.Type) }
 
-// RepeatInterval returns how often Alertmanager has to be told what fires.
+// RepeatInterval returns how often what fires has to be sent again.
 func (s *alertmanager) RepeatInterval() time.Duration { return s.interval }
 
-// Follow ends the alerts of HMCs that are not configured any more. They are told as ended by the next Repeat.
+// Follow ends the alerts of HMCs that are not configured any more. The next Repeat reports them as
+// ended.
 func (s *alertmanager) Follow(groups map[string]string) {
 	s.loading.Do(s.load)
 	s.mu.Lock()
@@ -129,16 +135,18 @@ func (s *alertmanager) Follow(groups map[string]string) {
 	s.book.follow(groups, time.Now())
 }
 
-// Send tells what the events have changed, as it is after all of them.
+// Send reports what the events have changed, as it is after all of them.
 func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	if err := s.usable(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
-	events := make([]*event.Event, len(records)) // what others wait for is kept short
+	// What others wait for is kept short.
+	events := make([]*event.Event, len(records))
 	for i := range records {
 		if s.book.concerns(records[i].Type) {
-			events[i], _ = records[i].Event() // what cannot be read says nothing
+			// What cannot be read says nothing.
+			events[i], _ = records[i].Event()
 		}
 	}
 	var keys []string
@@ -150,7 +158,8 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 		touched, ok := s.book.apply(e, records[i], start)
 		if !ok {
 			s.mu.Unlock()
-			return &PermanentError{Status: http.StatusRequestEntityTooLarge, Err: fmt.Errorf("alertmanager: more than %d alerts", maxAlerts)}
+			err := fmt.Errorf("alertmanager: more than %d alerts", maxAlerts)
+			return &PermanentError{Status: http.StatusRequestEntityTooLarge, Err: err}
 		}
 		keys = append(keys, touched...)
 	}
@@ -158,21 +167,18 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	attempt, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	finish, err := s.begin(ctx, attempt, start, keys)
-	if err != nil {
-		return err
-	}
-	defer finish()
-	_, err = s.post(ctx, attempt, start, keys, false)
-	if refusal, ok := errors.AsType[*PermanentError](err); ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
-		s.forget(keys) // or it would be refused again, with others, by each Repeat
-	}
-	if err != nil {
-		return err
-	}
-	return s.remember(attempt, keys)
+	return s.exclusive(ctx, keys, func(ctx context.Context) error {
+		_, err := s.post(ctx, start, keys, false)
+		refusal, ok := errors.AsType[*PermanentError](err)
+		if ok && len(records) == 1 && refusal.Status == http.StatusBadRequest {
+			// Or it would be refused again, with others, by each Repeat.
+			s.forget(keys)
+		}
+		if err != nil {
+			return err
+		}
+		return s.remember(ctx, keys)
+	})
 }
 
 // usable says whether there is any use in going on.
@@ -187,35 +193,43 @@ func (s *alertmanager) usable(ctx context.Context) error {
 	return nil
 }
 
-// begin waits until nobody else makes requests about alerts of these keys; nil: about any.
-func (s *alertmanager) begin(ctx, attempt context.Context, start time.Time, keys []string) (finish func(), err error) {
-	for {
-		busy := s.turns.take(keys)
-		if busy == nil {
-			return func() { s.turns.end(keys) }, nil
-		}
+// exclusive makes one attempt while nobody else makes requests about alerts of these keys; nil:
+// about any.
+func (s *alertmanager) exclusive(ctx context.Context, keys []string, f func(context.Context) error) error {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	for busy := s.turns.take(keys); busy != nil; busy = s.turns.take(keys) {
 		select {
 		case <-busy:
-		case <-attempt.Done():
+		case <-ctx.Done():
 			s.turns.leave(keys)
-			return nil, fmt.Errorf("alertmanager: %s: %w", s.members[0].target, ended(ctx, attempt, "no answer", start))
-		case <-s.client.conns.life.Done():
+			return fmt.Errorf("%s: %w", s.members[0].name, ended(ctx, noAnswer, start))
+		case <-s.client.conns.ctx.Done():
 			s.turns.leave(keys)
-			return nil, fmt.Errorf("alertmanager: %w", ErrClosed)
+			return fmt.Errorf("alertmanager: %w", ErrClosed)
 		}
 	}
+	defer s.turns.end(keys)
+	return f(ctx)
 }
 
-// turns sees to it that what an earlier request says of an alert does not arrive behind a later one.
+// turns sees to it that what an earlier request says of an alert does not arrive behind a later
+// one.
 type turns struct {
-	mu      sync.Mutex
-	keys    map[string]bool // that requests are about
-	all     bool            // somebody makes requests about all
-	waiting bool            // somebody wants to, and nobody is let in before
-	changed chan struct{}   // closed when a request has ended
+	mu sync.Mutex
+	// keys are what requests are about.
+	keys map[string]bool
+	// all says that somebody makes requests about all.
+	all bool
+	// waiting says that somebody wants to, and that nobody is let in before.
+	waiting bool
+	// changed is closed when a request has ended.
+	changed chan struct{}
 }
 
-// take takes the keys, nil stands for all; or returns what is closed when it is worth while to try again.
+// take takes the keys, nil stands for all; or returns what is closed when it is worth while to try
+// again.
 func (t *turns) take(keys []string) (busy <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -263,33 +277,25 @@ func (t *turns) leave(keys []string) {
 	}
 }
 
-// Repeat tells everything that fires, and what has ended a short time ago.
+// Repeat reports everything that fires, and what has ended a short time ago.
 func (s *alertmanager) Repeat(ctx context.Context) error {
 	if err := s.usable(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	finish, err := s.begin(ctx, attempt, start, nil)
-	if err != nil {
-		return err
-	}
-	defer finish()
-	s.mu.Lock()
-	for _, key := range s.book.expire(start) {
-		s.gone[key] = true
-	}
-	keys := slices.Sorted(maps.Keys(s.book.alerts))
-	s.mu.Unlock()
-	partial, err := s.post(ctx, attempt, start, keys, true)
-	if err != nil {
-		return err
-	}
-	if err := s.remember(attempt, keys); err != nil {
-		return err
-	}
-	return partial
+	return s.exclusive(ctx, nil, func(ctx context.Context) error {
+		s.mu.Lock()
+		for _, key := range s.book.expire(start) {
+			s.gone[key] = true
+		}
+		keys := slices.Sorted(maps.Keys(s.book.alerts))
+		s.mu.Unlock()
+		partial, err := s.post(ctx, start, keys, true)
+		if err != nil {
+			return err
+		}
+		return cmp.Or(s.remember(ctx, keys), partial)
+	})
 }
 
 // snapshot is an alert as a request has it.
@@ -299,9 +305,10 @@ type snapshot struct {
 	wire    wireAlert
 }
 
-// post sends the alerts of these keys to all members; those that all of them know only if all are asked for. It is enough if one member
-// accepts them; what the others say is partial then. The caller has the turn of the keys.
-func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys []string, all bool) (partial, err error) {
+// post sends the alerts of these keys to all members; those that all of them know only if all are
+// asked for. It is enough if one member accepts them; what the others say is partial then. The
+// caller has the turn of the keys.
+func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, all bool) (partial, err error) {
 	var shots []snapshot
 	sent := make(map[string]bool)
 	s.mu.Lock()
@@ -311,11 +318,11 @@ func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys 
 			continue
 		}
 		sent[key] = true
-		shots = append(shots, snapshot{key: key, version: a.version, wire: a.wire(start, endsAfter*s.interval)})
+		shots = append(shots, snapshot{key: key, version: a.version, wire: a.wire(now, endsAfter*s.interval)})
 	}
 	s.mu.Unlock()
 	for piece := range slices.Chunk(shots, alertsPerRequest) {
-		p, err := s.tell(ctx, attempt, start, piece)
+		p, err := s.postAll(ctx, piece)
 		if err != nil {
 			return nil, err
 		}
@@ -331,8 +338,8 @@ func (s *alertmanager) post(ctx, attempt context.Context, start time.Time, keys 
 	return partial, nil
 }
 
-// tell makes one request of each member.
-func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots []snapshot) (partial, err error) {
+// postAll makes one request of each member.
+func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, err error) {
 	alerts := make([]wireAlert, len(shots))
 	for i := range shots {
 		alerts[i] = shots[i].wire
@@ -341,14 +348,16 @@ func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots
 	if err != nil {
 		return nil, &PermanentError{Err: fmt.Errorf("alertmanager: %w", err)}
 	}
-	others, cancel := context.WithCancel(attempt)
+	others, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan error, len(s.members))
 	for _, m := range s.members {
 		go func() {
-			err := m.post(ctx, others, start, s.header, body)
-			if err != nil && others.Err() != nil && attempt.Err() == nil && !s.client.conns.closed() {
-				err = because(ReasonTimeout, fmt.Errorf("alertmanager: %s: no answer within %s of that of another member", m.target, othersTimeout))
+			err := m.send(others, func(attempt context.Context) *http.Request {
+				return m.request(attempt, maps.Clone(s.header), body)
+			})
+			if err != nil && others.Err() != nil && ctx.Err() == nil && !s.client.conns.closed() {
+				err = because(ReasonTimeout, "%s: no answer within %s of that of another member", m.name, othersTimeout)
 			}
 			answers <- err
 		}()
@@ -372,7 +381,8 @@ func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots
 	return nil, worst(failed)
 }
 
-// worst joins what all members said into one error: that of one which may accept it later, if there is such a one.
+// worst joins the errors of all members into one error: that of one which may accept it later, if
+// there is such a one.
 func worst(failed []error) error {
 	slices.SortStableFunc(failed, func(x, y error) int { return refusals(x) - refusals(y) })
 	if len(failed) == 1 {
@@ -386,7 +396,8 @@ func worst(failed []error) error {
 	}
 	var texts []error
 	for _, err := range failed {
-		texts = append(texts, errors.New(err.Error())) // a refusal among them must not count
+		// A refusal among them must not count.
+		texts = append(texts, errors.New(err.Error()))
 	}
 	return fmt.Errorf("%w (all members failed: %w)", failed[0], errors.Join(texts[1:]...))
 }
@@ -396,13 +407,6 @@ func refusals(err error) int {
 		return 1
 	}
 	return 0
-}
-
-// post makes one request.
-func (p *endpoint) post(ctx, attempt context.Context, start time.Time, header http.Header, body []byte) error {
-	attempt, cancel := context.WithCancel(attempt)
-	defer cancel()
-	return p.send(ctx, start, p.request(attempt, maps.Clone(header), body), cancel)
 }
 
 // remember stores what Alertmanager knows now.

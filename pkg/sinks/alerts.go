@@ -15,10 +15,11 @@ import (
 const (
 	// maxAlerts bounds how many alerts are known at a time.
 	maxAlerts = 20_000
-	// maxOSMessageAlerts bounds those of OS messages: nothing tells that such a message was answered. Beyond it the oldest ends.
+	// maxOSMessageAlerts bounds those of OS messages: nothing reports that such a message was
+	// answered. Beyond it the oldest ends.
 	maxOSMessageAlerts = 1000
-	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus does: a member of the
-	// cluster that was away must hear it as well.
+	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus
+	// does: a member of the cluster that was away must hear it as well.
 	resolvedRetention = 15 * time.Minute
 	// maxAnnotation bounds a text that comes from an HMC or an operating system, in bytes.
 	maxAnnotation = 4 << 10
@@ -26,20 +27,27 @@ const (
 	maxAlertEvent = 4 << 10
 )
 
-// alert is one alert as Alertmanager knows it: its labels are what it is. The exported fields are what is stored.
+// alert is one alert as Alertmanager knows it: its labels are what it is. The exported fields are
+// what is stored.
 type alert struct {
 	Labels      map[string]string `json:"labels"`
 	Annotations map[string]string `json:"annotations"`
 	Starts      time.Time         `json:"starts"`
-	Until       time.Time         `json:"until,omitzero"` // when it ends by itself; zero: it does not
-	Ended       time.Time         `json:"ended,omitzero"` // zero: it fires
-	Latest      time.Time         `json:"latest"`         // when the event was received that told of it last
-	URI         string            `json:"uri,omitempty"`  // of the object it is about
-	HMC         string            `json:"hmc"`
-	Group       string            `json:"group,omitempty"`
-	Event       json.RawMessage   `json:"event,omitempty"` // that told of it last, without headers; none if it is long
+	// Until is when it ends by itself; zero: it does not.
+	Until time.Time `json:"until,omitzero"`
+	Ended time.Time `json:"ended,omitzero"` // zero: it fires
+	// Latest is when the last event about it was received.
+	Latest time.Time `json:"latest"`
+	// URI is that of the object it is about.
+	URI   string `json:"uri,omitempty"`
+	HMC   string `json:"hmc"`
+	Group string `json:"group,omitempty"`
+	// Event is the last one about it, without headers; none if it is long.
+	Event json.RawMessage `json:"event,omitempty"`
 
-	version, posted, stored int // of what is above: as it is, as Alertmanager has it, as it is stored
+	// These count the changes of what is above: as it is, as Alertmanager has it, as it is
+	// stored.
+	version, posted, stored int
 }
 
 func (a *alert) changed()     { a.version++ }
@@ -53,10 +61,10 @@ func (a *alert) end(now time.Time) {
 	}
 }
 
-// knows says whether something newer than the event was told already: it comes again after a restart, or out of the dead letters. Where
-// the clock was set back since, nothing can be said.
-func (a *alert) knows(e *event.Event, now time.Time) bool {
-	return e.Received.Before(a.Latest) && !a.Latest.After(now)
+// knows says whether something newer than the event was reported already: it comes again after a
+// restart, or out of the dead letters. Where the clock was set back since, nothing can be said.
+func (a *alert) knows(e *news) bool {
+	return e.Received.Before(a.Latest) && !a.Latest.After(e.now)
 }
 
 // wireAlert is an alert as the API v2 of Alertmanager takes it.
@@ -67,7 +75,8 @@ type wireAlert struct {
 	EndsAt      time.Time         `json:"endsAt"`
 }
 
-// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless it is said again before.
+// wire returns the alert for a request that is made now. Where it fires it ends by itself, unless
+// it is sent again before.
 func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 	ends := a.Ended
 	if a.firing() {
@@ -76,7 +85,8 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 			ends = a.Until
 		}
 	}
-	// An end before the start is an error, and a start that is ahead of Alertmanager's clock is of no use.
+	// An end before the start is an error, and a start that is ahead of Alertmanager's clock is
+	// of no use.
 	starts := a.Starts
 	if starts.After(ends) {
 		starts = ends
@@ -84,23 +94,27 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 	return wireAlert{Labels: a.Labels, Annotations: a.Annotations, StartsAt: starts, EndsAt: ends}
 }
 
-// alertBook knows which alerts fire, and which have ended a short time ago. It is not safe for concurrent use.
+// alertBook knows which alerts fire, and which have ended a short time ago. It is not safe for
+// concurrent use.
 type alertBook struct {
-	names     []string // of the alerts that are made
+	// names are those of the alerts that are made.
+	names     []string
 	statuses  config.Patterns
 	labels    map[string]string // of every alert
 	osResolve time.Duration
 	selects   func(event.Record) bool
 
 	alerts map[string]*alert
-	groups map[string]string // of the HMCs; nil: not told yet
+	// groups are those of the HMCs; nil: not known yet.
+	groups map[string]string
 }
 
 // The first part of an alert's key.
 const (
-	keyStatus   = "status\x00"   // URI
-	keyLink     = "link\x00"     // HMC
-	keyOS       = "os\x00"       // URI, id of the event
+	keyStatus = "status\x00" // URI
+	keyLink   = "link\x00"   // HMC
+	// URI, and id of the event.
+	keyOS       = "os\x00"
 	keyHardware = "hardware\x00" // element URI
 )
 
@@ -124,7 +138,8 @@ func (b *alertBook) configured(now time.Time) {
 	}
 }
 
-// stillSelects says whether an alert would fire by the configuration as it is now. Where the event is not known it goes on.
+// stillSelects says whether an alert would fire by the configuration as it is now. Where the event
+// is not known it goes on.
 func (b *alertBook) stillSelects(a *alert) bool {
 	e, err := event.Record{JSON: a.Event}.Event()
 	if err != nil {
@@ -154,9 +169,23 @@ func (b *alertBook) fires(e *event.Event) bool {
 	return e.Severity != event.SeverityInfo
 }
 
-// apply takes in one event and returns the keys of the alerts that it is about. ok is false where there is no room for one
-// more alert.
-func (b *alertBook) apply(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+// news is an event as it comes in, parsed and as it was stored.
+type news struct {
+	*event.Event
+	record event.Record
+	now    time.Time
+}
+
+// text is a member of the body.
+func (e *news) text(member string) string { return event.String(event.Member(e.Body, member)) }
+
+// is says whether a member of the body is true.
+func (e *news) is(member string) bool { return event.True(event.Member(e.Body, member)) }
+
+// apply takes in one event that concerns it and returns the keys of the alerts that it is about. ok
+// is false where there is no room for one more alert.
+func (b *alertBook) apply(parsed *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+	e := &news{parsed, rec, now}
 	if b.groups != nil {
 		if _, configured := b.groups[e.HMC]; !configured {
 			return nil, true // what it would make fire nothing would end
@@ -164,17 +193,17 @@ func (b *alertBook) apply(e *event.Event, rec event.Record, now time.Time) (keys
 	}
 	switch e.Type {
 	case event.TypeStatusChange:
-		return b.status(e, rec, now)
+		return b.status(e)
 	case event.TypeInventoryChange:
-		return b.inventory(e, now), true
+		return b.inventory(e), true
 	case event.TypePropertyChange:
-		return b.renamed(e, now), true
+		return b.renamed(e), true
 	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
-		return b.link(e, rec, now)
+		return b.link(e)
 	case event.TypeOSMessage:
-		return b.osMessage(e, rec, now)
+		return b.osMessage(e)
 	case event.TypeHardwareMessage:
-		return b.hardwareMessage(e, rec, now)
+		return b.hardwareMessage(e)
 	}
 	return nil, true
 }
@@ -184,8 +213,9 @@ func (b *alertBook) concerns(typ string) bool {
 	switch typ {
 	case event.TypeStatusChange:
 		return b.makes(config.AlertResourceStatus)
-	case event.TypeInventoryChange, event.TypePropertyChange: // what is gone or has another name
-		return b.makes(config.AlertResourceStatus) || b.makes(config.AlertOSMessage) || b.makes(config.AlertHardwareMessage)
+	// What is gone or has another name.
+	case event.TypeInventoryChange, event.TypePropertyChange:
+		return b.makes(config.AlertResourceStatus, config.AlertOSMessage, config.AlertHardwareMessage)
 	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
 		return b.makes(config.AlertConnectionLost)
 	case event.TypeOSMessage:
@@ -196,22 +226,25 @@ func (b *alertBook) concerns(typ string) bool {
 	return false
 }
 
-func (b *alertBook) makes(name string) bool { return slices.Contains(b.names, name) }
+// makes says whether one of these alerts is made.
+func (b *alertBook) makes(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(b.names, name) })
+}
 
-// status: the alert fires while the last status that was told is not acceptable.
-func (b *alertBook) status(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
-	uri := objectOf(e)
-	if uri == "" || !b.makes(config.AlertResourceStatus) {
+// status: the alert fires while the last status that was reported is not acceptable.
+func (b *alertBook) status(e *news) (keys []string, ok bool) {
+	uri := objectOf(e.Event)
+	if uri == "" {
 		return nil, true
 	}
 	key := keyStatus + uri
-	if !b.fires(e) || !b.selects(rec) {
-		return b.resolve(key, e, now), true
+	if !b.fires(e.Event) || !b.selects(e.record) {
+		return b.resolve(key, e), true
 	}
-	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e)}, time.Time{}, now)
+	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e.Event)}, time.Time{})
 }
 
-// newStatus is the status that an event tells; "" where it tells none.
+// newStatus is the status that an event reports; "" where it reports none.
 func newStatus(e *event.Event) (status string) {
 	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
 		status = cmp.Or(event.String(event.Member(report, "new-status")), status)
@@ -228,8 +261,8 @@ func objectOf(e *event.Event) string {
 }
 
 // inventory: nothing is left of an object that is gone, and of what was in it.
-func (b *alertBook) inventory(e *event.Event, now time.Time) []string {
-	uri := objectOf(e)
+func (b *alertBook) inventory(e *news) []string {
+	uri := objectOf(e.Event)
 	if uri == "" || e.Headers.Get("action") != "remove" {
 		return nil
 	}
@@ -237,13 +270,15 @@ func (b *alertBook) inventory(e *event.Event, now time.Time) []string {
 	if e.Resource.Class == "cpc" && e.Resource.ElementURI == "" {
 		cpc = e.Resource.Name
 	}
-	return b.endAll(e, now, func(a *alert) bool {
-		return a.URI == uri || strings.HasPrefix(a.URI, uri+"/") || cpc != "" && a.Labels["cpc"] == cpc && a.Group == b.groupOf(e.HMC)
+	return b.endAll(e, func(a *alert) bool {
+		return a.URI == uri || strings.HasPrefix(a.URI, uri+"/") ||
+			cpc != "" && a.Labels["cpc"] == cpc && a.Group == b.groupOf(e.HMC)
 	})
 }
 
-// renamed: an alert has the name that the object has. Its labels are what an alert is, so with another name it is another one.
-func (b *alertBook) renamed(e *event.Event, now time.Time) (keys []string) {
+// renamed: an alert has the name that the object has. Its labels are what an alert is, so with
+// another name it is another one.
+func (b *alertBook) renamed(e *news) (keys []string) {
 	if e.Resource == nil || e.Resource.ElementURI != "" || e.Resource.ObjectURI == "" || e.Resource.Name == "" {
 		return nil
 	}
@@ -258,42 +293,42 @@ func (b *alertBook) renamed(e *event.Event, now time.Time) (keys []string) {
 		}
 		labels := maps.Clone(a.Labels)
 		labels["resource"] = e.Resource.Name
-		keys = append(keys, b.relabel(key, labels, now), key)
+		keys = append(keys, b.relabel(key, labels, e.now), key)
 	}
 	return keys
 }
 
-// link: the alert fires while an HMC is not in sight, unless the daemon itself was told to look away.
-func (b *alertBook) link(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
+// link: the alert fires while an HMC is not connected, unless the daemon itself was told to
+// disconnect.
+func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	key := keyLink + e.HMC
 	switch {
-	case !b.makes(config.AlertConnectionLost):
-		return nil, true
 	case e.Type == event.TypeBridgeConnected:
-		return b.resolve(key, e, now), true
-	case event.True(event.Member(e.Body, "planned")) || !b.selects(rec):
+		return b.resolve(key, e), true
+	case e.is("planned") || !b.selects(e.record):
 		return nil, true
 	}
-	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": event.String(event.Member(e.Body, "state"))}, time.Time{}, now)
+	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": e.text("state")}, time.Time{})
 }
 
 // osMessage: the alert fires for a time. What was held or had priority before that is not news.
-func (b *alertBook) osMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
-	held, priority := event.True(event.Member(e.Body, "is-held")), event.True(event.Member(e.Body, "is-priority"))
-	// The time is by the clock of the operating system, which may be far off. What comes live was written just now.
+func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
+	held, priority := e.is("is-held"), e.is("is-priority")
+	// The time is by the clock of the operating system, which may be far off. What comes live
+	// was written just now.
 	written := e.Time
 	if e.Origin == event.OriginLive || written.After(e.Received) {
 		written = e.Received
 	}
 	until := written.Add(b.osResolve)
-	if !b.makes(config.AlertOSMessage) || objectOf(e) == "" || !held && !priority || !until.After(now) || !b.selects(rec) {
+	if objectOf(e.Event) == "" || !held && !priority || !until.After(e.now) || !b.selects(e.record) {
 		return nil, true
 	}
-	key := keyOS + objectOf(e) + "\x00" + e.ID
+	key := keyOS + objectOf(e.Event) + "\x00" + e.ID
 	keys, ok = b.fire(key, config.AlertOSMessage, shortID(e.ID), e, map[string]string{
-		"text": event.String(event.Member(e.Body, "message-text")), "prompt": event.String(event.Member(e.Body, "prompt-text")),
-	}, until, now)
-	return append(keys, b.limitOSMessages(now)...), ok
+		"text": e.text("message-text"), "prompt": e.text("prompt-text"),
+	}, until)
+	return append(keys, b.limitOSMessages(e.now)...), ok
 }
 
 // limitOSMessages ends the oldest of too many alerts of OS messages.
@@ -317,55 +352,59 @@ func (b *alertBook) limitOSMessages(now time.Time) []string {
 	return firing[:excess]
 }
 
-// hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which may have another name for the
-// message, can be the one that tells it.
-func (b *alertBook) hardwareMessage(e *event.Event, rec event.Record, now time.Time) (keys []string, ok bool) {
-	uri, text := objectOf(e), event.String(event.Member(e.Body, "text"))
+// hardwareMessage: the alert fires until the message is deleted. Another HMC of the group, which
+// may have another name for the message, can be the one that reports it.
+func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
+	uri, text := objectOf(e.Event), e.text("text")
 	key := keyHardware + uri
 	switch {
-	case uri == "" || !b.makes(config.AlertHardwareMessage):
+	case uri == "":
 		return nil, true
-	case !event.True(event.Member(e.Body, "deleted")):
-		if !b.selects(rec) {
+	case !e.is("deleted"):
+		if !b.selects(e.record) {
 			return nil, true
 		}
-		return b.fire(key, config.AlertHardwareMessage, shortID(e.ID), e, map[string]string{"text": text}, time.Time{}, now)
+		return b.fire(key, config.AlertHardwareMessage, shortID(e.ID), e, map[string]string{"text": text}, time.Time{})
 	case b.alerts[key] != nil:
-		return b.resolve(key, e, now), true
+		return b.resolve(key, e), true
 	}
 	if len(e.SeenBy) == 0 {
 		return nil, true
 	}
 	oldest := ""
 	for key, a := range b.alerts {
-		if strings.HasPrefix(key, keyHardware) && a.firing() && a.Group == b.groupOf(e.HMC) && strings.HasPrefix(a.URI, e.Resource.ObjectURI) &&
-			strings.HasPrefix(a.Annotations["text"], text) && (oldest == "" || a.Starts.Before(b.alerts[oldest].Starts)) {
+		if strings.HasPrefix(key, keyHardware) && a.firing() && a.Group == b.groupOf(e.HMC) &&
+			strings.HasPrefix(a.URI, e.Resource.ObjectURI) && strings.HasPrefix(a.Annotations["text"], text) &&
+			(oldest == "" || a.Starts.Before(b.alerts[oldest].Starts)) {
 			oldest = key
 		}
 	}
 	if oldest == "" {
 		return nil, true
 	}
-	return b.resolve(oldest, e, now), true
+	return b.resolve(oldest, e), true
 }
 
-// shortID tells the messages of one resource apart.
+// shortID distinguishes the messages of one resource.
 func shortID(id string) string { return id[:min(len(id), 12)] }
 
 // fire makes an alert fire, or keeps it firing with what is known of it now.
-func (b *alertBook) fire(key, name, message string, e *event.Event, more map[string]string, until, now time.Time) (keys []string, ok bool) {
+func (b *alertBook) fire(
+	key, name, message string, e *news, more map[string]string, until time.Time,
+) (keys []string, ok bool) {
 	labels := map[string]string{"alertname": name, "severity": e.Severity, "hmc": e.HMC, "message": message}
 	uri := ""
 	if r := e.Resource; r != nil {
-		uri = objectOf(e)
+		uri = objectOf(e.Event)
 		labels["class"], labels["resource"], labels["cpc"] = r.Class, r.Name, r.CPC
 		if r.Class == "cpc" {
 			labels["cpc"] = cmp.Or(r.CPC, r.Name)
 		}
 	}
 	maps.Copy(labels, b.labels)
-	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" }) // Alertmanager takes an empty label for none
-	annotations := map[string]string{"summary": e.Summary, "description": describe(e)}
+	// Alertmanager takes an empty label for none.
+	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })
+	annotations := map[string]string{"summary": e.Summary, "description": describe(e.Event)}
 	maps.Copy(annotations, more)
 	for name, text := range annotations {
 		annotations[name] = beginningOf(text, maxAnnotation)
@@ -374,7 +413,7 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 
 	keys = []string{key}
 	a := b.alerts[key]
-	if a != nil && a.knows(e, now) {
+	if a != nil && a.knows(e) {
 		return keys, true
 	}
 	if a != nil && a.firing() {
@@ -383,34 +422,35 @@ func (b *alertBook) fire(key, name, message string, e *event.Event, more map[str
 			labels["hmc"] = a.HMC
 		}
 		if !maps.Equal(a.Labels, labels) {
-			keys = append([]string{b.relabel(key, labels, now)}, keys...)
+			keys = append([]string{b.relabel(key, labels, e.now)}, keys...)
 			a = b.alerts[key]
 		}
 		if !maps.Equal(a.Annotations, annotations) || !a.Until.Equal(until) {
 			a.changed()
 		}
-		a.Annotations, a.Until, a.Latest, a.Event = annotations, until, e.Received, keep(e)
+		a.Annotations, a.Until, a.Latest, a.Event = annotations, until, e.Received, keep(e.Event)
 		return keys, true
 	}
 	if a == nil && len(b.alerts) >= maxAlerts {
 		return nil, false
 	}
 	starts := e.Time
-	if starts.After(now) {
-		starts = now
+	if starts.After(e.now) {
+		starts = e.now
 	}
 	fresh := &alert{
 		Labels: labels, Annotations: annotations, Starts: starts, Until: until, Latest: e.Received, URI: uri,
-		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e), version: 1,
+		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e.Event), version: 1,
 	}
-	if a != nil { // it fires again: what is stored of it, and what Alertmanager has, is the one before
+	// It fires again: what is stored of it, and what Alertmanager has, is the one before.
+	if a != nil {
 		fresh.version, fresh.posted, fresh.stored = a.version+1, a.posted, a.stored
 	}
 	b.alerts[key] = fresh
 	return keys, true
 }
 
-// describe tells what a person wants to know beyond the summary.
+// describe returns what a person wants to know beyond the summary.
 func describe(e *event.Event) string {
 	text := e.Summary + "\nTold by HMC " + e.HMC + " at " + e.Time.UTC().Format(time.RFC3339)
 	if uri := objectOf(e); uri != "" {
@@ -427,13 +467,14 @@ func beginningOf(text string, size int) string {
 	return strings.ToValidUTF8(text[:size-len("...")], "") + "..."
 }
 
-// relabel ends an alert under its labels, as an alert of its own, and goes on with it under others. It returns the key of the
-// one that has ended.
+// relabel ends an alert under its labels, as an alert of its own, and goes on with it under others.
+// It returns the key of the one that has ended.
 func (b *alertBook) relabel(key string, labels map[string]string, now time.Time) string {
 	was := *b.alerts[key]
 	is := was
 	was.end(now)
-	name, _ := json.Marshal(was.Labels) // strings only; in the order of their names
+	// Strings only; in the order of their names.
+	name, _ := json.Marshal(was.Labels)
 	old := key + "\x00was\x00" + string(name)
 	if before := b.alerts[old]; before != nil {
 		was.version, was.stored = max(was.version, before.version)+1, before.stored
@@ -449,30 +490,31 @@ func (b *alertBook) relabel(key string, labels map[string]string, now time.Time)
 }
 
 // resolve ends an alert.
-func (b *alertBook) resolve(key string, e *event.Event, now time.Time) []string {
+func (b *alertBook) resolve(key string, e *news) []string {
 	a := b.alerts[key]
-	if a == nil || a.knows(e, now) {
+	if a == nil || a.knows(e) {
 		return nil
 	}
 	if a.firing() {
 		a.Latest = e.Received
 		a.Annotations = maps.Clone(a.Annotations)
 		a.Annotations["summary"] = beginningOf(e.Summary, maxAnnotation)
-		a.end(now)
+		a.end(e.now)
 	}
 	return []string{key}
 }
 
-func (b *alertBook) endAll(e *event.Event, now time.Time, those func(*alert) bool) (keys []string) {
+func (b *alertBook) endAll(e *news, those func(*alert) bool) (keys []string) {
 	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
 		if a := b.alerts[key]; a.firing() && those(a) {
-			keys = append(keys, b.resolve(key, e, now)...)
+			keys = append(keys, b.resolve(key, e)...)
 		}
 	}
 	return keys
 }
 
-// follow ends what is about HMCs that are not configured any more. What another HMC of the group sees goes on.
+// follow ends what is about HMCs that are not configured any more. What another HMC of the group
+// sees goes on.
 func (b *alertBook) follow(groups map[string]string, now time.Time) {
 	b.groups = maps.Clone(groups)
 	watched := make(map[string]bool)
@@ -489,7 +531,8 @@ func (b *alertBook) follow(groups map[string]string, now time.Time) {
 
 func (b *alertBook) groupOf(hmc string) string { return b.groups[hmc] }
 
-// expire ends what ends by itself, and forgets what has been over for long enough. It returns the keys of what is forgotten.
+// expire ends what ends by itself, and forgets what has been over for long enough. It returns the
+// keys of what is forgotten.
 func (b *alertBook) expire(now time.Time) (forgotten []string) {
 	for key, a := range b.alerts {
 		if a.firing() && !a.Until.IsZero() && !a.Until.After(now) {

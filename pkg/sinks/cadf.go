@@ -2,26 +2,32 @@ package sinks
 
 import (
 	"cmp"
+	_ "embed" // for cadf_messages.txt
 	"encoding/json"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// cadf is an event of the Cloud Auditing Data Federation (DMTF DSP0262) in the form that zhmc-log-forwarder gives it.
+// cadf is an event of the Cloud Auditing Data Federation (DMTF DSP0262) in the form that
+// zhmc-log-forwarder gives it.
 type cadf struct {
-	ID            string        `json:"id"`
-	TypeURI       string        `json:"typeURI"`
-	EventTime     string        `json:"eventTime"`
-	EventType     string        `json:"eventType"`
-	Action        string        `json:"action"`
-	EventCategory string        `json:"x_eventCategory"`
-	XEventType    string        `json:"x_eventType"`
-	Outcome       string        `json:"outcome"`
-	Observer      cadfResource  `json:"observer"`
-	Message       cadfMessage   `json:"x_message"`
-	Initiator     *cadfResource `json:"initiator,omitempty"` // where the HMC says who it was
-	Target        *cadfResource `json:"target,omitempty"`    // where the entry is one that is known
+	ID            string       `json:"id"`
+	TypeURI       string       `json:"typeURI"`
+	EventTime     string       `json:"eventTime"`
+	EventType     string       `json:"eventType"`
+	Action        string       `json:"action"`
+	EventCategory string       `json:"x_eventCategory"`
+	XEventType    string       `json:"x_eventType"`
+	Outcome       string       `json:"outcome"`
+	Observer      cadfResource `json:"observer"`
+	Message       cadfMessage  `json:"x_message"`
+	// Initiator is set where the HMC says who it was.
+	Initiator *cadfResource `json:"initiator,omitempty"`
+	// Target is set where the entry is one that is known.
+	Target *cadfResource `json:"target,omitempty"`
 }
 
 type cadfResource struct {
@@ -33,7 +39,8 @@ type cadfResource struct {
 	Class   string `json:"x_class,omitempty"`
 }
 
-// cadfMessage is the entry itself. The lists are in the order of the variables' numbers, with null for one that is missing.
+// cadfMessage is the entry itself. The lists are in the order of the variables' numbers, with null
+// for one that is missing.
 type cadfMessage struct {
 	Number string            `json:"number"`
 	Log    string            `json:"log"`
@@ -43,7 +50,8 @@ type cadfMessage struct {
 }
 
 const (
-	cadfService = "service" // the type of the HMC
+	// The type of the HMC.
+	cadfService = "service"
 	cadfUnknown = "unknown"
 
 	// cadfTime is the standard's form, which has no Z.
@@ -54,10 +62,10 @@ const (
 )
 
 // cadfEvent returns a log entry as CADF event.
-func cadfEvent(e *syslogEvent) []byte {
+func cadfEvent(e *eventFields) []byte {
 	var id, userid, user string
 	m := cadfMessage{Log: e.topicType, Values: []json.RawMessage{}, Types: []json.RawMessage{}}
-	for name, value := range event.Members(e.body) {
+	for name, value := range event.Members(e.body()) {
 		switch string(name) {
 		case "event-id":
 			id = strings.Trim(string(value), `"`)
@@ -82,7 +90,7 @@ func cadfEvent(e *syslogEvent) []byte {
 	c := cadf{
 		ID:            "hmcnotifyd:" + e.record.ID,
 		TypeURI:       "https://schemas.dmtf.org/cloud/audit/1.0/event",
-		EventTime:     e.time.UTC().Format(cadfTime),
+		EventTime:     e.at().UTC().Format(cadfTime),
 		EventType:     "activity",
 		Action:        k.action,
 		EventCategory: "activity/" + k.action,
@@ -92,7 +100,9 @@ func cadfEvent(e *syslogEvent) []byte {
 		Message:       m,
 	}
 	if userid != "" {
-		c.Initiator = &cadfResource{ID: "hmc:" + user, TypeURI: "data/security/account/user", Name: userid, Address: m.address(k.address)}
+		c.Initiator = &cadfResource{
+			ID: "hmc:" + user, TypeURI: "data/security/account/user", Name: userid, Address: m.address(k.address),
+		}
 	}
 	switch k.class {
 	case "":
@@ -131,7 +141,8 @@ func (m *cadfMessage) address(variable int) string {
 	switch {
 	case strings.Contains(address, "console"): // "the console"
 		return "console"
-	case address == "", strings.Contains(address, cadfUnknown): // "an unknown location"
+	// "an unknown location".
+	case address == "", strings.Contains(address, cadfUnknown):
 		return cadfUnknown
 	}
 	return address
@@ -140,8 +151,10 @@ func (m *cadfMessage) address(variable int) string {
 // cadfKind is what an entry of the audit or security log means to CADF.
 type cadfKind struct {
 	action, outcome string
-	class           string // of the target; "": not known
-	address         int    // the number of the variable with the initiator's address; -1: there is none
+	// class is that of the target; "": not known.
+	class string
+	// address is the number of the variable with the initiator's address; -1: there is none.
+	address int
 }
 
 func (k cadfKind) typeURI() string {
@@ -152,126 +165,31 @@ func (k cadfKind) typeURI() string {
 	return cadfUnknown
 }
 
-// cadfKindOf returns what zhmc-log-forwarder's zhmc_log_messages.yml, of HMC 2.14.1, says of an event id: "failed" is its word
-// for the standard's "failure". Where that file has a blank to be filled in, it is unknown here.
-func cadfKindOf(id string) cadfKind {
-	const ok, failed, none = "success", "failed", -1
-	switch id {
-	case "28", "29", "30", "31", "32", "33", "722", "1235", "1236", "1262", "1263", "1265", "1946", "1947", "1997", "6060":
-		return cadfKind{"update", ok, "code", none}
-	case "34", "1237", "6061":
-		return cadfKind{"update", failed, "code", none}
-	case "2007", "6062", "6063":
-		return cadfKind{"read", ok, "code", none}
+//go:embed cadf_messages.txt
+var cadfMessages string
 
-	case "37":
-		return cadfKind{"authenticate/logon/service_representative_mode", ok, "console", none}
-	case "38":
-		return cadfKind{"authenticate/logon/pemode", ok, "console", none}
-	case "123":
-		return cadfKind{"authenticate/logon/operator_mode", ok, "console", none}
-	case "124":
-		return cadfKind{"authenticate/logon/advanced_operator_pmode", ok, "console", none}
-	case "125":
-		return cadfKind{"authenticate/logon/access_administrator_mode", ok, "console", none}
-	case "126":
-		return cadfKind{"authenticate/logon/system_programmer_mode", ok, "console", none}
-	case "216", "257", "1279", "1957", "2042":
-		return cadfKind{"authenticate/logon", ok, "console", none}
-	case "687":
-		return cadfKind{"authenticate/logon/auto", ok, "console", none}
-	case "1331":
-		return cadfKind{"authenticate/logon/console", ok, "console", none}
-	case "1408":
-		return cadfKind{"authenticate/logon/gui", ok, "console", 3}
-	case "1941":
-		return cadfKind{"authenticate/logon/api", ok, "console", 2}
-	case "136", "137", "138", "363", "522", "1285", "1286", "1287", "1340", "2031":
-		return cadfKind{"authenticate/logon", failed, "console", none}
-	case "1691", "1692":
-		return cadfKind{"authenticate/logon", failed, "console", 1}
-	case "191", "192", "193":
-		return cadfKind{"authenticate/logon/threshold_exceeded", failed, "console", none}
-	case "859", "1324":
-		return cadfKind{"authenticate/consecutive_logons", failed, "console", none}
-	case "40", "258", "756", "1280", "2043":
-		return cadfKind{"authenticate/logoff", ok, "console", none}
-	case "1332":
-		return cadfKind{"authenticate/logoff/console", ok, "console", none}
-	case "1409":
-		return cadfKind{"authenticate/logoff/gui", ok, "console", none}
-	case "1942":
-		return cadfKind{"authenticate/logoff/api", ok, "console", none}
-	case "757", "1283", "1284", "1410":
-		return cadfKind{"authenticate/forced_logoff", ok, "console", none}
-
-	case "151", "675", "676", "677", "678", "679", "680", "681", "682", "1268":
-		return cadfKind{"remote", failed, "console", none}
-	case "152", "673", "674", "734", "6001", "6002":
-		return cadfKind{"remote", ok, "console", none}
-	case "721":
-		return cadfKind{"backup", ok, "console", none}
-	case "1330":
-		return cadfKind{"monitor", ok, "console", none}
-	case "1333":
-		return cadfKind{"firewall/blocked", ok, "console", none}
-	case "3318", "3319", "3320":
-		return cadfKind{"update", ok, "console", 2}
-	case "2033":
-		return cadfKind{cadfUnknown, ok, "console", none}
-	case "4051":
-		return cadfKind{"monitor", ok, cadfUnknown, none}
-
-	case "115":
-		return cadfKind{"create", ok, "profile", none}
-	case "116", "117":
-		return cadfKind{"update", ok, "profile", none}
-	case "118":
-		return cadfKind{"delete", ok, "profile", none}
-	case "787", "948", "1067", "1278", "1325":
-		return cadfKind{"update", ok, "user", none}
-	case "864":
-		return cadfKind{cadfUnknown, ok, "user", none}
-	case "1801":
-		return cadfKind{"create", ok, "user_template", none}
-	case "1802":
-		return cadfKind{"delete", ok, "user_template", none}
-	case "1803":
-		return cadfKind{"update", ok, "user_template", none}
-	case "1852":
-		return cadfKind{"create", ok, "user_pattern", none}
-	case "1853":
-		return cadfKind{"delete", ok, "user_pattern", none}
-	case "1854":
-		return cadfKind{"update", ok, "user_pattern", none}
-
-	case "5002", "5003", "5004", "5005", "5006", "5007", "5200":
-		return cadfKind{"authenticate/logon", ok, "crypto", none}
-	case "5012", "5013", "5014", "5015", "5016", "5017", "5250", "5251":
-		return cadfKind{"authenticate/logon", failed, "crypto", none}
-	case "5008":
-		return cadfKind{"authenticate/logoff", ok, "crypto", none}
-	case "5018":
-		return cadfKind{"authenticate/logoff", failed, "crypto", none}
-	case "5810", "5812":
-		return cadfKind{"update", ok, "crypto", none}
-	case "5019", "5811", "5813":
-		return cadfKind{"update", failed, "crypto", none}
-	case "5809":
-		return cadfKind{"read", failed, "crypto", none}
-
-	case "5310", "5313":
-		return cadfKind{"authenticate/logon", ok, "", none}
-	case "5410", "5412":
-		return cadfKind{"authenticate/logon", failed, "", none}
-	case "5311":
-		return cadfKind{"authenticate/logoff", ok, "", none}
-	case "5780":
-		return cadfKind{"update", ok, "", none}
-	case "5781":
-		return cadfKind{"update", failed, "", none}
-	case "6051", "6052", "6053", "6054", "6055": // a request without the permission for it
-		return cadfKind{cadfUnknown, failed, "", 0}
+// cadfKinds are the kinds of entries by event id.
+var cadfKinds = sync.OnceValue(func() map[string]cadfKind {
+	kinds := make(map[string]cadfKind)
+	for line := range strings.Lines(cadfMessages) {
+		row := strings.Fields(line)
+		if len(row) == 0 || row[0] == "#" {
+			continue
+		}
+		address, err := strconv.Atoi(row[3])
+		if err != nil {
+			address = -1
+		}
+		for _, id := range row[4:] {
+			kinds[id] = cadfKind{row[0], row[1], strings.TrimPrefix(row[2], "-"), address}
+		}
 	}
-	return cadfKind{cadfUnknown, cadfUnknown, "", none}
+	return kinds
+})
+
+func cadfKindOf(id string) cadfKind {
+	if kind, ok := cadfKinds()[id]; ok {
+		return kind
+	}
+	return cadfKind{cadfUnknown, cadfUnknown, "", -1}
 }

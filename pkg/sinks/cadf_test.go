@@ -80,7 +80,7 @@ func TestCADFAnything(t *testing.T) {
 		`{"event-id":"1408","userid":"u","event-data-items":[{"data-item-number":3,"data-item-value":7}]}`,
 	} {
 		r := logEntry(body)
-		e := parseSyslogEvent(&r)
+		e := fieldsOf(&r)
 		data := cadfEvent(&e)
 		if !json.Valid(data) || len(data) > 4096 || !bytes.Contains(data, []byte(`"id":"hmcnotifyd:0123"`)) {
 			t.Errorf("%s: %s", body, data)
@@ -93,7 +93,7 @@ func TestCADFAddress(t *testing.T) {
 		`"10.1.1.1"`: "10.1.1.1", `"the console"`: "console", `"an unknown location"`: "unknown", `""`: "unknown", `null`: "unknown", `7`: "unknown",
 	} {
 		r := logEntry(`{"event-id":"1408","userid":"u","event-data-items":[{"data-item-number":3,"data-item-value":` + said + `}]}`)
-		e := parseSyslogEvent(&r)
+		e := fieldsOf(&r)
 		if got := string(cadfEvent(&e)); !strings.Contains(got, `"address":"`+want+`"`) {
 			t.Errorf("%s: %s", said, got)
 		}

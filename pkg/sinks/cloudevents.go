@@ -1,6 +1,7 @@
 package sinks
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/url"
 
@@ -11,8 +12,8 @@ const (
 	cloudEvent  = "application/cloudevents+json"
 	cloudEvents = "application/cloudevents-batch+json"
 
-	// Source and type of a CloudEvent begin with these. No top-level domain is called hmcnotifyd, so that no such type is in
-	// anybody else's domain.
+	// Source and type of a CloudEvent begin with these. No top-level domain is called
+	// hmcnotifyd, so that no such type is in anybody else's domain.
 	cloudEventSource = "/hmcnotifyd/"
 	cloudEventType   = "hmcnotifyd."
 
@@ -27,50 +28,25 @@ func cloudEventBody(records []event.Record) ([]byte, error) {
 
 // cloudEventsBody returns the records as a batch of CloudEvents.
 func cloudEventsBody(records []event.Record) ([]byte, error) {
-	size := 2
-	for i := range records {
-		size += len(records[i].JSON) + cloudEventEnvelope
-	}
-	body := append(make([]byte, 0, size), '[')
-	for i := range records {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = appendCloudEvent(body, records[i])
-	}
-	return append(body, ']'), nil
+	return jsonArray(records, cloudEventEnvelope, appendCloudEvent), nil
 }
 
-// appendCloudEvent takes what it needs out of the event's JSON as it stands there. The event as a whole is the data.
+// appendCloudEvent takes what it needs out of the event's JSON as it stands there. The event as a
+// whole is the data.
 func appendCloudEvent(dst []byte, r event.Record) []byte {
-	var hmc, kind, at, name, uri []byte
-	for key, value := range event.Members(r.JSON) {
-		switch string(key) {
-		case "hmc":
-			hmc = value
-		case "type":
-			kind = value
-		case "time":
-			at = value
-		case "resource":
-			name, uri = event.Member(value, "name"), event.Member(value, "object_uri")
-		}
-	}
+	f := fieldsOf(&r)
 	dst = append(dst, `{"specversion":"1.0","id":`...)
 	dst = appendQuoted(dst, r.ID)
 	dst = append(dst, `,"source":`...)
-	dst = appendQuoted(dst, cloudEventSource+url.PathEscape(event.String(hmc)))
+	dst = appendQuoted(dst, cloudEventSource+url.PathEscape(f.hmc))
 	dst = append(dst, `,"type":`...)
-	dst = appendQuoted(dst, cloudEventType+event.String(kind))
-	if len(at) > 0 {
-		dst = append(append(dst, `,"time":`...), at...)
+	dst = appendQuoted(dst, cloudEventType+f.kind)
+	if f.time != "" {
+		dst = appendQuoted(append(dst, `,"time":`...), f.time)
 	}
 	// An empty subject is against the specification: then there is none.
-	if event.String(name) == "" {
-		name = uri
-	}
-	if event.String(name) != "" {
-		dst = append(append(dst, `,"subject":`...), name...)
+	if subject := cmp.Or(f.name, f.object); subject != "" {
+		dst = appendQuoted(append(dst, `,"subject":`...), subject)
 	}
 	dst = append(dst, `,"datacontenttype":"application/json","data":`...)
 	dst = append(dst, r.JSON...)

@@ -5,34 +5,36 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// connections dials for one sink and knows what it dialed. A transport gives up neither a connection in use nor one
-// that it is still making when told to close; with connections both end at once.
+// connections dials for one sink and knows what it dialed. A transport gives up neither a
+// connection in use nor one that it is still making when it is closed; with connections both end at
+// once.
 type connections struct {
+	*lifetime
 	dialer net.Dialer
-	life   context.Context // ends with close
-	end    context.CancelFunc
 
 	mu   sync.Mutex
 	open map[*connection]struct{}
 }
 
 func newConnections(timeout time.Duration) *connections {
-	life, end := context.WithCancel(context.Background())
-	return &connections{dialer: net.Dialer{Timeout: timeout}, life: life, end: end, open: make(map[*connection]struct{})}
+	dialer := net.Dialer{Timeout: timeout}
+	return &connections{lifetime: newLifetime(), dialer: dialer, open: make(map[*connection]struct{})}
 }
-
-func (c *connections) closed() bool { return c.life.Err() != nil }
 
 // dial is a DialContext function. After close its error is ErrClosed.
 func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.life, cancel)() //nolint:contextcheck // both contexts end it
+	defer context.AfterFunc(c.ctx, cancel)() //nolint:contextcheck // both contexts end it
 
 	raw, err := c.dialer.DialContext(ctx, network, addr)
 	if err != nil {
@@ -55,10 +57,7 @@ func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn,
 func (c *connections) close() {
 	c.end()
 	c.mu.Lock()
-	open := make([]*connection, 0, len(c.open))
-	for conn := range c.open {
-		open = append(open, conn)
-	}
+	open := slices.Collect(maps.Keys(c.open))
 	c.mu.Unlock()
 	for _, conn := range open {
 		_ = conn.Close()
@@ -79,8 +78,17 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where err is about something
-// else.
+// explainTLS says what is wrong with a TLS connection, and what to do; nil: there is none, or err
+// is about something else.
+func explainTLS(cfg *config.TLS, err error) error {
+	if cfg == nil || cfg.Explain(err) == "" {
+		return nil
+	}
+	return because(ReasonTLS, "%s", cfg.Explain(err))
+}
+
+// tlsHint names the setting that may be wrong where a TLS connection could not be made; "" where
+// err is about something else.
 func tlsHint(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return " (http_config.tls_config.ca_file names further authorities)"

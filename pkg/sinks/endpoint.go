@@ -11,74 +11,97 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
 const (
-	// maxAnswer is how much of an answer's body is read so that the connection can be used again. Behind a
-	// longer one the connection is closed, which is cheaper.
+	// maxAnswer is how much of an answer's body is read so that the connection can be used
+	// again. Behind a longer one the connection is closed, which is cheaper.
 	maxAnswer = 64 << 10
 
-	// answerTimeout limits the reading of an answer's body. The status has arrived by then and decides; a
-	// consumer that drips its answer must not hold up the next event for the whole timeout.
+	// answerTimeout limits the reading of an answer's body. The status has arrived by then and
+	// decides; a consumer that drips its answer must not hold up the next event for the whole
+	// timeout.
 	answerTimeout = time.Second
 
-	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink for days.
+	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink
+	// for days.
 	maxRetryAfter = time.Hour
 )
 
 // endpoint is a server that a sink makes requests of, and what becomes of the answers.
 type endpoint struct {
-	kind    string // of the sink, for errors
-	url     *url.URL
-	target  string // scheme and host of url, for errors
-	timeout time.Duration
-	secrets []string // of the configuration, besides the address
+	attempts
+	url *url.URL
+	// secrets are those of the configuration besides the address.
+	secrets []string
 	client  *httpClient
+}
+
+// httpURL reads the address of a server; nil: it is none. Errors must not quote it, for what it may
+// hide.
+func httpURL(address config.URL) *url.URL {
+	u, err := url.Parse(address.Expose())
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+		return nil
+	}
+	return u
+}
+
+// newHeader is what all requests of a sink have in their header.
+func newHeader(opts Options, contentType string) http.Header {
+	return http.Header{
+		"User-Agent":   {userAgent(opts.Version)},
+		"Content-Type": {contentType},
+		// An entry without a value is not sent. It shows the transport that the request may
+		// be repeated on another connection when a kept one turns out to be closed, as the
+		// ids make it so. Otherwise each idle timeout of a consumer would cost a failed
+		// attempt and its back-off.
+		"X-Idempotency-Key": nil,
+	}
+}
+
+// newEndpoint makes the endpoint of a sink of a kind.
+func newEndpoint(kind string, u *url.URL, timeout time.Duration, client *httpClient) *endpoint {
+	name := kind + ": " + u.Scheme + "://" + u.Host
+	p := &endpoint{url: u, client: client}
+	p.attempts = attempts{name: name, timeout: timeout, life: client.conns.lifetime, explain: p.whatHelps}
+	return p
 }
 
 // request is a POST of body. The header is the request's from then on.
 func (p *endpoint) request(ctx context.Context, header http.Header, body []byte) *http.Request {
-	req := (&http.Request{Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(ctx)
-	req.Header = header
-	req.ContentLength = int64(len(body))
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	return req
+	req := &http.Request{
+		Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+	}
+	return req.WithContext(ctx)
 }
 
-// send makes a request and judges the answer. ctx is the caller's; cancel ends the attempt, whose context the request has.
-func (p *endpoint) send(ctx context.Context, start time.Time, req *http.Request, cancel context.CancelFunc) error {
-	resp, err := p.client.RoundTrip(req)
-	if err != nil {
-		return p.noAnswer(ctx, req.Context(), start, err)
-	}
-	defer resp.Body.Close()
-	return p.judge(resp, cancel)
+// send makes one request and judges the answer.
+func (p *endpoint) send(ctx context.Context, request func(context.Context) *http.Request) error {
+	return p.try(ctx, noAnswer, func(attempt context.Context, cancel context.CancelFunc) error {
+		resp, err := p.client.RoundTrip(request(attempt))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		return p.judge(resp, cancel)
+	})
 }
 
-// noAnswer turns an error of the transport into that of Send. Whatever went wrong, it may be repaired: all of these are
-// temporary. ctx is the caller's, attempt is that of the attempt.
-func (p *endpoint) noAnswer(ctx, attempt context.Context, start time.Time, err error) error {
-	hint := ""
-	switch {
-	case p.client.conns.closed():
-		err = ErrClosed
-	case attempt.Err() != nil:
-		what := "no answer"
-		if _, ok := errors.AsType[*tokenError](err); ok {
-			what = "no OAuth 2 token"
-		}
-		err = ended(ctx, attempt, what, start)
-	default:
-		hint = tlsHint(err)
-		// A peer that does not speak HTTP is quoted in the error, and may quote the request.
-		var sent http.Header
-		if e, ok := errors.AsType[*roundTripError](err); ok {
-			err, sent = e.err, e.header
-		}
-		err = p.redactor(sent).error(err)
+// whatHelps adds to an error of the transport what may help. Whatever went wrong, it may be
+// repaired: all of these are temporary.
+func (p *endpoint) whatHelps(err error) error {
+	hint := tlsHint(err)
+	// A peer that does not speak HTTP is quoted in the error, and may quote the request.
+	var sent http.Header
+	if e, ok := errors.AsType[*roundTripError](err); ok {
+		err, sent = e.err, e.header
 	}
-	return fmt.Errorf("%s: %s: %w%s", p.kind, p.target, err, hint)
+	return fmt.Errorf("%w%s", p.redactor(sent).error(err), hint)
 }
 
 // judge reads what matters of an answer.
@@ -100,7 +123,7 @@ func (p *endpoint) judge(resp *http.Response, cancel context.CancelFunc) error {
 	if excerpt != "" {
 		text += ": " + excerpt
 	}
-	err := fmt.Errorf("%s: %s: status %s", p.kind, p.target, text)
+	err := fmt.Errorf("%s: status %s", p.name, text)
 	switch {
 	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests,
 		code >= 500 && code <= 599:
@@ -109,8 +132,8 @@ func (p *endpoint) judge(resp *http.Response, cancel context.CancelFunc) error {
 	return &PermanentError{Status: code, Err: err}
 }
 
-// read reads the body of an answer, so that the connection can be used again, as far as that is worth it. If wanted, it
-// returns the beginning as one line of printable text.
+// read reads the body of an answer, so that the connection can be used again, as far as that is
+// worth it. If wanted, it returns the beginning as one line of printable text.
 func (p *endpoint) read(resp *http.Response, wanted bool, cancel context.CancelFunc) string {
 	// Behind 101 comes no body but another protocol.
 	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
@@ -132,7 +155,8 @@ func (p *endpoint) read(resp *http.Response, wanted bool, cancel context.CancelF
 	return excerpt
 }
 
-// retryAfter returns what the header Retry-After says, seconds or a date, at most maxRetryAfter; 0 where it says nothing.
+// retryAfter returns what the header Retry-After says, seconds or a date, at most maxRetryAfter; 0
+// where it says nothing.
 func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
@@ -150,19 +174,14 @@ func retryAfter(header http.Header) time.Duration {
 	return max(0, min(until.Sub(now), maxRetryAfter))
 }
 
-// redactor hides the address, the secrets of the configuration, and those of a request that was sent, which may have come
-// from files.
+// redactor hides the address, the secrets of the configuration, and those of a request that was
+// sent, which may have come from files.
 func (p *endpoint) redactor(sent http.Header) *redactor {
 	return newRedactor(p.url, slices.Concat(p.secrets, p.client.secrets(), p.client.secretsOf(sent))...)
 }
 
-// Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making a request.
+// Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making
+// a request.
 func (p *endpoint) Probe(ctx context.Context) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
-	if err := p.client.probe(attempt, p.url); err != nil {
-		return p.noAnswer(ctx, attempt, start, err)
-	}
-	return nil
+	return p.do(ctx, noAnswer, func(attempt context.Context) error { return p.client.probe(attempt, p.url) })
 }

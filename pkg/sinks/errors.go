@@ -1,16 +1,15 @@
 package sinks
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"time"
 )
 
-// PermanentError says that the destination refused the whole Send and will refuse it again: there is no point in
-// another attempt with the same records.
+// PermanentError says that the destination refused the whole Send and will refuse it again: there
+// is no point in another attempt with the same records.
 type PermanentError struct {
-	Status int // HTTP status; 0 where the destination does not speak HTTP
+	// Status is that of HTTP; 0 where the destination does not speak HTTP.
+	Status int
 	Err    error
 }
 
@@ -22,9 +21,11 @@ func (e *PermanentError) Unwrap() error { return e.Err }
 
 // RetryAfterError says that the destination answered, did not accept, and may do so later.
 type RetryAfterError struct {
-	Status int           // HTTP status; 0 where the destination does not speak HTTP
-	After  time.Duration // how long the destination wants to be left alone; 0 where it did not say
-	Err    error
+	// Status is that of HTTP; 0 where the destination does not speak HTTP.
+	Status int
+	// After is how long the destination wants to be left alone; 0 where it did not say.
+	After time.Duration
+	Err   error
 }
 
 // Error returns the text of Err, and After where it is set.
@@ -46,15 +47,3 @@ func (e *PartialError) Error() string { return e.Err.Error() }
 
 // Unwrap returns Err.
 func (e *PartialError) Unwrap() error { return e.Err }
-
-// ended returns the error of an attempt that was cut off by its own context or by ctx, that of the caller.
-func ended(ctx, attempt context.Context, what string, start time.Time) error {
-	err := ctx.Err()
-	if err == nil {
-		err = attempt.Err()
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%s after %s: %w", what, time.Since(start).Round(time.Millisecond), err)
-	}
-	return err
-}

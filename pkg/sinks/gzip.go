@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// compressor compresses bodies. Its writers are worth keeping: each has several hundred KiB of tables.
+// compressor compresses bodies. Its writers are worth keeping: each has several hundred KiB of
+// tables.
 type compressor struct{ writers sync.Pool }
 
 func (c *compressor) compress(body []byte) []byte {

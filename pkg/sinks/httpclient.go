@@ -20,28 +20,32 @@ import (
 // maxAnswerHeader limits the header of an answer.
 const maxAnswerHeader = 64 << 10
 
-// httpClient makes requests of one sink as an http_config says. What that means is left to prometheus/common: the
-// round trippers are its own. The transport below them is ours: it knows its connections and has limits.
+// httpClient makes requests of one sink as an http_config says. What that means is left to
+// prometheus/common: the round trippers are its own. The transport below them is ours: it knows its
+// connections and has limits.
 //
 // It is no http.Client: no redirect is followed, and errors do not hold the URL.
 type httpClient struct {
-	cfg    promconfig.HTTPClientConfig
-	conns  *connections
-	rt     http.RoundTripper
-	tokens *tokenSource // nil: no OAuth 2
+	cfg   promconfig.HTTPClientConfig
+	conns *connections
+	rt    http.RoundTripper
+	// tokens is nil without OAuth 2.
+	tokens *tokenSource
 }
 
 // clientOptions are what a client needs besides the http_config.
 type clientOptions struct {
-	timeout     time.Duration // of one attempt
-	concurrency int           // requests at a time
+	timeout time.Duration // of one attempt
+	// concurrency is how many requests there are at a time.
+	concurrency int
 	userAgent   string
 }
 
 // roundTripError is the error of a request that got no answer.
 type roundTripError struct {
-	err    error
-	header http.Header // of the request as it was sent
+	err error
+	// header is that of the request as it was sent.
+	header http.Header
 }
 
 func (e *roundTripError) Error() string { return e.err.Error() }
@@ -53,11 +57,13 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 	if err != nil {
 		return nil, fmt.Errorf("http_config.tls_config: %w", err)
 	}
-	// Connecting gets a little less than the whole attempt: its own error says more than "no answer".
+	// Connecting gets a little less than the whole attempt: its own error says more than "no
+	// answer".
 	connectTimeout := opts.timeout - opts.timeout/8
 	c.conns = newConnections(connectTimeout)
 	transport := func(tlsConfig *tls.Config) (http.RoundTripper, error) {
-		tlsConfig = tlsConfig.Clone() // it is shared with what reads the files again
+		// It is shared with what reads the files again.
+		tlsConfig = tlsConfig.Clone()
 		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(opts.concurrency)
 		return &witness{&http.Transport{
 			Proxy:                  c.cfg.Proxy(),
@@ -71,7 +77,8 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 			IdleConnTimeout:        90 * time.Second,
 			DisableCompression:     true, // answers are hardly read
 			MaxResponseHeaderBytes: maxAnswerHeader,
-			WriteBufferSize:        16 << 10, // header and an ordinary event in one write
+			// Header and an ordinary event in one write.
+			WriteBufferSize: 16 << 10,
 		}}, nil
 	}
 
@@ -89,20 +96,13 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 
 // tlsFiles returns what is read from files, and read again when they change.
 func tlsFiles(t *promconfig.TLSConfig) promconfig.TLSRoundTripperSettings {
-	var s promconfig.TLSRoundTripperSettings
-	if t.CAFile != "" {
-		s.CA = promconfig.NewFileSecret(t.CAFile)
+	return promconfig.TLSRoundTripperSettings{
+		CA: secretReader("", t.CAFile), Cert: secretReader("", t.CertFile), Key: secretReader("", t.KeyFile),
 	}
-	if t.CertFile != "" {
-		s.Cert = promconfig.NewFileSecret(t.CertFile)
-	}
-	if t.KeyFile != "" {
-		s.Key = promconfig.NewFileSecret(t.KeyFile)
-	}
-	return s
 }
 
-// secretReader returns what reads a secret that stands in the configuration or in a file; nil: there is none.
+// secretReader returns what reads a secret that stands in the configuration or in a file; nil:
+// there is none.
 func secretReader(inline promconfig.Secret, file string) promconfig.SecretReader {
 	switch {
 	case inline != "":
@@ -116,7 +116,8 @@ func secretReader(inline promconfig.Secret, file string) promconfig.SecretReader
 // authenticate has each request carry what shows who sends it.
 func (c *httpClient) authenticate(opts clientOptions) {
 	if a := c.cfg.Authorization; a != nil {
-		c.rt = promconfig.NewAuthorizationCredentialsRoundTripper(a.Type, secretReader(a.Credentials, a.CredentialsFile), c.rt)
+		credentials := secretReader(a.Credentials, a.CredentialsFile)
+		c.rt = promconfig.NewAuthorizationCredentialsRoundTripper(a.Type, credentials, c.rt)
 	}
 	if b := c.cfg.BasicAuth; b != nil {
 		c.rt = promconfig.NewBasicAuthRoundTripper(
@@ -131,7 +132,8 @@ func (c *httpClient) authenticate(opts clientOptions) {
 	}
 }
 
-// RoundTrip makes one request. If it fails after the request was complete, the error is a *roundTripError.
+// RoundTrip makes one request. If it fails after the request was complete, the error is a
+// *roundTripError.
 func (c *httpClient) RoundTrip(req *http.Request) (*http.Response, error) { return c.rt.RoundTrip(req) }
 
 // probe connects to the server at address, or to the proxy on the way to it.
@@ -147,7 +149,7 @@ func (c *httpClient) probe(ctx context.Context, address *url.URL) error {
 			return err
 		}
 		if via != nil {
-			// As far as to the proxy: what is behind it, only a request can tell.
+			// As far as to the proxy: what is behind it, only a request can find out.
 			conn, err := c.conns.dial(ctx, "tcp", hostPort(via))
 			if err != nil {
 				return fmt.Errorf("proxy: %w", err)
@@ -188,7 +190,8 @@ func (c *httpClient) close() {
 	}
 }
 
-// secrets are those that the configuration itself holds, in no place of a request that secretsOf finds.
+// secrets are those that the configuration itself holds, in no place of a request that secretsOf
+// finds.
 func (c *httpClient) secrets() []string {
 	var all []string
 	proxy := func(p *promconfig.ProxyConfig) {

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,40 +30,25 @@ const (
 	// maxKafkaTopic is the longest name of a topic.
 	maxKafkaTopic = 249
 
-	// kafkaUnknownTopic is how often a topic that is not known is asked for before its events are turned down: it may just
-	// have been made.
+	// kafkaUnknownTopic is how often a topic that is not known is asked for before its events
+	// are turned down: it may just have been made.
 	kafkaUnknownTopic = 1
 
 	// kafkaMetadataAge is how soon after one look at the cluster there may be another.
 	kafkaMetadataAge = 500 * time.Millisecond
 
-	// kafkaGrace is how long after its end a Send waits for the client to let go of its records.
+	// kafkaGrace is how long after its end a Send waits for the client to let go of its
+	// records.
 	kafkaGrace = 500 * time.Millisecond
-
-	// The headers of a record.
-	kafkaHeaderID       = "id"
-	kafkaHeaderType     = "type"
-	kafkaHeaderHMC      = "hmc"
-	kafkaHeaderSeverity = "severity"
 )
 
-// kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by itself, because an answer was
-// lost, is there once, and in order.
+// kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by
+// itself, because an answer was lost, is there once, and in order.
 type kafkaSink struct {
-	target    string // for errors
-	topic     naming
-	timeout   time.Duration
-	connect   time.Duration // for one broker
-	batch     int
-	maxBytes  int // of a record
+	stream
 	options   []kgo.Opt
-	tls       *config.TLS
-	tlsConfig *tls.Config // nil: unencrypted
+	tlsConfig *tls.Config
 	logsOn    bool
-	redact    *redactor
-	accepted  *acceptedIDs
-	life      context.Context // ends with Close
-	end       context.CancelFunc
 
 	mu     sync.Mutex
 	client *kafkaClient
@@ -73,11 +57,12 @@ type kafkaSink struct {
 // kafkaClient is the library's client with what is known of it.
 type kafkaClient struct {
 	*kgo.Client
-	reached atomic.Bool // a broker has answered, and since then no Send has failed as a whole
-	once    sync.Once   // for Close
-
-	mu     sync.Mutex
-	failed error // the last attempt to connect
+	// reached says that a broker has answered, and that since then no Send has failed as a
+	// whole.
+	reached atomic.Bool
+	// failed is what became of the last attempt to connect.
+	failed    atomic.Pointer[error]
+	closeOnce sync.Once
 }
 
 func newKafka(cfg config.Sink, opts Options) (Sink, error) {
@@ -85,23 +70,12 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 	if len(c.Brokers) == 0 {
 		return nil, errors.New("kafka: brokers is not set")
 	}
-	topic, err := newNaming(cmp.Or(c.Topic, config.DefaultTopic), "-_")
+	common, err := newStream("kafka", c.Brokers, "topic", cmp.Or(c.Topic, config.DefaultTopic), cfg)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: topic: %w", err)
+		return nil, err
 	}
-	k := &kafkaSink{
-		target:   strings.Join(c.Brokers, ", "),
-		topic:    topic,
-		timeout:  cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		batch:    max(cfg.Batch.MaxEvents, streamBatch),
-		maxBytes: int(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes)),
-		tls:      c.TLS,
-		logsOn:   c.SASL != nil,
-	}
-	// Less than the whole attempt, as with NATS.
-	k.connect = (k.timeout - k.timeout/8) / time.Duration(len(c.Brokers))
-	inFlight := k.batch * max(cfg.Concurrency, 1)
-	k.accepted = newAcceptedIDs(inFlight)
+	k := &kafkaSink{stream: common, logsOn: c.SASL != nil}
+	k.tls = c.TLS
 	if c.TLS != nil {
 		if k.tlsConfig, err = c.TLS.ClientConfig(); err != nil {
 			return nil, fmt.Errorf("kafka: %w", err)
@@ -114,20 +88,27 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.DisableClientMetrics(),
 		kgo.MetadataMinAge(kafkaMetadataAge),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // as Kafka's own clients do
+		// As Kafka's own clients do.
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerLinger(0),
-		kgo.ProducerBatchMaxBytes(int32(k.maxBytes)),
+		kgo.ProducerBatchMaxBytes(int32(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes))),
 		kgo.ProduceRequestTimeout(max(k.timeout, 100*time.Millisecond)),
 		kgo.UnknownTopicRetries(kafkaUnknownTopic),
-		kgo.MaxBufferedRecords(2 * inFlight), // of the Sends under way, and those that have just ended
-		// A Send ends in time, and its records with it, at the price of a record that is there twice if an answer was lost just
-		// then: without this the client would keep them, and send them, for ever. Its RecordDeliveryTimeout is of no use here: it
+		// Of the Sends under way, and those that have just ended.
+		kgo.MaxBufferedRecords(2 * k.inFlight),
+		// A Send ends in time, and its records with it, at the price of a record that is
+		// there twice if an answer was lost just then: without this the client would keep
+		// them, and send them, for ever. Its RecordDeliveryTimeout is of no use here: it
 		// counts from the record's timestamp, which is that of the event.
 		kgo.AllowIdempotentProduceCancellation(),
 	}
-	codec, err := kafkaCodec(c.Compression)
-	if err != nil {
-		return nil, err
+	codec, ok := map[string]kgo.CompressionCodec{
+		config.CompressionNone: kgo.NoCompression(), config.CompressionGzip: kgo.GzipCompression(),
+		config.CompressionSnappy: kgo.SnappyCompression(), config.CompressionLZ4: kgo.Lz4Compression(),
+		config.CompressionZstd: kgo.ZstdCompression(),
+	}[cmp.Or(c.Compression, config.CompressionNone)]
+	if !ok {
+		return nil, fmt.Errorf("kafka: compression %q is not available", c.Compression)
 	}
 	k.options = append(k.options, kgo.ProducerBatchCompression(codec))
 	password := ""
@@ -139,121 +120,83 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		}
 		k.options = append(k.options, logon)
 	}
-	k.redact = newRedactor(&url.URL{}, password)
+	redact := newRedactor(&url.URL{}, password)
 	if err := kgo.ValidateOpts(k.options...); err != nil {
-		return nil, fmt.Errorf("kafka: %w", k.redact.error(err))
+		return nil, fmt.Errorf("kafka: %w", redact.error(err))
 	}
-	k.life, k.end = context.WithCancel(context.Background())
+	k.explain = func(err error) error { return redact.error(k.whatHelps(err)) }
 	return k, nil
 }
 
-func kafkaCodec(compression string) (kgo.CompressionCodec, error) {
-	switch compression {
-	case "", config.CompressionNone:
-		return kgo.NoCompression(), nil
-	case config.CompressionGzip:
-		return kgo.GzipCompression(), nil
-	case config.CompressionSnappy:
-		return kgo.SnappyCompression(), nil
-	case config.CompressionLZ4:
-		return kgo.Lz4Compression(), nil
-	case config.CompressionZstd:
-		return kgo.ZstdCompression(), nil
-	}
-	return kgo.CompressionCodec{}, fmt.Errorf("kafka: compression %q is not available", compression)
-}
-
 func kafkaLogon(c *config.SASL) (kgo.Opt, error) {
+	challenged := scram.Auth{User: c.Userid, Pass: c.Password.Expose()}
 	switch c.Mechanism {
 	case config.SASLPlain:
-		return kgo.SASL(plain.Auth{User: c.Userid, Pass: c.Password.Expose()}.AsMechanism()), nil
+		return kgo.SASL(plain.Auth{User: challenged.User, Pass: challenged.Pass}.AsMechanism()), nil
 	case config.SASLScramSHA256:
-		return kgo.SASL(scram.Auth{User: c.Userid, Pass: c.Password.Expose()}.AsSha256Mechanism()), nil
+		return kgo.SASL(challenged.AsSha256Mechanism()), nil
 	case config.SASLScramSHA512:
-		return kgo.SASL(scram.Auth{User: c.Userid, Pass: c.Password.Expose()}.AsSha512Mechanism()), nil
+		return kgo.SASL(challenged.AsSha512Mechanism()), nil
 	}
 	return nil, fmt.Errorf("kafka: sasl: mechanism %q is not available", c.Mechanism)
 }
 
-// MaxBatch returns what may be on its way at once for one Send.
-func (k *kafkaSink) MaxBatch() (records, bytes int) { return k.batch, maxBatchBytes }
-
 // Send produces the records and waits until all replicas in sync have each.
 //
-// When it returns, the client has none of the records any more: another attempt cannot be overtaken by this one.
+// When it returns, the client has none of the records any more: another attempt cannot be overtaken
+// by this one.
 func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
-	if len(records) == 0 {
-		return nil
-	}
-	err := k.do(ctx, "no acknowledgement", func(attempt context.Context, c *kafkaClient) error {
-		return k.produce(attempt, c, k.accepted.open(records))
+	return k.send(records, func(open []*event.Record) error {
+		return k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
+			return k.produce(attempt, c, open)
+		})
 	})
-	if err == nil {
-		k.accepted.done(records)
-	}
-	return err
 }
 
-// Probe connects and, where there is but one topic, looks whether that is there and may be written to.
+// Probe connects and, where there is but one topic, looks whether that is there and may be written
+// to.
 func (k *kafkaSink) Probe(ctx context.Context) error {
-	return k.do(ctx, "no answer", func(attempt context.Context, c *kafkaClient) error {
-		if err := c.Ping(attempt); err != nil || !k.topic.fixed() {
+	return k.with(ctx, noAnswer, func(attempt context.Context, c *kafkaClient) error {
+		if err := c.Ping(attempt); err != nil || !k.naming.fixed() {
 			return err
 		}
 		return k.lookUp(attempt, c)
 	})
 }
 
-// do calls f with a client and a context that ends with ctx, after the timeout or with Close.
-func (k *kafkaSink) do(ctx context.Context, late string, f func(context.Context, *kafkaClient) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, k.timeout)
-	defer cancel()
-	defer context.AfterFunc(k.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	c, err := k.reach(attempt)
-	if err == nil {
-		err = f(attempt, c)
-	}
-	if err == nil {
-		return nil
-	}
-	_, permanent := errors.AsType[*PermanentError](err)
-	switch {
-	case k.life.Err() != nil:
-		err = ErrClosed
-	case attempt.Err() != nil && isEnd(err):
-		err = ended(ctx, attempt, late, start)
-		if failed := c.lastFailure(); failed != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w (%w)", err, k.explain(failed))
+// with is do with a client.
+func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Context, *kafkaClient) error) error {
+	var failed error // to connect, which time was spent with
+	err := k.do(ctx, late, func(attempt context.Context) error {
+		c, err := k.reach(attempt)
+		if err == nil {
+			err = f(attempt, c)
 		}
-	case permanent: // has its text
+		if c != nil && attempt.Err() != nil && isEnd(err) {
+			if last := c.failed.Load(); last != nil {
+				failed = *last
+			}
+		}
 		return err
-	default:
-		err = k.redact.error(k.explain(err))
-	}
-	return fmt.Errorf("kafka: %s: %w", k.target, err)
-}
-
-// explain says what to do about an error of a connection.
-func (k *kafkaSink) explain(err error) error {
-	if k.logsOn && errors.Is(err, io.EOF) { // as some brokers answer a wrong password
-		return because(ReasonAuthorization, fmt.Errorf("%w: the broker may not accept how this sink logs on", err))
-	}
-	if k.tls != nil {
-		if text := k.tls.Explain(err); text != "" {
-			return because(ReasonTLS, errors.New(text))
-		}
+	})
+	if failed != nil && ctx.Err() == nil && isEnd(err) {
+		return fmt.Errorf("%w (%w)", err, k.whatHelps(failed))
 	}
 	return err
 }
 
-// reach returns a client that has had an answer from a broker: the library goes on trying for as long as it may, and says
-// only then that there was none.
-func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+// whatHelps says what to do about an error of a connection.
+func (k *kafkaSink) whatHelps(err error) error {
+	// As some brokers answer a wrong password.
+	if k.logsOn && errors.Is(err, io.EOF) {
+		return because(ReasonAuthorization, "%w: the broker may not accept how this sink logs on", err)
 	}
+	return cmp.Or(explainTLS(k.tls, err), err)
+}
+
+// reach returns a client that has had an answer from a broker: the library goes on trying for as
+// long as it may, and says only then that there was none.
+func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
 	c, err := k.newest()
 	if err != nil {
 		return nil, err
@@ -271,7 +214,7 @@ func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
 func (k *kafkaSink) newest() (*kafkaClient, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.life.Err() != nil {
+	if k.life.closed() {
 		return nil, ErrClosed
 	}
 	if k.client != nil {
@@ -293,16 +236,7 @@ func (k *kafkaSink) giveUp(c *kafkaClient) {
 		k.client = nil
 	}
 	k.mu.Unlock()
-	c.once.Do(c.Close)
-}
-
-func (c *kafkaClient) lastFailure() error {
-	if c == nil {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.failed
+	c.closeOnce.Do(c.Close)
 }
 
 // dialer returns the function that connects c to a broker.
@@ -310,13 +244,11 @@ func (k *kafkaSink) dialer(c *kafkaClient) func(context.Context, string, string)
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, k.connect)
 		defer cancel()
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		conn, err := k.conns.dial(ctx, network, address)
 		if err == nil && k.tlsConfig != nil {
 			conn, err = handshake(ctx, conn, k.tlsConfig, address)
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.failed = err
+		c.failed.Store(&err)
 		return conn, err
 	}
 }
@@ -339,121 +271,90 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 	return encrypted, nil
 }
 
-// kafkaResults is what becomes of the records of one Send.
-type kafkaResults struct {
-	over chan struct{} // closed when nothing is awaited any more
-
-	mu      sync.Mutex
-	awaited int
-	known   []bool // which records the client is done with
-	errs    []error
-}
-
-func newKafkaResults(n int) *kafkaResults {
-	return &kafkaResults{over: make(chan struct{}), known: make([]bool, n), errs: make([]error, n)}
-}
-
-// await says that more is awaited.
-func (r *kafkaResults) await() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.awaited++
-}
-
-// is says what became of record i, or that another thing that was awaited is done if i is not a record.
-func (r *kafkaResults) is(i int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i >= 0 {
-		r.known[i], r.errs[i] = true, err
-	}
-	if r.awaited--; r.awaited == 0 {
-		close(r.over)
-	}
+// kafkaResult is what became of one record of a Send.
+type kafkaResult struct {
+	record int
+	err    error
 }
 
 // produce hands the records to the client and waits for what becomes of each.
 func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*event.Record) error {
-	ready := make([]*kgo.Record, len(records)) // all before the first is sent, so that they go in few requests
+	// All before the first is sent, so that they go in few requests.
+	ready := make([]*kgo.Record, len(records))
 	for i, r := range records {
 		ready[i] = k.record(r)
 	}
 	var refused atomic.Bool
-	results := newKafkaResults(len(records))
-	results.await() // the end of this loop
+	// The client never waits for it.
+	results := make(chan kafkaResult, len(records))
+	awaited := 0
 	for i, r := range ready {
 		if refused.Load() { // what comes behind must not be there before it
 			break
 		}
-		results.await()
+		awaited++
 		c.TryProduce(ctx, r, func(_ *kgo.Record, err error) {
 			if err != nil {
 				refused.Store(true)
 			}
-			results.is(i, err)
+			results <- kafkaResult{i, err}
 		})
 	}
-	results.is(-1, nil)
 
 	var (
 		failed   []error
 		accepted []*event.Record
+		late     <-chan time.Time
 	)
-	select {
-	case <-results.over:
-	case <-ctx.Done():
-		grace := time.NewTimer(kafkaGrace)
-		defer grace.Stop()
+	for over := ctx.Done(); awaited > 0; {
 		select {
-		case <-results.over:
-		case <-grace.C:
+		case r := <-results:
+			awaited--
+			if r.err != nil {
+				failed = append(failed, k.failure(ctx, records[r.record], ready[r.record].Topic, r.err))
+			} else {
+				accepted = append(accepted, records[r.record])
+			}
+		case <-over:
+			over, late = nil, time.After(kafkaGrace)
+		case <-late:
 			failed = append(failed, ctx.Err())
-			defer k.giveUp(c) // finishes all of its records, which says nothing about them
+			// That finishes all of its records, which says nothing about them.
+			k.giveUp(c)
+			awaited = 0
 		}
 	}
-	results.mu.Lock()
-	defer results.mu.Unlock() // before the client is given up
-	for i, known := range results.known {
-		if err := results.errs[i]; err != nil {
-			failed = append(failed, k.failure(ctx, records[i], ready[i].Topic, err))
-		} else if known {
-			accepted = append(accepted, records[i])
-		}
+	if len(failed) > 0 && len(accepted) == 0 {
+		// The next attempt looks first whether there is anybody.
+		c.reached.Store(false)
 	}
-	if len(failed) == 0 {
-		return nil
-	}
-	k.accepted.keep(accepted)
-	if len(accepted) == 0 {
-		c.reached.Store(false) // the next attempt looks first whether there is anybody
-	}
-	return batchError(failed)
+	return k.settle(accepted, failed)
 }
 
 // record returns an event as a record of Kafka.
 func (k *kafkaSink) record(r *event.Record) *kgo.Record {
-	f := fieldsOf(r, k.topic)
-	topic := k.topic.of(&f)
+	f := fieldsOf(r)
+	topic := k.naming.of(&f)
 	return &kgo.Record{
 		Topic: topic[:min(len(topic), maxKafkaTopic)],
 		// What has no resource is in order for each HMC.
 		Key:       []byte(cmp.Or(r.Key, f.hmc)),
 		Value:     r.JSON,
-		Timestamp: timestamp(r, &f),
+		Timestamp: timestamp(&f),
 		Headers: []kgo.RecordHeader{
-			{Key: kafkaHeaderID, Value: []byte(r.ID)},
-			{Key: kafkaHeaderType, Value: []byte(f.kind)},
-			{Key: kafkaHeaderHMC, Value: []byte(f.hmc)},
-			{Key: kafkaHeaderSeverity, Value: []byte(f.severity)},
+			{Key: "id", Value: []byte(r.ID)},
+			{Key: "type", Value: []byte(f.kind)},
+			{Key: "hmc", Value: []byte(f.hmc)},
+			{Key: "severity", Value: []byte(f.severity)},
 		},
 	}
 }
 
-// timestamp returns the time of the event. An HMC whose clock is ahead does not know it: brokers refuse what is far in the
-// future, and no event can be later than its arrival.
-func timestamp(r *event.Record, f *eventFields) time.Time {
-	at, err := time.Parse(time.RFC3339Nano, event.String(f.time))
-	if err != nil || at.IsZero() || !r.Received.IsZero() && at.After(r.Received) {
+// timestamp returns the time of the event. An HMC whose clock is ahead does not know it: brokers
+// refuse what is far in the future, and no event can be later than its arrival.
+func timestamp(f *eventFields) time.Time {
+	r, at := f.record, f.at()
+	if at.IsZero() || !r.Received.IsZero() && at.After(r.Received) {
 		return r.Received
 	}
 	return at
@@ -461,26 +362,21 @@ func timestamp(r *event.Record, f *eventFields) time.Time {
 
 // failure turns what became of a record into an error of Send.
 func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, err error) error {
-	// About this record and nothing else, which HTTP has a status for: those that were sent with it may be fine.
-	refused := func(status int) error {
-		return &PermanentError{
-			Status: status,
-			Err:    fmt.Errorf("kafka: %s: topic %s: event of %d bytes: %w", k.target, topic, len(r.JSON), err),
-		}
-	}
 	switch {
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return refused(http.StatusRequestEntityTooLarge)
+		return k.refused(http.StatusRequestEntityTooLarge, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
-		return refused(http.StatusUnprocessableEntity)
+		return k.refused(http.StatusUnprocessableEntity, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
-		return because(ReasonNotFound, fmt.Errorf("there is no topic %s, or none that this sink may see: create it", topic))
+		return because(ReasonNotFound, "there is no topic %s, or none that this sink may see: create it", topic)
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("this sink may not write to the topic %s: %w", topic, err)
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
-		return fmt.Errorf("this sink needs the right Write on the topic %s, and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
-	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed): // the client does not leave gaps
-		return because(ReasonTimeout, fmt.Errorf("topic %s: no acknowledgement in time of another event before it", topic))
+		return fmt.Errorf("this sink needs the right Write on the topic %s, "+
+			"and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
+	// The client does not leave gaps.
+	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed):
+		return because(ReasonTimeout, "topic %s: no acknowledgement in time of another event before it", topic)
 	case isEnd(err):
 		return ctx.Err()
 	}
@@ -488,26 +384,22 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 }
 
 // kafkaErrors are what brokers answer.
-var kafkaErrors = []knownError{
-	{kerr.SaslAuthenticationFailed, ReasonAuthorization},
-	{kerr.UnsupportedSaslMechanism, ReasonAuthorization},
-	{kerr.TopicAuthorizationFailed, ReasonAuthorization},
-	{kerr.ClusterAuthorizationFailed, ReasonAuthorization},
-	{kerr.UnknownTopicOrPartition, ReasonNotFound},
-	{kerr.UnknownTopicID, ReasonNotFound},
-	{kerr.InvalidTopicException, ReasonNotFound},
-	{kerr.RequestTimedOut, ReasonTimeout},
-	{kerr.ThrottlingQuotaExceeded, ReasonOverloaded},
-	{kerr.NotEnoughReplicas, ReasonUnavailable},
-	{kerr.NotEnoughReplicasAfterAppend, ReasonUnavailable},
-	{kerr.LeaderNotAvailable, ReasonUnavailable},
-	{kerr.NotLeaderForPartition, ReasonUnavailable},
-	{kerr.BrokerNotAvailable, ReasonUnavailable},
-	{kerr.KafkaStorageError, ReasonUnavailable},
+var kafkaErrors = []knownErrors{
+	{ReasonAuthorization, []error{
+		kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.TopicAuthorizationFailed,
+		kerr.ClusterAuthorizationFailed,
+	}},
+	{ReasonNotFound, []error{kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidTopicException}},
+	{ReasonTimeout, []error{kerr.RequestTimedOut}},
+	{ReasonOverloaded, []error{kerr.ThrottlingQuotaExceeded}},
+	{ReasonUnavailable, []error{
+		kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend, kerr.LeaderNotAvailable,
+		kerr.NotLeaderForPartition, kerr.BrokerNotAvailable, kerr.KafkaStorageError,
+	}},
 }
 
-// kafkaMayWrite is the bit of the right to write in what a broker says about a topic, and kafkaUnsaid what it says when
-// it does not say.
+// kafkaMayWrite is the bit of the right to write in what a broker says about a topic, and
+// kafkaUnsaid what it says when it does not say.
 const (
 	kafkaMayWrite = 1 << 4
 	kafkaUnsaid   = math.MinInt32
@@ -515,7 +407,7 @@ const (
 
 // lookUp asks whether the topic is there and may be written to.
 func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
-	topic := k.topic.pattern("")
+	topic := k.naming.pattern("")
 	req := kmsg.NewPtrMetadataRequest()
 	req.IncludeTopicAuthorizedOperations = true
 	asked := kmsg.NewMetadataRequestTopic()
@@ -530,7 +422,7 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 			return k.failure(ctx, &event.Record{}, topic, err)
 		}
 		if t.AuthorizedOperations != kafkaUnsaid && t.AuthorizedOperations&kafkaMayWrite == 0 {
-			return because(ReasonAuthorization, fmt.Errorf("this sink may not write to the topic %s", topic))
+			return because(ReasonAuthorization, "this sink may not write to the topic %s", topic)
 		}
 	}
 	return nil
@@ -538,13 +430,12 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 
 // Close ends the connections.
 func (k *kafkaSink) Close() error {
-	k.end()
+	k.conns.close()
 	k.mu.Lock()
 	c := k.client
-	k.client = nil
 	k.mu.Unlock()
 	if c != nil {
-		c.once.Do(c.Close)
+		k.giveUp(c)
 	}
 	return nil
 }

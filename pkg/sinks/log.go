@@ -32,31 +32,34 @@ const (
 
 // logSink writes one line per event.
 type logSink struct {
-	path    string // of the file; "" for stdout and stderr
-	name    string // of the output, for errors
-	text    bool   // for people, not JSON
-	maxSize int64  // of the file before it is rotated; 0: never
-	keep    int    // rotated files
-	timeout time.Duration
-	life    context.Context // ends with Close
-	end     context.CancelFunc
+	// path is that of the file; "" for stdout and stderr.
+	path string
+	// text is for people, not JSON.
+	text bool
+	// maxSize is how large the file gets before it is rotated; 0: it is not.
+	maxSize int64
+	keep    int // rotated files
+	attempts
 
-	// busy holds one value while somebody writes: a mutex that can be waited for with a context. It guards what follows.
-	busy chan struct{}
+	// busy guards what follows.
+	busy mutex
 	out  io.Writer
-	file *os.File // out, where the sink has opened it
+	// file is out, where the sink has opened it.
+	file *os.File
 	buf  []byte
-	torn bool // the output ends in the middle of a line
+	// torn says that the output ends in the middle of a line.
+	torn bool
 }
 
 func newLog(cfg config.Sink, opts Options) (Sink, error) {
 	l := &logSink{
-		name:    cfg.Log.Output,
 		text:    cfg.Log.Format == config.FormatText,
 		maxSize: int64(cfg.Log.MaxSize),
 		keep:    max(cfg.Log.MaxFiles, 1),
-		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		busy:    make(chan struct{}, 1),
+		busy:    newMutex(),
+	}
+	l.attempts = attempts{
+		name: "log: " + cfg.Log.Output, timeout: timeoutOf(cfg), life: newLifetime(), explain: withoutPath,
 	}
 	switch cfg.Log.Output {
 	case "":
@@ -73,17 +76,18 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 		}
 		l.out, l.file, l.torn = file, file, endsTorn(file)
 	}
-	l.life, l.end = context.WithCancel(context.Background())
 	return l, nil
 }
 
-// openLog opens a log file for appending. A named pipe without a reader is an error instead of a wait.
+// openLog opens a log file for appending. A named pipe without a reader is an error instead of a
+// wait.
 func openLog(path string, flag int) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK|flag, logMode)
 }
 
-// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power loss may leave it.
-// Where that cannot be seen, because the file may be written but not read, it does not.
+// endsTorn reports whether a file that was just opened ends in the middle of a line, as a power
+// loss may leave it. Where that cannot be seen, because the file may be written but not read, it
+// does not.
 func endsTorn(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
@@ -99,13 +103,13 @@ func endsTorn(file *os.File) bool {
 	return err == nil && last[0] != '\n'
 }
 
-// MaxBatch returns what is written at once without being configured: one write of many lines costs little more than
-// that of one.
+// MaxBatch returns what is written at once without being configured: one write of many lines costs
+// little more than that of one.
 func (l *logSink) MaxBatch() (records, bytes int) { return logBatchRecords, logBatchBytes }
 
-// Send appends the stored JSON of each record and a line feed. To a file it writes all records or, as far as nobody
-// else appends to it, none: what a full disk cuts off is taken back. Elsewhere a line may be left incomplete; the next
-// one then starts on a line of its own.
+// Send appends the stored JSON of each record and a line feed. To a file it writes all records or,
+// as far as nobody else appends to it, none: what a full disk cuts off is taken back. Elsewhere a
+// line may be left incomplete; the next one then starts on a line of its own.
 //
 // nil means that the operating system has the lines; they are not forced to the disk.
 func (l *logSink) Send(ctx context.Context, records []event.Record) error {
@@ -115,50 +119,17 @@ func (l *logSink) Send(ctx context.Context, records []event.Record) error {
 	return l.exclusive(ctx, func(attempt context.Context) error { return l.write(attempt, records) })
 }
 
-// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after the timeout or with
-// Close.
+// exclusive calls do while nothing else uses the output, with a context that ends with ctx, after
+// the timeout or with Close.
 func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	defer context.AfterFunc(l.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	err := l.acquire(attempt)
-	if err == nil {
-		defer l.release()
-		err = do(attempt)
-	}
-	switch {
-	case err == nil:
-		return nil
-	case l.life.Err() != nil:
-		err = ErrClosed
-	case attempt.Err() != nil:
-		err = ended(ctx, attempt, "not written", start)
-	}
-	return fmt.Errorf("log: %s: %w", l.name, err)
+	return l.do(ctx, notWritten, func(attempt context.Context) error {
+		if err := l.busy.lock(attempt); err != nil {
+			return err
+		}
+		defer l.busy.unlock()
+		return do(attempt)
+	})
 }
-
-// acquire waits for the output to be free. It fails if ctx or the sink has ended.
-func (l *logSink) acquire(ctx context.Context) error {
-	select {
-	case l.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.life.Done():
-		return ErrClosed
-	}
-	err := ctx.Err() // select does not prefer
-	if l.life.Err() != nil {
-		err = ErrClosed
-	}
-	if err != nil {
-		l.release()
-	}
-	return err
-}
-
-func (l *logSink) release() { <-l.busy }
 
 func (l *logSink) write(ctx context.Context, records []event.Record) error {
 	l.rotate(records)
@@ -171,31 +142,22 @@ func (l *logSink) write(ctx context.Context, records []event.Record) error {
 	return err
 }
 
-// interruptible makes a write to the output fail when ctx ends, as far as the system can do that: for pipes and sockets
-// that Go's poller knows. The function it returns ends that.
+// interruptible makes a write to the output fail when ctx ends, as far as the system can do that:
+// for pipes and sockets that Go's poller knows. The function it returns ends that.
 func (l *logSink) interruptible(ctx context.Context) func() {
 	out, ok := l.out.(interface{ SetWriteDeadline(t time.Time) error })
 	if !ok || out.SetWriteDeadline(time.Time{}) != nil {
 		return func() {}
 	}
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = out.SetWriteDeadline(time.Unix(1, 0))
-		close(interrupted)
-	})
-	return func() {
-		if !stop() {
-			<-interrupted
-			_ = out.SetWriteDeadline(time.Time{})
-		}
-	}
+	return interruptible(ctx, out.SetWriteDeadline)
 }
 
 // writeLines returns how many bytes it has written, also with an error.
 func (l *logSink) writeLines(records []event.Record) (written int64, err error) {
 	buf := l.buf[:0]
 	defer func() {
-		if cap(buf) <= 2*logChunk { // else one large event would keep its memory for ever
+		// Else one large event would keep its memory for ever.
+		if cap(buf) <= 2*logChunk {
 			l.buf = buf[:0]
 		} else {
 			l.buf = nil
@@ -207,7 +169,7 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 	for i := range records {
 		line := records[i].JSON
 		if l.text {
-			line = textLine(line)
+			line = textLine(&records[i])
 		}
 		if len(buf) > 0 && len(buf)+len(line)+1 > logChunk {
 			n, err := l.writeChunk(buf)
@@ -224,30 +186,9 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 }
 
 // textLine is an event as a person reads it: time, severity, HMC, type and summary.
-func textLine(data []byte) []byte {
-	var fields [5]string
-	for name, value := range event.Members(data) {
-		switch string(name) {
-		case "time":
-			fields[0] = event.String(value)
-		case "severity":
-			fields[1] = event.String(value)
-		case "hmc":
-			fields[2] = event.String(value)
-		case "type":
-			fields[3] = event.String(value)
-		case "summary":
-			fields[4] = event.String(value)
-		}
-	}
-	line := make([]byte, 0, 128)
-	for i, field := range fields {
-		if i > 0 {
-			line = append(line, ' ')
-		}
-		line = append(line, strings.Map(oneLine, field)...)
-	}
-	return line
+func textLine(r *event.Record) []byte {
+	f := fieldsOf(r)
+	return []byte(strings.Map(oneLine, strings.Join([]string{f.time, f.severity, f.hmc, f.kind, f.summary}, " ")))
 }
 
 // oneLine keeps what an HMC sent from looking like lines of its own, or from driving a terminal.
@@ -258,8 +199,8 @@ func oneLine(r rune) rune {
 	return r
 }
 
-// rotate puts the file aside if it would become too large, and begins a new one. Where that is not possible, the file goes on
-// to grow: no event waits for it.
+// rotate puts the file aside if it would become too large, and begins a new one. Where that is not
+// possible, the file goes on to grow: no event waits for it.
 func (l *logSink) rotate(records []event.Record) {
 	size := l.size()
 	if l.maxSize <= 0 || size <= 0 {
@@ -272,7 +213,8 @@ func (l *logSink) rotate(records []event.Record) {
 	if size+more <= l.maxSize {
 		return
 	}
-	if l.probe() != nil { // something else has moved the file away: it is not this one that stands under the name
+	// Something else has moved the file away: it is not this one that stands under the name.
+	if l.probe() != nil {
 		_ = l.reopen()
 		return
 	}
@@ -282,7 +224,8 @@ func (l *logSink) rotate(records []event.Record) {
 		}
 	}
 	if os.Rename(l.path, l.rotated(1)) == nil && l.reopen() != nil {
-		_ = os.Rename(l.rotated(1), l.path) // it is written to, so it has to be found
+		// It is written to, so it has to be found.
+		_ = os.Rename(l.rotated(1), l.path)
 	}
 }
 
@@ -297,10 +240,11 @@ func (l *logSink) writeChunk(chunk []byte) (int, error) {
 	if err == nil && n < len(chunk) {
 		err = io.ErrShortWrite
 	}
-	return n, withoutPath(err)
+	return n, err
 }
 
-// withoutPath takes the path out of an error of package os: the errors of the sink begin with it already.
+// withoutPath takes the path out of an error of package os: the errors of the sink begin with it
+// already.
 func withoutPath(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", pe.Op, pe.Err)
@@ -308,7 +252,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// size returns the size of the file, or -1 where the output is not a file of the sink's own that can be cut.
+// size returns the size of the file, or -1 where the output is not a file of the sink's own that
+// can be cut.
 func (l *logSink) size() int64 {
 	if l.file == nil {
 		return -1
@@ -320,8 +265,8 @@ func (l *logSink) size() int64 {
 	return info.Size()
 }
 
-// takeBack cuts the file to the size it had before the last written bytes, unless something else has changed it since.
-// It reports whether it did.
+// takeBack cuts the file to the size it had before the last written bytes, unless something else
+// has changed it since. It reports whether it did.
 func (l *logSink) takeBack(size, written int64) bool {
 	return size >= 0 && l.size() == size+written && l.file.Truncate(size) == nil
 }
@@ -331,29 +276,21 @@ func (l *logSink) Reopen() error {
 	if l.path == "" {
 		return nil
 	}
-	err := l.acquire(context.Background()) // a write ends by its own timeout
-	if err == nil {
-		defer l.release()
-		err = l.reopen()
-	}
-	if err != nil {
-		return fmt.Errorf("log: %s: %w", l.name, err)
-	}
-	return nil
+	return l.exclusive(l.life.ctx, func(context.Context) error { return l.reopen() })
 }
 
 func (l *logSink) reopen() error {
 	file, err := openLog(l.path, os.O_CREATE)
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	old := l.file
 	l.out, l.file, l.torn = file, file, endsTorn(file)
-	return withoutPath(old.Close())
+	return old.Close()
 }
 
-// Probe tells whether the output can be written to, without writing. A file that something has moved away since it was
-// opened is an error: nobody would find the lines.
+// Probe reports whether the output can be written to, without writing. A file that something has
+// moved away since it was opened is an error: nobody would find the lines.
 func (l *logSink) Probe(ctx context.Context) error {
 	return l.exclusive(ctx, func(context.Context) error { return l.probe() })
 }
@@ -361,20 +298,20 @@ func (l *logSink) Probe(ctx context.Context) error {
 func (l *logSink) probe() error {
 	if l.path == "" {
 		_, err := l.out.Write(nil)
-		return withoutPath(err)
+		return err
 	}
 	file, err := openLog(l.path, 0)
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	defer file.Close() //nolint:errcheck // nothing was written
 	there, err := file.Stat()
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	here, err := l.file.Stat()
 	if err != nil {
-		return withoutPath(err)
+		return err
 	}
 	if !os.SameFile(there, here) {
 		return errors.New("no longer the file that is written to: reopen it")
@@ -384,15 +321,16 @@ func (l *logSink) probe() error {
 
 // Close closes the file. It does not close stdout or stderr.
 func (l *logSink) Close() error {
-	if l.life.Err() != nil {
+	if l.life.closed() {
 		return nil
 	}
-	l.end()
+	l.life.end()
 	if l.path == "" {
-		return nil // and does not wait: a write to a blocked terminal cannot be interrupted
+		// It does not wait: a write to a blocked terminal cannot be interrupted.
+		return nil
 	}
 	l.busy <- struct{}{}
-	defer l.release()
+	defer l.busy.unlock()
 	if l.file == nil { // another Close was first
 		return nil
 	}

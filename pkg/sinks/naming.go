@@ -1,53 +1,74 @@
 package sinks
 
 import (
+	"cmp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// maxNameField is how much of a value goes into the name of a subject or topic: these have limits, values have none.
+// maxNameField is how much of a value goes into the name of a subject or topic: these have limits,
+// values have none.
 const maxNameField = 64
 
-// eventFields are what of an event goes into names and headers. Empty is what the event does not have.
+// eventFields are what of an event goes into names, headers and lines. Empty is what the event does
+// not have.
 type eventFields struct {
-	hmc, kind, cpc, class, name, severity string
-
-	time []byte // JSON
+	record            *event.Record
+	hmc, kind, time   string
+	class, name, cpc  string
+	object            string // URI
+	topicType         string
+	summary, severity string
 }
 
-// fieldsOf reads the beginning of the record's JSON, up to where headers and body begin. What is known of the resource is
-// read only for a name that needs it.
-func fieldsOf(r *event.Record, name naming) eventFields {
-	f := eventFields{kind: r.Type}
-	for member, value := range event.Members(r.JSON) {
+// fieldsOf reads the beginning of the record's JSON, up to where headers and body begin.
+func fieldsOf(r *event.Record) eventFields {
+	f := eventFields{record: r, kind: r.Type}
+	f.read(r.JSON)
+	return f
+}
+
+// read reads the event, and its resource within.
+func (f *eventFields) read(object []byte) {
+	for member, value := range event.Members(object) {
 		switch string(member) {
 		case "hmc":
 			f.hmc = event.String(value)
 		case "time":
-			f.time = value
+			f.time = event.String(value)
+		case "topic_type":
+			f.topicType = event.String(value)
 		case "resource":
-			if !name.resource {
-				continue
-			}
-			for member, value := range event.Members(value) {
-				switch string(member) {
-				case "class":
-					f.class = event.String(value)
-				case "name":
-					f.name = event.String(value)
-				case "cpc":
-					f.cpc = event.String(value)
-				}
-			}
+			f.read(value)
+		case "class":
+			f.class = event.String(value)
+		case "name":
+			f.name = event.String(value)
+		case "cpc":
+			f.cpc = event.String(value)
+		case "object_uri":
+			f.object = event.String(value)
+		case "summary":
+			f.summary = event.String(value)
 		case "severity": // the last of them
 			f.severity = event.String(value)
-			return f
+			return
 		}
 	}
-	return f
 }
+
+// at is the time of the event; zero: unknown.
+func (f *eventFields) at() time.Time {
+	at, _ := time.Parse(time.RFC3339Nano, f.time)
+	return at
+}
+
+// body is what the event has of the HMC's.
+func (f *eventFields) body() []byte { return event.Member(f.record.JSON, "body") }
 
 func (f *eventFields) get(field string) string {
 	switch field {
@@ -69,75 +90,52 @@ func (f *eventFields) get(field string) string {
 
 // naming makes the name of a subject or topic for an event.
 type naming struct {
-	parts    []config.NamePart
-	also     string // the characters besides ASCII letters and digits that a value may bring in
-	resource bool   // it has something of the resource in it
+	parts []config.NamePart
+	// also has the characters besides ASCII letters and digits that a value may bring in.
+	also string
 }
 
 func newNaming(name, also string) (naming, error) {
 	parts, err := config.SplitName(name)
-	n := naming{parts: parts, also: also}
-	for _, p := range parts {
-		n.resource = n.resource || p.Field == config.FieldCPC || p.Field == config.FieldClass || p.Field == config.FieldName
-	}
-	return n, err
+	return naming{parts: parts, also: also}, err
 }
 
 // fixed reports whether the name is the same for all events.
 func (n naming) fixed() bool {
-	for _, p := range n.parts {
-		if p.Field != "" {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(n.parts, func(p config.NamePart) bool { return p.Field != "" })
 }
 
 // of returns the name for an event.
 func (n naming) of(f *eventFields) string {
-	if len(n.parts) == 1 && n.parts[0].Field == "" {
-		return n.parts[0].Text
-	}
-	var b strings.Builder
-	for _, p := range n.parts {
-		if p.Field == "" {
-			b.WriteString(p.Text)
-		} else {
-			n.writeSafe(&b, f.get(p.Field))
-		}
-	}
-	return b.String()
+	return n.join(func(field string) string { return n.safe(f.get(field)) })
 }
 
 // pattern returns the name with the wildcard in place of every value.
 func (n naming) pattern(wildcard string) string {
+	return n.join(func(string) string { return wildcard })
+}
+
+// join puts the parts together, with what value returns for the fields among them.
+func (n naming) join(value func(field string) string) string {
 	var b strings.Builder
 	for _, p := range n.parts {
 		if p.Field == "" {
 			b.WriteString(p.Text)
 		} else {
-			b.WriteString(wildcard)
+			b.WriteString(value(p.Field))
 		}
 	}
 	return b.String()
 }
 
-// writeSafe writes a value of which nothing is left that means something in a name: _ for each such character, and for
-// a value that is empty.
-func (n naming) writeSafe(b *strings.Builder, value string) {
-	if value == "" {
-		b.WriteByte('_')
-		return
-	}
-	length := 0
-	for _, c := range value {
-		if length++; length > maxNameField {
-			return
-		}
+// safe returns a value of which nothing is left that means something in a name: _ for each such
+// character, and for a value that is empty. What is left is ASCII.
+func (n naming) safe(value string) string {
+	value = strings.Map(func(c rune) rune {
 		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(n.also, c) {
-			b.WriteRune(c)
-		} else {
-			b.WriteByte('_')
+			return c
 		}
-	}
+		return '_'
+	}, value)
+	return cmp.Or(value[:min(len(value), maxNameField)], "_")
 }

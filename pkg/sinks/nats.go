@@ -23,42 +23,31 @@ import (
 )
 
 const (
-	// natsReconnects and natsReconnectWait bound how long the library tries by itself to reconnect, about two minutes
-	// for each server. Whoever sends later connects anew.
+	// natsReconnects and natsReconnectWait bound how long the library tries by itself to
+	// reconnect, about two minutes for each server. Whoever sends later connects anew.
 	natsReconnects    = 60
 	natsReconnectWait = 2 * time.Second
 
 	// natsPing finds out within a minute that a server has gone without a word.
 	natsPing = 20 * time.Second
 
-	// natsGrace is how much longer than its context a call of the library may take before it is made to return.
+	// natsGrace is how much longer than its context a call of the library may take before it is
+	// made to return.
 	natsGrace = 100 * time.Millisecond
-
-	// The headers of a message, besides those of the stream.
-	natsHeaderType     = "Hmcnotifyd-Type"
-	natsHeaderHMC      = "Hmcnotifyd-Hmc"
-	natsHeaderSeverity = "Hmcnotifyd-Severity"
 )
 
-// natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it is sent within the
-// stream's duplicate window: its id is the message id.
+// natsSink publishes events to a JetStream stream. A stream keeps an event once, however often it
+// is sent within the stream's duplicate window: its id is the message id.
 type natsSink struct {
-	servers  string // for the library
-	target   string // for errors
-	subject  naming
-	stream   string
-	timeout  time.Duration
-	connect  time.Duration // for one server
-	batch    int
-	inFlight int // messages of all Sends together
-	options  []nats.Option
-	tls      *config.TLS
-	redact   *redactor
-	conns    *connections
-	accepted *acceptedIDs
+	stream
+	// servers are as the library takes them.
+	servers string
+	// only is the name of the stream; "": any will do.
+	only    string
+	options []nats.Option
 
-	// busy holds one value while somebody looks at link or makes it: a mutex that can be waited for with a context.
-	busy chan struct{}
+	// busy guards link, which is looked at and made under it.
+	busy mutex
 	link *natsLink
 }
 
@@ -71,32 +60,18 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 	for i, server := range c.Servers {
 		u, err := url.Parse(server)
 		if err != nil || (u.Scheme != "nats" && u.Scheme != "tls") || u.Hostname() == "" || u.User != nil {
-			return nil, errors.New("nats: servers: not a nats or tls address, or not without userid") // err would quote it
+			// err would quote it.
+			return nil, errors.New("nats: servers: not a nats or tls address, or not without userid")
 		}
 		hosts[i] = u.Host
 	}
-	subject, err := newNaming(cmp.Or(c.Subject, config.DefaultSubject), "-_")
+	common, err := newStream("nats", hosts, "subject", cmp.Or(c.Subject, config.DefaultSubject), cfg)
 	if err != nil {
-		return nil, fmt.Errorf("nats: subject: %w", err)
+		return nil, err
 	}
-	n := &natsSink{
-		servers: strings.Join(c.Servers, ","),
-		target:  strings.Join(hosts, ", "),
-		subject: subject,
-		stream:  c.Stream,
-		timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		batch:   max(cfg.Batch.MaxEvents, streamBatch),
-		tls:     c.TLS,
-		redact:  newRedactor(&url.URL{}, c.Password.Expose(), c.Token.Expose()),
-		busy:    make(chan struct{}, 1),
-	}
-	n.inFlight = n.batch * max(cfg.Concurrency, 1)
-	n.accepted = newAcceptedIDs(n.inFlight)
-	// Less than the whole attempt, so that the second server has its turn when the first hangs, and that what keeps
-	// from connecting is told rather than that time is over.
-	n.connect = (n.timeout - n.timeout/8) / time.Duration(len(hosts))
-	n.conns = newConnections(n.connect)
-
+	n := &natsSink{stream: common, servers: strings.Join(c.Servers, ","), only: c.Stream, busy: newMutex()}
+	n.tls = c.TLS
+	n.explain = newRedactor(&url.URL{}, c.Password.Expose(), c.Token.Expose()).error
 	n.options = []nats.Option{
 		nats.Name(strings.TrimSpace(userAgent(opts.Version) + " " + cfg.Name)),
 		nats.Timeout(n.connect),
@@ -110,134 +85,117 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	n.options = append(n.options, logon...)
 	tlsConfig, err := cmp.Or(c.TLS, &config.TLS{}).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	n.options = append(n.options, func(o *nats.Options) error {
-		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil // a server may ask for TLS also without it
+	n.options = append(n.options, logon, func(o *nats.Options) error {
+		// A server may ask for TLS also without it.
+		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil
 		return nil
 	})
 	return n, nil
 }
 
-// natsLogon returns the options of the way to log on that is configured.
-func natsLogon(c *config.NATS) ([]nats.Option, error) {
+// natsLogon returns the option of the way to log on that is configured; nil: there is none.
+func natsLogon(c *config.NATS) (nats.Option, error) {
 	switch {
 	case c.CredentialsFile != "":
-		return []nats.Option{nats.UserCredentials(c.CredentialsFile)}, nil
+		return nats.UserCredentials(c.CredentialsFile), nil
 	case c.NKeyFile != "":
 		nkey, err := nats.NkeyOptionFromSeed(c.NKeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("nkey_file: %s does not hold the seed of a user's nkey", c.NKeyFile) // err might quote it
+			// err might quote it
+			return nil, fmt.Errorf("nkey_file: %s does not hold the seed of a user's nkey", c.NKeyFile)
 		}
-		return []nats.Option{nkey}, nil
+		return nkey, nil
 	case c.Token.IsSet():
-		return []nats.Option{nats.Token(c.Token.Expose())}, nil
+		return nats.Token(c.Token.Expose()), nil
 	case c.Userid != "":
-		return []nats.Option{nats.UserInfo(c.Userid, c.Password.Expose())}, nil
+		return nats.UserInfo(c.Userid, c.Password.Expose()), nil
 	}
 	return nil, nil
 }
 
-// MaxBatch returns what may be on its way at once for one Send.
-func (n *natsSink) MaxBatch() (records, bytes int) { return n.batch, maxBatchBytes }
-
-// Send publishes the records and waits until the stream has acknowledged each. Those of one key go one after the other,
-// so that they are in the stream in their order also where one of them has to be sent again.
+// Send publishes the records and waits until the stream has acknowledged each. Those of one key go
+// one after the other, so that they are in the stream in their order also where one of them has to
+// be sent again.
 func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
-	if len(records) == 0 {
-		return nil
-	}
-	err := n.do(ctx, "no acknowledgement", func(attempt context.Context, link *natsLink) error {
-		return n.publishAll(attempt, link, n.accepted.open(records))
+	return n.send(records, func(open []*event.Record) error {
+		return n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
+			return n.publishAll(attempt, link, open)
+		})
 	})
-	if err == nil {
-		n.accepted.done(records)
-	}
-	return err
 }
 
 // Probe connects, and looks for the stream, as far as the server lets this client ask for it.
 func (n *natsSink) Probe(ctx context.Context) error {
-	return n.do(ctx, "no answer", n.lookUp)
+	return n.with(ctx, noAnswer, n.lookUp)
 }
 
-// do calls f with a connection and a context that ends with ctx, after the timeout or with Close.
-func (n *natsSink) do(ctx context.Context, late string, f func(context.Context, *natsLink) error) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, n.timeout)
-	defer cancel()
-	defer context.AfterFunc(n.conns.life, cancel)() //nolint:contextcheck // both contexts end it
-
-	link, err := n.connected(attempt)
-	if err == nil {
+// with is do with a connection.
+func (n *natsSink) with(ctx context.Context, late string, f func(context.Context, *natsLink) error) error {
+	return n.do(ctx, late, func(attempt context.Context) error {
+		link, err := n.connected(attempt)
+		if err != nil {
+			return err
+		}
 		before := link.answers.Load()
 		err = f(attempt, link)
 		if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && link.answers.Load() == before {
-			link.giveUp(errors.New("no answer")) // the next attempt should not trust it
+			// The next attempt should not trust it.
+			link.giveUp(errors.New(noAnswer))
 		}
-	}
-	_, permanent := errors.AsType[*PermanentError](err)
-	switch {
-	case err == nil:
-		return nil
-	case n.conns.closed():
-		err = ErrClosed
-	case attempt.Err() != nil && isEnd(err):
-		err = ended(ctx, attempt, late, start)
-	case permanent: // has its text
 		return err
-	}
-	return fmt.Errorf("nats: %s: %w", n.target, n.redact.error(err))
+	})
 }
 
 // natsLink is one connection, which reconnects by itself.
 type natsLink struct {
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	dialer  *natsDialer
-	answers atomic.Int64 // of the stream so far
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	dialer *natsDialer
+	// answers counts those of the stream so far.
+	answers atomic.Int64
 
-	mu       sync.Mutex
-	lost     error // why the connection is down
-	dead     error // why it must not be used any more
-	watchers map[*natsWatcher]struct{}
+	mu sync.Mutex
+	// lost is why the connection is down.
+	lost error
+	// dead is why the connection must not be used any more.
+	dead     error
+	watchers map[*func(error)]struct{}
 }
 
-// natsWatcher is told what the server does not permit: such a refusal comes without saying to which message.
-type natsWatcher struct{ denied func(error) }
-
-// watch calls denied with each refusal until stop is called.
+// watch calls denied with what the server does not permit, which comes without saying to which
+// message, until stop is called.
 func (l *natsLink) watch(denied func(error)) (stop func()) {
-	w := &natsWatcher{denied}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.watchers[w] = struct{}{}
+	l.watchers[&denied] = struct{}{}
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		delete(l.watchers, w)
+		delete(l.watchers, &denied)
 	}
 }
 
 // onError is called by the library with what comes without being asked for.
-func (l *natsLink) onError(err error) {
+func (l *natsLink) onError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if natsDeniesInbox(err) { // told once for a connection: no answer will ever arrive
+	// Sent once for a connection: no answer will ever arrive.
+	if natsDeniesInbox(err) {
 		l.dead = err
 	}
 	for w := range l.watchers {
-		w.denied(err)
+		(*w)(err)
 	}
 }
 
-func (l *natsLink) onDisconnect(err error) {
+func (l *natsLink) onDisconnect(_ *nats.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -269,14 +227,15 @@ func (l *natsLink) state(ctx context.Context) (passes bool, reason error) {
 	return true, nil
 }
 
-// bounded makes calls of the library return soon after ctx has ended: some wait for a write to the server, or for the end
-// of an attempt to reconnect. The function it returns ends that.
+// bounded makes calls of the library return soon after ctx has ended: some wait for a write to the
+// server, or for the end of an attempt to reconnect. The function it returns ends that.
 func (l *natsLink) bounded(ctx context.Context) (stop func()) {
 	over := make(chan struct{})
 	forget := context.AfterFunc(ctx, func() {
 		select {
 		case <-over:
-		case <-time.After(natsGrace): // else each cancel would cost all other senders their connection
+		// Else each cancel would cost all other senders their connection.
+		case <-time.After(natsGrace):
 			l.dialer.cut()
 		}
 	})
@@ -293,15 +252,10 @@ func (l *natsLink) close() {
 
 // connected returns the link, and makes it if there is none.
 func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
-	select {
-	case n.busy <- struct{}{}:
-		defer func() { <-n.busy }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := n.busy.lock(ctx); err != nil {
+		return nil, err
 	}
-	if ctx.Err() != nil { // select does not prefer
-		return nil, ctx.Err()
-	}
+	defer n.busy.unlock()
 	if n.link != nil {
 		passes, reason := n.link.state(ctx)
 		switch {
@@ -313,22 +267,19 @@ func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
 		n.link.close()
 		n.link = nil
 	}
-	link, err := n.newLink(ctx)
-	if err != nil {
-		return nil, err
-	}
-	n.link = link
-	return link, nil
+	var err error
+	n.link, err = n.newLink(ctx)
+	return n.link, err
 }
 
 // newLink connects.
 func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
-	l := &natsLink{dialer: newNATSDialer(n.conns), watchers: make(map[*natsWatcher]struct{})}
+	l := &natsLink{dialer: &natsDialer{conns: n.conns}, watchers: make(map[*func(error)]struct{})}
 	options := append(slices.Clone(n.options),
 		nats.SetCustomDialer(l.dialer),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { l.onError(err) }),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { l.onDisconnect(err) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.onDisconnect(err) }),
+		nats.ErrorHandler(l.onError),
+		nats.DisconnectErrHandler(l.onDisconnect),
+		nats.ReconnectErrHandler(l.onDisconnect),
 	)
 	// The library does not know contexts: the dialer ends what it waits for.
 	stop := context.AfterFunc(ctx, l.dialer.close)
@@ -346,7 +297,8 @@ func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
 	}
 	l.js, err = jetstream.New(nc,
 		jetstream.WithPublishAsyncMaxPending(n.inFlight),
-		jetstream.WithPublishAsyncTimeout(2*n.timeout)) // nothing stays behind for long of a Send that has ended
+		// Nothing stays behind for long of a Send that has ended.
+		jetstream.WithPublishAsyncTimeout(2*n.timeout))
 	if err != nil {
 		l.close()
 		return nil, err
@@ -359,12 +311,10 @@ func (n *natsSink) notConnected(dialer *natsDialer, err error) error {
 	if errors.Is(err, nats.ErrNoServers) { // the library has forgotten why
 		err = cmp.Or(dialer.lastError(), err)
 	}
-	if n.tls != nil {
-		if text := n.tls.Explain(err); text != "" {
-			return because(ReasonTLS, errors.New(text))
-		}
-	}
+	text := explainTLS(n.tls, err)
 	switch {
+	case text != nil:
+		return text
 	case errors.Is(err, nats.ErrAuthorization):
 		return fmt.Errorf("%w: the server does not accept how this sink logs on", err)
 	case errors.Is(err, nats.ErrSecureConnWanted):
@@ -379,12 +329,11 @@ type natsDialer struct {
 
 	mu     sync.Mutex
 	closed bool
-	cancel context.CancelFunc // of the call of Dial under way
-	conn   net.Conn           // the newest
-	failed error              // the last
+	// cancel ends the call of Dial under way.
+	cancel context.CancelFunc
+	conn   net.Conn // the newest
+	failed error    // the last
 }
-
-func newNATSDialer(conns *connections) *natsDialer { return &natsDialer{conns: conns} }
 
 // Dial is called by the library, which has but one connection at a time.
 func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
@@ -447,10 +396,11 @@ type natsMessage struct {
 	err     error
 }
 
-// publishAll publishes the records and waits for the answers. Of each key at most one record is on its way: the next one
-// goes when the one before is acknowledged.
+// publishAll publishes the records and waits for the answers. Of each key at most one record is on
+// its way: the next one goes when the one before is acknowledged.
 func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*event.Record) error {
-	denials := make(chan error, 16) // one that finds no room leaves the message to the timeout
+	// One that finds no room leaves the message to the timeout.
+	denials := make(chan error, 16)
 	defer link.watch(func(err error) {
 		select {
 		case denials <- err:
@@ -465,7 +415,8 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 		denied   []error
 	)
 	sent := make([]natsMessage, 0, len(records))
-	behind := make(map[string][]*event.Record, len(records)) // what waits, by key
+	// What waits, by key.
+	behind := make(map[string][]*event.Record, len(records))
 	for _, r := range records {
 		if waiting, ok := behind[r.Key]; ok {
 			behind[r.Key] = append(waiting, r)
@@ -474,7 +425,8 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 		behind[r.Key] = nil
 		sent = append(sent, n.publish(link, r))
 	}
-	// A stream answers in the order in which it was asked: whoever waits for the first does not keep the others waiting.
+	// A stream answers in the order in which it was asked: whoever waits for the first does not
+	// keep the others waiting.
 	for i := 0; i < len(sent); i++ {
 		m := &sent[i]
 		denied = n.await(ctx, link, m, denied, denials)
@@ -493,37 +445,38 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 			sent = append(sent, n.publish(link, waiting[0]))
 		}
 	}
-	if len(failed) > 0 {
-		n.accepted.keep(accepted)
-	}
-	return batchError(failed)
+	return n.settle(accepted, failed)
 }
 
 // publish sends a record without waiting for the answer.
 func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
-	f := fieldsOf(r, n.subject)
-	m := natsMessage{record: r, subject: n.subject.of(&f)}
+	f := fieldsOf(r)
+	m := natsMessage{record: r, subject: n.naming.of(&f)}
 	header := nats.Header{
 		jetstream.MsgIDHeader: {r.ID},
-		natsHeaderType:        {f.kind},
-		natsHeaderHMC:         {f.hmc},
-		natsHeaderSeverity:    {f.severity},
+		"Hmcnotifyd-Type":     {f.kind},
+		"Hmcnotifyd-Hmc":      {f.hmc},
+		"Hmcnotifyd-Severity": {f.severity},
 	}
-	if n.stream != "" {
-		header[jetstream.ExpectedStreamHeader] = []string{n.stream}
+	if n.only != "" {
+		header[jetstream.ExpectedStreamHeader] = []string{n.only}
 	}
 	var err error
 	m.future, err = link.js.PublishMsgAsync(
 		&nats.Msg{Subject: m.subject, Header: header, Data: r.JSON},
-		jetstream.WithRetryAttempts(0)) // another attempt is the caller's matter, and would mix up the order here
+		// Another attempt is the caller's matter, and would mix up the order here.
+		jetstream.WithRetryAttempts(0))
 	if err != nil {
 		m.err = n.refused(link, &m, err)
 	}
 	return m
 }
 
-// await waits for the answer to a message. It returns what the server has denied so far, which may be about other messages.
-func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error) []error {
+// await waits for the answer to a message. It returns what the server has denied so far, which may
+// be about other messages.
+func (n *natsSink) await(
+	ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error,
+) []error {
 	for m.err == nil {
 		for _, err := range denied {
 			if natsDeniesInbox(err) || strings.Contains(err.Error(), strconv.Quote(m.subject)) {
@@ -552,57 +505,49 @@ func natsDeniesInbox(err error) bool { return strings.Contains(err.Error(), "for
 
 // refused turns what is wrong with one message into an error of Send.
 func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
-	// About this message and nothing else, which HTTP has a status for: those that were sent with it may be fine.
 	tooLarge := func(limit string) error {
-		return &PermanentError{
-			Status: http.StatusRequestEntityTooLarge,
-			Err:    fmt.Errorf("nats: %s: event of %d bytes: %w (%s)", n.target, len(m.record.JSON), err, limit),
-		}
+		return n.stream.refused(http.StatusRequestEntityTooLarge, "", m.record, fmt.Errorf("%w (%s)", err, limit))
 	}
 	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return tooLarge("max_payload of the server")
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one, or this subject to one", m.subject))
-	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed):
+		return because(ReasonNotFound, "no stream takes the subject %q: add one, or this subject to one", m.subject)
+	case isOneOf(err, nats.ErrDisconnected, nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed):
 		link.mu.Lock()
 		defer link.mu.Unlock()
 		return fmt.Errorf("no acknowledgement: the connection is lost: %w", cmp.Or(link.lost, err))
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return tooLarge("max_msg_size of the stream")
 	case errors.As(err, &api) && api.ErrorCode == natsErrCodeOtherStream:
-		return because(ReasonNotFound, fmt.Errorf("the stream that takes the subject %q is not %s", m.subject, n.stream))
+		return because(ReasonNotFound, "the stream that takes the subject %q is not %s", m.subject, n.only)
 	case api != nil: // its codes are those of HTTP
-		return because(statusReason(api.Code), fmt.Errorf("subject %q: %w", m.subject, err))
+		return because(statusReason(api.Code), "subject %q: %w", m.subject, err)
 	}
 	return fmt.Errorf("subject %q: %w", m.subject, err)
 }
 
 // natsErrors are the library's.
-var natsErrors = []knownError{
-	{nats.ErrAuthorization, ReasonAuthorization},
-	{nats.ErrAuthExpired, ReasonAuthorization},
-	{nats.ErrAuthRevoked, ReasonAuthorization},
-	{nats.ErrAccountAuthExpired, ReasonAuthorization},
-	{nats.ErrPermissionViolation, ReasonAuthorization},
-	{nats.ErrSecureConnWanted, ReasonTLS},
-	{nats.ErrSecureConnRequired, ReasonTLS},
-	{nats.ErrMaxPayload, ReasonTooLarge},
-	{jetstream.ErrJetStreamNotEnabled, ReasonNotFound},
-	{jetstream.ErrJetStreamNotEnabledForAccount, ReasonNotFound},
-	{nats.ErrNoResponders, ReasonNotFound},
-	{nats.ErrTimeout, ReasonTimeout},
-	{nats.ErrStaleConnection, ReasonTimeout},
-	{nats.ErrMaxConnectionsExceeded, ReasonOverloaded},
-	{nats.ErrMaxAccountConnectionsExceeded, ReasonOverloaded},
-	{nats.ErrDisconnected, ReasonUnavailable},
-	{nats.ErrConnectionClosed, ReasonUnavailable},
-	{nats.ErrReconnectBufExceeded, ReasonUnavailable},
-	{nats.ErrNoServers, ReasonUnavailable},
+var natsErrors = []knownErrors{
+	{ReasonAuthorization, []error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+		nats.ErrPermissionViolation,
+	}},
+	{ReasonTLS, []error{nats.ErrSecureConnWanted, nats.ErrSecureConnRequired}},
+	{ReasonTooLarge, []error{nats.ErrMaxPayload}},
+	{ReasonNotFound, []error{
+		jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount, nats.ErrNoResponders,
+	}},
+	{ReasonTimeout, []error{nats.ErrTimeout, nats.ErrStaleConnection}},
+	{ReasonOverloaded, []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
+	{ReasonUnavailable, []error{
+		nats.ErrDisconnected, nats.ErrConnectionClosed, nats.ErrReconnectBufExceeded, nats.ErrNoServers,
+	}},
 }
 
-// natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does not name it.
+// natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does
+// not name it.
 const natsErrCodeOtherStream jetstream.ErrorCode = 10060
 
 // lookUp looks for the stream without sending an event.
@@ -616,8 +561,8 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 		return err
 	}
 	var err error
-	if n.stream != "" {
-		_, err = link.js.Stream(asking, n.stream)
+	if n.only != "" {
+		_, err = link.js.Stream(asking, n.only)
 	} else {
 		_, err = link.js.StreamNameBySubject(asking, n.subjects())
 	}
@@ -629,21 +574,23 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 			return cause
 		}
 		return nil // whoever may publish need not be allowed to ask
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+	case isOneOf(err,
+		nats.ErrNoResponders, jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("JetStream is not enabled: %w", err)
-	case errors.Is(err, jetstream.ErrStreamNotFound) && n.stream != "":
-		return because(ReasonNotFound, fmt.Errorf("there is no stream %s", n.stream))
+	case errors.Is(err, jetstream.ErrStreamNotFound) && n.only != "":
+		return because(ReasonNotFound, "there is no stream %s", n.only)
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one", n.subjects()))
+		return because(ReasonNotFound, "no stream takes the subject %q: add one", n.subjects())
 	}
 	return err
 }
 
 // subjects returns the subject with * for what depends on the event.
 func (n *natsSink) subjects() string {
-	tokens := strings.Split(n.subject.pattern("*"), ".")
+	tokens := strings.Split(n.naming.pattern("*"), ".")
 	for i, token := range tokens {
-		if strings.Contains(token, "*") { // it means something only when it stands alone
+		// It means something only when it stands alone.
+		if strings.Contains(token, "*") {
 			tokens[i] = "*"
 		}
 	}
@@ -654,7 +601,7 @@ func (n *natsSink) subjects() string {
 func (n *natsSink) Close() error {
 	n.conns.close()
 	n.busy <- struct{}{} // whoever has it returns now
-	defer func() { <-n.busy }()
+	defer n.busy.unlock()
 	if n.link != nil {
 		n.link.close()
 		n.link = nil

@@ -1,6 +1,7 @@
 package sinks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,22 +17,25 @@ import (
 
 // tokenSource gets tokens by OAuth 2 and keeps each while it is valid, for all requests of a sink.
 //
-// The round tripper that prometheus/common has for this asks for a token without the context of the request: a token
-// server that hangs would hold up the sink for ever. The flows themselves are those of the libraries.
+// The round tripper that prometheus/common has for this asks for a token without the context of the
+// request: a token server that hangs would hold up the sink for ever. The flows themselves are
+// those of the libraries.
 type tokenSource struct {
-	cfg       *promconfig.OAuth2
-	secret    promconfig.SecretReader // of the client; nil: none
+	cfg *promconfig.OAuth2
+	// secret is that of the client; nil: none.
+	secret    promconfig.SecretReader
 	conns     *connections
 	userAgent string
 
-	lock       chan struct{} // holds one value while somebody has the fields below; waiting for it ends with a context
+	// mu guards what follows.
+	mu         mutex
 	flow       func(context.Context) (*oauth2.Token, error)
 	credential string // the flow's
 	current    *oauth2.Token
 }
 
 func newTokenSource(cfg *promconfig.OAuth2, conns *connections, opts clientOptions) *tokenSource {
-	s := &tokenSource{cfg: cfg, conns: conns, userAgent: opts.userAgent, lock: make(chan struct{}, 1)}
+	s := &tokenSource{cfg: cfg, conns: conns, userAgent: opts.userAgent, mu: newMutex()}
 	s.secret = secretReader(cfg.ClientSecret, cfg.ClientSecretFile)
 	if cfg.GrantType == jwtBearer {
 		s.secret = secretReader(cfg.ClientCertificateKey, cfg.ClientCertificateKeyFile)
@@ -42,7 +46,8 @@ func newTokenSource(cfg *promconfig.OAuth2, conns *connections, opts clientOptio
 // jwtBearer is the grant type of RFC 7523.
 const jwtBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer" //nolint:gosec // G101: a name, no credential
 
-// token returns a valid token. A changed secret of the client is a reason for a new one. Its error is a *tokenError.
+// token returns a valid token. A changed secret of the client is a reason for a new one. Its error
+// is a *tokenError.
 func (s *tokenSource) token(ctx context.Context) (*oauth2.Token, error) {
 	t, err := s.validToken(ctx)
 	if err != nil {
@@ -52,12 +57,10 @@ func (s *tokenSource) token(ctx context.Context) (*oauth2.Token, error) {
 }
 
 func (s *tokenSource) validToken(ctx context.Context) (*oauth2.Token, error) {
-	select {
-	case s.lock <- struct{}{}:
-		defer func() { <-s.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := s.mu.lock(ctx); err != nil {
+		return nil, err
 	}
+	defer s.mu.unlock()
 	credential := ""
 	if s.secret != nil {
 		var err error
@@ -80,15 +83,13 @@ func (s *tokenSource) validToken(ctx context.Context) (*oauth2.Token, error) {
 
 // forget has the next request get a new token: the server does not accept this one any more.
 func (s *tokenSource) forget(ctx context.Context, t *oauth2.Token) {
-	select {
-	case s.lock <- struct{}{}:
-	case <-ctx.Done():
+	if s.mu.lock(ctx) != nil {
 		return
 	}
+	defer s.mu.unlock()
 	if s.current == t {
 		s.current = nil
 	}
-	<-s.lock
 }
 
 // fetch asks the token server.
@@ -97,7 +98,8 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth2: tls_config: %w", err)
 	}
-	// Made for each token, of which there are few: files are read again, and no connection is kept.
+	// Made for each token, of which there are few: files are read again, and no connection is
+	// kept.
 	transport := &http.Transport{
 		Proxy:                  s.cfg.Proxy(),
 		ProxyConnectHeader:     s.cfg.GetProxyConnectHeader(),
@@ -121,16 +123,17 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	redact := newRedactor(server, s.credential)
 	if e, ok := errors.AsType[*oauth2.RetrieveError](err); ok && e.Response != nil {
 		reason := statusReason(e.Response.StatusCode)
-		if reason == ReasonContent { // RFC 6749 has 400 for most of what is wrong with a client
+		// RFC 6749 has 400 for most of what is wrong with a client.
+		if reason == ReasonContent {
 			reason = ReasonAuthorization
 		}
-		return nil, because(reason, fmt.Errorf("oauth2: no token from %s: status %s: %s",
-			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)])))
+		return nil, because(reason, "oauth2: no token from %s: status %s: %s",
+			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)]))
 	}
 	return nil, fmt.Errorf("oauth2: no token from %s: %w%s", server.Host, redact.error(withoutURL(err)), tlsHint(err))
 }
 
-// withoutURL returns the cause of an error of a http.Client, which also tells the address.
+// withoutURL returns the cause of an error of a http.Client, which also holds the address.
 func withoutURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
@@ -146,30 +149,25 @@ func (s *tokenSource) newFlow(credential string) func(context.Context) (*oauth2.
 	}
 	if s.cfg.GrantType != jwtBearer {
 		flow := &clientcredentials.Config{
-			ClientID: s.cfg.ClientID, ClientSecret: credential, TokenURL: s.cfg.TokenURL, Scopes: s.cfg.Scopes, EndpointParams: params,
+			ClientID: s.cfg.ClientID, ClientSecret: credential,
+			TokenURL: s.cfg.TokenURL, Scopes: s.cfg.Scopes, EndpointParams: params,
 		}
 		return flow.Token
 	}
-	issuer := s.cfg.Iss
-	if issuer == "" {
-		issuer = s.cfg.ClientID
-	}
-	algorithm := jwt.SigningMethodRS256
-	switch s.cfg.SignatureAlgorithm {
-	case "RS384":
-		algorithm = jwt.SigningMethodRS384
-	case "RS512":
-		algorithm = jwt.SigningMethodRS512
+	algorithm, ok := jwt.GetSigningMethod(s.cfg.SignatureAlgorithm).(*jwt.SigningMethodRSA)
+	if !ok {
+		algorithm = jwt.SigningMethodRS256
 	}
 	flow := &promconfig.JwtGrantTypeConfig{
 		PrivateKey: []byte(credential), PrivateKeyID: s.cfg.ClientCertificateKeyID, SigningAlgorithm: algorithm,
-		Iss: issuer, Subject: s.cfg.ClientID, Audience: s.cfg.Audience, PrivateClaims: maps.Clone(s.cfg.Claims),
-		Scopes: s.cfg.Scopes, TokenURL: s.cfg.TokenURL, EndpointParams: params,
+		Iss: cmp.Or(s.cfg.Iss, s.cfg.ClientID), Subject: s.cfg.ClientID, Audience: s.cfg.Audience,
+		PrivateClaims: maps.Clone(s.cfg.Claims), Scopes: s.cfg.Scopes, TokenURL: s.cfg.TokenURL, EndpointParams: params,
 	}
 	return func(ctx context.Context) (*oauth2.Token, error) { return flow.TokenSource(ctx).Token() }
 }
 
-// boundTransport makes requests with a context, whether or not whoever makes them has one, and answers within bounds.
+// boundTransport makes requests with a context, whether or not whoever makes them has one, and
+// answers within bounds.
 type boundTransport struct {
 	ctx       context.Context
 	userAgent string

@@ -3,41 +3,59 @@ package sinks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// Reason says in one word why a sink failed. Advice is chosen by it rather than by the text of an error, which may
-// quote anything.
+// Reason says in one word why a sink failed. Advice is chosen by it rather than by the text of an
+// error, which may quote anything.
 type Reason string
 
 // The reasons. Every error of a sink has one of them.
 const (
-	ReasonDNS           Reason = "dns"           // the name of the host has no address
-	ReasonRefused       Reason = "refused"       // nothing listens on the port or socket
-	ReasonUnreachable   Reason = "unreachable"   // there is no way to the host
-	ReasonTimeout       Reason = "timeout"       // no answer in time
-	ReasonTLS           Reason = "tls"           // a certificate that is not accepted by either side, or one side without TLS
-	ReasonAuthorization Reason = "authorization" // the credentials are not accepted, or do not suffice
-	ReasonMoved         Reason = "moved"         // a redirect, which is not followed
-	ReasonNotFound      Reason = "not_found"     // nothing takes events at this address: URL, topic, stream, socket or folder
-	ReasonTooLarge      Reason = "too_large"     // more than is accepted at once
-	ReasonContent       Reason = "content"       // what was sent is not understood
-	ReasonOverloaded    Reason = "overloaded"    // fewer requests are asked for
-	ReasonUnavailable   Reason = "unavailable"   // in trouble: it said so, or ended the connection
-	ReasonNoSpace       Reason = "no_space"      // the disk, or a quota, is full
-	ReasonPermission    Reason = "permission"    // a file may not be read or written
-	ReasonClosed        Reason = "closed"        // the sink was closed
-	ReasonOther         Reason = "other"
+	// The name of the host has no address.
+	ReasonDNS Reason = "dns"
+	// Nothing listens on the port or socket.
+	ReasonRefused Reason = "refused"
+	// There is no way to the host.
+	ReasonUnreachable Reason = "unreachable"
+	// No answer came in time.
+	ReasonTimeout Reason = "timeout"
+	// A side does not accept the other's certificate, or does not speak TLS.
+	ReasonTLS Reason = "tls"
+	// The credentials are not accepted, or do not suffice.
+	ReasonAuthorization Reason = "authorization"
+	// A redirect, which is not followed.
+	ReasonMoved Reason = "moved"
+	// Nothing takes events at this address: URL, topic, stream, socket or folder.
+	ReasonNotFound Reason = "not_found"
+	// It is more than is accepted at once.
+	ReasonTooLarge Reason = "too_large"
+	// What was sent is not understood.
+	ReasonContent Reason = "content"
+	// The destination asks for fewer requests.
+	ReasonOverloaded Reason = "overloaded"
+	// The destination is in trouble: it said so, or ended the connection.
+	ReasonUnavailable Reason = "unavailable"
+	// The disk, or a quota, is full.
+	ReasonNoSpace Reason = "no_space"
+	// A file may not be read or written.
+	ReasonPermission Reason = "permission"
+	// The sink was closed.
+	ReasonClosed Reason = "closed"
+	ReasonOther  Reason = "other"
 )
 
-// ReasonOf says why Send, Probe, Test or Repeat failed, and with which status; 0 where there was none. Of an error that
-// joins several it is the reason of the first that has one. Without an error it is "".
+// ReasonOf says why Send, Probe, Test or Repeat failed, and with which status; 0 where there was
+// none. Of an error that joins several it is the reason of the first that has one. Without an error
+// it is "".
 func ReasonOf(err error) (reason Reason, status int) {
 	if err == nil {
 		return "", 0
@@ -53,11 +71,9 @@ func ReasonOf(err error) (reason Reason, status int) {
 	if status != 0 {
 		return statusReason(status), status
 	}
-	for _, list := range [][]knownError{netErrors, kafkaErrors, natsErrors} {
-		for _, known := range list {
-			if errors.Is(err, known.err) {
-				return known.reason, 0
-			}
+	for _, known := range slices.Concat(netErrors, kafkaErrors, natsErrors) {
+		if isOneOf(err, known.errs...) {
+			return known.reason, 0
 		}
 	}
 	_, dns := errors.AsType[*net.DNSError](err)
@@ -105,30 +121,25 @@ func statusReason(status int) Reason {
 	return ReasonOther
 }
 
-// knownError is an error that has the same reason wherever it occurs.
-type knownError struct {
-	err    error
+// knownErrors are errors that have the same reason wherever they occur.
+type knownErrors struct {
 	reason Reason
+	errs   []error
 }
 
 // netErrors are those of the network and of files.
-var netErrors = []knownError{
-	{ErrClosed, ReasonClosed},
-	{syscall.ECONNREFUSED, ReasonRefused},
-	{syscall.EHOSTUNREACH, ReasonUnreachable},
-	{syscall.ENETUNREACH, ReasonUnreachable},
-	{http.ErrSchemeMismatch, ReasonTLS},
-	{syscall.ENOSPC, ReasonNoSpace},
-	{syscall.EDQUOT, ReasonNoSpace},
-	{syscall.EROFS, ReasonPermission},
-	{fs.ErrPermission, ReasonPermission},
-	{fs.ErrNotExist, ReasonNotFound},
-	{syscall.ECONNRESET, ReasonUnavailable},
-	{syscall.EPIPE, ReasonUnavailable},
-	{io.ErrUnexpectedEOF, ReasonUnavailable},
+var netErrors = []knownErrors{
+	{ReasonClosed, []error{ErrClosed}},
+	{ReasonRefused, []error{syscall.ECONNREFUSED}},
+	{ReasonUnreachable, []error{syscall.EHOSTUNREACH, syscall.ENETUNREACH}},
+	{ReasonTLS, []error{http.ErrSchemeMismatch}},
+	{ReasonNoSpace, []error{syscall.ENOSPC, syscall.EDQUOT}},
+	{ReasonPermission, []error{syscall.EROFS, fs.ErrPermission}},
+	{ReasonNotFound, []error{fs.ErrNotExist}},
+	{ReasonUnavailable, []error{syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF}},
 }
 
-// reasonError gives an error a reason that its own type does not tell.
+// reasonError gives an error a reason that its own type does not show.
 type reasonError struct {
 	reason Reason
 	error
@@ -136,10 +147,12 @@ type reasonError struct {
 
 func (e *reasonError) Unwrap() error { return e.error }
 
-// because returns err with a reason; nil stays nil.
-func because(reason Reason, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &reasonError{reason, err}
+// because is fmt.Errorf with a reason.
+func because(reason Reason, format string, args ...any) error {
+	return &reasonError{reason, fmt.Errorf(format, args...)}
+}
+
+// isOneOf reports whether an error is one of those, or wraps one.
+func isOneOf(err error, those ...error) bool {
+	return slices.ContainsFunc(those, func(e error) bool { return errors.Is(err, e) })
 }

@@ -2,7 +2,6 @@ package sinks
 
 import (
 	"encoding/json"
-	"errors"
 	"html"
 	"net/url"
 	"slices"
@@ -12,7 +11,8 @@ import (
 )
 
 const (
-	// minHidden is the length from which on a part of a URL is hidden. Hiding every "1" would leave no text.
+	// minHidden is the length from which on a part of a URL is hidden. Hiding every "1" would
+	// leave no text.
 	minHidden = 4
 	// minHiddenSegment is the same for the parts of a path, most of which are words.
 	minHiddenSegment = 8
@@ -27,11 +27,12 @@ const (
 	hidden = "<secret>"
 )
 
-// redactor takes out of other people's text what must not be seen: error pages like to quote the address they were
-// asked for, and the addresses of webhooks hold tokens.
+// redactor takes out of other people's text what must not be seen: error pages like to quote the
+// address they were asked for, and the addresses of webhooks hold tokens.
 type redactor struct {
 	replacer *strings.Replacer
-	longest  int // the length of the longest text it replaces
+	// longest is the length of the longest text it replaces.
+	longest int
 }
 
 func newRedactor(u *url.URL, secrets ...string) *redactor {
@@ -50,9 +51,11 @@ func newRedactor(u *url.URL, secrets ...string) *redactor {
 	// The same in the clothes it may be quoted in.
 	for _, v := range slices.Clone(values) {
 		quoted, _ := json.Marshal(v) // cannot fail for a string
-		values = append(values, url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), string(quoted[1:len(quoted)-1]))
+		values = append(values,
+			url.QueryEscape(v), url.PathEscape(v), html.EscapeString(v), string(quoted[1:len(quoted)-1]))
 	}
-	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // the longest first: it wins
+	// The longest first: it wins.
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
 
 	r := &redactor{}
 	pairs := make([]string, 0, 2*len(values))
@@ -73,10 +76,11 @@ func (r *redactor) error(err error) error {
 	}
 	// The reason is kept, but not the cause, which shows everything.
 	reason, _ := ReasonOf(err)
-	return because(reason, errors.New(printable(clean, maxErrorText)))
+	return because(reason, "%s", printable(clean, maxErrorText))
 }
 
-// excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one line of printable text.
+// excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one
+// line of printable text.
 func (r *redactor) excerpt(data []byte) string {
 	text := r.replacer.Replace(string(data))
 	if len(data) >= maxExcerptRead { // a secret may have been cut in two
@@ -85,7 +89,8 @@ func (r *redactor) excerpt(data []byte) string {
 	return printable(text, maxExcerpt)
 }
 
-// printable returns s as one line of printable text of at most limit bytes, and "..." if that is not all.
+// printable returns s as one line of printable text of at most limit bytes, and "..." if that is
+// not all.
 func printable(s string, limit int) string {
 	var b strings.Builder
 	gap := false

@@ -11,12 +11,14 @@ import (
 // signer makes the value of the header webhook-signature.
 type signer struct {
 	keys [][]byte
-	pool sync.Pool // of *signing: the state of a key is worth keeping
+	// pool has *signing: the state of a key is worth keeping.
+	pool sync.Pool
 }
 
 // signing is what one signature is made with.
 type signing struct {
-	macs    []hash.Hash // one for each key
+	// macs has one for each key.
+	macs    []hash.Hash
 	scratch []byte
 }
 
@@ -39,9 +41,9 @@ func (s *signer) signing() *signing {
 	return x
 }
 
-// sign returns what the Standard Webhooks specification says: for each key "v1," and the base64 of the HMAC-SHA256
-// over id.timestamp.body, separated by spaces. A consumer accepts the request if any of them is right, so that
-// keys can be changed.
+// sign returns what the Standard Webhooks specification says: for each key "v1," and the base64 of
+// the HMAC-SHA256 over id.timestamp.body, separated by spaces. A consumer accepts the request if
+// any of them is right, so that keys can be changed.
 func (s *signer) sign(id, timestamp string, body []byte) string {
 	x := s.signing()
 	defer s.pool.Put(x)
@@ -59,7 +61,8 @@ func (s *signer) sign(id, timestamp string, body []byte) string {
 		}
 		buf = append(buf, "v1,"...)
 		sum := len(buf)
-		buf = mac.Sum(buf) // the bytes, which their base64 then takes the place of
+		// These are the bytes, which their base64 then takes the place of.
+		buf = mac.Sum(buf)
 		encoded := base64.StdEncoding.AppendEncode(buf, buf[sum:])
 		buf = append(buf[:sum], encoded[len(buf):]...)
 	}

@@ -1,11 +1,11 @@
 // Package sinks holds the destinations of events.
 //
-// A sink formats and sends, nothing else: it does not retry, log, count or keep a goroutine of its own. Whoever calls
-// Send decides from the error what happens next: a [PermanentError] is refused for good, everything else may be
-// tried again.
+// A sink formats and sends, nothing else: it does not retry, log, count or keep a goroutine of its
+// own. Whoever calls Send decides from the error what happens next: a [PermanentError] is refused
+// for good, everything else may be tried again.
 //
-// A new kind of sink is one file with its type and its test, one field in [config.Sink], one case in [New] and one line
-// in the table of the contract test.
+// A new kind of sink is one file with its type and its test, one field in [config.Sink], one case
+// in [New] and one line in the table of the contract test.
 package sinks
 
 import (
@@ -22,62 +22,67 @@ import (
 
 // Sink is one destination. All methods may be called from several goroutines at once.
 type Sink interface {
-	// Send delivers one event, or one batch within what [MaxBatch] says, in one attempt. It returns
-	// nil only when the destination has accepted every record; no records are accepted at once.
+	// Send delivers one event, or one batch within what [MaxBatch] says, in one attempt. It
+	// returns nil only when the destination has accepted every record; no records are accepted
+	// at once.
 	//
-	// The error is a *PermanentError where the destination refused for good (it may take a part of a batch
-	// by itself, if the status is about what was sent), the error of ctx where that ended first, ErrClosed after
-	// Close, and else something temporary (a *RetryAfterError where the destination named a time or a status).
-	// It never holds a secret. After an error the records may have arrived nevertheless: whoever sends again
-	// sends the same ids.
+	// The error is a *PermanentError where the destination refused for good (it may take a part
+	// of a batch by itself, if the status is about what was sent), the error of ctx where that
+	// ended first, ErrClosed after Close, and else something temporary (a *RetryAfterError
+	// where the destination named a time or a status). It never holds a secret. After an error
+	// the records may have arrived nevertheless: whoever sends again sends the same ids.
 	//
-	// Send does not change the records. It may return before the last read of their memory, so that must not be
-	// written to again.
+	// Send does not change the records. It may return before the last read of their memory, so
+	// that must not be written to again.
 	Send(ctx context.Context, records []event.Record) error
 
-	// Probe tells whether the destination can be reached, as far as that is possible without sending an event.
+	// Probe reports whether the destination can be reached, as far as that is possible without
+	// sending an event.
 	Probe(ctx context.Context) error
 
-	// Close ends connections and running calls of Send; it does not wait for a destination. Further
-	// calls do nothing.
+	// Close ends connections and running calls of Send; it does not wait for a destination.
+	// Further calls do nothing.
 	Close() error
 }
 
 // Batcher is a sink that takes several records per Send.
 type Batcher interface {
-	// MaxBatch returns how many records, and how many bytes of their JSON together, one Send takes. A single record
-	// may be larger than that. Both are at least 1 and do not change.
+	// MaxBatch returns how many records, and how many bytes of their JSON together, one Send
+	// takes. A single record may be larger than that. Both are at least 1 and do not change.
 	MaxBatch() (records, bytes int)
 }
 
-// Reopener is a sink that writes to a file which something else may have moved away, as log rotation does.
+// Reopener is a sink that writes to a file which something else may have moved away, as log
+// rotation does.
 type Reopener interface {
-	// Reopen opens the file anew under its name. After an error the sink goes on with the one it has.
+	// Reopen opens the file anew under its name. After an error the sink goes on with the one
+	// it has.
 	Reopen() error
 }
 
 // Selector is a sink that chooses among the events by itself.
 type Selector interface {
-	// Wants says whether Send has any use for the record. The match and drop of the sink do not keep it from a
-	// Selector, which asks Options.Selects about them.
+	// Wants says whether Send has any use for the record. The match and drop of the sink do not
+	// keep it from a Selector, which asks Options.Selects about them.
 	Wants(record event.Record) bool
 }
 
-// Repeater is a sink that has to say again and again what it has said, because the destination forgets it.
+// Repeater is a sink that has to send again and again what it has sent, because the destination
+// forgets it.
 type Repeater interface {
-	// Repeat says everything again, in one attempt. Its error is like that of Send; a *PartialError where enough of the
-	// destination has heard it.
+	// Repeat sends everything again, in one attempt. Its error is like that of Send; a
+	// *PartialError where enough of the destination has accepted it.
 	Repeat(ctx context.Context) error
 
-	// RepeatInterval returns how often that has to be done. It does not change. The first time is when the sink begins to
-	// work.
+	// RepeatInterval returns how often that has to be done. It does not change. The first time
+	// is when the sink begins to work.
 	RepeatInterval() time.Duration
 }
 
 // Follower is a sink that keeps something about HMCs which is void without them.
 type Follower interface {
-	// Follow says which HMCs are configured from now on, each with its group. It is called before the first Send, and
-	// when that changes.
+	// Follow says which HMCs are configured from now on, each with its group. It is called
+	// before the first Send, and when that changes.
 	Follow(groups map[string]string)
 }
 
@@ -90,8 +95,8 @@ type Store interface {
 	Put(ctx context.Context, values map[string][]byte) error
 }
 
-// MaxBatch returns how many records, and how many bytes of their JSON together, one Send of s takes: what it says as
-// a Batcher, else one record of any size.
+// MaxBatch returns how many records, and how many bytes of their JSON together, one Send of s
+// takes: what it says as a Batcher, else one record of any size.
 func MaxBatch(s Sink) (records, bytes int) {
 	if b, ok := s.(Batcher); ok {
 		return b.MaxBatch()
@@ -104,19 +109,25 @@ var ErrClosed = errors.New("sink is closed")
 
 // Options are what sinks get from the program rather than from the configuration.
 type Options struct {
-	Version string    // of the program, for User-Agent
-	Stdout  io.Writer // where a log sink's "stdout" goes; nil: os.Stdout
-	Stderr  io.Writer // where a log sink's "stderr" goes; nil: os.Stderr
+	// Version is that of the program, for User-Agent.
+	Version string
+	// Stdout is where a log sink's "stdout" goes; nil: os.Stdout.
+	Stdout io.Writer
+	// Stderr is where a log sink's "stderr" goes; nil: os.Stderr.
+	Stderr io.Writer
 
-	Store   Store                       // of this sink alone; nil: nothing is remembered
-	Selects func(rec event.Record) bool // what the sink's match and drop say, for a Selector; nil: all
+	// Store is that of this sink alone; nil: nothing is remembered.
+	Store Store
+	// Selects is what the sink's match and drop say, for a Selector; nil: all.
+	Selects func(rec event.Record) bool
 
-	// Logger is for client libraries that cannot be kept from logging; sinks return errors instead. Nil: none.
+	// Logger is for client libraries that cannot be kept from logging; sinks return errors
+	// instead. Nil: none.
 	Logger *zap.Logger
 }
 
-// New makes the sink that cfg describes. It opens files, but makes no connection. The caller knows which sink an error
-// is about: it does not hold the name.
+// New makes the sink that cfg describes. It opens files, but makes no connection. The caller knows
+// which sink an error is about: it does not hold the name.
 func New(cfg config.Sink, opts Options) (Sink, error) {
 	switch {
 	case cfg.Webhook != nil:

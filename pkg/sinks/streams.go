@@ -1,34 +1,93 @@
 package sinks
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// streamBatch is how many events one Send of a sink for NATS or Kafka takes unless more are configured. Each event is a
-// message of its own: a batch is only what is on its way at once.
+// streamBatch is how many events one Send of a sink for NATS or Kafka takes unless more are
+// configured. Each event is a message of its own: a batch is only what is on its way at once.
 const streamBatch = 256
 
-// isEnd reports whether an error tells of nothing but the end of a context.
-func isEnd(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+// stream is what the sinks for NATS and Kafka have in common.
+type stream struct {
+	attempts
+	// naming makes the name of the subject or topic.
+	naming naming
+	batch  int
+	// inFlight is how many messages of all Sends together are on their way.
+	inFlight int
+	// connect is the limit of connecting to one server.
+	connect time.Duration
+	conns   *connections
+	// tls is nil where it is not configured.
+	tls      *config.TLS
+	accepted *acceptedIDs
 }
 
-// batchError returns the error to judge a batch by. One that is refused for good comes first: the batch is then sent in parts,
-// until that event is alone. Then one that says more than that time was over.
-func batchError(errs []error) error {
-	for _, err := range errs {
+// newStream makes the common part of a sink. hosts are its servers, and place is what the
+// configuration calls the name.
+func newStream(kind string, hosts []string, place, name string, cfg config.Sink) (stream, error) {
+	timeout, batch := timeoutOf(cfg), max(cfg.Batch.MaxEvents, streamBatch)
+	s := stream{batch: batch, inFlight: batch * max(cfg.Concurrency, 1)}
+	s.accepted = newAcceptedIDs(s.inFlight)
+	// Less than the whole attempt, so that the second server has its turn when the first hangs,
+	// and that what keeps from connecting is reported rather than that time is over.
+	s.connect = (timeout - timeout/8) / time.Duration(len(hosts))
+	s.conns = newConnections(s.connect)
+	s.attempts = attempts{timeout: timeout, life: s.conns.lifetime, precise: true}
+	s.name = kind + ": " + strings.Join(hosts, ", ")
+	var err error
+	if s.naming, err = newNaming(name, "-_"); err != nil {
+		return s, fmt.Errorf("%s: %s: %w", kind, place, err)
+	}
+	return s, nil
+}
+
+// MaxBatch returns what may be on its way at once for one Send.
+func (s *stream) MaxBatch() (records, bytes int) { return s.batch, maxBatchBytes }
+
+// send calls f with those of the records that were not accepted before.
+func (s *stream) send(records []event.Record, f func(open []*event.Record) error) error {
+	if len(records) == 0 {
+		return nil
+	}
+	err := f(s.accepted.open(records))
+	if err == nil {
+		s.accepted.done(records)
+	}
+	return err
+}
+
+// settle keeps in mind what was accepted of a Send, and returns the error to judge it by. One that
+// is refused for good comes first: the batch is then sent in parts, until that event is alone. Then
+// one that says more than that time was over.
+func (s *stream) settle(accepted []*event.Record, failed []error) error {
+	if len(failed) == 0 {
+		return nil
+	}
+	s.accepted.keep(accepted)
+	for _, err := range failed {
 		if _, ok := errors.AsType[*PermanentError](err); ok {
 			return err
 		}
 	}
-	for _, err := range errs {
+	for _, err := range failed {
 		if !isEnd(err) {
 			return err
 		}
 	}
-	if len(errs) > 0 {
-		return errs[0]
-	}
-	return nil
+	return failed[0]
+}
+
+// refused says that one event is refused, and nothing else, which HTTP has a status for: those that
+// were sent with it may be fine.
+func (s *stream) refused(status int, what string, r *event.Record, err error) error {
+	err = fmt.Errorf("%s: %sevent of %d bytes: %w", s.name, what, len(r.JSON), err)
+	return &PermanentError{Status: status, Err: err}
 }

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readNow reads what is there. If there is nothing, its error is os.ErrDeadlineExceeded, after which crypto/tls can read on.
+// readNow reads what is there. If there is nothing, its error is os.ErrDeadlineExceeded, after
+// which crypto/tls can read on.
 func readNow(raw syscall.RawConn, p []byte) (int, error) {
 	var (
 		n   int
@@ -36,8 +37,9 @@ func readNow(raw syscall.RawConn, p []byte) (int, error) {
 	return n, nil
 }
 
-// setUserTimeout limits how long what was written may stay unacknowledged. Keep-alive probes are sent on idle connections
-// only; without this limit Linux repeats unacknowledged data for a quarter of an hour.
+// setUserTimeout limits how long what was written may stay unacknowledged. Keep-alive probes are
+// sent on idle connections only; without this limit Linux repeats unacknowledged data for a quarter
+// of an hour.
 func setUserTimeout(raw syscall.RawConn, limit time.Duration) {
 	if raw == nil {
 		return

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// readNow cannot tell elsewhere: a connection that is over is noticed when it is written to.
+// readNow cannot find out elsewhere: a connection that is over is noticed when it is written to.
 func readNow(syscall.RawConn, []byte) (int, error) { return 0, os.ErrDeadlineExceeded }
 
 func setUserTimeout(syscall.RawConn, time.Duration) {}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -16,10 +15,12 @@ import (
 )
 
 const (
-	// syslogSDID names the structured data. 32473 is the enterprise number for those that have none (RFC 5612).
+	// syslogSDID names the structured data. 32473 is the enterprise number for those that have
+	// none (RFC 5612).
 	syslogSDID = "hmcnotifyd@32473"
 
-	// maxSDValue bounds each value of the structured data, in bytes. What an HMC calls things is far shorter.
+	// maxSDValue bounds each value of the structured data, in bytes. What an HMC calls things
+	// is far shorter.
 	maxSDValue = 255
 
 	// maxMsgID is what RFC 5424 allows.
@@ -36,10 +37,13 @@ const (
 // syslogFormat makes messages of RFC 5424.
 type syslogFormat struct {
 	facility int
-	host     string // HOSTNAME, APP-NAME and PROCID, with a blank between and around them
-	format   string
-	lf       bool // a line feed ends a message, so there must be none inside
-	max      int  // of a message, in bytes
+	// host is HOSTNAME, APP-NAME and PROCID, with a blank between and around them.
+	host   string
+	format string
+	// lf says that a line feed ends a message, so that there must be none inside.
+	lf bool
+	// max is the length of a message in bytes.
+	max int
 }
 
 func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {
@@ -79,53 +83,9 @@ func headerField(s string, longest int) string {
 	return cmp.Or(s[:min(len(s), longest)], "-")
 }
 
-// syslogEvent is what a message is made of.
-type syslogEvent struct {
-	record                   *event.Record
-	time                     time.Time // zero: unknown
-	hmc, severity, summary   string
-	class, name, cpc, object string
-	topicType                string
-	body                     []byte
-}
-
-func parseSyslogEvent(r *event.Record) syslogEvent {
-	e := syslogEvent{record: r}
-	for name, value := range event.Members(r.JSON) {
-		switch string(name) {
-		case "hmc":
-			e.hmc = event.String(value)
-		case "time":
-			e.time, _ = time.Parse(time.RFC3339Nano, event.String(value))
-		case "topic_type":
-			e.topicType = event.String(value)
-		case "severity":
-			e.severity = event.String(value)
-		case "summary":
-			e.summary = event.String(value)
-		case "body":
-			e.body = value
-		case "resource":
-			for name, value := range event.Members(value) {
-				switch string(name) {
-				case "class":
-					e.class = event.String(value)
-				case "name":
-					e.name = event.String(value)
-				case "cpc":
-					e.cpc = event.String(value)
-				case "object_uri":
-					e.object = event.String(value)
-				}
-			}
-		}
-	}
-	return e
-}
-
 // level is the severity of RFC 5424.
-func (e *syslogEvent) level() int {
-	switch e.severity {
+func (f *eventFields) level() int {
+	switch f.severity {
 	case event.SeverityCritical:
 		return 2
 	case event.SeverityWarning:
@@ -136,7 +96,7 @@ func (e *syslogEvent) level() int {
 
 // append appends the message of an event, of at most limit bytes. It holds no line feed.
 func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
-	e := parseSyslogEvent(r)
+	e := fieldsOf(r)
 	message := f.message(&e)
 	start := len(dst)
 	dst = f.appendHead(dst, &e, 0, true)
@@ -152,8 +112,8 @@ func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
 	return append(appendOneLine(dst, cutText(message, end)), cutMark...)
 }
 
-// appendOneLine appends a message. No message has a line feed: texts have been through text, and stored JSON is compact. If one
-// had all the same, it would be two messages to the server.
+// appendOneLine appends a message. No message has a line feed: texts have been through text, and
+// stored JSON is compact. If one had all the same, it would be two messages to the server.
 func appendOneLine(dst, message []byte) []byte {
 	start := len(dst)
 	dst = append(dst, message...)
@@ -166,19 +126,19 @@ func appendOneLine(dst, message []byte) []byte {
 	}
 }
 
-// appendHead appends what stands in front of the message. cut is the length of a message that is not sent whole, else 0.
-// Where there is no place for names, the id has to do.
-func (f *syslogFormat) appendHead(dst []byte, e *syslogEvent, cut int, names bool) []byte {
+// appendHead appends what stands in front of the message. cut is the length of a message that is
+// not sent whole, else 0. Where there is no place for names, the id has to do.
+func (f *syslogFormat) appendHead(dst []byte, e *eventFields, cut int, names bool) []byte {
 	dst = append(dst, '<')
 	dst = strconv.AppendInt(dst, int64(f.facility*8+e.level()), 10)
 	dst = append(dst, ">1 "...)
-	if utc := e.time.UTC(); e.time.IsZero() || utc.Year() < 0 || utc.Year() > 9999 {
+	if utc := e.at().UTC(); utc.IsZero() || utc.Year() < 0 || utc.Year() > 9999 {
 		dst = append(dst, '-')
 	} else {
 		dst = utc.AppendFormat(dst, syslogTime)
 	}
 	dst = append(dst, f.host...)
-	dst = append(dst, headerField(e.record.Type, maxMsgID)...)
+	dst = append(dst, headerField(e.kind, maxMsgID)...)
 	dst = append(dst, " ["+syslogSDID...)
 	if names {
 		dst = appendSD(dst, "hmc", e.hmc, maxSDValue)
@@ -188,7 +148,7 @@ func (f *syslogFormat) appendHead(dst []byte, e *syslogEvent, cut int, names boo
 		}
 		dst = appendSD(dst, "class", e.class, maxSDValue)
 		dst = appendSD(dst, "name", e.name, maxSDValue)
-		dst = appendSD(dst, "type", e.record.Type, maxSDValue)
+		dst = appendSD(dst, "type", e.kind, maxSDValue)
 		dst = appendSD(dst, "id", e.record.ID, maxSDValue)
 		dst = appendSD(dst, "severity", e.severity, maxSDValue)
 	} else {
@@ -232,14 +192,14 @@ func cutText[T string | []byte](s T, longest int) T {
 }
 
 // message returns the message of an event.
-func (f *syslogFormat) message(e *syslogEvent) []byte {
+func (f *syslogFormat) message(e *eventFields) []byte {
 	switch f.format {
 	case config.FormatCADF:
-		if e.record.Type == event.TypeLogEntry {
+		if e.kind == event.TypeLogEntry {
 			return cadfEvent(e)
 		}
 	case config.FormatOSForwarder:
-		if e.record.Type == event.TypeOSMessage {
+		if e.kind == event.TypeOSMessage {
 			return f.text(osForwarderLine(e))
 		}
 		return f.text(e.summary)
@@ -249,9 +209,10 @@ func (f *syslogFormat) message(e *syslogEvent) []byte {
 	return e.record.JSON
 }
 
-// text returns s as a message. RFC 5424 wants a byte order mark in front of UTF-8, which JSON must not have (RFC 8259).
-// ASCII control characters become # and three octal digits, as rsyslog writes them, and others blanks: what an HMC or an
-// operating system has sent must look like a message of its own nowhere, whichever way the server tells messages apart.
+// text returns s as a message. RFC 5424 wants a byte order mark in front of UTF-8, which JSON must
+// not have (RFC 8259). ASCII control characters become # and three octal digits, as rsyslog writes
+// them, and others blanks: what an HMC or an operating system has sent must look like a message of
+// its own nowhere, whichever way the server separates messages.
 func (f *syslogFormat) text(s string) []byte {
 	b := make([]byte, 0, len(bom)+len(s)+16)
 	if strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) {
@@ -270,11 +231,11 @@ func (f *syslogFormat) text(s string) []byte {
 	return b
 }
 
-// osForwarderLine is an OS message as zhmc-os-forwarder writes it: CPC, partition and sequence number, and then the text
-// without the line feeds around it.
-func osForwarderLine(e *syslogEvent) string {
+// osForwarderLine is an OS message as zhmc-os-forwarder writes it: CPC, partition and sequence
+// number, and then the text without the line feeds around it.
+func osForwarderLine(e *eventFields) string {
 	number, text := "-", ""
-	for name, value := range event.Members(e.body) {
+	for name, value := range event.Members(e.body()) {
 		switch string(name) {
 		case "sequence-number":
 			number = string(value)

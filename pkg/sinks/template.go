@@ -8,8 +8,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
 )
 
-// templateBody returns what makes bodies by a template. Its errors are permanent: the same event fails again, until
-// somebody changes the template and replays the dead letter.
+// templateBody returns what makes bodies by a template. Its errors are permanent: the same event
+// fails again, until somebody changes the template and replays the dead letter.
 func templateBody(text, contentType string, batch bool) (func([]event.Record) ([]byte, error), error) {
 	t, err := render.New(text, render.Options{Batch: batch, ContentType: contentType})
 	if err != nil {
@@ -22,7 +22,8 @@ func templateBody(text, contentType string, batch bool) (func([]event.Record) ([
 		}
 		refusal := &PermanentError{Err: fmt.Errorf("webhook: nothing was sent, the template failed: %w", err)}
 		if len(records) > 1 {
-			// One of them is too much for the template, the others may be fine: the status for that has a batch taken apart.
+			// One of them is too much for the template, the others may be fine: the
+			// status for that has a batch taken apart.
 			refusal.Status = http.StatusUnprocessableEntity
 		}
 		return nil, refusal

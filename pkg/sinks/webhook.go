@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -18,63 +17,45 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-const (
-	// defaultTimeout is the limit of one attempt where the configuration, which has a default of its own, was not
-	// read from a file.
-	defaultTimeout = 10 * time.Second
-
-	// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept unless told otherwise.
-	maxBatchBytes = 1_000_000
-)
+// maxBatchBytes keeps a batch below 1 MiB, the request size that nginx and others accept by
+// default.
+const maxBatchBytes = 1_000_000
 
 // webhook posts events to an HTTP server.
 type webhook struct {
-	endpoint
-	batch    int // records per request; above 1 the body is always that of a batch
-	maxBytes int // of the records of one request
+	*endpoint
+	// batch is how many records a request may have; above 1 the body is always that of a batch.
+	batch int
+	// maxBytes is the size of the records of one request.
+	maxBytes int
 	body     func([]event.Record) ([]byte, error)
-	gzip     *compressor // nil: bodies are not compressed
-	signer   *signer     // nil: requests are not signed
-	header   http.Header // what all headers share
+	// gzip is nil where bodies are not compressed.
+	gzip *compressor
+	// signer is nil where requests are not signed.
+	signer *signer
+	// header is what all headers share.
+	header http.Header
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
-	u, err := url.Parse(cfg.Webhook.URL.Expose())
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, errors.New("webhook: url is not an http or https address") // err would quote it, with what it hides
+	u := httpURL(cfg.Webhook.URL)
+	if u == nil {
+		return nil, errors.New("webhook: url is not an http or https address")
 	}
 	if u.User != nil {
-		return nil, errors.New("webhook: url must not hold a userid") // it would not be sent
+		// It would not be sent.
+		return nil, errors.New("webhook: url must not hold a userid")
 	}
 	keys := cfg.Webhook.SigningKeys()
 	if len(keys) != len(cfg.Webhook.SigningSecrets()) {
 		return nil, errors.New("webhook: secret is not whsec_ and 24 to 64 bytes in base64")
 	}
-	var secrets []string
-	for _, s := range cfg.Webhook.SigningSecrets() {
-		secrets = append(secrets, s.Expose())
-	}
-	w := &webhook{
-		endpoint: endpoint{
-			kind: "webhook", url: u, target: u.Scheme + "://" + u.Host,
-			timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout), secrets: secrets,
-		},
-		batch:    max(cfg.Batch.MaxEvents, 1),
-		maxBytes: maxBatchBytes,
-		signer:   newSigner(keys),
-		header: http.Header{
-			"User-Agent": {userAgent(opts.Version)},
-			// An entry without a value is not sent. It tells the transport that the request may be repeated on another
-			// connection when a kept one turns out to be closed, as the ids make it so. Otherwise each idle timeout of
-			// a consumer would cost a failed attempt and its back-off.
-			"X-Idempotency-Key": nil,
-		},
-	}
+	w := &webhook{batch: max(cfg.Batch.MaxEvents, 1), maxBytes: maxBatchBytes, signer: newSigner(keys)}
 	contentType, err := w.setFormat(cfg.Webhook)
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
-	w.header["Content-Type"] = []string{contentType}
+	w.header = newHeader(opts, contentType)
 	switch c := cfg.Webhook.Compression; c {
 	case "", config.CompressionNone:
 	case config.CompressionGzip:
@@ -83,11 +64,15 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	default:
 		return nil, fmt.Errorf("webhook: compression %q is not available", c)
 	}
-	w.client, err = newHTTPClient(cfg.Webhook.HTTPConfig, clientOptions{
-		timeout: w.timeout, concurrency: max(cfg.Concurrency, 1), userAgent: userAgent(opts.Version),
+	client, err := newHTTPClient(cfg.Webhook.HTTPConfig, clientOptions{
+		timeout: timeoutOf(cfg), concurrency: max(cfg.Concurrency, 1), userAgent: userAgent(opts.Version),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
+	}
+	w.endpoint = newEndpoint("webhook", u, timeoutOf(cfg), client)
+	for _, s := range cfg.Webhook.SigningSecrets() {
+		w.secrets = append(w.secrets, s.Expose())
 	}
 	return w, nil
 }
@@ -103,7 +88,8 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 		}
 		return "application/json", nil
 	case config.FormatCloudEvents:
-		w.maxBytes = maxBatchBytes / 2 // the envelope of a small event is as large as the event
+		// The envelope of a small event is as large as the event.
+		w.maxBytes = maxBatchBytes / 2
 		if batch {
 			w.body = cloudEventsBody
 			return cloudEvents, nil
@@ -111,7 +97,8 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 		w.body = cloudEventBody
 		return cloudEvent, nil
 	case config.FormatTemplate:
-		w.maxBytes = maxBatchBytes / 2 // how much a template makes of an event is not known
+		// How much a template makes of an event is not known.
+		w.maxBytes = maxBatchBytes / 2
 		contentType = cmp.Or(cfg.ContentType, config.DefaultContentType)
 		w.body, err = templateBody(cfg.Template, contentType, batch)
 		return contentType, err
@@ -129,19 +116,17 @@ func userAgent(version string) string {
 // MaxBatch returns the configured size of a batch.
 func (w *webhook) MaxBatch() (records, bytes int) { return w.batch, w.maxBytes }
 
-// Send makes one request and judges the answer by its status alone: once a status has arrived, whatever happens to
-// the rest of the answer changes nothing.
+// Send makes one request and judges the answer by its status alone: once a status has arrived,
+// whatever happens to the rest of the answer changes nothing.
 //
-// It uses the transport without an http.Client around it: no redirect is followed, and errors do not hold the URL.
+// It uses the transport without an http.Client around it: no redirect is followed, and errors do
+// not hold the URL.
 func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if w.client.conns.closed() {
-		return fmt.Errorf("webhook: %s: %w", w.target, ErrClosed)
-	}
 	if len(records) > w.batch {
-		return fmt.Errorf("webhook: %s: %d events in one request, at most %d", w.target, len(records), w.batch)
+		return fmt.Errorf("%s: %d events in one request, at most %d", w.name, len(records), w.batch)
 	}
 	id := records[0].ID
 	if w.batch > 1 {
@@ -154,11 +139,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if w.gzip != nil {
 		body = w.gzip.compress(body)
 	}
-
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	return w.send(ctx, start, w.request(attempt, id, body), cancel)
+	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) })
 }
 
 // request builds the request of one attempt.
@@ -166,18 +147,19 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	values := [3]string{id, now, ""}
 	header := make(http.Header, len(w.header)+len(values))
-	maps.Copy(header, w.header) // the values are shared: the transport does not change them
+	// The values are shared: the transport does not change them.
+	maps.Copy(header, w.header)
 	header["Webhook-Id"] = values[0:1:1]
 	header["Webhook-Timestamp"] = values[1:2:2]
 	if w.signer != nil {
 		values[2] = w.signer.sign(id, now, body)
 		header["Webhook-Signature"] = values[2:3:3]
 	}
-
 	return w.endpoint.request(ctx, header, body)
 }
 
-// batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent again, has the same one.
+// batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent
+// again, has the same one.
 func batchID(records []event.Record) string {
 	h := sha256.New()
 	for i := range records {
@@ -192,20 +174,24 @@ func jsonBody(records []event.Record) ([]byte, error) { return records[0].JSON, 
 
 // batchBody returns the JSON array of the records.
 func batchBody(records []event.Record) ([]byte, error) {
+	return jsonArray(records, 0, func(dst []byte, r event.Record) []byte { return append(dst, r.JSON...) }), nil
+}
+
+// jsonArray puts an array together of what add appends for each record, which is more than its JSON
+// by about so many bytes.
+func jsonArray(records []event.Record, more int, add func(dst []byte, r event.Record) []byte) []byte {
 	size := len(records) + 1
 	for i := range records {
-		size += len(records[i].JSON)
+		size += len(records[i].JSON) + more
 	}
-	body := make([]byte, 0, size)
+	body := append(make([]byte, 0, size), '[')
 	for i := range records {
-		if i == 0 {
-			body = append(body, '[')
-		} else {
+		if i > 0 {
 			body = append(body, ',')
 		}
-		body = append(body, records[i].JSON...)
+		body = add(body, records[i])
 	}
-	return append(body, ']'), nil
+	return append(body, ']')
 }
 
 // Close ends every connection, and with it every request.

@@ -1,0 +1,147 @@
+package sinks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+)
+
+// lifetime is the time until a sink is closed.
+type lifetime struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+func newLifetime() *lifetime {
+	ctx, end := context.WithCancel(context.Background())
+	return &lifetime{ctx, end}
+}
+
+func (l *lifetime) closed() bool { return l.ctx.Err() != nil }
+
+// attempts makes the attempts of a sink: each ends in time, and none outlives the sink.
+type attempts struct {
+	// name is what errors begin with: the kind of the sink, and where it sends to.
+	name    string
+	timeout time.Duration
+	life    *lifetime
+	// explain adds to an error what to do about it, and takes out what must not be seen; nil:
+	// nothing.
+	explain func(error) error
+	// precise says that an attempt which is out of time fails with the error of its context,
+	// and that any other error then is worth more.
+	precise bool
+}
+
+// defaultTimeout is the limit of one attempt where the configuration, which has a default of its
+// own, was not read from a file.
+const defaultTimeout = 10 * time.Second
+
+func timeoutOf(cfg config.Sink) time.Duration { return cmp.Or(max(cfg.Timeout, 0), defaultTimeout) }
+
+// do calls f with a context that ends with ctx, after the timeout or with Close, and makes its
+// error that of the sink. An answer of the destination has its text already. late is what did not
+// happen where time was over.
+func (a *attempts) do(ctx context.Context, late string, f func(context.Context) error) error {
+	return a.try(ctx, late, func(attempt context.Context, _ context.CancelFunc) error { return f(attempt) })
+}
+
+// try is do for an f that may end its attempt by itself.
+func (a *attempts) try(
+	ctx context.Context, late string, f func(context.Context, context.CancelFunc) error,
+) error {
+	start := time.Now()
+	attempt, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	defer context.AfterFunc(a.life.ctx, cancel)() //nolint:contextcheck // both contexts end it
+
+	err := attempt.Err()
+	switch {
+	case a.life.closed():
+		err = ErrClosed
+	case err == nil:
+		err = f(attempt, cancel)
+	}
+	switch {
+	case err == nil, isAnswer(err):
+		return err
+	case a.life.closed():
+		err = ErrClosed
+	case attempt.Err() != nil && (isEnd(err) || !a.precise):
+		if _, ok := errors.AsType[*tokenError](err); ok {
+			late = "no OAuth 2 token"
+		}
+		err = ended(attempt, late, start)
+	case a.explain != nil:
+		err = a.explain(err)
+	}
+	return fmt.Errorf("%s: %w", a.name, err)
+}
+
+// ended returns the error of an attempt that was cut off.
+func ended(attempt context.Context, late string, start time.Time) error {
+	err := attempt.Err()
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s after %s: %w", late, time.Since(start).Round(time.Millisecond), err)
+	}
+	return err
+}
+
+// isEnd reports whether an error is about nothing but the end of a context.
+func isEnd(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// isAnswer reports whether the destination has answered.
+func isAnswer(err error) bool {
+	_, refused := errors.AsType[*PermanentError](err)
+	_, later := errors.AsType[*RetryAfterError](err)
+	return refused || later
+}
+
+// What is said where time was over.
+const (
+	noAnswer          = "no answer"
+	noAcknowledgement = "no acknowledgement"
+	notWritten        = "not written"
+)
+
+// mutex is a lock that is waited for no longer than a context lasts.
+type mutex chan struct{}
+
+func newMutex() mutex { return make(mutex, 1) }
+
+func (m mutex) lock(ctx context.Context) error {
+	select {
+	case m <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := ctx.Err(); err != nil { // select does not prefer
+		m.unlock()
+		return err
+	}
+	return nil
+}
+
+func (m mutex) unlock() { <-m }
+
+// interruptible makes reads and writes fail when ctx ends, by a deadline that is over. The function
+// it returns ends that.
+func interruptible(ctx context.Context, setDeadline func(time.Time) error) func() {
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = setDeadline(time.Unix(1, 0))
+		close(interrupted)
+	})
+	return func() {
+		if !stop() {
+			<-interrupted
+			_ = setDeadline(time.Time{})
+		}
+	}
+}
