@@ -120,7 +120,7 @@ func New(opts Options) (*Bridge, error) {
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
-		b.sinkMetrics.ForSink(c.Name) // the queue may drop events of any sink when it is opened
+		b.sinkMetrics.Prepare(c.Name) // the queue may drop events of any sink when it is opened
 	}
 	storage := opts.Config.Storage
 	limit := int64(storage.MaxBytes)
@@ -152,7 +152,6 @@ func New(opts Options) (*Bridge, error) {
 		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b))
 	}
 	b.metrics.OnScrape(b.refreshReceivers)
-	b.sinkMetrics.OnScrape(b.refreshSinks)
 	return b, nil
 }
 
@@ -214,13 +213,13 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 // nothing can interrupt, to a pipe that nobody reads for example, is left behind after the limit.
 func (b *Bridge) end(d *running[*deliver.Delivery], limit time.Time) error {
 	wait := time.Until(limit)
-	if d.it.Health.Hanging() {
+	if d.it.Hanging() {
 		wait = min(wait, leaveTimeout)
 	}
 	if !endsWithin(d.done, wait) {
 		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.Cfg.Name))
 	}
-	d.it.Replays.End(leaveTimeout) // it is told to end, and Close interrupts its request
+	d.it.EndByHand(leaveTimeout) // it is told to end, and Close interrupts its request
 	var err error
 	closed := make(chan struct{})
 	go func() {
@@ -270,10 +269,7 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 		b.log.Warn("the storage section of the configuration is not as it was at the start: it takes effect when the daemon is started anew")
 	}
 
-	keepSinks, gone := split(oldDeliveries, func(d *deliver.Delivery) bool {
-		i := sinkIndex(cfg, d.Cfg.Name)
-		return i >= 0 && cfg.Sinks[i].Equal(&d.Cfg) && (d.Flood == nil || d.Flood.Rules.Equal(deliver.FloodRulesOf(cfg)))
-	})
+	keepSinks, gone := split(oldDeliveries, func(d *deliver.Delivery) bool { return d.Fits(cfg) })
 	keepHMCs, goneHMCs := split(oldSupervisors, func(s *watch.Supervisor) bool {
 		i := hmcIndex(cfg, s.Cfg.Name)
 		return i >= 0 && cfg.HMCs[i].Equal(&s.Cfg)
@@ -381,7 +377,9 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 			f.Follow(groups)
 		}
 		n.cursor.Rewind()
-		d := deliver.NewDelivery(n.cfg, deliver.FloodRulesOf(cfg), n.sink, n.cursor, b.dead, b.sinkMetrics, b.log)
+		d := deliver.New(deliver.Options{
+			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
+		})
 		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.Run))
 	}
 	severities := translate.NewSeverities(cfg.Severity)
@@ -457,7 +455,7 @@ func (b *Bridge) stopAll(hmcs []*running[*watch.Supervisor], gone []*running[*de
 		if sinkIndex(cfg, r.it.Cfg.Name) >= 0 {
 			continue
 		}
-		r.it.Metrics.Delete()
+		r.it.Forget()
 		b.retire(r.it.Cfg.Name, r.it.Cursor)
 	}
 }
@@ -535,7 +533,7 @@ func (b *Bridge) Status() status.Status {
 		h := r.it.Snapshot()
 		s.HMCs = append(s.HMCs, h)
 		for _, p := range h.Problems {
-			s.Reasons = append(s.Reasons, status.Reason{HMC: h.Name, Reason: p})
+			s.Reasons = append(s.Reasons, status.Reason{HMC: h.Name, Reason: p.Text})
 		}
 	}
 	for _, r := range deliveries {
@@ -555,10 +553,11 @@ func (b *Bridge) Status() status.Status {
 }
 
 // Alive says which loop does not turn any more; nil when all do. The systemd watchdog is fed by it.
-func (b *Bridge) Alive() error {
+func (b *Bridge) Alive() error { return b.aliveAt(time.Now()) }
+
+func (b *Bridge) aliveAt(now time.Time) error {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	now := time.Now()
 	for _, r := range b.supervisors {
 		if !r.it.Alive(now, aliveWithin) {
 			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
@@ -566,7 +565,7 @@ func (b *Bridge) Alive() error {
 	}
 	// A sink that hangs is no reason to start again: only its own events wait. A loop that has to notice that is another matter.
 	for _, r := range b.deliveries {
-		if now.Sub(time.Unix(0, r.it.Beat.Load())) >= aliveWithin && !isClosed(r.done) {
+		if !r.it.Alive(now, aliveWithin) && !isClosed(r.done) {
 			return fmt.Errorf("the loop of sink %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
 		}
 	}
@@ -590,18 +589,5 @@ func (b *Bridge) refreshReceivers() {
 		frame, notification := r.it.LastTimes()
 		r.it.Metrics.LastFrame.Set(status.UnixSeconds(frame))
 		r.it.Metrics.LastNotification.Set(status.UnixSeconds(notification))
-	}
-}
-
-// refreshSinks sets those of the sinks.
-func (b *Bridge) refreshSinks() {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	for _, r := range b.deliveries {
-		waiting, bytes, age := r.it.Waiting()
-		r.it.Metrics.QueueEvents.Set(float64(waiting))
-		r.it.Metrics.QueueBytes.Set(float64(bytes))
-		r.it.Metrics.QueueMax.Set(float64(r.it.Cfg.Queue.MaxBytes))
-		r.it.Metrics.OldestAge.Set(age)
 	}
 }

@@ -3,7 +3,6 @@ package bridge
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,7 +17,7 @@ import (
 
 // deadLettersDropped says in the log that the limit of their bytes has taken dead letters away.
 func (b *Bridge) deadLettersDropped(sink string, letters int) {
-	if total, say := b.deadDropped.Note(time.Now(), letters); say {
+	if total, due := b.deadDropped.Count(time.Now(), letters); due {
 		b.log.Error("dead letters were dropped, the oldest first: there are too many", zap.String("sink", sink), zap.Int("letters", total))
 	}
 }
@@ -74,13 +73,7 @@ func (b *Bridge) DeadLetter(id string) (deliver.DeadLetter, error) {
 	if err != nil {
 		return deliver.DeadLetter{}, deliver.LetterError(err)
 	}
-	l := deliver.LetterOf(&stored)
-	if json.Valid(stored.Data) {
-		l.Event = stored.Data
-	} else {
-		l.Data = stored.Data
-	}
-	return l, nil
+	return deliver.LetterOf(&stored), nil
 }
 
 // PurgeDeadLetters deletes dead letters for ever and returns how many. After an error those it has counted are gone.
@@ -106,8 +99,8 @@ func (b *Bridge) removedSinks() []status.RemovedSink {
 		if cursor == nil || sinkIndex(cfg, name) >= 0 {
 			continue
 		}
-		if events, bytes, age := deliver.WaitingBehind(cursor); events > 0 {
-			removed = append(removed, status.RemovedSink{Name: name, QueueEvents: events, QueueBytes: bytes, OldestEventAgeSeconds: age})
+		if waiting := deliver.WaitingBehind(cursor); waiting.QueueEvents > 0 {
+			removed = append(removed, status.RemovedSink{Name: name, Waiting: waiting})
 		}
 	}
 	return removed
@@ -177,7 +170,7 @@ func (b *Bridge) replay(ctx context.Context, filter deliver.DeadLetterFilter, to
 	for _, sink := range slices.Sorted(maps.Keys(counts)) {
 		r := deliver.Replay{
 			ReplayCounts: deliver.ReplayCounts{Letters: counts[sink], Left: counts[sink]},
-			Dead:         b.dead, Query: query, Sink: sink, To: to, Tell: tell,
+			Dead:         b.dead, Query: query, Sink: sink, To: to, Report: tell,
 		}
 		r.Query.Sink, r.Query.Limit = sink, deliver.ReplayPage
 		r.Run(ctx, b.deliveryTo(cmp.Or(to, sink)))

@@ -469,10 +469,10 @@ func TestThrottle(t *testing.T) {
 		at    time.Duration
 		n     int
 		total int
-		say   bool
+		due   bool
 	}{{0, 1, 1, true}, {time.Second, 2, 0, false}, {59 * time.Second, 1, 0, false}, {time.Minute, 1, 4, true}, {61 * time.Second, 1, 0, false}} {
-		if total, say := th.Note(now.Add(test.at), test.n); total != test.total || say != test.say {
-			t.Errorf("after %s: %d, %v", test.at, total, say)
+		if total, due := th.Count(now.Add(test.at), test.n); total != test.total || due != test.due {
+			t.Errorf("after %s: %d, %v", test.at, total, due)
 		}
 	}
 }

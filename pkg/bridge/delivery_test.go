@@ -122,43 +122,6 @@ func TestEventThatAlwaysFails(t *testing.T) {
 	}
 }
 
-// A consumer that asks to be left alone is left alone by all lanes.
-func TestRetryAfterHoldsForAllLanes(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	var mu sync.Mutex
-	requests := 0
-	c := newConsumer(t)
-	c.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		requests++
-		w.Header().Set("Retry-After", "3600")
-		w.WriteHeader(http.StatusTooManyRequests)
-	})
-	d := &daemon{t: t, dir: t.TempDir(), consumer: c, timing: testTiming()}
-	d.start(d.config(hmcYAML(t, "a", sim)))
-	d.connected("a")
-	publish(sim, "P", "x")
-	d.eventually("it has asked", func() bool { return d.bridge.Status().Sinks[0].FailedAttempts == 1 })
-	if d.bridge.Status().Sinks[0].FailingSince == nil {
-		t.Error("does not count as failing")
-	}
-	const n = 80
-	for i := range n {
-		publish(sim, "P"+strconv.Itoa(i), "x")
-	}
-	hook := d.bridge.deliveries[0].it
-	d.eventually("each lane has an event to send", func() bool {
-		hook.Work.Mu.Lock()
-		defer hook.Work.Mu.Unlock()
-		return hook.Work.Left == n+1-len(hook.Lanes)
-	})
-	d.stop()
-	if requests != 1 {
-		t.Errorf("%d requests", requests)
-	}
-}
-
 // Each lane fills batches of its own, however long that takes; the end sends what there is.
 func TestBatchesAreFull(t *testing.T) {
 	const size, n = 10, 200
@@ -477,18 +440,4 @@ func TestCountsSurviveAReload(t *testing.T) {
 		}
 		return false
 	})
-}
-
-func openQueue(t *testing.T) *queue.Queue {
-	t.Helper()
-	q, err := queue.Open(queue.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := q.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return q
 }

@@ -29,9 +29,9 @@ func (b *Bridge) noteRates(now time.Time) {
 	supervisors, deliveries := b.supervisors, b.deliveries
 	b.mu.RUnlock()
 	for _, r := range supervisors {
-		r.it.Rate.Note(now, r.it.Metrics.Received())
+		r.it.Rate.List(now, r.it.Metrics.Received())
 	}
 	for _, r := range deliveries {
-		r.it.Rate.Note(now, r.it.Metrics.Delivered.N.Load())
+		r.it.CountRate(now)
 	}
 }

@@ -3,7 +3,6 @@ package bridge
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,16 +13,16 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
 
 // ErrNotTested says that a test cannot be sent now.
-var ErrNotTested = errors.New("nothing was sent")
+var ErrNotTested = deliver.ErrNotTested
 
-// SendTest makes one attempt to send a bridge-test event with the sink that is in use (a sinks.Tester does with it what it will): the same connections, format, signature and
-// time limit as any event. It goes past the queue, so that no other sink gets it, and past match and drop; it is not tried again
-// and never becomes a dead letter. report is called when it begins and when it has ended. If SendTest returns an error nothing has
-// been sent.
+// SendTest makes one attempt to send a bridge-test event with the sink that is in use (a sinks.Tester
+// does with it what it will): the same connections, format, signature and time limit as any event. It goes
+// past the queue, so that no other sink gets it, and past match and drop; it is not tried again and never
+// becomes a dead letter. report is called when it begins and when it has ended. If SendTest returns an error
+// nothing has been sent.
 func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.TestStep) error) error {
 	d := b.deliveryTo(sink)
 	if d == nil {
@@ -34,36 +33,20 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.
 	}
 	ended := sync.OnceFunc(b.testing.Unlock)
 	defer ended()
-	if wait := d.Health.Resting(time.Now()); wait > 0 {
-		return fmt.Errorf("%w: the sink asked to be left alone for another %s", ErrNotTested, max(time.Second, wait.Round(time.Second)))
-	}
 	e, err := b.testEvent(sink)
 	if err != nil {
 		return err
 	}
-	record := event.NewRecord(e)
-	call := func(ctx context.Context) error { return d.Sink.Send(ctx, []event.Record{record}) }
-	if tester, ok := d.Sink.(sinks.Tester); ok {
-		call = func(ctx context.Context) error { return tester.Test(ctx, record) }
-	} else if selector, ok := d.Sink.(sinks.Selector); ok && !selector.Wants(record) {
-		return fmt.Errorf("%w: a sink of the kind %s has no use for a test event", ErrNotTested, d.Cfg.Kind())
-	}
-	step := deliver.TestStep{Sink: sink, EventID: e.ID}
-	begins := step
-	begins.Outcome, begins.Kind, begins.Request, begins.TimeoutSeconds = deliver.TestBegins, d.Cfg.Kind(), d.Cfg.Request(), d.Cfg.Timeout.Seconds()
-	if err := report(begins); err != nil {
+	step, err := d.Test(ctx, e, report)
+	if err != nil {
 		return err
 	}
-	start := time.Now()
-	err = d.Alone(ctx, call)
-	step.Seconds = time.Since(start).Seconds()
-	if partial, ok := errors.AsType[*sinks.PartialError](err); ok {
-		step.Notes, err = []string{"not accepted everywhere: " + event.Bounded(partial.Error(), deliver.MaxReason)}, nil
+	fields := []zap.Field{zap.String("sink", sink), zap.String("outcome", step.Outcome), zap.String("id", e.ID)}
+	if step.Reason != "" {
+		fields = append(fields, zap.String("error", step.Reason))
 	}
-	step.Conclude(&d.Cfg, err)
-	step.Notes = append(step.Notes, d.TestNotes()...)
-	b.log.Info("a test event was sent", zap.String("sink", sink), zap.String("outcome", step.Outcome), zap.String("id", e.ID), zap.Error(err))
-	ended()          // before that is told: whoever hears it may send the next one
+	b.log.Info("a test event was sent", fields...)
+	ended()          // before the report: whoever gets it may send the next one
 	_ = report(step) // whoever asked may be gone; it was sent all the same
 	return nil
 }

@@ -152,13 +152,6 @@ func TestSendTestRefuses(t *testing.T) {
 	if !errors.Is(busy, ErrNotTested) || !strings.Contains(busy.Error(), "another test") {
 		t.Errorf("a second one: %v", busy)
 	}
-	delivery := d.bridge.deliveryTo("hook")
-	delivery.Health.Mu.Lock()
-	delivery.Health.RestUntil = delivery.Health.RestUntil.AddDate(9999, 0, 0)
-	delivery.Health.Mu.Unlock()
-	if err := d.bridge.SendTest(t.Context(), "hook", nothing); !errors.Is(err, ErrNotTested) || !strings.Contains(err.Error(), "left alone") {
-		t.Errorf("a sink that rests: %v", err)
-	}
 	gone := errors.New("gone")
 	if err := d.bridge.SendTest(t.Context(), "file", func(deliver.TestStep) error { return gone }); !errors.Is(err, gone) {
 		t.Errorf("nobody listens: %v", err)

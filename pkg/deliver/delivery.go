@@ -3,7 +3,7 @@ package deliver
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,273 +21,206 @@ const (
 	// readEvents and readBytes bound what a delivery reads at once.
 	readEvents = 1024
 	readBytes  = 4 << 20
-	// aheadEvents and aheadBytes bound how far a delivery with several lanes reads beyond the first event that is not
-	// done, give or take one read. It bounds memory, and how much is repeated after a restart.
+	// aheadEvents and aheadBytes bound how far a delivery with several lanes reads beyond the
+	// first event that is not done, give or take one read. It bounds memory, and how much is
+	// repeated after a restart.
 	aheadEvents = 16 << 10
 	aheadBytes  = 16 << 20
 	// trimEvery is how often the limits of a sink's queue are applied.
 	trimEvery = 10 * time.Second
-	// watchEvery is how often a delivery looks for attempts that do not end.
-	watchEvery = time.Second
-	// overdueAfter is how much longer than its timeout an attempt may take before it counts as failed.
-	overdueAfter = time.Second
 )
 
-// Delivery brings the stored events to one sink at the sink's own pace. It reads from its cursor, filters, and hands
-// on to its lanes, which send, try again and put aside what is refused for good. What is done is acknowledged as far
-// as everything before it is done too. Nothing it waits for is shared with another sink.
-type Delivery struct {
-	Cfg     config.Sink
-	Sink    sinks.Sink
+// Options are what a Delivery needs. All are required.
+type Options struct {
+	// Config is the whole configuration, Sink what it says of this one.
+	Config *config.Config
+	Sink   config.Sink
+	To     sinks.Sink
+	// Cursor is from where the sink's events are read.
 	Cursor  *queue.Cursor
-	dead    *queue.DeadLetters
-	wants   func(event.Record) bool
-	Metrics *sinkMetrics
-	log     *zap.Logger
-
-	batchEvents, batchBytes int // what one Send takes
-
-	Lanes    []*lane
-	Work     *work
-	progress *progress
-	Flood    *gatherer // nil: the sink has no collapse
-	Health   health
-	Replays  replayGate
-	refusals Throttle
-	Rate     status.Minutes // of deliveries
-
-	draining chan struct{} // closed when draining begins
-	gaveUp   chan struct{} // closed when a lane has ended before all was done
-	giveUp   func()
-
-	// Of distribute, used again.
-	entries []entry
-	items   []item
-
-	Beat atomic.Int64 // when watch last proved to be alive, in Unix nanoseconds
+	Dead    *queue.DeadLetters
+	Metrics *Metrics
+	Logger  *zap.Logger
 }
 
-func NewDelivery(cfg config.Sink, rules floodRules, sink sinks.Sink, cursor *queue.Cursor, dead *queue.DeadLetters, m *Metrics, log *zap.Logger) *Delivery {
+// Delivery brings the stored events to one sink at the sink's own pace. It reads from its cursor,
+// filters, and hands on to its lanes, which send, try again and put aside what is refused for good.
+// What is done is acknowledged as far as everything before it is done too. Nothing it waits for is
+// shared with another sink.
+//
+// Make it with New, then call Run once. All other methods may be called at any time, from any
+// goroutine.
+type Delivery struct {
+	Cfg    config.Sink
+	Sink   sinks.Sink
+	Cursor *queue.Cursor
+
+	dead    *queue.DeadLetters
+	wants   func(event.Record) bool
+	rules   floodRules
+	metrics *sinkMetrics
+	log     *zap.Logger
+
+	stage    stage
+	lanes    []*lane
+	work     *work
+	progress *progress
+	health   health
+	refusals Throttle
+
+	// draining is done when draining or the end has begun.
+	draining context.Context
+	drain    context.CancelFunc
+	// sending holds a token while events are sent again by hand, and for ever at the end.
+	sending chan struct{}
+	// beat is when the loop last turned, in Unix nanoseconds.
+	beat atomic.Int64
+}
+
+// New returns a Delivery that does nothing yet.
+func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: cfg, Sink: sink, Cursor: cursor, dead: dead,
-		wants:    Router{Match: cfg.Match, Drop: cfg.Drop}.Wants,
-		Metrics:  m.ForSink(cfg.Name),
-		log:      log.Named("sink").With(zap.String("sink", cfg.Name)),
-		draining: make(chan struct{}),
-		gaveUp:   make(chan struct{}),
-		Replays:  newReplayGate(),
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, dead: o.Dead,
+		wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
+		rules:   floodRulesOf(o.Config),
+		metrics: o.Metrics.forSink(o.Sink.Name),
+		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
+		stage:   passThrough{},
+		sending: make(chan struct{}, 1),
 	}
-	d.Rate.Total = d.Metrics.Delivered.N.Load() // the series are older than this, after a reload
-	d.Beat.Store(time.Now().UnixNano())
-	d.giveUp = sync.OnceFunc(func() { close(d.gaveUp) })
-	if s, ok := sink.(sinks.Selector); ok {
+	if s, ok := o.To.(sinks.Selector); ok {
 		d.wants = s.Wants
 	}
-	d.batchEvents, d.batchBytes = sinks.MaxBatch(sink)
-	lanes, ahead := cfg.Concurrency, aheadEvents
-	if cfg.Log != nil {
-		lanes = 1 // a file has one end: more would only mix up the order
+	d.draining, d.drain = context.WithCancel(context.Background())
+	d.metrics.delivery.Store(d)
+	d.beat.Store(time.Now().UnixNano())
+	lanes, ahead := o.Sink.Concurrency, aheadEvents
+	if o.Sink.Log != nil {
+		// A file has one end: more would only mix up the order.
+		lanes = 1
 	}
-	if lanes == 1 && !cfg.Collapse {
-		ahead = readEvents // there is nobody to go on with what is behind
+	if lanes == 1 && !o.Sink.Collapse {
+		// There is nobody to go on with what is behind.
+		ahead = readEvents
 	}
-	d.progress = newProgress(cursor, d.log, max(ahead, 2*lanes*d.batchEvents), aheadBytes)
-	d.Health = health{log: d.log, lanes: make([]laneHealth, lanes+1)} // the last one is that of the repetitions
-	d.Work = newWork(lanes, d.batchEvents, d.batchBytes, cfg.Batch.MaxEvents, cfg.Batch.MaxWait)
-	if cfg.Collapse {
+	events, bytes := sinks.MaxBatch(o.To)
+	d.progress = newProgress(o.Cursor, d.log, max(ahead, 2*lanes*events), aheadBytes)
+	// The last one is the lane of the repetitions.
+	d.health = health{log: d.log, lanes: make([]laneHealth, lanes+1)}
+	d.work = newWork(lanes, events, bytes, o.Sink.Batch.MaxEvents, o.Sink.Batch.MaxWait)
+	if o.Sink.Collapse {
 		var busy func(string) bool
 		if lanes > 1 {
-			busy = d.Work.has
+			busy = d.work.has
 		}
-		d.Flood = newGatherer(rules, cursor.Acked, busy)
-		d.progress.eager = true
+		d.stage = newGatherer(d.rules, o.Cursor.Acked, busy)
 	}
 	for i := range lanes {
-		d.Lanes = append(d.Lanes, &lane{Delivery: d, index: i})
+		d.lanes = append(d.lanes, &lane{Delivery: d, own: &d.health.lanes[i]})
 	}
 	return d
 }
 
-// Drain makes run end as soon as everything stored is delivered, or at the first failure. It is called once.
-func (d *Delivery) Drain() { close(d.draining) }
+// Fits says whether a configuration asks for this very delivery.
+func (d *Delivery) Fits(cfg *config.Config) bool {
+	i := slices.IndexFunc(cfg.Sinks, func(c config.Sink) bool { return c.Name == d.Cfg.Name })
+	return i >= 0 && cfg.Sinks[i].Equal(&d.Cfg) && (!d.Cfg.Collapse || d.rules.equal(floodRulesOf(cfg)))
+}
 
-// Run delivers until ctx is done or draining is over. Where a sink does not come back from Send, it does not return.
+// Drain makes Run end as soon as everything stored is delivered, or at the first failure.
+func (d *Delivery) Drain() {
+	d.drain()
+	d.work.become(hurried)
+}
+
+// whenDraining has f called when draining begins, until it is stopped.
+func (d *Delivery) whenDraining(f func()) (stop func() bool) { return context.AfterFunc(d.draining, f) }
+
+// Run delivers until ctx is done or draining is over. Where a sink does not come back from Send, it
+// does not return.
 func (d *Delivery) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
-	var watch, lanes sync.WaitGroup
-	watch.Go(func() { d.watch(ctx) })
+	reading, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	var others, lanes sync.WaitGroup
+	others.Go(func() { d.applyLimits(ctx) })
 	if r, ok := d.Sink.(sinks.Repeater); ok {
-		watch.Go(func() { d.repeat(ctx, r) })
+		others.Go(func() { d.repeat(ctx, r) })
 	}
-	for _, l := range d.Lanes {
-		lanes.Go(func() { l.run(ctx) })
+	for _, l := range d.lanes {
+		lanes.Go(func() {
+			if !l.run(ctx) {
+				d.work.become(abandoned)
+				stopReading()
+			}
+		})
 	}
-	d.dispatch(ctx)
-	d.Work.close()
+	r := reader{Delivery: d}
+	r.run(reading)
+	d.work.become(complete)
 	lanes.Wait()
 	cancel()
-	watch.Wait()
+	others.Wait()
 }
 
-// dispatch reads and hands on to the lanes until ctx is done or, while draining, there is nothing more to read or a
-// lane has given up.
-func (d *Delivery) dispatch(ctx context.Context) {
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() {
-		select {
-		case <-d.draining:
-			stop()
-		case <-reading.Done():
-		}
-	}()
-	for d.awaitRoom(ctx) {
-		records, err := d.next(reading)
-		switch {
-		case err == nil:
-			d.distribute(records)
-		case reading.Err() != nil || errors.Is(err, queue.ErrClosed):
-			if d.Flood != nil && ctx.Err() == nil {
-				d.handOn(d.Flood.all(d.items))
-			}
+// repeat has a sink say again what it has said, for as long as ctx lasts.
+func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
+	partly := false
+	for {
+		v, err := d.attempt(ctx, d.repetitions(), r.Repeat)
+		if ctx.Err() != nil || errors.Is(err, sinks.ErrClosed) {
 			return
-		case errors.Is(err, context.DeadlineExceeded):
-			d.handOn(d.Flood.idle(time.Now(), d.items))
-		default:
-			d.log.Error("stored events cannot be read", zap.Error(err))
-			status.Sleep(reading, time.Second)
 		}
-	}
-}
-
-// next reads. What is there comes even when ctx is done. Where groups of the gatherer wait it ends when one of them is due and
-// there is nothing to be read, with context.DeadlineExceeded.
-func (d *Delivery) next(ctx context.Context) ([]queue.Record, error) {
-	if d.Flood != nil && !d.Flood.empty() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, d.Flood.until())
-		defer cancel()
-	}
-	return d.Cursor.Next(ctx, readEvents, readBytes)
-}
-
-// awaitRoom waits until more may be read. It returns false when nothing is to be read any more.
-func (d *Delivery) awaitRoom(ctx context.Context) bool {
-	for {
-		select {
-		case <-d.gaveUp:
-			return false
-		case <-ctx.Done():
-			return false
-		default:
-		}
-		if d.progress.hasRoom() {
-			return true
-		}
-		var due <-chan time.Time
-		if d.Flood != nil { // what waits in it may be what there has to be room for
-			d.handOn(d.Flood.blocked(time.Now(), d.progress.firstLeft(), d.items))
-			if !d.Flood.empty() {
-				due = time.After(time.Until(d.Flood.blockedUntil()))
+		wait := r.RepeatInterval()
+		if v == again {
+			wait = min(wait, d.Cfg.Retry.Max)
+		} else {
+			partial, some := errors.AsType[*sinks.PartialError](err)
+			if some {
+				d.health.partly(partial, time.Now())
 			}
+			if some && !partly {
+				d.log.Warn("not all members of the sink accept what one of them does; they are told again",
+					zap.Error(partial))
+			} else if partly && !some {
+				d.log.Info("all members of the sink accept again")
+			}
+			partly = some
 		}
-		select {
-		case <-d.progress.room:
-		case <-due:
-		case <-d.gaveUp:
-		case <-ctx.Done():
+		if !status.Sleep(ctx, wait) {
+			return
 		}
 	}
 }
 
-// distribute hands the records that the sink wants to the lanes.
-func (d *Delivery) distribute(records []queue.Record) {
-	number, filtered, now := d.progress.next(), 0, time.Time{}
-	if d.Flood != nil {
-		now = time.Now()
-	}
-	for i := range records {
-		data := records[i].Data
-		it := item{number: number + uint64(i), seq: records[i].Seq}
-		it.record, it.invalid = event.ParseRecord(data)
-		if it.invalid != nil {
-			it.record = event.Record{JSON: data}
-		}
-		wanted := it.invalid != nil || d.wants(it.record)
-		switch {
-		case !wanted:
-		case d.Flood != nil && it.invalid == nil:
-			var repeat bool
-			d.items, repeat = d.Flood.add(it, now, d.items)
-			wanted = !repeat
-		default:
-			d.items = append(d.items, it)
-		}
-		d.entries = append(d.entries, entry{seq: it.seq, bytes: len(data), done: !wanted})
-		if !wanted {
-			filtered++
-		}
-	}
-	if d.Flood != nil {
-		d.items = d.Flood.settle(now, d.items)
-	}
-	if filtered > 0 {
-		d.Metrics.filtered.AddN(filtered)
-	}
-	d.progress.add(d.entries)
-	d.entries = d.entries[:0]
-	d.handOn(d.items)
-}
-
-// handOn gives items, which share the memory of d.items, to the lanes.
-func (d *Delivery) handOn(items []item) {
-	if len(items) > 0 {
-		d.Work.add(d.keyOf, items)
-		clear(items)
-	}
-	d.items = items[:0]
-}
-
-// keyOf names what the order of an event is kept by: with a single lane everything keeps its order anyway.
-func (d *Delivery) keyOf(it *item) string {
-	if len(d.Lanes) == 1 {
-		return ""
-	}
-	if it.flood != nil {
-		return it.flood.key
-	}
-	return it.record.Key
-}
-
-// watch applies the limits of the queue and notices attempts that do not end, for as long as ctx lasts.
-func (d *Delivery) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
+// applyLimits applies the limits of the queue now and then, for as long as ctx lasts.
+func (d *Delivery) applyLimits(ctx context.Context) {
+	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
-	limit := d.Cfg.Timeout + overdueAfter
-	hangs := fmt.Errorf("an attempt has not ended after %s", limit)
-	lastTrim := time.Now()
-	d.trim()
 	for {
-		d.Beat.Store(time.Now().UnixNano())
+		d.trim()
+		d.beat.Store(time.Now().UnixNano())
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		now := time.Now()
-		if n := d.Health.overdue(now, limit, hangs); n > 0 {
-			d.Metrics.retry.Add(float64(n))
-		}
-		if now.Sub(lastTrim) >= trimEvery {
-			lastTrim = now
-			d.trim()
-		}
 	}
+}
+
+// Alive says whether the delivery's loop has turned within limit before now. That a sink hangs is
+// no matter.
+func (d *Delivery) Alive(now time.Time, limit time.Duration) bool {
+	return now.Sub(time.Unix(0, d.beat.Load())) < limit
 }
 
 // trim applies the limits of the sink's queue: beyond them the oldest events go.
 func (d *Delivery) trim() {
-	dropped, err := trimCursor(d.Cursor, d.Cfg.Queue)
+	var olderThan time.Time
+	if maxAge := d.Cfg.Queue.MaxAge; maxAge > 0 {
+		olderThan = time.Now().Add(-maxAge)
+	}
+	dropped, err := d.Cursor.Trim(int64(d.Cfg.Queue.MaxBytes), olderThan)
 	if err != nil {
 		if !errors.Is(err, queue.ErrClosed) {
 			d.log.Error("the limits of the queue could not be applied", zap.Error(err))
@@ -297,18 +230,39 @@ func (d *Delivery) trim() {
 	if dropped == 0 {
 		return
 	}
-	dropped -= d.progress.trimmed(d.Cursor.Acked())
-	if dropped > 0 {
-		d.Metrics.dropped.AddN(dropped)
+	if dropped -= d.progress.trimmed(d.Cursor.Acked()); dropped > 0 {
+		d.metrics.dropped.AddN(dropped)
 		d.log.Error("events were dropped: the sink's queue is beyond its limits", zap.Int("events", dropped))
 	}
 }
 
-// trimCursor applies limits to what waits behind a cursor and returns how many events went.
-func trimCursor(cursor *queue.Cursor, limits config.Queue) (int, error) {
-	var olderThan time.Time
-	if limits.MaxAge > 0 {
-		olderThan = time.Now().Add(-limits.MaxAge)
+// Hanging says whether an attempt is running that should have ended long ago.
+func (d *Delivery) Hanging() bool { return d.health.hanging() }
+
+// CountRate brings up to date how many events were delivered in each of the last minutes.
+func (d *Delivery) CountRate(now time.Time) { d.metrics.rate.List(now, d.metrics.delivered.N.Load()) }
+
+// Forget removes the metrics of the sink.
+func (d *Delivery) Forget() { d.metrics.delete() }
+
+// WaitingBehind says what is stored behind a cursor.
+func WaitingBehind(cursor *queue.Cursor) status.Waiting {
+	events, bytes, oldest := cursor.Pending()
+	w := status.Waiting{QueueEvents: events, QueueBytes: bytes}
+	if events > 0 && !oldest.IsZero() {
+		w.OldestEventAgeSeconds = max(0, time.Since(oldest).Seconds())
 	}
-	return cursor.Trim(int64(limits.MaxBytes), olderThan)
+	return w
+}
+
+// Snapshot returns the status of the sink. It does not ask the sink.
+func (d *Delivery) Snapshot() status.SinkStatus {
+	s := status.SinkStatus{
+		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
+		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(),
+		Dropped: d.metrics.dropped.N.Load(),
+	}
+	s.DeliveredPerMinute = d.metrics.rate.List(time.Now(), s.Delivered)
+	d.health.show(&s, &d.Cfg)
+	return s
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,8 +18,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
-// The pauses grow to the maximum, and are spread over all of what they may be: who failed together does not come back
-// together.
+// The pauses grow to the maximum, and are spread over all of what they may be: who failed together
+// does not come back together.
 func TestRetryBackoff(t *testing.T) {
 	cfg := config.Retry{Initial: 100 * time.Millisecond, Max: time.Second}
 	limits := []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second}
@@ -38,22 +39,26 @@ func TestRetryBackoff(t *testing.T) {
 			t.Errorf("failure %d: between %s and %s, want all up to %s", i+1, low[i], high[i], limit)
 		}
 	}
-	b := retryBackoff{cfg: config.Retry{Initial: time.Second, Max: time.Minute}, failures: 10_000}
+	b := retryBackoff{cfg: config.Retry{Initial: time.Second, Max: time.Minute}}
+	for range 10_000 {
+		b.next()
+	}
 	if wait := b.next(); wait < 6*time.Second || wait > time.Minute {
 		t.Errorf("after 10,000 failures: %s", wait)
 	}
 }
 
-// What the queue drops is counted for a sink that there is, and brings back no series of one that is gone.
+// What the queue drops is counted for a sink that there is, and brings back no series of one that
+// is gone.
 func TestDroppedByTheQueue(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := NewMetrics(registry)
-	s := m.ForSink("x")
+	s := m.forSink("x")
 	m.Dropped("x", 3)
-	if got := m.ForSink("x").dropped.N.Load(); got != 3 {
+	if got := m.forSink("x").dropped.N.Load(); got != 3 {
 		t.Errorf("%d dropped", got)
 	}
-	s.Delete()
+	s.delete()
 	m.Dropped("x", 1)
 	if families, err := registry.Gather(); err != nil || strings.Contains(fmt.Sprint(families), `"x"`) {
 		t.Errorf("the series are back (%v)", err)
@@ -73,49 +78,35 @@ func TestHealth(t *testing.T) {
 		{"nothing", func(*health) {}, false, 0},
 		{"one failure of each lane", func(h *health) {
 			for lane := range 4 {
-				h.failed(lane, at(0), down)
+				h.failed(&h.lanes[lane], at(0), down)
 			}
 		}, false, 0},
 		{"three of one lane", func(h *health) {
 			for range 3 {
-				h.failed(1, at(0), down)
-				h.succeeded(0, at(time.Second))
+				h.failed(&h.lanes[1], at(0), down)
+				h.answered(&h.lanes[0], at(time.Second))
+				h.delivered(at(time.Second))
 			}
 		}, true, 0},
-		{"failing for long", func(h *health) { h.failed(0, at(-stuckTime), down) }, true, 0},
+		{"failing for long", func(h *health) { h.failed(&h.lanes[0], at(-stuckTime), down) }, true, 0},
 		{"failing for long, others succeed", func(h *health) {
-			h.failed(0, at(-stuckTime), down)
-			h.succeeded(1, at(0))
+			h.failed(&h.lanes[0], at(-stuckTime), down)
+			h.answered(&h.lanes[1], at(0))
+			h.delivered(at(0))
 		}, false, 0},
 		{"recovered", func(h *health) {
 			for lane := range 4 {
 				for range 3 {
-					h.failed(lane, at(0), down)
+					h.failed(&h.lanes[lane], at(0), down)
 				}
 			}
 			for lane := range 4 {
-				h.succeeded(lane, at(time.Second))
+				h.answered(&h.lanes[lane], at(time.Second))
 			}
 		}, false, 1},
 		{"recovered by a refusal", func(h *health) {
-			h.failed(0, at(0), down)
-			h.answered(0, at(time.Second))
-		}, false, 1},
-		{"hangs", func(h *health) {
-			h.began(0, at(0))
-			for range 2 {
-				if n := h.overdue(at(time.Second), time.Second, down); n > 1 || h.total != 1 {
-					t.Errorf("%d overdue, %d failures", n, h.total)
-				}
-			}
-		}, true, 0},
-		{"hung", func(h *health) {
-			h.began(0, at(0))
-			h.overdue(at(time.Second), time.Second, down)
-			if !h.ended(0) || h.ended(0) {
-				t.Error("not counted, or twice")
-			}
-			h.succeeded(0, at(2*time.Second))
+			h.failed(&h.lanes[0], at(0), down)
+			h.answered(&h.lanes[0], at(time.Second))
 		}, false, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -133,6 +124,38 @@ func TestHealth(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An attempt that hangs makes the sink stuck and is counted once; one that ends in time is not
+// counted.
+func TestHealthOfAHangingAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		h := &health{log: zap.New(core), lanes: make([]laneHealth, 4)}
+		counted := 0
+		ended := h.follow(&h.lanes[0], time.Second, func() { counted++ })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !h.hanging() || !h.stuck(time.Now()) || counted != 1 || h.total != 1 {
+			t.Errorf("hanging %v, counted %d, %d failures", h.hanging(), counted, h.total)
+		}
+		if !ended() || h.hanging() {
+			t.Error("it is not known to be counted, or hangs for ever")
+		}
+		h.answered(&h.lanes[0], time.Now())
+		if logs.FilterMessage("the sink accepts events again").Len() != 1 || h.total != 0 {
+			t.Errorf("%d failures are left", h.total)
+		}
+		ended = h.follow(&h.lanes[0], time.Second, func() { counted++ })
+		if ended() {
+			t.Error("counted before its time")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if counted != 1 || h.hanging() || h.total != 0 {
+			t.Errorf("counted %d after its end", counted)
+		}
+	})
 }
 
 func TestProgress(t *testing.T) {
@@ -156,31 +179,32 @@ func TestProgress(t *testing.T) {
 	base := read[0].Seq - 1
 	check := func(what string, acked uint64, room bool) {
 		t.Helper()
-		if got := cursor.Acked() - base; got != acked || p.hasRoom() != room {
-			t.Errorf("%s: acknowledged %d, room %v", what, got, p.hasRoom())
+		got := cursor.Acked() - base
+		if ok, first := p.hasRoom(); got != acked || ok != room || !ok && first != base+acked+1 {
+			t.Errorf("%s: acknowledged %d, room %v for %d", what, got, ok, first)
 		}
 	}
 	for i, r := range read[:6] {
 		p.add([]entry{{seq: r.Seq, bytes: 1, done: i == 0}})
 	}
 	check("the first is done when it is read", 1, false)
-	p.finish([]uint64{3, 2})
+	p.finish([]uint64{base + 4, base + 3})
 	check("one before them is not done", 1, false)
-	p.finish([]uint64{1})
+	p.finish([]uint64{base + 2})
 	check("all before the fifth", 4, true)
 	for _, r := range read[6:] {
 		p.add([]entry{{seq: r.Seq, bytes: 1}})
 	}
-	p.finish([]uint64{5})
+	p.finish([]uint64{base + 6})
 	if done := p.trimmed(base + 7); done != 1 {
 		t.Errorf("%d of the trimmed ones were done", done)
 	}
 	check("trimmed", 7, true)
-	p.finish([]uint64{4, 6}) // the lanes did not know it
+	p.finish([]uint64{base + 5, base + 7}) // the lanes did not know it
 	check("trimmed and then done", 7, true)
-	p.finish([]uint64{7, 8, 9})
+	p.finish([]uint64{base + 8, base + 9, base + 10})
 	check("the end", 10, true)
-	if p.bytes != 0 || p.next() != 10 {
-		t.Errorf("%d bytes left, next number %d", p.bytes, p.next())
+	if p.bytes != 0 || p.entries.len() != 0 {
+		t.Errorf("%d bytes left of %d records", p.bytes, p.entries.len())
 	}
 }

@@ -3,15 +3,16 @@ package deliver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -79,13 +80,30 @@ func (s *stream) add(events ...*event.Event) {
 			e.ID = strconv.FormatUint(s.number, 10)
 		}
 		var repeat bool
-		s.out, repeat = s.g.add(item{number: s.number, seq: s.number + 1, record: event.NewRecord(e)}, s.at, s.out)
+		s.out, repeat = s.g.add(s.item(e), s.at, s.out)
 		s.number++
 		if repeat {
 			s.repeats++
 		}
 	}
-	s.out = s.g.settle(s.at, s.out)
+	s.release(wait{})
+}
+
+// item is the event as it is read next.
+func (s *stream) item(e *event.Event) item {
+	r := event.NewRecord(e)
+	return item{seq: s.number + 1, key: r.Key, record: r}
+}
+
+func (s *stream) release(w wait) { s.out = s.g.release(s.at, w, s.out) }
+
+// until is when the gatherer has something to do if nothing comes.
+func (s *stream) until(w wait) time.Time {
+	at, ok := s.g.due(w)
+	if !ok {
+		s.t.Error("nothing waits")
+	}
+	return at
 }
 
 // flood is one read with the same change of several partitions.
@@ -99,7 +117,7 @@ func (s *stream) flood(from, to int, old, status string) {
 }
 
 // idle says that there is nothing to be read.
-func (s *stream) idle() { s.out = s.g.idle(s.at, s.out) }
+func (s *stream) idle() { s.release(wait{reason: forEvents}) }
 
 func (s *stream) pass(d time.Duration) { s.at = s.at.Add(d) }
 
@@ -119,7 +137,7 @@ func (s *stream) says(want ...string) {
 // ended checks that nothing waits any more, not even in what the gatherer keeps in mind.
 func (s *stream) ended() {
 	s.t.Helper()
-	if !s.g.empty() || s.g.size != 0 || len(s.g.waiting) != 0 || len(s.g.loose) != 0 {
+	if len(s.g.groups) != 0 || s.g.size != 0 || len(s.g.waiting) != 0 || len(s.g.loose) != 0 {
 		s.t.Errorf("%d groups with %d events, %d resources, %d keys are left", len(s.g.groups), s.g.size, len(s.g.waiting), len(s.g.loose))
 	}
 }
@@ -142,7 +160,8 @@ func floodBody(t *testing.T, e *event.Event) FloodSummary {
 	return s
 }
 
-// A flood becomes one event when nothing more of it came for a window, with all that its events said.
+// A flood becomes one event when nothing more of it came for a window, with all that its events
+// said.
 func TestFloodSummary(t *testing.T) {
 	s := newStream(t, 10)
 	cpc := aChange(0, "active", "not-communicating")
@@ -158,7 +177,7 @@ func TestFloodSummary(t *testing.T) {
 	last := s.at.Add(-100 * time.Millisecond)
 	s.idle()
 	s.says()
-	if got := s.g.until(); !got.Equal(last.Add(floodWindow)) {
+	if got := s.until(wait{reason: forEvents}); !got.Equal(last.Add(floodWindow)) {
 		t.Errorf("until %s", got)
 	}
 	s.at = last.Add(floodWindow - time.Millisecond)
@@ -194,13 +213,13 @@ func TestFloodSummary(t *testing.T) {
 	if !strings.Contains(string(it.record.JSON), `"new-status":"communications-not-active","count":12,"first-time":`) || strings.Contains(string(it.record.JSON), "\n") {
 		t.Errorf("%s", it.record.JSON)
 	}
-	for i, m := range it.flood.members {
-		if m != (member{uint64(i + 1), uint64(i + 2)}) {
-			t.Errorf("member %d is %+v", i, m)
+	for i, m := range it.members {
+		if m != uint64(i+2) {
+			t.Errorf("member %d is %d", i, m)
 		}
 	}
-	if len(it.flood.members) != 12 || it.flood.key != s.out[0].flood.key {
-		t.Errorf("%d members, key %q and %q", len(it.flood.members), it.flood.key, s.out[0].flood.key)
+	if len(it.members) != 12 || it.key != s.out[0].key || it.seq != 13 {
+		t.Errorf("%d members, key %q and %q", len(it.members), it.key, s.out[0].key)
 	}
 }
 
@@ -218,7 +237,7 @@ func TestNoFlood(t *testing.T) {
 	s.says(want...)
 	s.ended()
 	for i, it := range s.out {
-		if it.number != uint64(i) || it.flood.members != nil {
+		if it.seq != uint64(i+1) || it.members != nil {
 			t.Errorf("item %d: %+v", i, it)
 		}
 	}
@@ -253,7 +272,7 @@ func TestFloodText(t *testing.T) {
 			"CPC M90: 16 partitions -> x (9 were e, 2 a, 2 b, 1 c, 2 others)",
 		},
 	} {
-		if got := floodText(&FloodSummary{CPC: "M90", NewStatus: "x", Count: len(test.resources), Resources: test.resources}); got != test.want {
+		if got := (&FloodSummary{CPC: "M90", NewStatus: "x", Count: len(test.resources), Resources: test.resources}).text(); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
 		}
 	}
@@ -287,7 +306,7 @@ func TestFloodGroups(t *testing.T) {
 	})
 	t.Run("HMCs that see the same machine", func(t *testing.T) {
 		s := newStream(t, 4)
-		s.g.Rules.groups = map[string]string{"a": "g", "b": "g"}
+		s.g.rules.groups = map[string]string{"a": "g", "b": "g"}
 		var events []*event.Event
 		for n := range 4 {
 			e := aChange(n, "active", floodDown)
@@ -304,8 +323,8 @@ func TestFloodGroups(t *testing.T) {
 		s.pass(floodWindow)
 		s.idle()
 		s.says("P0 " + floodDown + " -> active")
-		if s.out[0].flood.key != s.out[1].flood.key {
-			t.Errorf("keys %q and %q", s.out[0].flood.key, s.out[1].flood.key)
+		if s.out[0].key != s.out[1].key {
+			t.Errorf("keys %q and %q", s.out[0].key, s.out[1].key)
 		}
 	})
 	t.Run("one that does not end", func(t *testing.T) {
@@ -332,7 +351,7 @@ func TestFloodGroups(t *testing.T) {
 		}
 		s.add(events...)
 		s.says(down4, down4)
-		if wait := s.g.until().Sub(s.at); wait > 0 {
+		if wait := s.until(wait{reason: forEvents}).Sub(s.at); wait > 0 {
 			t.Errorf("waits for %s", wait)
 		}
 		s.idle()
@@ -402,12 +421,14 @@ func TestFloodRepeats(t *testing.T) {
 	if s.repeats != 2 {
 		t.Errorf("%d left out, want 2", s.repeats)
 	}
-	s.says("P1 stopped -> stopped", "P1  -> ", "P1  -> ") // the first had to wait until the second came
+	// the first had to wait until the second came
+	s.says("P1 stopped -> stopped", "P1  -> ", "P1  -> ")
 	s.pass(floodWindow)
 	s.idle()
 	s.says("P9 x -> y")
 
-	// When a support element is back each change may come twice (public issues of users tell so).
+	// When a support element is back each change may come twice (public issues of users tell
+	// so).
 	s.repeats = 0
 	for n := range 4 {
 		s.add(aChange(n, floodDown, "active"), aChange(n, floodDown, "active"))
@@ -423,7 +444,8 @@ func TestFloodRepeats(t *testing.T) {
 	}
 }
 
-// The order per resource stays: what comes of a partition whose status change waits ends the wait, or waits as well.
+// The order per resource stays: what comes of a partition whose status change waits ends the wait,
+// or waits as well.
 func TestFloodOrder(t *testing.T) {
 	const down = "CPC M90: 3 partitions active -> " + floodDown
 	s := newStream(t, 3)
@@ -464,7 +486,7 @@ func TestFloodOrder(t *testing.T) {
 	s.flood(0, 2, "active", floodDown)
 	s.add(element, aChange(1, "active", floodDown), alone)
 	s.says("P0 active -> "+floodDown, "P1 active -> "+floodDown, "element", "P1 active -> "+floodDown, "P1 "+floodDown+" -> stopped")
-	if a, b := s.out[len(s.out)-1].flood.key, s.out[len(s.out)-2].flood.key; a != b {
+	if a, b := s.out[len(s.out)-1].key, s.out[len(s.out)-2].key; a != b {
 		t.Errorf("the keys of one partition are %q and %q", b, a)
 	}
 	s.pass(floodWindow)
@@ -483,23 +505,23 @@ func TestFloodOrderWithoutCPC(t *testing.T) {
 	var repeat bool
 	add := func(e *event.Event) {
 		e.Received, e.ID = s.at, "x"
-		s.out, repeat = s.g.add(item{record: event.NewRecord(e)}, s.at, s.out)
+		s.out, repeat = s.g.add(s.item(e), s.at, s.out)
 	}
 	add(unknown)
 	add(aChange(1, floodDown, "active"))
-	if len(s.out) != 2 || s.out[0].flood.key != uri || s.out[1].flood.key != uri || repeat {
+	if len(s.out) != 2 || s.out[0].key != uri || s.out[1].key != uri || repeat {
 		t.Errorf("%+v", s.out)
 	}
-	s.out = s.g.settle(s.at, s.out)
+	s.release(wait{})
 	busy[uri] = true
 	add(aChange(1, "active", "stopped"))
-	if len(s.out) != 3 || s.out[2].flood.key != uri {
+	if len(s.out) != 3 || s.out[2].key != uri {
 		t.Errorf("%+v", s.out)
 	}
 	busy[uri] = false
-	s.out = s.g.settle(s.at, s.out)
+	s.release(wait{})
 	add(aChange(1, "stopped", "active"))
-	if len(s.out) != 3 || s.g.empty() {
+	if len(s.out) != 3 || len(s.g.groups) == 0 {
 		t.Errorf("%+v", s.out)
 	}
 }
@@ -525,7 +547,8 @@ func TestFloodTrimmed(t *testing.T) {
 	s.ended()
 }
 
-// However much comes at once, what waits is bounded, and what nothing more can be read for does not wait.
+// However much comes at once, what waits is bounded, and what nothing more can be read for does not
+// wait.
 func TestFloodBounded(t *testing.T) {
 	s := newStream(t, 2)
 	s.flood(0, 5, "active", "stopped")
@@ -539,28 +562,28 @@ func TestFloodBounded(t *testing.T) {
 	if s.g.size > maxGathered {
 		t.Errorf("%d wait", s.g.size)
 	}
-	s.out = s.g.all(s.out)
+	s.release(wait{reason: forEver})
 	s.ended()
 	s.said = len(s.out)
 
 	s.flood(0, 2, "active", "stopped")
 	first := s.number
 	s.flood(2, 4, "active", floodDown)
-	s.out = s.g.blocked(s.at, first-3, s.out)
+	s.release(wait{forRoom, first - 2})
 	s.says()
-	s.out = s.g.blocked(s.at, first-2, s.out)
+	s.release(wait{forRoom, first - 1})
 	s.says("CPC M90: 2 partitions active -> stopped")
-	if got := s.g.blockedUntil(); !got.Equal(s.at.Add(floodWindows * floodWindow)) {
+	if got := s.until(wait{forRoom, first - 1}); !got.Equal(s.at.Add(floodWindows * floodWindow)) {
 		t.Errorf("until %s", got)
 	}
-	s.at = s.g.blockedUntil()
-	s.out = s.g.blocked(s.at, first-2, s.out)
+	s.at = s.until(wait{forRoom, first - 1})
+	s.release(wait{forRoom, first - 1})
 	s.says("CPC M90: 2 partitions active -> " + floodDown)
 	s.ended()
 }
 
-// Whatever comes, and whenever groups end: each event comes out once, alone or in a summary, the order of each partition stays, and what
-// is read again makes the same events.
+// Whatever comes, and whenever groups end: each event comes out once, alone or in a summary, the
+// order of each partition stays, and what is read again makes the same events.
 func TestFloodWhateverComes(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
@@ -595,14 +618,14 @@ func TestFloodWhateverComes(t *testing.T) {
 			case 0:
 				s.idle()
 			case 1:
-				s.out = s.g.blocked(s.at, s.number-uint64(random.IntN(int(min(s.number, 20)))), s.out)
+				s.release(wait{forRoom, s.number + 1 - uint64(random.IntN(int(min(s.number, 20))))})
 			case 2:
 				if trim {
 					s.acked = s.number - uint64(random.IntN(int(s.number)))
 				}
 			}
 		}
-		s.out = s.g.all(s.out)
+		s.release(wait{reason: forEver})
 		s.ended()
 		seen := make(map[uint64]bool)
 		last := make(map[string]uint64)
@@ -619,15 +642,15 @@ func TestFloodWhateverComes(t *testing.T) {
 		for _, it := range s.out {
 			e := eventOf(t, it.record)
 			if e.Type != event.TypeStatusChangeSummary {
-				see(it.number, e.Resource.ObjectURI)
+				see(it.seq-1, e.Resource.ObjectURI)
 				continue
 			}
 			b := floodBody(t, e)
-			if len(it.flood.members) != b.Count || b.Count < s.g.Rules.Min {
-				t.Fatalf("%d members: %+v", len(it.flood.members), b)
+			if len(it.members) != b.Count || b.Count < s.g.rules.Min {
+				t.Fatalf("%d members: %+v", len(it.members), b)
 			}
-			for i, m := range it.flood.members {
-				see(m.number, b.Resources[i].ObjectURI)
+			for i, m := range it.members {
+				see(m-1, b.Resources[i].ObjectURI)
 			}
 		}
 		for n := range s.number {
@@ -638,35 +661,38 @@ func TestFloodWhateverComes(t *testing.T) {
 	}
 }
 
-// collected is a webhook consumer of batches that keeps what it got, in the order of its arrival.
+// collected is a sink that keeps what it got, in the order of its arrival.
 type collected struct {
-	server *httptest.Server
-
 	mu     sync.Mutex
 	events []*event.Event
-	answer func(events []*event.Event) int
+	answer func(events []*event.Event) error
 }
 
-func newCollected(t *testing.T) *collected {
-	c := new(collected)
-	c.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var events []*event.Event
-		if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
-			t.Error(err)
+func (c *collected) Send(_ context.Context, records []event.Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var events []*event.Event
+	for _, r := range records {
+		e, err := r.Event()
+		if err != nil {
+			return err
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.answer != nil {
-			if status := c.answer(events); status != http.StatusOK {
-				w.WriteHeader(status)
-				return
-			}
+		events = append(events, e)
+	}
+	if c.answer != nil {
+		if err := c.answer(events); err != nil {
+			return err
 		}
-		c.events = append(c.events, events...)
-	}))
-	t.Cleanup(c.server.Close)
-	return c
+	}
+	c.events = append(c.events, events...)
+	return nil
 }
+
+func (c *collected) MaxBatch() (records, bytes int) { return 100, 1 << 20 }
+
+func (c *collected) Probe(context.Context) error { return nil }
+
+func (c *collected) Close() error { return nil }
 
 func (c *collected) got() []*event.Event {
 	c.mu.Lock()
@@ -674,14 +700,18 @@ func (c *collected) got() []*event.Event {
 	return slices.Clone(c.events)
 }
 
-func (c *collected) answers(answer func(events []*event.Event) int) {
+func (c *collected) answers(answer func(events []*event.Event) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answer = answer
 }
 
-// stage is a delivery to a webhook with collapse, and the queue it reads from.
-type stage struct {
+// unavailable is the answer of a consumer in trouble.
+var unavailable = &sinks.RetryAfterError{Status: http.StatusServiceUnavailable, Err: errors.New("status 503")}
+
+// fixture is a delivery with collapse, and the queue it reads from. It lives in a bubble of
+// synctest.
+type fixture struct {
 	t        *testing.T
 	queue    *queue.Queue
 	dead     *queue.DeadLetters
@@ -692,9 +722,9 @@ type stage struct {
 	stored   int
 }
 
-func newStage(t *testing.T) *stage {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	s := &stage{t: t, queue: openQueue(t), consumer: newCollected(t)}
+	s := &fixture{t: t, queue: openQueue(t), consumer: new(collected)}
 	var err error
 	if s.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{Dir: t.TempDir()}); err != nil {
 		t.Fatal(err)
@@ -711,22 +741,27 @@ func newStage(t *testing.T) *stage {
 }
 
 // run begins to deliver from the first event that is not acknowledged, with metrics of its own.
-func (s *stage) run(flood config.Flood, concurrency int) {
+func (s *fixture) run(flood config.Flood, concurrency int) {
+	s.t.Helper()
+	s.runWith(flood, fmt.Sprintf("collapse: true, concurrency: %d, batch: {max_events: 100}, retry: {initial: 1ms, max: 2ms}", concurrency))
+}
+
+// runWith is run with settings of the sink.
+func (s *fixture) runWith(flood config.Flood, settings string) {
 	s.t.Helper()
 	cfg := load(s.t, s.t.TempDir(), fmt.Sprintf(`
 hmcs: [{name: a, hosts: [h], userid: u, password: p, tls: {insecure_skip_verify: true}}]
-sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch: {max_events: 100}, retry: {initial: 1ms, max: 2ms}}]
-`, s.consumer.server.URL, concurrency)).Sinks[0]
-	sink, err := sinks.New(cfg, sinks.Options{Logger: zap.NewNop(), Version: "test"})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
+`, settings))
+	cfg.Flood = flood
 	cursor, err := s.queue.Cursor("hook")
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	cursor.Rewind()
-	d := NewDelivery(cfg, floodRules{Flood: flood}, sink, cursor, s.dead, NewMetrics(nil), zap.NewNop())
+	d := New(Options{
+		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: NewMetrics(nil), Logger: zap.NewNop(),
+	})
 	s.delivery = d
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	done := make(chan struct{})
@@ -741,9 +776,6 @@ sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch:
 			s.t.Fatal("the delivery does not end")
 		}
 		cancel()
-		if err := sink.Close(); err != nil {
-			s.t.Error(err)
-		}
 	})
 	s.end = func() { cancel(); ended() }
 	s.finish = func() { d.Drain(); ended() }
@@ -751,7 +783,7 @@ sinks: [{name: hook, webhook: {url: %q}, collapse: true, concurrency: %d, batch:
 }
 
 // store appends events that are received now.
-func (s *stage) store(events ...*event.Event) {
+func (s *fixture) store(events ...*event.Event) {
 	s.t.Helper()
 	var records [][]byte
 	for _, e := range events {
@@ -767,33 +799,53 @@ func (s *stage) store(events ...*event.Event) {
 	}
 }
 
-func (s *stage) eventually(what string, ok func() bool) {
+func (s *fixture) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(within); ; time.Sleep(time.Millisecond) {
+		synctest.Wait()
+		if ok() {
+			return
+		}
 		if time.Now().After(end) {
 			s.t.Fatalf("%s: not within %s: %d arrived, %d acknowledged", what, within, len(s.consumer.got()), s.delivery.Cursor.Acked())
 		}
 	}
 }
 
-func (s *stage) settled() bool {
+func (s *fixture) settled() bool {
 	waiting, _, _ := s.delivery.Cursor.Pending()
 	return waiting == 0
 }
 
-func (s *stage) failing() bool { return s.delivery.Snapshot().FailedAttempts > 0 }
+func (s *fixture) hasRoom() bool {
+	ok, _ := s.delivery.progress.hasRoom()
+	return ok
+}
+
+// left is how many events no lane has taken.
+func (s *fixture) left() int {
+	s.delivery.work.mu.Lock()
+	defer s.delivery.work.mu.Unlock()
+	return s.delivery.work.left
+}
+
+func (s *fixture) failing() bool { return s.delivery.Snapshot().FailedAttempts > 0 }
 
 // sums checks that each stored event has become of something.
-func (s *stage) sums(delivered, filtered, deadLetters, dropped int64) {
+func (s *fixture) sums(delivered, filtered, deadLetters, dropped int64) {
 	s.t.Helper()
-	m := s.delivery.Metrics
-	got := [4]int64{m.Delivered.N.Load(), m.filtered.N.Load(), m.deadLetter.N.Load(), m.dropped.N.Load()}
+	m := s.delivery.metrics
+	got := [4]int64{m.delivered.N.Load(), m.filtered.N.Load(), m.deadLetter.N.Load(), m.dropped.N.Load()}
 	if want := [4]int64{delivered, filtered, deadLetters, dropped}; got != want {
 		s.t.Errorf("delivered, filtered, dead letters, dropped: %v, want %v", got, want)
 	}
 	if sum := got[0] + got[1] + got[2] + got[3]; sum != int64(s.stored) {
 		s.t.Errorf("%d events were stored, something became of %d", s.stored, sum)
 	}
+}
+
+func inBubble(f func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
 }
 
 func downs(from, to int) (events []*event.Event) {
@@ -806,11 +858,12 @@ func downs(from, to int) (events []*event.Event) {
 // neverEnds is a window that no test sits out.
 const neverEnds = time.Hour
 
-// A group that waits holds up nothing but itself: not the events of others, and not the reading of more than may be read beyond it.
+// A group that waits holds up nothing but itself: not the events of others, and not the reading of
+// more than may be read beyond it.
 func TestFloodHoldsUpNothing(t *testing.T) {
 	for _, concurrency := range []int{1, 4} {
-		t.Run(fmt.Sprint("concurrency ", concurrency), func(t *testing.T) {
-			s := newStage(t)
+		t.Run(fmt.Sprint("concurrency ", concurrency), inBubble(func(t *testing.T) {
+			s := newFixture(t)
 			s.run(config.Flood{Window: neverEnds, Min: 3}, concurrency)
 			s.store(downs(0, 3)...)
 			const others = 2000
@@ -832,20 +885,21 @@ func TestFloodHoldsUpNothing(t *testing.T) {
 			}
 			s.eventually("all", func() bool { return len(s.consumer.got()) == rounds*others+1 && s.settled() })
 			s.sums(rounds*others+3, 0, 0, 0)
-		})
+		}))
 	}
 }
 
-// Where nothing more may be read because of an event that fails, and then because of a group that is behind that one, the group ends.
+// Where nothing more may be read because of an event that fails, and then because of a group that
+// is behind that one, the group ends.
 func TestFloodBehindAFailure(t *testing.T) {
 	for _, concurrency := range []int{1, 4} {
-		t.Run(fmt.Sprint("concurrency ", concurrency), func(t *testing.T) {
-			s := newStage(t)
-			s.consumer.answers(func(events []*event.Event) int {
+		t.Run(fmt.Sprint("concurrency ", concurrency), inBubble(func(t *testing.T) {
+			s := newFixture(t)
+			s.consumer.answers(func(events []*event.Event) error {
 				if events[0].Type == event.TypeJobCompletion {
-					return http.StatusServiceUnavailable
+					return unavailable
 				}
-				return http.StatusOK
+				return nil
 			})
 			s.run(config.Flood{Window: neverEnds, Min: 3}, concurrency)
 			bad := another(event.TypeJobCompletion, 1)
@@ -859,17 +913,22 @@ func TestFloodBehindAFailure(t *testing.T) {
 				events = append(events, another(event.TypeOSMessage, 10+n))
 			}
 			s.store(events...)
-			s.eventually("nothing more may be read", func() bool { return !s.delivery.progress.hasRoom() })
+			s.eventually("nothing more may be read", func() bool { return !s.hasRoom() })
 			s.consumer.answers(nil)
 			s.eventually("all", func() bool { return len(s.consumer.got()) == others+2 && s.settled() })
 			s.sums(others+4, 0, 0, 0)
-		})
+		}))
 	}
 }
 
-// What a crash takes while a group waits is gathered again, and makes the same event; so does what was delivered and not acknowledged.
+// What a crash takes while a group waits is gathered again, and makes the same event; so does what
+// was delivered and not acknowledged.
 func TestFloodCrash(t *testing.T) {
-	s := newStage(t)
+	synctest.Test(t, testFloodCrash)
+}
+
+func testFloodCrash(t *testing.T) {
+	s := newFixture(t)
 	s.run(config.Flood{Window: neverEnds, Min: 3}, 4)
 	s.store(downs(0, 3)...)
 	s.store(downs(1, 2)...) // a repeat
@@ -891,7 +950,11 @@ func TestFloodCrash(t *testing.T) {
 
 // At the end nothing waits for more.
 func TestFloodDrain(t *testing.T) {
-	s := newStage(t)
+	synctest.Test(t, testFloodDrain)
+}
+
+func testFloodDrain(t *testing.T) {
+	s := newFixture(t)
 	s.run(config.Flood{Window: neverEnds, Min: 3}, 4)
 	s.store(downs(0, 5)...)
 	s.store(aChange(7, "active", "stopped"))
@@ -907,7 +970,11 @@ func TestFloodDrain(t *testing.T) {
 
 // The limits of the queue may take what waits, in a group and in a lane. Each event counts once.
 func TestFloodQueueLimits(t *testing.T) {
-	s := newStage(t)
+	synctest.Test(t, testFloodQueueLimits)
+}
+
+func testFloodQueueLimits(t *testing.T) {
+	s := newFixture(t)
 	s.run(config.Flood{Window: neverEnds, Min: 3}, 4)
 	s.store(downs(0, 5)...)
 	s.store(another(event.TypeOSMessage, 9))
@@ -915,7 +982,7 @@ func TestFloodQueueLimits(t *testing.T) {
 	_, bytes, _ := s.delivery.Cursor.Pending()
 	s.delivery.Cfg.Queue = config.Queue{MaxBytes: config.Size(bytes * 4 / 6)}
 	s.delivery.trim()
-	if got := s.delivery.Metrics.dropped.N.Load(); got != 2 {
+	if got := s.delivery.metrics.dropped.N.Load(); got != 2 {
 		t.Fatalf("%d dropped", got)
 	}
 	s.finish()
@@ -926,13 +993,13 @@ func TestFloodQueueLimits(t *testing.T) {
 	s.sums(4, 0, 0, 2)
 
 	// In a lane, while it is tried again: what is left of the summary counts.
-	s = newStage(t)
+	s = newFixture(t)
 	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 3}, 4)
-	s.consumer.answers(func(events []*event.Event) int {
+	s.consumer.answers(func(events []*event.Event) error {
 		if events[0].Type == event.TypeStatusChangeSummary {
-			return http.StatusServiceUnavailable
+			return unavailable
 		}
-		return http.StatusOK
+		return nil
 	})
 	s.store(downs(0, 5)...)
 	s.eventually("it fails", s.failing)
@@ -941,27 +1008,26 @@ func TestFloodQueueLimits(t *testing.T) {
 	s.delivery.trim()
 	s.consumer.answers(nil)
 	s.eventually("all", s.settled)
-	s.eventually("it is counted", func() bool { return s.delivery.Metrics.Delivered.N.Load() > 0 })
+	s.eventually("it is counted", func() bool { return s.delivery.metrics.delivered.N.Load() > 0 })
 	s.sums(3, 0, 0, 2)
 
 	// All of it, while something later is ahead of it.
-	s = newStage(t)
-	s.consumer.answers(func(events []*event.Event) int {
+	s = newFixture(t)
+	s.consumer.answers(func(events []*event.Event) error {
 		if events[0].Type == event.TypeJobCompletion {
-			return http.StatusServiceUnavailable
+			return unavailable
 		}
-		return http.StatusOK
+		return nil
 	})
 	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 3}, 1)
 	s.store(another(event.TypeJobCompletion, 1))
 	s.eventually("it fails", s.failing)
 	s.store(append(downs(2, 5), another(event.TypeOSMessage, 9))...)
 	s.eventually("the summary is behind it", func() bool {
-		s.delivery.Work.Mu.Lock()
-		defer s.delivery.Work.Mu.Unlock()
-		return s.delivery.Work.Left == 2
+		return s.left() == 2
 	})
-	s.delivery.Cfg.Queue = config.Queue{MaxBytes: 500} // the OS message has less, each of the others about as much
+	// the OS message has less, each of the others about as much
+	s.delivery.Cfg.Queue = config.Queue{MaxBytes: 500}
 	s.delivery.trim()
 	s.eventually("all", s.settled)
 	s.finish()
@@ -971,8 +1037,8 @@ func TestFloodQueueLimits(t *testing.T) {
 	s.sums(1, 0, 0, 4)
 
 	// All of it, in a lane.
-	s = newStage(t)
-	s.consumer.answers(func([]*event.Event) int { return http.StatusServiceUnavailable })
+	s = newFixture(t)
+	s.consumer.answers(func([]*event.Event) error { return unavailable })
 	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 3}, 4)
 	s.store(downs(0, 5)...)
 	s.eventually("it fails", s.failing)
@@ -982,18 +1048,23 @@ func TestFloodQueueLimits(t *testing.T) {
 	s.sums(0, 0, 0, 5)
 }
 
-// Through lanes, batches and failures: everything arrives, and each partition's events in their order.
+// Through lanes, batches and failures: everything arrives, and each partition's events in their
+// order.
 func TestFloodLanes(t *testing.T) {
+	synctest.Test(t, testFloodLanes)
+}
+
+func testFloodLanes(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	s := newStage(t)
+	s := newFixture(t)
 	requests := 0
-	s.consumer.answers(func([]*event.Event) int {
+	s.consumer.answers(func([]*event.Event) error {
 		if requests++; requests%4 == 0 {
-			return http.StatusServiceUnavailable
+			return unavailable
 		}
-		return http.StatusOK
+		return nil
 	})
 	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 4}, 4)
 	statuses := []string{"active", "stopped", floodDown}

@@ -1,19 +1,23 @@
 package deliver
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 const (
-	// stuckAfter failed attempts in a row of one lane make a sink stuck: the daemon is not ready.
+	// stuckAfter failed attempts in a row of one lane make a sink stuck: the daemon is not
+	// ready.
 	stuckAfter = 3
-	// stuckTime is how long a sink may fail, and accept nothing, until it is stuck too: attempts may be far apart.
+	// stuckTime is how long a sink may fail, and accept nothing, until it is stuck too:
+	// attempts may be far apart.
 	stuckTime = 5 * time.Second
 )
 
@@ -21,119 +25,98 @@ const (
 type health struct {
 	log *zap.Logger
 
-	Mu           sync.Mutex
-	lanes        []laneHealth
-	failing      int // lanes whose last attempt failed
-	total        int // failed attempts since the sink started failing, all lanes together
+	mu    sync.Mutex
+	lanes []laneHealth
+	// total counts the failed attempts of all lanes since failingSince.
+	total        int
 	failingSince time.Time
-	lastError    string
+	lastError    error
 	lastErrorAt  time.Time
 	lastSuccess  time.Time
-	RestUntil    time.Time // the sink has asked to be left alone until then
+	// restUntil is until when the sink has asked to be left alone.
+	restUntil time.Time
 }
 
 type laneHealth struct {
-	failures int       // attempts in a row
-	sending  time.Time // when the running attempt began; zero: none runs
-	hangs    bool      // the running attempt is overdue and has been counted as failed
+	// failures counts failed attempts in a row.
+	failures int
+	// hangs says that the running attempt is overdue and has been counted as failed.
+	hangs bool
 }
 
-// began notes that an attempt begins.
-func (h *health) began(lane int, now time.Time) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	h.lanes[lane].sending = now
-}
-
-// ended notes that the attempt has returned, and reports whether it has been counted as failed already.
-func (h *health) ended(lane int) (counted bool) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	l := &h.lanes[lane]
-	counted = l.hangs
-	l.sending, l.hangs = time.Time{}, false
-	return counted
-}
-
-// overdue counts running attempts that should have ended long ago as failed, once each, and returns how many those are.
-func (h *health) overdue(now time.Time, limit time.Duration, err error) int {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	n := 0
-	for i := range h.lanes {
-		if l := &h.lanes[i]; !l.hangs && !l.sending.IsZero() && now.Sub(l.sending) >= limit {
-			l.hangs = true
-			h.noteFailure(l, now, err)
-			n++
+// follow is called when an attempt begins. It counts as failed when it lasts longer than limit; overdue
+// is called then. ended is called when it has returned, and reports whether it has been counted.
+func (h *health) follow(l *laneHealth, limit time.Duration, overdue func()) (ended func() (counted bool)) {
+	over, counted := false, false
+	timer := time.AfterFunc(limit, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !over {
+			l.hangs, counted = true, true
+			h.fail(l, time.Now(), overdueError(limit))
+			overdue()
 		}
+	})
+	return func() bool {
+		timer.Stop()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		l.hangs, over = false, true
+		return counted
 	}
-	return n
 }
 
-// Hanging says whether an attempt is running that should have ended long ago.
-func (h *health) Hanging() bool {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	for i := range h.lanes {
-		if h.lanes[i].hangs {
-			return true
-		}
-	}
-	return false
+// hanging says whether an attempt is running that should have ended long ago.
+func (h *health) hanging() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.hangs })
 }
 
-// failed notes a failed attempt, and says so when the sink begins to fail with it.
-func (h *health) failed(lane int, now time.Time, err error) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	h.noteFailure(&h.lanes[lane], now, err)
+// failed records a failed attempt, and logs it when the sink begins to fail with it. That of nobody,
+// nil, says nothing about the sink, and so with answered.
+func (h *health) failed(l *laneHealth, now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l != nil {
+		h.fail(l, now, err)
+	}
 }
 
-func (h *health) noteFailure(l *laneHealth, now time.Time, err error) {
-	if l.failures == 0 {
-		h.failing++
-	}
+func (h *health) fail(l *laneHealth, now time.Time, err error) {
 	l.failures++
 	h.total++
-	h.lastError, h.lastErrorAt = err.Error(), now
+	h.lastError, h.lastErrorAt = err, now
 	if h.failingSince.IsZero() {
 		h.failingSince = now
 		h.log.Warn("the sink does not accept events; they wait and are tried again", zap.Error(err))
 	}
 }
 
-// succeeded notes accepted events.
-func (h *health) succeeded(lane int, now time.Time) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
+// delivered records that the sink accepted events.
+func (h *health) delivered(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.lastSuccess = now
-	h.recovered(lane, now)
 }
 
-// answered notes that the sink is there, though it refused.
-func (h *health) answered(lane int, now time.Time) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	h.recovered(lane, now)
-}
-
-// partly notes what a part of the destination has to say while the rest accepts; nil: nothing.
+// partly records what a part of the destination has refused while the rest accepts.
 func (h *health) partly(err *sinks.PartialError, now time.Time) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	if err != nil {
-		h.lastError, h.lastErrorAt = err.Error(), now
-	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lastError, h.lastErrorAt = err, now
 }
 
-// recovered says so when it was the last lane that failed.
-func (h *health) recovered(lane int, now time.Time) {
-	l := &h.lanes[lane]
-	if l.failures == 0 {
+// answered records that the sink is there, whether it accepted or refused, and logs it when no lane
+// fails any more.
+func (h *health) answered(l *laneHealth, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l == nil || l.failures == 0 {
 		return
 	}
 	l.failures = 0
-	if h.failing--; h.failing > 0 {
+	if slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures > 0 }) {
 		return
 	}
 	h.log.Info("the sink accepts events again",
@@ -141,28 +124,37 @@ func (h *health) recovered(lane int, now time.Time) {
 	h.total, h.failingSince = 0, time.Time{}
 }
 
-// stuck says whether the sink keeps the daemon from being ready: one event, or all of them, do not get on.
+// stuck says whether the sink keeps the daemon from being ready: one event, or all of them, do not
+// get on. h is locked.
 func (h *health) stuck(now time.Time) bool {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	for i := range h.lanes {
-		if l := &h.lanes[i]; l.failures >= stuckAfter || l.hangs {
-			return true
-		}
-	}
-	return !h.failingSince.IsZero() && now.Sub(h.failingSince) >= stuckTime && !h.lastSuccess.After(h.failingSince)
+	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures >= stuckAfter || l.hangs }) ||
+		!h.failingSince.IsZero() && now.Sub(h.failingSince) >= stuckTime && !h.lastSuccess.After(h.failingSince)
 }
 
-// rest notes that the sink has asked all lanes to leave it alone until then.
+// rest records that the sink has asked to be left alone until then.
 func (h *health) rest(until time.Time) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	h.RestUntil = status.Later(h.RestUntil, until)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.restUntil = status.Later(h.restUntil, until)
 }
 
-// Resting returns how long the sink is still to be left alone.
-func (h *health) Resting(now time.Time) time.Duration {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	return h.RestUntil.Sub(now)
+// resting returns how long the sink is still to be left alone.
+func (h *health) resting(now time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.restUntil.Sub(now)
+}
+
+// show sets what the status of the sink shows of its health, troubles included.
+func (h *health) show(s *status.SinkStatus, cfg *config.Sink) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.Stuck = h.stuck(time.Now())
+	s.FailingSince, s.FailedAttempts = status.TimeOrNil(h.failingSince), h.total
+	s.LastErrorTime, s.LastSuccess = status.TimeOrNil(h.lastErrorAt), status.TimeOrNil(h.lastSuccess)
+	reason, answer := sinks.ReasonOf(h.lastError)
+	if h.lastError != nil {
+		s.LastError, s.LastErrorReason, s.LastErrorStatus = h.lastError.Error(), string(reason), answer
+	}
+	s.Troubles = s.FindTroubles(sinks.Advice(cfg, reason, answer))
 }

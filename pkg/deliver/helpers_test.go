@@ -10,7 +10,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
-// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.
+// within is how long a test waits for something that takes milliseconds on a machine with nothing
+// else to do.
 const within = 30 * time.Second
 
 func openQueue(t *testing.T) *queue.Queue {

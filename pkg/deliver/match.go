@@ -1,8 +1,10 @@
 package deliver
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -14,8 +16,9 @@ type Router struct {
 	Match, Drop []config.Matcher
 }
 
-// Wants says whether the sink gets the record: any item of match (or none configured) and no item of drop.
-// A record that cannot be parsed is delivered: what nobody can read must not vanish on the way.
+// Wants says whether the sink gets the record: any item of match (or none configured) and no item
+// of drop. A record that cannot be parsed is delivered: what nobody can read must not vanish on the
+// way.
 func (r Router) Wants(rec event.Record) bool {
 	if len(r.Match) == 0 && len(r.Drop) == 0 {
 		return true
@@ -69,7 +72,8 @@ func Explain(s *config.Sink, v *View) (gets bool, why string) {
 				gets, why = true, fmt.Sprintf("match[%d] fits", i)
 				break
 			}
-			misses = append(misses, fmt.Sprintf("match[%d] does not fit %s %q", i, key, event.Cut(event.Printable(value), event.MaxValue)))
+			value = event.Cut(event.Printable(value), event.MaxValue)
+			misses = append(misses, fmt.Sprintf("match[%d] does not fit %s %q", i, key, value))
 		}
 		if !gets {
 			return false, strings.Join(misses, "; ")
@@ -89,6 +93,9 @@ type View struct {
 	*event.Event
 	parsed bool
 	body   bodyView
+
+	// Of all change reports, where they have them.
+	statuses, properties []string
 }
 
 // bodyView is what matchers look at in the bodies of the known notification types.
@@ -97,17 +104,27 @@ type bodyView struct {
 		NewStatus    string `json:"new-status"`
 		PropertyName string `json:"property-name"`
 	} `json:"change-reports"`
-	MessageText  string          `json:"message-text"`
-	EventMessage string          `json:"event-message"`
-	Userid       string          `json:"userid"`
-	EventID      json.RawMessage `json:"event-id"` // a string of digits; a number is taken as well
+	MessageText  string `json:"message-text"`
+	EventMessage string `json:"event-message"`
+	Userid       string `json:"userid"`
+	// EventID is a string of digits; a number is taken as well.
+	EventID json.RawMessage `json:"event-id"`
 }
 
 func (v *View) parsedBody() *bodyView {
-	if !v.parsed {
-		v.parsed = true
-		// A body of another shape leaves the fields empty: nothing in it can match then.
-		_ = json.Unmarshal(v.Body, &v.body)
+	if v.parsed {
+		return &v.body
+	}
+	v.parsed = true
+	// A body of another shape leaves the fields empty: nothing in it can match then.
+	_ = json.Unmarshal(v.Body, &v.body)
+	for _, r := range v.body.ChangeReports {
+		if r.NewStatus != "" {
+			v.statuses = append(v.statuses, r.NewStatus)
+		}
+		if r.PropertyName != "" {
+			v.properties = append(v.properties, r.PropertyName)
+		}
 	}
 	return &v.body
 }
@@ -121,7 +138,8 @@ func (v *View) matchesAny(ms []config.Matcher) bool {
 	return false
 }
 
-// mismatch returns the first key of the matcher that does not fit the event, and what the event has there; "": all that it has fit.
+// mismatch returns the first key of the matcher that does not fit the event, and what the event has
+// there; "": all that it has fit.
 func (v *View) mismatch(m *config.Matcher) (key, value string) {
 	var res event.Resource
 	if v.Resource != nil {
@@ -144,53 +162,34 @@ func (v *View) mismatch(m *config.Matcher) (key, value string) {
 			return f.key, f.value
 		}
 	}
-	if m.Status.IsSet() && !v.anyReport(func(status, _ string) bool { return status != "" && m.Status.Match(status) }) {
-		return "status", v.reported(func(status, _ string) string { return status })
-	}
-	if m.Property.IsSet() && !v.anyReport(func(_, property string) bool { return property != "" && m.Property.Match(property) }) {
-		return "property", v.reported(func(_, property string) string { return property })
-	}
-	if user := v.parsedBody().Userid; m.User.IsSet() && !m.User.Match(user) {
-		return "user", user
-	}
-	if id := event.Unquoted(v.parsedBody().EventID); m.EventID.IsSet() && !m.EventID.Match(id) {
-		return "event_id", id
-	}
-	if m.Text.IsSet() && !m.Text.Match(v.text()) {
+	body := v.parsedBody()
+	switch {
+	case m.Status.IsSet() && !slices.ContainsFunc(v.statuses, m.Status.Match):
+		return "status", strings.Join(v.statuses, ", ")
+	case m.Property.IsSet() && !slices.ContainsFunc(v.properties, m.Property.Match):
+		return "property", strings.Join(v.properties, ", ")
+	case m.User.IsSet() && !m.User.Match(body.Userid):
+		return "user", body.Userid
+	case m.EventID.IsSet() && !m.EventID.Match(event.Unquoted(body.EventID)):
+		return "event_id", event.Unquoted(body.EventID)
+	case m.Text.IsSet() && !m.Text.Match(v.text()):
 		return "text", v.text()
 	}
 	return "", ""
 }
 
-// reported lists what the change reports have, for a person.
-func (v *View) reported(of func(status, property string) string) string {
-	var all []string
-	v.anyReport(func(status, property string) bool {
-		all = append(all, of(status, property))
-		return false
-	})
-	return strings.Join(all, ", ")
-}
-
-func (v *View) anyReport(f func(status, property string) bool) bool {
-	for _, r := range v.parsedBody().ChangeReports {
-		if f(r.NewStatus, r.PropertyName) {
-			return true
-		}
+// Contains says whether a text, in lower case, is part of what a person reads of the event.
+func (v *View) Contains(text string) bool {
+	var r event.Resource
+	if v.Resource != nil {
+		r = *v.Resource
 	}
-	return false
+	return slices.ContainsFunc([]string{v.Summary, v.Type, v.text(), r.Name, r.CPC, r.ElementName, r.Class},
+		func(s string) bool { return strings.Contains(strings.ToLower(s), text) })
 }
 
 // text is what a person would read: the message of an operating system or a log, else the summary.
 func (v *View) text() string {
 	b := v.parsedBody()
-	switch {
-	case b.MessageText != "":
-		return b.MessageText
-	case b.EventMessage != "":
-		return b.EventMessage
-	case v.BodyText != "":
-		return v.BodyText
-	}
-	return v.Summary
+	return cmp.Or(b.MessageText, b.EventMessage, v.BodyText, v.Summary)
 }

@@ -1,6 +1,8 @@
 package deliver
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -9,95 +11,86 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// The values of the label outcome.
-const (
-	outcomeDelivered  = "delivered"
-	outcomeFiltered   = "filtered"
-	outcomeDeadLetter = "dead_letter"
-	outcomeDropped    = "dropped"
-
-	attemptSuccess   = "success"
-	attemptRetry     = "retry"
-	attemptPermanent = "permanent"
-)
-
 // Metrics holds the metrics of sinks. Their names are part of the project's interface.
 type Metrics struct {
 	events      *prometheus.CounterVec
 	attempts    *prometheus.CounterVec
 	duration    *prometheus.HistogramVec
 	latency     *prometheus.HistogramVec
-	queueEvents *prometheus.GaugeVec
-	queueBytes  *prometheus.GaugeVec
-	queueMax    *prometheus.GaugeVec
-	oldestAge   *prometheus.GaugeVec
 	lastSuccess *prometheus.GaugeVec
 
-	refresh atomic.Pointer[func()]
+	// live describes what is read from memory at each scrape.
+	live [4]*prometheus.Desc
 
-	mu    sync.Mutex
-	sinks map[string]*sinkMetrics // of the sinks there are; a change of configuration does not begin at 0
+	mu sync.Mutex
+	// sinks are those that there are: a change of configuration does not make their counters
+	// begin at 0.
+	sinks map[string]*sinkMetrics
 }
 
-// liveDeliveryMetrics collects the gauges that are read from memory at each scrape instead of being set at each change.
-type liveDeliveryMetrics struct{ m *Metrics }
-
-func (l liveDeliveryMetrics) vectors() []*prometheus.GaugeVec {
-	return []*prometheus.GaugeVec{l.m.queueEvents, l.m.queueBytes, l.m.queueMax, l.m.oldestAge}
+// NewMetrics registers the metrics with reg, which may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	name := func(s string) string { return prometheus.BuildFQName("hmcnotifyd", "", s) }
+	counter := func(s, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name(s), Help: help}, []string{"sink", "outcome"})
+	}
+	histogram := func(s, help string, buckets ...float64) *prometheus.HistogramVec {
+		opts := prometheus.HistogramOpts{Name: name(s), Help: help, Buckets: buckets}
+		return prometheus.NewHistogramVec(opts, []string{"sink"})
+	}
+	m := &Metrics{
+		sinks:    make(map[string]*sinkMetrics),
+		events:   counter("sink_events_total", "What became of each stored event."),
+		attempts: counter("sink_attempts_total", "Attempts to deliver an event or a batch, by outcome."),
+		duration: histogram("sink_attempt_duration_seconds", "How long one attempt to deliver took.",
+			.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30),
+		latency: histogram("sink_delivery_latency_seconds", "Time from the receipt of a notification to its delivery.",
+			.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 300, 3600, 21600),
+		lastSuccess: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: name("sink_last_success_timestamp_seconds"),
+			Help: "When the sink last accepted an event, as Unix time; 0 before the first.",
+		}, []string{"sink"}),
+	}
+	for i, d := range [len(m.live)]struct{ name, help string }{
+		{"sink_queue_events", "Events stored and waiting for the sink."},
+		{"sink_queue_bytes", "Bytes stored and waiting for the sink."},
+		{"sink_queue_max_bytes", "The limit of sink_queue_bytes, beyond which the oldest events go; 0: there is none."},
+		{"sink_oldest_event_age_seconds", "Age of the oldest event waiting for the sink; 0 when none waits."},
+	} {
+		m.live[i] = prometheus.NewDesc(name(d.name), d.help, []string{"sink"}, nil)
+	}
+	if reg != nil {
+		reg.MustRegister(m.events, m.attempts, m.duration, m.latency, m.lastSuccess, m)
+	}
+	return m
 }
 
-// Describe implements prometheus.Collector.
-func (l liveDeliveryMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, v := range l.vectors() {
-		v.Describe(ch)
+// Describe implements prometheus.Collector, for what is read from memory.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range m.live {
+		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (l liveDeliveryMetrics) Collect(ch chan<- prometheus.Metric) {
-	if refresh := l.m.refresh.Load(); refresh != nil {
-		(*refresh)()
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	// The queue calls Dropped while its cursors are locked, so that they must not be asked
+	// under this lock.
+	all := slices.Collect(maps.Values(m.sinks))
+	m.mu.Unlock()
+	for _, s := range all {
+		var values [len(m.live)]float64
+		if d := s.delivery.Load(); d != nil {
+			w := WaitingBehind(d.Cursor)
+			values = [...]float64{
+				float64(w.QueueEvents), float64(w.QueueBytes), float64(d.Cfg.Queue.MaxBytes), w.OldestEventAgeSeconds,
+			}
+		}
+		for i, value := range values {
+			ch <- prometheus.MustNewConstMetric(m.live[i], prometheus.GaugeValue, value, s.sink)
+		}
 	}
-	for _, v := range l.vectors() {
-		v.Collect(ch)
-	}
-}
-
-// OnScrape says what sets the gauges that are read from memory, before each scrape.
-func (m *Metrics) OnScrape(refresh func()) { m.refresh.Store(&refresh) }
-
-// NewMetrics registers the metrics with reg, which may be nil.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
-	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help}, labels)
-	}
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "hmcnotifyd", Name: name, Help: help}, labels)
-	}
-	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(
-			prometheus.HistogramOpts{Namespace: "hmcnotifyd", Name: name, Help: help, Buckets: buckets}, labels)
-	}
-	m := &Metrics{
-		sinks: make(map[string]*sinkMetrics),
-		events: counter("sink_events_total",
-			"What became of each stored event.", "sink", "outcome"),
-		attempts: counter("sink_attempts_total",
-			"Attempts to deliver an event or a batch, by outcome.", "sink", "outcome"),
-		duration: histogram("sink_attempt_duration_seconds",
-			"How long one attempt to deliver took.", []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, "sink"),
-		latency: histogram("sink_delivery_latency_seconds",
-			"Time from the receipt of a notification to its delivery.", []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 300, 3600, 21600}, "sink"),
-		queueEvents: gauge("sink_queue_events", "Events stored and waiting for the sink.", "sink"),
-		queueBytes:  gauge("sink_queue_bytes", "Bytes stored and waiting for the sink.", "sink"),
-		queueMax:    gauge("sink_queue_max_bytes", "The limit of sink_queue_bytes, beyond which the oldest events go; 0: there is none.", "sink"),
-		oldestAge:   gauge("sink_oldest_event_age_seconds", "Age of the oldest event waiting for the sink; 0 when none waits.", "sink"),
-		lastSuccess: gauge("sink_last_success_timestamp_seconds", "When the sink last accepted an event, as Unix time; 0 before the first.", "sink"),
-	}
-	if reg != nil {
-		reg.MustRegister(m.events, m.attempts, m.duration, m.latency, m.lastSuccess, liveDeliveryMetrics{m})
-	}
-	return m
 }
 
 // sinkMetrics are the series of one sink.
@@ -105,44 +98,42 @@ type sinkMetrics struct {
 	all  *Metrics
 	sink string
 
-	Delivered, filtered, deadLetter, dropped *status.Tally
+	delivered, filtered, deadLetter, dropped *status.Tally
 	success, retry, permanent                prometheus.Counter
 	duration, latency                        prometheus.Observer
 	lastSuccess                              prometheus.Gauge
-	QueueEvents, QueueBytes, QueueMax        prometheus.Gauge
-	OldestAge                                prometheus.Gauge
+
+	rate status.Minutes // of deliveries
+	// delivery is whose queue is read; nil: it does not run yet.
+	delivery atomic.Pointer[Delivery]
 }
 
-// ForSink returns the series of the sink, which it creates with value 0 if there are none yet.
-func (m *Metrics) ForSink(name string) *sinkMetrics {
+// forSink returns the series of the sink, which it creates with value 0 if there are none yet.
+func (m *Metrics) forSink(name string) *sinkMetrics {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s, ok := m.sinks[name]; ok {
 		return s
 	}
+	event := func(outcome string) *status.Tally { return status.NewTally(m.events.WithLabelValues(name, outcome)) }
+	attempt := func(outcome string) prometheus.Counter { return m.attempts.WithLabelValues(name, outcome) }
 	s := &sinkMetrics{
 		all: m, sink: name,
-		Delivered:   status.NewTally(m.events.WithLabelValues(name, outcomeDelivered)),
-		filtered:    status.NewTally(m.events.WithLabelValues(name, outcomeFiltered)),
-		deadLetter:  status.NewTally(m.events.WithLabelValues(name, outcomeDeadLetter)),
-		dropped:     status.NewTally(m.events.WithLabelValues(name, outcomeDropped)),
-		success:     m.attempts.WithLabelValues(name, attemptSuccess),
-		retry:       m.attempts.WithLabelValues(name, attemptRetry),
-		permanent:   m.attempts.WithLabelValues(name, attemptPermanent),
-		duration:    m.duration.WithLabelValues(name),
-		latency:     m.latency.WithLabelValues(name),
+		delivered: event("delivered"), filtered: event("filtered"),
+		deadLetter: event("dead_letter"), dropped: event("dropped"),
+		success: attempt("success"), retry: attempt("retry"), permanent: attempt("permanent"),
+		duration: m.duration.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
 		lastSuccess: m.lastSuccess.WithLabelValues(name),
-		QueueEvents: m.queueEvents.WithLabelValues(name),
-		QueueBytes:  m.queueBytes.WithLabelValues(name),
-		QueueMax:    m.queueMax.WithLabelValues(name),
-		OldestAge:   m.oldestAge.WithLabelValues(name),
 	}
 	m.sinks[name] = s
 	return s
 }
 
-// Dropped counts events that the queue has dropped by its own limit, or because of damage. Those of a sink that is not
-// configured any more have no series; the queue says in the log what goes.
+// Prepare creates the series of a sink, for the queue may drop events before there is a delivery.
+func (m *Metrics) Prepare(sink string) { m.forSink(sink) }
+
+// Dropped counts events that the queue has dropped by its own limit, or because of damage. Those of
+// a sink that is not configured any more have no series; the queue says in the log what goes.
 func (m *Metrics) Dropped(sink string, events int) {
 	m.mu.Lock()
 	s := m.sinks[sink]
@@ -152,18 +143,16 @@ func (m *Metrics) Dropped(sink string, events int) {
 	}
 }
 
-// Delete removes every series of the sink.
-func (s *sinkMetrics) Delete() {
-	s.all.mu.Lock()
-	delete(s.all.sinks, s.sink)
-	s.all.mu.Unlock()
+// delete removes every series of the sink.
+func (s *sinkMetrics) delete() {
+	m := s.all
+	m.mu.Lock()
+	delete(m.sinks, s.sink)
+	m.mu.Unlock()
 	labels := prometheus.Labels{"sink": s.sink}
-	for _, v := range []interface {
-		DeletePartialMatch(prometheus.Labels) int
-	}{
-		s.all.events, s.all.attempts, s.all.duration, s.all.latency, s.all.queueEvents,
-		s.all.queueBytes, s.all.queueMax, s.all.oldestAge, s.all.lastSuccess,
-	} {
-		v.DeletePartialMatch(labels)
-	}
+	m.events.DeletePartialMatch(labels)
+	m.attempts.DeletePartialMatch(labels)
+	m.duration.DeletePartialMatch(labels)
+	m.latency.DeletePartialMatch(labels)
+	m.lastSuccess.DeletePartialMatch(labels)
 }

@@ -1,25 +1,29 @@
 package deliver
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
+
+// ErrNotTested says that a test cannot be sent now.
+var ErrNotTested = errors.New("nothing was sent")
 
 // The outcomes of a TestStep.
 const (
 	TestBegins    = "begins"
 	TestDelivered = "delivered"
-	TestRefused   = "refused" // for good: an event of an HMC would become a dead letter
-	TestFailed    = "failed"  // for now: an event of an HMC would wait and be sent again
+	// TestRefused is for good: an event of an HMC would become a dead letter.
+	TestRefused = "refused"
+	// TestFailed is for now: an event of an HMC would wait and be sent again.
+	TestFailed = "failed"
 )
 
-// TestStep is what a test of a sink tells of: that it begins, and how it ended. It holds no secret.
+// TestStep is what a test of a sink reports: that it begins, and how it ended. It holds no secret.
 type TestStep struct {
 	Outcome string `json:"outcome"`
 	Sink    string `json:"sink"`
@@ -30,72 +34,77 @@ type TestStep struct {
 	Request        string  `json:"request,omitempty"`
 	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
 
-	// When it has ended.
-	Seconds float64 `json:"seconds,omitempty"` // that the attempt took
-	Status  int     `json:"status,omitempty"`  // of the answer; absent where there was none
-	Reason  string  `json:"reason,omitempty"`  // why it was not delivered
-	Do      string  `json:"do,omitempty"`      // what to do about it
+	// When it has ended. Seconds is how long the attempt took, Status that of the answer,
+	// absent where there was none; Reason says why the event was not delivered, and Do what to
+	// do about it.
+	Seconds float64 `json:"seconds,omitempty"`
+	Status  int     `json:"status,omitempty"`
+	Reason  string  `json:"reason,omitempty"`
+	Do      string  `json:"do,omitempty"`
 	// Notes are what else is worth knowing about the sink, one sentence each.
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Conclude says how the attempt ended.
-func (s *TestStep) Conclude(cfg *config.Sink, err error) {
-	s.Status = statusOf(err)
-	_, refused := errors.AsType[*sinks.PermanentError](err)
-	switch {
-	case err == nil:
-		s.Outcome = TestDelivered
-		return
-	case refused:
-		s.Outcome = TestRefused
+// Test makes one attempt to send e beside the lanes, and returns how it ended. begins is called
+// before. The event is not tried again and never becomes a dead letter. If Test returns an error
+// nothing has been sent.
+func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestStep) error) (TestStep, error) {
+	step := TestStep{Sink: d.Cfg.Name, EventID: e.ID}
+	if wait := d.health.resting(time.Now()); wait > 0 {
+		return step, fmt.Errorf("%w: the sink asked to be left alone for another %s",
+			ErrNotTested, max(time.Second, wait.Round(time.Second)))
+	}
+	record := event.NewRecord(e)
+	call := func(ctx context.Context) error { return d.Sink.Send(ctx, []event.Record{record}) }
+	if tester, ok := d.Sink.(sinks.Tester); ok {
+		call = func(ctx context.Context) error { return tester.Test(ctx, record) }
+	} else if selector, ok := d.Sink.(sinks.Selector); ok && !selector.Wants(record) {
+		return step, fmt.Errorf("%w: a sink of the kind %s has no use for a test event", ErrNotTested, d.Cfg.Kind())
+	}
+	first := step
+	first.Outcome, first.Kind, first.Request = TestBegins, d.Cfg.Kind(), d.Cfg.Request()
+	first.TimeoutSeconds = d.Cfg.Timeout.Seconds()
+	if err := begins(first); err != nil {
+		return step, err
+	}
+	start := time.Now()
+	v, err := d.alone(ctx, call)
+	step.Seconds = time.Since(start).Seconds()
+	switch v {
+	case accepted:
+		step.Outcome = TestDelivered
+		if err != nil {
+			step.Notes = append(step.Notes, "not accepted everywhere: "+event.Bounded(err.Error(), maxReason))
+		}
+	case again:
+		step.Outcome = TestFailed
+		step.explain(d, err)
 	default:
-		s.Outcome = TestFailed
+		step.Outcome = TestRefused
+		step.explain(d, err)
 	}
-	s.Reason = event.Bounded(err.Error(), MaxReason)
-	s.Do = testAdvice(cfg, s.Status)
-}
-
-// testAdvice says what to look at after a test that was not delivered.
-func testAdvice(cfg *config.Sink, status int) string {
-	switch {
-	case cfg.Log != nil:
-		return "look whether the daemon's user may write there, and whether there is space"
-	case cfg.Webhook == nil || status == 0:
-		return "look whether what it sends to is up, whether this machine may reach it, and at its address; hmcnotifyd check-config --online tries that without sending anything"
-	}
-	secret := "the token or password in webhook.http_config, or the one in the address"
-	if len(cfg.Webhook.SigningSecrets()) > 0 {
-		secret = "webhook.secret, which must be the one that the consumer verifies with, or the credentials in webhook.http_config"
-	}
-	switch {
-	case status/100 == 3:
-		return "the address has moved: set webhook.url to the new one, redirects are not followed"
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return "the consumer does not accept who sends it: check " + secret
-	case status == http.StatusNotFound, status == http.StatusGone, status == http.StatusMethodNotAllowed:
-		return "the consumer takes no POST at this address: check webhook.url as a whole, with path and query"
-	case status == http.StatusRequestEntityTooLarge:
-		return "the consumer takes no request of this size: lower batch.max_events, or raise the limit there"
-	case status == http.StatusUnsupportedMediaType:
-		return "the consumer wants another content type: check webhook.format, content_type and compression"
-	case status == http.StatusTooManyRequests:
-		return "the consumer wants fewer requests: lower concurrency, or gather events with batch"
-	case status/100 == 5:
-		return "the consumer, or a proxy before it, is in trouble: events wait and are sent again until it accepts them"
-	}
-	return "the consumer does not understand what it gets: check webhook.format and template against what it documents"
-}
-
-// TestNotes says what a person who tests the sink should know besides.
-func (d *Delivery) TestNotes() []string {
-	var notes []string
-	if events, _, age := d.Waiting(); events > 0 && age > 1 {
-		oldest := time.Duration(age * float64(time.Second)).Round(time.Second)
-		notes = append(notes, fmt.Sprintf("%d stored events wait for this sink, the oldest for %s", events, oldest))
+	if w := WaitingBehind(d.Cursor); w.OldestEventAgeSeconds > 1 {
+		oldest := time.Duration(w.OldestEventAgeSeconds * float64(time.Second)).Round(time.Second)
+		step.Notes = append(step.Notes,
+			fmt.Sprintf("%d stored events wait for this sink, the oldest for %s", w.QueueEvents, oldest))
 	}
 	if n := d.dead.Count(d.Cfg.Name); n > 0 {
-		notes = append(notes, fmt.Sprintf("%d events it refused before are kept as dead letters: hmcnotifyd dead-letters list --sink=%s", n, d.Cfg.Name))
+		step.Notes = append(step.Notes, fmt.Sprintf(
+			"%d events it refused before are kept as dead letters: hmcnotifyd dead-letters list --sink=%s",
+			n, d.Cfg.Name))
 	}
-	return notes
+	return step, nil
+}
+
+// explain says why the event was not delivered, and what to do.
+func (s *TestStep) explain(d *Delivery, err error) {
+	why := d.refusal(err)
+	reason, _ := sinks.ReasonOf(err)
+	s.Status, s.Reason, s.Do = why.Status, why.Reason, sinks.Advice(&d.Cfg, reason, why.Status)
+	switch {
+	case s.Status/100 == 5:
+		s.Do += "; events wait and are sent again until it accepts them"
+	case s.Status == 0 && d.Cfg.Log == nil:
+		s.Do += "; hmcnotifyd check-config --online tries it without sending anything"
+	}
 }

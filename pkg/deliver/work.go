@@ -7,115 +7,135 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
-// work is what the lanes of a delivery take their batches from. The events of one resource are in a queue of their own,
-// and no lane gets any of them while another lane is at work on one: that keeps their order. Which lane gets them does not
-// matter, so that neither one busy resource nor one that fails holds up the others.
+// work is what the lanes of a delivery take their batches from. The events of one key are in a
+// queue of their own, and no lane gets any of them while another lane is at work on one: that keeps
+// their order. Which lane gets them does not matter, so that neither one busy resource nor one that
+// fails holds up the others.
 type work struct {
-	maxEvents, maxBytes int           // what fits into a batch
-	full                int           // events that are worth no more waiting
-	maxWait             time.Duration // for a batch to become full
-	wake                chan struct{} // holds a token for each lane that may have something to do
+	lanes int
+	// maxEvents and maxBytes are what fits into a batch.
+	maxEvents, maxBytes int
+	// full is how many events are worth no more waiting, maxWait how long a batch may take to
+	// become full.
+	full    int
+	maxWait time.Duration
+	// wake holds a token for each lane that may have something to do.
+	wake chan struct{}
 
-	Mu        sync.Mutex
-	queues    map[string]*keyQueue
-	ready     []*keyQueue // from head: those with events that may be taken, in turn
-	head      int
-	available int // events in them
-	Left      int // events in all queues
-	added     uint64
-	since     time.Time
-	closed    bool // nothing comes any more
-	spare     []*keyQueue
+	mu     sync.Mutex
+	state  workState
+	queues map[string]*keyQueue
+	// ready are those with events that may be taken, in turn; available is how many events
+	// those are, and left how many there are in all queues.
+	ready           fifo[*keyQueue]
+	available, left int
+	added           uint64
+	// since is from when on a batch waits to become full.
+	since time.Time
+	spare []*keyQueue
 }
 
-// keyQueue holds the events of one resource that no lane has taken, in their order.
+// workState says what the lanes may wait for. It only grows.
+type workState int
+
+const (
+	growing workState = iota
+	// hurried: batches need not become full.
+	hurried
+	// complete: nothing comes any more, and lanes end when all is done.
+	complete
+	// abandoned: a lane has given up, and the others end when there is nothing left that they
+	// may take.
+	abandoned
+)
+
+// keyQueue holds the events of one key that no lane has taken, in their order.
 type keyQueue struct {
-	key   string
-	items []item // from head
-	head  int
-	busy  bool // a lane is at work on some of its events
+	fifo[item]
+	key string
+	// busy says that a lane is at work on some of its events.
+	busy bool
 }
 
-func (q *keyQueue) len() int { return len(q.items) - q.head }
-
-// item is one record on its way.
+// item is one event on its way.
 type item struct {
-	number  uint64 // in progress
-	seq     uint64
-	order   uint64 // in which add got it: that of the queue, but for what has waited in a gatherer
-	record  event.Record
-	invalid error      // why the record cannot be sent at all
-	flood   *floodMark // nil where the sink has no collapse
+	// seq is its sequence number in the queue; of a summary that of the last event in it.
+	seq uint64
+	// key is what its order is kept by.
+	key string
+	// order is in which work got it: that of the queue, but for what has waited in a stage.
+	order  uint64
+	record event.Record
+	// invalid is why the record cannot be sent at all.
+	invalid error
+	// members are, of a summary, the sequence numbers of the events that it stands for,
+	// ascending.
+	members []uint64
 }
 
-// appendNumbers appends the numbers of the stored events that the item stands for.
-func (it *item) appendNumbers(numbers []uint64) []uint64 {
-	if it.flood == nil || it.flood.members == nil {
-		return append(numbers, it.number)
+// newItem reads a stored record. What is none is an item too: it must not vanish.
+func newItem(stored queue.Record) item {
+	it := item{seq: stored.Seq}
+	if it.record, it.invalid = event.ParseRecord(stored.Data); it.invalid != nil {
+		it.record = event.Record{JSON: stored.Data}
 	}
-	for _, m := range it.flood.members {
-		numbers = append(numbers, m.number)
-	}
-	return numbers
+	it.key = it.record.Key
+	return it
 }
 
-// left returns how many of the stored events that the item stands for have not gone by the limits of the queue. An event that is
-// on its way counts as one, as everywhere.
+// appendSeqs appends the sequence numbers of the stored events that the item stands for.
+func (it *item) appendSeqs(seqs []uint64) []uint64 {
+	if it.members == nil {
+		return append(seqs, it.seq)
+	}
+	return append(seqs, it.members...)
+}
+
+// left returns how many of the stored events that the item stands for have not gone by the limits
+// of the queue. An event that is on its way counts as one, as everywhere.
 func (it *item) left(acked uint64) int {
-	if it.flood == nil || it.flood.members == nil {
+	if it.members == nil {
 		return 1
 	}
-	n := 0
-	for _, m := range it.flood.members {
-		if m.seq > acked {
-			n++
-		}
+	gone, found := slices.BinarySearch(it.members, acked)
+	if found {
+		gone++
 	}
-	return n
-}
-
-// batch is what a lane has taken to be sent at once, in their order. Its memory is used again for the next one.
-type batch struct {
-	numbers []uint64
-	seqs    []uint64
-	records []event.Record
-	invalid error // of its only record
-
-	items  []item // of the records
-	queues []*keyQueue
-	bytes  int
+	return len(it.members) - gone
 }
 
 func newWork(lanes, maxEvents, maxBytes, full int, maxWait time.Duration) *work {
 	return &work{
-		maxEvents: maxEvents, maxBytes: maxBytes, full: min(maxEvents, full), maxWait: maxWait,
+		lanes: lanes, maxEvents: maxEvents, maxBytes: maxBytes, full: min(maxEvents, full), maxWait: maxWait,
 		wake: make(chan struct{}, lanes), queues: make(map[string]*keyQueue),
 	}
 }
 
-// add takes in records. Those with the same key keep their order.
-func (w *work) add(key func(*item) string, items []item) {
-	w.Mu.Lock()
-	defer w.Mu.Unlock()
+// add takes in items. Those with the same key keep their order; with a single lane all do.
+func (w *work) add(items []item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.available == 0 {
 		w.since = time.Now()
 	}
-	for i := range items {
-		it := &items[i]
+	for _, it := range items {
+		if w.lanes == 1 {
+			it.key = ""
+		}
 		it.order = w.added
 		w.added++
-		k := key(it)
-		q := w.queues[k]
+		q := w.queues[it.key]
 		if q == nil {
-			q = w.newQueue(k)
+			q = w.newQueue(it.key)
 		}
 		if q.len() == 0 && !q.busy {
-			w.push(q)
+			w.ready.push(q)
 		}
-		q.items = append(q.items, *it)
-		w.Left++
+		q.push(it)
+		w.left++
 		if !q.busy {
 			w.available++
 		}
@@ -124,72 +144,58 @@ func (w *work) add(key func(*item) string, items []item) {
 }
 
 func (w *work) newQueue(key string) *keyQueue {
-	var q *keyQueue
+	q := new(keyQueue)
 	if n := len(w.spare); n > 0 {
 		q, w.spare = w.spare[n-1], w.spare[:n-1]
-	} else {
-		q = new(keyQueue)
 	}
 	q.key = key
 	w.queues[key] = q
 	return q
 }
 
-// push puts a queue at the end of those that are ready.
-func (w *work) push(q *keyQueue) {
-	if w.head > len(w.ready)/2 {
-		n := copy(w.ready, w.ready[w.head:])
-		clear(w.ready[n:])
-		w.ready, w.head = w.ready[:n], 0
-	}
-	w.ready = append(w.ready, q)
-}
-
-// wakeUp wakes as many lanes as may find something.
+// wakeUp wakes as many lanes as may find something; all of them when there may be nothing to wait
+// for.
 func (w *work) wakeUp() {
-	for range min(len(w.ready)-w.head, cap(w.wake)) {
+	n := min(w.ready.len(), w.lanes)
+	if w.state > growing {
+		n = w.lanes
+	}
+	for range n {
 		notify(w.wake)
 	}
 }
 
 // has says whether there are events with this key, waiting or taken.
 func (w *work) has(key string) bool {
-	w.Mu.Lock()
-	defer w.Mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.queues[key] != nil
 }
 
-// close says that nothing comes any more: batches need not become full, and lanes end when all is done.
-func (w *work) close() {
-	w.Mu.Lock()
-	defer w.Mu.Unlock()
-	w.closed = true
-	w.wakeAll()
+// become moves on to a state, unless it is behind that already.
+func (w *work) become(state workState) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = max(w.state, state)
+	w.wakeUp()
 }
 
-func (w *work) wakeAll() {
-	for range cap(w.wake) {
-		notify(w.wake)
-	}
-}
-
-// take fills a batch. Where there is none, it says how long a batch that is not full still has to be waited for (0: until
-// there is something new), or that there never will be one. hurry: also one that is not full is wanted.
-func (w *work) take(b *batch, now time.Time, hurry bool) (ok bool, wait time.Duration, ended bool) {
-	w.Mu.Lock()
-	defer w.Mu.Unlock()
+// take fills a batch. Where there is none, it says how long a batch that is not full still has to
+// be waited for (0: until there is something new), or that there never will be one.
+func (w *work) take(b *batch, now time.Time) (ok bool, wait time.Duration, ended bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.available == 0 {
-		return false, 0, w.closed && w.Left == 0
+		return false, 0, w.state == abandoned || w.state == complete && w.left == 0
 	}
-	if w.available < w.full && !w.closed && !hurry {
+	if w.available < w.full && w.state == growing {
 		if wait := w.maxWait - now.Sub(w.since); wait > 0 {
 			return false, wait, false
 		}
 	}
 	b.clear()
-	for w.head < len(w.ready) && w.takeFrom(w.ready[w.head], b) {
-		w.ready[w.head] = nil
-		w.head++
+	for w.ready.len() > 0 && w.takeFrom(w.ready.rest()[0], b) {
+		w.ready.drop(1)
 	}
 	if w.available > 0 {
 		w.since = now
@@ -199,90 +205,108 @@ func (w *work) take(b *batch, now time.Time, hurry bool) (ok bool, wait time.Dur
 		slices.SortFunc(b.items, func(x, y item) int { return cmp.Compare(x.order, y.order) })
 	}
 	for i := range b.items {
-		b.numbers = b.items[i].appendNumbers(b.numbers)
-		b.seqs = append(b.seqs, b.items[i].seq)
+		b.seqs = b.items[i].appendSeqs(b.seqs)
 		b.records = append(b.records, b.items[i].record)
 	}
-	b.invalid = b.items[0].invalid
 	return true, 0, false
 }
 
 // takeFrom moves what fits of a queue into the batch, and reports whether that is anything.
 func (w *work) takeFrom(q *keyQueue, b *batch) bool {
 	n := 0
-	for ; q.head+n < len(q.items); n++ {
-		it := &q.items[q.head+n]
-		size := len(it.record.JSON)
-		if have := len(b.items); have > 0 && (it.invalid != nil || b.items[0].invalid != nil || have >= w.maxEvents || b.bytes+size > w.maxBytes) {
+	waiting := q.rest()
+	for i := range waiting {
+		it := &waiting[i]
+		if !b.fits(it, w.maxEvents, w.maxBytes) {
 			break
 		}
 		b.items = append(b.items, *it)
-		b.bytes += size
+		b.bytes += len(it.record.JSON)
+		n++
 	}
 	if n == 0 {
 		return false
 	}
 	w.available -= q.len()
-	w.Left -= n
-	clear(q.items[q.head : q.head+n]) // the memory of a record is that of its neighbors too
-	q.head += n
+	w.left -= n
+	q.drop(n)
 	q.busy = true
 	b.queues = append(b.queues, q)
 	return true
 }
 
-// done says that the lane is done with the batch: more of the same resources may be taken.
+// done says that the lane is done with the batch: more of the same keys may be taken.
 func (w *work) done(b *batch) {
-	w.Mu.Lock()
-	defer w.Mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, q := range b.queues {
 		q.busy = false
 		if q.len() == 0 {
-			q.items, q.head = q.items[:0], 0
 			delete(w.queues, q.key)
-			if len(w.spare) < cap(w.wake) && cap(q.items) <= readEvents {
+			if len(w.spare) < w.lanes && cap(q.all) <= readEvents {
 				w.spare = append(w.spare, q)
 			}
 			continue
 		}
-		if q.head > len(q.items)/2 {
-			n := copy(q.items, q.items[q.head:])
-			clear(q.items[n:])
-			q.items, q.head = q.items[:n], 0
-		}
 		if w.available == 0 {
 			w.since = time.Now()
 		}
-		w.push(q)
+		w.ready.push(q)
 		w.available += q.len()
 	}
 	b.clear()
-	if w.closed {
-		w.wakeAll()
-	} else {
-		w.wakeUp()
-	}
+	w.wakeUp()
 }
 
-// drop takes out what has gone by the limits of the queue, from the record at index from on.
-func (b *batch) drop(from int, acked uint64) {
-	n := from
-	for i := from; i < len(b.records); i++ {
-		if b.seqs[i] <= acked {
+// batch is what a lane has taken to be sent at once, in order. Its memory is used again for the
+// next one.
+type batch struct {
+	items   []item
+	records []event.Record
+	// seqs are those of all stored events that the items stood for when they were taken.
+	seqs []uint64
+	// queues are those that the items were taken from.
+	queues []*keyQueue
+	bytes  int
+}
+
+// fits says whether an item may be sent with what is in the batch: what cannot be sent at all is
+// alone.
+func (b *batch) fits(it *item, maxEvents, maxBytes int) bool {
+	return len(b.items) == 0 || len(b.items) < maxEvents && b.bytes+len(it.record.JSON) <= maxBytes &&
+		it.invalid == nil && b.items[0].invalid == nil
+}
+
+// drop takes out the first n items, which are done with, and those that have gone by the limits of
+// the queue. What a stage has handed on is not in the order of the queue, so that they may be
+// anywhere.
+func (b *batch) drop(n int, acked uint64) {
+	kept := 0
+	for i := n; i < len(b.items); i++ {
+		if b.items[i].seq <= acked {
 			continue
 		}
-		b.items[n], b.seqs[n], b.records[n] = b.items[i], b.seqs[i], b.records[i]
-		n++
+		if kept < i {
+			b.items[kept], b.records[kept] = b.items[i], b.records[i]
+		}
+		kept++
 	}
-	clear(b.items[n:])
-	clear(b.records[n:])
-	b.items, b.seqs, b.records = b.items[:n], b.seqs[:n], b.records[:n]
+	clear(b.items[kept:])
+	clear(b.records[kept:])
+	b.items, b.records = b.items[:kept], b.records[:kept]
+}
+
+// stored returns how many stored events the first n items stand for.
+func (b *batch) stored(n int, acked uint64) (events int) {
+	for i := range b.items[:n] {
+		events += b.items[i].left(acked)
+	}
+	return events
 }
 
 func (b *batch) clear() {
 	clear(b.items)
 	clear(b.records)
 	clear(b.queues)
-	b.numbers, b.seqs, b.records, b.items, b.queues = b.numbers[:0], b.seqs[:0], b.records[:0], b.items[:0], b.queues[:0]
-	b.invalid, b.bytes = nil, 0
+	b.items, b.records, b.seqs, b.queues, b.bytes = b.items[:0], b.records[:0], b.seqs[:0], b.queues[:0], 0
 }

@@ -1,2 +1,3 @@
-// Package status is what a page or a person may ask of the daemon, as plain data, with advice on what to do about troubles.
+// Package status is what a page or a person may ask of the daemon, as plain data, with advice on
+// what to do about troubles.
 package status

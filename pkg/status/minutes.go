@@ -1,55 +1,37 @@
 package status
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-const (
-	// RatedMinutes is how many minutes the status tells of.
-	RatedMinutes = 60
-)
+// RatedMinutes is how many minutes the status covers.
+const RatedMinutes = 60
 
-// Minutes tells how much a total grew in each of the last minutes, by looking at it now and then: what counts events need
-// not know of it. The zero value is ready. Safe for concurrent use.
+// Minutes is how much a total grew in each of the last minutes. It follows from looks at the total
+// now and then: what counts events need not know of it. The zero value is ready. Safe for
+// concurrent use.
 type Minutes struct {
-	mu     sync.Mutex
-	at     int64 // the running minute, since 1970
-	Total  int64
+	mu sync.Mutex
+	// at is the running minute, since 1970.
+	at     int64
+	total  int64
 	counts [RatedMinutes]int64
 }
 
-// Note takes what the total is now.
-func (m *Minutes) Note(now time.Time, total int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.noteLocked(now, total)
-}
-
-func (m *Minutes) noteLocked(now time.Time, total int64) {
-	at := now.Unix() / 60
-	switch passed := at - m.at; {
-	case passed > RatedMinutes:
-		m.counts = [RatedMinutes]int64{}
-		m.at = at
-	case passed > 0:
-		for ; m.at < at; m.at++ {
-			m.counts[(m.at+1)%RatedMinutes] = 0
-		}
-	}
-	// A clock that was set back makes the minute a long one.
-	m.counts[m.at%RatedMinutes] += max(0, total-m.Total)
-	m.Total = total
-}
-
-// List returns the growth in each minute, the oldest first; the last one is still running.
+// List takes what the total is now and returns the growth in each minute, the oldest first; the
+// last one is still running. What came since the last look counts for the minute of this one.
 func (m *Minutes) List(now time.Time, total int64) []int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.noteLocked(now, total)
-	out := make([]int64, RatedMinutes)
-	for i := range out {
-		out[i] = m.counts[(m.at+1+int64(i))%RatedMinutes]
+	at := now.Unix() / 60
+	for m.at = max(m.at, at-RatedMinutes); m.at < at; m.at++ {
+		m.counts[(m.at+1)%RatedMinutes] = 0
 	}
-	return out
+	// A clock that was set back makes the minute a long one.
+	m.counts[m.at%RatedMinutes] += max(0, total-m.total)
+	m.total = total
+	oldest := (m.at + 1) % RatedMinutes
+	return slices.Concat(m.counts[oldest:], m.counts[:oldest])
 }

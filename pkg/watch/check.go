@@ -146,7 +146,8 @@ func checkSink(ctx context.Context, f *finding, c config.Sink, version string) {
 		return
 	}
 	if err := errors.Join(sink.Probe(ctx), sink.Close()); err != nil {
-		f.problem("%v", err)
+		reason, status := sinks.ReasonOf(err)
+		f.problem("%v (what to do: %s)", err, sinks.Advice(&c, reason, status))
 		return
 	}
 	f.say("can be reached (%s; no event was sent)", c.Request())

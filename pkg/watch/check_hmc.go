@@ -18,6 +18,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 const (
@@ -78,7 +79,7 @@ func (c *hmcCheck) run(ctx context.Context, version string) {
 	}
 	problems := s.status.missing
 	if c.link(ctx, host, wanted) {
-		problems = s.status.reasons()
+		problems = status.Texts(s.status.reasons())
 	}
 	for _, p := range problems {
 		c.problem("%s", p)

@@ -37,35 +37,42 @@ func (h *hmcStatus) endOutage(now time.Time) {
 }
 
 // problems ranges over what keeps the HMC from counting as connected.
-func (h *hmcStatus) problems() iter.Seq[string] {
-	return func(yield func(string) bool) {
+func (h *hmcStatus) problems() iter.Seq[status.Problem] {
+	return func(yield func(status.Problem) bool) {
 		if h.state != status.StateConnected {
-			text := "the link is " + strings.ReplaceAll(h.state, "_", " ")
+			kind, text := status.ProblemKind(h.reason), "the link is "+strings.ReplaceAll(h.state, "_", " ")
 			if h.state == status.StateAuthFailed {
-				text = "refused, and left alone until " + h.nextAttempt.UTC().Format(time.RFC3339)
+				kind, text = status.ProblemLogonRefused, "refused, and left alone until "+h.nextAttempt.UTC().Format(time.RFC3339)
 			}
 			if h.problem != "" {
 				text += ": " + h.problem
 			}
-			yield(text)
+			yield(status.Problem{Kind: kind, Text: text})
 			return
 		}
-		if h.unlisted != "" && !yield("OS messages: "+h.unlisted) {
+		if h.unlisted != "" && !yield(status.Problem{Kind: status.ProblemOSMessages, Text: "OS messages: " + h.unlisted}) {
 			return
 		}
 		for _, m := range h.missing {
-			if !yield(m) {
+			if !yield(status.Problem{Kind: status.ProblemNotGranted, Text: m}) {
 				return
 			}
 		}
 		for name, t := range h.wanted {
-			if t.problem != "" && t.kind != event.TopicOSMessage && // those are told by partition
-				!yield(fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem)) {
+			if t.problem == "" || t.kind == event.TopicOSMessage { // those are told by partition
+				continue
+			}
+			kind := status.ProblemTopic
+			if t.problem == status.NotSubscribed {
+				kind = status.ProblemNotConfirmed
+			}
+			if !yield(status.Problem{Kind: kind, Text: fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem)}) {
 				return
 			}
 		}
 		for _, c := range h.channels {
-			if c.problem != "" && !c.usual && !yield("OS messages of "+c.partition+": "+c.problem) {
+			if c.problem != "" && !c.usual &&
+				!yield(status.Problem{Kind: status.ProblemOSMessages, Text: "OS messages of " + c.partition + ": " + c.problem}) {
 				return
 			}
 		}
@@ -73,9 +80,9 @@ func (h *hmcStatus) problems() iter.Seq[string] {
 }
 
 // reasons are all problems, in the order of their text.
-func (h *hmcStatus) reasons() []string {
-	out := slices.AppendSeq([]string{}, h.problems()) // never nil: the status shows it as a list
-	slices.Sort(out)
+func (h *hmcStatus) reasons() []status.Problem {
+	out := slices.AppendSeq([]status.Problem{}, h.problems()) // never nil: the status shows it as a list
+	slices.SortFunc(out, func(x, y status.Problem) int { return strings.Compare(x.Text, y.Text) })
 	return out
 }
 
@@ -199,7 +206,7 @@ func (s *Supervisor) heartbeat() record.Heartbeat {
 	frame, notification := s.LastTimes()
 	s.Mu.Lock()
 	defer s.Mu.Unlock()
-	problems := s.status.reasons()
+	problems := status.Texts(s.status.reasons())
 	return record.Heartbeat{
 		Connected: len(problems) == 0, State: s.status.state, Since: s.status.since.UTC(), Problems: problems,
 		LastFrame: status.TimeOrNil(frame), LastNotification: status.TimeOrNil(notification),
@@ -243,6 +250,6 @@ func (s *Supervisor) Snapshot() status.HMCStatus {
 	h.Outages = append([]status.Outage{}, s.status.outages...)
 	now := time.Now()
 	h.NotificationsPerMinute = s.Rate.List(now, s.Metrics.Received())
-	h.Troubles = h.FindTroubles(s.status.reason, now)
+	h.Troubles = h.FindTroubles(now)
 	return h
 }

@@ -39,7 +39,7 @@ func fullStatus(now time.Time) status.Status {
 		HMCs: []status.HMCStatus{
 			{
 				Name: "east" + evil, State: status.StateAuthFailed, Since: *at(90*time.Minute + 30*time.Second), Host: "h" + evil, NextAttempt: at(-time.Hour), Reconnects: 1234567,
-				Topics: []status.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []string{"x" + evil},
+				Topics: []status.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []status.Problem{{Kind: status.ProblemTopic, Text: "x" + evil}},
 				LastFrame: at(time.Second), LastNotification: at(26 * time.Hour), BlindSince: at(time.Minute), Gaps: 2, Missed: 3,
 				OSMessages: &status.OSMessageStatus{Followed: 1, NotFollowed: map[string]string{"P1" + evil: "q" + evil}},
 				LastGap:    &status.GapStatus{From: *at(2 * time.Hour), To: *at(time.Hour), Causes: []string{"c" + evil}, Missed: map[string]int{"job" + evil: 3}, Recovered: map[string]int{"audit": 4}, MayBeMissed: []string{"m" + evil}},
@@ -52,7 +52,7 @@ func fullStatus(now time.Time) status.Status {
 			{Name: "west", State: status.StateConnected, Connected: true, Since: *at(time.Hour), CertificateNotAfter: at(time.Hour), NotificationsPerMinute: make([]int64, 60)},
 		},
 		Sinks: []status.SinkStatus{
-			{Name: "ops" + evil, Kind: "webhook", QueueEvents: 12, QueueBytes: 5 << 20, OldestEventAgeSeconds: 3700, Delivered: 10, Filtered: 4, Dropped: 2, Stuck: true, FailingSince: at(time.Minute), FailedAttempts: 5, LastError: "503 " + evil, LastErrorTime: at(0), DeadLetters: 9, DeliveredPerMinute: perMinute, Troubles: trouble},
+			{Name: "ops" + evil, Kind: "webhook", Waiting: status.Waiting{QueueEvents: 12, QueueBytes: 5 << 20, OldestEventAgeSeconds: 3700}, Delivered: 10, Filtered: 4, Dropped: 2, Stuck: true, FailingSince: at(time.Minute), FailedAttempts: 5, LastError: "503 " + evil, LastErrorTime: at(0), DeadLetters: 9, DeliveredPerMinute: perMinute, Troubles: trouble},
 			{Name: "journal", Kind: "log", LastError: "earlier " + evil, LastErrorTime: at(time.Hour), LastSuccess: at(time.Second), DeliveredPerMinute: make([]int64, 60)},
 		},
 		Storage:  status.StorageStatus{Path: "/data" + evil, Bytes: 3 << 30, MaxBytes: 10 << 30},
