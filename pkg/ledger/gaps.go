@@ -129,15 +129,20 @@ func (b *Gaps) Load(stored Stored) (damaged int) {
 
 // Watched reports whether there was contact and nothing was missed in a time.
 func (b *Gaps) Watched(from, to time.Time) bool {
-	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
-	isUp := !b.upSince.IsZero() && !b.upSince.After(from)
-	if !isUp && !slices.ContainsFunc(b.ups, covers) {
+	if !b.Linked(from, to) {
 		return false
 	}
 	if g := b.current; g != nil && g.From.Before(to) && (b.linkDown || b.storageDown || from.Before(g.To)) {
 		return false
 	}
 	return !slices.ContainsFunc(b.past, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
+}
+
+// Linked reports whether the link was up for the whole of a time.
+func (b *Gaps) Linked(from, to time.Time) bool {
+	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
+	isUp := !b.upSince.IsZero() && !b.upSince.After(from)
+	return isUp || slices.ContainsFunc(b.ups, covers)
 }
 
 // open returns the current gap, which begins no later than from.
