@@ -54,6 +54,7 @@ type Options struct {
 	Stdout       io.Writer // for log sinks
 	Stderr       io.Writer
 	DrainTimeout time.Duration // 0: DefaultDrainTimeout
+	Intervals    watch.Intervals
 }
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
@@ -65,7 +66,6 @@ type Bridge struct {
 	queue       *queue.Queue
 	seen        *ledger.SeenWindow
 	dead        *queue.DeadLetters
-	timing      watch.Timing
 	started     time.Time
 	first       *world // what Run starts
 
@@ -113,7 +113,7 @@ func New(opts Options) (*Bridge, error) {
 		opts.DrainTimeout = DefaultDrainTimeout
 	}
 	b := &Bridge{
-		opts: opts, log: opts.Logger, cfg: opts.Config, timing: watch.DefaultTiming(),
+		opts: opts, log: opts.Logger, cfg: opts.Config,
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
@@ -341,7 +341,10 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Deliver
 		if slices.ContainsFunc(keepHMCs, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
 			continue
 		}
-		s, err := watch.NewSupervisor(c, b.queue, b.metrics, b.log, b.opts.Version, b.timing)
+		s, err := watch.New(watch.Options{
+			HMC: c, Queue: b.queue, Metrics: b.metrics, Logger: b.log, Version: b.opts.Version,
+			Handover: handoverShare(len(cfg.HMCs)), Intervals: b.opts.Intervals,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -394,9 +397,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	}
 	for _, s := range w.hmcs {
 		s.Rec.Severities.Store(severities)
-		s.Handover = handoverShare(len(cfg.HMCs))
 		s.Rec.Out.Live = &b.live
-		s.SetState(status.StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
 	}
 	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)

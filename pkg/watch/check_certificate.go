@@ -34,10 +34,11 @@ type shown struct {
 // fine says whether the daemon could connect.
 func (s *shown) fine(insecure bool) bool { return s.err == nil && (insecure || s.invalid == nil) }
 
-// lookAtHosts says which hosts answer, and with which certificates. It returns the place of the first that the daemon can connect to.
-func (c *hmcCheck) lookAtHosts(ctx context.Context) (index int, ok bool) {
+// lookAtHosts says which hosts answer, and with which certificates. It reports whether the daemon
+// can connect to one, the first of which is used.
+func (c *check) lookAtHosts(ctx context.Context) bool {
 	port, what := c.cfg.RESTPort, "Web Services API"
-	if !c.s.usesREST() {
+	if !c.session.usesREST() {
 		port, what = c.cfg.StompPort, "link"
 	}
 	var others []shown
@@ -48,43 +49,44 @@ func (c *hmcCheck) lookAtHosts(ctx context.Context) (index int, ok bool) {
 			continue
 		}
 		for j := range others {
-			c.warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
+			c.Warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
 		}
-		c.say("%s answers (%s)", seen.address, what)
+		c.Say("%s answers (%s)", seen.address, what)
 		c.certificate(&seen)
-		if c.s.usesREST() {
+		if c.session.usesREST() {
 			c.linkCertificate(ctx, host, &seen)
 		}
 		c.lookAtStandbys(ctx, c.cfg.Hosts[i+1:], port)
-		return i, true
+		c.session.host = i
+		return true
 	}
 	for i := range others {
 		seen := &others[i]
 		if seen.err == nil {
-			c.say("%s answers (%s)", seen.address, what)
+			c.Say("%s answers (%s)", seen.address, what)
 			c.chain(seen)
 		}
-		c.problem("%s: %s", seen.address, c.why(seen))
+		c.Problem("%s: %s", seen.address, c.why(seen))
 		c.fetchHint(seen)
 	}
-	return 0, false
+	return false
 }
 
 // lookAtStandbys says whether the hosts that would be used next answer as well.
-func (c *hmcCheck) lookAtStandbys(ctx context.Context, hosts []string, port int) {
+func (c *check) lookAtStandbys(ctx context.Context, hosts []string, port int) {
 	for _, host := range hosts {
 		seen := c.look(ctx, host, port)
 		if !seen.fine(c.cfg.TLS.InsecureSkipVerify) {
-			c.warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
+			c.Warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
 			continue
 		}
-		c.say("%s answers too, and is used when those before it do not", seen.address)
+		c.Say("%s answers too, and is used when those before it do not", seen.address)
 		c.expiry(&seen)
 	}
 }
 
 // why says why the daemon cannot connect.
-func (c *hmcCheck) why(seen *shown) string {
+func (c *check) why(seen *shown) string {
 	err := seen.err
 	if err == nil {
 		err = seen.invalid
@@ -106,9 +108,9 @@ func (c *hmcCheck) why(seen *shown) string {
 }
 
 // look connects to an address and looks at its certificate. Nothing secret is sent, whoever answers.
-func (c *hmcCheck) look(ctx context.Context, host string, port int) shown {
+func (c *check) look(ctx context.Context, host string, port int) shown {
 	seen := shown{address: net.JoinHostPort(host, strconv.Itoa(port))}
-	c.step("connecting to %s", seen.address)
+	c.Step("connecting to %s", seen.address)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", seen.address)
@@ -117,7 +119,7 @@ func (c *hmcCheck) look(ctx context.Context, host string, port int) shown {
 		return seen
 	}
 	defer raw.Close()
-	cfg := c.s.tls.Clone()
+	cfg := c.session.tls.Clone()
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = strings.Cut(host, "%") // an address may have a zone
 	}
@@ -142,13 +144,13 @@ func (c *hmcCheck) look(ctx context.Context, host string, port int) shown {
 }
 
 // certificate says all about the certificate of an address that the daemon connects to.
-func (c *hmcCheck) certificate(seen *shown) {
+func (c *check) certificate(seen *shown) {
 	c.chain(seen)
 	if c.cfg.TLS.InsecureSkipVerify {
 		if seen.invalid == nil {
-			c.warn("tls.insecure_skip_verify is set, and not needed: the certificate verifies")
+			c.Warn("tls.insecure_skip_verify is set, and not needed: the certificate verifies")
 		} else {
-			c.warn("the certificate is not verified, because tls.insecure_skip_verify is set: whoever is on the way can read the password. Without it: %s", c.why(seen))
+			c.Warn("the certificate is not verified, because tls.insecure_skip_verify is set: whoever is on the way can read the password. Without it: %s", c.why(seen))
 			c.fetchHint(seen)
 		}
 	}
@@ -156,7 +158,7 @@ func (c *hmcCheck) certificate(seen *shown) {
 }
 
 // chain shows the certificates, up to the authority where they verify.
-func (c *hmcCheck) chain(seen *shown) {
+func (c *check) chain(seen *shown) {
 	chain := seen.verified
 	if chain == nil {
 		chain = seen.chain
@@ -186,12 +188,12 @@ func (c *hmcCheck) chain(seen *shown) {
 		if i == 0 && seen.verified == nil {
 			text += fmt.Sprintf("; SHA-256 fingerprint %X", sha256.Sum256(cert.Raw))
 		}
-		c.say("%s: %s", seen.address, text)
+		c.Say("%s: %s", seen.address, text)
 	}
 }
 
 // trusted says why an authority counts.
-func (c *hmcCheck) trusted() string {
+func (c *check) trusted() string {
 	if c.cfg.TLS.CAFile != "" {
 		return "which is in tls.ca_file"
 	}
@@ -199,21 +201,21 @@ func (c *hmcCheck) trusted() string {
 }
 
 // linkCertificate looks at the other port of the host in use, which on an HMC has the same certificate.
-func (c *hmcCheck) linkCertificate(ctx context.Context, host string, rest *shown) {
+func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
 	seen := c.look(ctx, host, c.cfg.StompPort)
 	if seen.err != nil {
 		return // the link itself says so below
 	}
 	if seen.chain[0].Equal(rest.chain[0]) {
-		c.say("%s answers (link) with the same certificate", seen.address)
+		c.Say("%s answers (link) with the same certificate", seen.address)
 		return
 	}
-	c.say("%s answers (link)", seen.address)
+	c.Say("%s answers (link)", seen.address)
 	c.certificate(&seen)
 }
 
 // expiry warns of a certificate of the chain that is about to expire.
-func (c *hmcCheck) expiry(seen *shown) {
+func (c *check) expiry(seen *shown) {
 	chain := seen.verified
 	if chain == nil {
 		chain = seen.chain
@@ -221,21 +223,21 @@ func (c *hmcCheck) expiry(seen *shown) {
 	for _, cert := range chain {
 		switch left := time.Until(cert.NotAfter); {
 		case left <= 0:
-			c.warn("%s: the certificate of %s expired on %s: renew it on the HMC, in Certificate Management", seen.address, named(cert), cert.NotAfter.UTC().Format(time.DateOnly))
+			c.Warn("%s: the certificate of %s expired on %s: renew it on the HMC, in Certificate Management", seen.address, named(cert), cert.NotAfter.UTC().Format(time.DateOnly))
 		case left < expiryWarning:
-			c.warn("%s: the certificate of %s expires on %s (%s): renew it on the HMC, in Certificate Management; if another authority signs the new one, add that to tls.ca_file before",
+			c.Warn("%s: the certificate of %s expires on %s (%s): renew it on the HMC, in Certificate Management; if another authority signs the new one, add that to tls.ca_file before",
 				seen.address, named(cert), cert.NotAfter.UTC().Format(time.DateOnly), daysUntil(cert.NotAfter))
 		}
 	}
 }
 
 // fetchHint says how a self-signed certificate gets into a file, where that is what is missing.
-func (c *hmcCheck) fetchHint(seen *shown) {
+func (c *check) fetchHint(seen *shown) {
 	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](seen.invalid); !ok || unknown.Cert == nil ||
 		string(seen.chain[0].RawIssuer) != string(seen.chain[0].RawSubject) {
 		return
 	}
-	c.say("%s: to get the certificate into a file: openssl s_client -connect %s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+
+	c.Say("%s: to get the certificate into a file: openssl s_client -connect %s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+
 		"compare the fingerprint with what the HMC shows in Certificate Management", seen.address, seen.address)
 }
 

@@ -21,27 +21,15 @@ import (
 )
 
 const (
-
-	// HardwareDetails is how many hardware messages of one list are asked for one by one. A console was seen with thousands.
+	// HardwareDetails is how many hardware messages of one list are asked for one by one. A console was seen with
+	// thousands.
 	HardwareDetails = 10
-)
-
-const (
 	// hardwareShare is the part of the request budget that may go into asking for single ones.
 	hardwareShare = 6
-)
-
-const (
 	// hardwareIdle is when a CPC that had no hardware messages is listed again although nothing was said of it.
 	hardwareIdle = 24 * time.Hour
-)
-
-const (
 	// hardwareGaps is how often, at most, a console or CPC is listed within the usual interval, whatever is said of it.
 	hardwareGaps = 60
-)
-
-const (
 	// largestHardwareBody is how much an event takes of what the HMC says of one message.
 	largestHardwareBody = 1 << 20
 )
@@ -54,14 +42,13 @@ const (
 // One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper does. The lists are made one after
 // the other, so that at most one of the requests in flight is its.
 type hardwareWatch struct {
-	s       *Supervisor
 	k       *keeper
 	details *rate.Limiter
 	wake    chan struct{}
 
 	// Of its goroutine alone.
 	parents map[string]*watchedParent // by URI
-	cpcs    upkeep                    // when the CPCs are listed ...
+	cpcs    retry                     // when the CPCs are listed ...
 	cpcsDue bool                      // ... if that is to be done
 
 	mu    sync.Mutex
@@ -70,7 +57,7 @@ type hardwareWatch struct {
 
 // watchedParent is a console or CPC whose hardware messages are listed.
 type watchedParent struct {
-	upkeep
+	retry
 	of      record.HardwareParent
 	last    time.Time // when it was listed last, or that was tried
 	listed  bool      // on this link
@@ -79,14 +66,15 @@ type watchedParent struct {
 
 // newHardwareWatch returns nil where hardware messages are not asked for.
 func newHardwareWatch(k *keeper) *hardwareWatch {
-	if !k.s.Cfg.HardwareMessages || k.session == nil {
+	if !k.Cfg.HardwareMessages || k.session == nil {
 		return nil
 	}
-	share := max(k.s.Cfg.RESTRequestsPerMinute/hardwareShare, 1)
+	share := max(k.Cfg.RESTRequestsPerMinute/hardwareShare, 1)
+	console := record.HardwareParent{URI: record.ConsoleURI, Class: record.ClassConsole, Name: k.Cfg.Name}
 	return &hardwareWatch{
-		s: k.s, k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool), cpcsDue: true,
+		k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool), cpcsDue: true,
 		details: rate.NewLimiter(rate.Limit(share)/60, min(share, HardwareDetails)),
-		parents: map[string]*watchedParent{record.ConsoleURI: {of: record.HardwareParent{URI: record.ConsoleURI, Class: record.ClassConsole, Name: k.s.Cfg.Name}}},
+		parents: map[string]*watchedParent{record.ConsoleURI: {of: console}},
 	}
 }
 
@@ -96,12 +84,10 @@ func (w *hardwareWatch) start(ctx context.Context) (stop func()) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w.s.Rec.WatchHardware(w.ask)
 	var running sync.WaitGroup
 	running.Go(func() { w.run(ctx) })
 	return func() {
 		cancel()
-		w.s.Rec.WatchHardware(nil)
 		running.Wait()
 	}
 }
@@ -109,13 +95,7 @@ func (w *hardwareWatch) start(ctx context.Context) (stop func()) {
 func (w *hardwareWatch) run(ctx context.Context) {
 	defer w.k.isolate()
 	for ctx.Err() == nil {
-		timer := time.NewTimer(w.work(ctx))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-w.wake:
-		}
-		timer.Stop()
+		sleepUntilWoken(ctx, w.work(ctx), w.wake)
 	}
 }
 
@@ -124,10 +104,7 @@ func (w *hardwareWatch) ask(parent string) {
 	w.mu.Lock()
 	w.asked[parent] = true
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	signal(w.wake)
 }
 
 // notified looks at each notification for what says that hardware messages came or went, or that CPCs did. It runs on the
@@ -197,7 +174,7 @@ func (w *hardwareWatch) takeAsked() {
 			w.cpcsDue = true
 			continue
 		}
-		if soon := p.last.Add(w.s.Timing.Hardware / hardwareGaps); p.problem == "" && soon.Before(p.due) {
+		if soon := p.last.Add(w.k.intervals.Hardware / hardwareGaps); p.problem == "" && soon.Before(p.due) {
 			p.due = soon
 		}
 	}
@@ -206,18 +183,18 @@ func (w *hardwareWatch) takeAsked() {
 // listCPCs learns which CPCs there are. It reports whether the list could be had.
 func (w *hardwareWatch) listCPCs(ctx context.Context) (list []hmc.CPC, ok bool) {
 	list, err := w.k.session.ListCPCs(ctx)
-	if ctx.Err() != nil || w.k.lost(err) {
+	if w.k.over(ctx, err) {
 		return nil, false
 	}
 	if err != nil {
 		w.cpcsDue = true
-		if w.cpcs.postpone(w.s.Timing); w.cpcs.tries == 1 {
-			w.s.log.Warn("the CPCs could not be listed; their hardware messages have to wait until they can", zap.Error(err))
+		if w.cpcs.failed(&w.k.intervals); w.cpcs.tries == 1 {
+			w.k.log.Warn("the CPCs could not be listed; their hardware messages have to wait until they can", zap.Error(err))
 		}
 		return nil, false
 	}
 	// The next time is at least so long away, however many of them come and go.
-	w.cpcsDue, w.cpcs = false, upkeep{due: time.Now().Add(w.s.Timing.Hardware / hardwareGaps)}
+	w.cpcsDue, w.cpcs = false, retry{due: time.Now().Add(w.k.intervals.Hardware / hardwareGaps)}
 	exists := map[string]bool{record.ConsoleURI: true}
 	for _, c := range list {
 		if !strings.HasPrefix(c.ObjectURI, "/api/cpcs/") {
@@ -238,27 +215,27 @@ func (w *hardwareWatch) listCPCs(ctx context.Context) (list []hmc.CPC, ok bool) 
 // list lists the messages of a console or CPC and has recorded what has changed.
 func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	p.last = time.Now()
-	if w.s.queue.Err() != nil { // it could not be recorded
-		p.postpone(w.s.Timing)
+	if w.k.queue.Err() != nil { // it could not be recorded
+		p.failed(&w.k.intervals)
 		return
 	}
 	messages, complete, err := w.k.session.ListHardwareMessages(ctx, p.of.URI, time.Time{})
-	if ctx.Err() != nil || w.k.lost(err) {
+	if w.k.over(ctx, err) {
 		return
 	}
 	if err != nil {
-		p.postpone(w.s.Timing)
+		p.failed(&w.k.intervals)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.s.log.Warn("hardware messages could not be listed"+hardwareHint(err), zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
+			w.k.log.Warn("hardware messages could not be listed"+hardwareHint(err), zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
 	}
 	if p.problem != "" {
 		p.problem = ""
-		w.s.log.Info("hardware messages can be listed again", zap.String("of", p.of.Label()))
+		w.k.log.Info("hardware messages can be listed again", zap.String("of", p.of.Label()))
 	}
-	change := w.s.Rec.CompareHardware(p.of.URI, messages, complete)
+	change := w.k.Rec.CompareHardware(p.of.URI, messages, complete)
 	if len(change.Gone) > 0 && p.of.Class == record.ClassCPC && !w.communicates(ctx, p) {
 		change.Gone = nil
 	}
@@ -269,15 +246,15 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	if !p.listed {
 		change.Origin = event.OriginBackfill // came while nobody looked
 	}
-	known, ok := w.s.Rec.RecordHardware(ctx, &p.of, change)
+	known, ok := w.k.Rec.RecordHardware(ctx, &p.of, change)
 	if !ok {
-		p.postpone(w.s.Timing)
+		p.failed(&w.k.intervals)
 		return
 	}
 	p.listed = true
-	p.upkeep = upkeep{due: p.last.Add(hardwareIdle)}
+	p.retry = retry{due: p.last.Add(hardwareIdle)}
 	if known > 0 || p.of.Class == record.ClassConsole { // whether the console tells of its first one is not documented
-		p.due = p.last.Add(w.s.Timing.Hardware)
+		p.due = p.last.Add(w.k.intervals.Hardware)
 	}
 }
 
@@ -310,10 +287,10 @@ func (w *hardwareWatch) askDetails(ctx context.Context, added []hmc.HardwareMess
 			added[i] = whole
 			continue
 		}
-		if ctx.Err() != nil || w.k.lost(err) {
+		if w.k.over(ctx, err) {
 			return
 		}
-		w.s.log.Debug("the properties of a hardware message could not be had", zap.String("uri", m.ElementURI), zap.Error(err))
+		w.k.log.Debug("the properties of a hardware message could not be had", zap.String("uri", m.ElementURI), zap.Error(err))
 		if _, unreachable := errors.AsType[*hmc.ConnectError](err); unreachable {
 			return // the rest would take as long
 		}

@@ -1,0 +1,211 @@
+package watch
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+)
+
+// channel is the OS message channel of one partition.
+type channel struct {
+	retry     // to open it
+	partition hmc.Partition
+	class     string
+	refresh   bool   // the HMC replays the messages that it holds
+	topic     string // "" until it is open
+	tried     bool   // to open it
+
+	fill   *retry    // when what was missed is to be fetched; nil: nothing is
+	replay bool      // the HMC's replay will do: nothing was missed after it
+	opened time.Time // when it was subscribed to; zero: before this link
+}
+
+func (c *channel) label() string { return record.PartitionLabel(c.partition) }
+
+// wantsMessages says whether the configuration selects the partition's OS messages, and with them those that the HMC
+// still holds. The first entry that matches counts.
+func wantsMessages(cfg *config.HMC, p *hmc.Partition) (refresh, ok bool) {
+	for _, want := range cfg.OSMessages {
+		if want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) {
+			return want.IncludeRefreshMessages, true
+		}
+	}
+	return false, false
+}
+
+// atRest is 1 for the status of a partition that has nothing to say.
+func atRest(status string) int {
+	switch status {
+	case "stopped", "not-activated", "communications-not-active", "not-operating":
+		return 1
+	}
+	return 0
+}
+
+// isUnavailable says that a partition offers no OS messages now.
+func isUnavailable(err error) bool {
+	return hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelUnavailable)
+}
+
+// syncChannels makes the OS message channels fit the partitions that were listed, by class. It returns the topics
+// of those that are not selected by the name they have now.
+func (k *keeper) syncChannels(listed map[string][]hmc.Partition) (unselected []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.source.update(func(now *state) {
+		for class, partitions := range listed {
+			for _, p := range partitions {
+				refresh, wanted := wantsMessages(&k.Cfg, &p)
+				c := k.channels[p.ObjectURI]
+				switch {
+				case c == nil && wanted:
+					now.setChannel(p.ObjectURI, k.addChannel(p, class, refresh))
+				case wanted:
+					c.partition = p // it may have another name now
+				case c != nil:
+					delete(k.channels, p.ObjectURI)
+					now.dropChannel(p.ObjectURI, c.topic)
+					if c.topic != "" {
+						unselected = append(unselected, c.topic)
+					}
+				}
+			}
+		}
+	})
+	return unselected
+}
+
+// addChannel begins to follow a partition. k.mu is held.
+func (k *keeper) addChannel(p hmc.Partition, class string, refresh bool) channelStatus {
+	c := &channel{partition: p, class: class, refresh: refresh}
+	if k.fetch.running {
+		c.fill, c.replay = new(retry), true
+	}
+	k.channels[p.ObjectURI] = c
+	// The session may have it open from a link before this one: then it is subscribed already.
+	if topic := k.open[event.LastSegment(p.ObjectURI)]; topic != "" && k.link.Subscribed(topic) {
+		c.topic, c.tried = topic, true
+		return channelStatus{partition: c.label()}
+	}
+	return channelStatus{partition: c.label(), problem: "the channel is not open yet"}
+}
+
+// dropGone drops the channels of partitions that are gone, and what is known of their messages. One that a list lacks is
+// not gone before the estate says so: what is forgotten would be told again when the HMC lists it again and replays
+// its messages.
+func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
+	exists := make(map[string]bool, len(l.Resources))
+	for i := range l.Resources {
+		exists[l.Resources[i].URI] = true
+	}
+	var gone []string
+	k.mu.Lock()
+	for uri, c := range k.channels {
+		if !exists[uri] && l.Complete[c.class] && !k.Rec.Group.Estate.Lists(k.Cfg.Name, uri) {
+			gone = append(gone, uri)
+			delete(k.channels, uri)
+			k.source.update(func(now *state) { now.dropChannel(uri, c.topic) })
+		}
+	}
+	k.mu.Unlock()
+	for _, uri := range gone { // without k.mu
+		k.Rec.ForgetPartition(ctx, uri)
+	}
+}
+
+// openDue opens channels that are due, those first that should have something to say.
+func (k *keeper) openDue(ctx context.Context) {
+	now := time.Now()
+	var due []*channel
+	k.mu.Lock()
+	for _, c := range k.channels {
+		if c.topic == "" && c.isDue(now) {
+			due = append(due, c)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b *channel) int { return cmp.Compare(k.unlikely(a), k.unlikely(b)) })
+	k.mu.Unlock()
+	for _, c := range due[:min(atOnce, len(due))] {
+		if ctx.Err() == nil {
+			k.openChannel(ctx, c)
+		}
+	}
+}
+
+// unlikely is 1 for a channel that was refused before, or whose partition is at rest, as far as is known.
+func (k *keeper) unlikely(c *channel) int {
+	r, _ := k.Rec.Group.Estate.Lookup(c.partition.ObjectURI)
+	return max(atRest(r.Status), min(c.tries, 1))
+}
+
+// openChannel opens a partition's OS message channel and subscribes to it.
+func (k *keeper) openChannel(ctx context.Context, c *channel) {
+	uri, opened := c.partition.ObjectURI, time.Now()
+	topic, err := k.session.OpenOSMessageChannel(ctx, uri, c.refresh)
+	if hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists) {
+		topic, err = k.topicOfOpen(ctx, uri)
+	}
+	if err == nil {
+		k.topics.Add(topic, event.TopicOSMessage)
+		k.source.want(topic, event.TopicOSMessage)
+		k.Rec.Subscribing(uri, time.Now())
+		problem := ""
+		if err = k.link.Subscribe(ctx, topic); err != nil {
+			problem = err.Error()
+		}
+		k.source.noteTopic(topic, problem)
+	}
+	if k.over(ctx, err) {
+		return
+	}
+	needsStart := err == nil && !c.refresh && k.Rec.NeedsStart(uri)
+	st := channelStatus{partition: c.label()}
+	k.mu.Lock()
+	c.tried = true
+	switch {
+	case err == nil:
+		c.topic, c.opened = topic, opened
+		if needsStart && c.fill == nil {
+			c.fill = new(retry)
+		}
+	case isUnavailable(err):
+		// Usual for a partition that is not active: its next status change is awaited.
+		st.problem, st.usual = "the partition offers no operating system messages now", true
+		c.failedUpTo(&k.intervals, k.intervals.ChannelRest)
+	default:
+		st.problem = err.Error()
+		c.failed(&k.intervals)
+	}
+	wait := c.wait
+	k.mu.Unlock()
+	if k.source.noteChannel(uri, st) && err != nil && !st.usual {
+		k.log.Warn("the messages of an operating system cannot be followed",
+			zap.String("partition", st.partition), zap.Error(err), zap.Duration("next_attempt_in", wait))
+	}
+}
+
+// topicOfOpen finds the topic of a channel that the session has open already. The object-uri of such a topic is
+// documented as an URI but was seen as a bare object id: the last segments are compared.
+func (k *keeper) topicOfOpen(ctx context.Context, uri string) (string, error) {
+	topics, err := k.session.NotificationTopics(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range topics {
+		if t.Type == hmc.TopicTypeOSMessage && event.LastSegment(t.ObjectURI) == event.LastSegment(uri) {
+			return t.Name, nil
+		}
+	}
+	return "", fmt.Errorf("the HMC says that the channel for %s is open but does not list its topic", uri)
+}

@@ -1,0 +1,349 @@
+package watch
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+)
+
+// maxOutages bounds how many outages a status shows.
+const maxOutages = 10
+
+// state is all that others see of a supervisor. One that was published never changes: the next one takes
+// its place as a whole, so that status page, metrics and readiness never see half a change.
+type state struct {
+	name  string // one of status.States
+	since time.Time
+	host  string
+	// problem is why there is no link, reason the same as the metrics name it; "": nothing is wrong.
+	problem, reason string
+	nextAttempt     time.Time // while one is waited for
+	outages         []status.Outage
+	links           int       // that came up
+	certificate     time.Time // when the HMC's expires
+	wanted          map[string]topicStatus
+	channels        map[string]channelStatus // OS message channels, by the partition's URI
+	unlisted        string                   // why it is not known whose OS messages to follow
+	missing         []string                 // what the configuration asks for and the userid may not have
+	link            *receiver.Receiver       // nil: none is up
+	// When the last bytes and the last notification came over links that have ended.
+	frame, notification time.Time
+
+	connected bool // no problem is left: derived from the rest
+	ownMaps   bool // the maps are no published state's
+}
+
+// topicStatus is how it stands with a topic that is to be subscribed to.
+type topicStatus struct {
+	kind    string
+	problem string // "" when it is subscribed
+}
+
+// channelStatus says whether a partition's OS messages are followed.
+type channelStatus struct {
+	partition string // as a person knows it
+	problem   string // "" when they are followed
+	usual     bool   // no fault: the partition offers none now
+}
+
+func newState() *state {
+	return &state{
+		name: status.StateDisconnected, since: time.Now(),
+		wanted: make(map[string]topicStatus), channels: make(map[string]channelStatus),
+	}
+}
+
+// enter changes the name. An outage began with its first attempt, not with the one under way.
+func (s *state) enter(name string) {
+	settled := func(name string) bool { return name == status.StateConnected || name == status.StateAuthFailed }
+	if s.name != name && (settled(name) || settled(s.name)) {
+		s.since = time.Now()
+	}
+	s.name = name
+}
+
+// attempt begins an attempt to log on or connect. What was wrong stays until the link is up.
+func (s *state) attempt(name string) {
+	s.enter(name)
+	s.nextAttempt = time.Time{}
+}
+
+// attempted notes what the HMC showed in an attempt at the link, whatever became of it.
+func (s *state) attempted(r *receiver.Receiver) {
+	if certs := r.PeerCertificates(); len(certs) > 0 {
+		s.certificate = certs[0].NotAfter
+	}
+	s.heard(r)
+}
+
+func (s *state) heard(r *receiver.Receiver) {
+	s.frame = status.Later(s.frame, r.LastFrame())
+	s.notification = status.Later(s.notification, r.LastNotification())
+}
+
+// offered notes the topics that a link will be subscribed to. unlisted says why the partitions whose OS
+// messages are to be followed are not known; "": there are none.
+func (s *state) offered(o *offer, unlisted string) {
+	s.host, s.missing, s.unlisted = o.host, o.missing, unlisted
+	s.channels, s.wanted, s.ownMaps = make(map[string]channelStatus), make(map[string]topicStatus, len(o.kinds)), true
+	for topic, kind := range o.kinds {
+		s.wanted[topic] = topicStatus{kind: kind, problem: status.NotSubscribed}
+	}
+}
+
+// up notes that the link is up, which ends an outage.
+func (s *state) up(link *receiver.Receiver) {
+	s.own()
+	for topic, t := range s.wanted {
+		if link.Subscribed(topic) {
+			t.problem = ""
+			s.wanted[topic] = t
+		}
+	}
+	s.attempt(status.StateConnected)
+	s.link, s.problem, s.reason = link, "", ""
+	s.links++
+	if n := len(s.outages); n > 0 && s.outages[n-1].To == nil {
+		s.outages = slices.Clone(s.outages)
+		s.outages[n-1].To = status.TimeOrNil(time.Now())
+	}
+}
+
+// down notes that the link has ended; problem and reason say why, if that is a fault.
+func (s *state) down(problem, reason string) {
+	if s.link == nil {
+		return
+	}
+	s.heard(s.link)
+	s.link, s.problem, s.reason = nil, problem, reason
+	s.enter(status.StateDisconnected)
+}
+
+// wait notes that there is no link, and when the next attempt is made.
+func (s *state) wait(name, problem, reason string, next time.Time) {
+	s.enter(name)
+	s.problem, s.reason, s.nextAttempt = problem, reason, next
+	s.outages = slices.Clone(s.outages)
+	if n := len(s.outages); n > 0 && s.outages[n-1].To == nil {
+		s.outages[n-1].Attempts++
+		s.outages[n-1].LastProblem = problem
+		return
+	}
+	if len(s.outages) == maxOutages {
+		s.outages = s.outages[1:]
+	}
+	s.outages = append(s.outages, status.Outage{From: s.since.UTC(), Cause: problem})
+}
+
+// own makes the maps this state's, so that they may be changed.
+func (s *state) own() {
+	if !s.ownMaps {
+		s.wanted, s.channels, s.ownMaps = maps.Clone(s.wanted), maps.Clone(s.channels), true
+	}
+}
+
+// setTopic notes why a wanted topic is not subscribed; "" when it is.
+func (s *state) setTopic(topic, problem string) {
+	if t, known := s.wanted[topic]; known {
+		s.own()
+		t.problem = problem
+		s.wanted[topic] = t
+	}
+}
+
+func (s *state) setChannel(uri string, c channelStatus) {
+	s.own()
+	s.channels[uri] = c
+}
+
+// dropChannel forgets a partition that is not followed any more, and the topic of its messages.
+func (s *state) dropChannel(uri, topic string) {
+	s.own()
+	delete(s.channels, uri)
+	delete(s.wanted, topic)
+}
+
+// problems ranges over what keeps the HMC from counting as connected.
+func (s *state) problems() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if s.name != status.StateConnected {
+			text := "the link is " + strings.ReplaceAll(s.name, "_", " ")
+			if s.name == status.StateAuthFailed {
+				text = "refused, and left alone until " + s.nextAttempt.UTC().Format(time.RFC3339)
+			}
+			if s.problem != "" {
+				text += ": " + s.problem
+			}
+			yield(text)
+			return
+		}
+		if s.unlisted != "" && !yield("OS messages: "+s.unlisted) {
+			return
+		}
+		for _, m := range s.missing {
+			if !yield(m) {
+				return
+			}
+		}
+		for name, t := range s.wanted {
+			if t.problem != "" && t.kind != event.TopicOSMessage && // those are named by partition
+				!yield(fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem)) {
+				return
+			}
+		}
+		for _, c := range s.channels {
+			if c.problem != "" && !c.usual && !yield("OS messages of "+c.partition+": "+c.problem) {
+				return
+			}
+		}
+	}
+}
+
+// reasons are all problems, in the order of their text; never nil: the status shows it as a list.
+func (s *state) reasons() []string {
+	out := slices.AppendSeq([]string{}, s.problems())
+	slices.Sort(out)
+	return out
+}
+
+// subscribed lists the kinds of the topics that are subscribed to.
+func (s *state) subscribed() []string {
+	var kinds []string
+	for _, t := range s.wanted {
+		if t.problem == "" {
+			kinds = append(kinds, t.kind)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
+// topicOf returns the name of the topic of a kind.
+func (s *state) topicOf(kind string) string {
+	for name, t := range s.wanted {
+		if t.kind == kind {
+			return name
+		}
+	}
+	return ""
+}
+
+// lastTimes returns when the last bytes and the last notification came, over all links.
+func (s *state) lastTimes() (frame, notification time.Time) {
+	frame, notification = s.frame, s.notification
+	if s.link != nil {
+		frame, notification = status.Later(frame, s.link.LastFrame()), status.Later(notification, s.link.LastNotification())
+	}
+	return frame, notification
+}
+
+// show fills in what the status page shows of it.
+func (s *state) show(h *status.HMCStatus) {
+	frame, notification := s.lastTimes()
+	h.State, h.Since, h.Host, h.Connected, h.Problems = s.name, s.since, s.host, s.connected, s.reasons()
+	h.Reconnects = max(s.links-1, 0)
+	h.LastFrame, h.LastNotification = status.TimeOrNil(frame), status.TimeOrNil(notification)
+	h.NextAttempt, h.CertificateNotAfter = status.TimeOrNil(s.nextAttempt), status.TimeOrNil(s.certificate)
+	h.Outages = append([]status.Outage{}, s.outages...)
+	h.Topics = []status.TopicStatus{}
+	up := s.name == status.StateConnected
+	for name, t := range s.wanted {
+		shown := status.TopicStatus{Name: name, Type: t.kind, Subscribed: up && t.problem == "", Problem: t.problem}
+		h.Topics = append(h.Topics, shown)
+	}
+	slices.SortFunc(h.Topics, func(a, b status.TopicStatus) int { return strings.Compare(a.Name, b.Name) })
+	if h.OSMessages == nil {
+		return
+	}
+	for _, c := range s.channels {
+		switch {
+		case c.problem != "":
+			h.OSMessages.NotFollowed[c.partition] = c.problem
+		case up:
+			h.OSMessages.Followed++
+		}
+	}
+}
+
+// board publishes the state, and with it the metrics receiver_state, receiver_connected and the expiry
+// of the certificate.
+type board struct {
+	metrics *record.HMCMetrics
+	changes sync.Mutex // one at a time
+	current atomic.Pointer[state]
+}
+
+func newBoard(m *record.HMCMetrics) *board {
+	b := &board{metrics: m}
+	b.current.Store(newState())
+	return b
+}
+
+// now returns the state. It is not to be changed.
+func (b *board) now() *state { return b.current.Load() }
+
+// update publishes the state that change makes of the one before, and returns it.
+func (b *board) update(change func(*state)) *state {
+	b.changes.Lock()
+	defer b.changes.Unlock()
+	next := *b.now()
+	change(&next)
+	next.connected, next.ownMaps = true, false
+	for range next.problems() { // one is enough: there may be thousands of channels
+		next.connected = false
+		break
+	}
+	b.current.Store(&next)
+	b.metrics.SetState(next.name)
+	connected := 0.0
+	if next.connected {
+		connected = 1
+	}
+	b.metrics.Connected.Set(connected)
+	if !next.certificate.IsZero() {
+		b.metrics.Certificate.Set(status.UnixSeconds(next.certificate))
+	}
+	return &next
+}
+
+// noteChannel notes how it stands with a partition's OS messages, and reports whether that is news.
+func (b *board) noteChannel(uri string, c channelStatus) (news bool) {
+	b.update(func(s *state) {
+		if news = s.channels[uri] != c; news {
+			s.setChannel(uri, c)
+		}
+	})
+	return news
+}
+
+// noteListing notes why the partitions could not be listed; "" when they could. It reports whether that
+// is news.
+func (b *board) noteListing(problem string) (news bool) {
+	b.update(func(s *state) { news, s.unlisted = s.unlisted != problem, problem })
+	return news
+}
+
+// noteTopic notes why a topic is not subscribed; "" when it is.
+func (b *board) noteTopic(topic, problem string) {
+	b.update(func(s *state) { s.setTopic(topic, problem) })
+}
+
+// want adds a topic that the link is to be subscribed to.
+func (b *board) want(topic, kind string) {
+	b.update(func(s *state) {
+		if _, known := s.wanted[topic]; !known {
+			s.own()
+			s.wanted[topic] = topicStatus{kind: kind, problem: status.NotSubscribed}
+		}
+	})
+}
