@@ -101,7 +101,7 @@ func Check(ctx context.Context, f *status.Finding, cfg config.HMC, turns *LogonT
 		return
 	}
 	if c.session.api != nil {
-		c.topics(ctx)
+		c.topics(o)
 		c.estate(ctx)
 		c.osMessages(ctx, o)
 		c.hardwareMessages(ctx)
@@ -189,23 +189,14 @@ func (c *check) refused(turn *logonTurn, err error) {
 }
 
 // topics says which kinds of notifications the userid may have. Those that are asked for and missing are told with the other problems.
-func (c *check) topics(ctx context.Context) {
-	c.Step("looking at the topics")
-	topics, err := c.session.api.NotificationTopics(ctx)
-	if err != nil {
-		c.Problem("the topics could not be listed: %s", explain(&c.cfg, err))
-		return
-	}
-	granted := make(map[string]bool)
-	for _, t := range topics {
-		if kind, ok := knownKinds[t.Type]; ok && kind != event.TopicOSMessage {
-			granted[kind] = true
-		}
-	}
-	kinds := slices.Sorted(maps.Keys(granted))
-	c.Say("topics granted: %s; asked for: %s", event.ListOrNone(kinds), event.ListOrNone(c.cfg.Topics))
-	for _, kind := range []string{event.TopicAudit, event.TopicSecurity} {
-		if !granted[kind] && !slices.Contains(c.cfg.Topics, kind) {
+func (c *check) topics(o *offer) {
+	granted := slices.DeleteFunc(slices.Clone(o.granted), func(kind string) bool {
+		return !slices.Contains(event.TopicTypes(), kind)
+	})
+	slices.Sort(granted)
+	c.Say("topics granted: %s; asked for: %s", event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
+	for _, kind := range logKinds {
+		if !slices.Contains(granted, kind) && !slices.Contains(c.cfg.Topics, kind) {
 			c.Say("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, permissions[kind])
 		}
 	}

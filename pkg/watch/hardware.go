@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -48,11 +47,10 @@ type hardwareWatch struct {
 
 	// Of its goroutine alone.
 	parents map[string]*watchedParent // by URI
-	cpcs    retry                     // when the CPCs are listed ...
-	cpcsDue bool                      // ... if that is to be done
 
 	mu    sync.Mutex
-	asked map[string]bool // whose messages are to be listed soon; "": the CPCs are, and the messages of those that are new
+	asked map[string]bool // whose messages are to be listed soon, by URI
+	cpcs  []hmc.CPC       // that the keeper has listed; nil: not since they were looked at
 }
 
 // watchedParent is a console or CPC whose hardware messages are listed.
@@ -72,7 +70,7 @@ func newHardwareWatch(k *keeper) *hardwareWatch {
 	share := max(k.Cfg.RESTRequestsPerMinute/hardwareShare, 1)
 	console := record.HardwareParent{URI: record.ConsoleURI, Class: record.ClassConsole, Name: k.Cfg.Name}
 	return &hardwareWatch{
-		k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool), cpcsDue: true,
+		k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool),
 		details: rate.NewLimiter(rate.Limit(share)/60, min(share, HardwareDetails)),
 		parents: map[string]*watchedParent{record.ConsoleURI: {of: console}},
 	}
@@ -99,7 +97,7 @@ func (w *hardwareWatch) run(ctx context.Context) {
 	}
 }
 
-// ask makes the messages of a console or CPC be listed soon; "": those of CPCs that are new.
+// ask makes the messages of a console or CPC be listed soon.
 func (w *hardwareWatch) ask(parent string) {
 	w.mu.Lock()
 	w.asked[parent] = true
@@ -107,71 +105,65 @@ func (w *hardwareWatch) ask(parent string) {
 	signal(w.wake)
 }
 
-// notified looks at each notification for what says that hardware messages came or went, or that CPCs did. It runs on the
-// supervisor's goroutine. A nil watch does nothing.
+// listed takes the CPCs that the keeper has listed. A nil watch does nothing.
+func (w *hardwareWatch) listed(cpcs []hmc.CPC) {
+	if w != nil {
+		w.mu.Lock()
+		w.cpcs = append([]hmc.CPC{}, cpcs...)
+		w.mu.Unlock()
+		signal(w.wake)
+	}
+}
+
+// notified looks at each notification for what says that hardware messages came or went. It runs on the supervisor's
+// goroutine. A nil watch does nothing.
 func (w *hardwareWatch) notified(n *receiver.Notification) {
 	if w == nil {
 		return
 	}
-	class := n.Headers.Get("class")
 	switch n.Headers.Get("notification-type") {
 	case event.TypePropertyChange:
-		names := n.Headers.Get("property-names")
-		switch {
-		case strings.Contains(names, "hardware-messages"): // and has-hardware-messages
+		if strings.Contains(n.Headers.Get("property-names"), "hardware-messages") { // and has-hardware-messages
 			w.ask(n.Headers.Get("object-uri"))
-		case class == record.ClassCPC && slices.Contains(strings.Fields(names), "name"):
-			w.ask("")
 		}
 	case event.TypeInventoryChange:
-		switch class {
-		case "hardware-message":
-			parent := n.Headers.Get("object-uri")
-			if i := strings.Index(parent, "/hardware-messages/"); i >= 0 { // documented is the containing object
-				parent = parent[:i]
-			}
+		if n.Headers.Get("class") == "hardware-message" { // documented is the URI of the containing object
+			parent, _, _ := strings.Cut(n.Headers.Get("object-uri"), "/hardware-messages/")
 			w.ask(parent)
-		case record.ClassCPC:
-			w.ask("")
 		}
 	}
 }
 
-// work does one thing that is due, the one that has been so for the longest time, and returns how long nothing else will be.
+// work does one thing that is due, the one that has been so for the longest time, and returns how long nothing else will
+// be.
 func (w *hardwareWatch) work(ctx context.Context) time.Duration {
-	now := time.Now()
 	w.takeAsked()
-	if w.cpcsDue && !now.Before(w.cpcs.due) {
-		w.listCPCs(ctx)
-		return 0
-	}
 	var next *watchedParent
 	for _, p := range w.parents {
 		if next == nil || cmp.Or(p.due.Compare(next.due), cmp.Compare(p.of.URI, next.of.URI)) < 0 {
 			next = p
 		}
 	}
-	wait := next.due.Sub(now) // there always is the console
+	wait := time.Until(next.due) // there always is the console
 	if wait <= 0 {
 		w.list(ctx, next)
-		return 0
 	}
-	if w.cpcsDue {
-		wait = min(wait, w.cpcs.due.Sub(now))
-	}
-	return wait
+	return max(wait, 0)
 }
 
-// takeAsked makes due what was asked for since the last call.
+// takeAsked takes over what came from other goroutines since the last call.
 func (w *hardwareWatch) takeAsked() {
 	w.mu.Lock()
-	asked := w.asked
-	w.asked = make(map[string]bool)
+	asked, cpcs := w.asked, w.cpcs
+	w.asked, w.cpcs = make(map[string]bool), nil
 	w.mu.Unlock()
+	if cpcs != nil {
+		w.watchCPCs(cpcs)
+	}
 	for uri := range asked {
 		p := w.parents[uri]
 		if p == nil {
-			w.cpcsDue = true
+			w.k.lister.ask() // it may be new
 			continue
 		}
 		if soon := p.last.Add(w.k.intervals.Hardware / hardwareGaps); p.problem == "" && soon.Before(p.due) {
@@ -180,36 +172,21 @@ func (w *hardwareWatch) takeAsked() {
 	}
 }
 
-// listCPCs learns which CPCs there are. It reports whether the list could be had.
-func (w *hardwareWatch) listCPCs(ctx context.Context) (list []hmc.CPC, ok bool) {
-	list, err := w.k.session.ListCPCs(ctx)
-	if w.k.over(ctx, err) {
-		return nil, false
-	}
-	if err != nil {
-		w.cpcsDue = true
-		if w.cpcs.failed(&w.k.intervals); w.cpcs.tries == 1 {
-			w.k.log.Warn("the CPCs could not be listed; their hardware messages have to wait until they can", zap.Error(err))
-		}
-		return nil, false
-	}
-	// The next time is at least so long away, however many of them come and go.
-	w.cpcsDue, w.cpcs = false, retry{due: time.Now().Add(w.k.intervals.Hardware / hardwareGaps)}
-	exists := map[string]bool{record.ConsoleURI: true}
+// watchCPCs makes these the CPCs whose messages are listed. What is known of one that is gone is kept: it may be back.
+func (w *hardwareWatch) watchCPCs(list []hmc.CPC) {
+	before := w.parents
+	w.parents = map[string]*watchedParent{record.ConsoleURI: before[record.ConsoleURI]}
 	for _, c := range list {
 		if !strings.HasPrefix(c.ObjectURI, "/api/cpcs/") {
 			continue
 		}
-		exists[c.ObjectURI] = true
-		if p := w.parents[c.ObjectURI]; p != nil {
-			p.of.Name = c.Name // it may have another name now
-		} else {
-			w.parents[c.ObjectURI] = &watchedParent{of: record.HardwareParent{URI: c.ObjectURI, Class: record.ClassCPC, Name: c.Name}}
+		p := before[c.ObjectURI]
+		if p == nil {
+			p = &watchedParent{of: record.HardwareParent{URI: c.ObjectURI, Class: record.ClassCPC}}
 		}
+		p.of.Name = c.Name
+		w.parents[c.ObjectURI] = p
 	}
-	// What is known of a CPC that is gone is kept: it may be back.
-	maps.DeleteFunc(w.parents, func(uri string, _ *watchedParent) bool { return !exists[uri] })
-	return list, true
 }
 
 // list lists the messages of a console or CPC and has recorded what has changed.
@@ -261,8 +238,8 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 // communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and not out of sight. It
 // makes sure of that once messages are missing, which is rare.
 func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool {
-	list, ok := w.listCPCs(ctx)
-	return ok && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.of.URI && c.Status != "not-communicating" })
+	list, err := w.k.session.ListCPCs(ctx)
+	return !w.k.over(ctx, err) && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.of.URI && c.Status != "not-communicating" })
 }
 
 // hardwareHint says what may be missing where a list was refused.

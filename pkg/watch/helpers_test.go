@@ -23,7 +23,7 @@ func newTestSupervisor(t *testing.T) *Supervisor {
 	s, err := New(Options{
 		HMC: config.HMC{
 			Name: "a", Hosts: []string{"localhost"}, TopicNames: []string{"t.1"}, Userid: "u",
-			Stomp: *receiver.DefaultStompRetryTimeoutConfig(),
+			Stomp: receiver.DefaultStompRetryTimeoutConfig(),
 		},
 		Queue: q, Metrics: record.NewMetrics(prometheus.NewRegistry()), Logger: zap.NewNop(),
 	})

@@ -216,8 +216,10 @@ func (k *keeper) notified(n *receiver.Notification) {
 	case event.TypeInventoryChange:
 		k.lister.ask()
 	case event.TypePropertyChange:
-		// By another name a partition may be one whose messages are to be followed, or not any more.
-		if len(k.Cfg.OSMessages) > 0 && strings.Contains(n.Headers.Get("property-names"), " name ") {
+		// By another name a partition may be one whose messages are to be followed, or not any more. Hardware messages
+		// name their CPC.
+		matters := len(k.Cfg.OSMessages) > 0 || k.hardware != nil && n.Headers.Get("class") == estate.ClassCPC
+		if matters && strings.Contains(n.Headers.Get("property-names"), " name ") {
 			k.lister.ask()
 		}
 	case event.TypeStatusChange:

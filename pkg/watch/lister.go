@@ -101,6 +101,9 @@ func (l *lister) listAll(ctx context.Context) {
 	if !answered(estate.ClassCPC, err) {
 		return
 	}
+	if err == nil {
+		k.hardware.listed(cpcs)
+	}
 	for _, c := range cpcs {
 		list.Resources = append(list.Resources, estate.Resource{
 			URI: c.ObjectURI, Class: estate.ClassCPC, Name: c.Name, CPC: c.Name, Status: c.Status,

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,15 +18,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
-
-// knownKinds maps a topic-type of the Web Services API to ours.
-var knownKinds = map[string]string{
-	hmc.TopicTypeObject:    event.TopicObject,
-	hmc.TopicTypeJob:       event.TopicJob,
-	hmc.TopicTypeAudit:     event.TopicAudit,
-	hmc.TopicTypeSecurity:  event.TopicSecurity,
-	hmc.TopicTypeOSMessage: event.TopicOSMessage,
-}
 
 // permissions names the HMC task that a userid needs for a topic, as the HMC's own panels call it.
 var permissions = map[string]string{
@@ -49,7 +42,8 @@ type offer struct {
 	kinds    map[string]string // by topic
 	channels map[string]string // topics of the OS message channels that are open, by the partition's object id
 	missing  []string          // kinds that are not granted, in words
-	complete bool              // the session has no other topics
+	granted  []string          // the kinds of notifications that the userid may have
+	complete bool              // all topics of the session are among kinds
 }
 
 // newSession makes a session that is not logged on. onRequest is called after each request.
@@ -131,20 +125,21 @@ func (s *session) choose(topics []hmc.Topic) *offer {
 	for _, kind := range s.cfg.Topics {
 		ask[kind] = true
 	}
-	got := make(map[string]bool)
 	for _, t := range topics {
-		kind, ok := knownKinds[t.Type]
-		if !ok || !ask[kind] {
-			o.complete = false
-			continue
+		kind := strings.TrimSuffix(t.Type, "-notification")
+		o.complete = o.complete && ask[kind]
+		if ask[kind] {
+			o.kinds[t.Name] = kind
 		}
-		o.kinds[t.Name], got[kind] = kind, true
-		if kind == event.TopicOSMessage {
+		switch {
+		case kind != event.TopicOSMessage:
+			o.granted = append(o.granted, kind)
+		case ask[kind]:
 			o.channels[event.LastSegment(t.ObjectURI)] = t.Name
 		}
 	}
 	for _, kind := range s.cfg.Topics {
-		if got[kind] {
+		if slices.Contains(o.granted, kind) {
 			continue
 		}
 		text := "topic " + kind + " is not granted to " + s.who()

@@ -19,34 +19,30 @@ import (
 // maxOutages bounds how many outages a status shows.
 const maxOutages = 10
 
-// state is all that others see of a supervisor. One that was published never changes: the next one takes
-// its place as a whole, so that status page, metrics and readiness never see half a change.
+// state is all that others see of a supervisor. One that was published never changes: the next one takes its place as a
+// whole, so that status page, metrics and readiness never see half a change.
 type state struct {
-	name  string // one of status.States
-	since time.Time
-	host  string
+	// What the status page shows as it is: State, Since, Host, Connected, Reconnects, NextAttempt, Outages and
+	// CertificateNotAfter. The rest is filled in when it is asked for.
+	status.HMCStatus
+
 	// problem is why there is no link, reason the same as the metrics name it; "": nothing is wrong.
 	problem, reason string
-	nextAttempt     time.Time // while one is waited for
-	outages         []status.Outage
-	links           int       // that came up
-	certificate     time.Time // when the HMC's expires
-	wanted          map[string]topicStatus
-	channels        map[string]channelStatus // OS message channels, by the partition's URI
-	unlisted        string                   // why it is not known whose OS messages to follow
-	missing         []string                 // what the configuration asks for and the userid may not have
-	link            *receiver.Receiver       // nil: none is up
-	// When the last bytes and the last notification came over links that have ended.
+	// wanted are the topics to be subscribed to, by name.
+	wanted map[string]status.TopicStatus
+	// channels are the OS message channels, by the partition's URI; unlisted is why it is not known whose
+	// messages to follow.
+	channels map[string]channelStatus
+	unlisted string
+	// missing is what the configuration asks for and the userid may not have.
+	missing []string
+	// link is the one that is up, links how many have been.
+	link  *receiver.Receiver
+	links int
+	// frame and notification are when the last of each came over links that have ended.
 	frame, notification time.Time
-
-	connected bool // no problem is left: derived from the rest
-	ownMaps   bool // the maps are no published state's
-}
-
-// topicStatus is how it stands with a topic that is to be subscribed to.
-type topicStatus struct {
-	kind    string
-	problem string // "" when it is subscribed
+	// ownMaps says that the maps are no published state's.
+	ownMaps bool
 }
 
 // channelStatus says whether a partition's OS messages are followed.
@@ -58,30 +54,30 @@ type channelStatus struct {
 
 func newState() *state {
 	return &state{
-		name: status.StateDisconnected, since: time.Now(),
-		wanted: make(map[string]topicStatus), channels: make(map[string]channelStatus),
+		HMCStatus: status.HMCStatus{State: status.StateDisconnected, Since: time.Now()},
+		wanted:    make(map[string]status.TopicStatus), channels: make(map[string]channelStatus),
 	}
 }
 
 // enter changes the name. An outage began with its first attempt, not with the one under way.
 func (s *state) enter(name string) {
 	settled := func(name string) bool { return name == status.StateConnected || name == status.StateAuthFailed }
-	if s.name != name && (settled(name) || settled(s.name)) {
-		s.since = time.Now()
+	if s.State != name && (settled(name) || settled(s.State)) {
+		s.Since = time.Now()
 	}
-	s.name = name
+	s.State = name
 }
 
 // attempt begins an attempt to log on or connect. What was wrong stays until the link is up.
 func (s *state) attempt(name string) {
 	s.enter(name)
-	s.nextAttempt = time.Time{}
+	s.NextAttempt = nil
 }
 
 // attempted notes what the HMC showed in an attempt at the link, whatever became of it.
 func (s *state) attempted(r *receiver.Receiver) {
 	if certs := r.PeerCertificates(); len(certs) > 0 {
-		s.certificate = certs[0].NotAfter
+		s.CertificateNotAfter = status.TimeOrNil(certs[0].NotAfter)
 	}
 	s.heard(r)
 }
@@ -94,10 +90,10 @@ func (s *state) heard(r *receiver.Receiver) {
 // offered notes the topics that a link will be subscribed to. unlisted says why the partitions whose OS
 // messages are to be followed are not known; "": there are none.
 func (s *state) offered(o *offer, unlisted string) {
-	s.host, s.missing, s.unlisted = o.host, o.missing, unlisted
-	s.channels, s.wanted, s.ownMaps = make(map[string]channelStatus), make(map[string]topicStatus, len(o.kinds)), true
+	s.Host, s.missing, s.unlisted = o.host, o.missing, unlisted
+	s.channels, s.wanted, s.ownMaps = make(map[string]channelStatus), make(map[string]status.TopicStatus, len(o.kinds)), true
 	for topic, kind := range o.kinds {
-		s.wanted[topic] = topicStatus{kind: kind, problem: status.NotSubscribed}
+		s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
 	}
 }
 
@@ -106,16 +102,17 @@ func (s *state) up(link *receiver.Receiver) {
 	s.own()
 	for topic, t := range s.wanted {
 		if link.Subscribed(topic) {
-			t.problem = ""
+			t.Problem = ""
 			s.wanted[topic] = t
 		}
 	}
 	s.attempt(status.StateConnected)
 	s.link, s.problem, s.reason = link, "", ""
+	s.Reconnects = s.links
 	s.links++
-	if n := len(s.outages); n > 0 && s.outages[n-1].To == nil {
-		s.outages = slices.Clone(s.outages)
-		s.outages[n-1].To = status.TimeOrNil(time.Now())
+	if n := len(s.Outages); n > 0 && s.Outages[n-1].To == nil {
+		s.Outages = slices.Clone(s.Outages)
+		s.Outages[n-1].To = status.TimeOrNil(time.Now())
 	}
 }
 
@@ -132,17 +129,17 @@ func (s *state) down(problem, reason string) {
 // wait notes that there is no link, and when the next attempt is made.
 func (s *state) wait(name, problem, reason string, next time.Time) {
 	s.enter(name)
-	s.problem, s.reason, s.nextAttempt = problem, reason, next
-	s.outages = slices.Clone(s.outages)
-	if n := len(s.outages); n > 0 && s.outages[n-1].To == nil {
-		s.outages[n-1].Attempts++
-		s.outages[n-1].LastProblem = problem
+	s.problem, s.reason, s.NextAttempt = problem, reason, status.TimeOrNil(next)
+	s.Outages = slices.Clone(s.Outages)
+	if n := len(s.Outages); n > 0 && s.Outages[n-1].To == nil {
+		s.Outages[n-1].Attempts++
+		s.Outages[n-1].LastProblem = problem
 		return
 	}
-	if len(s.outages) == maxOutages {
-		s.outages = s.outages[1:]
+	if len(s.Outages) == maxOutages {
+		s.Outages = s.Outages[1:]
 	}
-	s.outages = append(s.outages, status.Outage{From: s.since.UTC(), Cause: problem})
+	s.Outages = append(s.Outages, status.Outage{From: s.Since.UTC(), Cause: problem})
 }
 
 // own makes the maps this state's, so that they may be changed.
@@ -156,7 +153,7 @@ func (s *state) own() {
 func (s *state) setTopic(topic, problem string) {
 	if t, known := s.wanted[topic]; known {
 		s.own()
-		t.problem = problem
+		t.Problem = problem
 		s.wanted[topic] = t
 	}
 }
@@ -176,10 +173,10 @@ func (s *state) dropChannel(uri, topic string) {
 // problems ranges over what keeps the HMC from counting as connected.
 func (s *state) problems() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		if s.name != status.StateConnected {
-			text := "the link is " + strings.ReplaceAll(s.name, "_", " ")
-			if s.name == status.StateAuthFailed {
-				text = "refused, and left alone until " + s.nextAttempt.UTC().Format(time.RFC3339)
+		if s.State != status.StateConnected {
+			text := "the link is " + strings.ReplaceAll(s.State, "_", " ")
+			if s.State == status.StateAuthFailed {
+				text = "refused, and left alone until " + s.NextAttempt.UTC().Format(time.RFC3339)
 			}
 			if s.problem != "" {
 				text += ": " + s.problem
@@ -196,8 +193,8 @@ func (s *state) problems() iter.Seq[string] {
 			}
 		}
 		for name, t := range s.wanted {
-			if t.problem != "" && t.kind != event.TopicOSMessage && // those are named by partition
-				!yield(fmt.Sprintf("topic %s (%s): %s", name, t.kind, t.problem)) {
+			if t.Problem != "" && t.Type != event.TopicOSMessage && // those are named by partition
+				!yield(fmt.Sprintf("topic %s (%s): %s", name, t.Type, t.Problem)) {
 				return
 			}
 		}
@@ -220,8 +217,8 @@ func (s *state) reasons() []string {
 func (s *state) subscribed() []string {
 	var kinds []string
 	for _, t := range s.wanted {
-		if t.problem == "" {
-			kinds = append(kinds, t.kind)
+		if t.Problem == "" {
+			kinds = append(kinds, t.Type)
 		}
 	}
 	slices.Sort(kinds)
@@ -231,7 +228,7 @@ func (s *state) subscribed() []string {
 // topicOf returns the name of the topic of a kind.
 func (s *state) topicOf(kind string) string {
 	for name, t := range s.wanted {
-		if t.kind == kind {
+		if t.Type == kind {
 			return name
 		}
 	}
@@ -247,24 +244,22 @@ func (s *state) lastTimes() (frame, notification time.Time) {
 	return frame, notification
 }
 
-// show fills in what the status page shows of it.
-func (s *state) show(h *status.HMCStatus) {
+// show returns the state as the status page shows it. osMessages says whether those of partitions are followed.
+func (s *state) show(osMessages bool) status.HMCStatus {
+	h := s.HMCStatus
 	frame, notification := s.lastTimes()
-	h.State, h.Since, h.Host, h.Connected, h.Problems = s.name, s.since, s.host, s.connected, s.reasons()
-	h.Reconnects = max(s.links-1, 0)
 	h.LastFrame, h.LastNotification = status.TimeOrNil(frame), status.TimeOrNil(notification)
-	h.NextAttempt, h.CertificateNotAfter = status.TimeOrNil(s.nextAttempt), status.TimeOrNil(s.certificate)
-	h.Outages = append([]status.Outage{}, s.outages...)
-	h.Topics = []status.TopicStatus{}
-	up := s.name == status.StateConnected
-	for name, t := range s.wanted {
-		shown := status.TopicStatus{Name: name, Type: t.kind, Subscribed: up && t.problem == "", Problem: t.problem}
-		h.Topics = append(h.Topics, shown)
+	h.Problems, h.Outages, h.Topics = s.reasons(), append([]status.Outage{}, s.Outages...), []status.TopicStatus{}
+	up := s.State == status.StateConnected
+	for _, t := range s.wanted {
+		t.Subscribed = up && t.Problem == ""
+		h.Topics = append(h.Topics, t)
 	}
 	slices.SortFunc(h.Topics, func(a, b status.TopicStatus) int { return strings.Compare(a.Name, b.Name) })
-	if h.OSMessages == nil {
-		return
+	if !osMessages {
+		return h
 	}
+	h.OSMessages = &status.OSMessageStatus{NotFollowed: make(map[string]string)}
 	for _, c := range s.channels {
 		switch {
 		case c.problem != "":
@@ -273,6 +268,7 @@ func (s *state) show(h *status.HMCStatus) {
 			h.OSMessages.Followed++
 		}
 	}
+	return h
 }
 
 // board publishes the state, and with it the metrics receiver_state, receiver_connected and the expiry
@@ -298,20 +294,20 @@ func (b *board) update(change func(*state)) *state {
 	defer b.changes.Unlock()
 	next := *b.now()
 	change(&next)
-	next.connected, next.ownMaps = true, false
+	next.Connected, next.ownMaps = true, false
 	for range next.problems() { // one is enough: there may be thousands of channels
-		next.connected = false
+		next.Connected = false
 		break
 	}
 	b.current.Store(&next)
-	b.metrics.SetState(next.name)
+	b.metrics.SetState(next.State)
 	connected := 0.0
-	if next.connected {
+	if next.Connected {
 		connected = 1
 	}
 	b.metrics.Connected.Set(connected)
-	if !next.certificate.IsZero() {
-		b.metrics.Certificate.Set(status.UnixSeconds(next.certificate))
+	if at := next.CertificateNotAfter; at != nil {
+		b.metrics.Certificate.Set(status.UnixSeconds(*at))
 	}
 	return &next
 }
@@ -343,7 +339,7 @@ func (b *board) want(topic, kind string) {
 	b.update(func(s *state) {
 		if _, known := s.wanted[topic]; !known {
 			s.own()
-			s.wanted[topic] = topicStatus{kind: kind, problem: status.NotSubscribed}
+			s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
 		}
 	})
 }

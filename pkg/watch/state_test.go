@@ -36,25 +36,25 @@ func TestOutages(t *testing.T) {
 	}
 	end() // there was none
 	s.down("", "")
-	s.since = time.Unix(1_000, 0)
+	s.Since = time.Unix(1_000, 0)
 	s.wait(status.StateDisconnected, "first", "", time.Time{})
 	published := *s
 	s.wait(status.StateDisconnected, "second", "", time.Time{})
 	end()
 	end()
-	if o := s.outages; len(o) != 1 || o[0].From.Unix() != 1_000 || o[0].To == nil || o[0].Cause != "first" || o[0].LastProblem != "second" || o[0].Attempts != 1 {
+	if o := s.Outages; len(o) != 1 || o[0].From.Unix() != 1_000 || o[0].To == nil || o[0].Cause != "first" || o[0].LastProblem != "second" || o[0].Attempts != 1 {
 		t.Errorf("%+v", o)
 	}
-	if o := published.outages; len(o) != 1 || o[0].To != nil || o[0].LastProblem != "" {
+	if o := published.Outages; len(o) != 1 || o[0].To != nil || o[0].LastProblem != "" {
 		t.Errorf("what was published has changed: %+v", o)
 	}
 	for i := range 3 * maxOutages {
 		s.down("", "")
-		s.since = time.Unix(int64(10_000+i), 0)
+		s.Since = time.Unix(int64(10_000+i), 0)
 		s.wait(status.StateDisconnected, "more", "", time.Time{})
 		end()
 	}
-	if o := s.outages; len(o) != maxOutages || o[maxOutages-1].From.Unix() != 10_000+3*maxOutages-1 || cap(o) > 4*maxOutages {
+	if o := s.Outages; len(o) != maxOutages || o[maxOutages-1].From.Unix() != 10_000+3*maxOutages-1 || cap(o) > 4*maxOutages {
 		t.Errorf("%d, %d: %+v", len(o), cap(o), o)
 	}
 }

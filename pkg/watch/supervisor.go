@@ -411,7 +411,7 @@ func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
 // be long.
 func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
 	now := s.source.now()
-	switch now.name {
+	switch now.State {
 	case status.StateLoggingOn, status.StateConnecting:
 		return true
 	}
@@ -430,15 +430,10 @@ func (s *Supervisor) LastTimes() (frame, notification time.Time) { return s.sour
 // Snapshot says how it stands with the HMC. It answers from memory.
 func (s *Supervisor) Snapshot() status.HMCStatus {
 	now, at := s.source.now(), time.Now()
-	h := status.HMCStatus{
-		Name: s.Cfg.Name, Missed: int(s.source.missed.Load()), Notifications: s.Metrics.Counts(),
-		NotificationsPerMinute: s.Rate.List(at, s.Metrics.Received()),
-		BlindSince:             status.TimeOrNil(s.Rec.Sight.BlindSince()), Gaps: s.Rec.Gaps.Load(),
-	}
-	if len(s.Cfg.OSMessages) > 0 {
-		h.OSMessages = &status.OSMessageStatus{NotFollowed: make(map[string]string)}
-	}
-	now.show(&h)
+	h := now.show(len(s.Cfg.OSMessages) > 0)
+	h.Name, h.Missed, h.Notifications = s.Cfg.Name, int(s.source.missed.Load()), s.Metrics.Counts()
+	h.NotificationsPerMinute = s.Rate.List(at, s.Metrics.Received())
+	h.BlindSince, h.Gaps = status.TimeOrNil(s.Rec.Sight.BlindSince()), s.Rec.Gaps.Load()
 	if g := s.Rec.LastGap.Load(); g != nil {
 		h.LastGap = &status.GapStatus{From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing}
 	}
