@@ -19,16 +19,21 @@ import (
 
 // channel is the OS message channel of one partition.
 type channel struct {
-	retry     // to open it
+	retry // to open it
+
 	partition hmc.Partition
 	class     string
-	refresh   bool   // the HMC replays the messages that it holds
-	topic     string // "" until it is open
-	tried     bool   // to open it
-
-	fill   *retry    // when what was missed is to be fetched; nil: nothing is
-	replay bool      // the HMC's replay will do: nothing was missed after it
-	opened time.Time // when it was subscribed to; zero: before this link
+	// refresh says that the HMC is to replay the messages that it holds.
+	refresh bool
+	// topic is "" until it is open; tried says that this was tried.
+	topic string
+	tried bool
+	// opened is when it was subscribed to; zero: before this link.
+	opened time.Time
+	// fill is when what was missed is fetched; nil: nothing was. replay says that the HMC's replay
+	// will do: nothing was missed after it.
+	fill   *retry
+	replay bool
 }
 
 func (c *channel) label() string { return record.PartitionLabel(c.partition) }

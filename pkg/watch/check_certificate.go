@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -24,15 +26,27 @@ const (
 
 // shown is what answers at one address.
 type shown struct {
-	address  string
-	err      error               // why nothing answers that could be looked at; nil: something does
-	chain    []*x509.Certificate // as it was shown, its own first
-	verified []*x509.Certificate // up to the authority; nil: it does not verify
-	invalid  error               // why it does not verify
+	address string
+	// err is why nothing answers, or why its certificate does not verify.
+	err error
+	// chain is as it was shown, its own first; nil: nothing answers. verified goes up to the
+	// authority; nil: it does not verify.
+	chain, verified []*x509.Certificate
 }
 
 // fine says whether the daemon could connect.
-func (s *shown) fine(insecure bool) bool { return s.err == nil && (insecure || s.invalid == nil) }
+func (s *shown) fine(insecure bool) bool { return s.err == nil || insecure && s.chain != nil }
+
+// certificates are those up to the authority where they verify, else those that were shown.
+func (s *shown) certificates() []*x509.Certificate {
+	if s.verified != nil {
+		return s.verified
+	}
+	return s.chain
+}
+
+// isSelfSigned says whether a certificate was signed with its own key.
+func isSelfSigned(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, cert.RawSubject) }
 
 // lookAtHosts says which hosts answer, and with which certificates. It reports whether the daemon
 // can connect to one, the first of which is used.
@@ -62,7 +76,7 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 	}
 	for i := range others {
 		seen := &others[i]
-		if seen.err == nil {
+		if seen.chain != nil {
 			c.Say("%s answers (%s)", seen.address, what)
 			c.chain(seen)
 		}
@@ -87,21 +101,18 @@ func (c *check) lookAtStandbys(ctx context.Context, hosts []string, port int) {
 
 // why says why the daemon cannot connect.
 func (c *check) why(seen *shown) string {
-	err := seen.err
-	if err == nil {
-		err = seen.invalid
-	}
-	if text := c.cfg.TLS.Explain(err); text != "" {
-		return text
-	}
-	text := err.Error()
-	var dns *net.DNSError
+	var (
+		dns     *net.DNSError
+		network net.Error
+		err     = seen.err
+		text    = explain(&c.cfg, err)
+	)
 	switch {
 	case errors.As(err, &dns):
 		text += ": look at the name under hosts, and whether this machine can resolve it"
-	case strings.Contains(text, "connection refused"):
+	case errors.Is(err, syscall.ECONNREFUSED):
 		text += ": nothing listens there; look at the port, and on the HMC at Customize API Settings (Web Services API, STOMP over TLS)"
-	case strings.Contains(text, "timeout"), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &network) && network.Timeout():
 		text += ": look whether the HMC is up, and whether a firewall lets this machine through"
 	}
 	return text
@@ -136,7 +147,7 @@ func (c *check) look(ctx context.Context, host string, port int) shown {
 	}
 	chains, err := seen.chain[0].Verify(verify)
 	if err != nil {
-		seen.invalid = &tls.CertificateVerificationError{UnverifiedCertificates: seen.chain, Err: err}
+		seen.err = &tls.CertificateVerificationError{UnverifiedCertificates: seen.chain, Err: err}
 		return seen
 	}
 	seen.verified = chains[0]
@@ -147,7 +158,7 @@ func (c *check) look(ctx context.Context, host string, port int) shown {
 func (c *check) certificate(seen *shown) {
 	c.chain(seen)
 	if c.cfg.TLS.InsecureSkipVerify {
-		if seen.invalid == nil {
+		if seen.err == nil {
 			c.Warn("tls.insecure_skip_verify is set, and not needed: the certificate verifies")
 		} else {
 			c.Warn("the certificate is not verified, because tls.insecure_skip_verify is set: whoever is on the way can read the password. Without it: %s", c.why(seen))
@@ -159,10 +170,7 @@ func (c *check) certificate(seen *shown) {
 
 // chain shows the certificates, up to the authority where they verify.
 func (c *check) chain(seen *shown) {
-	chain := seen.verified
-	if chain == nil {
-		chain = seen.chain
-	}
+	chain := seen.certificates()
 	for i, cert := range chain {
 		text := "certificate of " + named(cert)
 		if i == 0 {
@@ -176,7 +184,7 @@ func (c *check) chain(seen *shown) {
 			}
 		}
 		switch {
-		case string(cert.RawIssuer) == string(cert.RawSubject) && i == 0:
+		case i == 0 && isSelfSigned(cert):
 			text += ", self-signed"
 			if seen.verified != nil {
 				text += ", " + c.trusted()
@@ -203,7 +211,7 @@ func (c *check) trusted() string {
 // linkCertificate looks at the other port of the host in use, which on an HMC has the same certificate.
 func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
 	seen := c.look(ctx, host, c.cfg.StompPort)
-	if seen.err != nil {
+	if seen.chain == nil {
 		return // the link itself says so below
 	}
 	if seen.chain[0].Equal(rest.chain[0]) {
@@ -216,11 +224,7 @@ func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
 
 // expiry warns of a certificate of the chain that is about to expire.
 func (c *check) expiry(seen *shown) {
-	chain := seen.verified
-	if chain == nil {
-		chain = seen.chain
-	}
-	for _, cert := range chain {
+	for _, cert := range seen.certificates() {
 		switch left := time.Until(cert.NotAfter); {
 		case left <= 0:
 			c.Warn("%s: the certificate of %s expired on %s: renew it on the HMC, in Certificate Management", seen.address, named(cert), cert.NotAfter.UTC().Format(time.DateOnly))
@@ -233,8 +237,8 @@ func (c *check) expiry(seen *shown) {
 
 // fetchHint says how a self-signed certificate gets into a file, where that is what is missing.
 func (c *check) fetchHint(seen *shown) {
-	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](seen.invalid); !ok || unknown.Cert == nil ||
-		string(seen.chain[0].RawIssuer) != string(seen.chain[0].RawSubject) {
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](seen.err); !ok || unknown.Cert == nil ||
+		!isSelfSigned(seen.chain[0]) {
 		return
 	}
 	c.Say("%s: to get the certificate into a file: openssl s_client -connect %s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+

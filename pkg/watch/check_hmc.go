@@ -2,7 +2,6 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -71,12 +70,13 @@ func (t *LogonTurns) of(cfg *config.HMC) *logonTurn {
 type check struct {
 	*status.Finding
 
-	cfg        config.HMC
-	turns      *LogonTurns
-	session    *session
-	link       *receiver.Receiver // nil: none is up
-	partitions []hmc.Partition    // that the userid may see
-	listed     bool               // all of them
+	cfg     config.HMC
+	turns   *LogonTurns
+	session *session
+	link    *receiver.Receiver
+	// partitions are those that the userid may see, listed says whether all of them.
+	partitions []hmc.Partition
+	listed     bool
 }
 
 // Check does for one HMC, once, what a Supervisor does all the time: it looks at the certificates, logs on, looks at
@@ -347,8 +347,9 @@ func (c *check) connect(ctx context.Context, o *offer) (problems []string) {
 		return o.missing
 	}
 	c.link = link
+	o.unlisted = ""
 	now := newState()
-	now.offered(o, "")
+	now.offered(o)
 	now.up(link)
 	beat := "without heart-beats"
 	if send, receive := link.HeartBeat(); send > 0 || receive > 0 {
@@ -357,9 +358,4 @@ func (c *check) connect(ctx context.Context, o *offer) (problems []string) {
 	c.Say("the link to %s is up after %s (STOMP, %s); topics subscribed: %s",
 		o.host, time.Since(start).Round(time.Millisecond), beat, event.ListOrNone(now.subscribed()))
 	return now.reasons()
-}
-
-func isStatus(err error, status int) bool {
-	answer, ok := errors.AsType[*hmc.HTTPError](err)
-	return ok && answer.Status == status
 }

@@ -19,10 +19,13 @@ const RefusalsBeforeHold = 5
 
 // connector makes the link of a session. It is used by one goroutine.
 type connector struct {
-	session  *session
-	options  receiver.Options // but for host, topics and credentials
-	refusals int              // by the broker, in a row
-	asked    time.Time        // when the last attempt began
+	session *session
+	// options lack host, topics and credentials.
+	options receiver.Options
+	// refusals by the broker, in a row.
+	refusals int
+	// asked is when the last attempt began.
+	asked time.Time
 	// attempted is called with each link that was tried to make, before it is closed if that failed.
 	attempted func(*receiver.Receiver)
 }

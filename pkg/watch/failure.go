@@ -64,3 +64,9 @@ func explain(cfg *config.HMC, err error) string {
 	}
 	return err.Error()
 }
+
+// isStatus says whether err is an answer of the HMC with this HTTP status.
+func isStatus(err error, status int) bool {
+	answer, ok := errors.AsType[*hmc.HTTPError](err)
+	return ok && answer.Status == status
+}

@@ -30,11 +30,11 @@ var logKinds = []string{event.TopicAudit, event.TopicSecurity}
 // estate, which it asks for.
 type fetcher struct {
 	k *keeper
-
-	// Guarded by the keeper's mu.
-	running bool              // something that was missed is to be fetched
-	logs    map[string]*retry // whose entries are to be fetched, by kind
-	states  time.Time         // when something was missed that a list of the estate says
+	// The keeper's mu guards the rest. running says that something is to be fetched, logs whose
+	// entries, by kind; states is when something was missed that a list of the estate says.
+	running bool
+	logs    map[string]*retry
+	states  time.Time
 }
 
 // ask has what was missed on topics fetched; "": on all. It returns at once.

@@ -44,22 +44,26 @@ type hardwareWatch struct {
 	k       *keeper
 	details *rate.Limiter
 	wake    chan struct{}
+	// parents are found by URI. They are of its goroutine alone.
+	parents map[string]*watchedParent
 
-	// Of its goroutine alone.
-	parents map[string]*watchedParent // by URI
-
-	mu    sync.Mutex
-	asked map[string]bool // whose messages are to be listed soon, by URI
-	cpcs  []hmc.CPC       // that the keeper has listed; nil: not since they were looked at
+	mu sync.Mutex
+	// asked are the URIs of parents whose messages are to be listed soon.
+	asked map[string]bool
+	// cpcs are those that the keeper has listed; nil: not since they were looked at.
+	cpcs []hmc.CPC
 }
 
 // watchedParent is a console or CPC whose hardware messages are listed.
 type watchedParent struct {
 	retry
-	of      record.HardwareParent
-	last    time.Time // when it was listed last, or that was tried
-	listed  bool      // on this link
-	problem string    // why that failed; "": it did not
+
+	of record.HardwareParent
+	// last is when it was listed last, or that was tried; listed says that it was, on this link.
+	last   time.Time
+	listed bool
+	// problem is why that failed; "": it did not.
+	problem string
 }
 
 // newHardwareWatch returns nil where hardware messages are not asked for.
@@ -244,7 +248,7 @@ func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool
 
 // hardwareHint says what may be missing where a list was refused.
 func hardwareHint(err error) string {
-	if answer, ok := errors.AsType[*hmc.HTTPError](err); ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound) {
+	if isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound) {
 		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
 	}
 	return ""

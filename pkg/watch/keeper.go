@@ -29,24 +29,31 @@ const atOnce = 4
 type keeper struct {
 	*shared
 
-	link       *receiver.Receiver
-	session    *hmc.Session            // nil: topics are known, there is no REST
-	end        context.CancelCauseFunc // ends the link, with the reason
-	wake       chan struct{}
-	jobs       chan string // URIs of jobs that have ended
-	newSession bool        // its channels are new, and the HMC replays what it holds
+	link *receiver.Receiver
+	// session is nil where the topics are known: there is no REST.
+	session *hmc.Session
+	// newSession says that its channels are new, so that the HMC replays what it holds.
+	newSession bool
+	// end ends the link, with the reason.
+	end  context.CancelCauseFunc
+	wake chan struct{}
+	// jobs are URIs of jobs that have ended.
+	jobs chan string
 
-	pingFailing bool // of the keeper's goroutine alone
-	lister      lister
-	fetch       fetcher
-	hardware    *hardwareWatch // nil: hardware messages are not watched
+	lister   lister
+	fetch    fetcher
+	hardware *hardwareWatch // nil: hardware messages are not asked for
+	// pingFailing is of the keeper's goroutine alone.
+	pingFailing bool
 
-	// mu guards what follows, and the fields of lister and fetcher that say so. The recorder is never called while it
-	// is held, so that it may ask the source whatever lock it holds itself.
-	mu       sync.Mutex
-	again    map[string]*refusal
-	channels map[string]*channel // by the partition's URI
-	open     map[string]string   // topics of channels from links before, by the partition's object id
+	// mu guards what follows, and the fields of lister and fetcher that say so. The recorder is never
+	// called while it is held, so that it may ask the source whatever lock it holds itself.
+	mu    sync.Mutex
+	again map[string]*refusal
+	// channels are found by the partition's URI, open are the topics of those from links before, by
+	// the partition's object id.
+	channels map[string]*channel
+	open     map[string]string
 }
 
 // refusal is a topic that the broker took away.

@@ -15,17 +15,19 @@ import (
 // message channel to open, and to compare them with what is known.
 type lister struct {
 	k *keeper
+	// wanted says that they are to be listed. The keeper's mu guards it.
+	wanted bool
 
-	// Guarded by the keeper's mu.
-	wanted bool // they are to be listed
-
-	// Of the keeper's goroutine alone.
-	last      time.Time       // when they were listed
-	list      *estate.Listing // that is to be compared ...
-	compareAt time.Time       // ... once the notifications that were on their way have come
-	compared  time.Time       // when the HMC was asked for the list that was compared last
-	unsettled bool            // which left something open
-	again     *retry          // after a list that failed; nil: it did not
+	// Of the keeper's goroutine alone. last is when they were listed, list what is to be compared at
+	// compareAt, once the notifications that were on their way have come.
+	last, compareAt time.Time
+	list            *estate.Listing
+	// compared is when the HMC was asked for the list that was compared last; unsettled says that it
+	// left something open.
+	compared  time.Time
+	unsettled bool
+	// again is when a list that failed is tried again; nil: it did not fail.
+	again *retry
 }
 
 // ask has the estate listed. It returns at once.

@@ -28,22 +28,30 @@ var permissions = map[string]string{
 // session is what one HMC knows of this daemon: a logon, and the topics that come with it. Where the topics
 // are given by name there is no logon, and all that is left is the host. It is used by one goroutine.
 type session struct {
-	cfg    *config.HMC
-	tls    *tls.Config
-	log    *zap.Logger
-	client *hmc.Client  // nil: the Web Services API is not used
-	api    *hmc.Session // nil: nobody is logged on
-	host   int          // index of the host in use, where the client does not choose it
+	cfg *config.HMC
+	tls *tls.Config
+	log *zap.Logger
+	// client is nil where the Web Services API is not used, api while nobody is logged on.
+	client *hmc.Client
+	api    *hmc.Session
+	// host is the index of the host in use, where the client does not choose it.
+	host int
 }
 
 // offer is what an HMC has of what the configuration asks for.
 type offer struct {
-	host     string
-	kinds    map[string]string // by topic
-	channels map[string]string // topics of the OS message channels that are open, by the partition's object id
-	missing  []string          // kinds that are not granted, in words
-	granted  []string          // the kinds of notifications that the userid may have
-	complete bool              // all topics of the session are among kinds
+	host string
+	// kinds are those of the topics that are asked for, by name.
+	kinds map[string]string
+	// channels are the topics of OS message channels that are open, by the partition's object id.
+	channels map[string]string
+	// granted are the kinds of notifications that the userid may have, missing those that it may not
+	// have and should, in words.
+	granted, missing []string
+	// complete says that the session has no other topics.
+	complete bool
+	// unlisted is why it is not known yet whose OS messages to follow; "": nobody's.
+	unlisted string
 }
 
 // newSession makes a session that is not logged on. onRequest is called after each request.
@@ -121,7 +129,10 @@ func (s *session) topics(ctx context.Context) ([]hmc.Topic, error) {
 // open already (from a link before this one) are among them.
 func (s *session) choose(topics []hmc.Topic) *offer {
 	o := &offer{host: s.client.Host(), kinds: make(map[string]string), channels: make(map[string]string), complete: true}
-	ask := map[string]bool{event.TopicOSMessage: len(s.cfg.OSMessages) > 0}
+	ask := make(map[string]bool)
+	if len(s.cfg.OSMessages) > 0 {
+		ask[event.TopicOSMessage], o.unlisted = true, "the partitions are not listed yet"
+	}
 	for _, kind := range s.cfg.Topics {
 		ask[kind] = true
 	}

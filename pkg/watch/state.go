@@ -47,9 +47,11 @@ type state struct {
 
 // channelStatus says whether a partition's OS messages are followed.
 type channelStatus struct {
-	partition string // as a person knows it
-	problem   string // "" when they are followed
-	usual     bool   // no fault: the partition offers none now
+	// partition is its name as a person knows it.
+	partition string
+	// problem is "" when they are followed; usual says that it is no fault: there are none now.
+	problem string
+	usual   bool
 }
 
 func newState() *state {
@@ -87,11 +89,10 @@ func (s *state) heard(r *receiver.Receiver) {
 	s.notification = status.Later(s.notification, r.LastNotification())
 }
 
-// offered notes the topics that a link will be subscribed to. unlisted says why the partitions whose OS
-// messages are to be followed are not known; "": there are none.
-func (s *state) offered(o *offer, unlisted string) {
-	s.Host, s.missing, s.unlisted = o.host, o.missing, unlisted
-	s.channels, s.wanted, s.ownMaps = make(map[string]channelStatus), make(map[string]status.TopicStatus, len(o.kinds)), true
+// offered notes the topics that a link will be subscribed to.
+func (s *state) offered(o *offer) {
+	s.Host, s.missing, s.unlisted, s.ownMaps = o.host, o.missing, o.unlisted, true
+	s.channels, s.wanted = make(map[string]channelStatus), make(map[string]status.TopicStatus)
 	for topic, kind := range o.kinds {
 		s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
 	}

@@ -81,7 +81,7 @@ func TestNobodySeesHalfAChange(t *testing.T) {
 		defer cancel()
 		for range 2_000 {
 			board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
-			board.update(func(now *state) { now.offered(o, "") })
+			board.update(func(now *state) { now.offered(o) })
 			board.update(func(now *state) { now.attempt(status.StateConnecting) })
 			board.update(func(now *state) {
 				now.up(link)

@@ -36,15 +36,18 @@ const (
 type Supervisor struct {
 	shared
 
-	Rate   status.Minutes         // of notifications
-	alive  atomic.Int64           // when the loop last proved that it turns, in Unix nanoseconds
-	ending atomic.Pointer[string] // why Run was told to end, if that is not the end of the daemon
+	Rate status.Minutes // of notifications
 
-	// Of the supervisor's goroutine alone.
+	// alive is when the loop last proved that it turns, in Unix nanoseconds.
+	alive atomic.Int64
+	// ending is why Run was told to end, if that is not the end of the daemon.
+	ending atomic.Pointer[string]
+
+	// Of the supervisor's goroutine alone; linked is the session of the last link.
 	session   *session
 	connector *connector
 	backoff   *receiver.Backoff
-	linked    *hmc.Session // of the last link
+	linked    *hmc.Session
 	trouble   trouble
 }
 
@@ -154,19 +157,15 @@ func (s *Supervisor) safeRound(ctx context.Context) (err error) {
 // returns an error, the reason why the link ended or did not come up.
 func (s *Supervisor) round(ctx context.Context) error {
 	board := s.source.board
-	unlisted := ""
 	if s.session.usesREST() {
 		board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
-		if len(s.Cfg.OSMessages) > 0 {
-			unlisted = "the partitions are not listed yet"
-		}
 	}
 	o, err := s.session.prepare(ctx)
 	if err != nil {
 		return err
 	}
 	s.topics.Set(maps.Clone(o.kinds))
-	board.update(func(now *state) { now.offered(o, unlisted) })
+	board.update(func(now *state) { now.offered(o) })
 	link, err := s.connect(ctx, o)
 	if err != nil {
 		return err
@@ -342,23 +341,22 @@ func (s *Supervisor) take(ctx context.Context, n *receiver.Notification, err err
 
 // waitAfter decides what the end of a round means and how long the HMC is left alone after it.
 func (s *Supervisor) waitAfter(ctx context.Context, err error) {
-	if isHold(err) {
-		s.failed(ctx, err, status.StateAuthFailed, s.intervals.AuthHold)
-		return
-	}
-	lost, ok := errors.AsType[*lostError](err)
-	if ok && time.Since(lost.upSince) >= s.intervals.StableAfter {
+	lost, wasUp := errors.AsType[*lostError](err)
+	if wasUp && time.Since(lost.upSince) >= s.intervals.StableAfter {
 		s.backoff.Reset()
 	}
-	wait := jittered(s.backoff.Next())
-	if ok {
-		s.pause(ctx, err, status.StateDisconnected, wait)
+	name, wait := status.StateAuthFailed, s.intervals.AuthHold
+	if !isHold(err) {
+		name, wait = status.StateDisconnected, jittered(s.backoff.Next())
+	}
+	if wasUp {
+		s.pause(ctx, err, name, wait)
 		return
 	}
 	if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
 		wait = max(wait, busy.RetryAfter)
 	}
-	s.failed(ctx, err, status.StateDisconnected, wait)
+	s.failed(ctx, err, name, wait)
 }
 
 // failed counts and records an attempt that failed, and pauses.
