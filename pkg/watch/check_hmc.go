@@ -74,9 +74,10 @@ type check struct {
 	turns   *LogonTurns
 	session *session
 	link    *receiver.Receiver
-	// partitions are those that the userid may see, listed says whether all of them.
-	partitions []hmc.Partition
-	listed     bool
+	// partitions are those that the userid may see, listed says whether all of them; selected are
+	// those whose OS messages are asked for.
+	partitions, selected []hmc.Partition
+	listed               bool
 }
 
 // Check does for one HMC, once, what a Supervisor does all the time: it looks at the certificates, logs on, looks at
@@ -219,7 +220,6 @@ func (c *check) estate(ctx context.Context) {
 		}
 		c.partitions = append(c.partitions, list...)
 	}
-	followed := 0
 	names := make(map[string][]string) // of partitions, by CPC
 	state := make(map[string]string)
 	for _, cpc := range cpcs {
@@ -235,7 +235,7 @@ func (c *check) estate(ctx context.Context) {
 		name := p.Name
 		if _, ok := wantsMessages(&c.cfg, p); ok {
 			name += "*"
-			followed++
+			c.selected = append(c.selected, *p)
 		}
 		names[p.CPCName] = append(names[p.CPCName], name)
 		if _, seen := state[p.CPCName]; !seen {
@@ -244,7 +244,7 @@ func (c *check) estate(ctx context.Context) {
 	}
 	marked := ""
 	if len(c.cfg.OSMessages) > 0 {
-		marked = fmt.Sprintf("; os_messages selects %d of them, marked *", followed)
+		marked = fmt.Sprintf("; os_messages selects %d of them, marked *", len(c.selected))
 	}
 	c.Say("the userid may see %d partitions on %d CPCs%s", len(c.partitions), len(names), marked)
 	for _, cpc := range slices.Sorted(maps.Keys(names)) {
@@ -270,20 +270,11 @@ func (c *check) osMessages(ctx context.Context, o *offer) {
 			c.Warn("os_messages[%d] (cpc %q, partition %q) selects no partition that the userid may see", i, want.CPC, want.Partition)
 		}
 	}
-	var selected []hmc.Partition
-	for i := range c.partitions {
-		p := &c.partitions[i]
-		if _, ok := wantsMessages(&c.cfg, p); ok {
-			selected = append(selected, *p)
-		}
-	}
-	if len(selected) == 0 {
-		return
-	}
 	// Those first that should have something to say.
-	slices.SortStableFunc(selected, func(a, b hmc.Partition) int { return atRest(a.Status) - atRest(b.Status) })
-	for i := range selected[:min(channelTries, len(selected))] {
-		p := &selected[i]
+	slices.SortStableFunc(c.selected, func(a, b hmc.Partition) int { return atRest(a.Status) - atRest(b.Status) })
+	tries := c.selected[:min(channelTries, len(c.selected))]
+	for i := range tries {
+		p := &tries[i]
 		c.Step("opening the OS message channel of %s on %s", p.Name, p.CPCName)
 		topic, err := c.session.api.OpenOSMessageChannel(ctx, p.ObjectURI, false)
 		switch {
@@ -304,8 +295,10 @@ func (c *check) osMessages(ctx context.Context, o *offer) {
 			return
 		}
 	}
-	c.Say("whether operating system messages may be followed could not be seen: no partition offers any now (tried with %d that os_messages selects)",
-		min(channelTries, len(selected)))
+	if len(tries) > 0 {
+		c.Say("whether operating system messages may be followed could not be seen: no partition offers any now "+
+			"(tried with %d that os_messages selects)", len(tries))
+	}
 }
 
 // hardwareMessages says whether the userid may see the hardware messages that are asked for. It looks at those of the console only: the

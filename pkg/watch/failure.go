@@ -2,7 +2,6 @@ package watch
 
 import (
 	"errors"
-	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -24,16 +23,6 @@ func isHold(err error) bool {
 	_, hold := errors.AsType[*holdError](err)
 	return hold
 }
-
-// lostError ends a round whose link had been up.
-type lostError struct {
-	upSince time.Time
-	err     error
-}
-
-func (e *lostError) Error() string { return e.err.Error() }
-
-func (e *lostError) Unwrap() error { return e.err }
 
 // failureReason is the label reason of receiver_connect_failures_total for an error.
 func failureReason(err error) string {

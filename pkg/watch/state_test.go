@@ -25,8 +25,6 @@ func newLink(t testing.TB) *receiver.Receiver {
 	return link
 }
 
-func newTestBoard() *board { return newBoard(record.NewMetrics(prometheus.NewRegistry()).ForHMC("a")) }
-
 // An outage that comes in many attempts is one; only the last ones are kept.
 func TestOutages(t *testing.T) {
 	link, s := newLink(t), newState()

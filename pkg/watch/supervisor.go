@@ -123,8 +123,8 @@ func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 		s.Rec.Close(context.WithoutCancel(ctx), s.endCause())
 	}()
 	for ctx.Err() == nil {
-		if err := s.safeRound(ctx); ctx.Err() == nil {
-			s.waitAfter(ctx, err)
+		if upSince, err := s.safeRound(ctx); ctx.Err() == nil {
+			s.waitAfter(ctx, upSince, err)
 		}
 	}
 }
@@ -140,7 +140,7 @@ func (s *Supervisor) endCause() string {
 }
 
 // safeRound is round with a panic turned into an error: one HMC's trouble is not the others'.
-func (s *Supervisor) safeRound(ctx context.Context) (err error) {
+func (s *Supervisor) safeRound(ctx context.Context) (upSince time.Time, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.Metrics.Panics.Inc()
@@ -153,30 +153,30 @@ func (s *Supervisor) safeRound(ctx context.Context) (err error) {
 	return s.round(ctx)
 }
 
-// round goes through one life of a link: session, topics, link, notifications until the link ends. It always
-// returns an error, the reason why the link ended or did not come up.
-func (s *Supervisor) round(ctx context.Context) error {
+// round goes through one life of a link: session, topics, link, notifications until the link ends. It always returns an
+// error: why the link, which came up at upSince, has ended, or, where that is zero, why none came up.
+func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	board := s.source.board
 	if s.session.usesREST() {
 		board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
 	}
 	o, err := s.session.prepare(ctx)
 	if err != nil {
-		return err
+		return upSince, err
 	}
 	s.topics.Set(maps.Clone(o.kinds))
 	board.update(func(now *state) { now.offered(o) })
 	link, err := s.connect(ctx, o)
 	if err != nil {
-		return err
+		return upSince, err
 	}
-	upSince := time.Now()
+	upSince = time.Now()
 	unread, err := s.watch(ctx, link, o)
 	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
 		s.session.api = nil
 	}
-	return &lostError{upSince: upSince, err: err}
+	return upSince, err
 }
 
 // connect makes the link, with as many retries as connect_retries says. After that the round ends, and the next
@@ -340,9 +340,9 @@ func (s *Supervisor) take(ctx context.Context, n *receiver.Notification, err err
 }
 
 // waitAfter decides what the end of a round means and how long the HMC is left alone after it.
-func (s *Supervisor) waitAfter(ctx context.Context, err error) {
-	lost, wasUp := errors.AsType[*lostError](err)
-	if wasUp && time.Since(lost.upSince) >= s.intervals.StableAfter {
+func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error) {
+	wasUp := !upSince.IsZero()
+	if wasUp && time.Since(upSince) >= s.intervals.StableAfter {
 		s.backoff.Reset()
 	}
 	name, wait := status.StateAuthFailed, s.intervals.AuthHold
