@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -110,48 +109,52 @@ func (k *keeper) addChannel(p hmc.Partition, class string, refresh bool) channel
 // not gone before the estate says so: what is forgotten would be told again when the HMC lists it again and replays
 // its messages.
 func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
-	exists := make(map[string]bool, len(l.Resources))
-	for i := range l.Resources {
-		exists[l.Resources[i].URI] = true
-	}
-	var gone []string
+	gone := make(map[string]bool)
 	k.mu.Lock()
 	for uri, c := range k.channels {
-		if !exists[uri] && l.Complete[c.class] && !k.Rec.Group.Estate.Lists(k.Cfg.Name, uri) {
-			gone = append(gone, uri)
-			delete(k.channels, uri)
-			k.source.update(func(now *state) { now.dropChannel(uri, c.topic) })
-		}
+		gone[uri] = l.Complete[c.class]
 	}
 	k.mu.Unlock()
-	for _, uri := range gone { // without k.mu
+	for i := range l.Resources {
+		delete(gone, l.Resources[i].URI)
+	}
+	for uri, missing := range gone {
+		if !missing || k.Rec.Group.Estate.Lists(k.Cfg.Name, uri) {
+			continue
+		}
+		k.mu.Lock()
+		topic := k.channels[uri].topic
+		delete(k.channels, uri)
+		k.mu.Unlock()
+		k.source.update(func(now *state) { now.dropChannel(uri, topic) })
 		k.Rec.ForgetPartition(ctx, uri)
 	}
 }
 
-// openDue opens channels that are due, those first that should have something to say.
+// openDue opens channels that are due; last those that were refused before, or whose partitions are at rest as far as is
+// known.
 func (k *keeper) openDue(ctx context.Context) {
 	now := time.Now()
 	var due []*channel
+	unlikely := make(map[*channel]int)
 	k.mu.Lock()
 	for _, c := range k.channels {
 		if c.topic == "" && c.isDue(now) {
 			due = append(due, c)
+			unlikely[c] = min(c.tries, 1)
 		}
 	}
-	slices.SortStableFunc(due, func(a, b *channel) int { return cmp.Compare(k.unlikely(a), k.unlikely(b)) })
 	k.mu.Unlock()
+	for _, c := range due {
+		r, _ := k.Rec.Group.Estate.Lookup(c.partition.ObjectURI)
+		unlikely[c] = max(unlikely[c], atRest(r.Status))
+	}
+	slices.SortStableFunc(due, func(a, b *channel) int { return unlikely[a] - unlikely[b] })
 	for _, c := range due[:min(atOnce, len(due))] {
 		if ctx.Err() == nil {
 			k.openChannel(ctx, c)
 		}
 	}
-}
-
-// unlikely is 1 for a channel that was refused before, or whose partition is at rest, as far as is known.
-func (k *keeper) unlikely(c *channel) int {
-	r, _ := k.Rec.Group.Estate.Lookup(c.partition.ObjectURI)
-	return max(atRest(r.Status), min(c.tries, 1))
 }
 
 // openChannel opens a partition's OS message channel and subscribes to it.

@@ -178,9 +178,9 @@ func (f *fetcher) fetchMessages(ctx context.Context) {
 	due := f.dueChannels()
 	for _, c := range due[:min(atOnce, len(due))] {
 		k.mu.Lock()
-		r := c.fill
+		r, topic := c.fill, c.topic
 		k.mu.Unlock()
-		err := f.fetchMessagesOf(ctx, c)
+		err := f.fetchMessagesOf(ctx, c, topic)
 		if k.over(ctx, err) {
 			return
 		}
@@ -237,7 +237,7 @@ func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
 
 // fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only those from the last one
 // known on: after an IPL the numbers may be lower, and only the whole shows it.
-func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel) error {
+func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel, topic string) error {
 	rec, uri := f.k.Rec, c.partition.ObjectURI
 	missing, known := rec.Missing(uri)
 	if !known && c.refresh {
@@ -248,7 +248,7 @@ func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel) error {
 	switch {
 	case err != nil:
 	case known:
-		rec.FetchedMessages(ctx, c.partition, c.topic, c.refresh, messages, asked, missing)
+		rec.FetchedMessages(ctx, c.partition, topic, c.refresh, messages, asked, missing)
 	default:
 		rec.StartAfter(ctx, uri, messages)
 	}

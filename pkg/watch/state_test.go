@@ -6,11 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
