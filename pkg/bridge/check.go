@@ -22,14 +22,17 @@ const checkTimeout = 2 * time.Minute
 type CheckOptions struct {
 	Config  *config.Config
 	Version string
-	Out     io.Writer // gets what was found: a block of lines for each HMC and sink, when it is done with
-	// Step is told what is being done for an HMC or a sink, and "" when it is done with; nil: nobody is. Several goroutines call it.
+	// gets what was found: a block of lines for each HMC and sink, when it is done with
+	Out io.Writer
+	// Step is told what is being done for an HMC or a sink, and "" when it is done with; nil:
+	// nobody is. Several goroutines call it.
 	Step func(name, step string)
 }
 
-// Check does once what the daemon does all the time: it looks at the certificates of each HMC, logs on, looks at what the userid may
-// have, connects the link, subscribes, logs off, and probes each sink without sending an event. What was found goes to Out; the error
-// says what does not work, one line each. A userid and password that an HMC has refused are not tried again.
+// Check does once what the daemon does all the time: it looks at the certificates of each HMC, logs
+// on, looks at what the userid may have, connects the link, subscribes, logs off, and probes each
+// sink without sending an event. What was found goes to Out; the error says what does not work, one
+// line each. A userid and password that an HMC has refused are not tried again.
 func Check(ctx context.Context, opts CheckOptions) error {
 	var (
 		working  sync.WaitGroup
@@ -50,10 +53,14 @@ func Check(ctx context.Context, opts CheckOptions) error {
 		})
 	}
 	for _, c := range opts.Config.HMCs {
-		start("hmc "+c.Name, func(ctx context.Context, f *status.Finding) { watch.Check(ctx, f, c, &turns, opts.Version) })
+		start("hmc "+c.Name, func(ctx context.Context, f *status.Finding) {
+			watch.Check(ctx, f, c, &turns, opts.Version)
+		})
 	}
 	for _, c := range opts.Config.Sinks {
-		start("sink "+c.Name, func(ctx context.Context, f *status.Finding) { checkSink(ctx, f, c, opts.Version) })
+		start("sink "+c.Name, func(ctx context.Context, f *status.Finding) {
+			checkSink(ctx, f, c, opts.Version)
+		})
 	}
 	for i, f := range findings { // as they are configured, whichever is done first
 		<-done[i]
@@ -84,8 +91,8 @@ func checkSink(ctx context.Context, f *status.Finding, c config.Sink, version st
 	f.Say("can be reached (%s; no event was sent)", c.Request())
 }
 
-// removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a check by somebody else than the daemon
-// must not leave a file that the daemon cannot write to.
+// removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a
+// check by somebody else than the daemon must not leave a file that the daemon cannot write to.
 func removeIfCreated(path string) func() {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return func() {}

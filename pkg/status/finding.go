@@ -8,11 +8,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Finding gathers what a check finds out about one HMC or one sink, line by line. It is used by one goroutine.
+// Finding gathers what a check finds out about one HMC or one sink, line by line. It is used by one
+// goroutine.
 type Finding struct {
 	// Name begins each line.
 	Name string
-	// OnStep is called with what is being done now, and with "" when the check is done; nil: nothing is.
+	// OnStep is called with what is being done now, and with "" when the check is done; nil:
+	// nothing is.
 	OnStep func(name, step string)
 
 	text     strings.Builder

@@ -29,16 +29,16 @@ type channel struct {
 	tried bool
 	// opened is when it was subscribed to; zero: before this link.
 	opened time.Time
-	// fill is when what was missed is fetched; nil: nothing was. replay says that the HMC's replay
-	// will do: nothing was missed after it.
+	// fill is when what was missed is fetched; nil: nothing was. replay says that the HMC's
+	// replay will do: nothing was missed after it.
 	fill   *retry
 	replay bool
 }
 
 func (c *channel) label() string { return record.PartitionLabel(c.partition) }
 
-// wantsMessages says whether the configuration selects the partition's OS messages, and with them those that the HMC
-// still holds. The first entry that matches counts.
+// wantsMessages says whether the configuration selects the partition's OS messages, and with them
+// those that the HMC still holds. The first entry that matches counts.
 func wantsMessages(cfg *config.HMC, p *hmc.Partition) (refresh, ok bool) {
 	for _, want := range cfg.OSMessages {
 		if want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) {
@@ -62,8 +62,8 @@ func isUnavailable(err error) bool {
 	return hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelUnavailable)
 }
 
-// syncChannels makes the OS message channels fit the partitions that were listed, by class. It returns the topics
-// of those that are not selected by the name they have now.
+// syncChannels makes the OS message channels fit the partitions that were listed, by class. It
+// returns the topics of those that are not selected by the name they have now.
 func (k *keeper) syncChannels(listed map[string][]hmc.Partition) (unselected []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -105,9 +105,9 @@ func (k *keeper) addChannel(p hmc.Partition, class string, refresh bool) channel
 	return channelStatus{partition: c.label(), problem: "the channel is not open yet"}
 }
 
-// dropGone drops the channels of partitions that are gone, and what is known of their messages. One that a list lacks is
-// not gone before the estate says so: what is forgotten would be told again when the HMC lists it again and replays
-// its messages.
+// dropGone drops the channels of partitions that are gone, and what is known of their messages. One
+// that a list lacks is not gone before the estate says so: what is forgotten would be told again
+// when the HMC lists it again and replays its messages.
 func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
 	gone := make(map[string]bool)
 	k.mu.Lock()
@@ -131,8 +131,8 @@ func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
 	}
 }
 
-// openDue opens channels that are due; last those that were refused before, or whose partitions are at rest as far as is
-// known.
+// openDue opens channels that are due; last those that were refused before, or whose partitions are
+// at rest as far as is known.
 func (k *keeper) openDue(ctx context.Context) {
 	now := time.Now()
 	var due []*channel
@@ -203,8 +203,9 @@ func (k *keeper) openChannel(ctx context.Context, c *channel) {
 	}
 }
 
-// topicOfOpen finds the topic of a channel that the session has open already. The object-uri of such a topic is
-// documented as an URI but was seen as a bare object id: the last segments are compared.
+// topicOfOpen finds the topic of a channel that the session has open already. The object-uri of
+// such a topic is documented as an URI but was seen as a bare object id: the last segments are
+// compared.
 func (k *keeper) topicOfOpen(ctx context.Context, uri string) (string, error) {
 	topics, err := k.session.NotificationTopics(ctx)
 	if err != nil {

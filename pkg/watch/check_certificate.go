@@ -56,47 +56,41 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 		port, what = c.cfg.StompPort, "link"
 	}
 	var others []shown
+	found := false
 	for i, host := range c.cfg.Hosts {
 		seen := c.look(ctx, host, port)
-		if !seen.fine(c.cfg.TLS.InsecureSkipVerify) {
+		fine := seen.fine(c.cfg.TLS.InsecureSkipVerify)
+		switch {
+		case found && fine:
+			c.Say("%s answers too, and is used when those before it do not", seen.address)
+			c.expiry(&seen)
+		case found:
+			c.Warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
+		case !fine:
 			others = append(others, seen)
-			continue
+		default:
+			found, c.session.host = true, i
+			for j := range others {
+				c.Warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
+			}
+			c.Say("%s answers (%s)", seen.address, what)
+			c.certificate(&seen)
+			if c.session.usesREST() {
+				c.linkCertificate(ctx, host, &seen)
+			}
 		}
-		for j := range others {
-			c.Warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
-		}
-		c.Say("%s answers (%s)", seen.address, what)
-		c.certificate(&seen)
-		if c.session.usesREST() {
-			c.linkCertificate(ctx, host, &seen)
-		}
-		c.lookAtStandbys(ctx, c.cfg.Hosts[i+1:], port)
-		c.session.host = i
-		return true
 	}
 	for i := range others {
-		seen := &others[i]
-		if seen.chain != nil {
-			c.Say("%s answers (%s)", seen.address, what)
-			c.chain(seen)
+		if seen := &others[i]; !found {
+			if seen.chain != nil {
+				c.Say("%s answers (%s)", seen.address, what)
+				c.chain(seen)
+			}
+			c.Problem("%s: %s", seen.address, c.why(seen))
+			c.fetchHint(seen)
 		}
-		c.Problem("%s: %s", seen.address, c.why(seen))
-		c.fetchHint(seen)
 	}
-	return false
-}
-
-// lookAtStandbys says whether the hosts that would be used next answer as well.
-func (c *check) lookAtStandbys(ctx context.Context, hosts []string, port int) {
-	for _, host := range hosts {
-		seen := c.look(ctx, host, port)
-		if !seen.fine(c.cfg.TLS.InsecureSkipVerify) {
-			c.Warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
-			continue
-		}
-		c.Say("%s answers too, and is used when those before it do not", seen.address)
-		c.expiry(&seen)
-	}
+	return found
 }
 
 // why says why the daemon cannot connect.
@@ -111,14 +105,16 @@ func (c *check) why(seen *shown) string {
 	case errors.As(err, &dns):
 		text += ": look at the name under hosts, and whether this machine can resolve it"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		text += ": nothing listens there; look at the port, and on the HMC at Customize API Settings (Web Services API, STOMP over TLS)"
+		text += ": nothing listens there; look at the port, and on the HMC at Customize API Settings " +
+			"(Web Services API, STOMP over TLS)"
 	case errors.As(err, &network) && network.Timeout():
 		text += ": look whether the HMC is up, and whether a firewall lets this machine through"
 	}
 	return text
 }
 
-// look connects to an address and looks at its certificate. Nothing secret is sent, whoever answers.
+// look connects to an address and looks at its certificate. Nothing secret is sent, whoever
+// answers.
 func (c *check) look(ctx context.Context, host string, port int) shown {
 	seen := shown{address: net.JoinHostPort(host, strconv.Itoa(port))}
 	c.Step("connecting to %s", seen.address)
@@ -134,7 +130,8 @@ func (c *check) look(ctx context.Context, host string, port int) shown {
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = strings.Cut(host, "%") // an address may have a zone
 	}
-	cfg.InsecureSkipVerify = true // it is verified below, so that one that does not verify can be shown
+	// it is verified below, so that one that does not verify can be shown
+	cfg.InsecureSkipVerify = true
 	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		seen.err = err
@@ -161,7 +158,8 @@ func (c *check) certificate(seen *shown) {
 		if seen.err == nil {
 			c.Warn("tls.insecure_skip_verify is set, and not needed: the certificate verifies")
 		} else {
-			c.Warn("the certificate is not verified, because tls.insecure_skip_verify is set: whoever is on the way can read the password. Without it: %s", c.why(seen))
+			c.Warn("the certificate is not verified, because tls.insecure_skip_verify is set: "+
+				"whoever is on the way can read the password. Without it: %s", c.why(seen))
 			c.fetchHint(seen)
 		}
 	}
@@ -172,28 +170,26 @@ func (c *check) certificate(seen *shown) {
 func (c *check) chain(seen *shown) {
 	chain := seen.certificates()
 	for i, cert := range chain {
-		text := "certificate of " + named(cert)
-		if i == 0 {
+		first, last := i == 0, i == len(chain)-1
+		selfSigned := first && isSelfSigned(cert)
+		text := "signed by " + named(cert)
+		if first {
+			text = "certificate of " + named(cert)
 			if names := certificateNames(cert); names != "" {
 				text += ", for " + names
 			}
-		} else {
-			text = "signed by " + named(cert)
-			if i == len(chain)-1 && seen.verified != nil {
-				text += ", " + c.trusted()
-			}
 		}
-		switch {
-		case i == 0 && isSelfSigned(cert):
+		if selfSigned {
 			text += ", self-signed"
-			if seen.verified != nil {
-				text += ", " + c.trusted()
-			}
-		case i == len(chain)-1 && seen.verified == nil:
+		}
+		switch trusted := seen.verified != nil; {
+		case trusted && (selfSigned || last && !first):
+			text += ", " + c.trusted()
+		case !trusted && last && !selfSigned:
 			text += ", signed by " + nameOf(&cert.Issuer)
 		}
-		text += fmt.Sprintf("; valid until %s (%s)", cert.NotAfter.UTC().Format(time.DateOnly), daysUntil(cert.NotAfter))
-		if i == 0 && seen.verified == nil {
+		text += fmt.Sprintf("; valid until %s (%s)", day(cert.NotAfter), daysUntil(cert.NotAfter))
+		if first && seen.verified == nil {
 			text += fmt.Sprintf("; SHA-256 fingerprint %X", sha256.Sum256(cert.Raw))
 		}
 		c.Say("%s: %s", seen.address, text)
@@ -208,7 +204,8 @@ func (c *check) trusted() string {
 	return "which this system trusts"
 }
 
-// linkCertificate looks at the other port of the host in use, which on an HMC has the same certificate.
+// linkCertificate looks at the other port of the host in use, which on an HMC has the same
+// certificate.
 func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
 	seen := c.look(ctx, host, c.cfg.StompPort)
 	if seen.chain == nil {
@@ -225,13 +222,15 @@ func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
 // expiry warns of a certificate of the chain that is about to expire.
 func (c *check) expiry(seen *shown) {
 	for _, cert := range seen.certificates() {
+		when, do := "expired on "+day(cert.NotAfter), "renew it on the HMC, in Certificate Management"
 		switch left := time.Until(cert.NotAfter); {
-		case left <= 0:
-			c.Warn("%s: the certificate of %s expired on %s: renew it on the HMC, in Certificate Management", seen.address, named(cert), cert.NotAfter.UTC().Format(time.DateOnly))
-		case left < expiryWarning:
-			c.Warn("%s: the certificate of %s expires on %s (%s): renew it on the HMC, in Certificate Management; if another authority signs the new one, add that to tls.ca_file before",
-				seen.address, named(cert), cert.NotAfter.UTC().Format(time.DateOnly), daysUntil(cert.NotAfter))
+		case left >= expiryWarning:
+			continue
+		case left > 0:
+			when = fmt.Sprintf("expires on %s (%s)", day(cert.NotAfter), daysUntil(cert.NotAfter))
+			do += "; if another authority signs the new one, add that to tls.ca_file before"
 		}
+		c.Warn("%s: the certificate of %s %s: %s", seen.address, named(cert), when, do)
 	}
 }
 
@@ -241,9 +240,12 @@ func (c *check) fetchHint(seen *shown) {
 		!isSelfSigned(seen.chain[0]) {
 		return
 	}
-	c.Say("%s: to get the certificate into a file: openssl s_client -connect %s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+
-		"compare the fingerprint with what the HMC shows in Certificate Management", seen.address, seen.address)
+	c.Say("%s: to get the certificate into a file: "+
+		"openssl s_client -connect %[1]s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+
+		"compare the fingerprint with what the HMC shows in Certificate Management", seen.address)
 }
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 func named(cert *x509.Certificate) string { return nameOf(&cert.Subject) }
 

@@ -25,24 +25,17 @@ const (
 	passwordWarning = 30
 	// shownNames is how many partitions of a CPC are named.
 	shownNames = 100
-	// channelTries is how many partitions are asked for their OS messages, until one of them tells whether the userid may have them.
+	// channelTries is how many partitions are asked for their OS messages, until one of them
+	// tells whether the userid may have them.
 	channelTries = 5
-	// checkRequests is the least budget of a check, in requests per minute: it is made once, and somebody waits for it.
+	// checkRequests is the least budget of a check, in requests per minute: it is made once,
+	// and somebody waits for it.
 	checkRequests = 120
 )
 
-// Where an administrator of the HMC grants what is missing.
-const (
-	grantTask   = "on the HMC, in User Management, give the userid's role "
-	grantObject = "on the HMC, in User Management, give the userid's role object access to "
-)
-
-// LogonTurns keeps a userid and password that were refused from being tried a second time, on whichever HMC: those that share them
-// take turns.
-type LogonTurns struct {
-	mu    sync.Mutex
-	turns map[[2]string]*logonTurn
-}
+// LogonTurns keeps a userid and password that were refused from being tried a second time, on
+// whichever HMC: those that share them take turns.
+type LogonTurns struct{ turns sync.Map }
 
 type logonTurn struct {
 	sync.Mutex // held while somebody logs on
@@ -51,19 +44,12 @@ type logonTurn struct {
 }
 
 func (t *LogonTurns) of(cfg *config.HMC) *logonTurn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	key := [2]string{cfg.Userid, cfg.Password.Expose()}
 	if cfg.Session != nil {
 		key = [2]string{cfg.Session.ID.Expose(), cfg.Session.Credential.Expose()}
 	}
-	if t.turns == nil {
-		t.turns = make(map[[2]string]*logonTurn)
-	}
-	if t.turns[key] == nil {
-		t.turns[key] = new(logonTurn)
-	}
-	return t.turns[key]
+	turn, _ := t.turns.LoadOrStore(key, new(logonTurn))
+	return turn.(*logonTurn)
 }
 
 // check looks at one HMC. It stands on a session and a connector, as a Supervisor does.
@@ -74,14 +60,15 @@ type check struct {
 	turns   *LogonTurns
 	session *session
 	link    *receiver.Receiver
-	// partitions are those that the userid may see, listed says whether all of them; selected are
-	// those whose OS messages are asked for.
+	// partitions are those that the userid may see, listed says whether all of them; selected
+	// are those whose OS messages are asked for.
 	partitions, selected []hmc.Partition
 	listed               bool
 }
 
-// Check does for one HMC, once, what a Supervisor does all the time: it looks at the certificates, logs on, looks at
-// what the userid may have, connects the link, subscribes, and logs off. What it finds goes to f.
+// Check does for one HMC, once, what a Supervisor does all the time: it looks at the certificates,
+// logs on, looks at what the userid may have, connects the link, subscribes, and logs off. What it
+// finds goes to f.
 func Check(ctx context.Context, f *status.Finding, cfg config.HMC, turns *LogonTurns, version string) {
 	if cfg.RESTRequestsPerMinute > 0 {
 		cfg.RESTRequestsPerMinute = max(cfg.RESTRequestsPerMinute, checkRequests)
@@ -132,7 +119,8 @@ func (c *check) leave(ctx context.Context) {
 	c.session.close(ctx)
 }
 
-// logon asks for the version, logs on unless the topics are known, and returns the topics to subscribe to.
+// logon asks for the version, logs on unless the topics are known, and returns the topics to
+// subscribe to.
 func (c *check) logon(ctx context.Context) (*offer, bool) {
 	s := c.session
 	turn := c.turns.of(&c.cfg)
@@ -161,7 +149,8 @@ func (c *check) logon(ctx context.Context) (*offer, bool) {
 		switch days := s.api.PasswordExpires; {
 		case c.cfg.Session != nil || days < 0:
 		case days <= passwordWarning:
-			c.Warn("the password expires in %d days, and the HMC then refuses it: change it before, or take a password rule without expiry for this userid", days)
+			c.Warn("the password expires in %d days, and the HMC then refuses it: "+
+				"change it before, or take a password rule without expiry for this userid", days)
 		default:
 			c.Say("the password expires in %d days", days)
 		}
@@ -169,12 +158,14 @@ func (c *check) logon(ctx context.Context) (*offer, bool) {
 	return o, true
 }
 
-// mayTry says whether userid and password may be tried. Where they were refused before, nobody does.
+// mayTry says whether userid and password may be tried. Where they were refused before, nobody
+// does.
 func (c *check) mayTry(turn *logonTurn) bool {
 	if turn.refusedBy == "" {
 		return true
 	}
-	c.Problem("not tried to log on, so that no userid gets disabled: hmc %s has just refused the same userid and password", turn.refusedBy)
+	c.Problem("not tried to log on, so that no userid gets disabled: "+
+		"hmc %s has just refused the same userid and password", turn.refusedBy)
 	return false
 }
 
@@ -183,19 +174,22 @@ func (c *check) refused(turn *logonTurn, err error) {
 	text := explain(&c.cfg, err)
 	if isHold(err) && c.cfg.Session == nil {
 		turn.refusedBy = c.cfg.Name
-		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, of one that has expired, and of a userid that may not use the Web Services API). " +
+		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, of one that has expired, " +
+			"and of a userid that may not use the Web Services API). " +
 			"Correct it before the next check: an HMC disables a userid after a few refused logons"
 	}
 	c.Problem("%s", text)
 }
 
-// topics says which kinds of notifications the userid may have. Those that are asked for and missing are told with the other problems.
+// topics says which kinds of notifications the userid may have. Those that are asked for and
+// missing are told with the other problems.
 func (c *check) topics(o *offer) {
 	granted := slices.DeleteFunc(slices.Clone(o.granted), func(kind string) bool {
 		return !slices.Contains(event.TopicTypes(), kind)
 	})
 	slices.Sort(granted)
-	c.Say("topics granted: %s; asked for: %s", event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
+	c.Say("topics granted: %s; asked for: %s",
+		event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
 	for _, kind := range logKinds {
 		if !slices.Contains(granted, kind) && !slices.Contains(c.cfg.Topics, kind) {
 			c.Say("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, permissions[kind])
@@ -258,16 +252,20 @@ func (c *check) estate(ctx context.Context) {
 		c.Say("CPC %s%s: %s%s", cpc, state[cpc], event.ListOrNone(list), more)
 	}
 	if err == nil && c.listed && len(names) == 0 {
-		c.Problem("the userid may see no CPC and no partition, so nothing of them is told: " + grantObject + "the CPCs and partitions to hear of")
+		c.Problem("the userid may see no CPC and no partition, so nothing of them is told: on the HMC, in User Management, " +
+			"give the userid's role object access to the CPCs and partitions to hear of")
 	}
 }
 
-// osMessages says whether the userid may follow the consoles that are asked for. The permission is the same for all of them, so it
-// asks one, and adds its topic to those that are subscribed to. It ends with the session.
+// osMessages says whether the userid may follow the consoles that are asked for. The permission is
+// the same for all of them, so it asks one, and adds its topic to those that are subscribed to. It
+// ends with the session.
 func (c *check) osMessages(ctx context.Context, o *offer) {
 	for i, want := range c.cfg.OSMessages {
-		if c.listed && !slices.ContainsFunc(c.partitions, func(p hmc.Partition) bool { return want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) }) {
-			c.Warn("os_messages[%d] (cpc %q, partition %q) selects no partition that the userid may see", i, want.CPC, want.Partition)
+		selects := func(p hmc.Partition) bool { return want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) }
+		if c.listed && !slices.ContainsFunc(c.partitions, selects) {
+			c.Warn("os_messages[%d] (cpc %q, partition %q) selects no partition that the userid may see",
+				i, want.CPC, want.Partition)
 		}
 	}
 	// Those first that should have something to say.
@@ -282,13 +280,15 @@ func (c *check) osMessages(ctx context.Context, o *offer) {
 			o.kinds[topic] = event.TopicOSMessage
 			c.Say("operating system messages may be followed (tried with %s on %s)", p.Name, p.CPCName)
 			return
-		case hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists): // of a session given in the configuration
+		case hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists):
+			// of a session given in the configuration
 			c.Say("operating system messages are followed already (seen with %s on %s)", p.Name, p.CPCName)
 			return
 		case isUnavailable(err):
 			continue
 		case isStatus(err, http.StatusForbidden):
-			c.Problem("operating system messages may not be followed: "+grantTask+`the task "Operating System Messages", for which view-only is enough: %v`, err)
+			c.Problem("operating system messages may not be followed: on the HMC, in User Management, "+
+				`give the userid's role the task "Operating System Messages", for which view-only is enough: %v`, err)
 			return
 		default:
 			c.Problem("the operating system messages of %s on %s cannot be followed: %v", p.Name, p.CPCName, err)
@@ -301,8 +301,8 @@ func (c *check) osMessages(ctx context.Context, o *offer) {
 	}
 }
 
-// hardwareMessages says whether the userid may see the hardware messages that are asked for. It looks at those of the console only: the
-// permission is the same, and there may be many CPCs.
+// hardwareMessages says whether the userid may see the hardware messages that are asked for. It
+// looks at those of the console only: the permission is the same, and there may be many CPCs.
 func (c *check) hardwareMessages(ctx context.Context) {
 	if !c.cfg.HardwareMessages {
 		return

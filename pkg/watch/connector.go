@@ -13,8 +13,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
-// RefusalsBeforeHold is how often in a row the broker may refuse the credential of a fresh session before the
-// HMC is left alone: a broker that is still starting refuses at first, one that goes on has a reason.
+// RefusalsBeforeHold is how often in a row the broker may refuse the credential of a fresh session
+// before the HMC is left alone: a broker that is still starting refuses at first, one that goes on
+// has a reason.
 const RefusalsBeforeHold = 5
 
 // connector makes the link of a session. It is used by one goroutine.
@@ -26,7 +27,8 @@ type connector struct {
 	refusals int
 	// asked is when the last attempt began.
 	asked time.Time
-	// attempted is called with each link that was tried to make, before it is closed if that failed.
+	// attempted is called with each link that was tried to make, before it is closed if that
+	// failed.
 	attempted func(*receiver.Receiver)
 }
 
@@ -37,8 +39,9 @@ func newConnector(s *session, o receiver.Options, attempted func(*receiver.Recei
 	return &connector{session: s, options: o, attempted: attempted}
 }
 
-// connect makes one attempt at a link that is subscribed to what the HMC offers. Where the broker refuses a
-// session, that is logged off. It returns a holdError where another attempt would do harm.
+// connect makes one attempt at a link that is subscribed to what the HMC offers. Where the broker
+// refuses a session, that is logged off. It returns a holdError where another attempt would do
+// harm.
 func (c *connector) connect(ctx context.Context, o *offer) (*receiver.Receiver, error) {
 	s, opts := c.session, c.options
 	opts.Host, opts.Topics = o.host, slices.Collect(maps.Keys(o.kinds))
@@ -61,7 +64,7 @@ func (c *connector) connect(ctx context.Context, o *offer) (*receiver.Receiver, 
 	case broken.Reason != receiver.ReasonAuthorization:
 		s.host++ // with REST the client looks for the first host that answers
 	case s.cfg.Session != nil:
-		err = fmt.Errorf("the broker refuses the session given in the configuration; make a new one and name it in session.id and session.credential: %w", err)
+		err = fmt.Errorf("the broker refuses the session given in the configuration; "+newSessionHint+": %w", err)
 		return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
 	case opts.Userid != "":
 		return nil, &holdError{reason: receiver.ReasonAuthorization, err: s.passwordRefused(err)}

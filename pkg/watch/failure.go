@@ -46,7 +46,8 @@ func failureReason(err error) string {
 	return receiver.ReasonOther
 }
 
-// explain is the error as the person on call needs it: with the setting to change where there is one.
+// explain is the error as the person on call needs it: with the setting to change where there is
+// one.
 func explain(cfg *config.HMC, err error) string {
 	if text := cfg.TLS.Explain(err); text != "" {
 		return text

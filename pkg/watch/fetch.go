@@ -15,19 +15,21 @@ import (
 )
 
 const (
-	// fetchTries is how often something that was missed is asked for before a gap is reported without it.
+	// fetchTries is how often something that was missed is asked for before a gap is reported
+	// without it.
 	fetchTries = 3
 	// logPiece is the longest time whose log entries are asked for at once.
 	logPiece = 24 * time.Hour
-	// shortestLogPiece is the shortest, where the answer for a longer one was too long to be read.
+	// shortestLogPiece is the shortest, where the answer for a longer one was too long to be
+	// read.
 	shortestLogPiece = time.Minute
 )
 
 // logKinds are the logs whose entries can be fetched.
 var logKinds = []string{event.TopicAudit, event.TopicSecurity}
 
-// fetcher fetches what was missed: entries of the console's logs, and OS messages. Statuses come with a list of the
-// estate, which it asks for.
+// fetcher fetches what was missed: entries of the console's logs, and OS messages. Statuses come
+// with a list of the estate, which it asks for.
 type fetcher struct {
 	k *keeper
 	// The keeper's mu guards the rest. running says that something is to be fetched, logs whose
@@ -90,7 +92,8 @@ func (f *fetcher) endRun() bool {
 	return true
 }
 
-// settle decides what becomes of something that was to be fetched: it is done with, or tried again later.
+// settle decides what becomes of something that was to be fetched: it is done with, or tried again
+// later.
 func (f *fetcher) settle(r *retry, err error, what string) (done bool) {
 	if err == nil {
 		return true
@@ -129,8 +132,8 @@ func (f *fetcher) fetchLogs(ctx context.Context) {
 	}
 }
 
-// fetchLog fetches what was missed of one log, a piece of time after the other: the log of a long absence need not fit
-// into one answer.
+// fetchLog fetches what was missed of one log, a piece of time after the other: the log of a long
+// absence need not fit into one answer.
 func (f *fetcher) fetchLog(ctx context.Context, kind string) (err error) {
 	k := f.k
 	call := k.session.GetAuditLog
@@ -162,8 +165,8 @@ func (f *fetcher) fetchLog(ctx context.Context, kind string) (err error) {
 	return nil
 }
 
-// isTooMuch says whether a request failed in a way that asking for less may help: the answer was too long to be
-// read, or to be had in time.
+// isTooMuch says whether a request failed in a way that asking for less may help: the answer was
+// too long to be read, or to be had in time.
 func isTooMuch(err error) bool {
 	if answer, ok := errors.AsType[*hmc.AnswerError](err); ok {
 		return answer.TooLong
@@ -172,7 +175,8 @@ func isTooMuch(err error) bool {
 	return ok && link.Reason == hmc.ReasonTimeout
 }
 
-// fetchMessages lists the OS messages of partitions of which some were missed, where the HMC did not replay them.
+// fetchMessages lists the OS messages of partitions of which some were missed, where the HMC did
+// not replay them.
 func (f *fetcher) fetchMessages(ctx context.Context) {
 	k := f.k
 	due := f.dueChannels()
@@ -211,9 +215,9 @@ func (f *fetcher) dueChannels() []*channel {
 	return slices.DeleteFunc(due, func(c *channel) bool { return f.awaitsReplay(c, now) })
 }
 
-// awaitsReplay reports whether what was missed of a partition is being replayed, may be yet, or has been. The HMC
-// replays what it holds when a channel is first subscribed to, which saves asking for it. What was missed after that,
-// or could not be stored, is asked for.
+// awaitsReplay reports whether what was missed of a partition is being replayed, may be yet, or has
+// been. The HMC replays what it holds when a channel is first subscribed to, which saves asking for
+// it. What was missed after that, or could not be stored, is asked for.
 func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
 	k, uri := f.k, c.partition.ObjectURI
 	replaying, replayed := k.Rec.Replaying(uri), k.Rec.ReplayedSince(uri, c.opened)
@@ -235,8 +239,9 @@ func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
 	return true
 }
 
-// fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only those from the last one
-// known on: after an IPL the numbers may be lower, and only the whole shows it.
+// fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only
+// those from the last one known on: after an IPL the numbers may be lower, and only the whole shows
+// it.
 func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel, topic string) error {
 	rec, uri := f.k.Rec, c.partition.ObjectURI
 	missing, known := rec.Missing(uri)

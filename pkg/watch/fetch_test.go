@@ -8,8 +8,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
-// TestFillAfterReplay has something missed after the HMC has replayed what it holds, on the same link: only what was
-// missed before comes with the replay, the rest has to be asked for.
+// TestFillAfterReplay has something missed after the HMC has replayed what it holds, on the same
+// link: only what was missed before comes with the replay, the rest has to be asked for.
 func TestFillAfterReplay(t *testing.T) {
 	const uri, topic = "/api/partitions/1", "ensadmin.1osm.1"
 	opened := time.Now().Add(-time.Minute)

@@ -20,26 +20,30 @@ import (
 )
 
 const (
-	// HardwareDetails is how many hardware messages of one list are asked for one by one. A console was seen with
-	// thousands.
+	// HardwareDetails is how many hardware messages of one list are asked for one by one. A
+	// console was seen with thousands.
 	HardwareDetails = 10
 	// hardwareShare is the part of the request budget that may go into asking for single ones.
 	hardwareShare = 6
-	// hardwareIdle is when a CPC that had no hardware messages is listed again although nothing was said of it.
+	// hardwareIdle is when a CPC that had no hardware messages is listed again although nothing
+	// was said of it.
 	hardwareIdle = 24 * time.Hour
-	// hardwareGaps is how often, at most, a console or CPC is listed within the usual interval, whatever is said of it.
+	// hardwareGaps is how often, at most, a console or CPC is listed within the usual interval,
+	// whatever is said of it.
 	hardwareGaps = 60
 	// largestHardwareBody is how much an event takes of what the HMC says of one message.
 	largestHardwareBody = 1 << 20
 )
 
-// hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded that are new, and those that
-// are gone. An HMC tells of them by a property, has-hardware-messages, that changes with the first one and the last one only
-// (whether it tells of each in another way is not documented), so that they are listed again while there are any. It only
-// ever reads: the other operations on hardware messages delete them or call IBM.
+// hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded
+// that are new, and those that are gone. An HMC tells of them by a property, has-hardware-messages,
+// that changes with the first one and the last one only (whether it tells of each in another way is
+// not documented), so that they are listed again while there are any. It only ever reads: the other
+// operations on hardware messages delete them or call IBM.
 //
-// One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper does. The lists are made one after
-// the other, so that at most one of the requests in flight is its.
+// One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper
+// does. The lists are made one after the other, so that at most one of the requests in flight is
+// its.
 type hardwareWatch struct {
 	k       *keeper
 	details *rate.Limiter
@@ -59,7 +63,8 @@ type watchedParent struct {
 	retry
 
 	of record.HardwareParent
-	// last is when it was listed last, or that was tried; listed says that it was, on this link.
+	// last is when it was listed last, or that was tried; listed says that it was, on this
+	// link.
 	last   time.Time
 	listed bool
 	// problem is why that failed; "": it did not.
@@ -80,7 +85,8 @@ func newHardwareWatch(k *keeper) *hardwareWatch {
 	}
 }
 
-// start begins to watch, in a goroutine of its own that stop ends and waits for. A nil watch does nothing.
+// start begins to watch, in a goroutine of its own that stop ends and waits for. A nil watch does
+// nothing.
 func (w *hardwareWatch) start(ctx context.Context) (stop func()) {
 	if w == nil {
 		return func() {}
@@ -119,27 +125,29 @@ func (w *hardwareWatch) listed(cpcs []hmc.CPC) {
 	}
 }
 
-// notified looks at each notification for what says that hardware messages came or went. It runs on the supervisor's
-// goroutine. A nil watch does nothing.
+// notified looks at each notification for what says that hardware messages came or went. It runs on
+// the supervisor's goroutine. A nil watch does nothing.
 func (w *hardwareWatch) notified(n *receiver.Notification) {
 	if w == nil {
 		return
 	}
 	switch n.Headers.Get("notification-type") {
 	case event.TypePropertyChange:
-		if strings.Contains(n.Headers.Get("property-names"), "hardware-messages") { // and has-hardware-messages
+		// and has-hardware-messages
+		if strings.Contains(n.Headers.Get("property-names"), "hardware-messages") {
 			w.ask(n.Headers.Get("object-uri"))
 		}
 	case event.TypeInventoryChange:
-		if n.Headers.Get("class") == "hardware-message" { // documented is the URI of the containing object
+		// documented is the URI of the containing object
+		if n.Headers.Get("class") == "hardware-message" {
 			parent, _, _ := strings.Cut(n.Headers.Get("object-uri"), "/hardware-messages/")
 			w.ask(parent)
 		}
 	}
 }
 
-// work does one thing that is due, the one that has been so for the longest time, and returns how long nothing else will
-// be.
+// work does one thing that is due, the one that has been so for the longest time, and returns how
+// long nothing else will be.
 func (w *hardwareWatch) work(ctx context.Context) time.Duration {
 	w.takeAsked()
 	var next *watchedParent
@@ -176,7 +184,8 @@ func (w *hardwareWatch) takeAsked() {
 	}
 }
 
-// watchCPCs makes these the CPCs whose messages are listed. What is known of one that is gone is kept: it may be back.
+// watchCPCs makes these the CPCs whose messages are listed. What is known of one that is gone is
+// kept: it may be back.
 func (w *hardwareWatch) watchCPCs(list []hmc.CPC) {
 	before := w.parents
 	w.parents = map[string]*watchedParent{record.ConsoleURI: before[record.ConsoleURI]}
@@ -208,7 +217,8 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 		p.failed(&w.k.intervals)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.k.log.Warn("hardware messages could not be listed"+hardwareHint(err), zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
+			w.k.log.Warn("hardware messages could not be listed"+hardwareHint(err),
+				zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
 	}
@@ -234,16 +244,19 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	}
 	p.listed = true
 	p.retry = retry{due: p.last.Add(hardwareIdle)}
-	if known > 0 || p.of.Class == record.ClassConsole { // whether the console tells of its first one is not documented
+	// whether the console tells of its first one is not documented
+	if known > 0 || p.of.Class == record.ClassConsole {
 		p.due = p.last.Add(w.k.intervals.Hardware)
 	}
 }
 
-// communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and not out of sight. It
-// makes sure of that once messages are missing, which is rare.
+// communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and
+// not out of sight. It makes sure of that once messages are missing, which is rare.
 func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool {
 	list, err := w.k.session.ListCPCs(ctx)
-	return !w.k.over(ctx, err) && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.of.URI && c.Status != "not-communicating" })
+	return !w.k.over(ctx, err) && slices.ContainsFunc(list, func(c hmc.CPC) bool {
+		return c.ObjectURI == p.of.URI && c.Status != "not-communicating"
+	})
 }
 
 // hardwareHint says what may be missing where a list was refused.
@@ -254,8 +267,8 @@ func hardwareHint(err error) string {
 	return ""
 }
 
-// askDetails asks for the properties of the newest messages, no more than the share of the budget allows. The others have what
-// the list says of them, and so has one that cannot be had.
+// askDetails asks for the properties of the newest messages, no more than the share of the budget
+// allows. The others have what the list says of them, and so has one that cannot be had.
 func (w *hardwareWatch) askDetails(ctx context.Context, added []hmc.HardwareMessage) {
 	n := 0
 	for i, m := range slices.Backward(added) {
@@ -271,7 +284,8 @@ func (w *hardwareWatch) askDetails(ctx context.Context, added []hmc.HardwareMess
 		if w.k.over(ctx, err) {
 			return
 		}
-		w.k.log.Debug("the properties of a hardware message could not be had", zap.String("uri", m.ElementURI), zap.Error(err))
+		w.k.log.Debug("the properties of a hardware message could not be had",
+			zap.String("uri", m.ElementURI), zap.Error(err))
 		if _, unreachable := errors.AsType[*hmc.ConnectError](err); unreachable {
 			return // the rest would take as long
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -19,13 +18,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
-// atOnce is how many OS message channels are opened, and of how many the missed messages are fetched, before
-// something else has its turn: thousands take long within the budget.
+// atOnce is how many OS message channels are opened, and of how many the missed messages are
+// fetched, before something else has its turn: thousands take long within the budget.
 const atOnce = 4
 
-// keeper does for one link what needs the REST side and must not hold up the notifications: it keeps the session
-// alive, lists the estate, opens OS message channels, fetches what was missed, and tries refused topics again. One
-// goroutine, which ends with the link, and one that asks how jobs have ended.
+// keeper does for one link what needs the REST side and must not hold up the notifications: it
+// keeps the session alive, lists the estate, opens OS message channels, fetches what was missed,
+// and tries refused topics again. One goroutine, which ends with the link, and one that asks how
+// jobs have ended.
 type keeper struct {
 	*shared
 
@@ -46,12 +46,13 @@ type keeper struct {
 	// pingFailing is of the keeper's goroutine alone.
 	pingFailing bool
 
-	// mu guards what follows, and the fields of lister and fetcher that say so. The recorder is never
-	// called while it is held, so that it may ask the source whatever lock it holds itself.
+	// mu guards what follows, and the fields of lister and fetcher that say so. The recorder is
+	// never called while it is held, so that it may ask the source whatever lock it holds
+	// itself.
 	mu    sync.Mutex
 	again map[string]*refusal
-	// channels are found by the partition's URI, open are the topics of those from links before, by
-	// the partition's object id.
+	// channels are found by the partition's URI, open are the topics of those from links
+	// before, by the partition's object id.
 	channels map[string]*channel
 	open     map[string]string
 }
@@ -103,9 +104,7 @@ func sleepUntilWoken(ctx context.Context, d time.Duration, wake <-chan struct{})
 // isolate ends the link after a panic of the goroutine that defers it, and nothing else.
 func (k *keeper) isolate() {
 	if p := recover(); p != nil {
-		k.Metrics.Panics.Inc()
-		k.log.Error("panic; the link is made again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-		k.end(fmt.Errorf("panic: %v", p))
+		k.end(k.panicked(p, "panic; the link is made again"))
 	}
 }
 
@@ -148,7 +147,8 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 	return max(next.Sub(now), 0)
 }
 
-// ping keeps the session from its idle time-out and notices an HMC that is gone although the link says nothing.
+// ping keeps the session from its idle time-out and notices an HMC that is gone although the link
+// says nothing.
 func (k *keeper) ping(ctx context.Context) {
 	if k.session == nil {
 		return
@@ -174,8 +174,8 @@ func (k *keeper) ping(ctx context.Context) {
 	}
 }
 
-// over reports whether the link is at its end: ctx is done, or err says that the HMC has ended the session, for
-// which the link is then ended.
+// over reports whether the link is at its end: ctx is done, or err says that the HMC has ended the
+// session, for which the link is then ended.
 func (k *keeper) over(ctx context.Context, err error) bool {
 	lost := hmc.SessionLost(err)
 	if lost {
@@ -212,8 +212,8 @@ func (k *keeper) askJob(ctx context.Context, uri string) {
 	k.Rec.JobKnown(ctx, uri, &job)
 }
 
-// notified looks at each notification for what concerns the estate and the channels. It runs on the supervisor's
-// goroutine.
+// notified looks at each notification for what concerns the estate and the channels. It runs on the
+// supervisor's goroutine.
 func (k *keeper) notified(n *receiver.Notification) {
 	k.hardware.notified(n)
 	if k.session == nil || !estate.Tracked(n.Headers.Get("class")) || n.Headers.Get("element-uri") != "" {
@@ -223,8 +223,8 @@ func (k *keeper) notified(n *receiver.Notification) {
 	case event.TypeInventoryChange:
 		k.lister.ask()
 	case event.TypePropertyChange:
-		// By another name a partition may be one whose messages are to be followed, or not any more. Hardware messages
-		// name their CPC.
+		// By another name a partition may be one whose messages are to be followed, or not
+		// any more. Hardware messages name their CPC.
 		matters := len(k.Cfg.OSMessages) > 0 || k.hardware != nil && n.Headers.Get("class") == estate.ClassCPC
 		if matters && strings.Contains(n.Headers.Get("property-names"), " name ") {
 			k.lister.ask()
@@ -232,7 +232,8 @@ func (k *keeper) notified(n *receiver.Notification) {
 	case event.TypeStatusChange:
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		// It may offer its messages from now on, or soon: an operating system takes a while to start.
+		// It may offer its messages from now on, or soon: an operating system takes a while
+		// to start.
 		if c := k.channels[n.Headers.Get("object-uri")]; c != nil && c.topic == "" {
 			c.retry = retry{soon: true}
 			signal(k.wake)
@@ -274,8 +275,8 @@ func (k *keeper) dueTopics() (topics []string) {
 	return topics
 }
 
-// resubscribe tries a refused topic again. The usual reason for a refusal is that the session has ended: then the
-// topic never comes back, and a new session is due.
+// resubscribe tries a refused topic again. The usual reason for a refusal is that the session has
+// ended: then the topic never comes back, and a new session is due.
 func (k *keeper) resubscribe(ctx context.Context, topic string) {
 	if k.session != nil {
 		topics, err := k.session.NotificationTopics(ctx)
@@ -293,15 +294,11 @@ func (k *keeper) resubscribe(ctx context.Context, topic string) {
 		}
 		return
 	}
-	now := time.Now()
 	k.mu.Lock()
-	since := now
-	if r := k.again[topic]; r != nil {
-		since = r.since
-	}
+	since := k.again[topic].since
 	delete(k.again, topic)
 	k.mu.Unlock()
 	k.source.noteTopic(topic, "")
-	k.Rec.TopicBack(topic, since, now)
+	k.Rec.TopicBack(topic, since, time.Now())
 	k.log.Info("subscribed again", zap.String("topic", topic))
 }

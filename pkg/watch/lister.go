@@ -11,19 +11,19 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 )
 
-// lister lists the CPCs and partitions that the userid may see: for their names, for which of them there is an OS
-// message channel to open, and to compare them with what is known.
+// lister lists the CPCs and partitions that the userid may see: for their names, for which of them
+// there is an OS message channel to open, and to compare them with what is known.
 type lister struct {
 	k *keeper
 	// wanted says that they are to be listed. The keeper's mu guards it.
 	wanted bool
 
-	// Of the keeper's goroutine alone. last is when they were listed, list what is to be compared at
-	// compareAt, once the notifications that were on their way have come.
+	// Of the keeper's goroutine alone. last is when they were listed, list what is to be
+	// compared at compareAt, once the notifications that were on their way have come.
 	last, compareAt time.Time
 	list            *estate.Listing
-	// compared is when the HMC was asked for the list that was compared last; unsettled says that it
-	// left something open.
+	// compared is when the HMC was asked for the list that was compared last; unsettled says
+	// that it left something open.
 	compared  time.Time
 	unsettled bool
 	// again is when a list that failed is tried again; nil: it did not fail.
@@ -76,8 +76,8 @@ type partitionList struct {
 	call  func(context.Context) ([]hmc.Partition, error)
 }
 
-// partitionLists are the calls that together list every partition the userid may see: an HMC manages CPCs in DPM
-// mode, classic ones, or both.
+// partitionLists are the calls that together list every partition the userid may see: an HMC
+// manages CPCs in DPM mode, classic ones, or both.
 func partitionLists(s *hmc.Session) []partitionList {
 	return []partitionList{
 		{estate.ClassPartition, s.ListPermittedPartitions},
@@ -85,8 +85,8 @@ func partitionLists(s *hmc.Session) []partitionList {
 	}
 }
 
-// listAll asks for all of them. A call that fails holds up none of the others; what it would have said stays as
-// it is known.
+// listAll asks for all of them. A call that fails holds up none of the others; what it would have
+// said stays as it is known.
 func (l *lister) listAll(ctx context.Context) {
 	k := l.k
 	list := &estate.Listing{HMC: k.Cfg.Name, Asked: time.Now(), Complete: make(map[string]bool)}
@@ -129,9 +129,11 @@ func (l *lister) listAll(ctx context.Context) {
 	l.list, l.compareAt = list, l.last.Add(k.intervals.Recording.Settle)
 	unselected := k.syncChannels(followed)
 	k.dropGone(ctx, list)
-	for _, topic := range unselected { // its channel stays open: nothing closes one but the end of the session
+	// its channel stays open: nothing closes one but the end of the session
+	for _, topic := range unselected {
 		if err := k.link.Unsubscribe(ctx, topic); err != nil && ctx.Err() == nil {
-			k.log.Debug("a topic that is not wanted any more could not be unsubscribed", zap.String("topic", topic), zap.Error(err))
+			k.log.Debug("a topic that is not wanted any more could not be unsubscribed",
+				zap.String("topic", topic), zap.Error(err))
 		}
 	}
 	l.note(errors.Join(failures...), list)
@@ -152,11 +154,13 @@ func (l *lister) note(err error, list *estate.Listing) {
 	l.again.failed(&k.intervals)
 	k.Rec.Sight.Problem("states, which could not be compared: " + err.Error())
 	problem := ""
-	if len(k.Cfg.OSMessages) > 0 && !(list.Complete[estate.ClassPartition] && list.Complete[estate.ClassLogicalPartition]) {
+	whole := list.Complete[estate.ClassPartition] && list.Complete[estate.ClassLogicalPartition]
+	if len(k.Cfg.OSMessages) > 0 && !whole {
 		problem = "the partitions could not be listed: " + err.Error()
 	}
 	if k.source.noteListing(problem) || first {
-		k.log.Warn("not all CPCs and partitions could be listed; new names and OS messages of the others have to wait until they can", zap.Error(err))
+		k.log.Warn("not all CPCs and partitions could be listed; "+
+			"new names and OS messages of the others have to wait until they can", zap.Error(err))
 	}
 }
 

@@ -18,7 +18,8 @@ type Options struct {
 	Metrics *record.Metrics
 	Logger  *zap.Logger
 	Version string // of the daemon, as the HMC sees it
-	// Handover is how many bytes of notifications may wait to be recorded; 0: the receiver's default.
+	// Handover is how many bytes of notifications may wait to be recorded; 0: the receiver's
+	// default.
 	Handover  int
 	Intervals Intervals
 }
@@ -28,14 +29,15 @@ type Intervals struct {
 	Recording record.RecorderTiming
 	// AuthHold comes after a refused logon: an HMC disables a userid that keeps trying.
 	AuthHold time.Duration
-	// StableAfter is how long a link must have been up for the pauses between attempts to start over.
+	// StableAfter is how long a link must have been up for the pauses between attempts to start
+	// over.
 	StableAfter time.Duration
 	// Ping is the time between calls that keep the session alive and notice a dead HMC.
 	Ping time.Duration
-	// ChannelMin is the first wait before an OS message channel, or whatever else the HMC refused, is
-	// tried again, ChannelMax the longest. ChannelSoon is the first one after a change of the
-	// partition's status, ChannelRest the longest one where the partition offers no messages: then its
-	// next status change is the time.
+	// ChannelMin is the first wait before an OS message channel, or whatever else the HMC
+	// refused, is tried again, ChannelMax the longest. ChannelSoon is the first one after a
+	// change of the partition's status, ChannelRest the longest one where the partition offers
+	// no messages: then its next status change is the time.
 	ChannelMin, ChannelMax, ChannelSoon, ChannelRest time.Duration
 	// Relist is the least time between two lists of the estate.
 	Relist time.Duration

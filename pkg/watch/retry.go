@@ -11,7 +11,8 @@ type retry struct {
 	due   time.Time
 	wait  time.Duration
 	tries int // that failed, in a row
-	// soon says that it is about to become possible: the first attempts follow each other faster.
+	// soon says that it is about to become possible: the first attempts follow each other
+	// faster.
 	soon bool
 }
 

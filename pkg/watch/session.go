@@ -19,14 +19,18 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
+// newSessionHint says what to do about a session of the configuration that does not work.
+const newSessionHint = "make a new one and name it in session.id and session.credential"
+
 // permissions names the HMC task that a userid needs for a topic, as the HMC's own panels call it.
 var permissions = map[string]string{
 	event.TopicAudit:    `the task "Audit and Log Management"`,
 	event.TopicSecurity: `the task "View Security Logs"`,
 }
 
-// session is what one HMC knows of this daemon: a logon, and the topics that come with it. Where the topics
-// are given by name there is no logon, and all that is left is the host. It is used by one goroutine.
+// session is what one HMC knows of this daemon: a logon, and the topics that come with it. Where
+// the topics are given by name there is no logon, and all that is left is the host. It is used by
+// one goroutine.
 type session struct {
 	cfg *config.HMC
 	tls *tls.Config
@@ -43,10 +47,11 @@ type offer struct {
 	host string
 	// kinds are those of the topics that are asked for, by name.
 	kinds map[string]string
-	// channels are the topics of OS message channels that are open, by the partition's object id.
+	// channels are the topics of OS message channels that are open, by the partition's object
+	// id.
 	channels map[string]string
-	// granted are the kinds of notifications that the userid may have, missing those that it may not
-	// have and should, in words.
+	// granted are the kinds of notifications that the userid may have, missing those that it
+	// may not have and should, in words.
 	granted, missing []string
 	// complete says that the session has no other topics.
 	complete bool
@@ -55,7 +60,9 @@ type offer struct {
 }
 
 // newSession makes a session that is not logged on. onRequest is called after each request.
-func newSession(cfg *config.HMC, log *zap.Logger, version string, onRequest func(operation, code string)) (*session, error) {
+func newSession(
+	cfg *config.HMC, log *zap.Logger, version string, onRequest func(operation, code string),
+) (*session, error) {
 	tlsConfig, err := cfg.TLS.ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
@@ -77,8 +84,8 @@ func newSession(cfg *config.HMC, log *zap.Logger, version string, onRequest func
 // usesREST says whether the Web Services API is needed: not where the topics are known.
 func (s *session) usesREST() bool { return s.client != nil }
 
-// prepare asks the first host that answers for its topics, and logs on where nobody is or the HMC has ended
-// the session.
+// prepare asks the first host that answers for its topics, and logs on where nobody is or the HMC
+// has ended the session.
 func (s *session) prepare(ctx context.Context) (*offer, error) {
 	if !s.usesREST() {
 		o := &offer{host: s.cfg.Hosts[s.host%len(s.cfg.Hosts)], kinds: make(map[string]string)}
@@ -103,7 +110,7 @@ func (s *session) prepare(ctx context.Context) (*offer, error) {
 	case lost:
 		s.api = nil
 		return nil, &holdError{reason: status.ReasonLogon, err: fmt.Errorf(
-			"the session given in the configuration has ended; make a new one and name it in session.id and session.credential: %w", err)}
+			"the session given in the configuration has ended; "+newSessionHint+": %w", err)}
 	}
 	if err != nil {
 		return nil, err
@@ -125,10 +132,13 @@ func (s *session) topics(ctx context.Context) ([]hmc.Topic, error) {
 	return s.api.NotificationTopics(ctx)
 }
 
-// choose picks the topics that the configuration asks for. Channels for OS messages that the session has
-// open already (from a link before this one) are among them.
+// choose picks the topics that the configuration asks for. Channels for OS messages that the
+// session has open already (from a link before this one) are among them.
 func (s *session) choose(topics []hmc.Topic) *offer {
-	o := &offer{host: s.client.Host(), kinds: make(map[string]string), channels: make(map[string]string), complete: true}
+	o := &offer{
+		host: s.client.Host(), complete: true,
+		kinds: make(map[string]string), channels: make(map[string]string),
+	}
 	ask := make(map[string]bool)
 	if len(s.cfg.OSMessages) > 0 {
 		ask[event.TopicOSMessage], o.unlisted = true, "the partitions are not listed yet"
@@ -170,8 +180,8 @@ func (s *session) who() string {
 	return "userid " + s.cfg.Userid
 }
 
-// logon makes a session. A refusal comes back as a holdError: to try it again soon would make the HMC disable
-// the userid.
+// logon makes a session. A refusal comes back as a holdError: to try it again soon would make the
+// HMC disable the userid.
 func (s *session) logon(ctx context.Context) error {
 	if given := s.cfg.Session; given != nil {
 		s.api = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
@@ -182,8 +192,8 @@ func (s *session) logon(ctx context.Context) error {
 		s.api = api
 		return nil
 	}
-	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away by asking
-	// again soon.
+	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away
+	// by asking again soon.
 	var answer *hmc.HTTPError
 	refused := errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500
 	if refused && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
@@ -195,9 +205,11 @@ func (s *session) logon(ctx context.Context) error {
 	return err
 }
 
-// passwordRefused says what to look at when userid and password were refused, by the API or by the broker.
+// passwordRefused says what to look at when userid and password were refused, by the API or by the
+// broker.
 func (s *session) passwordRefused(err error) error {
-	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w", s.cfg.Userid, err)
+	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w",
+		s.cfg.Userid, err)
 }
 
 // logoff ends the session on the HMC, unless it was made elsewhere.

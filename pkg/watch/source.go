@@ -31,8 +31,8 @@ func (s *source) Heartbeat() record.Heartbeat {
 	}
 }
 
-// LastContact returns when the last bytes came from the HMC. handedOn says that the link is up and all
-// that came over it before has been handed on.
+// LastContact returns when the last bytes came from the HMC. handedOn says that the link is up and
+// all that came over it before has been handed on.
 func (s *source) LastContact() (at time.Time, handedOn bool) {
 	now := s.now()
 	at, _ = now.lastTimes() // before the buffer is looked at

@@ -19,19 +19,20 @@ import (
 // maxOutages bounds how many outages a status shows.
 const maxOutages = 10
 
-// state is all that others see of a supervisor. One that was published never changes: the next one takes its place as a
-// whole, so that status page, metrics and readiness never see half a change.
+// state is all that others see of a supervisor. One that was published never changes: the next one
+// takes its place as a whole, so that status page, metrics and readiness never see half a change.
 type state struct {
-	// What the status page shows as it is: State, Since, Host, Connected, Reconnects, NextAttempt, Outages and
-	// CertificateNotAfter. The rest is filled in when it is asked for.
+	// What the status page shows as it is: State, Since, Host, Connected, Reconnects,
+	// NextAttempt, Outages and CertificateNotAfter. The rest is filled in when it is asked for.
 	status.HMCStatus
 
-	// problem is why there is no link, reason the same as the metrics name it; "": nothing is wrong.
+	// problem is why there is no link, reason the same as the metrics name it; "": nothing is
+	// wrong.
 	problem, reason string
 	// wanted are the topics to be subscribed to, by name.
 	wanted map[string]status.TopicStatus
-	// channels are the OS message channels, by the partition's URI; unlisted is why it is not known whose
-	// messages to follow.
+	// channels are the OS message channels, by the partition's URI; unlisted is why it is not
+	// known whose messages to follow.
 	channels map[string]channelStatus
 	unlisted string
 	// missing is what the configuration asks for and the userid may not have.
@@ -238,14 +239,16 @@ func (s *state) topicOf(kind string) string {
 
 // lastTimes returns when the last bytes and the last notification came, over all links.
 func (s *state) lastTimes() (frame, notification time.Time) {
-	frame, notification = s.frame, s.notification
 	if s.link != nil {
-		frame, notification = status.Later(frame, s.link.LastFrame()), status.Later(notification, s.link.LastNotification())
+		now := *s
+		now.heard(s.link)
+		return now.frame, now.notification
 	}
-	return frame, notification
+	return s.frame, s.notification
 }
 
-// show returns the state as the status page shows it. osMessages says whether those of partitions are followed.
+// show returns the state as the status page shows it. osMessages says whether those of partitions
+// are followed.
 func (s *state) show(osMessages bool) status.HMCStatus {
 	h := s.HMCStatus
 	frame, notification := s.lastTimes()
@@ -272,8 +275,8 @@ func (s *state) show(osMessages bool) status.HMCStatus {
 	return h
 }
 
-// board publishes the state, and with it the metrics receiver_state, receiver_connected and the expiry
-// of the certificate.
+// board publishes the state, and with it the metrics receiver_state, receiver_connected and the
+// expiry of the certificate.
 type board struct {
 	metrics *record.HMCMetrics
 	changes sync.Mutex // one at a time
@@ -323,8 +326,8 @@ func (b *board) noteChannel(uri string, c channelStatus) (news bool) {
 	return news
 }
 
-// noteListing notes why the partitions could not be listed; "" when they could. It reports whether that
-// is news.
+// noteListing notes why the partitions could not be listed; "" when they could. It reports whether
+// that is news.
 func (b *board) noteListing(problem string) (news bool) {
 	b.update(func(s *state) { news, s.unlisted = s.unlisted != problem, problem })
 	return news

@@ -64,8 +64,8 @@ func TestLastTimesStay(t *testing.T) {
 	}
 }
 
-// Whoever reads sees one state or the next, never a part of each: what is wrong is there together with the state that says
-// so, the next attempt too, and nothing of it is left once the link is up.
+// Whoever reads sees one state or the next, never a part of each: what is wrong is there together
+// with the state that says so, the next attempt too, and nothing of it is left once the link is up.
 func TestNobodySeesHalfAChange(t *testing.T) {
 	s := newTestSupervisor(t)
 	board, link := s.source.board, newLink(t)

@@ -31,8 +31,9 @@ const (
 	waitPiece = 10 * time.Second
 )
 
-// Supervisor keeps one HMC's session and link. It is one state machine: a new session means new topic names, so
-// it always means a new link, and a link is never made without asking whether its session still lives.
+// Supervisor keeps one HMC's session and link. It is one state machine: a new session means new
+// topic names, so it always means a new link, and a link is never made without asking whether its
+// session still lives.
 type Supervisor struct {
 	shared
 
@@ -70,7 +71,8 @@ type trouble struct {
 	attempts int // that failed
 }
 
-// New makes a Supervisor that does nothing yet. It makes every series that the HMC has in the metrics.
+// New makes a Supervisor that does nothing yet. It makes every series that the HMC has in the
+// metrics.
 func New(o Options) (*Supervisor, error) {
 	name := o.HMC.Name
 	s := &Supervisor{backoff: receiver.NewBackoff(o.HMC.Stomp)}
@@ -86,7 +88,8 @@ func New(o Options) (*Supervisor, error) {
 	}
 	if s.session.usesREST() {
 		for _, operation := range hmc.Operations() {
-			o.Metrics.RestRequests.WithLabelValues(name, operation, "200") // so that a rate has a beginning
+			// so that a rate has a beginning
+			o.Metrics.RestRequests.WithLabelValues(name, operation, "200")
 		}
 	}
 	s.topics.Set(make(map[string]string))
@@ -143,9 +146,7 @@ func (s *Supervisor) endCause() string {
 func (s *Supervisor) safeRound(ctx context.Context) (upSince time.Time, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.Metrics.Panics.Inc()
-			s.log.Error("panic; the receiver is started again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			err = fmt.Errorf("panic: %v", p)
+			err = s.panicked(p, "panic; the receiver is started again")
 			s.closeLink(err.Error(), receiver.ReasonOther)
 			s.recordLoss(ctx, err, true)
 		}
@@ -153,8 +154,16 @@ func (s *Supervisor) safeRound(ctx context.Context) (upSince time.Time, err erro
 	return s.round(ctx)
 }
 
-// round goes through one life of a link: session, topics, link, notifications until the link ends. It always returns an
-// error: why the link, which came up at upSince, has ended, or, where that is zero, why none came up.
+// panicked counts and logs a panic, and makes an error of it.
+func (s *shared) panicked(p any, text string) error {
+	s.Metrics.Panics.Inc()
+	s.log.Error(text, zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	return fmt.Errorf("panic: %v", p)
+}
+
+// round goes through one life of a link: session, topics, link, notifications until the link ends.
+// It always returns an error: why the link, which came up at upSince, has ended, or, where that is
+// zero, why none came up.
 func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	board := s.source.board
 	if s.session.usesREST() {
@@ -179,8 +188,8 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	return upSince, err
 }
 
-// connect makes the link, with as many retries as connect_retries says. After that the round ends, and the next
-// one looks after the session first; the pauses go on growing where this one stopped.
+// connect makes the link, with as many retries as connect_retries says. After that the round ends,
+// and the next one looks after the session first; the pauses go on growing where this one stopped.
 func (s *Supervisor) connect(ctx context.Context, o *offer) (*receiver.Receiver, error) {
 	retries := s.Cfg.Stomp.ConnectRetries
 	if retries < 0 { // without end, which the rounds are
@@ -197,13 +206,12 @@ func (s *Supervisor) connect(ctx context.Context, o *offer) (*receiver.Receiver,
 	}
 }
 
-// watch hands on what comes over a link until it ends, and returns why it did. unread says that something came
-// which could not be handed on.
+// watch hands on what comes over a link until it ends, and returns why it did. unread says that
+// something came which could not be handed on.
 func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offer) (unread bool, err error) {
 	linkCtx, cancel := context.WithCancelCause(ctx)
 	var keeping sync.WaitGroup
 	k := newKeeper(s, link, o, cancel)
-	s.linkUp(ctx, k, o)
 	// Deferred, so that a panic leaves nothing running and loses nothing either.
 	defer func() {
 		cancel(nil)
@@ -216,6 +224,7 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offe
 		}
 		unread = s.takeRest(ctx, link)
 	}()
+	s.linkUp(ctx, k, o)
 	keeping.Go(func() { k.run(linkCtx) })
 	keeping.Go(func() { k.askJobs(linkCtx) })
 	err = s.consume(linkCtx, link, k)
@@ -225,7 +234,8 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offe
 	return false, err
 }
 
-// linkUp publishes and records that the link is up, and has the keeper fetch what was missed before.
+// linkUp publishes and records that the link is up, and has the keeper fetch what was missed
+// before.
 func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *offer) {
 	now := s.source.update(func(now *state) { now.up(k.link) })
 	if now.links > 1 {
@@ -255,8 +265,8 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *offer) {
 	}
 }
 
-// closeLink publishes that the link has ended, and ends it, if there is one. problem and reason say why, if
-// that is a fault.
+// closeLink publishes that the link has ended, and ends it, if there is one. problem and reason say
+// why, if that is a fault.
 func (s *Supervisor) closeLink(problem, reason string) {
 	if link := s.source.now().link; link != nil {
 		s.source.update(func(now *state) { now.down(problem, reason) })
@@ -276,8 +286,8 @@ func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
 	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
-// takeRest handles what was received and not yet handed on when the link was closed from this side. It reports
-// whether something is left that it could not hand on.
+// takeRest handles what was received and not yet handed on when the link was closed from this side.
+// It reports whether something is left that it could not hand on.
 func (s *Supervisor) takeRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
@@ -325,8 +335,8 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 	return errors.New("the link was closed")
 }
 
-// take records what an iteration over notifications yielded, if it is one, and reports whether it is. A body that
-// is not JSON makes it none the less one.
+// take records what an iteration over notifications yielded, if it is one, and reports whether it
+// is. A body that is not JSON makes it none the less one.
 func (s *Supervisor) take(ctx context.Context, n *receiver.Notification, err error) bool {
 	_, notJSON := errors.AsType[*receiver.ParseError](err)
 	if err != nil && !notJSON {
@@ -380,8 +390,8 @@ func (s *Supervisor) pause(ctx context.Context, err error, name string, wait tim
 	}
 }
 
-// logTrouble writes one line when trouble begins or changes, after that one in every fifty attempts, and always
-// one when the HMC is left alone for long.
+// logTrouble writes one line when trouble begins or changes, after that one in every fifty
+// attempts, and always one when the HMC is left alone for long.
 func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration) {
 	t := &s.trouble
 	t.attempts++
@@ -395,7 +405,8 @@ func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration
 		zap.Int("attempts", t.attempts), zap.Duration("next_attempt_in", wait),
 	}
 	if name == status.StateAuthFailed {
-		s.log.Error("not connected, and trying again soon would do harm: the HMC disables a userid that goes on being refused", fields...)
+		s.log.Error("not connected, and trying again soon would do harm: "+
+			"the HMC disables a userid that goes on being refused", fields...)
 		return
 	}
 	s.log.Warn("not connected to the HMC", fields...)
@@ -404,9 +415,9 @@ func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration
 // tick proves to the watchdog that the loop is alive.
 func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
 
-// Alive says whether the supervisor's loop still turns. A loop that waits for notifications lives as long as there
-// are none to fetch, and one that logs on or connects is bounded by the time-outs of the configuration, which may
-// be long.
+// Alive says whether the supervisor's loop still turns. A loop that waits for notifications lives
+// as long as there are none to fetch, and one that logs on or connects is bounded by the time-outs
+// of the configuration, which may be long.
 func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
 	now := s.source.now()
 	switch now.State {
@@ -433,7 +444,9 @@ func (s *Supervisor) Snapshot() status.HMCStatus {
 	h.NotificationsPerMinute = s.Rate.List(at, s.Metrics.Received())
 	h.BlindSince, h.Gaps = status.TimeOrNil(s.Rec.Sight.BlindSince()), s.Rec.Gaps.Load()
 	if g := s.Rec.LastGap.Load(); g != nil {
-		h.LastGap = &status.GapStatus{From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing}
+		h.LastGap = &status.GapStatus{
+			From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing,
+		}
 	}
 	h.Troubles = h.FindTroubles(now.reason, at)
 	return h

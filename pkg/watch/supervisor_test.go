@@ -14,7 +14,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// How long an HMC is left alone, what is said meanwhile, and that the watchdog sees a loop that turns.
+// How long an HMC is left alone, what is said meanwhile, and that the watchdog sees a loop that
+// turns.
 func TestWaits(t *testing.T) {
 	refused := &hmc.HTTPError{Status: http.StatusForbidden}
 	for name, test := range map[string]struct {
