@@ -37,6 +37,17 @@ type channel struct {
 
 func (c *channel) label() string { return record.PartitionLabel(c.partition) }
 
+// channels are the OS message channels of a link.
+type channels struct {
+	k *keeper
+	// byURI are those of the partitions that are followed, by the partition's URI. The keeper's
+	// mu guards it, and what is in it.
+	byURI map[string]*channel
+	// known are the topics of those that the session had open before this link, by the
+	// partition's object id.
+	known map[string]string
+}
+
 // wantsMessages says whether the configuration selects the partition's OS messages, and with them
 // those that the HMC still holds. The first entry that matches counts.
 func wantsMessages(cfg *config.HMC, p *hmc.Partition) (refresh, ok bool) {
@@ -62,23 +73,24 @@ func isUnavailable(err error) bool {
 	return hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelUnavailable)
 }
 
-// syncChannels makes the OS message channels fit the partitions that were listed, by class. It
+// sync makes the OS message channels fit the partitions that were listed, by class. It
 // returns the topics of those that are not selected by the name they have now.
-func (k *keeper) syncChannels(listed map[string][]hmc.Partition) (unselected []string) {
+func (cs *channels) sync(listed map[string][]hmc.Partition) (unselected []string) {
+	k := cs.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.source.update(func(now *state) {
 		for class, partitions := range listed {
 			for _, p := range partitions {
 				refresh, wanted := wantsMessages(&k.Cfg, &p)
-				c := k.channels[p.ObjectURI]
+				c := cs.byURI[p.ObjectURI]
 				switch {
 				case c == nil && wanted:
-					now.setChannel(p.ObjectURI, k.addChannel(p, class, refresh))
+					now.setChannel(p.ObjectURI, cs.add(p, class, refresh))
 				case wanted:
 					c.partition = p // it may have another name now
 				case c != nil:
-					delete(k.channels, p.ObjectURI)
+					delete(cs.byURI, p.ObjectURI)
 					now.dropChannel(p.ObjectURI, c.topic)
 					if c.topic != "" {
 						unselected = append(unselected, c.topic)
@@ -90,15 +102,16 @@ func (k *keeper) syncChannels(listed map[string][]hmc.Partition) (unselected []s
 	return unselected
 }
 
-// addChannel begins to follow a partition. k.mu is held.
-func (k *keeper) addChannel(p hmc.Partition, class string, refresh bool) channelStatus {
+// add begins to follow a partition. The keeper's mu is held.
+func (cs *channels) add(p hmc.Partition, class string, refresh bool) channelStatus {
+	k := cs.k
 	c := &channel{partition: p, class: class, refresh: refresh}
 	if k.fetch.running {
 		c.fill, c.replay = new(retry), true
 	}
-	k.channels[p.ObjectURI] = c
+	cs.byURI[p.ObjectURI] = c
 	// The session may have it open from a link before this one: then it is subscribed already.
-	if topic := k.open[event.LastSegment(p.ObjectURI)]; topic != "" && k.link.Subscribed(topic) {
+	if topic := cs.known[event.LastSegment(p.ObjectURI)]; topic != "" && k.link.Subscribed(topic) {
 		c.topic, c.tried = topic, true
 		return channelStatus{partition: c.label()}
 	}
@@ -108,10 +121,11 @@ func (k *keeper) addChannel(p hmc.Partition, class string, refresh bool) channel
 // dropGone drops the channels of partitions that are gone, and what is known of their messages. One
 // that a list lacks is not gone before the estate says so: what is forgotten would be told again
 // when the HMC lists it again and replays its messages.
-func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
+func (cs *channels) dropGone(ctx context.Context, l *estate.Listing) {
+	k := cs.k
 	gone := make(map[string]bool)
 	k.mu.Lock()
-	for uri, c := range k.channels {
+	for uri, c := range cs.byURI {
 		gone[uri] = l.Complete[c.class]
 	}
 	k.mu.Unlock()
@@ -123,8 +137,8 @@ func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
 			continue
 		}
 		k.mu.Lock()
-		topic := k.channels[uri].topic
-		delete(k.channels, uri)
+		topic := cs.byURI[uri].topic
+		delete(cs.byURI, uri)
 		k.mu.Unlock()
 		k.source.update(func(now *state) { now.dropChannel(uri, topic) })
 		k.Rec.ForgetPartition(ctx, uri)
@@ -133,12 +147,13 @@ func (k *keeper) dropGone(ctx context.Context, l *estate.Listing) {
 
 // openDue opens channels that are due; last those that were refused before, or whose partitions are
 // at rest as far as is known.
-func (k *keeper) openDue(ctx context.Context) {
+func (cs *channels) openDue(ctx context.Context) {
+	k := cs.k
 	now := time.Now()
 	var due []*channel
 	unlikely := make(map[*channel]int)
 	k.mu.Lock()
-	for _, c := range k.channels {
+	for _, c := range cs.byURI {
 		if c.topic == "" && c.isDue(now) {
 			due = append(due, c)
 			unlikely[c] = min(c.tries, 1)
@@ -152,17 +167,18 @@ func (k *keeper) openDue(ctx context.Context) {
 	slices.SortStableFunc(due, func(a, b *channel) int { return unlikely[a] - unlikely[b] })
 	for _, c := range due[:min(atOnce, len(due))] {
 		if ctx.Err() == nil {
-			k.openChannel(ctx, c)
+			cs.open(ctx, c)
 		}
 	}
 }
 
-// openChannel opens a partition's OS message channel and subscribes to it.
-func (k *keeper) openChannel(ctx context.Context, c *channel) {
+// open opens a partition's OS message channel and subscribes to it.
+func (cs *channels) open(ctx context.Context, c *channel) {
+	k := cs.k
 	uri, opened := c.partition.ObjectURI, time.Now()
 	topic, err := k.session.OpenOSMessageChannel(ctx, uri, c.refresh)
 	if hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists) {
-		topic, err = k.topicOfOpen(ctx, uri)
+		topic, err = cs.topicOfOpen(ctx, uri)
 	}
 	if err == nil {
 		k.topics.Add(topic, event.TopicOSMessage)
@@ -206,7 +222,8 @@ func (k *keeper) openChannel(ctx context.Context, c *channel) {
 // topicOfOpen finds the topic of a channel that the session has open already. The object-uri of
 // such a topic is documented as an URI but was seen as a bare object id: the last segments are
 // compared.
-func (k *keeper) topicOfOpen(ctx context.Context, uri string) (string, error) {
+func (cs *channels) topicOfOpen(ctx context.Context, uri string) (string, error) {
+	k := cs.k
 	topics, err := k.session.NotificationTopics(ctx)
 	if err != nil {
 		return "", err

@@ -59,7 +59,7 @@ func (f *fetcher) ask(topics map[string]bool) {
 				f.logs[log] = new(retry)
 			}
 		}
-		for _, c := range k.channels {
+		for _, c := range k.channels.byURI {
 			if topic == "" || c.topic == topic {
 				c.fill, c.replay = new(retry), c.topic == ""
 			}
@@ -83,7 +83,7 @@ func (f *fetcher) endRun() bool {
 	if !f.running || len(f.logs) > 0 || !k.lister.done(f.states) {
 		return false
 	}
-	for _, c := range k.channels {
+	for _, c := range k.channels.byURI {
 		if !c.tried || (c.topic != "" && c.fill != nil) {
 			return false
 		}
@@ -205,7 +205,7 @@ func (f *fetcher) dueChannels() []*channel {
 	k, now := f.k, time.Now()
 	var due []*channel
 	k.mu.Lock()
-	for _, c := range k.channels {
+	for _, c := range k.channels.byURI {
 		if c.topic != "" && c.fill != nil && c.fill.isDue(now) {
 			due = append(due, c)
 		}

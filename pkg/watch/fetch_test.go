@@ -18,7 +18,7 @@ func TestFillAfterReplay(t *testing.T) {
 	k := newKeeper(s, nil, new(offer), nil)
 	k.newSession = true
 	c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true, fill: new(retry), replay: true, topic: topic, opened: opened}
-	k.channels[uri] = c
+	k.channels.byURI[uri] = c
 	if due := k.fetch.dueChannels(); len(due) != 0 || c.fill != nil {
 		t.Errorf("%d partitions are asked for what the HMC has replayed", len(due))
 	}

@@ -41,20 +41,17 @@ type keeper struct {
 	jobs chan string
 
 	lister   lister
+	channels channels
 	fetch    fetcher
 	hardware *hardwareWatch // nil: hardware messages are not asked for
 	// pingFailing is of the keeper's goroutine alone.
 	pingFailing bool
 
-	// mu guards what follows, and the fields of lister and fetcher that say so. The recorder is
+	// mu guards what follows, and the fields of the parts above that say so. The recorder is
 	// never called while it is held, so that it may ask the source whatever lock it holds
 	// itself.
 	mu    sync.Mutex
 	again map[string]*refusal
-	// channels are found by the partition's URI, open are the topics of those from links
-	// before, by the partition's object id.
-	channels map[string]*channel
-	open     map[string]string
 }
 
 // refusal is a topic that the broker took away.
@@ -65,10 +62,11 @@ type refusal struct {
 
 func newKeeper(s *Supervisor, link *receiver.Receiver, o *offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
-		shared: &s.shared, link: link, session: s.session.api, end: end, open: o.channels,
+		shared: &s.shared, link: link, session: s.session.api, end: end,
 		wake: make(chan struct{}, 1), jobs: make(chan string, record.MaxHeldJobs),
-		again: make(map[string]*refusal), channels: make(map[string]*channel),
+		again: make(map[string]*refusal),
 	}
+	k.channels = channels{k: k, byURI: make(map[string]*channel), known: o.channels}
 	k.lister = lister{k: k, wanted: k.session != nil}
 	k.fetch = fetcher{k: k, logs: make(map[string]*retry)}
 	k.hardware = newHardwareWatch(k)
@@ -115,7 +113,7 @@ func (k *keeper) work(ctx context.Context) time.Duration {
 		k.resubscribe(ctx, topic)
 	}
 	k.fetch.fetchLogs(ctx)
-	k.openDue(ctx)
+	k.channels.openDue(ctx)
 	k.fetch.fetchMessages(ctx)
 	k.fetch.checkDone()
 	return k.untilDue(time.Now())
@@ -133,7 +131,7 @@ func (k *keeper) untilDue(now time.Time) time.Duration {
 	for _, r := range k.again {
 		until(r.due)
 	}
-	for _, c := range k.channels {
+	for _, c := range k.channels.byURI {
 		if c.topic == "" {
 			until(c.due)
 		} else if c.fill != nil {
@@ -234,7 +232,7 @@ func (k *keeper) notified(n *receiver.Notification) {
 		defer k.mu.Unlock()
 		// It may offer its messages from now on, or soon: an operating system takes a while
 		// to start.
-		if c := k.channels[n.Headers.Get("object-uri")]; c != nil && c.topic == "" {
+		if c := k.channels.byURI[n.Headers.Get("object-uri")]; c != nil && c.topic == "" {
 			c.retry = retry{soon: true}
 			signal(k.wake)
 		}
@@ -247,7 +245,7 @@ func (k *keeper) refused(topic string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	isChannel := k.topics.KindOf(topic, "") == event.TopicOSMessage // openDue says it of those
-	for uri, c := range k.channels {
+	for uri, c := range k.channels.byURI {
 		if c.topic == topic {
 			c.topic, isChannel = "", true
 			c.failed(&k.intervals)

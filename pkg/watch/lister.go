@@ -26,8 +26,8 @@ type lister struct {
 	// that it left something open.
 	compared  time.Time
 	unsettled bool
-	// again is when a list that failed is tried again; nil: it did not fail.
-	again *retry
+	// again is when a list that failed is tried again; without tries none did.
+	again retry
 }
 
 // ask has the estate listed. It returns at once.
@@ -42,14 +42,14 @@ func (l *lister) ask() {
 func (l *lister) takeDue(now time.Time) bool {
 	l.k.mu.Lock()
 	defer l.k.mu.Unlock()
-	due := l.wanted && now.Sub(l.last) >= l.k.intervals.Relist || l.again != nil && l.again.isDue(now)
+	due := l.wanted && now.Sub(l.last) >= l.k.intervals.Relist || l.again.tries > 0 && l.again.isDue(now)
 	l.wanted = l.wanted && !due
 	return due
 }
 
 // eachDue calls until with each time at which there is something to do. The keeper's mu is held.
 func (l *lister) eachDue(until func(time.Time)) {
-	if l.again != nil {
+	if l.again.tries > 0 {
 		until(l.again.due)
 	}
 	if l.wanted {
@@ -127,9 +127,9 @@ func (l *lister) listAll(ctx context.Context) {
 	l.last = time.Now()
 	k.Rec.Group.Estate.Learn(list)
 	l.list, l.compareAt = list, l.last.Add(k.intervals.Recording.Settle)
-	unselected := k.syncChannels(followed)
-	k.dropGone(ctx, list)
-	// its channel stays open: nothing closes one but the end of the session
+	unselected := k.channels.sync(followed)
+	k.channels.dropGone(ctx, list)
+	// Its channel stays open: nothing closes one but the end of the session
 	for _, topic := range unselected {
 		if err := k.link.Unsubscribe(ctx, topic); err != nil && ctx.Err() == nil {
 			k.log.Debug("a topic that is not wanted any more could not be unsubscribed",
@@ -143,13 +143,9 @@ func (l *lister) listAll(ctx context.Context) {
 func (l *lister) note(err error, list *estate.Listing) {
 	k := l.k
 	if err == nil {
-		l.again = nil
+		l.again = retry{}
 		k.source.noteListing("")
 		return
-	}
-	first := l.again == nil
-	if first {
-		l.again = new(retry)
 	}
 	l.again.failed(&k.intervals)
 	k.Rec.Sight.Problem("states, which could not be compared: " + err.Error())
@@ -158,7 +154,7 @@ func (l *lister) note(err error, list *estate.Listing) {
 	if len(k.Cfg.OSMessages) > 0 && !whole {
 		problem = "the partitions could not be listed: " + err.Error()
 	}
-	if k.source.noteListing(problem) || first {
+	if k.source.noteListing(problem) || l.again.tries == 1 {
 		k.log.Warn("not all CPCs and partitions could be listed; "+
 			"new names and OS messages of the others have to wait until they can", zap.Error(err))
 	}
@@ -169,7 +165,7 @@ func (l *lister) compare(ctx context.Context) {
 	list := l.list
 	l.list = nil
 	again := l.k.Rec.Reconcile(ctx, list)
-	l.k.dropGone(ctx, list)
+	l.k.channels.dropGone(ctx, list)
 	if again {
 		l.ask()
 	}
@@ -182,6 +178,6 @@ func (l *lister) compare(ctx context.Context) {
 
 // done reports whether a list that was asked for after since was compared, or could not be had.
 func (l *lister) done(since time.Time) bool {
-	failed := l.again != nil && l.last.After(since)
+	failed := l.again.tries > 0 && l.last.After(since)
 	return failed || !l.compared.Before(since)
 }

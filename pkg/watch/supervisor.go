@@ -24,12 +24,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-const (
-	// restTimeout bounds how long what a closed link has left is brought into the queue.
-	restTimeout = 5 * time.Second
-	// waitPiece is the longest wait without a sign of life for the watchdog.
-	waitPiece = 10 * time.Second
-)
+// restTimeout bounds how long what a closed link has left is brought into the queue.
+const restTimeout = 5 * time.Second
 
 // Supervisor keeps one HMC's session and link. It is one state machine: a new session means new
 // topic names, so it always means a new link, and a link is never made without asking whether its
@@ -380,14 +376,11 @@ func (s *Supervisor) failed(ctx context.Context, err error, name string, wait ti
 
 // pause publishes what is wrong and waits before the next attempt.
 func (s *Supervisor) pause(ctx context.Context, err error, name string, wait time.Duration) {
-	problem, reason, end := explain(&s.Cfg, err), failureReason(err), time.Now().Add(wait)
-	s.source.update(func(now *state) { now.wait(name, problem, reason, end) })
+	problem, reason := explain(&s.Cfg, err), failureReason(err)
+	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
 	s.logTrouble(name, reason, problem, wait)
-	// The wait is cut into pieces so that the watchdog sees a loop that lives.
-	for ctx.Err() == nil && time.Now().Before(end) {
-		status.Sleep(ctx, min(time.Until(end), waitPiece))
-		s.tick()
-	}
+	status.Sleep(ctx, wait)
+	s.tick()
 }
 
 // logTrouble writes one line when trouble begins or changes, after that one in every fifty
@@ -415,19 +408,21 @@ func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration
 // tick proves to the watchdog that the loop is alive.
 func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
 
-// Alive says whether the supervisor's loop still turns. A loop that waits for notifications lives
-// as long as there are none to fetch, and one that logs on or connects is bounded by the time-outs
-// of the configuration, which may be long.
+// Alive says whether the supervisor's loop still turns: it has done so less than limit before at. A
+// loop that waits for notifications lives as long as there are none to fetch, one that waits for its
+// next attempt until then, and one that logs on or connects is bounded by the time-outs of the
+// configuration, which may be long.
 func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
-	now := s.source.now()
-	switch now.State {
-	case status.StateLoggingOn, status.StateConnecting:
+	now, last := s.source.now(), time.Unix(0, s.alive.Load())
+	switch {
+	case now.State == status.StateLoggingOn, now.State == status.StateConnecting:
 		return true
-	}
-	if now.link != nil && now.link.Buffered() == 0 {
+	case now.link != nil && now.link.Buffered() == 0:
 		return true
+	case now.NextAttempt != nil:
+		last = status.Later(last, *now.NextAttempt)
 	}
-	return at.Sub(time.Unix(0, s.alive.Load())) < limit
+	return at.Sub(last) < limit
 }
 
 // Link returns the link; nil while none is up.

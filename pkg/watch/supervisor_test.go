@@ -64,7 +64,7 @@ func TestWaits(t *testing.T) {
 					t.Errorf("%s, next attempt %v, reason %q, outages %v", h.State, h.NextAttempt, s.source.now().reason, h.Outages)
 				}
 				for waiting := true; waiting; {
-					if !s.Alive(time.Now(), waitPiece+time.Second) {
+					if !s.Alive(time.Now(), 2*time.Second) {
 						t.Fatal("counts as hanging")
 					}
 					select {
@@ -72,6 +72,9 @@ func TestWaits(t *testing.T) {
 						waiting = false
 					case <-time.After(time.Second):
 					}
+				}
+				if !s.Alive(time.Now(), 2*time.Second) || s.Alive(time.Now().Add(3*time.Second), 2*time.Second) {
+					t.Error("the watchdog does not see that the loop turned, or not when")
 				}
 				if waited := time.Since(start); waited < test.least || waited > test.most+time.Second {
 					t.Errorf("waited for %s", waited)
