@@ -544,7 +544,7 @@ func (b *Bridge) Status() status.Status {
 		h := r.it.Snapshot()
 		s.HMCs = append(s.HMCs, h)
 		for _, p := range h.Problems {
-			s.Reasons = append(s.Reasons, status.Reason{HMC: h.Name, Reason: p})
+			s.Reasons = append(s.Reasons, status.Reason{HMC: h.Name, Reason: p.Text})
 		}
 	}
 	for _, r := range deliveries {

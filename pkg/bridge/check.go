@@ -85,7 +85,8 @@ func checkSink(ctx context.Context, f *status.Finding, c config.Sink, version st
 		return
 	}
 	if err := errors.Join(sink.Probe(ctx), sink.Close()); err != nil {
-		f.Problem("%v", err)
+		reason, code := sinks.ReasonOf(err)
+		f.Problem("%v (what to do: %s)", err, sinks.Advice(&c, reason, code))
 		return
 	}
 	f.Say("can be reached (%s; no event was sent)", c.Request())

@@ -26,7 +26,7 @@ type health struct {
 	failing      int // lanes whose last attempt failed
 	total        int // failed attempts since the sink started failing, all lanes together
 	failingSince time.Time
-	lastError    string
+	lastError    error
 	lastErrorAt  time.Time
 	lastSuccess  time.Time
 	RestUntil    time.Time // the sink has asked to be left alone until then
@@ -95,7 +95,7 @@ func (h *health) noteFailure(l *laneHealth, now time.Time, err error) {
 	}
 	l.failures++
 	h.total++
-	h.lastError, h.lastErrorAt = err.Error(), now
+	h.lastError, h.lastErrorAt = err, now
 	if h.failingSince.IsZero() {
 		h.failingSince = now
 		h.log.Warn("the sink does not accept events; they wait and are tried again", zap.Error(err))
@@ -122,7 +122,7 @@ func (h *health) partly(err *sinks.PartialError, now time.Time) {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
 	if err != nil {
-		h.lastError, h.lastErrorAt = err.Error(), now
+		h.lastError, h.lastErrorAt = err, now
 	}
 }
 

@@ -108,7 +108,8 @@ func (t *Throttle) Note(now time.Time, n int) (total int, say bool) {
 // lettersOf makes dead letters of records that the sink has refused.
 func (d *Delivery) lettersOf(records []event.Record, cause error) []queue.DeadLetter {
 	letters := make([]queue.DeadLetter, len(records))
-	now, status := time.Now(), statusOf(cause)
+	now := time.Now()
+	_, status := sinks.ReasonOf(cause)
 	for i, r := range records {
 		letters[i] = queue.DeadLetter{
 			Sink: d.Cfg.Name, Time: now, Status: status, Reason: event.Bounded(cause.Error(), MaxReason),
@@ -116,17 +117,6 @@ func (d *Delivery) lettersOf(records []event.Record, cause error) []queue.DeadLe
 		}
 	}
 	return letters
-}
-
-// statusOf is the status of the answer that an error tells of; 0 where it tells of none.
-func statusOf(err error) int {
-	if e, ok := errors.AsType[*sinks.PermanentError](err); ok {
-		return e.Status
-	}
-	if e, ok := errors.AsType[*sinks.RetryAfterError](err); ok {
-		return e.Status
-	}
-	return 0
 }
 
 // LetterOf is a stored letter as it is shown, without its event.
@@ -306,7 +296,8 @@ func (r *Replay) sendOne(ctx context.Context, d *Delivery, l *queue.DeadLetter) 
 
 // refused notes that a letter was refused again.
 func (r *Replay) refused(d *Delivery, l *queue.DeadLetter, cause error) error {
-	l.Time, l.Status, l.Reason, l.Request = time.Now(), statusOf(cause), event.Bounded(cause.Error(), MaxReason), d.Cfg.Request()
+	_, l.Status = sinks.ReasonOf(cause)
+	l.Time, l.Reason, l.Request = time.Now(), event.Bounded(cause.Error(), MaxReason), d.Cfg.Request()
 	if err := r.Dead.Update(*l); err != nil && !errors.Is(err, queue.ErrNotFound) {
 		return err
 	}

@@ -3,7 +3,6 @@ package deliver
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -41,50 +40,24 @@ type TestStep struct {
 
 // Conclude says how the attempt ended.
 func (s *TestStep) Conclude(cfg *config.Sink, err error) {
-	s.Status = statusOf(err)
-	_, refused := errors.AsType[*sinks.PermanentError](err)
-	switch {
-	case err == nil:
+	if err == nil {
 		s.Outcome = TestDelivered
 		return
-	case refused:
+	}
+	s.Outcome = TestFailed
+	if _, refused := errors.AsType[*sinks.PermanentError](err); refused {
 		s.Outcome = TestRefused
-	default:
-		s.Outcome = TestFailed
 	}
+	var reason sinks.Reason
+	reason, s.Status = sinks.ReasonOf(err)
 	s.Reason = event.Bounded(err.Error(), MaxReason)
-	s.Do = testAdvice(cfg, s.Status)
-}
-
-// testAdvice says what to look at after a test that was not delivered.
-func testAdvice(cfg *config.Sink, status int) string {
+	s.Do = sinks.Advice(cfg, reason, s.Status)
 	switch {
-	case cfg.Log != nil:
-		return "look whether the daemon's user may write there, and whether there is space"
-	case cfg.Webhook == nil || status == 0:
-		return "look whether what it sends to is up, whether this machine may reach it, and at its address; hmcnotifyd check-config --online tries that without sending anything"
+	case s.Status/100 == 5:
+		s.Do += "; events wait and are sent again until it accepts them"
+	case s.Status == 0 && cfg.Log == nil:
+		s.Do += "; hmcnotifyd check-config --online tries it without sending anything"
 	}
-	secret := "the token or password in webhook.http_config, or the one in the address"
-	if len(cfg.Webhook.SigningSecrets()) > 0 {
-		secret = "webhook.secret, which must be the one that the consumer verifies with, or the credentials in webhook.http_config"
-	}
-	switch {
-	case status/100 == 3:
-		return "the address has moved: set webhook.url to the new one, redirects are not followed"
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return "the consumer does not accept who sends it: check " + secret
-	case status == http.StatusNotFound, status == http.StatusGone, status == http.StatusMethodNotAllowed:
-		return "the consumer takes no POST at this address: check webhook.url as a whole, with path and query"
-	case status == http.StatusRequestEntityTooLarge:
-		return "the consumer takes no request of this size: lower batch.max_events, or raise the limit there"
-	case status == http.StatusUnsupportedMediaType:
-		return "the consumer wants another content type: check webhook.format, content_type and compression"
-	case status == http.StatusTooManyRequests:
-		return "the consumer wants fewer requests: lower concurrency, or gather events with batch"
-	case status/100 == 5:
-		return "the consumer, or a proxy before it, is in trouble: events wait and are sent again until it accepts them"
-	}
-	return "the consumer does not understand what it gets: check webhook.format and template against what it documents"
 }
 
 // TestNotes says what a person who tests the sink should know besides.

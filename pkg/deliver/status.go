@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -27,9 +28,13 @@ func (d *Delivery) Snapshot() status.SinkStatus {
 	defer d.Health.Mu.Unlock()
 	s.FailingSince = status.TimeOrNil(d.Health.failingSince)
 	s.FailedAttempts = d.Health.total
-	s.LastError, s.LastErrorTime = d.Health.lastError, status.TimeOrNil(d.Health.lastErrorAt)
+	reason, answer := sinks.ReasonOf(d.Health.lastError)
+	if reason != "" {
+		s.LastError, s.LastErrorReason, s.LastErrorStatus = d.Health.lastError.Error(), string(reason), answer
+	}
+	s.LastErrorTime = status.TimeOrNil(d.Health.lastErrorAt)
 	s.LastSuccess = status.TimeOrNil(d.Health.lastSuccess)
 	s.DeliveredPerMinute = d.Rate.List(time.Now(), s.Delivered)
-	s.Troubles = s.FindTroubles()
+	s.Troubles = s.FindTroubles(sinks.Advice(&d.Cfg, reason, answer))
 	return s
 }

@@ -348,7 +348,7 @@ func (s *alertmanager) tell(ctx, attempt context.Context, start time.Time, shots
 		go func() {
 			err := m.post(ctx, others, start, s.header, body)
 			if err != nil && others.Err() != nil && attempt.Err() == nil && !s.client.conns.closed() {
-				err = fmt.Errorf("alertmanager: %s: no answer within %s of that of another member", m.target, othersTimeout)
+				err = because(ReasonTimeout, fmt.Errorf("alertmanager: %s: no answer within %s of that of another member", m.target, othersTimeout))
 			}
 			answers <- err
 		}()

@@ -225,7 +225,7 @@ func (k *kafkaSink) do(ctx context.Context, late string, f func(context.Context,
 	case attempt.Err() != nil && isEnd(err):
 		err = ended(ctx, attempt, late, start)
 		if failed := c.lastFailure(); failed != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w (%s)", err, k.explain(failed))
+			err = fmt.Errorf("%w (%w)", err, k.explain(failed))
 		}
 	case permanent: // has its text
 		return err
@@ -238,11 +238,11 @@ func (k *kafkaSink) do(ctx context.Context, late string, f func(context.Context,
 // explain says what to do about an error of a connection.
 func (k *kafkaSink) explain(err error) error {
 	if k.logsOn && errors.Is(err, io.EOF) { // as some brokers answer a wrong password
-		return fmt.Errorf("%w: the broker may not accept how this sink logs on", err)
+		return because(ReasonAuthorization, fmt.Errorf("%w: the broker may not accept how this sink logs on", err))
 	}
 	if k.tls != nil {
 		if text := k.tls.Explain(err); text != "" {
-			return errors.New(text)
+			return because(ReasonTLS, errors.New(text))
 		}
 	}
 	return err
@@ -474,17 +474,36 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
 		return refused(http.StatusUnprocessableEntity)
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
-		return fmt.Errorf("there is no topic %s, or none that this sink may see: create it", topic)
+		return because(ReasonNotFound, fmt.Errorf("there is no topic %s, or none that this sink may see: create it", topic))
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("this sink may not write to the topic %s: %w", topic, err)
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
 		return fmt.Errorf("this sink needs the right Write on the topic %s, and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
 	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed): // the client does not leave gaps
-		return fmt.Errorf("topic %s: no acknowledgement in time of another event before it", topic)
+		return because(ReasonTimeout, fmt.Errorf("topic %s: no acknowledgement in time of another event before it", topic))
 	case isEnd(err):
 		return ctx.Err()
 	}
 	return fmt.Errorf("topic %s: %w", topic, err)
+}
+
+// kafkaErrors are what brokers answer.
+var kafkaErrors = []knownError{
+	{kerr.SaslAuthenticationFailed, ReasonAuthorization},
+	{kerr.UnsupportedSaslMechanism, ReasonAuthorization},
+	{kerr.TopicAuthorizationFailed, ReasonAuthorization},
+	{kerr.ClusterAuthorizationFailed, ReasonAuthorization},
+	{kerr.UnknownTopicOrPartition, ReasonNotFound},
+	{kerr.UnknownTopicID, ReasonNotFound},
+	{kerr.InvalidTopicException, ReasonNotFound},
+	{kerr.RequestTimedOut, ReasonTimeout},
+	{kerr.ThrottlingQuotaExceeded, ReasonOverloaded},
+	{kerr.NotEnoughReplicas, ReasonUnavailable},
+	{kerr.NotEnoughReplicasAfterAppend, ReasonUnavailable},
+	{kerr.LeaderNotAvailable, ReasonUnavailable},
+	{kerr.NotLeaderForPartition, ReasonUnavailable},
+	{kerr.BrokerNotAvailable, ReasonUnavailable},
+	{kerr.KafkaStorageError, ReasonUnavailable},
 }
 
 // kafkaMayWrite is the bit of the right to write in what a broker says about a topic, and kafkaUnsaid what it says when
@@ -511,7 +530,7 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 			return k.failure(ctx, &event.Record{}, topic, err)
 		}
 		if t.AuthorizedOperations != kafkaUnsaid && t.AuthorizedOperations&kafkaMayWrite == 0 {
-			return fmt.Errorf("this sink may not write to the topic %s", topic)
+			return because(ReasonAuthorization, fmt.Errorf("this sink may not write to the topic %s", topic))
 		}
 	}
 	return nil

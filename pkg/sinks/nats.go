@@ -361,7 +361,7 @@ func (n *natsSink) notConnected(dialer *natsDialer, err error) error {
 	}
 	if n.tls != nil {
 		if text := n.tls.Explain(err); text != "" {
-			return errors.New(text)
+			return because(ReasonTLS, errors.New(text))
 		}
 	}
 	switch {
@@ -564,7 +564,7 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return tooLarge("max_payload of the server")
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("no stream takes the subject %q: add one, or this subject to one", m.subject)
+		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one, or this subject to one", m.subject))
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed):
 		link.mu.Lock()
 		defer link.mu.Unlock()
@@ -572,9 +572,34 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return tooLarge("max_msg_size of the stream")
 	case errors.As(err, &api) && api.ErrorCode == natsErrCodeOtherStream:
-		return fmt.Errorf("the stream that takes the subject %q is not %s", m.subject, n.stream)
+		return because(ReasonNotFound, fmt.Errorf("the stream that takes the subject %q is not %s", m.subject, n.stream))
+	case api != nil: // its codes are those of HTTP
+		return because(statusReason(api.Code), fmt.Errorf("subject %q: %w", m.subject, err))
 	}
 	return fmt.Errorf("subject %q: %w", m.subject, err)
+}
+
+// natsErrors are the library's.
+var natsErrors = []knownError{
+	{nats.ErrAuthorization, ReasonAuthorization},
+	{nats.ErrAuthExpired, ReasonAuthorization},
+	{nats.ErrAuthRevoked, ReasonAuthorization},
+	{nats.ErrAccountAuthExpired, ReasonAuthorization},
+	{nats.ErrPermissionViolation, ReasonAuthorization},
+	{nats.ErrSecureConnWanted, ReasonTLS},
+	{nats.ErrSecureConnRequired, ReasonTLS},
+	{nats.ErrMaxPayload, ReasonTooLarge},
+	{jetstream.ErrJetStreamNotEnabled, ReasonNotFound},
+	{jetstream.ErrJetStreamNotEnabledForAccount, ReasonNotFound},
+	{nats.ErrNoResponders, ReasonNotFound},
+	{nats.ErrTimeout, ReasonTimeout},
+	{nats.ErrStaleConnection, ReasonTimeout},
+	{nats.ErrMaxConnectionsExceeded, ReasonOverloaded},
+	{nats.ErrMaxAccountConnectionsExceeded, ReasonOverloaded},
+	{nats.ErrDisconnected, ReasonUnavailable},
+	{nats.ErrConnectionClosed, ReasonUnavailable},
+	{nats.ErrReconnectBufExceeded, ReasonUnavailable},
+	{nats.ErrNoServers, ReasonUnavailable},
 }
 
 // natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does not name it.
@@ -607,9 +632,9 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("JetStream is not enabled: %w", err)
 	case errors.Is(err, jetstream.ErrStreamNotFound) && n.stream != "":
-		return fmt.Errorf("there is no stream %s", n.stream)
+		return because(ReasonNotFound, fmt.Errorf("there is no stream %s", n.stream))
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return fmt.Errorf("no stream takes the subject %q: add one", n.subjects())
+		return because(ReasonNotFound, fmt.Errorf("no stream takes the subject %q: add one", n.subjects()))
 	}
 	return err
 }

@@ -120,7 +120,12 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 	server, _ := url.Parse(s.cfg.TokenURL) // the configuration was checked
 	redact := newRedactor(server, s.credential)
 	if e, ok := errors.AsType[*oauth2.RetrieveError](err); ok && e.Response != nil {
-		return nil, fmt.Errorf("oauth2: no token from %s: status %s: %s", server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)]))
+		reason := statusReason(e.Response.StatusCode)
+		if reason == ReasonContent { // RFC 6749 has 400 for most of what is wrong with a client
+			reason = ReasonAuthorization
+		}
+		return nil, because(reason, fmt.Errorf("oauth2: no token from %s: status %s: %s",
+			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)])))
 	}
 	return nil, fmt.Errorf("oauth2: no token from %s: %w%s", server.Host, redact.error(withoutURL(err)), tlsHint(err))
 }

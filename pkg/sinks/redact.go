@@ -71,7 +71,9 @@ func (r *redactor) error(err error) error {
 	if clean == text && len(text) <= maxErrorText {
 		return err
 	}
-	return errors.New(printable(clean, maxErrorText))
+	// The reason is kept, but not the cause, which shows everything.
+	reason, _ := ReasonOf(err)
+	return because(reason, errors.New(printable(clean, maxErrorText)))
 }
 
 // excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one line of printable text.

@@ -219,7 +219,7 @@ func (s *syslogSink) drop() {
 }
 
 // errAgain says that the connection is fine, but that there was no time left for the records of this Send.
-var errAgain = errors.New("what was written before the connection broke is being written again")
+var errAgain = because(ReasonTimeout, errors.New("what was written before the connection broke is being written again"))
 
 // write writes the records to s.conn. After an error other than errAgain, that is of no use any more.
 func (s *syslogSink) write(ctx context.Context, records []event.Record, fresh bool) error {
@@ -373,7 +373,7 @@ type syslogConn struct {
 }
 
 // errServerClosed is the end of a connection that the server closed.
-var errServerClosed = errors.New("the server closed the connection")
+var errServerClosed = because(ReasonUnavailable, errors.New("the server closed the connection"))
 
 // look takes what the server has sent so far, and says why the connection is over; nil: it is not, as far as that is known here.
 func (c *syslogConn) look() error {
@@ -394,7 +394,7 @@ func (c *syslogConn) settle(ctx context.Context) error {
 	}
 	err := c.drain()
 	if c.nameless && (errors.Is(err, errServerClosed) || errors.Is(err, syscall.ECONNRESET)) {
-		return fmt.Errorf("%w after the handshake: it may want a certificate (tls.cert_file)", err)
+		return because(ReasonTLS, fmt.Errorf("%w after the handshake: it may want a certificate (tls.cert_file)", err))
 	}
 	if err == nil {
 		err = ctx.Err() // the wait may have been cut short
@@ -427,7 +427,7 @@ func (c *syslogConn) drain() error {
 // reason adds to an error what the server had to say about it.
 func (c *syslogConn) reason(err error) error {
 	if c.Conn == net.Conn(c.wire) && c.sent >= 3 && bytes.HasPrefix(c.first[:], []byte{0x15, 3}) { // an alert
-		return fmt.Errorf("%w: it speaks TLS, so write tls:// in the address", err)
+		return because(ReasonTLS, fmt.Errorf("%w: it speaks TLS, so write tls:// in the address", err))
 	}
 	return err
 }

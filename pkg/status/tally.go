@@ -1,8 +1,6 @@
 package status
 
 import (
-	"context"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -28,21 +26,4 @@ func UnixSeconds(t time.Time) float64 {
 		return 0
 	}
 	return float64(t.UnixMilli()) / 1000
-}
-
-// Sleep waits for d or until ctx is done, and reports whether the whole wait was had.
-func Sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// RandomBetween returns a random duration in [low, high].
-func RandomBetween(low, high time.Duration) time.Duration {
-	return low + rand.N(high-low+1)
 }

@@ -350,5 +350,5 @@ func (c *check) connect(ctx context.Context, o *offer) (problems []string) {
 	}
 	c.Say("the link to %s is up after %s (STOMP, %s); topics subscribed: %s",
 		o.host, time.Since(start).Round(time.Millisecond), beat, event.ListOrNone(now.subscribed()))
-	return now.reasons()
+	return status.Texts(now.reasons())
 }

@@ -26,7 +26,7 @@ func (r *retry) failedUpTo(i *Intervals, longest time.Duration) {
 	if r.soon {
 		first = i.ChannelSoon
 	}
-	r.wait = min(max(2*r.wait, first), longest)
+	r.wait = status.NextWait(r.wait, first, longest)
 	r.due = time.Now().Add(r.wait)
 	r.tries++
 }

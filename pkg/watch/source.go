@@ -26,7 +26,7 @@ func (s *source) Heartbeat() record.Heartbeat {
 	now := s.now()
 	frame, notification := now.lastTimes()
 	return record.Heartbeat{
-		Connected: now.Connected, State: now.State, Since: now.Since.UTC(), Problems: now.reasons(),
+		Connected: now.Connected, State: now.State, Since: now.Since.UTC(), Problems: status.Texts(now.reasons()),
 		LastFrame: status.TimeOrNil(frame), LastNotification: status.TimeOrNil(notification),
 	}
 }

@@ -173,35 +173,44 @@ func (s *state) dropChannel(uri, topic string) {
 }
 
 // problems ranges over what keeps the HMC from counting as connected.
-func (s *state) problems() iter.Seq[string] {
-	return func(yield func(string) bool) {
+func (s *state) problems() iter.Seq[status.Problem] {
+	return func(yield func(status.Problem) bool) {
+		say := func(kind status.ProblemKind, text string) bool { return yield(status.Problem{Kind: kind, Text: text}) }
 		if s.State != status.StateConnected {
-			text := "the link is " + strings.ReplaceAll(s.State, "_", " ")
+			kind, text := status.ProblemKind(s.reason), "the link is "+strings.ReplaceAll(s.State, "_", " ")
 			if s.State == status.StateAuthFailed {
-				text = "refused, and left alone until " + s.NextAttempt.UTC().Format(time.RFC3339)
+				kind = status.ProblemLogonRefused
+				text = "refused, and left alone until " + s.NextAttempt.Format(time.RFC3339)
 			}
 			if s.problem != "" {
 				text += ": " + s.problem
 			}
-			yield(text)
+			say(kind, text)
 			return
 		}
-		if s.unlisted != "" && !yield("OS messages: "+s.unlisted) {
+		if s.unlisted != "" && !say(status.ProblemOSMessages, "OS messages: "+s.unlisted) {
 			return
 		}
 		for _, m := range s.missing {
-			if !yield(m) {
+			if !say(status.ProblemNotGranted, m) {
 				return
 			}
 		}
 		for name, t := range s.wanted {
-			if t.Problem != "" && t.Type != event.TopicOSMessage && // those are named by partition
-				!yield(fmt.Sprintf("topic %s (%s): %s", name, t.Type, t.Problem)) {
+			if t.Problem == "" || t.Type == event.TopicOSMessage { // those are named by partition
+				continue
+			}
+			kind := status.ProblemTopic
+			if t.Problem == status.NotSubscribed {
+				kind = status.ProblemNotConfirmed
+			}
+			if !say(kind, fmt.Sprintf("topic %s (%s): %s", name, t.Type, t.Problem)) {
 				return
 			}
 		}
 		for _, c := range s.channels {
-			if c.problem != "" && !c.usual && !yield("OS messages of "+c.partition+": "+c.problem) {
+			if c.problem != "" && !c.usual &&
+				!say(status.ProblemOSMessages, "OS messages of "+c.partition+": "+c.problem) {
 				return
 			}
 		}
@@ -209,9 +218,9 @@ func (s *state) problems() iter.Seq[string] {
 }
 
 // reasons are all problems, in the order of their text; never nil: the status shows it as a list.
-func (s *state) reasons() []string {
-	out := slices.AppendSeq([]string{}, s.problems())
-	slices.Sort(out)
+func (s *state) reasons() []status.Problem {
+	out := slices.AppendSeq([]status.Problem{}, s.problems())
+	slices.SortFunc(out, func(a, b status.Problem) int { return strings.Compare(a.Text, b.Text) })
 	return out
 }
 

@@ -108,7 +108,7 @@ func impossible(s *Supervisor) string {
 	h := s.Snapshot()
 	var problem string
 	if len(h.Problems) > 0 {
-		problem = h.Problems[0]
+		problem = h.Problems[0].Text
 	}
 	critical := len(h.Troubles) > 0 && h.Troubles[0].Severity == event.SeverityCritical
 	switch h.State {

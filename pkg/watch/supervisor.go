@@ -443,6 +443,6 @@ func (s *Supervisor) Snapshot() status.HMCStatus {
 			From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing,
 		}
 	}
-	h.Troubles = h.FindTroubles(now.reason, at)
+	h.Troubles = h.FindTroubles(at)
 	return h
 }

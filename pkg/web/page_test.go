@@ -39,7 +39,7 @@ func fullStatus(now time.Time) status.Status {
 		HMCs: []status.HMCStatus{
 			{
 				Name: "east" + evil, State: status.StateAuthFailed, Since: *at(90*time.Minute + 30*time.Second), Host: "h" + evil, NextAttempt: at(-time.Hour), Reconnects: 1234567,
-				Topics: []status.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []string{"x" + evil},
+				Topics: []status.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []status.Problem{{Kind: status.ProblemTopic, Text: "x" + evil}},
 				LastFrame: at(time.Second), LastNotification: at(26 * time.Hour), BlindSince: at(time.Minute), Gaps: 2, Missed: 3,
 				OSMessages: &status.OSMessageStatus{Followed: 1, NotFollowed: map[string]string{"P1" + evil: "q" + evil}},
 				LastGap:    &status.GapStatus{From: *at(2 * time.Hour), To: *at(time.Hour), Causes: []string{"c" + evil}, Missed: map[string]int{"job" + evil: 3}, Recovered: map[string]int{"audit": 4}, MayBeMissed: []string{"m" + evil}},

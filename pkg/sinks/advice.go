@@ -1,0 +1,94 @@
+package sinks
+
+import (
+	"net/http"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+)
+
+// Advice says what to do about an error of a sink, by what [ReasonOf] said of it: words that follow "what
+// to do: ", without a full stop. It is "" without a reason.
+func Advice(cfg *config.Sink, reason Reason, status int) string {
+	switch reason {
+	case "":
+		return ""
+	case ReasonDNS:
+		return "look at the address, and whether this machine can resolve its name"
+	case ReasonRefused:
+		return "nothing listens there: look whether the consumer is up, and at the address"
+	case ReasonUnreachable:
+		return "this machine has no way to it: look at the address, at routes and at firewalls"
+	case ReasonTimeout:
+		return "the consumer does not answer in time: look at its load and at firewalls; timeout sets how long it may take"
+	case ReasonTLS:
+		return "the consumer's certificate is not trusted, or does not fit its name: look at the sink's TLS settings"
+	case ReasonAuthorization:
+		return "the consumer does not accept who sends it: check " + credentials(cfg)
+	case ReasonMoved:
+		return "the address has moved: set " + address(cfg) + " to the new one, redirects are not followed"
+	case ReasonNotFound:
+		return notFound(cfg)
+	case ReasonTooLarge:
+		return "the consumer takes no request of this size: lower batch.max_events, or raise the limit there"
+	case ReasonContent:
+		return content(cfg, status)
+	case ReasonOverloaded:
+		return "the consumer wants fewer requests: lower concurrency, or gather events with batch"
+	case ReasonUnavailable:
+		return "the consumer, or a proxy before it, is in trouble: its own log may say why"
+	case ReasonNoSpace:
+		return "make space on that disk"
+	case ReasonPermission:
+		return "let the daemon's user write there"
+	}
+	return "look at the consumer"
+}
+
+// credentials names the settings that say who sends.
+func credentials(cfg *config.Sink) string {
+	switch {
+	case cfg.Webhook != nil && len(cfg.Webhook.SigningSecrets()) > 0:
+		return "webhook.secret, which must be the one that the consumer verifies with, or the credentials in webhook.http_config"
+	case cfg.Webhook != nil:
+		return "the token or password in webhook.http_config, or the one in the address"
+	case cfg.Alertmanager != nil:
+		return "the credentials in alertmanager.http_config"
+	case cfg.Kafka != nil:
+		return "kafka.sasl, and what the cluster allows that user"
+	case cfg.NATS != nil:
+		return "the credentials in nats, and the subjects that they allow"
+	}
+	return "the credentials of the sink"
+}
+
+// address names the setting that says where events go.
+func address(cfg *config.Sink) string {
+	if cfg.Webhook != nil {
+		return "webhook.url"
+	}
+	return "the address"
+}
+
+func notFound(cfg *config.Sink) string {
+	switch {
+	case cfg.Webhook != nil:
+		return "the consumer takes no POST at this address: check webhook.url as a whole, with path and query"
+	case cfg.Log != nil:
+		return "look whether there is a folder for log.output"
+	case cfg.Kafka != nil:
+		return "look whether the cluster has the topic"
+	case cfg.NATS != nil:
+		return "look whether JetStream is enabled, and a stream takes the subject"
+	}
+	return "nothing takes events there: check the address as a whole"
+}
+
+func content(cfg *config.Sink, status int) string {
+	switch {
+	case cfg.Webhook == nil:
+		return "the consumer does not understand what it gets: its own log may say why"
+	case status == http.StatusUnsupportedMediaType:
+		return "the consumer wants another content type: check webhook.format, content_type and compression"
+	}
+	return "the consumer does not understand what it gets: check webhook.format and template against what it documents"
+}

@@ -1,0 +1,58 @@
+package sinks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+)
+
+// The advice follows from what happened, and never from what the text of an error happens to quote.
+func TestAdvice(t *testing.T) {
+	webhook := &config.Sink{Webhook: &config.Webhook{}}
+	signed := &config.Sink{Webhook: &config.Webhook{Secret: config.NewSecret("whsec_x")}}
+	answer := func(status int) error {
+		return fmt.Errorf("webhook: POST http://127.0.0.1:47503/certificate: %w", &RetryAfterError{Status: status})
+	}
+	refused := func(status int) error { return &PermanentError{Status: status, Err: errors.New("refused")} }
+	for name, test := range map[string]struct {
+		cfg  *config.Sink
+		err  error
+		want string
+	}{
+		"500 from a port that ends in 503": {webhook, answer(500), "in trouble"},
+		"503 of a dead backend":            {webhook, answer(503), "in trouble"},
+		"429":                              {webhook, answer(429), "fewer requests"},
+		"401":                              {webhook, refused(401), "http_config, or the one in the address"},
+		"403, signed":                      {signed, refused(403), "webhook.secret"},
+		"404":                              {webhook, refused(404), "webhook.url"},
+		"404 of an Alertmanager":           {&config.Sink{Alertmanager: &config.Alertmanager{}}, refused(404), "check the address"},
+		"301":                              {webhook, refused(301), "redirects"},
+		"413":                              {webhook, refused(413), "max_events"},
+		"415":                              {webhook, refused(415), "content type"},
+		"400":                              {webhook, refused(400), "webhook.format"},
+		"a name":                           {webhook, &net.DNSError{Err: "no such host", IsNotFound: true}, "resolve"},
+		"nothing listens":                  {webhook, syscall.ECONNREFUSED, "nothing listens there"},
+		"no route":                         {webhook, syscall.EHOSTUNREACH, "routes"},
+		"no answer":                        {webhook, context.DeadlineExceeded, "in time"},
+		"TLS":                              {webhook, http.ErrSchemeMismatch, "not trusted"},
+		"a full disk":                      {&config.Sink{Log: &config.Log{}}, syscall.ENOSPC, "make space"},
+		"a protected file":                 {&config.Sink{Log: &config.Log{}}, syscall.EACCES, "daemon's user"},
+		"no folder":                        {&config.Sink{Log: &config.Log{}}, syscall.ENOENT, "folder"},
+		"anything else":                    {webhook, errors.New("status 429, certificate, timeout"), "look at the consumer"},
+	} {
+		reason, status := ReasonOf(test.err)
+		if got := Advice(test.cfg, reason, status); !strings.Contains(got, test.want) || strings.HasSuffix(got, ".") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := Advice(webhook, "", 0); got != "" {
+		t.Errorf("without an error: %q", got)
+	}
+}

@@ -1,0 +1,136 @@
+package status
+
+import (
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// The values of the label state of receiver_state.
+const (
+	StateDisconnected = "disconnected"
+	StateLoggingOn    = "logging_on"
+	StateConnecting   = "connecting"
+	StateConnected    = "connected"
+	StateAuthFailed   = "auth_failed"
+)
+
+// States lists every state of an HMC's link.
+var States = []string{StateDisconnected, StateLoggingOn, StateConnecting, StateConnected, StateAuthFailed}
+
+// ReasonLogon is the connect failure that only the REST side can have; the others are the receiver's.
+const ReasonLogon = "logon"
+
+// FailureReasons lists every reason why a link was not made.
+var FailureReasons = []string{
+	receiver.ReasonDNS, receiver.ReasonRefused, receiver.ReasonTimeout, receiver.ReasonTLS,
+	ReasonLogon, receiver.ReasonAuthorization, receiver.ReasonBroker, receiver.ReasonOther,
+}
+
+// NotSubscribed is the problem of a topic before the broker has confirmed or refused it.
+const NotSubscribed = "not subscribed"
+
+const (
+	// certificateWarning is how long before a certificate expires that is worth a word;
+	// certificateCritical is how long before it is urgent: on the day that it expires the link
+	// cannot be made any more.
+	certificateWarning  = 30 * 24 * time.Hour
+	certificateCritical = 7 * 24 * time.Hour
+)
+
+// HMCStatus says how the daemon sees one HMC.
+type HMCStatus struct {
+	Name  string    `json:"name"`
+	State string    `json:"state"`
+	Since time.Time `json:"since"`
+	// Connected is as receiver_connected: the link is up and every topic subscribed.
+	Connected        bool             `json:"connected"`
+	Host             string           `json:"host,omitempty"`
+	Topics           []TopicStatus    `json:"topics"`
+	Problems         []Problem        `json:"problems"`
+	NextAttempt      *time.Time       `json:"next_attempt,omitempty"`
+	Reconnects       int              `json:"reconnects"`
+	LastFrame        *time.Time       `json:"last_frame,omitempty"`
+	LastNotification *time.Time       `json:"last_notification,omitempty"`
+	Notifications    map[string]int64 `json:"notifications"`
+	Missed           int              `json:"notifications_missed"`
+	// BlindSince is from when on notifications may be missed.
+	BlindSince *time.Time `json:"blind_since,omitempty"`
+	// Gaps counts the blind windows since the start that are over.
+	Gaps                int64            `json:"gaps"`
+	LastGap             *GapStatus       `json:"last_gap,omitempty"`
+	OSMessages          *OSMessageStatus `json:"os_messages,omitempty"`
+	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
+	// Outages are the last times without a link, the oldest first; the last one may not be over.
+	Outages []Outage `json:"outages"`
+	// NotificationsPerMinute are those of the last 60 minutes, the oldest first; the last one is
+	// still running.
+	NotificationsPerMinute []int64   `json:"notifications_per_minute"`
+	Troubles               []Trouble `json:"troubles"`
+}
+
+// Outage is a time without a link to an HMC.
+type Outage struct {
+	From time.Time `json:"from"`
+	// To is absent while it lasts.
+	To *time.Time `json:"to,omitempty"`
+	// Cause is what it began with.
+	Cause       string `json:"cause"`
+	LastProblem string `json:"last_problem,omitempty"`
+	// Attempts counts those that failed.
+	Attempts int `json:"attempts"`
+}
+
+// GapStatus is a blind window that is over.
+type GapStatus struct {
+	From        time.Time      `json:"from"`
+	To          time.Time      `json:"to"`
+	Causes      []string       `json:"causes"`
+	Missed      map[string]int `json:"missed,omitempty"`
+	Recovered   map[string]int `json:"recovered,omitempty"`
+	MayBeMissed []string       `json:"may_be_missing,omitempty"`
+}
+
+// TopicStatus says whether a topic is subscribed.
+type TopicStatus struct {
+	Name       string `json:"name"`
+	Type       string `json:"type"`
+	Subscribed bool   `json:"subscribed"`
+	Problem    string `json:"problem,omitempty"`
+}
+
+// OSMessageStatus says which partitions' operating system messages are not followed, and why. A
+// partition that is not active is no fault.
+type OSMessageStatus struct {
+	Followed    int               `json:"followed"`
+	NotFollowed map[string]string `json:"not_followed"`
+}
+
+// FindTroubles says what is wrong with the HMC, and what to do. It is never nil.
+func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
+	out := []Trouble{}
+	for _, p := range h.Problems {
+		switch {
+		case p.Kind == "": // the first attempt is under way
+		case p.Kind == ProblemLogonRefused:
+			out = append(out, critical("The logon is "+period(p.Text), p.Kind.Advice()))
+		case p.Kind.ofLink():
+			out = append(out, critical(sentence(p.Text), p.Kind.Advice()))
+		default:
+			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
+		}
+	}
+	at := h.CertificateNotAfter
+	if at == nil || at.Sub(now) >= certificateWarning {
+		return out
+	}
+	rate, expires := critical, "expires"
+	if left := at.Sub(now); left <= 0 {
+		expires = "expired"
+	} else if left >= certificateCritical {
+		rate = warning
+	}
+	return append(out, rate("The HMC's certificate "+expires+" on "+at.Format(time.DateOnly)+".",
+		"Renew it on the HMC, under Certificate Management. If another authority signs the new one, "+
+			"name that in tls.ca_file before."))
+}

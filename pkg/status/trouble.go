@@ -1,0 +1,43 @@
+package status
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// Trouble is something that a person should look at: what is wrong, and what to do about it.
+type Trouble struct {
+	Severity string `json:"severity"` // warning or critical
+	What     string `json:"what"`
+	Do       string `json:"do,omitempty"`
+	Command  string `json:"command,omitempty"` // that helps with it
+}
+
+func warning(what, do string) Trouble {
+	return Trouble{Severity: event.SeverityWarning, What: what, Do: do}
+}
+
+func critical(what, do string) Trouble {
+	return Trouble{Severity: event.SeverityCritical, What: what, Do: do}
+}
+
+// number writes n with the form of the noun that fits: "1 event", "2 events".
+func number(n int64, one, more string) string {
+	if n != 1 {
+		one = more
+	}
+	return strconv.FormatInt(n, 10) + " " + one
+}
+
+// sentence makes one of a message as programs write them.
+func sentence(s string) string {
+	s = period(s)
+	first, size := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[size:]
+}
+
+func period(s string) string { return strings.TrimSuffix(strings.TrimSpace(s), ".") + "." }
