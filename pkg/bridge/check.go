@@ -22,10 +22,10 @@ const checkTimeout = 2 * time.Minute
 type CheckOptions struct {
 	Config  *config.Config
 	Version string
-	// gets what was found: a block of lines for each HMC and sink, when it is done with
+	// Out gets what was found: a block of lines for each HMC and sink, when that is done with.
 	Out io.Writer
-	// Step is told what is being done for an HMC or a sink, and "" when it is done with; nil:
-	// nobody is. Several goroutines call it.
+	// Step is called with what is being done for an HMC or a sink, and with "" when that is done
+	// with, by several goroutines. It may be nil.
 	Step func(name, step string)
 }
 
@@ -89,7 +89,7 @@ func checkSink(ctx context.Context, f *status.Finding, c config.Sink, version st
 		f.Problem("%v (what to do: %s)", err, sinks.Advice(&c, reason, code))
 		return
 	}
-	f.Say("can be reached (%s; no event was sent)", c.Request())
+	f.Info("can be reached (%s; no event was sent)", c.Request())
 }
 
 // removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a

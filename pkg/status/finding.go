@@ -28,8 +28,8 @@ func (f *Finding) Step(format string, args ...any) {
 	}
 }
 
-// Say adds what is as it should be.
-func (f *Finding) Say(format string, args ...any) { f.add("", format, args...) }
+// Info adds what is as it should be.
+func (f *Finding) Info(format string, args ...any) { f.add("", format, args...) }
 
 // Warn adds what is no fault, but should not stay so.
 func (f *Finding) Warn(format string, args ...any) { f.add("warning: ", format, args...) }
@@ -47,7 +47,7 @@ func (f *Finding) Problem(format string, args ...any) {
 	}
 }
 
-// String returns the lines of Say and Warn.
+// String returns the lines of Info and Warn.
 func (f *Finding) String() string { return f.text.String() }
 
 // Err returns the problems, one line each; nil: there are none.

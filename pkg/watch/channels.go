@@ -119,7 +119,7 @@ func (cs *channels) add(p hmc.Partition, class string, refresh bool) channelStat
 }
 
 // dropGone drops the channels of partitions that are gone, and what is known of their messages. One
-// that a list lacks is not gone before the estate says so: what is forgotten would be told again
+// that a list lacks is not gone before the estate says so: what is forgotten would be an event again
 // when the HMC lists it again and replays its messages.
 func (cs *channels) dropGone(ctx context.Context, l *estate.Listing) {
 	k := cs.k
@@ -188,7 +188,7 @@ func (cs *channels) open(ctx context.Context, c *channel) {
 		if err = k.link.Subscribe(ctx, topic); err != nil {
 			problem = err.Error()
 		}
-		k.source.noteTopic(topic, problem)
+		k.source.setTopic(topic, problem)
 	}
 	if k.over(ctx, err) {
 		return
@@ -213,7 +213,7 @@ func (cs *channels) open(ctx context.Context, c *channel) {
 	}
 	wait := c.wait
 	k.mu.Unlock()
-	if k.source.noteChannel(uri, st) && err != nil && !st.usual {
+	if k.source.setChannel(uri, st) && err != nil && !st.usual {
 		k.log.Warn("the messages of an operating system cannot be followed",
 			zap.String("partition", st.partition), zap.Error(err), zap.Duration("next_attempt_in", wait))
 	}

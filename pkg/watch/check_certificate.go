@@ -62,7 +62,7 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 		fine := seen.fine(c.cfg.TLS.InsecureSkipVerify)
 		switch {
 		case found && fine:
-			c.Say("%s answers too, and is used when those before it do not", seen.address)
+			c.Info("%s answers too, and is used when those before it do not", seen.address)
 			c.expiry(&seen)
 		case found:
 			c.Warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
@@ -73,7 +73,7 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 			for j := range others {
 				c.Warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
 			}
-			c.Say("%s answers (%s)", seen.address, what)
+			c.Info("%s answers (%s)", seen.address, what)
 			c.certificate(&seen)
 			if c.session.usesREST() {
 				c.linkCertificate(ctx, host, &seen)
@@ -83,7 +83,7 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 	for i := range others {
 		if seen := &others[i]; !found {
 			if seen.chain != nil {
-				c.Say("%s answers (%s)", seen.address, what)
+				c.Info("%s answers (%s)", seen.address, what)
 				c.chain(seen)
 			}
 			c.Problem("%s: %s", seen.address, c.why(seen))
@@ -192,7 +192,7 @@ func (c *check) chain(seen *shown) {
 		if first && seen.verified == nil {
 			text += fmt.Sprintf("; SHA-256 fingerprint %X", sha256.Sum256(cert.Raw))
 		}
-		c.Say("%s: %s", seen.address, text)
+		c.Info("%s: %s", seen.address, text)
 	}
 }
 
@@ -212,10 +212,10 @@ func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
 		return // the link itself says so below
 	}
 	if seen.chain[0].Equal(rest.chain[0]) {
-		c.Say("%s answers (link) with the same certificate", seen.address)
+		c.Info("%s answers (link) with the same certificate", seen.address)
 		return
 	}
-	c.Say("%s answers (link)", seen.address)
+	c.Info("%s answers (link)", seen.address)
 	c.certificate(&seen)
 }
 
@@ -240,7 +240,7 @@ func (c *check) fetchHint(seen *shown) {
 		!isSelfSigned(seen.chain[0]) {
 		return
 	}
-	c.Say("%s: to get the certificate into a file: "+
+	c.Info("%s: to get the certificate into a file: "+
 		"openssl s_client -connect %[1]s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+
 		"compare the fingerprint with what the HMC shows in Certificate Management", seen.address)
 }

@@ -26,7 +26,7 @@ const (
 	// shownNames is how many partitions of a CPC are named.
 	shownNames = 100
 	// channelTries is how many partitions are asked for their OS messages, until one of them
-	// tells whether the userid may have them.
+	// shows whether the userid may have them.
 	channelTries = 5
 	// checkRequests is the least budget of a check, in requests per minute: it is made once,
 	// and somebody waits for it.
@@ -107,13 +107,13 @@ func (c *check) leave(ctx context.Context) {
 	switch {
 	case c.session.api == nil:
 	case c.cfg.Session != nil:
-		c.Say("the session given in the configuration was left as it is")
+		c.Info("the session given in the configuration was left as it is")
 	default:
 		c.Step("logging off")
 		if err := c.session.end(ctx); err != nil {
 			c.Problem("the session could not be logged off; the HMC ends it after its idle time: %v", err)
 		} else {
-			c.Say("logged off")
+			c.Info("logged off")
 		}
 	}
 	c.session.close(ctx)
@@ -133,7 +133,7 @@ func (c *check) logon(ctx context.Context) (*offer, bool) {
 			c.Problem("%s", explain(&c.cfg, err))
 			return nil, false
 		}
-		c.Say("the Web Services API of %s answers: %s", s.client.Host(), v)
+		c.Info("the Web Services API of %s answers: %s", s.client.Host(), v)
 		if !c.mayTry(turn) {
 			return nil, false
 		}
@@ -145,14 +145,14 @@ func (c *check) logon(ctx context.Context) (*offer, bool) {
 		return nil, false
 	}
 	if s.api != nil {
-		c.Say("the Web Services API of %s accepts %s", o.host, s.who())
+		c.Info("the Web Services API of %s accepts %s", o.host, s.who())
 		switch days := s.api.PasswordExpires; {
 		case c.cfg.Session != nil || days < 0:
 		case days <= passwordWarning:
 			c.Warn("the password expires in %d days, and the HMC then refuses it: "+
 				"change it before, or take a password rule without expiry for this userid", days)
 		default:
-			c.Say("the password expires in %d days", days)
+			c.Info("the password expires in %d days", days)
 		}
 	}
 	return o, true
@@ -182,17 +182,17 @@ func (c *check) refused(turn *logonTurn, err error) {
 }
 
 // topics says which kinds of notifications the userid may have. Those that are asked for and
-// missing are told with the other problems.
+// missing are among the problems of the link.
 func (c *check) topics(o *offer) {
 	granted := slices.DeleteFunc(slices.Clone(o.granted), func(kind string) bool {
 		return !slices.Contains(event.TopicTypes(), kind)
 	})
 	slices.Sort(granted)
-	c.Say("topics granted: %s; asked for: %s",
+	c.Info("topics granted: %s; asked for: %s",
 		event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
 	for _, kind := range logKinds {
 		if !slices.Contains(granted, kind) && !slices.Contains(c.cfg.Topics, kind) {
-			c.Say("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, permissions[kind])
+			c.Info("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, permissions[kind])
 		}
 	}
 }
@@ -240,7 +240,7 @@ func (c *check) estate(ctx context.Context) {
 	if len(c.cfg.OSMessages) > 0 {
 		marked = fmt.Sprintf("; os_messages selects %d of them, marked *", len(c.selected))
 	}
-	c.Say("the userid may see %d partitions on %d CPCs%s", len(c.partitions), len(names), marked)
+	c.Info("the userid may see %d partitions on %d CPCs%s", len(c.partitions), len(names), marked)
 	for _, cpc := range slices.Sorted(maps.Keys(names)) {
 		list := names[cpc]
 		slices.Sort(list)
@@ -249,7 +249,7 @@ func (c *check) estate(ctx context.Context) {
 			more = fmt.Sprintf(" and %d more", len(list)-shownNames)
 			list = list[:shownNames]
 		}
-		c.Say("CPC %s%s: %s%s", cpc, state[cpc], event.ListOrNone(list), more)
+		c.Info("CPC %s%s: %s%s", cpc, state[cpc], event.ListOrNone(list), more)
 	}
 	if err == nil && c.listed && len(names) == 0 {
 		c.Problem("the userid may see no CPC and no partition, so nothing of them is told: on the HMC, in User Management, " +
@@ -278,11 +278,11 @@ func (c *check) osMessages(ctx context.Context, o *offer) {
 		switch {
 		case err == nil:
 			o.kinds[topic] = event.TopicOSMessage
-			c.Say("operating system messages may be followed (tried with %s on %s)", p.Name, p.CPCName)
+			c.Info("operating system messages may be followed (tried with %s on %s)", p.Name, p.CPCName)
 			return
 		case hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists):
 			// of a session given in the configuration
-			c.Say("operating system messages are followed already (seen with %s on %s)", p.Name, p.CPCName)
+			c.Info("operating system messages are followed already (seen with %s on %s)", p.Name, p.CPCName)
 			return
 		case isUnavailable(err):
 			continue
@@ -296,7 +296,7 @@ func (c *check) osMessages(ctx context.Context, o *offer) {
 		}
 	}
 	if len(tries) > 0 {
-		c.Say("whether operating system messages may be followed could not be seen: no partition offers any now "+
+		c.Info("whether operating system messages may be followed could not be seen: no partition offers any now "+
 			"(tried with %d that os_messages selects)", len(tries))
 	}
 }
@@ -313,7 +313,7 @@ func (c *check) hardwareMessages(ctx context.Context) {
 		c.Problem("hardware messages could not be listed%s: %v", hardwareHint(err), err)
 		return
 	}
-	c.Say("hardware messages of the console (%d now) and of the CPCs are followed", len(messages))
+	c.Info("hardware messages of the console (%d now) and of the CPCs are followed", len(messages))
 }
 
 // connect makes the link, and returns the problems that are left.
@@ -348,7 +348,7 @@ func (c *check) connect(ctx context.Context, o *offer) (problems []string) {
 	if send, receive := link.HeartBeat(); send > 0 || receive > 0 {
 		beat = fmt.Sprintf("heart-beats every %s out, %s in", send, receive)
 	}
-	c.Say("the link to %s is up after %s (STOMP, %s); topics subscribed: %s",
+	c.Info("the link to %s is up after %s (STOMP, %s); topics subscribed: %s",
 		o.host, time.Since(start).Round(time.Millisecond), beat, event.ListOrNone(now.subscribed()))
 	return status.Texts(now.reasons())
 }

@@ -36,8 +36,8 @@ const (
 )
 
 // hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded
-// that are new, and those that are gone. An HMC tells of them by a property, has-hardware-messages,
-// that changes with the first one and the last one only (whether it tells of each in another way is
+// that are new, and those that are gone. An HMC announces them by a property, has-hardware-messages,
+// that changes with the first one and the last one only (whether it announces each in another way is
 // not documented), so that they are listed again while there are any. It only ever reads: the other
 // operations on hardware messages delete them or call IBM.
 //
@@ -244,14 +244,14 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	}
 	p.listed = true
 	p.retry = retry{due: p.last.Add(hardwareIdle)}
-	// whether the console tells of its first one is not documented
+	// whether the console announces its first one is not documented
 	if known > 0 || p.of.Class == record.ClassConsole {
 		p.due = p.last.Add(w.k.intervals.Hardware)
 	}
 }
 
 // communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and
-// not out of sight. It makes sure of that once messages are missing, which is rare.
+// not out of reach. It makes sure of that once messages are missing, which is rare.
 func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool {
 	list, err := w.k.session.ListCPCs(ctx)
 	return !w.k.over(ctx, err) && slices.ContainsFunc(list, func(c hmc.CPC) bool {

@@ -241,7 +241,7 @@ func (k *keeper) notified(n *receiver.Notification) {
 
 // refused notes that the broker took a topic away. It runs on the supervisor's goroutine.
 func (k *keeper) refused(topic string, err error) {
-	k.source.noteTopic(topic, err.Error())
+	k.source.setTopic(topic, err.Error())
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	isChannel := k.topics.KindOf(topic, "") == event.TopicOSMessage // openDue says it of those
@@ -249,7 +249,7 @@ func (k *keeper) refused(topic string, err error) {
 		if c.topic == topic {
 			c.topic, isChannel = "", true
 			c.failed(&k.intervals)
-			k.source.noteChannel(uri, channelStatus{partition: c.label(), problem: err.Error()})
+			k.source.setChannel(uri, channelStatus{partition: c.label(), problem: err.Error()})
 		}
 	}
 	if k.again[topic] == nil && !isChannel {
@@ -282,13 +282,13 @@ func (k *keeper) resubscribe(ctx context.Context, topic string) {
 			return
 		}
 		if err == nil && !slices.ContainsFunc(topics, func(t hmc.Topic) bool { return t.Name == topic }) {
-			k.source.noteTopic(topic, "the HMC does not list the topic any more")
+			k.source.setTopic(topic, "the HMC does not list the topic any more")
 			return
 		}
 	}
 	if err := k.link.Subscribe(ctx, topic); err != nil {
 		if ctx.Err() == nil {
-			k.source.noteTopic(topic, err.Error())
+			k.source.setTopic(topic, err.Error())
 		}
 		return
 	}
@@ -296,7 +296,7 @@ func (k *keeper) resubscribe(ctx context.Context, topic string) {
 	since := k.again[topic].since
 	delete(k.again, topic)
 	k.mu.Unlock()
-	k.source.noteTopic(topic, "")
+	k.source.setTopic(topic, "")
 	k.Rec.TopicBack(topic, since, time.Now())
 	k.log.Info("subscribed again", zap.String("topic", topic))
 }

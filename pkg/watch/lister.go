@@ -136,15 +136,15 @@ func (l *lister) listAll(ctx context.Context) {
 				zap.String("topic", topic), zap.Error(err))
 		}
 	}
-	l.note(errors.Join(failures...), list)
+	l.publish(errors.Join(failures...), list)
 }
 
-// note publishes whether a part of the estate could not be listed; that is tried again.
-func (l *lister) note(err error, list *estate.Listing) {
+// publish says whether a part of the estate could not be listed; that is tried again.
+func (l *lister) publish(err error, list *estate.Listing) {
 	k := l.k
 	if err == nil {
 		l.again = retry{}
-		k.source.noteListing("")
+		k.source.setListing("")
 		return
 	}
 	l.again.failed(&k.intervals)
@@ -154,7 +154,7 @@ func (l *lister) note(err error, list *estate.Listing) {
 	if len(k.Cfg.OSMessages) > 0 && !whole {
 		problem = "the partitions could not be listed: " + err.Error()
 	}
-	if k.source.noteListing(problem) || l.again.tries == 1 {
+	if k.source.setListing(problem) || l.again.tries == 1 {
 		k.log.Warn("not all CPCs and partitions could be listed; "+
 			"new names and OS messages of the others have to wait until they can", zap.Error(err))
 	}

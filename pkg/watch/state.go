@@ -175,7 +175,7 @@ func (s *state) dropChannel(uri, topic string) {
 // problems ranges over what keeps the HMC from counting as connected.
 func (s *state) problems() iter.Seq[status.Problem] {
 	return func(yield func(status.Problem) bool) {
-		say := func(kind status.ProblemKind, text string) bool { return yield(status.Problem{Kind: kind, Text: text}) }
+		found := func(kind status.ProblemKind, text string) bool { return yield(status.Problem{Kind: kind, Text: text}) }
 		if s.State != status.StateConnected {
 			kind, text := status.ProblemKind(s.reason), "the link is "+strings.ReplaceAll(s.State, "_", " ")
 			if s.State == status.StateAuthFailed {
@@ -185,14 +185,14 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			if s.problem != "" {
 				text += ": " + s.problem
 			}
-			say(kind, text)
+			found(kind, text)
 			return
 		}
-		if s.unlisted != "" && !say(status.ProblemOSMessages, "OS messages: "+s.unlisted) {
+		if s.unlisted != "" && !found(status.ProblemOSMessages, "OS messages: "+s.unlisted) {
 			return
 		}
 		for _, m := range s.missing {
-			if !say(status.ProblemNotGranted, m) {
+			if !found(status.ProblemNotGranted, m) {
 				return
 			}
 		}
@@ -204,13 +204,13 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			if t.Problem == status.NotSubscribed {
 				kind = status.ProblemNotConfirmed
 			}
-			if !say(kind, fmt.Sprintf("topic %s (%s): %s", name, t.Type, t.Problem)) {
+			if !found(kind, fmt.Sprintf("topic %s (%s): %s", name, t.Type, t.Problem)) {
 				return
 			}
 		}
 		for _, c := range s.channels {
 			if c.problem != "" && !c.usual &&
-				!say(status.ProblemOSMessages, "OS messages of "+c.partition+": "+c.problem) {
+				!found(status.ProblemOSMessages, "OS messages of "+c.partition+": "+c.problem) {
 				return
 			}
 		}
@@ -325,8 +325,8 @@ func (b *board) update(change func(*state)) *state {
 	return &next
 }
 
-// noteChannel notes how it stands with a partition's OS messages, and reports whether that is news.
-func (b *board) noteChannel(uri string, c channelStatus) (news bool) {
+// setChannel notes how it stands with a partition's OS messages, and reports whether that is news.
+func (b *board) setChannel(uri string, c channelStatus) (news bool) {
 	b.update(func(s *state) {
 		if news = s.channels[uri] != c; news {
 			s.setChannel(uri, c)
@@ -335,15 +335,15 @@ func (b *board) noteChannel(uri string, c channelStatus) (news bool) {
 	return news
 }
 
-// noteListing notes why the partitions could not be listed; "" when they could. It reports whether
+// setListing notes why the partitions could not be listed; "" when they could. It reports whether
 // that is news.
-func (b *board) noteListing(problem string) (news bool) {
+func (b *board) setListing(problem string) (news bool) {
 	b.update(func(s *state) { news, s.unlisted = s.unlisted != problem, problem })
 	return news
 }
 
-// noteTopic notes why a topic is not subscribed; "" when it is.
-func (b *board) noteTopic(topic, problem string) {
+// setTopic notes why a topic is not subscribed; "" when it is.
+func (b *board) setTopic(topic, problem string) {
 	b.update(func(s *state) { s.setTopic(topic, problem) })
 }
 

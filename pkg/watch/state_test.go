@@ -82,7 +82,7 @@ func TestNobodySeesHalfAChange(t *testing.T) {
 				now.up(link)
 				now.setTopic("t.1", "")
 			})
-			board.noteChannel("/api/partitions/1", channelStatus{partition: "P"})
+			board.setChannel("/api/partitions/1", channelStatus{partition: "P"})
 			board.update(func(now *state) { now.down("lost", receiver.ReasonBroker) })
 			board.update(func(now *state) {
 				now.wait(status.StateAuthFailed, "refused", status.ReasonLogon, time.Now().Add(time.Hour))

@@ -30,6 +30,9 @@ const restTimeout = 5 * time.Second
 // Supervisor keeps one HMC's session and link. It is one state machine: a new session means new
 // topic names, so it always means a new link, and a link is never made without asking whether its
 // session still lives.
+//
+// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder) stay
+// the same.
 type Supervisor struct {
 	shared
 
@@ -218,7 +221,7 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offe
 		} else {
 			s.closeLink(explain(&s.Cfg, err), failureReason(err))
 		}
-		unread = s.takeRest(ctx, link)
+		unread = s.recordRest(ctx, link)
 	}()
 	s.linkUp(ctx, k, o)
 	keeping.Go(func() { k.run(linkCtx) })
@@ -282,14 +285,14 @@ func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
 	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
-// takeRest handles what was received and not yet handed on when the link was closed from this side.
+// recordRest handles what was received and not yet handed on when the link was closed from this side.
 // It reports whether something is left that it could not hand on.
-func (s *Supervisor) takeRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
+func (s *Supervisor) recordRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
 	defer s.Rec.FlushNow(ctx)
 	for n, err := range link.Notifications(ctx) {
-		if !s.take(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
+		if !s.record(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
 			return false
 		}
 	}
@@ -310,7 +313,7 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 			gone         *receiver.ConnectionError
 		)
 		switch {
-		case s.take(ctx, &n, err):
+		case s.record(ctx, &n, err):
 			if err == nil {
 				k.notified(&n)
 			}
@@ -331,9 +334,9 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 	return errors.New("the link was closed")
 }
 
-// take records what an iteration over notifications yielded, if it is one, and reports whether it
+// record stores what an iteration over notifications yielded, if it is one, and reports whether it
 // is. A body that is not JSON makes it none the less one.
-func (s *Supervisor) take(ctx context.Context, n *receiver.Notification, err error) bool {
+func (s *Supervisor) record(ctx context.Context, n *receiver.Notification, err error) bool {
 	_, notJSON := errors.AsType[*receiver.ParseError](err)
 	if err != nil && !notJSON {
 		return false
