@@ -56,7 +56,7 @@ var imports = map[string]struct {
 	},
 	"pkg/watch": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/sinks",
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record",
 			"pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
@@ -79,7 +79,7 @@ var imports = map[string]struct {
 	"cmd/hmcnotifyd": {
 		[]string{
 			"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue", "pkg/receiver", "pkg/sinks",
-			"pkg/status", "pkg/watch", "pkg/web",
+			"pkg/status", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},

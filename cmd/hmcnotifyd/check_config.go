@@ -13,10 +13,10 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 func checkConfigCommand(app *kingpin.Application, e *environment) {
@@ -56,7 +56,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
-	err := watch.Check(ctx, watch.CheckOptions{
+	err := bridge.Check(ctx, bridge.CheckOptions{
 		Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set,
 	})
 	line.stop()

@@ -57,6 +57,8 @@ type Options struct {
 	// WrapStore, which may be nil, is called by New with the store of the queue; what it returns
 	// is used in its place. Tests have commits fail with it.
 	WrapStore func(queue.Store) queue.Store
+	// Intervals are those of each HMC; tests shorten them.
+	Intervals watch.Intervals
 }
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
@@ -68,7 +70,6 @@ type Bridge struct {
 	queue       *queue.Queue
 	seen        *ledger.SeenWindow
 	dead        *queue.DeadLetters
-	timing      watch.Timing
 	started     time.Time
 	first       *world // what Run starts
 
@@ -116,7 +117,7 @@ func New(opts Options) (*Bridge, error) {
 		opts.DrainTimeout = DefaultDrainTimeout
 	}
 	b := &Bridge{
-		opts: opts, log: opts.Logger, cfg: opts.Config, timing: watch.DefaultTiming(),
+		opts: opts, log: opts.Logger, cfg: opts.Config,
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
@@ -336,7 +337,10 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Deliver
 		if slices.ContainsFunc(keepHMCs, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
 			continue
 		}
-		s, err := watch.NewSupervisor(c, b.queue, b.group(c.Group), &b.live, b.metrics, b.log, b.opts.Version, b.timing)
+		s, err := watch.New(watch.Options{
+			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
+			Version: b.opts.Version, Handover: handoverShare(len(cfg.HMCs)), Intervals: b.opts.Intervals,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -388,8 +392,6 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	}
 	for _, s := range w.hmcs {
 		s.Rec.Configure(severities, cfg.HeartbeatInterval)
-		s.Handover = handoverShare(len(cfg.HMCs))
-		s.SetState(status.StateDisconnected) // the one before it may have left other values in the series
 		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
 	}
 	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)

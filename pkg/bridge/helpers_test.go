@@ -39,10 +39,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const within = 30 * time.Second
 
 // testTiming waits for nothing that a test would have to sit out.
-func testTiming() watch.Timing {
-	return watch.Timing{
+func testTiming() watch.Intervals {
+	return watch.Intervals{
 		AuthHold: time.Hour, StableAfter: time.Hour, Ping: time.Hour,
-		ChannelSoon: 20 * time.Millisecond, ChannelMin: 20 * time.Millisecond, ChannelMax: 200 * time.Millisecond, ChannelRest: 2 * time.Second, Relist: 50 * time.Millisecond, Logoff: 5 * time.Second,
+		ChannelSoon: 20 * time.Millisecond, ChannelMin: 20 * time.Millisecond, ChannelMax: 200 * time.Millisecond, ChannelRest: 2 * time.Second, Relist: 50 * time.Millisecond,
 		Recording: record.Timing{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond},
 		Hardware:  100 * time.Millisecond,
 	}
@@ -59,7 +59,7 @@ type daemon struct {
 	dir      string
 	logs     *syncBuffer
 	consumer *consumer
-	timing   watch.Timing
+	timing   watch.Intervals
 	stdout   io.Writer // of log sinks; nil: none
 	panicAt  atomic.Pointer[string]
 	cancel   context.CancelFunc
@@ -122,15 +122,11 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing,
 	})
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for _, s := range b.first.hmcs {
-		s.Timing = d.timing
-	}
-	b.timing = d.timing
 	ctx, cancel := context.WithCancel(context.WithoutCancel(d.t.Context()))
 	d.bridge, d.cancel, d.done = b, cancel, make(chan error, 1)
 	go func() { d.done <- b.Run(ctx) }()

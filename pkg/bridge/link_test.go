@@ -117,9 +117,7 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	d.bridge.mu.RLock()
 	s := d.bridge.supervisors[0].it
 	d.bridge.mu.RUnlock()
-	s.Mu.Lock()
-	rcv := s.Rcv
-	s.Mu.Unlock()
+	rcv := s.Link()
 	for i := range 20_000 {
 		publish(sim, "P", fmt.Sprint(i))
 	}

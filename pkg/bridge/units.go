@@ -22,7 +22,7 @@ func (b *Bridge) Units() []status.Unit {
 		if !slices.Contains(groups, g) {
 			groups = append(groups, g)
 		}
-		current[g] = current[g] || s.it.IsUp()
+		current[g] = current[g] || s.it.Link() != nil
 	}
 	var units []status.Unit
 	for _, g := range groups {

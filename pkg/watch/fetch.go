@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
+	"net/http"
 	"slices"
 	"time"
 
@@ -15,111 +15,133 @@ import (
 )
 
 const (
-	// fillTries is how often something that was missed is asked for before a gap is told without it.
-	fillTries = 3
+	// fetchTries is how often something that was missed is asked for before a gap is reported
+	// without it.
+	fetchTries = 3
 	// logPiece is the longest time whose log entries are asked for at once.
 	logPiece = 24 * time.Hour
-	// shortestLogPiece is the shortest, where the answer for a longer one was too long to be read.
+	// shortestLogPiece is the shortest, where the answer for a longer one was too long to be
+	// read.
 	shortestLogPiece = time.Minute
 )
 
-// fillAll asks for everything that may have been missed.
-func (k *keeper) fillAll() { k.fill(map[string]bool{"": true}) }
+// logKinds are the logs whose entries can be fetched.
+var logKinds = []string{event.TopicAudit, event.TopicSecurity}
 
-// fill asks for what was missed on topics; "": on all. It returns at once.
-func (k *keeper) fill(topics map[string]bool) {
+// fetcher fetches what was missed: entries of the console's logs, and OS messages. Statuses come
+// with a list of the estate, which it asks for.
+type fetcher struct {
+	k *keeper
+	// The keeper's mu guards the rest. running says that something is to be fetched, logs whose
+	// entries, by kind; states is when something was missed that a list of the estate says.
+	running bool
+	logs    map[string]*retry
+	states  time.Time
+}
+
+// ask has what was missed on topics fetched; "": on all. It returns at once.
+func (f *fetcher) ask(topics map[string]bool) {
+	k := f.k
+	followed := k.source.now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.filling = true
+	f.running = true
 	for topic := range topics {
 		kind := ""
 		if topic != "" {
-			kind = k.s.topics.KindOf(topic, "")
+			kind = k.topics.KindOf(topic, "")
 		}
 		if topic == "" || kind == event.TopicObject {
-			k.relist, k.missed = true, time.Now()
+			k.lister.wanted, f.states = true, time.Now()
 		}
-		for _, log := range k.s.Rec.LogKinds() {
-			if (topic == "" || kind == log) && k.s.follows(log) {
-				k.logs[log] = new(upkeep)
+		for _, log := range logKinds {
+			if (topic == "" || kind == log) && followed.topicOf(log) != "" {
+				f.logs[log] = new(retry)
 			}
 		}
-		for _, c := range k.channels {
+		for _, c := range k.channels.byURI {
 			if topic == "" || c.topic == topic {
-				c.fill, c.replay = new(upkeep), c.topic == ""
+				c.fill, c.replay = new(retry), c.topic == ""
 			}
 		}
 	}
-	k.awake()
+	signal(k.wake)
 }
 
-// checkFilled says so when everything that was missed and can be had has been fetched.
-func (k *keeper) checkFilled() {
+// checkDone says so when all that was missed and can be had has been fetched.
+func (f *fetcher) checkDone() {
+	if f.endRun() {
+		f.k.Rec.Filled()
+	}
+}
+
+// endRun reports whether there was something to fetch, and nothing is left of it.
+func (f *fetcher) endRun() bool {
+	k := f.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	failed := k.relisting != nil && k.listed.After(k.missed)
-	if !k.filling || len(k.logs) > 0 || k.compared.Before(k.missed) && !failed {
-		return
+	if !f.running || len(f.logs) > 0 || !k.lister.done(f.states) {
+		return false
 	}
-	for _, c := range k.channels {
+	for _, c := range k.channels.byURI {
 		if !c.tried || (c.topic != "" && c.fill != nil) {
-			return
+			return false
 		}
 	}
-	k.filling = false
-	k.s.Rec.Filled()
+	f.running = false
+	return true
+}
+
+// settle decides what becomes of something that was to be fetched: it is done with, or tried again
+// later.
+func (f *fetcher) settle(r *retry, err error, what string) (done bool) {
+	if err == nil {
+		return true
+	}
+	k := f.k
+	r.failed(&k.intervals)
+	if r.tries < fetchTries && !hmc.IsReason(err, http.StatusForbidden, 1) {
+		k.log.Debug("what was missed could not be fetched; it is tried again", zap.String("what", what), zap.Error(err))
+		return false
+	}
+	k.Rec.Problem(what + ", which could not be fetched: " + err.Error())
+	k.log.Warn("what was missed could not be fetched", zap.String("what", what), zap.Error(err))
+	return true
 }
 
 // fetchLogs fetches the entries of the console's logs that were missed.
-func (k *keeper) fetchLogs(ctx context.Context) {
-	for kind, u := range k.dueLogs() {
-		err := k.fetchLog(ctx, kind)
-		if ctx.Err() != nil || k.lost(err) {
+func (f *fetcher) fetchLogs(ctx context.Context) {
+	k := f.k
+	for _, kind := range logKinds {
+		k.mu.Lock()
+		r := f.logs[kind]
+		k.mu.Unlock()
+		if r == nil || !r.isDue(time.Now()) {
+			continue
+		}
+		err := f.fetchLog(ctx, kind)
+		if k.over(ctx, err) {
 			return
 		}
+		done := f.settle(r, err, "entries of the "+kind+" log")
 		k.mu.Lock()
-		if done := k.fetched(u, err, "entries of the "+kind+" log"); done && k.logs[kind] == u { // not asked for again meanwhile
-			delete(k.logs, kind)
+		if done && f.logs[kind] == r { // not asked for again meanwhile
+			delete(f.logs, kind)
 		}
 		k.mu.Unlock()
 	}
 }
 
-// fetched decides what becomes of something that was to be fetched: it is done with, or tried again later.
-func (k *keeper) fetched(u *upkeep, err error, what string) (done bool) {
-	if err == nil {
-		return true
-	}
-	u.postpone(k.s.Timing)
-	refused := hmc.IsReason(err, 403, 1)
-	if u.tries < fillTries && !refused {
-		k.s.log.Debug("what was missed could not be fetched; it is tried again", zap.String("what", what), zap.Error(err))
-		return false
-	}
-	k.s.Rec.Problem(what + ", which could not be fetched: " + err.Error())
-	k.s.log.Warn("what was missed could not be fetched", zap.String("what", what), zap.Error(err))
-	return true
-}
-
-func (k *keeper) dueLogs() map[string]*upkeep {
-	now := time.Now()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	due := maps.Clone(k.logs)
-	maps.DeleteFunc(due, func(_ string, u *upkeep) bool { return now.Before(u.due) })
-	return due
-}
-
-// fetchLog fetches what was missed of one log, a piece of time after the other: the log of a long absence need not fit
-// into one answer.
-func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
-	rec := k.s.Rec
+// fetchLog fetches what was missed of one log, a piece of time after the other: the log of a long
+// absence need not fit into one answer.
+func (f *fetcher) fetchLog(ctx context.Context, kind string) (err error) {
+	k := f.k
 	call := k.session.GetAuditLog
 	if kind == event.TopicSecurity {
 		call = k.session.GetSecurityLog
 	}
-	begin := rec.BeginFetch(kind)
-	defer func() { rec.EndFetch(kind, begin, err == nil) }()
+	begin := k.Rec.BeginFetch(kind)
+	defer func() { k.Rec.EndFetch(kind, begin, err == nil) }()
 	piece := logPiece
 	for !begin.IsZero() {
 		var end time.Time // the last piece has none: the HMC's clock may be ahead
@@ -127,14 +149,14 @@ func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
 			end = begin.Add(piece)
 		}
 		entries, err := call(ctx, begin, end)
-		if tooMuch(err) && piece > shortestLogPiece {
+		if isTooMuch(err) && piece > shortestLogPiece {
 			piece = min(piece, time.Since(begin)) / 4
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		rec.FetchedEntries(ctx, kind, k.s.topicOf(kind), entries)
+		k.Rec.FetchedEntries(ctx, kind, k.source.now().topicOf(kind), entries)
 		if end.IsZero() {
 			return nil
 		}
@@ -143,9 +165,9 @@ func (k *keeper) fetchLog(ctx context.Context, kind string) (err error) {
 	return nil
 }
 
-// tooMuch says whether a request failed in a way that asking for less may help: the answer was too long to be read, or to
-// be had in time.
-func tooMuch(err error) bool {
+// isTooMuch says whether a request failed in a way that asking for less may help: the answer was
+// too long to be read, or to be had in time.
+func isTooMuch(err error) bool {
 	if answer, ok := errors.AsType[*hmc.AnswerError](err); ok {
 		return answer.TooLong
 	}
@@ -153,109 +175,87 @@ func tooMuch(err error) bool {
 	return ok && link.Reason == hmc.ReasonTimeout
 }
 
-// fetchMessages lists the OS messages of the partitions of which some were missed, where the HMC did not replay them.
-func (k *keeper) fetchMessages(ctx context.Context) {
-	for i, c := range k.dueFills() {
-		if i >= channelsAtOnce { // as with opening them
-			return
-		}
+// fetchMessages lists the OS messages of partitions of which some were missed, where the HMC did
+// not replay them.
+func (f *fetcher) fetchMessages(ctx context.Context) {
+	k := f.k
+	due := f.dueChannels()
+	for _, c := range due[:min(atOnce, len(due))] {
 		k.mu.Lock()
-		u := c.fill
+		r, topic := c.fill, c.topic
 		k.mu.Unlock()
-		if u == nil {
-			continue
-		}
-		err := k.fetchMessagesOf(ctx, c)
-		if ctx.Err() != nil || k.lost(err) {
+		err := f.fetchMessagesOf(ctx, c, topic)
+		if k.over(ctx, err) {
 			return
 		}
-		if hmc.IsReason(err, 409, hmc.ReasonChannelUnavailable) || hmc.IsReason(err, 404, 1) {
+		if isUnavailable(err) || hmc.IsReason(err, http.StatusNotFound, 1) {
 			err = nil // the partition is not active, or is gone: there is nothing to be had
 		}
+		done := f.settle(r, err, "OS messages of "+c.label())
 		k.mu.Lock()
-		if done := k.fetched(u, err, "OS messages of "+c.label()); done && c.fill == u { // not asked for again meanwhile
+		if done && c.fill == r { // not asked for again meanwhile
 			c.fill = nil
 		}
 		k.mu.Unlock()
 	}
 }
 
-// dueFills are the channels whose missed messages are to be fetched now.
-func (k *keeper) dueFills() []*channel {
-	now := time.Now()
+// dueChannels are the channels whose missed messages are to be fetched now.
+func (f *fetcher) dueChannels() []*channel {
+	k, now := f.k, time.Now()
 	var due []*channel
-	for _, c := range k.fills(now) {
-		if k.s.Rec.Replaying(c.partition.ObjectURI) { // which may bring it
-			k.mu.Lock()
-			if c.fill != nil {
-				c.fill.due = now.Add(k.s.Timing.Recording.Settle)
-			}
-			k.mu.Unlock()
-			continue
+	k.mu.Lock()
+	for _, c := range k.channels.byURI {
+		if c.topic != "" && c.fill != nil && c.fill.isDue(now) {
+			due = append(due, c)
 		}
-		// The HMC replays what it holds when a channel is first subscribed to, which saves asking for it. What was missed
-		// after that, or could not be stored, is asked for.
-		if k.newSession && c.refresh && k.replayWillDo(c) && !c.opened.IsZero() {
-			replayed := k.s.Rec.ReplayedSince(c.partition.ObjectURI, c.opened)
-			k.mu.Lock()
-			wait := c.opened.Add(2 * k.s.Timing.Recording.Settle)
-			switch {
-			case c.fill == nil:
-			case now.Before(wait):
-				c.fill.due = wait
-			case replayed:
-				c.fill = nil
-			default:
-				due = append(due, c)
-			}
-			k.mu.Unlock()
-			continue
-		}
-		due = append(due, c)
 	}
+	k.mu.Unlock()
 	slices.SortFunc(due, func(a, b *channel) int { return cmp.Compare(a.partition.ObjectURI, b.partition.ObjectURI) })
-	return due
+	return slices.DeleteFunc(due, func(c *channel) bool { return f.awaitsReplay(c, now) })
 }
 
-func (k *keeper) replayWillDo(c *channel) bool {
+// awaitsReplay reports whether what was missed of a partition is being replayed, may be yet, or has
+// been. The HMC replays what it holds when a channel is first subscribed to, which saves asking for
+// it. What was missed after that, or could not be stored, is asked for.
+func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
+	k, uri := f.k, c.partition.ObjectURI
+	replaying, replayed := k.Rec.Replaying(uri), k.Rec.ReplayedSince(uri, c.opened)
+	settle := k.intervals.Recording.Settle
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return c.replay
-}
-
-// fills are the channels whose missed messages may be fetched now.
-func (k *keeper) fills(now time.Time) []*channel {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var out []*channel
-	for _, c := range k.channels {
-		if c.topic != "" && c.fill != nil && !now.Before(c.fill.due) {
-			out = append(out, c)
-		}
+	switch begun := c.opened.Add(2 * settle); {
+	case replaying:
+		c.fill.due = now.Add(settle)
+	case !k.newSession || !c.refresh || !c.replay || c.opened.IsZero():
+		return false
+	case now.Before(begun):
+		c.fill.due = begun
+	case replayed:
+		c.fill = nil
+	default:
+		return false
 	}
-	return out
+	return true
 }
 
-// fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only those from the last one
-// known on: after an IPL the numbers may be lower, and only the whole tells.
-func (k *keeper) fetchMessagesOf(ctx context.Context, c *channel) error {
-	rec, uri := k.s.Rec, c.partition.ObjectURI
+// fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only
+// those from the last one known on: after an IPL the numbers may be lower, and only the whole shows
+// it.
+func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel, topic string) error {
+	rec, uri := f.k.Rec, c.partition.ObjectURI
 	missing, known := rec.MissingMessages(uri)
-	if !known {
-		if c.refresh {
-			return nil // the HMC replays all it holds
-		}
-		messages, err := k.session.ListOSMessages(ctx, uri, -1)
-		if err == nil {
-			rec.StartBehind(ctx, uri, messages)
-		}
-		return err
+	if !known && c.refresh {
+		return nil // the HMC replays all it holds
 	}
 	asked := time.Now()
-	messages, err := k.session.ListOSMessages(ctx, uri, -1)
-	if err != nil {
-		return err
+	messages, err := f.k.session.ListOSMessages(ctx, uri, -1)
+	switch {
+	case err != nil:
+	case known:
+		rec.ListedMessages(ctx, c.partition, topic, c.refresh, messages, asked, missing)
+	default:
+		rec.StartBehind(ctx, uri, messages)
 	}
-	rec.ListedMessages(ctx, c.partition, c.topic, c.refresh, messages, asked, missing)
-	return nil
+	return err
 }

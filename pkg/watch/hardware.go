@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,81 +15,78 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 const (
-
-	// HardwareDetails is how many hardware messages of one list are asked for one by one. A console was seen with thousands.
+	// HardwareDetails is how many hardware messages of one list are asked for one by one. A
+	// console was seen with thousands.
 	HardwareDetails = 10
-)
-
-const (
 	// hardwareShare is the part of the request budget that may go into asking for single ones.
 	hardwareShare = 6
-)
-
-const (
-	// hardwareIdle is when a CPC that had no hardware messages is listed again although nothing was said of it.
+	// hardwareIdle is when a CPC that had no hardware messages is listed again although nothing
+	// was said of it.
 	hardwareIdle = 24 * time.Hour
-)
-
-const (
-	// hardwareGaps is how often, at most, a console or CPC is listed within the usual interval, whatever is said of it.
+	// hardwareGaps is how often, at most, a console or CPC is listed within the usual interval,
+	// whatever is said of it.
 	hardwareGaps = 60
-)
-
-const (
 	// largestHardwareBody is how much an event takes of what the HMC says of one message.
 	largestHardwareBody = 1 << 20
 )
 
-// hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded that are new, and those that
-// are gone. An HMC tells of them by a property, has-hardware-messages, that changes with the first one and the last one only
-// (whether it tells of each in another way is not documented), so that they are listed again while there are any. It only
-// ever reads: the other operations on hardware messages delete them or call IBM.
+// hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded
+// that are new, and those that are gone. An HMC announces them by a property, has-hardware-messages,
+// that changes with the first one and the last one only (whether it announces each in another way is
+// not documented), so that they are listed again while there are any. It only ever reads: the other
+// operations on hardware messages delete them or call IBM.
 //
-// One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper does. The lists are made one after
-// the other, so that at most one of the requests in flight is its.
+// One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper
+// does. The lists are made one after the other, so that at most one of the requests in flight is
+// its.
 type hardwareWatch struct {
-	s       *Supervisor
 	k       *keeper
 	details *rate.Limiter
 	wake    chan struct{}
+	// parents are found by URI. They are of its goroutine alone.
+	parents map[string]*watchedParent
 
-	// Of its goroutine alone.
-	parents map[string]*watchedParent // by URI
-	cpcs    upkeep                    // when the CPCs are listed ...
-	cpcsDue bool                      // ... if that is to be done
-
-	mu    sync.Mutex
-	asked map[string]bool // whose messages are to be listed soon; "": the CPCs are, and the messages of those that are new
+	mu sync.Mutex
+	// asked are the URIs of parents whose messages are to be listed soon.
+	asked map[string]bool
+	// cpcs are those that the keeper has listed; nil: not since they were looked at.
+	cpcs []hmc.CPC
 }
 
 // watchedParent is a console or CPC whose hardware messages are listed.
 type watchedParent struct {
-	upkeep
-	of      record.HardwareParent
-	last    time.Time // when it was listed last, or that was tried
-	listed  bool      // on this link
-	problem string    // why that failed; "": it did not
+	retry
+
+	of record.HardwareParent
+	// last is when it was listed last, or that was tried; listed says that it was, on this
+	// link.
+	last   time.Time
+	listed bool
+	// problem is why that failed; "": it did not.
+	problem string
 }
 
 // newHardwareWatch returns nil where hardware messages are not asked for.
 func newHardwareWatch(k *keeper) *hardwareWatch {
-	if !k.s.Cfg.HardwareMessages || k.session == nil {
+	if !k.Cfg.HardwareMessages || k.session == nil {
 		return nil
 	}
-	share := max(k.s.Cfg.RESTRequestsPerMinute/hardwareShare, 1)
+	share := max(k.Cfg.RESTRequestsPerMinute/hardwareShare, 1)
+	console := record.HardwareParent{URI: record.ConsoleURI, Class: record.ClassConsole, Name: k.Cfg.Name}
 	return &hardwareWatch{
-		s: k.s, k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool), cpcsDue: true,
+		k: k, wake: make(chan struct{}, 1), asked: make(map[string]bool),
 		details: rate.NewLimiter(rate.Limit(share)/60, min(share, HardwareDetails)),
-		parents: map[string]*watchedParent{record.ConsoleURI: {of: record.HardwareParent{URI: record.ConsoleURI, Class: record.ClassConsole, Name: k.s.Cfg.Name}}},
+		parents: map[string]*watchedParent{record.ConsoleURI: {of: console}},
 	}
 }
 
-// start begins to watch, in a goroutine of its own that stop ends and waits for. A nil watch does nothing.
+// start begins to watch, in a goroutine of its own that stop ends and waits for. A nil watch does
+// nothing.
 func (w *hardwareWatch) start(ctx context.Context) (stop func()) {
 	if w == nil {
 		return func() {}
@@ -107,156 +103,130 @@ func (w *hardwareWatch) start(ctx context.Context) (stop func()) {
 func (w *hardwareWatch) run(ctx context.Context) {
 	defer w.k.isolate()
 	for ctx.Err() == nil {
-		timer := time.NewTimer(w.work(ctx))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-w.wake:
-		}
-		timer.Stop()
+		sleepUntilWoken(ctx, w.work(ctx), w.wake)
 	}
 }
 
-// ask makes the messages of a console or CPC be listed soon; "": those of CPCs that are new.
+// ask makes the messages of a console or CPC be listed soon.
 func (w *hardwareWatch) ask(parent string) {
 	w.mu.Lock()
 	w.asked[parent] = true
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
+	signal(w.wake)
+}
+
+// listed takes the CPCs that the keeper has listed. A nil watch does nothing.
+func (w *hardwareWatch) listed(cpcs []hmc.CPC) {
+	if w != nil {
+		w.mu.Lock()
+		w.cpcs = append([]hmc.CPC{}, cpcs...)
+		w.mu.Unlock()
+		signal(w.wake)
 	}
 }
 
-// notified looks at each notification for what says that hardware messages came or went, or that CPCs did. It runs on the
-// supervisor's goroutine. A nil watch does nothing.
-func (w *hardwareWatch) notified(n *receiver.Notification) {
+// notified looks at each notification for what says that hardware messages came or went. It runs on
+// the supervisor's goroutine. A nil watch does nothing.
+func (w *hardwareWatch) notified(n *translate.Notification) {
 	if w == nil {
 		return
 	}
-	class := n.Headers.Get("class")
-	switch n.Headers.Get("notification-type") {
+	switch n.Type {
 	case event.TypePropertyChange:
-		names := n.Headers.Get("property-names")
-		switch {
-		case strings.Contains(names, "hardware-messages"): // and has-hardware-messages
-			w.ask(n.Headers.Get("object-uri"))
-		case class == record.ClassCPC && slices.Contains(strings.Fields(names), "name"):
-			w.ask("")
+		// and has-hardware-messages
+		if strings.Contains(n.Headers.Get("property-names"), "hardware-messages") {
+			w.ask(n.Resource.ObjectURI)
 		}
 	case event.TypeInventoryChange:
-		switch class {
-		case "hardware-message":
-			parent := n.Headers.Get("object-uri")
-			if i := strings.Index(parent, "/hardware-messages/"); i >= 0 { // documented is the containing object
-				parent = parent[:i]
-			}
+		// documented is the URI of the containing object
+		if n.Resource.Class == "hardware-message" {
+			parent, _, _ := strings.Cut(n.Resource.ObjectURI, "/hardware-messages/")
 			w.ask(parent)
-		case record.ClassCPC:
-			w.ask("")
 		}
 	}
 }
 
-// work does one thing that is due, the one that has been so for the longest time, and returns how long nothing else will be.
+// work does one thing that is due, the one that has been so for the longest time, and returns how
+// long nothing else will be.
 func (w *hardwareWatch) work(ctx context.Context) time.Duration {
-	now := time.Now()
 	w.takeAsked()
-	if w.cpcsDue && !now.Before(w.cpcs.due) {
-		w.listCPCs(ctx)
-		return 0
-	}
 	var next *watchedParent
 	for _, p := range w.parents {
 		if next == nil || cmp.Or(p.due.Compare(next.due), cmp.Compare(p.of.URI, next.of.URI)) < 0 {
 			next = p
 		}
 	}
-	wait := next.due.Sub(now) // there always is the console
+	wait := time.Until(next.due) // there always is the console
 	if wait <= 0 {
 		w.list(ctx, next)
-		return 0
 	}
-	if w.cpcsDue {
-		wait = min(wait, w.cpcs.due.Sub(now))
-	}
-	return wait
+	return max(wait, 0)
 }
 
-// takeAsked makes due what was asked for since the last call.
+// takeAsked takes over what came from other goroutines since the last call.
 func (w *hardwareWatch) takeAsked() {
 	w.mu.Lock()
-	asked := w.asked
-	w.asked = make(map[string]bool)
+	asked, cpcs := w.asked, w.cpcs
+	w.asked, w.cpcs = make(map[string]bool), nil
 	w.mu.Unlock()
+	if cpcs != nil {
+		w.watchCPCs(cpcs)
+	}
 	for uri := range asked {
 		p := w.parents[uri]
 		if p == nil {
-			w.cpcsDue = true
+			w.k.lister.ask() // it may be new
 			continue
 		}
-		if soon := p.last.Add(w.s.Timing.Hardware / hardwareGaps); p.problem == "" && soon.Before(p.due) {
+		if soon := p.last.Add(w.k.intervals.Hardware / hardwareGaps); p.problem == "" && soon.Before(p.due) {
 			p.due = soon
 		}
 	}
 }
 
-// listCPCs learns which CPCs there are. It reports whether the list could be had.
-func (w *hardwareWatch) listCPCs(ctx context.Context) (list []hmc.CPC, ok bool) {
-	list, err := w.k.session.ListCPCs(ctx)
-	if ctx.Err() != nil || w.k.lost(err) {
-		return nil, false
-	}
-	if err != nil {
-		w.cpcsDue = true
-		if w.cpcs.postpone(w.s.Timing); w.cpcs.tries == 1 {
-			w.s.log.Warn("the CPCs could not be listed; their hardware messages have to wait until they can", zap.Error(err))
-		}
-		return nil, false
-	}
-	// The next time is at least so long away, however many of them come and go.
-	w.cpcsDue, w.cpcs = false, upkeep{due: time.Now().Add(w.s.Timing.Hardware / hardwareGaps)}
-	exists := map[string]bool{record.ConsoleURI: true}
+// watchCPCs makes these the CPCs whose messages are listed. What is known of one that is gone is
+// kept: it may be back.
+func (w *hardwareWatch) watchCPCs(list []hmc.CPC) {
+	before := w.parents
+	w.parents = map[string]*watchedParent{record.ConsoleURI: before[record.ConsoleURI]}
 	for _, c := range list {
 		if !strings.HasPrefix(c.ObjectURI, "/api/cpcs/") {
 			continue
 		}
-		exists[c.ObjectURI] = true
-		if p := w.parents[c.ObjectURI]; p != nil {
-			p.of.Name = c.Name // it may have another name now
-		} else {
-			w.parents[c.ObjectURI] = &watchedParent{of: record.HardwareParent{URI: c.ObjectURI, Class: record.ClassCPC, Name: c.Name}}
+		p := before[c.ObjectURI]
+		if p == nil {
+			p = &watchedParent{of: record.HardwareParent{URI: c.ObjectURI, Class: record.ClassCPC}}
 		}
+		p.of.Name = c.Name
+		w.parents[c.ObjectURI] = p
 	}
-	// What is known of a CPC that is gone is kept: it may be back.
-	maps.DeleteFunc(w.parents, func(uri string, _ *watchedParent) bool { return !exists[uri] })
-	return list, true
 }
 
 // list lists the messages of a console or CPC and has recorded what has changed.
 func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	p.last = time.Now()
-	if w.s.queue.Err() != nil { // it could not be recorded
-		p.postpone(w.s.Timing)
+	if w.k.queue.Err() != nil { // it could not be recorded
+		p.failed(&w.k.intervals)
 		return
 	}
 	messages, complete, err := w.k.session.ListHardwareMessages(ctx, p.of.URI, time.Time{})
-	if ctx.Err() != nil || w.k.lost(err) {
+	if w.k.over(ctx, err) {
 		return
 	}
 	if err != nil {
-		p.postpone(w.s.Timing)
+		p.failed(&w.k.intervals)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.s.log.Warn("hardware messages could not be listed"+hardwareHint(err), zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
+			w.k.log.Warn("hardware messages could not be listed"+hardwareHint(err),
+				zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
 	}
 	if p.problem != "" {
 		p.problem = ""
-		w.s.log.Info("hardware messages can be listed again", zap.String("of", p.of.Label()))
+		w.k.log.Info("hardware messages can be listed again", zap.String("of", p.of.Label()))
 	}
-	change := w.s.Rec.CompareHardware(p.of.URI, messages, complete)
+	change := w.k.Rec.CompareHardware(p.of.URI, messages, complete)
 	if len(change.Gone) > 0 && p.of.Class == record.ClassCPC && !w.communicates(ctx, p) {
 		change.Gone = nil
 	}
@@ -267,31 +237,34 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 	if !p.listed {
 		change.Origin = event.OriginBackfill // came while nobody looked
 	}
-	known := w.s.Rec.RecordHardware(ctx, &p.of, change)
+	known := w.k.Rec.RecordHardware(ctx, &p.of, change)
 	p.listed = true
-	p.upkeep = upkeep{due: p.last.Add(hardwareIdle)}
-	if known > 0 || p.of.Class == record.ClassConsole { // whether the console tells of its first one is not documented
-		p.due = p.last.Add(w.s.Timing.Hardware)
+	p.retry = retry{due: p.last.Add(hardwareIdle)}
+	// whether the console announces its first one is not documented
+	if known > 0 || p.of.Class == record.ClassConsole {
+		p.due = p.last.Add(w.k.intervals.Hardware)
 	}
 }
 
-// communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and not out of sight. It
-// makes sure of that once messages are missing, which is rare.
+// communicates says whether the HMC reaches a CPC, so that what it does not list of it is gone and
+// not out of reach. It makes sure of that once messages are missing, which is rare.
 func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool {
-	list, ok := w.listCPCs(ctx)
-	return ok && slices.ContainsFunc(list, func(c hmc.CPC) bool { return c.ObjectURI == p.of.URI && c.Status != "not-communicating" })
+	list, err := w.k.session.ListCPCs(ctx)
+	return !w.k.over(ctx, err) && slices.ContainsFunc(list, func(c hmc.CPC) bool {
+		return c.ObjectURI == p.of.URI && c.Status != "not-communicating"
+	})
 }
 
 // hardwareHint says what may be missing where a list was refused.
 func hardwareHint(err error) string {
-	if answer, ok := errors.AsType[*hmc.HTTPError](err); ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound) {
+	if isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound) {
 		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
 	}
 	return ""
 }
 
-// askDetails asks for the properties of the newest messages, no more than the share of the budget allows. The others have what
-// the list says of them, and so has one that cannot be had.
+// askDetails asks for the properties of the newest messages, no more than the share of the budget
+// allows. The others have what the list says of them, and so has one that cannot be had.
 func (w *hardwareWatch) askDetails(ctx context.Context, added []hmc.HardwareMessage) {
 	n := 0
 	for i, m := range slices.Backward(added) {
@@ -304,10 +277,11 @@ func (w *hardwareWatch) askDetails(ctx context.Context, added []hmc.HardwareMess
 			added[i] = whole
 			continue
 		}
-		if ctx.Err() != nil || w.k.lost(err) {
+		if w.k.over(ctx, err) {
 			return
 		}
-		w.s.log.Debug("the properties of a hardware message could not be had", zap.String("uri", m.ElementURI), zap.Error(err))
+		w.k.log.Debug("the properties of a hardware message could not be had",
+			zap.String("uri", m.ElementURI), zap.Error(err))
 		if _, unreachable := errors.AsType[*hmc.ConnectError](err); unreachable {
 			return // the rest would take as long
 		}

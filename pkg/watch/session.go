@@ -2,18 +2,25 @@ package watch
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
+	"slices"
+	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
+
+// newSessionHint says what to do about a session of the configuration that does not work.
+const newSessionHint = "make a new one and name it in session.id and session.credential"
 
 // permissions names the HMC task that a userid needs for a topic, as the HMC's own panels call it.
 var permissions = map[string]string{
@@ -21,155 +28,231 @@ var permissions = map[string]string{
 	event.TopicSecurity: `the task "View Security Logs"`,
 }
 
-// prepare makes sure that there is a session, and returns the topics to subscribe to with their kinds, and the host
-// that has them.
-func (s *Supervisor) prepare(ctx context.Context) (wanted map[string]string, host string, err error) {
-	var missing []string
-	if s.usesREST() {
-		s.SetState(status.StateLoggingOn)
-		wanted, missing, err = s.prepareSession(ctx)
-		host = s.client.Host()
-	} else {
-		wanted = make(map[string]string)
-		for _, topic := range s.Cfg.TopicNames {
-			wanted[topic] = event.TopicOther
-		}
-		host = s.Cfg.Hosts[s.hostIndex%len(s.Cfg.Hosts)]
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	s.topics.Set(maps.Clone(wanted))
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	s.status.host, s.status.missing, s.status.unlisted = host, missing, ""
-	if s.usesREST() && len(s.Cfg.OSMessages) > 0 {
-		s.status.unlisted = "the partitions are not listed yet"
-	}
-	clear(s.status.channels)
-	s.status.wanted = make(map[string]topicStatus, len(wanted))
-	for topic, kind := range wanted {
-		s.status.wanted[topic] = topicStatus{kind: kind, problem: status.NotSubscribed}
-	}
-	return wanted, host, nil
+// session is what one HMC knows of this daemon: a logon, and the topics that come with it. Where
+// the topics are given by name there is no logon, and all that is left is the host. It is used by
+// one goroutine.
+type session struct {
+	cfg *config.HMC
+	tls *tls.Config
+	log *zap.Logger
+	// client is nil where the Web Services API is not used, api while nobody is logged on.
+	client *hmc.Client
+	api    *hmc.Session
+	// host is the index of the host in use, where the client does not choose it.
+	host int
 }
 
-// prepareSession asks the first HMC host that answers for the topics of the session, and logs on where there is none
-// or the HMC has ended it.
-func (s *Supervisor) prepareSession(ctx context.Context) (wanted map[string]string, missing []string, err error) {
+// offer is what an HMC has of what the configuration asks for.
+type offer struct {
+	host string
+	// kinds are those of the topics that are asked for, by name.
+	kinds map[string]string
+	// channels are the topics of OS message channels that are open, by the partition's object
+	// id.
+	channels map[string]string
+	// granted are the kinds of notifications that the userid may have, missing those that it
+	// may not have and should, in words.
+	granted, missing []string
+	// complete says that the session has no other topics.
+	complete bool
+	// unlisted is why it is not known yet whose OS messages to follow; "": nobody's.
+	unlisted string
+}
+
+// newSession makes a session that is not logged on. onRequest is called after each request.
+func newSession(
+	cfg *config.HMC, log *zap.Logger, version string, onRequest func(operation, code string),
+) (*session, error) {
+	tlsConfig, err := cfg.TLS.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
+	}
+	s := &session{cfg: cfg, tls: tlsConfig, log: log}
+	if len(cfg.TopicNames) > 0 {
+		return s, nil
+	}
+	s.client, err = hmc.New(hmc.Options{
+		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + version,
+		RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: log, OnRequest: onRequest,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
+	}
+	return s, nil
+}
+
+// usesREST says whether the Web Services API is needed: not where the topics are known.
+func (s *session) usesREST() bool { return s.client != nil }
+
+// prepare asks the first host that answers for its topics, and logs on where nobody is or the HMC
+// has ended the session.
+func (s *session) prepare(ctx context.Context) (*offer, error) {
+	if !s.usesREST() {
+		o := &offer{host: s.cfg.Hosts[s.host%len(s.cfg.Hosts)], kinds: make(map[string]string)}
+		for _, topic := range s.cfg.TopicNames {
+			o.kinds[topic] = event.TopicOther
+		}
+		return o, nil
+	}
 	before := s.client.Host()
 	if _, err := s.client.QueryAPIVersion(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if s.session != nil && s.client.Host() != before {
+	if s.api != nil && s.client.Host() != before {
 		s.logoff(ctx) // it belongs to the host that does not answer any more
 	}
-	if s.session == nil {
-		if err := s.logon(ctx); err != nil {
-			return nil, nil, err
-		}
-	}
-	topics, err := s.session.NotificationTopics(ctx)
-	if hmc.SessionLost(err) && s.Cfg.Session == nil {
+	topics, err := s.topics(ctx)
+	switch lost := hmc.SessionLost(err); {
+	case lost && s.cfg.Session == nil:
 		s.log.Info("the HMC has ended the session; logging on again", zap.Error(err))
-		s.session = nil
-		if err := s.logon(ctx); err != nil {
-			return nil, nil, err
-		}
-		topics, err = s.session.NotificationTopics(ctx)
-	}
-	if hmc.SessionLost(err) && s.Cfg.Session != nil {
-		s.session = nil
-		return nil, nil, &holdError{reason: status.ReasonLogon, err: fmt.Errorf(
-			"the session given in the configuration has ended; make a new one and name it in session.id and session.credential: %w", err)}
+		s.api = nil
+		topics, err = s.topics(ctx)
+	case lost:
+		s.api = nil
+		return nil, &holdError{reason: status.ReasonLogon, err: fmt.Errorf(
+			"the session given in the configuration has ended; "+newSessionHint+": %w", err)}
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	wanted, missing = s.choose(topics)
-	for _, m := range missing {
+	o := s.choose(topics)
+	for _, m := range o.missing {
 		s.log.Warn("a topic is not granted", zap.String("missing", m))
 	}
-	return wanted, missing, nil
+	return o, nil
 }
 
-// choose picks the topics that the configuration asks for. Channels for OS messages that the session has open
-// already (from a link before this one) are among them.
-func (s *Supervisor) choose(topics []hmc.Topic) (wanted map[string]string, missing []string) {
-	wanted = make(map[string]string)
-	got := make(map[string]bool)
-	ask := make(map[string]bool)
-	for _, kind := range s.Cfg.Topics {
-		ask[kind] = true
-	}
-	ask[event.TopicOSMessage] = len(s.Cfg.OSMessages) > 0
-	clear(s.openChannels)
-	s.complete = true
-	for _, t := range topics {
-		if kind, ok := knownKinds[t.Type]; ok && ask[kind] {
-			wanted[t.Name] = kind
-			got[kind] = true
-			if kind == event.TopicOSMessage {
-				s.openChannels[event.LastSegment(t.ObjectURI)] = t.Name
-			}
-		} else {
-			s.complete = false
+// topics lists the topics of the session, for which it logs on if nobody is.
+func (s *session) topics(ctx context.Context) ([]hmc.Topic, error) {
+	if s.api == nil {
+		if err := s.logon(ctx); err != nil {
+			return nil, err
 		}
 	}
-	for _, kind := range s.Cfg.Topics {
-		if got[kind] {
+	return s.api.NotificationTopics(ctx)
+}
+
+// choose picks the topics that the configuration asks for. Channels for OS messages that the
+// session has open already (from a link before this one) are among them.
+func (s *session) choose(topics []hmc.Topic) *offer {
+	o := &offer{
+		host: s.client.Host(), complete: true,
+		kinds: make(map[string]string), channels: make(map[string]string),
+	}
+	ask := make(map[string]bool)
+	if len(s.cfg.OSMessages) > 0 {
+		ask[event.TopicOSMessage], o.unlisted = true, "the partitions are not listed yet"
+	}
+	for _, kind := range s.cfg.Topics {
+		ask[kind] = true
+	}
+	for _, t := range topics {
+		kind := strings.TrimSuffix(t.Type, "-notification")
+		o.complete = o.complete && ask[kind]
+		if ask[kind] {
+			o.kinds[t.Name] = kind
+		}
+		switch {
+		case kind != event.TopicOSMessage:
+			o.granted = append(o.granted, kind)
+		case ask[kind]:
+			o.channels[event.LastSegment(t.ObjectURI)] = t.Name
+		}
+	}
+	for _, kind := range s.cfg.Topics {
+		if slices.Contains(o.granted, kind) {
 			continue
 		}
 		text := "topic " + kind + " is not granted to " + s.who()
 		if p, ok := permissions[kind]; ok {
 			text += ": it needs " + p + " on the HMC"
 		}
-		missing = append(missing, text)
+		o.missing = append(o.missing, text)
 	}
-	return wanted, missing
+	return o
 }
 
 // who names whom the HMC knows this daemon as.
-func (s *Supervisor) who() string {
-	if s.Cfg.Session != nil {
+func (s *session) who() string {
+	if s.cfg.Session != nil {
 		return "the session given in the configuration"
 	}
-	return "userid " + s.Cfg.Userid
+	return "userid " + s.cfg.Userid
 }
 
-// logon makes a session. A refusal comes back as a holdError: to try it again soon would make the HMC disable the
-// userid.
-func (s *Supervisor) logon(ctx context.Context) error {
-	if s.Cfg.Session != nil {
-		s.session = s.client.Resume(s.Cfg.Session.ID.Expose(), s.Cfg.Session.Credential.Expose())
+// logon makes a session. A refusal comes back as a holdError: to try it again soon would make the
+// HMC disable the userid.
+func (s *session) logon(ctx context.Context) error {
+	if given := s.cfg.Session; given != nil {
+		s.api = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
 		return nil
 	}
-	session, err := s.client.Logon(ctx, s.Cfg.Userid, s.Cfg.Password.Expose())
-	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away by asking again soon.
+	api, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
+	if err == nil {
+		s.api = api
+		return nil
+	}
+	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away
+	// by asking again soon.
 	var answer *hmc.HTTPError
-	if errors.As(err, &answer) && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
+	refused := errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500
+	if refused && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
 		err = s.passwordRefused(err)
 	}
-	if hmc.LogonRefused(err) || (errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500) {
+	if refused || hmc.LogonRefused(err) {
 		return &holdError{reason: status.ReasonLogon, err: err}
 	}
-	if err != nil {
+	return err
+}
+
+// passwordRefused says what to look at when userid and password were refused, by the API or by the
+// broker.
+func (s *session) passwordRefused(err error) error {
+	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w",
+		s.cfg.Userid, err)
+}
+
+// logoff ends the session on the HMC, unless it was made elsewhere.
+func (s *session) logoff(ctx context.Context) {
+	if err := s.end(ctx); err != nil {
+		s.log.Warn("the session may be left on the HMC until its idle time ends", zap.Error(err))
+	}
+}
+
+// logoffTimeout bounds a logoff.
+const logoffTimeout = 5 * time.Second
+
+// end is logoff that returns what went wrong. It works also when ctx is done.
+func (s *session) end(ctx context.Context) error {
+	api := s.api
+	s.api = nil
+	if api == nil || s.cfg.Session != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoffTimeout)
+	defer cancel()
+	if err := api.Logoff(ctx); err != nil && !hmc.SessionLost(err) {
 		return err
 	}
-	s.session = session
 	return nil
 }
 
-// passwordRefused says what to look at when the userid and its password were refused, by the API or by the broker.
-func (s *Supervisor) passwordRefused(err error) error {
-	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w", s.Cfg.Userid, err)
+// close ends all that the HMC knows of the session, also when ctx is done.
+func (s *session) close(ctx context.Context) {
+	s.logoff(ctx)
+	if s.client != nil {
+		s.client.Close()
+	}
 }
 
-// nextHost moves to the next configured host after the link to one could not be made. With REST the client looks
-// for the first host that answers.
-func (s *Supervisor) nextHost(err error) {
-	var link *receiver.ConnectionError
-	if !s.usesREST() && errors.As(err, &link) && link.Reason != receiver.ReasonAuthorization {
-		s.hostIndex++
+// credentials are what the broker is shown.
+func (s *session) credentials(o *receiver.Options) {
+	switch given := s.cfg.Session; {
+	case s.api != nil:
+		o.SessionID, o.SessionCredential = s.api.ID(), s.api.Credential()
+	case given != nil:
+		o.SessionID, o.SessionCredential = given.ID.Expose(), given.Credential.Expose()
+	default:
+		o.Userid, o.Password = s.cfg.Userid, s.cfg.Password.Expose()
 	}
 }

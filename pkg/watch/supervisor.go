@@ -1,11 +1,10 @@
 package watch
 
 import (
-	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -25,441 +24,299 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-// follows says whether a topic of this kind is among those of the session.
-func (s *Supervisor) follows(kind string) bool { return s.topicOf(kind) != "" }
+// restTimeout bounds how long what a closed link has left is brought into the queue.
+const restTimeout = 5 * time.Second
 
-// topicOf returns the name of the session's topic of this kind.
-func (s *Supervisor) topicOf(kind string) string {
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	for name, t := range s.status.wanted {
-		if t.kind == kind {
-			return name
-		}
-	}
-	return ""
-}
-
-func (s *Supervisor) subscribedTopics() string {
-	var kinds []string
-	for _, t := range s.status.wanted {
-		if t.problem == "" {
-			kinds = append(kinds, t.kind)
-		}
-	}
-	slices.Sort(kinds)
-	return event.ListOrNone(kinds)
-}
-
-// Timing holds the intervals of a supervisor. Tests shorten them.
-type Timing struct {
-	Recording   record.Timing
-	AuthHold    time.Duration // after a refused logon: the HMC disables a userid that keeps trying
-	StableAfter time.Duration // a link that was up this long starts the back-off over
-	Ping        time.Duration // between calls that keep the session alive and notice a dead HMC
-	ChannelSoon time.Duration // first wait before an OS message channel is tried again after its partition's status has changed
-	ChannelMin  time.Duration // first wait before an OS message channel or a refused topic is tried again ...
-	ChannelMax  time.Duration // ... and the longest ...
-	ChannelRest time.Duration // ... where the partition offers no messages: its next status change is the time
-	Relist      time.Duration // between lists of the estate
-	Logoff      time.Duration // for the logoff on the way out
-	Hardware    time.Duration // how often hardware messages are listed while there are any
-}
-
-func DefaultTiming() Timing {
-	return Timing{
-		AuthHold: 30 * time.Minute, StableAfter: 30 * time.Second, Ping: time.Minute,
-		ChannelSoon: 2 * time.Second, ChannelMin: 15 * time.Second, ChannelMax: 10 * time.Minute, ChannelRest: 6 * time.Hour, Relist: 10 * time.Second, Logoff: 5 * time.Second,
-		Recording: record.Timing{Tick: 500 * time.Millisecond, Settle: 2 * time.Second, SeenEvery: 30 * time.Second}, Hardware: 5 * time.Minute,
-	}
-}
-
-// RefusalsBeforeHold is how often in a row the broker may refuse the credential of a fresh session before the
-// supervisor stops asking: a broker that is still starting refuses at first, one that goes on has a reason.
-const RefusalsBeforeHold = 5
-
-// Supervisor keeps one HMC's session and link. It is one state machine: a new session means new topic names, so it
-// always means a new link, and a link is never kept without asking whether its session still lives.
+// Supervisor keeps one HMC's session and link. It is one state machine: a new session means new
+// topic names, so it always means a new link, and a link is never made without asking whether its
+// session still lives.
+//
+// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder) stay
+// the same.
 type Supervisor struct {
+	shared
+
+	Rate status.Minutes // of notifications
+
+	// alive is when the loop last proved that it turns, in Unix nanoseconds.
+	alive atomic.Int64
+	// ending is why Run was told to end, if that is not the end of the daemon.
+	ending atomic.Pointer[string]
+
+	// Of the supervisor's goroutine alone; linked is the session of the last link.
+	session   *session
+	connector *connector
+	backoff   *receiver.Backoff
+	linked    *hmc.Session
+	trouble   trouble
+	note      translate.Notification // that is being recorded
+}
+
+// shared is what all goroutines that look after one HMC may use.
+type shared struct {
 	Cfg     config.HMC
-	tls     *tls.Config
-	log     *zap.Logger
 	Metrics *record.HMCMetrics
-	queue   *queue.Queue
-	Timing  Timing
-
 	Rec     *record.Recorder
-	topics  translate.TopicTable
-	backoff *receiver.Backoff
 
-	// Of the supervisor's goroutine alone.
-	Handover     int // bytes that may wait between its link and its events; 0: the receiver's default
-	client       *hmc.Client
-	session      *hmc.Session      // nil: no session
-	complete     bool              // all topics that the session has are wanted
-	linked       *hmc.Session      // the session of the last link ...
-	asked        time.Time         // ... and when that began to be made
-	openChannels map[string]string // topics of the session's OS message channels, by the partition's object id
-	everUp       bool              // a link has been up before: the next one is a reconnect
-	hostIndex    int               // the host in use where the REST client does not choose it
-	refusals     int               // by the broker, in a row
-	lastProblem  string            // what was logged last, so that an outage is one line and not a thousand
-	problemCount int
-
-	note   translate.Notification // that is being recorded
-	keeper atomic.Pointer[keeper] // of the link, where there is REST
-
-	Mu     sync.Mutex // guards what status pages read
-	status hmcStatus
-	Rcv    *receiver.Receiver
-	lastUp struct{ frame, notification time.Time }
-	beat   time.Time      // when the loop last proved to be alive
-	ending string         // why run was told to end, if that is not the end of the daemon
-	Rate   status.Minutes // of notifications
+	log       *zap.Logger
+	queue     *queue.Queue
+	intervals Intervals
+	topics    translate.TopicTable
+	source    source
 }
 
-// hmcStatus is the supervisor's state as others see it.
-type hmcStatus struct {
-	state       string
-	since       time.Time
-	host        string
-	problem     string // what is wrong now; "" when nothing is
-	reason      string // of the problem, as the metrics name it
-	outages     []status.Outage
-	nextAttempt time.Time
-	reconnects  int
-	wanted      map[string]topicStatus   // by topic name
-	channels    map[string]channelStatus // OS message channels, by the partition's URI
-	unlisted    string                   // why it is not known whose OS messages to follow; "" when it is
-	missing     []string                 // what the configuration asks for and the userid may not have
-	missed      int
-	certificate time.Time
+// trouble is what was logged of an outage, so that it is one line and not a thousand.
+type trouble struct {
+	problem  string
+	attempts int // that failed
 }
 
-type topicStatus struct {
-	kind    string
-	problem string // "" when subscribed
-}
-
-func NewSupervisor(cfg config.HMC, q *queue.Queue, g *record.Group, live *record.Fanout, m *record.Metrics, log *zap.Logger, version string, t Timing) (*Supervisor, error) {
-	tlsConfig, err := cfg.TLS.ClientConfig()
+// New makes a Supervisor that does nothing yet. It makes every series that the HMC has in the
+// metrics.
+func New(o Options) (*Supervisor, error) {
+	name := o.HMC.Name
+	s := &Supervisor{backoff: receiver.NewBackoff(o.HMC.Stomp)}
+	s.Cfg, s.Metrics = o.HMC, o.Metrics.ForHMC(name)
+	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
+	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
+	var err error
+	s.session, err = newSession(&s.Cfg, s.log, o.Version, func(operation, code string) {
+		o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc()
+	})
 	if err != nil {
-		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
+		return nil, err
 	}
-	s := &Supervisor{
-		Cfg: cfg, tls: tlsConfig, queue: q, Timing: t,
-		log:     log.Named("receiver").With(zap.String("hmc", cfg.Name)),
-		Metrics: m.ForHMC(cfg.Name),
-		backoff: receiver.NewBackoff(cfg.Stomp),
-		status: hmcStatus{
-			state: status.StateDisconnected, since: time.Now(), wanted: map[string]topicStatus{},
-			channels: map[string]channelStatus{},
-		},
-		beat:         time.Now(),
-		openChannels: map[string]string{},
-	}
-	s.topics.Set(map[string]string{})
-	if g != nil { // nil where nothing is recorded
-		s.Rec = record.New(record.Options{
-			Config: cfg, Group: g, Watcher: s, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics, Timing: t.Recording, Live: live,
-		})
-	}
-	if s.usesREST() {
+	if s.session.usesREST() {
 		for _, operation := range hmc.Operations() {
-			m.RestRequests.WithLabelValues(cfg.Name, operation, "200") // so that a rate can be told from the start
-		}
-		s.client, err = hmc.New(hmc.Options{
-			Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + version,
-			RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: s.log,
-			OnRequest: func(operation, code string) {
-				m.RestRequests.WithLabelValues(cfg.Name, operation, code).Inc()
-			},
-		})
-		if err != nil {
-			return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
+			// so that a rate has a beginning
+			o.Metrics.RestRequests.WithLabelValues(name, operation, "200")
 		}
 	}
+	s.topics.Set(make(map[string]string))
+	s.source.board = newBoard(s.Metrics)
+	s.Rec = record.New(record.Options{
+		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
+		Timing: s.intervals.Recording, Live: o.Live,
+	})
+	s.connector = newConnector(s.session, receiver.Options{
+		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
+		HandoverHold: func() bool { return s.queue.Err() == nil },
+		Limits:       receiver.Limits{Handover: o.Handover},
+	}, func(link *receiver.Receiver) {
+		s.source.update(func(now *state) { now.attempted(link) })
+	})
+	s.tick()
 	return s, nil
 }
 
-// usesREST says whether the Web Services API is needed: not where the topics are known.
-func (s *Supervisor) usesREST() bool { return len(s.Cfg.TopicNames) == 0 }
-
 // Run keeps the HMC connected until ctx is done. It logs off before it returns.
 func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
+	board := s.source.board
+	board.update(func(*state) {}) // the one before it may have left other values in the metrics
 	s.Rec.Open(seen)
 	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var recorder sync.WaitGroup
 	recorder.Go(func() { s.Rec.Run(recording) })
 	defer func() {
-		s.SetState(status.StateDisconnected)
-		s.leave(ctx)
+		board.update(func(now *state) { now.enter(status.StateDisconnected) })
+		s.closeLink("", "")
+		s.session.close(ctx)
 		stop()
 		recorder.Wait()
 		s.Rec.Close(context.WithoutCancel(ctx), s.endCause())
 	}()
 	for ctx.Err() == nil {
-		err := s.safeRound(ctx)
-		if ctx.Err() != nil {
-			return
+		if upSince, err := s.safeRound(ctx); ctx.Err() == nil {
+			s.waitAfter(ctx, upSince, err)
 		}
-		s.waitAfter(ctx, err)
 	}
 }
 
-// EndBecause says why run will be told to end, if that is not the end of the daemon.
-func (s *Supervisor) EndBecause(cause string) {
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	s.ending = cause
-}
+// EndBecause says why Run will be told to end, if that is not the end of the daemon.
+func (s *Supervisor) EndBecause(cause string) { s.ending.Store(&cause) }
 
 func (s *Supervisor) endCause() string {
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	return cmp.Or(s.ending, "the daemon was stopped")
-}
-
-// leave ends everything that the HMC knows of this supervisor, also when ctx is done.
-func (s *Supervisor) leave(ctx context.Context) {
-	s.closeReceiver()
-	s.logoff(ctx)
-	if s.client != nil {
-		s.client.Close()
+	if cause := s.ending.Load(); cause != nil {
+		return *cause
 	}
+	return "the daemon was stopped"
 }
 
 // safeRound is round with a panic turned into an error: one HMC's trouble is not the others'.
-func (s *Supervisor) safeRound(ctx context.Context) (err error) {
+func (s *Supervisor) safeRound(ctx context.Context) (upSince time.Time, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.Metrics.Panics.Inc()
-			s.log.Error("panic; the receiver is started again", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			err = fmt.Errorf("panic: %v", p)
-			s.closeReceiver()
-			s.lost(ctx, err, true)
+			err = s.panicked(p, "panic; the receiver is started again")
+			s.closeLink(err.Error(), receiver.ReasonOther)
+			s.recordLoss(ctx, err, true)
 		}
 	}()
 	return s.round(ctx)
 }
 
-// holdError says that trying again soon would do harm.
-type holdError struct {
-	reason string // label value
-	err    error
+// panicked counts and logs a panic, and makes an error of it.
+func (s *shared) panicked(p any, text string) error {
+	s.Metrics.Panics.Inc()
+	s.log.Error(text, zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	return fmt.Errorf("panic: %v", p)
 }
 
-func (e *holdError) Error() string { return e.err.Error() }
-
-func (e *holdError) Unwrap() error { return e.err }
-
-// lostError ends a round whose link had been up.
-type lostError struct {
-	upSince time.Time
-	err     error
-}
-
-func (e *lostError) Error() string { return e.err.Error() }
-
-func (e *lostError) Unwrap() error { return e.err }
-
-// waitAfter decides what the end of a round means and how long the HMC is left alone after it.
-func (s *Supervisor) waitAfter(ctx context.Context, err error) {
-	if _, hold := errors.AsType[*holdError](err); hold {
-		s.failed(ctx, err, status.StateAuthFailed, s.Timing.AuthHold)
-		return
+// round goes through one life of a link: session, topics, link, notifications until the link ends.
+// It always returns an error: why the link, which came up at upSince, has ended, or, where that is
+// zero, why none came up.
+func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
+	board := s.source.board
+	if s.session.usesREST() {
+		board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
 	}
-	if lost, ok := errors.AsType[*lostError](err); ok {
-		if time.Since(lost.upSince) >= s.Timing.StableAfter {
-			s.backoff.Reset()
-		}
-		s.pause(ctx, err, status.StateDisconnected, jittered(s.backoff.Next()))
-		return
-	}
-	wait := jittered(s.backoff.Next())
-	if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
-		wait = max(wait, busy.RetryAfter)
-	}
-	s.failed(ctx, err, status.StateDisconnected, wait)
-}
-
-// failed counts an attempt that failed, and pauses.
-func (s *Supervisor) failed(ctx context.Context, err error, state string, wait time.Duration) {
-	s.Metrics.ConnectFailed(failureReason(err))
-	s.Rec.Disconnected(ctx, record.Disconnection{State: state, Reason: failureReason(err), Cause: s.explain(err)}, time.Time{}, false)
-	s.pause(ctx, err, state, wait)
-}
-
-// pause says what is wrong and waits before the next attempt.
-func (s *Supervisor) pause(ctx context.Context, err error, state string, wait time.Duration) {
-	problem := s.explain(err)
-	s.SetState(state)
-	s.Mu.Lock()
-	s.status.nextAttempt, s.status.problem, s.status.reason = time.Now().Add(wait), problem, failureReason(err)
-	s.status.noteOutage(problem)
-	s.Mu.Unlock()
-	s.logProblem(state, failureReason(err), problem, wait)
-	// The wait is cut into pieces so that the watchdog sees a loop that lives.
-	for end := time.Now().Add(wait); ctx.Err() == nil; s.tick() {
-		left := time.Until(end)
-		if left <= 0 {
-			return
-		}
-		status.Sleep(ctx, min(left, 10*time.Second))
-	}
-}
-
-// logProblem writes one line when trouble begins or changes, after that one in every fifty attempts, and always one when
-// the HMC is left alone for long.
-func (s *Supervisor) logProblem(state, reason, problem string, wait time.Duration) {
-	s.problemCount++
-	if problem == s.lastProblem && state != status.StateAuthFailed && s.problemCount%50 != 0 {
-		s.log.Debug("still not connected", zap.String("problem", problem), zap.Duration("next_attempt_in", wait))
-		return
-	}
-	s.lastProblem = problem
-	fields := []zap.Field{
-		zap.String("problem", problem), zap.String("reason", reason),
-		zap.Int("attempts", s.problemCount), zap.Duration("next_attempt_in", wait),
-	}
-	if state == status.StateAuthFailed {
-		s.log.Error("not connected, and trying again soon would do harm: the HMC disables a userid that goes on being refused", fields...)
-		return
-	}
-	s.log.Warn("not connected to the HMC", fields...)
-}
-
-// explain is the error as the person on call needs it: with the setting to change where there is one.
-func (s *Supervisor) explain(err error) string {
-	if text := s.Cfg.TLS.Explain(err); text != "" {
-		return text
-	}
-	return err.Error()
-}
-
-// failureReason maps an error to the label reason of receiver_connect_failures_total.
-func failureReason(err error) string {
-	var (
-		hold    *holdError
-		link    *receiver.ConnectionError
-		rest    *hmc.ConnectError
-		answer  *hmc.HTTPError
-		partial *hmc.PartialLogonError
-	)
-	switch {
-	case errors.As(err, &hold):
-		return hold.reason
-	case errors.As(err, &link):
-		return link.Reason
-	case errors.As(err, &rest):
-		return rest.Reason
-	case errors.As(err, &partial), errors.As(err, &answer):
-		return status.ReasonLogon
-	}
-	return receiver.ReasonOther
-}
-
-// jittered adds full jitter to waits above 5 s: when an HMC comes back, its clients must not all arrive at once.
-func jittered(d time.Duration) time.Duration {
-	const above = 5 * time.Second
-	if d <= above {
-		return d
-	}
-	return status.RandomBetween(above, d)
-}
-
-// round goes through one life of a link: session, topics, link, notifications until the link ends. It always
-// returns an error, the reason why the link ended or did not come up.
-func (s *Supervisor) round(ctx context.Context) error {
-	wanted, host, err := s.prepare(ctx)
+	o, err := s.session.prepare(ctx)
 	if err != nil {
-		return err
+		return upSince, err
 	}
-	rcv, err := s.connectRetrying(ctx, host, wanted)
+	s.topics.Set(maps.Clone(o.kinds))
+	board.update(func(now *state) { now.offered(o) })
+	link, err := s.connect(ctx, o)
 	if err != nil {
-		return err
+		return upSince, err
 	}
-	upSince := time.Now()
-	unread, err := s.watch(ctx, rcv)
-	s.lost(ctx, err, unread)
+	upSince = time.Now()
+	unread, err := s.watch(ctx, link, o)
+	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
-		s.session = nil
+		s.session.api = nil
 	}
-	return &lostError{upSince: upSince, err: err}
+	return upSince, err
 }
 
-// watch hands on what comes over a link until it ends, and returns why it did. unread says that something came which
-// could not be handed on.
-func (s *Supervisor) watch(ctx context.Context, rcv *receiver.Receiver) (unread bool, err error) {
+// connect makes the link, with as many retries as connect_retries says. After that the round ends,
+// and the next one looks after the session first; the pauses go on growing where this one stopped.
+func (s *Supervisor) connect(ctx context.Context, o *offer) (*receiver.Receiver, error) {
+	retries := s.Cfg.Stomp.ConnectRetries
+	if retries < 0 { // without end, which the rounds are
+		retries = receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
+	}
+	for ; ; retries-- {
+		s.source.update(func(now *state) { now.attempt(status.StateConnecting) })
+		link, err := s.connector.connect(ctx, o)
+		refused := isHold(err) || failureReason(err) == receiver.ReasonAuthorization
+		if err == nil || refused || retries == 0 || ctx.Err() != nil {
+			return link, err
+		}
+		s.failed(ctx, err, status.StateDisconnected, jittered(s.backoff.Next()))
+	}
+}
+
+// watch hands on what comes over a link until it ends, and returns why it did. unread says that
+// something came which could not be handed on.
+func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offer) (unread bool, err error) {
 	linkCtx, cancel := context.WithCancelCause(ctx)
 	var keeping sync.WaitGroup
-	k := newKeeper(s, rcv, cancel)
-	s.linkUp(rcv)
-	s.recordLinkUp(ctx, k)
+	k := newKeeper(s, link, o, cancel)
 	// Deferred, so that a panic leaves nothing running and loses nothing either.
 	defer func() {
 		cancel(nil)
 		keeping.Wait()
-		s.keeper.Store(nil)
-		s.closeReceiver()
-		unread = s.takeRest(ctx, rcv)
+		s.source.keeper.Store(nil)
+		if err == nil || ctx.Err() != nil {
+			s.closeLink("", "")
+		} else {
+			s.closeLink(explain(&s.Cfg, err), failureReason(err))
+		}
+		unread = s.recordRest(ctx, link)
 	}()
+	s.linkUp(ctx, k, o)
 	keeping.Go(func() { k.run(linkCtx) })
 	keeping.Go(func() { k.askJobs(linkCtx) })
-	err = s.consume(linkCtx, rcv, k)
+	err = s.consume(linkCtx, link, k)
 	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // the keeper ended the link, and knows why
 	}
 	return false, err
 }
 
-// lost records that the link was lost.
-func (s *Supervisor) lost(ctx context.Context, err error, unread bool) {
-	cause, planned := s.explain(err), ctx.Err() != nil
-	if planned {
-		cause = s.endCause()
-	} else {
-		cause = "the link was lost: " + cause
+// linkUp publishes and records that the link is up, and has the keeper fetch what was missed
+// before.
+func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *offer) {
+	now := s.source.update(func(now *state) { now.up(k.link) })
+	if now.links > 1 {
+		s.Metrics.Reconnects.Inc()
 	}
-	frame, _ := s.LastTimes()
-	d := record.Disconnection{State: status.StateDisconnected, Reason: failureReason(err), Cause: cause, Planned: planned}
+	send, receive := k.link.HeartBeat()
+	fields := []zap.Field{
+		zap.String("host", o.host), zap.Int("topics", len(o.kinds)),
+		zap.Duration("heartbeat_send", send), zap.Duration("heartbeat_receive", receive),
+	}
+	if s.trouble.attempts > 0 {
+		fields = append(fields, zap.Int("failed_attempts", s.trouble.attempts))
+	}
+	s.trouble = trouble{}
+	s.log.Info("connected to the HMC", fields...)
+
+	k.newSession, s.linked = k.session != s.linked, k.session
+	up := record.Connection{Host: o.host, NewSession: k.newSession}
+	for _, topic := range slices.Sorted(maps.Keys(o.kinds)) {
+		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: o.kinds[topic]})
+	}
+	if k.session != nil {
+		s.source.keeper.Store(k)
+	}
+	if s.Rec.Connected(ctx, up, o.complete, s.connector.asked) {
+		s.source.Fetch(map[string]bool{"": true})
+	}
+}
+
+// closeLink publishes that the link has ended, and ends it, if there is one. problem and reason say
+// why, if that is a fault.
+func (s *Supervisor) closeLink(problem, reason string) {
+	if link := s.source.now().link; link != nil {
+		s.source.update(func(now *state) { now.down(problem, reason) })
+		closeLink(link, s.log)
+	}
+}
+
+// recordLoss records that the link was lost.
+func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
+	d := record.Disconnection{State: status.StateDisconnected, Reason: failureReason(err), Planned: ctx.Err() != nil}
+	if d.Planned {
+		d.Cause = s.endCause()
+	} else {
+		d.Cause = "the link was lost: " + explain(&s.Cfg, err)
+	}
+	frame, _ := s.source.now().lastTimes()
 	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
-// restTimeout bounds how long what a closed receiver still holds is brought into the queue.
-const restTimeout = 5 * time.Second
-
-// takeRest handles what was received and not yet handed on when the link was closed from this side. It reports whether
-// something is left that it could not hand on.
-func (s *Supervisor) takeRest(ctx context.Context, rcv *receiver.Receiver) (unread bool) {
+// recordRest handles what was received and not yet handed on when the link was closed from this side.
+// It reports whether something is left that it could not hand on.
+func (s *Supervisor) recordRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
 	defer s.Rec.Flush(ctx)
-	for n, err := range rcv.Notifications(ctx) {
-		if !s.take(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
+	for n, err := range link.Notifications(ctx) {
+		if !s.record(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
 			return false
 		}
 	}
-	left := rcv.Buffered()
+	left := link.Buffered()
 	if left > 0 { // the queue takes nothing, or too slowly
-		s.missed("", left)
+		s.source.Missed(event.TopicOther, left)
 	}
 	return left > 0
 }
 
 // consume hands notifications on until the link ends.
-func (s *Supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *keeper) error {
+func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *keeper) error {
 	defer s.Rec.Flush(ctx)
-	for n, err := range rcv.Notifications(ctx) {
+	for n, err := range link.Notifications(ctx) {
 		var (
 			subscription *receiver.SubscriptionError
 			jms          *receiver.JMSError
 			gone         *receiver.ConnectionError
 		)
 		switch {
-		case s.take(ctx, &n, err):
+		case s.record(ctx, &n, err):
 			if err == nil {
-				k.notified(&n)
+				k.notified(&s.note)
 			}
 		case errors.As(err, &gone):
 			return err
@@ -470,7 +327,7 @@ func (s *Supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 		default:
 			return err
 		}
-		if rcv.Buffered() == 0 {
+		if link.Buffered() == 0 {
 			s.Rec.Flush(ctx)
 			s.tick()
 		}
@@ -478,313 +335,121 @@ func (s *Supervisor) consume(ctx context.Context, rcv *receiver.Receiver, k *kee
 	return errors.New("the link was closed")
 }
 
-// take handles what an iteration over notifications yielded, if it is one, and reports whether it is. A body that is not
-// JSON makes it none the less one.
-func (s *Supervisor) take(ctx context.Context, n *receiver.Notification, err error) bool {
-	if err == nil {
-		s.handle(ctx, n, true)
-		return true
-	}
+// record stores what an iteration over notifications yielded, if it is one, and reports whether it
+// is. A body that is not JSON makes it none the less one.
+func (s *Supervisor) record(ctx context.Context, n *receiver.Notification, err error) bool {
 	_, notJSON := errors.AsType[*receiver.ParseError](err)
+	if err != nil && !notJSON {
+		return false
+	}
 	if notJSON {
 		s.Metrics.ParseErrors.Inc()
-		s.handle(ctx, n, false)
 	}
-	return notJSON
-}
-
-// handle records one notification.
-func (s *Supervisor) handle(ctx context.Context, n *receiver.Notification, valid bool) {
-	s.note.Parse(n, valid)
+	s.note.Parse(n, !notJSON)
 	s.Metrics.Notified(s.note.Type)
 	s.Rec.Notification(ctx, &s.note)
+	return true
 }
 
-// connectRetrying makes the link, with as many retries as connect_retries says. After that the round ends, and the next
-// one looks after the session first; the pauses go on growing where this one stopped.
-func (s *Supervisor) connectRetrying(ctx context.Context, host string, wanted map[string]string) (*receiver.Receiver, error) {
-	retries := s.Cfg.Stomp.ConnectRetries
-	if retries < 0 { // without end, which the rounds are
-		retries = receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
+// waitAfter decides what the end of a round means and how long the HMC is left alone after it.
+func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error) {
+	wasUp := !upSince.IsZero()
+	if wasUp && time.Since(upSince) >= s.intervals.StableAfter {
+		s.backoff.Reset()
 	}
-	for {
-		s.SetState(status.StateConnecting)
-		rcv, err := s.connect(ctx, host, wanted)
-		_, held := errors.AsType[*holdError](err)
-		if err == nil || held || retries == 0 || ctx.Err() != nil || failureReason(err) == receiver.ReasonAuthorization {
-			return rcv, err
-		}
-		retries--
-		s.failed(ctx, err, status.StateDisconnected, jittered(s.backoff.Next()))
+	name, wait := status.StateAuthFailed, s.intervals.AuthHold
+	if !isHold(err) {
+		name, wait = status.StateDisconnected, jittered(s.backoff.Next())
 	}
-}
-
-// connect makes one attempt at the link.
-func (s *Supervisor) connect(ctx context.Context, host string, wanted map[string]string) (*receiver.Receiver, error) {
-	stomp := s.Cfg.Stomp
-	stomp.ConnectRetries = 0
-	opts := receiver.Options{
-		Host: host, Port: s.Cfg.StompPort, TLS: s.tls, Config: &stomp, Logger: s.log,
-		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
-		HandoverHold: func() bool { return s.queue == nil || s.queue.Err() == nil },
-	}
-	opts.Limits.Handover = s.Handover
-	for topic := range wanted {
-		opts.Topics = append(opts.Topics, topic)
-	}
-	switch {
-	case s.session != nil:
-		opts.SessionID, opts.SessionCredential = s.session.ID(), s.session.Credential()
-	case s.Cfg.Session != nil:
-		opts.SessionID, opts.SessionCredential = s.Cfg.Session.ID.Expose(), s.Cfg.Session.Credential.Expose()
-	default:
-		opts.Userid, opts.Password = s.Cfg.Userid, s.Cfg.Password.Expose()
-	}
-	rcv, err := receiver.New(opts)
-	if err != nil {
-		return nil, &holdError{reason: receiver.ReasonOther, err: fmt.Errorf("the configuration does not fit: %w", err)}
-	}
-	s.asked = time.Now()
-	err = rcv.Connect(ctx)
-	s.Mu.Lock()
-	s.Rcv = rcv
-	s.Mu.Unlock()
-	s.noteCertificate(rcv)
-	if err == nil {
-		s.refusals = 0
-		return rcv, nil
-	}
-	s.closeReceiver()
-	s.nextHost(err)
-	var link *receiver.ConnectionError
-	if errors.As(err, &link) && link.Reason == receiver.ReasonAuthorization {
-		switch {
-		case s.Cfg.Session != nil:
-			err = fmt.Errorf("the broker refuses the session given in the configuration; make a new one and name it in session.id and session.credential: %w", err)
-			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
-		case opts.Userid != "":
-			return nil, &holdError{reason: receiver.ReasonAuthorization, err: s.passwordRefused(err)}
-		}
-		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
-		// The broker does not know the session, so its topics are gone too.
-		s.logoff(ctx)
-		if s.refusals++; s.refusals >= RefusalsBeforeHold {
-			s.refusals = 0
-			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
-		}
-	}
-	return nil, err
-}
-
-// recordLinkUp records that the link is up, and asks the keeper for what was missed before.
-func (s *Supervisor) recordLinkUp(ctx context.Context, k *keeper) {
-	k.newSession = s.session != s.linked
-	s.linked = s.session
-	up := record.Connection{NewSession: k.newSession}
-	s.Mu.Lock()
-	up.Host = s.status.host
-	for topic, st := range s.status.wanted {
-		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: st.kind})
-	}
-	s.Mu.Unlock()
-	slices.SortFunc(up.Topics, func(a, b record.TopicLabel) int { return cmp.Compare(a.Name, b.Name) })
-	if k.session != nil {
-		s.keeper.Store(k)
-	}
-	if s.Rec.Connected(ctx, up, s.complete, s.asked) && k.session != nil {
-		k.fillAll()
-	}
-}
-
-// linkUp notes that the link is up.
-func (s *Supervisor) linkUp(rcv *receiver.Receiver) {
-	s.Mu.Lock()
-	if s.everUp {
-		s.status.reconnects++
-		s.Metrics.Reconnects.Inc()
-	}
-	s.everUp = true
-	s.status.endOutage(time.Now())
-	for topic, st := range s.status.wanted {
-		if rcv.Subscribed(topic) {
-			st.problem = ""
-		} else if st.problem == "" {
-			st.problem = status.NotSubscribed
-		}
-		s.status.wanted[topic] = st
-	}
-	host, topics := s.status.host, len(s.status.wanted)
-	s.Mu.Unlock()
-	send, receive := rcv.HeartBeat()
-	fields := []zap.Field{
-		zap.String("host", host), zap.Int("topics", topics),
-		zap.Duration("heartbeat_send", send), zap.Duration("heartbeat_receive", receive),
-	}
-	if s.problemCount > 0 {
-		fields = append(fields, zap.Int("failed_attempts", s.problemCount))
-	}
-	s.problemCount, s.lastProblem = 0, ""
-	s.SetState(status.StateConnected)
-	s.log.Info("connected to the HMC", fields...)
-}
-
-// closeReceiver ends the link, if there is one: UNSUBSCRIBE, DISCONNECT, bounded in time.
-func (s *Supervisor) closeReceiver() {
-	s.Mu.Lock()
-	rcv := s.Rcv
-	s.Rcv = nil
-	if rcv != nil {
-		s.lastUp.frame, s.lastUp.notification = rcv.LastFrame(), rcv.LastNotification()
-	}
-	s.Mu.Unlock()
-	if rcv != nil {
-		if err := rcv.Close(); err != nil {
-			s.log.Debug("the link did not end cleanly", zap.Error(err))
-		}
-	}
-	s.Metrics.Connected.Set(0)
-}
-
-// SetState publishes the state. What was wrong stays on record until the link is up again, and so does since when:
-// the attempts during an outage are not the beginning of it.
-func (s *Supervisor) SetState(state string) {
-	s.Mu.Lock()
-	settled := func(state string) bool { return state == status.StateConnected || state == status.StateAuthFailed }
-	if s.status.state != state && (settled(state) || settled(s.status.state)) {
-		s.status.since = time.Now()
-	}
-	s.status.state = state
-	if state == status.StateConnected {
-		s.status.problem, s.status.reason = "", ""
-	}
-	if state != status.StateDisconnected && state != status.StateAuthFailed {
-		s.status.nextAttempt = time.Time{}
-	}
-	s.Mu.Unlock()
-	s.Metrics.SetState(state)
-	s.publishConnected()
-}
-
-// publishConnected sets receiver_connected: the link is up and every wanted topic is subscribed.
-func (s *Supervisor) publishConnected() {
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	if s.status.connected() {
-		s.Metrics.Connected.Set(1)
-	} else {
-		s.Metrics.Connected.Set(0)
-	}
-}
-
-// missed counts notifications that are known to be missing on a topic.
-func (s *Supervisor) missed(topic string, n int) {
-	s.missedOn(s.topics.KindOf(topic, ""), n)
-}
-
-// missedOn counts notifications that are known to be missing on a topic of this type.
-func (s *Supervisor) missedOn(topicType string, n int) {
-	s.Mu.Lock()
-	s.status.missed += n
-	s.Mu.Unlock()
-	s.Metrics.MissedOn(topicType, n)
-}
-
-func (s *Supervisor) noteCertificate(rcv *receiver.Receiver) {
-	certs := rcv.PeerCertificates()
-	if len(certs) == 0 {
+	if wasUp {
+		s.pause(ctx, err, name, wait)
 		return
 	}
-	notAfter := certs[0].NotAfter
-	s.Mu.Lock()
-	s.status.certificate = notAfter
-	s.Mu.Unlock()
-	s.Metrics.Certificate.Set(status.UnixSeconds(notAfter))
+	if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
+		wait = max(wait, busy.RetryAfter)
+	}
+	s.failed(ctx, err, name, wait)
+}
+
+// failed counts and records an attempt that failed, and pauses.
+func (s *Supervisor) failed(ctx context.Context, err error, name string, wait time.Duration) {
+	reason := failureReason(err)
+	s.Metrics.ConnectFailed(reason)
+	d := record.Disconnection{State: name, Reason: reason, Cause: explain(&s.Cfg, err)}
+	s.Rec.Disconnected(ctx, d, time.Time{}, false)
+	s.pause(ctx, err, name, wait)
+}
+
+// pause publishes what is wrong and waits before the next attempt.
+func (s *Supervisor) pause(ctx context.Context, err error, name string, wait time.Duration) {
+	problem, reason := explain(&s.Cfg, err), failureReason(err)
+	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
+	s.logTrouble(name, reason, problem, wait)
+	status.Sleep(ctx, wait)
+	s.tick()
+}
+
+// logTrouble writes one line when trouble begins or changes, after that one in every fifty
+// attempts, and always one when the HMC is left alone for long.
+func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration) {
+	t := &s.trouble
+	t.attempts++
+	if problem == t.problem && name != status.StateAuthFailed && t.attempts%50 != 0 {
+		s.log.Debug("still not connected", zap.String("problem", problem), zap.Duration("next_attempt_in", wait))
+		return
+	}
+	t.problem = problem
+	fields := []zap.Field{
+		zap.String("problem", problem), zap.String("reason", reason),
+		zap.Int("attempts", t.attempts), zap.Duration("next_attempt_in", wait),
+	}
+	if name == status.StateAuthFailed {
+		s.log.Error("not connected, and trying again soon would do harm: "+
+			"the HMC disables a userid that goes on being refused", fields...)
+		return
+	}
+	s.log.Warn("not connected to the HMC", fields...)
 }
 
 // tick proves to the watchdog that the loop is alive.
-func (s *Supervisor) tick() {
-	s.Mu.Lock()
-	s.beat = time.Now()
-	s.Mu.Unlock()
-}
+func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
 
-// logoff ends the session on the HMC, unless it was made elsewhere.
-func (s *Supervisor) logoff(ctx context.Context) {
-	session := s.session
-	s.session = nil
-	if session == nil || s.Cfg.Session != nil {
-		return
-	}
-	// Also on the way out, when ctx is done.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timing.Logoff)
-	defer cancel()
-	if err := session.Logoff(ctx); err != nil && !hmc.SessionLost(err) {
-		s.log.Warn("the session may be left on the HMC until its idle time ends", zap.Error(err))
-	}
-}
-
-// knownKinds maps a topic-type of the Web Services API to ours.
-var knownKinds = map[string]string{
-	hmc.TopicTypeObject:    event.TopicObject,
-	hmc.TopicTypeJob:       event.TopicJob,
-	hmc.TopicTypeAudit:     event.TopicAudit,
-	hmc.TopicTypeSecurity:  event.TopicSecurity,
-	hmc.TopicTypeOSMessage: event.TopicOSMessage,
-}
-
-func (s *Supervisor) isOSMessageTopic(topic string) bool {
-	return s.topics.KindOf(topic, "") == event.TopicOSMessage
-}
-
-// IsUp says whether the link is up.
-func (s *Supervisor) IsUp() bool {
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	return s.status.state == status.StateConnected
-}
-
-// Missed implements record.Watcher.
-func (s *Supervisor) Missed(topicType string, n int) { s.missedOn(topicType, n) }
-
-// Heartbeat implements record.Watcher.
-func (s *Supervisor) Heartbeat() record.Heartbeat { return s.heartbeat() }
-
-// LastContact implements record.Watcher.
-func (s *Supervisor) LastContact() (at time.Time, handedOn bool) {
-	frame, _ := s.LastTimes()
-	if at = s.inSight(); !at.IsZero() {
-		return at, true
-	}
-	return frame, false
-}
-
-// CanFetch implements record.Watcher.
-func (s *Supervisor) CanFetch() bool { return s.keeper.Load() != nil }
-
-// Fetch implements record.Watcher.
-func (s *Supervisor) Fetch(topics map[string]bool) {
-	if k := s.keeper.Load(); k != nil {
-		k.fill(topics)
-	}
-}
-
-// AskJob implements record.Watcher.
-func (s *Supervisor) AskJob(uri string) bool {
-	k := s.keeper.Load()
-	if k == nil {
-		return false
-	}
-	select {
-	case k.jobs <- uri:
+// Alive says whether the supervisor's loop still turns: it has done so less than limit before at. A
+// loop that waits for notifications lives as long as there are none to fetch, one that waits for its
+// next attempt until then, and one that logs on or connects is bounded by the time-outs of the
+// configuration, which may be long.
+func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
+	now, last := s.source.now(), time.Unix(0, s.alive.Load())
+	switch {
+	case now.State == status.StateLoggingOn, now.State == status.StateConnecting:
 		return true
-	default:
-		return false
+	case now.link != nil && now.link.Buffered() == 0:
+		return true
+	case now.NextAttempt != nil:
+		last = status.Later(last, *now.NextAttempt)
 	}
+	return at.Sub(last) < limit
 }
 
-// ListHardware implements record.Watcher.
-func (s *Supervisor) ListHardware(parent string) {
-	if k := s.keeper.Load(); k != nil && k.hardware != nil {
-		k.hardware.ask(parent)
+// Link returns the link; nil while none is up.
+func (s *Supervisor) Link() *receiver.Receiver { return s.source.now().link }
+
+// LastTimes returns when the last bytes and the last notification came, over all links.
+func (s *Supervisor) LastTimes() (frame, notification time.Time) { return s.source.now().lastTimes() }
+
+// Snapshot says how it stands with the HMC. It answers from memory.
+func (s *Supervisor) Snapshot() status.HMCStatus {
+	now, at := s.source.now(), time.Now()
+	h := now.show(len(s.Cfg.OSMessages) > 0)
+	h.Name, h.Missed, h.Notifications = s.Cfg.Name, int(s.source.missed.Load()), s.Metrics.Counts()
+	h.NotificationsPerMinute = s.Rate.List(at, s.Metrics.Received())
+	view := s.Rec.View()
+	h.BlindSince, h.Gaps = status.TimeOrNil(view.BlindSince), int64(view.Gaps)
+	if g := view.LastGap; g != nil {
+		h.LastGap = &status.GapStatus{
+			From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing,
+		}
 	}
+	h.Troubles = h.FindTroubles(at)
+	return h
 }

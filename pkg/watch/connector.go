@@ -1,0 +1,87 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// RefusalsBeforeHold is how often in a row the broker may refuse the credential of a fresh session
+// before the HMC is left alone: a broker that is still starting refuses at first, one that goes on
+// has a reason.
+const RefusalsBeforeHold = 5
+
+// connector makes the link of a session. It is used by one goroutine.
+type connector struct {
+	session *session
+	// options lack host, topics and credentials.
+	options receiver.Options
+	// refusals by the broker, in a row.
+	refusals int
+	// asked is when the last attempt began.
+	asked time.Time
+	// attempted is called with each link that was tried to make, before it is closed if that
+	// failed.
+	attempted func(*receiver.Receiver)
+}
+
+func newConnector(s *session, o receiver.Options, attempted func(*receiver.Receiver)) *connector {
+	stomp := s.cfg.Stomp
+	stomp.ConnectRetries = 0
+	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.tls, &stomp, s.log
+	return &connector{session: s, options: o, attempted: attempted}
+}
+
+// connect makes one attempt at a link that is subscribed to what the HMC offers. Where the broker
+// refuses a session, that is logged off. It returns a holdError where another attempt would do
+// harm.
+func (c *connector) connect(ctx context.Context, o *offer) (*receiver.Receiver, error) {
+	s, opts := c.session, c.options
+	opts.Host, opts.Topics = o.host, slices.Collect(maps.Keys(o.kinds))
+	s.credentials(&opts)
+	link, err := receiver.New(opts)
+	if err != nil {
+		return nil, &holdError{reason: receiver.ReasonOther, err: fmt.Errorf("the configuration does not fit: %w", err)}
+	}
+	c.asked = time.Now()
+	err = link.Connect(ctx)
+	c.attempted(link)
+	if err == nil {
+		c.refusals = 0
+		return link, nil
+	}
+	closeLink(link, s.log)
+	broken, ok := errors.AsType[*receiver.ConnectionError](err)
+	switch {
+	case !ok:
+	case broken.Reason != receiver.ReasonAuthorization:
+		s.host++ // with REST the client looks for the first host that answers
+	case s.cfg.Session != nil:
+		err = fmt.Errorf("the broker refuses the session given in the configuration; "+newSessionHint+": %w", err)
+		return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+	case opts.Userid != "":
+		return nil, &holdError{reason: receiver.ReasonAuthorization, err: s.passwordRefused(err)}
+	default:
+		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
+		s.logoff(ctx) // the broker does not know the session, so its topics are gone too
+		if c.refusals++; c.refusals >= RefusalsBeforeHold {
+			c.refusals = 0
+			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+		}
+	}
+	return nil, err
+}
+
+// closeLink ends a link: UNSUBSCRIBE, DISCONNECT, bounded in time.
+func closeLink(link *receiver.Receiver, log *zap.Logger) {
+	if err := link.Close(); err != nil {
+		log.Debug("the link did not end cleanly", zap.Error(err))
+	}
+}

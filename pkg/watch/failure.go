@@ -1,0 +1,62 @@
+package watch
+
+import (
+	"errors"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+)
+
+// holdError says that trying again soon would do harm.
+type holdError struct {
+	reason string // as the metrics name it
+	err    error
+}
+
+func (e *holdError) Error() string { return e.err.Error() }
+
+func (e *holdError) Unwrap() error { return e.err }
+
+func isHold(err error) bool {
+	_, hold := errors.AsType[*holdError](err)
+	return hold
+}
+
+// failureReason is the label reason of receiver_connect_failures_total for an error.
+func failureReason(err error) string {
+	var (
+		hold    *holdError
+		link    *receiver.ConnectionError
+		rest    *hmc.ConnectError
+		answer  *hmc.HTTPError
+		partial *hmc.PartialLogonError
+	)
+	switch {
+	case errors.As(err, &hold):
+		return hold.reason
+	case errors.As(err, &link):
+		return link.Reason
+	case errors.As(err, &rest):
+		return rest.Reason
+	case errors.As(err, &partial), errors.As(err, &answer):
+		return status.ReasonLogon
+	}
+	return receiver.ReasonOther
+}
+
+// explain is the error as the person on call needs it: with the setting to change where there is
+// one.
+func explain(cfg *config.HMC, err error) string {
+	if text := cfg.TLS.Explain(err); text != "" {
+		return text
+	}
+	return err.Error()
+}
+
+// isStatus says whether err is an answer of the HMC with this HTTP status.
+func isStatus(err error, status int) bool {
+	answer, ok := errors.AsType[*hmc.HTTPError](err)
+	return ok && answer.Status == status
+}
