@@ -122,12 +122,14 @@ func (g *Group) reload() {
 
 // load replaces what is known by what is stored.
 func (t *tx) load() {
-	damaged := 0
 	for _, b := range t.all() {
-		damaged += b.Load(t.g.queue.StateRange)
-	}
-	if damaged > 0 {
-		t.r.log.Warn("a part of what is known of the HMC cannot be read; some may be delivered again", zap.Int("values", damaged))
+		if damaged := b.Load(t.g.queue.StateRange); damaged > 0 {
+			text := "a part of what is known of the HMC cannot be read; some may be delivered again"
+			if b == ledger.Book(t.messages) {
+				text = "a part of what is known of OS messages cannot be read; some may be delivered again"
+			}
+			t.r.log.Warn(text, zap.Int("values", damaged))
+		}
 	}
 }
 

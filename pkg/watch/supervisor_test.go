@@ -143,7 +143,7 @@ func TestSource(t *testing.T) {
 	src.ListHardware("/api/console")
 
 	k := newKeeper(s, newLink(t), new(offer), nil)
-	src.use(s.Rec, k)
+	src.keeper.Store(k)
 	src.update(func(now *state) { now.up(k.link) })
 	if _, handedOn := src.LastContact(); !handedOn || !src.CanFetch() || !src.AskJob("/api/jobs/1") || <-k.jobs != "/api/jobs/1" {
 		t.Error("there is a link")
