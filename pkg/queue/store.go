@@ -4,8 +4,9 @@ import "errors"
 
 // Store is what a Queue keeps its data in. The Queue groups batches, makes blocks of them and looks
 // after state, cursors and limits; the store keeps blocks and positions, and finds them again. The
-// methods are called by a Queue only. A program can put a store of its own around the one it is
-// given (Options.Wrap), by embedding it:
+// methods are called by a Queue only. Stores are made in this package, since what they are handed
+// has no exported fields; a program can put one of its own around the one it is given
+// (Options.Wrap), by embedding it:
 //
 //	type failing struct{ queue.Store }
 //
