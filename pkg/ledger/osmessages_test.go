@@ -611,6 +611,16 @@ func TestPartitionMark(t *testing.T) {
 			s.commitFails()
 			s.replay("10 dup, 3000 new", markRange("a", 1, 3010)...)
 		}},
+		{"the HMC holds far more than is remembered, of two systems", func(s *markStory) {
+			s.live("1500 new", markRange("a", 1, 1500)...)
+			s.live("1500 new@1", markRange("b", 1, 1500)...)
+			for range 2 {
+				s.blind()
+				s.replay("3000 dup", append(markRange("a", 1, 1500), markRange("b", 1, 1500)...)...)
+			}
+			s.replay("3000 dup, 5 new@1", append(markRange("a", 1, 1500), markRange("b", 1, 1505)...)...)
+			s.replay("3005 dup", append(markRange("a", 1, 1500), markRange("b", 1, 1505)...)...)
+		}},
 		{"an empty replay tells nothing", func(s *markStory) {
 			s.live("3 new", markRange("a", 1, 3)...)
 			s.replay("")
