@@ -1024,7 +1024,8 @@ func (m *markModel) step() {
 // rest hardly anything.
 func TestPartitionMarkModel(t *testing.T) { playMarkModel(t, false) }
 
-// TestPartitionMarkModelOfHosts checks the same of an HMC with hosts that number the messages differently.
+// TestPartitionMarkModelOfHosts checks the same of an HMC with hosts that number the messages
+// differently.
 func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true) }
 
 func playMarkModel(t *testing.T, hosts bool) {
@@ -1401,6 +1402,12 @@ func TestStart(t *testing.T) {
 	m.live(markMessage(10, "a", -1), markClock)
 	if n := m.BeforeStart(markPartition, markRange("a", 3, 12)); n != 7 {
 		t.Errorf("%d are before what came first", n)
+	}
+}
+
+func TestTextHash(t *testing.T) {
+	if a, b := TextHash("login:"), TextHash("login: \r\n"); a != b || a != 0x3b370998 || a == TextHash(" login:") {
+		t.Errorf("%#x and %#x", a, b)
 	}
 }
 

@@ -99,7 +99,8 @@ func (a *osReplay) index(other bool) {
 	for i := range a.Messages {
 		a.texts[a.Messages[i].text()] = 0
 	}
-	// No more than the replay has, and the latest: an older one with the same text is another message.
+	// No more than the replay has, and the latest: an older one with the same text is another
+	// message.
 	for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
 		e := &p.entries[i]
 		if key := (osText{e.hash, e.time}); other || !e.of(p.epoch) {
@@ -111,9 +112,9 @@ func (a *osReplay) index(other bool) {
 	}
 }
 
-// forgotten returns the place in the replay up to which messages are not remembered, although they may
-// have been seen: there are more than can be remembered, up to the last that is known, or they are
-// before what is known of their sequence.
+// forgotten returns the place in the replay up to which messages are not remembered, although they
+// may have been seen: there are more than can be remembered, up to the last that is known, or they
+// are before what is known of their sequence.
 func (a *osReplay) forgotten(run osRun, epoch uint32) int {
 	if a.p.first == 0 || len(a.Messages) <= len(a.byNumber) {
 		return 0
