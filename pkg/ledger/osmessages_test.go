@@ -724,7 +724,7 @@ func (m *markModel) note(format string, args ...any) {
 
 func (m *markModel) fail(format string, args ...any) {
 	m.t.Helper()
-	m.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(m.log[max(0, len(m.log)-40):], "\n"))
+	m.t.Fatalf("%s\n%s\n%s", fmt.Sprintf(format, args...), m.log[0], strings.Join(m.log[max(0, len(m.log)-40):], "\n"))
 }
 
 // write lets the operating system write one message.

@@ -248,9 +248,12 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		v.Epoch = epoch
 		switch {
 		case v.Duplicate:
-		case match != nil, elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
+		case match != nil:
+			v.Duplicate = true
+		case recorded:
+		case elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
 			v.Duplicate = true // whatever else: this is it
-		case kind == osBegun, recorded:
+		case kind == osBegun:
 		case elsewhere != nil && (kind == osEarlier || other != nil):
 			v.Duplicate = true
 		case elsewhere != nil && msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest:
