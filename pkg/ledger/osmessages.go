@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -52,10 +53,11 @@ type OSMessage struct {
 	Time int64
 }
 
-// TextHash returns a hash of the text of an OS message. It is stored, and never changes.
+// TextHash returns a hash of the text of an OS message, without the blanks and line ends behind it:
+// clients have seen those come and go. It is stored, and never changes.
 func TextHash(text string) uint32 {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(text))
+	_, _ = h.Write([]byte(strings.TrimRight(text, " \t\r\n")))
 	return h.Sum32()
 }
 

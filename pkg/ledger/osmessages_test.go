@@ -611,6 +611,16 @@ func TestPartitionMark(t *testing.T) {
 			s.commitFails()
 			s.replay("10 dup, 3000 new", markRange("a", 1, 3010)...)
 		}},
+		{"the HMC holds far more than is remembered, of two systems", func(s *markStory) {
+			s.live("1500 new", markRange("a", 1, 1500)...)
+			s.live("1500 new@1", markRange("b", 1, 1500)...)
+			for range 2 {
+				s.blind()
+				s.replay("3000 dup", append(markRange("a", 1, 1500), markRange("b", 1, 1500)...)...)
+			}
+			s.replay("3000 dup, 5 new@1", append(markRange("a", 1, 1500), markRange("b", 1, 1505)...)...)
+			s.replay("3005 dup", append(markRange("a", 1, 1500), markRange("b", 1, 1505)...)...)
+		}},
 		{"an empty replay tells nothing", func(s *markStory) {
 			s.live("3 new", markRange("a", 1, 3)...)
 			s.replay("")
@@ -714,7 +724,7 @@ func (m *markModel) note(format string, args ...any) {
 
 func (m *markModel) fail(format string, args ...any) {
 	m.t.Helper()
-	m.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(m.log[max(0, len(m.log)-40):], "\n"))
+	m.t.Fatalf("%s\n%s\n%s", fmt.Sprintf(format, args...), m.log[0], strings.Join(m.log[max(0, len(m.log)-40):], "\n"))
 }
 
 // write lets the operating system write one message.
@@ -1014,7 +1024,8 @@ func (m *markModel) step() {
 // rest hardly anything.
 func TestPartitionMarkModel(t *testing.T) { playMarkModel(t, false) }
 
-// TestPartitionMarkModelOfHosts checks the same of an HMC with hosts that number the messages differently.
+// TestPartitionMarkModelOfHosts checks the same of an HMC with hosts that number the messages
+// differently.
 func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true) }
 
 func playMarkModel(t *testing.T, hosts bool) {
@@ -1391,6 +1402,12 @@ func TestStart(t *testing.T) {
 	m.live(markMessage(10, "a", -1), markClock)
 	if n := m.BeforeStart(markPartition, markRange("a", 3, 12)); n != 7 {
 		t.Errorf("%d are before what came first", n)
+	}
+}
+
+func TestTextHash(t *testing.T) {
+	if a, b := TextHash("login:"), TextHash("login: \r\n"); a != b || a != 0x3b370998 || a == TextHash(" login:") {
+		t.Errorf("%#x and %#x", a, b)
 	}
 }
 

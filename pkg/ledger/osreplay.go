@@ -15,7 +15,6 @@ type osReplay struct {
 	verdicts   []OSVerdict
 	byNumber   []osEntry        // what was known before, sorted by number
 	highest    map[uint32]int64 // the highest number of each epoch there
-	firstKnown int              // the first message that is among them
 	added      map[osEntry]bool
 	// how often the host before had a text, if this one has not replayed all yet
 	texts map[osText]int
@@ -94,17 +93,14 @@ func (a *osReplay) index(other bool) {
 		e := &a.byNumber[i]
 		a.highest[e.epoch] = e.number
 	}
-	a.firstKnown = slices.IndexFunc(a.Messages, func(msg OSMessage) bool {
-		match, _, elsewhere := a.lookup(p.epoch, &msg)
-		return match != nil || elsewhere != nil
-	})
 	if p.hostBefore == 0 {
 		return
 	}
 	for i := range a.Messages {
 		a.texts[a.Messages[i].text()] = 0
 	}
-	// No more than the replay has, and the latest: an older one with the same text is another message.
+	// No more than the replay has, and the latest: an older one with the same text is another
+	// message.
 	for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
 		e := &p.entries[i]
 		if key := (osText{e.hash, e.time}); other || !e.of(p.epoch) {
@@ -114,6 +110,26 @@ func (a *osReplay) index(other bool) {
 			}
 		}
 	}
+}
+
+// forgotten returns the place in the replay up to which messages are not remembered, although they
+// may have been seen: there are more than can be remembered, up to the last that is known, or they
+// are before what is known of their sequence.
+func (a *osReplay) forgotten(run osRun, epoch uint32) int {
+	if a.p.first == 0 || len(a.Messages) <= len(a.byNumber) {
+		return 0
+	}
+	first, last := 0, 0
+	for i := range a.Messages {
+		match, _, elsewhere := a.lookup(epoch, &a.Messages[i])
+		if match != nil || elsewhere != nil {
+			last = i + 1
+		}
+		if match != nil && first == 0 && run.from <= i && i < run.to {
+			first = i
+		}
+	}
+	return max(first, last-len(a.byNumber))
 }
 
 // divide returns the runs.
@@ -222,6 +238,7 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...)
 		p.lowest = first
 	}
+	forgotten := a.forgotten(run, epoch)
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.Messages[i], &a.verdicts[i]
 		match, other, elsewhere := a.lookup(epoch, msg)
@@ -231,9 +248,12 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		v.Epoch = epoch
 		switch {
 		case v.Duplicate:
-		case match != nil, elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
+		case match != nil:
+			v.Duplicate = true
+		case recorded:
+		case elsewhere != nil && elsewhere.time > 0 && msg.Time > 0:
 			v.Duplicate = true // whatever else: this is it
-		case kind == osBegun, recorded:
+		case kind == osBegun:
 		case elsewhere != nil && (kind == osEarlier || other != nil):
 			v.Duplicate = true
 		case elsewhere != nil && msg.Number < p.lowest && a.highest[elsewhere.epoch] < p.lowest:
@@ -247,7 +267,7 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 			// it was seen, and is not remembered
 			v.Duplicate = true
 		default: // the HMC holds more than is remembered
-			v.Duplicate = i < a.firstKnown && p.first > 0 && len(a.Messages) > len(a.byNumber)
+			v.Duplicate = i < forgotten
 		}
 		if present {
 			p.fill(msg.Number)

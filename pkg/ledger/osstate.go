@@ -132,7 +132,6 @@ func (o *OSMessages) Load(stored Stored) (damaged int) {
 	for partition, of := range slots {
 		if !o.partition(partition).join(of) {
 			damaged++
-			delete(o.partitions, partition)
 		}
 	}
 	stored(o.startPrefix, func(key string, value []byte) bool {
@@ -193,7 +192,9 @@ func (p *osPartition) slotKey(bit uint64) string {
 func (p *osPartition) join(slots []osSlot) bool {
 	slices.SortFunc(slots, func(a, b osSlot) int { return cmp.Compare(a.start, b.start) })
 	newest := slots[len(slots)-1]
-	if newest.head == nil {
+	if newest.head == nil { // only in version 1; what is left of it goes
+		p.touch(0)
+		p.dirty = 1<<(newest.slots+1) - 1
 		return false
 	}
 	head := *newest.head
