@@ -46,29 +46,23 @@ func (e *environment) completion(context.Context) error {
 	return err
 }
 
-// level is the program or a command of it: what has flags and commands.
+// level is the program or a command of it, with its flags.
 type level struct {
+	commandGroup
 	flags []*kingpin.FlagModel
-	// values are what kingpin knows the values of a flag by.
-	values interface {
-		FlagCompletion(flagName, flagValue string) (choices []string, flagMatch, optionMatch bool)
-	}
 }
 
 // complete returns what may stand in place of the last word. Where that is a file, or anything, it
 // returns nothing.
 func complete(ctx context.Context, app *kingpin.Application, words []string) []string {
 	var (
-		model  = modelOf(app)
-		levels = []level{{model.Flags, app}}
-		group  interface {
-			GetCommand(string) *kingpin.CmdClause
-		} = app
-		offered                    = namesOf(model.Commands)
-		pending *kingpin.FlagModel // its value comes next
-		url     = ""
-		only    = false // arguments, after --
-		help    = false // of the commands that follow
+		model                 = modelOf(app)
+		levels                = []level{{app, model.Flags}}
+		group                 = commandGroup(app)
+		offered               = namesOf(model.Commands)
+		pending               *kingpin.FlagModel // its value comes next
+		url                   string
+		onlyArguments, isHelp bool // after --, and after the command help
 	)
 	find := func(name string) *kingpin.FlagModel {
 		for _, l := range slices.Backward(levels) {
@@ -93,9 +87,9 @@ func complete(ctx context.Context, app *kingpin.Application, words []string) []s
 				url = word
 			}
 			pending = nil
-		case only:
+		case onlyArguments:
 		case word == "--":
-			only = true
+			onlyArguments = true
 		case strings.HasPrefix(word, "--"):
 			f := find(name)
 			switch {
@@ -111,13 +105,13 @@ func complete(ctx context.Context, app *kingpin.Application, words []string) []s
 			c := group.GetCommand(word)
 			m := c.Model()
 			group, offered = c, namesOf(m.Commands)
-			if help {
+			if isHelp {
 				continue
 			}
-			levels = append(levels, level{m.Flags, c})
+			levels = append(levels, level{c, m.Flags})
 			switch m.FullCommand {
 			case "help":
-				help, group, offered = true, app, namesOf(model.Commands)
+				isHelp, group, offered = true, app, namesOf(model.Commands)
 			case "completion":
 				offered = shells()
 			}
@@ -127,7 +121,7 @@ func complete(ctx context.Context, app *kingpin.Application, words []string) []s
 	switch {
 	case pending != nil:
 		return valuesOf(ctx, pending.Name, url, levels)
-	case only:
+	case onlyArguments:
 		return nil
 	case attached && strings.HasPrefix(words[last], "--"):
 		var all []string
@@ -194,7 +188,7 @@ func valuesOf(ctx context.Context, name, url string, levels []level) (values []s
 		return values
 	}
 	for _, l := range slices.Backward(levels) {
-		if choices, match, _ := l.values.FlagCompletion(name, ""); match {
+		if choices, match, _ := l.FlagCompletion(name, ""); match {
 			return choices
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -111,8 +112,7 @@ type daemon struct {
 
 	reloading sync.Mutex // one reload at a time, from reading the file to logging the result
 	reloads   reloadMetrics
-	mu        sync.Mutex // guards config
-	config    web.ConfigStatus
+	config    atomic.Pointer[web.ConfigStatus]
 }
 
 // reloadMetrics show the result of the last reading of the configuration, as Alertmanager's do.
@@ -191,19 +191,15 @@ func (d *daemon) loaded(cfg *config.Config) {
 		d.log.Warn("configuration", zap.String("warning", w.Error()))
 	}
 	now, hash := time.Now(), float64(cfg.Hash())
-	d.mu.Lock()
-	d.config = web.ConfigStatus{File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: hash}
-	d.mu.Unlock()
+	d.config.Store(&web.ConfigStatus{
+		File: cfg.File, LastReloadSuccessful: true, LastReload: now.UTC(), Hash: hash,
+	})
 	d.reloads.successful.Set(1)
 	d.reloads.time.Set(float64(now.Unix()))
 	d.reloads.hash.Set(hash)
 }
 
-func (d *daemon) configStatus() web.ConfigStatus {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.config
-}
+func (d *daemon) configStatus() web.ConfigStatus { return *d.config.Load() }
 
 // reload reads the configuration file again. On an error everything goes on as it was. Reloads come
 // one after the other, so that the file that was read last is the one that runs.
@@ -218,9 +214,9 @@ func (d *daemon) reload() error {
 	}
 	if err != nil {
 		d.log.Error("the configuration could not be reloaded; the running one stays", zap.Error(err))
-		d.mu.Lock()
-		d.config.LastReloadSuccessful, d.config.LastReload, d.config.Error = false, time.Now().UTC(), err.Error()
-		d.mu.Unlock()
+		failed := d.configStatus()
+		failed.LastReloadSuccessful, failed.LastReload, failed.Error = false, time.Now().UTC(), err.Error()
+		d.config.Store(&failed)
 		d.reloads.successful.Set(0)
 		return err
 	}
