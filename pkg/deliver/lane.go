@@ -67,12 +67,15 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	backoff := retryBackoff{cfg: l.Cfg.Retry}
 	var first time.Time // when the first attempt began that did not succeed
 	size, sent := len(l.batch.records), 0
-	for l.leaveAlone(ctx) {
-		l.batch.drop(sent, l.Cursor.Acked())
-		records := l.batch.records[:min(size, len(l.batch.records))]
-		if sent = 0; len(records) == 0 {
-			return true
+	for sent < len(l.batch.records) {
+		if !l.leaveAlone(ctx) {
+			return false
 		}
+		l.batch.drop(sent, l.Cursor.Acked())
+		if sent = 0; len(l.batch.records) == 0 {
+			break
+		}
+		records := l.batch.records[:min(size, len(l.batch.records))]
 		start := time.Now()
 		v, err := l.attempt(ctx, l.own, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
 		switch {
@@ -103,7 +106,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 		sent, size = len(records), 2*len(records)
 		backoff.limit, first = 0, time.Time{}
 	}
-	return false
+	return true
 }
 
 // leaveAlone waits as long as the sink has asked for, in whichever lane. It returns false when it

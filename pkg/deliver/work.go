@@ -279,21 +279,17 @@ func (b *batch) fits(it *item, maxEvents, maxBytes int) bool {
 
 // drop takes out the first n items, which are done with, and those that have gone by the limits of
 // the queue. What a stage has handed on is not in the order of the queue, so that they may be
-// anywhere.
+// anywhere. The sink may still be reading what it was given: that memory is not written to.
 func (b *batch) drop(n int, acked uint64) {
-	kept := 0
-	for i := n; i < len(b.items); i++ {
-		if b.items[i].seq <= acked {
-			continue
-		}
-		if kept < i {
-			b.items[kept], b.records[kept] = b.items[i], b.records[i]
-		}
-		kept++
+	gone := func(it item) bool { return it.seq <= acked }
+	if n == 0 && !slices.ContainsFunc(b.items, gone) {
+		return
 	}
-	clear(b.items[kept:])
-	clear(b.records[kept:])
-	b.items, b.records = b.items[:kept], b.records[:kept]
+	b.items = slices.DeleteFunc(slices.Clone(b.items[n:]), gone)
+	b.records = make([]event.Record, len(b.items))
+	for i := range b.items {
+		b.records[i] = b.items[i].record
+	}
 }
 
 // stored returns how many stored events the first n items stand for.
