@@ -34,7 +34,7 @@ func TestActiveMQ(t *testing.T) {
 	o.Password = password
 	o.Config.HeartbeatSendCycle, o.Config.HeartbeatReceiveCycle = time.Second, time.Second
 	r := newReceiver(t, o)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := r.Connect(ctx); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestActiveMQRefusesLogon(t *testing.T) {
 func TestActiveMQRestarts(t *testing.T) {
 	b := activemq.Start(t, activemq.Options{})
 	r := newReceiver(t, realOptions(b, "u.1"))
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	for round := range 3 {
 		if err := r.Connect(ctx); err != nil {

@@ -42,8 +42,8 @@ const (
 
 const (
 	shortDuration = 25 * time.Second // of each of the two runs of make test-real
-	readyTimeout  = 30 * time.Second
-	settleTimeout = 60 * time.Second
+	readyTimeout  = 5 * time.Minute
+	settleTimeout = 5 * time.Minute
 	startAgain    = 300 * time.Millisecond // between two attempts to start the daemon, as a service manager does
 )
 

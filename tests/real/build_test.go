@@ -38,7 +38,7 @@ func TestBinaries(t *testing.T) {
 		}
 	}
 	qemu := program.Look(t, "qemu-s390x-static", "qemu-user-static")
-	out, status := program.Output(t, time.Minute, qemu, filepath.Join(dir, "hmcnotifyd-linux-s390x"), "version")
+	out, status := program.Output(t, 5*time.Minute, qemu, filepath.Join(dir, "hmcnotifyd-linux-s390x"), "version")
 	if status != 0 || !strings.Contains(out, "linux/s390x") {
 		t.Errorf("version: exit status %d\n%s", status, out)
 	}

@@ -33,7 +33,7 @@ func TestReadmeConfiguration(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, status := daemon.Run(t, time.Minute, "check-config", filepath.Join(dir, "hmcnotifyd.yaml")); status != 0 {
+	if out, status := daemon.Run(t, 5*time.Minute, "check-config", filepath.Join(dir, "hmcnotifyd.yaml")); status != 0 {
 		t.Errorf("check-config: exit status %d\n%s", status, out)
 	}
 }

@@ -54,7 +54,7 @@ func TestPrometheus(t *testing.T) {
 	d := daemon.Start(t, daemon.Options{
 		Config: "hmcs:\n" + entry + quiet + "sinks:\n- {name: journal, log: {output: /dev/null}}\n",
 	})
-	d.AwaitReady(t, time.Minute)
+	d.AwaitReady(t, 5*time.Minute)
 	prometheus.CheckMetrics(t, d.Metrics(t))
 
 	p := prometheus.Start(t, prometheus.Options{Jobs: []prometheus.Job{{Name: "hmcnotifyd", Targets: []string{d.Addr()}}}})

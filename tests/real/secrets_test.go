@@ -95,9 +95,9 @@ func TestNoSecretIsShown(t *testing.T) {
 		Files:  map[string]string{"good.password": password + "\n", "hook.secret": "whsec_" + key + "\n"},
 		Flags:  []string{"--log.level=debug"},
 	})
-	hook.Await(t, time.Minute, 20)
-	d.AwaitMetric(t, time.Minute, 1, "hmcnotifyd_receiver_state", "hmc", "refused", "state", "auth_failed")
-	d.AwaitMetric(t, time.Minute, 1, "hmcnotifyd_receiver_connected", "hmc", "shared")
+	hook.Await(t, 5*time.Minute, 20)
+	d.AwaitMetric(t, 5*time.Minute, 1, "hmcnotifyd_receiver_state", "hmc", "refused", "state", "auth_failed")
+	d.AwaitMetric(t, 5*time.Minute, 1, "hmcnotifyd_receiver_connected", "hmc", "shared")
 	// The sessions that the daemon made are secrets too.
 	pages := func(when string) {
 		for _, info := range good.SessionInfos() {
@@ -117,7 +117,7 @@ func TestNoSecretIsShown(t *testing.T) {
 	if err := shared.Restart(time.Second); err != nil {
 		t.Fatal(err)
 	}
-	d.AwaitMetric(t, time.Minute, 1, "hmcnotifyd_receiver_reconnects_total", "hmc", "good")
+	d.AwaitMetric(t, 5*time.Minute, 1, "hmcnotifyd_receiver_reconnects_total", "hmc", "good")
 	pages("after a loss")
 	hook.Answer(nil)
 
@@ -135,7 +135,7 @@ func TestNoSecretIsShown(t *testing.T) {
 			t.Errorf("%s: reloaded", name)
 		}
 		s.outputs["/-/reload of "+name] = body
-		out, exit := daemon.Run(t, time.Minute, "check-config", d.Dir+"/hmcnotifyd.yaml")
+		out, exit := daemon.Run(t, 5*time.Minute, "check-config", d.Dir+"/hmcnotifyd.yaml")
 		if exit != 1 {
 			t.Errorf("check-config of %s: exit status %d", name, exit)
 		}

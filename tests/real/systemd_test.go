@@ -39,7 +39,7 @@ func unit(t *testing.T) string {
 
 func TestSystemdUnitIsValid(t *testing.T) {
 	analyze := program.Look(t, "systemd-analyze", "systemd")
-	out, status := program.Output(t, time.Minute, analyze, "verify", "--man=no", unit(t)) // the manual page comes with the packages
+	out, status := program.Output(t, 5*time.Minute, analyze, "verify", "--man=no", unit(t)) // the manual page comes with the packages
 	if status != 0 || strings.TrimSpace(out) != "" {
 		t.Errorf("systemd-analyze verify: exit status %d\n%s", status, out)
 	}
@@ -48,7 +48,7 @@ func TestSystemdUnitIsValid(t *testing.T) {
 func TestSystemdUnitIsHardened(t *testing.T) {
 	const limit = 2.0
 	analyze := program.Look(t, "systemd-analyze", "systemd")
-	out, status := program.Output(t, time.Minute, analyze, "security", "--no-pager", "--offline=true", unit(t))
+	out, status := program.Output(t, 5*time.Minute, analyze, "security", "--no-pager", "--offline=true", unit(t))
 	level := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
 	if status != 0 || level == nil {
 		t.Fatalf("systemd-analyze security: exit status %d\n%s", status, out)

@@ -267,6 +267,13 @@ func (s *scraper) once(ctx context.Context) {
 	s.answers++
 }
 
+// counted says whether an answer has counted an event.
+func (s *scraper) counted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total > 0
+}
+
 // TestKill kills the daemon with SIGKILL at random moments while notifications come in, and starts it again. What it had
 // counted in events_total arrives at every sink, whole, and the same thing always has the same id; of the property
 // changes the daemon stores what came from the first on, and the OS messages arrive all: the HMC holds those that came
@@ -320,13 +327,13 @@ func TestKill(t *testing.T) {
 	t.Cleanup(stopLoad)
 
 	// life runs the daemon, and returns what it had counted at the last scrape before its end.
-	life := func(do func(p *program.Process)) (changes, total, answers int) {
+	life := func(do func(*program.Process, *scraper)) (changes, total, answers int) {
 		s := &scraper{url: "http://" + addr + "/metrics", client: &http.Client{Transport: &http.Transport{}}}
 		ctx, cancel := context.WithCancel(t.Context())
 		var scraping sync.WaitGroup
 		p := start()
 		scraping.Go(func() { s.run(ctx) })
-		do(p)
+		do(p, s)
 		cancel()
 		scraping.Wait()
 		s.client.CloseIdleConnections()
@@ -335,7 +342,7 @@ func TestKill(t *testing.T) {
 	var counted []int
 	total, scraped, early := 0, 0, 0
 	for round := range kills {
-		changes, all, answers := life(func(p *program.Process) {
+		changes, all, answers := life(func(p *program.Process, s *scraper) {
 			if round%5 == 4 { // while it starts, too
 				time.Sleep(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
 				early++
@@ -346,6 +353,14 @@ func TestKill(t *testing.T) {
 					}
 					return nil
 				})
+				if round%5 != 3 { // at once, too
+					p.Await(t, within, func() error {
+						if !s.counted() {
+							return fmt.Errorf("no event was counted")
+						}
+						return nil
+					})
+				}
 				time.Sleep(time.Duration(random.Int64N(int64(600 * time.Millisecond))))
 			}
 			select {
@@ -369,7 +384,7 @@ func TestKill(t *testing.T) {
 		load.newLife()
 		sim.ExpireSessions(true) // a real HMC forgets them some time too
 	}
-	changes, all, _ := life(func(p *program.Process) {
+	changes, all, _ := life(func(p *program.Process, _ *scraper) {
 		p.Await(t, within, func() error {
 			if sim.Links() == 0 {
 				return fmt.Errorf("no link")

@@ -25,8 +25,8 @@ import (
 const (
 	debianPackage = "activemq"
 	library       = "/usr/share/activemq"
-	startTimeout  = 60 * time.Second
-	stopTimeout   = 30 * time.Second
+	startTimeout  = 5 * time.Minute
+	stopTimeout   = 2 * time.Minute
 	storePassword = "changeit" // of the broker's key store, in a temporary directory
 
 	// The groups of the broker's access rules.

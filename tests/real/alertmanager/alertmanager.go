@@ -21,8 +21,8 @@ import (
 
 const (
 	debianPackage = "prometheus-alertmanager"
-	startTimeout  = 60 * time.Second
-	queryTimeout  = 10 * time.Second
+	startTimeout  = 5 * time.Minute
+	queryTimeout  = time.Minute
 )
 
 // Alert is an alert as the API v2 and a webhook receiver tell it.

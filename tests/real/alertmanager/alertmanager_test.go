@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
-const within = 60 * time.Second
+const within = 5 * time.Minute
 
 // scene is a simulated HMC, the daemon, Alertmanager and who it notifies.
 type scene struct {

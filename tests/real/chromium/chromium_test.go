@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // within is how long a test waits for what takes moments on a machine with nothing else to do.
-const within = 60 * time.Second
+const within = 5 * time.Minute
 
 // screenshotsVariable names a directory that keeps the pictures which the tests take, for people to look at.
 const screenshotsVariable = "HMCNOTIFYD_SCREENSHOTS"

@@ -29,8 +29,8 @@ import (
 
 const (
 	buildTimeout   = 5 * time.Minute
-	startTimeout   = 60 * time.Second
-	requestTimeout = 10 * time.Second
+	startTimeout   = 5 * time.Minute
+	requestTimeout = time.Minute
 	// StopTimeout is what the systemd unit grants: the daemon's own limit of
 	// 20 s and something for a busy machine.
 	StopTimeout = 30 * time.Second

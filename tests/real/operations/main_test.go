@@ -18,7 +18,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	within = 2 * time.Minute
+	within = 5 * time.Minute
 	// buildTime is for the program manifests, which is large.
 	buildTime = 10 * time.Minute
 )

@@ -32,7 +32,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	within      = time.Minute
+	within      = 5 * time.Minute
 	makeTimeout = 15 * time.Minute
 	oldVersion  = "0.0.1"
 	newVersion  = "0.0.2"

@@ -26,8 +26,8 @@ import (
 
 const (
 	debianPackage = "prometheus"
-	startTimeout  = 60 * time.Second
-	queryTimeout  = 10 * time.Second
+	startTimeout  = 5 * time.Minute
+	queryTimeout  = time.Minute
 )
 
 // Job is something to scrape.
