@@ -62,7 +62,9 @@ func (r *run) do() (problems []string) {
 	}
 	r.plan()
 	defer func() {
-		r.stop()
+		if err := r.stop(); err != nil {
+			problems = append(problems, err.Error())
+		}
 		for _, c := range slices.Backward(r.hmcs) {
 			if err := c.sim.Close(); err != nil {
 				problems = append(problems, err.Error())
@@ -123,7 +125,7 @@ func (r *run) live() error {
 		}
 		// What is published while it is down is lost.
 		end := r.ledger.Begin("", "restart")
-		r.stop()
+		_ = r.stop() // it may well be that its last events cannot be stored
 		if err := r.load(50 * time.Millisecond); err != nil {
 			return err
 		}
@@ -219,14 +221,14 @@ func (r *run) start(early bool) error {
 	return nil
 }
 
-// stop ends the daemon. While commits fail it may well end with an error.
-func (r *run) stop() {
+// stop ends the daemon. Calling it again does nothing.
+func (r *run) stop() error {
 	if r.cancel == nil {
-		return
+		return nil
 	}
 	r.cancel()
 	r.cancel = nil
-	<-r.done
+	return <-r.done
 }
 
 // await waits until ok returns nil.
