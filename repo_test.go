@@ -36,27 +36,50 @@ var imports = map[string]struct {
 	may []string
 	why string
 }{
-	"pkg/event":    {nil, "an event is data; everything else may know it"},
-	"pkg/receiver": {nil, "any Go program may use the receiver on its own"},
-	"pkg/hmc":      {nil, "any Go program may use the Web Services API client on its own"},
-	"pkg/estate":   {nil, "the estate is names and statuses, wherever they come from"},
-	"pkg/queue":    {nil, "the queue stores opaque records"},
-	"pkg/hmcsim":   {nil, "the simulator shares no code with what it tests"},
-	"pkg/render":   {[]string{"pkg/event"}, "a template sees events and nothing else"},
-	"pkg/config":   {[]string{"pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
-	"pkg/sinks":    {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
+	"pkg/event":     {nil, "an event is data; everything else may know it"},
+	"pkg/receiver":  {nil, "any Go program may use the receiver on its own"},
+	"pkg/hmc":       {nil, "any Go program may use the Web Services API client on its own"},
+	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
+	"pkg/queue":     {nil, "the queue stores opaque records"},
+	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
+	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
+	"pkg/config":    {[]string{"pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
+	"pkg/sinks":     {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
+	"pkg/ledger":    {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},
+	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/receiver"}, "a notification becomes events without anything being stored"},
+	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
+	"pkg/record": {
+		[]string{
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/status", "pkg/translate",
+		},
+		"what is recorded comes from above, and knows no session and no link",
+	},
+	"pkg/watch": {
+		[]string{
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/sinks",
+			"pkg/status", "pkg/translate",
+		},
+		"one HMC is looked after without knowing of the others, or of who gets its events",
+	},
+	"pkg/deliver": {
+		[]string{"pkg/config", "pkg/event", "pkg/queue", "pkg/sinks", "pkg/status"},
+		"a delivery knows stored events and its sink, not where they came from",
+	},
 	"pkg/bridge": {
-		[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/queue", "pkg/receiver", "pkg/sinks"},
+		[]string{
+			"pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/sinks",
+			"pkg/status", "pkg/translate", "pkg/watch",
+		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
 	"pkg/web": {
-		[]string{"pkg/bridge", "pkg/config", "pkg/event"},
+		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/status"},
 		"the web server shows the bridge's status and never reaches past it",
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/config", "pkg/event", "pkg/hmc", "pkg/hmcsim",
-			"pkg/queue", "pkg/receiver", "pkg/sinks", "pkg/web",
+			"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue", "pkg/receiver", "pkg/sinks",
+			"pkg/status", "pkg/watch", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},

@@ -24,6 +24,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 func cpuTime() time.Duration {
@@ -131,17 +132,17 @@ func runBridge(ctx context.Context, t target, hmcs, sinks int, every time.Durati
 	defer b.stop()
 	b.every = every
 	// What the daemon says of itself is delivered too.
-	err = b.until(ctx, func(s bridge.Status) bool { return delivered(s) >= hmcs })
+	err = b.until(ctx, func(s status.Status) bool { return delivered(s) >= hmcs })
 	if err != nil {
 		return err
 	}
 	t.ready()
-	if err := b.until(ctx, func(s bridge.Status) bool { return received(s) > 0 }); err != nil {
+	if err := b.until(ctx, func(s status.Status) bool { return received(s) > 0 }); err != nil {
 		return err
 	}
 	t.begin()
 	var dropped int
-	err = b.until(ctx, func(s bridge.Status) bool {
+	err = b.until(ctx, func(s status.Status) bool {
 		dropped = 0
 		for _, h := range s.HMCs {
 			dropped += h.Missed
@@ -164,7 +165,7 @@ func runBridge(ctx context.Context, t target, hmcs, sinks int, every time.Durati
 }
 
 // received is the number of notifications of all HMCs.
-func received(s bridge.Status) int {
+func received(s status.Status) int {
 	var n int64
 	for _, h := range s.HMCs {
 		for _, c := range h.Notifications {
@@ -175,7 +176,7 @@ func received(s bridge.Status) int {
 }
 
 // delivered is the number of events that every sink has.
-func delivered(s bridge.Status) int {
+func delivered(s status.Status) int {
 	n := s.Sinks[0].Delivered
 	for _, k := range s.Sinks {
 		n = min(n, k.Delivered)
@@ -263,11 +264,11 @@ type runningBridge struct {
 
 // startBridge starts a bridge with so many HMCs and log sinks and returns when it is ready.
 func startBridge(ctx context.Context, t target, hmcs, sinks int) (*runningBridge, error) {
-	return startBridgeWith(ctx, t, hmcs, t.logSinks(sinks), func(s bridge.Status) bool { return s.Ready })
+	return startBridgeWith(ctx, t, hmcs, t.logSinks(sinks), func(s status.Status) bool { return s.Ready })
 }
 
 // startBridgeWith starts a bridge with so many HMCs and returns when it is as it should be.
-func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, ready func(bridge.Status) bool) (*runningBridge, error) {
+func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, ready func(status.Status) bool) (*runningBridge, error) {
 	path, err := t.writeConfig(hmcs, sinks)
 	if err != nil {
 		return nil, err
@@ -304,7 +305,7 @@ func (r *runningBridge) stop() {
 const askEvery = 5 * time.Millisecond
 
 // until waits for a status.
-func (r *runningBridge) until(ctx context.Context, ok func(bridge.Status) bool) error {
+func (r *runningBridge) until(ctx context.Context, ok func(status.Status) bool) error {
 	tick := time.NewTicker(r.every)
 	defer tick.Stop()
 	for !ok(r.Status()) {

@@ -16,9 +16,9 @@ import (
 	"github.com/go-stomp/stomp/v3"
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 const (
@@ -71,7 +71,7 @@ func runPlainLive(ctx context.Context, t target) error {
 // runLive is the daemon's bridge with one webhook sink, until its standard input ends.
 func runLive(ctx context.Context, t target) error {
 	hook := fmt.Sprintf("  - {name: hook, webhook: {url: %q}}\n", t.arg)
-	b, err := startBridgeWith(ctx, t, 1, hook, func(s bridge.Status) bool { return s.Ready && len(s.Sinks) > 0 && s.Sinks[0].Delivered > 0 })
+	b, err := startBridgeWith(ctx, t, 1, hook, func(s status.Status) bool { return s.Ready && len(s.Sinks) > 0 && s.Sinks[0].Delivered > 0 })
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // webhookEvents is how many events one delivery to a webhook consists of.
@@ -166,13 +166,13 @@ func runConsumer(ctx context.Context, _ target) error {
 func runFill(ctx context.Context, t target) error {
 	// Nothing listens at the discard port, and after the first attempt nothing is tried again.
 	hook := "  - {name: hook, webhook: {url: \"http://127.0.0.1:9/\"}, retry: {initial: 1h, max: 1h}}\n"
-	b, err := startBridgeWith(ctx, t, 1, t.logSinks(1)+hook, func(s bridge.Status) bool { return len(s.HMCs) > 0 && s.HMCs[0].Connected })
+	b, err := startBridgeWith(ctx, t, 1, t.logSinks(1)+hook, func(s status.Status) bool { return len(s.HMCs) > 0 && s.HMCs[0].Connected })
 	if err != nil {
 		return err
 	}
 	defer b.stop()
 	t.ready()
-	return b.until(ctx, func(s bridge.Status) bool { return int(s.Sinks[0].Delivered) > t.count })
+	return b.until(ctx, func(s status.Status) bool { return int(s.Sinks[0].Delivered) > t.count })
 }
 
 // runDelivery delivers what runFill has left, until its standard input ends. t.arg is the mode and the URL.
@@ -183,14 +183,14 @@ func runDelivery(ctx context.Context, t target) error {
 		return err
 	}
 	hook := fmt.Sprintf("  - {name: hook, webhook: {url: %q}, concurrency: %d, batch: {max_events: %d}}\n", url, mode.concurrency, mode.batch)
-	b, err := startBridgeWith(ctx, t, 1, hook, func(s bridge.Status) bool { return len(s.Sinks) > 0 })
+	b, err := startBridgeWith(ctx, t, 1, hook, func(s status.Status) bool { return len(s.Sinks) > 0 })
 	if err != nil {
 		return err
 	}
 	defer b.stop()
 	t.begin()
 	b.every = 50 * time.Millisecond // the consumer says how long it took
-	err = b.until(ctx, func(s bridge.Status) bool { return int(s.Sinks[0].Delivered) >= t.count })
+	err = b.until(ctx, func(s status.Status) bool { return int(s.Sinks[0].Delivered) >= t.count })
 	t.end()
 	return err
 }

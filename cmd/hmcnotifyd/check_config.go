@@ -13,9 +13,10 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 func checkConfigCommand(app *kingpin.Application, e *environment) string {
@@ -52,7 +53,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
-	err := bridge.Check(ctx, bridge.CheckOptions{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
+	err := watch.Check(ctx, watch.CheckOptions{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
 	line.stop()
 	switch {
 	case ctx.Err() != nil:
@@ -116,7 +117,7 @@ func (e *environment) sayRoutes(cfg *config.Config) error {
 	if ev.Type == "" || ev.HMC == "" {
 		return fmt.Errorf("--event: %s is no event: it has no type or no hmc", name)
 	}
-	for _, r := range bridge.Routes(cfg, &ev) {
+	for _, r := range deliver.Routes(cfg, &ev) {
 		verdict := "does not get it"
 		if r.Gets {
 			verdict = "gets it"

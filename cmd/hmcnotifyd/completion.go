@@ -11,7 +11,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // completionFlag, as the first argument, makes the program print what may come next on a command line, one per line: the
@@ -203,14 +203,14 @@ func flagNames(groups [][]*kingpin.FlagModel, depth int) []string {
 func valuesOf(ctx context.Context, name, url string, values []flagCompleter) []string {
 	switch name {
 	case "sink", "to":
-		return namesOf(ctx, url, func(s *bridge.Status) (all []string) {
+		return namesOf(ctx, url, func(s *status.Status) (all []string) {
 			for i := range s.Sinks {
 				all = append(all, s.Sinks[i].Name)
 			}
 			return all
 		})
 	case "hmc":
-		return namesOf(ctx, url, func(s *bridge.Status) (all []string) {
+		return namesOf(ctx, url, func(s *status.Status) (all []string) {
 			for i := range s.HMCs {
 				all = append(all, s.HMCs[i].Name)
 			}
@@ -226,7 +226,7 @@ func valuesOf(ctx context.Context, name, url string, values []flagCompleter) []s
 }
 
 // namesOf asks a running daemon. Without one there is nothing to offer.
-func namesOf(ctx context.Context, url string, names func(*bridge.Status) []string) []string {
+func namesOf(ctx context.Context, url string, names func(*status.Status) []string) []string {
 	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
 	defer cancel()
 	f := clientFlagsFromEnvironment()
@@ -241,7 +241,7 @@ func namesOf(ctx context.Context, url string, names func(*bridge.Status) []strin
 		return nil
 	}
 	defer c.close()
-	var status bridge.Status
+	var status status.Status
 	if c.get(ctx, http.MethodGet, "/api/v1/status", nil, &status) != nil {
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 func TestCompletion(t *testing.T) {
@@ -16,8 +16,8 @@ func TestCompletion(t *testing.T) {
 		if r.URL.Path != "/api/v1/status" {
 			t.Errorf("asked for %s", r.URL)
 		}
-		_ = json.NewEncoder(w).Encode(bridge.Status{
-			HMCs: []bridge.HMCStatus{{Name: "east"}}, Sinks: []bridge.SinkStatus{{Name: "ops"}, {Name: "journal"}},
+		_ = json.NewEncoder(w).Encode(status.Status{
+			HMCs: []status.HMCStatus{{Name: "east"}}, Sinks: []status.SinkStatus{{Name: "ops"}, {Name: "journal"}},
 		})
 	}))
 	t.Cleanup(daemon.Close)

@@ -17,7 +17,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -136,7 +136,7 @@ func (f *deadLetterFlags) found(ids map[string]bool) error {
 }
 
 // eachDeadLetter fetches the letters that were asked for, page by page.
-func (e *environment) eachDeadLetter(ctx context.Context, c *client, page func([]bridge.DeadLetter) error) error {
+func (e *environment) eachDeadLetter(ctx context.Context, c *client, page func([]deliver.DeadLetter) error) error {
 	q, err := e.letters.query(time.Now())
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func (e *environment) withClient(what string, run func(*client) error) error {
 func (e *environment) listDeadLetters(ctx context.Context) error {
 	return e.withClient("list", func(c *client) error {
 		width, n := terminalWidth(e.stdout), 0
-		err := e.eachDeadLetter(ctx, c, func(letters []bridge.DeadLetter) error {
+		err := e.eachDeadLetter(ctx, c, func(letters []deliver.DeadLetter) error {
 			var out bytes.Buffer
 			if e.letters.json {
 				enc := json.NewEncoder(&out)
@@ -202,7 +202,7 @@ func (e *environment) listDeadLetters(ctx context.Context) error {
 }
 
 // writeTable writes letters as a table. Where the width of the terminal is known the reason ends there.
-func writeTable(w io.Writer, letters []bridge.DeadLetter, header bool, width int) {
+func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width int) {
 	if len(letters) == 0 {
 		return
 	}
@@ -250,9 +250,9 @@ func oneLine(s string, limit int) string {
 func (e *environment) showDeadLetters(ctx context.Context) error {
 	return e.withClient("show", func(c *client) error {
 		n := 0
-		return e.eachDeadLetter(ctx, c, func(letters []bridge.DeadLetter) error {
+		return e.eachDeadLetter(ctx, c, func(letters []deliver.DeadLetter) error {
 			for i := range letters {
-				var l bridge.DeadLetter
+				var l deliver.DeadLetter
 				if err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l); err != nil {
 					return err
 				}
@@ -282,7 +282,7 @@ func (e *environment) showDeadLetters(ctx context.Context) error {
 }
 
 // writeLetter writes a letter for people.
-func writeLetter(out *bytes.Buffer, l *bridge.DeadLetter) error {
+func writeLetter(out *bytes.Buffer, l *deliver.DeadLetter) error {
 	line := func(name, value string) { fmt.Fprintf(out, "%-9s %s\n", name+":", oneLine(value, 0)) }
 	line("letter", l.ID)
 	line("sink", l.Sink)
@@ -352,13 +352,13 @@ type replayReport struct {
 	out      io.Writer
 	progress progress
 	ids      map[string]bool
-	seen     bridge.ReplayCounts // so far, of all sinks
+	seen     deliver.ReplayCounts // so far, of all sinks
 	stopped  []error
 }
 
 func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Decoder) error {
 	for {
-		var s bridge.ReplayStep
+		var s deliver.ReplayStep
 		if err := steps.Decode(&s); err != nil {
 			r.progress.clear()
 			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays", r.seen.Accepted, r.seen.Refused)
@@ -367,7 +367,7 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 			}
 			return fmt.Errorf("the connection to the daemon was lost after %s, and the last accepted ones may be sent once more", counts)
 		}
-		if s.Outcome == bridge.ReplayDone {
+		if s.Outcome == deliver.ReplayDone {
 			r.progress.clear()
 			return r.done(e, s.Counts)
 		}
@@ -376,14 +376,14 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 }
 
 // take takes in one step.
-func (r *replayReport) take(s *bridge.ReplayStep) {
+func (r *replayReport) take(s *deliver.ReplayStep) {
 	note := ""
 	switch s.Outcome {
-	case bridge.ReplayBegins:
+	case deliver.ReplayBegins:
 		r.seen.Letters += s.Counts.Letters
-	case bridge.ReplayAccepted:
+	case deliver.ReplayAccepted:
 		r.seen.Accepted++
-	case bridge.ReplayRefused:
+	case deliver.ReplayRefused:
 		r.seen.Refused++
 		r.progress.clear()
 		switch {
@@ -392,16 +392,16 @@ func (r *replayReport) take(s *bridge.ReplayStep) {
 		case r.seen.Refused == maxRefusedShown+1:
 			fmt.Fprintln(r.out, "more were refused again; dead-letters list shows them")
 		}
-	case bridge.ReplayWaits:
+	case deliver.ReplayWaits:
 		note = ", " + s.Reason
-	case bridge.ReplayEnded, bridge.ReplayStopped:
+	case deliver.ReplayEnded, deliver.ReplayStopped:
 		r.progress.clear()
 		to := ""
 		if s.To != "" {
 			to = " to sink " + s.To
 		}
 		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n", s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
-		if s.Outcome == bridge.ReplayStopped {
+		if s.Outcome == deliver.ReplayStopped {
 			r.stopped = append(r.stopped, fmt.Errorf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
 		}
 	}
@@ -412,7 +412,7 @@ func (r *replayReport) take(s *bridge.ReplayStep) {
 }
 
 // done says how it ended: well if all letters were accepted.
-func (r *replayReport) done(e *environment, all *bridge.ReplayCounts) error {
+func (r *replayReport) done(e *environment, all *deliver.ReplayCounts) error {
 	if all.Letters == 0 && len(e.letters.ids) == 0 {
 		fmt.Fprintln(r.out, "no dead letters")
 		return nil

@@ -22,9 +22,11 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -125,15 +127,15 @@ func (o *operator) call(args ...string) (status int, stdout, stderr string) {
 }
 
 // list returns the letters that list --json prints.
-func (o *operator) list(args ...string) []bridge.DeadLetter {
+func (o *operator) list(args ...string) []deliver.DeadLetter {
 	o.t.Helper()
 	status, stdout, stderr := o.call(append([]string{"list", "--json"}, args...)...)
 	if status != 0 || stderr != "" {
 		o.t.Fatalf("list: status %d: %s", status, stderr)
 	}
-	var letters []bridge.DeadLetter
+	var letters []deliver.DeadLetter
 	for dec := json.NewDecoder(strings.NewReader(stdout)); ; {
-		var l bridge.DeadLetter
+		var l deliver.DeadLetter
 		if err := dec.Decode(&l); err == io.EOF {
 			break
 		} else if err != nil {
@@ -304,10 +306,10 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-func statusOf(t *testing.T, base string) bridge.Status {
+func statusOf(t *testing.T, base string) status.Status {
 	t.Helper()
 	_, body := get(t, http.DefaultClient, http.MethodGet, base+"/api/v1/status")
-	var s bridge.Status
+	var s status.Status
 	if err := json.Unmarshal([]byte(body), &s); err != nil {
 		t.Fatalf("%v: %s", err, body)
 	}
@@ -516,7 +518,7 @@ func TestManyDeadLetters(t *testing.T) {
 	o := &operator{t: t, url: server.URL}
 
 	got := o.list()
-	if len(got) != n || !slices.IsSortedFunc(got, func(a, b bridge.DeadLetter) int { return strings.Compare(a.ID, b.ID) }) || got[n-1].EventID != "event 2499" {
+	if len(got) != n || !slices.IsSortedFunc(got, func(a, b deliver.DeadLetter) int { return strings.Compare(a.ID, b.ID) }) || got[n-1].EventID != "event 2499" {
 		t.Fatalf("%d letters", len(got))
 	}
 	if _, stdout, _ := o.call("list"); strings.Count(stdout, "\n") != n+1 || strings.Count(stdout, "REASON") != 1 {
@@ -538,7 +540,7 @@ func TestManyDeadLetters(t *testing.T) {
 }
 
 func TestWriteTable(t *testing.T) {
-	letters := []bridge.DeadLetter{
+	letters := []deliver.DeadLetter{
 		{ID: "0123456789abcdef", Sink: "a", Time: time.Unix(0, 0), Status: 400, Reason: "a reason that is\ntoo long for the terminal, ééééé and goes on"},
 		{ID: "0123456789abcdef", Sink: "with a long name", Time: time.Unix(0, 0), Reason: "short"},
 	}

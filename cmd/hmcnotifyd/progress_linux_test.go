@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
@@ -101,10 +101,10 @@ func TestProgressOnTerminal(t *testing.T) {
 			_, _ = io.WriteString(w, `{"dead_letters":[]}`)
 			return
 		}
-		_ = enc.Encode(bridge.TestStep{Outcome: bridge.TestBegins, Sink: "ops", Request: "POST http://x/...", TimeoutSeconds: 10})
+		_ = enc.Encode(deliver.TestStep{Outcome: deliver.TestBegins, Sink: "ops", Request: "POST http://x/...", TimeoutSeconds: 10})
 		_ = http.NewResponseController(w).Flush()
 		<-answer
-		_ = enc.Encode(bridge.TestStep{Outcome: bridge.TestDelivered, Sink: "ops", EventID: "e", Seconds: 2})
+		_ = enc.Encode(deliver.TestStep{Outcome: deliver.TestDelivered, Sink: "ops", EventID: "e", Seconds: 2})
 	}))
 	t.Cleanup(daemon.Close)
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 )
 
 type sendTestFlags struct {
@@ -54,7 +54,7 @@ func (e *environment) sendTestWith(ctx context.Context, c *client) error {
 	}
 	defer resp.Body.Close()
 	steps := json.NewDecoder(resp.Body)
-	var begins, ended bridge.TestStep
+	var begins, ended deliver.TestStep
 	if err := steps.Decode(&begins); err != nil {
 		return c.noAnswer(ctx, fmt.Errorf("what came is not its JSON: %w", err))
 	}
@@ -75,7 +75,7 @@ func (e *environment) sendTestWith(ctx context.Context, c *client) error {
 }
 
 // sayTest says how it ended, with what else is worth knowing below.
-func (e *environment) sayTest(what string, ended *bridge.TestStep) error {
+func (e *environment) sayTest(what string, ended *deliver.TestStep) error {
 	var below strings.Builder
 	line := func(name, text string) { fmt.Fprintf(&below, "\n%s: %s", name, oneLine(text, 0)) }
 	if ended.Do != "" {
@@ -86,10 +86,10 @@ func (e *environment) sayTest(what string, ended *bridge.TestStep) error {
 	}
 	verdict := "not delivered"
 	switch ended.Outcome {
-	case bridge.TestDelivered:
+	case deliver.TestDelivered:
 		fmt.Fprintf(e.stdout, "%s: delivered in %s, event %s%s\n", what, seconds(ended.Seconds), ended.EventID, below.String())
 		return nil
-	case bridge.TestRefused:
+	case deliver.TestRefused:
 		verdict = "refused"
 	}
 	return fmt.Errorf("%s: %s after %s: %s%s", what, verdict, seconds(ended.Seconds), oneLine(ended.Reason, 0), below.String())

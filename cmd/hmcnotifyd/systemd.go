@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // maxStatusLine is how much of a reason the line for systemd has room for.
@@ -41,7 +41,7 @@ func (n notifier) reloading() {
 const statusEvery = 2 * time.Second
 
 // status tells systemd the line that systemctl status shows, unless that is what was told last, and returns it.
-func (n notifier) status(s bridge.Status, last string) string {
+func (n notifier) status(s status.Status, last string) string {
 	text := statusLine(s)
 	if text != last {
 		n.send("STATUS=" + text)
@@ -54,7 +54,7 @@ func (n notifier) ending() {
 	n.send("STATUS=ending: logging off from the HMCs, delivering what is stored")
 }
 
-func statusLine(s bridge.Status) string {
+func statusLine(s status.Status) string {
 	connected := 0
 	for _, h := range s.HMCs {
 		if h.Connected {

@@ -17,7 +17,7 @@ func TestAlive(t *testing.T) {
 	}
 	delivery := d.bridge.deliveryTo("file")
 	d.eventually("a silent loop is noticed", func() bool { // which turns each second
-		delivery.beat.Store(time.Now().Add(-aliveWithin).UnixNano())
+		delivery.Beat.Store(time.Now().Add(-aliveWithin).UnixNano())
 		err := d.bridge.Alive()
 		return err != nil && strings.Contains(err.Error(), "the loop of sink file has not moved")
 	})

@@ -19,8 +19,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 const (
@@ -55,28 +61,29 @@ type Options struct {
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
 type Bridge struct {
-	opts    Options
-	log     *zap.Logger
-	metrics *Metrics
-	queue   *queue.Queue
-	seen    *seenWindow
-	dead    *queue.DeadLetters
-	timing  timing
-	started time.Time
-	first   *world // what Run starts
+	opts        Options
+	log         *zap.Logger
+	metrics     *record.Metrics
+	sinkMetrics *deliver.Metrics
+	queue       *queue.Queue
+	seen        *ledger.SeenWindow
+	dead        *queue.DeadLetters
+	timing      watch.Timing
+	started     time.Time
+	first       *world // what Run starts
 
 	reloading   sync.Mutex // one reload at a time
 	replaying   sync.Mutex // one replay of dead letters at a time
 	testing     sync.Mutex // one test of a sink at a time
-	deadDropped throttle
+	deadDropped deliver.Throttle
 	ballast     []byte // see ballastBytes
-	live        fanout
+	live        record.Fanout
 
 	mu          sync.RWMutex // guards the world: what runs now
 	cfg         *config.Config
-	groups      map[string]*group // that were ever configured
-	supervisors []*running[*supervisor]
-	deliveries  []*running[*delivery]
+	groups      map[string]*record.Group // that were ever configured
+	supervisors []*running[*watch.Supervisor]
+	deliveries  []*running[*deliver.Delivery]
 	life        context.Context //nolint:containedctx // the supervisors': ends when Run's does
 	deliverLife context.Context //nolint:containedctx // the deliveries': goes on while they drain
 }
@@ -109,11 +116,11 @@ func New(opts Options) (*Bridge, error) {
 		opts.DrainTimeout = DefaultDrainTimeout
 	}
 	b := &Bridge{
-		opts: opts, log: opts.Logger, cfg: opts.Config, timing: defaultTiming(),
-		metrics: NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*group), ballast: make([]byte, ballastBytes),
+		opts: opts, log: opts.Logger, cfg: opts.Config, timing: watch.DefaultTiming(),
+		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
 	}
 	for _, c := range opts.Config.Sinks {
-		b.metrics.forSink(c.Name) // the queue may drop events of any sink when it is opened
+		b.sinkMetrics.ForSink(c.Name) // the queue may drop events of any sink when it is opened
 	}
 	storage := opts.Config.Storage
 	limit := int64(storage.MaxBytes)
@@ -123,19 +130,19 @@ func New(opts Options) (*Bridge, error) {
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: limit,
-		Logger: b.log, Metrics: queueMetrics, OnDropped: b.metrics.dropped,
+		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	b.queue = q
-	b.seen = newSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
-	q.StateRange(stateSeen, func(key string, value []byte) bool {
-		b.seen.load(key, value)
+	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
+	q.StateRange(ledger.StateSeen, func(key string, value []byte) bool {
+		b.seen.Load(key, value)
 		return true
 	})
-	b.seen.finish()
+	b.seen.Finish()
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
 		Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})
@@ -149,8 +156,8 @@ func New(opts Options) (*Bridge, error) {
 	if opts.Registerer != nil {
 		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b))
 	}
-	refresh := b.refreshMetrics
-	b.metrics.refresh.Store(&refresh)
+	b.metrics.OnScrape(b.refreshReceivers)
+	b.sinkMetrics.OnScrape(b.refreshSinks)
 	return b, nil
 }
 
@@ -190,18 +197,18 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	if err := b.queue.Flush(); err != nil {
 		b.log.Error("the last events could not be stored", zap.Error(err))
 	}
-	b.live.end() // nothing is stored any more, and nobody who reads along holds up the end
+	b.live.End() // nothing is stored any more, and nobody who reads along holds up the end
 	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
 	for _, d := range deliveries {
-		d.it.drain()
+		d.it.Drain()
 	}
 	var err error
 	for _, d := range deliveries {
 		err = errors.Join(err, b.end(d, limit))
-		if waiting, _, _ := d.it.cursor.Pending(); waiting > 0 {
-			b.log.Info("events stay stored for the next start", zap.String("sink", d.it.cfg.Name), zap.Int64("events", waiting))
+		if waiting, _, _ := d.it.Cursor.Pending(); waiting > 0 {
+			b.log.Info("events stay stored for the next start", zap.String("sink", d.it.Cfg.Name), zap.Int64("events", waiting))
 		}
 	}
 	runtime.KeepAlive(b.ballast)
@@ -210,27 +217,27 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 
 // end waits until a delivery that was told to end has done so, and closes its sink. A sink that hangs in a write which
 // nothing can interrupt, to a pipe that nobody reads for example, is left behind after the limit.
-func (b *Bridge) end(d *running[*delivery], limit time.Time) error {
+func (b *Bridge) end(d *running[*deliver.Delivery], limit time.Time) error {
 	wait := time.Until(limit)
-	if d.it.health.hanging() {
+	if d.it.Health.Hanging() {
 		wait = min(wait, leaveTimeout)
 	}
 	if !endsWithin(d.done, wait) {
-		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.cfg.Name))
+		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.Cfg.Name))
 	}
-	d.it.replays.end(leaveTimeout) // it is told to end, and Close interrupts its request
+	d.it.Replays.End(leaveTimeout) // it is told to end, and Close interrupts its request
 	var err error
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
-		err = d.it.sink.Close()
+		err = d.it.Sink.Close()
 	}()
 	if !endsWithin(closed, leaveTimeout) {
-		b.log.Error("a sink hangs and could not be closed", zap.String("sink", d.it.cfg.Name))
+		b.log.Error("a sink hangs and could not be closed", zap.String("sink", d.it.Cfg.Name))
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("sink %s: %w", d.it.cfg.Name, err)
+		return fmt.Errorf("sink %s: %w", d.it.Cfg.Name, err)
 	}
 	return nil
 }
@@ -268,13 +275,13 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 		b.log.Warn("the storage section of the configuration is not as it was at the start: it takes effect when the daemon is started anew")
 	}
 
-	keepSinks, gone := split(oldDeliveries, func(d *delivery) bool {
-		i := sinkIndex(cfg, d.cfg.Name)
-		return i >= 0 && cfg.Sinks[i].Equal(&d.cfg) && (d.flood == nil || d.flood.rules.equal(floodRulesOf(cfg)))
+	keepSinks, gone := split(oldDeliveries, func(d *deliver.Delivery) bool {
+		i := sinkIndex(cfg, d.Cfg.Name)
+		return i >= 0 && cfg.Sinks[i].Equal(&d.Cfg) && (d.Flood == nil || d.Flood.Rules.Equal(deliver.FloodRulesOf(cfg)))
 	})
-	keepHMCs, goneHMCs := split(oldSupervisors, func(s *supervisor) bool {
-		i := hmcIndex(cfg, s.cfg.Name)
-		return i >= 0 && cfg.HMCs[i].Equal(&s.cfg)
+	keepHMCs, goneHMCs := split(oldSupervisors, func(s *watch.Supervisor) bool {
+		i := hmcIndex(cfg, s.Cfg.Name)
+		return i >= 0 && cfg.HMCs[i].Equal(&s.Cfg)
 	})
 
 	// Everything is built before anything is touched.
@@ -291,7 +298,7 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 // world is what a configuration needs beyond what runs already. Nothing of it has begun to work.
 type world struct {
 	sinks []newSink
-	hmcs  []*supervisor
+	hmcs  []*watch.Supervisor
 }
 
 type newSink struct {
@@ -302,7 +309,7 @@ type newSink struct {
 
 // build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays: no open file, no
 // series in the metrics, no place in the queue.
-func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keepHMCs []*running[*supervisor]) (_ *world, err error) {
+func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor]) (_ *world, err error) {
 	w := new(world)
 	var newCursors []string
 	defer func() {
@@ -316,18 +323,18 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 			err = errors.Join(err, b.queue.RemoveCursor(name))
 		}
 		for _, c := range cfg.HMCs {
-			if !slices.ContainsFunc(b.supervisors, func(r *running[*supervisor]) bool { return r.it.cfg.Name == c.Name }) {
-				b.metrics.deleteHMC(c.Name)
+			if !slices.ContainsFunc(b.supervisors, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
+				b.metrics.DeleteHMC(c.Name)
 			}
 		}
 	}()
 	for _, c := range cfg.Sinks {
-		if slices.ContainsFunc(keepSinks, func(r *running[*delivery]) bool { return r.it.cfg.Name == c.Name }) {
+		if slices.ContainsFunc(keepSinks, func(r *running[*deliver.Delivery]) bool { return r.it.Cfg.Name == c.Name }) {
 			continue
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store: sinkStore{b.queue, c.Name}, Selects: router{match: c.Match, drop: c.Drop}.wants,
+			Store: deliver.SinkStore{Queue: b.queue, Name: c.Name}, Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
@@ -335,10 +342,10 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
 	for _, c := range cfg.HMCs {
-		if slices.ContainsFunc(keepHMCs, func(r *running[*supervisor]) bool { return r.it.cfg.Name == c.Name }) {
+		if slices.ContainsFunc(keepHMCs, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
 			continue
 		}
-		s, err := newSupervisor(c, b.queue, b.metrics, b.log, b.opts.Version, b.timing)
+		s, err := watch.NewSupervisor(c, b.queue, b.metrics, b.log, b.opts.Version, b.timing)
 		if err != nil {
 			return nil, err
 		}
@@ -360,7 +367,7 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*delivery], keep
 }
 
 // begin starts what was built, beside what is kept.
-func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*delivery], keepHMCs []*running[*supervisor]) {
+func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg, b.deliveries, b.supervisors = cfg, keepSinks, keepHMCs
@@ -370,7 +377,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		members[cfg.HMCs[i].Group]++
 	}
 	for _, r := range keepSinks {
-		if f, ok := r.it.sink.(sinks.Follower); ok {
+		if f, ok := r.it.Sink.(sinks.Follower); ok {
 			f.Follow(groups)
 		}
 	}
@@ -379,43 +386,43 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 			f.Follow(groups)
 		}
 		n.cursor.Rewind()
-		d := newDelivery(n.cfg, floodRulesOf(cfg), n.sink, n.cursor, b.dead, b.metrics, b.log)
-		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.run))
+		d := deliver.NewDelivery(n.cfg, deliver.FloodRulesOf(cfg), n.sink, n.cursor, b.dead, b.sinkMetrics, b.log)
+		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.Run))
 	}
-	severities := newSeverities(cfg.Severity)
+	severities := translate.NewSeverities(cfg.Severity)
 	for _, s := range w.hmcs {
-		s.rec.share(b.group(s.cfg.Group))
+		s.Rec.Share(b.group(s.Cfg.Group))
 	}
 	for name, g := range b.groups {
-		g.configured(members[name])
+		g.Configured(members[name])
 	}
 	for _, s := range w.hmcs {
-		s.rec.severities.Store(severities)
-		s.handover = handoverShare(len(cfg.HMCs))
-		s.rec.out.live = &b.live
-		s.setState(StateDisconnected) // the one before it may have left other values in the series
-		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.run(ctx, b.seen) }))
+		s.Rec.Severities.Store(severities)
+		s.Handover = handoverShare(len(cfg.HMCs))
+		s.Rec.Out.Live = &b.live
+		s.SetState(status.StateDisconnected) // the one before it may have left other values in the series
+		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
 	}
-	b.seen.configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
+	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
 	for _, r := range b.supervisors {
-		r.it.rec.severities.Store(severities)
-		r.it.rec.heartbeat.Store(int64(cfg.HeartbeatInterval))
+		r.it.Rec.Severities.Store(severities)
+		r.it.Rec.Heartbeat.Store(int64(cfg.HeartbeatInterval))
 	}
 	// As in the configuration, which is how a person looks for them in the status.
-	slices.SortFunc(b.deliveries, func(x, y *running[*delivery]) int {
-		return sinkIndex(cfg, x.it.cfg.Name) - sinkIndex(cfg, y.it.cfg.Name)
+	slices.SortFunc(b.deliveries, func(x, y *running[*deliver.Delivery]) int {
+		return sinkIndex(cfg, x.it.Cfg.Name) - sinkIndex(cfg, y.it.Cfg.Name)
 	})
-	slices.SortFunc(b.supervisors, func(x, y *running[*supervisor]) int {
-		return hmcIndex(cfg, x.it.cfg.Name) - hmcIndex(cfg, y.it.cfg.Name)
+	slices.SortFunc(b.supervisors, func(x, y *running[*watch.Supervisor]) int {
+		return hmcIndex(cfg, x.it.Cfg.Name) - hmcIndex(cfg, y.it.Cfg.Name)
 	})
 }
 
 // group returns the group of a name. What is known of its estate stays for as long as the daemon runs. b.mu is held.
-func (b *Bridge) group(name string) *group {
+func (b *Bridge) group(name string) *record.Group {
 	g := b.groups[name]
 	if g == nil {
-		g = newGroup(name)
-		if n := g.load(b.queue.StateRange); n > 0 {
+		g = record.NewGroup(name)
+		if n := g.Load(b.queue.StateRange); n > 0 {
 			b.log.Warn("a part of what is known of CPCs and partitions cannot be read, and is asked for again", zap.String("group", name), zap.Int("resources", n))
 		}
 		b.groups[name] = g
@@ -440,15 +447,15 @@ func hmcIndex(cfg *config.Config, name string) int {
 }
 
 // stopAll ends what the new configuration does not have any more or has otherwise.
-func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery], cfg *config.Config) {
+func (b *Bridge) stopAll(hmcs []*running[*watch.Supervisor], gone []*running[*deliver.Delivery], cfg *config.Config) {
 	for _, r := range hmcs {
-		r.it.endBecause("the configuration of the HMC was changed")
+		r.it.EndBecause("the configuration of the HMC was changed")
 		r.stop()
 	}
 	for _, r := range hmcs {
 		<-r.done
-		if hmcIndex(cfg, r.it.cfg.Name) < 0 {
-			r.it.metrics.delete()
+		if hmcIndex(cfg, r.it.Cfg.Name) < 0 {
+			r.it.Metrics.Delete()
 		}
 	}
 	for _, r := range gone {
@@ -459,11 +466,11 @@ func (b *Bridge) stopAll(hmcs []*running[*supervisor], gone []*running[*delivery
 		if err := b.end(r, limit); err != nil {
 			b.log.Warn("a sink did not end cleanly", zap.Error(err))
 		}
-		if sinkIndex(cfg, r.it.cfg.Name) >= 0 {
+		if sinkIndex(cfg, r.it.Cfg.Name) >= 0 {
 			continue
 		}
-		r.it.metrics.delete()
-		b.retire(r.it.cfg.Name, r.it.cursor)
+		r.it.Metrics.Delete()
+		b.retire(r.it.Cfg.Name, r.it.Cursor)
 	}
 }
 
@@ -475,7 +482,7 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
-	err := errors.Join(sinkStore{b.queue, name}.forget(b.deliverLife), b.queue.RemoveCursor(name))
+	err := errors.Join(deliver.SinkStore{Queue: b.queue, Name: name}.Forget(b.deliverLife), b.queue.RemoveCursor(name))
 	if err != nil {
 		b.log.Warn("the place of a removed sink in the queue could not be forgotten", zap.String("sink", name), zap.Error(err))
 	}
@@ -514,9 +521,9 @@ func (b *Bridge) Reopen() error {
 	b.mu.RUnlock()
 	var err error
 	for _, d := range deliveries {
-		if r, ok := d.it.sink.(sinks.Reopener); ok {
+		if r, ok := d.it.Sink.(sinks.Reopener); ok {
 			if e := r.Reopen(); e != nil {
-				err = errors.Join(err, fmt.Errorf("sink %s: %w", d.it.cfg.Name, e))
+				err = errors.Join(err, fmt.Errorf("sink %s: %w", d.it.Cfg.Name, e))
 			}
 		}
 	}
@@ -524,38 +531,38 @@ func (b *Bridge) Reopen() error {
 }
 
 // Status returns a snapshot. It never asks an HMC or a sink.
-func (b *Bridge) Status() Status {
+func (b *Bridge) Status() status.Status {
 	b.mu.RLock()
 	supervisors, deliveries := b.supervisors, b.deliveries
 	b.mu.RUnlock()
-	s := Status{
-		Started: b.started.UTC(), Reasons: []Reason{},
-		HMCs: []HMCStatus{}, Sinks: []SinkStatus{}, Removed: b.removedSinks(),
-		Storage: StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes)},
+	s := status.Status{
+		Started: b.started.UTC(), Reasons: []status.Reason{},
+		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(),
+		Storage: status.StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes)},
 	}
 	if len(supervisors) == 0 {
-		s.Reasons = append(s.Reasons, Reason{Reason: "the daemon is starting"})
+		s.Reasons = append(s.Reasons, status.Reason{Reason: "the daemon is starting"})
 	}
 	for _, r := range supervisors {
-		h := r.it.snapshot()
+		h := r.it.Snapshot()
 		s.HMCs = append(s.HMCs, h)
 		for _, p := range h.Problems {
-			s.Reasons = append(s.Reasons, Reason{HMC: h.Name, Reason: p})
+			s.Reasons = append(s.Reasons, status.Reason{HMC: h.Name, Reason: p})
 		}
 	}
 	for _, r := range deliveries {
-		k := r.it.snapshot()
+		k := r.it.Snapshot()
 		s.Sinks = append(s.Sinks, k)
 		if k.Stuck {
-			s.Reasons = append(s.Reasons, Reason{Sink: k.Name, Reason: fmt.Sprintf("%d attempts failed: %s", k.FailedAttempts, k.LastError)})
+			s.Reasons = append(s.Reasons, status.Reason{Sink: k.Name, Reason: fmt.Sprintf("%d attempts failed: %s", k.FailedAttempts, k.LastError)})
 		}
 	}
 	if err := b.queue.Err(); err != nil {
 		s.Storage.Error = err.Error()
-		s.Reasons = append(s.Reasons, Reason{Reason: "storage is not writable: " + err.Error()})
+		s.Reasons = append(s.Reasons, status.Reason{Reason: "storage is not writable: " + err.Error()})
 	}
 	s.Ready = len(s.Reasons) == 0
-	s.Troubles = s.storageTroubles()
+	s.Troubles = s.StorageTroubles()
 	return s
 }
 
@@ -565,14 +572,14 @@ func (b *Bridge) Alive() error {
 	defer b.mu.RUnlock()
 	now := time.Now()
 	for _, r := range b.supervisors {
-		if !r.it.alive(now, aliveWithin) {
-			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.cfg.Name, aliveWithin)
+		if !r.it.Alive(now, aliveWithin) {
+			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
 		}
 	}
 	// A sink that hangs is no reason to start again: only its own events wait. A loop that has to notice that is another matter.
 	for _, r := range b.deliveries {
-		if now.Sub(time.Unix(0, r.it.beat.Load())) >= aliveWithin && !isClosed(r.done) {
-			return fmt.Errorf("the loop of sink %s has not moved for %s", r.it.cfg.Name, aliveWithin)
+		if now.Sub(time.Unix(0, r.it.Beat.Load())) >= aliveWithin && !isClosed(r.done) {
+			return fmt.Errorf("the loop of sink %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
 		}
 	}
 	return nil
@@ -587,20 +594,26 @@ func isClosed(done <-chan struct{}) bool {
 	}
 }
 
-// refreshMetrics sets the gauges that are read from memory at each scrape.
-func (b *Bridge) refreshMetrics() {
+// refreshReceivers sets the gauges of the receivers that are read from memory at each scrape.
+func (b *Bridge) refreshReceivers() {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for _, r := range b.supervisors {
-		frame, notification := r.it.lastTimes()
-		r.it.metrics.lastFrame.Set(unixSeconds(frame))
-		r.it.metrics.lastNotification.Set(unixSeconds(notification))
+		frame, notification := r.it.LastTimes()
+		r.it.Metrics.LastFrame.Set(status.UnixSeconds(frame))
+		r.it.Metrics.LastNotification.Set(status.UnixSeconds(notification))
 	}
+}
+
+// refreshSinks sets those of the sinks.
+func (b *Bridge) refreshSinks() {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
 	for _, r := range b.deliveries {
-		waiting, bytes, age := r.it.waiting()
-		r.it.metrics.queueEvents.Set(float64(waiting))
-		r.it.metrics.queueBytes.Set(float64(bytes))
-		r.it.metrics.queueMax.Set(float64(r.it.cfg.Queue.MaxBytes))
-		r.it.metrics.oldestAge.Set(age)
+		waiting, bytes, age := r.it.Waiting()
+		r.it.Metrics.QueueEvents.Set(float64(waiting))
+		r.it.Metrics.QueueBytes.Set(float64(bytes))
+		r.it.Metrics.QueueMax.Set(float64(r.it.Cfg.Queue.MaxBytes))
+		r.it.Metrics.OldestAge.Set(age)
 	}
 }

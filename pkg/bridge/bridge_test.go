@@ -17,6 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // Several HMCs, both sinks: each notification arrives at each exactly once, in order per resource, and is counted.
@@ -244,7 +245,7 @@ func TestWrongPasswordIsTriedOnce(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	good := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "userid: hmcuser", "password: wrong-horse")+hmcYAML(t, "b", good))
-	d.eventually("auth_failed", func() bool { return d.hmc("a").State == StateAuthFailed })
+	d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 	d.connected("b")
 	publish(good, "P", "x")
 	d.eventually("the other HMC goes on", func() bool { return len(d.consumer.got()) == 1 })
@@ -288,7 +289,7 @@ func TestTopicNames(t *testing.T) {
 	if e.Topic != topic || e.TopicType != event.TopicObject {
 		t.Errorf("topic %s, %s", e.Topic, e.TopicType)
 	}
-	d.eventually("auth_failed", func() bool { return d.hmc("refused").State == StateAuthFailed })
+	d.eventually("auth_failed", func() bool { return d.hmc("refused").State == status.StateAuthFailed })
 	if got := sim.Broker().Stats().RefusedLogons; got != 1 {
 		t.Errorf("%d attempts with the wrong password", got)
 	}
@@ -328,7 +329,7 @@ func TestSessionMadeElsewhere(t *testing.T) {
 
 	sim.ExpireSessions(true)
 	d.start(d.bridge.cfg)
-	d.eventually("auth_failed", func() bool { return d.hmc("a").State == StateAuthFailed })
+	d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 	if !strings.Contains(d.statusText(), "session.id") {
 		t.Errorf("what to do is not said: %s", d.statusText())
 	}
@@ -340,7 +341,7 @@ func TestPartialLogon(t *testing.T) {
 		t.Run(strconv.Itoa(reason), func(t *testing.T) {
 			sim := startSim(t, hmcsim.Options{Partitions: -1, MFA: true, MFAReason: reason})
 			d := startDaemon(t, hmcYAML(t, "a", sim))
-			d.eventually("auth_failed", func() bool { return d.hmc("a").State == StateAuthFailed })
+			d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 			if !strings.Contains(d.statusText(), "multi-factor") || sim.Sessions() != 0 {
 				t.Errorf("%d sessions; %s", sim.Sessions(), d.statusText())
 			}
@@ -354,7 +355,7 @@ func TestSessionEnds(t *testing.T) {
 		t.Run(fmt.Sprintf("cut=%v", cut), func(t *testing.T) {
 			sim := startSim(t, hmcsim.Options{Partitions: -1})
 			d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
-			d.timing.ping = 50 * time.Millisecond
+			d.timing.Ping = 50 * time.Millisecond
 			d.start(d.config(hmcYAML(t, "a", sim)))
 			d.connected("a")
 			before := d.hmc("a").Topics[0].Name
@@ -404,7 +405,7 @@ func TestRefusedTopicCostsOnlyThat(t *testing.T) {
 			d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object, audit]"))
 			d.eventually("object subscribed, audit not", func() bool {
 				h := d.hmc("a")
-				return h.State == StateConnected && !h.Connected && strings.Contains(fmt.Sprint(h.Problems), "audit")
+				return h.State == status.StateConnected && !h.Connected && strings.Contains(fmt.Sprint(h.Problems), "audit")
 			})
 			d.eventually("the others go on", func() bool {
 				publish(sim, "P", "x")
@@ -424,7 +425,7 @@ func TestRefusedTopicCostsOnlyThat(t *testing.T) {
 func TestTopicNotGranted(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1, NoAuditLog: true})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object, audit]"))
-	d.eventually("link up", func() bool { return d.hmc("a").State == StateConnected })
+	d.eventually("link up", func() bool { return d.hmc("a").State == status.StateConnected })
 	if s := d.bridge.Status(); s.Ready || !strings.Contains(fmt.Sprint(s.Reasons), "Audit and Log Management") {
 		t.Errorf("reasons %v", s.Reasons)
 	}
@@ -514,7 +515,7 @@ func TestOSMessagesOfAPartitionThatStarts(t *testing.T) {
 	}
 	wait("stopped")
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
-	d.timing.channelMin, d.timing.channelMax = time.Hour, time.Hour // its status changes are what it is tried again at
+	d.timing.ChannelMin, d.timing.ChannelMax = time.Hour, time.Hour // its status changes are what it is tried again at
 	d.start(d.config(hmcYAML(t, "a", sim, allOSMessages)))
 	d.connected("a")
 	d.eventually("one partition is not followed", func() bool {

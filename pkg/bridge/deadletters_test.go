@@ -14,29 +14,31 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // replayed runs a replay and returns its steps and what it counted.
-func (d *daemon) replayed(filter DeadLetterFilter, to string) ([]ReplayStep, ReplayCounts) {
+func (d *daemon) replayed(filter deliver.DeadLetterFilter, to string) ([]deliver.ReplayStep, deliver.ReplayCounts) {
 	d.t.Helper()
-	var steps []ReplayStep
-	if err := d.bridge.Replay(d.t.Context(), filter, to, func(s ReplayStep) error {
+	var steps []deliver.ReplayStep
+	if err := d.bridge.Replay(d.t.Context(), filter, to, func(s deliver.ReplayStep) error {
 		steps = append(steps, s)
 		return nil
 	}); err != nil {
 		d.t.Fatal(err)
 	}
 	last := steps[len(steps)-1]
-	if last.Outcome != ReplayDone || last.Counts == nil {
+	if last.Outcome != deliver.ReplayDone || last.Counts == nil {
 		d.t.Fatalf("the last step is %+v", last)
 	}
 	return steps, *last.Counts
 }
 
-func (d *daemon) letters(filter DeadLetterFilter) []DeadLetter {
+func (d *daemon) letters(filter deliver.DeadLetterFilter) []deliver.DeadLetter {
 	d.t.Helper()
 	letters, next, err := d.bridge.DeadLetters(filter, "", 0)
 	if err != nil || next != "" {
@@ -69,7 +71,7 @@ func withLetters(t *testing.T, n int) (*daemon, *hmcsim.HMC) {
 	return d, sim
 }
 
-func (d *daemon) sink(name string) SinkStatus {
+func (d *daemon) sink(name string) status.SinkStatus {
 	d.t.Helper()
 	for _, s := range d.bridge.Status().Sinks {
 		if s.Name == name {
@@ -77,13 +79,13 @@ func (d *daemon) sink(name string) SinkStatus {
 		}
 	}
 	d.t.Fatalf("no sink %s", name)
-	return SinkStatus{}
+	return status.SinkStatus{}
 }
 
 // A refused event becomes a letter that says what happened. A replay sends it as it was the first time, and deletes it.
 func TestDeadLetterAndReplay(t *testing.T) {
 	d, sim := withLetters(t, 3)
-	letters := d.letters(DeadLetterFilter{})
+	letters := d.letters(deliver.DeadLetterFilter{})
 	if len(letters) != 3 {
 		t.Fatalf("%+v", letters)
 	}
@@ -101,7 +103,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	if err := json.Unmarshal(whole.Event, e); err != nil || e.ID != whole.EventID || marks([]*event.Event{e})["BAD"][0] != "1" {
 		t.Errorf("%v: %+v", err, e)
 	}
-	if _, err := d.bridge.DeadLetter("x"); !errors.Is(err, ErrNoSuchLetter) {
+	if _, err := d.bridge.DeadLetter("x"); !errors.Is(err, deliver.ErrNoSuchLetter) {
 		t.Error(err)
 	}
 	if got := d.metric(`hmcnotifyd_sink_dead_letters{sink="hook"}`); got != 3 {
@@ -113,10 +115,10 @@ func TestDeadLetterAndReplay(t *testing.T) {
 
 	// Refused again: they stay where they are, with the new reason.
 	d.consumer.set(refusing(http.StatusGone))
-	if _, got := d.replayed(DeadLetterFilter{Sink: "hook"}, ""); got != (ReplayCounts{Letters: 3, Refused: 3}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (deliver.ReplayCounts{Letters: 3, Refused: 3}) {
 		t.Errorf("%+v", got)
 	}
-	for i, l := range d.letters(DeadLetterFilter{}) {
+	for i, l := range d.letters(deliver.DeadLetterFilter{}) {
 		if l.ID != letters[i].ID || l.Status != 410 || !strings.Contains(l.Reason, "410") || l.Time.Before(letters[i].Time) {
 			t.Errorf("letter %d: %+v", i, l)
 		}
@@ -132,19 +134,19 @@ func TestDeadLetterAndReplay(t *testing.T) {
 		return http.StatusOK
 	})
 	publish(sim, "GOOD", "live")
-	steps, got := d.replayed(DeadLetterFilter{IDs: []string{letters[0].ID, letters[2].EventID}}, "")
-	if got != (ReplayCounts{Letters: 2, Accepted: 2}) || steps[0].Outcome != ReplayBegins || steps[1].Outcome != ReplayAccepted ||
-		steps[1].ID != letters[0].ID || steps[2].EventID != letters[2].EventID || steps[3].Outcome != ReplayEnded || len(steps) != 5 {
+	steps, got := d.replayed(deliver.DeadLetterFilter{IDs: []string{letters[0].ID, letters[2].EventID}}, "")
+	if got != (deliver.ReplayCounts{Letters: 2, Accepted: 2}) || steps[0].Outcome != deliver.ReplayBegins || steps[1].Outcome != deliver.ReplayAccepted ||
+		steps[1].ID != letters[0].ID || steps[2].EventID != letters[2].EventID || steps[3].Outcome != deliver.ReplayEnded || len(steps) != 5 {
 		t.Errorf("%+v: %+v", got, steps)
 	}
-	if left := d.letters(DeadLetterFilter{}); len(left) != 1 || left[0].ID != letters[1].ID {
+	if left := d.letters(deliver.DeadLetterFilter{}); len(left) != 1 || left[0].ID != letters[1].ID {
 		t.Errorf("left: %+v", left)
 	}
 	d.eventually("the live one has come", func() bool { return len(marks(d.consumer.got())["GOOD"]) == 1 })
 	if got := marks(d.consumer.got())["BAD"]; !slices.Equal(got, []string{"0", "2"}) {
 		t.Errorf("arrived: %v", got)
 	}
-	for _, l := range []DeadLetter{letters[0], letters[2]} {
+	for _, l := range []deliver.DeadLetter{letters[0], letters[2]} {
 		if ids[l.EventID] != l.EventID {
 			t.Errorf("event %s did not come with its id: %v", l.EventID, ids)
 		}
@@ -165,19 +167,19 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	}
 	d.lint()
 
-	if _, _, err := d.bridge.DeadLetters(DeadLetterFilter{Sink: "hok"}, "", 0); !errors.Is(err, ErrNoSuchSink) {
+	if _, _, err := d.bridge.DeadLetters(deliver.DeadLetterFilter{Sink: "hok"}, "", 0); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Errorf("a slip in the name: %v", err)
 	}
-	if _, err := d.bridge.PurgeDeadLetters(DeadLetterFilter{Sink: "hok"}); !errors.Is(err, ErrNoSuchSink) {
+	if _, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{Sink: "hok"}); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Errorf("a slip in the name: %v", err)
 	}
-	if n, err := d.bridge.PurgeDeadLetters(DeadLetterFilter{Since: time.Now().Add(time.Hour)}); n != 0 || err != nil {
+	if n, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{Since: time.Now().Add(time.Hour)}); n != 0 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if n, err := d.bridge.PurgeDeadLetters(DeadLetterFilter{}); n != 1 || err != nil {
+	if n, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{}); n != 1 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if _, got := d.replayed(DeadLetterFilter{}, ""); got != (ReplayCounts{}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (deliver.ReplayCounts{}) {
 		t.Errorf("%+v of nothing", got)
 	}
 }
@@ -191,8 +193,8 @@ func TestDeadLetterOfMaxAge(t *testing.T) {
 	d.connected("a")
 	d.consumer.set(refusing(http.StatusServiceUnavailable))
 	publish(sim, "BAD", "x")
-	d.eventually("given up", func() bool { return len(d.letters(DeadLetterFilter{})) == 1 })
-	if l := d.letters(DeadLetterFilter{})[0]; l.Status != 503 || !strings.HasPrefix(l.Reason, "given up after 20ms: ") {
+	d.eventually("given up", func() bool { return len(d.letters(deliver.DeadLetterFilter{})) == 1 })
+	if l := d.letters(deliver.DeadLetterFilter{})[0]; l.Status != 503 || !strings.HasPrefix(l.Reason, "given up after 20ms: ") {
 		t.Errorf("%+v", l)
 	}
 }
@@ -210,20 +212,20 @@ func TestReplayStops(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	steps, got := d.replayed(DeadLetterFilter{}, "")
-	if got != (ReplayCounts{Letters: 5, Accepted: 2, Left: 3}) {
+	steps, got := d.replayed(deliver.DeadLetterFilter{}, "")
+	if got != (deliver.ReplayCounts{Letters: 5, Accepted: 2, Left: 3}) {
 		t.Errorf("%+v", got)
 	}
-	if s := steps[len(steps)-2]; s.Outcome != ReplayStopped || s.Sink != "hook" || !strings.Contains(s.Reason, "502") || *s.Counts != got {
+	if s := steps[len(steps)-2]; s.Outcome != deliver.ReplayStopped || s.Sink != "hook" || !strings.Contains(s.Reason, "502") || *s.Counts != got {
 		t.Errorf("%+v", s)
 	}
-	for _, l := range d.letters(DeadLetterFilter{}) {
+	for _, l := range d.letters(deliver.DeadLetterFilter{}) {
 		if l.Status != 400 {
 			t.Errorf("a letter that was not refused again has changed: %+v", l)
 		}
 	}
-	if s := d.bridge.Status(); !s.Ready || len(d.letters(DeadLetterFilter{})) != 3 {
-		t.Errorf("%d left, reasons %v", len(d.letters(DeadLetterFilter{})), s.Reasons)
+	if s := d.bridge.Status(); !s.Ready || len(d.letters(deliver.DeadLetterFilter{})) != 3 {
+		t.Errorf("%d left, reasons %v", len(d.letters(deliver.DeadLetterFilter{})), s.Reasons)
 	}
 }
 
@@ -241,8 +243,8 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 			w.WriteHeader(http.StatusTooManyRequests)
 		}
 	})
-	steps, got := d.replayed(DeadLetterFilter{}, "")
-	if got != (ReplayCounts{Letters: 2, Accepted: 2}) || steps[1].Outcome != ReplayWaits || len(times) != 3 || times[1].Sub(times[0]) < 990*time.Millisecond {
+	steps, got := d.replayed(deliver.DeadLetterFilter{}, "")
+	if got != (deliver.ReplayCounts{Letters: 2, Accepted: 2}) || steps[1].Outcome != deliver.ReplayWaits || len(times) != 3 || times[1].Sub(times[0]) < 990*time.Millisecond {
 		t.Errorf("%+v %v %+v", got, times, steps)
 	}
 
@@ -253,8 +255,8 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second one does not even ask
-		steps, got = d.replayed(DeadLetterFilter{}, "")
-		if s := steps[len(steps)-2]; got != (ReplayCounts{Letters: 1, Left: 1}) || s.Outcome != ReplayStopped || !strings.Contains(s.Reason, "left alone for 1h0m0s") && !strings.Contains(s.Reason, "left alone for 59m") {
+		steps, got = d.replayed(deliver.DeadLetterFilter{}, "")
+		if s := steps[len(steps)-2]; got != (deliver.ReplayCounts{Letters: 1, Left: 1}) || s.Outcome != deliver.ReplayStopped || !strings.Contains(s.Reason, "left alone for 1h0m0s") && !strings.Contains(s.Reason, "left alone for 59m") {
 			t.Errorf("%+v %+v", got, s)
 		}
 	}
@@ -267,7 +269,7 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 func TestReplayLeavesWhatComes(t *testing.T) {
 	d, _ := withLetters(t, 0)
 	letter := queue.DeadLetter{Sink: "hook", Data: []byte(`{"id":"1","hmc":"a","type":"t"}`)}
-	if err := d.bridge.dead.Put(slices.Repeat([]queue.DeadLetter{letter}, replayPage)...); err != nil {
+	if err := d.bridge.dead.Put(slices.Repeat([]queue.DeadLetter{letter}, deliver.ReplayPage)...); err != nil {
 		t.Fatal(err)
 	}
 	var came atomic.Int64
@@ -279,10 +281,10 @@ func TestReplayLeavesWhatComes(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	if _, got := d.replayed(DeadLetterFilter{Sink: "hook"}, ""); got != (ReplayCounts{Letters: replayPage, Accepted: replayPage}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (deliver.ReplayCounts{Letters: deliver.ReplayPage, Accepted: deliver.ReplayPage}) {
 		t.Errorf("%+v", got)
 	}
-	if left := len(d.letters(DeadLetterFilter{})); left != 2 {
+	if left := len(d.letters(deliver.DeadLetterFilter{})); left != 2 {
 		t.Errorf("%d letters", left)
 	}
 }
@@ -297,21 +299,21 @@ func TestReplayTo(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	steps, got := d.replayed(DeadLetterFilter{Sink: "old"}, "")
-	if got != (ReplayCounts{Letters: 3, Left: 3}) || steps[1].Outcome != ReplayStopped || !strings.Contains(steps[1].Reason, `"old" is not in the configuration`) {
+	steps, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "")
+	if got != (deliver.ReplayCounts{Letters: 3, Left: 3}) || steps[1].Outcome != deliver.ReplayStopped || !strings.Contains(steps[1].Reason, `"old" is not in the configuration`) {
 		t.Errorf("%+v %+v", got, steps)
 	}
-	if err := d.bridge.Replay(t.Context(), DeadLetterFilter{}, "nobody", nil); !errors.Is(err, ErrNoSuchSink) {
+	if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "nobody", nil); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Error(err)
 	}
 	if got := d.metric(`hmcnotifyd_sink_dead_letters{sink="old"}`); got != 3 {
 		t.Errorf("the gauge of a sink that is gone says %v", got)
 	}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	if _, got := d.replayed(DeadLetterFilter{Sink: "old"}, "hook"); got != (ReplayCounts{Letters: 3, Accepted: 1, Refused: 2}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "hook"); got != (deliver.ReplayCounts{Letters: 3, Accepted: 1, Refused: 2}) {
 		t.Errorf("%+v", got)
 	}
-	for _, l := range d.letters(DeadLetterFilter{Sink: "old"}) {
+	for _, l := range d.letters(deliver.DeadLetterFilter{Sink: "old"}) {
 		if !strings.Contains(l.Reason, "not an event") {
 			t.Errorf("%+v", l)
 		}
@@ -319,7 +321,7 @@ func TestReplayTo(t *testing.T) {
 			t.Errorf("%+v, %v", whole, err)
 		}
 	}
-	if len(d.letters(DeadLetterFilter{Sink: "hook"})) != 1 {
+	if len(d.letters(deliver.DeadLetterFilter{Sink: "hook"})) != 1 {
 		t.Error("the letter of the other sink is gone")
 	}
 }
@@ -359,11 +361,11 @@ func TestReplayIsEnded(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan error, 1)
-			var steps []ReplayStep
+			var steps []deliver.ReplayStep
 			go func() {
-				done <- d.bridge.Replay(ctx, DeadLetterFilter{}, "", func(s ReplayStep) error {
+				done <- d.bridge.Replay(ctx, deliver.DeadLetterFilter{}, "", func(s deliver.ReplayStep) error {
 					steps = append(steps, s)
-					if end == nil && s.Outcome == ReplayAccepted {
+					if end == nil && s.Outcome == deliver.ReplayAccepted {
 						return errors.New("nobody reads")
 					}
 					return nil
@@ -371,7 +373,7 @@ func TestReplayIsEnded(t *testing.T) {
 			}()
 			if end != nil {
 				<-arrived
-				if err := d.bridge.Replay(t.Context(), DeadLetterFilter{}, "", nil); !errors.Is(err, ErrReplaying) {
+				if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "", nil); !errors.Is(err, deliver.ErrReplaying) {
 					t.Errorf("a second replay: %v", err)
 				}
 				end(d, cancel)
@@ -386,14 +388,14 @@ func TestReplayIsEnded(t *testing.T) {
 			}
 			unblock()
 			if name == "by the daemon" || name == "by a reload" {
-				if s := steps[len(steps)-2]; s.Outcome != ReplayStopped || s.Reason != errLeaving.Error() || s.Counts.Left != 2 {
+				if s := steps[len(steps)-2]; s.Outcome != deliver.ReplayStopped || s.Reason != deliver.ErrLeaving.Error() || s.Counts.Left != 2 {
 					t.Errorf("%+v", s)
 				}
 			}
 			if name == "by the daemon" {
 				d.start(d.bridge.opts.Config)
 			}
-			if left := len(d.letters(DeadLetterFilter{})); left != 2 {
+			if left := len(d.letters(deliver.DeadLetterFilter{})); left != 2 {
 				t.Errorf("%d letters are left", left)
 			}
 		})
@@ -412,7 +414,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 	if removed := d.bridge.Status().Removed; len(removed) != 0 {
 		t.Errorf("%+v", removed)
 	}
-	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, ErrConfigured) {
+	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, deliver.ErrConfigured) {
 		t.Errorf("purge of a configured sink: %v", err)
 	}
 	cfg := d.config(yaml)
@@ -435,7 +437,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 	d.start(cfg)
 	d.eventually("reported", func() bool { return strings.Contains(d.logs.String(), "not configured any more") })
 	check()
-	if _, err := d.bridge.PurgeRemovedSink("file"); !errors.Is(err, ErrConfigured) {
+	if _, err := d.bridge.PurgeRemovedSink("file"); !errors.Is(err, deliver.ErrConfigured) {
 		t.Errorf("purge of a configured sink: %v", err)
 	}
 	if n, err := d.bridge.PurgeRemovedSink("hook"); n < 1 || err != nil {
@@ -444,7 +446,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 	if removed := d.bridge.Status().Removed; len(removed) != 0 || slices.Contains(d.bridge.queue.Cursors(), "hook") {
 		t.Errorf("%+v", removed)
 	}
-	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, ErrNoSuchSink) {
+	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Error(err)
 	}
 }
@@ -453,7 +455,7 @@ func TestBounded(t *testing.T) {
 	for _, test := range []struct{ in, want string }{
 		{"short", "short"}, {"0123456789", "0123456789"}, {"01234567890", "0123456..."}, {"012345é89x", "012345..."}, {"a\xffb", "a\uFFFDb"},
 	} {
-		if got := bounded(test.in, 10); got != test.want {
+		if got := event.Bounded(test.in, 10); got != test.want {
 			t.Errorf("%q: %q, not %q", test.in, got, test.want)
 		}
 	}
@@ -461,7 +463,7 @@ func TestBounded(t *testing.T) {
 
 // The log says what happens, not each time that it happens.
 func TestThrottle(t *testing.T) {
-	var th throttle
+	var th deliver.Throttle
 	now := time.Now()
 	for _, test := range []struct {
 		at    time.Duration
@@ -469,7 +471,7 @@ func TestThrottle(t *testing.T) {
 		total int
 		say   bool
 	}{{0, 1, 1, true}, {time.Second, 2, 0, false}, {59 * time.Second, 1, 0, false}, {time.Minute, 1, 4, true}, {61 * time.Second, 1, 0, false}} {
-		if total, say := th.note(now.Add(test.at), test.n); total != test.total || say != test.say {
+		if total, say := th.Note(now.Add(test.at), test.n); total != test.total || say != test.say {
 			t.Errorf("after %s: %d, %v", test.at, total, say)
 		}
 	}

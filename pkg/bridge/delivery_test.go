@@ -14,15 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // blockedPipe is an output that nobody reads and whose write nothing can interrupt, as a stdout that was inherited.
@@ -153,9 +149,9 @@ func TestRetryAfterHoldsForAllLanes(t *testing.T) {
 	}
 	hook := d.bridge.deliveries[0].it
 	d.eventually("each lane has an event to send", func() bool {
-		hook.work.mu.Lock()
-		defer hook.work.mu.Unlock()
-		return hook.work.left == n+1-len(hook.lanes)
+		hook.Work.Mu.Lock()
+		defer hook.Work.Mu.Unlock()
+		return hook.Work.Left == n+1-len(hook.Lanes)
 	})
 	d.stop()
 	if requests != 1 {
@@ -262,7 +258,7 @@ func TestFailingIsSaid(t *testing.T) {
 		for i := range n {
 			publish(sim, "P"+strconv.Itoa(i), strconv.Itoa(round))
 		}
-		var s SinkStatus
+		var s status.SinkStatus
 		d.eventually("failing", func() bool {
 			s = d.bridge.Status().Sinks[0]
 			return s.FailedAttempts >= 20
@@ -292,33 +288,6 @@ func TestFailingIsSaid(t *testing.T) {
 		if err := json.Unmarshal([]byte(got[round]), &line); err != nil || line.Level != "info" || line.Failed < 20 {
 			t.Errorf("%v: %s", err, got[round])
 		}
-	}
-}
-
-// The pauses grow to the maximum, and are spread over all of what they may be: who failed together does not come back
-// together.
-func TestRetryBackoff(t *testing.T) {
-	cfg := config.Retry{Initial: 100 * time.Millisecond, Max: time.Second}
-	limits := []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second}
-	low, high := slices.Repeat([]time.Duration{time.Hour}, len(limits)), make([]time.Duration, len(limits))
-	for range 1000 {
-		b := retryBackoff{cfg: cfg}
-		for i, limit := range limits {
-			wait := b.next()
-			if wait < limit/10 || wait > limit {
-				t.Fatalf("failure %d: %s, want at most %s and at least a tenth", i+1, wait, limit)
-			}
-			low[i], high[i] = min(low[i], wait), max(high[i], wait)
-		}
-	}
-	for i, limit := range limits {
-		if low[i] > limit/5 || high[i] < limit*9/10 {
-			t.Errorf("failure %d: between %s and %s, want all up to %s", i+1, low[i], high[i], limit)
-		}
-	}
-	b := retryBackoff{cfg: config.Retry{Initial: time.Second, Max: time.Minute}, failures: 10_000}
-	if wait := b.next(); wait < 6*time.Second || wait > time.Minute {
-		t.Errorf("after 10,000 failures: %s", wait)
 	}
 }
 
@@ -399,7 +368,7 @@ sinks:
 			for i := range n {
 				publish(sim, "P", strconv.Itoa(i))
 			}
-			var s SinkStatus
+			var s status.SinkStatus
 			d.eventually("all is done", func() bool {
 				s = d.bridge.Status().Sinks[0]
 				return int(s.Delivered)+s.DeadLetters == n && s.QueueEvents == 0
@@ -510,97 +479,6 @@ func TestCountsSurviveAReload(t *testing.T) {
 	})
 }
 
-// What the queue drops is counted for a sink that there is, and brings back no series of one that is gone.
-func TestDroppedByTheQueue(t *testing.T) {
-	registry := prometheus.NewRegistry()
-	m := NewMetrics(registry)
-	s := m.forSink("x")
-	m.dropped("x", 3)
-	if got := m.forSink("x").dropped.n.Load(); got != 3 {
-		t.Errorf("%d dropped", got)
-	}
-	s.delete()
-	m.dropped("x", 1)
-	if families, err := registry.Gather(); err != nil || strings.Contains(fmt.Sprint(families), `"x"`) {
-		t.Errorf("the series are back (%v)", err)
-	}
-}
-
-func TestHealth(t *testing.T) {
-	start := time.Unix(1_800_000_000, 0)
-	at := func(d time.Duration) time.Time { return start.Add(d) }
-	down := errors.New("down")
-	for _, test := range []struct {
-		name  string
-		do    func(h *health)
-		stuck bool // 3 s after the start
-		lines int  // "accepts events again"
-	}{
-		{"nothing", func(*health) {}, false, 0},
-		{"one failure of each lane", func(h *health) {
-			for lane := range 4 {
-				h.failed(lane, at(0), down)
-			}
-		}, false, 0},
-		{"three of one lane", func(h *health) {
-			for range 3 {
-				h.failed(1, at(0), down)
-				h.succeeded(0, at(time.Second))
-			}
-		}, true, 0},
-		{"failing for long", func(h *health) { h.failed(0, at(-stuckTime), down) }, true, 0},
-		{"failing for long, others succeed", func(h *health) {
-			h.failed(0, at(-stuckTime), down)
-			h.succeeded(1, at(0))
-		}, false, 0},
-		{"recovered", func(h *health) {
-			for lane := range 4 {
-				for range 3 {
-					h.failed(lane, at(0), down)
-				}
-			}
-			for lane := range 4 {
-				h.succeeded(lane, at(time.Second))
-			}
-		}, false, 1},
-		{"recovered by a refusal", func(h *health) {
-			h.failed(0, at(0), down)
-			h.answered(0, at(time.Second))
-		}, false, 1},
-		{"hangs", func(h *health) {
-			h.began(0, at(0))
-			for range 2 {
-				if n := h.overdue(at(time.Second), time.Second, down); n > 1 || h.total != 1 {
-					t.Errorf("%d overdue, %d failures", n, h.total)
-				}
-			}
-		}, true, 0},
-		{"hung", func(h *health) {
-			h.began(0, at(0))
-			h.overdue(at(time.Second), time.Second, down)
-			if !h.ended(0) || h.ended(0) {
-				t.Error("not counted, or twice")
-			}
-			h.succeeded(0, at(2*time.Second))
-		}, false, 1},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			core, logs := observer.New(zapcore.DebugLevel)
-			h := &health{log: zap.New(core), lanes: make([]laneHealth, 4)}
-			test.do(h)
-			if got := h.stuck(at(3 * time.Second)); got != test.stuck {
-				t.Errorf("stuck: %v", got)
-			}
-			if got := logs.FilterMessage("the sink accepts events again").Len(); got != test.lines {
-				t.Errorf("%d lines about the recovery", got)
-			}
-			if got := logs.FilterLevelExact(zapcore.WarnLevel).Len(); got > 1 {
-				t.Errorf("%d lines about the failure", got)
-			}
-		})
-	}
-}
-
 func openQueue(t *testing.T) *queue.Queue {
 	t.Helper()
 	q, err := queue.Open(queue.Options{Dir: t.TempDir()})
@@ -613,99 +491,4 @@ func openQueue(t *testing.T) *queue.Queue {
 		}
 	})
 	return q
-}
-
-func TestProgress(t *testing.T) {
-	q := openQueue(t)
-	cursor, err := q.Cursor("x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	records := make([][]byte, 10)
-	for i := range records {
-		records[i] = []byte{byte(i)}
-	}
-	if err := q.Append(t.Context(), queue.Batch{Records: records}); err != nil {
-		t.Fatal(err)
-	}
-	p := newProgress(cursor, zap.NewNop(), 5, 1<<20)
-	read, err := cursor.Next(t.Context(), 10, 0)
-	if err != nil || len(read) != 10 {
-		t.Fatal(len(read), err)
-	}
-	base := read[0].Seq - 1
-	check := func(what string, acked uint64, room bool) {
-		t.Helper()
-		if got := cursor.Acked() - base; got != acked || p.hasRoom() != room {
-			t.Errorf("%s: acknowledged %d, room %v", what, got, p.hasRoom())
-		}
-	}
-	for i, r := range read[:6] {
-		p.add([]entry{{seq: r.Seq, bytes: 1, done: i == 0}})
-	}
-	check("the first is done when it is read", 1, false)
-	p.finish([]uint64{3, 2})
-	check("one before them is not done", 1, false)
-	p.finish([]uint64{1})
-	check("all before the fifth", 4, true)
-	for _, r := range read[6:] {
-		p.add([]entry{{seq: r.Seq, bytes: 1}})
-	}
-	p.finish([]uint64{5})
-	if done := p.trimmed(base + 7); done != 1 {
-		t.Errorf("%d of the trimmed ones were done", done)
-	}
-	check("trimmed", 7, true)
-	p.finish([]uint64{4, 6}) // the lanes did not know it
-	check("trimmed and then done", 7, true)
-	p.finish([]uint64{7, 8, 9})
-	check("the end", 10, true)
-	if p.bytes != 0 || p.next() != 10 {
-		t.Errorf("%d bytes left, next number %d", p.bytes, p.next())
-	}
-}
-
-// One event that the queue cannot take costs no other, and everything that is lost is counted where people look.
-func TestOutboxLosesOnlyWhatIsTooLarge(t *testing.T) {
-	q := openQueue(t)
-	cursor, err := q.Cursor("x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	missed := 0
-	o := outbox{
-		queue: q, metrics: NewMetrics(nil).forHMC("a"), log: zap.NewNop(), maxRecord: 4 << 10,
-		onMissed: func(topicType string, n int) {
-			if topicType != event.TopicObject {
-				t.Errorf("topic type %s", topicType)
-			}
-			missed += n
-		},
-		onResult: func(error, notes, map[string]int) {},
-	}
-	for _, text := range []string{"a", strings.Repeat("x", 5<<10), "b"} {
-		o.add(&event.Event{ID: text[:1], Type: event.TypePropertyChange, TopicType: event.TopicObject, BodyText: text})
-	}
-	o.send(t.Context(), nil, nil, notes{})
-	if err := q.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	records, err := cursor.Next(t.Context(), 10, 0)
-	if err != nil || len(records) != 2 || missed != 1 {
-		t.Fatalf("%d stored, %d missed, %v", len(records), missed, err)
-	}
-	for i, want := range []string{"a", "b"} {
-		if r, err := event.ParseRecord(records[i].Data); err != nil || r.ID != want {
-			t.Errorf("event %d is %q, %v", i, r.ID, err)
-		}
-	}
-	// A queue that takes nothing any more.
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
-	o.add(&event.Event{ID: "c", Type: event.TypePropertyChange, TopicType: event.TopicObject})
-	o.send(t.Context(), nil, nil, notes{})
-	if missed != 2 {
-		t.Errorf("%d missed", missed)
-	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
 // strict decodes JSON that may have no field which v does not.
@@ -39,8 +41,8 @@ func TestDocsEvents(t *testing.T) {
 	}
 	page := string(data)
 	bodies := map[string]any{
-		event.TypeBridgeConnected: new(connection), event.TypeBridgeDisconnected: new(disconnection),
-		event.TypeBridgeGap: new(gap), event.TypeBridgeHeartbeat: new(heartbeat),
+		event.TypeBridgeConnected: new(record.Connection), event.TypeBridgeDisconnected: new(record.Disconnection),
+		event.TypeBridgeGap: new(ledger.Gap), event.TypeBridgeHeartbeat: new(record.Heartbeat),
 	}
 	types := slices.Concat(event.NotificationTypes(), []string{
 		event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap, event.TypeBridgeHeartbeat, event.TypeBridgeTest,

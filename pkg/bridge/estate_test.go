@@ -44,9 +44,9 @@ func (d *daemon) estateKnown(name string, resources int) {
 		d.bridge.mu.RLock()
 		defer d.bridge.mu.RUnlock()
 		for _, s := range d.bridge.supervisors {
-			if s.it.cfg.Name == name {
+			if s.it.Cfg.Name == name {
 				n := 0
-				for range s.it.rec.group.estate.All(name) {
+				for range s.it.Rec.Group.Estate.All(name) {
 					n++
 				}
 				return n == resources

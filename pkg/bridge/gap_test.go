@@ -11,6 +11,8 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 const allTopics = "topics: [object, job, audit, security]"
@@ -28,11 +30,11 @@ func (d *daemon) bridgeEvents(typ string) []*event.Event {
 }
 
 // gapsTold are the gaps that have been told.
-func (d *daemon) gapsTold() []gap {
+func (d *daemon) gapsTold() []ledger.Gap {
 	d.t.Helper()
-	var out []gap
+	var out []ledger.Gap
 	for _, e := range d.bridgeEvents(event.TypeBridgeGap) {
-		var g gap
+		var g ledger.Gap
 		if err := json.Unmarshal(e.Body, &g); err != nil {
 			d.t.Fatal(err)
 		}
@@ -41,7 +43,7 @@ func (d *daemon) gapsTold() []gap {
 	return out
 }
 
-func (d *daemon) awaitGaps(n int) []gap {
+func (d *daemon) awaitGaps(n int) []ledger.Gap {
 	d.t.Helper()
 	d.eventually(fmt.Sprintf("%d gaps told", n), func() bool { return len(d.gapsTold()) >= n })
 	gaps := d.gapsTold()
@@ -189,7 +191,7 @@ func TestBackfillAfterADaemonThatWasDown(t *testing.T) {
 				case "link lost":
 					sim.Broker().StopListening()
 					sim.Broker().DropLinks()
-					d.eventually("lost", func() bool { return d.hmc("a").State != StateConnected })
+					d.eventually("lost", func() bool { return d.hmc("a").State != status.StateConnected })
 					write(10)
 					if err := sim.Broker().StartListening(); err != nil {
 						t.Fatal(err)
@@ -197,14 +199,14 @@ func TestBackfillAfterADaemonThatWasDown(t *testing.T) {
 				case "session ended":
 					sim.Broker().StopListening()
 					sim.ExpireSessions(true)
-					d.eventually("lost", func() bool { return d.hmc("a").State != StateConnected })
+					d.eventually("lost", func() bool { return d.hmc("a").State != status.StateConnected })
 					write(10)
 					if err := sim.Broker().StartListening(); err != nil {
 						t.Fatal(err)
 					}
 				case "HMC restarted":
 					sim.Stop()
-					d.eventually("lost", func() bool { return d.hmc("a").State != StateConnected })
+					d.eventually("lost", func() bool { return d.hmc("a").State != status.StateConnected })
 					write(10)
 					if err := sim.Resume(); err != nil {
 						t.Fatal(err)
@@ -288,7 +290,7 @@ func TestIPLIsNoRepetition(t *testing.T) {
 	d.eventually("first life", func() bool { return len(marked(d.consumer.got(), event.TypeOSMessage)) == 50 })
 	sim.Broker().StopListening()
 	sim.Broker().DropLinks()
-	d.eventually("lost", func() bool { return d.hmc("a").State != StateConnected })
+	d.eventually("lost", func() bool { return d.hmc("a").State != status.StateConnected })
 	boot(2, 15) // the same texts, and the HMC holds some of the first life
 	if err := sim.Broker().StartListening(); err != nil {
 		t.Fatal(err)
@@ -364,14 +366,14 @@ func TestSameNotificationTwice(t *testing.T) {
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.bridge.mu.RLock()
-	rec := d.bridge.supervisors[0].it.rec
+	rec := d.bridge.supervisors[0].it.Rec
 	d.bridge.mu.RUnlock()
 	publish(sim, "P", "1")
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 1 })
 	e := d.consumer.got()[0]
 	n := notificationOf(e)
-	rec.notification(t.Context(), n, true)
-	rec.flushNow(t.Context())
+	rec.Notification(t.Context(), n, true)
+	rec.FlushNow(t.Context())
 	if got := d.metric(`hmcnotifyd_events_duplicate_total{hmc="a",type="property-change"}`); got != 1 {
 		t.Errorf("%v duplicates", got)
 	}
@@ -382,39 +384,13 @@ func TestSameNotificationTwice(t *testing.T) {
 	d.start(d.bridge.cfg)
 	d.connected("a")
 	d.bridge.mu.RLock()
-	rec = d.bridge.supervisors[0].it.rec
+	rec = d.bridge.supervisors[0].it.Rec
 	d.bridge.mu.RUnlock()
-	rec.notification(t.Context(), n, true)
+	rec.Notification(t.Context(), n, true)
 	publish(sim, "P", "3")
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 3 })
 	if got := d.metric(`hmcnotifyd_events_duplicate_total{hmc="a",type="property-change"}`); got != 1 {
 		t.Errorf("%v duplicates after the restart", got)
-	}
-}
-
-// The last bytes of a link that is lost may have been held up by the network: then the gap begins before that.
-func TestGapBeginsBeforeASilence(t *testing.T) {
-	at := func(seconds float64) time.Time { return time.UnixMilli(1_700_000_000_000 + int64(1000*seconds)) }
-	for _, test := range []struct {
-		name  string
-		heard []float64
-		last  float64
-		want  float64
-	}{
-		{"busy until the end", []float64{0, 0.5, 1, 1.5, 2}, 2.2, 2.2},
-		{"silent, then late bytes, then the end", []float64{0, 0.5, 1, 6}, 6.1, 1},
-		{"the bytes came between two looks", []float64{0, 0.5, 1}, 6, 1},
-		{"silent to the end", []float64{0, 0.5, 1, 1, 1}, 1, 1},
-		{"a silence long ago", []float64{0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 16.5, 16.5},
-		{"heart-beats only", []float64{0, 5, 10}, 15, 10},
-	} {
-		r := new(recorder)
-		for _, h := range test.heard {
-			r.noteSilence(at(h))
-		}
-		if got := r.lastCertain(at(test.last)); !got.Equal(at(test.want)) {
-			t.Errorf("%s: from %.1f, want %.1f", test.name, got.Sub(at(0)).Seconds(), test.want)
-		}
 	}
 }
 

@@ -2,73 +2,13 @@ package bridge
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
-
-func TestSightings(t *testing.T) {
-	t0 := time.Unix(1_800_000_000, 0)
-	at := func(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
-	key := event.IDOf("active -> stopped")
-	s := sightings{keep: twinWithin}
-	note := func(hmc string, seconds int, want bool) {
-		t.Helper()
-		if got := s.note(key, hmc, at(seconds), twinWithin); got != want {
-			t.Errorf("%s at %d is a twin: %v", hmc, seconds, got)
-		}
-	}
-	s.setMembers(1)
-	note("a", 0, false)
-	note("a", 0, false)
-	if s.shared() {
-		t.Error("one HMC shares nothing")
-	}
-	s.setMembers(2)
-	// Whichever is slower.
-	note("a", 0, false)
-	note("b", 1, true)
-	note("b", 10, false)
-	note("a", 39, true)
-	// The same change three times within the window is three changes, each of which both tell.
-	for range 3 {
-		note("a", 100, false)
-	}
-	for range 3 {
-		note("b", 101, true)
-	}
-	note("b", 102, false)
-	// Too late is another one.
-	note("a", 133, false)
-	note("b", 170, false)
-	// What could not be recorded was not told.
-	s.forget(key, "b")
-	note("a", 171, false)
-	// Three HMCs tell it once together.
-	s.setMembers(3)
-	note("a", 300, false)
-	note("c", 301, true)
-	note("b", 302, true)
-	note("c", 303, false)
-	for i := range 2 * maxSightings {
-		s.note(event.IDOf(fmt.Sprint(i)), "a", at(304), twinWithin)
-	}
-	if n := len(s.byKey); n > maxSightings || len(s.order) > 2*maxSightings {
-		t.Errorf("%d are remembered", n)
-	}
-	if s.note(event.IDOf("x"), "a", at(400), twinWithin); len(s.byKey) != 1 {
-		t.Errorf("%d are remembered after the window", len(s.byKey))
-	}
-}
 
 // startPair starts two HMCs of one estate, the second of which is slower and numbers OS messages otherwise.
 func startPair(t *testing.T, lag time.Duration, opts hmcsim.Options) (a, b *hmcsim.HMC) {
@@ -250,47 +190,13 @@ func (d *daemon) settledGap(name string) bool {
 	d.bridge.mu.RLock()
 	defer d.bridge.mu.RUnlock()
 	for _, s := range d.bridge.supervisors {
-		if s.it.cfg.Name == name {
-			s.it.rec.sight.mu.Lock()
-			defer s.it.rec.sight.mu.Unlock()
-			return s.it.rec.sight.current == nil && len(s.it.rec.sight.cutShort) == 0
+		if s.it.Cfg.Name == name {
+			s.it.Rec.Sight.Mu.Lock()
+			defer s.it.Rec.Sight.Mu.Unlock()
+			return s.it.Rec.Sight.Current == nil && len(s.it.Rec.Sight.CutShort) == 0
 		}
 	}
 	return false
-}
-
-// Who has seen what, and when.
-func TestSightIsClear(t *testing.T) {
-	t0 := time.Unix(1_800_000_000, 0)
-	at := func(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
-	var s sight
-	check := func(from, to int, want bool) {
-		t.Helper()
-		if got := s.clear(at(from), at(to)); got != want {
-			t.Errorf("from %d to %d: %v", from, to, got)
-		}
-	}
-	check(0, 1, false)
-	s.linkUp(at(10), false)
-	check(5, 12, false)
-	check(10, 12, true)
-	s.linkLost(at(20), "a test")
-	check(10, 20, true)
-	check(15, 19, true)
-	check(15, 21, false)
-	check(21, 22, false)
-	s.linkUp(at(30), false)
-	check(31, 32, true)
-	check(25, 32, false)
-	check(15, 32, false)
-	if gaps := s.ready(at(100), 0); len(gaps) != 1 {
-		t.Fatalf("%d gaps", len(gaps))
-	}
-	check(15, 19, true)
-	check(15, 32, false)
-	s.spot(at(40), at(41), "numbers jumped", "", "object", 1, false)
-	check(31, 39, true)
-	check(31, 42, false)
 }
 
 // What neither of them saw is told, once.
@@ -348,70 +254,5 @@ func TestReloadWhileOneHMCOfAGroupIsDown(t *testing.T) {
 	d.stop()
 	if got := marked(d.fileEvents(), event.TypeOSMessage); !slices.Equal(got, []string{"test one", "test two"}) {
 		t.Errorf("OS messages: %q", got)
-	}
-}
-
-// What an HMC has told is stored as known together with the event that tells it, and not before with those of another HMC of the group: a
-// crash in between would lose the event, and no list would show a difference any more.
-func TestStateOfAGroupGoesWithItsEvents(t *testing.T) {
-	a, q := hardwareRecorder(t, filepath.Join(t.TempDir(), "q"))
-	g := newGroup("east")
-	g.configured(2)
-	b := newRecorder(config.HMC{Name: "b"}, q, NewMetrics(prometheus.NewRegistry()).forHMC("b"), zap.NewNop(), new(topicTable), testTiming())
-	b.onMissed, b.inSight, b.heard = a.onMissed, a.inSight, a.heard
-	b.open(newSeenWindow(time.Minute, 100))
-	for _, r := range []*recorder{a, b} {
-		r.share(g)
-		g.join(r)
-	}
-	sent := 0
-	status := func(r *recorder, partition, status string) {
-		sent++
-		headers := receiver.Headers{
-			{Name: "notification-type", Value: "status-change"},
-			{Name: "message-id", Value: fmt.Sprint(sent)},
-			{Name: "class", Value: "partition"},
-			{Name: "name", Value: partition},
-			{Name: "object-uri", Value: "/api/partitions/" + partition},
-		}
-		r.notification(t.Context(), &receiver.Notification{Topic: "u.1", Received: time.Now(), Headers: headers, Body: fmt.Appendf(nil, `{"change-reports":[{"old-status":"active","new-status":%q}]}`, status)}, true)
-	}
-	stored := func(r *recorder) (out []string) {
-		t.Helper()
-		r.flushNow(t.Context())
-		if err := q.Flush(); err != nil {
-			t.Fatal(err)
-		}
-		q.StateRange(stateUnit+"east\x00", func(_ string, value []byte) bool {
-			out = append(out, event.String(event.Member(value, "name"))+" "+event.String(event.Member(value, "status")))
-			return true
-		})
-		slices.Sort(out)
-		return out
-	}
-	for _, step := range []struct {
-		by   *recorder
-		want []string
-	}{
-		{a, []string{"P1 stopped"}},
-		{b, []string{"P1 stopped", "P2 stopped"}},
-	} {
-		if step.by == a {
-			status(b, "P2", "stopped")
-			status(a, "P1", "stopped")
-		}
-		if got := stored(step.by); !slices.Equal(got, step.want) {
-			t.Errorf("stored with the events of %s: %q, want %q", step.by.cfg.Name, got, step.want)
-		}
-	}
-	// Of one that both have told of whoever is last stores it.
-	status(b, "P1", "paused")
-	status(a, "P1", "active")
-	stored(a)
-	if got := stored(b); !slices.Equal(got, []string{"P1 active", "P2 stopped"}) {
-		t.Errorf("stored %q", got)
-	}
-	if len(g.untold) != 0 {
-		t.Errorf("held for ever: %v", g.untold)
 	}
 }

@@ -2,21 +2,15 @@ package bridge
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 const withHardware = "hardware_messages: true"
@@ -142,7 +136,7 @@ func TestHardwareMessagesAreListedWhenTold(t *testing.T) {
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 1})
 	cpc := sim.CPCs()[0]
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
-	d.timing.hardware = time.Hour / 100 // the shortest pause between two lists is a sixtieth of it: 600 ms
+	d.timing.Hardware = time.Hour / 100 // the shortest pause between two lists is a sixtieth of it: 600 ms
 	d.start(d.config(hmcYAML(t, "a", sim, withHardware)))
 	d.connected("a")
 	// Answered, not only asked for: an answer that is still to be made would have the first message.
@@ -256,7 +250,7 @@ func TestHardwareMessagesOverRestarts(t *testing.T) {
 				case "HMC restarted":
 					sim.Stop()
 				}
-				d.eventually("lost", func() bool { return d.hmc("a").State != StateConnected })
+				d.eventually("lost", func() bool { return d.hmc("a").State != status.StateConnected })
 			}
 			addHardware(t, sim, cpc, "meanwhile")
 			if err := sim.DeleteHardwareMessages(other); err != nil {
@@ -329,8 +323,8 @@ func TestManyHardwareMessages(t *testing.T) {
 	addHardware(t, sim, "", texts...)
 	d := startDaemon(t, hmcYAML(t, "a", sim, withHardware))
 	d.wantHardware(false, texts...)
-	if n := sim.RESTRequests()["get-hardware-message-properties"]; n != hardwareDetails {
-		t.Errorf("%d were asked for one by one, want %d", n, hardwareDetails)
+	if n := sim.RESTRequests()["get-hardware-message-properties"]; n != watch.HardwareDetails {
+		t.Errorf("%d were asked for one by one, want %d", n, watch.HardwareDetails)
 	}
 	// The order is that of their times.
 	var last int64
@@ -345,7 +339,7 @@ func TestManyHardwareMessages(t *testing.T) {
 			detailed++
 		}
 	}
-	if detailed != hardwareDetails {
+	if detailed != watch.HardwareDetails {
 		t.Errorf("%d have details", detailed)
 	}
 	d.stop()
@@ -355,7 +349,7 @@ func TestManyHardwareMessages(t *testing.T) {
 	d.start(d.bridge.cfg)
 	d.wantHardware(true, texts...)
 	d.wantHardware(false, texts...)
-	if n := sim.RESTRequests()["get-hardware-message-properties"]; n != hardwareDetails {
+	if n := sim.RESTRequests()["get-hardware-message-properties"]; n != watch.HardwareDetails {
 		t.Errorf("%d were asked for one by one after a restart", n)
 	}
 }
@@ -400,125 +394,10 @@ func TestCheckHardwareMessages(t *testing.T) {
 	cfg := d.config(hmcYAML(t, "a", sim, withHardware))
 	for _, want := range []string{"hardware messages of the console (1 now) and of the CPCs are followed", `could not be listed (it takes the task "Hardware Messages"`} {
 		var out strings.Builder
-		err := Check(t.Context(), CheckOptions{Config: cfg, Version: "test", Out: &out})
+		err := watch.Check(t.Context(), watch.CheckOptions{Config: cfg, Version: "test", Out: &out})
 		if text := fmt.Sprintf("%s%v", out.String(), err); !strings.Contains(text, want) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}
 		sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Status: 403, Reason: 1, Operation: "list-hardware-messages"})
-	}
-}
-
-// hardwareRecorder is a recorder on a queue.
-func hardwareRecorder(t *testing.T, dir string) (*recorder, *queue.Queue) {
-	t.Helper()
-	q, err := queue.Open(queue.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = q.Close() })
-	m := NewMetrics(prometheus.NewRegistry()).forHMC("a")
-	r := newRecorder(config.HMC{Name: "a"}, q, m, zap.NewNop(), new(topicTable), testTiming())
-	r.share(newGroup("a"))
-	r.onMissed = func(topicType string, n int) { t.Errorf("%d missed on %s", n, topicType) }
-	r.inSight, r.heard = time.Now, time.Now
-	r.open(newSeenWindow(time.Minute, 100))
-	return r, q
-}
-
-// messagesOf are n hardware messages from number first on, a second apart.
-func messagesOf(first, n int) []hmc.HardwareMessage {
-	var out []hmc.HardwareMessage
-	for i := first; i < first+n; i++ {
-		uri := consoleURI + "/hardware-messages/" + strconv.Itoa(i)
-		out = append(out, hmc.HardwareMessage{
-			Raw: fmt.Appendf(nil, `{"element-uri":%q,"text":"m%d"}`, uri, i), ElementURI: uri, Text: "m" + strconv.Itoa(i),
-			Timestamp: time.UnixMilli(1_700_000_000_000 + int64(i)*1000),
-		})
-	}
-	return out
-}
-
-// What could not be stored is as if it had not been recorded: it comes again, and nothing else does.
-func TestHardwareMessagesThatCannotBeStored(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "q")
-	r, q := hardwareRecorder(t, dir)
-	console := &hardwareParent{uri: consoleURI, class: classConsole, name: "a"}
-	record := func(r *recorder, messages []hmc.HardwareMessage) (added, gone int) {
-		t.Helper()
-		change := r.compareHardware(consoleURI, messages, true)
-		if _, ok := r.recordHardware(t.Context(), console, change); !ok {
-			t.Error("not recorded")
-		}
-		return len(change.added), len(change.gone)
-	}
-	if added, gone := record(r, messagesOf(1, 3)); added != 3 || gone != 0 {
-		t.Fatalf("%d, %d", added, gone)
-	}
-	if err := q.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	var again []string
-	r.watchHardware(func(parent string) { again = append(again, parent) })
-
-	if err := q.Close(); err != nil { // from here on it refuses everything
-		t.Fatal(err)
-	}
-	for range 3 {
-		if added, gone := record(r, messagesOf(2, 4)); added != 2 || gone != 1 {
-			t.Errorf("%d new and %d gone, want 2 and 1", added, gone)
-		}
-		r.doDue(t.Context(), time.Now(), false)
-	}
-	// More than a batch holds, which takes what is older than the limit out of the memory as well.
-	if added, gone := record(r, messagesOf(1, hardwareKnown+10)); added != hardwareKnown+7 || gone != 0 {
-		t.Errorf("%d new and %d gone", added, gone)
-	}
-	r.doDue(t.Context(), time.Now(), false)
-	if !slices.Equal(again, []string{consoleURI, consoleURI, consoleURI, consoleURI}) {
-		t.Errorf("to be listed again: %q", again)
-	}
-	if added, gone := record(r, messagesOf(1, 3)); added != 0 || gone != 0 {
-		t.Errorf("of what is stored %d are new and %d gone", added, gone)
-	}
-
-	r, q = hardwareRecorder(t, dir)
-	if added, gone := record(r, messagesOf(2, 4)); added != 2 || gone != 1 {
-		t.Errorf("after a restart %d are new and %d gone, want 2 and 1", added, gone)
-	}
-	if err := q.Flush(); err != nil {
-		t.Error(err)
-	}
-}
-
-// More than are remembered are told once all the same, over a restart too, and the state stays within its limit.
-func TestHardwareMessagesBeyondTheLimit(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "q")
-	r, q := hardwareRecorder(t, dir)
-	console := &hardwareParent{uri: consoleURI, class: classConsole, name: "a"}
-	all := messagesOf(1, hardwareKnown+500)
-	known, ok := r.recordHardware(t.Context(), console, r.compareHardware(consoleURI, all, true))
-	if !ok || known != hardwareKnown {
-		t.Fatalf("%d are known, %v", known, ok)
-	}
-	for range 2 { // the second time after a restart
-		if change := r.compareHardware(consoleURI, all, true); len(change.added) != 0 || len(change.gone) != 0 {
-			t.Fatalf("%d new, %d gone", len(change.added), len(change.gone))
-		}
-		more := messagesOf(hardwareKnown+501, 1)
-		if change := r.compareHardware(consoleURI, more, false); len(change.added) != 1 || len(change.gone) != 0 {
-			t.Fatalf("%d new, %d gone", len(change.added), len(change.gone))
-		}
-		if change := r.compareHardware(consoleURI, nil, true); len(change.gone) != hardwareKnown {
-			t.Fatalf("%d gone", len(change.gone))
-		}
-		if err := q.Close(); err != nil {
-			t.Fatal(err)
-		}
-		r, q = hardwareRecorder(t, dir)
-	}
-	n := 0
-	q.StateRange(stateHardware, func(string, []byte) bool { n++; return true })
-	if n != hardwareKnown+1 {
-		t.Errorf("%d values are stored", n)
 	}
 }

@@ -27,6 +27,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,12 +38,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const within = 30 * time.Second
 
 // testTiming waits for nothing that a test would have to sit out.
-func testTiming() timing {
-	return timing{
-		authHold: time.Hour, stableAfter: time.Hour, ping: time.Hour,
-		channelSoon: 20 * time.Millisecond, channelMin: 20 * time.Millisecond, channelMax: 200 * time.Millisecond, channelRest: 2 * time.Second, relist: 50 * time.Millisecond, logoff: 5 * time.Second,
-		tick: 10 * time.Millisecond, settle: 200 * time.Millisecond, seenEvery: 100 * time.Millisecond,
-		hardware: 100 * time.Millisecond,
+func testTiming() watch.Timing {
+	return watch.Timing{
+		AuthHold: time.Hour, StableAfter: time.Hour, Ping: time.Hour,
+		ChannelSoon: 20 * time.Millisecond, ChannelMin: 20 * time.Millisecond, ChannelMax: 200 * time.Millisecond, ChannelRest: 2 * time.Second, Relist: 50 * time.Millisecond, Logoff: 5 * time.Second,
+		Recording: record.RecorderTiming{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond},
+		Hardware:  100 * time.Millisecond,
 	}
 }
 
@@ -55,7 +58,7 @@ type daemon struct {
 	dir      string
 	logs     *syncBuffer
 	consumer *consumer
-	timing   timing
+	timing   watch.Timing
 	stdout   io.Writer // of log sinks; nil: none
 	panicAt  atomic.Pointer[string]
 	cancel   context.CancelFunc
@@ -124,7 +127,7 @@ func (d *daemon) start(cfg *config.Config) {
 		d.t.Fatal(err)
 	}
 	for _, s := range b.first.hmcs {
-		s.timing = d.timing
+		s.Timing = d.timing
 	}
 	b.timing = d.timing
 	ctx, cancel := context.WithCancel(context.WithoutCancel(d.t.Context()))
@@ -217,13 +220,13 @@ func (d *daemon) statusText() string {
 	return string(data)
 }
 
-func (d *daemon) hmc(name string) HMCStatus {
+func (d *daemon) hmc(name string) status.HMCStatus {
 	for _, h := range d.bridge.Status().HMCs {
 		if h.Name == name {
 			return h
 		}
 	}
-	return HMCStatus{}
+	return status.HMCStatus{}
 }
 
 func (d *daemon) connected(name string) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
 // How a job ended is asked for, and told with its completion (facts 1.11, 4.4). If it cannot be had the completion is told without.
@@ -31,7 +32,7 @@ func TestJobs(t *testing.T) {
 			uris := sim.CompleteJobs()
 			d.eventually("told", func() bool { return len(d.fileEvents()) == len(uris) })
 			e := d.fileEvents()[0]
-			if e.Type != event.TypeJobCompletion || e.Summary != "job "+lastSegment(uris[0])+test.summary || string(e.Body) != test.body || e.Headers.Get("job-uri") != uris[0] {
+			if e.Type != event.TypeJobCompletion || e.Summary != "job "+event.LastSegment(uris[0])+test.summary || string(e.Body) != test.body || e.Headers.Get("job-uri") != uris[0] {
 				t.Errorf("%s: %q %s", e.Type, e.Summary, e.Body)
 			}
 		})
@@ -45,7 +46,7 @@ func TestJobsKeepTheirOrder(t *testing.T) {
 	d.connected("a")
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status", Times: 1})
 	var want []string
-	for range 2 * maxHeldJobs {
+	for range 2 * record.MaxHeldJobs {
 		want = append(want, sim.CompleteJobs()...)
 	}
 	d.eventually("told", func() bool { return len(d.fileEvents()) == len(want) })

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 const allOSMessages = `os_messages: [{cpc: ".*", partition: ".*"}]`
@@ -27,7 +28,7 @@ func TestListingFails(t *testing.T) {
 			d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 			d.eventually("readiness says so", func() bool {
 				s := d.bridge.Status()
-				return !s.Ready && strings.Contains(fmt.Sprint(s.Reasons), "could not be listed") && d.hmc("a").State == StateConnected
+				return !s.Ready && strings.Contains(fmt.Sprint(s.Reasons), "could not be listed") && d.hmc("a").State == status.StateConnected
 			})
 			if d.metric(`hmcnotifyd_receiver_connected{hmc="a"}`) != 0 {
 				t.Error("counts as connected")
@@ -63,7 +64,7 @@ func TestChannelsMayNotBeOpened(t *testing.T) {
 func TestChannelsStayOverALostLink(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: 20})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
-	d.timing.channelMin, d.timing.channelMax = time.Hour, time.Hour
+	d.timing.ChannelMin, d.timing.ChannelMax = time.Hour, time.Hour
 	d.start(d.config(hmcYAML(t, "a", sim, allOSMessages)))
 	d.connected("a")
 	inactive := len(d.hmc("a").OSMessages.NotFollowed)
@@ -116,9 +117,9 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	d.bridge.mu.RLock()
 	s := d.bridge.supervisors[0].it
 	d.bridge.mu.RUnlock()
-	s.mu.Lock()
-	rcv := s.rcv
-	s.mu.Unlock()
+	s.Mu.Lock()
+	rcv := s.Rcv
+	s.Mu.Unlock()
 	for i := range 20_000 {
 		publish(sim, "P", fmt.Sprint(i))
 	}
@@ -170,11 +171,11 @@ func TestConnectRetries(t *testing.T) {
 func TestAliveWhileConnecting(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
 	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 5s", "connect_timeout: 10m", 1))
-	d.eventually("it connects", func() bool { return d.hmc("a").State == StateConnecting && sim.Broker().Stats().Accepted == 1 })
+	d.eventually("it connects", func() bool { return d.hmc("a").State == status.StateConnecting && sim.Broker().Stats().Accepted == 1 })
 	d.bridge.mu.RLock()
 	s := d.bridge.supervisors[0].it
 	d.bridge.mu.RUnlock()
-	if !s.alive(time.Now().Add(time.Hour), time.Minute) {
+	if !s.Alive(time.Now().Add(time.Hour), time.Minute) {
 		t.Error("counts as hanging")
 	}
 }

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // liveBridge is as much of a Bridge as live readers need.
@@ -60,17 +63,17 @@ func readLive(t *testing.T, b *Bridge, f LiveFilter) *LiveReader {
 func TestLiveCostsNothing(t *testing.T) {
 	b := liveBridge(t)
 	records := liveRecords(10, 10)
-	if n := testing.AllocsPerRun(100, func() { b.live.publish(b.live.gather(records)) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { b.live.Publish(b.live.Gather(records)) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	var none *fanout
-	none.publish(none.gather(records))
+	var none *record.Fanout
+	none.Publish(none.Gather(records))
 	r := readLive(t, b, LiveFilter{})
-	if b.live.gather(records) == nil {
+	if b.live.Gather(records) == nil {
 		t.Error("nothing for a reader")
 	}
 	r.Close()
-	if b.live.gather(records) != nil {
+	if b.live.Gather(records) != nil {
 		t.Error("something for nobody")
 	}
 }
@@ -80,11 +83,11 @@ func TestLiveCopies(t *testing.T) {
 	b := liveBridge(t)
 	r := readLive(t, b, LiveFilter{})
 	records := liveRecords(2, 10)
-	batch := b.live.gather(records)
+	batch := b.live.Gather(records)
 	for _, rec := range records {
 		clear(rec)
 	}
-	b.live.publish(batch)
+	b.live.Publish(batch)
 	if events, _ := next(t, r); len(events) != 2 || events[1].ID != "1" {
 		t.Errorf("%v", events)
 	}
@@ -94,10 +97,10 @@ func TestLiveCopies(t *testing.T) {
 func TestLiveSlowReader(t *testing.T) {
 	for name, test := range map[string]struct{ batches, each, size, lost int }{
 		"in time":                   {10, 100, 10, 0},
-		"too many":                  {50, 100, 10, 5000 - liveEvents/100*100},
+		"too many":                  {50, 100, 10, 5000 - record.LiveEvents/100*100},
 		"too much":                  {10, 10, 100_000, 60},
-		"one that fits nobody":      {1, 5, liveBytes / 4, 5},
-		"as much as may wait, once": {1, liveEvents, 10, 0},
+		"one that fits nobody":      {1, 5, record.LiveBytes / 4, 5},
+		"as much as may wait, once": {1, record.LiveEvents, 10, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := liveBridge(t)
@@ -105,7 +108,7 @@ func TestLiveSlowReader(t *testing.T) {
 			records := liveRecords(test.each, test.size)
 			got := 0
 			for range test.batches {
-				b.live.publish(b.live.gather(records))
+				b.live.Publish(b.live.Gather(records))
 				events, lost := next(t, quick)
 				got += len(events) + lost
 			}
@@ -125,8 +128,8 @@ func TestLiveSlowReader(t *testing.T) {
 			if lostFirst != test.lost {
 				t.Errorf("%d lost, not %d", lostFirst, test.lost)
 			}
-			if slow.bytes != 0 || slow.events != 0 {
-				t.Errorf("%d events of %d bytes left", slow.events, slow.bytes)
+			if slow.from.Bytes != 0 || slow.from.Events != 0 {
+				t.Errorf("%d events of %d bytes left", slow.from.Events, slow.from.Bytes)
 			}
 		})
 	}
@@ -191,15 +194,15 @@ func TestLiveFilter(t *testing.T) {
 			}
 		})
 	}
-	if _, err := b.Live(LiveFilter{Sink: "nobody"}); !errors.Is(err, ErrNoSuchSink) {
+	if _, err := b.Live(LiveFilter{Sink: "nobody"}); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Errorf("%v", err)
 	}
 	r := readLive(t, b, LiveFilter{Sink: "some"})
 	b.mu.Lock()
 	b.cfg = load(t, t.TempDir(), "hmcs: [{name: east, hosts: [h], userid: u, password: p}]\nsinks: [{name: all, log: {output: all.log}}]\n")
 	b.mu.Unlock()
-	b.live.publish(b.live.gather(records))
-	if _, _, err := r.Next(t.Context()); !errors.Is(err, ErrNoSuchSink) {
+	b.live.Publish(b.live.Gather(records))
+	if _, _, err := r.Next(t.Context()); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Errorf("after a reload without it: %v", err)
 	}
 }
@@ -207,7 +210,7 @@ func TestLiveFilter(t *testing.T) {
 func TestLiveReadersAreBounded(t *testing.T) {
 	b := liveBridge(t)
 	var readers []*LiveReader
-	for range maxLiveReaders {
+	for range record.MaxLiveReaders {
 		readers = append(readers, readLive(t, b, LiveFilter{}))
 	}
 	if _, err := b.Live(LiveFilter{}); !errors.Is(err, ErrTooManyReaders) {
@@ -228,8 +231,8 @@ func TestLiveEnds(t *testing.T) {
 			t.Errorf("the one that waits: %v", err)
 		}
 	})
-	b.live.publish(b.live.gather(liveRecords(3, 10)))
-	b.live.end()
+	b.live.Publish(b.live.Gather(liveRecords(3, 10)))
+	b.live.End()
 	if events, _ := next(t, r); len(events) != 3 {
 		t.Errorf("%d events", len(events))
 	}
@@ -308,7 +311,7 @@ func TestLiveOfADaemon(t *testing.T) {
 	if len(h.Troubles) != 0 {
 		t.Errorf("%+v", h.Troubles)
 	}
-	if n := h.NotificationsPerMinute; len(n) != ratedMinutes || totalOf(n) == 0 || totalOf(n) != d.bridge.supervisors[0].it.metrics.received() {
+	if n := h.NotificationsPerMinute; len(n) != status.RatedMinutes || totalOf(n) == 0 || totalOf(n) != d.bridge.supervisors[0].it.Metrics.Received() {
 		t.Errorf("%v", n)
 	}
 	cpcs := 0

@@ -3,7 +3,6 @@ package bridge
 import (
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
 // consoleOf are the texts of a partition's OS messages, in order.
@@ -167,46 +165,6 @@ func TestManyPartitions(t *testing.T) {
 	}
 	if got := marked(d.consumer.got(), event.TypeOSMessage); len(slices.Compact(slices.Sorted(slices.Values(got)))) != said || !strings.HasPrefix(got[0], "test 1") {
 		t.Errorf("%d messages, %d different", len(got), said)
-	}
-}
-
-// What is missed of a partition may be asked for while the HMC still replays its messages: what is there of the replay so far
-// must not be taken for the whole of it, which would begin anew with the first messages.
-func TestFetchWithinReplay(t *testing.T) {
-	r, _ := hardwareRecorder(t, filepath.Join(t.TempDir(), "q"))
-	const uri = "/api/partitions/e12121da"
-	sent := 0
-	send := func(from, to int, refresh bool) {
-		t.Helper()
-		var messages []string
-		for i := from; i < to; i++ {
-			messages = append(messages, fmt.Sprintf(`{"sequence-number":%d,"message-text":"line %d","timestamp":-1,"is-refresh":%t}`, i, i, refresh))
-		}
-		headers := partitionHeaders("os-message")
-		headers[1].Value = fmt.Sprintf("ID:HMCHOST:%d", sent)
-		headers[3].Value = fmt.Sprint(sent)
-		sent++
-		r.notification(t.Context(), &receiver.Notification{
-			Topic: "u.1osm.e12121da", Headers: headers, Received: time.Now(), Body: []byte(`{"os-messages":[` + strings.Join(messages, ",") + `]}`),
-		}, true)
-	}
-	send(0, 10, true)
-	r.doDue(t.Context(), time.Now(), false)
-	send(10, 13, false)
-
-	r.subscribing(uri, time.Now().Add(time.Second))
-	send(0, 10, true)
-	if !r.replaying(uri) {
-		t.Error("the replay is over")
-	}
-	r.missing(uri)
-	send(10, 15, true)
-	r.doDue(t.Context(), time.Now().Add(time.Hour), false)
-	if r.replaying(uri) {
-		t.Error("the replay is not over")
-	}
-	if m := r.partition(uri); m.epoch != 0 || m.next != 15 || m.highest != 14 {
-		t.Errorf("sequence %d with %d messages up to number %d, want 0 with 15 up to 14", m.epoch, m.next, m.highest)
 	}
 }
 

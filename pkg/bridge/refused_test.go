@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 // A refused logon says which setting to look at, and that the HMC is left alone from now on is in the log however often
@@ -53,7 +55,7 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 			test.sim.Partitions = -1
 			sim := startSim(t, test.sim)
 			d := startDaemon(t, hmcYAML(t, "a", sim, test.keys(t, sim)))
-			d.eventually("auth_failed", func() bool { return d.hmc("a").State == StateAuthFailed })
+			d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 			if text := d.statusText(); !strings.Contains(text, test.want) {
 				t.Errorf("readiness does not say %q: %s", test.want, text)
 			}
@@ -72,7 +74,7 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 // badLogins are more than the supervisor tries.
 var badLogins = func() [][]hmcsim.Fault {
 	var conns [][]hmcsim.Fault
-	for range 2 * refusalsBeforeHold {
+	for range 2 * watch.RefusalsBeforeHold {
 		conns = append(conns, []hmcsim.Fault{{Kind: hmcsim.FaultBadLogin}})
 	}
 	return conns

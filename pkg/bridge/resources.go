@@ -44,7 +44,7 @@ func (c *resourceCollector) Collect(ch chan<- prometheus.Metric) {
 	supervisors, left := c.bridge.supervisors, c.bridge.cfg.Estate.MaxResources
 	c.bridge.mu.RUnlock()
 	for _, s := range supervisors {
-		left -= c.collect(ch, s.it.cfg.Name, s.it.rec.group.estate, left)
+		left -= c.collect(ch, s.it.Cfg.Name, s.it.Rec.Group.Estate, left)
 	}
 }
 

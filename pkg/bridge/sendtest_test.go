@@ -10,21 +10,22 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
 // test sends a test event and returns what was told.
-func (d *daemon) test(sink string) []TestStep {
+func (d *daemon) test(sink string) []deliver.TestStep {
 	d.t.Helper()
-	var steps []TestStep
-	if err := d.bridge.SendTest(d.t.Context(), sink, func(s TestStep) error {
+	var steps []deliver.TestStep
+	if err := d.bridge.SendTest(d.t.Context(), sink, func(s deliver.TestStep) error {
 		steps = append(steps, s)
 		return nil
 	}); err != nil {
 		d.t.Fatal(err)
 	}
-	if len(steps) != 2 || steps[0].Outcome != TestBegins || steps[0].EventID == "" || steps[1].EventID != steps[0].EventID {
+	if len(steps) != 2 || steps[0].Outcome != deliver.TestBegins || steps[0].EventID == "" || steps[1].EventID != steps[0].EventID {
 		d.t.Fatalf("%+v", steps)
 	}
 	return steps
@@ -53,7 +54,7 @@ func TestSendTest(t *testing.T) {
 	if s := steps[0]; s.Kind != "webhook" || s.Request != "POST "+d.consumer.server.URL+"/..." || s.TimeoutSeconds != 10 {
 		t.Errorf("%+v", s)
 	}
-	if s := steps[1]; s.Outcome != TestDelivered || s.Seconds <= 0 || s.Reason != "" || s.Do != "" {
+	if s := steps[1]; s.Outcome != deliver.TestDelivered || s.Seconds <= 0 || s.Reason != "" || s.Do != "" {
 		t.Errorf("%+v", s)
 	}
 	e := <-arrived
@@ -70,11 +71,11 @@ func TestSendTest(t *testing.T) {
 		outcome string
 		do      string // a part
 	}{
-		{http.StatusForbidden, TestRefused, "webhook.http_config"},
-		{http.StatusNotFound, TestRefused, "webhook.url"},
-		{http.StatusMovedPermanently, TestRefused, "redirects"},
-		{http.StatusBadRequest, TestRefused, "webhook.format"},
-		{http.StatusBadGateway, TestFailed, "sent again"},
+		{http.StatusForbidden, deliver.TestRefused, "webhook.http_config"},
+		{http.StatusNotFound, deliver.TestRefused, "webhook.url"},
+		{http.StatusMovedPermanently, deliver.TestRefused, "redirects"},
+		{http.StatusBadRequest, deliver.TestRefused, "webhook.format"},
+		{http.StatusBadGateway, deliver.TestFailed, "sent again"},
 	} {
 		answer.Store(int64(test.status))
 		s := d.test("hook")[1]
@@ -93,7 +94,7 @@ func TestSendTest(t *testing.T) {
 		t.Errorf("%d dead letters of tests", s.DeadLetters)
 	}
 
-	if s := d.test("all")[1]; s.Outcome != TestDelivered {
+	if s := d.test("all")[1]; s.Outcome != deliver.TestDelivered {
 		t.Errorf("%+v", s)
 	}
 	if last := d.eventsIn("all.log"); last[len(last)-1].Type != event.TypeBridgeTest {
@@ -102,7 +103,7 @@ func TestSendTest(t *testing.T) {
 
 	// Its consumer is gone.
 	d.consumer.server.Close()
-	if s := d.test("hook")[1]; s.Outcome != TestFailed || s.Status != 0 || !strings.Contains(s.Do, "check-config --online") {
+	if s := d.test("hook")[1]; s.Outcome != deliver.TestFailed || s.Status != 0 || !strings.Contains(s.Do, "check-config --online") {
 		t.Errorf("%+v", s)
 	}
 }
@@ -122,7 +123,7 @@ func TestSendTestOfAlertmanager(t *testing.T) {
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf("\nsinks:\n  - {name: am, alertmanager: {urls: [%q, %q]}}\n", member.URL, busy.URL)))
 	d.connected("a")
 	s := d.test("am")[1]
-	if s.Outcome != TestDelivered || len(s.Notes) != 1 || !strings.Contains(s.Notes[0], "not accepted everywhere: ") || !strings.Contains(s.Notes[0], busy.URL) {
+	if s.Outcome != deliver.TestDelivered || len(s.Notes) != 1 || !strings.Contains(s.Notes[0], "not accepted everywhere: ") || !strings.Contains(s.Notes[0], busy.URL) {
 		t.Errorf("%+v", s)
 	}
 	if body := <-alerts; !strings.Contains(body, `"alertname":"HMCTest"`) {
@@ -138,11 +139,11 @@ func TestSendTestRefuses(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
-	nothing := func(s TestStep) error {
+	nothing := func(s deliver.TestStep) error {
 		t.Errorf("told of %+v", s)
 		return nil
 	}
-	if err := d.bridge.SendTest(t.Context(), "hok", nothing); !errors.Is(err, ErrNoSuchSink) || !strings.Contains(err.Error(), "hook, file, all") {
+	if err := d.bridge.SendTest(t.Context(), "hok", nothing); !errors.Is(err, deliver.ErrNoSuchSink) || !strings.Contains(err.Error(), "hook, file, all") {
 		t.Errorf("a slip in the name: %v", err)
 	}
 	d.bridge.testing.Lock()
@@ -152,14 +153,14 @@ func TestSendTestRefuses(t *testing.T) {
 		t.Errorf("a second one: %v", busy)
 	}
 	delivery := d.bridge.deliveryTo("hook")
-	delivery.health.mu.Lock()
-	delivery.health.restUntil = delivery.health.restUntil.AddDate(9999, 0, 0)
-	delivery.health.mu.Unlock()
+	delivery.Health.Mu.Lock()
+	delivery.Health.RestUntil = delivery.Health.RestUntil.AddDate(9999, 0, 0)
+	delivery.Health.Mu.Unlock()
 	if err := d.bridge.SendTest(t.Context(), "hook", nothing); !errors.Is(err, ErrNotTested) || !strings.Contains(err.Error(), "left alone") {
 		t.Errorf("a sink that rests: %v", err)
 	}
 	gone := errors.New("gone")
-	if err := d.bridge.SendTest(t.Context(), "file", func(TestStep) error { return gone }); !errors.Is(err, gone) {
+	if err := d.bridge.SendTest(t.Context(), "file", func(deliver.TestStep) error { return gone }); !errors.Is(err, gone) {
 		t.Errorf("nobody listens: %v", err)
 	}
 	for _, e := range d.fileEvents() {
@@ -174,9 +175,9 @@ func TestSendTestAgain(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
-	var again []TestStep
-	if err := d.bridge.SendTest(t.Context(), "hook", func(s TestStep) error {
-		if s.Outcome != TestBegins {
+	var again []deliver.TestStep
+	if err := d.bridge.SendTest(t.Context(), "hook", func(s deliver.TestStep) error {
+		if s.Outcome != deliver.TestBegins {
 			again = d.test("file")
 		}
 		return nil

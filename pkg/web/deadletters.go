@@ -14,16 +14,16 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 )
 
 // DeadLetters is what the handler does with dead letters and with what waits for removed sinks; *bridge.Bridge has it.
 type DeadLetters interface {
-	DeadLetters(filter bridge.DeadLetterFilter, after string, limit int) (letters []bridge.DeadLetter, next string, err error)
-	DeadLetter(id string) (bridge.DeadLetter, error)
-	PurgeDeadLetters(filter bridge.DeadLetterFilter) (int, error)
+	DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (letters []deliver.DeadLetter, next string, err error)
+	DeadLetter(id string) (deliver.DeadLetter, error)
+	PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error)
 	PurgeRemovedSink(name string) (int64, error)
-	Replay(ctx context.Context, filter bridge.DeadLetterFilter, to string, report func(bridge.ReplayStep) error) error
+	Replay(ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(deliver.ReplayStep) error) error
 }
 
 const (
@@ -36,7 +36,7 @@ const (
 
 // DeadLetterList is the answer to GET /api/v1/dead-letters.
 type DeadLetterList struct {
-	DeadLetters []bridge.DeadLetter `json:"dead_letters"`
+	DeadLetters []deliver.DeadLetter `json:"dead_letters"`
 	// Next is what to give as after for those that follow; absent at the end.
 	Next string `json:"next,omitempty"`
 }
@@ -73,7 +73,7 @@ func (h handler) sameOrigin(next http.Handler) http.Handler {
 
 // query is what a request for dead letters asks for.
 type query struct {
-	filter    bridge.DeadLetterFilter
+	filter    deliver.DeadLetterFilter
 	all       bool
 	to, after string
 	limit     int
@@ -214,7 +214,7 @@ func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	err = h.DeadLetters.Replay(r.Context(), q.filter, q.to, func(s bridge.ReplayStep) error {
+	err = h.DeadLetters.Replay(r.Context(), q.filter, q.to, func(s deliver.ReplayStep) error {
 		limit(time.Now().Add(stepTimeout))
 		if err := enc.Encode(s); err != nil {
 			return err
@@ -230,9 +230,9 @@ func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) {
 func (h handler) failed(w http.ResponseWriter, err error) {
 	code := http.StatusInternalServerError
 	switch {
-	case errors.Is(err, bridge.ErrNoSuchLetter), errors.Is(err, bridge.ErrNoSuchSink):
+	case errors.Is(err, deliver.ErrNoSuchLetter), errors.Is(err, deliver.ErrNoSuchSink):
 		code = http.StatusNotFound
-	case errors.Is(err, bridge.ErrConfigured), errors.Is(err, bridge.ErrReplaying):
+	case errors.Is(err, deliver.ErrConfigured), errors.Is(err, deliver.ErrReplaying):
 		code = http.StatusConflict
 	}
 	h.json(w, code, Error{err.Error()})

@@ -18,7 +18,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -50,7 +52,7 @@ func (s *script) Close() { close(s.closed) }
 // liveHandler serves one reader.
 func liveHandler(open func(bridge.LiveFilter) (web.LiveReader, error)) http.Handler {
 	return web.NewHandler(web.Options{
-		Status: func() bridge.Status { return bridge.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
+		Status: func() status.Status { return status.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
 		Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(), Live: open,
 	})
 }
@@ -164,7 +166,7 @@ func TestLiveRefused(t *testing.T) {
 	}{
 		"too many":          {"", bridge.ErrTooManyReaders, 503, "too many readers"},
 		"the end":           {"", bridge.ErrLiveEnded, 503, "ending"},
-		"no such sink":      {"?sink=x", fmt.Errorf("%w: x", bridge.ErrNoSuchSink), 404, "no such sink"},
+		"no such sink":      {"?sink=x", fmt.Errorf("%w: x", deliver.ErrNoSuchSink), 404, "no such sink"},
 		"unknown parameter": {"?typ=x", nil, 400, `unknown parameter \"typ\"`},
 		"no expression":     {"?type=(", nil, 400, "type: error parsing regexp"},
 		"two texts":         {"?text=a&text=b", nil, 400, "text: may be given once"},

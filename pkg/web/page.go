@@ -18,8 +18,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 //go:embed assets page.html
@@ -74,7 +74,7 @@ func asset(name string) (string, error) {
 // page is what the template shows.
 type page struct {
 	Build
-	bridge.Status
+	status.Status
 	Config ConfigStatus
 	Now    time.Time
 	Docs   string
@@ -88,7 +88,7 @@ type page struct {
 type wrong struct {
 	Kind, Name string // "HMC", "Sink" or ""
 	Anchor     string
-	bridge.Trouble
+	status.Trouble
 }
 
 // Headline says in one line how things are.
@@ -163,7 +163,7 @@ func (p *page) Title() string {
 type estateView struct {
 	Query, Status string
 	All           bool // all of them are asked for
-	Units         []bridge.Unit
+	Units         []status.Unit
 	Matching      int // how many there are, shown or not
 	Total         int
 	Statuses      []statusCount
@@ -178,9 +178,9 @@ type statusCount struct {
 }
 
 // newEstate selects what a query asks for.
-func newEstate(units []bridge.Unit, q url.Values) estateView {
+func newEstate(units []status.Unit, q url.Values) estateView {
 	v := estateView{Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units)}
-	slices.SortStableFunc(units, func(a, b bridge.Unit) int {
+	slices.SortStableFunc(units, func(a, b status.Unit) int {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC), cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
 	})
 	words := strings.Fields(strings.ToLower(v.Query))
@@ -237,7 +237,7 @@ func (v *estateView) AllLink() string {
 }
 
 // fits says whether all words are part of what the table shows of a unit.
-func fits(u *bridge.Unit, words []string) bool {
+func fits(u *status.Unit, words []string) bool {
 	if len(words) == 0 {
 		return true
 	}
@@ -250,7 +250,7 @@ func fits(u *bridge.Unit, words []string) bool {
 	return true
 }
 
-func rank(u *bridge.Unit) int {
+func rank(u *status.Unit) int {
 	if u.Class == "cpc" {
 		return 0
 	}
@@ -298,7 +298,7 @@ func (h handler) page(q url.Values) *page {
 		Types: append(event.NotificationTypes(), event.TypeHardwareMessage, event.TypeBridgeConnected, event.TypeBridgeDisconnected,
 			event.TypeBridgeGap, event.TypeBridgeHeartbeat, event.TypeBridgeTest),
 	}
-	add := func(kind, name, anchor string, troubles []bridge.Trouble) {
+	add := func(kind, name, anchor string, troubles []status.Trouble) {
 		for _, t := range troubles {
 			p.Wrong = append(p.Wrong, wrong{kind, name, anchor, t})
 		}
@@ -311,14 +311,14 @@ func (h handler) page(q url.Values) *page {
 	}
 	add("", "", "daemon", p.Troubles)
 	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
-		add("", "", "daemon", []bridge.Trouble{{
+		add("", "", "daemon", []status.Trouble{{
 			Severity: event.SeverityWarning, What: "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
 			Do: "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
 		}})
 	}
 	p.addReasons()
 	slices.SortStableFunc(p.Wrong, func(a, b wrong) int { return level(b.Severity) - level(a.Severity) })
-	var units []bridge.Unit
+	var units []status.Unit
 	if h.Units != nil {
 		units = h.Units()
 	}
@@ -332,7 +332,7 @@ const pending = "pending"
 // addReasons adds what keeps the daemon from being ready and is no trouble: a first logon that is under way, for example.
 func (p *page) addReasons() {
 	for _, r := range p.Reasons {
-		w := wrong{Anchor: "daemon", Trouble: bridge.Trouble{Severity: pending, What: r.Reason}}
+		w := wrong{Anchor: "daemon", Trouble: status.Trouble{Severity: pending, What: r.Reason}}
 		troubles := p.Troubles
 		for i := range p.HMCs {
 			if r.HMC != "" && p.HMCs[i].Name == r.HMC {
@@ -356,7 +356,7 @@ func newTemplate() *template.Template {
 		"asset": asset, "ago": ago, "lasted": lasted, "span": span, "stamp": stamp, "bytes": byteSize, "number": number, "plural": plural,
 		"spark": newSpark, "state": stateText, "class": className, "status": statusText, "deref": func(t *time.Time) time.Time { return *t }, "pointer": func(t time.Time) *time.Time { return &t },
 		"cut": cutList, "seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
-		"reversed": func(o []bridge.Outage) []bridge.Outage {
+		"reversed": func(o []status.Outage) []status.Outage {
 			o = slices.Clone(o)
 			slices.Reverse(o)
 			return o
@@ -365,7 +365,7 @@ func newTemplate() *template.Template {
 			d := int(t.Sub(now).Hours() / 24)
 			return fmt.Sprintf("%d %s", d, plural(d, "day"))
 		},
-		"subscribed": func(topics []bridge.TopicStatus) int {
+		"subscribed": func(topics []status.TopicStatus) int {
 			n := 0
 			for _, t := range topics {
 				if t.Subscribed {

@@ -18,56 +18,57 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
 const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>'`
 
 // fullStatus has something of everything that the page shows, each text of it hostile.
-func fullStatus(now time.Time) bridge.Status {
+func fullStatus(now time.Time) status.Status {
 	at := func(ago time.Duration) *time.Time {
 		t := now.Add(-ago).UTC()
 		return &t
 	}
 	perMinute := make([]int64, 60)
 	perMinute[58], perMinute[59], perMinute[3] = 1234, 5, 1
-	trouble := []bridge.Trouble{{Severity: event.SeverityCritical, What: "It is down: " + evil, Do: "Look at it " + evil}}
-	return bridge.Status{
+	trouble := []status.Trouble{{Severity: event.SeverityCritical, What: "It is down: " + evil, Do: "Look at it " + evil}}
+	return status.Status{
 		Started: *at(50 * time.Hour),
-		Reasons: []bridge.Reason{{HMC: "east" + evil, Reason: "down"}},
-		HMCs: []bridge.HMCStatus{
+		Reasons: []status.Reason{{HMC: "east" + evil, Reason: "down"}},
+		HMCs: []status.HMCStatus{
 			{
-				Name: "east" + evil, State: bridge.StateAuthFailed, Since: *at(90*time.Minute + 30*time.Second), Host: "h" + evil, NextAttempt: at(-time.Hour), Reconnects: 1234567,
-				Topics: []bridge.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []string{"x" + evil},
+				Name: "east" + evil, State: status.StateAuthFailed, Since: *at(90*time.Minute + 30*time.Second), Host: "h" + evil, NextAttempt: at(-time.Hour), Reconnects: 1234567,
+				Topics: []status.TopicStatus{{Name: "t" + evil, Type: "object", Problem: "p" + evil}}, Problems: []string{"x" + evil},
 				LastFrame: at(time.Second), LastNotification: at(26 * time.Hour), BlindSince: at(time.Minute), Gaps: 2, Missed: 3,
-				OSMessages: &bridge.OSMessageStatus{Followed: 1, NotFollowed: map[string]string{"P1" + evil: "q" + evil}},
-				LastGap:    &bridge.GapStatus{From: *at(2 * time.Hour), To: *at(time.Hour), Causes: []string{"c" + evil}, Missed: map[string]int{"job" + evil: 3}, Recovered: map[string]int{"audit": 4}, MayBeMissed: []string{"m" + evil}},
-				Outages: []bridge.Outage{
+				OSMessages: &status.OSMessageStatus{Followed: 1, NotFollowed: map[string]string{"P1" + evil: "q" + evil}},
+				LastGap:    &status.GapStatus{From: *at(2 * time.Hour), To: *at(time.Hour), Causes: []string{"c" + evil}, Missed: map[string]int{"job" + evil: 3}, Recovered: map[string]int{"audit": 4}, MayBeMissed: []string{"m" + evil}},
+				Outages: []status.Outage{
 					{From: *at(49 * time.Hour), To: at(48 * time.Hour), Cause: "first " + evil, Attempts: 3},
 					{From: *at(time.Minute), Cause: "second " + evil, Attempts: 1},
 				},
 				CertificateNotAfter: at(-20*24*time.Hour - time.Minute), NotificationsPerMinute: perMinute, Troubles: trouble,
 			},
-			{Name: "west", State: bridge.StateConnected, Connected: true, Since: *at(time.Hour), CertificateNotAfter: at(time.Hour), NotificationsPerMinute: make([]int64, 60)},
+			{Name: "west", State: status.StateConnected, Connected: true, Since: *at(time.Hour), CertificateNotAfter: at(time.Hour), NotificationsPerMinute: make([]int64, 60)},
 		},
-		Sinks: []bridge.SinkStatus{
+		Sinks: []status.SinkStatus{
 			{Name: "ops" + evil, Kind: "webhook", QueueEvents: 12, QueueBytes: 5 << 20, OldestEventAgeSeconds: 3700, Delivered: 10, Filtered: 4, Dropped: 2, Stuck: true, FailingSince: at(time.Minute), FailedAttempts: 5, LastError: "503 " + evil, LastErrorTime: at(0), DeadLetters: 9, DeliveredPerMinute: perMinute, Troubles: trouble},
 			{Name: "journal", Kind: "log", LastError: "earlier " + evil, LastErrorTime: at(time.Hour), LastSuccess: at(time.Second), DeliveredPerMinute: make([]int64, 60)},
 		},
-		Storage:  bridge.StorageStatus{Path: "/data" + evil, Bytes: 3 << 30, MaxBytes: 10 << 30},
-		Troubles: []bridge.Trouble{{Severity: event.SeverityWarning, What: "Something else " + evil}},
+		Storage:  status.StorageStatus{Path: "/data" + evil, Bytes: 3 << 30, MaxBytes: 10 << 30},
+		Troubles: []status.Trouble{{Severity: event.SeverityWarning, What: "Something else " + evil}},
 	}
 }
 
-func units(now time.Time, n int) []bridge.Unit {
-	list := []bridge.Unit{
+func units(now time.Time, n int) []status.Unit {
+	list := []status.Unit{
 		{Group: "g", Class: "partition", Name: "PART2", CPC: "CPC1", Status: "stopped", Severity: event.SeverityWarning, Since: now.Add(-time.Hour), Exact: true, Current: true},
 		{Group: "g", Class: "partition", Name: "PART1" + evil, CPC: "CPC1", Status: "active" + evil, Severity: event.SeverityInfo, Since: now.Add(-time.Minute), Current: true},
 		{Group: "g", Class: "cpc", Name: "CPC1", CPC: "CPC1", Status: "", Severity: event.SeverityInfo},
 		{Group: "a", Class: "logical-partition", Name: "LP1", CPC: "M90", Status: "exceptions", Severity: event.SeverityCritical, Since: now},
 	}
 	for i := range n {
-		list = append(list, bridge.Unit{Group: "g", Class: "partition", Name: fmt.Sprintf("X%05d", i), CPC: "CPC9", Status: "active", Severity: event.SeverityInfo})
+		list = append(list, status.Unit{Group: "g", Class: "partition", Name: fmt.Sprintf("X%05d", i), CPC: "CPC9", Status: "active", Severity: event.SeverityInfo})
 	}
 	return list
 }
@@ -77,11 +78,11 @@ func pageOf(t *testing.T, more int) *httptest.Server {
 	t.Helper()
 	now := time.Now()
 	s := httptest.NewServer(web.NewHandler(web.Options{
-		Status: func() bridge.Status { return fullStatus(now) },
+		Status: func() status.Status { return fullStatus(now) },
 		Config: func() web.ConfigStatus {
 			return web.ConfigStatus{File: "hmcnotifyd.yaml" + evil, Error: "hmcnotifyd.yaml:3: " + evil, LastReload: now}
 		},
-		Reload: func() error { return nil }, Units: func() []bridge.Unit { return units(now, more) },
+		Reload: func() error { return nil }, Units: func() []status.Unit { return units(now, more) },
 		Live:     func(bridge.LiveFilter) (web.LiveReader, error) { return newScript(), nil },
 		Gatherer: prometheus.NewRegistry(), Build: web.Build{Version: "1.2.3" + evil},
 	}))

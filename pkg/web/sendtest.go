@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 )
 
 // sendTest sends a test event through a sink and answers with what happens while it happens, one JSON object per line: it may take as
@@ -27,7 +28,7 @@ func (h handler) sendTest(w http.ResponseWriter, r *http.Request) {
 	defer limit(time.Time{}) // the connection may serve other requests
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	err := h.SendTest(r.Context(), r.PathValue("name"), func(s bridge.TestStep) error {
+	err := h.SendTest(r.Context(), r.PathValue("name"), func(s deliver.TestStep) error {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		w.Header().Set("Cache-Control", "no-store")
 		limit(time.Now().Add(stepTimeout))

@@ -12,22 +12,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
 func TestSendTestPath(t *testing.T) {
 	s := &site{Server: httptest.NewServer(web.NewHandler(web.Options{
 		Gatherer: prometheus.NewRegistry(),
-		SendTest: func(_ context.Context, sink string, report func(bridge.TestStep) error) error {
+		SendTest: func(_ context.Context, sink string, report func(deliver.TestStep) error) error {
 			switch sink {
 			case "nobody":
-				return fmt.Errorf("%w: nobody", bridge.ErrNoSuchSink)
+				return fmt.Errorf("%w: nobody", deliver.ErrNoSuchSink)
 			case "busy":
 				return fmt.Errorf("%w: busy", bridge.ErrNotTested)
 			case "broken":
 				return errors.New("broken")
 			}
-			return errors.Join(report(bridge.TestStep{Outcome: bridge.TestBegins, Sink: sink}), report(bridge.TestStep{Outcome: bridge.TestDelivered, Sink: sink}))
+			return errors.Join(report(deliver.TestStep{Outcome: deliver.TestBegins, Sink: sink}), report(deliver.TestStep{Outcome: deliver.TestDelivered, Sink: sink}))
 		},
 	}))}
 	t.Cleanup(s.Close)

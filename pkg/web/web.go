@@ -14,6 +14,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // Build says which program is running.
@@ -34,7 +36,7 @@ type ConfigStatus struct {
 
 // Options are what the handler shows and does.
 type Options struct {
-	Status func() bridge.Status
+	Status func() status.Status
 	Config func() ConfigStatus
 	Reload func() error // reads the configuration file again and makes it the running one
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
@@ -42,9 +44,9 @@ type Options struct {
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func(bridge.LiveFilter) (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
-	Units func() []bridge.Unit
+	Units func() []status.Unit
 	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not there.
-	SendTest func(ctx context.Context, sink string, report func(bridge.TestStep) error) error
+	SendTest func(ctx context.Context, sink string, report func(deliver.TestStep) error) error
 	Gatherer prometheus.Gatherer
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
@@ -123,7 +125,7 @@ func (h handler) status(w http.ResponseWriter, _ *http.Request) {
 		Build
 		Now    time.Time    `json:"now"`
 		Config ConfigStatus `json:"config"`
-		bridge.Status
+		status.Status
 	}{h.Build, time.Now().UTC(), h.Config(), h.Status()})
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // site is a running web side that shows what a test tells it to.
 type site struct {
 	*httptest.Server
-	status    bridge.Status
+	status    status.Status
 	reloadErr error
 	reloads   int
 }
@@ -31,12 +31,12 @@ func start(t *testing.T) *site {
 	t.Helper()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "test_metric", Help: "A metric of the test."}))
-	s := &site{status: bridge.Status{
-		Ready: true, Reasons: []bridge.Reason{}, Sinks: []bridge.SinkStatus{},
-		HMCs: []bridge.HMCStatus{{Name: `east<script>alert("x")</script>`, State: bridge.StateConnected, Since: time.Unix(1700000000, 0)}},
+	s := &site{status: status.Status{
+		Ready: true, Reasons: []status.Reason{}, Sinks: []status.SinkStatus{},
+		HMCs: []status.HMCStatus{{Name: `east<script>alert("x")</script>`, State: status.StateConnected, Since: time.Unix(1700000000, 0)}},
 	}}
 	s.Server = httptest.NewServer(web.NewHandler(web.Options{
-		Status: func() bridge.Status { return s.status },
+		Status: func() status.Status { return s.status },
 		Config: func() web.ConfigStatus { return web.ConfigStatus{File: "hmcnotifyd.yaml", LastReloadSuccessful: true} },
 		Reload: func() error {
 			s.reloads++
@@ -110,7 +110,7 @@ func TestPaths(t *testing.T) {
 func TestNotReady(t *testing.T) {
 	s := start(t)
 	s.status.Ready = false
-	s.status.Reasons = []bridge.Reason{{HMC: "east", Reason: "the link is disconnected: refused"}, {Sink: "ops", Reason: "503"}}
+	s.status.Reasons = []status.Reason{{HMC: "east", Reason: "the link is disconnected: refused"}, {Sink: "ops", Reason: "503"}}
 	resp, body := s.request(t, http.MethodGet, "/-/ready")
 	var reasons []map[string]string
 	if err := json.Unmarshal([]byte(body), &reasons); err != nil {

@@ -1,0 +1,13 @@
+package config
+
+// Request sums up what the sink does with an event. Of an address it shows scheme and host: userid, path and query may
+// be secret.
+func (s *Sink) Request() string {
+	switch {
+	case s.Webhook != nil:
+		return "POST " + s.Webhook.URL.String()
+	case s.Log != nil:
+		return "write to " + s.Log.Output
+	}
+	return s.Kind()
+}

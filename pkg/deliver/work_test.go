@@ -1,0 +1,149 @@
+package deliver
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+func workItems(from, n, keys int) []item {
+	items := make([]item, n)
+	for i := range items {
+		number := uint64(from + i)
+		items[i] = item{number: number, seq: number, record: event.Record{Key: strconv.Itoa(int(number) % keys), JSON: []byte("0123456789")}}
+	}
+	return items
+}
+
+func byKey(it *item) string { return it.record.Key }
+
+// However many lanes take, and in whatever order they are done: each event is taken once, those of one key in their order
+// and never by two lanes at the same time, and a batch is in the order of the queue.
+func TestWorkKeepsTheOrder(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Log("seed", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 200 {
+		lanes, maxEvents, keys := 1+random.IntN(8), 1+random.IntN(20), 1+random.IntN(30)
+		w := newWork(lanes, maxEvents, 10*(1+random.IntN(30)), 1, 0)
+		var (
+			added, taken int
+			running      []*batch
+			busy         = make(map[string]bool)
+			last         = make(map[string]uint64)
+		)
+		const total = 1000
+		for taken < total {
+			switch {
+			case added < total && random.IntN(3) == 0:
+				n := min(1+random.IntN(50), total-added)
+				w.add(byKey, workItems(added+1, n, keys))
+				added += n
+			case len(running) < lanes && random.IntN(2) == 0:
+				b := new(batch)
+				ok, wait, ended := w.take(b, time.Now(), false)
+				if !ok {
+					if wait != 0 || ended {
+						t.Fatalf("wait %s, ended %v", wait, ended)
+					}
+					break
+				}
+				if len(b.records) > maxEvents {
+					t.Fatalf("%d events of at most %d", len(b.records), maxEvents)
+				}
+				for i, r := range b.records {
+					if i > 0 && b.seqs[i] <= b.seqs[i-1] || b.seqs[i] != b.numbers[i] {
+						t.Fatalf("batch %v", b.seqs)
+					}
+					if busy[r.Key] {
+						t.Fatalf("key %s is taken twice", r.Key)
+					}
+					if b.seqs[i] <= last[r.Key] || last[r.Key] != 0 && b.seqs[i] != last[r.Key]+uint64(keys) {
+						t.Fatalf("key %s: %d after %d", r.Key, b.seqs[i], last[r.Key])
+					}
+					last[r.Key] = b.seqs[i]
+				}
+				for _, r := range b.records {
+					busy[r.Key] = true
+				}
+				taken += len(b.records)
+				running = append(running, b)
+			case len(running) > 0:
+				i := random.IntN(len(running))
+				for _, r := range running[i].records {
+					delete(busy, r.Key)
+				}
+				w.done(running[i])
+				running = append(running[:i], running[i+1:]...)
+			}
+		}
+		for _, b := range running {
+			w.done(b)
+		}
+		w.close()
+		if ok, _, ended := w.take(new(batch), time.Now(), false); ok || !ended || w.available != 0 || w.Left != 0 || len(w.queues) != 0 {
+			t.Fatalf("at the end: %d available, %d left, %d queues", w.available, w.Left, len(w.queues))
+		}
+	}
+}
+
+// A batch waits to become full, but no longer than it may, and not at the end.
+func TestWorkWaitsForAFullBatch(t *testing.T) {
+	w := newWork(2, 100, 1<<20, 10, time.Minute)
+	w.add(byKey, workItems(1, 9, 3))
+	now := time.Now()
+	var b batch
+	if ok, wait, _ := w.take(&b, now, false); ok || wait <= 0 || wait > time.Minute {
+		t.Errorf("9 of 10: %v, %s", ok, wait)
+	}
+	if ok, _, _ := w.take(&b, now.Add(2*time.Minute), false); !ok || len(b.records) != 9 {
+		t.Errorf("after the wait: %v, %d events", ok, len(b.records))
+	}
+	w.done(&b)
+	w.add(byKey, workItems(10, 10, 3))
+	if ok, _, _ := w.take(&b, now, false); !ok || len(b.records) != 10 {
+		t.Errorf("a full one: %v, %d events", ok, len(b.records))
+	}
+	w.add(byKey, workItems(20, 3, 3))
+	w.done(&b)
+	if ok, _, _ := w.take(&b, now, true); !ok || len(b.records) != 3 {
+		t.Errorf("in a hurry: %v, %d events", ok, len(b.records))
+	}
+	w.done(&b)
+	w.add(byKey, workItems(23, 1, 3))
+	w.close()
+	if ok, _, _ := w.take(&b, now, false); !ok {
+		t.Error("not at the end")
+	}
+	w.done(&b)
+	if ok, _, ended := w.take(&b, now, false); ok || !ended {
+		t.Error("it does not end")
+	}
+}
+
+// What cannot be sent goes alone.
+func TestWorkInvalidAlone(t *testing.T) {
+	w := newWork(1, 100, 1<<20, 1, 0)
+	items := workItems(1, 5, 100)
+	items[2].invalid = errors.New("broken")
+	w.add(func(*item) string { return "" }, items)
+	var sizes []int
+	for range 3 {
+		var b batch
+		if ok, _, _ := w.take(&b, time.Now(), false); !ok {
+			t.Fatal("nothing to take")
+		}
+		if (b.invalid != nil) != (len(sizes) == 1) {
+			t.Errorf("batch %d: %v", len(sizes), b.invalid)
+		}
+		sizes = append(sizes, len(b.records))
+		w.done(&b)
+	}
+	if sizes[0] != 2 || sizes[1] != 1 || sizes[2] != 2 {
+		t.Errorf("batches of %v", sizes)
+	}
+}

@@ -1,0 +1,105 @@
+package event
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+func ListOrNone(list []string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}
+
+func FirstLine(s string) string {
+	s = strings.TrimSpace(s)
+	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
+		s = s[:i]
+	}
+	return s
+}
+
+// Bounded returns s, or its beginning and "..." where it is longer than limit.
+func Bounded(s string, limit int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= limit {
+		return s
+	}
+	end := limit - len("...")
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + "..."
+}
+
+const (
+	MaxValue = 80 // bounds a property value in a summary, in bytes
+)
+
+const (
+	MaxSummary = 300 // bounds a summary, in bytes
+)
+
+// OneLine makes a text fit for one line: without control characters, and bounded.
+func OneLine(s string) string { return Cut(Printable(s), MaxSummary) }
+
+// OneLineWith is oneLine for a text whose end must be there, however long the text is.
+func OneLineWith(s, end string) string {
+	end = Cut(Printable(end), MaxValue)
+	return Cut(Printable(s), MaxSummary-len(end)) + end
+}
+
+// Printable replaces what would break a line, or steer a terminal, by blanks, and what is no text by U+FFFD.
+func Printable(s string) string {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] >= 0x7f {
+			return strings.Map(func(r rune) rune {
+				if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+					return ' '
+				}
+				return r
+			}, s)
+		}
+	}
+	return s
+}
+
+// Cut cuts a text to a length in bytes, between two characters, and shows that it did.
+func Cut(s string, length int) string {
+	const mark = "..."
+	if len(s) <= length {
+		return s
+	}
+	length -= len(mark)
+	for length > 0 && !utf8.RuneStart(s[length]) {
+		length--
+	}
+	return s[:length] + mark
+}
+
+func OrUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+// Beginning returns the beginning of a text, at most n bytes and no half characters.
+func Beginning(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
+
+func LastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
+
+// Unquoted returns a JSON string's value, and any other JSON value as it stands.
+func Unquoted(raw []byte) string {
+	if len(raw) > 0 && raw[0] == '"' {
+		return String(raw)
+	}
+	return string(raw)
+}

@@ -1,0 +1,1220 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+// markClock is when the stories of these tests begin.
+var markClock = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+
+func markMessage(seq int64, text string, at int64) OSMessage {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%d %s", seq, text)
+	msg := OSMessage{Seq: seq, Time: at}
+	binary.BigEndian.PutUint64(msg.Key[:], h.Sum64())
+	return msg
+}
+
+// markRange returns the messages from one number to another, all with texts that begin with a word.
+func markRange(word string, from, to int64) []OSMessage {
+	var out []OSMessage
+	for seq := from; seq <= to; seq++ {
+		out = append(out, markMessage(seq, word, -1))
+	}
+	return out
+}
+
+// markRangeAt is markRange with a time, one second per number, from a start.
+func markRangeAt(word string, from, to, start int64) []OSMessage {
+	out := markRange(word, from, to)
+	for i := range out {
+		out[i].Time = start + 1000*out[i].Seq
+	}
+	return out
+}
+
+// markStory plays a story with a mark: each step is checked, and time passes between them.
+type markStory struct {
+	t   *testing.T
+	m   *PartitionMark
+	now time.Time
+}
+
+// verdicts writes verdicts as text, equal ones in a row as one: "10 new, 3 dup, 5 new@1".
+func verdicts(vs []verdict) string {
+	var parts []string
+	for i := 0; i < len(vs); {
+		name := func(v verdict) string {
+			word := "new"
+			if v.Duplicate {
+				return "dup"
+			}
+			if v.Epoch > 0 {
+				word += fmt.Sprintf("@%d", v.Epoch)
+			}
+			return word
+		}
+		n := 1
+		for i+n < len(vs) && name(vs[i+n]) == name(vs[i]) {
+			n++
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", n, name(vs[i])))
+		i += n
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (s *markStory) pass(d time.Duration) { s.now = s.now.Add(d) }
+
+func (s *markStory) want(what string, vs []verdict, want string) {
+	s.t.Helper()
+	if got := verdicts(vs); got != want {
+		s.t.Errorf("%s: got %q, want %q", what, got, want)
+	}
+}
+
+// live plays messages that come as new.
+func (s *markStory) live(want string, msgs ...OSMessage) {
+	s.t.Helper()
+	var vs []verdict
+	for _, msg := range msgs {
+		vs = append(vs, s.m.Live(msg, s.now))
+	}
+	s.want("live", vs, want)
+}
+
+// replay plays a whole replay that was asked for a second ago.
+func (s *markStory) replay(want string, msgs ...OSMessage) {
+	s.t.Helper()
+	s.replayOf(want, Replayed{Messages: msgs, ToEnd: true})
+}
+
+func (s *markStory) replayOf(want string, r Replayed) {
+	s.t.Helper()
+	if r.Asked.IsZero() {
+		r.Asked = s.now
+	}
+	s.pass(time.Second)
+	r.Now = s.now
+	s.want("replay", s.m.Replay(r), want)
+}
+
+func (s *markStory) missing(from, to, n int64) {
+	s.t.Helper()
+	if f, t, c := s.m.Missing(); f != from || t != to || c != n {
+		s.t.Errorf("missing: got %d to %d, %d; want %d to %d, %d", f, t, c, from, to, n)
+	}
+}
+
+// blind lets an hour pass, and the daemon be started again.
+func (s *markStory) blind() {
+	s.t.Helper()
+	s.pass(time.Hour)
+	s.restart()
+}
+
+func (s *markStory) restart() {
+	s.t.Helper()
+	before := s.m
+	store := map[string][]byte{}
+	for n := before.first; n < before.Next; n++ {
+		before.touch(n)
+	}
+	before.touch(before.newest())
+	storeMark(store, before, "os/P")
+	s.m = loadMark(s.t, store, "os/P")
+}
+
+func storeMark(store map[string][]byte, m *PartitionMark, key string) {
+	for _, kv := range m.AppendState(nil, key) {
+		store[kv.Key] = kv.Value
+	}
+}
+
+func rangeOf(store map[string][]byte) func(string, func(string, []byte) bool) {
+	return func(prefix string, fn func(string, []byte) bool) {
+		for _, key := range slices.Sorted(maps.Keys(store)) {
+			if strings.HasPrefix(key, prefix) && !fn(key, store[key]) {
+				return
+			}
+		}
+	}
+}
+
+func loadMark(t *testing.T, store map[string][]byte, key string) *PartitionMark {
+	t.Helper()
+	marks, damaged := LoadPartitionMarks("os/", rangeOf(store))
+	if damaged != 0 {
+		t.Errorf("%d values are damaged", damaged)
+	}
+	if m := marks[strings.TrimPrefix(key, "os/")]; m != nil {
+		return m
+	}
+	return new(PartitionMark)
+}
+
+func TestPartitionMark(t *testing.T) {
+	one := func(seq int64, text string) OSMessage { return markMessage(seq, text, -1) }
+	tests := []struct {
+		name string
+		play func(s *markStory)
+	}{
+		{"everything is new on a partition never seen", func(s *markStory) {
+			s.replay("10 new", markRange("a", 5, 14)...)
+			s.missing(0, 0, 0)
+			s.live("2 new", markRange("a", 15, 16)...)
+		}},
+		{"what a partition never seen has of two sequences keeps them apart", func(s *markStory) {
+			s.replay("3 new, 3 new@1", slices.Concat(markRange("a", 98, 100), markRange("a", 1, 3))...)
+			s.missing(0, 0, 0)
+			s.replay("6 dup", slices.Concat(markRange("a", 98, 100), markRange("a", 1, 3))...)
+		}},
+		{"a live message before the first replay hides none of it", func(s *markStory) {
+			asked := s.now
+			s.live("1 new", one(10, "a"))
+			s.replayOf("9 new, 1 dup, 1 new", Replayed{Messages: markRange("a", 1, 11), ToEnd: true, Asked: asked})
+			s.live("1 dup, 1 new", one(11, "a"), one(12, "a"))
+		}},
+		{"a message comes by the replay and as new", func(s *markStory) {
+			s.replay("10 new", markRange("a", 1, 10)...)
+			s.live("3 dup, 2 new", markRange("a", 8, 12)...)
+		}},
+		{"a day after the replay its first numbers and texts are a new sequence", func(s *markStory) {
+			s.replay("5 new", markRange("boot", 1, 5)...)
+			s.pass(24 * time.Hour)
+			s.live("6 new@1", markRange("boot", 1, 6)...)
+		}},
+		{"soon after the replay too, once something newer was published", func(s *markStory) {
+			s.replay("5 new", markRange("boot", 1, 5)...)
+			s.live("1 new", one(6, "boot"))
+			s.pass(5 * time.Second)
+			s.live("6 new@1", markRange("boot", 1, 6)...)
+		}},
+		{"a notification comes twice", func(s *markStory) {
+			s.live("3 new", markRange("a", 1, 3)...)
+			s.live("3 dup, 1 new", append(markRange("a", 1, 3), one(4, "a"))...)
+		}},
+		{"a notification with times comes twice, much later", func(s *markStory) {
+			s.live("3 new", markRangeAt("a", 1, 3, 5000)...)
+			s.blind()
+			s.live("3 dup", markRangeAt("a", 1, 3, 5000)...)
+		}},
+		{"the same numbers and texts at another time are a new sequence", func(s *markStory) {
+			s.live("3 new", markRangeAt("a", 1, 3, 5000)...)
+			s.live("3 new@1", markRangeAt("a", 1, 3, 9000)...)
+		}},
+		{"an IPL in sight, with the same messages", func(s *markStory) {
+			s.live("30 new", markRange("boot", 1, 30)...)
+			s.pass(time.Minute)
+			s.live("30 new@1", markRange("boot", 1, 30)...)
+			s.pass(time.Minute)
+			s.live("5 new@2", markRange("boot", 1, 5)...)
+			s.replay("35 dup", slices.Concat(markRange("boot", 1, 30), markRange("boot", 1, 5))...)
+		}},
+		{"an IPL in sight after hundreds of messages", func(s *markStory) {
+			s.live("700 new", markRange("a", 1, 700)...)
+			s.live("700 new@1", markRange("b", 1, 700)...)
+			s.replay("701 dup", slices.Concat(markRange("a", 700, 700), markRange("b", 1, 700))...)
+		}},
+		{"an IPL in sight, most of the system before is no longer remembered", func(s *markStory) {
+			s.live("300 new", markRange("a", 1, 300)...)
+			s.live("100 new@1", markRange("b", 1, 100)...)
+			s.replay("301 dup", slices.Concat(markRange("a", 100, 300), markRange("b", 1, 100))...)
+		}},
+		{"the HMC holds more of the system before than is remembered", func(s *markStory) {
+			s.live("10 new", markRange("b", 1, 10)...)
+			s.blind()
+			s.replay("400 new@1, 10 dup, 1 new", slices.Concat(markRange("a", 1, 400), markRange("b", 1, 11))...)
+			s.blind()
+			s.replay("11 new@2", markRange("c", 1, 11)...)
+			s.replay("422 dup", slices.Concat(markRange("a", 1, 400), markRange("b", 1, 11), markRange("c", 1, 11))...)
+		}},
+		{"what List OS Messages was asked for looks like the system before", func(s *markStory) {
+			s.live("20 new", markRange("boot", 1, 20)...)
+			s.pass(time.Minute)
+			s.live("4 new@1", append(markRange("boot", 1, 3), one(20, "boot"))...)
+			s.replayOf("16 new@1", Replayed{Messages: markRange("boot", 4, 19)})
+			s.missing(0, 0, 0)
+		}},
+		{"numbers wrap", func(s *markStory) {
+			s.live("3 new", markRange("a", math.MaxInt32-2, math.MaxInt32)...)
+			s.live("3 new@1", markRange("a", 0, 2)...)
+			s.replay("6 dup, 1 new@1", slices.Concat(markRange("a", math.MaxInt32-2, math.MaxInt32), markRange("a", 0, 3))...)
+		}},
+		{"numbers wrap out of sight", func(s *markStory) {
+			s.live("3 new", markRange("a", 95, 97)...)
+			s.blind()
+			s.replay("3 dup, 2 new, 4 new@1", slices.Concat(markRange("a", 95, 99), markRange("a", 0, 3))...)
+			s.missing(0, 0, 0)
+		}},
+		{"numbers at the ends of what there is", func(s *markStory) {
+			s.live("2 new, 1 new@1, 1 dup", one(none, "a"), one(math.MaxInt64, "a"), one(math.MaxInt64, "b"), one(math.MaxInt64, "b"))
+		}},
+		{"a repeated number with another text is delivered", func(s *markStory) {
+			s.live("2 new, 2 new@1", one(10, "a"), one(11, "a"), one(11, "b"), one(12, "a"))
+			s.replay("4 dup", one(10, "a"), one(11, "a"), one(11, "b"), one(12, "a"))
+		}},
+		{"every SUBSCRIBE replays everything", func(s *markStory) {
+			s.replay("40 new", markRange("a", 1, 40)...)
+			for range 3 {
+				s.blind()
+				s.replay("40 dup", markRange("a", 1, 40)...)
+			}
+			s.live("1 new", one(41, "a"))
+		}},
+		{"a replay of more than is remembered", func(s *markStory) {
+			s.replay("1000 new", markRange("a", 1, 1000)...)
+			s.blind()
+			s.replay("1000 dup, 7 new", markRange("a", 1, 1007)...)
+		}},
+		{"what was written out of sight", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("15 dup, 30 new", markRange("a", 6, 50)...)
+			s.missing(0, 0, 0)
+		}},
+		{"more was written out of sight than the HMC holds", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("50 new", markRange("a", 51, 100)...)
+			s.missing(21, 50, 30)
+			if n := s.m.Settle(50); n != 30 {
+				s.t.Errorf("settled %d, want 30", n)
+			}
+			s.missing(0, 0, 0)
+		}},
+		{"messages between known ones come late", func(s *markStory) {
+			s.live("13 new", append(markRange("a", 1, 10), markRange("a", 15, 17)...)...)
+			s.missing(11, 14, 4)
+			s.blind()
+			s.missing(11, 14, 4)
+			s.replay("10 dup, 4 new, 3 dup, 1 new", markRange("a", 1, 18)...)
+			s.missing(0, 0, 0)
+		}},
+		{"List OS Messages has some of what is missing", func(s *markStory) {
+			s.live("10 new", markRange("a", 1, 10)...)
+			if v := s.m.Live(one(15, "a"), s.now); v.Missing != 4 {
+				s.t.Errorf("a jump over 4 numbers tells %d", v.Missing)
+			}
+			s.live("1 new", one(17, "a"))
+			s.missing(11, 16, 5)
+			s.replayOf("2 new, 1 dup", Replayed{Messages: []OSMessage{one(12, "a"), one(13, "a"), one(15, "a")}})
+			s.missing(11, 16, 3)
+			if n := s.m.Settle(16); n != 3 {
+				s.t.Errorf("settled %d, want 3", n)
+			}
+			s.replay("14 dup", append(markRange("a", 1, 10), one(12, "a"), one(13, "a"), one(15, "a"), one(17, "a"))...)
+		}},
+		{"what is missing is known after thousands of others", func(s *markStory) {
+			s.live("10 new", markRange("a", 1, 10)...)
+			s.live("5000 new", markRange("a", 15, 5014)...)
+			s.replayOf("4 new", Replayed{Messages: markRange("a", 11, 14)})
+			s.replay("5014 dup", markRange("a", 1, 5014)...)
+		}},
+		{"an answer of List OS Messages is older than what was published since", func(s *markStory) {
+			s.live("10 new", markRange("a", 1, 10)...)
+			asked := s.now.Add(time.Minute)
+			s.pass(time.Minute + time.Second)
+			s.live("10 new", markRange("a", 11, 20)...)
+			s.replayOf("10 dup", Replayed{Messages: markRange("a", 1, 10), Asked: asked, ToEnd: true})
+		}},
+		{"an answer of List OS Messages is ahead of what is published, one was deleted meanwhile", func(s *markStory) {
+			s.live("10 new", markRange("a", 1, 10)...)
+			s.pass(time.Minute)
+			s.replay("10 dup, 9 new", slices.DeleteFunc(markRange("a", 1, 20), func(m OSMessage) bool { return m.Seq == 15 })...)
+			s.live("4 dup, 1 new, 5 dup, 1 new", markRange("a", 11, 21)...)
+			s.missing(0, 0, 0)
+		}},
+		{"an IPL out of sight, with other messages", func(s *markStory) {
+			s.live("100 new", markRange("a", 1, 100)...)
+			s.blind()
+			s.replay("20 new@1", markRange("b", 1, 20)...)
+			s.live("1 new@1", one(21, "b"))
+			s.blind()
+			s.replay("21 dup", markRange("b", 1, 21)...)
+		}},
+		{"an IPL out of sight that begins with the same messages", func(s *markStory) {
+			s.live("100 new", append(markRange("boot", 1, 8), markRange("a", 9, 100)...)...)
+			s.blind()
+			s.replay("20 new@1", append(markRange("boot", 1, 8), markRange("b", 9, 20)...)...)
+		}},
+		{"an IPL out of sight, beyond the number seen last", func(s *markStory) {
+			s.live("20 new", append(markRange("boot", 1, 8), markRange("a", 9, 20)...)...)
+			s.blind()
+			s.replay("50 new@1", append(markRange("boot", 1, 8), markRange("b", 9, 50)...)...)
+		}},
+		{"an IPL out of sight, with the same messages only", func(s *markStory) {
+			s.live("100 new", append(markRange("boot", 1, 20), markRange("a", 21, 100)...)...)
+			s.blind()
+			s.replay("20 new@1", markRange("boot", 1, 20)...)
+			s.blind()
+			s.replay("20 dup, 3 new@1", append(markRange("boot", 1, 20), markRange("b", 21, 23)...)...)
+		}},
+		{"an IPL out of sight, when the first messages are long forgotten", func(s *markStory) {
+			s.live("1000 new", markRange("a", 1, 1000)...)
+			s.blind()
+			s.replay("20 new@1", markRange("a", 1, 20)...)
+		}},
+		{"an IPL out of sight, the HMC still holds what was before", func(s *markStory) {
+			s.live("97 new", markRange("boot", 1, 97)...)
+			s.blind()
+			s.replay("38 dup, 8 new, 20 new@1", slices.Concat(markRange("boot", 60, 105), markRange("boot", 1, 20))...)
+			s.blind()
+			s.replay("66 dup, 1 new@1", slices.Concat(markRange("boot", 60, 105), markRange("boot", 1, 21))...)
+		}},
+		{"two IPLs out of sight", func(s *markStory) {
+			s.live("97 new", markRange("boot", 1, 97)...)
+			s.blind()
+			s.replay("8 new, 20 new@1, 5 new@2", slices.Concat(markRange("boot", 98, 105), markRange("boot", 1, 20), markRange("boot", 1, 5))...)
+			s.live("1 new@2", one(6, "boot"))
+		}},
+		{"an IPL in sight, its begin out of sight, the HMC holds what was before", func(s *markStory) {
+			s.live("97 new", markRange("a", 1, 97)...)
+			s.live("300 new@1", markRange("b", 20, 319)...)
+			s.blind()
+			s.replay("8 dup, 8 new, 19 new@1, 300 dup", slices.Concat(markRange("a", 90, 105), markRange("b", 1, 319))...)
+		}},
+		{"an IPL out of sight, and the first live message comes before the replay", func(s *markStory) {
+			s.live("100 new", append(markRange("boot", 1, 20), markRange("a", 21, 100)...)...)
+			s.blind()
+			asked := s.now
+			s.live("1 new@1", one(22, "b"))
+			s.replayOf("20 new@1", Replayed{Messages: markRange("boot", 1, 20), Asked: asked, ToEnd: true})
+			s.missing(21, 21, 1)
+			s.live("1 new@1", one(23, "b"))
+		}},
+		{"an IPL out of sight that looks the same, and its newest messages come before the replay", func(s *markStory) {
+			s.replay("17 new", markRange("boot", 1, 17)...)
+			s.blind()
+			asked := s.now
+			s.live("3 new@1", markRange("boot", 16, 18)...)
+			s.replayOf("15 new@1, 3 dup", Replayed{Messages: markRange("boot", 1, 18), Asked: asked, ToEnd: true})
+		}},
+		{"an IPL out of sight, and the first live message looks like the next one", func(s *markStory) {
+			s.live("5 new", markRange("a", 1, 5)...)
+			s.blind()
+			asked := s.now
+			s.live("1 new", one(10, "b"))
+			s.replayOf("9 new@1", Replayed{Messages: markRange("b", 1, 9), Asked: asked, ToEnd: true})
+			s.missing(0, 0, 0)
+			if n := s.m.Abandoned(); n != 0 {
+				s.t.Errorf("%d abandoned, want 0", n)
+			}
+			s.live("1 new@1", one(11, "b"))
+			s.blind()
+			s.replay("11 dup", markRange("b", 1, 11)...)
+		}},
+		{"the live message that ends a replay tells that it is no IPL", func(s *markStory) {
+			s.live("10 new", markRange("a", 1, 10)...)
+			s.blind()
+			next := one(11, "a")
+			asked := s.now
+			s.replayOf("5 dup", Replayed{Messages: markRange("a", 1, 5), Next: &next, Asked: asked, ToEnd: true})
+			s.live("1 new", next)
+			s.replayOf("6 dup", Replayed{Messages: markRange("a", 6, 11), Asked: asked, ToEnd: true})
+		}},
+		{"the live message that ends a replay tells that it is one", func(s *markStory) {
+			s.live("100 new", append(markRange("boot", 1, 20), markRange("a", 21, 100)...)...)
+			s.blind()
+			next := one(21, "b")
+			s.replayOf("20 new@1", Replayed{Messages: markRange("boot", 1, 20), Next: &next, ToEnd: true})
+			s.live("1 new@1", next)
+		}},
+		{"a replay in pieces is no IPL", func(s *markStory) {
+			s.live("600 new", markRange("a", 1, 600)...)
+			s.blind()
+			asked := s.now
+			s.replayOf("200 dup", Replayed{Messages: markRange("a", 1, 200), Asked: asked})
+			s.replayOf("200 dup", Replayed{Messages: markRange("a", 201, 400), Asked: asked})
+			s.replayOf("200 dup, 9 new", Replayed{Messages: markRange("a", 401, 609), Asked: asked, ToEnd: true})
+		}},
+		{"a replay in pieces, an IPL shows in the last: what the first had is missing", func(s *markStory) {
+			s.live("600 new", markRange("a", 1, 600)...)
+			s.blind()
+			asked := s.now
+			s.replayOf("200 dup", Replayed{Messages: markRange("b", 1, 200), Asked: asked})
+			s.replayOf("250 new@1", Replayed{Messages: markRange("b", 201, 450), Asked: asked, ToEnd: true})
+			s.missing(1, 200, 200)
+			s.replayOf("200 new@1", Replayed{Messages: markRange("b", 1, 200)})
+			s.missing(0, 0, 0)
+		}},
+		{"a replay in pieces, an IPL shows in the first", func(s *markStory) {
+			s.live("100 new", markRange("boot", 1, 100)...)
+			s.blind()
+			asked := s.now
+			s.replayOf("60 new@1", Replayed{Messages: markRange("b", 1, 60), Asked: asked})
+			s.replayOf("60 new@1", Replayed{Messages: append(markRange("b", 61, 90), markRange("boot", 91, 120)...), Asked: asked, ToEnd: true})
+		}},
+		{"a partition never seen, in pieces", func(s *markStory) {
+			asked := s.now
+			s.replayOf("60 new", Replayed{Messages: markRange("a", 1, 60), Asked: asked})
+			s.replayOf("60 new, 5 new@1", Replayed{Messages: append(markRange("a", 61, 120), markRange("b", 1, 5)...), Asked: asked, ToEnd: true})
+			s.missing(0, 0, 0)
+		}},
+		{"a replay has the same message twice", func(s *markStory) {
+			s.replay("1 new, 1 dup, 1 new", one(1, "a"), one(1, "a"), one(2, "a"))
+			s.replay("2 dup, 1 new, 1 dup", one(1, "a"), one(2, "a"), one(3, "a"), one(3, "a"))
+		}},
+		{"two replays come as one", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.replay("40 dup, 1 new", slices.Concat(markRange("a", 1, 20), markRange("a", 1, 21))...)
+		}},
+		{"deleted in the middle", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("15 dup, 2 new", slices.DeleteFunc(markRange("a", 1, 22), func(m OSMessage) bool { return m.Seq%4 == 0 })...)
+			s.missing(0, 0, 0)
+		}},
+		{"the newest deleted out of sight, with times", func(s *markStory) {
+			s.live("20 new", markRangeAt("a", 1, 20, 5000)...)
+			s.blind()
+			s.replay("15 dup", markRangeAt("a", 1, 15, 5000)...)
+		}},
+		{"the newest deleted out of sight, without times: looks like an IPL, once", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("15 new@1", markRange("a", 1, 15)...)
+			s.blind()
+			s.replay("15 dup", markRange("a", 1, 15)...)
+		}},
+		{"the newest deleted out of sight, more written since", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("15 dup, 1 new", append(markRange("a", 1, 15), one(21, "a"))...)
+		}},
+		{"only old messages with times are left", func(s *markStory) {
+			s.live("600 new", markRangeAt("a", 1, 600, 5000)...)
+			s.blind()
+			s.replay("2 dup", markRangeAt("a", 3, 4, 5000)...)
+		}},
+		{"the same number and text at another time is another message", func(s *markStory) {
+			s.live("3 new", markRangeAt("a", 1, 3, 5000)...)
+			s.blind()
+			s.replay("1 new@1, 2 dup", append(markRangeAt("a", 1, 1, 9000), markRangeAt("a", 2, 3, 5000)...)...)
+		}},
+		{"numbers go on rising where what is left of the system before ended", func(s *markStory) {
+			s.live("3 new", markRange("a", 1, 3)...)
+			s.live("9 new@1", markRange("b", 1, 9)...)
+			s.blind()
+			s.replay("9 dup", append(markRange("a", 1, 1), markRange("b", 2, 9)...)...)
+		}},
+		{"some messages have times only in the replay", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.replay("20 dup, 1 new", markRangeAt("a", 1, 21, 5000)...)
+		}},
+		{"a text that has changed does not make an IPL if a later one has not", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("9 dup, 1 new, 10 dup", slices.Concat(markRange("a", 1, 9), markRange("b", 10, 10), markRange("a", 11, 20))...)
+			s.blind()
+			s.replay("20 dup", slices.Concat(markRange("a", 1, 9), markRange("b", 10, 10), markRange("a", 11, 20))...)
+		}},
+		{"too many gaps", func(s *markStory) {
+			for seq := int64(0); seq <= 2*(markGaps+3); seq += 2 {
+				s.live("1 new", one(seq, "a"))
+			}
+			s.missing(7, 2*(markGaps+3)-1, markGaps)
+			if n := s.m.Abandoned(); n != 3 {
+				s.t.Errorf("%d abandoned, want 3", n)
+			}
+		}},
+		{"what is missing before an IPL is given up", func(s *markStory) {
+			s.live("2 new, 1 new@1", one(1, "a"), one(5, "a"), one(0, "a"))
+			s.missing(0, 0, 0)
+			if n := s.m.Abandoned(); n != 3 {
+				s.t.Errorf("%d abandoned, want 3", n)
+			}
+			if n := s.m.Abandoned(); n != 0 {
+				s.t.Errorf("%d abandoned twice", n)
+			}
+		}},
+		{"a failed commit: live messages", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.m.Forget(markRange("a", 18, 20))
+			s.missing(18, 20, 3)
+			s.live("1 new", one(21, "a"))
+			s.replay("17 dup, 3 new, 1 dup", markRange("a", 1, 21)...)
+			s.missing(0, 0, 0)
+		}},
+		{"a failed commit, and an IPL in sight", func(s *markStory) {
+			s.live("20 new", markRange("boot", 1, 20)...)
+			s.m.Forget(markRange("boot", 1, 5))
+			s.pass(time.Minute)
+			s.live("20 new@1", markRange("boot", 1, 20)...)
+			if n := s.m.Abandoned(); n != 5 {
+				s.t.Errorf("%d abandoned, want 5", n)
+			}
+			s.replay("5 new, 35 dup", slices.Concat(markRange("boot", 1, 20), markRange("boot", 1, 20))...)
+		}},
+		{"a failed commit: everything", func(s *markStory) {
+			s.replay("20 new", markRange("a", 1, 20)...)
+			s.m.Forget(markRange("a", 1, 20))
+			if !s.m.Empty() {
+				s.t.Error("not empty")
+			}
+			s.blind()
+			s.replay("20 new", markRange("a", 1, 20)...)
+		}},
+		{"a failed commit: everything of the new sequence", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.blind()
+			s.replay("9 new@1", markRange("b", 1, 9)...)
+			s.m.Forget(markRange("b", 1, 9))
+			s.blind()
+			s.replay("10 new@1", markRange("b", 1, 10)...)
+		}},
+		{"a failed commit: more than is remembered", func(s *markStory) {
+			s.live("1000 new", markRange("a", 1, 1000)...)
+			s.m.Forget(markRange("a", 11, 1000))
+			s.replay("10 dup, 990 new", markRange("a", 1, 1000)...)
+		}},
+		{"an empty replay tells nothing", func(s *markStory) {
+			s.live("3 new", markRange("a", 1, 3)...)
+			s.replay("")
+			s.replay("3 dup", markRange("a", 1, 3)...)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.play(&markStory{t: t, m: new(PartitionMark), now: markClock})
+		})
+	}
+}
+
+// markSeed returns what a test begins its random numbers with: another one each time, or that of the environment.
+func markSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed, err := strconv.ParseUint(os.Getenv("HMCNOTIFYD_TEST_SEED"), 10, 64)
+	if err != nil {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("HMCNOTIFYD_TEST_SEED=%d", seed)
+	return seed
+}
+
+// realMessage is a message of the simulated partition: two of them are never the same, however they look.
+type realMessage struct {
+	msg   OSMessage
+	life  int
+	ids   []string // as it was delivered
+	taken bool     // for another one
+}
+
+// markModel is an HMC with one partition, and the daemon's recorder of it. It is told by a seed what happens.
+type markModel struct {
+	t    *testing.T
+	rng  *rand.Rand
+	log  []string
+	now  time.Time
+	real []*realMessage
+
+	// The HMC.
+	held          []*realMessage
+	holds         int   // messages at most
+	begin, wrap   int64 // the numbers
+	next          int64
+	times         bool // the operating system gives them
+	keeps         bool // what the system before an IPL wrote
+	everyRefresh  bool // at each SUBSCRIBE, else only at the first
+	deletesNewest bool // people do
+	boot          int  // how many messages are the same at each IPL
+	life          int  // IPLs and wraps
+	written       int  // since the IPL
+
+	// The daemon.
+	fails       bool // commits do now and then
+	connected   bool
+	subscribed  bool // once
+	mark        *PartitionMark
+	store       map[string][]byte // what is committed
+	uncommitted []*realMessage
+
+	// What came of it.
+	ids      map[string]*realMessage
+	looks    map[OSMessage]bool // delivered
+	alike    int                // taken for others that look the same
+	repeated int                // delivered once more
+	wrong    int                // lost, or with the id of another one
+}
+
+func newMarkModel(t *testing.T, seed uint64) *markModel {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	m := &markModel{
+		t: t, rng: rng, now: markClock, mark: new(PartitionMark), store: make(map[string][]byte),
+		ids: make(map[string]*realMessage), looks: make(map[OSMessage]bool),
+		holds: 20 + rng.IntN(500), begin: rng.Int64N(2), wrap: math.MaxInt64, times: rng.IntN(3) == 0, keeps: rng.IntN(2) == 0,
+		everyRefresh: rng.IntN(3) > 0, deletesNewest: rng.IntN(2) == 0, boot: rng.IntN(60), fails: rng.IntN(2) == 0,
+	}
+	if rng.IntN(3) == 0 {
+		m.wrap = 500 + rng.Int64N(1000)
+	}
+	m.next = m.begin
+	return m
+}
+
+// exact says whether what the HMC does leaves nothing open: it does not hold the messages of several systems of which commits
+// failed, or that begin alike.
+func (m *markModel) exact() bool {
+	if m.fails {
+		return !m.keeps && m.wrap == math.MaxInt64
+	}
+	return !m.keeps || m.times || m.boot == 0
+}
+
+func (m *markModel) note(format string, args ...any) {
+	m.log = append(m.log, m.now.Format("15:04:05 ")+fmt.Sprintf(format, args...))
+}
+
+func (m *markModel) fail(format string, args ...any) {
+	m.t.Helper()
+	m.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(m.log[max(0, len(m.log)-40):], "\n"))
+}
+
+// write lets the operating system write one message.
+func (m *markModel) write() *realMessage {
+	text := fmt.Sprintf("message %d", len(m.real))
+	if m.written < m.boot {
+		text = "boot"
+	}
+	m.written++
+	msg := markMessage(m.next, text, -1)
+	if m.times {
+		msg.Time = m.now.UnixMilli() + int64(len(m.real))
+	}
+	if m.next++; m.next > m.wrap {
+		m.next = m.begin
+		m.life++
+		m.written = m.boot + 1 // it goes on as it was
+	}
+	r := &realMessage{msg: msg, life: m.life}
+	m.real = append(m.real, r)
+	m.held = append(m.held, r)
+	if len(m.held) > m.holds {
+		m.held = m.held[1:]
+	}
+	return r
+}
+
+func (m *markModel) ipl() {
+	m.note("IPL")
+	m.life++
+	m.written, m.next = 0, m.begin
+	if !m.keeps {
+		m.held = nil
+	}
+}
+
+// judged is what the recorder does with a verdict.
+func (m *markModel) judged(r *realMessage, v verdict, how string) {
+	m.t.Helper()
+	if v.Duplicate {
+		if len(r.ids) > 0 || r.taken {
+			return
+		}
+		// It was never delivered. At most it may look like one that was, and not if it was published while all was quiet.
+		r.taken = true
+		if !m.times && how != "live" && m.looks[OSMessage{Seq: r.msg.Seq, Key: r.msg.Key}] {
+			m.alike++
+			return
+		}
+		m.wrong++
+		if m.exact() || how == "live" {
+			m.fail("%s: message %d of life %d was never delivered and is taken for a duplicate", how, r.msg.Seq, r.life)
+		}
+		return
+	}
+	id := fmt.Sprintf("%d %x %d", r.msg.Seq, r.msg.Key, v.Epoch)
+	if other := m.ids[id]; other != nil && other != r {
+		m.wrong++
+		if m.exact() {
+			m.fail("%s: message %d of life %d has the id of the one of life %d", how, r.msg.Seq, r.life, other.life)
+		}
+	}
+	if len(r.ids) > 0 {
+		m.repeated++
+		m.note("%s: message %d of life %d once more, %s after %v", how, r.msg.Seq, r.life, id, r.ids)
+		if !m.keeps && !m.deletesNewest && !m.fails && (m.times || m.boot == 0) {
+			m.fail("a message is delivered once more")
+		}
+	}
+	m.ids[id] = r
+	r.ids = append(r.ids, id)
+	m.uncommitted = append(m.uncommitted, r)
+}
+
+func (m *markModel) live(r *realMessage, how string) {
+	m.t.Helper()
+	v := m.mark.Live(r.msg, m.now)
+	m.judged(r, v, how)
+	if !v.Duplicate {
+		m.looks[OSMessage{Seq: r.msg.Seq, Key: r.msg.Key}] = true
+	}
+}
+
+func (m *markModel) replay(held []*realMessage, r Replayed, how string) {
+	m.t.Helper()
+	for _, h := range held {
+		r.Messages = append(r.Messages, h.msg)
+	}
+	r.Now = m.now
+	m.note("%s of %d%s, known %d to %d@%d", how, len(held), edges(held), m.mark.Lowest, m.mark.Highest, m.mark.Epoch)
+	vs := m.mark.Replay(r)
+	for i, h := range held {
+		if !vs[i].Duplicate {
+			m.looks[OSMessage{Seq: h.msg.Seq, Key: h.msg.Key}] = true
+		}
+	}
+	for i, h := range held {
+		m.judged(h, vs[i], how)
+	}
+}
+
+func edges(held []*realMessage) string {
+	if len(held) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d..%d)", held[0].msg.Seq, held[len(held)-1].msg.Seq)
+}
+
+// commit stores what was judged, or fails to.
+func (m *markModel) commit() {
+	state := m.mark.AppendState(nil, "os/P")
+	for _, kv := range state {
+		if len(kv.Value) > 1024 {
+			m.fail("a slot of %d bytes", len(kv.Value))
+		}
+	}
+	if m.fails && m.rng.IntN(12) == 0 && len(m.uncommitted) > 0 {
+		m.note("commit of %d fails", len(m.uncommitted))
+		var msgs []OSMessage
+		for _, r := range m.uncommitted {
+			msgs = append(msgs, r.msg)
+			delete(m.ids, r.ids[len(r.ids)-1])
+			r.ids = r.ids[:len(r.ids)-1]
+		}
+		m.mark.Forget(msgs)
+		m.uncommitted = nil
+		return
+	}
+	for _, kv := range state {
+		m.store[kv.Key] = kv.Value
+	}
+	m.uncommitted = nil
+}
+
+// write some messages, with or without a link.
+func (m *markModel) writeSome(n int) {
+	m.t.Helper()
+	m.note("%d messages from %d on, connected %v", n, m.next, m.connected)
+	lost := m.connected && m.written > 0 && m.rng.IntN(10) == 0 // the hand-over buffer overflows
+	for i := range n {
+		r := m.write()
+		if m.connected && (!lost || i == n-1) {
+			m.live(r, "live")
+		}
+	}
+	if m.connected {
+		m.commit()
+	}
+}
+
+// deleteSome lets the operating system or an operator delete messages.
+func (m *markModel) deleteSome() {
+	if len(m.held) == 0 {
+		return
+	}
+	if m.deletesNewest && m.rng.IntN(4) == 0 {
+		n := min(1+m.rng.IntN(3), len(m.held))
+		m.note("the %d newest are deleted", n)
+		m.held = m.held[:len(m.held)-n]
+		return
+	}
+	for range 1 + m.rng.IntN(5) {
+		if len(m.held) < 2 {
+			return
+		}
+		i := m.rng.IntN(len(m.held) - 1)
+		m.note("%d is deleted", m.held[i].msg.Seq)
+		m.held = slices.Delete(slices.Clone(m.held), i, i+1)
+	}
+}
+
+// connect subscribes, and lets the HMC replay, or asks it.
+func (m *markModel) connect() {
+	m.t.Helper()
+	m.connected = true
+	asked := m.now
+	refresh := m.everyRefresh || !m.subscribed
+	m.subscribed = true
+	m.note("SUBSCRIBE")
+	if m.rng.IntN(4) == 0 { // written before the HMC has seen to the replay
+		for range 1 + m.rng.IntN(4) {
+			m.live(m.write(), "live")
+		}
+	}
+	snapshot := slices.Clone(m.held)
+	var late []*realMessage // published after the snapshot
+	if m.rng.IntN(2) == 0 {
+		for range 1 + m.rng.IntN(5) {
+			late = append(late, m.write())
+		}
+	}
+	m.now = m.now.Add(time.Duration(1+m.rng.IntN(5)) * time.Second)
+	if refresh && m.rng.IntN(3) == 0 && len(late) > 0 {
+		// Replayed, and published as well.
+		snapshot = append(snapshot, late[0])
+	}
+	if !refresh {
+		for _, r := range late { // the link is faster than the request
+			m.live(r, "late")
+		}
+		late = nil
+	}
+	r := Replayed{Asked: asked, ToEnd: true}
+	for refresh && len(snapshot) > 600 {
+		m.replay(snapshot[:600], Replayed{Asked: asked}, "piece")
+		snapshot = snapshot[600:]
+	}
+	if len(late) > 0 && m.rng.IntN(2) == 0 {
+		r.Next = &late[0].msg
+	}
+	m.replay(snapshot, r, "replay")
+	for _, r := range late {
+		m.live(r, "late")
+	}
+	m.commit()
+}
+
+// ask asks the HMC for what is missing.
+func (m *markModel) ask() {
+	m.t.Helper()
+	from, to, n := m.mark.Missing()
+	if n == 0 || !m.connected {
+		return
+	}
+	asked := m.now
+	var answer []*realMessage
+	for _, r := range m.held {
+		if r.msg.Seq >= from && r.msg.Seq <= to {
+			answer = append(answer, r)
+		}
+	}
+	var late []*realMessage
+	if m.rng.IntN(3) == 0 {
+		for range 1 + m.rng.IntN(5) {
+			late = append(late, m.write())
+		}
+	}
+	if m.rng.IntN(2) == 0 {
+		for _, r := range late {
+			m.live(r, "late")
+		}
+		late = nil
+	}
+	m.replay(answer, Replayed{Asked: asked}, "answer")
+	m.mark.Settle(to)
+	for _, r := range late {
+		m.live(r, "late")
+	}
+	m.commit()
+}
+
+func (m *markModel) step() {
+	m.t.Helper()
+	m.now = m.now.Add(time.Duration(61+m.rng.IntN(300)) * time.Second)
+	switch n := m.rng.IntN(100); {
+	case n < 40:
+		m.writeSome(1 + m.rng.IntN(1+m.rng.IntN(120)))
+	case n < 50:
+		m.deleteSome()
+	case n < 56:
+		m.ipl()
+	case n < 66:
+		m.ask()
+	case n < 75 && m.connected:
+		m.note("the link is lost")
+		m.connected = false
+	case n < 80:
+		m.note("the daemon is started again")
+		m.connected = false
+		m.mark = loadMark(m.t, m.store, "os/P")
+	case !m.connected:
+		m.connect()
+	}
+}
+
+// TestPartitionMarkModel checks that no message is lost that the HMC published or still held, that none is delivered twice,
+// and that no two have the same id. Where an HMC leaves it open, the same is bounded instead: nothing alike that was published
+// while all was quiet is ever lost, and of the rest hardly anything.
+func TestPartitionMarkModel(t *testing.T) {
+	seed := markSeed(t)
+	runs := 150
+	if testing.Short() {
+		runs = 30
+	}
+	var messages, alike, repeated, wrong int
+	for i := range runs {
+		m := newMarkModel(t, seed+uint64(i))
+		m.note("seed %d: %+v", seed+uint64(i), []any{m.holds, m.wrap, m.times, m.keeps, m.everyRefresh, m.deletesNewest, m.boot, m.fails})
+		for range 120 {
+			m.step()
+		}
+		messages += len(m.real)
+		alike += m.alike
+		repeated += m.repeated
+		wrong += m.wrong
+	}
+	t.Logf("%d messages, %d taken for others that look the same, %d delivered once more, %d lost or with the id of another", messages, alike, repeated, wrong)
+	if repeated > messages/10 {
+		t.Errorf("%d of %d messages were delivered once more", repeated, messages)
+	}
+	if wrong > messages/100 {
+		t.Errorf("%d of %d messages were lost or have the id of another one", wrong, messages)
+	}
+}
+
+// TestPartitionMarkState checks that what is stored bit by bit is what is known.
+func TestPartitionMarkState(t *testing.T) {
+	seed := markSeed(t)
+	rng := rand.New(rand.NewPCG(seed, 2))
+	m, store := new(PartitionMark), make(map[string][]byte)
+	now, next := markClock, int64(0)
+	for step := range 2000 {
+		now = now.Add(time.Duration(rng.IntN(100)) * time.Second)
+		switch rng.IntN(20) {
+		case 0:
+			next = 0
+		case 1:
+			next += 1 + rng.Int64N(1_000_000)
+		case 2:
+			_, to, _ := m.Missing()
+			m.Settle(to)
+		case 3:
+			m.Replay(Replayed{Messages: markRange("replayed", next, next+rng.Int64N(80)), Asked: now, Now: now, ToEnd: true})
+		}
+		at := int64(-1)
+		if rng.IntN(2) == 0 {
+			at = now.UnixMilli()
+		}
+		msg := markMessage(next, fmt.Sprint("message ", rng.IntN(3)), at)
+		next++
+		v := m.Live(msg, now)
+		if rng.IntN(10) == 0 {
+			m.Forget([]OSMessage{msg})
+		}
+		if !v.Duplicate && !m.dirty() {
+			t.Fatalf("step %d: nothing to store", step)
+		}
+		storeMark(store, m, "os/P")
+		if m.dirty() || len(m.AppendState(nil, "os/P")) != 0 {
+			t.Fatalf("step %d: something is left to store", step)
+		}
+		m.Abandoned()
+		loaded := loadMark(t, store, "os/P")
+		if want, got := markText(m), markText(loaded); got != want {
+			t.Fatalf("step %d: loaded\n%s\nwant\n%s", step, got, want)
+		}
+	}
+}
+
+// markText writes what is known of a partition, but for what is forgotten when the daemon is started again.
+func markText(m *PartitionMark) string {
+	c := *m
+	c.entries, c.base, c.published, c.began, c.cut = nil, 0, 0, 0, cutReplay{}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v\n", fmt.Sprintf("%+v", c))
+	for n := m.first; n < m.Next; n++ {
+		if e := *m.at(n); e.gone() {
+			fmt.Fprintf(&b, "%d gone\n", n)
+		} else {
+			e.received = 0
+			fmt.Fprintf(&b, "%d %+v\n", n, e)
+		}
+	}
+	return b.String()
+}
+
+// TestPartitionMarkDamaged checks that damaged or missing state loses nothing that was not seen.
+func TestPartitionMarkDamaged(t *testing.T) {
+	seed := markSeed(t)
+	rng := rand.New(rand.NewPCG(seed, 3))
+	for range 500 {
+		seen := int64(1 + rng.IntN(600))
+		m, store := new(PartitionMark), make(map[string][]byte)
+		for _, msg := range markRange("a", 1, seen) {
+			m.Live(msg, markClock)
+			storeMark(store, m, "os/P")
+		}
+		keys := slices.Sorted(maps.Keys(store))
+		broken := 0
+		for _, i := range rng.Perm(len(keys))[:1+rng.IntN(len(keys))] {
+			value := store[keys[i]]
+			switch rng.IntN(3) {
+			case 0:
+				delete(store, keys[i])
+				continue
+			case 1:
+				store[keys[i]] = value[:rng.IntN(len(value))]
+			default:
+				value = slices.Clone(value)
+				value[rng.IntN(len(value))] ^= byte(1 + rng.IntN(255))
+				store[keys[i]] = value
+			}
+			broken++
+		}
+		marks, damaged := LoadPartitionMarks("os/", rangeOf(store))
+		if damaged != broken {
+			t.Fatalf("%d values are told to be damaged, want %d", damaged, broken)
+		}
+		if m = marks["P"]; m == nil {
+			m = new(PartitionMark)
+		}
+		later := markClock.Add(time.Hour)
+		vs := m.Replay(Replayed{Messages: markRange("a", 1, seen+50), Asked: later, Now: later, ToEnd: true})
+		for i, v := range vs[seen:] {
+			if v.Duplicate {
+				t.Fatalf("message %d was never seen, %d were", seen+int64(i)+1, seen)
+			}
+		}
+		storeMark(store, m, "os/P")
+		again := loadMarkAnyway(store)
+		for i, v := range again.Replay(Replayed{Messages: markRange("a", seen+1, seen+50), Asked: later, Now: later, ToEnd: true}) {
+			if !v.Duplicate {
+				t.Fatalf("message %d is not known after it was stored", seen+int64(i)+1)
+			}
+		}
+	}
+}
+
+func loadMarkAnyway(store map[string][]byte) *PartitionMark {
+	marks, _ := LoadPartitionMarks("os/", rangeOf(store))
+	return marks["P"]
+}
+
+// TestPartitionMarkWithoutHead checks a state whose newest value is lost after those before it were written anew.
+func TestPartitionMarkWithoutHead(t *testing.T) {
+	m, store := new(PartitionMark), make(map[string][]byte)
+	for _, msg := range slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60)) {
+		m.Live(msg, markClock)
+	}
+	m.Forget(markRange("b", 7, 7))
+	storeMark(store, m, "os/P")
+	delete(store, "os/P#3")
+	m = loadMark(t, store, "os/P")
+	if last, ok := m.last(); !ok || last != 46 || m.Epoch != 1 {
+		t.Fatalf("last is %d, %v, of epoch %d; want 46 of 1", last, ok, m.Epoch)
+	}
+	s := &markStory{t: t, m: m, now: markClock.Add(time.Hour)}
+	s.replay("56 dup, 1 new@1, 39 dup, 14 new@1", slices.Concat(markRange("a", 1, 50), markRange("b", 1, 60))...)
+	s.live("1 new@1, 1 new@2", markMessage(61, "b", -1), markMessage(1, "c", -1))
+}
+
+// TestPartitionMarkWithHole checks a state of which a value in the middle is lost: it was seen.
+func TestPartitionMarkWithHole(t *testing.T) {
+	m, store := new(PartitionMark), make(map[string][]byte)
+	for _, msg := range markRange("a", 1, 200) {
+		m.Live(msg, markClock)
+	}
+	storeMark(store, m, "os/P")
+	delete(store, "os/P#2")
+	s := &markStory{t: t, m: loadMark(t, store, "os/P"), now: markClock.Add(time.Hour)}
+	s.replay("200 dup, 1 new", markRange("a", 1, 201)...)
+}
+
+func TestPartitionMarksOfManyPartitions(t *testing.T) {
+	store := make(map[string][]byte)
+	for i := range int64(40) {
+		m := new(PartitionMark)
+		for _, msg := range markRange("a", 1, 100*i+1) {
+			m.Live(msg, markClock)
+		}
+		storeMark(store, m, fmt.Sprintf("os/hmc#1/api/partitions/%d", i))
+	}
+	store["os/hmc#2/api/partitions/1#0"] = store["os/hmc#1/api/partitions/1#0"]
+	store["os/hmc#1/none"] = []byte("x")
+	marks, damaged := LoadPartitionMarks("os/hmc#1", rangeOf(store))
+	if len(marks) != 40 || damaged != 1 {
+		t.Fatalf("%d marks, %d damaged; want 40 and 1", len(marks), damaged)
+	}
+	for i := range int64(40) {
+		if last, ok := marks[fmt.Sprintf("/api/partitions/%d", i)].last(); !ok || last != 100*i+1 {
+			t.Errorf("partition %d: last is %d, %v", i, last, ok)
+		}
+	}
+}
+
+// TestPartitionMarkStateIsSmall checks what one new message costs to store.
+func TestPartitionMarkStateIsSmall(t *testing.T) {
+	m := new(PartitionMark)
+	now := markClock
+	for i := range int64(2000) {
+		seq := i * 2 // so that there are as many gaps as there can be
+		now = now.Add(time.Second)
+		m.Live(markMessage(seq, "a", now.UnixMilli()), now)
+		state := m.AppendState(nil, "os/P")
+		if len(state) != 1 || len(state[0].Value) > 1024 {
+			t.Fatalf("message %d: %d values are stored, the first of %d bytes", i, len(state), len(state[0].Value))
+		}
+	}
+}
+
+func TestPartitionMarkAllocatesNothing(t *testing.T) {
+	m := new(PartitionMark)
+	msg := markMessage(0, "a", -1)
+	next := func() {
+		msg.Seq++
+		m.Live(msg, markClock)
+	}
+	for range 2 * markEntries {
+		next()
+	}
+	if n := testing.AllocsPerRun(1000, next); n != 0 {
+		t.Errorf("%v allocations per message", n)
+	}
+}
+
+func BenchmarkPartitionMarkLive(b *testing.B) {
+	m := new(PartitionMark)
+	msg := markMessage(0, "a", -1)
+	b.ReportAllocs()
+	for b.Loop() {
+		msg.Seq++
+		m.Live(msg, markClock)
+	}
+}
+
+func BenchmarkPartitionMarkLiveAndState(b *testing.B) {
+	m := new(PartitionMark)
+	msg := markMessage(0, "a", -1)
+	var state []queue.KeyValue
+	b.ReportAllocs()
+	for b.Loop() {
+		msg.Seq++
+		m.Live(msg, markClock)
+		state = m.AppendState(state[:0], "os/hmc1/api/partitions/8f5a")
+	}
+}
+
+func BenchmarkPartitionMarkReplay(b *testing.B) {
+	m := new(PartitionMark)
+	messages := markRange("a", 1, 500)
+	m.Replay(Replayed{Messages: messages, Asked: markClock, Now: markClock, ToEnd: true})
+	later := markClock.Add(time.Hour)
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Replay(Replayed{Messages: messages, Asked: later, Now: later, ToEnd: true})
+	}
+}

@@ -1,0 +1,119 @@
+package status
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// Each reason that the metrics have has words of its own, and each of them ends as a sentence does.
+func TestAdviceForEachReason(t *testing.T) {
+	seen := map[string]string{}
+	for _, reason := range FailureReasons {
+		h := HMCStatus{State: StateDisconnected, Problems: []string{"the link is disconnected: x"}}
+		got := h.FindTroubles(reason, time.Now())
+		if len(got) != 1 || got[0].Severity != event.SeverityCritical || got[0].What != "The link is disconnected: x." || !strings.HasSuffix(got[0].Do, "by itself.") {
+			t.Errorf("%s: %+v", reason, got)
+			continue
+		}
+		if other, twice := seen[got[0].Do]; twice && reason != receiver.ReasonOther && other != receiver.ReasonBroker && reason != receiver.ReasonBroker {
+			t.Errorf("%s says what %s says", reason, other)
+		}
+		seen[got[0].Do] = reason
+	}
+}
+
+func TestTroublesOfAnHMC(t *testing.T) {
+	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+	in := func(d time.Duration) *time.Time { return TimeOrNil(now.Add(d)) }
+	for name, test := range map[string]struct {
+		status   HMCStatus
+		reason   string
+		severity string // of the one trouble; "" where there is none
+		what, do string
+	}{
+		"connected":           {HMCStatus{State: StateConnected, CertificateNotAfter: in(60 * 24 * time.Hour)}, "", "", "", ""},
+		"the first attempt":   {HMCStatus{State: StateLoggingOn, Problems: []string{"the link is logging on"}}, "", "", "", ""},
+		"a later attempt":     {HMCStatus{State: StateConnecting, Problems: []string{"the link is connecting: x"}}, receiver.ReasonTimeout, "critical", "The link is connecting: x.", "firewall"},
+		"a refused logon":     {HMCStatus{State: StateAuthFailed, Problems: []string{"refused, and left alone until then: x"}}, receiver.ReasonAuthorization, "critical", "The logon is refused, and left alone until then: x.", "password has expired"},
+		"a topic":             {HMCStatus{State: StateConnected, Problems: []string{"topic audit is not granted to u: it needs p"}}, "", "warning", "Topic audit", "Grant it"},
+		"a channel":           {HMCStatus{State: StateConnected, Problems: []string{"OS messages of P: 403"}}, "", "warning", "OS messages of P: 403.", "Operating System Messages"},
+		"a late confirmation": {HMCStatus{State: StateConnected, Problems: []string{"topic x (job): not subscribed"}}, "", "warning", "Topic x", "not confirmed"},
+		"something else":      {HMCStatus{State: StateConnected, Problems: []string{"topic x (job): refused."}}, "", "warning", "Topic x (job): refused.", "log"},
+		"a certificate":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(29 * 24 * time.Hour)}, "", "warning", "expires on 2026-12-19.", "Renew"},
+		"an old certificate":  {HMCStatus{State: StateConnected, CertificateNotAfter: in(6 * 24 * time.Hour)}, "", "critical", "expires on 2026-11-26.", "Renew"},
+		"a useless one":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(-time.Hour)}, "", "critical", "expired on 2026-11-20.", "Renew"},
+		"a month is enough":   {HMCStatus{State: StateConnected, CertificateNotAfter: in(31 * 24 * time.Hour)}, "", "", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := test.status.FindTroubles(test.reason, now)
+			if test.severity == "" {
+				if len(got) != 0 || got == nil {
+					t.Errorf("%+v", got)
+				}
+				return
+			}
+			if len(got) != 1 || got[0].Severity != test.severity || !strings.Contains(got[0].What, test.what) || !strings.Contains(got[0].Do, test.do) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+func TestTroublesOfASink(t *testing.T) {
+	since := time.Now()
+	for name, test := range map[string]struct {
+		status SinkStatus
+		want   []string // severity, part of what, part of do; of each trouble
+	}{
+		"fine":          {SinkStatus{QueueEvents: 3, OldestEventAgeSeconds: 1}, nil},
+		"slow":          {SinkStatus{QueueEvents: 3, OldestEventAgeSeconds: 601}, []string{"warning", "more slowly", "concurrency"}},
+		"one attempt":   {SinkStatus{FailingSince: &since, LastError: "webhook: https://h: 503"}, []string{"warning", "webhook: https://h: 503.", "Nothing is lost"}},
+		"stuck":         {SinkStatus{FailingSince: &since, Stuck: true, LastError: "dial tcp: connect: connection refused"}, []string{"critical", "refused.", "Nothing listens there"}},
+		"a name":        {SinkStatus{FailingSince: &since, LastError: "lookup x: no such host"}, []string{"warning", "", "resolve"}},
+		"TLS":           {SinkStatus{FailingSince: &since, LastError: "tls: failed to verify certificate: x509: unknown"}, []string{"warning", "", "not trusted"}},
+		"time":          {SinkStatus{FailingSince: &since, LastError: "context deadline exceeded"}, []string{"warning", "", "in time"}},
+		"a full disk":   {SinkStatus{FailingSince: &since, LastError: "no space left on device"}, []string{"warning", "", "Make space"}},
+		"a closed file": {SinkStatus{FailingSince: &since, LastError: "permission denied"}, []string{"warning", "", "user"}},
+		"anything else": {SinkStatus{FailingSince: &since, LastError: "500"}, []string{"warning", "", "Look at the receiver"}},
+		"hangs":         {SinkStatus{Stuck: true}, []string{"critical", "hangs", "Nothing is lost"}},
+		"refusals":      {SinkStatus{Name: "ops", DeadLetters: 1}, []string{"warning", "refused 1 event for good", "dead-letters list --sink=ops"}},
+		"limits": {
+			SinkStatus{Name: "ops", DeadLetters: 2, Dropped: 5},
+			[]string{"warning", "refused 2 events for good", "replay", "critical", "5 stored events went undelivered", "queue.max_bytes"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := test.status.FindTroubles()
+			if len(got) != len(test.want)/3 || got == nil {
+				t.Fatalf("%+v", got)
+			}
+			for i, tr := range got {
+				if w := test.want[3*i:]; tr.Severity != w[0] || !strings.Contains(tr.What, w[1]) || !strings.Contains(tr.Do+tr.Command, w[2]) {
+					t.Errorf("%+v", tr)
+				}
+			}
+		})
+	}
+}
+
+func TestTroublesOfTheStorage(t *testing.T) {
+	s := Status{
+		Storage: StorageStatus{Path: "/data", Bytes: 95, MaxBytes: 100, Error: "read-only file system"},
+		Removed: []RemovedSink{{Name: "old", QueueEvents: 1}},
+	}
+	s.Storage.Bytes, s.Storage.MaxBytes = 95<<20, 100<<20
+	got := s.StorageTroubles()
+	if len(got) != 3 || !strings.Contains(got[0].What, "read-only file system.") || !strings.Contains(got[1].What, "nearly full") || !strings.Contains(got[2].Command, "--sink=old") ||
+		got[2].What != "1 event waits for the sink old, which is not configured any more." {
+		t.Errorf("%+v", got)
+	}
+	for _, fine := range []StorageStatus{{Bytes: 80 << 20, MaxBytes: 100 << 20}, {Bytes: 80 << 40}} {
+		if got := (&Status{Storage: fine}).StorageTroubles(); len(got) != 0 {
+			t.Errorf("%+v: %+v", fine, got)
+		}
+	}
+}

@@ -1,0 +1,352 @@
+package translate
+
+import (
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+const (
+	maxPaths = 5 // bounds how many statuses in a row a summary tells
+)
+
+const (
+	maxChanges = 3 // bounds how many changed properties a summary tells
+)
+
+// Describe sets the summary and the severity of an event that is a whole notification. lasted is how long the status that ended had
+// lasted; 0: that is not known.
+func Describe(e *event.Event, lasted time.Duration, s *Severities) {
+	switch e.Type {
+	case event.TypeStatusChange:
+		describeStatusChange(e, lasted, s)
+	case event.TypePropertyChange:
+		describePropertyChange(e)
+	case event.TypeInventoryChange:
+		describeInventoryChange(e)
+	case event.TypeJobCompletion:
+		describeJob(e)
+	default:
+		e.Summary = withResource(e, e.Type)
+	}
+	if e.Origin == event.OriginReconcile {
+		e.Summary = event.OneLineWith(e.Summary, " (no notification of it was received)")
+		return
+	}
+	e.Summary = event.OneLine(e.Summary)
+}
+
+func describeStatusChange(e *event.Event, lasted time.Duration, s *Severities) {
+	// Oldest first: the last report is how things stand now.
+	var first [maxPaths]string
+	statuses, to := 0, ""
+	var additional, additionalBefore string
+	unacceptable := false
+	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
+		var before, after string
+		for name, value := range event.Members(report) {
+			switch string(name) {
+			case "old-status":
+				before = event.String(value)
+			case "new-status":
+				after = event.String(value)
+			case "old-additional-status":
+				additionalBefore = event.String(value)
+			case "new-additional-status":
+				additional = event.String(value)
+			case "has-unacceptable-status":
+				unacceptable = event.True(value)
+			}
+		}
+		if statuses == 0 {
+			first[0], statuses = event.OrUnknown(before), 1
+		}
+		after = event.OrUnknown(after)
+		if statuses > 1 && after == to {
+			continue // HMCs repeat reports
+		}
+		to = after
+		if statuses < maxPaths {
+			first[statuses] = to
+		}
+		statuses++
+	}
+	if statuses == 0 {
+		e.Summary = withResource(e, "status changed")
+		return
+	}
+	what := first[0] + " -> " + to
+	if statuses > 2 && statuses <= maxPaths {
+		what = strings.Join(first[:statuses], " -> ")
+	}
+	if additional != "" && additional != additionalBefore {
+		what += " (additional status " + additional + ")"
+	}
+	if lasted > 0 {
+		what += " (" + first[0] + " for " + roughly(lasted) + ")"
+	}
+	e.Summary = withResource(e, what)
+	e.Severity = s.OfStatus(to)
+	if unacceptable && e.Severity == event.SeverityInfo {
+		e.Severity = event.SeverityWarning
+	}
+}
+
+// roughly is a duration in its two largest units.
+func roughly(d time.Duration) string {
+	const day = 24 * time.Hour
+	two := func(d, large, small time.Duration, l, s string) string {
+		text := strconv.Itoa(int(d/large)) + l
+		if rest := d % large / small; rest > 0 {
+			text += " " + strconv.Itoa(int(rest)) + s
+		}
+		return text
+	}
+	switch {
+	case d >= day:
+		return two(d, day, time.Hour, "d", "h")
+	case d >= time.Hour:
+		return two(d, time.Hour, time.Minute, "h", "m")
+	case d >= time.Minute:
+		return two(d, time.Minute, time.Second, "m", "s")
+	case d >= time.Second:
+		return strconv.Itoa(int(d/time.Second)) + "s"
+	}
+	return "less than 1s"
+}
+
+func describePropertyChange(e *event.Event) {
+	var what strings.Builder
+	reports := 0
+	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
+		if reports < maxChanges {
+			if reports > 0 {
+				what.WriteString(", ")
+			}
+			changeInWords(&what, report)
+		}
+		reports++
+	}
+	switch {
+	case reports > maxChanges:
+		what.WriteString(" and " + strconv.Itoa(reports-maxChanges) + " more")
+	case reports == 0:
+		names := strings.Join(strings.Fields(e.Headers.Get("property-names")), ", ")
+		if names == "" {
+			names = "properties"
+		}
+		what.WriteString(names + " changed")
+	}
+	e.Summary = withElement(e, what.String())
+}
+
+// changeInWords writes what one report of a property-change says. Of a container the HMC reports what was removed from it and what was
+// added, each as an array; of a property that cannot be read (a password) both values are null.
+func changeInWords(b *strings.Builder, report []byte) {
+	var name string
+	var before, after []byte
+	for key, value := range event.Members(report) {
+		switch string(key) {
+		case "property-name":
+			name = event.String(value)
+		case "old-value":
+			before = value
+		case "new-value":
+			after = value
+		}
+	}
+	b.WriteString(name)
+	switch {
+	case isNothing(before) && isNothing(after):
+		b.WriteString(" changed")
+	case isArray(before) || isArray(after):
+		added, removed := countElements(after), countElements(before)
+		b.WriteString(": ")
+		if added > 0 || removed == 0 {
+			b.WriteString(strconv.Itoa(added) + " added")
+		}
+		if removed > 0 {
+			if added > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString(strconv.Itoa(removed) + " removed")
+		}
+	default:
+		b.WriteString(" " + shortValue(before) + " -> " + shortValue(after))
+	}
+}
+
+func isNothing(raw []byte) bool { return len(raw) == 0 || string(raw) == "null" }
+
+func isArray(raw []byte) bool { return len(raw) > 0 && raw[0] == '[' }
+
+func countElements(raw []byte) int {
+	n := 0
+	for range event.Elements(raw) {
+		n++
+	}
+	return n
+}
+
+// describeJob tells of a job what is known: its completion says only which one it was, the rest was asked for.
+func describeJob(e *event.Event) {
+	what := "job "
+	if uri := e.Headers.Get("job-uri"); uri != "" {
+		what += path.Base(uri) + " "
+	}
+	var status, results string
+	var code, reason int64 // 0: not said, or not as a number
+	for name, value := range event.Members(e.Body) {
+		switch string(name) {
+		case "status":
+			status = event.String(value)
+		case "job-status-code":
+			code = event.Int(value)
+		case "job-reason-code":
+			reason = event.Int(value)
+		case "job-results":
+			for key := range event.Members(value) {
+				if results != "" {
+					results += ", "
+				}
+				results += string(key)
+				if len(results) > event.MaxSummary {
+					break
+				}
+			}
+		}
+	}
+	if status == "" {
+		e.Summary = what + "completed"
+		return
+	}
+	what += status
+	if code != 0 {
+		what += ", status " + strconv.FormatInt(code, 10)
+		if code < 200 || code > 299 {
+			e.Severity = event.SeverityWarning
+			what += ", reason " + strconv.FormatInt(reason, 10)
+		}
+	}
+	if results != "" {
+		what += " (results: " + results + ")"
+	}
+	e.Summary = what
+}
+
+// describeOSMessage tells the first line of an operating system's message that says something.
+func describeOSMessage(e *event.Event, text string, held, priority, alarm bool) {
+	what := event.FirstLine(text)
+	switch {
+	case held:
+		what = "held, waits for an answer: " + what
+	case priority:
+		what = "priority: " + what
+	}
+	if held || priority || alarm {
+		e.Severity = event.SeverityWarning
+	}
+	e.Summary = event.OneLine(withResource(e, what))
+}
+
+// describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and the configuration know it.
+func describeLogEntry(e *event.Event, id, name, message, userid string, s *Severities) {
+	what, end := event.FirstLine(message), ""
+	if what == "" {
+		what = strings.TrimSpace("log entry " + id + " " + name)
+	} else if id != "" {
+		end = " [" + id + "]"
+	}
+	if userid != "" && !strings.Contains(what, userid) {
+		what = userid + ": " + what
+	}
+	e.Summary = event.OneLineWith(what, end)
+	e.Severity = s.ofEventID(id)
+}
+
+func describeInventoryChange(e *event.Event) {
+	action := e.Headers.Get("action")
+	switch action {
+	case "add":
+		action = "added" // not "created": the HMC repeats it when it rebuilds its inventory
+	case "remove":
+		action = "removed"
+	case "":
+		action = "inventory changed"
+	}
+	e.Summary = withElement(e, action)
+}
+
+// withElement is withResource for what may be about an element of the resource, a NIC for example.
+func withElement(e *event.Event, what string) string {
+	r := e.Resource
+	if r == nil || r.ElementURI == "" {
+		return withResource(e, what)
+	}
+	element := path.Base(path.Dir(r.ElementURI)) + "/" + path.Base(r.ElementURI)
+	if r.ElementName != "" {
+		element = path.Base(path.Dir(r.ElementURI)) + "/" + r.ElementName
+	}
+	what = "element " + element + " " + what
+	// The class is that of the element, the URI that of what holds it, and so is a name that is known by the URI.
+	if class := holderClass(r.ObjectURI); class != "" && e.Headers.Get("name") == "" {
+		holder := *r
+		holder.Class = class
+		return ofResource(&holder, what)
+	}
+	return ofResource(r, what)
+}
+
+// holderClass returns the class of a CPC or partition by its URI, "" for anything else.
+func holderClass(uri string) string {
+	switch {
+	case strings.HasPrefix(uri, "/api/partitions/"):
+		return estate.ClassPartition
+	case strings.HasPrefix(uri, "/api/logical-partitions/"):
+		return estate.ClassLogicalPartition
+	case strings.HasPrefix(uri, "/api/cpcs/"):
+		return estate.ClassCPC
+	}
+	return ""
+}
+
+// withResource puts the resource in front of what happened: "partition PART1 on CPC1: active -> stopped".
+func withResource(e *event.Event, what string) string {
+	if e.Resource == nil {
+		return what
+	}
+	return ofResource(e.Resource, what)
+}
+
+func ofResource(r *event.Resource, what string) string {
+	class := r.Class
+	if class == "" {
+		class = "resource"
+	}
+	name := r.Name
+	if name == "" {
+		name = r.ObjectURI
+	}
+	switch {
+	case name == "":
+		return class + ": " + what
+	case r.CPC == "" || class == "cpc":
+		return class + " " + name + ": " + what
+	}
+	return class + " " + name + " on " + r.CPC + ": " + what
+}
+
+// shortValue is a JSON value as it stands, cut to a bearable length: a string keeps its quotes, for "" is not nothing.
+func shortValue(raw []byte) string {
+	if len(raw) == 0 {
+		return "null"
+	}
+	if len(raw) <= event.MaxValue {
+		return string(raw)
+	}
+	return event.Cut(string(raw), event.MaxValue)
+}
