@@ -19,6 +19,8 @@ type console struct {
 	name  string // as the configuration has it
 	sim   *hmcsim.HMC
 	entry string
+	// refresh says that what it holds of a partition is replayed.
+	refresh bool
 	// logged is the time of the newest log entry: only their times say in which order they are
 	// that are fetched.
 	logged time.Time
@@ -48,7 +50,7 @@ func (r *run) startHMCs() error {
 		if err != nil {
 			return err
 		}
-		c := &console{name: name, sim: sim}
+		c := &console{name: name, sim: sim, refresh: r.random.IntN(2) == 0}
 		r.hmcs = append(r.hmcs, c)
 		ca := filepath.Join(r.dir, name+".pem")
 		if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
@@ -61,7 +63,7 @@ func (r *run) startHMCs() error {
 		c.entry = fmt.Sprintf("- {name: %s, group: %s, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q},\n"+
 			"   topics: [object, job, audit, security], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: %v}], rest_requests_per_minute: 10000,\n"+
 			"   stomp: {connect_timeout: 5s, reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}}\n",
-			name, group, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, ca, r.random.IntN(2) == 0)
+			name, group, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, ca, c.refresh)
 	}
 	// An operating system runs in each partition, so that its messages can be followed.
 	for _, c := range r.hmcs {
@@ -100,7 +102,7 @@ func (r *run) publish(c *console) error {
 		r.logEntries(c, []string{"audit", "security"}[r.random.IntN(2)], 1+r.random.IntN(2))
 	case n < 96:
 		return c.sim.SetPartitionStatus(p.ID, []string{"active", "degraded"}[r.random.IntN(2)])
-	case n < 97 && !tolerant: // as at an IPL
+	case n < 97 && strict(restart): // as at an IPL
 		return c.sim.SetOSMessageSequence(p.ID, 0)
 	case n < 98 && r.random.IntN(2) == 0:
 		defer r.fault(c, "cut")()
@@ -115,27 +117,21 @@ func (r *run) publish(c *console) error {
 // fault notes that a fault of an HMC begins, and returns what ends it. What arrives by another HMC of
 // a group does not say that it is over.
 func (r *run) fault(c *console, what string) (end func()) {
-	end = r.ledger.Begin(r.account(c), what)
 	if r.grouped {
-		return func() {}
+		r.ledger.Begin(both, what)
 	}
-	return end
+	return r.ledger.Begin(c.name, what)
 }
 
-// account is the HMC for which the ledger notes what an HMC publishes.
+// both is the account in the ledger of what all HMCs of a group report: what one of them cannot,
+// another one may.
+const both = "both"
+
 func (r *run) account(c *console) string {
 	if r.grouped {
-		return r.hmcs[0].name
+		return both
 	}
 	return c.name
-}
-
-// own is the name of something that each HMC has for itself.
-func (r *run) own(c *console, what string) string {
-	if r.grouped {
-		return c.name + what
-	}
-	return what
 }
 
 // propertyChange is told by all HMCs of a group.
@@ -160,9 +156,10 @@ func (r *run) propertyChange(c *console, p hmcsim.PartitionInfo) {
 }
 
 func (r *run) jobCompletion(c *console) {
-	n := r.ledger.Add(r.account(c), r.own(c, "job"), false)
+	n := r.ledger.Add(c.name, "job", false)
 	var body []byte
-	if tolerant {
+	if !strict(job) {
+		// With it, nobody asks.
 		body = []byte(`{"status":"complete"}`)
 	}
 	r.ledger.Sent(c.sim.Publish(hmcsim.TopicJob, []hmcsim.Header{
@@ -189,7 +186,7 @@ func (r *run) logEntries(c *console, log string, count int) {
 	var list []*oracle.Notification
 	var entries []hmcsim.LogEntry
 	for range count {
-		n := r.ledger.Add(r.account(c), r.own(c, log), true)
+		n := r.ledger.Add(c.name, log, true)
 		list = append(list, n)
 		c.logged = c.logged.Add(time.Millisecond)
 		if now := time.Now(); now.After(c.logged) {

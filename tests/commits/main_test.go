@@ -7,6 +7,7 @@ package commits_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,25 +26,37 @@ const (
 	seedsVariable = "HMCNOTIFYD_COMMITS_SEEDS"
 	// keepVariable names a directory in which logs and events of runs that fail are kept.
 	keepVariable = "HMCNOTIFYD_COMMITS_KEEP"
+	// strictVariable names, with commas between, the faults that are not left out.
+	strictVariable = "HMCNOTIFYD_COMMITS_STRICT"
 	// atOnce is how many runs go on at a time: they wait most of their time.
 	atOnce = 60
 )
 
-// tolerant leaves out five faults of a recorder that takes back by hand what could not be stored.
-// They have to be gone with one that loads what is stored; this goes with them.
-//
-//   - Of a partition of which nothing is stored yet, what cannot be stored is lost: it is not asked
-//     for, because the HMC "replays all it holds", which it does once.
-//   - Of a log of which nothing is stored yet, the first entries are lost if they cannot be stored: what
-//     is fetched afterwards begins with the entry that came first, or was stored first, which need
-//     not be the oldest one.
-//   - An OS message that one HMC of a group has reported is reported by another one as well, with
-//     another id, if that one could not store that it knows it.
-//   - A job completion that is held back until it is known how the job has ended, and then cannot be
-//     stored, is older than the gap that names it.
-//   - OS messages whose numbers have started anew (an IPL) may be taken for known where they could
-//     not be stored, and come with a later fetch, behind newer ones, or not at all.
-var tolerant = os.Getenv("HMCNOTIFYD_COMMITS_STRICT") == ""
+// Four faults of a recorder that takes back by hand what could not be stored are left out, unless
+// strictVariable names them, or says "all". They have to be gone with one that loads what is stored,
+// and what is here of them goes with them.
+const (
+	// Of a partition of which nothing is stored yet, what cannot be stored is lost: it is not asked for,
+	// because the HMC "replays all it holds", which it does once. Of a log of which nothing is stored
+	// yet, the first entries are lost: what is fetched afterwards begins with the entry that came
+	// first, which need not be the oldest one. Neither is lost where the first of it was stored.
+	first = "first"
+	// OS messages whose numbers have started anew (an IPL) may be taken for known although they could
+	// not be stored, and come with a later fetch, behind newer ones, or not at all.
+	restart = "restart"
+	// An OS message that one HMC of a group has reported is reported by another one as well, with
+	// another id, if that one could not store that it knows it.
+	twin = "twin"
+	// A job completion that is held back until it is known how the job has ended, and then cannot be
+	// stored, is older than the gap that is to name it.
+	job = "job"
+)
+
+// strict says whether one of the four is looked at.
+func strict(fault string) bool {
+	names := strings.Split(os.Getenv(strictVariable), ",")
+	return slices.Contains(names, fault) || slices.Contains(names, "all")
+}
 
 // number returns what an environment variable says; without it, other.
 func number(t *testing.T, variable string, other int) int {
@@ -67,9 +80,9 @@ func TestCommits(t *testing.T) {
 	if os.Getenv("HMCNOTIFYD_STORM") == "full" {
 		count = 1000
 	}
-	first, last := 1, number(t, seedsVariable, count)
+	from, to := 1, number(t, seedsVariable, count)
 	if seed := number(t, seedVariable, 0); seed != 0 {
-		first, last = seed, seed
+		from, to = seed, seed
 	}
 	dir, start := os.Getenv(keepVariable), time.Now()
 	if dir == "" {
@@ -78,7 +91,7 @@ func TestCommits(t *testing.T) {
 	var total totals
 	slots := make(chan struct{}, min(count, atOnce))
 	var all sync.WaitGroup
-	for seed := first; seed <= last; seed++ {
+	for seed := from; seed <= to; seed++ {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
@@ -95,5 +108,5 @@ func TestCommits(t *testing.T) {
 		})
 	}
 	all.Wait()
-	t.Logf("%d seeds in %s: %s", last-first+1, time.Since(start).Round(100*time.Millisecond), total.String())
+	t.Logf("%d seeds in %s: %s", to-from+1, time.Since(start).Round(100*time.Millisecond), total.String())
 }

@@ -4,10 +4,14 @@ import (
 	"math/rand/v2"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
 )
+
+// held is how long what was received may wait before it is to be stored.
+const held = 3 * time.Second
 
 // faults decides which commits fail. It outlives the store of one start.
 type faults struct {
@@ -55,7 +59,7 @@ func (f *faults) refuse() bool {
 	f.left--
 	f.failed++
 	if f.end == nil {
-		f.end = f.ledger.Begin("", "commits fail")
+		f.end = f.ledger.BeginAt("", "commits fail", time.Now().Add(-held))
 	}
 	return true
 }

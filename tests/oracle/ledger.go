@@ -77,11 +77,14 @@ type Window struct {
 }
 
 // Begin notes that a fault begins, and returns what ends it.
-func (l *Ledger) Begin(hmc, what string) (end func()) {
+func (l *Ledger) Begin(hmc, what string) (end func()) { return l.BeginAt(hmc, what, time.Now()) }
+
+// BeginAt is Begin for a fault that has begun at a time.
+func (l *Ledger) BeginAt(hmc, what string, from time.Time) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := len(l.windows)
-	l.windows = append(l.windows, Window{hmc: hmc, what: what, from: time.Now()})
+	l.windows = append(l.windows, Window{hmc: hmc, what: what, from: from})
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
