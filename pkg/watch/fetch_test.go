@@ -23,7 +23,7 @@ func TestFillAfterReplay(t *testing.T) {
 		Headers: receiver.Headers{{Name: "notification-type", Value: "os-message"}, {Name: "object-uri", Value: uri}},
 	}, true)
 	s.Rec.Notification(t.Context(), &n)
-	k := newKeeper(s, nil, new(offer), nil)
+	k := newKeeper(s, nil, new(Offer), nil)
 	k.newSession = true
 	c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true, fill: new(retry), replay: true, topic: topic, opened: opened}
 	k.channels.byURI[uri] = c

@@ -217,7 +217,7 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 		p.failed(&w.k.intervals)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.k.log.Warn("hardware messages could not be listed"+hardwareHint(err),
+			w.k.log.Warn("hardware messages could not be listed"+HardwareHint(err),
 				zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
@@ -255,9 +255,9 @@ func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool
 	})
 }
 
-// hardwareHint says what may be missing where a list was refused.
-func hardwareHint(err error) string {
-	if isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound) {
+// HardwareHint says what may be missing where a list was refused.
+func HardwareHint(err error) string {
+	if IsStatus(err, http.StatusForbidden) || IsStatus(err, http.StatusNotFound) {
 		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
 	}
 	return ""
