@@ -41,7 +41,7 @@ func FuzzBooks(f *testing.F) {
 				b.Complete(key)
 			case *Gaps:
 				b.LinkLost(now, "x", now)
-				b.LinkUp(now, false)
+				b.LinkUp(now, now, false)
 				for _, g := range b.Due(now.Add(time.Hour), time.Second) {
 					_ = g.Report([]string{"object"}).InWords()
 				}

@@ -71,6 +71,9 @@ type Gaps struct {
 	upSince time.Time  // when the link came up; zero: it is down
 	past    []timeSpan // the last gaps that were reported
 	ups     []timeSpan // the last times in which the link was up
+	// links are the same, from when the topics were subscribed to, at the earliest; asked is that of the link that is up.
+	links []timeSpan
+	asked time.Time
 }
 
 // timeSpan is a time from one moment to another.
@@ -129,7 +132,9 @@ func (b *Gaps) Load(stored Stored) (damaged int) {
 
 // Watched reports whether there was contact and nothing was missed in a time.
 func (b *Gaps) Watched(from, to time.Time) bool {
-	if !b.Linked(from, to) {
+	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
+	isUp := !b.upSince.IsZero() && !b.upSince.After(from)
+	if !isUp && !slices.ContainsFunc(b.ups, covers) {
 		return false
 	}
 	if g := b.current; g != nil && g.From.Before(to) && (b.linkDown || b.storageDown || from.Before(g.To)) {
@@ -138,11 +143,10 @@ func (b *Gaps) Watched(from, to time.Time) bool {
 	return !slices.ContainsFunc(b.past, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
 }
 
-// Linked reports whether the link was up for the whole of a time.
-func (b *Gaps) Linked(from, to time.Time) bool {
-	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
-	isUp := !b.upSince.IsZero() && !b.upSince.After(from)
-	return isUp || slices.ContainsFunc(b.ups, covers)
+// Linked reports whether the HMC may have sent over a link what it reported at a time.
+func (b *Gaps) Linked(at time.Time) bool {
+	isUp := !b.upSince.IsZero() && !b.asked.After(at)
+	return isUp || slices.ContainsFunc(b.links, func(l timeSpan) bool { return !l.from.After(at) && !l.to.Before(at) })
 }
 
 // open returns the current gap, which begins no later than from.
@@ -168,17 +172,25 @@ func (b *Gaps) LinkLost(from time.Time, cause string, now time.Time) {
 	}
 	if !b.upSince.IsZero() {
 		b.ups = keepSpan(b.ups, timeSpan{b.upSince, from})
+		b.links = keepSpan(b.links, timeSpan{b.asked, from})
 	}
 	b.linkDown, b.filling, b.refill, b.upSince = true, false, nil, time.Time{}
+	b.blind(from, cause, now)
+}
+
+// blind begins a blind window, or goes on with one: when it ends is not known.
+func (b *Gaps) blind(from time.Time, cause string, now time.Time) *Gap {
 	g := b.open(from, now)
-	g.Whole = true
+	g.Whole, g.To = true, time.Time{}
 	g.cause(cause)
+	return g
 }
 
 // LinkUp ends the blind window. It reports whether there was one: fill says that what was missed will be fetched, and
 // Filled is called then.
-func (b *Gaps) LinkUp(now time.Time, fill bool) bool {
-	b.linkDown, b.upSince = false, now
+// asked is when the topics were subscribed to, at the earliest.
+func (b *Gaps) LinkUp(asked, now time.Time, fill bool) bool {
+	b.linkDown, b.asked, b.upSince = false, asked, now
 	if b.current == nil {
 		return false
 	}
@@ -201,9 +213,7 @@ func (b *Gaps) Filled(now time.Time) { b.filling, b.touched = false, now }
 // StorageFailed begins a blind window, or goes on with one: what was received since from could not be stored.
 func (b *Gaps) StorageFailed(from time.Time, cause string, missed map[string]int, now time.Time) {
 	b.storageDown = true
-	g := b.open(from, now)
-	g.Whole = true
-	g.cause(cause)
+	g := b.blind(from, cause, now)
 	for kind, n := range missed {
 		g.Missed[kind] += n
 	}

@@ -17,7 +17,7 @@ func TestWatched(t *testing.T) {
 		}
 	}
 	check(0, 1, false)
-	s.LinkUp(at(10), false)
+	s.LinkUp(at(10), at(10), false)
 	check(5, 12, false)
 	check(10, 12, true)
 	s.LinkLost(at(20), "a test", at(20))
@@ -25,7 +25,7 @@ func TestWatched(t *testing.T) {
 	check(15, 19, true)
 	check(15, 21, false)
 	check(21, 22, false)
-	s.LinkUp(at(30), false)
+	s.LinkUp(at(30), at(30), false)
 	check(31, 32, true)
 	check(25, 32, false)
 	check(15, 32, false)
@@ -61,17 +61,17 @@ func TestGapsAreReportedOnce(t *testing.T) {
 		}
 	}
 	b := open()
-	b.LinkUp(at(0), true)
+	b.LinkUp(at(0), at(0), true)
 	b.Filled(at(0))
 	b.LinkLost(at(10), "one", at(11))
 	store(state, b)
 	b = open() // killed while it was blind: the window goes on
 	b.LinkLost(at(12), "two", at(13))
-	b.LinkUp(at(20), true)
+	b.LinkUp(at(20), at(20), true)
 	store(state, b)
 	b = open() // killed before it could be reported: another window
 	b.LinkLost(at(30), "three", at(31))
-	b.LinkUp(at(40), true)
+	b.LinkUp(at(40), at(40), true)
 	due := b.Due(at(50), time.Second)
 	expect(due, [2]int{10, 20})
 	if causes := due[0].Causes; len(causes) != 2 || len(due[0].Report(nil).Missing) == 0 {

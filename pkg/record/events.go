@@ -84,7 +84,7 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 		c.BlindSince = status.TimeOrNil(since)
 		summary += ", after " + t.now.Sub(since).Round(100*time.Millisecond).String() + " without sight"
 	}
-	wasBlind = t.gaps.LinkUp(t.now, r.watcher.CanFetch())
+	wasBlind = t.gaps.LinkUp(asked, t.now, r.watcher.CanFetch())
 	t.link.up, t.link.reported, t.link.asked, t.link.received, t.link.host = true, "", asked, t.now, c.Host
 	t.bridgeEvent(event.TypeBridgeConnected, event.SeverityInfo, summary, t.now, c)
 	t.contact.Set(t.now, "")

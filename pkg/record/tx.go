@@ -293,7 +293,7 @@ func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting b
 		if lasting {
 			return at.Sub(reported) <= replayWithin
 		}
-		return at.Sub(reported) <= arriveWithin && t.gaps.Linked(reported, reported)
+		return at.Sub(reported) <= arriveWithin && t.gaps.Linked(reported)
 	})
 }
 
