@@ -1,8 +1,8 @@
-// Package bridge is the running daemon without its command line: it keeps a receiver connected to each HMC, stores
-// every notification as events, and brings the events to every sink.
+// Package bridge is the running daemon without its command line: it keeps a receiver connected to
+// each HMC, stores every notification as events, and brings the events to every sink.
 //
-// The path is one way: receiver, supervisor (one goroutine per HMC), queue on disk, delivery (one per sink), sink.
-// No HMC can hold up another, no sink can hold up another sink or an HMC.
+// The path is one way: receiver, supervisor (one goroutine per HMC), queue on disk, delivery (one
+// per sink), sink. No HMC can hold up another, no sink can hold up another sink or an HMC.
 package bridge
 
 import (
@@ -34,28 +34,36 @@ const (
 	DefaultDrainTimeout = 8 * time.Second
 	// stopTimeout bounds the end of the deliveries whose configuration changed.
 	stopTimeout = 5 * time.Second
-	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is still waited for.
+	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
+	// still waited for.
 	leaveTimeout = time.Second
-	// ballastBytes are allocated and never touched, so they take no memory. The garbage collector runs when the heap has doubled: one
-	// of a few megabytes doubles so often that every hundredth event had to wait for it (p99 from socket to webhook
-	// at 1,000 per second: 2.1 ms without, 1.2 ms with it).
+	// ballastBytes are allocated and never touched, so they take no memory. The garbage
+	// collector runs when the heap has doubled: one of a few megabytes doubles so often that
+	// every hundredth event had to wait for it (p99 from socket to webhook at 1,000 per second:
+	// 2.1 ms without, 1.2 ms with it).
 	ballastBytes = 32 << 20
-	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the longest bounded wait.
+	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the
+	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
 )
 
 // Options are what a Bridge needs.
 type Options struct {
-	Config       *config.Config
-	StoragePath  string                // directory of the queue; made if it does not exist
-	Logger       *zap.Logger           // nil: none
-	Registerer   prometheus.Registerer // nil: no metrics are exported
-	Version      string
-	Stdout       io.Writer // for log sinks
-	Stderr       io.Writer
-	DrainTimeout time.Duration // 0: DefaultDrainTimeout
-	// WrapStore, which may be nil, is called by New with the store of the queue; what it returns
-	// is used in its place. Tests have commits fail with it.
+	Config *config.Config
+	// directory of the queue; made if it does not exist
+	StoragePath string
+	// nil: none
+	Logger *zap.Logger
+	// nil: no metrics are exported
+	Registerer prometheus.Registerer
+	Version    string
+	// for log sinks
+	Stdout io.Writer
+	Stderr io.Writer
+	// 0: DefaultDrainTimeout
+	DrainTimeout time.Duration
+	// WrapStore, which may be nil, is called by New with the store of the queue; what it
+	// returns is used in its place. Tests have commits fail with it.
 	WrapStore func(queue.Store) queue.Store
 	// Intervals are those of each HMC; tests shorten them.
 	Intervals watch.Intervals
@@ -107,8 +115,8 @@ func start[T any](ctx context.Context, it T, run func(context.Context)) *running
 	return r
 }
 
-// New checks that everything the configuration asks for can be had (storage, sinks, TLS files) and returns a Bridge
-// that does nothing yet. On an error nothing stays open.
+// New checks that everything the configuration asks for can be had (storage, sinks, TLS files) and
+// returns a Bridge that does nothing yet. On an error nothing stays open.
 func New(opts Options) (*Bridge, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
@@ -156,9 +164,9 @@ func New(opts Options) (*Bridge, error) {
 	return b, nil
 }
 
-// Run connects and delivers until ctx is done. Then it ends in the order of the data: receivers (unsubscribe,
-// disconnect, log off), the queue's waiting commits, deliveries until they have caught up or the drain timeout, queue.
-// A nil error means that everything was orderly.
+// Run connects and delivers until ctx is done. Then it ends in the order of the data: receivers
+// (unsubscribe, disconnect, log off), the queue's waiting commits, deliveries until they have
+// caught up or the drain timeout, queue. A nil error means that everything was orderly.
 func (b *Bridge) Run(ctx context.Context) error {
 	var endDelivery context.CancelFunc
 	b.mu.Lock()
@@ -210,8 +218,9 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
 
-// end waits until a delivery that was told to end has done so, and closes its sink. A sink that hangs in a write which
-// nothing can interrupt, to a pipe that nobody reads for example, is left behind after the limit.
+// end waits until a delivery that was told to end has done so, and closes its sink. A sink that
+// hangs in a write which nothing can interrupt, to a pipe that nobody reads for example, is left
+// behind after the limit.
 func (b *Bridge) end(d *running[*deliver.Delivery], limit time.Time) error {
 	wait := time.Until(limit)
 	if d.it.Hanging() {
@@ -254,9 +263,9 @@ func endsWithin(done <-chan struct{}, limit time.Duration) bool {
 	}
 }
 
-// Reload makes cfg the running configuration. The new sinks and receivers are built first: on an error nothing has
-// changed. HMCs and sinks whose configuration did not change go on untouched, with their link and their place in the
-// queue. The storage settings are those of the start.
+// Reload makes cfg the running configuration. The new sinks and receivers are built first: on an
+// error nothing has changed. HMCs and sinks whose configuration did not change go on untouched,
+// with their link and their place in the queue. The storage settings are those of the start.
 func (b *Bridge) Reload(cfg *config.Config) error {
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
@@ -281,7 +290,8 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	// The old receivers end (and log off) before a new one logs on, so that an HMC never has two sessions.
+	// The old receivers end (and log off) before a new one logs on, so that an HMC never has
+	// two sessions.
 	b.stopAll(goneHMCs, gone, cfg)
 	b.begin(cfg, w, keepSinks, keepHMCs)
 	return nil
@@ -299,8 +309,8 @@ type newSink struct {
 	cursor *queue.Cursor
 }
 
-// build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays: no open file, no
-// series in the metrics, no place in the queue.
+// build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays:
+// no open file, no series in the metrics, no place in the queue.
 func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor]) (_ *world, err error) {
 	w := new(world)
 	var newCursors []string
@@ -407,8 +417,8 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	})
 }
 
-// group returns the group of a name. What is known of its estate stays for as long as the daemon runs. Only New and Reload
-// call it.
+// group returns the group of a name. What is known of its estate stays for as long as the daemon
+// runs. Only New and Reload call it.
 func (b *Bridge) group(name string) *record.Group {
 	g := b.groups[name]
 	if g == nil {
@@ -418,7 +428,8 @@ func (b *Bridge) group(name string) *record.Group {
 	return g
 }
 
-// handoverShare is the hand-over buffer of each of n HMCs, in bytes: when the disk stands still all of them fill up.
+// handoverShare is the hand-over buffer of each of n HMCs, in bytes: when the disk stands still all
+// of them fill up.
 func handoverShare(n int) int {
 	const each, together, least = 8 << 20, 256 << 20, 1 << 20
 	return max(least, min(each, together/max(n, 1)))
@@ -462,7 +473,8 @@ func (b *Bridge) stopAll(hmcs []*running[*watch.Supervisor], gone []*running[*de
 	}
 }
 
-// retire forgets the cursor of a sink that is not configured any more, unless events still wait for it.
+// retire forgets the cursor of a sink that is not configured any more, unless events still wait for
+// it.
 func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	if waiting, _, _ := cursor.Pending(); waiting > 0 {
 		b.log.Warn("events wait for a sink that is not configured any more; they are kept, and what comes in is kept with them, "+
@@ -565,7 +577,8 @@ func (b *Bridge) aliveAt(now time.Time) error {
 			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
 		}
 	}
-	// A sink that hangs is no reason to start again: only its own events wait. A loop that has to notice that is another matter.
+	// A sink that hangs is no reason to start again: only its own events wait. A loop that has
+	// to notice that is another matter.
 	for _, r := range b.deliveries {
 		if !r.it.Alive(now, aliveWithin) && !isClosed(r.done) {
 			return fmt.Errorf("the loop of sink %s has not moved for %s", r.it.Cfg.Name, aliveWithin)

@@ -22,7 +22,8 @@ func (b *Bridge) deadLettersDropped(sink string, letters int) {
 	}
 }
 
-// known fails for a sink's name that is neither configured nor has dead letters: that is a slip of whoever asks.
+// known fails for a sink's name that is neither configured nor has dead letters: that is a slip of
+// whoever asks.
 func (b *Bridge) known(sink string) error {
 	b.mu.RLock()
 	cfg := b.cfg
@@ -45,8 +46,8 @@ func (b *Bridge) deliveryTo(sink string) *deliver.Delivery {
 	return nil
 }
 
-// DeadLetters returns at most limit dead letters without their events, oldest first, that are behind the one with the id
-// after. If there may be more, next is what to give as after.
+// DeadLetters returns at most limit dead letters without their events, oldest first, that are
+// behind the one with the id after. If there may be more, next is what to give as after.
 func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (letters []deliver.DeadLetter, next string, err error) {
 	if err := b.known(filter.Sink); err != nil {
 		return nil, "", err
@@ -76,7 +77,8 @@ func (b *Bridge) DeadLetter(id string) (deliver.DeadLetter, error) {
 	return deliver.LetterOf(&stored), nil
 }
 
-// PurgeDeadLetters deletes dead letters for ever and returns how many. After an error those it has counted are gone.
+// PurgeDeadLetters deletes dead letters for ever and returns how many. After an error those it has
+// counted are gone.
 func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) {
 	if err := b.known(filter.Sink); err != nil {
 		return 0, err
@@ -106,7 +108,8 @@ func (b *Bridge) removedSinks() []status.RemovedSink {
 	return removed
 }
 
-// PurgeRemovedSink gives up the events that wait for a sink which is not configured any more, and returns how many there were.
+// PurgeRemovedSink gives up the events that wait for a sink which is not configured any more, and
+// returns how many there were.
 func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
 	b.reloading.Lock() // the sink must not come back meanwhile
 	defer b.reloading.Unlock()
@@ -128,10 +131,11 @@ func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
 	return events, nil
 }
 
-// Replay sends dead letters to the sink that refused them, or to the sink named to, one after the other, oldest first, sink by
-// sink. It deletes what is accepted. What is refused again stays, with the new reason; at a temporary failure it stops with the letters of that
-// sink. report is called at each step, the last of which is ReplayDone; an error of report ends the replay. If Replay returns an error
-// nothing has been reported.
+// Replay sends dead letters to the sink that refused them, or to the sink named to, one after the
+// other, oldest first, sink by sink. It deletes what is accepted. What is refused again stays, with
+// the new reason; at a temporary failure it stops with the letters of that sink. report is called
+// at each step, the last of which is ReplayDone; an error of report ends the replay. If Replay
+// returns an error nothing has been reported.
 func (b *Bridge) Replay(ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(deliver.ReplayStep) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -142,7 +146,8 @@ func (b *Bridge) Replay(ctx context.Context, filter deliver.DeadLetterFilter, to
 	}
 	all, err := b.replay(ctx, filter, to, tell)
 	if err == nil {
-		tell(deliver.ReplayStep{Outcome: deliver.ReplayDone, Counts: &all}) // another one may begin as soon as this is heard
+		// another one may begin as soon as this is heard
+		tell(deliver.ReplayStep{Outcome: deliver.ReplayDone, Counts: &all})
 	}
 	return err
 }
@@ -181,7 +186,8 @@ func (b *Bridge) replay(ctx context.Context, filter deliver.DeadLetterFilter, to
 	return all, nil
 }
 
-// deadLetterGauge exports how many dead letters wait for somebody to look at them, also those of sinks that are gone.
+// deadLetterGauge exports how many dead letters wait for somebody to look at them, also those of
+// sinks that are gone.
 type deadLetterGauge struct {
 	bridge *Bridge
 	desc   *prometheus.Desc

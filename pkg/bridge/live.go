@@ -52,9 +52,10 @@ func (b *Bridge) Live(filter LiveFilter) (*LiveReader, error) {
 // Close ends the reading.
 func (r *LiveReader) Close() { r.bridge.live.Leave(r.from) }
 
-// Next waits for events that the filter lets through and returns them in the order in which they were stored. lost is how many
-// events before them, of all kinds, it could not keep because they were not fetched in time. It returns ErrLiveEnded at the
-// end of the daemon and ErrNoSuchSink when the filter's sink is not configured any more.
+// Next waits for events that the filter lets through and returns them in the order in which they
+// were stored. lost is how many events before them, of all kinds, it could not keep because they
+// were not fetched in time. It returns ErrLiveEnded at the end of the daemon and ErrNoSuchSink when
+// the filter's sink is not configured any more.
 func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int, err error) {
 	for {
 		batch, gone, ended := r.from.Next()

@@ -6,7 +6,8 @@ import (
 )
 
 const (
-	// rateEvery is how often the totals are looked at; what came in between counts for the minute of the look.
+	// rateEvery is how often the totals are looked at; what came in between counts for the
+	// minute of the look.
 	rateEvery = 2 * time.Second
 )
 

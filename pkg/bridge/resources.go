@@ -10,8 +10,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 )
 
-// resourceCollector exports the statuses of CPCs and partitions. The labels cpc and name are what zhmc-prometheus-exporter calls
-// cpc and partition.
+// resourceCollector exports the statuses of CPCs and partitions. The labels cpc and name are what
+// zhmc-prometheus-exporter calls cpc and partition.
 type resourceCollector struct {
 	bridge                        *Bridge
 	status, since, known, omitted *prometheus.Desc
@@ -48,7 +48,8 @@ func (c *resourceCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// labelSet is what tells the series of an HMC from each other: two that are the same would make the whole scrape fail.
+// labelSet is what tells the series of an HMC from each other: two that are the same would make the
+// whole scrape fail.
 type labelSet struct{ cpc, class, name string }
 
 // collect exports what an HMC lists, no more than limit resources, and returns how many that were.
@@ -56,7 +57,8 @@ func (c *resourceCollector) collect(ch chan<- prometheus.Metric, hmc string, e *
 	seen := make(map[labelSet]struct{})
 	known := map[string]int{estate.ClassCPC: 0, estate.ClassPartition: 0, estate.ClassLogicalPartition: 0}
 	omitted := 0
-	for _, r := range slices.Collect(e.All(hmc)) { // whoever reads ch must not hold up what the HMC sends
+	// whoever reads ch must not hold up what the HMC sends
+	for _, r := range slices.Collect(e.All(hmc)) {
 		known[r.Class]++
 		labels := labelSet{label(r.CPC), r.Class, label(r.Name)}
 		_, twice := seen[labels]
@@ -82,5 +84,6 @@ func (c *resourceCollector) collect(ch chan<- prometheus.Metric, hmc string, e *
 	return exported
 }
 
-// label makes a label value of what an HMC sent: one that is not UTF-8 would make the whole scrape fail.
+// label makes a label value of what an HMC sent: one that is not UTF-8 would make the whole scrape
+// fail.
 func label(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

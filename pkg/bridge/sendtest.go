@@ -18,11 +18,11 @@ import (
 // ErrNotTested says that a test cannot be sent now.
 var ErrNotTested = deliver.ErrNotTested
 
-// SendTest makes one attempt to send a bridge-test event with the sink that is in use (a sinks.Tester
-// does with it what it will): the same connections, format, signature and time limit as any event. It goes
-// past the queue, so that no other sink gets it, and past match and drop; it is not tried again and never
-// becomes a dead letter. report is called when it begins and when it has ended. If SendTest returns an error
-// nothing has been sent.
+// SendTest makes one attempt to send a bridge-test event with the sink that is in use (a
+// sinks.Tester does with it what it will): the same connections, format, signature and time limit
+// as any event. It goes past the queue, so that no other sink gets it, and past match and drop; it
+// is not tried again and never becomes a dead letter. report is called when it begins and when it
+// has ended. If SendTest returns an error nothing has been sent.
 func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.TestStep) error) error {
 	d := b.deliveryTo(sink)
 	if d == nil {
@@ -61,8 +61,8 @@ func (b *Bridge) sinkNames() []string {
 	return names
 }
 
-// testEvent is an event that says of itself that it is a test. It bears the name of an HMC because every event does, and consumers may
-// route by it.
+// testEvent is an event that says of itself that it is a test. It bears the name of an HMC because
+// every event does, and consumers may route by it.
 func (b *Bridge) testEvent(sink string) (*event.Event, error) {
 	body, err := json.Marshal(struct {
 		Sink    string `json:"sink"`

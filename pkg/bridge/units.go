@@ -9,7 +9,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-// Units returns the estate: all CPCs and partitions, each once, also where several HMCs of a group list it. It answers from memory.
+// Units returns the estate: all CPCs and partitions, each once, also where several HMCs of a group
+// list it. It answers from memory.
 func (b *Bridge) Units() []status.Unit {
 	b.mu.RLock()
 	supervisors, cfg := b.supervisors, b.cfg
@@ -26,7 +27,8 @@ func (b *Bridge) Units() []status.Unit {
 	}
 	var units []status.Unit
 	for _, g := range groups {
-		for _, r := range slices.Collect(g.Estate.All("")) { // whoever shows them must not hold up what the HMC sends
+		// whoever shows them must not hold up what the HMC sends
+		for _, r := range slices.Collect(g.Estate.All("")) {
 			units = append(units, unitOf(&r, g.Name, severities, current[g]))
 		}
 	}

@@ -34,15 +34,18 @@ type gatherer struct {
 	// busy says whether the lanes have events with this key. nil: the order needs no keys.
 	busy func(key string) bool
 
-	groups  map[floodKey]*flood
-	waiting map[resourceKey]place // of the resources that have an event in a group
-	size    int                   // events in groups
+	groups map[floodKey]*flood
+	// of the resources that have an event in a group
+	waiting map[resourceKey]place
+	// events in groups
+	size int
 	// clock is when the event that was read last was received, by group of HMCs.
 	clock map[string]time.Time
 	// loose are the keys of events without a CPC that were handed on since the last release:
 	// the lanes do not have them yet.
 	loose map[string]bool
-	cpcs  map[cpcKey]string // URIs
+	// URIs
+	cpcs map[cpcKey]string
 }
 
 // floodRules are what the configuration says of floods.

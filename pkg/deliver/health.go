@@ -44,8 +44,9 @@ type laneHealth struct {
 	hangs bool
 }
 
-// follow is called when an attempt begins. It counts as failed when it lasts longer than limit; overdue
-// is called then. ended is called when it has returned, and reports whether it has been counted.
+// follow is called when an attempt begins. It counts as failed when it lasts longer than limit;
+// overdue is called then. ended is called when it has returned, and reports whether it has been
+// counted.
 func (h *health) follow(l *laneHealth, limit time.Duration, overdue func()) (ended func() (counted bool)) {
 	over, counted := false, false
 	timer := time.AfterFunc(limit, func() {
@@ -73,8 +74,8 @@ func (h *health) hanging() bool {
 	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.hangs })
 }
 
-// failed records a failed attempt, and logs it when the sink begins to fail with it. That of nobody,
-// nil, says nothing about the sink, and so with answered.
+// failed records a failed attempt, and logs it when the sink begins to fail with it. That of
+// nobody, nil, says nothing about the sink, and so with answered.
 func (h *health) failed(l *laneHealth, now time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -103,7 +103,8 @@ type sinkMetrics struct {
 	duration, latency                        prometheus.Observer
 	lastSuccess                              prometheus.Gauge
 
-	rate status.Minutes // of deliveries
+	// of deliveries
+	rate status.Minutes
 	// delivery is whose queue is read; nil: it does not run yet.
 	delivery atomic.Pointer[Delivery]
 }

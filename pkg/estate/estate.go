@@ -50,8 +50,9 @@ type Resource struct {
 	Class string
 	Name  string
 	// CPC is the name of the CPC, of a CPC its own.
-	CPC    string
-	CPCURI string // of a partition
+	CPC string
+	// of a partition
+	CPCURI string
 	// Status is "" while it is not known.
 	Status string
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
@@ -67,7 +68,8 @@ const goneFor = 5 * time.Minute
 type Estate struct {
 	mu      sync.RWMutex
 	objects map[string]*object
-	gone    map[string]removed // lately
+	// lately
+	gone map[string]removed
 	// announced has what was announced lately, and is not listed yet.
 	announced map[string]time.Time
 	// listed has the classes that an HMC has listed before, by HMC.
@@ -85,7 +87,8 @@ type removed struct {
 
 type object struct {
 	Resource
-	hmcs []string // that list it
+	// that list it
+	hmcs []string
 	// touched is when the last notification about it came.
 	touched time.Time
 	// fresh says that it was learned from a list and is not compared yet.
@@ -495,9 +498,9 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 	clear(e.dirty)
 }
 
-// Load replaces what is known by what was stored: at the start, and when what has changed since could not
-// be stored. all ranges over the URIs and values that Unstored gave. It returns how many of the values
-// cannot be read.
+// Load replaces what is known by what was stored: at the start, and when what has changed since
+// could not be stored. all ranges over the URIs and values that Unstored gave. It returns how many
+// of the values cannot be read.
 func (e *Estate) Load(all func(fn func(uri string, value []byte) bool)) (damaged int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -2,22 +2,25 @@ package event
 
 import "iter"
 
-// Report is one element of the change-reports of a status-change or property-change notification. What it does not tell
-// is zero; a null counts as not told, for HMCs do not tell the two apart.
+// Report is one element of the change-reports of a status-change or property-change notification.
+// What it does not tell is zero; a null counts as not told, for HMCs do not tell the two apart.
 type Report struct {
 	OldStatus, NewStatus string
-	// OldAdditional and NewAdditional are JSON: classes have the additional status in several forms.
+	// OldAdditional and NewAdditional are JSON: classes have the additional status in several
+	// forms.
 	OldAdditional, NewAdditional []byte
-	// Unacceptable is has-unacceptable-status, the HMC's own judgement of the new status; Judged says that it is told.
+	// Unacceptable is has-unacceptable-status, the HMC's own judgement of the new status;
+	// Judged says that it is told.
 	Unacceptable, Judged bool
 
 	Property string
-	// OldValue and NewValue are JSON. Of a property that cannot be read, a password, neither is told.
+	// OldValue and NewValue are JSON. Of a property that cannot be read, a password, neither is
+	// told.
 	OldValue, NewValue []byte
 }
 
-// Reports ranges over the change-reports in the body of a notification, which has to be valid JSON, the oldest first: the
-// last one is how things stand.
+// Reports ranges over the change-reports in the body of a notification, which has to be valid JSON,
+// the oldest first: the last one is how things stand.
 func Reports(body []byte) iter.Seq[Report] {
 	return func(yield func(Report) bool) {
 		for report := range Elements(Member(body, "change-reports")) {

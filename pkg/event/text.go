@@ -51,7 +51,8 @@ func OneLineWith(s, end string) string {
 	return Cut(Printable(s), MaxSummary-len(end)) + end
 }
 
-// Printable replaces what would break a line, or steer a terminal, by blanks, and what is no text by U+FFFD.
+// Printable replaces what would break a line, or steer a terminal, by blanks, and what is no text
+// by U+FFFD.
 func Printable(s string) string {
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] >= 0x7f {

@@ -43,7 +43,8 @@ type Options struct {
 	// Hosts are bare DNS names, IPv4 or IPv6 addresses of one HMC, or of several that stand in
 	// for each other.
 	Hosts []string
-	Port  int // 0: DefaultPort
+	// 0: DefaultPort
+	Port int
 
 	// TLS verifies the HMC's certificate; nil: against the system's authorities. ServerName
 	// defaults to the host. It is not changed.
@@ -72,10 +73,11 @@ type Options struct {
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
 type Client struct {
-	opts   Options
-	log    *zap.Logger
-	http   *http.Client
-	budget *rate.Limiter // nil: none
+	opts Options
+	log  *zap.Logger
+	http *http.Client
+	// nil: none
+	budget *rate.Limiter
 	// slots holds one value for each request in flight.
 	slots   chan struct{}
 	host    atomic.Pointer[string]
@@ -213,8 +215,9 @@ type call struct {
 	operation string
 	host      string
 	method    string
-	uri       string // path
-	query     string
+	// path
+	uri   string
+	query string
 	// token is that of the session; "": none.
 	token string
 	// body is sent as JSON; nil: none.
@@ -236,10 +239,12 @@ type call struct {
 	// written says that the request was written to the connection, so that the HMC may act on
 	// it.
 	written atomic.Bool
-	status  int // of the answer
+	// of the answer
+	status int
 	// header is that of the answer; nil: it did not arrive as a whole.
 	header http.Header
-	data   []byte // of the answer
+	// of the answer
+	data []byte
 }
 
 // do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError,

@@ -39,13 +39,15 @@ const (
 
 // HTTPError is an answer that is not a success.
 type HTTPError struct {
-	Status int // HTTP status
+	// HTTP status
+	Status int
 	// Reason is the HMC's reason code; NoReason if there is none.
 	Reason int
 	// Message is the HMC's, shortened. It never holds a secret.
 	Message string
 	Method  string
-	URI     string // path
+	// path
+	URI string
 }
 
 // Error returns what was asked, and what the HMC said.

@@ -113,8 +113,9 @@ type Partition struct {
 
 // CPC is a machine that an HMC manages.
 type CPC struct {
-	Name      string `json:"name"`
-	ObjectURI string `json:"object-uri"` // /api/cpcs/UUID
+	Name string `json:"name"`
+	// /api/cpcs/UUID
+	ObjectURI string `json:"object-uri"`
 	Status    string `json:"status"`
 
 	// Told by an HMC of version 2.14 or later.
@@ -129,7 +130,8 @@ type Job struct {
 	Status string `json:"status"`
 	// StatusCode is an HTTP status; nil: the job has not ended.
 	StatusCode *int `json:"job-status-code"`
-	ReasonCode *int `json:"job-reason-code"` // nil: no error
+	// nil: no error
+	ReasonCode *int `json:"job-reason-code"`
 	// Results are as the operation documents them; nil: none.
 	Results json.RawMessage `json:"job-results"`
 }

@@ -9,7 +9,8 @@ import (
 
 const contactPrefix = "last/" // HMC
 
-// Contact is the Book of when there was contact with an HMC last, up to when everything it sent is recorded.
+// Contact is the Book of when there was contact with an HMC last, up to when everything it sent is
+// recorded.
 type Contact struct {
 	key     string
 	at      time.Time
@@ -36,8 +37,8 @@ func (c *Contact) Load(stored Stored) (damaged int) {
 	return damaged
 }
 
-// Last returns when there was contact last; the zero time: never. cause is "" where it is not known why there was none after
-// that.
+// Last returns when there was contact last; the zero time: never. cause is "" where it is not known
+// why there was none after that.
 func (c *Contact) Last() (at time.Time, cause string) { return c.at, c.cause }
 
 // Set notes when there was contact last.

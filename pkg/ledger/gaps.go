@@ -14,21 +14,25 @@ import (
 
 const (
 	gapPrefix = "gap/" // HMC
-	// maxCauses bounds how many causes, and how many reasons why something could not be fetched, a gap has.
+	// maxCauses bounds how many causes, and how many reasons why something could not be
+	// fetched, a gap has.
 	maxCauses = 8
 	// keptSpans is how many times of a kind are remembered.
 	keptSpans = 16
 )
 
-// Gap is one blind window: a time in which notifications of an HMC were, or may have been, missed. Its JSON is the body
-// of the bridge-gap event.
+// Gap is one blind window: a time in which notifications of an HMC were, or may have been, missed.
+// Its JSON is the body of the bridge-gap event.
 type Gap struct {
-	From      time.Time      `json:"from"`
-	To        time.Time      `json:"to"`
-	Causes    []string       `json:"causes"`
-	Missed    map[string]int `json:"missed,omitempty"`         // notifications known to be missing, by topic type
-	Recovered map[string]int `json:"recovered,omitempty"`      // events that were fetched or replayed afterwards, by topic type
-	Missing   []string       `json:"may_be_missing,omitempty"` // what may be lost for good, in words
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
+	Causes []string  `json:"causes"`
+	// notifications known to be missing, by topic type
+	Missed map[string]int `json:"missed,omitempty"`
+	// events that were fetched or replayed afterwards, by topic type
+	Recovered map[string]int `json:"recovered,omitempty"`
+	// what may be lost for good, in words
+	Missing []string `json:"may_be_missing,omitempty"`
 
 	Whole    bool            `json:"-"` // everything is concerned, not only these
 	Concerns map[string]bool `json:"-"` // topic types
@@ -51,27 +55,39 @@ func bounded(list []string, text string) []string {
 	return append(list, text)
 }
 
-// Gaps is the Book of the blind windows of one HMC. Unlike the other books it is ahead of what is stored: a window is not
-// made up by an event, but has to be reported by one. So Load keeps those that are known, and what is stored counts at the
-// start only; a window whose event could not be stored is reported again.
+// Gaps is the Book of the blind windows of one HMC. Unlike the other books it is ahead of what is
+// stored: a window is not made up by an event, but has to be reported by one. So Load keeps those
+// that are known, and what is stored counts at the start only; a window whose event could not be
+// stored is reported again.
 type Gaps struct {
-	key      string
-	loaded   bool
-	current  *Gap
-	complete []*Gap // over before what was missed could be fetched
-	reported []*Gap // their events are on their way to the disk
+	key     string
+	loaded  bool
+	current *Gap
+	// over before what was missed could be fetched
+	complete []*Gap
+	// their events are on their way to the disk
+	reported []*Gap
 	changed  bool
 
-	linkDown    bool            // there is no contact with the HMC
-	storageDown bool            // what comes cannot be stored
-	filling     bool            // what was missed is being fetched
-	touched     time.Time       // when current changed last
-	refill      map[string]bool // topics of which something was missed while the link was up: to be fetched
+	// there is no contact with the HMC
+	linkDown bool
+	// what comes cannot be stored
+	storageDown bool
+	// what was missed is being fetched
+	filling bool
+	// when current changed last
+	touched time.Time
+	// topics of which something was missed while the link was up: to be fetched
+	refill map[string]bool
 
-	upSince time.Time  // when the link came up; zero: it is down
-	past    []timeSpan // the last gaps that were reported
-	ups     []timeSpan // the last times in which the link was up
-	// links are the same, from when the topics were subscribed to, at the earliest; asked is that of the link that is up.
+	// when the link came up; zero: it is down
+	upSince time.Time
+	// the last gaps that were reported
+	past []timeSpan
+	// the last times in which the link was up
+	ups []timeSpan
+	// links are the same, from when the topics were subscribed to, at the earliest; asked is
+	// that of the link that is up.
 	links []timeSpan
 	asked time.Time
 }
@@ -90,8 +106,8 @@ func keepSpan(spans []timeSpan, t timeSpan) []timeSpan {
 // NewGaps returns the book of an HMC.
 func NewGaps(hmc string) *Gaps { return &Gaps{key: gapPrefix + hmc} }
 
-// Load implements Book. The first time it takes up the windows that were not reported before the daemon ended: one that was
-// over is complete, the last one that was not goes on.
+// Load implements Book. The first time it takes up the windows that were not reported before the
+// daemon ended: one that was over is complete, the last one that was not goes on.
 func (b *Gaps) Load(stored Stored) (damaged int) {
 	b.changed = true
 	if b.loaded {
@@ -161,7 +177,8 @@ func (b *Gaps) open(from, now time.Time) *Gap {
 	return b.current
 }
 
-// LinkLost begins a blind window when there was contact last. One that is not reported yet is then complete.
+// LinkLost begins a blind window when there was contact last. One that is not reported yet is then
+// complete.
 func (b *Gaps) LinkLost(from time.Time, cause string, now time.Time) {
 	if b.current != nil && !b.linkDown && !b.storageDown {
 		if b.filling {
@@ -186,9 +203,9 @@ func (b *Gaps) blind(from time.Time, cause string, now time.Time) *Gap {
 	return g
 }
 
-// LinkUp ends the blind window. It reports whether there was one: fill says that what was missed will be fetched, and
-// Filled is called then.
-// asked is when the topics were subscribed to, at the earliest.
+// LinkUp ends the blind window. It reports whether there was one: fill says that what was missed
+// will be fetched, and Filled is called then. asked is when the topics were subscribed to, at the
+// earliest.
 func (b *Gaps) LinkUp(asked, now time.Time, fill bool) bool {
 	b.linkDown, b.asked, b.upSince = false, asked, now
 	if b.current == nil {
@@ -210,7 +227,8 @@ func (b *Gaps) contact(now time.Time) {
 // Filled notes that what could be fetched has been.
 func (b *Gaps) Filled(now time.Time) { b.filling, b.touched = false, now }
 
-// StorageFailed begins a blind window, or goes on with one: what was received since from could not be stored.
+// StorageFailed begins a blind window, or goes on with one: what was received since from could not
+// be stored.
 func (b *Gaps) StorageFailed(from time.Time, cause string, missed map[string]int, now time.Time) {
 	b.storageDown = true
 	g := b.blind(from, cause, now)
@@ -232,8 +250,8 @@ func (b *Gaps) StorageWorks(now time.Time, fill bool) bool {
 	return true
 }
 
-// Missing notes notifications of a topic that are known to be missing although the link was up. fill says that what can be
-// will be fetched.
+// Missing notes notifications of a topic that are known to be missing although the link was up.
+// fill says that what can be will be fetched.
 func (b *Gaps) Missing(from, to time.Time, cause, topic, kind string, n int, fill bool, now time.Time) {
 	g := b.open(from, now)
 	g.cause(cause)
@@ -263,8 +281,8 @@ func (b *Gaps) TakeRefill() map[string]bool {
 	return r
 }
 
-// MissedBefore notes notifications that are known to have been missed in a blind window. It reports whether that is not
-// reported yet, so that they can be reported with it.
+// MissedBefore notes notifications that are known to have been missed in a blind window. It reports
+// whether that is not reported yet, so that they can be reported with it.
 func (b *Gaps) MissedBefore(kind string, n int, now time.Time) bool {
 	if b.current == nil {
 		return false
@@ -290,7 +308,8 @@ func (b *Gaps) Problem(text string) {
 	}
 }
 
-// Due returns the gaps that can be reported: nothing keeps the HMC out of sight, and for the time of quiet nothing was added.
+// Due returns the gaps that can be reported: nothing keeps the HMC out of sight, and for the time
+// of quiet nothing was added.
 func (b *Gaps) Due(now time.Time, quiet time.Duration) []*Gap {
 	due := b.complete
 	b.complete = nil
@@ -338,8 +357,8 @@ func (b *Gaps) Changes(dst []queue.KeyValue) []queue.KeyValue {
 // Pending reports whether there is a gap that is not reported.
 func (b *Gaps) Pending() bool { return b.current != nil || len(b.complete) > 0 }
 
-// BlindSince returns since when there is no contact with the HMC or what it sends cannot be stored; the zero time when
-// there is contact.
+// BlindSince returns since when there is no contact with the HMC or what it sends cannot be stored;
+// the zero time when there is contact.
 func (b *Gaps) BlindSince() time.Time {
 	if b.current != nil && (b.linkDown || b.storageDown) {
 		return b.current.From
@@ -354,7 +373,8 @@ var lostKinds = []struct{ kind, what string }{
 	{event.TopicOther, "notifications"},
 }
 
-// Report returns the gap as it is reported. kinds are the kinds of topics that are followed and that nobody else saw.
+// Report returns the gap as it is reported. kinds are the kinds of topics that are followed and
+// that nobody else saw.
 func (g *Gap) Report(kinds []string) *Gap {
 	r := *g
 	r.From, r.To = g.From.UTC().Truncate(time.Millisecond), g.To.UTC().Add(time.Millisecond-1).Truncate(time.Millisecond)

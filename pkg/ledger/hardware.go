@@ -13,16 +13,19 @@ import (
 )
 
 const (
-	hardwarePrefix = "hw/" // HMC, NUL, URI of the console or CPC; NUL and element URI where it is about one message
-	// HardwareKnown is how many hardware messages of a console or CPC are remembered, HardwareText how much of their texts.
+	// HMC, NUL, URI of the console or CPC; NUL and element URI where it is about one message.
+	hardwarePrefix = "hw/"
+	// HardwareKnown is how many hardware messages of a console or CPC are remembered,
+	// HardwareText how much of their texts.
 	HardwareKnown = 5000
 	HardwareText  = 200
 	// longestElementURI is far beyond those that HMCs have.
 	longestElementURI = 1024
 )
 
-// Hardware is the Book of the hardware messages of a console and of CPCs: each that is there, by its element URI. Beyond
-// HardwareKnown of a console or CPC the oldest are forgotten, and what is not newer than those is taken for known.
+// Hardware is the Book of the hardware messages of a console and of CPCs: each that is there, by
+// its element URI. Beyond HardwareKnown of a console or CPC the oldest are forgotten, and what is
+// not newer than those is taken for known.
 type Hardware struct {
 	prefix  string
 	parents map[string]*hardwareOf // by the URI of the console or CPC
@@ -120,8 +123,8 @@ func (h *Hardware) Remove(parent, uri string) {
 	h.changed[parent+"\x00"+uri] = struct{}{}
 }
 
-// Complete notes that the messages of a console or CPC were listed, and keeps the number of those that are known within its
-// limit. It returns that number.
+// Complete notes that the messages of a console or CPC were listed, and keeps the number of those
+// that are known within its limit. It returns that number.
 func (h *Hardware) Complete(parent string) (known int) {
 	p := h.of(parent)
 	if !p.listed {

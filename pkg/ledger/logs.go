@@ -11,20 +11,21 @@ import (
 
 const (
 	logPrefix = "log/" // HMC, NUL, audit or security
-	// logRecent is how many entries of a log are remembered, logStored how many of those over a restart.
+	// logRecent is how many entries of a log are remembered, logStored how many of those over a
+	// restart.
 	logRecent = 1024
 	logStored = 256
-	// LogOverlap is how much of what was seen already is asked for again: entries written in the same moment may be
-	// published in another order than that of their times.
+	// LogOverlap is how much of what was seen already is asked for again: entries written in
+	// the same moment may be published in another order than that of their times.
 	LogOverlap = time.Minute
 )
 
-// Logs is the Book of a console's logs: enough to fetch what was missed of each and to recognize what was seen. Times are
-// those of the HMC's own clock.
+// Logs is the Book of a console's logs: enough to fetch what was missed of each and to recognize
+// what was seen. Times are those of the HMC's own clock.
 //
-// An entry is recognized as long as it is among the last 1,024 (over a restart: 256, and all that a fetch that was due may
-// bring again). Entries are fetched again from at most a minute before the last one seen, and never from before those that
-// are remembered.
+// An entry is recognized as long as it is among the last 1,024 (over a restart: 256, and all that a
+// fetch that was due may bring again). Entries are fetched again from at most a minute before the
+// last one seen, and never from before those that are remembered.
 type Logs struct {
 	prefix string
 	logs   map[string]*log // by kind
@@ -84,8 +85,8 @@ func (l *Logs) Add(kind string, at int64, id event.ID) (duplicate bool) {
 	return false
 }
 
-// Missed notes that entries may be missed from now on: the next fetch begins where the last one was seen, or, where none was
-// ever seen, at since. What is still to be fetched from before stays so.
+// Missed notes that entries may be missed from now on: the next fetch begins where the last one was
+// seen, or, where none was ever seen, at since. What is still to be fetched from before stays so.
 func (l *Logs) Missed(kind string, since time.Time) {
 	g := l.of(kind)
 	if g.resume != 0 {
@@ -103,8 +104,8 @@ func (l *Logs) Missed(kind string, since time.Time) {
 	g.changed = true
 }
 
-// BeginFetch returns where what is to be fetched begins; the zero time: nothing is to be fetched. What is missed while it is
-// being fetched is to be fetched after that.
+// BeginFetch returns where what is to be fetched begins; the zero time: nothing is to be fetched.
+// What is missed while it is being fetched is to be fetched after that.
 func (l *Logs) BeginFetch(kind string) time.Time {
 	g := l.of(kind)
 	if g.resume == 0 {
@@ -157,7 +158,8 @@ func (g *log) oldest() int64 {
 	return g.recent[g.next].at
 }
 
-// toFetch is where what did not come yet begins, also what is being fetched: that may be cut short by the daemon's end.
+// toFetch is where what did not come yet begins, also what is being fetched: that may be cut short
+// by the daemon's end.
 func (g *log) toFetch() int64 {
 	if g.pending != 0 {
 		return g.pending
@@ -180,8 +182,8 @@ func (g *log) value() []byte {
 	return out
 }
 
-// toStore is how many of the latest entries are stored: logStored, and while something is to be fetched all that may come
-// with it.
+// toStore is how many of the latest entries are stored: logStored, and while something is to be
+// fetched all that may come with it.
 func (g *log) toStore() int {
 	n := min(len(g.recent), logStored)
 	if begin := g.toFetch(); begin != 0 {

@@ -123,30 +123,41 @@ type OSMessages struct {
 
 // osPartition is what is known of one partition.
 type osPartition struct {
-	book    *OSMessages
-	key     string    // what its keys begin with
-	entries []osEntry // in the order in which they were recorded
+	book *OSMessages
+	// what its keys begin with
+	key string
+	// in the order in which they were recorded
+	entries []osEntry
 	// running number of entries[0], a multiple of slotEntries; 0: none was dropped yet
 	first int64
-	limit int    // of entries
-	dirty uint64 // the slots that are not stored as they are, a bit each
+	// of entries
+	limit int
+	// the slots that are not stored as they are, a bit each
+	dirty uint64
 
 	// The present sequence. Numbers from lowest to highest were seen, but for the gaps.
-	begun            bool // a message was recorded
-	epoch            uint32
-	top              uint32 // the highest epoch that was ever used
-	lowest, highest  int64
-	floor            int64 // the highest number whose entry was dropped; none if there is none
-	gaps             spans
-	lost             int64 // missing, can no longer be asked for, and not returned by Abandoned yet
-	published        int64 // the highest number that came live
+	// a message was recorded
+	begun bool
+	epoch uint32
+	// the highest epoch that was ever used
+	top             uint32
+	lowest, highest int64
+	// the highest number whose entry was dropped; none if there is none
+	floor int64
+	gaps  spans
+	// missing, can no longer be asked for, and not returned by Abandoned yet
+	lost int64
+	// the highest number that came live
+	published        int64
 	began, highestAt time.Duration
-	host             uint32 // hash of the host that numbers it; 0: not known
+	// hash of the host that numbers it; 0: not known
+	host uint32
 	// that of the one before, which this one has not replayed all of yet; 0: none
 	hostBefore uint32
 
 	started bool
-	start   int64 // the number from which on the messages are followed, if started
+	// the number from which on the messages are followed, if started
+	start int64
 }
 
 // osEntry is one message that was recorded.

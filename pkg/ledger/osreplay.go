@@ -11,11 +11,14 @@ type osReplay struct {
 	*OSReplay
 	p          *osPartition
 	asked, now time.Duration
-	skips      bool // numbers that are skipped are missing
-	verdicts   []OSVerdict
-	byNumber   []osEntry        // what was known before, sorted by number
-	highest    map[uint32]int64 // the highest number of each epoch there
-	added      map[osEntry]bool
+	// numbers that are skipped are missing
+	skips    bool
+	verdicts []OSVerdict
+	// what was known before, sorted by number
+	byNumber []osEntry
+	// the highest number of each epoch there
+	highest map[uint32]int64
+	added   map[osEntry]bool
 	// how often the host before had a text, if this one has not replayed all yet
 	texts map[osText]int
 }

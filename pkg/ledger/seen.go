@@ -14,13 +14,14 @@ import (
 
 const (
 	seenPrefix = "seen/" // HMC, NUL, number of a chunk
-	// seenChunk is how many ids are stored under one key while few come at a time: a new id costs its chunk.
+	// seenChunk is how many ids are stored under one key while few come at a time: a new id
+	// costs its chunk.
 	seenChunk = 32
 )
 
-// SeenWindow knows the ids of the notifications that were recorded last, of all HMCs: those of a time, and no more than a
-// number, give or take a chunk for each HMC. An id that is not among them is new. Safe for concurrent use, for HMCs share
-// the limit.
+// SeenWindow knows the ids of the notifications that were recorded last, of all HMCs: those of a
+// time, and no more than a number, give or take a chunk for each HMC. An id that is not among them
+// is new. Safe for concurrent use, for HMCs share the limit.
 type SeenWindow struct {
 	mu     sync.Mutex
 	window time.Duration
@@ -152,7 +153,8 @@ func (w *SeenWindow) expire(now time.Time) {
 	n := 0
 	for ; n < len(w.chunks); n++ {
 		c := w.chunks[n]
-		// Within the limit of the number up to a chunk of it: the oldest of a chunk go together.
+		// Within the limit of the number up to a chunk of it: the oldest of a chunk go
+		// together.
 		if c.at >= limit && len(w.ids)-len(c.ids) < w.maxIDs {
 			break
 		}

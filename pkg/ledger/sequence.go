@@ -8,26 +8,31 @@ import (
 const (
 	// sequenceRestart is a jump that is no gap: the numbering began anew.
 	sequenceRestart = 1_000_000
-	// sequenceLate is how long a number may come late where all topics share the numbers: the topics of a link are only
-	// roughly in order among each other.
+	// sequenceLate is how long a number may come late where all topics share the numbers: the
+	// topics of a link are only roughly in order among each other.
 	sequenceLate = time.Second
 	// sequenceHoles bounds the holes that are waited for.
 	sequenceHoles = 64
-	// sequenceCertain is how much evidence is kept: a jump may by chance look as if the other way to count explained it.
+	// sequenceCertain is how much evidence is kept: a jump may by chance look as if the other
+	// way to count explained it.
 	sequenceCertain = 16
-	// sequenceDoubts is how often numbers may jump that perhaps went to topics which are not subscribed to.
+	// sequenceDoubts is how often numbers may jump that perhaps went to topics which are not
+	// subscribed to.
 	sequenceDoubts = 3
 )
 
-// SequenceTracker follows the header session-sequence-nr, to notice notifications that were missed. Its owner guards it.
+// SequenceTracker follows the header session-sequence-nr, to notice notifications that were missed.
+// Its owner guards it.
 //
-// It is not documented whether an HMC counts the notifications of each topic or of the whole session; a capture speaks for the
-// former. The tracker learns it from the first notification that only one of the two explains. Until then a jump is a gap
-// only as far as neither explains it. Where the HMC counts the whole session, topics that are not subscribed to take
-// numbers too: then a jump means nothing, and is none.
+// It is not documented whether an HMC counts the notifications of each topic or of the whole
+// session; a capture speaks for the former. The tracker learns it from the first notification that
+// only one of the two explains. Until then a jump is a gap only as far as neither explains it.
+// Where the HMC counts the whole session, topics that are not subscribed to take numbers too: then
+// a jump means nothing, and is none.
 //
-// Number for number: what is reported as missing was published and not received, provided that the HMC counts as described.
-// The first number of a topic, one that is not above the last, and a jump by more than a million begin anew.
+// Number for number: what is reported as missing was published and not received, provided that the
+// HMC counts as described. The first number of a topic, one that is not above the last, and a jump
+// by more than a million begin anew.
 type SequenceTracker struct {
 	complete bool // all topics of the session are subscribed to
 	link     int
@@ -38,8 +43,9 @@ type SequenceTracker struct {
 	session sequence // of all topics
 	below   int64    // the last number of the session that was not above the one before
 	holes   []sequenceHole
-	drops   map[string]int64 // by topic, dropped by our own hand-over buffer: the jump is yet to come
-	gaps    []sequenceGap
+	// by topic, dropped by our own hand-over buffer: the jump is yet to come
+	drops map[string]int64
+	gaps  []sequenceGap
 }
 
 // sequence is where a count stands.
@@ -65,7 +71,8 @@ type sequenceGap struct {
 	OverLink    bool      // they were published while there was no link
 }
 
-// NewSession forgets all numbers: another session has other topics. complete says that all of them are subscribed to.
+// NewSession forgets all numbers: another session has other topics. complete says that all of them
+// are subscribed to.
 func (t *SequenceTracker) NewSession(complete bool) {
 	*t = SequenceTracker{complete: complete, mode: t.mode, doubts: t.doubts, gaps: t.gaps}
 }
@@ -77,8 +84,8 @@ func (t *SequenceTracker) NewLink(complete bool) {
 	t.drops = nil
 }
 
-// Dropped notes notifications of a topic that were received and dropped, which is known and counted. The jump that they
-// cause comes later, when what was received before them has been noted.
+// Dropped notes notifications of a topic that were received and dropped, which is known and
+// counted. The jump that they cause comes later, when what was received before them has been noted.
 func (t *SequenceTracker) Dropped(topic string, n int) {
 	if t.drops == nil {
 		t.drops = make(map[string]int64)
@@ -149,8 +156,8 @@ func (t *SequenceTracker) jumpOfTopic(topic string, own *sequence, nr int64, now
 	t.report(g, t.explained(topic, g.Missing))
 }
 
-// explained returns how many missing notifications of a topic (of all, if "") are known to have been dropped, and takes
-// them off the account.
+// explained returns how many missing notifications of a topic (of all, if "") are known to have
+// been dropped, and takes them off the account.
 func (t *SequenceTracker) explained(topic string, missing int64) (n int64) {
 	for name, drops := range t.drops {
 		if topic != "" && name != topic {
@@ -227,7 +234,8 @@ func (t *SequenceTracker) close(h sequenceHole) {
 	t.report(g, t.explained("", g.Missing))
 }
 
-// Settle returns the gaps that are certain by now, each once. all: nothing more comes over the link.
+// Settle returns the gaps that are certain by now, each once. all: nothing more comes over the
+// link.
 func (t *SequenceTracker) Settle(now time.Time, all bool) []sequenceGap {
 	n := 0
 	for n < len(t.holes) && (all || now.Sub(t.holes[n].last) >= sequenceLate) {

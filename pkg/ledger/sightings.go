@@ -19,8 +19,9 @@ const (
 	sightingsChunk = 16
 )
 
-// Sightings is the Book of what the HMCs of a group have reported lately, to recognize what another HMC of the group reports
-// too. Each HMC reports a change once, so what one has reported twice has happened twice.
+// Sightings is the Book of what the HMCs of a group have reported lately, to recognize what another
+// HMC of the group reports too. Each HMC reports a change once, so what one has reported twice has
+// happened twice.
 type Sightings struct {
 	prefix  string
 	keep    time.Duration
@@ -61,8 +62,9 @@ func (s *Sightings) SetMembers(n int) { s.members = n }
 // Shared reports whether there is another HMC that could report the same.
 func (s *Sightings) Shared() bool { return s.members > 1 }
 
-// Report notes that an HMC reports something, and returns whether that is a repetition of what another HMC of the group has
-// reported. same says whether a report of another HMC, of the time given, can be of the same happening.
+// Report notes that an HMC reports something, and returns whether that is a repetition of what
+// another HMC of the group has reported. same says whether a report of another HMC, of the time
+// given, can be of the same happening.
 func (s *Sightings) Report(key event.ID, hmc string, at time.Time, same func(first string, reported time.Time) bool) (repetition bool) {
 	if !s.Shared() {
 		return false
@@ -140,7 +142,8 @@ func (s *Sightings) Changes(dst []queue.KeyValue) []queue.KeyValue {
 	return dst
 }
 
-// value is what is stored of a chunk: of each report that still counts its key, its time, and by whom it came.
+// value is what is stored of a chunk: of each report that still counts its key, its time, and by
+// whom it came.
 func (c *sightings) value() []byte {
 	out := []byte{} // not nil, which deletes: the number must not be used again
 	for _, o := range c.list {

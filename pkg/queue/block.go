@@ -62,7 +62,8 @@ type chunkInfo struct {
 	// Sequence number of the first record.
 	first uint64
 	count int
-	at    int64 // Unix nanoseconds
+	// Unix nanoseconds
+	at int64
 	// Bytes of the segment's records before this chunk.
 	before int64
 	// Bytes of this chunk's records.

@@ -37,7 +37,8 @@ type Cursor struct {
 	// Holds one token when there may be something new.
 	wake chan struct{}
 
-	nextMu sync.Mutex // held by Next
+	// held by Next
+	nextMu sync.Mutex
 
 	// Guards what follows; q.mu is never taken while it is held.
 	mu  sync.Mutex

@@ -76,9 +76,10 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 
 // cursorFile stores checkpoints. It is used by one goroutine at a time.
 type cursorFile struct {
-	dir        string
-	file       *os.File
-	slot       int64 // bytes of a slot
+	dir  string
+	file *os.File
+	// bytes of a slot
+	slot       int64
 	generation uint64
 	// The slot that is synced: the other one is written until that is.
 	safe int64

@@ -61,16 +61,19 @@ type DeadLetterOptions struct {
 
 // DeadLetterFilter selects dead letters. Its zero value selects all.
 type DeadLetterFilter struct {
-	Sink string // "" for all
+	// "" for all
+	Sink string
 	// IDs of letters or of their events; none for all.
-	IDs   []string
-	Since time.Time // by DeadLetter.Time
+	IDs []string
+	// by DeadLetter.Time
+	Since time.Time
 	// The ID of the letter behind which to begin; "" for the oldest. It need not exist any
 	// more.
 	After string
 	// The ID of the last letter; "" for the newest.
 	Until string
-	Limit int // 0 for all
+	// 0 for all
+	Limit int
 }
 
 // DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may
@@ -84,9 +87,11 @@ type DeadLetters struct {
 	// Nil when the file could not be opened: the next call tries again.
 	db     *bolt.DB
 	closed bool
-	last   uint64 // the newest id
-	bytes  int64
-	count  map[string]int // by sink
+	// the newest id
+	last  uint64
+	bytes int64
+	// by sink
+	count map[string]int
 }
 
 // A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both

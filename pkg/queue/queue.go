@@ -163,11 +163,13 @@ type Queue struct {
 // stored is the part of a Queue that is stored. mu guards it. It may be held when a Cursor's mu is
 // taken, never the other way round.
 type stored struct {
-	mu       sync.RWMutex
-	segments []*Segment // by base
+	mu sync.RWMutex
+	// by base
+	segments []*Segment
 	// Last sequence number that is stored.
-	end       uint64
-	cache     []Block // the newest ones
+	end uint64
+	// the newest ones
+	cache     []Block
 	cached    int64
 	cursors   map[string]*Cursor
 	state     map[string]string

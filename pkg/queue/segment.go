@@ -59,22 +59,26 @@ type segment struct {
 
 	// Guarded by disk.mu.
 	// Part of it is damaged: the file is kept under another name when it is done with.
-	flagged   bool
-	condemned bool // all of it is damaged
+	flagged bool
+	// all of it is damaged
+	condemned bool
 
 	// Guards what follows and the use of db.
-	mu       sync.Mutex
-	db       *bolt.DB
-	writing  bool // db is the writer's
+	mu sync.Mutex
+	db *bolt.DB
+	// db is the writer's
+	writing  bool
 	verified bool
 	gone     bool
-	stuck    bool // see damageError
+	// see damageError
+	stuck bool
 	// Bytes since it was opened.
 	read int64
 }
 
 type segmentInfo struct {
-	version byte // as it was read
+	// as it was read
+	version byte
 	base    uint64
 	// previousBase and previousLast are the segment before this one and how far it really went,
 	// which after a failed commit is less than it may say itself.

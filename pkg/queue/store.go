@@ -54,10 +54,12 @@ var errGone = errors.New("segment is gone")
 
 // Segment describes a segment.
 type Segment struct {
-	base uint64 // its first record
+	// its first record
+	base uint64
 	// Its last record; base-1 while it is empty.
-	last  uint64
-	bytes int64 // of its records
+	last uint64
+	// of its records
+	bytes int64
 	// What it takes in the store.
 	size int64
 	// When its first and its last record were appended, in Unix nanoseconds.
@@ -69,7 +71,8 @@ func (s *Segment) empty() bool { return s.last < s.base }
 
 // Loaded is what is stored when a Queue is opened.
 type Loaded struct {
-	segments []*Segment // in order
+	// in order
+	segments []*Segment
 	state    map[string]string
 	cursors  map[string]position
 	// The last sequence number that may have been given out.

@@ -91,7 +91,8 @@ type boltMeta struct {
 type checker struct {
 	file *os.File
 	meta boltMeta
-	seen []uint64 // one bit per page
+	// one bit per page
+	seen []uint64
 	// Both meta pages are whole.
 	clean bool
 	// When set, of the buckets in the root only this one is looked into.

@@ -73,7 +73,8 @@ func parseCommand(line []byte) (command, bool) {
 type frame struct {
 	command command
 	headers Headers
-	body    []byte // nil when empty
+	// nil when empty
+	body []byte
 	// size is that of headers and body in bytes.
 	size int
 }

@@ -57,8 +57,9 @@ type link struct {
 	// Guarded by r.mu:
 	out []byte
 	// subs are by subscription id.
-	subs     map[string]*linkSub
-	requests map[string]*request // by receipt id
+	subs map[string]*linkSub
+	// by receipt id
+	requests map[string]*request
 	// established says that Connect succeeded: a loss is reported by Notifications.
 	established bool
 	cause       error
@@ -69,7 +70,8 @@ type link struct {
 	itemBytes int
 	// lastError is the latest frame, if that was an ERROR.
 	lastError *JMSError
-	errorAt   time.Time // when that came
+	// when that came
+	errorAt time.Time
 	// fullSince is since when the hand-over buffer has had no room.
 	fullSince time.Time
 	// lastMessage is when the latest notification came, for Receiver.LastNotification.

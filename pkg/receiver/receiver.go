@@ -137,8 +137,9 @@ type Receiver struct {
 
 	// mu guards what follows and the fields of link that say so. It is never held while
 	// anything waits.
-	mu     sync.Mutex
-	wanted map[string]*subscription // by topic
+	mu sync.Mutex
+	// by topic
+	wanted map[string]*subscription
 	// link is the latest, until its loss is known.
 	link             *link
 	certs            []*x509.Certificate

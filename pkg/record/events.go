@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// silenceAfter is how long nothing comes when the network may be holding it up, silenceOver how long after that a link
-	// is taken for one that works again.
+	// silenceAfter is how long nothing comes when the network may be holding it up, silenceOver
+	// how long after that a link is taken for one that works again.
 	silenceAfter = 2 * time.Second
 	silenceOver  = 10 * time.Second
 )
@@ -38,10 +38,11 @@ type TopicLabel struct {
 
 // Disconnection is the body of a bridge-disconnected event.
 type Disconnection struct {
-	State    string     `json:"state"` // as receiver_state has it
-	Reason   string     `json:"reason,omitempty"`
-	Cause    string     `json:"cause"`
-	Planned  bool       `json:"planned,omitempty"` // the daemon ends, or its configuration was changed
+	State  string `json:"state"` // as receiver_state has it
+	Reason string `json:"reason,omitempty"`
+	Cause  string `json:"cause"`
+	// the daemon ends, or its configuration was changed
+	Planned  bool       `json:"planned,omitempty"`
 	LastSeen *time.Time `json:"last_seen,omitempty"`
 }
 
@@ -69,8 +70,9 @@ func (t *tx) bridgeEvent(typ, severity, summary string, at time.Time, body any) 
 	})
 }
 
-// Connected records that the link is up, and ends a blind window if there was one, which it reports. complete says that all
-// topics of the session are subscribed to, and asked when, at the earliest.
+// Connected records that the link is up, and ends a blind window if there was one, which it
+// reports. complete says that all topics of the session are subscribed to, and asked when, at the
+// earliest.
 func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, asked time.Time) (wasBlind bool) {
 	t := r.begin(ctx)
 	defer t.end()
@@ -92,8 +94,8 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 	return wasBlind
 }
 
-// Disconnected records that the link was lost, or could not be made. lastFrame is when the HMC was heard last; unread says
-// that something came which was not recorded.
+// Disconnected records that the link was lost, or could not be made. lastFrame is when the HMC was
+// heard last; unread says that something came which was not recorded.
 func (r *Recorder) Disconnected(ctx context.Context, d Disconnection, lastFrame time.Time, unread bool) {
 	r.tick(ctx, true)
 	t := r.begin(ctx)
@@ -161,7 +163,8 @@ func (t *tx) beat() {
 	}
 	t.link.lastBeat = t.link.lastBeat.Add(interval)
 	if t.now.Sub(t.link.lastBeat) >= interval {
-		t.link.lastBeat = t.now // the clock jumped, or the queue was busy: late is no reason for several at once
+		// the clock jumped, or the queue was busy: late is no reason for several at once
+		t.link.lastBeat = t.now
 	}
 	h := t.r.watcher.Heartbeat()
 	severity, summary := event.SeverityInfo, "connected"
@@ -171,8 +174,8 @@ func (t *tx) beat() {
 	t.bridgeEvent(event.TypeBridgeHeartbeat, severity, summary, t.now, h)
 }
 
-// noteContact stores from time to time that there is contact, also while the HMC sends nothing. What was read at one tick is
-// used at the next: by then all that had come before it is recorded.
+// noteContact stores from time to time that there is contact, also while the HMC sends nothing.
+// What was read at one tick is used at the next: by then all that had come before it is recorded.
 func (t *tx) noteContact() {
 	at := t.link.handedOn
 	t.link.handedOn = time.Time{}
@@ -203,8 +206,9 @@ func (s *silence) heard(at time.Time) {
 	s.last = at
 }
 
-// lastCertain returns since when something may be missing of a link that was lost, where its last bytes came at last. If
-// those came soon after a silence the network may have held them up, and lost what was behind them.
+// lastCertain returns since when something may be missing of a link that was lost, where its last
+// bytes came at last. If those came soon after a silence the network may have held them up, and
+// lost what was behind them.
 func (s *silence) lastCertain(last time.Time) time.Time {
 	s.heard(last)
 	from := last

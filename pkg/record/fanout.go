@@ -9,7 +9,8 @@ import (
 const (
 	// MaxLiveReaders bounds how many may read along.
 	MaxLiveReaders = 32
-	// LiveEvents and liveBytes bound what waits for one of them. All wait for the newest, so that they share its memory.
+	// LiveEvents and liveBytes bound what waits for one of them. All wait for the newest, so
+	// that they share its memory.
 	LiveEvents = 4096
 	LiveBytes  = 4 << 20
 )
@@ -20,8 +21,9 @@ var (
 	ErrLiveEnded      = errors.New("the daemon is ending")
 )
 
-// Fanout hands what was stored to those who read along. Nobody waits for them: what a reader does not fetch in time is lost
-// to it, and counted. While there are none it costs a look at a number for each batch. The zero value is ready.
+// Fanout hands what was stored to those who read along. Nobody waits for them: what a reader does
+// not fetch in time is lost to it, and counted. While there are none it costs a look at a number
+// for each batch. The zero value is ready.
 type Fanout struct {
 	reading atomic.Int32 // how many readers there are
 
@@ -46,7 +48,8 @@ func (l *Fanout) Gather(records [][]byte) *liveBatch {
 		b.bytes += len(r)
 	}
 	if b.bytes > LiveBytes {
-		b.records = make([][]byte, len(records)) // too large for any reader; only their number counts
+		// too large for any reader; only their number counts
+		b.records = make([][]byte, len(records))
 		return b
 	}
 	memory := make([]byte, 0, b.bytes)
@@ -155,8 +158,8 @@ func (r *Follower) shift() int {
 	return len(b.records)
 }
 
-// Next takes the records of the batch that waits longest; nil: none waits. lost is how many events could not be kept since
-// the last call, ended whether none will come any more.
+// Next takes the records of the batch that waits longest; nil: none waits. lost is how many events
+// could not be kept since the last call, ended whether none will come any more.
 func (r *Follower) Next() (records [][]byte, lost int, ended bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

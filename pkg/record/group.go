@@ -18,13 +18,14 @@ const (
 	unitPrefix = "unit/" // group, NUL, URI: a CPC or a partition
 	// arriveWithin is how much later than one HMC another one may report the same.
 	arriveWithin = 5 * time.Second
-	// replayWithin is how long ago another HMC may have reported what this one replays or lists after an outage.
+	// replayWithin is how long ago another HMC may have reported what this one replays or lists
+	// after an outage.
 	replayWithin = 24 * time.Hour
 )
 
-// Group is what HMCs share that manage the same machines: what is known of these, and what any of them has reported. Their
-// transactions follow each other, so that what is known is stored in the order in which it became so. Safe for concurrent
-// use.
+// Group is what HMCs share that manage the same machines: what is known of these, and what any of
+// them has reported. Their transactions follow each other, so that what is known is stored in the
+// order in which it became so. Safe for concurrent use.
 type Group struct {
 	Name   string
 	Estate *estate.Estate
@@ -71,8 +72,8 @@ func (g *Group) load() {
 	}
 }
 
-// Configured says how many HMCs the group has by the configuration. That one of them does not run, for a moment of a reload,
-// is no reason to forget what it, or another one, has reported.
+// Configured says how many HMCs the group has by the configuration. That one of them does not run,
+// for a moment of a reload, is no reason to forget what it, or another one, has reported.
 func (g *Group) Configured(members int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -80,8 +81,8 @@ func (g *Group) Configured(members int) {
 	g.messages.SetMembers(members)
 }
 
-// sawAll reports whether another HMC of the group was watched for the whole of a time, and reported all that happened to the
-// kinds of topics.
+// sawAll reports whether another HMC of the group was watched for the whole of a time, and reported
+// all that happened to the kinds of topics.
 func (t *tx) sawAll(from, to time.Time, kind string) bool {
 	for _, o := range t.g.members {
 		follows := slices.Contains(o.cfg.Topics, kind)
@@ -101,8 +102,8 @@ func (t *tx) inSight(hmc string) bool {
 	return o != nil && o.tx.gaps.Watched(t.now, t.now)
 }
 
-// flight is what a group has handed to the queue, and what became of it. The batches build on each other: when one of them
-// cannot be stored, none behind it is.
+// flight is what a group has handed to the queue, and what became of it. The batches build on each
+// other: when one of them cannot be stored, none behind it is.
 type flight struct {
 	failed atomic.Bool // a batch could not be stored, and what is known was not loaded since
 
@@ -127,8 +128,8 @@ func (f *flight) add() (batch uint64, chain *queue.Chain) {
 	return f.sent, f.chain
 }
 
-// land notes what became of a batch. The queue calls it, so that it must not wait for a transaction, which may be waiting
-// for the queue.
+// land notes what became of a batch. The queue calls it, so that it must not wait for a
+// transaction, which may be waiting for the queue.
 func (f *flight) land(batch uint64, err error, refused failures) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -37,13 +37,16 @@ func (p *HardwareParent) Label() string {
 
 // HardwareChange is what a list says that is not known.
 type HardwareChange struct {
-	Added []hmc.HardwareMessage // oldest first
-	Gone  []string              // element URIs
+	// oldest first
+	Added []hmc.HardwareMessage
+	// element URIs
+	Gone []string
 	// Origin is that of what was added.
 	Origin string
 }
 
-// CompareHardware returns what a list says that is not known. Only a complete one says what is gone.
+// CompareHardware returns what a list says that is not known. Only a complete one says what is
+// gone.
 func (r *Recorder) CompareHardware(parent string, messages []hmc.HardwareMessage, complete bool) HardwareChange {
 	t := r.begin(context.Background())
 	defer t.end()
@@ -64,7 +67,8 @@ func (r *Recorder) CompareHardware(parent string, messages []hmc.HardwareMessage
 	return change
 }
 
-// RecordHardware records what has changed of the hardware messages of a console or CPC, and returns how many there are.
+// RecordHardware records what has changed of the hardware messages of a console or CPC, and returns
+// how many there are.
 func (r *Recorder) RecordHardware(ctx context.Context, p *HardwareParent, change HardwareChange) (known int) {
 	t := r.begin(ctx)
 	defer t.end()
@@ -115,8 +119,8 @@ func (t *tx) deletedHardware(p *HardwareParent, uri string, m ledger.HardwareMes
 	}, uri, "", m.Text)
 }
 
-// repeatsHardware reports whether another HMC of the group has reported the same of a CPC. Whether it names the message the
-// same is not known.
+// repeatsHardware reports whether another HMC of the group has reported the same of a CPC. Whether
+// it names the message the same is not known.
 func (t *tx) repeatsHardware(p *HardwareParent, e *event.Event, text string) bool {
 	if p.URI == ConsoleURI || !t.g.messages.Shared() {
 		return false

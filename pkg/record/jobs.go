@@ -10,10 +10,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 )
 
-// A job-completion says only which job has ended. How it ended is asked for, and the event is held back until that is known,
-// but not for long: it is recorded without, if the HMC does not answer or the budget of requests is used up.
+// A job-completion says only which job has ended. How it ended is asked for, and the event is held
+// back until that is known, but not for long: it is recorded without, if the HMC does not answer or
+// the budget of requests is used up.
 const (
-	// JobWait is how long a job-completion is held back at most, less the time until the recorder looks at what is due.
+	// JobWait is how long a job-completion is held back at most, less the time until the
+	// recorder looks at what is due.
 	JobWait = 1400 * time.Millisecond
 	// MaxHeldJobs bounds how many are held back.
 	MaxHeldJobs = 100
@@ -35,8 +37,8 @@ type jobBody struct {
 	Results    json.RawMessage `json:"job-results,omitempty"`
 }
 
-// holdJob holds back a job-completion, if it can be asked how the job ended, or if another one before it is held back: they
-// keep their order.
+// holdJob holds back a job-completion, if it can be asked how the job ended, or if another one
+// before it is held back: they keep their order.
 func (t *tx) holdJob(e *event.Event) bool {
 	uri := e.Headers.Get("job-uri")
 	asked := uri != "" && len(e.Body) == 0 && len(t.jobs) < MaxHeldJobs && t.r.watcher.AskJob(uri)

@@ -21,8 +21,8 @@ func (t *tx) isNew(p *translate.Part) bool {
 	return true
 }
 
-// BeginFetch returns the time from which on the entries of a log are to be fetched; the zero time: there is nothing to be
-// fetched.
+// BeginFetch returns the time from which on the entries of a log are to be fetched; the zero time:
+// there is nothing to be fetched.
 func (r *Recorder) BeginFetch(kind string) time.Time {
 	t := r.begin(context.Background())
 	defer t.end()
@@ -36,8 +36,9 @@ func (r *Recorder) EndFetch(kind string, begin time.Time, all bool) {
 	t.logs.EndFetch(kind, begin, all)
 }
 
-// FetchedEntries records the entries of a log that are new, in the order of their times, which the HMC does not promise.
-// Those of one time stay in the order of the log, which an HMC may list from its end.
+// FetchedEntries records the entries of a log that are new, in the order of their times, which the
+// HMC does not promise. Those of one time stay in the order of the log, which an HMC may list from
+// its end.
 func (r *Recorder) FetchedEntries(ctx context.Context, kind, topic string, entries [][]byte) {
 	parsed := make([]translate.LogEntry, len(entries))
 	for i, entry := range entries {

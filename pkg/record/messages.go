@@ -61,8 +61,8 @@ func (t *tx) message(p *translate.Part) {
 	t.putMessage(p.Event, &m, v, p.Partition, m.Time > 0)
 }
 
-// putMessage puts the event of a new message into the outbox, unless another HMC of the group has reported it. lasting is as
-// repeats has it.
+// putMessage puts the event of a new message into the outbox, unless another HMC of the group has
+// reported it. lasting is as repeats has it.
 func (t *tx) putMessage(e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict, partition string, lasting bool) (put bool) {
 	if v.Epoch > 0 { // the same text under the same number, after an IPL, is another message
 		e.ID = event.NewID(m.ID.String(), fmt.Sprint(v.Epoch))
@@ -80,8 +80,8 @@ func (t *tx) putMessage(e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict,
 	return true
 }
 
-// addToReplay keeps a message that the HMC replays until the replay is complete: only the whole tells what of it is new.
-// What is replayed of a partition that nothing is known of is new.
+// addToReplay keeps a message that the HMC replays until the replay is complete: only the whole
+// tells what of it is new. What is replayed of a partition that nothing is known of is new.
 func (t *tx) addToReplay(p *translate.Part) {
 	l := t.replays[p.Partition]
 	if l == nil {
@@ -117,7 +117,8 @@ func clonePointer[T any](p *T) *T {
 	return &v
 }
 
-// settleReplay records what is new of a partition's replay. next is the live message that ended it; nil: none did.
+// settleReplay records what is new of a partition's replay. next is the live message that ended it;
+// nil: none did.
 func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 	l := t.replays[partition]
 	if l == nil {
@@ -164,8 +165,8 @@ func (t *tx) gone(n int64) {
 	}
 }
 
-// MissingMessages returns the highest number that is missing of a partition's messages, and whether anything is known of the
-// partition.
+// MissingMessages returns the highest number that is missing of a partition's messages, and whether
+// anything is known of the partition.
 func (r *Recorder) MissingMessages(uri string) (highest int64, known bool) {
 	t := r.begin(context.Background())
 	defer t.end()
@@ -193,8 +194,9 @@ func (t *tx) listed(p hmc.Partition, topic string, messages [][]byte) *replay {
 	return l
 }
 
-// ListedMessages records the messages of a list that are new, and counts those that are missing up to a number as gone for
-// good. refresh says that the HMC replays what it held before the partition was followed.
+// ListedMessages records the messages of a list that are new, and counts those that are missing up
+// to a number as gone for good. refresh says that the HMC replays what it held before the partition
+// was followed.
 func (r *Recorder) ListedMessages(
 	ctx context.Context, p hmc.Partition, topic string, refresh bool, messages [][]byte, asked time.Time, missing int64,
 ) {
@@ -207,7 +209,8 @@ func (r *Recorder) ListedMessages(
 	}
 	n := t.putReplay(uri, l, event.OriginBackfill, nil, asked, true)
 	for i := range l.messages {
-		missing = max(missing, l.messages[i].Number) // the HMC was asked for everything up to this one
+		// the HMC was asked for everything up to this one
+		missing = max(missing, l.messages[i].Number)
 	}
 	t.gone(t.messages.Settle(uri, missing))
 	t.flush()
@@ -215,8 +218,9 @@ func (r *Recorder) ListedMessages(
 		zap.String("partition", PartitionLabel(p)), zap.Int("messages", len(messages)), zap.Int("new", n))
 }
 
-// StartBehind notes that a partition is followed from behind these messages on, which were there before: without this
-// nothing would tell, after a time without sight, which messages of a partition that had been quiet are new.
+// StartBehind notes that a partition is followed from behind these messages on, which were there
+// before: without this nothing would tell, after a time without sight, which messages of a
+// partition that had been quiet are new.
 func (r *Recorder) StartBehind(ctx context.Context, uri string, messages [][]byte) {
 	t := r.begin(ctx)
 	defer t.end()

@@ -11,11 +11,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// otherType is the label value for a notification type nobody has seen yet: label values stay bounded.
+// otherType is the label value for a notification type nobody has seen yet: label values stay
+// bounded.
 const otherType = "other"
 
-// Metrics holds the metrics of receivers and of the events that come from them. Their names are part of the
-// project's interface.
+// Metrics holds the metrics of receivers and of the events that come from them. Their names are
+// part of the project's interface.
 type Metrics struct {
 	connected        *prometheus.GaugeVec
 	reconnects       *prometheus.CounterVec
@@ -35,7 +36,8 @@ type Metrics struct {
 	refresh atomic.Pointer[func()]
 }
 
-// liveReceiverMetrics collects the gauges that are read from memory at each scrape instead of being set at each change.
+// liveReceiverMetrics collects the gauges that are read from memory at each scrape instead of being
+// set at each change.
 type liveReceiverMetrics struct{ m *Metrics }
 
 func (l liveReceiverMetrics) vectors() []*prometheus.GaugeVec {
@@ -106,7 +108,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// HMCMetrics are the series of one HMC, looked up once: the lookup by label costs more than the count.
+// HMCMetrics are the series of one HMC, looked up once: the lookup by label costs more than the
+// count.
 type HMCMetrics struct {
 	all *Metrics
 	hmc string
@@ -227,7 +230,8 @@ func (h *HMCMetrics) MissedOn(topicType string, n int) {
 	c.Add(float64(n))
 }
 
-// stored counts n events committed to disk. It is called from the queue's commit goroutine, one call at a time.
+// stored counts n events committed to disk. It is called from the queue's commit goroutine, one
+// call at a time.
 func (h *HMCMetrics) stored(k typeOrigin, n int) {
 	c, ok := h.events[k]
 	if !ok {

@@ -20,8 +20,9 @@ const (
 
 var errNotStored = errors.New("what it builds on could not be stored")
 
-// outbox gathers the encoded events of a group until the queue takes them, so that the queue is asked once for many. There
-// is one for all of its HMCs, so that what is known of the group is never stored before the events that tell it.
+// outbox gathers the encoded events of a group until the queue takes them, so that the queue is
+// asked once for many. There is one for all of its HMCs, so that what is known of the group is
+// never stored before the events that tell it.
 type outbox struct {
 	buf       []byte   // the records, end to end; reused, since the queue copies
 	ends      []int    // where each ends in buf
@@ -89,8 +90,8 @@ func stored(counts []count) {
 	}
 }
 
-// refused counts what could not be stored, and returns it. What nobody sent is not missed, nor are hardware messages, which
-// are listed again.
+// refused counts what could not be stored, and returns it. What nobody sent is not missed, nor are
+// hardware messages, which are listed again.
 func refused(err error, counts []count) failures {
 	missed := make(failures)
 	for _, c := range counts {

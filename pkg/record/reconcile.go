@@ -11,8 +11,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Reconcile compares what an HMC has listed with what is known of the estate, and records each difference as the event that
-// would have told of it. again reports that another listing would tell more.
+// Reconcile compares what an HMC has listed with what is known of the estate, and records each
+// difference as the event that would have told of it. again reports that another listing would tell
+// more.
 func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing) (again bool) {
 	t := r.begin(ctx)
 	defer t.end()

@@ -18,24 +18,28 @@ import (
 
 // Timing holds the intervals of a recorder. Tests shorten them.
 type Timing struct {
-	Tick      time.Duration // how often the recorder looks at what is due by time
-	Settle    time.Duration // after the last of a replay or of what is fetched, that is complete
-	SeenEvery time.Duration // how often it is stored that there is contact, while nothing else is stored
+	Tick   time.Duration // how often the recorder looks at what is due by time
+	Settle time.Duration // after the last of a replay or of what is fetched, that is complete
+	// how often it is stored that there is contact, while nothing else is stored
+	SeenEvery time.Duration
 }
 
-// Watcher is what a Recorder asks of whoever watches the HMC. Its methods return at once: they are called within
-// transactions, some by the queue, and must not wait for a transaction.
+// Watcher is what a Recorder asks of whoever watches the HMC. Its methods return at once: they are
+// called within transactions, some by the queue, and must not wait for a transaction.
 type Watcher interface {
 	// Missed counts notifications that are known to be missing on topics of a type.
 	Missed(topicType string, n int)
 	// Heartbeat is what a bridge-heartbeat event tells.
 	Heartbeat() Heartbeat
-	// LastContact returns when the last bytes came, and whether everything before them has been handed on.
+	// LastContact returns when the last bytes came, and whether everything before them has been
+	// handed on.
 	LastContact() (at time.Time, handedOn bool)
-	// CanFetch says whether what was missed can be fetched now, and Fetch has it fetched, on topics ("": on all).
+	// CanFetch says whether what was missed can be fetched now, and Fetch has it fetched, on
+	// topics ("": on all).
 	CanFetch() bool
 	Fetch(topics map[string]bool)
-	// AskJob has the HMC asked how a job has ended, which JobKnown tells. It reports false if that is not possible now.
+	// AskJob has the HMC asked how a job has ended, which JobKnown tells. It reports false if
+	// that is not possible now.
 	AskJob(uri string) bool
 	// ListHardware has the hardware messages of a console or CPC listed again.
 	ListHardware(parent string)
@@ -54,9 +58,10 @@ type Options struct {
 	Now     func() time.Time // nil: time.Now
 }
 
-// Recorder brings what comes from one HMC into the queue, whoever has something to record: notifications as they come, what
-// was fetched, and what the daemon knows of the link. It recognizes what was recorded before, notices what is missing, and
-// stores what is known together with the events, so that no crash can separate them. Safe for concurrent use.
+// Recorder brings what comes from one HMC into the queue, whoever has something to record:
+// notifications as they come, what was fetched, and what the daemon knows of the link. It
+// recognizes what was recorded before, notices what is missing, and stores what is known together
+// with the events, so that no crash can separate them. Safe for concurrent use.
 type Recorder struct {
 	name    string
 	cfg     config.HMC
@@ -129,15 +134,15 @@ func (r *Recorder) publish() {
 	}
 }
 
-// Configure sets what may change while the recorder runs: how events are rated, and the interval of bridge-heartbeat events
-// (0: none).
+// Configure sets what may change while the recorder runs: how events are rated, and the interval of
+// bridge-heartbeat events (0: none).
 func (r *Recorder) Configure(s *translate.Severities, heartbeat time.Duration) {
 	r.severities.Store(s)
 	r.heartbeat.Store(int64(heartbeat))
 }
 
-// Open loads what is known of the HMC. Where it was watched before, a blind window begins at the last contact. Close ends
-// the use of the recorder.
+// Open loads what is known of the HMC. Where it was watched before, a blind window begins at the
+// last contact. Close ends the use of the recorder.
 func (r *Recorder) Open(seen *ledger.SeenWindow) {
 	g, t := r.group, &r.tx
 	g.mu.Lock()
@@ -250,8 +255,8 @@ func (r *Recorder) Run(ctx context.Context) {
 	}
 }
 
-// tick does what is due: it settles replays and jumps of sequence numbers, reports gaps and heart-beats, and stores what is
-// known. all: nothing more comes over the link.
+// tick does what is due: it settles replays and jumps of sequence numbers, reports gaps and
+// heart-beats, and stores what is known. all: nothing more comes over the link.
 func (r *Recorder) tick(ctx context.Context, all bool) {
 	if topics := r.doDue(ctx, all); len(topics) > 0 {
 		r.watcher.Fetch(topics)

@@ -13,9 +13,10 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-// tx is a transaction of a recorder, from begin to end. It is the only access to what is known of the HMC and of its group:
-// begin takes the lock of the group, and loads what is stored where something could not be. What a transaction puts into
-// the outbox goes to the queue with send, together with what has changed in the books, or with a later transaction's.
+// tx is a transaction of a recorder, from begin to end. It is the only access to what is known of
+// the HMC and of its group: begin takes the lock of the group, and loads what is stored where
+// something could not be. What a transaction puts into the outbox goes to the queue with send,
+// together with what has changed in the books, or with a later transaction's.
 type tx struct {
 	r   *Recorder
 	g   *Group
@@ -54,19 +55,22 @@ type pending struct {
 
 // linkState is what is known of the link to the HMC while it is up, and of the last one.
 type linkState struct {
-	up         bool
-	host       string
-	reported   string               // the state of the last bridge-disconnected; "" after a bridge-connected
+	up   bool
+	host string
+	// the state of the last bridge-disconnected; "" after a bridge-connected
+	reported   string
 	received   time.Time            // of the notification that was recorded last
 	asked      time.Time            // when the topics were subscribed to ...
 	subscribed map[string]time.Time // ... and that of a partition, if later
-	handedOn   time.Time            // the last contact up to which everything is recorded, as of the last tick
-	silence    silence
-	lastBeat   time.Time
+	// the last contact up to which everything is recorded, as of the last tick
+	handedOn time.Time
+	silence  silence
+	lastBeat time.Time
 }
 
-// begin begins a transaction. If something could not be stored it waits, without a lock, until the fate of everything that
-// was built on it is known, which the queue always tells, and loads what is stored.
+// begin begins a transaction. If something could not be stored it waits, without a lock, until the
+// fate of everything that was built on it is known, which the queue always tells, and loads what is
+// stored.
 func (r *Recorder) begin(ctx context.Context) *tx {
 	g, t := r.group, &r.tx
 	g.mu.Lock()
@@ -93,7 +97,8 @@ func (t *tx) end() {
 	t.g.mu.Unlock()
 }
 
-// reload makes what is known what is stored, and begins a gap for what is not. g.mu is held, and no batch is pending.
+// reload makes what is known what is stored, and begins a gap for what is not. g.mu is held, and no
+// batch is pending.
 func (g *Group) reload() {
 	_, counts := g.out.take() // built on what could not be stored
 	all := g.flight.restart()
@@ -136,8 +141,8 @@ func (t *tx) load() {
 // put adds an event to the outbox.
 func (t *tx) put(e *event.Event) { t.g.out.add(t.r, e) }
 
-// flush hands what is in the outbox to the queue. It blocks while the queue's own buffer is full, which holds up the receiver
-// and, through TCP, the sender.
+// flush hands what is in the outbox to the queue. It blocks while the queue's own buffer is full,
+// which holds up the receiver and, through TCP, the sender.
 func (t *tx) flush() {
 	if t.g.out.empty() {
 		return
@@ -148,14 +153,16 @@ func (t *tx) flush() {
 	t.send()
 }
 
-// noteReceived notes that there was contact when the last notification was received, if all before it is recorded.
+// noteReceived notes that there was contact when the last notification was received, if all before
+// it is recorded.
 func (t *tx) noteReceived() {
 	if last, _ := t.contact.Last(); t.link.up && t.link.received.After(last) && len(t.jobs) == 0 {
 		t.contact.Set(t.link.received, "")
 	}
 }
 
-// send hands what is in the outbox to the queue, together with what has changed of the group and of its HMCs.
+// send hands what is in the outbox to the queue, together with what has changed of the group and of
+// its HMCs.
 func (t *tx) send() {
 	g := t.g
 	var state []queue.KeyValue
@@ -189,7 +196,8 @@ func (t *tx) send() {
 		g.flight.land(batch, nil, nil)
 		t.r.live.Publish(along)
 	}
-	// What was received is stored even when the daemon is about to end: the queue closes after those who watch.
+	// What was received is stored even when the daemon is about to end: the queue closes after
+	// those who watch.
 	b := queue.Batch{Records: records, State: state, Done: done, Chain: chain}
 	if err := g.queue.Append(context.WithoutCancel(t.ctx), b); err != nil {
 		done(err)
@@ -263,7 +271,8 @@ func (t *tx) part(p *translate.Part) {
 	}
 }
 
-// repeatsChange reports whether another HMC of the group has reported the same change of the same object.
+// repeatsChange reports whether another HMC of the group has reported the same change of the same
+// object.
 func (t *tx) repeatsChange(n *translate.Notification) bool {
 	if !t.g.changes.Shared() || n.Resource.ObjectURI == "" {
 		return false
@@ -271,7 +280,8 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	parts := []string{n.Type, n.Resource.ObjectURI, n.Resource.ElementURI}
 	switch n.Type {
 	case event.TypeStatusChange, event.TypePropertyChange:
-		// What says the same need not be written the same by two HMCs of different versions.
+		// What says the same need not be written the same by two HMCs of different
+		// versions.
 		for i := range n.Reports {
 			r := &n.Reports[i]
 			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, string(r.NewAdditional), string(r.NewValue))
@@ -284,10 +294,11 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	return t.repeats(t.g.changes, event.IDOf(parts...), n.Received, false)
 }
 
-// repeats reports whether another HMC of the group has reported the same. lasting says that the same may be reported long
-// after it happened, because it was replayed or listed, or because its own time tells it from others. Else a report is a
-// repetition only if this HMC's link was up when the other one reported it, and if it comes soon after that: what happened
-// while this one was out of sight, it does not report later.
+// repeats reports whether another HMC of the group has reported the same. lasting says that the
+// same may be reported long after it happened, because it was replayed or listed, or because its
+// own time tells it from others. Else a report is a repetition only if this HMC's link was up when
+// the other one reported it, and if it comes soon after that: what happened while this one was out
+// of sight, it does not report later.
 func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting bool) bool {
 	return in.Report(key, t.r.name, at, func(_ string, reported time.Time) bool {
 		if lasting {
@@ -297,8 +308,8 @@ func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting b
 	})
 }
 
-// unseen returns the kinds of topics of which no other HMC of the group has reported what happened in a gap; none: the gap
-// need not be reported.
+// unseen returns the kinds of topics of which no other HMC of the group has reported what happened
+// in a gap; none: the gap need not be reported.
 func (t *tx) unseen(g *ledger.Gap) []string {
 	kinds := slices.Clone(t.r.kinds())
 	if len(g.Concerns) > 0 || len(g.Problems) > 0 || len(t.g.members) < 2 {
@@ -311,7 +322,8 @@ func (t *tx) unseen(g *ledger.Gap) []string {
 		switch {
 		case g.Missed[kind] > 0:
 			return false
-		case kind == event.TopicJob: // of jobs that this session has started: the daemon starts none
+		case kind == event.TopicJob:
+			// of jobs that this session has started: the daemon starts none
 			return t.r.cfg.Session == nil
 		case kind == event.TopicObject, kind == event.TopicOSMessage:
 			return t.sawAll(g.From, g.To, kind)

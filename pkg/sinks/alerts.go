@@ -35,7 +35,8 @@ type alert struct {
 	Starts      time.Time         `json:"starts"`
 	// Until is when it ends by itself; zero: it does not.
 	Until time.Time `json:"until,omitzero"`
-	Ended time.Time `json:"ended,omitzero"` // zero: it fires
+	// zero: it fires
+	Ended time.Time `json:"ended,omitzero"`
 	// Latest is when the last event about it was received.
 	Latest time.Time `json:"latest"`
 	// URI is that of the object it is about.
@@ -98,9 +99,10 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 // concurrent use.
 type alertBook struct {
 	// names are those of the alerts that are made.
-	names     []string
-	statuses  config.Patterns
-	labels    map[string]string // of every alert
+	names    []string
+	statuses config.Patterns
+	// of every alert
+	labels    map[string]string
 	osResolve time.Duration
 	selects   func(event.Record) bool
 

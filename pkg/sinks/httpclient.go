@@ -35,7 +35,8 @@ type httpClient struct {
 
 // clientOptions are what a client needs besides the http_config.
 type clientOptions struct {
-	timeout time.Duration // of one attempt
+	// of one attempt
+	timeout time.Duration
 	// concurrency is how many requests there are at a time.
 	concurrency int
 	userAgent   string

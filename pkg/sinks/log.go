@@ -38,7 +38,8 @@ type logSink struct {
 	text bool
 	// maxSize is how large the file gets before it is rotated; 0: it is not.
 	maxSize int64
-	keep    int // rotated files
+	// rotated files
+	keep int
 	attempts
 
 	// busy guards what follows.

@@ -331,8 +331,10 @@ type natsDialer struct {
 	closed bool
 	// cancel ends the call of Dial under way.
 	cancel context.CancelFunc
-	conn   net.Conn // the newest
-	failed error    // the last
+	// the newest
+	conn net.Conn
+	// the last
+	failed error
 }
 
 // Dial is called by the library, which has but one connection at a time.

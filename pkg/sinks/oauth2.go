@@ -28,9 +28,10 @@ type tokenSource struct {
 	userAgent string
 
 	// mu guards what follows.
-	mu         mutex
-	flow       func(context.Context) (*oauth2.Token, error)
-	credential string // the flow's
+	mu   mutex
+	flow func(context.Context) (*oauth2.Token, error)
+	// the flow's
+	credential string
 	current    *oauth2.Token
 }
 

@@ -66,8 +66,9 @@ type syslogSink struct {
 	// target is HOST:PORT, or the path of a socket.
 	target string
 	format *syslogFormat
-	tls    *tls.Config // nil: no TLS
-	conns  *connections
+	// nil: no TLS
+	tls   *tls.Config
+	conns *connections
 
 	// busy guards what follows.
 	busy mutex
@@ -432,7 +433,8 @@ func (c *syslogConn) goodbye() {
 // wire is a connection whose Read can be kept from waiting.
 type wire struct {
 	net.Conn
-	raw syscall.RawConn // nil: it cannot
+	// nil: it cannot
+	raw syscall.RawConn
 	// nowait has Read take what is there, or fail with os.ErrDeadlineExceeded.
 	nowait bool
 	// hasty makes each deadline one of syslogGoodbye.

@@ -61,12 +61,16 @@ func (s *Status) StorageTroubles() []Trouble {
 
 // Unit is a CPC or a partition as the status page shows it.
 type Unit struct {
-	Group    string // of the HMCs that list it
-	Class    string
-	Name     string
-	CPC      string // of a CPC its own name
-	Status   string // "" while it is not known
-	Severity string // of the status
+	// of the HMCs that list it
+	Group string
+	Class string
+	Name  string
+	// of a CPC its own name
+	CPC string
+	// "" while it is not known
+	Status string
+	// of the status
+	Severity string
 	// Since is from when on the status is known to have lasted; Exact says that it began then.
 	Since time.Time
 	Exact bool

@@ -8,8 +8,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Converter turns the notifications of one HMC into events. It belongs to one goroutine at a time, and reuses the memory of
-// the event it makes: that is encoded before the next one is made.
+// Converter turns the notifications of one HMC into events. It belongs to one goroutine at a time,
+// and reuses the memory of the event it makes: that is encoded before the next one is made.
 type Converter struct {
 	hmc        string
 	topics     *TopicTable
@@ -23,12 +23,14 @@ type Converter struct {
 	elements        map[string]string
 }
 
-// NewConverter returns a converter for an HMC that keeps an estate true to what the notifications tell.
+// NewConverter returns a converter for an HMC that keeps an estate true to what the notifications
+// tell.
 func NewConverter(hmc string, topics *TopicTable, e *estate.Estate) Converter {
 	return Converter{hmc: hmc, topics: topics, estate: e}
 }
 
-// Part is an event, and what tells what it is of from others. Both are valid until the next event is made.
+// Part is an event, and what tells what it is of from others. Both are valid until the next event
+// is made.
 type Part struct {
 	*event.Event
 	ID        event.ID
@@ -37,8 +39,8 @@ type Part struct {
 	Entry     *LogEntry  // nil: it is none
 }
 
-// Convert calls emit for each event in n: one per OS message, one per log entry, else one for the whole, which has the id
-// given.
+// Convert calls emit for each event in n: one per OS message, one per log entry, else one for the
+// whole, which has the id given.
 func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	c.begin(n)
 	whole := c.event
@@ -56,7 +58,8 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	if parts > 0 {
 		return
 	}
-	// The parts of a body of another shape cannot be told: it is then delivered as one event, whole.
+	// The parts of a body of another shape cannot be told: it is then delivered as one event,
+	// whole.
 	e := &c.event
 	e.ID, e.Body, e.BodyText = id.String(), n.Body, n.BodyText
 	c.element(n)
@@ -120,8 +123,8 @@ func (c *Converter) OSMessage(e *event.Event, m *OSMessage) *Part {
 	return p
 }
 
-// partitionOf returns what names the partition of an OS message, in this and in every other session: its URI, or else what
-// the name of its topic ends with, <user>.<n>osm.<object id>.
+// partitionOf returns what names the partition of an OS message, in this and in every other
+// session: its URI, or else what the name of its topic ends with, <user>.<n>osm.<object id>.
 func partitionOf(e *event.Event) string {
 	if e.Resource != nil && e.Resource.ObjectURI != "" {
 		return e.Resource.ObjectURI
@@ -142,7 +145,8 @@ func (c *Converter) LogEntry(e *event.Event, l *LogEntry) *Part {
 	return p
 }
 
-// Describe fills in summary and severity of an event that is a whole notification and was not published as it is.
+// Describe fills in summary and severity of an event that is a whole notification and was not
+// published as it is.
 func (c *Converter) Describe(e *event.Event) {
 	n := Notification{Type: e.Type, Headers: e.Headers}
 	for report := range event.Reports(e.Body) {

@@ -18,8 +18,8 @@ const (
 	maxChanges = 3 // bounds how many changed properties a summary tells
 )
 
-// describe sets the summary and the severity of an event that is a whole notification. lasted is how long the status that
-// ended had lasted; 0: that is not known.
+// describe sets the summary and the severity of an event that is a whole notification. lasted is
+// how long the status that ended had lasted; 0: that is not known.
 func describe(e *event.Event, n *Notification, lasted time.Duration, s *Severities) {
 	switch e.Type {
 	case event.TypeStatusChange:
@@ -119,8 +119,8 @@ func describePropertyChange(e *event.Event, reports []event.Report) {
 	e.Summary = withElement(e, what.String())
 }
 
-// changeInWords writes what one report of a property-change says. Of a container the HMC reports what was removed from it
-// and what was added, each as an array.
+// changeInWords writes what one report of a property-change says. Of a container the HMC reports
+// what was removed from it and what was added, each as an array.
 func changeInWords(b *strings.Builder, r *event.Report) {
 	b.WriteString(r.Property)
 	switch {
@@ -153,7 +153,8 @@ func countElements(raw []byte) int {
 	return n
 }
 
-// describeJob tells of a job what is known: its completion says only which one it was, the rest was asked for.
+// describeJob tells of a job what is known: its completion says only which one it was, the rest was
+// asked for.
 func describeJob(e *event.Event) {
 	what := "job "
 	if uri := e.Headers.Get("job-uri"); uri != "" {
@@ -214,7 +215,8 @@ func describeOSMessage(e *event.Event, m *OSMessage) {
 	e.Summary = event.OneLine(withResource(e, what))
 }
 
-// describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and the configuration know it.
+// describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and
+// the configuration know it.
 func describeLogEntry(e *event.Event, l *LogEntry, s *Severities) {
 	what, end := event.FirstLine(l.Message), ""
 	if what == "" {
@@ -253,7 +255,8 @@ func withElement(e *event.Event, what string) string {
 		element = path.Base(path.Dir(r.ElementURI)) + "/" + r.ElementName
 	}
 	what = "element " + element + " " + what
-	// The class is that of the element, the URI that of what holds it, and so is a name that is known by the URI.
+	// The class is that of the element, the URI that of what holds it, and so is a name that is
+	// known by the URI.
 	if class := estate.ClassOf(r.ObjectURI); class != "" && e.Headers.Get("name") == "" {
 		holder := *r
 		holder.Class = class
@@ -262,7 +265,8 @@ func withElement(e *event.Event, what string) string {
 	return ofResource(r, what)
 }
 
-// withResource puts the resource in front of what happened: "partition PART1 on CPC1: active -> stopped".
+// withResource puts the resource in front of what happened: "partition PART1 on CPC1: active ->
+// stopped".
 func withResource(e *event.Event, what string) string {
 	if e.Resource == nil {
 		return what
@@ -288,7 +292,8 @@ func ofResource(r *event.Resource, what string) string {
 	return class + " " + name + " on " + r.CPC + ": " + what
 }
 
-// shortValue is a JSON value as it stands, cut to a bearable length: a string keeps its quotes, for "" is not nothing.
+// shortValue is a JSON value as it stands, cut to a bearable length: a string keeps its quotes, for
+// "" is not nothing.
 func shortValue(raw []byte) string {
 	if len(raw) == 0 {
 		return "null"

@@ -1,2 +1,3 @@
-// Package translate turns the notifications of an HMC into events: what they are about, in words, and how serious it is.
+// Package translate turns the notifications of an HMC into events: what they are about, in words,
+// and how serious it is.
 package translate

@@ -12,12 +12,14 @@ import (
 const (
 	// maxElements bounds how many names of elements are remembered.
 	maxElements = 10_000
-	// soonAfterList is how long after a list the notification of what it showed may still come: it is the first to tell of it.
+	// soonAfterList is how long after a list the notification of what it showed may still come:
+	// it is the first to tell of it.
 	soonAfterList = 10 * time.Second
 )
 
-// follow keeps the estate true to what a notification tells, and returns how long the status that ended had lasted; 0:
-// that is not known. It marks the event of a status change that tells nothing new.
+// follow keeps the estate true to what a notification tells, and returns how long the status that
+// ended had lasted; 0: that is not known. It marks the event of a status change that tells nothing
+// new.
 func (c *Converter) follow(n *Notification) (lasted time.Duration) {
 	r := &n.Resource
 	if r.ObjectURI == "" || r.ElementURI != "" || !estate.Tracked(r.Class) {
@@ -72,8 +74,8 @@ func (c *Converter) followStatus(n *Notification) (lasted time.Duration) {
 	return 0
 }
 
-// element fills in the name of the element that an event is about, where it is known: elements are not listed, but a change
-// of its name tells it.
+// element fills in the name of the element that an event is about, where it is known: elements are
+// not listed, but a change of its name tells it.
 func (c *Converter) element(n *Notification) {
 	if n.Resource.ElementURI == "" {
 		return

@@ -14,14 +14,15 @@ import (
 // unknownType is the type of a notification without a notification-type header.
 const unknownType = "unknown"
 
-// Notification is a notification of an HMC with what everybody asks of it, parsed once. It shares the memory of the one
-// that was received.
+// Notification is a notification of an HMC with what everybody asks of it, parsed once. It shares
+// the memory of the one that was received.
 type Notification struct {
-	Topic        string
-	Type         string // the header notification-type; "unknown" where there is none
-	Headers      event.Headers
-	Resource     event.Resource // as the headers name it
-	Time         time.Time      // when it happened by the HMC's clock; Received where the HMC does not say
+	Topic    string
+	Type     string // the header notification-type; "unknown" where there is none
+	Headers  event.Headers
+	Resource event.Resource // as the headers name it
+	// when it happened by the HMC's clock; Received where the HMC does not say
+	Time         time.Time
 	Received     time.Time
 	Body         []byte // compact JSON; nil: there is none, or it is not JSON
 	BodyText     string // a body that is not JSON
@@ -100,9 +101,10 @@ func (n *Notification) header(name, value string) {
 // SequenceNr returns the number that the HMC gave the notification, and whether it gave it one.
 func (n *Notification) SequenceNr() (int64, bool) { return n.session, n.sessionGiven }
 
-// ID identifies the notification by what the broker and the HMC number it with. The broker's message id holds the broker's
-// start time and so does not repeat after an HMC restart. The rest is for a broker that is less careful. certain says
-// whether the broker gave it an id at all: without one, two notifications alike are not one.
+// ID identifies the notification by what the broker and the HMC number it with. The broker's
+// message id holds the broker's start time and so does not repeat after an HMC restart. The rest is
+// for a broker that is less careful. certain says whether the broker gave it an id at all: without
+// one, two notifications alike are not one.
 func (n *Notification) ID(hmc string) (id event.ID, certain bool) {
 	return event.IDOf(hmc, n.Topic, n.messageID, n.timestamp, n.sessionText, n.globalText,
 		strconv.FormatUint(uint64(n.bodySum), 16)), n.messageID != ""
@@ -130,7 +132,8 @@ type OSMessage struct {
 	Sequence string // the number as it stands
 	Number   int64  // assigned by the HMC, per partition
 	Text     string
-	Time     int64 // in milliseconds; 0 or less: the operating system gave none, which is usual for Linux
+	// in milliseconds; 0 or less: the operating system gave none, which is usual for Linux
+	Time     int64
 	Refresh  bool
 	Held     bool
 	Priority bool

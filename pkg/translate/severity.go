@@ -5,16 +5,16 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Severities rate statuses and log entries: as the configuration says, else by the built-in table. It does not change; nil is the
-// built-in table alone.
+// Severities rate statuses and log entries: as the configuration says, else by the built-in table.
+// It does not change; nil is the built-in table alone.
 type Severities struct{ status, eventID config.SeverityTable }
 
 func NewSeverities(c config.Severity) *Severities {
 	return &Severities{status: c.Status, eventID: c.EventID}
 }
 
-// OfStatus rates a new status of a CPC or partition. One that is not listed here is information: what nobody has seen before must
-// not wake anybody up.
+// OfStatus rates a new status of a CPC or partition. One that is not listed here is information:
+// what nobody has seen before must not wake anybody up.
 func (s *Severities) OfStatus(status string) string {
 	if s != nil && s.status != nil {
 		if severity, ok := s.status[status]; ok {
@@ -31,9 +31,10 @@ func (s *Severities) OfStatus(status string) string {
 	return event.SeverityInfo
 }
 
-// ofEventID rates an entry of the audit or security log. There are hundreds of ids, and which of them matter is a site's own
-// matter. Listed are only those by which an HMC says that somebody was not let in: their numbers and texts are those of
-// zhmc-log-forwarder's zhmc_log_messages.yml, which is of HMC 2.14.1.
+// ofEventID rates an entry of the audit or security log. There are hundreds of ids, and which of
+// them matter is a site's own matter. Listed are only those by which an HMC says that somebody was
+// not let in: their numbers and texts are those of zhmc-log-forwarder's zhmc_log_messages.yml,
+// which is of HMC 2.14.1.
 func (s *Severities) ofEventID(id string) string {
 	if s != nil && s.eventID != nil {
 		if severity, ok := s.eventID[id]; ok {

@@ -25,8 +25,9 @@ func (t *TopicTable) Add(topic, kind string) {
 	t.kinds[topic] = kind
 }
 
-// KindOf returns the kind of a topic. Where the HMC was not asked (topic_names), the notification's type tells it,
-// and for log entries the form of the name: <user>.<n>aud and <user>.<n>sec on every HMC seen.
+// KindOf returns the kind of a topic. Where the HMC was not asked (topic_names), the notification's
+// type tells it, and for log entries the form of the name: <user>.<n>aud and <user>.<n>sec on every
+// HMC seen.
 func (t *TopicTable) KindOf(topic, notificationType string) string {
 	t.mu.RLock()
 	kind, ok := t.kinds[topic]

@@ -44,7 +44,8 @@ type keeper struct {
 	lister   lister
 	channels channels
 	fetch    fetcher
-	hardware *hardwareWatch // nil: hardware messages are not asked for
+	// nil: hardware messages are not asked for
+	hardware *hardwareWatch
 	// pingFailing is of the keeper's goroutine alone.
 	pingFailing bool
 

@@ -13,13 +13,16 @@ import (
 
 // Options are what a Supervisor needs. HMC, Queue, Metrics and Logger are required.
 type Options struct {
-	HMC     config.HMC
-	Queue   *queue.Queue // takes the events
-	Group   *record.Group
-	Live    *record.Fanout // of those who read along
+	HMC config.HMC
+	// takes the events
+	Queue *queue.Queue
+	Group *record.Group
+	// of those who read along
+	Live    *record.Fanout
 	Metrics *record.Metrics
 	Logger  *zap.Logger
-	Version string // of the daemon, as the HMC sees it
+	// of the daemon, as the HMC sees it
+	Version string
 	// Handover is how many bytes of notifications may wait to be recorded; 0: the receiver's
 	// default.
 	Handover  int

@@ -8,9 +8,10 @@ import (
 
 // retry is something that is tried again after waits that double. The zero value is due at once.
 type retry struct {
-	due   time.Time
-	wait  time.Duration
-	tries int // that failed, in a row
+	due  time.Time
+	wait time.Duration
+	// that failed, in a row
+	tries int
 	// soon says that it is about to become possible: the first attempts follow each other
 	// faster.
 	soon bool
