@@ -119,8 +119,8 @@ func (cs *channels) add(p hmc.Partition, class string, refresh bool) channelStat
 }
 
 // dropGone drops the channels of partitions that are gone, and what is known of their messages. One
-// that a list lacks is not gone before the estate says so: what is forgotten would be an event again
-// when the HMC lists it again and replays its messages.
+// that a list lacks is not gone before the estate says so: what is forgotten would be an event
+// again when the HMC lists it again and replays its messages.
 func (cs *channels) dropGone(ctx context.Context, l *estate.Listing) {
 	k := cs.k
 	gone := make(map[string]bool)

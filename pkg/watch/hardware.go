@@ -36,10 +36,10 @@ const (
 )
 
 // hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded
-// that are new, and those that are gone. An HMC announces them by a property, has-hardware-messages,
-// that changes with the first one and the last one only (whether it announces each in another way is
-// not documented), so that they are listed again while there are any. It only ever reads: the other
-// operations on hardware messages delete them or call IBM.
+// that are new, and those that are gone. An HMC announces them by a property,
+// has-hardware-messages, that changes with the first one and the last one only (whether it
+// announces each in another way is not documented), so that they are listed again while there are
+// any. It only ever reads: the other operations on hardware messages delete them or call IBM.
 //
 // One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper
 // does. The lists are made one after the other, so that at most one of the requests in flight is

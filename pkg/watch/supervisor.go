@@ -31,8 +31,8 @@ const restTimeout = 5 * time.Second
 // topic names, so it always means a new link, and a link is never made without asking whether its
 // session still lives.
 //
-// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder) stay
-// the same.
+// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder)
+// stay the same.
 type Supervisor struct {
 	shared
 
@@ -285,8 +285,8 @@ func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
 	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
-// recordRest handles what was received and not yet handed on when the link was closed from this side.
-// It reports whether something is left that it could not hand on.
+// recordRest handles what was received and not yet handed on when the link was closed from this
+// side. It reports whether something is left that it could not hand on.
 func (s *Supervisor) recordRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
@@ -412,8 +412,8 @@ func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration
 func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
 
 // Alive says whether the supervisor's loop still turns: it has done so less than limit before at. A
-// loop that waits for notifications lives as long as there are none to fetch, one that waits for its
-// next attempt until then, and one that logs on or connects is bounded by the time-outs of the
+// loop that waits for notifications lives as long as there are none to fetch, one that waits for
+// its next attempt until then, and one that logs on or connects is bounded by the time-outs of the
 // configuration, which may be long.
 func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
 	now, last := s.source.now(), time.Unix(0, s.alive.Load())
