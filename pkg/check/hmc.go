@@ -175,8 +175,8 @@ func (c *hmcCheck) refused(turn *logonTurn, err error) {
 	text := watch.Explain(&c.cfg, err)
 	if watch.IsHold(err) && c.cfg.Session == nil {
 		turn.refusedBy = c.cfg.Name
-		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, of one that has expired, " +
-			"and of a userid that may not use the Web Services API). " +
+		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, " +
+			"of one that has expired, and of a userid that may not use the Web Services API). " +
 			"Correct it before the next check: an HMC disables a userid after a few refused logons"
 	}
 	c.problem("%s", text)
@@ -253,8 +253,8 @@ func (c *hmcCheck) estate(ctx context.Context) {
 		c.info("CPC %s%s: %s%s", cpc, state[cpc], event.ListOrNone(list), more)
 	}
 	if err == nil && c.listed && len(names) == 0 {
-		c.problem("the userid may see no CPC and no partition, so nothing of them is told: on the HMC, in User Management, " +
-			"give the userid's role object access to the CPCs and partitions to hear of")
+		c.problem("the userid may see no CPC and no partition, so nothing of them is told: " +
+			"on the HMC, in User Management, give the userid's role object access to the CPCs and partitions to hear of")
 	}
 }
 
@@ -270,7 +270,9 @@ func (c *hmcCheck) osMessages(ctx context.Context, o *watch.Offer) {
 		}
 	}
 	// Those first that should have something to say.
-	slices.SortStableFunc(c.selected, func(a, b hmc.Partition) int { return watch.AtRest(a.Status) - watch.AtRest(b.Status) })
+	slices.SortStableFunc(c.selected, func(a, b hmc.Partition) int {
+		return watch.AtRest(a.Status) - watch.AtRest(b.Status)
+	})
 	tries := c.selected[:min(channelTries, len(c.selected))]
 	for i := range tries {
 		p := &tries[i]

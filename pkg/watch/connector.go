@@ -32,6 +32,9 @@ type Connector struct {
 	attempted func(*receiver.Receiver)
 }
 
+// NewConnector makes a Connector of o without host, port, topics, credentials, TLS, logger and
+// retries. attempted is called with each link that was tried to make, before it is closed if that
+// failed.
 func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
 	stomp := s.cfg.Stomp
 	stomp.ConnectRetries = 0

@@ -19,6 +19,8 @@ func (e *holdError) Error() string { return e.err.Error() }
 
 func (e *holdError) Unwrap() error { return e.err }
 
+// IsHold says whether trying again soon would do harm: an HMC disables a userid that goes on being
+// refused.
 func IsHold(err error) bool {
 	_, hold := errors.AsType[*holdError](err)
 	return hold

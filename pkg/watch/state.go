@@ -175,7 +175,9 @@ func (s *state) dropChannel(uri, topic string) {
 // problems ranges over what keeps the HMC from counting as connected.
 func (s *state) problems() iter.Seq[status.Problem] {
 	return func(yield func(status.Problem) bool) {
-		found := func(kind status.ProblemKind, text string) bool { return yield(status.Problem{Kind: kind, Text: text}) }
+		found := func(kind status.ProblemKind, text string) bool {
+			return yield(status.Problem{Kind: kind, Text: text})
+		}
 		if s.State != status.StateConnected {
 			kind, text := status.ProblemKind(s.reason), "the link is "+strings.ReplaceAll(s.State, "_", " ")
 			if s.State == status.StateAuthFailed {
