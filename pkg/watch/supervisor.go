@@ -93,7 +93,7 @@ func New(o Options) (*Supervisor, error) {
 	}
 	s.topics.Set(make(map[string]string))
 	s.Rec = record.NewRecorder(s.Cfg, o.Queue, s.Metrics, s.log, &s.topics, s.intervals.Recording)
-	s.source.board = newBoard(s.Metrics)
+	s.source.board, s.source.metrics = newBoard(), s.Metrics
 	s.source.attach(s.Rec)
 	s.connector = newConnector(s.session, receiver.Options{
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
@@ -109,7 +109,6 @@ func New(o Options) (*Supervisor, error) {
 // Run keeps the HMC connected until ctx is done. It logs off before it returns.
 func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 	board := s.source.board
-	board.update(func(*state) {}) // the one before it may have left other values in the metrics
 	s.Rec.Open(seen)
 	s.Rec.Group.Join(s.Rec)
 	defer s.Rec.Group.Leave(s.Rec)
