@@ -61,6 +61,12 @@ var imports = map[string]struct {
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
+	"pkg/check": {
+		[]string{
+			"pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/record", "pkg/sinks", "pkg/status", "pkg/watch",
+		},
+		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
+	},
 	"pkg/deliver": {
 		[]string{"pkg/config", "pkg/event", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",
@@ -78,7 +84,7 @@ var imports = map[string]struct {
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue", "pkg/receiver", "pkg/sinks",
+			"pkg/bridge", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue", "pkg/receiver", "pkg/sinks",
 			"pkg/status", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",

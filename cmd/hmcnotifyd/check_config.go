@@ -13,7 +13,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -53,7 +53,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
-	err := bridge.Check(ctx, bridge.CheckOptions{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
+	err := check.Run(ctx, check.Options{Config: cfg, Version: version, Out: line.above(e.stdout), Step: steps.set})
 	line.stop()
 	switch {
 	case ctx.Err() != nil:

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
@@ -30,7 +31,7 @@ func checked(t *testing.T, hmcs string) (said string, problems []string) {
 	t.Helper()
 	cfg := load(t, t.TempDir(), "hmcs:\n"+hmcs+"sinks:\n  - {name: screen, log: {output: stderr}}\n")
 	var out strings.Builder
-	if err := Check(t.Context(), CheckOptions{Config: cfg, Version: "test", Out: &out}); err != nil {
+	if err := check.Run(t.Context(), check.Options{Config: cfg, Version: "test", Out: &out}); err != nil {
 		problems = strings.Split(err.Error(), "\n")
 	}
 	return out.String(), problems
@@ -262,7 +263,7 @@ func TestCheckInterrupted(t *testing.T) {
 	var mu sync.Mutex
 	var steps []string
 	var out strings.Builder
-	err := Check(ctx, CheckOptions{Config: cfg, Out: &out, Step: func(name, step string) {
+	err := check.Run(ctx, check.Options{Config: cfg, Out: &out, Step: func(name, step string) {
 		mu.Lock()
 		defer mu.Unlock()
 		steps = append(steps, name+": "+step)
@@ -332,7 +333,7 @@ func TestCheckLeavesNoFile(t *testing.T) {
 		"sinks:\n  - {name: new, log: {output: new.log}}\n  - {name: kept, log: {output: kept.log}}\n  - {name: nowhere, log: {output: no/such/dir.log}}\n"+
 			"  - {name: hook, webhook: {url: %q}}\n  - {name: dead, webhook: {url: %q}}\n", consumer.url(), "http://"+nobody+"/s3cr3t"))
 	var out strings.Builder
-	err = Check(t.Context(), CheckOptions{Config: cfg, Out: &out})
+	err = check.Run(t.Context(), check.Options{Config: cfg, Out: &out})
 	for _, want := range []string{"sink new: can be reached (write to ", "sink kept: can be reached", "sink hook: can be reached (POST " + consumer.server.URL + "/...; no event was sent)"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("it does not say %q:\n%s", want, out.String())

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -394,7 +395,7 @@ func TestCheckHardwareMessages(t *testing.T) {
 	cfg := d.config(hmcYAML(t, "a", sim, withHardware))
 	for _, want := range []string{"hardware messages of the console (1 now) and of the CPCs are followed", `could not be listed (it takes the task "Hardware Messages"`} {
 		var out strings.Builder
-		err := Check(t.Context(), CheckOptions{Config: cfg, Version: "test", Out: &out})
+		err := check.Run(t.Context(), check.Options{Config: cfg, Version: "test", Out: &out})
 		if text := fmt.Sprintf("%s%v", out.String(), err); !strings.Contains(text, want) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}

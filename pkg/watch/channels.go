@@ -48,9 +48,9 @@ type channels struct {
 	known map[string]string
 }
 
-// wantsMessages says whether the configuration selects the partition's OS messages, and with them
+// WantsMessages says whether the configuration selects the partition's OS messages, and with them
 // those that the HMC still holds. The first entry that matches counts.
-func wantsMessages(cfg *config.HMC, p *hmc.Partition) (refresh, ok bool) {
+func WantsMessages(cfg *config.HMC, p *hmc.Partition) (refresh, ok bool) {
 	for _, want := range cfg.OSMessages {
 		if want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) {
 			return want.IncludeRefreshMessages, true
@@ -59,8 +59,8 @@ func wantsMessages(cfg *config.HMC, p *hmc.Partition) (refresh, ok bool) {
 	return false, false
 }
 
-// atRest is 1 for the status of a partition that has nothing to say.
-func atRest(status string) int {
+// AtRest is 1 for the status of a partition that has nothing to say.
+func AtRest(status string) int {
 	switch status {
 	case "stopped", "not-activated", "communications-not-active", "not-operating":
 		return 1
@@ -82,7 +82,7 @@ func (cs *channels) sync(listed map[string][]hmc.Partition) (unselected []string
 	k.source.update(func(now *state) {
 		for class, partitions := range listed {
 			for _, p := range partitions {
-				refresh, wanted := wantsMessages(&k.Cfg, &p)
+				refresh, wanted := WantsMessages(&k.Cfg, &p)
 				c := cs.byURI[p.ObjectURI]
 				switch {
 				case c == nil && wanted:
@@ -119,8 +119,8 @@ func (cs *channels) add(p hmc.Partition, class string, refresh bool) channelStat
 }
 
 // dropGone drops the channels of partitions that are gone, and what is known of their messages. One
-// that a list lacks is not gone before the estate says so: what is forgotten would be an event again
-// when the HMC lists it again and replays its messages.
+// that a list lacks is not gone before the estate says so: what is forgotten would be an event
+// again when the HMC lists it again and replays its messages.
 func (cs *channels) dropGone(ctx context.Context, l *estate.Listing) {
 	k := cs.k
 	gone := make(map[string]bool)
@@ -162,7 +162,7 @@ func (cs *channels) openDue(ctx context.Context) {
 	k.mu.Unlock()
 	for _, c := range due {
 		r, _ := k.Rec.Group.Estate.Lookup(c.partition.ObjectURI)
-		unlikely[c] = max(unlikely[c], atRest(r.Status))
+		unlikely[c] = max(unlikely[c], AtRest(r.Status))
 	}
 	slices.SortStableFunc(due, func(a, b *channel) int { return unlikely[a] - unlikely[b] })
 	for _, c := range due[:min(atOnce, len(due))] {

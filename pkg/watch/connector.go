@@ -18,9 +18,9 @@ import (
 // has a reason.
 const RefusalsBeforeHold = 5
 
-// connector makes the link of a session. It is used by one goroutine.
-type connector struct {
-	session *session
+// Connector makes the link of a session. It is used by one goroutine.
+type Connector struct {
+	session *Session
 	// options lack host, topics and credentials.
 	options receiver.Options
 	// refusals by the broker, in a row.
@@ -32,19 +32,22 @@ type connector struct {
 	attempted func(*receiver.Receiver)
 }
 
-func newConnector(s *session, o receiver.Options, attempted func(*receiver.Receiver)) *connector {
+// NewConnector makes a Connector of o without host, port, topics, credentials, TLS, logger and
+// retries. attempted is called with each link that was tried to make, before it is closed if that
+// failed.
+func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
 	stomp := s.cfg.Stomp
 	stomp.ConnectRetries = 0
 	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.tls, &stomp, s.log
-	return &connector{session: s, options: o, attempted: attempted}
+	return &Connector{session: s, options: o, attempted: attempted}
 }
 
-// connect makes one attempt at a link that is subscribed to what the HMC offers. Where the broker
+// Connect makes one attempt at a link that is subscribed to what the HMC offers. Where the broker
 // refuses a session, that is logged off. It returns a holdError where another attempt would do
 // harm.
-func (c *connector) connect(ctx context.Context, o *offer) (*receiver.Receiver, error) {
+func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, error) {
 	s, opts := c.session, c.options
-	opts.Host, opts.Topics = o.host, slices.Collect(maps.Keys(o.kinds))
+	opts.Host, opts.Topics = o.Host, slices.Collect(maps.Keys(o.Kinds))
 	s.credentials(&opts)
 	link, err := receiver.New(opts)
 	if err != nil {

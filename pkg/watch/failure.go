@@ -19,13 +19,15 @@ func (e *holdError) Error() string { return e.err.Error() }
 
 func (e *holdError) Unwrap() error { return e.err }
 
-func isHold(err error) bool {
+// IsHold says whether trying again soon would do harm: an HMC disables a userid that goes on being
+// refused.
+func IsHold(err error) bool {
 	_, hold := errors.AsType[*holdError](err)
 	return hold
 }
 
-// failureReason is the label reason of receiver_connect_failures_total for an error.
-func failureReason(err error) string {
+// FailureReason is the label reason of receiver_connect_failures_total for an error.
+func FailureReason(err error) string {
 	var (
 		hold    *holdError
 		link    *receiver.ConnectionError
@@ -46,17 +48,17 @@ func failureReason(err error) string {
 	return receiver.ReasonOther
 }
 
-// explain is the error as the person on call needs it: with the setting to change where there is
+// Explain is the error as the person on call needs it: with the setting to change where there is
 // one.
-func explain(cfg *config.HMC, err error) string {
+func Explain(cfg *config.HMC, err error) string {
 	if text := cfg.TLS.Explain(err); text != "" {
 		return text
 	}
 	return err.Error()
 }
 
-// isStatus says whether err is an answer of the HMC with this HTTP status.
-func isStatus(err error, status int) bool {
+// IsStatus says whether err is an answer of the HMC with this HTTP status.
+func IsStatus(err error, status int) bool {
 	answer, ok := errors.AsType[*hmc.HTTPError](err)
 	return ok && answer.Status == status
 }

@@ -15,7 +15,7 @@ func TestFillAfterReplay(t *testing.T) {
 	opened := time.Now().Add(-time.Minute)
 	s := newTestSupervisor(t)
 	s.Rec = &record.Recorder{Replayed: map[string]time.Time{uri: opened.Add(time.Second)}}
-	k := newKeeper(s, nil, new(offer), nil)
+	k := newKeeper(s, nil, new(Offer), nil)
 	k.newSession = true
 	c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true, fill: new(retry), replay: true, topic: topic, opened: opened}
 	k.channels.byURI[uri] = c

@@ -36,10 +36,10 @@ const (
 )
 
 // hardwareWatch lists the hardware messages of an HMC's console and CPCs and has those recorded
-// that are new, and those that are gone. An HMC announces them by a property, has-hardware-messages,
-// that changes with the first one and the last one only (whether it announces each in another way is
-// not documented), so that they are listed again while there are any. It only ever reads: the other
-// operations on hardware messages delete them or call IBM.
+// that are new, and those that are gone. An HMC announces them by a property,
+// has-hardware-messages, that changes with the first one and the last one only (whether it
+// announces each in another way is not documented), so that they are listed again while there are
+// any. It only ever reads: the other operations on hardware messages delete them or call IBM.
 //
 // One goroutine per link, of its own: a CPC that answers slowly holds up none of what the keeper
 // does. The lists are made one after the other, so that at most one of the requests in flight is
@@ -217,7 +217,7 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 		p.failed(&w.k.intervals)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.k.log.Warn("hardware messages could not be listed"+hardwareHint(err),
+			w.k.log.Warn("hardware messages could not be listed"+HardwareHint(err),
 				zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
@@ -259,9 +259,9 @@ func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool
 	})
 }
 
-// hardwareHint says what may be missing where a list was refused.
-func hardwareHint(err error) string {
-	if isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound) {
+// HardwareHint says what may be missing where a list was refused.
+func HardwareHint(err error) string {
+	if IsStatus(err, http.StatusForbidden) || IsStatus(err, http.StatusNotFound) {
 		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
 	}
 	return ""

@@ -60,7 +60,7 @@ type refusal struct {
 	since time.Time
 }
 
-func newKeeper(s *Supervisor, link *receiver.Receiver, o *offer, end context.CancelCauseFunc) *keeper {
+func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
 		shared: &s.shared, link: link, session: s.session.api, end: end,
 		wake: make(chan struct{}, 1), jobs: make(chan string, record.MaxHeldJobs),

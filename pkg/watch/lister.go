@@ -70,16 +70,16 @@ func (l *lister) work(ctx context.Context) {
 	}
 }
 
-// partitionList is a call that lists the partitions of a class.
-type partitionList struct {
-	class string
-	call  func(context.Context) ([]hmc.Partition, error)
+// PartitionList is a call that lists the partitions of a class.
+type PartitionList struct {
+	Class string
+	Call  func(context.Context) ([]hmc.Partition, error)
 }
 
-// partitionLists are the calls that together list every partition the userid may see: an HMC
+// PartitionLists are the calls that together list every partition the userid may see: an HMC
 // manages CPCs in DPM mode, classic ones, or both.
-func partitionLists(s *hmc.Session) []partitionList {
-	return []partitionList{
+func PartitionLists(s *hmc.Session) []PartitionList {
+	return []PartitionList{
 		{estate.ClassPartition, s.ListPermittedPartitions},
 		{estate.ClassLogicalPartition, s.ListPermittedLogicalPartitions},
 	}
@@ -112,17 +112,17 @@ func (l *lister) listAll(ctx context.Context) {
 		})
 	}
 	followed := make(map[string][]hmc.Partition)
-	for _, of := range partitionLists(k.session) {
-		partitions, err := of.call(ctx)
-		if !answered(of.class, err) {
+	for _, of := range PartitionLists(k.session) {
+		partitions, err := of.Call(ctx)
+		if !answered(of.Class, err) {
 			return
 		}
 		for _, p := range partitions {
 			list.Resources = append(list.Resources, estate.Resource{
-				URI: p.ObjectURI, Class: of.class, Name: p.Name, CPC: p.CPCName, CPCURI: p.CPCURI, Status: p.Status,
+				URI: p.ObjectURI, Class: of.Class, Name: p.Name, CPC: p.CPCName, CPCURI: p.CPCURI, Status: p.Status,
 			})
 		}
-		followed[of.class] = partitions
+		followed[of.Class] = partitions
 	}
 	l.last = time.Now()
 	k.Rec.Group.Estate.Learn(list)

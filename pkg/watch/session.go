@@ -22,16 +22,16 @@ import (
 // newSessionHint says what to do about a session of the configuration that does not work.
 const newSessionHint = "make a new one and name it in session.id and session.credential"
 
-// permissions names the HMC task that a userid needs for a topic, as the HMC's own panels call it.
-var permissions = map[string]string{
+// Permissions name the HMC task that a userid needs for a topic, as the HMC's own panels call it.
+var Permissions = map[string]string{
 	event.TopicAudit:    `the task "Audit and Log Management"`,
 	event.TopicSecurity: `the task "View Security Logs"`,
 }
 
-// session is what one HMC knows of this daemon: a logon, and the topics that come with it. Where
+// Session is what one HMC knows of this daemon: a logon, and the topics that come with it. Where
 // the topics are given by name there is no logon, and all that is left is the host. It is used by
 // one goroutine.
-type session struct {
+type Session struct {
 	cfg *config.HMC
 	tls *tls.Config
 	log *zap.Logger
@@ -42,32 +42,33 @@ type session struct {
 	host int
 }
 
-// offer is what an HMC has of what the configuration asks for.
-type offer struct {
-	host string
-	// kinds are those of the topics that are asked for, by name.
-	kinds map[string]string
+// Offer is what an HMC has of what the configuration asks for.
+type Offer struct {
+	Host string
+	// Kinds are those of the topics that are asked for, by name.
+	Kinds map[string]string
+	// Granted are the kinds of notifications that the userid may have, Missing those that it
+	// may not have and should, in words.
+	Granted, Missing []string
+
 	// channels are the topics of OS message channels that are open, by the partition's object
 	// id.
 	channels map[string]string
-	// granted are the kinds of notifications that the userid may have, missing those that it
-	// may not have and should, in words.
-	granted, missing []string
 	// complete says that the session has no other topics.
 	complete bool
 	// unlisted is why it is not known yet whose OS messages to follow; "": nobody's.
 	unlisted string
 }
 
-// newSession makes a session that is not logged on. onRequest is called after each request.
-func newSession(
+// NewSession makes a session that is not logged on. onRequest is called after each request.
+func NewSession(
 	cfg *config.HMC, log *zap.Logger, version string, onRequest func(operation, code string),
-) (*session, error) {
+) (*Session, error) {
 	tlsConfig, err := cfg.TLS.ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
 	}
-	s := &session{cfg: cfg, tls: tlsConfig, log: log}
+	s := &Session{cfg: cfg, tls: tlsConfig, log: log}
 	if len(cfg.TopicNames) > 0 {
 		return s, nil
 	}
@@ -81,16 +82,31 @@ func newSession(
 	return s, nil
 }
 
-// usesREST says whether the Web Services API is needed: not where the topics are known.
-func (s *session) usesREST() bool { return s.client != nil }
+// TLS returns how the HMC's certificate is verified. It is not to be changed.
+func (s *Session) TLS() *tls.Config { return s.tls }
 
-// prepare asks the first host that answers for its topics, and logs on where nobody is or the HMC
+// API returns the session of the Web Services API; nil while nobody is logged on.
+func (s *Session) API() *hmc.Session { return s.api }
+
+// Version looks for the first host that answers, and asks it for its version.
+func (s *Session) Version(ctx context.Context) (v hmc.Version, host string, err error) {
+	v, err = s.client.QueryAPIVersion(ctx)
+	return v, s.client.Host(), err
+}
+
+// UseHost says which host is used where the Web Services API is not.
+func (s *Session) UseHost(index int) { s.host = index }
+
+// UsesREST says whether the Web Services API is needed: not where the topics are known.
+func (s *Session) UsesREST() bool { return s.client != nil }
+
+// Prepare asks the first host that answers for its topics, and logs on where nobody is or the HMC
 // has ended the session.
-func (s *session) prepare(ctx context.Context) (*offer, error) {
-	if !s.usesREST() {
-		o := &offer{host: s.cfg.Hosts[s.host%len(s.cfg.Hosts)], kinds: make(map[string]string)}
+func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
+	if !s.UsesREST() {
+		o := &Offer{Host: s.cfg.Hosts[s.host%len(s.cfg.Hosts)], Kinds: make(map[string]string)}
 		for _, topic := range s.cfg.TopicNames {
-			o.kinds[topic] = event.TopicOther
+			o.Kinds[topic] = event.TopicOther
 		}
 		return o, nil
 	}
@@ -116,14 +132,14 @@ func (s *session) prepare(ctx context.Context) (*offer, error) {
 		return nil, err
 	}
 	o := s.choose(topics)
-	for _, m := range o.missing {
+	for _, m := range o.Missing {
 		s.log.Warn("a topic is not granted", zap.String("missing", m))
 	}
 	return o, nil
 }
 
 // topics lists the topics of the session, for which it logs on if nobody is.
-func (s *session) topics(ctx context.Context) ([]hmc.Topic, error) {
+func (s *Session) topics(ctx context.Context) ([]hmc.Topic, error) {
 	if s.api == nil {
 		if err := s.logon(ctx); err != nil {
 			return nil, err
@@ -133,11 +149,11 @@ func (s *session) topics(ctx context.Context) ([]hmc.Topic, error) {
 }
 
 // choose picks the topics that the configuration asks for. Channels for OS messages that the
-// session has open already (from a link before this one) are among them.
-func (s *session) choose(topics []hmc.Topic) *offer {
-	o := &offer{
-		host: s.client.Host(), complete: true,
-		kinds: make(map[string]string), channels: make(map[string]string),
+// Session has open already (from a link before this one) are among them.
+func (s *Session) choose(topics []hmc.Topic) *Offer {
+	o := &Offer{
+		Host: s.client.Host(), complete: true,
+		Kinds: make(map[string]string), channels: make(map[string]string),
 	}
 	ask := make(map[string]bool)
 	if len(s.cfg.OSMessages) > 0 {
@@ -150,30 +166,30 @@ func (s *session) choose(topics []hmc.Topic) *offer {
 		kind := strings.TrimSuffix(t.Type, "-notification")
 		o.complete = o.complete && ask[kind]
 		if ask[kind] {
-			o.kinds[t.Name] = kind
+			o.Kinds[t.Name] = kind
 		}
 		switch {
 		case kind != event.TopicOSMessage:
-			o.granted = append(o.granted, kind)
+			o.Granted = append(o.Granted, kind)
 		case ask[kind]:
 			o.channels[event.LastSegment(t.ObjectURI)] = t.Name
 		}
 	}
 	for _, kind := range s.cfg.Topics {
-		if slices.Contains(o.granted, kind) {
+		if slices.Contains(o.Granted, kind) {
 			continue
 		}
-		text := "topic " + kind + " is not granted to " + s.who()
-		if p, ok := permissions[kind]; ok {
+		text := "topic " + kind + " is not granted to " + s.Who()
+		if p, ok := Permissions[kind]; ok {
 			text += ": it needs " + p + " on the HMC"
 		}
-		o.missing = append(o.missing, text)
+		o.Missing = append(o.Missing, text)
 	}
 	return o
 }
 
-// who names whom the HMC knows this daemon as.
-func (s *session) who() string {
+// Who names whom the HMC knows this daemon as.
+func (s *Session) Who() string {
 	if s.cfg.Session != nil {
 		return "the session given in the configuration"
 	}
@@ -182,7 +198,7 @@ func (s *session) who() string {
 
 // logon makes a session. A refusal comes back as a holdError: to try it again soon would make the
 // HMC disable the userid.
-func (s *session) logon(ctx context.Context) error {
+func (s *Session) logon(ctx context.Context) error {
 	if given := s.cfg.Session; given != nil {
 		s.api = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
 		return nil
@@ -207,14 +223,14 @@ func (s *session) logon(ctx context.Context) error {
 
 // passwordRefused says what to look at when userid and password were refused, by the API or by the
 // broker.
-func (s *session) passwordRefused(err error) error {
+func (s *Session) passwordRefused(err error) error {
 	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w",
 		s.cfg.Userid, err)
 }
 
 // logoff ends the session on the HMC, unless it was made elsewhere.
-func (s *session) logoff(ctx context.Context) {
-	if err := s.end(ctx); err != nil {
+func (s *Session) logoff(ctx context.Context) {
+	if err := s.End(ctx); err != nil {
 		s.log.Warn("the session may be left on the HMC until its idle time ends", zap.Error(err))
 	}
 }
@@ -222,8 +238,8 @@ func (s *session) logoff(ctx context.Context) {
 // logoffTimeout bounds a logoff.
 const logoffTimeout = 5 * time.Second
 
-// end is logoff that returns what went wrong. It works also when ctx is done.
-func (s *session) end(ctx context.Context) error {
+// End is logoff that returns what went wrong. It works also when ctx is done.
+func (s *Session) End(ctx context.Context) error {
 	api := s.api
 	s.api = nil
 	if api == nil || s.cfg.Session != nil {
@@ -237,8 +253,8 @@ func (s *session) end(ctx context.Context) error {
 	return nil
 }
 
-// close ends all that the HMC knows of the session, also when ctx is done.
-func (s *session) close(ctx context.Context) {
+// Close ends all that the HMC knows of the session, also when ctx is done.
+func (s *Session) Close(ctx context.Context) {
 	s.logoff(ctx)
 	if s.client != nil {
 		s.client.Close()
@@ -246,7 +262,7 @@ func (s *session) close(ctx context.Context) {
 }
 
 // credentials are what the broker is shown.
-func (s *session) credentials(o *receiver.Options) {
+func (s *Session) credentials(o *receiver.Options) {
 	switch given := s.cfg.Session; {
 	case s.api != nil:
 		o.SessionID, o.SessionCredential = s.api.ID(), s.api.Credential()

@@ -90,10 +90,10 @@ func (s *state) heard(r *receiver.Receiver) {
 }
 
 // offered notes the topics that a link will be subscribed to.
-func (s *state) offered(o *offer) {
-	s.Host, s.missing, s.unlisted, s.ownMaps = o.host, o.missing, o.unlisted, true
+func (s *state) offered(o *Offer) {
+	s.Host, s.missing, s.unlisted, s.ownMaps = o.Host, o.Missing, o.unlisted, true
 	s.channels, s.wanted = make(map[string]channelStatus), make(map[string]status.TopicStatus)
-	for topic, kind := range o.kinds {
+	for topic, kind := range o.Kinds {
 		s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
 	}
 }
@@ -174,7 +174,9 @@ func (s *state) dropChannel(uri, topic string) {
 // problems ranges over what keeps the HMC from counting as connected.
 func (s *state) problems() iter.Seq[status.Problem] {
 	return func(yield func(status.Problem) bool) {
-		found := func(kind status.ProblemKind, text string) bool { return yield(status.Problem{Kind: kind, Text: text}) }
+		found := func(kind status.ProblemKind, text string) bool {
+			return yield(status.Problem{Kind: kind, Text: text})
+		}
 		if s.State != status.StateConnected {
 			kind, text := status.ProblemKind(s.reason), "the link is "+strings.ReplaceAll(s.State, "_", " ")
 			if s.State == status.StateAuthFailed {
@@ -221,18 +223,6 @@ func (s *state) reasons() []status.Problem {
 	out := slices.AppendSeq([]status.Problem{}, s.problems())
 	slices.SortFunc(out, func(a, b status.Problem) int { return strings.Compare(a.Text, b.Text) })
 	return out
-}
-
-// subscribed lists the kinds of the topics that are subscribed to.
-func (s *state) subscribed() []string {
-	var kinds []string
-	for _, t := range s.wanted {
-		if t.Problem == "" {
-			kinds = append(kinds, t.Type)
-		}
-	}
-	slices.Sort(kinds)
-	return kinds
 }
 
 // topicOf returns the name of the topic of a kind.

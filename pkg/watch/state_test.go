@@ -72,7 +72,7 @@ func TestLastTimesStay(t *testing.T) {
 func TestNobodySeesHalfAChange(t *testing.T) {
 	s := newTestSupervisor(t)
 	board, link := s.source.board, newLink(t)
-	o := &offer{host: "h", kinds: map[string]string{"t.1": event.TopicObject}}
+	o := &Offer{Host: "h", Kinds: map[string]string{"t.1": event.TopicObject}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var changing, reading sync.WaitGroup
 	changing.Go(func() {

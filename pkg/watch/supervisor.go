@@ -31,8 +31,8 @@ const restTimeout = 5 * time.Second
 // topic names, so it always means a new link, and a link is never made without asking whether its
 // session still lives.
 //
-// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder) stay
-// the same.
+// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder)
+// stay the same.
 type Supervisor struct {
 	shared
 
@@ -44,8 +44,8 @@ type Supervisor struct {
 	ending atomic.Pointer[string]
 
 	// Of the supervisor's goroutine alone; linked is the session of the last link.
-	session   *session
-	connector *connector
+	session   *Session
+	connector *Connector
 	backoff   *receiver.Backoff
 	linked    *hmc.Session
 	trouble   trouble
@@ -79,13 +79,13 @@ func New(o Options) (*Supervisor, error) {
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	var err error
-	s.session, err = newSession(&s.Cfg, s.log, o.Version, func(operation, code string) {
+	s.session, err = NewSession(&s.Cfg, s.log, o.Version, func(operation, code string) {
 		o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc()
 	})
 	if err != nil {
 		return nil, err
 	}
-	if s.session.usesREST() {
+	if s.session.UsesREST() {
 		for _, operation := range hmc.Operations() {
 			// so that a rate has a beginning
 			o.Metrics.RestRequests.WithLabelValues(name, operation, "200")
@@ -95,7 +95,7 @@ func New(o Options) (*Supervisor, error) {
 	s.Rec = record.NewRecorder(s.Cfg, o.Queue, s.Metrics, s.log, &s.topics, s.intervals.Recording)
 	s.source.board, s.source.metrics = newBoard(), s.Metrics
 	s.source.attach(s.Rec)
-	s.connector = newConnector(s.session, receiver.Options{
+	s.connector = NewConnector(s.session, receiver.Options{
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover},
@@ -118,7 +118,7 @@ func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 	defer func() {
 		board.update(func(now *state) { now.enter(status.StateDisconnected) })
 		s.closeLink("", "")
-		s.session.close(ctx)
+		s.session.Close(ctx)
 		stop()
 		recorder.Wait()
 		s.Rec.Close(context.WithoutCancel(ctx), s.endCause())
@@ -164,14 +164,14 @@ func (s *shared) panicked(p any, text string) error {
 // zero, why none came up.
 func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	board := s.source.board
-	if s.session.usesREST() {
+	if s.session.UsesREST() {
 		board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
 	}
-	o, err := s.session.prepare(ctx)
+	o, err := s.session.Prepare(ctx)
 	if err != nil {
 		return upSince, err
 	}
-	s.topics.Set(maps.Clone(o.kinds))
+	s.topics.Set(maps.Clone(o.Kinds))
 	board.update(func(now *state) { now.offered(o) })
 	link, err := s.connect(ctx, o)
 	if err != nil {
@@ -188,15 +188,15 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 
 // connect makes the link, with as many retries as connect_retries says. After that the round ends,
 // and the next one looks after the session first; the pauses go on growing where this one stopped.
-func (s *Supervisor) connect(ctx context.Context, o *offer) (*receiver.Receiver, error) {
+func (s *Supervisor) connect(ctx context.Context, o *Offer) (*receiver.Receiver, error) {
 	retries := s.Cfg.Stomp.ConnectRetries
 	if retries < 0 { // without end, which the rounds are
 		retries = receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
 	}
 	for ; ; retries-- {
 		s.source.update(func(now *state) { now.attempt(status.StateConnecting) })
-		link, err := s.connector.connect(ctx, o)
-		refused := isHold(err) || failureReason(err) == receiver.ReasonAuthorization
+		link, err := s.connector.Connect(ctx, o)
+		refused := IsHold(err) || FailureReason(err) == receiver.ReasonAuthorization
 		if err == nil || refused || retries == 0 || ctx.Err() != nil {
 			return link, err
 		}
@@ -206,7 +206,7 @@ func (s *Supervisor) connect(ctx context.Context, o *offer) (*receiver.Receiver,
 
 // watch hands on what comes over a link until it ends, and returns why it did. unread says that
 // something came which could not be handed on.
-func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offer) (unread bool, err error) {
+func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *Offer) (unread bool, err error) {
 	linkCtx, cancel := context.WithCancelCause(ctx)
 	var keeping sync.WaitGroup
 	k := newKeeper(s, link, o, cancel)
@@ -218,7 +218,7 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offe
 		if err == nil || ctx.Err() != nil {
 			s.closeLink("", "")
 		} else {
-			s.closeLink(explain(&s.Cfg, err), failureReason(err))
+			s.closeLink(Explain(&s.Cfg, err), FailureReason(err))
 		}
 		unread = s.recordRest(ctx, link)
 	}()
@@ -234,14 +234,14 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *offe
 
 // linkUp publishes and records that the link is up, and has the keeper fetch what was missed
 // before.
-func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *offer) {
+func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *Offer) {
 	now := s.source.update(func(now *state) { now.up(k.link) })
 	if now.links > 1 {
 		s.Metrics.Reconnects.Inc()
 	}
 	send, receive := k.link.HeartBeat()
 	fields := []zap.Field{
-		zap.String("host", o.host), zap.Int("topics", len(o.kinds)),
+		zap.String("host", o.Host), zap.Int("topics", len(o.Kinds)),
 		zap.Duration("heartbeat_send", send), zap.Duration("heartbeat_receive", receive),
 	}
 	if s.trouble.attempts > 0 {
@@ -251,9 +251,9 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *offer) {
 	s.log.Info("connected to the HMC", fields...)
 
 	k.newSession, s.linked = k.session != s.linked, k.session
-	up := record.Connection{Host: o.host, NewSession: k.newSession}
-	for _, topic := range slices.Sorted(maps.Keys(o.kinds)) {
-		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: o.kinds[topic]})
+	up := record.Connection{Host: o.Host, NewSession: k.newSession}
+	for _, topic := range slices.Sorted(maps.Keys(o.Kinds)) {
+		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: o.Kinds[topic]})
 	}
 	if k.session != nil {
 		s.source.use(s.Rec, k)
@@ -274,18 +274,18 @@ func (s *Supervisor) closeLink(problem, reason string) {
 
 // recordLoss records that the link was lost.
 func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
-	d := record.Disconnection{State: status.StateDisconnected, Reason: failureReason(err), Planned: ctx.Err() != nil}
+	d := record.Disconnection{State: status.StateDisconnected, Reason: FailureReason(err), Planned: ctx.Err() != nil}
 	if d.Planned {
 		d.Cause = s.endCause()
 	} else {
-		d.Cause = "the link was lost: " + explain(&s.Cfg, err)
+		d.Cause = "the link was lost: " + Explain(&s.Cfg, err)
 	}
 	frame, _ := s.source.now().lastTimes()
 	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
-// recordRest handles what was received and not yet handed on when the link was closed from this side.
-// It reports whether something is left that it could not hand on.
+// recordRest handles what was received and not yet handed on when the link was closed from this
+// side. It reports whether something is left that it could not hand on.
 func (s *Supervisor) recordRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
@@ -354,7 +354,7 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 		s.backoff.Reset()
 	}
 	name, wait := status.StateAuthFailed, s.intervals.AuthHold
-	if !isHold(err) {
+	if !IsHold(err) {
 		name, wait = status.StateDisconnected, jittered(s.backoff.Next())
 	}
 	if wasUp {
@@ -369,16 +369,16 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 
 // failed counts and records an attempt that failed, and pauses.
 func (s *Supervisor) failed(ctx context.Context, err error, name string, wait time.Duration) {
-	reason := failureReason(err)
+	reason := FailureReason(err)
 	s.Metrics.ConnectFailed(reason)
-	d := record.Disconnection{State: name, Reason: reason, Cause: explain(&s.Cfg, err)}
+	d := record.Disconnection{State: name, Reason: reason, Cause: Explain(&s.Cfg, err)}
 	s.Rec.Disconnected(ctx, d, time.Time{}, false)
 	s.pause(ctx, err, name, wait)
 }
 
 // pause publishes what is wrong and waits before the next attempt.
 func (s *Supervisor) pause(ctx context.Context, err error, name string, wait time.Duration) {
-	problem, reason := explain(&s.Cfg, err), failureReason(err)
+	problem, reason := Explain(&s.Cfg, err), FailureReason(err)
 	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
 	s.logTrouble(name, reason, problem, wait)
 	status.Sleep(ctx, wait)
@@ -411,8 +411,8 @@ func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration
 func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
 
 // Alive says whether the supervisor's loop still turns: it has done so less than limit before at. A
-// loop that waits for notifications lives as long as there are none to fetch, one that waits for its
-// next attempt until then, and one that logs on or connects is bounded by the time-outs of the
+// loop that waits for notifications lives as long as there are none to fetch, one that waits for
+// its next attempt until then, and one that logs on or connects is bounded by the time-outs of the
 // configuration, which may be long.
 func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
 	now, last := s.source.now(), time.Unix(0, s.alive.Load())

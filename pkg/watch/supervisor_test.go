@@ -113,7 +113,7 @@ func TestRetry(t *testing.T) {
 // However often the estate is to be listed, the HMC has its rest between two lists.
 func TestListsAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeeper(newTestSupervisor(t), nil, new(offer), nil)
+		k := newKeeper(newTestSupervisor(t), nil, new(Offer), nil)
 		l := &k.lister
 		lists := 0
 		for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Second) {
@@ -142,7 +142,7 @@ func TestSource(t *testing.T) {
 	src.Fetch(map[string]bool{"": true})
 	src.ListHardware("/api/console")
 
-	k := newKeeper(s, newLink(t), new(offer), nil)
+	k := newKeeper(s, newLink(t), new(Offer), nil)
 	src.use(s.Rec, k)
 	src.update(func(now *state) { now.up(k.link) })
 	if _, handedOn := src.LastContact(); !handedOn || !src.CanFetch() || !src.AskJob("/api/jobs/1") || <-k.jobs != "/api/jobs/1" {

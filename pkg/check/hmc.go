@@ -1,4 +1,4 @@
-package watch
+package check
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 const (
@@ -33,9 +34,9 @@ const (
 	checkRequests = 120
 )
 
-// LogonTurns keeps a userid and password that were refused from being tried a second time, on
+// logonTurns keeps a userid and password that were refused from being tried a second time, on
 // whichever HMC: those that share them take turns.
-type LogonTurns struct{ turns sync.Map }
+type logonTurns struct{ turns sync.Map }
 
 type logonTurn struct {
 	sync.Mutex // held while somebody logs on
@@ -43,7 +44,7 @@ type logonTurn struct {
 	refusedBy string // the HMC's name; "": nobody has refused
 }
 
-func (t *LogonTurns) of(cfg *config.HMC) *logonTurn {
+func (t *logonTurns) of(cfg *config.HMC) *logonTurn {
 	key := [2]string{cfg.Userid, cfg.Password.Expose()}
 	if cfg.Session != nil {
 		key = [2]string{cfg.Session.ID.Expose(), cfg.Session.Credential.Expose()}
@@ -52,13 +53,13 @@ func (t *LogonTurns) of(cfg *config.HMC) *logonTurn {
 	return turn.(*logonTurn)
 }
 
-// check looks at one HMC. It stands on a session and a connector, as a Supervisor does.
-type check struct {
-	*status.Finding
+// hmcCheck looks at one HMC. It stands on a session and a connector, as a Supervisor does.
+type hmcCheck struct {
+	*finding
 
 	cfg     config.HMC
-	turns   *LogonTurns
-	session *session
+	turns   *logonTurns
+	session *watch.Session
 	link    *receiver.Receiver
 	// partitions are those that the userid may see, listed says whether all of them; selected
 	// are those whose OS messages are asked for.
@@ -66,18 +67,18 @@ type check struct {
 	listed               bool
 }
 
-// Check does for one HMC, once, what a Supervisor does all the time: it looks at the certificates,
-// logs on, looks at what the userid may have, connects the link, subscribes, and logs off. What it
-// finds goes to f.
-func Check(ctx context.Context, f *status.Finding, cfg config.HMC, turns *LogonTurns, version string) {
+// checkHMC does for one HMC, once, what a Supervisor does all the time: it looks at the
+// certificates, logs on, looks at what the userid may have, connects the link, subscribes, and logs
+// off. What it finds goes to f.
+func checkHMC(ctx context.Context, f *finding, cfg config.HMC, turns *logonTurns, version string) {
 	if cfg.RESTRequestsPerMinute > 0 {
 		cfg.RESTRequestsPerMinute = max(cfg.RESTRequestsPerMinute, checkRequests)
 	}
-	c := &check{Finding: f, cfg: cfg, turns: turns}
+	c := &hmcCheck{finding: f, cfg: cfg, turns: turns}
 	var err error
-	c.session, err = newSession(&c.cfg, zap.NewNop(), version, nil)
+	c.session, err = watch.NewSession(&c.cfg, zap.NewNop(), version, nil)
 	if err != nil {
-		c.Problem("%v", err)
+		c.problem("%v", err)
 		return
 	}
 	defer c.leave(ctx)
@@ -88,71 +89,71 @@ func Check(ctx context.Context, f *status.Finding, cfg config.HMC, turns *LogonT
 	if !ok {
 		return
 	}
-	if c.session.api != nil {
+	if c.session.API() != nil {
 		c.topics(o)
 		c.estate(ctx)
 		c.osMessages(ctx, o)
 		c.hardwareMessages(ctx)
 	}
 	for _, p := range c.connect(ctx, o) {
-		c.Problem("%s", p)
+		c.problem("%s", p)
 	}
 }
 
 // leave ends everything that the HMC knows of the check, also when ctx is done.
-func (c *check) leave(ctx context.Context) {
+func (c *hmcCheck) leave(ctx context.Context) {
 	if c.link != nil {
-		closeLink(c.link, c.session.log)
+		_ = c.link.Close() // in order or not, it ends
 	}
 	switch {
-	case c.session.api == nil:
+	case c.session.API() == nil:
 	case c.cfg.Session != nil:
-		c.Info("the session given in the configuration was left as it is")
+		c.info("the session given in the configuration was left as it is")
 	default:
-		c.Step("logging off")
-		if err := c.session.end(ctx); err != nil {
-			c.Problem("the session could not be logged off; the HMC ends it after its idle time: %v", err)
+		c.step("logging off")
+		if err := c.session.End(ctx); err != nil {
+			c.problem("the session could not be logged off; the HMC ends it after its idle time: %v", err)
 		} else {
-			c.Info("logged off")
+			c.info("logged off")
 		}
 	}
-	c.session.close(ctx)
+	c.session.Close(ctx)
 }
 
 // logon asks for the version, logs on unless the topics are known, and returns the topics to
 // subscribe to.
-func (c *check) logon(ctx context.Context) (*offer, bool) {
+func (c *hmcCheck) logon(ctx context.Context) (*watch.Offer, bool) {
 	s := c.session
 	turn := c.turns.of(&c.cfg)
 	turn.Lock()
 	defer turn.Unlock()
-	if s.usesREST() {
-		c.Step("asking for the version")
-		v, err := s.client.QueryAPIVersion(ctx)
+	if s.UsesREST() {
+		c.step("asking for the version")
+		v, host, err := s.Version(ctx)
 		if err != nil {
-			c.Problem("%s", explain(&c.cfg, err))
+			c.problem("%s", watch.Explain(&c.cfg, err))
 			return nil, false
 		}
-		c.Info("the Web Services API of %s answers: %s", s.client.Host(), v)
+		c.info("the Web Services API of %s answers: %s", host, v)
 		if !c.mayTry(turn) {
 			return nil, false
 		}
-		c.Step("logging on as %s", s.who())
+		c.step("logging on as %s", s.Who())
 	}
-	o, err := s.prepare(ctx)
+	o, err := s.Prepare(ctx)
 	if err != nil {
 		c.refused(turn, err)
 		return nil, false
 	}
-	if s.api != nil {
-		c.Info("the Web Services API of %s accepts %s", o.host, s.who())
-		switch days := s.api.PasswordExpires; {
+	if s.API() != nil {
+		c.info("the Web Services API of %s accepts %s", o.Host, s.Who())
+		switch days := s.API().PasswordExpires; {
 		case c.cfg.Session != nil || days < 0:
 		case days <= passwordWarning:
-			c.Warn("the password expires in %d days, and the HMC then refuses it: "+
+			c.warn("the password expires in %d days, and the HMC then refuses it: "+
 				"change it before, or take a password rule without expiry for this userid", days)
 		default:
-			c.Info("the password expires in %d days", days)
+			c.info("the password expires in %d days", days)
 		}
 	}
 	return o, true
@@ -160,56 +161,56 @@ func (c *check) logon(ctx context.Context) (*offer, bool) {
 
 // mayTry says whether userid and password may be tried. Where they were refused before, nobody
 // does.
-func (c *check) mayTry(turn *logonTurn) bool {
+func (c *hmcCheck) mayTry(turn *logonTurn) bool {
 	if turn.refusedBy == "" {
 		return true
 	}
-	c.Problem("not tried to log on, so that no userid gets disabled: "+
+	c.problem("not tried to log on, so that no userid gets disabled: "+
 		"hmc %s has just refused the same userid and password", turn.refusedBy)
 	return false
 }
 
 // refused notes why there is no session or no link, and that the password is not to be tried again.
-func (c *check) refused(turn *logonTurn, err error) {
-	text := explain(&c.cfg, err)
-	if isHold(err) && c.cfg.Session == nil {
+func (c *hmcCheck) refused(turn *logonTurn, err error) {
+	text := watch.Explain(&c.cfg, err)
+	if watch.IsHold(err) && c.cfg.Session == nil {
 		turn.refusedBy = c.cfg.Name
-		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, of one that has expired, " +
-			"and of a userid that may not use the Web Services API). " +
+		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, " +
+			"of one that has expired, and of a userid that may not use the Web Services API). " +
 			"Correct it before the next check: an HMC disables a userid after a few refused logons"
 	}
-	c.Problem("%s", text)
+	c.problem("%s", text)
 }
 
 // topics says which kinds of notifications the userid may have. Those that are asked for and
 // missing are among the problems of the link.
-func (c *check) topics(o *offer) {
-	granted := slices.DeleteFunc(slices.Clone(o.granted), func(kind string) bool {
+func (c *hmcCheck) topics(o *watch.Offer) {
+	granted := slices.DeleteFunc(slices.Clone(o.Granted), func(kind string) bool {
 		return !slices.Contains(event.TopicTypes(), kind)
 	})
 	slices.Sort(granted)
-	c.Info("topics granted: %s; asked for: %s",
+	c.info("topics granted: %s; asked for: %s",
 		event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
-	for _, kind := range logKinds {
+	for _, kind := range []string{event.TopicAudit, event.TopicSecurity} {
 		if !slices.Contains(granted, kind) && !slices.Contains(c.cfg.Topics, kind) {
-			c.Info("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, permissions[kind])
+			c.info("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, watch.Permissions[kind])
 		}
 	}
 }
 
 // estate says what the userid may see.
-func (c *check) estate(ctx context.Context) {
-	c.Step("listing CPCs and partitions")
-	cpcs, err := c.session.api.ListCPCs(ctx)
+func (c *hmcCheck) estate(ctx context.Context) {
+	c.step("listing CPCs and partitions")
+	cpcs, err := c.session.API().ListCPCs(ctx)
 	if err != nil {
-		c.Problem("CPCs could not be listed: %v", err)
+		c.problem("CPCs could not be listed: %v", err)
 	}
 	c.listed = true
-	for _, of := range partitionLists(c.session.api) {
-		list, err := of.call(ctx)
+	for _, of := range watch.PartitionLists(c.session.API()) {
+		list, err := of.Call(ctx)
 		if err != nil {
 			c.listed = false
-			c.Problem("partitions could not be listed: %v", err)
+			c.problem("partitions could not be listed: %v", err)
 			continue
 		}
 		c.partitions = append(c.partitions, list...)
@@ -227,7 +228,7 @@ func (c *check) estate(ctx context.Context) {
 	for i := range c.partitions {
 		p := &c.partitions[i]
 		name := p.Name
-		if _, ok := wantsMessages(&c.cfg, p); ok {
+		if _, ok := watch.WantsMessages(&c.cfg, p); ok {
 			name += "*"
 			c.selected = append(c.selected, *p)
 		}
@@ -240,7 +241,7 @@ func (c *check) estate(ctx context.Context) {
 	if len(c.cfg.OSMessages) > 0 {
 		marked = fmt.Sprintf("; os_messages selects %d of them, marked *", len(c.selected))
 	}
-	c.Info("the userid may see %d partitions on %d CPCs%s", len(c.partitions), len(names), marked)
+	c.info("the userid may see %d partitions on %d CPCs%s", len(c.partitions), len(names), marked)
 	for _, cpc := range slices.Sorted(maps.Keys(names)) {
 		list := names[cpc]
 		slices.Sort(list)
@@ -249,106 +250,116 @@ func (c *check) estate(ctx context.Context) {
 			more = fmt.Sprintf(" and %d more", len(list)-shownNames)
 			list = list[:shownNames]
 		}
-		c.Info("CPC %s%s: %s%s", cpc, state[cpc], event.ListOrNone(list), more)
+		c.info("CPC %s%s: %s%s", cpc, state[cpc], event.ListOrNone(list), more)
 	}
 	if err == nil && c.listed && len(names) == 0 {
-		c.Problem("the userid may see no CPC and no partition, so nothing of them is told: on the HMC, in User Management, " +
-			"give the userid's role object access to the CPCs and partitions to hear of")
+		c.problem("the userid may see no CPC and no partition, so nothing of them is told: " +
+			"on the HMC, in User Management, give the userid's role object access to the CPCs and partitions to hear of")
 	}
 }
 
 // osMessages says whether the userid may follow the consoles that are asked for. The permission is
 // the same for all of them, so it asks one, and adds its topic to those that are subscribed to. It
 // ends with the session.
-func (c *check) osMessages(ctx context.Context, o *offer) {
+func (c *hmcCheck) osMessages(ctx context.Context, o *watch.Offer) {
 	for i, want := range c.cfg.OSMessages {
 		selects := func(p hmc.Partition) bool { return want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) }
 		if c.listed && !slices.ContainsFunc(c.partitions, selects) {
-			c.Warn("os_messages[%d] (cpc %q, partition %q) selects no partition that the userid may see",
+			c.warn("os_messages[%d] (cpc %q, partition %q) selects no partition that the userid may see",
 				i, want.CPC, want.Partition)
 		}
 	}
 	// Those first that should have something to say.
-	slices.SortStableFunc(c.selected, func(a, b hmc.Partition) int { return atRest(a.Status) - atRest(b.Status) })
+	slices.SortStableFunc(c.selected, func(a, b hmc.Partition) int {
+		return watch.AtRest(a.Status) - watch.AtRest(b.Status)
+	})
 	tries := c.selected[:min(channelTries, len(c.selected))]
 	for i := range tries {
 		p := &tries[i]
-		c.Step("opening the OS message channel of %s on %s", p.Name, p.CPCName)
-		topic, err := c.session.api.OpenOSMessageChannel(ctx, p.ObjectURI, false)
+		c.step("opening the OS message channel of %s on %s", p.Name, p.CPCName)
+		topic, err := c.session.API().OpenOSMessageChannel(ctx, p.ObjectURI, false)
 		switch {
 		case err == nil:
-			o.kinds[topic] = event.TopicOSMessage
-			c.Info("operating system messages may be followed (tried with %s on %s)", p.Name, p.CPCName)
+			o.Kinds[topic] = event.TopicOSMessage
+			c.info("operating system messages may be followed (tried with %s on %s)", p.Name, p.CPCName)
 			return
 		case hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists):
 			// of a session given in the configuration
-			c.Info("operating system messages are followed already (seen with %s on %s)", p.Name, p.CPCName)
+			c.info("operating system messages are followed already (seen with %s on %s)", p.Name, p.CPCName)
 			return
-		case isUnavailable(err):
+		case hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelUnavailable):
 			continue
-		case isStatus(err, http.StatusForbidden):
-			c.Problem("operating system messages may not be followed: on the HMC, in User Management, "+
+		case watch.IsStatus(err, http.StatusForbidden):
+			c.problem("operating system messages may not be followed: on the HMC, in User Management, "+
 				`give the userid's role the task "Operating System Messages", for which view-only is enough: %v`, err)
 			return
 		default:
-			c.Problem("the operating system messages of %s on %s cannot be followed: %v", p.Name, p.CPCName, err)
+			c.problem("the operating system messages of %s on %s cannot be followed: %v", p.Name, p.CPCName, err)
 			return
 		}
 	}
 	if len(tries) > 0 {
-		c.Info("whether operating system messages may be followed could not be seen: no partition offers any now "+
+		c.info("whether operating system messages may be followed could not be seen: no partition offers any now "+
 			"(tried with %d that os_messages selects)", len(tries))
 	}
 }
 
 // hardwareMessages says whether the userid may see the hardware messages that are asked for. It
 // looks at those of the console only: the permission is the same, and there may be many CPCs.
-func (c *check) hardwareMessages(ctx context.Context) {
+func (c *hmcCheck) hardwareMessages(ctx context.Context) {
 	if !c.cfg.HardwareMessages {
 		return
 	}
-	c.Step("listing hardware messages")
-	messages, _, err := c.session.api.ListHardwareMessages(ctx, record.ConsoleURI, time.Time{})
+	c.step("listing hardware messages")
+	messages, _, err := c.session.API().ListHardwareMessages(ctx, record.ConsoleURI, time.Time{})
 	if err != nil {
-		c.Problem("hardware messages could not be listed%s: %v", hardwareHint(err), err)
+		c.problem("hardware messages could not be listed%s: %v", watch.HardwareHint(err), err)
 		return
 	}
-	c.Info("hardware messages of the console (%d now) and of the CPCs are followed", len(messages))
+	c.info("hardware messages of the console (%d now) and of the CPCs are followed", len(messages))
 }
 
 // connect makes the link, and returns the problems that are left.
-func (c *check) connect(ctx context.Context, o *offer) (problems []string) {
+func (c *hmcCheck) connect(ctx context.Context, o *watch.Offer) (problems []string) {
 	turn := c.turns.of(&c.cfg)
-	if !c.session.usesREST() { // then it is the broker that sees the password
+	if !c.session.UsesREST() { // then it is the broker that sees the password
 		turn.Lock()
 		defer turn.Unlock()
 		if !c.mayTry(turn) {
-			return o.missing
+			return o.Missing
 		}
 	}
-	c.Step("connecting the link")
+	c.step("connecting the link")
 	start := time.Now()
-	connector := newConnector(c.session, receiver.Options{}, func(*receiver.Receiver) {})
-	link, err := connector.connect(ctx, o)
+	connector := watch.NewConnector(c.session, receiver.Options{}, func(*receiver.Receiver) {})
+	link, err := connector.Connect(ctx, o)
 	switch {
 	case err == nil:
-	case failureReason(err) == receiver.ReasonAuthorization:
+	case watch.FailureReason(err) == receiver.ReasonAuthorization:
 		c.refused(turn, err)
-		return o.missing
+		return o.Missing
 	default:
-		c.Problem("the link cannot be made: %s", explain(&c.cfg, err))
-		return o.missing
+		c.problem("the link cannot be made: %s", watch.Explain(&c.cfg, err))
+		return o.Missing
 	}
 	c.link = link
-	o.unlisted = ""
-	now := newState()
-	now.offered(o)
-	now.up(link)
+	var kinds []string
+	problems = slices.Clone(o.Missing)
+	for topic, kind := range o.Kinds {
+		switch {
+		case link.Subscribed(topic):
+			kinds = append(kinds, kind)
+		case kind != event.TopicOSMessage:
+			problems = append(problems, fmt.Sprintf("topic %s (%s): %s", topic, kind, status.NotSubscribed))
+		}
+	}
+	slices.Sort(kinds)
+	slices.Sort(problems)
 	beat := "without heart-beats"
 	if send, receive := link.HeartBeat(); send > 0 || receive > 0 {
 		beat = fmt.Sprintf("heart-beats every %s out, %s in", send, receive)
 	}
-	c.Info("the link to %s is up after %s (STOMP, %s); topics subscribed: %s",
-		o.host, time.Since(start).Round(time.Millisecond), beat, event.ListOrNone(now.subscribed()))
-	return status.Texts(now.reasons())
+	c.info("the link to %s is up after %s (STOMP, %s); topics subscribed: %s",
+		o.Host, time.Since(start).Round(time.Millisecond), beat, event.ListOrNone(kinds))
+	return problems
 }

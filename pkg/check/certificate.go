@@ -1,4 +1,4 @@
-package watch
+package check
 
 import (
 	"bytes"
@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 const (
@@ -50,9 +52,9 @@ func isSelfSigned(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssu
 
 // lookAtHosts says which hosts answer, and with which certificates. It reports whether the daemon
 // can connect to one, the first of which is used.
-func (c *check) lookAtHosts(ctx context.Context) bool {
+func (c *hmcCheck) lookAtHosts(ctx context.Context) bool {
 	port, what := c.cfg.RESTPort, "Web Services API"
-	if !c.session.usesREST() {
+	if !c.session.UsesREST() {
 		port, what = c.cfg.StompPort, "link"
 	}
 	var others []shown
@@ -62,20 +64,21 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 		fine := seen.fine(c.cfg.TLS.InsecureSkipVerify)
 		switch {
 		case found && fine:
-			c.Info("%s answers too, and is used when those before it do not", seen.address)
+			c.info("%s answers too, and is used when those before it do not", seen.address)
 			c.expiry(&seen)
 		case found:
-			c.Warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
+			c.warn("%s, which is used when those before it do not answer: %s", seen.address, c.why(&seen))
 		case !fine:
 			others = append(others, seen)
 		default:
-			found, c.session.host = true, i
+			found = true
+			c.session.UseHost(i)
 			for j := range others {
-				c.Warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
+				c.warn("%s: %s; the next host is used", others[j].address, c.why(&others[j]))
 			}
-			c.Info("%s answers (%s)", seen.address, what)
+			c.info("%s answers (%s)", seen.address, what)
 			c.certificate(&seen)
-			if c.session.usesREST() {
+			if c.session.UsesREST() {
 				c.linkCertificate(ctx, host, &seen)
 			}
 		}
@@ -83,10 +86,10 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 	for i := range others {
 		if seen := &others[i]; !found {
 			if seen.chain != nil {
-				c.Info("%s answers (%s)", seen.address, what)
+				c.info("%s answers (%s)", seen.address, what)
 				c.chain(seen)
 			}
-			c.Problem("%s: %s", seen.address, c.why(seen))
+			c.problem("%s: %s", seen.address, c.why(seen))
 			c.fetchHint(seen)
 		}
 	}
@@ -94,12 +97,12 @@ func (c *check) lookAtHosts(ctx context.Context) bool {
 }
 
 // why says why the daemon cannot connect.
-func (c *check) why(seen *shown) string {
+func (c *hmcCheck) why(seen *shown) string {
 	var (
 		dns     *net.DNSError
 		network net.Error
 		err     = seen.err
-		text    = explain(&c.cfg, err)
+		text    = watch.Explain(&c.cfg, err)
 	)
 	switch {
 	case errors.As(err, &dns):
@@ -115,9 +118,9 @@ func (c *check) why(seen *shown) string {
 
 // look connects to an address and looks at its certificate. Nothing secret is sent, whoever
 // answers.
-func (c *check) look(ctx context.Context, host string, port int) shown {
+func (c *hmcCheck) look(ctx context.Context, host string, port int) shown {
 	seen := shown{address: net.JoinHostPort(host, strconv.Itoa(port))}
-	c.Step("connecting to %s", seen.address)
+	c.step("connecting to %s", seen.address)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", seen.address)
@@ -126,7 +129,7 @@ func (c *check) look(ctx context.Context, host string, port int) shown {
 		return seen
 	}
 	defer raw.Close()
-	cfg := c.session.tls.Clone()
+	cfg := c.session.TLS().Clone()
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = strings.Cut(host, "%") // an address may have a zone
 	}
@@ -152,13 +155,13 @@ func (c *check) look(ctx context.Context, host string, port int) shown {
 }
 
 // certificate says all about the certificate of an address that the daemon connects to.
-func (c *check) certificate(seen *shown) {
+func (c *hmcCheck) certificate(seen *shown) {
 	c.chain(seen)
 	if c.cfg.TLS.InsecureSkipVerify {
 		if seen.err == nil {
-			c.Warn("tls.insecure_skip_verify is set, and not needed: the certificate verifies")
+			c.warn("tls.insecure_skip_verify is set, and not needed: the certificate verifies")
 		} else {
-			c.Warn("the certificate is not verified, because tls.insecure_skip_verify is set: "+
+			c.warn("the certificate is not verified, because tls.insecure_skip_verify is set: "+
 				"whoever is on the way can read the password. Without it: %s", c.why(seen))
 			c.fetchHint(seen)
 		}
@@ -167,7 +170,7 @@ func (c *check) certificate(seen *shown) {
 }
 
 // chain shows the certificates, up to the authority where they verify.
-func (c *check) chain(seen *shown) {
+func (c *hmcCheck) chain(seen *shown) {
 	chain := seen.certificates()
 	for i, cert := range chain {
 		first, last := i == 0, i == len(chain)-1
@@ -192,12 +195,12 @@ func (c *check) chain(seen *shown) {
 		if first && seen.verified == nil {
 			text += fmt.Sprintf("; SHA-256 fingerprint %X", sha256.Sum256(cert.Raw))
 		}
-		c.Info("%s: %s", seen.address, text)
+		c.info("%s: %s", seen.address, text)
 	}
 }
 
 // trusted says why an authority counts.
-func (c *check) trusted() string {
+func (c *hmcCheck) trusted() string {
 	if c.cfg.TLS.CAFile != "" {
 		return "which is in tls.ca_file"
 	}
@@ -206,21 +209,21 @@ func (c *check) trusted() string {
 
 // linkCertificate looks at the other port of the host in use, which on an HMC has the same
 // certificate.
-func (c *check) linkCertificate(ctx context.Context, host string, rest *shown) {
+func (c *hmcCheck) linkCertificate(ctx context.Context, host string, rest *shown) {
 	seen := c.look(ctx, host, c.cfg.StompPort)
 	if seen.chain == nil {
 		return // the link itself says so below
 	}
 	if seen.chain[0].Equal(rest.chain[0]) {
-		c.Info("%s answers (link) with the same certificate", seen.address)
+		c.info("%s answers (link) with the same certificate", seen.address)
 		return
 	}
-	c.Info("%s answers (link)", seen.address)
+	c.info("%s answers (link)", seen.address)
 	c.certificate(&seen)
 }
 
 // expiry warns of a certificate of the chain that is about to expire.
-func (c *check) expiry(seen *shown) {
+func (c *hmcCheck) expiry(seen *shown) {
 	for _, cert := range seen.certificates() {
 		when, do := "expired on "+day(cert.NotAfter), "renew it on the HMC, in Certificate Management"
 		switch left := time.Until(cert.NotAfter); {
@@ -230,17 +233,17 @@ func (c *check) expiry(seen *shown) {
 			when = fmt.Sprintf("expires on %s (%s)", day(cert.NotAfter), daysUntil(cert.NotAfter))
 			do += "; if another authority signs the new one, add that to tls.ca_file before"
 		}
-		c.Warn("%s: the certificate of %s %s: %s", seen.address, named(cert), when, do)
+		c.warn("%s: the certificate of %s %s: %s", seen.address, named(cert), when, do)
 	}
 }
 
 // fetchHint says how a self-signed certificate gets into a file, where that is what is missing.
-func (c *check) fetchHint(seen *shown) {
+func (c *hmcCheck) fetchHint(seen *shown) {
 	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](seen.err); !ok || unknown.Cert == nil ||
 		!isSelfSigned(seen.chain[0]) {
 		return
 	}
-	c.Info("%s: to get the certificate into a file: "+
+	c.info("%s: to get the certificate into a file: "+
 		"openssl s_client -connect %[1]s </dev/null 2>/dev/null | openssl x509 > hmc-ca.pem; "+
 		"compare the fingerprint with what the HMC shows in Certificate Management", seen.address)
 }

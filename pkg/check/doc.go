@@ -1,0 +1,3 @@
+// Package check tries a configuration: it does once, for a person, what the daemon does all the
+// time with HMCs and sinks, and says what works and what does not. No event is sent.
+package check
