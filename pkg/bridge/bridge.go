@@ -158,9 +158,8 @@ func New(opts Options) (*Bridge, error) {
 		return nil, errors.Join(err, b.dead.Close(), q.Close())
 	}
 	if opts.Registerer != nil {
-		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b))
+		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b), watch.NewCollector(b.watched))
 	}
-	b.metrics.OnScrape(b.refreshReceivers)
 	return b, nil
 }
 
@@ -596,13 +595,12 @@ func isClosed(done <-chan struct{}) bool {
 	}
 }
 
-// refreshReceivers sets the gauges of the receivers that are read from memory at each scrape.
-func (b *Bridge) refreshReceivers() {
+// watched are the supervisors that run.
+func (b *Bridge) watched() (supervisors []*watch.Supervisor) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for _, r := range b.supervisors {
-		frame, notification := r.it.LastTimes()
-		r.it.Metrics.LastFrame.Set(status.UnixSeconds(frame))
-		r.it.Metrics.LastNotification.Set(status.UnixSeconds(notification))
+		supervisors = append(supervisors, r.it)
 	}
+	return supervisors
 }

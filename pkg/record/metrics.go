@@ -2,7 +2,6 @@ package record
 
 import (
 	"slices"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -18,75 +17,29 @@ const otherType = "other"
 // Metrics holds the metrics of receivers and of the events that come from them. Their names are
 // part of the project's interface.
 type Metrics struct {
-	connected        *prometheus.GaugeVec
-	reconnects       *prometheus.CounterVec
-	connectFailures  *prometheus.CounterVec
-	state            *prometheus.GaugeVec
-	panics           *prometheus.CounterVec
-	lastFrame        *prometheus.GaugeVec
-	lastNotification *prometheus.GaugeVec
-	notifications    *prometheus.CounterVec
-	missed           *prometheus.CounterVec
-	parseErrors      *prometheus.CounterVec
-	events           *prometheus.CounterVec
-	duplicates       *prometheus.CounterVec
-	certificate      *prometheus.GaugeVec
-	RestRequests     *prometheus.CounterVec
-
-	refresh atomic.Pointer[func()]
+	reconnects      *prometheus.CounterVec
+	connectFailures *prometheus.CounterVec
+	panics          *prometheus.CounterVec
+	notifications   *prometheus.CounterVec
+	missed          *prometheus.CounterVec
+	parseErrors     *prometheus.CounterVec
+	events          *prometheus.CounterVec
+	duplicates      *prometheus.CounterVec
+	RestRequests    *prometheus.CounterVec
 }
-
-// liveReceiverMetrics collects the gauges that are read from memory at each scrape instead of being
-// set at each change.
-type liveReceiverMetrics struct{ m *Metrics }
-
-func (l liveReceiverMetrics) vectors() []*prometheus.GaugeVec {
-	return []*prometheus.GaugeVec{l.m.lastFrame, l.m.lastNotification}
-}
-
-// Describe implements prometheus.Collector.
-func (l liveReceiverMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, v := range l.vectors() {
-		v.Describe(ch)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (l liveReceiverMetrics) Collect(ch chan<- prometheus.Metric) {
-	if refresh := l.m.refresh.Load(); refresh != nil {
-		(*refresh)()
-	}
-	for _, v := range l.vectors() {
-		v.Collect(ch)
-	}
-}
-
-// OnScrape says what sets the gauges that are read from memory, before each scrape.
-func (m *Metrics) OnScrape(refresh func()) { m.refresh.Store(&refresh) }
 
 // NewMetrics registers the metrics with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "hmcnotifyd", Name: name, Help: help}, labels)
-	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "hmcnotifyd", Name: name, Help: help}, labels)
 	}
 	m := &Metrics{
-		connected: gauge("receiver_connected",
-			"Whether the link to the HMC is up and every wanted topic is subscribed.", "hmc"),
 		reconnects: counter("receiver_reconnects_total",
 			"Links to the HMC made again after a loss.", "hmc"),
 		connectFailures: counter("receiver_connect_failures_total",
 			"Attempts to log on or connect that failed, by reason.", "hmc", "reason"),
-		state: gauge("receiver_state",
-			"The state of the receiver: 1 for the current one, 0 for the others.", "hmc", "state"),
 		panics: counter("receiver_panics_total",
 			"Panics of the goroutine that looks after an HMC; it was restarted each time.", "hmc"),
-		lastFrame: gauge("receiver_last_frame_timestamp_seconds",
-			"When the last bytes (a frame or a heart-beat) came from the HMC, as Unix time; 0 before the first.", "hmc"),
-		lastNotification: gauge("receiver_last_notification_timestamp_seconds",
-			"When the last notification came from the HMC, as Unix time; 0 before the first.", "hmc"),
 		notifications: counter("notifications_total",
 			"Notifications received, by the HMC's notification-type; a type not known counts as other.", "hmc", "type"),
 		missed: counter("notifications_missed_total",
@@ -97,13 +50,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Events committed to disk, by type and origin.", "hmc", "type", "origin"),
 		duplicates: counter("events_duplicate_total",
 			"Events recognized as delivered before and not delivered again.", "hmc", "type"),
-		certificate: gauge("hmc_certificate_not_after_timestamp_seconds",
-			"When the HMC's server certificate expires, as Unix time; 0 before it was seen.", "hmc"),
 		RestRequests: counter("hmc_rest_requests_total",
 			"Requests to the HMC's Web Services API, by operation and HTTP status.", "hmc", "operation", "code"),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connected, m.reconnects, m.connectFailures, m.state, m.panics, m.notifications, m.missed, m.parseErrors, m.events, m.duplicates, m.certificate, m.RestRequests, liveReceiverMetrics{m})
+		reg.MustRegister(m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors, m.events, m.duplicates,
+			m.RestRequests)
 	}
 	return m
 }
@@ -114,17 +66,13 @@ type HMCMetrics struct {
 	all *Metrics
 	hmc string
 
-	Connected        prometheus.Gauge
-	Reconnects       prometheus.Counter
-	Panics           prometheus.Counter
-	ParseErrors      prometheus.Counter
-	LastFrame        prometheus.Gauge
-	LastNotification prometheus.Gauge
-	Certificate      prometheus.Gauge
-	notifications    map[string]*status.Tally
-	missed           map[string]prometheus.Counter
-	duplicates       map[string]prometheus.Counter
-	events           map[typeOrigin]prometheus.Counter // of the supervisor's appender only
+	Reconnects    prometheus.Counter
+	Panics        prometheus.Counter
+	ParseErrors   prometheus.Counter
+	notifications map[string]*status.Tally
+	missed        map[string]prometheus.Counter
+	duplicates    map[string]prometheus.Counter
+	events        map[typeOrigin]prometheus.Counter // of the supervisor's appender only
 }
 
 type typeOrigin struct{ typ, origin string }
@@ -133,20 +81,13 @@ type typeOrigin struct{ typ, origin string }
 func (m *Metrics) ForHMC(name string) *HMCMetrics {
 	h := &HMCMetrics{
 		all: m, hmc: name,
-		Connected:        m.connected.WithLabelValues(name),
-		Reconnects:       m.reconnects.WithLabelValues(name),
-		Panics:           m.panics.WithLabelValues(name),
-		ParseErrors:      m.parseErrors.WithLabelValues(name),
-		LastFrame:        m.lastFrame.WithLabelValues(name),
-		LastNotification: m.lastNotification.WithLabelValues(name),
-		Certificate:      m.certificate.WithLabelValues(name),
-		notifications:    make(map[string]*status.Tally),
-		missed:           make(map[string]prometheus.Counter),
-		duplicates:       make(map[string]prometheus.Counter),
-		events:           make(map[typeOrigin]prometheus.Counter),
-	}
-	for _, s := range status.States {
-		m.state.WithLabelValues(name, s)
+		Reconnects:    m.reconnects.WithLabelValues(name),
+		Panics:        m.panics.WithLabelValues(name),
+		ParseErrors:   m.parseErrors.WithLabelValues(name),
+		notifications: make(map[string]*status.Tally),
+		missed:        make(map[string]prometheus.Counter),
+		duplicates:    make(map[string]prometheus.Counter),
+		events:        make(map[typeOrigin]prometheus.Counter),
 	}
 	for _, r := range status.FailureReasons {
 		m.connectFailures.WithLabelValues(name, r)
@@ -168,16 +109,6 @@ func (m *Metrics) ForHMC(name string) *HMCMetrics {
 		h.missed[t] = m.missed.WithLabelValues(name, t)
 	}
 	return h
-}
-
-func (h *HMCMetrics) SetState(state string) {
-	for _, s := range status.States {
-		v := 0.0
-		if s == state {
-			v = 1
-		}
-		h.all.state.WithLabelValues(h.hmc, s).Set(v)
-	}
 }
 
 func (h *HMCMetrics) ConnectFailed(reason string) {
@@ -266,9 +197,7 @@ func (m *Metrics) DeleteHMC(name string) {
 	for _, v := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
 	}{
-		m.connected, m.reconnects, m.connectFailures, m.state, m.panics, m.lastFrame,
-		m.lastNotification, m.notifications, m.missed, m.parseErrors, m.events,
-		m.duplicates, m.certificate, m.RestRequests,
+		m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors, m.events, m.duplicates, m.RestRequests,
 	} {
 		v.DeletePartialMatch(labels)
 	}

@@ -11,8 +11,9 @@ import (
 // source answers what the recorder asks of whoever looks after the HMC. None of its methods waits.
 type source struct {
 	*board
-	missed atomic.Int64
-	keeper atomic.Pointer[keeper] // of the link that is up, where there is a session
+	metrics *record.HMCMetrics
+	missed  atomic.Int64
+	keeper  atomic.Pointer[keeper] // of the link that is up, where there is a session
 }
 
 // Missed counts notifications that are known to be missing on a topic of this type.

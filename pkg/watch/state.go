@@ -12,7 +12,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -274,16 +273,14 @@ func (s *state) show(osMessages bool) status.HMCStatus {
 	return h
 }
 
-// board publishes the state, and with it the metrics receiver_state, receiver_connected and the
-// expiry of the certificate.
+// board publishes the state.
 type board struct {
-	metrics *record.HMCMetrics
 	changes sync.Mutex // one at a time
 	current atomic.Pointer[state]
 }
 
-func newBoard(m *record.HMCMetrics) *board {
-	b := &board{metrics: m}
+func newBoard() *board {
+	b := new(board)
 	b.current.Store(newState())
 	return b
 }
@@ -303,15 +300,6 @@ func (b *board) update(change func(*state)) *state {
 		break
 	}
 	b.current.Store(&next)
-	b.metrics.SetState(next.State)
-	connected := 0.0
-	if next.Connected {
-		connected = 1
-	}
-	b.metrics.Connected.Set(connected)
-	if at := next.CertificateNotAfter; at != nil {
-		b.metrics.Certificate.Set(status.UnixSeconds(*at))
-	}
 	return &next
 }
 

@@ -2,9 +2,12 @@ package watch
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
@@ -89,6 +92,16 @@ func TestNobodySeesHalfAChange(t *testing.T) {
 			})
 		}
 	})
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(func() []*Supervisor { return []*Supervisor{s} }))
+	reading.Go(func() {
+		for ctx.Err() == nil {
+			if problem := impossibleMetrics(registry); problem != "" {
+				t.Error(problem)
+				return
+			}
+		}
+	})
 	for range 4 {
 		reading.Go(func() {
 			for ctx.Err() == nil {
@@ -101,6 +114,32 @@ func TestNobodySeesHalfAChange(t *testing.T) {
 	}
 	changing.Wait()
 	reading.Wait()
+}
+
+// impossibleMetrics scrapes, and says what cannot be: the HMC is in one state, and connected in
+// that one alone.
+func impossibleMetrics(registry *prometheus.Registry) string {
+	families, err := registry.Gather()
+	if err != nil {
+		return err.Error()
+	}
+	values, states := make(map[string]float64), 0.0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			key := f.GetName()
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "state" {
+					key += "/" + l.GetValue()
+					states += m.GetGauge().GetValue()
+				}
+			}
+			values[key] = m.GetGauge().GetValue()
+		}
+	}
+	if states != 1 || values["hmcnotifyd_receiver_connected"] > values["hmcnotifyd_receiver_state/connected"] {
+		return fmt.Sprint(values)
+	}
+	return ""
 }
 
 // impossible looks at a supervisor as page, readiness and heart-beats do, and says what cannot be.

@@ -95,7 +95,7 @@ func New(o Options) (*Supervisor, error) {
 		}
 	}
 	s.topics.Set(make(map[string]string))
-	s.source.board = newBoard(s.Metrics)
+	s.source.board, s.source.metrics = newBoard(), s.Metrics
 	s.Rec = record.New(record.Options{
 		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
 		Timing: s.intervals.Recording, Live: o.Live,
@@ -114,7 +114,6 @@ func New(o Options) (*Supervisor, error) {
 // Run keeps the HMC connected until ctx is done. It logs off before it returns.
 func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 	board := s.source.board
-	board.update(func(*state) {}) // the one before it may have left other values in the metrics
 	s.Rec.Open(seen)
 	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var recorder sync.WaitGroup

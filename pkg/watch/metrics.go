@@ -1,0 +1,73 @@
+package watch
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+)
+
+// Collector exports what supervisors publish. All series of an HMC are of one state, so that no
+// scrape sees half a change; they go with the supervisor.
+type Collector struct {
+	supervisors func() []*Supervisor
+
+	connected, state, frame, notification, certificate *prometheus.Desc
+}
+
+// NewCollector returns a Collector of the supervisors that it asks for at each scrape.
+func NewCollector(supervisors func() []*Supervisor) *Collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("hmcnotifyd_"+name, help, append([]string{"hmc"}, labels...), nil)
+	}
+	return &Collector{
+		supervisors: supervisors,
+		connected: desc("receiver_connected",
+			"Whether the link to the HMC is up and every wanted topic is subscribed."),
+		state: desc("receiver_state",
+			"The state of the receiver: 1 for the current one, 0 for the others.", "state"),
+		frame: desc("receiver_last_frame_timestamp_seconds",
+			"When the last bytes (a frame or a heart-beat) came from the HMC, as Unix time; 0 before the first."),
+		notification: desc("receiver_last_notification_timestamp_seconds",
+			"When the last notification came from the HMC, as Unix time; 0 before the first."),
+		certificate: desc("hmc_certificate_not_after_timestamp_seconds",
+			"When the HMC's server certificate expires, as Unix time; 0 before it was seen."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.connected, c.state, c.frame, c.notification, c.certificate} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. It answers from memory.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.supervisors() {
+		set := func(d *prometheus.Desc, value float64, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{s.Cfg.Name}, labels...)...)
+		}
+		now := s.source.now()
+		frame, notification := now.lastTimes()
+		set(c.connected, oneIf(now.Connected))
+		for _, name := range status.States {
+			set(c.state, oneIf(name == now.State), name)
+		}
+		set(c.frame, status.UnixSeconds(frame))
+		set(c.notification, status.UnixSeconds(notification))
+		var expires time.Time
+		if at := now.CertificateNotAfter; at != nil {
+			expires = *at
+		}
+		set(c.certificate, status.UnixSeconds(expires))
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
