@@ -84,16 +84,27 @@ func TestFaults(t *testing.T) {
 			fault := hmcsim.Fault{Kind: kind, Size: 3 << 20}
 			b.Script([]hmcsim.Fault{fault}, []hmcsim.Fault{fault})
 			publishing(t, b, "u.1")
-			r := newReceiver(t, simOptions(b, "u.1"))
+			o := simOptions(b, "u.1")
+			if kind == hmcsim.FaultBadLogin || kind == hmcsim.FaultNone {
+				o.Config.ConnectTimeout = time.Minute // what is to be seen is no timeout
+			}
+			r := newReceiver(t, o)
+			var dropping sync.WaitGroup
+			defer dropping.Wait()
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			patience := 700 * time.Millisecond
-			silent := time.AfterFunc(patience, func() {
-				if kind == hmcsim.FaultSilence { // an HMC with nothing to say: only its end can help
-					b.DropLinks()
-				}
-			})
-			defer silent.Stop()
+			if kind == hmcsim.FaultSilence { // an HMC with nothing to say: only its end can help
+				dropping.Go(func() {
+					for pause := 700 * time.Millisecond; ; pause *= 2 {
+						select {
+						case <-ctx.Done():
+							return
+						case <-time.After(pause):
+							b.DropLinks()
+						}
+					}
+				})
+			}
 			got, losses, refusals := 0, 0, 0
 			for got < 5 {
 				for n, err := range r.Notifications(ctx) {
@@ -131,8 +142,6 @@ func TestFaults(t *testing.T) {
 						break
 					}
 				}
-				patience *= 2 // for a slow machine
-				silent.Reset(patience)
 			}
 			if kind == hmcsim.FaultBadLogin && refusals != 2 {
 				t.Errorf("%d refusals of the logon were reported, want 2", refusals)
