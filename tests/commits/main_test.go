@@ -29,7 +29,7 @@ const (
 	// strictVariable names, with commas between, the faults that are not left out.
 	strictVariable = "HMCNOTIFYD_COMMITS_STRICT"
 	// atOnce is how many runs go on at a time: they wait most of their time.
-	atOnce = 60
+	atOnce = 30
 )
 
 // Four faults of a recorder that takes back by hand what could not be stored are left out, unless
