@@ -303,12 +303,22 @@ func (r *run) judge() []string {
 // normalize brings what a group has reported to the accounts of the ledger. The order is kept of what
 // one HMC reports.
 func (r *run) normalize(list []oracle.Arrival) []oracle.Arrival {
-	if !r.grouped {
-		return list
-	}
 	teller := make(map[string]string)
 	var out []oracle.Arrival
 	for _, a := range list {
+		if !strict(order) && a.Origin == event.OriginBackfill {
+			at := "@" + a.Received.String()
+			a.Topic += at
+			if a.Resource != nil {
+				resource := *a.Resource
+				resource.ObjectURI += at
+				a.Resource = &resource
+			}
+		}
+		if !r.grouped {
+			out = append(out, a)
+			continue
+		}
 		if a.Type == event.TypeBridgeGap {
 			shared := a
 			shared.ID, shared.HMC = a.ID+"@"+both, both
