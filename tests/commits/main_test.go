@@ -29,10 +29,10 @@ const (
 	// strictVariable names, with commas between, the faults that are not left out.
 	strictVariable = "HMCNOTIFYD_COMMITS_STRICT"
 	// atOnce is how many runs go on at a time: they wait most of their time.
-	atOnce = 60
+	atOnce = 30
 )
 
-// Four faults of a recorder that takes back by hand what could not be stored are left out, unless
+// Five faults of a recorder that takes back by hand what could not be stored are left out, unless
 // strictVariable names them, or says "all". They have to be gone with one that loads what is stored,
 // and what is here of them goes with them.
 const (
@@ -50,9 +50,12 @@ const (
 	// A job completion that is held back until it is known how the job has ended, and then cannot be
 	// stored, is older than the gap that is to name it.
 	job = "job"
+	// What is fetched may come behind something newer that an earlier fetch has brought: it was taken
+	// for known then, because it had come live and nobody knew yet that it could not be stored.
+	order = "order"
 )
 
-// strict says whether one of the four is looked at.
+// strict says whether one of them is looked at.
 func strict(fault string) bool {
 	names := strings.Split(os.Getenv(strictVariable), ",")
 	return slices.Contains(names, fault) || slices.Contains(names, "all")
