@@ -34,11 +34,15 @@ type Gap struct {
 	// what may be lost for good, in words
 	Missing []string `json:"may_be_missing,omitempty"`
 
-	Whole    bool            `json:"-"` // everything is concerned, not only these
-	Concerns map[string]bool `json:"-"` // topic types
-	Problems []string        `json:"-"` // why something could not be fetched
+	// everything is concerned, not only these
+	Whole bool `json:"-"`
+	// topic types
+	Concerns map[string]bool `json:"-"`
+	// why something could not be fetched
+	Problems []string `json:"-"`
 
-	batch uint64 // with which its event is on its way to the disk
+	// with which its event is on its way to the disk
+	batch uint64
 }
 
 func newGap(from time.Time) *Gap {

@@ -34,15 +34,19 @@ const (
 // HMC counts as described. The first number of a topic, one that is not above the last, and a jump
 // by more than a million begin anew.
 type SequenceTracker struct {
-	complete bool // all topics of the session are subscribed to
+	// all topics of the session are subscribed to
+	complete bool
 	link     int
-	mode     int // above 0: evidence for a count per topic, below 0: per session
-	doubts   int
+	// above 0: evidence for a count per topic, below 0: per session
+	mode   int
+	doubts int
 
-	topics  map[string]*sequence
-	session sequence // of all topics
-	below   int64    // the last number of the session that was not above the one before
-	holes   []sequenceHole
+	topics map[string]*sequence
+	// of all topics
+	session sequence
+	// the last number of the session that was not above the one before
+	below int64
+	holes []sequenceHole
 	// by topic, dropped by our own hand-over buffer: the jump is yet to come
 	drops map[string]int64
 	gaps  []sequenceGap

@@ -38,7 +38,8 @@ type TopicLabel struct {
 
 // Disconnection is the body of a bridge-disconnected event.
 type Disconnection struct {
-	State  string `json:"state"` // as receiver_state has it
+	// as receiver_state has it
+	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"`
 	Cause  string `json:"cause"`
 	// the daemon ends, or its configuration was changed

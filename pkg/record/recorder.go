@@ -18,8 +18,10 @@ import (
 
 // Timing holds the intervals of a recorder. Tests shorten them.
 type Timing struct {
-	Tick   time.Duration // how often the recorder looks at what is due by time
-	Settle time.Duration // after the last of a replay or of what is fetched, that is complete
+	// how often the recorder looks at what is due by time
+	Tick time.Duration
+	// after the last of a replay or of what is fetched, that is complete
+	Settle time.Duration
 	// how often it is stored that there is contact, while nothing else is stored
 	SeenEvery time.Duration
 }

@@ -58,10 +58,13 @@ type linkState struct {
 	up   bool
 	host string
 	// the state of the last bridge-disconnected; "" after a bridge-connected
-	reported   string
-	received   time.Time            // of the notification that was recorded last
-	asked      time.Time            // when the topics were subscribed to ...
-	subscribed map[string]time.Time // ... and that of a partition, if later
+	reported string
+	// of the notification that was recorded last
+	received time.Time
+	// when the topics were subscribed to ...
+	asked time.Time
+	// ... and that of a partition, if later
+	subscribed map[string]time.Time
 	// the last contact up to which everything is recorded, as of the last tick
 	handedOn time.Time
 	silence  silence

@@ -17,15 +17,19 @@ const unknownType = "unknown"
 // Notification is a notification of an HMC with what everybody asks of it, parsed once. It shares
 // the memory of the one that was received.
 type Notification struct {
-	Topic    string
-	Type     string // the header notification-type; "unknown" where there is none
-	Headers  event.Headers
-	Resource event.Resource // as the headers name it
+	Topic string
+	// the header notification-type; "unknown" where there is none
+	Type    string
+	Headers event.Headers
+	// as the headers name it
+	Resource event.Resource
 	// when it happened by the HMC's clock; Received where the HMC does not say
-	Time         time.Time
-	Received     time.Time
-	Body         []byte // compact JSON; nil: there is none, or it is not JSON
-	BodyText     string // a body that is not JSON
+	Time     time.Time
+	Received time.Time
+	// compact JSON; nil: there is none, or it is not JSON
+	Body []byte
+	// a body that is not JSON
+	BodyText     string
 	Reports      []event.Report
 	session      int64
 	global       int64
@@ -128,10 +132,13 @@ func (n *Notification) newName() (name string, ok bool) {
 
 // OSMessage is an os-message-info object of the HMC: one message of an operating system.
 type OSMessage struct {
-	Raw      []byte // the object as it stands
-	Sequence string // the number as it stands
-	Number   int64  // assigned by the HMC, per partition
-	Text     string
+	// the object as it stands
+	Raw []byte
+	// the number as it stands
+	Sequence string
+	// assigned by the HMC, per partition
+	Number int64
+	Text   string
 	// in milliseconds; 0 or less: the operating system gave none, which is usual for Linux
 	Time     int64
 	Refresh  bool
