@@ -46,7 +46,12 @@ type Gap struct {
 }
 
 func newGap(from time.Time) *Gap {
-	return &Gap{From: from, Missed: make(map[string]int), Recovered: make(map[string]int), Concerns: make(map[string]bool)}
+	return &Gap{
+		From:      from,
+		Missed:    make(map[string]int),
+		Recovered: make(map[string]int),
+		Concerns:  make(map[string]bool),
+	}
 }
 
 func (g *Gap) cause(text string)   { g.Causes = bounded(g.Causes, text) }
@@ -381,7 +386,13 @@ var lostKinds = []struct{ kind, what string }{
 // that nobody else saw.
 func (g *Gap) Report(kinds []string) *Gap {
 	r := *g
-	r.From, r.To = g.From.UTC().Truncate(time.Millisecond), g.To.UTC().Add(time.Millisecond-1).Truncate(time.Millisecond)
+	r.From, r.To = g.From.UTC().Truncate(
+		time.Millisecond,
+	), g.To.UTC().Add(
+		time.Millisecond-1,
+	).Truncate(
+		time.Millisecond,
+	)
 	if r.To.Before(r.From) {
 		r.To = r.From
 	}

@@ -38,7 +38,12 @@ func (l *replay) add(p *translate.Part, e event.Event) {
 }
 
 func messageOf(p *translate.Part) ledger.OSMessage {
-	return ledger.OSMessage{Number: p.Message.Number, ID: p.ID, Text: ledger.TextHash(p.Message.PlainText()), Time: p.Message.Time}
+	return ledger.OSMessage{
+		Number: p.Message.Number,
+		ID:     p.ID,
+		Text:   ledger.TextHash(p.Message.PlainText()),
+		Time:   p.Message.Time,
+	}
 }
 
 // message records an OS message that came over the link.
@@ -63,7 +68,13 @@ func (t *tx) message(p *translate.Part) {
 
 // putMessage puts the event of a new message into the outbox, unless another HMC of the group has
 // reported it. lasting is as repeats has it.
-func (t *tx) putMessage(e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict, partition string, lasting bool) (put bool) {
+func (t *tx) putMessage(
+	e *event.Event,
+	m *ledger.OSMessage,
+	v ledger.OSVerdict,
+	partition string,
+	lasting bool,
+) (put bool) {
 	if v.Epoch > 0 { // the same text under the same number, after an IPL, is another message
 		e.ID = event.NewID(m.ID.String(), fmt.Sprint(v.Epoch))
 	}
@@ -136,7 +147,14 @@ func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 }
 
 // putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
-func (t *tx) putReplay(partition string, l *replay, origin string, next *ledger.OSMessage, asked time.Time, complete bool) (recovered int) {
+func (t *tx) putReplay(
+	partition string,
+	l *replay,
+	origin string,
+	next *ledger.OSMessage,
+	asked time.Time,
+	complete bool,
+) (recovered int) {
 	verdicts := t.messages.Replay(partition, ledger.OSReplay{
 		Host: t.link.host, Messages: l.messages, Next: next, Asked: asked, Now: t.now, Complete: complete,
 	})

@@ -62,7 +62,10 @@ func describeStatusChange(e *event.Event, reports []event.Report, lasted time.Du
 		what = strings.Join(statuses, " -> ")
 	}
 	last := reports[len(reports)-1]
-	if additional := event.String(last.NewAdditional); additional != "" && additional != event.String(last.OldAdditional) {
+	if additional := event.String(
+		last.NewAdditional,
+	); additional != "" &&
+		additional != event.String(last.OldAdditional) {
 		what += " (additional status " + additional + ")"
 	}
 	if lasted > 0 {
