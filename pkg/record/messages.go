@@ -140,24 +140,21 @@ func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 	if at := t.link.subscribed[partition]; at.After(asked) {
 		asked = at
 	}
-	t.putReplay(partition, l, event.OriginRefresh, next, asked, !l.cut)
-	if _, to, n := t.messages.Missing(partition); n > 0 && !l.cut {
+	what := ledger.OSReplay{Next: next, Asked: asked, Complete: !l.cut && t.tells(asked)}
+	t.putReplay(partition, l, event.OriginRefresh, what)
+	if _, to, n := t.messages.Missing(partition); n > 0 && what.Complete {
 		t.gone(t.messages.Settle(partition, to)) // the HMC has replayed all it holds
 	}
 }
 
+// tells says whether what an HMC was asked for at a time says something by what it lacks: what is known
+// may be newer if it was loaded since, for then it is not known when that came.
+func (t *tx) tells(asked time.Time) bool { return !asked.Before(t.loaded) }
+
 // putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
-func (t *tx) putReplay(
-	partition string,
-	l *replay,
-	origin string,
-	next *ledger.OSMessage,
-	asked time.Time,
-	complete bool,
-) (recovered int) {
-	verdicts := t.messages.Replay(partition, ledger.OSReplay{
-		Host: t.link.host, Messages: l.messages, Next: next, Asked: asked, Now: t.now, Complete: complete,
-	})
+func (t *tx) putReplay(partition string, l *replay, origin string, what ledger.OSReplay) (recovered int) {
+	what.Host, what.Messages, what.Now = t.link.host, l.messages, t.now
+	verdicts := t.messages.Replay(partition, what)
 	for i, v := range verdicts {
 		e := &l.events[i]
 		e.Origin = origin
@@ -225,12 +222,14 @@ func (r *Recorder) ListedMessages(
 		n := t.messages.BeforeStart(uri, l.messages)
 		l.messages, l.events = l.messages[n:], l.events[n:]
 	}
-	n := t.putReplay(uri, l, event.OriginBackfill, nil, asked, true)
-	for i := range l.messages {
-		// the HMC was asked for everything up to this one
-		missing = max(missing, l.messages[i].Number)
+	what := ledger.OSReplay{Asked: asked, Complete: t.tells(asked)}
+	n := t.putReplay(uri, l, event.OriginBackfill, what)
+	if what.Complete { // else it is listed again
+		for i := range l.messages {
+			missing = max(missing, l.messages[i].Number) // the HMC was asked for everything up to this one
+		}
+		t.gone(t.messages.Settle(uri, missing))
 	}
-	t.gone(t.messages.Settle(uri, missing))
 	t.flush()
 	r.log.Debug("OS messages were fetched",
 		zap.String("partition", PartitionLabel(p)), zap.Int("messages", len(messages)), zap.Int("new", n))
