@@ -382,6 +382,13 @@ var lostKinds = []struct{ kind, what string }{
 	{event.TopicOther, "notifications"},
 }
 
+// heldKinds says the same of the kinds that an HMC holds for a while.
+var heldKinds = []struct{ kind, what string }{
+	{event.TopicAudit, "entries of the audit log"},
+	{event.TopicSecurity, "entries of the security log"},
+	{event.TopicOSMessage, "OS messages that the HMC does not hold any more"},
+}
+
 // Report returns the gap as it is reported. kinds are the kinds of topics that are followed and
 // that nobody else saw.
 func (g *Gap) Report(kinds []string) *Gap {
@@ -402,8 +409,10 @@ func (g *Gap) Report(kinds []string) *Gap {
 		}
 	}
 	r.Missing = append(r.Missing, g.Problems...)
-	if n := g.Missed[event.TopicOSMessage] - g.Recovered[event.TopicOSMessage]; n > 0 {
-		r.Missing = append(r.Missing, "OS messages that the HMC does not hold any more")
+	for _, l := range heldKinds {
+		if g.Missed[l.kind] > g.Recovered[l.kind] {
+			r.Missing = append(r.Missing, l.what)
+		}
 	}
 	return &r
 }

@@ -116,9 +116,7 @@ func (c *Converter) Fetched(typ, topic, kind string, now time.Time) *event.Event
 
 // OSMessage makes e the event of an OS message.
 func (c *Converter) OSMessage(e *event.Event, m *OSMessage) *Part {
-	if m.Time > 0 {
-		e.Time = time.UnixMilli(m.Time)
-	}
+	e.Time = timeOf(m.Time, e.Time)
 	if m.Refresh {
 		e.Origin = event.OriginRefresh
 	}
@@ -141,9 +139,7 @@ func partitionOf(e *event.Event) string {
 
 // LogEntry makes e the event of an entry of the console's audit or security log.
 func (c *Converter) LogEntry(e *event.Event, l *LogEntry) *Part {
-	if l.Time > 0 {
-		e.Time = time.UnixMilli(l.Time)
-	}
+	e.Time = timeOf(l.Time, e.Time)
 	c.part = Part{Event: e, Entry: l}
 	p := &c.part
 	p.ID = event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, l.at, l.EventID, l.Userid, l.Message, l.items)
