@@ -151,7 +151,6 @@ func (t *tx) reportGaps() {
 			zap.Any("recovered", report.Recovered), zap.Strings("may_be_missing", report.Missing))
 		v := *t.r.view.Load()
 		v.LastGap = report
-		v.Gaps++
 		t.r.view.Store(&v)
 	}
 }

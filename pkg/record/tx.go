@@ -29,6 +29,8 @@ type tx struct {
 	conv translate.Converter
 	emit func(*translate.Part)
 	due  []*ledger.Gap // whose events are in the outbox
+	// What is known was loaded: what may be missed is fetched once the storage works again.
+	refetch bool
 }
 
 // books are what is known of the HMC and stored with the events.
@@ -87,6 +89,10 @@ func (r *Recorder) begin(ctx context.Context) *tx {
 		<-landing
 		g.mu.Lock()
 	}
+	g.changes.SetMembers(int(g.configured.Load()))
+	g.messages.SetMembers(int(g.configured.Load()))
+	g.changes.SetMembers(int(g.configured.Load()))
+	g.messages.SetMembers(int(g.configured.Load()))
 	t.ctx, t.now = ctx, r.now()
 	t.conv.Severities = r.severities.Load()
 	t.gaps.Committed(g.flight.stored())
@@ -114,7 +120,7 @@ func (g *Group) reload() {
 	g.load()
 	for _, r := range g.members {
 		t := &r.tx
-		t.now, t.due = r.now(), nil
+		t.now, t.due, t.refetch = r.now(), nil, true
 		t.load()
 		since := t.now
 		if f := all[r]; f != nil {
