@@ -76,7 +76,9 @@ type Gaps struct {
 	complete []*Gap
 	// their events are on their way to the disk
 	reported []*Gap
-	changed  bool
+	// how many were reported, less those whose events could not be stored
+	count   int
+	changed bool
 
 	// there is no contact with the HMC
 	linkDown bool
@@ -120,6 +122,7 @@ func NewGaps(hmc string) *Gaps { return &Gaps{key: gapPrefix + hmc} }
 func (b *Gaps) Load(stored Stored) (damaged int) {
 	b.changed = true
 	if b.loaded {
+		b.count -= len(b.reported)
 		b.complete = append(b.reported, b.complete...)
 		b.reported = nil
 		return 0
@@ -233,8 +236,8 @@ func (b *Gaps) contact(now time.Time) {
 	}
 }
 
-// Filled notes that what could be fetched has been.
-func (b *Gaps) Filled(now time.Time) { b.filling, b.touched = false, now }
+// Filled notes that what could be fetched has been, but for what TakeRefill will return.
+func (b *Gaps) Filled(now time.Time) { b.filling, b.touched = len(b.refill) > 0, now }
 
 // StorageFailed begins a blind window, or goes on with one: what was received since from could not
 // be stored.
@@ -247,14 +250,11 @@ func (b *Gaps) StorageFailed(from time.Time, cause string, missed map[string]int
 }
 
 // StorageWorks ends what StorageFailed began. It reports whether that is news.
-func (b *Gaps) StorageWorks(now time.Time, fill bool) bool {
+func (b *Gaps) StorageWorks(now time.Time) bool {
 	if !b.storageDown {
 		return false
 	}
 	b.storageDown = false
-	if !b.linkDown && fill {
-		b.wantFill("")
-	}
 	b.contact(now)
 	return true
 }
@@ -271,6 +271,13 @@ func (b *Gaps) Missing(from, to time.Time, cause, topic, kind string, n int, fil
 	}
 	if fill && !b.linkDown {
 		b.wantFill(topic)
+	}
+}
+
+// Refill asks for all that may be missed to be fetched again, once the link is up.
+func (b *Gaps) Refill() {
+	if !b.linkDown {
+		b.wantFill("")
 	}
 }
 
@@ -337,7 +344,11 @@ func (b *Gaps) Due(now time.Time, quiet time.Duration) []*Gap {
 func (b *Gaps) Reported(g *Gap, batch uint64) {
 	g.batch = batch
 	b.reported = append(b.reported, g)
+	b.count++
 }
+
+// Count returns how many gaps were reported since the start.
+func (b *Gaps) Count() int { return b.count }
 
 // Committed notes that all batches up to one are stored.
 func (b *Gaps) Committed(batch uint64) {

@@ -93,3 +93,26 @@ func TestGapsAreReportedOnce(t *testing.T) {
 		t.Errorf("stored: %q", state)
 	}
 }
+
+// A gap is not reported while something of it is still to be asked for: what was fetched before says nothing of that.
+func TestGapWaitsForWhatWasMissedSince(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	b := NewGaps("a")
+	b.LinkUp(now, now, true)
+	b.Missing(now, now, "numbers jumped", "x", "audit", 1, true, now)
+	if topics := b.TakeRefill(); !topics["x"] {
+		t.Fatalf("%v are to be fetched", topics)
+	}
+	b.Missing(now, now, "numbers jumped", "y", "security", 1, true, now)
+	b.Filled(now) // of x
+	if gaps := b.Due(now.Add(time.Hour), time.Second); len(gaps) != 0 {
+		t.Error("the gap is reported before y is asked for")
+	}
+	if topics := b.TakeRefill(); !topics["y"] {
+		t.Fatalf("%v are to be fetched", topics)
+	}
+	b.Filled(now)
+	if gaps := b.Due(now.Add(time.Hour), time.Second); len(gaps) != 1 {
+		t.Errorf("%d gaps", len(gaps))
+	}
+}

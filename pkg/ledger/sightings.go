@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -27,11 +28,12 @@ type Sightings struct {
 	keep    time.Duration
 	members int
 
-	byKey  map[event.ID][]*sighting
-	chunks []*sightings // the oldest first
-	n      int
-	next   uint64
-	gone   []uint64 // chunks that are to be deleted
+	byKey   map[event.ID][]*sighting
+	chunks  []*sightings // the oldest first
+	n       int
+	next    uint64
+	changed []*sightings // chunks that are to be stored
+	gone    []uint64     // chunks that are to be deleted
 }
 
 // sighting is one thing that happened, and who has reported it.
@@ -47,6 +49,7 @@ type sightings struct {
 	number  uint64
 	list    []*sighting
 	changed bool
+	deleted bool
 }
 
 // NewSightings returns the book of one kind of reports of a group, which remembers them for a time.
@@ -57,7 +60,12 @@ func NewSightings(group, kind string, keep time.Duration) *Sightings {
 }
 
 // SetMembers says how many HMCs the group has. Where there is one, nothing is remembered.
-func (s *Sightings) SetMembers(n int) { s.members = n }
+func (s *Sightings) SetMembers(n int) {
+	s.members = n
+	for !s.Shared() && len(s.chunks) > 0 {
+		s.dropOldest()
+	}
+}
 
 // Shared reports whether there is another HMC that could report the same.
 func (s *Sightings) Shared() bool { return s.members > 1 }
@@ -80,8 +88,7 @@ func (s *Sightings) Report(
 			continue
 		}
 		o.by = append(o.by, hmc)
-		o.in.changed = true
-		if len(o.by) >= s.members {
+		if s.touch(o.in); len(o.by) >= s.members {
 			s.remove(o)
 		}
 		return true
@@ -97,36 +104,70 @@ func (s *Sightings) add(o *sighting) {
 	}
 	o.in = s.chunks[len(s.chunks)-1]
 	o.in.list = append(o.in.list, o)
-	o.in.changed = true
+	s.touch(o.in)
 	s.byKey[o.key] = append(s.byKey[o.key], o)
 	s.n++
 }
 
-func (s *Sightings) remove(o *sighting) {
-	list := slices.DeleteFunc(s.byKey[o.key], func(x *sighting) bool { return x == o })
-	if len(list) == 0 {
-		delete(s.byKey, o.key)
-	} else {
-		s.byKey[o.key] = list
+// touch notes that a chunk has to be stored.
+func (s *Sightings) touch(c *sightings) {
+	if !c.changed {
+		c.changed = true
+		s.changed = append(s.changed, c)
 	}
-	o.by, o.in.changed = nil, true
+}
+
+// remove forgets a report that all HMCs have made, and its chunk once that is empty.
+func (s *Sightings) remove(o *sighting) {
+	c := o.in
+	c.list = without(c.list, o)
+	s.touch(c)
+	s.forget(o)
+	if len(c.list) == 0 {
+		i := slices.Index(s.chunks, c)
+		s.chunks = slices.Delete(s.chunks, i, i+1)
+		s.delete(c)
+	}
+}
+
+func (s *Sightings) forget(o *sighting) {
 	s.n--
+	if list := without(s.byKey[o.key], o); len(list) > 0 {
+		s.byKey[o.key] = list
+	} else {
+		delete(s.byKey, o.key)
+	}
+}
+
+func without(list []*sighting, o *sighting) []*sighting {
+	i := slices.Index(list, o)
+	return slices.Delete(list, i, i+1)
+}
+
+// delete has the chunk deleted where it is stored.
+func (s *Sightings) delete(c *sightings) {
+	c.deleted = true
+	s.gone = append(s.gone, c.number)
 }
 
 // expire forgets what is too old, and the oldest of what is too much.
 func (s *Sightings) expire(now time.Time) {
-	for len(s.chunks) > 0 {
+	for s.n > 0 {
 		c := s.chunks[0]
-		if last := c.list[len(c.list)-1]; now.Sub(last.at) <= s.keep && s.n <= maxSightings {
+		if n := len(c.list); now.Sub(c.list[n-1].at) <= s.keep && s.n < maxSightings {
 			return
 		}
-		for _, o := range c.list {
-			if o.by != nil {
-				s.remove(o)
-			}
-		}
-		s.gone = append(s.gone, c.number)
-		s.chunks = s.chunks[1:]
+		s.dropOldest()
+	}
+}
+
+// dropOldest forgets the oldest chunk, with what is in it.
+func (s *Sightings) dropOldest() {
+	c := s.chunks[0]
+	s.chunks = s.chunks[1:]
+	s.delete(c)
+	for _, o := range c.list {
+		s.forget(o)
 	}
 }
 
@@ -138,23 +179,18 @@ func (s *Sightings) Changes(dst []queue.KeyValue) []queue.KeyValue {
 		dst = append(dst, queue.KeyValue{Key: s.key(number)})
 	}
 	s.gone = s.gone[:0]
-	for _, c := range s.chunks {
-		if c.changed {
-			c.changed = false
+	for _, c := range s.changed {
+		if c.changed = false; !c.deleted {
 			dst = append(dst, queue.KeyValue{Key: s.key(c.number), Value: c.value()})
 		}
 	}
+	s.changed = s.changed[:0]
 	return dst
 }
 
-// value is what is stored of a chunk: of each report that still counts its key, its time, and by
-// whom it came.
-func (c *sightings) value() []byte {
-	out := []byte{} // not nil, which deletes: the number must not be used again
+// value is what is stored of a chunk: of each report its key, its time, and by whom it came.
+func (c *sightings) value() (out []byte) {
 	for _, o := range c.list {
-		if o.by == nil {
-			continue
-		}
 		out = append(out, o.key[:]...)
 		out = binary.BigEndian.AppendUint64(out, uint64(o.at.UnixNano()))
 		out = append(out, byte(min(len(o.by), 255)))
@@ -169,7 +205,7 @@ func (c *sightings) value() []byte {
 // Load implements Book.
 func (s *Sightings) Load(stored Stored) (damaged int) {
 	clear(s.byKey)
-	s.chunks, s.gone, s.n, s.next = nil, nil, 0, 0
+	s.chunks, s.changed, s.gone, s.n, s.next = nil, nil, nil, 0, 0
 	stored(s.prefix, func(key string, value []byte) bool {
 		number, err := strconv.ParseUint(key[len(s.prefix):], 16, 64)
 		if err != nil {
@@ -194,7 +230,7 @@ func (s *Sightings) Load(stored Stored) (damaged int) {
 		s.chunks = append(s.chunks, c)
 		return true
 	})
-	slices.SortFunc(s.chunks, func(a, b *sightings) int { return int(int64(a.number) - int64(b.number)) })
+	slices.SortFunc(s.chunks, func(a, b *sightings) int { return cmp.Compare(a.number, b.number) })
 	return damaged
 }
 

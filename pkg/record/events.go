@@ -157,7 +157,6 @@ func (t *tx) reportGaps() {
 		)
 		v := *t.r.view.Load()
 		v.LastGap = report
-		v.Gaps++
 		t.r.view.Store(&v)
 	}
 }

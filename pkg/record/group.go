@@ -30,9 +30,10 @@ type Group struct {
 	Name   string
 	Estate *estate.Estate
 
-	queue *queue.Queue
-	log   *zap.Logger
-	mu    sync.Mutex // of the transactions, and of what follows
+	queue      *queue.Queue
+	log        *zap.Logger
+	configured atomic.Int32 // HMCs
+	mu         sync.Mutex   // of the transactions, and of what follows
 	groupState
 	flight flight
 }
@@ -73,13 +74,9 @@ func (g *Group) load() {
 }
 
 // Configured says how many HMCs the group has by the configuration. That one of them does not run,
-// for a moment of a reload, is no reason to forget what it, or another one, has reported.
-func (g *Group) Configured(members int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.changes.SetMembers(members)
-	g.messages.SetMembers(members)
-}
+// for a moment of a reload, is no reason to forget what it, or another one, has reported. It never
+// waits: the next transaction goes by it.
+func (g *Group) Configured(members int) { g.configured.Store(int32(members)) }
 
 // sawAll reports whether another HMC of the group was watched for the whole of a time, and reported
 // all that happened to the kinds of topics.

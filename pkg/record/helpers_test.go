@@ -1,6 +1,7 @@
 package record
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -36,34 +37,53 @@ func openQueue(t *testing.T) *queue.Queue {
 
 // watcher is a Watcher of which nothing is asked but what a test says.
 type watcher struct {
-	missed map[string]int
-	again  []string // consoles and CPCs whose hardware messages are to be listed
-	fetch  bool
+	mu      sync.Mutex
+	missed  map[string]int
+	again   []string // consoles and CPCs whose hardware messages are to be listed
+	fetch   bool
+	fetched []map[string]bool // topics
+	asked   []string          // jobs
+	asks    bool
+	heard   func() // when it is asked for the last contact
 }
 
 func (w *watcher) Missed(topicType string, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.missed == nil {
 		w.missed = make(map[string]int)
 	}
 	w.missed[topicType] += n
 }
-func (w *watcher) Heartbeat() Heartbeat           { return Heartbeat{} }
-func (w *watcher) LastContact() (time.Time, bool) { return time.Now(), true }
-func (w *watcher) CanFetch() bool                 { return w.fetch }
-func (w *watcher) Fetch(map[string]bool)          {}
-func (w *watcher) AskJob(string) bool             { return false }
-func (w *watcher) ListHardware(parent string)     { w.again = append(w.again, parent) }
+
+func (w *watcher) LastContact() (time.Time, bool) {
+	if w.heard != nil {
+		w.heard()
+	}
+	return time.Now(), true
+}
+func (w *watcher) Heartbeat() Heartbeat         { return Heartbeat{} }
+func (w *watcher) CanFetch() bool               { return w.fetch }
+func (w *watcher) Fetch(topics map[string]bool) { w.fetched = append(w.fetched, topics) }
+func (w *watcher) AskJob(uri string) bool       { w.asked = append(w.asked, uri); return w.asks }
+func (w *watcher) ListHardware(parent string)   { w.again = append(w.again, parent) }
 
 // openRecorder is a recorder of an HMC, on a queue and in a group.
-func openRecorder(name string, g *Group) (*Recorder, *watcher) {
+func openRecorder(name string, g *Group, topics ...string) (*Recorder, *watcher) {
 	w := new(watcher)
 	r := New(Options{
-		Config: config.HMC{Name: name, Topics: []string{event.TopicObject}}, Group: g, Watcher: w,
+		Config: config.HMC{Name: name, Topics: append(topics, event.TopicObject)}, Group: g, Watcher: w,
 		Metrics: NewMetrics(prometheus.NewRegistry()).ForHMC(name), Logger: zap.NewNop(),
-		Topics: new(translate.TopicTable), Timing: testTiming(),
+		Topics: topicTable(), Timing: testTiming(),
 	})
 	r.Open(ledger.NewSeenWindow(time.Minute, 100))
 	return r, w
+}
+
+func topicTable() *translate.TopicTable {
+	t := new(translate.TopicTable)
+	t.Set(map[string]string{"u.audit": event.TopicAudit, "u.job": event.TopicJob})
+	return t
 }
 
 // received records what the HMC sent.

@@ -129,11 +129,13 @@ func (r *Recorder) View() *View { return r.view.Load() }
 // publish replaces the view if it is not true any more.
 func (r *Recorder) publish() {
 	gaps, old := r.tx.gaps, r.view.Load()
-	if since, pending := gaps.BlindSince(), gaps.Pending(); !since.Equal(old.BlindSince) || pending != old.Pending {
-		v := *old
-		v.BlindSince, v.Pending = since, pending
-		r.view.Store(&v)
+	since, pending, count := gaps.BlindSince(), gaps.Pending(), gaps.Count()
+	if since.Equal(old.BlindSince) && pending == old.Pending && count == old.Gaps {
+		return
 	}
+	v := *old
+	v.BlindSince, v.Pending, v.Gaps = since, pending, count
+	r.view.Store(&v)
 }
 
 // Configure sets what may change while the recorder runs: how events are rated, and the interval of
@@ -268,8 +270,14 @@ func (r *Recorder) tick(ctx context.Context, all bool) {
 func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool) {
 	t := r.begin(ctx)
 	defer t.end()
-	if t.g.queue.Err() == nil && t.gaps.StorageWorks(t.now, r.watcher.CanFetch()) {
+	works := t.g.queue.Err() == nil
+	if works && t.gaps.StorageWorks(t.now) {
 		r.log.Info("events are stored again")
+	}
+	if works && t.refetch {
+		if t.refetch = false; r.watcher.CanFetch() {
+			t.gaps.Refill()
+		}
 	}
 	for partition, held := range t.replays {
 		if all || t.now.Sub(held.last) >= r.timing.Settle {
@@ -279,7 +287,7 @@ func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool)
 	}
 	t.releaseJobs(all)
 	t.settleSequence(all)
-	if len(t.replays) == 0 {
+	if works && len(t.replays) == 0 {
 		t.reportGaps()
 	}
 	t.beat()
@@ -333,13 +341,15 @@ func (r *Recorder) Close(ctx context.Context, cause string) {
 		defer r.group.mu.Unlock()
 		delete(r.group.members, r.name)
 	}()
-	r.lastWords(ctx, cause)
-	if r.group.queue.Flush() != nil { //nolint:contextcheck // as below
-		r.lastWords(ctx, cause) // with what could be loaded
+	var err error
+	for range 2 { // the second time with what could be loaded
+		r.lastWords(ctx, cause)
+		err = r.group.queue.Flush() //nolint:contextcheck // what was accepted is stored, whatever ends
+		if !r.group.flight.failed.Load() {
+			return
+		}
 	}
-	if err := r.group.queue.Flush(); err != nil { //nolint:contextcheck // what was accepted is stored, whatever ends
-		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
-	}
+	r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
 }
 
 func (r *Recorder) lastWords(ctx context.Context, cause string) {

@@ -31,6 +31,8 @@ type tx struct {
 	conv   translate.Converter
 	emit   func(*translate.Part)
 	due    []*ledger.Gap // whose events are in the outbox
+	// refetch says that what may be missed since is to be fetched once the storage works again.
+	refetch bool
 }
 
 // books are what is known of the HMC and stored with the events.
@@ -89,6 +91,10 @@ func (r *Recorder) begin(ctx context.Context) *tx {
 		<-landing
 		g.mu.Lock()
 	}
+	g.changes.SetMembers(int(g.configured.Load()))
+	g.messages.SetMembers(int(g.configured.Load()))
+	g.changes.SetMembers(int(g.configured.Load()))
+	g.messages.SetMembers(int(g.configured.Load()))
 	t.ctx, t.now = ctx, r.now()
 	t.conv.Severities = r.severities.Load()
 	t.gaps.Committed(g.flight.stored())
@@ -116,7 +122,7 @@ func (g *Group) reload() {
 	g.load()
 	for _, r := range g.members {
 		t := &r.tx
-		t.now, t.due = r.now(), nil
+		t.now, t.due, t.refetch = r.now(), nil, true
 		t.load()
 		t.loaded = t.now
 		since := t.now
