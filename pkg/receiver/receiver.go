@@ -694,11 +694,11 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 		}
 		for r.drain(ctx, yield) {
 			r.mu.Lock()
-			l, empty := r.link, r.buffer.empty()
+			l, buffered := r.link, r.buffer.len()
 			r.mu.Unlock()
 			switch {
 			// The end of a link, perhaps, which comes before a new one.
-			case !empty:
+			case buffered > 0:
 				continue
 			case l != nil:
 				select {
