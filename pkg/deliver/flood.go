@@ -141,7 +141,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 	if before != nil {
 		switch {
 		case collect && before.key == gk && !g.apart(before, received):
-			if bytes.Equal(before.members[at.member].change.Body.Reports, c.Body.Reports) {
+			if bytes.Equal(before.members[at.member].change.reports(), c.reports()) {
 				return out, true // HMCs send the same change twice when a support element is back
 			}
 			out = g.close(before, out)

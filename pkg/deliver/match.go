@@ -2,7 +2,6 @@ package deliver
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,41 +91,38 @@ func Explain(s *config.Sink, v *View) (gets bool, why string) {
 type View struct {
 	*event.Event
 	parsed bool
-	body   bodyView
-
+	// What matchers look at in the bodies of the known notification types.
+	messageText, eventMessage, userid, eventID string
 	// Of all change reports, where they have them.
 	statuses, properties []string
 }
 
-// bodyView is what matchers look at in the bodies of the known notification types.
-type bodyView struct {
-	ChangeReports []struct {
-		NewStatus    string `json:"new-status"`
-		PropertyName string `json:"property-name"`
-	} `json:"change-reports"`
-	MessageText  string `json:"message-text"`
-	EventMessage string `json:"event-message"`
-	Userid       string `json:"userid"`
-	// EventID is a string of digits; a number is taken as well.
-	EventID json.RawMessage `json:"event-id"`
-}
-
-func (v *View) parsedBody() *bodyView {
+// parse reads the body. One of another shape leaves the fields empty: nothing in it can match then.
+func (v *View) parse() {
 	if v.parsed {
-		return &v.body
+		return
 	}
 	v.parsed = true
-	// A body of another shape leaves the fields empty: nothing in it can match then.
-	_ = json.Unmarshal(v.Body, &v.body)
-	for _, r := range v.body.ChangeReports {
+	for name, value := range event.Members(v.Body) {
+		switch string(name) {
+		case "message-text":
+			v.messageText = event.String(value)
+		case "event-message":
+			v.eventMessage = event.String(value)
+		case "userid":
+			v.userid = event.String(value)
+		case "event-id": // a string of digits; a number is taken as well
+			v.eventID = event.Unquoted(value)
+		}
+	}
+	for r := range event.Reports(v.Body) {
 		if r.NewStatus != "" {
 			v.statuses = append(v.statuses, r.NewStatus)
 		}
-		if r.PropertyName != "" {
-			v.properties = append(v.properties, r.PropertyName)
+		if r.Property != "" {
+			v.properties = append(v.properties, r.Property)
 		}
 	}
-	return &v.body
 }
 
 func (v *View) matchesAny(ms []config.Matcher) bool {
@@ -141,10 +137,7 @@ func (v *View) matchesAny(ms []config.Matcher) bool {
 // mismatch returns the first key of the matcher that does not fit the event, and what the event has
 // there; "": all that it has fit.
 func (v *View) mismatch(m *config.Matcher) (key, value string) {
-	var res event.Resource
-	if v.Resource != nil {
-		res = *v.Resource
-	}
+	res := cmp.Or(v.Resource, &event.Resource{})
 	for _, f := range []struct {
 		key      string
 		patterns config.Patterns
@@ -162,16 +155,16 @@ func (v *View) mismatch(m *config.Matcher) (key, value string) {
 			return f.key, f.value
 		}
 	}
-	body := v.parsedBody()
+	v.parse()
 	switch {
 	case m.Status.IsSet() && !slices.ContainsFunc(v.statuses, m.Status.Match):
 		return "status", strings.Join(v.statuses, ", ")
 	case m.Property.IsSet() && !slices.ContainsFunc(v.properties, m.Property.Match):
 		return "property", strings.Join(v.properties, ", ")
-	case m.User.IsSet() && !m.User.Match(body.Userid):
-		return "user", body.Userid
-	case m.EventID.IsSet() && !m.EventID.Match(event.Unquoted(body.EventID)):
-		return "event_id", event.Unquoted(body.EventID)
+	case m.User.IsSet() && !m.User.Match(v.userid):
+		return "user", v.userid
+	case m.EventID.IsSet() && !m.EventID.Match(v.eventID):
+		return "event_id", v.eventID
 	case m.Text.IsSet() && !m.Text.Match(v.text()):
 		return "text", v.text()
 	}
@@ -180,16 +173,13 @@ func (v *View) mismatch(m *config.Matcher) (key, value string) {
 
 // Contains says whether a text, in lower case, is part of what a person reads of the event.
 func (v *View) Contains(text string) bool {
-	var r event.Resource
-	if v.Resource != nil {
-		r = *v.Resource
-	}
+	r := cmp.Or(v.Resource, &event.Resource{})
 	return slices.ContainsFunc([]string{v.Summary, v.Type, v.text(), r.Name, r.CPC, r.ElementName, r.Class},
 		func(s string) bool { return strings.Contains(strings.ToLower(s), text) })
 }
 
 // text is what a person would read: the message of an operating system or a log, else the summary.
 func (v *View) text() string {
-	b := v.parsedBody()
-	return cmp.Or(b.MessageText, b.EventMessage, v.BodyText, v.Summary)
+	v.parse()
+	return cmp.Or(v.messageText, v.eventMessage, v.BodyText, v.Summary)
 }

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bytes"
 	"encoding/json"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -12,9 +13,7 @@ type statusChange struct {
 	Repeat                      bool
 	SeenBy                      []string `json:"seen_by"`
 	Resource                    event.Resource
-	Body                        struct {
-		Reports json.RawMessage `json:"change-reports"`
-	}
+	Body                        json.RawMessage
 
 	// Of a status change: the status before the first report and after the last, and whether
 	// nothing has changed.
@@ -28,29 +27,17 @@ func readStatusChange(r event.Record) statusChange {
 	if r.Type != event.TypeStatusChange {
 		return c
 	}
-	var reports []struct {
-		From           string          `json:"old-status"`
-		To             string          `json:"new-status"`
-		FromAdditional json.RawMessage `json:"old-additional-status"` // some classes have an object
-		ToAdditional   json.RawMessage `json:"new-additional-status"`
-	}
-	_ = json.Unmarshal(c.Body.Reports, &reports)
-	// The oldest comes first, so that the last one is how things stand now (facts-hmc.md 4.1).
-	for i, report := range reports {
-		if i == 0 {
-			c.from, c.idle = report.From, true
+	first := true
+	for report := range event.Reports(c.Body) {
+		if first {
+			c.from, c.idle, first = report.OldStatus, true, false
 		}
-		c.to = report.To
-		c.idle = c.idle && report.To != "" && report.From == report.To &&
-			additional(report.FromAdditional) == additional(report.ToAdditional)
+		c.to = report.NewStatus
+		c.idle = c.idle && c.to != "" && report.OldStatus == c.to &&
+			bytes.Equal(report.OldAdditional, report.NewAdditional)
 	}
 	return c
 }
 
-// additional is an additional status as it stands; null is the same as none.
-func additional(value json.RawMessage) string {
-	if string(value) == "null" {
-		return ""
-	}
-	return string(value)
-}
+// reports are the change reports as they stand.
+func (c *statusChange) reports() []byte { return event.Member(c.Body, "change-reports") }

@@ -164,32 +164,10 @@ func appendOptional(dst []byte, key, value string) []byte {
 // appendTime appends t as RFC 3339 in UTC with milliseconds, always three digits, so that times
 // sort as text.
 func appendTime(dst []byte, key string, t time.Time) []byte {
-	t = t.UTC()
-	year, month, day := t.Date()
-	if year < 0 || year > 9999 {
-		// not a time that an HMC sends
-		return t.AppendFormat(append(dst, key...), `2006-01-02T15:04:05.000Z"`)
-	}
-	hour, minute, second := t.Clock()
-	dst = append(dst, key...)
-	dst = appendDigits(dst, year, 4)
-	dst = appendDigits(append(dst, '-'), int(month), 2)
-	dst = appendDigits(append(dst, '-'), day, 2)
-	dst = appendDigits(append(dst, 'T'), hour, 2)
-	dst = appendDigits(append(dst, ':'), minute, 2)
-	dst = appendDigits(append(dst, ':'), second, 2)
-	dst = appendDigits(append(dst, '.'), t.Nanosecond()/int(time.Millisecond), 3)
-	return append(dst, 'Z', '"')
-}
-
-// appendDigits appends n, which has at most width digits, with leading zeros.
-func appendDigits(dst []byte, n, width int) []byte {
-	dst = append(dst, "0000"[:width]...)
-	for i := len(dst) - 1; n > 0; i-- {
-		dst[i] += byte(n % 10)
-		n /= 10
-	}
-	return dst
+	// The layouts with fractions are slow, or drop zeros at the end.
+	dst = t.UTC().AppendFormat(append(dst, key...), time.RFC3339)
+	ms := t.Nanosecond() / int(time.Millisecond)
+	return append(dst[:len(dst)-1], '.', '0'+byte(ms/100), '0'+byte(ms/10%10), '0'+byte(ms%10), 'Z', '"')
 }
 
 const hexDigits = "0123456789abcdef"

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"cmp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -14,32 +15,19 @@ func ListOrNone(list []string) string {
 }
 
 func FirstLine(s string) string {
-	s = strings.TrimSpace(s)
-	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
-		s = s[:i]
-	}
-	return s
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	line, _, _ = strings.Cut(line, "\r")
+	return line
 }
 
 // Bounded returns s, or its beginning and "..." where it is longer than limit.
-func Bounded(s string, limit int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= limit {
-		return s
-	}
-	end := limit - len("...")
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end] + "..."
-}
+func Bounded(s string, limit int) string { return Cut(strings.ToValidUTF8(s, "\uFFFD"), limit) }
 
 const (
-	MaxValue = 80 // bounds a property value in a summary, in bytes
-)
-
-const (
-	MaxSummary = 300 // bounds a summary, in bytes
+	// MaxValue bounds a property value in a summary, in bytes.
+	MaxValue = 80
+	// MaxSummary bounds a summary, in bytes.
+	MaxSummary = 300
 )
 
 // OneLine makes a text fit for one line: without control characters, and bounded.
@@ -56,15 +44,18 @@ func OneLineWith(s, end string) string {
 func Printable(s string) string {
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] >= 0x7f {
-			return strings.Map(func(r rune) rune {
-				if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
-					return ' '
-				}
-				return r
-			}, s)
+			return strings.Map(PrintableRune, s)
 		}
 	}
 	return s
+}
+
+// PrintableRune is Printable for one character.
+func PrintableRune(r rune) rune {
+	if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+		return ' '
+	}
+	return r
 }
 
 // Cut cuts a text to a length in bytes, between two characters, and shows that it did.
@@ -81,10 +72,7 @@ func Cut(s string, length int) string {
 }
 
 func OrUnknown(s string) string {
-	if s == "" {
-		return "unknown"
-	}
-	return s
+	return cmp.Or(s, "unknown")
 }
 
 // Beginning returns the beginning of a text, at most n bytes and no half characters.

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -91,104 +93,72 @@ type list struct {
 
 // decode reads the answer. Its elements are parts of data. No content is an empty list.
 func (l *list) decode(data []byte) error {
-	i := skipSpace(data, 0)
-	if i == len(data) {
+	if data = bytes.Trim(data, " \t\r\n"); len(data) == 0 {
 		return nil
 	}
 	if !json.Valid(data) {
 		return json.Unmarshal(data, new(json.RawMessage)) // which says what is wrong
 	}
 	l.whole = !bytes.Contains(data, []byte(`"@@implementation-errors"`))
-	// From here on each index is within data: valid JSON ends with a bracket of its own.
-	switch data[i] {
+	switch data[0] {
 	case '[':
 	case '{':
-		if i = l.find(data, i); i < 0 {
+		if data = l.find(data); data == nil {
 			return errors.New("not exactly one array where one is expected")
 		}
 	default:
 		return errors.New("no array where one is expected")
 	}
-	for i = skipSpace(data, i+1); data[i] != ']'; {
-		if data[i] != '{' {
+	for _, element := range values(data) {
+		if element[0] != '{' {
 			return errors.New("an element of the array is not an object")
 		}
-		end := skipValue(data, i)
-		l.elements = append(l.elements, data[i:end:end])
-		if i = skipSpace(data, end); data[i] == ',' {
-			i = skipSpace(data, i+1)
-		}
+		l.elements = append(l.elements, element)
 	}
 	return nil
 }
 
-// find returns the index of the array in the valid object that begins at i: of that with the
-// documented name, or else of the only one. -1: there is none, or no telling which.
-// "@@implementation-errors" may come with any answer, and may be an array.
-func (l *list) find(data []byte, i int) int {
-	found, arrays := -1, 0
-	for i = skipSpace(data, i+1); data[i] != '}'; {
-		end := skipValue(data, i)
-		name := data[i+1 : end-1]
-		i = skipSpace(data, skipSpace(data, end)+1) // behind the colon
-		if data[i] == '[' && !bytes.HasPrefix(name, []byte("@@")) {
-			if l.member != "" && string(name) == l.member {
-				return i
-			}
-			found = i
-			arrays++
+// find returns the array in a valid object: that with the documented name, or else the only one.
+// nil: there is none, or no telling which. "@@implementation-errors" may come with any answer, and
+// may be an array.
+func (l *list) find(object []byte) (found []byte) {
+	arrays := 0
+	for name, value := range values(object) {
+		switch {
+		case value[0] != '[' || strings.HasPrefix(name, `"@@`):
+			continue
+		case name == strconv.Quote(l.member):
+			return value
 		}
-		if i = skipSpace(data, skipValue(data, i)); data[i] == ',' {
-			i = skipSpace(data, i+1)
-		}
+		found = value
+		arrays++
 	}
 	if arrays != 1 {
-		return -1
+		return nil
 	}
 	return found
 }
 
-// skipSpace returns the index of what is not white space, from i on.
-func skipSpace(data []byte, i int) int {
-	for i < len(data) && (data[i] == ' ' || data[i] == '\n' || data[i] == '\t' || data[i] == '\r') {
-		i++
-	}
-	return i
-}
-
-// skipValue returns the index behind the valid value that begins at i and is within an object or
-// array.
-func skipValue(data []byte, i int) int {
-	for depth := 0; ; i++ {
-		switch data[i] {
-		case '"':
-			for i++; data[i] != '"'; i++ {
-				if data[i] == '\\' {
-					i++
-				}
+// values ranges over the elements of a valid array, or the members of a valid object with their
+// quoted names, as they stand: they are parts of data.
+func values(data []byte) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		d := json.NewDecoder(bytes.NewReader(data))
+		begin, _ := d.Token()
+		name, value := "", json.RawMessage(nil)
+		for d.More() {
+			if begin == json.Delim('{') {
+				before := d.InputOffset()
+				_, _ = d.Token()
+				name = strings.TrimLeft(string(data[before:d.InputOffset()]), ", \t\r\n")
 			}
-		case '{', '[':
-			depth++
-			continue
-		case '}', ']':
-			depth--
-		default:
-			if depth > 0 || !endsLiteral(data[i+1]) {
-				continue
+			if d.Decode(&value) != nil {
+				return
+			}
+			end := d.InputOffset()
+			if !yield(name, data[end-int64(len(value)):end:end]) {
+				return
 			}
 		}
-		if depth == 0 {
-			return i + 1
-		}
 	}
-}
-
-// endsLiteral says whether a byte is the first one behind a number, or true, false or null, within
-// an object or array.
-func endsLiteral(c byte) bool {
-	switch c {
-	case ',', '}', ']', ' ', '\n', '\t', '\r':
-		return true
-	}
-	return false
 }

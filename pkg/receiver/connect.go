@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	stomp "github.com/go-stomp/stomp/v3/frame"
 	"go.uber.org/zap"
 )
 
@@ -84,7 +85,7 @@ func (l *link) logon(ctx context.Context) error {
 	connect := appendFrame(nil, "CONNECT",
 		"accept-version", acceptVersion,
 		"host", r.opts.Host,
-		headerHeartBeat,
+		stomp.HeartBeat,
 		fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
 		"login", r.logons[r.spelling].login,
 		"passcode", r.logons[r.spelling].passcode)
@@ -96,9 +97,9 @@ func (l *link) logon(ctx context.Context) error {
 		return phase(ctx, err, "no CONNECTED", doing)
 	}
 	switch f.command {
-	case commandConnected:
+	case stomp.CONNECTED:
 		return l.negotiate(f.headers)
-	case commandError:
+	case stomp.ERROR:
 		jms := r.jmsError(&f)
 		reason := ReasonBroker
 		if isLogonRefusal(&f) {
@@ -143,7 +144,7 @@ func tlsError(err error) error {
 
 // negotiate takes over what the server chose in its CONNECTED frame.
 func (l *link) negotiate(h Headers) error {
-	switch version := h.Get(headerVersion); version {
+	switch version := h.Get(stomp.Version); version {
 	case "", "1.0": // a 1.0 server has no such header, and no escapes
 	case "1.1", "1.2":
 		l.escapes = true
@@ -152,7 +153,7 @@ func (l *link) negotiate(h Headers) error {
 	default:
 		return protocolErrorf("the broker chose STOMP version %.40q", version)
 	}
-	serverSends, serverWants, err := parseHeartBeat(h.Get(headerHeartBeat))
+	serverSends, serverWants, err := parseHeartBeat(h.Get(stomp.HeartBeat))
 	if err != nil {
 		return err
 	}
@@ -206,7 +207,7 @@ func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
 // userid, while an attempt too few costs seconds.
 func isLogonRefusal(f *frame) bool {
 	body := f.body[:min(len(f.body), 1<<10)]
-	text := strings.ToLower(f.headers.Get(headerMessage) + "\n" + string(body))
+	text := strings.ToLower(f.headers.Get(stomp.Message) + "\n" + string(body))
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 	}

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	stomp "github.com/go-stomp/stomp/v3/frame"
 	"go.uber.org/zap"
 )
 
@@ -694,11 +695,11 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 		}
 		for r.drain(ctx, yield) {
 			r.mu.Lock()
-			l, empty := r.link, r.buffer.empty()
+			l, buffered := r.link, r.buffer.len()
 			r.mu.Unlock()
 			switch {
 			// The end of a link, perhaps, which comes before a new one.
-			case !empty:
+			case buffered > 0:
 				continue
 			case l != nil:
 				select {
@@ -866,7 +867,7 @@ func (r *Receiver) jmsError(f *frame) *JMSError {
 	for i, h := range f.headers {
 		e.Headers[i] = Header{h.Name, r.secrets.Replace(h.Value)}
 	}
-	e.Message = e.Headers.Get(headerMessage)
+	e.Message = e.Headers.Get(stomp.Message)
 	if strings.TrimSpace(e.Message) == "" {
 		e.Message, _, _ = strings.Cut(string(e.Body), "\n")
 	}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -93,9 +94,7 @@ func (c *Converter) begin(n *Notification) {
 	*r = n.Resource
 	if known, ok := c.estate.Lookup(r.ObjectURI); ok {
 		r.CPC = known.CPC
-		if r.Name == "" {
-			r.Name = known.Name
-		}
+		r.Name = cmp.Or(r.Name, known.Name)
 	}
 	if r.Class == estate.ClassCPC && r.CPC == "" {
 		r.CPC = r.Name

@@ -13,11 +13,10 @@ import (
 )
 
 const (
-	maxPaths = 5 // bounds how many statuses in a row a summary tells
-)
-
-const (
-	maxChanges = 3 // bounds how many changed properties a summary tells
+	// maxPaths bounds how many statuses in a row a summary tells.
+	maxPaths = 5
+	// maxChanges bounds how many changed properties a summary tells.
+	maxChanges = 3
 )
 
 // describe sets the summary and the severity of an event that is a whole notification. lasted is
@@ -124,10 +123,7 @@ func describePropertyChange(e *event.Event, reports []event.Report) {
 		what.WriteString(" and " + strconv.Itoa(n-maxChanges) + " more")
 	case n == 0:
 		names := strings.Join(strings.Fields(e.Headers.Get("property-names")), ", ")
-		if names == "" {
-			names = "properties"
-		}
-		what.WriteString(names + " changed")
+		what.WriteString(cmp.Or(names, "properties") + " changed")
 	}
 	e.Summary = withElement(e, what.String())
 }
@@ -263,11 +259,8 @@ func withElement(e *event.Event, what string) string {
 	if r == nil || r.ElementURI == "" {
 		return withResource(e, what)
 	}
-	element := path.Base(path.Dir(r.ElementURI)) + "/" + path.Base(r.ElementURI)
-	if r.ElementName != "" {
-		element = path.Base(path.Dir(r.ElementURI)) + "/" + r.ElementName
-	}
-	what = "element " + element + " " + what
+	element := cmp.Or(r.ElementName, path.Base(r.ElementURI))
+	what = "element " + path.Base(path.Dir(r.ElementURI)) + "/" + element + " " + what
 	// The class is that of the element, the URI that of what holds it, and so is a name that is
 	// known by the URI.
 	if class := estate.ClassOf(r.ObjectURI); class != "" && e.Headers.Get("name") == "" {
@@ -288,14 +281,7 @@ func withResource(e *event.Event, what string) string {
 }
 
 func ofResource(r *event.Resource, what string) string {
-	class := r.Class
-	if class == "" {
-		class = "resource"
-	}
-	name := r.Name
-	if name == "" {
-		name = r.ObjectURI
-	}
+	class, name := cmp.Or(r.Class, "resource"), cmp.Or(r.Name, r.ObjectURI)
 	switch {
 	case name == "":
 		return class + ": " + what
@@ -310,9 +296,6 @@ func ofResource(r *event.Resource, what string) string {
 func shortValue(raw []byte) string {
 	if len(raw) == 0 {
 		return "null"
-	}
-	if len(raw) <= event.MaxValue {
-		return string(raw)
 	}
 	return event.Cut(string(raw), event.MaxValue)
 }

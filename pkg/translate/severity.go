@@ -16,7 +16,7 @@ func NewSeverities(c config.Severity) *Severities {
 // OfStatus rates a new status of a CPC or partition. One that is not listed here is information:
 // what nobody has seen before must not wake anybody up.
 func (s *Severities) OfStatus(status string) string {
-	if s != nil && s.status != nil {
+	if s != nil {
 		if severity, ok := s.status[status]; ok {
 			return severity
 		}
@@ -36,7 +36,7 @@ func (s *Severities) OfStatus(status string) string {
 // not let in: their numbers and texts are those of zhmc-log-forwarder's zhmc_log_messages.yml,
 // which is of HMC 2.14.1.
 func (s *Severities) ofEventID(id string) string {
-	if s != nil && s.eventID != nil {
+	if s != nil {
 		if severity, ok := s.eventID[id]; ok {
 			return severity
 		}
