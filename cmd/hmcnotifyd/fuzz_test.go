@@ -24,7 +24,7 @@ func FuzzConsole(f *testing.F) {
 			}
 			return
 		}
-		for _, cmd := range consoleCommands() {
+		for _, cmd := range new(simConsole).commands() {
 			if name != cmd.name && name != "" {
 				continue
 			}

@@ -31,46 +31,47 @@ type consoleCommand struct {
 	args string
 	help string
 	// run gets an argument "" for each one that was left out.
-	run func(c *simConsole, args []string) error
+	run func(args []string) error
 }
 
-// consoleCommands is the one list of them: parsing, counting of arguments and help follow from it.
-func consoleCommands() []consoleCommand {
+// commands is the one list of them: parsing, counting of arguments and help follow from it.
+func (c *simConsole) commands() []consoleCommand {
 	return []consoleCommand{
-		{"help", "", "list the commands", (*simConsole).help},
-		{"list", "[CPC]", "list the CPCs and their partitions", (*simConsole).list},
-		{"stop", "NAME", "stop a partition: its operating system writes its last messages", (*simConsole).stop},
-		{"start", "NAME", "start a partition: its operating system writes its boot messages", (*simConsole).start},
-		{"status", "NAME STATUS", "give a partition or CPC any status", (*simConsole).status},
-		{"rename", "NAME NEW", "give a partition or CPC another name", (*simConsole).rename},
-		{"create", "CPC [NAME]", "make a partition", (*simConsole).create},
-		{"delete", "NAME", "delete a partition", (*simConsole).remove},
-		{"say", "NAME TEXT...", "let a partition's operating system write a message", (*simConsole).say},
-		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", (*simConsole).lose},
-		{"regain", "CPC", "bring a CPC's support element back: another burst", (*simConsole).regain},
-		{"job", "", "let a job of each session complete", (*simConsole).job},
-		{
-			"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC",
-			(*simConsole).hwMessage,
-		},
-		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", (*simConsole).hwClear},
-		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", (*simConsole).restart},
-		{"drop", "[HMC]", "cut the STOMP links", (*simConsole).drop},
-		{"expire", "[HMC]", "end the sessions, as their idle timeout does", (*simConsole).expire},
-		{"quit", "", "end the simulator", (*simConsole).end},
+		{"help", "", "list the commands", c.help},
+		{"list", "[CPC]", "list the CPCs and their partitions", c.list},
+		{"stop", "NAME", "stop a partition: its operating system writes its last messages", c.partition("stops", c.estate.StopPartition)},
+		{"start", "NAME", "start a partition: its operating system writes its boot messages", c.partition("starts", c.estate.StartPartition)},
+		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
+		{"rename", "NAME NEW", "give a partition or CPC another name", c.rename},
+		{"create", "CPC [NAME]", "make a partition", c.create},
+		{"delete", "NAME", "delete a partition", c.partition("is gone", c.estate.DeletePartition)},
+		{"say", "NAME TEXT...", "let a partition's operating system write a message", c.say},
+		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", c.communicate(false, "is cut off")},
+		{"regain", "CPC", "bring a CPC's support element back: another burst", c.communicate(true, "communicates")},
+		{"job", "", "let a job of each session complete", c.job},
+		{"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC", c.hwMessage},
+		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", c.hwClear},
+		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", c.restart},
+		{"drop", "[HMC]", "cut the STOMP links", c.each("link", "cut", dropLinks)},
+		{"expire", "[HMC]", "end the sessions, as their idle timeout does", c.each("session", "expired", expireSessions)},
+		{"quit", "", "end the simulator", c.end},
 	}
 }
 
 // simConsole does what is typed at a simulator.
 type simConsole struct {
 	hmcs []*hmcsim.HMC
-	quit context.CancelFunc
-	done <-chan struct{} // closed by quit, or when the program ends
+	// estate is the HMC that estate and partitions are asked of: they are the same on each.
+	estate *hmcsim.HMC
+	quit   context.CancelFunc
+	// closed by quit, or when the program ends
+	done <-chan struct{}
 
 	restarts sync.WaitGroup
-	mu       sync.Mutex // guards what follows
-	out      io.Writer
-	down     map[*hmcsim.HMC]bool
+	// guards what follows
+	mu   sync.Mutex
+	out  io.Writer
+	down map[*hmcsim.HMC]bool
 }
 
 // serveConsole does what the lines of in say until the context is done or one says quit. What it
@@ -79,7 +80,9 @@ type simConsole struct {
 func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.Writer) {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	c := &simConsole{hmcs: hmcs, quit: quit, done: ctx.Done(), out: out, down: make(map[*hmcsim.HMC]bool)}
+	c := &simConsole{
+		hmcs: hmcs, estate: hmcs[0], quit: quit, done: ctx.Done(), out: out, down: make(map[*hmcsim.HMC]bool),
+	}
 	defer c.restarts.Wait()
 	lines := make(chan string)
 	// A read of a terminal or pipe cannot be ended: this goroutine may last as long as the
@@ -130,7 +133,7 @@ func (c *simConsole) do(line string) error {
 	if err != nil || name == "" {
 		return err
 	}
-	commands := consoleCommands()
+	commands := c.commands()
 	i := slices.IndexFunc(commands, func(cmd consoleCommand) bool { return cmd.name == name })
 	if i < 0 {
 		return fmt.Errorf("unknown command %q; help lists the commands", name)
@@ -139,7 +142,7 @@ func (c *simConsole) do(line string) error {
 	if err != nil {
 		return err
 	}
-	return commands[i].run(c, args)
+	return commands[i].run(args)
 }
 
 // usage is the command as it is typed.
@@ -186,12 +189,9 @@ func nextWord(line string) (word, rest string, err error) {
 	return line, "", nil
 }
 
-// estate is the HMC that estate and partitions are asked of: they are the same on each.
-func (c *simConsole) estate() *hmcsim.HMC { return c.hmcs[0] }
-
 // cpc finds a CPC by its name, object id or URI.
 func (c *simConsole) cpc(key string) (hmcsim.CPCInfo, error) {
-	for _, cpc := range c.estate().CPCs() {
+	for _, cpc := range c.estate.CPCs() {
 		if cpc.Name == key || cpc.ID == key || cpc.URI == key {
 			return cpc, nil
 		}
@@ -226,7 +226,7 @@ func (c *simConsole) table(write func(w io.Writer)) error {
 
 func (c *simConsole) help([]string) error {
 	return c.table(func(w io.Writer) {
-		for _, cmd := range consoleCommands() {
+		for _, cmd := range c.commands() {
 			fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
 		}
 		fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. "+
@@ -235,7 +235,7 @@ func (c *simConsole) help([]string) error {
 }
 
 func (c *simConsole) list(args []string) error {
-	cpcs := c.estate().CPCs()
+	cpcs := c.estate.CPCs()
 	if args[0] != "" {
 		one, err := c.cpc(args[0])
 		if err != nil {
@@ -246,7 +246,7 @@ func (c *simConsole) list(args []string) error {
 	return c.table(func(w io.Writer) {
 		for _, cpc := range cpcs {
 			fmt.Fprintf(w, "%s\t%s\n", cpc.Name, cpc.Status)
-			for _, p := range c.estate().Partitions() {
+			for _, p := range c.estate.Partitions() {
 				if p.CPC == cpc.Name {
 					fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
 				}
@@ -263,32 +263,22 @@ func (c *simConsole) report(err error, format string, args ...any) error {
 	return err
 }
 
-// partition does something to a partition, and prints that it does what.
-func (c *simConsole) partition(key, what string, do func(id string) error) error {
-	p, err := c.estate().Partition(key)
-	if err == nil {
-		err = do(p.ID)
+// partition returns what does something to a partition, and prints that it does what.
+func (c *simConsole) partition(what string, do func(id string) error) func([]string) error {
+	return func(args []string) error {
+		p, err := c.estate.Partition(args[0])
+		if err == nil {
+			err = do(p.ID)
+		}
+		return c.report(err, "partition %s on %s %s", p.Name, p.CPC, what)
 	}
-	return c.report(err, "partition %s on %s %s", p.Name, p.CPC, what)
-}
-
-func (c *simConsole) stop(args []string) error {
-	return c.partition(args[0], "stops", c.estate().StopPartition)
-}
-
-func (c *simConsole) start(args []string) error {
-	return c.partition(args[0], "starts", c.estate().StartPartition)
-}
-
-func (c *simConsole) remove(args []string) error {
-	return c.partition(args[0], "is gone", c.estate().DeletePartition)
 }
 
 // object does something to the partition of a name, or to the CPC if there is no such partition.
 func (c *simConsole) object(
 	key string, partition func(hmcsim.PartitionInfo) error, cpc func(hmcsim.CPCInfo) error,
 ) error {
-	if p, err := c.estate().Partition(key); err == nil {
+	if p, err := c.estate.Partition(key); err == nil {
 		return partition(p)
 	}
 	one, err := c.cpc(key)
@@ -301,10 +291,10 @@ func (c *simConsole) object(
 func (c *simConsole) status(args []string) error {
 	status := args[1]
 	return c.object(args[0], func(p hmcsim.PartitionInfo) error {
-		err := c.estate().SetPartitionStatus(p.ID, status)
+		err := c.estate.SetPartitionStatus(p.ID, status)
 		return c.report(err, "partition %s on %s: %s -> %s", p.Name, p.CPC, p.Status, status)
 	}, func(cpc hmcsim.CPCInfo) error {
-		err := c.estate().SetCPCStatus(cpc.ID, status)
+		err := c.estate.SetCPCStatus(cpc.ID, status)
 		return c.report(err, "CPC %s: %s -> %s", cpc.Name, cpc.Status, status)
 	})
 }
@@ -312,55 +302,55 @@ func (c *simConsole) status(args []string) error {
 func (c *simConsole) rename(args []string) error {
 	name := args[1]
 	return c.object(args[0], func(p hmcsim.PartitionInfo) error {
-		for _, other := range c.estate().Partitions() {
+		for _, other := range c.estate.Partitions() {
 			if other.CPC == p.CPC && other.Name == name {
 				return fmt.Errorf("%s has a partition %s already", p.CPC, name)
 			}
 		}
-		return c.report(c.estate().RenamePartition(p.ID, name), "partition %s on %s is now %s", p.Name, p.CPC, name)
+		return c.report(c.estate.RenamePartition(p.ID, name), "partition %s on %s is now %s", p.Name, p.CPC, name)
 	}, func(cpc hmcsim.CPCInfo) error {
-		for _, other := range c.estate().CPCs() {
+		for _, other := range c.estate.CPCs() {
 			if other.Name == name {
 				return fmt.Errorf("there is a CPC %s already", name)
 			}
 		}
-		return c.report(c.estate().RenameCPC(cpc.ID, name), "CPC %s is now %s", cpc.Name, name)
+		return c.report(c.estate.RenameCPC(cpc.ID, name), "CPC %s is now %s", cpc.Name, name)
 	})
 }
 
 func (c *simConsole) create(args []string) error {
-	p, err := c.estate().CreatePartition(args[0], args[1])
+	p, err := c.estate.CreatePartition(args[0], args[1])
 	return c.report(err, "partition %s on %s is there: %s", p.Name, p.CPC, p.Status)
 }
 
 func (c *simConsole) say(args []string) error {
-	p, err := c.estate().Partition(args[0])
+	p, err := c.estate.Partition(args[0])
 	if err != nil {
 		return err
 	}
 	if !p.HasOS {
 		return fmt.Errorf("partition %s on %s is %s: no operating system of it can be heard", p.Name, p.CPC, p.Status)
 	}
-	n, err := c.estate().OSMessages(p.ID, args[1])
+	n, err := c.estate.OSMessages(p.ID, args[1])
 	return c.report(err, "partition %s on %s has said it, to %d %s", p.Name, p.CPC, n, plural(n, "subscription"))
 }
 
-func (c *simConsole) lose(args []string) error { return c.communicate(args[0], false, "is cut off") }
-
-func (c *simConsole) regain(args []string) error { return c.communicate(args[0], true, "communicates") }
-
-func (c *simConsole) communicate(key string, up bool, what string) error {
-	cpc, err := c.cpc(key)
-	if err != nil {
-		return err
+// communicate returns what cuts the support element of a CPC off, or brings it back.
+func (c *simConsole) communicate(up bool, what string) func([]string) error {
+	return func(args []string) error {
+		cpc, err := c.cpc(args[0])
+		if err != nil {
+			return err
+		}
+		if cpc.Communicating == up {
+			return fmt.Errorf("the support element of %s %s already", cpc.Name, what)
+		}
+		again := ""
+		if up {
+			again = " again"
+		}
+		return c.report(c.estate.SetCommunicating(cpc.ID, up), "the support element of %s %s%s", cpc.Name, what, again)
 	}
-	if cpc.Communicating == up {
-		return fmt.Errorf("the support element of %s %s already", cpc.Name, what)
-	}
-	if up {
-		what += " again"
-	}
-	return c.report(c.estate().SetCommunicating(cpc.ID, up), "the support element of %s %s", cpc.Name, what)
 }
 
 func (c *simConsole) job([]string) error {
@@ -467,23 +457,22 @@ func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
 	return true
 }
 
-func (c *simConsole) drop(args []string) error {
-	return c.each(args[0], "link", "cut", func(h *hmcsim.HMC) int { return h.Broker().DropLinks() })
-}
-
-func (c *simConsole) expire(args []string) error {
-	return c.each(args[0], "session", "expired", func(h *hmcsim.HMC) int { return h.ExpireSessions(false) })
-}
-
-// each does something to some of the things of each HMC of a name, and prints to how many.
-func (c *simConsole) each(name, thing, done string, do func(*hmcsim.HMC) int) error {
-	hmcs, err := c.named(name)
-	for _, h := range hmcs {
-		n := do(h)
-		c.printf("%s: %d %s %s", h.Name(), n, plural(n, thing), done)
+// each returns what does something to some of the things of each HMC of a name, and prints to how
+// many.
+func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]string) error {
+	return func(args []string) error {
+		hmcs, err := c.named(args[0])
+		for _, h := range hmcs {
+			n := do(h)
+			c.printf("%s: %d %s %s", h.Name(), n, plural(n, thing), done)
+		}
+		return err
 	}
-	return err
 }
+
+func dropLinks(h *hmcsim.HMC) int { return h.Broker().DropLinks() }
+
+func expireSessions(h *hmcsim.HMC) int { return h.ExpireSessions(false) }
 
 func (c *simConsole) end([]string) error {
 	c.quit()

@@ -130,7 +130,7 @@ func TestSimulateCommands(t *testing.T) {
 		s.says(step.want)
 	}
 	s.types("help")
-	for _, cmd := range consoleCommands() {
+	for _, cmd := range new(simConsole).commands() {
 		s.says(`^# ` + regexp.QuoteMeta(cmd.usage()) + ` +` + regexp.QuoteMeta(cmd.help) + `$`)
 	}
 	s.types("quit")
@@ -317,7 +317,7 @@ func TestSimulateDocumented(t *testing.T) {
 	for _, row := range rows {
 		documented = append(documented, row[1])
 	}
-	for _, cmd := range consoleCommands() {
+	for _, cmd := range new(simConsole).commands() {
 		there = append(there, cmd.usage())
 	}
 	if !slices.Equal(documented, there) {

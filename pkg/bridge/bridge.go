@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,23 +81,35 @@ type Bridge struct {
 	seen        *ledger.SeenWindow
 	dead        *queue.DeadLetters
 	started     time.Time
-	first       *world // what Run starts
+	// what Run starts
+	first *world
 
-	reloading   sync.Mutex // one reload at a time
-	replaying   sync.Mutex // one replay of dead letters at a time
-	testing     sync.Mutex // one test of a sink at a time
-	deadDropped deliver.Throttle
-	ballast     []byte // see ballastBytes
-	live        record.Fanout
+	// one replay of dead letters, and one test of a sink, at a time
+	replaying, testing sync.Mutex
+	deadDropped        deliver.Throttle
+	// see ballastBytes
+	ballast []byte
+	live    record.Fanout
+	current atomic.Pointer[current]
 
-	mu          sync.RWMutex // guards the world: what runs now
+	// one reload at a time; guards what follows
+	reloading sync.Mutex
+	// that were ever configured
+	groups map[string]*record.Group
+	// The supervisors' life ends when Run's context does, that of the deliveries goes on while
+	// they drain.
+	life, deliverLife context.Context //nolint:containedctx // see above
+}
+
+// current is what runs now. It never changes: a reload makes another one.
+type current struct {
 	cfg         *config.Config
-	groups      map[string]*record.Group // that were ever configured
 	supervisors []*running[*watch.Supervisor]
 	deliveries  []*running[*deliver.Delivery]
-	life        context.Context //nolint:containedctx // the supervisors': ends when Run's does
-	deliverLife context.Context //nolint:containedctx // the deliveries': goes on while they drain
 }
+
+// now returns what runs now.
+func (b *Bridge) now() *current { return b.current.Load() }
 
 // running is something with a goroutine of its own.
 type running[T any] struct {
@@ -125,9 +139,11 @@ func New(opts Options) (*Bridge, error) {
 		opts.DrainTimeout = DefaultDrainTimeout
 	}
 	b := &Bridge{
-		opts: opts, log: opts.Logger, cfg: opts.Config,
-		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer), started: time.Now(), groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
+		opts: opts, log: opts.Logger, started: time.Now(),
+		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
+		groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
 	}
+	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
 		b.sinkMetrics.Prepare(c.Name) // the queue may drop events of any sink when it is opened
 	}
@@ -158,7 +174,7 @@ func New(opts Options) (*Bridge, error) {
 		return nil, errors.Join(err, b.dead.Close(), q.Close())
 	}
 	if opts.Registerer != nil {
-		opts.Registerer.MustRegister(newDeadLetterGauge(b), newResourceCollector(b), watch.NewCollector(b.watched))
+		opts.Registerer.MustRegister(newCollector(b), watch.NewCollector(b.watched))
 	}
 	return b, nil
 }
@@ -168,13 +184,13 @@ func New(opts Options) (*Bridge, error) {
 // caught up or the drain timeout, queue. A nil error means that everything was orderly.
 func (b *Bridge) Run(ctx context.Context) error {
 	var endDelivery context.CancelFunc
-	b.mu.Lock()
+	b.reloading.Lock()
 	b.life = ctx
 	b.deliverLife, endDelivery = context.WithCancel(context.WithoutCancel(ctx))
-	b.mu.Unlock()
 	defer endDelivery()
 	b.begin(b.opts.Config, b.first, nil, nil)
-	b.reportOrphans()
+	b.retireOrphans()
+	b.reloading.Unlock()
 	var watching sync.WaitGroup
 	watching.Go(func() { b.watchRates(ctx) })
 	defer watching.Wait()
@@ -186,13 +202,11 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	// A reload that is under way ends first, and none begins after it.
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
-	b.mu.RLock()
-	supervisors, deliveries := b.supervisors, b.deliveries
-	b.mu.RUnlock()
-	for _, s := range supervisors {
+	now := b.now()
+	for _, s := range now.supervisors {
 		s.stop()
 	}
-	for _, s := range supervisors {
+	for _, s := range now.supervisors {
 		<-s.done
 	}
 	b.log.Debug("the receivers have ended")
@@ -203,14 +217,15 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
-	for _, d := range deliveries {
+	for _, d := range now.deliveries {
 		d.it.Drain()
 	}
 	var err error
-	for _, d := range deliveries {
+	for _, d := range now.deliveries {
 		err = errors.Join(err, b.end(d, limit))
 		if waiting, _, _ := d.it.Cursor.Pending(); waiting > 0 {
-			b.log.Info("events stay stored for the next start", zap.String("sink", d.it.Cfg.Name), zap.Int64("events", waiting))
+			b.log.Info("events stay stored for the next start",
+				zap.String("sink", d.it.Cfg.Name), zap.Int64("events", waiting))
 		}
 	}
 	runtime.KeepAlive(b.ballast)
@@ -247,10 +262,8 @@ func (b *Bridge) end(d *running[*deliver.Delivery], limit time.Time) error {
 
 // endsWithin waits for done to be closed, and reports whether it was.
 func endsWithin(done <-chan struct{}, limit time.Duration) bool {
-	select {
-	case <-done:
+	if isClosed(done) {
 		return true
-	default:
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -268,18 +281,17 @@ func endsWithin(done <-chan struct{}, limit time.Duration) bool {
 func (b *Bridge) Reload(cfg *config.Config) error {
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
-	b.mu.RLock()
-	life, oldSupervisors, oldDeliveries := b.life, b.supervisors, b.deliveries
-	b.mu.RUnlock()
-	if life == nil || life.Err() != nil {
+	if b.life == nil || b.life.Err() != nil {
 		return errors.New("the daemon is not running")
 	}
 	if cfg.Storage != b.opts.Config.Storage {
-		b.log.Warn("the storage section of the configuration is not as it was at the start: it takes effect when the daemon is started anew")
+		b.log.Warn("the storage section of the configuration is not as it was at the start: " +
+			"it takes effect when the daemon is started anew")
 	}
 
-	keepSinks, gone := split(oldDeliveries, func(d *deliver.Delivery) bool { return d.Fits(cfg) })
-	keepHMCs, goneHMCs := split(oldSupervisors, func(s *watch.Supervisor) bool {
+	now := b.now()
+	keepSinks, gone := split(now.deliveries, func(d *deliver.Delivery) bool { return d.Fits(cfg) })
+	keepHMCs, goneHMCs := split(now.supervisors, func(s *watch.Supervisor) bool {
 		i := hmcIndex(cfg, s.Cfg.Name)
 		return i >= 0 && cfg.HMCs[i].Equal(&s.Cfg)
 	})
@@ -310,7 +322,9 @@ type newSink struct {
 
 // build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays:
 // no open file, no series in the metrics, no place in the queue.
-func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor]) (_ *world, err error) {
+func (b *Bridge) build(
+	cfg *config.Config, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor],
+) (_ *world, err error) {
 	w := new(world)
 	var newCursors []string
 	defer func() {
@@ -324,18 +338,19 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Deliver
 			err = errors.Join(err, b.queue.RemoveCursor(name))
 		}
 		for _, c := range cfg.HMCs {
-			if !slices.ContainsFunc(b.supervisors, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
+			if find(b.now().supervisors, hasName(c.Name)) == nil {
 				b.metrics.DeleteHMC(c.Name)
 			}
 		}
 	}()
 	for _, c := range cfg.Sinks {
-		if slices.ContainsFunc(keepSinks, func(r *running[*deliver.Delivery]) bool { return r.it.Cfg.Name == c.Name }) {
+		if find(keepSinks, isTo(c.Name)) != nil {
 			continue
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store: deliver.SinkStore{Queue: b.queue, Name: c.Name}, Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
+			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
+			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
@@ -343,7 +358,7 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Deliver
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
 	for _, c := range cfg.HMCs {
-		if slices.ContainsFunc(keepHMCs, func(r *running[*watch.Supervisor]) bool { return r.it.Cfg.Name == c.Name }) {
+		if find(keepHMCs, hasName(c.Name)) != nil {
 			continue
 		}
 		s, err := watch.New(watch.Options{
@@ -371,10 +386,10 @@ func (b *Bridge) build(cfg *config.Config, keepSinks []*running[*deliver.Deliver
 }
 
 // begin starts what was built, beside what is kept.
-func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor]) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.cfg, b.deliveries, b.supervisors = cfg, keepSinks, keepHMCs
+func (b *Bridge) begin(
+	cfg *config.Config, w *world, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor],
+) {
+	now := &current{cfg, keepHMCs, keepSinks}
 	groups, members := make(map[string]string), make(map[string]int)
 	for i := range cfg.HMCs {
 		groups[cfg.HMCs[i].Name] = cfg.HMCs[i].Group
@@ -393,7 +408,7 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
 		})
-		b.deliveries = append(b.deliveries, start(b.deliverLife, d, d.Run))
+		now.deliveries = append(now.deliveries, start(b.deliverLife, d, d.Run))
 	}
 	severities := translate.NewSeverities(cfg.Severity)
 	for name, g := range b.groups {
@@ -401,19 +416,20 @@ func (b *Bridge) begin(cfg *config.Config, w *world, keepSinks []*running[*deliv
 	}
 	for _, s := range w.hmcs {
 		s.Rec.Configure(severities, cfg.HeartbeatInterval)
-		b.supervisors = append(b.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
+		now.supervisors = append(now.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
 	}
 	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
-	for _, r := range b.supervisors {
+	for _, r := range keepHMCs {
 		r.it.Rec.Configure(severities, cfg.HeartbeatInterval)
 	}
 	// As in the configuration, which is how a person looks for them in the status.
-	slices.SortFunc(b.deliveries, func(x, y *running[*deliver.Delivery]) int {
+	slices.SortFunc(now.deliveries, func(x, y *running[*deliver.Delivery]) int {
 		return sinkIndex(cfg, x.it.Cfg.Name) - sinkIndex(cfg, y.it.Cfg.Name)
 	})
-	slices.SortFunc(b.supervisors, func(x, y *running[*watch.Supervisor]) int {
+	slices.SortFunc(now.supervisors, func(x, y *running[*watch.Supervisor]) int {
 		return hmcIndex(cfg, x.it.Cfg.Name) - hmcIndex(cfg, y.it.Cfg.Name)
 	})
+	b.current.Store(now)
 }
 
 // group returns the group of a name. What is known of its estate stays for as long as the daemon
@@ -487,18 +503,41 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	}
 }
 
-// reportOrphans deals with cursors of sinks that were removed while the daemon was down.
-func (b *Bridge) reportOrphans() {
-	b.reloading.Lock()
-	defer b.reloading.Unlock()
-	b.mu.RLock()
-	cfg := b.cfg
-	b.mu.RUnlock()
-	for _, name := range b.queue.Cursors() {
-		if cursor := b.queue.Lookup(name); cursor != nil && sinkIndex(cfg, name) < 0 {
-			b.retire(name, cursor)
+// retireOrphans deals with cursors of sinks that were removed while the daemon was down.
+func (b *Bridge) retireOrphans() {
+	for name, cursor := range b.orphans() {
+		b.retire(name, cursor)
+	}
+}
+
+// orphans ranges over the cursors of sinks that are not configured.
+func (b *Bridge) orphans() iter.Seq2[string, *queue.Cursor] {
+	return func(yield func(string, *queue.Cursor) bool) {
+		for _, name := range b.queue.Cursors() {
+			cursor := b.queue.Lookup(name)
+			if cursor != nil && sinkIndex(b.now().cfg, name) < 0 && !yield(name, cursor) {
+				return
+			}
 		}
 	}
+}
+
+// find returns the first one that fits; nil: none does.
+func find[T any](all []*running[T], fits func(T) bool) *running[T] {
+	for _, r := range all {
+		if fits(r.it) {
+			return r
+		}
+	}
+	return nil
+}
+
+func hasName(hmc string) func(*watch.Supervisor) bool {
+	return func(s *watch.Supervisor) bool { return s.Cfg.Name == hmc }
+}
+
+func isTo(sink string) func(*deliver.Delivery) bool {
+	return func(d *deliver.Delivery) bool { return d.Cfg.Name == sink }
 }
 
 // split separates what fits the new configuration from what does not.
@@ -515,11 +554,8 @@ func split[T any](all []*running[T], keep func(T) bool) (kept, gone []*running[T
 
 // Reopen makes log files be opened anew, after they were rotated.
 func (b *Bridge) Reopen() error {
-	b.mu.RLock()
-	deliveries := b.deliveries
-	b.mu.RUnlock()
 	var err error
-	for _, d := range deliveries {
+	for _, d := range b.now().deliveries {
 		if r, ok := d.it.Sink.(sinks.Reopener); ok {
 			if e := r.Reopen(); e != nil {
 				err = errors.Join(err, fmt.Errorf("sink %s: %w", d.it.Cfg.Name, e))
@@ -531,29 +567,31 @@ func (b *Bridge) Reopen() error {
 
 // Status returns a snapshot. It never asks an HMC or a sink.
 func (b *Bridge) Status() status.Status {
-	b.mu.RLock()
-	supervisors, deliveries := b.supervisors, b.deliveries
-	b.mu.RUnlock()
+	now := b.now()
 	s := status.Status{
 		Started: b.started.UTC(), Reasons: []status.Reason{},
 		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(),
-		Storage: status.StorageStatus{Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes)},
+		Storage: status.StorageStatus{
+			Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes),
+		},
 	}
-	if len(supervisors) == 0 {
+	if len(now.supervisors) == 0 {
 		s.Reasons = append(s.Reasons, status.Reason{Reason: "the daemon is starting"})
 	}
-	for _, r := range supervisors {
+	for _, r := range now.supervisors {
 		h := r.it.Snapshot()
 		s.HMCs = append(s.HMCs, h)
 		for _, p := range h.Problems {
 			s.Reasons = append(s.Reasons, status.Reason{HMC: h.Name, Reason: p.Text})
 		}
 	}
-	for _, r := range deliveries {
+	for _, r := range now.deliveries {
 		k := r.it.Snapshot()
 		s.Sinks = append(s.Sinks, k)
 		if k.Stuck {
-			s.Reasons = append(s.Reasons, status.Reason{Sink: k.Name, Reason: fmt.Sprintf("%d attempts failed: %s", k.FailedAttempts, k.LastError)})
+			s.Reasons = append(s.Reasons, status.Reason{
+				Sink: k.Name, Reason: fmt.Sprintf("%d attempts failed: %s", k.FailedAttempts, k.LastError),
+			})
 		}
 	}
 	if err := b.queue.Err(); err != nil {
@@ -568,18 +606,17 @@ func (b *Bridge) Status() status.Status {
 // Alive says which loop does not turn any more; nil when all do. The systemd watchdog is fed by it.
 func (b *Bridge) Alive() error { return b.aliveAt(time.Now()) }
 
-func (b *Bridge) aliveAt(now time.Time) error {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	for _, r := range b.supervisors {
-		if !r.it.Alive(now, aliveWithin) {
+func (b *Bridge) aliveAt(at time.Time) error {
+	now := b.now()
+	for _, r := range now.supervisors {
+		if !r.it.Alive(at, aliveWithin) {
 			return fmt.Errorf("the loop of HMC %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
 		}
 	}
 	// A sink that hangs is no reason to start again: only its own events wait. A loop that has
 	// to notice that is another matter.
-	for _, r := range b.deliveries {
-		if !r.it.Alive(now, aliveWithin) && !isClosed(r.done) {
+	for _, r := range now.deliveries {
+		if !r.it.Alive(at, aliveWithin) && !isClosed(r.done) {
 			return fmt.Errorf("the loop of sink %s has not moved for %s", r.it.Cfg.Name, aliveWithin)
 		}
 	}
@@ -597,9 +634,7 @@ func isClosed(done <-chan struct{}) bool {
 
 // watched are the supervisors that run.
 func (b *Bridge) watched() (supervisors []*watch.Supervisor) {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	for _, r := range b.supervisors {
+	for _, r := range b.now().supervisors {
 		supervisors = append(supervisors, r.it)
 	}
 	return supervisors

@@ -328,7 +328,7 @@ func TestSessionMadeElsewhere(t *testing.T) {
 	}
 
 	sim.ExpireSessions(true)
-	d.start(d.bridge.cfg)
+	d.start(d.bridge.now().cfg)
 	d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 	if !strings.Contains(d.statusText(), "session.id") {
 		t.Errorf("what to do is not said: %s", d.statusText())
@@ -615,7 +615,7 @@ func TestRefusedEventStaysWhereItCannotBePutAside(t *testing.T) {
 	}
 	d.stop()
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	d.start(d.bridge.cfg)
+	d.start(d.bridge.now().cfg)
 	d.eventually("delivered after all", func() bool { return len(marks(d.consumer.got())["BAD"]) == 1 })
 }
 
@@ -634,7 +634,7 @@ func TestUndeliveredEventsSurviveARestart(t *testing.T) {
 		t.Fatal("delivered all the same")
 	}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	d.start(d.bridge.cfg)
+	d.start(d.bridge.now().cfg)
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 10 })
 	for i, e := range d.consumer.got() {
 		if stored := d.fileEvents()[i]; e.ID != stored.ID {
@@ -760,7 +760,7 @@ func TestNewFailsCleanly(t *testing.T) {
 		t.Errorf("a second daemon on the same storage: %v", err)
 	}
 	d.stop()
-	b, err := New(Options{Config: d.bridge.cfg, StoragePath: d.dir + "/data"})
+	b, err := New(Options{Config: d.bridge.now().cfg, StoragePath: d.dir + "/data"})
 	if err != nil {
 		t.Fatal(err)
 	}

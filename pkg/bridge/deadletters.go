@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
@@ -18,17 +17,15 @@ import (
 // deadLettersDropped says in the log that the limit of their bytes has taken dead letters away.
 func (b *Bridge) deadLettersDropped(sink string, letters int) {
 	if total, due := b.deadDropped.Count(time.Now(), letters); due {
-		b.log.Error("dead letters were dropped, the oldest first: there are too many", zap.String("sink", sink), zap.Int("letters", total))
+		b.log.Error("dead letters were dropped, the oldest first: there are too many",
+			zap.String("sink", sink), zap.Int("letters", total))
 	}
 }
 
 // known fails for a sink's name that is neither configured nor has dead letters: that is a slip of
 // whoever asks.
 func (b *Bridge) known(sink string) error {
-	b.mu.RLock()
-	cfg := b.cfg
-	b.mu.RUnlock()
-	if sink == "" || b.dead.Count(sink) > 0 || sinkIndex(cfg, sink) >= 0 {
+	if sink == "" || b.dead.Count(sink) > 0 || sinkIndex(b.now().cfg, sink) >= 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: %q is not in the configuration and has no dead letters", deliver.ErrNoSuchSink, sink)
@@ -36,19 +33,17 @@ func (b *Bridge) known(sink string) error {
 
 // deliveryTo returns the running delivery of a sink, nil if there is none.
 func (b *Bridge) deliveryTo(sink string) *deliver.Delivery {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	for _, r := range b.deliveries {
-		if r.it.Cfg.Name == sink {
-			return r.it
-		}
+	if r := find(b.now().deliveries, isTo(sink)); r != nil {
+		return r.it
 	}
 	return nil
 }
 
 // DeadLetters returns at most limit dead letters without their events, oldest first, that are
 // behind the one with the id after. If there may be more, next is what to give as after.
-func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (letters []deliver.DeadLetter, next string, err error) {
+func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (
+	letters []deliver.DeadLetter, next string, err error,
+) {
 	if err := b.known(filter.Sink); err != nil {
 		return nil, "", err
 	}
@@ -92,15 +87,8 @@ func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) 
 
 // removedSinks are the sinks that are not configured any more and for which events wait.
 func (b *Bridge) removedSinks() []status.RemovedSink {
-	b.mu.RLock()
-	cfg := b.cfg
-	b.mu.RUnlock()
 	removed := []status.RemovedSink{}
-	for _, name := range b.queue.Cursors() {
-		cursor := b.queue.Lookup(name)
-		if cursor == nil || sinkIndex(cfg, name) >= 0 {
-			continue
-		}
+	for name, cursor := range b.orphans() {
 		if waiting := deliver.WaitingBehind(cursor); waiting.QueueEvents > 0 {
 			removed = append(removed, status.RemovedSink{Name: name, Waiting: waiting})
 		}
@@ -113,10 +101,7 @@ func (b *Bridge) removedSinks() []status.RemovedSink {
 func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
 	b.reloading.Lock() // the sink must not come back meanwhile
 	defer b.reloading.Unlock()
-	b.mu.RLock()
-	cfg := b.cfg
-	b.mu.RUnlock()
-	if sinkIndex(cfg, name) >= 0 {
+	if sinkIndex(b.now().cfg, name) >= 0 {
 		return 0, fmt.Errorf("%s: %w", name, deliver.ErrConfigured)
 	}
 	cursor := b.queue.Lookup(name)
@@ -127,7 +112,8 @@ func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
 	if err := b.queue.RemoveCursor(name); err != nil {
 		return 0, err
 	}
-	b.log.Info("the events that waited for a removed sink were purged", zap.String("sink", name), zap.Int64("events", events))
+	b.log.Info("the events that waited for a removed sink were purged",
+		zap.String("sink", name), zap.Int64("events", events))
 	return events, nil
 }
 
@@ -136,7 +122,9 @@ func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
 // the new reason; at a temporary failure it stops with the letters of that sink. report is called
 // at each step, the last of which is ReplayDone; an error of report ends the replay. If Replay
 // returns an error nothing has been reported.
-func (b *Bridge) Replay(ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(deliver.ReplayStep) error) error {
+func (b *Bridge) Replay(
+	ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(deliver.ReplayStep) error,
+) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tell := func(s deliver.ReplayStep) {
@@ -153,7 +141,9 @@ func (b *Bridge) Replay(ctx context.Context, filter deliver.DeadLetterFilter, to
 }
 
 // replay is Replay but for the last step.
-func (b *Bridge) replay(ctx context.Context, filter deliver.DeadLetterFilter, to string, tell func(deliver.ReplayStep)) (all deliver.ReplayCounts, err error) {
+func (b *Bridge) replay(
+	ctx context.Context, filter deliver.DeadLetterFilter, to string, tell func(deliver.ReplayStep),
+) (all deliver.ReplayCounts, err error) {
 	if !b.replaying.TryLock() {
 		return all, deliver.ErrReplaying
 	}
@@ -180,39 +170,9 @@ func (b *Bridge) replay(ctx context.Context, filter deliver.DeadLetterFilter, to
 		r.Query.Sink, r.Query.Limit = sink, deliver.ReplayPage
 		r.Run(ctx, b.deliveryTo(cmp.Or(to, sink)))
 		all.Add(r.ReplayCounts)
-		b.log.Info("dead letters were replayed", zap.String("of_sink", sink), zap.String("to_sink", cmp.Or(to, sink)),
+		b.log.Info("dead letters were replayed",
+			zap.String("of_sink", sink), zap.String("to_sink", cmp.Or(to, sink)),
 			zap.Int("accepted", r.Accepted), zap.Int("refused", r.Refused), zap.Int("left", r.Left))
 	}
 	return all, nil
-}
-
-// deadLetterGauge exports how many dead letters wait for somebody to look at them, also those of
-// sinks that are gone.
-type deadLetterGauge struct {
-	bridge *Bridge
-	desc   *prometheus.Desc
-}
-
-func newDeadLetterGauge(b *Bridge) *deadLetterGauge {
-	return &deadLetterGauge{bridge: b, desc: prometheus.NewDesc("hmcnotifyd_sink_dead_letters",
-		"Dead letters that are kept until somebody replays or purges them.", []string{"sink"}, nil)}
-}
-
-// Describe implements prometheus.Collector.
-func (g *deadLetterGauge) Describe(descs chan<- *prometheus.Desc) { descs <- g.desc }
-
-// Collect implements prometheus.Collector.
-func (g *deadLetterGauge) Collect(metrics chan<- prometheus.Metric) {
-	names := make(map[string]bool)
-	for _, name := range g.bridge.dead.Sinks() {
-		names[name] = true
-	}
-	g.bridge.mu.RLock()
-	for i := range g.bridge.cfg.Sinks {
-		names[g.bridge.cfg.Sinks[i].Name] = true
-	}
-	g.bridge.mu.RUnlock()
-	for name := range names {
-		metrics <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(g.bridge.dead.Count(name)), name)
-	}
 }

@@ -333,7 +333,7 @@ func TestReplayIsEnded(t *testing.T) {
 		"by the daemon":  func(d *daemon, _ func()) { d.stop() },
 		"by its reading": nil,
 		"by a reload": func(d *daemon, _ func()) {
-			cfg := *d.bridge.cfg
+			cfg := *d.bridge.now().cfg
 			cfg.Sinks = slices.Clone(cfg.Sinks)
 			cfg.Sinks[0].Timeout = time.Minute
 			if err := d.bridge.Reload(&cfg); err != nil {

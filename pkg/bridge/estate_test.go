@@ -41,9 +41,7 @@ func dpm(t *testing.T, sim *hmcsim.HMC, n int) []hmcsim.PartitionInfo {
 func (d *daemon) estateKnown(name string, resources int) {
 	d.t.Helper()
 	d.eventually("the estate is known", func() bool {
-		d.bridge.mu.RLock()
-		defer d.bridge.mu.RUnlock()
-		for _, s := range d.bridge.supervisors {
+		for _, s := range d.bridge.now().supervisors {
 			if s.it.Cfg.Name == name {
 				n := 0
 				for range s.it.Rec.Group().Estate.All(name) {

@@ -187,7 +187,7 @@ func TestBackfillAfterADaemonThatWasDown(t *testing.T) {
 				case "daemon down":
 					d.stop()
 					write(10)
-					d.start(d.bridge.cfg)
+					d.start(d.bridge.now().cfg)
 				case "link lost":
 					sim.Broker().StopListening()
 					sim.Broker().DropLinks()
@@ -365,9 +365,7 @@ func TestSameNotificationTwice(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
-	d.bridge.mu.RLock()
-	rec := d.bridge.supervisors[0].it.Rec
-	d.bridge.mu.RUnlock()
+	rec := d.bridge.now().supervisors[0].it.Rec
 	publish(sim, "P", "1")
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 1 })
 	e := d.consumer.got()[0]
@@ -381,11 +379,9 @@ func TestSameNotificationTwice(t *testing.T) {
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 2 })
 	// A restart does not forget it.
 	d.stop()
-	d.start(d.bridge.cfg)
+	d.start(d.bridge.now().cfg)
 	d.connected("a")
-	d.bridge.mu.RLock()
-	rec = d.bridge.supervisors[0].it.Rec
-	d.bridge.mu.RUnlock()
+	rec = d.bridge.now().supervisors[0].it.Rec
 	rec.Notification(t.Context(), n)
 	publish(sim, "P", "3")
 	d.eventually("delivered", func() bool { return len(d.consumer.got()) == 3 })
@@ -409,7 +405,7 @@ func TestBackfillOfAQuietPartition(t *testing.T) {
 	if _, err := sim.OSMessages(part.URI, "test 1", "test 2"); err != nil {
 		t.Fatal(err)
 	}
-	d.start(d.bridge.cfg)
+	d.start(d.bridge.now().cfg)
 	d.awaitGaps(1)
 	if got := marked(d.fileEvents(), event.TypeOSMessage); !slices.Equal(got, []string{"test 1", "test 2"}) {
 		t.Errorf("got %q", got)

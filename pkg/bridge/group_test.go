@@ -187,9 +187,7 @@ func TestHardwareMessagesOfAGroup(t *testing.T) {
 
 // settledGap reports whether an HMC has no gap that is still to be told.
 func (d *daemon) settledGap(name string) bool {
-	d.bridge.mu.RLock()
-	defer d.bridge.mu.RUnlock()
-	for _, s := range d.bridge.supervisors {
+	for _, s := range d.bridge.now().supervisors {
 		if s.it.Cfg.Name == name {
 			return !s.it.Rec.View().Pending
 		}

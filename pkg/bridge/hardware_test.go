@@ -259,7 +259,7 @@ func TestHardwareMessagesOverRestarts(t *testing.T) {
 			}
 			switch how {
 			case "daemon down":
-				d.start(d.bridge.cfg)
+				d.start(d.bridge.now().cfg)
 			case "HMC restarted":
 				if err := sim.Resume(); err != nil {
 					t.Fatal(err)
@@ -347,7 +347,7 @@ func TestManyHardwareMessages(t *testing.T) {
 	if err := sim.DeleteHardwareMessages(""); err != nil {
 		t.Fatal(err)
 	}
-	d.start(d.bridge.cfg)
+	d.start(d.bridge.now().cfg)
 	d.wantHardware(true, texts...)
 	d.wantHardware(false, texts...)
 	if n := sim.RESTRequests()["get-hardware-message-properties"]; n != watch.HardwareDetails {

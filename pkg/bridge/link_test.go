@@ -114,9 +114,7 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
-	d.bridge.mu.RLock()
-	s := d.bridge.supervisors[0].it
-	d.bridge.mu.RUnlock()
+	s := d.bridge.now().supervisors[0].it
 	rcv := s.Link()
 	for i := range 20_000 {
 		publish(sim, "P", fmt.Sprint(i))
@@ -170,9 +168,7 @@ func TestAliveWhileConnecting(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
 	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 5s", "connect_timeout: 10m", 1))
 	d.eventually("it connects", func() bool { return d.hmc("a").State == status.StateConnecting && sim.Broker().Stats().Accepted == 1 })
-	d.bridge.mu.RLock()
-	s := d.bridge.supervisors[0].it
-	d.bridge.mu.RUnlock()
+	s := d.bridge.now().supervisors[0].it
 	if !s.Alive(time.Now().Add(time.Hour), time.Minute) {
 		t.Error("counts as hanging")
 	}

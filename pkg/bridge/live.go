@@ -24,10 +24,6 @@ type LiveFilter struct {
 	Sink                string // gets the event
 }
 
-func (f *LiveFilter) all() bool {
-	return !f.Type.IsSet() && !f.HMC.IsSet() && !f.Severity.IsSet() && f.Text == "" && f.Sink == ""
-}
-
 // LiveReader reads along what is stored from its beginning on. Close it.
 type LiveReader struct {
 	from   *record.Follower
@@ -39,11 +35,11 @@ type LiveReader struct {
 func (b *Bridge) Live(filter LiveFilter) (*LiveReader, error) {
 	filter.Text = strings.ToLower(filter.Text)
 	r := &LiveReader{bridge: b, filter: filter}
-	if err := r.hasSink(); err != nil {
-		return nil, err
+	_, err := r.sink()
+	if err == nil {
+		r.from, err = b.live.Follow()
 	}
-	var err error
-	if r.from, err = b.live.Follow(); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -105,7 +101,7 @@ func (r *LiveReader) wanted(records [][]byte) ([]event.Record, error) {
 
 func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	f := &r.filter
-	if f.all() {
+	if !f.Type.IsSet() && !f.HMC.IsSet() && !f.Severity.IsSet() && f.Text == "" && f.Sink == "" {
 		return true
 	}
 	if f.Type.IsSet() && !f.Type.Match(rec.Type) {
@@ -116,7 +112,8 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 		return false
 	}
 	v := &deliver.View{Event: e}
-	if f.HMC.IsSet() && !f.HMC.Match(e.HMC) || f.Severity.IsSet() && !f.Severity.Match(e.Severity) || !v.Contains(f.Text) {
+	if f.HMC.IsSet() && !f.HMC.Match(e.HMC) || f.Severity.IsSet() && !f.Severity.Match(e.Severity) ||
+		!v.Contains(f.Text) {
 		return false
 	}
 	if sink == nil {
@@ -126,19 +123,12 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	return gets
 }
 
-func (r *LiveReader) hasSink() error {
-	_, err := r.sink()
-	return err
-}
-
 // sink returns the configuration of the filter's sink as it is now; nil if the filter names none.
 func (r *LiveReader) sink() (*config.Sink, error) {
 	if r.filter.Sink == "" {
 		return nil, nil //nolint:nilnil // no sink is asked for
 	}
-	r.bridge.mu.RLock()
-	cfg := r.bridge.cfg
-	r.bridge.mu.RUnlock()
+	cfg := r.bridge.now().cfg
 	if i := sinkIndex(cfg, r.filter.Sink); i >= 0 {
 		return &cfg.Sinks[i], nil
 	}

@@ -20,12 +20,14 @@ import (
 // liveBridge is as much of a Bridge as live readers need.
 func liveBridge(t *testing.T) *Bridge {
 	t.Helper()
-	return &Bridge{cfg: load(t, t.TempDir(), `
+	b := new(Bridge)
+	b.current.Store(&current{cfg: load(t, t.TempDir(), `
 hmcs: [{name: east, hosts: [h], userid: u, password: p}]
 sinks:
   - {name: all, log: {output: all.log}}
   - {name: some, log: {output: some.log}, match: [{severity: warning}], drop: [{name: TEST}]}
-`)}
+`)})
+	return b
 }
 
 func liveRecords(n int, size int) [][]byte {
@@ -198,9 +200,8 @@ func TestLiveFilter(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r := readLive(t, b, LiveFilter{Sink: "some"})
-	b.mu.Lock()
-	b.cfg = load(t, t.TempDir(), "hmcs: [{name: east, hosts: [h], userid: u, password: p}]\nsinks: [{name: all, log: {output: all.log}}]\n")
-	b.mu.Unlock()
+	b.current.Store(&current{cfg: load(t, t.TempDir(),
+		"hmcs: [{name: east, hosts: [h], userid: u, password: p}]\nsinks: [{name: all, log: {output: all.log}}]\n")})
 	b.live.Publish(b.live.Gather(records))
 	if _, _, err := r.Next(t.Context()); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Errorf("after a reload without it: %v", err)
@@ -311,7 +312,7 @@ func TestLiveOfADaemon(t *testing.T) {
 	if len(h.Troubles) != 0 {
 		t.Errorf("%+v", h.Troubles)
 	}
-	if n := h.NotificationsPerMinute; len(n) != status.RatedMinutes || totalOf(n) == 0 || totalOf(n) != d.bridge.supervisors[0].it.Metrics.Received() {
+	if n := h.NotificationsPerMinute; len(n) != status.RatedMinutes || totalOf(n) == 0 || totalOf(n) != d.bridge.now().supervisors[0].it.Metrics.Received() {
 		t.Errorf("%v", n)
 	}
 	cpcs := 0

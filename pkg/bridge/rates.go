@@ -5,11 +5,9 @@ import (
 	"time"
 )
 
-const (
-	// rateEvery is how often the totals are looked at; what came in between counts for the
-	// minute of the look.
-	rateEvery = 2 * time.Second
-)
+// rateEvery is how often the totals are looked at; what came in between counts for the minute of
+// the look.
+const rateEvery = 2 * time.Second
 
 // watchRates looks at the totals until ctx is done.
 func (b *Bridge) watchRates(ctx context.Context) {
@@ -26,13 +24,11 @@ func (b *Bridge) watchRates(ctx context.Context) {
 }
 
 func (b *Bridge) noteRates(now time.Time) {
-	b.mu.RLock()
-	supervisors, deliveries := b.supervisors, b.deliveries
-	b.mu.RUnlock()
-	for _, r := range supervisors {
+	running := b.now()
+	for _, r := range running.supervisors {
 		r.it.Rate.List(now, r.it.Metrics.Received())
 	}
-	for _, r := range deliveries {
+	for _, r := range running.deliveries {
 		r.it.CountRate(now)
 	}
 }

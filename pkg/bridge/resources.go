@@ -1,50 +1,68 @@
 package bridge
 
 import (
+	"cmp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// resourceCollector exports the statuses of CPCs and partitions. The labels cpc and name are what
-// zhmc-prometheus-exporter calls cpc and partition.
-type resourceCollector struct {
-	bridge                        *Bridge
-	status, since, known, omitted *prometheus.Desc
+// collector exports the dead letters, and the statuses of CPCs and partitions. The labels cpc and
+// name are what zhmc-prometheus-exporter calls cpc and partition.
+type collector struct {
+	bridge                                 *Bridge
+	letters, status, since, known, omitted *prometheus.Desc
 }
 
-func newResourceCollector(b *Bridge) *resourceCollector {
-	return &resourceCollector{
+func newCollector(b *Bridge) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("hmcnotifyd_"+name, help, labels, nil)
+	}
+	return &collector{
 		bridge: b,
-		status: prometheus.NewDesc("hmcnotifyd_resource_status",
-			"1 for the current status of a CPC or partition; of a CPC the label name is the same as cpc. The series goes with the resource.",
-			[]string{"hmc", "cpc", "class", "name", "status"}, nil),
-		since: prometheus.NewDesc("hmcnotifyd_resource_status_since_timestamp_seconds",
-			"Since when a CPC or partition is known to have its current status, as Unix time.", []string{"hmc", "cpc", "class", "name"}, nil),
-		known: prometheus.NewDesc("hmcnotifyd_resources", "CPCs and partitions that the HMC lists.", []string{"hmc", "class"}, nil),
-		omitted: prometheus.NewDesc("hmcnotifyd_resources_not_exported",
-			"CPCs and partitions without a series of their own: beyond estate.max_resources, or with the name of another one.", []string{"hmc"}, nil),
+		letters: desc("sink_dead_letters",
+			"Dead letters that are kept until somebody replays or purges them.", "sink"),
+		status: desc("resource_status", "1 for the current status of a CPC or partition; "+
+			"of a CPC the label name is the same as cpc. The series goes with the resource.",
+			"hmc", "cpc", "class", "name", "status"),
+		since: desc("resource_status_since_timestamp_seconds",
+			"Since when a CPC or partition is known to have its current status, as Unix time.",
+			"hmc", "cpc", "class", "name"),
+		known: desc("resources", "CPCs and partitions that the HMC lists.", "hmc", "class"),
+		omitted: desc("resources_not_exported", "CPCs and partitions without a series of their own: "+
+			"beyond estate.max_resources, or with the name of another one.", "hmc"),
 	}
 }
 
 // Describe implements prometheus.Collector.
-func (c *resourceCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.status, c.since, c.known, c.omitted} {
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.letters, c.status, c.since, c.known, c.omitted} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector. It answers from memory.
-func (c *resourceCollector) Collect(ch chan<- prometheus.Metric) {
-	c.bridge.mu.RLock()
-	supervisors, left := c.bridge.supervisors, c.bridge.cfg.Estate.MaxResources
-	c.bridge.mu.RUnlock()
-	for _, s := range supervisors {
-		left -= c.collect(ch, s.it.Cfg.Name, s.it.Rec.Group().Estate, left)
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	set := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	now := c.bridge.now()
+	// also of sinks that are gone
+	names := c.bridge.dead.Sinks()
+	for i := range now.cfg.Sinks {
+		names = append(names, now.cfg.Sinks[i].Name)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		set(c.letters, float64(c.bridge.dead.Count(name)), name)
+	}
+	left := now.cfg.Estate.MaxResources
+	for _, s := range now.supervisors {
+		left -= c.resources(set, s.it.Cfg.Name, s.it.Rec.Group().Estate, left)
 	}
 }
 
@@ -52,35 +70,32 @@ func (c *resourceCollector) Collect(ch chan<- prometheus.Metric) {
 // whole scrape fail.
 type labelSet struct{ cpc, class, name string }
 
-// collect exports what an HMC lists, no more than limit resources, and returns how many that were.
-func (c *resourceCollector) collect(ch chan<- prometheus.Metric, hmc string, e *estate.Estate, limit int) (exported int) {
-	seen := make(map[labelSet]struct{})
+// resources exports what an HMC lists, no more than limit resources, and returns how many that were.
+func (c *collector) resources(
+	set func(*prometheus.Desc, float64, ...string), hmc string, e *estate.Estate, limit int,
+) (exported int) {
+	seen := make(map[labelSet]bool)
 	known := map[string]int{estate.ClassCPC: 0, estate.ClassPartition: 0, estate.ClassLogicalPartition: 0}
 	omitted := 0
-	// whoever reads ch must not hold up what the HMC sends
+	// whoever scrapes must not hold up what the HMC sends
 	for _, r := range slices.Collect(e.All(hmc)) {
 		known[r.Class]++
-		labels := labelSet{label(r.CPC), r.Class, label(r.Name)}
-		_, twice := seen[labels]
-		if exported >= limit || twice {
+		l := labelSet{label(r.CPC), r.Class, label(r.Name)}
+		if exported >= limit || seen[l] {
 			omitted++
 			continue
 		}
-		seen[labels] = struct{}{}
+		seen[l] = true
 		exported++
-		status := r.Status
-		if status == "" {
-			status = "unknown"
-		}
-		ch <- prometheus.MustNewConstMetric(c.status, prometheus.GaugeValue, 1, hmc, labels.cpc, labels.class, labels.name, label(status))
+		set(c.status, 1, hmc, l.cpc, l.class, l.name, label(cmp.Or(r.Status, "unknown")))
 		if !r.Since.IsZero() {
-			ch <- prometheus.MustNewConstMetric(c.since, prometheus.GaugeValue, float64(r.Since.UnixNano())/float64(time.Second), hmc, labels.cpc, labels.class, labels.name)
+			set(c.since, status.UnixSeconds(r.Since), hmc, l.cpc, l.class, l.name)
 		}
 	}
 	for class, n := range known {
-		ch <- prometheus.MustNewConstMetric(c.known, prometheus.GaugeValue, float64(n), hmc, class)
+		set(c.known, float64(n), hmc, class)
 	}
-	ch <- prometheus.MustNewConstMetric(c.omitted, prometheus.GaugeValue, float64(omitted), hmc)
+	set(c.omitted, float64(omitted), hmc)
 	return exported
 }
 

@@ -26,7 +26,12 @@ var ErrNotTested = deliver.ErrNotTested
 func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.TestStep) error) error {
 	d := b.deliveryTo(sink)
 	if d == nil {
-		return fmt.Errorf("%w: %q is not in the configuration, which has %s", deliver.ErrNoSuchSink, sink, strings.Join(b.sinkNames(), ", "))
+		var names []string
+		for i := range b.now().cfg.Sinks {
+			names = append(names, b.now().cfg.Sinks[i].Name)
+		}
+		return fmt.Errorf("%w: %q is not in the configuration, which has %s",
+			deliver.ErrNoSuchSink, sink, strings.Join(names, ", "))
 	}
 	if !b.testing.TryLock() {
 		return fmt.Errorf("%w: another test of a sink is running; try again when it has ended", ErrNotTested)
@@ -51,16 +56,6 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.
 	return nil
 }
 
-func (b *Bridge) sinkNames() []string {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	names := make([]string, len(b.cfg.Sinks))
-	for i := range b.cfg.Sinks {
-		names[i] = b.cfg.Sinks[i].Name
-	}
-	return names
-}
-
 // testEvent is an event that says of itself that it is a test. It bears the name of an HMC because
 // every event does, and consumers may route by it.
 func (b *Bridge) testEvent(sink string) (*event.Event, error) {
@@ -71,13 +66,11 @@ func (b *Bridge) testEvent(sink string) (*event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.mu.RLock()
-	hmc := b.cfg.HMCs[0].Name
-	b.mu.RUnlock()
 	now := time.Now()
 	return &event.Event{
 		ID:  event.NewID(event.TypeBridgeTest, sink, strconv.FormatInt(now.UnixNano(), 10)),
-		HMC: hmc, Type: event.TypeBridgeTest, Time: now, Received: now, Origin: event.OriginBridge, Severity: event.SeverityInfo,
-		Summary: "test of sink " + sink + ", sent by hand with hmcnotifyd send-test: nothing has happened on any HMC", Body: body,
+		HMC: b.now().cfg.HMCs[0].Name, Type: event.TypeBridgeTest, Time: now, Received: now,
+		Origin: event.OriginBridge, Severity: event.SeverityInfo, Body: body,
+		Summary: "test of sink " + sink + ", sent by hand with hmcnotifyd send-test: nothing has happened on any HMC",
 	}, nil
 }

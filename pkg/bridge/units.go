@@ -12,13 +12,11 @@ import (
 // Units returns the estate: all CPCs and partitions, each once, also where several HMCs of a group
 // list it. It answers from memory.
 func (b *Bridge) Units() []status.Unit {
-	b.mu.RLock()
-	supervisors, cfg := b.supervisors, b.cfg
-	b.mu.RUnlock()
-	severities := translate.NewSeverities(cfg.Severity)
+	now := b.now()
+	severities := translate.NewSeverities(now.cfg.Severity)
 	var groups []*record.Group
 	current := make(map[*record.Group]bool)
-	for _, s := range supervisors {
+	for _, s := range now.supervisors {
 		g := s.it.Rec.Group()
 		if !slices.Contains(groups, g) {
 			groups = append(groups, g)

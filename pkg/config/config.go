@@ -297,11 +297,11 @@ type TLS struct {
 	CAFile string `yaml:"ca_file"`
 	// the name the certificate must have; empty: the host connected to
 	ServerName string `yaml:"server_name"`
-	// true: no verification; whoever is on the way can read the password
+	// true: no verification; whoever is on the way can read what is sent, passwords too
 	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
 
 	// what CAFile held when it was loaded
 	ca string
 	// where the file has these settings; empty: "tls", that of an HMC
-	key string
+	where string
 }

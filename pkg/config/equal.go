@@ -90,7 +90,7 @@ func (c *canon) value(v reflect.Value) {
 	case NATS:
 		c.secrets = appendText(c.secrets, x.keys.Expose())
 	case SyslogTLS:
-		c.fields = appendText(appendText(c.fields, x.ca), x.cert)
+		c.fields = appendText(c.fields, x.cert)
 		c.secrets = appendText(c.secrets, x.key.Expose())
 	}
 	switch v.Kind() {

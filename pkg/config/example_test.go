@@ -163,10 +163,10 @@ func TestExampleStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, k := c.Sinks[0].NATS, c.Sinks[1].Kafka
-	if n.Userid == "" || n.Password.Expose() != "correct-horse" || *n.TLS != (TLS{key: "tls"}) {
+	if n.Userid == "" || n.Password.Expose() != "correct-horse" || *n.TLS != (TLS{where: "tls"}) {
 		t.Errorf("nats: %+v", n)
 	}
-	if k.SASL.Userid == "" || k.SASL.Password.Expose() != "battery" || k.SASL.Mechanism != SASLScramSHA512 || *k.TLS != (TLS{key: "tls"}) {
+	if k.SASL.Userid == "" || k.SASL.Password.Expose() != "battery" || k.SASL.Mechanism != SASLScramSHA512 || *k.TLS != (TLS{where: "tls"}) {
 		t.Errorf("kafka: %+v", k)
 	}
 }

@@ -367,7 +367,7 @@ func (d *decoder) sasl(path string, s *SASL) {
 // optionalTLS is tls for settings that need not be there.
 func (d *decoder) optionalTLS(path string, t *TLS) {
 	if t != nil {
-		t.key = lastKey(path)
+		t.where = lastKey(path)
 		d.tls(path, t)
 	}
 }

@@ -34,7 +34,7 @@ func TestStreams(t *testing.T) {
 		"subject":       byCreds.Subject == "hmc.{hmc}.{type}" && byCreds.Stream == "" && byNKey.Stream == "HMC",
 		"files":         filepath.IsAbs(byCreds.CredentialsFile) && filepath.IsAbs(byNKey.NKeyFile) && byToken.Token.Expose() == "staple",
 		"unencrypted":   byCreds.TLS == nil && defaults.TLS == nil,
-		"tls by scheme": byNKey.TLS != nil && byNKey.TLS.key == "tls",
+		"tls by scheme": byNKey.TLS != nil && byNKey.TLS.where == "tls",
 		"tls by key":    byToken.TLS.ServerName == "n" && topic.TLS != nil,
 		"kafka":         topic.Topic == "hmc.{hmc}" && topic.Compression == CompressionZstd && topic.MaxMessageBytes == 8<<20,
 		"defaults": defaults.Topic == "hmc-events" && defaults.ClientID == "hmcnotifyd" && defaults.Compression == CompressionNone &&

@@ -81,21 +81,15 @@ const (
 //
 // The contents of the files take part in a comparison.
 type SyslogTLS struct {
-	// PEM, absolute; empty: the system's certificate authorities
-	CAFile string `yaml:"ca_file"`
-	// the name the certificate must have; empty: the host connected to
-	ServerName string `yaml:"server_name"`
-	// true: no verification
-	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
+	TLS `yaml:",inline"`
 	// of the client, PEM, absolute
 	CertFile string `yaml:"cert_file"`
 	// of the client, PEM, absolute
 	KeyFile string `yaml:"key_file"`
 
-	// the contents of CAFile and CertFile when they were loaded
-	ca, cert string
-	// the contents of KeyFile
-	key Secret
+	// the contents of CertFile and KeyFile when they were loaded
+	cert string
+	key  Secret
 }
 
 func (s *Syslog) setDefaults() {
@@ -190,9 +184,7 @@ func (d *decoder) syslogName(path, name string, longest int) {
 // syslogTLS makes paths absolute, and reads and checks the files.
 func (d *decoder) syslogTLS(path string, t *SyslogTLS) {
 	at := under(path)
-	server := t.server()
-	d.tls(path, &server)
-	t.CAFile, t.ca = server.CAFile, server.ca
+	d.tls(path, &t.TLS)
 	switch {
 	case t.CertFile == "" && t.KeyFile == "":
 	case t.CertFile == "":
@@ -209,19 +201,14 @@ func (d *decoder) syslogTLS(path string, t *SyslogTLS) {
 }
 
 func (t SyslogTLS) isSet() bool {
-	return t.server() != SyslogTLS{}.server() || t.CertFile != "" || t.KeyFile != ""
-}
-
-// server is the part of the settings that is about the server's certificate.
-func (t SyslogTLS) server() TLS {
-	return TLS{t.CAFile, t.ServerName, t.InsecureSkipVerify, t.ca, "tls"}
+	return t.TLS != TLS{} || t.CertFile != "" || t.KeyFile != ""
 }
 
 // ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It
 // reads files only for a SyslogTLS that did not come from Load. Where ServerName is empty, the
 // caller sets it to the host it connects to.
 func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
-	cfg, err := t.server().ClientConfig()
+	cfg, err := t.TLS.ClientConfig()
 	if err != nil || t.CertFile == "" && t.KeyFile == "" {
 		return cfg, err
 	}
@@ -240,4 +227,7 @@ func (t SyslogTLS) ClientConfig() (*tls.Config, error) {
 
 // Explain returns what is wrong where a connection failed over TLS, and which setting to change;
 // "": it did not.
-func (t SyslogTLS) Explain(err error) string { return t.server().Explain(err) }
+func (t SyslogTLS) Explain(err error) string {
+	t.where = "tls"
+	return t.TLS.Explain(err)
+}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -72,7 +73,7 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 // sentence that says what is wrong and which setting, or what on the server, to change. It returns
 // "" for any other error.
 func (t TLS) Explain(err error) string {
-	key, peer := t.key, "server"
+	key, peer := t.where, "server"
 	if key == "" {
 		key, peer = "tls", "HMC"
 	}
@@ -188,24 +189,11 @@ func names(c *x509.Certificate) []string {
 
 // subject names a certificate for people.
 func subject(c *x509.Certificate) string {
-	if c.Subject.CommonName != "" {
-		return c.Subject.CommonName
-	}
-	if n := names(c); len(n) > 0 {
-		return n[0]
-	}
-	if s := c.Subject.String(); s != "" {
-		return s
-	}
-	return "the server"
+	first := strings.Join(names(c)[:min(len(names(c)), 1)], "")
+	return cmp.Or(c.Subject.CommonName, first, c.Subject.String(), "the server")
 }
 
-func issuer(c *x509.Certificate) string {
-	if c.Issuer.CommonName != "" {
-		return c.Issuer.CommonName
-	}
-	return c.Issuer.String()
-}
+func issuer(c *x509.Certificate) string { return cmp.Or(c.Issuer.CommonName, c.Issuer.String()) }
 
 func day(t time.Time) string     { return t.UTC().Format(time.DateOnly) }
 func instant(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }

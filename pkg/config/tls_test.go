@@ -162,7 +162,7 @@ func TestExplain(t *testing.T) {
 		"wrong setting": {serverConfig(good), TLS{CAFile: caFile, ServerName: "hmc7"}, "hmc1", "the certificate is not for hmc7, which tls.server_name asks for, but for hmc1, hmc1.example.com, 10.0.0.1: set tls.server_name to one of these"},
 		"no names":      {serverConfig(nameless), trust, "hmc1", "the certificate of hmc1 holds no name or address that could be compared with hmc1 (a common name alone does not count): create a new one on the HMC with subject alternative names"},
 		"many names":    {serverConfig(crowded), trust, "hmc1", "the certificate is not for hmc1 but for n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, and 5 more: connect"},
-		"webhook":       {serverConfig(self), TLS{key: "http_config.tls_config"}, "hmc1", "the certificate of hmc1 is self-signed (SHA-256 fingerprint " + fingerprint + "): if the fingerprint is the one the server shows, put this certificate into a file and name it in http_config.tls_config.ca_file"},
+		"webhook":       {serverConfig(self), TLS{where: "http_config.tls_config"}, "hmc1", "the certificate of hmc1 is self-signed (SHA-256 fingerprint " + fingerprint + "): if the fingerprint is the one the server shows, put this certificate into a file and name it in http_config.tls_config.ca_file"},
 		"old TLS":       {tls11, trust, "hmc1", "the HMC refused the TLS connection (tls: protocol version not supported): enable TLS 1.2 or 1.3 there"},
 		"mutual TLS":    {mutual, trust, "hmc1", "the HMC refused the TLS connection (tls: "},
 		"no TLS":        {nil, trust, "hmc1", "what answers on this port does not speak TLS: check the port of the HMC"},

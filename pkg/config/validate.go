@@ -350,11 +350,10 @@ func (d *decoder) sink(path string, s *Sink, hmcs []string) {
 	for i, k := range kinds {
 		k.check(d, at(keys[i]), s)
 	}
-	for i := range s.Match {
-		d.matcher(item(at("match"), i), &s.Match[i], hmcs)
-	}
-	for i := range s.Drop {
-		d.matcher(item(at("drop"), i), &s.Drop[i], hmcs)
+	for key, matchers := range map[string][]Matcher{"match": s.Match, "drop": s.Drop} {
+		for i := range matchers {
+			d.matcher(item(at(key), i), &matchers[i], hmcs)
+		}
 	}
 	within(d, at("timeout"), s.Timeout, time.Millisecond, time.Hour)
 	within(d, at("concurrency"), s.Concurrency, 1, 1000)
@@ -414,11 +413,11 @@ func (w *Webhook) check(d *decoder, path string, s *Sink) {
 	d.template(path, w, s.Batch.MaxEvents > 1)
 	d.secret(at("secret"), &w.Secret, &w.SecretFile)
 	if w.Secret.IsSet() {
-		where := "secret"
+		where := at("secret")
 		if w.SecretFile != "" {
-			where = "secret_file"
+			where += "_file"
 		}
-		d.signingKey(at(where), w.Secret)
+		d.signingKey(where, w.Secret)
 	}
 	d.signingSecrets(path, w)
 	d.oneOf(at("compression"), w.Compression, CompressionNone, CompressionGzip)
@@ -538,7 +537,7 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
 	if !d.failed("hmcs") && !d.badBelow["hmcs"] {
 		d.closedSet(at("hmc"), m.HMC, hmcs)
 	}
-	types := append(event.NotificationTypes(), bridgeTypes()...)
+	types := event.Types()
 	for i, p := range m.Type {
 		at := element(at("type"), m.Type, i)
 		if near := nearest(p.source, types); p.re == nil && near != "" && !slices.Contains(types, p.source) {
@@ -576,14 +575,6 @@ func (d *decoder) onlyIn(path string, m *Matcher) {
 		default:
 			only, before = key.typ, key.name
 		}
-	}
-}
-
-// bridgeTypes are the types of events that the HMC's notifications do not have.
-func bridgeTypes() []string {
-	return []string{
-		event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap, event.TypeBridgeHeartbeat,
-		event.TypeBridgeTest, event.TypeStatusChangeSummary, event.TypeHardwareMessage,
 	}
 }
 

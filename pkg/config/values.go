@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,20 +23,11 @@ type concealed struct{ _ [0]func() }
 // String hides the value.
 func (concealed) String() string { return hidden }
 
-// GoString hides the value from %#v.
-func (concealed) GoString() string { return hidden }
-
 // Format hides the value from every verb of package fmt.
 func (concealed) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
 
-// MarshalText hides the value, also where it is the key of a map, and from zap and encoding/xml.
+// MarshalText hides the value from JSON, YAML, XML and zap, also where it is the key of a map.
 func (concealed) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-
-// MarshalJSON hides the value.
-func (concealed) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
-
-// MarshalYAML hides the value.
-func (concealed) MarshalYAML() (any, error) { return hidden, nil }
 
 // Secret is a value that no form of printing shows: it has to be asked for with Expose.
 // The zero Secret means that none was given.
@@ -93,20 +85,11 @@ func (u URL) String() string {
 	return s
 }
 
-// GoString hides the same as String from %#v.
-func (u URL) GoString() string { return u.String() }
-
 // Format hides the same as String from every verb of package fmt.
 func (u URL) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(u.String())) }
 
 // MarshalText hides the same as String.
 func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
-
-// MarshalJSON hides the same as String.
-func (u URL) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(u.String())), nil }
-
-// MarshalYAML hides the same as String.
-func (u URL) MarshalYAML() (any, error) { return u.String(), nil }
 
 // signingKeyPrefix marks a secret of the Standard Webhooks specification. It is not part of the
 // base64.
@@ -246,14 +229,7 @@ func parseDuration(s string) (time.Duration, error) {
 
 // formatDuration writes a duration as people do: 24h, not 24h0m0s.
 func formatDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())
 }
 
 // Pattern is a regular expression (RE2) that must match the whole value, as in Prometheus. Without
@@ -307,12 +283,7 @@ func (p Patterns) IsSet() bool { return len(p) > 0 }
 
 // Match reports whether any pattern matches the whole of s.
 func (p Patterns) Match(s string) bool {
-	for i := range p {
-		if p[i].Match(s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p, func(p Pattern) bool { return p.Match(s) })
 }
 
 // Search is a list of alternative regular expressions (RE2) that may match anywhere in a text. In
@@ -324,10 +295,5 @@ func (s Search) IsSet() bool { return len(s) > 0 }
 
 // Match reports whether any of the expressions is found in text.
 func (s Search) Match(text string) bool {
-	for _, re := range s {
-		if re.MatchString(text) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s, func(re *regexp.Regexp) bool { return re.MatchString(text) })
 }

@@ -3,6 +3,7 @@ package render
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -12,26 +13,26 @@ import (
 // Event is what a template sees of an event: the fields of its JSON form. A field that the event
 // does not have is empty.
 type Event struct {
-	ID   string
-	HMC  string
-	Type string
+	ID   string `json:"id"`
+	HMC  string `json:"hmc"`
+	Type string `json:"type"`
 	// as in the JSON form; see the function date
-	Time              string
-	Received          string
-	Topic             string
-	TopicType         string
-	SessionSequenceNr json.Number
-	GlobalSequenceNr  json.Number
-	Origin            string
-	Resource          event.Resource
-	Summary           string
-	Severity          string
-	Repeat            bool
-	SeenBy            []string
-	Headers           map[string]string
+	Time              string            `json:"time"`
+	Received          string            `json:"received"`
+	Topic             string            `json:"topic"`
+	TopicType         string            `json:"topic_type"`
+	SessionSequenceNr json.Number       `json:"session_sequence_nr"`
+	GlobalSequenceNr  json.Number       `json:"global_sequence_nr"`
+	Origin            string            `json:"origin"`
+	Resource          event.Resource    `json:"resource"`
+	Summary           string            `json:"summary"`
+	Severity          string            `json:"severity"`
+	Repeat            bool              `json:"repeat"`
+	SeenBy            []string          `json:"seen_by"`
+	Headers           map[string]string `json:"headers"`
 	// a JSON object; every other kind of body is only in the whole event
-	Body     map[string]any
-	BodyText string
+	Body     map[string]any `json:"body"`
+	BodyText string         `json:"body_text"`
 
 	whole []byte
 }
@@ -56,74 +57,14 @@ func (b Batch) MarshalJSON() ([]byte, error) {
 // newEvent reads the record.
 func newEvent(r event.Record) (*Event, error) {
 	e := &Event{whole: r.JSON}
-	for key, value := range event.Members(r.JSON) {
-		var err error
-		switch to := e.member(string(key)).(type) {
-		case nil:
-		case *string:
-			*to = event.String(value)
-		case *json.Number:
-			*to = json.Number(value)
-		case *bool:
-			*to = event.True(value)
-		case *map[string]any:
-			if bytes.HasPrefix(value, []byte("{")) {
-				d := json.NewDecoder(bytes.NewReader(value))
-				d.UseNumber()
-				err = d.Decode(to)
-				numbers(*to)
-			}
-		default:
-			err = json.Unmarshal(value, to)
-		}
-		if err != nil {
-			return nil, err
-		}
+	d := json.NewDecoder(bytes.NewReader(r.JSON))
+	d.UseNumber()
+	err := d.Decode(e)
+	if other, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && other.Field == "body" {
+		err = nil // all but that has been read
 	}
-	return e, nil
-}
-
-// member returns where a member of the JSON form belongs; nil: nowhere.
-func (e *Event) member(name string) any {
-	switch name {
-	case "id":
-		return &e.ID
-	case "hmc":
-		return &e.HMC
-	case "type":
-		return &e.Type
-	case "time":
-		return &e.Time
-	case "received":
-		return &e.Received
-	case "topic":
-		return &e.Topic
-	case "topic_type":
-		return &e.TopicType
-	case "session_sequence_nr":
-		return &e.SessionSequenceNr
-	case "global_sequence_nr":
-		return &e.GlobalSequenceNr
-	case "origin":
-		return &e.Origin
-	case "resource":
-		return &e.Resource
-	case "summary":
-		return &e.Summary
-	case "severity":
-		return &e.Severity
-	case "repeat":
-		return &e.Repeat
-	case "seen_by":
-		return &e.SeenBy
-	case "headers":
-		return &e.Headers
-	case "body":
-		return &e.Body
-	case "body_text":
-		return &e.BodyText
-	}
-	return nil
+	numbers(e.Body)
+	return e, err
 }
 
 // numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare

@@ -87,7 +87,7 @@ func (cs *channels) sync(listed map[string][]hmc.Partition) (unselected []string
 				c := cs.byURI[p.ObjectURI]
 				switch {
 				case c == nil && wanted:
-					now.setChannel(p.ObjectURI, cs.add(p, class, refresh))
+					now.channels[p.ObjectURI] = cs.add(p, class, refresh)
 				case wanted:
 					c.partition = p // it may have another name now
 				case c != nil:

@@ -51,7 +51,7 @@ func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, 
 	s.credentials(&opts)
 	link, err := receiver.New(opts)
 	if err != nil {
-		return nil, &holdError{reason: receiver.ReasonOther, err: fmt.Errorf("the configuration does not fit: %w", err)}
+		return nil, hold(receiver.ReasonOther, fmt.Errorf("the configuration does not fit: %w", err))
 	}
 	c.asked = time.Now()
 	err = link.Connect(ctx)
@@ -68,15 +68,15 @@ func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, 
 		s.host++ // with REST the client looks for the first host that answers
 	case s.cfg.Session != nil:
 		err = fmt.Errorf("the broker refuses the session given in the configuration; "+newSessionHint+": %w", err)
-		return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+		return nil, hold(receiver.ReasonAuthorization, err)
 	case opts.Userid != "":
-		return nil, &holdError{reason: receiver.ReasonAuthorization, err: s.passwordRefused(err)}
+		return nil, hold(receiver.ReasonAuthorization, s.passwordRefused(err))
 	default:
 		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
 		s.logoff(ctx) // the broker does not know the session, so its topics are gone too
 		if c.refusals++; c.refusals >= RefusalsBeforeHold {
 			c.refusals = 0
-			return nil, &holdError{reason: receiver.ReasonAuthorization, err: err}
+			return nil, hold(receiver.ReasonAuthorization, err)
 		}
 	}
 	return nil, err

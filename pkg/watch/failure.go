@@ -19,6 +19,8 @@ func (e *holdError) Error() string { return e.err.Error() }
 
 func (e *holdError) Unwrap() error { return e.err }
 
+func hold(reason string, err error) error { return &holdError{reason: reason, err: err} }
+
 // IsHold says whether trying again soon would do harm: an HMC disables a userid that goes on being
 // refused.
 func IsHold(err error) bool {

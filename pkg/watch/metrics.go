@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -8,20 +9,20 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// Collector exports what supervisors publish. All series of an HMC are of one state, so that no
+// collector exports what supervisors publish. All series of an HMC are of one state, so that no
 // scrape sees half a change; they go with the supervisor.
-type Collector struct {
+type collector struct {
 	supervisors func() []*Supervisor
 
 	connected, state, frame, notification, certificate *prometheus.Desc
 }
 
-// NewCollector returns a Collector of the supervisors that it asks for at each scrape.
-func NewCollector(supervisors func() []*Supervisor) *Collector {
+// NewCollector returns a collector of the supervisors that it asks for at each scrape.
+func NewCollector(supervisors func() []*Supervisor) prometheus.Collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("hmcnotifyd_"+name, help, append([]string{"hmc"}, labels...), nil)
 	}
-	return &Collector{
+	return &collector{
 		supervisors: supervisors,
 		connected: desc("receiver_connected",
 			"Whether the link to the HMC is up and every wanted topic is subscribed."),
@@ -37,14 +38,14 @@ func NewCollector(supervisors func() []*Supervisor) *Collector {
 }
 
 // Describe implements prometheus.Collector.
-func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.connected, c.state, c.frame, c.notification, c.certificate} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector. It answers from memory.
-func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.supervisors() {
 		set := func(d *prometheus.Desc, value float64, labels ...string) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{s.Cfg.Name}, labels...)...)
@@ -57,11 +58,8 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		set(c.frame, status.UnixSeconds(frame))
 		set(c.notification, status.UnixSeconds(notification))
-		var expires time.Time
-		if at := now.CertificateNotAfter; at != nil {
-			expires = *at
-		}
-		set(c.certificate, status.UnixSeconds(expires))
+		expires := cmp.Or(now.CertificateNotAfter, new(time.Time))
+		set(c.certificate, status.UnixSeconds(*expires))
 	}
 }
 

@@ -125,8 +125,8 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 		topics, err = s.topics(ctx)
 	case lost:
 		s.api = nil
-		return nil, &holdError{reason: status.ReasonLogon, err: fmt.Errorf(
-			"the session given in the configuration has ended; "+newSessionHint+": %w", err)}
+		return nil, hold(status.ReasonLogon, fmt.Errorf(
+			"the session given in the configuration has ended; "+newSessionHint+": %w", err))
 	}
 	if err != nil {
 		return nil, err
@@ -216,7 +216,7 @@ func (s *Session) logon(ctx context.Context) error {
 		err = s.passwordRefused(err)
 	}
 	if refused || hmc.LogonRefused(err) {
-		return &holdError{reason: status.ReasonLogon, err: err}
+		return hold(status.ReasonLogon, err)
 	}
 	return err
 }

@@ -41,8 +41,6 @@ type state struct {
 	links int
 	// frame and notification are when the last of each came over links that have ended.
 	frame, notification time.Time
-	// ownMaps says that the maps are no published state's.
-	ownMaps bool
 }
 
 // channelStatus says whether a partition's OS messages are followed.
@@ -91,7 +89,7 @@ func (s *state) heard(r *receiver.Receiver) {
 
 // offered notes the topics that a link will be subscribed to.
 func (s *state) offered(o *Offer) {
-	s.Host, s.missing, s.unlisted, s.ownMaps = o.Host, o.Missing, o.unlisted, true
+	s.Host, s.missing, s.unlisted = o.Host, o.Missing, o.unlisted
 	s.channels, s.wanted = make(map[string]channelStatus), make(map[string]status.TopicStatus)
 	for topic, kind := range o.Kinds {
 		s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
@@ -100,7 +98,6 @@ func (s *state) offered(o *Offer) {
 
 // up notes that the link is up, which ends an outage.
 func (s *state) up(link *receiver.Receiver) {
-	s.own()
 	for topic, t := range s.wanted {
 		if link.Subscribed(topic) {
 			t.Problem = ""
@@ -143,30 +140,16 @@ func (s *state) wait(name, problem, reason string, next time.Time) {
 	s.Outages = append(s.Outages, status.Outage{From: s.Since.UTC(), Cause: problem})
 }
 
-// own makes the maps this state's, so that they may be changed.
-func (s *state) own() {
-	if !s.ownMaps {
-		s.wanted, s.channels, s.ownMaps = maps.Clone(s.wanted), maps.Clone(s.channels), true
-	}
-}
-
 // setTopic notes why a wanted topic is not subscribed; "" when it is.
 func (s *state) setTopic(topic, problem string) {
 	if t, known := s.wanted[topic]; known {
-		s.own()
 		t.Problem = problem
 		s.wanted[topic] = t
 	}
 }
 
-func (s *state) setChannel(uri string, c channelStatus) {
-	s.own()
-	s.channels[uri] = c
-}
-
 // dropChannel forgets a partition that is not followed any more, and the topic of its messages.
 func (s *state) dropChannel(uri, topic string) {
-	s.own()
 	delete(s.channels, uri)
 	delete(s.wanted, topic)
 }
@@ -293,8 +276,8 @@ func (b *board) update(change func(*state)) *state {
 	b.changes.Lock()
 	defer b.changes.Unlock()
 	next := *b.now()
+	next.wanted, next.channels, next.Connected = maps.Clone(next.wanted), maps.Clone(next.channels), true
 	change(&next)
-	next.Connected, next.ownMaps = true, false
 	for range next.problems() { // one is enough: there may be thousands of channels
 		next.Connected = false
 		break
@@ -305,11 +288,7 @@ func (b *board) update(change func(*state)) *state {
 
 // setChannel notes how it stands with a partition's OS messages, and reports whether that is news.
 func (b *board) setChannel(uri string, c channelStatus) (news bool) {
-	b.update(func(s *state) {
-		if news = s.channels[uri] != c; news {
-			s.setChannel(uri, c)
-		}
-	})
+	b.update(func(s *state) { news, s.channels[uri] = s.channels[uri] != c, c })
 	return news
 }
 
@@ -329,7 +308,6 @@ func (b *board) setTopic(topic, problem string) {
 func (b *board) want(topic, kind string) {
 	b.update(func(s *state) {
 		if _, known := s.wanted[topic]; !known {
-			s.own()
 			s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
 		}
 	})

@@ -221,7 +221,7 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *Offe
 		if err == nil || ctx.Err() != nil {
 			s.closeLink("", "")
 		} else {
-			s.closeLink(Explain(&s.Cfg, err), FailureReason(err))
+			s.closeLink(s.explain(err))
 		}
 		unread = s.recordRest(ctx, link)
 	}()
@@ -277,11 +277,10 @@ func (s *Supervisor) closeLink(problem, reason string) {
 
 // recordLoss records that the link was lost.
 func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
-	d := record.Disconnection{State: status.StateDisconnected, Reason: FailureReason(err), Planned: ctx.Err() != nil}
-	if d.Planned {
-		d.Cause = s.endCause()
-	} else {
-		d.Cause = "the link was lost: " + Explain(&s.Cfg, err)
+	problem, reason := s.explain(err)
+	d := record.Disconnection{State: status.StateDisconnected, Reason: reason, Cause: "the link was lost: " + problem}
+	if ctx.Err() != nil {
+		d.Planned, d.Cause = true, s.endCause()
 	}
 	frame, _ := s.source.now().lastTimes()
 	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
@@ -374,16 +373,20 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 
 // failed counts and records an attempt that failed, and pauses.
 func (s *Supervisor) failed(ctx context.Context, err error, name string, wait time.Duration) {
-	reason := FailureReason(err)
+	problem, reason := s.explain(err)
 	s.Metrics.ConnectFailed(reason)
-	d := record.Disconnection{State: name, Reason: reason, Cause: Explain(&s.Cfg, err)}
-	s.Rec.Disconnected(ctx, d, time.Time{}, false)
+	s.Rec.Disconnected(ctx, record.Disconnection{State: name, Reason: reason, Cause: problem}, time.Time{}, false)
 	s.pause(ctx, err, name, wait)
+}
+
+// explain says what is wrong, for people and as the metrics name it.
+func (s *Supervisor) explain(err error) (problem, reason string) {
+	return Explain(&s.Cfg, err), FailureReason(err)
 }
 
 // pause publishes what is wrong and waits before the next attempt.
 func (s *Supervisor) pause(ctx context.Context, err error, name string, wait time.Duration) {
-	problem, reason := Explain(&s.Cfg, err), FailureReason(err)
+	problem, reason := s.explain(err)
 	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
 	s.logTrouble(name, reason, problem, wait)
 	status.Sleep(ctx, wait)
@@ -434,9 +437,6 @@ func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
 
 // Link returns the link; nil while none is up.
 func (s *Supervisor) Link() *receiver.Receiver { return s.source.now().link }
-
-// LastTimes returns when the last bytes and the last notification came, over all links.
-func (s *Supervisor) LastTimes() (frame, notification time.Time) { return s.source.now().lastTimes() }
 
 // Snapshot says how it stands with the HMC. It answers from memory.
 func (s *Supervisor) Snapshot() status.HMCStatus {

@@ -238,7 +238,7 @@ func TestClientCertificate(t *testing.T) {
 	for _, with := range []bool{false, true} {
 		cfg := &config.Syslog{
 			Address: fmt.Sprintf("tls://127.0.0.1:%d", server.tls), Framing: config.FramingOctetCounting, Facility: "local0", AppName: "hmcnotifyd",
-			MaxSize: 8000, TLS: config.SyslogTLS{CAFile: server.ca},
+			MaxSize: 8000, TLS: config.SyslogTLS{TLS: config.TLS{CAFile: server.ca}},
 		}
 		if with {
 			cfg.TLS.CertFile, cfg.TLS.KeyFile = server.cert, server.key
