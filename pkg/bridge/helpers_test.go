@@ -35,8 +35,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.
-const within = 30 * time.Second
+const (
+	// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.
+	within = 2 * time.Minute
+	// drainTimeout is what a daemon has at its end on a machine with much else to do.
+	drainTimeout = time.Minute
+)
 
 // testTiming waits for nothing that a test would have to sit out.
 func testTiming() watch.Intervals {
@@ -122,7 +126,7 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: drainTimeout,
 	})
 	if err != nil {
 		d.t.Fatal(err)
