@@ -159,7 +159,7 @@ func TestLinkFaults(t *testing.T) {
 				Partitions: -1,
 				Broker:     hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{test.fault}}},
 			})
-			d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object]"))
+			d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim, "topics: [object]"), quickStomp, silentStomp, 1))
 			// Notifications go on, as they do in a machine room: some for the fault to happen at, then one that shows that
 			// the daemon has got over it.
 			n := 0

@@ -52,8 +52,12 @@ func testTiming() watch.Intervals {
 	}
 }
 
-// quickStomp makes reconnects fast. Heart-beats are as slow as a busy machine needs, and fast enough for a test of them.
-const quickStomp = "{connect_timeout: 5s, reconnect_sleep_initial: 10ms, reconnect_sleep_max: 50ms, heartbeat_send_cycle: 1s, heartbeat_receive_cycle: 1s}"
+// quickStomp makes reconnects fast, and gives a busy machine time for everything else. A silentStomp finds out soon that the
+// other side does nothing.
+const (
+	quickStomp  = "{connect_timeout: 1m, reconnect_sleep_initial: 10ms, reconnect_sleep_max: 50ms, heartbeat_send_cycle: 30s, heartbeat_receive_cycle: 30s}"
+	silentStomp = "{connect_timeout: 5s, reconnect_sleep_initial: 10ms, reconnect_sleep_max: 50ms, heartbeat_send_cycle: 1s, heartbeat_receive_cycle: 1s}"
+)
 
 // daemon is a running Bridge and everything a test looks at.
 type daemon struct {

@@ -176,7 +176,7 @@ func TestConnectRetries(t *testing.T) {
 func TestAliveWhileConnecting(t *testing.T) {
 	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
-	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 5s", "connect_timeout: 10m", 1))
+	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 1m", "connect_timeout: 10m", 1))
 	d.eventually("it connects", func() bool { return d.hmc("a").State == status.StateConnecting && sim.Broker().Stats().Accepted == 1 })
 	d.bridge.mu.RLock()
 	s := d.bridge.supervisors[0].it
