@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 )
 
+// ListOrNone returns a list with commas between, and "none" for an empty one.
 func ListOrNone(list []string) string {
 	if len(list) == 0 {
 		return "none"
@@ -13,6 +14,7 @@ func ListOrNone(list []string) string {
 	return strings.Join(list, ", ")
 }
 
+// FirstLine returns the first line of a text that is not blank, without the space around the text.
 func FirstLine(s string) string {
 	s = strings.TrimSpace(s)
 	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
@@ -80,6 +82,7 @@ func Cut(s string, length int) string {
 	return s[:length] + mark
 }
 
+// OrUnknown returns s, and "unknown" where it is empty.
 func OrUnknown(s string) string {
 	if s == "" {
 		return "unknown"
@@ -95,6 +98,7 @@ func Beginning(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "")
 }
 
+// LastSegment returns what follows the last slash of a URI: the object's id.
 func LastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
 
 // Unquoted returns a JSON string's value, and any other JSON value as it stands.
