@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -17,8 +18,16 @@ func TestSendTestCommand(t *testing.T) {
 	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
-	consumer := startPicky(t, acceptAll)
+	var reported atomic.Bool
+	consumer := startPicky(t, func(e *event.Event) int {
+		if e.Type == event.TypeBridgeConnected {
+			reported.Store(true)
+		}
+		return http.StatusOK
+	})
 	p, o := startDaemon(t, secretive(t, dir, sim, "ops", consumer.URL), dir)
+	// It would be refused with the test below, and be a dead letter that is spoken of.
+	eventually(t, "the connection is reported", reported.Load)
 	test := func(args ...string) (status int, stdout, stderr string) {
 		status, stdout, stderr = call(append([]string{"send-test", "--url=" + o.url}, args...)...)
 		o.seen.WriteString(stdout + stderr)

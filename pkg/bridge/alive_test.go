@@ -10,6 +10,7 @@ import (
 
 // The watchdog is fed as long as the loops of HMCs and sinks turn.
 func TestAlive(t *testing.T) {
+	t.Parallel()
 	d := startDaemon(t, hmcYAML(t, "a", startSim(t, hmcsim.Options{Partitions: -1})))
 	d.connected("a")
 	if err := d.bridge.Alive(); err != nil {

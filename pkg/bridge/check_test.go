@@ -49,6 +49,7 @@ func awaitUnlinked(t *testing.T, sim *hmcsim.HMC) {
 
 // What is wrong with an HMC is said, all of it, with what to do; and nothing is left on the HMC.
 func TestCheckHMC(t *testing.T) {
+	t.Parallel()
 	forbidden := func(operation string) hmcsim.RESTFault {
 		return hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Status: 403, Reason: 1, Operation: operation}
 	}
@@ -215,6 +216,7 @@ func TestCheckHMC(t *testing.T) {
 
 // A password that was refused is not tried on another HMC, whichever is first.
 func TestCheckTriesNoPasswordTwice(t *testing.T) {
+	t.Parallel()
 	var yaml string
 	var sims []*hmcsim.HMC
 	for _, name := range []string{"a", "b", "c"} {
@@ -242,6 +244,7 @@ func TestCheckTriesNoPasswordTwice(t *testing.T) {
 
 // A session that was made elsewhere is left alone.
 func TestCheckLeavesGivenSession(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{MFA: true})
 	session, err := sim.NewSession(hmcsim.DefaultUserid)
 	if err != nil {
@@ -256,6 +259,7 @@ func TestCheckLeavesGivenSession(t *testing.T) {
 
 // Whoever interrupts a check leaves no session behind.
 func TestCheckInterrupted(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{RESTFaults: []hmcsim.RESTFault{{Kind: hmcsim.RESTFaultHang, Operation: "list-cpcs"}}})
 	cfg := load(t, t.TempDir(), "hmcs:\n"+hmcYAML(t, "a", sim)+"sinks:\n  - {name: screen, log: {output: stderr}}\n")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -281,6 +285,7 @@ func TestCheckInterrupted(t *testing.T) {
 
 // What expires soon is said before it does.
 func TestCheckWarnsOfExpiry(t *testing.T) {
+	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -312,6 +317,7 @@ func TestCheckWarnsOfExpiry(t *testing.T) {
 
 // A check makes no file that the daemon, another user, cannot write to.
 func TestCheckLeavesNoFile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	kept := filepath.Join(dir, "kept.log")
 	if err := os.WriteFile(kept, nil, 0o600); err != nil {

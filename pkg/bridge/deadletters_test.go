@@ -84,6 +84,7 @@ func (d *daemon) sink(name string) status.SinkStatus {
 
 // A refused event becomes a letter that says what happened. A replay sends it as it was the first time, and deletes it.
 func TestDeadLetterAndReplay(t *testing.T) {
+	t.Parallel()
 	d, sim := withLetters(t, 3)
 	letters := d.letters(deliver.DeadLetterFilter{})
 	if len(letters) != 3 {
@@ -186,6 +187,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 
 // What is given up after retry.max_age says with which status.
 func TestDeadLetterOfMaxAge(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(
@@ -201,6 +203,7 @@ func TestDeadLetterOfMaxAge(t *testing.T) {
 
 // A temporary failure stops a replay, and what was accepted before is done with.
 func TestReplayStops(t *testing.T) {
+	t.Parallel()
 	d, _ := withLetters(t, 5)
 	var mu sync.Mutex
 	n := 0
@@ -231,6 +234,7 @@ func TestReplayStops(t *testing.T) {
 
 // A consumer that asks for a pause gets it, from the replay and from the lanes; one that asks for a long one stops the replay.
 func TestReplayHonoursRetryAfter(t *testing.T) {
+	t.Parallel()
 	d, _ := withLetters(t, 2)
 	var mu sync.Mutex
 	var times []time.Time
@@ -267,6 +271,7 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 
 // What is refused while a replay runs is not for this replay, which would never end else.
 func TestReplayLeavesWhatComes(t *testing.T) {
+	t.Parallel()
 	d, _ := withLetters(t, 0)
 	letter := queue.DeadLetter{Sink: "hook", Data: []byte(`{"id":"1","hmc":"a","type":"t"}`)}
 	if err := d.bridge.dead.Put(slices.Repeat([]queue.DeadLetter{letter}, deliver.ReplayPage)...); err != nil {
@@ -291,6 +296,7 @@ func TestReplayLeavesWhatComes(t *testing.T) {
 
 // Letters of a sink that was renamed are sent through another one; what is not an event stays.
 func TestReplayTo(t *testing.T) {
+	t.Parallel()
 	d, _ := withLetters(t, 1)
 	if err := d.bridge.dead.Put(
 		queue.DeadLetter{Sink: "old", Data: []byte(`{"id":"1","hmc":"a","type":"bridge-test","origin":"bridge","severity":"info"}`)},
@@ -328,6 +334,7 @@ func TestReplayTo(t *testing.T) {
 
 // A replay ends with whoever asked for it, with its sink, and with the daemon; nothing is lost by that.
 func TestReplayIsEnded(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(d *daemon, cancel func()){
 		"by its caller":  func(_ *daemon, cancel func()) { cancel() },
 		"by the daemon":  func(d *daemon, _ func()) { d.stop() },
@@ -404,6 +411,7 @@ func TestReplayIsEnded(t *testing.T) {
 
 // What waits for a sink that is not configured any more is shown and kept, until somebody purges it.
 func TestRemovedSinkIsKept(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	yaml := hmcYAML(t, "a", sim)
 	d := startDaemon(t, yaml)
@@ -452,6 +460,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 }
 
 func TestBounded(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ in, want string }{
 		{"short", "short"}, {"0123456789", "0123456789"}, {"01234567890", "0123456..."}, {"012345é89x", "012345..."}, {"a\xffb", "a\uFFFDb"},
 	} {
@@ -463,6 +472,7 @@ func TestBounded(t *testing.T) {
 
 // The log says what happens, not each time that it happens.
 func TestThrottle(t *testing.T) {
+	t.Parallel()
 	var th deliver.Throttle
 	now := time.Now()
 	for _, test := range []struct {

@@ -82,6 +82,7 @@ func TestSinkThatHangs(t *testing.T) {
 // An event that always fails holds up its resource and no other, also with what arrives later. Once it is accepted
 // everything is, once and in order.
 func TestEventThatAlwaysFails(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
@@ -124,6 +125,7 @@ func TestEventThatAlwaysFails(t *testing.T) {
 
 // Each lane fills batches of its own, however long that takes; the end sends what there is.
 func TestBatchesAreFull(t *testing.T) {
+	t.Parallel()
 	const size, n = 10, 200
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	var mu sync.Mutex
@@ -164,6 +166,7 @@ sinks:
 
 // A batch that does not become full is sent when its time has come, with all that is there.
 func TestBatchesAreSentInTime(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	var mu sync.Mutex
 	var sizes []int
@@ -202,6 +205,7 @@ sinks:
 // A sink that fails and one that is well again is one line in the log each, with counts; its status says the last
 // error, and since when it fails.
 func TestFailingIsSaid(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
@@ -266,6 +270,7 @@ func sum(mu *sync.Mutex, all *[]int) (n int) {
 // Of a batch that is refused because of what is in it only those events become dead letters that are refused by
 // themselves; the others are delivered, in order. A refusal that has nothing to do with what was sent is not tried in parts.
 func TestBatchRefusedInPart(t *testing.T) {
+	t.Parallel()
 	const size, n = 64, 256
 	bad := func(mark string) bool { return strings.HasSuffix(mark, "77") }
 	for _, test := range []struct {
@@ -373,6 +378,7 @@ sinks:
 
 // A reload that fails leaves no trace: no place in the queue, no series, no other state.
 func TestFailedReloadChangesNothing(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
@@ -420,6 +426,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 
 // The counts of a sink go on when its configuration changes.
 func TestCountsSurviveAReload(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	yaml := hmcYAML(t, "a", sim)
 	d := startDaemon(t, yaml)

@@ -35,6 +35,7 @@ func jsonNames(t reflect.Type) []string {
 
 // docs/events.md has an example of each type of event that is one, and tells of each field.
 func TestDocsEvents(t *testing.T) {
+	t.Parallel()
 	data, err := os.ReadFile("../../docs/events.md")
 	if err != nil {
 		t.Fatal(err)

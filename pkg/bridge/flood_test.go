@@ -199,6 +199,7 @@ func TestFloodRefused(t *testing.T) {
 
 // An end in good order while a group waits sends it.
 func TestFloodAtTheEnd(t *testing.T) {
+	t.Parallel()
 	d, sim, _ := floodDaemon(t)
 	d.must(sim.SetCommunicating(sim.CPCs()[0].Name, false))
 	d.eventually("all in the file", func() bool {

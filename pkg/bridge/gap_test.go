@@ -84,6 +84,7 @@ func numbered(prefix string, from, to int) []string {
 // A lost link is told as it happens, and afterwards as one gap that says from when to when, why, and what may be
 // missing. What the HMC published meanwhile is counted where its sequence numbers tell, whatever they count.
 func TestLostLinkIsAGap(t *testing.T) {
+	t.Parallel()
 	for _, perSession := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sequence per session %v", perSession), func(t *testing.T) {
 			sim := startSim(t, hmcsim.Options{Partitions: -1, SequencePerSession: perSession})
@@ -139,6 +140,7 @@ func TestLostLinkIsAGap(t *testing.T) {
 // A daemon that was down for a while fetches what it has missed: the entries of the logs and the OS messages that the HMC
 // still holds, each once, in order, and says so.
 func TestBackfillAfterADaemonThatWasDown(t *testing.T) {
+	t.Parallel()
 	for _, refresh := range []bool{true, false} {
 		for _, how := range []string{"daemon down", "link lost", "session ended", "HMC restarted"} {
 			t.Run(fmt.Sprintf("%s, refresh %v", how, refresh), func(t *testing.T) {
@@ -239,6 +241,7 @@ func TestBackfillAfterADaemonThatWasDown(t *testing.T) {
 
 // What the sequence numbers say is missing while the link is up becomes a gap, and what can be fetched is.
 func TestSequenceJumpIsAGap(t *testing.T) {
+	t.Parallel()
 	for _, perSession := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sequence per session %v", perSession), func(t *testing.T) {
 			sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, SequencePerSession: perSession})
@@ -267,6 +270,7 @@ func TestSequenceJumpIsAGap(t *testing.T) {
 // An IPL makes the sequence numbers of a partition's messages begin anew. Nothing of the new life is taken for something
 // old, also when it was not seen to begin.
 func TestIPLIsNoRepetition(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 20})
 	part := sim.Partitions()[0]
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
@@ -312,6 +316,7 @@ func TestIPLIsNoRepetition(t *testing.T) {
 
 // An HMC that cannot be reached from the start is told once, and a refused logon is told as such.
 func TestNeverConnectedIsTold(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	sim.Stop()
 	d := startDaemon(t, hmcYAML(t, "a", sim, "password: wrong", "userid: hmcuser"))
@@ -332,6 +337,7 @@ func TestNeverConnectedIsTold(t *testing.T) {
 
 // A consumer that wants to know that the daemon lives gets a heart-beat per HMC, also of one that is not connected.
 func TestHeartbeat(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	gone := startSim(t, hmcsim.Options{Partitions: -1})
 	gone.Stop()
@@ -362,6 +368,7 @@ func TestHeartbeat(t *testing.T) {
 
 // A notification that the broker sends twice is delivered once, and counted.
 func TestSameNotificationTwice(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
@@ -393,6 +400,7 @@ func TestSameNotificationTwice(t *testing.T) {
 // A partition that had written nothing since it is followed has not written before either: what it writes while the daemon is
 // away is fetched, and what it had written before it was followed is not.
 func TestBackfillOfAQuietPartition(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	part := sim.Partitions()[0]
 	if _, err := sim.OSMessages(part.URI, "test before"); err != nil {
@@ -400,7 +408,15 @@ func TestBackfillOfAQuietPartition(t *testing.T) {
 	}
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
 	d.connected("a")
-	d.eventually("it is known where it begins", func() bool { return sim.RESTRequests()["list-os-messages"] == 2 })
+	d.bridge.mu.RLock()
+	rec := d.bridge.supervisors[0].it.Rec
+	d.bridge.mu.RUnlock()
+	d.eventually("it is known where it begins", func() bool {
+		return !slices.ContainsFunc(sim.Partitions(), func(p hmcsim.PartitionInfo) bool { return rec.NeedsStart(p.URI) })
+	})
+	if got := sim.RESTRequests()["list-os-messages"]; got != 2 {
+		t.Errorf("%d lists of messages", got)
+	}
 	d.stop()
 	if _, err := sim.OSMessages(part.URI, "test 1", "test 2"); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ func pairYAML(t *testing.T, a, b *hmcsim.HMC, extra ...string) string {
 
 // What two HMCs tell of one estate is delivered once.
 func TestTwoHMCsOfOneGroup(t *testing.T) {
+	t.Parallel()
 	a, b := startPair(t, 30*time.Millisecond, hmcsim.Options{CPCs: 1, Partitions: 6, StepDelay: 10 * time.Millisecond})
 	d := startDaemon(t, pairYAML(t, a, b, allOSMessages))
 	d.connected("a")
@@ -99,6 +100,7 @@ func TestTwoHMCsOfOneGroup(t *testing.T) {
 
 // While one HMC is down the other's sight is enough: nothing is missed, and nothing is told of it but that it is down.
 func TestOneHMCOfAGroupIsDown(t *testing.T) {
+	t.Parallel()
 	for _, down := range []string{"a", "b"} {
 		t.Run(down, func(t *testing.T) {
 			t.Parallel()
@@ -151,6 +153,7 @@ func TestOneHMCOfAGroupIsDown(t *testing.T) {
 
 // A hardware message of a CPC is told once, and once that it is gone; those of the consoles are each HMC's own.
 func TestHardwareMessagesOfAGroup(t *testing.T) {
+	t.Parallel()
 	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: -1, HardwareMessageChanges: true})
 	d := startDaemon(t, pairYAML(t, a, b, "hardware_messages: true"))
 	d.connected("a")
@@ -197,6 +200,7 @@ func (d *daemon) settledGap(name string) bool {
 
 // What neither of them saw is told, once.
 func TestBothHMCsOfAGroupAreDown(t *testing.T) {
+	t.Parallel()
 	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: 4})
 	d := startDaemon(t, pairYAML(t, a, b, "topics: [object]"))
 	d.connected("a")
@@ -226,6 +230,7 @@ func TestBothHMCsOfAGroupAreDown(t *testing.T) {
 // What one HMC of a group told while the other was away is recognized when that one replays it, also when its configuration was changed
 // in between: that is how one sets right why it was away.
 func TestReloadWhileOneHMCOfAGroupIsDown(t *testing.T) {
+	t.Parallel()
 	a, b := startPair(t, 0, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, pairYAML(t, a, b, allOSMessages))
 	d.connected("a")

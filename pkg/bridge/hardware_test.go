@@ -87,6 +87,7 @@ func (d *daemon) listedAgain(sim *hmcsim.HMC, parents int) {
 // What is there at the start is told once, with all that the HMC says of it; what comes later too, also while the
 // flag has-hardware-messages is true already and changes no more (facts-hmc.md 9.2).
 func TestHardwareMessages(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 2})
 	cpc := sim.CPCs()[0]
 	addHardware(t, sim, "", "console 1")
@@ -134,6 +135,7 @@ func TestHardwareMessages(t *testing.T) {
 // A notification makes them be listed at once, without the interval: the flag's edge, a change of the list itself, and an
 // inventory change (which of the latter two HMCs send is not known). Nobody asks while there are none.
 func TestHardwareMessagesAreListedWhenTold(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 1})
 	cpc := sim.CPCs()[0]
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
@@ -175,6 +177,7 @@ func TestHardwareMessagesAreListedWhenTold(t *testing.T) {
 // One that is gone is told, once, with what is known of it. A list that cannot be had says nothing, nor does that of a CPC which
 // the HMC does not reach.
 func TestHardwareMessagesDeleted(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 1})
 	cpc := sim.CPCs()[0]
 	long := strings.Repeat("ä", 150)
@@ -229,6 +232,7 @@ func TestHardwareMessagesDeleted(t *testing.T) {
 
 // What was told is not told again after a restart, a lost link or the end of the session; what came and went meanwhile is.
 func TestHardwareMessagesOverRestarts(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"daemon down", "link lost", "session ended", "HMC restarted"} {
 		t.Run(how, func(t *testing.T) {
 			sim := startHardwareSim(t, hmcsim.Options{CPCs: 2})
@@ -290,6 +294,7 @@ func TestHardwareMessagesOverRestarts(t *testing.T) {
 
 // Where the properties of a message cannot be had, the event has what the list says.
 func TestHardwareMessageWithoutDetails(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []hmcsim.RESTFault{
 		{Kind: hmcsim.RESTFaultStatus, Status: 500, Reason: 1},
 		{Kind: hmcsim.RESTFaultStatus, Status: 404, Reason: 1},
@@ -319,6 +324,7 @@ func TestHardwareMessageWithoutDetails(t *testing.T) {
 
 // A console with very many messages costs few requests, and no more after a restart.
 func TestManyHardwareMessages(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 3})
 	texts := numbered("message ", 1, 1000)
 	addHardware(t, sim, "", texts...)
@@ -357,6 +363,7 @@ func TestManyHardwareMessages(t *testing.T) {
 
 // A list that does not come holds up no notification, not what the keeper does, and not the end.
 func TestHardwareMessagesThatDoNotCome(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 3})
 	for _, c := range sim.CPCs() {
 		addHardware(t, sim, c.Name, c.Name)
@@ -376,6 +383,7 @@ func TestHardwareMessagesThatDoNotCome(t *testing.T) {
 
 // A daemon that is not asked to follow hardware messages leaves them alone.
 func TestNoHardwareMessages(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 1})
 	addHardware(t, sim, "", "one")
 	d := startDaemon(t, hmcYAML(t, "a", sim))
@@ -389,6 +397,7 @@ func TestNoHardwareMessages(t *testing.T) {
 
 // check-config says whether the userid may see them.
 func TestCheckHardwareMessages(t *testing.T) {
+	t.Parallel()
 	sim := startHardwareSim(t, hmcsim.Options{CPCs: 2})
 	addHardware(t, sim, "", "one")
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t)}

@@ -35,8 +35,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.
-const within = 30 * time.Second
+const (
+	// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.
+	within = 2 * time.Minute
+	// drainTimeout is what a daemon has at its end on a machine with much else to do.
+	drainTimeout = time.Minute
+)
 
 // testTiming waits for nothing that a test would have to sit out.
 func testTiming() watch.Intervals {
@@ -48,8 +52,12 @@ func testTiming() watch.Intervals {
 	}
 }
 
-// quickStomp makes reconnects fast. Heart-beats are as slow as a busy machine needs, and fast enough for a test of them.
-const quickStomp = "{connect_timeout: 5s, reconnect_sleep_initial: 10ms, reconnect_sleep_max: 50ms, heartbeat_send_cycle: 1s, heartbeat_receive_cycle: 1s}"
+// quickStomp makes reconnects fast, and gives a busy machine time for everything else. A silentStomp finds out soon that the
+// other side does nothing.
+const (
+	quickStomp  = "{connect_timeout: 1m, reconnect_sleep_initial: 10ms, reconnect_sleep_max: 50ms, heartbeat_send_cycle: 30s, heartbeat_receive_cycle: 30s}"
+	silentStomp = "{connect_timeout: 5s, reconnect_sleep_initial: 10ms, reconnect_sleep_max: 50ms, heartbeat_send_cycle: 1s, heartbeat_receive_cycle: 1s}"
+)
 
 // daemon is a running Bridge and everything a test looks at.
 type daemon struct {
@@ -122,7 +130,7 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: drainTimeout,
 	})
 	if err != nil {
 		d.t.Fatal(err)

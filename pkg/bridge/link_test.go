@@ -9,12 +9,14 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 const allOSMessages = `os_messages: [{cpc: ".*", partition: ".*"}]`
 
 // As long as the partitions cannot be listed the HMC does not count as connected; then their consoles are followed.
 func TestListingFails(t *testing.T) {
+	t.Parallel()
 	for _, failing := range [][]string{
 		{"list-permitted-partitions", "list-permitted-logical-partitions"},
 		{"list-permitted-partitions"},
@@ -46,6 +48,7 @@ func TestListingFails(t *testing.T) {
 
 // A channel that may not be opened is a fault, and said; it is tried again.
 func TestChannelsMayNotBeOpened(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{})
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Status: 403, Reason: 1, Operation: "open-os-message-channel"})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
@@ -62,6 +65,7 @@ func TestChannelsMayNotBeOpened(t *testing.T) {
 
 // A link that is made again within a session finds its channels open and does not ask for them again.
 func TestChannelsStayOverALostLink(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: 20})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.timing.ChannelMin, d.timing.ChannelMax = time.Hour, time.Hour
@@ -90,6 +94,7 @@ func TestChannelsStayOverALostLink(t *testing.T) {
 
 // A partition that is deleted is not missed; one that is created is followed without a restart.
 func TestPartitionsComeAndGo(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
@@ -111,12 +116,13 @@ func TestPartitionsComeAndGo(t *testing.T) {
 
 // What was received when the link is closed from this side is stored, delivered and counted all the same.
 func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	s := d.bridge.now().supervisors[0].it
 	rcv := s.Link()
-	for i := range 20_000 {
+	for i := range soak.Count(t, "BUFFERED", 5_000, 20_000) {
 		publish(sim, "P", fmt.Sprint(i))
 	}
 	d.stop()
@@ -149,6 +155,7 @@ func TestPanicsLeaveNoGoroutine(t *testing.T) {
 
 // connect_retries are attempts at the link alone: the Web Services API is asked again only after them.
 func TestConnectRetries(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{
 		Partitions: -1,
 		Broker:     hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultClose}}, {{Kind: hmcsim.FaultClose}}, {{Kind: hmcsim.FaultClose}}}},
@@ -165,8 +172,9 @@ func TestConnectRetries(t *testing.T) {
 
 // A long attempt to connect is no hanging loop: the watchdog must not end what all other HMCs have.
 func TestAliveWhileConnecting(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
-	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 5s", "connect_timeout: 10m", 1))
+	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 1m", "connect_timeout: 10m", 1))
 	d.eventually("it connects", func() bool { return d.hmc("a").State == status.StateConnecting && sim.Broker().Stats().Accepted == 1 })
 	s := d.bridge.now().supervisors[0].it
 	if !s.Alive(time.Now().Add(time.Hour), time.Minute) {

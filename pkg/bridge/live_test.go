@@ -82,6 +82,7 @@ func TestLiveCostsNothing(t *testing.T) {
 
 // What was handed over may be overwritten: the outbox uses its memory again.
 func TestLiveCopies(t *testing.T) {
+	t.Parallel()
 	b := liveBridge(t)
 	r := readLive(t, b, LiveFilter{})
 	records := liveRecords(2, 10)
@@ -97,6 +98,7 @@ func TestLiveCopies(t *testing.T) {
 
 // A reader that does not read loses the oldest, is told how many, and holds up nothing.
 func TestLiveSlowReader(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct{ batches, each, size, lost int }{
 		"in time":                   {10, 100, 10, 0},
 		"too many":                  {50, 100, 10, 5000 - record.LiveEvents/100*100},
@@ -138,6 +140,7 @@ func TestLiveSlowReader(t *testing.T) {
 }
 
 func TestLiveFilter(t *testing.T) {
+	t.Parallel()
 	b := liveBridge(t)
 	patterns := func(sources ...string) config.Patterns {
 		var out config.Patterns
@@ -209,6 +212,7 @@ func TestLiveFilter(t *testing.T) {
 }
 
 func TestLiveReadersAreBounded(t *testing.T) {
+	t.Parallel()
 	b := liveBridge(t)
 	var readers []*LiveReader
 	for range record.MaxLiveReaders {
@@ -224,6 +228,7 @@ func TestLiveReadersAreBounded(t *testing.T) {
 
 // At the end each reader gets what waits for it, and then is told; one that waits is woken.
 func TestLiveEnds(t *testing.T) {
+	t.Parallel()
 	b := liveBridge(t)
 	r, waiting := readLive(t, b, LiveFilter{}), readLive(t, b, LiveFilter{Text: "nothing has this"})
 	var all sync.WaitGroup
@@ -254,6 +259,7 @@ func TestLiveEnds(t *testing.T) {
 
 // A running daemon: what is stored is read along, over a restart of the HMC, which the status tells of.
 func TestLiveOfADaemon(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "east", sim, "topics: [object]"))
 	d.connected("east")
@@ -315,6 +321,7 @@ func TestLiveOfADaemon(t *testing.T) {
 	if n := h.NotificationsPerMinute; len(n) != status.RatedMinutes || totalOf(n) == 0 || totalOf(n) != d.bridge.now().supervisors[0].it.Metrics.Received() {
 		t.Errorf("%v", n)
 	}
+	d.eventually("the units are listed again", func() bool { return len(d.bridge.Units()) == 4 })
 	cpcs := 0
 	units := d.bridge.Units()
 	for _, u := range units {

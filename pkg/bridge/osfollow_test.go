@@ -31,6 +31,7 @@ func (d *daemon) followed(n int) {
 // A partition that is stopped and started again shows its last messages and those of its boot at the consumer, in order and
 // once, whether the CPC is in DPM mode or classic (facts 1.7, 6.1: 409.332 is not permanent).
 func TestStopAndStart(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"dpm", "classic"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
@@ -80,6 +81,7 @@ func TestStopAndStart(t *testing.T) {
 
 // A partition follows its name: by a new one it may be selected, or not any more.
 func TestRenamedPartitionIsFollowed(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: "PROD.*"}]`))
 	d.connected("a")
@@ -120,6 +122,7 @@ func TestRenamedPartitionIsFollowed(t *testing.T) {
 // 500 partitions are followed over one link, and after a lost link in the same session again without opening a channel twice
 // (facts 1.7: 409.331).
 func TestManyPartitions(t *testing.T) {
+	t.Parallel()
 	const partitions = 500
 	sim := startSim(t, hmcsim.Options{CPCs: 5, Partitions: partitions, OSMessages: 3})
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
@@ -171,6 +174,7 @@ func TestManyPartitions(t *testing.T) {
 // A list that lacks a partition for once, as while a CPC does not communicate, is no reason to forget what was told of its
 // messages: what the HMC replays later would be told again.
 func TestPartitionThatIsNotListedForOnce(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 5})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
@@ -200,6 +204,7 @@ func TestPartitionThatIsNotListedForOnce(t *testing.T) {
 
 // One that no list has any more is not followed any more, although nothing told that it is gone.
 func TestPartitionThatIsNotListedAnyMore(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
@@ -216,6 +221,7 @@ func TestPartitionThatIsNotListedAnyMore(t *testing.T) {
 
 // What was missed of many partitions takes long to fetch within the budget. What changed in the estate is not told only after that.
 func TestFetchingManyHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	const partitions = 40
 	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: partitions, OSMessages: 1})
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))

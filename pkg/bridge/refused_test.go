@@ -12,6 +12,7 @@ import (
 // A refused logon says which setting to look at, and that the HMC is left alone from now on is in the log however often
 // the same was tried before.
 func TestRefusedSaysWhatToChange(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		sim  hmcsim.Options

@@ -33,6 +33,7 @@ func (d *daemon) test(sink string) []deliver.TestStep {
 
 // A test event takes the way of any event of its sink, and no other sink gets it.
 func TestSendTest(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
@@ -110,6 +111,7 @@ func TestSendTest(t *testing.T) {
 
 // A sink that makes alerts of events makes one of a test, and says which member of the cluster has not taken it.
 func TestSendTestOfAlertmanager(t *testing.T) {
+	t.Parallel()
 	alerts := make(chan string, 1)
 	member := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -136,6 +138,7 @@ func TestSendTestOfAlertmanager(t *testing.T) {
 
 // What cannot be tested now is said, and nothing is sent.
 func TestSendTestRefuses(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
@@ -165,6 +168,7 @@ func TestSendTestRefuses(t *testing.T) {
 
 // Who hears how a test ended can send the next one at once.
 func TestSendTestAgain(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")

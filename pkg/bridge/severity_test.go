@@ -11,6 +11,7 @@ import (
 
 // A reload rates what comes after it, and the link to the HMC stays.
 func TestSeveritiesAreReloaded(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	yaml := hmcYAML(t, "a", sim)
 	d := startDaemon(t, yaml)

@@ -8,6 +8,7 @@ import (
 
 // Each line of what is found names what it is about, and nothing of it can steer a terminal.
 func TestFinding(t *testing.T) {
+	t.Parallel()
 	var steps []string
 	f := &finding{name: "hmc a", onStep: func(name, step string) { steps = append(steps, name+"/"+step) }}
 	f.step("connecting to %s", "h")
@@ -30,6 +31,7 @@ func TestFinding(t *testing.T) {
 
 // Those that share userid and password, or a session, take turns; others do not wait for them.
 func TestLogonTurns(t *testing.T) {
+	t.Parallel()
 	hmc := func(userid, session string) *config.HMC {
 		c := &config.HMC{Userid: userid, Password: config.NewSecret("p")}
 		if session != "" {

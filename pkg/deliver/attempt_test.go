@@ -16,6 +16,7 @@ import (
 )
 
 func TestJudge(t *testing.T) {
+	t.Parallel()
 	refusal := func(status int) error {
 		return fmt.Errorf("x: %w", &sinks.PermanentError{Status: status, Err: errors.New("no")})
 	}
@@ -43,6 +44,7 @@ func TestJudge(t *testing.T) {
 
 // A consumer that asks to be left alone is left alone by all lanes, and by a test.
 func TestRetryAfterHoldsForAllLanes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, retryAfterHoldsForAllLanes)
 }
 
@@ -79,6 +81,7 @@ func retryAfterHoldsForAllLanes(t *testing.T) {
 
 // An attempt that does not end counts as failed while it lasts, and once.
 func TestOverdue(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, overdue)
 }
 

@@ -21,6 +21,7 @@ import (
 // The pauses grow to the maximum, and are spread over all of what they may be: who failed together
 // does not come back together.
 func TestRetryBackoff(t *testing.T) {
+	t.Parallel()
 	cfg := config.Retry{Initial: 100 * time.Millisecond, Max: time.Second}
 	limits := []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second}
 	low, high := slices.Repeat([]time.Duration{time.Hour}, len(limits)), make([]time.Duration, len(limits))
@@ -51,6 +52,7 @@ func TestRetryBackoff(t *testing.T) {
 // What the queue drops is counted for a sink that there is, and brings back no series of one that
 // is gone.
 func TestDroppedByTheQueue(t *testing.T) {
+	t.Parallel()
 	registry := prometheus.NewRegistry()
 	m := NewMetrics(registry)
 	s := m.forSink("x")
@@ -66,6 +68,7 @@ func TestDroppedByTheQueue(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	start := time.Unix(1_800_000_000, 0)
 	at := func(d time.Duration) time.Time { return start.Add(d) }
 	down := errors.New("down")
@@ -129,6 +132,7 @@ func TestHealth(t *testing.T) {
 // An attempt that hangs makes the sink stuck and is counted once; one that ends in time is not
 // counted.
 func TestHealthOfAHangingAttempt(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		h := &health{log: zap.New(core), lanes: make([]laneHealth, 4)}
@@ -159,6 +163,7 @@ func TestHealthOfAHangingAttempt(t *testing.T) {
 }
 
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	q := openQueue(t)
 	cursor, err := q.Cursor("x")
 	if err != nil {

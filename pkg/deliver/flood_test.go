@@ -21,6 +21,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 const (
@@ -163,6 +164,7 @@ func floodBody(t *testing.T, e *event.Event) FloodSummary {
 // A flood becomes one event when nothing more of it came for a window, with all that its events
 // said.
 func TestFloodSummary(t *testing.T) {
+	t.Parallel()
 	s := newStream(t, 10)
 	cpc := aChange(0, "active", "not-communicating")
 	cpc.Resource = &event.Resource{Class: "cpc", Name: "M90", ObjectURI: "/api/cpcs/1", CPC: "M90"}
@@ -225,6 +227,7 @@ func TestFloodSummary(t *testing.T) {
 
 // What is no flood arrives one by one and unchanged.
 func TestNoFlood(t *testing.T) {
+	t.Parallel()
 	s := newStream(t, 10)
 	s.flood(0, 9, "active", "stopped")
 	s.says()
@@ -244,6 +247,7 @@ func TestNoFlood(t *testing.T) {
 }
 
 func TestFloodText(t *testing.T) {
+	t.Parallel()
 	changes := func(counts ...any) (out []floodResource) {
 		for i := 0; i < len(counts); i += 3 {
 			n, ok := counts[i].(int)
@@ -280,6 +284,7 @@ func TestFloodText(t *testing.T) {
 
 // What a flood is: of one HMC, one CPC, one status, and close together in time.
 func TestFloodGroups(t *testing.T) {
+	t.Parallel()
 	const down4 = "CPC M90: 4 partitions active -> " + floodDown
 	t.Run("apart by HMC, CPC and status", func(t *testing.T) {
 		s := newStream(t, 4)
@@ -408,6 +413,7 @@ func TestFloodGroups(t *testing.T) {
 
 // What tells nothing new is left out.
 func TestFloodRepeats(t *testing.T) {
+	t.Parallel()
 	s := newStream(t, 3)
 	marked := aChange(1, "active", "stopped")
 	marked.Repeat = true
@@ -447,6 +453,7 @@ func TestFloodRepeats(t *testing.T) {
 // The order per resource stays: what comes of a partition whose status change waits ends the wait,
 // or waits as well.
 func TestFloodOrder(t *testing.T) {
+	t.Parallel()
 	const down = "CPC M90: 3 partitions active -> " + floodDown
 	s := newStream(t, 3)
 	s.flood(0, 3, "active", floodDown)
@@ -496,6 +503,7 @@ func TestFloodOrder(t *testing.T) {
 
 // What came before the CPC of a partition was known is not overtaken.
 func TestFloodOrderWithoutCPC(t *testing.T) {
+	t.Parallel()
 	s := newStream(t, 2)
 	busy := map[string]bool{}
 	s.g.busy = func(key string) bool { return busy[key] }
@@ -528,6 +536,7 @@ func TestFloodOrderWithoutCPC(t *testing.T) {
 
 // What the limits of the queue take away while it waits is in no summary.
 func TestFloodTrimmed(t *testing.T) {
+	t.Parallel()
 	s := newStream(t, 3)
 	s.flood(0, 5, "active", floodDown)
 	s.acked = 2
@@ -550,6 +559,7 @@ func TestFloodTrimmed(t *testing.T) {
 // However much comes at once, what waits is bounded, and what nothing more can be read for does not
 // wait.
 func TestFloodBounded(t *testing.T) {
+	t.Parallel()
 	s := newStream(t, 2)
 	s.flood(0, 5, "active", "stopped")
 	for n := 5; n < maxGathered; n += 1000 {
@@ -585,11 +595,12 @@ func TestFloodBounded(t *testing.T) {
 // Whatever comes, and whenever groups end: each event comes out once, alone or in a summary, the
 // order of each partition stays, and what is read again makes the same events.
 func TestFloodWhateverComes(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	statuses := []string{"active", "stopped", floodDown}
-	for range 200 {
+	for range soak.Count(t, "FLOODS", 50, 1000) {
 		s := newStream(t, 2+random.IntN(3))
 		now := make(map[int]string)
 		repeated := make(map[uint64]bool)
@@ -861,6 +872,7 @@ const neverEnds = time.Hour
 // A group that waits holds up nothing but itself: not the events of others, and not the reading of
 // more than may be read beyond it.
 func TestFloodHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	for _, concurrency := range []int{1, 4} {
 		t.Run(fmt.Sprint("concurrency ", concurrency), inBubble(func(t *testing.T) {
 			s := newFixture(t)
@@ -892,6 +904,7 @@ func TestFloodHoldsUpNothing(t *testing.T) {
 // Where nothing more may be read because of an event that fails, and then because of a group that
 // is behind that one, the group ends.
 func TestFloodBehindAFailure(t *testing.T) {
+	t.Parallel()
 	for _, concurrency := range []int{1, 4} {
 		t.Run(fmt.Sprint("concurrency ", concurrency), inBubble(func(t *testing.T) {
 			s := newFixture(t)
@@ -924,6 +937,7 @@ func TestFloodBehindAFailure(t *testing.T) {
 // What a crash takes while a group waits is gathered again, and makes the same event; so does what
 // was delivered and not acknowledged.
 func TestFloodCrash(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testFloodCrash)
 }
 
@@ -950,6 +964,7 @@ func testFloodCrash(t *testing.T) {
 
 // At the end nothing waits for more.
 func TestFloodDrain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testFloodDrain)
 }
 
@@ -970,6 +985,7 @@ func testFloodDrain(t *testing.T) {
 
 // The limits of the queue may take what waits, in a group and in a lane. Each event counts once.
 func TestFloodQueueLimits(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testFloodQueueLimits)
 }
 
@@ -1051,6 +1067,7 @@ func testFloodQueueLimits(t *testing.T) {
 // Through lanes, batches and failures: everything arrives, and each partition's events in their
 // order.
 func TestFloodLanes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testFloodLanes)
 }
 

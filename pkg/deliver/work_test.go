@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 func workItems(from, n, keys int) []item {
@@ -24,10 +25,11 @@ func workItems(from, n, keys int) []item {
 // one key in their order and never by two lanes at the same time, and a batch is in the order of
 // the queue.
 func TestWorkKeepsTheOrder(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Log("seed", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 200 {
+	for range soak.Count(t, "ORDERS", 50, 1000) {
 		lanes, maxEvents, keys := 1+random.IntN(8), 1+random.IntN(20), 1+random.IntN(30)
 		w := newWork(lanes, maxEvents, 10*(1+random.IntN(30)), 1, 0)
 		var (
@@ -93,6 +95,7 @@ func TestWorkKeepsTheOrder(t *testing.T) {
 
 // A batch waits to become full, but no longer than it may, and not at the end.
 func TestWorkWaitsForAFullBatch(t *testing.T) {
+	t.Parallel()
 	w := newWork(2, 100, 1<<20, 10, time.Minute)
 	w.add(workItems(1, 9, 3))
 	now := time.Now()
@@ -128,6 +131,7 @@ func TestWorkWaitsForAFullBatch(t *testing.T) {
 
 // What cannot be sent goes alone.
 func TestWorkInvalidAlone(t *testing.T) {
+	t.Parallel()
 	w := newWork(1, 100, 1<<20, 1, 0)
 	items := workItems(1, 5, 100)
 	items[2].invalid = errors.New("broken")

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 )
 
+// ListOrNone returns a list with commas between, and "none" for an empty one.
 func ListOrNone(list []string) string {
 	if len(list) == 0 {
 		return "none"
@@ -14,6 +15,7 @@ func ListOrNone(list []string) string {
 	return strings.Join(list, ", ")
 }
 
+// FirstLine returns the first line of a text that is not blank, without the space around the text.
 func FirstLine(s string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
 	line, _, _ = strings.Cut(line, "\r")
@@ -71,6 +73,7 @@ func Cut(s string, length int) string {
 	return s[:length] + mark
 }
 
+// OrUnknown returns s, and "unknown" where it is empty.
 func OrUnknown(s string) string {
 	return cmp.Or(s, "unknown")
 }
@@ -83,6 +86,7 @@ func Beginning(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "")
 }
 
+// LastSegment returns what follows the last slash of a URI: the object's id.
 func LastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
 
 // Unquoted returns a JSON string's value, and any other JSON value as it stands.

@@ -15,10 +15,10 @@ import (
 const (
 	// HMC, NUL, URI of the console or CPC; NUL and element URI where it is about one message.
 	hardwarePrefix = "hw/"
-	// HardwareKnown is how many hardware messages of a console or CPC are remembered,
-	// HardwareText how much of their texts.
+	// HardwareKnown is how many hardware messages of a console or CPC are remembered.
 	HardwareKnown = 5000
-	HardwareText  = 200
+	// HardwareText is how much of their texts is remembered, in bytes.
+	HardwareText = 200
 	// longestElementURI is far beyond those that HMCs have.
 	longestElementURI = 1024
 )

@@ -49,7 +49,7 @@ type SequenceTracker struct {
 	holes []sequenceHole
 	// by topic, dropped by our own hand-over buffer: the jump is yet to come
 	drops map[string]int64
-	gaps  []sequenceGap
+	gaps  []SequenceGap
 }
 
 // sequence is where a count stands.
@@ -67,8 +67,8 @@ type sequenceHole struct {
 	overLink    bool
 }
 
-// sequenceGap says that notifications are missing.
-type sequenceGap struct {
+// SequenceGap says that notifications are missing.
+type SequenceGap struct {
 	Topic       string // "": the numbers do not tell
 	Missing     int64
 	First, Last time.Time // arrival of the notifications before and behind them
@@ -145,7 +145,7 @@ func (t *SequenceTracker) jumpOfTopic(topic string, own *sequence, nr int64, now
 	if !own.known || nr <= own.last || nr-own.last > sequenceRestart {
 		return
 	}
-	g := sequenceGap{Topic: topic, Missing: nr - own.last - 1, First: own.at, Last: now, OverLink: own.link != t.link}
+	g := SequenceGap{Topic: topic, Missing: nr - own.last - 1, First: own.at, Last: now, OverLink: own.link != t.link}
 	if t.mode == 0 {
 		if ofSession := nr - t.session.last - 1; ofSession >= 0 && ofSession < g.Missing {
 			g.Topic, g.Missing, g.First = "", ofSession, t.session.at
@@ -176,7 +176,7 @@ func (t *SequenceTracker) explained(topic string, missing int64) (n int64) {
 	return n
 }
 
-func (t *SequenceTracker) report(g sequenceGap, explained int64) {
+func (t *SequenceTracker) report(g SequenceGap, explained int64) {
 	if g.Missing -= explained; g.Missing > 0 {
 		t.gaps = append(t.gaps, g)
 	}
@@ -232,7 +232,7 @@ func (t *SequenceTracker) close(h sequenceHole) {
 	if !t.complete {
 		return // the numbers went to topics that are not subscribed to, for all that can be known
 	}
-	g := sequenceGap{Missing: h.to - h.from + 1, First: h.first, Last: h.last, OverLink: h.overLink}
+	g := SequenceGap{Missing: h.to - h.from + 1, First: h.first, Last: h.last, OverLink: h.overLink}
 	if len(t.topics) == 1 {
 		for topic := range t.topics {
 			g.Topic = topic
@@ -243,7 +243,7 @@ func (t *SequenceTracker) close(h sequenceHole) {
 
 // Settle returns the gaps that are certain by now, each once. all: nothing more comes over the
 // link.
-func (t *SequenceTracker) Settle(now time.Time, all bool) []sequenceGap {
+func (t *SequenceTracker) Settle(now time.Time, all bool) []SequenceGap {
 	n := 0
 	for n < len(t.holes) && (all || now.Sub(t.holes[n].last) >= sequenceLate) {
 		t.close(t.holes[n])

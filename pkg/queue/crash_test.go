@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // emulatorEnv names the emulator to start a child with, where the system cannot do that by itself.
@@ -138,7 +140,7 @@ func childAppend(dir, arg string) error {
 // TestKill kills a process that stores and acknowledges under load, again and again.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	const rounds = 25
+	rounds := soak.Count(t, "QUEUE_KILLS", 10, 100)
 	dir := t.TempDir()
 	opts := crashOptions
 	opts.Dir = dir

@@ -304,7 +304,7 @@ func TestMaxBytes(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	dropped := map[string]int{}
-	q := open(t, Options{MaxBytes: 512 << 10, CacheBytes: 16 << 10, OnDropped: func(name string, n int) {
+	q := open(t, Options{Dir: memoryDir(t), MaxBytes: 512 << 10, CacheBytes: 16 << 10, OnDropped: func(name string, n int) {
 		mu.Lock()
 		defer mu.Unlock()
 		dropped[name] += n
@@ -585,6 +585,7 @@ func TestRewindMeanwhile(t *testing.T) {
 // What is written without a sync may be torn by a power loss: it never touches the checkpoint that
 // is synced.
 func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	f, _, err := openCursorFile(dir)
 	if err != nil {

@@ -20,6 +20,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 func damagedFiles(t testing.TB, dir string) []string {
@@ -52,7 +54,7 @@ const damageAcked = 50
 // (at 0) and "some" (at 50).
 func makeStore(t testing.TB, n int) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	q, err := Open(Options{Dir: dir, SegmentBytes: 64 << 10})
 	if err != nil {
 		t.Fatal(err)
@@ -155,21 +157,25 @@ func harm(r *rand.Rand, path string) (string, error) {
 	return what, errors.Join(err, f.Close())
 }
 
-// TestDamage damages a file of a store at 1,000 random places, one at a time, and uses the store.
-// HMCNOTIFYD_TEST_ROUNDS says how often, HMCNOTIFYD_TEST_SEED repeats a run.
+// cut leaves the first bytes of a file.
+func cut(r *rand.Rand, path string) (string, error) {
+	at := 1 + r.Int64N(100)
+	return fmt.Sprintf("cut at %d", at), os.Truncate(path, at)
+}
+
+// TestDamage damages a file of a store at hundreds of random places, one at a time, and uses the
+// store. HMCNOTIFYD_TEST_SEED repeats a run.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	const shards = 4
-	rounds := 1000
+	rounds := soak.Count(t, "QUEUE_DAMAGE", 400, 4000)
 	if testing.Short() || os.Getenv(emulatorEnv) != "" {
 		rounds = 100
 	}
 	seed := uint64(time.Now().UnixNano())
-	for name, value := range map[string]any{"HMCNOTIFYD_TEST_ROUNDS": &rounds, "HMCNOTIFYD_TEST_SEED": &seed} {
-		if s := os.Getenv(name); s != "" {
-			if _, err := fmt.Sscan(s, value); err != nil {
-				t.Fatal(err)
-			}
+	if s := os.Getenv("HMCNOTIFYD_TEST_SEED"); s != "" {
+		if _, err := fmt.Sscan(s, &seed); err != nil {
+			t.Fatal(err)
 		}
 	}
 	t.Logf("seed %d", seed)
@@ -190,7 +196,7 @@ func TestDamage(t *testing.T) {
 			t.Parallel()
 			d := damager{t: t, random: rand.New(rand.NewPCG(seed, shard)), pristine: pristine, dir: filepath.Join(memoryDir(t), "copy"), letters: letters, state: state}
 			for round := range rounds / shards {
-				d.round(round)
+				d.round(round, shard == 0)
 			}
 			for kind, n := range d.found {
 				sum, _ := hit.LoadOrStore(kind, new(atomic.Int64))
@@ -207,7 +213,7 @@ func TestDamage(t *testing.T) {
 			t.Logf("%s: damage was found in %d rounds", kind, n)
 			// One damaged place does no harm to the cursors' file: it has two slots.
 			// TestLostCursors is about both.
-			if n == 0 && rounds >= 1000 && kind != cursorsName && !t.Failed() {
+			if n == 0 && kind != cursorsName && !t.Failed() {
 				t.Errorf("%s was never found damaged", kind)
 			}
 		}
@@ -268,13 +274,18 @@ func (d *damager) fatal(format string, args ...any) {
 	d.t.Fatalf("%s: %s", d.where, fmt.Sprintf(format, args...))
 }
 
-func (d *damager) round(round int) {
+// round damages one file, and uses the store. The first rounds cut off almost all of each file in
+// turn, if that is wanted: whether damage at a random place is found is a matter of chance.
+func (d *damager) round(round int, cutFirst bool) {
 	t := d.t
 	t.Helper()
 	copyDir(t, d.pristine, d.dir)
 	segments := segmentFiles(t, d.dir)
 	files := append(slices.Clone(segments), filepath.Join(d.dir, cursorsName), filepath.Join(d.dir, deadName))
-	which := d.random.IntN(len(files))
+	which, harm := d.random.IntN(len(files)), harm
+	if cutFirst && round < len(files) {
+		which, harm = round, cut
+	}
 	d.file = files[which]
 	what, err := harm(d.random, d.file)
 	if err != nil {

@@ -140,6 +140,7 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 }
 
 func TestAppendAndRead(t *testing.T) {
+	t.Parallel()
 	q := open(t, Options{})
 	a, b := cursor(t, q, "a"), cursor(t, q, "b")
 	mustPut(t, q, numbered(1, 1)...)
@@ -177,6 +178,7 @@ func TestAppendAndRead(t *testing.T) {
 }
 
 func TestSegmentsComeAndGo(t *testing.T) {
+	t.Parallel()
 	q := open(t, Options{SegmentBytes: 64 << 10, CacheBytes: 1})
 	c := cursor(t, q, "c")
 	files := func() int {
@@ -213,6 +215,7 @@ func TestSegmentsComeAndGo(t *testing.T) {
 }
 
 func TestState(t *testing.T) {
+	t.Parallel()
 	q := open(t, Options{SegmentBytes: 64 << 10})
 	want := map[string]string{}
 	for i := range 3000 {
@@ -260,6 +263,7 @@ func TestState(t *testing.T) {
 }
 
 func TestConcurrent(t *testing.T) {
+	t.Parallel()
 	q := open(t, Options{SegmentBytes: 256 << 10, CacheBytes: 128 << 10})
 	const writers, each = 4, 2000
 	var group sync.WaitGroup
@@ -307,6 +311,7 @@ func TestConcurrent(t *testing.T) {
 // Where a batch of a chain cannot be stored, none that was appended after it is, until its owner
 // begins another chain. Others are not concerned.
 func TestChain(t *testing.T) {
+	t.Parallel()
 	q := open(t, Options{})
 	outcome := make(chan error, 10)
 	chain := new(Chain)

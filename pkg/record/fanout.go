@@ -9,10 +9,11 @@ import (
 const (
 	// MaxLiveReaders bounds how many may read along.
 	MaxLiveReaders = 32
-	// LiveEvents and liveBytes bound what waits for one of them. All wait for the newest, so
-	// that they share its memory.
+	// LiveEvents bounds how many events wait for one of them. All wait for the newest, so that
+	// they share its memory.
 	LiveEvents = 4096
-	LiveBytes  = 4 << 20
+	// LiveBytes bounds how many bytes of events wait for one of them.
+	LiveBytes = 4 << 20
 )
 
 // Errors of those who read along.
@@ -32,18 +33,18 @@ type Fanout struct {
 	ended   bool
 }
 
-// liveBatch is what one commit stored; readers share it.
-type liveBatch struct {
+// LiveBatch is what one commit stored; readers share it.
+type LiveBatch struct {
 	records [][]byte // end to end in one piece of memory
 	bytes   int
 }
 
 // Gather copies records that are about to be stored, if anybody reads along; else it returns nil.
-func (l *Fanout) Gather(records [][]byte) *liveBatch {
+func (l *Fanout) Gather(records [][]byte) *LiveBatch {
 	if l == nil || l.reading.Load() == 0 || len(records) == 0 {
 		return nil
 	}
-	b := &liveBatch{records: make([][]byte, len(records))}
+	b := &LiveBatch{records: make([][]byte, len(records))}
 	for _, r := range records {
 		b.bytes += len(r)
 	}
@@ -62,7 +63,7 @@ func (l *Fanout) Gather(records [][]byte) *liveBatch {
 }
 
 // Publish hands a batch that was stored to all readers. It never waits for one.
-func (l *Fanout) Publish(b *liveBatch) {
+func (l *Fanout) Publish(b *LiveBatch) {
 	if b == nil {
 		return
 	}
@@ -114,7 +115,7 @@ type Follower struct {
 	Wake chan struct{} // holds one token when there may be something new
 
 	mu      sync.Mutex
-	batches []*liveBatch
+	batches []*LiveBatch
 	Events  int
 	Bytes   int
 	lost    int
@@ -136,7 +137,7 @@ func (r *Follower) notify() {
 }
 
 // put adds a batch. What waits longest goes where there is no room.
-func (r *Follower) put(b *liveBatch) {
+func (r *Follower) put(b *LiveBatch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.batches = append(r.batches, b)

@@ -124,6 +124,7 @@ func (m *Metrics) ForHMC(name string) *HMCMetrics {
 	return h
 }
 
+// ConnectFailed counts an attempt to connect that has failed, by its reason.
 func (h *HMCMetrics) ConnectFailed(reason string) {
 	if !slices.Contains(status.FailureReasons, reason) {
 		reason = receiver.ReasonOther
@@ -131,6 +132,7 @@ func (h *HMCMetrics) ConnectFailed(reason string) {
 	h.all.connectFailures.WithLabelValues(h.hmc, reason).Inc()
 }
 
+// Notified counts a notification by its type.
 func (h *HMCMetrics) Notified(typ string) {
 	c, ok := h.notifications[typ]
 	if !ok {
@@ -166,6 +168,7 @@ func (h *HMCMetrics) Received() int64 {
 	return n
 }
 
+// MissedOn counts n notifications that were missed on topics of a type.
 func (h *HMCMetrics) MissedOn(topicType string, n int) {
 	c, ok := h.missed[topicType]
 	if !ok {

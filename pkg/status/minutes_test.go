@@ -7,6 +7,7 @@ import (
 )
 
 func TestMinutes(t *testing.T) {
+	t.Parallel()
 	start := time.Unix(1_700_000_040, 0) // at the beginning of a minute
 	last := func(n int64, before ...int64) []int64 {
 		return append(make([]int64, RatedMinutes-1-len(before)), append(before, n)...)

@@ -12,6 +12,7 @@ import (
 
 // Each reason that the metrics have has words of its own, and each of them ends as a sentence does.
 func TestAdviceForEachReason(t *testing.T) {
+	t.Parallel()
 	seen := map[string]string{}
 	for _, reason := range FailureReasons {
 		h := HMCStatus{State: StateDisconnected, Problems: []Problem{{ProblemKind(reason), "the link is disconnected: x"}}}
@@ -28,6 +29,7 @@ func TestAdviceForEachReason(t *testing.T) {
 }
 
 func TestTroublesOfAnHMC(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
 	in := func(d time.Duration) *time.Time { return TimeOrNil(now.Add(d)) }
 	for name, test := range map[string]struct {
@@ -64,6 +66,7 @@ func TestTroublesOfAnHMC(t *testing.T) {
 }
 
 func TestTroublesOfASink(t *testing.T) {
+	t.Parallel()
 	since := time.Now()
 	for name, test := range map[string]struct {
 		status SinkStatus
@@ -96,6 +99,7 @@ func TestTroublesOfASink(t *testing.T) {
 
 // A problem is its text for whoever reads the status as JSON.
 func TestProblemAsJSON(t *testing.T) {
+	t.Parallel()
 	problems := []Problem{{ProblemTopic, `topic "x": refused`}}
 	data, err := json.Marshal(HMCStatus{Problems: problems})
 	if err != nil || !strings.Contains(string(data), `"problems":["topic \"x\": refused"]`) {
@@ -111,6 +115,7 @@ func TestProblemAsJSON(t *testing.T) {
 }
 
 func TestTroublesOfTheStorage(t *testing.T) {
+	t.Parallel()
 	s := Status{
 		Storage: StorageStatus{Path: "/data", Bytes: 95, MaxBytes: 100, Error: "read-only file system"},
 		Removed: []RemovedSink{{Name: "old", Waiting: Waiting{QueueEvents: 1}}},

@@ -68,6 +68,7 @@ func convertAll(t *testing.T, c *Converter, topic string, h receiver.Headers, bo
 
 // What each shape of a notification becomes: those of captures from real HMCs and of IBM's book.
 func TestConvert(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, topic   string
 		headers       receiver.Headers
@@ -155,6 +156,7 @@ func TestConvert(t *testing.T) {
 
 // A captured os-message: message-id as a string and as a number, timestamp -1, prompt "" and null, several at once.
 func TestConvertOSMessages(t *testing.T) {
+	t.Parallel()
 	const body = `{"os-messages":[
 	  {"sequence-number":1564,"message-id":"0","message-text":" \n","os-name":null,"timestamp":-1,"sound-alarm":false,"is-priority":false,"is-held":false,"is-refresh":false,"prompt-text":""},
 	  {"sequence-number":1565,"message-id":2328551,"message-text":"IEE094D\nsecond line","os-name":"ZOS1","timestamp":1574705197000,"sound-alarm":false,"is-priority":false,"is-held":true,"is-refresh":true,"prompt-text":null}]}`
@@ -185,6 +187,7 @@ func TestConvertOSMessages(t *testing.T) {
 }
 
 func TestConvertLogEntries(t *testing.T) {
+	t.Parallel()
 	const entry = `{"event-time":1574705197000,"event-id":"1941","event-name":"x","event-message":"User zbc has logged on","userid":"zbc","user-uri":null,"event-data-items":[{"data-item-number":0}],"event-details":[]}`
 	c := newConverter()
 	h := receiver.Headers{{Name: "notification-type", Value: "log-entry"}, {Name: "message-id", Value: "ID:1"}}
@@ -210,6 +213,7 @@ func TestConvertLogEntries(t *testing.T) {
 
 // The id is the same for the same frame and another one for anything else.
 func TestConvertIDs(t *testing.T) {
+	t.Parallel()
 	c := newConverter()
 	one := convertAll(t, c, "u.1", partitionHeaders("status-change"), "{}")[0].ID
 	if again := convertAll(t, c, "u.1", partitionHeaders("status-change"), "{}")[0].ID; again != one {

@@ -34,6 +34,7 @@ func described(c *Converter, typ, body string, headers ...string) []event.Event 
 
 // "facts" names the statement of docs/hmc-behavior.md.
 func TestSummaries(t *testing.T) {
+	t.Parallel()
 	const element = "/api/partitions/e12121da/nics/n1"
 	nic := []string{"class", "nic", "object-uri", "/api/partitions/e12121da", "element-uri", element, "element-id", "n1"}
 	for _, test := range []struct {
@@ -183,6 +184,7 @@ func TestSummaries(t *testing.T) {
 
 // How long a status has lasted is known from the second change on.
 func TestHowLongAStatusLasted(t *testing.T) {
+	t.Parallel()
 	c := newConverter()
 	headers := []string{"class", "partition", "name", "PART1", "object-uri", "/api/partitions/e12121da"}
 	change := func(ms, from, to string) event.Event {
@@ -209,6 +211,7 @@ func TestHowLongAStatusLasted(t *testing.T) {
 }
 
 func TestSeverityOfTheConfiguration(t *testing.T) {
+	t.Parallel()
 	c := newConverter()
 	c.Severities = NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info", "dreaming": "critical"}})
 	for status, want := range map[string]string{"stopped": "info", "dreaming": "critical", "terminated": "critical", "degraded": "warning"} {
@@ -221,6 +224,7 @@ func TestSeverityOfTheConfiguration(t *testing.T) {
 
 // A summary is one line of a bearable length, whatever an operating system or an HMC sends.
 func TestSummaryIsOneLine(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("ü", 400)
 	texts := []string{`a\u0007b\u001b[31mc`, long, `a\r\nb`, `\u007f`, `a\u0085b\u009b31mc`, `a\u2028b\u2029c`, "a\xff\xfeb", strings.Repeat("\xff", 299)}
 	for i := range 8 {

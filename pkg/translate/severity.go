@@ -9,6 +9,7 @@ import (
 // It does not change; nil is the built-in table alone.
 type Severities struct{ status, eventID config.SeverityTable }
 
+// NewSeverities returns the severities that a configuration asks for.
 func NewSeverities(c config.Severity) *Severities {
 	return &Severities{status: c.Status, eventID: c.EventID}
 }

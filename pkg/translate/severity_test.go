@@ -10,6 +10,7 @@ import (
 
 // Every status that HMCs are known to have, of CPCs, partitions and classic LPARs (4.1), and one that nobody has seen.
 func TestSeverityOfStatuses(t *testing.T) {
+	t.Parallel()
 	for status, want := range map[string]string{
 		"active": "info", "operating": "info", "acceptable": "info", "starting": "info", "stopping": "info", "dreaming": "info",
 		"stopped": "warning", "paused": "warning", "degraded": "warning", "not-operating": "warning", "not-activated": "warning", "service": "warning",
@@ -33,6 +34,7 @@ func TestSeverityOfStatuses(t *testing.T) {
 
 // What the HMC calls unacceptable (4.1) is a warning at least, and no less than the table says.
 func TestSeverityOfUnacceptableStatuses(t *testing.T) {
+	t.Parallel()
 	quiet := NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info"}})
 	for _, test := range []struct {
 		status, unacceptable string
@@ -58,6 +60,7 @@ func TestSeverityOfUnacceptableStatuses(t *testing.T) {
 
 // The ids by which an HMC says that somebody was not let in, and what the configuration makes of them.
 func TestSeverityOfLogEntries(t *testing.T) {
+	t.Parallel()
 	warned := []string{"136", "137", "138", "191", "192", "193", "522", "859", "1286", "1287", "1324", "1340", "1691", "1692", "2031"}
 	entry := func(s *Severities, id string) string {
 		c := newConverter()
@@ -84,6 +87,7 @@ func TestSeverityOfLogEntries(t *testing.T) {
 
 // Classes, statuses, types, headers and members that nobody has seen yet arrive as the HMC sent them (4.7).
 func TestUnknownPassesThrough(t *testing.T) {
+	t.Parallel()
 	for typ, body := range map[string]string{
 		"status-change":    `{"change-reports":[{"old-status":"x1","new-status":"x2","mood":{"a":[1,null,"é"]}}],"more":1.50}`,
 		"property-change":  `{"change-reports":[{"property-name":"p","old-value":{"b":1},"new-value":[[]],"why":"?"}],"more":{}}`,

@@ -13,12 +13,14 @@ type TopicTable struct {
 	kinds map[string]string
 }
 
+// Set replaces the topics by those of a new session. The table keeps the map.
 func (t *TopicTable) Set(kinds map[string]string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.kinds = kinds
 }
 
+// Add adds a topic to those that Set gave, which must have been called before.
 func (t *TopicTable) Add(topic, kind string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

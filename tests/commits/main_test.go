@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,8 +24,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	// seedVariable names the only seed to run.
 	seedVariable = "HMCNOTIFYD_COMMITS_SEED"
-	// seedsVariable is how many seeds are run, from 1 on.
-	seedsVariable = "HMCNOTIFYD_COMMITS_SEEDS"
 	// keepVariable names a directory in which logs and events of runs that fail are kept.
 	keepVariable = "HMCNOTIFYD_COMMITS_KEEP"
 	// strictVariable names, with commas between, the faults that are not left out.
@@ -75,15 +75,12 @@ func number(t *testing.T, variable string, other int) int {
 	return n
 }
 
-// TestCommits runs 20 seeds, with HMCNOTIFYD_STORM=full 1,000. A seed decides on the HMCs, on what
+// TestCommits runs 20 seeds, in `make storm` 1,000. A seed decides on the HMCs, on what
 // they publish and on how many commits fail. How the goroutines run against each other it cannot
 // decide.
 func TestCommits(t *testing.T) {
-	count := 20
-	if os.Getenv("HMCNOTIFYD_STORM") == "full" {
-		count = 1000
-	}
-	from, to := 1, number(t, seedsVariable, count)
+	count := soak.Count(t, "COMMITS", 20, 1000)
+	from, to := 1, count
 	if seed := number(t, seedVariable, 0); seed != 0 {
 		from, to = seed, seed
 	}

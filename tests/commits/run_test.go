@@ -30,7 +30,7 @@ import (
 const (
 	// within is how long a run waits for something that takes moments on a machine with nothing
 	// else to do.
-	within = 90 * time.Second
+	within = 4 * time.Minute
 	// calm is how long nothing may come after everything has.
 	calm = 500 * time.Millisecond
 )

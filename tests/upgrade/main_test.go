@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // within is how long a test waits for something that takes moments on a machine with nothing else
 // to do.
-const within = 60 * time.Second
+const within = 5 * time.Minute
 
 // await waits until ok returns nil.
 func await(t testing.TB, what string, ok func() error) {
