@@ -133,10 +133,10 @@ func TestArchitecturePaths(t *testing.T) {
 	}
 }
 
-// pathFile is a file of a path: the functions that the list names, and those that it calls.
+// pathFile is a file of a path: the methods that the list names, and those that it calls.
 type pathFile struct{ named, calls map[string]bool }
 
-// joins says whether f calls a function that is named of g.
+// joins says whether f calls a method that is named of g.
 func (f pathFile) joins(g pathFile) bool {
 	for name := range g.named {
 		if f.calls[name] {
@@ -169,16 +169,13 @@ func functionsIn(f goFile) map[string]bool {
 	return names
 }
 
-// callsIn returns the names of the functions and methods that a file calls.
+// callsIn returns the names of the methods that a file calls.
 func callsIn(f goFile) map[string]bool {
 	names := map[string]bool{}
 	ast.Inspect(f.ast, func(n ast.Node) bool {
 		if call, ok := n.(*ast.CallExpr); ok {
-			switch fn := call.Fun.(type) {
-			case *ast.SelectorExpr:
-				names[fn.Sel.Name] = true
-			case *ast.Ident:
-				names[fn.Name] = true
+			if method, ok := call.Fun.(*ast.SelectorExpr); ok {
+				names[method.Sel.Name] = true
 			}
 		}
 		return true
