@@ -19,8 +19,8 @@ func foreign() []string {
 	}
 }
 
-// TestTroubleshootingTexts wants each text that docs/troubleshooting.md explains to stand in the code, so that a user who sees one
-// finds it. What stands between dots and numbers is looked for.
+// TestTroubleshootingTexts wants each text that docs/troubleshooting.md explains to stand in the
+// code, so that a user who sees one finds it. What stands between dots and numbers is looked for.
 func TestTroubleshootingTexts(t *testing.T) {
 	var literals []string
 	for _, f := range goFiles(t) {
@@ -56,7 +56,8 @@ func TestTroubleshootingTexts(t *testing.T) {
 	}
 }
 
-// TestDocumentsAreListed wants each document to be reached from README.md or docs/README.md: what nobody links to nobody reads.
+// TestDocumentsAreListed wants each document to be reached from README.md or docs/README.md: what
+// nobody links to nobody reads.
 func TestDocumentsAreListed(t *testing.T) {
 	start, index := readFile(t, "README.md"), readFile(t, "docs/README.md")
 	for _, name := range markdownFiles(t) {
@@ -90,9 +91,10 @@ func TestParsersAreFuzzed(t *testing.T) {
 	}
 }
 
-// TestArchitecturePaths follows the two lists of docs/architecture.md, the files that a notification
-// passes, in the code: each function that is named is there, and every file but the first is joined
-// by a call to one that stands before it, so that a reader who goes from call to call sees the same.
+// TestArchitecturePaths follows the two lists of docs/architecture.md, the files that a
+// notification passes, in the code: each function that is named is there, and every file but the
+// first is joined by a call to one that stands before it, so that a reader who goes from call to
+// call sees the same.
 func TestArchitecturePaths(t *testing.T) {
 	code := map[string]goFile{}
 	for _, f := range goFiles(t) {
