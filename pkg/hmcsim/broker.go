@@ -15,44 +15,60 @@ import (
 	"go.uber.org/zap"
 )
 
-// BrokerOptions say what kind of broker StartBroker starts. The zero value is a broker over TLS on 127.0.0.1 with a
-// free port and a CA of its own, userid hmcuser, password hmcpass, and no topics.
+// BrokerOptions say what kind of broker StartBroker starts. The zero value is a broker over TLS on
+// 127.0.0.1 with a free port and a CA of its own, userid hmcuser, password hmcpass, and no topics.
 type BrokerOptions struct {
-	Addrs     []string // where to listen, host:port with port 0 for a free one; none: 127.0.0.1:0
-	PlainText bool     // no TLS, as old HMCs on port 61613
+	// where to listen, host:port with port 0 for a free one; none: 127.0.0.1:0
+	Addrs []string
+	// no TLS, as old HMCs on port 61613
+	PlainText bool
 
-	CA              *CA              // issues the server certificate; nil: a new one
-	CertificateKind CertificateKind  // what is wrong with the certificate
-	Certificate     *tls.Certificate // used instead of one from the CA
+	// issues the server certificate; nil: a new one
+	CA *CA
+	// what is wrong with the certificate
+	CertificateKind CertificateKind
+	// used instead of one from the CA
+	Certificate *tls.Certificate
 
-	Userid, Password string                            // the only logon accepted; default hmcuser, hmcpass
-	Authenticate     func(login, passcode string) bool // instead of Userid and Password
+	// the only logon accepted; default hmcuser, hmcpass
+	Userid, Password string
+	// instead of Userid and Password
+	Authenticate func(login, passcode string) bool
 
-	Topics   []string // topic names that may be subscribed to, without "/topic/"
-	AnyTopic bool     // every topic may be subscribed to
+	// topic names that may be subscribed to, without "/topic/"
+	Topics []string
+	// every topic may be subscribed to
+	AnyTopic bool
 
-	CloseAfterRefusal bool // close the connection after the ERROR for an unknown topic; a stock broker leaves it open
+	// close the connection after the ERROR for an unknown topic; a stock broker leaves it open
+	CloseAfterRefusal bool
 
-	// MaxPendingBytes limits what waits for one client that does not read. ActiveMQ keeps all of it in memory, since
-	// the topics are non-durable and no limit is set on a stock broker (what an HMC sets is not known). Beyond the
-	// limit the connection is dropped and counted in BrokerStats.Overflows. Default 256 MiB.
+	// MaxPendingBytes limits what waits for one client that does not read. ActiveMQ keeps all
+	// of it in memory, since the topics are non-durable and no limit is set on a stock broker
+	// (what an HMC sets is not known). Beyond the limit the connection is dropped and counted
+	// in BrokerStats.Overflows. Default 256 MiB.
 	MaxPendingBytes int
 
-	ConnectTimeout time.Duration // from the accept to CONNECT; default 30 s, as ActiveMQ's
-	HostName       string        // in session and message ids; default HMCHOST
-	Server         string        // the header server of CONNECTED; default ActiveMQ/5.17.2
+	// from the accept to CONNECT; default 30 s, as ActiveMQ's
+	ConnectTimeout time.Duration
+	// in session and message ids; default HMCHOST
+	HostName string
+	// the header server of CONNECTED; default ActiveMQ/5.17.2
+	Server string
 
-	// OnSubscribe, if not nil, is called for each SUBSCRIBE. It must call attach once, which makes the subscription
-	// (or refuses it when the topic is unknown) and delivers first, before anything published later. It runs on the
-	// connection's reader and may take locks that are also held around Publish.
+	// OnSubscribe, if not nil, is called for each SUBSCRIBE. It must call attach once, which
+	// makes the subscription (or refuses it when the topic is unknown) and delivers first,
+	// before anything published later. It runs on the connection's reader and may take locks
+	// that are also held around Publish.
 	OnSubscribe func(topic string, attach func(first []Message))
 
-	Faults [][]Fault // the script, see Broker.Script
+	// the script, see Broker.Script
+	Faults [][]Fault
 	Logger *zap.Logger
 }
 
-// Message is what Publish sends: the headers and body an HMC's producer gives. The broker adds destination,
-// subscription, message-id, expires, priority and timestamp.
+// Message is what Publish sends: the headers and body an HMC's producer gives. The broker adds
+// destination, subscription, message-id, expires, priority and timestamp.
 type Message struct {
 	Headers []Header
 	Body    []byte
@@ -77,8 +93,8 @@ type BrokerStats struct {
 	Disconnects    int64 // DISCONNECT frames
 }
 
-// Broker is a STOMP broker that behaves as the Apache ActiveMQ inside an HMC: the HMC is the only producer, clients
-// only subscribe, nothing is kept for a client that is not connected.
+// Broker is a STOMP broker that behaves as the Apache ActiveMQ inside an HMC: the HMC is the only
+// producer, clients only subscribe, nothing is kept for a client that is not connected.
 type Broker struct {
 	opts BrokerOptions
 	log  *zap.Logger
@@ -115,11 +131,12 @@ type topic struct {
 }
 
 type subscription struct {
-	id       string
-	line     []byte // the encoded header
-	topic    *topic // nil when the topic has ended
-	link     *link
-	replaced bool // a later one has its id: both get messages, and only the later can be unsubscribed
+	id    string
+	line  []byte // the encoded header
+	topic *topic // nil when the topic has ended
+	link  *link
+	// a later one has its id: both get messages, and only the later can be unsubscribed
+	replaced bool
 }
 
 // StartBroker starts a broker. Close ends it.
@@ -233,7 +250,8 @@ func (b *Broker) listenLocked() error {
 		}
 		b.addrs[i] = ln.Addr().String()
 		if i == 0 {
-			// Further addresses with port 0 share the first one's port, so that localhost is one broker on both families.
+			// Further addresses with port 0 share the first one's port, so that
+			// localhost is one broker on both families.
 			_, port, err := net.SplitHostPort(b.addrs[0])
 			if err == nil {
 				for j := range b.addrs[1:] {
@@ -254,8 +272,8 @@ func (b *Broker) listenLocked() error {
 	return nil
 }
 
-// listen listens on addr. The port of an earlier time may have been taken by a passing connection: again waits a
-// little for it.
+// listen listens on addr. The port of an earlier time may have been taken by a passing connection:
+// again waits a little for it.
 func listen(addr string, again bool) (net.Listener, error) {
 	var lc net.ListenConfig
 	for attempt := 0; ; attempt++ {
@@ -307,8 +325,8 @@ func (b *Broker) nextFaultsLocked() []Fault {
 	return faults
 }
 
-// Close ends the broker: it listens no longer, all connections are cut, and all its goroutines have ended when
-// it returns.
+// Close ends the broker: it listens no longer, all connections are cut, and all its goroutines have
+// ended when it returns.
 func (b *Broker) Close() error {
 	b.mu.Lock()
 	b.closed = true
@@ -332,8 +350,9 @@ func (b *Broker) stop() {
 	b.wg.Wait()
 }
 
-// Restart stops the broker, waits for downtime, and starts it again on the same ports. Connections are cut and
-// subscriptions are gone; topics are gone too unless they are in topics; ids name a new start time.
+// Restart stops the broker, waits for downtime, and starts it again on the same ports. Connections
+// are cut and subscriptions are gone; topics are gone too unless they are in topics; ids name a new
+// start time.
 func (b *Broker) Restart(downtime time.Duration, topics ...string) error {
 	b.stop()
 	time.Sleep(downtime)
@@ -421,8 +440,9 @@ func (b *Broker) addTopicLocked(name string) *topic {
 	return t
 }
 
-// RemoveTopic ends a topic: it may not be subscribed to any more. Its subscriptions fall silent, or with cut their
-// connections are closed. (Which of the two an HMC does when a session ends is not known.)
+// RemoveTopic ends a topic: it may not be subscribed to any more. Its subscriptions fall silent, or
+// with cut their connections are closed. (Which of the two an HMC does when a session ends is not
+// known.)
 func (b *Broker) RemoveTopic(name string, cut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -451,8 +471,9 @@ func (b *Broker) Subscribers(name string) int {
 	return 0
 }
 
-// Publish sends a message to all subscribers of a topic and returns how many they are. It never waits for any of
-// them. The message's memory is not kept. A topic that does not exist has no subscribers.
+// Publish sends a message to all subscribers of a topic and returns how many they are. It never
+// waits for any of them. The message's memory is not kept. A topic that does not exist has no
+// subscribers.
 func (b *Broker) Publish(topicName string, headers []Header, body []byte) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -472,8 +493,8 @@ func (b *Broker) Publish(topicName string, headers []Header, body []byte) int {
 	return len(t.subs)
 }
 
-// Script appends to the script: each of conns is the faults of one connection yet to come, in the order they are
-// accepted. An empty one stands for a connection that works.
+// Script appends to the script: each of conns is the faults of one connection yet to come, in the
+// order they are accepted. An empty one stands for a connection that works.
 func (b *Broker) Script(conns ...[]Fault) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -494,15 +515,16 @@ func (b *Broker) ClearScript() {
 	b.script, b.always = nil, nil
 }
 
-// FaultAlways gives these faults to every connection accepted from now on, besides the script's; none ends that.
+// FaultAlways gives these faults to every connection accepted from now on, besides the script's;
+// none ends that.
 func (b *Broker) FaultAlways(faults ...Fault) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.always = slices.Clone(faults)
 }
 
-// FaultNow gives these faults to the connections that are CONNECTED now and returns how many they are. Kinds that
-// act only while a connection is made have no effect.
+// FaultNow gives these faults to the connections that are CONNECTED now and returns how many they
+// are. Kinds that act only while a connection is made have no effect.
 func (b *Broker) FaultNow(faults ...Fault) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -603,9 +625,9 @@ func (b *Broker) remove(l *link) {
 	delete(b.links, l)
 }
 
-// unapprovedTopic is what a real HMC answered to a SUBSCRIBE for a topic it does not know (public capture of 2021).
-// The body begins with the name of the Java class, as an ActiveMQ before 5.16 prints it; the HMC's own classes in the
-// trace are made up.
+// unapprovedTopic is what a real HMC answered to a SUBSCRIBE for a topic it does not know (public
+// capture of 2021). The body begins with the name of the Java class, as an ActiveMQ before 5.16
+// prints it; the HMC's own classes in the trace are made up.
 func unapprovedTopic(destination string) string {
 	return "  remote addConsumer failed because the specified destination, '" + destinationURI(destination) +
 		"', is not a known or approved topic."
@@ -631,11 +653,13 @@ func unapprovedTopicTrace(destination string) string {
 `
 }
 
-// encoder builds a MESSAGE once for all its subscribers: with and without escaping, each only if somebody needs it.
+// encoder builds a MESSAGE once for all its subscribers: with and without escaping, each only if
+// somebody needs it.
 type encoder struct {
-	headers    []Header
-	body       []byte
-	head, tail [2][]byte // without, with escaping; what comes before and after the header subscription
+	headers []Header
+	body    []byte
+	// without, with escaping; what comes before and after the header subscription
+	head, tail [2][]byte
 	done       [2]bool
 }
 
@@ -650,8 +674,8 @@ func (e *encoder) begin(b *Broker, t *topic, headers []Header, body []byte) {
 		{"priority", "4"},
 		{"timestamp", strconv.FormatInt(time.Now().UnixMilli(), 10)},
 	}
-	// The order of headers is arbitrary (ActiveMQ keeps them in a hash map); turning it makes clients show that
-	// they do not count on one.
+	// The order of headers is arbitrary (ActiveMQ keeps them in a hash map); turning it makes
+	// clients show that they do not count on one.
 	n := len(own) + len(headers)
 	turn := int(t.seq % int64(n))
 	e.headers = e.headers[:0]

@@ -14,15 +14,18 @@ import (
 	"time"
 )
 
-// CertificateKind names what is wrong, if anything, with the certificate that REST and broker present.
+// CertificateKind names what is wrong, if anything, with the certificate that REST and broker
+// present.
 type CertificateKind string
 
 // The kinds of server certificates.
 const (
-	CertificateGood       CertificateKind = ""            // by the CA, for localhost, 127.0.0.1 and ::1
-	CertificateExpired    CertificateKind = "expired"     // as good, but its time is over
-	CertificateSelfSigned CertificateKind = "self-signed" // for the right names, by nobody but itself: the default of a real HMC
-	CertificateOtherName  CertificateKind = "other-name"  // by the CA, for hmc.example.com only
+	// by the CA, for localhost, 127.0.0.1 and ::1.
+	CertificateGood    CertificateKind = ""
+	CertificateExpired CertificateKind = "expired" // as good, but its time is over
+	// for the right names, by nobody but itself: the default of a real HMC.
+	CertificateSelfSigned CertificateKind = "self-signed"
+	CertificateOtherName  CertificateKind = "other-name" // by the CA, for hmc.example.com only
 )
 
 // CA is a certificate authority in memory.
@@ -71,13 +74,14 @@ func (ca *CA) Pool() *x509.CertPool {
 	return pool
 }
 
-// ClientTLS returns a client's configuration that trusts this CA only. ServerName is left to the caller's dialer.
+// ClientTLS returns a client's configuration that trusts this CA only. ServerName is left to the
+// caller's dialer.
 func (ca *CA) ClientTLS() *tls.Config {
 	return &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}
 }
 
-// Certificate issues a server certificate of the given kind. hosts are DNS names and IP addresses it is for;
-// none means localhost, 127.0.0.1 and ::1. CertificateOtherName ignores them.
+// Certificate issues a server certificate of the given kind. hosts are DNS names and IP addresses
+// it is for; none means localhost, 127.0.0.1 and ::1. CertificateOtherName ignores them.
 func (ca *CA) Certificate(kind CertificateKind, hosts ...string) (tls.Certificate, error) {
 	if len(hosts) == 0 {
 		hosts = []string{"localhost", "127.0.0.1", "::1"}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// topicKind completes the short names of topic types: "object", "job", "audit", "security", "os-message".
+// topicKind completes the short names of topic types: "object", "job", "audit", "security",
+// "os-message".
 func topicKind(s string) string {
 	switch s {
 	case "object", "job", "audit", "security", "os-message":
@@ -19,9 +20,9 @@ func topicKind(s string) string {
 	}
 }
 
-// Publish publishes a notification as it is on the topics of a type (TopicObject, ..., or just "object") of all
-// sessions, and returns how many subscriptions it went to. For OS messages: on every open channel. The sequence
-// numbers and the broker's headers are added.
+// Publish publishes a notification as it is on the topics of a type (TopicObject, ..., or just
+// "object") of all sessions, and returns how many subscriptions it went to. For OS messages: on
+// every open channel. The sequence numbers and the broker's headers are added.
 func (h *HMC) Publish(topicType string, headers []Header, body []byte) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -36,8 +37,8 @@ func (h *HMC) Publish(topicType string, headers []Header, body []byte) int {
 	return n
 }
 
-// SkipSequence makes the next notification of every topic miss numbers in session-sequence-nr, as if n
-// notifications had been lost.
+// SkipSequence makes the next notification of every topic miss numbers in session-sequence-nr, as
+// if n notifications had been lost.
 func (h *HMC) SkipSequence(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,7 +101,8 @@ func (h *HMC) Partitions() []PartitionInfo {
 	return infos
 }
 
-// Partition tells of one partition, named by its name, "CPC/name", object id or URI, as in all methods here.
+// Partition tells of one partition, named by its name, "CPC/name", object id or URI, as in all
+// methods here.
 func (h *HMC) Partition(key string) (PartitionInfo, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -122,8 +124,8 @@ func (h *HMC) withPartition(key string, do func(p *partition) error) error {
 	return do(p)
 }
 
-// StartPartition starts a partition that is at rest: status changes and the boot messages of its operating system
-// follow, StepDelay apart.
+// StartPartition starts a partition that is at rest: status changes and the boot messages of its
+// operating system follow, StepDelay apart.
 func (h *HMC) StartPartition(key string) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.busy || !p.stopped() {
@@ -134,8 +136,8 @@ func (h *HMC) StartPartition(key string) error {
 	})
 }
 
-// StopPartition stops a partition with a running operating system: its last messages and status changes follow,
-// StepDelay apart.
+// StopPartition stops a partition with a running operating system: its last messages and status
+// changes follow, StepDelay apart.
 func (h *HMC) StopPartition(key string) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.busy || !p.hasOS() {
@@ -154,7 +156,8 @@ func (h *HMC) SetPartitionStatus(key, status string) error {
 	})
 }
 
-// SetCPCStatus gives a CPC any status, at once. Its partitions keep theirs: see SetCommunicating for the loss of the SE.
+// SetCPCStatus gives a CPC any status, at once. Its partitions keep theirs: see SetCommunicating
+// for the loss of the SE.
 func (h *HMC) SetCPCStatus(key, status string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -165,8 +168,8 @@ func (h *HMC) SetCPCStatus(key, status string) error {
 	return err
 }
 
-// RenamePartition gives a partition another name. That it is another partition's is not refused: when two swap their names,
-// an HMC's clients see two of one name for a moment.
+// RenamePartition gives a partition another name. That it is another partition's is not refused:
+// when two swap their names, an HMC's clients see two of one name for a moment.
 func (h *HMC) RenamePartition(key, name string) error {
 	return h.withPartition(key, func(p *partition) error {
 		switch {
@@ -232,7 +235,8 @@ func (h *HMC) RemoveCPC(key string) error {
 	return nil
 }
 
-// CreatePartition makes a partition of a CPC (by name, object id or URI), at rest. A name "" gives the next free one.
+// CreatePartition makes a partition of a CPC (by name, object id or URI), at rest. A name "" gives
+// the next free one.
 func (h *HMC) CreatePartition(cpc, name string) (PartitionInfo, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -256,8 +260,9 @@ func (h *HMC) DeletePartition(key string) error {
 	})
 }
 
-// OSMessages lets the operating system of a partition write one message for each text, all in one notification, and
-// returns how many subscriptions it went to; those of HMCs with a lag are not counted.
+// OSMessages lets the operating system of a partition write one message for each text, all in one
+// notification, and returns how many subscriptions it went to; those of HMCs with a lag are not
+// counted.
 func (h *HMC) OSMessages(key string, texts ...string) (int, error) {
 	n := 0
 	err := h.withPartition(key, func(p *partition) error {
@@ -267,8 +272,8 @@ func (h *HMC) OSMessages(key string, texts ...string) (int, error) {
 	return n, err
 }
 
-// SetOSMessageSequence makes a number the sequence-number of a partition's next OS message: for wraps, gaps and
-// restarts of the sequence.
+// SetOSMessageSequence makes a number the sequence-number of a partition's next OS message: for
+// wraps, gaps and restarts of the sequence.
 func (h *HMC) SetOSMessageSequence(key string, next int64) error {
 	return h.withPartition(key, func(p *partition) error {
 		p.nextSeq = next
@@ -276,10 +281,11 @@ func (h *HMC) SetOSMessageSequence(key string, next int64) error {
 	})
 }
 
-// SetCommunicating cuts the support element of a CPC off, or brings it back: a burst of status changes of the CPC and
-// all its partitions, to communications-not-active (classic LPARs: status-check) and from there. Of the partitions' some
-// are published twice when it is cut off, and all when it is back. What changes meanwhile shows when it is back, and what
-// operating systems write meanwhile is held, but not published.
+// SetCommunicating cuts the support element of a CPC off, or brings it back: a burst of status
+// changes of the CPC and all its partitions, to communications-not-active (classic LPARs:
+// status-check) and from there. Of the partitions' some are published twice when it is cut off, and
+// all when it is back. What changes meanwhile shows when it is back, and what operating systems
+// write meanwhile is held, but not published.
 func (h *HMC) SetCommunicating(cpc string, up bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -297,7 +303,8 @@ type HardwareMessage struct {
 	Time      time.Time
 }
 
-// HardwareMessages tells of the hardware messages of a CPC, or with cpc "" of the console, the oldest first.
+// HardwareMessages tells of the hardware messages of a CPC, or with cpc "" of the console, the
+// oldest first.
 func (h *HMC) HardwareMessages(cpc string) ([]HardwareMessage, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -312,9 +319,9 @@ func (h *HMC) HardwareMessages(cpc string) ([]HardwareMessage, error) {
 	return infos, nil
 }
 
-// AddHardwareMessage adds a hardware message to a CPC, or with cpc "" to the console, and returns its URI. The
-// property-change of has-hardware-messages is published when it is the first; for what else is published see
-// Options.HardwareMessageChanges and HardwareMessageInventory.
+// AddHardwareMessage adds a hardware message to a CPC, or with cpc "" to the console, and returns
+// its URI. The property-change of has-hardware-messages is published when it is the first; for what
+// else is published see Options.HardwareMessageChanges and HardwareMessageInventory.
 func (h *HMC) AddHardwareMessage(cpc, text string) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -345,8 +352,8 @@ func (h *HMC) DeleteHardwareMessage(uri string) error {
 	return nil
 }
 
-// DeleteHardwareMessages removes all hardware messages of a CPC, or with cpc "" of the console, as a person there
-// would.
+// DeleteHardwareMessages removes all hardware messages of a CPC, or with cpc "" of the console, as
+// a person there would.
 func (h *HMC) DeleteHardwareMessages(cpc string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -358,8 +365,8 @@ func (h *HMC) DeleteHardwareMessages(cpc string) error {
 	return nil
 }
 
-// LogEntries writes entries into the audit or security log (TopicAudit, TopicSecurity, or "audit", "security"), all
-// in one notification, and returns how many subscriptions it went to.
+// LogEntries writes entries into the audit or security log (TopicAudit, TopicSecurity, or "audit",
+// "security"), all in one notification, and returns how many subscriptions it went to.
 func (h *HMC) LogEntries(topicType string, entries ...LogEntry) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -370,9 +377,9 @@ func (h *HMC) LogEntries(topicType string, entries ...LogEntry) int {
 	return h.logLocked(topicKind(topicType), made...)
 }
 
-// StartJob starts a job in a session, named by its SessionInfo.SessionID, or with "" in the one that was made last, and
-// returns the job's URI. It runs until CompleteJob or CancelJob, or until its session ends. A client may cancel it: it is
-// then cancel-pending until one of the two.
+// StartJob starts a job in a session, named by its SessionInfo.SessionID, or with "" in the one
+// that was made last, and returns the job's URI. It runs until CompleteJob or CancelJob, or until
+// its session ends. A client may cancel it: it is then cancel-pending until one of the two.
 func (h *HMC) StartJob(session string) (uri string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -388,7 +395,8 @@ func (h *HMC) StartJob(session string) (uri string, err error) {
 	return j.uri(), nil
 }
 
-// CompleteJob ends a job that runs, and its session is told. A job that is cancel-pending ends as canceled.
+// CompleteJob ends a job that runs, and its session is told. A job that is cancel-pending ends as
+// canceled.
 func (h *HMC) CompleteJob(uri string, result JobResult) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -437,7 +445,8 @@ func (h *HMC) CompleteJobs() []string {
 	return uris
 }
 
-// SetPassword changes a user's password, or makes the user, and enables one that was disabled. Sessions live on.
+// SetPassword changes a user's password, or makes the user, and enables one that was disabled.
+// Sessions live on.
 func (h *HMC) SetPassword(userid, password string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -445,7 +454,8 @@ func (h *HMC) SetPassword(userid, password string) {
 	delete(h.failures, userid)
 }
 
-// Disabled says whether a userid has been disabled by too many refused logons, see Options.DisableAfter.
+// Disabled says whether a userid has been disabled by too many refused logons, see
+// Options.DisableAfter.
 func (h *HMC) Disabled(userid string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -490,15 +500,16 @@ func (h *HMC) ExpiredSessions() int64 {
 	return h.expired
 }
 
-// Published returns how many notifications of each type were published, one for each session's topic.
+// Published returns how many notifications of each type were published, one for each session's
+// topic.
 func (h *HMC) Published() map[string]int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return maps.Clone(h.published)
 }
 
-// Delivered returns how many notifications of each type were handed to subscriptions. What a connection's fault
-// withholds, or what a connection that ends has not sent, is counted too.
+// Delivered returns how many notifications of each type were handed to subscriptions. What a
+// connection's fault withholds, or what a connection that ends has not sent, is counted too.
 func (h *HMC) Delivered() map[string]int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -310,7 +310,8 @@ func (c *cpc) properties() map[string]any {
 	}
 }
 
-// properties returns the partition's properties, as Get Partition (or Logical Partition) Properties gives them.
+// properties returns the partition's properties, as Get Partition (or Logical Partition) Properties
+// gives them.
 func (p *partition) properties() map[string]any {
 	m := map[string]any{
 		"class":                         p.class(),

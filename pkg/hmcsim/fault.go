@@ -10,10 +10,12 @@ import (
 // FaultKind names one way in which a STOMP connection misbehaves.
 type FaultKind string
 
-// What can go wrong with a STOMP connection. The first group acts while the connection is made, the second changes
-// how the broker behaves on it from its start, the third happens when the fault's AfterFrames or After says.
+// What can go wrong with a STOMP connection. The first group acts while the connection is made, the
+// second changes how the broker behaves on it from its start, the third happens when the fault's
+// AfterFrames or After says.
 const (
-	FaultNone        FaultKind = "none"         // nothing: a script's place for a connection that works
+	// nothing: a script's place for a connection that works.
+	FaultNone        FaultKind = "none"
 	FaultClose       FaultKind = "close"        // accepted and closed at once
 	FaultReset       FaultKind = "reset"        // accepted and reset (RST) at once
 	FaultHangTLS     FaultKind = "hang-tls"     // accepted, the TLS handshake never goes on
@@ -23,14 +25,17 @@ const (
 	FaultEarlyEOLs   FaultKind = "early-eols"    // EOLs before CONNECTED
 	FaultNoHeartBeat FaultKind = "no-heart-beat" // CONNECTED says heart-beat:0,0, and none are sent
 	FaultNoReceipts  FaultKind = "no-receipts"   // no RECEIPT is ever sent
-	FaultRefuseTopic FaultKind = "refuse-topic"  // SUBSCRIBE to Topic is refused, as if it were unknown
+	// SUBSCRIBE to Topic is refused, as if it were unknown.
+	FaultRefuseTopic FaultKind = "refuse-topic"
 
-	FaultDrop           FaultKind = "drop"            // the connection is closed
-	FaultTruncate       FaultKind = "truncate"        // half a MESSAGE, then closed
-	FaultSilence        FaultKind = "silence"         // no more notifications; heart-beats go on
-	FaultHalfOpen       FaultKind = "half-open"       // nothing more is sent or answered, and the connection stays
-	FaultGarbage        FaultKind = "garbage"         // Size bytes that are no frame
-	FaultError          FaultKind = "error"           // an ERROR frame nobody asked for, with Message
+	FaultDrop     FaultKind = "drop"     // the connection is closed
+	FaultTruncate FaultKind = "truncate" // half a MESSAGE, then closed
+	FaultSilence  FaultKind = "silence"  // no more notifications; heart-beats go on
+	// nothing more is sent or answered, and the connection stays.
+	FaultHalfOpen FaultKind = "half-open"
+	FaultGarbage  FaultKind = "garbage" // Size bytes that are no frame
+	// an ERROR frame nobody asked for, with Message.
+	FaultError          FaultKind = "error"
 	FaultOversizeHeader FaultKind = "oversize-header" // a MESSAGE with a header line of Size bytes
 	FaultOversizeBody   FaultKind = "oversize-body"   // a MESSAGE with a body of Size bytes
 	FaultDrip           FaultKind = "drip"            // bytes come one by one, Interval apart
@@ -46,22 +51,31 @@ func FaultKinds() []FaultKind {
 	}
 }
 
-// Fault is one fault of one STOMP connection. The zero values of all fields but Kind are useful defaults.
+// Fault is one fault of one STOMP connection. The zero values of all fields but Kind are useful
+// defaults.
 type Fault struct {
 	Kind FaultKind
 
-	// When a fault of the third group happens: after so many MESSAGE frames on the connection, counted from its
-	// start (for Broker.FaultNow: from now), or so long after CONNECTED (from now). Both zero: as soon as the
-	// connection is CONNECTED (now). The frames of Broker.Flood count by the block of about 128 KiB.
+	// When a fault of the third group happens: after so many MESSAGE frames on the connection,
+	// counted from its start (for Broker.FaultNow: from now), or so long after CONNECTED (from
+	// now). Both zero: as soon as the connection is CONNECTED (now). The frames of Broker.Flood
+	// count by the block of about 128 KiB.
 	AfterFrames int
 	After       time.Duration
 
-	Topic       string        // FaultRefuseTopic: a part of the topic's name; "" = every topic
-	Message     string        // FaultError: the header message; "" = a general one
-	Close       bool          // FaultRefuseTopic, FaultError: the broker closes the connection after the ERROR
-	NoReceiptID bool          // FaultRefuseTopic: the ERROR carries no receipt-id
-	Size        int           // FaultGarbage (1 KiB), FaultOversizeHeader (1 MiB), FaultOversizeBody (65 MiB), FaultEarlyEOLs (2 EOLs)
-	Interval    time.Duration // FaultDrip: 1 ms
+	// FaultRefuseTopic: a part of the topic's name; "" = every topic
+	Topic string
+	// FaultError: the header message; "" = a general one
+	Message string
+	// FaultRefuseTopic, FaultError: the broker closes the connection after the ERROR
+	Close bool
+	// FaultRefuseTopic: the ERROR carries no receipt-id
+	NoReceiptID bool
+	// FaultGarbage (1 KiB), FaultOversizeHeader (1 MiB), FaultOversizeBody (65 MiB),
+	// FaultEarlyEOLs (2 EOLs)
+	Size int
+	// FaultDrip: 1 ms
+	Interval time.Duration
 }
 
 // size returns Size or its default.
@@ -169,8 +183,8 @@ func ParseFault(s string) (Fault, error) {
 	return f, nil
 }
 
-// ParseScript reads a script: the faults of each next connection, separated by semicolons; several faults of one
-// connection are joined by "+". "none" stands for a connection that works. Example:
+// ParseScript reads a script: the faults of each next connection, separated by semicolons; several
+// faults of one connection are joined by "+". "none" stands for a connection that works. Example:
 // "hang-tls; none; no-receipts+drop,frames=10".
 func ParseScript(s string) ([][]Fault, error) {
 	var script [][]Fault

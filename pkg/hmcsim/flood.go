@@ -18,25 +18,27 @@ type FloodOptions struct {
 }
 
 const (
-	// floodBase is where the numbers of a flood begin: all have the same number of digits, so that a block of frames
-	// that is encoded once can have its numbers changed in place.
+	// floodBase is where the numbers of a flood begin: all have the same number of digits, so
+	// that a block of frames that is encoded once can have its numbers changed in place.
 	floodBase = 1_000_000_000
 	// floodRound is the same for what counts the rounds through the messages.
 	floodRound = 2_000_000_000
 
 	// FloodNumber becomes the number of the frame in the body of a flood's message.
 	FloodNumber = "1000000000"
-	// FloodSequence becomes how often the message was sent, as the messages of an operating system are numbered.
+	// FloodSequence becomes how often the message was sent, as the messages of an operating
+	// system are numbered.
 	FloodSequence = "2000000000"
 )
 
 // floodBlock is about how many bytes are written at once.
 const floodBlock = 128 << 10
 
-// Flood sends frames to the present subscriptions of a topic as fast as each is read, and returns how many it wrote
-// to all of them together. The frames are encoded before the first is sent: besides TLS, the sender costs next to
-// nothing. Each frame has a message-id, session-sequence-nr (from 0 on plus 1,000,000,000) and global-sequence-nr of
-// its own. It ends when all is written, a connection ends, or ctx is done. What is published meanwhile comes between.
+// Flood sends frames to the present subscriptions of a topic as fast as each is read, and returns
+// how many it wrote to all of them together. The frames are encoded before the first is sent:
+// besides TLS, the sender costs next to nothing. Each frame has a message-id, session-sequence-nr
+// (from 0 on plus 1,000,000,000) and global-sequence-nr of its own. It ends when all is written, a
+// connection ends, or ctx is done. What is published meanwhile comes between.
 func (b *Broker) Flood(ctx context.Context, opts FloodOptions) (int64, error) {
 	if opts.Messages == nil {
 		opts.Messages = FloodMessages()
@@ -91,7 +93,8 @@ func (b *Broker) Flood(ctx context.Context, opts FloodOptions) (int64, error) {
 	return sent, err
 }
 
-// floodSource is the flood of one subscription. Only the link's writer uses it after newFloodSource.
+// floodSource is the flood of one subscription. Only the link's writer uses it after
+// newFloodSource.
 type floodSource struct {
 	link  *link
 	block []byte
@@ -112,7 +115,13 @@ type floodSpot struct {
 }
 
 func newFloodSource(b *Broker, t *topic, s *subscription, opts FloodOptions) *floodSource {
-	src := &floodSource{link: s.link, left: opts.Frames, next: floodBase, round: int64(len(opts.Messages)), done: make(chan struct{})}
+	src := &floodSource{
+		link:  s.link,
+		left:  opts.Frames,
+		next:  floodBase,
+		round: int64(len(opts.Messages)),
+		done:  make(chan struct{}),
+	}
 	escape := s.link.escapes()
 	mark := strconv.Itoa(floodBase)
 	now := strconv.FormatInt(time.Now().UnixMilli(), 10)
@@ -198,8 +207,9 @@ func (src *floodSource) writeBlock(l *link) error {
 	return nil
 }
 
-// FloodMessages returns realistic notifications of the four types that come in masses, of many partitions. In a flood each is
-// another one, as those of an HMC are: the messages of each partition have consecutive numbers, and log entries other times.
+// FloodMessages returns realistic notifications of the four types that come in masses, of many
+// partitions. In a flood each is another one, as those of an HMC are: the messages of each
+// partition have consecutive numbers, and log entries other times.
 func FloodMessages() []Message {
 	var messages []Message
 	for i := range 32 {
@@ -215,19 +225,47 @@ func FloodMessages() []Message {
 		messages = append(messages,
 			Message{
 				with(Header{"notification-type", "status-change"}),
-				[]byte(`{"change-reports":[{"old-status":"active","old-additional-status":null,"new-status":"degraded","new-additional-status":null}]}`),
+				[]byte(
+					`{"change-reports":[{"old-status":"active","old-additional-status":null,` +
+						`"new-status":"degraded","new-additional-status":null}]}`,
+				),
 			},
 			Message{
 				with(Header{"notification-type", "os-message"}),
-				fmt.Appendf(nil, `{"os-messages":[{"sequence-number":2000000000,"message-id":"0","message-text":"[ %5d.123456] systemd[1]: Started Session 2000000000 of user root.\n","os-name":null,"timestamp":-1,"sound-alarm":false,"is-priority":false,"is-held":false,"is-refresh":false,"prompt-text":""}]}`, i),
+				fmt.Appendf(
+					nil,
+					`{"os-messages":[{"sequence-number":2000000000,"message-id":"0",`+
+						`"message-text":"[ %5d.123456] systemd[1]: Started Session 2000000000 of user root.\n",`+
+						`"os-name":null,"timestamp":-1,"sound-alarm":false,"is-priority":false,`+
+						`"is-held":false,"is-refresh":false,"prompt-text":""}]}`,
+					i,
+				),
 			},
 			Message{
-				with(Header{"notification-type", "property-change"}, Header{"property-names", " ifl-processors description "}),
-				[]byte(`{"change-reports":[{"property-name":"description","old-value":"a","new-value":"b"},{"property-name":"ifl-processors","old-value":2,"new-value":3}]}`),
+				with(
+					Header{"notification-type", "property-change"},
+					Header{"property-names", " ifl-processors description "},
+				),
+				[]byte(
+					`{"change-reports":[{"property-name":"description","old-value":"a",` +
+						`"new-value":"b"},{"property-name":"ifl-processors","old-value":2,"new-value":3}]}`,
+				),
 			},
 			Message{
 				[]Header{{"notification-type", "log-entry"}},
-				fmt.Appendf(nil, `{"log-entries":[{"event-time":1000000000000,"event-id":"1941","event-name":"WebServicesLogon","event-message":"User zbcInstall has logged on to Web Services API session Sx9feb3000-e9e7-11e9-bf4a-00106f237ab1.%x from location 10.1.1.1","userid":"zbcInstall","user-uri":"/api/users/1c11f0e2-7b7a-11e9-9d5e-00106f237ab1","event-data-items":[{"data-item-number":0,"data-item-type":"string","data-item-value":"zbcInstall"},{"data-item-number":2,"data-item-type":"string","data-item-value":"10.1.1.1"}],"event-details":[]}]}`, i),
+				fmt.Appendf(
+					nil,
+					`{"log-entries":[{"event-time":1000000000000,"event-id":"1941",`+
+						`"event-name":"WebServicesLogon",`+
+						`"event-message":"User zbcInstall has logged on to Web Services API session `+
+						`Sx9feb3000-e9e7-11e9-bf4a-00106f237ab1.%x from location 10.1.1.1",`+
+						`"userid":"zbcInstall",`+
+						`"user-uri":"/api/users/1c11f0e2-7b7a-11e9-9d5e-00106f237ab1",`+
+						`"event-data-items":[{"data-item-number":0,"data-item-type":"string",`+
+						`"data-item-value":"zbcInstall"},{"data-item-number":2,"data-item-type":"string",`+
+						`"data-item-value":"10.1.1.1"}],"event-details":[]}]}`,
+					i,
+				),
 			},
 		)
 	}

@@ -20,90 +20,118 @@ const (
 	DefaultName     = "HMC1"
 )
 
-// Options say what kind of HMC Start starts. The zero value is an HMC on 127.0.0.1 with free ports, a small estate,
-// no life in it (Rate 0), userid hmcuser and password hmcpass.
+// Options say what kind of HMC Start starts. The zero value is an HMC on 127.0.0.1 with free ports,
+// a small estate, no life in it (Rate 0), userid hmcuser and password hmcpass.
 type Options struct {
-	RESTAddr, StompAddr string // host:port; "" = 127.0.0.1:0, port 0 = a free one
+	// host:port; "" = 127.0.0.1:0, port 0 = a free one
+	RESTAddr, StompAddr string
 
-	Name    string // of the HMC; default HMC1
-	Version string // of the HMC; default 2.16.0
+	// of the HMC; default HMC1
+	Name string
+	// of the HMC; default 2.16.0
+	Version string
 
-	Rate       float64 // notifications per second of the living estate; 0: it lives only when it is told to
-	CPCs       int     // default 2: every second one, beginning with the first, is in DPM mode
-	Partitions int     // DPM partitions and classic LPARs of all CPCs together; default 8; negative: none
-	Seed       uint64  // of the estate and its life; default 1
+	// notifications per second of the living estate; 0: it lives only when it is told to
+	Rate float64
+	// default 2: every second one, beginning with the first, is in DPM mode
+	CPCs int
+	// DPM partitions and classic LPARs of all CPCs together; default 8; negative: none
+	Partitions int
+	// of the estate and its life; default 1
+	Seed uint64
 
-	// EstateOf makes this another HMC of that HMC's estate: the same CPCs and partitions with the same object ids, whose
-	// changes show on both, whichever of them causes one. Sessions, topics, sequence numbers, jobs, logs and the console's
-	// hardware messages are each HMC's own. Rate, CPCs, Partitions, StepDelay, OSMessages and OSSequenceAtIPL are those of
-	// the first HMC; a CA that is not given is its too. The HMCs may be closed in any order.
+	// EstateOf makes this another HMC of that HMC's estate: the same CPCs and partitions with
+	// the same object ids, whose changes show on both, whichever of them causes one. Sessions,
+	// topics, sequence numbers, jobs, logs and the console's hardware messages are each HMC's
+	// own. Rate, CPCs, Partitions, StepDelay, OSMessages and OSSequenceAtIPL are those of the
+	// first HMC; a CA that is not given is its too. The HMCs may be closed in any order.
 	EstateOf *HMC
-	// Lag is by how much later than at an HMC without it the estate's notifications come: of two real HMCs one is always
-	// the slower. What REST tells is never late.
+	// Lag is by how much later than at an HMC without it the estate's notifications come: of
+	// two real HMCs one is always the slower. What REST tells is never late.
 	Lag time.Duration
-	// OSMessageOffset is added to the sequence-number of each OS message at this HMC: each HMC numbers the messages itself
-	// ("assigned by the HMC"). Whether two of them come to the same numbers is not known.
+	// OSMessageOffset is added to the sequence-number of each OS message at this HMC: each HMC
+	// numbers the messages itself ("assigned by the HMC"). Whether two of them come to the same
+	// numbers is not known.
 	OSMessageOffset int64
 
-	Userid, Password string            // default hmcuser, hmcpass
-	Users            map[string]string // further userids with their passwords
+	// default hmcuser, hmcpass
+	Userid, Password string
+	// further userids with their passwords
+	Users map[string]string
 
-	// NoAuditLog and NoSecurityLog take the permission for the console's logs away: their topics are not listed,
-	// and the operations that read them answer 403.1.
+	// NoAuditLog and NoSecurityLog take the permission for the console's logs away: their
+	// topics are not listed, and the operations that read them answer 403.1.
 	NoAuditLog, NoSecurityLog bool
 
-	// DisableAfter disables a userid after so many refused logons in a row, as real HMCs do: it is then refused with
-	// its right password too, until SetPassword. 0: never.
+	// DisableAfter disables a userid after so many refused logons in a row, as real HMCs do: it
+	// is then refused with its right password too, until SetPassword. 0: never.
 	DisableAfter int
 
-	MaxSessions        int           // per userid; default 100, beyond: 400.13
-	SessionIdleTimeout time.Duration // a session without requests ends; default 6 h, the HMC's default; negative: never
-	// OnLogon is called for each session that a logon makes, before the logon is answered: for a test that has to make
-	// the session known elsewhere, to a broker that is not the simulator's for example. It may call the HMC's methods.
+	// per userid; default 100, beyond: 400.13
+	MaxSessions int
+	// a session without requests ends; default 6 h, the HMC's default; negative: never
+	SessionIdleTimeout time.Duration
+	// OnLogon is called for each session that a logon makes, before the logon is answered: for
+	// a test that has to make the session known elsewhere, to a broker that is not the
+	// simulator's for example. It may call the HMC's methods.
 	OnLogon func(SessionInfo)
-	// LinkKeepsSession makes a STOMP connection that was logged on with a session's id count as activity. Whether
-	// it does on a real HMC is not known.
+	// LinkKeepsSession makes a STOMP connection that was logged on with a session's id count as
+	// activity. Whether it does on a real HMC is not known.
 	LinkKeepsSession bool
-	// CutOnSessionEnd closes the connections that are subscribed to a topic of a session that ends; else they fall
-	// silent. Which of the two a real HMC does is not known.
+	// CutOnSessionEnd closes the connections that are subscribed to a topic of a session that
+	// ends; else they fall silent. Which of the two a real HMC does is not known.
 	CutOnSessionEnd bool
-	// SequencePerSession numbers all notifications of a session (header session-sequence-nr) in one sequence; else
-	// each topic has its own. Which of the two a real HMC does is not known: a capture speaks for the latter.
+	// SequencePerSession numbers all notifications of a session (header session-sequence-nr) in
+	// one sequence; else each topic has its own. Which of the two a real HMC does is not known:
+	// a capture speaks for the latter.
 	SequencePerSession bool
-	// RefreshOnce replays the OS messages held by the HMC to the first subscription of a topic only; else to each.
-	// Which of the two a real HMC does is not known.
+	// RefreshOnce replays the OS messages held by the HMC to the first subscription of a topic
+	// only; else to each. Which of the two a real HMC does is not known.
 	RefreshOnce bool
-	OSMessages  int // how many OS messages are held per partition; default 200
-	// OSSequenceAtIPL numbers the OS messages of a partition from 0 on at each IPL, and lets go of those held; else the
-	// numbers go on. Which of the two a real HMC does is not known.
+	// how many OS messages are held per partition; default 200
+	OSMessages int
+	// OSSequenceAtIPL numbers the OS messages of a partition from 0 on at each IPL, and lets go
+	// of those held; else the numbers go on. Which of the two a real HMC does is not known.
 	OSSequenceAtIPL bool
 
-	// Now is the clock of OS messages, log entries and hardware messages; nil: time.Now. With it
-	// an HMC can be made to hold what another one held. Of one estate that of the first HMC counts.
+	// Now is the clock of OS messages, log entries and hardware messages; nil: time.Now. With
+	// it an HMC can be made to hold what another one held. Of one estate that of the first HMC
+	// counts.
 	Now func() time.Time
 
-	// HardwareMessageChanges publishes a property-change of hardware-messages for each hardware message that comes (in
-	// new-value) or goes (in old-value), HardwareMessageInventory an inventory-change of class hardware-message. Without
-	// them only has-hardware-messages tells, and only of the first and the last. Which of these a real HMC does is not known.
+	// HardwareMessageChanges publishes a property-change of hardware-messages for each hardware
+	// message that comes (in new-value) or goes (in old-value), HardwareMessageInventory an
+	// inventory-change of class hardware-message. Without them only has-hardware-messages
+	// tells, and only of the first and the last. Which of these a real HMC does is not known.
 	HardwareMessageChanges   bool
 	HardwareMessageInventory bool
 
-	// MFA makes the userids need multi-factor authentication: a logon with userid and password gives a partially
-	// authenticated session (status 201, or MFAReason 50 or 51: 409 with that reason), and the broker accepts only
-	// a session id with its credential. NewSession makes an authenticated one, as a person would.
+	// MFA makes the userids need multi-factor authentication: a logon with userid and password
+	// gives a partially authenticated session (status 201, or MFAReason 50 or 51: 409 with that
+	// reason), and the broker accepts only a session id with its credential. NewSession makes
+	// an authenticated one, as a person would.
 	MFA       bool
 	MFAReason int
 
-	HTTPIdleTimeout time.Duration // of a kept-alive connection; default 20 s (real HMCs: 1 s to 30 s)
-	StepDelay       time.Duration // between the steps of what partitions do (starting, booting, ...); default 200 ms
+	// of a kept-alive connection; default 20 s (real HMCs: 1 s to 30 s)
+	HTTPIdleTimeout time.Duration
+	// between the steps of what partitions do (starting, booting, ...); default 200 ms
+	StepDelay time.Duration
 
-	CA              *CA              // issues the certificate of REST and broker; nil: a new one
-	CertificateKind CertificateKind  // what is wrong with the certificate
-	Certificate     *tls.Certificate // used instead of one from the CA
+	// issues the certificate of REST and broker; nil: a new one
+	CA *CA
+	// what is wrong with the certificate
+	CertificateKind CertificateKind
+	// used instead of one from the CA
+	Certificate *tls.Certificate
 
-	Broker     BrokerOptions // further options of the broker; Addrs, CA, certificate, logon and OnSubscribe are set by Start
-	RESTFaults []RESTFault   // see HMC.FaultREST
-	Logger     *zap.Logger   // nil: none
+	// further options of the broker; Addrs, CA, certificate, logon and OnSubscribe are set by
+	// Start
+	Broker BrokerOptions
+	// see HMC.FaultREST
+	RESTFaults []RESTFault
+	// nil: none
+	Logger *zap.Logger
 }
 
 // HMC is a simulated HMC. Its methods may be used from any goroutine.
@@ -283,8 +311,8 @@ func setDefaults(o *Options) {
 	}
 }
 
-// Close ends the HMC: both ports are closed, all connections are cut, and nothing happens or is answered any more when
-// it returns. The estate ends with the last of its HMCs.
+// Close ends the HMC: both ports are closed, all connections are cut, and nothing happens or is
+// answered any more when it returns. The estate ends with the last of its HMCs.
 func (h *HMC) Close() error {
 	h.mu.Lock()
 	if h.closed {
@@ -301,9 +329,10 @@ func (h *HMC) Close() error {
 	return h.broker.Close()
 }
 
-// Restart restarts the HMC: both ports refuse connections for downtime, all connections are cut, all sessions and
-// topics are gone, sessions are numbered anew, and message ids name a new start of the broker. The estate lives on,
-// unseen. The ports stay the same. It returns when the HMC is up again.
+// Restart restarts the HMC: both ports refuse connections for downtime, all connections are cut,
+// all sessions and topics are gone, sessions are numbered anew, and message ids name a new start of
+// the broker. The estate lives on, unseen. The ports stay the same. It returns when the HMC is up
+// again.
 func (h *HMC) Restart(downtime time.Duration) error {
 	h.Stop()
 	time.Sleep(downtime)

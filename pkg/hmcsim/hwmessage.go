@@ -42,8 +42,8 @@ func (l hwMessages) properties() []any {
 	return all
 }
 
-// addHardware adds a hardware message to an object's, and tells the HMCs that see the object. Of every second message
-// service can be requested.
+// addHardware adds a hardware message to an object's, and tells the HMCs that see the object. Of
+// every second message service can be requested.
 func (w *world) addHardware(o object, hmcs []*HMC, list *hwMessages, text string) *hwMessage {
 	id := w.uuid()
 	m := &hwMessage{
@@ -64,9 +64,9 @@ func (w *world) removeHardware(o object, hmcs []*HMC, list *hwMessages, gone ...
 	w.tellHardware(o, hmcs, gone, false, len(*list) == 0)
 }
 
-// tellHardware tells of hardware messages that came or went, as each HMC's options want it. has-hardware-messages is an
-// edge: it changes with the first message and with the last. hardware-messages is a container: its change names what came
-// or what went, and not the whole.
+// tellHardware tells of hardware messages that came or went, as each HMC's options want it.
+// has-hardware-messages is an edge: it changes with the first message and with the last.
+// hardware-messages is a container: its change names what came or what went, and not the whole.
 func (w *world) tellHardware(o object, hmcs []*HMC, messages hwMessages, came, edge bool) {
 	var told int64
 	for _, h := range hmcs {
@@ -121,8 +121,8 @@ func (h *HMC) hwOwnerLocked(cpc string) (hwOwner, error) {
 	return hwOwner{c, h.world.hmcs, &c.hardware}, nil
 }
 
-// hwOwner returns the object that a request names, or false if there is no such object, and the id of the message that
-// it names.
+// hwOwner returns the object that a request names, or false if there is no such object, and the id
+// of the message that it names.
 func (r *request) hwOwner() (owner hwOwner, id string, found bool) {
 	ids, key := r.ids, ""
 	if r.op.path[1] == "cpcs" {
@@ -221,8 +221,15 @@ func getServiceInformation(r *request) reply {
 		r.removeHWMessage(owner, m)
 	}
 	return ok(map[string]any{
-		"service-phone": "", "machine-type": "3931", "machine-model": "A01", "machine-serial-number": "000000012345",
-		"problem-type": "9", "problem-number": fmt.Sprint(m.timestamp % 10000), "problem-data": "", "reference-code": "1F0A2C11",
-		"customer-name": "", "customer-phone": "",
+		"service-phone":         "",
+		"machine-type":          "3931",
+		"machine-model":         "A01",
+		"machine-serial-number": "000000012345",
+		"problem-type":          "9",
+		"problem-number":        fmt.Sprint(m.timestamp % 10000),
+		"problem-data":          "",
+		"reference-code":        "1F0A2C11",
+		"customer-name":         "",
+		"customer-phone":        "",
 	})
 }

@@ -33,7 +33,8 @@ func (h *HMC) newJobLocked(s *session) *job {
 // ended says whether the job has ended.
 func (j *job) ended() bool { return j.state == "complete" || j.state == "canceled" }
 
-// endJobLocked ends a job, as canceled if that was asked for, and tells the session that started it, and no other.
+// endJobLocked ends a job, as canceled if that was asked for, and tells the session that started
+// it, and no other.
 func (h *HMC) endJobLocked(j *job, result JobResult) {
 	if j.ended() || j.session.ended {
 		return

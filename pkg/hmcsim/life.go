@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// mix is the order of what happens in a living estate. Its first seven turns show all six notification types (both
-// logs), and each type comes again soon, whenever a listener comes. An operation causes a dozen notifications, which
-// life waits for.
+// mix is the order of what happens in a living estate. Its first seven turns show all six
+// notification types (both logs), and each type comes again soon, whenever a listener comes. An
+// operation causes a dozen notifications, which life waits for.
 var mix = [...]func(*world) bool{
 	(*world).lifeOS, (*world).lifeStatus, (*world).lifeAudit, (*world).lifeProperty, (*world).lifeJob,
 	(*world).lifeInventory, (*world).lifeSecurity,
@@ -38,7 +38,8 @@ func (w *world) anyPartition(ok func(*partition) bool) *partition {
 	return nil
 }
 
-// listenedPartition returns a partition for which ok holds and of which some session has an open channel, or nil.
+// listenedPartition returns a partition for which ok holds and of which some session has an open
+// channel, or nil.
 func (w *world) listenedPartition(ok func(*partition) bool) *partition {
 	for _, h := range w.hmcs {
 		if len(h.order) == 0 {
@@ -169,8 +170,8 @@ func (w *world) lifeInventory() bool {
 	return true
 }
 
-// lifeJob: a job of each session completes. (On a real HMC only jobs that the session itself has started do; a
-// session that only listens would never see one.)
+// lifeJob: a job of each session completes. (On a real HMC only jobs that the session itself has
+// started do; a session that only listens would never see one.)
 func (w *world) lifeJob() bool {
 	w.happened++
 	for _, h := range w.hmcs {
@@ -211,9 +212,25 @@ func (w *world) lifeSecurity() bool {
 		var e logEntry
 		switch w.rng.IntN(3) {
 		case 0:
-			e = h.newLogEntry(LogEntry{EventID: "1279", Name: "Logon", User: "sysprog", Items: []string{"sysprog"}, Message: "User {0} has logged on"})
+			e = h.newLogEntry(
+				LogEntry{
+					EventID: "1279",
+					Name:    "Logon",
+					User:    "sysprog",
+					Items:   []string{"sysprog"},
+					Message: "User {0} has logged on",
+				},
+			)
 		case 1:
-			e = h.newLogEntry(LogEntry{EventID: "1280", Name: "Logoff", User: "sysprog", Items: []string{"sysprog"}, Message: "User {0} has logged off"})
+			e = h.newLogEntry(
+				LogEntry{
+					EventID: "1280",
+					Name:    "Logoff",
+					User:    "sysprog",
+					Items:   []string{"sysprog"},
+					Message: "User {0} has logged off",
+				},
+			)
 		default:
 			e = h.badLogonEntry("operator")
 		}
@@ -232,7 +249,12 @@ func (w *world) lifeHardware() bool {
 	if len(c.hardware) == 3 {
 		w.removeHardware(c, w.hmcs, &c.hardware, slices.Clone(c.hardware)...)
 	} else {
-		w.addHardware(c, w.hmcs, &c.hardware, fmt.Sprintf("Licensed internal code has detected a problem. [Problem # %d]", 1+w.turn%9999))
+		w.addHardware(
+			c,
+			w.hmcs,
+			&c.hardware,
+			fmt.Sprintf("Licensed internal code has detected a problem. [Problem # %d]", 1+w.turn%9999),
+		)
 	}
 	if w.happened == before { // a second message changes no flag
 		w.happened++

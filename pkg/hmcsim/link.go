@@ -20,11 +20,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// lingerTime is how long a connection is read on after the broker has said its last word, so that the word arrives.
+// lingerTime is how long a connection is read on after the broker has said its last word, so that
+// the word arrives.
 const lingerTime = 2 * time.Second
 
-// link is one connection. Its reader (run) handles frames, its writer sends what waits; nothing else touches the
-// socket but to close it. Locks: Broker.mu before link.mu, never the other way.
+// link is one connection. Its reader (run) handles frames, its writer sends what waits; nothing
+// else touches the socket but to close it. Locks: Broker.mu before link.mu, never the other way.
 type link struct {
 	b    *Broker
 	no   int
@@ -119,7 +120,8 @@ func (l *link) run() {
 	}
 	if l.b.tls != nil {
 		tlsConn := tls.Server(l.raw, l.b.tls)
-		if err := tlsConn.HandshakeContext(context.Background()); err != nil { // ends by the deadline or abort
+		// ends by the deadline or abort
+		if err := tlsConn.HandshakeContext(context.Background()); err != nil {
 			l.abort("TLS: " + err.Error())
 			return
 		}
@@ -139,7 +141,8 @@ func (l *link) readLoop() error {
 	for {
 		f, err := r.read(version)
 		if l.isDead() && err == nil {
-			_, _ = io.Copy(io.Discard, l.conn) // for a half-open connection nobody handles what the client says
+			// for a half-open connection nobody handles what the client says
+			_, _ = io.Copy(io.Discard, l.conn)
 			return errors.New("half-open until its end")
 		}
 		var protocol *protocolError
@@ -178,9 +181,11 @@ func (l *link) readLoop() error {
 			l.closeAfterFlush("DISCONNECT")
 			return l.linger()
 		case f.Command == frame.SEND:
-			// IBM's documentation says that the HMC refuses it, not how; this is the answer of an ActiveMQ that
-			// does not authorize the user to write.
-			msg := "User " + login + " is not authorized to write to: " + destinationURI(f.Header.Get(frame.Destination))
+			// IBM's documentation says that the HMC refuses it, not how; this is the
+			// answer of an ActiveMQ that does not authorize the user to write.
+			msg := "User " + login + " is not authorized to write to: " + destinationURI(
+				f.Header.Get(frame.Destination),
+			)
 			l.sendError(msg, msg, f.Header.Get(frame.Receipt))
 		case f.Command == frame.ACK || f.Command == frame.NACK:
 			l.protocolError("Unexpected "+f.Command+" received for message-id ["+f.Header.Get(frame.MessageId)+"]", f)
@@ -208,7 +213,8 @@ func (l *link) fatal(msg, receipt string) error {
 	return l.linger()
 }
 
-// linger reads on until the client has closed too, so that closing does not destroy what it has not read yet.
+// linger reads on until the client has closed too, so that closing does not destroy what it has not
+// read yet.
 func (l *link) linger() error {
 	_ = l.conn.SetReadDeadline(time.Now().Add(lingerTime))
 	_, _ = io.Copy(io.Discard, l.conn)
@@ -263,7 +269,8 @@ func (l *link) connect(f *frame.Frame) (version string, err error) {
 	}
 	headers := []Header{
 		{"server", l.b.opts.Server},
-		{"heart-beat", strconv.Itoa(clientWants) + "," + strconv.Itoa(clientSends)}, // mirrored, whatever it is
+		// mirrored, whatever it is
+		{"heart-beat", strconv.Itoa(clientWants) + "," + strconv.Itoa(clientSends)},
 		{"session", l.sessionID()},
 		{"version", version},
 	}
@@ -289,11 +296,16 @@ func (l *link) connect(f *frame.Frame) (version string, err error) {
 }
 
 func (l *link) sessionID() string {
-	return "ID:" + l.b.opts.HostName + "-42915-" + strconv.FormatInt(l.b.started.UnixMilli(), 10) + "-4:" + strconv.Itoa(l.no)
+	return "ID:" + l.b.opts.HostName + "-42915-" + strconv.FormatInt(
+		l.b.started.UnixMilli(),
+		10,
+	) + "-4:" + strconv.Itoa(
+		l.no,
+	)
 }
 
-// startReadCheck closes the connection, without an ERROR, when two checks in a row saw nothing from the client, as
-// ActiveMQ's inactivity monitor does. interval 0: the client promised nothing.
+// startReadCheck closes the connection, without an ERROR, when two checks in a row saw nothing from
+// the client, as ActiveMQ's inactivity monitor does. interval 0: the client promised nothing.
 func (l *link) startReadCheck(interval time.Duration) {
 	if interval <= 0 {
 		return
@@ -384,7 +396,11 @@ func destinationURI(destination string) string {
 
 // protocolError answers a frame by an ERROR that leaves the connection open.
 func (l *link) protocolError(msg string, f *frame.Frame) {
-	l.sendError(msg, javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+msg), f.Header.Get(frame.Receipt))
+	l.sendError(
+		msg,
+		javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+msg),
+		f.Header.Get(frame.Receipt),
+	)
 }
 
 // javaTrace is the body of an ERROR frame of ActiveMQ.
@@ -530,7 +546,8 @@ func (l *link) happenLocked(f *Fault) {
 		return
 	}
 	l.b.log.Debug("fault", zap.Int("link", l.no), zap.String("fault", f.String()))
-	// An oversize or truncated MESSAGE needs no subscription: a client that reads it must not come so far as to look.
+	// An oversize or truncated MESSAGE needs no subscription: a client that reads it must not
+	// come so far as to look.
 	messageHead := "MESSAGE\ndestination:/topic/fault\nsubscription:fault\nmessage-id:fault\n"
 	switch f.Kind {
 	case FaultDrop:
@@ -551,14 +568,30 @@ func (l *link) happenLocked(f *Fault) {
 			msg = "The broker is in trouble."
 		}
 		headers := []Header{{"content-type", "text/plain"}, {"message", msg}}
-		l.sendLocked(appendFrame(nil, frame.ERROR, headers, []byte(javaTrace("java.io.IOException: "+msg)), l.version != version10))
+		l.sendLocked(
+			appendFrame(
+				nil,
+				frame.ERROR,
+				headers,
+				[]byte(javaTrace("java.io.IOException: "+msg)),
+				l.version != version10,
+			),
+		)
 		if f.Close {
 			l.closeAfterFlushLocked("fault " + f.String())
 		}
 	case FaultOversizeHeader:
-		l.stream = io.MultiReader(strings.NewReader(messageHead+"name:"), repeat('x', f.size()), strings.NewReader("\n\n{}\x00\n"))
+		l.stream = io.MultiReader(
+			strings.NewReader(messageHead+"name:"),
+			repeat('x', f.size()),
+			strings.NewReader("\n\n{}\x00\n"),
+		)
 	case FaultOversizeBody:
-		l.stream = io.MultiReader(strings.NewReader(messageHead+"\n\""), repeat('x', f.size()), strings.NewReader("\"\x00\n"))
+		l.stream = io.MultiReader(
+			strings.NewReader(messageHead+"\n\""),
+			repeat('x', f.size()),
+			strings.NewReader("\"\x00\n"),
+		)
 	case FaultDrip:
 		l.drip = max(f.Interval, 0)
 		if l.drip == 0 {
@@ -597,7 +630,8 @@ func (r repeatReader) Read(p []byte) (int, error) {
 
 func repeat(c byte, n int) io.Reader { return io.LimitReader(repeatReader(c), int64(n)) }
 
-// closeAfterFlush ends the connection after what is pending has been written. Nothing can be queued any more.
+// closeAfterFlush ends the connection after what is pending has been written. Nothing can be queued
+// any more.
 func (l *link) closeAfterFlush(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -638,7 +672,8 @@ func (l *link) abortLocked(reason string) {
 	_ = l.raw.Close()
 }
 
-// writeLoop is the writer: it sends what is pending, and a LF when nothing was sent since its last check.
+// writeLoop is the writer: it sends what is pending, and a LF when nothing was sent since its last
+// check.
 func (l *link) writeLoop() {
 	var (
 		beat    *time.Ticker
@@ -732,8 +767,8 @@ func (l *link) write(p []byte, drip time.Duration) error {
 	return nil
 }
 
-// closeWrite says the last word. The reader ends the connection when the client has answered by closing, or after
-// a little while.
+// closeWrite says the last word. The reader ends the connection when the client has answered by
+// closing, or after a little while.
 func (l *link) closeWrite() {
 	_ = l.conn.SetReadDeadline(time.Now().Add(lingerTime))
 	if c, ok := l.conn.(*tls.Conn); ok {

@@ -35,8 +35,9 @@ type LogEntry struct {
 	Items   []string  // event-data-items
 }
 
-// newLogEntry gives an entry the shape that clients of real HMCs read: event-id is a string of digits, event-time in
-// ms, the items are not sorted, and their numbers are those of the message's places.
+// newLogEntry gives an entry the shape that clients of real HMCs read: event-id is a string of
+// digits, event-time in ms, the items are not sorted, and their numbers are those of the message's
+// places.
 func (h *HMC) newLogEntry(e LogEntry) logEntry {
 	if e.Time.IsZero() {
 		e.Time = h.world.opts.now()
@@ -88,8 +89,8 @@ func (h *HMC) userID(userid string) string {
 	return h.userIDs[userid]
 }
 
-// apiLogonEntry and apiLogoffEntry are the security log's entries 1941 and 1942 that an HMC writes for each session
-// of the Web Services API. They name the session's internal id, never its token.
+// apiLogonEntry and apiLogoffEntry are the security log's entries 1941 and 1942 that an HMC writes
+// for each session of the Web Services API. They name the session's internal id, never its token.
 func (h *HMC) apiLogonEntry(s *session, from string) logEntry {
 	return h.newLogEntry(LogEntry{
 		EventID: "1941", Name: "WebServicesLogon", User: s.user, Items: []string{s.user, s.id, from},

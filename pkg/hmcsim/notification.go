@@ -23,8 +23,8 @@ type object interface {
 	uri() string
 }
 
-// objectHeaders returns the headers of a notification about an object, in the order of a public capture, with room
-// for two more.
+// objectHeaders returns the headers of a notification about an object, in the order of a public
+// capture, with room for two more.
 func objectHeaders(kind string, o object) []Header {
 	h := make([]Header, 0, 7)
 	return append(h,
@@ -36,8 +36,8 @@ func objectHeaders(kind string, o object) []Header {
 	)
 }
 
-// statusChange has exactly the four keys of a public capture of 2022. more adds has-unacceptable-status, which
-// zhmcclient knows too, and a key that nobody knows yet.
+// statusChange has exactly the four keys of a public capture of 2022. more adds
+// has-unacceptable-status, which zhmcclient knows too, and a key that nobody knows yet.
 func statusChange(o object, from, to string, more bool) Message {
 	b := make([]byte, 0, 192)
 	b = append(b, `{"change-reports":[{"old-status":`...)
@@ -60,8 +60,8 @@ type change struct {
 	from, to any
 }
 
-// propertyChange lists the changes in the order of time. The header property-names has a blank at both ends, as
-// IBM's documentation says. element is the URI of an element of the object, or "".
+// propertyChange lists the changes in the order of time. The header property-names has a blank at
+// both ends, as IBM's documentation says. element is the URI of an element of the object, or "".
 func propertyChange(o object, element string, changes ...change) Message {
 	headers := objectHeaders(typePropertyChange, o)
 	names := []byte{' '}
@@ -85,14 +85,15 @@ func propertyChange(o object, element string, changes ...change) Message {
 	return Message{elementHeaders(headers, element), b}
 }
 
-// inventoryChange has a body of zero length over STOMP (HMC 2.17.0 and earlier, as zhmcclient's issues tell), and its
-// action is a header.
+// inventoryChange has a body of zero length over STOMP (HMC 2.17.0 and earlier, as zhmcclient's
+// issues tell), and its action is a header.
 func inventoryChange(o object, element, action string) Message {
 	headers := append(objectHeaders(typeInventoryChange, o), Header{"action", action})
 	return Message{elementHeaders(headers, element), nil}
 }
 
-// elementHeaders adds the headers of an element of the object: object-uri stays the containing object's.
+// elementHeaders adds the headers of an element of the object: object-uri stays the containing
+// object's.
 func elementHeaders(headers []Header, element string) []Header {
 	if element == "" {
 		return headers
@@ -124,8 +125,9 @@ func (h *HMC) osMessageNotification(p *partition, messages []osMessage, refresh 
 	return Message{objectHeaders(typeOSMessage, p), b}
 }
 
-// logEntryNotification tells of one or more entries of a log. Which log it is shows only in the topic. Whether it
-// names an object is not known; clients use notification-type and destination alone.
+// logEntryNotification tells of one or more entries of a log. Which log it is shows only in the
+// topic. Whether it names an object is not known; clients use notification-type and destination
+// alone.
 func logEntryNotification(entries []logEntry) Message {
 	n := 0
 	for i := range entries {

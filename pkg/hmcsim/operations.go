@@ -16,39 +16,146 @@ func path(p string) []string { return strings.Split(strings.Trim(p, "/"), "/") }
 // operations are what REST can do, named as in IBM's book.
 var operations = slices.Concat(
 	[]operation{
-		{name: "query-api-version", method: http.MethodGet, path: path("/api/version"), open: true, handle: queryAPIVersion},
+		{
+			name:   "query-api-version",
+			method: http.MethodGet,
+			path:   path("/api/version"),
+			open:   true,
+			handle: queryAPIVersion,
+		},
 		{name: "logon", method: http.MethodPost, path: path("/api/sessions"), open: true, handle: logon},
-		{name: "logoff", method: http.MethodDelete, path: path("/api/sessions/this-session"), partial: true, handle: logoff},
-		{name: "get-notification-topics", method: http.MethodGet, path: path("/api/sessions/operations/get-notification-topics"), handle: getNotificationTopics},
+		{
+			name:    "logoff",
+			method:  http.MethodDelete,
+			path:    path("/api/sessions/this-session"),
+			partial: true,
+			handle:  logoff,
+		},
+		{
+			name:   "get-notification-topics",
+			method: http.MethodGet,
+			path:   path("/api/sessions/operations/get-notification-topics"),
+			handle: getNotificationTopics,
+		},
 		{name: "query-job-status", method: http.MethodGet, path: path("/api/jobs/{}"), handle: queryJob},
 		{name: "delete-completed-job-status", method: http.MethodDelete, path: path("/api/jobs/{}"), handle: deleteJob},
 		{name: "cancel-job", method: http.MethodPost, path: path("/api/jobs/{}/operations/cancel"), handle: cancelJob},
 		{name: "get-console-properties", method: http.MethodGet, path: path("/api/console"), handle: getConsole},
-		{name: "get-console-audit-log", method: http.MethodGet, path: path("/api/console/operations/get-audit-log"), handle: getLog(TopicAudit)},
-		{name: "get-console-security-log", method: http.MethodGet, path: path("/api/console/operations/get-security-log"), handle: getLog(TopicSecurity)},
-		{name: "list-permitted-partitions", method: http.MethodGet, path: path("/api/console/operations/list-permitted-partitions"), handle: listPermitted(true)},
-		{name: "list-permitted-logical-partitions", method: http.MethodGet, path: path("/api/console/operations/list-permitted-logical-partitions"), handle: listPermitted(false)},
+		{
+			name:   "get-console-audit-log",
+			method: http.MethodGet,
+			path:   path("/api/console/operations/get-audit-log"),
+			handle: getLog(TopicAudit),
+		},
+		{
+			name:   "get-console-security-log",
+			method: http.MethodGet,
+			path:   path("/api/console/operations/get-security-log"),
+			handle: getLog(TopicSecurity),
+		},
+		{
+			name:   "list-permitted-partitions",
+			method: http.MethodGet,
+			path:   path("/api/console/operations/list-permitted-partitions"),
+			handle: listPermitted(true),
+		},
+		{
+			name:   "list-permitted-logical-partitions",
+			method: http.MethodGet,
+			path:   path("/api/console/operations/list-permitted-logical-partitions"),
+			handle: listPermitted(false),
+		},
 		{name: "list-cpcs", method: http.MethodGet, path: path("/api/cpcs"), handle: listCPCs},
 		{name: "get-cpc-properties", method: http.MethodGet, path: path("/api/cpcs/{}"), handle: getCPC},
 		{name: "update-cpc-properties", method: http.MethodPost, path: path("/api/cpcs/{}"), handle: updateCPC},
-		{name: "list-partitions", method: http.MethodGet, path: path("/api/cpcs/{}/partitions"), handle: listOfCPC(true)},
-		{name: "list-logical-partitions", method: http.MethodGet, path: path("/api/cpcs/{}/logical-partitions"), handle: listOfCPC(false)},
-		{name: "create-partition", method: http.MethodPost, path: path("/api/cpcs/{}/partitions"), handle: createPartition},
-		{name: "delete-partition", method: http.MethodDelete, path: path("/api/partitions/{}"), handle: deletePartition},
+		{
+			name:   "list-partitions",
+			method: http.MethodGet,
+			path:   path("/api/cpcs/{}/partitions"),
+			handle: listOfCPC(true),
+		},
+		{
+			name:   "list-logical-partitions",
+			method: http.MethodGet,
+			path:   path("/api/cpcs/{}/logical-partitions"),
+			handle: listOfCPC(false),
+		},
+		{
+			name:   "create-partition",
+			method: http.MethodPost,
+			path:   path("/api/cpcs/{}/partitions"),
+			handle: createPartition,
+		},
+		{
+			name:   "delete-partition",
+			method: http.MethodDelete,
+			path:   path("/api/partitions/{}"),
+			handle: deletePartition,
+		},
 		{name: "get-nic-properties", method: http.MethodGet, path: path("/api/partitions/{}/nics/{}"), handle: getNIC},
-		{name: "start-partition", method: http.MethodPost, path: path("/api/partitions/{}/operations/start"), handle: startPartition},
-		{name: "stop-partition", method: http.MethodPost, path: path("/api/partitions/{}/operations/stop"), handle: stopPartition},
-		{name: "activate-logical-partition", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/activate"), handle: activateLPAR},
-		{name: "deactivate-logical-partition", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/deactivate"), handle: deactivateLPAR},
-		{name: "load-logical-partition", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/load"), handle: loadLPAR},
-		{name: "start-logical-partition", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/start"), handle: loadLPAR},
-		{name: "stop-logical-partition", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/stop"), handle: stopLPAR},
-		{name: "reset-clear", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/reset-clear"), handle: stopLPAR},
-		{name: "reset-normal", method: http.MethodPost, path: path("/api/logical-partitions/{}/operations/reset-normal"), handle: stopLPAR},
+		{
+			name:   "start-partition",
+			method: http.MethodPost,
+			path:   path("/api/partitions/{}/operations/start"),
+			handle: startPartition,
+		},
+		{
+			name:   "stop-partition",
+			method: http.MethodPost,
+			path:   path("/api/partitions/{}/operations/stop"),
+			handle: stopPartition,
+		},
+		{
+			name:   "activate-logical-partition",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/activate"),
+			handle: activateLPAR,
+		},
+		{
+			name:   "deactivate-logical-partition",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/deactivate"),
+			handle: deactivateLPAR,
+		},
+		{
+			name:   "load-logical-partition",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/load"),
+			handle: loadLPAR,
+		},
+		{
+			name:   "start-logical-partition",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/start"),
+			handle: loadLPAR,
+		},
+		{
+			name:   "stop-logical-partition",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/stop"),
+			handle: stopLPAR,
+		},
+		{
+			name:   "reset-clear",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/reset-clear"),
+			handle: stopLPAR,
+		},
+		{
+			name:   "reset-normal",
+			method: http.MethodPost,
+			path:   path("/api/logical-partitions/{}/operations/reset-normal"),
+			handle: stopLPAR,
+		},
 	},
 	ofBothKinds("get-{kind}-properties", http.MethodGet, "", getPartition),
 	ofBothKinds("update-{kind}-properties", http.MethodPost, "", updatePartition),
-	ofBothKinds("open-os-message-channel", http.MethodPost, "/operations/open-os-message-channel", openOSMessageChannel),
+	ofBothKinds(
+		"open-os-message-channel",
+		http.MethodPost,
+		"/operations/open-os-message-channel",
+		openOSMessageChannel,
+	),
 	ofBothKinds("list-os-messages", http.MethodGet, "/operations/list-os-messages", listOSMessages),
 	ofBothKinds("delete-os-message", http.MethodPost, "/operations/delete-os-message", deleteOSMessage),
 	ofBothKinds("send-os-command", http.MethodPost, "/operations/send-os-cmd", sendOSCommand),
@@ -59,27 +166,66 @@ var operations = slices.Concat(
 // ofBothKinds returns an operation of DPM partitions and of classic LPARs.
 func ofBothKinds(name, method, tail string, handle func(*request) reply) []operation {
 	return []operation{
-		{name: strings.ReplaceAll(name, "{kind}", "partition"), method: method, path: path("/api/partitions/{}" + tail), handle: handle},
-		{name: strings.ReplaceAll(name, "{kind}", "logical-partition"), method: method, path: path("/api/logical-partitions/{}" + tail), handle: handle},
+		{
+			name:   strings.ReplaceAll(name, "{kind}", "partition"),
+			method: method,
+			path:   path("/api/partitions/{}" + tail),
+			handle: handle,
+		},
+		{
+			name:   strings.ReplaceAll(name, "{kind}", "logical-partition"),
+			method: method,
+			path:   path("/api/logical-partitions/{}" + tail),
+			handle: handle,
+		},
 	}
 }
 
-// hwOperations returns the operations of hardware messages. A monitor may list and get them; the rest changes
-// something or calls IBM.
+// hwOperations returns the operations of hardware messages. A monitor may list and get them; the
+// rest changes something or calls IBM.
 func hwOperations(base string) []operation {
 	one := base + "/hardware-messages/{}"
 	return []operation{
-		{name: "list-hardware-messages", method: http.MethodGet, path: path(base + "/hardware-messages"), handle: listHWMessages},
+		{
+			name:   "list-hardware-messages",
+			method: http.MethodGet,
+			path:   path(base + "/hardware-messages"),
+			handle: listHWMessages,
+		},
 		{name: "get-hardware-message-properties", method: http.MethodGet, path: path(one), handle: getHWMessage},
-		{name: "delete-hardware-message", method: http.MethodDelete, path: path(one), handle: deleteHWMessage, forbidden: true},
-		{name: "request-service", method: http.MethodPost, path: path(one + "/operations/request-service"), handle: serviceHWMessage, forbidden: true},
-		{name: "decline-service", method: http.MethodPost, path: path(one + "/operations/decline-service"), handle: serviceHWMessage, forbidden: true},
-		{name: "get-service-information", method: http.MethodGet, path: path(one + "/operations/get-service-information"), handle: getServiceInformation, forbidden: true},
+		{
+			name:      "delete-hardware-message",
+			method:    http.MethodDelete,
+			path:      path(one),
+			handle:    deleteHWMessage,
+			forbidden: true,
+		},
+		{
+			name:      "request-service",
+			method:    http.MethodPost,
+			path:      path(one + "/operations/request-service"),
+			handle:    serviceHWMessage,
+			forbidden: true,
+		},
+		{
+			name:      "decline-service",
+			method:    http.MethodPost,
+			path:      path(one + "/operations/decline-service"),
+			handle:    serviceHWMessage,
+			forbidden: true,
+		},
+		{
+			name:      "get-service-information",
+			method:    http.MethodGet,
+			path:      path(one + "/operations/get-service-information"),
+			handle:    getServiceInformation,
+			forbidden: true,
+		},
 	}
 }
 
-// filter says what a list request asks for: regular expressions over the whole name (several of a kind mean any of
-// them) and further properties.
+// filter says what a list request asks for: regular expressions over the whole name (several of a
+// kind mean any of them) and further properties.
 type filter struct {
 	patterns map[string][]*regexp.Regexp
 	more     []string
@@ -98,7 +244,11 @@ func (r *request) filter(known ...string) (filter, *reply) {
 			for _, v := range values {
 				re, err := regexp.Compile("^(?:" + v + ")$")
 				if err != nil {
-					rep := r.fail(http.StatusBadRequest, 14, "The query parameter "+name+" is no valid regular expression.")
+					rep := r.fail(
+						http.StatusBadRequest,
+						14,
+						"The query parameter "+name+" is no valid regular expression.",
+					)
 					return f, &rep
 				}
 				f.patterns[name] = append(f.patterns[name], re)
@@ -113,7 +263,8 @@ func (r *request) filter(known ...string) (filter, *reply) {
 
 func (f *filter) match(name, value string) bool {
 	patterns := f.patterns[name]
-	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(re *regexp.Regexp) bool { return re.MatchString(value) })
+	return len(patterns) == 0 ||
+		slices.ContainsFunc(patterns, func(re *regexp.Regexp) bool { return re.MatchString(value) })
 }
 
 // pick returns the properties a GET asks for by its query parameter properties, or all.
@@ -159,5 +310,9 @@ func (r *request) conflict(p *partition) reply {
 	if p.busy {
 		return r.fail(http.StatusConflict, 2, "The object is busy with another operation.")
 	}
-	return r.fail(http.StatusConflict, 1, "The operation cannot be performed because the object is in the state "+p.status+".")
+	return r.fail(
+		http.StatusConflict,
+		1,
+		"The operation cannot be performed because the object is in the state "+p.status+".",
+	)
 }

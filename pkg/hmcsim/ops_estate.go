@@ -18,7 +18,8 @@ func listCPCs(r *request) reply {
 		}
 		all := c.properties()
 		entry := map[string]any{}
-		for _, name := range append([]string{"object-uri", "name", "status", "has-unacceptable-status", "dpm-enabled", "se-version"}, f.more...) {
+		names := []string{"object-uri", "name", "status", "has-unacceptable-status", "dpm-enabled", "se-version"}
+		for _, name := range append(names, f.more...) {
 			if value, ok := all[name]; ok {
 				entry[name] = value
 			}
@@ -111,8 +112,10 @@ func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply 
 	}
 	list := []any{}
 	for _, p := range parts {
-		if p.cpc.dpm == dpm && f.match("name", p.name) && f.match("cpc-name", p.cpc.name) && f.match("status", p.status) &&
-			f.match("type", p.kind()) && f.match("activation-mode", p.kind()) {
+		if p.cpc.dpm == dpm && f.match("name", p.name) && f.match("cpc-name", p.cpc.name) &&
+			f.match("status", p.status) &&
+			f.match("type", p.kind()) &&
+			f.match("activation-mode", p.kind()) {
 			list = append(list, p.listed(permitted, &f))
 		}
 	}
@@ -170,8 +173,8 @@ func updatePartition(r *request) reply {
 	return r.update(p, p.settable)
 }
 
-// update changes properties of an object and tells of those that were other before, in one notification, before
-// the request is answered.
+// update changes properties of an object and tells of those that were other before, in one
+// notification, before the request is answered.
 func (r *request) update(o object, settable func(name string, value any) (old any, set func())) reply {
 	if r.fields == nil {
 		return r.fail(http.StatusBadRequest, 3, "The request body is missing.")
@@ -184,7 +187,11 @@ func (r *request) update(o object, settable func(name string, value any) (old an
 		value := r.fields[name]
 		old, set := settable(name, value)
 		if set == nil {
-			return r.fail(http.StatusBadRequest, 6, "The field '"+name+"' is not recognized, or its value is not valid.")
+			return r.fail(
+				http.StatusBadRequest,
+				6,
+				"The field '"+name+"' is not recognized, or its value is not valid.",
+			)
 		}
 		if n, ok := old.(int); ok && float64(n) == value || old == value {
 			continue
@@ -260,9 +267,13 @@ func (r *request) asJob(ready func(*partition) bool, run func(p *partition, done
 	return r.asCancelableJob(false, ready, run)
 }
 
-// asCancelableJob is asJob for an operation that may be canceled. A canceled one still comes to its end here, which
-// HMCs allow for.
-func (r *request) asCancelableJob(cancelable bool, ready func(*partition) bool, run func(p *partition, done func())) reply {
+// asCancelableJob is asJob for an operation that may be canceled. A canceled one still comes to its
+// end here, which HMCs allow for.
+func (r *request) asCancelableJob(
+	cancelable bool,
+	ready func(*partition) bool,
+	run func(p *partition, done func()),
+) reply {
 	p := r.partition()
 	switch {
 	case p == nil:
@@ -275,7 +286,10 @@ func (r *request) asCancelableJob(cancelable bool, ready func(*partition) bool, 
 	j.cancel = cancelable
 	run(p, func() {
 		if p.deleted {
-			h.endJobLocked(j, JobResult{http.StatusNotFound, 1, map[string]any{"message": "The object does not exist any more."}})
+			h.endJobLocked(
+				j,
+				JobResult{http.StatusNotFound, 1, map[string]any{"message": "The object does not exist any more."}},
+			)
 			return
 		}
 		h.endJobLocked(j, JobResult{Results: map[string]any{}})
@@ -316,7 +330,10 @@ func loadLPAR(r *request) reply {
 }
 
 func stopLPAR(r *request) reply {
-	return r.asJob((*partition).hasOS, func(p *partition, done func()) { r.h.world.shutDown(p, statusNotOperating, done) })
+	return r.asJob(
+		(*partition).hasOS,
+		func(p *partition, done func()) { r.h.world.shutDown(p, statusNotOperating, done) },
+	)
 }
 
 func openOSMessageChannel(r *request) reply {
@@ -336,7 +353,11 @@ func openOSMessageChannel(r *request) reply {
 	case p == nil:
 		return r.notFound()
 	case r.session.channels[p] != nil:
-		return r.fail(http.StatusConflict, 331, "This API session has opened a message channel for this object already.")
+		return r.fail(
+			http.StatusConflict,
+			331,
+			"This API session has opened a message channel for this object already.",
+		)
 	case !p.hasOS():
 		return r.fail(http.StatusConflict, 332, "The messages interface of the operating system is not available.")
 	}

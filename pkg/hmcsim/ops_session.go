@@ -17,7 +17,8 @@ func queryAPIVersion(r *request) reply {
 }
 
 // loginFailed is the message of a refused logon, whatever was wrong with it, as real HMCs say it.
-const loginFailed = "Login failed. Try the operation again. If the problem persists, contact your security administrator."
+const loginFailed = "Login failed. Try the operation again. " +
+	"If the problem persists, contact your security administrator."
 
 func logon(r *request) reply {
 	h := r.h
@@ -58,7 +59,11 @@ func logon(r *request) reply {
 	}
 	if h.opts.MFA && h.opts.MFAReason != 0 {
 		h.refused++
-		return r.fail(http.StatusConflict, h.opts.MFAReason, "The logon is incomplete: multi-factor authentication is required.")
+		return r.fail(
+			http.StatusConflict,
+			h.opts.MFAReason,
+			"The logon is incomplete: multi-factor authentication is required.",
+		)
 	}
 	if newPassword, ok := r.fields["new-password"].(string); ok {
 		h.users[userid] = newPassword
@@ -139,12 +144,16 @@ func getConsole(r *request) reply {
 		"is-auto-switch-enabled": false,
 		"has-hardware-messages":  len(h.hardware) > 0,
 		"hardware-messages":      h.hardware.properties(),
-		"machine-info":           map[string]any{"machine-type": "2461", "machine-model": "SE3", "machine-serial": "000000000042"},
+		"machine-info": map[string]any{
+			"machine-type":   "2461",
+			"machine-model":  "SE3",
+			"machine-serial": "000000000042",
+		},
 	})
 }
 
-// getLog returns the handler that reads one of the console's logs: a JSON array, the newest entry first (no order is
-// promised).
+// getLog returns the handler that reads one of the console's logs: a JSON array, the newest entry
+// first (no order is promised).
 func getLog(kind string) func(*request) reply {
 	return func(r *request) reply {
 		book, denied := &r.h.audit, r.h.opts.NoAuditLog
@@ -152,7 +161,11 @@ func getLog(kind string) func(*request) reply {
 			book, denied = &r.h.security, r.h.opts.NoSecurityLog
 		}
 		if denied {
-			return r.fail(http.StatusForbidden, 1, "The API user does not have the required permission for this operation.")
+			return r.fail(
+				http.StatusForbidden,
+				1,
+				"The API user does not have the required permission for this operation.",
+			)
 		}
 		from, to, bad := r.timeBounds()
 		if bad != nil {

@@ -18,9 +18,9 @@ type osMessage struct {
 	held      bool
 }
 
-// appendJSON appends the message in the form of a public capture. In it message-id is a string and prompt-text "";
-// other sources have a number and null, so some partitions have those. refresh nil leaves is-refresh out, as List OS
-// Messages does. offset is added to the sequence number.
+// appendJSON appends the message in the form of a public capture. In it message-id is a string and
+// prompt-text ""; other sources have a number and null, so some partitions have those. refresh nil
+// leaves is-refresh out, as List OS Messages does. offset is added to the sequence number.
 func (m *osMessage) appendJSON(b []byte, p *partition, offset int64, refresh *bool) []byte {
 	b = append(b, `{"sequence-number":`...)
 	b = strconv.AppendInt(b, m.seq+offset, 10)
@@ -78,7 +78,8 @@ func (w *world) newOSMessage(p *partition, text string) osMessage {
 	return m
 }
 
-// keep lets the HMC hold a message. The oldest go when there are too many; those held for an answer stay longest.
+// keep lets the HMC hold a message. The oldest go when there are too many; those held for an answer
+// stay longest.
 func (p *partition) keep(m osMessage) {
 	if len(p.messages) >= p.keepMessages {
 		i := slices.IndexFunc(p.messages, func(m osMessage) bool { return !m.held && !m.priority })
@@ -90,7 +91,8 @@ func (p *partition) keep(m osMessage) {
 // held returns the messages that the HMC holds.
 func (p *partition) held() []osMessage { return p.messages }
 
-// tellOS lets the operating system of a partition write one message for each text; they come in one notification.
+// tellOS lets the operating system of a partition write one message for each text; they come in one
+// notification.
 func (w *world) tellOS(p *partition, texts ...string) int {
 	if len(texts) == 0 {
 		return 0
@@ -139,7 +141,8 @@ func (p *partition) bootMessages() [][]string {
 				"IEA246I NUCLST ID 00 SELECTED",
 			},
 			{
-				"IEA519I IODF DSN = SYS1.IODF00\nIEA520I CONFIGURATION ID = " + p.osName() + " . IODF DEVICE NUMBER = 0A86",
+				"IEA519I IODF DSN = SYS1.IODF00\n" +
+					"IEA520I CONFIGURATION ID = " + p.osName() + " . IODF DEVICE NUMBER = 0A86",
 				"*00 IEA101A SPECIFY SYSTEM PARAMETERS FOR z/OS 02.05.00 HBB77D0",
 			},
 			{
@@ -147,7 +150,10 @@ func (p *partition) bootMessages() [][]string {
 				"IEE348I IEASYS00 MEMBER DATA PROCESSED",
 				"$HASP493 JES2 ALL MEMBER WARM START IS IN PROGRESS",
 			},
-			{"$HASP492 JES2 " + p.osName() + " HAS COMPLETED ALL MEMBER WARM START", "IST020I VTAM INITIALIZATION COMPLETE FOR " + p.osName()},
+			{
+				"$HASP492 JES2 " + p.osName() + " HAS COMPLETED ALL MEMBER WARM START",
+				"IST020I VTAM INITIALIZATION COMPLETE FOR " + p.osName(),
+			},
 		}
 	}
 	host := p.name
@@ -205,7 +211,13 @@ func (w *world) everydayMessages(p *partition) []string {
 	case 0:
 		return []string{fmt.Sprintf("[%5d.%06d] systemd[1]: Started Session %d of user root.\n", sec, us, n%1000)}
 	case 1:
-		return []string{fmt.Sprintf("[%5d.%06d] TCP: request_sock_TCP: Possible SYN flooding on port 443. Sending cookies.\n", sec, us)}
+		return []string{
+			fmt.Sprintf(
+				"[%5d.%06d] TCP: request_sock_TCP: Possible SYN flooding on port 443. Sending cookies.\n",
+				sec,
+				us,
+			),
+		}
 	case 2:
 		return []string{
 			fmt.Sprintf("[%5d.%06d] EXT4-fs (dasda1): re-mounted. Quota mode: none.", sec, us),
@@ -217,7 +229,8 @@ func (w *world) everydayMessages(p *partition) []string {
 	}
 }
 
-// forget deletes the message with a sequence number that the HMC holds, and says whether there was one.
+// forget deletes the message with a sequence number that the HMC holds, and says whether there was
+// one.
 func (p *partition) forget(seq int64) bool {
 	i := slices.IndexFunc(p.messages, func(m osMessage) bool { return m.seq == seq })
 	if i < 0 {

@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+const noSuchResource = "The request URI does not designate a resource of an expected type, " +
+	"or designates a resource that does not exist: "
+
 // maxRequestBody is what an HMC takes; beyond it answers 413.
 const maxRequestBody = 1 << 20
 
@@ -23,22 +26,28 @@ type RESTFaultKind string
 
 // What can go wrong with a REST request.
 const (
-	RESTFaultDisabled RESTFaultKind = "disabled" // 500 with a text/html body: "Web Services are not enabled."
-	RESTFaultBusy     RESTFaultKind = "busy"     // 503: too many concurrent requests
-	RESTFaultStatus   RESTFaultKind = "status"   // Status and Reason with a JSON error body
-	RESTFaultSlow     RESTFaultKind = "slow"     // answered after Delay
-	RESTFaultHang     RESTFaultKind = "hang"     // never answered; ends with the client, Close, Stop or Restart
-	RESTFaultDrop     RESTFaultKind = "drop"     // the connection is closed without an answer
-	RESTFaultGarbage  RESTFaultKind = "garbage"  // 200 with a body that is not JSON
-	RESTFaultTruncate RESTFaultKind = "truncate" // 200, and the connection is closed in the middle of the body
-	RESTFaultEmpty    RESTFaultKind = "empty"    // 200 with no CPC or partition listed, as while an HMC learns what it manages
+	// 500 with a text/html body: "Web Services are not enabled.".
+	RESTFaultDisabled RESTFaultKind = "disabled"
+	RESTFaultBusy     RESTFaultKind = "busy"   // 503: too many concurrent requests
+	RESTFaultStatus   RESTFaultKind = "status" // Status and Reason with a JSON error body
+	RESTFaultSlow     RESTFaultKind = "slow"   // answered after Delay
+	// never answered; ends with the client, Close, Stop or Restart.
+	RESTFaultHang    RESTFaultKind = "hang"
+	RESTFaultDrop    RESTFaultKind = "drop"    // the connection is closed without an answer
+	RESTFaultGarbage RESTFaultKind = "garbage" // 200 with a body that is not JSON
+	// 200, and the connection is closed in the middle of the body.
+	RESTFaultTruncate RESTFaultKind = "truncate"
+	// 200 with no CPC or partition listed, as while an HMC learns what it manages.
+	RESTFaultEmpty RESTFaultKind = "empty"
 )
 
 // RESTFault makes REST requests go wrong.
 type RESTFault struct {
-	Kind           RESTFaultKind
-	Operation      string        // the operation it is for, as Call.Operation names it; "" = every one
-	URI            string        // a part of the URI it is for, an object id for example; "" = every one
+	Kind RESTFaultKind
+	// the operation it is for, as Call.Operation names it; "" = every one
+	Operation string
+	// a part of the URI it is for, an object id for example; "" = every one
+	URI            string
 	Times          int           // how many requests; 0 = all until ClearRESTFaults
 	Status, Reason int           // RESTFaultStatus
 	Message        string        // RESTFaultStatus; "" = a general one
@@ -74,7 +83,8 @@ func (h *HMC) restFaultLocked(operation, uri string) (RESTFault, bool) {
 	return RESTFault{}, false
 }
 
-// Operations returns the names of all operations, as RESTFault.Operation and Call.Operation have them.
+// Operations returns the names of all operations, as RESTFault.Operation and Call.Operation have
+// them.
 func Operations() []string {
 	var names []string
 	for i := range operations {
@@ -153,7 +163,10 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	head := w.Header()
 	head.Set("Server", "Hardware management console API web server / 2.0")
 	head.Set("Cache-control", "no-cache")
-	head.Set("x-request-id", fmt.Sprintf("Sx%s.%x Rx%x", h.world.name, start.UnixMilli()&0xffff, start.UnixNano()&0xffffff))
+	head.Set(
+		"x-request-id",
+		fmt.Sprintf("Sx%s.%x Rx%x", h.world.name, start.UnixMilli()&0xffff, start.UnixNano()&0xffffff),
+	)
 	head.Set("Strict-Transport-Security", "max-age=0")
 	head.Set("X-Frame-Options", "SAMEORIGIN")
 	head.Set("X-Content-Type-Options", "nosniff")
@@ -283,7 +296,8 @@ func writeFault(w http.ResponseWriter, r *http.Request, fault RESTFault) {
 	}
 }
 
-// disabledHTML is the body of an HMC whose Web Services API is switched off, as zhmcclient expects it.
+// disabledHTML is the body of an HMC whose Web Services API is switched off, as zhmcclient expects
+// it.
 const disabledHTML = `<!doctype html public "-//IETF//DTD HTML 2.0//EN">
 <html>
 <head>
@@ -301,7 +315,14 @@ javax.servlet.ServletException: Web Services are not enabled.
 `
 
 // answerLocked finds out who asks and lets the operation's handler answer.
-func (h *HMC) answerLocked(r *http.Request, op *operation, ids []string, pathKnown bool, body []byte, call *Call) reply {
+func (h *HMC) answerLocked(
+	r *http.Request,
+	op *operation,
+	ids []string,
+	pathKnown bool,
+	body []byte,
+	call *Call,
+) reply {
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
 		return errorReply(r, http.StatusHTTPVersionNotSupported, 0, "HTTP/1.0 is not supported.")
 	}
@@ -329,7 +350,12 @@ func (h *HMC) answerLocked(r *http.Request, op *operation, ids []string, pathKno
 		if pathKnown {
 			return errorReply(r, http.StatusMethodNotAllowed, 0, "The method is not allowed for this URI.")
 		}
-		return errorReply(r, http.StatusNotFound, 1, "The request URI does not designate a resource of an expected type, or designates a resource that does not exist: "+r.URL.Path)
+		return errorReply(
+			r,
+			http.StatusNotFound,
+			1,
+			noSuchResource+r.URL.Path,
+		)
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -400,7 +426,11 @@ func (r *request) fail(status, reason int, message string) reply {
 }
 
 func (r *request) notFound() reply {
-	return r.fail(http.StatusNotFound, 1, "The request URI does not designate a resource of an expected type, or designates a resource that does not exist: "+r.URL.Path)
+	return r.fail(
+		http.StatusNotFound,
+		1,
+		noSuchResource+r.URL.Path,
+	)
 }
 
 func ok(body any) reply { return reply{status: http.StatusOK, body: body} }
@@ -461,7 +491,8 @@ func (l *callLog) all() []Call {
 	return append(slices.Clone(l.calls[l.next:]), l.calls[:l.next]...)
 }
 
-// Calls returns the last requests (up to 20,000), the oldest first. A request is among them before its answer is sent.
+// Calls returns the last requests (up to 20,000), the oldest first. A request is among them before
+// its answer is sent.
 func (h *HMC) Calls() []Call {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -475,8 +506,8 @@ func (h *HMC) RESTRequests() map[string]int64 {
 	return maps.Clone(h.requests)
 }
 
-// RequestsPerMinute returns the requests of each minute since the first of the calls that are kept, the present
-// minute last.
+// RequestsPerMinute returns the requests of each minute since the first of the calls that are kept,
+// the present minute last.
 func (h *HMC) RequestsPerMinute() []int {
 	calls := h.Calls()
 	if len(calls) == 0 {
@@ -509,8 +540,9 @@ func (h *HMC) BusiestMinute() int {
 	return most
 }
 
-// ForbiddenCalls returns how often operations were called that change or report hardware messages: deleting one,
-// and the service operations. (On a real HMC they call IBM.) A monitor must never do that.
+// ForbiddenCalls returns how often operations were called that change or report hardware messages:
+// deleting one, and the service operations. (On a real HMC they call IBM.) A monitor must never do
+// that.
 func (h *HMC) ForbiddenCalls() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()

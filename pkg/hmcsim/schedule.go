@@ -49,7 +49,8 @@ func (w *world) tick() time.Duration {
 	return min(max(time.Duration(float64(time.Second)/w.opts.rate), 10*time.Millisecond), time.Second)
 }
 
-// start starts the world's goroutine, which does what is due and lets the estate live. It may be called again.
+// start starts the world's goroutine, which does what is due and lets the estate live. It may be
+// called again.
 func (w *world) start() { w.startOnce.Do(w.run) }
 
 func (w *world) run() {
@@ -73,7 +74,8 @@ func (w *world) run() {
 			if tick := w.tick(); tick > 0 {
 				target := w.liveFrom + int64(time.Since(begin).Seconds()*w.opts.rate)
 				if target-w.happened > int64(w.opts.rate)+1 {
-					// Far behind, for the machine was busy: what could not happen in time does not happen at all.
+					// Far behind, for the machine was busy: what could not
+					// happen in time does not happen at all.
 					w.liveFrom -= target - w.happened - int64(w.opts.rate) - 1
 				}
 				for n := 0; w.happened < target && n < 1000; n++ {

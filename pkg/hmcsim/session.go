@@ -142,8 +142,8 @@ func (h *HMC) endSessionLocked(s *session, why string, cut bool) {
 	}
 }
 
-// authenticate is the broker's logon: a userid with its password, or a session id with its credential. The user
-// need not be the one whose session made the topic.
+// authenticate is the broker's logon: a userid with its password, or a session id with its
+// credential. The user need not be the one whose session made the topic.
 func (h *HMC) authenticate(login, passcode string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -154,7 +154,8 @@ func (h *HMC) authenticate(login, passcode string) bool {
 	return ok && password == passcode && !h.opts.MFA
 }
 
-// onSubscribe replays the OS messages held for a partition to a new subscription of a channel that was opened for it.
+// onSubscribe replays the OS messages held for a partition to a new subscription of a channel that
+// was opened for it.
 func (h *HMC) onSubscribe(topicName string, attach func([]Message)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -209,8 +210,8 @@ func (h *HMC) publishLocked(s *session, t *sessionTopic, m Message) int {
 	return n
 }
 
-// publishAllLocked publishes a notification on the topic of the given kind (not of OS messages) of each session that
-// has one.
+// publishAllLocked publishes a notification on the topic of the given kind (not of OS messages) of
+// each session that has one.
 func (h *HMC) publishAllLocked(kind string, m Message) int {
 	n := 0
 	for _, s := range h.order {
@@ -273,8 +274,8 @@ func (h *HMC) NewSession(userid string) (SessionInfo, error) {
 	return s.info(), nil
 }
 
-// ExpireSessions ends all sessions as their idle timeout would, and returns how many they were. With cut the
-// connections subscribed to their topics are closed, else these fall silent.
+// ExpireSessions ends all sessions as their idle timeout would, and returns how many they were.
+// With cut the connections subscribed to their topics are closed, else these fall silent.
 func (h *HMC) ExpireSessions(cut bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -40,13 +40,15 @@ func headerValue(headers []Header, name string) string {
 	return ""
 }
 
-// protocolError is a client's mistake that ActiveMQ answers by an ERROR frame and the end of the connection.
+// protocolError is a client's mistake that ActiveMQ answers by an ERROR frame and the end of the
+// connection.
 type protocolError struct{ msg string }
 
 func (e *protocolError) Error() string { return e.msg }
 
-// frameReader reads a client's frames within ActiveMQ's limits, whatever their command. The decoding is go-stomp's;
-// what it does not do is done before: the limits, unknown commands, and headers that are not escaped.
+// frameReader reads a client's frames within ActiveMQ's limits, whatever their command. The
+// decoding is go-stomp's; what it does not do is done before: the limits, unknown commands, and
+// headers that are not escaped.
 type frameReader struct {
 	r   *bufio.Reader
 	raw []byte // the frame being read, from its command to its NUL
@@ -54,7 +56,8 @@ type frameReader struct {
 
 func newFrameReader(r *bufio.Reader) *frameReader { return &frameReader{r: r} }
 
-// read returns the next frame, or nil for a single EOL (a heart-beat). version is what was negotiated, "" before.
+// read returns the next frame, or nil for a single EOL (a heart-beat). version is what was
+// negotiated, "" before.
 func (f *frameReader) read(version string) (*frame.Frame, error) {
 	f.raw = f.raw[:0]
 	if cap(f.raw) > 1<<20 {
@@ -99,11 +102,13 @@ func (f *frameReader) read(version string) (*frame.Frame, error) {
 	}
 	headers := f.raw[headersAt:bodyAt]
 	if command == frame.CONNECT || command == frame.STOMP || version == version10 {
-		// STOMP 1.2 forbids escaping in CONNECT, 1.0 has no escaping: a password with a backslash must arrive as it
-		// was sent. go-stomp's reader always unescapes, so the backslashes are doubled for it.
+		// STOMP 1.2 forbids escaping in CONNECT, 1.0 has no escaping: a password with a
+		// backslash must arrive as it was sent. go-stomp's reader always unescapes, so the
+		// backslashes are doubled for it.
 		headers = bytes.ReplaceAll(headers, []byte{'\\'}, []byte(`\\`))
 	}
-	// go-stomp's reader knows STOMP's commands only; the answer to another one needs its headers too.
+	// go-stomp's reader knows STOMP's commands only; the answer to another one needs its
+	// headers too.
 	fr, err := frame.NewReaderSize(io.MultiReader(strings.NewReader(frame.SEND+"\n"), bytes.NewReader(headers),
 		bytes.NewReader(f.raw[bodyAt:])), 512).Read()
 	if err != nil {
@@ -156,8 +161,8 @@ func (f *frameReader) body(contentLength int) error {
 	}
 }
 
-// appendFrame encodes a frame as ActiveMQ writes it: names as they are, values escaped (from STOMP 1.1 on, without
-// CR), no content-length, and a LF after the NUL.
+// appendFrame encodes a frame as ActiveMQ writes it: names as they are, values escaped (from STOMP
+// 1.1 on, without CR), no content-length, and a LF after the NUL.
 func appendFrame(dst []byte, command string, headers []Header, body []byte, escape bool) []byte {
 	dst = append(dst, command...)
 	dst = append(dst, '\n')

@@ -18,8 +18,8 @@ type worldOptions struct {
 	now              func() time.Time
 }
 
-// world is the estate and its time: what the HMCs that watch it tell of. One lock guards it and all of them, so that
-// what happens is published in the order in which it happens.
+// world is the estate and its time: what the HMCs that watch it tell of. One lock guards it and all
+// of them, so that what happens is published in the order in which it happens.
 type world struct {
 	opts worldOptions
 	name string // an UUID that names this world in ids
@@ -62,7 +62,14 @@ func newWorld(opts worldOptions) *world {
 // uuid returns the next UUID, in the form of version 1 as HMCs use it.
 func (w *world) uuid() string {
 	a, b := w.ids.Uint64(), w.ids.Uint64()
-	return fmt.Sprintf("%08x-%04x-11%02x-%04x-%012x", uint32(a), uint16(a>>32), uint8(a>>48), 0x8000|uint16(b>>48)&0x3fff, b&0xffffffffffff)
+	return fmt.Sprintf(
+		"%08x-%04x-11%02x-%04x-%012x",
+		uint32(a),
+		uint16(a>>32),
+		uint8(a>>48),
+		0x8000|uint16(b>>48)&0x3fff,
+		b&0xffffffffffff,
+	)
 }
 
 // join lets an HMC watch the world, unless all that did are closed.
@@ -76,8 +83,8 @@ func (w *world) join(h *HMC) bool {
 	return true
 }
 
-// leaveLocked ends what join began, and says whether no HMC watches any more: then the world ends. The HMC's sessions hear
-// nothing more.
+// leaveLocked ends what join began, and says whether no HMC watches any more: then the world ends.
+// The HMC's sessions hear nothing more.
 func (w *world) leaveLocked(h *HMC) (last bool) {
 	for _, s := range h.order {
 		s.ended = true
@@ -95,8 +102,8 @@ func (w *world) tell(m Message) {
 	}
 }
 
-// laterLocked publishes something of the estate now, or after the HMC's lag, and returns to how many subscriptions it went
-// now. What is published later stays in its order.
+// laterLocked publishes something of the estate now, or after the HMC's lag, and returns to how
+// many subscriptions it went now. What is published later stays in its order.
 func (h *HMC) laterLocked(publish func() int) int {
 	if h.opts.Lag <= 0 {
 		return publish()
@@ -109,8 +116,8 @@ func (h *HMC) laterLocked(publish func() int) int {
 	return 0
 }
 
-// setStatus changes a partition's status and tells of it. While the SE of its CPC is cut off nobody can see it; it shows
-// when the SE is back.
+// setStatus changes a partition's status and tells of it. While the SE of its CPC is cut off nobody
+// can see it; it shows when the SE is back.
 func (w *world) setStatus(p *partition, status string) {
 	if p.oldStatus != "" {
 		p.oldStatus = status
@@ -138,8 +145,8 @@ func (w *world) setCPCStatus(c *cpc, status string) {
 	w.tellStatus(c, old, status)
 }
 
-// tellStatus tells of a status change. Now and then the body has more keys than usual, and now and then the same
-// change is told twice, as real HMCs do.
+// tellStatus tells of a status change. Now and then the body has more keys than usual, and now and
+// then the same change is told twice, as real HMCs do.
 func (w *world) tellStatus(o object, from, to string) {
 	m := statusChange(o, from, to, w.rng.IntN(8) == 0)
 	w.tell(m)
@@ -148,8 +155,9 @@ func (w *world) tellStatus(o object, from, to string) {
 	}
 }
 
-// steps lets something happen to a partition step by step: the first at once, each other one StepDelay later, and
-// done at last, or when the partition is deleted. The partition is busy until then.
+// steps lets something happen to a partition step by step: the first at once, each other one
+// StepDelay later, and done at last, or when the partition is deleted. The partition is busy until
+// then.
 func (w *world) steps(p *partition, done func(), steps ...func()) {
 	p.busy = true
 	var next func(i int)
@@ -174,8 +182,8 @@ func (w *world) bootSteps(p *partition, groups [][]string) []func() {
 	return steps
 }
 
-// startUp lets a partition start: a DPM partition from stopped, a classic LPAR from not activated or not operating.
-// done runs at the end.
+// startUp lets a partition start: a DPM partition from stopped, a classic LPAR from not activated
+// or not operating. done runs at the end.
 func (w *world) startUp(p *partition, done func()) {
 	var steps []func()
 	if w.opts.newSequence {
@@ -216,8 +224,8 @@ func (p *partition) restStatus() string {
 	return statusNotActivated
 }
 
-// lostStatus is what the HMC says of a partition whose SE does not communicate. What it says of a classic LPAR is not
-// known.
+// lostStatus is what the HMC says of a partition whose SE does not communicate. What it says of a
+// classic LPAR is not known.
 func (p *partition) lostStatus() string {
 	if p.cpc.dpm {
 		return statusNoComm
@@ -225,8 +233,9 @@ func (p *partition) lostStatus() string {
 	return statusCheck
 }
 
-// setCommunicating cuts the SE of a CPC off, or brings it back: a burst of status changes of all its partitions. Every
-// second one is told again when it is cut off, and each when it is back (public issues of users tell so).
+// setCommunicating cuts the SE of a CPC off, or brings it back: a burst of status changes of all
+// its partitions. Every second one is told again when it is cut off, and each when it is back
+// (public issues of users tell so).
 func (w *world) setCommunicating(c *cpc, up bool) {
 	if c.cutOff != up {
 		return
@@ -267,8 +276,8 @@ func (w *world) setCommunicating(c *cpc, up bool) {
 	}
 }
 
-// republishInventoryLocked tells of everything there is, as an HMC does that has built its inventory again: an "add"
-// does not mean that something was created.
+// republishInventoryLocked tells of everything there is, as an HMC does that has built its
+// inventory again: an "add" does not mean that something was created.
 func (h *HMC) republishInventoryLocked() {
 	for _, c := range h.world.cpcs {
 		h.publishAllLocked(TopicObject, inventoryChange(c, "", "add"))

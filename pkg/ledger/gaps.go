@@ -46,7 +46,12 @@ type Gap struct {
 }
 
 func newGap(from time.Time) *Gap {
-	return &Gap{From: from, Missed: make(map[string]int), Recovered: make(map[string]int), Concerns: make(map[string]bool)}
+	return &Gap{
+		From:      from,
+		Missed:    make(map[string]int),
+		Recovered: make(map[string]int),
+		Concerns:  make(map[string]bool),
+	}
 }
 
 func (g *Gap) cause(text string)   { g.Causes = bounded(g.Causes, text) }
@@ -377,11 +382,24 @@ var lostKinds = []struct{ kind, what string }{
 	{event.TopicOther, "notifications"},
 }
 
+// heldKinds says the same of the kinds that an HMC holds for a while.
+var heldKinds = []struct{ kind, what string }{
+	{event.TopicAudit, "entries of the audit log"},
+	{event.TopicSecurity, "entries of the security log"},
+	{event.TopicOSMessage, "OS messages that the HMC does not hold any more"},
+}
+
 // Report returns the gap as it is reported. kinds are the kinds of topics that are followed and
 // that nobody else saw.
 func (g *Gap) Report(kinds []string) *Gap {
 	r := *g
-	r.From, r.To = g.From.UTC().Truncate(time.Millisecond), g.To.UTC().Add(time.Millisecond-1).Truncate(time.Millisecond)
+	r.From, r.To = g.From.UTC().Truncate(
+		time.Millisecond,
+	), g.To.UTC().Add(
+		time.Millisecond-1,
+	).Truncate(
+		time.Millisecond,
+	)
 	if r.To.Before(r.From) {
 		r.To = r.From
 	}
@@ -391,8 +409,10 @@ func (g *Gap) Report(kinds []string) *Gap {
 		}
 	}
 	r.Missing = append(r.Missing, g.Problems...)
-	if n := g.Missed[event.TopicOSMessage] - g.Recovered[event.TopicOSMessage]; n > 0 {
-		r.Missing = append(r.Missing, "OS messages that the HMC does not hold any more")
+	for _, l := range heldKinds {
+		if g.Missed[l.kind] > g.Recovered[l.kind] {
+			r.Missing = append(r.Missing, l.what)
+		}
 	}
 	return &r
 }

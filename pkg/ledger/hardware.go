@@ -48,7 +48,9 @@ type HardwareMessage struct {
 // NewHardware returns the book of an HMC.
 func NewHardware(hmc string) *Hardware {
 	return &Hardware{
-		prefix: hardwarePrefix + hmc + "\x00", parents: make(map[string]*hardwareOf), changed: make(map[string]struct{}),
+		prefix:  hardwarePrefix + hmc + "\x00",
+		parents: make(map[string]*hardwareOf),
+		changed: make(map[string]struct{}),
 	}
 }
 
@@ -92,7 +94,8 @@ func (h *Hardware) Listed(parent string) bool { return h.of(parent).listed }
 func (h *Hardware) IsNew(parent, uri string, at time.Time) bool {
 	p := h.of(parent)
 	_, known := p.known[uri]
-	return !known && uri != "" && len(uri) <= longestElementURI && !strings.Contains(uri, "\x00") && milliseconds(at) > p.floor
+	return !known && uri != "" && len(uri) <= longestElementURI && !strings.Contains(uri, "\x00") &&
+		milliseconds(at) > p.floor
 }
 
 // Gone returns the known messages that a complete list does not have.

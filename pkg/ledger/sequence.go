@@ -192,7 +192,10 @@ func (t *SequenceTracker) jumpOfSession(nr int64, now time.Time) {
 			t.close(t.holes[0])
 			t.holes = slices.Delete(t.holes, 0, 1)
 		}
-		t.holes = append(t.holes, sequenceHole{from: s.last + 1, to: nr - 1, first: s.at, last: now, overLink: s.link != t.link})
+		t.holes = append(
+			t.holes,
+			sequenceHole{from: s.last + 1, to: nr - 1, first: s.at, last: now, overLink: s.link != t.link},
+		)
 	case nr > s.last:
 	case nr == t.below+1: // not late, but going on from there
 		*s = sequence{true, nr, now, t.link}

@@ -63,5 +63,10 @@ func (r *Recorder) FetchedEntries(ctx context.Context, kind, topic string, entri
 		}
 	}
 	t.flush()
-	r.log.Debug("log entries were fetched", zap.String("log", kind), zap.Int("entries", len(entries)), zap.Int("new", recovered))
+	r.log.Debug(
+		"log entries were fetched",
+		zap.String("log", kind),
+		zap.Int("entries", len(entries)),
+		zap.Int("new", recovered),
+	)
 }

@@ -38,7 +38,12 @@ func (l *replay) add(p *translate.Part, e event.Event) {
 }
 
 func messageOf(p *translate.Part) ledger.OSMessage {
-	return ledger.OSMessage{Number: p.Message.Number, ID: p.ID, Text: ledger.TextHash(p.Message.PlainText()), Time: p.Message.Time}
+	return ledger.OSMessage{
+		Number: p.Message.Number,
+		ID:     p.ID,
+		Text:   ledger.TextHash(p.Message.PlainText()),
+		Time:   p.Message.Time,
+	}
 }
 
 // message records an OS message that came over the link.
@@ -63,7 +68,13 @@ func (t *tx) message(p *translate.Part) {
 
 // putMessage puts the event of a new message into the outbox, unless another HMC of the group has
 // reported it. lasting is as repeats has it.
-func (t *tx) putMessage(e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict, partition string, lasting bool) (put bool) {
+func (t *tx) putMessage(
+	e *event.Event,
+	m *ledger.OSMessage,
+	v ledger.OSVerdict,
+	partition string,
+	lasting bool,
+) (put bool) {
 	if v.Epoch > 0 { // the same text under the same number, after an IPL, is another message
 		e.ID = event.NewID(m.ID.String(), fmt.Sprint(v.Epoch))
 	}
@@ -129,17 +140,21 @@ func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 	if at := t.link.subscribed[partition]; at.After(asked) {
 		asked = at
 	}
-	t.putReplay(partition, l, event.OriginRefresh, next, asked, !l.cut)
-	if _, to, n := t.messages.Missing(partition); n > 0 && !l.cut {
+	what := ledger.OSReplay{Next: next, Asked: asked, Complete: !l.cut && t.tells(asked)}
+	t.putReplay(partition, l, event.OriginRefresh, what)
+	if _, to, n := t.messages.Missing(partition); n > 0 && what.Complete {
 		t.gone(t.messages.Settle(partition, to)) // the HMC has replayed all it holds
 	}
 }
 
+// tells says whether what an HMC was asked for at a time says something by what it lacks: what is known
+// may be newer if it was loaded since, for then it is not known when that came.
+func (t *tx) tells(asked time.Time) bool { return !asked.Before(t.loaded) }
+
 // putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
-func (t *tx) putReplay(partition string, l *replay, origin string, next *ledger.OSMessage, asked time.Time, complete bool) (recovered int) {
-	verdicts := t.messages.Replay(partition, ledger.OSReplay{
-		Host: t.link.host, Messages: l.messages, Next: next, Asked: asked, Now: t.now, Complete: complete,
-	})
+func (t *tx) putReplay(partition string, l *replay, origin string, what ledger.OSReplay) (recovered int) {
+	what.Host, what.Messages, what.Now = t.link.host, l.messages, t.now
+	verdicts := t.messages.Replay(partition, what)
 	for i, v := range verdicts {
 		e := &l.events[i]
 		e.Origin = origin
@@ -207,12 +222,14 @@ func (r *Recorder) ListedMessages(
 		n := t.messages.BeforeStart(uri, l.messages)
 		l.messages, l.events = l.messages[n:], l.events[n:]
 	}
-	n := t.putReplay(uri, l, event.OriginBackfill, nil, asked, true)
-	for i := range l.messages {
-		// the HMC was asked for everything up to this one
-		missing = max(missing, l.messages[i].Number)
+	what := ledger.OSReplay{Asked: asked, Complete: t.tells(asked)}
+	n := t.putReplay(uri, l, event.OriginBackfill, what)
+	if what.Complete { // else it is listed again
+		for i := range l.messages {
+			missing = max(missing, l.messages[i].Number) // the HMC was asked for everything up to this one
+		}
+		t.gone(t.messages.Settle(uri, missing))
 	}
-	t.gone(t.messages.Settle(uri, missing))
 	t.flush()
 	r.log.Debug("OS messages were fetched",
 		zap.String("partition", PartitionLabel(p)), zap.Int("messages", len(messages)), zap.Int("new", n))

@@ -42,8 +42,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Panics of the goroutine that looks after an HMC; it was restarted each time.", "hmc"),
 		notifications: counter("notifications_total",
 			"Notifications received, by the HMC's notification-type; a type not known counts as other.", "hmc", "type"),
-		missed: counter("notifications_missed_total",
-			"Notifications known to be missing: sequence gap, hand-over buffer full, or storage refused.", "hmc", "topic_type"),
+		missed: counter(
+			"notifications_missed_total",
+			"Notifications known to be missing: sequence gap, hand-over buffer full, or storage refused.",
+			"hmc",
+			"topic_type",
+		),
 		parseErrors: counter("notification_parse_errors_total",
 			"Notifications whose body was not JSON; they are delivered with body_text.", "hmc"),
 		events: counter("events_total",
@@ -54,8 +58,17 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Requests to the HMC's Web Services API, by operation and HTTP status.", "hmc", "operation", "code"),
 	}
 	if reg != nil {
-		reg.MustRegister(m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors, m.events, m.duplicates,
-			m.RestRequests)
+		reg.MustRegister(
+			m.reconnects,
+			m.connectFailures,
+			m.panics,
+			m.notifications,
+			m.missed,
+			m.parseErrors,
+			m.events,
+			m.duplicates,
+			m.RestRequests,
+		)
 	}
 	return m
 }

@@ -26,9 +26,11 @@ type tx struct {
 	books
 	pending
 	link linkState
-	conv translate.Converter
-	emit func(*translate.Part)
-	due  []*ledger.Gap // whose events are in the outbox
+	// loaded is when what is known was loaded because something could not be stored.
+	loaded time.Time
+	conv   translate.Converter
+	emit   func(*translate.Part)
+	due    []*ledger.Gap // whose events are in the outbox
 }
 
 // books are what is known of the HMC and stored with the events.
@@ -116,6 +118,7 @@ func (g *Group) reload() {
 		t := &r.tx
 		t.now, t.due = r.now(), nil
 		t.load()
+		t.loaded = t.now
 		since := t.now
 		if f := all[r]; f != nil {
 			since = f.from

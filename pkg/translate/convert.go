@@ -71,8 +71,15 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 // begin begins the event of a notification.
 func (c *Converter) begin(n *Notification) {
 	c.event = event.Event{
-		HMC: c.hmc, Type: n.Type, Received: n.Received, Time: n.Time, Topic: n.Topic, TopicType: c.topics.KindOf(n.Topic, n.Type),
-		Origin: event.OriginLive, Severity: event.SeverityInfo, Headers: n.Headers,
+		HMC:       c.hmc,
+		Type:      n.Type,
+		Received:  n.Received,
+		Time:      n.Time,
+		Topic:     n.Topic,
+		TopicType: c.topics.KindOf(n.Topic, n.Type),
+		Origin:    event.OriginLive,
+		Severity:  event.SeverityInfo,
+		Headers:   n.Headers,
 	}
 	e, r := &c.event, &c.resource
 	if n.sessionGiven {
@@ -109,9 +116,7 @@ func (c *Converter) Fetched(typ, topic, kind string, now time.Time) *event.Event
 
 // OSMessage makes e the event of an OS message.
 func (c *Converter) OSMessage(e *event.Event, m *OSMessage) *Part {
-	if m.Time > 0 {
-		e.Time = time.UnixMilli(m.Time)
-	}
+	e.Time = timeOf(m.Time, e.Time)
 	if m.Refresh {
 		e.Origin = event.OriginRefresh
 	}
@@ -134,9 +139,7 @@ func partitionOf(e *event.Event) string {
 
 // LogEntry makes e the event of an entry of the console's audit or security log.
 func (c *Converter) LogEntry(e *event.Event, l *LogEntry) *Part {
-	if l.Time > 0 {
-		e.Time = time.UnixMilli(l.Time)
-	}
+	e.Time = timeOf(l.Time, e.Time)
 	c.part = Part{Event: e, Entry: l}
 	p := &c.part
 	p.ID = event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, l.at, l.EventID, l.Userid, l.Message, l.items)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -42,7 +43,7 @@ func convertAll(t *testing.T, c *Converter, topic string, h receiver.Headers, bo
 	}
 	var out []*event.Event
 	var parsed Notification
-	parsed.Parse(&n, body == "" || json.Valid([]byte(body)))
+	parsed.Parse(&n, body == "" || utf8.ValidString(body) && json.Valid([]byte(body)))
 	id, _ := parsed.ID(c.hmc)
 	c.Convert(&parsed, id, func(p *Part) {
 		e := p.Event

@@ -1,7 +1,9 @@
 package translate
 
 import (
+	"cmp"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,34 +47,45 @@ func describeStatusChange(e *event.Event, reports []event.Report, lasted time.Du
 		e.Summary = withResource(e, "status changed")
 		return
 	}
+	last := reports[len(reports)-1]
+	what, to := pathOf(reports)
+	if what == "" && last.Judged {
+		what = "the status is acceptable now"
+		if last.Unacceptable {
+			what = "the status is unacceptable now"
+		}
+	}
+	additional := event.String(last.NewAdditional)
+	if additional != "" && additional != event.String(last.OldAdditional) {
+		what = strings.TrimSpace(what + " (additional status " + additional + ")")
+	}
+	if lasted > 0 {
+		what += " (" + reports[0].OldStatus + " for " + roughly(lasted) + ")"
+	}
+	e.Summary = withResource(e, cmp.Or(what, "status changed"))
+	e.Severity = s.OfStatus(to)
+	if last.Unacceptable && e.Severity == event.SeverityInfo {
+		e.Severity = event.SeverityWarning
+	}
+}
+
+// pathOf is the way from the first status to the last one, and that one; "" where the reports name none.
+func pathOf(reports []event.Report) (path, to string) {
+	named := func(r event.Report) bool { return r.OldStatus != "" || r.NewStatus != "" }
+	if !slices.ContainsFunc(reports, named) {
+		return "", ""
+	}
 	statuses := []string{event.OrUnknown(reports[0].OldStatus)}
-	unacceptable := false
 	for i := range reports {
-		to := event.OrUnknown(reports[i].NewStatus)
+		to = event.OrUnknown(reports[i].NewStatus)
 		if len(statuses) == 1 || to != statuses[len(statuses)-1] { // HMCs repeat reports
 			statuses = append(statuses, to)
 		}
-		if reports[i].Judged {
-			unacceptable = reports[i].Unacceptable
-		}
 	}
-	first, to := statuses[0], statuses[len(statuses)-1]
-	what := first + " -> " + to
-	if len(statuses) > 2 && len(statuses) <= maxPaths {
-		what = strings.Join(statuses, " -> ")
+	if len(statuses) > maxPaths {
+		statuses = []string{statuses[0], to}
 	}
-	last := reports[len(reports)-1]
-	if additional := event.String(last.NewAdditional); additional != "" && additional != event.String(last.OldAdditional) {
-		what += " (additional status " + additional + ")"
-	}
-	if lasted > 0 {
-		what += " (" + first + " for " + roughly(lasted) + ")"
-	}
-	e.Summary = withResource(e, what)
-	e.Severity = s.OfStatus(to)
-	if unacceptable && e.Severity == event.SeverityInfo {
-		e.Severity = event.SeverityWarning
-	}
+	return strings.Join(statuses, " -> "), to
 }
 
 // roughly is a duration in its two largest units.

@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"bytes"
+	"encoding/json"
 	"hash/crc32"
 	"iter"
 	"strconv"
@@ -56,7 +58,12 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	case valid:
 		n.Body = event.CompactValid(received.Body)
 	default:
-		n.BodyText = string(received.Body)
+		// One byte that is not UTF-8 hides nothing else of the body.
+		if text := bytes.ToValidUTF8(received.Body, []byte("\uFFFD")); json.Valid(text) {
+			n.Body = event.CompactValid(text)
+		} else {
+			n.BodyText = string(received.Body)
+		}
 	}
 	switch n.Type {
 	case event.TypeStatusChange, event.TypePropertyChange:
@@ -78,8 +85,8 @@ func (n *Notification) header(name, value string) {
 		n.messageID = value
 	case "timestamp":
 		n.timestamp = value
-		if ms, err := strconv.ParseInt(value, 10, 64); err == nil && ms > 0 {
-			n.Time = time.UnixMilli(ms)
+		if ms, ok := number(value); ok {
+			n.Time = timeOf(ms, n.Time)
 		}
 	case "session-sequence-nr":
 		n.sessionText = value
@@ -103,7 +110,7 @@ func (n *Notification) header(name, value string) {
 }
 
 // SequenceNr returns the number that the HMC gave the notification, and whether it gave it one.
-func (n *Notification) SequenceNr() (int64, bool) { return n.session, n.sessionGiven }
+func (n *Notification) SequenceNr() (int64, bool) { return n.session, n.sessionGiven && n.session >= 0 }
 
 // ID identifies the notification by what the broker and the HMC number it with. The broker's
 // message id holds the broker's start time and so does not repeat after an HMC restart. The rest is
@@ -229,6 +236,16 @@ func parts[T any](n *Notification, typ, member string, parse func([]byte) T) ite
 			}
 		}
 	}
+}
+
+// timeOf returns a time in milliseconds as an HMC tells it; other, where that is no time of this era: JSON
+// has no year beyond 9999.
+func timeOf(ms int64, other time.Time) time.Time {
+	const year10000 = 253402300800000
+	if ms <= 0 || ms >= year10000 {
+		return other
+	}
+	return time.UnixMilli(ms)
 }
 
 // number reads a sequence number.

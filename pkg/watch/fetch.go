@@ -245,14 +245,17 @@ func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
 func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel, topic string) error {
 	rec, uri := f.k.Rec, c.partition.ObjectURI
 	missing, known := rec.MissingMessages(uri)
-	if !known && c.refresh {
+	f.k.mu.Lock()
+	replay := c.replay
+	f.k.mu.Unlock()
+	if !known && c.refresh && replay {
 		return nil // the HMC replays all it holds
 	}
 	asked := time.Now()
 	messages, err := f.k.session.ListOSMessages(ctx, uri, -1)
 	switch {
 	case err != nil:
-	case known:
+	case known, c.refresh: // what it replayed could not be stored
 		rec.ListedMessages(ctx, c.partition, topic, c.refresh, messages, asked, missing)
 	default:
 		rec.StartBehind(ctx, uri, messages)

@@ -22,6 +22,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
 )
 
@@ -210,6 +212,11 @@ func (r *run) start(early bool) error {
 	r.bridge, err = bridge.New(bridge.Options{
 		Config: cfg, StoragePath: filepath.Join(r.dir, "data"), Logger: zap.New(core), Version: "test", Stdout: io.Discard, Stderr: io.Discard,
 		WrapStore: func(s queue.Store) queue.Store { return failing{s, r.faults} },
+		// What a daemon waits for is not the subject, and what is fetched again would wait most.
+		Intervals: watch.Intervals{
+			Recording:  record.Timing{Tick: 100 * time.Millisecond, Settle: 500 * time.Millisecond},
+			ChannelMin: 500 * time.Millisecond, ChannelMax: 2 * time.Second, ChannelSoon: 200 * time.Millisecond, Relist: time.Second,
+		},
 	})
 	if err != nil {
 		return err
