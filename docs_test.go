@@ -5,6 +5,7 @@ import (
 	"go/token"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,8 +19,8 @@ func foreign() []string {
 	}
 }
 
-// TestTroubleshootingTexts wants each text that docs/troubleshooting.md explains to stand in the code, so that a user who sees one
-// finds it. What stands between dots and numbers is looked for.
+// TestTroubleshootingTexts wants each text that docs/troubleshooting.md explains to stand in the
+// code, so that a user who sees one finds it. What stands between dots and numbers is looked for.
 func TestTroubleshootingTexts(t *testing.T) {
 	var literals []string
 	for _, f := range goFiles(t) {
@@ -55,7 +56,8 @@ func TestTroubleshootingTexts(t *testing.T) {
 	}
 }
 
-// TestDocumentsAreListed wants each document to be reached from README.md or docs/README.md: what nobody links to nobody reads.
+// TestDocumentsAreListed wants each document to be reached from README.md or docs/README.md: what
+// nobody links to nobody reads.
 func TestDocumentsAreListed(t *testing.T) {
 	start, index := readFile(t, "README.md"), readFile(t, "docs/README.md")
 	for _, name := range markdownFiles(t) {
@@ -86,5 +88,122 @@ func TestParsersAreFuzzed(t *testing.T) {
 		if !there[name] {
 			t.Errorf("docs/security.md lists %s, which there is not", name)
 		}
+	}
+}
+
+// TestArchitecturePaths follows the two lists of docs/architecture.md, the files that a
+// notification passes, in the code: each function that is named is there, and every file but the
+// first is joined by a call to one that stands before it, so that a reader who goes from call to
+// call sees the same.
+func TestArchitecturePaths(t *testing.T) {
+	code := map[string]goFile{}
+	for _, f := range goFiles(t) {
+		code[f.path] = f
+	}
+	text := readFile(t, "docs/architecture.md")
+	item := regexp.MustCompile("(?m)^\\d+\\. \\[([^\\]]+)\\]\\(\\.\\./([^)]+)\\) ((?:`[\\w.]+`(?:, )?)+):")
+	for title, most := range map[string]int{"From the socket to the queue": 10, "From the queue to the webhook": 6} {
+		_, section, found := strings.Cut(text, "\n### "+title+"\n")
+		section, _, _ = strings.Cut(section, "\n#")
+		items := item.FindAllStringSubmatch(section, -1)
+		numbered := len(regexp.MustCompile(`(?m)^\d+\. `).FindAllString(section, -1))
+		if !found || len(items) < 3 || len(items) > most || numbered != len(items) {
+			t.Errorf("%s: %d files, %d of them with a function, want at most %d", title, numbered, len(items), most)
+		}
+		var before []pathFile
+		for _, m := range items {
+			f, ok := code[m[2]]
+			if !ok || m[1] != m[2] {
+				t.Errorf("%s: there is no %s, or the link to it has another name", title, m[2])
+				continue
+			}
+			this := pathFile{calls: callsIn(f), named: map[string]bool{}}
+			declared := functionsIn(f)
+			for name := range strings.SplitSeq(m[3], ", ") {
+				name = strings.Trim(name, "`")
+				if !declared[name] {
+					t.Errorf("%s: %s has no function %s", title, m[2], name)
+				}
+				this.named[name[strings.LastIndexByte(name, '.')+1:]] = true
+			}
+			joined := slices.ContainsFunc(before, func(b pathFile) bool { return b.joins(this) || this.joins(b) })
+			if len(before) > 0 && !joined {
+				t.Errorf("%s: nothing named of %s is called by a file before it, nor calls one", title, m[2])
+			}
+			before = append(before, this)
+		}
+	}
+}
+
+// pathFile is a file of a path: the methods that the list names, and those that it calls.
+type pathFile struct{ named, calls map[string]bool }
+
+// joins says whether f calls a method that is named of g.
+func (f pathFile) joins(g pathFile) bool {
+	for name := range g.named {
+		if f.calls[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// functionsIn returns the functions of a file, methods as Type.Name.
+func functionsIn(f goFile) map[string]bool {
+	names := map[string]bool{}
+	for _, d := range f.ast.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok {
+			continue
+		}
+		name := fn.Name.Name
+		if fn.Recv != nil {
+			typ := fn.Recv.List[0].Type
+			if star, ok := typ.(*ast.StarExpr); ok {
+				typ = star.X
+			}
+			if ident, ok := typ.(*ast.Ident); ok {
+				name = ident.Name + "." + name
+			}
+		}
+		names[name] = true
+	}
+	return names
+}
+
+// callsIn returns the names of the methods that a file calls.
+func callsIn(f goFile) map[string]bool {
+	names := map[string]bool{}
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok {
+			if method, ok := call.Fun.(*ast.SelectorExpr); ok {
+				names[method.Sel.Name] = true
+			}
+		}
+		return true
+	})
+	return names
+}
+
+// TestArchitecturePackages compares the table of packages in docs/architecture.md with the one that
+// TestImportDirection enforces.
+func TestArchitecturePackages(t *testing.T) {
+	text := readFile(t, "docs/architecture.md")
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^\| ((?:pkg|cmd)/\w+) \| [^|]* \| (.*) \|$`).FindAllStringSubmatch(text, -1) {
+		rows[m[1]] = m[2]
+	}
+	for pkg, rule := range imports {
+		may := "-"
+		if len(rule.may) > 0 {
+			may = strings.ReplaceAll(strings.Join(slices.Sorted(slices.Values(rule.may)), ", "), "pkg/", "")
+		}
+		if want := may + " | " + rule.why; rows[pkg] != want {
+			t.Errorf("docs/architecture.md says of %s\n\t%s\nand not\n\t%s", pkg, rows[pkg], want)
+		}
+		delete(rows, pkg)
+	}
+	for pkg := range rows {
+		t.Errorf("docs/architecture.md lists %s, which is no package", pkg)
 	}
 }
