@@ -408,9 +408,7 @@ func TestBackfillOfAQuietPartition(t *testing.T) {
 	}
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
 	d.connected("a")
-	d.bridge.mu.RLock()
-	rec := d.bridge.supervisors[0].it.Rec
-	d.bridge.mu.RUnlock()
+	rec := d.bridge.watched()[0].Rec
 	d.eventually("it is known where it begins", func() bool {
 		return !slices.ContainsFunc(sim.Partitions(), func(p hmcsim.PartitionInfo) bool { return rec.NeedsStart(p.URI) })
 	})

@@ -264,8 +264,11 @@ func (s *Session) OpenOSMessageChannel(
 		TopicName string `json:"topic-name"`
 	}
 	r := s.call(&call{
-		operation: opOpenOSMessageChannel, method: http.MethodPost, uri: objectURI + "/operations/" + opOpenOSMessageChannel,
-		body: map[string]bool{"include-refresh-messages": refresh}, into: &answer,
+		operation:  opOpenOSMessageChannel,
+		method:     http.MethodPost,
+		uri:        objectURI + "/operations/" + opOpenOSMessageChannel,
+		body:       map[string]bool{"include-refresh-messages": refresh},
+		into:       &answer,
 		repeatable: true, // a second one is refused, not opened
 	})
 	if err := s.c.do(ctx, r); err != nil {

@@ -147,8 +147,8 @@ func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 	}
 }
 
-// tells says whether what an HMC was asked for at a time says something by what it lacks: what is known
-// may be newer if it was loaded since, for then it is not known when that came.
+// tells says whether what an HMC was asked for at a time says something by what it lacks: what is
+// known may be newer if it was loaded since, for then it is not known when that came.
 func (t *tx) tells(asked time.Time) bool { return !asked.Before(t.loaded) }
 
 // putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
@@ -226,7 +226,8 @@ func (r *Recorder) ListedMessages(
 	n := t.putReplay(uri, l, event.OriginBackfill, what)
 	if what.Complete { // else it is listed again
 		for i := range l.messages {
-			missing = max(missing, l.messages[i].Number) // the HMC was asked for everything up to this one
+			// the HMC was asked for everything up to this one
+			missing = max(missing, l.messages[i].Number)
 		}
 		t.gone(t.messages.Settle(uri, missing))
 	}

@@ -68,7 +68,8 @@ func describeStatusChange(e *event.Event, reports []event.Report, lasted time.Du
 	}
 }
 
-// pathOf is the way from the first status to the last one, and that one; "" where the reports name none.
+// pathOf is the way from the first status to the last one, and that one; "" where the reports name
+// none.
 func pathOf(reports []event.Report) (path, to string) {
 	named := func(r event.Report) bool { return r.OldStatus != "" || r.NewStatus != "" }
 	if !slices.ContainsFunc(reports, named) {

@@ -238,8 +238,8 @@ func parts[T any](n *Notification, typ, member string, parse func([]byte) T) ite
 	}
 }
 
-// timeOf returns a time in milliseconds as an HMC tells it; other, where that is no time of this era: JSON
-// has no year beyond 9999.
+// timeOf returns a time in milliseconds as an HMC tells it; other, where that is no time of this
+// era: JSON has no year beyond 9999.
 func timeOf(ms int64, other time.Time) time.Time {
 	const year10000 = 253402300800000
 	if ms <= 0 || ms >= year10000 {
