@@ -35,14 +35,7 @@ func (b *Bridge) Units() []status.Unit {
 
 func unitOf(r *estate.Resource, group string, severities *translate.Severities, current bool) status.Unit {
 	return status.Unit{
-		Group:    group,
-		Class:    r.Class,
-		Name:     r.Name,
-		CPC:      r.CPC,
-		Status:   r.Status,
-		Severity: severities.OfStatus(r.Status),
-		Since:    r.Since,
-		Exact:    r.Exact,
-		Current:  current,
+		Group: group, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
+		Severity: severities.OfStatus(r.Status), Since: r.Since, Exact: r.Exact, Current: current,
 	}
 }

@@ -184,13 +184,8 @@ func newBroker(opts BrokerOptions) (*Broker, error) {
 		opts.Logger = zap.NewNop()
 	}
 	b := &Broker{
-		opts:   opts,
-		log:    opts.Logger.Named("broker"),
-		ca:     opts.CA,
-		addrs:  slices.Clone(opts.Addrs),
-		links:  make(map[*link]struct{}),
-		topics: make(map[string]*topic),
-		script: slices.Clone(opts.Faults),
+		opts: opts, log: opts.Logger.Named("broker"), ca: opts.CA, addrs: slices.Clone(opts.Addrs),
+		links: make(map[*link]struct{}), topics: make(map[string]*topic), script: slices.Clone(opts.Faults),
 	}
 	if b.ca == nil {
 		ca, err := NewCA()
@@ -668,11 +663,8 @@ func (e *encoder) begin(b *Broker, t *topic, headers []Header, body []byte) {
 	e.done = [2]bool{}
 	e.body = body
 	own := [...]Header{
-		{"destination", "/topic/" + t.name},
-		{"message-id", b.messageID(t.producer, t.seq)},
-		{"expires", "0"},
-		{"priority", "4"},
-		{"timestamp", strconv.FormatInt(time.Now().UnixMilli(), 10)},
+		{"destination", "/topic/" + t.name}, {"message-id", b.messageID(t.producer, t.seq)}, {"expires", "0"},
+		{"priority", "4"}, {"timestamp", strconv.FormatInt(time.Now().UnixMilli(), 10)},
 	}
 	// The order of headers is arbitrary (ActiveMQ keeps them in a hash map); turning it makes
 	// clients show that they do not count on one.

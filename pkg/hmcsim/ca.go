@@ -43,12 +43,9 @@ func NewCA() (*CA, error) {
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "hmcsim CA", Organization: []string{"hmcnotifyd simulator"}},
-		NotBefore:             now.Add(-time.Hour),
-		NotAfter:              now.AddDate(1, 0, 0),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		Subject: pkix.Name{CommonName: "hmcsim CA", Organization: []string{"hmcnotifyd simulator"}},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	if tmpl.SerialNumber, err = serialNumber(); err != nil {
 		return nil, err
@@ -88,11 +85,8 @@ func (ca *CA) Certificate(kind CertificateKind, hosts ...string) (tls.Certificat
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "hmcsim"},
-		NotBefore:   now.Add(-time.Hour),
-		NotAfter:    now.AddDate(0, 6, 0),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Subject: pkix.Name{CommonName: "hmcsim"}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(0, 6, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	parent, selfSigned := ca.cert, false
 	switch kind {

@@ -225,8 +225,7 @@ func (w *world) newPartition(c *cpc, name string) *partition {
 	p := &partition{
 		id: w.uuid(), name: name, cpc: c, status: statusNotActivated,
 		zos: !c.dpm && len(c.partitions)%2 == 0, numericIDs: len(w.parts)%3 == 2,
-		ifl: 1 + w.rng.IntN(4), memory: 1024 << w.rng.IntN(5),
-		keepMessages: w.opts.keepMessages,
+		ifl: 1 + w.rng.IntN(4), memory: 1024 << w.rng.IntN(5), keepMessages: w.opts.keepMessages,
 	}
 	if p.zos {
 		p.cp, p.ifl = p.ifl, 0
@@ -314,14 +313,10 @@ func (c *cpc) properties() map[string]any {
 // gives them.
 func (p *partition) properties() map[string]any {
 	m := map[string]any{
-		"class":                         p.class(),
-		"object-id":                     p.id,
-		"object-uri":                    p.uri(),
-		"parent":                        p.cpc.uri(),
-		"name":                          p.name,
-		"description":                   p.description,
-		"status":                        p.status,
-		"has-unacceptable-status":       unacceptable(p.status),
+		"class":                         p.class(), "object-id":                     p.id,
+		"object-uri":                    p.uri(), "parent":                        p.cpc.uri(),
+		"name":                          p.name, "description":                   p.description,
+		"status":                        p.status, "has-unacceptable-status":       unacceptable(p.status),
 		"has-operating-system-messages": len(p.messages) > 0,
 	}
 	if p.cpc.dpm {

@@ -116,11 +116,8 @@ type floodSpot struct {
 
 func newFloodSource(b *Broker, t *topic, s *subscription, opts FloodOptions) *floodSource {
 	src := &floodSource{
-		link:  s.link,
-		left:  opts.Frames,
-		next:  floodBase,
-		round: int64(len(opts.Messages)),
-		done:  make(chan struct{}),
+		link: s.link, left: opts.Frames, next: floodBase, round: int64(len(opts.Messages)),
+		done: make(chan struct{}),
 	}
 	escape := s.link.escapes()
 	mark := strconv.Itoa(floodBase)
@@ -216,10 +213,7 @@ func FloodMessages() []Message {
 		p := fmt.Sprintf("e12121da-c503-3117-8e79-c46bd35%05x", i)
 		name := fmt.Sprintf("PART%d", i+1)
 		object := []Header{
-			{"class", "partition"},
-			{"name", name},
-			{"object-id", p},
-			{"object-uri", "/api/partitions/" + p},
+			{"class", "partition"}, {"name", name}, {"object-id", p}, {"object-uri", "/api/partitions/" + p},
 		}
 		with := func(h ...Header) []Header { return append(h, object...) }
 		messages = append(messages,

@@ -203,19 +203,11 @@ func newHMC(opts Options) (*HMC, error) {
 	}
 	setDefaults(&opts)
 	h := &HMC{
-		opts:       opts,
-		log:        opts.Logger.Named("hmcsim").With(zap.String("hmc", opts.Name)),
-		ca:         opts.CA,
-		users:      map[string]string{opts.Userid: opts.Password},
-		failures:   make(map[string]int),
-		restAddr:   opts.RESTAddr,
-		sessions:   make(map[string]*session),
-		sessionNr:  100 + int(opts.Seed%400),
-		jobs:       make(map[string]*job),
-		published:  make(map[string]int64),
-		delivered:  make(map[string]int64),
-		requests:   make(map[string]int64),
-		userIDs:    make(map[string]string),
+		opts: opts, log: opts.Logger.Named("hmcsim").With(zap.String("hmc", opts.Name)), ca: opts.CA,
+		users: map[string]string{opts.Userid: opts.Password}, failures: make(map[string]int),
+		restAddr: opts.RESTAddr, sessions: make(map[string]*session), sessionNr: 100 + int(opts.Seed%400),
+		jobs: make(map[string]*job), published: make(map[string]int64), delivered: make(map[string]int64),
+		requests: make(map[string]int64), userIDs: make(map[string]string),
 		restFaults: append([]RESTFault(nil), opts.RESTFaults...),
 	}
 	maps.Copy(h.users, opts.Users)

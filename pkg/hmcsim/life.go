@@ -214,20 +214,14 @@ func (w *world) lifeSecurity() bool {
 		case 0:
 			e = h.newLogEntry(
 				LogEntry{
-					EventID: "1279",
-					Name:    "Logon",
-					User:    "sysprog",
-					Items:   []string{"sysprog"},
+					EventID: "1279", Name: "Logon", User: "sysprog", Items: []string{"sysprog"},
 					Message: "User {0} has logged on",
 				},
 			)
 		case 1:
 			e = h.newLogEntry(
 				LogEntry{
-					EventID: "1280",
-					Name:    "Logoff",
-					User:    "sysprog",
-					Items:   []string{"sysprog"},
+					EventID: "1280", Name: "Logoff", User: "sysprog", Items: []string{"sysprog"},
 					Message: "User {0} has logged off",
 				},
 			)
@@ -250,9 +244,7 @@ func (w *world) lifeHardware() bool {
 		w.removeHardware(c, w.hmcs, &c.hardware, slices.Clone(c.hardware)...)
 	} else {
 		w.addHardware(
-			c,
-			w.hmcs,
-			&c.hardware,
+			c, w.hmcs, &c.hardware,
 			fmt.Sprintf("Licensed internal code has detected a problem. [Problem # %d]", 1+w.turn%9999),
 		)
 	}

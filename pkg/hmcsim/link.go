@@ -397,9 +397,7 @@ func destinationURI(destination string) string {
 // protocolError answers a frame by an ERROR that leaves the connection open.
 func (l *link) protocolError(msg string, f *frame.Frame) {
 	l.sendError(
-		msg,
-		javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+msg),
-		f.Header.Get(frame.Receipt),
+		msg, javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+msg), f.Header.Get(frame.Receipt),
 	)
 }
 
@@ -570,11 +568,7 @@ func (l *link) happenLocked(f *Fault) {
 		headers := []Header{{"content-type", "text/plain"}, {"message", msg}}
 		l.sendLocked(
 			appendFrame(
-				nil,
-				frame.ERROR,
-				headers,
-				[]byte(javaTrace("java.io.IOException: "+msg)),
-				l.version != version10,
+				nil, frame.ERROR, headers, []byte(javaTrace("java.io.IOException: "+msg)), l.version != version10,
 			),
 		)
 		if f.Close {
@@ -582,15 +576,11 @@ func (l *link) happenLocked(f *Fault) {
 		}
 	case FaultOversizeHeader:
 		l.stream = io.MultiReader(
-			strings.NewReader(messageHead+"name:"),
-			repeat('x', f.size()),
-			strings.NewReader("\n\n{}\x00\n"),
+			strings.NewReader(messageHead+"name:"), repeat('x', f.size()), strings.NewReader("\n\n{}\x00\n"),
 		)
 	case FaultOversizeBody:
 		l.stream = io.MultiReader(
-			strings.NewReader(messageHead+"\n\""),
-			repeat('x', f.size()),
-			strings.NewReader("\"\x00\n"),
+			strings.NewReader(messageHead+"\n\""), repeat('x', f.size()), strings.NewReader("\"\x00\n"),
 		)
 	case FaultDrip:
 		l.drip = max(f.Interval, 0)

@@ -17,144 +17,99 @@ func path(p string) []string { return strings.Split(strings.Trim(p, "/"), "/") }
 var operations = slices.Concat(
 	[]operation{
 		{
-			name:   "query-api-version",
-			method: http.MethodGet,
-			path:   path("/api/version"),
-			open:   true,
+			name: "query-api-version", method: http.MethodGet, path: path("/api/version"), open: true,
 			handle: queryAPIVersion,
 		},
 		{name: "logon", method: http.MethodPost, path: path("/api/sessions"), open: true, handle: logon},
 		{
-			name:    "logoff",
-			method:  http.MethodDelete,
-			path:    path("/api/sessions/this-session"),
-			partial: true,
-			handle:  logoff,
+			name: "logoff", method: http.MethodDelete, path: path("/api/sessions/this-session"), partial: true,
+			handle: logoff,
 		},
 		{
-			name:   "get-notification-topics",
-			method: http.MethodGet,
-			path:   path("/api/sessions/operations/get-notification-topics"),
-			handle: getNotificationTopics,
+			name: "get-notification-topics", method: http.MethodGet,
+			path: path("/api/sessions/operations/get-notification-topics"), handle: getNotificationTopics,
 		},
 		{name: "query-job-status", method: http.MethodGet, path: path("/api/jobs/{}"), handle: queryJob},
 		{name: "delete-completed-job-status", method: http.MethodDelete, path: path("/api/jobs/{}"), handle: deleteJob},
 		{name: "cancel-job", method: http.MethodPost, path: path("/api/jobs/{}/operations/cancel"), handle: cancelJob},
 		{name: "get-console-properties", method: http.MethodGet, path: path("/api/console"), handle: getConsole},
 		{
-			name:   "get-console-audit-log",
-			method: http.MethodGet,
-			path:   path("/api/console/operations/get-audit-log"),
-			handle: getLog(TopicAudit),
+			name: "get-console-audit-log", method: http.MethodGet,
+			path: path("/api/console/operations/get-audit-log"), handle: getLog(TopicAudit),
 		},
 		{
-			name:   "get-console-security-log",
-			method: http.MethodGet,
-			path:   path("/api/console/operations/get-security-log"),
-			handle: getLog(TopicSecurity),
+			name: "get-console-security-log", method: http.MethodGet,
+			path: path("/api/console/operations/get-security-log"), handle: getLog(TopicSecurity),
 		},
 		{
-			name:   "list-permitted-partitions",
-			method: http.MethodGet,
-			path:   path("/api/console/operations/list-permitted-partitions"),
-			handle: listPermitted(true),
+			name: "list-permitted-partitions", method: http.MethodGet,
+			path: path("/api/console/operations/list-permitted-partitions"), handle: listPermitted(true),
 		},
 		{
-			name:   "list-permitted-logical-partitions",
-			method: http.MethodGet,
-			path:   path("/api/console/operations/list-permitted-logical-partitions"),
-			handle: listPermitted(false),
+			name: "list-permitted-logical-partitions", method: http.MethodGet,
+			path: path("/api/console/operations/list-permitted-logical-partitions"), handle: listPermitted(false),
 		},
 		{name: "list-cpcs", method: http.MethodGet, path: path("/api/cpcs"), handle: listCPCs},
 		{name: "get-cpc-properties", method: http.MethodGet, path: path("/api/cpcs/{}"), handle: getCPC},
 		{name: "update-cpc-properties", method: http.MethodPost, path: path("/api/cpcs/{}"), handle: updateCPC},
 		{
-			name:   "list-partitions",
-			method: http.MethodGet,
-			path:   path("/api/cpcs/{}/partitions"),
+			name: "list-partitions", method: http.MethodGet, path: path("/api/cpcs/{}/partitions"),
 			handle: listOfCPC(true),
 		},
 		{
-			name:   "list-logical-partitions",
-			method: http.MethodGet,
-			path:   path("/api/cpcs/{}/logical-partitions"),
+			name: "list-logical-partitions", method: http.MethodGet, path: path("/api/cpcs/{}/logical-partitions"),
 			handle: listOfCPC(false),
 		},
 		{
-			name:   "create-partition",
-			method: http.MethodPost,
-			path:   path("/api/cpcs/{}/partitions"),
+			name: "create-partition", method: http.MethodPost, path: path("/api/cpcs/{}/partitions"),
 			handle: createPartition,
 		},
 		{
-			name:   "delete-partition",
-			method: http.MethodDelete,
-			path:   path("/api/partitions/{}"),
+			name: "delete-partition", method: http.MethodDelete, path: path("/api/partitions/{}"),
 			handle: deletePartition,
 		},
 		{name: "get-nic-properties", method: http.MethodGet, path: path("/api/partitions/{}/nics/{}"), handle: getNIC},
 		{
-			name:   "start-partition",
-			method: http.MethodPost,
-			path:   path("/api/partitions/{}/operations/start"),
+			name: "start-partition", method: http.MethodPost, path: path("/api/partitions/{}/operations/start"),
 			handle: startPartition,
 		},
 		{
-			name:   "stop-partition",
-			method: http.MethodPost,
-			path:   path("/api/partitions/{}/operations/stop"),
+			name: "stop-partition", method: http.MethodPost, path: path("/api/partitions/{}/operations/stop"),
 			handle: stopPartition,
 		},
 		{
-			name:   "activate-logical-partition",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/activate"),
-			handle: activateLPAR,
+			name: "activate-logical-partition", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/activate"), handle: activateLPAR,
 		},
 		{
-			name:   "deactivate-logical-partition",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/deactivate"),
-			handle: deactivateLPAR,
+			name: "deactivate-logical-partition", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/deactivate"), handle: deactivateLPAR,
 		},
 		{
-			name:   "load-logical-partition",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/load"),
-			handle: loadLPAR,
+			name: "load-logical-partition", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/load"), handle: loadLPAR,
 		},
 		{
-			name:   "start-logical-partition",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/start"),
-			handle: loadLPAR,
+			name: "start-logical-partition", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/start"), handle: loadLPAR,
 		},
 		{
-			name:   "stop-logical-partition",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/stop"),
-			handle: stopLPAR,
+			name: "stop-logical-partition", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/stop"), handle: stopLPAR,
 		},
 		{
-			name:   "reset-clear",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/reset-clear"),
-			handle: stopLPAR,
+			name: "reset-clear", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/reset-clear"), handle: stopLPAR,
 		},
 		{
-			name:   "reset-normal",
-			method: http.MethodPost,
-			path:   path("/api/logical-partitions/{}/operations/reset-normal"),
-			handle: stopLPAR,
+			name: "reset-normal", method: http.MethodPost,
+			path: path("/api/logical-partitions/{}/operations/reset-normal"), handle: stopLPAR,
 		},
 	},
 	ofBothKinds("get-{kind}-properties", http.MethodGet, "", getPartition),
 	ofBothKinds("update-{kind}-properties", http.MethodPost, "", updatePartition),
 	ofBothKinds(
-		"open-os-message-channel",
-		http.MethodPost,
-		"/operations/open-os-message-channel",
-		openOSMessageChannel,
+		"open-os-message-channel", http.MethodPost, "/operations/open-os-message-channel", openOSMessageChannel,
 	),
 	ofBothKinds("list-os-messages", http.MethodGet, "/operations/list-os-messages", listOSMessages),
 	ofBothKinds("delete-os-message", http.MethodPost, "/operations/delete-os-message", deleteOSMessage),
@@ -167,16 +122,12 @@ var operations = slices.Concat(
 func ofBothKinds(name, method, tail string, handle func(*request) reply) []operation {
 	return []operation{
 		{
-			name:   strings.ReplaceAll(name, "{kind}", "partition"),
-			method: method,
-			path:   path("/api/partitions/{}" + tail),
-			handle: handle,
+			name: strings.ReplaceAll(name, "{kind}", "partition"), method: method,
+			path: path("/api/partitions/{}" + tail), handle: handle,
 		},
 		{
-			name:   strings.ReplaceAll(name, "{kind}", "logical-partition"),
-			method: method,
-			path:   path("/api/logical-partitions/{}" + tail),
-			handle: handle,
+			name: strings.ReplaceAll(name, "{kind}", "logical-partition"), method: method,
+			path: path("/api/logical-partitions/{}" + tail), handle: handle,
 		},
 	}
 }
@@ -187,39 +138,25 @@ func hwOperations(base string) []operation {
 	one := base + "/hardware-messages/{}"
 	return []operation{
 		{
-			name:   "list-hardware-messages",
-			method: http.MethodGet,
-			path:   path(base + "/hardware-messages"),
+			name: "list-hardware-messages", method: http.MethodGet, path: path(base + "/hardware-messages"),
 			handle: listHWMessages,
 		},
 		{name: "get-hardware-message-properties", method: http.MethodGet, path: path(one), handle: getHWMessage},
 		{
-			name:      "delete-hardware-message",
-			method:    http.MethodDelete,
-			path:      path(one),
-			handle:    deleteHWMessage,
+			name: "delete-hardware-message", method: http.MethodDelete, path: path(one), handle: deleteHWMessage,
 			forbidden: true,
 		},
 		{
-			name:      "request-service",
-			method:    http.MethodPost,
-			path:      path(one + "/operations/request-service"),
-			handle:    serviceHWMessage,
-			forbidden: true,
+			name: "request-service", method: http.MethodPost, path: path(one + "/operations/request-service"),
+			handle: serviceHWMessage, forbidden: true,
 		},
 		{
-			name:      "decline-service",
-			method:    http.MethodPost,
-			path:      path(one + "/operations/decline-service"),
-			handle:    serviceHWMessage,
-			forbidden: true,
+			name: "decline-service", method: http.MethodPost, path: path(one + "/operations/decline-service"),
+			handle: serviceHWMessage, forbidden: true,
 		},
 		{
-			name:      "get-service-information",
-			method:    http.MethodGet,
-			path:      path(one + "/operations/get-service-information"),
-			handle:    getServiceInformation,
-			forbidden: true,
+			name: "get-service-information", method: http.MethodGet,
+			path: path(one + "/operations/get-service-information"), handle: getServiceInformation, forbidden: true,
 		},
 	}
 }
@@ -245,9 +182,7 @@ func (r *request) filter(known ...string) (filter, *reply) {
 				re, err := regexp.Compile("^(?:" + v + ")$")
 				if err != nil {
 					rep := r.fail(
-						http.StatusBadRequest,
-						14,
-						"The query parameter "+name+" is no valid regular expression.",
+						http.StatusBadRequest, 14, "The query parameter "+name+" is no valid regular expression.",
 					)
 					return f, &rep
 				}
@@ -311,8 +246,7 @@ func (r *request) conflict(p *partition) reply {
 		return r.fail(http.StatusConflict, 2, "The object is busy with another operation.")
 	}
 	return r.fail(
-		http.StatusConflict,
-		1,
+		http.StatusConflict, 1,
 		"The operation cannot be performed because the object is in the state "+p.status+".",
 	)
 }

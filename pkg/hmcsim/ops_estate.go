@@ -188,9 +188,7 @@ func (r *request) update(o object, settable func(name string, value any) (old an
 		old, set := settable(name, value)
 		if set == nil {
 			return r.fail(
-				http.StatusBadRequest,
-				6,
-				"The field '"+name+"' is not recognized, or its value is not valid.",
+				http.StatusBadRequest, 6, "The field '"+name+"' is not recognized, or its value is not valid.",
 			)
 		}
 		if n, ok := old.(int); ok && float64(n) == value || old == value {
@@ -270,9 +268,7 @@ func (r *request) asJob(ready func(*partition) bool, run func(p *partition, done
 // asCancelableJob is asJob for an operation that may be canceled. A canceled one still comes to its
 // end here, which HMCs allow for.
 func (r *request) asCancelableJob(
-	cancelable bool,
-	ready func(*partition) bool,
-	run func(p *partition, done func()),
+	cancelable bool, ready func(*partition) bool, run func(p *partition, done func()),
 ) reply {
 	p := r.partition()
 	switch {
@@ -354,9 +350,7 @@ func openOSMessageChannel(r *request) reply {
 		return r.notFound()
 	case r.session.channels[p] != nil:
 		return r.fail(
-			http.StatusConflict,
-			331,
-			"This API session has opened a message channel for this object already.",
+			http.StatusConflict, 331, "This API session has opened a message channel for this object already.",
 		)
 	case !p.hasOS():
 		return r.fail(http.StatusConflict, 332, "The messages interface of the operating system is not available.")

@@ -9,9 +9,7 @@ import (
 
 func queryAPIVersion(r *request) reply {
 	return ok(map[string]any{
-		"api-major-version": 4,
-		"api-minor-version": 40,
-		"hmc-name":          r.h.opts.Name,
+		"api-major-version": 4, "api-minor-version": 40, "hmc-name":          r.h.opts.Name,
 		"hmc-version":       r.h.opts.Version,
 	})
 }
@@ -60,8 +58,7 @@ func logon(r *request) reply {
 	if h.opts.MFA && h.opts.MFAReason != 0 {
 		h.refused++
 		return r.fail(
-			http.StatusConflict,
-			h.opts.MFAReason,
+			http.StatusConflict, h.opts.MFAReason,
 			"The logon is incomplete: multi-factor authentication is required.",
 		)
 	}
@@ -70,13 +67,9 @@ func logon(r *request) reply {
 	}
 	s := h.newSessionLocked(userid)
 	body := map[string]any{
-		"api-session":            s.token,
-		"notification-topic":     s.topic(TopicObject).name,
-		"job-notification-topic": s.topic(TopicJob).name,
-		"session-credential":     s.credential,
-		"api-major-version":      4,
-		"api-minor-version":      40,
-		"password-expires":       -1,
+		"api-session":            s.token, "notification-topic":     s.topic(TopicObject).name,
+		"job-notification-topic": s.topic(TopicJob).name, "session-credential":     s.credential,
+		"api-major-version":      4, "api-minor-version":      40, "password-expires":       -1,
 	}
 	rep := ok(body)
 	if h.opts.OnLogon != nil {
@@ -145,9 +138,7 @@ func getConsole(r *request) reply {
 		"has-hardware-messages":  len(h.hardware) > 0,
 		"hardware-messages":      h.hardware.properties(),
 		"machine-info": map[string]any{
-			"machine-type":   "2461",
-			"machine-model":  "SE3",
-			"machine-serial": "000000000042",
+			"machine-type":   "2461", "machine-model":  "SE3", "machine-serial": "000000000042",
 		},
 	})
 }
@@ -162,9 +153,7 @@ func getLog(kind string) func(*request) reply {
 		}
 		if denied {
 			return r.fail(
-				http.StatusForbidden,
-				1,
-				"The API user does not have the required permission for this operation.",
+				http.StatusForbidden, 1, "The API user does not have the required permission for this operation.",
 			)
 		}
 		from, to, bad := r.timeBounds()

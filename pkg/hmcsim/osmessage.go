@@ -136,8 +136,7 @@ func (p *partition) bootMessages() [][]string {
 	if p.zos {
 		return [][]string{
 			{
-				"IEA371I SYS1.IPLPARM ON DEVICE 0A86 SELECTED FOR IPL PARAMETERS",
-				"IEA246I LOAD   ID 00 SELECTED",
+				"IEA371I SYS1.IPLPARM ON DEVICE 0A86 SELECTED FOR IPL PARAMETERS", "IEA246I LOAD   ID 00 SELECTED",
 				"IEA246I NUCLST ID 00 SELECTED",
 			},
 			{
@@ -146,8 +145,7 @@ func (p *partition) bootMessages() [][]string {
 				"*00 IEA101A SPECIFY SYSTEM PARAMETERS FOR z/OS 02.05.00 HBB77D0",
 			},
 			{
-				"IEE389I MVS COMMAND PROCESSING INITIALIZED",
-				"IEE348I IEASYS00 MEMBER DATA PROCESSED",
+				"IEE389I MVS COMMAND PROCESSING INITIALIZED", "IEE348I IEASYS00 MEMBER DATA PROCESSED",
 				"$HASP493 JES2 ALL MEMBER WARM START IS IN PROGRESS",
 			},
 			{
@@ -165,13 +163,11 @@ func (p *partition) bootMessages() [][]string {
 		},
 		{
 			"[    0.731188] systemd[1]: Detected virtualization none.\n",
-			"[    0.731201] systemd[1]: Detected architecture s390x.\n",
-			" \n",
+			"[    0.731201] systemd[1]: Detected architecture s390x.\n", " \n",
 		},
 		{
 			"[    1.902114] qeth 0.0.1000: Device is a OSD Express card (level: 0768)",
-			"[  OK  ] Mounted /sysroot.\n",
-			"[  OK  ] Reached target Basic System.\n",
+			"[  OK  ] Mounted /sysroot.\n", "[  OK  ] Reached target Basic System.\n",
 		},
 		{
 			"[  OK  ] Started OpenSSH server daemon.\n[  OK  ] Reached target Multi-User System.\n",
@@ -213,16 +209,13 @@ func (w *world) everydayMessages(p *partition) []string {
 	case 1:
 		return []string{
 			fmt.Sprintf(
-				"[%5d.%06d] TCP: request_sock_TCP: Possible SYN flooding on port 443. Sending cookies.\n",
-				sec,
-				us,
+				"[%5d.%06d] TCP: request_sock_TCP: Possible SYN flooding on port 443. Sending cookies.\n", sec, us,
 			),
 		}
 	case 2:
 		return []string{
 			fmt.Sprintf("[%5d.%06d] EXT4-fs (dasda1): re-mounted. Quota mode: none.", sec, us),
-			fmt.Sprintf("[%5d.%06d] audit: backlog limit exceeded", sec, us+1),
-			" \n",
+			fmt.Sprintf("[%5d.%06d] audit: backlog limit exceeded", sec, us+1), " \n",
 		}
 	default:
 		return []string{fmt.Sprintf("[%5d.%06d] crond[%d]: (root) CMD (run-parts /etc/cron.hourly)\n", sec, us, n)}

@@ -127,11 +127,8 @@ type operation struct {
 
 func (h *HMC) newServer() *http.Server {
 	return &http.Server{
-		Handler:           http.HandlerFunc(h.serve),
-		TLSConfig:         h.tls.Clone(),
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       h.opts.HTTPIdleTimeout,
-		ErrorLog:          quietLog(h.log),
+		Handler: http.HandlerFunc(h.serve), TLSConfig: h.tls.Clone(), ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout: h.opts.HTTPIdleTimeout, ErrorLog: quietLog(h.log),
 	}
 }
 
@@ -316,12 +313,7 @@ javax.servlet.ServletException: Web Services are not enabled.
 
 // answerLocked finds out who asks and lets the operation's handler answer.
 func (h *HMC) answerLocked(
-	r *http.Request,
-	op *operation,
-	ids []string,
-	pathKnown bool,
-	body []byte,
-	call *Call,
+	r *http.Request, op *operation, ids []string, pathKnown bool, body []byte, call *Call,
 ) reply {
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
 		return errorReply(r, http.StatusHTTPVersionNotSupported, 0, "HTTP/1.0 is not supported.")
@@ -351,10 +343,7 @@ func (h *HMC) answerLocked(
 			return errorReply(r, http.StatusMethodNotAllowed, 0, "The method is not allowed for this URI.")
 		}
 		return errorReply(
-			r,
-			http.StatusNotFound,
-			1,
-			noSuchResource+r.URL.Path,
+			r, http.StatusNotFound, 1, noSuchResource+r.URL.Path,
 		)
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -413,10 +402,7 @@ func (h *HMC) route(r *http.Request) (op *operation, ids []string, pathKnown boo
 // errorReply is an error as the Web Services API answers it.
 func errorReply(r *http.Request, status, reason int, message string) reply {
 	return reply{status: status, reason: reason, body: map[string]any{
-		"http-status":    status,
-		"reason":         reason,
-		"message":        message,
-		"request-method": r.Method,
+		"http-status":    status, "reason":         reason, "message":        message, "request-method": r.Method,
 		"request-uri":    r.URL.RequestURI(),
 	}}
 }
@@ -427,9 +413,7 @@ func (r *request) fail(status, reason int, message string) reply {
 
 func (r *request) notFound() reply {
 	return r.fail(
-		http.StatusNotFound,
-		1,
-		noSuchResource+r.URL.Path,
+		http.StatusNotFound, 1, noSuchResource+r.URL.Path,
 	)
 }
 

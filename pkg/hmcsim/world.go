@@ -47,11 +47,8 @@ type world struct {
 
 func newWorld(opts worldOptions) *world {
 	w := &world{
-		opts: opts,
-		rng:  rand.New(rand.NewPCG(opts.seed, opts.seed^0x9e3779b97f4a7c15)),
-		ids:  rand.New(rand.NewPCG(opts.seed, 1)),
-		byID: make(map[string]*partition),
-		poke: make(chan struct{}, 1),
+		opts: opts, rng: rand.New(rand.NewPCG(opts.seed, opts.seed^0x9e3779b97f4a7c15)),
+		ids: rand.New(rand.NewPCG(opts.seed, 1)), byID: make(map[string]*partition), poke: make(chan struct{}, 1),
 		quit: make(chan struct{}),
 	}
 	w.name = w.uuid()
@@ -63,11 +60,7 @@ func newWorld(opts worldOptions) *world {
 func (w *world) uuid() string {
 	a, b := w.ids.Uint64(), w.ids.Uint64()
 	return fmt.Sprintf(
-		"%08x-%04x-11%02x-%04x-%012x",
-		uint32(a),
-		uint16(a>>32),
-		uint8(a>>48),
-		0x8000|uint16(b>>48)&0x3fff,
+		"%08x-%04x-11%02x-%04x-%012x", uint32(a), uint16(a>>32), uint8(a>>48), 0x8000|uint16(b>>48)&0x3fff,
 		b&0xffffffffffff,
 	)
 }

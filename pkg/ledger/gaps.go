@@ -47,10 +47,7 @@ type Gap struct {
 
 func newGap(from time.Time) *Gap {
 	return &Gap{
-		From:      from,
-		Missed:    make(map[string]int),
-		Recovered: make(map[string]int),
-		Concerns:  make(map[string]bool),
+		From: from, Missed: make(map[string]int), Recovered: make(map[string]int), Concerns: make(map[string]bool),
 	}
 }
 
@@ -404,13 +401,8 @@ var heldKinds = []struct{ kind, what string }{
 // that nobody else saw.
 func (g *Gap) Report(kinds []string) *Gap {
 	r := *g
-	r.From, r.To = g.From.UTC().Truncate(
-		time.Millisecond,
-	), g.To.UTC().Add(
-		time.Millisecond-1,
-	).Truncate(
-		time.Millisecond,
-	)
+	r.From = g.From.UTC().Truncate(time.Millisecond)
+	r.To = g.To.UTC().Add(time.Millisecond - 1).Truncate(time.Millisecond)
 	if r.To.Before(r.From) {
 		r.To = r.From
 	}

@@ -48,8 +48,7 @@ type HardwareMessage struct {
 // NewHardware returns the book of an HMC.
 func NewHardware(hmc string) *Hardware {
 	return &Hardware{
-		prefix:  hardwarePrefix + hmc + "\x00",
-		parents: make(map[string]*hardwareOf),
+		prefix: hardwarePrefix + hmc + "\x00", parents: make(map[string]*hardwareOf),
 		changed: make(map[string]struct{}),
 	}
 }

@@ -74,10 +74,7 @@ func (s *Sightings) Shared() bool { return s.members > 1 }
 // another HMC of the group has reported. same says whether a report of another HMC, of the time
 // given, can be of the same happening.
 func (s *Sightings) Report(
-	key event.ID,
-	hmc string,
-	at time.Time,
-	same func(first string, reported time.Time) bool,
+	key event.ID, hmc string, at time.Time, same func(first string, reported time.Time) bool,
 ) (repetition bool) {
 	if !s.Shared() {
 		return false

@@ -147,13 +147,9 @@ func (t *tx) reportGaps() {
 		}
 		t.bridgeEvent(event.TypeBridgeGap, severity, report.InWords(), report.To, report)
 		t.r.log.Warn(
-			"notifications were or may have been missed",
-			zap.Time("from", report.From),
-			zap.Time("to", report.To),
-			zap.String("causes", strings.Join(report.Causes, "; ")),
-			zap.Any("missed", report.Missed),
-			zap.Any("recovered", report.Recovered),
-			zap.Strings("may_be_missing", report.Missing),
+			"notifications were or may have been missed", zap.Time("from", report.From), zap.Time("to", report.To),
+			zap.String("causes", strings.Join(report.Causes, "; ")), zap.Any("missed", report.Missed),
+			zap.Any("recovered", report.Recovered), zap.Strings("may_be_missing", report.Missing),
 		)
 		v := *t.r.view.Load()
 		v.LastGap = report
@@ -248,13 +244,7 @@ func (r *Recorder) TopicBack(topic string, since time.Time) {
 		t.awaitEntries(since, []string{kind})
 	}
 	t.gaps.Missing(
-		since,
-		t.now,
-		fmt.Sprintf("the HMC had taken away a topic (%s)", kind),
-		topic,
-		kind,
-		0,
-		t.canFetch(kind),
+		since, t.now, fmt.Sprintf("the HMC had taken away a topic (%s)", kind), topic, kind, 0, t.canFetch(kind),
 		t.now,
 	)
 }

@@ -51,8 +51,7 @@ func NewGroup(name string, q *queue.Queue, log *zap.Logger) *Group {
 	g := &Group{
 		Name: name, Estate: estate.New(), queue: q, log: log,
 		groupState: groupState{
-			members:  make(map[string]*Recorder),
-			changes:  ledger.NewSightings(name, "changes", arriveWithin),
+			members: make(map[string]*Recorder), changes: ledger.NewSightings(name, "changes", arriveWithin),
 			messages: ledger.NewSightings(name, "messages", replayWithin),
 		},
 	}

@@ -81,12 +81,9 @@ func (r *Recorder) RecordHardware(ctx context.Context, p *HardwareParent, change
 		if h.IsNew(p.URI, m.ElementURI, m.Timestamp) {
 			h.Add(p.URI, m.ElementURI, m.Timestamp, m.Text)
 			t.putHardware(p, &event.Event{
-				ID:       event.NewID(event.TypeHardwareMessage, r.name, m.ElementURI),
-				Time:     m.Timestamp,
-				Origin:   change.Origin,
-				Severity: event.SeverityWarning,
-				Body:     event.CompactValid(m.Raw),
-				Summary:  "hardware message on " + p.Label(),
+				ID: event.NewID(event.TypeHardwareMessage, r.name, m.ElementURI), Time: m.Timestamp,
+				Origin: change.Origin, Severity: event.SeverityWarning, Body: event.CompactValid(m.Raw),
+				Summary: "hardware message on " + p.Label(),
 			}, m.ElementURI, m.ElementID, m.Text)
 		}
 	}

@@ -64,9 +64,7 @@ func (r *Recorder) FetchedEntries(ctx context.Context, kind, topic string, entri
 	}
 	t.flush()
 	r.log.Debug(
-		"log entries were fetched",
-		zap.String("log", kind),
-		zap.Int("entries", len(entries)),
+		"log entries were fetched", zap.String("log", kind), zap.Int("entries", len(entries)),
 		zap.Int("new", recovered),
 	)
 }

@@ -39,10 +39,7 @@ func (l *replay) add(p *translate.Part, e event.Event) {
 
 func messageOf(p *translate.Part) ledger.OSMessage {
 	return ledger.OSMessage{
-		Number: p.Message.Number,
-		ID:     p.ID,
-		Text:   ledger.TextHash(p.Message.PlainText()),
-		Time:   p.Message.Time,
+		Number: p.Message.Number, ID: p.ID, Text: ledger.TextHash(p.Message.PlainText()), Time: p.Message.Time,
 	}
 }
 
@@ -69,11 +66,7 @@ func (t *tx) message(p *translate.Part) {
 // putMessage puts the event of a new message into the outbox, unless another HMC of the group has
 // reported it. lasting is as repeats has it.
 func (t *tx) putMessage(
-	e *event.Event,
-	m *ledger.OSMessage,
-	v ledger.OSVerdict,
-	partition string,
-	lasting bool,
+	e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict, partition string, lasting bool,
 ) (put bool) {
 	if v.Epoch > 0 { // the same text under the same number, after an IPL, is another message
 		e.ID = event.NewID(m.ID.String(), fmt.Sprint(v.Epoch))

@@ -44,8 +44,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Notifications received, by the HMC's notification-type; a type not known counts as other.", "hmc", "type"),
 		missed: counter(
 			"notifications_missed_total",
-			"Notifications known to be missing: sequence gap, hand-over buffer full, or storage refused.",
-			"hmc",
+			"Notifications known to be missing: sequence gap, hand-over buffer full, or storage refused.", "hmc",
 			"topic_type",
 		),
 		parseErrors: counter("notification_parse_errors_total",
@@ -59,15 +58,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(
-			m.reconnects,
-			m.connectFailures,
-			m.panics,
-			m.notifications,
-			m.missed,
-			m.parseErrors,
-			m.events,
-			m.duplicates,
-			m.RestRequests,
+			m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors, m.events,
+			m.duplicates, m.RestRequests,
 		)
 	}
 	return m
@@ -93,14 +85,10 @@ type typeOrigin struct{ typ, origin string }
 // ForHMC creates every series of the HMC with value 0.
 func (m *Metrics) ForHMC(name string) *HMCMetrics {
 	h := &HMCMetrics{
-		all: m, hmc: name,
-		Reconnects:    m.reconnects.WithLabelValues(name),
-		Panics:        m.panics.WithLabelValues(name),
-		ParseErrors:   m.parseErrors.WithLabelValues(name),
-		notifications: make(map[string]*status.Tally),
-		missed:        make(map[string]prometheus.Counter),
-		duplicates:    make(map[string]prometheus.Counter),
-		events:        make(map[typeOrigin]prometheus.Counter),
+		all: m, hmc: name, Reconnects: m.reconnects.WithLabelValues(name), Panics: m.panics.WithLabelValues(name),
+		ParseErrors: m.parseErrors.WithLabelValues(name), notifications: make(map[string]*status.Tally),
+		missed: make(map[string]prometheus.Counter), duplicates: make(map[string]prometheus.Counter),
+		events: make(map[typeOrigin]prometheus.Counter),
 	}
 	for _, r := range status.FailureReasons {
 		m.connectFailures.WithLabelValues(name, r)

@@ -321,14 +321,7 @@ func (t *tx) settleSequence(all bool) {
 		t.r.log.Warn("notifications were missed: their sequence numbers jumped", zap.String("topic", g.Topic),
 			zap.String("topic_type", kind), zap.Int("notifications", n))
 		t.gaps.Missing(
-			g.First,
-			g.Last,
-			"the sequence numbers of the HMC jumped",
-			g.Topic,
-			kind,
-			n,
-			t.canFetch(kind),
-			t.now,
+			g.First, g.Last, "the sequence numbers of the HMC jumped", g.Topic, kind, n, t.canFetch(kind), t.now,
 		)
 	}
 }

@@ -72,15 +72,9 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 // begin begins the event of a notification.
 func (c *Converter) begin(n *Notification) {
 	c.event = event.Event{
-		HMC:       c.hmc,
-		Type:      n.Type,
-		Received:  n.Received,
-		Time:      n.Time,
-		Topic:     n.Topic,
-		TopicType: c.topics.KindOf(n.Topic, n.Type),
-		Origin:    event.OriginLive,
-		Severity:  event.SeverityInfo,
-		Headers:   n.Headers,
+		HMC: c.hmc, Type: n.Type, Received: n.Received, Time: n.Time, Topic: n.Topic,
+		TopicType: c.topics.KindOf(n.Topic, n.Type), Origin: event.OriginLive, Severity: event.SeverityInfo,
+		Headers: n.Headers,
 	}
 	e, r := &c.event, &c.resource
 	if n.sessionGiven {
