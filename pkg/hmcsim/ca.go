@@ -43,7 +43,7 @@ func NewCA() (*CA, error) {
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "hmcsim CA", Organization: []string{"hmcnotifyd simulator"}},
+		Subject:   pkix.Name{CommonName: "hmcsim CA", Organization: []string{"hmcnotifyd simulator"}},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}

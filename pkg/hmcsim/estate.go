@@ -313,10 +313,10 @@ func (c *cpc) properties() map[string]any {
 // gives them.
 func (p *partition) properties() map[string]any {
 	m := map[string]any{
-		"class":                         p.class(), "object-id":                     p.id,
-		"object-uri":                    p.uri(), "parent":                        p.cpc.uri(),
-		"name":                          p.name, "description":                   p.description,
-		"status":                        p.status, "has-unacceptable-status":       unacceptable(p.status),
+		"class": p.class(), "object-id": p.id,
+		"object-uri": p.uri(), "parent": p.cpc.uri(),
+		"name": p.name, "description": p.description,
+		"status": p.status, "has-unacceptable-status": unacceptable(p.status),
 		"has-operating-system-messages": len(p.messages) > 0,
 	}
 	if p.cpc.dpm {

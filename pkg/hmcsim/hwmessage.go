@@ -221,9 +221,9 @@ func getServiceInformation(r *request) reply {
 		r.removeHWMessage(owner, m)
 	}
 	return ok(map[string]any{
-		"service-phone":         "", "machine-type":          "3931", "machine-model":         "A01",
-		"machine-serial-number": "000000012345", "problem-type":          "9",
-		"problem-number":        fmt.Sprint(m.timestamp % 10000), "problem-data":          "",
-		"reference-code":        "1F0A2C11", "customer-name":         "", "customer-phone":        "",
+		"service-phone": "", "machine-type": "3931", "machine-model": "A01",
+		"machine-serial-number": "000000012345", "problem-type": "9",
+		"problem-number": fmt.Sprint(m.timestamp % 10000), "problem-data": "",
+		"reference-code": "1F0A2C11", "customer-name": "", "customer-phone": "",
 	})
 }

@@ -9,8 +9,8 @@ import (
 
 func queryAPIVersion(r *request) reply {
 	return ok(map[string]any{
-		"api-major-version": 4, "api-minor-version": 40, "hmc-name":          r.h.opts.Name,
-		"hmc-version":       r.h.opts.Version,
+		"api-major-version": 4, "api-minor-version": 40, "hmc-name": r.h.opts.Name,
+		"hmc-version": r.h.opts.Version,
 	})
 }
 
@@ -67,9 +67,9 @@ func logon(r *request) reply {
 	}
 	s := h.newSessionLocked(userid)
 	body := map[string]any{
-		"api-session":            s.token, "notification-topic":     s.topic(TopicObject).name,
-		"job-notification-topic": s.topic(TopicJob).name, "session-credential":     s.credential,
-		"api-major-version":      4, "api-minor-version":      40, "password-expires":       -1,
+		"api-session": s.token, "notification-topic": s.topic(TopicObject).name,
+		"job-notification-topic": s.topic(TopicJob).name, "session-credential": s.credential,
+		"api-major-version": 4, "api-minor-version": 40, "password-expires": -1,
 	}
 	rep := ok(body)
 	if h.opts.OnLogon != nil {
@@ -138,7 +138,7 @@ func getConsole(r *request) reply {
 		"has-hardware-messages":  len(h.hardware) > 0,
 		"hardware-messages":      h.hardware.properties(),
 		"machine-info": map[string]any{
-			"machine-type":   "2461", "machine-model":  "SE3", "machine-serial": "000000000042",
+			"machine-type": "2461", "machine-model": "SE3", "machine-serial": "000000000042",
 		},
 	})
 }

@@ -402,8 +402,8 @@ func (h *HMC) route(r *http.Request) (op *operation, ids []string, pathKnown boo
 // errorReply is an error as the Web Services API answers it.
 func errorReply(r *http.Request, status, reason int, message string) reply {
 	return reply{status: status, reason: reason, body: map[string]any{
-		"http-status":    status, "reason":         reason, "message":        message, "request-method": r.Method,
-		"request-uri":    r.URL.RequestURI(),
+		"http-status": status, "reason": reason, "message": message, "request-method": r.Method,
+		"request-uri": r.URL.RequestURI(),
 	}}
 }
 
