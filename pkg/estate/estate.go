@@ -77,6 +77,8 @@ type Estate struct {
 	// dirty has the URIs of what is to be stored.
 	dirty map[string]bool
 	next  uint64
+	// loaded is when Load was called last. A listing that was asked for before proves nothing.
+	loaded time.Time
 }
 
 // removed is a resource that is gone.
@@ -260,7 +262,7 @@ func (e *Estate) Learn(l *Listing) {
 			}
 			continue
 		}
-		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) {
+		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) || e.loaded.After(l.Asked) {
 			continue
 		}
 		o := e.add(*r)
@@ -500,15 +502,17 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 }
 
 // Load replaces what is known by what was stored: at the start, and when what has changed since
-// could not be stored. all ranges over the URIs and values that Unstored gave. It returns how many
-// of the values cannot be read.
-func (e *Estate) Load(all func(fn func(uri string, value []byte) bool)) (damaged int) {
+// could not be stored. all ranges over the URIs and values that Unstored gave. What notifications
+// have reported up to now may be newer than a listing that was asked for before. It returns how
+// many of the values cannot be read.
+func (e *Estate) Load(now time.Time, all func(fn func(uri string, value []byte) bool)) (damaged int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	clear(e.objects)
 	clear(e.gone)
 	clear(e.announced)
 	clear(e.listed)
+	e.loaded = now
 	all(func(uri string, value []byte) bool {
 		if !e.load(uri, value) {
 			damaged++
@@ -530,7 +534,7 @@ func (e *Estate) load(uri string, value []byte) bool {
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
 	}
-	o.hmcs = s.HMCs
+	o.hmcs, o.touched = s.HMCs, e.loaded
 	for _, hmc := range s.HMCs {
 		e.listedBy(hmc)[s.Class] = true
 	}

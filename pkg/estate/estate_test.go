@@ -276,7 +276,7 @@ func TestLoadAfterAFailure(t *testing.T) {
 	e.Remove(uri("Q"), at(11))
 	e.SetStatus(uri("R"), ClassPartition, "R", "active", at(12), at(12))
 	e.Unstored(func(string, []byte) {}) // on its way, and refused
-	if damaged := e.Load(valuesOf(disk)); damaged != 0 {
+	if damaged := e.Load(time.Time{}, valuesOf(disk)); damaged != 0 {
 		t.Errorf("%d damaged", damaged)
 	}
 	told, _ := take(t, e, listing("h", 60, "C=operating", "C/P=starting", "C/R=active"), 62)
@@ -344,7 +344,7 @@ func TestStored(t *testing.T) {
 	}
 	restart := func() {
 		e = New()
-		if damaged := e.Load(valuesOf(disk)); damaged != 0 {
+		if damaged := e.Load(time.Time{}, valuesOf(disk)); damaged != 0 {
 			t.Fatalf("%d damaged of %q", damaged, disk)
 		}
 	}
@@ -369,7 +369,7 @@ func TestStored(t *testing.T) {
 		t.Errorf("stored: %q", slices.Sorted(maps.Keys(disk)))
 	}
 	for _, bad := range []string{"", "{", "[]", `{"class":"nic"}`} {
-		if damaged := e.Load(valuesOf(map[string][]byte{"/api/x": []byte(bad)})); damaged != 1 || e.Len() != 0 {
+		if damaged := e.Load(time.Time{}, valuesOf(map[string][]byte{"/api/x": []byte(bad)})); damaged != 1 || e.Len() != 0 {
 			t.Errorf("%q was taken", bad)
 		}
 	}
@@ -386,5 +386,39 @@ func BenchmarkSetStatus(b *testing.B) {
 	statuses := [2]string{"active", "stopped"}
 	for i := 0; b.Loop(); i++ {
 		e.SetStatus(l.Resources[i%10_000].URI, ClassPartition, "", statuses[i/10_000%2], t0, t0)
+	}
+}
+
+// A listing that was asked for before what is stored was loaded may be older than what notifications have reported: it makes
+// no difference, and another one is made.
+func TestListingFromBeforeALoad(t *testing.T) {
+	at := func(seconds int) time.Time { return time.Unix(1_800_000_000+int64(seconds), 0) }
+	disk := make(map[string][]byte)
+	e := New()
+	listing := func(asked int) *Listing {
+		return &Listing{HMC: "a", Asked: at(asked), Complete: map[string]bool{ClassPartition: true}, Resources: []Resource{
+			{URI: "/api/partitions/1", Class: ClassPartition, Name: "P1", Status: "active"},
+			{URI: "/api/partitions/2", Class: ClassPartition, Name: "P2", Status: "active"},
+		}}
+	}
+	compare := func(l *Listing) ([]Difference, bool) {
+		e.Learn(l)
+		return e.Compare(l, at(100), func(string) bool { return false })
+	}
+	compare(listing(0))
+	old := listing(10)
+	e.SetStatus("/api/partitions/1", ClassPartition, "P1", "stopped", at(11), at(11))
+	e.Remove("/api/partitions/2", at(11))
+	e.Unstored(func(uri string, value []byte) {
+		if value != nil {
+			disk[uri] = value
+		}
+	})
+	e.Load(at(12), valuesOf(disk)) // something else could not be stored
+	if differences, again := compare(old); len(differences) != 0 || !again {
+		t.Errorf("differences %+v, again: %v", differences, again)
+	}
+	if differences, _ := compare(listing(20)); len(differences) != 2 {
+		t.Errorf("differences %+v", differences)
 	}
 }

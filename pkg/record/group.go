@@ -62,7 +62,7 @@ func NewGroup(name string, q *queue.Queue, log *zap.Logger) *Group {
 // load replaces what is known by what is stored. g.mu is held, or nobody knows g yet.
 func (g *Group) load() {
 	prefix := unitPrefix + g.Name + "\x00"
-	damaged := g.Estate.Load(func(fn func(uri string, value []byte) bool) {
+	damaged := g.Estate.Load(time.Now(), func(fn func(uri string, value []byte) bool) {
 		g.queue.StateRange(prefix, func(key string, value []byte) bool { return fn(key[len(prefix):], value) })
 	})
 	damaged += g.changes.Load(g.queue.StateRange) + g.messages.Load(g.queue.StateRange)

@@ -21,6 +21,8 @@ type Converter struct {
 	resource        event.Resource
 	session, global int64
 	part            Part
+	message         OSMessage
+	entry           LogEntry
 	elements        map[string]string
 }
 
@@ -46,14 +48,14 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	c.begin(n)
 	whole := c.event
 	parts := 0
-	for m := range n.Messages() {
+	for c.message = range n.Messages() {
 		c.event = whole
-		emit(c.OSMessage(&c.event, &m))
+		emit(c.OSMessage(&c.event, &c.message))
 		parts++
 	}
-	for l := range n.Entries() {
+	for c.entry = range n.Entries() {
 		c.event = whole
-		emit(c.LogEntry(&c.event, &l))
+		emit(c.LogEntry(&c.event, &c.entry))
 		parts++
 	}
 	if parts > 0 {
