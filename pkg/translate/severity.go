@@ -9,6 +9,7 @@ import (
 // It does not change; nil is the built-in table alone.
 type Severities struct{ status, eventID config.SeverityTable }
 
+// NewSeverities returns what the configuration says, besides the built-in table.
 func NewSeverities(c config.Severity) *Severities {
 	return &Severities{status: c.Status, eventID: c.EventID}
 }

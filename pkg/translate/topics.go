@@ -13,12 +13,14 @@ type TopicTable struct {
 	kinds map[string]string
 }
 
+// Set takes the kinds of all topics of a new session.
 func (t *TopicTable) Set(kinds map[string]string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.kinds = kinds
 }
 
+// Add takes the kind of one more topic.
 func (t *TopicTable) Add(topic, kind string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
