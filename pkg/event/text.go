@@ -14,6 +14,7 @@ func ListOrNone(list []string) string {
 	return strings.Join(list, ", ")
 }
 
+// FirstLine returns the first line of a text that is not blank.
 func FirstLine(s string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
 	line, _, _ = strings.Cut(line, "\r")
@@ -64,25 +65,26 @@ func Cut(s string, length int) string {
 	if len(s) <= length {
 		return s
 	}
-	length -= len(mark)
-	for length > 0 && !utf8.RuneStart(s[length]) {
-		length--
-	}
-	return s[:length] + mark
+	return Beginning(s, length-len(mark)) + mark
 }
 
+// OrUnknown returns s, or "unknown" for nothing.
 func OrUnknown(s string) string {
 	return cmp.Or(s, "unknown")
 }
 
 // Beginning returns the beginning of a text, at most n bytes and no half characters.
-func Beginning(s string, n int) string {
+func Beginning[T string | []byte](s T, n int) T {
 	if len(s) <= n {
 		return s
 	}
-	return strings.ToValidUTF8(s[:n], "")
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
+// LastSegment returns what is behind the last slash of a URI.
 func LastSegment(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
 
 // Unquoted returns a JSON string's value, and any other JSON value as it stands.
