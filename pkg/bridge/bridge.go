@@ -348,7 +348,7 @@ func (b *Bridge) build(
 			continue
 		}
 		sink, err := sinks.New(c, sinks.Options{
-			Logger: b.log, Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
+			Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
 			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
 			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})

@@ -105,11 +105,8 @@ func (e overdueError) Error() string {
 	return fmt.Sprintf("an attempt has not ended after %s", time.Duration(e))
 }
 
-// Timeout implements net.Error, for the reason of the error.
-func (e overdueError) Timeout() bool { return true }
-
-// Temporary implements net.Error.
-func (e overdueError) Temporary() bool { return true }
+// Unwrap gives the error its reason.
+func (e overdueError) Unwrap() error { return context.DeadlineExceeded }
 
 // retryBackoff is the wait between attempts to deliver: doubled each time up to a maximum, with
 // full jitter, so that many senders that failed together do not come back together.

@@ -178,10 +178,8 @@ func (l *lane) pause(ctx context.Context, wait time.Duration) bool {
 	if l.draining.Err() != nil {
 		return false
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-time.After(wait):
 		return true
 	case <-ctx.Done():
 	case <-l.draining.Done():

@@ -150,10 +150,9 @@ func (s *sinkMetrics) delete() {
 	m.mu.Lock()
 	delete(m.sinks, s.sink)
 	m.mu.Unlock()
-	labels := prometheus.Labels{"sink": s.sink}
-	m.events.DeletePartialMatch(labels)
-	m.attempts.DeletePartialMatch(labels)
-	m.duration.DeletePartialMatch(labels)
-	m.latency.DeletePartialMatch(labels)
-	m.lastSuccess.DeletePartialMatch(labels)
+	for _, series := range []*prometheus.MetricVec{
+		m.events.MetricVec, m.attempts.MetricVec, m.duration.MetricVec, m.latency.MetricVec, m.lastSuccess.MetricVec,
+	} {
+		series.DeletePartialMatch(prometheus.Labels{"sink": s.sink})
+	}
 }

@@ -66,11 +66,7 @@ func Cut(s string, length int) string {
 	if len(s) <= length {
 		return s
 	}
-	length -= len(mark)
-	for length > 0 && !utf8.RuneStart(s[length]) {
-		length--
-	}
-	return s[:length] + mark
+	return Beginning(s, length-len(mark)) + mark
 }
 
 // OrUnknown returns s, and "unknown" where it is empty.
@@ -79,11 +75,14 @@ func OrUnknown(s string) string {
 }
 
 // Beginning returns the beginning of a text, at most n bytes and no half characters.
-func Beginning(s string, n int) string {
+func Beginning[T string | []byte](s T, n int) T {
 	if len(s) <= n {
 		return s
 	}
-	return strings.ToValidUTF8(s[:n], "")
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // LastSegment returns what follows the last slash of a URI: the object's id.

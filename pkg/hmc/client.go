@@ -2,6 +2,7 @@ package hmc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -96,24 +97,15 @@ func New(opts Options) (*Client, error) {
 			return nil, fmt.Errorf("hmc: host %q: must be a bare DNS name or IP address", h)
 		}
 	}
-	if opts.Port == 0 {
-		opts.Port = DefaultPort
-	}
+	opts.Port = cmp.Or(opts.Port, DefaultPort)
 	if opts.Port < 0 || opts.Port > 65535 || opts.RequestsPerMinute < 0 || opts.Timeout < 0 {
 		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range",
 			opts.Port, opts.RequestsPerMinute, opts.Timeout)
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
-	if opts.TLS == nil {
-		opts.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	opts.TLS = opts.TLS.Clone()
-	if opts.Timeout == 0 {
-		opts.Timeout = defaultTimeout
-	}
-	if opts.Logger == nil {
-		opts.Logger = zap.NewNop()
-	}
+	opts.TLS = cmp.Or(opts.TLS, &tls.Config{MinVersion: tls.VersionTLS12}).Clone()
+	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
+	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	if opts.Dial == nil {
 		opts.Dial = new(net.Dialer).DialContext
 	}

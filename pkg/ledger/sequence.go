@@ -212,17 +212,9 @@ func (t *SequenceTracker) fill(nr int64) bool {
 		return false
 	}
 	h := t.holes[i]
-	var rest []sequenceHole
-	if h.from < nr {
-		lower := h
-		lower.to = nr - 1
-		rest = append(rest, lower)
-	}
-	if nr < h.to {
-		upper := h
-		upper.from = nr + 1
-		rest = append(rest, upper)
-	}
+	lower, upper := h, h
+	lower.to, upper.from = nr-1, nr+1
+	rest := slices.DeleteFunc([]sequenceHole{lower, upper}, func(h sequenceHole) bool { return h.from > h.to })
 	t.holes = slices.Replace(t.holes, i, i+1, rest...)
 	return true
 }

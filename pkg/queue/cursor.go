@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,12 +92,8 @@ func (c *Cursor) Acked() uint64 {
 // 0 stands for the defaults. What it returns remains in the queue until it is acknowledged, but is
 // returned again only after Rewind or a restart.
 func (c *Cursor) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, error) {
-	if maxRecords <= 0 {
-		maxRecords = DefaultNextRecords
-	}
-	if maxBytes <= 0 {
-		maxBytes = DefaultNextBytes
-	}
+	maxRecords = cmp.Or(max(maxRecords, 0), DefaultNextRecords)
+	maxBytes = cmp.Or(max(maxBytes, 0), DefaultNextBytes)
 	c.nextMu.Lock()
 	defer c.nextMu.Unlock()
 	for {

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -221,11 +222,7 @@ func isLogonRefusal(f *frame) bool {
 // verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for
 // the host's name.
 func verifiedTLS(config *tls.Config, host string) *tls.Config {
-	if config == nil {
-		config = &tls.Config{MinVersion: tls.VersionTLS12}
-	} else {
-		config = config.Clone()
-	}
+	config = cmp.Or(config, &tls.Config{MinVersion: tls.VersionTLS12}).Clone()
 	if config.ServerName == "" {
 		// No certificate names a zone.
 		config.ServerName, _, _ = strings.Cut(host, "%")

@@ -95,11 +95,18 @@ type request struct {
 }
 
 func (q *request) answer(err error) {
-	select {
-	case <-q.done:
-	default:
+	if !q.answered() {
 		q.err = err
 		close(q.done)
+	}
+}
+
+func (q *request) answered() bool {
+	select {
+	case <-q.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -350,16 +357,13 @@ func (l *link) hold() bool {
 	if left <= 0 || (l.r.opts.HandoverHold != nil && !l.r.opts.HandoverHold()) {
 		return false
 	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
 	select {
 	case <-l.r.buffer.room:
 		return true
-	case <-timer.C:
-		return false
+	case <-time.After(left):
 	case <-l.r.closing.Done():
-		return false
 	}
+	return false
 }
 
 // miss gives up an item for want of room.

@@ -188,9 +188,7 @@ func (r *Receiver) configure() error {
 		return err
 	}
 	o.Host = host
-	if o.Port == 0 {
-		o.Port = DefaultPort
-	}
+	o.Port = cmp.Or(o.Port, DefaultPort)
 	if o.Port < 1 || o.Port > 65535 {
 		return fmt.Errorf("port %d: not from 1 to 65535", o.Port)
 	}
@@ -213,9 +211,7 @@ func (r *Receiver) configure() error {
 	if r.limits, err = o.Limits.withDefaults(); err != nil {
 		return err
 	}
-	if r.log == nil {
-		r.log = zap.NewNop()
-	}
+	r.log = cmp.Or(r.log, zap.NewNop())
 	if r.dial == nil {
 		// Keep-alive is set by setKeepalive, also on connections of a Dial of the caller's.
 		r.dial = (&net.Dialer{KeepAlive: -1}).DialContext
@@ -415,10 +411,8 @@ func (r *Receiver) ended(ctx context.Context, last error) error {
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	case <-ctx.Done():
 		return false
@@ -473,11 +467,7 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 		return false, nil
 	}
 	for _, sub := range subs {
-		select {
-		case <-sub.confirmation.done:
-			progress = progress || sub.confirmation.err != nil
-		default:
-		}
+		progress = progress || sub.confirmation.answered() && sub.confirmation.err != nil
 	}
 	return progress, err
 }
@@ -605,28 +595,19 @@ func (r *Receiver) await(ctx context.Context, l *link, q *request, topic string)
 	case <-l.done:
 	case <-limited.Done():
 	}
-	select {
-	case <-q.done: // counts, whatever else happened
+	r.mu.Lock()
+	cause := l.cause
+	r.mu.Unlock()
+	switch {
+	case q.answered(): // counts, whatever else happened
 		if q.err == nil || is[*SubscriptionError](q.err) {
 			return q.err
 		}
 		return &SubscriptionError{Topic: topic, Err: q.err}
-	default:
-	}
-	select {
-	case <-l.done:
-		r.mu.Lock()
-		cause := l.cause
-		r.mu.Unlock()
-		if errors.Is(cause, ErrClosed) {
-			return ErrClosed
-		}
-		return &ConnectionError{Reason: reasonOf(cause), Err: cause}
-	default:
-	}
-	switch {
-	case errors.Is(context.Cause(ctx), ErrClosed):
+	case errors.Is(cause, ErrClosed), cause == nil && errors.Is(context.Cause(ctx), ErrClosed):
 		return ErrClosed
+	case cause != nil:
+		return &ConnectionError{Reason: reasonOf(cause), Err: cause}
 	case ctx.Err() != nil:
 		return fmt.Errorf("receiver: topic %q: %w", topic, ctx.Err())
 	default:
@@ -650,15 +631,8 @@ func (r *Receiver) Subscribed(topic string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l, s := r.live(), r.wanted[topic]
-	if l == nil || s == nil || l.subs[s.id] == nil {
-		return false
-	}
-	select {
-	case <-l.subs[s.id].confirmation.done:
-		return true // if it had been refused it would not be wanted
-	default:
-		return false
-	}
+	// If it had been refused it would not be wanted.
+	return l != nil && s != nil && l.subs[s.id] != nil && l.subs[s.id].confirmation.answered()
 }
 
 // SubscriptionID returns the STOMP id of the subscription to a wanted topic. It is unique within

@@ -248,8 +248,8 @@ func (b *alertBook) status(e *news) (keys []string, ok bool) {
 
 // newStatus is the status that an event reports; "" where it reports none.
 func newStatus(e *event.Event) (status string) {
-	for report := range event.Elements(event.Member(e.Body, "change-reports")) {
-		status = cmp.Or(event.String(event.Member(report, "new-status")), status)
+	for report := range event.Reports(e.Body) {
+		status = cmp.Or(report.NewStatus, status)
 	}
 	return status
 }
@@ -409,7 +409,7 @@ func (b *alertBook) fire(
 	annotations := map[string]string{"summary": e.Summary, "description": describe(e.Event)}
 	maps.Copy(annotations, more)
 	for name, text := range annotations {
-		annotations[name] = beginningOf(text, maxAnnotation)
+		annotations[name] = event.Cut(text, maxAnnotation)
 	}
 	maps.DeleteFunc(annotations, func(_, text string) bool { return text == "" })
 
@@ -461,14 +461,6 @@ func describe(e *event.Event) string {
 	return text + "."
 }
 
-// beginningOf cuts a text at a character.
-func beginningOf(text string, size int) string {
-	if len(text) <= size {
-		return text
-	}
-	return strings.ToValidUTF8(text[:size-len("...")], "") + "..."
-}
-
 // relabel ends an alert under its labels, as an alert of its own, and goes on with it under others.
 // It returns the key of the one that has ended.
 func (b *alertBook) relabel(key string, labels map[string]string, now time.Time) string {
@@ -500,7 +492,7 @@ func (b *alertBook) resolve(key string, e *news) []string {
 	if a.firing() {
 		a.Latest = e.Received
 		a.Annotations = maps.Clone(a.Annotations)
-		a.Annotations["summary"] = beginningOf(e.Summary, maxAnnotation)
+		a.Annotations["summary"] = event.Cut(e.Summary, maxAnnotation)
 		a.end(e.now)
 	}
 	return []string{key}

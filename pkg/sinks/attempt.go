@@ -47,13 +47,6 @@ func timeoutOf(cfg config.Sink) time.Duration { return cmp.Or(max(cfg.Timeout, 0
 // error that of the sink. An answer of the destination has its text already. late is what did not
 // happen where time was over.
 func (a *attempts) do(ctx context.Context, late string, f func(context.Context) error) error {
-	return a.try(ctx, late, func(attempt context.Context, _ context.CancelFunc) error { return f(attempt) })
-}
-
-// try is do for an f that may end its attempt by itself.
-func (a *attempts) try(
-	ctx context.Context, late string, f func(context.Context, context.CancelFunc) error,
-) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
@@ -64,7 +57,7 @@ func (a *attempts) try(
 	case a.life.closed():
 		err = ErrClosed
 	case err == nil:
-		err = f(attempt, cancel)
+		err = f(attempt)
 	}
 	switch {
 	case err == nil, isAnswer(err):

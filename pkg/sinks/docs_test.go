@@ -237,7 +237,7 @@ func testDocsConsumer(t *testing.T, command ...string) {
 		stamp := strconv.FormatInt(time.Now().Add(-test.age).Unix(), 10)
 		req := signed.request(t.Context(), rs[0].ID, rs[0].JSON)
 		req.Header.Set("webhook-timestamp", stamp)
-		req.Header.Set("webhook-signature", fmt.Sprintf(test.format, signed.signer.sign(rs[0].ID, stamp, rs[0].JSON)))
+		req.Header.Set("webhook-signature", fmt.Sprintf(test.format, sign(signed.keys, rs[0].ID, stamp, rs[0].JSON)))
 		resp, err := signed.client.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)

@@ -6,21 +6,19 @@ import (
 	"sync"
 )
 
-// compressor compresses bodies. Its writers are worth keeping: each has several hundred KiB of
-// tables.
-type compressor struct{ writers sync.Pool }
+// gzipWriters are worth keeping: each has several hundred KiB of tables.
+var gzipWriters = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
+	return w
+}}
 
-func (c *compressor) compress(body []byte) []byte {
+func compress(body []byte) []byte {
 	var b bytes.Buffer
-	w, ok := c.writers.Get().(*gzip.Writer)
-	if ok {
-		w.Reset(&b)
-	} else {
-		w, _ = gzip.NewWriterLevel(&b, gzip.BestSpeed) // the level is valid
-	}
+	w, _ := gzipWriters.Get().(*gzip.Writer)
+	w.Reset(&b)
 	_, _ = w.Write(body) // a bytes.Buffer takes everything
 	_ = w.Close()
 	w.Reset(nil) // a kept writer does not keep the body
-	c.writers.Put(w)
+	gzipWriters.Put(w)
 	return b.Bytes()
 }

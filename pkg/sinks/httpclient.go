@@ -184,12 +184,7 @@ func hostPort(u *url.URL) string {
 }
 
 // close ends every connection, and with it every request.
-func (c *httpClient) close() {
-	c.conns.close()
-	if rt, ok := c.rt.(interface{ CloseIdleConnections() }); ok {
-		rt.CloseIdleConnections()
-	}
-}
+func (c *httpClient) close() { c.conns.close() }
 
 // secrets are those that the configuration itself holds, in no place of a request that secretsOf
 // finds.

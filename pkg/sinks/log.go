@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -71,11 +70,9 @@ func newLog(cfg config.Sink, opts Options) (Sink, error) {
 		l.out = cmp.Or[io.Writer](opts.Stderr, os.Stderr)
 	default:
 		l.path = cfg.Log.Output
-		file, err := openLog(l.path, os.O_CREATE)
-		if err != nil {
+		if err := l.reopen(); err != nil {
 			return nil, fmt.Errorf("log: %w", err)
 		}
-		l.out, l.file, l.torn = file, file, endsTorn(file)
 	}
 	return l, nil
 }
@@ -189,15 +186,8 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 // textLine is an event as a person reads it: time, severity, HMC, type and summary.
 func textLine(r *event.Record) []byte {
 	f := fieldsOf(r)
-	return []byte(strings.Map(oneLine, strings.Join([]string{f.time, f.severity, f.hmc, f.kind, f.summary}, " ")))
-}
-
-// oneLine keeps what an HMC sent from looking like lines of its own, or from driving a terminal.
-func oneLine(r rune) rune {
-	if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
-		return ' '
-	}
-	return r
+	// What an HMC sent must not look like lines of its own, or drive a terminal.
+	return []byte(event.Printable(strings.Join([]string{f.time, f.severity, f.hmc, f.kind, f.summary}, " ")))
 }
 
 // rotate puts the file aside if it would become too large, and begins a new one. Where that is not
@@ -287,6 +277,9 @@ func (l *logSink) reopen() error {
 	}
 	old := l.file
 	l.out, l.file, l.torn = file, file, endsTorn(file)
+	if old == nil {
+		return nil
+	}
 	return old.Close()
 }
 

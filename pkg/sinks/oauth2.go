@@ -209,10 +209,3 @@ func (t *tokenRoundTripper) RoundTrip(req *http.Request) (*http.Response, error)
 	}
 	return resp, err
 }
-
-// CloseIdleConnections passes the call on.
-func (t *tokenRoundTripper) CloseIdleConnections() {
-	if next, ok := t.next.(interface{ CloseIdleConnections() }); ok {
-		next.CloseIdleConnections()
-	}
-}

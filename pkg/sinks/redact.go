@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 const (
@@ -92,22 +94,8 @@ func (r *redactor) excerpt(data []byte) string {
 // printable returns s as one line of printable text of at most limit bytes, and "..." if that is
 // not all.
 func printable(s string, limit int) string {
-	var b strings.Builder
-	gap := false
-	for _, c := range s {
-		if c == utf8.RuneError || !unicode.IsPrint(c) || c == ' ' {
-			gap = b.Len() > 0
-			continue
-		}
-		if b.Len()+utf8.RuneLen(c)+1 > limit {
-			b.WriteString("...")
-			break
-		}
-		if gap {
-			b.WriteByte(' ')
-			gap = false
-		}
-		b.WriteRune(c)
-	}
-	return b.String()
+	words := strings.FieldsFunc(s, func(c rune) bool {
+		return c == utf8.RuneError || !unicode.IsPrint(c) || c == ' '
+	})
+	return event.Cut(strings.Join(words, " "), limit-1+len("..."))
 }

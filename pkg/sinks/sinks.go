@@ -14,8 +14,6 @@ import (
 	"io"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -120,10 +118,6 @@ type Options struct {
 	Store Store
 	// Selects is what the sink's match and drop say, for a Selector; nil: all.
 	Selects func(rec event.Record) bool
-
-	// Logger is for client libraries that cannot be kept from logging; sinks return errors
-	// instead. Nil: none.
-	Logger *zap.Logger
 }
 
 // New makes the sink that cfg describes. It opens files, but makes no connection. The caller knows

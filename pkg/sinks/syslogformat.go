@@ -97,11 +97,13 @@ func (f *eventFields) level() int {
 // append appends the message of an event, of at most limit bytes. It holds no line feed.
 func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
 	e := fieldsOf(r)
-	message := f.message(&e)
+	// No message has a line feed: texts have been through text, and stored JSON is compact. If
+	// one had all the same, it would be two messages to the server.
+	message := bytes.ReplaceAll(f.message(&e), []byte{'\n'}, []byte{' '})
 	start := len(dst)
 	dst = f.appendHead(dst, &e, 0, true)
 	if len(dst)-start+len(message) <= limit {
-		return appendOneLine(dst, message)
+		return append(dst, message...)
 	}
 
 	dst = f.appendHead(dst[:start], &e, len(message), true)
@@ -109,21 +111,7 @@ func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
 		dst = f.appendHead(dst[:start], &e, len(message), false)
 	}
 	end := max(limit-(len(dst)-start)-len(cutMark), 0)
-	return append(appendOneLine(dst, cutText(message, end)), cutMark...)
-}
-
-// appendOneLine appends a message. No message has a line feed: texts have been through text, and
-// stored JSON is compact. If one had all the same, it would be two messages to the server.
-func appendOneLine(dst, message []byte) []byte {
-	start := len(dst)
-	dst = append(dst, message...)
-	for {
-		i := bytes.IndexByte(dst[start:], '\n')
-		if i < 0 {
-			return dst
-		}
-		dst[start+i] = ' '
-	}
+	return append(append(dst, event.Beginning(message, end)...), cutMark...)
 }
 
 // appendHead appends what stands in front of the message. cut is the length of a message that is
@@ -141,54 +129,40 @@ func (f *syslogFormat) appendHead(dst []byte, e *eventFields, cut int, names boo
 	dst = append(dst, headerField(e.kind, maxMsgID)...)
 	dst = append(dst, " ["+syslogSDID...)
 	if names {
-		dst = appendSD(dst, "hmc", e.hmc, maxSDValue)
-		dst = appendSD(dst, "cpc", e.cpc, maxSDValue)
+		dst = appendSD(dst, "hmc", e.hmc)
+		dst = appendSD(dst, "cpc", e.cpc)
 		if e.class == "partition" || e.class == "logical-partition" {
-			dst = appendSD(dst, "partition", e.name, maxSDValue)
+			dst = appendSD(dst, "partition", e.name)
 		}
-		dst = appendSD(dst, "class", e.class, maxSDValue)
-		dst = appendSD(dst, "name", e.name, maxSDValue)
-		dst = appendSD(dst, "type", e.kind, maxSDValue)
-		dst = appendSD(dst, "id", e.record.ID, maxSDValue)
-		dst = appendSD(dst, "severity", e.severity, maxSDValue)
+		dst = appendSD(dst, "class", e.class)
+		dst = appendSD(dst, "name", e.name)
+		dst = appendSD(dst, "type", e.kind)
+		dst = appendSD(dst, "id", e.record.ID)
+		dst = appendSD(dst, "severity", e.severity)
 	} else {
-		dst = appendSD(dst, "id", e.record.ID, 64)
+		dst = appendSD(dst, "id", event.Beginning(e.record.ID, 64))
 	}
 	if cut > 0 {
-		dst = appendSD(dst, "cut_from", strconv.Itoa(cut), maxSDValue)
+		dst = appendSD(dst, "cut_from", strconv.Itoa(cut))
 	}
 	return append(dst, "] "...)
 }
 
 // appendSD appends one parameter of the structured data; of an empty one, nothing.
-func appendSD(dst []byte, name, value string, longest int) []byte {
+func appendSD(dst []byte, name, value string) []byte {
 	if value == "" {
 		return dst
 	}
-	dst = append(dst, ' ')
-	dst = append(dst, name...)
-	dst = append(dst, '=', '"')
-	value = cutText(value, longest)
-	for _, r := range value { // what is not UTF-8 becomes U+FFFD
+	dst = append(append(append(dst, ' '), name...), '=', '"')
+	for _, r := range event.Beginning(value, maxSDValue) { // what is not UTF-8 becomes U+FFFD
 		switch r {
 		case '"', '\\', ']':
 			dst = append(dst, '\\', byte(r))
 		default:
-			dst = utf8.AppendRune(dst, oneLine(r))
+			dst = utf8.AppendRune(dst, event.PrintableRune(r))
 		}
 	}
 	return append(dst, '"')
-}
-
-// cutText cuts a text to a length in bytes, between two characters.
-func cutText[T string | []byte](s T, longest int) T {
-	if len(s) <= longest {
-		return s
-	}
-	for longest > 0 && !utf8.RuneStart(s[longest]) {
-		longest--
-	}
-	return s[:longest]
 }
 
 // message returns the message of an event.
@@ -225,7 +199,7 @@ func (f *syslogFormat) text(s string) []byte {
 		case r < ' ' || r == 0x7f:
 			b = append(b, '#', '0'+byte(r>>6), '0'+byte(r>>3&7), '0'+byte(r&7))
 		default:
-			b = utf8.AppendRune(b, oneLine(r))
+			b = utf8.AppendRune(b, event.PrintableRune(r))
 		}
 	}
 	return b

@@ -260,7 +260,7 @@ func FuzzSyslogFormat(f *testing.F) {
 			t.Errorf("the id is %q, not %q", got, r.ID)
 		}
 		if len(raw) < size && len(hmc) < 50 && utf8.ValidString(hmc) {
-			if got, want := m.param("hmc"), strings.Map(oneLine, hmc); got != want {
+			if got, want := m.param("hmc"), strings.Map(event.PrintableRune, hmc); got != want {
 				t.Errorf("the HMC is %q, not %q", got, want)
 			}
 		}

@@ -29,10 +29,10 @@ type webhook struct {
 	// maxBytes is the size of the records of one request.
 	maxBytes int
 	body     func([]event.Record) ([]byte, error)
-	// gzip is nil where bodies are not compressed.
-	gzip *compressor
-	// signer is nil where requests are not signed.
-	signer *signer
+	// gzip says that bodies are compressed.
+	gzip bool
+	// keys sign the requests; none: they are not signed.
+	keys [][]byte
 	// header is what all headers share.
 	header http.Header
 }
@@ -50,7 +50,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	if len(keys) != len(cfg.Webhook.SigningSecrets()) {
 		return nil, errors.New("webhook: secret is not whsec_ and 24 to 64 bytes in base64")
 	}
-	w := &webhook{batch: max(cfg.Batch.MaxEvents, 1), maxBytes: maxBatchBytes, signer: newSigner(keys)}
+	w := &webhook{batch: max(cfg.Batch.MaxEvents, 1), maxBytes: maxBatchBytes, keys: keys}
 	contentType, err := w.setFormat(cfg.Webhook)
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
@@ -59,7 +59,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 	switch c := cfg.Webhook.Compression; c {
 	case "", config.CompressionNone:
 	case config.CompressionGzip:
-		w.gzip = &compressor{}
+		w.gzip = true
 		w.header["Content-Encoding"] = []string{"gzip"}
 	default:
 		return nil, fmt.Errorf("webhook: compression %q is not available", c)
@@ -136,8 +136,8 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if err != nil {
 		return err
 	}
-	if w.gzip != nil {
-		body = w.gzip.compress(body)
+	if w.gzip {
+		body = compress(body)
 	}
 	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) })
 }
@@ -145,15 +145,12 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 // request builds the request of one attempt.
 func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Request {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
-	values := [3]string{id, now, ""}
-	header := make(http.Header, len(w.header)+len(values))
 	// The values are shared: the transport does not change them.
-	maps.Copy(header, w.header)
-	header["Webhook-Id"] = values[0:1:1]
-	header["Webhook-Timestamp"] = values[1:2:2]
-	if w.signer != nil {
-		values[2] = w.signer.sign(id, now, body)
-		header["Webhook-Signature"] = values[2:3:3]
+	header := maps.Clone(w.header)
+	header.Set("Webhook-Id", id)
+	header.Set("Webhook-Timestamp", now)
+	if len(w.keys) > 0 {
+		header.Set("Webhook-Signature", sign(w.keys, id, now, body))
 	}
 	return w.endpoint.request(ctx, header, body)
 }

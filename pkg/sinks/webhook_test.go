@@ -236,10 +236,10 @@ func TestSign(t *testing.T) {
 	key := []byte("another")
 	spec := (&config.Webhook{Secret: config.NewSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")}).SigningKeys()
 	const want = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-	if got := newSigner(spec).sign(id, stamp, []byte(body)); got != want {
+	if got := sign(spec, id, stamp, []byte(body)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	two := newSigner(append(spec, key)).sign(id, stamp, []byte(body))
+	two := sign(append(spec, key), id, stamp, []byte(body))
 	if first, second, ok := strings.Cut(two, " "); !ok || first != want || !strings.HasPrefix(second, "v1,") || second == first {
 		t.Errorf("two keys: %s", two)
 	}

@@ -91,22 +91,21 @@ func pathOf(reports []event.Report) (path, to string) {
 // roughly is a duration in its two largest units.
 func roughly(d time.Duration) string {
 	const day = 24 * time.Hour
-	two := func(d, large, small time.Duration, l, s string) string {
-		text := strconv.Itoa(int(d/large)) + l
-		if rest := d % large / small; rest > 0 {
-			text += " " + strconv.Itoa(int(rest)) + s
+	for _, u := range []struct {
+		large, small time.Duration
+		l, s         string
+	}{
+		{day, time.Hour, "d", "h"}, {time.Hour, time.Minute, "h", "m"}, {time.Minute, time.Second, "m", "s"},
+		{time.Second, time.Second, "s", ""},
+	} {
+		if d < u.large {
+			continue
+		}
+		text := strconv.Itoa(int(d/u.large)) + u.l
+		if rest := d % u.large / u.small; rest > 0 {
+			text += " " + strconv.Itoa(int(rest)) + u.s
 		}
 		return text
-	}
-	switch {
-	case d >= day:
-		return two(d, day, time.Hour, "d", "h")
-	case d >= time.Hour:
-		return two(d, time.Hour, time.Minute, "h", "m")
-	case d >= time.Minute:
-		return two(d, time.Minute, time.Second, "m", "s")
-	case d >= time.Second:
-		return strconv.Itoa(int(d/time.Second)) + "s"
 	}
 	return "less than 1s"
 }
