@@ -56,13 +56,15 @@ type level struct {
 // returns nothing.
 func complete(ctx context.Context, app *kingpin.Application, words []string) []string {
 	var (
-		model                 = modelOf(app)
-		levels                = []level{{app, model.Flags}}
-		group                 = commandGroup(app)
-		offered               = namesOf(model.Commands)
-		pending               *kingpin.FlagModel // its value comes next
-		url                   string
-		onlyArguments, isHelp bool // after --, and after the command help
+		model   = modelOf(app)
+		levels  = []level{{app, model.Flags}}
+		group   = commandGroup(app)
+		offered = namesOf(model.Commands)
+		// its value comes next
+		pending *kingpin.FlagModel
+		url     string
+		// after --, and after the command help
+		onlyArguments, isHelp bool
 	)
 	find := func(name string) *kingpin.FlagModel {
 		for _, l := range slices.Backward(levels) {

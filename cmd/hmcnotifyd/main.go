@@ -153,7 +153,8 @@ type environment struct {
 	stdout, stderr      io.Writer
 	logLevel, logFormat string
 	log                 *zap.Logger
-	commands            map[string]func(context.Context) error // by name
+	// by name
+	commands map[string]func(context.Context) error
 
 	daemon    daemonFlags
 	simulator simulateFlags
@@ -161,9 +162,11 @@ type environment struct {
 	tail      tailFlags
 	test      sendTestFlags
 
-	configFile   string        // of check-config
-	checkOnline  bool          // of check-config
-	checkEvent   string        // of check-config
-	shell        string        // of completion
-	demoDuration time.Duration // of demo
+	// of check-config
+	configFile, checkEvent string
+	checkOnline            bool
+	// of completion
+	shell string
+	// of demo
+	demoDuration time.Duration
 }

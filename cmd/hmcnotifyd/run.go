@@ -110,7 +110,8 @@ type daemon struct {
 	server    *http.Server
 	notify    notifier
 
-	reloading sync.Mutex // one reload at a time, from reading the file to logging the result
+	// one reload at a time, from reading the file to logging the result
+	reloading sync.Mutex
 	reloads   reloadMetrics
 	config    atomic.Pointer[web.ConfigStatus]
 }

@@ -39,17 +39,29 @@ func (c *simConsole) commands() []consoleCommand {
 	return []consoleCommand{
 		{"help", "", "list the commands", c.help},
 		{"list", "[CPC]", "list the CPCs and their partitions", c.list},
-		{"stop", "NAME", "stop a partition: its operating system writes its last messages", c.partition("stops", c.estate.StopPartition)},
-		{"start", "NAME", "start a partition: its operating system writes its boot messages", c.partition("starts", c.estate.StartPartition)},
+		{
+			"stop", "NAME", "stop a partition: its operating system writes its last messages",
+			c.partition("stops", c.estate.StopPartition),
+		},
+		{
+			"start", "NAME", "start a partition: its operating system writes its boot messages",
+			c.partition("starts", c.estate.StartPartition),
+		},
 		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
 		{"rename", "NAME NEW", "give a partition or CPC another name", c.rename},
 		{"create", "CPC [NAME]", "make a partition", c.create},
 		{"delete", "NAME", "delete a partition", c.partition("is gone", c.estate.DeletePartition)},
 		{"say", "NAME TEXT...", "let a partition's operating system write a message", c.say},
-		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", c.communicate(false, "is cut off")},
+		{
+			"lose", "CPC", "cut a CPC's support element off: a burst of status changes",
+			c.communicate(false, "is cut off"),
+		},
 		{"regain", "CPC", "bring a CPC's support element back: another burst", c.communicate(true, "communicates")},
 		{"job", "", "let a job of each session complete", c.job},
-		{"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC", c.hwMessage},
+		{
+			"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC",
+			c.hwMessage,
+		},
 		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", c.hwClear},
 		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", c.restart},
 		{"drop", "[HMC]", "cut the STOMP links", c.each("link", "cut", dropLinks)},

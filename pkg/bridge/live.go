@@ -20,8 +20,10 @@ var (
 // LiveFilter says which events a live reader is to get; the zero value stands for all.
 type LiveFilter struct {
 	Type, HMC, Severity config.Patterns
-	Text                string // is part of what a person reads of the event, whatever the case
-	Sink                string // gets the event
+	// is part of what a person reads of the event, whatever the case
+	Text string
+	// gets the event
+	Sink string
 }
 
 // LiveReader reads along what is stored from its beginning on. Close it.

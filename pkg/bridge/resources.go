@@ -70,7 +70,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 // whole scrape fail.
 type labelSet struct{ cpc, class, name string }
 
-// resources exports what an HMC lists, no more than limit resources, and returns how many that were.
+// resources exports what an HMC lists, no more than limit resources, and returns how many that
+// were.
 func (c *collector) resources(
 	set func(*prometheus.Desc, float64, ...string), hmc string, e *estate.Estate, limit int,
 ) (exported int) {

@@ -44,8 +44,10 @@ type Options struct {
 
 // Error is what is wrong with a template, or with what it makes of an event.
 type Error struct {
-	Line int    // of the template, counted from 1; 0: not known
-	Msg  string // quotes the template only within {{ }}, and nothing of an event
+	// of the template, counted from 1; 0: not known
+	Line int
+	// quotes the template only within {{ }}, and nothing of an event
+	Msg string
 }
 
 // Error returns "line LINE: MSG".
@@ -61,7 +63,8 @@ type Template struct {
 	parsed *template.Template
 	batch  bool
 	json   bool
-	idle   sync.Pool // of *run
+	// of *run
+	idle sync.Pool
 }
 
 // New parses a template and tries it on samples of every type of event. Its error is an [Error].
@@ -174,9 +177,10 @@ func (t *Template) run() (*run, error) {
 // run is one execution of a template. It is the writer of the output.
 type run struct {
 	template *template.Template
-	left     int // steps
-	out      bytes.Buffer
-	origins  []origin
+	// steps
+	left    int
+	out     bytes.Buffer
+	origins []origin
 }
 
 // origin is the line of the template that the output from an offset on comes from.

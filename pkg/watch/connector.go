@@ -38,7 +38,7 @@ type Connector struct {
 func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
 	stomp := s.cfg.Stomp
 	stomp.ConnectRetries = 0
-	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.tls, &stomp, s.log
+	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.TLS, &stomp, s.log
 	return &Connector{session: s, options: o, attempted: attempted}
 }
 

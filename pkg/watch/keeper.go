@@ -64,7 +64,7 @@ type refusal struct {
 
 func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
-		shared: &s.shared, link: link, session: s.session.api, end: end,
+		shared: &s.shared, link: link, session: s.session.API, end: end,
 		wake: make(chan struct{}, 1), jobs: make(chan string, record.MaxHeldJobs),
 		again: make(map[string]*refusal),
 	}

@@ -48,7 +48,8 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.supervisors() {
 		set := func(d *prometheus.Desc, value float64, labels ...string) {
-			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{s.Cfg.Name}, labels...)...)
+			labels = append([]string{s.Cfg.Name}, labels...)
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 		}
 		now := s.source.now()
 		frame, notification := now.lastTimes()

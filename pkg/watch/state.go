@@ -258,7 +258,8 @@ func (s *state) show(osMessages bool) status.HMCStatus {
 
 // board publishes the state.
 type board struct {
-	changes sync.Mutex // one at a time
+	// one at a time
+	changes sync.Mutex
 	current atomic.Pointer[state]
 }
 
