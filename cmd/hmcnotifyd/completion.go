@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -215,11 +213,4 @@ func askStatus(ctx context.Context, url string) (s status.Status) {
 		return status.Status{}
 	}
 	return s
-}
-
-// printCompletions writes what complete returns.
-func printCompletions(ctx context.Context, w io.Writer, app *kingpin.Application, words []string) {
-	for _, word := range complete(ctx, app, words) {
-		fmt.Fprintln(w, word)
-	}
 }

@@ -52,7 +52,9 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	env := environment{stdout: stdout, stderr: stderr}
 	app, commands := newApplication(&env)
 	if len(args) > 0 && args[0] == completionFlag {
-		printCompletions(context.Background(), stdout, app, args[1:])
+		for _, word := range complete(context.Background(), app, args[1:]) {
+			fmt.Fprintln(stdout, word)
+		}
 		return exitDone
 	}
 	command, err := app.Parse(args)

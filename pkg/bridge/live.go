@@ -106,7 +106,8 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if !f.Type.IsSet() && !f.HMC.IsSet() && !f.Severity.IsSet() && f.Text == "" && f.Sink == "" {
 		return true
 	}
-	if f.Type.IsSet() && !f.Type.Match(rec.Type) {
+	fits := func(p config.Patterns, value string) bool { return !p.IsSet() || p.Match(value) }
+	if !fits(f.Type, rec.Type) {
 		return false
 	}
 	e, err := rec.Event()
@@ -114,8 +115,7 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 		return false
 	}
 	v := &deliver.View{Event: e}
-	if f.HMC.IsSet() && !f.HMC.Match(e.HMC) || f.Severity.IsSet() && !f.Severity.Match(e.Severity) ||
-		!v.Contains(f.Text) {
+	if !fits(f.HMC, e.HMC) || !fits(f.Severity, e.Severity) || !v.Contains(f.Text) {
 		return false
 	}
 	if sink == nil {

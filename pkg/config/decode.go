@@ -567,15 +567,7 @@ func keyOf(f reflect.StructField) string {
 		}
 		return key
 	}
-	var b strings.Builder
-	for i, r := range f.Name {
-		if r >= 'A' && r <= 'Z' {
-			if i > 0 {
-				b.WriteByte('_')
-			}
-			r += 'a' - 'A'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	return strings.ToLower(wordStart.ReplaceAllString(f.Name, "${1}_$2"))
 }
+
+var wordStart = regexp.MustCompile(`(.)([A-Z])`)

@@ -233,14 +233,15 @@ var (
 
 // explain turns an error of package template into one for people.
 func explain(err error) *Error {
+	msg, line := err.Error(), 0
+	if m := place.FindStringSubmatch(msg); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		msg = m[2]
+	}
 	for _, limit := range []error{errOutput, errSteps} {
 		if errors.Is(err, limit) {
-			return &Error{Line: lineOf(err), Msg: limit.Error()}
+			return &Error{Line: line, Msg: limit.Error()}
 		}
-	}
-	msg := err.Error()
-	if m := place.FindStringSubmatch(msg); m != nil {
-		msg = m[2]
 	}
 	at := ""
 	if m := running.FindStringSubmatch(msg); m != nil {
@@ -254,16 +255,5 @@ func explain(err error) *Error {
 	default:
 		msg = calling.ReplaceAllString(msg, "")
 	}
-	return &Error{Line: lineOf(err), Msg: oneLine(at + msg)}
+	return &Error{Line: line, Msg: strings.Join(strings.Fields(at+msg), " ")}
 }
-
-func lineOf(err error) int {
-	m := place.FindStringSubmatch(err.Error())
-	if m == nil {
-		return 0
-	}
-	line, _ := strconv.Atoi(m[1])
-	return line
-}
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
