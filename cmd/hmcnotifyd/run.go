@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
@@ -167,11 +168,9 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 
 func (d *daemon) registerOwn() {
 	gauge := func(name, help string, labels prometheus.Labels) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{
+		return promauto.With(d.registry).NewGauge(prometheus.GaugeOpts{
 			Namespace: "hmcnotifyd", Name: name, Help: help, ConstLabels: labels,
 		})
-		d.registry.MustRegister(g)
-		return g
 	}
 	d.reloads = reloadMetrics{
 		successful: gauge("config_last_reload_successful",

@@ -48,7 +48,8 @@ func (e *environment) sendTest(ctx context.Context) error {
 		}
 		what := fmt.Sprintf("sink %s (%s)", begins.Sink, oneLine(begins.Request, 0))
 		done := waiting(e.stderr, func() string {
-			return fmt.Sprintf("sink %s: waiting for an answer, %s at most", begins.Sink, seconds(begins.TimeoutSeconds))
+			return fmt.Sprintf("sink %s: waiting for an answer, %s at most",
+				begins.Sink, seconds(begins.TimeoutSeconds))
 		})
 		err = steps.Decode(&ended)
 		done()

@@ -65,7 +65,7 @@ func (c *simConsole) commands() []consoleCommand {
 		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", c.hwClear},
 		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", c.restart},
 		{"drop", "[HMC]", "cut the STOMP links", c.each("link", "cut", dropLinks)},
-		{"expire", "[HMC]", "end the sessions, as their idle timeout does", c.each("session", "expired", expireSessions)},
+		{"expire", "[HMC]", "end the sessions, as their idle timeout does", c.each("session", "expired", expire)},
 		{"quit", "", "end the simulator", c.end},
 	}
 }
@@ -216,10 +216,8 @@ func (c *simConsole) named(name string) ([]*hmcsim.HMC, error) {
 	if name == "" {
 		return c.hmcs, nil
 	}
-	for _, h := range c.hmcs {
-		if h.Name() == name {
-			return []*hmcsim.HMC{h}, nil
-		}
+	if i := slices.IndexFunc(c.hmcs, func(h *hmcsim.HMC) bool { return h.Name() == name }); i >= 0 {
+		return c.hmcs[i : i+1], nil
 	}
 	return nil, fmt.Errorf("HMC %q is unknown", name)
 }
@@ -431,7 +429,11 @@ func (c *simConsole) restart(args []string) error {
 		return err
 	}
 	for _, h := range hmcs {
-		if !c.takeDown(h) {
+		c.mu.Lock()
+		isDown := c.down[h]
+		c.down[h] = true
+		c.mu.Unlock()
+		if isDown {
 			return fmt.Errorf("%s is down already", h.Name())
 		}
 		h.Stop()
@@ -458,17 +460,6 @@ func (c *simConsole) restart(args []string) error {
 	return nil
 }
 
-// takeDown records that an HMC is down. It reports false if it is down already.
-func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.down[h] {
-		return false
-	}
-	c.down[h] = true
-	return true
-}
-
 // each returns what does something to some of the things of each HMC of a name, and prints to how
 // many.
 func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]string) error {
@@ -484,7 +475,7 @@ func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]s
 
 func dropLinks(h *hmcsim.HMC) int { return h.Broker().DropLinks() }
 
-func expireSessions(h *hmcsim.HMC) int { return h.ExpireSessions(false) }
+func expire(h *hmcsim.HMC) int { return h.ExpireSessions(false) }
 
 func (c *simConsole) end([]string) error {
 	c.quit()

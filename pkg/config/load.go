@@ -84,16 +84,20 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 // hold nothing of the file but the name of an anchor, which may be a password without its quotes:
 // that text is replaced as a whole.
 var syntaxErrors = map[string]string{ //nolint:gosec // G101: a token of YAML is no secret
-	"mapping values are not allowed in this context":  "a value that holds \": \" must be in quotes, and keys of one mapping in one column",
-	"found character that cannot start any token":     "do not indent with tabs, and put a value that begins with @, ` or % into quotes",
+	"mapping values are not allowed in this context": "a value that holds \": \" must be in quotes, " +
+		"and keys of one mapping in one column",
+	"found character that cannot start any token": "do not indent with tabs, " +
+		"and put a value that begins with @, ` or % into quotes",
 	"found a tab character that violates indentation": "indent with spaces",
 	"found unknown escape character":                  "write a backslash in double quotes twice, or use single quotes",
 	"found unexpected end of stream":                  "a quote is not closed",
-	"could not find expected ':'":                     "a key is not followed by \": \", or a value goes on in a line that is not indented",
-	"did not find expected ',' or ']'":                "a list in brackets is not closed",
-	"did not find expected ',' or '}'":                "a mapping in braces is not closed",
-	"did not find expected '-' indicator":             "the entries of a list must begin in one column",
-	"did not find expected key":                       "check the indentation, and put quotes around a value that goes on after a closing quote",
+	"could not find expected ':'": "a key is not followed by \": \", " +
+		"or a value goes on in a line that is not indented",
+	"did not find expected ',' or ']'":    "a list in brackets is not closed",
+	"did not find expected ',' or '}'":    "a mapping in braces is not closed",
+	"did not find expected '-' indicator": "the entries of a list must begin in one column",
+	"did not find expected key": "check the indentation, " +
+		"and put quotes around a value that goes on after a closing quote",
 }
 
 var (
