@@ -247,7 +247,8 @@ func (d *daemon) run(ctx context.Context) error {
 		if errors.Is(err, http.ErrServerClosed) {
 			err = nil
 		} else {
-			cancel() // without its web side the daemon is blind to those who watch it
+			// without its web side the daemon is blind to those who watch it
+			cancel()
 		}
 		webDone <- err
 	}()

@@ -142,7 +142,8 @@ func New(opts Options) (*Bridge, error) {
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
-		b.sinkMetrics.Prepare(c.Name) // the queue may drop events of any sink when it is opened
+		// the queue may drop events of any sink when it is opened
+		b.sinkMetrics.Prepare(c.Name)
 	}
 	storage := opts.Config.Storage
 	queueMetrics := queue.NewMetrics(opts.Registerer)
@@ -207,7 +208,8 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	if err := b.queue.Flush(); err != nil {
 		b.log.Error("the last events could not be stored", zap.Error(err))
 	}
-	b.live.End() // nothing is stored any more, and nobody who reads along holds up the end
+	// nothing is stored any more, and nobody who reads along holds up the end
+	b.live.End()
 	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
@@ -237,7 +239,8 @@ func (b *Bridge) end(d *running[*deliver.Delivery], limit time.Time) error {
 	if !endsWithin(d.done, wait) {
 		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.Cfg.Name))
 	}
-	d.it.EndByHand(leaveTimeout) // it is told to end, and Close interrupts its request
+	// it is told to end, and Close interrupts its request
+	d.it.EndByHand(leaveTimeout)
 	var err error
 	closed := make(chan struct{})
 	go func() {

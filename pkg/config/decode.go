@@ -131,7 +131,8 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		return
 	}
 	if n.Kind == yaml.AliasNode {
-		n = n.Alias // the schema has an end, so an alias within itself leads to a wrong type
+		// the schema has an end, so an alias within itself leads to a wrong type
+		n = n.Alias
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		d.fail(n.Line, path, "must not have a YAML tag: put a value that begins with ! into quotes")

@@ -43,7 +43,8 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	if root := d.document(data); root != nil {
 		d.decode(root, "", reflect.ValueOf(c).Elem())
 	}
-	if len(d.errs) == 0 || d.nodes > 0 { // no further errors for a file that is no YAML
+	// no further errors for a file that is no YAML
+	if len(d.errs) == 0 || d.nodes > 0 {
 		d.validate(c)
 	}
 	if len(d.errs) > 0 {

@@ -213,7 +213,8 @@ func (n *NATS) check(d *decoder, path string, _ *Sink) {
 	at := under(path)
 	local, encrypted := true, n.TLS != nil
 	d.servers(at("servers"), n.Servers, "nats://nats.example.com:4222", checkServer, func(server string) {
-		if u, err := url.Parse(server); err == nil { // always: checkServer has parsed it
+		// always: checkServer has parsed it
+		if u, err := url.Parse(server); err == nil {
 			local = local && isLoopback(u.Hostname())
 			if u.Scheme == "tls" && n.TLS == nil {
 				n.TLS, encrypted = &TLS{}, true

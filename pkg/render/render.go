@@ -126,7 +126,8 @@ func (t *Template) Execute(records []event.Record) ([]byte, error) {
 	for i, r := range records {
 		e, err := newEvent(r)
 		if err != nil {
-			return nil, &Error{Msg: "the event cannot be read"} // it was written by this program
+			// it was written by this program
+			return nil, &Error{Msg: "the event cannot be read"}
 		}
 		events[i] = e
 	}

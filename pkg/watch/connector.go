@@ -73,7 +73,8 @@ func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, 
 		return nil, hold(receiver.ReasonAuthorization, s.passwordRefused(err))
 	default:
 		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
-		s.logoff(ctx) // the broker does not know the session, so its topics are gone too
+		// the broker does not know the session, so its topics are gone too
+		s.logoff(ctx)
 		if c.refusals++; c.refusals >= RefusalsBeforeHold {
 			c.refusals = 0
 			return nil, hold(receiver.ReasonAuthorization, err)

@@ -191,7 +191,8 @@ func (f *fetcher) fetchMessages(ctx context.Context) {
 			return
 		}
 		if isUnavailable(err) || hmc.IsReason(err, http.StatusNotFound, 1) {
-			err = nil // the partition is not active, or is gone: there is nothing to be had
+			// the partition is not active, or is gone: there is nothing to be had
+			err = nil
 		}
 		f.settle(r, err, "OS messages of "+c.label(), func() {
 			if c.fill == r {

@@ -246,7 +246,8 @@ func (k *keeper) refused(topic string, err error) {
 	k.source.setTopic(topic, err.Error())
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	isChannel := k.topics.KindOf(topic, "") == event.TopicOSMessage // openDue says it of those
+	// openDue says it of those
+	isChannel := k.topics.KindOf(topic, "") == event.TopicOSMessage
 	for uri, c := range k.channels.byURI {
 		if c.topic == topic {
 			c.topic, isChannel = "", true

@@ -181,7 +181,8 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			}
 		}
 		for name, t := range s.wanted {
-			if t.Problem == "" || t.Type == event.TopicOSMessage { // those are named by partition
+			// those are named by partition
+			if t.Problem == "" || t.Type == event.TopicOSMessage {
 				continue
 			}
 			kind := status.ProblemTopic

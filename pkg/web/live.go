@@ -100,7 +100,8 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // a proxy is to pass on what comes when it comes
+	// a proxy is to pass on what comes when it comes
+	w.Header().Set("X-Accel-Buffering", "no")
 	if err := s.run(r.Context(), reader); err != nil {
 		h.Logger.Debug("a reader of live events has gone", zap.Error(err))
 	}
