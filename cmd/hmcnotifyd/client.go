@@ -83,7 +83,8 @@ type client struct {
 	base             *url.URL
 	http             *http.Client
 	userid, password string
-	terminal         io.Writer // shows what is waited for, if it is one; nil: nothing does
+	// shows what is waited for, if it is one; nil: nothing does
+	terminal io.Writer
 }
 
 func newClient(f clientFlags) (*client, error) {

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -56,13 +54,15 @@ type level struct {
 // returns nothing.
 func complete(ctx context.Context, app *kingpin.Application, words []string) []string {
 	var (
-		model                 = modelOf(app)
-		levels                = []level{{app, model.Flags}}
-		group                 = commandGroup(app)
-		offered               = namesOf(model.Commands)
-		pending               *kingpin.FlagModel // its value comes next
-		url                   string
-		onlyArguments, isHelp bool // after --, and after the command help
+		model   = modelOf(app)
+		levels  = []level{{app, model.Flags}}
+		group   = commandGroup(app)
+		offered = namesOf(model.Commands)
+		// its value comes next
+		pending *kingpin.FlagModel
+		url     string
+		// after --, and after the command help
+		onlyArguments, isHelp bool
 	)
 	find := func(name string) *kingpin.FlagModel {
 		for _, l := range slices.Backward(levels) {
@@ -213,11 +213,4 @@ func askStatus(ctx context.Context, url string) (s status.Status) {
 		return status.Status{}
 	}
 	return s
-}
-
-// printCompletions writes what complete returns.
-func printCompletions(ctx context.Context, w io.Writer, app *kingpin.Application, words []string) {
-	for _, word := range complete(ctx, app, words) {
-		fmt.Fprintln(w, word)
-	}
 }

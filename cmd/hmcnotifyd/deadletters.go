@@ -28,11 +28,12 @@ const (
 )
 
 type deadLetterFlags struct {
-	client  clientFlags
-	sink    string
-	ids     []string
-	since   string
-	from    time.Time // the time that since stands for; zero: none
+	client clientFlags
+	sink   string
+	ids    []string
+	since  string
+	// the time that since stands for; zero: none
+	from    time.Time
 	json    bool
 	all     bool
 	to      string
@@ -49,15 +50,16 @@ func deadLettersCommand(app *kingpin.Application, e *environment) {
 	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").
 		StringVar(&f.since)
 
+	orAll := f.selects("--sink, --id, --since or --all")
 	list := e.command(c, "list", "List dead letters, oldest first.", e.listDeadLetters, f.validate)
 	show := e.command(c, "show", "Show dead letters as a whole, with the event.",
-		e.showDeadLetters, f.validate, f.selects)
+		e.showDeadLetters, f.validate, f.selects("--sink, --id, --since"))
 	replay := e.command(c, "replay",
 		"Send dead letters to their sink again, one after the other, and delete those that it accepts.",
-		e.replayDeadLetters, f.validate, f.selectsOrAll)
+		e.replayDeadLetters, f.validate, orAll)
 	purge := e.command(c, "purge",
 		"Delete dead letters, or with --waiting the events that wait for a sink that is not configured any more.",
-		e.purgeDeadLetters, f.validate, f.waitsAlone, f.selectsOrAll)
+		e.purgeDeadLetters, f.validate, f.waitsAlone, orAll)
 	for _, p := range []*kingpin.CmdClause{list, show} {
 		p.Flag("json", "One JSON object per line.").BoolVar(&f.json)
 	}
@@ -90,16 +92,14 @@ func (f *deadLetterFlags) validate() (err error) {
 // selective reports whether the flags leave out letters of a sink.
 func (f *deadLetterFlags) selective() bool { return len(f.ids) > 0 || f.since != "" }
 
-// selects fails where no flag selects letters.
-func (f *deadLetterFlags) selects() error { return f.selectsBy("--sink, --id, --since") }
-
-func (f *deadLetterFlags) selectsOrAll() error { return f.selectsBy("--sink, --id, --since or --all") }
-
-func (f *deadLetterFlags) selectsBy(flags string) error {
-	if f.sink == "" && !f.selective() && !f.all {
-		return errors.New("say which dead letters are meant: " + flags)
+// selects returns what fails where no flag selects letters.
+func (f *deadLetterFlags) selects(flags string) func() error {
+	return func() error {
+		if f.sink == "" && !f.selective() && !f.all {
+			return errors.New("say which dead letters are meant: " + flags)
+		}
+		return nil
 	}
-	return nil
 }
 
 func (f *deadLetterFlags) waitsAlone() error {
@@ -249,21 +249,22 @@ func (e *environment) showDeadLetters(ctx context.Context) error {
 				return err
 			}
 			var out bytes.Buffer
-			if e.letters.json {
+			switch {
+			case e.letters.json:
 				err = writeJSON(&out, &l)
-			} else {
-				if n > 0 {
-					fmt.Fprintln(&out)
-				}
+			case n > 0:
+				out.WriteByte('\n')
+				fallthrough
+			default:
 				err = writeLetter(&out, &l)
+			}
+			if err == nil {
+				_, err = out.WriteTo(e.stdout)
 			}
 			if err != nil {
 				return err
 			}
 			n++
-			if _, err := e.stdout.Write(out.Bytes()); err != nil {
-				return err
-			}
 		}
 		return nil
 	})
@@ -334,8 +335,9 @@ type replayReport struct {
 	out      io.Writer
 	progress progress
 	ids      map[string]bool
-	seen     deliver.ReplayCounts // so far, of all sinks
-	stopped  []string
+	// so far, of all sinks
+	seen    deliver.ReplayCounts
+	stopped []string
 }
 
 func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Decoder) error {

@@ -118,15 +118,18 @@ sinks:
 
 // consumer is a small webhook consumer: it prints what it receives.
 type consumer struct {
-	addr   string
-	gone   func() // called when out does not take any more
+	addr string
+	// called when out does not take any more
+	gone   func()
 	server *http.Server
 	done   chan struct{}
 
-	mu    sync.Mutex // guards what follows
+	// guards what follows
+	mu    sync.Mutex
 	out   io.Writer
 	types map[string]int
-	alone bool // out does not take any more
+	// out does not take any more
+	alone bool
 }
 
 func startConsumer(out io.Writer, gone func()) (*consumer, error) {

@@ -52,7 +52,9 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	env := environment{stdout: stdout, stderr: stderr}
 	app, commands := newApplication(&env)
 	if len(args) > 0 && args[0] == completionFlag {
-		printCompletions(context.Background(), stdout, app, args[1:])
+		for _, word := range complete(context.Background(), app, args[1:]) {
+			fmt.Fprintln(stdout, word)
+		}
 		return exitDone
 	}
 	command, err := app.Parse(args)
@@ -153,7 +155,8 @@ type environment struct {
 	stdout, stderr      io.Writer
 	logLevel, logFormat string
 	log                 *zap.Logger
-	commands            map[string]func(context.Context) error // by name
+	// by name
+	commands map[string]func(context.Context) error
 
 	daemon    daemonFlags
 	simulator simulateFlags
@@ -161,9 +164,11 @@ type environment struct {
 	tail      tailFlags
 	test      sendTestFlags
 
-	configFile   string        // of check-config
-	checkOnline  bool          // of check-config
-	checkEvent   string        // of check-config
-	shell        string        // of completion
-	demoDuration time.Duration // of demo
+	// of check-config
+	configFile, checkEvent string
+	checkOnline            bool
+	// of completion
+	shell string
+	// of demo
+	demoDuration time.Duration
 }

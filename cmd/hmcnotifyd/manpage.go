@@ -103,10 +103,7 @@ func visible(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
 
 // valueName is what stands for the value of a flag.
 func valueName(f *kingpin.FlagModel) string {
-	if f.PlaceHolder != "" {
-		return f.PlaceHolder
-	}
-	return strings.ToUpper(f.Name[strings.LastIndexAny(f.Name, ".-")+1:])
+	return cmp.Or(f.PlaceHolder, strings.ToUpper(f.Name[strings.LastIndexAny(f.Name, ".-")+1:]))
 }
 
 // roff escapes what has a meaning in the language of manual pages.

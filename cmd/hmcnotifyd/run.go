@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
@@ -110,7 +111,8 @@ type daemon struct {
 	server    *http.Server
 	notify    notifier
 
-	reloading sync.Mutex // one reload at a time, from reading the file to logging the result
+	// one reload at a time, from reading the file to logging the result
+	reloading sync.Mutex
 	reloads   reloadMetrics
 	config    atomic.Pointer[web.ConfigStatus]
 }
@@ -166,11 +168,9 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 
 func (d *daemon) registerOwn() {
 	gauge := func(name, help string, labels prometheus.Labels) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{
+		return promauto.With(d.registry).NewGauge(prometheus.GaugeOpts{
 			Namespace: "hmcnotifyd", Name: name, Help: help, ConstLabels: labels,
 		})
-		d.registry.MustRegister(g)
-		return g
 	}
 	d.reloads = reloadMetrics{
 		successful: gauge("config_last_reload_successful",
@@ -247,7 +247,8 @@ func (d *daemon) run(ctx context.Context) error {
 		if errors.Is(err, http.ErrServerClosed) {
 			err = nil
 		} else {
-			cancel() // without its web side the daemon is blind to those who watch it
+			// without its web side the daemon is blind to those who watch it
+			cancel()
 		}
 		webDone <- err
 	}()

@@ -35,34 +35,33 @@ func sendTestCommand(app *kingpin.Application, e *environment) {
 }
 
 func (e *environment) sendTest(ctx context.Context) error {
-	return e.withClient("send-test", e.test.client, func(c *client) error { return e.sendTestWith(ctx, c) })
-}
-
-func (e *environment) sendTestWith(ctx context.Context, c *client) error {
-	resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil, "")
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	steps := json.NewDecoder(resp.Body)
-	var begins, ended deliver.TestStep
-	if err := steps.Decode(&begins); err != nil {
-		return c.noAnswer(ctx, fmt.Errorf("what came is not its JSON: %w", err))
-	}
-	what := fmt.Sprintf("sink %s (%s)", begins.Sink, oneLine(begins.Request, 0))
-	done := waiting(e.stderr, func() string {
-		return fmt.Sprintf("sink %s: waiting for an answer, %s at most", begins.Sink, seconds(begins.TimeoutSeconds))
+	return e.withClient("send-test", e.test.client, func(c *client) error {
+		resp, err := c.do(ctx, http.MethodPost, "/api/v1/sinks/"+url.PathEscape(e.test.sink)+"/test", nil, "")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		steps := json.NewDecoder(resp.Body)
+		var begins, ended deliver.TestStep
+		if err := steps.Decode(&begins); err != nil {
+			return c.noAnswer(ctx, fmt.Errorf("what came is not its JSON: %w", err))
+		}
+		what := fmt.Sprintf("sink %s (%s)", begins.Sink, oneLine(begins.Request, 0))
+		done := waiting(e.stderr, func() string {
+			return fmt.Sprintf("sink %s: waiting for an answer, %s at most",
+				begins.Sink, seconds(begins.TimeoutSeconds))
+		})
+		err = steps.Decode(&ended)
+		done()
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return errors.New("interrupted; the event may have arrived")
+		default:
+			return fmt.Errorf("the connection to the daemon was lost; the event may have arrived: %w", err)
+		}
+		return e.printTest(what, &ended)
 	})
-	err = steps.Decode(&ended)
-	done()
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		return errors.New("interrupted; the event may have arrived")
-	default:
-		return fmt.Errorf("the connection to the daemon was lost; the event may have arrived: %w", err)
-	}
-	return e.printTest(what, &ended)
 }
 
 // printTest prints how the test ended, and below that what else is worth knowing.

@@ -39,21 +39,33 @@ func (c *simConsole) commands() []consoleCommand {
 	return []consoleCommand{
 		{"help", "", "list the commands", c.help},
 		{"list", "[CPC]", "list the CPCs and their partitions", c.list},
-		{"stop", "NAME", "stop a partition: its operating system writes its last messages", c.partition("stops", c.estate.StopPartition)},
-		{"start", "NAME", "start a partition: its operating system writes its boot messages", c.partition("starts", c.estate.StartPartition)},
+		{
+			"stop", "NAME", "stop a partition: its operating system writes its last messages",
+			c.partition("stops", c.estate.StopPartition),
+		},
+		{
+			"start", "NAME", "start a partition: its operating system writes its boot messages",
+			c.partition("starts", c.estate.StartPartition),
+		},
 		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
 		{"rename", "NAME NEW", "give a partition or CPC another name", c.rename},
 		{"create", "CPC [NAME]", "make a partition", c.create},
 		{"delete", "NAME", "delete a partition", c.partition("is gone", c.estate.DeletePartition)},
 		{"say", "NAME TEXT...", "let a partition's operating system write a message", c.say},
-		{"lose", "CPC", "cut a CPC's support element off: a burst of status changes", c.communicate(false, "is cut off")},
+		{
+			"lose", "CPC", "cut a CPC's support element off: a burst of status changes",
+			c.communicate(false, "is cut off"),
+		},
 		{"regain", "CPC", "bring a CPC's support element back: another burst", c.communicate(true, "communicates")},
 		{"job", "", "let a job of each session complete", c.job},
-		{"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC", c.hwMessage},
+		{
+			"hwmessage", "CPC TEXT...", "add a hardware message to a CPC, or to the HMC with console as CPC",
+			c.hwMessage,
+		},
 		{"hwclear", "CPC", "remove the hardware messages of a CPC, or of console", c.hwClear},
 		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", c.restart},
 		{"drop", "[HMC]", "cut the STOMP links", c.each("link", "cut", dropLinks)},
-		{"expire", "[HMC]", "end the sessions, as their idle timeout does", c.each("session", "expired", expireSessions)},
+		{"expire", "[HMC]", "end the sessions, as their idle timeout does", c.each("session", "expired", expire)},
 		{"quit", "", "end the simulator", c.end},
 	}
 }
@@ -204,10 +216,8 @@ func (c *simConsole) named(name string) ([]*hmcsim.HMC, error) {
 	if name == "" {
 		return c.hmcs, nil
 	}
-	for _, h := range c.hmcs {
-		if h.Name() == name {
-			return []*hmcsim.HMC{h}, nil
-		}
+	if i := slices.IndexFunc(c.hmcs, func(h *hmcsim.HMC) bool { return h.Name() == name }); i >= 0 {
+		return c.hmcs[i : i+1], nil
 	}
 	return nil, fmt.Errorf("HMC %q is unknown", name)
 }
@@ -419,7 +429,11 @@ func (c *simConsole) restart(args []string) error {
 		return err
 	}
 	for _, h := range hmcs {
-		if !c.takeDown(h) {
+		c.mu.Lock()
+		isDown := c.down[h]
+		c.down[h] = true
+		c.mu.Unlock()
+		if isDown {
 			return fmt.Errorf("%s is down already", h.Name())
 		}
 		h.Stop()
@@ -446,17 +460,6 @@ func (c *simConsole) restart(args []string) error {
 	return nil
 }
 
-// takeDown records that an HMC is down. It reports false if it is down already.
-func (c *simConsole) takeDown(h *hmcsim.HMC) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.down[h] {
-		return false
-	}
-	c.down[h] = true
-	return true
-}
-
 // each returns what does something to some of the things of each HMC of a name, and prints to how
 // many.
 func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]string) error {
@@ -472,7 +475,7 @@ func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]s
 
 func dropLinks(h *hmcsim.HMC) int { return h.Broker().DropLinks() }
 
-func expireSessions(h *hmcsim.HMC) int { return h.ExpireSessions(false) }
+func expire(h *hmcsim.HMC) int { return h.ExpireSessions(false) }
 
 func (c *simConsole) end([]string) error {
 	c.quit()

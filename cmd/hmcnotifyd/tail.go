@@ -35,11 +35,12 @@ const (
 )
 
 type tailFlags struct {
-	client                   clientFlags
-	types, hmcs, severities  []string
-	text, sink               string
-	json                     bool
-	silence, pause, pauseMax time.Duration // tests shorten them
+	client                  clientFlags
+	types, hmcs, severities []string
+	text, sink              string
+	json                    bool
+	// tests shorten them
+	silence, pause, pauseMax time.Duration
 }
 
 func tailCommand(app *kingpin.Application, e *environment) {

@@ -6,6 +6,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,8 @@ import (
 )
 
 const (
-	// DefaultDrainTimeout is how long deliveries go on after the receivers have ended.
-	DefaultDrainTimeout = 8 * time.Second
+	// drainTimeout is how long deliveries go on after the receivers have ended.
+	drainTimeout = 8 * time.Second
 	// stopTimeout bounds the end of the deliveries whose configuration changed.
 	stopTimeout = 5 * time.Second
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
@@ -62,7 +63,7 @@ type Options struct {
 	// for log sinks
 	Stdout io.Writer
 	Stderr io.Writer
-	// 0: DefaultDrainTimeout
+	// how long deliveries go on after the receivers have ended; 0: 8 s
 	DrainTimeout time.Duration
 	// WrapStore, which may be nil, is called by New with the store of the queue; what it
 	// returns is used in its place. Tests have commits fail with it.
@@ -132,12 +133,8 @@ func start[T any](ctx context.Context, it T, run func(context.Context)) *running
 // New checks that everything the configuration asks for can be had (storage, sinks, TLS files) and
 // returns a Bridge that does nothing yet. On an error nothing stays open.
 func New(opts Options) (*Bridge, error) {
-	if opts.Logger == nil {
-		opts.Logger = zap.NewNop()
-	}
-	if opts.DrainTimeout == 0 {
-		opts.DrainTimeout = DefaultDrainTimeout
-	}
+	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
+	opts.DrainTimeout = cmp.Or(opts.DrainTimeout, drainTimeout)
 	b := &Bridge{
 		opts: opts, log: opts.Logger, started: time.Now(),
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
@@ -145,17 +142,15 @@ func New(opts Options) (*Bridge, error) {
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
-		b.sinkMetrics.Prepare(c.Name) // the queue may drop events of any sink when it is opened
+		// the queue may drop events of any sink when it is opened
+		b.sinkMetrics.Prepare(c.Name)
 	}
 	storage := opts.Config.Storage
-	limit := int64(storage.MaxBytes)
-	if limit == 0 {
-		limit = queue.Unlimited
-	}
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
-		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval, MaxBytes: limit,
-		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
+		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval,
+		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited),
+		Logger:   b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
 	})
 	if err != nil {
@@ -169,7 +164,7 @@ func New(opts Options) (*Bridge, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())
 	}
-	b.first, err = b.build(opts.Config, nil, nil)
+	b.first, err = b.build(b.now())
 	if err != nil {
 		return nil, errors.Join(err, b.dead.Close(), q.Close())
 	}
@@ -188,7 +183,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.life = ctx
 	b.deliverLife, endDelivery = context.WithCancel(context.WithoutCancel(ctx))
 	defer endDelivery()
-	b.begin(b.opts.Config, b.first, nil, nil)
+	b.begin(&current{cfg: b.opts.Config}, b.first)
 	b.retireOrphans()
 	b.reloading.Unlock()
 	var watching sync.WaitGroup
@@ -213,7 +208,8 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	if err := b.queue.Flush(); err != nil {
 		b.log.Error("the last events could not be stored", zap.Error(err))
 	}
-	b.live.End() // nothing is stored any more, and nobody who reads along holds up the end
+	// nothing is stored any more, and nobody who reads along holds up the end
+	b.live.End()
 	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
@@ -243,7 +239,8 @@ func (b *Bridge) end(d *running[*deliver.Delivery], limit time.Time) error {
 	if !endsWithin(d.done, wait) {
 		b.log.Error("a sink hangs and is left behind", zap.String("sink", d.it.Cfg.Name))
 	}
-	d.it.EndByHand(leaveTimeout) // it is told to end, and Close interrupts its request
+	// it is told to end, and Close interrupts its request
+	d.it.EndByHand(leaveTimeout)
 	var err error
 	closed := make(chan struct{})
 	go func() {
@@ -289,22 +286,26 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 			"it takes effect when the daemon is started anew")
 	}
 
-	now := b.now()
-	keepSinks, gone := split(now.deliveries, func(d *deliver.Delivery) bool { return d.Fits(cfg) })
-	keepHMCs, goneHMCs := split(now.supervisors, func(s *watch.Supervisor) bool {
+	now, next := b.now(), &current{cfg: cfg}
+	var (
+		goneHMCs  []*running[*watch.Supervisor]
+		goneSinks []*running[*deliver.Delivery]
+	)
+	next.deliveries, goneSinks = split(now.deliveries, func(d *deliver.Delivery) bool { return d.Fits(cfg) })
+	next.supervisors, goneHMCs = split(now.supervisors, func(s *watch.Supervisor) bool {
 		i := hmcIndex(cfg, s.Cfg.Name)
 		return i >= 0 && cfg.HMCs[i].Equal(&s.Cfg)
 	})
 
 	// Everything is built before anything is touched.
-	w, err := b.build(cfg, keepSinks, keepHMCs)
+	w, err := b.build(next)
 	if err != nil {
 		return err
 	}
 	// The old receivers end (and log off) before a new one logs on, so that an HMC never has
 	// two sessions.
-	b.stopAll(goneHMCs, gone, cfg)
-	b.begin(cfg, w, keepSinks, keepHMCs)
+	b.stopAll(goneHMCs, goneSinks, cfg)
+	b.begin(next, w)
 	return nil
 }
 
@@ -320,11 +321,10 @@ type newSink struct {
 	cursor *queue.Cursor
 }
 
-// build makes the sinks and supervisors of cfg that are not kept. On an error nothing of it stays:
-// no open file, no series in the metrics, no place in the queue.
-func (b *Bridge) build(
-	cfg *config.Config, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor],
-) (_ *world, err error) {
+// build makes the sinks and supervisors of a configuration that are not kept. On an error nothing
+// of it stays: no open file, no series in the metrics, no place in the queue.
+func (b *Bridge) build(keep *current) (_ *world, err error) {
+	cfg := keep.cfg
 	w := new(world)
 	var newCursors []string
 	defer func() {
@@ -344,7 +344,7 @@ func (b *Bridge) build(
 		}
 	}()
 	for _, c := range cfg.Sinks {
-		if find(keepSinks, isTo(c.Name)) != nil {
+		if find(keep.deliveries, isTo(c.Name)) != nil {
 			continue
 		}
 		sink, err := sinks.New(c, sinks.Options{
@@ -358,7 +358,7 @@ func (b *Bridge) build(
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
 	for _, c := range cfg.HMCs {
-		if find(keepHMCs, hasName(c.Name)) != nil {
+		if find(keep.supervisors, hasName(c.Name)) != nil {
 			continue
 		}
 		s, err := watch.New(watch.Options{
@@ -385,51 +385,50 @@ func (b *Bridge) build(
 	return w, nil
 }
 
-// begin starts what was built, beside what is kept.
-func (b *Bridge) begin(
-	cfg *config.Config, w *world, keepSinks []*running[*deliver.Delivery], keepHMCs []*running[*watch.Supervisor],
-) {
-	now := &current{cfg, keepHMCs, keepSinks}
+// begin starts what was built, beside what is kept in next.
+func (b *Bridge) begin(next *current, w *world) {
+	cfg := next.cfg
 	groups, members := make(map[string]string), make(map[string]int)
 	for i := range cfg.HMCs {
 		groups[cfg.HMCs[i].Name] = cfg.HMCs[i].Group
 		members[cfg.HMCs[i].Group]++
 	}
-	for _, r := range keepSinks {
-		if f, ok := r.it.Sink.(sinks.Follower); ok {
+	follow := func(sink sinks.Sink) {
+		if f, ok := sink.(sinks.Follower); ok {
 			f.Follow(groups)
 		}
 	}
+	for _, r := range next.deliveries {
+		follow(r.it.Sink)
+	}
 	for _, n := range w.sinks {
-		if f, ok := n.sink.(sinks.Follower); ok {
-			f.Follow(groups)
-		}
+		follow(n.sink)
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
 		})
-		now.deliveries = append(now.deliveries, start(b.deliverLife, d, d.Run))
+		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 	}
 	severities := translate.NewSeverities(cfg.Severity)
 	for name, g := range b.groups {
 		g.Configured(members[name])
 	}
-	for _, s := range w.hmcs {
-		s.Rec.Configure(severities, cfg.HeartbeatInterval)
-		now.supervisors = append(now.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
-	}
-	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
-	for _, r := range keepHMCs {
+	for _, r := range next.supervisors {
 		r.it.Rec.Configure(severities, cfg.HeartbeatInterval)
 	}
+	for _, s := range w.hmcs {
+		s.Rec.Configure(severities, cfg.HeartbeatInterval)
+		next.supervisors = append(next.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
+	}
+	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
 	// As in the configuration, which is how a person looks for them in the status.
-	slices.SortFunc(now.deliveries, func(x, y *running[*deliver.Delivery]) int {
+	slices.SortFunc(next.deliveries, func(x, y *running[*deliver.Delivery]) int {
 		return sinkIndex(cfg, x.it.Cfg.Name) - sinkIndex(cfg, y.it.Cfg.Name)
 	})
-	slices.SortFunc(now.supervisors, func(x, y *running[*watch.Supervisor]) int {
+	slices.SortFunc(next.supervisors, func(x, y *running[*watch.Supervisor]) int {
 		return hmcIndex(cfg, x.it.Cfg.Name) - hmcIndex(cfg, y.it.Cfg.Name)
 	})
-	b.current.Store(now)
+	b.current.Store(next)
 }
 
 // group returns the group of a name. What is known of its estate stays for as long as the daemon
@@ -492,14 +491,16 @@ func (b *Bridge) stopAll(hmcs []*running[*watch.Supervisor], gone []*running[*de
 // it.
 func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 	if waiting, _, _ := cursor.Pending(); waiting > 0 {
-		b.log.Warn("events wait for a sink that is not configured any more; they are kept, and what comes in is kept with them, "+
+		b.log.Warn("events wait for a sink that is not configured any more; "+
+			"they are kept, and what comes in is kept with them, "+
 			"until a sink of that name comes back or until hmcnotifyd dead-letters purge --waiting --sink="+name,
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
 	err := errors.Join(deliver.SinkStore{Queue: b.queue, Name: name}.Forget(b.deliverLife), b.queue.RemoveCursor(name))
 	if err != nil {
-		b.log.Warn("the place of a removed sink in the queue could not be forgotten", zap.String("sink", name), zap.Error(err))
+		b.log.Warn("the place of a removed sink in the queue could not be forgotten",
+			zap.String("sink", name), zap.Error(err))
 	}
 }
 

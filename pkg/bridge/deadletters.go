@@ -155,7 +155,8 @@ func (b *Bridge) replay(
 		return all, err
 	}
 	query := filter.Query()
-	query.Until = b.dead.Last() // what is refused from now on is not for this replay
+	// what is refused from now on is not for this replay
+	query.Until = b.dead.Last()
 	counts := map[string]int{}
 	if query.Until != "" {
 		if counts, err = b.dead.Matching(query); err != nil {

@@ -20,8 +20,10 @@ var (
 // LiveFilter says which events a live reader is to get; the zero value stands for all.
 type LiveFilter struct {
 	Type, HMC, Severity config.Patterns
-	Text                string // is part of what a person reads of the event, whatever the case
-	Sink                string // gets the event
+	// is part of what a person reads of the event, whatever the case
+	Text string
+	// gets the event
+	Sink string
 }
 
 // LiveReader reads along what is stored from its beginning on. Close it.
@@ -104,7 +106,8 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if !f.Type.IsSet() && !f.HMC.IsSet() && !f.Severity.IsSet() && f.Text == "" && f.Sink == "" {
 		return true
 	}
-	if f.Type.IsSet() && !f.Type.Match(rec.Type) {
+	fits := func(p config.Patterns, value string) bool { return !p.IsSet() || p.Match(value) }
+	if !fits(f.Type, rec.Type) {
 		return false
 	}
 	e, err := rec.Event()
@@ -112,8 +115,7 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 		return false
 	}
 	v := &deliver.View{Event: e}
-	if f.HMC.IsSet() && !f.HMC.Match(e.HMC) || f.Severity.IsSet() && !f.Severity.Match(e.Severity) ||
-		!v.Contains(f.Text) {
+	if !fits(f.HMC, e.HMC) || !fits(f.Severity, e.Severity) || !v.Contains(f.Text) {
 		return false
 	}
 	if sink == nil {

@@ -59,10 +59,7 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.
 // testEvent is an event that says of itself that it is a test. It bears the name of an HMC because
 // every event does, and consumers may route by it.
 func (b *Bridge) testEvent(sink string) (*event.Event, error) {
-	body, err := json.Marshal(struct {
-		Sink    string `json:"sink"`
-		Version string `json:"version"`
-	}{sink, b.opts.Version})
+	body, err := json.Marshal(map[string]string{"sink": sink, "version": b.opts.Version})
 	if err != nil {
 		return nil, err
 	}

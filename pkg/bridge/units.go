@@ -3,7 +3,6 @@ package bridge
 import (
 	"slices"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -27,15 +26,11 @@ func (b *Bridge) Units() []status.Unit {
 	for _, g := range groups {
 		// whoever shows them must not hold up what the HMC sends
 		for _, r := range slices.Collect(g.Estate.All("")) {
-			units = append(units, unitOf(&r, g.Name, severities, current[g]))
+			units = append(units, status.Unit{
+				Group: g.Name, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
+				Severity: severities.OfStatus(r.Status), Since: r.Since, Exact: r.Exact, Current: current[g],
+			})
 		}
 	}
 	return units
-}
-
-func unitOf(r *estate.Resource, group string, severities *translate.Severities, current bool) status.Unit {
-	return status.Unit{
-		Group: group, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
-		Severity: severities.OfStatus(r.Status), Since: r.Since, Exact: r.Exact, Current: current,
-	}
 }

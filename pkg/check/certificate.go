@@ -129,7 +129,7 @@ func (c *hmcCheck) look(ctx context.Context, host string, port int) shown {
 		return seen
 	}
 	defer raw.Close()
-	cfg := c.session.TLS().Clone()
+	cfg := c.session.TLS.Clone()
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = strings.Cut(host, "%") // an address may have a zone
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -33,22 +32,20 @@ type Options struct {
 // line each. A userid and password that an HMC has refused are not tried again.
 func Run(ctx context.Context, opts Options) error {
 	var (
-		working  sync.WaitGroup
 		findings []*finding
-		done     []chan struct{}
 		turns    logonTurns
 		errs     []error
 	)
 	start := func(name string, check func(context.Context, *finding)) {
-		f, end := &finding{name: name, onStep: opts.Step}, make(chan struct{})
-		findings, done = append(findings, f), append(done, end)
-		working.Go(func() {
-			defer close(end)
+		f := &finding{name: name, onStep: opts.Step, done: make(chan struct{})}
+		findings = append(findings, f)
+		go func() {
+			defer close(f.done)
 			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 			defer cancel()
 			check(ctx, f)
 			f.step("")
-		})
+		}()
 	}
 	for _, c := range opts.Config.HMCs {
 		start("hmc "+c.Name, func(ctx context.Context, f *finding) {
@@ -60,12 +57,11 @@ func Run(ctx context.Context, opts Options) error {
 			checkSink(ctx, f, c, opts.Version)
 		})
 	}
-	for i, f := range findings { // as they are configured, whichever is done first
-		<-done[i]
+	for _, f := range findings { // as they are configured, whichever is done first
+		<-f.done
 		_, _ = io.WriteString(opts.Out, f.String())
 		errs = append(errs, f.err())
 	}
-	working.Wait()
 	return errors.Join(errs...)
 }
 

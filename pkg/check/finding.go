@@ -16,6 +16,8 @@ type finding struct {
 	// onStep is called with what is being done now, and with "" when the check is done; nil:
 	// nothing is.
 	onStep func(name, step string)
+	// done is closed when nothing is added any more.
+	done chan struct{}
 
 	text     strings.Builder
 	problems []error

@@ -39,9 +39,11 @@ const (
 type logonTurns struct{ turns sync.Map }
 
 type logonTurn struct {
-	sync.Mutex // held while somebody logs on
+	// held while somebody logs on
+	sync.Mutex
 
-	refusedBy string // the HMC's name; "": nobody has refused
+	// the HMC's name; "": nobody has refused
+	refusedBy string
 }
 
 func (t *logonTurns) of(cfg *config.HMC) *logonTurn {
@@ -89,7 +91,7 @@ func checkHMC(ctx context.Context, f *finding, cfg config.HMC, turns *logonTurns
 	if !ok {
 		return
 	}
-	if c.session.API() != nil {
+	if c.session.API != nil {
 		c.topics(o)
 		c.estate(ctx)
 		c.osMessages(ctx, o)
@@ -106,7 +108,7 @@ func (c *hmcCheck) leave(ctx context.Context) {
 		_ = c.link.Close() // in order or not, it ends
 	}
 	switch {
-	case c.session.API() == nil:
+	case c.session.API == nil:
 	case c.cfg.Session != nil:
 		c.info("the session given in the configuration was left as it is")
 	default:
@@ -145,9 +147,9 @@ func (c *hmcCheck) logon(ctx context.Context) (*watch.Offer, bool) {
 		c.refused(turn, err)
 		return nil, false
 	}
-	if s.API() != nil {
+	if s.API != nil {
 		c.info("the Web Services API of %s accepts %s", o.Host, s.Who())
-		switch days := s.API().PasswordExpires; {
+		switch days := s.API.PasswordExpires; {
 		case c.cfg.Session != nil || days < 0:
 		case days <= passwordWarning:
 			c.warn("the password expires in %d days, and the HMC then refuses it: "+
@@ -201,12 +203,12 @@ func (c *hmcCheck) topics(o *watch.Offer) {
 // estate says what the userid may see.
 func (c *hmcCheck) estate(ctx context.Context) {
 	c.step("listing CPCs and partitions")
-	cpcs, err := c.session.API().ListCPCs(ctx)
+	cpcs, err := c.session.API.ListCPCs(ctx)
 	if err != nil {
 		c.problem("CPCs could not be listed: %v", err)
 	}
 	c.listed = true
-	for _, of := range watch.PartitionLists(c.session.API()) {
+	for _, of := range watch.PartitionLists(c.session.API) {
 		list, err := of.Call(ctx)
 		if err != nil {
 			c.listed = false
@@ -254,7 +256,8 @@ func (c *hmcCheck) estate(ctx context.Context) {
 	}
 	if err == nil && c.listed && len(names) == 0 {
 		c.problem("the userid may see no CPC and no partition, so nothing of them is told: " +
-			"on the HMC, in User Management, give the userid's role object access to the CPCs and partitions to hear of")
+			"on the HMC, in User Management, " +
+			"give the userid's role object access to the CPCs and partitions to hear of")
 	}
 }
 
@@ -277,7 +280,7 @@ func (c *hmcCheck) osMessages(ctx context.Context, o *watch.Offer) {
 	for i := range tries {
 		p := &tries[i]
 		c.step("opening the OS message channel of %s on %s", p.Name, p.CPCName)
-		topic, err := c.session.API().OpenOSMessageChannel(ctx, p.ObjectURI, false)
+		topic, err := c.session.API.OpenOSMessageChannel(ctx, p.ObjectURI, false)
 		switch {
 		case err == nil:
 			o.Kinds[topic] = event.TopicOSMessage
@@ -311,7 +314,7 @@ func (c *hmcCheck) hardwareMessages(ctx context.Context) {
 		return
 	}
 	c.step("listing hardware messages")
-	messages, _, err := c.session.API().ListHardwareMessages(ctx, record.ConsoleURI, time.Time{})
+	messages, _, err := c.session.API.ListHardwareMessages(ctx, record.ConsoleURI, time.Time{})
 	if err != nil {
 		c.problem("hardware messages could not be listed%s: %v", watch.HardwareHint(err), err)
 		return

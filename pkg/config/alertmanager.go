@@ -36,10 +36,12 @@ type Alertmanager struct {
 const (
 	// a CPC, partition or other object is in a status that is not acceptable.
 	AlertResourceStatus = "HMCResourceStatus"
-	AlertConnectionLost = "HMCConnectionLost" // the daemon does not see what an HMC publishes
+	// the daemon does not see what an HMC publishes.
+	AlertConnectionLost = "HMCConnectionLost"
 	// an operating system wrote a message that is held, or has priority.
-	AlertOSMessage       = "HMCOSMessage"
-	AlertHardwareMessage = "HMCHardwareMessage" // a console or CPC has a hardware message
+	AlertOSMessage = "HMCOSMessage"
+	// a console or CPC has a hardware message.
+	AlertHardwareMessage = "HMCHardwareMessage"
 )
 
 // AlertNames lists the names of all alerts.

@@ -202,10 +202,14 @@ const DefaultContentType = "application/json"
 
 // Log writes events as lines.
 type Log struct {
-	Output   string `yaml:"output"`    // stderr, stdout or the path of a file, absolute
-	Format   string `yaml:"format"`    // json: one JSON object per line; text: a line for people
-	MaxSize  Size   `yaml:"max_size"`  // of a file before it is rotated; 0: never
-	MaxFiles int    `yaml:"max_files"` // rotated files that are kept
+	// stderr, stdout or the path of a file, absolute
+	Output string `yaml:"output"`
+	// json: one JSON object per line; text: a line for people
+	Format string `yaml:"format"`
+	// of a file before it is rotated; 0: never
+	MaxSize Size `yaml:"max_size"`
+	// rotated files that are kept
+	MaxFiles int `yaml:"max_files"`
 }
 
 // FormatText is the value of Log.Format that is for people.
@@ -219,8 +223,10 @@ const (
 
 // Batch says how many events travel together.
 type Batch struct {
-	MaxEvents int           `yaml:"max_events"` // 1: no batches
-	MaxWait   time.Duration `yaml:"max_wait"`   // for a batch to fill; 0: send what is there
+	// 1: no batches
+	MaxEvents int `yaml:"max_events"`
+	// for a batch to fill; 0: send what is there
+	MaxWait time.Duration `yaml:"max_wait"`
 }
 
 // Retry says when a failed attempt is repeated.
@@ -235,8 +241,10 @@ type Retry struct {
 
 // Queue limits what may wait for a sink. Beyond either limit the oldest events go, counted.
 type Queue struct {
-	MaxBytes Size          `yaml:"max_bytes"` // 0: no limit
-	MaxAge   time.Duration `yaml:"max_age"`   // 0: no limit
+	// 0: no limit
+	MaxBytes Size `yaml:"max_bytes"`
+	// 0: no limit
+	MaxAge time.Duration `yaml:"max_age"`
 }
 
 // Storage says how events are stored. Where is said by --storage.path.
@@ -249,14 +257,18 @@ type Storage struct {
 
 // Dedup bounds the memory of event ids already delivered.
 type Dedup struct {
-	Window time.Duration `yaml:"window"`  // how long an id is remembered
-	MaxIDs int           `yaml:"max_ids"` // how many are remembered, of all HMCs together
+	// how long an id is remembered
+	Window time.Duration `yaml:"window"`
+	// how many are remembered, of all HMCs together
+	MaxIDs int `yaml:"max_ids"`
 }
 
 // Severity rates events otherwise than the built-in table does.
 type Severity struct {
-	Status  SeverityTable `yaml:"status"`   // by the new status of a resource of any class
-	EventID SeverityTable `yaml:"event_id"` // by the id of a log entry, such as 1941
+	// by the new status of a resource of any class
+	Status SeverityTable `yaml:"status"`
+	// by the id of a log entry, such as 1941
+	EventID SeverityTable `yaml:"event_id"`
 }
 
 // SeverityTable gives severities (event.SeverityInfo, ...) by what they are of.
@@ -264,29 +276,44 @@ type SeverityTable map[string]string
 
 // Flood says what a flood of equal status changes is: at least Min of them within Window.
 type Flood struct {
-	Window time.Duration `yaml:"window"` // the longest pause between two of them
-	Min    int           `yaml:"min"`    // fewer are sent one by one
+	// the longest pause between two of them
+	Window time.Duration `yaml:"window"`
+	// fewer are sent one by one
+	Min int `yaml:"min"`
 }
 
 // Estate bounds what is exported of CPCs and partitions.
 type Estate struct {
-	MaxResources int `yaml:"max_resources"` // with series in /metrics, of all HMCs together
+	// with series in /metrics, of all HMCs together
+	MaxResources int `yaml:"max_resources"`
 }
 
 // Matcher selects events: every key that is set must match.
 type Matcher struct {
-	Type     Patterns `yaml:"type"`     // the type of the event
-	HMC      Patterns `yaml:"hmc"`      // the name of the HMC
-	Class    Patterns `yaml:"class"`    // of the resource: cpc, partition, logical-partition, ...
-	Name     Patterns `yaml:"name"`     // of the resource
-	CPC      Patterns `yaml:"cpc"`      // the name of the CPC that the resource is on
-	Origin   Patterns `yaml:"origin"`   // live, refresh, backfill, reconcile or bridge
-	Severity Patterns `yaml:"severity"` // info, warning or critical
-	Status   Patterns `yaml:"status"`   // the new status
-	Property Patterns `yaml:"property"` // the name of any changed property
-	User     Patterns `yaml:"user"`     // the userid of a log entry
-	EventID  Patterns `yaml:"event_id"` // the id of a log entry, such as 1941
-	Text     Search   `yaml:"text"`     // found anywhere in the text of a message
+	// the type of the event
+	Type Patterns `yaml:"type"`
+	// the name of the HMC
+	HMC Patterns `yaml:"hmc"`
+	// of the resource: cpc, partition, logical-partition, ...
+	Class Patterns `yaml:"class"`
+	// of the resource
+	Name Patterns `yaml:"name"`
+	// the name of the CPC that the resource is on
+	CPC Patterns `yaml:"cpc"`
+	// live, refresh, backfill, reconcile or bridge
+	Origin Patterns `yaml:"origin"`
+	// info, warning or critical
+	Severity Patterns `yaml:"severity"`
+	// the new status
+	Status Patterns `yaml:"status"`
+	// the name of any changed property
+	Property Patterns `yaml:"property"`
+	// the userid of a log entry
+	User Patterns `yaml:"user"`
+	// the id of a log entry, such as 1941
+	EventID Patterns `yaml:"event_id"`
+	// found anywhere in the text of a message
+	Text Search `yaml:"text"`
 }
 
 // TLS says how the certificate of a server is verified.

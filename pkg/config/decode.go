@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"math"
 	"reflect"
 	"regexp"
@@ -26,18 +27,26 @@ const maxNodes = 100_000
 // own strict mode stops at the first problem of a mapping, has no path, and quotes values, secrets
 // among them.
 type decoder struct {
-	file     string
-	mode     fs.FileMode // of the file: who else can read the secrets in it
+	file string
+	// of the file: who else can read the secrets in it
+	mode     fs.FileMode
 	errs     Errors
 	warnings Errors
-	lines    map[string]int  // of every value in the file, by path
-	filled   map[string]bool // paths with anything in the file below them
-	bad      map[string]bool // paths that have an error already
-	badBelow map[string]bool // paths with an error below them
-	strange  map[string]bool // paths with an unknown key
-	merging  []*yaml.Node    // being merged, against an alias within itself
-	nodes    int
-	logs     map[string]string // the sinks that write to files, by the path of the file
+	// of every value in the file, by path
+	lines map[string]int
+	// paths with anything in the file below them
+	filled map[string]bool
+	// paths that have an error already
+	bad map[string]bool
+	// paths with an error below them
+	badBelow map[string]bool
+	// paths with an unknown key
+	strange map[string]bool
+	// being merged, against an alias within itself
+	merging []*yaml.Node
+	nodes   int
+	// the sinks that write to files, by the path of the file
+	logs map[string]string
 }
 
 func newDecoder(file string, mode fs.FileMode) *decoder {
@@ -122,7 +131,8 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		return
 	}
 	if n.Kind == yaml.AliasNode {
-		n = n.Alias // the schema has an end, so an alias within itself leads to a wrong type
+		// the schema has an end, so an alias within itself leads to a wrong type
+		n = n.Alias
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		d.fail(n.Line, path, "must not have a YAML tag: put a value that begins with ! into quotes")
@@ -274,8 +284,8 @@ func (d *decoder) entries(n *yaml.Node, path, form string, has func(key string) 
 		d.fail(n.Line, path, "must be a mapping%s", form)
 		return false
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, at := n.Content[i], join(path, n.Content[i].Value)
+	for i, key := range keys(n) {
+		at := join(path, key.Value)
 		switch {
 		case key.Kind != yaml.ScalarNode || isMerge(key) || key.Value == "":
 			d.report(key.Line, path, "a key must be plain text")
@@ -304,8 +314,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 		return
 	}
 	seen := map[string]int{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i]
+	for i, key := range keys(n) {
 		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 {
 			d.report(key.Line, path, "a key must be plain text")
 			continue
@@ -326,8 +335,8 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 // mergeAll merges what the keys "<<" of a mapping stand for. That comes last: it gives only what
 // the mapping itself does not.
 func (d *decoder) mergeAll(n *yaml.Node, path string, v reflect.Value, seen map[string]int) {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if isMerge(n.Content[i]) {
+	for i, key := range keys(n) {
+		if isMerge(key) {
 			d.merge(n.Content[i+1], path, v, seen)
 		}
 	}
@@ -368,8 +377,7 @@ func (d *decoder) merge(value *yaml.Node, path string, v reflect.Value, seen map
 			d.merge(item, path, v, seen)
 		}
 	case yaml.MappingNode:
-		for i := 0; i+1 < len(target.Content); i += 2 {
-			key := target.Content[i]
+		for i, key := range keys(target) {
 			if _, ok := seen[key.Value]; ok || isMerge(key) || key.Kind != yaml.ScalarNode {
 				continue
 			}
@@ -379,6 +387,14 @@ func (d *decoder) merge(value *yaml.Node, path string, v reflect.Value, seen map
 		d.mergeAll(target, path, v, seen)
 	default:
 		d.fail(value.Line, path, "<< must name a mapping (*anchor), or a list of them")
+	}
+}
+
+// keys ranges over the keys of a mapping, each with its place: its value is in the next one.
+func keys(n *yaml.Node) iter.Seq2[int, *yaml.Node] {
+	return func(yield func(int, *yaml.Node) bool) {
+		for i := 0; i+1 < len(n.Content) && yield(i, n.Content[i]); i += 2 {
+		}
 	}
 }
 
@@ -400,13 +416,13 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 		d.report(key.Line, path, "%s: put a value with a comma or a brace into quotes", what)
 		return
 	}
-	keys := keysOf(t)
-	if near := nearest(key.Value, keys); near != "" {
+	known := keysOf(t)
+	if near := nearest(key.Value, known); near != "" {
 		d.bad[join(path, near)] = true // so that it is not missed as well
 		d.report(key.Line, path, "unknown key %q, did you mean %q?", key.Value, near)
 		return
 	}
-	for _, k := range keys {
+	for _, k := range known {
 		field := t.FieldByIndex(indexOf(t, k)).Type
 		if field.Kind() == reflect.Pointer {
 			field = field.Elem()
@@ -416,7 +432,7 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 			return
 		}
 	}
-	d.report(key.Line, path, "unknown key %q: known here are %s", key.Value, strings.Join(keys, ", "))
+	d.report(key.Line, path, "unknown key %q: known here are %s", key.Value, strings.Join(known, ", "))
 }
 
 // text returns the value of a scalar as it is written. A number or a date is text too: passwords
@@ -552,15 +568,7 @@ func keyOf(f reflect.StructField) string {
 		}
 		return key
 	}
-	var b strings.Builder
-	for i, r := range f.Name {
-		if r >= 'A' && r <= 'Z' {
-			if i > 0 {
-				b.WriteByte('_')
-			}
-			r += 'a' - 'A'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	return strings.ToLower(wordStart.ReplaceAllString(f.Name, "${1}_$2"))
 }
+
+var wordStart = regexp.MustCompile(`(.)([A-Z])`)

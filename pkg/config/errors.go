@@ -2,33 +2,33 @@ package config
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // Error is one problem of a configuration file.
 type Error struct {
-	File string // the path given to Load
-	Line int    // counted from 1; 0: no line, the file could not be read
-	Path string // the YAML path, such as hmcs[0].tls.ca_file; empty: the file as a whole
-	Msg  string // what is wrong and what to do; never holds a secret
+	// the path given to Load
+	File string
+	// counted from 1; 0: no line, the file could not be read
+	Line int
+	// the YAML path, such as hmcs[0].tls.ca_file; empty: the file as a whole
+	Path string
+	// what is wrong and what to do; never holds a secret
+	Msg string
 }
 
 // Error returns "FILE:LINE: PATH: MSG".
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.File)
+	place := e.File
 	if e.Line > 0 {
-		fmt.Fprintf(&b, ":%d", e.Line)
+		place += ":" + strconv.Itoa(e.Line)
 	}
-	b.WriteString(": ")
 	if e.Path != "" {
-		b.WriteString(e.Path)
-		b.WriteString(": ")
+		place += ": " + e.Path
 	}
-	b.WriteString(e.Msg)
-	return b.String()
+	return place + ": " + e.Msg
 }
 
 // Errors is every problem of a configuration file, sorted by line.

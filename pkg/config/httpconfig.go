@@ -97,7 +97,8 @@ func (d *decoder) httpConfig(path string, h *HTTPConfig) {
 	}
 	if a := c.Authorization; a != nil {
 		key := "authorization.credentials"
-		if !d.has(at("authorization")) { // these two are made an authorization when they are read
+		// bearer_token and its file are made an authorization when they are read
+		if !d.has(at("authorization")) {
 			key = "bearer_token"
 		}
 		d.token(at("authorization.type"), a.Type)

@@ -43,7 +43,8 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	if root := d.document(data); root != nil {
 		d.decode(root, "", reflect.ValueOf(c).Elem())
 	}
-	if len(d.errs) == 0 || d.nodes > 0 { // no further errors for a file that is no YAML
+	// no further errors for a file that is no YAML
+	if len(d.errs) == 0 || d.nodes > 0 {
 		d.validate(c)
 	}
 	if len(d.errs) > 0 {
@@ -80,48 +81,34 @@ func (d *decoder) document(data []byte) *yaml.Node {
 // yamlLine finds the line in an error of the YAML library.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// syntaxErrors are errors of the YAML library. Its texts hold nothing of the file but the name of
-// an anchor, which may be a password without its quotes: that text is replaced as a whole.
-var syntaxErrors = map[string]struct {
-	// do is what to do about it, for mistakes that people make often.
-	do string
-	// fromZero: the library counts its line from 0, as it does in errors of its parser, but not
-	// in those of its scanner.
-	fromZero bool
-	// block: it is reported with the line in which the list or mapping begins, not with the
-	// line that is wrong in it.
-	block bool
-}{
-	"mapping values are not allowed in this context": {
-		do: "a value that holds \": \" must be in quotes, and keys of one mapping in one column",
-	},
-	"found character that cannot start any token": {
-		do: "do not indent with tabs, and put a value that begins with @, ` or % into quotes",
-	},
-	"found a tab character that violates indentation": {do: "indent with spaces"},
-	"found unknown escape character": {
-		do: "write a backslash in double quotes twice, or use single quotes",
-	},
-	"found unexpected end of stream": {do: "a quote is not closed"},
-	"could not find expected ':'": {
-		do: "a key is not followed by \": \", or a value goes on in a line that is not indented",
-	},
-	"did not find expected ',' or ']'": {do: "a list in brackets is not closed", fromZero: true},
-	"did not find expected ',' or '}'": {do: "a mapping in braces is not closed", fromZero: true},
-	"did not find expected '-' indicator": {
-		do: "the entries of a list must begin in one column", fromZero: true, block: true,
-	},
-	"did not find expected key": {
-		do:       "check the indentation, and put quotes around a value that goes on after a closing quote",
-		fromZero: true, block: true,
-	},
-	"did not find expected <document start>": {fromZero: true},
-	"did not find expected node content":     {fromZero: true},
-	"found undefined tag handle":             {fromZero: true},
-	"found duplicate %YAML directive":        {fromZero: true},
-	"found incompatible YAML document":       {fromZero: true},
-	"found duplicate %TAG directive":         {fromZero: true},
+// syntaxErrors says what to do about errors of the YAML library that people often make. Its texts
+// hold nothing of the file but the name of an anchor, which may be a password without its quotes:
+// that text is replaced as a whole.
+var syntaxErrors = map[string]string{ //nolint:gosec // G101: a token of YAML is no secret
+	"mapping values are not allowed in this context": "a value that holds \": \" must be in quotes, " +
+		"and keys of one mapping in one column",
+	"found character that cannot start any token": "do not indent with tabs, " +
+		"and put a value that begins with @, ` or % into quotes",
+	"found a tab character that violates indentation": "indent with spaces",
+	"found unknown escape character":                  "write a backslash in double quotes twice, or use single quotes",
+	"found unexpected end of stream":                  "a quote is not closed",
+	"could not find expected ':'": "a key is not followed by \": \", " +
+		"or a value goes on in a line that is not indented",
+	"did not find expected ',' or ']'":    "a list in brackets is not closed",
+	"did not find expected ',' or '}'":    "a mapping in braces is not closed",
+	"did not find expected '-' indicator": "the entries of a list must begin in one column",
+	"did not find expected key": "check the indentation, " +
+		"and put quotes around a value that goes on after a closing quote",
 }
+
+var (
+	// parserErrors are those with lines counted from 0; the library's scanner counts from 1.
+	parserErrors = regexp.MustCompile(`^did not find expected ('[,-]|key|<document start>|node content)|` +
+		`^found (undefined tag handle|incompatible YAML document|duplicate %)`)
+	// blockErrors come with the line in which the list or mapping begins, not with the line
+	// that is wrong in it.
+	blockErrors = regexp.MustCompile(`^did not find expected ('-' indicator|key)$`)
+)
 
 // syntax reports an error of the YAML library.
 func (d *decoder) syntax(data []byte, err error) {
@@ -129,10 +116,9 @@ func (d *decoder) syntax(data []byte, err error) {
 	line := 1
 	m := yamlLine.FindStringSubmatch(text)
 	text = strings.TrimPrefix(text, m[0])
-	known := syntaxErrors[text]
 	if n, err := strconv.Atoi(m[1]); err == nil {
 		line = n
-		if known.fromZero {
+		if parserErrors.MatchString(text) {
 			line++
 		}
 	}
@@ -144,13 +130,13 @@ func (d *decoder) syntax(data []byte, err error) {
 	switch {
 	case m[1] == "":
 		line = max(line, invalidLine(data))
-	case known.block:
+	case blockErrors.MatchString(text):
 		line = firstLineOf(data, text, line)
 	case strings.Contains(text, "tab character"):
 		line = tabLine(data, line)
 	}
-	if known.do != "" {
-		text += ": " + known.do
+	if do := syntaxErrors[text]; do != "" {
+		text += ": " + do
 	}
 	d.fail(min(line, 1+bytes.Count(data, []byte("\n"))), "", "not valid YAML: %s", text)
 }

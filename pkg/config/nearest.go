@@ -15,7 +15,8 @@ func nearest(given string, names []string) string {
 // distance counts the letters to insert, remove, replace or swap with their neighbor to get from a
 // to b.
 func distance(a, b string) int {
-	const limit = 64 // longer keys are no typing mistakes
+	// longer keys are no typing mistakes
+	const limit = 64
 	if len(a) > limit || len(b) > limit {
 		return len(a) + len(b)
 	}

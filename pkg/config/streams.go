@@ -88,9 +88,12 @@ const (
 
 // SASL is how a client says to Kafka who it is.
 type SASL struct {
-	Mechanism    string `yaml:"mechanism"` // required; of the SASL constants
-	Userid       string `yaml:"userid"`    // required; who the daemon is
-	Password     Secret `yaml:"password"`  // also when it came from PasswordFile
+	// required; of the SASL constants
+	Mechanism string `yaml:"mechanism"`
+	// required; who the daemon is
+	Userid string `yaml:"userid"`
+	// also when it came from PasswordFile
+	Password     Secret `yaml:"password"`
 	PasswordFile string `yaml:"password_file"`
 }
 
@@ -103,18 +106,20 @@ const (
 
 // The placeholders of a subject or topic: what of an event stands in their place.
 const (
-	FieldHMC      = "hmc"
-	FieldType     = "type"
-	FieldCPC      = "cpc"
-	FieldClass    = "class"
-	FieldName     = "name" // of the resource
+	FieldHMC   = "hmc"
+	FieldType  = "type"
+	FieldCPC   = "cpc"
+	FieldClass = "class"
+	// of the resource.
+	FieldName     = "name"
 	FieldSeverity = "severity"
 )
 
 // NamePart is a part of the name of a subject or topic. One of its members is set.
 type NamePart struct {
-	Text  string
-	Field string // of the Field constants
+	Text string
+	// of the Field constants
+	Field string
 }
 
 // SplitName splits the name of a subject or topic at its placeholders, such as {hmc}. The error
@@ -208,7 +213,8 @@ func (n *NATS) check(d *decoder, path string, _ *Sink) {
 	at := under(path)
 	local, encrypted := true, n.TLS != nil
 	d.servers(at("servers"), n.Servers, "nats://nats.example.com:4222", checkServer, func(server string) {
-		if u, err := url.Parse(server); err == nil { // always: checkServer has parsed it
+		// always: checkServer has parsed it
+		if u, err := url.Parse(server); err == nil {
 			local = local && isLoopback(u.Hostname())
 			if u.Scheme == "tls" && n.TLS == nil {
 				n.TLS, encrypted = &TLS{}, true

@@ -33,15 +33,18 @@ type Syslog struct {
 
 // The values of Syslog.Format that only it has.
 const (
-	FormatCADF = "cadf" // log entries as CADF events, others as JSON
+	// Log entries as CADF events, others as JSON.
+	FormatCADF = "cadf"
 	// OS messages as zhmc-os-forwarder writes them, others as text.
 	FormatOSForwarder = "os-forwarder"
 )
 
 // The values of Syslog.Framing.
 const (
-	FramingOctetCounting = "octet-counting" // the length in front of each message
-	FramingLF            = "lf"             // a line feed behind each message
+	// The length in front of each message.
+	FramingOctetCounting = "octet-counting"
+	// A line feed behind each message.
+	FramingLF = "lf"
 )
 
 // The schemes of Syslog.Address.

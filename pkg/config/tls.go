@@ -111,9 +111,9 @@ func (t TLS) Explain(err error) string {
 
 // leafOf returns the certificate the server showed for itself; nil: it is not in the error.
 func leafOf(err error) *x509.Certificate {
-	var verification *tls.CertificateVerificationError
-	if errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {
-		return verification.UnverifiedCertificates[0]
+	e, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if ok && len(e.UnverifiedCertificates) > 0 {
+		return e.UnverifiedCertificates[0]
 	}
 	return nil
 }

@@ -554,8 +554,8 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
 // onlyIn checks that the keys of a matcher can be in one event: some are of events of one type
 // only.
 func (d *decoder) onlyIn(path string, m *Matcher) {
-	only := ""        // the type of the keys so far ...
-	var before string // ... and the first of these keys
+	// the type of the keys so far, and the first of them
+	var only, before string
 	for _, key := range []struct {
 		name string
 		set  bool

@@ -236,7 +236,8 @@ func formatDuration(d time.Duration) string {
 // special characters it is an exact value. The zero Pattern matches only the empty value.
 type Pattern struct {
 	source string
-	re     *regexp.Regexp // nil: source is a literal
+	// nil: source is a literal
+	re *regexp.Regexp
 }
 
 // NewPattern compiles an anchored regular expression.

@@ -109,9 +109,9 @@ func (p *preparation) list(list *parse.ListNode) int {
 				x.Pipe.Cmds = append(x.Pipe.Cmds, call(x.Pos, textFunction, x.Line))
 			}
 		case *parse.IfNode:
-			n += p.pipe(x.Pipe) + p.list(x.List) + p.list(x.ElseList)
+			n += p.branch(&x.BranchNode)
 		case *parse.WithNode:
-			n += p.pipe(x.Pipe) + p.list(x.List) + p.list(x.ElseList)
+			n += p.branch(&x.BranchNode)
 		case *parse.RangeNode:
 			n += p.pipe(x.Pipe) + p.list(x.ElseList)
 			p.counted(x.List)
@@ -121,6 +121,10 @@ func (p *preparation) list(list *parse.ListNode) int {
 		}
 	}
 	return n
+}
+
+func (p *preparation) branch(b *parse.BranchNode) int {
+	return p.pipe(b.Pipe) + p.list(b.List) + p.list(b.ElseList)
 }
 
 // pipe returns how many steps a pipeline takes.

@@ -44,8 +44,10 @@ type Options struct {
 
 // Error is what is wrong with a template, or with what it makes of an event.
 type Error struct {
-	Line int    // of the template, counted from 1; 0: not known
-	Msg  string // quotes the template only within {{ }}, and nothing of an event
+	// of the template, counted from 1; 0: not known
+	Line int
+	// quotes the template only within {{ }}, and nothing of an event
+	Msg string
 }
 
 // Error returns "line LINE: MSG".
@@ -61,7 +63,8 @@ type Template struct {
 	parsed *template.Template
 	batch  bool
 	json   bool
-	idle   sync.Pool // of *run
+	// of *run
+	idle sync.Pool
 }
 
 // New parses a template and tries it on samples of every type of event. Its error is an [Error].
@@ -123,7 +126,8 @@ func (t *Template) Execute(records []event.Record) ([]byte, error) {
 	for i, r := range records {
 		e, err := newEvent(r)
 		if err != nil {
-			return nil, &Error{Msg: "the event cannot be read"} // it was written by this program
+			// it was written by this program
+			return nil, &Error{Msg: "the event cannot be read"}
 		}
 		events[i] = e
 	}
@@ -174,9 +178,10 @@ func (t *Template) run() (*run, error) {
 // run is one execution of a template. It is the writer of the output.
 type run struct {
 	template *template.Template
-	left     int // steps
-	out      bytes.Buffer
-	origins  []origin
+	// steps
+	left    int
+	out     bytes.Buffer
+	origins []origin
 }
 
 // origin is the line of the template that the output from an offset on comes from.
@@ -229,14 +234,15 @@ var (
 
 // explain turns an error of package template into one for people.
 func explain(err error) *Error {
+	msg, line := err.Error(), 0
+	if m := place.FindStringSubmatch(msg); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		msg = m[2]
+	}
 	for _, limit := range []error{errOutput, errSteps} {
 		if errors.Is(err, limit) {
-			return &Error{Line: lineOf(err), Msg: limit.Error()}
+			return &Error{Line: line, Msg: limit.Error()}
 		}
-	}
-	msg := err.Error()
-	if m := place.FindStringSubmatch(msg); m != nil {
-		msg = m[2]
 	}
 	at := ""
 	if m := running.FindStringSubmatch(msg); m != nil {
@@ -250,16 +256,5 @@ func explain(err error) *Error {
 	default:
 		msg = calling.ReplaceAllString(msg, "")
 	}
-	return &Error{Line: lineOf(err), Msg: oneLine(at + msg)}
+	return &Error{Line: line, Msg: strings.Join(strings.Fields(at+msg), " ")}
 }
-
-func lineOf(err error) int {
-	m := place.FindStringSubmatch(err.Error())
-	if m == nil {
-		return 0
-	}
-	line, _ := strconv.Atoi(m[1])
-	return line
-}
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -10,7 +10,8 @@ import (
 
 // Sample is an event that a template is tried on.
 type Sample struct {
-	Name   string // for people
+	// for people
+	Name   string
 	Record event.Record
 }
 
@@ -42,7 +43,8 @@ func Samples() []Sample {
 type sample struct {
 	kind, origin, severity string
 	resource               *event.Resource
-	body                   string // "*" stands for a text
+	// "*" stands for a text
+	body string
 }
 
 var (

@@ -38,7 +38,7 @@ type Connector struct {
 func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
 	stomp := s.cfg.Stomp
 	stomp.ConnectRetries = 0
-	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.tls, &stomp, s.log
+	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.TLS, &stomp, s.log
 	return &Connector{session: s, options: o, attempted: attempted}
 }
 
@@ -73,7 +73,8 @@ func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, 
 		return nil, hold(receiver.ReasonAuthorization, s.passwordRefused(err))
 	default:
 		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
-		s.logoff(ctx) // the broker does not know the session, so its topics are gone too
+		// the broker does not know the session, so its topics are gone too
+		s.logoff(ctx)
 		if c.refusals++; c.refusals >= RefusalsBeforeHold {
 			c.refusals = 0
 			return nil, hold(receiver.ReasonAuthorization, err)

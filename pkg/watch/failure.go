@@ -11,7 +11,8 @@ import (
 
 // holdError says that trying again soon would do harm.
 type holdError struct {
-	reason string // as the metrics name it
+	// as the metrics name it
+	reason string
 	err    error
 }
 

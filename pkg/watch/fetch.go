@@ -92,21 +92,23 @@ func (f *fetcher) endRun() bool {
 	return true
 }
 
-// settle decides what becomes of something that was to be fetched: it is done with, or tried again
-// later.
-func (f *fetcher) settle(r *retry, err error, what string) (done bool) {
-	if err == nil {
-		return true
-	}
+// settle decides what becomes of something that was to be fetched: it is tried again later, or done
+// with. Then it calls done with the keeper's mu held: it may have been asked for again meanwhile.
+func (f *fetcher) settle(r *retry, err error, what string, done func()) {
 	k := f.k
-	r.failed(&k.intervals)
-	if r.tries < fetchTries && !hmc.IsReason(err, http.StatusForbidden, 1) {
-		k.log.Debug("what was missed could not be fetched; it is tried again", zap.String("what", what), zap.Error(err))
-		return false
+	if err != nil {
+		r.failed(&k.intervals)
+		log := k.log.With(zap.String("what", what), zap.Error(err))
+		if r.tries < fetchTries && !hmc.IsReason(err, http.StatusForbidden, 1) {
+			log.Debug("what was missed could not be fetched; it is tried again")
+			return
+		}
+		k.Rec.Problem(what + ", which could not be fetched: " + err.Error())
+		log.Warn("what was missed could not be fetched")
 	}
-	k.Rec.Problem(what + ", which could not be fetched: " + err.Error())
-	k.log.Warn("what was missed could not be fetched", zap.String("what", what), zap.Error(err))
-	return true
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	done()
 }
 
 // fetchLogs fetches the entries of the console's logs that were missed.
@@ -123,12 +125,11 @@ func (f *fetcher) fetchLogs(ctx context.Context) {
 		if k.over(ctx, err) {
 			return
 		}
-		done := f.settle(r, err, "entries of the "+kind+" log")
-		k.mu.Lock()
-		if done && f.logs[kind] == r { // not asked for again meanwhile
-			delete(f.logs, kind)
-		}
-		k.mu.Unlock()
+		f.settle(r, err, "entries of the "+kind+" log", func() {
+			if f.logs[kind] == r {
+				delete(f.logs, kind)
+			}
+		})
 	}
 }
 
@@ -144,7 +145,8 @@ func (f *fetcher) fetchLog(ctx context.Context, kind string) (err error) {
 	defer func() { k.Rec.EndFetch(kind, begin, err == nil) }()
 	piece := logPiece
 	for !begin.IsZero() {
-		var end time.Time // the last piece has none: the HMC's clock may be ahead
+		// the last piece has none: the HMC's clock may be ahead
+		var end time.Time
 		if time.Since(begin) > piece {
 			end = begin.Add(piece)
 		}
@@ -189,14 +191,14 @@ func (f *fetcher) fetchMessages(ctx context.Context) {
 			return
 		}
 		if isUnavailable(err) || hmc.IsReason(err, http.StatusNotFound, 1) {
-			err = nil // the partition is not active, or is gone: there is nothing to be had
+			// the partition is not active, or is gone: there is nothing to be had
+			err = nil
 		}
-		done := f.settle(r, err, "OS messages of "+c.label())
-		k.mu.Lock()
-		if done && c.fill == r { // not asked for again meanwhile
-			c.fill = nil
-		}
-		k.mu.Unlock()
+		f.settle(r, err, "OS messages of "+c.label(), func() {
+			if c.fill == r {
+				c.fill = nil
+			}
+		})
 	}
 }
 

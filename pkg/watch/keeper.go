@@ -64,7 +64,7 @@ type refusal struct {
 
 func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
-		shared: &s.shared, link: link, session: s.session.api, end: end,
+		shared: &s.shared, link: link, session: s.session.API, end: end,
 		wake: make(chan struct{}, 1), jobs: make(chan string, record.MaxHeldJobs),
 		again: make(map[string]*refusal),
 	}
@@ -246,7 +246,8 @@ func (k *keeper) refused(topic string, err error) {
 	k.source.setTopic(topic, err.Error())
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	isChannel := k.topics.KindOf(topic, "") == event.TopicOSMessage // openDue says it of those
+	// openDue says it of those
+	isChannel := k.topics.KindOf(topic, "") == event.TopicOSMessage
 	for uri, c := range k.channels.byURI {
 		if c.topic == topic {
 			c.topic, isChannel = "", true

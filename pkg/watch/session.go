@@ -32,12 +32,15 @@ var Permissions = map[string]string{
 // the topics are given by name there is no logon, and all that is left is the host. It is used by
 // one goroutine.
 type Session struct {
+	// API is the session of the Web Services API; nil while nobody is logged on.
+	API *hmc.Session
+	// TLS says how the HMC's certificate is verified. It is not to be changed.
+	TLS *tls.Config
+
 	cfg *config.HMC
-	tls *tls.Config
 	log *zap.Logger
-	// client is nil where the Web Services API is not used, api while nobody is logged on.
+	// client is nil where the Web Services API is not used.
 	client *hmc.Client
-	api    *hmc.Session
 	// host is the index of the host in use, where the client does not choose it.
 	host int
 }
@@ -68,7 +71,7 @@ func NewSession(
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
 	}
-	s := &Session{cfg: cfg, tls: tlsConfig, log: log}
+	s := &Session{cfg: cfg, TLS: tlsConfig, log: log}
 	if len(cfg.TopicNames) > 0 {
 		return s, nil
 	}
@@ -81,12 +84,6 @@ func NewSession(
 	}
 	return s, nil
 }
-
-// TLS returns how the HMC's certificate is verified. It is not to be changed.
-func (s *Session) TLS() *tls.Config { return s.tls }
-
-// API returns the session of the Web Services API; nil while nobody is logged on.
-func (s *Session) API() *hmc.Session { return s.api }
 
 // Version looks for the first host that answers, and asks it for its version.
 func (s *Session) Version(ctx context.Context) (v hmc.Version, host string, err error) {
@@ -114,17 +111,17 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 	if _, err := s.client.QueryAPIVersion(ctx); err != nil {
 		return nil, err
 	}
-	if s.api != nil && s.client.Host() != before {
+	if s.API != nil && s.client.Host() != before {
 		s.logoff(ctx) // it belongs to the host that does not answer any more
 	}
 	topics, err := s.topics(ctx)
 	switch lost := hmc.SessionLost(err); {
 	case lost && s.cfg.Session == nil:
 		s.log.Info("the HMC has ended the session; logging on again", zap.Error(err))
-		s.api = nil
+		s.API = nil
 		topics, err = s.topics(ctx)
 	case lost:
-		s.api = nil
+		s.API = nil
 		return nil, hold(status.ReasonLogon, fmt.Errorf(
 			"the session given in the configuration has ended; "+newSessionHint+": %w", err))
 	}
@@ -140,12 +137,12 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 
 // topics lists the topics of the session, for which it logs on if nobody is.
 func (s *Session) topics(ctx context.Context) ([]hmc.Topic, error) {
-	if s.api == nil {
+	if s.API == nil {
 		if err := s.logon(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return s.api.NotificationTopics(ctx)
+	return s.API.NotificationTopics(ctx)
 }
 
 // choose picks the topics that the configuration asks for. Channels for OS messages that the
@@ -200,12 +197,12 @@ func (s *Session) Who() string {
 // HMC disable the userid.
 func (s *Session) logon(ctx context.Context) error {
 	if given := s.cfg.Session; given != nil {
-		s.api = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
+		s.API = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
 		return nil
 	}
 	api, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
 	if err == nil {
-		s.api = api
+		s.API = api
 		return nil
 	}
 	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away
@@ -240,8 +237,8 @@ const logoffTimeout = 5 * time.Second
 
 // End is logoff that returns what went wrong. It works also when ctx is done.
 func (s *Session) End(ctx context.Context) error {
-	api := s.api
-	s.api = nil
+	api := s.API
+	s.API = nil
 	if api == nil || s.cfg.Session != nil {
 		return nil
 	}
@@ -264,8 +261,8 @@ func (s *Session) Close(ctx context.Context) {
 // credentials are what the broker is shown.
 func (s *Session) credentials(o *receiver.Options) {
 	switch given := s.cfg.Session; {
-	case s.api != nil:
-		o.SessionID, o.SessionCredential = s.api.ID(), s.api.Credential()
+	case s.API != nil:
+		o.SessionID, o.SessionCredential = s.API.ID(), s.API.Credential()
 	case given != nil:
 		o.SessionID, o.SessionCredential = given.ID.Expose(), given.Credential.Expose()
 	default:

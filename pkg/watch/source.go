@@ -13,7 +13,8 @@ type source struct {
 	*board
 	metrics *record.HMCMetrics
 	missed  atomic.Int64
-	keeper  atomic.Pointer[keeper] // of the link that is up, where there is a session
+	// of the link that is up, where there is a session
+	keeper atomic.Pointer[keeper]
 }
 
 // Missed counts notifications that are known to be missing on a topic of this type.

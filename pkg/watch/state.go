@@ -181,7 +181,8 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			}
 		}
 		for name, t := range s.wanted {
-			if t.Problem == "" || t.Type == event.TopicOSMessage { // those are named by partition
+			// those are named by partition
+			if t.Problem == "" || t.Type == event.TopicOSMessage {
 				continue
 			}
 			kind := status.ProblemTopic
@@ -258,7 +259,8 @@ func (s *state) show(osMessages bool) status.HMCStatus {
 
 // board publishes the state.
 type board struct {
-	changes sync.Mutex // one at a time
+	// one at a time
+	changes sync.Mutex
 	current atomic.Pointer[state]
 }
 

@@ -69,8 +69,9 @@ type shared struct {
 
 // trouble is what was logged of an outage, so that it is one line and not a thousand.
 type trouble struct {
-	problem  string
-	attempts int // that failed
+	problem string
+	// that failed
+	attempts int
 }
 
 // New makes a Supervisor that does nothing yet. It makes every series that the HMC has in the
@@ -184,7 +185,7 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	unread, err := s.watch(ctx, link, o)
 	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
-		s.session.api = nil
+		s.session.API = nil
 	}
 	return upSince, err
 }

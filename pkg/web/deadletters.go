@@ -1,7 +1,6 @@
 package web
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,17 +15,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 )
-
-// DeadLetters is what the handler does with dead letters and with what waits for removed sinks;
-// *bridge.Bridge has it.
-type DeadLetters interface {
-	DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (
-		letters []deliver.DeadLetter, next string, err error)
-	DeadLetter(id string) (deliver.DeadLetter, error)
-	PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error)
-	PurgeRemovedSink(name string) (int64, error)
-	Replay(ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(deliver.ReplayStep) error) error
-}
 
 const (
 	// deadLettersPage and maxDeadLettersPage bound one answer.

@@ -19,7 +19,8 @@ func LimitListener(l net.Listener, room chan struct{}) net.Listener {
 
 type limited struct {
 	net.Listener
-	room   chan struct{} // one token for each connection; listeners may share it
+	// one token for each connection; listeners may share it
+	room   chan struct{}
 	closed chan struct{}
 	once   sync.Once
 }

@@ -40,48 +40,32 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 	if err != nil {
 		return f, errors.New("the query is malformed")
 	}
+	patterns := map[string]*config.Patterns{"type": &f.Type, "hmc": &f.HMC, "severity": &f.Severity}
+	texts := map[string]*string{"text": &f.Text, "sink": &f.Sink}
 	for name, list := range values {
 		if len(list) > maxFilterValues {
 			return f, fmt.Errorf("%s: at most %d values", name, maxFilterValues)
 		}
-		var values []string
-		var patterns config.Patterns
 		for _, value := range list {
-			if value == "" {
-				continue
-			}
-			if len(value) > maxFilter {
+			text, to := texts[name], patterns[name]
+			switch {
+			case text == nil && to == nil:
+				return f, fmt.Errorf("unknown parameter %q; there are: %s",
+					name, strings.Join(LiveFilterParameters(), ", "))
+			case value == "":
+			case len(value) > maxFilter:
 				return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
-			}
-			values = append(values, value)
-			if name == "text" || name == "sink" {
-				continue
-			}
-			p, err := config.NewPattern(value)
-			if err != nil {
-				return f, fmt.Errorf("%s: %w", name, err)
-			}
-			patterns = append(patterns, p)
-		}
-		switch name {
-		case "type":
-			f.Type = patterns
-		case "hmc":
-			f.HMC = patterns
-		case "severity":
-			f.Severity = patterns
-		case "text", "sink":
-			if len(values) > 1 {
+			case to != nil:
+				p, err := config.NewPattern(value)
+				if err != nil {
+					return f, fmt.Errorf("%s: %w", name, err)
+				}
+				*to = append(*to, p)
+			case *text != "":
 				return f, fmt.Errorf("%s: may be given once", name)
+			default:
+				*text = value
 			}
-			if value := strings.Join(values, ""); name == "text" {
-				f.Text = value
-			} else {
-				f.Sink = value
-			}
-		default:
-			return f, fmt.Errorf("unknown parameter %q; there are: %s",
-				name, strings.Join(LiveFilterParameters(), ", "))
 		}
 	}
 	return f, nil
@@ -116,7 +100,8 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // a proxy is to pass on what comes when it comes
+	// a proxy is to pass on what comes when it comes
+	w.Header().Set("X-Accel-Buffering", "no")
 	if err := s.run(r.Context(), reader); err != nil {
 		h.Logger.Debug("a reader of live events has gone", zap.Error(err))
 	}

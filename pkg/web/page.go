@@ -84,14 +84,16 @@ type page struct {
 	Now    time.Time
 	Docs   string
 	Types  []string
-	Wrong  []wrong // all troubles, the worst first
+	// all troubles, the worst first
+	Wrong  []wrong
 	Estate estateView
 	Live   bool
 }
 
 // wrong is a trouble with what it is of.
 type wrong struct {
-	Kind, Name string // "HMC", "Sink" or ""
+	// "HMC", "Sink" or ""
+	Kind, Name string
 	Anchor     string
 	status.Trouble
 }
@@ -164,12 +166,15 @@ func (p *page) Title() string {
 // estateView is the table of CPCs and partitions.
 type estateView struct {
 	Query, Status string
-	All           bool // all of them are asked for
-	Units         []status.Unit
-	Matching      int // how many there are, shown or not
-	Total         int
-	Statuses      []statusCount
-	Groups        bool // there is more than one group
+	// all of them are asked for
+	All   bool
+	Units []status.Unit
+	// how many there are, shown or not
+	Matching int
+	Total    int
+	Statuses []statusCount
+	// there is more than one group
+	Groups bool
 }
 
 type statusCount struct {
@@ -300,9 +305,7 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 func (h handler) page(q url.Values) *page {
 	p := &page{
 		Build: h.Build, Status: h.Status(), Config: h.Config(), Now: time.Now().UTC(), Docs: docs, Live: h.Live != nil,
-		Types: append(event.NotificationTypes(), event.TypeHardwareMessage,
-			event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeBridgeGap, event.TypeBridgeHeartbeat,
-			event.TypeBridgeTest),
+		Types: event.Types(),
 	}
 	parts := p.parts()
 	for _, of := range parts {
@@ -494,14 +497,17 @@ func byteSize(n int64) string {
 
 // spark is a small chart of what happened in each of the last minutes.
 type spark struct {
-	Done, Running string // paths: the minutes that are over, and the one that is not
+	// paths: the minutes that are over, and the one that is not
+	Done, Running string
 	Width, Height int
-	Last          int64 // of the last minute that is over
-	Peak, Sum     int64
+	// of the last minute that is over
+	Last      int64
+	Peak, Sum int64
 }
 
 const (
-	sparkBar    = 4 // width of a minute
+	// sparkBar is the width of a minute.
+	sparkBar    = 4
 	sparkHeight = 36
 )
 

@@ -44,7 +44,7 @@ type Options struct {
 	// reads the configuration file again and makes it the running one
 	Reload func() error
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
-	DeadLetters DeadLetters
+	DeadLetters *bridge.Bridge
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func(bridge.LiveFilter) (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
