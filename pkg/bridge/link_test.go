@@ -124,7 +124,7 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	s := d.bridge.supervisors[0].it
 	d.bridge.mu.RUnlock()
 	rcv := s.Link()
-	for i := range soak.Count(t, "BUFFERED", 5_000, 20_000) {
+	for i := range soak.Count(t, "BUFFERED", 3_000, 20_000) {
 		publish(sim, "P", fmt.Sprint(i))
 	}
 	d.stop()
