@@ -122,7 +122,7 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	d.connected("a")
 	s := d.bridge.now().supervisors[0].it
 	rcv := s.Link()
-	for i := range soak.Count(t, "BUFFERED", 5_000, 20_000) {
+	for i := range soak.Count(t, "BUFFERED", 3_000, 20_000) {
 		publish(sim, "P", fmt.Sprint(i))
 	}
 	d.stop()

@@ -55,6 +55,7 @@ func retryAfterHoldsForAllLanes(t *testing.T) {
 		requests++
 		return &sinks.RetryAfterError{Status: http.StatusTooManyRequests, After: time.Hour, Err: errors.New("status 429")}
 	})
+	s.consumer.atOnce = 1
 	s.runWith(config.Flood{}, "concurrency: 4")
 	s.store(another(event.TypeOSMessage, 1000))
 	s.eventually("it has asked", func() bool { return s.delivery.Snapshot().FailedAttempts == 1 })

@@ -137,8 +137,8 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 	key, ofCPC := g.orderKey(it.key, res, hmcs, before)
 	it.key = key
 	gk := floodKey{cpcKey{hmcs, res.CPC}, c.to}
-	collect := ofCPC && c.to != "" && res.ObjectURI != "" && res.Class != "cpc" && res.ElementURI == "" &&
-		res.ElementID == ""
+	collect := ofCPC && c.to != "" && res.ObjectURI != "" && res.Class != "cpc" &&
+		res.ElementURI == "" && res.ElementID == ""
 	if before != nil {
 		switch {
 		case collect && before.key == gk && !g.apart(before, received):

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -674,6 +675,8 @@ func TestFloodWhateverComes(t *testing.T) {
 
 // collected is a sink that keeps what it got, in the order of its arrival.
 type collected struct {
+	atOnce int // events it takes at most; 0: 100
+
 	mu     sync.Mutex
 	events []*event.Event
 	answer func(events []*event.Event) error
@@ -699,7 +702,7 @@ func (c *collected) Send(_ context.Context, records []event.Record) error {
 	return nil
 }
 
-func (c *collected) MaxBatch() (records, bytes int) { return 100, 1 << 20 }
+func (c *collected) MaxBatch() (records, bytes int) { return cmp.Or(c.atOnce, 100), 1 << 20 }
 
 func (c *collected) Probe(context.Context) error { return nil }
 

@@ -486,8 +486,8 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 			fn(uri, nil)
 		case !o.fresh:
 			s := stored{
-				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI, Status: o.Status, Exact: o.Exact,
-				HMCs: o.hmcs,
+				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI,
+				Status: o.Status, Exact: o.Exact, HMCs: o.hmcs,
 			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()

@@ -83,7 +83,8 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 	errors.As(err, &refusal)
 	switch {
 	case r.status == http.StatusCreated,
-		IsReason(err, http.StatusConflict, ReasonPartialLogon50), IsReason(err, http.StatusConflict, ReasonPartialLogon51):
+		IsReason(err, http.StatusConflict, ReasonPartialLogon50),
+		IsReason(err, http.StatusConflict, ReasonPartialLogon51):
 		partial := &PartialLogonError{Status: r.status, Reason: NoReason}
 		if refusal != nil {
 			partial.Reason, partial.Message = refusal.Reason, refusal.Message
@@ -264,11 +265,9 @@ func (s *Session) OpenOSMessageChannel(
 		TopicName string `json:"topic-name"`
 	}
 	r := s.call(&call{
-		operation:  opOpenOSMessageChannel,
-		method:     http.MethodPost,
-		uri:        objectURI + "/operations/" + opOpenOSMessageChannel,
-		body:       map[string]bool{"include-refresh-messages": refresh},
-		into:       &answer,
+		operation: opOpenOSMessageChannel, method: http.MethodPost,
+		uri:  objectURI + "/operations/" + opOpenOSMessageChannel,
+		body: map[string]bool{"include-refresh-messages": refresh}, into: &answer,
 		repeatable: true, // a second one is refused, not opened
 	})
 	if err := s.c.do(ctx, r); err != nil {

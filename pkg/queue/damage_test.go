@@ -330,11 +330,8 @@ func (d *damager) round(round int, cutFirst bool) {
 	before := testutil.ToFloat64(d.metrics.damaged)
 	for starts := 2; starts <= 3; starts++ {
 		opts.Metrics = NewMetrics(nil)
+		awaitForks()
 		q, err := Open(opts)
-		for deadline := time.Now().Add(20 * time.Second); errors.Is(err, ErrLocked) && time.Now().Before(deadline); q, err = Open(opts) {
-			// a child that another test starts has the lock until it is another program
-			time.Sleep(time.Millisecond)
-		}
 		if err != nil {
 			d.fatal("start %d: %v", starts, err)
 		}

@@ -223,14 +223,14 @@ func (s *silence) lastCertain(last time.Time) time.Time {
 
 // Problem notes why something that was missed could not be fetched.
 func (r *Recorder) Problem(text string) {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	t.gaps.Problem(text)
 }
 
 // Filled notes that what was missed has been fetched, as far as it can be.
 func (r *Recorder) Filled() {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	t.gaps.Filled(t.now)
 }
@@ -238,7 +238,7 @@ func (r *Recorder) Filled() {
 // TopicBack records that a topic which the broker had taken away is subscribed to again.
 func (r *Recorder) TopicBack(topic string, since time.Time) {
 	kind := r.topics.KindOf(topic, "")
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	if kind == event.TopicAudit || kind == event.TopicSecurity {
 		t.awaitEntries(since, []string{kind})

@@ -48,7 +48,7 @@ type HardwareChange struct {
 // CompareHardware returns what a list says that is not known. Only a complete one says what is
 // gone.
 func (r *Recorder) CompareHardware(parent string, messages []hmc.HardwareMessage, complete bool) HardwareChange {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	change := HardwareChange{Origin: event.OriginLive}
 	listed := make(map[string]bool, len(messages))

@@ -51,7 +51,7 @@ func (t *tx) holdJob(e *event.Event) bool {
 
 // AwaitsJob says whether the completion of a job is still held back.
 func (r *Recorder) AwaitsJob(uri string) bool {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	return t.heldJob(uri) != nil
 }

@@ -24,14 +24,14 @@ func (t *tx) isNew(p *translate.Part) bool {
 // BeginFetch returns the time from which on the entries of a log are to be fetched; the zero time:
 // there is nothing to be fetched.
 func (r *Recorder) BeginFetch(kind string) time.Time {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	return t.logs.BeginFetch(kind)
 }
 
 // EndFetch notes what has become of a fetch: all came, or what is before begin.
 func (r *Recorder) EndFetch(kind string, begin time.Time, all bool) {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	t.logs.EndFetch(kind, begin, all)
 }

@@ -176,7 +176,7 @@ func (t *tx) gone(n int64) {
 // MissingMessages returns the highest number that is missing of a partition's messages, and whether
 // anything is known of the partition.
 func (r *Recorder) MissingMessages(uri string) (highest int64, known bool) {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	if l := t.replays[uri]; l != nil {
 		l.cut = true // the rest may be on its way
@@ -241,28 +241,28 @@ func (r *Recorder) StartBehind(ctx context.Context, uri string, messages [][]byt
 
 // NeedsStart says whether it is not known yet from where on a partition is followed.
 func (r *Recorder) NeedsStart(uri string) bool {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	return !t.messages.Known(uri)
 }
 
 // Subscribing notes that the topic of a partition's messages is about to be subscribed to.
 func (r *Recorder) Subscribing(uri string) {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	t.link.subscribed[uri] = t.now
 }
 
 // Replaying says whether messages of a partition are being replayed.
 func (r *Recorder) Replaying(uri string) bool {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	return t.replays[uri] != nil
 }
 
 // ReplayedSince says whether the HMC has replayed messages of a partition since then.
 func (r *Recorder) ReplayedSince(uri string, since time.Time) bool {
-	t := r.begin(context.Background())
+	t := r.enter()
 	defer t.end()
 	return !t.replayed[uri].Before(since)
 }

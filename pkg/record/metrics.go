@@ -201,8 +201,8 @@ func (m *Metrics) DeleteHMC(name string) {
 	for _, v := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
 	}{
-		m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed,
-		m.parseErrors, m.events, m.duplicates, m.RestRequests,
+		m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors,
+		m.events, m.duplicates, m.RestRequests,
 	} {
 		v.DeletePartialMatch(labels)
 	}

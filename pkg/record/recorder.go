@@ -155,7 +155,7 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 	g.members[r.name] = r
 	g.mu.Unlock()
 
-	t = r.begin(context.Background())
+	t = r.enter()
 	defer t.end()
 	t.link.lastBeat = t.now
 	if last, cause := t.contact.Last(); !last.IsZero() {

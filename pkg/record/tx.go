@@ -102,6 +102,11 @@ func (r *Recorder) begin(ctx context.Context) *tx {
 	return t
 }
 
+// enter begins a transaction that nothing cuts short.
+//
+//nolint:contextcheck,nolintlint // whoever calls it, its end is no reason to leave out a part of it
+func (r *Recorder) enter() *tx { return r.begin(context.Background()) }
+
 // end ends the transaction.
 func (t *tx) end() {
 	t.r.publish()
@@ -175,6 +180,8 @@ func (t *tx) noteReceived() {
 
 // send hands what is in the outbox to the queue, together with what has changed of the group and of
 // its HMCs.
+//
+//nolint:contextcheck,nolintlint // the transaction has the context it was begun with
 func (t *tx) send() {
 	g := t.g
 	var state []queue.KeyValue
