@@ -61,17 +61,18 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	runs := a.divide()
 	known := p.begun && !other
 	a.skips = known && p.hostBefore == 0
-	last, present, young := len(runs)-1, -1, p.began >= asked
-	for i := last; i >= 0 && known && present < 0; i-- {
-		if a.continues(runs[i], young, i == last) {
-			present = i
-		}
+	last, young := len(runs)-1, p.began >= asked
+	present := -1
+	if known {
+		present = a.present(runs, young)
 	}
 	for i, run := range runs {
 		switch {
 		case i == present:
 			a.take(run, p.epoch, osPresent)
-		case known && (i < present || young || present < 0 && i < last):
+		case i < present:
+			a.take(run, a.epochBefore(run, runs[present]), osEarlier)
+		case known && (young || present < 0 && i < last):
 			a.take(run, a.epochOf(run), osEarlier)
 		default:
 			a.begin(run, known, known && present < 0)
@@ -92,10 +93,7 @@ func (a *osReplay) index(other bool) {
 	p := a.p
 	a.byNumber = slices.Clone(p.entries)
 	slices.SortStableFunc(a.byNumber, func(x, y osEntry) int { return cmp.Compare(x.number, y.number) })
-	for i := range a.byNumber {
-		e := &a.byNumber[i]
-		a.highest[e.epoch] = e.number
-	}
+	a.noteHighest()
 	if p.hostBefore == 0 {
 		return
 	}
@@ -112,6 +110,14 @@ func (a *osReplay) index(other bool) {
 				n--
 			}
 		}
+	}
+}
+
+// noteHighest notes the highest number of each epoch.
+func (a *osReplay) noteHighest() {
+	clear(a.highest)
+	for i := range a.byNumber {
+		a.highest[a.byNumber[i].epoch] = a.byNumber[i].number
 	}
 }
 
@@ -168,11 +174,28 @@ func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere
 	return match, other, elsewhere
 }
 
-// continues says whether a run continues the present sequence; young: which has begun since the
-// replay was asked for. Other messages that came since do not count.
-func (a *osReplay) continues(run osRun, young, last bool) bool {
+// present returns the place of the run that continues the present sequence; -1: none does. One that
+// has nothing in common with it may, but not behind one that has: there the numbers began anew.
+func (a *osReplay) present(runs []osRun, young bool) int {
+	present := -1
+	for i := range slices.Backward(runs) {
+		continues, common := a.continues(runs[i], young, i == len(runs)-1)
+		if continues && (present < 0 || common && !young) {
+			present = i
+		}
+		if present >= 0 && (common || young) {
+			break
+		}
+	}
+	return present
+}
+
+// continues says whether a run continues the present sequence, and whether they have messages in
+// common; young: the sequence has begun since the replay was asked for. Other messages that came
+// since do not count.
+func (a *osReplay) continues(run osRun, young, last bool) (continues, common bool) {
 	p := a.p
-	common, differs := false, false
+	differs := false
 	for i := run.from; i < run.to; i++ {
 		match, other, _ := a.lookup(p.epoch, &a.Messages[i])
 		e := cmp.Or(match, other)
@@ -180,7 +203,7 @@ func (a *osReplay) continues(run osRun, young, last bool) bool {
 			continue
 		}
 		if match != nil && match.time > 0 && a.Messages[i].Time > 0 {
-			return true
+			return true, true
 		}
 		common, differs = true, match == nil
 	}
@@ -190,14 +213,14 @@ func (a *osReplay) continues(run osRun, young, last bool) bool {
 	}
 	switch {
 	case differs: // the highest number in common is another message
-		return false
+		return false, common
 	case !common && young && p.published != none:
 		// it was written before what has been published since
-		return reach < p.highest && near(reach, p.highest)
+		return reach < p.highest && near(reach, p.highest), common
 	case !common && !near(reach, p.highest):
-		return false
+		return false, common
 	}
-	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked
+	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked, common
 }
 
 // epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was
@@ -211,6 +234,72 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 		}
 	}
 	return a.p.fresh()
+}
+
+// epochBefore is epochOf for a run that is before that of the present sequence. It is never of that
+// one: what was taken for a part of it, before a replay told that the numbers had begun anew between
+// them, is not. What both runs have stays where it is.
+func (a *osReplay) epochBefore(run, present osRun) uint32 {
+	p := a.p
+	stays := make(map[*osEntry]bool)
+	for i := present.from; i < present.to; i++ {
+		match, _, _ := a.lookup(p.epoch, &a.Messages[i])
+		stays[match] = true
+	}
+	var moved []*osEntry
+	var epoch *uint32
+	for i := run.from; i < run.to; i++ {
+		switch match, _, elsewhere := a.lookup(p.epoch, &a.Messages[i]); {
+		case elsewhere != nil:
+			epoch = &elsewhere.epoch
+		case match != nil && !stays[match]:
+			moved = append(moved, match)
+		}
+	}
+	if epoch == nil {
+		fresh := p.fresh()
+		epoch = &fresh
+	}
+	to := *epoch &^ byID
+	for _, e := range moved {
+		i := slices.Index(p.entries, *e)
+		e.epoch = to | e.epoch&byID
+		p.entries[i] = *e
+		p.touch(i)
+	}
+	if len(moved) > 0 {
+		a.noteHighest()
+		a.shorten(run, a.Messages[present.from].Number)
+	}
+	return to
+}
+
+// shorten makes the present sequence, which has a run that begins with first, end with what is left
+// of it after the messages of an earlier run have got another epoch.
+func (a *osReplay) shorten(earlier osRun, first int64) {
+	p := a.p
+	highest := int64(none)
+	for i := range p.entries {
+		if e := &p.entries[i]; e.of(p.epoch) {
+			highest = max(highest, e.number)
+		}
+	}
+	if highest = max(highest, p.floor); highest == none {
+		highest = first - 1
+	}
+	for i := earlier.from; i < earlier.to; i++ {
+		if number := a.Messages[i].Number; number > highest {
+			p.fill(number) // it was not lost
+		}
+	}
+	p.gaps = slices.DeleteFunc(p.gaps, func(gap span) bool {
+		if gap.to <= highest {
+			return false
+		}
+		p.lost += gap.count()
+		return true
+	})
+	p.highest, p.published = highest, min(p.published, highest)
 }
 
 // begin makes a run the present sequence. With behind, what was published since the replay was
