@@ -631,12 +631,12 @@ func TestPartitionMark(t *testing.T) {
 			s.m.commit()
 			held := slices.Concat(markRange("a", 0, 20), markRange("c", 0, 6), markRange("b", 0, 3))
 			s.pass(time.Second)
-			s.replay("1 dup, 20 new@1, 7 new@2, 2 new, 2 dup", held...)
+			s.replay("1 dup, 20 new, 7 new@2, 2 new@1, 2 dup", held...)
 			for range 2 {
 				s.blind()
 				s.replay("32 dup", held...)
 			}
-			s.live("1 new", one(4, "b"))
+			s.live("1 new@1", one(4, "b"))
 			s.missing(0, 0, 0)
 		}},
 		{"a failed commit: what a list has that proves nothing by its end", func(s *markStory) {
@@ -646,6 +646,16 @@ func TestPartitionMark(t *testing.T) {
 			s.replayOf("6 dup, 3 new, 2 new@1", OSReplay{Messages: held})
 			s.live("2 new@1", markRange("b", 2, 3)...)
 			s.replay("13 dup", append(held, markRange("b", 2, 3)...)...)
+		}},
+		{"a failed commit, before what a list had comes live", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.replay("20 dup, 3 new", markRange("a", 1, 23)...)
+			s.m.commit()
+			s.commitFails()
+			s.pass(30 * time.Second)
+			s.live("3 dup, 1 new", markRange("a", 21, 24)...)
+			s.pass(30 * time.Second)
+			s.live("1 new@1", one(21, "a"))
 		}},
 		{"an empty replay tells nothing", func(s *markStory) {
 			s.live("3 new", markRange("a", 1, 3)...)

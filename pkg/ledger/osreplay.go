@@ -21,6 +21,14 @@ type osReplay struct {
 	added   map[osEntry]bool
 	// how often the host before had a text, if this one has not replayed all yet
 	texts map[osText]int
+	// what was delivered under an epoch that it does not have any more
+	left map[osKey]bool
+}
+
+// osKey is what two messages with one epoch must not have in common.
+type osKey struct {
+	number int64
+	hash   uint32
 }
 
 type osText struct {
@@ -45,6 +53,7 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	a := &osReplay{
 		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
 		highest: make(map[uint32]int64), added: make(map[osEntry]bool), texts: make(map[osText]int),
+		left: make(map[osKey]bool),
 	}
 	if len(r.Messages) == 0 {
 		return nil
@@ -236,70 +245,59 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 	return a.p.fresh()
 }
 
-// epochBefore is epochOf for a run that is before that of the present sequence. It is never of that
-// one: what was taken for a part of it, before a replay told that the numbers had begun anew between
-// them, is not. What both runs have stays where it is.
+// epochBefore is epochOf for a run that is before that of the present sequence. If messages of both
+// were taken for one sequence, before a replay told that the numbers had begun anew between them, the
+// present one leaves it.
 func (a *osReplay) epochBefore(run, present osRun) uint32 {
-	p := a.p
+	old := a.p.epoch
 	stays := make(map[*osEntry]bool)
 	for i := present.from; i < present.to; i++ {
-		match, _, _ := a.lookup(p.epoch, &a.Messages[i])
+		match, _, _ := a.lookup(old, &a.Messages[i])
 		stays[match] = true
 	}
-	var moved []*osEntry
-	var epoch *uint32
 	for i := run.from; i < run.to; i++ {
-		switch match, _, elsewhere := a.lookup(p.epoch, &a.Messages[i]); {
-		case elsewhere != nil:
-			epoch = &elsewhere.epoch
-		case match != nil && !stays[match]:
-			moved = append(moved, match)
+		match, _, elsewhere := a.lookup(old, &a.Messages[i])
+		if match != nil && elsewhere == nil && !stays[match] {
+			a.leave(a.Messages[present.from].Number, stays)
+			break
 		}
 	}
-	if epoch == nil {
-		fresh := p.fresh()
-		epoch = &fresh
+	for i := run.to - 1; i >= run.from; i-- {
+		if _, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
+			return elsewhere.epoch &^ byID
+		}
 	}
-	to := *epoch &^ byID
-	for _, e := range moved {
-		i := slices.Index(p.entries, *e)
-		e.epoch = to | e.epoch&byID
-		p.entries[i] = *e
-		p.touch(i)
-	}
-	if len(moved) > 0 {
-		a.noteHighest()
-		a.shorten(run, a.Messages[present.from].Number)
-	}
-	return to
+	return a.p.fresh()
 }
 
-// shorten makes the present sequence, which has a run that begins with first, end with what is left
-// of it after the messages of an earlier run have got another epoch.
-func (a *osReplay) shorten(earlier osRun, first int64) {
-	p := a.p
-	highest := int64(none)
+// leave gives the present sequence an epoch of its own. It begins with a number, and has those
+// entries and what came since the replay was asked for.
+func (a *osReplay) leave(first int64, stays map[*osEntry]bool) {
+	p, old := a.p, a.p.epoch
+	for i := range a.Messages {
+		p.fill(a.Messages[i].Number) // what the replay has was not lost
+	}
+	p.restart(first, a.asked)
+	p.highest--
+	moved := make(map[osEntry]bool)
+	for i := range a.byNumber {
+		if e := &a.byNumber[i]; e.of(old) && (stays[e] || e.received >= a.asked) {
+			moved[*e] = true
+			a.left[osKey{e.number, e.hash}] = true
+			e.epoch = p.epoch | e.epoch&byID
+		}
+	}
 	for i := range p.entries {
-		if e := &p.entries[i]; e.of(p.epoch) {
-			highest = max(highest, e.number)
+		if e := &p.entries[i]; moved[*e] {
+			e.epoch = p.epoch | e.epoch&byID
+			p.lowest = min(p.lowest, e.number)
+			if e.number > p.highest {
+				p.highest, p.highestAt = e.number, e.received
+			}
+			p.touch(i)
 		}
 	}
-	if highest = max(highest, p.floor); highest == none {
-		highest = first - 1
-	}
-	for i := earlier.from; i < earlier.to; i++ {
-		if number := a.Messages[i].Number; number > highest {
-			p.fill(number) // it was not lost
-		}
-	}
-	p.gaps = slices.DeleteFunc(p.gaps, func(gap span) bool {
-		if gap.to <= highest {
-			return false
-		}
-		p.lost += gap.count()
-		return true
-	})
-	p.highest, p.published = highest, min(p.published, highest)
+	a.noteHighest()
 }
 
 // begin makes a run the present sequence. With behind, what was published since the replay was
@@ -363,6 +361,9 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		}
 		if present {
 			p.fill(msg.Number)
+		}
+		if a.left[osKey{msg.Number, msg.Text}] && v.Epoch == epoch && !present {
+			v.Epoch = p.fresh()
 		}
 		e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: v.Epoch}
 		if v.Duplicate || a.added[e] { // added: two replays were given as one
