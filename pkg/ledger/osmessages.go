@@ -235,30 +235,44 @@ func (o *OSMessages) Abandoned(partition string) (n int64) {
 // StartBehind notes that a partition is followed from behind these messages on, which the HMC held
 // before: without this nothing would tell later which messages of a quiet partition are new.
 func (o *OSMessages) StartBehind(partition string, messages []OSMessage) {
-	p := o.partition(partition)
-	p.started, p.start = true, 0
+	start := int64(0)
 	for i := range messages {
-		p.start = max(p.start, messages[i].Number+1)
+		start = max(start, messages[i].Number+1)
 	}
-	o.pending = append(o.pending, queue.KeyValue{
-		Key: o.startPrefix + partition, Value: binary.BigEndian.AppendUint64(nil, uint64(p.start)),
+	o.partition(partition).startAt(start)
+}
+
+// startAt notes the number from which on the first sequence is followed.
+func (p *osPartition) startAt(number int64) {
+	p.started, p.start = true, number
+	p.book.pending = append(p.book.pending, queue.KeyValue{
+		Key:   p.book.startPrefix + p.key[len(p.book.prefix):],
+		Value: binary.BigEndian.AppendUint64(nil, uint64(number)),
 	})
 }
 
 // BeforeStart returns how many messages at the begin of a list the HMC held already when the
 // partition began to be followed, where it was not asked for them then. Numbers that do not lead up
-// to the first one followed are those of a sequence that began anew, of which everything counts.
+// to the first one followed are those of a sequence that began anew, of which everything counts; so
+// are, once numbers have begun anew, those that nothing known of the first sequence follows.
 func (o *OSMessages) BeforeStart(partition string, messages []OSMessage) (n int) {
 	p := o.get(partition)
 	start := p.start
 	if !p.started {
 		start = p.lowest
 	}
-	rises := func(i int) bool { return i == 0 || messages[i].Number > messages[i-1].Number }
-	for p.epoch == 0 && n < len(messages) && messages[n].Number < start && rises(n) {
-		n++
+	end, first := 0, p.epoch == 0
+	for ; end < len(messages) && (end == 0 || messages[end].Number > messages[end-1].Number); end++ {
+		if messages[end].Number < start {
+			n++
+		} else if !first {
+			first = slices.ContainsFunc(p.entries, func(e osEntry) bool {
+				return e.of(0) && e.number == messages[end].Number && e.is(&messages[end])
+			})
+		}
 	}
-	if n > 0 && (messages[n-1].Number == start-1 || n < len(messages) && messages[n].Number >= start) {
+	leads := n > 0 && (n < end || messages[n-1].Number == start-1)
+	if leads && first && (p.epoch == 0 || end < len(messages)) {
 		return n
 	}
 	return 0
@@ -376,6 +390,9 @@ func (p *osPartition) restart(number int64, now time.Duration) {
 	p.epoch = p.top
 	if p.begun {
 		p.epoch = p.fresh()
+		if !p.started {
+			p.startAt(p.lowest)
+		}
 	}
 	p.begun, p.began, p.gaps = true, now, nil
 	p.lowest, p.highest, p.highestAt = number, number, now

@@ -621,6 +621,42 @@ func TestPartitionMark(t *testing.T) {
 			s.replay("3000 dup, 5 new@1", append(markRange("a", 1, 1500), markRange("b", 1, 1505)...)...)
 			s.replay("3005 dup", append(markRange("a", 1, 1500), markRange("b", 1, 1505)...)...)
 		}},
+		{"a failed commit: numbers that began anew went on where the stored ones end", func(s *markStory) {
+			s.live("1 new", one(0, "a"))
+			s.m.commit()
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.live("2 new@1", markRange("b", 0, 1)...)
+			s.commitFails()
+			s.live("2 new", markRange("b", 2, 3)...)
+			s.m.commit()
+			held := slices.Concat(markRange("a", 0, 20), markRange("c", 0, 6), markRange("b", 0, 3))
+			s.pass(time.Second)
+			s.replay("1 dup, 20 new, 7 new@2, 2 new@1, 2 dup", held...)
+			for range 2 {
+				s.blind()
+				s.replay("32 dup", held...)
+			}
+			s.live("1 new@1", one(4, "b"))
+			s.missing(0, 0, 0)
+		}},
+		{"a failed commit: what a list has that proves nothing by its end", func(s *markStory) {
+			s.live("6 new", markRange("a", 11, 16)...)
+			s.restart()
+			held := slices.Concat(markRange("a", 11, 19), markRange("b", 0, 1))
+			s.replayOf("6 dup, 3 new, 2 new@1", OSReplay{Messages: held})
+			s.live("2 new@1", markRange("b", 2, 3)...)
+			s.replay("13 dup", append(held, markRange("b", 2, 3)...)...)
+		}},
+		{"a failed commit, before what a list had comes live", func(s *markStory) {
+			s.live("20 new", markRange("a", 1, 20)...)
+			s.replay("20 dup, 3 new", markRange("a", 1, 23)...)
+			s.m.commit()
+			s.commitFails()
+			s.pass(30 * time.Second)
+			s.live("3 dup, 1 new", markRange("a", 21, 24)...)
+			s.pass(30 * time.Second)
+			s.live("1 new@1", one(21, "a"))
+		}},
 		{"an empty replay tells nothing", func(s *markStory) {
 			s.live("3 new", markRange("a", 1, 3)...)
 			s.replay("")
@@ -1393,6 +1429,22 @@ func TestStart(t *testing.T) {
 			t.Errorf("%d of %v, want %d", n, tt.list, tt.want)
 		}
 	}
+	m.live(markMessage(10, "a", -1), markClock)
+	m.live(markMessage(0, "b", -1), markClock)
+	for _, tt := range []struct {
+		list []OSMessage
+		want int
+	}{
+		{slices.Concat(markRange("a", 3, 12), markRange("b", 0, 20)), 7},
+		{slices.Concat(markRange("a", 3, 9), markRange("b", 0, 20)), 0},
+		{slices.Concat(markRange("b", 0, 20), markRange("c", 0, 20)), 0},
+		{markRange("b", 0, 20), 0},
+		{markRange("a", 3, 12), 0},
+	} {
+		if n := m.BeforeStart(markPartition, tt.list); n != tt.want {
+			t.Errorf("numbers began anew: %d of %v, want %d", n, tt.list, tt.want)
+		}
+	}
 	m.Forget(markPartition)
 	m.Forget("unknown")
 	m.commit()
@@ -1402,6 +1454,12 @@ func TestStart(t *testing.T) {
 	m.live(markMessage(10, "a", -1), markClock)
 	if n := m.BeforeStart(markPartition, markRange("a", 3, 12)); n != 7 {
 		t.Errorf("%d are before what came first", n)
+	}
+	m.live(markMessage(0, "b", -1), markClock)
+	m.commit()
+	m = m.restart(t)
+	if n := m.BeforeStart(markPartition, slices.Concat(markRange("a", 3, 12), markRange("b", 0, 0))); n != 7 {
+		t.Errorf("%d are before what came first, and numbers began anew", n)
 	}
 }
 

@@ -21,6 +21,14 @@ type osReplay struct {
 	added   map[osEntry]bool
 	// how often the host before had a text, if this one has not replayed all yet
 	texts map[osText]int
+	// what was delivered under an epoch that it does not have any more
+	left map[osKey]bool
+}
+
+// osKey is what two messages with one epoch must not have in common.
+type osKey struct {
+	number int64
+	hash   uint32
 }
 
 type osText struct {
@@ -45,6 +53,7 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	a := &osReplay{
 		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
 		highest: make(map[uint32]int64), added: make(map[osEntry]bool), texts: make(map[osText]int),
+		left: make(map[osKey]bool),
 	}
 	if len(r.Messages) == 0 {
 		return nil
@@ -61,17 +70,18 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 	runs := a.divide()
 	known := p.begun && !other
 	a.skips = known && p.hostBefore == 0
-	last, present, young := len(runs)-1, -1, p.began >= asked
-	for i := last; i >= 0 && known && present < 0; i-- {
-		if a.continues(runs[i], young, i == last) {
-			present = i
-		}
+	last, young := len(runs)-1, p.began >= asked
+	present := -1
+	if known {
+		present = a.present(runs, young)
 	}
 	for i, run := range runs {
 		switch {
 		case i == present:
 			a.take(run, p.epoch, osPresent)
-		case known && (i < present || young || present < 0 && i < last):
+		case i < present:
+			a.take(run, a.epochBefore(run, runs[present]), osEarlier)
+		case known && (young || present < 0 && i < last):
 			a.take(run, a.epochOf(run), osEarlier)
 		default:
 			a.begin(run, known, known && present < 0)
@@ -92,10 +102,7 @@ func (a *osReplay) index(other bool) {
 	p := a.p
 	a.byNumber = slices.Clone(p.entries)
 	slices.SortStableFunc(a.byNumber, func(x, y osEntry) int { return cmp.Compare(x.number, y.number) })
-	for i := range a.byNumber {
-		e := &a.byNumber[i]
-		a.highest[e.epoch] = e.number
-	}
+	a.noteHighest()
 	if p.hostBefore == 0 {
 		return
 	}
@@ -112,6 +119,14 @@ func (a *osReplay) index(other bool) {
 				n--
 			}
 		}
+	}
+}
+
+// noteHighest notes the highest number of each epoch.
+func (a *osReplay) noteHighest() {
+	clear(a.highest)
+	for i := range a.byNumber {
+		a.highest[a.byNumber[i].epoch] = a.byNumber[i].number
 	}
 }
 
@@ -168,11 +183,28 @@ func (a *osReplay) lookup(epoch uint32, msg *OSMessage) (match, other, elsewhere
 	return match, other, elsewhere
 }
 
-// continues says whether a run continues the present sequence; young: which has begun since the
-// replay was asked for. Other messages that came since do not count.
-func (a *osReplay) continues(run osRun, young, last bool) bool {
+// present returns the place of the run that continues the present sequence; -1: none does. One that
+// has nothing in common with it may, but not behind one that has: there the numbers began anew.
+func (a *osReplay) present(runs []osRun, young bool) int {
+	present := -1
+	for i := range slices.Backward(runs) {
+		continues, common := a.continues(runs[i], young, i == len(runs)-1)
+		if continues && (present < 0 || common && !young) {
+			present = i
+		}
+		if present >= 0 && (common || young) {
+			break
+		}
+	}
+	return present
+}
+
+// continues says whether a run continues the present sequence, and whether they have messages in
+// common; young: the sequence has begun since the replay was asked for. Other messages that came
+// since do not count.
+func (a *osReplay) continues(run osRun, young, last bool) (continues, common bool) {
 	p := a.p
-	common, differs := false, false
+	differs := false
 	for i := run.from; i < run.to; i++ {
 		match, other, _ := a.lookup(p.epoch, &a.Messages[i])
 		e := cmp.Or(match, other)
@@ -180,7 +212,7 @@ func (a *osReplay) continues(run osRun, young, last bool) bool {
 			continue
 		}
 		if match != nil && match.time > 0 && a.Messages[i].Time > 0 {
-			return true
+			return true, true
 		}
 		common, differs = true, match == nil
 	}
@@ -190,14 +222,14 @@ func (a *osReplay) continues(run osRun, young, last bool) bool {
 	}
 	switch {
 	case differs: // the highest number in common is another message
-		return false
+		return false, common
 	case !common && young && p.published != none:
 		// it was written before what has been published since
-		return reach < p.highest && near(reach, p.highest)
+		return reach < p.highest && near(reach, p.highest), common
 	case !common && !near(reach, p.highest):
-		return false
+		return false, common
 	}
-	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked
+	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked, common
 }
 
 // epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was
@@ -211,6 +243,61 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 		}
 	}
 	return a.p.fresh()
+}
+
+// epochBefore is epochOf for a run that is before that of the present sequence. If messages of both
+// were taken for one sequence, before a replay told that the numbers had begun anew between them, the
+// present one leaves it.
+func (a *osReplay) epochBefore(run, present osRun) uint32 {
+	old := a.p.epoch
+	stays := make(map[*osEntry]bool)
+	for i := present.from; i < present.to; i++ {
+		match, _, _ := a.lookup(old, &a.Messages[i])
+		stays[match] = true
+	}
+	for i := run.from; i < run.to; i++ {
+		match, _, elsewhere := a.lookup(old, &a.Messages[i])
+		if match != nil && elsewhere == nil && !stays[match] {
+			a.leave(a.Messages[present.from].Number, stays)
+			break
+		}
+	}
+	for i := run.to - 1; i >= run.from; i-- {
+		if _, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
+			return elsewhere.epoch &^ byID
+		}
+	}
+	return a.p.fresh()
+}
+
+// leave gives the present sequence an epoch of its own. It begins with a number, and has those
+// entries and what came since the replay was asked for.
+func (a *osReplay) leave(first int64, stays map[*osEntry]bool) {
+	p, old := a.p, a.p.epoch
+	for i := range a.Messages {
+		p.fill(a.Messages[i].Number) // what the replay has was not lost
+	}
+	p.restart(first, a.asked)
+	p.highest--
+	moved := make(map[osEntry]bool)
+	for i := range a.byNumber {
+		if e := &a.byNumber[i]; e.of(old) && (stays[e] || e.received >= a.asked) {
+			moved[*e] = true
+			a.left[osKey{e.number, e.hash}] = true
+			e.epoch = p.epoch | e.epoch&byID
+		}
+	}
+	for i := range p.entries {
+		if e := &p.entries[i]; moved[*e] {
+			e.epoch = p.epoch | e.epoch&byID
+			p.lowest = min(p.lowest, e.number)
+			if e.number > p.highest {
+				p.highest, p.highestAt = e.number, e.received
+			}
+			p.touch(i)
+		}
+	}
+	a.noteHighest()
 }
 
 // begin makes a run the present sequence. With behind, what was published since the replay was
@@ -274,6 +361,9 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		}
 		if present {
 			p.fill(msg.Number)
+		}
+		if a.left[osKey{msg.Number, msg.Text}] && v.Epoch == epoch && !present {
+			v.Epoch = p.fresh()
 		}
 		e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: v.Epoch}
 		if v.Duplicate || a.added[e] { // added: two replays were given as one

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/crc32"
+	"maps"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -111,10 +112,11 @@ func (s *osSlot) decode(b []byte) bool {
 	return !c.bad && len(c.b) == 0 && s.start >= 0 && s.start%slotEntries == 0
 }
 
-// Load replaces all that is known by what is stored. It
+// Load replaces all that is known by what is stored. When it came is kept of what was known before. It
 // returns how many values could not be read: what they told is not known, and is delivered again
 // where the HMC replays it.
 func (o *OSMessages) Load(stored Stored) (damaged int) {
+	before := maps.Clone(o.partitions)
 	clear(o.partitions)
 	o.changed, o.pending = nil, nil
 	slots := make(map[string][]osSlot)
@@ -130,8 +132,12 @@ func (o *OSMessages) Load(stored Stored) (damaged int) {
 		return true
 	})
 	for partition, of := range slots {
-		if !o.partition(partition).join(of) {
+		p := o.partition(partition)
+		if !p.join(of) {
 			damaged++
+		}
+		if was := before[partition]; was != nil {
+			p.recall(was)
 		}
 	}
 	stored(o.startPrefix, func(key string, value []byte) bool {
@@ -224,4 +230,23 @@ func (p *osPartition) join(slots []osSlot) bool {
 		p.dirty = 1<<(newest.slots+1) - 1
 	}
 	return true
+}
+
+// recall completes what was loaded by what is not stored, from what was known before a commit failed.
+func (p *osPartition) recall(was *osPartition) {
+	for i := range p.entries {
+		e, at := &p.entries[i], p.first+int64(i)-was.first
+		if at < 0 || at >= int64(len(was.entries)) {
+			continue
+		}
+		if old := &was.entries[at]; old.number == e.number && old.hash == e.hash {
+			e.received = old.received
+			if e.number == p.highest && e.of(p.epoch) {
+				p.highestAt = e.received
+			}
+		}
+	}
+	if p.epoch == was.epoch {
+		p.began, p.published = was.began, min(was.published, p.highest)
+	}
 }

@@ -176,7 +176,10 @@ func (cs *channels) openDue(ctx context.Context) {
 // open opens a partition's OS message channel and subscribes to it.
 func (cs *channels) open(ctx context.Context, c *channel) {
 	k := cs.k
-	uri, opened := c.partition.ObjectURI, time.Now()
+	uri := c.partition.ObjectURI
+	k.mu.Lock()
+	c.opened = time.Now()
+	k.mu.Unlock()
 	topic, err := k.session.OpenOSMessageChannel(ctx, uri, c.refresh)
 	if hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelExists) {
 		topic, err = cs.topicOfOpen(ctx, uri)
@@ -198,9 +201,12 @@ func (cs *channels) open(ctx context.Context, c *channel) {
 	st := channelStatus{partition: c.label()}
 	k.mu.Lock()
 	c.tried = true
+	if err != nil {
+		c.opened = time.Time{}
+	}
 	switch {
 	case err == nil:
-		c.topic, c.opened = topic, opened
+		c.topic = topic
 		if needsStart && c.fill == nil {
 			c.fill = new(retry)
 		}

@@ -61,7 +61,7 @@ func (f *fetcher) ask(topics map[string]bool) {
 		}
 		for _, c := range k.channels.byURI {
 			if topic == "" || c.topic == topic {
-				c.fill, c.replay = new(retry), c.topic == ""
+				c.fill, c.replay = new(retry), c.topic == "" && c.opened.IsZero()
 			}
 		}
 	}
@@ -229,7 +229,7 @@ func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
 	switch begun := c.opened.Add(2 * settle); {
 	case replaying:
 		c.fill.due = now.Add(settle)
-	case !k.newSession || !c.refresh || !c.replay || c.opened.IsZero():
+	case !f.replays(c):
 		return false
 	case now.Before(begun):
 		c.fill.due = begun
@@ -241,6 +241,12 @@ func (f *fetcher) awaitsReplay(c *channel, now time.Time) bool {
 	return true
 }
 
+// replays says whether the HMC replays what it holds of a partition since more of it was missed, or
+// has: its channel was opened after that, and in a new session. The keeper's mu is held.
+func (f *fetcher) replays(c *channel) bool {
+	return f.k.newSession && c.refresh && c.replay && !c.opened.IsZero()
+}
+
 // fetchMessagesOf lists the messages that the HMC holds of one partition. All of them, not only
 // those from the last one known on: after an IPL the numbers may be lower, and only the whole shows
 // it.
@@ -248,10 +254,10 @@ func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel, topic string)
 	rec, uri := f.k.Rec, c.partition.ObjectURI
 	missing, known := rec.MissingMessages(uri)
 	f.k.mu.Lock()
-	replay := c.replay
+	replays := f.replays(c)
 	f.k.mu.Unlock()
-	if !known && c.refresh && replay {
-		return nil // the HMC replays all it holds
+	if !known && replays {
+		return nil // it held nothing
 	}
 	asked := time.Now()
 	messages, err := f.k.session.ListOSMessages(ctx, uri, -1)

@@ -38,3 +38,35 @@ func TestFillAfterReplay(t *testing.T) {
 		c.fill = nil
 	}
 }
+
+// TestReplays has the HMC replay what it holds for a channel that was opened after more was missed,
+// in a new session only: where it replays nothing, a partition of which nothing is known, because
+// the first of it could not be stored, is asked for.
+func TestReplays(t *testing.T) {
+	const uri, topic = "/api/partitions/1", "ensadmin.1osm.1"
+	now := time.Now()
+	for _, tt := range []struct {
+		name             string
+		newSession       bool
+		missed, openedAt time.Time
+		want             bool
+	}{
+		{"missed before it was opened", true, now, now.Add(time.Second), true},
+		{"missed while it was opened", true, now.Add(time.Second), now, false},
+		{"open since a link before this one", true, now, time.Time{}, false},
+		{"the session goes on", false, now, now.Add(time.Second), false},
+	} {
+		k := newKeeper(newTestSupervisor(t), nil, new(Offer), nil)
+		k.newSession = tt.newSession
+		c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true}
+		k.channels.byURI[uri] = c
+		if tt.missed.After(tt.openedAt) {
+			c.opened = tt.openedAt
+		}
+		k.fetch.ask(map[string]bool{"": true})
+		c.topic, c.opened = topic, tt.openedAt
+		if got := k.fetch.replays(c); got != tt.want || c.fill == nil {
+			t.Errorf("%s: replayed %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

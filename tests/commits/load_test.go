@@ -102,7 +102,7 @@ func (r *run) publish(c *console) error {
 		r.logEntries(c, []string{"audit", "security"}[r.random.IntN(2)], 1+r.random.IntN(2))
 	case n < 96:
 		return c.sim.SetPartitionStatus(p.ID, []string{"active", "degraded"}[r.random.IntN(2)])
-	case n < 97 && strict(restart): // as at an IPL
+	case n < 97: // as at an IPL
 		return c.sim.SetOSMessageSequence(p.ID, 0)
 	case n < 98 && r.random.IntN(2) == 0:
 		defer r.fault(c, "cut")()
@@ -157,15 +157,10 @@ func (r *run) propertyChange(c *console, p hmcsim.PartitionInfo) {
 
 func (r *run) jobCompletion(c *console) {
 	n := r.ledger.Add(c.name, "job", false)
-	var body []byte
-	if !strict(job) {
-		// With it, nobody asks.
-		body = []byte(`{"status":"complete"}`)
-	}
 	r.ledger.Sent(c.sim.Publish(hmcsim.TopicJob, []hmcsim.Header{
 		{Name: "notification-type", Value: "job-completion"},
 		{Name: "job-uri", Value: "/api/jobs/" + n.Mark()},
-	}, body), n)
+	}, nil), n)
 }
 
 // osMessages writes messages of a partition's operating system, which the HMC holds.

@@ -7,7 +7,6 @@ package commits_test
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,40 +25,9 @@ const (
 	seedVariable = "HMCNOTIFYD_COMMITS_SEED"
 	// keepVariable names a directory in which logs and events of runs that fail are kept.
 	keepVariable = "HMCNOTIFYD_COMMITS_KEEP"
-	// strictVariable names, with commas between, the faults that are not left out.
-	strictVariable = "HMCNOTIFYD_COMMITS_STRICT"
 	// atOnce is how many runs go on at a time: they wait most of their time.
 	atOnce = 30
 )
-
-// Five faults of a recorder that takes back by hand what could not be stored are left out, unless
-// strictVariable names them, or says "all". They have to be gone with one that loads what is stored,
-// and what is here of them goes with them.
-const (
-	// Of a partition of which nothing is stored yet, what cannot be stored is lost: it is not asked for,
-	// because the HMC "replays all it holds", which it does once. Of a log of which nothing is stored
-	// yet, the first entries are lost: what is fetched afterwards begins with the entry that came
-	// first, which need not be the oldest one. Neither is lost where the first of it was stored.
-	first = "first"
-	// OS messages whose numbers have started anew (an IPL) may be taken for known although they could
-	// not be stored, and come with a later fetch, behind newer ones, or not at all.
-	restart = "restart"
-	// An OS message that one HMC of a group has reported is reported by another one as well, with
-	// another id, if that one could not store that it knows it.
-	twin = "twin"
-	// A job completion that is held back until it is known how the job has ended, and then cannot be
-	// stored, is older than the gap that is to name it.
-	job = "job"
-	// What is fetched may come behind something newer that an earlier fetch has brought: it was taken
-	// for known then, because it had come live and nobody knew yet that it could not be stored.
-	order = "order"
-)
-
-// strict says whether one of them is looked at.
-func strict(fault string) bool {
-	names := strings.Split(os.Getenv(strictVariable), ",")
-	return slices.Contains(names, fault) || slices.Contains(names, "all")
-}
 
 // number returns what an environment variable says; without it, other.
 func number(t *testing.T, variable string, other int) int {

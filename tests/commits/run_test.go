@@ -104,7 +104,7 @@ func (r *run) live() error {
 	r.hook = newHook()
 	// Before anything is stored nobody knows, after a restart, that there is something to be fetched;
 	// nor is it known at once from where on a partition is followed that is not replayed.
-	cold := strict(first) && r.restarts == 0 && !slices.ContainsFunc(r.hmcs, func(c *console) bool { return !c.refresh })
+	cold := r.restarts == 0 && !slices.ContainsFunc(r.hmcs, func(c *console) bool { return !c.refresh })
 	early := cold && r.random.IntN(3) == 0
 	r.scenario = fmt.Sprintf("%d HMCs, of one group: %v; commits fail in bursts of 1 to %d, one out of %d begins one, from the start on: %v; %d restarts",
 		len(r.hmcs), r.grouped, r.faults.length, r.faults.often, early, r.restarts)
@@ -164,17 +164,12 @@ func (r *run) live() error {
 	return nil
 }
 
-// warmUp has something stored of each HMC, of each partition whose messages are not replayed and,
-// unless the fault that this hides is looked at, of each other partition and of each log.
+// warmUp has something stored of each HMC, and of each partition whose messages are not replayed.
 func (r *run) warmUp() error {
 	for _, c := range r.hmcs {
-		if !strict(first) {
-			r.logEntries(c, "audit", 1)
-			r.logEntries(c, "security", 1)
-		}
 		for _, p := range c.sim.Partitions() {
 			r.propertyChange(c, p)
-			if strict(first) && c.refresh {
+			if c.refresh {
 				continue
 			}
 			if err := r.osMessages(c, p, 1); err != nil {
@@ -310,18 +305,8 @@ func (r *run) judge() []string {
 // normalize brings what a group has reported to the accounts of the ledger. The order is kept of what
 // one HMC reports.
 func (r *run) normalize(list []oracle.Arrival) []oracle.Arrival {
-	teller := make(map[string]string)
 	var out []oracle.Arrival
 	for _, a := range list {
-		if !strict(order) && a.Origin == event.OriginBackfill {
-			at := "@" + a.Received.String()
-			a.Topic += at
-			if a.Resource != nil {
-				resource := *a.Resource
-				resource.ObjectURI += at
-				a.Resource = &resource
-			}
-		}
 		if !r.grouped {
 			out = append(out, a)
 			continue
@@ -331,13 +316,7 @@ func (r *run) normalize(list []oracle.Arrival) []oracle.Arrival {
 			shared.ID, shared.HMC = a.ID+"@"+both, both
 			out = append(out, shared)
 		}
-		if mark := a.Mark(); strings.Contains(mark, ":"+both+":") {
-			if teller[mark] == "" {
-				teller[mark] = a.HMC
-			}
-			if !strict(twin) && a.Type == event.TypeOSMessage && teller[mark] != a.HMC {
-				continue
-			}
+		if strings.Contains(a.Mark(), ":"+both+":") {
 			resource := *a.Resource
 			resource.ObjectURI += "@" + a.HMC
 			a.Resource, a.HMC = &resource, both
