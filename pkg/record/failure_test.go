@@ -46,12 +46,12 @@ type house struct {
 	queue  *queue.Queue
 	cursor *queue.Cursor
 	group  *Group
-	sent   int
+	gapsOf map[string][]ledger.Gap // by HMC, as stored returned them
 }
 
 func newHouse(t *testing.T, members int) *house {
 	t.Helper()
-	h := &house{t: t, disk: new(disk)}
+	h := &house{t: t, disk: new(disk), gapsOf: make(map[string][]ledger.Gap)}
 	var err error
 	h.queue, err = queue.Open(queue.Options{Dir: t.TempDir(), Wrap: func(s queue.Store) queue.Store {
 		h.disk.Store = s
@@ -151,6 +151,7 @@ func (h *house) stored() (marks []string, gaps []ledger.Gap) {
 					h.t.Fatal(err)
 				}
 				gaps = append(gaps, g)
+				h.gapsOf[e.HMC] = append(h.gapsOf[e.HMC], g)
 			case e.Resource != nil:
 				marks = append(marks, e.Resource.Name)
 			default:
@@ -226,6 +227,7 @@ func TestCommitOfGroupFails(t *testing.T) {
 	connect(a)
 	connect(b)
 	h.stored()
+	before := time.Now()
 	h.disk.full.Store(true)
 	h.disk.mu.Lock()
 	h.change(a, "a's")
@@ -241,6 +243,10 @@ func TestCommitOfGroupFails(t *testing.T) {
 		t.Errorf("missed: %v, %v", wa.missed, wb.missed)
 	}
 	h.works()
+	b.begin(t.Context()).end()
+	if now := time.Now(); a.tx.gaps.Watched(before, now) || !a.tx.gaps.Linked(now) || b.tx.gaps.Watched(before, now) {
+		t.Error("one of them has reported all that happened")
+	}
 	// a reports what b could not store, and is no repetition.
 	h.change(a, "b's, in flight")
 	h.change(a, "b's, after it")
