@@ -271,7 +271,7 @@ func TestBeginWaitsForTheQueue(t *testing.T) {
 	f := &h.group.flight
 	batch, chain := f.add()
 	f.failed.Store(true) // by a batch before it
-	if chain == nil || f.landing() != f.landing() {
+	if one, other := f.landing(), f.landing(); chain == nil || one != other {
 		t.Fatal("not one channel for all that wait")
 	}
 	begun := make(chan struct{})
@@ -284,7 +284,9 @@ func TestBeginWaitsForTheQueue(t *testing.T) {
 		t.Fatal("it did not wait")
 	case <-time.After(50 * time.Millisecond):
 	}
-	h.group.mu.Lock() // nobody has it who waits
+	if !h.group.mu.TryLock() {
+		t.Fatal("it waits with the lock")
+	}
 	h.group.mu.Unlock()
 	lost := failures{r: {from: time.Now(), cause: "a test", missed: map[string]int{event.TopicObject: 1}}}
 	f.land(batch, queue.ErrChain, lost)
@@ -480,7 +482,8 @@ func TestHeldJobsOutliveARefusal(t *testing.T) {
 	h.stored()
 	for i := range 2 {
 		received(t, r, "u.job", receiver.Headers{
-			{Name: "notification-type", Value: event.TypeJobCompletion}, {Name: "message-id", Value: fmt.Sprint(i)},
+			{Name: "notification-type", Value: event.TypeJobCompletion},
+			{Name: "message-id", Value: fmt.Sprint(i)},
 			{Name: "job-uri", Value: fmt.Sprintf("/api/jobs/%d", i)},
 		}, "")
 	}
