@@ -168,6 +168,9 @@ func (b *Gaps) Watched(from, to time.Time) bool {
 	return !slices.ContainsFunc(b.past, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
 }
 
+// Unreported notes that not all that was seen in a time has been reported.
+func (b *Gaps) Unreported(from, to time.Time) { b.past = keepSpan(b.past, timeSpan{from, to}) }
+
 // Linked reports whether the HMC may have sent over a link what it reported at a time.
 func (b *Gaps) Linked(at time.Time) bool {
 	isUp := !b.upSince.IsZero() && !b.asked.After(at)

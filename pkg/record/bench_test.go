@@ -25,9 +25,13 @@ func BenchmarkNotification(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		received := receiver.Notification{Topic: "u.object", Received: r.now(), Body: body, Headers: receiver.Headers{
-			{Name: "notification-type", Value: event.TypePropertyChange}, {Name: "message-id", Value: strconv.Itoa(i)},
-			{Name: "session-sequence-nr", Value: strconv.Itoa(i)}, {Name: "class", Value: "partition"}, {Name: "name", Value: "P"},
-			{Name: "object-uri", Value: "/api/partitions/1"}, {Name: "property-names", Value: " description "},
+			{Name: "notification-type", Value: event.TypePropertyChange},
+			{Name: "message-id", Value: strconv.Itoa(i)},
+			{Name: "session-sequence-nr", Value: strconv.Itoa(i)},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: "P"},
+			{Name: "object-uri", Value: "/api/partitions/1"},
+			{Name: "property-names", Value: " description "},
 		}}
 		n.Parse(&received, true)
 		r.Notification(b.Context(), &n)

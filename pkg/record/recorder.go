@@ -329,20 +329,25 @@ func (t *tx) settleSequence(all bool) {
 // Close records that nobody watches the HMC any more, and why.
 func (r *Recorder) Close(ctx context.Context, cause string) {
 	r.tick(ctx, true)
-	defer func() {
-		r.group.mu.Lock()
-		defer r.group.mu.Unlock()
-		delete(r.group.members, r.name)
-	}()
-	var err error
 	for range 2 { // the second time with what could be loaded
 		r.lastWords(ctx, cause)
-		err = r.group.queue.Flush() //nolint:contextcheck // what was accepted is stored, whatever ends
+		_ = r.group.queue.Flush() //nolint:contextcheck // what was accepted is stored, whatever ends
 		if !r.group.flight.failed.Load() {
-			return
+			break
 		}
 	}
-	r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
+	r.leave()
+	// Another HMC of the group may have sent what is known of this one: nobody loads it before it is
+	// stored or refused.
+	if err := r.group.queue.Flush(); err != nil { //nolint:contextcheck // as above
+		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
+	}
+}
+
+func (r *Recorder) leave() {
+	r.group.mu.Lock()
+	defer r.group.mu.Unlock()
+	delete(r.group.members, r.name)
 }
 
 func (r *Recorder) lastWords(ctx context.Context, cause string) {

@@ -125,6 +125,12 @@ func (g *Group) reload() {
 		all.add(r, f)
 	}
 	g.load()
+	first := time.Now()
+	for _, f := range all {
+		if f.from.Before(first) {
+			first = f.from
+		}
+	}
 	for _, r := range g.members {
 		t := &r.tx
 		t.now, t.due, t.refetch = r.now(), nil, true
@@ -135,6 +141,8 @@ func (g *Group) reload() {
 			since = f.from
 			t.gaps.StorageFailed(f.from, "the storage refused what was received: "+f.cause, f.missed, t.now)
 		}
+		// Of what was lost by one HMC another one may have taken its own report for a repetition.
+		t.gaps.Unreported(first, t.now)
 		t.awaitEntries(since, r.logKinds())
 		for _, parent := range t.hardware.Parents() {
 			r.watcher.ListHardware(parent)
