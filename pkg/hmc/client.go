@@ -433,14 +433,8 @@ func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, e
 		return nil, err
 	}
 	cfg := c.opts.TLS.Clone()
-	if cfg.ServerName == "" {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			_ = raw.Close()
-			return nil, err
-		}
-		cfg.ServerName = withoutZone(host)
-	}
+	host, _, _ := net.SplitHostPort(addr) // it was dialed
+	cfg.ServerName = cmp.Or(cfg.ServerName, withoutZone(host))
 	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()

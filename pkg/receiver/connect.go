@@ -223,10 +223,8 @@ func isLogonRefusal(f *frame) bool {
 // the host's name.
 func verifiedTLS(config *tls.Config, host string) *tls.Config {
 	config = cmp.Or(config, &tls.Config{MinVersion: tls.VersionTLS12}).Clone()
-	if config.ServerName == "" {
-		// No certificate names a zone.
-		config.ServerName, _, _ = strings.Cut(host, "%")
-	}
+	name, _, _ := strings.Cut(host, "%") // no certificate names a zone
+	config.ServerName = cmp.Or(config.ServerName, name)
 	return config
 }
 

@@ -21,18 +21,8 @@ const (
 	cloudEventEnvelope = 400
 )
 
-// cloudEventBody returns the record as CloudEvents 1.0 in structured mode has it.
-func cloudEventBody(records []event.Record) ([]byte, error) {
-	return appendCloudEvent(make([]byte, 0, len(records[0].JSON)+cloudEventEnvelope), records[0]), nil
-}
-
-// cloudEventsBody returns the records as a batch of CloudEvents.
-func cloudEventsBody(records []event.Record) ([]byte, error) {
-	return jsonArray(records, cloudEventEnvelope, appendCloudEvent), nil
-}
-
-// appendCloudEvent takes what it needs out of the event's JSON as it stands there. The event as a
-// whole is the data.
+// appendCloudEvent appends the record as CloudEvents 1.0 in structured mode has it. It takes what
+// it needs out of the event's JSON as it stands there. The event as a whole is the data.
 func appendCloudEvent(dst []byte, r event.Record) []byte {
 	f := fieldsOf(&r)
 	dst = append(dst, `{"specversion":"1.0","id":`...)

@@ -255,14 +255,9 @@ func (k *kafkaSink) dialer(c *kafkaClient) func(context.Context, string, string)
 
 // handshake turns a connection into one with TLS, or closes it.
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address string) (net.Conn, error) {
-	if cfg.ServerName == "" {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			host = address
-		}
-		cfg = cfg.Clone()
-		cfg.ServerName = host
-	}
+	cfg = cfg.Clone()
+	host, _, _ := net.SplitHostPort(address) // it was dialed
+	cfg.ServerName = cmp.Or(cfg.ServerName, host)
 	encrypted := tls.Client(conn, cfg)
 	if err := encrypted.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()

@@ -82,19 +82,15 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 	batch := w.batch > 1
 	switch cfg.Format {
 	case "", config.FormatJSON:
-		w.body = jsonBody
-		if batch {
-			w.body = batchBody
-		}
+		w.body = bodyOf(batch, 0, func(dst []byte, r event.Record) []byte { return append(dst, r.JSON...) })
 		return "application/json", nil
 	case config.FormatCloudEvents:
 		// The envelope of a small event is as large as the event.
 		w.maxBytes = maxBatchBytes / 2
+		w.body = bodyOf(batch, cloudEventEnvelope, appendCloudEvent)
 		if batch {
-			w.body = cloudEventsBody
 			return cloudEvents, nil
 		}
-		w.body = cloudEventBody
 		return cloudEvent, nil
 	case config.FormatTemplate:
 		// How much a template makes of an event is not known.
@@ -166,29 +162,25 @@ func batchID(records []event.Record) string {
 	return "batch-" + hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// jsonBody returns the record as it is.
-func jsonBody(records []event.Record) ([]byte, error) { return records[0].JSON, nil }
-
-// batchBody returns the JSON array of the records.
-func batchBody(records []event.Record) ([]byte, error) {
-	return jsonArray(records, 0, func(dst []byte, r event.Record) []byte { return append(dst, r.JSON...) }), nil
-}
-
-// jsonArray puts an array together of what add appends for each record, which is more than its JSON
-// by about so many bytes.
-func jsonArray(records []event.Record, more int, add func(dst []byte, r event.Record) []byte) []byte {
-	size := len(records) + 1
-	for i := range records {
-		size += len(records[i].JSON) + more
-	}
-	body := append(make([]byte, 0, size), '[')
-	for i := range records {
-		if i > 0 {
-			body = append(body, ',')
+// bodyOf returns what makes bodies of what add appends for each record, which is more than its JSON
+// by about so many bytes: an array of it for a batch, else that of the only record.
+func bodyOf(
+	batch bool, more int, add func(dst []byte, r event.Record) []byte,
+) func([]event.Record) ([]byte, error) {
+	return func(records []event.Record) ([]byte, error) {
+		size := len(records) + 1
+		for i := range records {
+			size += len(records[i].JSON) + more
 		}
-		body = add(body, records[i])
+		body := make([]byte, 0, size)
+		if !batch {
+			return add(body, records[0]), nil
+		}
+		for i := range records {
+			body = add(append(body, "[,"[min(i, 1)]), records[i])
+		}
+		return append(body, ']'), nil
 	}
-	return append(body, ']')
 }
 
 // Close ends every connection, and with it every request.
