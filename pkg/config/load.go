@@ -84,7 +84,7 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 // syntaxErrors says what to do about errors of the YAML library that people often make. Its texts
 // hold nothing of the file but the name of an anchor, which may be a password without its quotes:
 // that text is replaced as a whole.
-var syntaxErrors = map[string]string{ //nolint:gosec // G101: a token of YAML is no secret
+var syntaxErrors = map[string]string{
 	"mapping values are not allowed in this context": "a value that holds \": \" must be in quotes, " +
 		"and keys of one mapping in one column",
 	"found character that cannot start any token": "do not indent with tabs, " +
