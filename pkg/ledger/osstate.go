@@ -232,8 +232,8 @@ func (p *osPartition) join(slots []osSlot) bool {
 	return true
 }
 
-// recall completes what was loaded after a commit failed: when a message came is not stored, but was
-// known before.
+// recall completes what was loaded after a commit failed: when a message came is not stored, but
+// was known before.
 func (p *osPartition) recall(was *osPartition) {
 	for i := range p.entries {
 		e, at := &p.entries[i], p.first+int64(i)-was.first
