@@ -246,8 +246,8 @@ func (a *osReplay) epochOf(run osRun) uint32 {
 }
 
 // epochBefore is epochOf for a run that is before that of the present sequence. If messages of both
-// were taken for one sequence, before a replay told that the numbers had begun anew between them, the
-// present one leaves it.
+// were taken for one sequence, before a replay told that the numbers had begun anew between them,
+// the present one leaves it.
 func (a *osReplay) epochBefore(run, present osRun) uint32 {
 	old := a.p.epoch
 	stays := make(map[*osEntry]bool)

@@ -112,9 +112,9 @@ func (s *osSlot) decode(b []byte) bool {
 	return !c.bad && len(c.b) == 0 && s.start >= 0 && s.start%slotEntries == 0
 }
 
-// Load replaces all that is known by what is stored. When it came is kept of what was known before. It
-// returns how many values could not be read: what they told is not known, and is delivered again
-// where the HMC replays it.
+// Load replaces all that is known by what is stored. It keeps when each message came, which is not
+// stored. It returns how many values could not be read: what they told is not known, and is
+// delivered again where the HMC replays it.
 func (o *OSMessages) Load(stored Stored) (damaged int) {
 	before := maps.Clone(o.partitions)
 	clear(o.partitions)
@@ -232,7 +232,8 @@ func (p *osPartition) join(slots []osSlot) bool {
 	return true
 }
 
-// recall completes what was loaded by what is not stored, from what was known before a commit failed.
+// recall completes what was loaded after a commit failed: when a message came is not stored, but
+// was known before.
 func (p *osPartition) recall(was *osPartition) {
 	for i := range p.entries {
 		e, at := &p.entries[i], p.first+int64(i)-was.first
