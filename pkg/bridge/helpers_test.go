@@ -38,8 +38,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.
 	within = 5 * time.Minute
-	// drainTimeout is what a daemon has at its end on a machine with much else to do.
-	drainTimeout = 4 * time.Minute
+	// testDrainTimeout is what a daemon has at its end on a machine with much else to do.
+	testDrainTimeout = 4 * time.Minute
 )
 
 // testTiming waits for nothing that a test would have to sit out.
@@ -130,7 +130,7 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: drainTimeout,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout,
 	})
 	if err != nil {
 		d.t.Fatal(err)
