@@ -22,6 +22,9 @@ var jsonSeeds = []string{
 func checkAgainstLibrary(t *testing.T, body []byte) {
 	t.Helper()
 	want := json.Valid(body) && utf8.Valid(body)
+	if got := validJSON(body); got != want {
+		t.Errorf("validJSON(%q) = %v, encoding/json and utf8 say %v", body, got, want)
+	}
 	if err := checkJSON(body); (err == nil) != want {
 		t.Errorf("checkJSON(%q) = %v, encoding/json and utf8 say %v", body, err, want)
 	}
@@ -31,8 +34,7 @@ func TestValidJSON(t *testing.T) {
 	for _, s := range jsonSeeds {
 		checkAgainstLibrary(t, []byte(s))
 	}
-	const maxDepth = 10000 // how deep encoding/json lets a value nest
-	for _, depth := range []int{maxDepth - 1, maxDepth, maxDepth + 1} {
+	for _, depth := range []int{maxJSONDepth - 1, maxJSONDepth, maxJSONDepth + 1} {
 		checkAgainstLibrary(t, []byte(strings.Repeat("[", depth)+strings.Repeat("]", depth)))
 		checkAgainstLibrary(t, []byte(strings.Repeat(`{"a":`, depth)+"1"+strings.Repeat("}", depth)))
 	}
@@ -63,4 +65,24 @@ func FuzzValidJSON(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(checkAgainstLibrary)
+}
+
+func BenchmarkValidJSON(b *testing.B) {
+	body := []byte(jsonSeeds[0])
+	b.Run("ours", func(b *testing.B) {
+		b.SetBytes(int64(len(body)))
+		for b.Loop() {
+			if !validJSON(body) {
+				b.Fatal("not valid")
+			}
+		}
+	})
+	b.Run("library", func(b *testing.B) {
+		b.SetBytes(int64(len(body)))
+		for b.Loop() {
+			if !json.Valid(body) || !utf8.Valid(body) {
+				b.Fatal("not valid")
+			}
+		}
+	})
 }
