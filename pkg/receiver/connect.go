@@ -1,7 +1,6 @@
 package receiver
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	stomp "github.com/go-stomp/stomp/v3/frame"
 	"go.uber.org/zap"
 )
 
@@ -86,7 +84,7 @@ func (l *link) logon(ctx context.Context) error {
 	connect := appendFrame(nil, "CONNECT",
 		"accept-version", acceptVersion,
 		"host", r.opts.Host,
-		stomp.HeartBeat,
+		headerHeartBeat,
 		fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
 		"login", r.logons[r.spelling].login,
 		"passcode", r.logons[r.spelling].passcode)
@@ -98,9 +96,9 @@ func (l *link) logon(ctx context.Context) error {
 		return phase(ctx, err, "no CONNECTED", doing)
 	}
 	switch f.command {
-	case stomp.CONNECTED:
+	case commandConnected:
 		return l.negotiate(f.headers)
-	case stomp.ERROR:
+	case commandError:
 		jms := r.jmsError(&f)
 		reason := ReasonBroker
 		if isLogonRefusal(&f) {
@@ -145,7 +143,7 @@ func tlsError(err error) error {
 
 // negotiate takes over what the server chose in its CONNECTED frame.
 func (l *link) negotiate(h Headers) error {
-	switch version := h.Get(stomp.Version); version {
+	switch version := h.Get(headerVersion); version {
 	case "", "1.0": // a 1.0 server has no such header, and no escapes
 	case "1.1", "1.2":
 		l.escapes = true
@@ -154,7 +152,7 @@ func (l *link) negotiate(h Headers) error {
 	default:
 		return protocolErrorf("the broker chose STOMP version %.40q", version)
 	}
-	serverSends, serverWants, err := parseHeartBeat(h.Get(stomp.HeartBeat))
+	serverSends, serverWants, err := parseHeartBeat(h.Get(headerHeartBeat))
 	if err != nil {
 		return err
 	}
@@ -208,7 +206,7 @@ func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
 // userid, while an attempt too few costs seconds.
 func isLogonRefusal(f *frame) bool {
 	body := f.body[:min(len(f.body), 1<<10)]
-	text := strings.ToLower(f.headers.Get(stomp.Message) + "\n" + string(body))
+	text := strings.ToLower(f.headers.Get(headerMessage) + "\n" + string(body))
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 	}
@@ -222,9 +220,15 @@ func isLogonRefusal(f *frame) bool {
 // verifiedTLS returns the TLS configuration of the link: the caller's, or the system's roots, for
 // the host's name.
 func verifiedTLS(config *tls.Config, host string) *tls.Config {
-	config = cmp.Or(config, &tls.Config{MinVersion: tls.VersionTLS12}).Clone()
-	name, _, _ := strings.Cut(host, "%") // no certificate names a zone
-	config.ServerName = cmp.Or(config.ServerName, name)
+	if config == nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12}
+	} else {
+		config = config.Clone()
+	}
+	if config.ServerName == "" {
+		// No certificate names a zone.
+		config.ServerName, _, _ = strings.Cut(host, "%")
+	}
 	return config
 }
 

@@ -1,13 +1,10 @@
 package receiver
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
 	"strconv"
-
-	stomp "github.com/go-stomp/stomp/v3/frame"
 )
 
 // Header is one header of a frame, unescaped.
@@ -35,19 +32,46 @@ func (h Headers) Lookup(name string) (string, bool) {
 	return "", false
 }
 
-// parseCommand returns a command that a server may send.
-func parseCommand(line []byte) (command string, ok bool) {
-	for _, command := range []string{stomp.MESSAGE, stomp.RECEIPT, stomp.ERROR, stomp.CONNECTED} {
-		if string(line) == command {
-			return command, true
-		}
+// The headers the receiver looks at itself.
+const (
+	headerContentLength = "content-length"
+	headerDestination   = "destination"
+	headerHeartBeat     = "heart-beat"
+	headerID            = "id"
+	headerMessage       = "message"
+	headerReceipt       = "receipt"
+	headerReceiptID     = "receipt-id"
+	headerSubscription  = "subscription"
+	headerVersion       = "version"
+)
+
+// command is a command a server may send.
+type command uint8
+
+const (
+	commandMessage command = iota + 1
+	commandReceipt
+	commandError
+	commandConnected
+)
+
+func parseCommand(line []byte) (command, bool) {
+	switch string(line) {
+	case "MESSAGE":
+		return commandMessage, true
+	case "RECEIPT":
+		return commandReceipt, true
+	case "ERROR":
+		return commandError, true
+	case "CONNECTED":
+		return commandConnected, true
 	}
-	return "", false
+	return 0, false
 }
 
 // frame is one frame from the server. Its memory is its own.
 type frame struct {
-	command string
+	command command
 	headers Headers
 	// nil when empty
 	body []byte
@@ -55,8 +79,12 @@ type frame struct {
 	size int
 }
 
-// bufferSize is that of the read buffer, and how much memory is kept for the next header.
-const bufferSize = 64 << 10
+// The read buffer starts at bufferSize and is compacted when less than minRead bytes are free: a
+// TLS record holds up to 16 KiB, and crypto/tls hands out one at a time.
+const (
+	bufferSize = 64 << 10
+	minRead    = 16 << 10
+)
 
 // frameReader reads frames within limits: a frame that exceeds one is an error before its bytes are
 // kept, and no memory is set aside for bytes that are only announced. It is lenient where an HMC or
@@ -68,7 +96,7 @@ const bufferSize = 64 << 10
 // The codec of go-stomp has no limits, allocates any announced content-length up to 4 GiB at once,
 // and decodes escapes in the versions that have none; its Reader is the oracle of the tests.
 type frameReader struct {
-	src    *bufio.Reader
+	src    io.Reader
 	limits Limits
 	// escapes says whether header names and values are unescaped: not in STOMP 1.0, and in no
 	// version before CONNECTED.
@@ -76,16 +104,18 @@ type frameReader struct {
 	// carriageReturns adds the escape \r, which STOMP 1.2 has and 1.1 has not.
 	carriageReturns bool
 
-	// head is the present frame up to its body, and fields are the header lines in it.
-	head   []byte
+	buf []byte
+	// buf[r:w] is read and not yet consumed.
+	r, w   int
 	fields []field
 }
 
-// field holds where in head a header line begins, its colon is and it ends.
+// field holds where a header line begins, its colon is and it ends, counted from the start of the
+// frame.
 type field struct{ name, colon, end int }
 
 func newFrameReader(src io.Reader, limits Limits) *frameReader {
-	return &frameReader{src: bufio.NewReaderSize(src, bufferSize), limits: limits}
+	return &frameReader{src: src, limits: limits, buf: make([]byte, bufferSize)}
 }
 
 // next returns the next frame. It returns io.EOF where the stream ends between frames,
@@ -96,19 +126,23 @@ func (fr *frameReader) next() (frame, error) {
 	if err := fr.skipEOLs(); err != nil {
 		return f, err
 	}
-	err := fr.readHeaders(&f)
+	start, end, err := fr.readHeaders(&f)
 	if err != nil {
 		return f, err
 	}
-	fr.parseHeaders(&f)
-	if text, ok := f.headers.Lookup(stomp.ContentLength); ok {
+	fr.parseHeaders(&f, start)
+	f.size = end
+	fr.r += end
+	if text, ok := f.headers.Lookup(headerContentLength); ok {
 		err = fr.readCounted(&f, text)
 	} else {
 		err = fr.readToNUL(&f)
 	}
-	f.size = len(fr.head) + len(f.body)
-	if cap(fr.head) > bufferSize {
-		fr.head = nil
+	f.size += len(f.body)
+	if len(fr.buf) > bufferSize && fr.w-fr.r <= bufferSize {
+		rest := fr.buf[fr.r:fr.w]
+		fr.buf = make([]byte, bufferSize)
+		fr.r, fr.w = 0, copy(fr.buf, rest)
 	}
 	return f, err
 }
@@ -117,88 +151,126 @@ func (fr *frameReader) next() (frame, error) {
 // NUL.
 func (fr *frameReader) skipEOLs() error {
 	for {
-		n := 1
-		next, err := fr.src.Peek(n)
-		if err == nil && next[0] == '\r' {
-			n = 2
-			next, err = fr.src.Peek(n) // the LF may still be under way
-			err = unexpectedEOF(err)
+		for fr.r < fr.w {
+			switch {
+			case fr.buf[fr.r] == '\n':
+				fr.r++
+				continue
+			case fr.buf[fr.r] != '\r':
+				return nil
+			case fr.r+1 == fr.w: // the LF may still be under way
+			case fr.buf[fr.r+1] == '\n':
+				fr.r += 2
+				continue
+			default:
+				return nil // not an EOL: the command line will say so
+			}
+			break
 		}
-		if err != nil || next[n-1] != '\n' {
-			return err // what is no EOL the command line will tell
-		}
-		_, _ = fr.src.Discard(n) // it is buffered
-	}
-}
-
-// readHeaders reads the frame up to its body.
-func (fr *frameReader) readHeaders(f *frame) error {
-	fr.head, fr.fields = fr.head[:0], fr.fields[:0]
-	begin, end, err := fr.line()
-	if err != nil {
-		return err
-	}
-	var ok bool
-	if f.command, ok = parseCommand(fr.head[begin:end]); !ok {
-		return protocolErrorf("not a STOMP frame: it begins with %.40q", fr.head[begin:end])
-	}
-	for {
-		begin, end, err := fr.line()
-		if err != nil || begin == end {
+		partial := fr.r < fr.w
+		if err := fr.fill(); err != nil {
+			if partial {
+				return unexpectedEOF(err)
+			}
 			return err
 		}
-		colon := bytes.IndexByte(fr.head[begin:end], ':')
-		if colon <= 0 {
-			return protocolErrorf("malformed header line %.40q", fr.head[begin:end])
-		}
-		if len(fr.fields) == fr.limits.HeaderCount {
-			return protocolErrorf("frame of more than %d headers", fr.limits.HeaderCount)
-		}
-		fr.fields = append(fr.fields, field{begin, begin + colon, end})
 	}
 }
 
-// line appends a line to head, and returns where it begins and, without CR and LF, ends.
-func (fr *frameReader) line() (begin, end int, err error) {
-	begin = len(fr.head)
+// readHeaders gets the whole header block into the buffer and records its lines in fr.fields. It
+// returns where the first header line begins and where the body begins.
+func (fr *frameReader) readHeaders(f *frame) (start, end int, err error) {
+	line, next, err := fr.line(0)
+	if err != nil {
+		return 0, 0, err
+	}
+	var ok bool
+	if f.command, ok = parseCommand(line); !ok {
+		return 0, 0, protocolErrorf("not a STOMP frame: it begins with %.40q", line)
+	}
+	start = next
+	fr.fields = fr.fields[:0]
 	for {
-		part, err := fr.src.ReadSlice('\n')
-		fr.head = append(fr.head, part...)
-		line := bytes.TrimSuffix(fr.head[begin:], []byte("\n"))
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		switch {
-		case len(line) > fr.limits.HeaderLine:
-			return 0, 0, protocolErrorf("header line of more than %d bytes", fr.limits.HeaderLine)
-		case err == nil:
-			return begin, begin + len(line), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return 0, 0, unexpectedEOF(err)
+		at := next
+		line, next, err = fr.line(at)
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(line) == 0 {
+			return start, next, nil
+		}
+		colon := bytes.IndexByte(line, ':')
+		if colon <= 0 {
+			return 0, 0, protocolErrorf("malformed header line %.40q", line)
+		}
+		if len(fr.fields) == fr.limits.HeaderCount {
+			return 0, 0, protocolErrorf("frame of more than %d headers", fr.limits.HeaderCount)
+		}
+		fr.fields = append(fr.fields, field{at, at + colon, at + len(line)})
+	}
+}
+
+// line returns the line that begins at the offset at from the frame's start, without its end, and
+// the offset of the next one.
+func (fr *frameReader) line(at int) (line []byte, next int, err error) {
+	searched := at
+	for {
+		if i := bytes.IndexByte(fr.buf[fr.r+searched:fr.w], '\n'); i >= 0 {
+			next = searched + i + 1
+			break
+		}
+		searched = fr.w - fr.r
+		if searched-at > fr.limits.HeaderLine+len("\r") {
+			return nil, 0, protocolErrorf("header line of more than %d bytes", fr.limits.HeaderLine)
+		}
+		if err := fr.fill(); err != nil {
+			return nil, 0, unexpectedEOF(err)
 		}
 	}
+	line = fr.buf[fr.r+at : fr.r+next-1]
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	if len(line) > fr.limits.HeaderLine {
+		return nil, 0, protocolErrorf("header line of more than %d bytes", fr.limits.HeaderLine)
+	}
+	return line, next, nil
 }
 
 // parseHeaders makes f.headers of fr.fields: one string for all of them, one slice of the exact
-// size. Escapes are undone in head first, where a value only becomes shorter.
-func (fr *frameReader) parseHeaders(f *frame) {
+// size. Escapes are undone in the buffer first, where a value only becomes shorter.
+func (fr *frameReader) parseHeaders(f *frame, start int) {
 	if len(fr.fields) == 0 {
 		return
 	}
-	start, end := fr.fields[0].name, fr.fields[len(fr.fields)-1].end
+	end := fr.fields[len(fr.fields)-1].end
+	block := fr.buf[fr.r+start : fr.r+end]
+	nextEscape := -1
+	if fr.escapes {
+		nextEscape = bytes.IndexByte(block, '\\')
+	}
+	// From here on, offsets count from the first header line.
 	for i := range fr.fields {
 		p := &fr.fields[i]
-		if !fr.escapes || bytes.IndexByte(fr.head[p.name:p.end], '\\') < 0 {
+		p.name, p.colon, p.end = p.name-start, p.colon-start, p.end-start
+		if nextEscape < 0 || nextEscape >= p.end {
 			continue
 		}
-		p.end = p.colon + 1 + fr.unescape(fr.head[p.colon+1:p.end])
-		name := fr.head[p.name:p.colon]
-		n := fr.unescape(name) // move it up to its colon
-		copy(name[len(name)-n:], name[:n])
-		p.name = p.colon - n
+		lineEnd := p.end
+		p.end = p.colon + 1 + fr.unescape(block[p.colon+1:p.end])
+		name := block[p.name:p.colon]
+		if n := fr.unescape(name); n < len(name) { // move it up to its colon
+			copy(name[len(name)-n:], name[:n])
+			p.name = p.colon - n
+		}
+		if nextEscape = bytes.IndexByte(block[lineEnd:], '\\'); nextEscape >= 0 {
+			nextEscape += lineEnd
+		}
 	}
-	text := string(fr.head[start:end])
+	text := string(block)
 	f.headers = make(Headers, len(fr.fields))
 	for i, p := range fr.fields {
-		f.headers[i] = Header{text[p.name-start : p.colon-start], text[p.colon+1-start : p.end-start]}
+		f.headers[i] = Header{text[p.name:p.colon], text[p.colon+1 : p.end]}
 	}
 }
 
@@ -240,39 +312,44 @@ func (fr *frameReader) readCounted(f *frame, text string) error {
 	if length > uint64(fr.limits.Body) {
 		return protocolErrorf("body of %d bytes, more than %d", length, fr.limits.Body)
 	}
-	for rest := int(length); rest > 0; {
-		if _, err := fr.src.Peek(1); err != nil {
+	rest := int(length)
+	for {
+		n := min(rest, fr.w-fr.r)
+		f.body = grow(f.body, fr.buf[fr.r:fr.r+n], rest)
+		fr.r += n
+		rest -= n
+		if rest == 0 && fr.r < fr.w {
+			break
+		}
+		if err := fr.fill(); err != nil {
 			return unexpectedEOF(err)
 		}
-		part, _ := fr.src.Peek(min(rest, fr.src.Buffered()))
-		f.body = grow(f.body, part, rest)
-		rest -= len(part)
-		_, _ = fr.src.Discard(len(part))
 	}
-	switch end, err := fr.src.ReadByte(); {
-	case err != nil:
-		return unexpectedEOF(err)
-	case end != 0:
+	if fr.buf[fr.r] != 0 {
 		return protocolErrorf("no NUL after a body of %d bytes", length)
 	}
+	fr.r++
 	return nil
 }
 
 // readToNUL reads a body without announced length, the normal case with an HMC.
 func (fr *frameReader) readToNUL(f *frame) error {
 	for {
-		part, err := fr.src.ReadSlice(0)
-		if err == nil {
-			part = part[:len(part)-1]
+		found := true
+		n := bytes.IndexByte(fr.buf[fr.r:fr.w], 0)
+		if n < 0 {
+			found, n = false, fr.w-fr.r
 		}
-		if len(f.body)+len(part) > fr.limits.Body {
+		if len(f.body)+n > fr.limits.Body {
 			return protocolErrorf("body of more than %d bytes", fr.limits.Body)
 		}
-		f.body = grow(f.body, part, len(part))
-		switch {
-		case err == nil:
+		f.body = grow(f.body, fr.buf[fr.r:fr.r+n], n)
+		fr.r += n
+		if found {
+			fr.r++
 			return nil
-		case !errors.Is(err, bufio.ErrBufferFull):
+		}
+		if err := fr.fill(); err != nil {
 			return unexpectedEOF(err)
 		}
 	}
@@ -291,6 +368,34 @@ func grow(body, part []byte, rest int) []byte {
 	default:
 		return append(body, part...)
 	}
+}
+
+// fill reads once from the source into the buffer and makes room for that first.
+func (fr *frameReader) fill() error {
+	switch {
+	case fr.r == fr.w:
+		fr.r, fr.w = 0, 0
+	case fr.r > 0 && len(fr.buf)-fr.w < minRead:
+		fr.w = copy(fr.buf, fr.buf[fr.r:fr.w])
+		fr.r = 0
+	}
+	if fr.w == len(fr.buf) {
+		bigger := make([]byte, 2*len(fr.buf))
+		copy(bigger, fr.buf[:fr.w])
+		fr.buf = bigger
+	}
+	// As bufio: a reader that returns nothing for ever is broken.
+	for range 100 {
+		n, err := fr.src.Read(fr.buf[fr.w:])
+		fr.w += n
+		if n > 0 {
+			return nil // err comes again
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return io.ErrNoProgress
 }
 
 func unexpectedEOF(err error) error {

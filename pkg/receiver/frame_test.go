@@ -55,7 +55,7 @@ func TestReadCapture(t *testing.T) {
 		t.Errorf("the same frame twice differs:\n%+v\n%+v", frames[0], frames[1])
 	}
 	f := frames[0]
-	if f.command != stomp.MESSAGE || len(f.headers) != 13 || cap(f.headers) != 13 || cap(f.body) > len(f.body)+16 {
+	if f.command != commandMessage || len(f.headers) != 13 || cap(f.headers) != 13 || cap(f.body) > len(f.body)+16 {
 		t.Errorf("command %v, %d headers of %d, body of %d in %d", f.command, len(f.headers), cap(f.headers), len(f.body), cap(f.body))
 	}
 	for name, want := range map[string]string{
@@ -91,18 +91,18 @@ func TestReadFrames(t *testing.T) {
 		"nothing":            {in: "", err: "EOF"},
 		"heart-beats":        {in: "\n\n\r\n\n", err: "EOF"},
 		"half an EOL":        {in: "\n\r", err: "unexpected EOF"},
-		"no headers, body":   {in: "MESSAGE\n\nx\x00", want: []frame{{command: stomp.MESSAGE, body: []byte("x")}}, err: "EOF"},
-		"no body":            {in: "RECEIPT\nreceipt-id:1\n\n\x00", want: []frame{{command: stomp.RECEIPT, headers: Headers{{"receipt-id", "1"}}}}, err: "EOF"},
-		"CR LF":              {in: "\r\nERROR\r\na:b\r\n\r\nx\r\n\x00\r\n", version: v12, want: []frame{{command: stomp.ERROR, headers: Headers{{"a", "b"}}, body: []byte("x\r\n")}}, err: "EOF"},
-		"escapes of 1.0":     {in: "MESSAGE\na:C:\\new\\c\n\n\x00", version: v10, want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", `C:\new\c`}}}}, err: "EOF"},
-		"escapes of 1.1":     {in: "MESSAGE\na:\\c\\n\\\\\\r\\t\\\nb\\cc:\\\\c\n\n\x00", version: v11, want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", ":\n\\\\r\\t\\"}, {"b:c", `\c`}}}}, err: "EOF"},
-		"escapes of 1.2":     {in: "MESSAGE\na:\\r\\\\r\nb:x\n\n\x00", version: v12, want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", "\r\\r"}, {"b", "x"}}}}, err: "EOF"},
-		"blanks and colons":  {in: "ERROR\nmessage:  two: blanks \n\n\x00", version: v11, want: []frame{{command: stomp.ERROR, headers: Headers{{"message", "  two: blanks "}}}}, err: "EOF"},
-		"repeated header":    {in: "MESSAGE\na:1\na:2\nb:\n\n\x00", want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", "1"}, {"a", "2"}, {"b", ""}}}}, err: "EOF"},
-		"content-length":     {in: "MESSAGE\ncontent-length:3\n\na\x00b\x00\n", want: []frame{{command: stomp.MESSAGE, headers: Headers{{"content-length", "3"}}, body: []byte("a\x00b")}}, err: "EOF"},
-		"content-length 0":   {in: "MESSAGE\ncontent-length:0\n\n\x00\n", want: []frame{{command: stomp.MESSAGE, headers: Headers{{"content-length", "0"}}}}, err: "EOF"},
-		"first counts":       {in: "MESSAGE\ncontent-length:1\ncontent-length:2\n\na\x00\n", want: []frame{{command: stomp.MESSAGE, headers: Headers{{"content-length", "1"}, {"content-length", "2"}}, body: []byte("a")}}, err: "EOF"},
-		"not UTF-8":          {in: "MESSAGE\na:\xff\n\n\x00", version: v11, want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", "\xff"}}}}, err: "EOF"},
+		"no headers, body":   {in: "MESSAGE\n\nx\x00", want: []frame{{command: commandMessage, body: []byte("x")}}, err: "EOF"},
+		"no body":            {in: "RECEIPT\nreceipt-id:1\n\n\x00", want: []frame{{command: commandReceipt, headers: Headers{{"receipt-id", "1"}}}}, err: "EOF"},
+		"CR LF":              {in: "\r\nERROR\r\na:b\r\n\r\nx\r\n\x00\r\n", version: v12, want: []frame{{command: commandError, headers: Headers{{"a", "b"}}, body: []byte("x\r\n")}}, err: "EOF"},
+		"escapes of 1.0":     {in: "MESSAGE\na:C:\\new\\c\n\n\x00", version: v10, want: []frame{{command: commandMessage, headers: Headers{{"a", `C:\new\c`}}}}, err: "EOF"},
+		"escapes of 1.1":     {in: "MESSAGE\na:\\c\\n\\\\\\r\\t\\\nb\\cc:\\\\c\n\n\x00", version: v11, want: []frame{{command: commandMessage, headers: Headers{{"a", ":\n\\\\r\\t\\"}, {"b:c", `\c`}}}}, err: "EOF"},
+		"escapes of 1.2":     {in: "MESSAGE\na:\\r\\\\r\nb:x\n\n\x00", version: v12, want: []frame{{command: commandMessage, headers: Headers{{"a", "\r\\r"}, {"b", "x"}}}}, err: "EOF"},
+		"blanks and colons":  {in: "ERROR\nmessage:  two: blanks \n\n\x00", version: v11, want: []frame{{command: commandError, headers: Headers{{"message", "  two: blanks "}}}}, err: "EOF"},
+		"repeated header":    {in: "MESSAGE\na:1\na:2\nb:\n\n\x00", want: []frame{{command: commandMessage, headers: Headers{{"a", "1"}, {"a", "2"}, {"b", ""}}}}, err: "EOF"},
+		"content-length":     {in: "MESSAGE\ncontent-length:3\n\na\x00b\x00\n", want: []frame{{command: commandMessage, headers: Headers{{"content-length", "3"}}, body: []byte("a\x00b")}}, err: "EOF"},
+		"content-length 0":   {in: "MESSAGE\ncontent-length:0\n\n\x00\n", want: []frame{{command: commandMessage, headers: Headers{{"content-length", "0"}}}}, err: "EOF"},
+		"first counts":       {in: "MESSAGE\ncontent-length:1\ncontent-length:2\n\na\x00\n", want: []frame{{command: commandMessage, headers: Headers{{"content-length", "1"}, {"content-length", "2"}}, body: []byte("a")}}, err: "EOF"},
+		"not UTF-8":          {in: "MESSAGE\na:\xff\n\n\x00", version: v11, want: []frame{{command: commandMessage, headers: Headers{{"a", "\xff"}}}}, err: "EOF"},
 		"EOF in command":     {in: "MESS", err: "unexpected EOF"},
 		"EOF in headers":     {in: "MESSAGE\na:b\n", err: "unexpected EOF"},
 		"EOF in body":        {in: "MESSAGE\n\nabc", err: "unexpected EOF"},
@@ -120,14 +120,14 @@ func TestReadFrames(t *testing.T) {
 		"length too short":   {in: "MESSAGE\ncontent-length:2\n\nabc\x00", err: "no NUL after a body of 2 bytes"},
 		"counted too large":  {in: "MESSAGE\ncontent-length:101\n\n", err: "body of 101 bytes, more than 100"},
 		"body too large":     {in: "MESSAGE\n\n" + strings.Repeat("x", 101) + "\x00", err: "body of more than 100 bytes"},
-		"largest body":       {in: "MESSAGE\n\n" + strings.Repeat("x", 100) + "\x00", want: []frame{{command: stomp.MESSAGE, body: bytes.Repeat([]byte("x"), 100)}}, err: "EOF"},
+		"largest body":       {in: "MESSAGE\n\n" + strings.Repeat("x", 100) + "\x00", want: []frame{{command: commandMessage, body: bytes.Repeat([]byte("x"), 100)}}, err: "EOF"},
 		"line too long":      {in: "MESSAGE\na:" + strings.Repeat("x", 49) + "\n\n\x00", err: "header line of more than 50 bytes"},
 		"endless line":       {in: "MESSAGE\na:" + strings.Repeat("x", 500), err: "header line of more than 50 bytes"},
 		"endless command":    {in: strings.Repeat("x", 500), err: "header line of more than 50 bytes"},
-		"longest line":       {in: "MESSAGE\na:" + strings.Repeat("x", 48) + "\r\n\n\x00", want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", strings.Repeat("x", 48)}}}}, err: "EOF"},
+		"longest line":       {in: "MESSAGE\na:" + strings.Repeat("x", 48) + "\r\n\n\x00", want: []frame{{command: commandMessage, headers: Headers{{"a", strings.Repeat("x", 48)}}}}, err: "EOF"},
 		"too many headers":   {in: "MESSAGE\n" + strings.Repeat("a:b\n", 6) + "\n\x00", err: "frame of more than 5 headers"},
-		"just enough":        {in: "MESSAGE\n" + strings.Repeat("a:b\n", 5) + "\n\x00", want: []frame{{command: stomp.MESSAGE, headers: Headers{{"a", "b"}, {"a", "b"}, {"a", "b"}, {"a", "b"}, {"a", "b"}}}}, err: "EOF"},
-		"frame then garbage": {in: "MESSAGE\n\n\x00\n\x00", want: []frame{{command: stomp.MESSAGE}}, err: "unexpected EOF"},
+		"just enough":        {in: "MESSAGE\n" + strings.Repeat("a:b\n", 5) + "\n\x00", want: []frame{{command: commandMessage, headers: Headers{{"a", "b"}, {"a", "b"}, {"a", "b"}, {"a", "b"}, {"a", "b"}}}}, err: "EOF"},
+		"frame then garbage": {in: "MESSAGE\n\n\x00\n\x00", want: []frame{{command: commandMessage}}, err: "unexpected EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for way, src := range map[string]io.Reader{"whole": strings.NewReader(test.in), "byte by byte": iotest.OneByteReader(strings.NewReader(test.in))} {
@@ -162,7 +162,7 @@ func TestReadAcrossBuffer(t *testing.T) {
 			want = append(want, size)
 		}
 	}
-	for _, piece := range []int{1 << 30, 1, 7, 16 << 10, bufferSize} {
+	for _, piece := range []int{1 << 30, 1, 7, minRead, bufferSize} {
 		fr := newFrameReader(&pieces{in.Bytes(), piece}, testLimits(t, Limits{HeaderLine: 1 << 20}))
 		fr.escapes = true
 		frames, err := readAll(fr)
@@ -174,8 +174,8 @@ func TestReadAcrossBuffer(t *testing.T) {
 				t.Errorf("pieces of %d: frame %d has a body of %d bytes and a header of %d, want %d and %d", piece, i, len(f.body), len(f.headers.Get("long")), want[i], want[i]/20)
 			}
 		}
-		if cap(fr.head) > bufferSize {
-			t.Errorf("the header kept %d bytes", cap(fr.head))
+		if len(fr.buf) != bufferSize {
+			t.Errorf("the buffer stayed at %d bytes", len(fr.buf))
 		}
 	}
 }

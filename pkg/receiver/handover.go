@@ -29,16 +29,16 @@ const (
 	popBytes = 256 << 10
 )
 
-// handover is the buffer between the reader of a link and the consumer, bounded in bytes.
+// handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes.
 // Both sides move several items at a time, so that locking and waking cost little for each.
 type handover struct {
 	limit int
 
 	mu sync.Mutex
-	// items from head on are in the buffer.
-	items []item
-	head  int
-	bytes int
+	// The length of ring is a power of two.
+	ring    []item
+	head, n int
+	bytes   int
 
 	// ready wakes a consumer: there may be items.
 	ready chan struct{}
@@ -55,16 +55,16 @@ func newHandover(limit int) *handover {
 func (h *handover) push(items []item, force bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.head > len(h.items)/2 {
-		h.items = slices.Delete(h.items, 0, h.head)
-		h.head = 0
-	}
 	pushed := 0
 	for i := range items {
-		if !force && len(h.items) > h.head && h.bytes+items[i].size > h.limit {
+		if !force && h.n > 0 && h.bytes+items[i].size > h.limit {
 			break
 		}
-		h.items = append(h.items, items[i])
+		if h.n == len(h.ring) {
+			h.grow()
+		}
+		h.ring[(h.head+h.n)&(len(h.ring)-1)] = items[i]
+		h.n++
 		h.bytes += items[i].size
 		pushed++
 	}
@@ -79,25 +79,26 @@ func (h *handover) push(items []item, force bool) int {
 func (h *handover) pop(into *[popCount]item) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	buffered := h.items[h.head:]
-	if len(buffered) == 0 {
+	if h.n == 0 {
 		return 0
 	}
 	n, bytes := 0, 0
-	for n < min(len(buffered), popCount) && (n == 0 || bytes+buffered[n].size <= popBytes) {
-		bytes += buffered[n].size
+	for h.n > 0 && n < popCount && (n == 0 || bytes+h.ring[h.head].size <= popBytes) {
+		at := &h.ring[h.head]
+		into[n] = *at
+		*at = item{}
+		bytes += into[n].size
 		n++
+		h.head = (h.head + 1) & (len(h.ring) - 1)
+		h.n--
 	}
-	copy(into[:], buffered[:n])
-	clear(buffered[:n])
-	h.head += n
 	h.bytes -= bytes
+	if h.n == 0 && len(h.ring) > 4*popCount {
+		h.ring, h.head = nil, 0
+	}
 	wake(h.room)
-	switch {
-	case n < len(buffered):
+	if h.n > 0 {
 		wake(h.ready) // there may be a second consumer
-	case cap(h.items) > 4*popCount:
-		h.items, h.head = nil, 0
 	}
 	return n
 }
@@ -106,24 +107,33 @@ func (h *handover) pop(into *[popCount]item) int {
 func (h *handover) unpop(items []item) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(items) == 0 {
-		return
+	for _, it := range slices.Backward(items) {
+		if h.n == len(h.ring) {
+			h.grow()
+		}
+		h.head = (h.head - 1) & (len(h.ring) - 1)
+		h.ring[h.head] = it
+		h.n++
+		h.bytes += it.size
 	}
-	if h.head < len(items) {
-		h.items = slices.Insert(h.items, 0, make([]item, popCount)...)
-		h.head += popCount
+	if len(items) > 0 {
+		wake(h.ready)
 	}
-	h.head -= copy(h.items[h.head-len(items):], items)
-	for i := range items {
-		h.bytes += items[i].size
-	}
-	wake(h.ready)
 }
 
 func (h *handover) len() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.items) - h.head
+	return h.n
+}
+
+func (h *handover) empty() bool { return h.len() == 0 }
+
+func (h *handover) grow() {
+	ring := make([]item, max(popCount, 2*len(h.ring)))
+	n := copy(ring, h.ring[h.head:])
+	copy(ring[n:], h.ring[:h.head])
+	h.ring, h.head = ring, 0
 }
 
 func wake(c chan<- struct{}) {

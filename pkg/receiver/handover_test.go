@@ -48,8 +48,8 @@ func TestHandoverOrder(t *testing.T) {
 	}
 	for h.pop(&into) > 0 {
 	}
-	if h.bytes != 0 || cap(h.items) > 4*popCount {
-		t.Errorf("empty, but %d bytes and room for %d", h.bytes, cap(h.items))
+	if h.bytes != 0 || len(h.ring) > 4*popCount {
+		t.Errorf("empty, but %d bytes and a ring of %d", h.bytes, len(h.ring))
 	}
 }
 

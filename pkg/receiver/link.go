@@ -95,18 +95,11 @@ type request struct {
 }
 
 func (q *request) answer(err error) {
-	if !q.answered() {
-		q.err = err
-		close(q.done)
-	}
-}
-
-func (q *request) answered() bool {
 	select {
 	case <-q.done:
-		return true
 	default:
-		return false
+		q.err = err
+		close(q.done)
 	}
 }
 
@@ -175,13 +168,13 @@ func (l *link) read() error {
 		}
 		l.lastError = nil
 		switch f.command {
-		case stomp.MESSAGE:
+		case commandMessage:
 			l.message(&f)
-		case stomp.RECEIPT:
-			l.receipt(f.headers.Get(stomp.ReceiptId))
-		case stomp.ERROR:
+		case commandReceipt:
+			l.receipt(f.headers.Get(headerReceiptID))
+		case commandError:
 			l.errorFrame(&f)
-		case stomp.CONNECTED: // a second one means nothing
+		case commandConnected: // a second one means nothing
 		}
 	}
 }
@@ -191,8 +184,8 @@ func (l *link) message(f *frame) {
 	topic, ok := l.topicOf(f)
 	if !ok {
 		l.r.log.Debug("ignored a message for no subscription of ours",
-			zap.String("subscription", f.headers.Get(stomp.Subscription)),
-			zap.String("destination", f.headers.Get(stomp.Destination)))
+			zap.String("subscription", f.headers.Get(headerSubscription)),
+			zap.String("destination", f.headers.Get(headerDestination)))
 		return
 	}
 	l.lastMessage = l.wire.received.UnixNano()
@@ -205,13 +198,13 @@ func (l *link) message(f *frame) {
 // topicOf finds the topic of a message, by its subscription or, where a broker leaves that out, by
 // its destination. A message is as good a confirmation of its subscription as a receipt.
 func (l *link) topicOf(f *frame) (string, bool) {
-	id, ok := f.headers.Lookup(stomp.Subscription)
+	id, ok := f.headers.Lookup(headerSubscription)
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
 	var sub *linkSub
 	if ok {
 		sub = l.subs[id]
-	} else if topic, isTopic := strings.CutPrefix(f.headers.Get(stomp.Destination), topicPrefix); isTopic {
+	} else if topic, isTopic := strings.CutPrefix(f.headers.Get(headerDestination), topicPrefix); isTopic {
 		if wanted := l.r.wanted[topic]; wanted != nil {
 			sub = l.subs[wanted.id]
 		}
@@ -246,7 +239,7 @@ func (l *link) errorFrame(f *frame) {
 func (l *link) sortError(f *frame, jms *JMSError) error {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	id := f.headers.Get(stomp.ReceiptId)
+	id := f.headers.Get(headerReceiptID)
 	if q := l.requests[id]; q != nil {
 		delete(l.requests, id)
 		if q.sub == nil { // whoever waits for it gets it
@@ -279,7 +272,7 @@ func (l *link) refuse(sub *linkSub, jms *JMSError) error {
 // topic", without receipt-id.
 func (l *link) namedIn(f *frame) *linkSub {
 	const scheme = "topic://"
-	message := f.headers.Get(stomp.Message)
+	message := f.headers.Get(headerMessage)
 	if !strings.Contains(message, scheme) {
 		message = string(f.body[:min(len(f.body), 4<<10)])
 	}
@@ -357,13 +350,16 @@ func (l *link) hold() bool {
 	if left <= 0 || (l.r.opts.HandoverHold != nil && !l.r.opts.HandoverHold()) {
 		return false
 	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
 	select {
 	case <-l.r.buffer.room:
 		return true
-	case <-time.After(left):
+	case <-timer.C:
+		return false
 	case <-l.r.closing.Done():
+		return false
 	}
-	return false
 }
 
 // miss gives up an item for want of room.
@@ -450,7 +446,7 @@ func (l *link) request(sub *linkSub, command string, headers ...string) *request
 	id := "receipt-" + strconv.FormatUint(l.r.lastReceipt, 10)
 	q := &request{sub: sub, done: make(chan struct{})}
 	l.requests[id] = q
-	l.enqueue(command, slices.Concat(headers, []string{stomp.Receipt, id})...)
+	l.enqueue(command, slices.Concat(headers, []string{headerReceipt, id})...)
 	return q
 }
 
@@ -459,21 +455,21 @@ func (l *link) subscribe(s *subscription) *linkSub {
 	sub := &linkSub{subscription: s}
 	l.subs[s.id] = sub
 	sub.confirmation = l.request(sub, stomp.SUBSCRIBE,
-		stomp.Id, s.id, stomp.Destination, topicPrefix+s.topic, "ack", "auto")
+		headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
 	return sub
 }
 
 // unsubscribe gives up a topic. Called under r.mu. Late messages of it find no subscription.
 func (l *link) unsubscribe(s *subscription) *request {
 	delete(l.subs, s.id)
-	return l.request(nil, stomp.UNSUBSCRIBE, stomp.Id, s.id)
+	return l.request(nil, stomp.UNSUBSCRIBE, headerID, s.id)
 }
 
 // disconnect says goodbye. Called under r.mu. The subscriptions stay known for what is still under
 // way.
 func (l *link) disconnect() *request {
 	for _, s := range l.r.wantedInOrder() {
-		l.enqueue(stomp.UNSUBSCRIBE, stomp.Id, s.id)
+		l.enqueue(stomp.UNSUBSCRIBE, headerID, s.id)
 	}
 	return l.request(nil, stomp.DISCONNECT)
 }

@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	stomp "github.com/go-stomp/stomp/v3/frame"
 	"go.uber.org/zap"
 )
 
@@ -188,7 +187,9 @@ func (r *Receiver) configure() error {
 		return err
 	}
 	o.Host = host
-	o.Port = cmp.Or(o.Port, DefaultPort)
+	if o.Port == 0 {
+		o.Port = DefaultPort
+	}
 	if o.Port < 1 || o.Port > 65535 {
 		return fmt.Errorf("port %d: not from 1 to 65535", o.Port)
 	}
@@ -211,7 +212,9 @@ func (r *Receiver) configure() error {
 	if r.limits, err = o.Limits.withDefaults(); err != nil {
 		return err
 	}
-	r.log = cmp.Or(r.log, zap.NewNop())
+	if r.log == nil {
+		r.log = zap.NewNop()
+	}
 	if r.dial == nil {
 		// Keep-alive is set by setKeepalive, also on connections of a Dial of the caller's.
 		r.dial = (&net.Dialer{KeepAlive: -1}).DialContext
@@ -411,8 +414,10 @@ func (r *Receiver) ended(ctx context.Context, last error) error {
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-time.After(d):
+	case <-timer.C:
 		return true
 	case <-ctx.Done():
 		return false
@@ -467,7 +472,11 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 		return false, nil
 	}
 	for _, sub := range subs {
-		progress = progress || sub.confirmation.answered() && sub.confirmation.err != nil
+		select {
+		case <-sub.confirmation.done:
+			progress = progress || sub.confirmation.err != nil
+		default:
+		}
 	}
 	return progress, err
 }
@@ -595,19 +604,28 @@ func (r *Receiver) await(ctx context.Context, l *link, q *request, topic string)
 	case <-l.done:
 	case <-limited.Done():
 	}
-	r.mu.Lock()
-	cause := l.cause
-	r.mu.Unlock()
-	switch {
-	case q.answered(): // counts, whatever else happened
+	select {
+	case <-q.done: // counts, whatever else happened
 		if q.err == nil || is[*SubscriptionError](q.err) {
 			return q.err
 		}
 		return &SubscriptionError{Topic: topic, Err: q.err}
-	case errors.Is(cause, ErrClosed), cause == nil && errors.Is(context.Cause(ctx), ErrClosed):
-		return ErrClosed
-	case cause != nil:
+	default:
+	}
+	select {
+	case <-l.done:
+		r.mu.Lock()
+		cause := l.cause
+		r.mu.Unlock()
+		if errors.Is(cause, ErrClosed) {
+			return ErrClosed
+		}
 		return &ConnectionError{Reason: reasonOf(cause), Err: cause}
+	default:
+	}
+	switch {
+	case errors.Is(context.Cause(ctx), ErrClosed):
+		return ErrClosed
 	case ctx.Err() != nil:
 		return fmt.Errorf("receiver: topic %q: %w", topic, ctx.Err())
 	default:
@@ -631,8 +649,15 @@ func (r *Receiver) Subscribed(topic string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l, s := r.live(), r.wanted[topic]
-	// If it had been refused it would not be wanted.
-	return l != nil && s != nil && l.subs[s.id] != nil && l.subs[s.id].confirmation.answered()
+	if l == nil || s == nil || l.subs[s.id] == nil {
+		return false
+	}
+	select {
+	case <-l.subs[s.id].confirmation.done:
+		return true // if it had been refused it would not be wanted
+	default:
+		return false
+	}
 }
 
 // SubscriptionID returns the STOMP id of the subscription to a wanted topic. It is unique within
@@ -669,11 +694,11 @@ func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, er
 		}
 		for r.drain(ctx, yield) {
 			r.mu.Lock()
-			l, buffered := r.link, r.buffer.len()
+			l, empty := r.link, r.buffer.empty()
 			r.mu.Unlock()
 			switch {
 			// The end of a link, perhaps, which comes before a new one.
-			case buffered > 0:
+			case !empty:
 				continue
 			case l != nil:
 				select {
@@ -841,7 +866,7 @@ func (r *Receiver) jmsError(f *frame) *JMSError {
 	for i, h := range f.headers {
 		e.Headers[i] = Header{h.Name, r.secrets.Replace(h.Value)}
 	}
-	e.Message = e.Headers.Get(stomp.Message)
+	e.Message = e.Headers.Get(headerMessage)
 	if strings.TrimSpace(e.Message) == "" {
 		e.Message, _, _ = strings.Cut(string(e.Body), "\n")
 	}
