@@ -92,7 +92,7 @@ func (e *environment) simulate(ctx context.Context) (err error) {
 	// A program in the background that reads from its terminal is stopped; one that ignores the
 	// signal reads an error.
 	signal.Ignore(syscall.SIGTTIN)
-	serveConsole(ctx, hmcs, os.Stdin, e.stdout)
+	hmcsim.ServeConsole(ctx, hmcs, os.Stdin, e.stdout)
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
 // simulator is a process of the command simulate with a pipe as its standard input.
@@ -130,8 +131,8 @@ func TestSimulateCommands(t *testing.T) {
 		s.says(step.want)
 	}
 	s.types("help")
-	for _, cmd := range new(simConsole).commands() {
-		s.says(`^# ` + regexp.QuoteMeta(cmd.usage()) + ` +` + regexp.QuoteMeta(cmd.help) + `$`)
+	for _, cmd := range hmcsim.ConsoleCommands() {
+		s.says(`^# ` + regexp.QuoteMeta(cmd.Usage) + ` +` + regexp.QuoteMeta(cmd.Help) + `$`)
 	}
 	s.types("quit")
 	if status := s.wait(); status != 0 {
@@ -152,7 +153,7 @@ func TestSimulateCommands(t *testing.T) {
 // The end of the input ends the reading only, as does a line that is too long.
 func TestSimulateInputEnds(t *testing.T) {
 	t.Parallel()
-	for name, last := range map[string]string{"end": "", "no line end": "list", "too long": "say PART1 " + strings.Repeat("x", maxConsoleLine) + "\n"} {
+	for name, last := range map[string]string{"end": "", "no line end": "list", "too long": "say PART1 " + strings.Repeat("x", hmcsim.MaxConsoleLine) + "\n"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := startSimulator(t)
@@ -317,8 +318,8 @@ func TestSimulateDocumented(t *testing.T) {
 	for _, row := range rows {
 		documented = append(documented, row[1])
 	}
-	for _, cmd := range new(simConsole).commands() {
-		there = append(there, cmd.usage())
+	for _, cmd := range hmcsim.ConsoleCommands() {
+		there = append(there, cmd.Usage)
 	}
 	if !slices.Equal(documented, there) {
 		t.Errorf("docs/simulator.md has the commands %q, the simulator %q", documented, there)

@@ -663,8 +663,11 @@ func (e *encoder) begin(b *Broker, t *topic, headers []Header, body []byte) {
 	e.done = [2]bool{}
 	e.body = body
 	own := [...]Header{
-		{"destination", "/topic/" + t.name}, {"message-id", b.messageID(t.producer, t.seq)}, {"expires", "0"},
-		{"priority", "4"}, {"timestamp", strconv.FormatInt(time.Now().UnixMilli(), 10)},
+		{"destination", "/topic/" + t.name},
+		{"message-id", b.messageID(t.producer, t.seq)},
+		{"expires", "0"},
+		{"priority", "4"},
+		{"timestamp", strconv.FormatInt(time.Now().UnixMilli(), 10)},
 	}
 	// The order of headers is arbitrary (ActiveMQ keeps them in a hash map); turning it makes
 	// clients show that they do not count on one.

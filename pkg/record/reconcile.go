@@ -58,8 +58,11 @@ func (t *tx) difference(d *estate.Difference) *event.Event {
 		header = event.Header{Name: "action", Value: "remove"}
 	}
 	e.Headers = event.Headers{
-		{Name: "notification-type", Value: e.Type}, {Name: "class", Value: res.Class},
-		{Name: "name", Value: res.Name}, {Name: "object-uri", Value: res.URI}, {Name: "object-id", Value: id},
+		{Name: "notification-type", Value: e.Type},
+		{Name: "class", Value: res.Class},
+		{Name: "name", Value: res.Name},
+		{Name: "object-uri", Value: res.URI},
+		{Name: "object-id", Value: id},
 	}
 	if header.Name != "" {
 		e.Headers = append(e.Headers, header)

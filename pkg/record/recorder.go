@@ -337,8 +337,8 @@ func (r *Recorder) Close(ctx context.Context, cause string) {
 		}
 	}
 	r.leave()
-	// Another HMC of the group may have sent what is known of this one: nobody loads it before it is
-	// stored or refused.
+	// Another HMC of the group may have sent what is known of this one: nobody loads it before
+	// it is stored or refused.
 	if err := r.group.queue.Flush(); err != nil { //nolint:contextcheck // as above
 		r.log.Debug("what is known of the HMC could not be stored", zap.Error(err))
 	}

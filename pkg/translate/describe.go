@@ -95,7 +95,9 @@ func roughly(d time.Duration) string {
 		large, small time.Duration
 		l, s         string
 	}{
-		{day, time.Hour, "d", "h"}, {time.Hour, time.Minute, "h", "m"}, {time.Minute, time.Second, "m", "s"},
+		{day, time.Hour, "d", "h"},
+		{time.Hour, time.Minute, "h", "m"},
+		{time.Minute, time.Second, "m", "s"},
 		{time.Second, time.Second, "s", ""},
 	} {
 		if d < u.large {

@@ -1,4 +1,4 @@
-package main
+package hmcsim
 
 import (
 	"bufio"
@@ -13,12 +13,10 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
-
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
-// maxConsoleLine is the longest line that is read, in bytes.
-const maxConsoleLine = 1 << 20
+// MaxConsoleLine is the longest line that is read, in bytes.
+const MaxConsoleLine = 1 << 20
 
 // maxRestart is the longest time that an HMC may stay down, in seconds.
 const maxRestart = 24 * 60 * 60
@@ -35,7 +33,7 @@ type consoleCommand struct {
 }
 
 // commands is the one list of them: parsing, counting of arguments and help follow from it.
-func (c *simConsole) commands() []consoleCommand {
+func (c *commandLine) commands() []consoleCommand {
 	return []consoleCommand{
 		{"help", "", "list the commands", c.help},
 		{"list", "[CPC]", "list the CPCs and their partitions", c.list},
@@ -70,11 +68,23 @@ func (c *simConsole) commands() []consoleCommand {
 	}
 }
 
-// simConsole does what is typed at a simulator.
-type simConsole struct {
-	hmcs []*hmcsim.HMC
+// ConsoleCommand is what help says of a command of the console.
+type ConsoleCommand struct{ Usage, Help string }
+
+// ConsoleCommands lists the commands of the console.
+func ConsoleCommands() []ConsoleCommand {
+	var list []ConsoleCommand
+	for _, cmd := range new(commandLine).commands() {
+		list = append(list, ConsoleCommand{cmd.usage(), cmd.help})
+	}
+	return list
+}
+
+// commandLine does what is typed at a simulator.
+type commandLine struct {
+	hmcs []*HMC
 	// estate is the HMC that estate and partitions are asked of: they are the same on each.
-	estate *hmcsim.HMC
+	estate *HMC
 	quit   context.CancelFunc
 	// closed by quit, or when the program ends
 	done <-chan struct{}
@@ -83,17 +93,17 @@ type simConsole struct {
 	// guards what follows
 	mu   sync.Mutex
 	out  io.Writer
-	down map[*hmcsim.HMC]bool
+	down map[*HMC]bool
 }
 
-// serveConsole does what the lines of in say until the context is done or one says quit. What it
+// ServeConsole does what the lines of in say until the context is done or one says quit. What it
 // prints begins with #, so that all the simulator has printed stays a configuration file. The end
 // of in ends nothing but the reading.
-func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.Writer) {
+func ServeConsole(ctx context.Context, hmcs []*HMC, in io.Reader, out io.Writer) {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	c := &simConsole{
-		hmcs: hmcs, estate: hmcs[0], quit: quit, done: ctx.Done(), out: out, down: make(map[*hmcsim.HMC]bool),
+	c := &commandLine{
+		hmcs: hmcs, estate: hmcs[0], quit: quit, done: ctx.Done(), out: out, down: make(map[*HMC]bool),
 	}
 	defer c.restarts.Wait()
 	lines := make(chan string)
@@ -102,7 +112,7 @@ func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.
 	go func() {
 		defer close(lines)
 		s := bufio.NewScanner(in)
-		s.Buffer(nil, maxConsoleLine)
+		s.Buffer(nil, MaxConsoleLine)
 		for s.Scan() {
 			select {
 			case lines <- s.Text():
@@ -130,17 +140,17 @@ func serveConsole(ctx context.Context, hmcs []*hmcsim.HMC, in io.Reader, out io.
 }
 
 // printf prints one line, or several.
-func (c *simConsole) printf(format string, args ...any) {
+func (c *commandLine) printf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for line := range strings.Lines(text) {
-		fmt.Fprintln(c.out, "# "+strings.TrimRight(line, " \n"))
+		_, _ = fmt.Fprintln(c.out, "# "+strings.TrimRight(line, " \n"))
 	}
 }
 
 // do does one line.
-func (c *simConsole) do(line string) error {
+func (c *commandLine) do(line string) error {
 	name, rest, err := nextWord(strings.ToValidUTF8(line, "\uFFFD"))
 	if err != nil || name == "" {
 		return err
@@ -202,28 +212,28 @@ func nextWord(line string) (word, rest string, err error) {
 }
 
 // cpc finds a CPC by its name, object id or URI.
-func (c *simConsole) cpc(key string) (hmcsim.CPCInfo, error) {
+func (c *commandLine) cpc(key string) (CPCInfo, error) {
 	for _, cpc := range c.estate.CPCs() {
 		if cpc.Name == key || cpc.ID == key || cpc.URI == key {
 			return cpc, nil
 		}
 	}
-	return hmcsim.CPCInfo{}, fmt.Errorf("CPC %q is unknown; list lists all", key)
+	return CPCInfo{}, fmt.Errorf("CPC %q is unknown; list lists all", key)
 }
 
 // named finds the HMC of a name, or all with "".
-func (c *simConsole) named(name string) ([]*hmcsim.HMC, error) {
+func (c *commandLine) named(name string) ([]*HMC, error) {
 	if name == "" {
 		return c.hmcs, nil
 	}
-	if i := slices.IndexFunc(c.hmcs, func(h *hmcsim.HMC) bool { return h.Name() == name }); i >= 0 {
+	if i := slices.IndexFunc(c.hmcs, func(h *HMC) bool { return h.Name() == name }); i >= 0 {
 		return c.hmcs[i : i+1], nil
 	}
 	return nil, fmt.Errorf("HMC %q is unknown", name)
 }
 
 // table prints a table of what write writes, its columns separated by tabs.
-func (c *simConsole) table(write func(w io.Writer)) error {
+func (c *commandLine) table(write func(w io.Writer)) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	write(w)
@@ -234,31 +244,31 @@ func (c *simConsole) table(write func(w io.Writer)) error {
 	return nil
 }
 
-func (c *simConsole) help([]string) error {
+func (c *commandLine) help([]string) error {
 	return c.table(func(w io.Writer) {
 		for _, cmd := range c.commands() {
-			fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
+			_, _ = fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
 		}
-		fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. "+
+		_, _ = fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. "+
 			"A name with blanks stands in double quotes.\n")
 	})
 }
 
-func (c *simConsole) list(args []string) error {
+func (c *commandLine) list(args []string) error {
 	cpcs := c.estate.CPCs()
 	if args[0] != "" {
 		one, err := c.cpc(args[0])
 		if err != nil {
 			return err
 		}
-		cpcs = []hmcsim.CPCInfo{one}
+		cpcs = []CPCInfo{one}
 	}
 	return c.table(func(w io.Writer) {
 		for _, cpc := range cpcs {
-			fmt.Fprintf(w, "%s\t%s\n", cpc.Name, cpc.Status)
+			_, _ = fmt.Fprintf(w, "%s\t%s\n", cpc.Name, cpc.Status)
 			for _, p := range c.estate.Partitions() {
 				if p.CPC == cpc.Name {
-					fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
+					_, _ = fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
 				}
 			}
 		}
@@ -266,7 +276,7 @@ func (c *simConsole) list(args []string) error {
 }
 
 // report prints what was done, unless it failed.
-func (c *simConsole) report(err error, format string, args ...any) error {
+func (c *commandLine) report(err error, format string, args ...any) error {
 	if err == nil {
 		c.printf(format, args...)
 	}
@@ -274,7 +284,7 @@ func (c *simConsole) report(err error, format string, args ...any) error {
 }
 
 // partition returns what does something to a partition, and prints that it does what.
-func (c *simConsole) partition(what string, do func(id string) error) func([]string) error {
+func (c *commandLine) partition(what string, do func(id string) error) func([]string) error {
 	return func(args []string) error {
 		p, err := c.estate.Partition(args[0])
 		if err == nil {
@@ -285,8 +295,8 @@ func (c *simConsole) partition(what string, do func(id string) error) func([]str
 }
 
 // object does something to the partition of a name, or to the CPC if there is no such partition.
-func (c *simConsole) object(
-	key string, partition func(hmcsim.PartitionInfo) error, cpc func(hmcsim.CPCInfo) error,
+func (c *commandLine) object(
+	key string, partition func(PartitionInfo) error, cpc func(CPCInfo) error,
 ) error {
 	if p, err := c.estate.Partition(key); err == nil {
 		return partition(p)
@@ -298,27 +308,27 @@ func (c *simConsole) object(
 	return cpc(one)
 }
 
-func (c *simConsole) status(args []string) error {
+func (c *commandLine) status(args []string) error {
 	status := args[1]
-	return c.object(args[0], func(p hmcsim.PartitionInfo) error {
+	return c.object(args[0], func(p PartitionInfo) error {
 		err := c.estate.SetPartitionStatus(p.ID, status)
 		return c.report(err, "partition %s on %s: %s -> %s", p.Name, p.CPC, p.Status, status)
-	}, func(cpc hmcsim.CPCInfo) error {
+	}, func(cpc CPCInfo) error {
 		err := c.estate.SetCPCStatus(cpc.ID, status)
 		return c.report(err, "CPC %s: %s -> %s", cpc.Name, cpc.Status, status)
 	})
 }
 
-func (c *simConsole) rename(args []string) error {
+func (c *commandLine) rename(args []string) error {
 	name := args[1]
-	return c.object(args[0], func(p hmcsim.PartitionInfo) error {
+	return c.object(args[0], func(p PartitionInfo) error {
 		for _, other := range c.estate.Partitions() {
 			if other.CPC == p.CPC && other.Name == name {
 				return fmt.Errorf("%s has a partition %s already", p.CPC, name)
 			}
 		}
 		return c.report(c.estate.RenamePartition(p.ID, name), "partition %s on %s is now %s", p.Name, p.CPC, name)
-	}, func(cpc hmcsim.CPCInfo) error {
+	}, func(cpc CPCInfo) error {
 		for _, other := range c.estate.CPCs() {
 			if other.Name == name {
 				return fmt.Errorf("there is a CPC %s already", name)
@@ -328,12 +338,12 @@ func (c *simConsole) rename(args []string) error {
 	})
 }
 
-func (c *simConsole) create(args []string) error {
+func (c *commandLine) create(args []string) error {
 	p, err := c.estate.CreatePartition(args[0], args[1])
 	return c.report(err, "partition %s on %s is there: %s", p.Name, p.CPC, p.Status)
 }
 
-func (c *simConsole) say(args []string) error {
+func (c *commandLine) say(args []string) error {
 	p, err := c.estate.Partition(args[0])
 	if err != nil {
 		return err
@@ -346,7 +356,7 @@ func (c *simConsole) say(args []string) error {
 }
 
 // communicate returns what cuts the support element of a CPC off, or brings it back.
-func (c *simConsole) communicate(up bool, what string) func([]string) error {
+func (c *commandLine) communicate(up bool, what string) func([]string) error {
 	return func(args []string) error {
 		cpc, err := c.cpc(args[0])
 		if err != nil {
@@ -363,7 +373,7 @@ func (c *simConsole) communicate(up bool, what string) func([]string) error {
 	}
 }
 
-func (c *simConsole) job([]string) error {
+func (c *commandLine) job([]string) error {
 	n := 0
 	for _, h := range c.hmcs {
 		for _, uri := range h.CompleteJobs() {
@@ -379,7 +389,7 @@ func (c *simConsole) job([]string) error {
 
 // eachOwner does something with each HMC that has the hardware messages of a CPC, or with "console"
 // of its own.
-func (c *simConsole) eachOwner(key string, do func(h *hmcsim.HMC, cpc string) error) error {
+func (c *commandLine) eachOwner(key string, do func(h *HMC, cpc string) error) error {
 	cpc, hmcs := "", c.hmcs
 	if key != "console" {
 		info, err := c.cpc(key)
@@ -396,15 +406,15 @@ func (c *simConsole) eachOwner(key string, do func(h *hmcsim.HMC, cpc string) er
 	return nil
 }
 
-func (c *simConsole) hwMessage(args []string) error {
-	return c.eachOwner(args[0], func(h *hmcsim.HMC, cpc string) error {
+func (c *commandLine) hwMessage(args []string) error {
+	return c.eachOwner(args[0], func(h *HMC, cpc string) error {
 		uri, err := h.AddHardwareMessage(cpc, args[1])
 		return c.report(err, "hardware message %s", uri)
 	})
 }
 
-func (c *simConsole) hwClear(args []string) error {
-	return c.eachOwner(args[0], func(h *hmcsim.HMC, cpc string) error {
+func (c *commandLine) hwClear(args []string) error {
+	return c.eachOwner(args[0], func(h *HMC, cpc string) error {
 		messages, err := h.HardwareMessages(cpc)
 		if err == nil {
 			err = h.DeleteHardwareMessages(cpc)
@@ -416,7 +426,7 @@ func (c *simConsole) hwClear(args []string) error {
 
 // restart takes HMCs down and brings them up again after a time. Other commands are done meanwhile:
 // the estate lives on.
-func (c *simConsole) restart(args []string) error {
+func (c *commandLine) restart(args []string) error {
 	seconds := 0.0
 	if args[0] != "" {
 		var err error
@@ -462,7 +472,7 @@ func (c *simConsole) restart(args []string) error {
 
 // each returns what does something to some of the things of each HMC of a name, and prints to how
 // many.
-func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]string) error {
+func (c *commandLine) each(thing, done string, do func(*HMC) int) func([]string) error {
 	return func(args []string) error {
 		hmcs, err := c.named(args[0])
 		for _, h := range hmcs {
@@ -473,11 +483,18 @@ func (c *simConsole) each(thing, done string, do func(*hmcsim.HMC) int) func([]s
 	}
 }
 
-func dropLinks(h *hmcsim.HMC) int { return h.Broker().DropLinks() }
+func dropLinks(h *HMC) int { return h.Broker().DropLinks() }
 
-func expire(h *hmcsim.HMC) int { return h.ExpireSessions(false) }
+func expire(h *HMC) int { return h.ExpireSessions(false) }
 
-func (c *simConsole) end([]string) error {
+func (c *commandLine) end([]string) error {
 	c.quit()
 	return nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
 }
