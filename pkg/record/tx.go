@@ -93,8 +93,6 @@ func (r *Recorder) begin(ctx context.Context) *tx {
 	}
 	g.changes.SetMembers(int(g.configured.Load()))
 	g.messages.SetMembers(int(g.configured.Load()))
-	g.changes.SetMembers(int(g.configured.Load()))
-	g.messages.SetMembers(int(g.configured.Load()))
 	t.ctx, t.now = ctx, r.now()
 	t.conv.Severities = r.severities.Load()
 	t.gaps.Committed(g.flight.stored())
