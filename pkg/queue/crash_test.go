@@ -137,9 +137,10 @@ func childAppend(dir, arg string) error {
 	return nil
 }
 
-// TestKill kills a process that stores and acknowledges under load, again and again.
+// TestKill kills a process that stores and acknowledges under load, again and again. No other test runs
+// beside it: until a child is another program it has the files of its parent, and with them the locks
+// of queues that other tests close and open again.
 func TestKill(t *testing.T) {
-	t.Parallel()
 	rounds := soak.Count(t, "QUEUE_KILLS", 10, 100)
 	dir := t.TempDir()
 	opts := crashOptions

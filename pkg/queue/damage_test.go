@@ -275,7 +275,8 @@ func (d *damager) fatal(format string, args ...any) {
 }
 
 // round damages one file, and uses the store. The first rounds cut off almost all of each file in
-// turn, if that is wanted: whether damage at a random place is found is a matter of chance.
+// turn, those that there is one of first, if that is wanted: whether damage at a random place is found
+// is a matter of chance.
 func (d *damager) round(round int, cutFirst bool) {
 	t := d.t
 	t.Helper()
@@ -284,7 +285,7 @@ func (d *damager) round(round int, cutFirst bool) {
 	files := append(slices.Clone(segments), filepath.Join(d.dir, cursorsName), filepath.Join(d.dir, deadName))
 	which, harm := d.random.IntN(len(files)), harm
 	if cutFirst && round < len(files) {
-		which, harm = round, cut
+		which, harm = len(files)-1-round, cut
 	}
 	d.file = files[which]
 	what, err := harm(d.random, d.file)
@@ -330,7 +331,6 @@ func (d *damager) round(round int, cutFirst bool) {
 	before := testutil.ToFloat64(d.metrics.damaged)
 	for starts := 2; starts <= 3; starts++ {
 		opts.Metrics = NewMetrics(nil)
-		awaitForks()
 		q, err := Open(opts)
 		if err != nil {
 			d.fatal("start %d: %v", starts, err)

@@ -141,10 +141,9 @@ func childFull(dir, _ string) error {
 	return refused(q, limit, func() error { return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &unlimited) })
 }
 
+// TestFullDisk starts a child, and so runs alone; see TestKill.
 func TestFullDisk(t *testing.T) {
-	t.Parallel()
 	t.Run("file size limit", func(t *testing.T) {
-		t.Parallel()
 		cmd, out := startChild(t, "full", t.TempDir(), "")
 		message, err := io.ReadAll(out)
 		if err := cmd.Wait(); err != nil {
@@ -155,7 +154,6 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	t.Run("small file system", func(t *testing.T) {
-		t.Parallel()
 		dir := t.TempDir()
 		if err := mountMemory(t, dir, "6m"); err != nil {
 			return // not allowed to; the test above has done nearly the same

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +27,6 @@ func open(t testing.TB, opts Options) *Queue {
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
-	awaitForks()
 	q, err := Open(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -39,13 +37,6 @@ func open(t testing.TB, opts Options) *Queue {
 		}
 	})
 	return q
-}
-
-// awaitForks waits until no child that another test starts has the lock of a queue that was closed:
-// it has its parent's files until it is another program.
-func awaitForks() {
-	syscall.ForkLock.RLock()
-	syscall.ForkLock.RUnlock() //nolint:staticcheck // it is all there is to wait for
 }
 
 // reopen closes q and opens its directory again.
