@@ -47,6 +47,13 @@ func timeoutOf(cfg config.Sink) time.Duration { return cmp.Or(max(cfg.Timeout, 0
 // error that of the sink. An answer of the destination has its text already. late is what did not
 // happen where time was over.
 func (a *attempts) do(ctx context.Context, late string, f func(context.Context) error) error {
+	return a.cancelable(ctx, late, func(attempt context.Context, _ context.CancelFunc) error { return f(attempt) })
+}
+
+// cancelable is do for what may have to give up before its time is over.
+func (a *attempts) cancelable(
+	ctx context.Context, late string, f func(context.Context, context.CancelFunc) error,
+) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
@@ -57,7 +64,7 @@ func (a *attempts) do(ctx context.Context, late string, f func(context.Context) 
 	case a.life.closed():
 		err = ErrClosed
 	case err == nil:
-		err = f(attempt)
+		err = f(attempt, cancel)
 	}
 	switch {
 	case err == nil, isAnswer(err):

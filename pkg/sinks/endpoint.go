@@ -82,9 +82,7 @@ func (p *endpoint) request(ctx context.Context, header http.Header, body []byte)
 
 // send makes one request and judges the answer.
 func (p *endpoint) send(ctx context.Context, request func(context.Context) *http.Request) error {
-	return p.do(ctx, noAnswer, func(attempt context.Context) error {
-		attempt, cancel := context.WithCancel(attempt)
-		defer cancel()
+	return p.cancelable(ctx, noAnswer, func(attempt context.Context, cancel context.CancelFunc) error {
 		resp, err := p.client.RoundTrip(request(attempt))
 		if err != nil {
 			return err

@@ -82,6 +82,10 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 	batch := w.batch > 1
 	switch cfg.Format {
 	case "", config.FormatJSON:
+		if !batch {
+			w.body = func(records []event.Record) ([]byte, error) { return records[0].JSON, nil }
+			return "application/json", nil
+		}
 		w.body = bodyOf(batch, 0, func(dst []byte, r event.Record) []byte { return append(dst, r.JSON...) })
 		return "application/json", nil
 	case config.FormatCloudEvents:
@@ -141,12 +145,15 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 // request builds the request of one attempt.
 func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Request {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
-	// The values are shared: the transport does not change them.
-	header := maps.Clone(w.header)
-	header.Set("Webhook-Id", id)
-	header.Set("Webhook-Timestamp", now)
+	// In one piece: a clone would grow with what is added to it.
+	values := [3]string{id, now, ""}
+	header := make(http.Header, len(w.header)+len(values))
+	maps.Copy(header, w.header) // the values are shared: the transport does not change them
+	header["Webhook-Id"] = values[0:1:1]
+	header["Webhook-Timestamp"] = values[1:2:2]
 	if len(w.keys) > 0 {
-		header.Set("Webhook-Signature", sign(w.keys, id, now, body))
+		values[2] = sign(w.keys, id, now, body)
+		header["Webhook-Signature"] = values[2:3:3]
 	}
 	return w.endpoint.request(ctx, header, body)
 }
