@@ -105,7 +105,8 @@ type OSReplay struct {
 //     does not hold that any more, its numbers have begun anew. Messages with a time are certain by
 //     it.
 //   - A live message begins a new sequence if its number was published before. Without a time it is
-//     a duplicate all the same within 3 s, and within 60 s if a replay had it.
+//     a duplicate all the same within 3 s, and within 60 s if a replay had it, also where the
+//     replay had another sequence behind it.
 //   - A jump of more than 2^30 numbers begins a new sequence, and nothing is missing.
 //   - Another host has a sequence of its own. Of what it replays the texts and times that the host
 //     before had as often are duplicates, whatever their numbers.
@@ -337,6 +338,8 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 	case p.isOther(host):
 		p.restart(msg.Number, now)
 		p.hostBefore = p.host
+	case p.begun && p.outrun(msg, now):
+		return OSVerdict{Duplicate: true, Epoch: p.epoch}
 	case p.begun && msg.Number > p.highest && near(msg.Number, p.highest):
 		v.Missing = p.extend(msg.Number)
 	case p.begun && msg.Number <= p.highest:
@@ -368,6 +371,18 @@ func (p *osPartition) repeated(e *osEntry, msg *OSMessage, now time.Duration) bo
 		limit = replayRace
 	}
 	return e.time > 0 && msg.Time > 0 || e.received > 0 && now-e.received < limit
+}
+
+// outrun says whether a replay, which tells that the numbers have begun anew since, had a message
+// before it came live. The next number of the present sequence is a new message, whatever it says:
+// a system writes the same each time it is loaded.
+func (p *osPartition) outrun(msg *OSMessage, now time.Duration) bool {
+	if p.published != none || msg.Number == p.highest+1 || p.find(msg) != nil || p.gaps.contains(msg.Number) {
+		return false
+	}
+	return slices.ContainsFunc(p.entries, func(e osEntry) bool {
+		return !e.of(p.epoch) && e.number == msg.Number && e.is(msg) && e.received > 0 && now-e.received < replayRace
+	})
 }
 
 // isOther says whether the present sequence was numbered by another host.

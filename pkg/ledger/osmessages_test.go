@@ -220,6 +220,21 @@ func TestPartitionMark(t *testing.T) {
 			s.replay("10 new", markRange("a", 1, 10)...)
 			s.live("3 dup, 2 new", markRange("a", 8, 12)...)
 		}},
+		{"so do messages behind which the numbers began anew", func(s *markStory) {
+			s.live("5 new", markRange("a", 1, 5)...)
+			s.pass(time.Minute)
+			s.replayOf("5 dup, 4 new, 2 new@1", OSReplay{
+				Messages: slices.Concat(markRange("a", 1, 9), markRange("b", 0, 1)), Complete: true, Next: &markRange("a", 6, 6)[0],
+			})
+			s.live("6 dup, 1 new@1", slices.Concat(markRange("a", 6, 9), markRange("b", 0, 2))...)
+			s.missing(0, 0, 0)
+		}},
+		{"they hide nothing of a system that writes the same again", func(s *markStory) {
+			s.live("5 new", markRange("boot", 0, 4)...)
+			s.pass(time.Minute)
+			s.replay("5 dup, 5 new, 3 new@1", slices.Concat(markRange("boot", 0, 9), markRange("boot", 0, 2))...)
+			s.live("7 new@1", markRange("boot", 3, 9)...)
+		}},
 		{"a day after the replay its first numbers and texts are a new sequence", func(s *markStory) {
 			s.replay("5 new", markRange("boot", 1, 5)...)
 			s.pass(24 * time.Hour)
@@ -965,14 +980,19 @@ func (m *markModel) connect() {
 	snapshot := slices.Clone(m.held)
 	var late []*realMessage // published after the snapshot
 	if m.rng.IntN(2) == 0 {
+		loads := m.keeps && !m.hosts && m.rng.IntN(2) == 0
 		for range 1 + m.rng.IntN(5) {
 			late = append(late, m.write())
+			if loads && m.rng.IntN(3) == 0 {
+				m.ipl()
+				loads = false
+			}
 		}
 	}
 	m.now = m.now.Add(time.Duration(1+m.rng.IntN(5)) * time.Second)
 	if refresh && m.rng.IntN(3) == 0 && len(late) > 0 {
 		// Replayed, and published as well.
-		snapshot = append(snapshot, late[0])
+		snapshot = append(snapshot, late[:1+m.rng.IntN(len(late))]...)
 	}
 	if !refresh {
 		for _, r := range late { // the link is faster than the request

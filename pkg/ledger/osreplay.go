@@ -217,7 +217,7 @@ func (a *osReplay) continues(run osRun, young, last bool) (continues, common boo
 		common, differs = true, match == nil
 	}
 	reach := a.Messages[run.to-1].Number
-	if last && a.Next != nil {
+	if last && a.Next != nil && !a.has(a.Next) {
 		reach = max(reach, a.Next.Number)
 	}
 	switch {
@@ -230,6 +230,13 @@ func (a *osReplay) continues(run osRun, young, last bool) (continues, common boo
 		return false, common
 	}
 	return !a.Complete || reach >= p.highest || p.highestAt >= a.asked, common
+}
+
+// has says whether the replay has a message.
+func (a *osReplay) has(msg *OSMessage) bool {
+	return slices.ContainsFunc(a.Messages, func(m OSMessage) bool {
+		return m.Number == msg.Number && m.Text == msg.Text && m.sameTime(msg.Time)
+	})
 }
 
 // epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was
