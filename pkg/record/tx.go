@@ -323,13 +323,14 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 // same may be reported long after it happened, because it was replayed or listed, or because its
 // own time tells it from others. Else a report is a repetition only if this HMC's link was up when
 // the other one reported it, and if it comes soon after that: what happened while this one was out
-// of sight, it does not report later.
+// of sight, it does not report later. Two HMCs do not report at the same instant: what comes within
+// sameWithin is the same also where the link has come up in between.
 func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting bool) bool {
 	return in.Report(key, t.r.name, at, func(_ string, reported time.Time) bool {
 		if lasting {
 			return at.Sub(reported) <= replayWithin
 		}
-		return at.Sub(reported) <= arriveWithin && t.gaps.Linked(reported)
+		return at.Sub(reported) <= sameWithin || at.Sub(reported) <= arriveWithin && t.gaps.Linked(reported)
 	})
 }
 
