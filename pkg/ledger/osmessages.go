@@ -255,28 +255,33 @@ func (p *osPartition) startAt(number int64) {
 // BeforeStart returns how many messages at the begin of a list the HMC held already when the
 // partition began to be followed, where it was not asked for them then. Numbers that do not lead up
 // to the first one followed are those of a sequence that began anew, of which everything counts; so
-// are, once numbers have begun anew, those that nothing known of the first sequence follows.
+// are, once numbers have begun anew, those of a list that has nothing known of the first sequence.
+// What is known is not before the start: it tells the list's sequences apart.
 func (o *OSMessages) BeforeStart(partition string, messages []OSMessage) (n int) {
 	p := o.get(partition)
 	start := p.start
 	if !p.started {
 		start = p.lowest
 	}
-	end, first := 0, p.epoch == 0
+	end, before, known := 0, 0, -1
 	for ; end < len(messages) && (end == 0 || messages[end].Number > messages[end-1].Number); end++ {
 		if messages[end].Number < start {
-			n++
-		} else if !first {
-			first = slices.ContainsFunc(p.entries, func(e osEntry) bool {
-				return e.of(0) && e.number == messages[end].Number && e.is(&messages[end])
-			})
+			before++
+		}
+		if known < 0 && slices.ContainsFunc(p.entries, func(e osEntry) bool {
+			return e.of(0) && e.number == messages[end].Number && e.is(&messages[end])
+		}) {
+			known = end
 		}
 	}
-	leads := n > 0 && (n < end || messages[n-1].Number == start-1)
-	if leads && first && (p.epoch == 0 || end < len(messages)) {
-		return n
+	leads := before > 0 && (before < end || messages[before-1].Number == start-1)
+	switch {
+	case !leads || p.epoch != 0 && (known < 0 || end == len(messages)):
+		return 0
+	case known >= 0:
+		return min(before, known)
 	}
-	return 0
+	return before
 }
 
 // Forget forgets a partition that is gone, with what is stored of it.

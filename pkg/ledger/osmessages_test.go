@@ -1483,6 +1483,22 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestStartBehindKnown has a message that came live while the HMC was asked what it held: it is
+// before the start, and known. What it says of the list's sequences must not be lost.
+func TestStartBehindKnown(t *testing.T) {
+	m := newMarkBook()
+	m.live(markMessage(11, "a", -1), markClock)
+	m.StartBehind(markPartition, markRange("a", 0, 11))
+	for _, anew := range []bool{false, true} {
+		list := slices.Concat(markRange("a", 0, 14), markRange("b", 0, 4))
+		if n := m.BeforeStart(markPartition, list); n != 11 {
+			t.Errorf("%d are before the start, want 11; numbers began anew: %v", n, anew)
+		}
+		m.live(markMessage(12, "a", -1), markClock)
+		m.live(markMessage(0, "b", -1), markClock)
+	}
+}
+
 func TestTextHash(t *testing.T) {
 	if a, b := TextHash("login:"), TextHash("login: \r\n"); a != b || a != 0x3b370998 || a == TextHash(" login:") {
 		t.Errorf("%#x and %#x", a, b)

@@ -133,16 +133,22 @@ func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 	if at := t.link.subscribed[partition]; at.After(asked) {
 		asked = at
 	}
-	what := ledger.OSReplay{Next: next, Asked: asked, Complete: !l.cut && t.tells(asked)}
+	if t.outdated(asked) && !t.messages.Empty(partition) {
+		return
+	}
+	what := ledger.OSReplay{Next: next, Asked: asked, Complete: !l.cut && !asked.Before(t.loaded)}
 	t.putReplay(partition, l, event.OriginRefresh, what)
 	if _, to, n := t.messages.Missing(partition); n > 0 && what.Complete {
 		t.gone(t.messages.Settle(partition, to)) // the HMC has replayed all it holds
 	}
 }
 
-// tells says whether what an HMC was asked for at a time says something by what it lacks: what is
-// known may be newer if it was loaded since, for then it is not known when that came.
-func (t *tx) tells(asked time.Time) bool { return !asked.Before(t.loaded) }
+// outdated says whether what an HMC was asked for at a time says too little to be recorded: what is
+// known was loaded since, for then it is not known what of it came after that. All that the HMC
+// holds is listed again.
+func (t *tx) outdated(asked time.Time) bool {
+	return asked.Before(t.loaded) && t.canFetch(event.TopicOSMessage)
+}
 
 // putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
 func (t *tx) putReplay(partition string, l *replay, origin string, what ledger.OSReplay) (recovered int) {
@@ -210,20 +216,20 @@ func (r *Recorder) ListedMessages(
 ) {
 	t := r.begin(ctx)
 	defer t.end()
+	if t.outdated(asked) {
+		return
+	}
 	l, uri := t.listed(p, topic, messages), p.ObjectURI
 	if !refresh {
 		n := t.messages.BeforeStart(uri, l.messages)
 		l.messages, l.events = l.messages[n:], l.events[n:]
 	}
-	what := ledger.OSReplay{Asked: asked, Complete: t.tells(asked)}
-	n := t.putReplay(uri, l, event.OriginBackfill, what)
-	if what.Complete { // else it is listed again
-		for i := range l.messages {
-			// the HMC was asked for everything up to this one
-			missing = max(missing, l.messages[i].Number)
-		}
-		t.gone(t.messages.Settle(uri, missing))
+	n := t.putReplay(uri, l, event.OriginBackfill, ledger.OSReplay{Asked: asked, Complete: true})
+	for i := range l.messages {
+		// the HMC was asked for everything up to this one
+		missing = max(missing, l.messages[i].Number)
 	}
+	t.gone(t.messages.Settle(uri, missing))
 	t.flush()
 	r.log.Debug("OS messages were fetched",
 		zap.String("partition", PartitionLabel(p)), zap.Int("messages", len(messages)), zap.Int("new", n))
