@@ -505,6 +505,8 @@ func TestPartitionMark(t *testing.T) {
 			s.replayOf("60 new", OSReplay{Messages: markRange("a", 1, 60), Asked: asked})
 			s.replayOf("60 new, 5 new@1", OSReplay{Messages: append(markRange("a", 61, 120), markRange("b", 1, 5)...), Asked: asked, Complete: true})
 			s.missing(0, 0, 0)
+			s.replay("125 dup", append(markRange("a", 1, 120), markRange("b", 1, 5)...)...)
+			s.live("1 new@1", one(6, "b"))
 		}},
 		{"a replay has the same message twice", func(s *markStory) {
 			s.replay("1 new, 1 dup, 1 new", one(1, "a"), one(1, "a"), one(2, "a"))

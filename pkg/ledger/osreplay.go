@@ -81,7 +81,7 @@ func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict 
 			a.take(run, p.epoch, osPresent)
 		case i < present:
 			a.take(run, a.epochBefore(run, runs[present]), osEarlier)
-		case known && (young || present < 0 && i < last):
+		case known && (young && p.published != none || present < 0 && i < last):
 			a.take(run, a.epochOf(run), osEarlier)
 		default:
 			a.begin(run, known, known && present < 0)

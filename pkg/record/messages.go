@@ -85,7 +85,7 @@ func (t *tx) putMessage(
 }
 
 // addToReplay keeps a message that the HMC replays until the replay is complete: only the whole
-// tells what of it is new. What is replayed of a partition that nothing is known of is new.
+// tells what of it is new.
 func (t *tx) addToReplay(p *translate.Part) {
 	l := t.replays[p.Partition]
 	if l == nil {
@@ -95,11 +95,8 @@ func (t *tx) addToReplay(p *translate.Part) {
 	l.add(p, copyEvent(p.Event))
 	l.last = t.now
 	t.replayed[p.Partition] = l.last
-	switch full := len(l.messages) >= replayMessages || l.bytes >= replayBytes; {
-	case full:
+	if len(l.messages) >= replayMessages || l.bytes >= replayBytes {
 		l.cut = true
-		t.settleReplay(p.Partition, nil)
-	case t.messages.Empty(p.Partition):
 		t.settleReplay(p.Partition, nil)
 	}
 }

@@ -23,6 +23,7 @@ func TestFillAfterReplay(t *testing.T) {
 		Headers: receiver.Headers{{Name: "notification-type", Value: "os-message"}, {Name: "object-uri", Value: uri}},
 	}, true)
 	s.Rec.Notification(t.Context(), &n)
+	s.Rec.MissingMessages(uri) // the replay has ended
 	k := newKeeper(s, nil, new(Offer), nil)
 	k.newSession = true
 	c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true, fill: new(retry), replay: true, topic: topic, opened: opened}
