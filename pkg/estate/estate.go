@@ -139,7 +139,8 @@ func (e *Estate) resource(o *object) Resource {
 // change finds or makes the object, and returns how it was. e.mu is held.
 func (e *Estate) change(uri, class, name string) (o *object, was Resource, known bool) {
 	if o = e.objects[uri]; o != nil {
-		e.dirty[uri] = true
+		// It is no news any more, and stored with the event.
+		o.fresh, e.dirty[uri] = false, true
 		return o, o.Resource, true
 	}
 	if o = e.revive(uri); o == nil {
@@ -250,6 +251,9 @@ type Listing struct {
 func (e *Estate) Learn(l *Listing) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.loaded.After(l.Asked) {
+		return
+	}
 	for i := range l.Resources {
 		r := &l.Resources[i]
 		if o := e.objects[r.URI]; o != nil {
@@ -262,7 +266,7 @@ func (e *Estate) Learn(l *Listing) {
 			}
 			continue
 		}
-		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) || e.loaded.After(l.Asked) {
+		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) {
 			continue
 		}
 		o := e.add(*r)
@@ -309,6 +313,9 @@ func (e *Estate) Compare(
 ) (differences []Difference, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.loaded.After(l.Asked) {
+		return nil, true
+	}
 	present := make(map[string]struct{}, len(l.Resources))
 	for i := range l.Resources {
 		r := &l.Resources[i]
@@ -534,7 +541,7 @@ func (e *Estate) load(uri string, value []byte) bool {
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
 	}
-	o.hmcs, o.touched = s.HMCs, e.loaded
+	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {
 		e.listedBy(hmc)[s.Class] = true
 	}

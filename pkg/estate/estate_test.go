@@ -285,6 +285,33 @@ func TestLoadAfterAFailure(t *testing.T) {
 	want(t, told, "removed partition Q")
 }
 
+// A notification about a resource that has just been listed for the first time is stored with what is known of the resource: else
+// nothing would show, after a failure or a crash, that its status has changed since.
+func TestNotificationAboutWhatIsNew(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating"), 2)
+	e.Learn(listing("h", 10, "C=operating", "C/P=active"))
+	e.SetStatus(uri("P"), ClassPartition, "P", "degraded", at(11), at(11))
+	disk := map[string][]byte{}
+	e.Unstored(func(uri string, value []byte) { disk[uri] = value })
+	e.Load(at(12), valuesOf(disk))
+	told, _ := take(t, e, listing("h", 20, "C=operating", "C/P=active"), 22)
+	want(t, told, "moved partition P degraded -> active")
+}
+
+// A list that was asked for before what is known was loaded is not the first one, although it is the first that is compared.
+func TestFirstListFromBeforeALoad(t *testing.T) {
+	e := New()
+	l := listing("h", 0, "C=operating", "C/P=active")
+	e.Learn(l)
+	e.Load(at(1), valuesOf(nil)) // it could not be stored
+	if differences, again := e.Compare(l, at(2), none); len(differences) != 0 || !again {
+		t.Errorf("%v, again: %v", words(differences), again)
+	}
+	told, _ := take(t, e, listing("h", 3, "C=operating", "C/P=active"), 4)
+	want(t, told)
+}
+
 func valuesOf(disk map[string][]byte) func(fn func(uri string, value []byte) bool) {
 	return func(fn func(uri string, value []byte) bool) {
 		for uri, value := range disk {
