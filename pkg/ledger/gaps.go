@@ -346,16 +346,17 @@ func (b *Gaps) Away(topic, kind, cause string, since time.Time) {
 	}
 }
 
-// Back notes that a topic which was away is subscribed to again, and what was missed meanwhile.
-// fill says that what can be will be fetched.
-func (b *Gaps) Back(topic string, fill bool, now time.Time) {
+// Back notes that a topic is subscribed to again, and returns since when it was away; the zero
+// time: it was not. fill says that what can be will be fetched.
+func (b *Gaps) Back(topic string, fill bool, now time.Time) (since time.Time) {
 	i := slices.IndexFunc(b.away, func(a awayTopic) bool { return a.Topic == topic })
 	if i < 0 {
-		return
+		return since
 	}
 	a := b.away[i]
 	b.away = slices.Delete(b.away, i, i+1)
 	b.Missing(a.Since, now, a.Cause, topic, a.Kind, 0, fill, now)
+	return a.Since
 }
 
 // Lacks reports whether a topic of a kind is away.
@@ -492,8 +493,11 @@ var lostKinds = []struct{ kind, what string }{
 var heldKinds = []struct{ kind, what string }{
 	{event.TopicAudit, "entries of the audit log"},
 	{event.TopicSecurity, "entries of the security log"},
-	{event.TopicOSMessage, "OS messages that the HMC does not hold any more"},
+	{event.TopicOSMessage, Unheld},
 }
+
+// Unheld is what is missing of OS messages for good, in words.
+const Unheld = "OS messages that the HMC does not hold any more"
 
 // Report returns the gap as it is reported. kinds are the kinds of topics that are followed and
 // that nobody else saw.
@@ -510,12 +514,25 @@ func (g *Gap) Report(kinds []string) *Gap {
 		}
 	}
 	r.Missing = append(r.Missing, g.Problems...)
+	recovered := 0
+	for _, n := range g.Recovered {
+		recovered += n
+	}
+	if g.Missed[event.TopicOther] > recovered { // of whatever kind they were
+		r.missing("notifications")
+	}
 	for _, l := range heldKinds {
 		if g.Missed[l.kind] > g.Recovered[l.kind] {
-			r.Missing = append(r.Missing, l.what)
+			r.missing(l.what)
 		}
 	}
 	return &r
+}
+
+func (g *Gap) missing(what string) {
+	if !slices.Contains(g.Missing, what) {
+		g.Missing = append(g.Missing, what)
+	}
 }
 
 // InWords is the gap as the person on call reads it.

@@ -261,14 +261,15 @@ func (r *Recorder) TopicAway(topic string) {
 	t := r.enter()
 	defer t.end()
 	t.gaps.Away(topic, kind, fmt.Sprintf("the HMC had taken away a topic (%s)", kind), t.link.received)
-	if kind == event.TopicAudit || kind == event.TopicSecurity {
-		t.awaitEntries(t.link.received, []string{kind})
-	}
 }
 
 // TopicBack records that a topic which the broker had taken away is subscribed to again.
 func (r *Recorder) TopicBack(topic string) {
+	kind := r.topics.KindOf(topic, "")
 	t := r.enter()
 	defer t.end()
-	t.gaps.Back(topic, t.canFetch(r.topics.KindOf(topic, "")), t.now)
+	since := t.gaps.Back(topic, t.canFetch(kind), t.now)
+	if !since.IsZero() && (kind == event.TopicAudit || kind == event.TopicSecurity) {
+		t.awaitEntries(since, []string{kind})
+	}
 }

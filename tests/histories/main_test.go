@@ -48,6 +48,9 @@ func memory(t *testing.T) string {
 func TestHistories(t *testing.T) {
 	count := soak.Count(t, "HISTORIES", 200, 10_000)
 	from := 1
+	if text := os.Getenv("HMCNOTIFYD_HISTORIES_FROM"); text != "" {
+		from, _ = strconv.Atoi(text)
+	}
 	if text := os.Getenv(seedVariable); text != "" {
 		seed, err := strconv.Atoi(text)
 		if err != nil {

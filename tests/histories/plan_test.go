@@ -139,8 +139,13 @@ func draw(seed uint64) *plan {
 		}
 		st := step{at: at, hmc: r.IntN(s.hmcs), obj: r.IntN(objects), n: r.IntN(12)}
 		if one(often) {
+			// Where a session ends and its link only falls silent, nobody who is killed before the next look
+			// at it can know since when.
 			st.kind = faults[r.IntN(len(faults))]
 			st.last = []time.Duration{ms(100), ms(2000), ms(15_000), ms(90_000)}[r.IntN(4)]
+			if st.kind == expire && (slices.Contains(faults, kill) || slices.Contains(faults, stop)) {
+				st.n %= 6
+			}
 		} else {
 			st.kind = happen[r.IntN(len(happen))]
 		}
