@@ -390,7 +390,7 @@ func (b *Gaps) TakeRefill() map[string]bool {
 // MissedBefore notes notifications that are known to have been missed in a blind window. It reports
 // whether that is not reported yet, so that they can be reported with it.
 func (b *Gaps) MissedBefore(kind string, n int, now time.Time) bool {
-	if b.current == nil {
+	if b.current == nil || !b.current.Whole {
 		return false
 	}
 	b.current.Missed[kind] += n
