@@ -134,12 +134,17 @@ func (g *Group) reload() {
 	for _, r := range g.members {
 		t := &r.tx
 		t.now, t.due, t.refetch = r.now(), nil, true
+		t.gaps.Committed(g.flight.stored()) // nobody may have looked since
 		t.load()
 		t.loaded = t.now
 		since := t.now
 		if f := all[r]; f != nil {
 			since = f.from
 			t.gaps.StorageFailed(f.from, "the storage refused what was received: "+f.cause, f.missed, t.now)
+		}
+		// What was to be fetched before this is not stored either.
+		if blind := t.gaps.BlindSince(); !blind.IsZero() && blind.Before(since) {
+			since = blind
 		}
 		// Of what was lost by one HMC another one may have taken its own report for a repetition.
 		t.gaps.Unreported(first, t.now)

@@ -112,6 +112,7 @@ func play(p *plan, dir string, a authority, now time.Time, log io.Writer) (h *hi
 	for i := range p.steps {
 		h.sleepUntil(begin.Add(p.steps[i].at))
 		h.do(&p.steps[i])
+		time.Sleep(time.Microsecond) // no two things happen at once
 	}
 	h.heal()
 	if err := h.settle(); err != nil {
