@@ -70,6 +70,8 @@ type Options struct {
 	WrapStore func(queue.Store) queue.Store
 	// Intervals are those of each HMC; tests shorten them.
 	Intervals watch.Intervals
+	// Dial connects to HMCs; nil: net.Dialer. Tests have a network of their own.
+	Dial watch.Dial
 }
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
@@ -364,6 +366,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		s, err := watch.New(watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, Handover: handoverShare(len(cfg.HMCs)), Intervals: b.opts.Intervals,
+			Dial: b.opts.Dial,
 		})
 		if err != nil {
 			return nil, err

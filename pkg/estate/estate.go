@@ -459,6 +459,18 @@ func (e *Estate) Lists(hmc, uri string) bool {
 	return o != nil && slices.Contains(o.hmcs, hmc)
 }
 
+// ListsAny says whether an HMC has listed a resource of a class that is known.
+func (e *Estate) ListsAny(hmc, class string) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, o := range e.objects {
+		if o.Class == class && slices.Contains(o.hmcs, hmc) {
+			return true
+		}
+	}
+	return false
+}
+
 // Len returns how many resources are known.
 func (e *Estate) Len() int {
 	e.mu.RLock()

@@ -20,6 +20,8 @@ import (
 type BrokerOptions struct {
 	// where to listen, host:port with port 0 for a free one; none: 127.0.0.1:0
 	Addrs []string
+	// Listen listens on one of them, for a network that is not the machine's; nil: net.Listen.
+	Listen func(addr string) (net.Listener, error)
 	// no TLS, as old HMCs on port 61613
 	PlainText bool
 
@@ -236,7 +238,7 @@ func (b *Broker) listenLocked() error {
 	}
 	var listeners []net.Listener
 	for i, addr := range b.addrs {
-		ln, err := listen(addr, b.bound)
+		ln, err := listen(b.opts.Listen, addr, b.bound)
 		if err != nil {
 			for _, l := range listeners {
 				_ = l.Close()
@@ -269,7 +271,10 @@ func (b *Broker) listenLocked() error {
 
 // listen listens on addr. The port of an earlier time may have been taken by a passing connection:
 // again waits a little for it.
-func listen(addr string, again bool) (net.Listener, error) {
+func listen(on func(string) (net.Listener, error), addr string, again bool) (net.Listener, error) {
+	if on != nil {
+		return on(addr)
+	}
 	var lc net.ListenConfig
 	for attempt := 0; ; attempt++ {
 		ln, err := lc.Listen(context.Background(), "tcp", addr)

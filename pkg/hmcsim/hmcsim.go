@@ -25,6 +25,8 @@ const (
 type Options struct {
 	// host:port; "" = 127.0.0.1:0, port 0 = a free one
 	RESTAddr, StompAddr string
+	// Listen listens on one of them, for a network that is not the machine's; nil: net.Listen.
+	Listen func(addr string) (net.Listener, error)
 
 	// of the HMC; default HMC1
 	Name string
@@ -224,7 +226,7 @@ func newHMC(opts Options) (*HMC, error) {
 		return nil, err
 	}
 	bo := opts.Broker
-	bo.Addrs = []string{opts.StompAddr}
+	bo.Addrs, bo.Listen = []string{opts.StompAddr}, opts.Listen
 	bo.CA = h.ca
 	bo.Certificate = &h.tls.Certificates[0]
 	bo.Authenticate = h.authenticate
@@ -366,7 +368,7 @@ func (h *HMC) serveLocked() error {
 	if h.server != nil {
 		return nil
 	}
-	ln, err := listen(h.restAddr, h.bound)
+	ln, err := listen(h.opts.Listen, h.restAddr, h.bound)
 	if err != nil {
 		return fmt.Errorf("hmcsim: REST: %w", err)
 	}

@@ -45,6 +45,20 @@ type Gap struct {
 	batch uint64
 }
 
+// awayTopic is a topic on which nothing comes, as it is stored among the gaps.
+type awayTopic struct {
+	Topic string    `json:"topic"`
+	Kind  string    `json:"kind"`
+	Cause string    `json:"cause"`
+	Since time.Time `json:"since"`
+}
+
+// storedGap is a gap or a topic that is away.
+type storedGap struct {
+	*Gap
+	Away *awayTopic `json:"away,omitempty"`
+}
+
 func newGap(from time.Time) *Gap {
 	return &Gap{
 		From: from, Missed: make(map[string]int), Recovered: make(map[string]int), Concerns: make(map[string]bool),
@@ -87,6 +101,8 @@ type Gaps struct {
 	touched time.Time
 	// topics of which something was missed while the link was up: to be fetched
 	refill map[string]bool
+	// topics on which nothing comes although the link is up
+	away []awayTopic
 
 	// when the link came up; zero: it is down
 	upSince time.Time
@@ -129,7 +145,7 @@ func (b *Gaps) Load(stored Stored) (damaged int) {
 		if key != b.key { // another HMC, whose name begins with this one's
 			return true
 		}
-		var gaps []*Gap
+		var gaps []storedGap
 		if len(value) > 0 && value[0] == '{' { // of a version that stored one
 			value = append(append([]byte{'['}, value...), ']')
 		}
@@ -138,6 +154,13 @@ func (b *Gaps) Load(stored Stored) (damaged int) {
 			return true
 		}
 		for _, stored := range gaps {
+			if stored.Away != nil {
+				b.away = append(b.away, *stored.Away)
+				continue
+			} else if stored.Gap == nil {
+				damaged++
+				continue
+			}
 			g := newGap(stored.From)
 			g.To, g.Causes, g.Whole = stored.To, stored.Causes, true
 			maps.Copy(g.Missed, stored.Missed)
@@ -169,7 +192,15 @@ func (b *Gaps) Watched(from, to time.Time) bool {
 }
 
 // Unreported notes that not all that was seen in a time has been reported.
-func (b *Gaps) Unreported(from, to time.Time) { b.past = keepSpan(b.past, timeSpan{from, to}) }
+func (b *Gaps) Unreported(from, to time.Time) {
+	if n := len(b.past) - 1; n >= 0 && !from.After(b.past[n].to) && !b.past[n].from.After(from) {
+		if to.After(b.past[n].to) {
+			b.past[n].to = to
+		}
+		return
+	}
+	b.past = keepSpan(b.past, timeSpan{from, to})
+}
 
 // Linked reports whether the HMC may have sent over a link what it reported at a time.
 func (b *Gaps) Linked(at time.Time) bool {
@@ -199,12 +230,46 @@ func (b *Gaps) LinkLost(from time.Time, cause string, now time.Time) {
 		b.complete = append(b.complete, b.current)
 		b.current = nil
 	}
+	b.endAway(from)
 	if !b.upSince.IsZero() {
 		b.ups = keepSpan(b.ups, timeSpan{b.upSince, from})
 		b.links = keepSpan(b.links, timeSpan{b.asked, from})
 	}
 	b.linkDown, b.filling, b.refill, b.upSince = true, false, nil, time.Time{}
 	b.blind(from, cause, now)
+}
+
+// LostSince has the blind window that goes on begin earlier: what seemed to be contact was none.
+func (b *Gaps) LostSince(from, now time.Time) {
+	if b.current == nil || !b.linkDown || !from.Before(b.current.From) {
+		return
+	}
+	b.open(from, now)
+	for _, spans := range [][]timeSpan{b.ups, b.links} {
+		if n := len(spans) - 1; n >= 0 && spans[n].to.After(from) {
+			spans[n].to = from
+		}
+	}
+}
+
+// endAway makes one window of the topics that are away when the link is lost.
+func (b *Gaps) endAway(at time.Time) {
+	var g *Gap
+	for _, a := range b.away {
+		if !at.After(a.Since) {
+			continue
+		}
+		if g == nil {
+			g = newGap(a.Since)
+			b.complete = append(b.complete, g)
+		}
+		if a.Since.Before(g.From) {
+			g.From = a.Since
+		}
+		g.To, g.Concerns[a.Kind] = at, true
+		g.cause(a.Cause)
+	}
+	b.away = nil
 }
 
 // blind begins a blind window, or goes on with one: when it ends is not known.
@@ -274,6 +339,31 @@ func (b *Gaps) Missing(from, to time.Time, cause, topic, kind string, n int, fil
 	}
 }
 
+// Away notes that nothing comes on a topic any more since a time, although the link is up.
+func (b *Gaps) Away(topic, kind, cause string, since time.Time) {
+	if !b.linkDown && !slices.ContainsFunc(b.away, func(a awayTopic) bool { return a.Topic == topic }) {
+		b.away, b.changed = append(b.away, awayTopic{topic, kind, cause, since}), true
+	}
+}
+
+// Back notes that a topic is subscribed to again, and returns since when it was away; the zero
+// time: it was not. fill says that what can be will be fetched.
+func (b *Gaps) Back(topic string, fill bool, now time.Time) (since time.Time) {
+	i := slices.IndexFunc(b.away, func(a awayTopic) bool { return a.Topic == topic })
+	if i < 0 {
+		return since
+	}
+	a := b.away[i]
+	b.away = slices.Delete(b.away, i, i+1)
+	b.Missing(a.Since, now, a.Cause, topic, a.Kind, 0, fill, now)
+	return a.Since
+}
+
+// Lacks reports whether a topic of a kind is away.
+func (b *Gaps) Lacks(kind string) bool {
+	return slices.ContainsFunc(b.away, func(a awayTopic) bool { return a.Kind == kind })
+}
+
 // Refill asks for all that may be missed to be fetched again, once the link is up.
 func (b *Gaps) Refill() {
 	if !b.linkDown {
@@ -300,7 +390,7 @@ func (b *Gaps) TakeRefill() map[string]bool {
 // MissedBefore notes notifications that are known to have been missed in a blind window. It reports
 // whether that is not reported yet, so that they can be reported with it.
 func (b *Gaps) MissedBefore(kind string, n int, now time.Time) bool {
-	if b.current == nil {
+	if b.current == nil || !b.current.Whole {
 		return false
 	}
 	b.current.Missed[kind] += n
@@ -363,9 +453,15 @@ func (b *Gaps) Changes(dst []queue.KeyValue) []queue.KeyValue {
 		return dst
 	}
 	b.changed = false
-	gaps := slices.Clone(b.complete)
+	gaps := make([]storedGap, 0, len(b.complete)+1+len(b.away))
+	for _, g := range b.complete {
+		gaps = append(gaps, storedGap{Gap: g})
+	}
 	if b.current != nil {
-		gaps = append(gaps, b.current)
+		gaps = append(gaps, storedGap{Gap: b.current})
+	}
+	for i := range b.away {
+		gaps = append(gaps, storedGap{Away: &b.away[i]})
 	}
 	kv := queue.KeyValue{Key: b.key}
 	if len(gaps) > 0 {
@@ -397,8 +493,11 @@ var lostKinds = []struct{ kind, what string }{
 var heldKinds = []struct{ kind, what string }{
 	{event.TopicAudit, "entries of the audit log"},
 	{event.TopicSecurity, "entries of the security log"},
-	{event.TopicOSMessage, "OS messages that the HMC does not hold any more"},
+	{event.TopicOSMessage, Unheld},
 }
+
+// Unheld is what is missing of OS messages for good, in words.
+const Unheld = "OS messages that the HMC does not hold any more"
 
 // Report returns the gap as it is reported. kinds are the kinds of topics that are followed and
 // that nobody else saw.
@@ -415,12 +514,25 @@ func (g *Gap) Report(kinds []string) *Gap {
 		}
 	}
 	r.Missing = append(r.Missing, g.Problems...)
+	recovered := 0
+	for _, n := range g.Recovered {
+		recovered += n
+	}
+	if g.Missed[event.TopicOther] > recovered { // of whatever kind they were
+		r.missing("notifications")
+	}
 	for _, l := range heldKinds {
 		if g.Missed[l.kind] > g.Recovered[l.kind] {
-			r.Missing = append(r.Missing, l.what)
+			r.missing(l.what)
 		}
 	}
 	return &r
+}
+
+func (g *Gap) missing(what string) {
+	if !slices.Contains(g.Missing, what) {
+		g.Missing = append(g.Missing, what)
+	}
 }
 
 // InWords is the gap as the person on call reads it.

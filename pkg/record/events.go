@@ -89,6 +89,7 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 	}
 	wasBlind = t.gaps.LinkUp(asked, t.now, r.watcher.CanFetch())
 	t.link.up, t.link.reported, t.link.asked, t.link.received, t.link.host = true, "", asked, t.now, c.Host
+	t.link.lived = asked
 	t.bridgeEvent(event.TypeBridgeConnected, event.SeverityInfo, summary, t.now, c)
 	t.contact.Set(t.now, "")
 	t.send()
@@ -128,6 +129,24 @@ func (r *Recorder) Disconnected(ctx context.Context, d Disconnection, lastFrame 
 	}
 	t.bridgeEvent(event.TypeBridgeDisconnected, severity, summary, t.now, d)
 	t.send()
+}
+
+// SessionLived notes that an answer of the HMC has shown that the session lived at a time.
+func (r *Recorder) SessionLived(at time.Time) {
+	t := r.enter()
+	defer t.end()
+	t.link.lived = at
+}
+
+// SessionEnded notes that the HMC has ended the session, nobody knows when: its link may have lived
+// on, and have been silent. It is called when the link is down.
+func (r *Recorder) SessionEnded() {
+	t := r.enter()
+	defer t.end()
+	if since := status.Later(t.link.lived, t.link.received); !since.IsZero() {
+		t.gaps.LostSince(since, t.now)
+		t.awaitEntries(since, t.r.logKinds())
+	}
 }
 
 // reportGaps records the gaps that are over and filled as far as they can be.
@@ -235,16 +254,22 @@ func (r *Recorder) Filled() {
 	t.gaps.Filled(t.now)
 }
 
-// TopicBack records that a topic which the broker had taken away is subscribed to again.
-func (r *Recorder) TopicBack(topic string, since time.Time) {
+// TopicAway records that the broker has taken a topic away. Nothing of it is certain since the last
+// notification that came.
+func (r *Recorder) TopicAway(topic string) {
 	kind := r.topics.KindOf(topic, "")
 	t := r.enter()
 	defer t.end()
-	if kind == event.TopicAudit || kind == event.TopicSecurity {
+	t.gaps.Away(topic, kind, fmt.Sprintf("the HMC had taken away a topic (%s)", kind), t.link.received)
+}
+
+// TopicBack records that a topic which the broker had taken away is subscribed to again.
+func (r *Recorder) TopicBack(topic string) {
+	kind := r.topics.KindOf(topic, "")
+	t := r.enter()
+	defer t.end()
+	since := t.gaps.Back(topic, t.canFetch(kind), t.now)
+	if !since.IsZero() && (kind == event.TopicAudit || kind == event.TopicSecurity) {
 		t.awaitEntries(since, []string{kind})
 	}
-	t.gaps.Missing(
-		since, t.now, fmt.Sprintf("the HMC had taken away a topic (%s)", kind), topic, kind, 0, t.canFetch(kind),
-		t.now,
-	)
 }

@@ -18,8 +18,6 @@ const (
 	unitPrefix = "unit/" // group, NUL, URI: a CPC or a partition
 	// arriveWithin is how much later than one HMC another one may report the same.
 	arriveWithin = 5 * time.Second
-	// sameWithin is how far apart two HMCs may be at most that report the same as it happens.
-	sameWithin = 500 * time.Millisecond
 	// replayWithin is how long ago another HMC may have reported what this one replays or lists
 	// after an outage.
 	replayWithin = 24 * time.Hour
@@ -87,7 +85,7 @@ func (t *tx) sawAll(from, to time.Time, kind string) bool {
 		if kind == event.TopicOSMessage {
 			follows = len(o.cfg.OSMessages) > 0
 		}
-		if o != t.r && follows && o.tx.gaps.Watched(from, to) {
+		if o != t.r && follows && o.tx.gaps.Watched(from, to) && !o.tx.gaps.Lacks(kind) {
 			return true
 		}
 	}

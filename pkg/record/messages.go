@@ -171,6 +171,7 @@ func (t *tx) gone(n int64) {
 		return
 	}
 	t.missed(event.TopicOSMessage, int(n))
+	t.gaps.Problem(ledger.Unheld)
 	if !t.gaps.MissedBefore(event.TopicOSMessage, int(n), t.now) {
 		t.r.log.Warn("OS messages were missed, and the HMC does not hold them any more", zap.Int64("messages", n))
 	}

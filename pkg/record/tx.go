@@ -65,6 +65,8 @@ type linkState struct {
 	reported string
 	// of the notification that was recorded last
 	received time.Time
+	// when the session was known to live last, by an answer of the HMC
+	lived time.Time
 	// when the topics were subscribed to ...
 	asked time.Time
 	// ... and that of a partition, if later
@@ -132,12 +134,17 @@ func (g *Group) reload() {
 	for _, r := range g.members {
 		t := &r.tx
 		t.now, t.due, t.refetch = r.now(), nil, true
+		t.gaps.Committed(g.flight.stored()) // nobody may have looked since
 		t.load()
 		t.loaded = t.now
 		since := t.now
 		if f := all[r]; f != nil {
 			since = f.from
 			t.gaps.StorageFailed(f.from, "the storage refused what was received: "+f.cause, f.missed, t.now)
+		}
+		// What was to be fetched before this is not stored either.
+		if blind := t.gaps.BlindSince(); !blind.IsZero() && blind.Before(since) {
+			since = blind
 		}
 		// Of what was lost by one HMC another one may have taken its own report for a repetition.
 		t.gaps.Unreported(first, t.now)
@@ -321,16 +328,26 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 
 // repeats reports whether another HMC of the group has reported the same. lasting says that the
 // same may be reported long after it happened, because it was replayed or listed, or because its
-// own time tells it from others. Else a report is a repetition only if this HMC's link was up when
-// the other one reported it, and if it comes soon after that: what happened while this one was out
-// of sight, it does not report later. Two HMCs do not report at the same instant: what comes within
-// sameWithin is the same also where the link has come up in between.
+// own time tells it from others. Else a report is a repetition only if it comes soon after the
+// first one, and if this HMC's link was up when that came: what happened while this one was out of
+// sight, it does not report later. Or if the other HMC has been watched since: where this is another
+// happening, it is the other HMC's report of that which is told, or its gap that names it.
 func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting bool) bool {
-	return in.Report(key, t.r.name, at, func(_ string, reported time.Time) bool {
-		if lasting {
+	return in.Report(key, t.r.name, at, func(first string, reported time.Time) bool {
+		switch {
+		case lasting:
 			return at.Sub(reported) <= replayWithin
+		case at.Sub(reported) > arriveWithin:
+			return false
+		case t.gaps.Linked(reported):
+			return true
 		}
-		return at.Sub(reported) <= sameWithin || at.Sub(reported) <= arriveWithin && t.gaps.Linked(reported)
+		other := t.g.members[first]
+		if other == nil || !other.tx.gaps.Watched(reported, at) {
+			return false
+		}
+		t.gaps.Unreported(reported, at)
+		return true
 	})
 }
 

@@ -220,6 +220,9 @@ func (cs *channels) open(ctx context.Context, c *channel) {
 	}
 	wait := c.wait
 	k.mu.Unlock()
+	if err == nil {
+		k.Rec.TopicBack(topic)
+	}
 	if k.source.setChannel(uri, st) && err != nil && !st.usual {
 		k.log.Warn("the messages of an operating system cannot be followed",
 			zap.String("partition", st.partition), zap.Error(err), zap.Duration("next_attempt_in", wait))

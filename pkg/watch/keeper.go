@@ -53,20 +53,14 @@ type keeper struct {
 	// never called while it is held, so that it may ask the source whatever lock it holds
 	// itself.
 	mu    sync.Mutex
-	again map[string]*refusal
-}
-
-// refusal is a topic that the broker took away.
-type refusal struct {
-	retry
-	since time.Time
+	again map[string]*retry // topics that the broker took away
 }
 
 func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
 		shared: &s.shared, link: link, session: s.session.API, end: end,
 		wake: make(chan struct{}, 1), jobs: make(chan string, record.MaxHeldJobs),
-		again: make(map[string]*refusal),
+		again: make(map[string]*retry),
 	}
 	k.channels = channels{k: k, byURI: make(map[string]*channel), known: o.channels}
 	k.lister = lister{k: k, wanted: k.session != nil}
@@ -153,7 +147,11 @@ func (k *keeper) ping(ctx context.Context) {
 	if k.session == nil {
 		return
 	}
+	asked := time.Now()
 	err := k.session.Ping(ctx)
+	if err == nil {
+		k.Rec.SessionLived(asked)
+	}
 	if err != nil && ctx.Err() == nil {
 		err = k.session.Ping(ctx) // once more before a working link is given up
 	}
@@ -244,6 +242,7 @@ func (k *keeper) notified(n *translate.Notification) {
 // refused notes that the broker took a topic away. It runs on the supervisor's goroutine.
 func (k *keeper) refused(topic string, err error) {
 	k.source.setTopic(topic, err.Error())
+	k.Rec.TopicAway(topic)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	// openDue says it of those
@@ -256,7 +255,7 @@ func (k *keeper) refused(topic string, err error) {
 		}
 	}
 	if k.again[topic] == nil && !isChannel {
-		k.again[topic] = &refusal{since: time.Now()}
+		k.again[topic] = new(retry)
 		k.log.Warn("the HMC refused a topic; the others go on", zap.String("topic", topic), zap.Error(err))
 	}
 	signal(k.wake)
@@ -296,10 +295,9 @@ func (k *keeper) resubscribe(ctx context.Context, topic string) {
 		return
 	}
 	k.mu.Lock()
-	since := k.again[topic].since
 	delete(k.again, topic)
 	k.mu.Unlock()
 	k.source.setTopic(topic, "")
-	k.Rec.TopicBack(topic, since)
+	k.Rec.TopicBack(topic)
 	k.log.Info("subscribed again", zap.String("topic", topic))
 }

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -85,13 +86,25 @@ func PartitionLists(s *hmc.Session) []PartitionList {
 	}
 }
 
+// emptyTries is how often an HMC may say that it has none of a class of which it has listed some
+// before, until that is believed: one that has just started does not know yet what it manages.
+const emptyTries = 6
+
+// forgets reports whether the HMC lists none of a class of which it has listed some before.
+func (l *lister) forgets(class string, n int) bool {
+	return n == 0 && l.again.tries < emptyTries && l.k.Rec.Group().Estate.ListsAny(l.k.Cfg.Name, class)
+}
+
 // listAll asks for all of them. A call that fails holds up none of the others; what it would have
 // said stays as it is known.
 func (l *lister) listAll(ctx context.Context) {
 	k := l.k
 	list := &estate.Listing{HMC: k.Cfg.Name, Asked: time.Now(), Complete: make(map[string]bool)}
 	var failures []error
-	answered := func(class string, err error) (ok bool) {
+	answered := func(class string, n int, err error) (ok bool) {
+		if err == nil && l.forgets(class, n) {
+			err = fmt.Errorf("the HMC lists no %s, of which it has listed some before", class)
+		}
 		if err == nil {
 			list.Complete[class] = true
 		} else {
@@ -100,7 +113,7 @@ func (l *lister) listAll(ctx context.Context) {
 		return !k.over(ctx, err)
 	}
 	cpcs, err := k.session.ListCPCs(ctx)
-	if !answered(estate.ClassCPC, err) {
+	if !answered(estate.ClassCPC, len(cpcs), err) {
 		return
 	}
 	if err == nil {
@@ -114,7 +127,7 @@ func (l *lister) listAll(ctx context.Context) {
 	followed := make(map[string][]hmc.Partition)
 	for _, of := range PartitionLists(k.session) {
 		partitions, err := of.Call(ctx)
-		if !answered(of.Class, err) {
+		if !answered(of.Class, len(partitions), err) {
 			return
 		}
 		for _, p := range partitions {

@@ -2,6 +2,8 @@ package watch
 
 import (
 	"cmp"
+	"context"
+	"net"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,7 +29,12 @@ type Options struct {
 	// default.
 	Handover  int
 	Intervals Intervals
+	// Dial connects to the HMC; nil: net.Dialer.
+	Dial Dial
 }
+
+// Dial makes a network connection, as net.Dialer.DialContext does.
+type Dial = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Intervals are what a Supervisor waits for. One that is 0 is the usual one; tests shorten them.
 type Intervals struct {

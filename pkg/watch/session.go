@@ -63,9 +63,10 @@ type Offer struct {
 	unlisted string
 }
 
-// NewSession makes a session that is not logged on. onRequest is called after each request.
+// NewSession makes a session that is not logged on. dial connects; nil: net.Dialer. onRequest is
+// called after each request.
 func NewSession(
-	cfg *config.HMC, log *zap.Logger, version string, onRequest func(operation, code string),
+	cfg *config.HMC, log *zap.Logger, version string, dial Dial, onRequest func(operation, code string),
 ) (*Session, error) {
 	tlsConfig, err := cfg.TLS.ClientConfig()
 	if err != nil {
@@ -77,7 +78,7 @@ func NewSession(
 	}
 	s.client, err = hmc.New(hmc.Options{
 		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + version,
-		RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: log, OnRequest: onRequest,
+		RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: log, Dial: dial, OnRequest: onRequest,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)

@@ -83,7 +83,7 @@ func New(o Options) (*Supervisor, error) {
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	var err error
-	s.session, err = NewSession(&s.Cfg, s.log, o.Version, func(operation, code string) {
+	s.session, err = NewSession(&s.Cfg, s.log, o.Version, o.Dial, func(operation, code string) {
 		o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc()
 	})
 	if err != nil {
@@ -105,6 +105,7 @@ func New(o Options) (*Supervisor, error) {
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover},
+		Dial:         o.Dial,
 	}, func(link *receiver.Receiver) {
 		s.source.update(func(now *state) { now.attempted(link) })
 	})
@@ -171,7 +172,11 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	if s.session.UsesREST() {
 		board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
 	}
+	had := s.session.API
 	o, err := s.session.Prepare(ctx)
+	if had != nil && s.session.API != had {
+		s.Rec.SessionEnded()
+	}
 	if err != nil {
 		return upSince, err
 	}
@@ -186,6 +191,7 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
 		s.session.API = nil
+		s.Rec.SessionEnded()
 	}
 	return upSince, err
 }
