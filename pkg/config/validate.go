@@ -649,7 +649,8 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 		d.errorf(path, "%s: %s", shown, msg)
 	default:
 		if placeholder.MatchString(text) {
-			d.warnf(path, "%s holds a placeholder, and nothing is put in its place: write the secret itself into it", shown)
+			d.warnf(path, "%s holds a placeholder, and nothing is put in its place: "+
+				"write the secret itself into it", shown)
 		}
 		*s = NewSecret(text)
 	}

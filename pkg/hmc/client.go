@@ -183,10 +183,10 @@ func (c *Client) NextHost() {
 // Close closes idle connections. Sessions are not logged off by it.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// QueryAPIVersion asks the hosts in their order (see NextHost) for the version of the API, and uses the first that
-// answers for all that follows (sessions keep the host they were made on). It needs no session.
-// Only a host that cannot be connected to is skipped: an answer, even one that is an error, ends
-// the search. Where none answers, the error holds a *ConnectError for each.
+// QueryAPIVersion asks the hosts in their order (see NextHost) for the version of the API, and uses
+// the first that answers for all that follows (sessions keep the host they were made on). It needs
+// no session. Only a host that cannot be connected to is skipped: an answer, even one that is an
+// error, ends the search. Where none answers, the error holds a *ConnectError for each.
 func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	var errs []error
 	for i := range c.opts.Hosts {

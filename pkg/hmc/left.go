@@ -44,8 +44,8 @@ func (s *Session) note() {
 	}
 	if err != nil {
 		s.forget()
-		const text = "a session could not be noted: it stays on the HMC until its idle time ends if this process is killed"
-		s.c.log.Warn(text, zap.Error(err))
+		s.c.log.Warn("a session could not be noted: if this process is killed, it stays on the HMC until it has idled",
+			zap.Error(err))
 	}
 }
 

@@ -59,8 +59,8 @@ type logonAnswer struct {
 //
 // It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends
 // while the HMC is working on the logon, its answer is waited for a little longer, and a session
-// that comes of it is logged off. With Options.SessionNotes, what is left on that host is logged off
-// before: it may be in the way.
+// that comes of it is logged off. With Options.SessionNotes, what is left on that host is logged
+// off before: it may be in the way.
 func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, error) {
 	// On a connection that was idle the HMC's closing of it could cross the request, and nobody
 	// would know whether there is a session now.
@@ -225,7 +225,7 @@ func (s *Session) Logoff(ctx context.Context) error {
 		operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true,
 	}))
 	var answer *HTTPError
-	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
+	if errors.As(err, &answer) && (answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized) {
 		// As in zhmcclient, 403 is no error here: the session is not known any more.
 		err = nil
 	}

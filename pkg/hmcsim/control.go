@@ -446,13 +446,18 @@ func (h *HMC) CompleteJobs() []string {
 }
 
 // SetPassword changes a user's password, or makes the user, and enables one that was disabled.
-// Sessions live on.
+// Sessions live on; those of the user are told, by a property-change whose values are null.
 func (h *HMC) SetPassword(userid, password string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.users[userid] = password
 	delete(h.failures, userid)
 	delete(h.expires, userid)
+	for _, s := range h.order {
+		if s.user == userid {
+			h.publishLocked(s, s.topic(TopicObject), propertyChange(user{h, userid}, "", change{"password", nil, nil}))
+		}
+	}
 }
 
 // SetPasswordExpires says in how many days a user's password expires, which logons tell; -1: never,
