@@ -27,6 +27,9 @@ import (
 // restTimeout bounds how long what a closed link has left is brought into the queue.
 const restTimeout = 5 * time.Second
 
+// busyMax is the longest that an HMC which is busy is left alone, whatever it asks for.
+const busyMax = 2 * time.Minute
+
 // Supervisor keeps one HMC's session and link. It is one state machine: a new session means new
 // topic names, so it always means a new link, and a link is never made without asking whether its
 // session still lives.
@@ -401,7 +404,7 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 		return
 	}
 	if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
-		wait = max(wait, busy.RetryAfter)
+		wait = max(wait, min(busy.RetryAfter, busyMax))
 	}
 	s.failed(ctx, err, name, wait)
 }
