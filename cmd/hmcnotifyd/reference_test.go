@@ -78,6 +78,7 @@ func runningRegistry(t *testing.T) registered {
 	t.Helper()
 	dir := t.TempDir()
 	sim := startSim(t, hmcsim.Options{})
+	sim.SetPasswordExpires(hmcsim.DefaultUserid, 90)
 	file := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	cfg, err := config.Load(file)
 	if err != nil {

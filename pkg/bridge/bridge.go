@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -48,6 +49,9 @@ const (
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the
 	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
+	// sessionsName is the directory below the queue's in which sessions are noted until their
+	// logoff.
+	sessionsName = "sessions"
 )
 
 // Options are what a Bridge needs.
@@ -276,7 +280,8 @@ func endsWithin(done <-chan struct{}, limit time.Duration) bool {
 
 // Reload makes cfg the running configuration. The new sinks and receivers are built first: on an
 // error nothing has changed. HMCs and sinks whose configuration did not change go on untouched,
-// with their link and their place in the queue. The storage settings are those of the start.
+// with their link and their place in the queue; one that waits for its next attempt makes it now.
+// The storage settings are those of the start.
 func (b *Bridge) Reload(cfg *config.Config) error {
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
@@ -296,7 +301,7 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 	next.deliveries, goneSinks = split(now.deliveries, func(d *deliver.Delivery) bool { return d.Fits(cfg) })
 	next.supervisors, goneHMCs = split(now.supervisors, func(s *watch.Supervisor) bool {
 		i := hmcIndex(cfg, s.Cfg.Name)
-		return i >= 0 && cfg.HMCs[i].Equal(&s.Cfg)
+		return i >= 0 && cfg.HMCs[i].Equal(s.Config())
 	})
 
 	// Everything is built before anything is touched.
@@ -365,8 +370,8 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		s, err := watch.New(watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
-			Version: b.opts.Version, Handover: handoverShare(len(cfg.HMCs)), Intervals: b.opts.Intervals,
-			Dial: b.opts.Dial,
+			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
+			Handover: handoverShare(len(cfg.HMCs)), Intervals: b.opts.Intervals, Dial: b.opts.Dial,
 		})
 		if err != nil {
 			return nil, err
@@ -418,6 +423,7 @@ func (b *Bridge) begin(next *current, w *world) {
 	}
 	for _, r := range next.supervisors {
 		r.it.Rec.Configure(severities, cfg.HeartbeatInterval)
+		r.it.TryNow()
 	}
 	for _, s := range w.hmcs {
 		s.Rec.Configure(severities, cfg.HeartbeatInterval)

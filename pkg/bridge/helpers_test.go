@@ -45,7 +45,7 @@ const (
 // testTiming waits for nothing that a test would have to sit out.
 func testTiming() watch.Intervals {
 	return watch.Intervals{
-		AuthHold: time.Hour, StableAfter: time.Hour, Ping: time.Hour,
+		AuthHold: time.Hour, Files: 5 * time.Millisecond, StableAfter: time.Hour, Ping: time.Hour,
 		ChannelSoon: 20 * time.Millisecond, ChannelMin: 20 * time.Millisecond, ChannelMax: 200 * time.Millisecond, ChannelRest: 2 * time.Second, Relist: 50 * time.Millisecond,
 		Recording: record.Timing{Tick: 10 * time.Millisecond, Settle: 200 * time.Millisecond, SeenEvery: 100 * time.Millisecond},
 		Hardware:  100 * time.Millisecond,
@@ -248,6 +248,21 @@ func (d *daemon) connected(name string) {
 // metric returns the value of one series, for example `hmcnotifyd_receiver_connected{hmc="a"}`.
 func (d *daemon) metric(series string) float64 {
 	d.t.Helper()
+	value, ok := d.series(series)
+	if !ok {
+		d.t.Fatalf("no series %s", series)
+	}
+	return value
+}
+
+func (d *daemon) has(series string) bool {
+	d.t.Helper()
+	_, ok := d.series(series)
+	return ok
+}
+
+func (d *daemon) series(series string) (value float64, ok bool) {
+	d.t.Helper()
 	families, err := d.registry.Gather()
 	if err != nil {
 		d.t.Fatal(err)
@@ -267,16 +282,15 @@ func (d *daemon) metric(series string) float64 {
 			}
 			switch {
 			case m.GetCounter() != nil:
-				return m.GetCounter().GetValue()
+				return m.GetCounter().GetValue(), true
 			case m.GetGauge() != nil:
-				return m.GetGauge().GetValue()
+				return m.GetGauge().GetValue(), true
 			case m.GetHistogram() != nil:
-				return float64(m.GetHistogram().GetSampleCount())
+				return float64(m.GetHistogram().GetSampleCount()), true
 			}
 		}
 	}
-	d.t.Fatalf("no series %s", series)
-	return 0
+	return 0, false
 }
 
 // lint says what promtool would.

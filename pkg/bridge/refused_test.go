@@ -6,7 +6,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
 // A refused logon says which setting to look at, and that the HMC is left alone from now on is in the log however often
@@ -17,12 +16,14 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 		name string
 		sim  hmcsim.Options
 		keys func(*testing.T, *hmcsim.HMC) string
+		held bool   // is left alone: it is about userid or password
 		want string // in readiness and log
 	}{
 		{
 			"wrong password",
 			hmcsim.Options{Password: "right", Userid: "hmcuser"},
 			func(*testing.T, *hmcsim.HMC) string { return "userid: hmcuser\n    password: wrong" },
+			true,
 			"check password or password_file, and on the HMC whether userid hmcuser is disabled",
 		},
 		{
@@ -31,11 +32,12 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 			func(*testing.T, *hmcsim.HMC) string {
 				return "userid: hmcuser\n    password: wrong\n    topic_names: [x.1]"
 			},
+			true,
 			"check password or password_file, and on the HMC whether userid hmcuser is disabled",
 		},
 		{
 			"session refused by the broker",
-			hmcsim.Options{Broker: hmcsim.BrokerOptions{Faults: badLogins}},
+			hmcsim.Options{},
 			func(t *testing.T, sim *hmcsim.HMC) string {
 				s, err := sim.NewSession(hmcsim.DefaultUserid)
 				if err != nil {
@@ -43,23 +45,35 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 				}
 				return "session: {id: " + s.SessionID + ", credential: " + s.Credential + "}"
 			},
+			false,
 			"make a new one and name it in session.id and session.credential",
 		},
 		{
 			"sessions refused by the broker",
-			hmcsim.Options{Broker: hmcsim.BrokerOptions{Faults: badLogins}},
+			hmcsim.Options{},
 			func(*testing.T, *hmcsim.HMC) string { return "topics: [object]" },
+			false,
 			"the broker refuses the sessions that the Web Services API makes",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.sim.Partitions = -1
 			sim := startSim(t, test.sim)
-			d := startDaemon(t, hmcYAML(t, "a", sim, test.keys(t, sim)))
-			d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
-			if text := d.statusText(); !strings.Contains(text, test.want) {
-				t.Errorf("readiness does not say %q: %s", test.want, text)
+			if !test.held {
+				sim.Broker().FaultAlways(hmcsim.Fault{Kind: hmcsim.FaultBadLogin})
 			}
+			d := startDaemon(t, hmcYAML(t, "a", sim, test.keys(t, sim)))
+			d.eventually("readiness says so", func() bool { return strings.Contains(d.statusText(), test.want) })
+			if !test.held {
+				d.eventually("tried again and again", func() bool { return sim.Broker().Stats().RefusedLogons > 10 })
+				if d.hmc("a").State == status.StateAuthFailed {
+					t.Error("is held, though nobody says that the password is wrong")
+				}
+				sim.Broker().FaultAlways()
+				d.connected("a")
+				return
+			}
+			d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 			d.eventually("an error in the log", func() bool {
 				for line := range strings.Lines(d.logs.String()) {
 					if strings.Contains(line, `"level":"error"`) && strings.Contains(line, test.want) && strings.Contains(line, `"next_attempt_in":3600`) {
@@ -71,12 +85,3 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 		})
 	}
 }
-
-// badLogins are more than the supervisor tries.
-var badLogins = func() [][]hmcsim.Fault {
-	var conns [][]hmcsim.Fault
-	for range 2 * watch.RefusalsBeforeHold {
-		conns = append(conns, []hmcsim.Fault{{Kind: hmcsim.FaultBadLogin}})
-	}
-	return conns
-}()

@@ -12,8 +12,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
 
-// checkTimeout bounds the look at one HMC or one sink.
-const checkTimeout = 2 * time.Minute
+const (
+	// checkTimeout bounds the look at one HMC or one sink. An HMC whose answers may take long
+	// has so many times rest_timeout, at least.
+	checkTimeout = 2 * time.Minute
+	checkAnswers = 10
+)
 
 // Options are what Run needs.
 type Options struct {
@@ -36,24 +40,24 @@ func Run(ctx context.Context, opts Options) error {
 		turns    logonTurns
 		errs     []error
 	)
-	start := func(name string, check func(context.Context, *finding)) {
+	start := func(name string, limit time.Duration, check func(context.Context, *finding)) {
 		f := &finding{name: name, onStep: opts.Step, done: make(chan struct{})}
 		findings = append(findings, f)
 		go func() {
 			defer close(f.done)
-			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+			ctx, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
 			check(ctx, f)
 			f.step("")
 		}()
 	}
 	for _, c := range opts.Config.HMCs {
-		start("hmc "+c.Name, func(ctx context.Context, f *finding) {
+		start("hmc "+c.Name, max(checkTimeout, checkAnswers*c.RESTTimeout), func(ctx context.Context, f *finding) {
 			checkHMC(ctx, f, c, &turns, opts.Version)
 		})
 	}
 	for _, c := range opts.Config.Sinks {
-		start("sink "+c.Name, func(ctx context.Context, f *finding) {
+		start("sink "+c.Name, checkTimeout, func(ctx context.Context, f *finding) {
 			checkSink(ctx, f, c, opts.Version)
 		})
 	}

@@ -78,7 +78,7 @@ func checkHMC(ctx context.Context, f *finding, cfg config.HMC, turns *logonTurns
 	}
 	c := &hmcCheck{finding: f, cfg: cfg, turns: turns}
 	var err error
-	c.session, err = watch.NewSession(&c.cfg, zap.NewNop(), version, nil, nil)
+	c.session, err = watch.NewSession(&c.cfg, watch.SessionOptions{Logger: zap.NewNop(), Version: version})
 	if err != nil {
 		c.problem("%v", err)
 		return

@@ -5,7 +5,7 @@
 // complete: defaults are filled in, relative paths are made absolute, regular expressions are
 // compiled, and secrets and CA certificates are read from their files, so that nothing which uses a
 // Config has to read a file or can fail on one. The exception are the files of an [HTTPConfig],
-// which are read again while they are in use.
+// which are read again while they are in use, and those of an HMC: see [HMC.Reread].
 package config
 
 import (
@@ -79,6 +79,9 @@ type HMC struct {
 	Group string `yaml:"group"`
 	// what this HMC is asked at most
 	RESTRequestsPerMinute int `yaml:"rest_requests_per_minute"`
+	// of one answer of the Web Services API; a long one (OS messages, logs) may take ten times
+	// as long, as long as it goes on
+	RESTTimeout time.Duration `yaml:"rest_timeout"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }

@@ -27,6 +27,7 @@ func (h *HMC) setDefaults() {
 	h.RESTPort = defaultRESTPort
 	h.StompPort = receiver.DefaultPort
 	h.RESTRequestsPerMinute = 60
+	h.RESTTimeout = 30 * time.Second
 	h.Stomp = receiver.DefaultStompRetryTimeoutConfig()
 }
 

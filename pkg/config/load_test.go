@@ -121,7 +121,7 @@ hmcs:
     group: g
     hardware_messages: true
   - {name: b, hosts: [x, H], userid: u, password_file: pw, group: b, tls: {ca_file: old.pem}}
-  - {name: c, hosts: [h], rest_port: 7000, userid: u, password_file: pw}
+  - {name: c, hosts: [h], rest_port: 7000, userid: u, password_file: env}
 sinks:
   - name: s
     webhook: {url: "http://hooks.example.com/token"}
@@ -132,7 +132,7 @@ sinks:
 dedup: {max_ids: 5}
 flood: {window: 6s, min: 10}
 heartbeat_interval: 1m
-`, "pw", "x", "old.pem", string(pemOf(t, newCert(t, certOptions{name: "old-ca", notAfter: time.Now().Add(-48 * time.Hour)}).cert)))
+`, "pw", "x", "env", "${HMC_PASSWORD}\n", "old.pem", string(pemOf(t, newCert(t, certOptions{name: "old-ca", notAfter: time.Now().Add(-48 * time.Hour)}).cert)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +140,7 @@ heartbeat_interval: 1m
 		"7: hmcs[0].tls.insecure_skip_verify: the server's certificate is not verified: whoever is on the way can read the password and make up events",
 		"10: hmcs[1].hosts[1]: H is a host of hmcs[0] as well: its notifications would arrive twice",
 		"10: hmcs[1].tls.ca_file: the certificate of old-ca in old.pem expired on " + time.Now().Add(-48*time.Hour).UTC().Format(time.DateOnly),
+		"11: hmcs[2].password_file: " + filepath.Join(filepath.Dir(c.File), "env") + " holds a placeholder, and nothing is put in its place: write the secret itself into it",
 		"14: sinks[0].webhook.url: is http: events and their signature travel unencrypted",
 		`15: sinks[0].match[0].type[0]: no event of the type "job-completed" is known, did you mean "job-completion"?`,
 		"16: sinks[0].batch.max_wait: has no effect while max_events is 1",

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
@@ -49,6 +50,7 @@ func (t TLS) ClientConfig() (*tls.Config, error) {
 // file.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
+	data = bytes.TrimPrefix(data, []byte(byteOrderMark)) // it hides the first certificate
 	for {
 		var block *pem.Block
 		if block, data = pem.Decode(data); block == nil {
@@ -59,7 +61,11 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("holds a certificate that cannot be read (number %d): %w", len(certs)+1, err)
+			err = fmt.Errorf("holds a certificate that cannot be read (number %d): %w", len(certs)+1, err)
+			if strings.Contains(err.Error(), negativeSerial) {
+				err = fmt.Errorf("%w; %s", err, negativeSerialRemedy)
+			}
+			return nil, err
 		}
 		certs = append(certs, c)
 	}
@@ -68,6 +74,18 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	}
 	return certs, nil
 }
+
+// What crypto/tls and crypto/x509 say without a type, of what they have stopped to accept. The
+// environment variable GODEBUG brings it back.
+const (
+	negativeSerial       = "negative serial number"
+	negativeSerialRemedy = "have a certificate made with a serial number above zero, " +
+		"or set GODEBUG=x509negativeserial=1 in the environment of hmcnotifyd"
+	handshakeFailure = "handshake failure"
+	keyExchange      = "it may have no cipher suite with ECDHE, which is what is offered: enable such ones there; " +
+		"if it has suites with an RSA key exchange only, GODEBUG=tlsrsakex=1 in the environment of hmcnotifyd " +
+		"offers those too; suites with DHE only cannot be used"
+)
 
 // Explain turns the error of a connection that failed over its certificate or TLS itself into a
 // sentence that says what is wrong and which setting, or what on the server, to change. It returns
@@ -102,7 +120,12 @@ func (t TLS) Explain(err error) string {
 		if strings.Contains(op.Err.Error(), "protocol version") {
 			return fmt.Sprintf("the %s refused the TLS connection (%v): enable TLS 1.2 or 1.3 there", peer, op.Err)
 		}
+		if strings.Contains(op.Err.Error(), handshakeFailure) {
+			return fmt.Sprintf("the %s refused the TLS connection (%v): %s", peer, op.Err, keyExchange)
+		}
 		return fmt.Sprintf("the %s refused the TLS connection (%v)", peer, op.Err)
+	case err != nil && strings.Contains(err.Error(), negativeSerial):
+		return fmt.Sprintf("the certificate of the %s has a serial number below zero: %s", peer, negativeSerialRemedy)
 	case err != nil && strings.Contains(err.Error(), "server selected unsupported protocol version"):
 		return fmt.Sprintf("the %s offers only TLS older than 1.2: enable TLS 1.2 or 1.3 there", peer)
 	}

@@ -1,14 +1,17 @@
 package config
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -77,7 +80,9 @@ func pemOf(t *testing.T, c *x509.Certificate) []byte {
 }
 
 // handshake connects to a TLS server with this certificate and returns the client's error.
-func handshake(t *testing.T, server *tls.Config, client TLS, host string) error {
+//
+// Without a certificate the server says what it is told to, which without anything else is not TLS.
+func handshake(t *testing.T, server *tls.Config, client TLS, host string, says ...byte) error {
 	t.Helper()
 	cfg, err := client.ClientConfig()
 	if err != nil {
@@ -99,8 +104,11 @@ func handshake(t *testing.T, server *tls.Config, client TLS, host string) error 
 		}
 		defer func() { _ = conn.Close() }()
 		if server == nil {
-			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
-			_, _ = conn.Read(make([]byte, 1024))
+			if says == nil {
+				says = []byte("HTTP/1.1 400 Bad Request\r\n\r\n")
+			}
+			_, _ = conn.Write(says)
+			_, _ = conn.Read(make([]byte, 4096))
 			return
 		}
 		_ = tls.Server(conn, server).HandshakeContext(context.Background())
@@ -192,6 +200,138 @@ func TestExplain(t *testing.T) {
 	}
 	if got := trust.Explain(x509.CertificateInvalidError{Cert: good.cert, Reason: x509.TooManyIntermediates}); !strings.Contains(got, "create a new one on the HMC") {
 		t.Errorf("invalid certificate: %q", got)
+	}
+}
+
+func pool(t *testing.T, pem ...[]byte) *x509.CertPool {
+	t.Helper()
+	p := x509.NewCertPool()
+	for _, data := range pem {
+		if !p.AppendCertsFromPEM(data) {
+			t.Fatal("no certificate")
+		}
+	}
+	return p
+}
+
+// negative returns a certificate with the serial number -5, validly signed by itself.
+func negative(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(5), Subject: pkix.Name{CommonName: "hmc1"}, DNSNames: []string{"hmc1"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parts struct {
+		TBS       asn1.RawValue
+		Algorithm asn1.RawValue
+		Signature asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &parts); err != nil {
+		t.Fatal(err)
+	}
+	serial := []byte{0x02, 0x01, 5}
+	tbs := bytes.Replace(parts.TBS.FullBytes, serial, []byte{0x02, 0x01, 0xfb}, 1)
+	sum := sha256.Sum256(tbs)
+	signature, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
+	if err != nil || bytes.Equal(tbs, parts.TBS.FullBytes) {
+		t.Fatal(err)
+	}
+	parts.TBS, parts.Signature = asn1.RawValue{FullBytes: tbs}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}
+	der, err = asn1.Marshal(parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// What Go has stopped to accept of servers is explained with the way to have it accepted, which works.
+func TestExplainWhatGoRefuses(t *testing.T) {
+	odd := negative(t)
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	oddPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: odd.Certificate[0]})
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(5), Subject: pkix.Name{CommonName: "hmc1"}, DNSNames: []string{"hmc1"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaOnly := &tls.Config{
+		MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}, //nolint:gosec // G402: that is the point
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+	}
+	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		server *tls.Config
+		pem    []byte
+		godebug,
+		want string
+	}{
+		"serial number -5": {
+			&tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{odd}}, oddPEM,
+			"x509negativeserial=1", "the certificate of the HMC has a serial number below zero: have a certificate made with a serial number above zero, or set GODEBUG=x509negativeserial=1 in the environment of hmcnotifyd",
+		},
+		"RSA key exchange only": {
+			rsaOnly, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+			"tlsrsakex=1", "the HMC refused the TLS connection (tls: handshake failure): it may have no cipher suite with ECDHE, which is what is offered: enable such ones there; " +
+				"if it has suites with an RSA key exchange only, GODEBUG=tlsrsakex=1 in the environment of hmcnotifyd offers those too; suites with DHE only cannot be used",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "ca.pem")
+			trust := TLS{CAFile: caFile}
+			err := handshake(t, tc.server, trust, "hmc1")
+			if got := trust.Explain(fmt.Errorf("wrapped: %w", err)); err == nil || got != tc.want {
+				t.Errorf("error %v\n got %q\nwant %q", err, got, tc.want)
+			}
+			if err := os.WriteFile(file, tc.pem, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("GODEBUG", tc.godebug)
+			if err := handshake(t, tc.server, TLS{CAFile: file}, "hmc1"); err != nil {
+				t.Errorf("with GODEBUG=%s: %v", tc.godebug, err)
+			}
+		})
+	}
+	t.Run("DHE only", func(t *testing.T) {
+		err := handshake(t, nil, TLS{}, "hmc1", 0x15, 3, 3, 0, 2, 2, 40) // the alert of a server that knows nothing else
+		if got := (TLS{}).Explain(err); !strings.Contains(got, "suites with DHE only cannot be used") {
+			t.Errorf("%v: %q", err, got)
+		}
+	})
+	t.Run("in a CA file", func(t *testing.T) {
+		if _, err := parseCertificates(oddPEM); err == nil || !strings.HasSuffix(err.Error(), "; "+negativeSerialRemedy) {
+			t.Errorf("%v", err)
+		}
+		t.Setenv("GODEBUG", "x509negativeserial=1")
+		if _, err := parseCertificates(oddPEM); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A byte order mark in front of a CA file does not hide its first certificate.
+func TestByteOrderMarkOfACAFile(t *testing.T) {
+	one := pemOf(t, newCert(t, certOptions{name: "one", isCA: true}).cert)
+	two := pemOf(t, newCert(t, certOptions{name: "two", isCA: true}).cert)
+	certs, err := parseCertificates(append([]byte("\ufeff"), append(one, two...)...))
+	if err != nil || len(certs) != 2 {
+		t.Errorf("%d certificates, %v", len(certs), err)
 	}
 }
 

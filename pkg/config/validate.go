@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -145,6 +146,7 @@ func (d *decoder) hmc(path string, h *HMC) {
 		d.topicName(item(at("topic_names"), i), h.TopicNames, i)
 	}
 	within(d, at("rest_requests_per_minute"), h.RESTRequestsPerMinute, 1, 10_000)
+	within(d, at("rest_timeout"), h.RESTTimeout, time.Second, time.Hour)
 	d.stomp(at("stomp"), h)
 }
 
@@ -225,6 +227,9 @@ func (d *decoder) sameHosts(hmcs []HMC) {
 func (d *decoder) credentials(path string, h *HMC) {
 	at := under(path)
 	d.secret(at("password"), &h.Password, &h.PasswordFile)
+	if placeholder.MatchString(h.Userid) {
+		d.errorf(at("userid"), "is a placeholder, and nothing is put in its place: write the userid itself")
+	}
 	d.line(at("userid"), h.Userid)
 	if s := h.Session; s != nil {
 		d.secret(at("session.id"), &s.ID, &s.IDFile)
@@ -613,6 +618,10 @@ func (d *decoder) secret(path string, s *Secret, file *string) {
 
 // inlineSecret checks a secret that stands in the configuration itself.
 func (d *decoder) inlineSecret(path string, s Secret, better string) {
+	if placeholder.MatchString(s.Expose()) {
+		d.errorf(path, "is a placeholder, and nothing is put in its place: environment variables are not looked at; "+
+			"name a file that holds the secret as %s", better)
+	}
 	d.line(path, s.Expose())
 	d.warnInline(path, better)
 }
@@ -625,6 +634,9 @@ func (d *decoder) warnInline(path, better string) {
 	}
 }
 
+// placeholder is what a shell or a template engine would have put something else for.
+var placeholder = regexp.MustCompile(`^(\$\{.*\}|\$\(.*\)|\{\{.*\}\})$`)
+
 // secretFile reads a secret from its file. One newline at the end does not belong to it.
 func (d *decoder) secretFile(path string, s *Secret, file *string) {
 	text, shown, ok := d.read(path, file, maxSecretFile, true)
@@ -636,6 +648,10 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 	case msg != "":
 		d.errorf(path, "%s: %s", shown, msg)
 	default:
+		if placeholder.MatchString(text) {
+			d.warnf(path, "%s holds a placeholder, and nothing is put in its place: "+
+				"write the secret itself into it", shown)
+		}
 		*s = NewSecret(text)
 	}
 }
@@ -667,11 +683,15 @@ func (d *decoder) line(path, text string) {
 	d.check(path, checkLine(text))
 }
 
+const byteOrderMark = "\ufeff"
+
 // checkLine returns why a text cannot be in a header; "": it can.
 func checkLine(text string) string {
 	switch {
 	case !utf8.ValidString(text):
 		return "is not UTF-8 text"
+	case strings.HasPrefix(text, byteOrderMark):
+		return "begins with a byte order mark (EF BB BF), which some editors write: save it as UTF-8 without one"
 	case strings.ContainsAny(text, "\r\n"):
 		return "must be a single line"
 	case strings.ContainsFunc(text, unicode.IsControl):

@@ -124,6 +124,9 @@ const recommendedKeyBytes = 24
 // without that prefix is base64 too, as the reference libraries take it, or, where it is not, used
 // as it stands: some consumers give out plain text.
 func decodeSigningKey(s Secret) ([]byte, error) {
+	if strings.HasPrefix(s.Expose(), "v1,"+signingKeyPrefix) {
+		return nil, fmt.Errorf(`begins with "v1,", which is no part of the secret: it begins with %s`, signingKeyPrefix)
+	}
 	text, prefixed := strings.CutPrefix(s.Expose(), signingKeyPrefix)
 	key, err := base64.StdEncoding.DecodeString(text)
 	switch {

@@ -58,6 +58,13 @@ type Options struct {
 	// RequestsPerMinute is the budget: requests beyond it wait; 0: no budget.
 	RequestsPerMinute int
 
+	// SessionNotes is the path with which the names of files begin that keep the sessions of
+	// Logon until their logoff: what a killed process has left on the HMC is logged off by the
+	// next logon, or by LogoffOthers. Their directory is made if there is none (mode 0700), the
+	// files hold host, port and session id (mode 0600). A Client has one session at a time
+	// then, and no other one uses the path. "": nothing is kept.
+	SessionNotes string
+
 	// Timeout is that of one request from connecting to the end of the answer, after any wait;
 	// 0: 30 s. An answer that may be long (OS messages, the logs) can take ten times as long,
 	// if never longer than this passes without anything of it.
@@ -80,8 +87,11 @@ type Client struct {
 	// nil: none
 	budget *rate.Limiter
 	// slots holds one value for each request in flight.
-	slots   chan struct{}
-	host    atomic.Pointer[string]
+	slots chan struct{}
+	tls   atomic.Pointer[tls.Config]
+	host  atomic.Pointer[string]
+	// first is the index of the host that is asked first.
+	first   atomic.Int64
 	certsMu sync.Mutex
 	certs   []*x509.Certificate
 }
@@ -103,7 +113,6 @@ func New(opts Options) (*Client, error) {
 			opts.Port, opts.RequestsPerMinute, opts.Timeout)
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
-	opts.TLS = cmp.Or(opts.TLS, &tls.Config{MinVersion: tls.VersionTLS12}).Clone()
 	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	if opts.Dial == nil {
@@ -117,6 +126,7 @@ func New(opts Options) (*Client, error) {
 		budget: newBudget(opts.RequestsPerMinute),
 	}
 	c.host.Store(&opts.Hosts[0])
+	c.tls.Store(cmp.Or(opts.TLS, &tls.Config{MinVersion: tls.VersionTLS12}).Clone())
 	protocols := new(http.Protocols)
 	// The HMC speaks HTTP/2 as well; a few requests a minute gain nothing by it.
 	protocols.SetHTTP1(true)
@@ -158,16 +168,29 @@ func (c *Client) PeerCertificates() []*x509.Certificate {
 	return c.certs
 }
 
+// SetTLS has connections that are made from now on verified with cfg, which is not changed.
+func (c *Client) SetTLS(cfg *tls.Config) {
+	c.tls.Store(cfg.Clone())
+	c.http.CloseIdleConnections()
+}
+
+// NextHost has the next QueryAPIVersion begin with the host behind the one in use, for a host that
+// answers and is of no use all the same.
+func (c *Client) NextHost() {
+	c.first.Store(int64((slices.Index(c.opts.Hosts, c.Host()) + 1) % len(c.opts.Hosts)))
+}
+
 // Close closes idle connections. Sessions are not logged off by it.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// QueryAPIVersion asks the hosts in their order for the version of the API, and uses the first that
-// answers for all that follows (sessions keep the host they were made on). It needs no session.
-// Only a host that cannot be connected to is skipped: an answer, even one that is an error, ends
-// the search. Where none answers, the error holds a *ConnectError for each.
+// QueryAPIVersion asks the hosts in their order (see NextHost) for the version of the API, and uses
+// the first that answers for all that follows (sessions keep the host they were made on). It needs
+// no session. Only a host that cannot be connected to is skipped: an answer, even one that is an
+// error, ends the search. Where none answers, the error holds a *ConnectError for each.
 func (c *Client) QueryAPIVersion(ctx context.Context) (Version, error) {
 	var errs []error
 	for i := range c.opts.Hosts {
+		i = (i + int(c.first.Load())) % len(c.opts.Hosts)
 		var v Version
 		err := c.do(ctx, &call{
 			operation: opQueryAPIVersion, host: c.opts.Hosts[i], method: http.MethodGet, uri: "/api/version", into: &v,
@@ -432,7 +455,7 @@ func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	cfg := c.opts.TLS.Clone()
+	cfg := c.tls.Load().Clone()
 	host, _, _ := net.SplitHostPort(addr) // it was dialed
 	cfg.ServerName = cmp.Or(cfg.ServerName, withoutZone(host))
 	conn := tls.Client(raw, cfg)

@@ -588,6 +588,16 @@ func TestHosts(t *testing.T) {
 		t.Errorf("the token of the first host went to another: %v", err)
 	}
 
+	// One that answers and is of no use is left for the next one, and the last one for the first.
+	down.Store(false)
+	for _, want := range []string{"first.example.com", "127.0.0.1", "first.example.com"} {
+		c.NextHost()
+		if _, err := c.QueryAPIVersion(t.Context()); err != nil || c.Host() != want {
+			t.Fatalf("%v, %s instead of %s", err, c.Host(), want)
+		}
+	}
+	down.Store(true)
+
 	none := newClient(t, Options{Hosts: []string{"unknown.example.com", "first.example.com"}, Dial: dial})
 	_, err = none.QueryAPIVersion(t.Context())
 	if want := "hmc: no host can be reached: unknown.example.com: lookup unknown.example.com: no such host; first.example.com: dial: connection refused"; err == nil || err.Error() != want {

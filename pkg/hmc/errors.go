@@ -181,6 +181,12 @@ func TooManySessions(err error) bool {
 	return IsReason(err, http.StatusBadRequest, ReasonTooManySessions)
 }
 
+// PasswordExpired reports whether err is a logon that the HMC says it refused because the password
+// has expired (400 with reason 45). Others were seen to refuse it as they do a wrong one.
+func PasswordExpired(err error) bool {
+	return IsReason(err, http.StatusBadRequest, ReasonPasswordExpired)
+}
+
 // isLogon reports whether this is the answer to a logon.
 func (e *HTTPError) isLogon() bool { return e.Method == http.MethodPost && e.URI == sessionsURI }
 

@@ -33,6 +33,8 @@ type Session struct {
 	id         string
 	credential string
 	over       *atomic.Bool
+	// file notes it, see Options.SessionNotes.
+	file string
 
 	// What the logon returned; empty for a resumed session.
 	// ObjectTopic is the name of the object-notification topic.
@@ -57,15 +59,20 @@ type logonAnswer struct {
 //
 // It sends the request once. A refusal (see LogonRefused) must not be repeated soon. If ctx ends
 // while the HMC is working on the logon, its answer is waited for a little longer, and a session
-// that comes of it is logged off.
+// that comes of it is logged off. With Options.SessionNotes, what is left on that host is logged
+// off before: it may be in the way.
 func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, error) {
 	// On a connection that was idle the HMC's closing of it could cross the request, and nobody
 	// would know whether there is a session now.
 	c.http.CloseIdleConnections()
+	host := c.Host()
+	if err := c.logoffLeft(ctx, func(s *Session) bool { return s.host == host }); err != nil {
+		c.log.Warn("a session that was left on the HMC could not be logged off", zap.Error(err))
+	}
 
 	var answer logonAnswer
 	r := &call{
-		operation: opLogon, host: c.Host(), method: http.MethodPost, uri: sessionsURI,
+		operation: opLogon, host: host, method: http.MethodPost, uri: sessionsURI,
 		body: map[string]string{"userid": userid, "password": password}, into: &answer,
 		secrets: []string{password}, quiet: true,
 	}
@@ -75,6 +82,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 
 	s := c.Resume(answer.ID, answer.Credential)
 	s.host = r.host
+	s.note()
 	s.ObjectTopic, s.JobTopic = answer.ObjectTopic, answer.JobTopic
 	if answer.PasswordExpires != nil {
 		s.PasswordExpires = *answer.PasswordExpires
@@ -217,12 +225,13 @@ func (s *Session) Logoff(ctx context.Context) error {
 		operation: opLogoff, method: http.MethodDelete, uri: thisSessionURI, urgent: true, repeatable: true,
 	}))
 	var answer *HTTPError
-	if errors.As(err, &answer) && answer.Status == http.StatusForbidden {
+	if errors.As(err, &answer) && (answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized) {
 		// As in zhmcclient, 403 is no error here: the session is not known any more.
 		err = nil
 	}
 	if err == nil {
 		s.over.Store(true)
+		s.forget()
 	}
 	return err
 }

@@ -17,6 +17,12 @@ import (
 // simulate starts a simulated HMC and a client of it.
 func simulate(t *testing.T, opts hmcsim.Options) (*hmcsim.HMC, *hmc.Client) {
 	t.Helper()
+	sim := startSim(t, opts)
+	return sim, newClient(t, sim, "")
+}
+
+func startSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
+	t.Helper()
 	sim, err := hmcsim.Start(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -26,19 +32,25 @@ func simulate(t *testing.T, opts hmcsim.Options) (*hmcsim.HMC, *hmc.Client) {
 			t.Error(err)
 		}
 	})
+	return sim
+}
+
+// newClient makes a client of a simulated HMC, with the notes of its sessions under a path.
+func newClient(t *testing.T, sim *hmcsim.HMC, notes string, others ...string) *hmc.Client {
+	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(sim.CACertPEM()) {
 		t.Fatal("no CA certificate")
 	}
 	c, err := hmc.New(hmc.Options{
-		Hosts: []string{sim.Host()}, Port: sim.RESTPort(), UserAgent: "hmcnotifyd/test",
-		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, Timeout: time.Minute,
+		Hosts: append([]string{sim.Host()}, others...), Port: sim.RESTPort(), UserAgent: "hmcnotifyd/test",
+		TLS: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: "localhost"}, Timeout: time.Minute, SessionNotes: notes,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return sim, c
+	return c
 }
 
 func TestSimulatedHMC(t *testing.T) {

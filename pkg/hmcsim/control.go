@@ -446,12 +446,37 @@ func (h *HMC) CompleteJobs() []string {
 }
 
 // SetPassword changes a user's password, or makes the user, and enables one that was disabled.
-// Sessions live on.
+// Sessions live on; those of the user are told, by a property-change whose values are null.
 func (h *HMC) SetPassword(userid, password string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.users[userid] = password
 	delete(h.failures, userid)
+	delete(h.expires, userid)
+	for _, s := range h.order {
+		if s.user == userid {
+			h.publishLocked(s, s.topic(TopicObject), propertyChange(user{h, userid}, "", change{"password", nil, nil}))
+		}
+	}
+}
+
+// SetPasswordExpires says in how many days a user's password expires, which logons tell; -1: never,
+// as it is until then and after SetPassword. It does not expire by itself: see ExpirePassword.
+func (h *HMC) SetPasswordExpires(userid string, days int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expires[userid] = max(days, -1)
+}
+
+// expired is in HMC.expires for a password that has expired.
+const expired = -2
+
+// ExpirePassword makes a user's password one that has expired: logons with it are refused (see
+// Options.ExpiredIsWrong) until SetPassword. Sessions live on.
+func (h *HMC) ExpirePassword(userid string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expires[userid] = expired
 }
 
 // Disabled says whether a userid has been disabled by too many refused logons, see

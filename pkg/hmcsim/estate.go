@@ -158,6 +158,17 @@ func (c console) objectName() string { return c.h.opts.Name }
 func (console) objectID() string     { return "console" }
 func (console) uri() string          { return "/api/console" }
 
+// user is a userid as a managed object.
+type user struct {
+	h  *HMC
+	id string
+}
+
+func (user) class() string        { return "user" }
+func (u user) objectName() string { return u.id }
+func (u user) objectID() string   { return u.h.userID(u.id) }
+func (u user) uri() string        { return "/api/users/" + u.objectID() }
+
 // populate makes the estate. The same options always give the same one.
 func (w *world) populate() {
 	for i := range w.opts.cpcs {

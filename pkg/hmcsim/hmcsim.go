@@ -68,6 +68,9 @@ type Options struct {
 	// DisableAfter disables a userid after so many refused logons in a row, as real HMCs do: it
 	// is then refused with its right password too, until SetPassword. 0: never.
 	DisableAfter int
+	// ExpiredIsWrong refuses an expired password as a wrong one (403.0) instead of with a
+	// reason of its own (400.45), see ExpirePassword. Clients have seen both.
+	ExpiredIsWrong bool
 
 	// per userid; default 100, beyond: 400.13
 	MaxSessions int
@@ -146,6 +149,7 @@ type HMC struct {
 
 	users    map[string]string
 	failures map[string]int // refused logons in a row, by userid
+	expires  map[string]int // days until passwords expire, by userid; none: never
 
 	world *world
 	mu    *sync.Mutex // world.mu: guards everything below, and the world; taken before Broker.mu
@@ -207,6 +211,7 @@ func newHMC(opts Options) (*HMC, error) {
 	h := &HMC{
 		opts: opts, log: opts.Logger.Named("hmcsim").With(zap.String("hmc", opts.Name)), ca: opts.CA,
 		users: map[string]string{opts.Userid: opts.Password}, failures: make(map[string]int),
+		expires:  make(map[string]int),
 		restAddr: opts.RESTAddr, sessions: make(map[string]*session), sessionNr: 100 + int(opts.Seed%400),
 		jobs: make(map[string]*job), published: make(map[string]int64), delivered: make(map[string]int64),
 		requests: make(map[string]int64), userIDs: make(map[string]string),

@@ -38,7 +38,18 @@ func logon(r *request) reply {
 	if !ok1 || !ok2 {
 		return r.fail(http.StatusBadRequest, 5, "A required field is missing: userid and password are required.")
 	}
-	if want, known := h.users[userid]; !known || want != password || h.disabledLocked(userid) {
+	expires, limited := h.expires[userid]
+	if !limited {
+		expires = -1
+	}
+	want, known := h.users[userid]
+	right := known && want == password && !h.disabledLocked(userid)
+	if right && expires == expired && !h.opts.ExpiredIsWrong {
+		h.refused++
+		h.logLocked(TopicSecurity, h.badLogonEntry(userid))
+		return r.fail(http.StatusBadRequest, 45, "The password for this user has expired.")
+	}
+	if !right || expires == expired {
 		h.refused++
 		h.failures[userid]++
 		h.logLocked(TopicSecurity, h.badLogonEntry(userid))
@@ -63,13 +74,14 @@ func logon(r *request) reply {
 		)
 	}
 	if newPassword, ok := r.fields["new-password"].(string); ok {
-		h.users[userid] = newPassword
+		h.users[userid], expires = newPassword, -1
+		delete(h.expires, userid)
 	}
 	s := h.newSessionLocked(userid)
 	body := map[string]any{
 		"api-session": s.token, "notification-topic": s.topic(TopicObject).name,
 		"job-notification-topic": s.topic(TopicJob).name, "session-credential": s.credential,
-		"api-major-version": 4, "api-minor-version": 40, "password-expires": -1,
+		"api-major-version": 4, "api-minor-version": 40, "password-expires": expires,
 	}
 	rep := ok(body)
 	if h.opts.OnLogon != nil {

@@ -120,6 +120,37 @@ func TestLogonDisables(t *testing.T) {
 	c.logon()
 }
 
+// How long a password lives is told by each logon; one that has expired is refused in one of two ways.
+func TestPasswordExpires(t *testing.T) {
+	for _, asWrong := range []bool{false, true} {
+		h := startHMC(t, Options{ExpiredIsWrong: asWrong})
+		c := newRESTClient(t, h)
+		const body = `{"userid":"hmcuser","password":"hmcpass"}`
+		days := func() any {
+			_, v := c.do(http.MethodPost, "/api/sessions", body)
+			return v.(map[string]any)["password-expires"]
+		}
+		if d := days(); d != float64(-1) {
+			t.Errorf("expires in %v days", d)
+		}
+		h.SetPasswordExpires("hmcuser", 2)
+		if d := days(); d != float64(2) {
+			t.Errorf("expires in %v days", d)
+		}
+		h.ExpirePassword("hmcuser")
+		if asWrong {
+			c.fails(http.MethodPost, "/api/sessions", body, 403, 0)
+		} else {
+			c.fails(http.MethodPost, "/api/sessions", body, 400, 45)
+		}
+		c.fails(http.MethodPost, "/api/sessions", `{"userid":"hmcuser","password":"x"}`, 403, 0)
+		h.SetPassword("hmcuser", "hmcpass")
+		if d := days(); d != float64(-1) {
+			t.Errorf("a new password expires in %v days", d)
+		}
+	}
+}
+
 func TestMFA(t *testing.T) {
 	h := startHMC(t, Options{MFA: true})
 	c := newRESTClient(t, h)

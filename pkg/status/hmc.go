@@ -39,6 +39,12 @@ const (
 	certificateCritical = 7 * 24 * time.Hour
 )
 
+const (
+	// PasswordWarning is how long before a password expires that is worth a word.
+	PasswordWarning  = 14 * 24 * time.Hour
+	passwordCritical = 3 * 24 * time.Hour
+)
+
 // HMCStatus says how the daemon sees one HMC.
 type HMCStatus struct {
 	Name  string    `json:"name"`
@@ -62,6 +68,8 @@ type HMCStatus struct {
 	LastGap             *GapStatus       `json:"last_gap,omitempty"`
 	OSMessages          *OSMessageStatus `json:"os_messages,omitempty"`
 	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
+	// PasswordExpires is absent where that is not known, or never.
+	PasswordExpires *time.Time `json:"password_expires,omitempty"`
 	// Outages are the last times without a link, the oldest first; the last one may not be
 	// over.
 	Outages []Outage `json:"outages"`
@@ -122,6 +130,9 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
 		}
 	}
+	if at := h.PasswordExpires; at != nil && at.Sub(now) <= PasswordWarning {
+		out = append(out, passwordTrouble(*at, at.Sub(now)))
+	}
 	at := h.CertificateNotAfter
 	if at == nil || at.Sub(now) >= certificateWarning {
 		return out
@@ -135,4 +146,20 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 	return append(out, rate("The HMC's certificate "+expires+" on "+at.Format(time.DateOnly)+".",
 		"Renew it on the HMC, under Certificate Management. If another authority signs the new one, "+
 			"name that in tls.ca_file before."))
+}
+
+func passwordTrouble(at time.Time, left time.Duration) Trouble {
+	const day = 24 * time.Hour
+	rate, what := warning, "expires on "+at.Format(time.DateOnly)+", in "+number(int64(left/day), "day", "days")
+	switch {
+	case left < -day: // the HMC tells it in whole days
+		rate, what = critical, "has expired on "+at.Format(time.DateOnly)
+	case left < day:
+		rate, what = critical, "expires on "+at.Format(time.DateOnly)
+	case left < passwordCritical:
+		rate = critical
+	}
+	return rate("The password that the daemon logs on with "+what+".",
+		"Change it on the HMC and in password_file, which is read again at the next logon, or give the userid "+
+			"a password rule without expiry. The HMC refuses a password that has expired; a session lives on.")
 }

@@ -42,12 +42,14 @@ const (
 	ProblemTopic ProblemKind = "topic"
 	// ProblemOSMessages means that OS messages cannot be followed.
 	ProblemOSMessages ProblemKind = "os_messages"
+	// ProblemEstate means that CPCs and partitions could not be read; the link is not concerned.
+	ProblemEstate ProblemKind = "estate"
 )
 
 // ofLink says whether there is no link because of the problem.
 func (k ProblemKind) ofLink() bool {
 	switch k {
-	case ProblemNotGranted, ProblemNotConfirmed, ProblemTopic, ProblemOSMessages:
+	case ProblemNotGranted, ProblemNotConfirmed, ProblemTopic, ProblemOSMessages, ProblemEstate:
 		return false
 	}
 	return true
@@ -58,9 +60,9 @@ func (k ProblemKind) Advice() string {
 	const again = " It is tried again by itself."
 	switch k {
 	case ProblemLogonRefused:
-		return "Correct the userid, the password or its file, look on the HMC whether the userid is disabled " +
-			"or its password has expired, and reload: what has changed is tried at once. Else the HMC is left " +
-			"alone until then, because it disables a userid that goes on being refused."
+		return "Look on the HMC whether the userid is disabled or its password has expired, and correct what is " +
+			"wrong. A password file that has changed is noticed and tried at once, and a reload tries it in any " +
+			"case. Else the HMC is left alone until then, because it disables a userid that goes on being refused."
 	case receiver.ReasonDNS:
 		return "Look at the name under hosts, and whether this machine can resolve it: getent hosts NAME." + again
 	case receiver.ReasonRefused:
@@ -87,6 +89,9 @@ func (k ProblemKind) Advice() string {
 	case ProblemOSMessages:
 		return "Grant the userid access to the partition and to the task Operating System Messages on the HMC, " +
 			"or narrow os_messages." + again
+	case ProblemEstate:
+		return "Names, statuses and what changed while nobody could see are missing until the HMC has listed them. " +
+			"If it takes longer to answer than rest_timeout, make that longer." + again
 	}
 	return "The HMC may be restarting. If it lasts, the daemon's log has more." + again
 }

@@ -48,6 +48,12 @@ func TestTroublesOfAnHMC(t *testing.T) {
 		"a certificate":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(29 * 24 * time.Hour)}, "warning", "expires on 2026-12-19.", "Renew"},
 		"an old certificate":  {HMCStatus{State: StateConnected, CertificateNotAfter: in(6 * 24 * time.Hour)}, "critical", "expires on 2026-11-26.", "Renew"},
 		"a useless one":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(-time.Hour)}, "critical", "expired on 2026-11-20.", "Renew"},
+		"a password":          {HMCStatus{State: StateConnected, PasswordExpires: in(14 * 24 * time.Hour)}, "warning", "The password that the daemon logs on with expires on 2026-12-04, in 14 days.", "password_file"},
+		"an old password":     {HMCStatus{State: StateConnected, PasswordExpires: in(50 * time.Hour)}, "critical", "expires on 2026-11-22, in 2 days.", "without expiry"},
+		"one of today":        {HMCStatus{State: StateConnected, PasswordExpires: in(-time.Hour)}, "critical", "expires on 2026-11-20.", "Change it"},
+		"an expired one":      {HMCStatus{State: StateConnected, PasswordExpires: in(-25 * time.Hour)}, "critical", "has expired on 2026-11-19.", "Change it"},
+		"15 days are enough":  {HMCStatus{State: StateConnected, PasswordExpires: in(15 * 24 * time.Hour)}, "", "", ""},
+		"nothing was read":    {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemEstate, "not all CPCs and partitions could be listed: x"}}}, "warning", "Not all CPCs and partitions could be listed: x.", "rest_timeout"},
 		"a month is enough":   {HMCStatus{State: StateConnected, CertificateNotAfter: in(31 * 24 * time.Hour)}, "", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

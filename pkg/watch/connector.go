@@ -13,18 +13,11 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
-// RefusalsBeforeHold is how often in a row the broker may refuse the credential of a fresh session
-// before the HMC is left alone: a broker that is still starting refuses at first, one that goes on
-// has a reason.
-const RefusalsBeforeHold = 5
-
 // Connector makes the link of a session. It is used by one goroutine.
 type Connector struct {
 	session *Session
 	// options lack host, topics and credentials.
 	options receiver.Options
-	// refusals by the broker, in a row.
-	refusals int
 	// asked is when the last attempt began.
 	asked time.Time
 	// attempted is called with each link that was tried to make, before it is closed if that
@@ -38,7 +31,7 @@ type Connector struct {
 func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
 	stomp := s.cfg.Stomp
 	stomp.ConnectRetries = 0
-	o.Port, o.TLS, o.Config, o.Logger = s.cfg.StompPort, s.TLS, &stomp, s.log
+	o.Port, o.Config, o.Logger = s.cfg.StompPort, &stomp, s.log
 	return &Connector{session: s, options: o, attempted: attempted}
 }
 
@@ -47,38 +40,30 @@ func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Recei
 // harm.
 func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, error) {
 	s, opts := c.session, c.options
-	opts.Host, opts.Topics = o.Host, slices.Collect(maps.Keys(o.Kinds))
+	opts.Host, opts.TLS, opts.Topics = o.Host, s.TLS, slices.Collect(maps.Keys(o.Kinds))
 	s.credentials(&opts)
 	link, err := receiver.New(opts)
 	if err != nil {
-		return nil, hold(receiver.ReasonOther, fmt.Errorf("the configuration does not fit: %w", err))
+		return nil, fmt.Errorf("the configuration does not fit: %w", err)
 	}
 	c.asked = time.Now()
 	err = link.Connect(ctx)
 	c.attempted(link)
 	if err == nil {
-		c.refusals = 0
 		return link, nil
 	}
 	closeLink(link, s.log)
 	broken, ok := errors.AsType[*receiver.ConnectionError](err)
 	switch {
-	case !ok:
-	case broken.Reason != receiver.ReasonAuthorization:
-		s.host++ // with REST the client looks for the first host that answers
-	case s.cfg.Session != nil:
-		err = fmt.Errorf("the broker refuses the session given in the configuration; "+newSessionHint+": %w", err)
-		return nil, hold(receiver.ReasonAuthorization, err)
+	case !ok || broken.Reason != receiver.ReasonAuthorization:
 	case opts.Userid != "":
 		return nil, hold(receiver.ReasonAuthorization, s.passwordRefused(err))
+	case s.cfg.Session != nil:
+		err = fmt.Errorf("the broker refuses the session given in the configuration; "+newSessionHint+": %w", err)
 	default:
 		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
 		// the broker does not know the session, so its topics are gone too
 		s.logoff(ctx)
-		if c.refusals++; c.refusals >= RefusalsBeforeHold {
-			c.refusals = 0
-			return nil, hold(receiver.ReasonAuthorization, err)
-		}
 	}
 	return nil, err
 }

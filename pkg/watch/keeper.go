@@ -163,6 +163,9 @@ func (k *keeper) ping(ctx context.Context) {
 	switch {
 	case err == nil:
 		k.pingFailing = false
+		if err := k.session.LogoffOthers(ctx); err != nil { // those that were left on other hosts
+			k.log.Debug("a session that was left could not be logged off", zap.Error(err))
+		}
 	case unreachable && (send == 0 || receive == 0):
 		// Without heart-beats in both directions this is the only sign of a dead HMC.
 		k.end(fmt.Errorf("the HMC does not answer: %w", err))

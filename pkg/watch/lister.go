@@ -157,7 +157,7 @@ func (l *lister) publish(err error, list *estate.Listing) {
 	k := l.k
 	if err == nil {
 		l.again = retry{}
-		k.source.setListing("")
+		k.source.setListing("", "")
 		return
 	}
 	l.again.failed(&k.intervals)
@@ -167,7 +167,8 @@ func (l *lister) publish(err error, list *estate.Listing) {
 	if len(k.Cfg.OSMessages) > 0 && !whole {
 		problem = "the partitions could not be listed: " + err.Error()
 	}
-	if k.source.setListing(problem) || l.again.tries == 1 {
+	unread := "not all CPCs and partitions could be listed: " + err.Error()
+	if k.source.setListing(problem, unread) || l.again.tries == 1 {
 		k.log.Warn("not all CPCs and partitions could be listed; "+
 			"new names and OS messages of the others have to wait until they can", zap.Error(err))
 	}

@@ -14,7 +14,7 @@ import (
 type collector struct {
 	supervisors func() []*Supervisor
 
-	connected, state, frame, notification, certificate *prometheus.Desc
+	connected, state, frame, notification, certificate, password *prometheus.Desc
 }
 
 // NewCollector returns a collector of the supervisors that it asks for at each scrape.
@@ -34,12 +34,15 @@ func NewCollector(supervisors func() []*Supervisor) prometheus.Collector {
 			"When the last notification came from the HMC, as Unix time; 0 before the first."),
 		certificate: desc("hmc_certificate_not_after_timestamp_seconds",
 			"When the HMC's server certificate expires, as Unix time; 0 before it was seen."),
+		password: desc("hmc_password_expires_timestamp_seconds",
+			"When the password of the userid expires, as the last logon told it, as Unix time; absent where it is "+
+				"not known or never does."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.connected, c.state, c.frame, c.notification, c.certificate} {
+	for _, d := range []*prometheus.Desc{c.connected, c.state, c.frame, c.notification, c.certificate, c.password} {
 		ch <- d
 	}
 }
@@ -61,6 +64,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		set(c.notification, status.UnixSeconds(notification))
 		expires := cmp.Or(now.CertificateNotAfter, new(time.Time))
 		set(c.certificate, status.UnixSeconds(*expires))
+		if now.PasswordExpires != nil {
+			set(c.password, status.UnixSeconds(*now.PasswordExpires))
+		}
 	}
 }
 

@@ -25,6 +25,8 @@ type Options struct {
 	Logger  *zap.Logger
 	// of the daemon, as the HMC sees it
 	Version string
+	// SessionNotes is where sessions are noted until their logoff: see hmc.Options.
+	SessionNotes string
 	// Handover is how many bytes of notifications may wait to be recorded; 0: the receiver's
 	// default.
 	Handover  int
@@ -41,6 +43,9 @@ type Intervals struct {
 	Recording record.Timing
 	// AuthHold comes after a refused logon: an HMC disables a userid that keeps trying.
 	AuthHold time.Duration
+	// Files is how often it is seen whether the files that the configuration names have changed,
+	// while a pause lasts.
+	Files time.Duration
 	// StableAfter is how long a link must have been up for the pauses between attempts to start
 	// over.
 	StableAfter time.Duration
@@ -64,6 +69,7 @@ func (i Intervals) withDefaults() Intervals {
 	set(&i.Recording.Settle, 2*time.Second)
 	set(&i.Recording.SeenEvery, 30*time.Second)
 	set(&i.AuthHold, 30*time.Minute)
+	set(&i.Files, 2*time.Second)
 	set(&i.StableAfter, 30*time.Second)
 	set(&i.Ping, time.Minute)
 	set(&i.ChannelMin, 15*time.Second)

@@ -3,7 +3,6 @@ package watch
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 // newSessionHint says what to do about a session of the configuration that does not work.
@@ -43,6 +43,23 @@ type Session struct {
 	client *hmc.Client
 	// host is the index of the host in use, where the client does not choose it.
 	host int
+	// expires is when the password does, as the last logon told it; nil: never, or not known.
+	expires *time.Time
+	// unreadable is why the files could not be read again, as it was logged.
+	unreadable string
+}
+
+// SessionOptions are what a Session needs besides the configuration of its HMC. Logger is required.
+type SessionOptions struct {
+	Logger *zap.Logger
+	// of the program, as the HMC sees it
+	Version string
+	// Notes is where sessions are noted until their logoff: see hmc.Options.SessionNotes.
+	Notes string
+	// Dial connects; nil: net.Dialer.
+	Dial Dial
+	// OnRequest is called after each request; it may be nil.
+	OnRequest func(operation, code string)
 }
 
 // Offer is what an HMC has of what the configuration asks for.
@@ -61,24 +78,26 @@ type Offer struct {
 	complete bool
 	// unlisted is why it is not known yet whose OS messages to follow; "": nobody's.
 	unlisted string
+	// rest says that there is a session of the Web Services API, and passwordExpires when the
+	// password does that it was logged on with; nil: never, or not known.
+	rest            bool
+	passwordExpires *time.Time
 }
 
-// NewSession makes a session that is not logged on. dial connects; nil: net.Dialer. onRequest is
-// called after each request.
-func NewSession(
-	cfg *config.HMC, log *zap.Logger, version string, dial Dial, onRequest func(operation, code string),
-) (*Session, error) {
+// NewSession makes a session that is not logged on.
+func NewSession(cfg *config.HMC, o SessionOptions) (*Session, error) {
 	tlsConfig, err := cfg.TLS.ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
 	}
-	s := &Session{cfg: cfg, TLS: tlsConfig, log: log}
+	s := &Session{cfg: cfg, TLS: tlsConfig, log: o.Logger}
 	if len(cfg.TopicNames) > 0 {
 		return s, nil
 	}
 	s.client, err = hmc.New(hmc.Options{
-		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + version,
-		RequestsPerMinute: cfg.RESTRequestsPerMinute, Logger: log, Dial: dial, OnRequest: onRequest,
+		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + o.Version,
+		RequestsPerMinute: cfg.RESTRequestsPerMinute, Timeout: cfg.RESTTimeout,
+		Logger: o.Logger, Dial: o.Dial, OnRequest: o.OnRequest, SessionNotes: o.Notes,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
@@ -94,6 +113,44 @@ func (s *Session) Version(ctx context.Context) (v hmc.Version, host string, err 
 
 // UseHost says which host is used where the Web Services API is not.
 func (s *Session) UseHost(index int) { s.host = index }
+
+// refresh takes over what has changed in the files that the configuration names, and reports
+// whether something has. While they cannot be used, what was read before counts.
+func (s *Session) refresh() (changed bool) {
+	fresh, err := s.cfg.Reread()
+	if err == nil && fresh.Equal(s.cfg) {
+		s.unreadable = ""
+		return false
+	}
+	var verify *tls.Config
+	if err == nil {
+		verify, err = fresh.TLS.ClientConfig()
+	}
+	if err != nil {
+		if text := err.Error(); text != s.unreadable {
+			s.unreadable = text
+			s.log.Warn("a file of the configuration cannot be read again; what it held before counts", zap.Error(err))
+		}
+		return false
+	}
+	s.log.Info("a file of the configuration has changed and counts from now on")
+	s.unreadable, s.cfg, s.TLS = "", fresh, verify
+	if s.client != nil {
+		s.client.SetTLS(verify)
+	}
+	if s.cfg.Session != nil {
+		s.API = nil
+	}
+	return true
+}
+
+// NextHost has the next attempt begin with the host behind the one in use.
+func (s *Session) NextHost() {
+	if s.client != nil {
+		s.client.NextHost()
+	}
+	s.host++
+}
 
 // UsesREST says whether the Web Services API is needed: not where the topics are known.
 func (s *Session) UsesREST() bool { return s.client != nil }
@@ -119,7 +176,7 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 	switch lost := hmc.SessionLost(err); {
 	case lost && s.cfg.Session == nil:
 		s.log.Info("the HMC has ended the session; logging on again", zap.Error(err))
-		s.API = nil
+		s.logoff(ctx)
 		topics, err = s.topics(ctx)
 	case lost:
 		s.API = nil
@@ -150,7 +207,7 @@ func (s *Session) topics(ctx context.Context) ([]hmc.Topic, error) {
 // Session has open already (from a link before this one) are among them.
 func (s *Session) choose(topics []hmc.Topic) *Offer {
 	o := &Offer{
-		Host: s.client.Host(), complete: true,
+		Host: s.client.Host(), complete: true, rest: true, passwordExpires: s.expires,
 		Kinds: make(map[string]string), channels: make(map[string]string),
 	}
 	ask := make(map[string]bool)
@@ -194,42 +251,66 @@ func (s *Session) Who() string {
 	return "userid " + s.cfg.Userid
 }
 
-// logon makes a session. A refusal comes back as a holdError: to try it again soon would make the
-// HMC disable the userid.
+// logon makes a session. What is refused because of the userid or the password comes back as a
+// holdError: to try that again soon would make the HMC disable the userid. Whatever else the HMC
+// has against a logon (too many sessions, an API that is disabled) may be over soon.
 func (s *Session) logon(ctx context.Context) error {
 	if given := s.cfg.Session; given != nil {
 		s.API = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
 		return nil
 	}
 	api, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
-	if err == nil {
+	switch {
+	case err == nil:
 		s.API = api
+		s.tellExpiry(api.PasswordExpires)
 		return nil
-	}
-	// Whatever else the HMC has against the logon (too many sessions, for one) does not go away
-	// by asking again soon.
-	var answer *hmc.HTTPError
-	refused := errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500
-	if refused && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
-		err = s.passwordRefused(err)
-	}
-	if refused || hmc.LogonRefused(err) {
+	case hmc.PasswordExpired(err):
+		return hold(status.ReasonLogon, fmt.Errorf("the password of userid %s has expired: "+
+			"change it on the HMC, and in password or password_file: %w", s.cfg.Userid, err))
+	case IsStatus(err, http.StatusUnauthorized), IsStatus(err, http.StatusForbidden):
+		return hold(status.ReasonLogon, s.passwordRefused(err))
+	case hmc.LogonRefused(err):
 		return hold(status.ReasonLogon, err)
+	case hmc.TooManySessions(err):
+		return fmt.Errorf("userid %s has as many sessions as it may have: end some of them, "+
+			"or let it have more (max-web-services-api-sessions): %w", s.cfg.Userid, err)
 	}
 	return err
+}
+
+// tellExpiry notes in how many days the password expires, below 0: never, and warns when they are
+// few.
+func (s *Session) tellExpiry(days int) {
+	if s.expires = nil; days < 0 {
+		return
+	}
+	const day = 24 * time.Hour
+	s.expires = status.TimeOrNil(time.Now().Add(time.Duration(days) * day))
+	if time.Duration(days)*day <= status.PasswordWarning {
+		s.log.Warn("the password of the userid expires soon, and is then refused: change it on the HMC and here before",
+			zap.String("userid", s.cfg.Userid), zap.Int("days", days))
+	}
+}
+
+// changesPassword says whether a notification tells that the password of the userid was changed.
+// When the new one expires, the next logon tells.
+func (s *Session) changesPassword(n *translate.Notification) bool {
+	return n.Type == event.TypePropertyChange && n.Resource.Class == "user" && n.Resource.Name == s.cfg.Userid &&
+		strings.Contains(n.Headers.Get("property-names"), " password ")
 }
 
 // passwordRefused says what to look at when userid and password were refused, by the API or by the
 // broker.
 func (s *Session) passwordRefused(err error) error {
-	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled: %w",
-		s.cfg.Userid, err)
+	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled "+
+		"or the password has expired: %w", s.cfg.Userid, err)
 }
 
 // logoff ends the session on the HMC, unless it was made elsewhere.
 func (s *Session) logoff(ctx context.Context) {
 	if err := s.End(ctx); err != nil {
-		s.log.Warn("the session may be left on the HMC until its idle time ends", zap.Error(err))
+		s.log.Warn("the session could not be logged off; the next logon tries it again", zap.Error(err))
 	}
 }
 

@@ -22,7 +22,8 @@ const maxOutages = 10
 // takes its place as a whole, so that status page, metrics and readiness never see half a change.
 type state struct {
 	// What the status page shows as it is: State, Since, Host, Connected, Reconnects,
-	// NextAttempt, Outages and CertificateNotAfter. The rest is filled in when it is asked for.
+	// NextAttempt, Outages, CertificateNotAfter and PasswordExpires. The rest is filled in when
+	// it is asked for.
 	status.HMCStatus
 
 	// problem is why there is no link, reason the same as the metrics name it; "": nothing is
@@ -34,6 +35,10 @@ type state struct {
 	// known whose messages to follow.
 	channels map[string]channelStatus
 	unlisted string
+	// unread is why the CPCs and partitions are not known as they are now; "": they are. read
+	// says that they were all listed once.
+	unread string
+	read   bool
 	// missing is what the configuration asks for and the userid may not have.
 	missing []string
 	// link is the one that is up, links how many have been.
@@ -90,6 +95,10 @@ func (s *state) heard(r *receiver.Receiver) {
 // offered notes the topics that a link will be subscribed to.
 func (s *state) offered(o *Offer) {
 	s.Host, s.missing, s.unlisted = o.Host, o.Missing, o.unlisted
+	s.PasswordExpires = o.passwordExpires
+	if o.rest && !s.read && s.unread == "" {
+		s.unread = "the CPCs and partitions are not listed yet"
+	}
 	s.channels, s.wanted = make(map[string]channelStatus), make(map[string]status.TopicStatus)
 	for topic, kind := range o.Kinds {
 		s.wanted[topic] = status.TopicStatus{Name: topic, Type: kind, Problem: status.NotSubscribed}
@@ -154,7 +163,8 @@ func (s *state) dropChannel(uri, topic string) {
 	delete(s.wanted, topic)
 }
 
-// problems ranges over what keeps the HMC from counting as connected.
+// problems ranges over what is wrong. All but status.ProblemEstate keeps the HMC from counting as
+// connected.
 func (s *state) problems() iter.Seq[status.Problem] {
 	return func(yield func(status.Problem) bool) {
 		found := func(kind status.ProblemKind, text string) bool {
@@ -172,7 +182,10 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			found(kind, text)
 			return
 		}
-		if s.unlisted != "" && !found(status.ProblemOSMessages, "OS messages: "+s.unlisted) {
+		switch {
+		case s.unlisted != "" && !found(status.ProblemOSMessages, "OS messages: "+s.unlisted):
+			return
+		case s.unlisted == "" && s.unread != "" && !found(status.ProblemEstate, s.unread):
 			return
 		}
 		for _, m := range s.missing {
@@ -280,9 +293,10 @@ func (b *board) update(change func(*state)) *state {
 	next := *b.now()
 	next.wanted, next.channels, next.Connected = maps.Clone(next.wanted), maps.Clone(next.channels), true
 	change(&next)
-	for range next.problems() { // one is enough: there may be thousands of channels
-		next.Connected = false
-		break
+	for p := range next.problems() {
+		if next.Connected = p.Kind == status.ProblemEstate; !next.Connected {
+			break // one is enough: there may be thousands of channels
+		}
 	}
 	b.current.Store(&next)
 	return &next
@@ -294,10 +308,13 @@ func (b *board) setChannel(uri string, c channelStatus) (news bool) {
 	return news
 }
 
-// setListing notes why the partitions could not be listed; "" when they could. It reports whether
-// that is news.
-func (b *board) setListing(problem string) (news bool) {
-	b.update(func(s *state) { news, s.unlisted = s.unlisted != problem, problem })
+// setListing notes why not all CPCs and partitions could be listed; "" when they could. unlisted is
+// "" too where whose OS messages to follow is known all the same. It reports whether that is news.
+func (b *board) setListing(unlisted, unread string) (news bool) {
+	b.update(func(s *state) {
+		news = s.unlisted != unlisted || s.unread != unread
+		s.unlisted, s.unread, s.read = unlisted, unread, s.read || unread == ""
+	})
 	return news
 }
 

@@ -27,12 +27,15 @@ import (
 // restTimeout bounds how long what a closed link has left is brought into the queue.
 const restTimeout = 5 * time.Second
 
+// busyMax is the longest that an HMC which is busy is left alone, whatever it asks for.
+const busyMax = 2 * time.Minute
+
 // Supervisor keeps one HMC's session and link. It is one state machine: a new session means new
 // topic names, so it always means a new link, and a link is never made without asking whether its
 // session still lives.
 //
-// Its fields Cfg (what it was made with), Metrics (the series of the HMC) and Rec (its recorder)
-// stay the same.
+// Its fields Cfg (what it was made with; see Config), Metrics (the series of the HMC) and Rec (its
+// recorder) stay the same.
 type Supervisor struct {
 	shared
 
@@ -43,6 +46,9 @@ type Supervisor struct {
 	alive atomic.Int64
 	// ending is why Run was told to end, if that is not the end of the daemon.
 	ending atomic.Pointer[string]
+	// used is Cfg with what its files held when they were read last; again ends a pause.
+	used  atomic.Pointer[config.HMC]
+	again chan struct{}
 
 	// Of the supervisor's goroutine alone; linked is the session of the last link.
 	session   *Session
@@ -78,13 +84,14 @@ type trouble struct {
 // metrics.
 func New(o Options) (*Supervisor, error) {
 	name := o.HMC.Name
-	s := &Supervisor{backoff: receiver.NewBackoff(o.HMC.Stomp)}
+	s := &Supervisor{backoff: receiver.NewBackoff(o.HMC.Stomp), again: make(chan struct{}, 1)}
 	s.Cfg, s.Metrics = o.HMC, o.Metrics.ForHMC(name)
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	var err error
-	s.session, err = NewSession(&s.Cfg, s.log, o.Version, o.Dial, func(operation, code string) {
-		o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc()
+	s.session, err = NewSession(&s.Cfg, SessionOptions{
+		Logger: s.log, Version: o.Version, Notes: o.SessionNotes, Dial: o.Dial,
+		OnRequest: func(operation, code string) { o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc() },
 	})
 	if err != nil {
 		return nil, err
@@ -109,9 +116,17 @@ func New(o Options) (*Supervisor, error) {
 	}, func(link *receiver.Receiver) {
 		s.source.update(func(now *state) { now.attempted(link) })
 	})
+	s.used.Store(&s.Cfg)
 	s.tick()
 	return s, nil
 }
+
+// Config returns Cfg with what the files that it names held when they were read last. It is not to
+// be changed.
+func (s *Supervisor) Config() *config.HMC { return s.used.Load() }
+
+// TryNow ends the pause before the next attempt, if there is one.
+func (s *Supervisor) TryNow() { signal(s.again) }
 
 // Run keeps the HMC connected until ctx is done. It logs off before it returns.
 func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
@@ -168,6 +183,11 @@ func (s *shared) panicked(p any, text string) error {
 // It always returns an error: why the link, which came up at upSince, has ended, or, where that is
 // zero, why none came up.
 func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
+	select {
+	case <-s.again: // here it is
+	default:
+	}
+	s.refresh()
 	board := s.source.board
 	if s.session.UsesREST() {
 		board.update(func(now *state) { now.attempt(status.StateLoggingOn) })
@@ -190,18 +210,28 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	unread, err := s.watch(ctx, link, o)
 	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
-		s.session.API = nil
+		s.session.logoff(ctx)
 		s.Rec.SessionEnded()
 	}
 	return upSince, err
 }
 
+// refresh takes over what has changed in the files that the configuration names, and reports
+// whether something has.
+func (s *Supervisor) refresh() (changed bool) {
+	if changed = s.session.refresh(); changed {
+		s.used.Store(s.session.cfg)
+	}
+	return changed
+}
+
 // connect makes the link, with as many retries as connect_retries says. After that the round ends,
-// and the next one looks after the session first; the pauses go on growing where this one stopped.
+// and the next one looks after the session first, on the next host where there is one; the pauses
+// go on growing where this one stopped.
 func (s *Supervisor) connect(ctx context.Context, o *Offer) (*receiver.Receiver, error) {
-	retries := s.Cfg.Stomp.ConnectRetries
-	if retries < 0 { // without end, which the rounds are
-		retries = receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
+	retries, usual := s.Cfg.Stomp.ConnectRetries, receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
+	if retries < 0 || len(s.Cfg.Hosts) > 1 && retries > usual { // without end, which the rounds are
+		retries = usual
 	}
 	for ; ; retries-- {
 		s.source.update(func(now *state) { now.attempt(status.StateConnecting) })
@@ -324,6 +354,10 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 		case s.record(ctx, &n, err):
 			if err == nil {
 				k.notified(&s.note)
+				if s.session.changesPassword(&s.note) {
+					s.session.expires = nil
+					s.source.update(func(now *state) { now.PasswordExpires = nil })
+				}
 			}
 		case errors.As(err, &gone):
 			return err
@@ -367,13 +401,16 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 	name, wait := status.StateAuthFailed, s.intervals.AuthHold
 	if !IsHold(err) {
 		name, wait = status.StateDisconnected, jittered(s.backoff.Next())
+		if !wasUp {
+			s.session.NextHost()
+		}
 	}
 	if wasUp {
 		s.pause(ctx, err, name, wait)
 		return
 	}
 	if busy, ok := errors.AsType[*hmc.BusyError](err); ok {
-		wait = max(wait, busy.RetryAfter)
+		wait = max(wait, min(busy.RetryAfter, busyMax))
 	}
 	s.failed(ctx, err, name, wait)
 }
@@ -396,8 +433,26 @@ func (s *Supervisor) pause(ctx context.Context, err error, name string, wait tim
 	problem, reason := s.explain(err)
 	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
 	s.logTrouble(name, reason, problem, wait)
-	status.Sleep(ctx, wait)
+	s.sleep(ctx, wait)
 	s.tick()
+}
+
+// sleep waits for d at most: TryNow ends it, and so does a change of the files that the
+// configuration names, which may be the cure.
+func (s *Supervisor) sleep(ctx context.Context, d time.Duration) {
+	end := time.Now().Add(d)
+	for left := d; left > 0; left = time.Until(end) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.again:
+			return
+		case <-time.After(min(left, s.intervals.Files)):
+		}
+		if left > s.intervals.Files && s.refresh() {
+			return
+		}
+	}
 }
 
 // logTrouble writes one line when trouble begins or changes, after that one in every fifty

@@ -34,8 +34,16 @@ func TestWaits(t *testing.T) {
 			least: time.Millisecond, most: time.Minute, state: status.StateDisconnected, reason: receiver.ReasonRefused,
 		},
 		"a busy HMC": {
-			err:   fmt.Errorf("later: %w", &hmc.BusyError{RetryAfter: 7 * time.Minute, Err: errors.New("x")}),
-			least: 7 * time.Minute, most: 7 * time.Minute, state: status.StateDisconnected, reason: receiver.ReasonOther,
+			err:   fmt.Errorf("later: %w", &hmc.BusyError{RetryAfter: 90 * time.Second, Err: errors.New("x")}),
+			least: 90 * time.Second, most: 90 * time.Second, state: status.StateDisconnected, reason: receiver.ReasonOther,
+		},
+		"a busy HMC that asks for too much": {
+			err:   &hmc.BusyError{RetryAfter: 24 * time.Hour, Err: errors.New("x")},
+			least: 2 * time.Minute, most: 2 * time.Minute, state: status.StateDisconnected, reason: receiver.ReasonOther,
+		},
+		"too many sessions": {
+			err:   &hmc.HTTPError{Status: http.StatusBadRequest, Reason: hmc.ReasonTooManySessions},
+			least: time.Millisecond, most: 2 * time.Minute, state: status.StateDisconnected, reason: status.ReasonLogon,
 		},
 		"a link that was up for long": {
 			upFor: time.Hour, err: &receiver.ConnectionError{Reason: receiver.ReasonBroker, Err: errors.New("x")},

@@ -212,7 +212,7 @@ type world struct {
 }
 
 var (
-	mainHMCs  = []string{"refused", "logon", "quiet", "silent", "jumps", "flaps", "certificate"}
+	mainHMCs  = []string{"refused", "logon", "quiet", "silent", "jumps", "flaps", "certificate", "password"}
 	mainSinks = []string{"failing", "limited", "letters"}
 )
 
@@ -365,6 +365,15 @@ func (w *world) trials(t *testing.T) []trial {
 			},
 		},
 		{alert: "HmcnotifydCertificateExpiring", labels: hmc("certificate") + `,severity="critical"`, daemon: w.main, hmc: "certificate", cause: nothing, mend: nothing},
+		{
+			alert: "HmcnotifydPasswordExpiring", labels: hmc("password") + `,severity="warning"`, daemon: w.main, hmc: "password",
+			cause: func() {
+				w.sims["password"].SetPasswordExpires(hmcsim.DefaultUserid, 2)
+				w.sims["password"].ExpireSessions(true)
+			},
+			mend: func() { w.sims["password"].SetPassword(hmcsim.DefaultUserid, hmcsim.DefaultPassword) },
+		},
+		{alert: "HmcnotifydPasswordExpiring", labels: hmc("password") + `,severity="critical"`, daemon: w.main, hmc: "password", cause: nothing, mend: nothing},
 		{alert: "HmcnotifydSinkFailing", labels: sink("failing"), daemon: w.main, sink: "failing", sinkURL: w.hooks["failing"].URL, cause: answer("failing", http.StatusInternalServerError), mend: nothing},
 		{alert: "HmcnotifydSinkLate", labels: sink("failing"), daemon: w.main, sink: "failing", cause: nothing, mend: nothing},
 		{
