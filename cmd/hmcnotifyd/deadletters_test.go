@@ -192,8 +192,9 @@ func TestDeadLetters(t *testing.T) {
 		}
 	}
 	status, stdout, _ := o.call("list")
-	if lines := strings.Split(stdout, "\n"); status != 0 || len(lines) != 5 || !strings.HasPrefix(lines[0], "ID                SINK  TIME                 STATUS  REASON") ||
-		!strings.HasPrefix(lines[2], letters[1].ID+"  ops   ") || !strings.Contains(lines[2], "  415     webhook: "+consumer.URL+": status 415") || strings.Contains(stdout, "\x1b") {
+	if lines := strings.Split(stdout, "\n"); status != 0 || len(lines) != 5 || !strings.HasPrefix(lines[0], "ID                SINK  TIME                 STATUS  TYPE           SUMMARY  ") ||
+		!strings.HasPrefix(lines[2], letters[1].ID+"  ops   ") || !strings.Contains(lines[2], "  415     status-change  "+letters[1].Summary) ||
+		letters[1].Summary == "" || !strings.Contains(lines[2], "  webhook: "+consumer.URL+": status 415") || strings.Contains(stdout, "\x1b") {
 		t.Errorf("status %d\n%s", status, stdout)
 	}
 	if got := o.list("--since", time.Now().Add(time.Hour).Format(time.RFC3339)); len(got) != 0 {

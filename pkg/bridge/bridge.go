@@ -159,7 +159,8 @@ func New(opts Options) (*Bridge, error) {
 	b.queue = q
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
-		Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
+		Dir: opts.StoragePath, MaxBytes: cmp.Or(int64(storage.DeadLettersMaxBytes), queue.Unlimited),
+		Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())

@@ -20,7 +20,7 @@ import (
 // deadLettersDropped says in the log that the limit of their bytes has taken dead letters away.
 func (b *Bridge) deadLettersDropped(sink string, letters int) {
 	if total, due := b.deadDropped.Count(time.Now(), letters); due {
-		b.log.Error("dead letters were dropped, the oldest first: there are too many",
+		b.log.Error("dead letters were dropped, the oldest first: they are beyond storage.dead_letters_max_bytes",
 			zap.String("sink", sink), zap.Int("letters", total))
 	}
 }
@@ -79,7 +79,7 @@ func (b *Bridge) DeadLetter(id string) (deliver.DeadLetter, error) {
 func letterOf(l *queue.DeadLetter) deliver.DeadLetter {
 	out := deliver.DeadLetter{
 		ID: l.ID, Sink: l.Sink, Time: l.Time.UTC(), Status: l.Status, Reason: l.Reason, Request: l.Request,
-		EventID: l.EventID, EventType: l.EventType, Size: l.Size,
+		EventID: l.EventID, EventType: l.EventType, Summary: l.Summary, Size: l.Size,
 	}
 	if json.Valid(l.Data) {
 		out.Event = l.Data

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
@@ -73,6 +74,7 @@ func (d *Delivery) putAside(
 		r := &items[i].record
 		letters[i] = d.refusal(cause(i))
 		letters[i].EventID, letters[i].EventType, letters[i].Data = r.ID, r.Type, r.JSON
+		letters[i].Summary = event.String(event.Member(r.JSON, "summary"))
 	}
 	backoff := retryBackoff{cfg: d.Cfg.Retry}
 	for {

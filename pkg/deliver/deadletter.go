@@ -40,6 +40,7 @@ type DeadLetter struct {
 	Request   string `json:"request"`
 	EventID   string `json:"event_id,omitempty"`
 	EventType string `json:"event_type,omitempty"`
+	Summary   string `json:"summary,omitempty"`
 	// Size is that of the event in bytes.
 	Size int `json:"size"`
 	// Event is absent in lists. Where what was stored is not an event, Data has it instead.
