@@ -191,29 +191,44 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// maxSummaryShown is how much of a summary the table has: the reason stands behind it.
+const maxSummaryShown = 48
+
 // writeTable writes letters as a table. Where the width of the terminal is known the reason ends
 // there.
 func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width int) {
 	if len(letters) == 0 {
 		return
 	}
-	sinkWidth := len("SINK")
-	for i := range letters {
-		sinkWidth = max(sinkWidth, len([]rune(letters[i].Sink)))
-	}
-	line := func(id, sink, at, status, reason string) {
-		start := fmt.Sprintf("%-16s  %-*s  %-19s  %-6s  ", id, sinkWidth, sink, at, status)
-		if width > 0 {
-			reason = oneLine(reason, max(10, width-len([]rune(start))))
-		}
-		fmt.Fprintln(w, strings.TrimRight(start+reason, " "))
-	}
-	if header {
-		line("ID", "SINK", "TIME", "STATUS", "REASON")
-	}
+	rows := make([][]string, 0, len(letters)+1)
+	// Also where it is not written, so that the pages of a list are alike.
+	rows = append(rows, []string{"ID", "SINK", "TIME", "STATUS", "TYPE", "SUMMARY", "REASON"})
 	for i := range letters {
 		l := &letters[i]
-		line(l.ID, l.Sink, l.Time.Local().Format(time.DateTime), statusText(l.Status), oneLine(l.Reason, 0))
+		rows = append(rows, []string{
+			l.ID, l.Sink, l.Time.Local().Format(time.DateTime), statusText(l.Status), oneLine(l.EventType, 0),
+			oneLine(l.Summary, maxSummaryShown), oneLine(l.Reason, 0),
+		})
+	}
+	widths := make([]int, len(rows[0])-1)
+	for _, row := range rows {
+		for i := range widths {
+			widths[i] = max(widths[i], len([]rune(row[i])))
+		}
+	}
+	if !header {
+		rows = rows[1:]
+	}
+	for _, row := range rows {
+		line := ""
+		for i, n := range widths {
+			line += fmt.Sprintf("%-*s  ", n, row[i])
+		}
+		reason := row[len(widths)]
+		if width > 0 {
+			reason = oneLine(reason, max(10, width-len([]rune(line))))
+		}
+		fmt.Fprintln(w, strings.TrimRight(line+reason, " "))
 	}
 }
 

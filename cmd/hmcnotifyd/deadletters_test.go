@@ -165,7 +165,7 @@ func TestDeadLetters(t *testing.T) {
 	t.Parallel()
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
-	refused := map[string]int{"P400": 400, "P404": 404, "P413": 413}
+	refused := map[string]int{"P400": 400, "P415": 415, "P413": 413}
 	consumer := startPicky(t, func(e *event.Event) int {
 		if e.Resource != nil && refused[e.Resource.Name] != 0 {
 			return refused[e.Resource.Name]
@@ -180,27 +180,28 @@ func TestDeadLetters(t *testing.T) {
 	if status, stdout, _ := o.call("replay", "--all"); status != 0 || stdout != "no dead letters\n" {
 		t.Errorf("replay of nothing: status %d, %q", status, stdout)
 	}
-	for _, name := range []string{"P400", "P404", "P413", "GOOD"} {
+	for _, name := range []string{"P400", "P415", "P413", "GOOD"} {
 		publish(t, sim, name)
 	}
 	eventually(t, "three are refused", func() bool { return len(o.list()) == 3 && consumer.accepted("GOOD") == 1 })
 	letters := o.list("--sink=ops", "--since=1h")
-	for i, status := range []int{400, 404, 413} {
+	for i, status := range []int{400, 415, 413} {
 		if l := letters[i]; l.Status != status || l.Sink != "ops" || l.EventType != "status-change" || l.Request != "POST "+consumer.URL+"/..." ||
 			!strings.Contains(l.Reason, fmt.Sprintf("status %d", status)) || !strings.Contains(l.Reason, "does not fit") || len(l.Reason) > 400 || l.Event != nil {
 			t.Errorf("letter %d: %+v", i, l)
 		}
 	}
 	status, stdout, _ := o.call("list")
-	if lines := strings.Split(stdout, "\n"); status != 0 || len(lines) != 5 || !strings.HasPrefix(lines[0], "ID                SINK  TIME                 STATUS  REASON") ||
-		!strings.HasPrefix(lines[2], letters[1].ID+"  ops   ") || !strings.Contains(lines[2], "  404     webhook: "+consumer.URL+": status 404") || strings.Contains(stdout, "\x1b") {
+	if lines := strings.Split(stdout, "\n"); status != 0 || len(lines) != 5 || !strings.HasPrefix(lines[0], "ID                SINK  TIME                 STATUS  TYPE           SUMMARY  ") ||
+		!strings.HasPrefix(lines[2], letters[1].ID+"  ops   ") || !strings.Contains(lines[2], "  415     status-change  "+letters[1].Summary) ||
+		letters[1].Summary == "" || !strings.Contains(lines[2], "  webhook: "+consumer.URL+": status 415") || strings.Contains(stdout, "\x1b") {
 		t.Errorf("status %d\n%s", status, stdout)
 	}
 	if got := o.list("--since", time.Now().Add(time.Hour).Format(time.RFC3339)); len(got) != 0 {
 		t.Errorf("%+v from the future", got)
 	}
 	status, stdout, _ = o.call("show", "--id", letters[1].EventID)
-	for _, want := range []string{"letter:   " + letters[1].ID, "status:   404", "request:  POST " + consumer.URL, "event:    status-change " + letters[1].EventID, `    "name": "P404"`} {
+	for _, want := range []string{"letter:   " + letters[1].ID, "status:   415", "request:  POST " + consumer.URL, "event:    status-change " + letters[1].EventID, `    "name": "P415"`} {
 		if status != 0 || !strings.Contains(stdout, want) {
 			t.Errorf("show: status %d, no %q in\n%s", status, want, stdout)
 		}
@@ -214,8 +215,8 @@ func TestDeadLetters(t *testing.T) {
 
 	// Two are accepted now, while other events come; the third is refused for another reason.
 	consumer.answers(func(e *event.Event) int {
-		if e.Resource != nil && e.Resource.Name == "P404" {
-			return http.StatusGone
+		if e.Resource != nil && e.Resource.Name == "P415" {
+			return http.StatusConflict
 		}
 		return http.StatusOK
 	})
@@ -233,11 +234,11 @@ func TestDeadLetters(t *testing.T) {
 	status, stdout, stderr := o.call("replay", "--sink=ops")
 	close(stop)
 	live.Wait()
-	if status != 1 || !strings.Contains(stdout, letters[1].ID+"  refused again: webhook: "+consumer.URL+": status 410 Gone") ||
+	if status != 1 || !strings.Contains(stdout, letters[1].ID+"  refused again: webhook: "+consumer.URL+": status 409 Conflict") ||
 		!strings.HasSuffix(stdout, "sink ops: 2 accepted, 1 refused again, 0 not tried\n") || stderr != "hmcnotifyd: dead-letters replay: 1 letter refused again\n" {
 		t.Errorf("replay: status %d\n%s%s", status, stdout, stderr)
 	}
-	if got := o.list(); len(got) != 1 || got[0].ID != letters[1].ID || got[0].Status != 410 || consumer.accepted("P400") != 1 || consumer.accepted("P413") != 1 {
+	if got := o.list(); len(got) != 1 || got[0].ID != letters[1].ID || got[0].Status != 409 || consumer.accepted("P400") != 1 || consumer.accepted("P413") != 1 {
 		t.Errorf("left: %+v", got)
 	}
 	_, metrics := get(t, http.DefaultClient, http.MethodGet, o.url+"/metrics")
@@ -264,7 +265,7 @@ func TestDeadLetters(t *testing.T) {
 	if status, _, stderr := o.call("replay", "--sink=ops"); status != 1 || !strings.Contains(stderr, `there is no such sink: "ops" is not in the configuration`) {
 		t.Errorf("replay to a sink that is gone: status %d, %s", status, stderr)
 	}
-	if status, stdout, stderr := o.call("replay", "--sink=ops", "--to=new"); status != 0 || stdout != "sink ops: 1 accepted to sink new, 0 refused again, 0 not tried\n" || consumer.accepted("P404") != 1 {
+	if status, stdout, stderr := o.call("replay", "--sink=ops", "--to=new"); status != 0 || stdout != "sink ops: 1 accepted to sink new, 0 refused again, 0 not tried\n" || consumer.accepted("P415") != 1 {
 		t.Errorf("replay to the new sink: status %d\n%s%s", status, stdout, stderr)
 	}
 	if status, _, stderr := o.call("purge", "--waiting", "--sink=new"); status != 1 || !strings.Contains(stderr, "is configured") {
@@ -277,7 +278,7 @@ func TestDeadLetters(t *testing.T) {
 	// What nobody wants any more.
 	consumer.answers(func(*event.Event) int { return http.StatusBadRequest })
 	publish(t, sim, "P400")
-	publish(t, sim, "P404")
+	publish(t, sim, "P415")
 	eventually(t, "refused", func() bool { return len(o.list("--sink=new")) >= 2 })
 	one := o.list()[0].ID
 	if status, stdout, stderr := o.call("purge", "--id="+one); status != 0 || stdout != "1 dead letter purged\n" {

@@ -40,7 +40,7 @@ func TestSendTestCommand(t *testing.T) {
 	}
 	consumer.answers(func(*event.Event) int { return http.StatusForbidden })
 	status, stdout, stderr = test("--sink=ops")
-	if status != 1 || stdout != "" || !strings.HasPrefix(stderr, "hmcnotifyd: send-test: sink ops (POST ") || !strings.Contains(stderr, "): refused after ") ||
+	if status != 1 || stdout != "" || !strings.HasPrefix(stderr, "hmcnotifyd: send-test: sink ops (POST ") || !strings.Contains(stderr, "): not delivered after ") ||
 		!strings.Contains(stderr, ": status 403 Forbidden: ") || !strings.Contains(stderr, "\nhmcnotifyd: what to do: ") || strings.Count(stderr, "\n") != 2 || strings.Contains(stderr, "\x1b") {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}

@@ -93,7 +93,7 @@ type Bridge struct {
 
 	// one replay of dead letters, and one test of a sink, at a time
 	replaying, testing sync.Mutex
-	deadDropped        deliver.Throttle
+	deadDropped        status.Throttle
 	// see ballastBytes
 	ballast []byte
 	live    record.Fanout
@@ -165,7 +165,8 @@ func New(opts Options) (*Bridge, error) {
 	b.queue = q
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
-		Dir: opts.StoragePath, Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
+		Dir: opts.StoragePath, MaxBytes: cmp.Or(int64(storage.DeadLettersMaxBytes), queue.Unlimited),
+		Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("storage: %w", err), q.Close())
@@ -356,7 +357,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
+			Store:   sinkStore{queue: b.queue, name: c.Name},
 			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {
@@ -506,7 +507,7 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 			zap.String("sink", name), zap.Int64("events", waiting))
 		return
 	}
-	err := errors.Join(deliver.SinkStore{Queue: b.queue, Name: name}.Forget(b.deliverLife), b.queue.RemoveCursor(name))
+	err := errors.Join(sinkStore{queue: b.queue, name: name}.forget(b.deliverLife), b.queue.RemoveCursor(name))
 	if err != nil {
 		b.log.Warn("the place of a removed sink in the queue could not be forgotten",
 			zap.String("sink", name), zap.Error(err))
@@ -599,9 +600,7 @@ func (b *Bridge) Status() status.Status {
 		k := r.it.Snapshot()
 		s.Sinks = append(s.Sinks, k)
 		if k.Stuck {
-			s.Reasons = append(s.Reasons, status.Reason{
-				Sink: k.Name, Reason: fmt.Sprintf("%d attempts failed: %s", k.FailedAttempts, k.LastError),
-			})
+			s.Reasons = append(s.Reasons, status.Reason{Sink: k.Name, Reason: k.NotReady})
 		}
 	}
 	if err := b.queue.Err(); err != nil {

@@ -3,6 +3,8 @@ package bridge
 import (
 	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,13 +13,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // deadLettersDropped says in the log that the limit of their bytes has taken dead letters away.
 func (b *Bridge) deadLettersDropped(sink string, letters int) {
 	if total, due := b.deadDropped.Count(time.Now(), letters); due {
-		b.log.Error("dead letters were dropped, the oldest first: there are too many",
+		b.log.Error("dead letters were dropped, the oldest first: they are beyond storage.dead_letters_max_bytes",
 			zap.String("sink", sink), zap.Int("letters", total))
 	}
 }
@@ -51,11 +54,11 @@ func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limi
 	query.After, query.Limit = after, limit
 	list, err := b.dead.List(query)
 	if err != nil {
-		return nil, "", deliver.LetterError(err)
+		return nil, "", letterError(err)
 	}
 	letters = make([]deliver.DeadLetter, len(list))
 	for i := range list {
-		letters[i] = deliver.LetterOf(&list[i])
+		letters[i] = letterOf(&list[i])
 	}
 	if limit > 0 && len(letters) == limit {
 		next = letters[limit-1].ID
@@ -67,9 +70,46 @@ func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limi
 func (b *Bridge) DeadLetter(id string) (deliver.DeadLetter, error) {
 	stored, err := b.dead.Get(id)
 	if err != nil {
-		return deliver.DeadLetter{}, deliver.LetterError(err)
+		return deliver.DeadLetter{}, letterError(err)
 	}
-	return deliver.LetterOf(&stored), nil
+	return letterOf(&stored), nil
+}
+
+// letterOf is a stored letter as it is shown, with its event if that was read.
+func letterOf(l *queue.DeadLetter) deliver.DeadLetter {
+	out := deliver.DeadLetter{
+		ID: l.ID, Sink: l.Sink, Time: l.Time.UTC(), Status: l.Status, Reason: l.Reason, Request: l.Request,
+		EventID: l.EventID, EventType: l.EventType, Summary: l.Summary, Size: l.Size,
+	}
+	if json.Valid(l.Data) {
+		out.Event = l.Data
+	} else {
+		out.Data = l.Data
+	}
+	return out
+}
+
+// letterError is an error of the stored letters as it is shown.
+func letterError(err error) error {
+	if errors.Is(err, queue.ErrNotFound) {
+		return deliver.ErrNoSuchLetter
+	}
+	return err
+}
+
+// logFields are a filter as the log shows it.
+func logFields(f deliver.DeadLetterFilter) []zap.Field {
+	var fields []zap.Field
+	if f.Sink != "" {
+		fields = append(fields, zap.String("of_sink", f.Sink))
+	}
+	if len(f.IDs) > 0 {
+		fields = append(fields, zap.Int("of_ids", len(f.IDs)))
+	}
+	if !f.Since.IsZero() {
+		fields = append(fields, zap.Time("since", f.Since))
+	}
+	return fields
 }
 
 // PurgeDeadLetters deletes dead letters for ever and returns how many. After an error those it has
@@ -80,7 +120,7 @@ func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) 
 	}
 	n, err := b.dead.Purge(filter.Query())
 	if n > 0 {
-		b.log.Info("dead letters were purged", append(filter.Fields(), zap.Int("letters", n))...)
+		b.log.Info("dead letters were purged", append(logFields(filter), zap.Int("letters", n))...)
 	}
 	return n, err
 }

@@ -115,12 +115,12 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	}
 
 	// Refused again: they stay where they are, with the new reason.
-	d.consumer.set(refusing(http.StatusGone))
+	d.consumer.set(refusing(http.StatusConflict))
 	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (deliver.ReplayCounts{Letters: 3, Refused: 3}) {
 		t.Errorf("%+v", got)
 	}
 	for i, l := range d.letters(deliver.DeadLetterFilter{}) {
-		if l.ID != letters[i].ID || l.Status != 410 || !strings.Contains(l.Reason, "410") || l.Time.Before(letters[i].Time) {
+		if l.ID != letters[i].ID || l.Status != 409 || !strings.Contains(l.Reason, "409") || l.Time.Before(letters[i].Time) {
 			t.Errorf("letter %d: %+v", i, l)
 		}
 	}
@@ -473,7 +473,7 @@ func TestBounded(t *testing.T) {
 // The log says what happens, not each time that it happens.
 func TestThrottle(t *testing.T) {
 	t.Parallel()
-	var th deliver.Throttle
+	var th status.Throttle
 	now := time.Now()
 	for _, test := range []struct {
 		at    time.Duration

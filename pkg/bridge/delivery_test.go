@@ -292,7 +292,7 @@ func TestBatchRefusedInPart(t *testing.T) {
 			return http.StatusOK
 		}, 0, n / 2},
 		{"all are bad", func([]string) int { return http.StatusBadRequest }, n, 2*n + n/size*7},
-		{"nobody may send", func([]string) int { return http.StatusForbidden }, n, n / size},
+		{"of no use", func([]string) int { return http.StatusUnsupportedMediaType }, n, n / size},
 		{"bad, and down now and then", func() func(marks []string) int {
 			requests := 0
 			return func(marks []string) int {

@@ -72,9 +72,9 @@ func TestSendTest(t *testing.T) {
 		outcome string
 		do      string // a part
 	}{
-		{http.StatusForbidden, deliver.TestRefused, "webhook.http_config"},
-		{http.StatusNotFound, deliver.TestRefused, "webhook.url"},
-		{http.StatusMovedPermanently, deliver.TestRefused, "redirects"},
+		{http.StatusForbidden, deliver.TestFailed, "webhook.http_config"},
+		{http.StatusNotFound, deliver.TestFailed, "webhook.url"},
+		{http.StatusMovedPermanently, deliver.TestFailed, "redirects"},
 		{http.StatusBadRequest, deliver.TestRefused, "webhook.format"},
 		{http.StatusBadGateway, deliver.TestFailed, "sent again"},
 	} {

@@ -238,7 +238,8 @@ type Retry struct {
 	Initial time.Duration `yaml:"initial"`
 	// the longest wait
 	Max time.Duration `yaml:"max"`
-	// how long an event is tried before it becomes a dead letter; 0: without end
+	// how long after its receipt an event that was not accepted becomes a dead letter, tried or
+	// not; 0: never
 	MaxAge time.Duration `yaml:"max_age"`
 }
 
@@ -256,6 +257,9 @@ type Storage struct {
 	CommitInterval time.Duration `yaml:"commit_interval"`
 	// 0: no limit
 	MaxBytes Size `yaml:"max_bytes"`
+	// of all dead letters together; beyond it the oldest go, of the sink that has the most;
+	// 0: no limit
+	DeadLettersMaxBytes Size `yaml:"dead_letters_max_bytes"`
 }
 
 // Dedup bounds the memory of event ids already delivered.

@@ -269,7 +269,7 @@ func TestDefaults(t *testing.T) {
 		"sink":        s.Timeout == 10*time.Second && s.Concurrency == 4 && s.Batch == Batch{MaxEvents: 1} && s.Webhook.Format == FormatJSON,
 		"retry":       s.Retry == Retry{Initial: time.Second, Max: time.Minute, MaxAge: 24 * time.Hour},
 		"queue":       s.Queue == Queue{MaxBytes: 1 << 30, MaxAge: 168 * time.Hour},
-		"storage":     c.Storage == Storage{MaxBytes: 10 << 30},
+		"storage":     c.Storage == Storage{MaxBytes: 10 << 30, DeadLettersMaxBytes: 1 << 30},
 		"dedup":       c.Dedup == Dedup{Window: 10 * time.Minute, MaxIDs: 100_000},
 		"flood":       c.Flood == Flood{Window: 5 * time.Second, Min: 10},
 		"estate":      c.Estate == Estate{MaxResources: 10_000},

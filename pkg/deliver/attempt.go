@@ -20,6 +20,8 @@ type verdict int
 
 const (
 	accepted verdict = iota
+	// paused means not as long as nobody mends the destination: one is sent again now and then.
+	paused
 	// again means not now: they are sent again.
 	again
 	// refused is for good: they are put aside.
@@ -30,8 +32,20 @@ const (
 
 // judge is the one place where an error of a sink is judged.
 func judge(err error) verdict {
-	if _, partial := errors.AsType[*sinks.PartialError](err); err == nil || partial {
+	if err == nil {
 		return accepted
+	}
+	if _, ok := errors.AsType[*sinks.PartialError](err); ok {
+		return accepted
+	}
+	if _, ok := errors.AsType[*sinks.RejectedError](err); ok {
+		return accepted
+	}
+	if _, ok := errors.AsType[*sinks.PausedError](err); ok {
+		return paused
+	}
+	if errors.Is(err, sinks.ErrNotJudged) {
+		return refusedContent
 	}
 	refusal, ok := errors.AsType[*sinks.PermanentError](err)
 	if !ok {
@@ -70,7 +84,7 @@ func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(cont
 		d.health.answered(lane, now)
 	case ctx.Err() != nil:
 		// Whoever wanted it does not any more.
-	case v != again:
+	case v > again:
 		d.metrics.permanent.Inc()
 		d.health.answered(lane, now)
 	case !counted:

@@ -66,7 +66,10 @@ type Delivery struct {
 	work     *work
 	progress *progress
 	health   health
-	refusals Throttle
+	ages     *status.Ages
+	refusals status.Throttle
+	// overdue holds a token when there may be events that are too old to be sent.
+	overdue chan struct{}
 
 	// draining is done when draining or the end has begun.
 	draining context.Context
@@ -86,6 +89,8 @@ func New(o Options) *Delivery {
 		metrics: o.Metrics.forSink(o.Sink.Name),
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
 		stage:   passThrough{},
+		ages:    status.NewAges(o.Sink.Retry.MaxAge),
+		overdue: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1),
 	}
 	if s, ok := o.To.(sinks.Selector); ok {
@@ -144,6 +149,7 @@ func (d *Delivery) Run(ctx context.Context) {
 	defer stopReading()
 	var others, lanes sync.WaitGroup
 	others.Go(func() { d.applyLimits(ctx) })
+	others.Go(func() { d.sweep(ctx) })
 	if r, ok := d.Sink.(sinks.Repeater); ok {
 		others.Go(func() { d.repeat(ctx, r) })
 	}
@@ -172,7 +178,7 @@ func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 			return
 		}
 		wait := r.RepeatInterval()
-		if v == again {
+		if v != accepted {
 			wait = min(wait, d.Cfg.Retry.Max)
 		} else {
 			partial, some := errors.AsType[*sinks.PartialError](err)
@@ -217,7 +223,11 @@ func (d *Delivery) Alive(now time.Time, limit time.Duration) bool {
 // trim applies the limits of the sink's queue: beyond them the oldest events go.
 func (d *Delivery) trim() {
 	var olderThan time.Time
-	if maxAge := d.Cfg.Queue.MaxAge; maxAge > 0 {
+	maxAge := d.Cfg.Queue.MaxAge
+	if tried := d.Cfg.Retry.MaxAge; tried > 0 && tried <= maxAge && !d.Hanging() {
+		maxAge = 0 // they become dead letters before
+	}
+	if maxAge > 0 {
 		olderThan = time.Now().Add(-maxAge)
 	}
 	dropped, err := d.Cursor.Trim(int64(d.Cfg.Queue.MaxBytes), olderThan)

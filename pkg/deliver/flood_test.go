@@ -680,6 +680,8 @@ type collected struct {
 	mu     sync.Mutex
 	events []*event.Event
 	answer func(events []*event.Event) error
+	// each judges the events one by one; nil: answer does
+	each func(events []*event.Event) []error
 }
 
 func (c *collected) Send(_ context.Context, records []event.Record) error {
@@ -697,6 +699,20 @@ func (c *collected) Send(_ context.Context, records []event.Record) error {
 		if err := c.answer(events); err != nil {
 			return err
 		}
+	}
+	if c.each != nil {
+		errs := c.each(events)
+		failed := false
+		for i, err := range errs {
+			if err == nil {
+				c.events = append(c.events, events[i])
+			}
+			failed = failed || err != nil
+		}
+		if !failed {
+			return nil
+		}
+		return &sinks.EventsError{Events: errs}
 	}
 	c.events = append(c.events, events...)
 	return nil
@@ -731,8 +747,9 @@ type fixture struct {
 	dead     *queue.DeadLetters
 	consumer *collected
 	delivery *Delivery
-	end      func() // at once, as a crash would
-	finish   func() // as at the end of the daemon
+	metrics  *Metrics // nil: each run has its own
+	end      func()   // at once, as a crash would
+	finish   func()   // as at the end of the daemon
 	stored   int
 }
 
@@ -774,7 +791,7 @@ sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
 	}
 	cursor.Rewind()
 	d := New(Options{
-		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: NewMetrics(nil), Logger: zap.NewNop(),
+		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: cmp.Or(s.metrics, NewMetrics(nil)), Logger: zap.NewNop(),
 	})
 	s.delivery = d
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))

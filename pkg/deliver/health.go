@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,8 @@ const (
 	// stuckTime is how long a sink may fail, and accept nothing, until it is stuck too:
 	// attempts may be far apart.
 	stuckTime = 5 * time.Second
+	// refusingAfter refused events in a row, the sink counts as one that refuses all.
+	refusingAfter = 3
 )
 
 // health is what a sink's status shows: whether its lanes get on, the last error and since when.
@@ -35,6 +38,21 @@ type health struct {
 	lastSuccess  time.Time
 	// restUntil is until when the sink has asked to be left alone.
 	restUntil time.Time
+	// pause is nil unless the sink is paused.
+	pause *pause
+	// refused counts the events that were refused for good since one was last delivered.
+	refused int
+}
+
+// pause says that the destination takes no event at all as it is. Only one lane tries, one event
+// at a time, until one is accepted, or refused on its own account.
+type pause struct {
+	reason string
+	since  time.Time
+	// turn is the lane that tries; nil: the next one that wants to.
+	turn *laneHealth
+	// changed is closed when the pause is over, or nobody has the turn.
+	changed chan struct{}
 }
 
 type laneHealth struct {
@@ -88,9 +106,49 @@ func (h *health) fail(l *laneHealth, now time.Time, err error) {
 	l.failures++
 	h.total++
 	h.lastError, h.lastErrorAt = err, now
+	reason := sinks.PauseReason(err)
+	switch {
+	case reason != "" && h.pause == nil:
+		h.pause = &pause{reason: reason, since: now, changed: make(chan struct{})}
+		if l != &h.lanes[len(h.lanes)-1] { // that of the repetitions has no events to try
+			h.pause.turn = l
+		}
+		h.log.Error("the sink is paused: it takes no event as it is; events wait, and one is tried now and then",
+			zap.String("reason", reason), zap.Error(err))
+	case reason != "":
+		h.pause.reason = reason
+	case h.failingSince.IsZero():
+		h.log.Warn("the sink does not accept events; they wait and are tried again", zap.Error(err))
+	}
 	if h.failingSince.IsZero() {
 		h.failingSince = now
-		h.log.Warn("the sink does not accept events; they wait and are tried again", zap.Error(err))
+	}
+}
+
+// admit says whether it is a lane's turn to make an attempt, and how long the sink is to be left
+// alone before. changed is nil unless the sink is paused: then the attempt has a single event, and
+// changed is closed when the pause is over, or the turn is free.
+func (h *health) admit(l *laneHealth, now time.Time) (turn bool, wait time.Duration, changed <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wait = h.restUntil.Sub(now)
+	if h.pause == nil {
+		return true, wait, nil
+	}
+	if h.pause.turn == nil {
+		h.pause.turn = l
+	}
+	return h.pause.turn == l, wait, h.pause.changed
+}
+
+// leave gives back the turn of a lane that has nothing to try any more.
+func (h *health) leave(l *laneHealth) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.pause; p != nil && p.turn == l {
+		p.turn = nil
+		close(p.changed)
+		p.changed = make(chan struct{})
 	}
 }
 
@@ -98,11 +156,19 @@ func (h *health) fail(l *laneHealth, now time.Time, err error) {
 func (h *health) delivered(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lastSuccess = now
+	h.lastSuccess, h.refused = now, 0
 }
 
-// partly records what a part of the destination has refused while the rest accepts.
-func (h *health) partly(err *sinks.PartialError, now time.Time) {
+// refuses records that the sink has refused events for good.
+func (h *health) refuses(events int, now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refused += events
+	h.lastError, h.lastErrorAt = err, now
+}
+
+// partly records what was refused while the rest was accepted.
+func (h *health) partly(err error, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastError, h.lastErrorAt = err, now
@@ -113,6 +179,10 @@ func (h *health) partly(err *sinks.PartialError, now time.Time) {
 func (h *health) answered(l *laneHealth, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.pause != nil {
+		close(h.pause.changed)
+		h.pause = nil
+	}
 	if l == nil || l.failures == 0 {
 		return
 	}
@@ -128,7 +198,8 @@ func (h *health) answered(l *laneHealth, now time.Time) {
 // stuck says whether the sink keeps the daemon from being ready: one event, or all of them, do not
 // get on. h is locked.
 func (h *health) stuck(now time.Time) bool {
-	return slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures >= stuckAfter || l.hangs }) ||
+	return h.pause != nil ||
+		slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures >= stuckAfter || l.hangs }) ||
 		!h.failingSince.IsZero() && now.Sub(h.failingSince) >= stuckTime && !h.lastSuccess.After(h.failingSince)
 }
 
@@ -137,6 +208,26 @@ func (h *health) rest(until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.restUntil = status.Later(h.restUntil, until)
+}
+
+// why is the error for which the sink does not accept events; nil: it does, as far as is known.
+func (h *health) why() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failingSince.IsZero() {
+		return nil
+	}
+	return h.lastError
+}
+
+// pausedFor returns why the sink is paused; "": it is not.
+func (h *health) pausedFor() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pause == nil {
+		return ""
+	}
+	return h.pause.reason
 }
 
 // resting returns how long the sink is still to be left alone.
@@ -157,5 +248,25 @@ func (h *health) show(s *status.SinkStatus, cfg *config.Sink) {
 	if h.lastError != nil {
 		s.LastError, s.LastErrorReason, s.LastErrorStatus = h.lastError.Error(), string(reason), answer
 	}
-	s.Troubles = s.FindTroubles(sinks.Advice(cfg, reason, answer))
+	if h.pause != nil {
+		s.Paused, s.PausedSince = h.pause.reason, status.TimeOrNil(h.pause.since)
+	}
+	s.Refusing = h.refused >= refusingAfter || h.refused > 0 && h.lastSuccess.IsZero()
+	advice := sinks.Advice(cfg, reason, answer)
+	if s.Stuck {
+		s.NotReady = h.notReady(advice)
+	}
+	s.Troubles = s.FindTroubles(advice)
+}
+
+// notReady says why the daemon is not ready because of the sink, and what to do. h is locked.
+func (h *health) notReady(advice string) string {
+	what := fmt.Sprintf("%d attempts failed", h.total)
+	if h.pause != nil {
+		what = fmt.Sprintf("paused (%s) since %s", h.pause.reason, h.pause.since.UTC().Format(time.RFC3339))
+	}
+	if h.lastError == nil {
+		return what
+	}
+	return fmt.Sprintf("%s: %v (what to do: %s)", what, h.lastError, advice)
 }

@@ -2,13 +2,14 @@ package deliver
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"math"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -62,127 +63,144 @@ func (l *lane) take(ctx context.Context) bool {
 func (l *lane) bringToEnd(ctx context.Context) bool {
 	if err := l.batch.items[0].invalid; err != nil {
 		// Nothing can be done with it but to keep it where a person can look at it.
-		return l.refuse(ctx, l.batch.records, err)
+		return l.putAside(ctx, l.own, refusedForGood, l.batch.items, func(int) error { return err })
 	}
-	backoff := retryBackoff{cfg: l.Cfg.Retry}
-	var first time.Time // when the first attempt began that did not succeed
-	size, sent := len(l.batch.records), 0
-	for sent < len(l.batch.records) {
-		if !l.leaveAlone(ctx) {
-			return false
-		}
-		l.batch.drop(sent, l.Cursor.Acked())
-		if sent = 0; len(l.batch.records) == 0 {
-			break
-		}
-		records := l.batch.records[:min(size, len(l.batch.records))]
-		start := time.Now()
-		v, err := l.attempt(ctx, l.own, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
-		switch {
-		case v == accepted:
-			l.delivered(records)
-		case ctx.Err() != nil:
-			return false
-		case v == refusedContent && len(records) > 1:
-			size = (len(records) + 1) / 2
-			continue
-		case v != again:
-			if !l.refuse(ctx, records, err) {
-				return false
-			}
-		default:
-			if first.IsZero() {
-				first = start
-			}
-			if maxAge := l.Cfg.Retry.MaxAge; maxAge > 0 && time.Since(first) >= maxAge {
-				l.batch.drop(0, l.Cursor.Acked())
-				return l.refuse(ctx, l.batch.records, fmt.Errorf("given up after %s: %w", maxAge, err))
-			}
-			if !l.pause(ctx, backoff.next()) {
-				return false
-			}
-			continue
-		}
-		sent, size = len(records), 2*len(records)
-		backoff.limit, first = 0, time.Time{}
-	}
-	return true
-}
-
-// leaveAlone waits as long as the sink has asked for, in whichever lane. It returns false when it
-// was interrupted.
-func (l *lane) leaveAlone(ctx context.Context) bool {
+	defer l.health.leave(l.own)
+	var (
+		backoff = retryBackoff{cfg: l.Cfg.Retry}
+		next    time.Time // when the next attempt may be made
+		size    = len(l.batch.items)
+		last    error // of the attempts so far
+	)
 	for {
-		wait := l.health.resting(time.Now())
-		if wait <= 0 {
+		now := time.Now()
+		l.batch.trim(l.Cursor.Acked())
+		if old := l.batch.takeOld(l.ages, now); len(old) > 0 && !l.giveUp(ctx, l.own, old, last) {
+			return false
+		}
+		if len(l.batch.items) == 0 {
 			return true
 		}
-		if !l.pause(ctx, wait) {
+		turn, wait, changed := l.health.admit(l.own, now)
+		if wait = max(wait, next.Sub(now)); wait > 0 || !turn {
+			if !l.wait(ctx, turn, wait, changed) {
+				return false
+			}
+			select {
+			case <-changed:
+				next = time.Time{} // what was waited for has happened
+			default:
+			}
+			continue
+		}
+		n := min(size, len(l.batch.items))
+		if changed != nil {
+			n = 1
+		}
+		records := l.batch.records[:n]
+		v, err := l.attempt(ctx, l.own, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
+		if v == accepted {
+			l.delivered(l.batch.items[:n], err)
+			if n == len(l.batch.items) {
+				return true
+			}
+			l.batch.remove(func(i int) bool { return i < n })
+			size, backoff.limit, last = 2*n, 0, nil
+			continue
+		}
+		left, ok := n, true
+		if each, divided := errors.AsType[*sinks.EventsError](err); divided && len(each.Events) == n {
+			left, ok = l.divide(ctx, each.Events)
+		} else if v == refused || v == refusedContent && n == 1 {
+			left, ok = l.divide(ctx, slices.Repeat([]error{err}, n))
+		}
+		if !ok || ctx.Err() != nil {
 			return false
+		}
+		if left < n { // something has become of the others
+			backoff.limit = 0
+		}
+		switch {
+		case v == paused, v == again, left == 1 && n == 1:
+			last, next = err, time.Now().Add(backoff.next())
+		case left > 0:
+			size = (left + 1) / 2
 		}
 	}
 }
 
-// delivered counts the next records of the batch, which the sink took.
-func (l *lane) delivered(records []event.Record) {
-	now := time.Now()
-	l.metrics.delivered.AddN(l.batch.stored(len(records), l.Cursor.Acked()))
-	for i := range records {
-		l.metrics.latency.Observe(now.Sub(records[i].Received).Seconds())
+// wait waits until a lane may go on, or an event of its batch has become too old; without the turn
+// until changed is closed. It returns false when it was interrupted.
+func (l *lane) wait(ctx context.Context, turn bool, wait time.Duration, changed <-chan struct{}) bool {
+	if !turn {
+		wait = math.MaxInt64
 	}
-	l.metrics.lastSuccess.Set(status.UnixSeconds(now))
+	for i := range l.batch.items {
+		wait = min(wait, l.ages.Left(l.batch.items[i].record.Received, time.Now()))
+	}
+	return l.pause(ctx, wait, changed)
+}
+
+// divide does with each of the first events of the batch what its own error says. It returns how
+// many of them are to be sent again, or false when it was interrupted.
+func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
+	var (
+		done    []item
+		bad     []item
+		causes  []error
+		settled = make([]bool, len(each))
+		seqs    []uint64
+	)
+	for i, err := range each {
+		it := &l.batch.items[i]
+		switch v := judge(err); {
+		case v == accepted:
+			done = append(done, *it)
+		case v > again && !errors.Is(err, sinks.ErrNotJudged):
+			bad, causes = append(bad, *it), append(causes, err)
+		default:
+			left++
+			continue
+		}
+		settled[i] = true
+		seqs = it.appendSeqs(seqs)
+	}
+	if len(done) > 0 {
+		l.delivered(done, nil)
+	}
+	if len(bad) > 0 {
+		l.health.refuses(len(bad), time.Now(), causes[0])
+		if !l.putAside(ctx, l.own, refusedForGood, bad, func(i int) error { return causes[i] }) {
+			return left, false
+		}
+	}
+	// Not only with the last of the batch: what is left may take long.
+	l.progress.finish(seqs)
+	l.batch.remove(func(i int) bool { return i < len(settled) && settled[i] })
+	return left, true
+}
+
+// delivered counts events that the sink took. err is nil, or says that a part of the destination,
+// or some of the events, are an exception.
+func (l *lane) delivered(items []item, err error) {
+	now, acked, stored := time.Now(), l.Cursor.Acked(), 0
+	for i := range items {
+		stored += items[i].left(acked)
+		l.metrics.latency.Observe(now.Sub(items[i].record.Received).Seconds())
+	}
 	l.health.delivered(now)
-}
-
-// refuse puts the next records of the batch aside for good. As long as that is not possible it
-// tries again: they are not sent again before, and not lost. It returns false when it was
-// interrupted.
-func (l *lane) refuse(ctx context.Context, records []event.Record, cause error) bool {
-	if len(records) == 0 {
-		return true
+	if err != nil {
+		l.health.partly(err, now)
 	}
-	letters := make([]queue.DeadLetter, len(records))
-	for i, r := range records {
-		letters[i] = l.refusal(cause)
-		letters[i].EventID, letters[i].EventType, letters[i].Data = r.ID, r.Type, r.JSON
-	}
-	backoff := retryBackoff{cfg: l.Cfg.Retry}
-	for {
-		err := l.dead.Put(letters...)
-		if err == nil {
-			break
-		}
-		if backoff.limit == 0 {
-			l.log.Error("refused events could not be put aside; they stay in the queue",
-				zap.Int("events", len(records)), zap.Error(err))
-		}
-		l.health.failed(l.own, time.Now(), fmt.Errorf("%v, and could not be put aside: %w", cause, err))
-		if !l.pause(ctx, backoff.next()) {
-			return false
+	if rejected, ok := errors.AsType[*sinks.RejectedError](err); ok {
+		n := min(rejected.Events, stored)
+		stored -= n
+		l.metrics.deadLetter.AddN(n)
+		if events, due := l.refusals.Count(now, n); due {
+			l.log.Warn("refused for good; which events those are the sink does not say, so that they are not kept",
+				zap.Int("events", events), zap.Error(err))
 		}
 	}
-	if backoff.limit > 0 {
-		l.health.answered(l.own, time.Now())
-	}
-	stored := l.batch.stored(len(records), l.Cursor.Acked())
-	l.metrics.deadLetter.AddN(stored)
-	if events, due := l.refusals.Count(time.Now(), stored); due {
-		l.log.Warn("refused for good and put aside as dead letters",
-			zap.Int("events", events), zap.String("last_id", records[0].ID), zap.Error(cause))
-	}
-	return true
-}
-
-// pause waits before the next attempt. It ends early, and with false, when the daemon shuts down.
-func (l *lane) pause(ctx context.Context, wait time.Duration) bool {
-	if l.draining.Err() != nil {
-		return false
-	}
-	select {
-	case <-time.After(wait):
-		return true
-	case <-ctx.Done():
-	case <-l.draining.Done():
-	}
-	return false
+	l.metrics.delivered.AddN(stored)
+	l.metrics.lastSuccess.Set(status.UnixSeconds(now))
 }

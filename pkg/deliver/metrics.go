@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -19,8 +20,9 @@ type Metrics struct {
 	latency     *prometheus.HistogramVec
 	lastSuccess *prometheus.GaugeVec
 
-	// live describes what is read from memory at each scrape.
-	live [4]*prometheus.Desc
+	// live and paused describe what is read from memory at each scrape.
+	live   [4]*prometheus.Desc
+	paused *prometheus.Desc
 
 	mu sync.Mutex
 	// sinks are those that there are: a change of configuration does not make their counters
@@ -59,6 +61,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	} {
 		m.live[i] = prometheus.NewDesc(name(d.name), d.help, []string{"sink"}, nil)
 	}
+	m.paused = prometheus.NewDesc(name("sink_paused"),
+		"1 while the sink takes no event at all as it is, for this reason, and one is tried now and then; else 0.",
+		[]string{"sink", "reason"}, nil)
 	if reg != nil {
 		reg.MustRegister(m.events, m.attempts, m.duration, m.latency, m.lastSuccess, m)
 	}
@@ -70,6 +75,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range m.live {
 		ch <- d
 	}
+	ch <- m.paused
 }
 
 // Collect implements prometheus.Collector.
@@ -81,7 +87,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Unlock()
 	for _, s := range all {
 		var values [len(m.live)]float64
+		paused := ""
 		if d := s.delivery.Load(); d != nil {
+			paused = d.health.pausedFor()
 			w := WaitingBehind(d.Cursor)
 			values = [...]float64{
 				float64(w.QueueEvents), float64(w.QueueBytes), float64(d.Cfg.Queue.MaxBytes), w.OldestEventAgeSeconds,
@@ -89,6 +97,13 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		for i, value := range values {
 			ch <- prometheus.MustNewConstMetric(m.live[i], prometheus.GaugeValue, value, s.sink)
+		}
+		for _, reason := range sinks.PauseReasons() {
+			value := 0.0
+			if reason == paused {
+				value = 1
+			}
+			ch <- prometheus.MustNewConstMetric(m.paused, prometheus.GaugeValue, value, s.sink, reason)
 		}
 	}
 }

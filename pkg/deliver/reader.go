@@ -18,6 +18,8 @@ type reader struct {
 
 	entries []entry // memory that is used again
 	items   []item
+	// old says that some of them are too old to be sent.
+	old bool
 }
 
 // run reads until ctx is done or, while draining, there is nothing more to read.
@@ -87,6 +89,7 @@ func (r *reader) read(records []queue.Record) []item {
 			r.items = append(r.items, it)
 		case r.wants(it.record):
 			r.items, done = r.stage.add(it, now, r.items)
+			r.old = r.old || r.ages.Old(it.record.Received, now)
 		default:
 			done = true
 		}
@@ -110,6 +113,10 @@ func (r *reader) handOn(items []item) {
 	if len(items) > 0 {
 		r.work.add(items)
 		clear(items)
+		if r.old {
+			r.old = false
+			notify(r.overdue)
+		}
 	}
 	r.items = items[:0]
 }

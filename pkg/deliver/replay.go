@@ -182,7 +182,7 @@ func (r *Replay) sendOne(ctx context.Context, d *Delivery, l queue.DeadLetter) e
 	}
 	step := ReplayStep{Sink: r.Sink, To: r.To, ID: l.ID, EventID: l.EventID, EventType: l.EventType}
 	switch v {
-	case again:
+	case again, paused:
 		return err
 	case accepted:
 		r.Accepted++
@@ -263,7 +263,7 @@ func (d *Delivery) resend(ctx context.Context, r event.Record, waits func(reason
 			return v, nil
 		case ctx.Err() != nil:
 			return again, context.Cause(ctx)
-		case v != again || d.health.resting(time.Now()) <= 0 || rests+1 >= replayRests:
+		case v > again || v == paused || d.health.resting(time.Now()) <= 0 || rests+1 >= replayRests:
 			return v, err
 		}
 	}

@@ -76,7 +76,7 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 		if err != nil {
 			step.Notes = append(step.Notes, "not accepted everywhere: "+event.Bounded(err.Error(), maxReason))
 		}
-	case again:
+	case again, paused:
 		step.Outcome = TestFailed
 		step.explain(d, err)
 	default:
@@ -102,6 +102,8 @@ func (s *TestStep) explain(d *Delivery, err error) {
 	reason, _ := sinks.ReasonOf(err)
 	s.Status, s.Reason, s.Do = why.Status, why.Reason, sinks.Advice(&d.Cfg, reason, why.Status)
 	switch {
+	case sinks.PauseReason(err) != "":
+		s.Do += "; events wait until that is mended"
 	case s.Status/100 == 5:
 		s.Do += "; events wait and are sent again until it accepts them"
 	case s.Status == 0 && d.Cfg.Log == nil:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // work is what the lanes of a delivery take their batches from. The events of one key are in a
@@ -235,6 +236,44 @@ func (w *work) takeFrom(q *keyQueue, b *batch) bool {
 	return true
 }
 
+// takeOld takes at most limit items that have become too old to be sent, of those that no lane has
+// taken.
+func (w *work) takeOld(a *status.Ages, now time.Time, limit int) (old []item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, q := range w.queues {
+		n := 0
+		for _, it := range q.rest() {
+			if len(old) == limit || !a.Old(it.record.Received, now) {
+				break
+			}
+			old = append(old, it)
+			n++
+		}
+		q.drop(n)
+		w.left -= n
+		if !q.busy {
+			w.available -= n
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	var ready fifo[*keyQueue]
+	for _, q := range w.ready.rest() {
+		if q.len() > 0 {
+			ready.push(q)
+		} else {
+			delete(w.queues, q.key)
+		}
+	}
+	w.ready = ready
+	if w.left == 0 {
+		w.wakeUp() // there may be nothing to wait for any more
+	}
+	return old
+}
+
 // done says that the lane is done with the batch: more of the same keys may be taken.
 func (w *work) done(b *batch) {
 	w.mu.Lock()
@@ -277,27 +316,44 @@ func (b *batch) fits(it *item, maxEvents, maxBytes int) bool {
 		it.invalid == nil && b.items[0].invalid == nil
 }
 
-// drop takes out the first n items, which are done with, and those that have gone by the limits of
-// the queue. What a stage has handed on is not in the order of the queue, so that they may be
-// anywhere. The sink may still be reading what it was given: that memory is not written to.
-func (b *batch) drop(n int, acked uint64) {
-	gone := func(it item) bool { return it.seq <= acked }
-	if n == 0 && !slices.ContainsFunc(b.items, gone) {
-		return
-	}
-	b.items = slices.DeleteFunc(slices.Clone(b.items[n:]), gone)
-	b.records = make([]event.Record, len(b.items))
+// remove takes out the items that are done with. The sink may still be reading what it was given:
+// that memory is not written to.
+func (b *batch) remove(done func(i int) bool) (removed []item) {
+	left := make([]item, 0, len(b.items))
 	for i := range b.items {
-		b.records[i] = b.items[i].record
+		if done(i) {
+			removed = append(removed, b.items[i])
+		} else {
+			left = append(left, b.items[i])
+		}
+	}
+	b.items, b.records = left, make([]event.Record, len(left))
+	for i := range left {
+		b.records[i] = left[i].record
+	}
+	return removed
+}
+
+// trim takes out what has gone by the limits of the queue. What a stage has handed on is not in the
+// order of the queue, so that it may be anywhere.
+func (b *batch) trim(acked uint64) {
+	gone := func(i int) bool { return b.items[i].seq <= acked }
+	for i := range b.items {
+		if gone(i) {
+			b.remove(gone)
+			return
+		}
 	}
 }
 
-// stored returns how many stored events the first n items stand for.
-func (b *batch) stored(n int, acked uint64) (events int) {
-	for i := range b.items[:n] {
-		events += b.items[i].left(acked)
+// takeOld takes out what has become too old to be sent.
+func (b *batch) takeOld(a *status.Ages, now time.Time) []item {
+	for i := range b.items {
+		if a.Old(b.items[i].record.Received, now) {
+			return b.remove(func(i int) bool { return a.Old(b.items[i].record.Received, now) })
+		}
 	}
-	return events
+	return nil
 }
 
 func (b *batch) clear() {

@@ -19,7 +19,7 @@ import (
 )
 
 // DefaultDeadLetterBytes is the default of DeadLetterOptions.MaxBytes.
-const DefaultDeadLetterBytes = 256 << 20
+const DefaultDeadLetterBytes = 1 << 30
 
 // ErrNotFound is returned for a dead letter that does not exist.
 var ErrNotFound = errors.New("queue: no such dead letter")
@@ -38,8 +38,9 @@ type DeadLetter struct {
 	Reason string
 	// Request sums up what was sent.
 	Request string
-	// EventID and EventType name the event that the record is.
-	EventID, EventType string
+	// EventID and EventType name the event that the record is; Summary says in a line what it
+	// is about.
+	EventID, EventType, Summary string
 	// Data is the record. List leaves it out.
 	Data []byte
 	// Size is the number of bytes of Data. Put sets it.
@@ -50,7 +51,8 @@ type DeadLetter struct {
 type DeadLetterOptions struct {
 	// Dir is the directory of a Queue, which must be open: the lock is taken there.
 	Dir string
-	// MaxBytes bounds the data that is kept; beyond it the oldest go.
+	// MaxBytes bounds the data that is kept; beyond it the oldest go, of the sink that has the
+	// most of it.
 	MaxBytes int64
 	// OnDropped is told of letters that went because of MaxBytes, from any goroutine. It must
 	// not block.
@@ -90,8 +92,15 @@ type DeadLetters struct {
 	// the newest id
 	last  uint64
 	bytes int64
-	// by sink
-	count map[string]int
+	sinks map[string]*sinkLetters
+}
+
+// sinkLetters is what there is of one sink.
+type sinkLetters struct {
+	count int
+	bytes int64
+	// Before it there is none: where to look for the oldest.
+	from uint64
 }
 
 // A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both
@@ -102,7 +111,10 @@ var (
 )
 
 // letterVersion is the layout of the letters.
-const letterVersion = 3
+const letterVersion = 4
+
+// letterWithoutSummary is the layout of a version that did not keep the summary.
+const letterWithoutSummary = 3
 
 // OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one
 // begun. If the disk is full it opens all the same, and the file is made when there is space.
@@ -119,7 +131,7 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
 	d := &DeadLetters{
-		opts: opts, path: filepath.Join(opts.Dir, deadName), count: map[string]int{},
+		opts: opts, path: filepath.Join(opts.Dir, deadName), sinks: map[string]*sinkLetters{},
 		reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"},
 	}
 	if err := d.open(); err != nil {
@@ -145,7 +157,7 @@ func (d *DeadLetters) open() error {
 
 // load opens the file and counts what is in it.
 func (d *DeadLetters) load() (err error) {
-	last, unreadable, found := uint64(0), 0, change{count: map[string]int{}}
+	last, unreadable, found := uint64(0), 0, change{}
 	stat, err := os.Stat(d.path)
 	switch {
 	case err == nil && stat.Size() > 0:
@@ -197,46 +209,108 @@ func (d *DeadLetters) load() (err error) {
 	if unreadable > 0 {
 		d.damaged(damagef(d.path, "%d letters are passed over", unreadable))
 	}
-	d.db, d.last, d.bytes, d.count = db, last, 0, map[string]int{}
+	d.db, d.last, d.bytes, d.sinks = db, last, 0, map[string]*sinkLetters{}
 	d.apply(found)
 	return nil
 }
 
-// change is what a transaction changes of the bytes and the letters of each sink.
-type change struct {
-	bytes int64
-	count map[string]int
-}
+// change is what a transaction changes of the letters of each sink.
+type change map[string]sinkLetters
 
 // add counts a letter n times.
-func (c *change) add(l *DeadLetter, n int) {
-	c.bytes += int64(n) * l.cost()
-	c.count[l.Sink] += n
+func (c change) add(l *DeadLetter, n int) {
+	of := c[l.Sink]
+	of.count += n
+	of.bytes += int64(n) * l.cost()
+	c[l.Sink] = of
 }
 
 // apply counts what a transaction has changed.
 func (d *DeadLetters) apply(c change) {
-	for sink, n := range c.count {
-		if d.count[sink] += n; d.count[sink] <= 0 {
-			delete(d.count, sink)
+	for sink, of := range c {
+		s := d.sinks[sink]
+		if s == nil {
+			s = new(sinkLetters)
+			d.sinks[sink] = s
+		}
+		s.count, s.bytes, s.from = s.count+of.count, s.bytes+of.bytes, max(s.from, of.from)
+		d.bytes += of.bytes
+		if s.count <= 0 {
+			delete(d.sinks, sink)
 		}
 	}
-	d.bytes += c.bytes
 	d.metrics.deadBytes.Set(float64(d.bytes))
 }
 
 // remove removes a letter, in whichever state it is, and counts it in c.
-func (c *change) remove(tx *bolt.Tx, key, value []byte) error {
+func (c change) remove(tx *bolt.Tx, key, value []byte) error {
 	if l, err := decodeLetter(key, value); err == nil {
 		c.add(&l, -1)
 	}
 	return errors.Join(tx.Bucket(lettersBucket).Delete(key), tx.Bucket(dataBucket).Delete(key))
 }
 
+// makeRoom removes letters until no more than MaxBytes are left: the oldest of the sink that has
+// the most, so that one which refuses everything takes nothing from the others. It returns how many
+// of each sink it has removed.
+func (d *DeadLetters) makeRoom(tx *bolt.Tx, c change) (dropped map[string]int, err error) {
+	sizes, total := map[string]int64{}, int64(0)
+	for sink, s := range d.sinks {
+		sizes[sink] = s.bytes
+	}
+	for sink, of := range c {
+		sizes[sink] += of.bytes
+	}
+	for _, n := range sizes {
+		total += n
+	}
+	dropped = map[string]int{}
+	for total > d.opts.MaxBytes && len(sizes) > 0 {
+		largest := ""
+		for sink, n := range sizes {
+			if largest == "" || n > sizes[largest] || n == sizes[largest] && sink < largest {
+				largest = sink
+			}
+		}
+		key, value := d.oldest(tx, largest, c)
+		if key == nil {
+			delete(sizes, largest)
+			continue
+		}
+		before := c[largest].bytes
+		if err := c.remove(tx, key, value); err != nil {
+			return nil, err
+		}
+		freed := before - c[largest].bytes
+		sizes[largest] -= freed
+		total -= freed
+		dropped[largest]++
+	}
+	return dropped, nil
+}
+
+// oldest returns the first letter of a sink; nil: it has none. What it has passed over is not
+// looked at again.
+func (d *DeadLetters) oldest(tx *bolt.Tx, sink string, c change) (key, value []byte) {
+	of := c[sink]
+	if s := d.sinks[sink]; s != nil {
+		of.from = max(of.from, s.from)
+	}
+	cursor := tx.Bucket(lettersBucket).Cursor()
+	for k, v := cursor.Seek(sequenceKey(of.from)); k != nil; k, v = cursor.Next() {
+		if l, err := decodeLetter(k, v); err == nil && l.Sink == sink {
+			of.from = big.Uint64(k)
+			c[sink] = of
+			return bytes.Clone(k), bytes.Clone(v)
+		}
+	}
+	return nil, nil
+}
+
 // use runs fn in a transaction of the open file, and counts the changes that it notes. If the file
 // turns out to be damaged a new one is begun, and the error returned all the same.
 func (d *DeadLetters) use(
-	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx, c *change) error,
+	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx, c change) error,
 ) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -247,8 +321,8 @@ func (d *DeadLetters) use(
 		err = d.open()
 	}
 	if err == nil {
-		c := change{count: map[string]int{}}
-		err = run(d.db, d.path, func(tx *bolt.Tx) error { return fn(tx, &c) })
+		c := change{}
+		err = run(d.db, d.path, func(tx *bolt.Tx) error { return fn(tx, c) })
 		if err == nil {
 			d.apply(c)
 		}
@@ -266,7 +340,8 @@ func (d *DeadLetters) use(
 
 // cost is what a letter counts for against MaxBytes.
 func (l *DeadLetter) cost() int64 {
-	return int64(l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + len(l.EventID) + len(l.EventType) + 64)
+	return int64(64 + l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + len(l.EventID) + len(l.EventType) +
+		len(l.Summary))
 }
 
 // Put keeps letters, all of them or none, and gives them IDs.
@@ -274,8 +349,8 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 	if len(letters) == 0 {
 		return nil
 	}
-	dropped := map[string]int{}
-	err := d.use("put", update, func(tx *bolt.Tx, c *change) error {
+	var dropped map[string]int
+	err := d.use("put", update, func(tx *bolt.Tx, c change) error {
 		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
 		meta.FillPercent, data.FillPercent = 0.9, 0.9
 		for _, l := range letters {
@@ -292,16 +367,9 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 				return err
 			}
 		}
-		oldest := meta.Cursor()
-		for k, v := oldest.First(); k != nil && d.bytes+c.bytes > d.opts.MaxBytes; k, v = oldest.First() {
-			if l, err := decodeLetter(k, v); err == nil {
-				dropped[l.Sink]++
-			}
-			if err := c.remove(tx, bytes.Clone(k), v); err != nil {
-				return err
-			}
-		}
-		return nil
+		var err error
+		dropped, err = d.makeRoom(tx, c)
+		return err
 	})
 	if err != nil {
 		return err
@@ -327,7 +395,7 @@ func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLette
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
-	return d.use(what, view, func(tx *bolt.Tx, _ *change) error {
+	return d.use(what, view, func(tx *bolt.Tx, _ change) error {
 		c := tx.Bucket(lettersBucket).Cursor()
 		for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
 			l, err := decodeLetter(k, v)
@@ -394,7 +462,7 @@ func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	if err != nil {
 		return l, err
 	}
-	err = d.use("get", view, func(tx *bolt.Tx, _ *change) error {
+	err = d.use("get", view, func(tx *bolt.Tx, _ change) error {
 		var err error
 		if l, err = findLetter(tx, key); err != nil {
 			return err
@@ -416,7 +484,7 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	return d.use("update", update, func(tx *bolt.Tx, c *change) error {
+	return d.use("update", update, func(tx *bolt.Tx, c change) error {
 		kept, err := findLetter(tx, key)
 		if err != nil {
 			return err
@@ -430,7 +498,7 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 
 // Delete removes letters and returns how many there were of them.
 func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
-	err = d.use("delete", update, func(tx *bolt.Tx, c *change) error {
+	err = d.use("delete", update, func(tx *bolt.Tx, c change) error {
 		for _, id := range ids {
 			key, err := letterKey(id)
 			if err != nil {
@@ -486,14 +554,17 @@ func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 func (d *DeadLetters) Count(sink string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.count[sink]
+	if s := d.sinks[sink]; s != nil {
+		return s.count
+	}
+	return 0
 }
 
 // Sinks returns the names of the sinks that have letters, in order.
 func (d *DeadLetters) Sinks() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Sorted(maps.Keys(d.count))
+	return slices.Sorted(maps.Keys(d.sinks))
 }
 
 // Close closes the file.
@@ -524,7 +595,7 @@ func encodeLetter(key []byte, l *DeadLetter) []byte {
 	b = big.AppendUint64(b, uint64(l.Time.UnixNano()))
 	b = big.AppendUint32(b, uint32(int32(min(l.Status, 1<<30))))
 	b = big.AppendUint32(b, uint32(l.Size))
-	for _, s := range []string{l.Sink, l.Reason, l.Request, l.EventID, l.EventType} {
+	for _, s := range []string{l.Sink, l.Reason, l.Request, l.EventID, l.EventType, l.Summary} {
 		b = appendSized(b, s)
 	}
 	return appendCRC(b, key...)
@@ -537,8 +608,9 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 	if !ok || len(key) != 8 || len(b) < 17 {
 		return DeadLetter{}, errLetter
 	}
-	if b[0] != letterVersion {
-		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, b[0])
+	version := b[0]
+	if version != letterVersion && version != letterWithoutSummary {
+		return DeadLetter{}, fmt.Errorf("%w: its layout is %d", errLetter, version)
 	}
 	l := DeadLetter{
 		ID:     letterID(big.Uint64(key)),
@@ -547,7 +619,11 @@ func decodeLetter(key, b []byte) (DeadLetter, error) {
 		Size:   int(big.Uint32(b[13:])),
 	}
 	b = b[17:]
-	for _, field := range []*string{&l.Sink, &l.Reason, &l.Request, &l.EventID, &l.EventType} {
+	fields := []*string{&l.Sink, &l.Reason, &l.Request, &l.EventID, &l.EventType, &l.Summary}
+	if version == letterWithoutSummary {
+		fields = fields[:5]
+	}
+	for _, field := range fields {
 		v, rest, ok := cutSized(b)
 		if !ok {
 			return DeadLetter{}, errLetter

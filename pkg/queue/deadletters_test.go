@@ -296,6 +296,98 @@ func TestDeadLettersLimit(t *testing.T) {
 	}
 }
 
+// A sink that refuses everything drives out its own letters, and not the few of the others; the room is for whoever needs
+// it, and each loses its oldest.
+func TestDeadLettersAreSharedFairly(t *testing.T) {
+	t.Parallel()
+	const limit = 100_000
+	dropped := map[string]int{}
+	d := openDead(t, DeadLetterOptions{Dir: memoryDir(t), MaxBytes: limit, OnDropped: func(sink string, n int) { dropped[sink] += n }})
+	put := func(sink string, n int) {
+		t.Helper()
+		letters := make([]DeadLetter, n)
+		for i := range letters {
+			letters[i] = DeadLetter{Sink: sink, Data: make([]byte, 1000)}
+		}
+		if err := d.Put(letters...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("few", 10)
+	for range 30 {
+		put("all", 7)
+		put("rare", 1)
+	}
+	if got := dropped["few"] + dropped["rare"]; got != 0 || d.Count("few") != 10 || d.Count("rare") != 30 {
+		t.Errorf("dropped %v; left: few %d, rare %d, all %d", dropped, d.Count("few"), d.Count("rare"), d.Count("all"))
+	}
+	if d.Count("all") < 45 {
+		t.Errorf("%d of the sink that refuses all: the room is not used", d.Count("all"))
+	}
+	// Those who want more than there is have the same.
+	put("more", 200)
+	for _, sink := range []string{"more", "rare"} {
+		if diff := d.Count("all") - d.Count(sink); diff < -1 || diff > 1 || d.Count("few") != 10 {
+			t.Errorf("all %d, %s %d, few %d", d.Count("all"), sink, d.Count(sink), d.Count("few"))
+		}
+	}
+	// Of each the newest are left, also after a restart, and after letters have gone in between.
+	if _, err := d.Purge(DeadLetterFilter{Sink: "rare"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = openDead(t, DeadLetterOptions{Dir: d.opts.Dir, MaxBytes: limit})
+	for range 3 {
+		put("new", 50)
+	}
+	last := map[string]string{}
+	for _, sink := range d.Sinks() {
+		for _, l := range list(t, d, DeadLetterFilter{Sink: sink}) {
+			last[sink] = l.ID
+		}
+	}
+	before := map[string]int{}
+	for _, sink := range d.Sinks() {
+		before[sink] = d.Count(sink)
+	}
+	put("all", 20)
+	all := list(t, d, DeadLetterFilter{Sink: "all"})
+	if len(all) < 20 || all[len(all)-20].ID <= last["all"] {
+		t.Error("not the oldest have gone")
+	}
+	if d.bytes > limit || d.Count("few") != 10 {
+		t.Errorf("%d bytes, few %d, before %v", d.bytes, d.Count("few"), before)
+	}
+	var sum int64
+	for _, s := range d.sinks {
+		sum += s.bytes
+	}
+	if sum != d.bytes {
+		t.Errorf("%d bytes of the sinks, %d of all", sum, d.bytes)
+	}
+}
+
+// A letter keeps what it is about; one that a version without that has written is read all the same.
+func TestDeadLettersSummary(t *testing.T) {
+	t.Parallel()
+	key := sequenceKey(7)
+	l := DeadLetter{ID: letterID(7), Sink: "s", Time: time.Unix(0, 1), Reason: "no", EventID: "e", EventType: "os-message", Summary: "PART1: IXC101I", Size: 3}
+	b := encodeLetter(key, &l)
+	if got, err := decodeLetter(key, b); err != nil || !reflect.DeepEqual(got, l) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	content, _ := cutCRC(b, key...)
+	old := slices.Clone(content[:len(content)-len(appendSized(nil, l.Summary))])
+	old[0] = letterWithoutSummary
+	want := l
+	want.Summary = ""
+	if got, err := decodeLetter(key, appendCRC(old, key...)); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("of an earlier version: %+v, %v", got, err)
+	}
+}
+
 func TestDeadLettersDamage(t *testing.T) {
 	t.Parallel()
 	make100 := func(t *testing.T) *DeadLetters {

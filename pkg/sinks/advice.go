@@ -36,13 +36,26 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 	case ReasonOverloaded:
 		return "the consumer wants fewer requests: lower concurrency, or gather events with batch"
 	case ReasonUnavailable:
-		return "the consumer, or a proxy before it, is in trouble: its own log may say why"
+		return unavailable(status)
 	case ReasonNoSpace:
 		return "make space on that disk"
 	case ReasonPermission:
 		return "let the daemon's user write there"
 	}
 	return "look at the consumer"
+}
+
+// unavailable is what to do about a destination that is in trouble.
+func unavailable(status int) string {
+	switch status {
+	case http.StatusInternalServerError:
+		return "the consumer failed while it handled the request: its own log says why"
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		return "a proxy answers, but not the consumer behind it: look whether that is up"
+	case http.StatusServiceUnavailable:
+		return "the consumer is not up, or what it needs is not: look at it, and at the proxy before it"
+	}
+	return "the consumer, or a proxy before it, is in trouble: its own log may say why"
 }
 
 // credentials names the settings that say who sends.

@@ -21,19 +21,22 @@ func TestAdvice(t *testing.T) {
 		return fmt.Errorf("webhook: POST http://127.0.0.1:47503/certificate: %w", &RetryAfterError{Status: status})
 	}
 	refused := func(status int) error { return &PermanentError{Status: status, Err: errors.New("refused")} }
+	wrong := func(status int) error { return &PausedError{Status: status, Err: errors.New("refused")} }
 	for name, test := range map[string]struct {
 		cfg  *config.Sink
 		err  error
 		want string
 	}{
-		"500 from a port that ends in 503": {webhook, answer(500), "in trouble"},
-		"503 of a dead backend":            {webhook, answer(503), "in trouble"},
+		"500 from a port that ends in 503": {webhook, answer(500), "failed while it handled the request"},
+		"502 of a proxy":                   {webhook, answer(502), "not the consumer behind it"},
+		"503 of a dead backend":            {webhook, answer(503), "what it needs is not"},
+		"530 of a proxy":                   {webhook, answer(530), "in trouble"},
 		"429":                              {webhook, answer(429), "fewer requests"},
-		"401":                              {webhook, refused(401), "http_config, or the one in the address"},
-		"403, signed":                      {signed, refused(403), "webhook.secret"},
-		"404":                              {webhook, refused(404), "webhook.url"},
-		"404 of an Alertmanager":           {&config.Sink{Alertmanager: &config.Alertmanager{}}, refused(404), "check the address"},
-		"301":                              {webhook, refused(301), "redirects"},
+		"401":                              {webhook, wrong(401), "http_config, or the one in the address"},
+		"403, signed":                      {signed, wrong(403), "webhook.secret"},
+		"404":                              {webhook, wrong(404), "webhook.url"},
+		"404 of an Alertmanager":           {&config.Sink{Alertmanager: &config.Alertmanager{}}, wrong(404), "check the address"},
+		"301":                              {webhook, wrong(301), "redirects"},
 		"413":                              {webhook, refused(413), "max_events"},
 		"415":                              {webhook, refused(415), "content type"},
 		"400":                              {webhook, refused(400), "webhook.format"},

@@ -143,12 +143,34 @@ func (s *alertmanager) Send(ctx context.Context, records []event.Record) error {
 	start := time.Now()
 	// What others wait for is kept short.
 	events := make([]*event.Event, len(records))
+	var unreadable []error
 	for i := range records {
-		if s.book.concerns(records[i].Type) {
-			// What cannot be read says nothing.
-			events[i], _ = records[i].Event()
+		if !s.book.concerns(records[i].Type) {
+			continue
+		}
+		var err error
+		if events[i], err = records[i].Event(); err != nil {
+			if unreadable == nil {
+				unreadable = make([]error, len(records))
+			}
+			unreadable[i] = &PermanentError{Err: fmt.Errorf("alertmanager: %w", err)}
 		}
 	}
+	err := s.tell(ctx, start, records, events)
+	if unreadable == nil {
+		return err
+	}
+	if _, ok := errors.AsType[*PermanentError](err); ok {
+		err = ErrNotJudged // one of the others may be the reason
+	}
+	for i := range unreadable {
+		unreadable[i] = cmp.Or(unreadable[i], err)
+	}
+	return eventsError(unreadable)
+}
+
+// tell reports what events have changed; nil is one that changes nothing.
+func (s *alertmanager) tell(ctx context.Context, start time.Time, records []event.Record, events []*event.Event) error {
 	var keys []string
 	s.mu.Lock()
 	for i, e := range events {
@@ -355,7 +377,7 @@ func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, 
 		go func() {
 			err := m.send(others, func(attempt context.Context) *http.Request {
 				return m.request(attempt, maps.Clone(s.header), body)
-			})
+			}, nil)
 			if err != nil && others.Err() != nil && ctx.Err() == nil && !s.client.conns.closed() {
 				err = because(ReasonTimeout, "%s: no answer within %s of that of another member", m.name, othersTimeout)
 			}
@@ -381,29 +403,37 @@ func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, 
 	return nil, worst(failed)
 }
 
-// worst joins the errors of all members into one error: that of one which may accept it later, if
-// there is such a one.
+// worst joins the errors of all members into one error: that of one which may accept it later, else
+// of one that takes nothing as it is, if there is such a one.
 func worst(failed []error) error {
 	slices.SortStableFunc(failed, func(x, y error) int { return refusals(x) - refusals(y) })
 	if len(failed) == 1 {
 		return failed[0]
 	}
+	// What else is among them must not count, so that it is text.
+	texts := make([]error, len(failed)-1)
+	for i, err := range failed[1:] {
+		texts[i] = errors.New(err.Error())
+	}
+	all := func(first error) error {
+		return fmt.Errorf("%w (all members failed: %w)", first, errors.Join(texts...))
+	}
 	switch e := failed[0].(type) { //nolint:errorlint // as it was made
 	case *RetryAfterError:
-		return &RetryAfterError{Status: e.Status, After: e.After, Err: errors.Join(failed...)}
+		return &RetryAfterError{Status: e.Status, After: e.After, Err: all(e.Err)}
+	case *PausedError:
+		return &PausedError{Status: e.Status, Err: all(e.Err)}
 	case *PermanentError:
-		return &PermanentError{Status: e.Status, Err: errors.Join(failed...)}
+		return &PermanentError{Status: e.Status, Err: all(e.Err)}
 	}
-	var texts []error
-	for _, err := range failed {
-		// A refusal among them must not count.
-		texts = append(texts, errors.New(err.Error()))
-	}
-	return fmt.Errorf("%w (all members failed: %w)", failed[0], errors.Join(texts[1:]...))
+	return all(failed[0])
 }
 
 func refusals(err error) int {
 	if _, ok := errors.AsType[*PermanentError](err); ok {
+		return 2
+	}
+	if _, ok := errors.AsType[*PausedError](err); ok {
 		return 1
 	}
 	return 0

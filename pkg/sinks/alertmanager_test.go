@@ -72,6 +72,8 @@ func (f *fakeAlertmanager) answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad: "+r.Header.Get("Authorization"), http.StatusBadRequest)
 	case busy:
 		http.Error(w, "busy", http.StatusServiceUnavailable)
+	case pause:
+		http.Error(w, "not "+r.Header.Get("Authorization"), http.StatusUnauthorized)
 	case defer30:
 		w.Header().Set("Retry-After", "30")
 		w.WriteHeader(http.StatusTooManyRequests)
@@ -129,7 +131,7 @@ func newAlertmanagerPeer(t *testing.T) *peer {
 	})
 	return &peer{
 		cfg: cfg, opts: Options{Version: "1.2.3"}, secrets: []string{password},
-		can:     []behavior{refuse, busy, defer30, hang},
+		can:     []behavior{refuse, busy, defer30, hang, pause},
 		behave:  func(b behavior) { f.state.Store(int32(b)) },
 		hanging: func() bool { return f.wait.Load() > 0 },
 		received: func() []json.RawMessage {

@@ -66,8 +66,25 @@ func (a *attempts) cancelable(
 	case err == nil:
 		err = f(attempt, cancel)
 	}
+	if err == nil {
+		return nil
+	}
+	each, ok := err.(*EventsError) //nolint:errorlint // as f has made it
+	if !ok {
+		return a.errorOf(attempt, late, start, err)
+	}
+	for i, err := range each.Events {
+		if err != nil && err != ErrNotJudged { //nolint:errorlint // as f has made it
+			each.Events[i] = a.errorOf(attempt, late, start, err)
+		}
+	}
+	return each
+}
+
+// errorOf makes an error of an attempt that of the sink.
+func (a *attempts) errorOf(attempt context.Context, late string, start time.Time, err error) error {
 	switch {
-	case err == nil, isAnswer(err):
+	case isAnswer(err):
 		return err
 	case a.life.closed():
 		err = ErrClosed
@@ -79,7 +96,7 @@ func (a *attempts) cancelable(
 	case a.explain != nil:
 		err = a.explain(err)
 	}
-	return fmt.Errorf("%s: %w", a.name, err)
+	return ifPausing(fmt.Errorf("%s: %w", a.name, err))
 }
 
 // ended returns the error of an attempt that was cut off.
@@ -99,8 +116,10 @@ func isEnd(err error) bool {
 // isAnswer reports whether the destination has answered.
 func isAnswer(err error) bool {
 	_, refused := errors.AsType[*PermanentError](err)
+	_, paused := errors.AsType[*PausedError](err)
 	_, later := errors.AsType[*RetryAfterError](err)
-	return refused || later
+	_, rejected := errors.AsType[*RejectedError](err)
+	return refused || paused || later || rejected
 }
 
 // What is said where time was over.

@@ -63,12 +63,17 @@ var contract = []contractCase{
 type behavior int32
 
 const (
-	accept  behavior = iota
-	refuse           // for good
-	busy             // not now
-	defer30          // not now, and not in the next 30 seconds
-	hang             // no answer
+	accept      behavior = iota
+	refuse               // for good
+	busy                 // not now
+	defer30              // not now, and not in the next 30 seconds
+	hang                 // no answer
+	pause                // takes nothing, because a credential, the address or a certificate is wrong
+	refuseLarge          // refuses for good each event that is larger than manyBytes, and takes those sent with it
 )
+
+// manyBytes is the limit of refuseLarge.
+const manyBytes = 10_000
 
 // peer is the far side of one sink.
 type peer struct {
@@ -282,11 +287,54 @@ var contractTests = []struct {
 		if _, ok := errors.AsType[*PermanentError](err); ok {
 			t.Errorf("%v is permanent", err)
 		}
+		if reason := PauseReason(err); reason != "" {
+			t.Errorf("%v pauses the sink: %s", err, reason)
+		}
 		p.behave(accept)
 		if err := s.Send(t.Context(), records(0, 1)); err != nil {
 			t.Errorf("the next attempt: %v", err)
 		}
 		p.expect(t, records(0, 1))
+	}},
+	{"paused", func(t *testing.T, p *peer) {
+		p.needs(t, pause)
+		s := p.open(t)
+		p.behave(pause)
+		for range 2 { // as often as somebody looks
+			err := p.check(t, s.Send(t.Context(), records(0, 1)))
+			if _, ok := errors.AsType[*PausedError](err); !ok {
+				t.Fatalf("got %T %v, want a *PausedError", err, err)
+			}
+			if !slices.Contains(PauseReasons(), PauseReason(err)) {
+				t.Errorf("the reason of %v is %q", err, PauseReason(err))
+			}
+			if _, ok := errors.AsType[*PermanentError](err); ok {
+				t.Errorf("%v is permanent", err)
+			}
+			reason, status := ReasonOf(err)
+			if advice := Advice(&p.cfg, reason, status); advice == "" || advice == Advice(&p.cfg, ReasonOther, 0) {
+				t.Errorf("no advice about %v", err)
+			}
+		}
+		p.behave(accept)
+		for i := range 3 {
+			if err := s.Send(t.Context(), records(i, 1)); err != nil {
+				t.Errorf("when it is mended: %v", err)
+			}
+		}
+		p.expect(t, records(0, 3))
+	}},
+	{"refused in part", func(t *testing.T, p *peer) {
+		p.needs(t, refuseLarge)
+		p.behave(refuseLarge)
+		s := p.open(t)
+		rs := records(0, 5)
+		rs[2] = largeRecord(2, 2*manyBytes)
+		_, refused := sendAll(t, s, rs)
+		if !slices.Equal(refused, []string{rs[2].ID}) {
+			t.Errorf("refused %v", refused)
+		}
+		p.expect(t, slices.Delete(rs, 2, 3)) // and none of them twice
 	}},
 	{"asked to wait", func(t *testing.T, p *peer) {
 		p.needs(t, defer30)
@@ -477,7 +525,9 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 		}
 		switch behavior(state.Load()) {
 		case refuse:
-			http.Error(w, fmt.Sprintf("no such hook: %s (%s) %q", r.URL, r.URL.Path, r.Header), http.StatusNotFound)
+			http.Error(w, fmt.Sprintf("not for %s (%s) %q", r.URL, r.URL.Path, r.Header), http.StatusUnprocessableEntity)
+		case pause:
+			http.Error(w, fmt.Sprintf("no such hook: %s (%s) %q", r.URL, r.URL.Path, r.Header), http.StatusUnauthorized)
 		case busy:
 			http.Error(w, "busy, try "+r.URL.RequestURI()+" later", http.StatusServiceUnavailable)
 		case defer30:
@@ -514,7 +564,7 @@ func newWebhookPeer(t *testing.T, batch int) *peer {
 		},
 		opts:    Options{Version: "1.2.3"},
 		secrets: []string{path, token, key},
-		can:     []behavior{refuse, busy, defer30, hang},
+		can:     []behavior{refuse, busy, defer30, hang, pause},
 		behave:  func(b behavior) { state.Store(int32(b)) },
 		hanging: func() bool { return waiting.Load() > 0 },
 		received: func() []json.RawMessage {

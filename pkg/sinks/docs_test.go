@@ -210,7 +210,7 @@ func testDocsConsumer(t *testing.T, command ...string) {
 	}
 	refused := func(what string, err error) {
 		t.Helper()
-		if e, ok := errors.AsType[*PermanentError](err); !ok || e.Status != http.StatusUnauthorized {
+		if e, ok := errors.AsType[*PausedError](err); !ok || e.Status != http.StatusUnauthorized {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -25,6 +25,9 @@ const (
 	// timeout.
 	answerTimeout = time.Second
 
+	// maxAnswerBody is how large an answer may be that says what became of each event.
+	maxAnswerBody = 8 << 20
+
 	// maxRetryAfter bounds what a consumer can ask for. A mistaken date must not stop a sink
 	// for days.
 	maxRetryAfter = time.Hour
@@ -80,16 +83,76 @@ func (p *endpoint) request(ctx context.Context, header http.Header, body []byte)
 	return req.WithContext(ctx)
 }
 
-// send makes one request and judges the answer.
-func (p *endpoint) send(ctx context.Context, request func(context.Context) *http.Request) error {
+// send makes one request. What becomes of its events judge says of the answer, where the protocol
+// says more than a status, else the status alone.
+func (p *endpoint) send(
+	ctx context.Context, request func(context.Context) *http.Request, judge func(*httpAnswer) error,
+) error {
 	return p.cancelable(ctx, noAnswer, func(attempt context.Context, cancel context.CancelFunc) error {
 		resp, err := p.client.RoundTrip(request(attempt))
+		if e, ok := errors.AsType[*proxyError](err); ok {
+			err = p.statusError(e.status, e.header, "that of the proxy")
+			if refused, ok := errors.AsType[*PermanentError](err); ok { // it has not seen any event
+				err = &PausedError{Status: e.status, Err: refused.Err}
+			}
+		}
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		return p.judge(resp, cancel)
+		if judge == nil {
+			return p.judge(resp, cancel)
+		}
+		a := &httpAnswer{Status: resp.StatusCode, Header: resp.Header, from: p, sent: resp.Request.Header}
+		// Without all of it nothing is known, for the status is not the whole answer.
+		if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBody+1)); err != nil {
+			return fmt.Errorf("status %d, and no whole answer: %w", a.Status, err)
+		}
+		if len(a.Body) > maxAnswerBody {
+			return fmt.Errorf("status %d, and an answer of more than %d MiB", a.Status, maxAnswerBody>>20)
+		}
+		return judge(a)
 	})
+}
+
+// httpAnswer is what a server has answered, for a sink whose protocol says what became of each
+// event.
+type httpAnswer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+
+	from *endpoint
+	// sent is the header of the request.
+	sent http.Header
+}
+
+// judge is what a status means, that of the answer or of a part of it: the error that Send returns
+// of what it is about, nil for 2xx. text is what the server says about it, which may quote
+// anything; its beginning gets into the error.
+func (a *httpAnswer) judge(status int, text []byte) error {
+	if status >= 200 && status <= 299 {
+		return nil
+	}
+	return a.from.statusError(status, a.Header, a.excerpt(text))
+}
+
+// rejected is the error of a Send of so many records of which the server has refused some for good
+// without saying which: a *PermanentError if those are all, nil if there are none.
+func (a *httpAnswer) rejected(events, sent int, text []byte) error {
+	if events <= 0 {
+		return nil
+	}
+	err := fmt.Errorf("%s: %d of %d events refused: %s", a.from.name, min(events, sent), sent, a.excerpt(text))
+	if events >= sent {
+		return &PermanentError{Err: err}
+	}
+	return &RejectedError{Events: events, Err: err}
+}
+
+// excerpt is the beginning of what the server says as one line of printable text, without secrets.
+func (a *httpAnswer) excerpt(text []byte) string {
+	return a.from.redactor(a.sent).excerpt(text[:min(len(text), maxExcerptRead)])
 }
 
 // whatHelps adds to an error of the transport what may help. Whatever went wrong, it may be
@@ -104,15 +167,18 @@ func (p *endpoint) whatHelps(err error) error {
 	return fmt.Errorf("%w%s", p.redactor(sent).error(err), hint)
 }
 
-// judge reads what matters of an answer.
+// judge judges an answer by its status alone.
 func (p *endpoint) judge(resp *http.Response, cancel context.CancelFunc) error {
-	code := resp.StatusCode
-	delivered := code >= 200 && code <= 299
+	delivered := resp.StatusCode >= 200 && resp.StatusCode <= 299
 	excerpt := p.read(resp, !delivered, cancel)
 	if delivered {
 		return nil
 	}
+	return p.statusError(resp.StatusCode, resp.Header, excerpt)
+}
 
+// statusError is the one place that says what a status other than 2xx means.
+func (p *endpoint) statusError(code int, header http.Header, excerpt string) error {
 	text := strconv.Itoa(code)
 	if name := http.StatusText(code); name != "" {
 		text += " " + name
@@ -124,10 +190,18 @@ func (p *endpoint) judge(resp *http.Response, cancel context.CancelFunc) error {
 		text += ": " + excerpt
 	}
 	err := fmt.Errorf("%s: status %s", p.name, text)
-	switch {
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests,
-		code >= 500 && code <= 599:
-		return &RetryAfterError{Status: code, After: retryAfter(resp.Header), Err: err}
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return &RetryAfterError{Status: code, After: retryAfter(header), Err: err}
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusNotFound,
+		http.StatusMethodNotAllowed, http.StatusProxyAuthRequired, http.StatusGone, http.StatusMisdirectedRequest:
+		return &PausedError{Status: code, Err: err}
+	}
+	switch code / 100 {
+	case 3:
+		return &PausedError{Status: code, Err: err}
+	case 5:
+		return &RetryAfterError{Status: code, After: retryAfter(header), Err: err}
 	}
 	return &PermanentError{Status: code, Err: err}
 }

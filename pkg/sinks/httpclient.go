@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,6 +70,7 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 		return &witness{&http.Transport{
 			Proxy:                  c.cfg.Proxy(),
 			ProxyConnectHeader:     c.cfg.GetProxyConnectHeader(),
+			OnProxyConnectResponse: refusedByProxy,
 			DialContext:            c.conns.dial,
 			TLSClientConfig:        tlsConfig,
 			TLSHandshakeTimeout:    connectTimeout,
@@ -93,6 +95,21 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 	}
 	c.authenticate(opts)
 	return c, nil
+}
+
+// proxyError is the answer of a proxy that does not connect to the server.
+type proxyError struct {
+	status int
+	header http.Header
+}
+
+func (e *proxyError) Error() string { return "the proxy answers with status " + strconv.Itoa(e.status) }
+
+func refusedByProxy(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	return &proxyError{resp.StatusCode, resp.Header}
 }
 
 // tlsFiles returns what is read from files, and read again when they change.

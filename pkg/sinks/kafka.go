@@ -146,10 +146,11 @@ func kafkaLogon(c *config.SASL) (kgo.Opt, error) {
 // When it returns, the client has none of the records any more: another attempt cannot be overtaken
 // by this one.
 func (k *kafkaSink) Send(ctx context.Context, records []event.Record) error {
-	return k.send(records, func(open []*event.Record) error {
-		return k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
-			return k.produce(attempt, c, open)
-		})
+	if len(records) == 0 {
+		return nil
+	}
+	return k.with(ctx, noAcknowledgement, func(attempt context.Context, c *kafkaClient) error {
+		return k.produce(attempt, c, records)
 	})
 }
 
@@ -180,7 +181,7 @@ func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Contex
 		return err
 	})
 	if failed != nil && ctx.Err() == nil && isEnd(err) {
-		return fmt.Errorf("%w (%w)", err, k.whatHelps(failed))
+		return ifPausing(fmt.Errorf("%w (%w)", err, k.whatHelps(failed)))
 	}
 	return err
 }
@@ -273,22 +274,19 @@ type kafkaResult struct {
 }
 
 // produce hands the records to the client and waits for what becomes of each.
-func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*event.Record) error {
+func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event.Record) error {
 	// All before the first is sent, so that they go in few requests.
 	ready := make([]*kgo.Record, len(records))
-	for i, r := range records {
-		ready[i] = k.record(r)
+	for i := range records {
+		ready[i] = k.record(&records[i])
 	}
 	var refused atomic.Bool
 	// The client never waits for it.
 	results := make(chan kafkaResult, len(records))
-	awaited := 0
-	for i, r := range ready {
-		if refused.Load() { // what comes behind must not be there before it
-			break
-		}
-		awaited++
-		c.TryProduce(ctx, r, func(_ *kgo.Record, err error) {
+	sent := 0
+	for ; sent < len(ready) && !refused.Load(); sent++ { // what comes behind must not be there before it
+		i := sent
+		c.TryProduce(ctx, ready[i], func(_ *kgo.Record, err error) {
 			if err != nil {
 				refused.Store(true)
 			}
@@ -297,33 +295,51 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []*even
 	}
 
 	var (
-		failed   []error
-		accepted []*event.Record
+		each     []error // nil: nothing has failed
+		accepted int
 		late     <-chan time.Time
 	)
-	for over := ctx.Done(); awaited > 0; {
+	fail := func(record int, err error) {
+		if each == nil {
+			each = make([]error, len(records))
+		}
+		each[record] = err
+	}
+	known := make([]bool, sent)
+	for over, left := ctx.Done(), sent; left > 0; {
 		select {
 		case r := <-results:
-			awaited--
+			left--
+			known[r.record] = true
 			if r.err != nil {
-				failed = append(failed, k.failure(ctx, records[r.record], ready[r.record].Topic, r.err))
+				fail(r.record, k.failure(ctx, &records[r.record], ready[r.record].Topic, len(records), r.err))
 			} else {
-				accepted = append(accepted, records[r.record])
+				accepted++
 			}
 		case <-over:
 			over, late = nil, time.After(kafkaGrace)
 		case <-late:
-			failed = append(failed, ctx.Err())
 			// That finishes all of its records, which says nothing about them.
 			k.giveUp(c)
-			awaited = 0
+			for i := range known {
+				if !known[i] {
+					fail(i, ctx.Err())
+				}
+			}
+			left = 0
 		}
 	}
-	if len(failed) > 0 && len(accepted) == 0 {
+	if each == nil {
+		return nil
+	}
+	for i := sent; i < len(records); i++ {
+		fail(i, ErrNotJudged)
+	}
+	if accepted == 0 {
 		// The next attempt looks first whether there is anybody.
 		c.reached.Store(false)
 	}
-	return k.settle(accepted, failed)
+	return eventsError(each)
 }
 
 // record returns an event as a record of Kafka.
@@ -355,9 +371,12 @@ func timestamp(f *eventFields) time.Time {
 	return at
 }
 
-// failure turns what became of a record into an error of Send.
-func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, err error) error {
+// failure turns what became of one of some records into an error of Send.
+func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, sent int, err error) error {
 	switch {
+	case sent > 1 && isOneOf(err, kafkaRefusals...):
+		// A broker refuses all that came in one request.
+		return ErrNotJudged
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return k.refused(http.StatusRequestEntityTooLarge, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
@@ -378,7 +397,12 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 	return fmt.Errorf("topic %s: %w", topic, err)
 }
 
-// kafkaErrors are what brokers answer.
+// kafkaRefusals are what brokers answer about what was sent.
+var kafkaRefusals = []error{
+	kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp,
+}
+
+// kafkaErrors are what brokers answer about themselves.
 var kafkaErrors = []knownErrors{
 	{ReasonAuthorization, []error{
 		kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.TopicAuthorizationFailed,
@@ -414,7 +438,7 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 	}
 	for _, t := range resp.Topics {
 		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
-			return k.failure(ctx, &event.Record{}, topic, err)
+			return k.failure(ctx, &event.Record{}, topic, 1, err)
 		}
 		if t.AuthorizedOperations != kafkaUnsaid && t.AuthorizedOperations&kafkaMayWrite == 0 {
 			return because(ReasonAuthorization, "this sink may not write to the topic %s", topic)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,25 +158,11 @@ func newKafkaPeer(t *testing.T) *peer {
 	})
 	cfg := kafkaConfig(c.ListenAddrs())
 	cfg.Kafka.SASL = &config.SASL{Mechanism: config.SASLPlain, Userid: kafkaUser, Password: config.NewSecret(kafkaPassword)}
-	return &peer{
+	p := &peer{
 		cfg:     cfg,
 		opts:    Options{Version: "1.2.3"},
 		secrets: []string{kafkaPassword},
-		can:     []behavior{refuse, busy, hang},
-		behave: func(b behavior) {
-			state.Store(int32(b))
-			if fault != nil {
-				fault.Remove()
-				fault = nil
-			}
-			switch b {
-			case refuse:
-				fault = c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: kerr.InvalidRecord, Count: -1})
-			case busy:
-				fault = c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: kerr.TopicAuthorizationFailed, Count: -1})
-			}
-		},
-		hanging: func() bool { return waiting.Load() > 0 },
+		can:     []behavior{refuse, busy, hang, pause, refuseLarge},
 		received: func() []json.RawMessage {
 			var all []json.RawMessage
 			for _, r := range kafkaRecords(t, c, kafkaPlain(kafkaPassword)) {
@@ -185,9 +170,31 @@ func newKafkaPeer(t *testing.T) *peer {
 			}
 			return all
 		},
+		hanging:  func() bool { return waiting.Load() > 0 },
 		visitors: func() int { return visits.Hits() },
 		leave:    c.Close,
 	}
+	p.behave = func(b behavior) {
+		state.Store(int32(b))
+		if fault != nil {
+			fault.Remove()
+			fault = nil
+		}
+		fail := func(err *kerr.Error) {
+			fault = c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: err, Count: -1})
+		}
+		switch b {
+		case refuse:
+			fail(kerr.InvalidRecord)
+		case busy:
+			fail(kerr.PolicyViolation)
+		case pause:
+			fail(kerr.TopicAuthorizationFailed)
+		case refuseLarge:
+			p.cfg.Kafka.MaxMessageBytes = manyBytes
+		}
+	}
+	return p
 }
 
 func kafkaHeaders(r *kgo.Record) map[string]string {
@@ -323,13 +330,8 @@ func TestKafkaTrouble(t *testing.T) {
 						for i := range size {
 							batch = append(batch, keyed((lane*batches+b)*size+i, fmt.Sprintf("L%d-%d", lane, i%4)))
 						}
-						for err := k.Send(t.Context(), batch); err != nil; err = k.Send(t.Context(), batch) {
-							if test.exactly {
-								t.Errorf("the client does not help itself: %v", err)
-							}
-							if t.Context().Err() != nil {
-								return
-							}
+						if attempts, _ := sendAll(t, k, batch); attempts > 1 && test.exactly {
+							t.Errorf("the client does not help itself: %d attempts", attempts)
 						}
 						sent.Add(1)
 					}
@@ -468,29 +470,7 @@ func TestKafkaTooLarge(t *testing.T) {
 			k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Kafka.MaxMessageBytes = config.Size(limit.sink) })
 			rs := records(0, 5)
 			rs[2] = largeRecord(2, 200_000)
-			pending := [][]event.Record{rs}
-			var refused []string
-			for attempts := 0; len(pending) > 0; attempts++ { // as a lane does
-				if attempts == 20 {
-					t.Fatal("no end")
-				}
-				part := pending[0]
-				pending = pending[1:]
-				err := k.Send(t.Context(), part)
-				if err == nil {
-					continue
-				}
-				e, ok := errors.AsType[*PermanentError](err)
-				if !ok || e.Status != http.StatusRequestEntityTooLarge {
-					t.Fatalf("%T %v", err, err)
-				}
-				if len(part) == 1 {
-					refused = append(refused, part[0].ID)
-					continue
-				}
-				half := (len(part) + 1) / 2
-				pending = append([][]event.Record{part[:half], part[half:]}, pending...)
-			}
+			_, refused := sendAll(t, k, rs)
 			if !slices.Equal(refused, []string{rs[2].ID}) {
 				t.Errorf("refused %v", refused)
 			}
@@ -661,26 +641,5 @@ func TestNaming(t *testing.T) {
 	}
 	if _, err := newNaming("{nothing}", ""); err == nil {
 		t.Error("an unknown placeholder is taken")
-	}
-}
-
-// What is remembered of failed Sends is bounded, and forgotten when they succeed.
-func TestAcceptedIDs(t *testing.T) {
-	a := newAcceptedIDs(3)
-	rs := records(0, 5)
-	all := a.open(rs)
-	a.keep(all[:3])
-	if open := a.open(rs); len(open) != 2 || open[0] != &rs[3] {
-		t.Errorf("%d are open", len(open))
-	}
-	a.done(rs[:1])
-	if open := a.open(rs); len(open) != 3 || open[0] != &rs[0] {
-		t.Errorf("%d are open", len(open))
-	}
-	for _, more := range [][]*event.Record{all[3:], all} {
-		a.keep(more)
-		if len(a.ids) > 3 {
-			t.Errorf("%d are remembered", len(a.ids))
-		}
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -65,6 +67,54 @@ func clone(rs []event.Record) []event.Record {
 		out[i] = r
 	}
 	return out
+}
+
+// left returns the records that are to be sent again after a Send which ended with err, and the ids of those that were
+// refused for good.
+func left(rs []event.Record, err error) (again []event.Record, refused []string) {
+	events, ok := errors.AsType[*EventsError](err)
+	for i := range rs {
+		each := err
+		if ok {
+			each = events.Events[i]
+		}
+		if _, permanent := errors.AsType[*PermanentError](each); permanent && !errors.Is(each, ErrNotJudged) {
+			refused = append(refused, rs[i].ID)
+		} else if each != nil {
+			again = append(again, rs[i])
+		}
+	}
+	return again, refused
+}
+
+// sendAll sends the records as a lane does that never pauses, in smaller parts where that is asked for, and returns how
+// many attempts that took and what was refused.
+func sendAll(t testing.TB, s Sink, rs []event.Record) (attempts int, refused []string) {
+	t.Helper()
+	pause := time.Duration(0)
+	for size := len(rs); len(rs) > 0; attempts++ {
+		part := rs[:min(size, len(rs))]
+		err := s.Send(t.Context(), part)
+		again, bad := left(part, err)
+		refused = append(refused, bad...)
+		rs = append(slices.Clone(again), rs[len(part):]...)
+		size = len(part) * 2
+		if errors.Is(err, ErrNotJudged) {
+			size = (len(again) + 1) / 2
+		} else if len(again) > 0 {
+			pause = 10 * time.Millisecond
+		}
+		select {
+		case <-time.After(pause):
+		case <-t.Context().Done():
+			return attempts, refused
+		}
+		if attempts == 100_000 {
+			t.Fatal("no end")
+		}
+		pause = 0
+	}
+	return attempts, refused
 }
 
 // eventually waits until ok returns true.

@@ -121,10 +121,11 @@ func natsLogon(c *config.NATS) (nats.Option, error) {
 // one after the other, so that they are in the stream in their order also where one of them has to
 // be sent again.
 func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
-	return n.send(records, func(open []*event.Record) error {
-		return n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
-			return n.publishAll(attempt, link, open)
-		})
+	if len(records) == 0 {
+		return nil
+	}
+	return n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
+		return n.publishAll(attempt, link, records)
 	})
 }
 
@@ -392,7 +393,9 @@ func (d *natsDialer) close() {
 
 // natsMessage is an event on its way.
 type natsMessage struct {
-	record  *event.Record
+	record *event.Record
+	// index is its place among the records of the Send.
+	index   int
 	subject string
 	future  jetstream.PubAckFuture
 	err     error
@@ -400,7 +403,7 @@ type natsMessage struct {
 
 // publishAll publishes the records and waits for the answers. Of each key at most one record is on
 // its way: the next one goes when the one before is acknowledged.
-func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*event.Record) error {
+func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []event.Record) error {
 	// One that finds no room leaves the message to the timeout.
 	denials := make(chan error, 16)
 	defer link.watch(func(err error) {
@@ -412,48 +415,60 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []*ev
 	defer link.bounded(ctx)()
 
 	var (
-		failed   []error
-		accepted []*event.Record
-		denied   []error
+		each   []error // nil: nothing has failed
+		denied []error
 	)
+	fail := func(record int, err error) {
+		if each == nil {
+			each = make([]error, len(records))
+		}
+		each[record] = err
+	}
 	sent := make([]natsMessage, 0, len(records))
 	// What waits, by key.
-	behind := make(map[string][]*event.Record, len(records))
-	for _, r := range records {
-		if waiting, ok := behind[r.Key]; ok {
-			behind[r.Key] = append(waiting, r)
+	behind := make(map[string][]int, len(records))
+	for i := range records {
+		key := records[i].Key
+		if waiting, ok := behind[key]; ok {
+			behind[key] = append(waiting, i)
 			continue
 		}
-		behind[r.Key] = nil
-		sent = append(sent, n.publish(link, r))
+		behind[key] = nil
+		sent = append(sent, n.publish(link, records, i))
 	}
 	// A stream answers in the order in which it was asked: whoever waits for the first does not
 	// keep the others waiting.
 	for i := 0; i < len(sent); i++ {
 		m := &sent[i]
 		denied = n.await(ctx, link, m, denied, denials)
-		if m.err != nil { // what is behind it must not be there before it
-			failed = append(failed, m.err)
-			continue
-		}
-		accepted = append(accepted, m.record)
 		waiting := behind[m.record.Key]
 		switch {
+		case m.err != nil: // what is behind it must not be there before it
+			fail(m.index, m.err)
+			for _, record := range waiting {
+				fail(record, ErrNotJudged)
+			}
 		case len(waiting) == 0:
 		case ctx.Err() != nil:
-			failed = append(failed, ctx.Err())
+			for _, record := range waiting {
+				fail(record, ctx.Err())
+			}
 		default:
 			behind[m.record.Key] = waiting[1:]
-			sent = append(sent, n.publish(link, waiting[0]))
+			sent = append(sent, n.publish(link, records, waiting[0]))
 		}
 	}
-	return n.settle(accepted, failed)
+	if each == nil {
+		return nil
+	}
+	return eventsError(each)
 }
 
 // publish sends a record without waiting for the answer.
-func (n *natsSink) publish(link *natsLink, r *event.Record) natsMessage {
+func (n *natsSink) publish(link *natsLink, records []event.Record, index int) natsMessage {
+	r := &records[index]
 	f := fieldsOf(r)
-	m := natsMessage{record: r, subject: n.naming.of(&f)}
+	m := natsMessage{record: r, index: index, subject: n.naming.of(&f)}
 	header := nats.Header{
 		jetstream.MsgIDHeader: {r.ID},
 		"Hmcnotifyd-Type":     {f.kind},

@@ -62,6 +62,8 @@ func ReasonOf(err error) (reason Reason, status int) {
 	}
 	if e, ok := errors.AsType[*PermanentError](err); ok {
 		status = e.Status
+	} else if e, ok := errors.AsType[*PausedError](err); ok {
+		status = e.Status
 	} else if e, ok := errors.AsType[*RetryAfterError](err); ok {
 		status = e.Status
 	}

@@ -2,7 +2,11 @@
 //
 // A sink formats and sends, nothing else: it does not retry, log, count or keep a goroutine of its
 // own. Whoever calls Send decides from the error what happens next: a [PermanentError] is refused
-// for good, everything else may be tried again.
+// for good, with a [PausedError] nothing is accepted until somebody has mended something, an
+// [EventsError] has an error for each event, everything else may be tried again.
+//
+// Sinks over HTTP make their requests with an endpoint, which judges the answer by its status, or
+// has the sink judge it by what its body says (httpAnswer).
 //
 // A new kind of sink is one file with its type and its test, one field in [config.Sink], one case
 // in [New] and one line in the table of the contract test.
@@ -24,11 +28,14 @@ type Sink interface {
 	// returns nil only when the destination has accepted every record; no records are accepted
 	// at once.
 	//
-	// The error is a *PermanentError where the destination refused for good (it may take a part
-	// of a batch by itself, if the status is about what was sent), the error of ctx where that
-	// ended first, ErrClosed after Close, and else something temporary (a *RetryAfterError
-	// where the destination named a time or a status). It never holds a secret. After an error
-	// the records may have arrived nevertheless: whoever sends again sends the same ids.
+	// The error is a *PausedError where the destination takes nothing at all as it is, a
+	// *PermanentError where it refused for good what was sent (it may take a part of a batch by
+	// itself, if the status is about what was sent), the error of ctx where that ended first,
+	// ErrClosed after Close, and else something temporary (a *RetryAfterError where the
+	// destination named a time or a status). Where it judged the records one by one it is an
+	// *EventsError with one of these for each, and a *RejectedError where it told a number
+	// only. It never holds a secret. After an error the records may have arrived nevertheless:
+	// whoever sends again sends the same ids.
 	//
 	// Send does not change the records. It may return before the last read of their memory, so
 	// that must not be written to again.

@@ -1,7 +1,6 @@
 package sinks
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -26,8 +25,7 @@ type stream struct {
 	connect time.Duration
 	conns   *connections
 	// tls is nil where it is not configured.
-	tls      *config.TLS
-	accepted *acceptedIDs
+	tls *config.TLS
 }
 
 // newStream makes the common part of a sink. hosts are its servers, and place is what the
@@ -35,7 +33,6 @@ type stream struct {
 func newStream(kind string, hosts []string, place, name string, cfg config.Sink) (stream, error) {
 	timeout, batch := timeoutOf(cfg), max(cfg.Batch.MaxEvents, streamBatch)
 	s := stream{batch: batch, inFlight: batch * max(cfg.Concurrency, 1)}
-	s.accepted = newAcceptedIDs(s.inFlight)
 	// Less than the whole attempt, so that the second server has its turn when the first hangs,
 	// and that what keeps from connecting is reported rather than that time is over.
 	s.connect = (timeout - timeout/8) / time.Duration(len(hosts))
@@ -51,39 +48,6 @@ func newStream(kind string, hosts []string, place, name string, cfg config.Sink)
 
 // MaxBatch returns what may be on its way at once for one Send.
 func (s *stream) MaxBatch() (records, bytes int) { return s.batch, maxBatchBytes }
-
-// send calls f with those of the records that were not accepted before.
-func (s *stream) send(records []event.Record, f func(open []*event.Record) error) error {
-	if len(records) == 0 {
-		return nil
-	}
-	err := f(s.accepted.open(records))
-	if err == nil {
-		s.accepted.done(records)
-	}
-	return err
-}
-
-// settle keeps in mind what was accepted of a Send, and returns the error to judge it by. One that
-// is refused for good comes first: the batch is then sent in parts, until that event is alone. Then
-// one that says more than that time was over.
-func (s *stream) settle(accepted []*event.Record, failed []error) error {
-	if len(failed) == 0 {
-		return nil
-	}
-	s.accepted.keep(accepted)
-	for _, err := range failed {
-		if _, ok := errors.AsType[*PermanentError](err); ok {
-			return err
-		}
-	}
-	for _, err := range failed {
-		if !isEnd(err) {
-			return err
-		}
-	}
-	return failed[0]
-}
 
 // refused says that one event is refused, and nothing else, which HTTP has a status for: those that
 // were sent with it may be fine.

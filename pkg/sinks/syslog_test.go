@@ -349,11 +349,22 @@ func (s *syslogServer) stop() {
 // syslogPeer is the far side for the contract.
 func syslogPeer(t *testing.T, network, framing string) *peer {
 	t.Helper()
-	var ca *certs.Authority
+	var (
+		ca     *certs.Authority
+		strict atomic.Bool // wants a certificate
+	)
 	server := newSyslogServer(t, network, framing, func(s *syslogServer) {
 		if network == "tls" {
 			ca = certs.NewAuthority(t)
 			s.tls = ca.Issue(t, certs.Request{}).ServerConfig(t)
+			wanting := s.tls.Clone()
+			wanting.ClientAuth = tls.RequireAnyClientCert
+			s.tls.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				if strict.Load() {
+					return wanting, nil
+				}
+				return nil, nil
+			}
 		}
 	})
 	t.Cleanup(func() {
@@ -370,10 +381,15 @@ func syslogPeer(t *testing.T, network, framing string) *peer {
 			c.TLS.CAFile = ca.WriteFile(t)
 		}
 	})
+	can := []behavior{hang}
+	if ca != nil {
+		can = append(can, pause)
+	}
 	return &peer{
 		cfg: cfg,
-		can: []behavior{hang},
+		can: can,
 		behave: func(b behavior) {
+			strict.Store(b == pause)
 			if b == hang {
 				server.pause()
 			}

@@ -139,7 +139,7 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if w.gzip {
 		body = compress(body)
 	}
-	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) })
+	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) }, nil)
 }
 
 // request builds the request of one attempt.

@@ -304,6 +304,17 @@ func TestWebhookStatus(t *testing.T) {
 		_ = s.Close()
 		permanent, isPermanent := errors.AsType[*PermanentError](err)
 		temporary, isTemporary := errors.AsType[*RetryAfterError](err)
+		paused, isPaused := errors.AsType[*PausedError](err)
+		why := map[int]string{
+			401: PausedUnauthorized, 402: PausedUnauthorized, 403: PausedUnauthorized, 407: PausedUnauthorized,
+			404: PausedNotFound, 405: PausedNotFound, 410: PausedNotFound, 421: PausedOther,
+		}[code]
+		if code >= 300 && code <= 399 {
+			why = PausedRedirect
+		}
+		if PauseReason(err) != why || isPaused != (why != "") || isPaused && paused.Status != code {
+			t.Errorf("%d: paused for %q, want %q", code, PauseReason(err), why)
+		}
 		switch {
 		case code <= 299:
 			if err != nil {
@@ -312,6 +323,10 @@ func TestWebhookStatus(t *testing.T) {
 			continue
 		case code == 408, code == 425, code == 429, code >= 500:
 			if !isTemporary || isPermanent || temporary.Status != code || temporary.After != 0 {
+				t.Errorf("%d: %#v", code, err)
+			}
+		case isPaused:
+			if isPermanent || isTemporary {
 				t.Errorf("%d: %#v", code, err)
 			}
 		default:

@@ -10,10 +10,17 @@ type SinkStatus struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"`
 	Waiting
-	Delivered      int64      `json:"delivered"`
-	Filtered       int64      `json:"filtered"`
-	Dropped        int64      `json:"dropped"`
-	Stuck          bool       `json:"stuck"`
+	Delivered int64 `json:"delivered"`
+	Filtered  int64 `json:"filtered"`
+	Dropped   int64 `json:"dropped"`
+	Stuck     bool  `json:"stuck"`
+	// Paused is why the sink takes no event at all as it is, as sink_paused has it; absent where
+	// it is not paused. A sink that is paused is stuck, too.
+	Paused      string     `json:"paused,omitempty"`
+	PausedSince *time.Time `json:"paused_since,omitempty"`
+	// Refusing says that the last events, several of them or all there were, were refused for
+	// good.
+	Refusing       bool       `json:"refusing"`
 	FailingSince   *time.Time `json:"failing_since,omitempty"`
 	FailedAttempts int        `json:"failed_attempts"`
 	LastError      string     `json:"last_error,omitempty"`
@@ -24,6 +31,9 @@ type SinkStatus struct {
 	LastErrorTime   *time.Time `json:"last_error_time,omitempty"`
 	LastSuccess     *time.Time `json:"last_success,omitempty"`
 	DeadLetters     int        `json:"dead_letters"`
+	// NotReady is why the daemon is not ready because of the sink, and what to do; "" if it is
+	// not stuck.
+	NotReady string `json:"-"`
 	// DeliveredPerMinute is as HMCStatus.NotificationsPerMinute.
 	DeliveredPerMinute []int64   `json:"delivered_per_minute"`
 	Troubles           []Trouble `json:"troubles"`
@@ -42,12 +52,23 @@ type Waiting struct {
 	OldestEventAgeSeconds float64 `json:"oldest_event_age_seconds"`
 }
 
+// Accepting says whether the sink takes what it is sent, as far as is known.
+func (s *SinkStatus) Accepting() bool { return s.FailingSince == nil && !s.Stuck && !s.Refusing }
+
+// failedSinceOldest says whether the last error came while the oldest waiting event waited.
+func (s *SinkStatus) failedSinceOldest() bool {
+	return s.LastErrorTime != nil && time.Since(*s.LastErrorTime).Seconds() < s.OldestEventAgeSeconds
+}
+
 // FindTroubles says what is wrong with the sink, and what to do; advice is what to do about its
 // last error. It is never nil.
 func (s *SinkStatus) FindTroubles(advice string) []Trouble {
 	out := []Trouble{}
 	const kept = " Nothing is lost meanwhile: events wait on disk and are tried again by themselves."
 	switch {
+	case s.Paused != "":
+		out = append(out, critical("It is paused, because it takes no event at all as it is: "+period(s.LastError),
+			sentence(advice)+" It goes on by itself when that is mended; events wait on disk until then."))
 	case s.FailingSince != nil:
 		rate := warning
 		if s.Stuck {
@@ -56,6 +77,10 @@ func (s *SinkStatus) FindTroubles(advice string) []Trouble {
 		out = append(out, rate("It does not accept events: "+period(s.LastError), sentence(advice)+kept))
 	case s.Stuck:
 		out = append(out, critical("An attempt to deliver hangs.", "Look at what the sink writes to."+kept))
+	case s.Refusing:
+		out = append(out, critical("It refuses every event: "+period(s.LastError), sentence(advice)))
+	case s.QueueEvents > 0 && s.OldestEventAgeSeconds > longWait.Seconds() && s.failedSinceOldest():
+		out = append(out, warning("It accepts events now and then: "+period(s.LastError), sentence(advice)+kept))
 	case s.QueueEvents > 0 && s.OldestEventAgeSeconds > longWait.Seconds():
 		out = append(out, warning("It accepts events, but more slowly than they come.",
 			"Give it more concurrency or larger batches, or narrow match."))

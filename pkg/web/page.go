@@ -140,7 +140,7 @@ func (p *page) Summary() string {
 		}
 	}
 	for i := range p.Sinks {
-		if p.Sinks[i].FailingSince == nil && !p.Sinks[i].Stuck {
+		if p.Sinks[i].Accepting() {
 			accepting++
 		}
 	}

@@ -387,6 +387,10 @@ func (w *world) trials(t *testing.T) []trial {
 		// These two after it, so that its queue has been filled and it takes nothing.
 		{alert: "HmcnotifydQueueNearlyFull", labels: sink("limited"), daemon: w.main, sink: "limited", cause: nothing, mend: nothing},
 		{alert: "HmcnotifydQueueGrowing", labels: sink("failing"), daemon: w.main, sink: "failing", cause: nothing, mend: answer("failing", http.StatusOK)},
+		{
+			alert: "HmcnotifydSinkPaused", labels: sink("letters") + `,reason="unauthorized"`, daemon: w.main, sink: "letters",
+			cause: answer("letters", http.StatusUnauthorized), mend: answer("letters", http.StatusOK), fails: []string{"hmcnotifyd send-test --sink ops"},
+		},
 		{alert: "HmcnotifydDeadLetters", labels: sink("letters"), daemon: w.main, sink: "letters", cause: answer("letters", http.StatusBadRequest), mend: answer("letters", http.StatusOK)},
 		{
 			alert: "HmcnotifydDown", daemon: w.spare, cause: w.spare.Kill, mend: nothing,

@@ -88,6 +88,7 @@ const (
 	delivered = "delivered"
 	retried   = "tried again"
 	dead      = "dead letter"
+	paused    = "paused"
 )
 
 func outcome(err error) string {
@@ -96,6 +97,8 @@ func outcome(err error) string {
 		return delivered
 	case errorIs[*sinks.PermanentError](err):
 		return dead
+	case errorIs[*sinks.PausedError](err):
+		return paused
 	}
 	return retried
 }
@@ -112,6 +115,8 @@ func outcomeOf(status int) string {
 		return delivered
 	case status == 408, status == 425, status == 429, status >= 500:
 		return retried
+	case status >= 300 && status <= 399, slices.Contains([]int{401, 402, 403, 404, 405, 407, 410, 421}, status):
+		return paused
 	}
 	return dead
 }
@@ -402,7 +407,7 @@ func TestNginx(t *testing.T) {
 			status        int
 		}{
 			"/small":    {dead, "413", 413},
-			"/password": {dead, "401", 401},
+			"/password": {paused, "401", 0},
 			"/dead":     {retried, "502", 0},
 			"/silent":   {retried, "504", 0},
 			"/closes":   {retried, "EOF", 0},
@@ -436,7 +441,7 @@ func TestNginx(t *testing.T) {
 		s := sink(t, n.plain+"/password", signed, withHTTP(func(c *promconfig.HTTPClientConfig) {
 			c.BasicAuth = &promconfig.BasicAuth{Username: "hmcnotifyd", PasswordFile: file}
 		}))
-		if err := s.Send(t.Context(), []event.Record{record(2, 100)}); outcome(err) != dead || strings.Contains(err.Error(), "wr0ng") {
+		if err := s.Send(t.Context(), []event.Record{record(2, 100)}); outcome(err) != paused || strings.Contains(err.Error(), "wr0ng") {
 			t.Errorf("%v", err)
 		}
 		if err := os.WriteFile(file, []byte("pass word\n"), 0o600); err != nil {

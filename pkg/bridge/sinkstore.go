@@ -1,4 +1,4 @@
-package deliver
+package bridge
 
 import (
 	"context"
@@ -12,29 +12,29 @@ import (
 // stateSink begins the keys of what sinks remember: sink, and a key of its own.
 const stateSink = "sink/"
 
-// SinkStore keeps what one sink remembers in the state of the queue.
-type SinkStore struct {
-	Queue *queue.Queue
-	Name  string
+// sinkStore keeps what one sink remembers in the state of the queue.
+type sinkStore struct {
+	queue *queue.Queue
+	name  string
 }
 
-func (s SinkStore) prefix() string { return stateSink + s.Name + "\x00" }
+func (s sinkStore) prefix() string { return stateSink + s.name + "\x00" }
 
 // Range calls fn for everything that is kept.
-func (s SinkStore) Range(fn func(key string, value []byte) bool) {
-	s.Queue.StateRange(s.prefix(), func(key string, value []byte) bool {
+func (s sinkStore) Range(fn func(key string, value []byte) bool) {
+	s.queue.StateRange(s.prefix(), func(key string, value []byte) bool {
 		return fn(strings.TrimPrefix(key, s.prefix()), value)
 	})
 }
 
 // Put keeps values, nil removes one, and waits until that is on disk.
-func (s SinkStore) Put(ctx context.Context, values map[string][]byte) error {
+func (s sinkStore) Put(ctx context.Context, values map[string][]byte) error {
 	done := make(chan error, 1)
 	batch := queue.Batch{Done: func(err error) { done <- err }}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		batch.State = append(batch.State, queue.KeyValue{Key: s.prefix() + key, Value: values[key]})
 	}
-	if err := s.Queue.Append(ctx, batch); err != nil {
+	if err := s.queue.Append(ctx, batch); err != nil {
 		return err
 	}
 	select {
@@ -45,8 +45,8 @@ func (s SinkStore) Put(ctx context.Context, values map[string][]byte) error {
 	}
 }
 
-// Forget removes everything.
-func (s SinkStore) Forget(ctx context.Context) error {
+// forget removes everything.
+func (s sinkStore) forget(ctx context.Context) error {
 	values := make(map[string][]byte)
 	s.Range(func(key string, _ []byte) bool {
 		values[key] = nil
