@@ -330,8 +330,8 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 // same may be reported long after it happened, because it was replayed or listed, or because its
 // own time tells it from others. Else a report is a repetition only if it comes soon after the
 // first one, and if this HMC's link was up when that came: what happened while this one was out of
-// sight, it does not report later. Or if the other HMC has been watched since: where this is another
-// happening, it is the other HMC's report of that which is told, or its gap that names it.
+// sight, it does not report later. Or if the other HMC has been watched since: where this happened
+// once more, the other HMC reports that too, or its gap names it.
 func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting bool) bool {
 	return in.Report(key, t.r.name, at, func(first string, reported time.Time) bool {
 		switch {
