@@ -28,7 +28,8 @@ func (b *Bridge) Units() []status.Unit {
 		for _, r := range slices.Collect(g.Estate.All("")) {
 			units = append(units, status.Unit{
 				Group: g.Name, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
-				Severity: severities.OfStatus(r.Status), Since: r.Since, Exact: r.Exact, Current: current[g],
+				Severity: severities.OfStatus(r.Class, r.Status, r.Judged),
+				Since:    r.Since, Exact: r.Exact, Current: current[g],
 			})
 		}
 	}

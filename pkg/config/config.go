@@ -265,11 +265,20 @@ type Dedup struct {
 
 // Severity rates events otherwise than the built-in table does.
 type Severity struct {
-	// by the new status of a resource of any class
+	// honor: a status that the HMC calls acceptable for the resource is info; ignore: what the HMC
+	// thinks of a status does not count
+	AcceptableStatus string `yaml:"acceptable_status"`
+	// by the new status of a resource: STATUS, or CLASS/STATUS, which wins
 	Status SeverityTable `yaml:"status"`
 	// by the id of a log entry, such as 1941
 	EventID SeverityTable `yaml:"event_id"`
 }
+
+// The values of Severity.AcceptableStatus.
+const (
+	AcceptableHonor  = "honor"
+	AcceptableIgnore = "ignore"
+)
 
 // SeverityTable gives severities (event.SeverityInfo, ...) by what they are of.
 type SeverityTable map[string]string

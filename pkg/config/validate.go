@@ -87,6 +87,7 @@ func (d *decoder) validate(c *Config) {
 	d.sizeOrNone("storage.max_bytes", c.Storage.MaxBytes)
 	within(d, "dedup.window", c.Dedup.Window, 0, 30*24*time.Hour)
 	within(d, "dedup.max_ids", c.Dedup.MaxIDs, 0, 10_000_000)
+	d.oneOf("severity.acceptable_status", c.Severity.AcceptableStatus, AcceptableHonor, AcceptableIgnore)
 	within(d, "flood.window", c.Flood.Window, 100*time.Millisecond, 5*time.Minute)
 	within(d, "flood.min", c.Flood.Min, 2, 100_000)
 	within(d, "estate.max_resources", c.Estate.MaxResources, 1, 1_000_000)

@@ -1,7 +1,7 @@
 // Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs
 // that manage the same machines: their names, statuses, and since when.
 //
-// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are
+// Notifications keep it true (SetStatus, Update, Announce, Remove), and lists from the HMC are
 // compared with it (Learn, Compare): what differs was missed. It knows nothing of where either
 // comes from, and can be stored (Unstored, Load).
 package estate
@@ -55,9 +55,46 @@ type Resource struct {
 	CPCURI string
 	// Status is "" while it is not known.
 	Status string
+	// Judged is what the HMC thinks of Status.
+	Judged Judgement
+	// Acceptable are the statuses that the HMC calls acceptable for this resource, as operators
+	// maintain them; nil: they are not known.
+	Acceptable []string
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
 	Since time.Time
 	Exact bool
+}
+
+// Judgement is what an HMC thinks of the status of a resource: whether it calls for attention.
+type Judgement int8
+
+// The judgements. The zero value is that none is known.
+const (
+	Unjudged Judgement = iota
+	Acceptable
+	Unacceptable
+)
+
+// JudgementOf returns the judgement of has-unacceptable-status.
+func JudgementOf(unacceptable bool) Judgement {
+	if unacceptable {
+		return Unacceptable
+	}
+	return Acceptable
+}
+
+// judge returns what the HMC thinks of a status that it has not judged: by the acceptable ones,
+// where they are known, or what it thought of the same status before.
+func (r *Resource) judge(status string) Judgement {
+	switch {
+	case status == "":
+		return Unjudged
+	case r.Acceptable != nil:
+		return JudgementOf(!slices.Contains(r.Acceptable, status))
+	case status == r.Status:
+		return r.Judged
+	}
+	return Unjudged
 }
 
 // goneFor is how long a resource that was removed is remembered: so that a list which was made
@@ -167,6 +204,7 @@ func (e *Estate) add(r Resource) *object {
 	// What comes from a list or a notification may be a part of something much larger.
 	r.URI, r.Class, r.Name = strings.Clone(r.URI), strings.Clone(r.Class), strings.Clone(r.Name)
 	r.CPC, r.CPCURI, r.Status = strings.Clone(r.CPC), strings.Clone(r.CPCURI), strings.Clone(r.Status)
+	r.Judged = cmp.Or(r.Judged, r.judge(r.Status))
 	o := &object{Resource: r, order: e.next}
 	e.objects[r.URI] = o
 	e.dirty[r.URI] = true
@@ -174,26 +212,32 @@ func (e *Estate) add(r Resource) *object {
 	return o
 }
 
-// SetStatus takes over the status that a notification reports, which it has since the time given;
-// now is when the notification came. A resource that is not known becomes known, with the name
-// given ("" if that is not known). It returns what was known before, if anything was.
-func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) (was Resource, known bool) {
+// SetStatus takes over what a notification says of a resource: the status ("": the one it had),
+// which it has since r.Since, and what the HMC thinks of it, where it says so; now is when the
+// notification came. A resource that is not known becomes known, with the name given ("" if that is
+// not known). It returns what was known before, if anything was, and what is known now.
+func (e *Estate) SetStatus(r *Resource, now time.Time) (was, is Resource, known bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o, was, known := e.change(uri, class, name)
+	o, was, known := e.change(r.URI, r.Class, r.Name)
 	o.touched = now
+	status := cmp.Or(r.Status, o.Status)
+	o.Judged = cmp.Or(r.Judged, o.judge(status))
 	if o.Status != status {
-		o.Status, o.Since, o.Exact = strings.Clone(status), since, true
+		o.Status, o.Since, o.Exact = strings.Clone(status), r.Since, true
 	}
-	return was, known
+	return was, e.resource(o), known
 }
 
-// Rename takes over the name that a notification reports.
-func (e *Estate) Rename(uri, class, name string, now time.Time) {
+// Update changes what is known of a resource as a notification says. fn must not keep what it is
+// given. A resource that is not known becomes known, with the name given.
+func (e *Estate) Update(uri, class, name string, now time.Time, fn func(*Resource)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	o, _, _ := e.change(uri, class, name)
-	o.touched, o.Name = now, strings.Clone(name)
+	o.touched = now
+	fn(&o.Resource)
+	o.Judged = cmp.Or(o.Judged, o.judge(o.Status))
 }
 
 // Announce remembers that a notification was about a resource that may be new: a list that has it
@@ -284,6 +328,8 @@ const (
 	Renamed = "renamed"
 	// Moved to another status.
 	Moved = "moved"
+	// Judged otherwise: the status is the same, but acceptable now, or not any more.
+	Judged = "judged"
 )
 
 // Difference is something that changed without a notification about it.
@@ -337,7 +383,8 @@ func (e *Estate) Compare(
 			e.dirty[r.URI] = true
 		}
 		renamed, moved := r.Name != "" && o.Name != r.Name, r.Status != "" && o.Status != r.Status
-		if !renamed && !moved {
+		judged := r.Judged != Unjudged && !moved && o.Judged != r.Judged
+		if !renamed && !moved && !judged {
 			continue
 		}
 		if o.touched.After(l.Asked) {
@@ -351,8 +398,15 @@ func (e *Estate) Compare(
 		}
 		if moved {
 			was := o.Resource
+			o.Judged = cmp.Or(r.Judged, o.judge(r.Status))
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, was, e.resource(o)})
+		}
+		if judged {
+			was := o.Resource
+			if o.Judged = r.Judged; was.Judged != Unjudged {
+				differences = append(differences, Difference{Judged, was, e.resource(o)})
+			}
 		}
 		e.dirty[r.URI] = true
 	}
@@ -469,6 +523,9 @@ type stored struct {
 	Since  int64    `json:"since,omitempty"` // ms since 1970
 	Exact  bool     `json:"exact,omitempty"`
 	HMCs   []string `json:"hmcs,omitempty"`
+
+	Judged     Judgement `json:"judged,omitempty"`
+	Acceptable []string  `json:"acceptable,omitzero"`
 }
 
 // Unstored calls fn for each resource that has changed since the last call, with what is to be
@@ -487,7 +544,7 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 		case !o.fresh:
 			s := stored{
 				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI,
-				Status: o.Status, Exact: o.Exact, HMCs: o.hmcs,
+				Status: o.Status, Exact: o.Exact, HMCs: o.hmcs, Judged: o.Judged, Acceptable: o.Acceptable,
 			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()
@@ -530,6 +587,7 @@ func (e *Estate) load(uri string, value []byte) bool {
 	}
 	o := e.add(Resource{
 		URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact,
+		Judged: s.Judged, Acceptable: s.Acceptable,
 	})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -80,6 +81,14 @@ const (
 // Severities lists every severity, the least first.
 func Severities() []string { return []string{SeverityInfo, SeverityWarning, SeverityCritical} }
 
+// Worse returns the severity that matters more.
+func Worse(a, b string) string {
+	if slices.Index(Severities(), b) > slices.Index(Severities(), a) {
+		return b
+	}
+	return a
+}
+
 // The kinds of topics, as the label topic_type and the field topic_type name them.
 const (
 	TopicObject    = "object"
@@ -111,6 +120,9 @@ type Event struct {
 	Resource          *Resource `json:"resource,omitempty"`
 	Summary           string    `json:"summary,omitempty"`
 	Severity          string    `json:"severity"`
+	// Unacceptable is what the HMC itself says of the status that a resource has come to; nil: that
+	// is not known.
+	Unacceptable *bool `json:"unacceptable,omitempty"`
 	// Repeat marks a status change that was reported before.
 	Repeat bool `json:"repeat,omitempty"`
 	// SeenBy names the HMCs that see the same, the one that reported it first.

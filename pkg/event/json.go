@@ -50,6 +50,9 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	}
 	dst = appendOptional(dst, `,"summary":`, e.Summary)
 	dst = appendField(dst, `,"severity":`, e.Severity)
+	if e.Unacceptable != nil {
+		dst = strconv.AppendBool(append(dst, `,"unacceptable":`...), *e.Unacceptable)
+	}
 	if e.Repeat {
 		dst = append(dst, `,"repeat":true`...)
 	}

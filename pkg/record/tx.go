@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"slices"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -310,6 +311,9 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 		for i := range n.Reports {
 			r := &n.Reports[i]
 			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, string(r.NewAdditional), string(r.NewValue))
+			if r.NewStatus == "" && r.Judged {
+				parts = append(parts, strconv.FormatBool(r.Unacceptable))
+			}
 		}
 	case event.TypeInventoryChange:
 		parts = append(parts, n.Headers.Get("action"))

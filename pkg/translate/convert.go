@@ -20,6 +20,7 @@ type Converter struct {
 	event           event.Event
 	resource        event.Resource
 	session, global int64
+	unacceptable    bool
 	part            Part
 	message         OSMessage
 	entry           LogEntry
@@ -66,7 +67,8 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	e := &c.event
 	e.ID, e.Body, e.BodyText = id.String(), n.Body, n.BodyText
 	c.element(n)
-	describe(e, n, c.follow(n), c.Severities)
+	o := c.follow(n)
+	c.describe(e, n, &o)
 	c.part = Part{Event: e, ID: id}
 	emit(&c.part)
 }
@@ -150,5 +152,11 @@ func (c *Converter) Describe(e *event.Event) {
 	for report := range event.Reports(e.Body) {
 		n.Reports = append(n.Reports, report)
 	}
-	describe(e, &n, 0, c.Severities)
+	o := outcomeOf(n.Reports)
+	if e.Resource != nil {
+		if known, ok := c.estate.Lookup(e.Resource.ObjectURI); ok {
+			o.complete(&known)
+		}
+	}
+	c.describe(e, &n, &o)
 }
