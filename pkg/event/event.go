@@ -10,7 +10,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -120,11 +122,17 @@ type Event struct {
 	Resource          *Resource `json:"resource,omitempty"`
 	Summary           string    `json:"summary,omitempty"`
 	Severity          string    `json:"severity"`
+	// Labels are of the HMC, or by rules, in the order of their names.
+	Labels Headers `json:"labels,omitempty"`
+	// Runbook is the address of a page that says what to do.
+	Runbook string `json:"runbook,omitempty"`
 	// Unacceptable is what the HMC itself says of the status that a resource has come to; nil: that
 	// is not known.
 	Unacceptable *bool `json:"unacceptable,omitempty"`
 	// Repeat marks a status change that was reported before.
 	Repeat bool `json:"repeat,omitempty"`
+	// Planned marks what the daemon was told to do, or what an audit entry or a job explains.
+	Planned bool `json:"planned,omitempty"`
 	// SeenBy names the HMCs that see the same, the one that reported it first.
 	SeenBy  []string `json:"seen_by,omitempty"`
 	Headers Headers  `json:"headers,omitempty"`
@@ -132,6 +140,18 @@ type Event struct {
 	Body json.RawMessage `json:"body,omitempty"`
 	// BodyText is a body that was not JSON.
 	BodyText string `json:"body_text,omitempty"`
+}
+
+// FieldNames lists the names that events have in JSON.
+func FieldNames() []string {
+	var names []string
+	for _, t := range []reflect.Type{reflect.TypeFor[Event](), reflect.TypeFor[Resource]()} {
+		for f := range t.Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Resource is the managed object an event is about.

@@ -50,11 +50,18 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	}
 	dst = appendOptional(dst, `,"summary":`, e.Summary)
 	dst = appendField(dst, `,"severity":`, e.Severity)
+	if len(e.Labels) > 0 {
+		dst = e.Labels.appendJSON(append(dst, `,"labels":`...))
+	}
+	dst = appendOptional(dst, `,"runbook":`, e.Runbook)
 	if e.Unacceptable != nil {
 		dst = strconv.AppendBool(append(dst, `,"unacceptable":`...), *e.Unacceptable)
 	}
 	if e.Repeat {
 		dst = append(dst, `,"repeat":true`...)
+	}
+	if e.Planned {
+		dst = append(dst, `,"planned":true`...)
 	}
 	for i, hmc := range e.SeenBy {
 		dst = appendField(dst, []string{`,"seen_by":[`, `,`}[min(i, 1)], hmc)

@@ -78,6 +78,7 @@ type Recorder struct {
 	seenBy  []string // the HMC alone, for the events of a group
 
 	severities atomic.Pointer[translate.Severities]
+	rules      atomic.Pointer[translate.Rules]
 	heartbeat  atomic.Int64 // interval of bridge-heartbeat events; 0: none
 	view       atomic.Pointer[View]
 	overflow   overflow
@@ -140,8 +141,9 @@ func (r *Recorder) publish() {
 
 // Configure sets what may change while the recorder runs: how events are rated, and the interval of
 // bridge-heartbeat events (0: none).
-func (r *Recorder) Configure(s *translate.Severities, heartbeat time.Duration) {
+func (r *Recorder) Configure(s *translate.Severities, rules *translate.Rules, heartbeat time.Duration) {
 	r.severities.Store(s)
+	r.rules.Store(rules)
 	r.heartbeat.Store(int64(heartbeat))
 }
 

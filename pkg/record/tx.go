@@ -162,8 +162,11 @@ func (t *tx) load() {
 	}
 }
 
-// put adds an event to the outbox.
-func (t *tx) put(e *event.Event) { t.g.out.add(t.r, e) }
+// put adds an event to the outbox, rated by the rules. Everything that is stored comes by here.
+func (t *tx) put(e *event.Event) {
+	t.r.rules.Load().Apply(e)
+	t.g.out.add(t.r, e)
+}
 
 // flush hands what is in the outbox to the queue. It blocks while the queue's own buffer is full,
 // which holds up the receiver and, through TCP, the sender.
