@@ -48,8 +48,8 @@ func (c *commandLine) commands() []consoleCommand {
 		},
 		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
 		{
-			"acceptable", "NAME STATUSES...", "say which statuses of a partition or CPC are acceptable, with blanks between",
-			c.acceptable,
+			"acceptable", "NAME STATUSES...",
+			"say which statuses of a partition or CPC are acceptable, with blanks between", c.acceptable,
 		},
 		{"wait", "NAME CODE [REASON]", "let a classic LPAR stop in a disabled wait: wait 0A2 17C", c.wait},
 		{"reply", "NAME NUMBER", "answer the message with this sequence number, which waits for it", c.reply},

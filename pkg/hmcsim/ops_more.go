@@ -122,9 +122,9 @@ func emptyLists() []operation {
 // maxAggregated bounds the body of a request with several GETs: zhmcclient splits what is longer.
 const maxAggregated = 256_000
 
-// submitRequests does several requests in one, as zhmcclient has them: {"requests":[{"method","uri",
-// "id"}],"threads":1}, answered by an array of {"id","status","headers","body"}. Only GET is done
-// here; what a monitor must not call it does not call here either.
+// submitRequests does several requests in one, as zhmcclient has them:
+// {"requests":[{"method","uri","id"}],"threads":1}, answered by an array of
+// {"id","status","headers","body"}. Only GET is done here.
 func submitRequests(r *request) reply {
 	if len(r.raw) > maxAggregated {
 		return r.fail(http.StatusRequestEntityTooLarge, 0, "The request body is too large.")

@@ -20,7 +20,9 @@ const noToken = "0000000000000000"
 // loaded returns what an operating system says that has just been loaded.
 func (w *world) loaded(p *partition) osInfo {
 	if !p.zos {
-		return osInfo{name: strings.ToLower(p.name), kind: "Linux", level: "5.14.0", token: noToken, loadAddress: "00100"}
+		return osInfo{
+			name: strings.ToLower(p.name), kind: "Linux", level: "5.14.0", token: noToken, loadAddress: "00100",
+		}
 	}
 	return osInfo{
 		name: p.osName(), kind: "MVS", level: "z/OS V2.5", sysplex: p.sysplex,
@@ -73,7 +75,9 @@ func (p *partition) pswInformation() []any {
 func (h *HMC) DisabledWait(key string, code, reason int) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.cpc.dpm || !p.hasOS() || code < 0 || code > 0xfff || reason < 0 || reason > 0xfffff {
-			return fmt.Errorf("hmcsim: partition %s cannot wait: it is %s, or the codes are too large", p.name, p.status)
+			return fmt.Errorf(
+				"hmcsim: partition %s cannot wait: it is %s, or the codes are too large", p.name, p.status,
+			)
 		}
 		p.psws = nil
 		for range max(p.cp+p.ifl, 1) {
@@ -188,7 +192,8 @@ func (a *adapter) listed(permitted bool) map[string]any {
 		"status": a.status, "firmware-update-pending": false,
 	}
 	if permitted {
-		m["cpc-name"], m["cpc-object-uri"], m["se-version"], m["dpm-enabled"] = a.cpc.name, a.cpc.uri(), a.cpc.seVersion, true
+		m["cpc-name"], m["cpc-object-uri"] = a.cpc.name, a.cpc.uri()
+		m["se-version"], m["dpm-enabled"] = a.cpc.seVersion, true
 	}
 	return m
 }
