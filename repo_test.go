@@ -54,10 +54,14 @@ var imports = map[string]struct {
 		},
 		"what is recorded comes from above, and knows no session and no link",
 	},
+	"pkg/probe": {
+		[]string{"pkg/estate", "pkg/event", "pkg/hmc", "pkg/record", "pkg/translate"},
+		"what is asked of single resources needs a session, and no link",
+	},
 	"pkg/watch": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record",
-			"pkg/status", "pkg/translate",
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/probe", "pkg/queue", "pkg/receiver",
+			"pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},

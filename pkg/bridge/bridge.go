@@ -571,7 +571,7 @@ func (b *Bridge) Status() status.Status {
 	now := b.now()
 	s := status.Status{
 		Started: b.started.UTC(), Reasons: []status.Reason{},
-		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(),
+		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(), Held: now.held(),
 		Storage: status.StorageStatus{
 			Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes),
 		},

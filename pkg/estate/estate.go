@@ -63,6 +63,72 @@ type Resource struct {
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
 	Since time.Time
 	Exact bool
+	// System is what it runs, or ran last.
+	System System
+	// Away is since when the system does not run, of one that ran; zero: it runs, or that is not
+	// known.
+	Away time.Time
+	// Waiting are messages of its operating system that wait for an answer, the oldest first; nil:
+	// none ever did.
+	Waiting []Message
+}
+
+// Message is a message of an operating system that waits for an answer.
+type Message struct {
+	ID     string `json:"id"`  // of its event
+	HMC    string `json:"hmc"` // that told of it
+	Number int64  `json:"number"`
+	// the operating system's, in milliseconds; 0 or less: it gave none
+	Time     int64     `json:"time,omitempty"`
+	Text     string    `json:"text"`
+	Prompt   string    `json:"prompt,omitempty"` // what an answer begins with
+	Since    time.Time `json:"since"`
+	Received time.Time `json:"received"`
+}
+
+// System is an operating system, as an HMC tells of it. What it does not tell is "".
+type System struct {
+	OSName, OSLevel string
+	// of z/OS
+	Sysplex string
+	// IPLToken is another one after each IPL, of a system that sets one.
+	IPLToken string
+	// how an LPAR was loaded last
+	LoadAddress, LoadParameter string
+}
+
+// Merge returns the system with what the HMC tells now. It forgets what was loaded when nothing is
+// loaded any more; here it is kept, since it says whose the resource is. Another system has nothing
+// of the one before.
+func (s System) Merge(told System) System {
+	if told.OSName != "" && s.OSName != "" && told.OSName != s.OSName {
+		s = System{}
+	}
+	return System{
+		OSName: cmp.Or(told.OSName, s.OSName), OSLevel: cmp.Or(told.OSLevel, s.OSLevel),
+		Sysplex: cmp.Or(told.Sysplex, s.Sysplex), IPLToken: cmp.Or(told.IPLToken, s.IPLToken),
+		LoadAddress:   cmp.Or(told.LoadAddress, s.LoadAddress),
+		LoadParameter: cmp.Or(told.LoadParameter, s.LoadParameter),
+	}
+}
+
+// Runs says whether a status is one in which an operating system runs, at least in part.
+func Runs(status string) bool {
+	switch status {
+	case "operating", "exceptions", "active", "degraded", "acceptable":
+		return true
+	}
+	return false
+}
+
+// moved notes what follows from another status.
+func (r *Resource) moved(to string, at time.Time) {
+	switch {
+	case Runs(to):
+		// what was away is told with the IPL
+	case Runs(r.Status):
+		r.Away = at
+	}
 }
 
 // Judgement is what an HMC thinks of the status of a resource: whether it calls for attention.
@@ -224,18 +290,37 @@ func (e *Estate) SetStatus(r *Resource, now time.Time) (was, is Resource, known 
 	status := cmp.Or(r.Status, o.Status)
 	o.Judged = cmp.Or(r.Judged, o.judge(status))
 	if o.Status != status {
+		o.moved(status, r.Since)
 		o.Status, o.Since, o.Exact = strings.Clone(status), r.Since, true
 	}
 	return was, e.resource(o), known
 }
 
-// Update changes what is known of a resource as a notification says. fn must not keep what it is
-// given. A resource that is not known becomes known, with the name given.
+// Members counts the systems that belong to a sysplex, and those of them that do not run.
+func (e *Estate) Members(sysplex string) (down, all int) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, o := range e.objects {
+		if o.System.Sysplex != sysplex || o.Status == "" {
+			continue
+		}
+		if all++; !Runs(o.Status) {
+			down++
+		}
+	}
+	return down, all
+}
+
+// Update changes what is known of a resource as a notification says that came at a time; the zero
+// time: it was none. fn must not keep what it is given. A resource that is not known becomes known,
+// with the name given.
 func (e *Estate) Update(uri, class, name string, now time.Time, fn func(*Resource)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	o, _, _ := e.change(uri, class, name)
-	o.touched = now
+	if now.After(o.touched) {
+		o.touched = now
+	}
 	fn(&o.Resource)
 	o.Judged = cmp.Or(o.Judged, o.judge(o.Status))
 }
@@ -399,6 +484,7 @@ func (e *Estate) Compare(
 		if moved {
 			was := o.Resource
 			o.Judged = cmp.Or(r.Judged, o.judge(r.Status))
+			o.moved(r.Status, now)
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, was, e.resource(o)})
 		}
@@ -526,17 +612,24 @@ type stored struct {
 
 	Judged     Judgement `json:"judged,omitempty"`
 	Acceptable []string  `json:"acceptable,omitzero"`
+	System     System    `json:"system,omitzero"`
+	Away       int64     `json:"away,omitempty"` // ms since 1970
+	Waiting    []Message `json:"waiting,omitempty"`
 }
 
 // Unstored calls fn for each resource that has changed since the last call, with what is to be
-// stored under its URI; nil: it is gone.
-func (e *Estate) Unstored(fn func(uri string, value []byte)) {
+// stored under its URI; nil: it is gone. What hold holds back stays unstored.
+func (e *Estate) Unstored(hold func(uri string) bool, fn func(uri string, value []byte)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.dirty) == 0 {
 		return
 	}
 	for uri := range e.dirty {
+		if hold(uri) {
+			continue
+		}
+		delete(e.dirty, uri)
 		o := e.objects[uri]
 		switch {
 		case o == nil:
@@ -545,17 +638,20 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 			s := stored{
 				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI,
 				Status: o.Status, Exact: o.Exact, HMCs: o.hmcs, Judged: o.Judged, Acceptable: o.Acceptable,
+				System: o.System, Waiting: o.Waiting,
 			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()
 			}
+			if !o.Away.IsZero() {
+				s.Away = o.Away.UnixMilli()
+			}
 			value, err := json.Marshal(&s)
-			if err == nil { // strings, a number and a bool
+			if err == nil { // strings, numbers and a bool
 				fn(uri, value)
 			}
 		}
 	}
-	clear(e.dirty)
 }
 
 // Load replaces what is known by what was stored: at the start, and when what has changed since
@@ -587,10 +683,14 @@ func (e *Estate) load(uri string, value []byte) bool {
 	}
 	o := e.add(Resource{
 		URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact,
-		Judged: s.Judged, Acceptable: s.Acceptable,
+		Judged: s.Judged, Acceptable: s.Acceptable, System: s.System,
+		Waiting: s.Waiting,
 	})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
+	}
+	if s.Away != 0 {
+		o.Away = time.UnixMilli(s.Away)
 	}
 	o.hmcs, o.touched = s.HMCs, e.loaded
 	for _, hmc := range s.HMCs {

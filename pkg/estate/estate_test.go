@@ -321,12 +321,12 @@ func TestLoadAfterAFailure(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
 	disk := map[string][]byte{}
-	e.Unstored(func(uri string, value []byte) { disk[uri] = value })
+	e.Unstored(none, func(uri string, value []byte) { disk[uri] = value })
 	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Since: at(9)}, at(9))
 	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "starting", Since: at(10)}, at(10))
 	e.Remove(uri("Q"), at(11))
 	e.SetStatus(&Resource{URI: uri("R"), Class: ClassPartition, Name: "R", Status: "active", Since: at(12)}, at(12))
-	e.Unstored(func(string, []byte) {}) // on its way, and refused
+	e.Unstored(none, func(string, []byte) {}) // on its way, and refused
 	if damaged := e.Load(time.Time{}, valuesOf(disk)); damaged != 0 {
 		t.Errorf("%d damaged", damaged)
 	}
@@ -385,7 +385,7 @@ func TestStored(t *testing.T) {
 	e := New()
 	disk := map[string][]byte{}
 	store := func() {
-		e.Unstored(func(uri string, value []byte) {
+		e.Unstored(none, func(uri string, value []byte) {
 			if value == nil {
 				delete(disk, uri)
 			} else {
@@ -403,7 +403,7 @@ func TestStored(t *testing.T) {
 	e.Update(uri("Q"), ClassPartition, "Q", at(8), func(r *Resource) { r.Acceptable = []string{} })
 	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Judged: Acceptable, Since: at(9)}, at(9))
 	store()
-	e.Unstored(func(uri string, _ []byte) { t.Errorf("%s is to be stored again", uri) })
+	e.Unstored(none, func(uri string, _ []byte) { t.Errorf("%s is to be stored again", uri) })
 	restart()
 	if p, _ := e.Lookup(uri("P")); p.Status != "stopped" || !p.Exact || !p.Since.Equal(at(9)) || p.CPC != "C" || p.Name != "P" || p.Judged != Acceptable || p.Acceptable != nil {
 		t.Errorf("%+v", p)
@@ -464,7 +464,7 @@ func TestListingFromBeforeALoad(t *testing.T) {
 	old := listing(10)
 	e.SetStatus(&Resource{URI: "/api/partitions/1", Class: ClassPartition, Name: "P1", Status: "stopped", Since: at(11)}, at(11))
 	e.Remove("/api/partitions/2", at(11))
-	e.Unstored(func(uri string, value []byte) {
+	e.Unstored(none, func(uri string, value []byte) {
 		if value != nil {
 			disk[uri] = value
 		}

@@ -42,6 +42,8 @@ const (
 	// One event for a flood of equal status changes.
 	TypeStatusChangeSummary = "status-change-summary"
 	TypeHardwareMessage     = "hardware-message"
+	// An operating system was loaded.
+	TypeIPL = "ipl"
 )
 
 // NotificationTypes lists the six known notification types in the order of their documentation.
@@ -56,7 +58,7 @@ func NotificationTypes() []string {
 func Types() []string {
 	return append(NotificationTypes(),
 		TypeBridgeConnected, TypeBridgeDisconnected, TypeBridgeGap, TypeBridgeHeartbeat, TypeBridgeTest,
-		TypeStatusChangeSummary, TypeHardwareMessage)
+		TypeStatusChangeSummary, TypeHardwareMessage, TypeIPL)
 }
 
 // How an event came to be known.
@@ -164,6 +166,10 @@ type Resource struct {
 	ElementID   string `json:"element_id,omitempty"`
 	ElementName string `json:"element_name,omitempty"`
 	CPC         string `json:"cpc,omitempty"`
+	// What an LPAR or partition runs, or ran last, where the HMC tells.
+	OSName  string `json:"os_name,omitempty"`
+	OSLevel string `json:"os_level,omitempty"`
+	Sysplex string `json:"sysplex,omitempty"`
 }
 
 // Header is one STOMP header, unescaped.

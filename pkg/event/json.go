@@ -43,6 +43,9 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 		dst = appendOptional(dst, `,"element_id":`, e.Resource.ElementID)
 		dst = appendOptional(dst, `,"element_name":`, e.Resource.ElementName)
 		dst = appendOptional(dst, `,"cpc":`, e.Resource.CPC)
+		dst = appendOptional(dst, `,"os_name":`, e.Resource.OSName)
+		dst = appendOptional(dst, `,"os_level":`, e.Resource.OSLevel)
+		dst = appendOptional(dst, `,"sysplex":`, e.Resource.Sysplex)
 		if len(dst) > mark { // drop the comma in front of the first field
 			dst = append(dst[:mark], dst[mark+1:]...)
 		}

@@ -60,6 +60,8 @@ const (
 	opQueryJobStatus                 = "query-job-status"
 	opListHardwareMessages           = "list-hardware-messages"
 	opGetHardwareMessage             = "get-hardware-message-properties"
+	opGetProperties                  = "get-properties"
+	opSubmitRequests                 = "submit-requests"
 )
 
 // Operations lists every operation that Options.OnRequest may name.
@@ -79,6 +81,8 @@ func Operations() []string {
 		opQueryJobStatus,
 		opListHardwareMessages,
 		opGetHardwareMessage,
+		opGetProperties,
+		opSubmitRequests,
 	}
 }
 

@@ -191,7 +191,7 @@ func (t *tx) noteContact() {
 		t.link.handedOn = heard
 	}
 	t.link.silence.heard(heard)
-	if last, _ := t.contact.Last(); len(t.replays) == 0 && len(t.jobs) == 0 && at.Sub(last) >= t.r.timing.SeenEvery {
+	if last, _ := t.contact.Last(); len(t.replays) == 0 && len(t.held) == 0 && at.Sub(last) >= t.r.timing.SeenEvery {
 		t.contact.Set(at, "")
 		t.send()
 	}

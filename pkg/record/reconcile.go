@@ -21,8 +21,9 @@ func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing) (again bool
 	// All in one batch, for the estate is stored with the first of them.
 	for i := range differences {
 		e := t.difference(&differences[i])
-		t.conv.Describe(e)
-		t.put(e)
+		if ask := t.conv.Describe(e); !t.ask(e, ask) {
+			t.put(e)
+		}
 		t.gaps.Recovered(event.TopicObject, t.now)
 	}
 	if len(differences) > 0 {

@@ -40,9 +40,9 @@ type Watcher interface {
 	// topics ("": on all).
 	CanFetch() bool
 	Fetch(topics map[string]bool)
-	// AskJob has the HMC asked how a job has ended, which JobKnown tells. It reports false if
-	// that is not possible now.
-	AskJob(uri string) bool
+	// Ask has the HMC asked how a job has ended, or why an LPAR has stopped, which JobKnown and
+	// PSWsKnown tell. It reports false if that is not possible now.
+	Ask(uri string) bool
 	// ListHardware has the hardware messages of a console or CPC listed again.
 	ListHardware(parent string)
 }
@@ -287,7 +287,8 @@ func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool)
 			t.settleReplay(partition, nil)
 		}
 	}
-	t.releaseJobs(all)
+	t.release(all)
+	t.expireWaiting()
 	t.settleSequence(all)
 	if works && len(t.replays) == 0 {
 		t.reportGaps()

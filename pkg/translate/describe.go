@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -62,12 +63,28 @@ func (c *Converter) describeStatusChange(e *event.Event, reports []event.Report,
 	if o.lasted > 0 {
 		what += " (" + reports[0].OldStatus + " for " + roughly(o.lasted) + ")"
 	}
-	e.Summary = withResource(e, cmp.Or(what, "status changed"))
+	e.Summary = withResource(e, cmp.Or(what, "status changed")) + c.sysplex(e, o)
 	if o.judged != estate.Unjudged {
 		c.unacceptable = o.judged == estate.Unacceptable
 		e.Unacceptable = &c.unacceptable
 	}
 	e.Severity = c.Severities.OfStatus(classOf(e), o.status, o.judged)
+}
+
+// sysplex says how many members of a sysplex are down, where an event is about one that is.
+func (c *Converter) sysplex(e *event.Event, o *outcome) string {
+	if e.Resource == nil || e.Resource.Sysplex == "" || o.status == "" || estate.Runs(o.status) {
+		return ""
+	}
+	down, all := c.estate.Members(e.Resource.Sysplex)
+	if all == 0 {
+		return ""
+	}
+	are := "are"
+	if down == 1 {
+		are = "is"
+	}
+	return fmt.Sprintf("; %d of %d members of %s %s down", down, all, e.Resource.Sysplex, are)
 }
 
 // classOf is the class of what an event is about.
@@ -236,6 +253,12 @@ func describeOSMessage(e *event.Event, m *OSMessage) {
 		e.Severity = event.SeverityWarning
 	}
 	e.Summary = event.OneLine(withResource(e, what))
+}
+
+// DescribeAnswer tells that a message with this text does not wait for an answer any more.
+func (c *Converter) DescribeAnswer(e *event.Event, text string) {
+	e.Summary = event.OneLine(withResource(e, "answered, or gone: "+event.FirstLine(text)))
+	e.Severity = event.SeverityInfo
 }
 
 // describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and

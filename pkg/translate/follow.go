@@ -26,6 +26,8 @@ type outcome struct {
 	judged estate.Judgement
 	// how long the status that ended had lasted; 0: that is not known
 	lasted time.Duration
+	// ipl says that it tells of an IPL.
+	ipl bool
 }
 
 // outcomeOf is what the reports of a status change say, the oldest first. What the HMC thought of a
@@ -64,7 +66,7 @@ func (c *Converter) follow(n *Notification) (o outcome) {
 	case event.TypeStatusChange:
 		c.followStatus(n, &o)
 	case event.TypePropertyChange:
-		c.followProperties(n)
+		o.ipl = c.followProperties(n)
 	case event.TypeInventoryChange:
 		switch n.Headers.Get("action") {
 		case "add":
@@ -113,23 +115,61 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 	}
 }
 
-// followProperties takes over what a property-change says of what is known of a resource.
-func (c *Converter) followProperties(n *Notification) {
-	r := &n.Resource
-	name, named := n.newName()
+// followProperties takes over what a property-change says of what is known of a resource, and
+// returns whether it tells of an IPL.
+func (c *Converter) followProperties(n *Notification) (ipl bool) {
+	var (
+		told       estate.System
+		acceptable []string
+		some, list bool
+	)
 	for i := range n.Reports {
-		if report := &n.Reports[i]; report.Property == "acceptable-status" {
-			acceptable := statuses(report.NewValue)
-			c.estate.Update(r.ObjectURI, r.Class, r.Name, n.Received, func(known *estate.Resource) {
-				known.Acceptable = acceptable
-			})
+		switch r := &n.Reports[i]; r.Property {
+		case "acceptable-status":
+			acceptable, list, some = statuses(r.NewValue), true, true
+		case "os-name":
+			told.OSName, some = textOf(r.NewValue), true
+		case "os-level", "os-version":
+			told.OSLevel, some = textOf(r.NewValue), true
+		case "sysplex-name":
+			told.Sysplex, some = textOf(r.NewValue), true
+		case "os-ipl-token":
+			told.IPLToken, some = tokenOf(textOf(r.NewValue)), true
+		case "last-used-load-address":
+			told.LoadAddress, some = textOf(r.NewValue), true
+		case "last-used-load-parameter":
+			told.LoadParameter, some = textOf(r.NewValue), true
 		}
 	}
-	if named && name != "" {
-		c.estate.Update(r.ObjectURI, r.Class, name, n.Received, func(known *estate.Resource) {
-			known.Name = strings.Clone(name)
-		})
+	name, named := n.newName()
+	named = named && name != ""
+	if !some && !named {
+		return false
 	}
+	r := &n.Resource
+	c.estate.Update(r.ObjectURI, r.Class, cmp.Or(name, r.Name), n.Received, func(known *estate.Resource) {
+		if list {
+			known.Acceptable = acceptable
+		}
+		if named {
+			known.Name = strings.Clone(name)
+		}
+		before := known.System
+		known.System = before.Merge(told)
+		ipl = before.IPLToken != "" && known.System.IPLToken != before.IPLToken
+	})
+	return ipl
+}
+
+// textOf is a copy of a JSON string without the blanks that HMCs fill up with.
+func textOf(raw []byte) string { return strings.Clone(strings.TrimSpace(event.String(raw))) }
+
+// tokenOf is an IPL token; "": none was set.
+func tokenOf(text string) string {
+	if strings.Trim(text, "0") == "" {
+		return ""
+	}
+	return text
 }
 
 // statuses reads an array of statuses; nil: it is none.

@@ -128,6 +128,7 @@ func (l *lister) listAll(ctx context.Context) {
 	}
 	l.last = time.Now()
 	k.Rec.Group().Estate.Learn(list)
+	k.probe.Listed(list)
 	l.list, l.compareAt = list, l.last.Add(k.intervals.Recording.Settle)
 	unselected := k.channels.sync(followed)
 	k.channels.dropGone(ctx, list)
