@@ -43,7 +43,7 @@ var imports = map[string]struct {
 	"pkg/queue":     {nil, "the queue stores opaque records"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
-	"pkg/config":    {[]string{"pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
+	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
 	"pkg/sinks":     {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
 	"pkg/ledger":    {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},
 	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/receiver"}, "a notification becomes events without anything being stored"},
@@ -54,10 +54,14 @@ var imports = map[string]struct {
 		},
 		"what is recorded comes from above, and knows no session and no link",
 	},
+	"pkg/probe": {
+		[]string{"pkg/estate", "pkg/event", "pkg/hmc", "pkg/record", "pkg/translate"},
+		"what is asked of single resources needs a session, and no link",
+	},
 	"pkg/watch": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record",
-			"pkg/status", "pkg/translate",
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/probe", "pkg/queue", "pkg/receiver",
+			"pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
@@ -67,6 +71,7 @@ var imports = map[string]struct {
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},
+	"docs/rules": {nil, "the ready sets of rules are files"},
 	"pkg/deliver": {
 		[]string{"pkg/config", "pkg/event", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",

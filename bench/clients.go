@@ -125,7 +125,12 @@ func runThreeSinks(ctx context.Context, t target) error { return runBridge(ctx, 
 
 // runBridge is the daemon's own bridge with so many HMCs, which all send t.count notifications together.
 func runBridge(ctx context.Context, t target, hmcs, sinks int, every time.Duration) error {
-	b, err := startBridge(ctx, t, hmcs, sinks)
+	return runBridgeWith(ctx, t, hmcs, t.logSinks(sinks), sinks, every)
+}
+
+// runBridgeWith is runBridge with what stands in the configuration behind the HMCs, so many log sinks among it.
+func runBridgeWith(ctx context.Context, t target, hmcs int, rest string, sinks int, every time.Duration) error {
+	b, err := startBridgeWith(ctx, t, hmcs, rest, func(s status.Status) bool { return s.Ready })
 	if err != nil {
 		return err
 	}

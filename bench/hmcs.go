@@ -94,6 +94,11 @@ func floodAll(ctx context.Context, broker *hmcsim.Broker, topics []string, frame
 
 // measureHMCs measures the bridge with so many HMCs: links of their own to one broker.
 func (b bench) measureHMCs(ctx context.Context, hmcs int, send func(*hmcsim.Broker) error) (r result, err error) {
+	return b.measureBridge(ctx, "hmcs", strconv.Itoa(hmcs), hmcs, send)
+}
+
+// measureBridge measures a process with a bridge that has so many HMCs.
+func (b bench) measureBridge(ctx context.Context, child, arg string, hmcs int, send func(*hmcsim.Broker) error) (r result, err error) {
 	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: topicsOf(hmcs)})
 	if err != nil {
 		return r, err
@@ -104,7 +109,7 @@ func (b bench) measureHMCs(ctx context.Context, hmcs int, send func(*hmcsim.Brok
 		return r, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	err = b.withProcess(ctx, "hmcs", dir, strconv.Itoa(hmcs), broker, func(lines *bufio.Scanner, _ int) error {
+	err = b.withProcess(ctx, child, dir, arg, broker, func(lines *bufio.Scanner, _ int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}

@@ -2,8 +2,8 @@
 // (b), on the whole path of receiver, de-duplication, queue on disk and log sink (c), and with three sinks (d). All read
 // from the same broker, which sends over TLS as fast as it is read. Then how fast stored events are delivered to a webhook in
 // comparison with a plain loop (e), how long a notification takes from the socket to the webhook's consumer (f), whether
-// its cost depends on the number of HMCs (g), what an estate that changes costs (h), and what sinks make of their client libraries'
-// speed (i). What counts are the ratios within one run.
+// its cost depends on the number of HMCs (g), what an estate that changes costs (h), what sinks make of their client libraries'
+// speed (i), and what hundreds of rules cost (r). What counts are the ratios within one run.
 //
 // Each measured client is a process of its own, so that its CPU time and memory are its alone.
 package main
@@ -48,6 +48,7 @@ var clients = []client{
 var helpers = map[string]func(context.Context, target) error{
 	"idle": runIdle, "hmcs": runHMCs, "consumer": runConsumer, "fill": runFill, "plain": runPlainLoop, "deliver": runDelivery,
 	"plain-live": runPlainLive, "live": runLive, "destination": runDestination, "sink": runSink, "sink-loop": runSinkLoop,
+	"rules": runRules,
 }
 
 // parts are what can be measured alone, by the letters of the output.
@@ -58,6 +59,7 @@ var parts = []part{
 	{"g", bench.compareHMCs},
 	{"h", bench.compareEstate},
 	{"i", bench.compareSinks},
+	{"r", bench.compareRules},
 }
 
 type part struct {
@@ -163,8 +165,8 @@ func run(ctx context.Context, args []string) error {
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
 	}
-	if strings.Trim(*only, "abcdefghi,") != "" {
-		return fmt.Errorf("-only %s: there are a to i", *only)
+	if strings.Trim(*only, "abcdefghir,") != "" {
+		return fmt.Errorf("-only %s: there are a to i, and r", *only)
 	}
 	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
 	if err != nil {

@@ -418,16 +418,16 @@ func (b *Bridge) begin(next *current, w *world) {
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 	}
-	severities := translate.NewSeverities(cfg.Severity)
+	severities, rules := translate.NewSeverities(cfg.Severity), translate.NewRules(cfg.Rules)
 	for name, g := range b.groups {
 		g.Configured(members[name])
 	}
 	for _, r := range next.supervisors {
-		r.it.Rec.Configure(severities, cfg.HeartbeatInterval)
+		r.it.Rec.Configure(severities, rules, cfg.HeartbeatInterval)
 		r.it.TryNow()
 	}
 	for _, s := range w.hmcs {
-		s.Rec.Configure(severities, cfg.HeartbeatInterval)
+		s.Rec.Configure(severities, rules, cfg.HeartbeatInterval)
 		next.supervisors = append(next.supervisors, start(b.life, s, func(ctx context.Context) { s.Run(ctx, b.seen) }))
 	}
 	b.seen.Configure(cfg.Dedup.Window, cfg.Dedup.MaxIDs)
@@ -581,7 +581,7 @@ func (b *Bridge) Status() status.Status {
 	now := b.now()
 	s := status.Status{
 		Started: b.started.UTC(), Reasons: []status.Reason{},
-		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(),
+		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(), Held: now.held(),
 		Storage: status.StorageStatus{
 			Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes),
 		},

@@ -48,7 +48,7 @@ func TestJobsKeepTheirOrder(t *testing.T) {
 	d.connected("a")
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status", Times: 1})
 	var want []string
-	for range 2 * record.MaxHeldJobs {
+	for range 2 * record.MaxQuestions {
 		want = append(want, sim.CompleteJobs()...)
 	}
 	d.eventually("told", func() bool { return len(d.fileEvents()) == len(want) })

@@ -114,7 +114,7 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if err != nil {
 		return false
 	}
-	v := &deliver.View{Event: e}
+	v := &config.View{Event: e}
 	if !fits(f.HMC, e.HMC) || !fits(f.Severity, e.Severity) || !v.Contains(f.Text) {
 		return false
 	}

@@ -14,8 +14,8 @@ import (
 // collector exports the dead letters, and the statuses of CPCs and partitions. The labels cpc and
 // name are what zhmc-prometheus-exporter calls cpc and partition.
 type collector struct {
-	bridge                                 *Bridge
-	letters, status, since, known, omitted *prometheus.Desc
+	bridge                                             *Bridge
+	letters, status, since, known, omitted, info, held *prometheus.Desc
 }
 
 func newCollector(b *Bridge) *collector {
@@ -32,6 +32,10 @@ func newCollector(b *Bridge) *collector {
 		since: desc("resource_status_since_timestamp_seconds",
 			"Since when a CPC or partition is known to have its current status, as Unix time.",
 			"hmc", "cpc", "class", "name"),
+		info: desc("resource_info", "1; what a CPC or partition runs, or ran last, where the HMC tells.",
+			"hmc", "cpc", "class", "name", "os_name", "os_level", "sysplex"),
+		held: desc("os_messages_held", "Messages of a partition's operating system that wait for an answer; "+
+			"no series before the first one.", "hmc", "cpc", "class", "name"),
 		known: desc("resources", "CPCs and partitions that the HMC lists.", "hmc", "class"),
 		omitted: desc("resources_not_exported", "CPCs and partitions without a series of their own: "+
 			"beyond estate.max_resources, or with the name of another one.", "hmc"),
@@ -40,7 +44,7 @@ func newCollector(b *Bridge) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.letters, c.status, c.since, c.known, c.omitted} {
+	for _, d := range []*prometheus.Desc{c.letters, c.status, c.since, c.known, c.omitted, c.info, c.held} {
 		ch <- d
 	}
 }
@@ -91,6 +95,12 @@ func (c *collector) resources(
 		set(c.status, 1, hmc, l.cpc, l.class, l.name, label(cmp.Or(r.Status, "unknown")))
 		if !r.Since.IsZero() {
 			set(c.since, status.UnixSeconds(r.Since), hmc, l.cpc, l.class, l.name)
+		}
+		if s := r.System; s.OSName != "" || s.OSLevel != "" || s.Sysplex != "" {
+			set(c.info, 1, hmc, l.cpc, l.class, l.name, label(s.OSName), label(s.OSLevel), label(s.Sysplex))
+		}
+		if r.Waiting != nil {
+			set(c.held, float64(len(r.Waiting)), hmc, l.cpc, l.class, l.name)
 		}
 	}
 	for class, n := range known {

@@ -28,7 +28,7 @@ type Alertmanager struct {
 
 	// what fires is sent again; it ends four intervals after the last time
 	ResendInterval time.Duration `yaml:"resend_interval"`
-	// an OS message fires so long: no HMC tells that it was answered
+	// an OS message fires so long, if it is not answered before
 	OSMessageResolve time.Duration `yaml:"os_message_resolve"`
 }
 
@@ -51,7 +51,9 @@ func AlertNames() []string {
 
 // AlertLabels lists the labels that alerts have of their own.
 func AlertLabels() []string {
-	return []string{"alertname", "severity", "hmc", "cpc", "resource", "class", "message"}
+	return []string{
+		"alertname", "severity", "hmc", "cpc", "resource", "class", "message", "os_name", "os_level", "sysplex",
+	}
 }
 
 func (a *Alertmanager) setDefaults() {

@@ -20,7 +20,10 @@ type Config struct {
 	// required; the consoles to watch
 	HMCs []HMC `yaml:"hmcs"`
 	// required; where the events go
-	Sinks    []Sink   `yaml:"sinks"`
+	Sinks []Sink `yaml:"sinks"`
+	// rate events, in order: the first that fits and has a severity; what none rates is rated by
+	// Severity
+	Rules    []Rule   `yaml:"rules"`
 	Storage  Storage  `yaml:"storage"`
 	Dedup    Dedup    `yaml:"dedup"`
 	Severity Severity `yaml:"severity"`
@@ -272,11 +275,20 @@ type Dedup struct {
 
 // Severity rates events otherwise than the built-in table does.
 type Severity struct {
-	// by the new status of a resource of any class
+	// honor: a status that the HMC calls acceptable for the resource is info; ignore: what the HMC
+	// thinks of a status does not count
+	AcceptableStatus string `yaml:"acceptable_status"`
+	// by the new status of a resource: STATUS, or CLASS/STATUS, which wins
 	Status SeverityTable `yaml:"status"`
 	// by the id of a log entry, such as 1941
 	EventID SeverityTable `yaml:"event_id"`
 }
+
+// The values of Severity.AcceptableStatus.
+const (
+	AcceptableHonor  = "honor"
+	AcceptableIgnore = "ignore"
+)
 
 // SeverityTable gives severities (event.SeverityInfo, ...) by what they are of.
 type SeverityTable map[string]string
@@ -321,6 +333,31 @@ type Matcher struct {
 	EventID Patterns `yaml:"event_id"`
 	// found anywhere in the text of a message
 	Text Search `yaml:"text"`
+	// the new value of a changed property (of the one that property names): of a string the text,
+	// of anything else its JSON
+	Value Patterns `yaml:"value"`
+	// whether it is a status change that was reported before
+	Repeat *bool `yaml:"repeat"`
+	// whether it was planned: the daemon was told to stop, or an audit entry or a job explains it
+	Planned *bool `yaml:"planned"`
+	// labels that the event has, by their names
+	Label map[string]Patterns `yaml:"label"`
+}
+
+// Rule rates the events that it fits, and says more about them.
+type Rule struct {
+	// the events that it fits: those that any of the entries fits; required, unless there is
+	// Include
+	Match []Matcher `yaml:"match"`
+	// info, warning or critical; none: the rule only adds labels and a runbook
+	Severity string `yaml:"severity"`
+	// added to the labels of the event; they win over those of the HMC
+	Labels map[string]string `yaml:"labels"`
+	// the address of a page that says what to do
+	Runbook string `yaml:"runbook"`
+	// instead of the other keys: the name of a ready set (zos, linux, hmc), or a file with a list
+	// of rules, which stand in its place
+	Include string `yaml:"include"`
 }
 
 // TLS says how the certificate of a server is verified.

@@ -45,6 +45,8 @@ type decoder struct {
 	// being merged, against an alias within itself
 	merging []*yaml.Node
 	nodes   int
+	// whether it is a list of rules that another file includes
+	included bool
 	// the sinks that write to files, by the path of the file
 	logs map[string]string
 }

@@ -93,11 +93,11 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	want := map[string]bool{}
 	schema(reflect.TypeFor[Config](), "", want)
 	// The value [] of match and drop makes room for their examples.
-	all := parseKeys(t, alternative.ReplaceAllString(regexp.MustCompile(`(?m)^ *(match|drop): \[\]\n`).ReplaceAllString(text, ""), "$1$2"))
+	all := parseKeys(t, alternative.ReplaceAllString(regexp.MustCompile(`(?m)^ *(match|drop|rules): \[\]\n`).ReplaceAllString(text, ""), "$1$2"))
 	// "drop" takes the same keys as "match", which shows them, and each http_config those of
 	// the first one.
 	for key := range want {
-		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config."} {
+		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config."} {
 			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
 				all[key] = true
 			}
@@ -107,7 +107,7 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 		t.Errorf("config.example.yaml does not show %q", missing)
 	}
 	// Below these the keys are names of whatever somebody sends.
-	names := regexp.MustCompile(`\.(http_headers|proxy_connect_header|endpoint_params|claims|labels)\.`)
+	names := regexp.MustCompile(`\.(http_headers|proxy_connect_header|endpoint_params|claims|labels|label)\.`)
 	maps.DeleteFunc(all, func(key string, _ bool) bool { return names.MatchString(key) })
 	if extra := subtract(all, want); len(extra) > 0 {
 		t.Errorf("config.example.yaml shows %q, which the schema does not have", extra)
@@ -137,7 +137,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^sinks\.(match|drop)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.tls\.(cert_file|key_file)$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.tls\.(cert_file|key_file)$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)
@@ -213,8 +213,8 @@ func TestExampleMatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := c.Sinks[0].Match
-	if len(m) != 4 {
-		t.Fatalf("%d matchers, want 4", len(m))
+	if len(m) != 8 {
+		t.Fatalf("%d matchers, want 8", len(m))
 	}
 	if !m[0].CPC.Match("CPC17") || m[0].CPC.Match("xCPC17") || m[0].CPC.Match("CPC") {
 		t.Error("cpc is not anchored")

@@ -84,11 +84,14 @@ func (d *decoder) validate(c *Config) {
 		d.sink(path, s, names)
 	}
 
+	c.Rules = d.rules("rules", c.Rules, names)
+
 	within(d, "storage.commit_interval", c.Storage.CommitInterval, 0, time.Minute)
 	d.sizeOrNone("storage.max_bytes", c.Storage.MaxBytes)
 	d.sizeOrNone("storage.dead_letters_max_bytes", c.Storage.DeadLettersMaxBytes)
 	within(d, "dedup.window", c.Dedup.Window, 0, 30*24*time.Hour)
 	within(d, "dedup.max_ids", c.Dedup.MaxIDs, 0, 10_000_000)
+	d.oneOf("severity.acceptable_status", c.Severity.AcceptableStatus, AcceptableHonor, AcceptableIgnore)
 	within(d, "flood.window", c.Flood.Window, 100*time.Millisecond, 5*time.Minute)
 	within(d, "flood.min", c.Flood.Min, 2, 100_000)
 	within(d, "estate.max_resources", c.Estate.MaxResources, 1, 1_000_000)
@@ -356,11 +359,8 @@ func (d *decoder) sink(path string, s *Sink, hmcs []string) {
 	for i, k := range kinds {
 		k.check(d, at(keys[i]), s)
 	}
-	for key, matchers := range map[string][]Matcher{"match": s.Match, "drop": s.Drop} {
-		for i := range matchers {
-			d.matcher(item(at(key), i), &matchers[i], hmcs)
-		}
-	}
+	d.matchers(at("match"), s.Match, hmcs)
+	d.matchers(at("drop"), s.Drop, hmcs)
 	within(d, at("timeout"), s.Timeout, time.Millisecond, time.Hour)
 	within(d, at("concurrency"), s.Concurrency, 1, 1000)
 	within(d, at("batch.max_events"), s.Batch.MaxEvents, 1, 10_000)
@@ -529,6 +529,12 @@ func (l *Log) check(d *decoder, path string, _ *Sink) {
 	}
 }
 
+func (d *decoder) matchers(path string, matchers []Matcher, hmcs []string) {
+	for i := range matchers {
+		d.matcher(item(path, i), &matchers[i], hmcs)
+	}
+}
+
 // matcher checks that a matcher can match at all: one that cannot is a mistake.
 func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
 	at := under(path)
@@ -562,16 +568,7 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
 func (d *decoder) onlyIn(path string, m *Matcher) {
 	// the type of the keys so far, and the first of them
 	var only, before string
-	for _, key := range []struct {
-		name string
-		set  bool
-		typ  string
-	}{
-		{"status", m.Status.IsSet(), event.TypeStatusChange},
-		{"property", m.Property.IsSet(), event.TypePropertyChange},
-		{"user", m.User.IsSet(), event.TypeLogEntry},
-		{"event_id", m.EventID.IsSet(), event.TypeLogEntry},
-	} {
+	for _, key := range m.keysOfOneType() {
 		switch at := join(path, key.name); {
 		case !key.set:
 		case only != "" && only != key.typ:

@@ -290,6 +290,9 @@ func (p Patterns) Match(s string) bool {
 	return slices.ContainsFunc(p, func(p Pattern) bool { return p.Match(s) })
 }
 
+// allow reports whether there is nothing to match, or s matches.
+func (p Patterns) allow(s string) bool { return len(p) == 0 || p.Match(s) }
+
 // Search is a list of alternative regular expressions (RE2) that may match anywhere in a text. In
 // the file a single one may stand without the brackets.
 type Search []*regexp.Regexp

@@ -211,16 +211,19 @@ func TestNearest(t *testing.T) {
 
 // Equal and Hash see every key: whatever is changed makes another HMC, sink or configuration.
 func TestEqualSeesEveryKey(t *testing.T) {
+	matcher := func() Matcher {
+		return Matcher{Repeat: new(bool), Planned: new(bool), Label: map[string]Patterns{"old": nil}}
+	}
 	base := func() *Config {
 		re, err := NewPattern("a")
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{{}}, Drop: []Matcher{{}}}
+		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{matcher()}, Drop: []Matcher{matcher()}}
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
 		s.Syslog = &Syslog{}
-		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}}
+		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int
 	// change calls try with every value of the configuration changed, one at a time.
@@ -249,6 +252,10 @@ func TestEqualSeesEveryKey(t *testing.T) {
 			return
 		case Search:
 			set(Search{matchAll().re})
+			return
+		case map[string]Patterns:
+			set(map[string]Patterns{"new": nil})
+			set(map[string]Patterns{"old": {{source: "new"}}})
 			return
 		case SeverityTable:
 			set(SeverityTable{"new": "info"})

@@ -1,7 +1,7 @@
 // Package estate is what is known of the CPCs and partitions that one HMC manages, or several HMCs
 // that manage the same machines: their names, statuses, and since when.
 //
-// Notifications keep it true (SetStatus, Rename, Announce, Remove), and lists from the HMC are
+// Notifications keep it true (SetStatus, Update, Announce, Remove), and lists from the HMC are
 // compared with it (Learn, Compare): what differs was missed. It knows nothing of where either
 // comes from, and can be stored (Unstored, Load).
 package estate
@@ -55,9 +55,112 @@ type Resource struct {
 	CPCURI string
 	// Status is "" while it is not known.
 	Status string
+	// Judged is what the HMC thinks of Status.
+	Judged Judgement
+	// Acceptable are the statuses that the HMC calls acceptable for this resource, as operators
+	// maintain them; nil: they are not known.
+	Acceptable []string
 	// Since is from when on Status is known to have lasted. Exact says that it began then.
 	Since time.Time
 	Exact bool
+	// System is what it runs, or ran last.
+	System System
+	// Away is since when the system does not run, of one that ran; zero: it runs, or that is not
+	// known.
+	Away time.Time
+	// Waiting are messages of its operating system that wait for an answer, the oldest first; nil:
+	// none ever did.
+	Waiting []Message
+}
+
+// Message is a message of an operating system that waits for an answer.
+type Message struct {
+	ID     string `json:"id"`  // of its event
+	HMC    string `json:"hmc"` // that told of it
+	Number int64  `json:"number"`
+	// the operating system's, in milliseconds; 0 or less: it gave none
+	Time     int64     `json:"time,omitempty"`
+	Text     string    `json:"text"`
+	Prompt   string    `json:"prompt,omitempty"` // what an answer begins with
+	Since    time.Time `json:"since"`
+	Received time.Time `json:"received"`
+}
+
+// System is an operating system, as an HMC tells of it. What it does not tell is "".
+type System struct {
+	OSName, OSLevel string
+	// of z/OS
+	Sysplex string
+	// IPLToken is another one after each IPL, of a system that sets one.
+	IPLToken string
+	// how an LPAR was loaded last
+	LoadAddress, LoadParameter string
+}
+
+// Merge returns the system with what the HMC tells now. It forgets what was loaded when nothing is
+// loaded any more; here it is kept, since it says whose the resource is. Another system has nothing
+// of the one before.
+func (s System) Merge(told System) System {
+	if told.OSName != "" && s.OSName != "" && told.OSName != s.OSName {
+		s = System{}
+	}
+	return System{
+		OSName: cmp.Or(told.OSName, s.OSName), OSLevel: cmp.Or(told.OSLevel, s.OSLevel),
+		Sysplex: cmp.Or(told.Sysplex, s.Sysplex), IPLToken: cmp.Or(told.IPLToken, s.IPLToken),
+		LoadAddress:   cmp.Or(told.LoadAddress, s.LoadAddress),
+		LoadParameter: cmp.Or(told.LoadParameter, s.LoadParameter),
+	}
+}
+
+// Runs says whether a status is one in which an operating system runs, at least in part.
+func Runs(status string) bool {
+	switch status {
+	case "operating", "exceptions", "active", "degraded", "acceptable":
+		return true
+	}
+	return false
+}
+
+// moved notes what follows from another status.
+func (r *Resource) moved(to string, at time.Time) {
+	switch {
+	case Runs(to):
+		// what was away is told with the IPL
+	case Runs(r.Status):
+		r.Away = at
+	}
+}
+
+// Judgement is what an HMC thinks of the status of a resource: whether it calls for attention.
+type Judgement int8
+
+// The judgements. The zero value is that none is known.
+const (
+	Unjudged Judgement = iota
+	Acceptable
+	Unacceptable
+)
+
+// JudgementOf returns the judgement of has-unacceptable-status.
+func JudgementOf(unacceptable bool) Judgement {
+	if unacceptable {
+		return Unacceptable
+	}
+	return Acceptable
+}
+
+// judge returns what the HMC thinks of a status that it has not judged: by the acceptable ones,
+// where they are known, or what it thought of the same status before.
+func (r *Resource) judge(status string) Judgement {
+	switch {
+	case status == "":
+		return Unjudged
+	case r.Acceptable != nil:
+		return JudgementOf(!slices.Contains(r.Acceptable, status))
+	case status == r.Status:
+		return r.Judged
+	}
+	return Unjudged
 }
 
 // goneFor is how long a resource that was removed is remembered: so that a list which was made
@@ -168,6 +271,7 @@ func (e *Estate) add(r Resource) *object {
 	// What comes from a list or a notification may be a part of something much larger.
 	r.URI, r.Class, r.Name = strings.Clone(r.URI), strings.Clone(r.Class), strings.Clone(r.Name)
 	r.CPC, r.CPCURI, r.Status = strings.Clone(r.CPC), strings.Clone(r.CPCURI), strings.Clone(r.Status)
+	r.Judged = cmp.Or(r.Judged, r.judge(r.Status))
 	o := &object{Resource: r, order: e.next}
 	e.objects[r.URI] = o
 	e.dirty[r.URI] = true
@@ -175,26 +279,51 @@ func (e *Estate) add(r Resource) *object {
 	return o
 }
 
-// SetStatus takes over the status that a notification reports, which it has since the time given;
-// now is when the notification came. A resource that is not known becomes known, with the name
-// given ("" if that is not known). It returns what was known before, if anything was.
-func (e *Estate) SetStatus(uri, class, name, status string, since, now time.Time) (was Resource, known bool) {
+// SetStatus takes over what a notification says of a resource: the status ("": the one it had),
+// which it has since r.Since, and what the HMC thinks of it, where it says so; now is when the
+// notification came. A resource that is not known becomes known, with the name given ("" if that is
+// not known). It returns what was known before, if anything was, and what is known now.
+func (e *Estate) SetStatus(r *Resource, now time.Time) (was, is Resource, known bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	o, was, known := e.change(uri, class, name)
+	o, was, known := e.change(r.URI, r.Class, r.Name)
 	o.touched = now
+	status := cmp.Or(r.Status, o.Status)
+	o.Judged = cmp.Or(r.Judged, o.judge(status))
 	if o.Status != status {
-		o.Status, o.Since, o.Exact = strings.Clone(status), since, true
+		o.moved(status, r.Since)
+		o.Status, o.Since, o.Exact = strings.Clone(status), r.Since, true
 	}
-	return was, known
+	return was, e.resource(o), known
 }
 
-// Rename takes over the name that a notification reports.
-func (e *Estate) Rename(uri, class, name string, now time.Time) {
+// Members counts the systems that belong to a sysplex, and those of them that do not run.
+func (e *Estate) Members(sysplex string) (down, all int) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, o := range e.objects {
+		if o.System.Sysplex != sysplex || o.Status == "" {
+			continue
+		}
+		if all++; !Runs(o.Status) {
+			down++
+		}
+	}
+	return down, all
+}
+
+// Update changes what is known of a resource as a notification says that came at a time; the zero
+// time: it was none. fn must not keep what it is given. A resource that is not known becomes known,
+// with the name given.
+func (e *Estate) Update(uri, class, name string, now time.Time, fn func(*Resource)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	o, _, _ := e.change(uri, class, name)
-	o.touched, o.Name = now, strings.Clone(name)
+	if now.After(o.touched) {
+		o.touched = now
+	}
+	fn(&o.Resource)
+	o.Judged = cmp.Or(o.Judged, o.judge(o.Status))
 }
 
 // Announce remembers that a notification was about a resource that may be new: a list that has it
@@ -288,6 +417,8 @@ const (
 	Renamed = "renamed"
 	// Moved to another status.
 	Moved = "moved"
+	// Judged otherwise: the status is the same, but acceptable now, or not any more.
+	Judged = "judged"
 )
 
 // Difference is something that changed without a notification about it.
@@ -344,7 +475,8 @@ func (e *Estate) Compare(
 			e.dirty[r.URI] = true
 		}
 		renamed, moved := r.Name != "" && o.Name != r.Name, r.Status != "" && o.Status != r.Status
-		if !renamed && !moved {
+		judged := r.Judged != Unjudged && !moved && o.Judged != r.Judged
+		if !renamed && !moved && !judged {
 			continue
 		}
 		if o.touched.After(l.Asked) {
@@ -358,8 +490,16 @@ func (e *Estate) Compare(
 		}
 		if moved {
 			was := o.Resource
+			o.Judged = cmp.Or(r.Judged, o.judge(r.Status))
+			o.moved(r.Status, now)
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, was, e.resource(o)})
+		}
+		if judged {
+			was := o.Resource
+			if o.Judged = r.Judged; was.Judged != Unjudged {
+				differences = append(differences, Difference{Judged, was, e.resource(o)})
+			}
 		}
 		e.dirty[r.URI] = true
 	}
@@ -488,17 +628,27 @@ type stored struct {
 	Since  int64    `json:"since,omitempty"` // ms since 1970
 	Exact  bool     `json:"exact,omitempty"`
 	HMCs   []string `json:"hmcs,omitempty"`
+
+	Judged     Judgement `json:"judged,omitempty"`
+	Acceptable []string  `json:"acceptable,omitzero"`
+	System     System    `json:"system,omitzero"`
+	Away       int64     `json:"away,omitempty"` // ms since 1970
+	Waiting    []Message `json:"waiting,omitempty"`
 }
 
 // Unstored calls fn for each resource that has changed since the last call, with what is to be
-// stored under its URI; nil: it is gone.
-func (e *Estate) Unstored(fn func(uri string, value []byte)) {
+// stored under its URI; nil: it is gone. What hold holds back stays unstored.
+func (e *Estate) Unstored(hold func(uri string) bool, fn func(uri string, value []byte)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.dirty) == 0 {
 		return
 	}
 	for uri := range e.dirty {
+		if hold(uri) {
+			continue
+		}
+		delete(e.dirty, uri)
 		o := e.objects[uri]
 		switch {
 		case o == nil:
@@ -506,18 +656,21 @@ func (e *Estate) Unstored(fn func(uri string, value []byte)) {
 		case !o.fresh:
 			s := stored{
 				Class: o.Class, Name: o.Name, CPC: o.CPC, CPCURI: o.CPCURI,
-				Status: o.Status, Exact: o.Exact, HMCs: o.hmcs,
+				Status: o.Status, Exact: o.Exact, HMCs: o.hmcs, Judged: o.Judged, Acceptable: o.Acceptable,
+				System: o.System, Waiting: o.Waiting,
 			}
 			if !o.Since.IsZero() {
 				s.Since = o.Since.UnixMilli()
 			}
+			if !o.Away.IsZero() {
+				s.Away = o.Away.UnixMilli()
+			}
 			value, err := json.Marshal(&s)
-			if err == nil { // strings, a number and a bool
+			if err == nil { // strings, numbers and a bool
 				fn(uri, value)
 			}
 		}
 	}
-	clear(e.dirty)
 }
 
 // Load replaces what is known by what was stored: at the start, and when what has changed since
@@ -549,9 +702,14 @@ func (e *Estate) load(uri string, value []byte) bool {
 	}
 	o := e.add(Resource{
 		URI: uri, Class: s.Class, Name: s.Name, CPC: s.CPC, CPCURI: s.CPCURI, Status: s.Status, Exact: s.Exact,
+		Judged: s.Judged, Acceptable: s.Acceptable, System: s.System,
+		Waiting: s.Waiting,
 	})
 	if s.Since != 0 {
 		o.Since = time.UnixMilli(s.Since)
+	}
+	if s.Away != 0 {
+		o.Away = time.UnixMilli(s.Away)
 	}
 	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {

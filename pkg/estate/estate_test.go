@@ -114,13 +114,64 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
+// What the HMC thinks of a status: as it says, else by what operators made acceptable; a list that judges otherwise is news.
+func TestJudgements(t *testing.T) {
+	e := New()
+	judged := func(l *Listing, j ...Judgement) *Listing {
+		for i := range j {
+			l.Resources[i].Judged = j[i]
+		}
+		return l
+	}
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=stopped"), 2)
+	told, _ := take(t, e, judged(listing("h", 60, "C=operating", "C/P=active", "C/Q=stopped"), Acceptable, Acceptable, Unacceptable), 62)
+	want(t, told) // nothing was known before
+	told, _ = take(t, e, judged(listing("h", 120, "C=operating", "C/P=active", "C/Q=stopped"), Acceptable, Acceptable, Acceptable), 122)
+	want(t, told, "judged partition Q")
+	told, _ = take(t, e, listing("h", 180, "C=operating", "C/P=active", "C/Q=stopped"), 182)
+	want(t, told) // a list that does not judge takes nothing back
+	set := func(name, status string, j Judgement) Judgement {
+		_, is, _ := e.SetStatus(&Resource{URI: uri(name), Class: ClassPartition, Status: status, Judged: j, Since: at(200)}, at(200))
+		if stored, _ := e.Lookup(uri(name)); stored.Judged != is.Judged || is.Status == "" {
+			t.Errorf("%s is stored as %+v", name, stored)
+		}
+		return is.Judged
+	}
+	for i, test := range []struct {
+		acceptable []string
+		status     string
+		told, want Judgement
+	}{
+		{nil, "stopped", Unjudged, Acceptable}, // the same status, judged by the list
+		{nil, "active", Unjudged, Unjudged},
+		{nil, "", Unacceptable, Unacceptable},
+		{nil, "active", Unjudged, Unacceptable},
+		{[]string{"active", "stopped"}, "stopped", Unjudged, Acceptable},
+		{[]string{"active", "stopped"}, "paused", Unjudged, Unacceptable},
+		{[]string{"active", "stopped"}, "stopped", Unacceptable, Unacceptable},
+		{[]string{}, "active", Unjudged, Unacceptable},
+		{nil, "paused", Unjudged, Unjudged},
+	} {
+		e.Update(uri("Q"), ClassPartition, "Q", at(199), func(r *Resource) { r.Acceptable = test.acceptable })
+		if got := set("Q", test.status, test.told); got != test.want {
+			t.Errorf("%d: %+v is %d", i, test, got)
+		}
+	}
+	e.Update(uri("Q"), ClassPartition, "Q", at(199), func(r *Resource) { r.Acceptable = []string{"active"} })
+	told, _ = take(t, e, listing("h", 300, "C=operating", "C/P=active", "C/Q=stopped"), 302)
+	want(t, told, "moved partition Q paused -> stopped")
+	if q, _ := e.Lookup(uri("Q")); q.Judged != Unacceptable {
+		t.Errorf("after a list without judgements: %+v", q)
+	}
+}
+
 // What notifications told while the HMC made its list is newer than the list, or as new.
 func TestNotificationsWhileListing(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active", "C/R=active"), 2)
 	l := listing("h", 60, "C=operating", "C/P=active", "C/Q=active", "C/R=active", "C/GONE=active")
-	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(61), at(61))
-	e.Rename(uri("Q"), ClassPartition, "Q2", at(61))
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Since: at(61)}, at(61))
+	e.Update(uri("Q"), ClassPartition, "", at(61), func(r *Resource) { r.Name = "Q2" })
 	e.Remove(uri("R"), at(61))
 	told, again := take(t, e, l, 63)
 	want(t, told, "added partition GONE")
@@ -149,7 +200,7 @@ func TestAnnounced(t *testing.T) {
 	want(t, told)
 	// Also if its status came before the list.
 	e.Announce(uri("R"), at(20))
-	e.SetStatus(uri("R"), ClassPartition, "R", "active", at(20), at(20))
+	e.SetStatus(&Resource{URI: uri("R"), Class: ClassPartition, Name: "R", Status: "active", Since: at(20)}, at(20))
 	told, _ = take(t, e, listing("h", 21, "C=operating", "C/P=active", "C/Q=stopped", "C/R=active"), 23)
 	want(t, told)
 	if r, _ := e.Lookup(uri("R")); r.CPC != "C" {
@@ -197,7 +248,7 @@ func TestRemovedAndBack(t *testing.T) {
 	if p, ok := e.Lookup(uri("P")); !ok || p.Name != "P" || p.CPC != "C" {
 		t.Errorf("the names of what is gone: %+v, %v", p, ok)
 	}
-	e.SetStatus(uri("P"), ClassPartition, "", "stopped", at(11), at(11))
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "", Status: "stopped", Since: at(11)}, at(11))
 	e.Announce(uri("Q"), at(11))
 	p, _ := e.Lookup(uri("P"))
 	if !has(e, "P") || !has(e, "Q") || p.Name != "P" || p.CPC != "C" || p.Status != "stopped" {
@@ -240,7 +291,7 @@ func TestPartOfAList(t *testing.T) {
 func TestNameOfTheCPC(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
-	e.Rename("/api/cpcs/C", ClassCPC, "M90", at(5))
+	e.Update("/api/cpcs/C", ClassCPC, "", at(5), func(r *Resource) { r.Name = "M90" })
 	if p, _ := e.Lookup(uri("P")); p.CPC != "M90" {
 		t.Errorf("%+v", p)
 	}
@@ -252,15 +303,15 @@ func TestNameOfTheCPC(t *testing.T) {
 func TestStatus(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
-	was, known := e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(10))
+	was, _, known := e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Since: at(9)}, at(10))
 	if !known || was.Status != "active" || was.Exact {
 		t.Errorf("before: %+v", was)
 	}
-	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(19), at(20))
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Since: at(19)}, at(20))
 	if p, _ := e.Lookup(uri("P")); !p.Exact || !p.Since.Equal(at(9)) {
 		t.Errorf("a repetition changes since when: %+v", p)
 	}
-	if was, known = e.SetStatus(uri("NEW"), ClassPartition, "NEW", "active", at(9), at(10)); known {
+	if was, _, known = e.SetStatus(&Resource{URI: uri("NEW"), Class: ClassPartition, Name: "NEW", Status: "active", Since: at(9)}, at(10)); known {
 		t.Errorf("before: %+v", was)
 	}
 }
@@ -270,12 +321,12 @@ func TestLoadAfterAFailure(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
 	disk := map[string][]byte{}
-	e.Unstored(func(uri string, value []byte) { disk[uri] = value })
-	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(9))
-	e.SetStatus(uri("P"), ClassPartition, "P", "starting", at(10), at(10))
+	e.Unstored(none, func(uri string, value []byte) { disk[uri] = value })
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Since: at(9)}, at(9))
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "starting", Since: at(10)}, at(10))
 	e.Remove(uri("Q"), at(11))
-	e.SetStatus(uri("R"), ClassPartition, "R", "active", at(12), at(12))
-	e.Unstored(func(string, []byte) {}) // on its way, and refused
+	e.SetStatus(&Resource{URI: uri("R"), Class: ClassPartition, Name: "R", Status: "active", Since: at(12)}, at(12))
+	e.Unstored(none, func(string, []byte) {}) // on its way, and refused
 	if damaged := e.Load(time.Time{}, valuesOf(disk)); damaged != 0 {
 		t.Errorf("%d damaged", damaged)
 	}
@@ -291,9 +342,9 @@ func TestNotificationAboutWhatIsNew(t *testing.T) {
 	e := New()
 	take(t, e, listing("h", 0, "C=operating"), 2)
 	e.Learn(listing("h", 10, "C=operating", "C/P=active"))
-	e.SetStatus(uri("P"), ClassPartition, "P", "degraded", at(11), at(11))
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "degraded", Since: at(11)}, at(11))
 	disk := map[string][]byte{}
-	e.Unstored(func(uri string, value []byte) { disk[uri] = value })
+	e.Unstored(none, func(uri string, value []byte) { disk[uri] = value })
 	e.Load(at(12), valuesOf(disk))
 	told, _ := take(t, e, listing("h", 20, "C=operating", "C/P=active"), 22)
 	want(t, told, "moved partition P degraded -> active")
@@ -351,7 +402,7 @@ func TestTwoHMCs(t *testing.T) {
 	told, _ = take(t, e, listing("b", 75, "C=operating", "C/R=active"), 77)
 	want(t, told, "removed partition P")
 	// One HMC tells what the other has told.
-	e.SetStatus(uri("R"), ClassPartition, "R", "stopped", at(80), at(80))
+	e.SetStatus(&Resource{URI: uri("R"), Class: ClassPartition, Name: "R", Status: "stopped", Since: at(80)}, at(80))
 	told, _ = take(t, e, listing("b", 90, "C=operating", "C/R=stopped"), 92)
 	want(t, told)
 }
@@ -361,7 +412,7 @@ func TestStored(t *testing.T) {
 	e := New()
 	disk := map[string][]byte{}
 	store := func() {
-		e.Unstored(func(uri string, value []byte) {
+		e.Unstored(none, func(uri string, value []byte) {
 			if value == nil {
 				delete(disk, uri)
 			} else {
@@ -376,12 +427,16 @@ func TestStored(t *testing.T) {
 		}
 	}
 	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active"), 2)
-	e.SetStatus(uri("P"), ClassPartition, "P", "stopped", at(9), at(9))
+	e.Update(uri("Q"), ClassPartition, "Q", at(8), func(r *Resource) { r.Acceptable = []string{} })
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "stopped", Judged: Acceptable, Since: at(9)}, at(9))
 	store()
-	e.Unstored(func(uri string, _ []byte) { t.Errorf("%s is to be stored again", uri) })
+	e.Unstored(none, func(uri string, _ []byte) { t.Errorf("%s is to be stored again", uri) })
 	restart()
-	if p, _ := e.Lookup(uri("P")); p.Status != "stopped" || !p.Exact || !p.Since.Equal(at(9)) || p.CPC != "C" || p.Name != "P" {
+	if p, _ := e.Lookup(uri("P")); p.Status != "stopped" || !p.Exact || !p.Since.Equal(at(9)) || p.CPC != "C" || p.Name != "P" || p.Judged != Acceptable || p.Acceptable != nil {
 		t.Errorf("%+v", p)
+	}
+	if q, _ := e.Lookup(uri("Q")); q.Judged != Unacceptable || q.Acceptable == nil {
+		t.Errorf("nothing is acceptable for Q, but it is %+v", q)
 	}
 	l := listing("h", 60, "C=operating", "C/P=stopped", "C/NEW=active")
 	e.Learn(l)
@@ -412,7 +467,7 @@ func BenchmarkSetStatus(b *testing.B) {
 	e.Compare(l, t0, none)
 	statuses := [2]string{"active", "stopped"}
 	for i := 0; b.Loop(); i++ {
-		e.SetStatus(l.Resources[i%10_000].URI, ClassPartition, "", statuses[i/10_000%2], t0, t0)
+		e.SetStatus(&Resource{URI: l.Resources[i%10_000].URI, Class: ClassPartition, Name: "", Status: statuses[i/10_000%2], Since: t0}, t0)
 	}
 }
 
@@ -434,9 +489,9 @@ func TestListingFromBeforeALoad(t *testing.T) {
 	}
 	compare(listing(0))
 	old := listing(10)
-	e.SetStatus("/api/partitions/1", ClassPartition, "P1", "stopped", at(11), at(11))
+	e.SetStatus(&Resource{URI: "/api/partitions/1", Class: ClassPartition, Name: "P1", Status: "stopped", Since: at(11)}, at(11))
 	e.Remove("/api/partitions/2", at(11))
-	e.Unstored(func(uri string, value []byte) {
+	e.Unstored(none, func(uri string, value []byte) {
 		if value != nil {
 			disk[uri] = value
 		}

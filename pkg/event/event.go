@@ -10,6 +10,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -39,6 +42,8 @@ const (
 	// One event for a flood of equal status changes.
 	TypeStatusChangeSummary = "status-change-summary"
 	TypeHardwareMessage     = "hardware-message"
+	// An operating system was loaded.
+	TypeIPL = "ipl"
 )
 
 // NotificationTypes lists the six known notification types in the order of their documentation.
@@ -53,7 +58,7 @@ func NotificationTypes() []string {
 func Types() []string {
 	return append(NotificationTypes(),
 		TypeBridgeConnected, TypeBridgeDisconnected, TypeBridgeGap, TypeBridgeHeartbeat, TypeBridgeTest,
-		TypeStatusChangeSummary, TypeHardwareMessage)
+		TypeStatusChangeSummary, TypeHardwareMessage, TypeIPL)
 }
 
 // How an event came to be known.
@@ -79,6 +84,14 @@ const (
 
 // Severities lists every severity, the least first.
 func Severities() []string { return []string{SeverityInfo, SeverityWarning, SeverityCritical} }
+
+// Worse returns the severity that matters more.
+func Worse(a, b string) string {
+	if slices.Index(Severities(), b) > slices.Index(Severities(), a) {
+		return b
+	}
+	return a
+}
 
 // The kinds of topics, as the label topic_type and the field topic_type name them.
 const (
@@ -111,8 +124,17 @@ type Event struct {
 	Resource          *Resource `json:"resource,omitempty"`
 	Summary           string    `json:"summary,omitempty"`
 	Severity          string    `json:"severity"`
+	// Labels are of the HMC, or by rules, in the order of their names.
+	Labels Headers `json:"labels,omitempty"`
+	// Runbook is the address of a page that says what to do.
+	Runbook string `json:"runbook,omitempty"`
+	// Unacceptable is what the HMC itself says of the status that a resource has come to; nil: that
+	// is not known.
+	Unacceptable *bool `json:"unacceptable,omitempty"`
 	// Repeat marks a status change that was reported before.
 	Repeat bool `json:"repeat,omitempty"`
+	// Planned marks what the daemon was told to do, or what an audit entry or a job explains.
+	Planned bool `json:"planned,omitempty"`
 	// SeenBy names the HMCs that see the same, the one that reported it first.
 	SeenBy  []string `json:"seen_by,omitempty"`
 	Headers Headers  `json:"headers,omitempty"`
@@ -120,6 +142,18 @@ type Event struct {
 	Body json.RawMessage `json:"body,omitempty"`
 	// BodyText is a body that was not JSON.
 	BodyText string `json:"body_text,omitempty"`
+}
+
+// FieldNames lists the names that events have in JSON.
+func FieldNames() []string {
+	var names []string
+	for _, t := range []reflect.Type{reflect.TypeFor[Event](), reflect.TypeFor[Resource]()} {
+		for f := range t.Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Resource is the managed object an event is about.
@@ -132,6 +166,10 @@ type Resource struct {
 	ElementID   string `json:"element_id,omitempty"`
 	ElementName string `json:"element_name,omitempty"`
 	CPC         string `json:"cpc,omitempty"`
+	// What an LPAR or partition runs, or ran last, where the HMC tells.
+	OSName  string `json:"os_name,omitempty"`
+	OSLevel string `json:"os_level,omitempty"`
+	Sysplex string `json:"sysplex,omitempty"`
 }
 
 // Header is one STOMP header, unescaped.

@@ -43,6 +43,9 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 		dst = appendOptional(dst, `,"element_id":`, e.Resource.ElementID)
 		dst = appendOptional(dst, `,"element_name":`, e.Resource.ElementName)
 		dst = appendOptional(dst, `,"cpc":`, e.Resource.CPC)
+		dst = appendOptional(dst, `,"os_name":`, e.Resource.OSName)
+		dst = appendOptional(dst, `,"os_level":`, e.Resource.OSLevel)
+		dst = appendOptional(dst, `,"sysplex":`, e.Resource.Sysplex)
 		if len(dst) > mark { // drop the comma in front of the first field
 			dst = append(dst[:mark], dst[mark+1:]...)
 		}
@@ -50,8 +53,18 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	}
 	dst = appendOptional(dst, `,"summary":`, e.Summary)
 	dst = appendField(dst, `,"severity":`, e.Severity)
+	if len(e.Labels) > 0 {
+		dst = e.Labels.appendJSON(append(dst, `,"labels":`...))
+	}
+	dst = appendOptional(dst, `,"runbook":`, e.Runbook)
+	if e.Unacceptable != nil {
+		dst = strconv.AppendBool(append(dst, `,"unacceptable":`...), *e.Unacceptable)
+	}
 	if e.Repeat {
 		dst = append(dst, `,"repeat":true`...)
+	}
+	if e.Planned {
+		dst = append(dst, `,"planned":true`...)
 	}
 	for i, hmc := range e.SeenBy {
 		dst = appendField(dst, []string{`,"seen_by":[`, `,`}[min(i, 1)], hmc)

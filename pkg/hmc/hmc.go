@@ -60,6 +60,8 @@ const (
 	opQueryJobStatus                 = "query-job-status"
 	opListHardwareMessages           = "list-hardware-messages"
 	opGetHardwareMessage             = "get-hardware-message-properties"
+	opGetProperties                  = "get-properties"
+	opSubmitRequests                 = "submit-requests"
 )
 
 // Operations lists every operation that Options.OnRequest may name.
@@ -79,6 +81,8 @@ func Operations() []string {
 		opQueryJobStatus,
 		opListHardwareMessages,
 		opGetHardwareMessage,
+		opGetProperties,
+		opSubmitRequests,
 	}
 }
 
@@ -104,6 +108,8 @@ type Partition struct {
 	CPCName   string `json:"cpc-name"`
 	CPCURI    string `json:"cpc-object-uri"`
 	SEVersion string `json:"se-version"`
+	// HasUnacceptableStatus is nil where the HMC does not tell.
+	HasUnacceptableStatus *bool `json:"has-unacceptable-status"`
 
 	// Type is the type of a DPM partition (linux, ssc, zvm), ActivationMode the mode of a
 	// classic one (linux, esa390, ...).
@@ -118,8 +124,8 @@ type CPC struct {
 	ObjectURI string `json:"object-uri"`
 	Status    string `json:"status"`
 
-	// Told by an HMC of version 2.14 or later.
-	HasUnacceptableStatus bool   `json:"has-unacceptable-status"`
+	// Told by an HMC of version 2.14 or later; nil: not told.
+	HasUnacceptableStatus *bool  `json:"has-unacceptable-status"`
 	DPMEnabled            bool   `json:"dpm-enabled"`
 	SEVersion             string `json:"se-version"`
 }

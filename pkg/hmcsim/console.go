@@ -2,6 +2,7 @@ package hmcsim
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,14 @@ func (c *commandLine) commands() []consoleCommand {
 			c.partition("starts", c.estate.StartPartition),
 		},
 		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
+		{
+			"acceptable", "NAME STATUSES...",
+			"say which statuses of a partition or CPC are acceptable, with blanks between", c.acceptable,
+		},
+		{"wait", "NAME CODE [REASON]", "let a classic LPAR stop in a disabled wait: wait 0A2 17C", c.wait},
+		{"reply", "NAME NUMBER", "answer the message with this sequence number, which waits for it", c.reply},
+		{"adapter", "NAME STATUS", "give an adapter a status, or its link one: link=STATUS", c.adapter},
+		{"storage", "NAME STATE", "give a storage group a fulfillment-state", c.storage},
 		{"rename", "NAME NEW", "give a partition or CPC another name", c.rename},
 		{"create", "CPC [NAME]", "make a partition", c.create},
 		{"delete", "NAME", "delete a partition", c.partition("is gone", c.estate.DeletePartition)},
@@ -317,6 +326,53 @@ func (c *commandLine) status(args []string) error {
 		err := c.estate.SetCPCStatus(cpc.ID, status)
 		return c.report(err, "CPC %s: %s -> %s", cpc.Name, cpc.Status, status)
 	})
+}
+
+func (c *commandLine) acceptable(args []string) error {
+	statuses := strings.Fields(args[1])
+	return c.object(args[0], func(p PartitionInfo) error {
+		err := c.estate.SetAcceptableStatus(p.ID, statuses...)
+		return c.report(err, "partition %s on %s: acceptable is %s", p.Name, p.CPC, strings.Join(statuses, ", "))
+	}, func(cpc CPCInfo) error {
+		err := c.estate.SetAcceptableStatus(cpc.ID, statuses...)
+		return c.report(err, "CPC %s: acceptable is %s", cpc.Name, strings.Join(statuses, ", "))
+	})
+}
+
+func (c *commandLine) wait(args []string) error {
+	code, err := strconv.ParseUint(args[1], 16, 12)
+	if err != nil {
+		return fmt.Errorf("%q is no wait state code: three hexadecimal digits", args[1])
+	}
+	reason, err := strconv.ParseUint(cmp.Or(args[2], "0"), 16, 20)
+	if err != nil {
+		return fmt.Errorf("%q is no reason code: up to five hexadecimal digits", args[2])
+	}
+	return c.partition("waits", func(id string) error {
+		return c.estate.DisabledWait(id, int(code), int(reason))
+	})(args)
+}
+
+func (c *commandLine) reply(args []string) error {
+	number, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return fmt.Errorf("%q is no sequence number", args[1])
+	}
+	return c.partition("has its answer", func(id string) error {
+		return c.estate.AnswerOSMessage(id, number, false)
+	})(args)
+}
+
+func (c *commandLine) adapter(args []string) error {
+	status, channel := args[1], ""
+	if link, ok := strings.CutPrefix(args[1], "link="); ok {
+		status, channel = "", link
+	}
+	return c.report(c.estate.SetAdapterStatus(args[0], status, channel), "adapter %s: %s", args[0], args[1])
+}
+
+func (c *commandLine) storage(args []string) error {
+	return c.report(c.estate.SetFulfillment(args[0], args[1]), "storage group %s: %s", args[0], args[1])
 }
 
 func (c *commandLine) rename(args []string) error {

@@ -2,6 +2,7 @@ package hmcsim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -43,12 +44,16 @@ type cpc struct {
 	partNo      int // of the last partition made
 	hardware    hwMessages
 	cutOff      bool // the SE does not communicate
+	adapters    []*adapter
+	accepted    []string // statuses that operators call acceptable
 }
 
 func (c *cpc) class() string      { return "cpc" }
 func (c *cpc) objectName() string { return c.name }
 func (c *cpc) objectID() string   { return c.id }
 func (c *cpc) uri() string        { return "/api/cpcs/" + c.id }
+
+func (c *cpc) acceptable() []string { return c.accepted }
 
 // goodStatus is the CPC's status when all is well.
 func (c *cpc) goodStatus() string {
@@ -76,7 +81,14 @@ type partition struct {
 	oldStatus   string // while the SE is cut off: the one to come back to
 
 	keepMessages int // how many messages the HMC holds
+
+	accepted []string // statuses that operators call acceptable
+	sysplex  string   // that its operating system joins
+	os       osInfo   // what it says of itself; the zero value: nothing is loaded
+	psws     []string // of its processors, while they do not run
 }
+
+func (p *partition) acceptable() []string { return p.accepted }
 
 func (p *partition) class() string {
 	if p.cpc.dpm {
@@ -193,6 +205,7 @@ func (w *world) populate() {
 			p.status = statusNotOperating
 		default:
 			p.status = p.goodStatus()
+			p.os = w.loaded(p)
 			// What the HMC still holds from the last IPL.
 			for _, group := range p.bootMessages() {
 				for _, text := range group {
@@ -209,6 +222,8 @@ func (w *world) newCPC(name string, dpm bool) *cpc {
 		c.seVersion = "2.16.0"
 	}
 	c.status = c.goodStatus()
+	c.accepted = []string{c.goodStatus()}
+	w.addAdapters(c)
 	w.cpcs = append(w.cpcs, c)
 	return c
 }
@@ -241,8 +256,13 @@ func (w *world) newPartition(c *cpc, name string) *partition {
 	if p.zos {
 		p.cp, p.ifl = p.ifl, 0
 	}
+	p.accepted = []string{statusOperating}
+	if p.zos {
+		p.sysplex = "PLEX1"
+	}
 	if c.dpm {
 		p.status = statusStopped
+		p.accepted = []string{statusActive, statusStarting, statusStopping}
 		p.nics = []*nic{{id: w.uuid(), name: "nic1"}}
 	}
 	c.partitions = append(c.partitions, p)
@@ -304,8 +324,8 @@ func (c *cpc) properties() map[string]any {
 		"name":                    c.name,
 		"description":             c.description,
 		"status":                  c.status,
-		"has-unacceptable-status": unacceptable(c.status),
-		"acceptable-status":       []string{c.goodStatus()},
+		"has-unacceptable-status": unacceptable(c, c.status),
+		"acceptable-status":       c.accepted,
 		"dpm-enabled":             c.dpm,
 		"is-ensemble-member":      false,
 		"se-version":              c.seVersion,
@@ -327,7 +347,7 @@ func (p *partition) properties() map[string]any {
 		"class": p.class(), "object-id": p.id,
 		"object-uri": p.uri(), "parent": p.cpc.uri(),
 		"name": p.name, "description": p.description,
-		"status": p.status, "has-unacceptable-status": unacceptable(p.status),
+		"status": p.status, "has-unacceptable-status": unacceptable(p, p.status), "acceptable-status": p.accepted,
 		"has-operating-system-messages": len(p.messages) > 0,
 	}
 	if p.cpc.dpm {
@@ -341,23 +361,18 @@ func (p *partition) properties() map[string]any {
 		m["initial-memory"] = p.memory
 		m["maximum-memory"] = p.memory
 		m["nic-uris"] = nics
-		m["os-name"] = ""
-		m["os-type"] = ""
-		if p.hasOS() {
-			m["os-type"] = "Linux"
-			m["os-name"] = strings.ToLower(p.name)
-		}
+		m["hba-uris"], m["virtual-function-uris"], m["storage-group-uris"] = []string{}, []string{}, []string{}
+		maps.Copy(m, p.os.properties(true))
 		return m
 	}
 	m["activation-mode"] = p.kind()
 	m["next-activation-profile-name"] = p.name
 	m["number-ifl-cores"] = p.ifl
 	m["number-general-purpose-cores"] = p.cp
-	m["os-name"] = p.osName()
-	m["os-type"] = "Linux"
-	if p.zos {
-		m["os-type"] = "z/OS"
-	}
+	m["additional-status"] = ""
+	m["partition-number"] = fmt.Sprintf("%x", p.id[:2])
+	m["program-status-word-information"] = p.pswInformation()
+	maps.Copy(m, p.os.properties(false))
 	return m
 }
 

@@ -2,6 +2,7 @@ package hmcsim
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 )
 
@@ -38,7 +39,7 @@ func objectHeaders(kind string, o object) []Header {
 
 // statusChange has exactly the four keys of a public capture of 2022. more adds
 // has-unacceptable-status, which zhmcclient knows too, and a key that nobody knows yet.
-func statusChange(o object, from, to string, more bool) Message {
+func statusChange(o statusObject, from, to string, more bool) Message {
 	b := make([]byte, 0, 192)
 	b = append(b, `{"change-reports":[{"old-status":`...)
 	b = appendString(b, from)
@@ -47,7 +48,7 @@ func statusChange(o object, from, to string, more bool) Message {
 	b = append(b, `,"new-additional-status":null`...)
 	if more {
 		b = append(b, `,"has-unacceptable-status":`...)
-		b = strconv.AppendBool(b, unacceptable(to))
+		b = strconv.AppendBool(b, unacceptable(o, to))
 		b = append(b, `,"status-change-origin":{"kind":"se","level":2}`...)
 	}
 	b = append(b, `}]}`...)
@@ -185,12 +186,21 @@ func appendJSON(b []byte, v any) []byte {
 	return append(b, p...)
 }
 
+// statusObject is an object with a status.
+type statusObject interface {
+	object
+	// acceptable are the statuses that nobody is called for.
+	acceptable() []string
+}
+
 // unacceptable says whether a status is one that people are called for.
-func unacceptable(status string) bool {
-	switch status {
-	case "active", "operating", "acceptable", "stopped", "starting", "stopping", "not-activated":
-		return false
-	default:
-		return true
-	}
+func unacceptable(o statusObject, status string) bool {
+	return !slices.Contains(o.acceptable(), status)
+}
+
+// judgementChange tells that a status is acceptable now, or not any more. That a report then has
+// only this key is inferred: zhmcclient tests each key by itself.
+func judgementChange(o statusObject, unacceptable bool) Message {
+	b := strconv.AppendBool([]byte(`{"change-reports":[{"has-unacceptable-status":`), unacceptable)
+	return Message{objectHeaders(typeStatusChange, o), append(b, `}]}`...)}
 }

@@ -114,6 +114,8 @@ var operations = slices.Concat(
 	ofBothKinds("list-os-messages", http.MethodGet, "/operations/list-os-messages", listOSMessages),
 	ofBothKinds("delete-os-message", http.MethodPost, "/operations/delete-os-message", deleteOSMessage),
 	ofBothKinds("send-os-command", http.MethodPost, "/operations/send-os-cmd", sendOSCommand),
+	adapterOperations,
+	emptyLists(),
 	hwOperations("/api/console"),
 	hwOperations("/api/cpcs/{}"),
 )
@@ -194,6 +196,14 @@ func (r *request) filter(known ...string) (filter, *reply) {
 		}
 	}
 	return f, nil
+}
+
+// is says whether a Boolean is as the request asks for. zhmcclient writes True and False.
+func (f *filter) is(name string, value bool) bool {
+	patterns := f.patterns[name]
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(re *regexp.Regexp) bool {
+		return strings.EqualFold(re.String(), "^(?:"+strconv.FormatBool(value)+")$")
+	})
 }
 
 func (f *filter) match(name, value string) bool {

@@ -1,19 +1,21 @@
 package hmcsim
 
 import (
+	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 	"unicode/utf8"
 )
 
 func listCPCs(r *request) reply {
-	f, bad := r.filter("name", "additional-properties")
+	f, bad := r.filter("name", hasUnacceptable, "additional-properties")
 	if bad != nil {
 		return *bad
 	}
 	list := []any{}
 	for _, c := range r.h.world.cpcs {
-		if !f.match("name", c.name) {
+		if !f.match("name", c.name) || !f.is(hasUnacceptable, unacceptable(c, c.status)) {
 			continue
 		}
 		all := c.properties()
@@ -55,7 +57,7 @@ func updateCPC(r *request) reply {
 		if text, ok := value.(string); ok && name == "description" {
 			return c.description, func() { c.description = text }
 		}
-		return nil, nil
+		return acceptableOf(name, value, &c.accepted)
 	})
 }
 
@@ -69,7 +71,7 @@ func (p *partition) listed(permitted bool, f *filter) map[string]any {
 		entry["cpc-name"] = p.cpc.name
 		entry["cpc-object-uri"] = p.cpc.uri()
 		entry["se-version"] = p.cpc.seVersion
-		entry["has-unacceptable-status"] = unacceptable(p.status)
+		entry["has-unacceptable-status"] = unacceptable(p, p.status)
 		if !p.cpc.dpm {
 			entry["activation-mode"] = p.kind()
 		}
@@ -104,7 +106,7 @@ func listPermitted(dpm bool) func(*request) reply {
 func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply {
 	known := []string{"name", "status", "type", "activation-mode", "additional-properties"}
 	if permitted {
-		known = append(known, "cpc-name")
+		known = append(known, "cpc-name", hasUnacceptable)
 	}
 	f, bad := r.filter(known...)
 	if bad != nil {
@@ -113,7 +115,7 @@ func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply 
 	list := []any{}
 	for _, p := range parts {
 		if p.cpc.dpm == dpm && f.match("name", p.name) && f.match("cpc-name", p.cpc.name) &&
-			f.match("status", p.status) &&
+			f.match("status", p.status) && f.is(hasUnacceptable, unacceptable(p, p.status)) &&
 			f.match("type", p.kind()) &&
 			f.match("activation-mode", p.kind()) {
 			list = append(list, p.listed(permitted, &f))
@@ -150,9 +152,10 @@ func (p *partition) settable(name string, value any) (old any, set func()) {
 	n := int(num)
 	isNum = isNum && num == float64(n) && n >= 0
 	switch {
-	case name == "name" && isText && text != "" && utf8.RuneCountInString(text) <= 64:
+	// Both are read-only for an LPAR.
+	case name == "name" && isText && p.cpc.dpm && text != "" && utf8.RuneCountInString(text) <= 64:
 		return p.name, func() { p.name = text }
-	case name == "description" && isText:
+	case name == "description" && isText && p.cpc.dpm:
 		return p.description, func() { p.description = text }
 	case name == "ifl-processors" && isNum && p.cpc.dpm:
 		return p.ifl, func() { p.ifl = n }
@@ -161,8 +164,28 @@ func (p *partition) settable(name string, value any) (old any, set func()) {
 	case name == "initial-memory" && isNum && p.cpc.dpm, name == "maximum-memory" && isNum && p.cpc.dpm:
 		return p.memory, func() { p.memory = n }
 	default:
+		return acceptableOf(name, value, &p.accepted)
+	}
+}
+
+// hasUnacceptable is a filter of lists.
+const hasUnacceptable = "has-unacceptable-status"
+
+// acceptableOf finds acceptable-status, which operators may change.
+func acceptableOf(name string, value any, accepted *[]string) (old any, set func()) {
+	list, isList := value.([]any)
+	if name != "acceptable-status" || !isList {
 		return nil, nil
 	}
+	statuses := make([]string, 0, len(list))
+	for _, one := range list {
+		text, isText := one.(string)
+		if !isText {
+			return nil, nil
+		}
+		statuses = append(statuses, text)
+	}
+	return *accepted, func() { *accepted = statuses }
 }
 
 func updatePartition(r *request) reply {
@@ -191,18 +214,34 @@ func (r *request) update(o object, settable func(name string, value any) (old an
 				http.StatusBadRequest, 6, "The field '"+name+"' is not recognized, or its value is not valid.",
 			)
 		}
-		if n, ok := old.(int); ok && float64(n) == value || old == value {
+		if n, ok := old.(int); ok && float64(n) == value || reflect.DeepEqual(old, value) {
 			continue
 		}
 		changes, sets = append(changes, change{name, old, value}), append(sets, set)
 	}
+	judged, hasStatus := o.(statusObject)
+	was := hasStatus && unacceptable(judged, statusOf(o))
 	for _, set := range sets {
 		set()
 	}
 	if len(changes) > 0 {
 		r.h.world.tell(propertyChange(o, "", changes...))
 	}
+	if is := hasStatus && unacceptable(judged, statusOf(o)); is != was {
+		r.h.world.tell(judgementChange(judged, is))
+	}
 	return noContent()
+}
+
+// statusOf is the status of an object that can be updated.
+func statusOf(o object) string {
+	switch o := o.(type) {
+	case *cpc:
+		return o.status
+	case *partition:
+		return o.status
+	}
+	return ""
 }
 
 func createPartition(r *request) reply {
@@ -383,7 +422,7 @@ func listOSMessages(r *request) reply {
 	}
 	offset := r.h.opts.OSMessageOffset
 	is := func(name string, value bool) bool {
-		return !r.query.Has(name) || r.query.Get(name) == "true" == value
+		return !r.query.Has(name) || strings.EqualFold(r.query.Get(name), "true") == value
 	}
 	b := []byte(`{"os-messages":[`)
 	for i := range p.messages {
@@ -420,25 +459,40 @@ func deleteOSMessage(r *request) reply {
 // sendOSCommand passes a command on to the operating system. Its echo is a message of its own.
 func sendOSCommand(r *request) reply {
 	p := r.partition()
-	text, isText := r.fields["os-command-text"].(string)
+	const field = "operating-system-command-text"
+	text, isText := r.fields[field].(string)
 	switch {
 	case p == nil:
 		return r.notFound()
 	case !isText:
-		return r.fail(http.StatusBadRequest, 5, "A required field is missing: os-command-text is required.")
+		return r.fail(http.StatusBadRequest, 5, "A required field is missing: "+field+" is required.")
 	case text == "" || utf8.RuneCountInString(text) > 200:
-		return r.fail(http.StatusBadRequest, 7, "The length of the field 'os-command-text' is not supported.")
+		return r.fail(http.StatusBadRequest, 7, "The length of the field '"+field+"' is not supported.")
 	case !p.hasOS():
 		return r.fail(http.StatusConflict, 332, "The messages interface of the operating system is not available.")
 	}
 	w := r.h.world
 	w.tellOS(p, text)
+	p.answered(text)
 	w.after(w.opts.stepDelay, func() {
 		if !p.deleted && p.hasOS() {
 			w.tellOS(p, p.answer(text))
 		}
 	})
 	return noContent()
+}
+
+// answered takes a command for the answer to a message that is held, if it is one: "R 07,U".
+func (p *partition) answered(command string) {
+	var reply int
+	if n, _ := fmt.Sscanf(strings.ToUpper(command), "R %d,", &reply); n != 1 {
+		return
+	}
+	for i := range p.messages {
+		if m := &p.messages[i]; m.held && m.prompt == fmt.Sprintf("R %02d,", reply) {
+			m.held = false
+		}
+	}
 }
 
 // answer is what an operating system says to a command.

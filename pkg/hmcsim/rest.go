@@ -122,7 +122,9 @@ type operation struct {
 	open      bool     // needs no session
 	partial   bool     // a partially authenticated session will do
 	forbidden bool     // must never be called by a bridge; counted
-	handle    func(*request) reply
+	// does several requests in one, instead of handle, which could not refer to the operations
+	aggregates bool
+	handle     func(*request) reply
 }
 
 func (h *HMC) newServer() *http.Server {
@@ -355,6 +357,9 @@ func (h *HMC) answerLocked(
 		if err := json.Unmarshal(body, &req.fields); err != nil || req.fields == nil {
 			return errorReply(r, http.StatusBadRequest, 9, "The request body is not a well-formed JSON object.")
 		}
+	}
+	if op.aggregates {
+		return submitRequests(req)
 	}
 	return op.handle(req)
 }

@@ -566,7 +566,7 @@ func TestOSMessageChannel(t *testing.T) {
 	}
 	// A command's echo is a message, and so is its answer.
 	l.osMessages()
-	if status, v := c.do(http.MethodPost, part.URI+"/operations/send-os-cmd", map[string]any{"os-command-text": "who"}); status != 204 {
+	if status, v := c.do(http.MethodPost, part.URI+"/operations/send-os-cmd", map[string]any{"operating-system-command-text": "who"}); status != 204 {
 		t.Errorf("%d %v", status, v)
 	}
 	if m := l.osMessages(); m[0].Text != "who" {
@@ -575,10 +575,10 @@ func TestOSMessageChannel(t *testing.T) {
 	if m := l.osMessages(); !strings.Contains(m[0].Text, "who") {
 		t.Errorf("%+v", m)
 	}
-	c.fails(http.MethodPost, part.URI+"/operations/send-os-cmd", map[string]any{"os-command-text": ""}, 400, 7)
-	c.fails(http.MethodPost, part.URI+"/operations/send-os-cmd", map[string]any{"os-command-text": strings.Repeat("x", 201)}, 400, 7)
+	c.fails(http.MethodPost, part.URI+"/operations/send-os-cmd", map[string]any{"operating-system-command-text": ""}, 400, 7)
+	c.fails(http.MethodPost, part.URI+"/operations/send-os-cmd", map[string]any{"operating-system-command-text": strings.Repeat("x", 201)}, 400, 7)
 	c.fails(http.MethodPost, part.URI+"/operations/send-os-cmd", nil, 400, 5)
-	c.fails(http.MethodPost, down.URI+"/operations/send-os-cmd", map[string]any{"os-command-text": "x"}, 409, 332)
+	c.fails(http.MethodPost, down.URI+"/operations/send-os-cmd", map[string]any{"operating-system-command-text": "x"}, 409, 332)
 
 	// The pull: the same messages without is-refresh; few are held.
 	if err := h.SetOSMessageSequence("PART1", 1000); err != nil {

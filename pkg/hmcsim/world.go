@@ -32,6 +32,7 @@ type world struct {
 	cpcs     []*cpc
 	parts    []*partition // of all CPCs
 	byID     map[string]*partition
+	groups   []*storageGroup
 	tasks    taskHeap
 	taskSeq  int64
 	happened int64 // notifications that were caused, each counted once however many sessions see it
@@ -140,7 +141,7 @@ func (w *world) setCPCStatus(c *cpc, status string) {
 
 // tellStatus tells of a status change. Now and then the body has more keys than usual, and now and
 // then the same change is told twice, as real HMCs do.
-func (w *world) tellStatus(o object, from, to string) {
+func (w *world) tellStatus(o statusObject, from, to string) {
 	m := statusChange(o, from, to, w.rng.IntN(8) == 0)
 	w.tell(m)
 	if w.rng.IntN(8) == 0 {
@@ -185,13 +186,17 @@ func (w *world) startUp(p *partition, done func()) {
 	if p.cpc.dpm {
 		steps = append(steps, func() { w.setStatus(p, statusStarting) })
 		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
-		steps = append(steps, func() { w.setStatus(p, statusActive) })
+		steps = append(steps, func() { w.setOS(p, w.loaded(p)) }, func() { w.setStatus(p, statusActive) })
 	} else {
 		if p.status == statusNotActivated {
 			steps = append(steps, func() { w.setStatus(p, statusNotOperating) })
 		}
-		steps = append(steps, func() { w.setStatus(p, statusOperating) })
+		steps = append(steps, func() {
+			p.psws = nil
+			w.setStatus(p, statusOperating)
+		})
 		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
+		steps = append(steps, func() { w.setOS(p, w.loaded(p)) })
 	}
 	w.steps(p, done, steps...)
 }
@@ -205,7 +210,12 @@ func (w *world) shutDown(p *partition, end string, done func()) {
 	if p.hasOS() {
 		steps = append(steps, w.bootSteps(p, p.shutdownMessages())...)
 	}
-	steps = append(steps, func() { w.setStatus(p, end) })
+	steps = append(steps, func() {
+		w.setStatus(p, end)
+		if end != statusNotOperating { // nothing is loaded any more
+			w.setOS(p, osInfo{loadAddress: p.os.loadAddress, loadParameter: p.os.loadParameter})
+		}
+	})
 	w.steps(p, done, steps...)
 }
 

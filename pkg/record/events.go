@@ -64,10 +64,12 @@ func (t *tx) bridgeEvent(typ, severity, summary string, at time.Time, body any) 
 		t.r.log.Error("a bridge event could not be made", zap.String("type", typ), zap.Error(err))
 		return
 	}
+	d, _ := body.(Disconnection)
 	t.put(&event.Event{
 		ID:  event.NewID(typ, t.r.name, strconv.FormatInt(t.now.UnixNano(), 10), string(data)),
 		HMC: t.r.name, Type: typ, Time: at, Received: t.now, Origin: event.OriginBridge,
 		Severity: severity, Summary: "HMC " + t.r.name + ": " + summary, Body: data,
+		Planned: d.Planned,
 	})
 }
 
@@ -208,7 +210,7 @@ func (t *tx) noteContact() {
 		t.link.handedOn = heard
 	}
 	t.link.silence.heard(heard)
-	if last, _ := t.contact.Last(); len(t.replays) == 0 && len(t.jobs) == 0 && at.Sub(last) >= t.r.timing.SeenEvery {
+	if last, _ := t.contact.Last(); len(t.replays) == 0 && len(t.held) == 0 && at.Sub(last) >= t.r.timing.SeenEvery {
 		t.contact.Set(at, "")
 		t.send()
 	}

@@ -493,7 +493,7 @@ func TestHeldJobsOutliveARefusal(t *testing.T) {
 		t.Fatal("not refused")
 	}
 	h.works()
-	if !r.AwaitsJob("/api/jobs/0") || len(w.asked) != 2 {
+	if !r.Awaits("/api/jobs/0") || len(w.asked) != 2 {
 		t.Errorf("asked for %v", w.asked)
 	}
 	r.JobKnown(t.Context(), "/api/jobs/1", nil)

@@ -65,7 +65,7 @@ func (w *watcher) LastContact() (time.Time, bool) {
 func (w *watcher) Heartbeat() Heartbeat         { return Heartbeat{} }
 func (w *watcher) CanFetch() bool               { return w.fetch }
 func (w *watcher) Fetch(topics map[string]bool) { w.fetched = append(w.fetched, topics) }
-func (w *watcher) AskJob(uri string) bool       { w.asked = append(w.asked, uri); return w.asks }
+func (w *watcher) Ask(uri string) bool          { w.asked = append(w.asked, uri); return w.asks }
 func (w *watcher) ListHardware(parent string)   { w.again = append(w.again, parent) }
 
 // openRecorder is a recorder of an HMC, on a queue and in a group.

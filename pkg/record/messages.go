@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -15,6 +16,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
+
+// isHeld is in the body of a message that waits for an answer: bodies have no blanks.
+var isHeld = []byte(`"is-held":true`)
 
 // replayMessages and replayBytes bound what is kept of a partition's replay until it is complete.
 const (
@@ -81,6 +85,10 @@ func (t *tx) putMessage(
 		}
 	}
 	t.put(e)
+	if bytes.Contains(e.Body, isHeld) { // most are not, and parsing costs
+		parsed := translate.ParseOSMessage(e.Body)
+		t.waits(e, &parsed)
+	}
 	return true
 }
 
@@ -278,6 +286,7 @@ func (r *Recorder) ForgetPartition(ctx context.Context, uri string) {
 	t.settleReplay(uri, nil)
 	delete(t.link.subscribed, uri)
 	delete(t.replayed, uri)
+	delete(t.heldAsked, uri)
 	t.messages.Forget(uri)
 	t.send()
 }

@@ -21,8 +21,9 @@ func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing) (again bool
 	// All in one batch, for the estate is stored with the first of them.
 	for i := range differences {
 		e := t.difference(&differences[i])
-		t.conv.Describe(e)
-		t.put(e)
+		if ask := t.conv.Describe(e); !t.ask(e, ask) {
+			t.put(e)
+		}
 		t.gaps.Recovered(event.TopicObject, t.now)
 	}
 	if len(differences) > 0 {
@@ -43,9 +44,15 @@ func (t *tx) difference(d *estate.Difference) *event.Event {
 	var report map[string]any
 	header := event.Header{}
 	switch d.Kind {
-	case estate.Moved:
+	case estate.Moved, estate.Judged:
 		e.Type = event.TypeStatusChange
-		report = map[string]any{"old-status": was.Status, "new-status": res.Status}
+		report = make(map[string]any)
+		if d.Kind == estate.Moved {
+			report["old-status"], report["new-status"] = was.Status, res.Status
+		}
+		if res.Judged != estate.Unjudged {
+			report["has-unacceptable-status"] = res.Judged == estate.Unacceptable
+		}
 	case estate.Renamed:
 		e.Type = event.TypePropertyChange
 		header = event.Header{Name: "property-names", Value: " name "}
@@ -68,7 +75,7 @@ func (t *tx) difference(d *estate.Difference) *event.Event {
 		e.Headers = append(e.Headers, header)
 	}
 	if report != nil {
-		e.Body, _ = json.Marshal(map[string]any{"change-reports": []any{report}}) // strings only
+		e.Body, _ = json.Marshal(map[string]any{"change-reports": []any{report}}) // strings and a bool
 	}
 	e.ID = event.NewID("reconcile", t.r.name, d.Kind, res.URI, was.Name, was.Status, res.Name, res.Status,
 		strconv.FormatInt(t.now.UnixNano(), 10))

@@ -40,9 +40,9 @@ type Watcher interface {
 	// topics ("": on all).
 	CanFetch() bool
 	Fetch(topics map[string]bool)
-	// AskJob has the HMC asked how a job has ended, which JobKnown tells. It reports false if
-	// that is not possible now.
-	AskJob(uri string) bool
+	// Ask has the HMC asked how a job has ended, or why an LPAR has stopped, which JobKnown and
+	// PSWsKnown tell. It reports false if that is not possible now.
+	Ask(uri string) bool
 	// ListHardware has the hardware messages of a console or CPC listed again.
 	ListHardware(parent string)
 }
@@ -78,6 +78,7 @@ type Recorder struct {
 	seenBy  []string // the HMC alone, for the events of a group
 
 	severities atomic.Pointer[translate.Severities]
+	rules      atomic.Pointer[translate.Rules]
 	heartbeat  atomic.Int64 // interval of bridge-heartbeat events; 0: none
 	view       atomic.Pointer[View]
 	overflow   overflow
@@ -140,8 +141,9 @@ func (r *Recorder) publish() {
 
 // Configure sets what may change while the recorder runs: how events are rated, and the interval of
 // bridge-heartbeat events (0: none).
-func (r *Recorder) Configure(s *translate.Severities, heartbeat time.Duration) {
+func (r *Recorder) Configure(s *translate.Severities, rules *translate.Rules, heartbeat time.Duration) {
 	r.severities.Store(s)
+	r.rules.Store(rules)
 	r.heartbeat.Store(int64(heartbeat))
 }
 
@@ -285,7 +287,8 @@ func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool)
 			t.settleReplay(partition, nil)
 		}
 	}
-	t.releaseJobs(all)
+	t.release(all)
+	t.expireWaiting()
 	t.settleSequence(all)
 	if works && len(t.replays) == 0 {
 		t.reportGaps()

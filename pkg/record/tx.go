@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"slices"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -54,7 +55,10 @@ type pending struct {
 	sequence ledger.SequenceTracker
 	replays  map[string]*replay   // by partition
 	replayed map[string]time.Time // when the HMC replayed messages of a partition last
-	jobs     []*heldJob           // in their order
+	// when it was last asked which messages of a partition wait for an answer
+	heldAsked map[string]time.Time
+	expired   time.Time // when it was looked last for messages that wait for too long
+	held      []*held   // in their order
 }
 
 // linkState is what is known of the link to the HMC while it is up, and of the last one.
@@ -168,8 +172,18 @@ func (t *tx) load() {
 	}
 }
 
-// put adds an event to the outbox.
-func (t *tx) put(e *event.Event) { t.g.out.add(t.r, e) }
+// put records an event, behind those of the same resource that are held back.
+func (t *tx) put(e *event.Event) {
+	if len(t.held) == 0 || !t.behind(e) {
+		t.store(e)
+	}
+}
+
+// store adds an event to the outbox, rated by the rules. Everything that is stored comes by here.
+func (t *tx) store(e *event.Event) {
+	t.r.rules.Load().Apply(e)
+	t.g.out.add(t.r, e)
+}
 
 // flush hands what is in the outbox to the queue. It blocks while the queue's own buffer is full,
 // which holds up the receiver and, through TCP, the sender.
@@ -186,7 +200,7 @@ func (t *tx) flush() {
 // noteReceived notes that there was contact when the last notification was received, if all before
 // it is recorded.
 func (t *tx) noteReceived() {
-	if last, _ := t.contact.Last(); t.link.up && t.link.received.After(last) && len(t.jobs) == 0 {
+	if last, _ := t.contact.Last(); t.link.up && t.link.received.After(last) && len(t.held) == 0 {
 		t.contact.Set(t.link.received, "")
 	}
 }
@@ -204,7 +218,7 @@ func (t *tx) send() {
 		}
 	}
 	state = g.messages.Changes(g.changes.Changes(state))
-	g.Estate.Unstored(func(uri string, value []byte) {
+	g.Estate.Unstored(g.holds, func(uri string, value []byte) {
 		state = append(state, queue.KeyValue{Key: unitPrefix + g.Name + "\x00" + uri, Value: value})
 	})
 	if len(state) == 0 && g.out.empty() {
@@ -296,8 +310,13 @@ func (t *tx) part(p *translate.Part) {
 	default:
 		if t.g.changes.Shared() {
 			p.SeenBy = t.r.seenBy
+			if p.Type == event.TypeIPL { // of a message that another HMC may have reported too
+				if t.repeats(t.g.changes, event.IDOf(p.Type, p.Resource.ObjectURI), p.Received, false) {
+					return
+				}
+			}
 		}
-		if p.Type != event.TypeJobCompletion || !t.holdJob(p.Event) {
+		if !t.ask(p.Event, p.Ask) {
 			t.put(p.Event)
 		}
 	}
@@ -317,6 +336,9 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 		for i := range n.Reports {
 			r := &n.Reports[i]
 			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, string(r.NewAdditional), string(r.NewValue))
+			if r.NewStatus == "" && r.Judged {
+				parts = append(parts, strconv.FormatBool(r.Unacceptable))
+			}
 		}
 	case event.TypeInventoryChange:
 		parts = append(parts, n.Headers.Get("action"))

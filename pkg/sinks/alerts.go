@@ -15,8 +15,7 @@ import (
 const (
 	// maxAlerts bounds how many alerts are known at a time.
 	maxAlerts = 20_000
-	// maxOSMessageAlerts bounds those of OS messages: nothing reports that such a message was
-	// answered. Beyond it the oldest ends.
+	// maxOSMessageAlerts bounds those of OS messages. Beyond it the oldest ends.
 	maxOSMessageAlerts = 1000
 	// resolvedRetention is how long an alert that is over is said to be, as long as Prometheus
 	// does: a member of the cluster that was away must hear it as well.
@@ -313,8 +312,12 @@ func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	return b.fire(key, config.AlertConnectionLost, "", e, map[string]string{"state": e.text("state")}, time.Time{})
 }
 
-// osMessage: the alert fires for a time. What was held or had priority before that is not news.
+// osMessage: the alert fires for a time, or until the message does not wait for an answer any more.
+// What was held or had priority before that is not news.
 func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
+	if id := e.text("answered"); id != "" {
+		return b.resolve(keyOS+objectOf(e.Event)+"\x00"+id, e), true
+	}
 	held, priority := e.is("is-held"), e.is("is-priority")
 	// The time is by the clock of the operating system, which may be far off. What comes live
 	// was written just now.
@@ -399,6 +402,7 @@ func (b *alertBook) fire(
 	if r := e.Resource; r != nil {
 		uri = objectOf(e.Event)
 		labels["class"], labels["resource"], labels["cpc"] = r.Class, r.Name, r.CPC
+		labels["os_name"], labels["os_level"], labels["sysplex"] = r.OSName, r.OSLevel, r.Sysplex
 		if r.Class == "cpc" {
 			labels["cpc"] = cmp.Or(r.CPC, r.Name)
 		}

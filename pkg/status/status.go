@@ -17,8 +17,24 @@ type Status struct {
 	// Removed is what waits for sinks that are not configured any more.
 	Removed []RemovedSink `json:"removed_sinks"`
 	Storage StorageStatus `json:"storage"`
+	// Held are messages of operating systems that wait for an answer, the oldest first.
+	Held []HeldMessage `json:"os_messages_held"`
 	// Troubles are those that are of no HMC and no sink that is configured.
 	Troubles []Trouble `json:"troubles"`
+}
+
+// HeldMessage is a message of an operating system that waits for an answer.
+type HeldMessage struct {
+	// that told of it
+	HMC   string `json:"hmc"`
+	CPC   string `json:"cpc,omitempty"`
+	Class string `json:"class"`
+	Name  string `json:"name"`
+	// Reply is what an answer begins with, as the HMC says, such as "R 17,".
+	Reply  string    `json:"reply,omitempty"`
+	Number int64     `json:"sequence_number"`
+	Text   string    `json:"text"`
+	Since  time.Time `json:"since"`
 }
 
 // Reason is one thing that keeps the daemon from being ready.
@@ -71,6 +87,8 @@ type Unit struct {
 	Status string
 	// of the status
 	Severity string
+	// What it runs, or ran last; "": that is not known.
+	OSName, OSLevel, Sysplex string
 	// Since is from when on the status is known to have lasted; Exact says that it began then.
 	Since time.Time
 	Exact bool

@@ -20,6 +20,7 @@ type Converter struct {
 	event           event.Event
 	resource        event.Resource
 	session, global int64
+	unacceptable    bool
 	part            Part
 	message         OSMessage
 	entry           LogEntry
@@ -40,6 +41,8 @@ type Part struct {
 	Partition string     // of an OS message: what its numbers count for
 	Message   *OSMessage // nil: it is none
 	Entry     *LogEntry  // nil: it is none
+	// Ask is the URI of what the HMC can be asked about, to complete the event; "": of nothing.
+	Ask string
 }
 
 // Convert calls emit for each event in n: one per OS message, one per log entry, else one for the
@@ -51,6 +54,7 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	for c.message = range n.Messages() {
 		c.event = whole
 		emit(c.OSMessage(&c.event, &c.message))
+		c.iplMessage(n, emit)
 		parts++
 	}
 	for c.entry = range n.Entries() {
@@ -66,9 +70,26 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	e := &c.event
 	e.ID, e.Body, e.BodyText = id.String(), n.Body, n.BodyText
 	c.element(n)
-	describe(e, n, c.follow(n), c.Severities)
-	c.part = Part{Event: e, ID: id}
+	o := c.follow(n)
+	c.describe(e, n, &o)
+	c.part = Part{Event: e, ID: id, Ask: question(e, &o)}
 	emit(&c.part)
+	if o.ipl {
+		c.emitIPL(n, emit)
+	}
+}
+
+// question is what the HMC can be asked about an event: how a job has ended, or why an LPAR has
+// stopped.
+func question(e *event.Event, o *outcome) string {
+	switch {
+	case e.Type == event.TypeJobCompletion && len(e.Body) == 0:
+		return e.Headers.Get("job-uri")
+	case e.Type == event.TypeStatusChange && !e.Repeat && o.status == "not-operating" &&
+		classOf(e) == estate.ClassLogicalPartition:
+		return e.Resource.ObjectURI
+	}
+	return ""
 }
 
 // begin begins the event of a notification.
@@ -91,6 +112,7 @@ func (c *Converter) begin(n *Notification) {
 	if known, ok := c.estate.Lookup(r.ObjectURI); ok {
 		r.CPC = known.CPC
 		r.Name = cmp.Or(r.Name, known.Name)
+		r.OSName, r.OSLevel, r.Sysplex = known.System.OSName, known.System.OSLevel, known.System.Sysplex
 	}
 	if r.Class == estate.ClassCPC && r.CPC == "" {
 		r.CPC = r.Name
@@ -144,11 +166,18 @@ func (c *Converter) LogEntry(e *event.Event, l *LogEntry) *Part {
 }
 
 // Describe fills in summary and severity of an event that is a whole notification and was not
-// published as it is.
-func (c *Converter) Describe(e *event.Event) {
+// published as it is. ask is as in Part.
+func (c *Converter) Describe(e *event.Event) (ask string) {
 	n := Notification{Type: e.Type, Headers: e.Headers}
 	for report := range event.Reports(e.Body) {
 		n.Reports = append(n.Reports, report)
 	}
-	describe(e, &n, 0, c.Severities)
+	o := outcomeOf(n.Reports)
+	if e.Resource != nil {
+		if known, ok := c.estate.Lookup(e.Resource.ObjectURI); ok {
+			o.complete(&known)
+		}
+	}
+	c.describe(e, &n, &o)
+	return question(e, &o)
 }

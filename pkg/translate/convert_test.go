@@ -89,7 +89,7 @@ func TestConvert(t *testing.T) {
 		{
 			name: "status-change of several reports, oldest first", topic: "u.1", headers: partitionHeaders("status-change"),
 			body:    `{"change-reports":[{"old-status":"active","new-status":"stopping"},{"old-status":"stopping","new-status":"terminated"}]}`,
-			summary: "partition PART1 on CPC1: active -> stopping -> terminated", severity: event.SeverityCritical, topicType: event.TopicObject,
+			summary: "partition PART1 on CPC1: active -> stopping -> terminated", severity: event.SeverityWarning, topicType: event.TopicObject,
 		},
 		{
 			name: "a status nobody has seen passes through", topic: "u.1", headers: partitionHeaders("status-change"),

@@ -2,8 +2,8 @@ package translate
 
 import (
 	"cmp"
+	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,14 +19,15 @@ const (
 	maxChanges = 3
 )
 
-// describe sets the summary and the severity of an event that is a whole notification. lasted is
-// how long the status that ended had lasted; 0: that is not known.
-func describe(e *event.Event, n *Notification, lasted time.Duration, s *Severities) {
+// describe sets the summary and the severity of an event that is a whole notification, which leads
+// to o.
+func (c *Converter) describe(e *event.Event, n *Notification, o *outcome) {
 	switch e.Type {
 	case event.TypeStatusChange:
-		describeStatusChange(e, n.Reports, lasted, s)
+		c.describeStatusChange(e, n.Reports, o)
 	case event.TypePropertyChange:
 		describePropertyChange(e, n.Reports)
+		c.ratePropertyChange(e, n.Reports)
 	case event.TypeInventoryChange:
 		describeInventoryChange(e)
 	case event.TypeJobCompletion:
@@ -41,51 +42,79 @@ func describe(e *event.Event, n *Notification, lasted time.Duration, s *Severiti
 	e.Summary = event.OneLine(e.Summary)
 }
 
-func describeStatusChange(e *event.Event, reports []event.Report, lasted time.Duration, s *Severities) {
+func (c *Converter) describeStatusChange(e *event.Event, reports []event.Report, o *outcome) {
 	if len(reports) == 0 {
 		e.Summary = withResource(e, "status changed")
 		return
 	}
 	last := reports[len(reports)-1]
-	what, to := pathOf(reports)
-	if what == "" && last.Judged {
-		what = "the status is acceptable now"
-		if last.Unacceptable {
-			what = "the status is unacceptable now"
+	what := pathOf(reports)
+	if what == "" && o.judged != estate.Unjudged {
+		what = "the status " + o.status
+		what = strings.TrimSpace(what) + " is acceptable now"
+		if o.judged == estate.Unacceptable {
+			what = strings.Replace(what, "acceptable", "unacceptable", 1)
 		}
 	}
 	additional := event.String(last.NewAdditional)
 	if additional != "" && additional != event.String(last.OldAdditional) {
 		what = strings.TrimSpace(what + " (additional status " + additional + ")")
 	}
-	if lasted > 0 {
-		what += " (" + reports[0].OldStatus + " for " + roughly(lasted) + ")"
+	if o.lasted > 0 {
+		what += " (" + reports[0].OldStatus + " for " + roughly(o.lasted) + ")"
 	}
-	e.Summary = withResource(e, cmp.Or(what, "status changed"))
-	e.Severity = s.OfStatus(to)
-	if last.Unacceptable && e.Severity == event.SeverityInfo {
-		e.Severity = event.SeverityWarning
+	e.Summary = withResource(e, cmp.Or(what, "status changed")) + c.sysplex(e, o)
+	if o.judged != estate.Unjudged {
+		c.unacceptable = o.judged == estate.Unacceptable
+		e.Unacceptable = &c.unacceptable
 	}
+	e.Severity = c.Severities.OfStatus(classOf(e), o.status, o.judged)
 }
 
-// pathOf is the way from the first status to the last one, and that one; "" where the reports name
-// none.
-func pathOf(reports []event.Report) (path, to string) {
-	named := func(r event.Report) bool { return r.OldStatus != "" || r.NewStatus != "" }
-	if !slices.ContainsFunc(reports, named) {
-		return "", ""
+// sysplex says how many members of a sysplex are down, where an event is about one that is.
+func (c *Converter) sysplex(e *event.Event, o *outcome) string {
+	if e.Resource == nil || e.Resource.Sysplex == "" || o.status == "" || estate.Runs(o.status) {
+		return ""
 	}
-	statuses := []string{event.OrUnknown(reports[0].OldStatus)}
+	down, all := c.estate.Members(e.Resource.Sysplex)
+	if all == 0 {
+		return ""
+	}
+	are := "are"
+	if down == 1 {
+		are = "is"
+	}
+	return fmt.Sprintf("; %d of %d members of %s %s down", down, all, e.Resource.Sysplex, are)
+}
+
+// classOf is the class of what an event is about.
+func classOf(e *event.Event) string {
+	if e.Resource == nil {
+		return ""
+	}
+	return e.Resource.Class
+}
+
+// pathOf is the way from the first status to the last one; "" where the reports name none.
+func pathOf(reports []event.Report) string {
+	var statuses []string
 	for i := range reports {
-		to = event.OrUnknown(reports[i].NewStatus)
+		r := &reports[i]
+		if r.OldStatus == "" && r.NewStatus == "" {
+			continue
+		}
+		if len(statuses) == 0 {
+			statuses = append(statuses, event.OrUnknown(r.OldStatus))
+		}
+		to := event.OrUnknown(r.NewStatus)
 		if len(statuses) == 1 || to != statuses[len(statuses)-1] { // HMCs repeat reports
 			statuses = append(statuses, to)
 		}
 	}
 	if len(statuses) > maxPaths {
-		statuses = []string{statuses[0], to}
+		statuses = []string{statuses[0], statuses[len(statuses)-1]}
 	}
-	return strings.Join(statuses, " -> "), to
+	return strings.Join(statuses, " -> ")
 }
 
 // roughly is a duration in its two largest units.
@@ -224,6 +253,12 @@ func describeOSMessage(e *event.Event, m *OSMessage) {
 		e.Severity = event.SeverityWarning
 	}
 	e.Summary = event.OneLine(withResource(e, what))
+}
+
+// DescribeAnswer tells that a message with this text does not wait for an answer any more.
+func (c *Converter) DescribeAnswer(e *event.Event, text string) {
+	e.Summary = event.OneLine(withResource(e, "answered, or gone: "+event.FirstLine(text)))
+	e.Severity = event.SeverityInfo
 }
 
 // describeLogEntry tells who did what, as the HMC puts it, and the id by which the HMC's help and

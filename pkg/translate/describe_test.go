@@ -214,7 +214,7 @@ func TestSeverityOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	c := newConverter()
 	c.Severities = NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info", "dreaming": "critical"}})
-	for status, want := range map[string]string{"stopped": "info", "dreaming": "critical", "terminated": "critical", "degraded": "warning"} {
+	for status, want := range map[string]string{"stopped": "info", "dreaming": "critical", "status-check": "critical", "degraded": "warning"} {
 		e := described(c, "status-change", `{"change-reports":[{"old-status":"active","new-status":"`+status+`"}]}`)[0]
 		if e.Severity != want {
 			t.Errorf("%s is %s, want %s", status, e.Severity, want)

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"bytes"
+	"cmp"
 	"strings"
 	"time"
 
@@ -17,21 +18,55 @@ const (
 	soonAfterList = 10 * time.Second
 )
 
-// follow keeps the estate true to what a notification tells, and returns how long the status that
-// ended had lasted; 0: that is not known. It marks the event of a status change that tells nothing
-// new.
-func (c *Converter) follow(n *Notification) (lasted time.Duration) {
+// outcome is what a notification leads to.
+type outcome struct {
+	// the status that the resource has now; "": that is not known
+	status string
+	// what the HMC thinks of it
+	judged estate.Judgement
+	// how long the status that ended had lasted; 0: that is not known
+	lasted time.Duration
+	// ipl says that it tells of an IPL.
+	ipl bool
+}
+
+// outcomeOf is what the reports of a status change say, the oldest first. What the HMC thought of a
+// status that is over counts no more.
+func outcomeOf(reports []event.Report) (o outcome) {
+	for i := range reports {
+		r := &reports[i]
+		if r.NewStatus != "" && r.NewStatus != o.status {
+			o.status, o.judged = r.NewStatus, estate.Unjudged
+		}
+		if r.Judged {
+			o.judged = estate.JudgementOf(r.Unacceptable)
+		}
+	}
+	return o
+}
+
+// complete adds what is known of the resource itself.
+func (o *outcome) complete(r *estate.Resource) {
+	if o.status == "" || o.status == r.Status {
+		o.status, o.judged = r.Status, cmp.Or(o.judged, r.Judged)
+	}
+}
+
+// follow keeps the estate true to what a notification tells, and returns what that leads to. It
+// marks the event of a status change that tells nothing new.
+func (c *Converter) follow(n *Notification) (o outcome) {
 	r := &n.Resource
+	if n.Type == event.TypeStatusChange {
+		o = outcomeOf(n.Reports)
+	}
 	if r.ObjectURI == "" || r.ElementURI != "" || !estate.Tracked(r.Class) {
-		return 0
+		return o
 	}
 	switch n.Type {
 	case event.TypeStatusChange:
-		return c.followStatus(n)
+		c.followStatus(n, &o)
 	case event.TypePropertyChange:
-		if name, ok := n.newName(); ok && name != "" {
-			c.estate.Rename(r.ObjectURI, r.Class, name, n.Received)
-		}
+		o.ipl = c.followProperties(n)
 	case event.TypeInventoryChange:
 		switch n.Headers.Get("action") {
 		case "add":
@@ -40,16 +75,16 @@ func (c *Converter) follow(n *Notification) (lasted time.Duration) {
 			c.estate.Remove(r.ObjectURI, n.Received)
 		}
 	}
-	return 0
+	return o
 }
 
-func (c *Converter) followStatus(n *Notification) (lasted time.Duration) {
-	to, same, news := "", true, len(n.Reports)
+func (c *Converter) followStatus(n *Notification, o *outcome) {
+	if o.status == "" && o.judged == estate.Unjudged {
+		return
+	}
+	told, same, news := o.status != "", true, len(n.Reports)
 	for i := range n.Reports {
 		r := &n.Reports[i]
-		if r.NewStatus != "" {
-			to = r.NewStatus
-		}
 		// Of several reports that lead back to where they began, those between are news.
 		same = same && r.OldStatus == r.NewStatus
 		if !bytes.Equal(r.OldAdditional, r.NewAdditional) {
@@ -57,21 +92,96 @@ func (c *Converter) followStatus(n *Notification) (lasted time.Duration) {
 			news++ // an additional status is news even where the status is not
 		}
 	}
-	if to == "" {
-		return 0
-	}
 	e := &c.event
-	was, known := c.estate.SetStatus(n.Resource.ObjectURI, n.Resource.Class, c.resource.Name, to, e.Time, e.Received)
+	was, is, known := c.estate.SetStatus(&estate.Resource{
+		URI: n.Resource.ObjectURI, Class: n.Resource.Class, Name: c.resource.Name,
+		Status: o.status, Judged: o.judged, Since: e.Time,
+	}, e.Received)
+	o.complete(&is)
+	// That the same status is acceptable now, or not any more, is news too.
+	if known && was.Judged != is.Judged && was.Judged != estate.Unjudged && is.Judged != estate.Unjudged {
+		same = false
+		news++
+	}
 	switch {
+	case !told:
 	case same:
 		e.Repeat = true
 	case !known:
-	case was.Status == to && news == 1:
+	case was.Status == o.status && news == 1:
 		e.Repeat = was.Exact || e.Received.Sub(was.Since) > soonAfterList
 	case was.Exact && was.Status == n.Reports[0].OldStatus && e.Time.After(was.Since):
-		return e.Time.Sub(was.Since)
+		o.lasted = e.Time.Sub(was.Since)
 	}
-	return 0
+}
+
+// followProperties takes over what a property-change says of what is known of a resource, and
+// returns whether it tells of an IPL.
+func (c *Converter) followProperties(n *Notification) (ipl bool) {
+	var (
+		told       estate.System
+		acceptable []string
+		some, list bool
+	)
+	for i := range n.Reports {
+		switch r := &n.Reports[i]; r.Property {
+		case "acceptable-status":
+			acceptable, list, some = statuses(r.NewValue), true, true
+		case "os-name":
+			told.OSName, some = textOf(r.NewValue), true
+		case "os-level", "os-version":
+			told.OSLevel, some = textOf(r.NewValue), true
+		case "sysplex-name":
+			told.Sysplex, some = textOf(r.NewValue), true
+		case "os-ipl-token":
+			told.IPLToken, some = tokenOf(textOf(r.NewValue)), true
+		case "last-used-load-address":
+			told.LoadAddress, some = textOf(r.NewValue), true
+		case "last-used-load-parameter":
+			told.LoadParameter, some = textOf(r.NewValue), true
+		}
+	}
+	name, named := n.newName()
+	named = named && name != ""
+	if !some && !named {
+		return false
+	}
+	r := &n.Resource
+	c.estate.Update(r.ObjectURI, r.Class, cmp.Or(name, r.Name), n.Received, func(known *estate.Resource) {
+		if list {
+			known.Acceptable = acceptable
+		}
+		if named {
+			known.Name = strings.Clone(name)
+		}
+		before := known.System
+		known.System = before.Merge(told)
+		ipl = before.IPLToken != "" && known.System.IPLToken != before.IPLToken
+	})
+	return ipl
+}
+
+// textOf is a copy of a JSON string without the blanks that HMCs fill up with.
+func textOf(raw []byte) string { return strings.Clone(strings.TrimSpace(event.String(raw))) }
+
+// tokenOf is an IPL token; "": none was set.
+func tokenOf(text string) string {
+	if strings.Trim(text, "0") == "" {
+		return ""
+	}
+	return text
+}
+
+// statuses reads an array of statuses; nil: it is none.
+func statuses(raw []byte) []string {
+	if !isArray(raw) {
+		return nil
+	}
+	list := make([]string, 0, 4)
+	for element := range event.Elements(raw) {
+		list = append(list, event.String(element))
+	}
+	return list
 }
 
 // element fills in the name of the element that an event is about, where it is known: elements are

@@ -152,6 +152,8 @@ type OSMessage struct {
 	Held     bool
 	Priority bool
 	Alarm    bool
+	// what an answer begins with; "": nothing
+	Prompt string
 }
 
 // ParseOSMessage parses an os-message-info object, which has to be valid JSON.
@@ -166,6 +168,8 @@ func ParseOSMessage(raw []byte) OSMessage {
 			m.Text = event.String(value)
 		case "timestamp":
 			m.Time = event.Int(value)
+		case "prompt-text":
+			m.Prompt = event.String(value)
 		case "is-refresh":
 			m.Refresh = event.True(value)
 		case "is-held":

@@ -1,35 +1,152 @@
 package translate
 
 import (
+	"cmp"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // Severities rate statuses and log entries: as the configuration says, else by the built-in table.
 // It does not change; nil is the built-in table alone.
-type Severities struct{ status, eventID config.SeverityTable }
+type Severities struct {
+	status, eventID config.SeverityTable
+	ignoreJudged    bool
+}
 
 // NewSeverities returns the severities that a configuration asks for.
 func NewSeverities(c config.Severity) *Severities {
-	return &Severities{status: c.Status, eventID: c.EventID}
+	return &Severities{
+		status: c.Status, eventID: c.EventID, ignoreJudged: c.AcceptableStatus == config.AcceptableIgnore,
+	}
 }
 
-// OfStatus rates a new status of a CPC or partition. One that is not listed here is information:
-// what nobody has seen before must not wake anybody up.
-func (s *Severities) OfStatus(status string) string {
-	if s != nil {
-		if severity, ok := s.status[status]; ok {
-			return severity
+// rating is a row of the built-in table, which docs/severity.md has with the meaning of each status
+// and the source of that.
+type rating struct{ class, status, severity string }
+
+// ratings are all statuses that HMCs are documented to have, by class. What is not listed at all is
+// information: what nobody has seen before must not wake anybody up.
+var ratings = []rating{
+	{"cpc", "active", event.SeverityInfo},
+	{"cpc", "operating", event.SeverityInfo},
+	{"cpc", "acceptable", event.SeverityInfo},
+	{"cpc", "exceptions", event.SeverityWarning},
+	{"cpc", "degraded", event.SeverityWarning},
+	{"cpc", "service", event.SeverityWarning},
+	{"cpc", "service-required", event.SeverityWarning},
+	{"cpc", "not-operating", event.SeverityCritical},
+	{"cpc", "no-power", event.SeverityCritical},
+	{"cpc", "not-communicating", event.SeverityCritical},
+	{"cpc", "status-check", event.SeverityCritical},
+
+	{"logical-partition", "operating", event.SeverityInfo},
+	{"logical-partition", "not-activated", event.SeverityWarning},
+	{"logical-partition", "exceptions", event.SeverityWarning},
+	{"logical-partition", "not-operating", event.SeverityCritical},
+	// Not among those that are documented: what other HMCs say where they do not know.
+	{"logical-partition", "status-check", event.SeverityCritical},
+
+	{"partition", "active", event.SeverityInfo},
+	{"partition", "starting", event.SeverityInfo},
+	{"partition", "stopping", event.SeverityInfo},
+	{"partition", "stopped", event.SeverityWarning},
+	{"partition", "paused", event.SeverityWarning},
+	{"partition", "degraded", event.SeverityWarning},
+	{"partition", "terminated", event.SeverityWarning},
+	{"partition", "reservation-error", event.SeverityCritical},
+	{"partition", "communications-not-active", event.SeverityCritical},
+	{"partition", "status-check", event.SeverityCritical},
+
+	{"adapter", "active", event.SeverityInfo},
+	{"adapter", "not-active", event.SeverityWarning},
+	{"adapter", "not-detected", event.SeverityWarning},
+	{"adapter", "exceptions", event.SeverityWarning},
+
+	{"storage-group", "complete", event.SeverityInfo},
+	{"storage-group", "pending", event.SeverityInfo},
+	{"storage-group", "pending-with-mismatches", event.SeverityWarning},
+	{"storage-group", "checking-migration", event.SeverityInfo},
+	{"storage-group", "incomplete", event.SeverityWarning},
+}
+
+// channelOperating is the physical-channel-status of an adapter or port whose link works, the only
+// one whose name is public: any other is a warning.
+const channelOperating = "operating"
+
+// statusProperty says whether a property is a status by another name: of a storage group whether
+// its storage is there, of an adapter or a port whether its link works.
+func statusProperty(class, property string) bool {
+	switch property {
+	case "fulfillment-state":
+		return class == "storage-group"
+	case "physical-channel-status":
+		return true
+	}
+	return false
+}
+
+// OfStatus rates a new status of a resource of a class, which the HMC thinks of as judged says.
+func (s *Severities) OfStatus(class, status string, judged estate.Judgement) string {
+	if s != nil && s.ignoreJudged {
+		judged = estate.Unjudged
+	}
+	if judged == estate.Acceptable {
+		return event.SeverityInfo
+	}
+	if severity := s.configured(class, status); severity != "" {
+		return severity
+	}
+	severity := rated(class, status)
+	if judged == estate.Unacceptable && severity == event.SeverityInfo {
+		severity = event.SeverityWarning
+	}
+	return severity
+}
+
+// rated is what the built-in table says. A status of another class means here what it means there.
+func rated(class, status string) string {
+	severity := ""
+	for i := range ratings {
+		switch r := &ratings[i]; {
+		case r.status != status:
+		case r.class == class:
+			return r.severity
+		case severity == "":
+			severity = r.severity
 		}
 	}
-	switch status {
-	case "communications-not-active", "not-communicating", "status-check", "no-power", "terminated", "exceptions",
-		"service-required", "reservation-error":
-		return event.SeverityCritical
-	case "stopped", "paused", "degraded", "not-operating", "not-activated", "service":
-		return event.SeverityWarning
+	return cmp.Or(severity, event.SeverityInfo)
+}
+
+// configured is what the configuration says of a status; "": nothing.
+func (s *Severities) configured(class, status string) string {
+	if s == nil || len(s.status) == 0 {
+		return ""
 	}
-	return event.SeverityInfo
+	if severity, ok := s.status[class+"/"+status]; ok {
+		return severity
+	}
+	return s.status[status]
+}
+
+// ratePropertyChange rates a change of a property that is a status.
+func (c *Converter) ratePropertyChange(e *event.Event, reports []event.Report) {
+	class := classOf(e)
+	for i := range reports {
+		r := &reports[i]
+		if !statusProperty(class, r.Property) {
+			continue
+		}
+		status := event.String(r.NewValue)
+		severity := c.Severities.OfStatus(class, status, estate.Unjudged)
+		if r.Property == "physical-channel-status" && c.Severities.configured(class, status) == "" &&
+			status != "" && status != channelOperating {
+			severity = event.SeverityWarning
+		}
+		e.Severity = event.Worse(e.Severity, severity)
+	}
 }
 
 // ofEventID rates an entry of the audit or security log. There are hundreds of ids, and which of

@@ -2,40 +2,107 @@ package translate
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// Every status that HMCs are known to have, of CPCs, partitions and classic LPARs (4.1), and one that nobody has seen.
+// docs/severity.md and the built-in table have the same rows, and each says what the status means and from where that is known.
+func TestSeverityTableIsDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/severity.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[rating]bool)
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(strings.TrimSuffix(strings.TrimSpace(line), " |"), " | ")
+		if len(cells) != 5 || !strings.HasPrefix(cells[0], "| `") {
+			continue
+		}
+		row := rating{strings.Trim(cells[0], "| `"), strings.Trim(cells[1], "`"), cells[2]}
+		if documented[row] {
+			t.Errorf("%v is there twice", row)
+		}
+		documented[row] = true
+		if len(cells[3]) < 8 || cells[4] == "" {
+			t.Errorf("%v: no meaning or no source: %q, %q", row, cells[3], cells[4])
+		}
+	}
+	for _, r := range ratings {
+		if !documented[r] {
+			t.Errorf("docs/severity.md lacks %v", r)
+		}
+		delete(documented, r)
+	}
+	for r := range documented {
+		t.Errorf("docs/severity.md has %v, which the built-in table lacks", r)
+	}
+}
+
+// A status change has the severity of the table, also where it is one of many.
 func TestSeverityOfStatuses(t *testing.T) {
 	t.Parallel()
-	for status, want := range map[string]string{
-		"active": "info", "operating": "info", "acceptable": "info", "starting": "info", "stopping": "info", "dreaming": "info",
-		"stopped": "warning", "paused": "warning", "degraded": "warning", "not-operating": "warning", "not-activated": "warning", "service": "warning",
-		"communications-not-active": "critical", "not-communicating": "critical", "status-check": "critical", "no-power": "critical",
-		"terminated": "critical", "exceptions": "critical", "service-required": "critical", "reservation-error": "critical",
-	} {
-		for _, class := range []string{"cpc", "partition", "logical-partition"} {
-			e := described(newConverter(), "status-change", `{"change-reports":[{"old-status":"active","new-status":"`+status+`"}]}`, "class", class, "name", "X")[0]
-			if e.Severity != want {
-				t.Errorf("%s %s is %s, want %s", class, status, e.Severity, want)
-			}
-			for _, well := range []string{"active", "operating"} {
-				e := described(newConverter(), "status-change", `{"change-reports":[{"old-status":"`+status+`","new-status":"`+well+`"}]}`, "class", class, "name", "X")[0]
-				if e.Severity != event.SeverityInfo {
-					t.Errorf("%s %s -> %s is %s", class, status, well, e.Severity)
-				}
+	for _, r := range append([]rating{
+		{"cpc", "dreaming", "info"}, {"oracle", "dreaming", "info"}, {"", "", "info"},
+		// a status of another class means what it means there
+		{"logical-partition", "no-power", "critical"}, {"oracle", "not-operating", "critical"},
+	}, ratings...) {
+		if r.class == "storage-group" || r.status == "" {
+			continue
+		}
+		for _, reports := range []string{
+			`[{"old-status":"x","new-status":"` + r.status + `"}]`,
+			`[{"old-status":"x","new-status":"no-power"},{"old-status":"no-power","new-status":"` + r.status + `"}]`,
+		} {
+			e := described(newConverter(), "status-change", `{"change-reports":`+reports+`}`, "class", r.class, "name", "X")[0]
+			if e.Severity != r.severity || e.Unacceptable != nil {
+				t.Errorf("%s %s is %s, want %s", r.class, reports, e.Severity, r.severity)
 			}
 		}
 	}
 }
 
-// What the HMC calls unacceptable (4.1) is a warning at least, and no less than the table says.
-func TestSeverityOfUnacceptableStatuses(t *testing.T) {
+// Storage that is not there, and a link without a signal, are told as properties.
+func TestSeverityOfStatusProperties(t *testing.T) {
 	t.Parallel()
-	quiet := NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info"}})
+	own := NewSeverities(config.Severity{Status: config.SeverityTable{"storage-group/pending": "critical", "adapter/stopped": "info"}})
+	for _, test := range []struct {
+		class, property, value, want string
+		s                            *Severities
+	}{
+		{"storage-group", "fulfillment-state", `"incomplete"`, "warning", nil},
+		{"storage-group", "fulfillment-state", `"complete"`, "info", nil},
+		{"storage-group", "fulfillment-state", `"pending"`, "info", nil},
+		{"storage-group", "fulfillment-state", `"pending"`, "critical", own},
+		{"storage-group", "description", `"incomplete"`, "info", nil},
+		{"partition", "fulfillment-state", `"incomplete"`, "info", nil},
+		{"adapter", "physical-channel-status", `"link-failure"`, "warning", nil},
+		{"adapter", "physical-channel-status", `"operating"`, "info", nil},
+		{"adapter", "physical-channel-status", `"stopped"`, "info", own},
+		{"network-port", "physical-channel-status", `"loss-of-signal"`, "warning", nil},
+		{"adapter", "physical-channel-status", `null`, "info", nil},
+	} {
+		c := newConverter()
+		c.Severities = test.s
+		e := described(c, "property-change", `{"change-reports":[{"property-name":"`+test.property+`","old-value":"x","new-value":`+test.value+`},`+
+			`{"property-name":"name","old-value":"a","new-value":"b"}]}`, "class", test.class, "name", "X")[0]
+		if e.Severity != test.want {
+			t.Errorf("%+v is %s", test, e.Severity)
+		}
+	}
+}
+
+// What operators have made acceptable on the HMC is information, whatever else says what; what the HMC calls unacceptable is a
+// warning at least, unless the configuration knows better.
+func TestSeverityOfJudgedStatuses(t *testing.T) {
+	t.Parallel()
+	quiet := NewSeverities(config.Severity{Status: config.SeverityTable{"stopped": "info", "paused": "critical", "partition/paused": "warning"}})
+	deaf := NewSeverities(config.Severity{AcceptableStatus: config.AcceptableIgnore})
 	for _, test := range []struct {
 		status, unacceptable string
 		s                    *Severities
@@ -44,18 +111,65 @@ func TestSeverityOfUnacceptableStatuses(t *testing.T) {
 		{"dreaming", "true", nil, "warning"},
 		{"dreaming", "false", nil, "info"},
 		{"dreaming", "null", nil, "info"},
-		{"terminated", "true", nil, "critical"},
-		{"terminated", "false", nil, "critical"},
-		{"stopped", "true", quiet, "warning"},
-		{"stopped", "false", quiet, "info"},
+		{"dreaming", "true", deaf, "info"},
+		{"status-check", "true", nil, "critical"},
+		{"status-check", "false", nil, "info"},
+		{"status-check", "false", deaf, "critical"},
+		{"stopped", "true", quiet, "info"},
+		{"paused", "true", quiet, "warning"},
+		{"paused", "false", quiet, "info"},
+		{"paused", "null", quiet, "warning"},
 	} {
 		c := newConverter()
 		c.Severities = test.s
-		e := described(c, "status-change", `{"change-reports":[{"old-status":"active","new-status":"`+test.status+`","has-unacceptable-status":`+test.unacceptable+`}]}`)[0]
-		if e.Severity != test.want {
-			t.Errorf("%+v is %s", test, e.Severity)
+		e := described(c, "status-change", `{"change-reports":[{"old-status":"active","new-status":"`+test.status+`","has-unacceptable-status":`+test.unacceptable+`}]}`, "class", "partition")[0]
+		told := "null"
+		if e.Unacceptable != nil {
+			told = strconv.FormatBool(*e.Unacceptable)
+		}
+		if e.Severity != test.want || told != test.unacceptable {
+			t.Errorf("%+v is %s, unacceptable %s", test, e.Severity, told)
 		}
 	}
+}
+
+// What the HMC thinks of a status is known from the notification, else from what is acceptable for the resource, which may change.
+func TestAcceptableStatusIsFollowed(t *testing.T) {
+	t.Parallel()
+	c := newConverter()
+	headers := []string{"class", "logical-partition", "name", "TEST1", "object-uri", "/api/logical-partitions/t1"}
+	change := func(reports string) event.Event {
+		return described(c, "status-change", `{"change-reports":`+reports+`}`, headers...)[0]
+	}
+	expect := func(what string, e event.Event, severity, unacceptable, summary string) {
+		t.Helper()
+		told := "null"
+		if e.Unacceptable != nil {
+			told = strconv.FormatBool(*e.Unacceptable)
+		}
+		if e.Severity != severity || told != unacceptable || !strings.Contains(e.Summary, summary) || e.Repeat {
+			t.Errorf("%s: %s, unacceptable %s, %q (repeat %v)", what, e.Severity, told, e.Summary, e.Repeat)
+		}
+	}
+	acceptable := func(list string) {
+		described(c, "property-change", `{"change-reports":[{"property-name":"acceptable-status","old-value":null,"new-value":`+list+`}]}`, headers...)
+	}
+	expect("nothing is known", change(`[{"old-status":"operating","new-status":"not-activated"}]`), "warning", "null", "operating -> not-activated")
+	acceptable(`["operating","not-activated"]`)
+	expect("activated", change(`[{"old-status":"not-activated","new-status":"operating"}]`), "info", "false", "operating")
+	expect("acceptable", change(`[{"old-status":"operating","new-status":"not-activated"}]`), "info", "false", "not-activated")
+	expect("the notification wins", change(`[{"old-status":"not-activated","new-status":"operating","has-unacceptable-status":true}]`), "warning", "true", "operating")
+	acceptable(`["operating"]`)
+	expect("not any more", change(`[{"old-status":"operating","new-status":"not-activated"}]`), "warning", "true", "not-activated")
+	acceptable(`["operating","not-activated"]`)
+	expect("judged anew", change(`[{"has-unacceptable-status":false}]`), "info", "false", "the status not-activated is acceptable now")
+	expect("and back", change(`[{"has-unacceptable-status":true}]`), "warning", "true", "the status not-activated is unacceptable now")
+	expect("worse", change(`[{"old-status":"not-activated","new-status":"not-operating"}]`), "critical", "true", "not-operating")
+	expect("a flag of an earlier report", change(`[{"old-status":"not-operating","new-status":"exceptions","has-unacceptable-status":true},`+
+		`{"old-status":"exceptions","new-status":"operating"}]`), "info", "false", "not-operating -> exceptions -> operating")
+	expect("a report that names no status ends nothing", change(`[{"old-status":"operating","new-status":"exceptions","has-unacceptable-status":false},`+
+		`{"new-additional-status":"x"}]`), "info", "false", "operating -> exceptions (additional status x)")
+	expect("the same once more, judged otherwise", change(`[{"old-status":"operating","new-status":"exceptions","has-unacceptable-status":true}]`), "warning", "true", "operating -> exceptions")
 }
 
 // The ids by which an HMC says that somebody was not let in, and what the configuration makes of them.

@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -38,14 +39,16 @@ type keeper struct {
 	// end ends the link, with the reason.
 	end  context.CancelCauseFunc
 	wake chan struct{}
-	// jobs are URIs of jobs that have ended.
-	jobs chan string
+	// questions are URIs of jobs that have ended, and of LPARs that have stopped.
+	questions chan string
 
 	lister   lister
 	channels channels
 	fetch    fetcher
 	// nil: hardware messages are not asked for
 	hardware *hardwareWatch
+	// nil: there is no REST
+	probe *probe.Probe
 	// pingFailing is of the keeper's goroutine alone.
 	pingFailing bool
 
@@ -59,13 +62,18 @@ type keeper struct {
 func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
 		shared: &s.shared, link: link, session: s.session.API, end: end,
-		wake: make(chan struct{}, 1), jobs: make(chan string, record.MaxHeldJobs),
+		wake: make(chan struct{}, 1), questions: make(chan string, record.MaxQuestions),
 		again: make(map[string]*retry),
 	}
 	k.channels = channels{k: k, byURI: make(map[string]*channel), known: o.channels}
 	k.lister = lister{k: k, wanted: k.session != nil}
 	k.fetch = fetcher{k: k, logs: make(map[string]*retry)}
 	k.hardware = newHardwareWatch(k)
+	if k.session != nil {
+		k.probe = probe.New(probe.Options{
+			Session: k.session, Recorder: k.Rec, Logger: k.log, Over: k.over, Intervals: k.intervals.Probe,
+		})
+	}
 	return k
 }
 
@@ -81,6 +89,14 @@ func (k *keeper) run(ctx context.Context) {
 			nextPing = time.Now().Add(k.intervals.Ping)
 		}
 		sleepUntilWoken(ctx, min(wait, time.Until(nextPing)), k.wake)
+	}
+}
+
+// runProbe asks what no notification tells, until the link ends.
+func (k *keeper) runProbe(ctx context.Context) {
+	defer k.isolate()
+	if k.probe != nil {
+		k.probe.Run(ctx)
 	}
 }
 
@@ -185,38 +201,50 @@ func (k *keeper) over(ctx context.Context, err error) bool {
 	return lost || ctx.Err() != nil
 }
 
-// askJobs asks how jobs have ended, until the link does.
-func (k *keeper) askJobs(ctx context.Context) {
+// askAll asks what events are held back for, until the link ends.
+func (k *keeper) askAll(ctx context.Context) {
 	defer k.isolate()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case uri := <-k.jobs:
-			if k.Rec.AwaitsJob(uri) {
-				k.askJob(ctx, uri)
+		case uri := <-k.questions:
+			if k.Rec.Awaits(uri) {
+				k.over(ctx, k.ask(ctx, uri))
 			}
 		}
 	}
 }
 
-func (k *keeper) askJob(ctx context.Context, uri string) {
-	asking, cancel := context.WithTimeout(ctx, record.JobWait)
+// ask asks how a job has ended, or why an LPAR has stopped.
+func (k *keeper) ask(ctx context.Context, uri string) (err error) {
+	asking, cancel := context.WithTimeout(ctx, record.HoldWait)
 	defer cancel()
-	job, err := k.session.QueryJob(asking, uri)
-	if err != nil {
-		k.log.Debug("it is not known how a job has ended", zap.String("job", uri), zap.Error(err))
-		k.Rec.JobKnown(ctx, uri, nil)
-		k.over(ctx, err)
-		return
+	if estate.ClassOf(uri) != "" {
+		var psws []string
+		psws, err = k.session.GetPSWs(asking, uri)
+		k.Rec.PSWsKnown(ctx, uri, psws)
+	} else {
+		var job hmc.Job
+		if job, err = k.session.QueryJob(asking, uri); err == nil {
+			k.Rec.JobKnown(ctx, uri, &job)
+		} else {
+			k.Rec.JobKnown(ctx, uri, nil)
+		}
 	}
-	k.Rec.JobKnown(ctx, uri, &job)
+	if err != nil {
+		k.log.Debug("it is not known how it ended", zap.String("uri", uri), zap.Error(err))
+	}
+	return err
 }
 
 // notified looks at each notification for what concerns the estate and the channels. It runs on the
 // supervisor's goroutine.
 func (k *keeper) notified(n *translate.Notification) {
 	k.hardware.notified(n)
+	if k.probe != nil {
+		k.probe.Notified(n)
+	}
 	if k.session == nil || !estate.Tracked(n.Resource.Class) || n.Resource.ElementURI != "" {
 		return
 	}

@@ -122,6 +122,7 @@ func (l *lister) listAll(ctx context.Context) {
 	for _, c := range cpcs {
 		list.Resources = append(list.Resources, estate.Resource{
 			URI: c.ObjectURI, Class: estate.ClassCPC, Name: c.Name, CPC: c.Name, Status: c.Status,
+			Judged: judged(c.HasUnacceptableStatus),
 		})
 	}
 	followed := make(map[string][]hmc.Partition)
@@ -133,12 +134,14 @@ func (l *lister) listAll(ctx context.Context) {
 		for _, p := range partitions {
 			list.Resources = append(list.Resources, estate.Resource{
 				URI: p.ObjectURI, Class: of.Class, Name: p.Name, CPC: p.CPCName, CPCURI: p.CPCURI, Status: p.Status,
+				Judged: judged(p.HasUnacceptableStatus),
 			})
 		}
 		followed[of.Class] = partitions
 	}
 	l.last = time.Now()
 	k.Rec.Group().Estate.Learn(list)
+	k.probe.Listed(list)
 	l.list, l.compareAt = list, l.last.Add(k.intervals.Recording.Settle)
 	unselected := k.channels.sync(followed)
 	k.channels.dropGone(ctx, list)
@@ -150,6 +153,14 @@ func (l *lister) listAll(ctx context.Context) {
 		}
 	}
 	l.publish(errors.Join(failures...), list)
+}
+
+// judged returns what an HMC thinks of a status that it has listed.
+func judged(unacceptable *bool) estate.Judgement {
+	if unacceptable == nil {
+		return estate.Unjudged
+	}
+	return estate.JudgementOf(*unacceptable)
 }
 
 // publish says whether a part of the estate could not be listed; that is tried again.

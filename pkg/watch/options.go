@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
@@ -60,6 +61,7 @@ type Intervals struct {
 	Relist time.Duration
 	// Hardware is how often hardware messages are listed while there are any.
 	Hardware time.Duration
+	Probe    probe.Intervals
 }
 
 // withDefaults returns the intervals with those that are 0 set.

@@ -51,14 +51,15 @@ func (s *source) Fetch(topics map[string]bool) {
 	}
 }
 
-// AskJob has it asked how a job has ended, and reports whether that will be done.
-func (s *source) AskJob(uri string) bool {
+// Ask has it asked how a job has ended, or why an LPAR has stopped, and reports whether that will
+// be done.
+func (s *source) Ask(uri string) bool {
 	k := s.keeper.Load()
 	if k == nil {
 		return false
 	}
 	select {
-	case k.jobs <- uri:
+	case k.questions <- uri:
 		return true
 	default:
 		return false

@@ -264,7 +264,8 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *Offe
 	}()
 	s.linkUp(ctx, k, o)
 	keeping.Go(func() { k.run(linkCtx) })
-	keeping.Go(func() { k.askJobs(linkCtx) })
+	keeping.Go(func() { k.askAll(linkCtx) })
+	keeping.Go(func() { k.runProbe(linkCtx) })
 	err = s.consume(linkCtx, link, k)
 	if cause := context.Cause(linkCtx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // the keeper ended the link, and knows why

@@ -144,7 +144,7 @@ func TestListsAreApart(t *testing.T) {
 func TestSource(t *testing.T) {
 	s := newTestSupervisor(t)
 	src := &s.source
-	if at, handedOn := src.LastContact(); !at.IsZero() || handedOn || src.CanFetch() || src.AskJob("/api/jobs/1") {
+	if at, handedOn := src.LastContact(); !at.IsZero() || handedOn || src.CanFetch() || src.Ask("/api/jobs/1") {
 		t.Error("there is no link")
 	}
 	src.Fetch(map[string]bool{"": true})
@@ -153,7 +153,7 @@ func TestSource(t *testing.T) {
 	k := newKeeper(s, newLink(t), new(Offer), nil)
 	src.keeper.Store(k)
 	src.update(func(now *state) { now.up(k.link) })
-	if _, handedOn := src.LastContact(); !handedOn || !src.CanFetch() || !src.AskJob("/api/jobs/1") || <-k.jobs != "/api/jobs/1" {
+	if _, handedOn := src.LastContact(); !handedOn || !src.CanFetch() || !src.Ask("/api/jobs/1") || <-k.questions != "/api/jobs/1" {
 		t.Error("there is a link")
 	}
 	src.Fetch(map[string]bool{"": true})

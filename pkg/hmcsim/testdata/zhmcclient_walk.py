@@ -358,7 +358,7 @@ def walk(session, host, stomp_port, ca_file, userid, password):
     RESULT["property"] = [headers["property-names"], body["change-reports"][0]["new-value"]]
 
     # A command to the operating system: its echo is a message.
-    session.post(part["object-uri"] + "/operations/send-os-cmd", {"os-command-text": "uname -a", "is-priority": False})
+    session.post(part["object-uri"] + "/operations/send-os-cmd", {"operating-system-command-text": "uname -a", "is-priority": False})
     os_receiver.message(topic, lambda headers, body: body["os-messages"][0]["message-text"] == "uname -a")
     RESULT["list"] = len(session.get(part["object-uri"] + "/operations/list-os-messages?begin-sequence-number=0")["os-messages"]) > 0
 
@@ -369,7 +369,7 @@ def walk(session, host, stomp_port, ca_file, userid, password):
     lpar_topic = session.post(lpar["object-uri"] + "/operations/open-os-message-channel",
                               {"include-refresh-messages": False})["topic-name"]
     os_receiver.subscribe(lpar_topic)
-    session.post(lpar["object-uri"] + "/operations/send-os-cmd", {"os-command-text": "D T", "is-priority": False})
+    session.post(lpar["object-uri"] + "/operations/send-os-cmd", {"operating-system-command-text": "D T", "is-priority": False})
     headers, body = os_receiver.message(lpar_topic)
     RESULT["lpar"] = [headers["class"], body["os-messages"][0]["is-refresh"]]
     try:

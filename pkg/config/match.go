@@ -1,0 +1,181 @@
+package config
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
+
+// View is an event as matchers see it; its body is parsed when the first matcher asks for it.
+type View struct {
+	*event.Event
+	parsed bool
+	// What matchers look at in the bodies of the known notification types.
+	messageText, eventMessage, userid, eventID string
+	// of a status change or property-change
+	reports []event.Report
+}
+
+// parse reads the body. One of another shape leaves the fields empty: nothing in it can match then.
+func (v *View) parse() {
+	if v.parsed {
+		return
+	}
+	v.parsed = true
+	for name, value := range event.Members(v.Body) {
+		switch string(name) {
+		case "message-text":
+			v.messageText = event.String(value)
+		case "event-message":
+			v.eventMessage = event.String(value)
+		case "userid":
+			v.userid = event.String(value)
+		case "event-id": // a string of digits; a number is taken as well
+			v.eventID = event.Unquoted(value)
+		case "change-reports":
+			for r := range event.Reports(v.Body) {
+				v.reports = append(v.reports, r)
+			}
+		}
+	}
+}
+
+// Fits says whether any of the matchers fits the event.
+func (v *View) Fits(ms []Matcher) bool {
+	for i := range ms {
+		if key, _ := v.Mismatch(&ms[i]); key == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// Mismatch returns the first key of the matcher that does not fit the event, and what the event has
+// there; "": all that it has fit.
+func (v *View) Mismatch(m *Matcher) (key, value string) {
+	res := v.Resource
+	if res == nil {
+		res = new(event.Resource)
+	}
+	switch {
+	case !m.Type.allow(v.Type):
+		return "type", v.Type
+	case !m.HMC.allow(v.HMC):
+		return "hmc", v.HMC
+	case !m.Class.allow(res.Class):
+		return "class", res.Class
+	case !m.Name.allow(res.Name):
+		return "name", res.Name
+	case !m.CPC.allow(res.CPC):
+		return "cpc", res.CPC
+	case !m.Origin.allow(v.Origin):
+		return "origin", v.Origin
+	case !m.Severity.allow(v.Severity):
+		return "severity", v.Severity
+	case m.Repeat != nil && *m.Repeat != v.Repeat:
+		return "repeat", strconv.FormatBool(v.Repeat)
+	case m.Planned != nil && *m.Planned != v.Planned:
+		return "planned", strconv.FormatBool(v.Planned)
+	}
+	for name, patterns := range m.Label {
+		if is := v.Labels.Get(name); !patterns.Match(is) {
+			return "label." + name, is
+		}
+	}
+	v.parse()
+	switch {
+	case m.Status.IsSet() && !v.anyReport(func(r *event.Report) bool {
+		return r.NewStatus != "" && m.Status.Match(r.NewStatus)
+	}):
+		return "status", v.listed(func(r *event.Report) string { return r.NewStatus })
+	case m.Property.IsSet() && !v.anyReport(m.fitsProperty):
+		return "property", v.listed(func(r *event.Report) string { return r.Property })
+	case m.Value.IsSet() && !v.anyReport(m.fitsValue):
+		return "value", v.listed(newValue)
+	case m.User.IsSet() && !m.User.Match(v.userid):
+		return "user", v.userid
+	case m.EventID.IsSet() && !m.EventID.Match(v.eventID):
+		return "event_id", v.eventID
+	case m.Text.IsSet() && !m.Text.Match(v.Text()):
+		return "text", v.Text()
+	}
+	return "", ""
+}
+
+// CanFit says whether the matcher can fit events of a type: some of its keys are of one type only.
+func (m *Matcher) CanFit(typ string) bool {
+	if !m.Type.allow(typ) {
+		return false
+	}
+	for _, key := range m.keysOfOneType() {
+		if key.set && key.typ != typ {
+			return false
+		}
+	}
+	return true
+}
+
+// keyOfOneType is a key of a matcher that is of events of one type only.
+type keyOfOneType struct {
+	name string
+	set  bool
+	typ  string
+}
+
+func (m *Matcher) keysOfOneType() [6]keyOfOneType {
+	return [...]keyOfOneType{
+		{"status", m.Status.IsSet(), event.TypeStatusChange},
+		{"repeat", m.Repeat != nil && *m.Repeat, event.TypeStatusChange},
+		{"property", m.Property.IsSet(), event.TypePropertyChange},
+		{"value", m.Value.IsSet(), event.TypePropertyChange},
+		{"user", m.User.IsSet(), event.TypeLogEntry},
+		{"event_id", m.EventID.IsSet(), event.TypeLogEntry},
+	}
+}
+
+func (m *Matcher) fitsProperty(r *event.Report) bool {
+	return r.Property != "" && m.Property.allow(r.Property)
+}
+
+// fitsValue says whether a report is of a change to the value, of the property if one is named.
+func (m *Matcher) fitsValue(r *event.Report) bool {
+	return m.fitsProperty(r) && m.Value.Match(newValue(r))
+}
+
+// newValue is the new value of a property: of a string the text, else as JSON has it.
+func newValue(r *event.Report) string { return event.Unquoted(r.NewValue) }
+
+func (v *View) anyReport(fits func(*event.Report) bool) bool {
+	for i := range v.reports {
+		if fits(&v.reports[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *View) listed(of func(*event.Report) string) string {
+	var all []string
+	for i := range v.reports {
+		if text := of(&v.reports[i]); text != "" {
+			all = append(all, text)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// Contains says whether a text, in lower case, is part of what a person reads of the event.
+func (v *View) Contains(text string) bool {
+	r := cmp.Or(v.Resource, &event.Resource{})
+	return slices.ContainsFunc([]string{v.Summary, v.Type, v.Text(), r.Name, r.CPC, r.ElementName, r.Class},
+		func(s string) bool { return strings.Contains(strings.ToLower(s), text) })
+}
+
+// Text is what a person would read: the message of an operating system or a log, else the summary.
+func (v *View) Text() string {
+	v.parse()
+	return cmp.Or(v.messageText, v.eventMessage, v.BodyText, v.Summary)
+}
