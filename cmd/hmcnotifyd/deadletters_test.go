@@ -556,7 +556,7 @@ func TestWriteTable(t *testing.T) {
 	var out bytes.Buffer
 	writeTable(&out, letters, true, 90)
 	lines := strings.Split(out.String(), "\n")
-	if len(lines) != 4 || len([]rune(lines[1])) != 90 || !strings.HasSuffix(lines[1], "...") || !strings.HasSuffix(lines[2], "  -       short") {
+	if len(lines) != 4 || len([]rune(lines[1])) != 90 || !strings.HasSuffix(lines[1], "...") || !strings.HasSuffix(lines[2], "  -                      short") {
 		t.Errorf("%q", lines)
 	}
 	out.Reset()

@@ -3,6 +3,7 @@ package hmcsim
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 	"strings"
 )
 
@@ -24,9 +25,10 @@ func (w *world) loaded(p *partition) osInfo {
 			name: strings.ToLower(p.name), kind: "Linux", level: "5.14.0", token: noToken, loadAddress: "00100",
 		}
 	}
+	w.loads++
 	return osInfo{
 		name: p.osName(), kind: "MVS", level: "z/OS V2.5", sysplex: p.sysplex,
-		token: fmt.Sprintf("%016X", w.ids.Uint64()|1), loadAddress: "00A86", loadParameter: "0A8600M1",
+		token: fmt.Sprintf("%s%08X", strings.ToUpper(p.id[:8]), w.loads), loadAddress: "00A86", loadParameter: "0A8600M1",
 	}
 }
 
@@ -171,9 +173,17 @@ func (w *world) addAdapters(c *cpc) {
 		{name: "FCP 0124", number: "124", family: "ficon", kind: "fcp", card: "ficon-express-32s"},
 	}
 	for _, a := range c.adapters {
-		a.id, a.cpc, a.status, a.channel = w.uuid(), c, statusActive, statusOperating
+		a.id, a.cpc, a.status, a.channel = partID(c, a.name), c, statusActive, statusOperating
 	}
-	w.groups = append(w.groups, &storageGroup{id: w.uuid(), name: "SG " + c.name, cpc: c, fulfillment: "complete"})
+	name := "SG " + c.name
+	w.groups = append(w.groups, &storageGroup{id: partID(c, name), name: name, cpc: c, fulfillment: "complete"})
+}
+
+// partID returns the id of a part of a CPC. It does not change the ids of what is made later.
+func partID(c *cpc, name string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return fmt.Sprintf("%08x%s", h.Sum32(), c.id[8:])
 }
 
 func (a *adapter) properties() map[string]any {

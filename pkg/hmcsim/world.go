@@ -33,6 +33,7 @@ type world struct {
 	parts    []*partition // of all CPCs
 	byID     map[string]*partition
 	groups   []*storageGroup
+	loads    uint32 // of z/OS
 	tasks    taskHeap
 	taskSeq  int64
 	happened int64 // notifications that were caused, each counted once however many sessions see it
