@@ -106,6 +106,10 @@ func TestOSMessagesOfAnotherHost(t *testing.T) {
 		{1, allOSMessages, 20},
 		{1000, allOSMessages, 20},
 		{-20, allOSMessages, 20},
+		{0, newOSMessages, 0},
+		{1, newOSMessages, 0},
+		{1000, newOSMessages, 0},
+		{-20, newOSMessages, 0},
 	} {
 		t.Run(fmt.Sprintf("%d %d", test.offset, test.held), func(t *testing.T) {
 			one, two, yaml := twoHosts(t, hmcsim.Options{CPCs: 1, Partitions: 1}, hmcsim.Options{Name: "HMC2", OSMessageOffset: test.offset}, test.keys)

@@ -157,8 +157,15 @@ type osPartition struct {
 	hostBefore uint32
 
 	started bool
-	// the number from which on the messages are followed, if started
-	start int64
+	start   osStart
+}
+
+// osStart is where a partition begins to be followed: at a number, as that host (0: not known, 1:
+// several, which may have other numbers) numbers it, behind a message with this hash and time.
+type osStart struct {
+	Number     int64
+	Host, Hash uint32
+	Time       int64
 }
 
 // osEntry is one message that was recorded.
@@ -235,21 +242,21 @@ func (o *OSMessages) Abandoned(partition string) (n int64) {
 
 // StartBehind notes that a partition is followed from behind these messages on, which the HMC held
 // before: without this nothing would tell later which messages of a quiet partition are new.
-func (o *OSMessages) StartBehind(partition string, messages []OSMessage) {
-	start := int64(0)
+func (o *OSMessages) StartBehind(partition, host string, messages []OSMessage) {
+	start := osStart{Host: TextHash(host)}
 	for i := range messages {
-		start = max(start, messages[i].Number+1)
+		last := messages[i].text()
+		start = osStart{max(start.Number, messages[i].Number+1), start.Host, last.hash, last.time}
 	}
 	o.partition(partition).startAt(start)
 }
 
-// startAt notes the number from which on the first sequence is followed.
-func (p *osPartition) startAt(number int64) {
-	p.started, p.start = true, number
-	p.book.pending = append(p.book.pending, queue.KeyValue{
-		Key:   p.book.startPrefix + p.key[len(p.book.prefix):],
-		Value: binary.BigEndian.AppendUint64(nil, uint64(number)),
-	})
+// startAt notes where a partition begins to be followed.
+func (p *osPartition) startAt(start osStart) {
+	p.started, p.start = true, start
+	key := p.book.startPrefix + p.key[len(p.book.prefix):]
+	value, _ := binary.Append(nil, binary.BigEndian, start) // it has a fixed size
+	p.book.pending = append(p.book.pending, queue.KeyValue{Key: key, Value: value})
 }
 
 // BeforeStart returns how many messages at the begin of a list the HMC held already when the
@@ -257,11 +264,15 @@ func (p *osPartition) startAt(number int64) {
 // to the first one followed are those of a sequence that began anew, of which everything counts; so
 // are, once numbers have begun anew, those of a list that has nothing known of the first sequence.
 // What is known is not before the start: it tells the list's sequences apart.
-func (o *OSMessages) BeforeStart(partition string, messages []OSMessage) (n int) {
+func (o *OSMessages) BeforeStart(partition, host string, messages []OSMessage) (n int) {
 	p := o.get(partition)
-	start := p.start
+	start := p.start.Number
 	if !p.started {
 		start = p.lowest
+	} else if p.start.Host != 0 && p.start.Host != TextHash(host) {
+		p.start.Host = 1
+		p.startAt(p.start)
+		return p.beforeText(messages)
 	}
 	end, before, known := 0, 0, -1
 	for ; end < len(messages) && (end == 0 || messages[end].Number > messages[end-1].Number); end++ {
@@ -282,6 +293,23 @@ func (o *OSMessages) BeforeStart(partition string, messages []OSMessage) (n int)
 		return min(before, known)
 	}
 	return before
+}
+
+// beforeText is BeforeStart where numbers do not tell: what does is the message before the start,
+// by text and time, or else the first that is known.
+func (p *osPartition) beforeText(messages []OSMessage) int {
+	last := osText{p.start.Hash, p.start.Time}
+	at := slices.IndexFunc(messages, func(m OSMessage) bool { return m.text() == last })
+	known := slices.IndexFunc(messages, func(m OSMessage) bool {
+		return slices.ContainsFunc(p.entries, func(e osEntry) bool { return osText{e.hash, e.time} == m.text() })
+	})
+	if at >= 0 && (known < 0 || at < known) {
+		return at + 1
+	}
+	if at < 0 && (last != osText{} || p.first > 0) {
+		return 0 // it is gone, and so is what was before it
+	}
+	return max(known, 0)
 }
 
 // Forget forgets a partition that is gone, with what is stored of it.
@@ -411,7 +439,7 @@ func (p *osPartition) restart(number int64, now time.Duration) {
 	if p.begun {
 		p.epoch = p.fresh()
 		if !p.started {
-			p.startAt(p.lowest)
+			p.startAt(osStart{Number: p.lowest, Host: p.host})
 		}
 	}
 	p.begun, p.began, p.gaps = true, now, nil

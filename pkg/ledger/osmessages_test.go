@@ -1369,6 +1369,68 @@ func TestOtherHostHasOtherNumbers(t *testing.T) {
 	}
 }
 
+// What an HMC held before a partition was followed, which nobody wanted, stays left out on another host that has other
+// numbers, and on the way back, and what is new on either is not.
+func TestOtherHostAndWhatWasThereBefore(t *testing.T) {
+	for _, by := range []int64{0, 1, 40, -20, 1_000_000} {
+		for _, quiet := range []bool{false, true} {
+			for _, stored := range []bool{false, true} {
+				name := fmt.Sprintf("by %d, quiet %v, restarted %v: ", by, quiet, stored)
+				m := newMarkBook()
+				list := func(host string, from, to int64) (out []OSMessage) {
+					offset := int64(0)
+					if host == "two" {
+						offset = by
+					}
+					for i := from; i <= to; i++ {
+						out = append(out, markMessage(i+offset, fmt.Sprint("text ", i), -1))
+					}
+					return out
+				}
+				now := markClock
+				fetched := func(host, want string, from, to int64) {
+					t.Helper()
+					if stored {
+						m.commit()
+						m = m.restart(t)
+					}
+					now = now.Add(time.Hour)
+					all := list(host, from, to)
+					before := m.BeforeStart(markPartition, host, all)
+					vs := m.Replay(markPartition, OSReplay{Host: host, Messages: all[before:], Asked: now, Now: now, Complete: true})
+					for i := range vs {
+						vs[i].Epoch = 0
+					}
+					if got := fmt.Sprint(before, " before, ", verdicts(vs)); got != want {
+						t.Errorf("%s%s from %d to %d: %s, want %s", name, host, from, to, got, want)
+					}
+				}
+				last := int64(20)
+				if quiet {
+					m.StartBehind(markPartition, "one", list("one", 1, 20))
+				} else { // one came while the HMC was asked
+					m.Live(markPartition, "one", list("one", 21, 21)[0], now)
+					m.StartBehind(markPartition, "one", list("one", 1, 21))
+					fetched("one", "20 before, 1 dup, 1 new", 1, 22)
+					last = 22
+				}
+				known := last - 20
+				dup := func(n int64) string {
+					if n == 0 {
+						return ""
+					}
+					return fmt.Sprint(n, " dup, ")
+				}
+				fetched("two", fmt.Sprint("20 before, ", dup(known), "3 new"), 1, last+3)
+				fetched("two", fmt.Sprint("20 before, ", dup(known+3), "1 new"), 1, last+4)
+				fetched("two", fmt.Sprint("15 before, ", dup(known+4), "1 new"), 6, last+5)
+				fetched("one", fmt.Sprint("10 before, ", dup(known+5), "2 new"), 11, last+7)
+				fetched("one", fmt.Sprint("0 before, ", dup(known+7), "1 new"), 21, last+8)
+			}
+		}
+	}
+}
+
 // What the version before has stored is known, and goes on.
 func TestStateOfVersion1(t *testing.T) {
 	data, err := os.ReadFile("testdata/osmessages1.json")
@@ -1411,7 +1473,7 @@ func TestStateOfVersion1(t *testing.T) {
 		if !m.Empty("quiet") || !m.Known("quiet") {
 			t.Error("the start is not known")
 		}
-		if n := m.BeforeStart("quiet", markRange("a", 10, 20)); n != 7 {
+		if n := m.BeforeStart("quiet", "", markRange("a", 10, 20)); n != 7 {
 			t.Errorf("%d before the start, want 7", n)
 		}
 		m.commit()
@@ -1428,7 +1490,7 @@ func TestStart(t *testing.T) {
 	if m.Known(markPartition) {
 		t.Error("known")
 	}
-	m.StartBehind(markPartition, markRange("a", 3, 9))
+	m.StartBehind(markPartition, "", markRange("a", 3, 9))
 	m.commit()
 	m.live(markMessage(10, "a", -1), markClock)
 	m.load()
@@ -1447,7 +1509,7 @@ func TestStart(t *testing.T) {
 		{markRange("b", 1, 2), 0},
 		{nil, 0},
 	} {
-		if n := m.BeforeStart(markPartition, tt.list); n != tt.want {
+		if n := m.BeforeStart(markPartition, "", tt.list); n != tt.want {
 			t.Errorf("%d of %v, want %d", n, tt.list, tt.want)
 		}
 	}
@@ -1463,7 +1525,7 @@ func TestStart(t *testing.T) {
 		{markRange("b", 0, 20), 0},
 		{markRange("a", 3, 12), 0},
 	} {
-		if n := m.BeforeStart(markPartition, tt.list); n != tt.want {
+		if n := m.BeforeStart(markPartition, "", tt.list); n != tt.want {
 			t.Errorf("numbers began anew: %d of %v, want %d", n, tt.list, tt.want)
 		}
 	}
@@ -1474,13 +1536,13 @@ func TestStart(t *testing.T) {
 		t.Errorf("%d values are left", len(m.store))
 	}
 	m.live(markMessage(10, "a", -1), markClock)
-	if n := m.BeforeStart(markPartition, markRange("a", 3, 12)); n != 7 {
+	if n := m.BeforeStart(markPartition, "", markRange("a", 3, 12)); n != 7 {
 		t.Errorf("%d are before what came first", n)
 	}
 	m.live(markMessage(0, "b", -1), markClock)
 	m.commit()
 	m = m.restart(t)
-	if n := m.BeforeStart(markPartition, slices.Concat(markRange("a", 3, 12), markRange("b", 0, 0))); n != 7 {
+	if n := m.BeforeStart(markPartition, "", slices.Concat(markRange("a", 3, 12), markRange("b", 0, 0))); n != 7 {
 		t.Errorf("%d are before what came first, and numbers began anew", n)
 	}
 }
@@ -1490,10 +1552,10 @@ func TestStart(t *testing.T) {
 func TestStartBehindKnown(t *testing.T) {
 	m := newMarkBook()
 	m.live(markMessage(11, "a", -1), markClock)
-	m.StartBehind(markPartition, markRange("a", 0, 11))
+	m.StartBehind(markPartition, "", markRange("a", 0, 11))
 	for _, anew := range []bool{false, true} {
 		list := slices.Concat(markRange("a", 0, 14), markRange("b", 0, 4))
-		if n := m.BeforeStart(markPartition, list); n != 11 {
+		if n := m.BeforeStart(markPartition, "", list); n != 11 {
 			t.Errorf("%d are before the start, want 11; numbers began anew: %v", n, anew)
 		}
 		m.live(markMessage(12, "a", -1), markClock)

@@ -141,9 +141,10 @@ func (o *OSMessages) Load(stored Stored) (damaged int) {
 		}
 	}
 	stored(o.startPrefix, func(key string, value []byte) bool {
-		if len(value) == 8 {
-			p := o.partition(key[len(o.startPrefix):])
-			p.started, p.start = true, int64(binary.BigEndian.Uint64(value))
+		if n := len(value); n == 8 || n == binary.Size(osStart{}) { // earlier versions: the number alone
+			p, value := o.partition(key[len(o.startPrefix):]), append(value, make([]byte, 16)...)
+			_, err := binary.Decode(value, binary.BigEndian, &p.start)
+			p.started = err == nil
 		}
 		return true
 	})

@@ -227,7 +227,7 @@ func (r *Recorder) ListedMessages(
 	}
 	l, uri := t.listed(p, topic, messages), p.ObjectURI
 	if !refresh {
-		n := t.messages.BeforeStart(uri, l.messages)
+		n := t.messages.BeforeStart(uri, t.link.host, l.messages)
 		l.messages, l.events = l.messages[n:], l.events[n:]
 	}
 	n := t.putReplay(uri, l, event.OriginBackfill, ledger.OSReplay{Asked: asked, Complete: true})
@@ -247,7 +247,7 @@ func (r *Recorder) ListedMessages(
 func (r *Recorder) StartBehind(ctx context.Context, uri string, messages [][]byte) {
 	t := r.begin(ctx)
 	defer t.end()
-	t.messages.StartBehind(uri, t.listed(hmc.Partition{ObjectURI: uri}, "", messages).messages)
+	t.messages.StartBehind(uri, t.link.host, t.listed(hmc.Partition{ObjectURI: uri}, "", messages).messages)
 	t.send()
 }
 
