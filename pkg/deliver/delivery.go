@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -66,7 +65,6 @@ type Delivery struct {
 	work     *work
 	progress *progress
 	health   health
-	ages     *status.Ages
 	refusals status.Throttle
 	// overdue holds a token when there may be events that are too old to be sent.
 	overdue chan struct{}
@@ -76,8 +74,8 @@ type Delivery struct {
 	drain    context.CancelFunc
 	// sending holds a token while events are sent again by hand, and for ever at the end.
 	sending chan struct{}
-	// beat is when the loop last turned, in Unix nanoseconds.
-	beat atomic.Int64
+	// beat is when the loop last turned.
+	beat *status.Beat
 }
 
 // New returns a Delivery that does nothing yet.
@@ -89,16 +87,15 @@ func New(o Options) *Delivery {
 		metrics: o.Metrics.forSink(o.Sink.Name),
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
 		stage:   passThrough{},
-		ages:    status.NewAges(o.Sink.Retry.MaxAge),
 		overdue: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1),
+		beat:    status.NewBeat(),
 	}
 	if s, ok := o.To.(sinks.Selector); ok {
 		d.wants = s.Wants
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
 	d.metrics.delivery.Store(d)
-	d.beat.Store(time.Now().UnixNano())
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
 	if o.Sink.Log != nil {
 		// A file has one end: more would only mix up the order.
@@ -205,7 +202,7 @@ func (d *Delivery) applyLimits(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		d.trim()
-		d.beat.Store(time.Now().UnixNano())
+		d.beat.Turn()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -217,7 +214,7 @@ func (d *Delivery) applyLimits(ctx context.Context) {
 // Alive says whether the delivery's loop has turned within limit before now. That a sink hangs is
 // no matter.
 func (d *Delivery) Alive(now time.Time, limit time.Duration) bool {
-	return now.Sub(time.Unix(0, d.beat.Load())) < limit
+	return now.Sub(d.beat.Last()) < limit
 }
 
 // trim applies the limits of the sink's queue: beyond them the oldest events go.

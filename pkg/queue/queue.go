@@ -142,6 +142,8 @@ type Queue struct {
 	// Holds one token when a group should not wait for CommitInterval.
 	urgent chan struct{}
 
+	// state is the committer's.
+	clock clock
 	stored
 	committer
 
@@ -241,6 +243,11 @@ func (q *Queue) load() error {
 	for name, p := range l.cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
+	last := int64(0)
+	for _, s := range q.segments {
+		last = max(last, s.lastAt)
+	}
+	q.clock.start(q.state[clockKey], last)
 	for _, gone := range l.lost {
 		q.skip(gone.first, gone.last)
 	}
@@ -288,7 +295,7 @@ func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool
 	var pairs [][2]string
 	q.mu.RLock()
 	for k, v := range q.state {
-		if strings.HasPrefix(k, prefix) {
+		if strings.HasPrefix(k, prefix) && k != clockKey {
 			pairs = append(pairs, [2]string{k, v})
 		}
 	}
