@@ -195,6 +195,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.reloading.Unlock()
 	var watching sync.WaitGroup
 	watching.Go(func() { b.watchRates(ctx) })
+	watching.Go(func() { b.watchFiles(ctx) })
 	defer watching.Wait()
 	<-ctx.Done()
 	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
@@ -286,6 +287,11 @@ func endsWithin(done <-chan struct{}, limit time.Duration) bool {
 func (b *Bridge) Reload(cfg *config.Config) error {
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
+	return b.reload(cfg)
+}
+
+// reload is Reload. b.reloading is locked.
+func (b *Bridge) reload(cfg *config.Config) error {
 	if b.life == nil || b.life.Err() != nil {
 		return errors.New("the daemon is not running")
 	}

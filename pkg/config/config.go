@@ -5,7 +5,8 @@
 // complete: defaults are filled in, relative paths are made absolute, regular expressions are
 // compiled, and secrets and CA certificates are read from their files, so that nothing which uses a
 // Config has to read a file or can fail on one. The exception are the files of an [HTTPConfig],
-// which are read again while they are in use, and those of an HMC: see [HMC.Reread].
+// which are read again while they are in use, and those of an HMC and of a sink: see [HMC.Reread]
+// and [Sink.Reread].
 package config
 
 import (

@@ -257,10 +257,7 @@ func (d *decoder) natsLogon(path string, n *NATS) {
 	d.secret(at("password"), &n.Password, &n.PasswordFile)
 	d.secret(at("token"), &n.Token, &n.TokenFile)
 	d.line(at("userid"), n.Userid)
-	n.keys = NewSecret(
-		d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT",
-			"a JWT and its seed, as nsc writes them") +
-			d.keyFile(at("nkey_file"), &n.NKeyFile, "SU", "the seed of a user's nkey, which begins with SU"))
+	d.natsKeys(path, n)
 	switch named, password := d.has(at("userid")), d.has(at("password")) || d.has(at("password_file")); {
 	case named && !password:
 		d.errorf(at("userid"), "needs a password: name a file that holds it as password_file")
@@ -280,6 +277,15 @@ func (d *decoder) natsLogon(path string, n *NATS) {
 			first = way[0]
 		}
 	}
+}
+
+// natsKeys reads the files with keys.
+func (d *decoder) natsKeys(path string, n *NATS) {
+	at := under(path)
+	n.keys = NewSecret(
+		d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT",
+			"a JWT and its seed, as nsc writes them") +
+			d.keyFile(at("nkey_file"), &n.NKeyFile, "SU", "the seed of a user's nkey, which begins with SU"))
 }
 
 // keyFile makes the path of a file with keys absolute and returns its contents, which must include

@@ -72,6 +72,8 @@ func credentials(cfg *config.Sink) string {
 		return "kafka.sasl, and what the cluster allows that user"
 	case cfg.NATS != nil:
 		return "the credentials in nats, and the subjects that they allow"
+	case cfg.Syslog != nil:
+		return "the certificate in syslog.tls.cert_file, and the authorities that the server accepts"
 	}
 	return "the credentials of the sink"
 }

@@ -35,6 +35,7 @@ func TestAdvice(t *testing.T) {
 		"401":                              {webhook, wrong(401), "http_config, or the one in the address"},
 		"403, signed":                      {signed, wrong(403), "webhook.secret"},
 		"404":                              {webhook, wrong(404), "webhook.url"},
+		"a refused certificate":            {&config.Sink{Syslog: &config.Syslog{}}, because(ReasonAuthorization, "refused"), "syslog.tls.cert_file"},
 		"404 of an Alertmanager":           {&config.Sink{Alertmanager: &config.Alertmanager{}}, wrong(404), "check the address"},
 		"301":                              {webhook, wrong(301), "redirects"},
 		"413":                              {webhook, refused(413), "max_events"},

@@ -60,6 +60,8 @@ type kafkaClient struct {
 	// reached says that a broker has answered, and that since then no Send has failed as a
 	// whole.
 	reached atomic.Bool
+	// answers counts the records that were accepted so far.
+	answers atomic.Int64
 	// failed is what became of the last attempt to connect.
 	failed    atomic.Pointer[error]
 	closeOnce sync.Once
@@ -171,7 +173,13 @@ func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Contex
 	err := k.do(ctx, late, func(attempt context.Context) error {
 		c, err := k.reach(attempt)
 		if err == nil {
+			before := c.answers.Load()
 			err = f(attempt, c)
+			if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && c.answers.Load() == before {
+				// The library keeps what keeps it from sending to itself, a password
+				// that was changed for example. A new one says so.
+				k.giveUp(c)
+			}
 		}
 		if c != nil && attempt.Err() != nil && isEnd(err) {
 			if last := c.failed.Load(); last != nil {
@@ -297,6 +305,7 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event
 	var (
 		each     []error // nil: nothing has failed
 		accepted int
+		unknown  bool
 		late     <-chan time.Time
 	)
 	fail := func(record int, err error) {
@@ -312,9 +321,11 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event
 			left--
 			known[r.record] = true
 			if r.err != nil {
+				unknown = unknown || isOneOf(r.err, kafkaUnknown...)
 				fail(r.record, k.failure(ctx, &records[r.record], ready[r.record].Topic, len(records), r.err))
 			} else {
 				accepted++
+				c.answers.Add(1)
 			}
 		case <-over:
 			over, late = nil, time.After(kafkaGrace)
@@ -338,6 +349,10 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event
 	if accepted == 0 {
 		// The next attempt looks first whether there is anybody.
 		c.reached.Store(false)
+	}
+	if unknown {
+		// The library writes to no other topic of this name than the one it has known.
+		k.giveUp(c)
 	}
 	return eventsError(each)
 }
@@ -381,7 +396,7 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 		return k.refused(http.StatusRequestEntityTooLarge, "topic "+topic+": ", r, err)
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
 		return k.refused(http.StatusUnprocessableEntity, "topic "+topic+": ", r, err)
-	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+	case isOneOf(err, kafkaUnknown...):
 		return because(ReasonNotFound, "there is no topic %s, or none that this sink may see: create it", topic)
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("this sink may not write to the topic %s: %w", topic, err)
@@ -402,13 +417,16 @@ var kafkaRefusals = []error{
 	kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp,
 }
 
+// kafkaUnknown are what is said of a topic that is not there, or not the one it was.
+var kafkaUnknown = []error{kerr.UnknownTopicOrPartition, kerr.UnknownTopicID}
+
 // kafkaErrors are what brokers answer about themselves.
 var kafkaErrors = []knownErrors{
 	{ReasonAuthorization, []error{
 		kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.TopicAuthorizationFailed,
 		kerr.ClusterAuthorizationFailed,
 	}},
-	{ReasonNotFound, []error{kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidTopicException}},
+	{ReasonNotFound, append(slices.Clip(kafkaUnknown), kerr.InvalidTopicException)},
 	{ReasonTimeout, []error{kerr.RequestTimedOut}},
 	{ReasonOverloaded, []error{kerr.ThrottlingQuotaExceeded}},
 	{ReasonUnavailable, []error{

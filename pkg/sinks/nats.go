@@ -31,6 +31,9 @@ const (
 	// natsPing finds out within a minute that a server has gone without a word.
 	natsPing = 20 * time.Second
 
+	// natsDoubt is how long an answer is waited for where there seems to be no stream.
+	natsDoubt = 2 * time.Second
+
 	// natsGrace is how much longer than its context a call of the library may take before it is
 	// made to return.
 	natsGrace = 100 * time.Millisecond
@@ -45,6 +48,10 @@ type natsSink struct {
 	// only is the name of the stream; "": any will do.
 	only    string
 	options []nats.Option
+
+	// silent says that nobody has answered the last attempt. The server says that no stream
+	// takes a subject only where nobody else listens to it.
+	silent atomic.Bool
 
 	// busy guards link, which is looked at and made under it.
 	busy mutex
@@ -125,7 +132,25 @@ func (n *natsSink) Send(ctx context.Context, records []event.Record) error {
 		return nil
 	}
 	return n.with(ctx, noAcknowledgement, func(attempt context.Context, link *natsLink) error {
-		return n.publishAll(attempt, link, records)
+		if !n.silent.Load() {
+			return n.publishAll(attempt, link, records)
+		}
+		// Only as an explanation: it may be a stream of another account, which cannot be
+		// looked up.
+		missing := n.lookUp(attempt, link)
+		before := link.answers.Load()
+		limited, cancel := attempt, context.CancelFunc(func() {})
+		if missing != nil {
+			limited, cancel = context.WithTimeout(attempt, natsDoubt)
+		}
+		defer cancel()
+		err := n.publishAll(limited, link, records)
+		if link.answers.Load() != before {
+			n.silent.Store(false)
+		} else if missing != nil && isEnd(err) {
+			return missing
+		}
+		return err
 	})
 }
 
@@ -146,6 +171,7 @@ func (n *natsSink) with(ctx context.Context, late string, f func(context.Context
 		if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && link.answers.Load() == before {
 			// The next attempt should not trust it.
 			link.giveUp(errors.New(noAnswer))
+			n.silent.Store(true)
 		}
 		return err
 	})

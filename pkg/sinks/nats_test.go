@@ -604,6 +604,72 @@ func TestNATSOrder(t *testing.T) {
 	}
 }
 
+// A stream that is deleted and made again under its name is written to again at once, whether or not anything was sent
+// meanwhile, and also where somebody else listens to the subject, so that the server does not say that nobody is there. What
+// is said while it is not there is true.
+func TestNATSStreamDeleted(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		named     bool // the sink names the stream
+		listener  bool
+		meanwhile int // attempts
+	}{
+		"any stream": {false, false, 2}, "a named one": {true, false, 2}, "nobody noticed": {false, false, 0},
+		"somebody listens": {false, true, 3}, "a named one, somebody listens": {true, true, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startNATS(t)
+			nc, js := s.client()
+			s.addStream(js)
+			if test.listener {
+				if _, err := nc.Subscribe("hmc.>", func(*nats.Msg) {}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n := natsTo(t, s, func(c *config.Sink) {
+				c.Timeout = 2 * time.Second
+				if test.named {
+					c.NATS.Stream = natsStream
+				}
+			})
+			if _, refused := sendAll(t, n, records(0, 50)); len(refused) > 0 {
+				t.Fatal(refused)
+			}
+			if err := js.DeleteStream(t.Context(), natsStream); err != nil {
+				t.Fatal(err)
+			}
+			paused := 0
+			for range test.meanwhile {
+				err := n.Send(t.Context(), records(50, 3))
+				if PauseReason(err) == PausedNotFound && strings.Contains(err.Error(), "stream") {
+					paused++
+				}
+				if err == nil {
+					t.Error("an event is accepted by nobody")
+				}
+				if err := n.Probe(t.Context()); PauseReason(err) != PausedNotFound {
+					t.Errorf("Probe: %v", err)
+				}
+			}
+			// At the latest the second attempt knows why nobody answers.
+			if paused < test.meanwhile-1 {
+				t.Errorf("%d of %d attempts said that there is no stream", paused, test.meanwhile)
+			}
+			s.addStream(js)
+			if err := n.Probe(t.Context()); err != nil {
+				t.Errorf("Probe: %v", err)
+			}
+			if attempts, refused := sendAll(t, n, records(50, 50)); attempts > 20 || len(refused) > 0 {
+				t.Errorf("%d attempts, refused %v", attempts, refused)
+			}
+			if all := s.messages(js); len(all) != 50 {
+				t.Errorf("%d messages", len(all))
+			}
+		})
+	}
+}
+
 func TestNATSTLS(t *testing.T) {
 	authority := newTLSServer(t)
 	ca := caFile(t, authority)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"syscall"
 
@@ -84,6 +85,8 @@ func ReasonOf(err error) (reason Reason, status int) {
 	switch {
 	case dns:
 		return ReasonDNS, 0
+	case refusedCertificate(err):
+		return ReasonAuthorization, 0
 	case config.TLS{}.Explain(err) != "":
 		return ReasonTLS, 0
 	case ok && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
@@ -94,6 +97,26 @@ func ReasonOf(err error) (reason Reason, status int) {
 		return ReasonContent, 0
 	}
 	return ReasonOther, 0
+}
+
+// refusedCertificate says whether the other side does not accept the certificate that was shown to
+// it, or misses one. Who that is, is said by an alert of TLS (RFC 8446 section 6.2), whose type
+// crypto/tls keeps to itself.
+func refusedCertificate(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "remote error" {
+		return false
+	}
+	alert := reflect.ValueOf(op.Err)
+	if alert.Kind() != reflect.Uint8 {
+		return false
+	}
+	switch alert.Uint() {
+	case 42, 43, 44, 45, 46, // bad, unsupported, revoked, expired, unknown certificate
+		48, 49, 116: // unknown authority, access denied, certificate required
+		return true
+	}
+	return false
 }
 
 // statusReason says what an HTTP status means.

@@ -722,8 +722,11 @@ func TestSyslogTLS(t *testing.T) {
 					t.Errorf("%s: %v, want %q", name, err, test.err)
 				}
 			}
+			if reason := PauseReason(s.Send(t.Context(), records(0, 1))); test.err != "" && reason != map[bool]string{true: PausedUnauthorized, false: PausedOther}[test.err == "certificate required"] {
+				t.Errorf("paused for %q", reason)
+			}
 			if test.err == "" {
-				eventually(t, "the event", func() bool { return len(server.received()) == 1 })
+				eventually(t, "the event", func() bool { return len(server.received()) >= 1 })
 			} else if len(server.received()) > 0 {
 				t.Error("the event was sent")
 			}
