@@ -69,8 +69,6 @@ type OSVerdict struct {
 	Epoch uint32
 	// Missing is how many numbers before a live message were skipped.
 	Missing int64
-	// Before says that it was written before the partition was followed, and is not wanted.
-	Before bool
 }
 
 // OSReplay is what the HMC sent again: refresh messages, or an answer of List OS Messages.
@@ -88,8 +86,6 @@ type OSReplay struct {
 	// Complete says that the HMC holds nothing newer: it was not cut short, and no end was
 	// asked for.
 	Complete bool
-	// Followed says that only what was written since the partition is followed is wanted.
-	Followed bool
 }
 
 // OSMessages knows the OS messages of all partitions of an HMC: which were recorded, and which are
@@ -164,16 +160,12 @@ type osPartition struct {
 	start   osStart
 }
 
-// osStart is where the messages of a partition begin to be followed, where the HMC is not asked for
-// what it held before. It is stored as it is.
+// osStart is where a partition begins to be followed: at a number, as that host (0: not known, 1:
+// several, which may have other numbers) numbers it, behind a message with this hash and time.
 type osStart struct {
-	// Number is that of the first one, in the sequence with that epoch, as that host (0: not
-	// known) numbers it.
-	Number      int64
-	Epoch, Host uint32
-	// Hash and Time are those of the last one before it; 0: not known.
-	Hash uint32
-	Time int64
+	Number     int64
+	Host, Hash uint32
+	Time       int64
 }
 
 // osEntry is one message that was recorded.
@@ -206,22 +198,7 @@ func (o *OSMessages) Live(partition, host string, msg OSMessage, now time.Time) 
 // Replay judges messages that the HMC sent again, and records those that are new. The result has
 // one verdict for each. If a replay is given in pieces, only the last one is Complete.
 func (o *OSMessages) Replay(partition string, r OSReplay) []OSVerdict {
-	p, n := o.partition(partition), 0
-	if r.Followed {
-		n = p.beforeStart(&r)
-	}
-	verdicts := make([]OSVerdict, n, len(r.Messages))
-	for i := range verdicts {
-		verdicts[i].Before = true
-	}
-	all := r.Messages
-	r.Messages = all[n:]
-	verdicts = append(verdicts, p.replay(&r, o.clock(r.Asked), o.clock(r.Now))...)
-	if n > 0 && n < len(all) && p.start.Host != p.host {
-		last := all[n-1].text()
-		p.startAt(osStart{all[n].Number, verdicts[n].Epoch, p.host, last.hash, last.time})
-	}
-	return verdicts
+	return o.partition(partition).replay(&r, o.clock(r.Asked), o.clock(r.Now))
 }
 
 // Empty says that no message of a partition was ever recorded.
@@ -263,58 +240,54 @@ func (o *OSMessages) Abandoned(partition string) (n int64) {
 	return n
 }
 
-// StartBehind notes that a partition is followed from behind these messages on, which a host of the
-// HMC held before: without this nothing would tell later which messages of a quiet partition are
-// new.
+// StartBehind notes that a partition is followed from behind these messages on, which the HMC held
+// before: without this nothing would tell later which messages of a quiet partition are new.
 func (o *OSMessages) StartBehind(partition, host string, messages []OSMessage) {
-	p, start, known := o.partition(partition), osStart{Host: TextHash(host)}, false
+	start := osStart{Host: TextHash(host)}
 	for i := range messages {
-		start.Number = max(start.Number, messages[i].Number+1)
-		// it may have come since the partition is followed
-		if known = known || p.find(&messages[i]) != nil; !known {
-			last := messages[i].text()
-			start.Hash, start.Time = last.hash, last.time
-		}
+		last := messages[i].text()
+		start = osStart{max(start.Number, messages[i].Number+1), start.Host, last.hash, last.time}
 	}
-	p.startAt(start)
+	o.partition(partition).startAt(start)
 }
 
 // startAt notes where a partition begins to be followed.
 func (p *osPartition) startAt(start osStart) {
 	p.started, p.start = true, start
+	key := p.book.startPrefix + p.key[len(p.book.prefix):]
 	value, _ := binary.Append(nil, binary.BigEndian, start) // it has a fixed size
-	p.book.pending = append(p.book.pending, queue.KeyValue{
-		Key: p.book.startPrefix + p.key[len(p.book.prefix):], Value: value,
-	})
+	p.book.pending = append(p.book.pending, queue.KeyValue{Key: key, Value: value})
 }
 
-// beforeStart returns how many messages at the begin of a list the HMC held already when the
+// BeforeStart returns how many messages at the begin of a list the HMC held already when the
 // partition began to be followed, where it was not asked for them then. Numbers that do not lead up
 // to the first one followed are those of a sequence that began anew, of which everything counts; so
 // are, once numbers have begun anew, those of a list that has nothing known of the first sequence.
 // What is known is not before the start: it tells the list's sequences apart.
-func (p *osPartition) beforeStart(r *OSReplay) (n int) {
-	start, messages := p.start, r.Messages
+func (o *OSMessages) BeforeStart(partition, host string, messages []OSMessage) (n int) {
+	p := o.get(partition)
+	start := p.start.Number
 	if !p.started {
-		start = osStart{Number: p.lowest, Host: p.host}
-	}
-	if start.Host != 0 && start.Host != TextHash(r.Host) {
-		return p.beforeStartOf(start, messages)
+		start = p.lowest
+	} else if p.start.Host != 0 && p.start.Host != TextHash(host) {
+		p.start.Host = 1
+		p.startAt(p.start)
+		return p.beforeText(messages)
 	}
 	end, before, known := 0, 0, -1
 	for ; end < len(messages) && (end == 0 || messages[end].Number > messages[end-1].Number); end++ {
-		if messages[end].Number < start.Number {
+		if messages[end].Number < start {
 			before++
 		}
 		if known < 0 && slices.ContainsFunc(p.entries, func(e osEntry) bool {
-			return e.of(start.Epoch) && e.number == messages[end].Number && e.is(&messages[end])
+			return e.of(0) && e.number == messages[end].Number && e.is(&messages[end])
 		}) {
 			known = end
 		}
 	}
-	leads := before > 0 && (before < end || messages[before-1].Number == start.Number-1)
+	leads := before > 0 && (before < end || messages[before-1].Number == start-1)
 	switch {
-	case !leads || p.epoch != start.Epoch && (known < 0 || end == len(messages)):
+	case !leads || p.epoch != 0 && (known < 0 || end == len(messages)):
 		return 0
 	case known >= 0:
 		return min(before, known)
@@ -322,21 +295,21 @@ func (p *osPartition) beforeStart(r *OSReplay) (n int) {
 	return before
 }
 
-// beforeStartOf is beforeStart for a list of another host than the start is of, which may have
-// other numbers: what tells is the last message before the start, and the first that is known.
-func (p *osPartition) beforeStartOf(start osStart, messages []OSMessage) int {
-	last := osText{start.Hash, start.Time}
+// beforeText is BeforeStart where numbers do not tell: what does is the message before the start,
+// by text and time, or else the first that is known.
+func (p *osPartition) beforeText(messages []OSMessage) int {
+	last := osText{p.start.Hash, p.start.Time}
 	at := slices.IndexFunc(messages, func(m OSMessage) bool { return m.text() == last })
 	known := slices.IndexFunc(messages, func(m OSMessage) bool {
 		return slices.ContainsFunc(p.entries, func(e osEntry) bool { return osText{e.hash, e.time} == m.text() })
 	})
-	switch {
-	case at >= 0 && (known < 0 || at < known):
+	if at >= 0 && (known < 0 || at < known) {
 		return at + 1
-	case known >= 0 && (at >= 0 || last == osText{} && p.first == 0):
-		return known
 	}
-	return 0
+	if at < 0 && (last != osText{} || p.first > 0) {
+		return 0 // it is gone, and so is what was before it
+	}
+	return max(known, 0)
 }
 
 // Forget forgets a partition that is gone, with what is stored of it.

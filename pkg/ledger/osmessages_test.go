@@ -1377,19 +1377,15 @@ func TestOtherHostAndWhatWasThereBefore(t *testing.T) {
 			for _, stored := range []bool{false, true} {
 				name := fmt.Sprintf("by %d, quiet %v, restarted %v: ", by, quiet, stored)
 				m := newMarkBook()
-				list := func(host string, from, to int64) []OSMessage {
+				list := func(host string, from, to int64) (out []OSMessage) {
+					offset := int64(0)
 					if host == "two" {
-						from, to = from+by, to+by
+						offset = by
 					}
-					all := markRange("", from, to)
-					for i := range all {
-						number := all[i].Number
-						if host == "two" {
-							number -= by
-						}
-						all[i] = markMessage(all[i].Number, fmt.Sprint("text ", number), -1)
+					for i := from; i <= to; i++ {
+						out = append(out, markMessage(i+offset, fmt.Sprint("text ", i), -1))
 					}
-					return all
+					return out
 				}
 				now := markClock
 				fetched := func(host, want string, from, to int64) {
@@ -1399,16 +1395,13 @@ func TestOtherHostAndWhatWasThereBefore(t *testing.T) {
 						m = m.restart(t)
 					}
 					now = now.Add(time.Hour)
-					var before int
-					var rest []OSVerdict
-					for _, v := range m.Replay(markPartition, OSReplay{Host: host, Messages: list(host, from, to), Asked: now, Now: now, Complete: true, Followed: true}) {
-						if v.Before {
-							before++
-						} else {
-							rest = append(rest, OSVerdict{Duplicate: v.Duplicate})
-						}
+					all := list(host, from, to)
+					before := m.BeforeStart(markPartition, host, all)
+					vs := m.Replay(markPartition, OSReplay{Host: host, Messages: all[before:], Asked: now, Now: now, Complete: true})
+					for i := range vs {
+						vs[i].Epoch = 0
 					}
-					if got := fmt.Sprint(before, " before, ", verdicts(rest)); got != want {
+					if got := fmt.Sprint(before, " before, ", verdicts(vs)); got != want {
 						t.Errorf("%s%s from %d to %d: %s, want %s", name, host, from, to, got, want)
 					}
 				}
@@ -1480,7 +1473,7 @@ func TestStateOfVersion1(t *testing.T) {
 		if !m.Empty("quiet") || !m.Known("quiet") {
 			t.Error("the start is not known")
 		}
-		if n := m.partition("quiet").beforeStart(&OSReplay{Messages: markRange("a", 10, 20)}); n != 7 {
+		if n := m.BeforeStart("quiet", "", markRange("a", 10, 20)); n != 7 {
 			t.Errorf("%d before the start, want 7", n)
 		}
 		m.commit()
@@ -1516,7 +1509,7 @@ func TestStart(t *testing.T) {
 		{markRange("b", 1, 2), 0},
 		{nil, 0},
 	} {
-		if n := m.partition(markPartition).beforeStart(&OSReplay{Messages: tt.list}); n != tt.want {
+		if n := m.BeforeStart(markPartition, "", tt.list); n != tt.want {
 			t.Errorf("%d of %v, want %d", n, tt.list, tt.want)
 		}
 	}
@@ -1532,7 +1525,7 @@ func TestStart(t *testing.T) {
 		{markRange("b", 0, 20), 0},
 		{markRange("a", 3, 12), 0},
 	} {
-		if n := m.partition(markPartition).beforeStart(&OSReplay{Messages: tt.list}); n != tt.want {
+		if n := m.BeforeStart(markPartition, "", tt.list); n != tt.want {
 			t.Errorf("numbers began anew: %d of %v, want %d", n, tt.list, tt.want)
 		}
 	}
@@ -1543,13 +1536,13 @@ func TestStart(t *testing.T) {
 		t.Errorf("%d values are left", len(m.store))
 	}
 	m.live(markMessage(10, "a", -1), markClock)
-	if n := m.partition(markPartition).beforeStart(&OSReplay{Messages: markRange("a", 3, 12)}); n != 7 {
+	if n := m.BeforeStart(markPartition, "", markRange("a", 3, 12)); n != 7 {
 		t.Errorf("%d are before what came first", n)
 	}
 	m.live(markMessage(0, "b", -1), markClock)
 	m.commit()
 	m = m.restart(t)
-	if n := m.partition(markPartition).beforeStart(&OSReplay{Messages: slices.Concat(markRange("a", 3, 12), markRange("b", 0, 0))}); n != 7 {
+	if n := m.BeforeStart(markPartition, "", slices.Concat(markRange("a", 3, 12), markRange("b", 0, 0))); n != 7 {
 		t.Errorf("%d are before what came first, and numbers began anew", n)
 	}
 }
@@ -1562,7 +1555,7 @@ func TestStartBehindKnown(t *testing.T) {
 	m.StartBehind(markPartition, "", markRange("a", 0, 11))
 	for _, anew := range []bool{false, true} {
 		list := slices.Concat(markRange("a", 0, 14), markRange("b", 0, 4))
-		if n := m.partition(markPartition).beforeStart(&OSReplay{Messages: list}); n != 11 {
+		if n := m.BeforeStart(markPartition, "", list); n != 11 {
 			t.Errorf("%d are before the start, want 11; numbers began anew: %v", n, anew)
 		}
 		m.live(markMessage(12, "a", -1), markClock)

@@ -141,14 +141,11 @@ func (o *OSMessages) Load(stored Stored) (damaged int) {
 		}
 	}
 	stored(o.startPrefix, func(key string, value []byte) bool {
-		var start osStart
-		if len(value) == 8 { // of an earlier version
-			start.Number = int64(binary.BigEndian.Uint64(value))
-		} else if n, err := binary.Decode(value, binary.BigEndian, &start); err != nil || n != len(value) {
-			return true
+		if n := len(value); n == 8 || n == binary.Size(osStart{}) { // earlier versions: the number alone
+			p, value := o.partition(key[len(o.startPrefix):]), append(value, make([]byte, 16)...)
+			_, err := binary.Decode(value, binary.BigEndian, &p.start)
+			p.started = err == nil
 		}
-		p := o.partition(key[len(o.startPrefix):])
-		p.started, p.start = true, start
 		return true
 	})
 	return damaged

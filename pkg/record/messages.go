@@ -162,9 +162,6 @@ func (t *tx) putReplay(partition string, l *replay, origin string, what ledger.O
 	for i, v := range verdicts {
 		e := &l.events[i]
 		e.Origin = origin
-		if v.Before {
-			continue
-		}
 		if v.Duplicate {
 			t.r.metrics.duplicate(e.Type)
 		} else if t.putMessage(e, &l.messages[i], v, partition, true) {
@@ -229,8 +226,11 @@ func (r *Recorder) ListedMessages(
 		return
 	}
 	l, uri := t.listed(p, topic, messages), p.ObjectURI
-	what := ledger.OSReplay{Asked: asked, Complete: true, Followed: !refresh}
-	n := t.putReplay(uri, l, event.OriginBackfill, what)
+	if !refresh {
+		n := t.messages.BeforeStart(uri, t.link.host, l.messages)
+		l.messages, l.events = l.messages[n:], l.events[n:]
+	}
+	n := t.putReplay(uri, l, event.OriginBackfill, ledger.OSReplay{Asked: asked, Complete: true})
 	for i := range l.messages {
 		// the HMC was asked for everything up to this one
 		missing = max(missing, l.messages[i].Number)
