@@ -375,8 +375,8 @@ func TestKill(t *testing.T) {
 		if answers > 0 && all > 0 {
 			scraped++
 		}
-		program.Await(t, within, func() error {
-			if n := sim.Links(); n != 0 {
+		program.Await(t, within, func() error { // what is published from now on goes to the next life
+			if n := sim.Broker().DropLinks(); n != 0 {
 				return fmt.Errorf("%d links of a daemon that is dead", n)
 			}
 			return nil
