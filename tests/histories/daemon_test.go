@@ -51,10 +51,12 @@ type life struct {
 	done   chan struct{}
 	err    error
 
-	mu     sync.Mutex
+	reloading sync.WaitGroup
+
+	mu   sync.Mutex
 	dead time.Time // when it was killed; zero: it was not
-	out    []line // what it has delivered
-	rest   []byte
+	out  []line    // what it has delivered
+	rest []byte
 }
 
 // line is what the daemon has delivered.
@@ -99,8 +101,22 @@ func (l *life) kill() {
 	l.mu.Unlock()
 	l.client.die()
 	if l.cancel != nil { // else it is still starting
-		l.cancel()
+		go l.end()
 	}
+}
+
+// end tells it to end. A reload that is under way ends first: who waits for that holds a lock, which would
+// stop the time of the bubble.
+func (l *life) end() {
+	l.reloading.Wait()
+	l.cancel()
+}
+
+// reload gives it another configuration.
+func (l *life) reload(cfg *config.Config) error {
+	l.reloading.Add(1)
+	defer l.reloading.Done()
+	return l.bridge.Reload(cfg)
 }
 
 // gone says whether the daemon was killed.

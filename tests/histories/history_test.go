@@ -1,7 +1,6 @@
 package histories_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,10 +20,12 @@ type fact struct {
 	mark  string
 	topic string // its type
 	lane  string // what is in order among itself
+	says  string // what is the same of those that say the same; "": it says what no other does
 	nr    int    // of all facts
 	at    time.Time
 	logAt time.Time // of an entry of a log: its time, by the HMC's clock
-	count int       // how often it happened: equal entries of a log cannot be told apart
+	count int       // how often it happened: what is equal cannot be told apart
+	again []time.Time
 	// hmcs are those that tell of it, and when they did.
 	hmcs map[string]time.Time
 	held bool // the HMC holds it
@@ -48,10 +49,12 @@ type history struct {
 	net     *network
 	hmcs    []*hmc
 	disk    *disk
-	cfg     *config.Config
+	cfgs    [2]*config.Config
 	lives   []*life
 	startAt time.Time // when the daemon is started again; zero: it runs
 	pending sync.WaitGroup
+	other   bool // the configuration is the other one
+	same    map[string]*fact
 
 	mu      sync.Mutex
 	facts   []*fact
@@ -71,9 +74,19 @@ type hmc struct {
 	rest, link *place
 	lag        time.Duration
 	logged     time.Time
-	mu         sync.Mutex
-	down       bool
-	stalls     []span
+	spare      *hmcsim.HMC // nil: it has one host
+
+	mu     sync.Mutex
+	ahead  time.Duration // of its clock
+	down   bool
+	stalls []span
+}
+
+// now is what the HMC's clock says.
+func (c *hmc) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.ahead)
 }
 
 // authority is the CA of all HMCs, which takes a while to make.
@@ -85,7 +98,7 @@ type authority struct {
 // play has a plan happen, within a bubble of time.
 func play(p *plan, dir string, a authority, now time.Time, log io.Writer) (h *history, err error) {
 	time.Sleep(time.Until(now)) // certificates are of this time
-	h = &history{plan: p, dir: dir, log: log, net: newNetwork(), begun: time.Now()}
+	h = &history{plan: p, dir: dir, log: log, net: newNetwork(), begun: time.Now(), same: make(map[string]*fact)}
 	h.disk = &disk{rng: rand.New(rand.NewPCG(p.seed, 1)), commit: p.setup.commit}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return h, err
@@ -93,8 +106,13 @@ func play(p *plan, dir string, a authority, now time.Time, log io.Writer) (h *hi
 	defer func() {
 		h.end()
 		for _, c := range slices.Backward(h.hmcs) {
-			if err := c.sim.Close(); err != nil {
-				h.problem = append(h.problem, err.Error())
+			for _, sim := range []*hmcsim.HMC{c.spare, c.sim} {
+				if sim == nil {
+					continue
+				}
+				if err := sim.Close(); err != nil {
+					h.problem = append(h.problem, err.Error())
+				}
 			}
 		}
 	}()
@@ -142,7 +160,7 @@ func (h *history) startHMCs(a authority) error {
 	s := &h.setup
 	var text strings.Builder
 	text.WriteString("hmcs:\n")
-	for i, name := range []string{"east", "west"}[:s.hmcs] {
+	for i, name := range []string{"east", "west", "north"}[:s.hmcs] {
 		rest, link := fmt.Sprintf("127.0.0.1:%d", 6794+i), fmt.Sprintf("127.0.0.1:%d", 61612+i)
 		o := hmcsim.Options{
 			Name: name, CPCs: 1, Partitions: objects, Seed: 2*h.seed + uint64(i) + 1, CA: a.ca, Listen: h.net.listen,
@@ -150,11 +168,12 @@ func (h *history) startHMCs(a authority) error {
 			RefreshOnce: s.refreshOnce, SequencePerSession: s.perSession, CutOnSessionEnd: s.cutOnEnd,
 		}
 		c := &hmc{name: name, rest: h.net.at(rest), link: h.net.at(link)}
+		o.Now = c.now
 		if i > 0 && s.grouped {
-			c.lag = s.lag
-			o.EstateOf, o.Lag = h.hmcs[0].sim, s.lag
+			c.lag = time.Duration(i) * s.lag / time.Duration(s.hmcs-1)
+			o.EstateOf, o.Lag = h.hmcs[0].sim, c.lag
 			if s.numbersDiffer {
-				o.OSMessageOffset = 1000
+				o.OSMessageOffset = 1000 * int64(i)
 			}
 		}
 		sim, err := hmcsim.Start(o)
@@ -163,6 +182,18 @@ func (h *history) startHMCs(a authority) error {
 		}
 		c.sim = sim
 		h.hmcs = append(h.hmcs, c)
+		hosts := "127.0.0.1"
+		if s.hosts > 1 {
+			o.EstateOf, o.Name = sim, name+"2"
+			o.RESTAddr, o.StompAddr = strings.ReplaceAll(rest, hosts, "localhost"), strings.ReplaceAll(link, hosts, "localhost")
+			hosts += ", localhost"
+			if s.numbersDiffer {
+				o.OSMessageOffset = 1000
+			}
+			if c.spare, err = hmcsim.Start(o); err != nil {
+				return err
+			}
+		}
 		if i == 0 || !s.grouped {
 			for _, p := range sim.Partitions() {
 				if err := sim.SetPartitionStatus(p.ID, "active"); err != nil {
@@ -176,24 +207,36 @@ func (h *history) startHMCs(a authority) error {
 		if s.grouped {
 			group = "both"
 		}
-		fmt.Fprintf(&text, "- {name: %s, group: %s, hosts: [127.0.0.1], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q},\n"+
-			"   topics: [object, job, audit, security], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: %v}], rest_requests_per_minute: %d}\n",
-			name, group, 6794+i, 61612+i, hmcsim.DefaultUserid, hmcsim.DefaultPassword, a.cert, s.refresh, s.budget)
+		fmt.Fprintf(&text, "- {name: %s, group: %s, hosts: [%s], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q},\n"+
+			"   topics: [object, job, audit, security], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: %v}], rest_requests_per_minute: %d, stomp: {connect_retries: 3}}\n",
+			name, group, hosts, 6794+i, 61612+i, hmcsim.DefaultUserid, hmcsim.DefaultPassword, a.cert, s.refresh, s.budget)
 	}
 	text.WriteString("sinks:\n- {name: out, log: {output: stdout}}\n")
-	path := filepath.Join(h.dir, "hmcnotifyd.yaml")
-	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
-		return err
+	for i, text := range []string{text.String(), strings.ReplaceAll(text.String(), "connect_retries: 3", "connect_retries: 2")} {
+		path := filepath.Join(h.dir, "hmcnotifyd.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return err
+		}
+		var err error
+		if h.cfgs[i], err = config.Load(path); err != nil {
+			return err
+		}
 	}
-	var err error
-	h.cfg, err = config.Load(path)
-	return err
+	return nil
+}
+
+// cfg is the configuration that holds.
+func (h *history) cfg() *config.Config {
+	if h.other {
+		return h.cfgs[1]
+	}
+	return h.cfgs[0]
 }
 
 // start starts the daemon. A start that fails is tried again, as a service manager does.
 func (h *history) start() error {
 	for tries := 0; ; tries++ {
-		l, err := startLife(h.cfg, h.dir, h.disk, h.net, h.log)
+		l, err := startLife(h.cfg(), h.dir, h.disk, h.net, h.log)
 		if err == nil {
 			h.lives, h.startAt = append(h.lives, l), time.Time{}
 			return nil
@@ -212,7 +255,7 @@ func (h *history) end() {
 		return
 	}
 	l := h.lives[len(h.lives)-1]
-	l.cancel()
+	l.end()
 	<-l.done
 	if l.err != nil && !l.gone() {
 		h.problem = append(h.problem, "the end: "+l.err.Error())
@@ -315,10 +358,33 @@ func (h *history) do(s *step) {
 		_ = c.sim.SetPartitionStatus(p.ID, []string{"active", "degraded", "paused"}[s.n%3])
 	case console:
 		h.messages(c, s.obj, 1+s.n/4)
+	case same:
+		h.sameMessage(c, s.obj)
+	case cutOff:
+		up := s.n%3 > 0
+		_ = c.sim.SetCommunicating(c.sim.CPCs()[0].ID, up)
+	case rename:
+		_ = c.sim.RenamePartition(h.partition(c, s.obj).ID, fmt.Sprintf("NAME%d%d", s.obj, s.n%3))
+	case clockSet:
+		ahead := []time.Duration{0, time.Hour, -time.Hour, 90 * time.Second, -90 * time.Second, 49 * time.Hour}[s.n%6]
+		c.mu.Lock()
+		c.ahead = ahead
+		c.mu.Unlock()
+	case reload:
+		if l := h.life(); l != nil && !l.gone() {
+			h.other = !h.other
+			h.during("", string(s.kind), 30*time.Second, func() {
+				if err := l.reload(h.cfg()); err != nil && !l.gone() {
+					h.problem = append(h.problem, "reload: "+err.Error())
+				}
+			}, func() {})
+		}
 	case anew:
 		_ = c.sim.SetOSMessageSequence(h.partition(c, s.obj).ID, 0)
 	case entries:
 		h.entries(c, []string{"audit", "security"}[s.n%2], 1+s.n/8)
+	case equal:
+		h.equalEntries(c, []string{"audit", "security"}[s.n%2], 2+s.n/4)
 	case job:
 		h.job(c)
 	case cut:
@@ -357,7 +423,7 @@ func (h *history) do(s *step) {
 	case stop:
 		if l := h.life(); l != nil && !l.gone() {
 			h.windowDown(string(s.kind), s.last)
-			l.cancel()
+			l.end()
 			h.down(s.last)
 		}
 	}
@@ -400,7 +466,7 @@ func (h *history) change(c *hmc, obj int) {
 	h.values[obj] = now
 	h.mu.Unlock()
 	all := h.tellers(c)
-	f := h.add(&fact{topic: "object", lane: h.account(c) + p.ID}, all...)
+	f := h.add(&fact{topic: "object", lane: h.account(c) + p.ID, says: fmt.Sprint(p.ID, was, now)}, all...)
 	headers := []hmcsim.Header{
 		{Name: "notification-type", Value: "property-change"},
 		{Name: "class", Value: p.Class},
@@ -412,7 +478,12 @@ func (h *history) change(c *hmc, obj int) {
 	}
 	body := fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"v%d","new-value":"v%d"}]}`, was, now)
 	for _, c := range all {
-		h.later(c.lag, func() { c.sim.Publish(hmcsim.TopicObject, headers, body) })
+		h.later(c.lag, func() {
+			c.sim.Publish(hmcsim.TopicObject, headers, body)
+			if c.spare != nil {
+				c.spare.Publish(hmcsim.TopicObject, headers, body)
+			}
+		})
 	}
 }
 
@@ -442,13 +513,13 @@ func (h *history) messages(c *hmc, obj, n int) {
 }
 
 func (h *history) entries(c *hmc, log string, n int) {
-	if c.isDown() {
+	if c.isDown() || c.spare != nil { // each host has logs of its own
 		return
 	}
 	var list []hmcsim.LogEntry
 	for range n {
-		at := time.Now()
-		if !at.After(c.logged) {
+		at := c.now()
+		if d := c.logged.Sub(at); d >= 0 && d < time.Second {
 			at = c.logged.Add(time.Millisecond)
 		}
 		c.logged = at
@@ -458,8 +529,44 @@ func (h *history) entries(c *hmc, log string, n int) {
 	c.sim.LogEntries(log, list...)
 }
 
+// equalEntries are the same in every respect.
+func (h *history) equalEntries(c *hmc, log string, n int) {
+	if c.isDown() || c.spare != nil {
+		return
+	}
+	at := c.now()
+	f := h.add(&fact{topic: log, lane: c.name + log + "equal", held: true, logAt: at, count: n}, c)
+	var list []hmcsim.LogEntry
+	for range n {
+		list = append(list, hmcsim.LogEntry{Time: at, EventID: "3101", Name: "History", Message: f.mark})
+	}
+	half := n / 2 // some in one notification, the rest in another
+	c.sim.LogEntries(log, list[:half]...)
+	c.sim.LogEntries(log, list[half:]...)
+}
+
+// sameMessage is one that a partition's system has written before.
+func (h *history) sameMessage(c *hmc, obj int) {
+	p := h.partition(c, obj)
+	lane := h.account(c) + p.ID + "same"
+	h.mu.Lock()
+	f := h.same[lane]
+	if f != nil {
+		f.count++
+		f.again = append(f.again, time.Now())
+	}
+	h.mu.Unlock()
+	if f == nil {
+		f = h.add(&fact{topic: "os-message", lane: lane, held: true}, h.tellers(c)...)
+		h.same[lane] = f
+	}
+	if _, err := c.sim.OSMessages(p.ID, f.mark); err != nil {
+		h.problem = append(h.problem, err.Error())
+	}
+}
+
 func (h *history) job(c *hmc) {
-	if c.isDown() || h.setup.grouped {
+	if c.isDown() || h.setup.grouped || c.spare != nil {
 		// Jobs are told to the session that has started them: in a group nobody counts on the daemon's.
 		return
 	}
@@ -556,6 +663,9 @@ func (h *history) heal() {
 	}
 	h.pending.Wait()
 	h.disk.set(func(d *disk) { d.refuse, d.kill = 0, never })
+	for _, c := range h.hmcs {
+		_ = c.sim.SetCommunicating(c.sim.CPCs()[0].ID, true)
+	}
 	h.sleepUntil(time.Now().Add(time.Second))
 	h.sleepUntil(time.Now().Add(2 * time.Second))
 }
@@ -629,5 +739,3 @@ func (h *history) probe() {
 	h.probes = time.Now()
 	h.oneOfEach()
 }
-
-var _ = context.Background

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	// seedVariable names the only seed to run, and has it told what happens.
+	// seedVariable names the only seed to play, or the first and the last: 300-399.
 	seedVariable = "HMCNOTIFYD_HISTORIES_SEED"
 	// keepVariable names a directory in which events and logs of the history that fails are kept.
 	keepVariable = "HMCNOTIFYD_HISTORIES_KEEP"
@@ -44,20 +45,30 @@ func memory(t *testing.T) string {
 	return dir
 }
 
+// seeds are those to play.
+func seeds(t *testing.T, count int) (from, to int) {
+	text := os.Getenv(seedVariable)
+	if text == "" {
+		return 1, count
+	}
+	first, last, ok := strings.Cut(text, "-")
+	if !ok {
+		last = first
+	}
+	from, err := strconv.Atoi(first)
+	if err == nil {
+		to, err = strconv.Atoi(last)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", seedVariable, err)
+	}
+	return from, to
+}
+
 // TestHistories plays 200 histories, in `make storm` 10,000.
 func TestHistories(t *testing.T) {
 	count := soak.Count(t, "HISTORIES", 200, 10_000)
-	from := 1
-	if text := os.Getenv("HMCNOTIFYD_HISTORIES_FROM"); text != "" {
-		from, _ = strconv.Atoi(text)
-	}
-	if text := os.Getenv(seedVariable); text != "" {
-		seed, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("%s: %v", seedVariable, err)
-		}
-		from, count = seed, 1
-	}
+	from, to := seeds(t, count)
 	dir, now := memory(t), time.Now()
 	ca, err := hmcsim.NewCA()
 	if err != nil {
@@ -67,7 +78,7 @@ func TestHistories(t *testing.T) {
 	if err := os.WriteFile(a.cert, ca.PEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for seed := from; seed < from+count; seed++ {
+	for seed := from; seed <= to; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			p := draw(uint64(seed))
@@ -127,20 +138,25 @@ func run(t *testing.T, p *plan, dir string, a authority, now time.Time) (problem
 	return problems
 }
 
-// shrink leaves out of a plan what it takes not to fail, as far as that goes.
+// shrinkTries bounds how often a plan that fails is tried with fewer steps.
+const shrinkTries = 200
+
+// shrink leaves out of a plan what it does not take to fail, as far as that goes.
 func shrink(p *plan, fails func(*plan) bool) *plan {
-	for size := max(len(p.steps)/2, 1); ; size /= 2 {
+	tries := 0
+	for size := max(len(p.steps)/2, 1); size > 0; size /= 2 {
 		for at := 0; at+size <= len(p.steps); {
+			if tries++; tries > shrinkTries {
+				return p
+			}
 			try := *p
-			try.steps = append(append([]step(nil), p.steps[:at]...), p.steps[at+size:]...)
+			try.steps = slices.Concat(p.steps[:at], p.steps[at+size:])
 			if fails(&try) {
 				p = &try
 			} else {
 				at += size
 			}
 		}
-		if size <= 1 {
-			return p
-		}
 	}
+	return p
 }

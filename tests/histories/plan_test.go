@@ -22,6 +22,8 @@ type setup struct {
 	budget int
 	// delay is how long everything takes on the network, commit how long a commit takes.
 	delay, commit time.Duration
+	// hosts is how many an HMC has: a second one is another HMC of the same machines.
+	hosts int
 	// cold says that nothing is stored when the first fault comes.
 	cold bool
 
@@ -39,8 +41,14 @@ const (
 	change   kind = "change"  // a property of an object
 	status   kind = "status"  // of a partition
 	console  kind = "console" // an operating system writes
+	same     kind = "same"    // an operating system writes what it has written before
 	anew     kind = "anew"    // the numbers of a partition's messages begin anew
+	cutOff   kind = "cutoff"  // the machines do not communicate
+	rename   kind = "rename"  // a partition
+	clockSet kind = "clock"   // of an HMC is set
+	reload   kind = "reload"  // the daemon has another configuration
 	entries  kind = "entries" // of a log
+	equal    kind = "equal"   // entries of a log that nobody can tell apart
 	job      kind = "job"     // ends
 	cut      kind = "cut"     // connections to an HMC are lost
 	away     kind = "away"    // an HMC cannot be reached
@@ -96,13 +104,16 @@ func draw(seed uint64) *plan {
 	s := &p.setup
 	one := func(n int) bool { return r.IntN(n) == 0 }
 	ms := func(most int) time.Duration { return time.Duration(r.IntN(most+1)) * time.Millisecond }
-	switch r.IntN(4) {
+	s.hosts = 1
+	switch r.IntN(8) {
 	case 0:
 		s.hmcs = 1
 	case 1:
+		s.hmcs, s.hosts = 1, 2
+	case 2, 3:
 		s.hmcs = 2
 	default:
-		s.hmcs, s.grouped = 2, true
+		s.hmcs, s.grouped = 2+r.IntN(5)/4, true
 		s.lag = []time.Duration{0, ms(30), ms(400), ms(2000)}[r.IntN(4)]
 	}
 	s.keeps = []int{1_000_000, 1_000_000, 1_000_000, 20}[r.IntN(4)]
@@ -115,9 +126,16 @@ func draw(seed uint64) *plan {
 
 	// Which faults there are, and how often: few kinds at a time show more than all.
 	happen := []kind{change, change, change, change, status, console, console, console, entries, entries, job}
-	faults := []kind{cut, away, stall, slow, expire, restart, topicEnd, rest, full, refused, kill, stop}
-	if one(2) {
-		happen = append(happen, anew)
+	faults := []kind{cut, away, stall, slow, expire, restart, topicEnd, rest, full, refused, kill, stop, reload}
+	for _, k := range []kind{anew, cutOff, rename} {
+		// What is written while nobody is told, under numbers that begin anew, leaves no trace.
+		if one(3) && (k != cutOff || !slices.Contains(happen, anew)) {
+			happen = append(happen, k)
+		}
+	}
+	if one(2) && !slices.Contains(happen, anew) && s.hosts == 1 && s.keeps > 1000 {
+		// else some of it could be something else
+		happen = append(happen, same, same)
 	}
 	if s.cold {
 		faults = slices.DeleteFunc(faults, func(k kind) bool { return k == kill || k == stop })
