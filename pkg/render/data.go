@@ -13,9 +13,11 @@ import (
 // Event is what a template sees of an event: the fields of its JSON form. A field that the event
 // does not have is empty.
 type Event struct {
-	ID   string `json:"id"`
-	HMC  string `json:"hmc"`
-	Type string `json:"type"`
+	ID  string `json:"id"`
+	HMC string `json:"hmc"`
+	// of the HMC, by the configuration: the same for HMCs that see the same machines
+	Group string `json:"-"`
+	Type  string `json:"type"`
 	// as in the JSON form; see the function date
 	Time              string            `json:"time"`
 	Received          string            `json:"received"`

@@ -40,6 +40,8 @@ type Options struct {
 	Batch bool
 	// of the output; what is application/json or ends with +json must be valid JSON
 	ContentType string
+	// Group returns the group of an HMC; nil: each is its own.
+	Group func(hmc string) string
 }
 
 // Error is what is wrong with a template, or with what it makes of an event.
@@ -63,6 +65,7 @@ type Template struct {
 	parsed *template.Template
 	batch  bool
 	json   bool
+	group  func(hmc string) string
 	// of *run
 	idle sync.Pool
 }
@@ -82,7 +85,7 @@ func New(text string, opts Options) (*Template, error) {
 	if err := prepare(parsed); err != nil {
 		return nil, err
 	}
-	t := &Template{parsed: parsed, batch: opts.Batch, json: isJSON(opts.ContentType)}
+	t := &Template{parsed: parsed, batch: opts.Batch, json: isJSON(opts.ContentType), group: opts.Group}
 	if err := t.try(); err != nil {
 		return nil, err
 	}
@@ -128,6 +131,10 @@ func (t *Template) Execute(records []event.Record) ([]byte, error) {
 		if err != nil {
 			// it was written by this program
 			return nil, &Error{Msg: "the event cannot be read"}
+		}
+		e.Group = e.HMC
+		if t.group != nil {
+			e.Group = t.group(e.HMC)
 		}
 		events[i] = e
 	}

@@ -10,8 +10,10 @@ import (
 
 // templateBody returns what makes bodies by a template. Its errors are permanent: the same event
 // fails again, until somebody changes the template and replays the dead letter.
-func templateBody(text, contentType string, batch bool) (func([]event.Record) ([]byte, error), error) {
-	t, err := render.New(text, render.Options{Batch: batch, ContentType: contentType})
+func templateBody(
+	text, contentType string, batch bool, group func(hmc string) string,
+) (func([]event.Record) ([]byte, error), error) {
+	t, err := render.New(text, render.Options{Batch: batch, ContentType: contentType, Group: group})
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}

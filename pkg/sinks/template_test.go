@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -260,6 +260,21 @@ func checkTeams(t *testing.T, body []byte, e *event.Event) {
 	}
 }
 
+// resolves says whether an event is about something that is well again, or that nobody is to be called for.
+func resolves(e *event.Event) bool {
+	switch e.Type {
+	case event.TypeStatusChange:
+		return e.Severity == event.SeverityInfo
+	case event.TypeBridgeConnected:
+		return true
+	case event.TypeBridgeDisconnected:
+		return string(event.Member(e.Body, "planned")) == "true"
+	case event.TypeHardwareMessage:
+		return string(event.Member(e.Body, "deleted")) == "true"
+	}
+	return false
+}
+
 func checkServiceNow(t *testing.T, body []byte, e *event.Event) {
 	var m struct {
 		Records []struct {
@@ -287,7 +302,7 @@ func checkServiceNow(t *testing.T, body []byte, e *event.Event) {
 	within(t, "description", r.Description, 4000)
 	within(t, "message_key", r.MessageKey, 1024)
 	severity, state := map[string]string{"info": "5", "warning": "4", "critical": "1"}[e.Severity], "New"
-	if e.Type == event.TypeStatusChange && e.Severity == event.SeverityInfo {
+	if resolves(e) {
 		severity, state = "0", "Closing"
 	}
 	oneOf(t, "severity", r.Severity, severity)
@@ -319,7 +334,7 @@ func checkPagerDuty(t *testing.T, body []byte, e *event.Event) {
 	shape(t, body, &m)
 	oneOf(t, "routing_key", m.RoutingKey, "YOUR-INTEGRATION-KEY")
 	action := "trigger"
-	if e.Type == event.TypeStatusChange && e.Severity == event.SeverityInfo {
+	if resolves(e) {
 		action = "resolve"
 	}
 	oneOf(t, "event_action", m.EventAction, action)
@@ -348,26 +363,100 @@ func checkAnsible(t *testing.T, body []byte, e *event.Event) {
 	}
 }
 
-// TestReadyTemplatesResolve shows that a status that is fine again is about the same thing as the one before.
-func TestReadyTemplatesResolve(t *testing.T) {
-	for name, keys := range map[string][2]string{"pagerduty.tmpl": {"event_action", "dedup_key"}, "servicenow.tmpl": {"resolution_state", "message_key"}} {
+// What goes wrong and what is well again have the same key, whichever HMC of a group tells of them: a pager that is told the
+// one by the first HMC and the other by the second resolves what it has opened.
+func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
+	partition := &event.Resource{Class: "partition", Name: "PART1", ObjectURI: "/api/partitions/1", CPC: "CPC1"}
+	cpc := func(element string) *event.Resource {
+		return &event.Resource{Class: "cpc", Name: "CPC1", ObjectURI: "/api/cpcs/1", CPC: "CPC1", ElementURI: element}
+	}
+	console := &event.Resource{Class: "console", ObjectURI: "/api/console", ElementURI: "/api/console/hardware-messages/1"}
+	hardware := func(element string, deleted bool) []byte {
+		return fmt.Appendf(nil, `{"element-uri":%q,"text":"Fan failed.","timestamp":1795168800000,"deleted":%v}`, element, deleted)
+	}
+	type told struct {
+		hmc, typ, severity string
+		resource           *event.Resource
+		body               []byte
+	}
+	const info, warning = event.SeverityInfo, event.SeverityWarning
+	for _, tc := range []struct {
+		name        string
+		opens, ends told
+		same        bool
+	}{
+		{
+			"a status, told by one and the other", told{"a", event.TypeStatusChange, warning, partition, nil},
+			told{"b", event.TypeStatusChange, info, partition, nil}, true,
+		},
+		{
+			"a status, of another group", told{"a", event.TypeStatusChange, warning, partition, nil},
+			told{"c", event.TypeStatusChange, info, partition, nil}, false,
+		},
+		{
+			"a link", told{"a", event.TypeBridgeDisconnected, warning, nil, []byte(`{"state":"disconnected","cause":"EOF"}`)},
+			told{"a", event.TypeBridgeConnected, info, nil, []byte(`{"host":"h"}`)}, true,
+		},
+		{
+			"the link of the other", told{"a", event.TypeBridgeDisconnected, warning, nil, []byte(`{"state":"disconnected","cause":"EOF"}`)},
+			told{"b", event.TypeBridgeConnected, info, nil, []byte(`{"host":"h"}`)}, false,
+		},
+		{
+			"a hardware message of a CPC, which the two may name otherwise",
+			told{"a", event.TypeHardwareMessage, warning, cpc("/api/cpcs/1/hardware-messages/1"), hardware("/api/cpcs/1/hardware-messages/1", false)},
+			told{"b", event.TypeHardwareMessage, info, cpc("/api/cpcs/1/hardware-messages/2"), hardware("/api/cpcs/1/hardware-messages/2", true)}, true,
+		},
+		{
+			"a hardware message of a console", told{"a", event.TypeHardwareMessage, warning, console, hardware(console.ElementURI, false)},
+			told{"a", event.TypeHardwareMessage, info, console, hardware(console.ElementURI, true)}, true,
+		},
+		{
+			"that of the other console", told{"a", event.TypeHardwareMessage, warning, console, hardware(console.ElementURI, false)},
+			told{"b", event.TypeHardwareMessage, info, console, hardware(console.ElementURI, true)}, false,
+		},
+	} {
+		for name, keys := range map[string]struct{ state, key, opens, ends string }{
+			"pagerduty.tmpl":  {"event_action", "dedup_key", "trigger", "resolve"},
+			"servicenow.tmpl": {"resolution_state", "message_key", "New", "Closing"},
+		} {
+			t.Run(tc.name+"/"+name, func(t *testing.T) {
+				requests := make(chan request, 1)
+				s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
+				s.Follow(map[string]string{"a": "east", "b": "east", "c": "west"})
+				send := func(id string, e told) string {
+					if err := s.Send(t.Context(), []event.Record{event.NewRecord(&event.Event{
+						ID: id, HMC: e.hmc, Type: e.typ, Severity: e.severity, Time: time.Unix(1795168800, 0), Resource: e.resource, Body: e.body,
+					})}); err != nil {
+						t.Fatal(err)
+					}
+					return string((<-requests).body)
+				}
+				opened, ended := send("1", tc.opens), send("2", tc.ends)
+				if a, b := valueOf(t, opened, keys.state), valueOf(t, ended, keys.state); a != keys.opens || b != keys.ends {
+					t.Errorf("%s and %s", a, b)
+				}
+				if a, b := valueOf(t, opened, keys.key), valueOf(t, ended, keys.key); (a == b) != tc.same {
+					t.Errorf("%s and %s", a, b)
+				}
+			})
+		}
+	}
+}
+
+// An orderly stop of the daemon opens nothing.
+func TestReadyTemplatesOfAPlannedStop(t *testing.T) {
+	for name, want := range map[string][2]string{"pagerduty.tmpl": {"event_action", "resolve"}, "servicenow.tmpl": {"resolution_state", "Closing"}} {
 		requests := make(chan request, 1)
 		s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
-		var states, same []string
-		for i, severity := range []string{event.SeverityWarning, event.SeverityInfo} {
-			r := event.NewRecord(&event.Event{
-				ID: strconv.Itoa(i), HMC: "h", Type: event.TypeStatusChange, Severity: severity, Time: time.Unix(1795168800, 0),
-				Resource: &event.Resource{ObjectURI: "/api/partitions/1"},
-			})
-			if err := s.Send(t.Context(), []event.Record{r}); err != nil {
-				t.Fatal(err)
-			}
-			body := string((<-requests).body)
-			states = append(states, valueOf(t, body, keys[0]))
-			same = append(same, valueOf(t, body, keys[1]))
+		r := event.NewRecord(&event.Event{
+			ID: "1", HMC: "a", Type: event.TypeBridgeDisconnected, Severity: event.SeverityWarning, Time: time.Unix(1795168800, 0),
+			Body: []byte(`{"state":"disconnected","cause":"the daemon was stopped","planned":true}`),
+		})
+		if err := s.Send(t.Context(), []event.Record{r}); err != nil {
+			t.Fatal(err)
 		}
-		if states[0] == states[1] || same[0] != same[1] {
-			t.Errorf("%s: %q of %q", name, states, same)
+		if got := valueOf(t, string((<-requests).body), want[0]); got != want[1] {
+			t.Errorf("%s: %s", name, got)
 		}
 	}
 }

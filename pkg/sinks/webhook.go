@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -35,6 +36,19 @@ type webhook struct {
 	keys [][]byte
 	// header is what all headers share.
 	header http.Header
+	// groups are those of the HMCs.
+	groups atomic.Pointer[map[string]string]
+}
+
+// Follow says of which groups HMCs are, for templates.
+func (w *webhook) Follow(groups map[string]string) { w.groups.Store(&groups) }
+
+// groupOf returns the group of an HMC; one that is not configured any more is its own.
+func (w *webhook) groupOf(hmc string) string {
+	if groups := w.groups.Load(); groups != nil {
+		return cmp.Or((*groups)[hmc], hmc)
+	}
+	return hmc
 }
 
 func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
@@ -100,7 +114,7 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 		// How much a template makes of an event is not known.
 		w.maxBytes = maxBatchBytes / 2
 		contentType = cmp.Or(cfg.ContentType, config.DefaultContentType)
-		w.body, err = templateBody(cfg.Template, contentType, batch)
+		w.body, err = templateBody(cfg.Template, contentType, batch, w.groupOf)
 		return contentType, err
 	}
 	return "", fmt.Errorf("format %q is not available", cfg.Format)
