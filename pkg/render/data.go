@@ -30,6 +30,9 @@ type Event struct {
 	Summary           string            `json:"summary"`
 	Severity          string            `json:"severity"`
 	Repeat            bool              `json:"repeat"`
+	Planned           bool              `json:"planned"`
+	Labels            map[string]string `json:"labels"`
+	Runbook           string            `json:"runbook"`
 	SeenBy            []string          `json:"seen_by"`
 	Headers           map[string]string `json:"headers"`
 	// a JSON object; every other kind of body is only in the whole event

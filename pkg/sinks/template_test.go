@@ -268,7 +268,7 @@ func resolves(e *event.Event) bool {
 	case event.TypeBridgeConnected:
 		return true
 	case event.TypeBridgeDisconnected:
-		return string(event.Member(e.Body, "planned")) == "true"
+		return e.Planned
 	case event.TypeHardwareMessage:
 		return string(event.Member(e.Body, "deleted")) == "true"
 	}
@@ -450,7 +450,7 @@ func TestReadyTemplatesOfAPlannedStop(t *testing.T) {
 		s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
 		r := event.NewRecord(&event.Event{
 			ID: "1", HMC: "a", Type: event.TypeBridgeDisconnected, Severity: event.SeverityWarning, Time: time.Unix(1795168800, 0),
-			Body: []byte(`{"state":"disconnected","cause":"the daemon was stopped","planned":true}`),
+			Body: []byte(`{"state":"disconnected","cause":"the daemon was stopped","planned":true}`), Planned: true,
 		})
 		if err := s.Send(t.Context(), []event.Record{r}); err != nil {
 			t.Fatal(err)
