@@ -26,6 +26,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -68,10 +69,12 @@ type daemon struct {
 	logs     *syncBuffer
 	consumer *consumer
 	timing   watch.Intervals
-	stdout   io.Writer // of log sinks; nil: none
-	panicAt  atomic.Pointer[string]
-	cancel   context.CancelFunc
-	done     chan error
+	// nil: the directory's own
+	wrapStore func(queue.Store) queue.Store
+	stdout    io.Writer // of log sinks; nil: none
+	panicAt   atomic.Pointer[string]
+	cancel    context.CancelFunc
+	done      chan error
 }
 
 // syncBuffer is a log that may be read while it is written.
@@ -130,7 +133,7 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout, WrapStore: d.wrapStore,
 	})
 	if err != nil {
 		d.t.Fatal(err)

@@ -79,6 +79,9 @@ type HMC struct {
 	Group string `yaml:"group"`
 	// what this HMC is asked at most
 	RESTRequestsPerMinute int `yaml:"rest_requests_per_minute"`
+	// from when on the entries of the audit and security log are told, at the very first start:
+	// now, all, a duration before it such as 24h, or a time such as 2026-11-01T00:00:00Z
+	LogStart LogStart `yaml:"log_start"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }

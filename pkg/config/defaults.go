@@ -27,6 +27,7 @@ func (h *HMC) setDefaults() {
 	h.RESTPort = defaultRESTPort
 	h.StompPort = receiver.DefaultPort
 	h.RESTRequestsPerMinute = 60
+	h.LogStart = LogStartNow
 	h.Stomp = receiver.DefaultStompRetryTimeoutConfig()
 }
 

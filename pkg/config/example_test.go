@@ -237,7 +237,7 @@ func TestSchemaNames(t *testing.T) {
 		hmcs.tls.ca_file hmcs.tls.server_name hmcs.tls.insecure_skip_verify hmcs.topics
 		hmcs.os_messages.cpc hmcs.os_messages.partition hmcs.os_messages.include_refresh_messages
 		hmcs.topic_names hmcs.session.id hmcs.session.credential_file hmcs.hardware_messages hmcs.group
-		hmcs.rest_requests_per_minute hmcs.stomp.connect_timeout hmcs.stomp.connect_retries
+		hmcs.rest_requests_per_minute hmcs.log_start hmcs.stomp.connect_timeout hmcs.stomp.connect_retries
 		hmcs.stomp.reconnect_sleep_initial hmcs.stomp.reconnect_sleep_increase hmcs.stomp.reconnect_sleep_max
 		hmcs.stomp.reconnect_sleep_jitter hmcs.stomp.keepalive hmcs.stomp.heartbeat_send_cycle
 		hmcs.stomp.heartbeat_receive_cycle hmcs.stomp.heartbeat_receive_check

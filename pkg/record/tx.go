@@ -254,7 +254,7 @@ func (t *tx) overflowed() {
 		kind := t.r.topics.KindOf(topic, "")
 		t.sequence.Dropped(topic, o.n)
 		t.gaps.Missing(o.first, o.last, "the hand-over buffer was full", topic, kind, o.n, t.canFetch(kind), t.now)
-		if kind == event.TopicAudit || kind == event.TopicSecurity {
+		if isLog(kind) {
 			t.awaitEntries(o.first, []string{kind})
 		}
 	}
@@ -283,9 +283,7 @@ func (t *tx) part(p *translate.Part) {
 	case p.Message != nil:
 		t.message(p)
 	case p.Entry != nil:
-		if t.isNew(p) {
-			t.put(p.Event)
-		}
+		t.entry(p)
 	default:
 		if t.g.changes.Shared() {
 			p.SeenBy = t.r.seenBy

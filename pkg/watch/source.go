@@ -51,6 +51,13 @@ func (s *source) Fetch(topics map[string]bool) {
 	}
 }
 
+// FetchLog has a log listed. It returns at once.
+func (s *source) FetchLog(kind string) {
+	if k := s.keeper.Load(); k != nil {
+		k.fetch.askLog(kind)
+	}
+}
+
 // AskJob has it asked how a job has ended, and reports whether that will be done.
 func (s *source) AskJob(uri string) bool {
 	k := s.keeper.Load()
