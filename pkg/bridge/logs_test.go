@@ -237,3 +237,133 @@ func (s *fullStore) Commit(g *queue.Group) error {
 	}
 	return s.Store.Commit(g)
 }
+
+// TestEqualEntriesAreDifferent has entries with the same content: three in one notification, one alone, two while the link is
+// cut, two while the daemon is down. Each is an event with an id of its own, and the first has the id that it always had.
+func TestEqualEntriesAreDifferent(t *testing.T) {
+	t.Parallel()
+	w := watchLog(t, hmcsim.Options{})
+	e := entry("same")
+	e.Time = time.Now()
+	arrived := func(n int) {
+		t.Helper()
+		want := make([]string, n)
+		for i := range want {
+			want[i] = "same"
+		}
+		w.want(want...)
+	}
+	w.sim.LogEntries("audit", e, e, e)
+	arrived(3)
+	w.sim.LogEntries("audit", e)
+	arrived(4)
+	first := event.NewID(event.TypeLogEntry, "a", event.TopicAudit, strconv.FormatInt(e.Time.UnixMilli(), 10), "1", "", "test same", "[]")
+	if got := w.consumer.got()[0].ID; got != first {
+		t.Errorf("the first has the id %s, want %s", got, first)
+	}
+	mend := w.cut()
+	w.sim.LogEntries("audit", e, e)
+	mend()
+	arrived(6)
+	w.sim.LogEntries("audit", e)
+	arrived(7)
+	w.stop()
+	w.sim.LogEntries("audit", e, e)
+	w.start(w.bridge.now().cfg)
+	w.connected("a")
+	arrived(9)
+	w.awaitGaps(2)
+	arrived(9)
+}
+
+// TestLogStart begins to follow logs that have entries already.
+func TestLogStart(t *testing.T) {
+	t.Parallel()
+	for start, want := range map[string][]string{
+		"now": nil, "24h": {"3 hours ago"}, "all": {"3 days ago", "3 hours ago"},
+		time.Now().Add(-96 * time.Hour).UTC().Format(time.RFC3339): {"3 days ago", "3 hours ago"},
+	} {
+		t.Run(start, func(t *testing.T) {
+			t.Parallel()
+			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			write := func(text string, ago time.Duration) {
+				e := entry(text)
+				e.Time = time.Now().Add(-ago)
+				sim.LogEntries("audit", e)
+			}
+			write("3 days ago", 72*time.Hour)
+			write("3 hours ago", 3*time.Hour)
+			d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [audit]", "log_start: "+start))
+			w := &logWatch{d, sim}
+			w.connected("a")
+			w.settled()
+			sim.LogEntries("audit", entry("live"))
+			want := append(slices.Clone(want), "live")
+			w.want(want...)
+			w.cut()()
+			w.awaitGaps(1)
+			w.want(want...) // what is older stays untold
+			for _, e := range w.consumer.got() {
+				if fetched := e.Origin == event.OriginBackfill; fetched == strings.Contains(e.Summary, "live") {
+					t.Errorf("%s came by %s", e.Summary, e.Origin)
+				}
+			}
+			if got := marked(w.consumer.got(), event.TypeLogEntry); len(got) > 2 && got[0] != "test 3 days ago" {
+				t.Errorf("not in the order of their times: %q", got)
+			}
+		})
+	}
+}
+
+// TestLogThatCannotBeListed has the list of a log fail for longer than a gap waits for it: what was missed comes all the same, as
+// soon as the HMC answers.
+func TestLogThatCannotBeListed(t *testing.T) {
+	t.Parallel()
+	w := watchLog(t, hmcsim.Options{})
+	w.sim.LogEntries("audit", entry("1"))
+	w.want("1")
+	w.sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, URI: "get-audit-log", Status: 500})
+	w.sim.LoseLogEntries("audit", entry("2"))
+	w.sim.LogEntries("audit", entry("3"))
+	w.want("1", "3")
+	if g := w.awaitGaps(1)[0]; !strings.Contains(fmt.Sprint(g.Missing), "entries of the audit log, which could not be fetched") {
+		t.Errorf("gap %+v", g)
+	}
+	w.sim.ClearRESTFaults()
+	w.want("1", "2", "3")
+}
+
+// TestLogOfAnotherHost has a second console take over, which has a log of its own: of that what was written since the last
+// contact with the first one is told, and not all that it has. Back again, what the first one wrote meanwhile is.
+func TestLogOfAnotherHost(t *testing.T) {
+	t.Parallel()
+	one := startSim(t, hmcsim.Options{Partitions: -1, Name: "one"})
+	two := startSim(t, hmcsim.Options{
+		Partitions: -1, Name: "two", CA: one.CA(), RESTAddr: fmt.Sprintf("127.0.0.2:%d", one.RESTPort()), StompAddr: fmt.Sprintf("127.0.0.2:%d", one.StompPort()),
+	})
+	old := entry("old")
+	old.Time = time.Now().Add(-time.Hour)
+	two.LogEntries("audit", old)
+	hosts := strings.NewReplacer(one.Host()+`"]`, one.Host()+`", 127.0.0.2]`, "tls: {", "tls: {server_name: localhost, ")
+	d := startDaemon(t, hosts.Replace(hmcYAML(t, "a", one, "topics: [object, audit]")))
+	w := &logWatch{d, one}
+	w.connected("a")
+	w.settled()
+	one.LogEntries("audit", entry("1"))
+	w.want("1")
+	one.Stop()
+	two.LogEntries("audit", entry("2"))
+	w.eventually("the second took over", func() bool { h := w.hmc("a"); return h.Connected && h.Host == "127.0.0.2" })
+	two.LogEntries("audit", entry("3"))
+	w.want("1", "2", "3")
+	w.awaitGaps(1)
+	w.want("1", "2", "3")
+	two.Stop()
+	if err := one.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the first is back", func() bool { h := w.hmc("a"); return h.Connected && h.Host == "127.0.0.1" })
+	one.LogEntries("audit", entry("4"))
+	w.awaitGaps(2)
+	w.want("1", "2", "3", "4")
+}
