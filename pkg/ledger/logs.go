@@ -101,6 +101,8 @@ type logEntry struct {
 	id event.ID
 }
 
+func byTime(a, b logEntry) int { return cmp.Compare(a.at, b.at) }
+
 // coming are entries with the same content that a list had and of which no notification came.
 type coming struct {
 	n     int
@@ -170,7 +172,8 @@ func (l *Logs) Missed(kind string, since time.Time) {
 		return
 	}
 	at := since.UnixMilli()
-	if begun := earliest(g.since, g.fetching); g.flags&logWhole == 0 && begun != 0 {
+	begun := earliest(g.since, g.fetching)
+	if g.flags&logWhole == 0 && begun != 0 && begun <= at+LogOverlap.Milliseconds() {
 		at = begun // before that it was not watched
 	}
 	g.since, g.dirty = earliest(g.since, at), true
@@ -385,7 +388,7 @@ func (g *log) trim() {
 	if len(g.known) <= most {
 		return
 	}
-	slices.SortStableFunc(g.known, func(a, b logEntry) int { return cmp.Compare(a.at, b.at) })
+	slices.SortStableFunc(g.known, byTime)
 	for _, e := range g.known[:n] {
 		if g.counts[e.id]--; g.counts[e.id] == 0 {
 			delete(g.counts, e.id)
@@ -490,8 +493,11 @@ func (l *Logs) Load(stored Stored) (damaged int) {
 	return damaged
 }
 
+// logKept1 is how many entries earlier versions have stored, at least.
+const logKept1 = 256
+
 // load reads what is stored under one key. Earlier versions have stored the last entries with where
-// the next fetch begins, and of all before that nothing is known.
+// the next fetch begins; of what is older than those nothing is known.
 func (g *log) load(value []byte, isBlock bool) bool {
 	switch {
 	case isBlock:
@@ -514,6 +520,12 @@ func (g *log) load(value []byte, isBlock bool) bool {
 		g.counts[event.ID(e[8:])]++
 		g.known = append(g.known, logEntry{int64(binary.BigEndian.Uint64(e)), event.ID(e[8:])})
 	}
-	g.before = len(g.known)
+	if g.before = len(g.known); !isBlock && len(g.known) > 0 {
+		oldest := slices.MinFunc(g.known, byTime).at
+		if len(g.known) >= logKept1 {
+			oldest++ // others of that time are not among them
+		}
+		g.since = earliest(g.since, oldest)
+	}
 	return true
 }

@@ -168,7 +168,7 @@ func TestLogBegins(t *testing.T) {
 			l.restart() // before the log was listed
 			l.book.LinkUp("one")
 			l.book.Begin(modelLog, l.now.Add(time.Hour), false)
-			l.book.Missed(modelLog, l.now.Add(-time.Hour))
+			l.book.Missed(modelLog, l.now.Add(-LogOverlap))
 			l.list(tt.want, -100, -50, 1, 3600)
 			l.restart()
 			l.book.Missed(modelLog, l.now)
@@ -271,11 +271,20 @@ func TestLogsForget(t *testing.T) {
 }
 
 // TestLogsOfEarlierVersions loads what earlier versions have stored: the last entries, and where the next fetch begins, if
-// entries were missed. What is older than the last contact is not told.
+// entries were missed. What is older than those is not told, and what the earlier version took for one entry is.
 func TestLogsOfEarlierVersions(t *testing.T) {
-	for resume, want := range map[int64]string{0: "[0 0 0 1]", markClock.UnixMilli(): "[0 0 2 1]"} {
-		value := binary.BigEndian.AppendUint64(nil, uint64(resume))
-		for n := range 256 {
+	for _, tt := range []struct {
+		name    string
+		resume  int64
+		entries int
+		want    string
+	}{
+		{"all are kept", 0, 255, "[0 0 2 0 2 1]"},
+		{"the last are kept", 0, 256, "[0 0 0 0 2 1]"},
+		{"some were missed", markClock.Add(-time.Minute).UnixMilli(), 255, "[1 0 2 0 2 1]"},
+	} {
+		value := binary.BigEndian.AppendUint64(nil, uint64(tt.resume))
+		for n := range tt.entries {
 			id := seenID(n)
 			value = append(binary.BigEndian.AppendUint64(value, uint64(markClock.UnixMilli()+int64(n)*1000)), id[:]...)
 		}
@@ -286,7 +295,8 @@ func TestLogsOfEarlierVersions(t *testing.T) {
 		l.book.Begin(modelLog, l.now, true)
 		l.restart()
 		l.book.LinkUp("one")
-		l.list(want, -10, 7, 7, 3600)
+		t.Log(tt.name)
+		l.list(tt.want, -10, 0, 0, 7, 7, 3600)
 	}
 }
 
