@@ -86,6 +86,9 @@ type HMC struct {
 	// of one answer of the Web Services API; a long one (OS messages, logs) may take ten times
 	// as long, as long as it goes on
 	RESTTimeout time.Duration `yaml:"rest_timeout"`
+	// from when on the entries of the audit and security log are told, at the very first start:
+	// now, all, a duration before it such as 24h, or a time such as 2026-11-01T00:00:00Z
+	LogStart LogStart `yaml:"log_start"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }

@@ -164,6 +164,8 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		decodeText(d, n, path, to, parseDuration)
 	case *Size:
 		decodeText(d, n, path, to, parseSize)
+	case *LogStart:
+		decodeText(d, n, path, to, parseLogStart)
 	case *Pattern:
 		decodeText(d, n, path, to, NewPattern)
 	case *Patterns:

@@ -29,6 +29,7 @@ func (h *HMC) setDefaults() {
 	h.StompPort = receiver.DefaultPort
 	h.RESTRequestsPerMinute = 60
 	h.RESTTimeout = 30 * time.Second
+	h.LogStart = LogStartNow
 	h.Stomp = receiver.DefaultStompRetryTimeoutConfig()
 }
 

@@ -89,6 +89,8 @@ func (c *canon) value(v reflect.Value) {
 		c.fields = appendText(c.fields, x.ca)
 	case NATS:
 		c.secrets = appendText(c.secrets, x.keys.Expose())
+	case Syslog:
+		c.fields = fmt.Appendf(c.fields, "%#v", x.LogMessages)
 	case SyslogTLS:
 		c.fields = appendText(c.fields, x.cert)
 		c.secrets = appendText(c.secrets, x.key.Expose())

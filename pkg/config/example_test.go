@@ -137,7 +137,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.tls\.(cert_file|key_file)$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)
@@ -237,7 +237,7 @@ func TestSchemaNames(t *testing.T) {
 		hmcs.tls.ca_file hmcs.tls.server_name hmcs.tls.insecure_skip_verify hmcs.topics
 		hmcs.os_messages.cpc hmcs.os_messages.partition hmcs.os_messages.include_refresh_messages
 		hmcs.topic_names hmcs.session.id hmcs.session.credential_file hmcs.hardware_messages hmcs.group
-		hmcs.rest_requests_per_minute hmcs.stomp.connect_timeout hmcs.stomp.connect_retries
+		hmcs.rest_requests_per_minute hmcs.log_start hmcs.stomp.connect_timeout hmcs.stomp.connect_retries
 		hmcs.stomp.reconnect_sleep_initial hmcs.stomp.reconnect_sleep_increase hmcs.stomp.reconnect_sleep_max
 		hmcs.stomp.reconnect_sleep_jitter hmcs.stomp.keepalive hmcs.stomp.heartbeat_send_cycle
 		hmcs.stomp.heartbeat_receive_cycle hmcs.stomp.heartbeat_receive_check

@@ -252,3 +252,53 @@ func TestSameHosts(t *testing.T) {
 		})
 	}
 }
+
+// TestLogMessageFile reads the form of zhmc-log-forwarder's file, with what it leaves open.
+func TestLogMessageFile(t *testing.T) {
+	const file = `---
+hmc_version: "2.17.0"
+messages:
+  -
+    number: '7001'  # a comment
+    message: "User {0} has logged on from location {2}"
+    action: authenticate/logon
+    outcome: success
+    target_type: service
+    target_class: console
+  -
+    number: 7002
+    message: "A web services client on {0} did\nsomething"
+    action: "TBD:action"
+    outcome: failed
+    target_type: TBD
+    target_class: "TBD:resource"
+  - {number: "7003", action: read, outcome: success}
+`
+	dir := t.TempDir()
+	name := filepath.Join(dir, "messages.yml")
+	if err := os.WriteFile(name, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load := func() *Config {
+		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, syslog: {address: 'udp://h:514', format: cadf, log_message_file: '"+name+"'}}]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := load()
+	want := []LogMessage{
+		{"7001", "authenticate/logon", "success", "service", "console", 2},
+		{"7002", "unknown", "failed", "unknown", "unknown", 0},
+		{"7003", "read", "success", "", "", -1},
+	}
+	if got := c.Sinks[0].Syslog.LogMessages; !slices.Equal(got, want) {
+		t.Errorf("got %+v", got)
+	}
+	if err := os.WriteFile(name, []byte(strings.Replace(file, "7003", "7004", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if changed := load(); changed.Sinks[0].Equal(&c.Sinks[0]) {
+		t.Error("a file that has changed is no change of the sink")
+	}
+}

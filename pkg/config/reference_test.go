@@ -405,6 +405,8 @@ func defaultOf(v reflect.Value) string {
 		}
 	case bool, int, float64:
 		text = fmt.Sprint(x)
+	case LogStart:
+		text = string(x)
 	case string:
 		text = x
 	}

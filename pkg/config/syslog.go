@@ -25,6 +25,11 @@ type Syslog struct {
 	Hostname string `yaml:"hostname"`
 	// json, text, cadf or os-forwarder
 	Format string `yaml:"format"`
+	// with the format cadf: a file that says what further entries of the logs mean, of a newer HMC
+	// for example, in the form of zhmc-log-forwarder's log_message_file
+	LogMessageFile string `yaml:"log_message_file"`
+	// those of LogMessageFile
+	LogMessages []LogMessage `yaml:"-"`
 	// of a message; what is longer is cut
 	MaxSize Size `yaml:"max_size"`
 	// of tls:// addresses
@@ -164,6 +169,7 @@ func (s *Syslog) check(d *decoder, path string, _ *Sink) {
 		d.syslogName(at("hostname"), s.Hostname, maxSyslogHostname)
 	}
 	d.oneOf(at("format"), s.Format, FormatJSON, FormatText, FormatCADF, FormatOSForwarder)
+	d.logMessages(at("log_message_file"), s)
 	within(d, at("max_size"), s.MaxSize, minSyslogSize, maxSyslogSize)
 	if scheme != "" && scheme != SyslogOverTLS && s.TLS.isSet() {
 		d.errorf(at("tls"), "is of no use with %s://: write tls:// if the server speaks TLS", scheme)

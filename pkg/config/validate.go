@@ -273,6 +273,7 @@ func (d *decoder) topics(path string, h *HMC) {
 	if d.has(at("topic_names")) {
 		for key, given := range map[string]bool{
 			"topics": len(h.Topics) > 0, "os_messages": len(h.OSMessages) > 0, "hardware_messages": h.HardwareMessages,
+			"log_start": h.LogStart != LogStartNow,
 		} {
 			if given {
 				d.errorf(at(key), "cannot be used with topic_names, "+

@@ -230,6 +230,42 @@ func parseDuration(s string) (time.Duration, error) {
 	return sum, nil
 }
 
+// LogStart says from when on the entries of a log are told that is followed for the first time:
+// from now on ("now"), all that the HMC holds ("all"), or those since a time (RFC 3339) or for a
+// duration before the start ("24h").
+type LogStart string
+
+// The words among the values of a LogStart.
+const (
+	LogStartNow LogStart = "now"
+	LogStartAll LogStart = "all"
+)
+
+var errLogStart = errors.New("must be now, all, a duration such as 24h or 7d, or a time such as 2026-11-01T00:00:00Z")
+
+func parseLogStart(s string) (LogStart, error) {
+	l := LogStart(s)
+	if _, err := time.Parse(time.RFC3339, s); err == nil || l == LogStartNow || l == LogStartAll {
+		return l, nil
+	}
+	if d, err := parseDuration(s); err == nil && d > 0 {
+		return l, nil
+	}
+	return "", errLogStart
+}
+
+// Since returns the time that a LogStart means at a time; the zero time: all.
+func (l LogStart) Since(now time.Time) time.Time {
+	if l == LogStartAll {
+		return time.Time{}
+	}
+	if at, err := time.Parse(time.RFC3339, string(l)); err == nil {
+		return at
+	}
+	d, _ := parseDuration(string(l)) // of LogStartNow none
+	return now.Add(-d)
+}
+
 // formatDuration writes a duration as people do: 24h, not 24h0m0s.
 func formatDuration(d time.Duration) string {
 	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())

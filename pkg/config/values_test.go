@@ -360,3 +360,20 @@ func TestSigningKeys(t *testing.T) {
 		t.Errorf("no secret gave %q", keys)
 	}
 }
+
+func TestLogStart(t *testing.T) {
+	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"now": now, "all": {}, "24h": now.Add(-24 * time.Hour), "7d": now.Add(-7 * 24 * time.Hour),
+		"2026-11-01T00:00:00Z": time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), `"2026-11-01T01:00:00+01:00"`: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p, log_start: "+text+"}]\nsinks: [{name: s, log: {output: stderr}}]")
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := c.HMCs[0].LogStart.Since(now); !got.Equal(want) {
+			t.Errorf("%s: since %s, want %s", text, got, want)
+		}
+	}
+}

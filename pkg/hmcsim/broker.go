@@ -67,6 +67,9 @@ type BrokerOptions struct {
 	// the script, see Broker.Script
 	Faults [][]Fault
 	Logger *zap.Logger
+
+	// how far the clock of the header timestamp is ahead, in nanoseconds; nil: it is right
+	ahead *atomic.Int64
 }
 
 // Message is what Publish sends: the headers and body an HMC's producer gives. The broker adds
@@ -672,7 +675,7 @@ func (e *encoder) begin(b *Broker, t *topic, headers []Header, body []byte) {
 		{"message-id", b.messageID(t.producer, t.seq)},
 		{"expires", "0"},
 		{"priority", "4"},
-		{"timestamp", strconv.FormatInt(time.Now().UnixMilli(), 10)},
+		{"timestamp", strconv.FormatInt(b.nowMilli(), 10)},
 	}
 	// The order of headers is arbitrary (ActiveMQ keeps them in a hash map); turning it makes
 	// clients show that they do not count on one.
@@ -686,6 +689,15 @@ func (e *encoder) begin(b *Broker, t *topic, headers []Header, body []byte) {
 			e.headers = append(e.headers, headers[i-len(own)])
 		}
 	}
+}
+
+// nowMilli is the time by the HMC's clock.
+func (b *Broker) nowMilli() int64 {
+	now := time.Now()
+	if b.opts.ahead != nil {
+		now = now.Add(time.Duration(b.opts.ahead.Load()))
+	}
+	return now.UnixMilli()
 }
 
 // messageID gives an id in the form of captures: ID:host-port-start-n:1:1:producer:sequence.

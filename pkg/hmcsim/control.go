@@ -370,12 +370,29 @@ func (h *HMC) DeleteHardwareMessages(cpc string) error {
 func (h *HMC) LogEntries(topicType string, entries ...LogEntry) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	made := make([]logEntry, 0, len(entries))
-	for _, e := range entries {
-		made = append(made, h.newLogEntry(e))
-	}
-	return h.logLocked(topicKind(topicType), made...)
+	return h.logLocked(topicKind(topicType), h.newLogEntries(entries)...)
 }
+
+// LoseLogEntries writes entries as LogEntries does, but their notification is lost on its way: the
+// log holds them, and the sequence numbers go on as if it had been sent.
+func (h *HMC) LoseLogEntries(topicType string, entries ...LogEntry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	kind := topicKind(topicType)
+	h.book(kind).add(h.newLogEntries(entries)...)
+	for _, s := range h.order {
+		if t := s.topic(kind); t != nil {
+			h.headers = h.sequenceLocked(h.headers[:0], s, t, nil)
+		}
+	}
+}
+
+// SetClock sets the HMC's clock ahead of that of its Options, or behind. It is that of log entries
+// that have no time of their own, and of the header timestamp.
+func (h *HMC) SetClock(ahead time.Duration) { h.ahead.Store(int64(ahead)) }
+
+// now is the time by the HMC's clock.
+func (h *HMC) now() time.Time { return h.world.opts.now().Add(time.Duration(h.ahead.Load())) }
 
 // StartJob starts a job in a session, named by its SessionInfo.SessionID, or with "" in the one
 // that was made last, and returns the job's URI. It runs until CompleteJob or CancelJob, or until

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -183,7 +184,8 @@ type HMC struct {
 	delivered  map[string]int64
 	requests   map[string]int64
 	calls      callLog
-	headers    []Header // scratch
+	headers    []Header     // scratch
+	ahead      atomic.Int64 // of the clock, see SetClock
 
 	stopRequests chan struct{} // ends requests that a fault holds, at Close and Stop
 }
@@ -236,6 +238,7 @@ func newHMC(opts Options) (*HMC, error) {
 	bo.Certificate = &h.tls.Certificates[0]
 	bo.Authenticate = h.authenticate
 	bo.OnSubscribe = h.onSubscribe
+	bo.ahead = &h.ahead
 	if bo.Logger == nil {
 		bo.Logger = h.log
 	}

@@ -40,7 +40,7 @@ type LogEntry struct {
 // places.
 func (h *HMC) newLogEntry(e LogEntry) logEntry {
 	if e.Time.IsZero() {
-		e.Time = h.world.opts.now()
+		e.Time = h.now()
 	}
 	text := e.Message
 	for i, item := range e.Items {
@@ -81,6 +81,22 @@ func (h *HMC) newLogEntry(e LogEntry) logEntry {
 	return logEntry{ms, b}
 }
 
+func (h *HMC) newLogEntries(entries []LogEntry) []logEntry {
+	made := make([]logEntry, 0, len(entries))
+	for _, e := range entries {
+		made = append(made, h.newLogEntry(e))
+	}
+	return made
+}
+
+// book is the log of a topic type.
+func (h *HMC) book(kind string) *logBook {
+	if kind == TopicAudit {
+		return &h.audit
+	}
+	return &h.security
+}
+
 // userID gives a user an object id that stays the same.
 func (h *HMC) userID(userid string) string {
 	if h.userIDs[userid] == "" {
@@ -114,10 +130,6 @@ func (h *HMC) badLogonEntry(userid string) logEntry {
 
 // logLocked writes entries into the log of a topic type, and publishes them in one notification.
 func (h *HMC) logLocked(kind string, entries ...logEntry) int {
-	book := &h.security
-	if kind == TopicAudit {
-		book = &h.audit
-	}
-	book.add(entries...)
+	h.book(kind).add(entries...)
 	return h.publishAllLocked(kind, logEntryNotification(entries))
 }

@@ -159,9 +159,9 @@ func getConsole(r *request) reply {
 // first (no order is promised).
 func getLog(kind string) func(*request) reply {
 	return func(r *request) reply {
-		book, denied := &r.h.audit, r.h.opts.NoAuditLog
+		book, denied := r.h.book(kind), r.h.opts.NoAuditLog
 		if kind == TopicSecurity {
-			book, denied = &r.h.security, r.h.opts.NoSecurityLog
+			denied = r.h.opts.NoSecurityLog
 		}
 		if denied {
 			return r.fail(

@@ -5,12 +5,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // FuzzBooks loads whatever may be stored, of a damaged disk or of another version: no book panics, and what it stores after
 // that can be loaded again.
 func FuzzBooks(f *testing.F) {
 	f.Add("audit", []byte{0, 0, 0, 0, 0, 0, 0, 1})
+	f.Add("audit", append(make([]byte, logHead-1), logWatched|logWhole))
+	f.Add("audit\x00000002", make([]byte, 2*logEntrySize))
 	f.Add("/api/console\x00/api/console/hardware-messages/1", []byte("12345678text"))
 	f.Add("", []byte(`[{"from":"2026-11-20T10:00:00Z","to":"2026-11-20T10:00:01Z","causes":["x"],"missed":{"object":1}}]`))
 	f.Add("", []byte(`{"from":"2026-11-20T10:00:00Z","causes":null}`))
@@ -34,8 +38,16 @@ func FuzzBooks(f *testing.F) {
 			case *Seen:
 				b.Add(seenID(1), now)
 			case *Logs:
-				b.Add(key, 1, seenID(1))
+				b.Published(key, 1, seenID(1), now)
+				b.LinkUp(key)
+				b.Begin(key, now, true)
 				b.Missed(key, now)
+				q, _ := b.BeginFetch(key, now)
+				list := b.List(key, q, now, []event.ID{seenID(1), seenID(1)})
+				list.Take(1, seenID(1))
+				list.Take(1, seenID(1))
+				list.End()
+				b.EndFetch(key, q, true)
 			case *Hardware:
 				b.Add(key, "u", now, "x")
 				b.Complete(key)

@@ -1,8 +1,13 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -10,25 +15,40 @@ import (
 )
 
 const (
-	logPrefix = "log/" // HMC, NUL, audit or security
-	// logRecent is how many entries of a log are remembered, logStored how many of those over a
-	// restart.
-	logRecent = 1024
-	logStored = 256
-	// LogOverlap is how much of what was seen already is asked for again: entries written in
-	// the same moment may be published in another order than that of their times.
+	// logPrefix is followed by HMC, NUL and the log: audit or security. Under that is what is known
+	// of the log as a whole; its entries are under it with NUL and the number of their block.
+	logPrefix = "log/"
+	logBlock  = 128 // entries of a block
+	// logEntries is how many entries of a log are known at least, once there were as many. What is
+	// still to be fetched may be older than those: while something is, four times as many.
+	logEntries = 50_000
+	// LogOverlap is how far clocks may be apart where a time has to tell whether an entry was
+	// written before the watch began.
 	LogOverlap = time.Minute
+	// logOnItsWay is how long the notification of an entry that a list had may be on its way, when
+	// all that was received is recorded.
+	logOnItsWay = time.Minute
 )
 
-// Logs is the Book of a console's logs: enough to fetch what was missed of each and to recognize
-// what was seen. Times are those of the HMC's own clock.
+// Logs is the Book of a console's logs. It knows which entries were recorded, and of which of those
+// that a list has the notification may still come.
 //
-// An entry is recognized as long as it is among the last 1,024 (over a restart: 256, and all that a
-// fetch that was due may bring again). Entries are fetched again from at most a minute before the
-// last one seen, and never from before those that are remembered.
+// An entry has no number. Entries with the same content are told apart by how many there are: the
+// HMC publishes each once, and a list has each once. So a notification is always of a new entry,
+// unless a list that was asked for on the same link had more of that content than was known. An
+// entry of a list is new if the list has more of that content than are known. Their times, which
+// are those of the HMC's clock, are not needed for that: a list of the whole log is right also when
+// that clock was changed.
+//
+// Where a notification came after a list was asked for that has the same content, either may be of
+// an entry that the other one is not. Then the list is asked for again, of that time only.
+//
+// Times do count where a log is listed that was not known before: of a watch that begins, or of
+// another console. Then what was written before the time given is known from then on, and not told.
 type Logs struct {
-	prefix string
-	logs   map[string]*log // by kind
+	prefix  string
+	console uint32 // the one that is connected
+	logs    map[string]*log
 }
 
 // NewLogs returns the book of an HMC.
@@ -38,172 +58,474 @@ func NewLogs(hmc string) *Logs {
 
 // log is what is known of one log.
 type log struct {
-	recent  []logEntry // a ring, in the order of arrival
-	next    int        // where the next one goes once the ring is full
-	ids     map[event.ID]struct{}
-	last    int64 // the latest time seen, in milliseconds
-	resume  int64 // what is to be fetched begins here; 0: nothing is to be fetched
-	pending int64 // what is being fetched begins here; 0: nothing is being fetched
-	cut     bool  // read from what is stored, which has the latest entries only
-	changed bool  // since the last Changes
+	known  []logEntry // one for each entry
+	counts map[event.ID]int
+	// What is stored beside the entries. Those of a time up to floor that are not known were
+	// forgotten. From since on entries may be missed; 0: none are. fetching is the same of those
+	// that are being fetched.
+	floor, since, fetching int64
+	console                uint32 // whose log it is
+	flags                  byte
+
+	// as what Begin has made it, if it was not stored before
+	begun struct {
+		since int64
+		flags byte
+	}
+
+	// Of the link that is up: how many entries were known before it, when it was last asked for the
+	// whole log and for any list, and whether one is being read. coming are entries of lists whose
+	// notifications may still come, live those that were published since the list was asked for.
+	// doubt is the time of entries of which either may have another one.
+	before          int
+	compared, asked time.Time
+	reading         bool
+	coming          map[event.ID]*coming
+	live            []logEntry
+	doubt           timesMilli
+
+	dirty  bool     // anything has to be stored
+	from   int      // the first entry that has to be
+	blocks int      // stored
+	stale  []string // keys of others
 }
 
+const (
+	logWatched = 1 << iota
+	logWhole   // all that the log had when the watch began is known
+	logOnlyNew // the watch begins now: what is of a later time than the list is old too
+)
+
 type logEntry struct {
-	at int64
+	at int64 // in milliseconds
 	id event.ID
+}
+
+func byTime(a, b logEntry) int { return cmp.Compare(a.at, b.at) }
+
+// coming are entries with the same content that a list had and of which no notification came.
+type coming struct {
+	n     int
+	quiet int // of them are older than the watch, unless their notifications come
+	asked time.Time
+}
+
+// timesMilli is a time from one millisecond to another; none if both are 0.
+type timesMilli struct{ from, to int64 }
+
+func (t *timesMilli) add(at int64) {
+	if *t == (timesMilli{}) {
+		*t = timesMilli{at, at}
+	}
+	t.from, t.to = min(t.from, at), max(t.to, at)
 }
 
 func (l *Logs) of(kind string) *log {
 	g := l.logs[kind]
 	if g == nil {
-		g = &log{ids: make(map[event.ID]struct{})}
+		g = &log{counts: make(map[event.ID]int)}
 		l.logs[kind] = g
 	}
 	return g
 }
 
-// Load implements Book. What is being fetched meanwhile has to be fetched again.
-func (l *Logs) Load(stored Stored) (damaged int) {
-	clear(l.logs)
-	stored(l.prefix, func(key string, value []byte) bool {
-		if !l.of(key[len(l.prefix):]).load(value) {
-			damaged++
-		}
-		return true
-	})
-	return damaged
-}
-
-// Add notes an entry and reports whether it is known already. at is its time in milliseconds.
-func (l *Logs) Add(kind string, at int64, id event.ID) (duplicate bool) {
+// Begin begins to watch a log, unless it was watched before: what was written since start is to be
+// fetched. onlyNew: the watch begins now. The zero time: all that the log has is.
+func (l *Logs) Begin(kind string, start time.Time, onlyNew bool) {
 	g := l.of(kind)
-	if _, known := g.ids[id]; known {
-		return true
-	}
-	g.add(logEntry{at, id})
-	g.changed = true
-	return false
-}
-
-// Missed notes that entries may be missed from now on: the next fetch begins where the last one was
-// seen, or, where none was ever seen, at since. What is still to be fetched from before stays so.
-func (l *Logs) Missed(kind string, since time.Time) {
-	g := l.of(kind)
-	if g.resume != 0 {
+	if g.flags&logWatched != 0 {
 		return
 	}
-	g.resume = since.UnixMilli()
-	if g.last != 0 {
-		g.resume = g.last - LogOverlap.Milliseconds()
-		oldest := g.oldest()
-		if g.cut || len(g.recent) == logRecent {
-			oldest++ // others of that time may be forgotten already
+	g.begun.since, g.begun.flags = 1, logWatched
+	if !start.IsZero() {
+		g.begun.since = start.Truncate(time.Second).UnixMilli() // an HMC may give whole seconds
+	}
+	if onlyNew {
+		g.begun.flags |= logOnlyNew
+	}
+	g.since, g.flags, g.dirty = g.begun.since, g.begun.flags, true
+}
+
+// LinkUp notes that there is a new link, and to which console: no notification of what was listed
+// before will come over it.
+func (l *Logs) LinkUp(console string) {
+	l.console = crc32.ChecksumIEEE([]byte(console))
+	for _, g := range l.logs {
+		g.before, g.coming, g.live, g.reading, g.doubt = len(g.known), nil, nil, false, timesMilli{}
+	}
+}
+
+// MissedBefore is Missed for what may have been missed before a time. It reports whether the log
+// was not asked for since, as a whole.
+func (l *Logs) MissedBefore(kind string, since, before time.Time) bool {
+	if l.of(kind).compared.After(before) {
+		return false
+	}
+	l.Missed(kind, since)
+	return true
+}
+
+// Missed notes that entries of a log that is watched may be missed from a time on.
+func (l *Logs) Missed(kind string, since time.Time) {
+	g := l.of(kind)
+	if g.flags&logWatched == 0 {
+		return
+	}
+	at := since.UnixMilli()
+	begun := earliest(g.since, g.fetching)
+	if g.flags&logWhole == 0 && begun != 0 && begun <= at+LogOverlap.Milliseconds() {
+		at = begun // before that it was not watched
+	}
+	g.since, g.dirty = earliest(g.since, at), true
+}
+
+// Published takes up an entry that was published, with its time in milliseconds, and returns which
+// of those with its content it is, counted from 1; 0: it is known already.
+func (l *Logs) Published(kind string, at int64, id event.ID, received time.Time) (nth int) {
+	g := l.of(kind)
+	c := g.coming[id]
+	if c == nil {
+		if g.reading && received.After(g.asked) {
+			g.live = append(g.live, logEntry{at, id})
 		}
-		g.resume = max(g.resume, oldest)
+		g.add(logEntry{at, id})
+		g.trim()
+		return g.counts[id]
 	}
-	g.changed = true
+	if received.After(c.asked) {
+		g.doubt.add(at)
+	}
+	if c.quiet > 0 {
+		nth = g.counts[id] - c.quiet + 1
+		c.quiet--
+	}
+	if c.n--; c.n == 0 {
+		delete(g.coming, id)
+	}
+	return nth
 }
 
-// BeginFetch returns where what is to be fetched begins; the zero time: nothing is to be fetched.
-// What is missed while it is being fetched is to be fetched after that.
-func (l *Logs) BeginFetch(kind string) time.Time {
-	g := l.of(kind)
-	if g.resume == 0 {
-		return time.Time{}
-	}
-	g.pending, g.resume = g.resume, 0
-	return time.UnixMilli(g.pending)
+// LogQuery is what is to be asked for of a log.
+type LogQuery struct {
+	// Begin and End are in milliseconds of the HMC's clock, both inclusive; 0: no bound.
+	Begin, End int64
+	// Whole says that it is all that the log may have of what is not known.
+	Whole bool
+
+	asked time.Time
+	// since when the log was watched, if nothing is known of it
+	since int64
 }
 
-// EndFetch notes what has become of the fetch: all came, or only what is before begin.
-func (l *Logs) EndFetch(kind string, begin time.Time, all bool) {
+// BeginFetch returns what is to be asked for now; false: nothing is. EndFetch has to be called
+// after it. What is missed meanwhile is to be asked for after that.
+func (l *Logs) BeginFetch(kind string, now time.Time) (q LogQuery, ok bool) {
 	g := l.of(kind)
-	if g.pending == 0 {
-		return // loaded since: what came is not stored
+	switch {
+	case g.since != 0:
+		g.fetching, g.since, g.compared = earliest(g.fetching, g.since), 0, now
+		q.Whole, q.since = true, g.fetching
+		if g.floor > 0 {
+			q.Begin = g.floor + 1
+		}
+	case g.doubt != timesMilli{}:
+		q.Begin, q.End = g.doubt.from, g.doubt.to
+	default:
+		return q, false
 	}
-	if !all {
-		g.resume = begin.UnixMilli() // it is before what was missed meanwhile
-	}
-	g.pending, g.changed = 0, true
+	g.reading, g.asked, g.live, g.doubt = true, now, nil, timesMilli{}
+	q.asked = now
+	return q, true
 }
+
+func earliest(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// EndFetch notes whether all came that was asked for.
+func (l *Logs) EndFetch(kind string, q LogQuery, all bool) {
+	g := l.of(kind)
+	if !g.reading {
+		return // loaded since: what came may not be stored
+	}
+	g.reading, g.live = false, nil
+	switch {
+	case all && q.Whole:
+		g.fetching, g.flags, g.console, g.dirty = 0, logWatched|logWhole, l.console, true
+		g.trim()
+	case all:
+	case q.Whole:
+		g.since, g.fetching, g.dirty = earliest(g.since, g.fetching), 0, true
+	default:
+		g.doubt.add(q.Begin)
+		g.doubt.add(q.End)
+	}
+}
+
+// Doubtful says whether a time of a log has to be listed again, and nothing more.
+func (l *Logs) Doubtful(kind string) bool {
+	g := l.of(kind)
+	return g.doubt != timesMilli{} && g.since == 0 && !g.reading
+}
+
+// Arrived notes that all that was received is recorded.
+func (l *Logs) Arrived(now time.Time) {
+	for _, g := range l.logs {
+		if !g.reading && now.Sub(g.asked) > logOnItsWay {
+			g.coming = nil
+		}
+	}
+}
+
+// LogList is what a list has of a log. Its entries are taken up one after the other.
+type LogList struct {
+	logs *Logs
+	kind string
+	q    LogQuery
+	has  map[event.ID]int // how many
+	took map[event.ID]int
+	// it is of a log of which nothing is known, of which these are of the watch
+	unknown bool
+	watch   timesMilli
+}
+
+// List begins to take up what came of a log, entries with these contents.
+func (l *Logs) List(kind string, q LogQuery, now time.Time, ids []event.ID) *LogList {
+	list := &LogList{
+		logs: l, kind: kind, q: q, has: make(map[event.ID]int), took: make(map[event.ID]int),
+		watch: timesMilli{q.since, math.MaxInt64},
+	}
+	for _, id := range ids {
+		list.has[id]++
+	}
+	g := l.of(kind)
+	list.unknown = g.flags&logWhole == 0 || g.console != l.console
+	if q.since == 1 {
+		list.watch.from = math.MinInt64
+	}
+	if g.flags&logOnlyNew != 0 {
+		list.watch.to = now.Add(LogOverlap).UnixMilli()
+	}
+	if g.flags&logWhole != 0 { // by another name it may be the same console
+		for _, e := range slices.Backward(g.known[:min(g.before, len(g.known))]) {
+			if list.has[e.id] > 0 {
+				list.unknown = false
+				break
+			}
+		}
+	}
+	return list
+}
+
+// Take takes up the next entry and returns which of those with its content it is, counted from 1;
+// 0: it is not to be told, because it is known, or older than the watch.
+func (s *LogList) Take(at int64, id event.ID) (nth int) {
+	g := s.logs.of(s.kind)
+	if !g.reading {
+		return 0 // loaded since: it will be listed again
+	}
+	if c := g.coming[id]; c != nil {
+		c.asked = s.q.asked
+	}
+	if s.took[id]++; s.took[id] <= g.counts[id] {
+		return 0
+	}
+	if g.floor != 0 && at <= g.floor {
+		return 0
+	}
+	g.add(logEntry{at, id})
+	c := g.coming[id]
+	if c == nil {
+		if g.coming == nil {
+			g.coming = make(map[event.ID]*coming)
+		}
+		c = &coming{asked: s.q.asked}
+		g.coming[id] = c
+	}
+	c.n++
+	if s.unknown && (at < s.watch.from || at > s.watch.to) {
+		c.quiet++
+		return 0
+	}
+	return g.counts[id]
+}
+
+// End notes that all of the list was taken up.
+func (s *LogList) End() {
+	g := s.logs.of(s.kind)
+	for _, e := range g.live {
+		if s.has[e.id] > 0 {
+			g.doubt.add(e.at)
+		}
+	}
+}
+
+func (g *log) add(e logEntry) {
+	g.counts[e.id]++
+	g.known = append(g.known, e)
+	g.touch(len(g.known) - 1)
+}
+
+// touch notes that the entries from one on have to be stored.
+func (g *log) touch(from int) {
+	if !g.dirty || from < g.from {
+		g.from = from
+	}
+	g.dirty = true
+}
+
+// trim forgets the entries with the lowest times, where there are too many: an HMC drops those
+// first. They are not forgotten while something is to be fetched that may be older.
+func (g *log) trim() {
+	most := logEntries + logEntries/4
+	if g.since != 0 || g.fetching != 0 || g.reading {
+		most = 4 * logEntries
+	}
+	n := len(g.known) - logEntries
+	if len(g.known) <= most {
+		return
+	}
+	slices.SortStableFunc(g.known, byTime)
+	for _, e := range g.known[:n] {
+		if g.counts[e.id]--; g.counts[e.id] == 0 {
+			delete(g.counts, e.id)
+		}
+		delete(g.coming, e.id)
+	}
+	g.floor = g.known[n-1].at
+	g.known = slices.Delete(g.known, 0, n)
+	g.before = len(g.known)
+	g.touch(0)
+}
+
+// What is stored of a log as a whole: since, floor, console, flags.
+const logHead = 8 + 8 + 4 + 1
+
+const logEntrySize = 8 + len(event.ID{})
 
 // Changes implements Book.
 func (l *Logs) Changes(dst []queue.KeyValue) []queue.KeyValue {
 	for kind, g := range l.logs {
-		if g.changed {
-			g.changed = false
-			dst = append(dst, queue.KeyValue{Key: l.prefix + kind, Value: g.value()})
+		if !g.dirty {
+			continue
 		}
+		key := l.prefix + kind
+		head := make([]byte, 0, logHead)
+		head = binary.BigEndian.AppendUint64(head, uint64(earliest(g.since, g.fetching)))
+		head = binary.BigEndian.AppendUint64(head, uint64(g.floor))
+		head = append(binary.BigEndian.AppendUint32(head, g.console), g.flags)
+		dst = append(dst, queue.KeyValue{Key: key, Value: head})
+		for _, stale := range g.stale {
+			dst = append(dst, queue.KeyValue{Key: stale})
+		}
+		n := g.from / logBlock
+		if g.from == len(g.known) {
+			n = g.size()
+		}
+		for entries := range slices.Chunk(g.known[min(n*logBlock, len(g.known)):], logBlock) {
+			block := make([]byte, 0, len(entries)*logEntrySize)
+			for i := range entries {
+				block = append(binary.BigEndian.AppendUint64(block, uint64(entries[i].at)), entries[i].id[:]...)
+			}
+			dst = append(dst, queue.KeyValue{Key: logBlockKey(key, n), Value: block})
+			n++
+		}
+		for ; n < g.blocks; n++ {
+			dst = append(dst, queue.KeyValue{Key: logBlockKey(key, n)})
+		}
+		g.blocks, g.stale, g.dirty, g.from = g.size(), nil, false, len(g.known)
 	}
 	return dst
 }
 
-func (g *log) add(e logEntry) {
-	g.ids[e.id] = struct{}{}
-	g.last = max(g.last, e.at)
-	if len(g.recent) < logRecent {
-		g.recent = append(g.recent, e)
-		return
+// size is how many blocks there are.
+func (g *log) size() int { return (len(g.known) + logBlock - 1) / logBlock }
+
+// logBlockKey is in the order of the blocks.
+func logBlockKey(key string, n int) string { return fmt.Sprintf("%s\x00%06d", key, n) }
+
+// Load implements Book. What is being fetched meanwhile has to be fetched again. The notifications
+// that may come over the link still may.
+func (l *Logs) Load(stored Stored) (damaged int) {
+	was := l.logs
+	l.logs = make(map[string]*log)
+	stored(l.prefix, func(key string, value []byte) bool {
+		kind, _, isBlock := strings.Cut(key[len(l.prefix):], "\x00")
+		g := l.of(kind)
+		switch {
+		case !isBlock:
+		case key == logBlockKey(l.prefix+kind, g.blocks):
+			g.blocks++
+		default: // one before it is missing
+			g.stale = append(g.stale, key)
+			g.touch(0)
+		}
+		if !g.load(value, isBlock) {
+			g.touch(0)
+			damaged++
+		}
+		return true
+	})
+	for _, g := range l.logs {
+		if !g.dirty {
+			g.from = len(g.known)
+		}
 	}
-	delete(g.ids, g.recent[g.next].id)
-	g.recent[g.next] = e
-	g.next = (g.next + 1) % logRecent
-}
-
-// oldest returns the time of the oldest entry remembered.
-func (g *log) oldest() int64 {
-	if len(g.recent) < logRecent {
-		return g.recent[0].at
-	}
-	return g.recent[g.next].at
-}
-
-// toFetch is where what did not come yet begins, also what is being fetched: that may be cut short
-// by the daemon's end.
-func (g *log) toFetch() int64 {
-	if g.pending != 0 {
-		return g.pending
-	}
-	return g.resume
-}
-
-const logEntrySize = 8 + len(event.ID{})
-
-// value is what is stored: the time to resume at, and the latest entries, oldest first.
-func (g *log) value() []byte {
-	n := g.toStore()
-	out := make([]byte, 0, 8+n*logEntrySize)
-	out = binary.BigEndian.AppendUint64(out, uint64(g.toFetch()))
-	for i := len(g.recent) - n; i < len(g.recent); i++ {
-		e := &g.recent[(g.next+i)%len(g.recent)]
-		out = binary.BigEndian.AppendUint64(out, uint64(e.at))
-		out = append(out, e.id[:]...)
-	}
-	return out
-}
-
-// toStore is how many of the latest entries are stored: logStored, and while something is to be
-// fetched all that may come with it.
-func (g *log) toStore() int {
-	n := min(len(g.recent), logStored)
-	if begin := g.toFetch(); begin != 0 {
-		for i := range len(g.recent) - n {
-			if g.recent[(g.next+i)%len(g.recent)].at >= begin {
-				return len(g.recent) - i
+	for kind, old := range was {
+		g := l.of(kind)
+		g.before, g.asked, g.begun = min(old.before, len(g.known)), old.asked, old.begun
+		if g.flags == 0 && g.begun.flags != 0 { // that the watch had begun could not be stored
+			g.since, g.flags, g.dirty = g.begun.since, g.begun.flags, true
+		}
+		for id, c := range old.coming {
+			if c.n = min(c.n, g.counts[id]); c.n > 0 {
+				if g.coming == nil {
+					g.coming = make(map[event.ID]*coming)
+				}
+				c.quiet = min(c.quiet, c.n)
+				g.coming[id] = c
 			}
 		}
 	}
-	return n
+	return damaged
 }
 
-func (g *log) load(value []byte) bool {
-	if len(value) < 8 || (len(value)-8)%logEntrySize != 0 {
+// logKept1 is how many entries earlier versions have stored, at least.
+const logKept1 = 256
+
+// load reads what is stored under one key. Earlier versions have stored the last entries with where
+// the next fetch begins; of what is older than those nothing is known.
+func (g *log) load(value []byte, isBlock bool) bool {
+	switch {
+	case isBlock:
+	case len(value) == logHead:
+		g.since = int64(binary.BigEndian.Uint64(value))
+		g.floor = int64(binary.BigEndian.Uint64(value[8:]))
+		g.console, g.flags = binary.BigEndian.Uint32(value[16:]), value[20]
+		return true
+	case len(value) < 8:
+		return false
+	default:
+		g.since, g.flags = int64(binary.BigEndian.Uint64(value)), logWatched
+		value = value[8:]
+		g.touch(0)
+	}
+	if len(value)%logEntrySize != 0 {
 		return false
 	}
-	g.resume = int64(binary.BigEndian.Uint64(value))
-	for chunk := range slices.Chunk(value[8:], logEntrySize) {
-		g.add(logEntry{int64(binary.BigEndian.Uint64(chunk)), event.ID(chunk[8:])})
+	for e := range slices.Chunk(value, logEntrySize) {
+		g.counts[event.ID(e[8:])]++
+		g.known = append(g.known, logEntry{int64(binary.BigEndian.Uint64(e)), event.ID(e[8:])})
 	}
-	g.cut = len(g.recent) >= logStored
+	if g.before = len(g.known); !isBlock && len(g.known) > 0 {
+		oldest := slices.MinFunc(g.known, byTime).at
+		if len(g.known) >= logKept1 {
+			oldest++ // others of that time are not among them
+		}
+		g.since = earliest(g.since, oldest)
+	}
 	return true
 }

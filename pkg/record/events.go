@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -26,6 +27,8 @@ type Connection struct {
 	Host       string       `json:"host"`
 	NewSession bool         `json:"new_session"`
 	Topics     []TopicLabel `json:"topics"`
+	// Console is the HMC's own name of itself.
+	Console string `json:"-"`
 	// BlindSince: a bridge-gap event follows when what was missed has been fetched.
 	BlindSince *time.Time `json:"blind_since,omitempty"`
 }
@@ -90,6 +93,12 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 		summary += ", after " + t.now.Sub(since).Round(100*time.Millisecond).String() + " without sight"
 	}
 	wasBlind = t.gaps.LinkUp(asked, t.now, r.watcher.CanFetch())
+	t.logs.LinkUp(c.Host + "\x00" + c.Console)
+	for _, topic := range c.Topics {
+		if isLog(topic.Type) && r.watcher.CanFetch() {
+			t.logs.Begin(topic.Type, r.cfg.LogStart.Since(asked), r.cfg.LogStart == config.LogStartNow)
+		}
+	}
 	t.link.up, t.link.reported, t.link.asked, t.link.received, t.link.host = true, "", asked, t.now, c.Host
 	t.link.lived = asked
 	t.bridgeEvent(event.TypeBridgeConnected, event.SeverityInfo, summary, t.now, c)
@@ -210,6 +219,9 @@ func (t *tx) noteContact() {
 		t.link.handedOn = heard
 	}
 	t.link.silence.heard(heard)
+	if handedOn {
+		t.logs.Arrived(t.now)
+	}
 	if last, _ := t.contact.Last(); len(t.replays) == 0 && len(t.held) == 0 && at.Sub(last) >= t.r.timing.SeenEvery {
 		t.contact.Set(at, "")
 		t.send()
@@ -270,8 +282,7 @@ func (r *Recorder) TopicBack(topic string) {
 	kind := r.topics.KindOf(topic, "")
 	t := r.enter()
 	defer t.end()
-	since := t.gaps.Back(topic, t.canFetch(kind), t.now)
-	if !since.IsZero() && (kind == event.TopicAudit || kind == event.TopicSecurity) {
+	if since := t.gaps.Back(topic, t.canFetch(kind), t.now); !since.IsZero() && isLog(kind) {
 		t.awaitEntries(since, []string{kind})
 	}
 }

@@ -76,7 +76,8 @@ func (h *house) open(name string) (*Recorder, *watcher) {
 }
 
 func connect(r *Recorder) {
-	r.Connected(context.Background(), Connection{Host: "h", NewSession: true}, true, time.Now())
+	up := Connection{Host: "h", NewSession: true, Topics: []TopicLabel{{Name: "u.audit", Type: event.TopicAudit}}}
+	r.Connected(context.Background(), up, true, time.Now())
 }
 
 // change has an HMC publish a property change with this mark, of a partition of that name.
@@ -364,7 +365,7 @@ func TestRefetchAfterCommitFails(t *testing.T) {
 	h := newHouse(t, 1)
 	r, w := h.open("a")
 	connect(r)
-	r.FetchedEntries(t.Context(), event.TopicAudit, "u.audit", [][]byte{[]byte(`{"event-time":1700000000000,"event-id":1}`)})
+	fetchLog(t, r, `{"event-time":1700000000000,"event-id":1}`)
 	h.stored()
 	h.disk.failing.Store(1)
 	r.StartBehind(t.Context(), "/api/partitions/x", nil) // nothing but state
@@ -376,10 +377,9 @@ func TestRefetchAfterCommitFails(t *testing.T) {
 	if len(w.fetched) != 1 || !w.fetched[0][""] || !r.NeedsStart("/api/partitions/x") {
 		t.Fatalf("fetched %v", w.fetched)
 	}
-	begin := r.BeginFetch(event.TopicAudit)
-	r.EndFetch(event.TopicAudit, begin, true)
-	if begin.IsZero() || !r.BeginFetch(event.TopicAudit).IsZero() {
-		t.Errorf("fetched from %s", begin)
+	fetchLog(t, r, `{"event-time":1700000000000,"event-id":1}`)
+	if q, ok := r.BeginFetch(event.TopicAudit); ok {
+		t.Errorf("fetched again: %+v", q)
 	}
 	r.Filled()
 	h.settle(r)

@@ -42,7 +42,8 @@ type watcher struct {
 	again   []string // consoles and CPCs whose hardware messages are to be listed
 	fetch   bool
 	fetched []map[string]bool // topics
-	asked   []string          // jobs
+	logs    []string
+	asked   []string // jobs
 	asks    bool
 	heard   func() // when it is asked for the last contact
 }
@@ -65,6 +66,7 @@ func (w *watcher) LastContact() (time.Time, bool) {
 func (w *watcher) Heartbeat() Heartbeat         { return Heartbeat{} }
 func (w *watcher) CanFetch() bool               { return w.fetch }
 func (w *watcher) Fetch(topics map[string]bool) { w.fetched = append(w.fetched, topics) }
+func (w *watcher) FetchLog(kind string)         { w.logs = append(w.logs, kind) }
 func (w *watcher) Ask(uri string) bool          { w.asked = append(w.asked, uri); return w.asks }
 func (w *watcher) ListHardware(parent string)   { w.again = append(w.again, parent) }
 
@@ -78,6 +80,21 @@ func openRecorder(name string, g *Group, topics ...string) (*Recorder, *watcher)
 	})
 	r.Open(ledger.NewSeenWindow(time.Minute, 100))
 	return r, w
+}
+
+// fetchLog has the HMC asked for its audit log, which has these entries.
+func fetchLog(t *testing.T, r *Recorder, entries ...string) {
+	t.Helper()
+	q, ok := r.BeginFetch(event.TopicAudit)
+	if !ok {
+		t.Fatal("nothing is to be fetched")
+	}
+	list := make([][]byte, len(entries))
+	for i, e := range entries {
+		list[i] = []byte(e)
+	}
+	r.FetchedEntries(t.Context(), event.TopicAudit, "u.audit", q, list)
+	r.EndFetch(event.TopicAudit, q, true)
 }
 
 func topicTable() *translate.TopicTable {

@@ -4,42 +4,54 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-// isNew reports whether an entry of a log was not recorded before.
-func (t *tx) isNew(p *translate.Part) bool {
-	if t.logs.Add(p.TopicType, p.Entry.Time, p.ID) {
+// entry records an entry that was published.
+func (t *tx) entry(p *translate.Part) {
+	nth := t.logs.Published(p.TopicType, p.Entry.Time, p.ID, p.Received)
+	if nth == 0 {
 		t.r.metrics.duplicate(p.Type)
-		return false
+		return
 	}
-	return true
+	p.Nth(nth)
+	t.put(p.Event)
 }
 
-// BeginFetch returns the time from which on the entries of a log are to be fetched; the zero time:
-// there is nothing to be fetched.
-func (r *Recorder) BeginFetch(kind string) time.Time {
+// BeginFetch returns what is to be asked for of a log; false: nothing is. EndFetch has to be called
+// after it.
+func (r *Recorder) BeginFetch(kind string) (q ledger.LogQuery, ok bool) {
 	t := r.enter()
 	defer t.end()
-	return t.logs.BeginFetch(kind)
+	return t.logs.BeginFetch(kind, t.now)
 }
 
-// EndFetch notes what has become of a fetch: all came, or what is before begin.
-func (r *Recorder) EndFetch(kind string, begin time.Time, all bool) {
+// EndFetch notes whether all came that was asked for.
+func (r *Recorder) EndFetch(kind string, q ledger.LogQuery, all bool) {
 	t := r.enter()
 	defer t.end()
-	t.logs.EndFetch(kind, begin, all)
+	t.logs.EndFetch(kind, q, all)
 }
+
+// DoubtsLog says whether a time of a log is to be listed again, and nothing more.
+func (r *Recorder) DoubtsLog(kind string) bool {
+	t := r.enter()
+	defer t.end()
+	return t.logs.Doubtful(kind)
+}
+
+// fetchedAtOnce is how many entries of a list are taken up in one transaction.
+const fetchedAtOnce = 1024
 
 // FetchedEntries records the entries of a log that are new, in the order of their times, which the
 // HMC does not promise. Those of one time stay in the order of the log, which an HMC may list from
 // its end.
-func (r *Recorder) FetchedEntries(ctx context.Context, kind, topic string, entries [][]byte) {
+func (r *Recorder) FetchedEntries(ctx context.Context, kind, topic string, q ledger.LogQuery, entries [][]byte) {
 	parsed := make([]translate.LogEntry, len(entries))
 	for i, entry := range entries {
 		parsed[i] = translate.ParseLogEntry(event.CompactValid(entry))
@@ -48,23 +60,55 @@ func (r *Recorder) FetchedEntries(ctx context.Context, kind, topic string, entri
 		slices.Reverse(parsed)
 	}
 	slices.SortStableFunc(parsed, func(a, b translate.LogEntry) int { return cmp.Compare(a.Time, b.Time) })
+	ids := make([]event.ID, len(parsed))
+	for i := range parsed {
+		ids[i] = parsed[i].ID(r.name, kind)
+	}
+	f := fetchedLog{kind: kind, topic: topic, entries: parsed, ids: ids}
+	for f.next < len(f.entries) || f.list == nil {
+		r.take(ctx, &f, q)
+	}
+	r.log.Debug(
+		"log entries were fetched", zap.String("log", kind), zap.Int("entries", len(entries)),
+		zap.Int("new", f.recovered),
+	)
+}
+
+// fetchedLog is a list of a log that is taken up.
+type fetchedLog struct {
+	kind, topic string
+	entries     []translate.LogEntry
+	ids         []event.ID
+	list        *ledger.LogList
+	next        int // entry
+	recovered   int
+}
+
+// take takes up the next entries of a list. Between them others have their turn.
+func (r *Recorder) take(ctx context.Context, f *fetchedLog, q ledger.LogQuery) {
 	t := r.begin(ctx)
 	defer t.end()
-	recovered := 0
-	for i := range parsed {
-		p := t.conv.LogEntry(t.conv.Fetched(event.TypeLogEntry, topic, kind, t.now), &parsed[i])
-		if !t.isNew(p) {
+	if f.list == nil {
+		f.list = t.logs.List(f.kind, q, t.now, f.ids)
+	}
+	for end := min(f.next+fetchedAtOnce, len(f.entries)); f.next < end; {
+		i := f.next
+		f.next++
+		nth := f.list.Take(f.entries[i].Time, f.ids[i])
+		if nth == 0 {
 			continue
 		}
+		p := t.conv.LogEntry(t.conv.Fetched(event.TypeLogEntry, f.topic, f.kind, t.now), &f.entries[i])
+		p.Nth(nth)
 		t.put(p.Event)
-		t.gaps.Recovered(kind, t.now)
-		if recovered++; t.g.out.full() {
+		t.gaps.Recovered(f.kind, t.now)
+		f.recovered++
+		if t.g.out.full() {
 			t.flush()
 		}
 	}
+	if f.next == len(f.entries) {
+		f.list.End()
+	}
 	t.flush()
-	r.log.Debug(
-		"log entries were fetched", zap.String("log", kind), zap.Int("entries", len(entries)),
-		zap.Int("new", recovered),
-	)
 }

@@ -37,9 +37,10 @@ type Watcher interface {
 	// handed on.
 	LastContact() (at time.Time, handedOn bool)
 	// CanFetch says whether what was missed can be fetched now, and Fetch has it fetched, on
-	// topics ("": on all).
+	// topics ("": on all). FetchLog has a log listed.
 	CanFetch() bool
 	Fetch(topics map[string]bool)
+	FetchLog(kind string)
 	// Ask has the HMC asked how a job has ended, or why an LPAR has stopped, which JobKnown and
 	// PSWsKnown tell. It reports false if that is not possible now.
 	Ask(uri string) bool
@@ -165,19 +166,13 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 	}
 }
 
-// logKinds are the logs that are followed.
-func (r *Recorder) logKinds() []string {
-	var kinds []string
-	for _, kind := range []string{event.TopicAudit, event.TopicSecurity} {
-		if slices.Contains(r.cfg.Topics, kind) {
-			kinds = append(kinds, kind)
-		}
-	}
-	return kinds
-}
+// isLog says whether a kind of topic is that of a log.
+func isLog(kind string) bool { return kind == event.TopicAudit || kind == event.TopicSecurity }
 
-// LogKinds are the logs that are followed.
-func (r *Recorder) LogKinds() []string { return r.logKinds() }
+// logKinds are the logs that are to be followed.
+func (r *Recorder) logKinds() []string {
+	return slices.DeleteFunc(slices.Clone(r.cfg.Topics), func(kind string) bool { return !isLog(kind) })
+}
 
 // kinds are the kinds of topics that are followed.
 func (r *Recorder) kinds() []string {
@@ -296,6 +291,11 @@ func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool)
 	t.beat()
 	t.flush()
 	t.noteContact()
+	for _, kind := range r.logKinds() {
+		if t.logs.Doubtful(kind) {
+			r.watcher.FetchLog(kind)
+		}
+	}
 	if r.watcher.CanFetch() {
 		refill = t.gaps.TakeRefill()
 	}
@@ -316,9 +316,15 @@ func (t *tx) settleSequence(all bool) {
 				t.r.log.Warn("the sequence numbers say how many notifications were missed while the link was down",
 					zap.String("topic_type", kind), zap.Int("notifications", n))
 			}
+			// Some may have been published when the link was up and the logs had been listed.
+			for _, log := range t.r.logKinds() {
+				if (kind == log || kind == event.TopicOther) && t.logs.MissedBefore(log, g.First, g.Last) {
+					t.r.watcher.FetchLog(log)
+				}
+			}
 			continue
 		}
-		if kind == event.TopicAudit || kind == event.TopicSecurity || kind == event.TopicOther {
+		if isLog(kind) || kind == event.TopicOther {
 			t.awaitEntries(g.First, t.r.logKinds())
 		}
 		t.r.log.Warn("notifications were missed: their sequence numbers jumped", zap.String("topic", g.Topic),

@@ -52,7 +52,7 @@ func (b *books) all() [6]ledger.Book {
 
 // pending are events that are not in the outbox yet, and what it takes to put them there.
 type pending struct {
-	sequence ledger.SequenceTracker
+	sequence translate.SequenceTracker
 	replays  map[string]*replay   // by partition
 	replayed map[string]time.Time // when the HMC replayed messages of a partition last
 	// when it was last asked which messages of a partition wait for an answer
@@ -278,7 +278,7 @@ func (t *tx) overflowed() {
 		kind := t.r.topics.KindOf(topic, "")
 		t.sequence.Dropped(topic, o.n)
 		t.gaps.Missing(o.first, o.last, "the hand-over buffer was full", topic, kind, o.n, t.canFetch(kind), t.now)
-		if kind == event.TopicAudit || kind == event.TopicSecurity {
+		if isLog(kind) {
 			t.awaitEntries(o.first, []string{kind})
 		}
 	}
@@ -307,9 +307,7 @@ func (t *tx) part(p *translate.Part) {
 	case p.Message != nil:
 		t.message(p)
 	case p.Entry != nil:
-		if t.isNew(p) {
-			t.put(p.Event)
-		}
+		t.entry(p)
 	default:
 		if t.g.changes.Shared() {
 			p.SeenBy = t.r.seenBy

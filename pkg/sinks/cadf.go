@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
@@ -24,14 +25,13 @@ type cadf struct {
 	Outcome       string       `json:"outcome"`
 	Observer      cadfResource `json:"observer"`
 	Message       cadfMessage  `json:"x_message"`
-	// Initiator is set where the HMC says who it was.
-	Initiator *cadfResource `json:"initiator,omitempty"`
-	// Target is set where the entry is one that is known.
-	Target *cadfResource `json:"target,omitempty"`
+	// The standard demands both, whether or not anything is known of them.
+	Initiator cadfResource `json:"initiator"`
+	Target    cadfResource `json:"target"`
 }
 
 type cadfResource struct {
-	ID      string `json:"id,omitempty"`
+	ID      string `json:"id"`
 	TypeURI string `json:"typeURI"`
 	Name    string `json:"name,omitempty"`
 	Address string `json:"address,omitempty"`
@@ -61,8 +61,9 @@ const (
 	maxCADFVariable = 99
 )
 
-// cadfEvent returns a log entry as CADF event.
-func cadfEvent(e *eventFields) []byte {
+// cadfEvent returns a log entry as CADF event. more are kinds of entries beside those that are
+// known, or in their place.
+func cadfEvent(e *eventFields, more map[string]cadfKind) []byte {
 	var id, userid, user string
 	m := cadfMessage{Log: e.topicType, Values: []json.RawMessage{}, Types: []json.RawMessage{}}
 	for name, value := range event.Members(e.body()) {
@@ -82,7 +83,10 @@ func cadfEvent(e *eventFields) []byte {
 		}
 	}
 	m.Number = id
-	k := cadfKindOf(id)
+	k, ok := more[id]
+	if !ok {
+		k = cadfKindOf(id)
+	}
 	consoleURI, consoleName := "/api/console", e.hmc
 	if e.class == "console" {
 		consoleURI, consoleName = cmp.Or(e.object, consoleURI), cmp.Or(e.name, consoleName)
@@ -98,18 +102,20 @@ func cadfEvent(e *eventFields) []byte {
 		Outcome:       k.outcome,
 		Observer:      cadfResource{ID: "hmc:" + consoleURI, TypeURI: cadfService, Name: consoleName, Label: e.hmc},
 		Message:       m,
+		Initiator: cadfResource{
+			ID: cadfUnknown, TypeURI: cadfUnknown, Name: cadfUnknown, Address: m.address(k.address),
+		},
+		// which one it is no entry says in a form for programs
+		Target: cadfResource{ID: cadfUnknown, TypeURI: k.typeURI, Class: k.class},
 	}
 	if userid != "" {
-		c.Initiator = &cadfResource{
-			ID: "hmc:" + user, TypeURI: "data/security/account/user", Name: userid, Address: m.address(k.address),
-		}
+		c.Initiator.TypeURI, c.Initiator.Name = "data/security/account/user", userid
 	}
-	switch k.class {
-	case "":
-	case "console":
-		c.Target = &cadfResource{ID: c.Observer.ID, TypeURI: cadfService, Name: consoleName, Class: k.class}
-	default: // which one it is no entry says in a form for programs
-		c.Target = &cadfResource{TypeURI: k.typeURI(), Class: k.class}
+	if user != "" {
+		c.Initiator.ID = "hmc:" + user
+	}
+	if k.class == "console" {
+		c.Target = cadfResource{ID: c.Observer.ID, TypeURI: cadfService, Name: consoleName, Class: k.class}
 	}
 	data, err := json.Marshal(c)
 	if err != nil { // a body that is no JSON, which no stored event has
@@ -151,18 +157,30 @@ func (m *cadfMessage) address(variable int) string {
 // cadfKind is what an entry of the audit or security log means to CADF.
 type cadfKind struct {
 	action, outcome string
-	// class is that of the target; "": not known.
-	class string
+	// typeURI and class are those of the target; of the latter "": not known.
+	typeURI, class string
 	// address is the number of the variable with the initiator's address; -1: there is none.
 	address int
 }
 
-func (k cadfKind) typeURI() string {
-	switch k.class {
+// cadfTypeOf is the type of a target of a class.
+func cadfTypeOf(class string) string {
+	switch class {
 	case "code", "user_template", "user_pattern", "unknown":
 		return cadfService
 	}
 	return cadfUnknown
+}
+
+// cadfKindsOf are the kinds of entries that a configuration describes.
+func cadfKindsOf(messages []config.LogMessage) map[string]cadfKind {
+	kinds := make(map[string]cadfKind, len(messages))
+	for _, m := range messages {
+		kinds[m.Number] = cadfKind{
+			m.Action, m.Outcome, cmp.Or(m.TargetType, cadfTypeOf(m.TargetClass)), m.TargetClass, m.Address,
+		}
+	}
+	return kinds
 }
 
 //go:embed cadf_messages.txt
@@ -181,7 +199,8 @@ var cadfKinds = sync.OnceValue(func() map[string]cadfKind {
 			address = -1
 		}
 		for _, id := range row[4:] {
-			kinds[id] = cadfKind{row[0], row[1], strings.TrimPrefix(row[2], "-"), address}
+			class := strings.TrimPrefix(row[2], "-")
+			kinds[id] = cadfKind{row[0], row[1], cadfTypeOf(class), class, address}
 		}
 	}
 	return kinds
@@ -191,5 +210,5 @@ func cadfKindOf(id string) cadfKind {
 	if kind, ok := cadfKinds()[id]; ok {
 		return kind
 	}
-	return cadfKind{cadfUnknown, cadfUnknown, "", -1}
+	return cadfKind{cadfUnknown, cadfUnknown, cadfUnknown, "", -1}
 }

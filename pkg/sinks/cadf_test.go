@@ -44,20 +44,39 @@ func TestCADF(t *testing.T) {
 		}), begin + `"action":"authenticate/logoff","x_eventCategory":"activity/authenticate/logoff","x_eventType":"zhmc40","outcome":"success",` +
 			`"observer":{"id":"hmc:/api/console","typeURI":"service","name":"HMC1","x_label":"hmc-east"},` +
 			`"x_message":{"number":"40","log":"audit","text":"off","var_values":[],"var_types":[]},` +
+			`"initiator":{"id":"unknown","typeURI":"unknown","name":"unknown","address":"unknown"},` +
 			`"target":{"id":"hmc:/api/console","typeURI":"service","name":"HMC1","x_class":"console"}}`},
 		{"failed, another target", logEntry(`{"event-id":"5811","event-message":"x","userid":"u","user-uri":"/api/users/2"}`), begin +
 			`"action":"update","x_eventCategory":"activity/update","x_eventType":"zhmc5811","outcome":"failed",` +
 			`"observer":{"id":"hmc:/api/console","typeURI":"service","name":"hmc-east","x_label":"hmc-east"},` +
 			`"x_message":{"number":"5811","log":"security","text":"x","var_values":[],"var_types":[]},` +
 			`"initiator":{"id":"hmc:/api/users/2","typeURI":"data/security/account/user","name":"u","address":"unknown"},` +
-			`"target":{"typeURI":"unknown","x_class":"crypto"}}`},
+			`"target":{"id":"unknown","typeURI":"unknown","x_class":"crypto"}}`},
 		{"not known", logEntry(`{"event-id":"99999","event-message":"x","userid":""}`), begin +
 			`"action":"unknown","x_eventCategory":"activity/unknown","x_eventType":"zhmc99999","outcome":"unknown",` +
 			`"observer":{"id":"hmc:/api/console","typeURI":"service","name":"hmc-east","x_label":"hmc-east"},` +
-			`"x_message":{"number":"99999","log":"security","text":"x","var_values":[],"var_types":[]}}`},
+			`"x_message":{"number":"99999","log":"security","text":"x","var_values":[],"var_types":[]},` +
+			`"initiator":{"id":"unknown","typeURI":"unknown","name":"unknown","address":"unknown"},"target":{"id":"unknown","typeURI":"unknown"}}`},
+		{"of a newer HMC", logEntry(`{"event-id":"88888","event-message":"x","userid":"u","event-data-items":[{"data-item-number":1,"data-item-value":"10.1.1.2"}]}`), begin +
+			`"action":"read","x_eventCategory":"activity/read","x_eventType":"zhmc88888","outcome":"success",` +
+			`"observer":{"id":"hmc:/api/console","typeURI":"service","name":"hmc-east","x_label":"hmc-east"},` +
+			`"x_message":{"number":"88888","log":"security","text":"x","var_values":[null,"10.1.1.2"],"var_types":[null,null]},` +
+			`"initiator":{"id":"unknown","typeURI":"data/security/account/user","name":"u","address":"10.1.1.2"},` +
+			`"target":{"id":"unknown","typeURI":"compute/machine","x_class":"partition"}}`},
+		{"not as the daemon knows it", logEntry(`{"event-id":"1942","event-message":"x","userid":null}`), begin +
+			`"action":"authenticate/logoff/other","x_eventCategory":"activity/authenticate/logoff/other","x_eventType":"zhmc1942","outcome":"success",` +
+			`"observer":{"id":"hmc:/api/console","typeURI":"service","name":"hmc-east","x_label":"hmc-east"},` +
+			`"x_message":{"number":"1942","log":"security","text":"x","var_values":[],"var_types":[]},` +
+			`"initiator":{"id":"unknown","typeURI":"unknown","name":"unknown","address":"unknown"},` +
+			`"target":{"id":"hmc:/api/console","typeURI":"service","name":"hmc-east","x_class":"console"}}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f := syslogFormatOf(t, config.FramingLF, withFormat(config.FormatCADF))
+			f := syslogFormatOf(t, config.FramingLF, withFormat(config.FormatCADF), func(s *config.Syslog) {
+				s.LogMessages = []config.LogMessage{
+					{Number: "88888", Action: "read", Outcome: "success", TargetType: "compute/machine", TargetClass: "partition", Address: 1},
+					{Number: "1942", Action: "authenticate/logoff/other", Outcome: "success", TargetType: "service", TargetClass: "console", Address: -1},
+				}
+			})
 			m, err := parseSyslog(f.append(nil, &test.record, f.max))
 			if err != nil {
 				t.Fatal(err)
@@ -81,7 +100,7 @@ func TestCADFAnything(t *testing.T) {
 	} {
 		r := logEntry(body)
 		e := fieldsOf(&r)
-		data := cadfEvent(&e)
+		data := cadfEvent(&e, nil)
 		if !json.Valid(data) || len(data) > 4096 || !bytes.Contains(data, []byte(`"id":"hmcnotifyd:0123"`)) {
 			t.Errorf("%s: %s", body, data)
 		}
@@ -94,7 +113,7 @@ func TestCADFAddress(t *testing.T) {
 	} {
 		r := logEntry(`{"event-id":"1408","userid":"u","event-data-items":[{"data-item-number":3,"data-item-value":` + said + `}]}`)
 		e := fieldsOf(&r)
-		if got := string(cadfEvent(&e)); !strings.Contains(got, `"address":"`+want+`"`) {
+		if got := string(cadfEvent(&e, nil)); !strings.Contains(got, `"address":"`+want+`"`) {
 			t.Errorf("%s: %s", said, got)
 		}
 	}

@@ -44,6 +44,8 @@ type syslogFormat struct {
 	lf bool
 	// max is the length of a message in bytes.
 	max int
+	// kinds are further ones of log entries, with the format cadf.
+	kinds map[string]cadfKind
 }
 
 func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {
@@ -52,6 +54,7 @@ func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {
 		format:   cmp.Or(cfg.Format, config.FormatJSON),
 		lf:       cfg.Framing == config.FramingLF,
 		max:      int(cfg.MaxSize),
+		kinds:    cadfKindsOf(cfg.LogMessages),
 	}
 	if f.facility < 0 {
 		return nil, fmt.Errorf("facility %q is not known", cfg.Facility)
@@ -170,7 +173,7 @@ func (f *syslogFormat) message(e *eventFields) []byte {
 	switch f.format {
 	case config.FormatCADF:
 		if e.kind == event.TypeLogEntry {
-			return cadfEvent(e)
+			return cadfEvent(e, f.kinds)
 		}
 	case config.FormatOSForwarder:
 		if e.kind == event.TypeOSMessage {

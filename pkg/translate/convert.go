@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -154,12 +155,20 @@ func partitionOf(e *event.Event) string {
 	return e.Topic[strings.LastIndexByte(e.Topic, '.')+1:]
 }
 
+// Nth makes a log entry the n-th of those with the same content, counted from 1: each is another
+// entry, and has an id of its own.
+func (p *Part) Nth(n int) {
+	if n > 1 {
+		p.Event.ID = event.NewID(event.TypeLogEntry, p.ID.String(), strconv.Itoa(n))
+	}
+}
+
 // LogEntry makes e the event of an entry of the console's audit or security log.
 func (c *Converter) LogEntry(e *event.Event, l *LogEntry) *Part {
 	e.Time = timeOf(l.Time, e.Time)
 	c.part = Part{Event: e, Entry: l}
 	p := &c.part
-	p.ID = event.IDOf(event.TypeLogEntry, e.HMC, e.TopicType, l.at, l.EventID, l.Userid, l.Message, l.items)
+	p.ID = l.ID(e.HMC, e.TopicType)
 	e.Body, e.ID = l.Raw, p.ID.String()
 	describeLogEntry(e, l, c.Severities)
 	return p

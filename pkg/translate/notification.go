@@ -282,6 +282,12 @@ func ParseLogEntry(raw []byte) LogEntry {
 	return l
 }
 
+// ID returns what tells an entry of a log of an HMC from those with another content: it is the id
+// of the first event with this one.
+func (l *LogEntry) ID(hmc, log string) event.ID {
+	return event.IDOf(event.TypeLogEntry, hmc, log, l.at, l.EventID, l.Userid, l.Message, l.items)
+}
+
 // Entries ranges over the log entries of the notification.
 func (n *Notification) Entries() iter.Seq[LogEntry] {
 	return parts(n, event.TypeLogEntry, "log-entries", ParseLogEntry)

@@ -12,17 +12,22 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 )
 
 const (
 	// fetchTries is how often something that was missed is asked for before a gap is reported
 	// without it.
 	fetchTries = 3
-	// logPiece is the longest time whose log entries are asked for at once.
-	logPiece = 24 * time.Hour
-	// shortestLogPiece is the shortest, where the answer for a longer one was too long to be
-	// read.
-	shortestLogPiece = time.Minute
+	// logShare bounds how much of its time an HMC spends on lists of a whole log, which may be
+	// long: one in so many parts.
+	logShare = 20
+	// logAgain bounds how often times are listed again about which a list has left doubts, before
+	// something else has its turn.
+	logAgain = 8
+	// shortestLogTime is the shortest time whose log entries are asked for at once, where the
+	// answer for a longer one was too long to be read.
+	shortestLogTime = int64(time.Minute / time.Millisecond)
 )
 
 // logKinds are the logs whose entries can be fetched.
@@ -32,10 +37,12 @@ var logKinds = []string{event.TopicAudit, event.TopicSecurity}
 // with a list of the estate, which it asks for.
 type fetcher struct {
 	k *keeper
-	// The keeper's mu guards the rest. running says that something is to be fetched, logs whose
-	// entries, by kind; states is when something was missed that a list of the estate says.
+	// The keeper's mu guards the rest. running says that something is to be fetched, logs which
+	// are to be listed, by kind, and rest when that may be done at the earliest; states is when
+	// something was missed that a list of the estate says.
 	running bool
 	logs    map[string]*retry
+	rest    map[string]time.Time
 	states  time.Time
 }
 
@@ -56,7 +63,7 @@ func (f *fetcher) ask(topics map[string]bool) {
 		}
 		for _, log := range logKinds {
 			if (topic == "" || kind == log) && followed.topicOf(log) != "" {
-				f.logs[log] = new(retry)
+				f.logs[log] = &retry{due: f.rest[log]}
 			}
 		}
 		for _, c := range k.channels.byURI {
@@ -64,6 +71,20 @@ func (f *fetcher) ask(topics map[string]bool) {
 				c.fill, c.replay = new(retry), c.topic == "" && c.opened.IsZero()
 			}
 		}
+	}
+	signal(k.wake)
+}
+
+// askLog has a log listed, if it is followed. It returns at once.
+func (f *fetcher) askLog(kind string) {
+	k := f.k
+	if k.source.now().topicOf(kind) == "" {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if f.running = true; f.logs[kind] == nil {
+		f.logs[kind] = &retry{due: f.rest[kind]}
 	}
 	signal(k.wake)
 }
@@ -80,8 +101,13 @@ func (f *fetcher) endRun() bool {
 	k := f.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !f.running || len(f.logs) > 0 || !k.lister.done(f.states) {
+	if !f.running || !k.lister.done(f.states) {
 		return false
+	}
+	for _, r := range f.logs {
+		if r.tries < fetchTries {
+			return false
+		}
 	}
 	for _, c := range k.channels.byURI {
 		if !c.tried || (c.topic != "" && c.fill != nil) {
@@ -99,7 +125,10 @@ func (f *fetcher) settle(r *retry, err error, what string, done func()) {
 	if err != nil {
 		r.failed(&k.intervals)
 		log := k.log.With(zap.String("what", what), zap.Error(err))
-		if r.tries < fetchTries && !hmc.IsReason(err, http.StatusForbidden, 1) {
+		if hmc.IsReason(err, http.StatusForbidden, 1) && r.tries < fetchTries {
+			r.tries = fetchTries
+		}
+		if r.tries != fetchTries {
 			log.Debug("what was missed could not be fetched; it is tried again")
 			return
 		}
@@ -111,7 +140,8 @@ func (f *fetcher) settle(r *retry, err error, what string, done func()) {
 	done()
 }
 
-// fetchLogs fetches the entries of the console's logs that were missed.
+// fetchLogs fetches the entries of the console's logs that were missed. One that cannot be had is
+// tried again for as long as the link is up, but nothing waits for it any more.
 func (f *fetcher) fetchLogs(ctx context.Context) {
 	k := f.k
 	for _, kind := range logKinds {
@@ -126,45 +156,94 @@ func (f *fetcher) fetchLogs(ctx context.Context) {
 			return
 		}
 		f.settle(r, err, "entries of the "+kind+" log", func() {
-			if f.logs[kind] == r {
+			if err == nil && f.logs[kind] == r {
 				delete(f.logs, kind)
 			}
 		})
 	}
 }
 
-// fetchLog fetches what was missed of one log, a piece of time after the other: the log of a long
-// absence need not fit into one answer.
-func (f *fetcher) fetchLog(ctx context.Context, kind string) (err error) {
+// fetchLog fetches what was missed of one log: all that it has is compared with what is known, and
+// then what that has left open.
+func (f *fetcher) fetchLog(ctx context.Context, kind string) error {
+	k := f.k
+	for range logAgain {
+		q, ok := k.Rec.BeginFetch(kind)
+		if !ok {
+			break
+		}
+		begin := time.Now()
+		err := f.listLog(ctx, kind, q)
+		k.Rec.EndFetch(kind, q, err == nil)
+		if q.Whole {
+			k.mu.Lock()
+			f.rest[kind] = begin.Add(logShare * time.Since(begin))
+			k.mu.Unlock()
+		}
+		if err != nil || !k.Rec.DoubtsLog(kind) {
+			return err
+		}
+	}
+	return nil
+}
+
+// listLog lists what is asked for of a log, the oldest first. Where the answer would be too long, a
+// shorter time is asked for.
+func (f *fetcher) listLog(ctx context.Context, kind string, q ledger.LogQuery) error {
 	k := f.k
 	call := k.session.GetAuditLog
 	if kind == event.TopicSecurity {
 		call = k.session.GetSecurityLog
 	}
-	begin := k.Rec.BeginFetch(kind)
-	defer func() { k.Rec.EndFetch(kind, begin, err == nil) }()
-	piece := logPiece
-	for !begin.IsZero() {
-		// the last piece has none: the HMC's clock may be ahead
-		var end time.Time
-		if time.Since(begin) > piece {
-			end = begin.Add(piece)
-		}
-		entries, err := call(ctx, begin, end)
-		if isTooMuch(err) && piece > shortestLogPiece {
-			piece = min(piece, time.Since(begin)) / 4
+	for left := []logTimes{{q.Begin, q.End}}; len(left) > 0; {
+		t := left[0]
+		entries, err := call(ctx, timeOfMilli(t.begin), timeOfMilli(t.end))
+		if err != nil {
+			shorter := t.split(time.Now())
+			if !isTooMuch(err) || len(shorter) == 0 {
+				return err
+			}
+			left = append(shorter, left[1:]...)
 			continue
 		}
-		if err != nil {
-			return err
-		}
-		k.Rec.FetchedEntries(ctx, kind, k.source.now().topicOf(kind), entries)
-		if end.IsZero() {
-			return nil
-		}
-		begin = end.Add(time.Millisecond) // the bounds are inclusive
+		left = left[1:]
+		k.Rec.FetchedEntries(ctx, kind, k.source.now().topicOf(kind), q, entries)
 	}
 	return nil
+}
+
+// logTimes is a time of a log, in milliseconds, both inclusive; 0: no bound.
+type logTimes struct{ begin, end int64 }
+
+func timeOfMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
+}
+
+// split returns shorter times that are the same together, the oldest first; none: it is short
+// already. The last days may have as many entries as all the time before.
+func (t logTimes) split(now time.Time) (shorter []logTimes) {
+	const day, oldest = 24 * time.Hour, 12 // as a power of two: more than ten years
+	begin, end := t.begin, t.end
+	if end == 0 && begin < now.Add(-2*day).UnixMilli() {
+		for age := oldest; age >= 0; age-- {
+			if at := now.Add(-day << age).UnixMilli(); at > begin {
+				shorter = append(shorter, logTimes{begin, at})
+				begin = at + 1
+			}
+		}
+		return append(shorter, logTimes{begin, 0})
+	}
+	if end == 0 { // the last one has no bound: the HMC's clock may be ahead, how far nobody knows
+		end = max(now.UnixMilli(), begin) + max(day.Milliseconds(), 2*(begin-now.UnixMilli()))
+	}
+	if begin == 0 || end-begin < shortestLogTime {
+		return nil
+	}
+	middle := begin + (end-begin)/2
+	return []logTimes{{begin, middle}, {middle + 1, t.end}}
 }
 
 // isTooMuch says whether a request failed in a way that asking for less may help: the answer was

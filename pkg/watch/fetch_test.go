@@ -71,3 +71,61 @@ func TestReplays(t *testing.T) {
 		}
 	}
 }
+
+// TestLogTimes asks for logs of which an answer holds a part only, of HMCs whose clocks may be ahead: every entry comes once, the
+// oldest first, and after few requests.
+func TestLogTimes(t *testing.T) {
+	now := time.Now()
+	const day = 24 * time.Hour
+	for _, tt := range []struct {
+		name     string
+		from, to time.Duration // ago
+		begin    time.Duration // ago, of what is asked for; 0: all
+		requests int
+	}{
+		{"years", 3 * 365 * day, 0, 0, 150},
+		{"an hour", time.Hour, 0, 0, 80},
+		{"known but for a month", 3 * 365 * day, 0, 30 * day, 60},
+		{"known but for a day", 3 * 365 * day, 0, day - time.Minute, 20},
+		{"a day ahead", -23 * time.Hour, -day, 0, 80},
+		{"ten years ahead", -3650 * day, -3651 * day, 0, 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			const entries, most = 10_000, 500
+			at := func(i int) int64 { return now.Add(-tt.from + (tt.from-tt.to)/entries*time.Duration(i)).UnixMilli() }
+			first := logTimes{}
+			if tt.begin > 0 {
+				first.begin = now.Add(-tt.begin).UnixMilli()
+			}
+			next, requests := 0, 0
+			for next < entries && at(next) < first.begin {
+				next++
+			}
+			for left := []logTimes{first}; len(left) > 0; {
+				requests++
+				asked, n := left[0], 0
+				for next+n < entries && (asked.end == 0 || at(next+n) <= asked.end) {
+					n++
+				}
+				if n > 0 && at(next) < asked.begin {
+					t.Fatalf("an entry at %d is left out before %d", at(next), asked.begin)
+				}
+				if left = left[1:]; n > most {
+					shorter := asked.split(now)
+					if len(shorter) == 0 {
+						t.Fatalf("%d entries of %+v cannot be asked for", n, asked)
+					}
+					left = append(shorter, left...)
+					continue
+				}
+				next += n
+			}
+			if next != entries || requests > tt.requests {
+				t.Errorf("%d of %d entries after %d requests, want at most %d", next, entries, requests, tt.requests)
+			}
+		})
+	}
+	if shorter := (logTimes{now.UnixMilli(), now.Add(time.Second).UnixMilli()}).split(now); len(shorter) > 0 {
+		t.Errorf("a second is split into %v", shorter)
+	}
+}

@@ -67,7 +67,7 @@ func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.Can
 	}
 	k.channels = channels{k: k, byURI: make(map[string]*channel), known: o.channels}
 	k.lister = lister{k: k, wanted: k.session != nil}
-	k.fetch = fetcher{k: k, logs: make(map[string]*retry)}
+	k.fetch = fetcher{k: k, logs: make(map[string]*retry), rest: make(map[string]time.Time)}
 	k.hardware = newHardwareWatch(k)
 	if k.session != nil {
 		k.probe = probe.New(probe.Options{

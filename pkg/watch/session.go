@@ -65,6 +65,8 @@ type SessionOptions struct {
 // Offer is what an HMC has of what the configuration asks for.
 type Offer struct {
 	Host string
+	// Console is the HMC's own name of itself.
+	Console string
 	// Kinds are those of the topics that are asked for, by name.
 	Kinds map[string]string
 	// Granted are the kinds of notifications that the userid may have, Missing those that it
@@ -166,7 +168,8 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 		return o, nil
 	}
 	before := s.client.Host()
-	if _, err := s.client.QueryAPIVersion(ctx); err != nil {
+	version, err := s.client.QueryAPIVersion(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if s.API != nil && s.client.Host() != before {
@@ -187,6 +190,7 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 		return nil, err
 	}
 	o := s.choose(topics)
+	o.Console = version.HMCName
 	for _, m := range o.Missing {
 		s.log.Warn("a topic is not granted", zap.String("missing", m))
 	}

@@ -53,6 +53,13 @@ func (s *source) Fetch(topics map[string]bool) {
 	}
 }
 
+// FetchLog has a log listed. It returns at once.
+func (s *source) FetchLog(kind string) {
+	if k := s.keeper.Load(); k != nil {
+		k.fetch.askLog(kind)
+	}
+}
+
 // Ask has it asked how a job has ended, or why an LPAR has stopped, and reports whether that will
 // be done.
 func (s *source) Ask(uri string) bool {

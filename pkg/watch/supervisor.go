@@ -293,7 +293,7 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *Offer) {
 	s.log.Info("connected to the HMC", fields...)
 
 	k.newSession, s.linked = k.session != s.linked, k.session
-	up := record.Connection{Host: o.Host, NewSession: k.newSession}
+	up := record.Connection{Host: o.Host, Console: o.Console, NewSession: k.newSession}
 	for _, topic := range slices.Sorted(maps.Keys(o.Kinds)) {
 		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: o.Kinds[topic]})
 	}
@@ -302,6 +302,10 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *Offer) {
 	}
 	if s.Rec.Connected(ctx, up, o.complete, s.connector.asked) {
 		s.source.Fetch(map[string]bool{"": true})
+		return
+	}
+	for _, kind := range logKinds {
+		s.source.FetchLog(kind)
 	}
 }
 

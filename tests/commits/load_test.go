@@ -99,7 +99,7 @@ func (r *run) publish(c *console) error {
 	case n < 72:
 		r.jobCompletion(c)
 	case n < 90:
-		r.logEntries(c, []string{"audit", "security"}[r.random.IntN(2)], 1+r.random.IntN(2))
+		r.logEntries(c, logs[r.random.IntN(len(logs))], 1+r.random.IntN(2), r.random.IntN(5) == 0)
 	case n < 96:
 		return c.sim.SetPartitionStatus(p.ID, []string{"active", "degraded"}[r.random.IntN(2)])
 	case n < 97: // as at an IPL
@@ -176,8 +176,12 @@ func (r *run) osMessages(c *console, p hmcsim.PartitionInfo, count int) error {
 	return err
 }
 
-// logEntries writes entries of one of the console's logs, which the HMC holds.
-func (r *run) logEntries(c *console, log string, count int) {
+// logs are the console's.
+var logs = []string{"audit", "security"}
+
+// logEntries writes entries of one of the console's logs, which the HMC holds. lost: their notification is lost on its way,
+// which shows as soon as there is a next one.
+func (r *run) logEntries(c *console, log string, count int, lost bool) {
 	var list []*oracle.Notification
 	var entries []hmcsim.LogEntry
 	for range count {
@@ -188,6 +192,10 @@ func (r *run) logEntries(c *console, log string, count int) {
 			c.logged = now
 		}
 		entries = append(entries, hmcsim.LogEntry{Time: c.logged, EventID: "3101", Name: "Commits", Message: n.Mark()})
+	}
+	if lost {
+		c.sim.LoseLogEntries(log, entries...)
+		return
 	}
 	r.ledger.Sent(c.sim.LogEntries(log, entries...), list...)
 }

@@ -157,6 +157,11 @@ func (r *run) live() error {
 	if err := r.load(100 * time.Millisecond); err != nil {
 		return err
 	}
+	for _, c := range r.hmcs {
+		for _, log := range logs {
+			r.logEntries(c, log, 1, false)
+		}
+	}
 	if err := r.await("complete", r.complete); err != nil {
 		return err
 	}
