@@ -66,8 +66,9 @@ type Delivery struct {
 	work     *work
 	progress *progress
 	health   health
-	ages     *status.Ages
-	refusals status.Throttle
+	// ages is retry.max_age, kept queue.max_age.
+	ages, kept *status.Ages
+	refusals   status.Throttle
 	// overdue holds a token when there may be events that are too old to be sent.
 	overdue chan struct{}
 
@@ -90,6 +91,7 @@ func New(o Options) *Delivery {
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
 		stage:   passThrough{},
 		ages:    status.NewAges(o.Sink.Retry.MaxAge),
+		kept:    status.NewAges(o.Sink.Queue.MaxAge),
 		overdue: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1),
 	}
@@ -228,7 +230,9 @@ func (d *Delivery) trim() {
 		maxAge = 0 // they become dead letters before
 	}
 	if maxAge > 0 {
-		olderThan = time.Now().Add(-maxAge)
+		now := time.Now()
+		d.kept.Look(now)
+		olderThan = d.kept.Oldest(now)
 	}
 	dropped, err := d.Cursor.Trim(int64(d.Cfg.Queue.MaxBytes), olderThan)
 	if err != nil {

@@ -41,20 +41,32 @@ func (a *Ages) Left(received, now time.Time) time.Duration {
 	if a.limit == math.MaxInt64 || received.IsZero() {
 		return a.limit
 	}
-	age := now.Round(0).Sub(received)
-	if age >= a.limit {
-		a.mu.Lock()
-		age = min(age, a.base.Round(0).Add(now.Sub(a.base)).Sub(received))
-		a.mu.Unlock()
+	left := a.limit - now.Round(0).Sub(received)
+	if left <= 0 {
+		left = max(left, received.Sub(a.Oldest(now)))
 	}
-	return a.limit - age
+	return left
 }
+
+// Oldest returns when an event may have been received at the earliest that is not too old.
+func (a *Ages) Oldest(now time.Time) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	oldest := a.second(now)
+	if wall := now.Round(0); wall.Before(oldest) {
+		oldest = wall
+	}
+	return oldest.Add(-a.limit)
+}
+
+// second reads the second clock. a is locked.
+func (a *Ages) second(now time.Time) time.Time { return a.base.Round(0).Add(now.Sub(a.base)) }
 
 // Look compares the two clocks.
 func (a *Ages) Look(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	drift := now.Round(0).Sub(a.base.Round(0).Add(now.Sub(a.base)))
+	drift := now.Round(0).Sub(a.second(now))
 	switch {
 	case drift.Abs() < clockSlack:
 		a.changed = time.Time{}
