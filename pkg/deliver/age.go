@@ -39,11 +39,7 @@ func (d *Delivery) sweep(ctx context.Context) {
 			if !d.giveUp(ctx, nil, old, nil) {
 				return
 			}
-			var seqs []uint64
-			for i := range old {
-				seqs = old[i].appendSeqs(seqs)
-			}
-			d.progress.finish(seqs)
+			d.finish(old)
 		}
 	}
 }

@@ -75,8 +75,11 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	for {
 		now := time.Now()
 		l.batch.trim(l.Cursor.Acked())
-		if old := l.batch.takeOld(l.isOld); len(old) > 0 && !l.giveUp(ctx, l.own, old, last) {
-			return false
+		if old := l.batch.takeOld(l.isOld); len(old) > 0 {
+			if !l.giveUp(ctx, l.own, old, last) {
+				return false
+			}
+			l.finish(old)
 		}
 		if len(l.batch.items) == 0 {
 			return true
@@ -149,7 +152,6 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 		bad     []item
 		causes  []error
 		settled = make([]bool, len(each))
-		seqs    []uint64
 	)
 	for i, err := range each {
 		it := &l.batch.items[i]
@@ -163,7 +165,6 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 			continue
 		}
 		settled[i] = true
-		seqs = it.appendSeqs(seqs)
 	}
 	if len(done) > 0 {
 		l.delivered(done, nil)
@@ -174,10 +175,18 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 			return left, false
 		}
 	}
-	// Not only with the last of the batch: what is left may take long.
-	l.progress.finish(seqs)
-	l.batch.remove(func(i int) bool { return i < len(settled) && settled[i] })
+	l.finish(l.batch.remove(func(i int) bool { return i < len(settled) && settled[i] }))
 	return left, true
+}
+
+// finish says that events are done with which are not the whole of a lane's batch: what is left of
+// it may take long.
+func (d *Delivery) finish(items []item) {
+	var seqs []uint64
+	for i := range items {
+		seqs = items[i].appendSeqs(seqs)
+	}
+	d.progress.finish(seqs)
 }
 
 // delivered counts events that the sink took. err is nil, or says that a part of the destination,
