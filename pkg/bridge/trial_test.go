@@ -341,3 +341,33 @@ func readConfig(t *testing.T, d *daemon) string {
 	}
 	return string(text)
 }
+
+// An HMC that does not know how to tell of several resources at once is asked for each, and one that fails is asked again.
+func TestInfosOneByOne(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]hmcsim.RESTFault{
+		"unknown": {Operation: "submit-requests", Kind: hmcsim.RESTFaultStatus, Status: http.StatusNotFound, Reason: 1},
+		"failing": {Operation: "submit-requests", Kind: hmcsim.RESTFaultBusy, Times: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sim := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 16})
+			sim.FaultREST(fault)
+			d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+			d.timing.Probe = probe.Intervals{Retry: 10 * time.Millisecond}
+			d.start(d.config(hmcYAML(t, "a", sim)))
+			d.eventually("the HMC has told who runs where", func() bool {
+				n := 0
+				for _, u := range d.bridge.Units() {
+					if u.OSName != "" {
+						n++
+					}
+				}
+				return n == 11 // of 16, 4 are at rest, and one has only been activated
+			})
+			if requests := sim.RESTRequests(); name == "unknown" && requests["submit-requests"] != 1 {
+				t.Errorf("%v", requests)
+			}
+		})
+	}
+}
