@@ -165,6 +165,60 @@ func TestJudgements(t *testing.T) {
 	}
 }
 
+// A system is what it was until another one is loaded; how many of a sysplex are down counts those whose status is known.
+func TestSystems(t *testing.T) {
+	was := System{OSName: "SY1", OSLevel: "V2.5", Sysplex: "P", IPLToken: "1", LoadAddress: "A"}
+	for _, test := range []struct{ told, want System }{
+		{System{}, was},
+		{System{OSName: "SY1", IPLToken: "2"}, System{OSName: "SY1", OSLevel: "V2.5", Sysplex: "P", IPLToken: "2", LoadAddress: "A"}},
+		{System{OSName: "LNX", OSLevel: "6.4"}, System{OSName: "LNX", OSLevel: "6.4"}},
+		{System{Sysplex: "Q"}, System{OSName: "SY1", OSLevel: "V2.5", Sysplex: "Q", IPLToken: "1", LoadAddress: "A"}},
+	} {
+		if got := was.Merge(test.told); got != test.want {
+			t.Errorf("%+v: %+v", test.told, got)
+		}
+	}
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active", "C/R=active", "C/S=active"), 2)
+	for _, name := range []string{"P", "Q", "R", "NEW"} {
+		e.Update(uri(name), ClassPartition, name, time.Time{}, func(r *Resource) { r.System.Sysplex = "PLEX" })
+	}
+	away := func(name string) time.Time { r, _ := e.Lookup(uri(name)); return r.Away }
+	set := func(name, status string, second int) {
+		e.SetStatus(&Resource{URI: uri(name), Class: ClassPartition, Status: status, Since: at(second)}, at(second))
+	}
+	set("P", "stopping", 10)
+	set("P", "stopped", 11)
+	set("Q", "degraded", 12)
+	if down, all := e.Members("PLEX"); down != 1 || all != 3 || !away("P").Equal(at(10)) || !away("Q").IsZero() {
+		t.Errorf("%d of %d, away since %s, %s", down, all, away("P"), away("Q"))
+	}
+	told, _ := take(t, e, listing("h", 60, "C=operating", "C/P=stopped", "C/Q=degraded", "C/R=terminated", "C/S=active", "C/NEW=active"), 62)
+	want(t, told, "moved partition R active -> terminated")
+	if down, all := e.Members("PLEX"); down != 2 || all != 4 || !away("R").Equal(at(62)) {
+		t.Errorf("%d of %d", down, all)
+	}
+	// What is learned without a notification does not hide what a list tells.
+	e.Update(uri("S"), ClassPartition, "S", time.Time{}, func(r *Resource) { r.System.OSName = "X" })
+	told, _ = take(t, e, listing("h", 70, "C=operating", "C/P=stopped", "C/Q=degraded", "C/R=terminated", "C/S=paused", "C/NEW=active"), 72)
+	want(t, told, "moved partition S active -> paused")
+}
+
+// What is held back is stored once it is not.
+func TestHeldBackFromTheDisk(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active"), 2)
+	stored := func(hold bool) (uris []string) {
+		e.Unstored(func(u string) bool { return hold && u == uri("P") }, func(u string, _ []byte) { uris = append(uris, u) })
+		slices.Sort(uris)
+		return uris
+	}
+	want(t, stored(true), "/api/cpcs/C")
+	want(t, stored(true))
+	want(t, stored(false), uri("P"))
+	want(t, stored(false))
+}
+
 // What notifications told while the HMC made its list is newer than the list, or as new.
 func TestNotificationsWhileListing(t *testing.T) {
 	e := New()

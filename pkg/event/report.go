@@ -57,3 +57,15 @@ func (r *Report) set(name string, value []byte) {
 		r.NewValue = value
 	}
 }
+
+// IsStatus says whether a property is a status by another name: of a storage group whether its
+// storage is there, of an adapter or a port whether its link works.
+func IsStatus(class, property string) bool {
+	switch property {
+	case "fulfillment-state":
+		return class == "storage-group"
+	case "physical-channel-status":
+		return true
+	}
+	return false
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -19,10 +20,23 @@ import (
 // answering is a session on a server that answers each request with this.
 func answering(t *testing.T, status int, body string) *hmc.Session {
 	t.Helper()
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return answeringWith(t, func(r *http.Request, _ string) (int, string) {
 		if r.Method != http.MethodGet {
 			t.Errorf("%s %s", r.Method, r.URL)
 		}
+		return status, body
+	})
+}
+
+// answeringWith is a session on a server that answers each request as a function says.
+func answeringWith(t *testing.T, answer func(r *http.Request, body string) (int, string)) *hmc.Session {
+	t.Helper()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		status, body := answer(r, string(sent))
 		w.WriteHeader(status)
 		_, _ = w.Write([]byte(body))
 	}))

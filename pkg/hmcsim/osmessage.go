@@ -181,7 +181,7 @@ func (p *partition) shutdownMessages() [][]string {
 	if p.zos {
 		return [][]string{
 			{"IEE334I HALT     EOD SUCCESSFUL", "$HASP085 JES2 TERMINATION COMPLETE"},
-			{"IEA802W DISABLED WAIT STATE CODE 0CC"},
+			{"IEE037I LOG NOT ACTIVE"},
 		}
 	}
 	return [][]string{

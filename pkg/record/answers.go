@@ -167,15 +167,16 @@ func (t *tx) informed(i *hmc.Info) {
 	if i.OSName != "" { // it tells all of itself
 		told.Sysplex = i.Sysplex
 	}
-	if told == known.System && slices.Equal(i.AcceptableStatus, known.Acceptable) &&
-		(i.AcceptableStatus == nil) == (known.Acceptable == nil) {
+	list := i.AcceptableStatus
+	other := list != nil && (known.Acceptable == nil || !slices.Equal(list, known.Acceptable))
+	if told == known.System && !other {
 		return
 	}
 	before := known.System.IPLToken
 	t.g.Estate.Update(i.ObjectURI, known.Class, known.Name, time.Time{}, func(r *estate.Resource) {
 		r.System = told
-		if i.AcceptableStatus != nil {
-			r.Acceptable = i.AcceptableStatus
+		if other {
+			r.Acceptable = list
 		}
 	})
 	if before == "" || told.IPLToken == before || told.OSName == "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 const (
@@ -40,10 +41,11 @@ type Group struct {
 
 // groupState is what a transaction reaches of its group.
 type groupState struct {
-	out      outbox
-	members  map[string]*Recorder // that run
-	changes  *ledger.Sightings
-	messages *ledger.Sightings
+	out        outbox
+	operations translate.Operations
+	members    map[string]*Recorder // that run
+	changes    *ledger.Sightings
+	messages   *ledger.Sightings
 }
 
 // NewGroup returns a group with what is stored of it.

@@ -107,7 +107,7 @@ func (r *Recorder) JobKnown(ctx context.Context, uri string, job *hmc.Job) {
 func (r *Recorder) PSWsKnown(ctx context.Context, uri string, psws []string) {
 	r.answered(ctx, uri, func(_ *tx, e *event.Event) {
 		if why := translate.DisabledWait(psws); why != "" {
-			e.Summary = event.OneLineWith(e.Summary, "; "+why)
+			e.Summary = event.OneLine(e.Summary + "; " + why)
 		}
 	})
 }

@@ -116,7 +116,7 @@ func New(opts Options) *Recorder {
 		},
 		pending: pending{replays: make(map[string]*replay), replayed: make(map[string]time.Time)},
 		link:    linkState{subscribed: make(map[string]time.Time)},
-		conv:    translate.NewConverter(name, opts.Topics, opts.Group.Estate),
+		conv:    translate.NewConverter(name, opts.Topics, opts.Group.Estate, &opts.Group.operations),
 	}
 	t.emit = t.part
 	return r

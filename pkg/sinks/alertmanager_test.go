@@ -315,6 +315,57 @@ func TestAlertOfStatus(t *testing.T) {
 	a.expect(f, "HMCResourceStatus a LINUX7 critical resolved", "HMCResourceStatus a LINUX7 warning resolved")
 }
 
+// Storage that is incomplete, and a link without a signal, are statuses too; what else changes of the same object ends nothing.
+func TestAlertOfStatusProperties(t *testing.T) {
+	f := startAlertmanager(t)
+	a := startAlerting(t, alertmanagerConfig(f), Options{})
+	change := func(class, property, value, severity string) event.Event {
+		return event.Event{
+			Type: event.TypePropertyChange, Severity: severity, Resource: &event.Resource{Class: class, Name: "X", ObjectURI: "/api/x/" + class},
+			Body: []byte(`{"change-reports":[{"property-name":"description","new-value":"d"},{"property-name":"` + property + `","new-value":"` + value + `"}]}`),
+		}
+	}
+	a.must(change("storage-group", "fulfillment-state", "incomplete", event.SeverityWarning))
+	a.must(change("adapter", "physical-channel-status", "link-failure", event.SeverityWarning))
+	a.must(change("partition", "fulfillment-state", "incomplete", event.SeverityWarning)) // no partition has it
+	a.must(change("adapter", "name", "X", event.SeverityInfo))
+	a.must(change("storage-group", "description", "x", event.SeverityInfo))
+	a.expect(f, "HMCResourceStatus a X warning firing", "HMCResourceStatus a X warning firing")
+	a.must(change("adapter", "physical-channel-status", "operating", event.SeverityInfo))
+	a.expect(f, "HMCResourceStatus a X warning firing", "HMCResourceStatus a X warning resolved")
+	if last := f.all()[len(f.all())-1]; last.Labels["message"] != "physical-channel-status" || last.Labels["class"] != "adapter" {
+		t.Errorf("%v", last.Labels)
+	}
+	a.must(change("storage-group", "fulfillment-state", "complete", event.SeverityInfo))
+	a.expect(f, "HMCResourceStatus a X warning resolved", "HMCResourceStatus a X warning resolved")
+}
+
+// A message that waits for an answer fires until it does not wait any more, whatever match leaves out; what it was of has labels of
+// its operating system.
+func TestAlertOfAMessageThatWaits(t *testing.T) {
+	f := startAlertmanager(t)
+	a := startAlerting(t, alertmanagerConfig(f), Options{Selects: func(rec event.Record) bool { return !strings.Contains(string(rec.JSON), "answered") }})
+	message := func(id, body string) event.Event {
+		return event.Event{
+			ID: id, Type: event.TypeOSMessage, Origin: event.OriginLive, Severity: event.SeverityWarning, Body: []byte(body),
+			Resource: &event.Resource{Class: "logical-partition", Name: "LP01", ObjectURI: "/api/logical-partitions/l", CPC: "M90", OSName: "SY01", OSLevel: "V2.5", Sysplex: "PLEX1"},
+		}
+	}
+	a.must(message("0123456789abcdef", `{"message-text":"*17 REPLY","prompt-text":"R 17,","is-held":true}`))
+	a.must(message("fedcba9876543210", `{"message-text":"*18 REPLY","prompt-text":"R 18,","is-held":true}`))
+	got := f.all()
+	if len(got) != 2 || got[0].Labels["os_name"] != "SY01" || got[0].Labels["os_level"] != "V2.5" || got[0].Labels["sysplex"] != "PLEX1" || got[0].Annotations["prompt"] != "R 17," {
+		t.Fatalf("%+v", got)
+	}
+	a.must(message("x", `{"message-text":"*17 REPLY","is-held":false,"answered":"another"}`))
+	a.expect(f, "HMCOSMessage a LP01 warning firing", "HMCOSMessage a LP01 warning firing")
+	a.must(message("y", `{"message-text":"*17 REPLY","is-held":false,"answered":"0123456789abcdef"}`))
+	a.expect(f, "HMCOSMessage a LP01 warning firing", "HMCOSMessage a LP01 warning resolved")
+	if last := f.all()[len(f.all())-1]; last.Labels["message"] != "0123456789ab" {
+		t.Errorf("%v", last.Labels)
+	}
+}
+
 // A clock that is set back does not keep an alert from resolving.
 func TestAlertWhenTheClockIsSetBack(t *testing.T) {
 	f := startAlertmanager(t)

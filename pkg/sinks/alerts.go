@@ -198,7 +198,8 @@ func (b *alertBook) apply(parsed *event.Event, rec event.Record, now time.Time) 
 	case event.TypeInventoryChange:
 		return b.inventory(e), true
 	case event.TypePropertyChange:
-		return b.renamed(e), true
+		keys, ok = b.property(e)
+		return append(keys, b.renamed(e)...), ok
 	case event.TypeBridgeDisconnected, event.TypeBridgeConnected:
 		return b.link(e)
 	case event.TypeOSMessage:
@@ -243,6 +244,29 @@ func (b *alertBook) status(e *news) (keys []string, ok bool) {
 		return b.resolve(key, e), true
 	}
 	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e.Event)}, time.Time{})
+}
+
+// property: some properties are statuses by another name.
+func (b *alertBook) property(e *news) (keys []string, ok bool) {
+	uri := objectOf(e.Event)
+	if uri == "" || !b.makes(config.AlertResourceStatus) {
+		return nil, true
+	}
+	for r := range event.Reports(e.Body) {
+		if !event.IsStatus(e.Resource.Class, r.Property) {
+			continue
+		}
+		key, is := keyStatus+uri+"\x00"+r.Property, event.String(r.NewValue)
+		fires := e.Severity != event.SeverityInfo
+		if len(b.statuses) > 0 {
+			fires = b.statuses.Match(is)
+		}
+		if !fires || !b.selects(e.record) {
+			return b.resolve(key, e), true
+		}
+		return b.fire(key, config.AlertResourceStatus, r.Property, e, map[string]string{"status": is}, time.Time{})
+	}
+	return nil, true
 }
 
 // newStatus is the status that an event reports; "" where it reports none.

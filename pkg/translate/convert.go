@@ -16,6 +16,7 @@ type Converter struct {
 	hmc        string
 	topics     *TopicTable
 	estate     *estate.Estate
+	operations *Operations
 	Severities *Severities
 
 	event           event.Event
@@ -29,9 +30,9 @@ type Converter struct {
 }
 
 // NewConverter returns a converter for an HMC that keeps an estate true to what the notifications
-// tell.
-func NewConverter(hmc string, topics *TopicTable, e *estate.Estate) Converter {
-	return Converter{hmc: hmc, topics: topics, estate: e}
+// tell, and notes operations, which are those of the HMC's group; nil: it does not.
+func NewConverter(hmc string, topics *TopicTable, e *estate.Estate, operations *Operations) Converter {
+	return Converter{hmc: hmc, topics: topics, estate: e, operations: operations}
 }
 
 // Part is an event, and what tells what it is of from others. Both are valid until the next event
@@ -61,6 +62,9 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	for c.entry = range n.Entries() {
 		c.event = whole
 		emit(c.LogEntry(&c.event, &c.entry))
+		if c.operations != nil && whole.TopicType == event.TopicAudit {
+			c.operations.note(&c.entry, whole.Received)
+		}
 		parts++
 	}
 	if parts > 0 {

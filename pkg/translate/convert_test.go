@@ -30,7 +30,7 @@ func newConverter() *Converter {
 	topics, known := new(TopicTable), estate.New()
 	topics.Set(map[string]string{"u.1": event.TopicObject, "u.1aud": event.TopicAudit})
 	known.Learn(&estate.Listing{HMC: "hmc-east", Resources: []estate.Resource{{URI: "/api/partitions/e12121da", Class: "partition", Name: "PART1", CPC: "CPC1"}}})
-	c := NewConverter("hmc-east", topics, known)
+	c := NewConverter("hmc-east", topics, known, nil)
 	return &c
 }
 

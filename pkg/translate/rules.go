@@ -79,11 +79,25 @@ func (rs *Rules) Apply(e *event.Event) {
 		added = withLabels(added, r.labels)
 		e.Runbook = cmp.Or(e.Runbook, r.Runbook)
 		if r.Severity != "" {
-			e.Severity = r.Severity
+			if !isOver(e) {
+				e.Severity = r.Severity
+			}
 			break
 		}
 	}
 	e.Labels = withLabels(added, e.Labels)
+}
+
+// isOver says whether an event tells that a message is over: it has the text of the message, and is
+// as little worth a call as that is.
+func isOver(e *event.Event) bool {
+	switch e.Type {
+	case event.TypeOSMessage:
+		return event.Member(e.Body, "answered") != nil
+	case event.TypeHardwareMessage:
+		return event.True(event.Member(e.Body, "deleted"))
+	}
+	return false
 }
 
 // withLabels returns the labels of both, in the order of their names; of those that both have the

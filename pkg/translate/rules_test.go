@@ -213,6 +213,12 @@ func TestRulesInOrder(t *testing.T) {
 			t.Errorf("the labels of the HMC became %v", own)
 		}
 	}
+	for typ, body := range map[string]string{event.TypeOSMessage: `{"message-text":"X1","answered":"id"}`, event.TypeHardwareMessage: `{"text":"X1","deleted":true}`} {
+		e := &event.Event{Type: typ, Body: []byte(body), Summary: "X1", Severity: event.SeverityInfo}
+		if rs.Apply(e); e.Severity != event.SeverityInfo || e.Labels.Get("second") != "2" {
+			t.Errorf("%s is %s, %v", body, e.Severity, e.Labels)
+		}
+	}
 	e := osMessage("X1")
 	e.Labels = event.Headers{{Name: "site", Value: "DC1"}}
 	var none *Rules

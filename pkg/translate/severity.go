@@ -75,18 +75,6 @@ var ratings = []rating{
 // one whose name is public: any other is a warning.
 const channelOperating = "operating"
 
-// statusProperty says whether a property is a status by another name: of a storage group whether
-// its storage is there, of an adapter or a port whether its link works.
-func statusProperty(class, property string) bool {
-	switch property {
-	case "fulfillment-state":
-		return class == "storage-group"
-	case "physical-channel-status":
-		return true
-	}
-	return false
-}
-
 // OfStatus rates a new status of a resource of a class, which the HMC thinks of as judged says.
 func (s *Severities) OfStatus(class, status string, judged estate.Judgement) string {
 	if s != nil && s.ignoreJudged {
@@ -136,7 +124,7 @@ func (c *Converter) ratePropertyChange(e *event.Event, reports []event.Report) {
 	class := classOf(e)
 	for i := range reports {
 		r := &reports[i]
-		if !statusProperty(class, r.Property) {
+		if !event.IsStatus(class, r.Property) {
 			continue
 		}
 		status := event.String(r.NewValue)

@@ -1,0 +1,67 @@
+package translate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+)
+
+// A change is planned where an entry of the audit log says who did it to what, in the minute before, and nowhere else.
+func TestPlanned(t *testing.T) {
+	t.Parallel()
+	entry := func(user, message string, items ...string) string {
+		var list []string
+		for i, item := range items {
+			list = append(list, fmt.Sprintf(`{"data-item-number":%d,"data-item-type":"string","data-item-value":%q}`, i, item))
+		}
+		return fmt.Sprintf(`{"event-time":1,"event-id":"9999","userid":%q,"event-message":%q,"event-data-items":[%s]}`, user, message, strings.Join(list, ","))
+	}
+	for _, test := range []struct {
+		name, entry, to, want string
+		after                 time.Duration
+		topic                 string
+	}{
+		{"named in the text", entry("SYSPROG2", "Deactivate was performed on LP01 by SYSPROG2"), "not-activated", "; deactivated by SYSPROG2", time.Second, "u.1aud"},
+		{"named in an item", entry("SYSPROG2", "The object was deactivated", "M90", "LP01"), "not-activated", "; deactivated by SYSPROG2", 59 * time.Second, "u.1aud"},
+		{"stopped", entry("OPER1", "Stop of LP01"), "not-operating", "; stopped by OPER1", 0, "u.1aud"},
+		{"too long ago", entry("SYSPROG2", "Deactivate of LP01"), "not-activated", "", 61 * time.Second, "u.1aud"},
+		{"another object", entry("SYSPROG2", "Deactivate of LP011"), "not-activated", "", 0, "u.1aud"},
+		{"another status", entry("SYSPROG2", "Deactivate of LP01"), "exceptions", "", 0, "u.1aud"},
+		{"nobody", entry("", "Deactivate of LP01"), "not-activated", "", 0, "u.1aud"},
+		{"another thing", entry("ensadmin", "The Activation profile LP01 was activated", "LP01", "Activation"), "operating", "", 0, "u.1aud"},
+		{"code", entry("ensadmin", "The following internal code fixes were activated: LP01"), "operating", "", 0, "u.1aud"},
+		{"no operation", entry("ensadmin", "The user looked at LP01"), "not-activated", "", 0, "u.1aud"},
+		{"another log", entry("SYSPROG2", "Deactivate of LP01"), "not-activated", "", 0, "u.1sec"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newConverter()
+			c.operations = new(Operations)
+			at := time.Unix(1_700_000_000, 0)
+			convert := func(topic, body string, received time.Time, headers ...receiver.Header) (e event.Event) {
+				var n Notification
+				n.Parse(&receiver.Notification{Topic: topic, Received: received, Body: []byte(body), Headers: headers}, true)
+				c.Convert(&n, event.IDOf("x"), func(p *Part) { e = *p.Event })
+				return e
+			}
+			convert(test.topic, `{"log-entries":[`+test.entry+`]}`, at, receiver.Header{Name: "notification-type", Value: "log-entry"})
+			e := convert("u.1", `{"change-reports":[{"old-status":"x","new-status":"`+test.to+`"}]}`, at.Add(test.after),
+				receiver.Header{Name: "notification-type", Value: "status-change"}, receiver.Header{Name: "class", Value: "logical-partition"},
+				receiver.Header{Name: "name", Value: "LP01"}, receiver.Header{Name: "object-uri", Value: "/api/logical-partitions/1"})
+			if e.Planned != (test.want != "") || !strings.HasSuffix(e.Summary, test.to+test.want) {
+				t.Errorf("%v, %q", e.Planned, e.Summary)
+			}
+		})
+	}
+	o := new(Operations)
+	for i := range 3 * maxOperations {
+		o.note(&LogEntry{Userid: "U", Message: fmt.Sprintf("Stop of P%d", i)}, time.Now())
+	}
+	if len(o.list) != maxOperations || o.explain("P1", "stopped", time.Now()) != "" || o.explain(fmt.Sprintf("P%d", 3*maxOperations-1), "stopped", time.Now()) == "" {
+		t.Errorf("%d are remembered", len(o.list))
+	}
+}
