@@ -155,7 +155,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 		Handler: web.NewHandler(web.Options{
 			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
 			DeadLetters: d.bridge, Units: d.bridge.Units,
-			Live:     func(f bridge.LiveFilter) (web.LiveReader, error) { return d.bridge.Live(f) },
+			Live:     func() (web.LiveReader, error) { return d.bridge.Live() },
 			SendTest: d.bridge.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 		}),

@@ -46,9 +46,9 @@ type Error struct {
 func (h handler) deadLetters(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/v1/dead-letters", h.answering(h.listDeadLetters))
 	mux.HandleFunc("GET /api/v1/dead-letters/{id}", h.answering(h.showDeadLetter))
-	mux.HandleFunc("DELETE /api/v1/dead-letters", h.answering(h.purgeDeadLetters))
-	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.failing(h.replayDeadLetters))
-	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.answering(h.purgeRemovedSink))
+	mux.HandleFunc("DELETE /api/v1/dead-letters", h.sameSite(h.answering(h.purgeDeadLetters)))
+	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.sameSite(h.failing(h.replayDeadLetters)))
+	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.sameSite(h.answering(h.purgeRemovedSink)))
 }
 
 // query is what a request for dead letters asks for.

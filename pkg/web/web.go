@@ -9,6 +9,7 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -46,7 +47,7 @@ type Options struct {
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
 	DeadLetters *bridge.Bridge
 	// Live serves /api/v1/events; nil: that path is not there.
-	Live func(bridge.LiveFilter) (LiveReader, error)
+	Live func() (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
 	Units func() []status.Unit
 	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not
@@ -79,20 +80,20 @@ func NewHandler(opts Options) http.Handler {
 	}))
 	mux.HandleFunc("GET /-/healthy", h.healthy)
 	mux.HandleFunc("GET /-/ready", h.ready)
-	mux.HandleFunc("POST /-/reload", h.reload)
-	mux.HandleFunc("PUT /-/reload", h.reload)
+	mux.HandleFunc("POST /-/reload", h.sameSite(h.reload))
+	mux.HandleFunc("PUT /-/reload", h.sameSite(h.reload))
 	mux.HandleFunc("GET /api/v1/status", h.status)
 	h.assets(mux)
 	if h.Live != nil {
-		mux.HandleFunc("GET /api/v1/events", h.failing(h.liveEvents))
+		mux.HandleFunc("GET /api/v1/events", h.sameSite(h.failing(h.liveEvents)))
 	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
 	}
 	if h.SendTest != nil {
-		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.failing(h.sendTest))
+		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.sameSite(h.failing(h.sendTest)))
 	}
-	return http.MaxBytesHandler(secured(h.sameOrigin(mux)), MaxBody)
+	return http.MaxBytesHandler(secured(mux), MaxBody)
 }
 
 // secured sets the headers that keep a browser from being used against the page.
@@ -190,13 +191,32 @@ func codeOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// sameOrigin refuses requests that change something and that a browser makes for a page of another
-// site. Sec-Fetch-Site or else Origin shows that, which a page cannot forge. Programs that are no
-// browsers send neither.
-func (h handler) sameOrigin(next http.Handler) http.Handler {
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(h.failing(func(http.ResponseWriter, *http.Request) error { return errOtherSite }))
-	return protection.Handler(next)
+// sameSite refuses a request that a browser makes for a page of another site.
+func (h handler) sameSite(next http.HandlerFunc) http.HandlerFunc {
+	return h.failing(func(w http.ResponseWriter, r *http.Request) error {
+		if otherSite(r) {
+			return errOtherSite
+		}
+		next(w, r)
+		return nil
+	})
+}
+
+// otherSite says that a browser makes the request for a page of another site, which a page cannot
+// hide: Sec-Fetch-Site says so, or where that is missing, as it is over plain HTTP, Origin or
+// Referer. Programs that are no browsers send none of them.
+func otherSite(r *http.Request) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
+		return site != "same-origin" && site != "none"
+	}
+	for _, name := range []string{"Origin", "Referer"} {
+		if from := r.Header.Get(name); from != "" {
+			if u, err := url.Parse(from); err != nil || u.Host != r.Host {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (h handler) json(w http.ResponseWriter, code int, v any) {

@@ -87,6 +87,8 @@ type Options struct {
 	Env []string
 	// Storage is the directory of the queue; "": a new one.
 	Storage string
+	// Wrap is the beginning of a command line that the daemon's is the end of.
+	Wrap []string
 }
 
 // Daemon is a daemon that may be stopped and started again with the same
@@ -132,7 +134,8 @@ func (d *Daemon) Start(tb testing.TB) {
 	args := append([]string{
 		"--config.file=" + d.configFile(), "--storage.path=" + d.Storage, "--web.listen-address=" + d.addr,
 	}, d.opts.Flags...)
-	d.Process = program.Start(tb, program.Options{Name: "hmcnotifyd", Path: d.binary, Args: args, Dir: d.Dir, Env: d.opts.Env})
+	args = slices.Concat(d.opts.Wrap, []string{d.binary}, args)
+	d.Process = program.Start(tb, program.Options{Name: "hmcnotifyd", Path: args[0], Args: args[1:], Dir: d.Dir, Env: d.opts.Env})
 	d.Process.Await(tb, startTimeout, func() error {
 		status, body, err := d.request(tb.Context(), http.MethodGet, "/-/healthy")
 		if err == nil && status != http.StatusOK {
