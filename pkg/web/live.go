@@ -22,8 +22,6 @@ import (
 const (
 	// HeartBeat is how often a stream of live events without events sends a sign of life.
 	HeartBeat = 15 * time.Second
-	// liveWriteTimeout is how long a client may take to read what is written at once.
-	liveWriteTimeout = 30 * time.Second
 	// liveRetry is how long a client should wait before it comes back.
 	liveRetry = 2 * time.Second
 	// maxFilter bounds each value of a filter, in bytes, and how many values it may have.
@@ -171,7 +169,7 @@ func (s *stream) flush() error {
 	if s.out.Len() == 0 {
 		return nil
 	}
-	err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout))
+	err := s.control.SetWriteDeadline(time.Now().Add(WriteTimeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}

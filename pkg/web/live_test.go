@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -231,8 +229,9 @@ func TestWhereRequestsComeFrom(t *testing.T) {
 		h := web.NewHandler(web.Options{
 			Status: func() status.Status { return status.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
 			Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(),
-			Live:     func() (web.LiveReader, error) { return nil, bridge.ErrTooManyReaders },
-			SendTest: func(context.Context, string, func(deliver.TestStep) error) error { return deliver.ErrNoSuchSink },
+			Live:           func() (web.LiveReader, error) { return nil, bridge.ErrTooManyReaders },
+			SendTest:       func(context.Context, string, func(deliver.TestStep) error) error { return deliver.ErrNoSuchSink },
+			EnableAdminAPI: true,
 		})
 		for path, usual := range map[string]int{"GET /api/v1/events": 503, "POST /-/reload": 200, "POST /api/v1/sinks/x/test": 404, "GET /": 200} {
 			method, path, _ := strings.Cut(path, " ")
@@ -258,49 +257,4 @@ func TestParseLiveFilter(t *testing.T) {
 	if !f.Type.Match("bridge-gap") || !f.Type.Match("status-change") || f.Type.Match("log-entry") || !f.HMC.Match("east") || f.Severity.IsSet() || f.Text != "PANIC" || f.Sink != "" {
 		t.Errorf("%+v", f)
 	}
-}
-
-// Connections beyond the limit wait, are served when there is room, and do not hold up the end.
-func TestLimitListener(t *testing.T) {
-	inner, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := web.LimitListener(inner, make(chan struct{}, 2))
-	accepted := make(chan net.Conn)
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		defer close(accepted)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				if !errors.Is(err, net.ErrClosed) {
-					t.Error(err)
-				}
-				return
-			}
-			accepted <- c
-		}
-	})
-	for range 3 {
-		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	first, second := <-accepted, <-accepted
-	select {
-	case <-accepted:
-		t.Fatal("a third one was accepted")
-	default:
-	}
-	_ = first.Close()
-	_ = first.Close() // gives back one place, not two
-	third := <-accepted
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
-	serving.Wait()
-	_, _ = second.Close(), third.Close()
 }

@@ -7,10 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html/template"
 	"net/http"
-	"net/url"
+	"net/http/pprof"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +59,11 @@ type Options struct {
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
 	Build      Build
+	// EnableAdminAPI lets whoever reaches the port change something; else only the machine
+	// itself does, and those whom a Protection knows.
+	EnableAdminAPI bool
+	// EnablePprof serves /debug/pprof/ to those who may change something.
+	EnablePprof bool
 	// nil: none
 	Logger *zap.Logger
 }
@@ -65,6 +72,10 @@ type handler struct {
 	Options
 	template  *template.Template
 	heartBeat time.Duration
+	desk      *desk
+	now       *shared[status.Status]
+	reloading *shared[error]
+	changes   *pace
 }
 
 // NewHandler returns the handler of every path the daemon serves.
@@ -72,17 +83,23 @@ func NewHandler(opts Options) http.Handler {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	h := handler{Options: opts, template: newTemplate(), heartBeat: HeartBeat}
+	h := handler{
+		Options: opts, template: newTemplate(), heartBeat: HeartBeat, desk: newDesk(),
+		now: new(shared[status.Status]), reloading: new(shared[error]), changes: new(pace),
+	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", h.landing)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{
-		Registry: opts.Registerer, ErrorLog: zap.NewStdLog(opts.Logger.Named("metrics")), EnableOpenMetrics: true,
+	large := func(pattern string, serve http.Handler) { mux.Handle(pattern, h.desk.serving(serve)) }
+	large("GET /{$}", http.HandlerFunc(h.landing))
+	gather := prometheus.GathererFunc(sharing(opts.Gatherer.Gather))
+	large("GET /metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{
+		Registry: opts.Registerer, ErrorLog: scrapes{opts.Logger}, EnableOpenMetrics: true,
 	}))
 	mux.HandleFunc("GET /-/healthy", h.healthy)
 	mux.HandleFunc("GET /-/ready", h.ready)
-	mux.HandleFunc("POST /-/reload", h.sameSite(h.reload))
-	mux.HandleFunc("PUT /-/reload", h.sameSite(h.reload))
-	mux.HandleFunc("GET /api/v1/status", h.status)
+	reload := h.sameSite(h.paced(new(pace), h.reload))
+	mux.HandleFunc("POST /-/reload", reload)
+	mux.HandleFunc("PUT /-/reload", reload)
+	large("GET /api/v1/status", http.HandlerFunc(h.status))
 	h.assets(mux)
 	if h.Live != nil {
 		mux.HandleFunc("GET /api/v1/events", h.sameSite(h.failing(h.liveEvents)))
@@ -91,9 +108,14 @@ func NewHandler(opts Options) http.Handler {
 		h.deadLetters(mux)
 	}
 	if h.SendTest != nil {
-		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.sameSite(h.failing(h.sendTest)))
+		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.changing(h.failing(h.sendTest)))
 	}
-	return http.MaxBytesHandler(secured(mux), MaxBody)
+	if h.EnablePprof {
+		mux.HandleFunc("GET /debug/pprof/", h.trusted(pprof.Index)) // and the profiles, by name
+		mux.HandleFunc("GET /debug/pprof/profile", h.trusted(pprof.Profile))
+		mux.HandleFunc("GET /debug/pprof/trace", h.trusted(pprof.Trace))
+	}
+	return http.MaxBytesHandler(secured(h.ownHost(mux)), MaxBody)
 }
 
 // secured sets the headers that keep a browser from being used against the page.
@@ -119,7 +141,7 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 // ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable;
 // else 503 with the reasons as a JSON list.
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
-	status := h.Status()
+	status := h.now.get(h.Status)
 	code := http.StatusOK
 	if !status.Ready {
 		code = http.StatusServiceUnavailable
@@ -133,11 +155,13 @@ func (h handler) status(w http.ResponseWriter, _ *http.Request) {
 		Now    time.Time    `json:"now"`
 		Config ConfigStatus `json:"config"`
 		status.Status
-	}{h.Build, time.Now().UTC(), h.Config(), h.Status()})
+	}{h.Build, time.Now().UTC(), h.Config(), h.now.get(h.Status)})
 }
 
+// reload makes the file the running configuration. Those who ask while one is under way share the
+// next one.
 func (h handler) reload(w http.ResponseWriter, _ *http.Request) {
-	if err := h.Reload(); err != nil {
+	if err := h.reloading.get(h.Reload); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -163,20 +187,22 @@ func (h handler) failing(serve func(http.ResponseWriter, *http.Request) error) h
 			return
 		}
 		code := codeOf(err)
-		if code == http.StatusServiceUnavailable {
+		switch code {
+		case http.StatusServiceUnavailable:
 			w.Header().Set("Retry-After", "5")
+		case http.StatusTooManyRequests:
+			w.Header().Set("Retry-After", "1")
 		}
 		h.json(w, code, Error{err.Error()})
 	}
 }
 
-// errOtherSite answers a browser that asks for a page of another site.
-var errOtherSite = errors.New("this request comes from a page of another site")
-
 // codeOf returns the status of the answer to a request that failed.
 func codeOf(err error) int {
 	for code, causes := range map[int][]error{
-		http.StatusForbidden:          {errOtherSite},
+		http.StatusForbidden:          {errOtherSite, errNoAdmin},
+		http.StatusMisdirectedRequest: {errOtherHost},
+		http.StatusTooManyRequests:    {errTooFast},
 		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink},
 		http.StatusConflict:           {deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested},
 		http.StatusServiceUnavailable: {bridge.ErrTooManyReaders, bridge.ErrLiveEnded},
@@ -191,34 +217,6 @@ func codeOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// sameSite refuses a request that a browser makes for a page of another site.
-func (h handler) sameSite(next http.HandlerFunc) http.HandlerFunc {
-	return h.failing(func(w http.ResponseWriter, r *http.Request) error {
-		if otherSite(r) {
-			return errOtherSite
-		}
-		next(w, r)
-		return nil
-	})
-}
-
-// otherSite says that a browser makes the request for a page of another site, which a page cannot
-// hide: Sec-Fetch-Site says so, or where that is missing, as it is over plain HTTP, Origin or
-// Referer. Programs that are no browsers send none of them.
-func otherSite(r *http.Request) bool {
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
-		return site != "same-origin" && site != "none"
-	}
-	for _, name := range []string{"Origin", "Referer"} {
-		if from := r.Header.Get(name); from != "" {
-			if u, err := url.Parse(from); err != nil || u.Host != r.Host {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func (h handler) json(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -229,4 +227,12 @@ func (h handler) json(w http.ResponseWriter, code int, v any) {
 	if err := enc.Encode(v); err != nil {
 		h.Logger.Debug("an answer could not be written", zap.Error(err))
 	}
+}
+
+// scrapes logs what goes wrong with answers to /metrics.
+type scrapes struct{ *zap.Logger }
+
+// Println implements promhttp.Logger.
+func (l scrapes) Println(v ...any) {
+	l.Warn("metrics could not be answered with", zap.String("problem", strings.TrimSpace(fmt.Sprintln(v...))))
 }

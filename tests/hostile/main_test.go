@@ -6,10 +6,10 @@ package hostile_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,6 +29,10 @@ import (
 
 // TestMain builds the program once.
 func TestMain(m *testing.M) {
+	if url := os.Getenv(probeVariable); url != "" {
+		probe(url)
+		return
+	}
 	if os.Getenv(daemon.BinaryVariable) == "" {
 		dir, err := os.MkdirTemp("", "hostile")
 		if err != nil {
@@ -63,6 +67,9 @@ const (
 type victim struct {
 	*daemon.Daemon
 	cgroup string // "": it has none
+	judge  func()
+	// password of the web side; "": it has none
+	password string
 }
 
 // start starts a daemon with limited memory, watches its health until the test ends, and then looks
@@ -70,33 +77,41 @@ type victim struct {
 func start(t *testing.T, opts daemon.Options) *victim {
 	t.Helper()
 	v := &victim{cgroup: newCgroup(t)}
+	if opts.Client != nil {
+		v.password = opts.Client.Transport.(operator).password
+	}
 	if v.cgroup != "" {
 		opts.Wrap = []string{"/bin/sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, v.cgroup}
 	} else {
 		opts.Env = append(opts.Env, "GOMEMLIMIT="+strconv.Itoa(memory))
 	}
 	v.Daemon = daemon.Start(t, opts)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	var watching sync.WaitGroup
-	var slowest time.Duration
-	var problem error
-	watching.Go(func() { slowest, problem = v.watchHealth(ctx) })
-	t.Cleanup(func() {
+	stopProbe := v.startProbe(t)
+	v.judge = sync.OnceFunc(func() {
 		peak := v.peak()
-		cancel()
-		watching.Wait()
-		if problem != nil {
-			t.Errorf("/-/healthy: %v", problem)
+		slowest, problem := stopProbe()
+		if problem != "" {
+			t.Errorf("/-/healthy: %s", problem)
 		}
 		t.Logf("slowest answer of /-/healthy: %v, peak of memory: %d MiB (cgroup %q)", slowest.Round(time.Millisecond), peak>>20, v.cgroup)
 		if limit := time.Duration(soak.Count(t, "HEALTHY_MS", 10_000, 1_000)) * time.Millisecond; slowest > limit {
 			t.Errorf("/-/healthy took %v", slowest)
 		}
-		if peak > memory {
+		if peak == 0 || peak > memory {
 			t.Errorf("it took %d MiB", peak>>20)
 		}
 	})
+	t.Cleanup(v.judge)
 	return v
+}
+
+// end judges the daemon, ends it by SIGTERM, and says how long that took.
+func (v *victim) end(t *testing.T) {
+	t.Helper()
+	v.judge()
+	began := time.Now()
+	v.Stop(t)
+	t.Logf("SIGTERM took %v", time.Since(began).Round(time.Millisecond))
 }
 
 // newCgroup makes a memory cgroup with the limit; "": this machine does not let us.
@@ -145,34 +160,74 @@ func (v *victim) field(file, name string) int64 {
 	return n
 }
 
-// watchHealth asks as a probe of Kubernetes does, each time over a new connection, until ctx is done or
-// the daemon has ended.
-func (v *victim) watchHealth(ctx context.Context) (slowest time.Duration, err error) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: within}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
+const probeVariable = "HMCNOTIFYD_HOSTILE_PROBE"
+
+// startProbe asks for the health of the daemon until the function it returns is called, which returns how long the slowest
+// answer took, and what was wrong. A process of its own does that: the attackers keep this one busy.
+func (v *victim) startProbe(t *testing.T) func() (slowest time.Duration, problem string) {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), probeVariable+"="+v.URL, "HMCNOTIFYD_HOSTILE_PASSWORD="+v.password)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() (slowest time.Duration, problem string) {
+		_ = stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			return 0, fmt.Sprintf("the probe: %v: %s", err, out.String())
+		}
+		first, problem, _ := strings.Cut(out.String(), "\n")
+		slowest, err := time.ParseDuration(first)
+		if err != nil {
+			problem = out.String()
+		}
+		return slowest, strings.TrimSpace(problem)
+	}
+}
+
+// probe asks as a probe of Kubernetes does, each time over a new connection, until standard input ends.
+func probe(url string) {
+	ended := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(ended)
+	}()
+	client := &http.Client{Transport: operator{os.Getenv("HMCNOTIFYD_HOSTILE_PASSWORD")}, Timeout: within}
+	var slowest time.Duration
+	problem := ""
 	for {
 		select {
-		case <-ctx.Done():
-			return slowest, nil
-		case <-v.Process.Exited():
-			return slowest, nil // the test knows whether it was to
-		case <-tick.C:
+		case <-ended:
+			fmt.Printf("%v\n%s\n", slowest, problem)
+			return
+		case <-time.After(50 * time.Millisecond):
 		}
 		began := time.Now()
-		status, _, err := ask(ctx, client, http.MethodGet, v.URL+"/-/healthy", nil)
+		status, _, err := ask(context.Background(), client, http.MethodGet, url+"/-/healthy", nil)
 		slowest = max(slowest, time.Since(began))
-		select {
-		case <-ctx.Done():
-			return slowest, nil
-		case <-v.Process.Exited():
-			return slowest, nil
-		default:
-		}
-		if err != nil || status != http.StatusOK {
-			return slowest, fmt.Errorf("status %d, %w", status, err)
+		if (err != nil || status != http.StatusOK) && problem == "" {
+			problem = fmt.Sprintf("after %v: status %d, %v", time.Since(began), status, err)
 		}
 	}
+}
+
+// operator makes each request over a new connection, with the password where there is one.
+type operator struct{ password string }
+
+func (o operator) RoundTrip(r *http.Request) (*http.Response, error) {
+	if o.password != "" {
+		r = r.Clone(r.Context())
+		r.SetBasicAuth("ops", o.password)
+	}
+	return (&http.Transport{
+		DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}).RoundTrip(r)
 }
 
 // ask makes a request and returns status and body.
@@ -235,21 +290,4 @@ func entry(t *testing.T, sim *hmcsim.HMC, extra string) string {
 
 // idle is a configuration whose HMC does not exist.
 const idle = "hmcs: [{name: east, hosts: [127.0.0.1], rest_port: 9, stomp_port: 10, userid: u, password: p}]\n" +
-	"sinks: [{name: none, log: {output: /dev/null}}]\n"
-
-// dial opens a connection to the daemon's web side, which ends with the test.
-func (v *victim) dial(t *testing.T) net.Conn {
-	t.Helper()
-	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", v.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
-// cut says that a connection was ended by the other side.
-func cut(err error) bool {
-	var timeout net.Error
-	return err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
-}
+	"sinks:\n- {name: none, log: {output: /dev/null}}\n"

@@ -89,6 +89,8 @@ type Options struct {
 	Storage string
 	// Wrap is the beginning of a command line that the daemon's is the end of.
 	Wrap []string
+	// Client makes the requests to a web interface with TLS; nil: it has none.
+	Client *http.Client
 }
 
 // Daemon is a daemon that may be stopped and started again with the same
@@ -113,8 +115,12 @@ type Daemon struct {
 func Start(tb testing.TB, opts Options) *Daemon {
 	tb.Helper()
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(program.FreePort(tb)))
+	scheme := "https://"
+	if opts.Client == nil {
+		scheme, opts.Client = "http://", http.DefaultClient
+	}
 	d := &Daemon{
-		URL: "http://" + addr, Dir: tb.TempDir(), Storage: cmp.Or(opts.Storage, filepath.Join(tb.TempDir(), "data")),
+		URL: scheme + addr, Dir: tb.TempDir(), Storage: cmp.Or(opts.Storage, filepath.Join(tb.TempDir(), "data")),
 		binary: Binary(tb), addr: addr, opts: opts,
 	}
 	for _, name := range slices.Sorted(maps.Keys(opts.Files)) {
@@ -288,7 +294,7 @@ func (d *Daemon) request(ctx context.Context, method, path string) (int, string,
 	}
 	// Nothing stays open for the leak check to find.
 	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := d.opts.Client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
