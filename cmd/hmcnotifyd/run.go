@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -75,6 +77,16 @@ func (f *daemonFlags) validate() error {
 	return nil
 }
 
+// escaping writes lines in which nothing misleads a reader or steers his terminal, whatever an HMC
+// or a sink has said.
+type escaping struct{ io.Writer }
+
+// Write implements io.Writer. It is given whole lines.
+func (w escaping) Write(lines []byte) (int, error) {
+	_, err := w.Writer.Write(event.AppendEscaped(nil, lines))
+	return len(lines), err
+}
+
 // newLogger makes the logger that the flags ask for. It writes to stderr.
 func (e *environment) newLogger() (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(e.logLevel)
@@ -90,7 +102,8 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
-	return zap.New(newThrottled(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.stderr)), level))), nil
+	out := zapcore.Lock(zapcore.AddSync(escaping{e.stderr}))
+	return zap.New(newThrottled(zapcore.NewCore(encoder, out, level))), nil
 }
 
 func (e *environment) run(ctx context.Context) error {

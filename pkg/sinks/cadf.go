@@ -115,7 +115,7 @@ func cadfEvent(e *eventFields) []byte {
 	if err != nil { // a body that is no JSON, which no stored event has
 		return e.record.JSON
 	}
-	return data
+	return event.AppendEscaped(nil, data)
 }
 
 // add puts one element of event-data-items in its place.

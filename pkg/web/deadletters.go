@@ -190,7 +190,7 @@ func answerSteps[T any](h handler, w http.ResponseWriter, do func(report func(T)
 	// It may last for as long as it wants to, but each step has to be read.
 	limit(time.Time{})
 	defer func() { limit(time.Now().Add(WriteTimeout)) }()
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(escaping{w})
 	enc.SetEscapeHTML(false)
 	return do(func(step T) error {
 		w.Header().Set("Content-Type", "application/x-ndjson")

@@ -291,8 +291,15 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Length", strconv.Itoa(out.Len()))
-	if _, err := w.Write(out.Bytes()); err != nil {
+	// What comes from an HMC cannot turn the page around, or look like something else.
+	shown := bytes.Map(func(r rune) rune {
+		if r == '\n' {
+			return r
+		}
+		return event.PrintableRune(r)
+	}, out.Bytes())
+	w.Header().Set("Content-Length", strconv.Itoa(len(shown)))
+	if _, err := w.Write(shown); err != nil {
 		h.Logger.Debug("the page could not be written", zap.Error(err))
 	}
 }
