@@ -19,6 +19,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -27,6 +28,10 @@ const (
 	defaultURL = "http://localhost:10291"
 	// answerTimeout is how long a running daemon may take to begin its answer.
 	answerTimeout = time.Minute
+	// paceTimeout is how long a request is repeated that the daemon has refused because there
+	// were too many, and paceWait how long that waits.
+	paceTimeout = 30 * time.Second
+	paceWait    = 300 * time.Millisecond
 	// maxErrorAnswer bounds what is read of an answer that is an error.
 	maxErrorAnswer = 64 << 10
 )
@@ -163,7 +168,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		req.SetBasicAuth(c.userid, c.password)
 	}
 	answered := waiting(c.terminal, func() string { return "waiting for the daemon at " + c.base.String() })
-	resp, err := c.http.Do(req)
+	resp, err := c.send(req)
 	answered()
 	if err != nil {
 		return nil, &temporaryError{c.noAnswer(ctx, err)}
@@ -181,6 +186,18 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		err = &temporaryError{err}
 	}
 	return nil, err
+}
+
+// send makes a request, again while the daemon says that there were too many in this second.
+func (c *client) send(req *http.Request) (*http.Response, error) {
+	for start := time.Now(); ; {
+		resp, err := c.http.Do(req)
+		if err != nil || resp.StatusCode != http.StatusTooManyRequests || time.Since(start) > paceTimeout ||
+			!status.Sleep(req.Context(), paceWait) {
+			return resp, err
+		}
+		_ = resp.Body.Close()
+	}
 }
 
 // noAnswer is the error of a daemon that did not answer, in one line.

@@ -18,6 +18,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -175,7 +176,7 @@ func (e *environment) listDeadLetters(ctx context.Context) error {
 			writeTable(&out, letters, n == 0, width)
 		}
 		n += len(letters)
-		_, err := e.stdout.Write(out.Bytes())
+		_, err := e.stdout.Write(event.AppendEscaped(nil, out.Bytes()))
 		return err
 	})
 	if err == nil && n == 0 && !e.letters.json {
@@ -274,7 +275,7 @@ func (e *environment) showDeadLetters(ctx context.Context) error {
 				err = writeLetter(&out, &l)
 			}
 			if err == nil {
-				_, err = out.WriteTo(e.stdout)
+				_, err = e.stdout.Write(event.AppendEscaped(nil, out.Bytes()))
 			}
 			if err != nil {
 				return err

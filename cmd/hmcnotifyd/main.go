@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // The exit statuses.
@@ -146,7 +147,7 @@ func printError(w io.Writer, err error) {
 		prefix = ""
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintln(w, prefix+line)
+		fmt.Fprintf(w, "%s\n", event.AppendEscaped(nil, []byte(prefix+line)))
 	}
 }
 

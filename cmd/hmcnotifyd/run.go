@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -18,13 +20,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"go.uber.org/zap"
-	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -40,6 +41,8 @@ type daemonFlags struct {
 	configFile, storagePath string
 	listen                  []string
 	webConfig               string
+	enableAdminAPI          bool
+	enablePprof             bool
 }
 
 func runCommand(app *kingpin.Application, e *environment) {
@@ -51,6 +54,10 @@ func runCommand(app *kingpin.Application, e *environment) {
 	app.Flag("web.config.file",
 		"File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
 		StringVar(&f.webConfig)
+	app.Flag("web.enable-admin-api", "Let whoever reaches the web side send test events, replay, and purge; "+
+		"without it only requests over loopback may, and those that --web.config.file authenticates.").
+		BoolVar(&f.enableAdminAPI)
+	app.Flag("web.enable-pprof", "Serve Go's profiles at /debug/pprof/, under the same rule.").BoolVar(&f.enablePprof)
 	e.command(app, "run", "Run the daemon (the default command).", e.run, f.validate).Default()
 }
 
@@ -70,6 +77,16 @@ func (f *daemonFlags) validate() error {
 	return nil
 }
 
+// escaping writes lines in which nothing misleads a reader or steers his terminal, whatever an HMC
+// or a sink has said.
+type escaping struct{ io.Writer }
+
+// Write implements io.Writer. It is given whole lines.
+func (w escaping) Write(lines []byte) (int, error) {
+	_, err := w.Writer.Write(event.AppendEscaped(nil, lines))
+	return len(lines), err
+}
+
 // newLogger makes the logger that the flags ask for. It writes to stderr.
 func (e *environment) newLogger() (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(e.logLevel)
@@ -85,7 +102,8 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.stderr)), level)), nil
+	out := zapcore.Lock(zapcore.AddSync(escaping{e.stderr}))
+	return zap.New(newThrottled(zapcore.NewCore(encoder, out, level))), nil
 }
 
 func (e *environment) run(ctx context.Context) error {
@@ -123,7 +141,12 @@ type reloadMetrics struct{ successful, time, hash prometheus.Gauge }
 // newDaemon builds everything and listens. On an error nothing stays open.
 func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, err error) {
 	d := &daemon{flags: e.daemon, log: log, registry: prometheus.NewRegistry(), notify: notifier{log: log}}
-	if err := toolkit.Validate(d.flags.webConfig); err != nil {
+	protection, err := web.NewProtection(d.flags.webConfig, log.Named("web"))
+	if err != nil {
+		return nil, fmt.Errorf("--web.config.file: %w", err)
+	}
+	tlsConfig, err := protection.TLS()
+	if err != nil {
 		return nil, fmt.Errorf("--web.config.file: %w", err)
 	}
 	d.registry.MustRegister(collectors.NewGoCollector(),
@@ -136,13 +159,13 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 			}
 		}
 	}()
-	room := make(chan struct{}, web.MaxConnections)
+	room := web.NewRoom(web.MaxConnections)
 	for _, addr := range d.flags.listen {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("--web.listen-address: %w", err)
 		}
-		d.listeners = append(d.listeners, web.LimitListener(l, room))
+		d.listeners = append(d.listeners, room.Listener(l))
 	}
 	d.bridge, err = bridge.New(bridge.Options{
 		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Registerer: d.registry, Version: version,
@@ -152,18 +175,32 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 		return nil, err
 	}
 	d.server = &http.Server{
-		Handler: web.NewHandler(web.Options{
+		Handler: protection.Handler(web.NewHandler(web.Options{
 			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
 			DeadLetters: d.bridge, Units: d.bridge.Units,
-			Live:     func(f bridge.LiveFilter) (web.LiveReader, error) { return d.bridge.Live(f) },
+			Live:     func() (web.LiveReader, error) { return d.bridge.Live() },
 			SendTest: d.bridge.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
-		}),
+			EnableAdminAPI: d.flags.enableAdminAPI, EnablePprof: d.flags.enablePprof,
+		})),
+		BaseContext: web.BaseContext, TLSConfig: tlsConfig,
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: zap.NewStdLog(log.Named("web")),
+		WriteTimeout: web.WriteTimeout, MaxHeaderBytes: web.MaxHeader,
+		// A connection of HTTP/2 is many, and each has memory of its own.
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: web.MaxStreams, MaxReceiveBufferPerConnection: 1 << 16},
+		ErrorLog: stdlog.New(serverLog{log.Named("web")}, "", 0),
 	}
 	d.loaded(cfg)
 	return d, nil
+}
+
+// serverLog logs what net/http says of connections: one message, so that it can be throttled.
+type serverLog struct{ log *zap.Logger }
+
+// Write implements io.Writer.
+func (l serverLog) Write(line []byte) (int, error) {
+	l.log.Info("trouble with a connection", zap.ByteString("problem", bytes.TrimSpace(line)))
+	return len(line), nil
 }
 
 func (d *daemon) registerOwn() {
@@ -240,13 +277,8 @@ func (d *daemon) run(ctx context.Context) error {
 
 	webDone := make(chan error, 1)
 	go func() {
-		systemdSocket := false
-		err := toolkit.ServeMultiple(d.listeners, d.server, &toolkit.FlagConfig{
-			WebListenAddresses: &d.flags.listen, WebSystemdSocket: &systemdSocket, WebConfigFile: &d.flags.webConfig,
-		}, slog.New(zapslog.NewHandler(d.log.Core(), zapslog.WithName("web"))))
-		if errors.Is(err, http.ErrServerClosed) {
-			err = nil
-		} else {
+		err := d.serveWeb()
+		if err != nil {
 			// without its web side the daemon is blind to those who watch it
 			cancel()
 		}
@@ -268,8 +300,27 @@ func (d *daemon) run(ctx context.Context) error {
 	if webErr := <-webDone; webErr != nil {
 		err = errors.Join(fmt.Errorf("web: %w", webErr), err)
 	}
+	_ = d.log.Sync() // what was left out
 	d.log.Info("hmcnotifyd has ended")
 	return err
+}
+
+// serveWeb answers requests until the server is shut down, or one of the listeners fails.
+func (d *daemon) serveWeb() error {
+	ended := make(chan error, len(d.listeners))
+	serve := d.server.Serve
+	if d.server.TLSConfig != nil { // which Serve sets
+		serve = func(l net.Listener) error { return d.server.ServeTLS(l, "", "") }
+	}
+	for _, l := range d.listeners {
+		go func() { ended <- serve(l) }()
+	}
+	for range d.listeners {
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+	}
+	return nil
 }
 
 // limited returns a context that ends so long after ctx has ended, or with the function that it

@@ -183,7 +183,7 @@ func (e *environment) printStreamed(kind string, data []byte) error {
 	default: // what a later version may send
 		return nil
 	}
-	line := data
+	line := event.AppendEscaped(nil, data)
 	if !e.tail.json {
 		line = []byte(tailLine(data))
 	}

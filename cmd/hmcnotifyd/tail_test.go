@@ -49,7 +49,7 @@ func TestTail(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer idle.Close()
-	if _, err := io.WriteString(idle, "GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(idle, "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	lines := start(t, nil, "tail", "--url=http://"+addr)

@@ -34,17 +34,21 @@ type LiveReader struct {
 }
 
 // Live returns a reader of the events that are stored from now on.
-func (b *Bridge) Live(filter LiveFilter) (*LiveReader, error) {
-	filter.Text = strings.ToLower(filter.Text)
-	r := &LiveReader{bridge: b, filter: filter}
-	_, err := r.sink()
-	if err == nil {
-		r.from, err = b.live.Follow()
-	}
+func (b *Bridge) Live() (*LiveReader, error) {
+	from, err := b.live.Follow()
 	if err != nil {
 		return nil, err
 	}
-	return r, nil
+	return &LiveReader{from: from, bridge: b}, nil
+}
+
+// Only makes the reader skip what filter does not let through. It comes before the first Next. It
+// returns ErrNoSuchSink when the filter's sink is not configured.
+func (r *LiveReader) Only(filter LiveFilter) error {
+	filter.Text = strings.ToLower(filter.Text)
+	r.filter = filter
+	_, err := r.sink()
+	return err
 }
 
 // Close ends the reading.

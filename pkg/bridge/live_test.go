@@ -53,11 +53,14 @@ func next(t *testing.T, r *LiveReader) ([]event.Record, int) {
 
 func readLive(t *testing.T, b *Bridge, f LiveFilter) *LiveReader {
 	t.Helper()
-	r, err := b.Live(f)
+	r, err := b.Live()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
+	if err := r.Only(f); err != nil {
+		t.Fatal(err)
+	}
 	return r
 }
 
@@ -199,7 +202,7 @@ func TestLiveFilter(t *testing.T) {
 			}
 		})
 	}
-	if _, err := b.Live(LiveFilter{Sink: "nobody"}); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if err := readLive(t, b, LiveFilter{}).Only(LiveFilter{Sink: "nobody"}); !errors.Is(err, deliver.ErrNoSuchSink) {
 		t.Errorf("%v", err)
 	}
 	r := readLive(t, b, LiveFilter{Sink: "some"})
@@ -218,7 +221,7 @@ func TestLiveReadersAreBounded(t *testing.T) {
 	for range record.MaxLiveReaders {
 		readers = append(readers, readLive(t, b, LiveFilter{}))
 	}
-	if _, err := b.Live(LiveFilter{}); !errors.Is(err, ErrTooManyReaders) {
+	if _, err := b.Live(); !errors.Is(err, ErrTooManyReaders) {
 		t.Errorf("%v", err)
 	}
 	readers[3].Close()
@@ -246,7 +249,7 @@ func TestLiveEnds(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	all.Wait()
-	if _, err := b.Live(LiveFilter{}); !errors.Is(err, ErrLiveEnded) {
+	if _, err := b.Live(); !errors.Is(err, ErrLiveEnded) {
 		t.Errorf("after the end: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

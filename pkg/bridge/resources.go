@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -111,5 +112,5 @@ func (c *collector) resources(
 }
 
 // label makes a label value of what an HMC sent: one that is not UTF-8 would make the whole scrape
-// fail.
-func label(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+// fail, and one with characters that are not seen mislead who reads it.
+func label(s string) string { return event.Printable(strings.ToValidUTF8(s, "\uFFFD")) }

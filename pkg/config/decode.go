@@ -175,7 +175,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	case *SeverityTable:
 		d.severities(n, path, to)
 	case **regexp.Regexp:
-		decodeText(d, n, path, to, regexp.Compile)
+		decodeText(d, n, path, to, compile)
 	case *HTTPConfig:
 		client := defaultHTTPClient()
 		d.readSelf(n, path, &client)
@@ -511,6 +511,8 @@ func explainValue(s string, err error) string {
 	switch {
 	case errors.As(err, &re):
 		return fmt.Sprintf("is not a regular expression: %s: %s", re.Code, quote(re.Expr))
+	case errors.Is(err, errTooLarge):
+		return fmt.Sprintf("%s: %s", err, quote(s))
 	case errors.Is(err, errNegative):
 		return fmt.Sprintf("%s, but is %s", err, quote(s))
 	}

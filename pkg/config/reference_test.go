@@ -54,7 +54,7 @@ Every key of the configuration file. This page is made from the code by ` + "`ma
 | duration | ` + "`500ms`, `30s`, `10m`, `24h`, `7d`" + ` |
 | size | ` + "`512MiB`, `1GiB`" + `, or a number of bytes |
 | pattern | a regular expression ([RE2](https://github.com/google/re2/wiki/Syntax)) that must match the whole value; a plain word is an exact value |
-| expression | a regular expression that may match anywhere in a text |
+| expression | a regular expression that may match anywhere in a text; both compile to no more than 10,000 steps |
 | secret | a text that no log, error, metric or page shows. Better in a file of its own: the key that ends with ` + "`_file`" + ` names it |
 | file | a path; a relative one is relative to the configuration file |
 | address | the address of a server. Logs and pages show scheme and host of it only |

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/url"
 	"reflect"
+	"regexp/syntax"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,48 @@ func TestURLString(t *testing.T) {
 		if got := NewURL(address).String(); got != want {
 			t.Errorf("%s is printed as %s, want %s", address, got, want)
 		}
+	}
+}
+
+// A pattern of a few bytes does not become hundreds of MiB, wherever it stands; what people write
+// fits.
+func TestPatternSteps(t *testing.T) {
+	for source, fits := range map[string]bool{
+		`(?i)\pL{0,1000}`: false, strings.Repeat("a{1000}", 11): false, strings.Repeat("a.", 5100): false, `((\w+[^,]{1,99}){4}x){2}`: true,
+		`([^a-z]{1,99}(.|[\w,;]){5}){2}([^a-z].[^b]?){1000}`: false,
+		`[\p{L}\p{N} _-]{1,8}`:                               true, `(?i)panic|(oops|abend) [0-9A-F]{4}`: true, strings.Repeat("LPAR0123|", 500): true, `.{0,1000}`: true,
+	} {
+		if _, err := NewPattern(source); (err == nil) != fits || err != nil && !errors.Is(err, errTooLarge) {
+			t.Errorf("%.40s: %v", source, err)
+		}
+		if _, err := compile(source); (err == nil) != fits {
+			t.Errorf("%.40s anywhere: %v", source, err)
+		}
+	}
+	// The count is what it compiles to, or more.
+	for _, source := range []string{`(?i)\pL{0,5}x`, `(a|b){3,}`, `a{4,9}b*c+(d?){7}`, `^(?s:.*)$|[^\d]`} {
+		n, err := steps(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		re, err := syntax.Parse(source, syntax.Perl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prog, err := syntax.Compile(re.Simplify())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(prog.Inst); n < got-2 || n > 10_000 { // fail and match are the same two in all
+			t.Errorf("%s: %d steps, %d instructions", source, n, got)
+		}
+	}
+	half := strings.Repeat("a.", 2600)
+	if _, err := NewPatterns(half, half); !errors.Is(err, errTooLarge) {
+		t.Errorf("together: %v", err)
+	}
+	if p, err := NewPatterns("a.*", "b"); err != nil || !p.Match("b") || !p.Match("ax") || p.Match("c") {
+		t.Errorf("%v, %v", p, err)
 	}
 }
 

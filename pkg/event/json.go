@@ -2,9 +2,11 @@ package event
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -13,7 +15,8 @@ func (e *Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
 // AppendJSON appends the event's JSON form, on one line and without white space between tokens, and
 // returns the extended slice. Body must be valid JSON without line breaks (see CompactValid);
-// invalid UTF-8 in any other field becomes U+FFFD.
+// invalid UTF-8 in any other field becomes U+FFFD. Characters that would mislead a reader, or steer
+// his terminal, are escaped.
 //
 // It is written by hand because it runs once for every notification: reflection costs more here
 // than everything else the supervisor does.
@@ -77,7 +80,7 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 		dst = e.Headers.appendJSON(dst)
 	}
 	if len(e.Body) > 0 {
-		dst = append(append(dst, `,"body":`...), e.Body...)
+		dst = AppendEscaped(append(dst, `,"body":`...), e.Body)
 	}
 	dst = appendOptional(dst, `,"body_text":`, e.BodyText)
 	return append(dst, '}')
@@ -187,11 +190,53 @@ func appendTime(dst []byte, key string, t, other time.Time) []byte {
 	return append(dst[:len(dst)-1], '.', '0'+byte(ms/100), '0'+byte(ms/10%10), '0'+byte(ms%10), 'Z', '"')
 }
 
+// AppendEscaped appends valid JSON, with the characters escaped that mislead those who read it as
+// it stands: C1 and other controls, ends of lines of Unicode, format characters. The values are the
+// same. Text that is not JSON becomes harmless in the same way; line feeds stay.
+func AppendEscaped(dst, text []byte) []byte {
+	start := 0
+	for i := nextSpecial(text, 0); i < len(text); i = nextSpecial(text, i) {
+		r, size := utf8.DecodeRune(text[i:])
+		if misleads(r) {
+			dst = appendEscape(append(dst, text[start:i]...), r)
+			start = i + size
+		}
+		i += size
+	}
+	return append(dst, text[start:]...)
+}
+
+// nextSpecial returns the index of the next byte at or after i that is no printable ASCII, or
+// len(text).
+func nextSpecial(text []byte, i int) int {
+	// Eight at a time: a byte of 0x7f or more has its first bit set, or gets it when one is
+	// added.
+	const ones, firstBits = 0x0101010101010101, 0x8080808080808080
+	for ; i+8 <= len(text); i += 8 {
+		if x := binary.LittleEndian.Uint64(text[i:]); (x|(x+ones))&firstBits != 0 {
+			break
+		}
+	}
+	for i < len(text) && text[i] < 0x7f {
+		i++
+	}
+	return i
+}
+
+// appendEscape appends the JSON escape of a character.
+func appendEscape(dst []byte, r rune) []byte {
+	if r > 0xffff {
+		high, low := utf16.EncodeRune(r)
+		return appendEscape(appendEscape(dst, high), low)
+	}
+	return append(dst, '\\', 'u', hexDigits[r>>12], hexDigits[r>>8&0xf], hexDigits[r>>4&0xf], hexDigits[r&0xf])
+}
+
 const hexDigits = "0123456789abcdef"
 
 // plain says of each byte whether it stands in a JSON string as it is.
 var plain = func() (t [256]bool) {
-	for c := 0x20; c < utf8.RuneSelf; c++ {
+	for c := 0x20; c < 0x7f; c++ {
 		t[c] = c != '"' && c != '\\'
 	}
 	return t
@@ -209,13 +254,15 @@ func appendString(dst []byte, s string) []byte {
 		}
 		if c >= utf8.RuneSelf {
 			r, size := utf8.DecodeRuneInString(s[i:])
-			if r != utf8.RuneError || size != 1 {
-				i += size
-				continue
+			switch {
+			case r == utf8.RuneError && size == 1:
+				dst = append(append(dst, s[start:i]...), "\ufffd"...)
+				start = i + size
+			case misleads(r):
+				dst = appendEscape(append(dst, s[start:i]...), r)
+				start = i + size
 			}
-			dst = append(append(dst, s[start:i]...), "\ufffd"...)
-			i++
-			start = i
+			i += size
 			continue
 		}
 		dst = append(dst, s[start:i]...)
@@ -229,7 +276,7 @@ func appendString(dst []byte, s string) []byte {
 		case '\t':
 			dst = append(dst, '\\', 't')
 		default:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+			dst = appendEscape(dst, rune(c))
 		}
 		i++
 		start = i

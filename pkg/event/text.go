@@ -41,8 +41,8 @@ func OneLineWith(s, end string) string {
 	return Cut(Printable(s), MaxSummary-len(end)) + end
 }
 
-// Printable replaces what would break a line, or steer a terminal, by blanks, and what is no text
-// by U+FFFD.
+// Printable replaces what would break a line, or steer a terminal, by blanks, and by U+FFFD what is
+// no text and what is not seen but changes how the rest looks.
 func Printable(s string) string {
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] >= 0x7f {
@@ -54,10 +54,23 @@ func Printable(s string) string {
 
 // PrintableRune is Printable for one character.
 func PrintableRune(r rune) rune {
-	if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
-		return ' '
+	switch {
+	case !misleads(r):
+		return r
+	case unicode.Is(unicode.Cf, r):
+		return utf8.RuneError
 	}
-	return r
+	return ' '
+}
+
+// misleads says that a character does not show itself but does something to what is shown: it
+// controls a terminal, ends a line, or is a format character, such as those that turn the direction
+// of what follows.
+func misleads(r rune) bool {
+	if r < utf8.RuneSelf {
+		return r < ' ' || r == 0x7f
+	}
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
 // Cut cuts a text to a length in bytes, between two characters, and shows that it did.

@@ -238,7 +238,7 @@ func cleanMessage(s string, secrets []string) string {
 		}
 	}
 	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if !unicode.IsPrint(r) { // controls, and what turns the direction of a text
 			return ' '
 		}
 		return r

@@ -13,6 +13,8 @@ import (
 	"text/template"
 	"time"
 	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // functions are those a template may use, besides the operators and comparisons of package
@@ -97,7 +99,7 @@ func marshal(v any) (string, error) {
 	if err := e.Encode(v); err != nil {
 		return "", errors.New("cannot be written as JSON")
 	}
-	return strings.TrimSuffix(b.String(), "\n"), nil
+	return string(event.AppendEscaped(nil, bytes.TrimSuffix(b.Bytes(), []byte("\n")))), nil
 }
 
 // quoted returns v as it stands between the quotes of a JSON string.

@@ -121,7 +121,7 @@ func cadfEvent(e *eventFields, more map[string]cadfKind) []byte {
 	if err != nil { // a body that is no JSON, which no stored event has
 		return e.record.JSON
 	}
-	return data
+	return event.AppendEscaped(nil, data)
 }
 
 // add puts one element of event-data-items in its place.

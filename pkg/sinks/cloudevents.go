@@ -46,5 +46,5 @@ func appendCloudEvent(dst []byte, r event.Record) []byte {
 
 func appendQuoted(dst []byte, s string) []byte {
 	quoted, _ := json.Marshal(s) // cannot fail for a string
-	return append(dst, quoted...)
+	return event.AppendEscaped(dst, quoted)
 }

@@ -257,6 +257,9 @@ func checkTeams(t *testing.T, body []byte, e *event.Event) {
 	}
 	for _, f := range facts.Facts {
 		within(t, f.Title, f.Value, 200)
+		if strings.Contains(strings.ReplaceAll(f.Value, `\[`, ""), "[") {
+			t.Errorf("%s is %q: Teams makes a link of that", f.Title, f.Value)
+		}
 	}
 }
 

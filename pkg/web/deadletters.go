@@ -20,8 +20,6 @@ const (
 	// deadLettersPage and maxDeadLettersPage bound one answer.
 	deadLettersPage    = 1000
 	maxDeadLettersPage = 10000
-	// stepTimeout is how long a client may take to read one step of a replay or test.
-	stepTimeout = 30 * time.Second
 )
 
 // DeadLetterList is the answer to GET /api/v1/dead-letters.
@@ -44,11 +42,11 @@ type Error struct {
 
 // deadLetters adds the paths of dead letters to mux.
 func (h handler) deadLetters(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/v1/dead-letters", h.answering(h.listDeadLetters))
-	mux.HandleFunc("GET /api/v1/dead-letters/{id}", h.answering(h.showDeadLetter))
-	mux.HandleFunc("DELETE /api/v1/dead-letters", h.answering(h.purgeDeadLetters))
-	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.failing(h.replayDeadLetters))
-	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.answering(h.purgeRemovedSink))
+	mux.Handle("GET /api/v1/dead-letters", h.desk.serving(h.answering(h.listDeadLetters)))
+	mux.Handle("GET /api/v1/dead-letters/{id}", h.desk.serving(h.answering(h.showDeadLetter)))
+	mux.HandleFunc("DELETE /api/v1/dead-letters", h.changing(h.answering(h.purgeDeadLetters)))
+	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.changing(h.failing(h.replayDeadLetters)))
+	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.changing(h.answering(h.purgeRemovedSink)))
 }
 
 // query is what a request for dead letters asks for.
@@ -189,13 +187,16 @@ func answerSteps[T any](h handler, w http.ResponseWriter, do func(report func(T)
 			h.Logger.Debug("a limit could not be set", zap.Error(err))
 		}
 	}
-	defer limit(time.Time{}) // the connection may serve other requests
-	enc := json.NewEncoder(w)
+	// It may last for as long as it wants to, but each step has to be read.
+	limit(time.Time{})
+	defer func() { limit(time.Now().Add(WriteTimeout)) }()
+	enc := json.NewEncoder(escaping{w})
 	enc.SetEscapeHTML(false)
 	return do(func(step T) error {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		w.Header().Set("Cache-Control", "no-store")
-		limit(time.Now().Add(stepTimeout))
+		limit(time.Now().Add(WriteTimeout))
+		defer limit(time.Time{})
 		if err := enc.Encode(step); err != nil {
 			return err
 		}

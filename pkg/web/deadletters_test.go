@@ -19,7 +19,7 @@ import (
 )
 
 // startWithBridge serves a bridge that has no dead letters and does nothing.
-func startWithBridge(t *testing.T) *site {
+func startWithBridge(t *testing.T, options ...func(*web.Options)) *site {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "hmcnotifyd.yaml")
@@ -42,14 +42,18 @@ func startWithBridge(t *testing.T) *site {
 		}
 	})
 	s := &site{}
-	s.Server = httptest.NewServer(web.NewHandler(web.Options{
+	opts := web.Options{
 		Status: b.Status, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
 		Reload: func() error {
 			s.reloads++
 			return nil
 		},
-		Gatherer: prometheus.NewRegistry(), DeadLetters: b,
-	}))
+		Gatherer: prometheus.NewRegistry(), DeadLetters: b, SendTest: b.SendTest,
+	}
+	for _, set := range options {
+		set(&opts)
+	}
+	s.Server = httptest.NewServer(web.NewHandler(opts))
 	t.Cleanup(s.Close)
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,13 +22,11 @@ import (
 const (
 	// HeartBeat is how often a stream of live events without events sends a sign of life.
 	HeartBeat = 15 * time.Second
-	// liveWriteTimeout is how long a client may take to read what is written at once.
-	liveWriteTimeout = 30 * time.Second
 	// liveRetry is how long a client should wait before it comes back.
 	liveRetry = 2 * time.Second
-	// maxFilter bounds each value of a filter, and how many values it may have.
+	// maxFilter bounds each value of a filter, in bytes, and how many values it may have.
 	maxFilter       = 200
-	maxFilterValues = 50
+	maxFilterValues = 10
 )
 
 // LiveFilterParameters are the parameters of /api/v1/events.
@@ -43,29 +42,26 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 	patterns := map[string]*config.Patterns{"type": &f.Type, "hmc": &f.HMC, "severity": &f.Severity}
 	texts := map[string]*string{"text": &f.Text, "sink": &f.Sink}
 	for name, list := range values {
-		if len(list) > maxFilterValues {
-			return f, fmt.Errorf("%s: at most %d values", name, maxFilterValues)
+		text, to := texts[name], patterns[name]
+		if text == nil && to == nil {
+			return f, fmt.Errorf("unknown parameter %q; there are: %s",
+				name, strings.Join(LiveFilterParameters(), ", "))
 		}
-		for _, value := range list {
-			text, to := texts[name], patterns[name]
-			switch {
-			case text == nil && to == nil:
-				return f, fmt.Errorf("unknown parameter %q; there are: %s",
-					name, strings.Join(LiveFilterParameters(), ", "))
-			case value == "":
-			case len(value) > maxFilter:
-				return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
-			case to != nil:
-				p, err := config.NewPattern(value)
-				if err != nil {
-					return f, fmt.Errorf("%s: %w", name, err)
-				}
-				*to = append(*to, p)
-			case *text != "":
-				return f, fmt.Errorf("%s: may be given once", name)
-			default:
-				*text = value
+		list = slices.DeleteFunc(list, func(value string) bool { return value == "" })
+		switch {
+		case len(list) == 0:
+		case len(list) > maxFilterValues:
+			return f, fmt.Errorf("%s: at most %d values", name, maxFilterValues)
+		case slices.ContainsFunc(list, func(value string) bool { return len(value) > maxFilter }):
+			return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
+		case to != nil:
+			if *to, err = config.NewPatterns(list...); err != nil {
+				return f, fmt.Errorf("%s: %w", name, err)
 			}
+		case len(list) > 1:
+			return f, fmt.Errorf("%s: may be given once", name)
+		default:
+			*text = list[0]
 		}
 	}
 	return f, nil
@@ -73,6 +69,7 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 
 // LiveReader is what a stream of live events reads from; *bridge.LiveReader is one.
 type LiveReader interface {
+	Only(filter bridge.LiveFilter) error
 	Next(ctx context.Context) (events []event.Record, lost int, err error)
 	Close()
 }
@@ -80,18 +77,19 @@ type LiveReader interface {
 // liveEvents answers with what is stored from now on, as server-sent events, until the client goes
 // away or the daemon ends.
 func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
-	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
-		return errOtherSite // it could not read them, but could take all places
-	}
-	filter, err := ParseLiveFilter(r.URL.RawQuery)
-	if err != nil {
-		return badRequest{err}
-	}
-	reader, err := h.Live(filter)
+	// Its place first: as many filters are compiled at a time as there may be readers.
+	reader, err := h.Live()
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
+	filter, err := ParseLiveFilter(r.URL.RawQuery)
+	if err != nil {
+		return badRequest{err}
+	}
+	if err := reader.Only(filter); err != nil {
+		return err
+	}
 	s := stream{w: w, control: http.NewResponseController(w), beat: h.heartBeat}
 	// The time limits of the server are those of a request, not of an answer that lasts for
 	// days.
@@ -171,7 +169,7 @@ func (s *stream) flush() error {
 	if s.out.Len() == 0 {
 		return nil
 	}
-	err := s.control.SetWriteDeadline(time.Now().Add(liveWriteTimeout))
+	err := s.control.SetWriteDeadline(time.Now().Add(WriteTimeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}

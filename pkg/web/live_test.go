@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,8 +24,9 @@ import (
 
 // script is a reader of live events that plays what a test tells it to.
 type script struct {
-	steps  chan step
-	closed chan struct{}
+	steps   chan step
+	closed  chan struct{}
+	refuses error
 }
 
 type step struct {
@@ -47,10 +46,12 @@ func (s *script) Next(ctx context.Context) ([]event.Record, int, error) {
 	}
 }
 
+func (s *script) Only(bridge.LiveFilter) error { return s.refuses }
+
 func (s *script) Close() { close(s.closed) }
 
 // liveHandler serves one reader.
-func liveHandler(open func(bridge.LiveFilter) (web.LiveReader, error)) http.Handler {
+func liveHandler(open func() (web.LiveReader, error)) http.Handler {
 	return web.NewHandler(web.Options{
 		Status: func() status.Status { return status.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
 		Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(), Live: open,
@@ -79,7 +80,7 @@ func get(ctx context.Context, t *testing.T, url string) (answer, io.Reader) {
 func TestLiveStream(t *testing.T) {
 	t.Parallel()
 	s := newScript()
-	server := httptest.NewUnstartedServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil }))
+	server := httptest.NewUnstartedServer(liveHandler(func() (web.LiveReader, error) { return s, nil }))
 	// Shorter than the stream lasts: it must not be cut by a limit that is meant for requests.
 	server.Config.ReadTimeout = time.Second
 	server.Start()
@@ -114,7 +115,7 @@ func TestLiveStream(t *testing.T) {
 // A client that goes away frees its reader; it need not wait for the next event.
 func TestLiveClientLeaves(t *testing.T) {
 	s := newScript()
-	server := httptest.NewServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil }))
+	server := httptest.NewServer(liveHandler(func() (web.LiveReader, error) { return s, nil }))
 	t.Cleanup(server.Close)
 	ctx, cancel := context.WithCancel(t.Context())
 	_, stream := get(ctx, t, server.URL+"/api/v1/events")
@@ -143,7 +144,7 @@ func (f *flushes) Flush() {
 func TestLiveHeartBeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newScript(), &flushes{header: http.Header{}, out: make(chan string)}
-		h := liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return s, nil })
+		h := liveHandler(func() (web.LiveReader, error) { return s, nil })
 		ctx, cancel := context.WithCancel(t.Context())
 		go h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/v1/events", http.NoBody))
 		<-w.out
@@ -160,23 +161,34 @@ func TestLiveHeartBeat(t *testing.T) {
 
 func TestLiveRefused(t *testing.T) {
 	for name, test := range map[string]struct {
-		query  string
-		err    error
-		status int
-		body   string
+		query      string
+		full, only error
+		status     int
+		body       string
 	}{
-		"too many":          {"", bridge.ErrTooManyReaders, 503, "too many readers"},
-		"the end":           {"", bridge.ErrLiveEnded, 503, "ending"},
-		"no such sink":      {"?sink=x", fmt.Errorf("%w: x", deliver.ErrNoSuchSink), 404, "no such sink"},
-		"unknown parameter": {"?typ=x", nil, 400, `unknown parameter \"typ\"`},
-		"no expression":     {"?type=(", nil, 400, "type: error parsing regexp"},
-		"two texts":         {"?text=a&text=b", nil, 400, "text: may be given once"},
-		"too long":          {"?text=" + strings.Repeat("x", 201), nil, 400, "text: at most 200 bytes"},
-		"too many values":   {"?" + strings.Repeat("type=a&", 51), nil, 400, "type: at most 50 values"},
-		"malformed":         {"?a=%zz", nil, 400, "malformed"},
+		"too many":          {"", bridge.ErrTooManyReaders, nil, 503, "too many readers"},
+		"the end":           {"", bridge.ErrLiveEnded, nil, 503, "ending"},
+		"no such sink":      {"?sink=x", nil, fmt.Errorf("%w: x", deliver.ErrNoSuchSink), 404, "no such sink"},
+		"unknown parameter": {"?typ=x", nil, nil, 400, `unknown parameter \"typ\"`},
+		"no expression":     {"?type=(", nil, nil, 400, "type: error parsing regexp"},
+		"two texts":         {"?text=a&text=b", nil, nil, 400, "text: may be given once"},
+		"too long":          {"?text=" + strings.Repeat("x", 201), nil, nil, 400, "text: at most 200 bytes"},
+		"too many values":   {"?" + strings.Repeat("type=a&", 11), nil, nil, 400, "type: at most 10 values"},
+		"malformed":         {"?a=%zz", nil, nil, 400, "malformed"},
+		// What it compiles to, of one value and of all of them.
+		"too large":       {`?type=(?i)\pL{0,1000}`, nil, nil, 400, "type: is too large"},
+		"large together":  {"?" + strings.Repeat("hmc=(a|b|d){900}(b|c){900}&", 4), nil, nil, 400, "hmc: is too large"},
+		"without a place": {"?type=(", bridge.ErrTooManyReaders, nil, 503, "too many readers"}, // nothing was compiled
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := httptest.NewServer(liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return nil, test.err }))
+			s := newScript()
+			s.refuses = test.only
+			server := httptest.NewServer(liveHandler(func() (web.LiveReader, error) {
+				if test.full != nil {
+					return nil, test.full
+				}
+				return s, nil
+			}))
 			t.Cleanup(server.Close)
 			resp, stream := get(t.Context(), t, server.URL+"/api/v1/events"+test.query)
 			body, err := io.ReadAll(stream)
@@ -186,19 +198,53 @@ func TestLiveRefused(t *testing.T) {
 			if test.status == 503 && resp.Header.Get("Retry-After") == "" {
 				t.Errorf("%v", resp.Header)
 			}
+			if test.full == nil {
+				<-s.closed // its place is free again
+			}
 		})
 	}
 }
 
-// A page of another site cannot take the places of readers.
-func TestLiveOtherSites(t *testing.T) {
-	for site, status := range map[string]int{"": 503, "same-origin": 503, "none": 503, "same-site": 403, "cross-site": 403} {
-		h := liveHandler(func(bridge.LiveFilter) (web.LiveReader, error) { return nil, bridge.ErrTooManyReaders })
-		r, w := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v1/events", http.NoBody), httptest.NewRecorder()
-		r.Header.Set("Sec-Fetch-Site", site)
-		h.ServeHTTP(w, r)
-		if w.Code != status {
-			t.Errorf("%q: %d", site, w.Code)
+// A page of another site can neither take the places of readers nor change anything: what the
+// browser says of where it comes from counts, also where it is old or the site has no TLS.
+func TestWhereRequestsComeFrom(t *testing.T) {
+	const own, other = "http://hmc-bridge:10291", "http://evil.example"
+	for _, from := range []struct {
+		header, value string
+		refused       bool
+	}{
+		{"Sec-Fetch-Site", "same-origin", false},
+		{"Sec-Fetch-Site", "none", false},
+		{"Sec-Fetch-Site", "same-site", true},
+		{"Sec-Fetch-Site", "cross-site", true},
+		{"Origin", own, false},
+		{"Origin", other, true},
+		{"Origin", "null", true},
+		{"Origin", "http://hmc-bridge:80", true}, // another service of the same machine
+		{"Referer", own + "/?q=x", false},
+		{"Referer", other + "/page.html", true},
+		{"Referer", "http://hmc-bridge.evil.example:10291/", true},
+		{"User-Agent", "curl/8", false},
+	} {
+		h := web.NewHandler(web.Options{
+			Status: func() status.Status { return status.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
+			Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(),
+			Live:           func() (web.LiveReader, error) { return nil, bridge.ErrTooManyReaders },
+			SendTest:       func(context.Context, string, func(deliver.TestStep) error) error { return deliver.ErrNoSuchSink },
+			EnableAdminAPI: true,
+		})
+		for path, usual := range map[string]int{"GET /api/v1/events": 503, "POST /-/reload": 200, "POST /api/v1/sinks/x/test": 404, "GET /": 200} {
+			method, path, _ := strings.Cut(path, " ")
+			r, w := httptest.NewRequestWithContext(t.Context(), method, own+path, http.NoBody), httptest.NewRecorder()
+			r.Header.Set(from.header, from.value)
+			h.ServeHTTP(w, r)
+			want := usual
+			if from.refused && path != "/" { // a link to the page is no attack
+				want = http.StatusForbidden
+			}
+			if w.Code != want {
+				t.Errorf("%s %s with %s: %s: %d, not %d", method, path, from.header, from.value, w.Code, want)
+			}
 		}
 	}
 }
@@ -211,49 +257,4 @@ func TestParseLiveFilter(t *testing.T) {
 	if !f.Type.Match("bridge-gap") || !f.Type.Match("status-change") || f.Type.Match("log-entry") || !f.HMC.Match("east") || f.Severity.IsSet() || f.Text != "PANIC" || f.Sink != "" {
 		t.Errorf("%+v", f)
 	}
-}
-
-// Connections beyond the limit wait, are served when there is room, and do not hold up the end.
-func TestLimitListener(t *testing.T) {
-	inner, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := web.LimitListener(inner, make(chan struct{}, 2))
-	accepted := make(chan net.Conn)
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		defer close(accepted)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				if !errors.Is(err, net.ErrClosed) {
-					t.Error(err)
-				}
-				return
-			}
-			accepted <- c
-		}
-	})
-	for range 3 {
-		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	first, second := <-accepted, <-accepted
-	select {
-	case <-accepted:
-		t.Fatal("a third one was accepted")
-	default:
-	}
-	_ = first.Close()
-	_ = first.Close() // gives back one place, not two
-	third := <-accepted
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
-	serving.Wait()
-	_, _ = second.Close(), third.Close()
 }

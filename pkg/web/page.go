@@ -31,8 +31,6 @@ const (
 	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong,
 	// not ten thousand of it.
 	listShown = 12
-	// pageTimeout is how long a client may take to read the page.
-	pageTimeout = 30 * time.Second
 	// docs is where the documentation is.
 	docs = "https://github.com/hmcnotifyd/hmcnotifyd/blob/main/docs/"
 )
@@ -186,8 +184,11 @@ type statusCount struct {
 
 // newEstate selects what a query asks for.
 func newEstate(units []status.Unit, q url.Values) estateView {
+	// A link of each status repeats what is searched for.
+	search, one := q.Get("q"), q.Get("status")
 	v := estateView{
-		Query: strings.TrimSpace(q.Get("q")), Status: q.Get("status"), All: q.Get("all") != "", Total: len(units),
+		Query:  strings.TrimSpace(search[:min(len(search), maxFilter)]),
+		Status: one[:min(len(one), maxFilter)], All: q.Get("all") != "", Total: len(units),
 	}
 	slices.SortStableFunc(units, func(a, b status.Unit) int {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC),
@@ -281,31 +282,32 @@ func className(class string) string {
 
 func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 	p := h.page(r.URL.Query())
-	// Complete before the first byte is sent: a client that reads slowly delays nothing but its
-	// own connection.
+	// Complete before the first byte is sent, so that an error can still be said.
 	var out bytes.Buffer
 	if err := h.template.Execute(&out, p); err != nil {
 		h.Logger.Error("the page could not be made", zap.Error(err))
 		http.Error(w, "the page could not be made; the daemon's log says why", http.StatusInternalServerError)
 		return
 	}
-	control := http.NewResponseController(w)
-	if err := control.SetWriteDeadline(time.Now().Add(pageTimeout)); err == nil {
-		// the connection may serve other requests
-		defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
-	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Length", strconv.Itoa(out.Len()))
-	if _, err := w.Write(out.Bytes()); err != nil {
+	// What comes from an HMC cannot turn the page around, or look like something else.
+	shown := bytes.Map(func(r rune) rune {
+		if r == '\n' {
+			return r
+		}
+		return event.PrintableRune(r)
+	}, out.Bytes())
+	w.Header().Set("Content-Length", strconv.Itoa(len(shown)))
+	if _, err := w.Write(shown); err != nil {
 		h.Logger.Debug("the page could not be written", zap.Error(err))
 	}
 }
 
 func (h handler) page(q url.Values) *page {
 	p := &page{
-		Build: h.Build, Status: h.Status(), Config: h.Config(), Now: time.Now().UTC(), Docs: docs, Live: h.Live != nil,
-		Types: event.Types(),
+		Build: h.Build, Status: h.now.get(h.Status), Config: h.Config(), Now: time.Now().UTC(), Docs: docs,
+		Live: h.Live != nil, Types: event.Types(),
 	}
 	parts := p.parts()
 	for _, of := range parts {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
@@ -83,7 +82,7 @@ func pageOf(t *testing.T, more int) *httptest.Server {
 			return web.ConfigStatus{File: "hmcnotifyd.yaml" + evil, Error: "hmcnotifyd.yaml:3: " + evil, LastReload: now}
 		},
 		Reload: func() error { return nil }, Units: func() []status.Unit { return units(now, more) },
-		Live:     func(bridge.LiveFilter) (web.LiveReader, error) { return newScript(), nil },
+		Live:     func() (web.LiveReader, error) { return newScript(), nil },
 		Gatherer: prometheus.NewRegistry(), Build: web.Build{Version: "1.2.3" + evil},
 	}))
 	t.Cleanup(s.Close)

@@ -7,9 +7,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html/template"
+	"io"
 	"net/http"
+	"net/http/pprof"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +22,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -46,7 +51,7 @@ type Options struct {
 	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
 	DeadLetters *bridge.Bridge
 	// Live serves /api/v1/events; nil: that path is not there.
-	Live func(bridge.LiveFilter) (LiveReader, error)
+	Live func() (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
 	Units func() []status.Unit
 	// SendTest serves /api/v1/sinks/NAME/test, as bridge.Bridge does; nil: that path is not
@@ -56,6 +61,11 @@ type Options struct {
 	// Registerer takes the handler's own metrics; nil: none.
 	Registerer prometheus.Registerer
 	Build      Build
+	// EnableAdminAPI lets whoever reaches the port change something; else only the machine
+	// itself does, and those whom a Protection knows.
+	EnableAdminAPI bool
+	// EnablePprof serves /debug/pprof/ to those who may change something.
+	EnablePprof bool
 	// nil: none
 	Logger *zap.Logger
 }
@@ -64,6 +74,10 @@ type handler struct {
 	Options
 	template  *template.Template
 	heartBeat time.Duration
+	desk      *desk
+	now       *shared[status.Status]
+	reloading *shared[error]
+	changes   *pace
 }
 
 // NewHandler returns the handler of every path the daemon serves.
@@ -71,28 +85,39 @@ func NewHandler(opts Options) http.Handler {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	h := handler{Options: opts, template: newTemplate(), heartBeat: HeartBeat}
+	h := handler{
+		Options: opts, template: newTemplate(), heartBeat: HeartBeat, desk: newDesk(),
+		now: new(shared[status.Status]), reloading: new(shared[error]), changes: new(pace),
+	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", h.landing)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{
-		Registry: opts.Registerer, ErrorLog: zap.NewStdLog(opts.Logger.Named("metrics")), EnableOpenMetrics: true,
+	large := func(pattern string, serve http.Handler) { mux.Handle(pattern, h.desk.serving(serve)) }
+	large("GET /{$}", http.HandlerFunc(h.landing))
+	gather := prometheus.GathererFunc(sharing(opts.Gatherer.Gather))
+	large("GET /metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{
+		Registry: opts.Registerer, ErrorLog: scrapes{opts.Logger}, EnableOpenMetrics: true,
 	}))
 	mux.HandleFunc("GET /-/healthy", h.healthy)
 	mux.HandleFunc("GET /-/ready", h.ready)
-	mux.HandleFunc("POST /-/reload", h.reload)
-	mux.HandleFunc("PUT /-/reload", h.reload)
-	mux.HandleFunc("GET /api/v1/status", h.status)
+	reload := h.sameSite(h.paced(new(pace), h.reload))
+	mux.HandleFunc("POST /-/reload", reload)
+	mux.HandleFunc("PUT /-/reload", reload)
+	large("GET /api/v1/status", http.HandlerFunc(h.status))
 	h.assets(mux)
 	if h.Live != nil {
-		mux.HandleFunc("GET /api/v1/events", h.failing(h.liveEvents))
+		mux.HandleFunc("GET /api/v1/events", h.sameSite(h.failing(h.liveEvents)))
 	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
 	}
 	if h.SendTest != nil {
-		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.failing(h.sendTest))
+		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.changing(h.failing(h.sendTest)))
 	}
-	return http.MaxBytesHandler(secured(h.sameOrigin(mux)), MaxBody)
+	if h.EnablePprof {
+		mux.HandleFunc("GET /debug/pprof/", h.trusted(pprof.Index)) // and the profiles, by name
+		mux.HandleFunc("GET /debug/pprof/profile", h.trusted(pprof.Profile))
+		mux.HandleFunc("GET /debug/pprof/trace", h.trusted(pprof.Trace))
+	}
+	return http.MaxBytesHandler(secured(h.ownHost(mux)), MaxBody)
 }
 
 // secured sets the headers that keep a browser from being used against the page.
@@ -118,7 +143,7 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 // ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable;
 // else 503 with the reasons as a JSON list.
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
-	status := h.Status()
+	status := h.now.get(h.Status)
 	code := http.StatusOK
 	if !status.Ready {
 		code = http.StatusServiceUnavailable
@@ -132,11 +157,13 @@ func (h handler) status(w http.ResponseWriter, _ *http.Request) {
 		Now    time.Time    `json:"now"`
 		Config ConfigStatus `json:"config"`
 		status.Status
-	}{h.Build, time.Now().UTC(), h.Config(), h.Status()})
+	}{h.Build, time.Now().UTC(), h.Config(), h.now.get(h.Status)})
 }
 
+// reload makes the file the running configuration. Those who ask while one is under way share the
+// next one.
 func (h handler) reload(w http.ResponseWriter, _ *http.Request) {
-	if err := h.Reload(); err != nil {
+	if err := h.reloading.get(h.Reload); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -162,20 +189,22 @@ func (h handler) failing(serve func(http.ResponseWriter, *http.Request) error) h
 			return
 		}
 		code := codeOf(err)
-		if code == http.StatusServiceUnavailable {
+		switch code {
+		case http.StatusServiceUnavailable:
 			w.Header().Set("Retry-After", "5")
+		case http.StatusTooManyRequests:
+			w.Header().Set("Retry-After", "1")
 		}
 		h.json(w, code, Error{err.Error()})
 	}
 }
 
-// errOtherSite answers a browser that asks for a page of another site.
-var errOtherSite = errors.New("this request comes from a page of another site")
-
 // codeOf returns the status of the answer to a request that failed.
 func codeOf(err error) int {
 	for code, causes := range map[int][]error{
-		http.StatusForbidden:          {errOtherSite},
+		http.StatusForbidden:          {errOtherSite, errNoAdmin},
+		http.StatusMisdirectedRequest: {errOtherHost},
+		http.StatusTooManyRequests:    {errTooFast},
 		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink},
 		http.StatusConflict:           {deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested},
 		http.StatusServiceUnavailable: {bridge.ErrTooManyReaders, bridge.ErrLiveEnded},
@@ -190,23 +219,31 @@ func codeOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// sameOrigin refuses requests that change something and that a browser makes for a page of another
-// site. Sec-Fetch-Site or else Origin shows that, which a page cannot forge. Programs that are no
-// browsers send neither.
-func (h handler) sameOrigin(next http.Handler) http.Handler {
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(h.failing(func(http.ResponseWriter, *http.Request) error { return errOtherSite }))
-	return protection.Handler(next)
-}
-
 func (h handler) json(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(escaping{w})
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(v); err != nil {
 		h.Logger.Debug("an answer could not be written", zap.Error(err))
 	}
+}
+
+// escaping writes JSON in which nothing misleads a reader or steers his terminal.
+type escaping struct{ io.Writer }
+
+// Write implements io.Writer. It is given whole values.
+func (w escaping) Write(text []byte) (int, error) {
+	_, err := w.Writer.Write(event.AppendEscaped(nil, text))
+	return len(text), err
+}
+
+// scrapes logs what goes wrong with answers to /metrics.
+type scrapes struct{ *zap.Logger }
+
+// Println implements promhttp.Logger.
+func (l scrapes) Println(v ...any) {
+	l.Warn("metrics could not be answered with", zap.String("problem", strings.TrimSpace(fmt.Sprintln(v...))))
 }

@@ -259,8 +259,13 @@
   function element(name, className, text) {
     const e = document.createElement(name);
     if (className) e.className = className;
-    if (text !== undefined) e.textContent = text;
+    if (text !== undefined) e.textContent = harmless(text);
     return e;
+  }
+
+  // harmless replaces characters that are not seen but change how others look, as the daemon does in what it makes.
+  function harmless(text) {
+    return String(text).replace(/[\p{Cf}\p{Zl}\p{Zp}\x00-\x08\x0b-\x1f\x7f-\x9f]/gu, '\ufffd');
   }
 
   function gap(n) {

@@ -87,6 +87,10 @@ type Options struct {
 	Env []string
 	// Storage is the directory of the queue; "": a new one.
 	Storage string
+	// Wrap is the beginning of a command line that the daemon's is the end of.
+	Wrap []string
+	// Client makes the requests to a web interface with TLS; nil: it has none.
+	Client *http.Client
 }
 
 // Daemon is a daemon that may be stopped and started again with the same
@@ -111,8 +115,12 @@ type Daemon struct {
 func Start(tb testing.TB, opts Options) *Daemon {
 	tb.Helper()
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(program.FreePort(tb)))
+	scheme := "https://"
+	if opts.Client == nil {
+		scheme, opts.Client = "http://", http.DefaultClient
+	}
 	d := &Daemon{
-		URL: "http://" + addr, Dir: tb.TempDir(), Storage: cmp.Or(opts.Storage, filepath.Join(tb.TempDir(), "data")),
+		URL: scheme + addr, Dir: tb.TempDir(), Storage: cmp.Or(opts.Storage, filepath.Join(tb.TempDir(), "data")),
 		binary: Binary(tb), addr: addr, opts: opts,
 	}
 	for _, name := range slices.Sorted(maps.Keys(opts.Files)) {
@@ -132,7 +140,8 @@ func (d *Daemon) Start(tb testing.TB) {
 	args := append([]string{
 		"--config.file=" + d.configFile(), "--storage.path=" + d.Storage, "--web.listen-address=" + d.addr,
 	}, d.opts.Flags...)
-	d.Process = program.Start(tb, program.Options{Name: "hmcnotifyd", Path: d.binary, Args: args, Dir: d.Dir, Env: d.opts.Env})
+	args = slices.Concat(d.opts.Wrap, []string{d.binary}, args)
+	d.Process = program.Start(tb, program.Options{Name: "hmcnotifyd", Path: args[0], Args: args[1:], Dir: d.Dir, Env: d.opts.Env})
 	d.Process.Await(tb, startTimeout, func() error {
 		status, body, err := d.request(tb.Context(), http.MethodGet, "/-/healthy")
 		if err == nil && status != http.StatusOK {
@@ -285,7 +294,7 @@ func (d *Daemon) request(ctx context.Context, method, path string) (int, string,
 	}
 	// Nothing stays open for the leak check to find.
 	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := d.opts.Client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
