@@ -106,7 +106,7 @@ func byTime(a, b logEntry) int { return cmp.Compare(a.at, b.at) }
 // coming are entries with the same content that a list had and of which no notification came.
 type coming struct {
 	n     int
-	quiet int // of them are older than the watch, unless their notifications come
+	quiet []int // which of them are older than the watch, unless their notifications come
 	asked time.Time
 }
 
@@ -195,9 +195,8 @@ func (l *Logs) Published(kind string, at int64, id event.ID, received time.Time)
 	if received.After(c.asked) {
 		g.doubt.add(at)
 	}
-	if c.quiet > 0 {
-		nth = g.counts[id] - c.quiet + 1
-		c.quiet--
+	if len(c.quiet) > 0 {
+		nth, c.quiet = c.quiet[0], c.quiet[1:]
 	}
 	if c.n--; c.n == 0 {
 		delete(g.coming, id)
@@ -327,9 +326,6 @@ func (s *LogList) Take(at int64, id event.ID) (nth int) {
 	if !g.reading {
 		return 0 // loaded since: it will be listed again
 	}
-	if c := g.coming[id]; c != nil {
-		c.asked = s.q.asked
-	}
 	if s.took[id]++; s.took[id] <= g.counts[id] {
 		return 0
 	}
@@ -347,7 +343,7 @@ func (s *LogList) Take(at int64, id event.ID) (nth int) {
 	}
 	c.n++
 	if s.unknown && (at < s.watch.from || at > s.watch.to) {
-		c.quiet++
+		c.quiet = append(c.quiet, g.counts[id])
 		return 0
 	}
 	return g.counts[id]
@@ -485,7 +481,7 @@ func (l *Logs) Load(stored Stored) (damaged int) {
 				if g.coming == nil {
 					g.coming = make(map[event.ID]*coming)
 				}
-				c.quiet = min(c.quiet, c.n)
+				c.quiet = slices.DeleteFunc(c.quiet, func(nth int) bool { return nth > g.counts[id] })
 				g.coming[id] = c
 			}
 		}

@@ -127,6 +127,23 @@ func TestListBeforeNotification(t *testing.T) {
 	l.published("[5]", 7) // over another link nothing comes that was listed before
 }
 
+// TestArrived has a list that had an entry before its notification, and the notification does not come: soon one like it is a new
+// one again.
+func TestArrived(t *testing.T) {
+	for _, tt := range []struct {
+		wait time.Duration
+		want string
+	}{{logOnItsWay, "[0]"}, {logOnItsWay + 2*time.Second, "[2]"}} {
+		l := newLogTest(t)
+		l.next()
+		l.book.Missed(modelLog, l.now)
+		l.list("[1]", 7)
+		l.now = l.now.Add(tt.wait)
+		l.book.Arrived(l.now)
+		l.published(tt.want, 7)
+	}
+}
+
 // TestNotificationBeforeList has an entry published while a list is asked for that has one like it.
 func TestNotificationBeforeList(t *testing.T) {
 	l := newLogTest(t)
@@ -219,6 +236,24 @@ func TestLoadWhileListing(t *testing.T) {
 	list.End()
 	l.book.EndFetch(modelLog, q, true)
 	l.list("[0 1 1]", 7, 8, 9)
+}
+
+// TestLoadBeforeNotification has a commit fail between a list and the notifications of what it had: of what is stored of it they
+// tell nothing new, of the rest they do.
+func TestLoadBeforeNotification(t *testing.T) {
+	l := newLogTest(t)
+	store(l.state, l.book)
+	l.book.Missed(modelLog, l.now)
+	l.next()
+	q, _ := l.book.BeginFetch(modelLog, l.now)
+	l.take(q, "[1 2]", 7, 7)
+	store(l.state, l.book)
+	l.take(q, "[0 0 3]", 7, 7, 7)
+	l.book.Changes(nil) // and refused
+	l.book.Load(storedIn(l.state))
+	l.book.Missed(modelLog, l.now)
+	l.published("[0 0 3]", 7, 7, 7)
+	l.list("[0 0 0 4]", 7, 7, 7, 7)
 }
 
 // TestMissedBefore lists a log again for what was missed before it was listed.

@@ -1,8 +1,10 @@
 package record
 
 import (
+	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -39,4 +41,36 @@ func BenchmarkNotification(b *testing.B) {
 			r.Flush(b.Context())
 		}
 	}
+}
+
+// BenchmarkCompareLog compares a log of 20,000 entries with what is known of it, which is all.
+func BenchmarkCompareLog(b *testing.B) {
+	const entries = 20_000
+	q, err := queue.Open(queue.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = q.Close() })
+	r, w := openRecorder("a", NewGroup("a", q, zap.NewNop()), event.TopicAudit)
+	w.fetch = true
+	list := make([][]byte, entries)
+	for i := range list {
+		list[i] = fmt.Appendf(nil, `{"event-time":%d,"event-id":"1941","event-name":"WebServicesLogon","event-message":"User %d has logged on to Web Services API session Sx30de9b60.66 from location 10.1.2.3",`+
+			`"userid":"monitor","user-uri":"/api/users/cffaed34-f60c-1160-a375-c0c480e85bf4","event-data-items":[{"data-item-number":0,"data-item-type":"string","data-item-value":"monitor"}],"event-details":[]}`, 1795168800296-i, i)
+	}
+	connect(r)
+	compare := func() {
+		query, ok := r.BeginFetch(event.TopicAudit)
+		if !ok {
+			b.Fatal("nothing is to be fetched")
+		}
+		r.FetchedEntries(b.Context(), event.TopicAudit, "u.audit", query, list)
+		r.EndFetch(event.TopicAudit, query, true)
+	}
+	compare()
+	for b.Loop() {
+		r.TopicBack("u.audit", time.Now())
+		compare()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/entries, "ns/entry")
 }
