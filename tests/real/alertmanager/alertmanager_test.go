@@ -5,7 +5,10 @@ package alertmanager_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,7 +38,13 @@ type scene struct {
 
 func start(t *testing.T) *scene {
 	t.Helper()
-	sim, err := hmcsim.Start(hmcsim.Options{CPCs: 1, Partitions: 6})
+	return startWith(t, hmcsim.Options{CPCs: 1, Partitions: 6}, "", "")
+}
+
+// startWith starts it with a simulator, and more of the HMC's keys and of the file.
+func startWith(t *testing.T, opts hmcsim.Options, ofHMC, more string) *scene {
+	t.Helper()
+	sim, err := hmcsim.Start(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +64,13 @@ func start(t *testing.T) *scene {
   userid: %s
   password_file: password
   tls: {ca_file: ca.pem}
-  os_messages: [{cpc: .*, partition: .*}]
+  os_messages: [{cpc: .*, partition: .*, include_refresh_messages: %t}]
   hardware_messages: true
   rest_requests_per_minute: 10000
-sinks:
+%ssinks:
 - {name: alerts, alertmanager: {urls: %s, resend_interval: 1s}}
-`, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, list)
+- {name: all, log: {output: events.log}}
+%s`, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, more == "", ofHMC, list, more)
 	}
 	s.daemon = daemon.Start(t, daemon.Options{
 		Config: s.config(s.manager.URL), Files: map[string]string{"password": hmcsim.DefaultPassword + "\n", "ca.pem": string(sim.CACertPEM())},
@@ -111,7 +121,7 @@ func TestPartition(t *testing.T) {
 	p := s.running()
 	back, gone := p[0], p[1]
 	of := func(p hmcsim.PartitionInfo) []string {
-		return []string{"alertname", "HMCResourceStatus", "hmc", "east", "cpc", p.CPC, "resource", p.Name, "severity", "critical"}
+		return []string{"alertname", "HMCResourceStatus", "hmc", "east", "cpc", p.CPC, "resource", p.Name, "severity", "warning"}
 	}
 	s.must(s.sim.SetPartitionStatus(back.ID, "terminated"))
 	s.await("the alert fires", func() bool { return len(s.firing(s.manager, of(back)...)) == 1 })
@@ -196,4 +206,68 @@ func TestOtherAlerts(t *testing.T) {
 		return nil
 	})
 	s.daemon.AwaitReady(t, within)
+}
+
+// As a z systems programmer would try it: a sysplex of four LPARs, one of which goes into a disabled wait, and is loaded again; a test
+// system that is switched off, which is acceptable; a message that waits for an answer.
+func TestSysplex(t *testing.T) {
+	s := startWith(t, hmcsim.Options{CPCs: 2, Partitions: 16, StepDelay: 20 * time.Millisecond}, "  topics: [object, audit]\n", "rules:\n- include: zos\n")
+	s.must(s.sim.StartPartition("M90/LP07"))
+	members := []string{"LP01", "LP03", "LP05", "LP07"}
+	s.await("it is known who runs where", func() bool {
+		text := s.daemon.Metrics(t)
+		return !slices.ContainsFunc(members, func(name string) bool {
+			return !strings.Contains(text, fmt.Sprintf(`hmcnotifyd_resource_info{class="logical-partition",cpc="M90",hmc="east",name=%q,os_level="z/OS V2.5",os_name="SY%s",sysplex="PLEX1"} 1`, name, name[2:]))
+		})
+	})
+	events := func() string {
+		text, err := os.ReadFile(filepath.Join(s.daemon.Dir, "events.log"))
+		s.must(err)
+		return string(text)
+	}
+
+	began := time.Now()
+	s.must(s.sim.DisabledWait("M90/LP03", 0x0a2, 0x17c))
+	s.await("the event is there", func() bool { return strings.Contains(events(), "0A2, reason 017C") })
+	t.Logf("told %v after it happened", time.Since(began).Round(time.Millisecond))
+	down := []string{"alertname", "HMCResourceStatus", "severity", "critical", "resource", "LP03", "os_name", "SY03", "sysplex", "PLEX1"}
+	s.await("Alertmanager fires", func() bool { return s.receiver.Count("firing", down...) == 1 })
+	s.must(s.sim.StartPartition("M90/LP03"))
+	s.await("it resolves", func() bool { return s.receiver.Count("resolved", down...) == 1 })
+	s.await("the IPL is told", func() bool { return strings.Contains(events(), "LP03 on M90: IPL of SY03 (z/OS V2.5) from 00A86, parameter 0A8600M1, after ") })
+
+	s.must(s.sim.SetAcceptableStatus("M90/LP05", "operating", "not-activated"))
+	s.sim.LogEntries(hmcsim.TopicAudit, hmcsim.LogEntry{EventID: "9999", User: "SYSPROG2", Message: "Deactivate was performed on {0}", Items: []string{"LP05"}})
+	s.await("the entry is there", func() bool { return strings.Contains(events(), "Deactivate was performed on LP05") })
+	s.must(s.sim.StopPartition("M90/LP05"))
+	s.await("it is told", func() bool { return strings.Contains(events(), "operating -> not-activated") })
+	for l := range strings.Lines(events()) {
+		if strings.Contains(l, "operating -> not-activated") {
+			for _, part := range []string{`"severity":"info"`, `"unacceptable":false`, `"planned":true`, "; deactivated by SYSPROG2"} {
+				if !strings.Contains(l, part) {
+					t.Errorf("%s lacks %s", l, part)
+				}
+			}
+		}
+	}
+
+	p, err := s.sim.Partition("M90/LP01")
+	s.must(err)
+	_, err = s.sim.OSMessages("M90/LP01", "*17 ABC999D REPLY U TO GO ON")
+	s.must(err)
+	waits := []string{"alertname", "HMCOSMessage", "resource", "LP01", "os_name", "SY01"}
+	s.await("a message that waits fires", func() bool { return s.receiver.Count("firing", waits...) == 1 })
+	if _, page := s.daemon.Get(t, "/"); !strings.Contains(page, "ABC999D") || !strings.Contains(page, "R 17,") {
+		t.Error("the page does not list it")
+	}
+	s.must(s.sim.AnswerOSMessage("M90/LP01", p.NextOSMessage, false))
+	s.await("it resolves when it is answered", func() bool { return s.receiver.Count("resolved", waits...) == 1 })
+	for _, of := range [][]string{{"resource", "LP05"}, append([]string{"alertname", "HMCResourceStatus"}, "resource", "LP01")} {
+		if n := s.receiver.Count("firing", of...); n > 0 {
+			t.Errorf("%v has fired %d times", of, n)
+		}
+	}
+	if n := s.receiver.Count("firing", down...); n != 1 {
+		t.Errorf("the system that waits has fired %d times", n)
+	}
 }
