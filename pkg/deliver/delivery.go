@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -76,8 +75,8 @@ type Delivery struct {
 	drain    context.CancelFunc
 	// sending holds a token while events are sent again by hand, and for ever at the end.
 	sending chan struct{}
-	// beat is when the loop last turned, in Unix nanoseconds.
-	beat atomic.Int64
+	// beat is when the loop last turned.
+	beat *status.Beat
 }
 
 // New returns a Delivery that does nothing yet.
@@ -92,13 +91,13 @@ func New(o Options) *Delivery {
 		ages:    status.NewAges(o.Sink.Retry.MaxAge),
 		overdue: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1),
+		beat:    status.NewBeat(),
 	}
 	if s, ok := o.To.(sinks.Selector); ok {
 		d.wants = s.Wants
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
 	d.metrics.delivery.Store(d)
-	d.beat.Store(time.Now().UnixNano())
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
 	if o.Sink.Log != nil {
 		// A file has one end: more would only mix up the order.
@@ -205,7 +204,7 @@ func (d *Delivery) applyLimits(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		d.trim()
-		d.beat.Store(time.Now().UnixNano())
+		d.beat.Turn()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -217,7 +216,7 @@ func (d *Delivery) applyLimits(ctx context.Context) {
 // Alive says whether the delivery's loop has turned within limit before now. That a sink hangs is
 // no matter.
 func (d *Delivery) Alive(now time.Time, limit time.Duration) bool {
-	return now.Sub(time.Unix(0, d.beat.Load())) < limit
+	return now.Sub(d.beat.Last()) < limit
 }
 
 // trim applies the limits of the sink's queue: beyond them the oldest events go.

@@ -21,8 +21,8 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 	dst = appendField(dst, `{"id":`, e.ID)
 	dst = appendField(dst, `,"hmc":`, e.HMC)
 	dst = appendField(dst, `,"type":`, e.Type)
-	dst = appendTime(dst, `,"time":"`, e.Time)
-	dst = appendTime(dst, `,"received":"`, e.Received)
+	dst = appendTime(dst, `,"time":"`, e.Time, e.Received)
+	dst = appendTime(dst, `,"received":"`, e.Received, time.Time{})
 	dst = appendOptional(dst, `,"topic":`, e.Topic)
 	dst = appendOptional(dst, `,"topic_type":`, e.TopicType)
 	if e.SessionSequenceNr != nil {
@@ -175,8 +175,12 @@ func appendOptional(dst []byte, key, value string) []byte {
 }
 
 // appendTime appends t as RFC 3339 in UTC with milliseconds, always three digits, so that times
-// sort as text.
-func appendTime(dst []byte, key string, t time.Time) []byte {
+// sort as text; other where that has no year for t.
+func appendTime(dst []byte, key string, t, other time.Time) []byte {
+	t = t.UTC()
+	if year := t.Year(); year < 0 || year > 9999 {
+		t = other
+	}
 	// The layouts with fractions are slow, or drop zeros at the end.
 	dst = t.UTC().AppendFormat(append(dst, key...), time.RFC3339)
 	ms := t.Nanosecond() / int(time.Millisecond)

@@ -126,7 +126,8 @@ func readHardwareMessage(raw []byte) HardwareMessage {
 	} {
 		_ = json.Unmarshal(properties[name], into)
 	}
-	if ms > 0 {
+	const year10000 = 253402300800000 // which no JSON has
+	if ms > 0 && ms < year10000 {
 		m.Timestamp = time.UnixMilli(ms)
 	}
 	return m

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
@@ -35,6 +36,13 @@ func (c *Contact) Load(stored Stored) (damaged int) {
 		return true
 	})
 	return damaged
+}
+
+// Anchor makes the time that was loaded one of the clock that now was read from.
+func (c *Contact) Anchor(now time.Time) {
+	if !c.at.IsZero() {
+		c.at = event.Anchored(c.at, now)
+	}
 }
 
 // Last returns when there was contact last; the zero time: never. cause is "" where it is not known

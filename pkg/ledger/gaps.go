@@ -19,13 +19,17 @@ const (
 	maxCauses = 8
 	// keptSpans is how many times of a kind are remembered.
 	keptSpans = 16
+	// sameLoss is how long after something has gone missing what else does so belongs to it.
+	sameLoss = 2 * time.Second
+	// maxWaiting bounds how many windows wait for what can be fetched.
+	maxWaiting = 32
 )
 
 // Gap is one blind window: a time in which notifications of an HMC were, or may have been, missed.
 // Its JSON is the body of the bridge-gap event.
 type Gap struct {
 	From   time.Time `json:"from"`
-	To     time.Time `json:"to"`
+	To     time.Time `json:"to"` // the zero time: it is not over
 	Causes []string  `json:"causes"`
 	// notifications known to be missing, by topic type
 	Missed map[string]int `json:"missed,omitempty"`
@@ -41,6 +45,10 @@ type Gap struct {
 	// why something could not be fetched
 	Problems []string `json:"-"`
 
+	// it began with a storage that did not take what came
+	storage bool
+	// when something was added to it last
+	touched time.Time
 	// with which its event is on its way to the disk
 	batch uint64
 }
@@ -53,10 +61,13 @@ type awayTopic struct {
 	Since time.Time `json:"since"`
 }
 
-// storedGap is a gap or a topic that is away.
+// storedGap is a window as it is stored until it is reported, or a topic that is away.
 type storedGap struct {
 	*Gap
-	Away *awayTopic `json:"away,omitempty"`
+	Part     bool            `json:"part,omitempty"`
+	Concerns map[string]bool `json:"concerns,omitempty"`
+	Problems []string        `json:"problems,omitempty"`
+	Away     *awayTopic      `json:"away,omitempty"`
 }
 
 func newGap(from time.Time) *Gap {
@@ -67,6 +78,15 @@ func newGap(from time.Time) *Gap {
 
 func (g *Gap) cause(text string)   { g.Causes = bounded(g.Causes, text) }
 func (g *Gap) problem(text string) { g.Problems = bounded(g.Problems, text) }
+
+// end sets the end of the window. Both of its ends are by the clock as it is set then.
+func (g *Gap) end(at time.Time) {
+	g.To = at
+	g.From = event.Anchored(g.From, at)
+}
+
+// concerns says whether notifications of a kind may be missing.
+func (g *Gap) concerns(kind string) bool { return g.Whole || g.Concerns[kind] }
 
 func bounded(list []string, text string) []string {
 	if slices.Contains(list, text) || len(list) >= maxCauses {
@@ -79,11 +99,18 @@ func bounded(list []string, text string) []string {
 // stored: a window is not made up by an event, but has to be reported by one. So Load keeps those
 // that are known, and what is stored counts at the start only; a window whose event could not be
 // stored is reported again.
+//
+// A time without contact, and a time in which the storage takes nothing, is a window of its own;
+// the two are one where they overlap, for then nothing tells them apart. What goes missing while
+// there is contact is one window with what else does so until sameLoss later.
 type Gaps struct {
-	key     string
-	loaded  bool
+	key    string
+	loaded bool
+	// is not over; nil: there is none
 	current *Gap
-	// over before what was missed could be fetched
+	// are over, the oldest first: what was missed may be fetched yet
+	waiting []*Gap
+	// over, and nothing is fetched for them any more
 	complete []*Gap
 	// their events are on their way to the disk
 	reported []*Gap
@@ -97,8 +124,6 @@ type Gaps struct {
 	storageDown bool
 	// what was missed is being fetched
 	filling bool
-	// when current changed last
-	touched time.Time
 	// topics of which something was missed while the link was up: to be fetched
 	refill map[string]bool
 	// topics on which nothing comes although the link is up
@@ -153,18 +178,19 @@ func (b *Gaps) Load(stored Stored) (damaged int) {
 			damaged++
 			return true
 		}
-		for _, stored := range gaps {
-			if stored.Away != nil {
-				b.away = append(b.away, *stored.Away)
+		for _, of := range gaps {
+			if of.Away != nil {
+				b.away = append(b.away, *of.Away)
 				continue
-			} else if stored.Gap == nil {
+			} else if of.Gap == nil {
 				damaged++
 				continue
 			}
-			g := newGap(stored.From)
-			g.To, g.Causes, g.Whole = stored.To, stored.Causes, true
-			maps.Copy(g.Missed, stored.Missed)
-			maps.Copy(g.Recovered, stored.Recovered)
+			g := newGap(of.From)
+			g.To, g.Causes, g.Whole, g.Problems = of.To, of.Causes, !of.Part, of.Problems
+			maps.Copy(g.Missed, of.Missed)
+			maps.Copy(g.Recovered, of.Recovered)
+			maps.Copy(g.Concerns, of.Concerns)
 			if g.To.IsZero() {
 				b.current = g
 				continue
@@ -178,6 +204,15 @@ func (b *Gaps) Load(stored Stored) (damaged int) {
 	return damaged
 }
 
+// unreported ranges over the windows that are not reported, in their order.
+func (b *Gaps) unreported() []*Gap {
+	gaps := slices.Concat(b.complete, b.waiting)
+	if b.current != nil {
+		gaps = append(gaps, b.current)
+	}
+	return gaps
+}
+
 // Watched reports whether there was contact and nothing was missed in a time.
 func (b *Gaps) Watched(from, to time.Time) bool {
 	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
@@ -185,10 +220,9 @@ func (b *Gaps) Watched(from, to time.Time) bool {
 	if !isUp && !slices.ContainsFunc(b.ups, covers) {
 		return false
 	}
-	if g := b.current; g != nil && g.From.Before(to) && (b.linkDown || b.storageDown || from.Before(g.To)) {
-		return false
-	}
-	return !slices.ContainsFunc(b.past, func(t timeSpan) bool { return t.from.Before(to) && from.Before(t.to) })
+	overlaps := func(t timeSpan) bool { return t.from.Before(to) && (t.to.IsZero() || from.Before(t.to)) }
+	return !slices.ContainsFunc(b.past, overlaps) &&
+		!slices.ContainsFunc(b.unreported(), func(g *Gap) bool { return overlaps(timeSpan{g.From, g.To}) })
 }
 
 // Unreported notes that not all that was seen in a time has been reported.
@@ -208,28 +242,18 @@ func (b *Gaps) Linked(at time.Time) bool {
 	return isUp || slices.ContainsFunc(b.links, func(l timeSpan) bool { return !l.from.After(at) && !l.to.Before(at) })
 }
 
-// open returns the current gap, which begins no later than from.
-func (b *Gaps) open(from, now time.Time) *Gap {
-	if b.current == nil {
-		b.current = newGap(from)
-	}
-	if from.Before(b.current.From) {
-		b.current.From = from
-	}
-	b.touched, b.changed = now, true
-	return b.current
-}
+// touch notes that something of a window has changed.
+func (b *Gaps) touch(g *Gap, now time.Time) { g.touched, b.changed = now, true }
 
-// LinkLost begins a blind window when there was contact last. One that is not reported yet is then
-// complete.
+// LinkLost begins a blind window when there was contact last. Those that are not reported yet are
+// then complete.
 func (b *Gaps) LinkLost(from time.Time, cause string, now time.Time) {
-	if b.current != nil && !b.linkDown && !b.storageDown {
+	for _, g := range b.waiting {
 		if b.filling {
-			b.current.problem("the link was lost again before everything could be fetched")
+			g.problem("the link was lost again before everything could be fetched")
 		}
-		b.complete = append(b.complete, b.current)
-		b.current = nil
 	}
+	b.complete, b.waiting = append(b.complete, b.waiting...), nil
 	b.endAway(from)
 	if !b.upSince.IsZero() {
 		b.ups = keepSpan(b.ups, timeSpan{b.upSince, from})
@@ -244,7 +268,8 @@ func (b *Gaps) LostSince(from, now time.Time) {
 	if b.current == nil || !b.linkDown || !from.Before(b.current.From) {
 		return
 	}
-	b.open(from, now)
+	b.current.From = from
+	b.touch(b.current, now)
 	for _, spans := range [][]timeSpan{b.ups, b.links} {
 		if n := len(spans) - 1; n >= 0 && spans[n].to.After(from) {
 			spans[n].to = from
@@ -266,17 +291,28 @@ func (b *Gaps) endAway(at time.Time) {
 		if a.Since.Before(g.From) {
 			g.From = a.Since
 		}
-		g.To, g.Concerns[a.Kind] = at, true
+		g.end(at)
+		g.Concerns[a.Kind] = true
 		g.cause(a.Cause)
 	}
 	b.away = nil
 }
 
-// blind begins a blind window, or goes on with one: when it ends is not known.
+// blind begins a blind window, or goes on with the one that is not over.
 func (b *Gaps) blind(from time.Time, cause string, now time.Time) *Gap {
-	g := b.open(from, now)
-	g.Whole, g.To = true, time.Time{}
+	from = event.Anchored(from, now)
+	g := b.current
+	if g == nil {
+		g = newGap(from)
+		b.current = g
+	}
+	g.From = event.Anchored(g.From, now)
+	if from.Before(g.From) {
+		g.From = from
+	}
+	g.Whole = true
 	g.cause(cause)
+	b.touch(g, now)
 	return g
 }
 
@@ -293,22 +329,34 @@ func (b *Gaps) LinkUp(asked, now time.Time, fill bool) bool {
 	return true
 }
 
-// contact sets the end of the gap if nothing keeps the HMC out of sight any more.
+// contact ends the window if nothing keeps the HMC out of sight any more.
 func (b *Gaps) contact(now time.Time) {
-	b.touched, b.changed = now, true
-	if b.current != nil && !b.linkDown && !b.storageDown && now.After(b.current.To) {
-		b.current.To = now
+	if g := b.current; g != nil && !b.linkDown && !b.storageDown {
+		g.end(now)
+		b.touch(g, now)
+		b.waiting, b.current = append(b.waiting, g), nil
 	}
 }
 
 // Filled notes that what could be fetched has been, but for what TakeRefill will return.
-func (b *Gaps) Filled(now time.Time) { b.filling, b.touched = len(b.refill) > 0, now }
+func (b *Gaps) Filled(now time.Time) {
+	b.filling = len(b.refill) > 0
+	for _, g := range b.waiting {
+		b.touch(g, now)
+	}
+}
 
 // StorageFailed begins a blind window, or goes on with one: what was received since from could not
-// be stored.
+// be stored. One that has just ended for the same reason goes on.
 func (b *Gaps) StorageFailed(from time.Time, cause string, missed map[string]int, now time.Time) {
-	b.storageDown = true
+	begins := b.current == nil
+	if last := len(b.waiting) - 1; begins && last >= 0 && b.waiting[last].storage &&
+		from.Sub(b.waiting[last].To) <= sameLoss {
+		b.current, b.waiting = b.waiting[last], b.waiting[:last]
+		b.current.To = time.Time{}
+	}
 	g := b.blind(from, cause, now)
+	b.storageDown, g.storage = true, g.storage || begins
 	for kind, n := range missed {
 		g.Missed[kind] += n
 	}
@@ -327,13 +375,27 @@ func (b *Gaps) StorageWorks(now time.Time) bool {
 // Missing notes notifications of a topic that are known to be missing although the link was up.
 // fill says that what can be will be fetched.
 func (b *Gaps) Missing(from, to time.Time, cause, topic, kind string, n int, fill bool, now time.Time) {
-	g := b.open(from, now)
+	from, to = event.Anchored(from, now), event.Anchored(to, now)
+	g := b.current
+	if g == nil {
+		if last := len(b.waiting) - 1; last >= 0 && !b.waiting[last].Whole &&
+			(from.Sub(b.waiting[last].To) <= sameLoss || last >= maxWaiting) {
+			g = b.waiting[last]
+		} else {
+			g = newGap(from)
+			b.waiting = append(b.waiting, g)
+		}
+		if to.After(g.To) {
+			g.end(to)
+		}
+	}
+	if from.Before(g.From) {
+		g.From = from
+	}
 	g.cause(cause)
 	g.Missed[kind] += n
 	g.Concerns[kind] = true
-	if !b.linkDown && !b.storageDown && to.After(g.To) {
-		g.To = to
-	}
+	b.touch(g, now)
 	if fill && !b.linkDown {
 		b.wantFill(topic)
 	}
@@ -387,29 +449,45 @@ func (b *Gaps) TakeRefill() map[string]bool {
 	return r
 }
 
-// MissedBefore notes notifications that are known to have been missed in a blind window. It reports
-// whether that is not reported yet, so that they can be reported with it.
+// MissedBefore notes notifications that are known to have been missed in the last blind window that
+// concerns them. It reports whether that is not reported yet, so that they can be reported with it.
 func (b *Gaps) MissedBefore(kind string, n int, now time.Time) bool {
-	if b.current == nil || !b.current.Whole {
-		return false
+	for _, g := range slices.Backward(b.open()) {
+		if g.Whole || kind == event.TopicOSMessage && g.Concerns[kind] {
+			g.Missed[kind] += n
+			b.touch(g, now)
+			return true
+		}
 	}
-	b.current.Missed[kind] += n
-	b.touched, b.changed = now, true
-	return true
+	return false
 }
 
-// Recovered counts an event that was missed and came afterwards.
+// open returns the windows of which something may be fetched.
+func (b *Gaps) open() []*Gap {
+	if b.current == nil {
+		return b.waiting
+	}
+	return append(slices.Clone(b.waiting), b.current)
+}
+
+// Recovered counts an event that was missed and came afterwards: for the first window of which it
+// is known that more is missing, or else the first one that concerns it.
 func (b *Gaps) Recovered(kind string, now time.Time) {
-	if b.current != nil {
-		b.current.Recovered[kind]++
-		b.touched, b.changed = now, true
+	open := b.open()
+	i := slices.IndexFunc(open, func(g *Gap) bool { return g.lacks(kind) })
+	if i < 0 {
+		i = slices.IndexFunc(open, func(g *Gap) bool { return g.concerns(kind) })
+	}
+	if i >= 0 {
+		open[i].Recovered[kind]++
+		b.touch(open[i], now)
 	}
 }
 
 // Problem notes why something could not be fetched.
 func (b *Gaps) Problem(text string) {
-	if b.current != nil {
-		b.current.problem(text)
+	for _, g := range b.open() {
+		g.problem(text)
 		b.changed = true
 	}
 }
@@ -419,9 +497,14 @@ func (b *Gaps) Problem(text string) {
 func (b *Gaps) Due(now time.Time, quiet time.Duration) []*Gap {
 	due := b.complete
 	b.complete = nil
-	if b.current != nil && !b.linkDown && !b.storageDown && !b.filling && now.Sub(b.touched) >= quiet {
-		due = append(due, b.current)
-		b.current = nil
+	if !b.linkDown && !b.storageDown && !b.filling {
+		b.waiting = slices.DeleteFunc(b.waiting, func(g *Gap) bool {
+			if now.Sub(g.touched) < quiet {
+				return false
+			}
+			due = append(due, g)
+			return true
+		})
 	}
 	for _, g := range due {
 		b.past = keepSpan(b.past, timeSpan{g.From, g.To})
@@ -453,17 +536,14 @@ func (b *Gaps) Changes(dst []queue.KeyValue) []queue.KeyValue {
 		return dst
 	}
 	b.changed = false
-	gaps := make([]storedGap, 0, len(b.complete)+1+len(b.away))
-	for _, g := range b.complete {
-		gaps = append(gaps, storedGap{Gap: g})
-	}
-	if b.current != nil {
-		gaps = append(gaps, storedGap{Gap: b.current})
+	kv := queue.KeyValue{Key: b.key}
+	var gaps []storedGap
+	for _, g := range b.unreported() {
+		gaps = append(gaps, storedGap{Gap: g, Part: !g.Whole, Concerns: g.Concerns, Problems: g.Problems})
 	}
 	for i := range b.away {
 		gaps = append(gaps, storedGap{Away: &b.away[i]})
 	}
-	kv := queue.KeyValue{Key: b.key}
 	if len(gaps) > 0 {
 		kv.Value, _ = json.Marshal(gaps) // strings, numbers and times of this century
 	}
@@ -471,12 +551,12 @@ func (b *Gaps) Changes(dst []queue.KeyValue) []queue.KeyValue {
 }
 
 // Pending reports whether there is a gap that is not reported.
-func (b *Gaps) Pending() bool { return b.current != nil || len(b.complete) > 0 }
+func (b *Gaps) Pending() bool { return b.current != nil || len(b.waiting)+len(b.complete) > 0 }
 
 // BlindSince returns since when there is no contact with the HMC or what it sends cannot be stored;
 // the zero time when there is contact.
 func (b *Gaps) BlindSince() time.Time {
-	if b.current != nil && (b.linkDown || b.storageDown) {
+	if b.current != nil {
 		return b.current.From
 	}
 	return time.Time{}
@@ -499,17 +579,21 @@ var heldKinds = []struct{ kind, what string }{
 // Unheld is what is missing of OS messages for good, in words.
 const Unheld = "OS messages that the HMC does not hold any more"
 
+// lacks says whether more of a kind is known to be missing than came afterwards.
+func (g *Gap) lacks(kind string) bool { return g.Missed[kind] > g.Recovered[kind] }
+
 // Report returns the gap as it is reported. kinds are the kinds of topics that are followed and
 // that nobody else saw.
 func (g *Gap) Report(kinds []string) *Gap {
 	r := *g
 	r.From = g.From.UTC().Truncate(time.Millisecond)
 	r.To = g.To.UTC().Add(time.Millisecond - 1).Truncate(time.Millisecond)
-	if r.To.Before(r.From) {
-		r.To = r.From
+	if r.To.Before(r.From) { // as a clock told that was set back while nobody looked
+		r.From = r.To
 	}
 	for _, l := range lostKinds {
-		if (g.Whole && slices.Contains(kinds, l.kind)) || g.Concerns[l.kind] {
+		if (g.Whole && slices.Contains(kinds, l.kind)) || g.Concerns[l.kind] ||
+			l.kind != event.TopicOther && g.lacks(l.kind) {
 			r.Missing = append(r.Missing, l.what)
 		}
 	}
@@ -522,7 +606,7 @@ func (g *Gap) Report(kinds []string) *Gap {
 		r.missing("notifications")
 	}
 	for _, l := range heldKinds {
-		if g.Missed[l.kind] > g.Recovered[l.kind] {
+		if g.lacks(l.kind) {
 			r.missing(l.what)
 		}
 	}

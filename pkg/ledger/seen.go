@@ -33,8 +33,8 @@ type SeenWindow struct {
 // seenIDs are ids that are stored under one key.
 type seenIDs struct {
 	of     *Seen
-	number uint64 // in the key
-	at     int64  // when the last was added, Unix nanoseconds
+	number uint64    // in the key
+	at     time.Time // when the last was added
 	ids    []event.ID
 	gone   bool
 }
@@ -81,7 +81,7 @@ func (s *Seen) Load(stored Stored) (damaged int) {
 			damaged++
 			return true
 		}
-		c := &seenIDs{of: s, number: number, at: int64(binary.BigEndian.Uint64(value))}
+		c := &seenIDs{of: s, number: number, at: time.Unix(0, int64(binary.BigEndian.Uint64(value)))}
 		for raw := range slices.Chunk(value[8:], len(event.ID{})) {
 			c.ids = append(c.ids, event.ID(raw))
 			w.ids[event.ID(raw)] = struct{}{}
@@ -90,8 +90,19 @@ func (s *Seen) Load(stored Stored) (damaged int) {
 		s.next = max(s.next, number+1)
 		return true
 	})
-	slices.SortStableFunc(w.chunks, func(a, b *seenIDs) int { return int(min(max(a.at-b.at, -1), 1)) })
+	slices.SortStableFunc(w.chunks, func(a, b *seenIDs) int { return a.at.Compare(b.at) })
 	return damaged
+}
+
+// Anchor makes the times that were loaded those of the clock that now was read from.
+func (s *Seen) Anchor(now time.Time) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	for _, c := range s.w.chunks {
+		if c.of == s {
+			c.at = event.Anchored(c.at, now)
+		}
+	}
 }
 
 // drop takes chunks out of the window.
@@ -135,7 +146,7 @@ func (s *Seen) Changes(dst []queue.KeyValue) []queue.KeyValue {
 			s.open = c
 		}
 		c.ids = append(c.ids, s.added...)
-		c.at = s.at.UnixNano()
+		c.at = s.at
 		s.added = s.added[:0]
 		dst = append(dst, queue.KeyValue{Key: c.key(), Value: c.value()})
 	}
@@ -149,13 +160,12 @@ func (s *Seen) Changes(dst []queue.KeyValue) []queue.KeyValue {
 
 // expire takes out what is too old or too much, the oldest first.
 func (w *SeenWindow) expire(now time.Time) {
-	limit := now.Add(-w.window).UnixNano()
 	n := 0
 	for ; n < len(w.chunks); n++ {
 		c := w.chunks[n]
 		// Within the limit of the number up to a chunk of it: the oldest of a chunk go
 		// together.
-		if c.at >= limit && len(w.ids)-len(c.ids) < w.maxIDs {
+		if now.Sub(c.at) <= w.window && len(w.ids)-len(c.ids) < w.maxIDs {
 			break
 		}
 		for _, id := range c.ids {
@@ -170,7 +180,7 @@ func (w *SeenWindow) expire(now time.Time) {
 func (c *seenIDs) key() string { return fmt.Sprintf("%s%016x", c.of.prefix, c.number) }
 
 func (c *seenIDs) value() []byte {
-	out := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(c.ids)*len(event.ID{})), uint64(c.at))
+	out := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(c.ids)*len(event.ID{})), uint64(c.at.UnixNano()))
 	for i := range c.ids {
 		out = append(out, c.ids[i][:]...)
 	}

@@ -18,6 +18,8 @@ const (
 	maxSightings = 50_000
 	// sightingsChunk is how many of them are stored under one key.
 	sightingsChunk = 16
+	// longAgo is before what one HMC may still be about to report that another one has.
+	longAgo = 5 * time.Second
 )
 
 // Sightings is the Book of what the HMCs of a group have reported lately, to recognize what another
@@ -229,6 +231,19 @@ func (s *Sightings) Load(stored Stored) (damaged int) {
 	})
 	slices.SortFunc(s.chunks, func(a, b *sightings) int { return cmp.Compare(a.number, b.number) })
 	return damaged
+}
+
+// Anchor makes the times that were loaded those of the clock that now was read from. What that
+// clock is behind of was reported before it was set back: not at the moment.
+func (s *Sightings) Anchor(now time.Time) {
+	for _, c := range s.chunks {
+		for _, o := range c.list {
+			if o.at.After(now) {
+				o.at = now.Add(-min(s.keep, longAgo))
+			}
+			o.at = event.Anchored(o.at, now)
+		}
+	}
 }
 
 func parseSightings(value []byte) (list []*sighting, ok bool) {

@@ -75,7 +75,7 @@ type link struct {
 	// fullSince is since when the hand-over buffer has had no room.
 	fullSince time.Time
 	// lastMessage is when the latest notification came, for Receiver.LastNotification.
-	lastMessage int64
+	lastMessage time.Time
 }
 
 // linkSub is a subscription on this link.
@@ -114,7 +114,7 @@ func newLink(r *Receiver, conn net.Conn) *link {
 		requests: make(map[string]*request),
 	}
 	l.conn = l.wire
-	l.lastMessage = r.lastNotification.Load()
+	l.lastMessage = r.lastNotification.get()
 	l.frames = newFrameReader(l, r.limits)
 	return l
 }
@@ -188,7 +188,7 @@ func (l *link) message(f *frame) {
 			zap.String("destination", f.headers.Get(headerDestination)))
 		return
 	}
-	l.lastMessage = l.wire.received.UnixNano()
+	l.lastMessage = l.wire.received
 	l.queue(item{
 		notification: Notification{Topic: topic, Headers: f.headers, Body: f.body, Received: l.wire.received},
 		size:         itemSize(f),
@@ -333,7 +333,7 @@ func (l *link) flush() {
 		l.miss(&rest[0])
 		rest = rest[1:]
 	}
-	l.r.lastNotification.Store(l.lastMessage)
+	l.r.lastNotification.set(l.lastMessage)
 	clear(l.items)
 	l.items, l.itemBytes = l.items[:0], 0
 }

@@ -130,8 +130,7 @@ type Receiver struct {
 	// closeErr is set before closed is.
 	closeErr error
 
-	// These are in Unix nanoseconds.
-	lastByte, lastNotification atomic.Int64
+	lastByte, lastNotification moment
 	// taken is how much running iterations took from the buffer and have not yielded.
 	taken atomic.Int64
 
@@ -165,6 +164,8 @@ func New(o Options) (*Receiver, error) {
 		closed:     make(chan struct{}),
 		wanted:     make(map[string]*subscription),
 	}
+	r.lastByte.began = time.Now()
+	r.lastNotification.began = r.lastByte.began
 	if err := r.configure(); err != nil {
 		return nil, fmt.Errorf("receiver: %w", err)
 	}
@@ -828,17 +829,10 @@ func (r *Receiver) Close() error {
 
 // LastFrame returns when the last byte came from the HMC, be it of a notification or a heart-beat;
 // the zero time if none did.
-func (r *Receiver) LastFrame() time.Time { return unixNano(r.lastByte.Load()) }
+func (r *Receiver) LastFrame() time.Time { return r.lastByte.get() }
 
 // LastNotification returns when the last notification came; the zero time if none did.
-func (r *Receiver) LastNotification() time.Time { return unixNano(r.lastNotification.Load()) }
-
-func unixNano(ns int64) time.Time {
-	if ns == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, ns)
-}
+func (r *Receiver) LastNotification() time.Time { return r.lastNotification.get() }
 
 // PeerCertificates returns the certificates the HMC showed last, its own first, also if they were
 // refused: nil if it showed none. They are not to be modified.

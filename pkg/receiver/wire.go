@@ -13,8 +13,7 @@ import (
 // record and within a frame, so it is where silence is noticed.
 type wire struct {
 	net.Conn
-	// lastByte is in Unix nanoseconds, for Receiver.LastFrame.
-	lastByte *atomic.Int64
+	lastByte *moment // for Receiver.LastFrame
 	// received is when Read last returned bytes; for the reading goroutine only.
 	received time.Time
 
@@ -23,6 +22,29 @@ type wire struct {
 	silence time.Duration
 	// armed is when the read deadline was last set.
 	armed time.Time
+}
+
+// moment is when something happened last. It tells how long ago that was also where the machine's
+// clock has been set since.
+type moment struct {
+	began time.Time    // before anything has happened
+	since atomic.Int64 // nanoseconds after that; 0: nothing has happened yet
+}
+
+func (m *moment) set(at time.Time) {
+	if !at.IsZero() {
+		m.since.Store(max(int64(at.Sub(m.began)), 1))
+	}
+}
+
+// get returns the time by the clock as it is set now; the zero time: nothing has happened yet.
+func (m *moment) get() time.Time {
+	since := time.Duration(m.since.Load())
+	if since == 0 {
+		return time.Time{}
+	}
+	now := time.Now()
+	return now.Add(since - now.Sub(m.began))
 }
 
 // lastLook is how long bytes that are there already are given when silence has lasted too long: a
@@ -55,7 +77,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	if n > 0 {
 		w.received = time.Now()
-		w.lastByte.Store(w.received.UnixNano())
+		w.lastByte.set(w.received)
 	}
 	return n, err
 }

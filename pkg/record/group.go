@@ -66,6 +66,8 @@ func (g *Group) load() {
 		g.queue.StateRange(prefix, func(key string, value []byte) bool { return fn(key[len(prefix):], value) })
 	})
 	damaged += g.changes.Load(g.queue.StateRange) + g.messages.Load(g.queue.StateRange)
+	g.changes.Anchor(time.Now())
+	g.messages.Anchor(time.Now())
 	if damaged > 0 {
 		g.log.Warn("a part of what is known of CPCs and partitions cannot be read, and is asked for again",
 			zap.String("group", g.Name), zap.Int("values", damaged))

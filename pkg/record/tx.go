@@ -170,6 +170,9 @@ func (t *tx) load() {
 			t.r.log.Warn(text, zap.Int("values", damaged))
 		}
 	}
+	now := t.r.now()
+	t.seen.Anchor(now)
+	t.contact.Anchor(now)
 }
 
 // put records an event, behind those of the same resource that are held back.
@@ -377,7 +380,8 @@ func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting b
 // in a gap; none: the gap need not be reported.
 func (t *tx) unseen(g *ledger.Gap) []string {
 	kinds := slices.Clone(t.r.kinds())
-	if len(g.Concerns) > 0 || len(g.Problems) > 0 || len(t.g.members) < 2 {
+	unsaid := g.Missed[event.TopicOther] > 0 // of which kind they were the numbers do not tell
+	if len(g.Concerns) > 0 || len(g.Problems) > 0 || unsaid || len(t.g.members) < 2 {
 		return kinds
 	}
 	if len(t.r.cfg.OSMessages) > 0 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/url"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -31,7 +32,7 @@ func appendCloudEvent(dst []byte, r event.Record) []byte {
 	dst = appendQuoted(dst, cloudEventSource+url.PathEscape(f.hmc))
 	dst = append(dst, `,"type":`...)
 	dst = appendQuoted(dst, cloudEventType+f.kind)
-	if f.time != "" {
+	if _, err := time.Parse(time.RFC3339Nano, f.time); err == nil {
 		dst = appendQuoted(append(dst, `,"time":`...), f.time)
 	}
 	// An empty subject is against the specification: then there is none.

@@ -61,9 +61,12 @@ func (f *eventFields) read(object []byte) {
 	}
 }
 
-// at is the time of the event; zero: unknown.
+// at is the time of the event, or when it was received, where that is none that can be read.
 func (f *eventFields) at() time.Time {
-	at, _ := time.Parse(time.RFC3339Nano, f.time)
+	at, err := time.Parse(time.RFC3339Nano, f.time)
+	if err != nil {
+		return f.record.Received
+	}
 	return at
 }
 

@@ -14,7 +14,9 @@ const RatedMinutes = 60
 // concurrent use.
 type Minutes struct {
 	mu sync.Mutex
-	// at is the running minute, since 1970.
+	// first is when List was called first, at the running minute, since 1970 as the clock was set
+	// then: it does not follow that.
+	first  time.Time
 	at     int64
 	total  int64
 	counts [RatedMinutes]int64
@@ -25,11 +27,13 @@ type Minutes struct {
 func (m *Minutes) List(now time.Time, total int64) []int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	at := now.Unix() / 60
+	if m.first.IsZero() {
+		m.first = now
+	}
+	at := (m.first.Unix() + int64(now.Sub(m.first)/time.Second)) / 60
 	for m.at = max(m.at, at-RatedMinutes); m.at < at; m.at++ {
 		m.counts[(m.at+1)%RatedMinutes] = 0
 	}
-	// A clock that was set back makes the minute a long one.
 	m.counts[m.at%RatedMinutes] += max(0, total-m.total)
 	m.total = total
 	oldest := (m.at + 1) % RatedMinutes

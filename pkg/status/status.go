@@ -1,6 +1,10 @@
 package status
 
-import "time"
+import (
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+)
 
 // storageNearlyFull is the part of storage.max_bytes above which the oldest events are about to go,
 // in percent.
@@ -97,12 +101,13 @@ type Unit struct {
 	Current bool
 }
 
-// TimeOrNil returns t in UTC, and nil for the zero time.
+// TimeOrNil returns t as a page shows it, by the clock as it is set now and in UTC; nil for the
+// zero time.
 func TimeOrNil(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
-	t = t.UTC()
+	t = event.Wall(t, time.Now())
 	return &t
 }
 

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // Tally is a counter that can be read back for the status page.
@@ -27,5 +29,5 @@ func UnixSeconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
 	}
-	return float64(t.UnixMilli()) / 1000
+	return float64(event.Wall(t, time.Now()).UnixMilli()) / 1000
 }

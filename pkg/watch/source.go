@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -28,7 +29,8 @@ func (s *source) Heartbeat() record.Heartbeat {
 	now := s.now()
 	frame, notification := now.lastTimes()
 	return record.Heartbeat{
-		Connected: now.Connected, State: now.State, Since: now.Since.UTC(), Problems: status.Texts(now.reasons()),
+		Connected: now.Connected, State: now.State, Since: event.Wall(now.Since, time.Now()),
+		Problems:  status.Texts(now.reasons()),
 		LastFrame: status.TimeOrNil(frame), LastNotification: status.TimeOrNil(notification),
 	}
 }

@@ -119,7 +119,8 @@ func (s *state) up(link *receiver.Receiver) {
 	s.links++
 	if n := len(s.Outages); n > 0 && s.Outages[n-1].To == nil {
 		s.Outages = slices.Clone(s.Outages)
-		s.Outages[n-1].To = status.TimeOrNil(time.Now())
+		now := time.Now()
+		s.Outages[n-1].To = &now
 	}
 }
 
@@ -136,7 +137,7 @@ func (s *state) down(problem, reason string) {
 // wait notes that there is no link, and when the next attempt is made.
 func (s *state) wait(name, problem, reason string, next time.Time) {
 	s.enter(name)
-	s.problem, s.reason, s.NextAttempt = problem, reason, status.TimeOrNil(next)
+	s.problem, s.reason, s.NextAttempt = problem, reason, &next
 	s.Outages = slices.Clone(s.Outages)
 	if n := len(s.Outages); n > 0 && s.Outages[n-1].To == nil {
 		s.Outages[n-1].Attempts++
@@ -146,7 +147,7 @@ func (s *state) wait(name, problem, reason string, next time.Time) {
 	if len(s.Outages) == maxOutages {
 		s.Outages = s.Outages[1:]
 	}
-	s.Outages = append(s.Outages, status.Outage{From: s.Since.UTC(), Cause: problem})
+	s.Outages = append(s.Outages, status.Outage{From: s.Since, Cause: problem})
 }
 
 // setTopic notes why a wanted topic is not subscribed; "" when it is.
@@ -174,7 +175,7 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			kind, text := status.ProblemKind(s.reason), "the link is "+strings.ReplaceAll(s.State, "_", " ")
 			if s.State == status.StateAuthFailed {
 				kind = status.ProblemLogonRefused
-				text = "refused, and left alone until " + s.NextAttempt.Format(time.RFC3339)
+				text = "refused, and left alone until " + status.TimeOrNil(*s.NextAttempt).Format(time.RFC3339)
 			}
 			if s.problem != "" {
 				text += ": " + s.problem
@@ -249,6 +250,17 @@ func (s *state) show(osMessages bool) status.HMCStatus {
 	frame, notification := s.lastTimes()
 	h.LastFrame, h.LastNotification = status.TimeOrNil(frame), status.TimeOrNil(notification)
 	h.Problems, h.Outages, h.Topics = s.reasons(), append([]status.Outage{}, s.Outages...), []status.TopicStatus{}
+	at := time.Now()
+	h.Since = event.Wall(h.Since, at)
+	if h.NextAttempt != nil {
+		h.NextAttempt = status.TimeOrNil(*h.NextAttempt)
+	}
+	for i := range h.Outages {
+		o := &h.Outages[i]
+		if o.From = event.Wall(o.From, at); o.To != nil {
+			o.To = status.TimeOrNil(*o.To)
+		}
+	}
 	up := s.State == status.StateConnected
 	for _, t := range s.wanted {
 		t.Subscribed = up && t.Problem == ""

@@ -42,8 +42,8 @@ type Supervisor struct {
 	// of notifications
 	Rate status.Minutes
 
-	// alive is when the loop last proved that it turns, in Unix nanoseconds.
-	alive atomic.Int64
+	// beat is when the loop last proved that it turns.
+	beat *status.Beat
 	// ending is why Run was told to end, if that is not the end of the daemon.
 	ending atomic.Pointer[string]
 	// used is Cfg with what its files held when they were read last; again ends a pause.
@@ -84,7 +84,9 @@ type trouble struct {
 // metrics.
 func New(o Options) (*Supervisor, error) {
 	name := o.HMC.Name
-	s := &Supervisor{backoff: receiver.NewBackoff(o.HMC.Stomp), again: make(chan struct{}, 1)}
+	s := &Supervisor{
+		backoff: receiver.NewBackoff(o.HMC.Stomp), again: make(chan struct{}, 1), beat: status.NewBeat(),
+	}
 	s.Cfg, s.Metrics = o.HMC, o.Metrics.ForHMC(name)
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
@@ -117,7 +119,6 @@ func New(o Options) (*Supervisor, error) {
 		s.source.update(func(now *state) { now.attempted(link) })
 	})
 	s.used.Store(&s.Cfg)
-	s.tick()
 	return s, nil
 }
 
@@ -346,6 +347,7 @@ func (s *Supervisor) recordRest(ctx context.Context, link *receiver.Receiver) (u
 func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *keeper) error {
 	defer s.Rec.Flush(ctx)
 	for n, err := range link.Notifications(ctx) {
+		s.beat.Turn() // also where so much comes that the buffer is never empty
 		var (
 			subscription *receiver.SubscriptionError
 			jms          *receiver.JMSError
@@ -371,7 +373,6 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 		}
 		if link.Buffered() == 0 {
 			s.Rec.Flush(ctx)
-			s.tick()
 		}
 	}
 	return errors.New("the link was closed")
@@ -435,7 +436,7 @@ func (s *Supervisor) pause(ctx context.Context, err error, name string, wait tim
 	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
 	s.logTrouble(name, reason, problem, wait)
 	s.sleep(ctx, wait)
-	s.tick()
+	s.beat.Turn()
 }
 
 // sleep waits for d at most: TryNow ends it, and so does a change of the files that the
@@ -478,15 +479,12 @@ func (s *Supervisor) logTrouble(name, reason, problem string, wait time.Duration
 	s.log.Warn("not connected to the HMC", fields...)
 }
 
-// tick proves to the watchdog that the loop is alive.
-func (s *Supervisor) tick() { s.alive.Store(time.Now().UnixNano()) }
-
 // Alive says whether the supervisor's loop still turns: it has done so less than limit before at. A
 // loop that waits for notifications lives as long as there are none to fetch, one that waits for
 // its next attempt until then, and one that logs on or connects is bounded by the time-outs of the
 // configuration, which may be long.
 func (s *Supervisor) Alive(at time.Time, limit time.Duration) bool {
-	now, last := s.source.now(), time.Unix(0, s.alive.Load())
+	now, last := s.source.now(), s.beat.Last()
 	switch {
 	case now.State == status.StateLoggingOn, now.State == status.StateConnecting:
 		return true
