@@ -131,7 +131,7 @@ func (q *Queue) addTo(g *group, b *Batch) {
 	for _, r := range b.Records {
 		g.records = addEntry(g.records, r, &q.spare)
 		if d := &g.records[len(g.records)-1]; d.at == 0 {
-			d.at = time.Now().UnixNano()
+			d.at = q.clock.now()
 		}
 	}
 	var op, none []byte
@@ -271,6 +271,12 @@ func (q *Queue) write(g *group) error {
 	if err := q.ready(); err != nil {
 		return err
 	}
+	ahead, set := q.clock.isSet()
+	if set {
+		kv := KeyValue{Key: clockKey, Value: big.AppendUint64(nil, uint64(ahead))}
+		var none []byte
+		g.state, g.ops = addEntry(g.state, appendOp(nil, kv.Key, kv.Value), &none), append(g.ops, kv)
+	}
 	w := &Group{positions: q.checkpoint(), after: *q.active}
 	for i := range g.records {
 		d := &g.records[i]
@@ -297,6 +303,9 @@ func (q *Queue) write(g *group) error {
 	}
 	q.recordsTail, q.stateTail = w.records.tail(q.recordsTail), w.state.tail(q.stateTail)
 	q.publish(w, g.ops)
+	if set {
+		q.clock.ahead = ahead
+	}
 	return nil
 }
 
@@ -348,7 +357,7 @@ func (q *Queue) begin() error {
 // snapshot puts the whole state, a few blocks at a time, and returns the last one.
 func (q *Queue) snapshot(put func(plan) error) (last tail, err error) {
 	const blocks = 16
-	now := time.Now().UnixNano()
+	now := q.clock.now()
 	var drafts []draft
 	flush := func() error {
 		var p plan

@@ -19,6 +19,9 @@ type Record struct {
 	// Data is valid for as long as it is used, and must not be changed: other cursors may have
 	// the same memory. It keeps its neighbors in memory too, up to 64 KiB.
 	Data []byte
+	// Stored is when it was appended. How long ago that is does not depend on what the
+	// machine's clock was set to since.
+	Stored time.Time
 }
 
 // What Next returns at most when it is not told.
@@ -171,6 +174,7 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 	for ; c.chunk < len(c.view.chunks); c.chunk++ {
 		ch := &c.view.chunks[c.chunk]
 		c.offset = max(c.offset, ch.start)
+		at := c.q.clock.time(ch.at)
 		if n := len(c.window); n == 0 || c.window[n-1].last() < c.read {
 			c.window = append(c.window, chunkRef{*ch, c.view.segment})
 		}
@@ -180,7 +184,7 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 				c.at = c.read
 				return records, room, true
 			}
-			records = append(records, Record{Seq: c.read, Data: data})
+			records = append(records, Record{Seq: c.read, Data: data, Stored: at})
 			room -= len(data)
 			c.read++
 			c.offset = next
@@ -456,7 +460,7 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 			at = b.chunks[b.chunkOf(pos.acked+1)].at
 		}
 	}
-	return events, bytes, time.Unix(0, at)
+	return events, bytes, c.q.clock.time(at)
 }
 
 // left returns the bytes of a segment that are behind a position in it or before it.
@@ -494,7 +498,7 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 	}
 	var before int64
 	if !olderThan.IsZero() {
-		before = olderThan.UnixNano()
+		before = c.q.clock.of(olderThan)
 	}
 	for {
 		from, to, first, err := c.trimTarget(maxBytes, before)

@@ -142,6 +142,8 @@ type Queue struct {
 	// Holds one token when a group should not wait for CommitInterval.
 	urgent chan struct{}
 
+	// ahead is the committer's.
+	clock clock
 	stored
 	committer
 
@@ -241,6 +243,11 @@ func (q *Queue) load() error {
 	for name, p := range l.cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
+	last := int64(0)
+	for _, s := range q.segments {
+		last = max(last, s.lastAt)
+	}
+	q.clock.start(q.state[clockKey], last)
 	for _, gone := range l.lost {
 		q.skip(gone.first, gone.last)
 	}
