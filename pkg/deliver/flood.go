@@ -102,6 +102,7 @@ type flood struct {
 	behind   []item // property changes of the members' resources, which have to wait for them
 	received struct{ first, last time.Time }
 	read     struct{ first, last time.Time }
+	stored   time.Time // the last one, which does not follow the clock
 }
 
 // gathered is a status change in a group.
@@ -169,7 +170,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 		into.received.first, into.read.first = received, now
 		g.groups[gk] = into
 	}
-	into.received.last, into.read.last = received, now
+	into.received.last, into.read.last, into.stored = received, now, it.stored
 	g.waiting[resource] = place{into, len(into.members)}
 	into.members = append(into.members, gathered{it, c})
 	g.size++
@@ -213,8 +214,8 @@ func (g *gatherer) dueAt(in *flood, w wait) (at time.Time) {
 		}
 		return full
 	case forEvents:
-		if in.received.last.Before(quiet) {
-			quiet = in.received.last // what was stored long ago does not wait any longer
+		if in.stored.Before(quiet) {
+			quiet = in.stored // what was stored long ago does not wait any longer
 		}
 	case notAtAll:
 		if g.apart(in, g.clock[in.key.group]) {

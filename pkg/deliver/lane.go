@@ -186,7 +186,8 @@ func (l *lane) delivered(items []item, err error) {
 	now, acked, stored := time.Now(), l.Cursor.Acked(), 0
 	for i := range items {
 		stored += items[i].left(acked)
-		l.metrics.latency.Observe(now.Sub(items[i].record.Received).Seconds())
+		// Where the clock was set back in between it is not known.
+		l.metrics.latency.Observe(max(0, now.Sub(items[i].record.Received).Seconds()))
 	}
 	l.health.delivered(now)
 	if err != nil {
