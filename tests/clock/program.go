@@ -1,0 +1,141 @@
+package clock
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
+)
+
+const (
+	buildTimeout = 15 * time.Minute
+	// variable names the file with the seconds by which the clock is set.
+	variable = "HMCNOTIFYD_TEST_CLOCK"
+	// read is how Go reads the clock, shifted how the built program does: it may
+	// happen on any stack, and so does no more than that.
+	read    = "\tsec, nsec, mono := runtimeNow()\n\tif mono == 0 {"
+	shifted = "\tsec, nsec, mono := runtimeNow()\n\tsec += setBy.Load()\n\tif mono == 0 {"
+	// source reads the file again every 5 ms.
+	source = `package time
+
+import (
+	"sync/atomic"
+	"syscall"
+)
+
+var setBy atomic.Int64
+
+func init() {
+	file, ok := syscall.Getenv("` + variable + `")
+	if !ok {
+		return
+	}
+	readSetBy(file)
+	go func() {
+		for {
+			Sleep(5 * Millisecond)
+			readSetBy(file)
+		}
+	}()
+}
+
+func readSetBy(file string) {
+	f, err := syscall.Open(file, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	var b [32]byte
+	n, _ := syscall.Read(f, b[:])
+	_ = syscall.Close(f)
+	seconds, sign := int64(0), int64(1)
+	for _, c := range b[:max(n, 0)] {
+		switch {
+		case c == '-':
+			sign = -1
+		case '0' <= c && c <= '9':
+			seconds = 10*seconds + int64(c-'0')
+		}
+	}
+	setBy.Store(sign * seconds)
+}
+`
+)
+
+// Build builds hmcnotifyd so that it reads a Clock, for the rest of the test:
+// daemon.Binary returns it.
+func Build(tb testing.TB) {
+	tb.Helper()
+	dir := tb.TempDir()
+	compiler := program.Look(tb, "go", "golang-go")
+	root, status := program.Output(tb, time.Minute, compiler, "env", "GOROOT")
+	if status != 0 {
+		tb.Fatalf("go env: exit status %d\n%s", status, root)
+	}
+	place := filepath.Join(strings.TrimSpace(root), "src", "time")
+	text, err := os.ReadFile(filepath.Join(place, "time.go"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if strings.Count(string(text), read) != 1 {
+		tb.Fatal("Go reads the clock in another way now")
+	}
+	replaced, added := filepath.Join(dir, "time.go"), filepath.Join(dir, "set.go")
+	write(tb, replaced, strings.Replace(string(text), read, shifted, 1))
+	write(tb, added, source)
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
+		filepath.Join(place, "time.go"): replaced, filepath.Join(place, "set.go"): added,
+	}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	write(tb, filepath.Join(dir, "overlay.json"), string(overlay))
+	built := filepath.Join(dir, "hmcnotifyd")
+	cmd := exec.CommandContext(tb.Context(), compiler, "build", "-trimpath", "-overlay", filepath.Join(dir, "overlay.json"),
+		"-o", built, "./cmd/hmcnotifyd")
+	cmd.Dir = daemon.Root(tb)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, status := program.OutputOf(tb, buildTimeout, cmd); status != 0 {
+		tb.Fatalf("go build: exit status %d\n%s", status, out)
+	}
+	tb.Setenv(daemon.BinaryVariable, built)
+}
+
+// Clock is what a program that was built with Build takes for the machine's
+// clock.
+type Clock struct{ file string }
+
+// New returns a clock that is right.
+func New(tb testing.TB) *Clock {
+	tb.Helper()
+	c := &Clock{file: filepath.Join(tb.TempDir(), "clock")}
+	c.Set(tb, 0)
+	return c
+}
+
+// Env is for the environment of the program.
+func (c *Clock) Env() string { return variable + "=" + c.file }
+
+// Set sets the clock to so much later than it is, and returns when programs
+// read it so.
+func (c *Clock) Set(tb testing.TB, later time.Duration) {
+	tb.Helper()
+	write(tb, c.file+".new", strconv.FormatInt(int64(later/time.Second), 10))
+	if err := os.Rename(c.file+".new", c.file); err != nil {
+		tb.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond) // four times what a program may take to look again
+}
+
+func write(tb testing.TB, path, text string) {
+	tb.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
