@@ -224,7 +224,7 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 // IDOf derives an event id from what the thing is: the same parts always give the same id, other
 // parts another one.
 func IDOf(parts ...string) ID {
-	buf := make([]byte, 0, 256)
+	buf := make([]byte, 0, 512)
 	for _, p := range parts {
 		buf = append(buf, p...)
 		// Keeps ("ab","c") and ("a","bc") apart: STOMP header values hold no NUL.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"iter"
+	"math"
 	"strconv"
 )
 
@@ -82,13 +83,18 @@ func unquote(value []byte) []byte {
 	return []byte(String(value))
 }
 
-// Int returns the value of a JSON number without fraction, or 0 for any other value.
+// Int returns the value of a JSON number without fraction, or of one in a string, as HMCs write
+// some, or 0 for any other value.
 func Int(value []byte) int64 {
-	n, err := strconv.ParseInt(string(value), 10, 64)
-	if err != nil {
-		return 0
+	if n, err := strconv.ParseInt(Unquoted(value), 10, 64); err == nil {
+		return n
 	}
-	return n
+	// Up to where each whole number has a floating-point number of its own.
+	const exact = 1 << 53
+	if f, err := strconv.ParseFloat(string(value), 64); err == nil && f == math.Trunc(f) && math.Abs(f) <= exact {
+		return int64(f)
+	}
+	return 0
 }
 
 // True reports whether the value is the JSON literal true.

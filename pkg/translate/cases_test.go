@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,103 @@ func TestBodyWithAByteThatIsNotUTF8(t *testing.T) {
 	}
 	if !strings.Contains(string(all[1].Body), "B\uFFFD") || all[2].Severity != event.SeverityWarning {
 		t.Errorf("%s, %s", all[1].Body, all[2].Severity)
+	}
+}
+
+// What keeps a body from being JSON hides nothing else of it: each message is an event, and one that waits for an answer a
+// warning.
+func TestBodiesThatAreNearlyJSON(t *testing.T) {
+	for name, test := range map[string]struct{ text, want string }{
+		"Latin-1":                     {"\xe9t\xe9", "\uFFFDt\uFFFD"},
+		"several bytes in a row":      {"a\xff\xfe\xfdb", "a\uFFFDb"},
+		"half a character at the end": {"a\xe2\x82", "a\uFFFD"},
+		"a surrogate":                 {"a\xed\xa0\x80b", "a\uFFFDb"},
+		"a character too long":        {"a\xc0\x80b", "a\uFFFDb"},
+		"a tab":                       {"a\tb", "a\tb"},
+		"a line end":                  {"a\r\nb", "a\r\nb"},
+		"an escape":                   {"a\x1b[31mb", "a\x1b[31mb"},
+		"behind an escaped quote":     {`a\"` + "\x01" + `\\`, "a\"\x01\\"},
+		"a backslash before it":       {`a\\` + "\n", "a\\\n"},
+		"and one that is no escape":   {`a\` + "\n", "a\\\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := `{"os-messages":[{"sequence-number":1,"message-text":"A"},{"sequence-number":2,"message-text":"` + test.text +
+				`"},{"sequence-number":3,"message-text":"C","is-held":true}]}`
+			for _, mark := range []string{"", "\uFEFF"} {
+				all := convertAll(t, newConverter(), "u.1osm.e12121da", partitionHeaders("os-message"), mark+body)
+				if len(all) != 3 {
+					t.Fatalf("%d events, want 3: %q", len(all), mark+body)
+				}
+				if got := event.String(event.Member(all[1].Body, "message-text")); got != test.want || all[2].Severity != event.SeverityWarning {
+					t.Errorf("%q, want %q; %s", got, test.want, all[2].Severity)
+				}
+			}
+		})
+	}
+	// What is not nearly so stays as it came.
+	for _, body := range []string{`{"os-messages":[`, `{"a":1}{"b":2}`, "{\x01}", `'x'`, "\x00", `{"a":"b\`} {
+		all := convertAll(t, newConverter(), "u.1osm.e12121da", partitionHeaders("os-message"), body)
+		if len(all) != 1 || all[0].BodyText != body || len(all[0].Body) > 0 {
+			t.Errorf("%q: %+v", body, all)
+		}
+	}
+}
+
+// Numbers are written in more than one way.
+func TestNumbersAsHMCsWriteThem(t *testing.T) {
+	for _, test := range []struct {
+		value string
+		want  int64
+	}{
+		{"1564", 1564}, {`"1564"`, 1564}, {"1564.0", 1564}, {"1.557755398299E12", 1557755398299}, {`"-1"`, -1}, {"-1", -1},
+		{"9223372036854775807", 9223372036854775807}, {`"9223372036854775807"`, 9223372036854775807},
+		{"1e300", 0}, {"1.5", 0}, {`"x"`, 0}, {`""`, 0}, {"null", 0}, {"true", 0}, {"[1]", 0}, {`"0x10"`, 0},
+	} {
+		if m := ParseOSMessage([]byte(`{"sequence-number":` + test.value + `}`)); m.Number != test.want {
+			t.Errorf("%s: %d, want %d", test.value, m.Number, test.want)
+		}
+	}
+}
+
+// A broker that was started again may use its ids once more. Two notifications differ all the same if any header does; what is
+// of one delivery is none of the notification, and nor is the order of the headers.
+func TestIDsTakeTheHeadersIn(t *testing.T) {
+	id := func(headers receiver.Headers) event.ID {
+		var n Notification
+		n.Parse(&receiver.Notification{Topic: "u.1", Headers: headers}, true)
+		id, certain := n.ID("hmc-east")
+		if !certain {
+			t.Error("not certain")
+		}
+		return id
+	}
+	headers := append(partitionHeaders("inventory-change"), receiver.Header{Name: "action", Value: "add"}, receiver.Header{Name: "element-uri", Value: "/api/x"},
+		receiver.Header{Name: "property-names", Value: " a "}, receiver.Header{Name: "job-uri", Value: "/api/jobs/1"}, receiver.Header{Name: "new-header", Value: "a"},
+		receiver.Header{Name: "newer-header", Value: "b"})
+	first := id(headers)
+	for i := range headers {
+		other := slices.Clone(headers)
+		other[i].Value += "x"
+		if id(other) == first {
+			t.Errorf("another %s, and the same id", headers[i].Name)
+		}
+	}
+	if id(headers[:len(headers)-1]) == first {
+		t.Error("one header less, and the same id")
+	}
+	swapped := slices.Clone(headers)
+	swapped[len(headers)-1].Value, swapped[len(headers)-2].Value = "a", "b"
+	if id(swapped) == first {
+		t.Error("values of each other, and the same id")
+	}
+	again := append(slices.Clone(headers), receiver.Header{Name: "redelivered", Value: "true"}, receiver.Header{Name: "subscription", Value: "7"})
+	slices.Reverse(again)
+	if id(again) != first {
+		t.Error("sent again, and another id")
+	}
+	twice := append(slices.Clone(headers), receiver.Header{Name: "object-uri", Value: "/api/other"})
+	if id(twice) != first {
+		t.Error("of a header that comes twice the second counts")
 	}
 }
 

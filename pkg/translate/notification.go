@@ -3,8 +3,12 @@ package translate
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"hash/crc32"
+	"hash/fnv"
+	"io"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +46,9 @@ type Notification struct {
 	sessionText  string
 	globalText   string
 	bodySum      uint32
+	// the headers action, property-names and job-uri, and a sum of those that are not known
+	action, properties, job string
+	otherSum                uint64
 }
 
 // Parse makes n what was received, and reuses its memory. valid says whether the body is JSON.
@@ -58,8 +65,8 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	case valid:
 		n.Body = event.CompactValid(received.Body)
 	default:
-		// One byte that is not UTF-8 hides nothing else of the body.
-		if text := bytes.ToValidUTF8(received.Body, []byte("\uFFFD")); json.Valid(text) {
+		// One byte that is wrong hides nothing else of the body.
+		if text := mended(received.Body); json.Valid(text) {
 			n.Body = event.CompactValid(text)
 		} else {
 			n.BodyText = string(received.Body)
@@ -73,8 +80,35 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	}
 }
 
+// mended is a body that is nearly JSON without what keeps it from being so: a byte order mark,
+// bytes that are not UTF-8, and control characters that are not escaped.
+func mended(body []byte) []byte {
+	body = bytes.ToValidUTF8(bytes.TrimPrefix(body, []byte("\uFEFF")), []byte("\uFFFD"))
+	out, inString := make([]byte, 0, len(body)+16), false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case c == '"':
+			inString = !inString
+		case inString && c == '\\' && i+1 < len(body):
+			out = append(out, c)
+			if body[i+1] >= ' ' { // else it stands for itself
+				i++
+			}
+		case inString && c < ' ':
+			out = fmt.Appendf(out, `\u%04x`, c)
+			continue
+		}
+		out = append(out, body[i])
+	}
+	return out
+}
+
 func (n *Notification) header(name, value string) {
+	again := slices.ContainsFunc(n.Headers, func(h event.Header) bool { return h.Name == name })
 	n.Headers = append(n.Headers, event.Header{Name: name, Value: value})
+	if again {
+		return // the first one counts
+	}
 	r := &n.Resource
 	switch name {
 	case "notification-type":
@@ -106,19 +140,44 @@ func (n *Notification) header(name, value string) {
 		r.ElementURI = value
 	case "element-id":
 		r.ElementID = value
+	case "action":
+		n.action = value
+	case "property-names":
+		n.properties = value
+	case "job-uri":
+		n.job = value
+	default:
+		n.note(name, value)
 	}
 }
 
 // SequenceNr returns the number that the HMC gave the notification, and whether it gave it one.
 func (n *Notification) SequenceNr() (int64, bool) { return n.session, n.sessionGiven && n.session >= 0 }
 
-// ID identifies the notification by what the broker and the HMC number it with. The broker's
-// message id holds the broker's start time and so does not repeat after an HMC restart. The rest is
-// for a broker that is less careful. certain says whether the broker gave it an id at all: without
-// one, two notifications alike are not one.
+// ID identifies the notification by all that it says: what the broker and the HMC number it with,
+// the other headers, and the body. The broker's message id holds the broker's start time and so
+// does not repeat after an HMC restart; the rest is for a broker that is less careful. certain says
+// whether the broker gave it an id at all: without one, two notifications alike are not one.
 func (n *Notification) ID(hmc string) (id event.ID, certain bool) {
-	return event.IDOf(hmc, n.Topic, n.messageID, n.timestamp, n.sessionText, n.globalText,
-		strconv.FormatUint(uint64(n.bodySum), 16)), n.messageID != ""
+	r, buf := &n.Resource, [16]byte{}
+	sums := strconv.AppendUint(append(strconv.AppendUint(buf[:0], uint64(n.bodySum), 16), '/'), n.otherSum, 16)
+	return event.IDOf(hmc, n.Topic, n.messageID, n.timestamp, n.sessionText, n.globalText, string(sums), n.Type,
+		r.Class, r.Name, r.ObjectURI, r.ObjectID, r.ElementURI, r.ElementID, n.action, n.properties, n.job,
+	), n.messageID != ""
+}
+
+// note takes a header that is known by no name here into the sum, in whichever order they come.
+func (n *Notification) note(name, value string) {
+	switch name { // they are of the one time that the broker sends it, and may be others the next time
+	case "destination", "subscription", "redelivered", "ack", "expires", "priority", "persistent",
+		"content-length", "content-type":
+		return
+	}
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, name)
+	_, _ = h.Write([]byte{0})
+	_, _ = io.WriteString(h, value)
+	n.otherSum += h.Sum64()
 }
 
 // castagnoli is the polynomial that processors compute by themselves.
