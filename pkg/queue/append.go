@@ -271,9 +271,9 @@ func (q *Queue) write(g *group) error {
 	if err := q.ready(); err != nil {
 		return err
 	}
-	ahead, set := q.clock.isSet()
+	clock, set := q.clock.state()
 	if set {
-		kv := KeyValue{Key: clockKey, Value: big.AppendUint64(nil, uint64(ahead))}
+		kv := KeyValue{Key: clockKey, Value: clock.value()}
 		var none []byte
 		g.state, g.ops = addEntry(g.state, appendOp(nil, kv.Key, kv.Value), &none), append(g.ops, kv)
 	}
@@ -304,7 +304,7 @@ func (q *Queue) write(g *group) error {
 	q.recordsTail, q.stateTail = w.records.tail(q.recordsTail), w.state.tail(q.stateTail)
 	q.publish(w, g.ops)
 	if set {
-		q.clock.ahead = ahead
+		q.clock.stored = clock
 	}
 	return nil
 }

@@ -2,31 +2,53 @@ package queue
 
 import "time"
 
-// clockKey is the key of the state that the queue itself has.
-const clockKey = "queue/clock"
+// clockKey is the key of the state that the queue itself has, and shows nobody.
+const clockKey = "\x00clock"
 
 // clockSet is by how much the machine's clock differs from what is stored of it where it was set,
 // at least.
 const clockSet = time.Second
 
 // clock tells how long ago something was appended, whatever the machine's clock was set to since.
-// Its times are in Unix nanoseconds, and never jump: while the queue is open they go on with the
-// monotonic clock, and after that where they were, later by what the machine's clock says has
-// passed. How far it is ahead of that is stored with the first group after it was set.
+// Its times are in Unix nanoseconds, and never jump. While the queue is open they go on with the
+// monotonic clock; from one opening to the next with what has passed since the machine was booted;
+// over a boot with what the machine's clock says has passed.
 type clock struct {
-	began time.Time
-	at    int64         // the time then
-	ahead time.Duration // of the machine's clock, as it is stored
+	began  time.Time
+	at     int64 // the time then
+	is     clockState
+	stored clockState
+}
+
+// clockState is what is stored of the clock, with the first group after it has changed.
+type clockState struct {
+	ahead  time.Duration // of the machine's clock
+	booted int64         // the time at which the machine was booted
+	boot   string        // which boot that was; "": not known
+}
+
+func (s clockState) value() []byte {
+	return append(big.AppendUint64(big.AppendUint64(nil, uint64(s.ahead)), uint64(s.booted)), s.boot...)
+}
+
+func (s clockState) differs(t clockState) bool {
+	return s.boot != t.boot || (s.ahead-t.ahead).Abs() >= clockSet || time.Duration(s.booted-t.booted).Abs() >= clockSet
 }
 
 // start sets the clock going: by what is stored of it, and not before the last record.
 func (c *clock) start(stored string, last int64) {
-	c.ahead = 0
-	if len(stored) == 8 {
-		c.ahead = time.Duration(big.Uint64([]byte(stored)))
+	if len(stored) >= 16 {
+		c.stored = clockState{
+			time.Duration(big.Uint64([]byte(stored))), int64(big.Uint64([]byte(stored[8:]))), stored[16:],
+		}
 	}
+	boot, up := uptime()
 	c.began = time.Now()
-	c.at = max(c.began.Add(c.ahead).UnixNano(), last)
+	if c.at = c.began.Add(c.stored.ahead).UnixNano(); boot != "" && boot == c.stored.boot {
+		c.at = c.stored.booted + int64(up)
+	}
+	c.at = max(c.at, last)
+	c.is.boot, c.is.booted = boot, c.at-int64(up)
 }
 
 func (c *clock) now() int64 { return c.at + int64(time.Since(c.began)) }
@@ -40,9 +62,9 @@ func (c *clock) time(at int64) time.Time {
 	return now.Add(time.Duration(at-c.at) - now.Sub(c.began))
 }
 
-// isSet returns how far the clock is ahead of the machine's now, and whether that is to be stored.
-func (c *clock) isSet() (ahead time.Duration, differs bool) {
+// state returns what is to be stored of the clock, if that is not what is stored.
+func (c *clock) state() (s clockState, differs bool) {
 	now := time.Now()
-	ahead = time.Duration(c.at - now.UnixNano() + int64(now.Sub(c.began)))
-	return ahead, (ahead - c.ahead).Abs() >= clockSet
+	c.is.ahead = time.Duration(c.at - now.UnixNano() + int64(now.Sub(c.began)))
+	return c.is, c.is.differs(c.stored)
 }

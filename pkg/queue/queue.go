@@ -142,7 +142,7 @@ type Queue struct {
 	// Holds one token when a group should not wait for CommitInterval.
 	urgent chan struct{}
 
-	// ahead is the committer's.
+	// state is the committer's.
 	clock clock
 	stored
 	committer
@@ -295,7 +295,7 @@ func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool
 	var pairs [][2]string
 	q.mu.RLock()
 	for k, v := range q.state {
-		if strings.HasPrefix(k, prefix) {
+		if strings.HasPrefix(k, prefix) && k != clockKey {
 			pairs = append(pairs, [2]string{k, v})
 		}
 	}

@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"bytes"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,6 +11,17 @@ import (
 // adviseWillNeed asks the kernel to read the file ahead. It is only advice: an error costs speed.
 func adviseWillNeed(f *os.File) {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
+}
+
+// uptime returns which boot of the machine this is, and how long ago it was; "" where that is not
+// known.
+func uptime() (boot string, up time.Duration) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	var now unix.Timespec
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return "", 0
+	}
+	return string(bytes.TrimSpace(id)), time.Duration(now.Nano())
 }
 
 // availableBytes is what a directory's file system has left for this process, or -1.

@@ -1,5 +1,5 @@
-// Package clock sets clocks: the one that a program reads, and the one that a
-// time was read from. The machine's own clock stays as it is.
+// Package clock sets the clock that a time was read from. The machine's own clock
+// stays as it is.
 package clock
 
 import (

@@ -1,3 +1,5 @@
+// Package clock builds hmcnotifyd so that it reads a clock that a test sets. The
+// machine's own clock stays as it is.
 package clock
 
 import (

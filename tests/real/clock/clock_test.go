@@ -19,7 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
-	"github.com/hmcnotifyd/hmcnotifyd/tests/clock"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/clock"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/consumer"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
@@ -28,10 +28,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // within is how long a test waits for something that takes moments on a machine with nothing else to do.
-const within = 100 * time.Second
+const within = 5 * time.Minute
 
 // sets are by how much the clock of a machine is set while the daemon runs.
-var sets = []time.Duration{-200 * time.Hour, -3 * time.Hour, 3 * time.Hour, 200 * time.Hour, 0}
+var sets = []time.Duration{-200 * time.Hour, -3 * time.Hour, 3 * time.Hour, 200 * time.Hour}
 
 // world is a daemon with a clock of its own between an HMC and a consumer.
 type world struct {
@@ -247,7 +247,7 @@ func TestNoBacklogIsTrimmedWhenTheClockIsSet(t *testing.T) {
 			}
 			w.daemon.Stop(t)
 			w.daemon.Start(t) // by a clock that is still wrong
-			w.daemon.AwaitReady(t, within)
+			w.daemon.AwaitMetric(t, within, 1, "hmcnotifyd_receiver_connected")
 			w.clock.Set(t, 0)
 			w.daemon.Kill()
 			w.daemon.Start(t)
@@ -287,7 +287,7 @@ func TestNoWaitEndsWhenTheClockIsSet(t *testing.T) {
 			served := make(chan struct{})
 			go func() { defer close(served); _ = busy.Serve(l) }()
 			t.Cleanup(func() { _ = busy.Close(); <-served })
-			w.daemon.WriteConfig(t, configWith(t, w, fmt.Sprintf("- {name: busy, webhook: {url: %q}, drop: [{type: [\"bridge-.*\"]}]}\n", "http://"+l.Addr().String())))
+			w.daemon.WriteConfig(t, configWith(t, w, fmt.Sprintf("- {name: busy, concurrency: 1, webhook: {url: %q}, drop: [{type: [\"bridge-.*\"]}]}\n", "http://"+l.Addr().String())))
 			if code, body := w.daemon.Reload(t); code != http.StatusOK {
 				t.Fatalf("reload: %d %s", code, body)
 			}
