@@ -31,10 +31,8 @@ func (d *Delivery) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		now := time.Now()
-		d.ages.Look(now)
 		for {
-			old := d.work.takeOld(d.ages, now, sweepItems)
+			old := d.work.takeOld(d.isOld, sweepItems)
 			if len(old) == 0 {
 				break
 			}
@@ -48,6 +46,18 @@ func (d *Delivery) sweep(ctx context.Context) {
 			d.progress.finish(seqs)
 		}
 	}
+}
+
+// isOld says whether an event is too old to be sent: it is retry.max_age from its receipt on,
+// whether or not it was tried, and whatever the machine's clock was set to since.
+func (d *Delivery) isOld(it *item) bool { return d.untilOld(it) <= 0 }
+
+// untilOld returns how long it is until an event is too old.
+func (d *Delivery) untilOld(it *item) time.Duration {
+	if d.Cfg.Retry.MaxAge <= 0 {
+		return math.MaxInt64
+	}
+	return d.Cfg.Retry.MaxAge - time.Since(it.stored)
 }
 
 // giveUp puts events aside that have become too old. last is the error of the last attempt to send

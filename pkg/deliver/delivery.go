@@ -65,7 +65,6 @@ type Delivery struct {
 	work     *work
 	progress *progress
 	health   health
-	ages     *status.Ages
 	refusals status.Throttle
 	// overdue holds a token when there may be events that are too old to be sent.
 	overdue chan struct{}
@@ -88,7 +87,6 @@ func New(o Options) *Delivery {
 		metrics: o.Metrics.forSink(o.Sink.Name),
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
 		stage:   passThrough{},
-		ages:    status.NewAges(o.Sink.Retry.MaxAge),
 		overdue: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1),
 		beat:    status.NewBeat(),

@@ -75,7 +75,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	for {
 		now := time.Now()
 		l.batch.trim(l.Cursor.Acked())
-		if old := l.batch.takeOld(l.ages, now); len(old) > 0 && !l.giveUp(ctx, l.own, old, last) {
+		if old := l.batch.takeOld(l.isOld); len(old) > 0 && !l.giveUp(ctx, l.own, old, last) {
 			return false
 		}
 		if len(l.batch.items) == 0 {
@@ -136,7 +136,7 @@ func (l *lane) wait(ctx context.Context, turn bool, wait time.Duration, changed 
 		wait = math.MaxInt64
 	}
 	for i := range l.batch.items {
-		wait = min(wait, l.ages.Left(l.batch.items[i].record.Received, time.Now()))
+		wait = min(wait, l.untilOld(&l.batch.items[i]))
 	}
 	return l.pause(ctx, wait, changed)
 }

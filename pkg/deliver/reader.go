@@ -89,7 +89,7 @@ func (r *reader) read(records []queue.Record) []item {
 			r.items = append(r.items, it)
 		case r.wants(it.record):
 			r.items, done = r.stage.add(it, now, r.items)
-			r.old = r.old || r.ages.Old(it.record.Received, now)
+			r.old = r.old || r.isOld(&it)
 		default:
 			done = true
 		}

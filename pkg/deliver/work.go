@@ -8,7 +8,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // work is what the lanes of a delivery take their batches from. The events of one key are in a
@@ -240,13 +239,13 @@ func (w *work) takeFrom(q *keyQueue, b *batch) bool {
 
 // takeOld takes at most limit items that have become too old to be sent, of those that no lane has
 // taken.
-func (w *work) takeOld(a *status.Ages, now time.Time, limit int) (old []item) {
+func (w *work) takeOld(isOld func(*item) bool, limit int) (old []item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, q := range w.queues {
 		n := 0
 		for _, it := range q.rest() {
-			if len(old) == limit || !a.Old(it.record.Received, now) {
+			if len(old) == limit || !isOld(&it) {
 				break
 			}
 			old = append(old, it)
@@ -349,10 +348,10 @@ func (b *batch) trim(acked uint64) {
 }
 
 // takeOld takes out what has become too old to be sent.
-func (b *batch) takeOld(a *status.Ages, now time.Time) []item {
+func (b *batch) takeOld(isOld func(*item) bool) []item {
 	for i := range b.items {
-		if a.Old(b.items[i].record.Received, now) {
-			return b.remove(func(i int) bool { return a.Old(b.items[i].record.Received, now) })
+		if isOld(&b.items[i]) {
+			return b.remove(func(i int) bool { return isOld(&b.items[i]) })
 		}
 	}
 	return nil
