@@ -271,11 +271,10 @@ func (q *Queue) write(g *group) error {
 	if err := q.ready(); err != nil {
 		return err
 	}
-	clock, set := q.clock.state()
-	if set {
-		kv := KeyValue{Key: clockKey, Value: clock.value()}
-		var none []byte
-		g.state, g.ops = addEntry(g.state, appendOp(nil, kv.Key, kv.Value), &none), append(g.ops, kv)
+	value := q.clock.changes()
+	if value != nil {
+		g.state = addEntry(g.state, appendOp(nil, clockKey, value), new([]byte))
+		g.ops = append(g.ops, KeyValue{clockKey, value})
 	}
 	w := &Group{positions: q.checkpoint(), after: *q.active}
 	for i := range g.records {
@@ -303,8 +302,8 @@ func (q *Queue) write(g *group) error {
 	}
 	q.recordsTail, q.stateTail = w.records.tail(q.recordsTail), w.state.tail(q.stateTail)
 	q.publish(w, g.ops)
-	if set {
-		q.clock.stored = clock
+	if value != nil {
+		q.clock.stored = string(value)
 	}
 	return nil
 }

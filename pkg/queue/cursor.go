@@ -19,8 +19,7 @@ type Record struct {
 	// Data is valid for as long as it is used, and must not be changed: other cursors may have
 	// the same memory. It keeps its neighbors in memory too, up to 64 KiB.
 	Data []byte
-	// Stored is when it was appended. How long ago that is does not depend on what the
-	// machine's clock was set to since.
+	// Stored is when it was appended, which does not follow the machine's clock when that is set.
 	Stored time.Time
 }
 
@@ -498,7 +497,7 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 	}
 	var before int64
 	if !olderThan.IsZero() {
-		before = c.q.clock.of(olderThan)
+		before = c.q.clock.now() - int64(time.Since(olderThan))
 	}
 	for {
 		from, to, first, err := c.trimTarget(maxBytes, before)

@@ -7,50 +7,38 @@ import (
 
 // Metrics are the figures of the storage.
 type Metrics struct {
-	bytes          prometheus.Gauge
-	maxBytes       prometheus.Gauge
-	available      prometheus.Gauge
-	segments       prometheus.Gauge
-	commits        prometheus.Counter
-	commitDuration prometheus.Histogram
-	errors         prometheus.Counter
-	damaged        prometheus.Counter
-	deadBytes      prometheus.Gauge
-	deadDropped    prometheus.Counter
+	bytes, maxBytes, available, segments, deadBytes prometheus.Gauge
+	commits, errors, damaged, deadDropped           prometheus.Counter
+	commitDuration                                  prometheus.Histogram
 }
 
 // NewMetrics makes the metrics and registers them with reg; with nil they count for nobody.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	f := promauto.With(reg)
+	f, storage := promauto.With(reg), "hmcnotifyd_storage_"
 	gauge := func(name, help string) prometheus.Gauge {
-		return f.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+		return f.NewGauge(prometheus.GaugeOpts{Name: storage + name, Help: help})
 	}
 	counter := func(name, help string) prometheus.Counter {
-		return f.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		return f.NewCounter(prometheus.CounterOpts{Name: storage + name, Help: help})
 	}
 	return &Metrics{
-		bytes: gauge("hmcnotifyd_storage_bytes",
-			"Bytes on disk of the stored events, their index and the cursors."),
-		maxBytes: gauge("hmcnotifyd_storage_max_bytes",
+		bytes: gauge("bytes", "Bytes on disk of the stored events, their index and the cursors."),
+		maxBytes: gauge("max_bytes",
 			"The limit of hmcnotifyd_storage_bytes, beyond which the oldest events go; 0: there is none."),
-		available: gauge("hmcnotifyd_storage_available_bytes",
+		available: gauge("available_bytes",
 			"Bytes that the file system of the storage has left, looked at every few seconds; -1: it does not say."),
-		segments: gauge("hmcnotifyd_storage_segments",
-			"Files that hold the stored events."),
-		commits: counter("hmcnotifyd_storage_commits_total",
-			"Transactions committed and synced to disk."),
+		segments: gauge("segments", "Files that hold the stored events."),
+		commits:  counter("commits_total", "Transactions committed and synced to disk."),
 		commitDuration: f.NewHistogram(prometheus.HistogramOpts{
-			Name:    "hmcnotifyd_storage_commit_duration_seconds",
+			Name:    storage + "commit_duration_seconds",
 			Help:    "Duration of the transactions that store events, sync included.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
-		errors: counter("hmcnotifyd_storage_errors_total",
-			"Writes to storage that the system refused."),
-		damaged: counter("hmcnotifyd_storage_segments_damaged_total",
+		errors: counter("errors_total", "Writes to storage that the system refused."),
+		damaged: counter("segments_damaged_total",
 			"Files of the storage that were found damaged and set aside, or passed over in part."),
-		deadBytes: gauge("hmcnotifyd_storage_dead_letter_bytes",
-			"Bytes of the dead letters that are kept."),
-		deadDropped: counter("hmcnotifyd_storage_dead_letters_dropped_total",
+		deadBytes: gauge("dead_letter_bytes", "Bytes of the dead letters that are kept."),
+		deadDropped: counter("dead_letters_dropped_total",
 			"Dead letters that went because of the limit of their bytes."),
 	}
 }

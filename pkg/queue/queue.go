@@ -58,6 +58,8 @@ const (
 	retryInterval = 100 * time.Millisecond
 	// probeInterval is how often the disk is tried while it refuses and nothing is appended.
 	probeInterval = time.Second
+	// clockKey is the key of the state that the queue itself has, and shows nobody.
+	clockKey = "\x00clock"
 )
 
 // ErrClosed is returned by everything that needs a queue which is open.
@@ -142,8 +144,7 @@ type Queue struct {
 	// Holds one token when a group should not wait for CommitInterval.
 	urgent chan struct{}
 
-	// state is the committer's.
-	clock clock
+	clock clock // changes is the committer's
 	stored
 	committer
 
@@ -243,11 +244,7 @@ func (q *Queue) load() error {
 	for name, p := range l.cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
-	last := int64(0)
-	for _, s := range q.segments {
-		last = max(last, s.lastAt)
-	}
-	q.clock.start(q.state[clockKey], last)
+	q.clock.start(q.state[clockKey], q.segments)
 	for _, gone := range l.lost {
 		q.skip(gone.first, gone.last)
 	}

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"os"
 	"time"
 
@@ -13,15 +12,14 @@ func adviseWillNeed(f *os.File) {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
 }
 
-// uptime returns which boot of the machine this is, and how long ago it was; "" where that is not
-// known.
+// uptime returns which boot of the machine this is, and how long ago it was; "": not known.
 func uptime() (boot string, up time.Duration) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	var now unix.Timespec
-	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
-		return "", 0
+	if err == nil && unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) == nil {
+		boot, up = string(id), time.Duration(now.Nano())
 	}
-	return string(bytes.TrimSpace(id)), time.Duration(now.Nano())
+	return boot, up
 }
 
 // availableBytes is what a directory's file system has left for this process, or -1.

@@ -7,11 +7,7 @@ import (
 	"time"
 )
 
-// adviseWillNeed does nothing where the call does not exist.
-func adviseWillNeed(*os.File) {}
-
-// uptime is not known here.
+// What there is no call for, or is not known.
+func adviseWillNeed(*os.File)                 {}
+func availableBytes(string) int64             { return -1 }
 func uptime() (boot string, up time.Duration) { return "", 0 }
-
-// availableBytes is not known here.
-func availableBytes(string) int64 { return -1 }

@@ -52,7 +52,7 @@ func (b *books) all() [6]ledger.Book {
 
 // pending are events that are not in the outbox yet, and what it takes to put them there.
 type pending struct {
-	sequence ledger.SequenceTracker
+	sequence translate.SequenceTracker
 	replays  map[string]*replay   // by partition
 	replayed map[string]time.Time // when the HMC replayed messages of a partition last
 	// when it was last asked which messages of a partition wait for an answer

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -164,7 +163,7 @@ func TestTimesBeyondTheEra(t *testing.T) {
 
 // Numbers that no HMC could have counted up to mean that it numbers anew, not that so many are missing.
 func TestSequenceNumbersAnew(t *testing.T) {
-	var tracker ledger.SequenceTracker
+	var tracker SequenceTracker
 	for _, number := range []string{"7", "-1", "9223372036854775807", "1", "2"} {
 		var n Notification
 		n.Parse(&receiver.Notification{Topic: "u.1", Headers: receiver.Headers{{Name: "session-sequence-nr", Value: number}}}, true)

@@ -1,3 +1,3 @@
 // Package translate turns the notifications of an HMC into events: what they are about, in words,
-// and how serious it is.
+// how serious it is, and how many are missing by their numbers.
 package translate
