@@ -85,6 +85,9 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
+	if toJournal(e.stderr) {
+		encoder = journalEncoder{encoder}
+	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.stderr)), level)), nil
 }
 

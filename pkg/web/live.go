@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +67,11 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			default:
 				*text = value
 			}
+		}
+	}
+	for _, p := range f.Severity {
+		if !slices.ContainsFunc(event.Severities(), p.Match) {
+			return f, fmt.Errorf("severity: %q matches none of %s", p, strings.Join(event.Severities(), ", "))
 		}
 	}
 	return f, nil
