@@ -21,14 +21,19 @@ import (
 
 func checkConfigCommand(app *kingpin.Application, e *environment) {
 	c := e.command(app, "check-config", "Check a configuration file and print every problem, one per line.",
-		e.checkConfig)
+		e.checkConfig, func() error {
+			if e.hasEvent && e.checkEvent == "" {
+				return errors.New("--event must not be empty")
+			}
+			return nil
+		})
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
 	c.Flag("online",
 		"Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, "+
 			"connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
 	c.Flag("event",
 		"Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
-			"- for standard input.").PlaceHolder("FILE").StringVar(&e.checkEvent)
+			"- for standard input.").PlaceHolder("FILE").IsSetByUser(&e.hasEvent).StringVar(&e.checkEvent)
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {
@@ -118,6 +123,9 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 	d := json.NewDecoder(io.LimitReader(in, maxEventFile))
 	if err := d.Decode(&ev); err != nil {
 		return fmt.Errorf("--event: %s is no event as JSON: %w", name, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("--event: %s has something behind the event", name)
 	}
 	if ev.Type == "" || ev.HMC == "" {
 		return fmt.Errorf("--event: %s is no event: it has no type or no hmc", name)

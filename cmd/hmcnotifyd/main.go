@@ -58,7 +58,7 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		}
 		return exitDone
 	}
-	command, err := app.Parse(args)
+	command, err := app.Parse(withDashes(app.Model(), args))
 	if err != nil {
 		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
 		return exitUsage
@@ -84,6 +84,35 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		return exitFailed
 	}
 	return exitDone
+}
+
+// withDashes joins a flag and the value "-" behind it, which stands for standard input or output:
+// the parser takes it for the beginning of another flag.
+func withDashes(app *kingpin.ApplicationModel, args []string) []string {
+	takesValue := make(map[string]bool)
+	note := func(group *kingpin.FlagGroupModel) {
+		for _, f := range group.Flags {
+			takesValue["--"+f.Name] = !f.IsBoolFlag()
+		}
+	}
+	var walk func(*kingpin.CmdGroupModel)
+	walk = func(group *kingpin.CmdGroupModel) {
+		for _, c := range group.Commands {
+			note(c.FlagGroupModel)
+			walk(c.CmdGroupModel)
+		}
+	}
+	note(app.FlagGroupModel)
+	walk(app.CmdGroupModel)
+	var out []string
+	for _, arg := range args {
+		if last := len(out) - 1; arg == "-" && last >= 0 && takesValue[out[last]] {
+			out[last] += "=-"
+			continue
+		}
+		out = append(out, arg)
+	}
+	return out
 }
 
 // newApplication defines the command line: the flags set what is in env, and the commands are by
@@ -167,7 +196,7 @@ type environment struct {
 
 	// of check-config
 	configFile, checkEvent string
-	checkOnline            bool
+	checkOnline, hasEvent  bool
 	// of completion
 	shell string
 	// of demo

@@ -230,6 +230,10 @@ func TestUsage(t *testing.T) {
 		{[]string{"simulate", "--hmcs=2", "--rest-port=65535"}, 2, "", "--rest-port"},
 		{[]string{"simulate", "--hmcs=2", "--stomp-port=65535"}, 2, "", "--stomp-port"},
 		{[]string{"simulate", "--rest-port=70000"}, 2, "", "70000"},
+		{[]string{"simulate", "--rest-port=16794", "--stomp-port=16794"}, 2, "", "16794 is that of --rest-port"},
+		{[]string{"simulate", "--hmcs=2", "--rest-port=16794", "--stomp-port=16795"}, 2, "", "with --hmcs=2 it must be at least 2 from --rest-port"},
+		{[]string{"simulate", "--hmcs=3", "--rest-port=16796", "--stomp-port=16794"}, 2, "", "with --hmcs=3 it must be at least 3 from --rest-port"},
+		{[]string{"tail", "--severity=crit"}, 2, "", "--severity: \"crit\" matches none of info, warning, critical"},
 		{[]string{"demo", "--duration=-1s"}, 2, "", "--duration"},
 		{[]string{"--storage.path="}, 2, "", "--storage.path"},
 		{[]string{"--web.listen-address=10291"}, 2, "", "--web.listen-address"},
@@ -304,11 +308,31 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 	if status != 0 || stdout != want || stderr != "" {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}
-	for text, said := range map[string]string{"": "is no event as JSON", "[1]": "is no event as JSON", "{}": "is no event: it has no type"} {
+	for text, said := range map[string]string{
+		"": "is no event as JSON", "[1]": "is no event as JSON", "{}": "is no event: it has no type", "garbage": "is no event as JSON",
+		`{"type":"x","hmc":"a"} garbage`: "has something behind the event", `{"type":"x","hmc":"a"}{}`: "has something behind the event",
+	} {
 		write(t, ev, text)
+		in, err := os.Open(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, flag := range [][]string{{"--event", "-"}, {"--event=-"}} {
+			p := startReading(t, in, nil, nil, nil, append(append([]string{"check-config"}, flag...), cfg)...)
+			if status := p.wait(); status != 1 || !strings.Contains(p.out.String(), "--event: standard input "+said) {
+				t.Errorf("%q on standard input: status %d, %s", text, status, p.out)
+			}
+			if _, err := in.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = in.Close()
 		if status, _, stderr := call("check-config", "--event", ev, cfg); status != 1 || !strings.Contains(stderr, said) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%q: status %d, %s", text, status, stderr)
 		}
+	}
+	if status, _, stderr := call("check-config", "--event=", cfg); status != 2 || !strings.Contains(stderr, "--event must not be empty") {
+		t.Errorf("status %d, %s", status, stderr)
 	}
 	if status, _, stderr := call("check-config", "--event", ev+"x", cfg); status != 1 || !strings.Contains(stderr, ev+"x") {
 		t.Errorf("status %d, %s", status, stderr)

@@ -102,6 +102,9 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
+	if toJournal(e.stderr) {
+		encoder = journalEncoder{encoder}
+	}
 	out := zapcore.Lock(zapcore.AddSync(escaping{e.stderr}))
 	return zap.New(newThrottled(zapcore.NewCore(encoder, out, level))), nil
 }

@@ -64,6 +64,14 @@ func (f *simulateFlags) validate() error {
 	case int(f.stompPort)+f.hmcs-1 > 65535:
 		return fmt.Errorf("--stomp-port: no %d ports from %d on", f.hmcs, f.stompPort)
 	}
+	apart := max(int(f.restPort), int(f.stompPort)) - min(int(f.restPort), int(f.stompPort))
+	if f.restPort != 0 && f.stompPort != 0 && apart < f.hmcs {
+		if apart == 0 {
+			return fmt.Errorf("--stomp-port: %d is that of --rest-port", f.stompPort)
+		}
+		return fmt.Errorf("--stomp-port: each further HMC has the next ports, so that with --hmcs=%d it must be at least %d "+
+			"from --rest-port %d, not %d", f.hmcs, f.hmcs, f.restPort, apart)
+	}
 	return nil
 }
 

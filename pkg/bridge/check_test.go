@@ -355,3 +355,40 @@ func TestCheckLeavesNoFile(t *testing.T) {
 		t.Errorf("kept.log: %v", err)
 	}
 }
+
+// What a sink asks for and no HMC has is said, with what may be meant.
+func TestCheckMatchersOfSinks(t *testing.T) {
+	t.Parallel()
+	sim := startSim(t, hmcsim.Options{})
+	gone := startSim(t, hmcsim.Options{})
+	sinks := `sinks:
+  - {name: a, log: {output: stderr}, match: [{status: [stoped, stopped]}, {name: "PART1"}, {name: "PRT1"}, {cpc: "M9O"}, {cpc: "M.*"}]}
+  - {name: b, log: {output: stderr}, drop: [{class: adapter, name: "OSA1"}, {class: partition, name: "OSA1"}, {status: "op.*"}]}
+`
+	check := func(hmcs string) string {
+		cfg := load(t, t.TempDir(), "hmcs:\n"+hmcs+sinks)
+		var out strings.Builder
+		_ = check.Run(t.Context(), check.Options{Config: cfg, Version: "test", Out: &out})
+		return out.String()
+	}
+	const status = `sink a: warning: match[0].status: "stoped" is no status that an HMC is known to report; is stopped meant?`
+	said := check(hmcYAML(t, "a", sim))
+	for _, want := range []string{
+		status,
+		`sink a: warning: match[2].name: "PRT1" matches none of the CPCs and partitions that the HMCs list now`,
+		`sink a: warning: match[3].cpc: "M9O" matches none of the CPCs that the HMCs list now`,
+		`sink b: warning: drop[1].name: "OSA1" matches none of the CPCs and partitions that the HMCs list now`,
+	} {
+		if !strings.Contains(said, want) {
+			t.Errorf("does not say %s:\n%s", want, said)
+		}
+	}
+	if n := strings.Count(said, "sink a: warning") + strings.Count(said, "sink b: warning"); n != 4 {
+		t.Errorf("%d warnings:\n%s", n, said)
+	}
+	// Where one HMC does not answer, nobody knows what it has.
+	gone.Stop()
+	if said := check(hmcYAML(t, "a", sim) + hmcYAML(t, "b", gone)); !strings.Contains(said, status) || strings.Contains(said, "list now") {
+		t.Errorf("says of what was not asked:\n%s", said)
+	}
+}

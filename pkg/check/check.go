@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -38,6 +39,7 @@ func Run(ctx context.Context, opts Options) error {
 	var (
 		findings []*finding
 		turns    logonTurns
+		known    = seen{open: len(opts.Config.HMCs)}
 		errs     []error
 	)
 	start := func(name string, limit time.Duration, check func(context.Context, *finding)) {
@@ -53,12 +55,17 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	for _, c := range opts.Config.HMCs {
 		start("hmc "+c.Name, max(checkTimeout, checkAnswers*c.RESTTimeout), func(ctx context.Context, f *finding) {
-			checkHMC(ctx, f, c, &turns, opts.Version)
+			checkHMC(ctx, f, c, &turns, &known, opts.Version)
 		})
 	}
+	hmcs := slices.Clone(findings)
 	for _, c := range opts.Config.Sinks {
 		start("sink "+c.Name, checkTimeout, func(ctx context.Context, f *finding) {
 			checkSink(ctx, f, c, opts.Version)
+			for _, h := range hmcs {
+				<-h.done
+			}
+			known.matchers(f, &c)
 		})
 	}
 	for _, f := range findings { // as they are configured, whichever is done first

@@ -72,7 +72,9 @@ type hmcCheck struct {
 // checkHMC does for one HMC, once, what a Supervisor does all the time: it looks at the
 // certificates, logs on, looks at what the userid may have, connects the link, subscribes, and logs
 // off. What it finds goes to f.
-func checkHMC(ctx context.Context, f *finding, cfg config.HMC, turns *logonTurns, version string) {
+func checkHMC(
+	ctx context.Context, f *finding, cfg config.HMC, turns *logonTurns, known *seen, version string,
+) {
 	if cfg.RESTRequestsPerMinute > 0 {
 		cfg.RESTRequestsPerMinute = max(cfg.RESTRequestsPerMinute, checkRequests)
 	}
@@ -93,7 +95,7 @@ func checkHMC(ctx context.Context, f *finding, cfg config.HMC, turns *logonTurns
 	}
 	if c.session.API != nil {
 		c.topics(o)
-		c.estate(ctx)
+		known.listed(c.estate(ctx))
 		c.osMessages(ctx, o)
 		c.hardwareMessages(ctx)
 	}
@@ -200,8 +202,8 @@ func (c *hmcCheck) topics(o *watch.Offer) {
 	}
 }
 
-// estate says what the userid may see.
-func (c *hmcCheck) estate(ctx context.Context) {
+// estate says what the userid may see, and returns it.
+func (c *hmcCheck) estate(ctx context.Context) (cpcs []hmc.CPC, partitions []hmc.Partition, all bool) {
 	c.step("listing CPCs and partitions")
 	cpcs, err := c.session.API.ListCPCs(ctx)
 	if err != nil {
@@ -259,6 +261,7 @@ func (c *hmcCheck) estate(ctx context.Context) {
 			"on the HMC, in User Management, " +
 			"give the userid's role object access to the CPCs and partitions to hear of")
 	}
+	return cpcs, c.partitions, err == nil && c.listed
 }
 
 // osMessages says whether the userid may follow the consoles that are asked for. The permission is

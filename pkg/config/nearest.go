@@ -1,8 +1,8 @@
 package config
 
-// nearest returns the name that is most like the given one, or "" where none is near enough to be
+// Nearest returns the name that is most like the given one, or "" where none is near enough to be
 // what was meant.
-func nearest(given string, names []string) string {
+func Nearest(given string, names []string) string {
 	best, bestDistance := "", 1+max(1, len(given)/3)
 	for _, name := range names {
 		if d := distance(given, name); d < bestDistance {

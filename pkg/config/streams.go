@@ -144,7 +144,7 @@ func SplitName(name string) ([]NamePart, error) {
 			return nil, fmt.Errorf("has a { without a }")
 		case !slices.Contains(fields, field):
 			hint := ": there are {" + strings.Join(fields, "}, {") + "}"
-			if near := nearest(field, fields); near != "" {
+			if near := Nearest(field, fields); near != "" {
 				hint = ", did you mean {" + near + "}?"
 			}
 			return nil, fmt.Errorf("has an unknown placeholder %s%s", quote("{"+field+"}"), hint)

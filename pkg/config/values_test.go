@@ -246,7 +246,7 @@ func TestNearest(t *testing.T) {
 		"host": "hosts", "user_id": "userid", "passwrod": "password", "os_message": "os_messages", "Name": "name", "tsl": "tls",
 		"flavor": "", "x": "", "": "", "namespace_of_the_thing": "", strings.Repeat("a", 1000): "",
 	} {
-		if got := nearest(given, keys); got != want {
+		if got := Nearest(given, keys); got != want {
 			t.Errorf("%q: %q, want %q", given, got, want)
 		}
 	}

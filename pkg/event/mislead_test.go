@@ -35,7 +35,7 @@ func TestNothingMisleadsInJSON(t *testing.T) {
 	e := Event{
 		ID: nasty, HMC: nasty, Type: nasty, Topic: nasty, TopicType: nasty, Origin: nasty, Summary: nasty, Severity: nasty,
 		SeenBy: []string{nasty}, Headers: Headers{{nasty, nasty}}, Body: body, BodyText: nasty, Time: time.Unix(1, 0), Received: time.Unix(2, 0),
-		Resource: &Resource{nasty, nasty, nasty, nasty, nasty, nasty, nasty, nasty},
+		Resource: &Resource{nasty, nasty, nasty, nasty, nasty, nasty, nasty, nasty, nasty, nasty, nasty},
 	}
 	text := e.AppendJSON(nil)
 	if r := misleading(string(text)); r >= 0 {

@@ -64,6 +64,11 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			*text = list[0]
 		}
 	}
+	for _, p := range f.Severity {
+		if !slices.ContainsFunc(event.Severities(), p.Match) {
+			return f, fmt.Errorf("severity: %q matches none of %s", p, strings.Join(event.Severities(), ", "))
+		}
+	}
 	return f, nil
 }
 
