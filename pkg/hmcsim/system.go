@@ -28,7 +28,7 @@ func (w *world) loaded(p *partition) osInfo {
 	w.loads++
 	return osInfo{
 		name: p.osName(), kind: "MVS", level: "z/OS V2.5", sysplex: p.sysplex,
-		token: fmt.Sprintf("%s%08X", strings.ToUpper(p.id[:8]), w.loads),
+		token:       fmt.Sprintf("%s%08X", strings.ToUpper(p.id[:8]), w.loads),
 		loadAddress: "00A86", loadParameter: "0A8600M1",
 	}
 }

@@ -69,7 +69,7 @@ func BenchmarkCompareLog(b *testing.B) {
 	}
 	compare()
 	for b.Loop() {
-		r.TopicBack("u.audit", time.Now())
+		r.TopicBack("u.audit")
 		compare()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/entries, "ns/entry")
