@@ -46,11 +46,13 @@ var imports = map[string]struct {
 	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
 	"pkg/sinks":     {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
 	"pkg/ledger":    {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},
+	"pkg/console":   {[]string{"pkg/event", "pkg/ledger", "pkg/queue"}, "as pkg/ledger: a book of its own for the messages that HMCs number anew"},
 	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/receiver"}, "a notification becomes events without anything being stored"},
 	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
 	"pkg/record": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/status", "pkg/translate",
+			"pkg/config", "pkg/console", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/status",
+			"pkg/translate",
 		},
 		"what is recorded comes from above, and knows no session and no link",
 	},
@@ -58,16 +60,21 @@ var imports = map[string]struct {
 		[]string{"pkg/estate", "pkg/event", "pkg/hmc", "pkg/record", "pkg/translate"},
 		"what is asked of single resources needs a session, and no link",
 	},
+	"pkg/logon": {
+		[]string{"pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
+		"session and link of one HMC are made the same way by the daemon and by a check",
+	},
 	"pkg/watch": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/probe", "pkg/queue", "pkg/receiver",
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue", "pkg/receiver",
 			"pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/record", "pkg/sinks", "pkg/status", "pkg/watch",
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/receiver", "pkg/record", "pkg/sinks", "pkg/status",
+			"pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 )
 
 const (
@@ -102,7 +102,7 @@ func (c *hmcCheck) why(seen *shown) string {
 		dns     *net.DNSError
 		network net.Error
 		err     = seen.err
-		text    = watch.Explain(&c.cfg, err)
+		text    = logon.Explain(&c.cfg, err)
 	)
 	switch {
 	case errors.As(err, &dns):

@@ -94,7 +94,7 @@ func checkSink(ctx context.Context, f *finding, c config.Sink, version string) {
 		f.problem("%v (what to do: %s)", err, sinks.Advice(&c, reason, code))
 		return
 	}
-	f.info("can be reached (%s; no event was sent)", c.Request())
+	f.info("can be reached (%s; no event was sent)", sinks.RequestOf(&c))
 }
 
 // removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a

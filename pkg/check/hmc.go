@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -61,7 +62,7 @@ type hmcCheck struct {
 
 	cfg     config.HMC
 	turns   *logonTurns
-	session *watch.Session
+	session *logon.Session
 	link    *receiver.Receiver
 	// partitions are those that the userid may see, listed says whether all of them; selected
 	// are those whose OS messages are asked for.
@@ -80,7 +81,7 @@ func checkHMC(
 	}
 	c := &hmcCheck{finding: f, cfg: cfg, turns: turns}
 	var err error
-	c.session, err = watch.NewSession(&c.cfg, watch.SessionOptions{Logger: zap.NewNop(), Version: version})
+	c.session, err = logon.NewSession(&c.cfg, logon.SessionOptions{Logger: zap.NewNop(), Version: version})
 	if err != nil {
 		c.problem("%v", err)
 		return
@@ -126,7 +127,7 @@ func (c *hmcCheck) leave(ctx context.Context) {
 
 // logon asks for the version, logs on unless the topics are known, and returns the topics to
 // subscribe to.
-func (c *hmcCheck) logon(ctx context.Context) (*watch.Offer, bool) {
+func (c *hmcCheck) logon(ctx context.Context) (*logon.Offer, bool) {
 	s := c.session
 	turn := c.turns.of(&c.cfg)
 	turn.Lock()
@@ -135,7 +136,7 @@ func (c *hmcCheck) logon(ctx context.Context) (*watch.Offer, bool) {
 		c.step("asking for the version")
 		v, host, err := s.Version(ctx)
 		if err != nil {
-			c.problem("%s", watch.Explain(&c.cfg, err))
+			c.problem("%s", logon.Explain(&c.cfg, err))
 			return nil, false
 		}
 		c.info("the Web Services API of %s answers: %s", host, v)
@@ -176,8 +177,8 @@ func (c *hmcCheck) mayTry(turn *logonTurn) bool {
 
 // refused notes why there is no session or no link, and that the password is not to be tried again.
 func (c *hmcCheck) refused(turn *logonTurn, err error) {
-	text := watch.Explain(&c.cfg, err)
-	if watch.IsHold(err) && c.cfg.Session == nil {
+	text := logon.Explain(&c.cfg, err)
+	if logon.IsHold(err) && c.cfg.Session == nil {
 		turn.refusedBy = c.cfg.Name
 		text = strings.TrimSuffix(text, ".") + " (the HMC says the same of a wrong password, " +
 			"of one that has expired, and of a userid that may not use the Web Services API). " +
@@ -188,7 +189,7 @@ func (c *hmcCheck) refused(turn *logonTurn, err error) {
 
 // topics says which kinds of notifications the userid may have. Those that are asked for and
 // missing are among the problems of the link.
-func (c *hmcCheck) topics(o *watch.Offer) {
+func (c *hmcCheck) topics(o *logon.Offer) {
 	granted := slices.DeleteFunc(slices.Clone(o.Granted), func(kind string) bool {
 		return !slices.Contains(event.TopicTypes(), kind)
 	})
@@ -197,7 +198,7 @@ func (c *hmcCheck) topics(o *watch.Offer) {
 		event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
 	for _, kind := range []string{event.TopicAudit, event.TopicSecurity} {
 		if !slices.Contains(granted, kind) && !slices.Contains(c.cfg.Topics, kind) {
-			c.info("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, watch.Permissions[kind])
+			c.info("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, logon.Permissions[kind])
 		}
 	}
 }
@@ -267,7 +268,7 @@ func (c *hmcCheck) estate(ctx context.Context) (cpcs []hmc.CPC, partitions []hmc
 // osMessages says whether the userid may follow the consoles that are asked for. The permission is
 // the same for all of them, so it asks one, and adds its topic to those that are subscribed to. It
 // ends with the session.
-func (c *hmcCheck) osMessages(ctx context.Context, o *watch.Offer) {
+func (c *hmcCheck) osMessages(ctx context.Context, o *logon.Offer) {
 	for i, want := range c.cfg.OSMessages {
 		selects := func(p hmc.Partition) bool { return want.CPC.Match(p.CPCName) && want.Partition.Match(p.Name) }
 		if c.listed && !slices.ContainsFunc(c.partitions, selects) {
@@ -295,7 +296,7 @@ func (c *hmcCheck) osMessages(ctx context.Context, o *watch.Offer) {
 			return
 		case hmc.IsReason(err, http.StatusConflict, hmc.ReasonChannelUnavailable):
 			continue
-		case watch.IsStatus(err, http.StatusForbidden):
+		case logon.IsStatus(err, http.StatusForbidden):
 			c.problem("operating system messages may not be followed: on the HMC, in User Management, "+
 				`give the userid's role the task "Operating System Messages", for which view-only is enough: %v`, err)
 			return
@@ -326,7 +327,7 @@ func (c *hmcCheck) hardwareMessages(ctx context.Context) {
 }
 
 // connect makes the link, and returns the problems that are left.
-func (c *hmcCheck) connect(ctx context.Context, o *watch.Offer) (problems []string) {
+func (c *hmcCheck) connect(ctx context.Context, o *logon.Offer) (problems []string) {
 	turn := c.turns.of(&c.cfg)
 	if !c.session.UsesREST() { // then it is the broker that sees the password
 		turn.Lock()
@@ -337,15 +338,15 @@ func (c *hmcCheck) connect(ctx context.Context, o *watch.Offer) (problems []stri
 	}
 	c.step("connecting the link")
 	start := time.Now()
-	connector := watch.NewConnector(c.session, receiver.Options{}, func(*receiver.Receiver) {})
+	connector := logon.NewConnector(c.session, receiver.Options{}, func(*receiver.Receiver) {})
 	link, err := connector.Connect(ctx, o)
 	switch {
 	case err == nil:
-	case watch.FailureReason(err) == receiver.ReasonAuthorization:
+	case logon.FailureReason(err) == receiver.ReasonAuthorization:
 		c.refused(turn, err)
 		return o.Missing
 	default:
-		c.problem("the link cannot be made: %s", watch.Explain(&c.cfg, err))
+		c.problem("the link cannot be made: %s", logon.Explain(&c.cfg, err))
 		return o.Missing
 	}
 	c.link = link

@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +14,8 @@ import (
 
 // statuses are those that CPCs, partitions and adapters have by IBM's book.
 var statuses = []string{
-	"active", "operating", "not-operating", "not-activated", "exceptions", "degraded", "acceptable", "stopped", "paused",
+	"active", "operating", "not-operating", "not-activated", "exceptions", "degraded", "acceptable", "stopped",
+	"paused",
 	"starting", "stopping", "terminated", "reservation-error", "service-required", "service", "no-power", "not-active",
 	"not-detected", "communications-not-active", "not-communicating", "status-check",
 }
@@ -70,7 +72,7 @@ func (s *seen) unmatched(f *finding, at string, patterns config.Patterns, values
 		if slices.ContainsFunc(values, p.Match) {
 			continue
 		}
-		meant := config.Nearest(strings.ToLower(p.String()), values)
+		meant := event.Nearest(strings.ToLower(p.String()), values)
 		if meant != "" {
 			meant = "; is " + meant + " meant?"
 		}

@@ -421,7 +421,7 @@ func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 		return
 	}
 	known := keysOf(t)
-	if near := Nearest(key.Value, known); near != "" {
+	if near := event.Nearest(key.Value, known); near != "" {
 		d.bad[join(path, near)] = true // so that it is not missed as well
 		d.report(key.Line, path, "unknown key %q, did you mean %q?", key.Value, near)
 		return

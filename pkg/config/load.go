@@ -226,3 +226,13 @@ func (d *decoder) resolve(path string) (absolute, shown string) {
 	}
 	return absolute, shown
 }
+
+// Strict reads YAML into what v points to. An unknown key is an error.
+func Strict(data []byte, v any) error {
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	if err := d.Decode(v); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"net"
 	"net/netip"
 	"net/url"
@@ -144,7 +145,7 @@ func SplitName(name string) ([]NamePart, error) {
 			return nil, fmt.Errorf("has a { without a }")
 		case !slices.Contains(fields, field):
 			hint := ": there are {" + strings.Join(fields, "}, {") + "}"
-			if near := Nearest(field, fields); near != "" {
+			if near := event.Nearest(field, fields); near != "" {
 				hint = ", did you mean {" + near + "}?"
 			}
 			return nil, fmt.Errorf("has an unknown placeholder %s%s", quote("{"+field+"}"), hint)

@@ -554,7 +554,7 @@ func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
 	types := event.Types()
 	for i, p := range m.Type {
 		at := element(at("type"), m.Type, i)
-		if near := Nearest(p.source, types); p.re == nil && near != "" && !slices.Contains(types, p.source) {
+		if near := event.Nearest(p.source, types); p.re == nil && near != "" && !slices.Contains(types, p.source) {
 			d.warnf(at, "no event of the type %s is known, did you mean %q?", quote(p.source), near)
 		}
 		if p.re == nil && p.source == event.TypeStatusChangeSummary {
@@ -591,13 +591,14 @@ func element(path string, p Patterns, i int) string {
 	return item(path, i)
 }
 
-// classes warns of a pattern that matches no class that HMCs are known to have. There may be others.
+// classes warns of a pattern that matches no class that HMCs are known to have. There may be
+// others.
 func (d *decoder) classes(path string, patterns Patterns) {
 	for i, p := range patterns {
-		if slices.ContainsFunc(knownClasses, p.Match) {
+		if slices.ContainsFunc(event.Classes, p.Match) {
 			continue
 		}
-		near := Nearest(p.source, knownClasses)
+		near := event.Nearest(p.source, event.Classes)
 		if strings.EqualFold(p.source, "lpar") {
 			near = "logical-partition"
 		}
@@ -607,19 +608,6 @@ func (d *decoder) classes(path string, patterns Patterns) {
 		d.warnf(element(path, patterns, i), "%s matches no class of resources that HMCs are known to have%s",
 			quote(p.source), near)
 	}
-}
-
-// knownClasses are those of IBM's book on the Web Services API, those first that matter most.
-var knownClasses = []string{
-	"cpc", "partition", "logical-partition", "adapter", "console", "user", "hardware-message",
-	"nic", "hba", "virtual-function", "virtual-switch", "partition-link", "capacity-group", "capacity-record",
-	"network-port", "storage-port", "storage-group", "storage-volume", "storage-template", "storage-template-volume",
-	"virtual-storage-resource", "storage-site", "storage-fabric", "storage-switch", "storage-subsystem",
-	"storage-control-unit", "storage-path", "tape-library", "tape-link", "virtual-tape-resource",
-	"reset-activation-profile", "image-activation-profile", "load-activation-profile", "group-profile",
-	"user-role", "user-pattern", "user-template", "password-rule", "task", "ldap-server-definition",
-	"mfa-server-definition", "certificate", "group", "metrics-context", "unmanaged-cpc", "virtual-network", "zbx", "blade",
-	"workload-resource-group", "virtual-server", "virtualization-host", "ensemble", "node",
 }
 
 // closedSet checks that every pattern matches one of the values there can be.
@@ -796,7 +784,7 @@ func written(v any) string {
 
 // known checks a name of which there are only some, where one is easily misspelled.
 func (d *decoder) known(path, what, name string, names []string, more string) {
-	switch near := Nearest(name, names); {
+	switch near := event.Nearest(name, names); {
 	case slices.Contains(names, name):
 	case near != "":
 		d.errorf(path, "is not a %s: %s, did you mean %q?", what, quote(name), near)

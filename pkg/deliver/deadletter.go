@@ -66,6 +66,6 @@ func (d *Delivery) refusal(cause error) queue.DeadLetter {
 	_, status := sinks.ReasonOf(cause)
 	return queue.DeadLetter{
 		Sink: d.Cfg.Name, Time: time.Now(), Status: status, Reason: event.Bounded(cause.Error(), maxReason),
-		Request: d.Cfg.Request(),
+		Request: sinks.RequestOf(&d.Cfg),
 	}
 }

@@ -62,7 +62,7 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 		return step, fmt.Errorf("%w: a sink of the kind %s has no use for a test event", ErrNotTested, d.Cfg.Kind())
 	}
 	first := step
-	first.Outcome, first.Kind, first.Request = TestBegins, d.Cfg.Kind(), d.Cfg.Request()
+	first.Outcome, first.Kind, first.Request = TestBegins, d.Cfg.Kind(), sinks.RequestOf(&d.Cfg)
 	first.TimeoutSeconds = d.Cfg.Timeout.Seconds()
 	if err := begins(first); err != nil {
 		return step, err

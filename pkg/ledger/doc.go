@@ -1,4 +1,5 @@
 // Package ledger is what is known of an HMC and stored together with the events: the ids of
-// notifications, OS messages by partition, entries of logs, gaps, what the HMCs of a group have
-// seen. It is pure: it has no goroutine, and time comes in as an argument.
+// notifications, entries of logs, hardware messages, gaps, what the HMCs of a group have seen. OS
+// messages have a room of their own, console. It is pure: it has no goroutine, and time comes in as
+// an argument.
 package ledger

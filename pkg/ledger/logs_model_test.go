@@ -103,7 +103,7 @@ const modelLog = event.TopicAudit
 func newLogModel(t *testing.T, seed uint64) *logModel {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	m := &logModel{
-		t: t, rng: rng, seed: seed, now: markClock, book: NewLogs("a"), store: make(map[string][]byte), stored: make(map[modelEvent]int),
+		t: t, rng: rng, seed: seed, now: logClock, book: NewLogs("a"), store: make(map[string][]byte), stored: make(map[modelEvent]int),
 		coarse: []time.Duration{time.Millisecond, time.Second, time.Minute}[rng.IntN(3)], texts: 1 + rng.IntN(3),
 		holds: []int{1 << 20, 1 << 20, 40}[rng.IntN(3)], clocks: rng.IntN(2) == 0, start: []string{"now", "all", "24h"}[rng.IntN(3)],
 	}

@@ -10,6 +10,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
+// logClock is when the stories of these tests begin.
+var logClock = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+
 // logTest is a book of which one log is looked at, and what is stored of it.
 type logTest struct {
 	t     *testing.T
@@ -20,14 +23,14 @@ type logTest struct {
 
 // newLogTest is a log that is watched from now on and has nothing yet.
 func newLogTest(t *testing.T) *logTest {
-	l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: markClock}
+	l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: logClock}
 	l.book.LinkUp("one")
 	l.book.Begin(modelLog, l.now, true)
 	l.list("")
 	return l
 }
 
-func (l *logTest) at(n int) int64 { return markClock.Add(time.Duration(n) * time.Second).UnixMilli() }
+func (l *logTest) at(n int) int64 { return logClock.Add(time.Duration(n) * time.Second).UnixMilli() }
 
 // published takes up entries that are published, and demands which of its content each is.
 func (l *logTest) published(want string, entries ...int) {
@@ -171,7 +174,7 @@ func TestLogBegins(t *testing.T) {
 		{"all", 0, true, false, "[1 1 1 1]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: markClock}
+			l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: logClock}
 			l.book.LinkUp("one")
 			start := l.now.Add(time.Duration(tt.start) * time.Second)
 			if tt.all {
@@ -316,14 +319,14 @@ func TestLogsOfEarlierVersions(t *testing.T) {
 	}{
 		{"all are kept", 0, 255, "[0 0 2 0 2 1]"},
 		{"the last are kept", 0, 256, "[0 0 0 0 2 1]"},
-		{"some were missed", markClock.Add(-time.Minute).UnixMilli(), 255, "[1 0 2 0 2 1]"},
+		{"some were missed", logClock.Add(-time.Minute).UnixMilli(), 255, "[1 0 2 0 2 1]"},
 	} {
 		value := binary.BigEndian.AppendUint64(nil, uint64(tt.resume))
 		for n := range tt.entries {
 			id := seenID(n)
-			value = append(binary.BigEndian.AppendUint64(value, uint64(markClock.UnixMilli()+int64(n)*1000)), id[:]...)
+			value = append(binary.BigEndian.AppendUint64(value, uint64(logClock.UnixMilli()+int64(n)*1000)), id[:]...)
 		}
-		l := &logTest{t: t, book: NewLogs("a"), state: map[string][]byte{"log/a\x00audit": value}, now: markClock.Add(time.Hour)}
+		l := &logTest{t: t, book: NewLogs("a"), state: map[string][]byte{"log/a\x00audit": value}, now: logClock.Add(time.Hour)}
 		l.restart()
 		l.book.Missed(modelLog, l.now)
 		l.book.LinkUp("one")

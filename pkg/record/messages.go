@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/console"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -28,7 +29,7 @@ const (
 
 // replay is what the HMC sent again of a partition's messages so far.
 type replay struct {
-	messages []ledger.OSMessage
+	messages []console.OSMessage
 	events   []event.Event
 	bytes    int
 	last     time.Time
@@ -41,9 +42,9 @@ func (l *replay) add(p *translate.Part, e event.Event) {
 	l.bytes += len(e.Body)
 }
 
-func messageOf(p *translate.Part) ledger.OSMessage {
-	return ledger.OSMessage{
-		Number: p.Message.Number, ID: p.ID, Text: ledger.TextHash(p.Message.PlainText()), Time: p.Message.Time,
+func messageOf(p *translate.Part) console.OSMessage {
+	return console.OSMessage{
+		Number: p.Message.Number, ID: p.ID, Text: console.TextHash(p.Message.PlainText()), Time: p.Message.Time,
 	}
 }
 
@@ -70,7 +71,7 @@ func (t *tx) message(p *translate.Part) {
 // putMessage puts the event of a new message into the outbox, unless another HMC of the group has
 // reported it. lasting is as repeats has it.
 func (t *tx) putMessage(
-	e *event.Event, m *ledger.OSMessage, v ledger.OSVerdict, partition string, lasting bool,
+	e *event.Event, m *console.OSMessage, v console.OSVerdict, partition string, lasting bool,
 ) (put bool) {
 	if v.Epoch > 0 { // the same text under the same number, after an IPL, is another message
 		e.ID = event.NewID(m.ID.String(), fmt.Sprint(v.Epoch))
@@ -128,7 +129,7 @@ func clonePointer[T any](p *T) *T {
 
 // settleReplay records what is new of a partition's replay. next is the live message that ended it;
 // nil: none did.
-func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
+func (t *tx) settleReplay(partition string, next *console.OSMessage) {
 	l := t.replays[partition]
 	if l == nil {
 		return
@@ -141,7 +142,7 @@ func (t *tx) settleReplay(partition string, next *ledger.OSMessage) {
 	if t.outdated(asked) && !t.messages.Empty(partition) {
 		return
 	}
-	what := ledger.OSReplay{Next: next, Asked: asked, Complete: !l.cut && !asked.Before(t.loaded)}
+	what := console.OSReplay{Next: next, Asked: asked, Complete: !l.cut && !asked.Before(t.loaded)}
 	t.putReplay(partition, l, event.OriginRefresh, what)
 	if _, to, n := t.messages.Missing(partition); n > 0 && what.Complete {
 		t.gone(t.messages.Settle(partition, to)) // the HMC has replayed all it holds
@@ -156,7 +157,7 @@ func (t *tx) outdated(asked time.Time) bool {
 }
 
 // putReplay puts what is new of a replay or a list into the outbox, and returns how much that is.
-func (t *tx) putReplay(partition string, l *replay, origin string, what ledger.OSReplay) (recovered int) {
+func (t *tx) putReplay(partition string, l *replay, origin string, what console.OSReplay) (recovered int) {
 	what.Host, what.Messages, what.Now = t.link.host, l.messages, t.now
 	verdicts := t.messages.Replay(partition, what)
 	for i, v := range verdicts {
@@ -230,7 +231,7 @@ func (r *Recorder) ListedMessages(
 		n := t.messages.BeforeStart(uri, t.link.host, l.messages)
 		l.messages, l.events = l.messages[n:], l.events[n:]
 	}
-	n := t.putReplay(uri, l, event.OriginBackfill, ledger.OSReplay{Asked: asked, Complete: true})
+	n := t.putReplay(uri, l, event.OriginBackfill, console.OSReplay{Asked: asked, Complete: true})
 	for i := range l.messages {
 		// the HMC was asked for everything up to this one
 		missing = max(missing, l.messages[i].Number)

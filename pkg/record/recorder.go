@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/console"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -111,7 +112,7 @@ func New(opts Options) *Recorder {
 	*t = tx{
 		r: r, g: opts.Group,
 		books: books{
-			messages: ledger.NewOSMessages(name), logs: ledger.NewLogs(name), hardware: ledger.NewHardware(name),
+			messages: console.NewOSMessages(name), logs: ledger.NewLogs(name), hardware: ledger.NewHardware(name),
 			gaps: ledger.NewGaps(name), contact: ledger.NewContact(name),
 		},
 		pending: pending{replays: make(map[string]*replay), replayed: make(map[string]time.Time)},

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/console"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
@@ -39,7 +40,7 @@ type tx struct {
 // books are what is known of the HMC and stored with the events.
 type books struct {
 	seen     *ledger.Seen
-	messages *ledger.OSMessages
+	messages *console.OSMessages
 	logs     *ledger.Logs
 	hardware *ledger.Hardware
 	gaps     *ledger.Gaps

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
@@ -24,7 +25,7 @@ func TestFillAfterReplay(t *testing.T) {
 	}, true)
 	s.Rec.Notification(t.Context(), &n)
 	s.Rec.MissingMessages(uri) // the replay has ended
-	k := newKeeper(s, nil, new(Offer), nil)
+	k := newKeeper(s, nil, new(logon.Offer), nil)
 	k.newSession = true
 	c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true, fill: new(retry), replay: true, topic: topic, opened: opened}
 	k.channels.byURI[uri] = c
@@ -57,7 +58,7 @@ func TestReplays(t *testing.T) {
 		{"open since a link before this one", true, now, time.Time{}, false},
 		{"the session goes on", false, now, now.Add(time.Second), false},
 	} {
-		k := newKeeper(newTestSupervisor(t), nil, new(Offer), nil)
+		k := newKeeper(newTestSupervisor(t), nil, new(logon.Offer), nil)
 		k.newSession = tt.newSession
 		c := &channel{partition: hmc.Partition{ObjectURI: uri}, refresh: true, tried: true}
 		k.channels.byURI[uri] = c

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
@@ -257,7 +258,7 @@ func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool
 
 // HardwareHint says what may be missing where a list was refused.
 func HardwareHint(err error) string {
-	if IsStatus(err, http.StatusForbidden) || IsStatus(err, http.StatusNotFound) {
+	if logon.IsStatus(err, http.StatusForbidden) || logon.IsStatus(err, http.StatusNotFound) {
 		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
 	}
 	return ""

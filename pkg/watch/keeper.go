@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
@@ -59,13 +60,13 @@ type keeper struct {
 	again map[string]*retry // topics that the broker took away
 }
 
-func newKeeper(s *Supervisor, link *receiver.Receiver, o *Offer, end context.CancelCauseFunc) *keeper {
+func newKeeper(s *Supervisor, link *receiver.Receiver, o *logon.Offer, end context.CancelCauseFunc) *keeper {
 	k := &keeper{
 		shared: &s.shared, link: link, session: s.session.API, end: end,
 		wake: make(chan struct{}, 1), questions: make(chan string, record.MaxQuestions),
 		again: make(map[string]*retry),
 	}
-	k.channels = channels{k: k, byURI: make(map[string]*channel), known: o.channels}
+	k.channels = channels{k: k, byURI: make(map[string]*channel), known: o.Channels}
 	k.lister = lister{k: k, wanted: k.session != nil}
 	k.fetch = fetcher{k: k, logs: make(map[string]*retry), rest: make(map[string]time.Time)}
 	k.hardware = newHardwareWatch(k)

@@ -2,13 +2,12 @@ package watch
 
 import (
 	"cmp"
-	"context"
-	"net"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
@@ -37,7 +36,7 @@ type Options struct {
 }
 
 // Dial makes a network connection, as net.Dialer.DialContext does.
-type Dial = func(ctx context.Context, network, addr string) (net.Conn, error)
+type Dial = logon.Dial
 
 // Intervals are what a Supervisor waits for. One that is 0 is the usual one; tests shorten them.
 type Intervals struct {

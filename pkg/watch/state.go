@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -93,10 +94,10 @@ func (s *state) heard(r *receiver.Receiver) {
 }
 
 // offered notes the topics that a link will be subscribed to.
-func (s *state) offered(o *Offer) {
-	s.Host, s.missing, s.unlisted = o.Host, o.Missing, o.unlisted
-	s.PasswordExpires = o.passwordExpires
-	if o.rest && !s.read && s.unread == "" {
+func (s *state) offered(o *logon.Offer) {
+	s.Host, s.missing, s.unlisted = o.Host, o.Missing, o.Unlisted
+	s.PasswordExpires = o.PasswordExpires
+	if o.REST && !s.read && s.unread == "" {
 		s.unread = "the CPCs and partitions are not listed yet"
 	}
 	s.channels, s.wanted = make(map[string]channelStatus), make(map[string]status.TopicStatus)

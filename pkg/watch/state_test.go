@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -72,7 +73,7 @@ func TestLastTimesStay(t *testing.T) {
 func TestNobodySeesHalfAChange(t *testing.T) {
 	s := newTestSupervisor(t)
 	board, link := s.source.board, newLink(t)
-	o := &Offer{Host: "h", Kinds: map[string]string{"t.1": event.TopicObject}}
+	o := &logon.Offer{Host: "h", Kinds: map[string]string{"t.1": event.TopicObject}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var changing, reading sync.WaitGroup
 	changing.Go(func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
@@ -51,8 +52,8 @@ type Supervisor struct {
 	again chan struct{}
 
 	// Of the supervisor's goroutine alone; linked is the session of the last link.
-	session   *Session
-	connector *Connector
+	session   *logon.Session
+	connector *logon.Connector
 	backoff   *receiver.Backoff
 	linked    *hmc.Session
 	trouble   trouble
@@ -91,7 +92,7 @@ func New(o Options) (*Supervisor, error) {
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	var err error
-	s.session, err = NewSession(&s.Cfg, SessionOptions{
+	s.session, err = logon.NewSession(&s.Cfg, logon.SessionOptions{
 		Logger: s.log, Version: o.Version, Notes: o.SessionNotes, Dial: o.Dial,
 		OnRequest: func(operation, code string) { o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc() },
 	})
@@ -110,7 +111,7 @@ func New(o Options) (*Supervisor, error) {
 		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
 		Timing: s.intervals.Recording, Live: o.Live,
 	})
-	s.connector = NewConnector(s.session, receiver.Options{
+	s.connector = logon.NewConnector(s.session, receiver.Options{
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover},
@@ -211,7 +212,7 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	unread, err := s.watch(ctx, link, o)
 	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
-		s.session.logoff(ctx)
+		s.session.Logoff(ctx)
 		s.Rec.SessionEnded()
 	}
 	return upSince, err
@@ -220,8 +221,8 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 // refresh takes over what has changed in the files that the configuration names, and reports
 // whether something has.
 func (s *Supervisor) refresh() (changed bool) {
-	if changed = s.session.refresh(); changed {
-		s.used.Store(s.session.cfg)
+	if changed = s.session.Refresh(); changed {
+		s.used.Store(s.session.Cfg)
 	}
 	return changed
 }
@@ -229,7 +230,7 @@ func (s *Supervisor) refresh() (changed bool) {
 // connect makes the link, with as many retries as connect_retries says. After that the round ends,
 // and the next one looks after the session first, on the next host where there is one; the pauses
 // go on growing where this one stopped.
-func (s *Supervisor) connect(ctx context.Context, o *Offer) (*receiver.Receiver, error) {
+func (s *Supervisor) connect(ctx context.Context, o *logon.Offer) (*receiver.Receiver, error) {
 	retries, usual := s.Cfg.Stomp.ConnectRetries, receiver.DefaultStompRetryTimeoutConfig().ConnectRetries
 	if retries < 0 || len(s.Cfg.Hosts) > 1 && retries > usual { // without end, which the rounds are
 		retries = usual
@@ -237,7 +238,7 @@ func (s *Supervisor) connect(ctx context.Context, o *Offer) (*receiver.Receiver,
 	for ; ; retries-- {
 		s.source.update(func(now *state) { now.attempt(status.StateConnecting) })
 		link, err := s.connector.Connect(ctx, o)
-		refused := IsHold(err) || FailureReason(err) == receiver.ReasonAuthorization
+		refused := logon.IsHold(err) || logon.FailureReason(err) == receiver.ReasonAuthorization
 		if err == nil || refused || retries == 0 || ctx.Err() != nil {
 			return link, err
 		}
@@ -247,7 +248,7 @@ func (s *Supervisor) connect(ctx context.Context, o *Offer) (*receiver.Receiver,
 
 // watch hands on what comes over a link until it ends, and returns why it did. unread says that
 // something came which could not be handed on.
-func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *Offer) (unread bool, err error) {
+func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *logon.Offer) (unread bool, err error) {
 	linkCtx, cancel := context.WithCancelCause(ctx)
 	var keeping sync.WaitGroup
 	k := newKeeper(s, link, o, cancel)
@@ -276,7 +277,7 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *Offe
 
 // linkUp publishes and records that the link is up, and has the keeper fetch what was missed
 // before.
-func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *Offer) {
+func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *logon.Offer) {
 	now := s.source.update(func(now *state) { now.up(k.link) })
 	if now.links > 1 {
 		s.Metrics.Reconnects.Inc()
@@ -300,7 +301,7 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *Offer) {
 	if k.session != nil {
 		s.source.keeper.Store(k)
 	}
-	if s.Rec.Connected(ctx, up, o.complete, s.connector.asked) {
+	if s.Rec.Connected(ctx, up, o.Complete, s.connector.Asked) {
 		s.source.Fetch(map[string]bool{"": true})
 		return
 	}
@@ -314,7 +315,7 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *Offer) {
 func (s *Supervisor) closeLink(problem, reason string) {
 	if link := s.source.now().link; link != nil {
 		s.source.update(func(now *state) { now.down(problem, reason) })
-		closeLink(link, s.log)
+		logon.CloseLink(link, s.log)
 	}
 }
 
@@ -361,8 +362,8 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 		case s.record(ctx, &n, err):
 			if err == nil {
 				k.notified(&s.note)
-				if s.session.changesPassword(&s.note) {
-					s.session.expires = nil
+				if s.session.ChangesPassword(&s.note) {
+					s.session.Expires = nil
 					s.source.update(func(now *state) { now.PasswordExpires = nil })
 				}
 			}
@@ -405,7 +406,7 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 		s.backoff.Reset()
 	}
 	name, wait := status.StateAuthFailed, s.intervals.AuthHold
-	if !IsHold(err) {
+	if !logon.IsHold(err) {
 		name, wait = status.StateDisconnected, jittered(s.backoff.Next())
 		if !wasUp {
 			s.session.NextHost()
@@ -431,7 +432,7 @@ func (s *Supervisor) failed(ctx context.Context, err error, name string, wait ti
 
 // explain says what is wrong, for people and as the metrics name it.
 func (s *Supervisor) explain(err error) (problem, reason string) {
-	return Explain(&s.Cfg, err), FailureReason(err)
+	return logon.Explain(&s.Cfg, err), logon.FailureReason(err)
 }
 
 // pause publishes what is wrong and waits before the next attempt.

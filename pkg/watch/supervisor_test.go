@@ -10,6 +10,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -26,7 +27,7 @@ func TestWaits(t *testing.T) {
 		reason      string
 	}{
 		"a refused logon": {
-			err:   &holdError{reason: status.ReasonLogon, err: refused},
+			err:   &logon.HoldError{Reason: status.ReasonLogon, Err: refused},
 			least: 30 * time.Minute, most: 30 * time.Minute, state: status.StateAuthFailed, reason: status.ReasonLogon,
 		},
 		"nothing listens": {
@@ -121,7 +122,7 @@ func TestRetry(t *testing.T) {
 // However often the estate is to be listed, the HMC has its rest between two lists.
 func TestListsAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeeper(newTestSupervisor(t), nil, new(Offer), nil)
+		k := newKeeper(newTestSupervisor(t), nil, new(logon.Offer), nil)
 		l := &k.lister
 		lists := 0
 		for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Second) {
@@ -150,7 +151,7 @@ func TestSource(t *testing.T) {
 	src.Fetch(map[string]bool{"": true})
 	src.ListHardware("/api/console")
 
-	k := newKeeper(s, newLink(t), new(Offer), nil)
+	k := newKeeper(s, newLink(t), new(logon.Offer), nil)
 	src.keeper.Store(k)
 	src.update(func(now *state) { now.up(k.link) })
 	if _, handedOn := src.LastContact(); !handedOn || !src.CanFetch() || !src.Ask("/api/jobs/1") || <-k.questions != "/api/jobs/1" {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -97,7 +98,7 @@ func (p *Protection) now() (*toolkit.Config, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.config.get(func() (*toolkit.Config, error) { return config.LoadWeb(p.file) }, p.file)
+	return p.config.get(func() (*toolkit.Config, error) { return loadWeb(p.file) }, p.file)
 }
 
 // TLS returns the configuration of a server; nil: it has no TLS. Each connection has that of the
@@ -243,4 +244,21 @@ func (p *Protection) check(ctx context.Context, hash, userid, password string) (
 	}
 	p.known[key] = true
 	return true, nil
+}
+
+// loadWeb reads a --web.config.file, which has the form of Prometheus's exporter toolkit.
+func loadWeb(file string) (*toolkit.Config, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	web := &toolkit.Config{
+		TLSConfig:  toolkit.TLSConfig{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13},
+		HTTPConfig: toolkit.HTTPConfig{HTTP2: true},
+	}
+	if err := config.Strict(data, web); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	web.TLSConfig.SetDirectory(filepath.Dir(file))
+	return web, nil
 }

@@ -234,7 +234,9 @@ func TestSysplex(t *testing.T) {
 	s.await("Alertmanager fires", func() bool { return s.receiver.Count("firing", down...) == 1 })
 	s.must(s.sim.StartPartition("M90/LP03"))
 	s.await("it resolves", func() bool { return s.receiver.Count("resolved", down...) == 1 })
-	s.await("the IPL is told", func() bool { return strings.Contains(events(), "LP03 on M90: IPL of SY03 (z/OS V2.5) from 00A86, parameter 0A8600M1, after ") })
+	s.await("the IPL is told", func() bool {
+		return strings.Contains(events(), "LP03 on M90: IPL of SY03 (z/OS V2.5) from 00A86, parameter 0A8600M1, after ")
+	})
 
 	s.must(s.sim.SetAcceptableStatus("M90/LP05", "operating", "not-activated"))
 	s.sim.LogEntries(hmcsim.TopicAudit, hmcsim.LogEntry{EventID: "9999", User: "SYSPROG2", Message: "Deactivate was performed on {0}", Items: []string{"LP05"}})

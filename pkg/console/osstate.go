@@ -1,4 +1,4 @@
-package ledger
+package console
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
@@ -115,7 +116,7 @@ func (s *osSlot) decode(b []byte) bool {
 // Load replaces all that is known by what is stored. It keeps when each message came, which is not
 // stored. It returns how many values could not be read: what they told is not known, and is
 // delivered again where the HMC replays it.
-func (o *OSMessages) Load(stored Stored) (damaged int) {
+func (o *OSMessages) Load(stored ledger.Stored) (damaged int) {
 	before := maps.Clone(o.partitions)
 	clear(o.partitions)
 	o.changed, o.pending = nil, nil

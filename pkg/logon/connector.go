@@ -1,4 +1,4 @@
-package watch
+package logon
 
 import (
 	"context"
@@ -18,8 +18,8 @@ type Connector struct {
 	session *Session
 	// options lack host, topics and credentials.
 	options receiver.Options
-	// asked is when the last attempt began.
-	asked time.Time
+	// Asked is when the last attempt began.
+	Asked time.Time
 	// attempted is called with each link that was tried to make, before it is closed if that
 	// failed.
 	attempted func(*receiver.Receiver)
@@ -29,14 +29,14 @@ type Connector struct {
 // retries. attempted is called with each link that was tried to make, before it is closed if that
 // failed.
 func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
-	stomp := s.cfg.Stomp
+	stomp := s.Cfg.Stomp
 	stomp.ConnectRetries = 0
-	o.Port, o.Config, o.Logger = s.cfg.StompPort, &stomp, s.log
+	o.Port, o.Config, o.Logger = s.Cfg.StompPort, &stomp, s.log
 	return &Connector{session: s, options: o, attempted: attempted}
 }
 
 // Connect makes one attempt at a link that is subscribed to what the HMC offers. Where the broker
-// refuses a session, that is logged off. It returns a holdError where another attempt would do
+// refuses a session, that is logged off. It returns a HoldError where another attempt would do
 // harm.
 func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, error) {
 	s, opts := c.session, c.options
@@ -46,30 +46,30 @@ func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, 
 	if err != nil {
 		return nil, fmt.Errorf("the configuration does not fit: %w", err)
 	}
-	c.asked = time.Now()
+	c.Asked = time.Now()
 	err = link.Connect(ctx)
 	c.attempted(link)
 	if err == nil {
 		return link, nil
 	}
-	closeLink(link, s.log)
+	CloseLink(link, s.log)
 	broken, ok := errors.AsType[*receiver.ConnectionError](err)
 	switch {
 	case !ok || broken.Reason != receiver.ReasonAuthorization:
 	case opts.Userid != "":
 		return nil, hold(receiver.ReasonAuthorization, s.passwordRefused(err))
-	case s.cfg.Session != nil:
+	case s.Cfg.Session != nil:
 		err = fmt.Errorf("the broker refuses the session given in the configuration; "+newSessionHint+": %w", err)
 	default:
 		err = fmt.Errorf("the broker refuses the sessions that the Web Services API makes: %w", err)
 		// the broker does not know the session, so its topics are gone too
-		s.logoff(ctx)
+		s.Logoff(ctx)
 	}
 	return nil, err
 }
 
-// closeLink ends a link: UNSUBSCRIBE, DISCONNECT, bounded in time.
-func closeLink(link *receiver.Receiver, log *zap.Logger) {
+// CloseLink ends a link: UNSUBSCRIBE, DISCONNECT, bounded in time.
+func CloseLink(link *receiver.Receiver, log *zap.Logger) {
 	if err := link.Close(); err != nil {
 		log.Debug("the link did not end cleanly", zap.Error(err))
 	}

@@ -1,4 +1,4 @@
-package ledger
+package console
 
 import (
 	"encoding/binary"

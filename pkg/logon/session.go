@@ -1,9 +1,10 @@
-package watch
+package logon
 
 import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -37,17 +38,21 @@ type Session struct {
 	// TLS says how the HMC's certificate is verified. It is not to be changed.
 	TLS *tls.Config
 
-	cfg *config.HMC
+	// Cfg is the configuration in use, with what its files hold now. It is not to be changed.
+	Cfg *config.HMC
 	log *zap.Logger
 	// client is nil where the Web Services API is not used.
 	client *hmc.Client
 	// host is the index of the host in use, where the client does not choose it.
 	host int
-	// expires is when the password does, as the last logon told it; nil: never, or not known.
-	expires *time.Time
+	// Expires is when the password does, as the last logon told it; nil: never, or not known.
+	Expires *time.Time
 	// unreadable is why the files could not be read again, as it was logged.
 	unreadable string
 }
+
+// Dial makes a network connection, as net.Dialer.DialContext does.
+type Dial = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // SessionOptions are what a Session needs besides the configuration of its HMC. Logger is required.
 type SessionOptions struct {
@@ -73,17 +78,17 @@ type Offer struct {
 	// may not have and should, in words.
 	Granted, Missing []string
 
-	// channels are the topics of OS message channels that are open, by the partition's object
+	// Channels are the topics of OS message channels that are open, by the partition's object
 	// id.
-	channels map[string]string
-	// complete says that the session has no other topics.
-	complete bool
-	// unlisted is why it is not known yet whose OS messages to follow; "": nobody's.
-	unlisted string
-	// rest says that there is a session of the Web Services API, and passwordExpires when the
+	Channels map[string]string
+	// Complete says that the session has no other topics.
+	Complete bool
+	// Unlisted is why it is not known yet whose OS messages to follow; "": nobody's.
+	Unlisted string
+	// REST says that there is a session of the Web Services API, and PasswordExpires when the
 	// password does that it was logged on with; nil: never, or not known.
-	rest            bool
-	passwordExpires *time.Time
+	REST            bool
+	PasswordExpires *time.Time
 }
 
 // NewSession makes a session that is not logged on.
@@ -92,7 +97,7 @@ func NewSession(cfg *config.HMC, o SessionOptions) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
 	}
-	s := &Session{cfg: cfg, TLS: tlsConfig, log: o.Logger}
+	s := &Session{Cfg: cfg, TLS: tlsConfig, log: o.Logger}
 	if len(cfg.TopicNames) > 0 {
 		return s, nil
 	}
@@ -116,11 +121,11 @@ func (s *Session) Version(ctx context.Context) (v hmc.Version, host string, err 
 // UseHost says which host is used where the Web Services API is not.
 func (s *Session) UseHost(index int) { s.host = index }
 
-// refresh takes over what has changed in the files that the configuration names, and reports
+// Refresh takes over what has changed in the files that the configuration names, and reports
 // whether something has. While they cannot be used, what was read before counts.
-func (s *Session) refresh() (changed bool) {
-	fresh, err := s.cfg.Reread()
-	if err == nil && fresh.Equal(s.cfg) {
+func (s *Session) Refresh() (changed bool) {
+	fresh, err := s.Cfg.Reread()
+	if err == nil && fresh.Equal(s.Cfg) {
 		s.unreadable = ""
 		return false
 	}
@@ -136,11 +141,11 @@ func (s *Session) refresh() (changed bool) {
 		return false
 	}
 	s.log.Info("a file of the configuration has changed and counts from now on")
-	s.unreadable, s.cfg, s.TLS = "", fresh, verify
+	s.unreadable, s.Cfg, s.TLS = "", fresh, verify
 	if s.client != nil {
 		s.client.SetTLS(verify)
 	}
-	if s.cfg.Session != nil {
+	if s.Cfg.Session != nil {
 		s.API = nil
 	}
 	return true
@@ -161,8 +166,8 @@ func (s *Session) UsesREST() bool { return s.client != nil }
 // has ended the session.
 func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 	if !s.UsesREST() {
-		o := &Offer{Host: s.cfg.Hosts[s.host%len(s.cfg.Hosts)], Kinds: make(map[string]string)}
-		for _, topic := range s.cfg.TopicNames {
+		o := &Offer{Host: s.Cfg.Hosts[s.host%len(s.Cfg.Hosts)], Kinds: make(map[string]string)}
+		for _, topic := range s.Cfg.TopicNames {
 			o.Kinds[topic] = event.TopicOther
 		}
 		return o, nil
@@ -173,13 +178,13 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 		return nil, err
 	}
 	if s.API != nil && s.client.Host() != before {
-		s.logoff(ctx) // it belongs to the host that does not answer any more
+		s.Logoff(ctx) // it belongs to the host that does not answer any more
 	}
 	topics, err := s.topics(ctx)
 	switch lost := hmc.SessionLost(err); {
-	case lost && s.cfg.Session == nil:
+	case lost && s.Cfg.Session == nil:
 		s.log.Info("the HMC has ended the session; logging on again", zap.Error(err))
-		s.logoff(ctx)
+		s.Logoff(ctx)
 		topics, err = s.topics(ctx)
 	case lost:
 		s.API = nil
@@ -211,19 +216,19 @@ func (s *Session) topics(ctx context.Context) ([]hmc.Topic, error) {
 // Session has open already (from a link before this one) are among them.
 func (s *Session) choose(topics []hmc.Topic) *Offer {
 	o := &Offer{
-		Host: s.client.Host(), complete: true, rest: true, passwordExpires: s.expires,
-		Kinds: make(map[string]string), channels: make(map[string]string),
+		Host: s.client.Host(), Complete: true, REST: true, PasswordExpires: s.Expires,
+		Kinds: make(map[string]string), Channels: make(map[string]string),
 	}
 	ask := make(map[string]bool)
-	if len(s.cfg.OSMessages) > 0 {
-		ask[event.TopicOSMessage], o.unlisted = true, "the partitions are not listed yet"
+	if len(s.Cfg.OSMessages) > 0 {
+		ask[event.TopicOSMessage], o.Unlisted = true, "the partitions are not listed yet"
 	}
-	for _, kind := range s.cfg.Topics {
+	for _, kind := range s.Cfg.Topics {
 		ask[kind] = true
 	}
 	for _, t := range topics {
 		kind := strings.TrimSuffix(t.Type, "-notification")
-		o.complete = o.complete && ask[kind]
+		o.Complete = o.Complete && ask[kind]
 		if ask[kind] {
 			o.Kinds[t.Name] = kind
 		}
@@ -231,10 +236,10 @@ func (s *Session) choose(topics []hmc.Topic) *Offer {
 		case kind != event.TopicOSMessage:
 			o.Granted = append(o.Granted, kind)
 		case ask[kind]:
-			o.channels[event.LastSegment(t.ObjectURI)] = t.Name
+			o.Channels[event.LastSegment(t.ObjectURI)] = t.Name
 		}
 	}
-	for _, kind := range s.cfg.Topics {
+	for _, kind := range s.Cfg.Topics {
 		if slices.Contains(o.Granted, kind) {
 			continue
 		}
@@ -249,21 +254,21 @@ func (s *Session) choose(topics []hmc.Topic) *Offer {
 
 // Who names whom the HMC knows this daemon as.
 func (s *Session) Who() string {
-	if s.cfg.Session != nil {
+	if s.Cfg.Session != nil {
 		return "the session given in the configuration"
 	}
-	return "userid " + s.cfg.Userid
+	return "userid " + s.Cfg.Userid
 }
 
 // logon makes a session. What is refused because of the userid or the password comes back as a
-// holdError: to try that again soon would make the HMC disable the userid. Whatever else the HMC
+// HoldError: to try that again soon would make the HMC disable the userid. Whatever else the HMC
 // has against a logon (too many sessions, an API that is disabled) may be over soon.
 func (s *Session) logon(ctx context.Context) error {
-	if given := s.cfg.Session; given != nil {
+	if given := s.Cfg.Session; given != nil {
 		s.API = s.client.Resume(given.ID.Expose(), given.Credential.Expose())
 		return nil
 	}
-	api, err := s.client.Logon(ctx, s.cfg.Userid, s.cfg.Password.Expose())
+	api, err := s.client.Logon(ctx, s.Cfg.Userid, s.Cfg.Password.Expose())
 	switch {
 	case err == nil:
 		s.API = api
@@ -271,14 +276,14 @@ func (s *Session) logon(ctx context.Context) error {
 		return nil
 	case hmc.PasswordExpired(err):
 		return hold(status.ReasonLogon, fmt.Errorf("the password of userid %s has expired: "+
-			"change it on the HMC, and in password or password_file: %w", s.cfg.Userid, err))
+			"change it on the HMC, and in password or password_file: %w", s.Cfg.Userid, err))
 	case IsStatus(err, http.StatusUnauthorized), IsStatus(err, http.StatusForbidden):
 		return hold(status.ReasonLogon, s.passwordRefused(err))
 	case hmc.LogonRefused(err):
 		return hold(status.ReasonLogon, err)
 	case hmc.TooManySessions(err):
 		return fmt.Errorf("userid %s has as many sessions as it may have: end some of them, "+
-			"or let it have more (max-web-services-api-sessions): %w", s.cfg.Userid, err)
+			"or let it have more (max-web-services-api-sessions): %w", s.Cfg.Userid, err)
 	}
 	return err
 }
@@ -286,21 +291,21 @@ func (s *Session) logon(ctx context.Context) error {
 // tellExpiry notes in how many days the password expires, below 0: never, and warns when they are
 // few.
 func (s *Session) tellExpiry(days int) {
-	if s.expires = nil; days < 0 {
+	if s.Expires = nil; days < 0 {
 		return
 	}
 	const day = 24 * time.Hour
-	s.expires = status.TimeOrNil(time.Now().Add(time.Duration(days) * day))
+	s.Expires = status.TimeOrNil(time.Now().Add(time.Duration(days) * day))
 	if time.Duration(days)*day <= status.PasswordWarning {
 		s.log.Warn("the password of the userid expires soon, and is then refused: change it on the HMC and here before",
-			zap.String("userid", s.cfg.Userid), zap.Int("days", days))
+			zap.String("userid", s.Cfg.Userid), zap.Int("days", days))
 	}
 }
 
-// changesPassword says whether a notification tells that the password of the userid was changed.
+// ChangesPassword says whether a notification tells that the password of the userid was changed.
 // When the new one expires, the next logon tells.
-func (s *Session) changesPassword(n *translate.Notification) bool {
-	return n.Type == event.TypePropertyChange && n.Resource.Class == "user" && n.Resource.Name == s.cfg.Userid &&
+func (s *Session) ChangesPassword(n *translate.Notification) bool {
+	return n.Type == event.TypePropertyChange && n.Resource.Class == "user" && n.Resource.Name == s.Cfg.Userid &&
 		strings.Contains(n.Headers.Get("property-names"), " password ")
 }
 
@@ -308,11 +313,11 @@ func (s *Session) changesPassword(n *translate.Notification) bool {
 // broker.
 func (s *Session) passwordRefused(err error) error {
 	return fmt.Errorf("check password or password_file, and on the HMC whether userid %s is disabled "+
-		"or the password has expired: %w", s.cfg.Userid, err)
+		"or the password has expired: %w", s.Cfg.Userid, err)
 }
 
-// logoff ends the session on the HMC, unless it was made elsewhere.
-func (s *Session) logoff(ctx context.Context) {
+// Logoff ends the session on the HMC, unless it was made elsewhere.
+func (s *Session) Logoff(ctx context.Context) {
 	if err := s.End(ctx); err != nil {
 		s.log.Warn("the session could not be logged off; the next logon tries it again", zap.Error(err))
 	}
@@ -325,7 +330,7 @@ const logoffTimeout = 5 * time.Second
 func (s *Session) End(ctx context.Context) error {
 	api := s.API
 	s.API = nil
-	if api == nil || s.cfg.Session != nil {
+	if api == nil || s.Cfg.Session != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoffTimeout)
@@ -338,7 +343,7 @@ func (s *Session) End(ctx context.Context) error {
 
 // Close ends all that the HMC knows of the session, also when ctx is done.
 func (s *Session) Close(ctx context.Context) {
-	s.logoff(ctx)
+	s.Logoff(ctx)
 	if s.client != nil {
 		s.client.Close()
 	}
@@ -346,12 +351,12 @@ func (s *Session) Close(ctx context.Context) {
 
 // credentials are what the broker is shown.
 func (s *Session) credentials(o *receiver.Options) {
-	switch given := s.cfg.Session; {
+	switch given := s.Cfg.Session; {
 	case s.API != nil:
 		o.SessionID, o.SessionCredential = s.API.ID(), s.API.Credential()
 	case given != nil:
 		o.SessionID, o.SessionCredential = given.ID.Expose(), given.Credential.Expose()
 	default:
-		o.Userid, o.Password = s.cfg.Userid, s.cfg.Password.Expose()
+		o.Userid, o.Password = s.Cfg.Userid, s.Cfg.Password.Expose()
 	}
 }

@@ -1,4 +1,4 @@
-package config
+package event
 
 // Nearest returns the name that is most like the given one, or "" where none is near enough to be
 // what was meant.

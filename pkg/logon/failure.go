@@ -1,4 +1,4 @@
-package watch
+package logon
 
 import (
 	"errors"
@@ -9,30 +9,32 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// holdError says that trying again soon would do harm.
-type holdError struct {
+// HoldError says that trying again soon would do harm.
+type HoldError struct {
 	// as the metrics name it
-	reason string
-	err    error
+	Reason string
+	Err    error
 }
 
-func (e *holdError) Error() string { return e.err.Error() }
+// Error implements error.
+func (e *HoldError) Error() string { return e.Err.Error() }
 
-func (e *holdError) Unwrap() error { return e.err }
+// Unwrap returns Err.
+func (e *HoldError) Unwrap() error { return e.Err }
 
-func hold(reason string, err error) error { return &holdError{reason: reason, err: err} }
+func hold(reason string, err error) error { return &HoldError{Reason: reason, Err: err} }
 
 // IsHold says whether trying again soon would do harm: an HMC disables a userid that goes on being
 // refused.
 func IsHold(err error) bool {
-	_, hold := errors.AsType[*holdError](err)
+	_, hold := errors.AsType[*HoldError](err)
 	return hold
 }
 
 // FailureReason is the label reason of receiver_connect_failures_total for an error.
 func FailureReason(err error) string {
 	var (
-		hold    *holdError
+		hold    *HoldError
 		link    *receiver.ConnectionError
 		rest    *hmc.ConnectError
 		answer  *hmc.HTTPError
@@ -40,7 +42,7 @@ func FailureReason(err error) string {
 	)
 	switch {
 	case errors.As(err, &hold):
-		return hold.reason
+		return hold.Reason
 	case errors.As(err, &link):
 		return link.Reason
 	case errors.As(err, &rest):

@@ -1,0 +1,16 @@
+package event
+
+// Classes are the classes of resources that HMCs are known to have, by IBM's book on the Web
+// Services API, those first that matter most. There may be others.
+var Classes = []string{
+	"cpc", "partition", "logical-partition", "adapter", "console", "user", "hardware-message",
+	"nic", "hba", "virtual-function", "virtual-switch", "partition-link", "capacity-group", "capacity-record",
+	"network-port", "storage-port", "storage-group", "storage-volume", "storage-template", "storage-template-volume",
+	"virtual-storage-resource", "storage-site", "storage-fabric", "storage-switch", "storage-subsystem",
+	"storage-control-unit", "storage-path", "tape-library", "tape-link", "virtual-tape-resource",
+	"reset-activation-profile", "image-activation-profile", "load-activation-profile", "group-profile",
+	"user-role", "user-pattern", "user-template", "password-rule", "task", "ldap-server-definition",
+	"mfa-server-definition", "certificate", "group", "metrics-context", "unmanaged-cpc", "virtual-network",
+	"zbx", "blade",
+	"workload-resource-group", "virtual-server", "virtualization-host", "ensemble", "node",
+}

@@ -1,0 +1,15 @@
+package sinks
+
+import "github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+
+// RequestOf sums up what a sink does with an event. Of an address it shows scheme and host: userid,
+// path and query may be secret.
+func RequestOf(s *config.Sink) string {
+	switch {
+	case s.Webhook != nil:
+		return "POST " + s.Webhook.URL.String()
+	case s.Log != nil:
+		return "write to " + s.Log.Output
+	}
+	return s.Kind()
+}
