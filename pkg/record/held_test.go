@@ -24,8 +24,11 @@ func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
 	send := func(typ, id, body string) {
 		t.Helper()
 		received(t, r, "u.object", receiver.Headers{
-			{Name: "notification-type", Value: typ}, {Name: "message-id", Value: id}, {Name: "class", Value: "logical-partition"},
-			{Name: "name", Value: "LP01"}, {Name: "object-uri", Value: uri},
+			{Name: "notification-type", Value: typ},
+			{Name: "message-id", Value: id},
+			{Name: "class", Value: "logical-partition"},
+			{Name: "name", Value: "LP01"},
+			{Name: "object-uri", Value: uri},
 		}, body)
 	}
 	unit := func() (value string) {
@@ -85,8 +88,11 @@ func TestHeldBackIsBounded(t *testing.T) {
 	h.stored()
 	headers := func(typ, id string) receiver.Headers {
 		return receiver.Headers{
-			{Name: "notification-type", Value: typ}, {Name: "message-id", Value: id}, {Name: "class", Value: "logical-partition"},
-			{Name: "name", Value: "LP01"}, {Name: "object-uri", Value: "/api/logical-partitions/l"},
+			{Name: "notification-type", Value: typ},
+			{Name: "message-id", Value: id},
+			{Name: "class", Value: "logical-partition"},
+			{Name: "name", Value: "LP01"},
+			{Name: "object-uri", Value: "/api/logical-partitions/l"},
 		}
 	}
 	received(t, r, "u.object", headers(event.TypeStatusChange, "0"), `{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)

@@ -73,7 +73,9 @@ func TestIPLs(t *testing.T) {
 	convert := func(typ, body string, seconds int) (all []event.Event) {
 		var n Notification
 		n.Parse(&receiver.Notification{Topic: "u.1", Received: at.Add(time.Duration(seconds) * time.Second), Body: []byte(body), Headers: receiver.Headers{
-			{Name: "notification-type", Value: typ}, {Name: "class", Value: "logical-partition"}, {Name: "name", Value: "LP01"},
+			{Name: "notification-type", Value: typ},
+			{Name: "class", Value: "logical-partition"},
+			{Name: "name", Value: "LP01"},
 			{Name: "object-uri", Value: "/api/logical-partitions/1"},
 		}}, true)
 		c.Convert(&n, event.IDOf("x"), func(p *Part) { all = append(all, *p.Event) })

@@ -44,18 +44,21 @@ type operationKind struct {
 
 var operationKinds = []operationKind{
 	{
-		[]string{"deactivate", "deactivated", "deactivating"}, "deactivated",
+		[]string{"deactivate", "deactivated", "deactivating"},
+		"deactivated",
 		[]string{"not-activated", "no-power", "stopped"},
 	},
 	{
-		[]string{"activate", "activated", "activating"}, "activated",
+		[]string{"activate", "activated", "activating"},
+		"activated",
 		[]string{"not-operating", "operating", "active", "starting"},
 	},
 	{[]string{"reset", "reset-clear", "reset-normal"}, "reset", []string{"not-operating"}},
 	{[]string{"load", "loaded", "scsi-load", "nvme-load"}, "loaded", []string{"not-operating", "operating"}},
 	{[]string{"start", "started", "starting"}, "started", []string{"starting", "active", "operating"}},
 	{
-		[]string{"stop", "stopped", "stopping"}, "stopped",
+		[]string{"stop", "stopped", "stopping"},
+		"stopped",
 		[]string{"stopping", "stopped", "not-operating", "paused", "terminated"},
 	},
 }

@@ -95,13 +95,18 @@ func TestReadyRulesOfHMCs(t *testing.T) {
 		}
 	}
 	for ids, want := range map[string]string{
-		"151 675 676 677 678 679 680 681 682 1268 6002":                    "warning call-home",
-		"191 192 193 859 1324 1286 1287 2031":                              "warning user-locked",
+		"151 675 676 677 678 679 680 681 682 1268 6002": "warning call-home",
+
+		"191 192 193 859 1324 1286 1287 2031": "warning user-locked",
+
 		"136 137 138 363 522 1285 1340 1691 1692 6051 6052 6053 6054 6055": "warning access",
-		"5012 5013 5014 5015 5016 5017 5250 5251 5410 5412":                "warning crypto",
-		"864 6060 1330 3318":                                               "warning security",
-		"34 1237 6061":                                                     "warning code",
-		"28 152 673 674 734 1325 1333 1941 1942 2033 6001 6063 67":         "none ",
+
+		"5012 5013 5014 5015 5016 5017 5250 5251 5410 5412": "warning crypto",
+
+		"864 6060 1330 3318": "warning security",
+		"34 1237 6061":       "warning code",
+
+		"28 152 673 674 734 1325 1333 1941 1942 2033 6001 6063 67": "none ",
 	} {
 		for id := range strings.FieldsSeq(ids) {
 			apply(&event.Event{Type: event.TypeLogEntry, Body: []byte(`{"event-id":"` + id + `","event-message":"SSLv3 protocol support has been enabled by U"}`)}, want)

@@ -48,9 +48,12 @@ func TestSeverityTableIsDocumented(t *testing.T) {
 func TestSeverityOfStatuses(t *testing.T) {
 	t.Parallel()
 	for _, r := range append([]rating{
-		{"cpc", "dreaming", "info"}, {"oracle", "dreaming", "info"}, {"", "", "info"},
+		{"cpc", "dreaming", "info"},
+		{"oracle", "dreaming", "info"},
+		{"", "", "info"},
 		// a status of another class means what it means there
-		{"logical-partition", "no-power", "critical"}, {"oracle", "not-operating", "critical"},
+		{"logical-partition", "no-power", "critical"},
+		{"oracle", "not-operating", "critical"},
 	}, ratings...) {
 		if r.class == "storage-group" || r.status == "" {
 			continue
