@@ -1,6 +1,7 @@
 package record
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -142,5 +143,59 @@ func TestInformed(t *testing.T) {
 	inform()
 	if known, _ := h.group.Estate.Lookup(uri); known.System.Sysplex != "" {
 		t.Errorf("%+v", known)
+	}
+}
+
+// A list says nothing of what has come since it was asked for, and messages are told from each other by text and time, since another
+// HMC numbers them otherwise; what nobody can be asked about ends by itself.
+func TestStillHeld(t *testing.T) {
+	h := newHouse(t, 1)
+	r, _ := h.open("a")
+	connect(r)
+	h.stored()
+	const uri = "/api/logical-partitions/l"
+	before := time.Now()
+	for i, text := range []string{"*01 A", "*02 B", "*02 B"} {
+		received(t, r, "u.osm", receiver.Headers{
+			{Name: "notification-type", Value: event.TypeOSMessage},
+			{Name: "message-id", Value: text + strings.Repeat("x", i)},
+			{Name: "class", Value: "logical-partition"},
+			{Name: "name", Value: "LP01"},
+			{Name: "object-uri", Value: uri},
+		}, fmt.Sprintf(`{"os-messages":[{"sequence-number":%d,"message-text":"%s \n","timestamp":%d,"is-held":true,"prompt-text":"R"}]}`, i, text, 1000+i))
+	}
+	r.Flush(t.Context())
+	h.stored()
+	waiting := func() (texts []string) {
+		known, _ := h.group.Estate.Lookup(uri)
+		for _, m := range known.Waiting {
+			texts = append(texts, m.Text)
+		}
+		return texts
+	}
+	expect := func(answered int, want ...string) {
+		t.Helper()
+		if marks, _ := h.stored(); len(marks) != answered || !slices.Equal(waiting(), want) {
+			t.Errorf("%d were told of, %q wait", len(marks), waiting())
+		}
+	}
+	if got := r.Holding(10); !slices.Equal(got, []string{uri}) {
+		t.Errorf("to be asked about: %q", got)
+	}
+	r.StillHeld(t.Context(), uri, nil, before)
+	expect(0, "*01 A", "*02 B", "*02 B")
+	now := time.Now().Add(time.Second)
+	r.StillHeld(t.Context(), uri, [][]byte{
+		[]byte(`{"sequence-number":99,"message-text":"*01 A","timestamp":1000,"is-held":true}`),
+		[]byte(`{"sequence-number":2,"message-text":"*02 B","timestamp":1001,"is-held":false}`),
+		[]byte(`{"sequence-number":3,"message-text":"*02 B\n","timestamp":1002,"is-held":true}`),
+	}, now)
+	expect(1, "*01 A", "*02 B")
+	at := r.now
+	r.now = func() time.Time { return at().Add(waitingFor + time.Minute) }
+	r.tick(t.Context(), false)
+	expect(2)
+	if got := r.Holding(10); len(got) > 0 {
+		t.Errorf("to be asked about: %q", got)
 	}
 }
