@@ -202,6 +202,12 @@ func TestSystems(t *testing.T) {
 	e.Update(uri("S"), ClassPartition, "S", time.Time{}, func(r *Resource) { r.System.OSName = "X" })
 	told, _ = take(t, e, listing("h", 70, "C=operating", "C/P=stopped", "C/Q=degraded", "C/R=terminated", "C/S=paused", "C/NEW=active"), 72)
 	want(t, told, "moved partition S active -> paused")
+	e.Learn(listing("h", 80, "C=operating", "C/LATE=active"))
+	e.Update(uri("LATE"), ClassPartition, "LATE", time.Time{}, func(r *Resource) { r.System.OSName = "X" })
+	differences, _ := e.Compare(listing("h", 80, "C=operating", "C/LATE=active"), at(82), none)
+	if told := words(differences); !slices.Contains(told, "added partition LATE") {
+		t.Errorf("told %q", told)
+	}
 }
 
 // What is held back is stored once it is not.

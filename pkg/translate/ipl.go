@@ -77,7 +77,7 @@ func (c *Converter) IPL(e *event.Event, r *estate.Resource) *Part {
 		body.AwaySince, body.AwaySeconds = &at, away.Round(time.Second).Seconds()
 		what += ", after " + roughly(away)
 	}
-	c.estate.Update(r.URI, r.Class, r.Name, e.Received, func(known *estate.Resource) { known.Away = time.Time{} })
+	c.estate.Update(r.URI, r.Class, r.Name, time.Time{}, func(known *estate.Resource) { known.Away = time.Time{} })
 	e.Type, e.Severity, e.BodyText = event.TypeIPL, event.SeverityInfo, ""
 	e.Body, _ = json.Marshal(body) // strings, a time and a number
 	e.Summary = event.OneLine(withResource(e, what))
