@@ -313,8 +313,8 @@ func (e *Estate) Members(sysplex string) (down, all int) {
 }
 
 // Update changes what is known of a resource as a notification says that came at a time; the zero
-// time: it was none, and hides nothing of what a list tells. fn must not keep what it is given. A resource that is not known becomes known,
-// with the name given.
+// time: it was none, and hides nothing of what a list tells. fn must not keep what it is given. A
+// resource that is not known becomes known, with the name given.
 func (e *Estate) Update(uri, class, name string, now time.Time, fn func(*Resource)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
