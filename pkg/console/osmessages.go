@@ -279,9 +279,7 @@ func (o *OSMessages) BeforeStart(partition, host string, messages []OSMessage) (
 		if messages[end].Number < start {
 			before++
 		}
-		if known < 0 && slices.ContainsFunc(p.entries, func(e osEntry) bool {
-			return e.of(0) && e.number == messages[end].Number && e.is(&messages[end])
-		}) {
+		if known < 0 && p.find(0, &messages[end]) != nil {
 			known = end
 		}
 	}
@@ -355,6 +353,11 @@ func (m *OSMessage) sameText(e *osEntry) bool {
 	return e.hash == m.Text
 }
 
+// same says whether both are the same message.
+func (m *OSMessage) same(o *OSMessage) bool {
+	return m.Number == o.Number && m.Text == o.Text && m.sameTime(o.Time)
+}
+
 func (m *OSMessage) sameTime(at int64) bool { return m.Time == at || m.Time <= 0 || at <= 0 }
 
 // is says whether the entry, which has the same number, is that message.
@@ -376,7 +379,7 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 	case p.begun && msg.Number > p.highest && near(msg.Number, p.highest):
 		v.Missing = p.extend(msg.Number)
 	case p.begun && msg.Number <= p.highest:
-		e := p.find(msg)
+		e := p.find(p.epoch, msg)
 		if e != nil && p.repeated(e, msg, now) {
 			p.published = max(p.published, msg.Number)
 			return OSVerdict{Duplicate: true, Epoch: p.epoch}
@@ -410,7 +413,7 @@ func (p *osPartition) repeated(e *osEntry, msg *OSMessage, now time.Duration) bo
 // before it came live. The next number of the present sequence is a new message, whatever it says:
 // a system writes the same each time it is loaded.
 func (p *osPartition) outrun(msg *OSMessage, now time.Duration) bool {
-	if p.published != none || msg.Number == p.highest+1 || p.find(msg) != nil || p.gaps.contains(msg.Number) {
+	if p.published != none || msg.Number == p.highest+1 || p.find(p.epoch, msg) != nil || p.gaps.contains(msg.Number) {
 		return false
 	}
 	return slices.ContainsFunc(p.entries, func(e osEntry) bool {
@@ -421,10 +424,10 @@ func (p *osPartition) outrun(msg *OSMessage, now time.Duration) bool {
 // isOther says whether the present sequence was numbered by another host.
 func (p *osPartition) isOther(host uint32) bool { return p.host != 0 && host != p.host }
 
-// find returns the entry of a message in the present sequence; nil: none.
-func (p *osPartition) find(msg *OSMessage) *osEntry {
+// find returns the entry of a message in the sequence with that epoch; nil: none.
+func (p *osPartition) find(epoch uint32, msg *OSMessage) *osEntry {
 	for i := range slices.Backward(p.entries) {
-		if e := &p.entries[i]; e.number == msg.Number && e.of(p.epoch) && e.is(msg) {
+		if e := &p.entries[i]; e.number == msg.Number && e.of(epoch) && e.is(msg) {
 			return e
 		}
 	}

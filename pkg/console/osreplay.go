@@ -155,7 +155,7 @@ func (a *osReplay) divide() (runs []osRun) {
 	start := 0
 	for i := range a.Messages {
 		last, msg := &a.Messages[max(i, 1)-1], &a.Messages[i]
-		a.verdicts[i].Duplicate = i > 0 && msg.Number == last.Number && msg.Text == last.Text && msg.sameTime(last.Time)
+		a.verdicts[i].Duplicate = i > 0 && msg.same(last)
 		if i > start && !a.verdicts[i].Duplicate && (msg.Number <= last.Number || !near(msg.Number, last.Number)) {
 			runs = append(runs, osRun{start, i})
 			start = i
@@ -234,9 +234,7 @@ func (a *osReplay) continues(run osRun, young, last bool) (continues, common boo
 
 // has says whether the replay has a message.
 func (a *osReplay) has(msg *OSMessage) bool {
-	return slices.ContainsFunc(a.Messages, func(m OSMessage) bool {
-		return m.Number == msg.Number && m.Text == msg.Text && m.sameTime(msg.Time)
-	})
+	return slices.ContainsFunc(a.Messages, func(m OSMessage) bool { return m.same(msg) })
 }
 
 // epochOf returns the epoch of an earlier run: that of what is known of it, or else one that was

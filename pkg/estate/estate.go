@@ -242,8 +242,7 @@ func (e *Estate) resource(o *object) Resource {
 // change finds or makes the object, and returns how it was. e.mu is held.
 func (e *Estate) change(uri, class, name string) (o *object, was Resource, known bool) {
 	if o = e.objects[uri]; o != nil {
-		// It is no news any more, and stored with the event.
-		o.fresh, e.dirty[uri] = false, true
+		e.reported(o)
 		return o, o.Resource, true
 	}
 	if o = e.revive(uri); o == nil {
@@ -251,6 +250,10 @@ func (e *Estate) change(uri, class, name string) (o *object, was Resource, known
 	}
 	return o, Resource{}, false
 }
+
+// reported notes that a notification was about an object: it is no news any more, and is stored
+// with the event. e.mu is held.
+func (e *Estate) reported(o *object) { o.fresh, e.dirty[o.URI] = false, true }
 
 // revive brings back a resource that was removed a moment ago, because there is something new about
 // it; nil: there is none. e.mu is held.
@@ -262,7 +265,7 @@ func (e *Estate) revive(uri string) *object {
 	}
 	o := r.was
 	e.objects[uri] = &o
-	e.dirty[uri] = true
+	e.reported(&o)
 	return &o
 }
 
@@ -337,7 +340,8 @@ func (e *Estate) Announce(uri string, now time.Time) {
 	defer e.mu.Unlock()
 	e.revive(uri)
 	if o := e.objects[uri]; o != nil {
-		o.fresh, o.touched = false, now
+		e.reported(o)
+		o.touched = now
 		return
 	}
 	maps.DeleteFunc(e.announced, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })

@@ -423,6 +423,35 @@ func TestFirstListFromBeforeALoad(t *testing.T) {
 	want(t, told)
 }
 
+// What a notification was about between its first list and the comparison has been told of: it is no news then, nor after a
+// restart.
+func TestAnnouncedAfterItWasListed(t *testing.T) {
+	for name, notify := range map[string]func(e *Estate){
+		"announced":             func(e *Estate) { e.Announce(uri("P"), at(11)) },
+		"removed and announced": func(e *Estate) { e.Remove(uri("P"), at(11)); e.Announce(uri("P"), at(12)) },
+		"removed, and it has a status": func(e *Estate) {
+			e.Remove(uri("P"), at(11))
+			e.SetStatus(uri("P"), ClassPartition, "P", "active", at(12), at(12))
+		},
+	} {
+		e := New()
+		take(t, e, listing("h", 0, "C=operating", "C/Q=active"), 2)
+		l := listing("h", 10, "C=operating", "C/Q=active", "C/P=active")
+		e.Learn(l)
+		notify(e)
+		if differences, _ := e.Compare(l, at(13), none); len(differences) != 0 {
+			t.Errorf("%s: %v", name, words(differences))
+		}
+		disk := map[string][]byte{}
+		e.Unstored(func(uri string, value []byte) { disk[uri] = value })
+		again := New()
+		again.Load(at(14), valuesOf(disk))
+		if told, _ := take(t, again, listing("h", 20, "C=operating", "C/Q=active", "C/P=active"), 22); len(told) != 0 {
+			t.Errorf("%s, then a restart: %v", name, told)
+		}
+	}
+}
+
 func valuesOf(disk map[string][]byte) func(fn func(uri string, value []byte) bool) {
 	return func(fn func(uri string, value []byte) bool) {
 		for uri, value := range disk {

@@ -388,6 +388,44 @@ func TestRefetchAfterCommitFails(t *testing.T) {
 	}
 }
 
+// A list of OS messages that was asked for before what is known was loaded is not recorded: it says too little of where numbers
+// began anew. All is listed again, and each message is recorded once.
+func TestListFromBeforeAReload(t *testing.T) {
+	h := newHouse(t, 1)
+	r, w := h.open("a")
+	connect(r)
+	p := hmc.Partition{ObjectURI: "/api/partitions/x", Name: "X"}
+	list := func(asked time.Time) []string {
+		var messages [][]byte
+		for i, text := range []string{"a0", "a1", "a2", "b0", "b1"} { // of two sequences
+			messages = append(messages, fmt.Appendf(nil, `{"sequence-number":%d,"message-text":%q}`, i%3, text))
+		}
+		r.ListedMessages(t.Context(), p, "u.osm", true, messages, asked, 0)
+		marks, _ := h.stored()
+		return slices.DeleteFunc(marks, func(m string) bool { return m != "X" })
+	}
+	h.stored()
+	h.disk.failing.Store(1)
+	asked := time.Now()
+	h.change(r, "P")
+	r.Flush(t.Context())
+	h.refused()
+	h.works()
+	if got := list(asked); len(got) != 0 {
+		t.Errorf("%d messages of a list from before the reload are recorded", len(got))
+	}
+	r.tick(t.Context(), false)
+	if len(w.fetched) != 1 || !w.fetched[0][""] {
+		t.Errorf("fetched %v", w.fetched)
+	}
+	if got := list(time.Now()); len(got) != 5 {
+		t.Errorf("%d messages are recorded, not 5", len(got))
+	}
+	if got := list(time.Now()); len(got) != 0 {
+		t.Errorf("%d messages are recorded again", len(got))
+	}
+}
+
 // The end of a recorder whose last batch is refused stores what it can, and what it knows of what is lost.
 func TestCloseWhenCommitsFail(t *testing.T) {
 	for _, test := range []struct {

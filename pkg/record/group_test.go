@@ -5,12 +5,14 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 // What is known of a group is stored in the order in which it became so, whichever HMC has something to store: a crash in
@@ -69,5 +71,42 @@ func TestStateOfAGroupGoesWithItsEvents(t *testing.T) {
 	stored(a)
 	if got := stored(b); !slices.Equal(got, []string{"P1 active", "P2 stopped"}) {
 		t.Errorf("stored %q", got)
+	}
+}
+
+// Two HMCs do not report a change at the same instant: where the link of one has come up between the two reports it is still the
+// same change. What it reports later happened again, for what was out of its sight it does not report.
+func TestLinkComesUpBetweenTwoReports(t *testing.T) {
+	for after, want := range map[time.Duration]int{sameWithin: 1, sameWithin + time.Millisecond: 2} {
+		h := newHouse(t, 2)
+		now := time.Now()
+		a, _ := h.open("a")
+		b, _ := h.open("b")
+		for _, r := range []*Recorder{a, b} {
+			r.now = func() time.Time { return now }
+		}
+		link := func(r *Recorder) {
+			r.Connected(t.Context(), Connection{Host: "h", NewSession: true}, true, now)
+		}
+		report := func(r *Recorder) {
+			var n translate.Notification
+			n.Parse(&receiver.Notification{
+				Topic: "u.object", Received: now, Body: []byte(`{"change-reports":[{"old-status":"active","new-status":"stopped"}]}`),
+				Headers: partitionHeaders(event.TypeStatusChange),
+			}, true)
+			r.Notification(t.Context(), &n)
+			r.Flush(t.Context())
+		}
+		link(a)
+		now = now.Add(time.Minute)
+		report(a)
+		now = now.Add(after / 2)
+		link(b)
+		now = now.Add(after - after/2)
+		report(b)
+		marks, _ := h.stored()
+		if n := len(slices.DeleteFunc(marks, func(m string) bool { return m != "PART1" })); n != want {
+			t.Errorf("%s apart: %d events, not %d", after, n, want)
+		}
 	}
 }
