@@ -431,7 +431,7 @@ func TestAnnouncedAfterItWasListed(t *testing.T) {
 		"removed and announced": func(e *Estate) { e.Remove(uri("P"), at(11)); e.Announce(uri("P"), at(12)) },
 		"removed, and it has a status": func(e *Estate) {
 			e.Remove(uri("P"), at(11))
-			e.SetStatus(uri("P"), ClassPartition, "P", "active", at(12), at(12))
+			e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "active", Since: at(12)}, at(12))
 		},
 	} {
 		e := New()
@@ -443,7 +443,7 @@ func TestAnnouncedAfterItWasListed(t *testing.T) {
 			t.Errorf("%s: %v", name, words(differences))
 		}
 		disk := map[string][]byte{}
-		e.Unstored(func(uri string, value []byte) { disk[uri] = value })
+		e.Unstored(none, func(uri string, value []byte) { disk[uri] = value })
 		again := New()
 		again.Load(at(14), valuesOf(disk))
 		if told, _ := take(t, again, listing("h", 20, "C=operating", "C/Q=active", "C/P=active"), 22); len(told) != 0 {
