@@ -221,11 +221,11 @@ func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width in
 		rows = rows[1:]
 	}
 	for _, row := range rows {
-		line := ""
+		var columns strings.Builder
 		for i, n := range widths {
-			line += fmt.Sprintf("%-*s  ", n, row[i])
+			fmt.Fprintf(&columns, "%-*s  ", n, row[i])
 		}
-		reason := row[len(widths)]
+		line, reason := columns.String(), row[len(widths)]
 		if width > 0 {
 			reason = oneLine(reason, max(10, width-len([]rune(line))))
 		}

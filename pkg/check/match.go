@@ -2,10 +2,11 @@ package check
 
 import (
 	"fmt"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"

@@ -2,13 +2,14 @@ package config
 
 import (
 	"fmt"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"net"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 // NATS publishes events to a JetStream stream.

@@ -146,9 +146,6 @@ func newCgroup(t *testing.T) string {
 // peak is the most memory that the daemon had, in bytes; 0: it is gone.
 func (v *victim) peak() int64 { return v.field("status", "VmHWM:") << 10 }
 
-// resident is the memory that it has.
-func (v *victim) resident() int64 { return v.field("status", "VmRSS:") << 10 }
-
 func (v *victim) field(file, name string) int64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", v.Process.PID(), file))
 	_, rest, _ := strings.Cut(string(text), name)
