@@ -2,8 +2,6 @@ package bridge
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
@@ -29,20 +27,11 @@ func (s sinkStore) Range(fn func(key string, value []byte) bool) {
 
 // Put keeps values, nil removes one, and waits until that is on disk.
 func (s sinkStore) Put(ctx context.Context, values map[string][]byte) error {
-	done := make(chan error, 1)
-	batch := queue.Batch{Done: func(err error) { done <- err }}
-	for _, key := range slices.Sorted(maps.Keys(values)) {
-		batch.State = append(batch.State, queue.KeyValue{Key: s.prefix() + key, Value: values[key]})
+	whole := make(map[string][]byte, len(values))
+	for key, value := range values {
+		whole[s.prefix()+key] = value
 	}
-	if err := s.queue.Append(ctx, batch); err != nil {
-		return err
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return s.queue.PutState(ctx, whole)
 }
 
 // forget removes everything.
@@ -52,8 +41,5 @@ func (s sinkStore) forget(ctx context.Context) error {
 		values[key] = nil
 		return true
 	})
-	if len(values) == 0 {
-		return nil
-	}
 	return s.Put(ctx, values)
 }
