@@ -366,7 +366,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store:   sinkStore{queue: b.queue, name: c.Name},
+			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
 			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {

@@ -89,7 +89,9 @@ sinks:
 			if g.alerts {
 				state := []string{"stopped", "active"}[n/partitions%2]
 				sim.Publish("object-notification", []hmcsim.Header{
-					{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: "partition"}, {Name: "name", Value: name},
+					{Name: "notification-type", Value: "status-change"},
+					{Name: "class", Value: "partition"},
+					{Name: "name", Value: name},
 					{Name: "object-uri", Value: "/api/partitions/" + name},
 				}, fmt.Appendf(nil, `{"change-reports":[{"old-status":"x","new-status":%q,"has-unacceptable-status":%v}]}`, state, state == "stopped"))
 			} else {
