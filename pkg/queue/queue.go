@@ -305,8 +305,7 @@ func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool
 	}
 }
 
-// PutState sets keys, nil removes one, and waits until that is stored. The error is that of Append,
-// of the commit, or of ctx.
+// PutState sets keys, nil removes one, and waits until that is stored.
 func (q *Queue) PutState(ctx context.Context, values map[string][]byte) error {
 	if len(values) == 0 {
 		return nil
@@ -320,10 +319,10 @@ func (q *Queue) PutState(ctx context.Context, values map[string][]byte) error {
 		return err
 	}
 	select {
-	case err := <-done:
-		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case err := <-done:
+		return err
 	}
 }
 
