@@ -221,15 +221,15 @@ func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width in
 		rows = rows[1:]
 	}
 	for _, row := range rows {
-		var columns strings.Builder
+		var line strings.Builder
 		for i, n := range widths {
-			fmt.Fprintf(&columns, "%-*s  ", n, row[i])
+			fmt.Fprintf(&line, "%-*s  ", n, row[i])
 		}
-		line, reason := columns.String(), row[len(widths)]
+		reason := row[len(widths)]
 		if width > 0 {
-			reason = oneLine(reason, max(10, width-len([]rune(line))))
+			reason = oneLine(reason, max(10, width-len([]rune(line.String()))))
 		}
-		fmt.Fprintln(w, strings.TrimRight(line+reason, " "))
+		fmt.Fprintln(w, strings.TrimRight(line.String()+reason, " "))
 	}
 }
 

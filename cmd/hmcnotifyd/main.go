@@ -140,6 +140,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	tailCommand(app, env)
 	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
 	deadLettersCommand(app, env)
+	forgetCommand(app, env)
 	return app, env.commands
 }
 
@@ -193,6 +194,7 @@ type environment struct {
 	letters   deadLetterFlags
 	tail      tailFlags
 	test      sendTestFlags
+	forget    forgetFlags
 
 	// of check-config
 	configFile, checkEvent string

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -103,6 +102,7 @@ type Bridge struct {
 	reloading sync.Mutex
 	// that were ever configured
 	groups map[string]*record.Group
+	gone   *record.Gone
 	// The supervisors' life ends when Run's context does, that of the deliveries goes on while
 	// they drain.
 	life, deliverLife context.Context //nolint:containedctx // see above
@@ -162,7 +162,7 @@ func New(opts Options) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
-	b.queue = q
+	b.queue, b.gone = q, record.NewGone(q, b.log, func(group string) { delete(b.groups, group) })
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
 		Dir: opts.StoragePath, MaxBytes: cmp.Or(int64(storage.DeadLettersMaxBytes), queue.Unlimited),
@@ -194,8 +194,11 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.retireOrphans()
 	b.reloading.Unlock()
 	var watching sync.WaitGroup
-	watching.Go(func() { b.watchRates(ctx) })
-	watching.Go(func() { b.watchFiles(ctx) })
+	wrong := make(map[string]string)
+	watching.Go(func() { every(ctx, rateEvery, b.noteRates) })
+	watching.Go(func() { every(ctx, filesEvery, func(time.Time) { b.rereadSinks(wrong) }) })
+	watching.Go(func() { every(ctx, orphansEvery, b.trimOrphans) })
+	watching.Go(func() { b.forgetGone(time.Now()); every(ctx, goneEvery, b.forgetGone) })
 	defer watching.Wait()
 	<-ctx.Done()
 	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
@@ -363,7 +366,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store:   sinkStore{queue: b.queue, name: c.Name},
+			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
 			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {
@@ -403,10 +406,9 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 // begin starts what was built, beside what is kept in next.
 func (b *Bridge) begin(next *current, w *world) {
 	cfg := next.cfg
-	groups, members := make(map[string]string), make(map[string]int)
-	for i := range cfg.HMCs {
-		groups[cfg.HMCs[i].Name] = cfg.HMCs[i].Group
-		members[cfg.HMCs[i].Group]++
+	groups, members := groupsOf(cfg), make(map[string]int)
+	for _, group := range groups {
+		members[group]++
 	}
 	follow := func(sink sinks.Sink) {
 		if f, ok := sink.(sinks.Follower); ok {
@@ -423,6 +425,7 @@ func (b *Bridge) begin(next *current, w *world) {
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
+		b.keepLimits(n.cfg)
 	}
 	severities, rules := translate.NewSeverities(cfg.Severity), translate.NewRules(cfg.Rules)
 	for name, g := range b.groups {
@@ -500,42 +503,6 @@ func (b *Bridge) stopAll(hmcs []*running[*watch.Supervisor], gone []*running[*de
 		}
 		r.it.Forget()
 		b.retire(r.it.Cfg.Name, r.it.Cursor)
-	}
-}
-
-// retire forgets the cursor of a sink that is not configured any more, unless events still wait for
-// it.
-func (b *Bridge) retire(name string, cursor *queue.Cursor) {
-	if waiting, _, _ := cursor.Pending(); waiting > 0 {
-		b.log.Warn("events wait for a sink that is not configured any more; "+
-			"they are kept, and what comes in is kept with them, "+
-			"until a sink of that name comes back or until hmcnotifyd dead-letters purge --waiting --sink="+name,
-			zap.String("sink", name), zap.Int64("events", waiting))
-		return
-	}
-	err := errors.Join(sinkStore{queue: b.queue, name: name}.forget(b.deliverLife), b.queue.RemoveCursor(name))
-	if err != nil {
-		b.log.Warn("the place of a removed sink in the queue could not be forgotten",
-			zap.String("sink", name), zap.Error(err))
-	}
-}
-
-// retireOrphans deals with cursors of sinks that were removed while the daemon was down.
-func (b *Bridge) retireOrphans() {
-	for name, cursor := range b.orphans() {
-		b.retire(name, cursor)
-	}
-}
-
-// orphans ranges over the cursors of sinks that are not configured.
-func (b *Bridge) orphans() iter.Seq2[string, *queue.Cursor] {
-	return func(yield func(string, *queue.Cursor) bool) {
-		for _, name := range b.queue.Cursors() {
-			cursor := b.queue.Lookup(name)
-			if cursor != nil && sinkIndex(b.now().cfg, name) < 0 && !yield(name, cursor) {
-				return
-			}
-		}
 	}
 }
 

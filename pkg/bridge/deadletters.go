@@ -14,7 +14,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // deadLettersDropped says in the log that the limit of their bytes has taken dead letters away.
@@ -123,38 +122,6 @@ func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) 
 		b.log.Info("dead letters were purged", append(logFields(filter), zap.Int("letters", n))...)
 	}
 	return n, err
-}
-
-// removedSinks are the sinks that are not configured any more and for which events wait.
-func (b *Bridge) removedSinks() []status.RemovedSink {
-	removed := []status.RemovedSink{}
-	for name, cursor := range b.orphans() {
-		if waiting := deliver.WaitingBehind(cursor); waiting.QueueEvents > 0 {
-			removed = append(removed, status.RemovedSink{Name: name, Waiting: waiting})
-		}
-	}
-	return removed
-}
-
-// PurgeRemovedSink gives up the events that wait for a sink which is not configured any more, and
-// returns how many there were.
-func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
-	b.reloading.Lock() // the sink must not come back meanwhile
-	defer b.reloading.Unlock()
-	if sinkIndex(b.now().cfg, name) >= 0 {
-		return 0, fmt.Errorf("%s: %w", name, deliver.ErrConfigured)
-	}
-	cursor := b.queue.Lookup(name)
-	if cursor == nil {
-		return 0, fmt.Errorf("%w: no events wait for %q", deliver.ErrNoSuchSink, name)
-	}
-	events, _, _ := cursor.Pending()
-	if err := b.queue.RemoveCursor(name); err != nil {
-		return 0, err
-	}
-	b.log.Info("the events that waited for a removed sink were purged",
-		zap.String("sink", name), zap.Int64("events", events))
-	return events, nil
 }
 
 // Replay sends dead letters to the sink that refused them, or to the sink named to, one after the

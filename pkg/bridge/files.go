@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -12,22 +11,8 @@ import (
 // used within seconds.
 const filesEvery = 3 * time.Second
 
-// watchFiles starts a sink anew when a file with a secret, a key or a certificate has changed that
-// it names, for as long as ctx lasts.
-func (b *Bridge) watchFiles(ctx context.Context) {
-	tick := time.NewTicker(filesEvery)
-	defer tick.Stop()
-	wrong := make(map[string]string) // by sink, what is in the log
-	for {
-		select {
-		case <-tick.C:
-			b.rereadSinks(wrong)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
+// rereadSinks starts a sink anew when a file with a secret, a key or a certificate has changed that
+// it names. wrong has for each sink what is in the log.
 func (b *Bridge) rereadSinks(wrong map[string]string) {
 	b.reloading.Lock()
 	defer b.reloading.Unlock()

@@ -9,14 +9,14 @@ import (
 // the look.
 const rateEvery = 2 * time.Second
 
-// watchRates looks at the totals until ctx is done.
-func (b *Bridge) watchRates(ctx context.Context) {
-	tick := time.NewTicker(rateEvery)
+// every calls f with the time now and then, until ctx is done.
+func every(ctx context.Context, interval time.Duration, f func(now time.Time)) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case now := <-tick.C:
-			b.noteRates(now)
+			f(now)
 		case <-ctx.Done():
 			return
 		}

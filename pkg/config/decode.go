@@ -27,7 +27,8 @@ const maxNodes = 100_000
 // own strict mode stops at the first problem of a mapping, has no path, and quotes values, secrets
 // among them.
 type decoder struct {
-	file string
+	file  string
+	first int // line; 0: files are read again, and there is none
 	// of the file: who else can read the secrets in it
 	mode     fs.FileMode
 	errs     Errors
@@ -53,7 +54,7 @@ type decoder struct {
 
 func newDecoder(file string, mode fs.FileMode) *decoder {
 	return &decoder{
-		file: file, mode: mode, logs: map[string]string{}, lines: map[string]int{}, filled: map[string]bool{},
+		file: file, first: 1, mode: mode, logs: map[string]string{}, lines: map[string]int{}, filled: map[string]bool{},
 		bad: map[string]bool{}, badBelow: map[string]bool{}, strange: map[string]bool{},
 	}
 }
@@ -106,7 +107,7 @@ func (d *decoder) lineOf(path string) int {
 		}
 		path = parent(path)
 	}
-	return 1
+	return d.first
 }
 
 // has reports whether the file gives a value for path.

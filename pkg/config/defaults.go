@@ -44,8 +44,11 @@ func (s *Sink) setDefaults() {
 	s.Concurrency = 4
 	s.Batch = Batch{MaxEvents: 1}
 	s.Retry = Retry{Initial: time.Second, Max: time.Minute, MaxAge: 24 * time.Hour}
-	s.Queue = Queue{MaxBytes: gib, MaxAge: 7 * 24 * time.Hour}
+	s.Queue = DefaultQueue()
 }
+
+// DefaultQueue returns the limits that the queue of a sink has where the configuration names none.
+func DefaultQueue() Queue { return Queue{MaxBytes: gib, MaxAge: 7 * 24 * time.Hour} }
 
 func (w *Webhook) setDefaults() {
 	w.Format = FormatJSON

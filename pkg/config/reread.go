@@ -6,11 +6,8 @@ package config
 func (h *HMC) Reread() (*HMC, error) {
 	fresh := *h
 	d := newDecoder("hmc "+h.Name, 0)
-	secret := func(path string, s *Secret, file *string) {
-		if *file != "" {
-			d.secretFile(path, s, file)
-		}
-	}
+	d.first = 0
+	secret := d.secretAgain
 	secret("password_file", &fresh.Password, &fresh.PasswordFile)
 	if h.Session != nil {
 		session := *h.Session
@@ -20,10 +17,14 @@ func (h *HMC) Reread() (*HMC, error) {
 	}
 	d.tls("tls", &fresh.TLS)
 	if len(d.errs) > 0 {
-		for _, e := range d.errs {
-			e.Line = 0
-		}
 		return nil, d.errs
 	}
 	return &fresh, nil
+}
+
+// secretAgain reads a secret again, if it came from a file.
+func (d *decoder) secretAgain(path string, s *Secret, file *string) {
+	if *file != "" {
+		d.secretFile(path, s, file)
+	}
 }

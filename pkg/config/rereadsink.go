@@ -9,11 +9,8 @@ import "slices"
 func (s *Sink) Reread() (*Sink, error) {
 	fresh := *s
 	d := newDecoder("sink "+s.Name, 0)
-	secret := func(path string, to *Secret, file *string) {
-		if *file != "" {
-			d.secretFile(path, to, file)
-		}
-	}
+	d.first = 0
+	secret := d.secretAgain
 	switch {
 	case s.Webhook != nil:
 		w := *s.Webhook
@@ -54,9 +51,6 @@ func (s *Sink) Reread() (*Sink, error) {
 		d.syslogTLS("syslog.tls", &l.TLS)
 	}
 	if len(d.errs) > 0 {
-		for _, e := range d.errs {
-			e.Line = 0 // of no file
-		}
 		return nil, d.errs
 	}
 	return &fresh, nil

@@ -92,7 +92,7 @@ type DeadLetters struct {
 	// the newest id
 	last  uint64
 	bytes int64
-	sinks map[string]*sinkLetters
+	sinks map[string]sinkLetters
 }
 
 // sinkLetters is what there is of one sink.
@@ -110,11 +110,8 @@ var (
 	dataBucket    = []byte("data")
 )
 
-// letterVersion is the layout of the letters.
-const letterVersion = 4
-
-// letterWithoutSummary is the layout of a version that did not keep the summary.
-const letterWithoutSummary = 3
+// The layout of the letters, and that of a version that did not keep the summary.
+const letterVersion, letterWithoutSummary = 4, 3
 
 // OpenDeadLetters opens the dead letters of a directory. A damaged file is set aside and a new one
 // begun. If the disk is full it opens all the same, and the file is made when there is space.
@@ -131,7 +128,7 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
 	d := &DeadLetters{
-		opts: opts, path: filepath.Join(opts.Dir, deadName), sinks: map[string]*sinkLetters{},
+		opts: opts, path: filepath.Join(opts.Dir, deadName), sinks: map[string]sinkLetters{},
 		reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"},
 	}
 	if err := d.open(); err != nil {
@@ -209,7 +206,7 @@ func (d *DeadLetters) load() (err error) {
 	if unreadable > 0 {
 		d.damaged(damagef(d.path, "%d letters are passed over", unreadable))
 	}
-	d.db, d.last, d.bytes, d.sinks = db, last, 0, map[string]*sinkLetters{}
+	d.db, d.last, d.bytes, d.sinks = db, last, 0, map[string]sinkLetters{}
 	d.apply(found)
 	return nil
 }
@@ -229,15 +226,11 @@ func (c change) add(l *DeadLetter, n int) {
 func (d *DeadLetters) apply(c change) {
 	for sink, of := range c {
 		s := d.sinks[sink]
-		if s == nil {
-			s = new(sinkLetters)
-			d.sinks[sink] = s
-		}
 		s.count, s.bytes, s.from = s.count+of.count, s.bytes+of.bytes, max(s.from, of.from)
-		d.bytes += of.bytes
-		if s.count <= 0 {
+		if d.sinks[sink] = s; s.count <= 0 {
 			delete(d.sinks, sink)
 		}
+		d.bytes += of.bytes
 	}
 	d.metrics.deadBytes.Set(float64(d.bytes))
 }
@@ -254,37 +247,31 @@ func (c change) remove(tx *bolt.Tx, key, value []byte) error {
 // the most, so that one which refuses everything takes nothing from the others. It returns how many
 // of each sink it has removed.
 func (d *DeadLetters) makeRoom(tx *bolt.Tx, c change) (dropped map[string]int, err error) {
-	sizes, total := map[string]int64{}, int64(0)
+	sizes, total := map[string]int64{}, d.bytes
 	for sink, s := range d.sinks {
 		sizes[sink] = s.bytes
 	}
 	for sink, of := range c {
 		sizes[sink] += of.bytes
-	}
-	for _, n := range sizes {
-		total += n
+		total += of.bytes
 	}
 	dropped = map[string]int{}
 	for total > d.opts.MaxBytes && len(sizes) > 0 {
-		largest := ""
-		for sink, n := range sizes {
-			if largest == "" || n > sizes[largest] || n == sizes[largest] && sink < largest {
-				largest = sink
-			}
-		}
-		key, value := d.oldest(tx, largest, c)
+		sink := slices.MaxFunc(slices.Sorted(maps.Keys(sizes)), func(x, y string) int {
+			return cmp.Compare(sizes[x], sizes[y])
+		})
+		key, value := d.oldest(tx, sink, c)
 		if key == nil {
-			delete(sizes, largest)
+			delete(sizes, sink)
 			continue
 		}
-		before := c[largest].bytes
+		before := c[sink].bytes
 		if err := c.remove(tx, key, value); err != nil {
 			return nil, err
 		}
-		freed := before - c[largest].bytes
-		sizes[largest] -= freed
-		total -= freed
-		dropped[largest]++
+		sizes[sink] += c[sink].bytes - before
+		total += c[sink].bytes - before
+		dropped[sink]++
 	}
 	return dropped, nil
 }
@@ -293,9 +280,7 @@ func (d *DeadLetters) makeRoom(tx *bolt.Tx, c change) (dropped map[string]int, e
 // looked at again.
 func (d *DeadLetters) oldest(tx *bolt.Tx, sink string, c change) (key, value []byte) {
 	of := c[sink]
-	if s := d.sinks[sink]; s != nil {
-		of.from = max(of.from, s.from)
-	}
+	of.from = max(of.from, d.sinks[sink].from)
 	cursor := tx.Bucket(lettersBucket).Cursor()
 	for k, v := cursor.Seek(sequenceKey(of.from)); k != nil; k, v = cursor.Next() {
 		if l, err := decodeLetter(k, v); err == nil && l.Sink == sink {
@@ -350,7 +335,7 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 		return nil
 	}
 	var dropped map[string]int
-	err := d.use("put", update, func(tx *bolt.Tx, c change) error {
+	err := d.use("put", update, func(tx *bolt.Tx, c change) (err error) {
 		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
 		meta.FillPercent, data.FillPercent = 0.9, 0.9
 		for _, l := range letters {
@@ -358,16 +343,13 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 			d.last = max(d.last+1, uint64(now.UnixNano()))
 			key := sequenceKey(d.last)
 			l.Size = len(l.Data)
-			if l.Time.IsZero() {
-				l.Time = now
-			}
+			l.Time = cmp.Or(l.Time, now)
 			c.add(&l, 1)
 			record := appendCRC(slices.Clone(l.Data), key...)
 			if err := errors.Join(meta.Put(key, encodeLetter(key, &l)), data.Put(key, record)); err != nil {
 				return err
 			}
 		}
-		var err error
 		dropped, err = d.makeRoom(tx, c)
 		return err
 	})
@@ -554,10 +536,7 @@ func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 func (d *DeadLetters) Count(sink string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.sinks[sink]; s != nil {
-		return s.count
-	}
-	return 0
+	return d.sinks[sink].count
 }
 
 // Sinks returns the names of the sinks that have letters, in order.

@@ -305,6 +305,27 @@ func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool
 	}
 }
 
+// PutState sets keys, nil removes one, and waits until that is stored.
+func (q *Queue) PutState(ctx context.Context, values map[string][]byte) error {
+	if len(values) == 0 {
+		return nil
+	}
+	done := make(chan error, 1)
+	batch := Batch{Done: func(err error) { done <- err }}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		batch.State = append(batch.State, KeyValue{Key: key, Value: values[key]})
+	}
+	if err := q.Append(ctx, batch); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-done:
+		return err
+	}
+}
+
 // Cursor returns the cursor of that name. A new one begins behind the last record that is stored.
 func (q *Queue) Cursor(name string) (*Cursor, error) {
 	if name == "" {

@@ -29,8 +29,9 @@ type DeadLetterList struct {
 	Next string `json:"next,omitempty"`
 }
 
-// Purged is the answer to DELETE /api/v1/dead-letters, where it counts letters, and to DELETE
-// /api/v1/removed-sinks/NAME, where it counts the events that waited.
+// Purged is the answer to DELETE /api/v1/dead-letters, where it counts letters, to DELETE
+// /api/v1/removed-sinks/NAME, where it counts the events that waited, and to DELETE
+// /api/v1/removed-hmcs/NAME, where it counts what was known.
 type Purged struct {
 	Purged int64 `json:"purged"`
 }
@@ -47,6 +48,7 @@ func (h handler) deadLetters(mux *http.ServeMux) {
 	mux.HandleFunc("DELETE /api/v1/dead-letters", h.changing(h.answering(h.purgeDeadLetters)))
 	mux.HandleFunc("POST /api/v1/dead-letters/replay", h.changing(h.failing(h.replayDeadLetters)))
 	mux.HandleFunc("DELETE /api/v1/removed-sinks/{name}", h.changing(h.answering(h.purgeRemovedSink)))
+	mux.HandleFunc("DELETE /api/v1/removed-hmcs/{name}", h.changing(h.answering(h.forgetHMC)))
 }
 
 // query is what a request for dead letters asks for.
@@ -164,6 +166,11 @@ func (h handler) purgeDeadLetters(r *http.Request) (any, error) {
 func (h handler) purgeRemovedSink(r *http.Request) (any, error) {
 	n, err := h.DeadLetters.PurgeRemovedSink(r.PathValue("name"))
 	return Purged{n}, err
+}
+
+func (h handler) forgetHMC(r *http.Request) (any, error) {
+	n, err := h.DeadLetters.ForgetHMC(r.Context(), r.PathValue("name"))
+	return Purged{int64(n)}, err
 }
 
 // replayDeadLetters answers with what happens while it happens. The replay ends when the client

@@ -96,6 +96,8 @@ func TestDeadLetterPaths(t *testing.T) {
 		{http.MethodPost, "", 405, ``},
 		{http.MethodDelete, "/../removed-sinks/ops", 409, `configured`},
 		{http.MethodDelete, "/../removed-sinks/nobody", 404, `nobody`},
+		{http.MethodDelete, "/../removed-hmcs/a", 409, `configured`},
+		{http.MethodDelete, "/../removed-hmcs/nobody", 404, `nobody`},
 	} {
 		t.Run(test.method+" "+test.path, func(t *testing.T) {
 			path := "/api/v1/dead-letters" + test.path

@@ -205,8 +205,10 @@ func codeOf(err error) int {
 		http.StatusForbidden:          {errOtherSite, errNoAdmin},
 		http.StatusMisdirectedRequest: {errOtherHost},
 		http.StatusTooManyRequests:    {errTooFast},
-		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink},
-		http.StatusConflict:           {deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested},
+		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink, bridge.ErrUnknownHMC},
+		http.StatusConflict: {
+			deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone,
+		},
 		http.StatusServiceUnavailable: {bridge.ErrTooManyReaders, bridge.ErrLiveEnded},
 	} {
 		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {

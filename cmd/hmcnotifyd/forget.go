@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
+)
+
+type forgetFlags struct {
+	client clientFlags
+	hmc    string
+}
+
+func forgetCommand(app *kingpin.Application, e *environment) {
+	f := &e.forget
+	c := e.command(app, "forget",
+		"Delete what the running daemon knows of an HMC that is not in its configuration any more.",
+		e.forgetHMC, func() error {
+			if f.hmc == "" {
+				return errors.New("--hmc must not be empty")
+			}
+			return nil
+		}, f.client.validate)
+	c.Flag("hmc", "The HMC, by the name that it had.").Required().StringVar(&f.hmc)
+	clientFlagsOf(c, &f.client)
+}
+
+func (e *environment) forgetHMC(ctx context.Context) error {
+	return e.withClient("forget", e.forget.client, func(c *client) error {
+		var purged web.Purged
+		path := "/api/v1/removed-hmcs/" + url.PathEscape(e.forget.hmc)
+		if err := c.get(ctx, http.MethodDelete, path, nil, &purged); err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stdout, "HMC %s is forgotten: %d %s\n",
+			e.forget.hmc, purged.Purged, plural(int(purged.Purged), "value"))
+		return nil
+	})
+}
