@@ -389,33 +389,46 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 		same        bool
 	}{
 		{
-			"a status, told by one and the other", told{"a", event.TypeStatusChange, warning, partition, nil},
-			told{"b", event.TypeStatusChange, info, partition, nil}, true,
+			"a status, told by one and the other",
+			told{"a", event.TypeStatusChange, warning, partition, nil},
+			told{"b", event.TypeStatusChange, info, partition, nil},
+			true,
 		},
 		{
-			"a status, of another group", told{"a", event.TypeStatusChange, warning, partition, nil},
-			told{"c", event.TypeStatusChange, info, partition, nil}, false,
+			"a status, of another group",
+			told{"a", event.TypeStatusChange, warning, partition, nil},
+			told{"c", event.TypeStatusChange, info, partition, nil},
+			false,
 		},
 		{
-			"a link", told{"a", event.TypeBridgeDisconnected, warning, nil, []byte(`{"state":"disconnected","cause":"EOF"}`)},
-			told{"a", event.TypeBridgeConnected, info, nil, []byte(`{"host":"h"}`)}, true,
+			"a link",
+			told{"a", event.TypeBridgeDisconnected, warning, nil, []byte(`{"state":"disconnected","cause":"EOF"}`)},
+			told{"a", event.TypeBridgeConnected, info, nil, []byte(`{"host":"h"}`)},
+			true,
 		},
 		{
-			"the link of the other", told{"a", event.TypeBridgeDisconnected, warning, nil, []byte(`{"state":"disconnected","cause":"EOF"}`)},
-			told{"b", event.TypeBridgeConnected, info, nil, []byte(`{"host":"h"}`)}, false,
+			"the link of the other",
+			told{"a", event.TypeBridgeDisconnected, warning, nil, []byte(`{"state":"disconnected","cause":"EOF"}`)},
+			told{"b", event.TypeBridgeConnected, info, nil, []byte(`{"host":"h"}`)},
+			false,
 		},
 		{
 			"a hardware message of a CPC, which the two may name otherwise",
 			told{"a", event.TypeHardwareMessage, warning, cpc("/api/cpcs/1/hardware-messages/1"), hardware("/api/cpcs/1/hardware-messages/1", false)},
-			told{"b", event.TypeHardwareMessage, info, cpc("/api/cpcs/1/hardware-messages/2"), hardware("/api/cpcs/1/hardware-messages/2", true)}, true,
+			told{"b", event.TypeHardwareMessage, info, cpc("/api/cpcs/1/hardware-messages/2"), hardware("/api/cpcs/1/hardware-messages/2", true)},
+			true,
 		},
 		{
-			"a hardware message of a console", told{"a", event.TypeHardwareMessage, warning, console, hardware(console.ElementURI, false)},
-			told{"a", event.TypeHardwareMessage, info, console, hardware(console.ElementURI, true)}, true,
+			"a hardware message of a console",
+			told{"a", event.TypeHardwareMessage, warning, console, hardware(console.ElementURI, false)},
+			told{"a", event.TypeHardwareMessage, info, console, hardware(console.ElementURI, true)},
+			true,
 		},
 		{
-			"that of the other console", told{"a", event.TypeHardwareMessage, warning, console, hardware(console.ElementURI, false)},
-			told{"b", event.TypeHardwareMessage, info, console, hardware(console.ElementURI, true)}, false,
+			"that of the other console",
+			told{"a", event.TypeHardwareMessage, warning, console, hardware(console.ElementURI, false)},
+			told{"b", event.TypeHardwareMessage, info, console, hardware(console.ElementURI, true)},
+			false,
 		},
 	} {
 		for name, keys := range map[string]struct{ state, key, opens, ends string }{
