@@ -34,6 +34,9 @@ type channel struct {
 	// replay will do: nothing was missed after it.
 	fill   *retry
 	replay bool
+	// unfilled says that the partition offered no messages when they were to be fetched: its next
+	// status change is the time.
+	unfilled bool
 }
 
 func (c *channel) label() string { return record.PartitionLabel(c.partition) }

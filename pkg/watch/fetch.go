@@ -269,13 +269,14 @@ func (f *fetcher) fetchMessages(ctx context.Context) {
 		if k.over(ctx, err) {
 			return
 		}
-		if isUnavailable(err) || hmc.IsReason(err, http.StatusNotFound, 1) {
-			// the partition is not active, or is gone: there is nothing to be had
+		unavailable := isUnavailable(err)
+		if unavailable || hmc.IsReason(err, http.StatusNotFound, 1) {
+			// the partition is not active, or is gone: there is nothing to be had now
 			err = nil
 		}
 		f.settle(r, err, "OS messages of "+c.label(), func() {
 			if c.fill == r {
-				c.fill = nil
+				c.fill, c.unfilled = nil, unavailable
 			}
 		})
 	}
@@ -340,6 +341,9 @@ func (f *fetcher) fetchMessagesOf(ctx context.Context, c *channel, topic string)
 	}
 	asked := time.Now()
 	messages, err := f.k.session.ListOSMessages(ctx, uri, -1)
+	if isUnavailable(err) && missing > 0 {
+		f.k.Rec.Problem("OS messages of " + c.label() + ", which could not be fetched: " + err.Error())
+	}
 	switch {
 	case err != nil:
 	case known, c.refresh: // what it replayed could not be stored

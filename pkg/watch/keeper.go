@@ -264,10 +264,15 @@ func (k *keeper) notified(n *translate.Notification) {
 		defer k.mu.Unlock()
 		// It may offer its messages from now on, or soon: an operating system takes a while
 		// to start.
-		if c := k.channels.byURI[n.Resource.ObjectURI]; c != nil && c.topic == "" {
+		switch c := k.channels.byURI[n.Resource.ObjectURI]; {
+		case c == nil:
+			return
+		case c.topic == "":
 			c.retry = retry{soon: true}
-			signal(k.wake)
+		case c.unfilled:
+			c.fill, c.replay, c.unfilled = new(retry), false, false
 		}
+		signal(k.wake)
 	}
 }
 

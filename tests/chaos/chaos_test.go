@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"text/tabwriter"
@@ -91,6 +92,8 @@ type run struct {
 
 	consoles map[string]*console
 	brokers  map[string]*activemq.Broker
+	topics   *topics
+	lives    atomic.Int64 // of the daemon
 
 	process *program.Process // of the goroutine that has the daemon's faults
 
@@ -98,6 +101,7 @@ type run struct {
 	counts   map[string]int // faults, and what else happened
 	problems []string       // of the daemon itself: exits
 	full     bool           // the disk is
+	samples  []sample
 }
 
 // worker is a testing.TB for other goroutines than the test's own, in which
@@ -153,6 +157,11 @@ func newRun(t *testing.T, seed uint64) *run {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	r.addConsole(hmcEast, 10*time.Millisecond, hmcsim.Options{CutOnSessionEnd: true, RefreshOnce: rng.IntN(2) == 0})
 	r.addConsole(hmcWest, 15*time.Millisecond, hmcsim.Options{SequencePerSession: true, RefreshOnce: rng.IntN(2) == 0})
+	pair := hmcsim.Options{CPCs: 1, RefreshOnce: rng.IntN(2) == 0}
+	lag := time.Duration(rng.IntN(200)) * time.Millisecond
+	r.addConsole(hmcNorth, 15*time.Millisecond, pair)
+	r.addConsole(hmcSouth, 60*time.Millisecond, hmcsim.Options{EstateOf: r.consoles[hmcNorth].sim, Lag: lag, OSMessageOffset: 1000, CutOnSessionEnd: true})
+	r.topics = startTopics(t)
 	if _, err := exec.LookPath("java"); err != nil && os.Getenv(activeMQVariable) == "optional" {
 		r.say("ActiveMQ is not installed: this run does without it")
 	} else {
@@ -169,7 +178,17 @@ func (r *run) addConsole(name string, pause time.Duration, opts hmcsim.Options) 
 	opts.Partitions, opts.OSMessages, opts.MaxSessions = 4, 1_000_000, 1_000_000
 	c := &console{
 		name: name, ledger: r.ledger, rng: rand.New(rand.NewPCG(r.seed, uint64(len(name)))), pause: pause,
-		amq: name == hmcActiveMQ, sequence: make(map[string]int),
+		amq: name == hmcActiveMQ, sequence: make(map[string]int), account: name,
+	}
+	c.group = []*console{c}
+	opts.Now = c.now
+	switch name {
+	case hmcNorth:
+		c.account = accountPair
+	case hmcSouth:
+		north := r.consoles[hmcNorth]
+		c.account, c.group = accountPair, []*console{north, c}
+		north.group = c.group
 	}
 	if c.amq {
 		b := activemq.Start(r, activemq.Options{Authority: authority, Certificate: &issued})
@@ -232,15 +251,20 @@ func (r *run) writeConfig() {
 	b.WriteString("hmcs:\n")
 	for _, name := range slices.Sorted(maps.Keys(r.consoles)) {
 		c := r.consoles[name]
-		fmt.Fprintf(&b, "- {name: %s, hosts: [127.0.0.1], rest_port: %s, stomp_port: %s, userid: hmcuser, password: hmcpass, tls: {ca_file: %s.pem},\n"+
+		group := name
+		if c.account == accountPair {
+			group = accountPair
+		}
+		fmt.Fprintf(&b, "- {name: %s, group: %s, hosts: [127.0.0.1], rest_port: %s, stomp_port: %s, userid: hmcuser, password: hmcpass, tls: {ca_file: %s.pem},\n"+
 			"   topics: [object, job, audit, security], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: %v}], rest_requests_per_minute: 10000,\n"+
 			"   stomp: {connect_timeout: 5s, reconnect_sleep_initial: 50ms, reconnect_sleep_max: 1s, heartbeat_send_cycle: 2s, heartbeat_receive_cycle: 2s}}\n",
-			name, port(c.rest.addr), port(c.link.addr), name, !c.amq)
+			name, group, port(c.rest.addr), port(c.link.addr), name, !c.amq)
 	}
 	fmt.Fprintf(&b, "sinks:\n- {name: journal, log: {output: events.log}}\n"+
 		"- {name: hook, webhook: {url: %q}, timeout: 2s, retry: {initial: 50ms, max: 1s}}\n"+
 		"- {name: batches, webhook: {url: %q}, timeout: 2s, retry: {initial: 50ms, max: 1s}, concurrency: 2, batch: {max_events: 20, max_wait: 100ms}}\n",
 		r.hook.url("hook"), r.hook.url("batches"))
+	b.WriteString(r.topics.yaml())
 	if err := os.WriteFile(filepath.Join(r.dir, "hmcnotifyd.yaml"), []byte(b.String()), 0o600); err != nil {
 		r.Fatal(err)
 	}
@@ -283,6 +307,7 @@ func (r *run) do(duration time.Duration) {
 			}
 		})
 	}
+	load.Go(func() { r.watchFlat(loading) })
 	byTarget := make(map[string][]fault)
 	for _, f := range plan(r.seed, duration) {
 		byTarget[f.Target] = append(byTarget[f.Target], f)
@@ -318,7 +343,7 @@ func (r *run) missing(target string) bool {
 
 func kindOfCount(f fault) string {
 	switch f.Target {
-	case targetDaemon, targetConsumer, targetDisk:
+	case targetDaemon, targetConsumer, targetDisk, targetTopic:
 		return f.Target + " " + f.Kind
 	}
 	return "HMC " + f.Kind
@@ -326,6 +351,7 @@ func kindOfCount(f fault) string {
 
 // startDaemon starts the daemon and waits for nothing.
 func (r *run) startDaemon(tb testing.TB) *program.Process {
+	r.lives.Add(1)
 	return program.Start(tb, program.Options{
 		Name: "hmcnotifyd", Path: r.binary, Dir: r.dir, Log: filepath.Join(r.dir, "daemon.log"),
 		Args: []string{
@@ -416,9 +442,17 @@ func (r *run) play(f fault) {
 		r.playConsumer(f)
 	case targetDisk:
 		r.playDisk(f)
+	case targetTopic:
+		if err := r.topics.remake(r.Context(), f.For); err != nil {
+			r.Errorf("%s: %v", f, err)
+		}
 	default:
+		c := r.consoles[f.Target]
 		defer r.ledger.Begin(f.Target, f.Kind)()
-		r.playHMC(f, r.consoles[f.Target])
+		if c.account != f.Target {
+			defer r.ledger.Begin(c.account, f.Kind)()
+		}
+		r.playHMC(f, c)
 	}
 }
 
@@ -492,6 +526,8 @@ func (r *run) playHMC(f fault, c *console) {
 			r.Error(err)
 		}
 		c.down.Store(false)
+	case kindClock:
+		c.ahead.Store(int64(f.Delay))
 	case kindTruncate:
 		c.sim.Broker().FaultNow(hmcsim.Fault{Kind: hmcsim.FaultTruncate})
 	case kindGarbage:
@@ -578,6 +614,14 @@ func (r *run) judgeWith(letters map[string][]oracle.Arrival) *oracle.Verdict {
 		got.Dead = letters[name]
 		sinks = append(sinks, got)
 	}
+	for _, name := range []string{"topic", "stream"} {
+		got, more := r.topics.deliveries(name)
+		sinks, wrong = append(sinks, got), append(wrong, more...)
+	}
+	for i := range sinks {
+		sinks[i].Arrivals = oracle.Share(sinks[i].Arrivals, accountPair, hmcNorth, hmcSouth)
+		sinks[i].Dead = oracle.Share(sinks[i].Dead, accountPair, hmcNorth, hmcSouth)
+	}
 	published, windows := r.ledger.Snapshot()
 	v := oracle.Judge(published, windows, sinks...)
 	if err != nil {
@@ -642,6 +686,9 @@ func (r *run) report(v *oracle.Verdict) {
 		counts = append(counts, fmt.Sprintf("%s %d", what, r.counts[what]))
 	}
 	r.say("faults: %s", strings.Join(counts, ", "))
+	text, grown := flat(r.samples)
+	r.say("%s", text)
+	r.problems = append(r.problems, grown...)
 	for _, text := range slices.Concat(v.Violations, r.problems) {
 		r.Error(text)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -27,6 +28,11 @@ type console struct {
 	pause      time.Duration // between two notifications
 	partitions []hmcsim.PartitionInfo
 	rest, link *proxy
+	// account is where the ledger has what is told of the machines: the HMC's own, or that of its group.
+	account string
+	// group are all HMCs that tell of them; the first one has them do what they do.
+	group []*console
+	ahead atomic.Int64 // of its clock, in nanoseconds
 
 	// For ActiveMQ alone.
 	amq      bool
@@ -36,6 +42,9 @@ type console struct {
 
 	down atomic.Bool // the HMC is being restarted: nothing happens on it
 }
+
+// now is what the HMC's clock says.
+func (c *console) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
 // load publishes a mix of all types until ctx is done.
 func (c *console) load(ctx context.Context) error {
@@ -59,7 +68,11 @@ func (c *console) load(ctx context.Context) error {
 // publish publishes one notification.
 func (c *console) publish() error {
 	p := c.partitions[c.rng.IntN(len(c.partitions))]
-	switch n := c.rng.IntN(10); {
+	n := c.rng.IntN(10)
+	if len(c.group) > 1 && (c.group[0] != c && n < 7 || n == 7) {
+		n = 8 // the first one does it; jobs are told to the session that has started them
+	}
+	switch {
 	case n < 5:
 		return c.propertyChange(p)
 	case n < 7:
@@ -72,7 +85,7 @@ func (c *console) publish() error {
 }
 
 func (c *console) propertyChange(p hmcsim.PartitionInfo) error {
-	n := c.ledger.Add(c.name, resourceOf(p), false)
+	n := c.ledger.Add(c.account, resourceOf(p), false)
 	headers := []hmcsim.Header{
 		{Name: "notification-type", Value: "property-change"},
 		{Name: "class", Value: p.Class},
@@ -85,7 +98,11 @@ func (c *console) propertyChange(p hmcsim.PartitionInfo) error {
 	if c.amq {
 		return c.send(hmcsim.TopicObject, "", headers, body, n)
 	}
-	c.ledger.Sent(c.sim.Publish(hmcsim.TopicObject, headers, body), n)
+	sent := 0
+	for _, other := range c.group {
+		sent += other.sim.Publish(hmcsim.TopicObject, headers, body)
+	}
+	c.ledger.Sent(sent, n)
 	return nil
 }
 
@@ -108,7 +125,7 @@ func (c *console) osMessages(p hmcsim.PartitionInfo, count int) error {
 	var list []*oracle.Notification
 	var texts []string
 	for range count {
-		n := c.ledger.Add(c.name, resourceOf(p), true)
+		n := c.ledger.Add(c.account, resourceOf(p)+"os", true)
 		list, texts = append(list, n), append(texts, n.Mark())
 	}
 	before, err := c.sim.Partition(p.ID)
@@ -143,7 +160,7 @@ func (c *console) logEntries(topicType string, count int) error {
 	var list []*oracle.Notification
 	var entries []hmcsim.LogEntry
 	var parts []string
-	now := time.Now()
+	now := c.now()
 	for range count {
 		n := c.ledger.Add(c.name, strings.TrimSuffix(topicType, "-notification"), true)
 		list = append(list, n)
@@ -206,9 +223,17 @@ func (d daemonAPI) get(ctx context.Context, path string) (int, []byte, error) {
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	var raw json.RawMessage
-	err = json.NewDecoder(resp.Body).Decode(&raw)
-	return resp.StatusCode, raw, err
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
+}
+
+// text returns a page that is there.
+func (d daemonAPI) text(ctx context.Context, path string) (string, error) {
+	code, body, err := d.get(ctx, path)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("%s: status %d", path, code)
+	}
+	return string(body), err
 }
 
 // settled says what the daemon has still to do.

@@ -11,6 +11,7 @@ const (
 	targetDaemon   = "daemon"
 	targetConsumer = "consumer"
 	targetDisk     = "disk"
+	targetTopic    = "topic" // of the sinks kafka and nats
 
 	kindKill     = "kill"      // SIGKILL; starts again after the fault's time
 	kindTerm     = "term"      // SIGTERM; must end in order
@@ -27,6 +28,7 @@ const (
 	kindGarbage  = "garbage"       // the broker sends what is no frame
 	kindRESTDown = "rest-down"     // REST requests get no answer
 	kindRESTBusy = "rest-busy"     // REST answers 503
+	kindClock    = "clock"         // its clock is set
 
 	kindDie     = "die"  // the consumer refuses connections
 	kindHang    = "hang" // it reads requests and never answers
@@ -37,6 +39,8 @@ const (
 	kindBad     = "400" // of each fourth event, for good
 
 	kindFull = "full"
+
+	kindDeleted = "deleted" // it is deleted, and made again
 )
 
 // fault is something that fails for a time. The same seed gives the same ones.
@@ -45,12 +49,12 @@ type fault struct {
 	For    time.Duration
 	Target string // one of the above, or an HMC
 	Kind   string
-	Delay  time.Duration // of kindSlow; between the signals of kindTermKill
+	Delay  time.Duration // of kindSlow; between the signals of kindTermKill; what kindClock sets
 }
 
 func (f fault) String() string {
 	text := fmt.Sprintf("%-8s %s for %s", f.Target, f.Kind, f.For)
-	if f.Delay > 0 {
+	if f.Delay != 0 {
 		text += fmt.Sprintf(" (%s)", f.Delay)
 	}
 	return text
@@ -117,22 +121,35 @@ func kinds(target string) []weighted {
 		}
 	case targetDisk:
 		return []weighted{{kindFull, 1, 500 * ms, 4 * second}}
+	case targetTopic:
+		return []weighted{{kindDeleted, 1, 200 * ms, 8 * second}}
 	case hmcActiveMQ:
 		return append(network, weighted{kindKill, 2, 0, 2 * second}, weighted{kindTerm, 1, 0, 2 * second})
 	default:
 		return append(network,
 			weighted{kindExpire, 2, 0, 0}, weighted{kindRestart, 2, 500 * ms, 3 * second},
 			weighted{kindTruncate, 1, 0, 0}, weighted{kindGarbage, 1, 0, 0},
-			weighted{kindRESTDown, 1, 500 * ms, 4 * second}, weighted{kindRESTBusy, 1, 500 * ms, 4 * second})
+			weighted{kindRESTDown, 1, 500 * ms, 4 * second}, weighted{kindRESTBusy, 1, 500 * ms, 4 * second},
+			weighted{kindClock, 2, 0, 0})
 	}
 }
 
-// The HMCs of a run: two simulated ones, and one whose broker is ActiveMQ.
+// The HMCs of a run: two simulated ones, two of one group, and one whose broker is ActiveMQ.
 const (
 	hmcEast     = "east"
 	hmcWest     = "west"
+	hmcNorth    = "north"
+	hmcSouth    = "south"
 	hmcActiveMQ = "activemq"
 )
+
+// accountPair is the ledger's account of what north and south both tell.
+const accountPair = "pair"
+
+// clocks are what the clock of an HMC, or of the machine, is set to, compared with the right time.
+var clocks = []time.Duration{ //nolint:gochecknoglobals // a constant
+	0, time.Minute, -time.Minute, time.Hour, -time.Hour, 30 * time.Hour, -30 * time.Hour,
+}
 
 // plan returns the faults of a run, in the order of their time. A target has
 // one fault at a time; those of different targets overlap.
@@ -142,7 +159,10 @@ func plan(seed uint64, length time.Duration) []fault {
 		{name: targetDaemon, weight: 4},
 		{name: hmcEast, weight: 3},
 		{name: hmcWest, weight: 3},
+		{name: hmcNorth, weight: 3},
+		{name: hmcSouth, weight: 3},
 		{name: hmcActiveMQ, weight: 3},
+		{name: targetTopic, weight: 2},
 		{name: targetConsumer, weight: 4},
 		{name: targetDisk, weight: 1},
 	}
@@ -160,6 +180,8 @@ func plan(seed uint64, length time.Duration) []fault {
 			f.Delay = between(rng, 20*time.Millisecond, 250*time.Millisecond)
 		case kindTermKill:
 			f.Delay = between(rng, 0, 300*time.Millisecond)
+		case kindClock:
+			f.Delay = clocks[rng.IntN(len(clocks))]
 		case kindExpire:
 			if rng.IntN(4) == 0 && at+silentNoticed < length {
 				f.Kind, f.For = kindSilent, silentNoticed

@@ -27,7 +27,7 @@ func TestPlan(t *testing.T) {
 			kindsSeen[f.Target+" "+f.Kind] = true
 		}
 	}
-	for _, target := range []string{targetDaemon, targetConsumer, targetDisk, hmcEast, hmcWest, hmcActiveMQ} {
+	for _, target := range []string{targetDaemon, targetConsumer, targetDisk, targetTopic, hmcEast, hmcWest, hmcNorth, hmcSouth, hmcActiveMQ} {
 		for _, kind := range kinds(target) {
 			if !kindsSeen[target+" "+kind.name] {
 				t.Errorf("%s: never %s", target, kind.name)

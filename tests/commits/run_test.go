@@ -287,7 +287,10 @@ func (r *run) judge() []string {
 		return []string{err.Error()}
 	}
 	hooked, problems := r.hook.deliveries()
-	journal.Arrivals, hooked.Arrivals = r.normalize(journal.Arrivals), r.normalize(hooked.Arrivals)
+	if r.grouped {
+		journal.Arrivals = oracle.Share(journal.Arrivals, both, r.hmcs[0].name, r.hmcs[1].name)
+		hooked.Arrivals = oracle.Share(hooked.Arrivals, both, r.hmcs[0].name, r.hmcs[1].name)
+	}
 	published, windows := r.ledger.Snapshot()
 	for _, name := range []string{r.hmcs[0].name, r.hmcs[len(r.hmcs)-1].name, r.account(r.hmcs[0])} {
 		if _, ok := published[name]; !ok {
@@ -305,30 +308,6 @@ func (r *run) judge() []string {
 		}
 	}
 	return append(problems, r.statuses(journal)...)
-}
-
-// normalize brings what a group has reported to the accounts of the ledger. The order is kept of what
-// one HMC reports.
-func (r *run) normalize(list []oracle.Arrival) []oracle.Arrival {
-	var out []oracle.Arrival
-	for _, a := range list {
-		if !r.grouped {
-			out = append(out, a)
-			continue
-		}
-		if a.Type == event.TypeBridgeGap {
-			shared := a
-			shared.ID, shared.HMC = a.ID+"@"+both, both
-			out = append(out, shared)
-		}
-		if strings.Contains(a.Mark(), ":"+both+":") {
-			resource := *a.Resource
-			resource.ObjectURI += "@" + a.HMC
-			a.Resource, a.HMC = &resource, both
-		}
-		out = append(out, a)
-	}
-	return out
 }
 
 // statuses says of which partitions the last status that was reported is not the one they have.

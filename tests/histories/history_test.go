@@ -651,7 +651,7 @@ func (h *history) rest(c *hmc, s *step) {
 		{Kind: hmcsim.RESTFaultEmpty, Operation: "list-cpcs"},
 		{Kind: hmcsim.RESTFaultHang, Times: 2},
 		{Kind: hmcsim.RESTFaultStatus, Status: 500, Reason: 0},
-		{Kind: hmcsim.RESTFaultStatus, Status: 404, Reason: 1, Operation: "list-partition-os-messages"},
+		{Kind: hmcsim.RESTFaultStatus, Status: 500, Reason: 0, Operation: "list-os-messages"},
 	}[s.n]
 	h.during(c.name, string(s.kind), s.last+time.Second, func() { c.sim.FaultREST(f) }, c.sim.ClearRESTFaults)
 }

@@ -389,7 +389,7 @@ func (j *judge) blind() {
 		if err := json.Unmarshal(e.Body, &c); err != nil {
 			j.wrong("%v: %v", e, err)
 		}
-		if c.Since == nil {
+		if c.Since == nil || e.Received.Sub(*c.Since) < 2*time.Millisecond { // as short as times are told
 			continue
 		}
 		n := 0

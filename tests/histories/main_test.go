@@ -33,7 +33,7 @@ const (
 // memory returns a directory whose files are in memory, where there is one: what is synced there is not lost
 // with a process, and nothing here turns the power off.
 func memory(t *testing.T) string {
-	dir, err := os.MkdirTemp("/dev/shm", "histories") //nolint:usetesting // in memory
+	dir, err := os.MkdirTemp("/dev/shm", "histories") //nolint:usetesting // t.TempDir is not in memory
 	if err != nil {
 		return t.TempDir()
 	}
@@ -97,7 +97,7 @@ func TestHistories(t *testing.T) {
 // run plays a history, and returns what is wrong with it.
 func run(t *testing.T, p *plan, dir string, a authority, now time.Time) (problems []string) {
 	t.Helper()
-	dir, err := os.MkdirTemp(dir, fmt.Sprintf("%d-", p.seed)) //nolint:usetesting // in dir
+	dir, err := os.MkdirTemp(dir, fmt.Sprintf("%d-", p.seed)) //nolint:usetesting // as above
 	if err != nil {
 		t.Fatal(err)
 	}

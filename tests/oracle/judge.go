@@ -68,7 +68,7 @@ func Judge(published map[string][]Notification, windows []Window, sinks ...Deliv
 			counts[hmc] = new(Count)
 		}
 		first := v.identity(d, counts)
-		v.order(d)
+		v.order(d, windows)
 		gaps := v.gaps(d, counts)
 		for _, hmc := range slices.Sorted(maps.Keys(published)) {
 			v.losses(d.Sink, published[hmc], first, gaps[hmc], windows, counts[hmc])
@@ -142,8 +142,18 @@ func sameBody(a, b []byte) bool {
 	return bytes.Equal(strip(a), strip(b))
 }
 
-// order checks the numbers of first arrivals.
-func (v *Verdict) order(d Deliveries) {
+// ClockSet is what a window is called in which the clock of an HMC was set.
+const ClockSet = "clock"
+
+// order checks the numbers of first arrivals. What is fetched of a log is in the
+// order of its times, which is another one where a clock was set.
+func (v *Verdict) order(d Deliveries, windows []Window) {
+	set := make(map[string]bool)
+	for _, w := range windows {
+		if w.what == ClockSet {
+			set[w.hmc] = true
+		}
+	}
 	type place struct {
 		lane, resource string
 		live           bool
@@ -157,6 +167,9 @@ func (v *Verdict) order(d Deliveries) {
 		}
 		seen[a.ID] = true
 		resource, number := parseMark(a.mark)
+		if a.Type == "log-entry" && a.Origin != "live" && set[a.HMC] {
+			continue
+		}
 		p := place{a.lane(), resource, a.Origin == "live"}
 		if before := last[p]; before != nil {
 			if _, n := parseMark(before.mark); n > number {

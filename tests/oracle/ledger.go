@@ -177,6 +177,31 @@ type Deliveries struct {
 	Dead     []Arrival // its dead letters
 }
 
+// Share brings what the HMCs of a group have reported to the account of the ledger in which the test
+// has noted what all of them tell: a gap of one of them counts for it too. The order is kept of what
+// each HMC reports. Any other HMC's arrivals stay as they are.
+func Share(list []Arrival, account string, hmcs ...string) []Arrival {
+	out := make([]Arrival, 0, len(list))
+	for _, a := range list {
+		if !slices.Contains(hmcs, a.HMC) {
+			out = append(out, a)
+			continue
+		}
+		if a.Type == "bridge-gap" {
+			shared := a
+			shared.ID, shared.HMC = a.ID+"@"+account, account
+			out = append(out, shared)
+		}
+		if strings.Contains(a.mark, ":"+account+":") {
+			resource := *a.Resource
+			resource.ObjectURI += "@" + a.HMC
+			a.Resource, a.HMC = &resource, account
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
 // ReadLog reads what the log sink wrote.
 func ReadLog(sink, path string) (Deliveries, error) {
 	d := Deliveries{Sink: sink}
