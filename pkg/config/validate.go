@@ -590,7 +590,8 @@ func element(path string, p Patterns, i int) string {
 	return item(path, i)
 }
 
-// classes warns of a pattern that matches no class that HMCs are known to have. There may be others.
+// classes warns of a pattern that matches no class that HMCs are known to have; there may be
+// others.
 func (d *decoder) classes(path string, patterns Patterns) {
 	for i, p := range patterns {
 		if slices.ContainsFunc(knownClasses, p.Match) {
@@ -617,8 +618,8 @@ var knownClasses = []string{
 	"storage-control-unit", "storage-path", "tape-library", "tape-link", "virtual-tape-resource",
 	"reset-activation-profile", "image-activation-profile", "load-activation-profile", "group-profile",
 	"user-role", "user-pattern", "user-template", "password-rule", "task", "ldap-server-definition",
-	"mfa-server-definition", "certificate", "group", "metrics-context", "unmanaged-cpc", "virtual-network", "zbx", "blade",
-	"workload-resource-group", "virtual-server", "virtualization-host", "ensemble", "node",
+	"mfa-server-definition", "certificate", "group", "metrics-context", "unmanaged-cpc", "virtual-network", "zbx",
+	"blade", "workload-resource-group", "virtual-server", "virtualization-host", "ensemble", "node",
 }
 
 // closedSet checks that every pattern matches one of the values there can be.

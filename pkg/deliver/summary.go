@@ -106,13 +106,18 @@ func (s *FloodSummary) text() string {
 			kind = "resources"
 		}
 		what = kind
-		formers[event.OrUnknown(s.Resources[i].OldStatus)]++
+		if old := s.Resources[i].OldStatus; old != "" { // else it was not told
+			formers[old]++
+		}
 	}
 	many := fmt.Sprintf("CPC %s: %d %s", s.CPC, s.Count, what)
 	order := slices.SortedFunc(maps.Keys(formers), func(x, y string) int {
 		return cmp.Or(formers[y]-formers[x], strings.Compare(x, y))
 	})
-	if len(order) == 1 {
+	switch {
+	case len(order) == 0:
+		return many + " -> " + s.NewStatus
+	case formers[order[0]] == s.Count:
 		return many + " " + order[0] + " -> " + s.NewStatus
 	}
 	others, were := s.Count, "were "
