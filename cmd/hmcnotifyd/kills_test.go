@@ -227,8 +227,10 @@ func (p *published) run(sim *hmcsim.HMC, began time.Time, stop <-chan struct{}) 
 			number := len(p.at)
 			at := time.Since(began)
 			n := sim.Publish("object", []hmcsim.Header{
-				{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"},
-				{Name: "name", Value: "P"}, {Name: "object-uri", Value: "/api/partitions/P" + strconv.Itoa(number%50)},
+				{Name: "notification-type", Value: "property-change"},
+				{Name: "class", Value: "partition"},
+				{Name: "name", Value: "P"},
+				{Name: "object-uri", Value: "/api/partitions/P" + strconv.Itoa(number%50)},
 				{Name: "property-names", Value: " description "},
 			}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":"%d"}]}`, number))
 			p.at, p.sent = append(p.at, at), append(p.sent, n > 0)

@@ -39,7 +39,9 @@ func TestBodyThatIsNotUTF8IsCounted(t *testing.T) {
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.raw(sim, []hmcsim.Header{
-		{Name: "notification-type", Value: "os-message"}, {Name: "class", Value: "partition"}, {Name: "name", Value: "P"},
+		{Name: "notification-type", Value: "os-message"},
+		{Name: "class", Value: "partition"},
+		{Name: "name", Value: "P"},
 		{Name: "object-uri", Value: "/api/partitions/P"},
 	}, `{"os-messages":[{"sequence-number":1,"message-text":"A"},{"sequence-number":2,"message-text":"B`+"\xe9"+`"},`+
 		`{"sequence-number":3,"message-text":"C","is-held":true}]}`)
@@ -110,8 +112,11 @@ func TestUsedMessageIDsOfOtherObjects(t *testing.T) {
 	for _, object := range []string{"1", "2", "1"} {
 		d.raw(sim, []hmcsim.Header{
 			// The first of each name counts, wherever the broker's own come.
-			{Name: "notification-type", Value: "inventory-change"}, {Name: "class", Value: "partition"}, {Name: "action", Value: "add"},
-			{Name: "session-sequence-nr", Value: "1"}, {Name: "global-sequence-nr", Value: "1"},
+			{Name: "notification-type", Value: "inventory-change"},
+			{Name: "class", Value: "partition"},
+			{Name: "action", Value: "add"},
+			{Name: "session-sequence-nr", Value: "1"},
+			{Name: "global-sequence-nr", Value: "1"},
 			{Name: "object-uri", Value: "/api/partitions/" + object},
 		}, "")
 	}

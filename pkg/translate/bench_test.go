@@ -44,9 +44,13 @@ func BenchmarkID(b *testing.B) {
 	m := hmcsim.FloodMessages()[0]
 	received := receiver.Notification{Topic: "ensadmin.145", Body: m.Body, Headers: receiver.Headers{
 		{Name: "message-id", Value: "ID:HMCHOST-42915-1555356921407-5:1:1:65:1000000002"},
-		{Name: "destination", Value: "/topic/ensadmin.145"}, {Name: "subscription", Value: "sub-1"},
-		{Name: "expires", Value: "0"}, {Name: "priority", Value: "4"}, {Name: "timestamp", Value: "1557755398299"},
-		{Name: "global-sequence-nr", Value: "1000006399"}, {Name: "session-sequence-nr", Value: "1000000001"},
+		{Name: "destination", Value: "/topic/ensadmin.145"},
+		{Name: "subscription", Value: "sub-1"},
+		{Name: "expires", Value: "0"},
+		{Name: "priority", Value: "4"},
+		{Name: "timestamp", Value: "1557755398299"},
+		{Name: "global-sequence-nr", Value: "1000006399"},
+		{Name: "session-sequence-nr", Value: "1000000001"},
 	}}
 	for _, h := range m.Headers {
 		received.Headers = append(received.Headers, receiver.Header{Name: h.Name, Value: h.Value})

@@ -89,8 +89,10 @@ func (w *world) change(from, to int) {
 	for n := from; n < to; n++ {
 		w.sim.Publish("object", []hmcsim.Header{
 			{Name: "notification-type", Value: "property-change"},
-			{Name: "class", Value: "partition"}, {Name: "name", Value: "P"},
-			{Name: "object-uri", Value: "/api/partitions/P"}, {Name: "property-names", Value: " description "},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: "P"},
+			{Name: "object-uri", Value: "/api/partitions/P"},
+			{Name: "property-names", Value: " description "},
 		}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, strconv.Itoa(n)))
 	}
 }
@@ -195,7 +197,6 @@ func TestNothingVanishesWhenTheClockIsSet(t *testing.T) {
 			w.consumer.Await(t, within, 13, consumer.Type("property-change"))
 
 			// Killed, and the clock is set while nobody is there.
-			lost = time.Now()
 			w.daemon.Kill()
 			w.clock.Set(t, by)
 			w.daemon.Start(t)
