@@ -215,17 +215,20 @@ sinks:
 	}
 }
 
-// run publishes until stop is closed. What a busy machine delays is made up for.
+// run publishes until stop is closed. What a busy machine delays is made up for, but not at once.
 func (p *published) run(sim *hmcsim.HMC, began time.Time, stop <-chan struct{}) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
+	rest, last := 0.0, time.Now()
 	for {
 		select {
 		case <-stop:
 			return
 		case <-tick.C:
 		}
-		for len(p.at) < int(time.Since(began).Seconds()*gapRate) {
+		rest += time.Since(last).Seconds() * gapRate
+		last = time.Now()
+		for rest = min(rest, gapRate/10); rest >= 1; rest-- {
 			p.mu.Lock()
 			number := len(p.at)
 			at := time.Since(began)

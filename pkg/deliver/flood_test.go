@@ -94,7 +94,8 @@ func (s *stream) add(events ...*event.Event) {
 // item is the event as it is read next.
 func (s *stream) item(e *event.Event) item {
 	r := event.NewRecord(e)
-	return item{seq: s.number + 1, key: r.Key, record: r, stored: e.Received}
+	r.Stored = e.Received
+	return item{seq: s.number + 1, key: r.Key, record: r}
 }
 
 func (s *stream) release(w wait) { s.out = s.g.release(s.at, w, s.out) }

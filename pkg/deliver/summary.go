@@ -54,7 +54,7 @@ func (in *flood) summary(uri string) item {
 		FirstTime: first.change.Time, LastTime: first.change.Time,
 		Resources: make([]floodResource, 0, len(in.members)),
 	}
-	it := item{key: in.key.order(), stored: first.item.stored, members: make([]uint64, 0, len(in.members))}
+	it := item{key: in.key.order(), members: make([]uint64, 0, len(in.members))}
 	ids := append(make([]string, 0, 1+len(in.members)), e.Type)
 	severities := event.Severities()
 	for i := range in.members {
@@ -87,6 +87,7 @@ func (in *flood) summary(uri string) item {
 	e.Time, _ = time.Parse(time.RFC3339Nano, body.LastTime)
 	e.Body, _ = json.Marshal(body)
 	it.record = event.NewRecord(&e)
+	it.record.Stored = first.item.record.Stored
 	return it
 }
 
