@@ -163,7 +163,10 @@ sinks:
 		return start(t, nil, "--config.file="+config, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
 	}
 	counts, total := make([]int, 0, kills+1), 0
-	for range kills {
+	for kill := range kills {
+		if kill > 0 && kill%100 == 0 {
+			t.Logf("%d kills after %s", kill, time.Since(began).Round(time.Second))
+		}
 		d, n := start(), 0
 		for end := time.Now().Add(200*time.Millisecond + time.Duration(random.Int64N(int64(2800*time.Millisecond)))); time.Now().Before(end); {
 			n = counted(n)
