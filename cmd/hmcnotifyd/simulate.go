@@ -69,8 +69,8 @@ func (f *simulateFlags) validate() error {
 		if apart == 0 {
 			return fmt.Errorf("--stomp-port: %d is that of --rest-port", f.stompPort)
 		}
-		return fmt.Errorf("--stomp-port: each further HMC has the next ports, so that with --hmcs=%d it must be at "+
-			"least %d from --rest-port %d, not %d", f.hmcs, f.hmcs, f.restPort, apart)
+		return fmt.Errorf("--stomp-port: each further HMC has the next ports, so that with --hmcs=%d "+
+			"it must be at least %d from --rest-port %d, not %d", f.hmcs, f.hmcs, f.restPort, apart)
 	}
 	return nil
 }

@@ -62,6 +62,7 @@ func Run(ctx context.Context, opts Options) error {
 	for _, c := range opts.Config.Sinks {
 		start("sink "+c.Name, checkTimeout, func(ctx context.Context, f *finding) {
 			checkSink(ctx, f, c, opts.Version)
+			f.step("")
 			for _, h := range hmcs {
 				<-h.done
 			}

@@ -9,16 +9,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 )
 
 // statuses are those that CPCs, partitions and adapters have by IBM's book.
 var statuses = []string{
 	"active", "operating", "not-operating", "not-activated", "exceptions", "degraded", "acceptable", "stopped",
-	"paused",
-	"starting", "stopping", "terminated", "reservation-error", "service-required", "service", "no-power", "not-active",
-	"not-detected", "communications-not-active", "not-communicating", "status-check",
+	"paused", "starting", "stopping", "terminated", "reservation-error", "service-required", "service", "no-power",
+	"not-active", "not-detected", "communications-not-active", "not-communicating", "status-check",
 }
 
 // seen is what the HMCs have listed. Safe for concurrent use.
@@ -56,9 +54,9 @@ func (s *seen) matchers(f *finding, c *config.Sink) {
 			at := fmt.Sprintf("%s[%d].", list, i)
 			s.unmatched(f, at+"status", m.Status, append(slices.Clone(statuses), s.statuses...),
 				"is no status that an HMC is known to report")
-			ofEstate := !m.Class.IsSet() || slices.ContainsFunc(
-				[]string{estate.ClassCPC, estate.ClassPartition, estate.ClassLogicalPartition}, m.Class.Match)
-			if s.open > 0 || len(s.names) == 0 || !ofEstate {
+			isListed := !m.Class.IsSet() ||
+				slices.ContainsFunc([]string{"cpc", "partition", "logical-partition"}, m.Class.Match)
+			if s.open > 0 || len(s.names) == 0 || !isListed {
 				continue // it may be the name of something that was not listed
 			}
 			s.unmatched(f, at+"name", m.Name, s.names, "matches none of the CPCs and partitions that the HMCs list now")

@@ -53,7 +53,7 @@ func (d *Delivery) untilOld(it *item) time.Duration {
 	if d.Cfg.Retry.MaxAge <= 0 {
 		return math.MaxInt64
 	}
-	return d.Cfg.Retry.MaxAge - time.Since(it.stored)
+	return d.Cfg.Retry.MaxAge - time.Since(it.record.Stored)
 }
 
 // giveUp puts events aside that have become too old. last is the error of the last attempt to send

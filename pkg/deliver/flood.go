@@ -170,7 +170,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 		into.received.first, into.read.first = received, now
 		g.groups[gk] = into
 	}
-	into.received.last, into.read.last, into.stored = received, now, it.stored
+	into.received.last, into.read.last, into.stored = received, now, it.record.Stored
 	g.waiting[resource] = place{into, len(into.members)}
 	into.members = append(into.members, gathered{it, c})
 	g.size++

@@ -94,7 +94,8 @@ func (s *stream) add(events ...*event.Event) {
 // item is the event as it is read next.
 func (s *stream) item(e *event.Event) item {
 	r := event.NewRecord(e)
-	return item{seq: s.number + 1, key: r.Key, record: r, stored: e.Received}
+	r.Stored = e.Received
+	return item{seq: s.number + 1, key: r.Key, record: r}
 }
 
 func (s *stream) release(w wait) { s.out = s.g.release(s.at, w, s.out) }
@@ -267,7 +268,8 @@ func TestFloodText(t *testing.T) {
 	}{
 		{changes(143, "partition", "active"), "CPC M90: 143 partitions active -> x"},
 		{changes(23, "partition", "stopped", 120, "partition", "active"), "CPC M90: 143 partitions -> x (120 were active, 23 stopped)"},
-		{changes(10, "logical-partition", ""), "CPC M90: 10 partitions unknown -> x"},
+		{changes(10, "logical-partition", ""), "CPC M90: 10 partitions -> x"}, // what they were was not told
+		{changes(10, "logical-partition", "", 3, "partition", "a"), "CPC M90: 13 partitions -> x (3 were a, 10 others)"},
 		{changes(5, "logical-partition", "a", 5, "partition", "a"), "CPC M90: 10 partitions a -> x"},
 		{changes(5, "adapter", "a", 5, "partition", "a", 1, "adapter", "a"), "CPC M90: 11 resources a -> x"},
 		{changes(12, "adapter", "a"), "CPC M90: 12 adapters a -> x"},

@@ -54,7 +54,7 @@ func (in *flood) summary(uri string) item {
 		FirstTime: first.change.Time, LastTime: first.change.Time,
 		Resources: make([]floodResource, 0, len(in.members)),
 	}
-	it := item{key: in.key.order(), stored: first.item.stored, members: make([]uint64, 0, len(in.members))}
+	it := item{key: in.key.order(), members: make([]uint64, 0, len(in.members))}
 	ids := append(make([]string, 0, 1+len(in.members)), e.Type)
 	severities := event.Severities()
 	for i := range in.members {
@@ -87,6 +87,7 @@ func (in *flood) summary(uri string) item {
 	e.Time, _ = time.Parse(time.RFC3339Nano, body.LastTime)
 	e.Body, _ = json.Marshal(body)
 	it.record = event.NewRecord(&e)
+	it.record.Stored = first.item.record.Stored
 	return it
 }
 
@@ -106,13 +107,18 @@ func (s *FloodSummary) text() string {
 			kind = "resources"
 		}
 		what = kind
-		formers[event.OrUnknown(s.Resources[i].OldStatus)]++
+		if old := s.Resources[i].OldStatus; old != "" { // else it was not told
+			formers[old]++
+		}
 	}
 	many := fmt.Sprintf("CPC %s: %d %s", s.CPC, s.Count, what)
 	order := slices.SortedFunc(maps.Keys(formers), func(x, y string) int {
 		return cmp.Or(formers[y]-formers[x], strings.Compare(x, y))
 	})
-	if len(order) == 1 {
+	switch {
+	case len(order) == 0:
+		return many + " -> " + s.NewStatus
+	case formers[order[0]] == s.Count:
 		return many + " " + order[0] + " -> " + s.NewStatus
 	}
 	others, were := s.Count, "were "

@@ -69,8 +69,6 @@ type item struct {
 	// order is in which work got it: that of the queue, but for what has waited in a stage.
 	order  uint64
 	record event.Record
-	// stored is when it was stored. It does not follow the clock when that is set.
-	stored time.Time
 	// invalid is why the record cannot be sent at all.
 	invalid error
 	// members are, of a summary, the sequence numbers of the events that it stands for,
@@ -80,10 +78,11 @@ type item struct {
 
 // newItem reads a stored record. What is none is an item too: it must not vanish.
 func newItem(stored queue.Record) item {
-	it := item{seq: stored.Seq, stored: stored.Stored}
+	it := item{seq: stored.Seq}
 	if it.record, it.invalid = event.ParseRecord(stored.Data); it.invalid != nil {
 		it.record = event.Record{JSON: stored.Data}
 	}
+	it.record.Stored = stored.Stored
 	it.key = it.record.Key
 	return it
 }

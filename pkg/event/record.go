@@ -16,7 +16,10 @@ type Record struct {
 	// Key is what the order is kept by; see Event.Key.
 	Key      string
 	Received time.Time
-	JSON     []byte
+	// Stored is when it was stored, or the zero time where it was not. It does not follow the
+	// machine's clock when that is set.
+	Stored time.Time
+	JSON   []byte
 }
 
 // recordVersion is the first byte of every stored record.

@@ -1,7 +1,6 @@
 package event
 
 import (
-	"cmp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -80,11 +79,6 @@ func Cut(s string, length int) string {
 		return s
 	}
 	return Beginning(s, length-len(mark)) + mark
-}
-
-// OrUnknown returns s, and "unknown" where it is empty.
-func OrUnknown(s string) string {
-	return cmp.Or(s, "unknown")
 }
 
 // Beginning returns the beginning of a text, at most n bytes and no half characters.

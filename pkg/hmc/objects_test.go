@@ -203,6 +203,7 @@ func TestHardwareMessagesOddly(t *testing.T) {
 		{name: "none", answer: `{"hardware-messages":[]}`, complete: true},
 		{name: "without a URI", answer: `{"hardware-messages":[{"text":"a"},{"element-uri":"/api/console/hardware-messages/1"}]}`, n: 2},
 		{name: "other types", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1","text":7,"timestamp":"never"}]}`, n: 1, complete: true},
+		{name: "beyond the year 9999", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1","timestamp":253402300800000}]}`, n: 1, complete: true},
 		{name: "in part", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1"}],"@@implementation-errors":["x"]}`, n: 1},
 		{name: "no content", answer: ""},
 		{name: "no JSON", answer: "<html>", wrong: true},
@@ -212,6 +213,9 @@ func TestHardwareMessagesOddly(t *testing.T) {
 			list, complete, err := answering(t, 200, tc.answer).ListHardwareMessages(t.Context(), "/api/console", time.Time{})
 			if len(list) != tc.n || complete != tc.complete || (err != nil) != tc.wrong {
 				t.Errorf("%d messages, complete %v, %v", len(list), complete, err)
+			}
+			if len(list) > 0 && list[0].Timestamp.Year() > 9999 {
+				t.Errorf("a message of the year %d", list[0].Timestamp.Year())
 			}
 		})
 	}

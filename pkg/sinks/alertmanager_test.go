@@ -851,3 +851,28 @@ func TestPropertyChangeWithManyAlerts(t *testing.T) {
 		t.Errorf("%.0f allocations with many alerts, %.0f with one", many, few)
 	}
 }
+
+// A message that waits for an answer fires for as long as it may, though the clock of this machine was set between its receipt
+// and now.
+func TestAlertOfOSMessageWhenTheClockIsSet(t *testing.T) {
+	for _, by := range []time.Duration{-200 * time.Hour, -3 * time.Hour, 3 * time.Hour, 200 * time.Hour} {
+		t.Run(by.String(), func(t *testing.T) {
+			f := startAlertmanager(t)
+			a := startAlerting(t, alertmanagerConfig(f), Options{})
+			before := time.Now().Add(-by) // by the clock as it was set then
+			e := event.Event{
+				ID: "1", HMC: "a", Type: event.TypeOSMessage, Origin: event.OriginLive, Severity: event.SeverityWarning, Resource: partition("P1"),
+				Received: before, Time: before, Body: []byte(`{"message-text":"*01 REPLY","is-held":true}`),
+			}
+			r := event.NewRecord(&e)
+			r.Stored = time.Now().Add(-time.Second)
+			if err := a.sink.Send(t.Context(), []event.Record{r}); err != nil {
+				t.Fatal(err)
+			}
+			all := f.all()
+			if len(all) != 1 || time.Until(all[0].EndsAt) < time.Minute || time.Until(all[0].EndsAt) > 2*time.Hour {
+				t.Errorf("%+v", all)
+			}
+		})
+	}
+}

@@ -82,7 +82,7 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 	if a.firing() {
 		ends = now.Add(lasts)
 		if !a.Until.IsZero() && a.Until.Before(ends) {
-			ends = a.Until
+			ends = event.Wall(a.Until, now) // as the clock is set now
 		}
 	}
 	// An end before the start is an error, and a start that is ahead of Alertmanager's clock is
@@ -345,9 +345,12 @@ func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
 	held, priority := e.is("is-held"), e.is("is-priority")
 	// The time is by the clock of the operating system, which may be far off. What comes live
 	// was written just now.
-	written := e.Time
-	if e.Origin == event.OriginLive || written.After(e.Received) {
-		written = e.Received
+	written, received := e.Time, e.Received
+	if !e.record.Stored.IsZero() {
+		received = e.record.Stored // it does not follow the clock of this machine
+	}
+	if e.Origin == event.OriginLive || written.After(received) {
+		written = received
 	}
 	until := written.Add(b.osResolve)
 	if objectOf(e.Event) == "" || !held && !priority || !until.After(e.now) || !b.selects(e.record) {

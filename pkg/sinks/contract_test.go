@@ -209,6 +209,30 @@ var contractTests = []struct {
 			t.Error("a batch above MaxBatch would be thrown away")
 		}
 	}},
+	{"an event that cannot be read", func(t *testing.T, p *peer) {
+		// Either the destination gets it as it is, and judges it, or it is refused: it is not "accepted" without a word. What
+		// is sent with it arrives.
+		n := 0
+		for name, text := range map[string]string{
+			"time":  `{"id":"time","hmc":"east","type":"status-change","time":"10000-01-01T00:00:00.000Z","received":"2026-11-20T10:00:00.000Z","origin":"live","severity":"warning"}`,
+			"shape": `{"id":"shape","hmc":"east","type":"status-change","time":7,"received":"2026-11-20T10:00:00.000Z","origin":[],"severity":{}}`,
+		} {
+			bad := event.Record{ID: name, Type: event.TypeStatusChange, Key: "k", Received: time.Now(), JSON: []byte(text)}
+			s, before := p.open(t), len(p.received())
+			err := p.check(t, s.Send(t.Context(), []event.Record{bad}))
+			if _, refused := errors.AsType[*PermanentError](err); !refused && err != nil {
+				t.Fatalf("%s: %v", name, err)
+			} else if !refused {
+				eventually(t, name+": the destination has it", func() bool { return len(p.received()) > before })
+			}
+			before = len(p.received())
+			if err := s.Send(t.Context(), records(n, 1)); err != nil {
+				t.Fatal(err)
+			}
+			n++
+			eventually(t, name+": what comes behind it has arrived", func() bool { return len(p.received()) > before })
+		}
+	}},
 	{"empty batch", func(t *testing.T, p *peer) {
 		s := p.open(t)
 		for _, rs := range [][]event.Record{nil, {}} {

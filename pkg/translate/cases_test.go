@@ -146,6 +146,13 @@ func TestReportsWithSomeKeysOnly(t *testing.T) {
 		},
 		{`[{"new-additional-status":"x"}]`, "(additional status x)", event.SeverityInfo},
 		{`[{}]`, "status changed", event.SeverityInfo},
+		{`[{"new-status":"stopped"}]`, "now stopped", event.SeverityWarning},
+		{`[{"old-status":null,"new-status":"stopped"}]`, "now stopped", event.SeverityWarning},
+		{`[{"old-status":"active"}]`, "no longer active", event.SeverityInfo},
+		{`[{"old-status":"active","new-status":"stopped"},{"has-unacceptable-status":true}]`, "active -> stopped", event.SeverityWarning},
+		{`[{"old-status":"active"},{"new-status":"stopped"}]`, "active -> stopped", event.SeverityWarning},
+		{`[{"new-status":"stopping"},{"new-status":"stopped"}]`, "stopping -> stopped", event.SeverityWarning},
+		{`[{"old-status":"active","new-status":"active"}]`, "active -> active", event.SeverityInfo},
 	} {
 		e := described(newConverter(), "status-change", `{"change-reports":`+test.body+`}`, "class", "partition", "name", "P")[0]
 		if !strings.HasSuffix(e.Summary, ": "+test.summary) || e.Severity != test.severity {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,24 +97,28 @@ func classOf(e *event.Event) string {
 	return e.Resource.Class
 }
 
-// pathOf is the way from the first status to the last one; "" where the reports name none.
+// pathOf is the way from the first status to the last one, of those that the reports name; "" where
+// they name none.
 func pathOf(reports []event.Report) string {
 	var statuses []string
 	for i := range reports {
 		r := &reports[i]
-		if r.OldStatus == "" && r.NewStatus == "" {
-			continue
-		}
-		if len(statuses) == 0 {
-			statuses = append(statuses, event.OrUnknown(r.OldStatus))
-		}
-		to := event.OrUnknown(r.NewStatus)
-		if len(statuses) == 1 || to != statuses[len(statuses)-1] { // HMCs repeat reports
-			statuses = append(statuses, to)
+		if len(statuses) == 0 && r.OldStatus != "" {
+			statuses = append(statuses, r.OldStatus)
+			if r.NewStatus != "" { // also where it is the same
+				statuses = append(statuses, r.NewStatus)
+			}
+		} else if n := len(statuses); r.NewStatus != "" && (n == 0 || r.NewStatus != statuses[n-1]) {
+			statuses = append(statuses, r.NewStatus) // HMCs repeat reports
 		}
 	}
-	if len(statuses) > maxPaths {
-		statuses = []string{statuses[0], statuses[len(statuses)-1]}
+	switch n := len(statuses); {
+	case n == 1 && slices.ContainsFunc(reports, func(r event.Report) bool { return r.NewStatus != "" }):
+		return "now " + statuses[0]
+	case n == 1:
+		return "no longer " + statuses[0]
+	case n > maxPaths:
+		statuses = []string{statuses[0], statuses[n-1]}
 	}
 	return strings.Join(statuses, " -> ")
 }

@@ -21,7 +21,7 @@ const (
 func Set(tb testing.TB, t time.Time, by time.Duration) time.Time {
 	tb.Helper()
 	set := t
-	word := (*uint64)(unsafe.Pointer(&set)) // there is no other way to have such a time
+	word := (*uint64)(unsafe.Pointer(&set))
 	if *word&hasMonotonic == 0 {
 		tb.Fatal("a time without a monotonic reading, or Go has times in another way now")
 	}
