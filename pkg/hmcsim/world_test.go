@@ -7,9 +7,12 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-stomp/stomp/v3"
 )
 
 // shape gives the keys of a JSON value with the kinds of their values.
@@ -523,4 +526,42 @@ func TestIPv6(t *testing.T) {
 	l := listenTo(t, h, fmt.Sprint(c.logon()["notification-topic"]))
 	h.Publish("object", []Header{{"notification-type", "x"}}, nil)
 	l.next("x")
+}
+
+// A clock that is wrong shows in log entries and in the time of notifications, and entries whose notification is lost are in the
+// log and have taken a number.
+func TestClockAndLostEntries(t *testing.T) {
+	t.Parallel()
+	h := startHMC(t, Options{})
+	c := newRESTClient(t, h)
+	c.logon()
+	l := listenTo(t, h, h.SessionInfos()[0].Topics[TopicAudit][0])
+	h.LogEntries(TopicAudit, LogEntry{EventID: "1"})
+	first := l.next(typeLogEntry)
+	h.SetClock(-time.Hour)
+	h.LoseLogEntries(TopicAudit, LogEntry{EventID: "2"}, LogEntry{EventID: "3"})
+	h.LogEntries(TopicAudit, LogEntry{EventID: "4"})
+	last := l.next(typeLogEntry)
+	number := func(m *stomp.Message, header string) int64 {
+		n, err := strconv.ParseInt(m.Header.Get(header), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := number(last, "session-sequence-nr") - number(first, "session-sequence-nr"); n != 2 {
+		t.Errorf("the number is %d higher", n)
+	}
+	if behind := number(first, "timestamp") - number(last, "timestamp"); behind < 50*60*1000 {
+		t.Errorf("the time is %d ms behind", behind)
+	}
+	_, v := c.do(http.MethodGet, "/api/console/operations/get-audit-log", nil)
+	entries, _ := v.([]any)
+	if len(entries) != 4 {
+		t.Fatalf("%v", v)
+	}
+	at := func(i int) float64 { return entries[i].(map[string]any)["event-time"].(float64) }
+	if at(3)-at(0) < 50*60*1000 {
+		t.Errorf("the last entry has the time %v, the first %v", at(0), at(3))
+	}
 }

@@ -22,6 +22,8 @@ const (
 	// logEntries is how many entries of a log are known at least, once there were as many. What is
 	// still to be fetched may be older than those: while something is, four times as many.
 	logEntries = 50_000
+	// logUnwatched is the same of a log that is never fetched.
+	logUnwatched = 1024
 	// LogOverlap is how far clocks may be apart where a time has to tell whether an entry was
 	// written before the watch began.
 	LogOverlap = time.Minute
@@ -376,14 +378,18 @@ func (g *log) touch(from int) {
 // trim forgets the entries with the lowest times, where there are too many: an HMC drops those
 // first. They are not forgotten while something is to be fetched that may be older.
 func (g *log) trim() {
-	most := logEntries + logEntries/4
-	if g.since != 0 || g.fetching != 0 || g.reading {
-		most = 4 * logEntries
+	least := logEntries
+	if g.flags&logWatched == 0 {
+		least = logUnwatched
 	}
-	n := len(g.known) - logEntries
+	most := least + least/4
+	if g.since != 0 || g.fetching != 0 || g.reading {
+		most = 4 * least
+	}
 	if len(g.known) <= most {
 		return
 	}
+	n := len(g.known) - least
 	slices.SortStableFunc(g.known, byTime)
 	for _, e := range g.known[:n] {
 		if g.counts[e.id]--; g.counts[e.id] == 0 {

@@ -308,6 +308,19 @@ func TestLogsForget(t *testing.T) {
 	}
 }
 
+// TestLogsUnwatched remembers less of a log that is never fetched.
+func TestLogsUnwatched(t *testing.T) {
+	l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: markClock}
+	for n := range 3 * logUnwatched {
+		l.published("[1]", n)
+	}
+	l.restart()
+	l.published("[2 1]", 3*logUnwatched-1, 0)
+	if n := len(l.book.of(modelLog).known); n < logUnwatched || n > 2*logUnwatched {
+		t.Errorf("%d entries are known", n)
+	}
+}
+
 // TestLogsOfEarlierVersions loads what earlier versions have stored: the last entries, and where the next fetch begins, if
 // entries were missed. What is older than those is not told, and what the earlier version took for one entry is.
 func TestLogsOfEarlierVersions(t *testing.T) {
