@@ -310,7 +310,7 @@ func TestLogsForget(t *testing.T) {
 
 // TestLogsUnwatched remembers less of a log that is never fetched.
 func TestLogsUnwatched(t *testing.T) {
-	l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: markClock}
+	l := &logTest{t: t, book: NewLogs("a"), state: make(map[string][]byte), now: logClock}
 	for n := range 3 * logUnwatched {
 		l.published("[1]", n)
 	}
