@@ -191,12 +191,12 @@ func TestDeadLetterOfMaxAge(t *testing.T) {
 	sim := startSim(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(
-		"\nsinks:\n  - {name: hook, webhook: {url: %q}, retry: {initial: 1ms, max: 5ms, max_age: 20ms}}\n", d.consumer.url())))
+		"\nsinks:\n  - {name: hook, webhook: {url: %q}, retry: {initial: 1ms, max: 5ms, max_age: 1s}}\n", d.consumer.url())))
 	d.connected("a")
 	d.consumer.set(refusing(http.StatusServiceUnavailable))
 	publish(sim, "BAD", "x")
 	d.eventually("given up", func() bool { return len(d.letters(deliver.DeadLetterFilter{})) == 1 })
-	if l := d.letters(deliver.DeadLetterFilter{})[0]; l.Status != 503 || !strings.HasPrefix(l.Reason, "given up after 20ms: ") {
+	if l := d.letters(deliver.DeadLetterFilter{})[0]; l.Status != 503 || !strings.HasPrefix(l.Reason, "given up after 1s: ") {
 		t.Errorf("%+v", l)
 	}
 }

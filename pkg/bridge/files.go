@@ -14,7 +14,9 @@ const filesEvery = 3 * time.Second
 // rereadSinks starts a sink anew when a file with a secret, a key or a certificate has changed that
 // it names. wrong has for each sink what is in the log.
 func (b *Bridge) rereadSinks(wrong map[string]string) {
-	b.reloading.Lock()
+	if !b.reloading.TryLock() {
+		return // what is being loaded has the files as they are
+	}
 	defer b.reloading.Unlock()
 	cfg := *b.now().cfg
 	cfg.Sinks = slices.Clone(cfg.Sinks)

@@ -308,7 +308,9 @@ func TestLogStart(t *testing.T) {
 					t.Errorf("%s came by %s", e.Summary, e.Origin)
 				}
 			}
-			if got := marked(w.consumer.got(), event.TypeLogEntry); len(got) > 2 && got[0] != "test 3 days ago" {
+			got := marked(w.consumer.got(), event.TypeLogEntry)
+			got = slices.DeleteFunc(got, func(mark string) bool { return mark == "test live" }) // may come first
+			if len(got) == 2 && got[0] != "test 3 days ago" {
 				t.Errorf("not in the order of their times: %q", got)
 			}
 		})

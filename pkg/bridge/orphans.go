@@ -80,7 +80,9 @@ func groupsOf(cfg *config.Config) map[string]string {
 
 // forgetGone forgets what is known of HMCs that have not been configured for long.
 func (b *Bridge) forgetGone(now time.Time) {
-	b.reloading.Lock()
+	if !b.reloading.TryLock() {
+		return // there is time
+	}
 	defer b.reloading.Unlock()
 	if err := b.gone.Look(b.life, groupsOf(b.now().cfg), now); err != nil && b.life.Err() == nil {
 		b.log.Warn("what is known of HMCs that are not configured any more could not be forgotten", zap.Error(err))
