@@ -199,7 +199,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	watching.Go(func() { every(ctx, filesEvery, func(time.Time) { b.rereadSinks(wrong) }) })
 	watching.Go(func() { every(ctx, orphansEvery, b.trimOrphans) })
 	watching.Go(func() { b.forgetGone(time.Now()); every(ctx, goneEvery, b.forgetGone) })
-	watching.Wait() // until ctx ends: none of them may begin a reload after the end
+	watching.Wait()                // until ctx ends: none of them may begin a reload after the end
 	return b.shutdown(endDelivery) //nolint:contextcheck // what ctx ended with is the reason for this, not its limit
 }
 
