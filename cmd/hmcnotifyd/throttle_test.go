@@ -88,7 +88,12 @@ func TestKindsOfLinesAreBounded(t *testing.T) {
 		}
 		time.Sleep(2 * lastWindow)
 		core, ok := log.Core().(*throttled)
-		if !ok || len(core.all.kinds) != 0 {
+		if !ok {
+			t.Fatalf("a core of type %T", log.Core())
+		}
+		core.all.mu.Lock()
+		defer core.all.mu.Unlock()
+		if len(core.all.kinds) != 0 {
 			t.Error("kinds that are over are kept")
 		}
 	})

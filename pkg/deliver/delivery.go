@@ -95,7 +95,6 @@ func New(o Options) *Delivery {
 		d.wants = s.Wants
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
-	d.metrics.delivery.Store(d)
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
 	if o.Sink.Log != nil {
 		// A file has one end: more would only mix up the order.
@@ -120,6 +119,7 @@ func New(o Options) *Delivery {
 	for i := range lanes {
 		d.lanes = append(d.lanes, &lane{Delivery: d, own: &d.health.lanes[i]})
 	}
+	d.metrics.delivery.Store(d)
 	return d
 }
 
