@@ -175,8 +175,8 @@ func TestBusyLoopIsAlive(t *testing.T) {
 	g.closed.Store(true)
 	t.Cleanup(func() { g.closed.Store(false) })
 	// More than the queue takes before it holds up the loop, and more than one commit makes room for.
-	for i := range 4000 {
-		publish(sim, "P", strings.Repeat("x", 4<<10)+fmt.Sprint(i))
+	for i := range 1000 {
+		publish(sim, "P", strings.Repeat("x", 16<<10)+fmt.Sprint(i))
 	}
 	buffered := func() int {
 		if link := s.Link(); link != nil {

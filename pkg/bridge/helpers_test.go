@@ -1,16 +1,19 @@
 package bridge
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,6 +77,13 @@ type daemon struct {
 	panicAt  atomic.Pointer[string]
 	cancel   context.CancelFunc
 	done     chan error
+	// known has what was read of the files of log sinks, which tests look at again and again.
+	known map[string]knownEvents
+}
+
+type knownEvents struct {
+	size   int64
+	events []*event.Event
 }
 
 // syncBuffer is a log that may be read while it is written.
@@ -316,22 +326,32 @@ func (d *daemon) fileEvents() []*event.Event {
 // eventsIn are the events that the log sink with this file has written.
 func (d *daemon) eventsIn(file string) []*event.Event {
 	d.t.Helper()
-	data, err := os.ReadFile(filepath.Join(d.dir, file))
+	f, err := os.Open(filepath.Join(d.dir, file))
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	var out []*event.Event
-	for line := range strings.Lines(string(data)) {
-		if !strings.HasSuffix(line, "\n") {
+	defer f.Close()
+	known := d.known[file]
+	if info, err := f.Stat(); err != nil || info.Size() < known.size {
+		known = knownEvents{}
+	}
+	lines := bufio.NewReader(io.NewSectionReader(f, known.size, math.MaxInt64-known.size))
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
 			break // it is being written right now; who waits for it looks again
 		}
 		e := new(event.Event)
-		if err := json.Unmarshal([]byte(line), e); err != nil {
+		if err := json.Unmarshal(line, e); err != nil {
 			d.t.Fatalf("%v: %s", err, line)
 		}
-		out = append(out, e)
+		known.size, known.events = known.size+int64(len(line)), append(known.events, e)
 	}
-	return out
+	if d.known == nil {
+		d.known = make(map[string]knownEvents)
+	}
+	d.known[file] = known
+	return slices.Clone(known.events)
 }
 
 // publish sends a notification that names itself, on the object topic of every session.

@@ -52,9 +52,11 @@ func (w *logWatch) want(texts ...string) {
 		want[i] = "test " + text
 	}
 	slices.Sort(want)
-	got := func() []string { return slices.Sorted(slices.Values(marked(w.consumer.got(), event.TypeLogEntry))) }
-	w.eventually(fmt.Sprintf("%q arrive", want), func() bool { return len(got()) >= len(want) })
-	if got := got(); !slices.Equal(got, want) {
+	w.eventually(fmt.Sprintf("%q arrive", want), func() bool {
+		got := w.consumer.got()
+		return len(got) >= len(want) && len(marked(got, event.TypeLogEntry)) >= len(want)
+	})
+	if got := slices.Sorted(slices.Values(marked(w.consumer.got(), event.TypeLogEntry))); !slices.Equal(got, want) {
 		w.t.Errorf("got %q, want %q", got, want)
 	}
 	w.uniqueIDs()
@@ -116,7 +118,7 @@ func TestEntriesThatOverflowed(t *testing.T) {
 	sim.LogEntries("audit", entry("1"))
 	w.want("1")
 	store.hang()
-	long := strings.Repeat("x", 4<<20)
+	long := strings.Repeat("x", 1<<20)
 	missed := func() float64 { return w.metric(`hmcnotifyd_notifications_missed_total{hmc="a",topic_type="audit"}`) }
 	texts := []string{"1"}
 	for i := 2; missed() == 0; i++ {

@@ -114,7 +114,7 @@ sinks:
 				return
 			default:
 				send(3)
-				time.Sleep(time.Millisecond)
+				time.Sleep(10 * time.Millisecond)
 			}
 		}
 	})
