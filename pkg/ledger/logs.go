@@ -69,10 +69,13 @@ type log struct {
 	console                uint32 // whose log it is
 	flags                  byte
 
-	// as what Begin has made it, if it was not stored before
+	// as what Begin has made it, if it was not stored before; and the newest entry that the first
+	// list had, and of which console, for that may not be stored either
 	begun struct {
-		since int64
-		flags byte
+		since        int64
+		flags        byte
+		last, newest int64
+		console      uint32
 	}
 
 	// Of the link that is up: how many entries were known before it, when it was last asked for the
@@ -249,6 +252,9 @@ func earliest(a, b int64) int64 {
 // EndFetch notes whether all came that was asked for.
 func (l *Logs) EndFetch(kind string, q LogQuery, all bool) {
 	g := l.of(kind)
+	if b := &g.begun; all && q.Whole && b.newest == 0 {
+		b.newest, b.console = max(1, b.last), l.console
+	}
 	if !g.reading {
 		return // loaded since: what came may not be stored
 	}
@@ -291,13 +297,15 @@ type LogList struct {
 	// it is of a log of which nothing is known, of which these are of the watch
 	unknown bool
 	watch   timesMilli
+	// what is of a later time than the watch and not newer than this was written before it
+	newest, last int64
 }
 
 // List begins to take up what came of a log, entries with these contents.
 func (l *Logs) List(kind string, q LogQuery, now time.Time, ids []event.ID) *LogList {
 	list := &LogList{
 		logs: l, kind: kind, q: q, has: make(map[event.ID]int), took: make(map[event.ID]int),
-		watch: timesMilli{q.since, math.MaxInt64},
+		watch: timesMilli{q.since, math.MaxInt64}, newest: math.MaxInt64,
 	}
 	for _, id := range ids {
 		list.has[id]++
@@ -309,6 +317,9 @@ func (l *Logs) List(kind string, q LogQuery, now time.Time, ids []event.ID) *Log
 	}
 	if g.flags&logOnlyNew != 0 {
 		list.watch.to = now.Add(LogOverlap).UnixMilli()
+	}
+	if g.begun.newest != 0 && g.begun.console == l.console {
+		list.newest = g.begun.newest // another one of that console, for the first was not stored
 	}
 	if g.flags&logWhole != 0 { // by another name it may be the same console
 		for _, e := range slices.Backward(g.known[:min(g.before, len(g.known))]) {
@@ -325,6 +336,7 @@ func (l *Logs) List(kind string, q LogQuery, now time.Time, ids []event.ID) *Log
 // 0: it is not to be told, because it is known, or older than the watch.
 func (s *LogList) Take(at int64, id event.ID) (nth int) {
 	g := s.logs.of(s.kind)
+	s.last = max(s.last, at)
 	if !g.reading {
 		return 0 // loaded since: it will be listed again
 	}
@@ -344,7 +356,7 @@ func (s *LogList) Take(at int64, id event.ID) (nth int) {
 		g.coming[id] = c
 	}
 	c.n++
-	if s.unknown && (at < s.watch.from || at > s.watch.to) {
+	if s.unknown && (at < s.watch.from || at > s.watch.to && at <= s.newest) {
 		c.quiet = append(c.quiet, g.counts[id])
 		return 0
 	}
@@ -354,6 +366,7 @@ func (s *LogList) Take(at int64, id event.ID) (nth int) {
 // End notes that all of the list was taken up.
 func (s *LogList) End() {
 	g := s.logs.of(s.kind)
+	g.begun.last = max(g.begun.last, s.last)
 	for _, e := range g.live {
 		if s.has[e.id] > 0 {
 			g.doubt.add(e.at)

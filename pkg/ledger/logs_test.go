@@ -208,6 +208,22 @@ func TestBeginRefused(t *testing.T) {
 	l.list("[0 1 2]", -7, 7, 7)
 }
 
+// TestFirstListIsNotStored has the storage fail right after the first list, with an HMC whose clock is ahead: what that list did
+// not have is new.
+func TestFirstListIsNotStored(t *testing.T) {
+	l := newLogTest(t) // stored is nothing: neither that the watch has begun nor the list
+	l.now = l.now.Add(time.Minute)
+	l.published("[1]", 3600) // the clock of the HMC is ahead
+	l.book.Load(storedIn(l.state))
+	l.book.Missed(modelLog, l.now)
+	l.list("[1 1]", 3600, 3660)
+	other := newLogTest(t)
+	other.book.Load(storedIn(other.state))
+	other.book.LinkUp("two") // what that one has was never listed
+	other.book.Missed(modelLog, l.now)
+	other.list("[0]", 3600)
+}
+
 // TestOtherConsole lists the log of a console that was not known: of that it takes what was written since the last contact. The
 // same console under another name is known by its entries.
 func TestOtherConsole(t *testing.T) {
