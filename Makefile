@@ -30,6 +30,8 @@ TESTFLAGS ?=
 # and in each, than there are cores.
 CORES     := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL  ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
+# Under the race detector they compute more.
+PARALLEL_RACE ?= -p $(CORES) -parallel $(shell echo $$((2 * $(CORES))))
 
 BIN  := .cache/bin
 DIST := dist
@@ -86,7 +88,7 @@ test: ## Run the tests; needs nothing but Go
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	CGO_ENABLED=1 $(GO) test -race $(PARALLEL) $(TESTFLAGS) ./...
+	CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing

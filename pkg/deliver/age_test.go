@@ -41,7 +41,7 @@ func TestDeadForEightDays(t *testing.T) {
 				s := newFixture(t)
 				s.consumer.answers(down)
 				s.runWith(config.Flood{Window: time.Second, Min: 100}, settings+", retry: {max: 1h}")
-				const perHour, hours = 5, 8 * 24
+				const perHour, hours = 2, 8 * 24
 				for hour := range hours {
 					for i := range perHour {
 						s.store(another(event.TypeOSMessage, (hour*7+i)%50))

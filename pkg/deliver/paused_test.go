@@ -59,7 +59,9 @@ func pausedForAnHour(t *testing.T, settings string) {
 	})
 	send(100)
 	s.eventually("it is paused", func() bool { return s.delivery.Snapshot().Paused != "" })
+	s.consumer.mu.Lock()
 	largest = 0
+	s.consumer.mu.Unlock()
 	began := time.Now()
 	time.Sleep(time.Hour)
 	synctest.Wait()
