@@ -88,7 +88,7 @@ test: ## Run the tests; needs nothing but Go
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) ./...
+	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),50) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing

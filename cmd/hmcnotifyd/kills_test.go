@@ -43,7 +43,8 @@ type published struct {
 type arrivals struct {
 	mu        sync.Mutex
 	seed      maphash.Seed
-	ids       []uint64 // hash of the id of each property change; 0: it has not come
+	ids       []uint64    // hash of the id of each property change; 0: it has not come
+	received  []time.Time // by the daemon
 	again     int
 	connected map[string]bool // ids of bridge-connected events
 	gaps      map[string]arrivedGap
@@ -79,12 +80,12 @@ func (a *arrivals) take(raw []byte) {
 	id, body := event.String(event.Member(raw, "id")), event.Member(raw, "body")
 	switch event.String(event.Member(raw, "type")) {
 	case event.TypePropertyChange:
-		number := -1
+		number, err := -1, error(nil)
 		for report := range event.Elements(event.Member(body, "change-reports")) {
 			number, _ = strconv.Atoi(event.String(event.Member(report, "new-value")))
 		}
 		for number >= len(a.ids) {
-			a.ids = append(a.ids, 0)
+			a.ids, a.received = append(a.ids, 0), append(a.received, time.Time{})
 		}
 		hash := maphash.String(a.seed, id) | 1
 		if number < 0 || id == "" {
@@ -95,6 +96,9 @@ func (a *arrivals) take(raw []byte) {
 			a.again++
 		} else {
 			a.ids[number] = hash
+			if a.received[number], err = time.Parse(time.RFC3339Nano, event.String(event.Member(raw, "received"))); err != nil {
+				a.problem("%v: %s", err, raw)
+			}
 		}
 	case event.TypeBridgeConnected:
 		a.connected[id] = true
@@ -308,8 +312,16 @@ func (p *published) compare(t *testing.T, got *arrivals, began time.Time, counts
 		}
 	}
 	unnamed, beforeAll := 0, slices.IndexFunc(got.ids, func(id uint64) bool { return id != 0 })
+	var last time.Time // when what was published before was received
 	for number, id := range got.ids[:len(p.at)] {
 		at := began.Add(p.at[number])
+		if id != 0 {
+			last = got.received[number]
+		} else if last.After(at) {
+			// What is lost was on its way: the daemon's time without it begins when it received
+			// the one before, however long that took.
+			at = last
+		}
 		i, _ := slices.BinarySearchFunc(gaps, at, func(g arrivedGap, at time.Time) int { return g.To.Add(gapSlack).Compare(at) })
 		named := i < len(gaps) && !gaps[i].From.Add(-gapSlack).After(at)
 		if id == 0 && !named && number > beforeAll {

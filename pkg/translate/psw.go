@@ -10,12 +10,14 @@ import (
 // waitStates says what the wait state codes of z/OS mean that every shop knows; docs/wait-states.md
 // has them with the source.
 var waitStates = map[uint64]string{
-	0x00a: "a library that the IPL needs cannot be opened",
-	0x00b: "the master scheduler could not be initialized",
-	0x040: "the initialization of the system ended abnormally",
-	0x064: "the initialization of the nucleus failed",
+	0x030: "a task ended abnormally while the nucleus was initialized",
+	0x040: "a task ended abnormally while the nucleus was initialized",
+	0x055: "the IPL did not find what it needs in SYS1.NUCLEUS",
+	0x064: "an error was found while the nucleus was initialized",
 	0x08a: "a wait state that a program asked for could not be loaded",
 	0x0a2: "XCF: the system was removed from its sysplex, or cannot go on in it",
+	0x0b1: "a problem in LOADxx, the I/O definition file, or a device that the IPL needs",
+	0x202: "the address space for the consoles could not be initialized",
 }
 
 // The bits of the first word of a program status word, and how much of the last one is the wait
