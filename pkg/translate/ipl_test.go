@@ -28,7 +28,7 @@ func TestDisabledWaits(t *testing.T) {
 		"all processors in a disabled wait":    {stops},
 		"2 of 3 processors in a disabled wait": {stops, runs, stops},
 		"all processors in a disabled wait: 0A2, reason 017C: XCF: the system was removed from its sysplex, or cannot go on in it": {xcf, stops, xcf},
-		"1 of 2 processors in a disabled wait: 064: an error was found while the nucleus was initialized":                                      {check, runs},
+		"1 of 2 processors in a disabled wait: 064: an error was found while the nucleus was initialized":                          {check, runs},
 		"all processors in a disabled wait: FFE, reason 0123":                                                                      {unseen},
 		"all processors in a disabled wait: PSW 00020001 80000000 00000000 0010F2A2":                                               {linux},
 		"1 of 4 processors in a disabled wait":                                                                                     {stops, "", "x", "000200008000000000000000000000ZZ"},
