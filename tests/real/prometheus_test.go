@@ -50,7 +50,8 @@ func TestPrometheus(t *testing.T) {
 		tolerance = 0.15
 	)
 	sim, entry := simulate(t, "hmc1", hmcsim.Options{Rate: 50, Partitions: 8})
-	_, quiet := simulate(t, "hmc2", hmcsim.Options{})
+	other, quiet := simulate(t, "hmc2", hmcsim.Options{})
+	other.SetPasswordExpires(hmcsim.DefaultUserid, 90) // so that there is a metric of it
 	d := daemon.Start(t, daemon.Options{
 		Config: "hmcs:\n" + entry + quiet + "sinks:\n- {name: journal, log: {output: /dev/null}}\n",
 	})
