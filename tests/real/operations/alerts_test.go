@@ -213,7 +213,7 @@ type world struct {
 
 var (
 	mainHMCs  = []string{"refused", "logon", "quiet", "silent", "jumps", "flaps", "certificate", "password"}
-	mainSinks = []string{"failing", "limited", "letters"}
+	mainSinks = []string{"failing", "limited", "paused", "letters"}
 )
 
 func newWorld(t *testing.T) *world {
@@ -388,8 +388,8 @@ func (w *world) trials(t *testing.T) []trial {
 		{alert: "HmcnotifydQueueNearlyFull", labels: sink("limited"), daemon: w.main, sink: "limited", cause: nothing, mend: nothing},
 		{alert: "HmcnotifydQueueGrowing", labels: sink("failing"), daemon: w.main, sink: "failing", cause: nothing, mend: answer("failing", http.StatusOK)},
 		{
-			alert: "HmcnotifydSinkPaused", labels: sink("letters") + `,reason="unauthorized"`, daemon: w.main, sink: "letters",
-			cause: answer("letters", http.StatusUnauthorized), mend: answer("letters", http.StatusOK), fails: []string{"hmcnotifyd send-test --sink ops"},
+			alert: "HmcnotifydSinkPaused", labels: sink("paused") + `,reason="unauthorized"`, daemon: w.main, sink: "paused",
+			cause: answer("paused", http.StatusUnauthorized), mend: answer("paused", http.StatusOK), fails: []string{"hmcnotifyd send-test --sink paused"},
 		},
 		{alert: "HmcnotifydDeadLetters", labels: sink("letters"), daemon: w.main, sink: "letters", cause: answer("letters", http.StatusBadRequest), mend: answer("letters", http.StatusOK)},
 		{
