@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -312,6 +313,53 @@ func TestPartOfABatchIsAcknowledged(t *testing.T) {
 		s.eventually("all is done", s.settled)
 		s.end()
 		inOrder(t, s.consumer.got(), 100)
+	})
+}
+
+// What was refused is sent again after a crash like all that is behind the oldest request in flight, and may be
+// accepted then: after what was accepted behind it before.
+func TestRefusedBeforeACrash(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newFixture(t)
+		crashed := false // what is wrong with the consumer is mended meanwhile
+		s.consumer.each = func(events []*event.Event) []error {
+			out := make([]error, len(events))
+			for i, e := range events {
+				switch {
+				case crashed:
+				case e.ID == "0":
+					out[i] = unavailable
+				case e.ID == "2":
+					out[i] = &sinks.PermanentError{Status: http.StatusBadRequest, Err: errors.New("no")}
+				}
+			}
+			return out
+		}
+		s.consumer.atOnce = 1
+		s.store(another(event.TypeOSMessage, 1)) // the one in flight, of another resource
+		for range 4 {
+			s.store(another(event.TypeOSMessage, 2))
+		}
+		s.runWith(config.Flood{}, "concurrency: 2, retry: {initial: 1h, max: 1h}")
+		s.eventually("all behind it are done", func() bool { return len(s.consumer.got()) == 3 })
+		s.end()
+		if letters := s.dead.Count("hook"); letters != 1 {
+			t.Errorf("%d dead letters", letters)
+		}
+		crashed = true
+		s.runWith(config.Flood{}, "concurrency: 2")
+		s.eventually("all is done", s.settled)
+		s.end()
+		var got []string
+		for _, e := range s.consumer.got() {
+			if e.Resource.Name == "P2" {
+				got = append(got, e.ID)
+			}
+		}
+		if want := []string{"1", "3", "4", "1", "2", "3", "4"}; !slices.Equal(got, want) {
+			t.Errorf("arrived in the order %v, want %v", got, want)
+		}
 	})
 }
 

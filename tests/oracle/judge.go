@@ -57,7 +57,8 @@ func (v *Verdict) violated(kind, format string, args ...any) {
 //     event of the HMC names, and in which a fault was at work.
 //   - What arrived twice has one id and is the same.
 //   - Of each resource, what was live arrived in the order in which it was
-//     published, and so did what was fetched or replayed.
+//     published, and so did what was fetched or replayed. What the sink had
+//     refused may arrive when the end of the daemon has it sent again.
 //   - Nothing arrived that was not published.
 func Judge(published map[string][]Notification, windows []Window, sinks ...Deliveries) *Verdict {
 	v := &Verdict{Counts: make(map[string]map[string]*Count)}
@@ -159,7 +160,10 @@ func (v *Verdict) order(d Deliveries, windows []Window) {
 		live           bool
 	}
 	last := make(map[place]*Arrival)
-	seen := make(map[string]bool)
+	seen, refused := make(map[string]bool), make(map[string]bool)
+	for i := range d.Dead {
+		refused[d.Dead[i].ID] = true
+	}
 	for i := range d.Arrivals {
 		a := &d.Arrivals[i]
 		if a.mark == "" || seen[a.ID] {
@@ -173,12 +177,20 @@ func (v *Verdict) order(d Deliveries, windows []Window) {
 		p := place{a.lane(), resource, a.Origin == "live"}
 		if before := last[p]; before != nil {
 			if _, n := parseMark(before.mark); n > number {
+				if refused[a.ID] && endsAfter(windows, before.Received) {
+					continue // its turn was when it was refused
+				}
 				v.violated("out of order", "%s: %s (%s, received %s) arrived after %s (%s, received %s)", d.Sink,
 					a.mark, a.Origin, clock(a.Received), before.mark, before.Origin, clock(before.Received))
 			}
 		}
 		last[p] = a
 	}
+}
+
+// endsAfter says whether the daemon was ended, and started again, after a time.
+func endsAfter(windows []Window, at time.Time) bool {
+	return slices.ContainsFunc(windows, func(w Window) bool { return w.hmc == "" && w.to.After(at) })
 }
 
 // gaps returns the gaps that a sink was told, by HMC.

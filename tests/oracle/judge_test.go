@@ -3,6 +3,7 @@ package oracle
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,19 @@ func (s *story) index(n int) int {
 func (s *story) remove(n int) {
 	i := s.index(n)
 	s.got.Arrivals = append(s.got.Arrivals[:i], s.got.Arrivals[i+1:]...)
+}
+
+// moveBehind has a number arrive just after another one.
+func (s *story) moveBehind(n, other int) {
+	a := s.got.Arrivals[s.index(n)]
+	s.remove(n)
+	s.got.Arrivals = slices.Insert(s.got.Arrivals, s.index(other)+1, a)
+}
+
+// refusedThenLate makes a dead letter of a number, which arrives after another one all the same.
+func (s *story) refusedThenLate(n, other int) {
+	s.got.Dead = append(s.got.Dead, s.got.Arrivals[s.index(n)])
+	s.moveBehind(n, other)
 }
 
 func newStory() *story {
@@ -115,6 +129,24 @@ func TestJudge(t *testing.T) {
 			a := s.got.Arrivals
 			a[2], a[3] = a[3], a[2]
 		}, "out of order: hook: chaos:east:p:3;"},
+		{"refused, and sent again after a kill", func(s *story) {
+			s.refusedThenLate(3, 6)
+			s.windows = append(s.windows, Window{what: "kill", from: s.at(6), to: s.at(7)})
+		}, ""},
+		{"refused, and late though nothing was killed since", func(s *story) {
+			s.refusedThenLate(3, 6)
+			s.windows = append(s.windows, Window{what: "kill", from: s.at(4), to: s.at(5)})
+		}, "out of order: hook: chaos:east:p:3;"},
+		{"late after a kill, and not refused", func(s *story) {
+			s.refusedThenLate(3, 6)
+			s.got.Dead = nil
+			s.windows = append(s.windows, Window{what: "kill", from: s.at(6), to: s.at(7)})
+		}, "out of order: hook: chaos:east:p:3;"},
+		{"behind one that was refused before the kill", func(s *story) {
+			s.refusedThenLate(3, 6)
+			s.windows = append(s.windows, Window{what: "kill", from: s.at(6), to: s.at(7)})
+			s.moveBehind(4, 3)
+		}, "out of order: hook: chaos:east:p:4;"},
 		{"fetched out of order", func(s *story) {
 			i := s.index(9)
 			s.got.Arrivals[i], s.got.Arrivals[i+1] = s.got.Arrivals[i+1], s.got.Arrivals[i]
