@@ -131,7 +131,7 @@ func (c *Consumer) complain(format string, args ...any) {
 }
 
 // Events returns the events received so far, in the order of arrival, that
-// pass all filters.
+// pass all filters: each as often as it was delivered.
 func (c *Consumer) Events(filters ...func(Event) bool) []Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,18 +151,29 @@ func (c *Consumer) Requests() []Request {
 	return slices.Clone(c.requests)
 }
 
-// Await waits until at least n events have arrived that pass all filters, and
-// returns them.
+// Await waits until at least n different events have arrived that pass all
+// filters, and returns them. One that is delivered once more, as all may be
+// after a kill, is the same: it counts once, where it came first.
 func (c *Consumer) Await(tb testing.TB, within time.Duration, n int, filters ...func(Event) bool) []Event {
 	tb.Helper()
 	var events []Event
 	program.Await(tb, within, func() error {
-		if events = c.Events(filters...); len(events) < n {
+		if events = different(c.Events(filters...)); len(events) < n {
 			return fmt.Errorf("webhook consumer: %d of %d events have arrived", len(events), n)
 		}
 		return nil
 	})
 	return events
+}
+
+// different leaves out what was delivered before.
+func different(events []Event) []Event {
+	seen := make(map[string]bool)
+	return slices.DeleteFunc(events, func(e Event) bool {
+		again := seen[e.ID]
+		seen[e.ID] = true
+		return again
+	})
 }
 
 // Type is a filter: events of one of these types.

@@ -58,3 +58,17 @@ func TestConsumer(t *testing.T) {
 		t.Errorf("%d requests", len(got))
 	}
 }
+
+// Who waits for events waits for different ones: a kill makes the last ones come once more.
+func TestAnEventDeliveredTwiceIsAwaitedOnce(t *testing.T) {
+	c := consumer.Start(t)
+	for _, id := range []string{"1", "2", "1", "2", "3"} {
+		post(t, c.URL, id, `{"id":"`+id+`","type":"bridge-gap"}`)
+	}
+	if got := c.Await(t, 10*time.Second, 3); len(got) != 3 || got[0].ID != "1" || got[1].ID != "2" || got[2].ID != "3" {
+		t.Errorf("awaited %+v", got)
+	}
+	if got := c.Events(); len(got) != 5 {
+		t.Errorf("%d deliveries, want 5", len(got))
+	}
+}
