@@ -62,7 +62,7 @@ func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) err
 	steps := &stepList{steps: make(map[string]string)}
 	line := startWaiting(e.stderr, steps.String)
 	err := check.Run(ctx, check.Options{
-		Config: cfg, Version: version, Out: escaping{line.above(e.stdout)}, Step: steps.set,
+		Config: cfg, Version: version, Out: event.EscapingWriter{Writer: line.above(e.stdout)}, Step: steps.set,
 	})
 	line.stop()
 	switch {

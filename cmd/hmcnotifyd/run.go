@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -77,16 +76,6 @@ func (f *daemonFlags) validate() error {
 	return nil
 }
 
-// escaping writes lines in which nothing misleads a reader or steers his terminal, whatever an HMC
-// or a sink has said.
-type escaping struct{ io.Writer }
-
-// Write implements io.Writer. It is given whole lines.
-func (w escaping) Write(lines []byte) (int, error) {
-	_, err := w.Writer.Write(event.AppendEscaped(nil, lines))
-	return len(lines), err
-}
-
 // newLogger makes the logger that the flags ask for. It writes to stderr.
 func (e *environment) newLogger() (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(e.logLevel)
@@ -105,7 +94,8 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 	if toJournal(e.stderr) {
 		encoder = journalEncoder{encoder}
 	}
-	out := zapcore.Lock(zapcore.AddSync(escaping{e.stderr}))
+	// Whatever an HMC or a sink has said, a line misleads nobody.
+	out := zapcore.Lock(zapcore.AddSync(event.EscapingWriter{Writer: e.stderr}))
 	return zap.New(newThrottled(zapcore.NewCore(encoder, out, level))), nil
 }
 

@@ -53,13 +53,9 @@ func (b *Bridge) trimOrphans(now time.Time) {
 		if stored, ok := b.queue.State(limitsPrefix + name); ok {
 			_ = json.Unmarshal(stored, &limits) // as it was written
 		}
-		var olderThan time.Time
-		if limits.MaxAge > 0 {
-			olderThan = now.Add(-limits.MaxAge)
-		}
-		dropped, err := cursor.Trim(int64(limits.MaxBytes), olderThan)
+		dropped, err := deliver.Trim(cursor, limits, now)
 		switch {
-		case err != nil && !errors.Is(err, queue.ErrClosed):
+		case err != nil:
 			b.log.Error("the limits of a removed sink's queue could not be applied",
 				zap.String("sink", name), zap.Error(err))
 		case dropped > 0:

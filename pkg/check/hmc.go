@@ -196,7 +196,7 @@ func (c *hmcCheck) topics(o *logon.Offer) {
 	slices.Sort(granted)
 	c.info("topics granted: %s; asked for: %s",
 		event.ListOrNone(slices.Compact(granted)), event.ListOrNone(c.cfg.Topics))
-	for _, kind := range []string{event.TopicAudit, event.TopicSecurity} {
+	for _, kind := range event.LogTopics() {
 		if !slices.Contains(granted, kind) && !slices.Contains(c.cfg.Topics, kind) {
 			c.info("topic %s is not granted, nor asked for: it needs %s on the HMC", kind, logon.Permissions[kind])
 		}

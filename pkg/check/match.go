@@ -6,9 +6,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 )
 

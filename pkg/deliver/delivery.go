@@ -219,19 +219,13 @@ func (d *Delivery) Alive(now time.Time, limit time.Duration) bool {
 
 // trim applies the limits of the sink's queue: beyond them the oldest events go.
 func (d *Delivery) trim() {
-	var olderThan time.Time
-	maxAge := d.Cfg.Queue.MaxAge
-	if tried := d.Cfg.Retry.MaxAge; tried > 0 && tried <= maxAge && !d.Hanging() {
-		maxAge = 0 // they become dead letters before
+	limits := d.Cfg.Queue
+	if tried := d.Cfg.Retry.MaxAge; tried > 0 && tried <= limits.MaxAge && !d.Hanging() {
+		limits.MaxAge = 0 // they become dead letters before
 	}
-	if maxAge > 0 {
-		olderThan = time.Now().Add(-maxAge)
-	}
-	dropped, err := d.Cursor.Trim(int64(d.Cfg.Queue.MaxBytes), olderThan)
+	dropped, err := Trim(d.Cursor, limits, time.Now())
 	if err != nil {
-		if !errors.Is(err, queue.ErrClosed) {
-			d.log.Error("the limits of the queue could not be applied", zap.Error(err))
-		}
+		d.log.Error("the limits of the queue could not be applied", zap.Error(err))
 		return
 	}
 	if dropped == 0 {
@@ -241,6 +235,20 @@ func (d *Delivery) trim() {
 		d.metrics.dropped.AddN(dropped)
 		d.log.Error("events were dropped: the sink's queue is beyond its limits", zap.Int("events", dropped))
 	}
+}
+
+// Trim applies limits to what waits behind a cursor, and returns how many events went. Of a queue
+// that is closed none does.
+func Trim(cursor *queue.Cursor, limits config.Queue, now time.Time) (dropped int, err error) {
+	var olderThan time.Time
+	if limits.MaxAge > 0 {
+		olderThan = now.Add(-limits.MaxAge)
+	}
+	dropped, err = cursor.Trim(int64(limits.MaxBytes), olderThan)
+	if errors.Is(err, queue.ErrClosed) {
+		return 0, nil
+	}
+	return dropped, err
 }
 
 // Hanging says whether an attempt is running that should have ended long ago.

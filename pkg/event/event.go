@@ -108,6 +108,12 @@ func TopicTypes() []string {
 	return []string{TopicObject, TopicJob, TopicAudit, TopicSecurity, TopicOSMessage, TopicOther}
 }
 
+// LogTopics lists the topic types of the console's logs.
+func LogTopics() []string { return []string{TopicAudit, TopicSecurity} }
+
+// IsLog says whether a topic type is that of one of the console's logs.
+func IsLog(kind string) bool { return kind == TopicAudit || kind == TopicSecurity }
+
 // Event is one thing the daemon delivers. Its JSON form is the project's interface: fields are
 // added, never renamed or removed without a deprecation.
 type Event struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"io"
 	"strconv"
 	"time"
 	"unicode/utf16"
@@ -204,6 +205,15 @@ func AppendEscaped(dst, text []byte) []byte {
 		i += size
 	}
 	return append(dst, text[start:]...)
+}
+
+// EscapingWriter writes what it is given as AppendEscaped does. Each Write has whole characters.
+type EscapingWriter struct{ io.Writer }
+
+// Write implements io.Writer.
+func (w EscapingWriter) Write(text []byte) (int, error) {
+	_, err := w.Writer.Write(AppendEscaped(nil, text))
+	return len(text), err
 }
 
 // nextSpecial returns the index of the next byte at or after i that is no printable ASCII, or

@@ -34,7 +34,7 @@ const (
 // OneLine makes a text fit for one line: without control characters, and bounded.
 func OneLine(s string) string { return Cut(Printable(s), MaxSummary) }
 
-// OneLineWith is oneLine for a text whose end must be there, however long the text is.
+// OneLineWith is OneLine for a text whose end must be there, however long the text is.
 func OneLineWith(s, end string) string {
 	end = Cut(Printable(end), MaxValue)
 	return Cut(Printable(s), MaxSummary-len(end)) + end

@@ -95,7 +95,7 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 	wasBlind = t.gaps.LinkUp(asked, t.now, r.watcher.CanFetch())
 	t.logs.LinkUp(c.Host + "\x00" + c.Console)
 	for _, topic := range c.Topics {
-		if isLog(topic.Type) && r.watcher.CanFetch() {
+		if event.IsLog(topic.Type) && r.watcher.CanFetch() {
 			t.logs.Begin(topic.Type, r.cfg.LogStart.Since(asked), r.cfg.LogStart == config.LogStartNow)
 		}
 	}
@@ -282,7 +282,7 @@ func (r *Recorder) TopicBack(topic string) {
 	kind := r.topics.KindOf(topic, "")
 	t := r.enter()
 	defer t.end()
-	if since := t.gaps.Back(topic, t.canFetch(kind), t.now); !since.IsZero() && isLog(kind) {
+	if since := t.gaps.Back(topic, t.canFetch(kind), t.now); !since.IsZero() && event.IsLog(kind) {
 		t.awaitEntries(since, []string{kind})
 	}
 }

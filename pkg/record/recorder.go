@@ -167,12 +167,9 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 	}
 }
 
-// isLog says whether a kind of topic is that of a log.
-func isLog(kind string) bool { return kind == event.TopicAudit || kind == event.TopicSecurity }
-
 // logKinds are the logs that are to be followed.
 func (r *Recorder) logKinds() []string {
-	return slices.DeleteFunc(slices.Clone(r.cfg.Topics), func(kind string) bool { return !isLog(kind) })
+	return slices.DeleteFunc(slices.Clone(r.cfg.Topics), func(kind string) bool { return !event.IsLog(kind) })
 }
 
 // kinds are the kinds of topics that are followed.
@@ -325,7 +322,7 @@ func (t *tx) settleSequence(all bool) {
 			}
 			continue
 		}
-		if isLog(kind) || kind == event.TopicOther {
+		if event.IsLog(kind) || kind == event.TopicOther {
 			t.awaitEntries(g.First, t.r.logKinds())
 		}
 		t.r.log.Warn("notifications were missed: their sequence numbers jumped", zap.String("topic", g.Topic),

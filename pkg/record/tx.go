@@ -279,7 +279,7 @@ func (t *tx) overflowed() {
 		kind := t.r.topics.KindOf(topic, "")
 		t.sequence.Dropped(topic, o.n)
 		t.gaps.Missing(o.first, o.last, "the hand-over buffer was full", topic, kind, o.n, t.canFetch(kind), t.now)
-		if isLog(kind) {
+		if event.IsLog(kind) {
 			t.awaitEntries(o.first, []string{kind})
 		}
 	}

@@ -30,9 +30,6 @@ const (
 	shortestLogTime = int64(time.Minute / time.Millisecond)
 )
 
-// logKinds are the logs whose entries can be fetched.
-var logKinds = []string{event.TopicAudit, event.TopicSecurity}
-
 // fetcher fetches what was missed: entries of the console's logs, and OS messages. Statuses come
 // with a list of the estate, which it asks for.
 type fetcher struct {
@@ -61,7 +58,7 @@ func (f *fetcher) ask(topics map[string]bool) {
 		if topic == "" || kind == event.TopicObject {
 			k.lister.wanted, f.states = true, time.Now()
 		}
-		for _, log := range logKinds {
+		for _, log := range event.LogTopics() {
 			if (topic == "" || kind == log) && followed.topicOf(log) != "" {
 				f.logs[log] = &retry{due: f.rest[log]}
 			}
@@ -144,7 +141,7 @@ func (f *fetcher) settle(r *retry, err error, what string, done func()) {
 // tried again for as long as the link is up, but nothing waits for it any more.
 func (f *fetcher) fetchLogs(ctx context.Context) {
 	k := f.k
-	for _, kind := range logKinds {
+	for _, kind := range event.LogTopics() {
 		k.mu.Lock()
 		r := f.logs[kind]
 		k.mu.Unlock()

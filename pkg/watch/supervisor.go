@@ -305,7 +305,7 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *logon.Offer) {
 		s.source.Fetch(map[string]bool{"": true})
 		return
 	}
-	for _, kind := range logKinds {
+	for _, kind := range event.LogTopics() {
 		s.source.FetchLog(kind)
 	}
 }

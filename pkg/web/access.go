@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -21,7 +22,7 @@ var (
 		"the request must name it as localhost, 127.0.0.1 or [::1]")
 	errNoAdmin = errors.New("changes are for requests from the machine itself, over loopback; for others " +
 		"with --web.enable-admin-api, or where --web.config.file demands authentication")
-	errTooFast = errors.New("too many changes: at most 10 in a second")
+	errTooFast = fmt.Errorf("too many changes: at most %d in a second", changesPerSecond)
 )
 
 // loopbackListener is the key of the context of requests to a listener on a loopback address.

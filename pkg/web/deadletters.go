@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 const (
@@ -197,7 +198,7 @@ func answerSteps[T any](h handler, w http.ResponseWriter, do func(report func(T)
 	// It may last for as long as it wants to, but each step has to be read.
 	limit(time.Time{})
 	defer func() { limit(time.Now().Add(WriteTimeout)) }()
-	enc := json.NewEncoder(escaping{w})
+	enc := json.NewEncoder(event.EscapingWriter{Writer: w})
 	enc.SetEscapeHTML(false)
 	return do(func(step T) error {
 		w.Header().Set("Content-Type", "application/x-ndjson")

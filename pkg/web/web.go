@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"io"
 	"net/http"
 	"net/http/pprof"
 	"slices"
@@ -225,21 +224,12 @@ func (h handler) json(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	enc := json.NewEncoder(escaping{w})
+	enc := json.NewEncoder(event.EscapingWriter{Writer: w})
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(v); err != nil {
 		h.Logger.Debug("an answer could not be written", zap.Error(err))
 	}
-}
-
-// escaping writes JSON in which nothing misleads a reader or steers his terminal.
-type escaping struct{ io.Writer }
-
-// Write implements io.Writer. It is given whole values.
-func (w escaping) Write(text []byte) (int, error) {
-	_, err := w.Writer.Write(event.AppendEscaped(nil, text))
-	return len(text), err
 }
 
 // scrapes logs what goes wrong with answers to /metrics.
