@@ -28,6 +28,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // picky is a webhook consumer that answers what it is told to, and quotes what it was asked for.
@@ -163,7 +164,7 @@ func startDaemon(t *testing.T, cfg, dir string, more ...string) (*program, *oper
 // The life of dead letters as an operator sees it, while the daemon runs.
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	refused := map[string]int{"P400": 400, "P415": 415, "P413": 413}
 	consumer := startPicky(t, func(e *event.Event) int {
@@ -322,7 +323,7 @@ func statusOf(t *testing.T, base string) status.Status {
 // not before.
 func TestReplayKilled(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	consumer := startPicky(t, func(*event.Event) int { return http.StatusBadRequest })
 	cfg := secretive(t, dir, sim, "ops", consumer.URL)
@@ -387,7 +388,7 @@ func TestReplayKilled(t *testing.T) {
 // The command reaches a daemon behind TLS and basic authentication, and says what is missing.
 func TestDeadLettersOverTLS(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	ca, err := hmcsim.NewCA()
 	if err != nil {
 		t.Fatal(err)

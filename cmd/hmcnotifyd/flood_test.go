@@ -13,13 +13,14 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // A daemon that is killed while a flood waits for its end loses nothing of it: the next one tells
 // it whole.
 func TestFloodKilled(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 50})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 50})
 	dir := t.TempDir()
 	var mu sync.Mutex
 	var got []*event.Event

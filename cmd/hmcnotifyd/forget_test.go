@@ -9,12 +9,13 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // An operator has what is known of an HMC forgotten that was renamed.
 func TestForget(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: 2})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	p, o := startDaemon(t, cfg, dir)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // notedSessions are the ids of the sessions that a daemon has noted in its storage directory.
@@ -42,7 +43,7 @@ func TestKilledDaemonsLeaveNoSession(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
-	sim := startSim(t, hmcsim.Options{Partitions: -1, MaxSessions: 8})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, MaxSessions: 8})
 	config := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	life := func() *program {
 		return start(t, nil, "--config.file="+config, "--storage.path="+data, "--web.listen-address=127.0.0.1:0")

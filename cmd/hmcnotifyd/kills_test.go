@@ -21,6 +21,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -365,15 +366,7 @@ func sumOf(text, name, label string) int {
 
 func startEast(t *testing.T) *hmcsim.HMC {
 	t.Helper()
-	sim, err := hmcsim.Start(hmcsim.Options{Name: "east", CPCs: 1, Partitions: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 2})
 	return sim
 }
 

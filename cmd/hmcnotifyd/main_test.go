@@ -29,6 +29,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // beProgram makes the test binary be the program: tests start it as users do, as a process of its
@@ -365,7 +366,7 @@ func TestCheckConfig(t *testing.T) {
 // check-config --online says what works and what does not, and leaves no session behind.
 func TestCheckConfigOnline(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{NoAuditLog: true})
+	sim := hmctest.Start(t, hmcsim.Options{NoAuditLog: true})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	status, stdout, stderr := call("check-config", "--online", cfg)
@@ -484,25 +485,11 @@ sinks:
 	return path
 }
 
-func startSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
-	t.Helper()
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sim
-}
-
 // The life of a daemon, as systemd, an administrator and Prometheus see it.
 func TestDaemon(t *testing.T) {
 	t.Parallel()
 	const password = "correct:horse\\battery"
-	sim := startSim(t, hmcsim.Options{Rate: 50, Userid: "hmcuser", Password: password})
+	sim := hmctest.Start(t, hmcsim.Options{Rate: 50, Userid: "hmcuser", Password: password})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, password)
 	notify := listenNotify(t)
@@ -702,7 +689,7 @@ func TestOutputGone(t *testing.T) {
 	t.Parallel()
 	for name, stderrToo := range map[string]bool{"stdout": false, "stdout and stderr": true} {
 		t.Run(name, func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Rate: 50})
+			sim := hmctest.Start(t, hmcsim.Options{Rate: 50})
 			dir := t.TempDir()
 			cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 			write(t, cfg, withSinks(t, cfg, "  - {name: screen, log: {output: stdout}, retry: {initial: 10ms, max: 10ms}}\n"))
@@ -752,7 +739,7 @@ type stuck struct {
 
 func startStuck(t *testing.T) *stuck {
 	t.Helper()
-	s := &stuck{sim: startSim(t, hmcsim.Options{Rate: 50}), notify: listenNotify(t)}
+	s := &stuck{sim: hmctest.Start(t, hmcsim.Options{Rate: 50}), notify: listenNotify(t)}
 	dir := t.TempDir()
 	s.cfg = daemonConfig(t, dir, s.sim, hmcsim.DefaultPassword)
 	write(t, s.cfg, withSinks(t, s.cfg, "  - {name: screen, log: {output: stdout}}\n"))
@@ -853,7 +840,7 @@ func TestReloadsInTurn(t *testing.T) {
 
 // What libraries write to Go's standard logger goes the way of the daemon's own log.
 func TestStandardLogger(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{Rate: 5})
+	sim := hmctest.Start(t, hmcsim.Options{Rate: 5})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a consumer
@@ -896,7 +883,7 @@ func TestStandardLogger(t *testing.T) {
 // for its web side, web.crt and web.key; and the hash of a password as the web side wants it.
 func protectable(t *testing.T, password string) (dir, cfg string, ca *hmcsim.CA, hash string) {
 	t.Helper()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	dir = t.TempDir()
 	cfg = daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	ca, err := hmcsim.NewCA()
@@ -953,7 +940,7 @@ func writeKeyPair(t *testing.T, dir string, cert tls.Certificate) {
 
 // What cannot be had at the start is said in one line, and nothing is left behind.
 func TestStartFails(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	taken, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port that is taken

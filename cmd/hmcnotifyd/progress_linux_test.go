@@ -17,6 +17,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // terminal is a pseudo-terminal and what a program has written to it.
@@ -130,7 +131,7 @@ func TestProgressOnTerminal(t *testing.T) {
 	}
 	eventually(t, "the end is shown", sees("no dead letters"))
 
-	sim := startSim(t, hmcsim.Options{RESTFaults: []hmcsim.RESTFault{{Kind: hmcsim.RESTFaultHang, Operation: "list-cpcs"}}})
+	sim := hmctest.Start(t, hmcsim.Options{RESTFaults: []hmcsim.RESTFault{{Kind: hmcsim.RESTFaultHang, Operation: "list-cpcs"}}})
 	p = startWriting(t, term.slave, term.slave, nil, "check-config", "--online", daemonConfig(t, t.TempDir(), sim, hmcsim.DefaultPassword))
 	eventually(t, "what is being done is shown", sees("hmc east: listing CPCs and partitions (n s)"))
 	p.signal(syscall.SIGINT)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // recipe returns the block of docs/recipes.md that begins with a line.
@@ -117,7 +118,7 @@ func TestRecipePassword(t *testing.T) {
 // What Go prints of all goroutines at SIGQUIT has addresses of texts, not the texts.
 func TestDumpHasNoSecret(t *testing.T) {
 	const password = "correct-horse-battery-staple"
-	sim := startSim(t, hmcsim.Options{Userid: "hmcuser", Password: password})
+	sim := hmctest.Start(t, hmcsim.Options{Userid: "hmcuser", Password: password})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, password)
 	p := start(t, []string{"GOTRACEBACK=system"}, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--log.level=debug")

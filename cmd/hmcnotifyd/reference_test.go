@@ -17,6 +17,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 const metricsFile = "../../docs/metrics.md"
@@ -77,7 +78,7 @@ type registered struct {
 func runningRegistry(t *testing.T) registered {
 	t.Helper()
 	dir := t.TempDir()
-	sim := startSim(t, hmcsim.Options{})
+	sim := hmctest.Start(t, hmcsim.Options{})
 	sim.SetPasswordExpires(hmcsim.DefaultUserid, 90)
 	file := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	cfg, err := config.Load(file)

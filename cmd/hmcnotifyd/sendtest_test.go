@@ -10,13 +10,14 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // send-test as an operator uses it: it says what happened, what to do, and nothing of what is
 // secret.
 func TestSendTestCommand(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	dir := t.TempDir()
 	var reported atomic.Bool
 	consumer := startPicky(t, func(e *event.Event) int {

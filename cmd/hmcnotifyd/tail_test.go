@@ -18,6 +18,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // publishChange sends a status change whose text nobody should let at a terminal.
@@ -29,7 +30,7 @@ func publishChange(t *testing.T, sim *hmcsim.HMC, partition string) {
 // tail follows a real daemon: filters, JSON, a restart of the daemon, a reload, the end.
 func TestTail(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: 2})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -18,6 +18,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -28,7 +29,7 @@ func TestEverySinkGetsEachEventOnce(t *testing.T) {
 	var sims []*hmcsim.HMC
 	text := ""
 	for i := range hmcs {
-		sim := startSim(t, hmcsim.Options{Partitions: -1})
+		sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 		sims = append(sims, sim)
 		text += hmcYAML(t, fmt.Sprintf("hmc%d", i), sim, "topics: [object]")
 	}
@@ -99,7 +100,7 @@ func TestEverySinkGetsEachEventOnce(t *testing.T) {
 // The living estate shows all six types, with OS messages of partitions as they are followed.
 func TestAllSixTypes(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Rate: 50, StepDelay: 10 * time.Millisecond})
+	sim := hmctest.Start(t, hmcsim.Options{Rate: 50, StepDelay: 10 * time.Millisecond})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object, job, audit, security]", `os_messages: [{cpc: ".*", partition: ".*"}]`))
 	d.connected("a")
 	d.eventually("all six types", func() bool {
@@ -155,7 +156,7 @@ func TestLinkFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			sim := startSim(t, hmcsim.Options{
+			sim := hmctest.Start(t, hmcsim.Options{
 				Partitions: -1,
 				Broker:     hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{test.fault}}},
 			})
@@ -217,7 +218,7 @@ func TestSaysWhyNotConnected(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			test.opts.Partitions = -1
-			sim := startSim(t, test.opts)
+			sim := hmctest.Start(t, test.opts)
 			yaml := hmcYAML(t, "a", sim)
 			if test.change != nil {
 				yaml = test.change(yaml)
@@ -248,8 +249,8 @@ func replacePort(yaml, key string, port int) string {
 // A refused logon is tried once: the HMC disables a userid that goes on trying. A changed password is tried at once.
 func TestWrongPasswordIsTriedOnce(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	good := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
+	good := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "userid: hmcuser", "password: wrong-horse")+hmcYAML(t, "b", good))
 	d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 	d.connected("b")
@@ -281,7 +282,7 @@ func TestWrongPasswordIsTriedOnce(t *testing.T) {
 // With topic_names there is no REST: the broker gets userid and password, and a refusal holds as a logon's does.
 func TestTopicNames(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	owner, err := sim.NewSession(hmcsim.DefaultUserid)
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +317,7 @@ func ownTopic(t *testing.T, s hmcsim.SessionInfo, kind string) string {
 // A session made elsewhere (MFA) is used, not logged on and not logged off. Its end is said and not hammered.
 func TestSessionMadeElsewhere(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1, MFA: true})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, MFA: true})
 	s, err := sim.NewSession(hmcsim.DefaultUserid)
 	if err != nil {
 		t.Fatal(err)
@@ -348,7 +349,7 @@ func TestPartialLogon(t *testing.T) {
 	t.Parallel()
 	for _, reason := range []int{0, 50, 51} {
 		t.Run(strconv.Itoa(reason), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1, MFA: true, MFAReason: reason})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, MFA: true, MFAReason: reason})
 			d := startDaemon(t, hmcYAML(t, "a", sim))
 			d.eventually("auth_failed", func() bool { return d.hmc("a").State == status.StateAuthFailed })
 			if !strings.Contains(d.statusText(), "multi-factor") || sim.Sessions() != 0 {
@@ -363,7 +364,7 @@ func TestSessionEnds(t *testing.T) {
 	t.Parallel()
 	for _, cut := range []bool{true, false} {
 		t.Run(fmt.Sprintf("cut=%v", cut), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 			d.timing.Ping = 50 * time.Millisecond
 			d.start(d.config(hmcYAML(t, "a", sim)))
@@ -386,7 +387,7 @@ func TestSessionEnds(t *testing.T) {
 // The HMC restarts five times: connected again each time, counted, and another HMC's link is not touched.
 func TestHMCRestarts(t *testing.T) {
 	t.Parallel()
-	sim, other := startSim(t, hmcsim.Options{Partitions: -1}), startSim(t, hmcsim.Options{Partitions: -1})
+	sim, other := hmctest.Start(t, hmcsim.Options{Partitions: -1}), hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim)+hmcYAML(t, "b", other))
 	d.connected("a")
 	d.connected("b")
@@ -412,7 +413,7 @@ func TestRefusedTopicCostsOnlyThat(t *testing.T) {
 	for _, closes := range []bool{false, true} {
 		t.Run(fmt.Sprintf("close=%v", closes), func(t *testing.T) {
 			refuse := hmcsim.Fault{Kind: hmcsim.FaultRefuseTopic, Topic: "aud", Close: closes}
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			sim.Broker().FaultAlways(refuse)
 			d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object, audit]"))
 			d.eventually("object subscribed, audit not", func() bool {
@@ -436,7 +437,7 @@ func TestRefusedTopicCostsOnlyThat(t *testing.T) {
 // A topic the userid may not have is named with the permission it needs; the rest works.
 func TestTopicNotGranted(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1, NoAuditLog: true})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, NoAuditLog: true})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object, audit]"))
 	d.eventually("link up", func() bool { return d.hmc("a").State == status.StateConnected })
 	if s := d.bridge.Status(); s.Ready || !strings.Contains(fmt.Sprint(s.Reasons), "Audit and Log Management") {
@@ -449,7 +450,7 @@ func TestTopicNotGranted(t *testing.T) {
 // A panic in the goroutine of one HMC is counted and that HMC started again; the others do not notice.
 func TestPanicIsIsolated(t *testing.T) {
 	t.Parallel()
-	sim, other := startSim(t, hmcsim.Options{Partitions: -1}), startSim(t, hmcsim.Options{Partitions: -1})
+	sim, other := hmctest.Start(t, hmcsim.Options{Partitions: -1}), hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim)+hmcYAML(t, "b", other))
 	d.connected("a")
 	d.connected("b")
@@ -471,7 +472,7 @@ func TestSpecialPasswords(t *testing.T) {
 	t.Parallel()
 	for _, password := range []string{`p:\w`, `"quo'te"`, `pässwörd€😀`, ` lead and trail `, `a\nb\cc\\d`, `%s%d{}[]#`} {
 		t.Run(password, func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1, Userid: hmcsim.DefaultUserid, Password: password})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, Userid: hmcsim.DefaultUserid, Password: password})
 			owner, err := sim.NewSession(hmcsim.DefaultUserid)
 			if err != nil {
 				t.Fatal(err)
@@ -490,7 +491,7 @@ func TestSpecialPasswords(t *testing.T) {
 
 func TestIPv6(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1, RESTAddr: "[::1]:0", StompAddr: "[::1]:0"})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, RESTAddr: "[::1]:0", StompAddr: "[::1]:0"})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	publish(sim, "P", "x")
@@ -503,7 +504,7 @@ func TestIPv6(t *testing.T) {
 // Of several hosts the first that answers is used, and another one when that goes away.
 func TestSeveralHosts(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	yaml := strings.Replace(hmcYAML(t, "a", sim), `["127.0.0.1"]`, `["127.0.0.2", "127.0.0.1"]`, 1)
 	d := startDaemon(t, yaml)
 	d.connected("a")
@@ -515,7 +516,7 @@ func TestSeveralHosts(t *testing.T) {
 // A partition that offers no OS messages now (409.332) is followed as soon as it does, and its boot is not missed.
 func TestOSMessagesOfAPartitionThatStarts(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 3, StepDelay: 20 * time.Millisecond})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 3, StepDelay: 20 * time.Millisecond})
 	info := sim.Partitions()[0]
 	if err := sim.StopPartition(info.URI); err != nil {
 		t.Fatal(err)
@@ -559,7 +560,7 @@ func TestOSMessagesOfAPartitionThatStarts(t *testing.T) {
 // The consumer fails, refuses, and recovers: nothing is lost, the order per resource is kept, refusals are put aside.
 func TestWebhookTrouble(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusServiceUnavailable })
@@ -602,7 +603,7 @@ func TestWebhookTrouble(t *testing.T) {
 // A refused event that cannot be put aside is not lost, though the ones behind it are delivered.
 func TestRefusedEventStaysWhereItCannotBePutAside(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	if err := d.bridge.dead.Close(); err != nil {
@@ -642,7 +643,7 @@ func TestRefusedEventStaysWhereItCannotBePutAside(t *testing.T) {
 // What was not delivered before the end is delivered after the next start, with the same id.
 func TestUndeliveredEventsSurviveARestart(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusServiceUnavailable })
@@ -667,7 +668,7 @@ func TestUndeliveredEventsSurviveARestart(t *testing.T) {
 // At the end everything received is stored and delivered first.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.consumer.set(func(*http.Request, *event.Event) int {
@@ -688,7 +689,7 @@ func TestDrain(t *testing.T) {
 // match and drop decide what a sink gets; what it does not get is counted.
 func TestRouting(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
 sinks:
@@ -711,7 +712,7 @@ sinks:
 // nothing.
 func TestReload(t *testing.T) {
 	t.Parallel()
-	a, b, c := startSim(t, hmcsim.Options{Partitions: -1}), startSim(t, hmcsim.Options{Partitions: -1}), startSim(t, hmcsim.Options{Partitions: -1})
+	a, b, c := hmctest.Start(t, hmcsim.Options{Partitions: -1}), hmctest.Start(t, hmcsim.Options{Partitions: -1}), hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	yamlA, yamlB, yamlC := hmcYAML(t, "a", a), hmcYAML(t, "b", b), hmcYAML(t, "c", c)
 	d := startDaemon(t, yamlA+yamlB)
 	d.connected("a")
@@ -744,7 +745,7 @@ func TestReload(t *testing.T) {
 
 // Hundreds of reconnects leave nothing behind: no goroutine, descriptor or session.
 func TestManyReconnects(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	yaml := strings.Replace(hmcYAML(t, "a", sim), quickStomp, "{reconnect_sleep_initial: 1ms, reconnect_sleep_max: 1ms}", 1)
 	d := startDaemon(t, yaml)
 	d.connected("a")
@@ -778,7 +779,7 @@ func openFiles(t *testing.T) int {
 // An error in the middle of New leaves nothing open: a second try works.
 func TestNewFailsCleanly(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	_, err := New(Options{Config: d.bridge.opts.Config, StoragePath: d.dir + "/data"})
 	if err == nil || !strings.Contains(err.Error(), "storage") {
@@ -799,7 +800,7 @@ func TestNewFailsCleanly(t *testing.T) {
 // The limits that the alert rules compare with are metrics, and what a counter counts the first time is seen as a rise.
 func TestMetricsForAlerts(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{})
+	sim := hmctest.Start(t, hmcsim.Options{})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	with := func(limit string) *config.Config {
 		return d.config(hmcYAML(t, "a", sim) + "storage: {max_bytes: " + limit + "}\n")
@@ -826,7 +827,7 @@ func TestMetricsForAlerts(t *testing.T) {
 // What a reload cannot change it says.
 func TestReloadOfStorage(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 1})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	const text = "takes effect when the daemon is started anew"

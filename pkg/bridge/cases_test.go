@@ -10,6 +10,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // topic is the name of the topic of a kind, as the daemon is subscribed to it.
@@ -35,7 +36,7 @@ func (d *daemon) raw(sim *hmcsim.HMC, headers []hmcsim.Header, body string) {
 // One byte that is not UTF-8 in one of three messages hides neither the others nor the prompt in one of them, and is counted.
 func TestBodyThatIsNotUTF8IsCounted(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.raw(sim, []hmcsim.Header{
@@ -58,7 +59,7 @@ func TestBodyThatIsNotUTF8IsCounted(t *testing.T) {
 // Numbers that no HMC could have counted up to are those of one that numbers anew: nothing is missed, and there is no gap.
 func TestAbsurdNumbersCountAsNumberedAnew(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
 	part := sim.Partitions()[0].URI
@@ -106,7 +107,7 @@ func TestAbsurdNumbersCountAsNumberedAnew(t *testing.T) {
 // A broker that was started again and uses its ids once more: two changes of two objects, without a body, have two ids.
 func TestUsedMessageIDsOfOtherObjects(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	for _, object := range []string{"1", "2", "1"} {
@@ -165,7 +166,7 @@ func (g *gate) Commit(group *queue.Group) error {
 // the middle of a storm.
 func TestBusyLoopIsAlive(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	g := &gate{tokens: make(chan struct{})}
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.wrap = func(s queue.Store) queue.Store { g.Store = s; return g }

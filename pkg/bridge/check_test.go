@@ -24,6 +24,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // checked runs a check of a configuration and returns what it says and which problems it finds.
@@ -170,7 +171,7 @@ func TestCheckHMC(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			sim := startSim(t, test.sim)
+			sim := hmctest.Start(t, test.sim)
 			for _, cpc := range sim.CPCs() {
 				if test.empty {
 					if err := sim.RemoveCPC(cpc.Name); err != nil {
@@ -220,7 +221,7 @@ func TestCheckTriesNoPasswordTwice(t *testing.T) {
 	var yaml string
 	var sims []*hmcsim.HMC
 	for _, name := range []string{"a", "b", "c"} {
-		sim := startSim(t, hmcsim.Options{Partitions: -1})
+		sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 		sims = append(sims, sim)
 		keys := []string{"userid: hmcuser\n    password: wrong"}
 		if name == "c" {
@@ -245,7 +246,7 @@ func TestCheckTriesNoPasswordTwice(t *testing.T) {
 // A session that was made elsewhere is left alone.
 func TestCheckLeavesGivenSession(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{MFA: true})
+	sim := hmctest.Start(t, hmcsim.Options{MFA: true})
 	session, err := sim.NewSession(hmcsim.DefaultUserid)
 	if err != nil {
 		t.Fatal(err)
@@ -260,7 +261,7 @@ func TestCheckLeavesGivenSession(t *testing.T) {
 // Whoever interrupts a check leaves no session behind.
 func TestCheckInterrupted(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{RESTFaults: []hmcsim.RESTFault{{Kind: hmcsim.RESTFaultHang, Operation: "list-cpcs"}}})
+	sim := hmctest.Start(t, hmcsim.Options{RESTFaults: []hmcsim.RESTFault{{Kind: hmcsim.RESTFaultHang, Operation: "list-cpcs"}}})
 	cfg := load(t, t.TempDir(), "hmcs:\n"+hmcYAML(t, "a", sim)+"sinks:\n  - {name: screen, log: {output: stderr}}\n")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -298,7 +299,7 @@ func TestCheckWarnsOfExpiry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sim := startSim(t, hmcsim.Options{Partitions: -1, Certificate: &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, Certificate: &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}})
 	yaml := hmcYAML(t, "a", sim)
 	ca := regexp.MustCompile(`ca_file: "(.*)"`).FindStringSubmatch(yaml)[1]
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
@@ -323,7 +324,7 @@ func TestCheckLeavesNoFile(t *testing.T) {
 	if err := os.WriteFile(kept, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	consumer := newConsumer(t)
 	consumer.set(func(*http.Request, *event.Event) int {
 		t.Error("an event was sent")
@@ -359,8 +360,8 @@ func TestCheckLeavesNoFile(t *testing.T) {
 // What a sink asks for and no HMC has is said, with what may be meant.
 func TestCheckMatchersOfSinks(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{})
-	gone := startSim(t, hmcsim.Options{})
+	sim := hmctest.Start(t, hmcsim.Options{})
+	gone := hmctest.Start(t, hmcsim.Options{})
 	sinks := `sinks:
   - {name: a, log: {output: stderr}, match: [{status: [stoped, stopped]}, {name: "PART1"}, {name: "PRT1"}, {cpc: "M9O"}, {cpc: "M.*"}]}
   - {name: b, log: {output: stderr}, drop: [{class: adapter, name: "OSA1"}, {class: partition, name: "OSA1"}, {status: "op.*"}]}

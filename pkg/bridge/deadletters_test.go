@@ -19,6 +19,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // replayed runs a replay and returns its steps and what it counted.
@@ -60,7 +61,7 @@ func refusing(status int) func(*http.Request, *event.Event) int {
 // withLetters starts a daemon whose sink "hook" has refused n events.
 func withLetters(t *testing.T, n int) (*daemon, *hmcsim.HMC) {
 	t.Helper()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.consumer.set(refusing(http.StatusBadRequest))
@@ -188,7 +189,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 // What is given up after retry.max_age says with which status.
 func TestDeadLetterOfMaxAge(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(
 		"\nsinks:\n  - {name: hook, webhook: {url: %q}, retry: {initial: 1ms, max: 5ms, max_age: 1s}}\n", d.consumer.url())))
@@ -412,7 +413,7 @@ func TestReplayIsEnded(t *testing.T) {
 // What waits for a sink that is not configured any more is shown and kept, until somebody purges it.
 func TestRemovedSinkIsKept(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	yaml := hmcYAML(t, "a", sim)
 	d := startDaemon(t, yaml)
 	d.connected("a")

@@ -19,6 +19,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // blockedPipe is an output that nobody reads and whose write nothing can interrupt, as a stdout that was inherited.
@@ -41,7 +42,7 @@ func blockedPipe(t *testing.T) *os.File {
 // reload nor the end.
 func TestSinkThatHangs(t *testing.T) {
 	t.Parallel() // it takes some seconds of waiting
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), stdout: blockedPipe(t)}
 	conf := func(sinks string) *config.Config {
 		return load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf("\nsinks:\n  - {name: hook, webhook: {url: %q}}\n", d.consumer.url())+sinks)
@@ -83,7 +84,7 @@ func TestSinkThatHangs(t *testing.T) {
 // everything is, once and in order.
 func TestEventThatAlwaysFails(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.consumer.set(func(_ *http.Request, e *event.Event) int {
@@ -127,7 +128,7 @@ func TestEventThatAlwaysFails(t *testing.T) {
 func TestBatchesAreFull(t *testing.T) {
 	t.Parallel()
 	const size, n = 10, 200
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	var mu sync.Mutex
 	var sizes []int
 	c := newConsumer(t)
@@ -167,7 +168,7 @@ sinks:
 // A batch that does not become full is sent when its time has come, with all that is there.
 func TestBatchesAreSentInTime(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	var mu sync.Mutex
 	var sizes []int
 	c := newConsumer(t)
@@ -206,7 +207,7 @@ sinks:
 // error, and since when it fails.
 func TestFailingIsSaid(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	lines := func(message string) (found []string) {
@@ -307,7 +308,7 @@ func TestBatchRefusedInPart(t *testing.T) {
 		}(), 2, 3 * (n/size + 2*3*7)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			var mu sync.Mutex
 			var got []string
 			requests := 0
@@ -379,7 +380,7 @@ sinks:
 // A reload that fails leaves no trace: no place in the queue, no series, no other state.
 func TestFailedReloadChangesNothing(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	before := d.bridge.queue.Cursors()
@@ -427,7 +428,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 // The counts of a sink go on when its configuration changes.
 func TestCountsSurviveAReload(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	yaml := hmcYAML(t, "a", sim)
 	d := startDaemon(t, yaml)
 	d.connected("a")

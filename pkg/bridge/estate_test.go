@@ -9,6 +9,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // ofOrigin are the summaries of events that came to be known in a way, in order.
@@ -57,7 +58,7 @@ func (d *daemon) estateKnown(name string, resources int) {
 // What happens to partitions while the daemon is down is told by one event each when it is back, and no more than that.
 func TestReconcileAfterDowntime(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 10})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 10})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.estateKnown("a", 12)
@@ -120,7 +121,7 @@ func TestReconcileAfterDowntime(t *testing.T) {
 // A lost link, and notifications that a full buffer or a jump of the numbers lost, are blind moments as well.
 func TestReconcileAfterALostLink(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 4})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 4})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object]"))
 	d.connected("a")
 	d.estateKnown("a", 5)
@@ -154,7 +155,7 @@ func TestReconcileAfterALostLink(t *testing.T) {
 // Names are known at once after a restart, also while the HMC cannot be asked, and follow what the HMC tells.
 func TestNames(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 4})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 4})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	d.estateKnown("a", 5)
@@ -198,7 +199,7 @@ func TestNames(t *testing.T) {
 // One kind of list that fails holds up none of the others.
 func TestOneListFails(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 4})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 4})
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Operation: "list-permitted-partitions", Status: 500, Reason: 0})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	classic := 0
@@ -215,7 +216,7 @@ func TestOneListFails(t *testing.T) {
 // resource_status has one series per resource and its current status, and goes with the resource.
 func TestResourceMetrics(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 3})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 3})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	cfg := d.config(hmcYAML(t, "a", sim))
 	d.start(cfg)

@@ -10,12 +10,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // floodDaemon is a daemon that watches a CPC of 50 active partitions. Its sink "hook" has collapse, its sink "file" has not.
 func floodDaemon(t *testing.T) (d *daemon, sim *hmcsim.HMC, hmcs string) {
 	t.Helper()
-	sim = startSim(t, hmcsim.Options{CPCs: 1, Partitions: 50})
+	sim = hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 50})
 	for _, p := range sim.Partitions() {
 		if err := sim.SetPartitionStatus(p.URI, "active"); err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 const allTopics = "topics: [object, job, audit, security]"
@@ -87,7 +88,7 @@ func TestLostLinkIsAGap(t *testing.T) {
 	t.Parallel()
 	for _, perSession := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sequence per session %v", perSession), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1, SequencePerSession: perSession})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, SequencePerSession: perSession})
 			d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object]"))
 			d.connected("a")
 			for i := range 5 {
@@ -144,7 +145,7 @@ func TestBackfillAfterADaemonThatWasDown(t *testing.T) {
 	for _, refresh := range []bool{true, false} {
 		for _, how := range []string{"daemon down", "link lost", "session ended", "HMC restarted"} {
 			t.Run(fmt.Sprintf("%s, refresh %v", how, refresh), func(t *testing.T) {
-				sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, RefreshOnce: refresh})
+				sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2, RefreshOnce: refresh})
 				part := sim.Partitions()[0]
 				if _, err := sim.OSMessages(part.URI, "test before the daemon was there"); err != nil {
 					t.Fatal(err)
@@ -244,7 +245,7 @@ func TestSequenceJumpIsAGap(t *testing.T) {
 	t.Parallel()
 	for _, perSession := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sequence per session %v", perSession), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, SequencePerSession: perSession})
+			sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2, SequencePerSession: perSession})
 			d := startDaemon(t, hmcYAML(t, "a", sim, allTopics))
 			d.connected("a")
 			for i := range 4 { // so that it is known what the numbers count
@@ -271,7 +272,7 @@ func TestSequenceJumpIsAGap(t *testing.T) {
 // old, also when it was not seen to begin.
 func TestIPLIsNoRepetition(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 20})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 20})
 	part := sim.Partitions()[0]
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
@@ -317,7 +318,7 @@ func TestIPLIsNoRepetition(t *testing.T) {
 // An HMC that cannot be reached from the start is told once, and a refused logon is told as such.
 func TestNeverConnectedIsTold(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	sim.Stop()
 	d := startDaemon(t, hmcYAML(t, "a", sim, "password: wrong", "userid: hmcuser"))
 	d.eventually("told", func() bool { return len(d.bridgeEvents(event.TypeBridgeDisconnected)) == 1 })
@@ -338,8 +339,8 @@ func TestNeverConnectedIsTold(t *testing.T) {
 // A consumer that wants to know that the daemon lives gets a heart-beat per HMC, also of one that is not connected.
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	gone := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
+	gone := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	gone.Stop()
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	cfg := d.config(hmcYAML(t, "a", sim) + hmcYAML(t, "b", gone))
@@ -369,7 +370,7 @@ func TestHeartbeat(t *testing.T) {
 // A notification that the broker sends twice is delivered once, and counted.
 func TestSameNotificationTwice(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	rec := d.bridge.now().supervisors[0].it.Rec
@@ -401,7 +402,7 @@ func TestSameNotificationTwice(t *testing.T) {
 // away is fetched, and what it had written before it was followed is not.
 func TestBackfillOfAQuietPartition(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	part := sim.Partitions()[0]
 	if _, err := sim.OSMessages(part.URI, "test before"); err != nil {
 		t.Fatal(err)

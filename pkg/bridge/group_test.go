@@ -8,13 +8,14 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // startPair starts two HMCs of one estate, the second of which is slower and numbers OS messages otherwise.
 func startPair(t *testing.T, lag time.Duration, opts hmcsim.Options) (a, b *hmcsim.HMC) {
 	t.Helper()
-	a = startSim(t, opts)
-	b = startSim(t, hmcsim.Options{Name: "HMC2", EstateOf: a, Lag: lag, OSMessageOffset: 5000})
+	a = hmctest.Start(t, opts)
+	b = hmctest.Start(t, hmcsim.Options{Name: "HMC2", EstateOf: a, Lag: lag, OSMessageOffset: 5000})
 	return a, b
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 const withHardware = "hardware_messages: true"
@@ -21,7 +22,7 @@ const withHardware = "hardware_messages: true"
 func startHardwareSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
 	t.Helper()
 	opts.Partitions = -1
-	sim := startSim(t, opts)
+	sim := hmctest.Start(t, opts)
 	t.Cleanup(func() {
 		if n := sim.ForbiddenCalls(); n != 0 {
 			t.Errorf("%d forbidden calls", n)

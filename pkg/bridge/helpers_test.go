@@ -205,20 +205,6 @@ func hmcYAML(t *testing.T, name string, sim *hmcsim.HMC, extra ...string) string
 	return text
 }
 
-func startSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
-	t.Helper()
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sim
-}
-
 // eventually polls: everything else here would be a guess about time. What takes long to look at is looked at less often: the
 // daemon needs the time more.
 func (d *daemon) eventually(what string, ok func() bool) {

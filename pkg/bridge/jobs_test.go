@@ -7,6 +7,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // How a job ended is asked for, and told with its completion (facts 1.11, 4.4). If it cannot be had the completion is told without.
@@ -24,7 +25,7 @@ func TestJobs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			d := startDaemon(t, hmcYAML(t, "a", sim))
 			d.connected("a")
 			if test.fault != nil {
@@ -43,7 +44,7 @@ func TestJobs(t *testing.T) {
 // Jobs are told in the order in which they ended, however long it takes to know of each.
 func TestJobsKeepTheirOrder(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status", Times: 1})
@@ -62,7 +63,7 @@ func TestJobsKeepTheirOrder(t *testing.T) {
 // A job whose end is being asked for when the daemon ends, or loses the link, is told all the same; others are not held up by it.
 func TestJobHeldBack(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultHang, Operation: "query-job-status"})
@@ -83,7 +84,7 @@ func TestJobHeldBack(t *testing.T) {
 // How a job ended is not asked for when its completion is told already: that would use up requests, and the time of those that ended since.
 func TestJobsAreNotAskedForTooLate(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultSlow, Operation: "query-job-status", Delay: 500 * time.Millisecond})

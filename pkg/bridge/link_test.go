@@ -9,6 +9,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -23,7 +24,7 @@ func TestListingFails(t *testing.T) {
 		{"list-permitted-logical-partitions"},
 	} {
 		t.Run(strings.Join(failing, " and "), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{})
+			sim := hmctest.Start(t, hmcsim.Options{})
 			for _, op := range failing {
 				sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Status: 500, Reason: 12, Operation: op})
 			}
@@ -49,7 +50,7 @@ func TestListingFails(t *testing.T) {
 // A channel that may not be opened is a fault, and said; it is tried again.
 func TestChannelsMayNotBeOpened(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{})
+	sim := hmctest.Start(t, hmcsim.Options{})
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Status: 403, Reason: 1, Operation: "open-os-message-channel"})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.eventually("readiness names the partitions", func() bool {
@@ -66,7 +67,7 @@ func TestChannelsMayNotBeOpened(t *testing.T) {
 // A link that is made again within a session finds its channels open and does not ask for them again.
 func TestChannelsStayOverALostLink(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: 20})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: 20})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.timing.ChannelMin, d.timing.ChannelMax = time.Hour, time.Hour
 	d.start(d.config(hmcYAML(t, "a", sim, allOSMessages)))
@@ -95,7 +96,7 @@ func TestChannelsStayOverALostLink(t *testing.T) {
 // A partition that is deleted is not missed; one that is created is followed without a restart.
 func TestPartitionsComeAndGo(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
 	info, err := sim.CreatePartition(sim.CPCs()[0].Name, "NEW1")
@@ -117,7 +118,7 @@ func TestPartitionsComeAndGo(t *testing.T) {
 // What was received when the link is closed from this side is stored, delivered and counted all the same.
 func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	s := d.bridge.now().supervisors[0].it
@@ -136,7 +137,7 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 
 // A panic while notifications are handled leaves nothing running behind.
 func TestPanicsLeaveNoGoroutine(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim, "topics: [object, job]"))
 	d.connected("a")
 	for n := range 3 {
@@ -156,7 +157,7 @@ func TestPanicsLeaveNoGoroutine(t *testing.T) {
 // connect_retries are attempts at the link alone: the Web Services API is asked again only after them.
 func TestConnectRetries(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{
+	sim := hmctest.Start(t, hmcsim.Options{
 		Partitions: -1,
 		Broker:     hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultClose}}, {{Kind: hmcsim.FaultClose}}, {{Kind: hmcsim.FaultClose}}}},
 	})
@@ -173,7 +174,7 @@ func TestConnectRetries(t *testing.T) {
 // A long attempt to connect is no hanging loop: the watchdog must not end what all other HMCs have.
 func TestAliveWhileConnecting(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, Broker: hmcsim.BrokerOptions{Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultHangTLS}}}}})
 	d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), "connect_timeout: 1m", "connect_timeout: 10m", 1))
 	d.eventually("it connects", func() bool { return d.hmc("a").State == status.StateConnecting && sim.Broker().Stats().Accepted == 1 })
 	s := d.bridge.now().supervisors[0].it

@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // liveBridge is as much of a Bridge as live readers need.
@@ -263,7 +264,7 @@ func TestLiveEnds(t *testing.T) {
 // A running daemon: what is stored is read along, over a restart of the HMC, which the status tells of.
 func TestLiveOfADaemon(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "east", sim, "topics: [object]"))
 	d.connected("east")
 	r := readLive(t, d.bridge, LiveFilter{})

@@ -16,6 +16,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // logWatch is a daemon that follows the audit log of a simulated HMC.
@@ -26,9 +27,16 @@ type logWatch struct {
 
 func watchLog(t *testing.T, opts hmcsim.Options, extra ...string) *logWatch {
 	t.Helper()
+	return watchLogIn(t, nil, opts, extra...)
+}
+
+// watchLogIn is watchLog with a store of its own.
+func watchLogIn(t *testing.T, wrap func(queue.Store) queue.Store, opts hmcsim.Options, extra ...string) *logWatch {
+	t.Helper()
 	opts.Partitions = cmp.Or(opts.Partitions, -1)
-	w := &logWatch{sim: startSim(t, opts)}
-	w.daemon = startDaemon(t, hmcYAML(t, "a", w.sim, append([]string{"topics: [object, audit]"}, extra...)...))
+	w := &logWatch{sim: hmctest.Start(t, opts)}
+	w.daemon = &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), wrap: wrap}
+	w.start(w.config(hmcYAML(t, "a", w.sim, append([]string{"topics: [object, audit]"}, extra...)...)))
 	w.connected("a")
 	w.settled()
 	return w
@@ -109,12 +117,8 @@ func TestEntriesBehindAJump(t *testing.T) {
 func TestEntriesThatOverflowed(t *testing.T) {
 	t.Parallel()
 	store := new(hangingStore)
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
-	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), wrap: store.wrap}
-	d.start(d.config(hmcYAML(t, "a", sim, "topics: [object, audit]")))
-	w := &logWatch{d, sim}
-	w.connected("a")
-	w.settled()
+	w := watchLogIn(t, store.wrap, hmcsim.Options{})
+	sim := w.sim
 	sim.LogEntries("audit", entry("1"))
 	w.want("1")
 	store.hang()
@@ -143,12 +147,8 @@ func TestEntriesOfAFullDisk(t *testing.T) {
 		t.Run(fmt.Sprintf("space before the link %v", spaceFirst), func(t *testing.T) {
 			t.Parallel()
 			store := new(fullStore)
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
-			d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), wrap: store.wrap}
-			d.start(d.config(hmcYAML(t, "a", sim, "topics: [object, audit]")))
-			w := &logWatch{d, sim}
-			w.connected("a")
-			w.settled()
+			w := watchLogIn(t, store.wrap, hmcsim.Options{})
+			sim := w.sim
 			sim.LogEntries("audit", entry("1"))
 			w.want("1")
 			missed := func() float64 { return w.metric(`hmcnotifyd_notifications_missed_total{hmc="a",topic_type="audit"}`) }
@@ -287,7 +287,7 @@ func TestLogStart(t *testing.T) {
 	} {
 		t.Run(start, func(t *testing.T) {
 			t.Parallel()
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			write := func(text string, ago time.Duration) {
 				e := entry(text)
 				e.Time = time.Now().Add(-ago)
@@ -341,8 +341,8 @@ func TestLogThatCannotBeListed(t *testing.T) {
 // contact with the first one is told, and not all that it has. Back again, what the first one wrote meanwhile is.
 func TestLogOfAnotherHost(t *testing.T) {
 	t.Parallel()
-	one := startSim(t, hmcsim.Options{Partitions: -1, Name: "one"})
-	two := startSim(t, hmcsim.Options{
+	one := hmctest.Start(t, hmcsim.Options{Partitions: -1, Name: "one"})
+	two := hmctest.Start(t, hmcsim.Options{
 		Partitions: -1, Name: "two", CA: one.CA(), RESTAddr: fmt.Sprintf("127.0.0.2:%d", one.RESTPort()), StompAddr: fmt.Sprintf("127.0.0.2:%d", one.StompPort()),
 	})
 	old := entry("old")

@@ -12,13 +12,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // A sink that is renamed leaves its events behind, and a queue that has the limits it had: what comes in does not pile up
 // there until the storage is full. Also after a restart.
 func TestRenamedSinkKeepsItsLimits(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusServiceUnavailable })
 	yaml := hmcYAML(t, "a", sim)
@@ -84,7 +85,7 @@ sinks:
 func TestGoneHMCIsForgotten(t *testing.T) {
 	t.Parallel()
 	sims := map[string]*hmcsim.HMC{
-		"a": startSim(t, hmcsim.Options{Partitions: 2}), "b": startSim(t, hmcsim.Options{Partitions: 2}), "c": startSim(t, hmcsim.Options{Partitions: 2}),
+		"a": hmctest.Start(t, hmcsim.Options{Partitions: 2}), "b": hmctest.Start(t, hmcsim.Options{Partitions: 2}), "c": hmctest.Start(t, hmcsim.Options{Partitions: 2}),
 	}
 	yaml := func(names ...string) (text string) {
 		for _, name := range names {

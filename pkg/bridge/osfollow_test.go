@@ -10,6 +10,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // consoleOf are the texts of a partition's OS messages, in order.
@@ -35,7 +36,7 @@ func TestStopAndStart(t *testing.T) {
 	for _, mode := range []string{"dpm", "classic"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			sim := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 4, StepDelay: 20 * time.Millisecond})
+			sim := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 4, StepDelay: 20 * time.Millisecond})
 			d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 			d.connected("a")
 			i := slices.IndexFunc(sim.Partitions(), func(p hmcsim.PartitionInfo) bool {
@@ -82,7 +83,7 @@ func TestStopAndStart(t *testing.T) {
 // A partition follows its name: by a new one it may be selected, or not any more.
 func TestRenamedPartitionIsFollowed(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: "PROD.*"}]`))
 	d.connected("a")
 	p := sim.Partitions()[0]
@@ -124,7 +125,7 @@ func TestRenamedPartitionIsFollowed(t *testing.T) {
 func TestManyPartitions(t *testing.T) {
 	t.Parallel()
 	const partitions = 500
-	sim := startSim(t, hmcsim.Options{CPCs: 5, Partitions: partitions, OSMessages: 3})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 5, Partitions: partitions, OSMessages: 3})
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
 	d.eventually("all are tried", func() bool {
 		h := d.hmc("a")
@@ -175,7 +176,7 @@ func TestManyPartitions(t *testing.T) {
 // messages: what the HMC replays later would be told again.
 func TestPartitionThatIsNotListedForOnce(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 5})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2, OSMessages: 5})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
 	d.followed(2)
@@ -205,7 +206,7 @@ func TestPartitionThatIsNotListedForOnce(t *testing.T) {
 // One that no list has any more is not followed any more, although nothing told that it is gone.
 func TestPartitionThatIsNotListedAnyMore(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
 	d := startDaemon(t, hmcYAML(t, "a", sim, allOSMessages))
 	d.connected("a")
 	d.followed(2)
@@ -223,7 +224,7 @@ func TestPartitionThatIsNotListedAnyMore(t *testing.T) {
 func TestFetchingManyHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	const partitions = 40
-	sim := startSim(t, hmcsim.Options{CPCs: 1, Partitions: partitions, OSMessages: 1})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: partitions, OSMessages: 1})
 	d := startDaemon(t, hmcYAML(t, "a", sim, `os_messages: [{cpc: ".*", partition: ".*", include_refresh_messages: false}]`))
 	d.connected("a")
 	d.estateKnown("a", 1+partitions)

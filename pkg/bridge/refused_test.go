@@ -6,6 +6,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // A refused logon says which setting to look at, and that the HMC is left alone from now on is in the log however often
@@ -58,7 +59,7 @@ func TestRefusedSaysWhatToChange(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.sim.Partitions = -1
-			sim := startSim(t, test.sim)
+			sim := hmctest.Start(t, test.sim)
 			if !test.held {
 				sim.Broker().FaultAlways(hmcsim.Fault{Kind: hmcsim.FaultBadLogin})
 			}

@@ -36,6 +36,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
@@ -68,7 +69,7 @@ func TestCredentialRevoked(t *testing.T) {
 }
 
 func credentialRevoked(t *testing.T, far func(t *testing.T, dir string) guarded) {
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	g := far(t, d.dir)
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`

@@ -13,6 +13,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // test sends a test event and returns what was told.
@@ -34,7 +35,7 @@ func (d *daemon) test(sink string) []deliver.TestStep {
 // A test event takes the way of any event of its sink, and no other sink gets it.
 func TestSendTest(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	arrived := make(chan *event.Event, 10)
@@ -120,7 +121,7 @@ func TestSendTestOfAlertmanager(t *testing.T) {
 	t.Cleanup(member.Close)
 	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
 	t.Cleanup(busy.Close)
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf("\nsinks:\n  - {name: am, alertmanager: {urls: [%q, %q]}}\n", member.URL, busy.URL)))
 	d.connected("a")
@@ -139,7 +140,7 @@ func TestSendTestOfAlertmanager(t *testing.T) {
 // What cannot be tested now is said, and nothing is sent.
 func TestSendTestRefuses(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	nothing := func(s deliver.TestStep) error {
@@ -169,7 +170,7 @@ func TestSendTestRefuses(t *testing.T) {
 // Who hears how a test ended can send the next one at once.
 func TestSendTestAgain(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	d := startDaemon(t, hmcYAML(t, "a", sim))
 	d.connected("a")
 	var again []deliver.TestStep

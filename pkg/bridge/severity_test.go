@@ -7,12 +7,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // A reload rates what comes after it, and the link to the HMC stays.
 func TestSeveritiesAreReloaded(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 	yaml := hmcYAML(t, "a", sim)
 	d := startDaemon(t, yaml)
 	d.connected("a")

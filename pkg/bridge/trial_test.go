@@ -13,13 +13,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // plex starts a simulator with a sysplex of four LPARs that run z/OS, on M90, and a daemon that follows their messages by the ready
 // rules. It returns the names of the members.
 func plex(t *testing.T, timing probe.Intervals, extra ...string) (*hmcsim.HMC, *daemon, []string) {
 	t.Helper()
-	sim := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 16, StepDelay: 10 * time.Millisecond})
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 16, StepDelay: 10 * time.Millisecond})
 	if err := sim.StartPartition("M90/LP07"); err != nil { // it waits for its IPL
 		t.Fatal(err)
 	}
@@ -289,8 +290,8 @@ func TestMessagesThatWait(t *testing.T) {
 // Two HMCs of a group see the same message: it waits once, and its end is told once, by whichever can be asked.
 func TestMessagesThatWaitInAGroup(t *testing.T) {
 	t.Parallel()
-	first := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 8, Name: "HMC1"})
-	second := startSim(t, hmcsim.Options{EstateOf: first, Name: "HMC2", OSMessageOffset: 1000})
+	first := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 8, Name: "HMC1"})
+	second := hmctest.Start(t, hmcsim.Options{EstateOf: first, Name: "HMC2", OSMessageOffset: 1000})
 	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 	d.timing.Probe = probe.Intervals{Held: 30 * time.Millisecond}
 	follow := `os_messages: [{cpc: M90, include_refresh_messages: false}]`
@@ -351,7 +352,7 @@ func TestInfosOneByOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sim := startSim(t, hmcsim.Options{CPCs: 2, Partitions: 16})
+			sim := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 16})
 			sim.FaultREST(fault)
 			d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
 			d.timing.Probe = probe.Intervals{Retry: 10 * time.Millisecond}

@@ -13,6 +13,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // patientStomp makes pauses that no test sits out: what ends one of them is something else.
@@ -24,10 +25,10 @@ func patient(yaml string) string { return strings.Replace(yaml, quickStomp, pati
 // configuration names them in this order.
 func twoHosts(t *testing.T, first, second hmcsim.Options, extra ...string) (one, two *hmcsim.HMC, yaml string) {
 	t.Helper()
-	one = startSim(t, first)
+	one = hmctest.Start(t, first)
 	at := func(port int) string { return net.JoinHostPort("127.0.0.2", strconv.Itoa(port)) }
 	second.EstateOf, second.RESTAddr, second.StompAddr = one, at(one.RESTPort()), at(one.StompPort())
-	two = startSim(t, second)
+	two = hmctest.Start(t, second)
 	yaml = hmcYAML(t, "a", one, extra...)
 	yaml = strings.Replace(yaml, `["127.0.0.1"]`, `["127.0.0.1", "127.0.0.2"]`, 1)
 	return one, two, strings.Replace(yaml, "tls: {", "tls: {server_name: localhost, ", 1)
@@ -38,7 +39,7 @@ func TestSecondHostWithTopicNames(t *testing.T) {
 	t.Parallel()
 	for _, retries := range []int{0, 1, 2, 3, 4, 7} {
 		t.Run(strconv.Itoa(retries), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			owner, err := sim.NewSession(hmcsim.DefaultUserid)
 			if err != nil {
 				t.Fatal(err)
@@ -176,7 +177,7 @@ func TestLogonThatFailsForAnotherReason(t *testing.T) {
 		"busy":                    {Kind: hmcsim.RESTFaultBusy, Operation: "logon"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			sim.FaultREST(fault)
 			// With the pauses that there are where nothing is configured.
 			d := startDaemon(t, strings.Replace(hmcYAML(t, "a", sim), quickStomp, "{}", 1))
@@ -200,7 +201,7 @@ func TestLogonThatFailsForAnotherReason(t *testing.T) {
 func TestReloadTriesAWaitingHMC(t *testing.T) {
 	t.Parallel()
 	t.Run("after a refused logon", func(t *testing.T) {
-		sim, other := startSim(t, hmcsim.Options{Partitions: -1, Password: "other", Userid: hmcsim.DefaultUserid}), startSim(t, hmcsim.Options{Partitions: -1})
+		sim, other := hmctest.Start(t, hmcsim.Options{Partitions: -1, Password: "other", Userid: hmcsim.DefaultUserid}), hmctest.Start(t, hmcsim.Options{Partitions: -1})
 		d := startDaemon(t, hmcYAML(t, "a", sim)+hmcYAML(t, "b", other))
 		d.connected("b")
 		d.eventually("refused", func() bool { return d.hmc("a").State == status.StateAuthFailed })
@@ -214,7 +215,7 @@ func TestReloadTriesAWaitingHMC(t *testing.T) {
 		}
 	})
 	t.Run("in a pause", func(t *testing.T) {
-		sim := startSim(t, hmcsim.Options{Partitions: -1})
+		sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 		sim.Stop()
 		d := startDaemon(t, patient(hmcYAML(t, "a", sim)))
 		d.eventually("it waits", func() bool { return d.hmc("a").NextAttempt != nil })
@@ -243,7 +244,7 @@ func TestChangedPasswordFileIsNoticed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			file := filepath.Join(t.TempDir(), "password")
 			write := func(text string) {
 				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -301,7 +302,7 @@ func TestChangedCAFileIsNoticed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			old, err := hmcsim.NewCA()
 			if err != nil {
 				t.Fatal(err)
@@ -333,7 +334,7 @@ func TestChangedCAFileIsNoticed(t *testing.T) {
 // A session of the configuration that has ended is replaced through its files, without a reload.
 func TestChangedSessionFilesAreNoticed(t *testing.T) {
 	t.Parallel()
-	sim := startSim(t, hmcsim.Options{Partitions: -1, MFA: true})
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, MFA: true})
 	dir := t.TempDir()
 	write := func() {
 		s, err := sim.NewSession(hmcsim.DefaultUserid)
@@ -359,7 +360,7 @@ func TestChangedSessionFilesAreNoticed(t *testing.T) {
 func TestListsThatTakeLong(t *testing.T) {
 	t.Parallel()
 	slow := func(t *testing.T) *hmcsim.HMC {
-		sim := startSim(t, hmcsim.Options{})
+		sim := hmctest.Start(t, hmcsim.Options{})
 		for _, op := range []string{"list-cpcs", "list-permitted-partitions", "list-permitted-logical-partitions"} {
 			sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultSlow, Operation: op, Delay: 3 * time.Second})
 		}
@@ -396,7 +397,7 @@ func TestPasswordThatExpires(t *testing.T) {
 	const series = `hmcnotifyd_hmc_password_expires_timestamp_seconds{hmc="a"}`
 	for days, warned := range map[int]bool{-1: false, 0: true, 2: true, 14: true, 15: false, 90: false} {
 		t.Run(strconv.Itoa(days), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
 			sim.SetPasswordExpires(hmcsim.DefaultUserid, days)
 			before := time.Now()
 			d := startDaemon(t, hmcYAML(t, "a", sim))
@@ -448,7 +449,7 @@ func TestExpiredPassword(t *testing.T) {
 	t.Parallel()
 	for _, asWrong := range []bool{false, true} {
 		t.Run(strconv.FormatBool(asWrong), func(t *testing.T) {
-			sim := startSim(t, hmcsim.Options{Partitions: -1, ExpiredIsWrong: asWrong})
+			sim := hmctest.Start(t, hmcsim.Options{Partitions: -1, ExpiredIsWrong: asWrong})
 			sim.ExpirePassword(hmcsim.DefaultUserid)
 			d := startDaemon(t, hmcYAML(t, "a", sim))
 			d.eventually("held", func() bool { return d.hmc("a").State == status.StateAuthFailed })

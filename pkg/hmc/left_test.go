@@ -12,6 +12,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 func logon(t *testing.T, c *hmc.Client) *hmc.Session {
@@ -36,7 +37,7 @@ func notesIn(t *testing.T, path string) []string {
 // What a client that is gone has left on the HMC is logged off by the next logon, also where that would be one session
 // too many, and no note is left of it.
 func TestSessionsThatWereLeft(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{MaxSessions: 3})
+	sim := hmctest.Start(t, hmcsim.Options{MaxSessions: 3})
 	path := filepath.Join(t.TempDir(), "sessions", "east")
 	for range 3 { // each of them is killed, and the HMC does not let the next one log off
 		sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Operation: "logoff", Status: 500, Reason: 1})
@@ -53,7 +54,7 @@ func TestSessionsThatWereLeft(t *testing.T) {
 			t.Errorf("%s can be read by others: %v (%v)", name, info.Mode(), err)
 		}
 	}
-	other := logon(t, newClient(t, startSim(t, hmcsim.Options{}), filepath.Join(filepath.Dir(path), "east.2")))
+	other := logon(t, newClient(t, hmctest.Start(t, hmcsim.Options{}), filepath.Join(filepath.Dir(path), "east.2")))
 	s := logon(t, newClient(t, sim, path))
 	if sim.Sessions() != 1 || len(notesIn(t, path+"~")) != 1 {
 		t.Errorf("%d sessions, notes %v", sim.Sessions(), notesIn(t, path))
@@ -77,9 +78,9 @@ func TestSessionsThatWereLeft(t *testing.T) {
 
 // A session goes to no host but its own: it waits until that one is there.
 func TestSessionsThatWereLeftOnAnotherHost(t *testing.T) {
-	one := startSim(t, hmcsim.Options{})
+	one := hmctest.Start(t, hmcsim.Options{})
 	at := func(port int) string { return net.JoinHostPort("127.0.0.2", strconv.Itoa(port)) }
-	two := startSim(t, hmcsim.Options{EstateOf: one, RESTAddr: at(one.RESTPort()), StompAddr: at(one.StompPort())})
+	two := hmctest.Start(t, hmcsim.Options{EstateOf: one, RESTAddr: at(one.RESTPort()), StompAddr: at(one.StompPort())})
 	path := filepath.Join(t.TempDir(), "east")
 	client := func() *hmc.Client { return newClient(t, one, path, two.Host()) }
 	logon(t, client())
@@ -116,7 +117,7 @@ func TestSessionsThatWereLeftOnAnotherHost(t *testing.T) {
 // Notes that are of no use any more go, and nothing else in the directory does. A directory that cannot be written keeps
 // nobody from logging on.
 func TestNotesOfSessions(t *testing.T) {
-	sim := startSim(t, hmcsim.Options{})
+	sim := hmctest.Start(t, hmcsim.Options{})
 	dir := t.TempDir()
 	path := filepath.Join(dir, "east")
 	write := func(name, text string, age time.Duration) {

@@ -12,27 +12,14 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // simulate starts a simulated HMC and a client of it.
 func simulate(t *testing.T, opts hmcsim.Options) (*hmcsim.HMC, *hmc.Client) {
 	t.Helper()
-	sim := startSim(t, opts)
+	sim := hmctest.Start(t, opts)
 	return sim, newClient(t, sim, "")
-}
-
-func startSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
-	t.Helper()
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sim
 }
 
 // newClient makes a client of a simulated HMC, with the notes of its sessions under a path.

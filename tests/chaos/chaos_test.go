@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/activemq"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
@@ -198,15 +199,7 @@ func (r *run) addConsole(name string, pause time.Duration, opts hmcsim.Options) 
 			b.AddUser(worker{r}, activemq.User{Name: s.SessionID, Password: s.Credential})
 		}
 	}
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		r.Fatal(err)
-	}
-	r.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			r.Error(err)
-		}
-	})
+	sim := hmctest.Start(r, opts)
 	c.sim = sim
 	// An operating system runs in each partition, so that its messages can be
 	// followed.

@@ -9,16 +9,17 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 )
 
 // refusing is the configuration of a simulated HMC and of a sink that refuses all, so that there are dead letters.
 func refusing(t *testing.T) string {
 	t.Helper()
-	sim := startHMC(t, hmcsim.Options{Name: "east", Rate: 5})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Rate: 5})
 	refuses := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) }))
 	t.Cleanup(refuses.Close)
-	return "hmcs:\n" + entry(t, sim, "") + "sinks:\n- {name: ops, webhook: {url: \"" + refuses.URL + "\"}}\n"
+	return "hmcs:\n" + hmctest.Entry(t, sim, "") + "sinks:\n- {name: ops, webhook: {url: \"" + refuses.URL + "\"}}\n"
 }
 
 // Who may change something: nobody whom whoever runs the daemon has not let in, whatever he says of himself.

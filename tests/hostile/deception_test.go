@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
@@ -36,7 +37,7 @@ func TestDeception(t *testing.T) {
 		nasty  = "PAID \u009b2J\u009d0;x\u0007\u0085<3>forged\u2028CRITICAL\u2029\u202eKO si gnihtyreve\u2066\u200b\u00ad\ufeff\U000e0041\x7f\x1b[2J end"
 		marker = "end"
 	)
-	sim := startHMC(t, hmcsim.Options{Name: "east"})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east"})
 	partition := sim.Partitions()[0]
 	if err := sim.RenamePartition(partition.URI, "P\u202e1\u009b"); err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ func TestDeception(t *testing.T) {
 	}
 	defer syslog.Close()
 	address := syslog.LocalAddr().(*net.UDPAddr)
-	cfg := "hmcs:\n" + entry(t, sim, `, topics: [object, job, audit, security], os_messages: [{cpc: ".*", partition: ".*"}]`) + "sinks:\n"
+	cfg := "hmcs:\n" + hmctest.Entry(t, sim, `, topics: [object, job, audit, security], os_messages: [{cpc: ".*", partition: ".*"}]`) + "sinks:\n"
 	for _, format := range []string{"json", "text"} {
 		cfg += fmt.Sprintf("- {name: log-%s, log: {output: %q, format: %s}}\n", format, filepath.Join(dir, format), format)
 	}

@@ -22,7 +22,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -256,33 +255,6 @@ func newClient(t *testing.T) *http.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: within}
-}
-
-// startHMC starts a simulated HMC. It ends with the test.
-func startHMC(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
-	t.Helper()
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sim
-}
-
-// entry is the configuration of a simulated HMC; extra are further keys, each with a comma in front.
-func entry(t *testing.T, sim *hmcsim.HMC, extra string) string {
-	t.Helper()
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("- {name: %s, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q}, "+
-		"rest_requests_per_minute: 10000, stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}%s}\n",
-		strings.ToLower(sim.Name()), sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, ca, extra)
 }
 
 // idle is a configuration whose HMC does not exist.

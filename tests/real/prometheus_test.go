@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/prometheus"
 )
@@ -22,15 +23,7 @@ import (
 func simulate(t *testing.T, name string, opts hmcsim.Options) (*hmcsim.HMC, string) {
 	t.Helper()
 	opts.Name = name
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	sim := hmctest.Start(t, opts)
 	ca := filepath.Join(t.TempDir(), name+".pem")
 	if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
 		t.Fatal(err)

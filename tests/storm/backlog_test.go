@@ -15,6 +15,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -40,7 +41,7 @@ type side struct {
 // startSide starts a daemon with a healthy sink, and further ones.
 func startSide(t *testing.T, name, sinks string) *side {
 	t.Helper()
-	s := &side{sim: startHMC(t, hmcsim.Options{Name: name, Partitions: -1})}
+	s := &side{sim: hmctest.Start(t, hmcsim.Options{Name: name, Partitions: -1})}
 	s.hook = newHook(t, func(raw []byte, arrived int64) {
 		_, at, _ := strings.Cut(valueOf(event.Member(raw, "body")), " ")
 		published, err := strconv.ParseInt(at, 10, 64)
@@ -54,7 +55,7 @@ func startSide(t *testing.T, name, sinks string) *side {
 		s.latencies = append(s.latencies, time.Duration(arrived-published))
 	})
 	s.hook.start(t)
-	s.daemon = daemon.Start(t, daemon.Options{Config: entry(t, s.sim, ", topics: [object]") +
+	s.daemon = daemon.Start(t, daemon.Options{Config: "hmcs:\n" + hmctest.Entry(t, s.sim, ", topics: [object]") +
 		fmt.Sprintf("sinks:\n- {name: healthy, webhook: {url: %q}, drop: [{type: bridge-.*}], batch: {max_events: 100}}\n", s.hook.url) + sinks})
 	connected(t, s.daemon)
 	return s

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -100,7 +101,7 @@ func TestDamage(t *testing.T) {
 	if err := letters.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: -1})
 	for round := range rounds {
 		t.Run(strconv.Itoa(round), func(t *testing.T) { damageRound(t, r, sim, pristine, n) })
 	}
@@ -170,7 +171,7 @@ func damageRound(t *testing.T, r *rand.Rand, sim *hmcsim.HMC, pristine string, n
 	consumer.start(t)
 	d := daemon.Start(t, daemon.Options{
 		Storage: dir,
-		Config: entry(t, sim, ", topics: [object]") + fmt.Sprintf(
+		Config: "hmcs:\n" + hmctest.Entry(t, sim, ", topics: [object]") + fmt.Sprintf(
 			"sinks:\n- {name: hook, webhook: {url: %q}, drop: [{type: bridge-.*}], batch: {max_events: 500}, retry: {initial: 10ms, max: 100ms}}\n", consumer.url),
 	})
 	connected(t, d)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -23,7 +24,7 @@ import (
 func TestLargeEstate(t *testing.T) {
 	t.Parallel()
 	const cpcs, partitions, budget, memory = 20, 3000, 60, 128
-	sim := startHMC(t, hmcsim.Options{Name: "east", CPCs: cpcs, Partitions: partitions})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: cpcs, Partitions: partitions})
 	var first, messages atomic.Int64
 	var mu sync.Mutex
 	var reconciled []string
@@ -43,7 +44,7 @@ func TestLargeEstate(t *testing.T) {
 	consumer.start(t)
 	start := time.Now()
 	d := daemon.Start(t, daemon.Options{
-		Config: strings.Replace(entry(t, sim, `, os_messages: [{cpc: ".*", partition: ".*"}]`), "rest_requests_per_minute: 10000", fmt.Sprintf("rest_requests_per_minute: %d", budget), 1) +
+		Config: strings.Replace("hmcs:\n"+hmctest.Entry(t, sim, `, os_messages: [{cpc: ".*", partition: ".*"}]`), "rest_requests_per_minute: 10000", fmt.Sprintf("rest_requests_per_minute: %d", budget), 1) +
 			fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, drop: [{type: bridge-.*}]}\n", consumer.url),
 	})
 	d.AwaitMetric(t, within, 1, "hmcnotifyd_receiver_state", "state", "connected")

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -91,7 +92,7 @@ func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	rounds := soak.Count(t, "FULL", 2, 10)
 	disk := mount(t, "24m")
-	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: -1})
 	var mu sync.Mutex
 	ids, repeated := map[int]string{}, 0
 	missed := 0 // as the gap events say
@@ -138,7 +139,7 @@ func TestFullDisk(t *testing.T) {
 	consumer.start(t)
 	d := daemon.Start(t, daemon.Options{
 		Storage: filepath.Join(disk, "data"),
-		Config: entry(t, sim, ", topics: [object]") +
+		Config: "hmcs:\n" + hmctest.Entry(t, sim, ", topics: [object]") +
 			fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, batch: {max_events: 50}, retry: {initial: 10ms, max: 100ms}}\n", consumer.url),
 	})
 	connected(t, d)
@@ -273,7 +274,7 @@ func TestFullDisk(t *testing.T) {
 func TestCrashOnFullDisk(t *testing.T) {
 	t.Parallel()
 	disk := mount(t, "24m")
-	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: -1})
 	var mu sync.Mutex
 	got := map[string]int{}
 	var told []toldGap
@@ -314,7 +315,7 @@ func TestCrashOnFullDisk(t *testing.T) {
 	consumer.start(t)
 	d := daemon.Start(t, daemon.Options{
 		Storage: filepath.Join(disk, "data"),
-		Config: entry(t, sim, ", topics: [object]") +
+		Config: "hmcs:\n" + hmctest.Entry(t, sim, ", topics: [object]") +
 			fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, batch: {max_events: 50}, retry: {initial: 10ms, max: 100ms}}\n", consumer.url),
 	})
 	connected(t, d)

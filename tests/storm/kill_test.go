@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
@@ -284,7 +285,7 @@ func TestKill(t *testing.T) {
 	seed := uint64(soak.Count(t, "SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: 4, OSMessages: killHeld})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: 4, OSMessages: killHeld})
 	load := &stormLoad{sim: sim, partitions: sim.Partitions(), lives: make([][]int, 1)}
 	load.texts = make([]int, len(load.partitions))
 	for _, p := range load.partitions {
@@ -306,7 +307,7 @@ func TestKill(t *testing.T) {
 		return len(hooked.messages[partition])
 	}
 	consumer.start(t)
-	config := entry(t, sim, ", topics: [object], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: true}]") + fmt.Sprintf(`sinks:
+	config := "hmcs:\n" + hmctest.Entry(t, sim, ", topics: [object], os_messages: [{cpc: .*, partition: .*, include_refresh_messages: true}]") + fmt.Sprintf(`sinks:
 - {name: hook, webhook: {url: %q}, batch: {max_events: 100}, retry: {initial: 10ms, max: 100ms}}
 - {name: file, log: {output: events.log}}
 `, consumer.url)

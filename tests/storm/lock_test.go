@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
@@ -16,12 +17,12 @@ import (
 // One that was killed locks nobody out.
 func TestLocked(t *testing.T) {
 	t.Parallel()
-	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: -1})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: -1})
 	seen := make(chan string, 10)
 	consumer := newHook(t, func(raw []byte, _ int64) { seen <- string(raw) })
 	consumer.start(t)
 	d := daemon.Start(t, daemon.Options{
-		Config: entry(t, sim, "") + fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, drop: [{type: bridge-.*}]}\n", consumer.url),
+		Config: "hmcs:\n" + hmctest.Entry(t, sim, "") + fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}, drop: [{type: bridge-.*}]}\n", consumer.url),
 	})
 	connected(t, d)
 	for range 2 {

@@ -14,7 +14,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -34,33 +33,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // within is how long a test waits for something that takes moments on a machine with nothing else to do.
 const within = 5 * time.Minute
-
-// startHMC starts a simulated HMC. It ends with the test.
-func startHMC(t testing.TB, opts hmcsim.Options) *hmcsim.HMC {
-	t.Helper()
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sim
-}
-
-// entry is the configuration of a simulated HMC; extra are further keys, each with a comma in front.
-func entry(t testing.TB, sim *hmcsim.HMC, extra string) string {
-	t.Helper()
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, sim.CACertPEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("hmcs:\n- {name: %s, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: %q}, "+
-		"rest_requests_per_minute: 10000, stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}%s}\n",
-		strings.ToLower(sim.Name()), sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, ca, extra)
-}
 
 // connected waits until the daemon follows everything it wants to of all HMCs.
 func connected(t testing.TB, d *daemon.Daemon) {

@@ -13,6 +13,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
@@ -79,12 +80,12 @@ func fillStore(t testing.TB, dir, sink string, n int) {
 func TestStart(t *testing.T) {
 	const waiting = 1_000_000
 	rounds := soak.Count(t, "STARTS", 2, 5)
-	sim := startHMC(t, hmcsim.Options{Name: "east", Partitions: 2})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: 2})
 	dir, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
 	fillStore(t, data, "dead", waiting)
 	dead := fmt.Sprintf("http://127.0.0.1:%d/", program.FreePort(t))
 	addr := fmt.Sprintf("127.0.0.1:%d", program.FreePort(t))
-	write(t, filepath.Join(dir, "hmcnotifyd.yaml"), entry(t, sim, "")+fmt.Sprintf("sinks:\n- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}], retry: {initial: 100ms, max: 200ms}}\n", dead))
+	write(t, filepath.Join(dir, "hmcnotifyd.yaml"), "hmcs:\n"+hmctest.Entry(t, sim, "")+fmt.Sprintf("sinks:\n- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}], retry: {initial: 100ms, max: 200ms}}\n", dead))
 	get := func(path string) (string, error) {
 		resp, err := http.Get("http://" + addr + path) //nolint:noctx // it answers or is refused
 		if err != nil {

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
@@ -42,24 +43,10 @@ type site struct {
 	east, west *hmcsim.HMC
 }
 
-func startSim(t *testing.T, opts hmcsim.Options) *hmcsim.HMC {
-	t.Helper()
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sim
-}
-
 func startSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{
-		east: startSim(t, hmcsim.Options{Name: "EAST", CPCs: 2, Partitions: 8}), west: startSim(t, hmcsim.Options{Name: "WEST", CPCs: 1, Partitions: 3, Seed: 2}),
+		east: hmctest.Start(t, hmcsim.Options{Name: "EAST", CPCs: 2, Partitions: 8}), west: hmctest.Start(t, hmcsim.Options{Name: "WEST", CPCs: 1, Partitions: 3, Seed: 2}),
 	}
 	entry := func(name string, sim *hmcsim.HMC) string {
 		return fmt.Sprintf("  - {name: %s, hosts: [\"127.0.0.1\"], rest_port: %d, stomp_port: %d, userid: hmcuser, password: hmcpass, tls: {ca_file: %s.pem}, "+

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/clock"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/consumer"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
@@ -44,15 +45,7 @@ type world struct {
 // start starts all of it. sink are further keys of the consumer's sink.
 func start(t *testing.T, sink string, env ...string) *world {
 	t.Helper()
-	sim, err := hmcsim.Start(hmcsim.Options{Name: "east", CPCs: 2, Partitions: 4, OSMessages: 200})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 2, Partitions: 4, OSMessages: 200})
 	w := &world{sim: sim, clock: clock.New(t), consumer: consumer.Start(t)}
 	for _, p := range sim.Partitions() {
 		status := "operating"

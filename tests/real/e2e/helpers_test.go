@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/activemq"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
@@ -123,15 +124,7 @@ func startConsole(t testing.TB, name string, o consoleOptions) *console {
 	o.sim.OnLogon = func(s hmcsim.SessionInfo) {
 		c.broker.AddUser(worker{t}, activemq.User{Name: s.SessionID, Password: s.Credential})
 	}
-	sim, err := hmcsim.Start(o.sim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	sim := hmctest.Start(t, o.sim)
 	c.sim = sim
 	// An operating system runs in each, so that its messages can be followed.
 	for _, p := range sim.Partitions() {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/consumer"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
@@ -31,15 +32,7 @@ import (
 func simulate(t *testing.T, name, stomp string, opts hmcsim.Options) (*hmcsim.HMC, string) {
 	t.Helper()
 	opts.Name = name
-	sim, err := hmcsim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	sim := hmctest.Start(t, opts)
 	return sim, entryOf(t, name, stomp, sim, sim.CACertPEM())
 }
 

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 )
 
@@ -126,15 +127,7 @@ func TestKilled(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	url, stream := startNATS(t)
-	sim, err := hmcsim.Start(hmcsim.Options{Name: "east", Partitions: 4, OSMessages: 10_000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sim.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: 4, OSMessages: 10_000})
 	l := &load{sim: sim, partitions: sim.Partitions()}
 	l.texts = make([]int, len(l.partitions))
 	for _, p := range l.partitions {

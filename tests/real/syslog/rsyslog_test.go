@@ -23,6 +23,7 @@ import (
 	stored "github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
@@ -148,15 +149,7 @@ func TestRestarted(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			server := newRsyslog(t)
-			sim, err := hmcsim.Start(hmcsim.Options{Name: "east", Partitions: 12})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := sim.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			sim := hmctest.Start(t, hmcsim.Options{Name: "east", Partitions: 12})
 			ca, err := os.ReadFile(server.ca)
 			if err != nil {
 				t.Fatal(err)
