@@ -91,9 +91,16 @@ func TestNobodyElseActs(t *testing.T) {
 	for _, flag := range []string{"", "--web.enable-admin-api"} {
 		flags := append([]string{"--web.listen-address=" + other + ":0"}, strings.Fields(flag)...)
 		d := start(t, daemon.Options{Config: strings.ReplaceAll(idle, "none", "ops"), Flags: flags})
-		_, rest, _ := strings.Cut(d.Process.Output(), `"addresses":[`)
-		addresses, _, _ := strings.Cut(rest, "]")
-		_, address, _ := strings.Cut(strings.ReplaceAll(addresses, `"`, ""), ",")
+		var address string
+		d.Process.Await(t, within, func() error { // it may answer before it says so
+			_, rest, _ := strings.Cut(d.Process.Output(), `"addresses":[`)
+			addresses, _, ok := strings.Cut(rest, "]")
+			if !ok {
+				return errors.New("it does not say where it listens")
+			}
+			_, address, _ = strings.Cut(strings.ReplaceAll(addresses, `"`, ""), ",")
+			return nil
+		})
 		for _, r := range [][2]string{{http.MethodDelete, purge}, {http.MethodPost, test}, {http.MethodPost, replay}} {
 			if status := do(r[0], "http://"+address+r[1], "Host", "localhost"); (status == http.StatusForbidden) != (flag == "") {
 				t.Errorf("%s %s from another address, %q: %d", r[0], r[1], flag, status)
