@@ -67,8 +67,10 @@ type OSVerdict struct {
 	Duplicate bool
 	// Epoch is which of the partition's sequences it belongs to; part of its event id if not 0.
 	Epoch uint32
-	// Missing is how many numbers before a live message were skipped.
+	// Missing is how many numbers before a live message were skipped, Since when the message
+	// before them came.
 	Missing int64
+	Since   time.Time
 }
 
 // OSReplay is what the HMC sent again: refresh messages, or an answer of List OS Messages.
@@ -151,6 +153,10 @@ type osPartition struct {
 	// the highest number that came live
 	published        int64
 	began, highestAt time.Duration
+	// when the last message was recorded, in Unix milliseconds; 0: that is not known
+	recorded int64
+	// what is known beside what is stored was kept when it was loaded
+	recalled bool
 	// hash of the host that numbers it; 0: not known
 	host uint32
 	// that of the one before, which this one has not replayed all of yet; 0: none
@@ -377,7 +383,10 @@ func (p *osPartition) live(msg *OSMessage, host uint32, now time.Duration) (v OS
 	case p.begun && p.outrun(msg, now):
 		return OSVerdict{Duplicate: true, Epoch: p.epoch}
 	case p.begun && msg.Number > p.highest && near(msg.Number, p.highest):
-		v.Missing = p.extend(msg.Number)
+		before := p.highestAt
+		if v.Missing = p.extend(msg.Number); v.Missing > 0 {
+			v.Since = p.book.base.Add(before)
+		}
 	case p.begun && msg.Number <= p.highest:
 		e := p.find(p.epoch, msg)
 		if e != nil && p.repeated(e, msg, now) {
@@ -497,6 +506,7 @@ func (p *osPartition) record(msg *OSMessage, epoch uint32, now time.Duration) {
 		p.entries = slices.Delete(p.entries, 0, slotEntries)
 		p.first += slotEntries
 	}
+	p.recorded = p.book.base.Add(now).UnixMilli()
 	p.entries = append(p.entries, osEntry{msg.Number, max(msg.Time, 0), now, msg.Text, epoch})
 	p.touch(len(p.entries) - 1)
 }

@@ -91,12 +91,13 @@ func (b *markBook) load() (damaged int) {
 }
 
 // restart makes another book of what is committed.
-func (b *markBook) restart(t *testing.T) *markBook {
+func (b *markBook) restart(t *testing.T, now time.Time) *markBook {
 	t.Helper()
 	again := &markBook{OSMessages: NewOSMessages("hmc"), store: b.store}
 	if damaged := again.load(); damaged != 0 {
 		t.Errorf("%d values are damaged", damaged)
 	}
+	again.Anchor(now)
 	return again
 }
 
@@ -183,7 +184,7 @@ func (s *markStory) blind() {
 func (s *markStory) restart() {
 	s.t.Helper()
 	s.m.commit()
-	s.m = s.m.restart(s.t)
+	s.m = s.m.restart(s.t, s.now)
 }
 
 // commitFails forgets what was not committed.
@@ -1070,7 +1071,7 @@ func (m *markModel) step() {
 	case n < 80:
 		m.note("the daemon is started again")
 		m.connected = false
-		m.mark = m.mark.restart(m.t)
+		m.mark = m.mark.restart(m.t, m.now)
 	case !m.connected:
 		m.connect()
 	}
@@ -1159,7 +1160,7 @@ func TestPartitionMarkState(t *testing.T) {
 		}
 		m.abandoned()
 		want, wanted := markText(m)
-		if got, loaded := markText(m.restart(t)); got != want || !slices.Equal(loaded, wanted) {
+		if got, loaded := markText(m.restart(t, now)); got != want || !slices.Equal(loaded, wanted) {
 			t.Fatalf("step %d: loaded\n%s\n%+v\nwant\n%s\n%+v", step, got, loaded, want, wanted)
 		}
 	}
@@ -1173,7 +1174,7 @@ func markText(m *markBook) (string, []osEntry) {
 	for i := range entries {
 		entries[i].received = 0
 	}
-	p.book, p.entries, p.limit, p.published, p.began, p.highestAt = nil, nil, 0, 0, 0, 0
+	p.book, p.entries, p.limit, p.published, p.began, p.highestAt, p.recalled = nil, nil, 0, 0, 0, 0, false
 	return fmt.Sprintf("%+v", p), entries
 }
 
@@ -1233,7 +1234,7 @@ func TestPartitionMarkWithoutHead(t *testing.T) {
 		m.commit()
 	}
 	delete(m.store, "os/hmc\x00"+markPartition+"#3")
-	m = m.restart(t)
+	m = m.restart(t, markClock.Add(time.Hour))
 	if p := m.known(); p.highest != 46 || p.epoch != 1 {
 		t.Fatalf("last is %d of epoch %d; want 46 of 1", p.highest, p.epoch)
 	}
@@ -1250,7 +1251,7 @@ func TestPartitionMarkWithHole(t *testing.T) {
 	}
 	m.commit()
 	delete(m.store, "os/hmc\x00"+markPartition+"#2")
-	s := &markStory{t: t, m: m.restart(t), now: markClock.Add(time.Hour)}
+	s := &markStory{t: t, m: m.restart(t, markClock.Add(time.Hour)), now: markClock.Add(time.Hour)}
 	s.replay("200 dup, 1 new", markRange("a", 1, 201)...)
 	s.restart()
 	s.replay("201 dup, 1 new", markRange("a", 1, 202)...)
@@ -1392,7 +1393,7 @@ func TestOtherHostAndWhatWasThereBefore(t *testing.T) {
 					t.Helper()
 					if stored {
 						m.commit()
-						m = m.restart(t)
+						m = m.restart(t, markClock.Add(time.Hour))
 					}
 					now = now.Add(time.Hour)
 					all := list(host, from, to)
@@ -1447,7 +1448,7 @@ func TestStateOfVersion1(t *testing.T) {
 		}
 		if again { // stored anew
 			m.commit()
-			m = m.restart(t)
+			m = m.restart(t, markClock.Add(time.Hour))
 		}
 		later := markClock.Add(24 * time.Hour)
 		replay := func(partition, want string, messages ...OSMessage) {
@@ -1478,7 +1479,7 @@ func TestStateOfVersion1(t *testing.T) {
 		}
 		m.commit()
 		for range 2 {
-			m = m.restart(t)
+			m = m.restart(t, markClock.Add(time.Hour))
 			replay("two systems", "302 dup", append(markRange("a", 100, 300), markRange("b", 1, 101)...)...)
 			replay("taken back", "41 dup", markRange("a", 1, 41)...)
 		}
@@ -1541,7 +1542,7 @@ func TestStart(t *testing.T) {
 	}
 	m.live(markMessage(0, "b", -1), markClock)
 	m.commit()
-	m = m.restart(t)
+	m = m.restart(t, markClock.Add(time.Hour))
 	if n := m.BeforeStart(markPartition, "", slices.Concat(markRange("a", 3, 12), markRange("b", 0, 0))); n != 7 {
 		t.Errorf("%d are before what came first, and numbers began anew", n)
 	}
@@ -1711,5 +1712,50 @@ func BenchmarkPartitionMarkReplay(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.replay(OSReplay{Messages: messages, Asked: later, Now: later, Complete: true})
+	}
+}
+
+// An HMC may replay a message before it publishes it. When the daemon is started anew between, it is the same message
+// for as long as it would have been without that; what had been published is another one, of a sequence that began anew.
+func TestReplayedBeforeAndPublishedAfterStart(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		published bool
+		after     time.Duration
+		same      bool
+	}{
+		{"soon", false, 2 * time.Second, true},
+		{"late", false, replayRace + time.Second, false},
+		{"published before", true, 2 * time.Second, false},
+		{"the clock was set back", false, -time.Hour, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b, now := newMarkBook(), time.Unix(1_800_000_000, 0)
+			var held []OSMessage
+			for i := range 5 {
+				held = append(held, markMessage(int64(i), fmt.Sprint("line ", i), 0))
+			}
+			b.Replay(markPartition, OSReplay{Host: "h", Messages: held, Asked: now, Now: now, Complete: true})
+			if test.published {
+				b.Live(markPartition, "h", held[4], now)
+				b.Live(markPartition, "h", markMessage(5, "line 5", 0), now)
+				held = append(held, markMessage(5, "line 5", 0))
+			}
+			b.commit()
+			at := now.Add(test.after)
+			b = b.restart(t, at)
+			last := held[len(held)-1]
+			if v := b.Live(markPartition, "h", last, at); v.Duplicate != test.same {
+				t.Errorf("%+v", v)
+			}
+			if !test.same {
+				return
+			}
+			for _, v := range b.Replay(markPartition, OSReplay{Host: "h", Messages: held, Asked: at, Now: at, Complete: true}) {
+				if !v.Duplicate {
+					t.Errorf("replayed again, it is new: %+v", v)
+				}
+			}
+		})
 	}
 }

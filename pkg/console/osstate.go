@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
@@ -22,7 +23,12 @@ import (
 //
 // Each slot has the head, all that is known of the partition beside its entries. That of the newest
 // one counts.
-const osVersion = 2
+//
+// Version 2 lacked what had come live, and when the last message was recorded.
+const (
+	osVersion  = 3
+	osVersion2 = 2
+)
 
 // osSlot is a slot as it is stored.
 type osSlot struct {
@@ -38,6 +44,9 @@ func (s *osSlot) each(c *codec) {
 	gaps, entries := int64(len(p.gaps)), int64(len(s.entries))
 	code(c, &p.epoch, &p.top, &p.host, &p.hostBefore)
 	code(c, &s.start, &p.lowest, &p.highest, &p.floor, &gaps, &entries)
+	if c.version == osVersion {
+		code(c, &p.published, &p.recorded)
+	}
 	if c.reading {
 		p.gaps = make(spans, min(max(gaps, 0), maxGaps))
 		s.entries = make([]osEntry, min(max(entries, 0), slotEntries))
@@ -59,6 +68,7 @@ func (s *osSlot) each(c *codec) {
 // codec appends numbers, or reads them. After the first that is not there, all are 0.
 type codec struct {
 	b       []byte
+	version byte
 	reading bool
 	bad     bool
 }
@@ -84,7 +94,7 @@ func (c *codec) skip(n int) {
 }
 
 func (s *osSlot) encode() []byte {
-	c := codec{b: append(make([]byte, 0, 512), osVersion)}
+	c := codec{b: append(make([]byte, 0, 512), osVersion), version: osVersion}
 	s.each(&c)
 	return binary.BigEndian.AppendUint32(c.b, crc32.ChecksumIEEE(c.b))
 }
@@ -95,10 +105,10 @@ func (s *osSlot) decode(b []byte) bool {
 	if size < 1 || crc32.ChecksumIEEE(b[:size]) != binary.BigEndian.Uint32(b[size:]) {
 		return false
 	}
-	c := codec{b: b[1:size], reading: true}
+	c := codec{b: b[1:size], version: b[0], reading: true}
 	s.head, s.slots = new(osPartition), osSlots
 	switch b[0] {
-	case osVersion:
+	case osVersion, osVersion2:
 		s.each(&c)
 	case osVersion1:
 		s.read1(&c)
@@ -150,6 +160,28 @@ func (o *OSMessages) Load(stored ledger.Stored) (damaged int) {
 		return true
 	})
 	return damaged
+}
+
+// Anchor says at what time the state was loaded. What was replayed shortly before it was stored may
+// not have come live yet.
+func (o *OSMessages) Anchor(now time.Time) {
+	at := o.clock(now)
+	for _, p := range o.partitions {
+		if p.recalled {
+			continue
+		}
+		// The clock may have been set back.
+		age := max(now.Sub(time.UnixMilli(p.recorded)), 0)
+		if age >= replayRace {
+			p.published = p.highest // all of it was published before the daemon was started
+			continue
+		}
+		for i := range p.entries {
+			if e := &p.entries[i]; e.received == 0 && e.of(p.epoch) && e.number > p.published {
+				e.received = max(at-age, 1) // at the latest
+			}
+		}
+	}
 }
 
 // Changes appends what is to be stored since the last call. A nil value deletes.
@@ -207,7 +239,6 @@ func (p *osPartition) join(slots []osSlot) bool {
 	}
 	head := *newest.head
 	head.book, head.key = p.book, p.key
-	head.published = head.highest // all of it was written before the daemon was started
 	*p = head
 	slots = slices.DeleteFunc(slots, func(s osSlot) bool { return newest.start-s.start >= newest.slots*slotEntries })
 	dropped := p.first > 0 || slots[0].start > 0
@@ -249,6 +280,7 @@ func (p *osPartition) recall(was *osPartition) {
 			}
 		}
 	}
+	p.recalled = true
 	if p.epoch == was.epoch {
 		p.began, p.published = was.began, min(was.published, p.highest)
 	}

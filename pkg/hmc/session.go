@@ -32,7 +32,8 @@ type Session struct {
 	host       string
 	id         string
 	credential string
-	over       *atomic.Bool
+	// It is logged off; lost: the HMC had ended it before that.
+	over, lost *atomic.Bool
 	// file notes it, see Options.SessionNotes.
 	file string
 
@@ -161,7 +162,8 @@ func (c *Client) cleanUp(ctx context.Context, s *Session) {
 // nothing.
 func (c *Client) Resume(sessionID, credential string) *Session {
 	return &Session{
-		c: c, host: c.Host(), id: sessionID, credential: credential, over: new(atomic.Bool), PasswordExpires: -1,
+		c: c, host: c.Host(), id: sessionID, credential: credential, PasswordExpires: -1,
+		over: new(atomic.Bool), lost: new(atomic.Bool),
 	}
 }
 
@@ -228,6 +230,7 @@ func (s *Session) Logoff(ctx context.Context) error {
 	if errors.As(err, &answer) && (answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized) {
 		// As in zhmcclient, 403 is no error here: the session is not known any more.
 		err = nil
+		s.lost.Store(true)
 	}
 	if err == nil {
 		s.over.Store(true)
@@ -235,6 +238,9 @@ func (s *Session) Logoff(ctx context.Context) error {
 	}
 	return err
 }
+
+// Lost says that a logoff has found that the HMC had ended the session before.
+func (s *Session) Lost() bool { return s.lost.Load() }
 
 // ListPermittedPartitions lists the DPM partitions of all CPCs that the userid has access to.
 func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, error) {

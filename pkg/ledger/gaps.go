@@ -88,6 +88,12 @@ func (g *Gap) end(at time.Time) {
 // concerns says whether notifications of a kind may be missing.
 func (g *Gap) concerns(kind string) bool { return g.Whole || g.Concerns[kind] }
 
+// overlaps says whether something of a kind may be missing of a time.
+func (g *Gap) overlaps(from, to time.Time, kind string) bool {
+	return g.From.Before(to) && (g.To.IsZero() || from.Before(g.To)) &&
+		(g.concerns(kind) || g.concerns(event.TopicOther))
+}
+
 func bounded(list []string, text string) []string {
 	if slices.Contains(list, text) || len(list) >= maxCauses {
 		return list
@@ -131,8 +137,8 @@ type Gaps struct {
 
 	// when the link came up; zero: it is down
 	upSince time.Time
-	// the last gaps that were reported
-	past []timeSpan
+	// the last gaps that were reported, and times of which not all was
+	past []*Gap
 	// the last times in which the link was up
 	ups []timeSpan
 	// links are the same, from when the topics were subscribed to, at the earliest; asked is
@@ -144,12 +150,12 @@ type Gaps struct {
 // timeSpan is a time from one moment to another.
 type timeSpan struct{ from, to time.Time }
 
-// keepSpan adds a time to the last ones.
-func keepSpan(spans []timeSpan, t timeSpan) []timeSpan {
-	if len(spans) >= keptSpans {
-		spans = slices.Delete(spans, 0, 1)
+// keep adds one to the last ones.
+func keep[T any](last []T, v T) []T {
+	if len(last) >= keptSpans {
+		last = slices.Delete(last, 0, 1)
 	}
-	return append(spans, t)
+	return append(last, v)
 }
 
 // NewGaps returns the book of an HMC.
@@ -213,33 +219,50 @@ func (b *Gaps) unreported() []*Gap {
 	return gaps
 }
 
-// Watched reports whether there was contact and nothing was missed in a time.
-func (b *Gaps) Watched(from, to time.Time) bool {
+// Watched reports whether there was contact and nothing of a kind was missed in a time.
+func (b *Gaps) Watched(from, to time.Time, kind string) bool {
 	covers := func(up timeSpan) bool { return !up.from.After(from) && !up.to.Before(to) }
 	isUp := !b.upSince.IsZero() && !b.upSince.After(from)
 	if !isUp && !slices.ContainsFunc(b.ups, covers) {
 		return false
 	}
-	overlaps := func(t timeSpan) bool { return t.from.Before(to) && (t.to.IsZero() || from.Before(t.to)) }
-	return !slices.ContainsFunc(b.past, overlaps) &&
-		!slices.ContainsFunc(b.unreported(), func(g *Gap) bool { return overlaps(timeSpan{g.From, g.To}) })
+	overlaps := func(g *Gap) bool { return g.overlaps(from, to, kind) }
+	return !slices.ContainsFunc(b.past, overlaps) && !slices.ContainsFunc(b.unreported(), overlaps)
 }
 
 // Unreported notes that not all that was seen in a time has been reported.
 func (b *Gaps) Unreported(from, to time.Time) {
-	if n := len(b.past) - 1; n >= 0 && !from.After(b.past[n].to) && !b.past[n].from.After(from) {
-		if to.After(b.past[n].to) {
-			b.past[n].to = to
+	concerns := map[string]bool{event.TopicOther: true}
+	if n := len(b.past) - 1; n >= 0 {
+		last := b.past[n]
+		if maps.Equal(last.Concerns, concerns) && !from.After(last.To) && !last.From.After(from) {
+			if to.Before(last.To) {
+				to = last.To
+			}
+			b.past[n] = &Gap{From: last.From, To: to, Concerns: concerns}
+			return
 		}
-		return
 	}
-	b.past = keepSpan(b.past, timeSpan{from, to})
+	b.past = keep(b.past, &Gap{From: from, To: to, Concerns: concerns})
 }
 
-// Linked reports whether the HMC may have sent over a link what it reported at a time.
-func (b *Gaps) Linked(at time.Time) bool {
-	isUp := !b.upSince.IsZero() && !b.asked.After(at)
-	return isUp || slices.ContainsFunc(b.links, func(l timeSpan) bool { return !l.from.After(at) && !l.to.Before(at) })
+// Linked reports whether the HMC may have sent over one link what it reported in a time.
+func (b *Gaps) Linked(from, to time.Time) bool {
+	covers := func(l timeSpan) bool { return !l.from.After(from) && !l.to.Before(to) }
+	isUp := !b.upSince.IsZero() && !b.asked.After(from)
+	return isUp || slices.ContainsFunc(b.links, covers)
+}
+
+// WindowUntil returns up to when another window has it that everything may be missing; the zero
+// time: there was none.
+func (b *Gaps) WindowUntil() (at time.Time) {
+	at = b.upSince
+	for _, g := range slices.Concat(b.past, b.complete, b.waiting) {
+		if g.Whole && g.To.After(at) {
+			at = g.To
+		}
+	}
+	return at
 }
 
 // touch notes that something of a window has changed.
@@ -256,8 +279,8 @@ func (b *Gaps) LinkLost(from time.Time, cause string, now time.Time) {
 	b.complete, b.waiting = append(b.complete, b.waiting...), nil
 	b.endAway(from)
 	if !b.upSince.IsZero() {
-		b.ups = keepSpan(b.ups, timeSpan{b.upSince, from})
-		b.links = keepSpan(b.links, timeSpan{b.asked, from})
+		b.ups = keep(b.ups, timeSpan{b.upSince, from})
+		b.links = keep(b.links, timeSpan{b.asked, from})
 	}
 	b.linkDown, b.filling, b.refill, b.upSince = true, false, nil, time.Time{}
 	b.blind(from, cause, now)
@@ -507,7 +530,7 @@ func (b *Gaps) Due(now time.Time, quiet time.Duration) []*Gap {
 		})
 	}
 	for _, g := range due {
-		b.past = keepSpan(b.past, timeSpan{g.From, g.To})
+		b.past = keep(b.past, g)
 		b.changed = true
 	}
 	return due

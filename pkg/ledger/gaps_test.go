@@ -15,7 +15,7 @@ func TestWatched(t *testing.T) {
 	s := NewGaps("a")
 	check := func(from, to int, want bool) {
 		t.Helper()
-		if got := s.Watched(at(from), at(to)); got != want {
+		if got := s.Watched(at(from), at(to), "object"); got != want {
 			t.Errorf("from %d to %d: %v", from, to, got)
 		}
 	}

@@ -316,17 +316,20 @@ func (s *Session) passwordRefused(err error) error {
 		"or the password has expired: %w", s.Cfg.Userid, err)
 }
 
-// Logoff ends the session on the HMC, unless it was made elsewhere.
-func (s *Session) Logoff(ctx context.Context) {
+// Logoff ends the session on the HMC, unless it was made elsewhere. lost says that the HMC had
+// ended it before.
+func (s *Session) Logoff(ctx context.Context) (lost bool) {
+	api := s.API
 	if err := s.End(ctx); err != nil {
 		s.log.Warn("the session could not be logged off; the next logon tries it again", zap.Error(err))
 	}
+	return api != nil && api.Lost()
 }
 
 // logoffTimeout bounds a logoff.
 const logoffTimeout = 5 * time.Second
 
-// End is logoff that returns what went wrong. It works also when ctx is done.
+// End is Logoff that returns what went wrong. It works also when ctx is done.
 func (s *Session) End(ctx context.Context) error {
 	api := s.API
 	s.API = nil
@@ -341,12 +344,14 @@ func (s *Session) End(ctx context.Context) error {
 	return nil
 }
 
-// Close ends all that the HMC knows of the session, also when ctx is done.
-func (s *Session) Close(ctx context.Context) {
-	s.Logoff(ctx)
+// Close ends all that the HMC knows of the session, also when ctx is done. lost is as Logoff has
+// it.
+func (s *Session) Close(ctx context.Context) (lost bool) {
+	lost = s.Logoff(ctx)
 	if s.client != nil {
 		s.client.Close()
 	}
+	return lost
 }
 
 // credentials are what the broker is shown.

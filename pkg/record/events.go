@@ -119,7 +119,7 @@ func (r *Recorder) Disconnected(ctx context.Context, d Disconnection, lastFrame 
 		if unread || lastFrame.IsZero() {
 			lastFrame = t.link.received
 		}
-		lastFrame = t.link.silence.lastCertain(lastFrame)
+		lastFrame = status.Later(t.link.silence.lastCertain(lastFrame), t.gaps.WindowUntil())
 		t.contact.Set(lastFrame, "")
 		t.blind(lastFrame, d.Cause)
 	}

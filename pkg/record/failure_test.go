@@ -245,7 +245,7 @@ func TestCommitOfGroupFails(t *testing.T) {
 	}
 	h.works()
 	b.begin(t.Context()).end()
-	if now := time.Now(); a.tx.gaps.Watched(before, now) || !a.tx.gaps.Linked(now) || b.tx.gaps.Watched(before, now) {
+	if now := time.Now(); a.tx.gaps.Watched(before, now, event.TopicObject) || !a.tx.gaps.Linked(now, now) || b.tx.gaps.Watched(before, now, event.TopicObject) {
 		t.Error("one of them has reported all that happened")
 	}
 	// a reports what b could not store, and is no repetition.

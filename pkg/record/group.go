@@ -89,7 +89,7 @@ func (t *tx) sawAll(from, to time.Time, kind string) bool {
 		if kind == event.TopicOSMessage {
 			follows = len(o.cfg.OSMessages) > 0
 		}
-		if o != t.r && follows && o.tx.gaps.Watched(from, to) && !o.tx.gaps.Lacks(kind) {
+		if o != t.r && follows && o.tx.gaps.Watched(from, to, kind) && !o.tx.gaps.Lacks(kind) {
 			return true
 		}
 	}
@@ -99,7 +99,7 @@ func (t *tx) sawAll(from, to time.Time, kind string) bool {
 // inSight reports whether an HMC of the group is watched now.
 func (t *tx) inSight(hmc string) bool {
 	o := t.g.members[hmc]
-	return o != nil && o.tx.gaps.Watched(t.now, t.now)
+	return o != nil && o.tx.gaps.Watched(t.now, t.now, event.TopicObject)
 }
 
 // flight is what a group has handed to the queue, and what became of it. The batches build on each

@@ -135,7 +135,8 @@ func (t *tx) repeatsHardware(p *HardwareParent, e *event.Event, text string) boo
 		}
 		parts = append(parts, strconv.FormatInt(at, 10))
 	}
-	return t.repeats(t.g.messages, event.IDOf(append(parts, deleted)...), e.Received, true)
+	_, repeated := t.repeats(t.g.messages, event.IDOf(append(parts, deleted)...), event.TopicOther, e.Received, true)
+	return repeated
 }
 
 // putHardware completes the event of a message with this text and puts it into the outbox.

@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
@@ -62,8 +63,12 @@ func (t *tx) message(p *translate.Part) {
 		return
 	}
 	if v.Missing > 0 && t.canFetch(event.TopicOSMessage) { // what the HMC holds of them is fetched
-		t.gaps.Missing(t.link.received, t.link.received, "the numbers of OS messages jumped",
-			p.Topic, event.TopicOSMessage, 0, true, t.now)
+		since := status.Later(v.Since, t.gaps.WindowUntil())
+		if since.After(t.link.received) {
+			since = t.link.received
+		}
+		t.gaps.Missing(since, t.link.received, "the numbers of OS messages jumped", p.Topic, event.TopicOSMessage, 0,
+			true, t.now)
 	}
 	t.putMessage(p.Event, &m, v, p.Partition, m.Time > 0)
 }
@@ -80,7 +85,7 @@ func (t *tx) putMessage(
 		e.SeenBy = t.r.seenBy
 		text := strings.TrimRight(event.String(event.Member(e.Body, "message-text")), " \t\r\n")
 		key := event.IDOf(partition, text, string(event.Member(e.Body, "timestamp")))
-		if t.repeats(t.g.messages, key, e.Received, lasting) {
+		if _, repeated := t.repeats(t.g.messages, key, event.TopicOSMessage, e.Received, lasting); repeated {
 			t.r.metrics.duplicate(e.Type)
 			return false
 		}

@@ -60,6 +60,9 @@ type pending struct {
 	heldAsked map[string]time.Time
 	expired   time.Time // when it was looked last for messages that wait for too long
 	held      []*held   // in their order
+	// When changes of objects were last put out that another HMC may report too: what happened
+	// to an object before, and is reported now, is not what happened last.
+	changed map[string]time.Time
 }
 
 // linkState is what is known of the link to the HMC while it is up, and of the last one.
@@ -174,6 +177,7 @@ func (t *tx) load() {
 	now := t.r.now()
 	t.seen.Anchor(now)
 	t.contact.Anchor(now)
+	t.messages.Anchor(now)
 }
 
 // put records an event, behind those of the same resource that are held back.
@@ -313,7 +317,8 @@ func (t *tx) part(p *translate.Part) {
 		if t.g.changes.Shared() {
 			p.SeenBy = t.r.seenBy
 			if p.Type == event.TypeIPL { // of a message that another HMC may have reported too
-				if t.repeats(t.g.changes, event.IDOf(p.Type, p.Resource.ObjectURI), p.Received, false) {
+				key := event.IDOf(p.Type, p.Resource.ObjectURI)
+				if _, repeated := t.repeats(t.g.changes, key, event.TopicObject, p.Received, false); repeated {
 					return
 				}
 			}
@@ -323,6 +328,9 @@ func (t *tx) part(p *translate.Part) {
 		}
 	}
 }
+
+// maxChanged bounds how many objects are remembered of which something was reported.
+const maxChanged = 10_000
 
 // repeatsChange reports whether another HMC of the group has reported the same change of the same
 // object.
@@ -347,7 +355,17 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	default:
 		return false
 	}
-	return t.repeats(t.g.changes, event.IDOf(parts...), n.Received, false)
+	first, repeated := t.repeats(t.g.changes, event.IDOf(parts...), event.TopicObject, n.Received, false)
+	if repeated && !first.Before(t.changed[n.Resource.ObjectURI]) {
+		return true
+	}
+	// New, or a repetition of what was reported before another change of this HMC's: without it
+	// that one would be the last word.
+	if t.changed == nil || len(t.changed) >= maxChanged {
+		t.changed = make(map[string]time.Time)
+	}
+	t.changed[n.Resource.ObjectURI] = n.Received
+	return false
 }
 
 // repeats reports whether another HMC of the group has reported the same. lasting says that the
@@ -356,23 +374,29 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 // first one, and if this HMC's link was up when that came: what happened while this one was out of
 // sight, it does not report later. Or if the other HMC has been watched since: where this happened
 // once more, the other HMC reports that too, or its gap names it.
-func (t *tx) repeats(in *ledger.Sightings, key event.ID, at time.Time, lasting bool) bool {
-	return in.Report(key, t.r.name, at, func(first string, reported time.Time) bool {
-		switch {
+// first is when that reported it.
+func (t *tx) repeats(
+	in *ledger.Sightings, key event.ID, kind string, at time.Time, lasting bool,
+) (first time.Time, repeated bool) {
+	repeated = in.Report(key, t.r.name, at, func(by string, reported time.Time) bool {
+		switch first = reported; {
 		case lasting:
 			return at.Sub(reported) <= replayWithin
 		case at.Sub(reported) > arriveWithin:
 			return false
-		case t.gaps.Linked(reported):
+		case t.gaps.Linked(reported.Add(-arriveWithin), at):
 			return true
+		case !t.gaps.Linked(reported, reported):
+			other := t.g.members[by]
+			if other == nil || !other.tx.gaps.Watched(reported, at, kind) {
+				return false
+			}
 		}
-		other := t.g.members[first]
-		if other == nil || !other.tx.gaps.Watched(reported, at) {
-			return false
-		}
-		t.gaps.Unreported(reported, at)
+		// It may be of something else all the same, which the other HMC has yet to report.
+		t.gaps.Unreported(reported, at.Add(arriveWithin))
 		return true
 	})
+	return first, repeated
 }
 
 // unseen returns the kinds of topics of which no other HMC of the group has reported what happened

@@ -140,7 +140,9 @@ func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 	defer func() {
 		board.update(func(now *state) { now.enter(status.StateDisconnected) })
 		s.closeLink("", "")
-		s.session.Close(ctx)
+		if s.session.Close(ctx) {
+			s.Rec.SessionEnded()
+		}
 		stop()
 		recorder.Wait()
 		s.Rec.Close(context.WithoutCancel(ctx), s.endCause())

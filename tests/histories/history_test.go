@@ -239,6 +239,7 @@ func (h *history) start() error {
 		l, err := startLife(h.cfg(), h.dir, h.disk, h.net, h.log)
 		if err == nil {
 			h.lives, h.startAt = append(h.lives, l), time.Time{}
+			time.Sleep(time.Microsecond) // it runs
 			return nil
 		}
 		if tries > 1000 {
@@ -362,6 +363,9 @@ func (h *history) do(s *step) {
 		h.sameMessage(c, s.obj)
 	case cutOff:
 		up := s.n%3 > 0
+		if h.setup.keeps < 1_000_000 { // what is written meanwhile may be more than the HMC holds
+			h.fault("", string(s.kind))()
+		}
 		_ = c.sim.SetCommunicating(c.sim.CPCs()[0].ID, up)
 	case rename:
 		_ = c.sim.RenamePartition(h.partition(c, s.obj).ID, fmt.Sprintf("NAME%d%d", s.obj, s.n%3))
@@ -519,7 +523,8 @@ func (h *history) entries(c *hmc, log string, n int) {
 	var list []hmcsim.LogEntry
 	for range n {
 		at := c.now()
-		if d := c.logged.Sub(at); d >= 0 && d < time.Second {
+		// Of what is of one millisecond a list does not tell the order.
+		if d := c.logged.Sub(at); d > -time.Millisecond && d < time.Second {
 			at = c.logged.Add(time.Millisecond)
 		}
 		c.logged = at

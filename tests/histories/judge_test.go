@@ -204,15 +204,27 @@ func times(m map[string]time.Time) string {
 	return strings.Join(out, ", ")
 }
 
-// apart says whether two HMCs of a group have reported something so that nobody can tell that it is the same.
+// apart says whether HMCs of a group have reported something so that nobody can tell that it is the same.
 func (j *judge) apart(f *fact, list []*told) bool {
-	if len(f.hmcs) < 2 || len(list) != 2 || list[0].HMC == list[1].HMC || list[0].Origin != "live" || list[1].Origin != "live" {
+	by := make(map[string]bool)
+	for i, e := range list {
+		if by[e.HMC] || i > 0 && !j.unlike(list[i-1], e) {
+			return false
+		}
+		by[e.HMC] = true
+	}
+	return len(f.hmcs) > 1
+}
+
+// unlike is apart for two reports.
+func (j *judge) unlike(a, b *told) bool {
+	if a.Received.After(b.Received) {
+		a, b = b, a
+	}
+	if b.Origin != "live" { // what is replayed or listed is known for a day
 		return false
 	}
-	first, second := list[0].Received, list[1].Received
-	if first.After(second) {
-		first, second = second, first
-	}
+	first, second := a.Received, b.Received
 	if second.Sub(first) > 5*time.Second {
 		return true
 	}
@@ -222,7 +234,7 @@ func (j *judge) apart(f *fact, list []*told) bool {
 			return (w.hmc == "" || w.hmc == hmc) && w.from.Before(second) && w.to.After(first.Add(-before))
 		})
 	}
-	return disturbed(list[0].HMC, time.Minute) && disturbed(list[1].HMC, time.Minute)
+	return disturbed(a.HMC, time.Minute) && disturbed(b.HMC, time.Minute)
 }
 
 // holds says whether an HMC holds what it told, at the end.
