@@ -135,8 +135,8 @@ func (t *tx) repeatsHardware(p *HardwareParent, e *event.Event, text string) boo
 		}
 		parts = append(parts, strconv.FormatInt(at, 10))
 	}
-	_, repeated := t.repeats(t.g.messages, event.IDOf(append(parts, deleted)...), event.TopicOther, e.Received, true)
-	return repeated
+	key := event.IDOf(append(parts, deleted)...)
+	return t.repeats(t.g.messages, &sighting{key: key, kind: event.TopicOther, at: e.Received, lasting: true})
 }
 
 // putHardware completes the event of a message with this text and puts it into the outbox.

@@ -85,7 +85,8 @@ func (t *tx) putMessage(
 		e.SeenBy = t.r.seenBy
 		text := strings.TrimRight(event.String(event.Member(e.Body, "message-text")), " \t\r\n")
 		key := event.IDOf(partition, text, string(event.Member(e.Body, "timestamp")))
-		if _, repeated := t.repeats(t.g.messages, key, event.TopicOSMessage, e.Received, lasting); repeated {
+		report := sighting{key: key, kind: event.TopicOSMessage, at: e.Received, lasting: lasting}
+		if t.repeats(t.g.messages, &report) {
 			t.r.metrics.duplicate(e.Type)
 			return false
 		}

@@ -318,7 +318,7 @@ func (t *tx) part(p *translate.Part) {
 			p.SeenBy = t.r.seenBy
 			if p.Type == event.TypeIPL { // of a message that another HMC may have reported too
 				key := event.IDOf(p.Type, p.Resource.ObjectURI)
-				if _, repeated := t.repeats(t.g.changes, key, event.TopicObject, p.Received, false); repeated {
+				if t.repeats(t.g.changes, &sighting{key: key, kind: event.TopicObject, at: p.Received}) {
 					return
 				}
 			}
@@ -355,12 +355,14 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	default:
 		return false
 	}
-	first, repeated := t.repeats(t.g.changes, event.IDOf(parts...), event.TopicObject, n.Received, false)
-	if repeated && !first.Before(t.changed[n.Resource.ObjectURI]) {
+	// What was reported before another change of this HMC's is not what this one is of, or that
+	// one would be the last word.
+	report := sighting{
+		key: event.IDOf(parts...), kind: event.TopicObject, at: n.Received, after: t.changed[n.Resource.ObjectURI],
+	}
+	if t.repeats(t.g.changes, &report) {
 		return true
 	}
-	// New, or a repetition of what was reported before another change of this HMC's: without it
-	// that one would be the last word.
 	if t.changed == nil || len(t.changed) >= maxChanged {
 		t.changed = make(map[string]time.Time)
 	}
@@ -368,35 +370,42 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	return false
 }
 
-// repeats reports whether another HMC of the group has reported the same. lasting says that the
-// same may be reported long after it happened, because it was replayed or listed, or because its
-// own time tells it from others. Else a report is a repetition only if it comes soon after the
-// first one, and if this HMC's link was up when that came: what happened while this one was out of
-// sight, it does not report later. Or if the other HMC has been watched since: where this happened
-// once more, the other HMC reports that too, or its gap names it.
-// first is when that reported it.
-func (t *tx) repeats(
-	in *ledger.Sightings, key event.ID, kind string, at time.Time, lasting bool,
-) (first time.Time, repeated bool) {
-	repeated = in.Report(key, t.r.name, at, func(by string, reported time.Time) bool {
-		switch first = reported; {
-		case lasting:
-			return at.Sub(reported) <= replayWithin
-		case at.Sub(reported) > arriveWithin:
+// sighting is what an HMC of a group reports, which another one may have reported.
+type sighting struct {
+	key  event.ID
+	kind string // of topic
+	at   time.Time
+	// The other one has reported it not before this; the zero time: whenever.
+	after time.Time
+	// It may be reported long after it happened, because it was replayed or listed, or because
+	// its own time tells it from others.
+	lasting bool
+}
+
+// repeats reports whether another HMC of the group has reported the same. If it is not lasting, a
+// report is a repetition only if it comes soon after the first one, and if this HMC's link was up
+// when that came: what happened while this one was out of sight, it does not report later. Or if
+// the other HMC has been watched since: where this happened once more, the other HMC reports that
+// too, or its gap names it.
+func (t *tx) repeats(in *ledger.Sightings, s *sighting) bool {
+	return in.Report(s.key, t.r.name, s.at, func(by string, reported time.Time) bool {
+		switch {
+		case s.lasting:
+			return s.at.Sub(reported) <= replayWithin
+		case s.at.Sub(reported) > arriveWithin, reported.Before(s.after):
 			return false
-		case t.gaps.Linked(reported.Add(-arriveWithin), at):
+		case t.gaps.Linked(reported.Add(-arriveWithin), s.at):
 			return true
 		case !t.gaps.Linked(reported, reported):
 			other := t.g.members[by]
-			if other == nil || !other.tx.gaps.Watched(reported, at, kind) {
+			if other == nil || !other.tx.gaps.Watched(reported, s.at, s.kind) {
 				return false
 			}
 		}
 		// It may be of something else all the same, which the other HMC has yet to report.
-		t.gaps.Unreported(reported, at.Add(arriveWithin))
+		t.gaps.Unreported(reported, s.at.Add(arriveWithin))
 		return true
 	})
-	return first, repeated
 }
 
 // unseen returns the kinds of topics of which no other HMC of the group has reported what happened
