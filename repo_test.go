@@ -336,7 +336,7 @@ var (
 // TestDependenciesExplained compares go.mod with docs/dependencies.md, in both
 // directions: each dependency is a decision, and a decision has a reason.
 func TestDependenciesExplained(t *testing.T) {
-	doc, _, _ := strings.Cut(readFile(t, "docs/dependencies.md"), "\n## Licences\n")
+	doc, _, _ := strings.Cut(readFile(t, "docs/dependencies.md"), "\n## Licenses\n")
 	explained := map[string]bool{}
 	for _, m := range documentedAs.FindAllStringSubmatch(doc, -1) {
 		explained[m[1]] = true
@@ -372,9 +372,9 @@ func TestDependenciesExplained(t *testing.T) {
 	}
 }
 
-// licenceSigns are words that stand in a licence and in no other of these, in lower case and with
+// licenseSigns are words that stand in a license and in no other of these, in lower case and with
 // single blanks. Those of BSD differ in one clause.
-var licenceSigns = map[string]string{
+var licenseSigns = map[string]string{
 	"Apache-2.0": "apache license version 2.0, january 2004",
 	"MIT":        "permission is hereby granted, free of charge, to any person obtaining a copy of this software",
 	"BSD":        "redistribution and use in source and binary forms, with or without modification, are permitted",
@@ -391,13 +391,13 @@ var licenceSigns = map[string]string{
 	"CC":         "creative commons",
 }
 
-// licencesOf returns which licences a text is of; none: it is of one that is not known here.
-func licencesOf(text string) []string {
+// licensesOf returns which licenses a text is of; none: it is of one that is not known here.
+func licensesOf(text string) []string {
 	text = strings.ToLower(strings.Join(strings.FieldsFunc(text, func(r rune) bool {
 		return unicode.IsSpace(r) || r == '#' || r == '*' || r == '/' // also where it stands in comments
 	}), " "))
 	var found []string
-	for name, words := range licenceSigns {
+	for name, words := range licenseSigns {
 		if !strings.Contains(text, strings.ReplaceAll(words, "/", " ")) {
 			continue
 		}
@@ -416,17 +416,17 @@ func licencesOf(text string) []string {
 	return found
 }
 
-// TestLicences wants each module of go.mod to be under licences that docs/dependencies.md allows, by
+// TestLicenses wants each module of go.mod to be under licenses that docs/dependencies.md allows, by
 // the texts that the modules come with: what is linked into the program binds those who pass it on.
-func TestLicences(t *testing.T) {
-	_, section, found := strings.Cut(readFile(t, "docs/dependencies.md"), "\n## Licences\n")
+func TestLicenses(t *testing.T) {
+	_, section, found := strings.Cut(readFile(t, "docs/dependencies.md"), "\n## Licenses\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	allowed := map[string]bool{}
 	for _, m := range documentedAs.FindAllStringSubmatch(section, -1) {
 		allowed[m[1]] = false
 	}
 	if !found || len(allowed) == 0 {
-		t.Fatal("docs/dependencies.md allows no licence")
+		t.Fatal("docs/dependencies.md allows no license")
 	}
 	out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-json").Output()
 	if err != nil {
@@ -442,40 +442,40 @@ func TestLicences(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		licences := 0
+		licenses := 0
 		for _, file := range texts {
 			name := strings.ToUpper(filepath.Base(file))
 			if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() || path.Ext(name) == ".GO" ||
 				!strings.HasPrefix(name, "LICEN") && !strings.HasPrefix(name, "COPYING") && !strings.HasPrefix(name, "UNLICENSE") {
 				continue
 			}
-			of := licencesOf(readFile(t, file))
+			of := licensesOf(readFile(t, file))
 			if len(of) == 0 {
-				t.Errorf("%s: nobody knows of which licence %s is", m.Path, filepath.Base(file))
+				t.Errorf("%s: nobody knows of which license %s is", m.Path, filepath.Base(file))
 			}
-			for _, licence := range of {
-				if _, ok := allowed[licence]; !ok {
-					t.Errorf("%s: %s is %s, which docs/dependencies.md does not allow", m.Path, filepath.Base(file), licence)
+			for _, license := range of {
+				if _, ok := allowed[license]; !ok {
+					t.Errorf("%s: %s is %s, which docs/dependencies.md does not allow", m.Path, filepath.Base(file), license)
 				}
-				allowed[licence] = true
+				allowed[license] = true
 			}
-			licences++
+			licenses++
 		}
-		if licences == 0 {
-			t.Errorf("%s (%s) comes without a licence", m.Path, m.Dir)
+		if licenses == 0 {
+			t.Errorf("%s (%s) comes without a license", m.Path, m.Dir)
 		}
 	}
 	if required := len(requirement.FindAllString(strings.ReplaceAll(readFile(t, "go.mod"), " // indirect", ""), -1)); modules != required {
 		t.Errorf("%d modules were looked at, go.mod has %d", modules, required)
 	}
-	for licence, used := range allowed {
+	for license, used := range allowed {
 		if !used {
-			t.Errorf("docs/dependencies.md allows %s, which no module is under", licence)
+			t.Errorf("docs/dependencies.md allows %s, which no module is under", license)
 		}
 	}
 }
 
-func TestLicencesAreRecognized(t *testing.T) {
+func TestLicensesAreRecognized(t *testing.T) {
 	for text, want := range map[string]string{
 		"                    GNU GENERAL PUBLIC LICENSE\n                       Version 3":                               "[GPL]",
 		"GNU AFFERO GENERAL PUBLIC LICENSE":                                                                              "[AGPL]",
@@ -483,7 +483,7 @@ func TestLicencesAreRecognized(t *testing.T) {
 		"Business Source License 1.1":                                                                                    "[BUSL]", "You may use this on Sundays.": "[]",
 		"# MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining\na copy of this software\n\"Commons Clause\" License": "[Commons MIT]",
 	} {
-		if got := fmt.Sprint(licencesOf(text)); got != want {
+		if got := fmt.Sprint(licensesOf(text)); got != want {
 			t.Errorf("%.40q: %s, want %s", text, got, want)
 		}
 	}

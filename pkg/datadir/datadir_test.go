@@ -51,7 +51,7 @@ func TestDirectoryForOneUser(t *testing.T) {
 		0o755: "mode 0755, so that others can list what is stored: chmod 0700 " + dir,
 		0o710: "list", 0o704: "list", 0o770: "delete", 0o707: "delete", 0o777: "delete",
 	} {
-		if err := os.Chmod(dir, mode); err != nil { //nolint:gosec // that is the mistake
+		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
 		if trouble, err := datadir.Make(dir); err != nil || !strings.Contains(trouble, says) {

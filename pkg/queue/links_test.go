@@ -107,7 +107,7 @@ func TestOpenDirectoryIsWarnedOf(t *testing.T) {
 		if (len(all) == 1) != warned || warned && !strings.Contains(all[0].ContextMap()["trouble"].(string), "chmod 0700 "+dir) {
 			t.Errorf("warned of: %v, %v", warned, all)
 		}
-		if err := os.Chmod(dir, 0o750); err != nil { //nolint:gosec // that is the mistake
+		if err := os.Chmod(dir, 0o750); err != nil {
 			t.Fatal(err)
 		}
 	}
