@@ -48,7 +48,7 @@ func cgroupLimit(list, root string) int64 {
 			continue
 		}
 		for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
-			value, err := os.ReadFile(filepath.Join(dir, path, file))
+			value, err := os.ReadFile(filepath.Join(dir, path, file)) //nolint:gosec // the kernel names it
 			n, parseErr := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
 			if err == nil && parseErr == nil && n > 0 {
 				limit = min(limit, n)

@@ -51,8 +51,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 					r := newReceiver(t, o)
 					var out strings.Builder
 					for _, err := range r.Notifications(t.Context()) {
-						var jms *JMSError
-						if errors.As(err, &jms) {
+						if jms, ok := errors.AsType[*JMSError](err); ok {
 							fmt.Fprintf(&out, "%v %s\n", jms.Headers, jms.Body)
 						}
 						fmt.Fprintf(&out, "%v\n", err)

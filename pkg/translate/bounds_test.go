@@ -21,9 +21,12 @@ func parsed(headers receiver.Headers, body string, valid bool) *Notification {
 // that say what it is of.
 func TestHeadersOfManyParts(t *testing.T) {
 	headers := receiver.Headers{
-		{Name: "notification-type", Value: event.TypeOSMessage}, {Name: "class", Value: "partition"},
-		{Name: "name", Value: "P"}, {Name: "object-uri", Value: "/api/partitions/p"},
-		{Name: "object-id", Value: strings.Repeat("i", maxPartHeader+1)}, {Name: "x-large", Value: strings.Repeat("x", 60_000)},
+		{Name: "notification-type", Value: event.TypeOSMessage},
+		{Name: "class", Value: "partition"},
+		{Name: "name", Value: "P"},
+		{Name: "object-uri", Value: "/api/partitions/p"},
+		{Name: "object-id", Value: strings.Repeat("i", maxPartHeader+1)},
+		{Name: "x-large", Value: strings.Repeat("x", 60_000)},
 	}
 	for parts, want := range map[int]int{1: len(headers), 100: len(headers), 1000: 4} {
 		n := parsed(headers, `{"os-messages":[`+strings.Repeat(`{"message-text":"m"},`, parts-1)+`{"message-text":"m"}]}`, true)
@@ -57,8 +60,11 @@ func TestHeadersOfManyParts(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	long := strings.Repeat("n", 10_000)
 	headers := receiver.Headers{
-		{Name: "notification-type", Value: event.TypeStatusChange}, {Name: "class", Value: "partition"},
-		{Name: "name", Value: long}, {Name: "object-uri", Value: "/api/partitions/" + long}, {Name: "message-id", Value: long + "1"},
+		{Name: "notification-type", Value: event.TypeStatusChange},
+		{Name: "class", Value: "partition"},
+		{Name: "name", Value: long},
+		{Name: "object-uri", Value: "/api/partitions/" + long},
+		{Name: "message-id", Value: long + "1"},
 		{Name: "x", Value: long + "1"},
 	}
 	n := parsed(headers, "{}", true)
