@@ -39,8 +39,10 @@ var imports = map[string]struct {
 	why string
 }{
 	"pkg/event":     {nil, "an event is data; everything else may know it"},
-	"pkg/receiver":  {nil, "any Go program may use the receiver on its own"},
-	"pkg/hmc":       {nil, "any Go program may use the Web Services API client on its own"},
+	"pkg/budget":    {nil, "bytes are bytes, whatever they are of"},
+	"pkg/secret":    {nil, "whoever passes on what others say needs to find secrets in it"},
+	"pkg/receiver":  {[]string{"pkg/budget", "pkg/secret"}, "any Go program may use the receiver on its own"},
+	"pkg/hmc":       {[]string{"pkg/budget", "pkg/datadir", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
 	"pkg/queue":     {[]string{"pkg/datadir"}, "the queue stores opaque records"},
@@ -54,8 +56,8 @@ var imports = map[string]struct {
 	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
 	"pkg/record": {
 		[]string{
-			"pkg/config", "pkg/console", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/status",
-			"pkg/translate",
+			"pkg/budget", "pkg/config", "pkg/console", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver",
+			"pkg/status", "pkg/translate",
 		},
 		"what is recorded comes from above, and knows no session and no link",
 	},
@@ -64,13 +66,13 @@ var imports = map[string]struct {
 		"what is asked of single resources needs a session, and no link",
 	},
 	"pkg/logon": {
-		[]string{"pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
+		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
 		"session and link of one HMC are made the same way by the daemon and by a check",
 	},
 	"pkg/watch": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue", "pkg/receiver",
-			"pkg/record", "pkg/status", "pkg/translate",
+			"pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue",
+			"pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
@@ -88,8 +90,8 @@ var imports = map[string]struct {
 	},
 	"pkg/bridge": {
 		[]string{
-			"pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/sinks",
-			"pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/budget", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record",
+			"pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
@@ -99,8 +101,8 @@ var imports = map[string]struct {
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue", "pkg/receiver", "pkg/sinks",
-			"pkg/status", "pkg/web",
+			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue",
+			"pkg/receiver", "pkg/sinks", "pkg/status", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},
