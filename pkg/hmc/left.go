@@ -75,9 +75,8 @@ func readNote(path string) (n note, err error) {
 	if err != nil {
 		return n, err
 	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxNote))
-	if err == nil && json.Unmarshal(data, &n) != nil { // half of it was written
+	if err = errors.Join(err, f.Close()); err == nil && json.Unmarshal(data, &n) != nil { // half of it was written
 		return note{}, nil
 	}
 	return n, err
