@@ -19,8 +19,8 @@ ARG TARGETOS TARGETARCH VERSION REVISION
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
       -ldflags "-s -w -X main.version=${VERSION:-$(cat VERSION)} -X main.revision=$REVISION" \
       -o /out/hmcnotifyd ./cmd/hmcnotifyd
-# An empty directory for the last stage, which has no shell to make one.
-WORKDIR /out/data
+# For the last stage, which has no shell to make a directory: it is for the daemon alone.
+RUN mkdir -p /out/volumes && mkdir -m 0700 /out/volumes/data
 
 FROM scratch
 ARG VERSION REVISION
@@ -33,7 +33,7 @@ LABEL org.opencontainers.image.title="hmcnotifyd" \
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/hmcnotifyd /hmcnotifyd
 # The queue of undelivered events; a new volume takes its owner from here.
-COPY --from=build --chown=65532:65532 /out/data /data
+COPY --from=build --chown=65532:65532 /out/volumes/ /
 USER 65532:65532
 VOLUME /data
 EXPOSE 10291

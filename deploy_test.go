@@ -138,6 +138,34 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
+// The manifests have no ids of users or groups but in the overlay that is for clusters which give none,
+// and ask for nothing of the node.
+func TestManifestsHaveNoIDs(t *testing.T) {
+	ids := regexp.MustCompile(`(?i)\b(runAsUser|runAsGroup|fsGroup|supplementalGroups)"?\s*:`)
+	host := regexp.MustCompile(`(?i)\b(hostNetwork|hostPID|hostIPC|hostPath|hostPort|privileged|serviceAccountToken)"?\s*:`)
+	overlay := 0
+	for _, name := range repoFiles(t) {
+		if !strings.HasPrefix(name, "deploy/kubernetes/") {
+			continue
+		}
+		text := readFile(t, name)
+		if strings.HasPrefix(name, "deploy/kubernetes/ids/") {
+			overlay += len(ids.FindAllString(text, -1))
+		} else if m := ids.FindString(text); m != "" {
+			t.Errorf("%s has %s OpenShift's profile restricted-v2 does not admit the pod with it", name, m)
+		}
+		if m := host.FindString(text); m != "" {
+			t.Errorf("%s has %s", name, m)
+		}
+	}
+	if overlay != 3 {
+		t.Errorf("deploy/kubernetes/ids has %d ids, not user, group and the volume's group", overlay)
+	}
+	if text := readFile(t, "deploy/kubernetes/example/kustomization.yaml"); !strings.Contains(text, "\n  - ../ids ") {
+		t.Error("deploy/kubernetes/example does not use ../ids")
+	}
+}
+
 // TestDeployDocumented wants each directory of deploy to be named where its users look.
 func TestDeployDocumented(t *testing.T) {
 	readme, monitoring := readFile(t, "README.md"), readFile(t, "docs/monitoring.md")

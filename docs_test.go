@@ -2,13 +2,16 @@ package hmcnotifyd_test
 
 import (
 	"go/ast"
+	"go/constant"
 	"go/token"
+	"go/types"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // foreign are texts that users see and that do not stand in our code: those of Go's libraries.
@@ -87,6 +90,85 @@ func TestParsersAreFuzzed(t *testing.T) {
 	for name := range listed {
 		if !there[name] {
 			t.Errorf("docs/security.md lists %s, which there is not", name)
+		}
+	}
+}
+
+// TestSecurityBounds holds the bounds that docs/security.md lists against the constants of the code.
+func TestSecurityBounds(t *testing.T) {
+	constants := map[string]ast.Expr{}
+	sources := map[string]string{}
+	for _, f := range goFiles(t) {
+		if f.test || !shipped(f.pkg()) {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			decl, ok := d.(*ast.GenDecl)
+			if !ok || decl.Tok != token.CONST {
+				continue
+			}
+			for _, s := range decl.Specs {
+				spec := s.(*ast.ValueSpec) // of a constant
+				for i, name := range spec.Names {
+					if i < len(spec.Values) {
+						constants[f.pkg()+"."+name.Name], sources[f.pkg()+"."+name.Name] = spec.Values[i], f.path
+					}
+				}
+			}
+		}
+	}
+	number := func(name string) (int64, bool) {
+		expr, ok := constants[name]
+		if !ok {
+			return 0, false
+		}
+		// Each file has a set of positions of its own, which begins with 1.
+		text := readFile(t, sources[name])[expr.Pos()-1 : expr.End()-1]
+		for unit, n := range map[string]time.Duration{"Second": time.Second, "Millisecond": time.Millisecond, "Minute": time.Minute, "Hour": time.Hour} {
+			text = regexp.MustCompile(`\btime\.`+unit+`\b`).ReplaceAllString(text, strconv.FormatInt(int64(n), 10))
+		}
+		value, err := types.Eval(token.NewFileSet(), nil, token.NoPos, text)
+		if err != nil || value.Value == nil {
+			return 0, false
+		}
+		return constant.Int64Val(constant.ToInt(value.Value))
+	}
+	units := map[string]int64{
+		"": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30,
+		"ms": int64(time.Millisecond), "s": int64(time.Second), "min": int64(time.Minute), "h": int64(time.Hour),
+	}
+	rows := regexp.MustCompile("(?m)^\\| [^|]+ \\| ([0-9,]+) ?(\\w*) \\| `([\\w./]+)` \\| [^|]+ \\| [^|]+ \\|$").
+		FindAllStringSubmatch(readFile(t, "docs/security.md"), -1)
+	if len(rows) < 20 {
+		t.Fatalf("only %d bounds", len(rows))
+	}
+	for _, row := range rows {
+		said, err := strconv.ParseInt(strings.ReplaceAll(row[1], ",", ""), 10, 64)
+		unit, ok := units[row[2]]
+		if err != nil || !ok {
+			t.Errorf("docs/security.md: %s %s is no bound", row[1], row[2])
+		}
+		if is, ok := number(row[3]); !ok || is != said*unit {
+			t.Errorf("docs/security.md says that %s is %s %s, the code %d (a constant: %v)", row[3], row[1], row[2], is, ok)
+		}
+	}
+}
+
+// TestSecurityTests wants each test that docs/security.md names to be there.
+func TestSecurityTests(t *testing.T) {
+	tests := map[string]bool{}
+	for _, f := range goFiles(t) {
+		for name := range functionsIn(f) {
+			tests[name] = tests[name] || f.test
+		}
+	}
+	named := regexp.MustCompile(`\bTest[A-Z]\w+\b`).FindAllString(readFile(t, "docs/security.md"), -1)
+	if len(named) < 40 {
+		t.Fatalf("only %d tests", len(named))
+	}
+	for _, name := range named {
+		if !tests[name] {
+			t.Errorf("docs/security.md names %s, which there is not", name)
 		}
 	}
 }

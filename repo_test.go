@@ -5,6 +5,7 @@ package hmcnotifyd_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -21,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"go.uber.org/goleak"
 )
@@ -37,10 +39,13 @@ var imports = map[string]struct {
 	why string
 }{
 	"pkg/event":     {nil, "an event is data; everything else may know it"},
-	"pkg/receiver":  {nil, "any Go program may use the receiver on its own"},
-	"pkg/hmc":       {nil, "any Go program may use the Web Services API client on its own"},
+	"pkg/budget":    {nil, "bytes are bytes, whatever they are of"},
+	"pkg/secret":    {nil, "whoever passes on what others say needs to find secrets in it"},
+	"pkg/receiver":  {[]string{"pkg/budget", "pkg/secret"}, "any Go program may use the receiver on its own"},
+	"pkg/hmc":       {[]string{"pkg/budget", "pkg/datadir", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
-	"pkg/queue":     {nil, "the queue stores opaque records"},
+	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
+	"pkg/queue":     {[]string{"pkg/datadir"}, "the queue stores opaque records"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
@@ -51,8 +56,8 @@ var imports = map[string]struct {
 	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
 	"pkg/record": {
 		[]string{
-			"pkg/config", "pkg/console", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/status",
-			"pkg/translate",
+			"pkg/budget", "pkg/config", "pkg/console", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver",
+			"pkg/status", "pkg/translate",
 		},
 		"what is recorded comes from above, and knows no session and no link",
 	},
@@ -61,13 +66,13 @@ var imports = map[string]struct {
 		"what is asked of single resources needs a session, and no link",
 	},
 	"pkg/logon": {
-		[]string{"pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
+		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
 		"session and link of one HMC are made the same way by the daemon and by a check",
 	},
 	"pkg/watch": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue", "pkg/receiver",
-			"pkg/record", "pkg/status", "pkg/translate",
+			"pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue",
+			"pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
@@ -85,8 +90,8 @@ var imports = map[string]struct {
 	},
 	"pkg/bridge": {
 		[]string{
-			"pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/sinks",
-			"pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/budget", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record",
+			"pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
@@ -96,8 +101,8 @@ var imports = map[string]struct {
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue", "pkg/receiver", "pkg/sinks",
-			"pkg/status", "pkg/web",
+			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue",
+			"pkg/receiver", "pkg/sinks", "pkg/status", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},
@@ -333,7 +338,7 @@ var (
 // TestDependenciesExplained compares go.mod with docs/dependencies.md, in both
 // directions: each dependency is a decision, and a decision has a reason.
 func TestDependenciesExplained(t *testing.T) {
-	doc := readFile(t, "docs/dependencies.md")
+	doc, _, _ := strings.Cut(readFile(t, "docs/dependencies.md"), "\n## Licenses\n")
 	explained := map[string]bool{}
 	for _, m := range documentedAs.FindAllStringSubmatch(doc, -1) {
 		explained[m[1]] = true
@@ -365,6 +370,123 @@ func TestDependenciesExplained(t *testing.T) {
 	for dependency := range explained {
 		if !used[dependency] {
 			t.Errorf("docs/dependencies.md explains %s, which nothing uses", dependency)
+		}
+	}
+}
+
+// licenseSigns are words that stand in a license and in no other of these, in lower case and with
+// single blanks. Those of BSD differ in one clause.
+var licenseSigns = map[string]string{
+	"Apache-2.0": "apache license version 2.0, january 2004",
+	"MIT":        "permission is hereby granted, free of charge, to any person obtaining a copy of this software",
+	"BSD":        "redistribution and use in source and binary forms, with or without modification, are permitted",
+	"ISC":        "permission to use, copy, modify, and/or distribute this software for any purpose",
+	"MPL-2.0":    "mozilla public license version 2.0",
+	"EPL":        "eclipse public license",
+	"GPL":        "gnu general public license",
+	"LGPL":       "gnu lesser general public license",
+	"AGPL":       "gnu affero general public license",
+	"SSPL":       "server side public license",
+	"BUSL":       "business source license",
+	"Elastic":    "elastic license",
+	"Commons":    "commons clause",
+	"CC":         "creative commons",
+}
+
+// licensesOf returns which licenses a text is of; none: it is of one that is not known here.
+func licensesOf(text string) []string {
+	text = strings.ToLower(strings.Join(strings.FieldsFunc(text, func(r rune) bool {
+		return unicode.IsSpace(r) || r == '#' || r == '*' || r == '/' // also where it stands in comments
+	}), " "))
+	var found []string
+	for name, words := range licenseSigns {
+		if !strings.Contains(text, strings.ReplaceAll(words, "/", " ")) {
+			continue
+		}
+		if name == "BSD" {
+			name = "BSD-2-Clause"
+			if strings.Contains(text, "neither the name") {
+				name = "BSD-3-Clause"
+			}
+			if strings.Contains(text, "advertising materials") {
+				name = "BSD-4-Clause"
+			}
+		}
+		found = append(found, name)
+	}
+	slices.Sort(found)
+	return found
+}
+
+// TestLicenses wants each module of go.mod to be under licenses that docs/dependencies.md allows, by
+// the texts that the modules come with: what is linked into the program binds those who pass it on.
+func TestLicenses(t *testing.T) {
+	_, section, found := strings.Cut(readFile(t, "docs/dependencies.md"), "\n## Licenses\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	allowed := map[string]bool{}
+	for _, m := range documentedAs.FindAllStringSubmatch(section, -1) {
+		allowed[m[1]] = false
+	}
+	if !found || len(allowed) == 0 {
+		t.Fatal("docs/dependencies.md allows no license")
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-json").Output()
+	if err != nil {
+		t.Fatalf("go mod download: %v", err)
+	}
+	modules := 0
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); modules++ {
+		var m struct{ Path, Dir string }
+		if err := d.Decode(&m); err != nil {
+			t.Fatal(err)
+		}
+		texts, err := filepath.Glob(filepath.Join(m.Dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		licenses := 0
+		for _, file := range texts {
+			name := strings.ToUpper(filepath.Base(file))
+			if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() || path.Ext(name) == ".GO" ||
+				!strings.HasPrefix(name, "LICEN") && !strings.HasPrefix(name, "COPYING") && !strings.HasPrefix(name, "UNLICENSE") {
+				continue
+			}
+			of := licensesOf(readFile(t, file))
+			if len(of) == 0 {
+				t.Errorf("%s: nobody knows of which license %s is", m.Path, filepath.Base(file))
+			}
+			for _, license := range of {
+				if _, ok := allowed[license]; !ok {
+					t.Errorf("%s: %s is %s, which docs/dependencies.md does not allow", m.Path, filepath.Base(file), license)
+				}
+				allowed[license] = true
+			}
+			licenses++
+		}
+		if licenses == 0 {
+			t.Errorf("%s (%s) comes without a license", m.Path, m.Dir)
+		}
+	}
+	if required := len(requirement.FindAllString(strings.ReplaceAll(readFile(t, "go.mod"), " // indirect", ""), -1)); modules != required {
+		t.Errorf("%d modules were looked at, go.mod has %d", modules, required)
+	}
+	for license, used := range allowed {
+		if !used {
+			t.Errorf("docs/dependencies.md allows %s, which no module is under", license)
+		}
+	}
+}
+
+func TestLicensesAreRecognized(t *testing.T) {
+	for text, want := range map[string]string{
+		"                    GNU GENERAL PUBLIC LICENSE\n                       Version 3":                               "[GPL]",
+		"GNU AFFERO GENERAL PUBLIC LICENSE":                                                                              "[AGPL]",
+		"// Redistribution and use in source and binary\n// forms, with or without modification, are permitted provided": "[BSD-2-Clause]",
+		"Business Source License 1.1":                                                                                    "[BUSL]", "You may use this on Sundays.": "[]",
+		"# MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining\na copy of this software\n\"Commons Clause\" License": "[Commons MIT]",
+	} {
+		if got := fmt.Sprint(licensesOf(text)); got != want {
+			t.Errorf("%.40q: %s, want %s", text, got, want)
 		}
 	}
 }

@@ -105,7 +105,7 @@ func (l *stepList) String() string {
 	return text
 }
 
-// maxEventFile bounds the file of an event: a notification's body has 64 MiB at most.
+// maxEventFile bounds the file of an event: a notification's body has 4 MiB at most.
 const maxEventFile = 128 << 20
 
 // printRoutes prints which sinks an event goes to, and why.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -101,6 +102,63 @@ func TestProtection(t *testing.T) {
 	}
 	if out := p.out.String(); strings.Contains(out, password) || strings.Contains(out, string(hash)) {
 		t.Error("the password, or its hash, was printed")
+	}
+}
+
+// The example of deploy/package lets nobody in as it is, and those who have the password once it holds
+// a hash.
+func TestWebConfigExample(t *testing.T) {
+	t.Parallel()
+	const password = "correct-horse"
+	dir, cfg, ca, hash := protectable(t, password)
+	data, err := os.ReadFile("../../deploy/package/web.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := filepath.Join(dir, "web.yaml")
+	write(t, web, strings.NewReplacer("hmcnotifyd.pem", "web.crt", "hmcnotifyd.key", "web.key").Replace(string(data)))
+	if status, _, stderr := call("--config.file="+cfg, "--web.config.file="+web); status != 1 || !strings.Contains(stderr, "--web.config.file: ") ||
+		!strings.Contains(stderr, "bcrypt") {
+		t.Errorf("as it is: %d %s", status, stderr)
+	}
+	filled, err := os.ReadFile(web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, web, regexp.MustCompile(`\$2y\$\S+`).ReplaceAllLiteralString(string(filled), hash))
+	p := start(t, nil, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0", "--web.config.file="+web)
+	address := p.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: ca.ClientTLS(), DisableKeepAlives: true}}
+	eventually(t, "an answer to who has the password", func() bool {
+		status, _ := get(t, client, http.MethodGet, "https://prometheus:"+password+"@"+address+"/metrics")
+		return status == http.StatusOK
+	})
+	for _, login := range []string{"", "prometheus:PUT-THE-HASH-HERE@", "prometheus:@"} {
+		if status, _ := get(t, client, http.MethodGet, "https://"+login+address+"/metrics"); status != http.StatusUnauthorized {
+			t.Errorf("as %q: %d", login, status)
+		}
+	}
+}
+
+func TestRequestHeaderIsBounded(t *testing.T) {
+	t.Parallel()
+	dir, cfg, _, _ := protectable(t, "")
+	p := start(t, nil, "--config.file="+cfg, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0")
+	address := p.matches(`"addresses":\["(127\.0\.0\.1:\d+)"\]`)[1]
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for size, want := range map[int]int{30 << 10: http.StatusOK, 64 << 10: http.StatusRequestHeaderFieldsTooLarge} {
+		eventually(t, fmt.Sprintf("status %d to a header of %d bytes", want, size), func() bool {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/-/healthy", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Padding", strings.Repeat("x", size))
+			resp, err := client.Do(req)
+			if err != nil { // the connection was closed while the rest was on its way
+				return false
+			}
+			return resp.Body.Close() == nil && resp.StatusCode == want
+		})
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
@@ -100,6 +101,9 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 }
 
 func (e *environment) run(ctx context.Context) error {
+	if limit := budget.LimitMemory(); limit > 0 {
+		e.log.Debug("memory is limited", zap.Int64("bytes", limit))
+	}
 	cfg, err := config.Load(e.daemon.configFile)
 	if err != nil {
 		return err

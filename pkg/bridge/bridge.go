@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
@@ -95,6 +96,7 @@ type Bridge struct {
 	deadDropped        status.Throttle
 	// see ballastBytes
 	ballast []byte
+	budget  *budget.Budget // of all HMCs, beyond the share of each
 	live    record.Fanout
 	current atomic.Pointer[current]
 
@@ -145,6 +147,7 @@ func New(opts Options) (*Bridge, error) {
 		opts: opts, log: opts.Logger, started: time.Now(),
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
 		groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
+		budget: budget.New(budget.OfProcess() / 2),
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
@@ -373,6 +376,8 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
+	// What an HMC has for itself, whatever the others hold.
+	share := max(64<<10, min(8<<20, budget.OfProcess()/2/max(len(cfg.HMCs), 1)))
 	for _, c := range cfg.HMCs {
 		if find(keep.supervisors, hasName(c.Name)) != nil {
 			continue
@@ -380,7 +385,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		s, err := watch.New(watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
-			Handover: handoverShare(len(cfg.HMCs)), Intervals: b.opts.Intervals, Dial: b.opts.Dial,
+			Handover: share, Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
 		})
 		if err != nil {
 			return nil, err
@@ -458,13 +463,6 @@ func (b *Bridge) group(name string) *record.Group {
 		b.groups[name] = g
 	}
 	return g
-}
-
-// handoverShare is the hand-over buffer of each of n HMCs, in bytes: when the disk stands still all
-// of them fill up.
-func handoverShare(n int) int {
-	const each, together, least = 8 << 20, 256 << 20, 1 << 20
-	return max(least, min(each, together/max(n, 1)))
 }
 
 // sinkIndex returns the place of a sink in the configuration; -1 if it is not there.

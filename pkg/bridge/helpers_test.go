@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -37,7 +38,10 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetMemoryLimit(512 << 20) // what may be received and not stored follows it, and tests fill that up
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	// within is how long a test waits for something that takes milliseconds on a machine with nothing else to do.

@@ -216,7 +216,6 @@ func (c *hmcCheck) estate(ctx context.Context) (cpcs []hmc.CPC, partitions []hmc
 		if err != nil {
 			c.listed = false
 			c.problem("partitions could not be listed: %v", err)
-			continue
 		}
 		c.partitions = append(c.partitions, list...)
 	}

@@ -411,8 +411,7 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!
 func (d *decoder) unknown(n *yaml.Node, path string, t reflect.Type, i int) {
 	key, value := n.Content[i], n.Content[i+1]
 	d.strange[path] = true
-	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not
-	// shown.
+	// {password: ab,cd} has a key cd without a value. It may be half of a secret: it is not shown.
 	if n.Style&yaml.FlowStyle != 0 && isNull(value) && value.Value == "" {
 		what := "unknown key"
 		if i >= 2 {

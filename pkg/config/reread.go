@@ -7,13 +7,11 @@ func (h *HMC) Reread() (*HMC, error) {
 	fresh := *h
 	d := newDecoder("hmc "+h.Name, 0)
 	d.first = 0
-	secret := d.secretAgain
-	secret("password_file", &fresh.Password, &fresh.PasswordFile)
+	d.secretAgain("password_file", &fresh.Password, &fresh.PasswordFile)
 	if h.Session != nil {
-		session := *h.Session
-		fresh.Session = &session
-		secret("session.id_file", &session.ID, &session.IDFile)
-		secret("session.credential_file", &session.Credential, &session.CredentialFile)
+		fresh.Session = new(*h.Session)
+		d.secretAgain("session.id_file", &fresh.Session.ID, &fresh.Session.IDFile)
+		d.secretAgain("session.credential_file", &fresh.Session.Credential, &fresh.Session.CredentialFile)
 	}
 	d.tls("tls", &fresh.TLS)
 	if len(d.errs) > 0 {

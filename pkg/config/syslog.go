@@ -75,9 +75,8 @@ const (
 	minSyslogSize = kib
 	maxSyslogSize = 64 * mib
 
-	// defaultSyslogSize is below what rsyslog accepts of one message by default:
-	// 8096 bytes. Of a longer one it makes several, of which those after the first begin with
-	// whatever stands there.
+	// defaultSyslogSize is below what rsyslog accepts of one message by default: 8096 bytes. Of a
+	// longer one it makes several, of which those after the first begin with whatever stands there.
 	defaultSyslogSize = 8000
 
 	// What RFC 5424 allows.

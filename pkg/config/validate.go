@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -517,12 +518,15 @@ func (l *Log) check(d *decoder, path string, _ *Sink) {
 	if l.MaxSize > 0 && (l.Output == OutputStdout || l.Output == OutputStderr) {
 		d.errorf(at("max_size"), "is for a file: nothing else can be rotated")
 	}
-	switch l.Output {
+	switch given := l.Output; given {
 	case "":
 		d.errorf(at("output"), "is empty: write stderr, stdout or the path of a file")
 	case OutputStderr, OutputStdout:
 	default:
-		l.Output, _ = d.resolve(l.Output)
+		l.Output, _ = d.resolve(given)
+		if info, err := os.Stat(l.Output); strings.HasSuffix(given, "/") || err == nil && info.IsDir() {
+			d.errorf(at("output"), "is a directory: name a file in it, such as %s", filepath.Join(given, "events.log"))
+		}
 		if other, ok := d.logs[l.Output]; ok {
 			d.errorf(at("output"), "is the file of %s as well: two sinks would write into each other's lines", other)
 		}

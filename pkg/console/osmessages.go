@@ -20,6 +20,10 @@ const (
 	leastEntries = 1024
 	osSlots      = 64
 	mostEntries  = osSlots * slotEntries
+	// maxEntries bounds those of all partitions together, within a factor of two, and
+	// maxPartitions these: with more than 1,024 partitions fewer messages of each are remembered.
+	maxEntries    = 1 << 20
+	maxPartitions = 20_000
 
 	// maxGaps bounds the ranges of missing numbers that are kept to be asked for.
 	maxGaps = 16
@@ -114,8 +118,9 @@ type OSReplay struct {
 //     before had as often are duplicates, whatever their numbers.
 //
 // Of each partition the latest 1,024 messages are remembered, or as many as the HMC has replayed,
-// up to 2,048: they take 32 bytes each, and 8 to 12 where they are stored. Of what an HMC holds
-// beyond that, all is taken for known that is not missing.
+// up to 2,048: they take 32 bytes each, and 8 to 12 where they are stored. With more than 1,024
+// partitions it is fewer of each. Of what an HMC holds beyond that, all is taken for known that is
+// not missing.
 type OSMessages struct {
 	prefix, startPrefix string
 	partitions          map[string]*osPartition
@@ -205,6 +210,11 @@ func (o *OSMessages) Live(partition, host string, msg OSMessage, now time.Time) 
 // one verdict for each. If a replay is given in pieces, only the last one is Complete.
 func (o *OSMessages) Replay(partition string, r OSReplay) []OSVerdict {
 	return o.partition(partition).replay(&r, o.clock(r.Asked), o.clock(r.Now))
+}
+
+// Full says that nothing is known of a partition, and nothing more can be remembered of it either.
+func (o *OSMessages) Full(partition string) bool {
+	return len(o.partitions) >= maxPartitions && o.partitions[partition] == nil
 }
 
 // Empty says that no message of a partition was ever recorded.
@@ -348,6 +358,11 @@ func (o *OSMessages) partition(name string) *osPartition {
 	if p == nil {
 		p = &osPartition{book: o, key: o.prefix + name, limit: leastEntries, published: none}
 		o.partitions[name] = p
+		if n := len(o.partitions); n&(n-1) == 0 { // those that are quiet have to make room as well
+			for _, quiet := range o.partitions {
+				quiet.trim()
+			}
+		}
 	}
 	return p
 }
@@ -496,7 +511,16 @@ func (p *osPartition) record(msg *OSMessage, epoch uint32, now time.Duration) {
 	if epoch == p.epoch && msg.Number >= p.highest {
 		p.highest, p.highestAt = msg.Number, now
 	}
-	for len(p.entries) >= p.limit {
+	p.trim()
+	p.recorded = p.book.base.Add(now).UnixMilli()
+	p.entries = append(p.entries, osEntry{msg.Number, max(msg.Time, 0), now, msg.Text, epoch})
+	p.touch(len(p.entries) - 1)
+}
+
+// trim makes room for a message.
+func (p *osPartition) trim() {
+	limit := min(p.limit, max(2*slotEntries, maxEntries/len(p.book.partitions)))
+	for len(p.entries) >= limit {
 		p.touch(0)
 		for _, e := range p.entries[:slotEntries] {
 			if e.of(p.epoch) {
@@ -506,7 +530,4 @@ func (p *osPartition) record(msg *OSMessage, epoch uint32, now time.Duration) {
 		p.entries = slices.Delete(p.entries, 0, slotEntries)
 		p.first += slotEntries
 	}
-	p.recorded = p.book.base.Add(now).UnixMilli()
-	p.entries = append(p.entries, osEntry{msg.Number, max(msg.Time, 0), now, msg.Text, epoch})
-	p.touch(len(p.entries) - 1)
 }

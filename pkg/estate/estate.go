@@ -163,6 +163,10 @@ func (r *Resource) judge(status string) Judgement {
 	return Unjudged
 }
 
+// maxResources bounds the CPCs and partitions that are known, and those that are remembered as gone
+// or announced: well above what the HMCs of the largest sites manage. What is beyond is not known.
+const maxResources = 21_000
+
 // goneFor is how long a resource that was removed is remembered: so that a list which was made
 // before does not bring it back, and for its name, where later notifications are about it.
 const goneFor = 5 * time.Minute
@@ -180,6 +184,8 @@ type Estate struct {
 	// dirty has the URIs of what is to be stored.
 	dirty map[string]bool
 	next  uint64
+	// pruned is when what was gone or announced for long was forgotten last.
+	pruned time.Time
 	// loaded is when Load was called last. A listing that was asked for before proves nothing.
 	loaded time.Time
 }
@@ -246,6 +252,9 @@ func (e *Estate) change(uri, class, name string) (o *object, was Resource, known
 		return o, o.Resource, true
 	}
 	if o = e.revive(uri); o == nil {
+		if len(e.objects) >= maxResources {
+			return &object{Resource: Resource{URI: uri, Class: class, Name: name}}, Resource{}, false
+		}
 		o = e.add(Resource{URI: uri, Class: class, Name: name})
 	}
 	return o, Resource{}, false
@@ -344,8 +353,20 @@ func (e *Estate) Announce(uri string, now time.Time) {
 		o.touched = now
 		return
 	}
+	e.prune(now)
+	if len(e.announced) < maxResources {
+		e.announced[strings.Clone(uri)] = now
+	}
+}
+
+// prune forgets what is not to be remembered any more, now and then: there may be many.
+func (e *Estate) prune(now time.Time) {
+	if now.Sub(e.pruned) < goneFor/10 {
+		return
+	}
+	e.pruned = now
 	maps.DeleteFunc(e.announced, func(_ string, at time.Time) bool { return now.Sub(at) > goneFor })
-	e.announced[strings.Clone(uri)] = now
+	maps.DeleteFunc(e.gone, func(_ string, r removed) bool { return now.Sub(r.at) > goneFor })
 }
 
 // Remove takes over that a notification reports a resource as gone.
@@ -359,9 +380,11 @@ func (e *Estate) Remove(uri string, now time.Time) {
 		was = g.was
 	}
 	e.remove(uri)
-	maps.DeleteFunc(e.gone, func(_ string, r removed) bool { return now.Sub(r.at) > goneFor })
+	e.prune(now)
 	was.touched = now
-	e.gone[strings.Clone(uri)] = removed{was, now}
+	if len(e.gone) < maxResources {
+		e.gone[strings.Clone(uri)] = removed{was, now}
+	}
 }
 
 func (e *Estate) remove(uri string) {
@@ -403,7 +426,7 @@ func (e *Estate) Learn(l *Listing) {
 			}
 			continue
 		}
-		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) {
+		if g, gone := e.gone[r.URI]; gone && g.at.After(l.Asked) || len(e.objects) >= maxResources {
 			continue
 		}
 		o := e.add(*r)

@@ -42,8 +42,8 @@ func (s *Session) ListOSMessages(ctx context.Context, objectURI string, begin in
 // stands, valid JSON; the elements share memory. They come in no particular order. It needs the
 // task "Audit and Log Management" (else 403 with reason 1).
 //
-// An answer beyond 32 MiB, which is more than 50,000 entries of the usual size, is an *AnswerError
-// with TooLong set: then a shorter time has to be asked for.
+// An answer beyond 32 MiB, or of more than MaxEntries, is an *AnswerError with TooLong set: then a
+// shorter time has to be asked for.
 func (s *Session) GetAuditLog(ctx context.Context, begin, end time.Time) ([][]byte, error) {
 	return s.getLog(ctx, opGetAuditLog, begin, end)
 }
@@ -91,6 +91,8 @@ type list struct {
 	whole bool
 }
 
+var errTooMany = fmt.Errorf("the answer has more than %d entries", MaxEntries)
+
 // decode reads the answer. Its elements are parts of data. No content is an empty list.
 func (l *list) decode(data []byte) error {
 	if data = bytes.Trim(data, " \t\r\n"); len(data) == 0 {
@@ -110,6 +112,9 @@ func (l *list) decode(data []byte) error {
 		return errors.New("no array where one is expected")
 	}
 	for _, element := range values(data) {
+		if len(l.elements) == MaxEntries {
+			return errTooMany
+		}
 		if element[0] != '{' {
 			return errors.New("an element of the array is not an object")
 		}

@@ -23,6 +23,9 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
 const (
@@ -34,6 +37,10 @@ const (
 	maxAnswer = 32 << 20
 	// A stack trace is longer than any message.
 	maxErrorAnswer = 256 << 10
+	// freeAnswer is what of an answer does not count against the Budget, and roomTimeout how
+	// long it waits for room there.
+	freeAnswer  = 1 << 20
+	roomTimeout = 2 * time.Second
 	// A real HMC announces "Keep-Alive: timeout=1" or 20, and closes idle connections after 15
 	// to 30 s.
 	idleTimeout = 10 * time.Second
@@ -70,6 +77,9 @@ type Options struct {
 	// if never longer than this passes without anything of it.
 	Timeout time.Duration
 
+	// Budget is what several Clients, and others, may hold together of answers, beyond 1 MiB of
+	// each; nil: none.
+	Budget *budget.Budget
 	// Logger gets one line per request at debug level; nil: none.
 	Logger *zap.Logger
 	// Dial connects; nil: net.Dialer.
@@ -91,9 +101,11 @@ type Client struct {
 	tls   atomic.Pointer[tls.Config]
 	host  atomic.Pointer[string]
 	// first is the index of the host that is asked first.
-	first   atomic.Int64
-	certsMu sync.Mutex
-	certs   []*x509.Certificate
+	first atomic.Int64
+	mu    sync.Mutex // guards what follows
+	certs []*x509.Certificate
+	// known are secrets that the HMC was told, see know.
+	known []string
 }
 
 // New checks the options and makes a Client. It connects to nothing.
@@ -163,8 +175,8 @@ func (c *Client) Host() string { return *c.host.Load() }
 // PeerCertificates returns the certificates that the HMC showed when the last connection was made;
 // nil: there was none. They were verified, unless Options.TLS says otherwise.
 func (c *Client) PeerCertificates() []*x509.Certificate {
-	c.certsMu.Lock()
-	defer c.certsMu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.certs
 }
 
@@ -258,8 +270,12 @@ type call struct {
 	status int
 	// header is that of the answer; nil: it did not arrive as a whole.
 	header http.Header
-	// of the answer
+	// of the answer; cut says that it goes on
 	data []byte
+	cut  bool
+	// memory counts what the answer takes, wait waits for room there.
+	memory budget.Account
+	wait   func(room <-chan struct{}) bool
 }
 
 // do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError,
@@ -273,7 +289,10 @@ func (c *Client) do(ctx context.Context, r *call) error {
 	} else if c.budget != nil {
 		c.budget.Reserve() // it counts, but does not wait
 	}
+	r.secrets = c.know(r.secrets...)
 	start := time.Now()
+	r.memory.Budget, r.memory.Free = c.opts.Budget, freeAnswer
+	defer r.memory.Close()
 	err := c.exchange(ctx, r)
 	code := "error"
 	if r.header != nil {
@@ -286,6 +305,18 @@ func (c *Client) do(ctx context.Context, r *call) error {
 		return err
 	}
 	return r.interpret()
+}
+
+// know takes up secrets that the HMC learns, and returns the latest: it may repeat them in any
+// answer.
+func (c *Client) know(secrets ...string) []string {
+	const latest = 16
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := slices.DeleteFunc(slices.Clone(c.known), func(s string) bool { return slices.Contains(secrets, s) })
+	known = append(known, secrets...)
+	c.known = known[max(0, len(known)-latest):]
+	return c.known
 }
 
 // wait waits for the budget, then for one of the places in flight.
@@ -344,6 +375,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 	if err == nil {
 		defer func() { _ = resp.Body.Close() }()
 		r.status = resp.StatusCode
+		r.wait = func(room <-chan struct{}) bool { return waitFor(ctx, room) }
 		err = r.read(&notingReader{resp.Body, goesOn})
 	}
 	var tooLong *AnswerError
@@ -397,22 +429,59 @@ func (r *notingReader) Read(p []byte) (int, error) {
 
 // read reads the answer, within limits.
 func (r *call) read(body io.Reader) error {
-	limit := int64(maxAnswer)
+	limit := maxAnswer
 	if r.status/100 != 2 {
 		limit = maxErrorAnswer
 	}
-	var err error
-	if r.data, err = io.ReadAll(io.LimitReader(body, limit+1)); err != nil {
-		return err
+	for {
+		if len(r.data) == cap(r.data) {
+			size := max(4<<10, min(2*cap(r.data), limit+1))
+			for room := r.memory.Take(size - cap(r.data)); room != nil; room = r.memory.Take(size - cap(r.data)) {
+				if r.wait(room) {
+					continue
+				}
+				return r.cutOff("there is no memory for an answer of more than %d MiB", len(r.data))
+			}
+			r.data = append(make([]byte, 0, size), r.data...)
+		}
+		n, err := body.Read(r.data[len(r.data):cap(r.data)])
+		r.data = r.data[:len(r.data)+n]
+		switch {
+		case len(r.data) > limit && r.status/100 != 2:
+			r.data = r.data[:limit] // not JSON any more: the status is what counts
+			return nil
+		case len(r.data) > limit:
+			return r.cutOff("the answer is longer than %d MiB", limit)
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
 	}
-	if int64(len(r.data)) <= limit {
+}
+
+// waitFor waits a little for room, and reports whether there may be some.
+func waitFor(ctx context.Context, room <-chan struct{}) bool {
+	select {
+	case <-room:
+		return true
+	case <-time.After(roomTimeout):
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// cutOff ends the reading of an answer, which is an error unless its beginning is of use.
+func (r *call) cutOff(problem string, bytes int) error {
+	if _, ok := r.into.(beginning); ok {
+		r.cut = true
 		return nil
 	}
-	if r.status/100 != 2 {
-		r.data = r.data[:limit] // not JSON any more: the status is what counts
-		return nil
-	}
-	wrong := r.wrong(fmt.Sprintf("the answer is longer than %d MiB", limit>>20))
+	return r.tooLong(fmt.Sprintf(problem, bytes>>20))
+}
+
+func (r *call) tooLong(problem string) error {
+	wrong := r.wrong(problem)
 	wrong.TooLong = true
 	return wrong
 }
@@ -429,7 +498,9 @@ func (r *call) interpret() error {
 	if r.into == nil {
 		return nil
 	}
-	if err := decodeAnswer(r.data, r.into); err != nil {
+	if err := decodeAnswer(r.data, r.cut, r.into); errors.Is(err, errTooMany) {
+		return r.tooLong(err.Error())
+	} else if err != nil {
 		problem := "the answer is not the JSON that is documented"
 		if !r.quiet {
 			problem += ": " + cleanMessage(err.Error(), r.secrets)
@@ -464,9 +535,9 @@ func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, e
 		return nil, handshakeError{err}
 	}
 	certs := conn.ConnectionState().PeerCertificates
-	c.certsMu.Lock()
+	c.mu.Lock()
 	c.certs = certs
-	c.certsMu.Unlock()
+	c.mu.Unlock()
 	return conn, nil
 }
 
@@ -501,6 +572,9 @@ func newConnectError(r *call, err error) *ConnectError {
 		reason = ReasonTLS
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = fmt.Errorf("%s %s: the connection was closed before the answer was complete: %w", r.method, r.uri, err)
+	}
+	if secret.New(r.secrets...).In(err.Error()) { // net/http quotes what is no HTTP
+		err = errors.New("(the cause is not shown because it repeats a secret)")
 	}
 	return &ConnectError{Host: r.host, Reason: reason, Err: err}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
 // NoReason is the Reason of an answer that does not give one, because it is not the HMC's JSON.
@@ -231,11 +233,8 @@ func newHTTPError(r *call) *HTTPError {
 // cleanMessage makes one line of a message and shortens it. A message that repeats a secret is not
 // shown at all: a hole in a well-known text would show what stood there.
 func cleanMessage(s string, secrets []string) string {
-	const shortest = 4 // what is shorter stands in every text
-	for _, secret := range secrets {
-		if len(secret) >= shortest && strings.Contains(s, secret) {
-			return "(the message is not shown because it repeats a secret)"
-		}
+	if secret.New(secrets...).In(s) {
+		return "(the message is not shown because it repeats a secret)"
 	}
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) { // controls, and what turns the direction of a text

@@ -143,10 +143,13 @@ type Job struct {
 }
 
 // decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors,
-// do not matter.
-func decodeAnswer(data []byte, into any) error {
-	if l, ok := into.(*list); ok {
+// do not matter. cut says that the answer goes on, which is an error unless into is a beginning.
+func decodeAnswer(data []byte, cut bool, into any) error {
+	switch l := into.(type) {
+	case *list:
 		return l.decode(data)
+	case beginning:
+		return l.decode(data, cut)
 	}
 	return json.Unmarshal(data, into)
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // noteAge is for how long the note of a session is of use: long before that the HMC has ended a
@@ -20,6 +24,9 @@ const noteAge = 30 * 24 * time.Hour
 
 // noteMark stands between Options.SessionNotes and what tells its files from each other.
 const noteMark = "~"
+
+// maxNote bounds what is read of a note, in bytes: no host and no id is that long.
+const maxNote = 64 << 10
 
 // note is what a logoff needs of a session, as it is kept in a file.
 type note struct {
@@ -39,7 +46,7 @@ func (s *Session) note() {
 	if err == nil {
 		s.file = prefix + noteMark + rand.Text()
 		if err = os.MkdirAll(filepath.Dir(prefix), 0o700); err == nil {
-			err = os.WriteFile(s.file, data, 0o600)
+			err = writeNote(s.file, data)
 		}
 	}
 	if err != nil {
@@ -47,6 +54,41 @@ func (s *Session) note() {
 		s.c.log.Warn("a session could not be noted: if this process is killed, it stays on the HMC until it has idled",
 			zap.Error(err))
 	}
+}
+
+// writeNote makes the file of a note, where there is none, and through no link.
+func writeNote(path string, data []byte) error {
+	if err := isDirectory(filepath.Dir(path)); err != nil {
+		return err
+	}
+	f, err := datadir.Open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// readNote reads a note, through no link. One that is of no use has no ID.
+func readNote(path string) (n note, err error) {
+	f, err := datadir.Open(path, os.O_RDONLY)
+	if err != nil {
+		return n, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxNote))
+	if err = errors.Join(err, f.Close()); err == nil && json.Unmarshal(data, &n) != nil { // half of it was written
+		return note{}, nil
+	}
+	return n, err
+}
+
+// isDirectory says whether a path is a directory, and no link to one.
+func isDirectory(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("hmc: %s is no directory: remove it", path)
+	}
+	return err
 }
 
 // forget removes the note of a session that has ended.
@@ -63,6 +105,9 @@ func (c *Client) left() (sessions []*Session) {
 		return nil
 	}
 	dir := filepath.Dir(prefix)
+	if isDirectory(dir) != nil {
+		return nil // note says so
+	}
 	entries, _ := os.ReadDir(dir) // none, or as many as could be read
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
@@ -78,9 +123,11 @@ func (c *Client) left() (sessions []*Session) {
 		if owner != filepath.Base(prefix) {
 			continue
 		}
-		var n note
-		data, err := os.ReadFile(path)
-		if err == nil && json.Unmarshal(data, &n) != nil { // half of it was written
+		n, err := readNote(path)
+		switch {
+		case err != nil:
+			c.log.Warn("the note of a session is not used", zap.Error(err))
+		case n == note{}:
 			_ = os.Remove(path)
 		}
 		if n.ID == "" || n.Port != c.opts.Port || !slices.Contains(c.opts.Hosts, n.Host) {

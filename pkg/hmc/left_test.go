@@ -1,12 +1,14 @@
 package hmc_test
 
 import (
+	"bytes"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -154,4 +156,56 @@ func TestNotesOfSessions(t *testing.T) {
 
 	write("file", "", 0)
 	logon(t, newClient(t, sim, filepath.Join(dir, "file", "east")))
+}
+
+// Nobody who has got at the directory of the notes makes the daemon write, read or log off by what is elsewhere: neither a link nor
+// a pipe is followed, and of a large file no more is read than a note can have.
+func TestNotesThroughLinks(t *testing.T) {
+	sim := hmctest.Start(t, hmcsim.Options{})
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	path := filepath.Join(dir, "sessions", "east")
+	logon(t, newClient(t, sim, path))
+	notes := notesIn(t, path)
+	if len(notes) != 1 {
+		t.Fatalf("notes %v", notes)
+	}
+	moved := filepath.Join(elsewhere, "note")
+	if err := os.Rename(notes[0], moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(moved, path+"~LINK"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path+"~PIPE", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(moved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+"~LARGE", append(bytes.Repeat([]byte(" "), 1<<20), text...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := logon(t, newClient(t, sim, path)) // would hang at the pipe
+	if sim.Sessions() != 2 {
+		t.Errorf("%d sessions: what a link leads to was used", sim.Sessions())
+	}
+	if again, err := os.ReadFile(moved); err != nil || !bytes.Equal(again, text) {
+		t.Errorf("what the link leads to is changed: %v", err)
+	}
+	if err := s.Logoff(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	// A directory that is a link gets no note.
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	logon(t, newClient(t, sim, path))
+	if names := notesIn(t, filepath.Join(elsewhere, "east")); len(names) != 0 {
+		t.Errorf("notes elsewhere: %v", names)
+	}
 }

@@ -17,13 +17,12 @@ const (
 
 // ListCPCs lists the CPCs that the userid has access to (List CPC Objects, as zhmcclient calls it).
 // It takes one request, and works for a CPC that does not communicate as well, which Get CPC
-// Properties does not (409 with reason 272).
+// Properties does not (409 with reason 272). Where there are more than MaxCPCs it returns a
+// *TooManyError along with as many.
 func (s *Session) ListCPCs(ctx context.Context) ([]CPC, error) {
-	var answer struct {
-		CPCs []CPC `json:"cpcs"`
-	}
+	answer := limited[CPC]{member: "cpcs", what: "CPCs", max: MaxCPCs}
 	err := s.get(ctx, opListCPCs, "/api/cpcs", &answer)
-	return answer.CPCs, err
+	return answer.list(err)
 }
 
 // QueryJob returns how a job stands (Query Job Status). uri is the job-uri of the job's start or of

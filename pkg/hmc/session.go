@@ -98,7 +98,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 		if refusal != nil {
 			partial.Reason, partial.Message = refusal.Reason, refusal.Message
 			// A session is not documented here; if there is one, it is logged off.
-			_ = decodeAnswer(r.data, &answer)
+			_ = decodeAnswer(r.data, false, &answer)
 			s.id = answer.ID
 		}
 		c.cleanUp(ctx, s)
@@ -161,6 +161,7 @@ func (c *Client) cleanUp(ctx context.Context, s *Session) {
 // Resume makes a Session of one that was logged on elsewhere, on the host of Host. It asks the HMC
 // nothing.
 func (c *Client) Resume(sessionID, credential string) *Session {
+	c.know(sessionID, credential)
 	return &Session{
 		c: c, host: c.Host(), id: sessionID, credential: credential, PasswordExpires: -1,
 		over: new(atomic.Bool), lost: new(atomic.Bool),
@@ -201,19 +202,21 @@ func (s *Session) get(ctx context.Context, operation, uri string, into any) erro
 	return s.c.do(ctx, s.call(&call{operation: operation, method: http.MethodGet, uri: uri, into: into}))
 }
 
-// NotificationTopics lists the topics of the session.
+// NotificationTopics lists the topics of the session. Where there are more than MaxTopics it
+// returns a *TooManyError along with as many.
 func (s *Session) NotificationTopics(ctx context.Context) ([]Topic, error) {
-	var answer struct {
-		Topics []Topic `json:"topics"`
-	}
+	answer := limited[Topic]{member: "topics", what: "topics", max: MaxTopics}
 	err := s.get(ctx, opGetNotificationTopics, "/api/sessions/operations/get-notification-topics", &answer)
-	return answer.Topics, err
+	return answer.list(err)
 }
 
 // Ping keeps the session from ending for idleness (after six hours by default; any request does
 // that), and reports whether it is still there: see SessionLost.
 func (s *Session) Ping(ctx context.Context) error {
 	_, err := s.NotificationTopics(ctx)
+	if _, tooMany := errors.AsType[*TooManyError](err); tooMany {
+		return nil
+	}
 	return err
 }
 
@@ -242,24 +245,21 @@ func (s *Session) Logoff(ctx context.Context) error {
 // Lost says that a logoff has found that the HMC had ended the session before.
 func (s *Session) Lost() bool { return s.lost.Load() }
 
-// ListPermittedPartitions lists the DPM partitions of all CPCs that the userid has access to.
+// ListPermittedPartitions lists the DPM partitions of all CPCs that the userid has access to. Where
+// there are more than MaxPartitions it returns a *TooManyError along with as many.
 func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, error) {
-	var answer struct {
-		Partitions []Partition `json:"partitions"`
-	}
+	answer := limited[Partition]{member: "partitions", what: "partitions", max: MaxPartitions}
 	err := s.get(ctx, opListPermittedPartitions, "/api/console/operations/"+opListPermittedPartitions, &answer)
-	return answer.Partitions, err
+	return answer.list(err)
 }
 
 // ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid
-// has access to.
+// has access to, within the same limit.
 func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partition, error) {
-	var answer struct {
-		Partitions []Partition `json:"logical-partitions"`
-	}
+	answer := limited[Partition]{member: "logical-partitions", what: "logical partitions", max: MaxPartitions}
 	const operation = opListPermittedLogicalPartitions
 	err := s.get(ctx, operation, "/api/console/operations/"+operation, &answer)
-	return answer.Partitions, err
+	return answer.list(err)
 }
 
 // OpenOSMessageChannel opens a channel for the operating system messages of a partition, and

@@ -3,6 +3,7 @@ package logon
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -65,6 +67,7 @@ type SessionOptions struct {
 	Dial Dial
 	// OnRequest is called after each request; it may be nil.
 	OnRequest func(operation, code string)
+	Budget    *budget.Budget // see hmc.Options; nil: none
 }
 
 // Offer is what an HMC has of what the configuration asks for.
@@ -104,7 +107,7 @@ func NewSession(cfg *config.HMC, o SessionOptions) (*Session, error) {
 	s.client, err = hmc.New(hmc.Options{
 		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + o.Version,
 		RequestsPerMinute: cfg.RESTRequestsPerMinute, Timeout: cfg.RESTTimeout,
-		Logger: o.Logger, Dial: o.Dial, OnRequest: o.OnRequest, SessionNotes: o.Notes,
+		Logger: o.Logger, Dial: o.Dial, OnRequest: o.OnRequest, SessionNotes: o.Notes, Budget: o.Budget,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)
@@ -191,11 +194,16 @@ func (s *Session) Prepare(ctx context.Context) (*Offer, error) {
 		return nil, hold(status.ReasonLogon, fmt.Errorf(
 			"the session given in the configuration has ended; "+newSessionHint+": %w", err))
 	}
-	if err != nil {
+	_, tooMany := errors.AsType[*hmc.TooManyError](err)
+	if err != nil && !tooMany {
 		return nil, err
 	}
 	o := s.choose(topics)
 	o.Console = version.HMCName
+	if tooMany {
+		o.Complete = false
+		o.Missing = append(o.Missing, err.Error())
+	}
 	for _, m := range o.Missing {
 		s.log.Warn("a topic is not granted", zap.String("missing", m))
 	}
@@ -356,6 +364,7 @@ func (s *Session) Close(ctx context.Context) (lost bool) {
 
 // credentials are what the broker is shown.
 func (s *Session) credentials(o *receiver.Options) {
+	o.Secrets = []string{s.Cfg.Password.Expose()} // the HMC knows it as well
 	switch given := s.Cfg.Session; {
 	case s.API != nil:
 		o.SessionID, o.SessionCredential = s.API.ID(), s.API.Credential()

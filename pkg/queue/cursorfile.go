@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // The cursors are kept in a file of two equal slots that are written in turn, each with a
@@ -94,7 +96,7 @@ func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
 // is usable in each of these cases.
 func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 	f := &cursorFile{dir: dir, slot: cursorSlotSize, broken: true} // nothing to write to yet
-	file, err := os.OpenFile(f.path(), os.O_RDWR, 0o600)
+	file, err := datadir.Open(f.path(), os.O_RDWR)
 	if errors.Is(err, os.ErrNotExist) {
 		return f, nil, nil
 	}
@@ -177,7 +179,7 @@ func (f *cursorFile) renew(b []byte) error {
 	content := make([]byte, 2*slot)
 	copy(content, b)
 	copy(content[slot:], b)
-	file, err := writeNew(temporary, content)
+	file, err := datadir.WriteNew(temporary, content)
 	if err != nil {
 		return err
 	}
@@ -189,7 +191,7 @@ func (f *cursorFile) renew(b []byte) error {
 	if old != nil {
 		_ = old.Close() // replaced: nothing in it counts
 	}
-	if err := syncDir(f.dir); err != nil {
+	if err := datadir.Sync(f.dir); err != nil {
 		return fmt.Errorf("%s: %w", f.dir, err)
 	}
 	return nil

@@ -16,6 +16,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // DefaultDeadLetterBytes is the default of DeadLetterOptions.MaxBytes.
@@ -198,7 +200,7 @@ func (d *DeadLetters) load() (err error) {
 		})
 	})
 	if err == nil {
-		err = syncDir(d.opts.Dir)
+		err = datadir.Sync(d.opts.Dir)
 	}
 	if err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 const (
@@ -31,7 +33,7 @@ var ErrLocked = errors.New("directory is in use")
 // leaves nothing behind.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := datadir.Open(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -53,46 +55,6 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// makeDir makes the directory of a queue. Its name is made durable too, else a loss of power could
-// take all of it.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
-		return nil // a file in its place shows when it is used
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, os.ErrPermission) {
-		return err
-	}
-	return nil
-}
-
-// writeNew makes a file that holds the content, on disk. After an error there is none.
-func writeNew(path string, content []byte) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if _, err = f.Write(content); err == nil {
-		err = f.Sync()
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(path))
-	}
-	return f, nil
-}
-
-// syncDir makes the creation, renaming and removal of files in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	return errors.Join(err, d.Close())
-}
-
 // setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless
 // that is nil. The numbered names keep an earlier file.
 func (r *reporter) setAside(path string, damage error) error {
@@ -110,7 +72,7 @@ func (r *reporter) setAside(path string, damage error) error {
 		return err
 	}
 	r.log.Warn("damaged file was set aside", zap.String("file", target))
-	return syncDir(filepath.Dir(path))
+	return datadir.Sync(filepath.Dir(path))
 }
 
 // segmentName carries the sequence number of the segment's first record, so that what a damaged

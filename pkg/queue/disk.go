@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
@@ -37,8 +39,12 @@ type disk struct {
 }
 
 func newDisk(o *Options) (*disk, error) {
-	if err := makeDir(o.Dir); err != nil {
+	trouble, err := datadir.Make(o.Dir)
+	if err != nil {
 		return nil, err
+	}
+	if trouble != "" {
+		o.Logger.Warn("the storage directory is not for this user alone", zap.String("trouble", trouble))
 	}
 	lock, err := lockDir(o.Dir)
 	if err != nil {
@@ -294,7 +300,7 @@ func (d *disk) Commit(g *Group) error {
 // probeDisk writes size bytes to a file and removes it.
 func probeDisk(dir string, size int64) error {
 	path := filepath.Join(dir, "probe"+temporarySuffix)
-	f, err := writeNew(path, make([]byte, size))
+	f, err := datadir.WriteNew(path, make([]byte, size))
 	if err != nil {
 		return err
 	}
@@ -370,7 +376,7 @@ func (d *disk) Trim(base uint64) error {
 	if flagged {
 		return d.setAside(s.path, nil)
 	}
-	return errors.Join(os.Remove(s.path), syncDir(d.dir))
+	return errors.Join(os.Remove(s.path), datadir.Sync(d.dir))
 }
 
 func (d *disk) Close() error {

@@ -12,6 +12,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // A segment is one bbolt file with three buckets:
@@ -151,6 +153,9 @@ func boltOptions(mapped int) *bolt.Options {
 		// the whole tree to rebuild it, in a goroutine of its own whose panics nobody can
 		// catch.
 		NoFreelistSync: false, FreelistType: bolt.FreelistArrayType,
+		OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) {
+			return datadir.Open(path, flag)
+		},
 	}
 }
 
@@ -407,7 +412,7 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 		return nil, err
 	}
 	temporary = path
-	if err := syncDir(dir); err != nil {
+	if err := datadir.Sync(dir); err != nil {
 		return nil, err
 	}
 	w.db = w.bolt
@@ -482,5 +487,5 @@ func (w *writer) seal(err error) error {
 	if err != nil || w.size == 0 {
 		return nil
 	}
-	return os.Truncate(w.path, w.size)
+	return datadir.Truncate(w.path, w.size)
 }

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // bbolt trusts its files. On a damaged one it panics, follows a page to itself until the stack
@@ -106,7 +108,7 @@ type checker struct {
 // It returns whether both meta pages were whole: if not, the last transaction of the file may be
 // missing.
 func verifyFile(path, only string) (clean bool, err error) {
-	file, err := os.Open(path)
+	file, err := datadir.Open(path, os.O_RDONLY)
 	if err != nil {
 		return false, boltError(path, err)
 	}

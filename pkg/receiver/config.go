@@ -46,32 +46,22 @@ type StompRetryTimeoutConfig struct {
 // every 5 s both ways, loss after 10 s of silence.
 func DefaultStompRetryTimeoutConfig() StompRetryTimeoutConfig {
 	return StompRetryTimeoutConfig{
-		ConnectTimeout:         30 * time.Second,
-		ConnectRetries:         3,
-		ReconnectSleepInitial:  100 * time.Millisecond,
-		ReconnectSleepIncrease: 0.5,
-		ReconnectSleepMax:      60 * time.Second,
-		ReconnectSleepJitter:   0.1,
-		Keepalive:              true,
-		HeartbeatSendCycle:     5 * time.Second,
-		HeartbeatReceiveCycle:  5 * time.Second,
-		HeartbeatReceiveCheck:  1.0,
+		ConnectTimeout: 30 * time.Second, ConnectRetries: 3,
+		ReconnectSleepInitial: 100 * time.Millisecond, ReconnectSleepIncrease: 0.5,
+		ReconnectSleepMax: 60 * time.Second, ReconnectSleepJitter: 0.1, Keepalive: true,
+		HeartbeatSendCycle: 5 * time.Second, HeartbeatReceiveCycle: 5 * time.Second, HeartbeatReceiveCheck: 1.0,
 	}
 }
 
 // StompRetryTimeoutOverride names the parameters to change in a StompRetryTimeoutConfig; nil keeps
 // the value there is.
 type StompRetryTimeoutOverride struct {
-	ConnectTimeout         *time.Duration
-	ConnectRetries         *int
-	ReconnectSleepInitial  *time.Duration
-	ReconnectSleepIncrease *float64
-	ReconnectSleepMax      *time.Duration
-	ReconnectSleepJitter   *float64
-	Keepalive              *bool
-	HeartbeatSendCycle     *time.Duration
-	HeartbeatReceiveCycle  *time.Duration
-	HeartbeatReceiveCheck  *float64
+	ConnectTimeout                                                      *time.Duration
+	ConnectRetries                                                      *int
+	ReconnectSleepInitial, ReconnectSleepMax                            *time.Duration
+	ReconnectSleepIncrease, ReconnectSleepJitter, HeartbeatReceiveCheck *float64
+	Keepalive                                                           *bool
+	HeartbeatSendCycle, HeartbeatReceiveCycle                           *time.Duration
 }
 
 // OverrideWith returns a copy of c with every parameter replaced that o names.
@@ -140,10 +130,8 @@ type Backoff struct {
 // NewBackoff returns a Backoff for the four reconnect_sleep parameters of a valid c.
 func NewBackoff(c StompRetryTimeoutConfig) *Backoff {
 	b := &Backoff{
-		initial: float64(c.ReconnectSleepInitial),
-		factor:  1 + c.ReconnectSleepIncrease,
-		limit:   float64(c.ReconnectSleepMax),
-		jitter:  c.ReconnectSleepJitter,
+		initial: float64(c.ReconnectSleepInitial), factor: 1 + c.ReconnectSleepIncrease,
+		limit: float64(c.ReconnectSleepMax), jitter: c.ReconnectSleepJitter,
 	}
 	b.Reset()
 	return b

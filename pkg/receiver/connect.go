@@ -81,17 +81,14 @@ func (l *link) logon(ctx context.Context) error {
 	const doing = "during the STOMP logon"
 	config := r.config
 	// zhmcclient and ActiveMQ do without host, STOMP 1.1 demands it.
-	connect := appendFrame(nil, "CONNECT",
-		"accept-version", acceptVersion,
-		"host", r.opts.Host,
-		headerHeartBeat,
-		fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds()),
-		"login", r.logons[r.spelling].login,
-		"passcode", r.logons[r.spelling].passcode)
+	beat := fmt.Sprintf("%d,%d", config.HeartbeatSendCycle.Milliseconds(), config.HeartbeatReceiveCycle.Milliseconds())
+	connect := appendFrame(nil, "CONNECT", "accept-version", acceptVersion, "host", r.opts.Host, headerHeartBeat, beat,
+		"login", r.logons[r.spelling].login, "passcode", r.logons[r.spelling].passcode)
 	if _, err := l.conn.Write(connect); err != nil {
 		return phase(ctx, err, "CONNECT not sent", doing)
 	}
 	f, err := l.frames.next()
+	defer r.buffer.give(&item{charged: f.charged})
 	if err != nil {
 		return phase(ctx, err, "no CONNECTED", doing)
 	}
@@ -150,11 +147,12 @@ func (l *link) negotiate(h Headers) error {
 		l.frames.escapes = true
 		l.frames.carriageReturns = version == "1.2"
 	default:
-		return protocolErrorf("the broker chose STOMP version %.40q", version)
+		return protocolErrorf("the broker chose STOMP version %s", l.frames.quote(version))
 	}
-	serverSends, serverWants, err := parseHeartBeat(h.Get(headerHeartBeat))
-	if err != nil {
-		return err
+	beat := h.Get(headerHeartBeat)
+	serverSends, serverWants, ok := parseHeartBeat(beat)
+	if !ok {
+		return protocolErrorf("malformed heart-beat %s in CONNECTED", l.frames.quote(beat))
 	}
 	config := l.r.config
 	l.sendCycle = agree(config.HeartbeatSendCycle, serverWants)
@@ -183,20 +181,19 @@ func agree(ours, theirs time.Duration) time.Duration {
 }
 
 // parseHeartBeat reads "sends,wants" in milliseconds. Without the header there are no heart-beats.
-func parseHeartBeat(text string) (sends, wants time.Duration, err error) {
+func parseHeartBeat(text string) (sends, wants time.Duration, ok bool) {
 	if text == "" {
-		return 0, 0, nil
+		return 0, 0, true
 	}
+	ok = true
 	first, second, _ := strings.Cut(text, ",")
 	parse := func(s string) time.Duration {
-		ms, parseErr := strconv.ParseUint(strings.TrimSpace(s), 10, 31)
-		if parseErr != nil {
-			err = protocolErrorf("malformed heart-beat %.40q in CONNECTED", text)
-		}
+		ms, err := strconv.ParseUint(strings.TrimSpace(s), 10, 31)
+		ok = ok && err == nil
 		return time.Duration(ms) * time.Millisecond
 	}
 	sends, wants = parse(first), parse(second)
-	return sends, wants, err
+	return sends, wants, ok
 }
 
 // isLogonRefusal tells a refused userid or password from the other reasons for an ERROR in the

@@ -3,6 +3,7 @@ package receiver
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 )
@@ -75,8 +76,10 @@ type frame struct {
 	headers Headers
 	// nil when empty
 	body []byte
-	// size is that of headers and body in bytes.
-	size int
+	// size is that of headers and body in bytes, charged what frameReader.charge made room
+	// for.
+	size, charged int
+	skipped       bool // for want of room, body is nil
 }
 
 // The read buffer starts at bufferSize and is compacted when less than minRead bytes are free: a
@@ -103,6 +106,10 @@ type frameReader struct {
 	escapes bool
 	// carriageReturns adds the escape \r, which STOMP 1.2 has and 1.1 has not.
 	carriageReturns bool
+	// charge makes room for more of a body larger than the buffer; nil: there is room.
+	charge func(bytes int) bool
+	// hide takes secrets out of what an error quotes; nil: there are none.
+	hide func(string) string
 
 	buf []byte
 	// buf[r:w] is read and not yet consumed.
@@ -186,13 +193,16 @@ func (fr *frameReader) readHeaders(f *frame) (start, end int, err error) {
 	}
 	var ok bool
 	if f.command, ok = parseCommand(line); !ok {
-		return 0, 0, protocolErrorf("not a STOMP frame: it begins with %.40q", line)
+		return 0, 0, protocolErrorf("not a STOMP frame: it begins with %s", fr.quote(string(line)))
 	}
 	start = next
 	fr.fields = fr.fields[:0]
 	for {
 		at := next
 		line, next, err = fr.line(at)
+		if err == nil && next > fr.limits.Headers {
+			err = protocolErrorf("frame of more than %d bytes of headers", fr.limits.Headers)
+		}
 		if err != nil {
 			return 0, 0, err
 		}
@@ -201,7 +211,7 @@ func (fr *frameReader) readHeaders(f *frame) (start, end int, err error) {
 		}
 		colon := bytes.IndexByte(line, ':')
 		if colon <= 0 {
-			return 0, 0, protocolErrorf("malformed header line %.40q", line)
+			return 0, 0, protocolErrorf("malformed header line %s", fr.quote(string(line)))
 		}
 		if len(fr.fields) == fr.limits.HeaderCount {
 			return 0, 0, protocolErrorf("frame of more than %d headers", fr.limits.HeaderCount)
@@ -235,6 +245,14 @@ func (fr *frameReader) line(at int) (line []byte, next int, err error) {
 		return nil, 0, protocolErrorf("header line of more than %d bytes", fr.limits.HeaderLine)
 	}
 	return line, next, nil
+}
+
+// quote returns the beginning of what the peer sent, without secrets.
+func (fr *frameReader) quote(text string) string {
+	if fr.hide != nil {
+		text = fr.hide(text)
+	}
+	return fmt.Sprintf("%.40q", text)
 }
 
 // parseHeaders makes f.headers of fr.fields: one string for all of them, one slice of the exact
@@ -307,7 +325,7 @@ func (fr *frameReader) unescape(b []byte) int {
 func (fr *frameReader) readCounted(f *frame, text string) error {
 	length, err := strconv.ParseUint(text, 10, 63)
 	if err != nil {
-		return protocolErrorf("malformed content-length %.40q", text)
+		return protocolErrorf("malformed content-length %s", fr.quote(text))
 	}
 	if length > uint64(fr.limits.Body) {
 		return protocolErrorf("body of %d bytes, more than %d", length, fr.limits.Body)
@@ -315,7 +333,7 @@ func (fr *frameReader) readCounted(f *frame, text string) error {
 	rest := int(length)
 	for {
 		n := min(rest, fr.w-fr.r)
-		f.body = grow(f.body, fr.buf[fr.r:fr.r+n], rest)
+		fr.keep(f, fr.buf[fr.r:fr.r+n], rest)
 		fr.r += n
 		rest -= n
 		if rest == 0 && fr.r < fr.w {
@@ -334,16 +352,16 @@ func (fr *frameReader) readCounted(f *frame, text string) error {
 
 // readToNUL reads a body without announced length, the normal case with an HMC.
 func (fr *frameReader) readToNUL(f *frame) error {
-	for {
+	for length := 0; ; {
 		found := true
 		n := bytes.IndexByte(fr.buf[fr.r:fr.w], 0)
 		if n < 0 {
 			found, n = false, fr.w-fr.r
 		}
-		if len(f.body)+n > fr.limits.Body {
+		if length += n; length > fr.limits.Body {
 			return protocolErrorf("body of more than %d bytes", fr.limits.Body)
 		}
-		f.body = grow(f.body, fr.buf[fr.r:fr.r+n], n)
+		fr.keep(f, fr.buf[fr.r:fr.r+n], n)
 		fr.r += n
 		if found {
 			fr.r++
@@ -352,6 +370,21 @@ func (fr *frameReader) readToNUL(f *frame) error {
 		if err := fr.fill(); err != nil {
 			return unexpectedEOF(err)
 		}
+	}
+}
+
+// keep appends part to the body, if there is room. For one that does not fit into the buffer all is
+// taken at once: of readers that each wait for the rest of theirs none would get it.
+func (fr *frameReader) keep(f *frame, part []byte, rest int) {
+	if fr.charge != nil && f.charged == 0 && !f.skipped && len(f.body)+len(part) > bufferSize {
+		if f.skipped = !fr.charge(fr.limits.Body); f.skipped {
+			f.body = nil
+		} else {
+			f.charged = fr.limits.Body
+		}
+	}
+	if !f.skipped {
+		f.body = grow(f.body, part, rest)
 	}
 }
 

@@ -3,7 +3,10 @@ package receiver
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 )
 
 // item is what goes from the reader of a link to the consumer of Notifications.
@@ -13,9 +16,12 @@ type item struct {
 	err error
 	// last says that err ends the iteration: the link was lost.
 	last bool
-	// size is how many bytes of memory it holds.
-	size int
+	// size is how many bytes of memory it holds; charged are those that the Budget counts.
+	size, charged int
 }
+
+// own is what counts against the limit of the buffer.
+func (it *item) own() int { return it.size - it.charged }
 
 // itemSize is the memory of an item and its frame.
 func itemSize(f *frame) int {
@@ -32,7 +38,10 @@ const (
 // handover is the buffer between the reader of a link and the consumer, a ring bounded in bytes.
 // Both sides move several items at a time, so that locking and waking cost little for each.
 type handover struct {
-	limit int
+	limit  int
+	budget *budget.Budget  // nil: there is none
+	held   *atomic.Int64   // what is taken of it
+	common <-chan struct{} // says when there may be room in it; for the reader
 
 	mu sync.Mutex
 	// The length of ring is a power of two.
@@ -47,17 +56,51 @@ type handover struct {
 }
 
 func newHandover(limit int) *handover {
-	return &handover{limit: limit, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	return &handover{
+		limit: limit, held: new(atomic.Int64), ready: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	}
+}
+
+// take takes so much of the Budget, if there is room.
+func (h *handover) take(n int) bool {
+	if h.common = h.budget.Take(n); h.common == nil {
+		h.held.Add(int64(n))
+	}
+	return h.common == nil
+}
+
+// give gives back what an item took of it.
+func (h *handover) give(it *item) {
+	if it.charged > 0 {
+		h.held.Add(-int64(it.charged))
+		h.budget.Give(it.charged)
+		it.charged = 0
+	}
+}
+
+// fits reports whether there is room for an item; beyond the limit it takes of the Budget. Without
+// one, an item larger than the whole buffer has room when that is empty. h.mu is held.
+func (h *handover) fits(it *item) bool {
+	switch need := it.own(); {
+	case h.bytes+need <= h.limit:
+	case h.budget == nil:
+		return h.n == 0
+	case !h.take(need):
+		return false
+	default:
+		it.charged += need
+	}
+	return true
 }
 
 // push appends as many of items as there is room for, in order, and returns how many. Where force
-// is set it appends all. An item larger than the whole buffer has room when that is empty.
+// is set it appends all.
 func (h *handover) push(items []item, force bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	pushed := 0
 	for i := range items {
-		if !force && h.n > 0 && h.bytes+items[i].size > h.limit {
+		if !force && !h.fits(&items[i]) {
 			break
 		}
 		if h.n == len(h.ring) {
@@ -65,7 +108,7 @@ func (h *handover) push(items []item, force bool) int {
 		}
 		h.ring[(h.head+h.n)&(len(h.ring)-1)] = items[i]
 		h.n++
-		h.bytes += items[i].size
+		h.bytes += items[i].own()
 		pushed++
 	}
 	if pushed > 0 {
@@ -82,17 +125,17 @@ func (h *handover) pop(into *[popCount]item) int {
 	if h.n == 0 {
 		return 0
 	}
-	n, bytes := 0, 0
+	n, bytes := 0, 0 // that the consumer then holds
 	for h.n > 0 && n < popCount && (n == 0 || bytes+h.ring[h.head].size <= popBytes) {
 		at := &h.ring[h.head]
 		into[n] = *at
 		*at = item{}
 		bytes += into[n].size
+		h.bytes -= into[n].own()
 		n++
 		h.head = (h.head + 1) & (len(h.ring) - 1)
 		h.n--
 	}
-	h.bytes -= bytes
 	if h.n == 0 && len(h.ring) > 4*popCount {
 		h.ring, h.head = nil, 0
 	}
@@ -114,7 +157,7 @@ func (h *handover) unpop(items []item) {
 		h.head = (h.head - 1) & (len(h.ring) - 1)
 		h.ring[h.head] = it
 		h.n++
-		h.bytes += it.size
+		h.bytes += it.own()
 	}
 	if len(items) > 0 {
 		wake(h.ready)

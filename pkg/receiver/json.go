@@ -175,13 +175,10 @@ func jsonNumber(b []byte, i int) int {
 	if b[i] == '-' {
 		i++
 	}
-	switch {
-	case i < len(b) && b[i] == '0':
+	if i < len(b) && b[i] == '0' {
 		i++
-	default:
-		if i = jsonDigits(b, i); i < 0 {
-			return -1
-		}
+	} else if i = jsonDigits(b, i); i < 0 {
+		return -1
 	}
 	if i < len(b) && b[i] == '.' {
 		if i = jsonDigits(b, i+1); i < 0 {

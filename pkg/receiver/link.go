@@ -47,35 +47,27 @@ type link struct {
 	sendCycle, receiveCycle time.Duration
 	writeLimit              time.Duration
 
-	// wake wakes the writer: there is something in out.
-	wake chan struct{}
-	// done is closed when cause is set.
-	done chan struct{}
+	wake chan struct{} // wakes the writer: there is something in out
+	done chan struct{} // is closed when cause is set
 	// finished is closed when all that was received is handed over and the loss is known.
 	finished chan struct{}
 
 	// Guarded by r.mu:
-	out []byte
-	// subs are by subscription id.
-	subs map[string]*linkSub
-	// by receipt id
-	requests map[string]*request
+	out      []byte
+	subs     map[string]*linkSub // by subscription id
+	requests map[string]*request // by receipt id
 	// established says that Connect succeeded: a loss is reported by Notifications.
 	established bool
 	cause       error
 
 	// For the reader only:
-	// items are parsed and not yet handed over.
-	items     []item
+	items     []item // parsed and not yet handed over
 	itemBytes int
-	// lastError is the latest frame, if that was an ERROR.
-	lastError *JMSError
-	// when that came
-	errorAt time.Time
+	lastError *JMSError // the latest frame, if that was an ERROR
+	errorAt   time.Time // when that came
 	// fullSince is since when the hand-over buffer has had no room.
-	fullSince time.Time
-	// lastMessage is when the latest notification came, for Receiver.LastNotification.
-	lastMessage time.Time
+	fullSince   time.Time
+	lastMessage time.Time // for Receiver.LastNotification
 }
 
 // linkSub is a subscription on this link.
@@ -86,12 +78,9 @@ type linkSub struct {
 
 // request is a frame we sent that asks for a receipt.
 type request struct {
-	// sub is what it asks for, if it is a SUBSCRIBE.
-	sub *linkSub
-	// done is closed when it is answered.
-	done chan struct{}
-	// err is set before done is closed.
-	err error
+	sub  *linkSub      // what it asks for, if it is a SUBSCRIBE
+	done chan struct{} // is closed when it is answered
+	err  error         // is set before
 }
 
 func (q *request) answer(err error) {
@@ -105,17 +94,16 @@ func (q *request) answer(err error) {
 
 func newLink(r *Receiver, conn net.Conn) *link {
 	l := &link{
-		r:        r,
-		wire:     &wire{Conn: conn, lastByte: &r.lastByte},
-		wake:     make(chan struct{}, 1),
-		done:     make(chan struct{}),
-		finished: make(chan struct{}),
-		subs:     make(map[string]*linkSub),
-		requests: make(map[string]*request),
+		r: r, wire: &wire{Conn: conn, lastByte: &r.lastByte}, lastMessage: r.lastNotification.get(),
+		wake: make(chan struct{}, 1), done: make(chan struct{}), finished: make(chan struct{}),
+		subs: make(map[string]*linkSub), requests: make(map[string]*request),
 	}
 	l.conn = l.wire
-	l.lastMessage = r.lastNotification.get()
 	l.frames = newFrameReader(l, r.limits)
+	l.frames.hide = r.secrets.Hide
+	if r.opts.Budget != nil {
+		l.frames.charge = l.charge
+	}
 	return l
 }
 
@@ -161,38 +149,48 @@ func (l *link) read() error {
 	for {
 		f, err := l.frames.next()
 		if err != nil {
+			l.r.buffer.give(&item{charged: f.charged})
 			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && isEnd(err) {
 				return endedBy("closed by the HMC after "+l.lastError.Error(), l.lastError)
 			}
 			return readable(err, "")
 		}
 		l.lastError = nil
+		it, queued := item{size: itemSize(&f)}, false
+		it.charged = min(f.charged, it.size)
+		l.r.buffer.give(&item{charged: f.charged - it.charged})
 		switch f.command {
 		case commandMessage:
-			l.message(&f)
+			queued = l.message(&f, it)
 		case commandReceipt:
 			l.receipt(f.headers.Get(headerReceiptID))
 		case commandError:
-			l.errorFrame(&f)
+			queued = l.errorFrame(&f, it)
 		case commandConnected: // a second one means nothing
+		}
+		if !queued {
+			l.r.buffer.give(&it)
 		}
 	}
 }
 
-// message hands a notification over.
-func (l *link) message(f *frame) {
+// message hands a notification over, unless it is for nobody or there was no room for it.
+func (l *link) message(f *frame, it item) (queued bool) {
 	topic, ok := l.topicOf(f)
 	if !ok {
 		l.r.log.Debug("ignored a message for no subscription of ours",
-			zap.String("subscription", f.headers.Get(headerSubscription)),
-			zap.String("destination", f.headers.Get(headerDestination)))
-		return
+			zap.String("subscription", l.frames.quote(f.headers.Get(headerSubscription))),
+			zap.String("destination", l.frames.quote(f.headers.Get(headerDestination))))
+		return false
 	}
 	l.lastMessage = l.wire.received
-	l.queue(item{
-		notification: Notification{Topic: topic, Headers: f.headers, Body: f.body, Received: l.wire.received},
-		size:         itemSize(f),
-	})
+	it.notification = Notification{Topic: topic, Headers: f.headers, Body: f.body, Received: l.wire.received}
+	if f.skipped {
+		l.miss(&it)
+		return true
+	}
+	l.queue(it)
+	return true
 }
 
 // topicOf finds the topic of a message, by its subscription or, where a broker leaves that out, by
@@ -226,13 +224,15 @@ func (l *link) receipt(id string) {
 }
 
 // errorFrame finds out what an ERROR is about: one of our frames, one of our topics, or nothing in
-// particular.
-func (l *link) errorFrame(f *frame) {
+// particular. It reports whether Notifications will yield it.
+func (l *link) errorFrame(f *frame, it item) (queued bool) {
 	jms := l.r.jmsError(f)
 	l.lastError, l.errorAt = jms, l.wire.received
-	if err := l.sortError(f, jms); err != nil {
-		l.queue(item{err: err, size: itemSize(f)})
+	it.err = l.sortError(f, jms)
+	if it.err != nil {
+		l.queue(it)
 	}
+	return it.err != nil
 }
 
 // sortError answers the request an ERROR is about, and returns what Notifications is to yield.
@@ -338,6 +338,17 @@ func (l *link) flush() {
 	l.items, l.itemBytes = l.items[:0], 0
 }
 
+// charge takes room for more of a body that is being read.
+func (l *link) charge(n int) bool {
+	for !l.r.buffer.take(n) {
+		if l.flush(); !l.hold() {
+			return false
+		}
+	}
+	l.fullSince = time.Time{}
+	return true
+}
+
 // hold waits for room in the hand-over buffer and reports whether to try again. Meanwhile nothing
 // is read, so that TCP holds the sender. Each time the buffer becomes full it waits once, for
 // HandoverWait; after that the reader keeps up with the HMC until there is room again, because an
@@ -350,20 +361,20 @@ func (l *link) hold() bool {
 	if left <= 0 || (l.r.opts.HandoverHold != nil && !l.r.opts.HandoverHold()) {
 		return false
 	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
 	select {
 	case <-l.r.buffer.room:
 		return true
-	case <-timer.C:
-		return false
+	case <-l.r.buffer.common:
+		return true
+	case <-time.After(left):
 	case <-l.r.closing.Done():
-		return false
 	}
+	return false
 }
 
 // miss gives up an item for want of room.
 func (l *link) miss(it *item) {
+	l.r.buffer.give(it)
 	switch {
 	case is[*SubscriptionError](it.err):
 		// There are as many as there were topics, and somebody has to know.

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
 // DefaultPort is the port on which an HMC offers STOMP over TLS.
@@ -43,6 +47,8 @@ type Options struct {
 	// and without multi-factor authentication, where a user who has that cannot log on with a
 	// password.
 	SessionID, SessionCredential string
+	// Secrets are what else the peer may know, and repeat, that must not be shown.
+	Secrets []string
 
 	// TLS configures the connection. It is not modified. nil verifies the HMC's certificate
 	// against the system's roots. ServerName is Host unless it is set.
@@ -68,16 +74,21 @@ type Options struct {
 	// hand-over buffer is full. Where it returns false, notifications without room are dropped
 	// at once. nil: it may. It must not block.
 	HandoverHold func() bool
+	// Budget is what several receivers may hold together beyond Limits.Handover of each. nil:
+	// a Receiver holds one notification beyond that.
+	Budget *budget.Budget
 }
 
-// Limits bound the memory that a peer can make a Receiver use, and how long it can be held up. 0 is
-// the default.
+const maxHeaderLine, maxHeaderCount, maxHeaders, maxBody, maxHandover = 64 << 10, 1000, 1 << 20, 4 << 20, 8 << 20
+
+// Limits bound the memory that a peer makes a Receiver use, and for how long. 0 is the default.
 type Limits struct {
 	// HeaderLine is the length of one header line in bytes, 64 KiB.
 	HeaderLine int
-	// HeaderCount is the number of headers of one frame, 1000.
-	HeaderCount int
-	// Body is the length of one body in bytes, 64 MiB.
+	// HeaderCount is the number of headers of a frame, 1000, Headers their length in bytes, 1 MiB.
+	HeaderCount, Headers int
+	// Body is the length of one body in bytes, 4 MiB. The largest known are those of a console's
+	// hardware messages as a property: about 1 MiB.
 	Body int
 	// Handover is the size of the buffer between the reader of the link and the consumer of
 	// Notifications, 8 MiB. It counts what a notification takes in memory, which is about twice
@@ -104,31 +115,26 @@ type Notification struct {
 // Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's
 // NotificationReceiver. Its methods may be called from any goroutine, at any time.
 type Receiver struct {
-	opts   Options
-	config StompRetryTimeoutConfig
-	limits Limits
-	// tls is nil for plain text.
-	tls     *tls.Config
+	opts    Options
+	config  StompRetryTimeoutConfig
+	limits  Limits
+	tls     *tls.Config // nil: plain text
 	address string
 	// logons are what to log on with, in the spellings of ActiveMQ and of STOMP where these
 	// differ.
 	logons  []logon
-	secrets *strings.Replacer
+	secrets secret.Set
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	log     *zap.Logger
 
-	buffer *handover
-	// connecting holds one value while a Connect is at work.
-	connecting chan struct{}
-	// spelling is the index in logons that is used; for that Connect only.
-	spelling int
+	buffer     *handover
+	connecting chan struct{} // holds one value while a Connect is at work
+	spelling   int           // the index in logons that is used; for that Connect only
 	// closing is done when Close has begun.
 	closing    context.Context
 	beginClose context.CancelFunc
-	// closed is closed when Close is done.
-	closed chan struct{}
-	// closeErr is set before closed is.
-	closeErr error
+	closed     chan struct{} // is closed when Close is done
+	closeErr   error         // is set before
 
 	lastByte, lastNotification moment
 	// taken is how much running iterations took from the buffer and have not yielded.
@@ -156,13 +162,8 @@ type subscription struct {
 // New checks the options and returns a Receiver. It does not connect.
 func New(o Options) (*Receiver, error) {
 	r := &Receiver{
-		opts:       o,
-		config:     DefaultStompRetryTimeoutConfig(),
-		log:        o.Logger,
-		dial:       o.Dial,
-		connecting: make(chan struct{}, 1),
-		closed:     make(chan struct{}),
-		wanted:     make(map[string]*subscription),
+		opts: o, config: DefaultStompRetryTimeoutConfig(), log: o.Logger, dial: o.Dial,
+		connecting: make(chan struct{}, 1), closed: make(chan struct{}), wanted: make(map[string]*subscription),
 	}
 	r.lastByte.began = time.Now()
 	r.lastNotification.began = r.lastByte.began
@@ -176,6 +177,11 @@ func New(o Options) (*Receiver, error) {
 		r.want(topic)
 	}
 	r.buffer = newHandover(r.limits.Handover)
+	if all := o.Budget; all != nil {
+		r.buffer.budget = all
+		// What nobody has come for is given back when it is gone.
+		runtime.AddCleanup(r, func(held *atomic.Int64) { all.Give(int(held.Load())) }, r.buffer.held)
+	}
 	r.closing, r.beginClose = context.WithCancel(context.Background())
 	return r, nil
 }
@@ -272,29 +278,26 @@ func (r *Receiver) setCredentials() error {
 		}
 	}
 	r.logons = spellings(plain)
-	var secrets []string
+	secrets := slices.Clone(o.Secrets)
 	for _, l := range r.logons {
-		secrets = append(secrets, l.passcode, "<secret>")
+		secrets = append(secrets, l.passcode)
 		if session {
-			secrets = append(secrets, l.login, "<secret>")
+			secrets = append(secrets, l.login)
 		}
 	}
-	r.secrets = strings.NewReplacer(secrets...)
+	r.secrets = secret.New(secrets...)
 	return nil
 }
 
 func (l Limits) withDefaults() (Limits, error) {
-	for _, v := range []struct {
-		value    *int
-		standard int
-	}{{&l.HeaderLine, 64 << 10}, {&l.HeaderCount, 1000}, {&l.Body, 64 << 20}, {&l.Handover, 8 << 20}} {
-		if *v.value < 0 {
+	for value, standard := range map[*int]int{
+		&l.HeaderLine: maxHeaderLine, &l.HeaderCount: maxHeaderCount, &l.Headers: maxHeaders,
+		&l.Body: maxBody, &l.Handover: maxHandover,
+	} {
+		if *value < 0 || l.HandoverWait < 0 {
 			return l, errors.New("a limit is negative")
 		}
-		*v.value = cmp.Or(*v.value, v.standard)
-	}
-	if l.HandoverWait < 0 {
-		return l, errors.New("a limit is negative")
+		*value = cmp.Or(*value, standard)
 	}
 	l.HandoverWait = cmp.Or(l.HandoverWait, 2*time.Second)
 	return l, nil
@@ -384,7 +387,9 @@ func (r *Receiver) Connect(ctx context.Context) error {
 		}
 		log("connection attempt failed, trying again",
 			zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
-		if !sleep(ctx, delay) {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
 			return r.ended(ctx, err)
 		}
 	}
@@ -411,17 +416,6 @@ func (r *Receiver) ended(ctx context.Context, last error) error {
 		return fmt.Errorf("receiver: connect: %w", ctx.Err())
 	default:
 		return fmt.Errorf("receiver: connect: %w (before that: %w)", ctx.Err(), last)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -767,7 +761,9 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 				err = &ParseError{Body: it.notification.Body, Err: jsonErr}
 			}
 		}
-		if !yield(it.notification, err) || it.last {
+		more := yield(it.notification, err)
+		r.buffer.give(it)
+		if !more || it.last {
 			return false
 		}
 	}
@@ -856,9 +852,12 @@ func (r *Receiver) HeartBeat() (send, receive time.Duration) {
 // jmsError makes an error of an ERROR frame. A broker that repeats what we logged on with must not
 // bring it into a log.
 func (r *Receiver) jmsError(f *frame) *JMSError {
-	e := &JMSError{Headers: make(Headers, len(f.headers)), Body: []byte(r.secrets.Replace(string(f.body)))}
+	// A secret that is cut in two would not be found.
+	const longest = 4 << 10
+	body := []byte(r.secrets.Hide(string(f.body[:min(len(f.body), bufferSize+longest)])))
+	e := &JMSError{Headers: make(Headers, len(f.headers)), Body: body[:min(len(body), bufferSize)]}
 	for i, h := range f.headers {
-		e.Headers[i] = Header{h.Name, r.secrets.Replace(h.Value)}
+		e.Headers[i] = Header{r.secrets.Hide(h.Name), r.secrets.Hide(h.Value)}
 	}
 	e.Message = e.Headers.Get(headerMessage)
 	if strings.TrimSpace(e.Message) == "" {

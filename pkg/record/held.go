@@ -32,6 +32,7 @@ type held struct {
 	key, about string
 	due        time.Time
 	ready      bool // nothing more is awaited
+	kept       int  // bytes
 }
 
 // jobBody is the answer to Query Job Status.
@@ -47,7 +48,16 @@ func (t *tx) ask(e *event.Event, about string) bool {
 	if about == "" || t.questions() >= MaxQuestions || !t.r.watcher.Ask(about) {
 		return false
 	}
-	t.held = append(t.held, &held{event: copyEvent(e), key: e.Key(), about: about, due: t.now.Add(HoldWait)})
+	return t.hold(&held{event: copyEvent(e), key: e.Key(), about: about, due: t.now.Add(HoldWait)})
+}
+
+// hold holds an event back, if there is room for it.
+func (t *tx) hold(h *held) bool {
+	h.kept = keptSize(&h.event)
+	if len(t.held) >= maxHeld || t.kept.Take(h.kept) != nil {
+		return false
+	}
+	t.held = append(t.held, h)
 	return true
 }
 
@@ -66,11 +76,10 @@ func (t *tx) behind(e *event.Event) bool {
 	if !slices.ContainsFunc(t.held, func(h *held) bool { return h.key == key }) {
 		return false
 	}
-	if len(t.held) >= maxHeld {
+	if !t.hold(&held{event: copyEvent(e), key: key, due: t.now, ready: true}) {
 		t.release(true)
 		return false
 	}
-	t.held = append(t.held, &held{event: copyEvent(e), key: key, due: t.now, ready: true})
 	return true
 }
 
@@ -131,6 +140,7 @@ func (t *tx) release(all bool) {
 	t.held = slices.DeleteFunc(t.held, func(h *held) bool {
 		if !waiting[h.key] && (all || h.ready || !t.now.Before(h.due)) {
 			t.store(&h.event)
+			t.kept.Give(h.kept)
 			return true
 		}
 		waiting[h.key] = true

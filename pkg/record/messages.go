@@ -28,11 +28,24 @@ const (
 	replayBytes    = 8 << 20
 )
 
+// keptFree is how many bytes of events an HMC may have for itself that wait for something before
+// they are stored: replays, and what is held back. What is beyond is of the Budget of all HMCs.
+const keptFree = 1 << 20
+
+// keptSize is the memory of an event that is kept.
+func keptSize(e *event.Event) int {
+	n := len(e.Body) + len(e.BodyText) + 1<<10
+	for i := range e.Headers {
+		n += len(e.Headers[i].Name) + len(e.Headers[i].Value) + 1<<5
+	}
+	return n
+}
+
 // replay is what the HMC sent again of a partition's messages so far.
 type replay struct {
 	messages []console.OSMessage
 	events   []event.Event
-	bytes    int
+	kept     int // bytes
 	last     time.Time
 	cut      bool // more of it is to come
 }
@@ -40,7 +53,6 @@ type replay struct {
 func (l *replay) add(p *translate.Part, e event.Event) {
 	l.messages = append(l.messages, messageOf(p))
 	l.events = append(l.events, e)
-	l.bytes += len(e.Body)
 }
 
 func messageOf(p *translate.Part) console.OSMessage {
@@ -107,19 +119,41 @@ func (t *tx) addToReplay(p *translate.Part) {
 		l = new(replay)
 		t.replays[p.Partition] = l
 	}
-	l.add(p, copyEvent(p.Event))
+	e := copyEvent(p.Event)
+	size := keptSize(&e)
+	room := t.kept.Take(size) == nil
+	if room {
+		l.kept += size
+	}
+	l.add(p, e)
 	l.last = t.now
 	t.replayed[p.Partition] = l.last
-	if len(l.messages) >= replayMessages || l.bytes >= replayBytes {
+	if !room || len(l.messages) >= replayMessages || l.kept >= replayBytes {
 		l.cut = true
 		t.settleReplay(p.Partition, nil)
 	}
 }
 
-// copyEvent returns an event that lasts longer than the converter's.
+// copyEvent returns an event that lasts longer than the converter's, and keeps nothing of the
+// memory of the notification, which may be far larger.
 func copyEvent(e *event.Event) event.Event {
 	c := *e
-	c.Headers = slices.Clone(e.Headers)
+	c.Body, c.Headers = slices.Clone(e.Body), slices.Clone(e.Headers)
+	size := 0
+	for i := range c.Headers {
+		size += len(c.Headers[i].Name) + len(c.Headers[i].Value)
+	}
+	var all strings.Builder
+	all.Grow(size)
+	own := func(s string) string {
+		start := all.Len()
+		all.WriteString(s)
+		return all.String()[start:]
+	}
+	for i := range c.Headers {
+		h := &c.Headers[i]
+		h.Name, h.Value = own(h.Name), own(h.Value)
+	}
 	c.SessionSequenceNr, c.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
 	c.Resource = clonePointer(e.Resource)
 	return c
@@ -141,6 +175,7 @@ func (t *tx) settleReplay(partition string, next *console.OSMessage) {
 		return
 	}
 	delete(t.replays, partition)
+	t.kept.Give(l.kept)
 	asked := t.link.asked
 	if at := t.link.subscribed[partition]; at.After(asked) {
 		asked = at

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/console"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -59,6 +60,7 @@ type Options struct {
 	Topics  *translate.TopicTable
 	Timing  Timing
 	Live    *Fanout          // of those who read along; nil: there are none
+	Budget  *budget.Budget   // of what waits to be stored; nil: there is none
 	Now     func() time.Time // nil: time.Now
 }
 
@@ -119,7 +121,7 @@ func New(opts Options) *Recorder {
 		link:    linkState{subscribed: make(map[string]time.Time)},
 		conv:    translate.NewConverter(name, opts.Topics, opts.Group.Estate, &opts.Group.operations),
 	}
-	t.emit = t.part
+	t.emit, t.kept = t.part, budget.Account{Budget: opts.Budget, Free: keptFree}
 	return r
 }
 

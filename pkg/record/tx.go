@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/console"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
@@ -32,10 +33,16 @@ type tx struct {
 	loaded time.Time
 	conv   translate.Converter
 	emit   func(*translate.Part)
-	due    []*ledger.Gap // whose events are in the outbox
+	// split is what the parts of the notification have become so far, in bytes, and beyond how
+	// many of them are too many.
+	split, beyond int
+	due           []*ledger.Gap // whose events are in the outbox
 	// refetch says that what may be missed since is to be fetched once the storage works again.
 	refetch bool
 }
+
+// maxSplit bounds what the parts of a notification become together, in bytes.
+const maxSplit = 64 << 20
 
 // books are what is known of the HMC and stored with the events.
 type books struct {
@@ -58,8 +65,9 @@ type pending struct {
 	replayed map[string]time.Time // when the HMC replayed messages of a partition last
 	// when it was last asked which messages of a partition wait for an answer
 	heldAsked map[string]time.Time
-	expired   time.Time // when it was looked last for messages that wait for too long
-	held      []*held   // in their order
+	expired   time.Time      // when it was looked last for messages that wait for too long
+	held      []*held        // in their order
+	kept      budget.Account // bytes of events that wait
 	// When changes of objects were last put out that another HMC may report too: what happened
 	// to an object before, and is reported now, is not what happened last.
 	changed map[string]time.Time
@@ -300,15 +308,49 @@ func (t *tx) notification(n *translate.Notification) {
 		t.r.metrics.duplicate(n.Type)
 		return
 	}
+	t.split, t.beyond = 0, 0
 	t.conv.Convert(n, id, t.emit)
+	if t.beyond > 0 {
+		t.tooMany(n)
+	}
 	if t.g.out.full() {
 		t.flush()
 	}
 }
 
-// part records an event that the converter has made, unless it is a repetition.
+// tooMany gives up the parts of a notification that is larger than all of them may become: they
+// count as missed, and are fetched.
+func (t *tx) tooMany(n *translate.Notification) {
+	kind := t.r.topics.KindOf(n.Topic, n.Type)
+	t.missed(kind, t.beyond)
+	t.r.log.Warn("a notification has more parts than are taken of one; the others are fetched, if the HMC has them",
+		zap.String("topic_type", kind), zap.Int("parts", t.beyond))
+	t.gaps.Missing(n.Received, n.Received, "a notification had too many parts", n.Topic, kind, t.beyond,
+		t.canFetch(kind), t.now)
+	if kind == event.TopicAudit || kind == event.TopicSecurity {
+		t.awaitEntries(n.Received, []string{kind})
+	}
+}
+
+// part records an event that the converter has made, unless it is a repetition. A notification may
+// become a thousand times as much in its parts as it was: they are stored as they are made.
 func (t *tx) part(p *translate.Part) {
+	if t.split > maxSplit {
+		t.beyond++
+		return
+	}
+	before := len(t.g.out.buf)
+	t.record(p)
+	t.split += max(0, len(t.g.out.buf)-before)
+	if (p.Message != nil || p.Entry != nil) && t.g.out.full() {
+		t.send()
+	}
+}
+
+func (t *tx) record(p *translate.Part) {
 	switch {
+	case p.Message != nil && t.messages.Full(p.Partition):
+		t.put(p.Event) // it is not recognized when it comes again
 	case p.Message != nil:
 		t.message(p)
 	case p.Entry != nil:

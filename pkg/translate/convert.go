@@ -51,6 +51,7 @@ type Part struct {
 // whole, which has the id given.
 func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	c.begin(n)
+	c.event.Headers = n.partHeaders()
 	whole := c.event
 	parts := 0
 	for c.message = range n.Messages() {
@@ -73,6 +74,7 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	// The parts of a body of another shape cannot be told: it is then delivered as one event,
 	// whole.
 	e := &c.event
+	e.Headers = n.Headers
 	e.ID, e.Body, e.BodyText = id.String(), n.Body, n.BodyText
 	c.element(n)
 	o := c.follow(n)

@@ -17,8 +17,23 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
-// unknownType is the type of a notification without a notification-type header.
-const unknownType = "unknown"
+const (
+	// unknownType is the type of a notification without a notification-type header.
+	unknownType = "unknown"
+	// maxName bounds, in bytes, what a header names: HMCs name things with far less.
+	maxName = 512
+	// usualHeaders is what the headers of a frame have at most, in bytes, unless somebody makes
+	// them large.
+	usualHeaders = 8 << 10
+	// maxPartHeaders bounds what the headers become in all parts of one notification together,
+	// and maxPartHeader the value of one where that is not enough.
+	maxPartHeaders = 16 << 20
+	maxPartHeader  = 256
+	// maxReports bounds how many of the reports of a change are looked at.
+	maxReports = 1000
+	// maxBodyText bounds what is kept of a body that is not JSON, in bytes.
+	maxBodyText = 1 << 20
+)
 
 // Notification is a notification of an HMC with what everybody asks of it, parsed once. It shares
 // the memory of the one that was received.
@@ -49,6 +64,7 @@ type Notification struct {
 	// the headers action, property-names and job-uri, and a sum of those that are not known
 	action, properties, job string
 	otherSum                uint64
+	headerBytes             int
 }
 
 // Parse makes n what was received, and reuses its memory. valid says whether the body is JSON.
@@ -56,6 +72,9 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	*n = Notification{
 		Topic: received.Topic, Type: unknownType, Received: received.Received, Time: received.Received,
 		Headers: n.Headers[:0], Reports: n.Reports[:0], bodySum: crc32.Checksum(received.Body, castagnoli),
+	}
+	for i := range received.Headers {
+		n.headerBytes += len(received.Headers[i].Name) + len(received.Headers[i].Value)
 	}
 	for i := range received.Headers {
 		n.header(received.Headers[i].Name, received.Headers[i].Value)
@@ -69,12 +88,15 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 		if text := mended(received.Body); json.Valid(text) {
 			n.Body = event.CompactValid(text)
 		} else {
-			n.BodyText = string(received.Body)
+			n.BodyText = event.Cut(string(received.Body[:min(len(received.Body), maxBodyText+1)]), maxBodyText)
 		}
 	}
 	switch n.Type {
 	case event.TypeStatusChange, event.TypePropertyChange:
 		for report := range event.Reports(n.Body) {
+			if len(n.Reports) == maxReports { // the last one says how it is now
+				n.Reports = n.Reports[:maxReports-1]
+			}
 			n.Reports = append(n.Reports, report)
 		}
 	}
@@ -109,11 +131,16 @@ func (n *Notification) header(name, value string) {
 	if again {
 		return // the first one counts
 	}
+	// They share their memory, and what is kept for long must not keep all of it.
+	short := event.Beginning(value, maxName)
+	if n.headerBytes > usualHeaders {
+		short = strings.Clone(short)
+	}
 	r := &n.Resource
 	switch name {
 	case "notification-type":
 		if value != "" {
-			n.Type = value
+			n.Type = short
 		}
 	case "message-id":
 		n.messageID = value
@@ -129,17 +156,17 @@ func (n *Notification) header(name, value string) {
 		n.globalText = value
 		n.global, n.globalGiven = number(value)
 	case "class":
-		r.Class = value
+		r.Class = short
 	case "name":
-		r.Name = value
+		r.Name = short
 	case "object-uri":
-		r.ObjectURI = value
+		r.ObjectURI = short
 	case "object-id":
-		r.ObjectID = value
+		r.ObjectID = short
 	case "element-uri":
-		r.ElementURI = value
+		r.ElementURI = short
 	case "element-id":
-		r.ElementID = value
+		r.ElementID = short
 	case "action":
 		n.action = value
 	case "property-names":
@@ -305,6 +332,26 @@ func parts[T any](n *Notification, typ, member string, parse func([]byte) T) ite
 			}
 		}
 	}
+}
+
+// partHeaders returns the headers that each part of the notification has: all of them, unless that
+// would become too much together. Then it is those that say what it is of.
+func (n *Notification) partHeaders() event.Headers {
+	if n.Type != event.TypeOSMessage && n.Type != event.TypeLogEntry ||
+		n.headerBytes*bytes.Count(n.Body, []byte("{")) <= maxPartHeaders {
+		return n.Headers
+	}
+	var out event.Headers
+	for _, h := range n.Headers {
+		switch h.Name {
+		case "notification-type", "message-id", "timestamp", "session-sequence-nr", "global-sequence-nr", "destination",
+			"class", "name", "object-uri", "object-id", "element-uri", "element-id":
+			if len(h.Value) <= maxPartHeader {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
 }
 
 // timeOf returns a time in milliseconds as an HMC tells it; other, where that is no time of this

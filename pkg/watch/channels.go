@@ -238,13 +238,13 @@ func (cs *channels) open(ctx context.Context, c *channel) {
 func (cs *channels) topicOfOpen(ctx context.Context, uri string) (string, error) {
 	k := cs.k
 	topics, err := k.session.NotificationTopics(ctx)
-	if err != nil {
-		return "", err
-	}
 	for _, t := range topics {
 		if t.Type == hmc.TopicTypeOSMessage && event.LastSegment(t.ObjectURI) == event.LastSegment(uri) {
 			return t.Name, nil
 		}
+	}
+	if err != nil {
+		return "", err
 	}
 	return "", fmt.Errorf("the HMC says that the channel for %s is open but does not list its topic", uri)
 }

@@ -100,14 +100,18 @@ func (l *lister) forgets(class string, n int) bool {
 func (l *lister) listAll(ctx context.Context) {
 	k := l.k
 	list := &estate.Listing{HMC: k.Cfg.Name, Asked: time.Now(), Complete: make(map[string]bool)}
-	var failures []error
+	var failures, tooMany []error
 	answered := func(class string, n int, err error) (ok bool) {
 		if err == nil && l.forgets(class, n) {
 			err = fmt.Errorf("the HMC lists no %s, of which it has listed some before", class)
 		}
-		if err == nil {
+		_, some := errors.AsType[*hmc.TooManyError](err)
+		switch {
+		case err == nil:
 			list.Complete[class] = true
-		} else {
+		case some:
+			tooMany = append(tooMany, err)
+		default:
 			failures = append(failures, err)
 		}
 		return !k.over(ctx, err)
@@ -116,7 +120,7 @@ func (l *lister) listAll(ctx context.Context) {
 	if !answered(estate.ClassCPC, len(cpcs), err) {
 		return
 	}
-	if err == nil {
+	if len(failures) == 0 {
 		k.hardware.listed(cpcs)
 	}
 	for _, c := range cpcs {
@@ -152,7 +156,7 @@ func (l *lister) listAll(ctx context.Context) {
 				zap.String("topic", topic), zap.Error(err))
 		}
 	}
-	l.publish(errors.Join(failures...), list)
+	l.publish(errors.Join(failures...), errors.Join(tooMany...), list)
 }
 
 // judged returns what an HMC thinks of a status that it has listed.
@@ -163,15 +167,20 @@ func judged(unacceptable *bool) estate.Judgement {
 	return estate.JudgementOf(*unacceptable)
 }
 
-// publish says whether a part of the estate could not be listed; that is tried again.
-func (l *lister) publish(err error, list *estate.Listing) {
+// publish says whether a part of the estate could not be listed, which is tried again, or is more
+// than is taken.
+func (l *lister) publish(failed, tooMany error, list *estate.Listing) {
 	k := l.k
-	if err == nil {
+	if failed == nil {
 		l.again = retry{}
+	} else {
+		l.again.failed(&k.intervals)
+	}
+	err := errors.Join(failed, tooMany)
+	if err == nil {
 		k.source.setListing("", "")
 		return
 	}
-	l.again.failed(&k.intervals)
 	k.Rec.Problem("states, which could not be compared: " + err.Error())
 	problem := ""
 	whole := list.Complete[estate.ClassPartition] && list.Complete[estate.ClassLogicalPartition]

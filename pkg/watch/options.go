@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
@@ -28,8 +29,9 @@ type Options struct {
 	// SessionNotes is where sessions are noted until their logoff: see hmc.Options.
 	SessionNotes string
 	// Handover is how many bytes of notifications may wait to be recorded; 0: the receiver's
-	// default.
+	// default. Beyond that it is the Budget of all HMCs.
 	Handover  int
+	Budget    *budget.Budget
 	Intervals Intervals
 	// Dial connects to the HMC; nil: net.Dialer.
 	Dial Dial

@@ -93,7 +93,7 @@ func New(o Options) (*Supervisor, error) {
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	var err error
 	s.session, err = logon.NewSession(&s.Cfg, logon.SessionOptions{
-		Logger: s.log, Version: o.Version, Notes: o.SessionNotes, Dial: o.Dial,
+		Logger: s.log, Version: o.Version, Notes: o.SessionNotes, Dial: o.Dial, Budget: o.Budget,
 		OnRequest: func(operation, code string) { o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc() },
 	})
 	if err != nil {
@@ -109,13 +109,13 @@ func New(o Options) (*Supervisor, error) {
 	s.source.board, s.source.metrics = newBoard(), s.Metrics
 	s.Rec = record.New(record.Options{
 		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
-		Timing: s.intervals.Recording, Live: o.Live,
+		Timing: s.intervals.Recording, Live: o.Live, Budget: o.Budget,
 	})
 	s.connector = logon.NewConnector(s.session, receiver.Options{
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue.Err() == nil },
-		Limits:       receiver.Limits{Handover: o.Handover},
-		Dial:         o.Dial,
+		Limits:       receiver.Limits{Handover: o.Handover}, Budget: o.Budget,
+		Dial: o.Dial,
 	}, func(link *receiver.Receiver) {
 		s.source.update(func(now *state) { now.attempted(link) })
 	})

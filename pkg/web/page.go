@@ -186,9 +186,9 @@ type statusCount struct {
 func newEstate(units []status.Unit, q url.Values) estateView {
 	// A link of each status repeats what is searched for.
 	search, one := q.Get("q"), q.Get("status")
+	bounded := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxFilter)], "") }
 	v := estateView{
-		Query:  strings.TrimSpace(search[:min(len(search), maxFilter)]),
-		Status: one[:min(len(one), maxFilter)], All: q.Get("all") != "", Total: len(units),
+		Query: strings.TrimSpace(bounded(search)), Status: bounded(one), All: q.Get("all") != "", Total: len(units),
 	}
 	slices.SortStableFunc(units, func(a, b status.Unit) int {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC),

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -201,6 +202,27 @@ func TestPageAssets(t *testing.T) {
 	}
 	if len(found) != 4 {
 		t.Errorf("%v", found)
+	}
+}
+
+// What is searched for is bounded, however long the address is: the words are compared with each of
+// the units, and stand in each of the page's links.
+func TestEstateSearchIsBounded(t *testing.T) {
+	s := pageOf(t, 1000)
+	plain, _ := fetch(t, s.URL)
+	for _, long := range []string{strings.Repeat("x ", 10_000), strings.Repeat("part1 ", 3000), "x" + strings.Repeat("ü", 2000)} {
+		query := url.Values{"q": {long}, "status": {long}}.Encode()
+		if len(query) > web.MaxHeader { // these are refused as a whole
+			query = query[:web.MaxHeader-1000]
+		}
+		page, _ := fetch(t, s.URL+"/?"+query)
+		value := regexp.MustCompile(`name="q" type="search" value="([^"]*)"`).FindStringSubmatch(page)
+		if value == nil || len(value[1]) > 200 || value[1] == "" || !utf8.ValidString(page) {
+			t.Errorf("%.6s: searched for %q", long, value)
+		}
+		if len(page) > 2*len(plain) {
+			t.Errorf("%.6s: a page of %d bytes, without a search it has %d", long, len(page), len(plain))
+		}
 	}
 }
 

@@ -166,8 +166,8 @@ func TestImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if owner, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || owner.Uid != 65532 || owner.Gid != 65532 {
-			t.Errorf("/data is not a directory of the image's own user: %v %+v", info.Mode(), owner)
+		if owner, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || owner.Uid != 65532 || owner.Gid != 65532 || info.Mode().Perm() != 0o700 {
+			t.Errorf("/data is not a directory for the image's own user alone: %v %+v", info.Mode(), owner)
 		}
 		b.run(t, "unmount", ctr)
 	})

@@ -46,7 +46,7 @@ func TestSystemdUnitIsValid(t *testing.T) {
 }
 
 func TestSystemdUnitIsHardened(t *testing.T) {
-	const limit = 2.0
+	const limit = 1.5
 	analyze := program.Look(t, "systemd-analyze", "systemd")
 	out, status := program.Output(t, 5*time.Minute, analyze, "security", "--no-pager", "--offline=true", unit(t))
 	level := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)

@@ -4,9 +4,11 @@ package operations_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -42,41 +44,99 @@ type object struct {
 type podSpec struct {
 	AutomountServiceAccountToken  *bool
 	TerminationGracePeriodSeconds int
-	SecurityContext               struct {
-		RunAsNonRoot       bool
-		RunAsUser, FSGroup int
-		SeccompProfile     struct{ Type string }
-	}
-	Containers []struct {
-		Image           string
-		Args            []string
-		Ports           []struct{ Name string }
-		SecurityContext struct {
-			AllowPrivilegeEscalation *bool
-			ReadOnlyRootFilesystem   bool
-			Capabilities             struct{ Drop []string }
+	HostNetwork, HostPID, HostIPC bool
+	SecurityContext               map[string]any
+	InitContainers                []any
+	Containers                    []struct {
+		Image string
+		Args  []string
+		Ports []struct {
+			Name     string
+			HostPort int
 		}
+		SecurityContext                             map[string]any
 		LivenessProbe, ReadinessProbe, StartupProbe struct{ HTTPGet struct{ Path, Port string } }
 		VolumeMounts                                []struct{ Name, MountPath string }
 	}
-	Volumes []struct {
-		Name                  string
-		ConfigMap             struct{ Name string }
-		Secret                struct{ SecretName string }
-		PersistentVolumeClaim struct{ ClaimName string }
+	Volumes []volume
+}
+
+type volume struct {
+	Name                  string
+	ConfigMap             struct{ Name string }
+	Secret                struct{ SecretName string }
+	PersistentVolumeClaim struct{ ClaimName string }
+}
+
+// built is what kustomize makes of a directory, one object of each kind.
+func built(t *testing.T, dir string) map[string]object {
+	t.Helper()
+	var objects []object
+	manifests(t, "kustomize", dir, &objects)
+	all := map[string]object{}
+	for _, o := range objects {
+		if _, twice := all[o.Kind]; twice {
+			t.Errorf("%s: two objects are a %s", dir, o.Kind)
+		}
+		all[o.Kind] = o
+	}
+	return all
+}
+
+// mayDo wants the pod to ask for nothing that the Pod Security Standard "restricted" and OpenShift's profile "restricted-v2" refuse: of
+// what their security contexts can say there is this and nothing else, besides the ids.
+func mayDo(t *testing.T, pod *podSpec, ids map[string]any) {
+	t.Helper()
+	want := map[string]any{
+		"runAsNonRoot": true, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": map[string]any{"type": "RuntimeDefault"},
+	}
+	maps.Copy(want, ids)
+	if !reflect.DeepEqual(pod.SecurityContext, want) {
+		t.Errorf("the pod has the security context %v, want %v", pod.SecurityContext, want)
+	}
+	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
+		t.Error("the pod gets a token of its service account")
+	}
+	if pod.HostNetwork || pod.HostPID || pod.HostIPC || len(pod.InitContainers) > 0 || len(pod.Containers) != 1 {
+		t.Errorf("the pod is not one container with namespaces of its own: %+v", pod)
+	}
+	for _, c := range pod.Containers {
+		want := map[string]any{
+			"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": map[string]any{"drop": []any{"ALL"}},
+		}
+		if !reflect.DeepEqual(c.SecurityContext, want) {
+			t.Errorf("the container has the security context %v, want %v", c.SecurityContext, want)
+		}
+		for _, p := range c.Ports {
+			if p.HostPort != 0 {
+				t.Errorf("the container takes the port %d of its node", p.HostPort)
+			}
+		}
+	}
+	for _, v := range pod.Volumes {
+		if v == (volume{Name: v.Name}) {
+			t.Errorf("the volume %s is of a kind that these profiles refuse, or would hold a token", v.Name)
+		}
+	}
+}
+
+// The base has no ids: OpenShift gives each namespace its own, and admits no others.
+func TestKubernetesBase(t *testing.T) {
+	pod := built(t, "deploy/kubernetes/base")["Deployment"].Spec.Template.Spec
+	mayDo(t, &pod, nil)
+	// What a volume is mounted at is open to the group that the cluster gives it.
+	c := pod.Containers[0]
+	data := slices.IndexFunc(c.VolumeMounts, func(m struct{ Name, MountPath string }) bool { return m.Name == "data" })
+	i := slices.IndexFunc(c.Args, func(a string) bool { return strings.HasPrefix(a, "--storage.path="+c.VolumeMounts[data].MountPath+"/") })
+	if i < 0 {
+		t.Errorf("the storage is not a directory below the volume at %s: %q", c.VolumeMounts[data].MountPath, c.Args)
 	}
 }
 
 // TestKubernetes builds the example with kustomize, decodes each object strictly as its type, and looks at what types do not say.
 func TestKubernetes(t *testing.T) {
-	var objects []object
-	manifests(t, "kustomize", "deploy/kubernetes/example", &objects)
-	all := map[string]object{}
-	for _, o := range objects {
-		if _, twice := all[o.Kind]; twice {
-			t.Errorf("two objects are a %s", o.Kind)
-		}
-		all[o.Kind] = o
+	all := built(t, "deploy/kubernetes/example")
+	for _, o := range all {
 		if o.Kind != "Namespace" && o.Metadata.Namespace != "hmcnotifyd" {
 			t.Errorf("the %s is in the namespace %q", o.Kind, o.Metadata.Namespace)
 		}
@@ -94,17 +154,11 @@ func TestKubernetes(t *testing.T) {
 		t.Errorf("%d replicas with the strategy %s: two daemons would do everything twice, and the volume is for one", deployment.Replicas, deployment.Strategy.Type)
 	}
 	pod := deployment.Template.Spec
-	s := pod.SecurityContext
-	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken || !s.RunAsNonRoot || s.RunAsUser != 65532 || s.FSGroup != 65532 || s.SeccompProfile.Type != "RuntimeDefault" {
-		t.Errorf("the pod may too much, or is another user than the image's: %+v", pod)
-	}
+	mayDo(t, &pod, map[string]any{"runAsUser": 65532., "runAsGroup": 65532., "fsGroup": 65532.}) // the image's
 	if pod.TerminationGracePeriodSeconds < 20 {
 		t.Errorf("the daemon has %d seconds to end, and may need 18", pod.TerminationGracePeriodSeconds)
 	}
 	c := pod.Containers[0]
-	if c.SecurityContext.AllowPrivilegeEscalation == nil || *c.SecurityContext.AllowPrivilegeEscalation || !c.SecurityContext.ReadOnlyRootFilesystem || !slices.Equal(c.SecurityContext.Capabilities.Drop, []string{"ALL"}) {
-		t.Errorf("the container may too much: %+v", c.SecurityContext)
-	}
 	if c.LivenessProbe.HTTPGet.Path != "/-/healthy" || c.StartupProbe.HTTPGet.Path != "/-/healthy" || c.ReadinessProbe.HTTPGet.Path != "/-/ready" {
 		t.Errorf("the probes are %+v, %+v and %+v", c.StartupProbe, c.LivenessProbe, c.ReadinessProbe)
 	}
@@ -154,7 +208,7 @@ func TestKubernetes(t *testing.T) {
 // TestCompose reads the compose file as docker compose does, wants what it mounts to be there, and checks each program's configuration
 // as the container would see it.
 func TestCompose(t *testing.T) {
-	type volume struct{ Type, Source, Target string }
+	type mount struct{ Type, Source, Target string }
 	var project struct {
 		Services map[string]struct {
 			Build   struct{ Context, Dockerfile string }
@@ -164,7 +218,7 @@ func TestCompose(t *testing.T) {
 				HostIP string `json:"host_ip"`
 				Target int
 			}
-			Volumes     []volume
+			Volumes     []mount
 			Secrets     []struct{ Source, Target string }
 			NetworkMode string `json:"network_mode"`
 			Networks    map[string]struct{ Aliases []string }

@@ -195,6 +195,7 @@ func (r *root) checkFiles() {
 		"/etc/default/hmcnotifyd":     {0o644, 0},
 		"/usr/share/doc/hmcnotifyd":   {fs.ModeDir | 0o755, 0},
 		"/usr/share/doc/hmcnotifyd/config.example.yaml":        {0o644, 0},
+		"/usr/share/doc/hmcnotifyd/web.yaml":                   {0o644, 0},
 		"/usr/share/doc/hmcnotifyd/docs":                       {fs.ModeDir | 0o755, 0},
 		"/usr/share/doc/hmcnotifyd/docs/hmc-setup.md":          {0o644, 0},
 		"/usr/share/bash-completion/completions/hmcnotifyd":    {0o644, 0},

@@ -1,0 +1,117 @@
+package hmc
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// What is taken of one answer, well above what the largest sites have.
+const (
+	MaxTopics     = 5_000
+	MaxCPCs       = 1_000
+	MaxPartitions = 20_000
+	// MaxEntries is of log entries, OS messages and hardware messages.
+	MaxEntries = 50_000
+)
+
+// TooManyError says that the HMC lists more of something than is taken. The result that comes with
+// it has as many as are.
+type TooManyError struct {
+	What string
+	// Taken is how many are.
+	Taken int
+}
+
+// Error says what there is too much of.
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("hmc: the HMC lists more than the %d %s that are taken; those beyond are left out",
+		e.Taken, e.What)
+}
+
+// beginning is what an answer goes into of which a beginning is of use as well.
+type beginning interface {
+	// decode reads the answer; cut says that it goes on.
+	decode(data []byte, cut bool) error
+}
+
+// limited is an answer with a list of which no more than max elements are read. The others take no
+// memory, however little each has in the answer.
+type limited[T any] struct {
+	member string // of the answer, that has the list
+	what   string
+	max    int
+	items  []T
+	more   bool
+}
+
+func (l *limited[T]) decode(data []byte, cut bool) error {
+	if !cut && !json.Valid(data) {
+		return json.Unmarshal(data, new(json.RawMessage)) // which says what is wrong
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	err := l.read(d)
+	if cut && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		l.more, err = true, nil
+	}
+	return err
+}
+
+func (l *limited[T]) read(d *json.Decoder) error {
+	switch begin, err := d.Token(); {
+	case err != nil:
+		return err
+	case begin != json.Delim('{'):
+		return errors.New("no object where one is expected")
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return err
+		}
+		if name == l.member {
+			if err = l.readItems(d); l.more {
+				return nil
+			}
+		} else {
+			err = d.Decode(new(json.RawMessage))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := d.Token()
+	return err
+}
+
+func (l *limited[T]) readItems(d *json.Decoder) error {
+	l.items = nil // where there are two, the last one counts
+	switch begin, err := d.Token(); {
+	case err != nil || begin == nil: // null
+		return err
+	case begin != json.Delim('['):
+		return fmt.Errorf("no array of %s", l.what)
+	}
+	for d.More() {
+		if l.more = len(l.items) == l.max; l.more {
+			return nil
+		}
+		var item T
+		if err := d.Decode(&item); err != nil {
+			return err
+		}
+		l.items = append(l.items, item)
+	}
+	_, err := d.Token()
+	return err
+}
+
+// list returns the elements, and a TooManyError where there are more of them.
+func (l *limited[T]) list(err error) ([]T, error) {
+	if err == nil && l.more {
+		err = &TooManyError{l.what, len(l.items)}
+	}
+	return l.items, err
+}
