@@ -134,10 +134,7 @@ type answerBody struct {
 
 func (t *tx) answer(r *estate.Resource, m *estate.Message) *event.Event {
 	e := t.conv.Fetched(event.TypeOSMessage, "", event.TopicOSMessage, t.now)
-	e.Resource = &event.Resource{
-		Class: r.Class, Name: r.Name, ObjectURI: r.URI, ObjectID: event.LastSegment(r.URI), CPC: r.CPC,
-		OSName: r.System.OSName, OSLevel: r.System.OSLevel, Sysplex: r.System.Sysplex,
-	}
+	e.Resource = resourceOf(r)
 	e.ID = event.NewID(m.ID, "answered")
 	e.Body, _ = json.Marshal(answerBody{m.Number, m.Text, m.Prompt, false, m.ID}) // strings, a number and a bool
 	t.conv.DescribeAnswer(e, m.Text)
@@ -185,10 +182,7 @@ func (t *tx) informed(i *hmc.Info) {
 	if known, ok = t.g.Estate.Lookup(i.ObjectURI); ok {
 		e := t.conv.Fetched(event.TypeIPL, "", event.TopicObject, t.now)
 		e.Origin = event.OriginReconcile
-		e.Resource = &event.Resource{
-			Class: known.Class, Name: known.Name, ObjectURI: known.URI, ObjectID: event.LastSegment(known.URI),
-			CPC: known.CPC, OSName: told.OSName, OSLevel: told.OSLevel, Sysplex: told.Sysplex,
-		}
+		e.Resource = resourceOf(&known)
 		t.put(t.conv.IPL(e, &known).Event)
 	}
 }

@@ -115,7 +115,7 @@ func copyEvent(e *event.Event) event.Event {
 	c := *e
 	c.Headers = slices.Clone(e.Headers)
 	c.SessionSequenceNr, c.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
-	c.Resource = clonePointer(e.Resource)
+	c.Resource, c.Unacceptable = clonePointer(e.Resource), clonePointer(e.Unacceptable)
 	return c
 }
 
@@ -204,6 +204,9 @@ func (t *tx) listed(p hmc.Partition, topic string, messages [][]byte) *replay {
 	resource := &event.Resource{
 		Class: estate.ClassOf(p.ObjectURI), Name: p.Name, ObjectURI: p.ObjectURI,
 		ObjectID: event.LastSegment(p.ObjectURI), CPC: p.CPCName,
+	}
+	if known, ok := t.g.Estate.Lookup(p.ObjectURI); ok {
+		resource = resourceOf(&known)
 	}
 	l := new(replay)
 	for _, message := range messages {

@@ -60,6 +60,8 @@ type pending struct {
 	heldAsked map[string]time.Time
 	expired   time.Time // when it was looked last for messages that wait for too long
 	held      []*held   // in their order
+	late      []*held   // told, but not all of it: the answer may still come
+	started   time.Time // when it was looked last for what was activated and does not operate
 }
 
 // linkState is what is known of the link to the HMC while it is up, and of the last one.
@@ -72,6 +74,8 @@ type linkState struct {
 	received time.Time
 	// when the session was known to live last, by an answer of the HMC
 	lived time.Time
+	// when it was lost, while it is down; the zero time: this process had none
+	lost time.Time
 	// when the topics were subscribed to ...
 	asked time.Time
 	// ... and that of a partition, if later
