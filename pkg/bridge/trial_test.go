@@ -129,8 +129,7 @@ func TestDisabledWaitWhileChannelsAreOpened(t *testing.T) {
 sinks:
   - {name: hook, webhook: {url: %q}, retry: {initial: 10ms, max: 50ms}}
 `, d.consumer.url())))
-	d.connected("a")
-	opened := func() int { return sim.RESTRequests()["open-os-message-channel"] }
+	opened := func() int64 { return sim.RESTRequests()["open-os-message-channel"] }
 	d.eventually("channels are being opened", func() bool { return opened() > 4 })
 	dpm := slices.DeleteFunc(sim.CPCs(), func(c hmcsim.CPCInfo) bool { return !c.DPM })
 	if err := sim.DisabledWait("M90/LP03", 0x0a2, 0x17c); err != nil {

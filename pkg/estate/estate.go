@@ -103,6 +103,8 @@ type Message struct {
 	Prompt   string    `json:"prompt,omitempty"` // what an answer begins with
 	Since    time.Time `json:"since"`
 	Received time.Time `json:"received"`
+	// Stopped says that the system has stopped since: the next one does not wait for an answer to it.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // System is an operating system, as an HMC tells of it. What it does not tell is "".
@@ -157,6 +159,10 @@ func (r *Resource) moved(to string, at, now time.Time) {
 		// what was away is told with the IPL
 	case Runs(r.Status):
 		r.Away = at
+		r.Waiting = slices.Clone(r.Waiting)
+		for i := range r.Waiting {
+			r.Waiting[i].Stopped = true
+		}
 	}
 }
 
@@ -210,7 +216,7 @@ type Estate struct {
 	dirty map[string]bool
 	next  uint64
 	// places has where those belong that are not tracked, by URI, as far as the HMC was asked.
-	places map[string]place
+	places map[string]*place
 	// loaded is when Load was called last. A listing that was asked for before proves nothing.
 	loaded time.Time
 }
@@ -239,7 +245,7 @@ type object struct {
 func New() *Estate {
 	return &Estate{
 		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), dirty: make(map[string]bool), places: make(map[string]place),
+		listed: make(map[string]map[string]bool), dirty: make(map[string]bool), places: make(map[string]*place),
 	}
 }
 
@@ -365,8 +371,11 @@ func (e *Estate) Starting(before time.Time) (list []Resource) {
 	return list
 }
 
-// place is where something belongs that is not listed.
-type place struct{ name, cpcURI string }
+// place is where something belongs that is not listed, and the status that it was told to have last.
+type place struct {
+	name, cpcURI, status string
+	asked                bool
+}
 
 // maxPlaces bounds of how many it is known.
 const maxPlaces = 20_000
@@ -376,21 +385,45 @@ const maxPlaces = 20_000
 func (e *Estate) Place(uri, name, cpcURI string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	p := e.place(uri)
+	p.name, p.cpcURI, p.asked = strings.Clone(name), strings.Clone(cpcURI), true
+}
+
+// place finds or makes the place of something. e.mu is held.
+func (e *Estate) place(uri string) *place {
+	if p := e.places[uri]; p != nil {
+		return p
+	}
 	if len(e.places) >= maxPlaces {
 		clear(e.places)
 	}
-	e.places[strings.Clone(uri)] = place{strings.Clone(name), strings.Clone(cpcURI)}
+	p := new(place)
+	e.places[strings.Clone(uri)] = p
+	return p
+}
+
+// Turned notes the status of something that is not tracked, and returns the one before; "": none is
+// known.
+func (e *Estate) Turned(uri, status string) (before string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.place(uri)
+	before, p.status = p.status, strings.Clone(status)
+	return before
 }
 
 // PlaceOf returns what Place noted, with the name that the CPC has now. known says that it did.
 func (e *Estate) PlaceOf(uri string) (name, cpc string, known bool) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	p, known := e.places[uri]
+	p := e.places[uri]
+	if p == nil {
+		return "", "", false
+	}
 	if o := e.objects[p.cpcURI]; o != nil {
 		cpc = o.Name
 	}
-	return p.name, cpc, known
+	return p.name, cpc, p.asked
 }
 
 // Update changes what is known of a resource as a notification says that came at a time; the zero

@@ -90,8 +90,8 @@ type Client struct {
 	// slots holds one value for each request in flight; pressing has a place for one that cannot
 	// wait.
 	slots, pressing chan struct{}
-	tls   atomic.Pointer[tls.Config]
-	host  atomic.Pointer[string]
+	tls             atomic.Pointer[tls.Config]
+	host            atomic.Pointer[string]
 	// first is the index of the host that is asked first.
 	first   atomic.Int64
 	certsMu sync.Mutex

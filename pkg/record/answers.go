@@ -122,6 +122,11 @@ func (t *tx) answered(uri string, still func(*estate.Message) bool) {
 	}
 }
 
+// afterIPL ends what the system that has run before an IPL has waited for.
+func (t *tx) afterIPL(uri string) {
+	t.answered(uri, func(m *estate.Message) bool { return !m.Stopped })
+}
+
 // answerBody is the body of the event that a message does not wait for an answer any more.
 type answerBody struct {
 	Number int64  `json:"sequence-number"`
@@ -184,5 +189,6 @@ func (t *tx) informed(i *hmc.Info) {
 		e.Origin = event.OriginReconcile
 		e.Resource = resourceOf(&known)
 		t.put(t.conv.IPL(e, &known).Event)
+		t.afterIPL(known.URI)
 	}
 }

@@ -110,23 +110,18 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 	return wasBlind
 }
 
-// withoutSight says for how long nothing was seen, of which d is known: nothing is certain for so
-// long. A link that has gone silent may have been of no use before it was lost, and one whose daemon
-// was killed of use after it was stored last that it was.
+// withoutSight says for how long nothing was seen, which is certain for as long as d: a link may have
+// been of no use before it was lost, and one whose daemon was killed of use after that was stored.
 func (t *tx) withoutSight(d time.Duration) string {
-	const exact = time.Second
 	round := func(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }
-	if t.link.lost.IsZero() {
-		if _, cause := t.contact.Last(); cause == "" {
-			return ", after at most " + round(d) + " without sight"
-		}
-		return ", after " + round(d) + " without sight"
+	text, down := round(d)+" without sight", t.now.Sub(t.link.lost)
+	switch _, cause := t.contact.Last(); {
+	case t.link.lost.IsZero() && cause == "":
+		text = "at most " + text
+	case !t.link.lost.IsZero() && d-down >= time.Second:
+		text = round(down) + " without a link, and at most " + text
 	}
-	down := t.now.Sub(t.link.lost)
-	if d-down < exact {
-		return ", after " + round(d) + " without sight"
-	}
-	return ", after " + round(down) + " without a link, and at most " + round(d) + " without sight"
+	return ", after " + text
 }
 
 // Disconnected records that the link was lost, or could not be made. lastFrame is when the HMC was

@@ -95,8 +95,7 @@ func (r *Recorder) JobKnown(ctx context.Context, uri string, job *hmc.Job) {
 		if job == nil {
 			return false
 		}
-		body, err := json.Marshal(jobBody{job.Status, job.StatusCode, job.ReasonCode, job.Results})
-		if err == nil {
+		if body, err := json.Marshal(jobBody{job.Status, job.StatusCode, job.ReasonCode, job.Results}); err == nil {
 			e.Body = body
 		}
 		t.conv.Describe(e)

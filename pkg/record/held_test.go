@@ -289,6 +289,12 @@ func TestWhereAnAdapterIs(t *testing.T) {
 	if n := len(w.asked); n != 5 {
 		t.Errorf("asked for %q", w.asked)
 	}
+	// What is told twice is told once more.
+	change("b", "active", "not-active")
+	r.Flush(t.Context())
+	if all := h.events(); len(all) != 1 || !all[0].Repeat {
+		t.Errorf("%+v", all)
+	}
 }
 
 // How a job has ended is told late rather than not: a failure is told as one.
@@ -323,8 +329,11 @@ func TestNotStarted(t *testing.T) {
 	h.group.Estate.SetStatus(&estate.Resource{URI: uri, Class: estate.ClassLogicalPartition, Name: "LP01", Status: "not-activated", Since: time.Now().Add(time.Hour)}, time.Now())
 	h.stored()
 	received(t, r, "u.object", receiver.Headers{
-		{Name: "notification-type", Value: event.TypeStatusChange}, {Name: "message-id", Value: "1"},
-		{Name: "class", Value: "logical-partition"}, {Name: "name", Value: "LP01"}, {Name: "object-uri", Value: uri},
+		{Name: "notification-type", Value: event.TypeStatusChange},
+		{Name: "message-id", Value: "1"},
+		{Name: "class", Value: "logical-partition"},
+		{Name: "name", Value: "LP01"},
+		{Name: "object-uri", Value: uri},
 	}, `{"change-reports":[{"old-status":"not-activated","new-status":"not-operating"}]}`)
 	r.Flush(t.Context())
 	tell := func(after time.Duration, want ...string) {
@@ -406,4 +415,44 @@ func TestWithoutSight(t *testing.T) {
 	beat += 2 * time.Second
 	open()
 	expect(connected(), ", after 2s without sight")
+}
+
+// Nobody answers a message of a system that has stopped and was loaded anew; one of the new system goes on waiting.
+func TestIPLEndsWhatWaited(t *testing.T) {
+	h := newHouse(t, 1)
+	r, _ := h.open("a")
+	connect(r)
+	const uri = "/api/logical-partitions/l"
+	h.group.Estate.SetStatus(&estate.Resource{URI: uri, Class: estate.ClassLogicalPartition, Name: "LP01", Status: "operating"}, time.Now())
+	h.group.Estate.Place(uri, "LP01", "")
+	n := 0
+	send := func(typ, body string) {
+		n++
+		received(t, r, "u.object", receiver.Headers{
+			{Name: "notification-type", Value: typ},
+			{Name: "message-id", Value: fmt.Sprint(n)},
+			{Name: "class", Value: "logical-partition"},
+			{Name: "name", Value: "LP01"},
+			{Name: "object-uri", Value: uri},
+		}, body)
+	}
+	held := func(number int) {
+		send(event.TypeOSMessage, fmt.Sprintf(`{"os-messages":[{"sequence-number":%d,"message-text":"*%d REPLY","is-held":true}]}`, number, number))
+	}
+	held(17)
+	send(event.TypeStatusChange, `{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)
+	send(event.TypeStatusChange, `{"change-reports":[{"old-status":"not-operating","new-status":"operating"}]}`)
+	held(0)
+	send(event.TypePropertyChange, `{"change-reports":[{"property-name":"os-ipl-token","old-value":"00000000000000A1","new-value":"00000000000000A2"}]}`)
+	r.Flush(t.Context())
+	var answered []string
+	for _, e := range h.events() {
+		if strings.Contains(e.Summary, "answered, or gone") {
+			answered = append(answered, e.Summary)
+		}
+	}
+	known, _ := h.group.Estate.Lookup(uri)
+	if len(answered) != 1 || !strings.HasSuffix(answered[0], "*17 REPLY") || len(known.Waiting) != 1 || known.Waiting[0].Number != 0 {
+		t.Errorf("%q, %+v wait", answered, known.Waiting)
+	}
 }

@@ -322,8 +322,12 @@ func (t *tx) part(p *translate.Part) {
 				}
 			}
 		}
+		typ, uri := p.Type, p.Event.Key() // the next event is made in its place
 		if !t.ask(p.Event, p.Ask) {
 			t.put(p.Event)
+		}
+		if typ == event.TypeIPL {
+			t.afterIPL(uri)
 		}
 	}
 }

@@ -64,6 +64,7 @@ func (c *Converter) follow(n *Notification) (o outcome) {
 		o = outcomeOf(n.Reports)
 	}
 	if r.ObjectURI == "" || r.ElementURI != "" || !estate.Tracked(r.Class) {
+		c.followOther(n, &o)
 		return o
 	}
 	switch n.Type {
@@ -80,6 +81,18 @@ func (c *Converter) follow(n *Notification) (o outcome) {
 		}
 	}
 	return o
+}
+
+// followOther marks the event of a status change that tells nothing new of what is not tracked.
+func (c *Converter) followOther(n *Notification, o *outcome) {
+	r := &n.Resource
+	if o.status == "" || !estate.OnCPC(r.ObjectURI) {
+		return
+	}
+	before := c.estate.Turned(cmp.Or(r.ElementURI, r.ObjectURI), o.status)
+	last := &n.Reports[len(n.Reports)-1]
+	c.event.Repeat = len(n.Reports) == 1 && bytes.Equal(last.OldAdditional, last.NewAdditional) &&
+		(before == o.status || last.OldStatus == o.status)
 }
 
 func (c *Converter) followStatus(n *Notification, o *outcome) {
@@ -150,6 +163,8 @@ func (c *Converter) followProperties(n *Notification) (ipl bool) {
 			told.Sysplex, some = textOf(r.NewValue), true
 		case "os-ipl-token":
 			told.IPLToken, some = tokenOf(textOf(r.NewValue)), true
+			// None before it is one as well, where the HMC says so.
+			ipl = told.IPLToken != "" && len(r.OldValue) > 0 && tokenOf(textOf(r.OldValue)) != told.IPLToken
 		case "last-used-load-address":
 			told.LoadAddress, some = textOf(r.NewValue), true
 		case "last-used-load-parameter":
@@ -171,7 +186,7 @@ func (c *Converter) followProperties(n *Notification) (ipl bool) {
 		}
 		before := known.System
 		known.System = before.Merge(told)
-		ipl = before.IPLToken != "" && known.System.IPLToken != before.IPLToken
+		ipl = known.System.IPLToken != before.IPLToken && (ipl || before.IPLToken != "")
 	})
 	return ipl
 }

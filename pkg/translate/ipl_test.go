@@ -139,6 +139,12 @@ func TestIPLs(t *testing.T) {
 	if r := all[1].Resource; len(all) != 2 || r.OSName != "SY01" || r.OSLevel != "z/OS V2.5" || r.Sysplex != "PLEX1" {
 		t.Errorf("%+v", r)
 	}
+	// That there was no token before is told as well: it is the first IPL of a system.
+	property("os-ipl-token", `"0000000000000000"`, 940)
+	c.estate.Update("/api/logical-partitions/1", estate.ClassLogicalPartition, "LP01", time.Time{}, func(r *estate.Resource) { r.System.IPLToken = "" })
+	first := convert("property-change", `{"change-reports":[{"property-name":"os-ipl-token","old-value":"0000000000000000","new-value":"AAAA000000000002"}]}`, 945)
+	expect(first, "logical-partition LP01: IPL of SY01 (z/OS V2.5) from 0A86")
+	expect(convert("property-change", `{"change-reports":[{"property-name":"os-ipl-token","old-value":"0000000000000000","new-value":"AAAA000000000002"}]}`, 946))
 	// It has run for a day: the time without it was not before this IPL.
 	status("operating", "not-operating", 1000)
 	status("not-operating", "operating", 1001)

@@ -40,7 +40,8 @@ func TestActivation(t *testing.T) {
 		{"CPC out of sight", "cpc", "not-communicating not-operating", "", config.Severity{}, event.SeverityCritical, false},
 		{
 			"as the site says", "logical-partition", "not-activated not-operating", "",
-			config.Severity{Status: config.SeverityTable{"not-operating": event.SeverityCritical}}, event.SeverityCritical, true,
+			config.Severity{Status: config.SeverityTable{"not-operating": event.SeverityCritical}},
+			event.SeverityCritical, true,
 		},
 		{"acceptable", "logical-partition", "not-activated not-operating=false", "", config.Severity{}, event.SeverityInfo, true},
 	} {
@@ -69,8 +70,10 @@ func TestActivation(t *testing.T) {
 				n.Parse(&receiver.Notification{
 					Topic: "u.1", Received: at.Add(time.Duration(i) * time.Second), Body: []byte(`{"change-reports":[` + strings.Join(reports, ",") + `]}`),
 					Headers: receiver.Headers{
-						{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: test.class},
-						{Name: "name", Value: "LP01"}, {Name: "object-uri", Value: uri},
+						{Name: "notification-type", Value: "status-change"},
+						{Name: "class", Value: test.class},
+						{Name: "name", Value: "LP01"},
+						{Name: "object-uri", Value: uri},
 					},
 				}, true)
 				c.Convert(&n, event.IDOf("x"), func(p *Part) { e = *p.Event })
