@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/http"
 	"os"
 	"slices"
@@ -115,6 +116,46 @@ func TestDisabledWaitAndIPL(t *testing.T) {
 	}
 	if len(critical) != 1 {
 		t.Errorf("critical: %q", critical)
+	}
+}
+
+// A system stops while channels of a hundred consoles are being opened, which takes two minutes of the budget: it is told in time
+// and with the reason all the same. So is that of an adapter with its CPC, of which two have one of the same name.
+func TestDisabledWaitWhileChannelsAreOpened(t *testing.T) {
+	t.Parallel()
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 3, Partitions: 90, StepDelay: 10 * time.Millisecond})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	d.start(load(t, d.dir, "hmcs:\n"+strings.Replace(hmcYAML(t, "a", sim, `os_messages: [{}]`), ": 10000", ": 60", 1)+fmt.Sprintf(`
+sinks:
+  - {name: hook, webhook: {url: %q}, retry: {initial: 10ms, max: 50ms}}
+`, d.consumer.url())))
+	opened := func() int64 { return sim.RESTRequests()["open-os-message-channel"] }
+	d.eventually("channels are being opened", func() bool { return opened() > 4 })
+	dpm := slices.DeleteFunc(sim.CPCs(), func(c hmcsim.CPCInfo) bool { return !c.DPM })
+	if err := sim.DisabledWait("M90/LP03", 0x0a2, 0x17c); err != nil {
+		t.Fatal(err)
+	}
+	number := fnv.New32a()
+	_, _ = number.Write([]byte("OSD 0120"))
+	for _, c := range dpm {
+		if err := sim.SetAdapterStatus(fmt.Sprintf("/api/adapters/%08x%s", number.Sum32(), c.ID[8:]), "not-active", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func(name string) (changes []*event.Event) {
+		return slices.DeleteFunc(about(d.consumer.got(), name, event.TypeStatusChange), func(e *event.Event) bool { return e.Repeat })
+	}
+	d.eventually("it is told", func() bool { return len(told("LP03")) > 0 && len(told("OSD 0120")) == len(dpm) })
+	if n := opened(); n >= 90 {
+		t.Errorf("all of %d channels were open", n)
+	}
+	if all := told("LP03"); len(all) != 1 || !strings.Contains(all[0].Summary, "; all processors in a disabled wait: 0A2, reason 017C") {
+		t.Errorf("%q", all[0].Summary)
+	}
+	for _, e := range told("OSD 0120") {
+		if e.Resource.CPC == "" || !strings.HasPrefix(e.Summary, "adapter OSD 0120 on "+e.Resource.CPC+": ") {
+			t.Errorf("%q of %+v", e.Summary, e.Resource)
+		}
 	}
 }
 

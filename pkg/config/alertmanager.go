@@ -53,6 +53,7 @@ func AlertNames() []string {
 func AlertLabels() []string {
 	return []string{
 		"alertname", "severity", "hmc", "cpc", "resource", "class", "message", "os_name", "os_level", "sysplex",
+		"object_id", "element_id",
 	}
 }
 

@@ -44,6 +44,22 @@ func ClassOf(uri string) string {
 	return ""
 }
 
+// onCPC are the beginnings of the URIs of what belongs to one CPC, and says so itself only when it is
+// asked: in its parent, or its cpc-uri (golang-zhmcclient, model.go; zhmcclient).
+var onCPC = []string{
+	"/api/adapters/", "/api/virtual-switches/", "/api/storage-groups/", "/api/storage-templates/",
+	"/api/partition-links/", "/api/tape-links/", "/api/tape-libraries/",
+	"/api/partitions/", "/api/logical-partitions/",
+}
+
+// OnCPC says whether what has this URI belongs to a CPC that it can be asked for.
+func OnCPC(uri string) bool {
+	return slices.ContainsFunc(onCPC, func(prefix string) bool {
+		id, ok := strings.CutPrefix(uri, prefix)
+		return ok && id != "" && !strings.Contains(id, "/")
+	})
+}
+
 // Resource is a CPC or a partition.
 type Resource struct {
 	URI   string
@@ -68,6 +84,9 @@ type Resource struct {
 	// Away is since when the system does not run, of one that ran; zero: it runs, or that is not
 	// known.
 	Away time.Time
+	// Starting is since when it does not operate yet after it was activated, which is usual for a
+	// time; zero: it was not activated, or that it takes too long was told.
+	Starting time.Time
 	// Waiting are messages of its operating system that wait for an answer, the oldest first; nil:
 	// none ever did.
 	Waiting []Message
@@ -84,6 +103,8 @@ type Message struct {
 	Prompt   string    `json:"prompt,omitempty"` // what an answer begins with
 	Since    time.Time `json:"since"`
 	Received time.Time `json:"received"`
+	// Stopped says that the system has stopped since: the next one does not wait for an answer to it.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // System is an operating system, as an HMC tells of it. What it does not tell is "".
@@ -112,6 +133,12 @@ func (s System) Merge(told System) System {
 	}
 }
 
+// notOperating is the status of what is activated, and nothing runs in it: not yet, or not any more.
+const notOperating = "not-operating"
+
+// atRest are the statuses from which an activation leads to notOperating, by class.
+var atRest = map[string]string{ClassLogicalPartition: "not-activated", ClassCPC: "no-power"}
+
 // Runs says whether a status is one in which an operating system runs, at least in part.
 func Runs(status string) bool {
 	switch status {
@@ -121,13 +148,21 @@ func Runs(status string) bool {
 	return false
 }
 
-// moved notes what follows from another status.
-func (r *Resource) moved(to string, at time.Time) {
+// moved notes what follows from another status, which it has since at, and of which was heard now.
+func (r *Resource) moved(to string, at, now time.Time) {
+	r.Starting = time.Time{}
+	if to == notOperating && r.Status != "" && r.Status == atRest[r.Class] {
+		r.Starting = now
+	}
 	switch {
 	case Runs(to):
 		// what was away is told with the IPL
 	case Runs(r.Status):
 		r.Away = at
+		r.Waiting = slices.Clone(r.Waiting)
+		for i := range r.Waiting {
+			r.Waiting[i].Stopped = true
+		}
 	}
 }
 
@@ -186,6 +221,8 @@ type Estate struct {
 	next  uint64
 	// pruned is when what was gone or announced for long was forgotten last.
 	pruned time.Time
+	// places has where those belong that are not tracked, by URI, as far as the HMC was asked.
+	places map[string]*place
 	// loaded is when Load was called last. A listing that was asked for before proves nothing.
 	loaded time.Time
 }
@@ -214,7 +251,7 @@ type object struct {
 func New() *Estate {
 	return &Estate{
 		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), dirty: make(map[string]bool),
+		listed: make(map[string]map[string]bool), dirty: make(map[string]bool), places: make(map[string]*place),
 	}
 }
 
@@ -303,25 +340,99 @@ func (e *Estate) SetStatus(r *Resource, now time.Time) (was, is Resource, known 
 	status := cmp.Or(r.Status, o.Status)
 	o.Judged = cmp.Or(r.Judged, o.judge(status))
 	if o.Status != status {
-		o.moved(status, r.Since)
+		o.moved(status, r.Since, now)
 		o.Status, o.Since, o.Exact = strings.Clone(status), r.Since, true
 	}
 	return was, e.resource(o), known
 }
 
-// Members counts the systems that belong to a sysplex, and those of them that do not run.
-func (e *Estate) Members(sysplex string) (down, all int) {
+// Members counts the systems that belong to a sysplex, and those of them that do not run: where the
+// HMC calls that acceptable they are off.
+func (e *Estate) Members(sysplex string) (down, off, all int) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	for _, o := range e.objects {
 		if o.System.Sysplex != sysplex || o.Status == "" {
 			continue
 		}
-		if all++; !Runs(o.Status) {
+		all++
+		switch {
+		case Runs(o.Status):
+		case o.Judged == Acceptable:
+			off++
+		default:
 			down++
 		}
 	}
-	return down, all
+	return down, off, all
+}
+
+// Starting returns what was activated before a time and does not operate yet.
+func (e *Estate) Starting(before time.Time) (list []Resource) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, o := range e.objects {
+		if !o.Starting.IsZero() && o.Starting.Before(before) {
+			list = append(list, e.resource(o))
+		}
+	}
+	slices.SortFunc(list, func(a, b Resource) int { return strings.Compare(a.URI, b.URI) })
+	return list
+}
+
+// place is where something belongs that is not listed, and the status that it was told to have last.
+type place struct {
+	name, cpcURI, status string
+	asked                bool
+}
+
+// maxPlaces bounds of how many it is known.
+const maxPlaces = 20_000
+
+// Place notes the name of something that an HMC was asked about, and the CPC that it belongs to; "":
+// the HMC does not tell.
+func (e *Estate) Place(uri, name, cpcURI string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.place(uri)
+	p.name, p.cpcURI, p.asked = strings.Clone(name), strings.Clone(cpcURI), true
+}
+
+// place finds or makes the place of something. e.mu is held.
+func (e *Estate) place(uri string) *place {
+	if p := e.places[uri]; p != nil {
+		return p
+	}
+	if len(e.places) >= maxPlaces {
+		clear(e.places)
+	}
+	p := new(place)
+	e.places[strings.Clone(uri)] = p
+	return p
+}
+
+// Turned notes the status of something that is not tracked, and returns the one before; "": none is
+// known.
+func (e *Estate) Turned(uri, status string) (before string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.place(uri)
+	before, p.status = p.status, strings.Clone(status)
+	return before
+}
+
+// PlaceOf returns what Place noted, with the name that the CPC has now. known says that it did.
+func (e *Estate) PlaceOf(uri string) (name, cpc string, known bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	p := e.places[uri]
+	if p == nil {
+		return "", "", false
+	}
+	if o := e.objects[p.cpcURI]; o != nil {
+		cpc = o.Name
+	}
+	return p.name, cpc, p.asked
 }
 
 // Update changes what is known of a resource as a notification says that came at a time; the zero
@@ -522,7 +633,7 @@ func (e *Estate) Compare(
 		if moved {
 			was := o.Resource
 			o.Judged = cmp.Or(r.Judged, o.judge(r.Status))
-			o.moved(r.Status, now)
+			o.moved(r.Status, now, now)
 			o.Status, o.Since, o.Exact = strings.Clone(r.Status), now, false
 			differences = append(differences, Difference{Moved, was, e.resource(o)})
 		}
@@ -664,6 +775,7 @@ type stored struct {
 	Acceptable []string  `json:"acceptable,omitzero"`
 	System     System    `json:"system,omitzero"`
 	Away       int64     `json:"away,omitempty"` // ms since 1970
+	Starting   int64     `json:"starting,omitempty"`
 	Waiting    []Message `json:"waiting,omitempty"`
 }
 
@@ -695,6 +807,9 @@ func (e *Estate) Unstored(hold func(uri string) bool, fn func(uri string, value 
 			}
 			if !o.Away.IsZero() {
 				s.Away = o.Away.UnixMilli()
+			}
+			if !o.Starting.IsZero() {
+				s.Starting = o.Starting.UnixMilli()
 			}
 			value, err := json.Marshal(&s)
 			if err == nil { // strings, numbers and a bool
@@ -741,6 +856,9 @@ func (e *Estate) load(uri string, value []byte) bool {
 	}
 	if s.Away != 0 {
 		o.Away = time.UnixMilli(s.Away)
+	}
+	if s.Starting != 0 { // from now on it does not follow the clock
+		o.Starting = e.loaded.Add(min(0, time.UnixMilli(s.Starting).Sub(e.loaded)))
 	}
 	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {

@@ -190,13 +190,17 @@ func TestSystems(t *testing.T) {
 	set("P", "stopping", 10)
 	set("P", "stopped", 11)
 	set("Q", "degraded", 12)
-	if down, all := e.Members("PLEX"); down != 1 || all != 3 || !away("P").Equal(at(10)) || !away("Q").IsZero() {
+	if down, off, all := e.Members("PLEX"); down != 1 || off != 0 || all != 3 || !away("P").Equal(at(10)) || !away("Q").IsZero() {
 		t.Errorf("%d of %d, away since %s, %s", down, all, away("P"), away("Q"))
 	}
 	told, _ := take(t, e, listing("h", 60, "C=operating", "C/P=stopped", "C/Q=degraded", "C/R=terminated", "C/S=active", "C/NEW=active"), 62)
 	want(t, told, "moved partition R active -> terminated")
-	if down, all := e.Members("PLEX"); down != 2 || all != 4 || !away("R").Equal(at(62)) {
+	if down, off, all := e.Members("PLEX"); down != 2 || off != 0 || all != 4 || !away("R").Equal(at(62)) {
 		t.Errorf("%d of %d", down, all)
+	}
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Judged: Acceptable, Since: at(70)}, at(70))
+	if down, off, all := e.Members("PLEX"); down != 1 || off != 1 || all != 4 {
+		t.Errorf("%d of %d, %d off", down, all, off)
 	}
 	// What is learned without a notification does not hide what a list tells.
 	e.Update(uri("S"), ClassPartition, "S", time.Time{}, func(r *Resource) { r.System.OSName = "X" })
@@ -591,5 +595,70 @@ func TestListingFromBeforeALoad(t *testing.T) {
 	}
 	if differences, _ := compare(listing(20)); len(differences) != 2 {
 		t.Errorf("differences %+v", differences)
+	}
+}
+
+// What was activated and does not operate yet is starting, until it has another status; what has stopped is not. A restart does
+// not change that, nor does a clock that is behind.
+func TestStarting(t *testing.T) {
+	e := New()
+	set := func(class, u, status string, second int) {
+		e.SetStatus(&Resource{URI: u, Class: class, Name: u, Status: status, Since: at(-3600)}, at(second))
+	}
+	starting := func(second int, wanted ...string) {
+		t.Helper()
+		var uris []string
+		for _, r := range e.Starting(at(second)) {
+			uris = append(uris, r.URI)
+		}
+		want(t, uris, wanted...)
+	}
+	const lpar, cpc = "/api/logical-partitions/l", "/api/cpcs/c"
+	set(ClassLogicalPartition, "/api/logical-partitions/first", "not-operating", 0)
+	set(ClassLogicalPartition, lpar, "not-activated", 0)
+	set(ClassCPC, cpc, "no-power", 0)
+	set(ClassLogicalPartition, lpar, "not-operating", 10)
+	set(ClassCPC, cpc, "not-operating", 20)
+	starting(10)
+	starting(11, lpar)
+	set(ClassLogicalPartition, lpar, "not-operating", 15) // once more
+	starting(21, cpc, lpar)
+	values := make(map[string][]byte)
+	e.Unstored(none, func(u string, value []byte) { values[u] = value })
+	e = New()
+	e.Load(at(5), func(fn func(string, []byte) bool) {
+		for u, value := range values {
+			fn(u, value)
+		}
+	})
+	starting(6, cpc, lpar)
+	set(ClassLogicalPartition, lpar, "operating", 30)
+	starting(100, cpc)
+	set(ClassLogicalPartition, lpar, "not-operating", 40)
+	starting(100, cpc)
+}
+
+// What is not listed belongs to a CPC too, under the name that this has.
+func TestPlaces(t *testing.T) {
+	e := New()
+	const adapter = "/api/adapters/a"
+	if _, _, known := e.PlaceOf(adapter); known {
+		t.Error("known before anybody has told")
+	}
+	e.Place(adapter, "OSD", "/api/cpcs/C")
+	if name, cpc, known := e.PlaceOf(adapter); name != "OSD" || cpc != "" || !known {
+		t.Errorf("%q on %q, %v", name, cpc, known)
+	}
+	take(t, e, listing("h", 0, "C=operating"), 2)
+	if _, cpc, _ := e.PlaceOf(adapter); cpc != "C" {
+		t.Errorf("on %q", cpc)
+	}
+	for u, on := range map[string]bool{
+		adapter: true, "/api/storage-groups/g": true, uri("P"): true, "/api/cpcs/C": false, "/api/adapters/": false,
+		"/api/adapters/a/storage-ports/0": false, "/api/users/u": false, "/api/console": false, "": false,
+	} {
+		if OnCPC(u) != on {
+			t.Errorf("%q: %v", u, !on)
+		}
 	}
 }

@@ -93,6 +93,14 @@ func Worse(a, b string) string {
 	return a
 }
 
+// Milder returns the severity that matters less.
+func Milder(a, b string) string {
+	if Worse(a, b) == a {
+		return b
+	}
+	return a
+}
+
 // The kinds of topics, as the label topic_type and the field topic_type name them.
 const (
 	TopicObject    = "object"

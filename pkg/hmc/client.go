@@ -94,12 +94,14 @@ type Client struct {
 	opts Options
 	log  *zap.Logger
 	http *http.Client
-	// nil: none
-	budget *rate.Limiter
-	// slots holds one value for each request in flight.
-	slots chan struct{}
-	tls   atomic.Pointer[tls.Config]
-	host  atomic.Pointer[string]
+	// budget is that of all requests. Those that can wait go by ordinary as well, which leaves a
+	// part of it to those that cannot. nil: none
+	budget, ordinary *rate.Limiter
+	// slots holds one value for each request in flight; pressing has a place for one that cannot
+	// wait.
+	slots, pressing chan struct{}
+	tls             atomic.Pointer[tls.Config]
+	host            atomic.Pointer[string]
 	// first is the index of the host that is asked first.
 	first atomic.Int64
 	mu    sync.Mutex // guards what follows
@@ -134,9 +136,10 @@ func New(opts Options) (*Client, error) {
 		opts.OnRequest = func(string, string) {}
 	}
 	c := &Client{
-		opts: opts, log: opts.Logger.Named("rest"), slots: make(chan struct{}, maxInFlight),
-		budget: newBudget(opts.RequestsPerMinute),
+		opts: opts, log: opts.Logger.Named("rest"),
+		slots: make(chan struct{}, maxInFlight), pressing: make(chan struct{}, 1),
 	}
+	c.budget, c.ordinary = newBudget(opts.RequestsPerMinute)
 	c.host.Store(&opts.Hosts[0])
 	c.tls.Store(cmp.Or(opts.TLS, &tls.Config{MinVersion: tls.VersionTLS12}).Clone())
 	protocols := new(http.Protocols)
@@ -146,8 +149,8 @@ func New(opts Options) (*Client, error) {
 		Transport: &http.Transport{
 			DialTLSContext:         c.dialTLS,
 			Protocols:              protocols,
-			MaxConnsPerHost:        maxInFlight + 1, // one more for a logoff
-			MaxIdleConnsPerHost:    maxInFlight,
+			MaxConnsPerHost:        maxInFlight + 2, // one that cannot wait, and a logoff
+			MaxIdleConnsPerHost:    maxInFlight + 1,
 			IdleConnTimeout:        idleTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
 			DisableCompression:     true,
@@ -158,14 +161,16 @@ func New(opts Options) (*Client, error) {
 	return c, nil
 }
 
-// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s: a
-// sixth of them at once, the others evenly.
-func newBudget(perMinute int) *rate.Limiter {
+// newBudget returns a token bucket that lets no more than perMinute requests pass in any 60 s, and
+// one for those that can wait: a sixth of them at once, the others evenly. A twelfth is left, when
+// these use up all that they may, to those that cannot wait.
+func newBudget(perMinute int) (all, ordinary *rate.Limiter) {
 	if perMinute == 0 {
-		return nil
+		return nil, nil
 	}
-	burst := max(perMinute/6, 1)
-	return rate.NewLimiter(rate.Limit(max(perMinute-burst, 1))/60, burst)
+	burst, kept := max(perMinute/6, 1), perMinute/12
+	every := rate.Limit(max(perMinute-burst-kept, 1)) / 60
+	return rate.NewLimiter(every, burst+kept), rate.NewLimiter(every, burst)
 }
 
 // Host returns the host that requests go to: the one that answered the last QueryAPIVersion, before
@@ -255,6 +260,8 @@ type call struct {
 
 	// urgent requests pass the budget and the limit of requests in flight.
 	urgent bool
+	// pressing requests do not wait behind others: an event is held back for the answer.
+	pressing bool
 	// repeatable requests may be sent again where a reused connection turns out to be closed;
 	// GET always may.
 	repeatable bool
@@ -282,12 +289,17 @@ type call struct {
 // *AnswerError, or that of ctx.
 func (c *Client) do(ctx context.Context, r *call) error {
 	if !r.urgent {
-		if err := c.wait(ctx); err != nil {
+		places := c.slots
+		if r.pressing {
+			places = c.pressing
+		}
+		if err := c.wait(ctx, places); err != nil {
 			return fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, err)
 		}
-		defer func() { <-c.slots }()
+		defer func() { <-places }()
 	} else if c.budget != nil {
 		c.budget.Reserve() // it counts, but does not wait
+		c.ordinary.Reserve()
 	}
 	r.secrets = c.know(r.secrets...)
 	start := time.Now()
@@ -320,18 +332,28 @@ func (c *Client) know(secrets ...string) []string {
 }
 
 // wait waits for the budget, then for one of the places in flight.
-func (c *Client) wait(ctx context.Context) error {
+func (c *Client) wait(ctx context.Context, places chan struct{}) error {
 	if c.budget != nil {
-		if err := c.budget.Wait(ctx); err != nil {
+		var err error
+		if places != c.pressing {
+			err = c.ordinary.Wait(ctx)
+		}
+		if err == nil {
+			err = c.budget.Wait(ctx)
+		}
+		if err != nil {
 			if ctx.Err() == nil {
 				return fmt.Errorf("the budget of %d requests per minute is used up for longer than the deadline: %w",
 					c.opts.RequestsPerMinute, context.DeadlineExceeded)
 			}
 			return ctx.Err()
 		}
+		if places == c.pressing {
+			c.ordinary.Reserve() // those that can wait do so for this one as well
+		}
 	}
 	select {
-	case c.slots <- struct{}{}:
+	case places <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

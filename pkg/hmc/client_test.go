@@ -726,18 +726,32 @@ func TestInFlight(t *testing.T) {
 	}
 }
 
-// However requests come, no minute has more of them than the budget.
+// However requests come, no minute has more of them than the budget, also where some of them do not wait behind the others: each
+// of those passes at once unless there are many.
 func TestBudget(t *testing.T) {
 	for _, perMinute := range []int{2, 5, 6, 10, 60, 600} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBudget(perMinute)
+			c := &Client{slots: make(chan struct{}, maxInFlight), pressing: make(chan struct{}, 1)}
+			c.budget, c.ordinary = newBudget(perMinute)
 			var times []time.Time
 			for i := range 4 * perMinute {
 				if i == 2*perMinute {
 					time.Sleep(10 * time.Minute) // the budget fills up
 				}
-				if err := b.Wait(t.Context()); err != nil {
+				if err := c.wait(t.Context(), c.slots); err != nil {
 					t.Fatal(err)
+				}
+				<-c.slots
+				times = append(times, time.Now())
+				if perMinute < 12 || i%20 != 3 {
+					continue
+				}
+				if err := c.wait(t.Context(), c.pressing); err != nil {
+					t.Fatal(err)
+				}
+				<-c.pressing
+				if waited := time.Since(times[len(times)-1]); waited > 0 {
+					t.Errorf("%d a minute: one that cannot wait has waited for %v", perMinute, waited)
 				}
 				times = append(times, time.Now())
 			}
@@ -757,7 +771,7 @@ func TestBudget(t *testing.T) {
 			}
 		})
 	}
-	if newBudget(0) != nil {
+	if all, ordinary := newBudget(0); all != nil || ordinary != nil {
 		t.Error("0 is not no budget")
 	}
 }

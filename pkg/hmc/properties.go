@@ -33,6 +33,12 @@ type Info struct {
 	IPLToken string
 	// How it was loaded, of an LPAR.
 	LoadAddress, LoadParameter string
+
+	// By GetFacts alone. CPCURI is that of the CPC that the object belongs to; "": to none, or to all.
+	Name, CPCURI string
+	// PSWs are the program status words of an LPAR's processors, each as 32 hexadecimal digits.
+	// Those of an LPAR whose processors run say nothing.
+	PSWs []string
 }
 
 // noIPLToken is the os-ipl-token where none was set.
@@ -59,14 +65,20 @@ func namesOf(uri string) (names string, err error) {
 
 // GetInfo returns what the HMC tells of a CPC or partition.
 func (s *Session) GetInfo(ctx context.Context, uri string) (Info, error) {
+	return s.getInfo(ctx, uri, namesOf, false)
+}
+
+func (s *Session) getInfo(
+	ctx context.Context, uri string, namesOf func(uri string) (string, error), pressing bool,
+) (Info, error) {
 	names, err := namesOf(uri)
 	if err != nil {
 		return Info{}, err
 	}
 	var properties json.RawMessage
-	err = s.getProperties(ctx, uri, names, &properties)
-	if IsStatus(err, http.StatusBadRequest) { // it does not know one of them
-		err = s.getProperties(ctx, uri, "", &properties)
+	err = s.getProperties(ctx, uri, names, &properties, pressing)
+	if names != "" && IsStatus(err, http.StatusBadRequest) { // it does not know one of them
+		err = s.getProperties(ctx, uri, "", &properties, pressing)
 	}
 	return readInfo(uri, properties), err
 }
@@ -76,18 +88,24 @@ func (s *Session) GetInfo(ctx context.Context, uri string) (Info, error) {
 // or its support element does not answer. An HMC that does not know the operation answers 404 or
 // 405.
 func (s *Session) GetInfos(ctx context.Context, uris []string) ([]Info, error) {
-	infos, unknown, err := s.submitGETs(ctx, uris, namesOf)
+	return s.getInfos(ctx, uris, namesOf, false)
+}
+
+func (s *Session) getInfos(
+	ctx context.Context, uris []string, namesOf func(uri string) (string, error), pressing bool,
+) ([]Info, error) {
+	infos, unknown, err := s.submitGETs(ctx, uris, namesOf, pressing)
 	if err != nil || len(unknown) == 0 {
 		return infos, err
 	}
-	more, _, err := s.submitGETs(ctx, unknown, func(string) (string, error) { return "", nil })
+	more, _, err := s.submitGETs(ctx, unknown, func(string) (string, error) { return "", nil }, pressing)
 	return append(infos, more...), err
 }
 
 // submitGETs gets properties of several objects in one request. unknown are those of which the HMC
 // does not know one of the properties.
 func (s *Session) submitGETs(
-	ctx context.Context, uris []string, namesOf func(uri string) (string, error),
+	ctx context.Context, uris []string, namesOf func(uri string) (string, error), pressing bool,
 ) (infos []Info, unknown []string, err error) {
 	type get struct {
 		Method string `json:"method"`
@@ -109,6 +127,7 @@ func (s *Session) submitGETs(
 	r := s.call(&call{
 		operation: opSubmitRequests, method: http.MethodPost, uri: "/api/services/aggregation/submit", into: &answer,
 		body: map[string]any{"requests": gets, "threads": aggregationThreads}, repeatable: true, long: true,
+		pressing: pressing,
 	})
 	if err := s.c.do(ctx, r); err != nil {
 		return nil, nil, err
@@ -139,13 +158,16 @@ func IsStatus(err error, status int) bool {
 	return ok && e.Status == status
 }
 
-func (s *Session) getProperties(ctx context.Context, uri, names string, into *json.RawMessage) error {
+func (s *Session) getProperties(
+	ctx context.Context, uri, names string, into *json.RawMessage, pressing bool,
+) error {
 	query := make(url.Values)
 	if names != "" {
 		query.Set("properties", names)
 	}
 	return s.c.do(ctx, s.call(&call{
 		operation: opGetProperties, method: http.MethodGet, uri: uri, query: query.Encode(), into: into,
+		pressing: pressing,
 	}))
 }
 
@@ -170,40 +192,57 @@ func readInfo(uri string, raw []byte) Info {
 		i.IPLToken = token
 	}
 	i.LoadAddress, i.LoadParameter = text("last-used-load-address"), text("last-used-load-parameter")
+	i.Name = text("name")
+	for _, name := range []string{"parent", "cpc-uri"} { // the parent of a storage group is the console
+		if uri := text(name); isObject(uri, cpcsURI) {
+			i.CPCURI = uri
+		}
+	}
+	var words []struct {
+		PSW string `json:"psw"`
+	}
+	_ = json.Unmarshal(p["program-status-word-information"], &words)
+	for _, w := range words {
+		i.PSWs = append(i.PSWs, strings.ReplaceAll(w.PSW, " ", ""))
+	}
 	return i
 }
 
-// GetPSWs returns the program status words of an LPAR's processors, each as 32 hexadecimal digits.
-// Those of an LPAR whose processors run say nothing.
-func (s *Session) GetPSWs(ctx context.Context, uri string) ([]string, error) {
-	if !isObject(uri, logicalPartitionsURI) {
-		return nil, fmt.Errorf("hmc: get program status words: %q is not the URI of a logical partition", uri)
-	}
-	const name = "program-status-word-information"
-	var raw json.RawMessage
-	if err := s.getProperties(ctx, uri, name, &raw); err != nil {
-		return nil, err
-	}
-	var p struct {
-		Words []struct {
-			PSW string `json:"psw"`
-		} `json:"program-status-word-information"`
-	}
-	if err := json.Unmarshal(raw, &p); err != nil {
-		return nil, &AnswerError{
-			Method: http.MethodGet, URI: uri, Status: http.StatusOK, Problem: name + " is not what is documented",
+// GetFacts returns what an event about one of these objects, of whatever class, is held back for: its
+// name, where it belongs, and of an LPAR the program status words. It does not wait behind other
+// requests. Several are asked for in one request where the HMC knows Submit Requests. One that the
+// HMC does not give is left out: it is gone, for example.
+func (s *Session) GetFacts(ctx context.Context, uris []string) (facts []Info, err error) {
+	if len(uris) > 1 {
+		facts, err = s.getInfos(ctx, uris, factsOf, true)
+		if !IsStatus(err, http.StatusNotFound) && !IsStatus(err, http.StatusMethodNotAllowed) {
+			return facts, err
 		}
 	}
-	words := make([]string, 0, len(p.Words))
-	for _, w := range p.Words {
-		words = append(words, strings.Map(func(r rune) rune {
-			if r == ' ' {
-				return -1
-			}
-			return r
-		}, w.PSW))
+	for _, uri := range uris {
+		one, err := s.getInfo(ctx, uri, factsOf, true)
+		switch e, ok := errors.AsType[*HTTPError](err); {
+		case err == nil:
+			facts = append(facts, one)
+		case !ok || e.Status >= http.StatusInternalServerError || SessionLost(err):
+			return facts, err
+		}
 	}
-	return words, nil
+	return facts, nil
+}
+
+// factsOf are the properties that GetFacts asks for; "": all.
+func factsOf(uri string) (names string, err error) {
+	class, id, _ := strings.Cut(strings.TrimPrefix(uri, "/api/"), "/")
+	switch {
+	case !isObject(uri, "/api/"+class+"/") || !isObject(class, "") || id == "":
+		return "", fmt.Errorf("hmc: get properties: %q is not the URI of an object", uri)
+	case isObject(uri, logicalPartitionsURI):
+		return "name,parent,program-status-word-information", nil
+	case isObject(uri, partitionsURI):
+		return "name,parent", nil
+	}
+	return "", nil
 }
 
 // ListHeldMessages lists the OS messages of a partition that wait for an answer, as ListOSMessages

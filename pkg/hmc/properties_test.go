@@ -2,6 +2,7 @@ package hmc_test
 
 import (
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -86,23 +87,58 @@ func TestInfosOfAnOlderHMC(t *testing.T) {
 	}
 }
 
-// Program status words come as they are shown, in groups or not.
-func TestPSWs(t *testing.T) {
-	const lpar = "/api/logical-partitions/l"
-	words, err := answering(t, 200, `{"program-status-word-information":[{"psw":"00020000 80000000 00000000 0017C0A2","cpid":"00"},{"psw":"0706C00180000000000000000070E050"},{}]}`).GetPSWs(t.Context(), lpar)
-	if want := []string{"0002000080000000000000000017C0A2", "0706C00180000000000000000070E050", ""}; err != nil || !slices.Equal(words, want) {
-		t.Errorf("%q, %v", words, err)
+// An event is held back for facts: of one object in a GET, of several in one request, or one by one where the HMC does not know
+// how to tell of several. What is gone is left out.
+func TestFacts(t *testing.T) {
+	const lpar, adapter, group = "/api/logical-partitions/l", "/api/adapters/a", "/api/storage-groups/g"
+	objects := map[string]string{
+		lpar:    `{"name":"LP01","parent":"/api/cpcs/c","program-status-word-information":[{"psw":"00020000 80000000 00000000 0017C0A2","cpid":"00"},{"psw":"0706C00180000000000000000070E050"},{}]}`,
+		adapter: `{"name":"OSD 1","parent":"/api/cpcs/c"}`,
+		group:   `{"name":"SG","parent":"/api/console","cpc-uri":"/api/cpcs/d","program-status-word-information":"x"}`,
 	}
-	for _, body := range []string{`{}`, `{"program-status-word-information":null}`} {
-		if words, err := answering(t, 200, body).GetPSWs(t.Context(), lpar); err != nil || len(words) != 0 {
-			t.Errorf("%s: %q, %v", body, words, err)
+	want := []hmc.Info{
+		{ObjectURI: lpar, Name: "LP01", CPCURI: "/api/cpcs/c", PSWs: []string{"0002000080000000000000000017C0A2", "0706C00180000000000000000070E050", ""}},
+		{ObjectURI: adapter, Name: "OSD 1", CPCURI: "/api/cpcs/c"},
+		{ObjectURI: group, Name: "SG", CPCURI: "/api/cpcs/d"},
+	}
+	for name, several := range map[string]int{"several at once": 200, "not known": 404, "not allowed": 405} {
+		var asked []string
+		s := answeringWith(t, func(r *http.Request, body string) (int, string) {
+			asked = append(asked, r.Method+" "+r.URL.RequestURI())
+			if r.Method == http.MethodPost {
+				if several != 200 {
+					return several, `{"http-status":404,"reason":1,"message":"m"}`
+				}
+				return 200, `[{"id":"0","status":200,"body":` + objects[lpar] + `},{"id":"1","status":404},{"id":"2","status":200,"body":` + objects[adapter] + `},{"id":"3","status":200,"body":` + objects[group] + `}]`
+			}
+			if answer, ok := objects[r.URL.Path]; ok {
+				return 200, answer
+			}
+			return 404, `{"http-status":404,"reason":1,"message":"m"}`
+		})
+		facts, err := s.GetFacts(t.Context(), []string{lpar, "/api/adapters/gone", adapter, group})
+		if err != nil || !reflect.DeepEqual(facts, want) {
+			t.Errorf("%s: %+v, %v", name, facts, err)
+		}
+		if requests := map[int]int{200: 1, 404: 5, 405: 5}[several]; len(asked) != requests {
+			t.Errorf("%s: %q", name, asked)
+		}
+		asked = nil
+		facts, err = s.GetFacts(t.Context(), []string{lpar})
+		if one := []string{"GET " + lpar + "?properties=name%2Cparent%2Cprogram-status-word-information"}; err != nil || len(facts) != 1 || !slices.Equal(asked, one) {
+			t.Errorf("%s: %+v, %v, %q", name, facts, err, asked)
+		}
+		for _, bad := range []string{"", "/api/console", "/api/cpcs/", "/api/partitions/a/nics/b", "/api/adapters/a?x", "/api//x", "/api/../x", "adapters/x"} {
+			if facts, err := s.GetFacts(t.Context(), []string{bad}); err == nil {
+				t.Errorf("%s was asked for: %v", bad, facts)
+			}
 		}
 	}
-	if _, err := answering(t, 200, `{"program-status-word-information":"x"}`).GetPSWs(t.Context(), lpar); err == nil {
-		t.Error("a text was taken for words")
-	}
-	if _, err := answering(t, 200, `{}`).GetPSWs(t.Context(), "/api/partitions/p"); err == nil {
-		t.Error("a DPM partition was asked")
+	for _, body := range []string{`{}`, `{"program-status-word-information":null}`, `{"program-status-word-information":"x"}`} {
+		facts, err := answering(t, 200, body).GetFacts(t.Context(), []string{lpar})
+		if err != nil || len(facts) != 1 || len(facts[0].PSWs) != 0 {
+			t.Errorf("%s: %+v, %v", body, facts, err)
+		}
 	}
 }
 

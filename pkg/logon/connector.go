@@ -68,9 +68,12 @@ func (c *Connector) Connect(ctx context.Context, o *Offer) (*receiver.Receiver, 
 	return nil, err
 }
 
-// CloseLink ends a link: UNSUBSCRIBE, DISCONNECT, bounded in time.
-func CloseLink(link *receiver.Receiver, log *zap.Logger) {
-	if err := link.Close(); err != nil {
+// CloseLink ends a link: UNSUBSCRIBE, DISCONNECT, bounded in time. It reports whether the HMC has
+// confirmed it.
+func CloseLink(link *receiver.Receiver, log *zap.Logger) bool {
+	err := link.Close()
+	if err != nil {
 		log.Debug("the link did not end cleanly", zap.Error(err))
 	}
+	return err == nil
 }

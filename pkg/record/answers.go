@@ -122,6 +122,11 @@ func (t *tx) answered(uri string, still func(*estate.Message) bool) {
 	}
 }
 
+// afterIPL ends what the system that has run before an IPL has waited for.
+func (t *tx) afterIPL(uri string) {
+	t.answered(uri, func(m *estate.Message) bool { return !m.Stopped })
+}
+
 // answerBody is the body of the event that a message does not wait for an answer any more.
 type answerBody struct {
 	Number int64  `json:"sequence-number"`
@@ -134,10 +139,7 @@ type answerBody struct {
 
 func (t *tx) answer(r *estate.Resource, m *estate.Message) *event.Event {
 	e := t.conv.Fetched(event.TypeOSMessage, "", event.TopicOSMessage, t.now)
-	e.Resource = &event.Resource{
-		Class: r.Class, Name: r.Name, ObjectURI: r.URI, ObjectID: event.LastSegment(r.URI), CPC: r.CPC,
-		OSName: r.System.OSName, OSLevel: r.System.OSLevel, Sysplex: r.System.Sysplex,
-	}
+	e.Resource = resourceOf(r)
 	e.ID = event.NewID(m.ID, "answered")
 	e.Body, _ = json.Marshal(answerBody{m.Number, m.Text, m.Prompt, false, m.ID}) // strings, a number and a bool
 	t.conv.DescribeAnswer(e, m.Text)
@@ -185,10 +187,8 @@ func (t *tx) informed(i *hmc.Info) {
 	if known, ok = t.g.Estate.Lookup(i.ObjectURI); ok {
 		e := t.conv.Fetched(event.TypeIPL, "", event.TopicObject, t.now)
 		e.Origin = event.OriginReconcile
-		e.Resource = &event.Resource{
-			Class: known.Class, Name: known.Name, ObjectURI: known.URI, ObjectID: event.LastSegment(known.URI),
-			CPC: known.CPC, OSName: told.OSName, OSLevel: told.OSLevel, Sysplex: told.Sysplex,
-		}
+		e.Resource = resourceOf(&known)
 		t.put(t.conv.IPL(e, &known).Event)
+		t.afterIPL(known.URI)
 	}
 }

@@ -46,8 +46,11 @@ type Disconnection struct {
 	Reason string `json:"reason,omitempty"`
 	Cause  string `json:"cause"`
 	// the daemon ends, or its configuration was changed
-	Planned  bool       `json:"planned,omitempty"`
-	LastSeen *time.Time `json:"last_seen,omitempty"`
+	Planned bool `json:"planned,omitempty"`
+	// Confirmed is from when on nothing more was asked for: the HMC has confirmed the end of the
+	// link, and what it had sent before has come. The zero time: it has not.
+	Confirmed time.Time  `json:"-"`
+	LastSeen  *time.Time `json:"last_seen,omitempty"`
 }
 
 // Heartbeat is the body of a bridge-heartbeat event.
@@ -90,7 +93,7 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 	summary := fmt.Sprintf("connected to %s, %d topics", c.Host, len(c.Topics))
 	if since := t.gaps.BlindSince(); !since.IsZero() {
 		c.BlindSince = status.TimeOrNil(since)
-		summary += ", after " + t.now.Sub(since).Round(100*time.Millisecond).String() + " without sight"
+		summary += t.withoutSight(t.now.Sub(since))
 	}
 	wasBlind = t.gaps.LinkUp(asked, t.now, r.watcher.CanFetch())
 	t.logs.LinkUp(c.Host + "\x00" + c.Console)
@@ -100,11 +103,25 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 		}
 	}
 	t.link.up, t.link.reported, t.link.asked, t.link.received, t.link.host = true, "", asked, t.now, c.Host
-	t.link.lived = asked
+	t.link.lived, t.link.lost = asked, time.Time{}
 	t.bridgeEvent(event.TypeBridgeConnected, event.SeverityInfo, summary, t.now, c)
 	t.contact.Set(t.now, "")
 	t.send()
 	return wasBlind
+}
+
+// withoutSight says for how long nothing was seen, which is certain for as long as d: a link may have
+// been of no use before it was lost, and one whose daemon was killed of use after that was stored.
+func (t *tx) withoutSight(d time.Duration) string {
+	round := func(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }
+	text, down := round(d)+" without sight", t.now.Sub(t.link.lost)
+	switch _, cause := t.contact.Last(); {
+	case t.link.lost.IsZero() && cause == "":
+		text = "at most " + text
+	case !t.link.lost.IsZero() && d-down >= time.Second:
+		text = round(down) + " without a link, and at most " + text
+	}
+	return ", after " + text
 }
 
 // Disconnected records that the link was lost, or could not be made. lastFrame is when the HMC was
@@ -119,7 +136,11 @@ func (r *Recorder) Disconnected(ctx context.Context, d Disconnection, lastFrame 
 		if unread || lastFrame.IsZero() {
 			lastFrame = t.link.received
 		}
-		lastFrame = status.Later(t.link.silence.lastCertain(lastFrame), t.gaps.WindowUntil())
+		if lastFrame = t.link.silence.lastCertain(lastFrame); !unread && !d.Confirmed.IsZero() {
+			lastFrame = d.Confirmed
+		}
+		lastFrame = status.Later(lastFrame, t.gaps.WindowUntil())
+		t.link.lost = t.now
 		t.contact.Set(lastFrame, "")
 		t.blind(lastFrame, d.Cause)
 	}

@@ -83,6 +83,7 @@ func connect(r *Recorder) {
 // change has an HMC publish a property change with this mark, of a partition of that name.
 func (h *house) change(r *Recorder, mark string) {
 	h.t.Helper()
+	h.group.Estate.Place("/api/partitions/"+mark, mark, "")
 	received(h.t, r, "u.object", receiver.Headers{
 		{Name: "notification-type", Value: event.TypePropertyChange},
 		{Name: "message-id", Value: mark},
@@ -123,8 +124,8 @@ func (h *house) settle(r *Recorder) {
 	r.tick(h.t.Context(), false)
 }
 
-// stored returns what was stored since the last call: marks of changes, types of other events.
-func (h *house) stored() (marks []string, gaps []ledger.Gap) {
+// events returns what was stored since the last call.
+func (h *house) events() (all []*event.Event) {
 	h.t.Helper()
 	if err := h.queue.Flush(); err != nil {
 		h.t.Fatal(err)
@@ -134,7 +135,7 @@ func (h *house) stored() (marks []string, gaps []ledger.Gap) {
 	for {
 		records, err := h.cursor.Next(ctx, 1000, 0)
 		if err != nil {
-			return marks, gaps
+			return all
 		}
 		for i := range records {
 			rec, err := event.ParseRecord(records[i].Data)
@@ -145,24 +146,31 @@ func (h *house) stored() (marks []string, gaps []ledger.Gap) {
 			if err != nil {
 				h.t.Fatal(err)
 			}
-			switch {
-			case e.Type == event.TypeBridgeGap:
-				var g ledger.Gap
-				if err := json.Unmarshal(e.Body, &g); err != nil {
-					h.t.Fatal(err)
-				}
-				gaps = append(gaps, g)
-				h.gapsOf[e.HMC] = append(h.gapsOf[e.HMC], g)
-			case e.Resource != nil:
-				marks = append(marks, e.Resource.Name)
-			default:
-				marks = append(marks, e.Type)
-			}
+			all = append(all, e)
 		}
-		if len(records) > 0 {
-			_ = h.cursor.Ack(records[len(records)-1].Seq)
+		_ = h.cursor.Ack(records[len(records)-1].Seq)
+	}
+}
+
+// stored returns what was stored since the last call: marks of changes, types of other events.
+func (h *house) stored() (marks []string, gaps []ledger.Gap) {
+	h.t.Helper()
+	for _, e := range h.events() {
+		switch {
+		case e.Type == event.TypeBridgeGap:
+			var g ledger.Gap
+			if err := json.Unmarshal(e.Body, &g); err != nil {
+				h.t.Fatal(err)
+			}
+			gaps = append(gaps, g)
+			h.gapsOf[e.HMC] = append(h.gapsOf[e.HMC], g)
+		case e.Resource != nil:
+			marks = append(marks, e.Resource.Name)
+		default:
+			marks = append(marks, e.Type)
 		}
 	}
+	return marks, gaps
 }
 
 // What could not be stored is counted and named by one gap, is as if it had never come, and is fetched once the disk works.

@@ -6,26 +6,29 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
-// Some notifications say what has happened and not how or why: that a job has ended, that a system
-// has stopped. The HMC is asked, and the event is held back until that is known, but not for long:
-// it is recorded without, if the HMC does not answer or the budget of requests is used up. What
-// comes of the same resource meanwhile waits behind it, so that the order is kept.
+// Some notifications say what has happened and not how, why or where: that a job has ended, that a
+// system has stopped, that an adapter has. The HMC is asked, and the event is held back until that
+// is known, but not for long: it is recorded without, if the HMC does not answer or the budget of
+// requests is used up. What comes of the same resource meanwhile waits behind it, so that the order
+// is kept. An answer that comes late is told by the event once more.
 const (
 	// HoldWait is how long an event is held back at most, less the time until the recorder looks
 	// at what is due.
 	HoldWait = 1400 * time.Millisecond
-	// MaxQuestions bounds how many are held back for an answer.
+	// answerWait is how long after that an answer is told.
+	answerWait = time.Minute
+	// MaxQuestions bounds how many are held back for an answer, and how many answers may come late.
 	MaxQuestions = 100
 	// maxHeld bounds those with what waits behind them.
 	maxHeld = 1000
 )
 
-// held is an event that is held back.
+// held is an event that is held back, or that was.
 type held struct {
 	event event.Event
 	// of the order; about is what was asked about
@@ -45,7 +48,7 @@ type jobBody struct {
 
 // ask holds back an event if the HMC can be asked about what it is about ("": about nothing).
 func (t *tx) ask(e *event.Event, about string) bool {
-	if about == "" || t.questions() >= MaxQuestions || !t.r.watcher.Ask(about) {
+	if about == "" || t.questions() >= MaxQuestions || !t.awaits(about) && !t.r.watcher.Ask(about) {
 		return false
 	}
 	return t.hold(&held{event: copyEvent(e), key: e.Key(), about: about, due: t.now.Add(HoldWait)})
@@ -83,54 +86,70 @@ func (t *tx) behind(e *event.Event) bool {
 	return true
 }
 
-// Awaits says whether an event is still held back for what is asked about something.
+// Awaits says whether what is asked about something is still of use.
 func (r *Recorder) Awaits(about string) bool {
 	t := r.enter()
 	defer t.end()
-	return t.awaiting(about) != nil
+	return t.awaits(about)
 }
 
-func (t *tx) awaiting(about string) *held {
-	i := slices.IndexFunc(t.held, func(h *held) bool { return h.about == about && !h.ready })
-	if i < 0 {
-		return nil
-	}
-	return t.held[i]
+func (t *tx) awaits(about string) bool {
+	is := func(h *held) bool { return h.about == about && !h.ready }
+	return slices.ContainsFunc(t.held, is) || slices.ContainsFunc(t.late, is)
 }
 
 // JobKnown notes what is known of a job whose completion is held back; nil: nothing.
 func (r *Recorder) JobKnown(ctx context.Context, uri string, job *hmc.Job) {
-	r.answered(ctx, uri, func(t *tx, e *event.Event) {
+	r.answered(ctx, uri, func(t *tx, e *event.Event) bool {
 		if job == nil {
-			return
+			return false
 		}
-		body, err := json.Marshal(jobBody{job.Status, job.StatusCode, job.ReasonCode, job.Results})
-		if err == nil {
+		if body, err := json.Marshal(jobBody{job.Status, job.StatusCode, job.ReasonCode, job.Results}); err == nil {
 			e.Body = body
 		}
 		t.conv.Describe(e)
+		return true
 	})
 }
 
-// PSWsKnown notes the program status words of an LPAR that has stopped; none: they are not known.
-func (r *Recorder) PSWsKnown(ctx context.Context, uri string, psws []string) {
-	r.answered(ctx, uri, func(_ *tx, e *event.Event) {
-		if why := translate.DisabledWait(psws); why != "" {
-			e.Summary = event.OneLine(e.Summary + "; " + why)
+// FactsKnown notes what the HMC tells of a resource with an event that is held back; nil: nothing.
+func (r *Recorder) FactsKnown(ctx context.Context, uri string, facts *hmc.Info) {
+	if facts != nil && estate.OnCPC(uri) {
+		r.group.Estate.Place(uri, facts.Name, facts.CPCURI)
+	}
+	r.answered(ctx, uri, func(t *tx, e *event.Event) bool {
+		if facts == nil {
+			return false
 		}
+		t.conv.Placed(e)
+		return t.conv.Stopped(e, facts.PSWs)
 	})
 }
 
-func (r *Recorder) answered(ctx context.Context, about string, complete func(t *tx, e *event.Event)) {
+// answered completes the events that wait for an answer. complete reports whether it tells more
+// than was told where it comes late.
+func (r *Recorder) answered(ctx context.Context, about string, complete func(t *tx, e *event.Event) bool) {
 	t := r.begin(ctx)
 	defer t.end()
-	h := t.awaiting(about)
-	if h == nil {
-		return // it took too long
+	for _, h := range t.held {
+		if h.about == about && !h.ready {
+			h.ready = true
+			complete(t, &h.event)
+		}
 	}
-	h.ready = true
-	complete(t, &h.event)
 	t.release(false)
+	t.late = slices.DeleteFunc(t.late, func(h *held) bool {
+		if h.about != about {
+			return false
+		}
+		e := &h.event
+		if told := e.Severity; t.now.Before(h.due) && complete(t, e) {
+			e.ID, e.Received, e.Repeat = event.NewID(e.ID, "late"), t.now, e.Severity == told
+			t.put(e)
+		}
+		t.kept.Give(h.kept)
+		return true
+	})
 	t.flush()
 }
 
@@ -138,13 +157,28 @@ func (r *Recorder) answered(ctx context.Context, about string, complete func(t *
 func (t *tx) release(all bool) {
 	waiting := make(map[string]bool)
 	t.held = slices.DeleteFunc(t.held, func(h *held) bool {
-		if !waiting[h.key] && (all || h.ready || !t.now.Before(h.due)) {
+		if waiting[h.key] || !all && !h.ready && t.now.Before(h.due) {
+			waiting[h.key] = true
+			return false
+		}
+		if told := copyEvent(&h.event); h.ready {
 			t.store(&h.event)
 			t.kept.Give(h.kept)
-			return true
+		} else { // the rules rate it anew when it is told again
+			t.store(&told)
+			h.due = t.now.Add(answerWait)
+			t.late = append(t.late, h)
 		}
-		waiting[h.key] = true
-		return false
+		return true
+	})
+	excess := max(0, len(t.late)-MaxQuestions)
+	t.late = slices.DeleteFunc(t.late, func(h *held) bool {
+		gone := excess > 0 || !t.now.Before(h.due)
+		if gone {
+			excess--
+			t.kept.Give(h.kept)
+		}
+		return gone
 	})
 }
 

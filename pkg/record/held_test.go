@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // A system stops: its event waits for the reason, what comes of the same system waits behind it, and what is known of it is not
@@ -22,6 +25,7 @@ func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
 	connect(r)
 	h.stored()
 	const uri = "/api/logical-partitions/l"
+	h.group.Estate.Place(uri, "LP01", "")
 	send := func(typ, id, body string) {
 		t.Helper()
 		received(t, r, "u.object", receiver.Headers{
@@ -53,8 +57,8 @@ func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
 	if marks, _ := h.stored(); !slices.Equal(marks, []string{"other"}) || !strings.Contains(unit(), `"operating"`) || !r.Awaits(uri) {
 		t.Errorf("stored %q, %s", marks, unit())
 	}
-	r.PSWsKnown(t.Context(), "/api/logical-partitions/another", nil)
-	r.PSWsKnown(t.Context(), uri, []string{"0002000080000000000000000017C0A2"})
+	r.FactsKnown(t.Context(), "/api/logical-partitions/another", nil)
+	r.FactsKnown(t.Context(), uri, &hmc.Info{PSWs: []string{"0002000080000000000000000017C0A2"}})
 	if marks, _ := h.stored(); !slices.Equal(marks, []string{"LP01", "LP01"}) || !strings.Contains(unit(), `"not-operating"`) || r.Awaits(uri) {
 		t.Errorf("stored %q, %s", marks, unit())
 	}
@@ -67,9 +71,30 @@ func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
 	now := r.now
 	r.now = func() time.Time { return now().Add(HoldWait) }
 	r.tick(t.Context(), false)
-	if marks, _ := h.stored(); len(marks) != 2 || r.Awaits(uri) {
+	if marks, _ := h.stored(); len(marks) != 2 || !r.Awaits(uri) {
 		t.Errorf("stored %q", marks)
 	}
+	// The answer comes late: the event is told once more, with what it says.
+	r.FactsKnown(t.Context(), uri, &hmc.Info{PSWs: []string{"0002000080000000000000000017C0A2"}})
+	late := h.events()
+	if len(late) != 1 || !late[0].Repeat || late[0].Severity != event.SeverityCritical || late[0].Unacceptable != nil ||
+		!strings.Contains(late[0].Summary, "operating -> not-operating") || !strings.Contains(late[0].Summary, "; all processors in a disabled wait: 0A2") || r.Awaits(uri) {
+		t.Errorf("%+v", late)
+	}
+	// So late that it says nothing any more, or of a system that has gone on.
+	send(event.TypeStatusChange, "8", `{"change-reports":[{"old-status":"not-operating","new-status":"operating"}]}`)
+	send(event.TypeStatusChange, "9", `{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)
+	later := r.now
+	r.now = func() time.Time { return later().Add(HoldWait) }
+	r.tick(t.Context(), false)
+	send(event.TypeStatusChange, "10", `{"change-reports":[{"old-status":"not-operating","new-status":"operating"}]}`)
+	r.Flush(t.Context())
+	h.stored()
+	r.FactsKnown(t.Context(), uri, &hmc.Info{PSWs: []string{"0002000080000000000000000017C0A2"}})
+	if all := h.events(); len(all) != 0 || r.Awaits(uri) {
+		t.Errorf("%+v", all)
+	}
+	w.asked = w.asked[:2]
 	// Nobody can be asked, or a repetition is told: it does not wait.
 	w.asks = false
 	send(event.TypeStatusChange, "6", `{"change-reports":[{"old-status":"not-operating","new-status":"not-operating"}]}`)
@@ -87,6 +112,7 @@ func TestHeldBackIsBounded(t *testing.T) {
 	w.asks = true
 	connect(r)
 	h.stored()
+	h.group.Estate.Place("/api/logical-partitions/l", "LP01", "")
 	headers := func(typ, id string) receiver.Headers {
 		return receiver.Headers{
 			{Name: "notification-type", Value: typ},
@@ -197,5 +223,236 @@ func TestStillHeld(t *testing.T) {
 	expect(2)
 	if got := r.Holding(10); len(got) > 0 {
 		t.Errorf("to be asked about: %q", got)
+	}
+}
+
+// Of an adapter no notification tells the CPC: the HMC is asked once. Events of adapters of the same name on two CPCs differ in it.
+func TestWhereAnAdapterIs(t *testing.T) {
+	h := newHouse(t, 1)
+	r, w := h.open("a")
+	w.asks = true
+	connect(r)
+	for _, cpc := range []string{"C1", "C2"} {
+		h.group.Estate.SetStatus(&estate.Resource{URI: "/api/cpcs/" + cpc, Class: estate.ClassCPC, Name: cpc, Status: "active"}, time.Now())
+	}
+	h.stored()
+	n := 0
+	change := func(id, from, to string) {
+		t.Helper()
+		n++
+		received(t, r, "u.object", receiver.Headers{
+			{Name: "notification-type", Value: event.TypeStatusChange},
+			{Name: "message-id", Value: fmt.Sprint(n)},
+			{Name: "class", Value: "adapter"},
+			{Name: "name", Value: "OSD 1"},
+			{Name: "object-uri", Value: "/api/adapters/" + id},
+		}, `{"change-reports":[{"old-status":"`+from+`","new-status":"`+to+`"}]}`)
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		r.Flush(t.Context())
+		var got []string
+		for _, e := range h.events() {
+			got = append(got, e.Severity+" "+e.Resource.CPC+" "+e.Summary)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	change("a", "active", "not-active")
+	change("b", "active", "not-active")
+	change("a", "not-active", "active")
+	expect()
+	r.FactsKnown(t.Context(), "/api/adapters/a", &hmc.Info{Name: "OSD 1", CPCURI: "/api/cpcs/C1"})
+	expect("warning C1 adapter OSD 1 on C1: active -> not-active", "info C1 adapter OSD 1 on C1: not-active -> active")
+	change("a", "active", "exceptions")
+	expect("warning C1 adapter OSD 1 on C1: active -> exceptions")
+	r.FactsKnown(t.Context(), "/api/adapters/b", &hmc.Info{Name: "OSD 1", CPCURI: "/api/cpcs/C2"})
+	expect("warning C2 adapter OSD 1 on C2: active -> not-active")
+	if want := []string{"/api/adapters/a", "/api/adapters/b"}; !slices.Equal(w.asked, want) {
+		t.Errorf("asked for %q", w.asked)
+	}
+	// The HMC does not tell: then it is not asked again. It does not answer: then it is.
+	change("c", "active", "not-active")
+	r.FactsKnown(t.Context(), "/api/adapters/c", new(hmc.Info))
+	change("c", "not-active", "active")
+	change("d", "active", "not-active")
+	r.FactsKnown(t.Context(), "/api/adapters/d", nil)
+	change("d", "not-active", "active")
+	now := r.now
+	r.now = func() time.Time { return now().Add(HoldWait) }
+	r.tick(t.Context(), false)
+	expect(
+		"warning  adapter OSD 1: active -> not-active", "info  adapter OSD 1: not-active -> active",
+		"warning  adapter OSD 1: active -> not-active", "info  adapter OSD 1: not-active -> active",
+	)
+	if n := len(w.asked); n != 5 {
+		t.Errorf("asked for %q", w.asked)
+	}
+	// What is told twice is told once more.
+	change("b", "active", "not-active")
+	r.Flush(t.Context())
+	if all := h.events(); len(all) != 1 || !all[0].Repeat {
+		t.Errorf("%+v", all)
+	}
+}
+
+// How a job has ended is told late rather than not: a failure is told as one.
+func TestAJobToldLate(t *testing.T) {
+	h := newHouse(t, 1)
+	r, w := h.open("a")
+	w.asks = true
+	connect(r)
+	received(t, r, "u.job", receiver.Headers{
+		{Name: "notification-type", Value: event.TypeJobCompletion}, {Name: "message-id", Value: "1"}, {Name: "job-uri", Value: "/api/jobs/1"},
+	}, "")
+	now := r.now
+	r.now = func() time.Time { return now().Add(HoldWait) }
+	r.tick(t.Context(), false)
+	if all := h.events(); len(all) != 2 || all[1].Summary != "job 1 completed" {
+		t.Fatalf("%+v", all)
+	}
+	code, reason := 500, 7
+	r.JobKnown(t.Context(), "/api/jobs/1", &hmc.Job{Status: "complete", StatusCode: &code, ReasonCode: &reason})
+	all := h.events()
+	if len(all) != 1 || all[0].Repeat || all[0].Severity != event.SeverityWarning || all[0].Summary != "job 1 complete, status 500, reason 7" {
+		t.Errorf("%+v", all)
+	}
+}
+
+// What was activated and does not operate after minutes is told once, when nothing is in doubt.
+func TestNotStarted(t *testing.T) {
+	h := newHouse(t, 1)
+	r, _ := h.open("a")
+	connect(r)
+	const uri = "/api/logical-partitions/l"
+	h.group.Estate.SetStatus(&estate.Resource{URI: uri, Class: estate.ClassLogicalPartition, Name: "LP01", Status: "not-activated", Since: time.Now().Add(time.Hour)}, time.Now())
+	h.stored()
+	received(t, r, "u.object", receiver.Headers{
+		{Name: "notification-type", Value: event.TypeStatusChange},
+		{Name: "message-id", Value: "1"},
+		{Name: "class", Value: "logical-partition"},
+		{Name: "name", Value: "LP01"},
+		{Name: "object-uri", Value: uri},
+	}, `{"change-reports":[{"old-status":"not-activated","new-status":"not-operating"}]}`)
+	r.Flush(t.Context())
+	tell := func(after time.Duration, want ...string) {
+		t.Helper()
+		now := r.now
+		defer func() { r.now = now }()
+		r.now = func() time.Time { return now().Add(after) }
+		r.tick(t.Context(), false)
+		var got []string
+		for _, e := range h.events() {
+			got = append(got, e.Severity+" "+e.Summary)
+			if e.Type != event.TypeStatusChange || e.Repeat {
+				t.Errorf("%+v", e)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%v: %q, want %q", after, got, want)
+		}
+	}
+	tell(4*time.Minute, "warning logical-partition LP01: not-activated -> not-operating")
+	r.Disconnected(t.Context(), Disconnection{State: status.StateDisconnected, Cause: "x"}, time.Now(), false)
+	h.stored()
+	tell(6 * time.Minute)
+	connect(r)
+	h.settle(r)
+	h.stored()
+	tell(7*time.Minute, "critical logical-partition LP01: still not-operating, 7m after its activation")
+	tell(20 * time.Minute)
+}
+
+// For how long nothing was seen is told as it is known: from the end of a link that the HMC has confirmed, or from the last sign of
+// it; and how long there was no link.
+func TestWithoutSight(t *testing.T) {
+	h := newHouse(t, 1)
+	base, beat := time.Now().Add(-time.Hour), time.Duration(0)
+	var r *Recorder
+	open := func() {
+		var w *watcher
+		r, w = h.open("a")
+		r.now = func() time.Time { return base.Add(beat) }
+		w.contact = r.now
+	}
+	open()
+	connected := func() string {
+		t.Helper()
+		up := Connection{Host: "h", Topics: []TopicLabel{{Name: "u.audit", Type: event.TopicAudit}}}
+		r.Connected(t.Context(), up, true, r.now())
+		all := h.events()
+		_, text, _ := strings.Cut(all[len(all)-1].Summary, "1 topics")
+		return text
+	}
+	expect := func(got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	expect(connected(), "")
+	lose := func(d Disconnection, heardAgo time.Duration) {
+		d.State, d.Cause = status.StateDisconnected, "x"
+		r.Disconnected(t.Context(), d, r.now().Add(-heardAgo), false)
+	}
+	beat += 20 * time.Second // its heart-beats came every five seconds
+	lose(Disconnection{Planned: true, Confirmed: r.now()}, 5*time.Second)
+	beat += 2 * time.Second
+	expect(connected(), ", after 2s without sight")
+	beat += 20 * time.Second
+	lose(Disconnection{}, 0)
+	r.SessionEnded() // nobody knows when
+	beat += 2 * time.Second
+	expect(connected(), ", after 2s without a link, and at most 22s without sight")
+	r.leave() // the daemon is killed
+	h.group = NewGroup("east", h.queue, zap.NewNop())
+	beat += 31 * time.Second
+	open()
+	expect(connected(), ", after at most 31s without sight")
+	r.Close(t.Context(), "the daemon was stopped")
+	h.group = NewGroup("east", h.queue, zap.NewNop())
+	beat += 2 * time.Second
+	open()
+	expect(connected(), ", after 2s without sight")
+}
+
+// Nobody answers a message of a system that has stopped and was loaded anew; one of the new system goes on waiting.
+func TestIPLEndsWhatWaited(t *testing.T) {
+	h := newHouse(t, 1)
+	r, _ := h.open("a")
+	connect(r)
+	const uri = "/api/logical-partitions/l"
+	h.group.Estate.SetStatus(&estate.Resource{URI: uri, Class: estate.ClassLogicalPartition, Name: "LP01", Status: "operating"}, time.Now())
+	h.group.Estate.Place(uri, "LP01", "")
+	n := 0
+	send := func(typ, body string) {
+		n++
+		received(t, r, "u.object", receiver.Headers{
+			{Name: "notification-type", Value: typ},
+			{Name: "message-id", Value: fmt.Sprint(n)},
+			{Name: "class", Value: "logical-partition"},
+			{Name: "name", Value: "LP01"},
+			{Name: "object-uri", Value: uri},
+		}, body)
+	}
+	held := func(number int) {
+		send(event.TypeOSMessage, fmt.Sprintf(`{"os-messages":[{"sequence-number":%d,"message-text":"*%d REPLY","is-held":true}]}`, number, number))
+	}
+	held(17)
+	send(event.TypeStatusChange, `{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)
+	send(event.TypeStatusChange, `{"change-reports":[{"old-status":"not-operating","new-status":"operating"}]}`)
+	held(0)
+	send(event.TypePropertyChange, `{"change-reports":[{"property-name":"os-ipl-token","old-value":"00000000000000A1","new-value":"00000000000000A2"}]}`)
+	r.Flush(t.Context())
+	var answered []string
+	for _, e := range h.events() {
+		if strings.Contains(e.Summary, "answered, or gone") {
+			answered = append(answered, e.Summary)
+		}
+	}
+	known, _ := h.group.Estate.Lookup(uri)
+	if len(answered) != 1 || !strings.HasSuffix(answered[0], "*17 REPLY") || len(known.Waiting) != 1 || known.Waiting[0].Number != 0 {
+		t.Errorf("%q, %+v wait", answered, known.Waiting)
 	}
 }

@@ -46,6 +46,7 @@ type watcher struct {
 	asked   []string // jobs
 	asks    bool
 	heard   func() // when it is asked for the last contact
+	contact func() time.Time
 }
 
 func (w *watcher) Missed(topicType string, n int) {
@@ -60,6 +61,9 @@ func (w *watcher) Missed(topicType string, n int) {
 func (w *watcher) LastContact() (time.Time, bool) {
 	if w.heard != nil {
 		w.heard()
+	}
+	if w.contact != nil {
+		return w.contact(), true
 	}
 	return time.Now(), true
 }

@@ -155,7 +155,7 @@ func copyEvent(e *event.Event) event.Event {
 		h.Name, h.Value = own(h.Name), own(h.Value)
 	}
 	c.SessionSequenceNr, c.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
-	c.Resource = clonePointer(e.Resource)
+	c.Resource, c.Unacceptable = clonePointer(e.Resource), clonePointer(e.Unacceptable)
 	return c
 }
 
@@ -245,6 +245,9 @@ func (t *tx) listed(p hmc.Partition, topic string, messages [][]byte) *replay {
 	resource := &event.Resource{
 		Class: estate.ClassOf(p.ObjectURI), Name: p.Name, ObjectURI: p.ObjectURI,
 		ObjectID: event.LastSegment(p.ObjectURI), CPC: p.CPCName,
+	}
+	if known, ok := t.g.Estate.Lookup(p.ObjectURI); ok {
+		resource = resourceOf(&known)
 	}
 	l := new(replay)
 	for _, message := range messages {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 // Reconcile compares what an HMC has listed with what is known of the estate, and records each
@@ -35,11 +36,11 @@ func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing) (again bool
 
 // difference makes an event of what changed without a notification.
 func (t *tx) difference(d *estate.Difference) *event.Event {
-	res, was, id := d.Now, d.Was, event.LastSegment(d.Now.URI)
+	res, was := d.Now, d.Was
 	e := &event.Event{
 		HMC: t.r.name, Time: t.now, Received: t.now, TopicType: event.TopicObject,
 		Origin: event.OriginReconcile, Severity: event.SeverityInfo,
-		Resource: &event.Resource{Class: res.Class, Name: res.Name, ObjectURI: res.URI, ObjectID: id, CPC: res.CPC},
+		Resource: resourceOf(&res),
 	}
 	var report map[string]any
 	header := event.Header{}
@@ -64,13 +65,7 @@ func (t *tx) difference(d *estate.Difference) *event.Event {
 		e.Type = event.TypeInventoryChange
 		header = event.Header{Name: "action", Value: "remove"}
 	}
-	e.Headers = event.Headers{
-		{Name: "notification-type", Value: e.Type},
-		{Name: "class", Value: res.Class},
-		{Name: "name", Value: res.Name},
-		{Name: "object-uri", Value: res.URI},
-		{Name: "object-id", Value: id},
-	}
+	e.Headers = headersOf(e)
 	if header.Name != "" {
 		e.Headers = append(e.Headers, header)
 	}
@@ -80,4 +75,40 @@ func (t *tx) difference(d *estate.Difference) *event.Event {
 	e.ID = event.NewID("reconcile", t.r.name, d.Kind, res.URI, was.Name, was.Status, res.Name, res.Status,
 		strconv.FormatInt(t.now.UnixNano(), 10))
 	return e
+}
+
+// resourceOf is a resource as events have it.
+func resourceOf(r *estate.Resource) *event.Resource {
+	return &event.Resource{
+		Class: r.Class, Name: r.Name, ObjectURI: r.URI, ObjectID: event.LastSegment(r.URI), CPC: r.CPC,
+		OSName: r.System.OSName, OSLevel: r.System.OSLevel, Sysplex: r.System.Sysplex,
+	}
+}
+
+// headersOf are those that a notification of an event would have.
+func headersOf(e *event.Event) event.Headers {
+	r := e.Resource
+	return event.Headers{
+		{Name: "notification-type", Value: e.Type},
+		{Name: "class", Value: r.Class},
+		{Name: "name", Value: r.Name},
+		{Name: "object-uri", Value: r.ObjectURI},
+		{Name: "object-id", Value: r.ObjectID},
+	}
+}
+
+// notStarted records what does not operate for longer than is usual after it was activated. Nothing
+// is said while it is in doubt what is known.
+func (t *tx) notStarted() {
+	if !t.link.up || t.gaps.Pending() || t.now.Sub(t.started) < t.r.timing.Settle {
+		return
+	}
+	t.started = t.now
+	for _, r := range t.g.Estate.Starting(t.now.Add(-translate.StartTakes)) {
+		e := t.conv.Fetched(event.TypeStatusChange, "", event.TopicObject, t.now)
+		e.Resource = resourceOf(&r)
+		e.Headers = headersOf(e)
+		t.conv.NotStarted(e, &r)
+		t.put(e)
+	}
 }

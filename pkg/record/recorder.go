@@ -43,8 +43,8 @@ type Watcher interface {
 	CanFetch() bool
 	Fetch(topics map[string]bool)
 	FetchLog(kind string)
-	// Ask has the HMC asked how a job has ended, or why an LPAR has stopped, which JobKnown and
-	// PSWsKnown tell. It reports false if that is not possible now.
+	// Ask has the HMC asked how a job has ended, or about a resource, which JobKnown and
+	// FactsKnown tell. It reports false if that is not possible now.
 	Ask(uri string) bool
 	// ListHardware has the hardware messages of a console or CPC listed again.
 	ListHardware(parent string)
@@ -284,6 +284,7 @@ func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool)
 	}
 	t.release(all)
 	t.expireWaiting()
+	t.notStarted()
 	t.settleSequence(all)
 	if works && len(t.replays) == 0 {
 		t.reportGaps()

@@ -67,7 +67,9 @@ type pending struct {
 	heldAsked map[string]time.Time
 	expired   time.Time      // when it was looked last for messages that wait for too long
 	held      []*held        // in their order
+	late      []*held        // told, but not all of it: the answer may still come
 	kept      budget.Account // bytes of events that wait
+	started   time.Time      // when it was looked last for what was activated and does not operate
 	// When changes of objects were last put out that another HMC may report too: what happened
 	// to an object before, and is reported now, is not what happened last.
 	changed map[string]time.Time
@@ -83,6 +85,8 @@ type linkState struct {
 	received time.Time
 	// when the session was known to live last, by an answer of the HMC
 	lived time.Time
+	// when it was lost, while it is down; the zero time: this process had none
+	lost time.Time
 	// when the topics were subscribed to ...
 	asked time.Time
 	// ... and that of a partition, if later
@@ -365,8 +369,12 @@ func (t *tx) record(p *translate.Part) {
 				}
 			}
 		}
+		typ, uri := p.Type, p.Event.Key() // the next event is made in its place
 		if !t.ask(p.Event, p.Ask) {
 			t.put(p.Event)
+		}
+		if typ == event.TypeIPL {
+			t.afterIPL(uri)
 		}
 	}
 }

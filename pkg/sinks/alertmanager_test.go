@@ -306,13 +306,59 @@ func TestAlertOfStatus(t *testing.T) {
 	a.must(statusOf(partition("LINUX7"), "active", event.SeverityInfo))
 	a.expect(f, "HMCResourceStatus a LINUX7 critical resolved", "HMCResourceStatus a LINUX7 warning resolved")
 	last := f.all()[len(f.all())-1]
-	if last.Annotations["summary"] != "LINUX7 is active" || last.EndsAt.Before(last.StartsAt) {
+	if n := last.Annotations; n["summary"] != "LINUX7 is active" || n["status"] != "active" || !strings.HasPrefix(n["description"], "LINUX7 is active\n") || last.EndsAt.Before(last.StartsAt) {
 		t.Errorf("resolved as %+v", last)
 	}
 	// An old event, out of the dead letters or after a restart, changes nothing.
 	a.at = a.at.Add(-time.Minute)
 	a.must(statusOf(partition("LINUX7"), "terminated", event.SeverityCritical))
 	a.expect(f, "HMCResourceStatus a LINUX7 critical resolved", "HMCResourceStatus a LINUX7 warning resolved")
+}
+
+// Whatever is known of two resources, and whatever they have in common: one does not end the alert of the other.
+func TestAlertsOfTwoAreTwo(t *testing.T) {
+	adapter := func(id, name, cpc string) *event.Resource {
+		return &event.Resource{Class: "adapter", Name: name, CPC: cpc, ObjectURI: "/api/adapters/" + id, ObjectID: id}
+	}
+	port := func(id, element, name, cpc string) *event.Resource {
+		r := adapter(id, name, cpc)
+		r.Class, r.ElementURI, r.ElementID = "storage-port", r.ObjectURI+"/storage-ports/"+element, element
+		return r
+	}
+	for name, two := range map[string][2]*event.Resource{
+		"on two CPCs":              {adapter("1", "OSD", "C1"), adapter("2", "OSD", "C2")},
+		"on one that is known":     {adapter("1", "OSD", "C1"), adapter("2", "OSD", "")},
+		"the CPCs are not known":   {adapter("1", "OSD", ""), adapter("2", "OSD", "")},
+		"the names are not known":  {adapter("1", "", "C1"), adapter("2", "", "C1")},
+		"nothing but the URI":      {{ObjectURI: "/api/adapters/1"}, {ObjectURI: "/api/adapters/2"}},
+		"two ports of an adapter":  {port("1", "0", "OSD", "C1"), port("1", "1", "OSD", "C1")},
+		"ports of two adapters":    {port("1", "0", "Port 0", "C1"), port("2", "0", "Port 0", "C1")},
+		"an adapter and its port":  {adapter("1", "OSD", "C1"), port("1", "0", "OSD", "C1")},
+		"a port without an id":     {port("1", "0", "", ""), {ObjectURI: "/api/adapters/1", ElementURI: "/api/adapters/1/storage-ports/1"}},
+		"a CPC and one without":    {{Class: "cpc", Name: "C1", CPC: "C1", ObjectURI: "/api/cpcs/1"}, {Class: "cpc", ObjectURI: "/api/cpcs/2"}},
+		"two CPCs without a name":  {{Class: "cpc", ObjectURI: "/api/cpcs/1"}, {Class: "cpc", ObjectURI: "/api/cpcs/2"}},
+		"partitions of two groups": {partition("P"), {Class: "partition", Name: "P", CPC: "CPC2", ObjectURI: "/api/partitions/p2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := startAlertmanager(t)
+			a := startAlerting(t, alertmanagerConfig(f), Options{})
+			for _, r := range two {
+				a.must(statusOf(r, "not-active", event.SeverityWarning))
+			}
+			a.must(statusOf(two[1], "active", event.SeverityInfo))
+			firing, resolved := 0, 0
+			for _, state := range f.current() {
+				if strings.HasSuffix(state, " firing") {
+					firing++
+				} else {
+					resolved++
+				}
+			}
+			if firing != 1 || resolved != 1 {
+				t.Errorf("%q", f.current())
+			}
+		})
+	}
 }
 
 // Storage that is incomplete, and a link without a signal, are statuses too; what else changes of the same object ends nothing.

@@ -241,7 +241,7 @@ func (b *alertBook) status(e *news) (keys []string, ok bool) {
 	}
 	key := keyStatus + uri
 	if !b.fires(e.Event) || !b.selects(e.record) {
-		return b.resolve(key, e), true
+		return b.resolve(key, newStatus(e.Event), e), true
 	}
 	return b.fire(key, config.AlertResourceStatus, "", e, map[string]string{"status": newStatus(e.Event)}, time.Time{})
 }
@@ -262,7 +262,7 @@ func (b *alertBook) property(e *news) (keys []string, ok bool) {
 			fires = b.statuses.Match(is)
 		}
 		if !fires || !b.selects(e.record) {
-			return b.resolve(key, e), true
+			return b.resolve(key, is, e), true
 		}
 		return b.fire(key, config.AlertResourceStatus, r.Property, e, map[string]string{"status": is}, time.Time{})
 	}
@@ -329,7 +329,7 @@ func (b *alertBook) link(e *news) (keys []string, ok bool) {
 	key := keyLink + e.HMC
 	switch {
 	case e.Type == event.TypeBridgeConnected:
-		return b.resolve(key, e), true
+		return b.resolve(key, "", e), true
 	case e.is("planned") || !b.selects(e.record):
 		return nil, true
 	}
@@ -340,7 +340,7 @@ func (b *alertBook) link(e *news) (keys []string, ok bool) {
 // What was held or had priority before that is not news.
 func (b *alertBook) osMessage(e *news) (keys []string, ok bool) {
 	if id := e.text("answered"); id != "" {
-		return b.resolve(keyOS+objectOf(e.Event)+"\x00"+id, e), true
+		return b.resolve(keyOS+objectOf(e.Event)+"\x00"+id, "", e), true
 	}
 	held, priority := e.is("is-held"), e.is("is-priority")
 	// The time is by the clock of the operating system, which may be far off. What comes live
@@ -398,7 +398,7 @@ func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 		}
 		return b.fire(key, config.AlertHardwareMessage, shortID(e.ID), e, map[string]string{"text": text}, time.Time{})
 	case b.alerts[key] != nil:
-		return b.resolve(key, e), true
+		return b.resolve(key, "", e), true
 	}
 	if len(e.SeenBy) == 0 {
 		return nil, true
@@ -414,7 +414,7 @@ func (b *alertBook) hardwareMessage(e *news) (keys []string, ok bool) {
 	if oldest == "" {
 		return nil, true
 	}
-	return b.resolve(oldest, e), true
+	return b.resolve(oldest, "", e), true
 }
 
 // shortID distinguishes the messages of one resource.
@@ -432,6 +432,14 @@ func (b *alertBook) fire(
 		labels["os_name"], labels["os_level"], labels["sysplex"] = r.OSName, r.OSLevel, r.Sysplex
 		if r.Class == "cpc" {
 			labels["cpc"] = cmp.Or(r.CPC, r.Name)
+		}
+		// Two that are not the same must differ, or one would end the alert of the other.
+		element := r.ElementURI != "" && name != config.AlertHardwareMessage
+		if element {
+			labels["element_id"] = cmp.Or(r.ElementID, event.LastSegment(r.ElementURI))
+		}
+		if element || r.Class != "console" && (r.Name == "" || labels["cpc"] == "") {
+			labels["object_id"] = cmp.Or(r.ObjectID, event.LastSegment(r.ObjectURI))
 		}
 	}
 	maps.Copy(labels, b.labels)
@@ -514,16 +522,23 @@ func (b *alertBook) relabel(key string, labels map[string]string, now time.Time)
 	return old
 }
 
-// resolve ends an alert.
-func (b *alertBook) resolve(key string, e *news) []string {
+// resolve ends an alert, for there is another status; "": there is none.
+func (b *alertBook) resolve(key, status string, e *news) []string {
 	a := b.alerts[key]
 	if a == nil || a.knows(e) {
 		return nil
 	}
 	if a.firing() {
 		a.Latest = e.Received
+		// what it was about stays: the text of a message
 		a.Annotations = maps.Clone(a.Annotations)
 		a.Annotations["summary"] = event.Cut(e.Summary, maxAnnotation)
+		a.Annotations["description"] = event.Cut(describe(e.Event), maxAnnotation)
+		delete(a.Annotations, "state")
+		delete(a.Annotations, "status")
+		if status != "" {
+			a.Annotations["status"] = event.Cut(status, maxAnnotation)
+		}
 		a.end(e.now)
 	}
 	return []string{key}
@@ -532,7 +547,7 @@ func (b *alertBook) resolve(key string, e *news) []string {
 func (b *alertBook) endAll(e *news, those func(*alert) bool) (keys []string) {
 	for _, key := range slices.Sorted(maps.Keys(b.alerts)) {
 		if a := b.alerts[key]; a.firing() && those(a) {
-			keys = append(keys, b.resolve(key, e)...)
+			keys = append(keys, b.resolve(key, "", e)...)
 		}
 	}
 	return keys

@@ -377,6 +377,12 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 	hardware := func(element string, deleted bool) []byte {
 		return fmt.Appendf(nil, `{"element-uri":%q,"text":"Fan failed.","timestamp":1795168800000,"deleted":%v}`, element, deleted)
 	}
+	port := func(id string) *event.Resource {
+		return &event.Resource{Class: "storage-port", Name: "FCP 1", ObjectURI: "/api/adapters/1", ElementURI: "/api/adapters/1/storage-ports/" + id, CPC: "CPC1"}
+	}
+	property := func(name, value string) []byte {
+		return fmt.Appendf(nil, `{"change-reports":[{"property-name":%q,"new-value":%q}]}`, name, value)
+	}
 	type told struct {
 		hmc, typ, severity string
 		resource           *event.Resource
@@ -399,6 +405,24 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 			told{"a", event.TypeStatusChange, warning, partition, nil},
 			told{"c", event.TypeStatusChange, info, partition, nil},
 			false,
+		},
+		{
+			"a port, and the other one of its adapter",
+			told{"a", event.TypeStatusChange, warning, port("0"), nil},
+			told{"a", event.TypeStatusChange, info, port("1"), nil},
+			false,
+		},
+		{
+			"a property that is a status",
+			told{"a", event.TypePropertyChange, warning, port("0"), property("physical-channel-status", "no-signal")},
+			told{"b", event.TypePropertyChange, info, port("0"), property("physical-channel-status", "operating")},
+			true,
+		},
+		{
+			"a message that waits for an answer",
+			told{"a", event.TypeOSMessage, warning, partition, []byte(`{"message-text":"*17","is-held":true}`)},
+			told{"b", event.TypeOSMessage, info, partition, []byte(`{"message-text":"*17","is-held":false,"answered":"1"}`)},
+			true,
 		},
 		{
 			"a link",

@@ -43,7 +43,8 @@ type Part struct {
 	Partition string     // of an OS message: what its numbers count for
 	Message   *OSMessage // nil: it is none
 	Entry     *LogEntry  // nil: it is none
-	// Ask is the URI of what the HMC can be asked about, to complete the event; "": of nothing.
+	// Ask is the URI of what the HMC can be asked about, to complete the event: a job, or the
+	// resource; "": of nothing.
 	Ask string
 }
 
@@ -79,24 +80,56 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	c.element(n)
 	o := c.follow(n)
 	c.describe(e, n, &o)
-	c.part = Part{Event: e, ID: id, Ask: question(e, &o)}
+	c.part = Part{Event: e, ID: id, Ask: c.question(e, &o)}
 	emit(&c.part)
 	if o.ipl {
 		c.emitIPL(n, emit)
 	}
 }
 
-// question is what the HMC can be asked about an event: how a job has ended, or why an LPAR has
-// stopped.
-func question(e *event.Event, o *outcome) string {
+// question is what the HMC can be asked about an event: how a job has ended, why an LPAR has
+// stopped, or on which CPC something is.
+func (c *Converter) question(e *event.Event, o *outcome) string {
+	r := e.Resource
 	switch {
 	case e.Type == event.TypeJobCompletion && len(e.Body) == 0:
 		return e.Headers.Get("job-uri")
-	case e.Type == event.TypeStatusChange && !e.Repeat && o.status == "not-operating" &&
+	case e.Type == event.TypeStatusChange && !e.Repeat && o.status == notOperating &&
 		classOf(e) == estate.ClassLogicalPartition:
-		return e.Resource.ObjectURI
+		return r.ObjectURI
+	case r == nil || r.CPC != "" || !estate.OnCPC(r.ObjectURI) || e.Headers.Get("action") == "remove":
+		return ""
 	}
-	return ""
+	if _, _, known := c.estate.PlaceOf(r.ObjectURI); known {
+		return "" // the HMC does not tell
+	}
+	return r.ObjectURI
+}
+
+// place fills in where something belongs that is not listed, as far as the HMC was asked.
+func (c *Converter) place(r *event.Resource) {
+	if r.CPC != "" || !estate.OnCPC(r.ObjectURI) {
+		return
+	}
+	name, cpc, _ := c.estate.PlaceOf(r.ObjectURI)
+	r.CPC = cpc
+	if r.ElementURI == "" {
+		r.Name = cmp.Or(r.Name, name)
+	}
+}
+
+// Placed completes an event with where its resource belongs, which is known by now, and reports
+// whether that tells more.
+func (c *Converter) Placed(e *event.Event) bool {
+	r := e.Resource
+	if r == nil || r.CPC != "" {
+		return false
+	}
+	if c.place(r); r.CPC == "" {
+		return false
+	}
+	c.Describe(e)
+	return true
 }
 
 // begin begins the event of a notification.
@@ -121,6 +154,7 @@ func (c *Converter) begin(n *Notification) {
 		r.Name = cmp.Or(r.Name, known.Name)
 		r.OSName, r.OSLevel, r.Sysplex = known.System.OSName, known.System.OSLevel, known.System.Sysplex
 	}
+	c.place(r)
 	if r.Class == estate.ClassCPC && r.CPC == "" {
 		r.CPC = r.Name
 	}
@@ -194,5 +228,5 @@ func (c *Converter) Describe(e *event.Event) (ask string) {
 		}
 	}
 	c.describe(e, &n, &o)
-	return question(e, &o)
+	return c.question(e, &o)
 }

@@ -71,6 +71,9 @@ func (c *Converter) describeStatusChange(e *event.Event, reports []event.Report,
 		e.Unacceptable = &c.unacceptable
 	}
 	e.Severity = c.Severities.OfStatus(classOf(e), o.status, o.judged)
+	if o.starting && c.Severities.configured(classOf(e), o.status) == "" {
+		e.Severity = event.Milder(e.Severity, event.SeverityWarning)
+	}
 }
 
 // sysplex says how many members of a sysplex are down, where an event is about one that is.
@@ -78,15 +81,25 @@ func (c *Converter) sysplex(e *event.Event, o *outcome) string {
 	if e.Resource == nil || e.Resource.Sysplex == "" || o.status == "" || estate.Runs(o.status) {
 		return ""
 	}
-	down, all := c.estate.Members(e.Resource.Sysplex)
-	if all == 0 {
+	down, off, all := c.estate.Members(e.Resource.Sysplex)
+	if c.Severities.ignoresJudged() {
+		down, off = down+off, 0
+	}
+	if down == 0 {
 		return ""
 	}
-	are := "are"
-	if down == 1 {
-		are = "is"
+	text := fmt.Sprintf("; %d of %d members of %s %s down", down, all, e.Resource.Sysplex, are(down))
+	if off > 0 {
+		text += fmt.Sprintf(", %d %s off, which is acceptable", off, are(off))
 	}
-	return fmt.Sprintf("; %d of %d members of %s %s down", down, all, e.Resource.Sysplex, are)
+	return text
+}
+
+func are(n int) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
 
 // classOf is the class of what an event is about.

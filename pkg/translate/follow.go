@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"cmp"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ type outcome struct {
 	lasted time.Duration
 	// ipl says that it tells of an IPL.
 	ipl bool
+	// starting says that the resource was activated and does not operate yet, which is usual.
+	starting bool
 }
 
 // outcomeOf is what the reports of a status change say, the oldest first. What the HMC thought of a
@@ -49,6 +52,7 @@ func outcomeOf(reports []event.Report) (o outcome) {
 func (o *outcome) complete(r *estate.Resource) {
 	if o.status == "" || o.status == r.Status {
 		o.status, o.judged = r.Status, cmp.Or(o.judged, r.Judged)
+		o.starting = !r.Starting.IsZero()
 	}
 }
 
@@ -60,6 +64,7 @@ func (c *Converter) follow(n *Notification) (o outcome) {
 		o = outcomeOf(n.Reports)
 	}
 	if r.ObjectURI == "" || r.ElementURI != "" || !estate.Tracked(r.Class) {
+		c.followOther(n, &o)
 		return o
 	}
 	switch n.Type {
@@ -76,6 +81,18 @@ func (c *Converter) follow(n *Notification) (o outcome) {
 		}
 	}
 	return o
+}
+
+// followOther marks the event of a status change that tells nothing new of what is not tracked.
+func (c *Converter) followOther(n *Notification, o *outcome) {
+	r := &n.Resource
+	if o.status == "" || !estate.OnCPC(r.ObjectURI) {
+		return
+	}
+	before := c.estate.Turned(cmp.Or(r.ElementURI, r.ObjectURI), o.status)
+	last := &n.Reports[len(n.Reports)-1]
+	c.event.Repeat = len(n.Reports) == 1 && bytes.Equal(last.OldAdditional, last.NewAdditional) &&
+		(before == o.status || last.OldStatus == o.status)
 }
 
 func (c *Converter) followStatus(n *Notification, o *outcome) {
@@ -97,6 +114,10 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 		URI: n.Resource.ObjectURI, Class: n.Resource.Class, Name: c.resource.Name,
 		Status: o.status, Judged: o.judged, Since: e.Time,
 	}, e.Received)
+	if !is.Starting.IsZero() && slices.ContainsFunc(n.Reports, ran) {
+		is.Starting = time.Time{} // it has operated since it was activated
+		c.setStarting(&is, time.Time{})
+	}
 	o.complete(&is)
 	// That the same status is acceptable now, or not any more, is news too.
 	if known && was.Judged != is.Judged && was.Judged != estate.Unjudged && is.Judged != estate.Unjudged {
@@ -113,6 +134,13 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 	case was.Exact && was.Status == n.Reports[0].OldStatus && e.Time.After(was.Since):
 		o.lasted = e.Time.Sub(was.Since)
 	}
+}
+
+// ran says whether a report tells of a status in which a system runs.
+func ran(r event.Report) bool { return estate.Runs(r.OldStatus) || estate.Runs(r.NewStatus) }
+
+func (c *Converter) setStarting(r *estate.Resource, since time.Time) {
+	c.estate.Update(r.URI, r.Class, r.Name, time.Time{}, func(known *estate.Resource) { known.Starting = since })
 }
 
 // followProperties takes over what a property-change says of what is known of a resource, and
@@ -135,6 +163,8 @@ func (c *Converter) followProperties(n *Notification) (ipl bool) {
 			told.Sysplex, some = textOf(r.NewValue), true
 		case "os-ipl-token":
 			told.IPLToken, some = tokenOf(textOf(r.NewValue)), true
+			// None before it is one as well, where the HMC says so.
+			ipl = told.IPLToken != "" && len(r.OldValue) > 0 && tokenOf(textOf(r.OldValue)) != told.IPLToken
 		case "last-used-load-address":
 			told.LoadAddress, some = textOf(r.NewValue), true
 		case "last-used-load-parameter":
@@ -156,7 +186,7 @@ func (c *Converter) followProperties(n *Notification) (ipl bool) {
 		}
 		before := known.System
 		known.System = before.Merge(told)
-		ipl = before.IPLToken != "" && known.System.IPLToken != before.IPLToken
+		ipl = known.System.IPLToken != before.IPLToken && (ipl || before.IPLToken != "")
 	})
 	return ipl
 }

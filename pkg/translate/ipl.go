@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 	"strings"
@@ -23,31 +24,37 @@ type IPL struct {
 	AwaySeconds float64 `json:"away-seconds,omitempty"`
 }
 
-// bootMessage is the first message of a Linux that boots. It sets no IPL token.
-var bootMessage = regexp.MustCompile(`^\[ *0\.0+\] Linux version `)
+// bootMessage is the first message of a Linux that boots, with its version. It sets no IPL token.
+var bootMessage = regexp.MustCompile(`^\[ *0\.0+\] Linux version ([0-9A-Za-z._+~-]{0,80})`)
 
 // emitIPL makes the event of an IPL that a notification tells of, in place of its own.
 func (c *Converter) emitIPL(n *Notification, emit func(*Part)) {
-	known, ok := c.estate.Lookup(n.Resource.ObjectURI)
-	if !ok {
-		return
+	if known, ok := c.estate.Lookup(n.Resource.ObjectURI); ok {
+		c.emitIPLOf(n, &known, emit)
 	}
+}
+
+func (c *Converter) emitIPLOf(n *Notification, known *estate.Resource, emit func(*Part)) {
 	c.begin(n)
 	c.event.Headers = nil // of another event
-	emit(c.IPL(&c.event, &known))
+	emit(c.IPL(&c.event, known))
 }
 
 // iplMessage emits an event more where an OS message is the first one of an IPL.
 func (c *Converter) iplMessage(n *Notification, emit func(*Part)) {
 	text := c.message.Text
-	if c.message.Refresh || !strings.Contains(text, "Linux version ") || !bootMessage.MatchString(text) {
+	if c.message.Refresh || !strings.Contains(text, "Linux version ") {
 		return
 	}
+	version := bootMessage.FindStringSubmatch(text)
 	known, ok := c.estate.Lookup(n.Resource.ObjectURI)
-	if !ok || known.System.IPLToken != "" {
+	if version == nil || !ok || known.System.IPLToken != "" {
 		return // the token tells it
 	}
-	c.emitIPL(n, emit)
+	// Until the HMC is asked, which is soon, the message alone tells what was loaded.
+	s := &known.System
+	s.OSName, s.OSLevel = cmp.Or(s.OSName, "Linux"), cmp.Or(version[1], s.OSLevel)
+	c.emitIPLOf(n, &known, emit)
 }
 
 // IPL makes e the event of an IPL of a resource.
@@ -81,6 +88,9 @@ func (c *Converter) IPL(e *event.Event, r *estate.Resource) *Part {
 	e.Type, e.Severity, e.BodyText = event.TypeIPL, event.SeverityInfo, ""
 	e.Body, _ = json.Marshal(body) // strings, a time and a number
 	e.Summary = event.OneLine(withResource(e, what))
+	if e.Resource != nil {
+		e.Resource.OSName, e.Resource.OSLevel = s.OSName, s.OSLevel
+	}
 	at := e.Time.UTC().Format(time.RFC3339Nano)
 	c.part = Part{Event: e, ID: event.IDOf(event.TypeIPL, e.HMC, r.URI, s.IPLToken, at)}
 	e.ID = c.part.ID.String()

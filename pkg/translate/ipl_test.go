@@ -33,11 +33,12 @@ func TestDisabledWaits(t *testing.T) {
 		"all processors in a disabled wait: PSW 00020001 80000000 00000000 0010F2A2":                                               {linux},
 		"1 of 4 processors in a disabled wait":                                                                                     {stops, "", "x", "000200008000000000000000000000ZZ"},
 	} {
-		if got := DisabledWait(psws); got != want {
+		got, coded := disabledWait(psws)
+		if got != want || coded != strings.Contains(want, ": ") {
 			t.Errorf("%q: %q, want %q", psws, got, want)
 		}
 	}
-	if DisabledWait(nil) != "" {
+	if text, coded := disabledWait(nil); text != "" || coded {
 		t.Error("nobody waits")
 	}
 }
@@ -109,13 +110,17 @@ func TestIPLs(t *testing.T) {
 	}
 	const linux = `[    0.000000] Linux version 6.4.0 (geeko@buildhost) #1 SMP`
 	status("x", "operating", 0)
-	expect(boot(linux, "", 1), "logical-partition LP01: IPL")
+	expect(boot(linux, "", 1), "logical-partition LP01: IPL of Linux (6.4.0)")
 	expect(boot(linux, `,"is-refresh":true`, 2))
 	expect(boot("[   99.1] Linux version", "", 2))
 	status("operating", "not-operating", 100)
 	status("not-operating", "operating", 160)
-	expect(boot(linux, "", 161), "logical-partition LP01: IPL, after 1m 1s")
-	expect(boot(linux, "", 170), "logical-partition LP01: IPL")
+	expect(boot(linux, "", 161), "logical-partition LP01: IPL of Linux (6.4.0), after 1m 1s")
+	all := boot(linux, "", 170)
+	expect(all, "logical-partition LP01: IPL of Linux (6.4.0)")
+	if r := all[1].Resource; r.OSName != "Linux" || r.OSLevel != "6.4.0" || !strings.Contains(string(all[1].Body), `"os-name":"Linux","os-level":"6.4.0"`) {
+		t.Errorf("%+v, %s", r, all[1].Body)
+	}
 	// Now z/OS.
 	expect(property("os-ipl-token", `"0000000000000000"`, 200))
 	expect(property("os-ipl-token", `"AAAA000000000001"`, 201)) // what was there before is not known
@@ -129,11 +134,17 @@ func TestIPLs(t *testing.T) {
 	expect(property("os-ipl-token", `"0000000000000000"`, 301))
 	property("os-name", `null`, 301)
 	status("not-activated", "operating", 900)
-	all := property("os-ipl-token", `"AAAA000000000002"`, 930)
+	all = property("os-ipl-token", `"AAAA000000000002"`, 930)
 	expect(all, "logical-partition LP01: IPL of SY01 (z/OS V2.5) from 0A86, after 10m 30s")
 	if r := all[1].Resource; len(all) != 2 || r.OSName != "SY01" || r.OSLevel != "z/OS V2.5" || r.Sysplex != "PLEX1" {
 		t.Errorf("%+v", r)
 	}
+	// That there was no token before is told as well: it is the first IPL of a system.
+	property("os-ipl-token", `"0000000000000000"`, 940)
+	c.estate.Update("/api/logical-partitions/1", estate.ClassLogicalPartition, "LP01", time.Time{}, func(r *estate.Resource) { r.System.IPLToken = "" })
+	first := convert("property-change", `{"change-reports":[{"property-name":"os-ipl-token","old-value":"0000000000000000","new-value":"AAAA000000000002"}]}`, 945)
+	expect(first, "logical-partition LP01: IPL of SY01 (z/OS V2.5) from 0A86")
+	expect(convert("property-change", `{"change-reports":[{"property-name":"os-ipl-token","old-value":"0000000000000000","new-value":"AAAA000000000002"}]}`, 946))
 	// It has run for a day: the time without it was not before this IPL.
 	status("operating", "not-operating", 1000)
 	status("not-operating", "operating", 1001)
@@ -150,7 +161,11 @@ func TestMembersOfASysplex(t *testing.T) {
 		c.estate.Update(uri, estate.ClassLogicalPartition, name, time.Time{}, func(r *estate.Resource) { r.System.Sysplex = "PLEX1" })
 	}
 	change := func(name, from, to string) string {
-		return described(c, "status-change", `{"change-reports":[{"old-status":"`+from+`","new-status":"`+to+`"}]}`,
+		to, judged, ok := strings.Cut(to, " ")
+		if ok {
+			judged = `,"has-unacceptable-status":` + judged
+		}
+		return described(c, "status-change", `{"change-reports":[{"old-status":"`+from+`","new-status":"`+to+`"`+judged+`}]}`,
 			"class", "logical-partition", "name", name, "object-uri", "/api/logical-partitions/"+name)[0].Summary
 	}
 	for _, test := range []struct{ name, from, to, want string }{
@@ -159,6 +174,10 @@ func TestMembersOfASysplex(t *testing.T) {
 		{"A", "not-operating", "operating", ""},
 		{"C", "operating", "exceptions", ""},
 		{"X", "operating", "not-operating", ""},
+		{"B", "not-activated", "operating", ""},
+		{"C", "exceptions", "not-activated false", ""}, // which is acceptable: nothing is down
+		{"D", "operating", "not-operating true", "; 1 of 4 members of PLEX1 is down, 1 is off, which is acceptable"},
+		{"A", "operating", "not-activated false", "; 1 of 4 members of PLEX1 is down, 2 are off, which is acceptable"},
 	} {
 		if got := change(test.name, test.from, test.to); strings.Contains(got, "members") != (test.want != "") || !strings.Contains(got, test.want) {
 			t.Errorf("%+v: %q", test, got)

@@ -5,7 +5,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
+
+// notOperating is the status of an LPAR all of whose processors have stopped.
+const notOperating = "not-operating"
 
 // waitStates says what the wait state codes of z/OS mean that every shop knows; docs/wait-states.md
 // has them with the source.
@@ -30,11 +36,31 @@ const (
 	waitReason  = 0xffff
 )
 
-// DisabledWait says in words that processors are in a disabled wait, a wait that no interruption
+// Stopped adds to the event of an LPAR that has stopped, and still has, why it has, by the program
+// status words of its processors, and reports whether they tell. One that was activated and waits by
+// a code does so because it could not be started.
+func (c *Converter) Stopped(e *event.Event, psws []string) bool {
+	text, coded := disabledWait(psws)
+	if text == "" || e.Type != event.TypeStatusChange || e.Resource == nil {
+		return false
+	}
+	known, _ := c.estate.Lookup(e.Resource.ObjectURI)
+	if known.Status != notOperating {
+		return false
+	}
+	e.Summary = event.OneLine(e.Summary + "; " + text)
+	if coded && !known.Starting.IsZero() {
+		c.setStarting(&known, time.Time{})
+		e.Severity = event.Worse(e.Severity, c.Severities.OfStatus(known.Class, known.Status, known.Judged))
+	}
+	return true
+}
+
+// disabledWait says in words that processors are in a disabled wait, a wait that no interruption
 // ends, by their program status words (32 hexadecimal digits each), and why, where the form is that
 // of z/OS: 00020000 x0000000 00000000 0rrrrwww with the wait state code and its reason (IBM, z/OS
-// MVS System Codes). "": none is.
-func DisabledWait(psws []string) string {
+// MVS System Codes). "": none is. coded says that some tell why.
+func disabledWait(psws []string) (text string, coded bool) {
 	waiting := 0
 	var why []string
 	for _, psw := range psws {
@@ -48,16 +74,16 @@ func DisabledWait(psws []string) string {
 		}
 	}
 	if waiting == 0 {
-		return ""
+		return "", false
 	}
 	who := fmt.Sprintf("%d of %d processors in a disabled wait", waiting, len(psws))
 	if waiting == len(psws) {
 		who = "all processors in a disabled wait"
 	}
 	if len(why) == 0 {
-		return who
+		return who, false
 	}
-	return who + ": " + strings.Join(why[:min(len(why), 2)], "; ")
+	return who + ": " + strings.Join(why[:min(len(why), 2)], "; "), true
 }
 
 // waitOf says why a processor waits; "": that is not told. ok is false where it does not wait, or

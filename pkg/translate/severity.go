@@ -77,7 +77,7 @@ const channelOperating = "operating"
 
 // OfStatus rates a new status of a resource of a class, which the HMC thinks of as judged says.
 func (s *Severities) OfStatus(class, status string, judged estate.Judgement) string {
-	if s != nil && s.ignoreJudged {
+	if s.ignoresJudged() {
 		judged = estate.Unjudged
 	}
 	if judged == estate.Acceptable {
@@ -92,6 +92,9 @@ func (s *Severities) OfStatus(class, status string, judged estate.Judgement) str
 	}
 	return severity
 }
+
+// ignoresJudged says that what the HMC thinks of a status does not count.
+func (s *Severities) ignoresJudged() bool { return s != nil && s.ignoreJudged }
 
 // rated is what the built-in table says. A status of another class means here what it means there.
 func rated(class, status string) string {

@@ -167,7 +167,8 @@ func TestAcceptableStatusIsFollowed(t *testing.T) {
 	acceptable(`["operating","not-activated"]`)
 	expect("judged anew", change(`[{"has-unacceptable-status":false}]`), "info", "false", "the status not-activated is acceptable now")
 	expect("and back", change(`[{"has-unacceptable-status":true}]`), "warning", "true", "the status not-activated is unacceptable now")
-	expect("worse", change(`[{"old-status":"not-activated","new-status":"not-operating"}]`), "critical", "true", "not-operating")
+	change(`[{"old-status":"not-activated","new-status":"operating"}]`)
+	expect("worse", change(`[{"old-status":"operating","new-status":"not-operating"}]`), "critical", "true", "not-operating")
 	expect("a flag of an earlier report", change(`[{"old-status":"not-operating","new-status":"exceptions","has-unacceptable-status":true},`+
 		`{"old-status":"exceptions","new-status":"operating"}]`), "info", "false", "not-operating -> exceptions -> operating")
 	expect("a report that names no status ends nothing", change(`[{"old-status":"operating","new-status":"exceptions","has-unacceptable-status":false},`+

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -27,8 +28,8 @@ const atOnce = 4
 
 // keeper does for one link what needs the REST side and must not hold up the notifications: it
 // keeps the session alive, lists the estate, opens OS message channels, fetches what was missed,
-// and tries refused topics again. One goroutine, which ends with the link, and one that asks how
-// jobs have ended.
+// and tries refused topics again. One goroutine, which ends with the link, and one that asks what
+// events are held back for.
 type keeper struct {
 	*shared
 
@@ -40,7 +41,7 @@ type keeper struct {
 	// end ends the link, with the reason.
 	end  context.CancelCauseFunc
 	wake chan struct{}
-	// questions are URIs of jobs that have ended, and of LPARs that have stopped.
+	// questions are URIs of jobs that have ended, and of resources.
 	questions chan string
 
 	lister   lister
@@ -202,41 +203,96 @@ func (k *keeper) over(ctx context.Context, err error) bool {
 	return lost || ctx.Err() != nil
 }
 
-// askAll asks what events are held back for, until the link ends.
+// askAll asks what events are held back for, until the link ends: of all resources that there are
+// questions about at once, for many may stop at a time, and then of one job.
 func (k *keeper) askAll(ctx context.Context) {
 	defer k.isolate()
+	var jobs, resources []string
 	for {
-		select {
-		case <-ctx.Done():
+		for uri := range k.asked(ctx, len(jobs) == 0) {
+			switch {
+			case !k.Rec.Awaits(uri):
+			case strings.HasPrefix(uri, "/api/jobs/"):
+				jobs = append(jobs, uri)
+			default:
+				resources = append(resources, uri)
+			}
+		}
+		var err error
+		switch {
+		case ctx.Err() != nil:
 			return
-		case uri := <-k.questions:
-			if k.Rec.Awaits(uri) {
-				k.over(ctx, k.ask(ctx, uri))
+		case len(resources) > 0:
+			err = k.askFacts(ctx, resources)
+			resources = resources[:0]
+		case len(jobs) > 0:
+			err = k.askJob(ctx, jobs[0])
+			jobs = jobs[1:]
+		}
+		if err != nil && !k.over(ctx, err) {
+			k.log.Debug("what an event was held back for is not known", zap.Error(err))
+		}
+	}
+}
+
+// asked ranges over the questions that there are; wait says that there is nothing else to do before
+// the first one.
+func (k *keeper) asked(ctx context.Context, wait bool) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if wait {
+			select {
+			case <-ctx.Done():
+				return
+			case uri := <-k.questions:
+				if !yield(uri) {
+					return
+				}
+			}
+		}
+		for {
+			select {
+			case uri := <-k.questions:
+				if !yield(uri) {
+					return
+				}
+			default:
+				return
 			}
 		}
 	}
 }
 
-// ask asks how a job has ended, or why an LPAR has stopped.
-func (k *keeper) ask(ctx context.Context, uri string) (err error) {
-	asking, cancel := context.WithTimeout(ctx, record.HoldWait)
+// answerTimeout is how long an answer is waited for. It may come too late for the event.
+const answerTimeout = 10 * time.Second
+
+// askFacts asks what the HMC tells of resources: where they belong, and why an LPAR has stopped.
+func (k *keeper) askFacts(ctx context.Context, uris []string) error {
+	asking, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	if estate.ClassOf(uri) != "" {
-		var psws []string
-		psws, err = k.session.GetPSWs(asking, uri)
-		k.Rec.PSWsKnown(ctx, uri, psws)
-	} else {
-		var job hmc.Job
-		if job, err = k.session.QueryJob(asking, uri); err == nil {
-			k.Rec.JobKnown(ctx, uri, &job)
-		} else {
-			k.Rec.JobKnown(ctx, uri, nil)
+	facts, err := k.session.GetFacts(asking, uris)
+	for _, uri := range uris {
+		var told *hmc.Info
+		if i := slices.IndexFunc(facts, func(f hmc.Info) bool { return f.ObjectURI == uri }); i >= 0 {
+			told = &facts[i]
+		} else if err == nil {
+			told = new(hmc.Info) // it is gone, or not for this userid
 		}
-	}
-	if err != nil {
-		k.log.Debug("it is not known how it ended", zap.String("uri", uri), zap.Error(err))
+		k.Rec.FactsKnown(ctx, uri, told)
 	}
 	return err
+}
+
+// askJob asks how a job has ended.
+func (k *keeper) askJob(ctx context.Context, uri string) error {
+	asking, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	job, err := k.session.QueryJob(asking, uri)
+	if err != nil {
+		k.Rec.JobKnown(ctx, uri, nil)
+		return err
+	}
+	k.Rec.JobKnown(ctx, uri, &job)
+	return nil
 }
 
 // notified looks at each notification for what concerns the estate and the channels. It runs on the

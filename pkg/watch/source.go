@@ -60,8 +60,7 @@ func (s *source) FetchLog(kind string) {
 	}
 }
 
-// Ask has it asked how a job has ended, or why an LPAR has stopped, and reports whether that will
-// be done.
+// Ask has it asked how a job has ended, or about a resource, and reports whether that will be done.
 func (s *source) Ask(uri string) bool {
 	k := s.keeper.Load()
 	if k == nil {

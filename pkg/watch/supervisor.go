@@ -51,11 +51,13 @@ type Supervisor struct {
 	used  atomic.Pointer[config.HMC]
 	again chan struct{}
 
-	// Of the supervisor's goroutine alone; linked is the session of the last link.
+	// Of the supervisor's goroutine alone; linked is the session of the last link, confirmed when
+	// that was closed from this side, if the HMC has said that it was.
 	session   *logon.Session
 	connector *logon.Connector
 	backoff   *receiver.Backoff
 	linked    *hmc.Session
+	confirmed time.Time
 	trouble   trouble
 	// that is being recorded
 	note translate.Notification
@@ -317,14 +319,20 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *logon.Offer) {
 func (s *Supervisor) closeLink(problem, reason string) {
 	if link := s.source.now().link; link != nil {
 		s.source.update(func(now *state) { now.down(problem, reason) })
-		logon.CloseLink(link, s.log)
+		began := time.Now()
+		s.confirmed = time.Time{}
+		if logon.CloseLink(link, s.log) && link.LastFrame().After(began) {
+			s.confirmed = began
+		}
 	}
 }
 
 // recordLoss records that the link was lost.
 func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
 	problem, reason := s.explain(err)
-	d := record.Disconnection{State: status.StateDisconnected, Reason: reason, Cause: "the link was lost: " + problem}
+	d := record.Disconnection{
+		State: status.StateDisconnected, Reason: reason, Cause: "the link was lost: " + problem, Confirmed: s.confirmed,
+	}
 	if ctx.Err() != nil {
 		d.Planned, d.Cause = true, s.endCause()
 	}
