@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve
@@ -22,7 +24,7 @@ type Alertmanager struct {
 	// which of the four are made
 	Alerts []string `yaml:"alerts"`
 	// which fire; none: those that the severities call warning or critical
-	Statuses Patterns `yaml:"statuses"`
+	Statuses match.Patterns `yaml:"statuses"`
 	// of every alert, besides its own
 	Labels map[string]string `yaml:"labels"`
 
@@ -97,6 +99,7 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 	if len(a.Alerts) == 0 {
 		d.errorf(at("alerts"), "is empty: list at least one of %s", strings.Join(AlertNames(), ", "))
 	}
+	d.statuses(at("statuses"), a.Statuses, nil)
 	for i, name := range a.Alerts {
 		d.oneOf(item(at("alerts"), i), name, AlertNames()...)
 	}

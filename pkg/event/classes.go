@@ -14,3 +14,21 @@ var Classes = []string{
 	"zbx", "blade",
 	"workload-resource-group", "virtual-server", "virtualization-host", "ensemble", "node",
 }
+
+// Statuses are the statuses that the resources of a class are known to have, the good ones first:
+// docs/severity.md has them with their meaning and its source. There may be others.
+var Statuses = map[string][]string{
+	"cpc": {
+		"active", "operating", "acceptable", "exceptions", "degraded", "service", "service-required",
+		"not-operating", "no-power", "not-communicating", "status-check",
+	},
+	"logical-partition": {"operating", "not-activated", "exceptions", "not-operating", "status-check"},
+	"partition": {
+		"active", "starting", "stopping", "stopped", "paused", "degraded", "terminated",
+		"reservation-error", "communications-not-active", "status-check",
+	},
+	"adapter": {"active", "not-active", "not-detected", "exceptions"},
+	"storage-group": {
+		"complete", "pending", "pending-with-mismatches", "checking-migration", "incomplete",
+	},
+}

@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,11 +34,17 @@ func TestSeverityTableIsDocumented(t *testing.T) {
 			t.Errorf("%v: no meaning or no source: %q, %q", row, cells[3], cells[4])
 		}
 	}
+	// the statuses by which check-config finds what is misspelled
+	known := make(map[string][]string)
 	for _, r := range ratings {
+		known[r.class] = append(known[r.class], r.status)
 		if !documented[r] {
 			t.Errorf("docs/severity.md lacks %v", r)
 		}
 		delete(documented, r)
+	}
+	if !reflect.DeepEqual(known, event.Statuses) {
+		t.Errorf("the built-in table has %v, event.Statuses %v", known, event.Statuses)
 	}
 	for r := range documented {
 		t.Errorf("docs/severity.md has %v, which the built-in table lacks", r)
