@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// Each operation has its public sources in docs/simulator.md, and no other is there.
+// Each operation has its public sources in docs/simulator-sources.md, and no other is there.
 func TestOperationsHaveSources(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../docs/simulator.md")
+	text, err := os.ReadFile("../../docs/simulator-sources.md")
 	if err != nil {
 		t.Fatal(err)
 	}
