@@ -94,7 +94,7 @@ func TestSimulateCommands(t *testing.T) {
 		{"reply LP03 8", `^# error: no message of LP03 waits for an answer under 08, but under 07$`},
 		{"reply LP03 7 CANCEL", `^# partition LP03 on M90 has its answer$`},
 		{"reply LP03 07", `^# error: no message of LP03 waits for an answer under 07$`},
-		{"reply LP03 x", `^# error: "x" is no reply id: digits, as in \*07 IEF238D ...$`},
+		{"reply LP03 x", `^# error: "x" is no reply id: digits, as 07 in \*07 IEF238D$`},
 		{`adapter "OSD 0120" not-active`, `^# adapter OSD 0120: not-active$`},
 		{`adapter "OSD 0120" link=stopped`, `^# adapter OSD 0120: link=stopped$`},
 		{`adapter "CPC1/OSD 0120" active`, `^# adapter CPC1/OSD 0120: active$`},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
@@ -99,7 +100,7 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 	if len(a.Alerts) == 0 {
 		d.errorf(at("alerts"), "is empty: list at least one of %s", strings.Join(AlertNames(), ", "))
 	}
-	d.statuses(at("statuses"), a.Statuses, nil)
+	d.statuses(at("statuses"), a.Statuses, nil, event.LinkStatuses...)
 	for i, name := range a.Alerts {
 		d.oneOf(item(at("alerts"), i), name, AlertNames()...)
 	}

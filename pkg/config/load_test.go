@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 var update = flag.Bool("update", false, "write the .err files of testdata/bad anew; read them before you commit them")
@@ -228,8 +230,9 @@ severity:
 		`33: rules[6]: never counts: rules[0] (the ready set zos:11) comes first, and fits whatever it fits`,
 		`37: severity.status.lpar/not-operating: "lpar" is no class of resources that HMCs are known to have; is logical-partition meant?`,
 		`38: severity.status.ccp/no-power: "ccp" is no class of resources that HMCs are known to have; is cpc meant?`,
-		`39: severity.status.cpc/not-activated: "not-activated" is no status that a cpc is known to have: it has active, operating, acceptable, exceptions, degraded, service, service-required, not-operating, no-power, not-communicating, status-check`,
+		`39: severity.status.cpc/not-activated: "not-activated" is no status of the class cpc: known are active, operating, acceptable, exceptions, degraded, service, service-required, not-operating, no-power, not-communicating, status-check`,
 		`40: severity.status.cpc/no-powr: "no-powr" is no status that HMCs are known to have; is no-power meant?`,
+		`42: severity.status.adapter/standby: "standby" is no status of the class adapter: known are active, not-active, not-detected, exceptions, ` + strings.Join(event.LinkStatuses, ", "),
 		`43: severity.status.adapter/not-activ: "not-activ" is no status that HMCs are known to have; is not-active meant?`,
 		`44: severity.status.stoped: "stoped" is no status that HMCs are known to have; is stopped meant?`,
 		`45: severity.status.dreaming: "dreaming" is no status that HMCs are known to have`,

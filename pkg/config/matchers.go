@@ -231,9 +231,9 @@ func meant(near string) string {
 }
 
 // statuses warns of a pattern that matches no status that resources of some classes are known to
-// have. There may be others.
-func (d *decoder) statuses(path string, patterns, classes match.Patterns) {
-	var all, here []string
+// have, and none of some more. There may be others.
+func (d *decoder) statuses(path string, patterns, classes match.Patterns, more ...string) {
+	all, here := slices.Clone(more), slices.Clone(more)
 	for _, class := range event.Classes {
 		all = append(all, event.Statuses[class]...)
 		if !classes.IsSet() || classes.Match(class) {

@@ -243,11 +243,15 @@ func (d *decoder) ratedStatus(path, key string) {
 			"such as not-operating or cpc/not-operating")
 		return
 	}
-	known := event.Statuses[class]
-	if !both {
+	known := slices.Clone(event.Statuses[class])
+	switch class {
+	case "":
 		for _, class := range event.Classes {
 			known = append(known, event.Statuses[class]...)
 		}
+		fallthrough
+	case "adapter", "network-port", "storage-port":
+		known = append(known, event.LinkStatuses...)
 	}
 	near := event.Nearest(status, known)
 	switch {
@@ -255,10 +259,8 @@ func (d *decoder) ratedStatus(path, key string) {
 		d.warnf(path, "%s is no class of resources that HMCs are known to have%s",
 			quote(class), meant(nearestClass(class)))
 	case slices.Contains(known, status), known == nil:
-	// of an adapter it may be the one of its link, whose names are not public
-	case class == "adapter" && near == "":
 	case both && near == "":
-		d.warnf(path, "%s is no status that a %s is known to have: it has %s",
+		d.warnf(path, "%s is no status of the class %s: known are %s",
 			quote(status), class, strings.Join(known, ", "))
 	default:
 		d.warnf(path, "%s is no status that HMCs are known to have%s", quote(status), meant(near))

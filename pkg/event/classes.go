@@ -15,6 +15,17 @@ var Classes = []string{
 	"workload-resource-group", "virtual-server", "virtualization-host", "ensemble", "node",
 }
 
+// LinkStatuses are the values of physical-channel-status that adapters and their ports are known to
+// have: golang-zhmcclient, model.go, has them. There may be others.
+var LinkStatuses = []string{
+	"operating", "initializing", "test-mode", "wrap-block", "service", "stopped", "suspended", "not-defined",
+	"no-power", "check-stopped", "permanent-error", "loss-of-signal", "loss-of-synchronization",
+	"not-operational-link", "offline-signal-received", "sequence-time-out", "sequence-not-permitted",
+	"terminal-condition", "fabric-login-sequence-failure", "post-login-sequence-failure",
+	"state-change-registration-failure", "invalid-attachment-failure", "bit-error-threshold-exceeded",
+	"ifcc-threshold-exceeded", "io-supressed", //nolint:misspell // as that source has it
+}
+
 // Statuses are the statuses that the resources of a class are known to have, the good ones first:
 // docs/severity.md has them with their meaning and its source. There may be others.
 var Statuses = map[string][]string{

@@ -52,7 +52,10 @@ func (c *commandLine) commands() []consoleCommand {
 			"say which statuses of a partition or CPC are acceptable, with blanks between", c.acceptable,
 		},
 		{"wait", "NAME CODE [REASON]", "let a classic LPAR stop in a disabled wait: wait 0A2 17C", c.wait},
-		{"reply", "NAME ID [TEXT...]", "answer the message that waits under this reply id: reply LP01 07 CANCEL", c.reply},
+		{
+			"reply", "NAME ID [TEXT...]", "answer the message that waits under this reply id: reply LP01 07 CANCEL",
+			c.reply,
+		},
 		{"adapter", "NAME STATUS", "give an adapter a status, or its link one: link=STATUS", c.adapter},
 		{"storage", "NAME STATE", "give a storage group a fulfillment-state", c.storage},
 		{"rename", "NAME NEW", "give a partition or CPC another name", c.rename},
@@ -288,7 +291,8 @@ func (c *commandLine) list(args []string) error {
 			}
 			for _, r := range c.estate.Resources() {
 				if r.CPC == cpc.Name {
-					_, _ = fmt.Fprintf(w, "  %s\t%s\n", r.Name, strings.TrimSuffix(r.Status+", link="+r.Link, ", link="))
+					status := strings.TrimSuffix(r.Status+", link="+r.Link, ", link=")
+					_, _ = fmt.Fprintf(w, "  %s\t%s\n", r.Name, status)
 				}
 			}
 		}
@@ -385,7 +389,7 @@ func (c *commandLine) wait(args []string) error {
 func (c *commandLine) reply(args []string) error {
 	number, err := strconv.ParseUint(args[1], 10, 16)
 	if err != nil {
-		return fmt.Errorf("%q is no reply id: digits, as in *07 IEF238D ...", args[1])
+		return fmt.Errorf("%q is no reply id: digits, as 07 in *07 IEF238D", args[1])
 	}
 	return c.partition("has its answer", func(id string) error {
 		return c.estate.ReplyToOSMessage(id, int(number), cmp.Or(args[2], "U"))

@@ -92,8 +92,8 @@ func (p *partition) keep(m osMessage) {
 // held returns the messages that the HMC holds.
 func (p *partition) held() []osMessage { return p.messages }
 
-// write lets the operating system of a partition write a message, and the HMC hold it. That an answer
-// was taken is a message too: what waited for it is not held any more.
+// write lets the operating system of a partition write a message, and the HMC hold it. That an
+// answer was taken is a message too: what waited for it is not held any more.
 func (w *world) write(p *partition, text string) osMessage {
 	m := w.newOSMessage(p, text)
 	var reply int

@@ -275,8 +275,8 @@ func (g *storageGroup) properties() map[string]any {
 	}
 }
 
-// SetAdapterStatus gives an adapter, named by name, "CPC/name", object id or URI, a status; "" keeps it.
-// channel is its physical-channel-status; "" keeps it.
+// SetAdapterStatus gives an adapter, named by name, "CPC/name", object id or URI, a status; ""
+// keeps it. channel is its physical-channel-status; "" keeps it.
 func (h *HMC) SetAdapterStatus(key, status, channel string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -299,8 +299,7 @@ func (h *HMC) SetAdapterStatus(key, status, channel string) error {
 	return nil
 }
 
-// SetFulfillment gives a storage group, named by name, "CPC/name", object id or URI, a
-// fulfillment-state.
+// SetFulfillment gives a storage group, named in the same way, a fulfillment-state.
 func (h *HMC) SetFulfillment(key, state string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

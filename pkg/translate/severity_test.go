@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,6 +49,34 @@ func TestSeverityTableIsDocumented(t *testing.T) {
 	}
 	for r := range documented {
 		t.Errorf("docs/severity.md has %v, which the built-in table lacks", r)
+	}
+}
+
+// So have the statuses of links their rows.
+func TestLinkStatusesAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/severity.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| link | severity |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var documented []string
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, " | ")
+		if len(cells) != 4 || !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		status := strings.Trim(cells[0], "| `")
+		documented = append(documented, status)
+		e := described(newConverter(), "property-change", `{"change-reports":[{"property-name":"physical-channel-status","old-value":"x","new-value":"`+
+			status+`"}]}`, "class", "storage-port", "name", "X")[0]
+		if e.Severity != cells[1] || len(cells[2]) < 8 {
+			t.Errorf("%s is %s, documented %q", status, e.Severity, cells[1:])
+		}
+	}
+	if !slices.Equal(documented, event.LinkStatuses) {
+		t.Errorf("documented\n%v\nknown\n%v", documented, event.LinkStatuses)
 	}
 }
 
