@@ -40,11 +40,11 @@ func (c *commandLine) commands() []consoleCommand {
 		{"list", "[CPC]", "list the CPCs, their partitions, adapters and storage groups", c.list},
 		{
 			"stop", "NAME [USER]", "stop a partition: its operating system writes its last messages",
-			c.operate("stops", "Deactivate", c.estate.StopPartition),
+			c.operate("stops", c.estate.stopPartitionBy),
 		},
 		{
 			"start", "NAME [USER]", "start a partition: its operating system writes its boot messages",
-			c.operate("starts", "Activate", c.estate.StartPartition),
+			c.operate("starts", c.estate.startPartitionBy),
 		},
 		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
 		{
@@ -318,16 +318,10 @@ func (c *commandLine) partition(what string, do func(id string) error) func([]st
 	}
 }
 
-// operate is partition for an operation that somebody is said to have done.
-func (c *commandLine) operate(what, operation string, do func(id string) error) func([]string) error {
+// operate is partition for an operation that a user may be said to do.
+func (c *commandLine) operate(what string, do func(user, id string) error) func([]string) error {
 	return func(args []string) error {
-		return c.partition(what, func(id string) error {
-			err := do(id)
-			if err == nil && args[1] != "" {
-				err = c.estate.Operated(args[1], operation, id)
-			}
-			return err
-		})(args)
+		return c.partition(what, func(id string) error { return do(args[1], id) })(args)
 	}
 }
 

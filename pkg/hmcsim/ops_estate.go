@@ -311,17 +311,12 @@ func getNIC(r *request) reply {
 	return r.notFound()
 }
 
-// Operated writes into the audit log that a user did something to a partition, by the name of an
-// operation: "Deactivate". What a real HMC writes is not public: the id of the entry and its words
-// are this one's own.
-func (h *HMC) Operated(user, operation, key string) error {
-	return h.withPartition(key, func(p *partition) error {
-		h.operated(user, operation, p)
-		return nil
-	})
-}
-
+// operated writes into the audit log that a user does something to a partition; "": nobody is known
+// to. What a real HMC writes is not public: the id of the entry and its words are this one's own.
 func (h *HMC) operated(user, operation string, p *partition) {
+	if user == "" {
+		return
+	}
 	h.logLocked(TopicAudit, h.newLogEntry(LogEntry{
 		EventID: "9999", User: user, Items: []string{operation, p.name, p.cpc.name, user},
 		Message: "{0} was performed on {1} of {2} by user {3}",
