@@ -48,11 +48,12 @@ var imports = map[string]struct {
 	"pkg/queue":     {[]string{"pkg/datadir"}, "the queue stores opaque records"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
-	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
-	"pkg/sinks":     {[]string{"pkg/config", "pkg/event", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
+	"pkg/match":     {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
+	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/match", "pkg/receiver", "pkg/render"}, "the configuration knows nothing of what runs"},
+	"pkg/sinks":     {[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
 	"pkg/ledger":    {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},
 	"pkg/console":   {[]string{"pkg/event", "pkg/ledger", "pkg/queue"}, "as pkg/ledger: a book of its own for the messages that HMCs number anew"},
-	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/receiver"}, "a notification becomes events without anything being stored"},
+	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/match", "pkg/receiver"}, "a notification becomes events without anything being stored"},
 	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
 	"pkg/record": {
 		[]string{
@@ -78,25 +79,26 @@ var imports = map[string]struct {
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/receiver", "pkg/record", "pkg/sinks", "pkg/status",
-			"pkg/watch",
+			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/match", "pkg/receiver", "pkg/record", "pkg/sinks",
+			"pkg/status", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},
 	"docs/rules": {nil, "the ready sets of rules are files"},
 	"pkg/deliver": {
-		[]string{"pkg/config", "pkg/event", "pkg/queue", "pkg/sinks", "pkg/status"},
+		[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",
 	},
 	"pkg/bridge": {
 		[]string{
-			"pkg/budget", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/queue", "pkg/receiver", "pkg/record",
+			"pkg/budget", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/match",
+			"pkg/queue", "pkg/receiver", "pkg/record",
 			"pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
 	"pkg/web": {
-		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/status"},
+		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/status"},
 		"the web server shows the bridge's status and never reaches past it",
 	},
 	"cmd/hmcnotifyd": {

@@ -8,6 +8,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
@@ -19,7 +20,7 @@ var (
 
 // LiveFilter says which events a live reader is to get; the zero value stands for all.
 type LiveFilter struct {
-	Type, HMC, Severity config.Patterns
+	Type, HMC, Severity match.Patterns
 	// is part of what a person reads of the event, whatever the case
 	Text string
 	// gets the event
@@ -110,7 +111,7 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if !f.Type.IsSet() && !f.HMC.IsSet() && !f.Severity.IsSet() && f.Text == "" && f.Sink == "" {
 		return true
 	}
-	fits := func(p config.Patterns, value string) bool { return !p.IsSet() || p.Match(value) }
+	fits := func(p match.Patterns, value string) bool { return !p.IsSet() || p.Match(value) }
 	if !fits(f.Type, rec.Type) {
 		return false
 	}
@@ -118,7 +119,7 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if err != nil {
 		return false
 	}
-	v := &config.View{Event: e}
+	v := &match.View{Event: e}
 	if !fits(f.HMC, e.HMC) || !fits(f.Severity, e.Severity) || !v.Contains(f.Text) {
 		return false
 	}

@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
@@ -146,10 +146,10 @@ func TestLiveSlowReader(t *testing.T) {
 func TestLiveFilter(t *testing.T) {
 	t.Parallel()
 	b := liveBridge(t)
-	patterns := func(sources ...string) config.Patterns {
-		var out config.Patterns
+	patterns := func(sources ...string) match.Patterns {
+		var out match.Patterns
 		for _, s := range sources {
-			p, err := config.NewPattern(s)
+			p, err := match.NewPattern(s)
 			if err != nil {
 				t.Fatal(err)
 			}

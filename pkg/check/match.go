@@ -9,6 +9,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // statuses are those that CPCs, partitions and adapters have by IBM's book.
@@ -47,7 +48,7 @@ func (s *seen) listed(cpcs []hmc.CPC, partitions []hmc.Partition, all bool) {
 func (s *seen) matchers(f *finding, c *config.Sink) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for list, all := range map[string][]config.Matcher{"match": c.Match, "drop": c.Drop} {
+	for list, all := range map[string][]match.Matcher{"match": c.Match, "drop": c.Drop} {
 		for i := range all {
 			m := &all[i]
 			at := fmt.Sprintf("%s[%d].", list, i)
@@ -65,7 +66,7 @@ func (s *seen) matchers(f *finding, c *config.Sink) {
 }
 
 // unmatched warns of each pattern that matches none of the values.
-func (s *seen) unmatched(f *finding, at string, patterns config.Patterns, values []string, text string) {
+func (s *seen) unmatched(f *finding, at string, patterns match.Patterns, values []string, text string) {
 	for _, p := range patterns {
 		if slices.ContainsFunc(values, p.Match) {
 			continue

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // Alertmanager sends alerts to Prometheus Alertmanager: some events make one fire, others resolve
@@ -22,7 +25,7 @@ type Alertmanager struct {
 	// which of the four are made
 	Alerts []string `yaml:"alerts"`
 	// which fire; none: those that the severities call warning or critical
-	Statuses Patterns `yaml:"statuses"`
+	Statuses match.Patterns `yaml:"statuses"`
 	// of every alert, besides its own
 	Labels map[string]string `yaml:"labels"`
 
@@ -98,6 +101,7 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 	if len(a.Alerts) == 0 {
 		d.errorf(at("alerts"), "is empty: list at least one of %s", strings.Join(AlertNames(), ", "))
 	}
+	d.statuses(at("statuses"), a.Statuses, nil, event.LinkStatuses...)
 	for i, name := range a.Alerts {
 		d.oneOf(item(at("alerts"), i), name, AlertNames()...)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -109,9 +110,9 @@ type Session struct {
 // must match.
 type OSMessages struct {
 	// the name of the CPC
-	CPC Pattern `yaml:"cpc"`
+	CPC match.Pattern `yaml:"cpc"`
 	// the name of the DPM partition or LPAR
-	Partition Pattern `yaml:"partition"`
+	Partition match.Pattern `yaml:"partition"`
 	// whether the messages come too that the HMC still holds from before
 	IncludeRefreshMessages bool `yaml:"include_refresh_messages"`
 }
@@ -137,10 +138,10 @@ type Sink struct {
 	Syslog       *Syslog       `yaml:"syslog"`
 
 	// the events that the sink gets: those that any of the entries fits; none: every event
-	Match []Matcher `yaml:"match"`
+	Match []match.Matcher `yaml:"match"`
 	// the events that it does not get: those that any of the entries fits; wins over Match;
 	// none: no event
-	Drop []Matcher `yaml:"drop"`
+	Drop []match.Matcher `yaml:"drop"`
 
 	// of one attempt to send
 	Timeout time.Duration `yaml:"timeout"`
@@ -311,48 +312,11 @@ type Estate struct {
 	MaxResources int `yaml:"max_resources"`
 }
 
-// Matcher selects events: every key that is set must match.
-type Matcher struct {
-	// the type of the event
-	Type Patterns `yaml:"type"`
-	// the name of the HMC
-	HMC Patterns `yaml:"hmc"`
-	// of the resource: cpc, partition, logical-partition, ...
-	Class Patterns `yaml:"class"`
-	// of the resource
-	Name Patterns `yaml:"name"`
-	// the name of the CPC that the resource is on
-	CPC Patterns `yaml:"cpc"`
-	// live, refresh, backfill, reconcile or bridge
-	Origin Patterns `yaml:"origin"`
-	// info, warning or critical
-	Severity Patterns `yaml:"severity"`
-	// the new status
-	Status Patterns `yaml:"status"`
-	// the name of any changed property
-	Property Patterns `yaml:"property"`
-	// the userid of a log entry
-	User Patterns `yaml:"user"`
-	// the id of a log entry, such as 1941
-	EventID Patterns `yaml:"event_id"`
-	// found anywhere in the text of a message
-	Text Search `yaml:"text"`
-	// the new value of a changed property (of the one that property names): of a string the text,
-	// of anything else its JSON
-	Value Patterns `yaml:"value"`
-	// whether it is a status change that was reported before
-	Repeat *bool `yaml:"repeat"`
-	// whether it was planned: the daemon was told to stop, or an audit entry or a job explains it
-	Planned *bool `yaml:"planned"`
-	// labels that the event has, by their names
-	Label map[string]Patterns `yaml:"label"`
-}
-
 // Rule rates the events that it fits, and says more about them.
 type Rule struct {
 	// the events that it fits: those that any of the entries fits; required, unless there is
 	// Include
-	Match []Matcher `yaml:"match"`
+	Match []match.Matcher `yaml:"match"`
 	// info, warning or critical; none: the rule only adds labels and a runbook
 	Severity string `yaml:"severity"`
 	// added to the labels of the event; they win over those of the HMC

@@ -18,6 +18,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // maxNodes bounds how much aliases may multiply a small file ("billion laughs").
@@ -46,8 +47,8 @@ type decoder struct {
 	// being merged, against an alias within itself
 	merging []*yaml.Node
 	nodes   int
-	// whether it is a list of rules that another file includes
-	included bool
+	// whether it is a list of rules that another file includes, and one of the ready sets
+	included, ready bool
 	// the sinks that write to files, by the path of the file
 	logs map[string]string
 }
@@ -167,16 +168,16 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		decodeText(d, n, path, to, parseSize)
 	case *LogStart:
 		decodeText(d, n, path, to, parseLogStart)
-	case *Pattern:
-		decodeText(d, n, path, to, NewPattern)
-	case *Patterns:
+	case *match.Pattern:
+		decodeText(d, n, path, to, match.NewPattern)
+	case *match.Patterns:
 		decodeAlternatives(d, n, path, to)
-	case *Search:
+	case *match.Search:
 		decodeAlternatives(d, n, path, to)
 	case *SeverityTable:
 		d.severities(n, path, to)
 	case **regexp.Regexp:
-		decodeText(d, n, path, to, compile)
+		decodeText(d, n, path, to, match.Compile)
 	case *HTTPConfig:
 		client := defaultHTTPClient()
 		d.readSelf(n, path, &client)
@@ -205,7 +206,7 @@ func (d *decoder) severities(n *yaml.Node, path string, to *SeverityTable) {
 			case value.Kind != yaml.ScalarNode || !slices.Contains(event.Severities(), value.Value):
 				d.fail(value.Line, at, "must be one of %s", strings.Join(event.Severities(), ", "))
 			default:
-				table[key.Value] = value.Value
+				table[key.Value], d.lines[at] = value.Value, key.Line
 			}
 		}) {
 		*to = table
@@ -511,7 +512,7 @@ func explainValue(s string, err error) string {
 	switch {
 	case errors.As(err, &re):
 		return fmt.Sprintf("is not a regular expression: %s: %s", re.Code, quote(re.Expr))
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, match.ErrTooLarge):
 		return fmt.Sprintf("%s: %s", err, quote(s))
 	case errors.Is(err, errNegative):
 		return fmt.Sprintf("%s, but is %s", err, quote(s))

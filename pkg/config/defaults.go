@@ -3,6 +3,7 @@ package config
 import (
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -34,8 +35,8 @@ func (h *HMC) setDefaults() {
 }
 
 func (o *OSMessages) setDefaults() {
-	o.CPC = matchAll()
-	o.Partition = matchAll()
+	o.CPC = match.All()
+	o.Partition = match.All()
 	o.IncludeRefreshMessages = true
 }
 

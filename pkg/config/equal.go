@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	promconfig "github.com/prometheus/common/config"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // Equal reports whether both HMCs are configured alike, down to the contents of the files they
@@ -65,8 +67,8 @@ func (c *canon) value(v reflect.Value) {
 	case interface{ Expose() string }: // a Secret or URL
 		c.secrets = appendText(c.secrets, x.Expose())
 		return
-	case Pattern:
-		c.fields = appendText(c.fields, x.source)
+	case match.Pattern:
+		c.fields = appendText(c.fields, x.String())
 		return
 	case *regexp.Regexp:
 		c.fields = appendText(c.fields, x.String())

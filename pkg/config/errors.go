@@ -31,7 +31,8 @@ func (e *Error) Error() string {
 	return place + ": " + e.Msg
 }
 
-// Errors is every problem of a configuration file, sorted by line.
+// Errors is every problem of a configuration file, sorted by line, and then those of the files with
+// rules that it includes.
 type Errors []*Error
 
 // Error returns all problems, one per line.
@@ -52,8 +53,15 @@ func (e Errors) Unwrap() []error {
 	return errs
 }
 
-func (e Errors) sort() {
+// sort puts those of the file main first.
+func (e Errors) sort(main string) {
+	file := func(e *Error) string {
+		if e.File == main {
+			return ""
+		}
+		return e.File
+	}
 	slices.SortStableFunc(e, func(a, b *Error) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), strings.Compare(a.Path, b.Path))
+		return cmp.Or(strings.Compare(file(a), file(b)), cmp.Compare(a.Line, b.Line), strings.Compare(a.Path, b.Path))
 	})
 }

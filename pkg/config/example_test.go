@@ -13,6 +13,8 @@ import (
 
 	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 const exampleFile = "../../config.example.yaml"
@@ -33,7 +35,7 @@ func schema(t reflect.Type, prefix string, into map[string]bool) {
 			field = reflect.TypeFor[promconfig.HTTPClientConfig]()
 		}
 		if field.Kind() == reflect.Struct && !slices.Contains([]reflect.Type{
-			reflect.TypeFor[Secret](), reflect.TypeFor[URL](), reflect.TypeFor[Pattern](), reflect.TypeFor[regexp.Regexp](), reflect.TypeFor[promconfig.URL](),
+			reflect.TypeFor[Secret](), reflect.TypeFor[URL](), reflect.TypeFor[match.Pattern](), reflect.TypeFor[regexp.Regexp](), reflect.TypeFor[promconfig.URL](),
 		}, field) {
 			schema(field, prefix+key+".", into)
 		}

@@ -48,10 +48,10 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 		d.validate(c)
 	}
 	if len(d.errs) > 0 {
-		d.errs.sort()
+		d.errs.sort(path)
 		return nil, d.errs
 	}
-	d.warnings.sort()
+	d.warnings.sort(path)
 	c.Warnings = d.warnings
 	return c, nil
 }

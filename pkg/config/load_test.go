@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
 var update = flag.Bool("update", false, "write the .err files of testdata/bad anew; read them before you commit them")
@@ -151,6 +153,119 @@ heartbeat_interval: 1m
 	got := strings.Split(strings.ReplaceAll(c.Warnings.Error(), c.File+":", ""), "\n")
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// What is well formed and does nothing.
+func TestWarningsOfWhatIsUseless(t *testing.T) {
+	c, err := loadText(t, `
+hmcs:
+  - {name: a, hosts: [h], userid: u, password_file: pw, topics: [audit], log_start: 2999-01-01T00:00:00Z}
+  - {name: b, hosts: [i], userid: u, password_file: pw, os_messages: [{cpc: P1}]}
+  - {name: c, hosts: [j], userid: u, password_file: pw, topic_names: [u.1]}
+sinks:
+  - name: one
+    log: {}
+    match:
+      - {type: [hardware-message, "bridge-h.*"]}
+      - {type: [status-change, os-message, bridge-heartbeat], hmc: a}
+      - {text: panic, hmc: a}
+      - {user: root, hmc: b}
+      - {property: name, hmc: a}
+      - {type: job-completion, hmc: c}
+      - {status: [not-operatng, stopped, "no-.*", dreaming]}
+      - {status: [stopped, not-activated], class: partition}
+      - {status: dreaming, class: nic}
+      - {event_id: ["0522", "522"]}
+    drop: [{type: hardware-message}]
+  - {name: two, log: {output: stdout}, match: [{type: os-message, cpc: P1}], drop: [{type: os-message}]}
+  - {name: three, log: {output: stdout}, collapse: true, match: [{event_id: "1941"}]}
+  - {name: four, log: {output: stdout}, drop: [{hmc: .*}]}
+  - {name: five, log: {output: stdout}, match: [{type: os-message, cpc: P1}, {cpc: P2}], drop: [{type: os-message}]}
+  - {name: six, alertmanager: {urls: ["http://[::1]:9093"], statuses: [stoped, stopped]}}
+rules:
+  - {match: [{text: IXC101I}, {name: "TEST.*"}], severity: critical}
+  - {match: [{text: IEA}], runbook: "https://wiki/x"}
+  - {match: [{text: IEA}], severity: info}
+  - {match: [{text: IXC101I, cpc: P1}, {name: TEST1}], labels: {team: x}}
+  - include: zos
+  - {match: [{text: IEA, hmc: a}, {text: other}], severity: info}
+  - {match: [{text: '\bIXC220W\b', type: os-message, cpc: P1}], severity: info}
+  - include: own.rules
+severity:
+  status:
+    lpar/not-operating: critical
+    ccp/no-power: critical
+    cpc/not-activated: info
+    cpc/no-powr: critical
+    nic/dreaming: info
+    adapter/standby: info
+    adapter/not-activ: info
+    stoped: info
+    dreaming: info
+    stopped: info
+    adapter/not-active: info
+  event_id: {"0522": info, "1941": info, "00": info}
+`, "pw", "x", "own.rules", "- {match: [{text: IXC101I}], severity: warning}\n- {match: [{type: hardware-message}], severity: info}\n- {match: [{class: [cpc], type: hardware-message}], severity: info}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(c.File)
+	want := []string{
+		`3: hmcs[0].log_start: is in the future: the entries until then are never told`,
+		`10: sinks[0].match[0]: fits only events that no HMC which it is about sends: bridge-heartbeat (set heartbeat_interval), hardware-message (set hardware_messages: true of an HMC)`,
+		`11: sinks[0].match[1].type[1]: no HMC which it is about sends os-message events: name partitions under os_messages of an HMC`,
+		`11: sinks[0].match[1].type[2]: no HMC which it is about sends bridge-heartbeat events: set heartbeat_interval`,
+		`13: sinks[0].match[3]: fits only events that no HMC which it is about sends: log-entry (add audit or security to the topics of an HMC)`,
+		`14: sinks[0].match[4]: fits only events that no HMC which it is about sends: property-change (add object to the topics of an HMC)`,
+		`16: sinks[0].match[6].status[0]: "not-operatng" matches no status that HMCs are known to have; is not-operating meant?`,
+		`16: sinks[0].match[6].status[3]: "dreaming" matches no status that HMCs are known to have`,
+		`17: sinks[0].match[7].status[1]: "not-activated" matches statuses of other classes than those that class selects`,
+		`19: sinks[0].match[9].event_id[0]: HMCs write ids without zeros in front: is 522 meant?`,
+		`21: sinks[1].drop: leaves nothing of what match selects: the sink gets no event`,
+		`22: sinks[2].collapse: is of status-change events, which match leaves out`,
+		`23: sinks[3].drop: leaves nothing of what match selects: the sink gets no event`,
+		`25: sinks[5].alertmanager.statuses[0]: "stoped" matches no status that HMCs are known to have; is stopped meant?`,
+		`30: rules[3]: never counts: rules[0] (27) comes first, and fits whatever it fits`,
+		`33: rules[6]: never counts: rules[0] (the ready set zos:11) comes first, and fits whatever it fits`,
+		`37: severity.status.lpar/not-operating: "lpar" is no class of resources that HMCs are known to have; is logical-partition meant?`,
+		`38: severity.status.ccp/no-power: "ccp" is no class of resources that HMCs are known to have; is cpc meant?`,
+		`39: severity.status.cpc/not-activated: "not-activated" is no status of the class cpc: known are active, operating, acceptable, exceptions, degraded, service, service-required, not-operating, no-power, not-communicating, status-check`,
+		`40: severity.status.cpc/no-powr: "no-powr" is no status that HMCs are known to have; is no-power meant?`,
+		`42: severity.status.adapter/standby: "standby" is no status of the class adapter: known are active, not-active, not-detected, exceptions, ` + strings.Join(event.LinkStatuses, ", "),
+		`43: severity.status.adapter/not-activ: "not-activ" is no status that HMCs are known to have; is not-active meant?`,
+		`44: severity.status.stoped: "stoped" is no status that HMCs are known to have; is stopped meant?`,
+		`45: severity.status.dreaming: "dreaming" is no status that HMCs are known to have`,
+		`48: severity.event_id.00: HMCs write ids without zeros in front: is 0 meant?`,
+		`48: severity.event_id.0522: HMCs write ids without zeros in front: is 522 meant?`,
+		`own.rules:1: rules[0]: never counts: rules[0] (27) comes first, and fits whatever it fits`,
+		`own.rules:2: rules[1].match[0]: fits only events that no HMC which it is about sends: hardware-message (set hardware_messages: true of an HMC)`,
+		`own.rules:3: rules[2]: never counts: rules[1] (own.rules:2) comes first, and fits whatever it fits`,
+	}
+	got := strings.Split(strings.ReplaceAll(strings.ReplaceAll(c.Warnings.Error(), c.File+":", ""), dir+"/", ""), "\n")
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// A set whose events nobody sends is told of once, and not for each of its rules.
+func TestWarningOfASetThatCannotFit(t *testing.T) {
+	for sets, want := range map[string]string{
+		"zos, linux": "4: rules[0].include: the ready set zos fits only events that no HMC sends: os-message (name partitions under os_messages of an HMC)\n" +
+			"5: rules[1].include: the ready set linux fits only events that no HMC sends: os-message (name partitions under os_messages of an HMC)",
+		"hmc": "",
+	} {
+		text := "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, log: {}}]\nrules:\n"
+		for set := range strings.SplitSeq(sets, ", ") {
+			text += "  - include: " + set + "\n"
+		}
+		c, err := loadText(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.ReplaceAll(c.Warnings.Error(), c.File+":", ""); got != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", sets, got, want)
+		}
 	}
 }
 

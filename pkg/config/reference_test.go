@@ -17,6 +17,7 @@ import (
 
 	promconfig "github.com/prometheus/common/config"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -81,7 +82,7 @@ func newReference(t *testing.T) *reference {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range append(files, "../receiver/config.go") {
+	for _, file := range append(files, "../receiver/config.go", "../match/match.go") {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
 		}
@@ -339,11 +340,11 @@ func kindOf(t reflect.Type, key string) (kind string, inner reflect.Type) {
 		return "secret", nil
 	case reflect.TypeFor[URL](), reflect.TypeFor[promconfig.URL]():
 		return "address", nil
-	case reflect.TypeFor[Pattern]():
+	case reflect.TypeFor[match.Pattern]():
 		return "pattern", nil
-	case reflect.TypeFor[Patterns]():
+	case reflect.TypeFor[match.Patterns]():
 		return "pattern, or list of them", nil
-	case reflect.TypeFor[Search]():
+	case reflect.TypeFor[match.Search]():
 		return "expression, or list of them", nil
 	case reflect.TypeFor[SeverityTable]():
 		return "mapping to `info`, `warning` or `critical`", nil
@@ -397,7 +398,7 @@ func defaultOf(v reflect.Value) string {
 		text = formatDuration(x)
 	case Size:
 		text = strings.Replace(x.String(), "0B", "0", 1)
-	case Pattern:
+	case match.Pattern:
 		text = strconv.Quote(x.String())
 	case []string:
 		if len(x) > 0 {

@@ -70,29 +70,31 @@ func (d *decoder) validate(c *Config) {
 		d.errorf("sinks", "is missing: name at least one place where events go, "+
 			"such as {name: journal, log: {output: stderr}}")
 	}
-	seen, names := map[string]string{}, make([]string, len(c.HMCs))
+	seen := map[string]string{}
 	for i := range c.HMCs {
 		h, path := &c.HMCs[i], item("hmcs", i)
-		names[i] = h.Name
 		d.name(join(path, "name"), h.Name, seen)
 		d.hmc(path, h)
 	}
 	d.sameHosts(c.HMCs)
+	from := &sources{
+		hmcs: c.HMCs, heartbeats: c.HeartbeatInterval > 0, known: !d.failed("hmcs") && !d.badBelow["hmcs"],
+	}
 	seen = map[string]string{}
 	for i := range c.Sinks {
 		s, path := &c.Sinks[i], item("sinks", i)
 		d.name(join(path, "name"), s.Name, seen)
-		d.sink(path, s, names)
+		d.sink(path, s, from)
 	}
 
-	c.Rules = d.rules("rules", c.Rules, names)
+	c.Rules = d.allRules(c.Rules, from)
+	d.severity(&c.Severity, from)
 
 	within(d, "storage.commit_interval", c.Storage.CommitInterval, 0, time.Minute)
 	d.sizeOrNone("storage.max_bytes", c.Storage.MaxBytes)
 	d.sizeOrNone("storage.dead_letters_max_bytes", c.Storage.DeadLettersMaxBytes)
 	within(d, "dedup.window", c.Dedup.Window, 0, 30*24*time.Hour)
 	within(d, "dedup.max_ids", c.Dedup.MaxIDs, 0, 10_000_000)
-	d.oneOf("severity.acceptable_status", c.Severity.AcceptableStatus, AcceptableHonor, AcceptableIgnore)
 	within(d, "flood.window", c.Flood.Window, 100*time.Millisecond, 5*time.Minute)
 	within(d, "flood.min", c.Flood.Min, 2, 100_000)
 	within(d, "estate.max_resources", c.Estate.MaxResources, 1, 1_000_000)
@@ -152,6 +154,12 @@ func (d *decoder) hmc(path string, h *HMC) {
 	}
 	within(d, at("rest_requests_per_minute"), h.RESTRequestsPerMinute, 1, 10_000)
 	within(d, at("rest_timeout"), h.RESTTimeout, time.Second, time.Hour)
+	if h.LogStart != LogStartNow && !h.followsLogs() && !d.has(at("topic_names")) && !d.failed(at("topics")) {
+		d.errorf(at("log_start"), "is of the audit and security log, and topics has neither: "+
+			"add one of them, or remove it")
+	} else if now := time.Now(); h.LogStart.Since(now).After(now) {
+		d.warnf(at("log_start"), "is in the future: the entries until then are never told")
+	}
 	d.stomp(at("stomp"), h)
 }
 
@@ -349,7 +357,7 @@ type kind interface {
 	check(d *decoder, path string, s *Sink)
 }
 
-func (d *decoder) sink(path string, s *Sink, hmcs []string) {
+func (d *decoder) sink(path string, s *Sink, from *sources) {
 	at := under(path)
 	keys, kinds := s.kinds()
 	switch {
@@ -361,8 +369,7 @@ func (d *decoder) sink(path string, s *Sink, hmcs []string) {
 	for i, k := range kinds {
 		k.check(d, at(keys[i]), s)
 	}
-	d.matchers(at("match"), s.Match, hmcs)
-	d.matchers(at("drop"), s.Drop, hmcs)
+	d.selection(path, s, from)
 	within(d, at("timeout"), s.Timeout, time.Millisecond, time.Hour)
 	within(d, at("concurrency"), s.Concurrency, 1, 1000)
 	within(d, at("batch.max_events"), s.Batch.MaxEvents, 1, 10_000)
@@ -531,95 +538,6 @@ func (l *Log) check(d *decoder, path string, _ *Sink) {
 			d.errorf(at("output"), "is the file of %s as well: two sinks would write into each other's lines", other)
 		}
 		d.logs[l.Output] = parent(path)
-	}
-}
-
-func (d *decoder) matchers(path string, matchers []Matcher, hmcs []string) {
-	for i := range matchers {
-		d.matcher(item(path, i), &matchers[i], hmcs)
-	}
-}
-
-// matcher checks that a matcher can match at all: one that cannot is a mistake.
-func (d *decoder) matcher(path string, m *Matcher, hmcs []string) {
-	at := under(path)
-	if !d.filled[path] && !d.strange[path] {
-		d.errorf(path, "has no keys: give at least one, such as type: [status-change]")
-		return
-	}
-	d.closedSet(at("origin"), m.Origin, []string{
-		event.OriginLive, event.OriginRefresh, event.OriginBackfill, event.OriginReconcile, event.OriginBridge,
-	})
-	d.closedSet(at("severity"), m.Severity, event.Severities())
-	d.classes(at("class"), m.Class)
-	if !d.failed("hmcs") && !d.badBelow["hmcs"] {
-		d.closedSet(at("hmc"), m.HMC, hmcs)
-	}
-	types := event.Types()
-	for i, p := range m.Type {
-		at := element(at("type"), m.Type, i)
-		if near := event.Nearest(p.source, types); p.re == nil && near != "" && !slices.Contains(types, p.source) {
-			d.warnf(at, "no event of the type %s is known, did you mean %q?", quote(p.source), near)
-		}
-		if p.re == nil && p.source == event.TypeStatusChangeSummary {
-			d.errorf(at, "is made for a sink with collapse of the %s events that it wants: select those",
-				event.TypeStatusChange)
-		}
-	}
-	d.onlyIn(path, m)
-}
-
-// onlyIn checks that the keys of a matcher can be in one event: some are of events of one type
-// only.
-func (d *decoder) onlyIn(path string, m *Matcher) {
-	// the type of the keys so far, and the first of them
-	var only, before string
-	for _, key := range m.keysOfOneType() {
-		switch at := join(path, key.name); {
-		case !key.set:
-		case only != "" && only != key.typ:
-			d.errorf(at, "is of %s events and %s of %s events: no event has both", key.typ, before, only)
-		case m.Type.IsSet() && !m.Type.Match(key.typ):
-			d.errorf(at, "is of %s events, which type leaves out: nothing matches", key.typ)
-		default:
-			only, before = key.typ, key.name
-		}
-	}
-}
-
-// element is the path of pattern i: a single one may stand without brackets.
-func element(path string, p Patterns, i int) string {
-	if len(p) == 1 {
-		return path
-	}
-	return item(path, i)
-}
-
-// classes warns of a pattern that matches no class that HMCs are known to have. There may be
-// others.
-func (d *decoder) classes(path string, patterns Patterns) {
-	for i, p := range patterns {
-		if slices.ContainsFunc(event.Classes, p.Match) {
-			continue
-		}
-		near := event.Nearest(p.source, event.Classes)
-		if strings.EqualFold(p.source, "lpar") {
-			near = "logical-partition"
-		}
-		if near != "" {
-			near = "; is " + near + " meant?"
-		}
-		d.warnf(element(path, patterns, i), "%s matches no class of resources that HMCs are known to have%s",
-			quote(p.source), near)
-	}
-}
-
-// closedSet checks that every pattern matches one of the values there can be.
-func (d *decoder) closedSet(path string, patterns Patterns, values []string) {
-	for i, p := range patterns {
-		if !slices.ContainsFunc(values, p.Match) {
-			d.errorf(element(path, patterns, i), "%s matches none of %s", quote(p.source), strings.Join(values, ", "))
-		}
 	}
 }
 

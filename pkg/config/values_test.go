@@ -10,7 +10,7 @@ import (
 	"math"
 	"net/url"
 	"reflect"
-	"regexp/syntax"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"gopkg.in/yaml.v3"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // No way of printing shows a secret, also where it is deep within something else.
@@ -104,48 +106,6 @@ func TestURLString(t *testing.T) {
 	}
 }
 
-// A pattern of a few bytes does not become hundreds of MiB, wherever it stands; what people write
-// fits.
-func TestPatternSteps(t *testing.T) {
-	for source, fits := range map[string]bool{
-		`(?i)\pL{0,1000}`: false, strings.Repeat("a{1000}", 11): false, strings.Repeat("a.", 5100): false, `((\w+[^,]{1,99}){4}x){2}`: true,
-		`([^a-z]{1,99}(.|[\w,;]){5}){2}([^a-z].[^b]?){1000}`: false,
-		`[\p{L}\p{N} _-]{1,8}`:                               true, `(?i)panic|(oops|abend) [0-9A-F]{4}`: true, strings.Repeat("LPAR0123|", 500): true, `.{0,1000}`: true,
-	} {
-		if _, err := NewPattern(source); (err == nil) != fits || err != nil && !errors.Is(err, errTooLarge) {
-			t.Errorf("%.40s: %v", source, err)
-		}
-		if _, err := compile(source); (err == nil) != fits {
-			t.Errorf("%.40s anywhere: %v", source, err)
-		}
-	}
-	// The count is what it compiles to, or more.
-	for _, source := range []string{`(?i)\pL{0,5}x`, `(a|b){3,}`, `a{4,9}b*c+(d?){7}`, `^(?s:.*)$|[^\d]`} {
-		n, err := steps(source)
-		if err != nil {
-			t.Fatal(err)
-		}
-		re, err := syntax.Parse(source, syntax.Perl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		prog, err := syntax.Compile(re.Simplify())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := len(prog.Inst); n < got-2 || n > 10_000 { // fail and match are the same two in all
-			t.Errorf("%s: %d steps, %d instructions", source, n, got)
-		}
-	}
-	half := strings.Repeat("a.", 2600)
-	if _, err := NewPatterns(half, half); !errors.Is(err, errTooLarge) {
-		t.Errorf("together: %v", err)
-	}
-	if p, err := NewPatterns("a.*", "b"); err != nil || !p.Match("b") || !p.Match("ax") || p.Match("c") {
-		t.Errorf("%v, %v", p, err)
-	}
-}
-
 func TestParseDuration(t *testing.T) {
 	const day = 24 * time.Hour
 	for s, want := range map[string]time.Duration{
@@ -196,65 +156,24 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
-func TestPattern(t *testing.T) {
-	for _, tc := range []struct {
-		pattern string
-		match   []string
-		not     []string
-	}{
-		{"PROD1", []string{"PROD1"}, []string{"PROD", "PROD11", "xPROD1", "prod1", ""}},
-		{"PROD.*", []string{"PROD", "PROD1", "PROD\n1"}, []string{"xPROD", "prod"}},
-		{"a|b", []string{"a", "b"}, []string{"ab", "a|b", "xa", "bx"}},
-		{"(?i)prod", []string{"PROD", "Prod"}, []string{"PRODs"}},
-		{"(?m)^a$", []string{"a"}, []string{"a\nb", "b\na"}},
-		{"", []string{""}, []string{"a"}},
-		{`a\.b`, []string{"a.b"}, []string{"axb"}},
-		{".*", []string{"", "a\nb"}, nil},
-	} {
-		p, err := NewPattern(tc.pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, s := range tc.match {
-			if !p.Match(s) {
-				t.Errorf("%q does not match %q", tc.pattern, s)
-			}
-		}
-		for _, s := range tc.not {
-			if p.Match(s) {
-				t.Errorf("%q matches %q", tc.pattern, s)
-			}
-		}
-		if p.String() != tc.pattern {
-			t.Errorf("%q is printed as %q", tc.pattern, p)
-		}
-	}
-	for _, s := range []string{"(", "a)(b", "[", "*", `\`, "(?P<"} {
-		if _, err := NewPattern(s); err == nil {
-			t.Errorf("%q compiles", s)
-		}
-	}
-	all, err := NewPattern(".*")
-	if err != nil || matchAll().re.String() != all.re.String() {
-		t.Error("matchAll is not what .* compiles to")
-	}
-}
-
 // Equal and Hash see every key: whatever is changed makes another HMC, sink or configuration.
 func TestEqualSeesEveryKey(t *testing.T) {
-	matcher := func() Matcher {
-		return Matcher{Repeat: new(bool), Planned: new(bool), Label: map[string]Patterns{"old": nil}}
+	matcher := func() match.Matcher {
+		return match.Matcher{Repeat: new(bool), Planned: new(bool), Label: map[string]match.Patterns{"old": nil}}
 	}
-	base := func() *Config {
-		re, err := NewPattern("a")
+	pattern := func(source string) match.Pattern {
+		p, err := match.NewPattern(source)
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{matcher()}, Drop: []Matcher{matcher()}}
+		return p
+	}
+	base := func() *Config {
+		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: pattern("a")}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []match.Matcher{matcher()}, Drop: []match.Matcher{matcher()}}
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
 		s.Syslog = &Syslog{}
-		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
+		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []match.Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int
 	// change calls try with every value of the configuration changed, one at a time.
@@ -275,18 +194,18 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		case URL:
 			set(NewURL("new"))
 			return
-		case Pattern:
-			set(Pattern{source: "new"})
+		case match.Pattern:
+			set(pattern("new"))
 			return
-		case Patterns:
-			set(Patterns{{source: "new"}})
+		case match.Patterns:
+			set(match.Patterns{pattern("new")})
 			return
-		case Search:
-			set(Search{matchAll().re})
+		case match.Search:
+			set(match.Search{regexp.MustCompile("new")})
 			return
-		case map[string]Patterns:
-			set(map[string]Patterns{"new": nil})
-			set(map[string]Patterns{"old": {{source: "new"}}})
+		case map[string]match.Patterns:
+			set(map[string]match.Patterns{"new": nil})
+			set(map[string]match.Patterns{"old": {pattern("new")}})
 			return
 		case SeverityTable:
 			set(SeverityTable{"new": "info"})
@@ -398,7 +317,7 @@ func TestLogStart(t *testing.T) {
 		"now": now, "all": {}, "24h": now.Add(-24 * time.Hour), "7d": now.Add(-7 * 24 * time.Hour),
 		"2026-11-01T00:00:00Z": time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), `"2026-11-01T01:00:00+01:00"`: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
 	} {
-		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p, log_start: "+text+"}]\nsinks: [{name: s, log: {output: stderr}}]")
+		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p, topics: [audit], log_start: "+text+"}]\nsinks: [{name: s, log: {output: stderr}}]")
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue

@@ -6,11 +6,12 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // Router decides which events a sink gets.
 type Router struct {
-	Match, Drop []config.Matcher
+	Match, Drop []match.Matcher
 }
 
 // Wants says whether the sink gets the record: any item of match (or none configured) and no item
@@ -24,7 +25,7 @@ func (r Router) Wants(rec event.Record) bool {
 	if err != nil {
 		return true
 	}
-	v := config.View{Event: e}
+	v := match.View{Event: e}
 	if len(r.Match) > 0 && !v.Fits(r.Match) {
 		return false
 	}
@@ -44,7 +45,7 @@ func Routes(cfg *config.Config, e *event.Event) []Route {
 	for i := range cfg.Sinks {
 		s := &cfg.Sinks[i]
 		r := Route{Sink: s.Name}
-		r.Gets, r.Why = Explain(s, &config.View{Event: e})
+		r.Gets, r.Why = Explain(s, &match.View{Event: e})
 		if s.Alertmanager != nil && !r.Gets {
 			r.Why += "; it can end an alert all the same"
 		}
@@ -54,7 +55,7 @@ func Routes(cfg *config.Config, e *event.Event) []Route {
 }
 
 // Explain says whether a sink gets an event.
-func Explain(s *config.Sink, v *config.View) (gets bool, why string) {
+func Explain(s *config.Sink, v *match.View) (gets bool, why string) {
 	for i := range s.Drop {
 		if key, _ := v.Mismatch(&s.Drop[i]); key == "" {
 			return false, fmt.Sprintf("drop[%d] fits", i)

@@ -37,14 +37,14 @@ type consoleCommand struct {
 func (c *commandLine) commands() []consoleCommand {
 	return []consoleCommand{
 		{"help", "", "list the commands", c.help},
-		{"list", "[CPC]", "list the CPCs and their partitions", c.list},
+		{"list", "[CPC]", "list the CPCs, their partitions, adapters and storage groups", c.list},
 		{
-			"stop", "NAME", "stop a partition: its operating system writes its last messages",
-			c.partition("stops", c.estate.StopPartition),
+			"stop", "NAME [USER]", "stop a partition: its operating system writes its last messages",
+			c.operate("stops", c.estate.stopPartitionBy),
 		},
 		{
-			"start", "NAME", "start a partition: its operating system writes its boot messages",
-			c.partition("starts", c.estate.StartPartition),
+			"start", "NAME [USER]", "start a partition: its operating system writes its boot messages",
+			c.operate("starts", c.estate.startPartitionBy),
 		},
 		{"status", "NAME STATUS", "give a partition or CPC any status", c.status},
 		{
@@ -52,7 +52,10 @@ func (c *commandLine) commands() []consoleCommand {
 			"say which statuses of a partition or CPC are acceptable, with blanks between", c.acceptable,
 		},
 		{"wait", "NAME CODE [REASON]", "let a classic LPAR stop in a disabled wait: wait 0A2 17C", c.wait},
-		{"reply", "NAME NUMBER", "answer the message with this sequence number, which waits for it", c.reply},
+		{
+			"reply", "NAME ID [TEXT...]", "answer the message that waits under this reply id: reply LP01 07 CANCEL",
+			c.reply,
+		},
 		{"adapter", "NAME STATUS", "give an adapter a status, or its link one: link=STATUS", c.adapter},
 		{"storage", "NAME STATE", "give a storage group a fulfillment-state", c.storage},
 		{"rename", "NAME NEW", "give a partition or CPC another name", c.rename},
@@ -73,6 +76,11 @@ func (c *commandLine) commands() []consoleCommand {
 		{"restart", "[SECONDS] [HMC]", "take the HMC down and bring it up again", c.restart},
 		{"drop", "[HMC]", "cut the STOMP links", c.each("link", "cut", dropLinks)},
 		{"expire", "[HMC]", "end the sessions, as their idle timeout does", c.each("session", "expired", expire)},
+		{
+			"password", "WHEN [HMC]",
+			"let the password expire: in so many days (-1: never), which the next logon tells, or now",
+			c.password,
+		},
 		{"quit", "", "end the simulator", c.end},
 	}
 }
@@ -185,7 +193,7 @@ func (cmd *consoleCommand) parse(rest string) ([]string, error) {
 	for arg := range strings.FieldsSeq(cmd.args) {
 		word := strings.TrimSpace(rest)
 		var err error
-		if strings.HasSuffix(arg, "...") {
+		if strings.HasSuffix(strings.TrimSuffix(arg, "]"), "...") {
 			rest = ""
 		} else if word, rest, err = nextWord(rest); err != nil {
 			return nil, fmt.Errorf("%s: %w", cmd.name, err)
@@ -222,12 +230,13 @@ func nextWord(line string) (word, rest string, err error) {
 
 // cpc finds a CPC by its name, object id or URI.
 func (c *commandLine) cpc(key string) (CPCInfo, error) {
-	for _, cpc := range c.estate.CPCs() {
-		if cpc.Name == key || cpc.ID == key || cpc.URI == key {
-			return cpc, nil
-		}
+	c.estate.mu.Lock()
+	defer c.estate.mu.Unlock()
+	found, err := c.estate.world.findCPC(key)
+	if err != nil {
+		return CPCInfo{}, fmt.Errorf("%w; list lists all", err)
 	}
-	return CPCInfo{}, fmt.Errorf("CPC %q is unknown; list lists all", key)
+	return found.info(), nil
 }
 
 // named finds the HMC of a name, or all with "".
@@ -258,8 +267,8 @@ func (c *commandLine) help([]string) error {
 		for _, cmd := range c.commands() {
 			_, _ = fmt.Fprintf(w, "%s\t%s\n", cmd.usage(), cmd.help)
 		}
-		_, _ = fmt.Fprint(w, "NAME is a partition's name, CPC/name, object id or URI. "+
-			"A name with blanks stands in double quotes.\n")
+		_, _ = fmt.Fprint(w, "NAME is a name, CPC/name, object id or URI. "+
+			"A name with blanks stands in double quotes.\nThe audit log says that USER did it.\n")
 	})
 }
 
@@ -278,6 +287,12 @@ func (c *commandLine) list(args []string) error {
 			for _, p := range c.estate.Partitions() {
 				if p.CPC == cpc.Name {
 					_, _ = fmt.Fprintf(w, "  %s\t%s\n", p.Name, p.Status)
+				}
+			}
+			for _, r := range c.estate.Resources() {
+				if r.CPC == cpc.Name {
+					status := strings.TrimSuffix(r.Status+", link="+r.Link, ", link=")
+					_, _ = fmt.Fprintf(w, "  %s\t%s\n", r.Name, status)
 				}
 			}
 		}
@@ -303,18 +318,30 @@ func (c *commandLine) partition(what string, do func(id string) error) func([]st
 	}
 }
 
+// operate is partition for an operation that a user may be said to do.
+func (c *commandLine) operate(what string, do func(user, id string) error) func([]string) error {
+	return func(args []string) error {
+		return c.partition(what, func(id string) error { return do(args[1], id) })(args)
+	}
+}
+
 // object does something to the partition of a name, or to the CPC if there is no such partition.
 func (c *commandLine) object(
 	key string, partition func(PartitionInfo) error, cpc func(CPCInfo) error,
 ) error {
-	if p, err := c.estate.Partition(key); err == nil {
+	p, err := c.estate.Partition(key)
+	one, noCPC := c.cpc(key)
+	switch {
+	case err == nil && noCPC == nil && one.Name == p.Name:
+		return fmt.Errorf("%q is a partition and a CPC: say %s/%s, or %s", key, p.CPC, p.Name, one.URI)
+	case err == nil:
 		return partition(p)
-	}
-	one, err := c.cpc(key)
-	if err != nil {
+	case noCPC == nil:
+		return cpc(one)
+	case errors.Is(err, errUnknown):
 		return fmt.Errorf("no partition and no CPC is called %q; list lists all", key)
 	}
-	return cpc(one)
+	return err
 }
 
 func (c *commandLine) status(args []string) error {
@@ -354,13 +381,36 @@ func (c *commandLine) wait(args []string) error {
 }
 
 func (c *commandLine) reply(args []string) error {
-	number, err := strconv.ParseInt(args[1], 10, 64)
+	number, err := strconv.ParseUint(args[1], 10, 16)
 	if err != nil {
-		return fmt.Errorf("%q is no sequence number", args[1])
+		return fmt.Errorf("%q is no reply id: digits, as 07 in *07 IEF238D", args[1])
 	}
 	return c.partition("has its answer", func(id string) error {
-		return c.estate.AnswerOSMessage(id, number, false)
+		return c.estate.ReplyToOSMessage(id, int(number), cmp.Or(args[2], "U"))
 	})(args)
+}
+
+func (c *commandLine) password(args []string) error {
+	days, err := strconv.ParseInt(args[0], 10, 16)
+	if args[0] != "now" && (err != nil || days < -1) {
+		return fmt.Errorf("%q is neither now nor a number of days", args[0])
+	}
+	hmcs, err := c.named(args[1])
+	for _, h := range hmcs {
+		switch {
+		case args[0] == "now":
+			h.ExpirePassword(h.opts.Userid)
+			c.printf("%s: the password of %s has expired: the next logon is refused", h.Name(), h.opts.Userid)
+		case days < 0:
+			h.SetPasswordExpires(h.opts.Userid, -1)
+			c.printf("%s: the password of %s never expires", h.Name(), h.opts.Userid)
+		default:
+			h.SetPasswordExpires(h.opts.Userid, int(days))
+			c.printf("%s: the password of %s expires in %d %s, as the next logon tells",
+				h.Name(), h.opts.Userid, days, plural(int(days), "day"))
+		}
+	}
+	return err
 }
 
 func (c *commandLine) adapter(args []string) error {

@@ -126,10 +126,21 @@ func (h *HMC) withPartition(key string, do func(p *partition) error) error {
 
 // StartPartition starts a partition that is at rest: status changes and the boot messages of its
 // operating system follow, StepDelay apart.
-func (h *HMC) StartPartition(key string) error {
+func (h *HMC) StartPartition(key string) error { return h.startPartitionBy("", key) }
+
+// startPartitionBy starts a partition, and the audit log says that a user did; "": it says nothing.
+func (h *HMC) startPartitionBy(user, key string) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.busy || !p.stopped() {
 			return fmt.Errorf("hmcsim: partition %s cannot be started: it is %s", p.name, p.status)
+		}
+		switch {
+		case p.cpc.dpm:
+			h.operated(user, "Start Partition", p)
+		case p.status == statusNotActivated:
+			h.operated(user, "Activate Logical Partition", p)
+		default:
+			h.operated(user, "Load Logical Partition", p)
 		}
 		h.world.startUp(p, func() {})
 		return nil
@@ -138,11 +149,19 @@ func (h *HMC) StartPartition(key string) error {
 
 // StopPartition stops a partition with a running operating system: its last messages and status
 // changes follow, StepDelay apart.
-func (h *HMC) StopPartition(key string) error {
+func (h *HMC) StopPartition(key string) error { return h.stopPartitionBy("", key) }
+
+// stopPartitionBy stops a partition; see startPartitionBy.
+func (h *HMC) stopPartitionBy(user, key string) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.busy || !p.hasOS() {
 			return fmt.Errorf("hmcsim: partition %s cannot be stopped: it is %s", p.name, p.status)
 		}
+		operation := "Deactivate Logical Partition"
+		if p.cpc.dpm {
+			operation = "Stop Partition"
+		}
+		h.operated(user, operation, p)
 		h.world.shutDown(p, p.restStatus(), func() {})
 		return nil
 	})

@@ -1,6 +1,7 @@
 package hmcsim
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,6 +17,8 @@ const (
 	statusDegraded = "degraded"
 	statusPaused   = "paused"
 	statusNoComm   = "communications-not-active"
+
+	statusTerminated = "terminated"
 )
 
 // The statuses of classic LPARs.
@@ -83,7 +86,9 @@ type partition struct {
 	keepMessages int // how many messages the HMC holds
 
 	accepted []string // statuses that operators call acceptable
+	system   string   // the name that its z/OS gives itself, whatever the LPAR is called; Linux: none
 	sysplex  string   // that its operating system joins
+	halted   bool     // its processors were stopped, and its operating system waits for them
 	os       osInfo   // what it says of itself; the zero value: nothing is loaded
 	psws     []string // of its processors, while they do not run
 }
@@ -129,19 +134,13 @@ func (p *partition) goodStatus() string {
 	return statusOperating
 }
 
-// osName is the name that the operating system gave itself; an LPAR's Linux gives none.
-func (p *partition) osName() string {
-	if p.zos {
-		return "SY" + lastTwo(p.name)
+// newSystem returns a name for a z/OS, which no other one has: SY01 for LP01, if it is free.
+func (w *world) newSystem(lpar string) string {
+	name := "SY" + lpar[max(len(lpar)-2, 0):]
+	for n := len(w.parts); slices.ContainsFunc(w.parts, func(p *partition) bool { return p.system == name }); n++ {
+		name = fmt.Sprintf("SY%02d", n)
 	}
-	return ""
-}
-
-func lastTwo(s string) string {
-	if len(s) < 2 {
-		return s
-	}
-	return s[len(s)-2:]
+	return name
 }
 
 // nic is an element of a DPM partition.
@@ -209,7 +208,7 @@ func (w *world) populate() {
 			// What the HMC still holds from the last IPL.
 			for _, group := range p.bootMessages() {
 				for _, text := range group {
-					p.keep(w.newOSMessage(p, text))
+					w.write(p, text)
 				}
 			}
 		}
@@ -258,7 +257,7 @@ func (w *world) newPartition(c *cpc, name string) *partition {
 	}
 	p.accepted = []string{statusOperating}
 	if p.zos {
-		p.sysplex = "PLEX1"
+		p.system, p.sysplex = w.newSystem(name), "PLEX1"
 	}
 	if c.dpm {
 		p.status = statusStopped
@@ -294,24 +293,47 @@ func (w *world) findPartition(key string) (*partition, error) {
 	if p := w.byID[lastSegment(key)]; p != nil {
 		return p, nil
 	}
-	cpcName, name, qualified := strings.Cut(key, "/")
-	for _, p := range w.parts {
-		if p.name == key || (qualified && p.cpc.name == cpcName && p.name == name) {
-			return p, nil
-		}
-	}
-	return nil, fmt.Errorf("hmcsim: partition %q is unknown", key)
+	return find("partition", key, w.parts, func(p *partition) *cpc { return p.cpc })
 }
 
 // findCPC finds a CPC by name, object id or URI.
 func (w *world) findCPC(key string) (*cpc, error) {
-	id := lastSegment(key)
-	for _, c := range w.cpcs {
-		if c.id == id || c.name == key {
-			return c, nil
+	return find("CPC", key, w.cpcs, func(*cpc) *cpc { return nil })
+}
+
+var errUnknown = errors.New("is unknown")
+
+// find finds the one thing that a key names: its object id or URI, its name, or "CPC/name". of says
+// which CPC a thing is of. A name that several things have names none of them.
+func find[T object](kind, key string, things []T, of func(T) *cpc) (T, error) {
+	var none T
+	found := make(map[string]T) // by what names one of them alone
+	for _, thing := range things {
+		c, name := of(thing), thing.objectName()
+		qualified := name
+		if c != nil {
+			qualified = c.name + "/" + name
 		}
+		switch {
+		case thing.objectID() == lastSegment(key):
+			return thing, nil
+		case name != key && qualified != key:
+			continue
+		}
+		if _, taken := found[qualified]; taken || qualified == key {
+			qualified = thing.objectID()
+		}
+		found[qualified] = thing
 	}
-	return nil, fmt.Errorf("hmcsim: CPC %q is unknown", key)
+	choices := sortedKeys(found)
+	switch len(choices) {
+	case 0:
+		return none, fmt.Errorf("hmcsim: %s %q %w", kind, key, errUnknown)
+	case 1:
+		return found[choices[0]], nil
+	}
+	return none, fmt.Errorf("hmcsim: %q is the name of %d: say which %s, %s",
+		key, len(choices), kind, strings.Join(choices, " or "))
 }
 
 // properties returns the CPC's properties, as Get CPC Properties gives them.

@@ -91,7 +91,7 @@ var operations = slices.Concat(
 		},
 		{
 			name: "start-logical-partition", method: http.MethodPost,
-			path: path("/api/logical-partitions/{}/operations/start"), handle: loadLPAR,
+			path: path("/api/logical-partitions/{}/operations/start"), handle: startLPAR,
 		},
 		{
 			name: "stop-logical-partition", method: http.MethodPost,
@@ -99,11 +99,11 @@ var operations = slices.Concat(
 		},
 		{
 			name: "reset-clear", method: http.MethodPost,
-			path: path("/api/logical-partitions/{}/operations/reset-clear"), handle: stopLPAR,
+			path: path("/api/logical-partitions/{}/operations/reset-clear"), handle: resetLPAR("Reset Clear"),
 		},
 		{
 			name: "reset-normal", method: http.MethodPost,
-			path: path("/api/logical-partitions/{}/operations/reset-normal"), handle: stopLPAR,
+			path: path("/api/logical-partitions/{}/operations/reset-normal"), handle: resetLPAR("Reset Normal"),
 		},
 	},
 	ofBothKinds("get-{kind}-properties", http.MethodGet, "", getPartition),
@@ -212,8 +212,14 @@ func (f *filter) match(name, value string) bool {
 		slices.ContainsFunc(patterns, func(re *regexp.Regexp) bool { return re.MatchString(value) })
 }
 
-// pick returns the properties a GET asks for by its query parameter properties, or all.
-func (r *request) pick(all map[string]any) reply {
+// pick returns the properties a GET asks for by its query parameter properties, or all. Only that
+// parameter is known, and those in more, which change nothing here.
+func (r *request) pick(all map[string]any, more ...string) reply {
+	for _, name := range sortedKeys(r.query) {
+		if name != "properties" && !slices.Contains(more, name) {
+			return r.fail(http.StatusBadRequest, 1, "The query parameter "+name+" is not recognized.")
+		}
+	}
 	if !r.query.Has("properties") {
 		return ok(all)
 	}
@@ -222,7 +228,7 @@ func (r *request) pick(all map[string]any) reply {
 		for name := range strings.SplitSeq(list, ",") {
 			value, known := all[name]
 			if !known {
-				return r.fail(http.StatusBadRequest, 1, "The property "+name+" is not recognized.")
+				return r.fail(http.StatusBadRequest, 14, "The property "+name+" is not recognized.")
 			}
 			some[name] = value
 		}

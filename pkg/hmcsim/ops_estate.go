@@ -45,7 +45,7 @@ func getCPC(r *request) reply {
 	if c == nil {
 		return r.notFound()
 	}
-	return r.pick(c.properties())
+	return r.pick(c.properties(), "cached-acceptable", "group-uri")
 }
 
 func updateCPC(r *request) reply {
@@ -104,9 +104,13 @@ func listPermitted(dpm bool) func(*request) reply {
 }
 
 func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply {
-	known := []string{"name", "status", "type", "activation-mode", "additional-properties"}
-	if permitted {
-		known = append(known, "cpc-name", hasUnacceptable)
+	kind := map[bool]string{true: "type", false: "activation-mode"}[dpm]
+	known := []string{"name"}
+	switch {
+	case permitted:
+		known = append(known, "status", kind, "cpc-name", hasUnacceptable, "additional-properties")
+	case dpm:
+		known = append(known, "status", kind, "additional-properties")
 	}
 	f, bad := r.filter(known...)
 	if bad != nil {
@@ -116,8 +120,7 @@ func (r *request) listPartitions(parts []*partition, dpm, permitted bool) reply 
 	for _, p := range parts {
 		if p.cpc.dpm == dpm && f.match("name", p.name) && f.match("cpc-name", p.cpc.name) &&
 			f.match("status", p.status) && f.is(hasUnacceptable, unacceptable(p, p.status)) &&
-			f.match("type", p.kind()) &&
-			f.match("activation-mode", p.kind()) {
+			f.match(kind, p.kind()) {
 			list = append(list, p.listed(permitted, &f))
 		}
 	}
@@ -142,7 +145,10 @@ func getPartition(r *request) reply {
 	if p == nil {
 		return r.notFound()
 	}
-	return r.pick(p.properties())
+	if p.cpc.dpm {
+		return r.pick(p.properties())
+	}
+	return r.pick(p.properties(), "cached-acceptable", "group-uri")
 }
 
 // settable finds a partition's property that can be changed to a value.
@@ -253,8 +259,14 @@ func createPartition(r *request) reply {
 	switch {
 	case !c.dpm:
 		return r.fail(http.StatusConflict, 5, "The CPC is not in DPM mode.")
-	case !isText || name == "":
-		return r.fail(http.StatusBadRequest, 5, "A required field is missing: name is required.")
+	case c.cutOff:
+		return r.fail(http.StatusConflict, 1, "The operation cannot be performed because the CPC is in the state "+
+			c.status+".")
+	case r.fields == nil:
+		return r.fail(http.StatusBadRequest, 3, "The request body is missing.")
+	case !isText || name == "" || r.fields["initial-memory"] == nil || r.fields["maximum-memory"] == nil:
+		return r.fail(http.StatusBadRequest, 5, "A required field is missing: "+
+			"name, initial-memory and maximum-memory are required.")
 	}
 	for _, p := range c.partitions {
 		if p.name == name {
@@ -267,11 +279,11 @@ func createPartition(r *request) reply {
 }
 
 func deletePartition(r *request) reply {
-	p := r.partition()
+	p, no := r.operable()
 	switch {
-	case p == nil:
-		return r.notFound()
-	case p.busy || !p.stopped():
+	case no != nil:
+		return *no
+	case p.status != statusStopped:
 		return r.conflict(p)
 	}
 	r.h.world.deletePartition(p)
@@ -299,26 +311,25 @@ func getNIC(r *request) reply {
 	return r.notFound()
 }
 
-// asJob runs an operation of a partition as a job of the session, if the partition is ready for it.
-func (r *request) asJob(ready func(*partition) bool, run func(p *partition, done func())) reply {
-	return r.asCancelableJob(false, ready, run)
+// operated writes into the audit log that a user does something to a partition; "": nobody is known
+// to. What a real HMC writes is not public: the id of the entry and its words are this one's own.
+func (h *HMC) operated(user, operation string, p *partition) {
+	if user == "" {
+		return
+	}
+	h.logLocked(TopicAudit, h.newLogEntry(LogEntry{
+		EventID: "9999", User: user, Items: []string{operation, p.name, p.cpc.name, user},
+		Message: "{0} was performed on {1} of {2} by user {3}",
+	}))
 }
 
-// asCancelableJob is asJob for an operation that may be canceled. A canceled one still comes to its
+// asJob runs an operation of a partition as a job of the session. A canceled one still comes to its
 // end here, which HMCs allow for.
-func (r *request) asCancelableJob(
-	cancelable bool, ready func(*partition) bool, run func(p *partition, done func()),
-) reply {
-	p := r.partition()
-	switch {
-	case p == nil:
-		return r.notFound()
-	case p.busy || !ready(p):
-		return r.conflict(p)
-	}
-	h, s := r.h, r.session
-	j := h.newJobLocked(s)
-	j.cancel = cancelable
+func (r *request) asJob(operation string, run func(p *partition, done func())) reply {
+	p, h := r.partition(), r.h
+	j := h.newJobLocked(r.session)
+	j.cancel = r.op.name == "start-partition"
+	h.operated(r.session.user, operation, p)
 	run(p, func() {
 		if p.deleted {
 			h.endJobLocked(
@@ -332,31 +343,100 @@ func (r *request) asCancelableJob(
 	return accepted(j)
 }
 
+// wrongStatus is an operation whose job ends at once, because the status of the LPAR does not allow
+// for it; for some it may be forced.
+func (r *request) wrongStatus(p *partition) reply {
+	j := r.h.newJobLocked(r.session)
+	r.h.world.after(r.h.opts.StepDelay, func() {
+		r.h.endJobLocked(j, JobResult{http.StatusInternalServerError, 263, map[string]any{
+			"message": "The operation failed or was rejected due to the status of the logical partition: " + p.status,
+		}})
+	})
+	return accepted(j)
+}
+
+// operable returns the partition that an operation is for, unless it cannot be operated at all now.
+func (r *request) operable() (*partition, *reply) {
+	p := r.partition()
+	var rep reply
+	switch {
+	case p == nil:
+		rep = r.notFound()
+	case p.busy:
+		rep = r.conflict(p)
+	case p.cpc.cutOff:
+		rep = r.fail(http.StatusConflict, 6, "The operation cannot be performed because the CPC that hosts "+
+			"the object is in the state "+p.cpc.status+".")
+	default:
+		return p, nil
+	}
+	return nil, &rep
+}
+
+func (r *request) forced() bool { return r.fields["force"] == true }
+
 func startPartition(r *request) reply {
-	return r.asCancelableJob(true, func(p *partition) bool { return p.status == statusStopped }, r.h.world.startUp)
+	switch p, no := r.operable(); {
+	case no != nil:
+		return *no
+	case p.status != statusStopped:
+		return r.conflict(p)
+	}
+	return r.asJob("Start Partition", r.h.world.startUp)
 }
 
 func stopPartition(r *request) reply {
-	return r.asJob((*partition).hasOS, func(p *partition, done func()) { r.h.world.shutDown(p, statusStopped, done) })
+	switch p, no := r.operable(); {
+	case no != nil:
+		return *no
+	case !p.hasOS() && p.status != statusTerminated:
+		return r.conflict(p)
+	}
+	return r.asJob("Stop Partition", func(p *partition, done func()) {
+		r.h.world.shutDown(p, statusStopped, done)
+	})
 }
 
 func activateLPAR(r *request) reply {
-	return r.asJob(func(p *partition) bool { return p.status == statusNotActivated }, func(p *partition, done func()) {
-		r.h.world.steps(p, done, func() {}, func() { r.h.world.setStatus(p, statusNotOperating) })
-	})
+	p, no := r.operable()
+	switch {
+	case no != nil:
+		return *no
+	case p.hasOS() && !r.forced():
+		return r.wrongStatus(p)
+	}
+	return r.asJob("Activate Logical Partition", r.resets(statusNotOperating))
 }
 
 func deactivateLPAR(r *request) reply {
-	return r.asJob(func(p *partition) bool { return p.status != statusNotActivated }, func(p *partition, done func()) {
-		r.h.world.shutDown(p, statusNotActivated, done)
-	})
+	p, no := r.operable()
+	switch {
+	case no != nil:
+		return *no
+	case p.status == statusNotActivated, p.hasOS() && !r.forced():
+		return r.wrongStatus(p)
+	}
+	return r.asJob("Deactivate Logical Partition", r.resets(statusNotActivated))
+}
+
+// resets returns what takes away what is loaded. The operating system is not asked.
+func (r *request) resets(to string) func(p *partition, done func()) {
+	return func(p *partition, done func()) {
+		r.h.world.steps(p, done, func() {}, func() { r.h.world.reset(p, to) })
+	}
 }
 
 func loadLPAR(r *request) reply {
-	ready := func(p *partition) bool {
-		return p.status == statusNotOperating || (p.hasOS() && r.fields["force"] == true)
+	p, no := r.operable()
+	switch {
+	case no != nil:
+		return *no
+	case p.status == statusNotActivated:
+		return r.fail(http.StatusConflict, 0, "The LPAR could not be loaded because it is in the state "+p.status+".")
+	case p.hasOS() && !r.forced():
+		return r.wrongStatus(p)
 	}
-	return r.asJob(ready, func(p *partition, done func()) {
+	return r.asJob("Load Logical Partition", func(p *partition, done func()) {
 		if p.hasOS() { // forced: what runs is gone
 			r.h.world.setStatus(p, statusNotOperating)
 		}
@@ -364,11 +444,51 @@ func loadLPAR(r *request) reply {
 	})
 }
 
+// stopLPAR stops the processors: the operating system stands still, and knows nothing of it.
 func stopLPAR(r *request) reply {
-	return r.asJob(
-		(*partition).hasOS,
-		func(p *partition, done func()) { r.h.world.shutDown(p, statusNotOperating, done) },
-	)
+	switch p, no := r.operable(); {
+	case no != nil:
+		return *no
+	case !p.hasOS():
+		return r.conflict(p)
+	}
+	return r.asJob("Stop Logical Partition", func(p *partition, done func()) {
+		r.h.world.steps(p, done, func() {}, func() {
+			p.halted, p.psws = true, p.everyProcessor("0704C0018000000000000000%08X", 0x1FF3A2)
+			r.h.world.setStatus(p, statusNotOperating)
+		})
+	})
+}
+
+// startLPAR lets the processors go on where they were stopped. Nothing is loaded.
+func startLPAR(r *request) reply {
+	switch p, no := r.operable(); {
+	case no != nil:
+		return *no
+	case !p.halted && !p.hasOS():
+		return r.conflict(p)
+	}
+	return r.asJob("Start Logical Partition", func(p *partition, done func()) {
+		r.h.world.steps(p, done, func() {}, func() {
+			p.halted, p.psws = false, nil
+			r.h.world.setStatus(p, statusOperating)
+		})
+	})
+}
+
+func resetLPAR(operation string) func(*request) reply {
+	return func(r *request) reply {
+		p, no := r.operable()
+		switch {
+		case no != nil:
+			return *no
+		case p.status == statusNotActivated:
+			return r.conflict(p)
+		case p.hasOS() && !r.forced():
+			return r.wrongStatus(p)
+		}
+		return r.asJob(operation, r.resets(statusNotOperating))
+	}
 }
 
 func openOSMessageChannel(r *request) reply {
@@ -473,32 +593,29 @@ func sendOSCommand(r *request) reply {
 	}
 	w := r.h.world
 	w.tellOS(p, text)
-	p.answered(text)
+	answer := p.answer(text)
 	w.after(w.opts.stepDelay, func() {
 		if !p.deleted && p.hasOS() {
-			w.tellOS(p, p.answer(text))
+			w.tellOS(p, answer)
 		}
 	})
 	return noContent()
 }
 
-// answered takes a command for the answer to a message that is held, if it is one: "R 07,U".
-func (p *partition) answered(command string) {
-	var reply int
-	if n, _ := fmt.Sscanf(strings.ToUpper(command), "R %d,", &reply); n != 1 {
-		return
-	}
-	for i := range p.messages {
-		if m := &p.messages[i]; m.held && m.prompt == fmt.Sprintf("R %02d,", reply) {
-			m.held = false
-		}
-	}
-}
-
 // answer is what an operating system says to a command.
 func (p *partition) answer(command string) string {
+	if id, text, ok := replyOf(command); ok && p.answered(id) { // "R 07,U"
+		return fmt.Sprintf("IEE600I REPLY TO %02d IS;%s", id, text)
+	}
 	if p.zos {
 		return "IEE305I " + strings.ToUpper(command) + " COMMAND INVALID"
 	}
 	return "-bash: " + command + ": command not found\n"
+}
+
+// replyOf takes a command for the answer to a message: "R 07,U".
+func replyOf(command string) (id int, text string, ok bool) {
+	head, text, ok := strings.Cut(command, ",")
+	n, err := fmt.Sscanf(strings.ToUpper(head), "R %d", &id)
+	return id, text, ok && n == 1 && err == nil
 }

@@ -56,7 +56,11 @@ var adapterOperations = []operation{
 }
 
 func (r *request) listAdapters(cpcs []*cpc, permitted bool) reply {
-	f, bad := r.filter("name", "adapter-id", "adapter-family", "type", "status", "cpc-name")
+	known := []string{"name", "adapter-id", "adapter-family", "type", "status", "additional-properties"}
+	if permitted {
+		known = append(known, "firmware-update-pending", "cpc-name", "dpm-enabled")
+	}
+	f, bad := r.filter(known...)
 	if bad != nil {
 		return *bad
 	}
@@ -64,8 +68,9 @@ func (r *request) listAdapters(cpcs []*cpc, permitted bool) reply {
 	for _, c := range cpcs {
 		for _, a := range c.adapters {
 			if f.match("name", a.name) && f.match("adapter-id", a.number) && f.match("adapter-family", a.family) &&
-				f.match("type", a.kind) && f.match("status", a.status) && f.match("cpc-name", c.name) {
-				list = append(list, a.listed(permitted))
+				f.match("type", a.kind) && f.match("status", a.status) && f.match("cpc-name", c.name) &&
+				f.is("firmware-update-pending", false) && f.is("dpm-enabled", c.dpm) {
+				list = append(list, a.listed(permitted, f.more))
 			}
 		}
 	}
@@ -136,7 +141,7 @@ func submitRequests(r *request) reply {
 		} `json:"requests"`
 		Threads int `json:"threads"`
 	}
-	if json.Unmarshal(r.raw, &body) != nil || len(body.Requests) == 0 {
+	if json.Unmarshal(r.raw, &body) != nil || body.Requests == nil {
 		return r.fail(http.StatusBadRequest, 5, "A required field is missing: requests is required.")
 	}
 	if body.Threads < 0 || body.Threads > 10 {
@@ -144,6 +149,9 @@ func submitRequests(r *request) reply {
 	}
 	answers := []any{}
 	for _, one := range body.Requests {
+		if one.Method == "" || one.URI == "" {
+			return r.fail(http.StatusBadRequest, 5, "A required field is missing: method and uri are required.")
+		}
 		rep := r.aggregated(one.Method, one.URI)
 		answer := map[string]any{"status": rep.status, "headers": []any{}, "body": rep.body}
 		if one.ID != nil {

@@ -16,6 +16,7 @@ type osMessage struct {
 	alarm     bool
 	priority  bool
 	held      bool
+	reply     int // the id to answer it with
 }
 
 // appendJSON appends the message in the form of a public capture. In it message-id is a string and
@@ -35,7 +36,7 @@ func (m *osMessage) appendJSON(b []byte, p *partition, offset int64, refresh *bo
 	b = append(b, `,"message-text":`...)
 	b = appendString(b, m.text)
 	b = append(b, `,"os-name":`...)
-	if name := p.osName(); name != "" {
+	if name := p.system; name != "" {
 		b = appendString(b, name)
 	} else {
 		b = append(b, "null"...)
@@ -72,7 +73,7 @@ func (w *world) newOSMessage(p *partition, text string) osMessage {
 		var reply int
 		if n, err := fmt.Sscanf(text, "*%02d ", &reply); n == 1 && err == nil {
 			m.held, m.priority, m.alarm = true, true, true
-			m.prompt = fmt.Sprintf("R %02d,", reply)
+			m.prompt, m.reply = fmt.Sprintf("R %02d,", reply), reply
 		}
 	}
 	return m
@@ -91,6 +92,18 @@ func (p *partition) keep(m osMessage) {
 // held returns the messages that the HMC holds.
 func (p *partition) held() []osMessage { return p.messages }
 
+// write lets the operating system of a partition write a message, and the HMC hold it. That an
+// answer was taken is a message too: what waited for it is not held any more.
+func (w *world) write(p *partition, text string) osMessage {
+	m := w.newOSMessage(p, text)
+	var reply int
+	if n, err := fmt.Sscanf(text, "IEE600I REPLY TO %02d IS;", &reply); n == 1 && err == nil {
+		p.answered(reply)
+	}
+	p.keep(m)
+	return m
+}
+
 // tellOS lets the operating system of a partition write one message for each text; they come in one
 // notification.
 func (w *world) tellOS(p *partition, texts ...string) int {
@@ -99,9 +112,7 @@ func (w *world) tellOS(p *partition, texts ...string) int {
 	}
 	batch := make([]osMessage, 0, len(texts))
 	for _, text := range texts {
-		m := w.newOSMessage(p, text)
-		p.keep(m)
-		batch = append(batch, m)
+		batch = append(batch, w.write(p, text))
 	}
 	w.happened++
 	if p.oldStatus != "" { // the SE holds them, and nobody hears of them
@@ -141,16 +152,17 @@ func (p *partition) bootMessages() [][]string {
 			},
 			{
 				"IEA519I IODF DSN = SYS1.IODF00\n" +
-					"IEA520I CONFIGURATION ID = " + p.osName() + " . IODF DEVICE NUMBER = 0A86",
+					"IEA520I CONFIGURATION ID = " + p.system + " . IODF DEVICE NUMBER = 0A86",
 				"*00 IEA101A SPECIFY SYSTEM PARAMETERS FOR z/OS 02.05.00 HBB77D0",
 			},
 			{
+				"IEE600I REPLY TO 00 IS;SYSP=00",
 				"IEE389I MVS COMMAND PROCESSING INITIALIZED", "IEE348I IEASYS00 MEMBER DATA PROCESSED",
 				"$HASP493 JES2 ALL MEMBER WARM START IS IN PROGRESS",
 			},
 			{
-				"$HASP492 JES2 " + p.osName() + " HAS COMPLETED ALL MEMBER WARM START",
-				"IST020I VTAM INITIALIZATION COMPLETE FOR " + p.osName(),
+				"$HASP492 JES2 " + p.system + " HAS COMPLETED ALL MEMBER WARM START",
+				"IST020I VTAM INITIALIZATION COMPLETE FOR " + p.system,
 			},
 		}
 	}
@@ -193,9 +205,14 @@ func (p *partition) shutdownMessages() [][]string {
 // everydayMessages returns what an operating system writes now and then.
 func (w *world) everydayMessages(p *partition) []string {
 	n := w.rng.IntN(100000)
+	for i := range p.messages {
+		if m := &p.messages[i]; m.held { // an operator answers it, sooner or later
+			return []string{fmt.Sprintf("IEE600I REPLY TO %02d IS;CANCEL", m.reply)}
+		}
+	}
 	if p.zos {
 		all := [...]string{
-			fmt.Sprintf("$HASP373 JOB%05d STARTED - INIT 1 - CLASS A - SYS %s", n, p.osName()),
+			fmt.Sprintf("$HASP373 JOB%05d STARTED - INIT 1 - CLASS A - SYS %s", n, p.system),
 			fmt.Sprintf("$HASP395 JOB%05d ENDED - RC=0000", n),
 			fmt.Sprintf("IEF404I BATCH%02d - ENDED - TIME=12.%02d.%02d", n%100, n%60, (n/60)%60),
 			fmt.Sprintf("*%02d IEF238D BATCH%02d - REPLY DEVICE NAME OR 'CANCEL'.", n%100, n%100),

@@ -434,7 +434,11 @@ func TestObjects(t *testing.T) {
 	if p := c.get(lpar.URI + "?properties=name,class"); len(p) != 2 || p["class"] != "logical-partition" || p["name"] != "LP01" {
 		t.Errorf("%v", p)
 	}
-	c.fails(http.MethodGet, lpar.URI+"?properties=color", nil, 400, 1)
+	c.fails(http.MethodGet, lpar.URI+"?properties=color", nil, 400, 14)
+	c.fails(http.MethodGet, lpar.URI+"?color=name", nil, 400, 1)
+	c.fails(http.MethodGet, part.URI+"?cached-acceptable=true", nil, 400, 1)
+	c.get(lpar.URI + "?cached-acceptable=true")
+	c.fails(http.MethodGet, cpcs[1].URI+"/logical-partitions?status=operating", nil, 400, 1)
 	entries, _ := c.get("/api/console/operations/list-permitted-partitions?name=PART1&cpc-name=CPC1&additional-properties=ifl-processors,parent")["partitions"].([]any)
 	e, _ := entries[0].(map[string]any)
 	for _, key := range []string{"name", "object-uri", "status", "type", "cpc-name", "cpc-object-uri", "se-version", "has-unacceptable-status", "ifl-processors", "parent"} {
@@ -488,14 +492,15 @@ func TestUpdateCreateDelete(t *testing.T) {
 	if m := l.next(typePropertyChange); m.Header.Get("class") != "cpc" || m.Header.Get("object-uri") != cpc.URI {
 		t.Errorf("%v", m.Header)
 	}
-	status, v := c.do(http.MethodPost, cpc.URI+"/partitions", map[string]any{"name": "P9"})
+	status, v := c.do(http.MethodPost, cpc.URI+"/partitions", map[string]any{"name": "P9", "initial-memory": 1024, "maximum-memory": 1024})
 	uri := fmt.Sprint(v.(map[string]any)["object-uri"])
 	if m := l.next(typeInventoryChange); status != 201 || m.Header.Get("action") != "add" || m.Header.Get("object-uri") != uri || len(m.Body) != 0 {
 		t.Errorf("%d %v", status, m)
 	}
-	c.fails(http.MethodPost, cpc.URI+"/partitions", map[string]any{"name": "P9"}, 400, 8)
-	c.fails(http.MethodPost, cpc.URI+"/partitions", nil, 400, 5)
-	c.fails(http.MethodPost, h.CPCs()[1].URI+"/partitions", map[string]any{"name": "P9"}, 409, 5)
+	c.fails(http.MethodPost, cpc.URI+"/partitions", map[string]any{"name": "P9", "initial-memory": 1024, "maximum-memory": 1024}, 400, 8)
+	c.fails(http.MethodPost, cpc.URI+"/partitions", nil, 400, 3)
+	c.fails(http.MethodPost, cpc.URI+"/partitions", map[string]any{"name": "P8"}, 400, 5)
+	c.fails(http.MethodPost, h.CPCs()[1].URI+"/partitions", map[string]any{"name": "P9", "initial-memory": 1024, "maximum-memory": 1024}, 409, 5)
 	c.fails(http.MethodDelete, part.URI, nil, 409, 1) // active
 	if status, _ := c.do(http.MethodDelete, uri, nil); status != 204 {
 		t.Error(status)
@@ -664,9 +669,9 @@ func TestOperations(t *testing.T) {
 	other := newRESTClient(t, h)
 	otherJobs := listenTo(t, h, fmt.Sprint(other.logon()["job-notification-topic"]))
 
-	run := func(uri, operation string, statuses ...string) {
+	runs := func(code float64, body any, uri, operation string, statuses ...string) {
 		t.Helper()
-		status, v := c.do(http.MethodPost, uri+"/operations/"+operation, nil)
+		status, v := c.do(http.MethodPost, uri+"/operations/"+operation, body)
 		if status != 202 {
 			t.Fatalf("%s: %d %v", operation, status, v)
 		}
@@ -680,7 +685,7 @@ func TestOperations(t *testing.T) {
 		if m.Header.Get("job-uri") != job || len(m.Body) != 0 {
 			t.Errorf("%s: %v, want %s", operation, m.Header, job)
 		}
-		if j := c.get(job); j["status"] != "complete" || j["job-status-code"] != 200.0 {
+		if j := c.get(job); j["status"] != "complete" || j["job-status-code"] != code || code != 200 && j["job-reason-code"] != 263.0 {
 			t.Errorf("%s: %v", operation, j)
 		}
 		if status, _ := c.do(http.MethodDelete, job, nil); status != 204 {
@@ -688,17 +693,47 @@ func TestOperations(t *testing.T) {
 		}
 		c.fails(http.MethodGet, job, nil, 404, 1)
 	}
+	run := func(uri, operation string, statuses ...string) {
+		t.Helper()
+		runs(200, nil, uri, operation, statuses...)
+	}
+	force := map[string]any{"force": true}
 	part, lpar := h.Partitions()[0].URI, h.Partitions()[1].URI
 	run(part, "stop", "stopping", "stopped")
 	c.fails(http.MethodPost, part+"/operations/stop", nil, 409, 1)
 	run(part, "start", "starting", "active")
-	run(lpar, "deactivate", "not-activated")
+	said := func() any { return h.Partitions()[1].NextOSMessage }
+	before := said()
+	runs(500, nil, lpar, "deactivate")
+	runs(500, nil, lpar, "activate")
+	runs(500, nil, lpar, "load")
+	runs(500, nil, lpar, "reset-normal")
+	runs(200, force, lpar, "deactivate", "not-activated")
+	runs(500, force, lpar, "deactivate")
+	c.fails(http.MethodPost, lpar+"/operations/load", nil, 409, 0)
+	c.fails(http.MethodPost, lpar+"/operations/start", nil, 409, 1)
 	run(lpar, "activate", "not-operating")
+	if said() != before {
+		t.Error("an operating system that is deactivated has written something")
+	}
 	run(lpar, "load", "operating")
-	c.fails(http.MethodPost, lpar+"/operations/load", nil, 409, 1)
+	token := c.get(lpar)["os-ipl-token"]
+	if before = said(); token == noToken {
+		t.Error("nothing was loaded")
+	}
+	// What is stopped stands still, and goes on where it was.
 	run(lpar, "stop", "not-operating")
+	c.fails(http.MethodPost, lpar+"/operations/stop", nil, 409, 1)
 	run(lpar, "start", "operating")
-	run(lpar, "reset-clear", "not-operating")
+	if now := c.get(lpar)["os-ipl-token"]; said() != before || now != token {
+		t.Errorf("%v, %v: %v, %v", before, token, said(), now)
+	}
+	runs(200, force, lpar, "reset-clear", "not-operating")
+	c.fails(http.MethodPost, lpar+"/operations/start", nil, 409, 1) // nothing is loaded
+	_, _, log := c.raw(http.MethodGet, "/api/console/operations/get-audit-log", nil)
+	if !bytes.Contains(log, []byte("Deactivate Logical Partition was performed on LP01 of M90 by user hmcuser")) {
+		t.Errorf("%s", log)
+	}
 	c.fails(http.MethodPost, "/api/partitions/x/operations/start", nil, 404, 1)
 	c.fails(http.MethodDelete, "/api/jobs/x", nil, 404, 1)
 	c.fails(http.MethodPost, "/api/jobs/x/operations/cancel", nil, 404, 1)

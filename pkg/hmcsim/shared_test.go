@@ -240,7 +240,7 @@ func TestChangesWhileCutOff(t *testing.T) {
 	if h.StartPartition(part.ID) == nil || h.StartPartition(lpar.ID) == nil || h.StopPartition(lpar.ID) == nil {
 		t.Error("operated without an SE")
 	}
-	c.fails(http.MethodPost, lpar.URI+"/operations/load", nil, 409, 1)
+	c.fails(http.MethodPost, lpar.URI+"/operations/load", nil, 409, 6)
 	h.mu.Lock()
 	for len(h.world.tasks) > 0 { // its stop goes on
 		do := h.world.tasks[0].do

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 )
 
@@ -27,7 +28,7 @@ func (w *world) loaded(p *partition) osInfo {
 	}
 	w.loads++
 	return osInfo{
-		name: p.osName(), kind: "MVS", level: "z/OS V2.5", sysplex: p.sysplex,
+		name: p.system, kind: "MVS", level: "z/OS V2.5", sysplex: p.sysplex,
 		token:       fmt.Sprintf("%s%08X", strings.ToUpper(p.id[:8]), w.loads),
 		loadAddress: "00A86", loadParameter: "0A8600M1",
 	}
@@ -73,6 +74,11 @@ func (p *partition) pswInformation() []any {
 	return list
 }
 
+// everyProcessor returns a program status word for each processor.
+func (p *partition) everyProcessor(format string, args ...any) []string {
+	return slices.Repeat([]string{fmt.Sprintf(format, args...)}, max(p.cp+p.ifl, 1))
+}
+
 // DisabledWait lets all processors of a classic LPAR stop in a disabled wait, as z/OS does when it
 // cannot go on: code is the wait state code, of three hexadecimal digits, reason its reason code.
 func (h *HMC) DisabledWait(key string, code, reason int) error {
@@ -82,10 +88,7 @@ func (h *HMC) DisabledWait(key string, code, reason int) error {
 				"hmcsim: partition %s cannot wait: it is %s, or the codes are too large", p.name, p.status,
 			)
 		}
-		p.psws = nil
-		for range max(p.cp+p.ifl, 1) {
-			p.psws = append(p.psws, fmt.Sprintf("000200008000000000000000%05X%03X", reason, code))
-		}
+		p.psws = p.everyProcessor("000200008000000000000000%05X%03X", reason, code)
 		h.world.setStatus(p, statusNotOperating)
 		return nil
 	})
@@ -127,6 +130,42 @@ func (w *world) setAcceptable(o statusObject, accepted *[]string, status string,
 	if is := unacceptable(o, status); is != was {
 		w.tell(judgementChange(o, is))
 	}
+}
+
+// ReplyToOSMessage answers the message of a z/OS that waits for an answer under a reply id, as an
+// operator does who types R 07,TEXT; it says so on its console.
+func (h *HMC) ReplyToOSMessage(key string, id int, text string) error {
+	return h.withPartition(key, func(p *partition) error {
+		if !p.hasOS() || !p.answered(id) {
+			return fmt.Errorf("hmcsim: no message of %s waits for an answer under %02d%s", p.name, id, p.waiting())
+		}
+		h.world.tellOS(p, fmt.Sprintf("R %02d,%s", id, text), fmt.Sprintf("IEE600I REPLY TO %02d IS;%s", id, text))
+		return nil
+	})
+}
+
+// waiting lists the replies that messages wait for.
+func (p *partition) waiting() string {
+	var ids []string
+	for i := range p.messages {
+		if m := &p.messages[i]; m.held {
+			ids = append(ids, fmt.Sprintf("%02d", m.reply))
+		}
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	return ", but under " + strings.Join(ids, ", ")
+}
+
+// answered takes the message that waits for a reply for one that has it.
+func (p *partition) answered(id int) (found bool) {
+	for i := range p.messages {
+		if m := &p.messages[i]; m.held && m.reply == id {
+			m.held, found = false, true
+		}
+	}
+	return found
 }
 
 // AnswerOSMessage answers a message that is held. Whether the HMC then keeps it, not held any more,
@@ -197,12 +236,18 @@ func (a *adapter) properties() map[string]any {
 }
 
 // listed is one entry of a list of adapters.
-func (a *adapter) listed(permitted bool) map[string]any {
+func (a *adapter) listed(permitted bool, more []string) map[string]any {
 	m := map[string]any{
 		"object-uri": a.uri(), "name": a.name, "adapter-id": a.number, "adapter-family": a.family, "type": a.kind,
-		"status": a.status, "firmware-update-pending": false,
+		"status": a.status,
+	}
+	for _, name := range more {
+		if value, ok := a.properties()[name]; ok {
+			m[name] = value
+		}
 	}
 	if permitted {
+		m["firmware-update-pending"] = false
 		m["cpc-name"], m["cpc-object-uri"] = a.cpc.name, a.cpc.uri()
 		m["se-version"], m["dpm-enabled"] = a.cpc.seVersion, true
 	}
@@ -230,43 +275,61 @@ func (g *storageGroup) properties() map[string]any {
 	}
 }
 
-// SetAdapterStatus gives an adapter, named by name, object id or URI, a status; "" keeps it.
-// channel is its physical-channel-status; "" keeps it.
+// SetAdapterStatus gives an adapter, named by name, "CPC/name", object id or URI, a status; ""
+// keeps it. channel is its physical-channel-status; "" keeps it.
 func (h *HMC) SetAdapterStatus(key, status, channel string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var all []*adapter
 	for _, c := range h.world.cpcs {
-		for _, a := range c.adapters {
-			if a.name != key && a.id != lastSegment(key) {
-				continue
-			}
-			if old := a.status; status != "" && status != old {
-				a.status = status
-				h.world.tellStatus(a, old, status)
-			}
-			if old := a.channel; channel != "" && channel != old {
-				a.channel = channel
-				h.world.tell(propertyChange(a, "", change{"physical-channel-status", old, channel}))
-			}
-			return nil
-		}
+		all = append(all, c.adapters...)
 	}
-	return fmt.Errorf("hmcsim: adapter %q is unknown", key)
+	a, err := find("adapter", key, all, func(a *adapter) *cpc { return a.cpc })
+	if err != nil {
+		return err
+	}
+	if old := a.status; status != "" && status != old {
+		a.status = status
+		h.world.tellStatus(a, old, status)
+	}
+	if old := a.channel; channel != "" && channel != old {
+		a.channel = channel
+		h.world.tell(propertyChange(a, "", change{"physical-channel-status", old, channel}))
+	}
+	return nil
 }
 
-// SetFulfillment gives a storage group, named by name, object id or URI, a fulfillment-state.
+// SetFulfillment gives a storage group, named in the same way, a fulfillment-state.
 func (h *HMC) SetFulfillment(key, state string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, g := range h.world.groups {
-		if g.name != key && g.id != lastSegment(key) {
-			continue
-		}
-		if old := g.fulfillment; old != state {
-			g.fulfillment = state
-			h.world.tell(propertyChange(g, "", change{"fulfillment-state", old, state}))
-		}
-		return nil
+	g, err := find("storage group", key, h.world.groups, func(g *storageGroup) *cpc { return g.cpc })
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("hmcsim: storage group %q is unknown", key)
+	if old := g.fulfillment; old != state {
+		g.fulfillment = state
+		h.world.tell(propertyChange(g, "", change{"fulfillment-state", old, state}))
+	}
+	return nil
+}
+
+// ResourceInfo tells of an adapter or storage group. Status is the fulfillment-state of the latter,
+// Link the physical-channel-status of the former.
+type ResourceInfo struct{ ID, URI, Name, CPC, Class, Status, Link string }
+
+// Resources tells of all adapters and storage groups.
+func (h *HMC) Resources() []ResourceInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var infos []ResourceInfo
+	for _, c := range h.world.cpcs {
+		for _, a := range c.adapters {
+			infos = append(infos, ResourceInfo{a.id, a.uri(), a.name, c.name, a.class(), a.status, a.channel})
+		}
+	}
+	for _, g := range h.world.groups {
+		infos = append(infos, ResourceInfo{g.id, g.uri(), g.name, g.cpc.name, g.class(), g.fulfillment, ""})
+	}
+	return infos
 }

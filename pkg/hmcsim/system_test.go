@@ -62,7 +62,11 @@ func TestAggregatedGETs(t *testing.T) {
 	if want := "map[body:map[acceptable-status:[active starting stopping] name:PART1] headers:[] id:a status:200] 404 400 405"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	c.fails(http.MethodPost, submit, map[string]any{"requests": []any{}}, 400, 5)
+	c.fails(http.MethodPost, submit, map[string]any{}, 400, 5)
+	c.fails(http.MethodPost, submit, map[string]any{"requests": []any{map[string]any{"uri": p.URI, "id": "a"}}}, 400, 5)
+	if status, v := c.do(http.MethodPost, submit, map[string]any{"requests": []any{}}); status != 200 || len(v.([]any)) != 0 {
+		t.Errorf("%d %v", status, v)
+	}
 	c.fails(http.MethodPost, submit, map[string]any{"threads": 11, "requests": body["requests"]}, 400, 7)
 	c.fails(http.MethodPost, submit, map[string]any{"requests": []any{map[string]any{"id": strings.Repeat("x", maxAggregated)}}}, 413, 0)
 }
@@ -199,10 +203,8 @@ func TestAnswers(t *testing.T) {
 		}
 		return numbers
 	}
-	for _, n := range held() {
-		if err := h.AnswerOSMessage(p.URI, n, true); err != nil {
-			t.Error(err)
-		}
+	if n := len(held()); n != 0 {
+		t.Errorf("%d messages are held after an IPL", n)
 	}
 	if _, err := h.OSMessages(p.URI, "*07 ABC999D REPLY U", "*08 ABC999D REPLY U"); err != nil {
 		t.Fatal(err)
@@ -222,6 +224,46 @@ func TestAnswers(t *testing.T) {
 	}
 	if err := h.AnswerOSMessage(p.URI, first[0], false); err != nil || len(held()) != 0 {
 		t.Errorf("%v, %v", err, held())
+	}
+	if _, err := h.OSMessages(p.URI, "*09 ABC999D REPLY U", "*10 ABC999D REPLY U"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.ReplyToOSMessage(p.URI, 11, "U"); err == nil || err.Error() != "hmcsim: no message of "+p.Name+" waits for an answer under 11, but under 09, 10" {
+		t.Error(err)
+	}
+	if err := h.ReplyToOSMessage(p.URI, 9, "U"); err != nil || len(held()) != 1 {
+		t.Errorf("%v, %v", err, held())
+	}
+	if err := h.DisabledWait(p.URI, 0x0a2, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.StartPartition(p.URI); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its IPL", func() bool { i, err := h.Partition(p.URI); return err == nil && !i.Busy })
+	if n := len(held()); n != 0 {
+		t.Errorf("%d messages are held after an IPL", n)
+	}
+}
+
+// No two systems of a sysplex have one name, whatever their LPARs are called.
+func TestSystemNames(t *testing.T) {
+	h := startHMC(t, Options{CPCs: 4, Partitions: 40})
+	c := newRESTClient(t, h)
+	c.logon()
+	names := map[any]string{}
+	for _, p := range h.Partitions() {
+		of := c.get(p.URI)
+		if p.DPM || of["sysplex-name"] != "PLEX1" {
+			continue
+		}
+		if names[of["os-name"]] != "" {
+			t.Errorf("%v is on %s and %s", of["os-name"], names[of["os-name"]], p.CPC+"/"+p.Name)
+		}
+		names[of["os-name"]] = p.CPC + "/" + p.Name
+	}
+	if len(names) < 6 || names["SY01"] != "M90/LP01" {
+		t.Errorf("%v", names)
 	}
 }
 

@@ -184,6 +184,10 @@ func (w *world) startUp(p *partition, done func()) {
 	if w.opts.newSequence {
 		p.nextSeq, p.messages = 0, nil
 	}
+	p.halted = false
+	for i := range p.messages { // whoever waited for an answer is not there any more
+		p.messages[i].held = false
+	}
 	if p.cpc.dpm {
 		steps = append(steps, func() { w.setStatus(p, statusStarting) })
 		steps = append(steps, w.bootSteps(p, p.bootMessages())...)
@@ -202,7 +206,7 @@ func (w *world) startUp(p *partition, done func()) {
 	w.steps(p, done, steps...)
 }
 
-// shutDown lets a partition stop; a classic LPAR ends in the status given.
+// shutDown lets a partition stop, its operating system first; it ends in the status given.
 func (w *world) shutDown(p *partition, end string, done func()) {
 	var steps []func()
 	if p.cpc.dpm {
@@ -211,13 +215,15 @@ func (w *world) shutDown(p *partition, end string, done func()) {
 	if p.hasOS() {
 		steps = append(steps, w.bootSteps(p, p.shutdownMessages())...)
 	}
-	steps = append(steps, func() {
-		w.setStatus(p, end)
-		if end != statusNotOperating { // nothing is loaded any more
-			w.setOS(p, osInfo{loadAddress: p.os.loadAddress, loadParameter: p.os.loadParameter})
-		}
-	})
+	steps = append(steps, func() { w.reset(p, end) })
 	w.steps(p, done, steps...)
+}
+
+// reset takes what is loaded away: the partition is in the status given, and nothing runs in it.
+func (w *world) reset(p *partition, status string) {
+	p.halted, p.psws = false, nil
+	w.setStatus(p, status)
+	w.setOS(p, osInfo{loadAddress: p.os.loadAddress, loadParameter: p.os.loadParameter})
 }
 
 // restStatus is how a partition is when it is stopped for good.

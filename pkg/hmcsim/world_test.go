@@ -306,7 +306,7 @@ func TestEstateIsTheSameForASeed(t *testing.T) {
 // Names are unique within a CPC only, as on real machines.
 func TestFindPartition(t *testing.T) {
 	h := startHMC(t, Options{CPCs: 4, Partitions: 16})
-	for key, cpc := range map[string]string{"PART1": "CPC1", "CPC2/PART1": "CPC2", "M91/LP02": "M91"} {
+	for key, cpc := range map[string]string{"CPC1/PART1": "CPC1", "CPC2/PART1": "CPC2", "M91/LP02": "M91"} {
 		p, err := h.Partition(key)
 		if err != nil || p.CPC != cpc {
 			t.Errorf("%s: %+v, %v", key, p, err)
@@ -319,6 +319,31 @@ func TestFindPartition(t *testing.T) {
 	}
 	if _, err := h.Partition("CPC1/NO"); err == nil {
 		t.Error("found")
+	}
+	// A name that several have is refused, with what says which.
+	refused := func(err error, want string) {
+		t.Helper()
+		if err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	_, err := h.Partition("PART1")
+	refused(err, `hmcsim: "PART1" is the name of 2: say which partition, CPC1/PART1 or CPC2/PART1`)
+	refused(h.SetAdapterStatus("OSD 0120", "not-active", ""),
+		`hmcsim: "OSD 0120" is the name of 2: say which adapter, CPC1/OSD 0120 or CPC2/OSD 0120`)
+	if err := h.SetAdapterStatus("CPC2/OSD 0120", "not-active", ""); err != nil {
+		t.Error(err)
+	}
+	for _, r := range h.Resources() {
+		if want := map[bool]string{true: "not-active", false: "active"}[r.CPC == "CPC2" && r.Name == "OSD 0120"]; r.Class == "adapter" && r.Status != want {
+			t.Errorf("%+v", r)
+		}
+	}
+	if err := h.RenamePartition("CPC1/PART2", "PART1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = h.Partition("CPC1/PART1"); err == nil || !strings.Contains(err.Error(), h.Partitions()[0].ID) {
+		t.Errorf("%v", err)
 	}
 }
 

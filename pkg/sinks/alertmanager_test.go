@@ -19,6 +19,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // fakeAlertmanager takes alerts as Alertmanager does, and keeps the last of each set of labels.
@@ -427,11 +428,11 @@ func TestAlertWhenTheClockIsSetBack(t *testing.T) {
 func TestAlertSelection(t *testing.T) {
 	f := startAlertmanager(t)
 	cfg := alertmanagerConfig(f)
-	p, err := config.NewPattern("paused|reserved")
+	p, err := match.NewPattern("paused|reserved")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Alertmanager.Statuses = config.Patterns{p}
+	cfg.Alertmanager.Statuses = match.Patterns{p}
 	a := startAlerting(t, cfg, Options{Selects: func(rec event.Record) bool {
 		return strings.Contains(string(rec.JSON), `"name":"PROD`) && strings.Contains(string(rec.JSON), "is paused")
 	}})
@@ -859,11 +860,11 @@ func TestAlertsThatAreNotSelectedAnyMore(t *testing.T) {
 	a.must(long)
 	_ = a.sink.Close()
 
-	p, err := config.NewPattern("stopped")
+	p, err := match.NewPattern("stopped")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Alertmanager.Statuses = config.Patterns{p}
+	cfg.Alertmanager.Statuses = match.Patterns{p}
 	a = startAlerting(t, cfg, Options{Store: store, Selects: func(rec event.Record) bool {
 		e, err := rec.Event()
 		return err == nil && !strings.HasPrefix(e.Resource.Name, "TEST") && e.Resource.Name != "OLD" && e.ID != ""

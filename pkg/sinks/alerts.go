@@ -10,6 +10,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 const (
@@ -99,7 +100,7 @@ func (a *alert) wire(now time.Time, lasts time.Duration) wireAlert {
 type alertBook struct {
 	// names are those of the alerts that are made.
 	names    []string
-	statuses config.Patterns
+	statuses match.Patterns
 	// of every alert
 	labels    map[string]string
 	osResolve time.Duration

@@ -131,7 +131,7 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 		}
 	}
 	if at := h.PasswordExpires; at != nil && at.Sub(now) <= PasswordWarning {
-		out = append(out, passwordTrouble(*at, at.Sub(now)))
+		out = append(out, passwordTrouble(*at, now))
 	}
 	at := h.CertificateNotAfter
 	if at == nil || at.Sub(now) >= certificateWarning {
@@ -148,9 +148,10 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 			"name that in tls.ca_file before."))
 }
 
-func passwordTrouble(at time.Time, left time.Duration) Trouble {
+func passwordTrouble(at, now time.Time) Trouble {
 	const day = 24 * time.Hour
-	rate, what := warning, "expires on "+at.Format(time.DateOnly)+", in "+number(int64(left/day), "day", "days")
+	left, days := at.Sub(now), at.Truncate(day).Sub(now.Truncate(day))/day // by the dates, as people count
+	rate, what := warning, "expires on "+at.Format(time.DateOnly)+", in "+number(int64(days), "day", "days")
 	switch {
 	case left < -day: // the HMC tells it in whole days
 		rate, what = critical, "has expired on "+at.Format(time.DateOnly)

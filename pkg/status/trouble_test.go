@@ -49,6 +49,7 @@ func TestTroublesOfAnHMC(t *testing.T) {
 		"an old certificate":  {HMCStatus{State: StateConnected, CertificateNotAfter: in(6 * 24 * time.Hour)}, "critical", "expires on 2026-11-26.", "Renew"},
 		"a useless one":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(-time.Hour)}, "critical", "expired on 2026-11-20.", "Renew"},
 		"a password":          {HMCStatus{State: StateConnected, PasswordExpires: in(14 * 24 * time.Hour)}, "warning", "The password that the daemon logs on with expires on 2026-12-04, in 14 days.", "password_file"},
+		"just told":           {HMCStatus{State: StateConnected, PasswordExpires: in(5*24*time.Hour - time.Minute)}, "warning", "expires on 2026-11-25, in 5 days.", "password_file"},
 		"an old password":     {HMCStatus{State: StateConnected, PasswordExpires: in(50 * time.Hour)}, "critical", "expires on 2026-11-22, in 2 days.", "without expiry"},
 		"one of today":        {HMCStatus{State: StateConnected, PasswordExpires: in(-time.Hour)}, "critical", "expires on 2026-11-20.", "Change it"},
 		"an expired one":      {HMCStatus{State: StateConnected, PasswordExpires: in(-25 * time.Hour)}, "critical", "has expired on 2026-11-19.", "Change it"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // Rules rate events and add labels and runbooks to them, as a configuration says. They do not
@@ -69,7 +70,7 @@ func (rs *Rules) Apply(e *event.Event) {
 	if !c.some {
 		return
 	}
-	v := config.View{Event: e}
+	v := match.View{Event: e}
 	var added event.Headers
 	for i := range c.of(&v) {
 		r := &rs.rules[i]
@@ -180,7 +181,7 @@ func (rs *Rules) candidatesFor(typ string) *candidates {
 }
 
 // of ranges over the rules that may fit an event, in their order.
-func (c *candidates) of(v *config.View) iter.Seq[int] {
+func (c *candidates) of(v *match.View) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		var few [8]uint64 // so that up to 512 rules need no memory
 		found := append(bits(few[:0]), c.always...)
@@ -250,7 +251,7 @@ func hashOf(key uint32) uint32 { return key * 0x9e3779b1 >> 20 }
 
 // literalsOf returns texts, in lower case, of which one is in each text that any of the expressions
 // matches; none: there are no such.
-func literalsOf(search config.Search) []string {
+func literalsOf(search match.Search) []string {
 	var all []string
 	for _, re := range search {
 		parsed, err := syntax.Parse(re.String(), syntax.Perl)

@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/docs/rules"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // loadRules loads a configuration with these rules.
@@ -64,7 +65,7 @@ func TestReadyRulesOfMessages(t *testing.T) {
 			if want := strings.Replace(severity+" "+area, "- -", "none ", 1); got != want {
 				t.Errorf("%s: %q is %s, want %s", set, text, got, want)
 			}
-			v := config.View{Event: osMessage(text)}
+			v := match.View{Event: osMessage(text)}
 			if i := slices.IndexFunc(list, func(r config.Rule) bool { return v.Fits(r.Match) }); i >= 0 {
 				used[i] = true
 			}
@@ -84,7 +85,7 @@ func TestReadyRulesOfHMCs(t *testing.T) {
 	used := make(map[int]bool)
 	apply := func(e *event.Event, want string) {
 		t.Helper()
-		v := config.View{Event: e}
+		v := match.View{Event: e}
 		if i := slices.IndexFunc(list, func(r config.Rule) bool { return v.Fits(r.Match) }); i >= 0 {
 			used[i] = true
 		}
@@ -268,7 +269,7 @@ func TestRulesModel(t *testing.T) {
 			e.Type = pick(event.TypeOSMessage, event.TypeLogEntry, "of-tomorrow")
 			want.Type = e.Type
 			for i := range list {
-				if v := (config.View{Event: want}); v.Fits(list[i].Match) {
+				if v := (match.View{Event: want}); v.Fits(list[i].Match) {
 					want.Severity = list[i].Severity
 					for name, value := range list[i].Labels {
 						want.Labels = event.Headers{{Name: name, Value: value}}

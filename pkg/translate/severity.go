@@ -71,8 +71,8 @@ var ratings = []rating{
 	{"storage-group", "incomplete", event.SeverityWarning},
 }
 
-// channelOperating is the physical-channel-status of an adapter or port whose link works, the only
-// one whose name is public: any other is a warning.
+// channelOperating is the physical-channel-status of an adapter or port whose link works: any other
+// (event.LinkStatuses, and what is new) is a warning.
 const channelOperating = "operating"
 
 // OfStatus rates a new status of a resource of a class, which the HMC thinks of as judged says.

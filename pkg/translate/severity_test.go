@@ -3,6 +3,8 @@ package translate
 import (
 	"fmt"
 	"os"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,14 +35,48 @@ func TestSeverityTableIsDocumented(t *testing.T) {
 			t.Errorf("%v: no meaning or no source: %q, %q", row, cells[3], cells[4])
 		}
 	}
+	// the statuses by which check-config finds what is misspelled
+	known := make(map[string][]string)
 	for _, r := range ratings {
+		known[r.class] = append(known[r.class], r.status)
 		if !documented[r] {
 			t.Errorf("docs/severity.md lacks %v", r)
 		}
 		delete(documented, r)
 	}
+	if !reflect.DeepEqual(known, event.Statuses) {
+		t.Errorf("the built-in table has %v, event.Statuses %v", known, event.Statuses)
+	}
 	for r := range documented {
 		t.Errorf("docs/severity.md has %v, which the built-in table lacks", r)
+	}
+}
+
+// So have the statuses of links their rows.
+func TestLinkStatusesAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/severity.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| link | severity |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var documented []string
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, " | ")
+		if len(cells) != 4 || !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		status := strings.Trim(cells[0], "| `")
+		documented = append(documented, status)
+		e := described(newConverter(), "property-change", `{"change-reports":[{"property-name":"physical-channel-status","old-value":"x","new-value":"`+
+			status+`"}]}`, "class", "storage-port", "name", "X")[0]
+		if e.Severity != cells[1] || len(cells[2]) < 8 {
+			t.Errorf("%s is %s, documented %q", status, e.Severity, cells[1:])
+		}
+	}
+	if !slices.Equal(documented, event.LinkStatuses) {
+		t.Errorf("documented\n%v\nknown\n%v", documented, event.LinkStatuses)
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 const (
@@ -39,7 +39,7 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 	if err != nil {
 		return f, errors.New("the query is malformed")
 	}
-	patterns := map[string]*config.Patterns{"type": &f.Type, "hmc": &f.HMC, "severity": &f.Severity}
+	patterns := map[string]*match.Patterns{"type": &f.Type, "hmc": &f.HMC, "severity": &f.Severity}
 	texts := map[string]*string{"text": &f.Text, "sink": &f.Sink}
 	for name, list := range values {
 		text, to := texts[name], patterns[name]
@@ -55,7 +55,7 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 		case slices.ContainsFunc(list, func(value string) bool { return len(value) > maxFilter }):
 			return f, fmt.Errorf("%s: at most %d bytes", name, maxFilter)
 		case to != nil:
-			if *to, err = config.NewPatterns(list...); err != nil {
+			if *to, err = match.NewPatterns(list...); err != nil {
 				return f, fmt.Errorf("%s: %w", name, err)
 			}
 		case len(list) > 1:

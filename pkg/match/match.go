@@ -1,4 +1,6 @@
-package config
+// Package match says which events a matcher fits: those of the keys match and drop of sinks and
+// rules.
+package match
 
 import (
 	"cmp"
@@ -8,6 +10,43 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
+
+// Matcher selects events: every key that is set must match.
+type Matcher struct {
+	// the type of the event
+	Type Patterns `yaml:"type"`
+	// the name of the HMC
+	HMC Patterns `yaml:"hmc"`
+	// of the resource: cpc, partition, logical-partition, ...
+	Class Patterns `yaml:"class"`
+	// of the resource
+	Name Patterns `yaml:"name"`
+	// the name of the CPC that the resource is on
+	CPC Patterns `yaml:"cpc"`
+	// live, refresh, backfill, reconcile or bridge
+	Origin Patterns `yaml:"origin"`
+	// info, warning or critical
+	Severity Patterns `yaml:"severity"`
+	// the new status
+	Status Patterns `yaml:"status"`
+	// the name of any changed property
+	Property Patterns `yaml:"property"`
+	// the userid of a log entry
+	User Patterns `yaml:"user"`
+	// the id of a log entry, such as 1941
+	EventID Patterns `yaml:"event_id"`
+	// found anywhere in the text of a message
+	Text Search `yaml:"text"`
+	// the new value of a changed property (of the one that property names): of a string the text,
+	// of anything else its JSON
+	Value Patterns `yaml:"value"`
+	// whether it is a status change that was reported before
+	Repeat *bool `yaml:"repeat"`
+	// whether it was planned: the daemon was told to stop, or an audit entry or a job explains it
+	Planned *bool `yaml:"planned"`
+	// labels that the event has, by their names
+	Label map[string]Patterns `yaml:"label"`
+}
 
 // View is an event as matchers see it; its body is parsed when the first matcher asks for it.
 type View struct {
@@ -110,23 +149,24 @@ func (m *Matcher) CanFit(typ string) bool {
 	if !m.Type.allow(typ) {
 		return false
 	}
-	for _, key := range m.keysOfOneType() {
-		if key.set && key.typ != typ {
+	for _, key := range m.KeysOfOneType() {
+		if key.Set && key.Type != typ {
 			return false
 		}
 	}
 	return true
 }
 
-// keyOfOneType is a key of a matcher that is of events of one type only.
-type keyOfOneType struct {
-	name string
-	set  bool
-	typ  string
+// KeyOfOneType is a key of a matcher that is of events of one type only.
+type KeyOfOneType struct {
+	Name string
+	Set  bool
+	Type string
 }
 
-func (m *Matcher) keysOfOneType() [6]keyOfOneType {
-	return [...]keyOfOneType{
+// KeysOfOneType lists those keys, whether or not they are set.
+func (m *Matcher) KeysOfOneType() [6]KeyOfOneType {
+	return [...]KeyOfOneType{
 		{"status", m.Status.IsSet(), event.TypeStatusChange},
 		{"repeat", m.Repeat != nil && *m.Repeat, event.TypeStatusChange},
 		{"property", m.Property.IsSet(), event.TypePropertyChange},
