@@ -17,6 +17,7 @@ import (
 	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bounded"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
@@ -176,7 +177,7 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	case *SeverityTable:
 		d.severities(n, path, to)
 	case **regexp.Regexp:
-		decodeText(d, n, path, to, compile)
+		decodeText(d, n, path, to, bounded.Compile)
 	case *HTTPConfig:
 		client := defaultHTTPClient()
 		d.readSelf(n, path, &client)
@@ -512,7 +513,7 @@ func explainValue(s string, err error) string {
 	switch {
 	case errors.As(err, &re):
 		return fmt.Sprintf("is not a regular expression: %s: %s", re.Code, quote(re.Expr))
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, bounded.ErrTooLarge):
 		return fmt.Sprintf("%s: %s", err, quote(s))
 	case errors.Is(err, errNegative):
 		return fmt.Sprintf("%s, but is %s", err, quote(s))

@@ -7,11 +7,12 @@ import (
 	"math"
 	"net/url"
 	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bounded"
 )
 
 // hidden is printed in place of every secret.
@@ -288,7 +289,7 @@ func NewPattern(source string) (Pattern, error) {
 	}
 	// Parsed alone first: an error then shows what was written, and "a)(b" cannot break out of
 	// the anchors.
-	if _, err := steps(source); err != nil {
+	if _, err := bounded.Steps(source); err != nil {
 		return Pattern{}, err
 	}
 	re, err := regexp.Compile("^(?s:" + source + ")$")
@@ -307,68 +308,18 @@ func NewPatterns(sources ...string) (Patterns, error) {
 		total int
 	)
 	for i, source := range sources {
-		n, err := steps(source)
+		n, err := bounded.Steps(source)
 		if err != nil {
 			return nil, err
 		}
-		if total += n; total > MaxPatternSteps {
-			return nil, errTooLarge
+		if total += n; total > bounded.MaxSteps {
+			return nil, bounded.ErrTooLarge
 		}
 		if all[i], err = NewPattern(source); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
-}
-
-// MaxPatternSteps bounds what a regular expression compiles to, wherever it comes from: a hundred
-// bytes may become hundreds of MiB.
-const MaxPatternSteps = 10_000
-
-var errTooLarge = fmt.Errorf("is too large a regular expression, it compiles to more than %d steps: "+
-	"repeat less, or give several", MaxPatternSteps)
-
-// compile is regexp.Compile within MaxPatternSteps.
-func compile(source string) (*regexp.Regexp, error) {
-	if _, err := steps(source); err != nil {
-		return nil, err
-	}
-	return regexp.Compile(source)
-}
-
-// steps says what an expression compiles to without compiling it.
-func steps(source string) (int, error) {
-	if len(source) > MaxPatternSteps {
-		return 0, errTooLarge // to parse it would take the memory already
-	}
-	re, err := syntax.Parse(source, syntax.Perl)
-	if err != nil {
-		return 0, err
-	}
-	n := stepsOf(re)
-	if n > MaxPatternSteps {
-		return n, errTooLarge
-	}
-	return n, nil
-}
-
-// stepsOf counts instructions, and the ranges of each class that is one. A repetition is as many
-// copies of what it repeats. Beyond MaxPatternSteps it need not be exact.
-func stepsOf(re *syntax.Regexp) int {
-	n := 1
-	switch re.Op { //nolint:exhaustive // the others are one step
-	case syntax.OpLiteral:
-		return len(re.Rune)
-	case syntax.OpCharClass:
-		return 1 + len(re.Rune)/2
-	}
-	for _, sub := range re.Sub {
-		n = min(n+stepsOf(sub), MaxPatternSteps+1)
-	}
-	if re.Op == syntax.OpRepeat {
-		n *= max(re.Min+1, re.Max)
-	}
-	return min(n, MaxPatternSteps+1)
 }
 
 // matchAll is the pattern ".*".

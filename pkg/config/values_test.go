@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"gopkg.in/yaml.v3"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/bounded"
 )
 
 // No way of printing shows a secret, also where it is deep within something else.
@@ -112,16 +114,16 @@ func TestPatternSteps(t *testing.T) {
 		`([^a-z]{1,99}(.|[\w,;]){5}){2}([^a-z].[^b]?){1000}`: false,
 		`[\p{L}\p{N} _-]{1,8}`:                               true, `(?i)panic|(oops|abend) [0-9A-F]{4}`: true, strings.Repeat("LPAR0123|", 500): true, `.{0,1000}`: true,
 	} {
-		if _, err := NewPattern(source); (err == nil) != fits || err != nil && !errors.Is(err, errTooLarge) {
+		if _, err := NewPattern(source); (err == nil) != fits || err != nil && !errors.Is(err, bounded.ErrTooLarge) {
 			t.Errorf("%.40s: %v", source, err)
 		}
-		if _, err := compile(source); (err == nil) != fits {
+		if _, err := bounded.Compile(source); (err == nil) != fits {
 			t.Errorf("%.40s anywhere: %v", source, err)
 		}
 	}
 	// The count is what it compiles to, or more.
 	for _, source := range []string{`(?i)\pL{0,5}x`, `(a|b){3,}`, `a{4,9}b*c+(d?){7}`, `^(?s:.*)$|[^\d]`} {
-		n, err := steps(source)
+		n, err := bounded.Steps(source)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +140,7 @@ func TestPatternSteps(t *testing.T) {
 		}
 	}
 	half := strings.Repeat("a.", 2600)
-	if _, err := NewPatterns(half, half); !errors.Is(err, errTooLarge) {
+	if _, err := NewPatterns(half, half); !errors.Is(err, bounded.ErrTooLarge) {
 		t.Errorf("together: %v", err)
 	}
 	if p, err := NewPatterns("a.*", "b"); err != nil || !p.Match("b") || !p.Match("ax") || p.Match("c") {
@@ -254,6 +256,7 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
 		s.Syslog = &Syslog{}
+		s.Splunk, s.Elasticsearch = &Splunk{}, &Elasticsearch{}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int
