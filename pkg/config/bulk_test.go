@@ -43,10 +43,10 @@ func TestBulkDefaults(t *testing.T) {
 // Credentials that would travel unencrypted are warned of.
 func TestBulkUnencrypted(t *testing.T) {
 	for text, want := range map[string]bool{
-		`splunk: {url: "http://s:8088", token: t}`:         true,
-		`splunk: {url: "http://localhost:8088", token: t}`: false,
-		`splunk: {url: "https://s:8088", token: t}`:        false,
-		`elasticsearch: {url: "http://e:9200"}`:            false,
+		`splunk: {url: "http://s:8088", token: t}`:                                                     true,
+		`splunk: {url: "http://localhost:8088", token: t}`:                                             false,
+		`splunk: {url: "https://s:8088", token: t}`:                                                    false,
+		`elasticsearch: {url: "http://e:9200"}`:                                                        false,
 		`elasticsearch: {url: "http://e:9200", http_config: {basic_auth: {username: u, password: p}}}`: true,
 	} {
 		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, "+text+"}]")

@@ -98,8 +98,10 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	// "drop" takes the same keys as "match", which shows them, and each http_config those of
 	// the first one.
 	for key := range want {
-		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config.",
-			"sinks.splunk.http_config.": "sinks.webhook.http_config.", "sinks.elasticsearch.http_config.": "sinks.webhook.http_config."} {
+		for same, shown := range map[string]string{
+			"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config.",
+			"sinks.splunk.http_config.": "sinks.webhook.http_config.", "sinks.elasticsearch.http_config.": "sinks.webhook.http_config.",
+		} {
 			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
 				all[key] = true
 			}

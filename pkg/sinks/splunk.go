@@ -107,8 +107,12 @@ func (s *splunk) appendEvent(dst []byte, r *event.Record) []byte {
 	dst = append(append(dst, ','), s.before...)
 	dst = appendQuoted(append(dst, `"id":`...), r.ID)
 	for _, field := range [...]struct{ name, value string }{
-		{`,"hmc":`, f.hmc}, {`,"type":`, f.kind}, {`,"severity":`, f.severity},
-		{`,"class":`, f.class}, {`,"name":`, f.name}, {`,"cpc":`, f.cpc},
+		{`,"hmc":`, f.hmc},
+		{`,"type":`, f.kind},
+		{`,"severity":`, f.severity},
+		{`,"class":`, f.class},
+		{`,"name":`, f.name},
+		{`,"cpc":`, f.cpc},
 	} {
 		if field.value != "" {
 			dst = appendQuoted(append(dst, field.name...), field.value)
