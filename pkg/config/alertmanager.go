@@ -2,7 +2,6 @@ package config
 
 import (
 	"maps"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,22 +77,10 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 	seen := make(map[string]bool)
 	for i, address := range a.URLs {
 		at := item(at("urls"), i)
-		u, err := url.Parse(address.Expose())
-		switch msg := checkURL(address); {
-		case !address.IsSet():
-			d.errorf(at, "is empty")
-		case err == nil && u.User != nil:
-			d.errorf(at, "must not hold a userid or password: use http_config.basic_auth")
-		case msg != "":
-			d.errorf(at, "%s", msg)
-		case u.RawQuery != "":
-			d.errorf(at, "must not have a query (?...)")
-		case strings.Contains(u.Path, "/api/v"):
-			d.errorf(at, "must be the address of Alertmanager itself, without /api/...")
-		case seen[address.Expose()]:
+		d.baseURL(at, address, "Alertmanager", "http://alertmanager.example.com:9093", "/api/v",
+			a.HTTPConfig.authenticates())
+		if seen[address.Expose()] {
 			d.errorf(at, "is listed twice")
-		case u.Scheme == "http" && !isLoopback(u.Hostname()) && a.hasCredentials():
-			d.warnf(at, "is http: what http_config authenticates with travels unencrypted")
 		}
 		seen[address.Expose()] = true
 	}
@@ -120,10 +107,4 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 		d.errorf(join(parent(path), "collapse"), "must be false for an alertmanager: "+
 			"each resource has an alert of its own, and Alertmanager groups them")
 	}
-}
-
-func (a *Alertmanager) hasCredentials() bool {
-	c := a.HTTPConfig.Client()
-	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil ||
-		c.BearerToken != "" || c.BearerTokenFile != ""
 }

@@ -137,6 +137,9 @@ type Sink struct {
 	Kafka        *Kafka        `yaml:"kafka"`
 	Syslog       *Syslog       `yaml:"syslog"`
 
+	Splunk        *Splunk        `yaml:"splunk"`
+	Elasticsearch *Elasticsearch `yaml:"elasticsearch"`
+
 	// the events that the sink gets: those that any of the entries fits; none: every event
 	Match []match.Matcher `yaml:"match"`
 	// the events that it does not get: those that any of the entries fits; wins over Match;
@@ -234,9 +237,9 @@ const (
 
 // Batch says how many events travel together.
 type Batch struct {
-	// 1: no batches
+	// 1: no batches; of splunk and elasticsearch 100 by default
 	MaxEvents int `yaml:"max_events"`
-	// for a batch to fill; 0: send what is there
+	// for a batch to fill; 0: send what is there; of splunk and elasticsearch 1s by default
 	MaxWait time.Duration `yaml:"max_wait"`
 }
 

@@ -72,6 +72,7 @@ func parseKeys(t *testing.T, text string) map[string]bool {
 func loadText(t *testing.T, text string, files ...string) (*Config, error) {
 	t.Helper()
 	dir := t.TempDir()
+	files = append(files, "hec.token", "t0ken\n") // which the example names
 	for i := 0; i < len(files); i += 2 {
 		if err := os.WriteFile(filepath.Join(dir, files[i]), []byte(files[i+1]), 0o600); err != nil {
 			t.Fatal(err)
@@ -99,7 +100,10 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	// "drop" takes the same keys as "match", which shows them, and each http_config those of
 	// the first one.
 	for key := range want {
-		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config."} {
+		for same, shown := range map[string]string{
+			"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config.",
+			"sinks.splunk.http_config.": "sinks.webhook.http_config.", "sinks.elasticsearch.http_config.": "sinks.webhook.http_config.",
+		} {
 			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
 				all[key] = true
 			}
@@ -128,18 +132,21 @@ hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password_fil
 sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journal, log: {}},
   {name: alerts, alertmanager: {urls: ["http://alertmanager.example.com:9093"]}},
   {name: stream, nats: {servers: [nats://nats1.example.com:4222]}}, {name: topic, kafka: {brokers: [kafka1.example.com:9092]}},
-  {name: siem, syslog: {address: tls://syslog.example.com:6514}}]
+  {name: siem, syslog: {address: tls://syslog.example.com:6514}},
+  {name: indexer, splunk: {url: "https://splunk.example.com:8088", token_file: hec.token}},
+  {name: search, elasticsearch: {url: "https://es.example.com:9200"}}]
 `, password, "pw\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	minimal.HMCs[0].PasswordFile = example.HMCs[0].PasswordFile // another directory
+	minimal.Sinks[6].Splunk.TokenFile = example.Sinks[6].Splunk.TokenFile
 	if !equal(example, minimal) {
 		t.Errorf("the example differs from the defaults:\n%+v\n%+v", example, minimal)
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(splunk|elasticsearch)\.(token|index|http_config\..*)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)

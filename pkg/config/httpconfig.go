@@ -12,6 +12,8 @@ import (
 
 	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
 // HTTPConfig is the http_config of Prometheus: how requests are made and what authenticates them.
@@ -44,6 +46,13 @@ func (h HTTPConfig) Client() promconfig.HTTPClientConfig {
 		return defaultHTTPClient()
 	}
 	return *h.client
+}
+
+// authenticates says whether requests carry a secret.
+func (h HTTPConfig) authenticates() bool {
+	c := h.Client()
+	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil ||
+		c.BearerToken != "" || c.BearerTokenFile != ""
 }
 
 // selfReading is a type of another package that reads itself, by means of what is handed to it.
@@ -215,7 +224,7 @@ func (f *httpFiles) tls(path string, t *promconfig.TLSConfig) {
 		f.contents = appendText(f.contents, ours.ca)
 	}
 	if t.CA != "" {
-		if _, err := parseCertificates([]byte(t.CA)); err != nil {
+		if _, err := trust.Certificates([]byte(t.CA)); err != nil {
 			f.errorf(at("ca"), "%s", err)
 		}
 	}

@@ -45,6 +45,10 @@ func (s *Sink) Reread() (*Sink, error) {
 			secret("kafka.sasl.password_file", &sasl.Password, &sasl.PasswordFile)
 		}
 		k.TLS = d.tlsAgain("kafka.tls", k.TLS)
+	case s.Splunk != nil:
+		p := *s.Splunk
+		fresh.Splunk = &p
+		secret("splunk.token_file", &p.Token, &p.TokenFile)
 	case s.Syslog != nil:
 		l := *s.Syslog
 		fresh.Syslog = &l

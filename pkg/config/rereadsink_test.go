@@ -40,13 +40,14 @@ sinks:
   - {name: trust, nats: {servers: ["tls://n"], tls: {ca_file: ca.pem}}}
   - {name: sasl, kafka: {brokers: ["k:1"], sasl: {mechanism: plain, userid: u, password_file: password}, tls: {}}}
   - {name: ktrust, kafka: {brokers: ["k:1"], tls: {ca_file: ca.pem}}}
+  - {name: hec, splunk: {url: "https://s:8088", token_file: token}}
   - {name: strust, syslog: {address: "tls://s:1", tls: {ca_file: ca.pem}}}
   - {name: none, log: {output: stderr}}
   - {name: alerts, alertmanager: {urls: ["http://localhost:9093"]}}
 `)
 	file := map[string]string{
 		"address": "url", "signed": "secret", "password": "password", "token": "token", "creds": "creds", "seed": "seed", "trust": "ca.pem",
-		"sasl": "password", "ktrust": "ca.pem", "strust": "ca.pem", "further": "further",
+		"sasl": "password", "ktrust": "ca.pem", "strust": "ca.pem", "further": "further", "hec": "token",
 	}
 	cfg, err := Load(filepath.Join(dir, "hmcnotifyd.yaml"))
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
 // maxName keeps names fit for labels, file names and tables.
@@ -357,6 +358,21 @@ type kind interface {
 	check(d *decoder, path string, s *Sink)
 }
 
+// batched is a kind that has batches by default.
+type batched interface{ batch() Batch }
+
+// batchDefault gives a sink the batch of its kind, as far as it has none of its own.
+func (d *decoder) batchDefault(path string, s *Sink, k kind) {
+	of, ok := k.(batched)
+	if !ok || d.has(join(path, "max_events")) {
+		return
+	}
+	wait := s.Batch.MaxWait
+	if s.Batch = of.batch(); d.has(join(path, "max_wait")) {
+		s.Batch.MaxWait = wait
+	}
+}
+
 func (d *decoder) sink(path string, s *Sink, from *sources) {
 	at := under(path)
 	keys, kinds := s.kinds()
@@ -367,6 +383,7 @@ func (d *decoder) sink(path string, s *Sink, from *sources) {
 		d.errorf(path, "has no kind: add one of %s", strings.Join(sinkKinds(), ", "))
 	}
 	for i, k := range kinds {
+		d.batchDefault(at("batch"), s, k)
 		k.check(d, at(keys[i]), s)
 	}
 	d.selection(path, s, from)
@@ -661,7 +678,7 @@ func (d *decoder) tls(path string, t *TLS) {
 	if !ok {
 		return
 	}
-	certs, err := parseCertificates([]byte(text))
+	certs, err := trust.Certificates([]byte(text))
 	if err != nil {
 		d.errorf(at("ca_file"), "%s %s", shown, err)
 		return
@@ -674,7 +691,8 @@ func (d *decoder) tls(path string, t *TLS) {
 
 func (d *decoder) warnExpired(path, file string, c *x509.Certificate) {
 	if c != nil && time.Now().After(c.NotAfter) {
-		d.warnf(path, "the certificate of %s in %s expired on %s", subject(c), filepath.Base(file), day(c.NotAfter))
+		d.warnf(path, "the certificate of %s in %s expired on %s",
+			trust.Subject(c), filepath.Base(file), trust.Day(c.NotAfter))
 	}
 }
 

@@ -38,6 +38,9 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 	case ReasonUnavailable:
 		return unavailable(status)
 	case ReasonNoSpace:
+		if cfg.Elasticsearch != nil {
+			return "nothing may be written to the index: make space on the cluster's disks, or lift its block"
+		}
 		return "make space on that disk"
 	case ReasonPermission:
 		return "let the daemon's user write there"
@@ -68,6 +71,11 @@ func credentials(cfg *config.Sink) string {
 		return "the token or password in webhook.http_config, or the one in the address"
 	case cfg.Alertmanager != nil:
 		return "the credentials in alertmanager.http_config"
+	case cfg.Splunk != nil:
+		return "splunk.token, and whether the token is enabled"
+	case cfg.Elasticsearch != nil:
+		return "the credentials in elasticsearch.http_config, and whether they may write to " +
+			"the index (create_doc, auto_configure)"
 	case cfg.Kafka != nil:
 		return "kafka.sasl, and what the cluster allows that user"
 	case cfg.NATS != nil:
@@ -92,6 +100,11 @@ func notFound(cfg *config.Sink) string {
 		return "the consumer takes no POST at this address: check webhook.url as a whole, with path and query"
 	case cfg.Log != nil:
 		return "look whether there is a folder for log.output"
+	case cfg.Splunk != nil:
+		return "check splunk.url, which is that of the collector (port 8088 unless changed), and splunk.index, " +
+			"which must be there and allowed to the token"
+	case cfg.Elasticsearch != nil:
+		return "check elasticsearch.url, and whether there can be an index or data stream of that name"
 	case cfg.Kafka != nil:
 		return "look whether the cluster has the topic"
 	case cfg.NATS != nil:
@@ -102,6 +115,10 @@ func notFound(cfg *config.Sink) string {
 
 func content(cfg *config.Sink, status int) string {
 	switch {
+	case cfg.Splunk != nil:
+		return "the collector says what is wrong; acknowledge must be as it is set for the token"
+	case cfg.Elasticsearch != nil:
+		return "the event does not fit the mapping of the index, or the request what answers: its answer says why"
 	case cfg.Webhook == nil:
 		return "the consumer does not understand what it gets: its own log may say why"
 	case status == http.StatusUnsupportedMediaType:

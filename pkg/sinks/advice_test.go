@@ -49,6 +49,13 @@ func TestAdvice(t *testing.T) {
 		"a full disk":                      {&config.Sink{Log: &config.Log{}}, syscall.ENOSPC, "make space"},
 		"a protected file":                 {&config.Sink{Log: &config.Log{}}, syscall.EACCES, "daemon's user"},
 		"no folder":                        {&config.Sink{Log: &config.Log{}}, syscall.ENOENT, "folder"},
+		"403 of a collector":               {&config.Sink{Splunk: &config.Splunk{}}, wrong(403), "splunk.token"},
+		"404 of a collector":               {&config.Sink{Splunk: &config.Splunk{}}, wrong(404), "splunk.index"},
+		"400 of a collector":               {&config.Sink{Splunk: &config.Splunk{}}, refused(400), "acknowledge"},
+		"403 of a cluster":                 {&config.Sink{Elasticsearch: &config.Elasticsearch{}}, wrong(403), "create_doc"},
+		"404 of a cluster":                 {&config.Sink{Elasticsearch: &config.Elasticsearch{}}, wrong(404), "data stream"},
+		"400 of an item":                   {&config.Sink{Elasticsearch: &config.Elasticsearch{}}, refused(400), "mapping"},
+		"full disks of a cluster":          {&config.Sink{Elasticsearch: &config.Elasticsearch{}}, because(ReasonNoSpace, "blocked"), "the cluster's disks"},
 		"anything else":                    {webhook, errors.New("status 429, certificate, timeout"), "look at the consumer"},
 	} {
 		reason, status := ReasonOf(test.err)

@@ -56,6 +56,10 @@ var contract = []contractCase{
 	{"syslog", "octets", func(t *testing.T) *peer { return syslogPeer(t, "tcp", config.FramingOctetCounting) }},
 	{"syslog", "lines", func(t *testing.T) *peer { return syslogPeer(t, "tcp", config.FramingLF) }},
 	{"syslog", "TLS", func(t *testing.T) *peer { return syslogPeer(t, "tls", config.FramingOctetCounting) }},
+	{"splunk", "events", func(t *testing.T) *peer { return newSplunkPeer(t, false, "") }},
+	{"splunk", "acknowledged", func(t *testing.T) *peer { return newSplunkPeer(t, true, config.CompressionGzip) }},
+	{"elasticsearch", "data stream", func(t *testing.T) *peer { return newElasticsearchPeer(t, false) }},
+	{"elasticsearch", "OpenSearch", func(t *testing.T) *peer { return newElasticsearchPeer(t, true) }},
 	{"syslog", "socket", func(t *testing.T) *peer { return syslogPeer(t, "unix", config.FramingLF) }},
 }
 

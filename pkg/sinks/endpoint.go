@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -37,6 +38,8 @@ const (
 type endpoint struct {
 	attempts
 	url *url.URL
+	// configured is the address that nobody may see.
+	configured *url.URL
 	// secrets are those of the configuration besides the address.
 	secrets []string
 	client  *httpClient
@@ -68,9 +71,24 @@ func newHeader(opts Options, contentType string) http.Header {
 // newEndpoint makes the endpoint of a sink of a kind.
 func newEndpoint(kind string, u *url.URL, timeout time.Duration, client *httpClient) *endpoint {
 	name := kind + ": " + u.Scheme + "://" + u.Host
-	p := &endpoint{url: u, client: client}
+	p := &endpoint{url: u, configured: u, client: client}
 	p.attempts = attempts{name: name, timeout: timeout, life: client.conns.lifetime, explain: p.whatHelps}
 	return p
+}
+
+// below is the same server at a path below the configured address.
+func (p *endpoint) below(path, query string) *endpoint {
+	at, u := *p, *p.configured
+	u.Path, u.RawPath, u.RawQuery = strings.TrimRight(u.Path, "/")+path, "", query
+	at.url = &u
+	return &at
+}
+
+// get is a GET. The header is the request's from then on.
+func (p *endpoint) get(ctx context.Context, header http.Header) *http.Request {
+	req := p.request(ctx, header, nil)
+	req.Method, req.Body, req.GetBody = http.MethodGet, nil, nil
+	return req
 }
 
 // request is a POST of body. The header is the request's from then on.
@@ -89,30 +107,35 @@ func (p *endpoint) send(
 	ctx context.Context, request func(context.Context) *http.Request, judge func(*httpAnswer) error,
 ) error {
 	return p.cancelable(ctx, noAnswer, func(attempt context.Context, cancel context.CancelFunc) error {
-		resp, err := p.client.RoundTrip(request(attempt))
-		if e, ok := errors.AsType[*proxyError](err); ok {
-			err = p.statusError(e.status, e.header, "that of the proxy")
-			if refused, ok := errors.AsType[*PermanentError](err); ok { // it has not seen any event
-				err = &PausedError{Status: e.status, Err: refused.Err}
-			}
-		}
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if judge == nil {
-			return p.judge(resp, cancel)
-		}
-		a := &httpAnswer{Status: resp.StatusCode, Header: resp.Header, from: p, sent: resp.Request.Header}
-		// Without all of it nothing is known, for the status is not the whole answer.
-		if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBody+1)); err != nil {
-			return fmt.Errorf("status %d, and no whole answer: %w", a.Status, err)
-		}
-		if len(a.Body) > maxAnswerBody {
-			return fmt.Errorf("status %d, and an answer of more than %d MiB", a.Status, maxAnswerBody>>20)
-		}
-		return judge(a)
+		return p.exchange(request(attempt), cancel, judge)
 	})
+}
+
+// exchange makes one request within an attempt. cancel ends it.
+func (p *endpoint) exchange(req *http.Request, cancel context.CancelFunc, judge func(*httpAnswer) error) error {
+	resp, err := p.client.RoundTrip(req)
+	if e, ok := errors.AsType[*proxyError](err); ok {
+		err = p.statusError(e.status, e.header, "that of the proxy")
+		if refused, ok := errors.AsType[*PermanentError](err); ok { // it has not seen any event
+			err = &PausedError{Status: e.status, Err: refused.Err}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if judge == nil {
+		return p.judge(resp, cancel)
+	}
+	a := &httpAnswer{Status: resp.StatusCode, Header: resp.Header, from: p, sent: resp.Request.Header}
+	// Without all of it nothing is known, for the status is not the whole answer.
+	if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBody+1)); err != nil {
+		return fmt.Errorf("status %d, and no whole answer: %w", a.Status, err)
+	}
+	if len(a.Body) > maxAnswerBody {
+		return fmt.Errorf("status %d, and an answer of more than %d MiB", a.Status, maxAnswerBody>>20)
+	}
+	return judge(a)
 }
 
 // httpAnswer is what a server has answered, for a sink whose protocol says what became of each
@@ -135,6 +158,12 @@ func (a *httpAnswer) judge(status int, text []byte) error {
 		return nil
 	}
 	return a.from.statusError(status, a.Header, a.excerpt(text))
+}
+
+// paused is an error about the destination, whatever the status is a word for.
+func (a *httpAnswer) paused(status int, reason Reason, text []byte, help string) error {
+	err := because(reason, "%s: status %d: %s (%s)", a.from.name, status, a.excerpt(text), help)
+	return &PausedError{Status: status, Err: err}
 }
 
 // rejected is the error of a Send of so many records of which the server has refused some for good
@@ -251,7 +280,7 @@ func retryAfter(header http.Header) time.Duration {
 // redactor hides the address, the secrets of the configuration, and those of a request that was
 // sent, which may have come from files.
 func (p *endpoint) redactor(sent http.Header) *redactor {
-	return newRedactor(p.url, slices.Concat(p.secrets, p.client.secrets(), p.client.secretsOf(sent))...)
+	return newRedactor(p.configured, slices.Concat(p.secrets, p.client.secrets(), p.client.secretsOf(sent))...)
 }
 
 // Probe connects, for https verifies the certificate, and for OAuth 2 gets a token, without making

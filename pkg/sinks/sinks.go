@@ -143,6 +143,10 @@ func New(cfg config.Sink, opts Options) (Sink, error) {
 		return newKafka(cfg, opts)
 	case cfg.Syslog != nil:
 		return newSyslog(cfg, opts)
+	case cfg.Splunk != nil:
+		return newSplunk(cfg, opts)
+	case cfg.Elasticsearch != nil:
+		return newElasticsearch(cfg, opts)
 	}
 	return nil, errNoKind
 }
