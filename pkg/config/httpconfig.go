@@ -12,6 +12,8 @@ import (
 
 	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
 // HTTPConfig is the http_config of Prometheus: how requests are made and what authenticates them.
@@ -215,7 +217,7 @@ func (f *httpFiles) tls(path string, t *promconfig.TLSConfig) {
 		f.contents = appendText(f.contents, ours.ca)
 	}
 	if t.CA != "" {
-		if _, err := parseCertificates([]byte(t.CA)); err != nil {
+		if _, err := trust.Certificates([]byte(t.CA)); err != nil {
 			f.errorf(at("ca"), "%s", err)
 		}
 	}

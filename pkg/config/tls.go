@@ -1,19 +1,12 @@
 package config
 
 import (
-	"bytes"
-	"cmp"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"slices"
-	"strings"
-	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
 // ClientConfig returns the settings for connections to a server, with TLS 1.2 as the least. It
@@ -35,7 +28,7 @@ func (t TLS) ClientConfig() (*tls.Config, error) {
 			return nil, fmt.Errorf("tls: ca_file: %w", err)
 		}
 	}
-	certs, err := parseCertificates(data)
+	certs, err := trust.Certificates(data)
 	if err != nil {
 		return nil, fmt.Errorf("tls: ca_file: %s %w", t.CAFile, err)
 	}
@@ -46,177 +39,13 @@ func (t TLS) ClientConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// parseCertificates returns all certificates of a PEM file. Its errors go on after the name of the
-// file.
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	data = bytes.TrimPrefix(data, []byte(byteOrderMark)) // it hides the first certificate
-	for {
-		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("holds a %s: it must hold only certificates", block.Type)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			err = fmt.Errorf("holds a certificate that cannot be read (number %d): %w", len(certs)+1, err)
-			if strings.Contains(err.Error(), negativeSerial) {
-				err = fmt.Errorf("%w; %s", err, negativeSerialRemedy)
-			}
-			return nil, err
-		}
-		certs = append(certs, c)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("holds no certificate: it must be PEM, with a line -----BEGIN CERTIFICATE-----")
-	}
-	return certs, nil
-}
-
-// What crypto/tls and crypto/x509 say without a type, of what they have stopped to accept. The
-// environment variable GODEBUG brings it back.
-const (
-	negativeSerial       = "negative serial number"
-	negativeSerialRemedy = "have a certificate made with a serial number above zero, " +
-		"or set GODEBUG=x509negativeserial=1 in the environment of hmcnotifyd"
-	handshakeFailure = "handshake failure"
-	keyExchange      = "it may have no cipher suite with ECDHE, which is what is offered: enable such ones there; " +
-		"if it has suites with an RSA key exchange only, GODEBUG=tlsrsakex=1 in the environment of hmcnotifyd " +
-		"offers those too; suites with DHE only cannot be used"
-)
-
 // Explain turns the error of a connection that failed over its certificate or TLS itself into a
 // sentence that says what is wrong and which setting, or what on the server, to change. It returns
 // "" for any other error.
 func (t TLS) Explain(err error) string {
-	key, peer := t.where, "server"
-	if key == "" {
-		key, peer = "tls", "HMC"
+	s := trust.Settings{Key: t.where, Peer: "server", CAFile: t.CAFile, ServerName: t.ServerName}
+	if s.Key == "" {
+		s.Key, s.Peer = "tls", "HMC"
 	}
-	var (
-		unknown  x509.UnknownAuthorityError
-		hostname x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		roots    x509.SystemRootsError
-		record   tls.RecordHeaderError
-		op       *net.OpError
-	)
-	switch {
-	case errors.As(err, &hostname) && hostname.Certificate != nil:
-		return t.explainName(hostname, key, peer)
-	case errors.As(err, &invalid) && invalid.Cert != nil:
-		return explainInvalid(invalid, peer)
-	case errors.As(err, &unknown):
-		return t.explainUnknown(unknown.Cert, leafOf(err), key, peer)
-	case errors.As(err, &roots):
-		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): "+
-			"install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
-	case errors.As(err, &record):
-		return fmt.Sprintf("what answers on this port does not speak TLS: check the port of the %s", peer)
-	case errors.As(err, &op) && op.Op == "remote error":
-		// an alert, of a type that crypto/tls keeps to itself
-		if strings.Contains(op.Err.Error(), "protocol version") {
-			return fmt.Sprintf("the %s refused the TLS connection (%v): enable TLS 1.2 or 1.3 there", peer, op.Err)
-		}
-		if strings.Contains(op.Err.Error(), handshakeFailure) {
-			return fmt.Sprintf("the %s refused the TLS connection (%v): %s", peer, op.Err, keyExchange)
-		}
-		return fmt.Sprintf("the %s refused the TLS connection (%v)", peer, op.Err)
-	case err != nil && strings.Contains(err.Error(), negativeSerial):
-		return fmt.Sprintf("the certificate of the %s has a serial number below zero: %s", peer, negativeSerialRemedy)
-	case err != nil && strings.Contains(err.Error(), "server selected unsupported protocol version"):
-		return fmt.Sprintf("the %s offers only TLS older than 1.2: enable TLS 1.2 or 1.3 there", peer)
-	}
-	return ""
+	return s.Explain(err)
 }
-
-// leafOf returns the certificate the server showed for itself; nil: it is not in the error.
-func leafOf(err error) *x509.Certificate {
-	e, ok := errors.AsType[*tls.CertificateVerificationError](err)
-	if ok && len(e.UnverifiedCertificates) > 0 {
-		return e.UnverifiedCertificates[0]
-	}
-	return nil
-}
-
-func (t TLS) explainUnknown(cert, leaf *x509.Certificate, key, peer string) string {
-	if leaf == nil {
-		leaf = cert
-	}
-	where := "into a file and name it in " + key + ".ca_file"
-	if leaf == nil {
-		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: "+
-			"put the %s's CA certificate %s", peer, peer, where)
-	}
-	selfSigned, not := leaf.Subject.String() == leaf.Issuer.String(), ""
-	if t.CAFile != "" {
-		where, not = "into that file", " and not by one"
-		if selfSigned {
-			not = " and not"
-		}
-		not += fmt.Sprintf(" in %s.ca_file (%s)", key, t.CAFile)
-	}
-	if selfSigned {
-		return fmt.Sprintf("the certificate of %s is self-signed (SHA-256 fingerprint %X)%s: "+
-			"if the fingerprint is the one the %s shows, put this certificate %s",
-			subject(leaf), sha256.Sum256(leaf.Raw), not, peer, where)
-	}
-	return fmt.Sprintf("the certificate of %s is signed by an unknown authority (%s)%s: put the %s's CA certificate %s",
-		subject(leaf), issuer(leaf), not, peer, where)
-}
-
-func (t TLS) explainName(e x509.HostnameError, key, peer string) string {
-	names := names(e.Certificate)
-	if len(names) == 0 {
-		return fmt.Sprintf("the certificate of %s holds no name or address that could be compared with %s (a common "+
-			"name alone does not count): create a new one on the %s with subject alternative names",
-			subject(e.Certificate), e.Host, peer)
-	}
-	list := strings.Join(names, ", ")
-	if t.ServerName != "" {
-		return fmt.Sprintf("the certificate is not for %s, which %s.server_name asks for, but for %s: "+
-			"set %s.server_name to one of these", e.Host, key, list, key)
-	}
-	return fmt.Sprintf("the certificate is not for %s but for %s: "+
-		"connect to one of these names, or set %s.server_name to it", e.Host, list, key)
-}
-
-func explainInvalid(e x509.CertificateInvalidError, peer string) string {
-	if e.Reason == x509.Expired {
-		if now := time.Now(); now.Before(e.Cert.NotBefore) {
-			return fmt.Sprintf("the certificate of %s is not valid before %s, and here it is %s: "+
-				"check the clocks of this machine and of the %s",
-				subject(e.Cert), instant(e.Cert.NotBefore), instant(now), peer)
-		}
-		return fmt.Sprintf("the certificate of %s expired on %s: renew it on the %s",
-			subject(e.Cert), day(e.Cert.NotAfter), peer)
-	}
-	return fmt.Sprintf("the certificate of %s cannot be used (%v): create a new one on the %s",
-		subject(e.Cert), e, peer)
-}
-
-// names lists what a certificate is valid for.
-func names(c *x509.Certificate) []string {
-	list := slices.Clone(c.DNSNames)
-	for _, ip := range c.IPAddresses {
-		list = append(list, ip.String())
-	}
-	const limit = 10
-	if len(list) > limit {
-		list = append(list[:limit], fmt.Sprintf("and %d more", len(list)-limit))
-	}
-	return list
-}
-
-// subject names a certificate for people.
-func subject(c *x509.Certificate) string {
-	first := strings.Join(names(c)[:min(len(names(c)), 1)], "")
-	return cmp.Or(c.Subject.CommonName, first, c.Subject.String(), "the server")
-}
-
-func issuer(c *x509.Certificate) string { return cmp.Or(c.Issuer.CommonName, c.Issuer.String()) }
-
-func day(t time.Time) string     { return t.UTC().Format(time.DateOnly) }
-func instant(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
 type certOptions struct {
@@ -315,11 +317,11 @@ func TestExplainWhatGoRefuses(t *testing.T) {
 		}
 	})
 	t.Run("in a CA file", func(t *testing.T) {
-		if _, err := parseCertificates(oddPEM); err == nil || !strings.HasSuffix(err.Error(), "; "+negativeSerialRemedy) {
+		if _, err := trust.Certificates(oddPEM); err == nil || !strings.HasSuffix(err.Error(), "; "+trust.NegativeSerialRemedy) {
 			t.Errorf("%v", err)
 		}
 		t.Setenv("GODEBUG", "x509negativeserial=1")
-		if _, err := parseCertificates(oddPEM); err != nil {
+		if _, err := trust.Certificates(oddPEM); err != nil {
 			t.Error(err)
 		}
 	})
@@ -329,7 +331,7 @@ func TestExplainWhatGoRefuses(t *testing.T) {
 func TestByteOrderMarkOfACAFile(t *testing.T) {
 	one := pemOf(t, newCert(t, certOptions{name: "one", isCA: true}).cert)
 	two := pemOf(t, newCert(t, certOptions{name: "two", isCA: true}).cert)
-	certs, err := parseCertificates(append([]byte("\ufeff"), append(one, two...)...))
+	certs, err := trust.Certificates(append([]byte("\ufeff"), append(one, two...)...))
 	if err != nil || len(certs) != 2 {
 		t.Errorf("%d certificates, %v", len(certs), err)
 	}

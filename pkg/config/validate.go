@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
 // maxName keeps names fit for labels, file names and tables.
@@ -739,7 +740,7 @@ func (d *decoder) tls(path string, t *TLS) {
 	if !ok {
 		return
 	}
-	certs, err := parseCertificates([]byte(text))
+	certs, err := trust.Certificates([]byte(text))
 	if err != nil {
 		d.errorf(at("ca_file"), "%s %s", shown, err)
 		return
@@ -752,7 +753,7 @@ func (d *decoder) tls(path string, t *TLS) {
 
 func (d *decoder) warnExpired(path, file string, c *x509.Certificate) {
 	if c != nil && time.Now().After(c.NotAfter) {
-		d.warnf(path, "the certificate of %s in %s expired on %s", subject(c), filepath.Base(file), day(c.NotAfter))
+		d.warnf(path, "the certificate of %s in %s expired on %s", trust.Subject(c), filepath.Base(file), trust.Day(c.NotAfter))
 	}
 }
 
