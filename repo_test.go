@@ -123,6 +123,7 @@ var modulesOf = map[string]struct {
 	"github.com/twmb/franz-go/pkg/kmsg":        {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
 	"github.com/twmb/franz-go/pkg/sasl/plain":  {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
 	"github.com/twmb/franz-go/pkg/sasl/scram":  {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
+	"go.opentelemetry.io/proto/slim/otlp/collector/logs/v1": {[]string{"pkg/sinks"}, "only the sink otlp knows OpenTelemetry"},
 	"github.com/twmb/franz-go/pkg/kfake":       {nil, "franz-go's cluster is a counterpart in tests, not part of the daemon"},
 }
 

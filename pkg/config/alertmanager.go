@@ -88,7 +88,7 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 			d.errorf(at, "must be the address of Alertmanager itself, without /api/...")
 		case seen[address.Expose()]:
 			d.errorf(at, "is listed twice")
-		case u.Scheme == "http" && !isLoopback(u.Hostname()) && a.hasCredentials():
+		case u.Scheme == "http" && !isLoopback(u.Hostname()) && a.HTTPConfig.authenticates():
 			d.warnf(at, "is http: what http_config authenticates with travels unencrypted")
 		}
 		seen[address.Expose()] = true
@@ -115,10 +115,4 @@ func (a *Alertmanager) check(d *decoder, path string, s *Sink) {
 		d.errorf(join(parent(path), "collapse"), "must be false for an alertmanager: "+
 			"each resource has an alert of its own, and Alertmanager groups them")
 	}
-}
-
-func (a *Alertmanager) hasCredentials() bool {
-	c := a.HTTPConfig.Client()
-	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil ||
-		c.BearerToken != "" || c.BearerTokenFile != ""
 }

@@ -89,6 +89,8 @@ type HMC struct {
 	// from when on the entries of the audit and security log are told, at the very first start:
 	// now, all, a duration before it such as 24h, or a time such as 2026-11-01T00:00:00Z
 	LogStart LogStart `yaml:"log_start"`
+	// of each event of this HMC, besides those by rules, which win; and of hmcnotifyd_hmc_info
+	Labels map[string]string `yaml:"labels"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }
@@ -135,6 +137,7 @@ type Sink struct {
 	NATS         *NATS         `yaml:"nats"`
 	Kafka        *Kafka        `yaml:"kafka"`
 	Syslog       *Syslog       `yaml:"syslog"`
+	OTLP         *OTLP         `yaml:"otlp"`
 
 	// the events that the sink gets: those that any of the entries fits; none: every event
 	Match []Matcher `yaml:"match"`
@@ -233,9 +236,9 @@ const (
 
 // Batch says how many events travel together.
 type Batch struct {
-	// 1: no batches
+	// 1: no batches; with otlp: 100
 	MaxEvents int `yaml:"max_events"`
-	// for a batch to fill; 0: send what is there
+	// for a batch to fill; 0: send what is there; with otlp: 1s
 	MaxWait time.Duration `yaml:"max_wait"`
 }
 

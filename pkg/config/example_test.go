@@ -97,7 +97,7 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	// "drop" takes the same keys as "match", which shows them, and each http_config those of
 	// the first one.
 	for key := range want {
-		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config."} {
+		for same, shown := range map[string]string{"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config.", "sinks.otlp.http_config.": "sinks.webhook.http_config."} {
 			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
 				all[key] = true
 			}
@@ -126,7 +126,7 @@ hmcs: [{name: hmc-east, hosts: [hmc1.example.com], userid: monitor, password_fil
 sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journal, log: {}},
   {name: alerts, alertmanager: {urls: ["http://alertmanager.example.com:9093"]}},
   {name: stream, nats: {servers: [nats://nats1.example.com:4222]}}, {name: topic, kafka: {brokers: [kafka1.example.com:9092]}},
-  {name: siem, syslog: {address: tls://syslog.example.com:6514}}]
+  {name: siem, syslog: {address: tls://syslog.example.com:6514}}, {name: collector, otlp: {url: "https://collector.example.com:4318/v1/logs"}}]
 `, password, "pw\n")
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.alertmanager\.statuses$|^sinks\.(alertmanager|otlp)\.http_config\..*$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)

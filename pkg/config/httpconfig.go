@@ -48,6 +48,13 @@ func (h HTTPConfig) Client() promconfig.HTTPClientConfig {
 	return *h.client
 }
 
+// authenticates says whether requests carry a secret.
+func (h HTTPConfig) authenticates() bool {
+	c := h.Client()
+	return c.BasicAuth != nil || c.Authorization != nil || c.OAuth2 != nil || c.HTTPHeaders != nil ||
+		c.BearerToken != "" || c.BearerTokenFile != ""
+}
+
 // selfReading is a type of another package that reads itself, by means of what is handed to it.
 type selfReading interface {
 	UnmarshalYAML(unmarshal func(any) error) error

@@ -152,6 +152,7 @@ func (d *decoder) hmc(path string, h *HMC) {
 	}
 	within(d, at("rest_requests_per_minute"), h.RESTRequestsPerMinute, 1, 10_000)
 	within(d, at("rest_timeout"), h.RESTTimeout, time.Second, time.Hour)
+	d.eventLabels(at("labels"), h.Labels)
 	d.stomp(at("stomp"), h)
 }
 
@@ -349,6 +350,21 @@ type kind interface {
 	check(d *decoder, path string, s *Sink)
 }
 
+// batched is a kind that has batches by default.
+type batched interface{ batch() Batch }
+
+// batchDefault gives a sink the batch of its kind, as far as it has none of its own.
+func (d *decoder) batchDefault(path string, s *Sink, k kind) {
+	of, ok := k.(batched)
+	if !ok || d.has(join(path, "max_events")) {
+		return
+	}
+	wait := s.Batch.MaxWait
+	if s.Batch = of.batch(); d.has(join(path, "max_wait")) {
+		s.Batch.MaxWait = wait
+	}
+}
+
 func (d *decoder) sink(path string, s *Sink, hmcs []string) {
 	at := under(path)
 	keys, kinds := s.kinds()
@@ -359,6 +375,7 @@ func (d *decoder) sink(path string, s *Sink, hmcs []string) {
 		d.errorf(path, "has no kind: add one of %s", strings.Join(sinkKinds(), ", "))
 	}
 	for i, k := range kinds {
+		d.batchDefault(at("batch"), s, k)
 		k.check(d, at(keys[i]), s)
 	}
 	d.matchers(at("match"), s.Match, hmcs)

@@ -250,10 +250,10 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{matcher()}, Drop: []Matcher{matcher()}}
+		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: re}}, Labels: map[string]string{"old": "x"}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []Matcher{matcher()}, Drop: []Matcher{matcher()}}
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
-		s.Syslog = &Syslog{}
+		s.Syslog, s.OTLP = &Syslog{}, &OTLP{}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int
