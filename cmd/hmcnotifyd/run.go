@@ -2,17 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	stdlog "log"
 	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -57,7 +55,7 @@ func runCommand(app *kingpin.Application, e *environment) {
 		"File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
 		StringVar(&f.webConfig)
 	app.Flag("web.external-url", "The address under which people reach the web side, through a proxy for example: "+
-		"it is in what is sent to Alertmanager. Without it, that of this machine and the first --web.listen-address.").
+		"it is sent to Alertmanager. Without it, that of this machine and the first --web.listen-address.").
 		StringVar(&f.externalURL)
 	app.Flag("web.enable-admin-api", "Let whoever reaches the web side send test events, replay, and purge; "+
 		"without it only requests over loopback may, and those that --web.config.file authenticates.").
@@ -79,37 +77,11 @@ func (f *daemonFlags) validate() error {
 			return fmt.Errorf("--web.listen-address: %w", err)
 		}
 	}
-	u, err := url.Parse(f.externalURL)
-	switch {
-	case f.externalURL == "":
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return errors.New("--web.external-url must be an http or https address, such as https://hmcnotifyd.example.com/")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return errors.New("--web.external-url must have no userid, no query (?...) and no fragment (#...)")
+	var err error
+	if f.externalURL, err = web.ExternalURL(f.externalURL); err != nil {
+		return fmt.Errorf("--web.external-url %w", err)
 	}
 	return nil
-}
-
-// external is the address of the web side, as people reach it, by the flag or by where it listens.
-// It ends with a slash.
-func (f *daemonFlags) external(listens net.Addr, tls bool) string {
-	if f.externalURL != "" {
-		return strings.TrimRight(f.externalURL, "/") + "/"
-	}
-	host, port, err := net.SplitHostPort(listens.String())
-	if err != nil {
-		return ""
-	}
-	if addr, err := netip.ParseAddr(host); err == nil && addr.IsUnspecified() {
-		if host, err = os.Hostname(); err != nil {
-			return ""
-		}
-	}
-	scheme := "http"
-	if tls {
-		scheme = "https"
-	}
-	return (&url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port), Path: "/"}).String()
 }
 
 // newLogger makes the logger that the flags ask for. It writes to stderr.
@@ -199,7 +171,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	d.bridge, err = bridge.New(bridge.Options{
 		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Registerer: d.registry, Version: version,
 		Stdout: e.stdout, Stderr: e.stderr,
-		ExternalURL: d.flags.external(d.listeners[0].Addr(), tlsConfig != nil),
+		ExternalURL: cmp.Or(d.flags.externalURL, web.LocalURL(d.listeners[0].Addr(), tlsConfig != nil)),
 	})
 	if err != nil {
 		return nil, err

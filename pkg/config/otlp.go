@@ -28,7 +28,8 @@ func (o *OTLP) check(d *decoder, path string, _ *Sink) {
 	u, err := url.Parse(o.URL.Expose())
 	switch {
 	case !o.URL.IsSet():
-		d.errorf(at("url"), "is missing: give the address to post to, such as http://collector.example.com:4318/v1/logs")
+		d.errorf(at("url"), "is missing: give the address to post to, "+
+			"such as http://collector.example.com:4318/v1/logs")
 	case err == nil && u.User != nil:
 		d.errorf(at("url"), "must not hold a userid or password: use http_config.basic_auth")
 	case !d.check(at("url"), checkURL(o.URL)):

@@ -770,7 +770,8 @@ func (d *decoder) tls(path string, t *TLS) {
 
 func (d *decoder) warnExpired(path, file string, c *x509.Certificate) {
 	if c != nil && time.Now().After(c.NotAfter) {
-		d.warnf(path, "the certificate of %s in %s expired on %s", trust.Subject(c), filepath.Base(file), trust.Day(c.NotAfter))
+		d.warnf(path, "the certificate of %s in %s expired on %s",
+			trust.Subject(c), filepath.Base(file), trust.Day(c.NotAfter))
 	}
 }
 

@@ -20,9 +20,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// labelled is an event with labels, of which one has an underscore and a value that has to be escaped.
-func labelled(e event.Event) event.Record {
-	e.ID, e.HMC, e.Severity = event.NewID("labelled"), "a", event.SeverityCritical
+// labeled is an event with labels, of which one has an underscore and a value that has to be escaped.
+func labeled(e event.Event) event.Record {
+	e.ID, e.HMC, e.Severity = event.NewID("labeled"), "a", event.SeverityCritical
 	e.Time = time.Now().Add(-time.Minute).UTC().Truncate(time.Millisecond)
 	e.Received = e.Time
 	e.Labels = event.Headers{{Name: "oncall_team", Value: `sys"plex]`}, {Name: "site", Value: "DC1"}}
@@ -33,7 +33,7 @@ func labelled(e event.Event) event.Record {
 func TestLabelsInEveryFormat(t *testing.T) {
 	t.Parallel()
 	const team, site = `sys"plex]`, "DC1"
-	status := labelled(statusOf(partition("P1"), "stopped", ""))
+	status := labeled(statusOf(partition("P1"), "stopped", ""))
 	want := func(t *testing.T, what string, got, want any) {
 		t.Helper()
 		if got != want {
@@ -104,7 +104,7 @@ func TestLabelsInEveryFormat(t *testing.T) {
 			want(t, "site", elements["labels@32473"]["site"], site)
 		},
 		"cadf": func(t *testing.T) {
-			entry := labelled(event.Event{Type: event.TypeLogEntry, TopicType: event.TopicAudit, Body: []byte(`{"event-id":"1941"}`)})
+			entry := labeled(event.Event{Type: event.TypeLogEntry, TopicType: event.TopicAudit, Body: []byte(`{"event-id":"1941"}`)})
 			f := syslogFormatOf(t, config.FramingOctetCounting, withFormat(config.FormatCADF))
 			message := string(f.append(nil, &entry, f.max))
 			var e struct {
@@ -208,7 +208,7 @@ func TestAlertsSayWhereTheyComeFrom(t *testing.T) {
 	e := statusOf(partition("P1"), "stopped", event.SeverityWarning)
 	e.Labels, e.Runbook = event.Headers{{Name: "team", Value: "sysplex"}}, "https://wiki.example.com/stopped"
 	a.must(e)
-	if err := a.sink.(Tester).Test(t.Context(), labelled(event.Event{Type: event.TypeBridgeTest})); err != nil {
+	if err := a.sink.(Tester).Test(t.Context(), labeled(event.Event{Type: event.TypeBridgeTest})); err != nil {
 		t.Fatal(err)
 	}
 	all := f.all()

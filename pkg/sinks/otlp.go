@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -197,7 +198,7 @@ func (s *otlp) export(records []event.Record) *logspb.ExportLogsServiceRequest {
 		if group == nil {
 			group = &logpb.ScopeLogs{Scope: s.scope}
 			groups[of] = group
-			attributes := append(s.resource[:len(s.resource):len(s.resource)], otlpText("hmc", of.hmc))
+			attributes := append(slices.Clip(s.resource), otlpText("hmc", of.hmc))
 			if of.cpc != "" {
 				attributes = append(attributes, otlpText("cpc", of.cpc))
 			}
@@ -309,7 +310,7 @@ func otlpTime(t time.Time) uint64 {
 	if t.Year() < 1970 || t.Year() > 2261 {
 		return 0
 	}
-	return uint64(max(t.UnixNano(), 0)) //nolint:gosec // G115: it is not negative
+	return uint64(max(t.UnixNano(), 0))
 }
 
 func otlpText(name, text string) *commonpb.KeyValue {

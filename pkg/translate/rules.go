@@ -59,9 +59,9 @@ func Labels(of map[string]string) (labels event.Headers) {
 
 func byName(a, b event.Header) int { return cmp.Compare(a.Name, b.Name) }
 
-// Apply changes an event, which may have labels, as the rules say: the first that fits and has a severity rates it. Those
-// that fit before it and have none add labels and a runbook; of two that say something else of the
-// same the first counts.
+// Apply changes an event, which may have labels, as the rules say: the first that fits and has a
+// severity rates it. Those that fit before it and have none add labels and a runbook; of two that
+// say something else of the same the first counts.
 func (rs *Rules) Apply(e *event.Event) {
 	if rs == nil {
 		return

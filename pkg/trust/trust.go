@@ -1,5 +1,5 @@
-// Package trust reads certificates, and says what is wrong where a TLS connection could not be made:
-// which setting, or what on the server, to change.
+// Package trust reads certificates, and says what is wrong where a TLS connection could not be
+// made: which setting, or what on the server, to change.
 package trust
 
 import (

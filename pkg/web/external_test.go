@@ -1,6 +1,7 @@
-package main
+package web
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"testing"
@@ -29,16 +30,13 @@ func TestExternalURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := daemonFlags{externalURL: test.flag, storagePath: "data"}
-		if got := f.external(addr, test.tls); got != test.want {
-			t.Errorf("%+v: %s", test, got)
-		}
-		if err := f.validate(); err != nil {
-			t.Errorf("%+v: %v", test, err)
+		got, err := ExternalURL(test.flag)
+		if got = cmp.Or(got, LocalURL(addr, test.tls)); err != nil || got != test.want {
+			t.Errorf("%+v: %s, %v", test, got, err)
 		}
 	}
 	for _, bad := range []string{"hmc.example.com", "ftp://a/", "http://", "https://me@a/", "https://a/?x", "https://a/#x", "http://[::1/"} {
-		if err := (&daemonFlags{externalURL: bad, storagePath: "data"}).validate(); err == nil {
+		if _, err := ExternalURL(bad); err == nil {
 			t.Errorf("%s is taken", bad)
 		}
 	}
