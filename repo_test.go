@@ -122,15 +122,16 @@ var modulesOf = map[string]struct {
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
 
-	"github.com/nats-io/nats.go":               {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
-	"github.com/nats-io/nats.go/jetstream":     {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
-	"github.com/nats-io/nats-server/v2/server": {nil, "the server of NATS is a counterpart in tests, not part of the daemon"},
-	"github.com/twmb/franz-go/pkg/kgo":         {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
-	"github.com/twmb/franz-go/pkg/kerr":        {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
-	"github.com/twmb/franz-go/pkg/kmsg":        {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
-	"github.com/twmb/franz-go/pkg/sasl/plain":  {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
-	"github.com/twmb/franz-go/pkg/sasl/scram":  {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
-	"github.com/twmb/franz-go/pkg/kfake":       {nil, "franz-go's cluster is a counterpart in tests, not part of the daemon"},
+	"github.com/nats-io/nats.go":                            {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
+	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
+	"github.com/nats-io/nats-server/v2/server":              {nil, "the server of NATS is a counterpart in tests, not part of the daemon"},
+	"github.com/twmb/franz-go/pkg/kgo":                      {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
+	"github.com/twmb/franz-go/pkg/kerr":                     {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
+	"github.com/twmb/franz-go/pkg/kmsg":                     {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
+	"github.com/twmb/franz-go/pkg/sasl/plain":               {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
+	"github.com/twmb/franz-go/pkg/sasl/scram":               {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
+	"go.opentelemetry.io/proto/slim/otlp/collector/logs/v1": {[]string{"pkg/sinks"}, "only the sink otlp knows OpenTelemetry"},
+	"github.com/twmb/franz-go/pkg/kfake":                    {nil, "franz-go's cluster is a counterpart in tests, not part of the daemon"},
 }
 
 // goFile is a parsed Go file of this module.

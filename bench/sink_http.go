@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -26,7 +28,7 @@ func webhookCase() sinkCase {
 			return config.Sink{Webhook: &config.Webhook{URL: config.NewURL(address)}}
 		},
 		baseline: func(_ context.Context, address string) (sender, error) {
-			return &httpLoop{address, new(http.Client), func(records []event.Record) ([]byte, error) {
+			return &httpLoop{address: address, client: new(http.Client), body: func(records []event.Record) ([]byte, error) {
 				all := make([]json.RawMessage, len(records))
 				for i := range records {
 					all[i] = records[i].JSON
@@ -49,7 +51,7 @@ func alertmanagerCase() sinkCase {
 			return config.Sink{Alertmanager: &config.Alertmanager{URLs: []config.URL{config.NewURL(address)}, Alerts: config.AlertNames()}}
 		},
 		baseline: func(_ context.Context, address string) (sender, error) {
-			return &httpLoop{address + "/api/v2/alerts", new(http.Client), alertsOf}, nil
+			return &httpLoop{address: address + "/api/v2/alerts", client: new(http.Client), body: alertsOf}, nil
 		},
 	}
 }
@@ -117,6 +119,7 @@ type httpLoop struct {
 	address string
 	client  *http.Client
 	body    func([]event.Record) ([]byte, error)
+	header  http.Header // nil: that of JSON
 }
 
 // Send posts at most 256 records at once.
@@ -133,6 +136,7 @@ func (l *httpLoop) Send(ctx context.Context, records []event.Record) error {
 			return err
 		}
 		req.Header.Set("Content-Type", "application/json")
+		maps.Copy(req.Header, l.header)
 		resp, err := l.client.Do(req)
 		if err != nil {
 			return err
@@ -163,7 +167,16 @@ func startHTTP(ctx context.Context, _ string) (address string, stop func(), err 
 			_, _ = fmt.Fprint(w, events.Load())
 			return
 		}
-		body, err := io.ReadAll(r.Body)
+		var from io.Reader = r.Body
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			z, err := gzip.NewReader(r.Body)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			from = z
+		}
+		body, err := io.ReadAll(from)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return

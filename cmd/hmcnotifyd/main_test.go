@@ -239,6 +239,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--storage.path="}, 2, "", "--storage.path"},
 		{[]string{"--web.listen-address=10291"}, 2, "", "--web.listen-address"},
 		{[]string{"--web.listen-address=127.0.0.1:102910"}, 2, "", "--web.listen-address"},
+		{[]string{"--web.external-url=hmc.example.com"}, 2, "", "--web.external-url"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			status, stdout, stderr := call(test.args...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ const (
 type daemonFlags struct {
 	configFile, storagePath string
 	listen                  []string
-	webConfig               string
+	webConfig, externalURL  string
 	enableAdminAPI          bool
 	enablePprof             bool
 }
@@ -54,6 +55,9 @@ func runCommand(app *kingpin.Application, e *environment) {
 	app.Flag("web.config.file",
 		"File with TLS and basic authentication for the web side, as for every Prometheus exporter.").
 		StringVar(&f.webConfig)
+	app.Flag("web.external-url", "The address under which people reach the web side, through a proxy for example: "+
+		"it is sent to Alertmanager. Without it, that of this machine and the first --web.listen-address.").
+		StringVar(&f.externalURL)
 	app.Flag("web.enable-admin-api", "Let whoever reaches the web side send test events, replay, and purge; "+
 		"without it only requests over loopback may, and those that --web.config.file authenticates.").
 		BoolVar(&f.enableAdminAPI)
@@ -73,6 +77,10 @@ func (f *daemonFlags) validate() error {
 		if err != nil {
 			return fmt.Errorf("--web.listen-address: %w", err)
 		}
+	}
+	var err error
+	if f.externalURL, err = web.ExternalURL(f.externalURL); err != nil {
+		return fmt.Errorf("--web.external-url %w", err)
 	}
 	return nil
 }
@@ -167,6 +175,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	d.bridge, err = bridge.New(bridge.Options{
 		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Registerer: d.registry, Version: version,
 		Stdout: e.stdout, Stderr: e.stderr,
+		ExternalURL: cmp.Or(d.flags.externalURL, web.LocalURL(d.listeners[0].Addr(), tlsConfig != nil)),
 	})
 	if err != nil {
 		return nil, err

@@ -64,6 +64,8 @@ type Options struct {
 	// nil: no metrics are exported
 	Registerer prometheus.Registerer
 	Version    string
+	// of the web side, as people reach it; "": it is not known
+	ExternalURL string
 	// for log sinks
 	Stdout io.Writer
 	Stderr io.Writer
@@ -367,7 +369,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 			continue
 		}
 		sink, err := sinks.New(c, sinks.Options{
-			Version: b.opts.Version, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
+			Version: b.opts.Version, ExternalURL: b.opts.ExternalURL, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
 			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
 			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})

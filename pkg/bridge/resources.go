@@ -2,11 +2,13 @@ package bridge
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -17,7 +19,14 @@ import (
 type collector struct {
 	bridge                                             *Bridge
 	letters, status, since, known, omitted, info, held *prometheus.Desc
+	// hmc has besides these the labels that the configuration names.
+	hmc *prometheus.Desc
 }
+
+const (
+	hmcInfoName = "hmc_info"
+	hmcInfoHelp = "1; the group of an HMC, and the labels that the configuration gives it."
+)
 
 func newCollector(b *Bridge) *collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
@@ -37,6 +46,7 @@ func newCollector(b *Bridge) *collector {
 			"hmc", "cpc", "class", "name", "os_name", "os_level", "sysplex"),
 		held: desc("os_messages_held", "Messages of a partition's operating system that wait for an answer; "+
 			"no series before the first one.", "hmc", "cpc", "class", "name"),
+		hmc:   desc(hmcInfoName, hmcInfoHelp, "hmc", "group"),
 		known: desc("resources", "CPCs and partitions that the HMC lists.", "hmc", "class"),
 		omitted: desc("resources_not_exported", "CPCs and partitions without a series of their own: "+
 			"beyond estate.max_resources, or with the name of another one.", "hmc"),
@@ -45,7 +55,7 @@ func newCollector(b *Bridge) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.letters, c.status, c.since, c.known, c.omitted, c.info, c.held} {
+	for _, d := range []*prometheus.Desc{c.letters, c.status, c.since, c.known, c.omitted, c.info, c.held, c.hmc} {
 		ch <- d
 	}
 }
@@ -65,9 +75,28 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, name := range slices.Compact(names) {
 		set(c.letters, float64(c.bridge.dead.Count(name)), name)
 	}
+	c.hmcs(set, now.cfg.HMCs)
 	left := now.cfg.Estate.MaxResources
 	for _, s := range now.supervisors {
 		left -= c.resources(set, s.it.Cfg.Name, s.it.Rec.Group().Estate, left)
+	}
+}
+
+// hmcs exports what the configuration says of the HMCs. Prometheus takes an empty label for none.
+func (c *collector) hmcs(set func(*prometheus.Desc, float64, ...string), hmcs []config.HMC) {
+	var names []string
+	for i := range hmcs {
+		names = slices.AppendSeq(names, maps.Keys(hmcs[i].Labels))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	desc := prometheus.NewDesc("hmcnotifyd_"+hmcInfoName, hmcInfoHelp, append([]string{"hmc", "group"}, names...), nil)
+	for i := range hmcs {
+		values := []string{hmcs[i].Name, hmcs[i].Group}
+		for _, name := range names {
+			values = append(values, hmcs[i].Labels[name])
+		}
+		set(desc, 1, values...)
 	}
 }
 

@@ -3,6 +3,7 @@ package bridge
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/hmac"
 	"crypto/pbkdf2"
@@ -19,6 +20,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +35,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+	logspb "go.opentelemetry.io/proto/slim/otlp/collector/logs/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
@@ -59,7 +63,7 @@ func TestCredentialRevoked(t *testing.T) {
 	t.Parallel()
 	for name, far := range map[string]func(t *testing.T, dir string) guarded{
 		"webhook, token": guardedWebhook, "webhook, signature": signedWebhook, "alertmanager": guardedAlertmanager,
-		"kafka": guardedKafka, "nats": guardedNATS, "syslog": guardedSyslog,
+		"kafka": guardedKafka, "nats": guardedNATS, "syslog": guardedSyslog, "otlp": guardedOTLP,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -202,6 +206,57 @@ func guardedWebhook(t *testing.T, dir string) guarded {
 		revoke: func() { token.Store("t0ken-2") },
 		mend:   func() { renew(t, path, "t0ken-2") },
 		got:    c.got,
+	}
+}
+
+func guardedOTLP(t *testing.T, dir string) guarded {
+	path := filepath.Join(dir, "token")
+	renew(t, path, "t0ken-1")
+	var (
+		token  atomic.Value
+		mu     sync.Mutex
+		events []*event.Event
+	)
+	token.Store("t0ken-1")
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var from io.Reader = r.Body
+		if z, err := gzip.NewReader(r.Body); err == nil {
+			from = z
+		}
+		body, err := io.ReadAll(from)
+		if err != nil {
+			return
+		}
+		if r.Header.Get("Authorization") != "Bearer "+token.Load().(string) {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		var req logspb.ExportLogsServiceRequest
+		if err := proto.Unmarshal(body, &req); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, of := range req.GetResourceLogs() {
+			for _, record := range of.GetScopeLogs()[0].GetLogRecords() {
+				for _, a := range record.GetAttributes() {
+					if a.GetKey() == "log.record.original" {
+						events = append(events, decoded(t, []byte(a.GetValue().GetStringValue())))
+					}
+				}
+			}
+		}
+	}))
+	t.Cleanup(collector.Close)
+	return guarded{
+		yaml:   fmt.Sprintf(`otlp: {url: "%s/v1/logs", http_config: {authorization: {credentials_file: token}}}, batch: {max_wait: 10ms}`, collector.URL),
+		revoke: func() { token.Store("t0ken-2") },
+		mend:   func() { renew(t, path, "t0ken-2") },
+		got: func() []*event.Event {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(events)
+		},
 	}
 }
 

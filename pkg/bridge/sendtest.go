@@ -13,6 +13,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 // ErrNotTested says that a test cannot be sent now.
@@ -63,10 +64,10 @@ func (b *Bridge) testEvent(sink string) (*event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
+	now, first := time.Now(), &b.now().cfg.HMCs[0]
 	return &event.Event{
 		ID:  event.NewID(event.TypeBridgeTest, sink, strconv.FormatInt(now.UnixNano(), 10)),
-		HMC: b.now().cfg.HMCs[0].Name, Type: event.TypeBridgeTest, Time: now, Received: now,
+		HMC: first.Name, Labels: translate.Labels(first.Labels), Type: event.TypeBridgeTest, Time: now, Received: now,
 		Origin: event.OriginBridge, Severity: event.SeverityInfo, Body: body,
 		Summary: "test of sink " + sink + ", sent by hand with hmcnotifyd send-test: nothing has happened on any HMC",
 	}, nil

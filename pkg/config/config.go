@@ -90,6 +90,8 @@ type HMC struct {
 	// from when on the entries of the audit and security log are told, at the very first start:
 	// now, all, a duration before it such as 24h, or a time such as 2026-11-01T00:00:00Z
 	LogStart LogStart `yaml:"log_start"`
+	// of each event of this HMC, besides those by rules, which win; and of hmcnotifyd_hmc_info
+	Labels map[string]string `yaml:"labels"`
 
 	Stomp receiver.StompRetryTimeoutConfig `yaml:"stomp"`
 }
@@ -136,6 +138,7 @@ type Sink struct {
 	NATS         *NATS         `yaml:"nats"`
 	Kafka        *Kafka        `yaml:"kafka"`
 	Syslog       *Syslog       `yaml:"syslog"`
+	OTLP         *OTLP         `yaml:"otlp"`
 
 	Splunk        *Splunk        `yaml:"splunk"`
 	Elasticsearch *Elasticsearch `yaml:"elasticsearch"`
@@ -237,9 +240,9 @@ const (
 
 // Batch says how many events travel together.
 type Batch struct {
-	// 1: no batches; of splunk and elasticsearch 100 by default
+	// 1: no batches; of otlp, splunk and elasticsearch 100 by default
 	MaxEvents int `yaml:"max_events"`
-	// for a batch to fill; 0: send what is there; of splunk and elasticsearch 1s by default
+	// for a batch to fill; 0: send what is there; of otlp, splunk and elasticsearch 1s by default
 	MaxWait time.Duration `yaml:"max_wait"`
 }
 

@@ -102,7 +102,8 @@ func TestExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	for key := range want {
 		for same, shown := range map[string]string{
 			"sinks.drop.": "sinks.match.", "rules.match.": "sinks.match.", "sinks.alertmanager.http_config.": "sinks.webhook.http_config.",
-			"sinks.splunk.http_config.": "sinks.webhook.http_config.", "sinks.elasticsearch.http_config.": "sinks.webhook.http_config.",
+			"sinks.splunk.http_config.": "sinks.webhook.http_config.", "sinks.otlp.http_config.": "sinks.webhook.http_config.",
+			"sinks.elasticsearch.http_config.": "sinks.webhook.http_config.",
 		} {
 			if rest, ok := strings.CutPrefix(key, same); ok && all[shown+rest] {
 				all[key] = true
@@ -134,6 +135,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
   {name: stream, nats: {servers: [nats://nats1.example.com:4222]}}, {name: topic, kafka: {brokers: [kafka1.example.com:9092]}},
   {name: siem, syslog: {address: tls://syslog.example.com:6514}},
   {name: indexer, splunk: {url: "https://splunk.example.com:8088", token_file: hec.token}},
+  {name: collector, otlp: {url: "https://collector.example.com:4318/v1/logs"}},
   {name: search, elasticsearch: {url: "https://es.example.com:9200"}}]
 `, password, "pw\n")
 	if err != nil {
@@ -146,7 +148,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(splunk|elasticsearch)\.(token|index|http_config\..*)$|^sinks\.alertmanager\.(statuses|http_config\..*)$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(splunk|elasticsearch)\.(token|index|http_config\..*)$|^sinks\.alertmanager\.statuses$|^sinks\.(alertmanager|otlp)\.http_config\..*$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)

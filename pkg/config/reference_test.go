@@ -288,7 +288,7 @@ func (r *reference) prose(at string, t reflect.Type, doc string) string {
 			doc = "better `" + m[1] + "`"
 		}
 	}
-	if found := camelCase.FindString(doc); found != "" && found != "CloudEvents" && found != "JetStream" && found != "OpenSearch" {
+	if found := camelCase.FindString(doc); found != "" && found != "CloudEvents" && found != "JetStream" && found != "OpenSearch" && found != "OpenTelemetry" {
 		r.problems = append(r.problems, at+": its comment says "+found+", which no user of a file knows: "+doc)
 	}
 	if strings.Contains(doc, " constants") {

@@ -161,6 +161,7 @@ func (d *decoder) hmc(path string, h *HMC) {
 	} else if now := time.Now(); h.LogStart.Since(now).After(now) {
 		d.warnf(at("log_start"), "is in the future: the entries until then are never told")
 	}
+	d.eventLabels(at("labels"), h.Labels)
 	d.stomp(at("stomp"), h)
 }
 

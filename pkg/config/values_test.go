@@ -169,10 +169,10 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		return p
 	}
 	base := func() *Config {
-		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: pattern("a")}}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []match.Matcher{matcher()}, Drop: []match.Matcher{matcher()}}
+		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: pattern("a")}}, Labels: map[string]string{"old": "x"}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []match.Matcher{matcher()}, Drop: []match.Matcher{matcher()}}
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
-		s.Syslog = &Syslog{}
+		s.Syslog, s.OTLP = &Syslog{}, &OTLP{}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []match.Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int

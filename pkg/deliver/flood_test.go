@@ -312,6 +312,22 @@ func TestFloodGroups(t *testing.T) {
 			}
 		}
 	})
+	t.Run("labels that all of them have", func(t *testing.T) {
+		s := newStream(t, 3)
+		var events []*event.Event
+		for n := range 3 {
+			e := aChange(n, "active", floodDown)
+			e.Labels = event.Headers{{Name: "odd", Value: strconv.Itoa(n % 2)}, {Name: "site", Value: "DC1"}}
+			events = append(events, e)
+		}
+		s.add(append(events, aChange(0, floodDown, "active"))...)
+		if e := eventOf(t, s.out[0].record); e.Type != event.TypeStatusChangeSummary || !slices.Equal(e.Labels, event.Headers{{Name: "site", Value: "DC1"}}) {
+			t.Errorf("%+v", e)
+		}
+		if got := events[0].Labels; len(got) != 2 {
+			t.Errorf("the event has %v now", got)
+		}
+	})
 	t.Run("HMCs that see the same machine", func(t *testing.T) {
 		s := newStream(t, 4)
 		s.g.rules.groups = map[string]string{"a": "g", "b": "g"}

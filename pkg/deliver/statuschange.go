@@ -12,6 +12,7 @@ type statusChange struct {
 	HMC, Time, Origin, Severity string
 	Repeat                      bool
 	SeenBy                      []string `json:"seen_by"`
+	Labels                      event.Headers
 	Resource                    event.Resource
 	Body                        json.RawMessage
 

@@ -46,7 +46,7 @@ func (in *flood) summary(uri string) item {
 	first := &in.members[0]
 	e := event.Event{
 		HMC: first.change.HMC, Type: event.TypeStatusChangeSummary, Origin: first.change.Origin,
-		Received: first.item.record.Received, Severity: event.SeverityInfo,
+		Received: first.item.record.Received, Severity: event.SeverityInfo, Labels: first.change.Labels,
 		Resource: &event.Resource{Class: "cpc", Name: in.key.cpc, ObjectURI: uri, CPC: in.key.cpc},
 	}
 	body := FloodSummary{
@@ -67,6 +67,11 @@ func (in *flood) summary(uri string) item {
 		}
 		if len(c.SeenBy) > 0 && !slices.Contains(e.SeenBy, c.HMC) {
 			e.SeenBy = append(e.SeenBy, c.HMC)
+		}
+		if i > 0 { // those that all of them have
+			e.Labels = slices.DeleteFunc(slices.Clone(e.Labels), func(l event.Header) bool {
+				return c.Labels.Get(l.Name) != l.Value
+			})
 		}
 		if c.Origin != e.Origin {
 			e.Origin = event.OriginLive

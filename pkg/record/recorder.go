@@ -80,6 +80,7 @@ type Recorder struct {
 	live    *Fanout
 	now     func() time.Time
 	seenBy  []string // the HMC alone, for the events of a group
+	labels  event.Headers
 
 	severities atomic.Pointer[translate.Severities]
 	rules      atomic.Pointer[translate.Rules]
@@ -105,6 +106,7 @@ func New(opts Options) *Recorder {
 	r := &Recorder{
 		name: name, cfg: opts.Config, group: opts.Group, watcher: opts.Watcher, metrics: opts.Metrics, log: opts.Logger,
 		topics: opts.Topics, timing: opts.Timing, live: opts.Live, now: opts.Now, seenBy: []string{name},
+		labels: translate.Labels(opts.Config.Labels),
 	}
 	if r.now == nil {
 		r.now = time.Now

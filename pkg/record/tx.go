@@ -199,8 +199,10 @@ func (t *tx) put(e *event.Event) {
 	}
 }
 
-// store adds an event to the outbox, rated by the rules. Everything that is stored comes by here.
+// store adds an event to the outbox, with the labels of the HMC and rated by the rules. Everything
+// that is stored comes by here.
 func (t *tx) store(e *event.Event) {
+	e.Labels = t.r.labels // which Apply does not change
 	t.r.rules.Load().Apply(e)
 	t.g.out.add(t.r, e)
 }

@@ -71,6 +71,8 @@ func credentials(cfg *config.Sink) string {
 		return "the token or password in webhook.http_config, or the one in the address"
 	case cfg.Alertmanager != nil:
 		return "the credentials in alertmanager.http_config"
+	case cfg.OTLP != nil:
+		return "the credentials in otlp.http_config"
 	case cfg.Splunk != nil:
 		return "splunk.token, and whether the token is enabled"
 	case cfg.Elasticsearch != nil:
@@ -88,8 +90,11 @@ func credentials(cfg *config.Sink) string {
 
 // address names the setting that says where events go.
 func address(cfg *config.Sink) string {
-	if cfg.Webhook != nil {
+	switch {
+	case cfg.Webhook != nil:
 		return "webhook.url"
+	case cfg.OTLP != nil:
+		return "otlp.url"
 	}
 	return "the address"
 }
@@ -98,6 +103,8 @@ func notFound(cfg *config.Sink) string {
 	switch {
 	case cfg.Webhook != nil:
 		return "the consumer takes no POST at this address: check webhook.url as a whole, with path and query"
+	case cfg.OTLP != nil:
+		return "nothing takes logs at this address: check otlp.url as a whole, a collector has them at /v1/logs"
 	case cfg.Log != nil:
 		return "look whether there is a folder for log.output"
 	case cfg.Splunk != nil:
@@ -115,6 +122,8 @@ func notFound(cfg *config.Sink) string {
 
 func content(cfg *config.Sink, status int) string {
 	switch {
+	case cfg.OTLP != nil:
+		return "the collector refuses what it gets: its own log says why, and which limits it has"
 	case cfg.Splunk != nil:
 		return "the collector says what is wrong; acknowledge must be as it is set for the token"
 	case cfg.Elasticsearch != nil:

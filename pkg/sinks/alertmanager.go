@@ -43,6 +43,8 @@ type alertmanager struct {
 	timeout  time.Duration
 	interval time.Duration
 	store    Store
+	// generator is the address of the daemon; "": it is not known.
+	generator string
 
 	// turns are those of requests about the same alert.
 	turns turns
@@ -65,9 +67,9 @@ func newAlertmanager(cfg config.Sink, opts Options) (Sink, error) {
 	s := &alertmanager{
 		timeout:  timeoutOf(cfg),
 		interval: cmp.Or(max(c.ResendInterval, 0), time.Minute),
-		store:    opts.Store,
-		header:   newHeader(opts, "application/json"),
-		gone:     make(map[string]bool),
+		store:    opts.Store, generator: opts.ExternalURL,
+		header: newHeader(opts, "application/json"),
+		gone:   make(map[string]bool),
 		book: alertBook{
 			names: c.Alerts, statuses: c.Statuses, labels: c.Labels, selects: opts.Selects,
 			osResolve: cmp.Or(max(c.OSMessageResolve, 0), time.Hour), alerts: make(map[string]*alert),
@@ -365,6 +367,7 @@ func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, 
 	alerts := make([]wireAlert, len(shots))
 	for i := range shots {
 		alerts[i] = shots[i].wire
+		alerts[i].GeneratorURL = s.generator
 	}
 	body, err := json.Marshal(alerts)
 	if err != nil {

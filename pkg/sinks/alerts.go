@@ -43,6 +43,8 @@ type alert struct {
 	URI   string `json:"uri,omitempty"`
 	HMC   string `json:"hmc"`
 	Group string `json:"group,omitempty"`
+	// Added are those of Labels that the HMC's configuration or a rule has added to the event.
+	Added map[string]string `json:"added,omitempty"`
 	// Event is the last one about it, without headers; none if it is long.
 	Event json.RawMessage `json:"event,omitempty"`
 
@@ -74,6 +76,8 @@ type wireAlert struct {
 	Annotations map[string]string `json:"annotations"`
 	StartsAt    time.Time         `json:"startsAt"`
 	EndsAt      time.Time         `json:"endsAt"`
+	// GeneratorURL is where the daemon itself is to be seen.
+	GeneratorURL string `json:"generatorURL,omitempty"`
 }
 
 // wire returns the alert for a request that is made now. Where it fires it ends by itself, unless
@@ -134,6 +138,7 @@ func (b *alertBook) configured(now time.Time) {
 		labels := maps.Clone(a.Labels)
 		maps.DeleteFunc(labels, func(name, _ string) bool { return !slices.Contains(config.AlertLabels(), name) })
 		maps.Copy(labels, b.labels)
+		maps.Copy(labels, a.Added)
 		if !maps.Equal(labels, a.Labels) {
 			b.relabel(key, labels, now)
 		}
@@ -444,9 +449,16 @@ func (b *alertBook) fire(
 		}
 	}
 	maps.Copy(labels, b.labels)
+	added := make(map[string]string, len(e.Labels))
+	for _, l := range e.Labels {
+		added[l.Name] = l.Value
+	}
+	maps.Copy(labels, added)
 	// Alertmanager takes an empty label for none.
 	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })
-	annotations := map[string]string{"summary": e.Summary, "description": describe(e.Event)}
+	annotations := map[string]string{
+		"summary": e.Summary, "description": describe(e.Event), "runbook_url": e.Runbook,
+	}
 	maps.Copy(annotations, more)
 	for name, text := range annotations {
 		annotations[name] = event.Cut(text, maxAnnotation)
@@ -471,6 +483,7 @@ func (b *alertBook) fire(
 			a.changed()
 		}
 		a.Annotations, a.Until, a.Latest, a.Event = annotations, until, e.Received, keep(e.Event)
+		a.Added = added
 		return keys, true
 	}
 	if a == nil && len(b.alerts) >= maxAlerts {
@@ -482,7 +495,7 @@ func (b *alertBook) fire(
 	}
 	fresh := &alert{
 		Labels: labels, Annotations: annotations, Starts: starts, Until: until, Latest: e.Received, URI: uri,
-		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e.Event), version: 1,
+		HMC: e.HMC, Group: b.groupOf(e.HMC), Event: keep(e.Event), Added: added, version: 1,
 	}
 	// It fires again: what is stored of it, and what Alertmanager has, is the one before.
 	if a != nil {

@@ -25,6 +25,8 @@ type cadf struct {
 	Outcome       string       `json:"outcome"`
 	Observer      cadfResource `json:"observer"`
 	Message       cadfMessage  `json:"x_message"`
+	// Labels are not part of the standard, whose tags are URIs.
+	Labels map[string]string `json:"x_labels,omitempty"`
 	// The standard demands both, whether or not anything is known of them.
 	Initiator cadfResource `json:"initiator"`
 	Target    cadfResource `json:"target"`
@@ -107,6 +109,12 @@ func cadfEvent(e *eventFields, more map[string]cadfKind) []byte {
 		},
 		// which one it is no entry says in a form for programs
 		Target: cadfResource{ID: cadfUnknown, TypeURI: k.typeURI, Class: k.class},
+	}
+	for name, value := range e.labels() {
+		if c.Labels == nil {
+			c.Labels = make(map[string]string)
+		}
+		c.Labels[name] = value
 	}
 	if userid != "" {
 		c.Initiator.TypeURI, c.Initiator.Name = "data/security/account/user", userid

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -39,9 +41,25 @@ func appendCloudEvent(dst []byte, r event.Record) []byte {
 	if subject := cmp.Or(f.name, f.object); subject != "" {
 		dst = appendQuoted(append(dst, `,"subject":`...), subject)
 	}
+	dst = appendExtensions(dst, &f)
 	dst = append(dst, `,"datacontenttype":"application/json","data":`...)
 	dst = append(dst, r.JSON...)
 	return append(dst, '}')
+}
+
+// appendExtensions appends each label as an attribute of its own, by which brokers select. Names of
+// attributes have small letters and digits only, so that of two labels which differ in nothing else
+// the first counts.
+func appendExtensions(dst []byte, f *eventFields) []byte {
+	var seen []string
+	for label, value := range f.labels() {
+		name := "label" + strings.ReplaceAll(label, "_", "")
+		if !slices.Contains(seen, name) {
+			seen = append(seen, name)
+			dst = appendQuoted(append(appendQuoted(append(dst, ','), name), ':'), value)
+		}
+	}
+	return dst
 }
 
 func appendQuoted(dst []byte, s string) []byte {

@@ -53,6 +53,8 @@ var contract = []contractCase{
 	{"log", "file", newLogFilePeer},
 	{"nats", "JetStream", newNATSPeer},
 	{"kafka", "SASL", newKafkaPeer},
+	{"otlp", "single", func(t *testing.T) *peer { return newOTLPPeer(t, 1) }},
+	{"otlp", "batch", func(t *testing.T) *peer { return newOTLPPeer(t, 100) }},
 	{"syslog", "octets", func(t *testing.T) *peer { return syslogPeer(t, "tcp", config.FramingOctetCounting) }},
 	{"syslog", "lines", func(t *testing.T) *peer { return syslogPeer(t, "tcp", config.FramingLF) }},
 	{"syslog", "TLS", func(t *testing.T) *peer { return syslogPeer(t, "tls", config.FramingOctetCounting) }},
@@ -73,6 +75,7 @@ const (
 	defer30              // not now, and not in the next 30 seconds
 	hang                 // no answer
 	pause                // takes nothing, because a credential, the address or a certificate is wrong
+	refuseOne            // takes all but one for good, and says only that it is one
 	refuseLarge          // refuses for good each event that is larger than manyBytes, and takes those sent with it
 )
 
@@ -363,6 +366,26 @@ var contractTests = []struct {
 			t.Errorf("refused %v", refused)
 		}
 		p.expect(t, slices.Delete(rs, 2, 3)) // and none of them twice
+	}},
+	{"refused by number", func(t *testing.T, p *peer) {
+		p.needs(t, refuseOne)
+		p.behave(refuseOne)
+		s := p.open(t)
+		limit, _ := MaxBatch(s)
+		rs := records(0, min(limit, 5))
+		err := p.check(t, s.Send(t.Context(), rs))
+		if len(rs) == 1 { // it is that one
+			if _, ok := errors.AsType[*PermanentError](err); !ok {
+				t.Errorf("got %T %v, want a *PermanentError", err, err)
+			}
+			return
+		}
+		if e, ok := errors.AsType[*RejectedError](err); !ok || e.Events != 1 {
+			t.Errorf("got %T %v, want a *RejectedError of one", err, err)
+		}
+		if got := p.received(); len(got) != len(rs)-1 {
+			t.Errorf("%d were taken", len(got))
+		}
 	}},
 	{"asked to wait", func(t *testing.T, p *peer) {
 		p.needs(t, defer30)

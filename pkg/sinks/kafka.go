@@ -361,7 +361,7 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event
 func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 	f := fieldsOf(r)
 	topic := k.naming.of(&f)
-	return &kgo.Record{
+	rec := &kgo.Record{
 		Topic: topic[:min(len(topic), maxKafkaTopic)],
 		// What has no resource is in order for each HMC.
 		Key:       []byte(cmp.Or(r.Key, f.hmc)),
@@ -374,6 +374,10 @@ func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 			{Key: "severity", Value: []byte(f.severity)},
 		},
 	}
+	for name, value := range f.labels() {
+		rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: "label." + name, Value: []byte(value)})
+	}
+	return rec
 }
 
 // timestamp returns the time of the event. An HMC whose clock is ahead does not know it: brokers

@@ -2,6 +2,7 @@ package sinks
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,8 @@ type eventFields struct {
 	object            string // URI
 	topicType         string
 	summary, severity string
+	// labels as they stand in the JSON
+	labelsJSON []byte
 }
 
 // fieldsOf reads the beginning of the record's JSON, up to where headers and body begin.
@@ -54,9 +57,24 @@ func (f *eventFields) read(object []byte) {
 			f.object = event.String(value)
 		case "summary":
 			f.summary = event.String(value)
-		case "severity": // the last of them
+		case "severity":
 			f.severity = event.String(value)
+		case "labels": // the last of them, behind the severity
+			f.labelsJSON = value
 			return
+		case "runbook", "headers", "body", "body_text":
+			return
+		}
+	}
+}
+
+// labels are those of the event, in the order of their names.
+func (f *eventFields) labels() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for name, value := range event.Members(f.labelsJSON) {
+			if !yield(string(name), event.String(value)) {
+				return
+			}
 		}
 	}
 }

@@ -501,6 +501,9 @@ func (n *natsSink) publish(link *natsLink, records []event.Record, index int) na
 		"Hmcnotifyd-Hmc":      {f.hmc},
 		"Hmcnotifyd-Severity": {f.severity},
 	}
+	for name, value := range f.labels() {
+		header["Hmcnotifyd-Label-"+name] = []string{value}
+	}
 	if n.only != "" {
 		header[jetstream.ExpectedStreamHeader] = []string{n.only}
 	}

@@ -8,6 +8,8 @@ func RequestOf(s *config.Sink) string {
 	switch {
 	case s.Webhook != nil:
 		return "POST " + s.Webhook.URL.String()
+	case s.OTLP != nil:
+		return "POST " + s.OTLP.URL.String()
 	case s.Log != nil:
 		return "write to " + s.Log.Output
 	}

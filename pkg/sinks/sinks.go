@@ -116,6 +116,8 @@ var ErrClosed = errors.New("sink is closed")
 type Options struct {
 	// Version is that of the program, for User-Agent.
 	Version string
+	// ExternalURL is the address of the daemon's web side, as people reach it; "": it is not known.
+	ExternalURL string
 	// Stdout is where a log sink's "stdout" goes; nil: os.Stdout.
 	Stdout io.Writer
 	// Stderr is where a log sink's "stderr" goes; nil: os.Stderr.
@@ -143,6 +145,8 @@ func New(cfg config.Sink, opts Options) (Sink, error) {
 		return newKafka(cfg, opts)
 	case cfg.Syslog != nil:
 		return newSyslog(cfg, opts)
+	case cfg.OTLP != nil:
+		return newOTLP(cfg, opts)
 	case cfg.Splunk != nil:
 		return newSplunk(cfg, opts)
 	case cfg.Elasticsearch != nil:

@@ -19,6 +19,12 @@ const (
 	// none (RFC 5612).
 	syslogSDID = "hmcnotifyd@32473"
 
+	// syslogLabels names that of the labels, which have names of their own.
+	syslogLabels = "labels@32473"
+
+	// maxSDName is what RFC 5424 allows.
+	maxSDName = 32
+
 	// maxSDValue bounds each value of the structured data, in bytes. What an HMC calls things
 	// is far shorter.
 	maxSDValue = 255
@@ -148,7 +154,15 @@ func (f *syslogFormat) appendHead(dst []byte, e *eventFields, cut int, names boo
 	if cut > 0 {
 		dst = appendSD(dst, "cut_from", strconv.Itoa(cut))
 	}
-	return append(dst, "] "...)
+	dst = append(dst, ']')
+	if names && len(e.labelsJSON) > 0 {
+		dst = append(dst, "["+syslogLabels...)
+		for name, value := range e.labels() {
+			dst = appendSD(dst, name[:min(len(name), maxSDName)], value)
+		}
+		dst = append(dst, ']')
+	}
+	return append(dst, ' ')
 }
 
 // appendSD appends one parameter of the structured data; of an empty one, nothing.

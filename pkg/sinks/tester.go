@@ -41,6 +41,9 @@ func (s *alertmanager) Test(ctx context.Context, record event.Record) error {
 	s.mu.Lock()
 	maps.Copy(labels, s.book.labels)
 	s.mu.Unlock()
+	for _, l := range e.Labels {
+		labels[l.Name] = l.Value
+	}
 	partial, err := s.postAll(ctx, []snapshot{{wire: wireAlert{
 		Labels: labels, Annotations: map[string]string{"summary": e.Summary, "description": describe(e)},
 		StartsAt: start, EndsAt: start.Add(testLasts),

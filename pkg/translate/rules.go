@@ -40,12 +40,7 @@ func NewRules(list []config.Rule) *Rules {
 	}
 	rs := &Rules{byType: make(map[string]*candidates)}
 	for i := range list {
-		r := rule{Rule: &list[i]}
-		for name, value := range list[i].Labels {
-			r.labels = append(r.labels, event.Header{Name: name, Value: value})
-		}
-		slices.SortFunc(r.labels, byName)
-		rs.rules = append(rs.rules, r)
+		rs.rules = append(rs.rules, rule{Rule: &list[i], labels: Labels(list[i].Labels)})
 	}
 	for _, typ := range event.Types() {
 		rs.byType[typ] = rs.candidatesFor(typ)
@@ -54,11 +49,20 @@ func NewRules(list []config.Rule) *Rules {
 	return rs
 }
 
+// Labels are those of a configuration as events have them, in the order of their names.
+func Labels(of map[string]string) (labels event.Headers) {
+	for name, value := range of {
+		labels = append(labels, event.Header{Name: name, Value: value})
+	}
+	slices.SortFunc(labels, byName)
+	return labels
+}
+
 func byName(a, b event.Header) int { return cmp.Compare(a.Name, b.Name) }
 
-// Apply changes an event as the rules say: the first that fits and has a severity rates it. Those
-// that fit before it and have none add labels and a runbook; of two that say something else of the
-// same the first counts.
+// Apply changes an event, which may have labels, as the rules say: the first that fits and has a
+// severity rates it. Those that fit before it and have none add labels and a runbook; of two that
+// say something else of the same the first counts.
 func (rs *Rules) Apply(e *event.Event) {
 	if rs == nil {
 		return
