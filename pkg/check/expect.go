@@ -63,6 +63,8 @@ func Expectations(cfg *config.Config, file, version string, out io.Writer) error
 	}
 	defer x.close()
 	wrong := 0
+	var said strings.Builder
+	defer func() { _, _ = io.WriteString(out, said.String()) }()
 	for i := range list {
 		title := fmt.Sprintf("test %d", i+1)
 		if list[i].Name != "" {
@@ -76,9 +78,9 @@ func Expectations(cfg *config.Config, file, version string, out io.Writer) error
 			continue
 		}
 		wrong++
-		fmt.Fprintf(out, "%s: %s is not as expected:\n", file, title)
+		fmt.Fprintf(&said, "%s: %s is not as expected:\n", file, title)
 		for _, d := range differences {
-			fmt.Fprintf(out, "  %s\n", strings.ReplaceAll(d, "\n", "\n    "))
+			fmt.Fprintf(&said, "  %s\n", strings.ReplaceAll(d, "\n", "\n    "))
 		}
 	}
 	switch {
@@ -87,9 +89,9 @@ func Expectations(cfg *config.Config, file, version string, out io.Writer) error
 	case wrong > 0:
 		return fmt.Errorf("%s: of %d events %d are not as expected", file, len(list), wrong)
 	case len(list) == 1:
-		fmt.Fprintf(out, "%s: 1 event, as expected\n", file)
+		fmt.Fprintf(&said, "%s: 1 event, as expected\n", file)
 	default:
-		fmt.Fprintf(out, "%s: %d events, all as expected\n", file, len(list))
+		fmt.Fprintf(&said, "%s: %d events, all as expected\n", file, len(list))
 	}
 	return nil
 }
