@@ -16,6 +16,7 @@ sinks:
   - {name: lines, log: {output: %s}, match: [{severity: [warning, critical]}]}
   - {name: chat, webhook: {url: "http://x", format: template, template: '{"t": {{ json .Summary }}, "n": [1, {"g": {{ json .Group }}}], "at": {{ json .Time }}}'}, drop: [{name: "TEST.*"}]}
   - {name: text, webhook: {url: "http://x", format: template, content_type: text/plain, template: "a {{ .Type }}\nb\nc {{ .Severity }}\n"}}
+  - {name: odd, webhook: {url: "http://x", format: template, content_type: text/plain, template: '{{ if lt (field "n" .Body | default 1) 3 }}1{{ end }}'}, match: [{type: odd}]}
   - {name: whole, webhook: {url: "http://x", compression: gzip, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw}}
   - {name: siem, syslog: {address: "udp://127.0.0.1:9", format: cef}}
   - {name: stream, nats: {servers: ["nats://x"], subject: a}}
@@ -107,8 +108,8 @@ func TestExpectationsNotMet(t *testing.T) {
       siem: {a: 1}
 - event: {`+stopped+`}
   expect: {severity: critical}
-- event: {type: x, resource: {name: TEST1}}
-  expect: {sinks: [lines, chat]}
+- event: {type: x, resource: {name: TEST1}, body: {n: text}}
+  expect: {sinks: [lines, chat], body: {odd: "1"}}
 `)
 	const want = `test.yaml: test 1 (first) is not as expected:
   severity: expected warning, is critical
@@ -136,6 +137,7 @@ func TestExpectationsNotMet(t *testing.T) {
 		"\n  body of text:\n    - x\n    - y\n    + b\n",
 		"\ntest.yaml: test 3 is not as expected:\n  sink lines: expected to get it, does not: match[0] does not fit severity \"info\"\n" +
 			"  sink chat: expected to get it, does not: drop[0] fits\n",
+		"\n  body of odd: webhook: nothing was sent, the template failed: line 1: ",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("lacks %q:\n%s", want, out)

@@ -48,7 +48,8 @@ type siemAttribute struct {
 	// label names one of CEF's custom strings.
 	label string
 	value string
-	// max is what CEF's dictionary allows, in characters; LEEF allows 255 where it says anything.
+	// max is what CEF's dictionary allows, in characters; LEEF allows 255 where it says anything,
+	// and half an address is of no use.
 	max int
 }
 
@@ -148,7 +149,7 @@ func (s siemFormat) appendAttribute(dst []byte, head int, a *siemAttribute, room
 	if s.leef {
 		key, apart = a.leef, leefDelimiter
 		limit = min(limit, 255)
-		if a.leef == "msg" {
+		if a.leef == "msg" || a.leef == "runbook" {
 			limit = 0
 		}
 	}
