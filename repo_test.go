@@ -80,8 +80,8 @@ var imports = map[string]struct {
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/match", "pkg/receiver", "pkg/record", "pkg/sinks",
-			"pkg/status", "pkg/watch",
+			"pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/match",
+			"pkg/receiver", "pkg/record", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},

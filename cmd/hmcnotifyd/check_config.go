@@ -25,6 +25,9 @@ func checkConfigCommand(app *kingpin.Application, e *environment) {
 			if e.hasEvent && e.checkEvent == "" {
 				return errors.New("--event must not be empty")
 			}
+			if e.hasExpectations && e.checkExpectations == "" {
+				return errors.New("--test must not be empty")
+			}
 			return nil
 		})
 	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
@@ -34,6 +37,10 @@ func checkConfigCommand(app *kingpin.Application, e *environment) {
 	c.Flag("event",
 		"Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
 			"- for standard input.").PlaceHolder("FILE").IsSetByUser(&e.hasEvent).StringVar(&e.checkEvent)
+	c.Flag("test",
+		"Also hold events against what is expected of them: a YAML list of {event, expect}, with sinks, severity, "+
+			"labels, runbook and body to expect.").PlaceHolder("FILE").
+		IsSetByUser(&e.hasExpectations).StringVar(&e.checkExpectations)
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {
@@ -51,10 +58,14 @@ func (e *environment) checkConfig(ctx context.Context) error {
 			return err
 		}
 	}
-	if e.checkOnline {
-		return e.checkOnlineOf(ctx, cfg)
+	var failed error
+	if e.checkExpectations != "" {
+		failed = check.Expectations(cfg, e.checkExpectations, version, event.EscapingWriter{Writer: e.stdout})
 	}
-	return nil
+	if e.checkOnline {
+		return errors.Join(failed, e.checkOnlineOf(ctx, cfg))
+	}
+	return failed
 }
 
 // checkOnlineOf tries the configuration. A terminal shows meanwhile what it waits for.

@@ -11,12 +11,12 @@ import (
 )
 
 // updateDocs makes the tests write what is generated of the code into docs/, instead of comparing.
-const updateDocs = "HMCNOTIFYD_UPDATE_DOCS"
+const updateDocs = "HMCNOTIFYD_WRITE_DOCS"
 
 const cliHead = `# Commands and flags
 
 <!-- Generated of the program's definitions by a test in cmd/hmcnotifyd; to bring it up to date:
-HMCNOTIFYD_UPDATE_DOCS=1 go test ./cmd/hmcnotifyd -run TestCommandReference -->
+make docs -->
 
 ` + "`hmcnotifyd [flags] [command]`" + `; without a command it runs the daemon. Errors go to standard error, one line each. The exit status is 0 when it is
 done, 1 when it failed, 2 for a wrong command line. The packages install this as the manual page hmcnotifyd(1), which
@@ -74,6 +74,6 @@ func TestCommandReference(t *testing.T) {
 		}
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != b.String() {
-		t.Errorf("%s is not what the program has (%v); to bring it up to date: %s=1 go test ./cmd/hmcnotifyd -run TestCommandReference", path, err, updateDocs)
+		t.Errorf("%s is not what the program has (%v); to bring it up to date: make docs", path, err)
 	}
 }

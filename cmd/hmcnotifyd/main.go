@@ -197,8 +197,8 @@ type environment struct {
 	forget    forgetFlags
 
 	// of check-config
-	configFile, checkEvent string
-	checkOnline, hasEvent  bool
+	configFile, checkEvent, checkExpectations string
+	checkOnline, hasEvent, hasExpectations    bool
 	// of completion
 	shell string
 	// of demo

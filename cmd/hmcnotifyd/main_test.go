@@ -341,6 +341,43 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 	}
 }
 
+// check-config --test holds events against what is expected of them. The example of the documentation is right, and a change of
+// its configuration is seen.
+func TestCheckConfigTest(t *testing.T) {
+	const dir = "../../docs/rules/test/"
+	status, stdout, stderr := call("check-config", "--test", dir+"test.yaml", dir+"hmcnotifyd.yaml")
+	if want := dir + "hmcnotifyd.yaml is valid: 1 HMC, 3 sinks\n" + dir + "test.yaml: 7 events, all as expected\n"; status != 0 || stdout != want {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	text, err := os.ReadFile(dir + "hmcnotifyd.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "c.yaml")
+	write(t, other, strings.Replace(string(text), "partition/stopped: critical", "partition/stopped: warning", 1))
+	status, stdout, stderr = call("check-config", "--test="+dir+"test.yaml", other)
+	want := dir + `test.yaml: test 1 (a partition that stops calls somebody) is not as expected:
+  severity: expected critical, is warning
+  sink pager: expected to get it, does not: match[0] does not fit severity "warning"
+  body of journal:
+    - 2000-01-01T00:00:00.000Z critical hmc-east status-change partition PART1 on CPC1: active -> stopped
+    + 2000-01-01T00:00:00.000Z warning hmc-east status-change partition PART1 on CPC1: active -> stopped
+  body of pager:
+    severity: expected "critical", is "warning"
+` + dir + `test.yaml: test 3 (not if somebody wanted it) is not as expected:
+  severity: expected critical, is warning
+`
+	if status != 1 || !strings.HasSuffix(stdout, want) || stderr != "hmcnotifyd: "+dir+"test.yaml: of 7 events 2 are not as expected\n" {
+		t.Errorf("status %d\n%s%s\nwant\n%s", status, stdout, stderr, want)
+	}
+	if status, _, stderr := call("check-config", "--test=", other); status != 2 || !strings.Contains(stderr, "--test must not be empty") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	if status, _, stderr := call("check-config", "--test", other, other); status != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, other+": line ") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+}
+
 func TestCheckConfig(t *testing.T) {
 	if status, stdout, stderr := call("check-config", "../../config.example.yaml"); status != 1 || !strings.Contains(stderr, "hmc-east.password") {
 		// Its password file does not exist here, which is what has to be said, and nothing

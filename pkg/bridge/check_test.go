@@ -365,6 +365,12 @@ func TestCheckMatchersOfSinks(t *testing.T) {
 	sinks := `sinks:
   - {name: a, log: {output: stderr}, match: [{status: [stoped, stopped]}, {name: "PART1"}, {name: "PRT1"}, {cpc: "M9O"}, {cpc: "M.*"}]}
   - {name: b, log: {output: stderr}, drop: [{class: adapter, name: "OSA1"}, {class: partition, name: "OSA1"}, {status: "op.*"}]}
+  - {name: c, log: {output: stderr}, match: [
+      {class: partition, name: PART1, cpc: CPC1}, {class: partition, name: PART1, cpc: M90}, {class: logical-partition, cpc: CPC1},
+      {class: [partition, logical-partition], cpc: M90}, {class: [logical-partition, nic], cpc: CPC1}, {class: cpc, name: "PART.*"}, {name: PART1, cpc: M90}]}
+rules:
+  - {match: [{name: "PART1"}, {name: "PART0"}], severity: info}
+  - {match: [{status: [stoped]}], severity: info}
 `
 	check := func(hmcs string) string {
 		cfg := load(t, t.TempDir(), "hmcs:\n"+hmcs+sinks)
@@ -379,12 +385,17 @@ func TestCheckMatchersOfSinks(t *testing.T) {
 		`sink a: warning: match[2].name: "PRT1" matches none of the CPCs and partitions that the HMCs list now`,
 		`sink a: warning: match[3].cpc: "M9O" matches none of the CPCs that the HMCs list now`,
 		`sink b: warning: drop[1].name: "OSA1" matches none of the CPCs and partitions that the HMCs list now`,
+		"sink c: warning: match[1]: nothing that the HMCs list now has its class and cpc and name\n",
+		"sink c: warning: match[2]: nothing that the HMCs list now has its class and cpc\n",
+		"sink c: warning: match[5]: nothing that the HMCs list now has its class and name\n",
+		`rules: warning: match[1].name: "PART0" matches none of the CPCs and partitions that the HMCs list now`,
+		`rules: warning: match[0].status: "stoped" is no status`,
 	} {
 		if !strings.Contains(said, want) {
 			t.Errorf("does not say %s:\n%s", want, said)
 		}
 	}
-	if n := strings.Count(said, "sink a: warning") + strings.Count(said, "sink b: warning"); n != 4 {
+	if n := len(regexp.MustCompile(`(?m)^(sink [abc]|rules): warning: `).FindAllString(said, -1)); n != 9 {
 		t.Errorf("%d warnings:\n%s", n, said)
 	}
 	// Where one HMC does not answer, nobody knows what it has.

@@ -66,7 +66,18 @@ func Run(ctx context.Context, opts Options) error {
 			for _, h := range hmcs {
 				<-h.done
 			}
-			known.matchers(f, &c)
+			known.matchers(f, "match", c.Match)
+			known.matchers(f, "drop", c.Drop)
+		})
+	}
+	if len(opts.Config.Rules) > 0 {
+		start("rules", checkTimeout, func(_ context.Context, f *finding) {
+			for _, h := range hmcs {
+				<-h.done
+			}
+			for i := range opts.Config.Rules {
+				known.matchers(f, "match", opts.Config.Rules[i].Match)
+			}
 		})
 	}
 	for _, f := range findings { // as they are configured, whichever is done first
@@ -80,11 +91,7 @@ func Run(ctx context.Context, opts Options) error {
 // checkSink probes a sink.
 func checkSink(ctx context.Context, f *finding, c config.Sink, version string) {
 	f.step("connecting")
-	created := func() {}
-	if c.Log != nil && c.Log.Output != config.OutputStdout && c.Log.Output != config.OutputStderr {
-		created = removeIfCreated(c.Log.Output)
-	}
-	defer created()
+	defer leaveNoFile(&c)()
 	sink, err := sinks.New(c, sinks.Options{Version: version})
 	if err != nil {
 		f.problem("%v", err)
@@ -98,9 +105,14 @@ func checkSink(ctx context.Context, f *finding, c config.Sink, version string) {
 	f.info("can be reached (%s; no event was sent)", sinks.RequestOf(&c))
 }
 
-// removeIfCreated returns what removes a file that is made from now on, if nothing is in it: a
-// check by somebody else than the daemon must not leave a file that the daemon cannot write to.
-func removeIfCreated(path string) func() {
+// leaveNoFile returns what removes the file of a sink that makes one from now on, if nothing is in
+// it: a check by somebody else than the daemon must not leave a file that the daemon cannot write
+// to.
+func leaveNoFile(c *config.Sink) func() {
+	if c.Log == nil || c.Log.Output == config.OutputStdout || c.Log.Output == config.OutputStderr {
+		return func() {}
+	}
+	path := c.Log.Output
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return func() {}
 	}

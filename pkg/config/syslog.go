@@ -23,7 +23,7 @@ type Syslog struct {
 	AppName string `yaml:"app_name"`
 	// the host that the messages name; empty: this machine's name
 	Hostname string `yaml:"hostname"`
-	// json, text, cadf or os-forwarder
+	// json, text, cadf, os-forwarder, cef or leef
 	Format string `yaml:"format"`
 	// with the format cadf: a file that says what further entries of the logs mean, of a newer HMC
 	// for example, in the form of zhmc-log-forwarder's log_message_file
@@ -42,6 +42,8 @@ const (
 	FormatCADF = "cadf"
 	// OS messages as zhmc-os-forwarder writes them, others as text.
 	FormatOSForwarder = "os-forwarder"
+	// The formats of ArcSight (and Sentinel), and of QRadar.
+	FormatCEF, FormatLEEF = "cef", "leef"
 )
 
 // The values of Syslog.Framing.
@@ -167,10 +169,10 @@ func (s *Syslog) check(d *decoder, path string, _ *Sink) {
 	if s.Hostname != "" {
 		d.syslogName(at("hostname"), s.Hostname, maxSyslogHostname)
 	}
-	d.oneOf(at("format"), s.Format, FormatJSON, FormatText, FormatCADF, FormatOSForwarder)
+	d.oneOf(at("format"), s.Format, FormatJSON, FormatText, FormatCADF, FormatOSForwarder, FormatCEF, FormatLEEF)
 	d.logMessages(at("log_message_file"), s)
 	within(d, at("max_size"), s.MaxSize, minSyslogSize, maxSyslogSize)
-	if scheme != "" && scheme != SyslogOverTLS && s.TLS.isSet() {
+	if scheme != "" && scheme != SyslogOverTLS && (s.TLS.TLS != TLS{} || s.TLS.CertFile+s.TLS.KeyFile != "") {
 		d.errorf(at("tls"), "is of no use with %s://: write tls:// if the server speaks TLS", scheme)
 		return
 	}
@@ -206,10 +208,6 @@ func (d *decoder) syslogTLS(path string, t *SyslogTLS) {
 			t.cert, t.key = cert, NewSecret(key)
 		}
 	}
-}
-
-func (t SyslogTLS) isSet() bool {
-	return t.TLS != TLS{} || t.CertFile != "" || t.KeyFile != ""
 }
 
 // ClientConfig returns the settings for connections to the server, with TLS 1.2 as the least. It

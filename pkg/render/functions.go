@@ -2,12 +2,14 @@ package render
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
 	"reflect"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 	"text/template"
@@ -25,18 +27,20 @@ func (r *run) functions() template.FuncMap {
 		return func(v any) (string, error) { return r.made(f(text(v)), nil) }
 	}
 	return template.FuncMap{
-		"json":     func(v any) (string, error) { return r.made(marshal(v)) },
-		"js":       func(v any) (string, error) { return r.made(quoted(v)) },
-		"upper":    of(strings.ToUpper),
-		"lower":    of(strings.ToLower),
-		"trim":     of(strings.TrimSpace),
-		"default":  fallback,
-		"date":     date,
-		"truncate": func(n int, v any) (string, error) { return r.made(truncate(n, text(v)), nil) },
-		"field":    field,
-		"replace":  r.replace,
-		"join":     func(sep string, v any) (string, error) { return r.made(join(sep, v), nil) },
-		"contains": func(part string, v any) bool { return strings.Contains(text(v), part) },
+		"json":         func(v any) (string, error) { return r.made(marshal(v)) },
+		"js":           func(v any) (string, error) { return r.made(quoted(v)) },
+		"upper":        of(strings.ToUpper),
+		"lower":        of(strings.ToLower),
+		"trim":         of(strings.TrimSpace),
+		"default":      fallback,
+		"date":         date,
+		"truncate":     func(n int, v any) (string, error) { return r.made(truncate(n, text(v)), nil) },
+		"field":        field,
+		"replace":      r.replace,
+		"regexReplace": r.regexReplace,
+		"sha256":       of(func(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }),
+		"join":         func(sep string, v any) (string, error) { return r.made(join(sep, v), nil) },
+		"contains":     func(part string, v any) bool { return strings.Contains(text(v), part) },
 
 		// Those of package template that make text.
 		"print":    func(a ...any) (string, error) { return r.made(fmt.Sprint(a...), nil) },
@@ -149,8 +153,15 @@ func date(layout string, v any) (string, error) {
 	switch layout {
 	case "unix":
 		return strconv.FormatInt(at.Unix(), 10), nil
+	case "unix.000":
+		return strconv.FormatFloat(float64(at.UnixMilli())/1000, 'f', 3, 64), nil
 	case "unixmilli":
 		return strconv.FormatInt(at.UnixMilli(), 10), nil
+	case "unixnano":
+		if at.Unix() > 0 {
+			return fmt.Sprintf("%d%09d", at.Unix(), at.Nanosecond()), nil // UnixNano ends in 2262
+		}
+		return strconv.FormatInt(at.UnixNano(), 10), nil
 	}
 	return at.UTC().Format(layout), nil
 }
@@ -203,6 +214,75 @@ func (r *run) replace(old, with string, v any) (string, error) {
 		return "", err
 	}
 	return strings.ReplaceAll(s, old, with), nil
+}
+
+const (
+	// maxPattern is the longest regular expression, in bytes.
+	maxPattern = 1000
+	// maxPatterns bounds those that are kept.
+	maxPatterns = 32
+	// stepsToCompile is what compiling one costs.
+	stepsToCompile = 1000
+)
+
+// pattern is a compiled regular expression.
+type pattern struct {
+	*regexp.Regexp
+	// size is how many instructions may have to be tried on each byte.
+	size int
+}
+
+// regexReplace replaces what a regular expression finds, by a text in which $1 and ${1} stand for
+// what was found in brackets. What it costs is counted before it is spent.
+func (r *run) regexReplace(search, with string, v any) (string, error) {
+	p, err := r.pattern(search)
+	if err != nil {
+		return "", err
+	}
+	s := text(v)
+	if err := r.spend(1 + (len(s)+1)*p.size/textPerStep); err != nil {
+		return "", err
+	}
+	dollars := strings.Count(with, "$")
+	var out []byte
+	end := 0
+	for _, m := range p.FindAllStringSubmatchIndex(s, r.left+1) {
+		if err := r.spend(1 + (len(with)+dollars*(m[1]-m[0]))/textPerStep); err != nil {
+			return "", err
+		}
+		out = append(out, s[end:m[0]]...)
+		out = p.ExpandString(out, with, s, m)
+		end = m[1]
+	}
+	return string(append(out, s[end:]...)), nil
+}
+
+// pattern returns a compiled regular expression. Templates have few, and use them for each event.
+func (r *run) pattern(search string) (*pattern, error) {
+	if p := r.patterns[search]; p != nil {
+		return p, nil
+	}
+	if len(search) > maxPattern {
+		return nil, fmt.Errorf("a regular expression is longer than %d bytes", maxPattern)
+	}
+	if err := r.spend(stepsToCompile); err != nil {
+		return nil, err
+	}
+	re, err := regexp.Compile(search)
+	if err != nil {
+		return nil, errors.New("regexReplace wants a regular expression; with backslashes write it between backquotes")
+	}
+	p := &pattern{Regexp: re}
+	if parsed, err := syntax.Parse(search, syntax.Perl); err == nil {
+		if prog, err := syntax.Compile(parsed.Simplify()); err == nil {
+			p.size = len(prog.Inst)
+		}
+	}
+	if len(r.patterns) >= maxPatterns {
+		clear(r.patterns)
+	}
+	r.patterns[search] = p
+	return p, nil
 }
 
 func join(sep string, v any) string {

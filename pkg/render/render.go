@@ -173,7 +173,7 @@ func (t *Template) run() (*run, error) {
 		if err != nil { // of an executed html/template only
 			return nil, &Error{Msg: err.Error()}
 		}
-		r = &run{}
+		r = &run{patterns: make(map[string]*pattern)}
 		r.template = clone.Funcs(r.functions()).Funcs(r.instrumentation())
 	}
 	r.left = maxSteps
@@ -189,6 +189,8 @@ type run struct {
 	left    int
 	out     bytes.Buffer
 	origins []origin
+	// patterns are compiled once for many executions.
+	patterns map[string]*pattern
 }
 
 // origin is the line of the template that the output from an offset on comes from.

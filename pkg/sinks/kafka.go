@@ -357,6 +357,9 @@ func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event
 	return eventsError(each)
 }
 
+// Preview returns the value of a record.
+func (k *kafkaSink) Preview(record event.Record) ([]byte, error) { return record.JSON, nil }
+
 // record returns an event as a record of Kafka.
 func (k *kafkaSink) record(r *event.Record) *kgo.Record {
 	f := fieldsOf(r)

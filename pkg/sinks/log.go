@@ -117,6 +117,9 @@ func (l *logSink) Send(ctx context.Context, records []event.Record) error {
 	return l.exclusive(ctx, func(attempt context.Context) error { return l.write(attempt, records) })
 }
 
+// Preview returns a line.
+func (l *logSink) Preview(record event.Record) ([]byte, error) { return l.line(&record), nil }
+
 // exclusive calls do while nothing else uses the output, with a context that ends with ctx, after
 // the timeout or with Close.
 func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error) error {
@@ -165,10 +168,7 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 		buf = append(buf, '\n')
 	}
 	for i := range records {
-		line := records[i].JSON
-		if l.text {
-			line = textLine(&records[i])
-		}
+		line := l.line(&records[i])
 		if len(buf) > 0 && len(buf)+len(line)+1 > logChunk {
 			n, err := l.writeChunk(buf)
 			written += int64(n)
@@ -181,6 +181,14 @@ func (l *logSink) writeLines(records []event.Record) (written int64, err error) 
 	}
 	n, err := l.writeChunk(buf)
 	return written + int64(n), err
+}
+
+// line is an event without the line feed.
+func (l *logSink) line(r *event.Record) []byte {
+	if l.text {
+		return textLine(r)
+	}
+	return r.JSON
 }
 
 // textLine is an event as a person reads it: time, severity, HMC, type and summary.

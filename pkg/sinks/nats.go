@@ -490,6 +490,9 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []eve
 	return eventsError(each)
 }
 
+// Preview returns the data of a message.
+func (n *natsSink) Preview(record event.Record) ([]byte, error) { return record.JSON, nil }
+
 // publish sends a record without waiting for the answer.
 func (n *natsSink) publish(link *natsLink, records []event.Record, index int) natsMessage {
 	r := &records[index]

@@ -91,6 +91,13 @@ type Follower interface {
 	Follow(groups map[string]string)
 }
 
+// Previewer is a sink that can say what it would send.
+type Previewer interface {
+	// Preview returns what Send gives the destination for one record, without what is around it or
+	// is another in each attempt: the body of a request, a message without its header, a line.
+	Preview(record event.Record) ([]byte, error)
+}
+
 // Store keeps what a sink has to remember over a restart.
 type Store interface {
 	// Range calls fn for everything that is kept, until it returns false.

@@ -88,12 +88,12 @@ type syslogChunk struct {
 	written time.Time
 }
 
-func newSyslog(cfg config.Sink, _ Options) (Sink, error) {
+func newSyslog(cfg config.Sink, opts Options) (Sink, error) {
 	scheme, target, err := cfg.Syslog.Target()
 	if err != nil {
 		return nil, fmt.Errorf("syslog: address %w", err)
 	}
-	format, err := newSyslogFormat(cfg.Syslog)
+	format, err := newSyslogFormat(cfg.Syslog, opts.Version)
 	if err != nil {
 		return nil, fmt.Errorf("syslog: %w", err)
 	}
@@ -141,6 +141,15 @@ func (s *syslogSink) Send(ctx context.Context, records []event.Record) error {
 		defer s.busy.unlock()
 		return s.send(attempt, records)
 	})
+}
+
+// Preview returns a message without its header and without its structured data, whole.
+func (s *syslogSink) Preview(record event.Record) ([]byte, error) {
+	e := fieldsOf(&record)
+	if s.format.siem != nil {
+		return s.format.siem.append(nil, &e, s.format.max), nil
+	}
+	return s.format.message(&e), nil
 }
 
 // Probe connects, with TLS where it is configured, and waits whether the server refuses the

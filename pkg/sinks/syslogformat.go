@@ -52,9 +52,12 @@ type syslogFormat struct {
 	max int
 	// kinds are further ones of log entries, with the format cadf.
 	kinds map[string]cadfKind
+	// siem is nil with the other formats. A message of it has no structured data: all is in it, and
+	// a name must not stand in front of it that looks like its beginning.
+	siem *siemFormat
 }
 
-func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {
+func newSyslogFormat(cfg *config.Syslog, version string) (*syslogFormat, error) {
 	f := &syslogFormat{
 		facility: slices.Index(config.SyslogFacilities(), cfg.Facility),
 		format:   cmp.Or(cfg.Format, config.FormatJSON),
@@ -62,11 +65,13 @@ func newSyslogFormat(cfg *config.Syslog) (*syslogFormat, error) {
 		max:      int(cfg.MaxSize),
 		kinds:    cadfKindsOf(cfg.LogMessages),
 	}
+	f.siem = siemFormatOf(f.format, version)
 	if f.facility < 0 {
 		return nil, fmt.Errorf("facility %q is not known", cfg.Facility)
 	}
 	switch f.format {
-	case config.FormatJSON, config.FormatText, config.FormatCADF, config.FormatOSForwarder:
+	case config.FormatJSON, config.FormatText, config.FormatCADF, config.FormatOSForwarder,
+		config.FormatCEF, config.FormatLEEF:
 	default:
 		return nil, fmt.Errorf("format %q is not available", f.format)
 	}
@@ -106,6 +111,11 @@ func (f *eventFields) level() int {
 // append appends the message of an event, of at most limit bytes. It holds no line feed.
 func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
 	e := fieldsOf(r)
+	if f.siem != nil {
+		start := len(dst)
+		dst = append(f.appendHeader(dst, &e), "- "...)
+		return f.siem.append(dst, &e, limit-(len(dst)-start))
+	}
 	// No message has a line feed: texts have been through text, and stored JSON is compact. If
 	// one had all the same, it would be two messages to the server.
 	message := bytes.ReplaceAll(f.message(&e), []byte{'\n'}, []byte{' '})
@@ -126,17 +136,7 @@ func (f *syslogFormat) append(dst []byte, r *event.Record, limit int) []byte {
 // appendHead appends what stands in front of the message. cut is the length of a message that is
 // not sent whole, else 0. Where there is no place for names, the id has to do.
 func (f *syslogFormat) appendHead(dst []byte, e *eventFields, cut int, names bool) []byte {
-	dst = append(dst, '<')
-	dst = strconv.AppendInt(dst, int64(f.facility*8+e.level()), 10)
-	dst = append(dst, ">1 "...)
-	if utc := e.at().UTC(); utc.IsZero() || utc.Year() < 0 || utc.Year() > 9999 {
-		dst = append(dst, '-')
-	} else {
-		dst = utc.AppendFormat(dst, syslogTime)
-	}
-	dst = append(dst, f.host...)
-	dst = append(dst, headerField(e.kind, maxMsgID)...)
-	dst = append(dst, " ["+syslogSDID...)
+	dst = append(f.appendHeader(dst, e), "["+syslogSDID...)
 	if names {
 		dst = appendSD(dst, "hmc", e.hmc)
 		dst = appendSD(dst, "cpc", e.cpc)
@@ -163,6 +163,24 @@ func (f *syslogFormat) appendHead(dst []byte, e *eventFields, cut int, names boo
 		dst = append(dst, ']')
 	}
 	return append(dst, ' ')
+}
+
+// appendHeader appends the header up to the structured data.
+func (f *syslogFormat) appendHeader(dst []byte, e *eventFields) []byte {
+	dst = append(dst, '<')
+	dst = strconv.AppendInt(dst, int64(f.facility*8+e.level()), 10)
+	dst = append(dst, ">1 "...)
+	if utc := e.at().UTC(); utc.IsZero() || utc.Year() < 0 || utc.Year() > 9999 {
+		dst = append(dst, '-')
+	} else {
+		dst = utc.AppendFormat(dst, syslogTime)
+	}
+	dst = append(dst, f.host...)
+	kind := headerField(e.kind, maxMsgID)
+	if f.siem != nil {
+		kind = strings.ReplaceAll(kind, "|", "_")
+	}
+	return append(append(dst, kind...), ' ')
 }
 
 // appendSD appends one parameter of the structured data; of an empty one, nothing.
@@ -214,7 +232,7 @@ func (f *syslogFormat) text(s string) []byte {
 		case r == '\t':
 			b = append(b, '\t')
 		case r < ' ' || r == 0x7f:
-			b = append(b, '#', '0'+byte(r>>6), '0'+byte(r>>3&7), '0'+byte(r&7))
+			b = appendOctal(b, r)
 		default:
 			b = utf8.AppendRune(b, event.PrintableRune(r))
 		}

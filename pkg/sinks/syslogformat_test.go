@@ -16,7 +16,7 @@ import (
 // syslogFormatOf makes the formatter of a configuration with the defaults.
 func syslogFormatOf(t testing.TB, framing string, change ...func(*config.Syslog)) *syslogFormat {
 	t.Helper()
-	f, err := newSyslogFormat(syslogConfig("tcp://127.0.0.1:601", framing, change...).Syslog)
+	f, err := newSyslogFormat(syslogConfig("tcp://127.0.0.1:601", framing, change...).Syslog, "v1.2.3")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,9 @@ func TestSyslogForgery(t *testing.T) {
 	t.Parallel()
 	const forged = "text\n<0>1 2026-11-20T10:00:00.123Z evil root - - - owned\n10 <0>1 - - -\r\n<0>1 - - - - - - x\x00<0>1"
 	for _, test := range syslogStreams {
-		for _, format := range []string{config.FormatJSON, config.FormatText, config.FormatCADF, config.FormatOSForwarder} {
+		for _, format := range []string{
+			config.FormatJSON, config.FormatText, config.FormatCADF, config.FormatOSForwarder, config.FormatCEF, config.FormatLEEF,
+		} {
 			t.Run(test.network+" "+test.framing+" "+format, func(t *testing.T) {
 				server, s := syslogTest(t, test.network, test.framing, withFormat(format))
 				e := osMessage(forged)

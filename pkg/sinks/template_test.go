@@ -2,13 +2,17 @@ package sinks
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +114,11 @@ func TestReadyTemplates(t *testing.T) {
 	for name, check := range readyTemplates {
 		t.Run(name, func(t *testing.T) {
 			requests := make(chan request, 1)
-			s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
+			s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)), func(c *config.Sink) {
+				if name == "loki.tmpl" {
+					c.Batch.MaxEvents = 100
+				}
+			})
 			for _, sample := range render.Samples() {
 				e, err := sample.Record.Event()
 				if err != nil {
@@ -137,6 +145,8 @@ var readyTemplates = map[string]func(*testing.T, []byte, *event.Event){
 	"servicenow.tmpl":  checkServiceNow,
 	"pagerduty.tmpl":   checkPagerDuty,
 	"ansible-eda.tmpl": checkAnsible,
+	"loki.tmpl":        checkLoki,
+	"netcool.tmpl":     checkNetcool,
 }
 
 // shape reads body into v, which has a field for everything that the receiver knows.
@@ -166,12 +176,7 @@ func within(t *testing.T, what, got string, limit int) {
 	}
 }
 
-func summaryOf(e *event.Event) string {
-	if e.Summary == "" {
-		return e.Type
-	}
-	return e.Summary
-}
+func summaryOf(e *event.Event) string { return cmp.Or(strings.TrimSpace(e.Summary), e.Type) }
 
 func cut(s string, n int) string {
 	if r := []rune(s); len(r) > n {
@@ -183,6 +188,7 @@ func cut(s string, n int) string {
 func checkSlack(t *testing.T, body []byte, e *event.Event) {
 	var m struct {
 		Text        string
+		Mrkdwn      *bool
 		Attachments []struct {
 			Color    string
 			MrkdwnIn []string `json:"mrkdwn_in"`
@@ -204,12 +210,20 @@ func checkSlack(t *testing.T, body []byte, e *event.Event) {
 		t.Fatalf("%+v", m.Attachments)
 	}
 	a := m.Attachments[0]
+	// Slack formats text unless it is told not to, and of an attachment what mrkdwn_in names:
+	// https://docs.slack.dev/messaging/formatting-message-text
+	if m.Mrkdwn == nil || *m.Mrkdwn || a.MrkdwnIn == nil || len(a.MrkdwnIn) > 0 {
+		t.Errorf("Slack formats the text: mrkdwn %v, mrkdwn_in %q", m.Mrkdwn, a.MrkdwnIn)
+	}
+	if strings.TrimSpace(m.Text) == "" {
+		t.Error("Slack refuses a message without a text")
+	}
 	oneOf(t, "color", a.Color, map[string]string{"info": "good", "warning": "warning", "critical": "danger"}[e.Severity])
 	for _, f := range a.Fields {
 		within(t, f.Title, f.Title, 50)
 		within(t, f.Title, f.Value, 2000)
-		if strings.ContainsAny(f.Value, "<>") {
-			t.Errorf("%s is %q: Slack takes that for markup", f.Title, f.Value)
+		if strings.TrimSpace(f.Title) == "" || strings.TrimSpace(f.Value) == "" || strings.ContainsAny(f.Title+f.Value, "<>") {
+			t.Errorf("%s is %q: Slack takes that for markup, or for nothing", f.Title, f.Value)
 		}
 	}
 }
@@ -235,31 +249,154 @@ func checkTeams(t *testing.T, body []byte, e *event.Event) {
 		t.Fatalf("%+v", m)
 	}
 	card := m.Attachments[0].Content
-	if card.Type != "AdaptiveCard" || card.Version != "1.4" || card.Schema != "http://adaptivecards.io/schemas/adaptive-card.json" || len(card.Body) != 2 {
+	if card.Type != "AdaptiveCard" || card.Version != "1.4" || card.Schema != "http://adaptivecards.io/schemas/adaptive-card.json" || len(card.Body) < 4 {
 		t.Fatalf("%+v", card)
 	}
-	var text struct {
-		Type    string
-		Inlines []struct{ Type, Text, Weight, Color string }
-	}
-	shape(t, card.Body[0], &text)
-	if text.Type != "RichTextBlock" || len(text.Inlines) != 1 || text.Inlines[0].Type != "TextRun" || text.Inlines[0].Text != cut(summaryOf(e), 1000) {
-		t.Errorf("%+v", text)
-	}
-	oneOf(t, "color", text.Inlines[0].Color, map[string]string{"info": "Good", "warning": "Warning", "critical": "Attention"}[e.Severity])
-	var facts struct {
-		Type  string
-		Facts []struct{ Title, Value string }
-	}
-	shape(t, card.Body[1], &facts)
-	if facts.Type != "FactSet" || len(facts.Facts) < 3 {
-		t.Errorf("%+v", facts)
-	}
-	for _, f := range facts.Facts {
-		within(t, f.Title, f.Value, 200)
-		if strings.Contains(strings.ReplaceAll(f.Value, `\[`, ""), "[") {
-			t.Errorf("%s is %q: Teams makes a link of that", f.Title, f.Value)
+	// Teams takes Markdown in the text of a TextBlock and in titles and values of facts, not in a TextRun:
+	// https://learn.microsoft.com/en-us/microsoftteams/platform/task-modules-and-cards/cards/cards-format
+	for i, block := range card.Body {
+		var text struct {
+			Type, Spacing string
+			Inlines       []struct{ Type, Text, Weight, Color string }
 		}
+		shape(t, block, &text)
+		if text.Type != "RichTextBlock" {
+			t.Errorf("%s: Teams takes its texts for Markdown", text.Type)
+		}
+		for _, run := range text.Inlines {
+			within(t, "text", run.Text, 1000)
+			if run.Type != "TextRun" || strings.TrimSpace(run.Text) == "" {
+				t.Errorf("%+v", run)
+			}
+		}
+		if i > 0 {
+			if len(text.Inlines) != 2 || !strings.HasSuffix(text.Inlines[0].Text, ": ") {
+				t.Errorf("%+v", text)
+			}
+			continue
+		}
+		if len(text.Inlines) != 1 || text.Inlines[0].Text != cut(summaryOf(e), 1000) {
+			t.Fatalf("%+v", text)
+		}
+		oneOf(t, "color", text.Inlines[0].Color, map[string]string{"info": "Good", "warning": "Warning", "critical": "Attention"}[e.Severity])
+	}
+}
+
+// checkLoki holds a body against https://grafana.com/docs/loki/latest/reference/loki-http-api/#ingest-logs and the limits of
+// https://grafana.com/docs/loki/latest/configure/#limits_config: labels have values of up to 2048 characters, and are few.
+func checkLoki(t *testing.T, body []byte, e *event.Event) {
+	var m struct {
+		Streams []struct {
+			Stream map[string]string
+			Values [][]json.RawMessage
+		}
+	}
+	shape(t, body, &m)
+	if len(m.Streams) != 1 || len(m.Streams[0].Values) != 1 || len(m.Streams[0].Values[0]) != 3 {
+		t.Fatalf("%+v", m)
+	}
+	stream := m.Streams[0]
+	for name, value := range stream.Stream {
+		within(t, name, value, 2048)
+		oneOf(t, "a label", name, "job", "hmc", "type", "severity")
+	}
+	var stamp, line string
+	var metadata map[string]string
+	for i, v := range []any{&stamp, &line, &metadata} {
+		shape(t, stream.Values[0][i], v)
+	}
+	if stamp != strconv.FormatInt(e.Time.UnixNano(), 10) {
+		t.Errorf("the time is %q", stamp)
+	}
+	if r := event.NewRecord(e); line != string(r.JSON) || metadata["id"] != e.ID {
+		t.Errorf("%q, %q", line, metadata)
+	}
+}
+
+// checkNetcool holds a body against the columns of alerts.status:
+// https://www.ibm.com/docs/en/netcoolomnibus/8.1?topic=tables-alertsstatus-table
+func checkNetcool(t *testing.T, body []byte, e *event.Event) {
+	var m struct {
+		Manager, Agent, Node, AlertGroup, AlertKey, Summary, URL, EventID, ResourceName, ResourceClass string
+		Type, Severity                                                                                 int
+		Occurrence                                                                                     int64
+	}
+	shape(t, body, &m)
+	for what, value := range map[string]string{"Manager": m.Manager, "Agent": m.Agent, "Node": m.Node} {
+		within(t, what, value, 64)
+	}
+	for what, value := range map[string]string{"AlertGroup": m.AlertGroup, "AlertKey": m.AlertKey, "Summary": m.Summary} {
+		within(t, what, value, 255)
+	}
+	typ, severity := 13, map[string]int{"info": 2, "warning": 3, "critical": 5}[e.Severity]
+	switch e.Type { // what generic_clear knows: 1 is a problem, 2 its resolution
+	case event.TypeStatusChange, event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeHardwareMessage:
+		typ = 1
+	}
+	if resolves(e) {
+		typ, severity = 2, 1
+	}
+	if m.Type != typ || m.Severity != severity || m.Occurrence != e.Time.Unix() || m.EventID != e.ID {
+		t.Errorf("%+v, want type %d, severity %d", m, typ, severity)
+	}
+}
+
+// netcoolRule is an assignment in the rules file of a probe.
+var netcoolRule = regexp.MustCompile(`(?m)^\s*@(\w+) = (.*)$`)
+
+// TestNetcoolRules has the rules file of docs/recipes.md use what the template makes, all of it, and set what deduplication and
+// generic_clear look at.
+func TestNetcoolRules(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "recipes.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rules, ok := strings.Cut(string(doc), "\n# message_bus.rules\n")
+	if !ok {
+		t.Fatal("docs/recipes.md has no rules file")
+	}
+	rules, _, _ = strings.Cut(rules, "\n```\n")
+	used, set := map[string]bool{}, map[string]bool{}
+	for _, m := range netcoolRule.FindAllStringSubmatch(rules, -1) {
+		set[m[1]] = true
+		for _, name := range regexp.MustCompile(`\$(\w+)`).FindAllStringSubmatch(m[2], -1) {
+			used[name[1]] = true
+		}
+	}
+	requests := make(chan request, 1)
+	s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, "netcool.tmpl")))
+	if err := s.Send(t.Context(), records(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	var made map[string]any
+	if err := json.Unmarshal((<-requests).body, &made); err != nil {
+		t.Fatal(err)
+	}
+	if have := slices.Sorted(maps.Keys(made)); !slices.Equal(slices.Sorted(maps.Keys(used)), have) {
+		t.Errorf("the rules use %q, the template makes %q", slices.Sorted(maps.Keys(used)), have)
+	}
+	for _, column := range []string{
+		"Identifier", "Manager", "Node", "AlertGroup", "AlertKey", "Type", "Severity", "Summary", "FirstOccurrence", "LastOccurrence",
+	} {
+		if !set[column] {
+			t.Errorf("the rules do not set %s", column)
+		}
+	}
+}
+
+// A text of blanks is no text.
+func TestReadyTemplatesOfBlanks(t *testing.T) {
+	for name, check := range map[string]func(*testing.T, []byte, *event.Event){"slack.tmpl": checkSlack, "teams.tmpl": checkTeams, "netcool.tmpl": checkNetcool} {
+		requests := make(chan request, 1)
+		s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
+		e := &event.Event{
+			ID: "1", HMC: "a", Type: event.TypeOSMessage, Severity: event.SeverityInfo, Time: time.Unix(1795168800, 0), Summary: " \t ",
+			Resource: &event.Resource{Class: " ", Name: "\u00a0", CPC: " \n"},
+		}
+		if err := s.Send(t.Context(), []event.Record{event.NewRecord(e)}); err != nil {
+			t.Fatal(err)
+		}
+		check(t, (<-requests).body, e)
 	}
 }
 
@@ -458,6 +595,7 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 		for name, keys := range map[string]struct{ state, key, opens, ends string }{
 			"pagerduty.tmpl":  {"event_action", "dedup_key", "trigger", "resolve"},
 			"servicenow.tmpl": {"resolution_state", "message_key", "New", "Closing"},
+			"netcool.tmpl":    {"Type", "AlertKey", "1", "2"},
 		} {
 			t.Run(tc.name+"/"+name, func(t *testing.T) {
 				requests := make(chan request, 1)
@@ -485,7 +623,9 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 
 // An orderly stop of the daemon opens nothing.
 func TestReadyTemplatesOfAPlannedStop(t *testing.T) {
-	for name, want := range map[string][2]string{"pagerduty.tmpl": {"event_action", "resolve"}, "servicenow.tmpl": {"resolution_state", "Closing"}} {
+	for name, want := range map[string][2]string{
+		"pagerduty.tmpl": {"event_action", "resolve"}, "servicenow.tmpl": {"resolution_state", "Closing"}, "netcool.tmpl": {"Type", "2"},
+	} {
 		requests := make(chan request, 1)
 		s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
 		r := event.NewRecord(&event.Event{
@@ -504,10 +644,10 @@ func TestReadyTemplatesOfAPlannedStop(t *testing.T) {
 // valueOf returns the text that stands behind a key anywhere in body.
 func valueOf(t *testing.T, body, key string) string {
 	t.Helper()
-	_, rest, ok := strings.Cut(body, `"`+key+`": "`)
+	_, rest, ok := strings.Cut(body, `"`+key+`": `)
 	if !ok {
 		t.Fatalf("no %s in %s", key, body)
 	}
-	value, _, _ := strings.Cut(rest, `"`)
-	return value
+	value, _, _ := strings.Cut(rest, "\n")
+	return strings.Trim(value, `",`)
 }

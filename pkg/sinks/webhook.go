@@ -156,6 +156,9 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) }, nil)
 }
 
+// Preview returns the body of a request.
+func (w *webhook) Preview(record event.Record) ([]byte, error) { return w.body([]event.Record{record}) }
+
 // request builds the request of one attempt.
 func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Request {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
