@@ -206,6 +206,9 @@ func times(m map[string]time.Time) string {
 
 // apart says whether HMCs of a group have reported something so that nobody can tell that it is the same.
 func (j *judge) apart(f *fact, list []*told) bool {
+	if f.count > 1 {
+		return len(list)-f.count <= j.late(f, list)
+	}
 	by := make(map[string]bool)
 	for i, e := range list {
 		if by[e.HMC] || i > 0 && !j.unlike(list[i-1], e) {
@@ -214,6 +217,21 @@ func (j *judge) apart(f *fact, list []*told) bool {
 		by[e.HMC] = true
 	}
 	return len(f.hmcs) > 1
+}
+
+// late counts the reports that came so late that nobody can tell what they are of.
+func (j *judge) late(f *fact, list []*told) (n int) {
+	for _, e := range list {
+		lag := j.h.hmc(e.HMC).lag
+		soon := func(at time.Time) bool {
+			d := e.Received.Sub(at.Add(lag))
+			return d >= 0 && d <= 5*time.Second
+		}
+		if e.Origin == "live" && !soon(f.at) && !slices.ContainsFunc(f.again, soon) {
+			n++
+		}
+	}
+	return n
 }
 
 // unlike is apart for two reports.
@@ -226,6 +244,12 @@ func (j *judge) unlike(a, b *told) bool {
 	}
 	first, second := a.Received, b.Received
 	if second.Sub(first) > 5*time.Second {
+		return true
+	}
+	// Another change of the object that the HMC has told between them is not to be the last word.
+	if a.nr < b.nr && slices.ContainsFunc(j.events[a.nr+1:b.nr], func(e *told) bool {
+		return e.fact != nil && e.fact.lane == b.fact.lane && e.HMC == b.HMC
+	}) {
 		return true
 	}
 	// What was told while a link was down, by an HMC that was lost then, may be told again.
