@@ -70,9 +70,9 @@ type pending struct {
 	late      []*held        // told, but not all of it: the answer may still come
 	kept      budget.Account // bytes of events that wait
 	started   time.Time      // when it was looked last for what was activated and does not operate
-	// When changes of objects were last put out that another HMC may report too: what happened
-	// to an object before, and is reported now, is not what happened last.
-	changed map[string]time.Time
+	// When something of an object was last put out that another HMC may report too: what
+	// happened to it before, and is reported now, is not what happened last.
+	changed map[event.ID]time.Time
 }
 
 // linkState is what is known of the link to the HMC while it is up, and of the last one.
@@ -391,12 +391,14 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 		return false
 	}
 	parts := []string{n.Type, n.Resource.ObjectURI, n.Resource.ElementURI}
+	of := slices.Clone(parts) // what it says something about
 	switch n.Type {
 	case event.TypeStatusChange, event.TypePropertyChange:
 		// What says the same need not be written the same by two HMCs of different
 		// versions.
 		for i := range n.Reports {
 			r := &n.Reports[i]
+			of = append(of, r.Property)
 			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, string(r.NewAdditional), string(r.NewValue))
 			if r.NewStatus == "" && r.Judged {
 				parts = append(parts, strconv.FormatBool(r.Unacceptable))
@@ -409,16 +411,15 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	}
 	// What was reported before another change of this HMC's is not what this one is of, or that
 	// one would be the last word.
-	report := sighting{
-		key: event.IDOf(parts...), kind: event.TopicObject, at: n.Received, after: t.changed[n.Resource.ObjectURI],
-	}
+	about := event.IDOf(of...)
+	report := sighting{key: event.IDOf(parts...), kind: event.TopicObject, at: n.Received, after: t.changed[about]}
 	if t.repeats(t.g.changes, &report) {
 		return true
 	}
 	if t.changed == nil || len(t.changed) >= maxChanged {
-		t.changed = make(map[string]time.Time)
+		t.changed = make(map[event.ID]time.Time)
 	}
-	t.changed[n.Resource.ObjectURI] = n.Received
+	t.changed[about] = n.Received
 	return false
 }
 
