@@ -42,8 +42,10 @@ const (
 	FormatCADF = "cadf"
 	// OS messages as zhmc-os-forwarder writes them, others as text.
 	FormatOSForwarder = "os-forwarder"
-	// The formats of ArcSight (and Sentinel), and of QRadar.
-	FormatCEF, FormatLEEF = "cef", "leef"
+	// The format of ArcSight, which Sentinel reads too.
+	FormatCEF = "cef"
+	// The format of QRadar.
+	FormatLEEF = "leef"
 )
 
 // The values of Syslog.Framing.
