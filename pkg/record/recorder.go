@@ -167,6 +167,10 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 	defer t.end()
 	t.link.lastBeat = t.now
 	if last, cause := t.contact.Last(); !last.IsZero() {
+		// A window that was over when it was stored has the time before its end.
+		if until := t.gaps.WindowUntil(); until.After(last) && !until.After(t.now) {
+			last = until
+		}
 		t.blind(last, cmp.Or(cause, "the daemon ended without notice"))
 	}
 }
