@@ -32,8 +32,8 @@ func fuzzing(t *testing.T) (seed int, lasting time.Duration) {
 	t.Helper()
 	now := int(time.Now().UnixNano() % 1_000_000_000)
 	seed = soak.Count(t, "FUZZ_SEED", now, now)
-	seconds := soak.Count(t, "FUZZ_SECONDS", 5, 1800)
-	t.Logf("HMCNOTIFYD_STORM_FUZZ_SEED=%d HMCNOTIFYD_STORM_FUZZ_SECONDS=%d", seed, seconds)
+	seconds := soak.Count(t, "FUZZ_SECONDS", 5, 120)
+	t.Logf("make fuzz SEED=%d SECONDS=%d", seed, seconds)
 	return seed, time.Duration(seconds) * time.Second
 }
 
