@@ -57,7 +57,8 @@ func TestMoreThanThereCanBe(t *testing.T) {
 			const marks = 100
 			for i := range marks {
 				headers := []hmcsim.Header{
-					{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"},
+					{Name: "notification-type", Value: "property-change"},
+					{Name: "class", Value: "partition"},
 					{Name: "object-uri", Value: fmt.Sprint("/api/partitions/new-", i)},
 				}
 				if sim.Publish("object", headers, []byte(`{"change-reports":[]}`)) != 1 {

@@ -21,7 +21,7 @@ func TestStorageDirectory(t *testing.T) {
 	if strings.Contains(v.Process.Output(), "chmod 0700") {
 		t.Error("its own directory is warned of")
 	}
-	if err := os.Chmod(v.Storage, 0o755); err != nil { //nolint:gosec // that is what is warned of
+	if err := os.Chmod(v.Storage, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	v.Start(t)
