@@ -106,6 +106,11 @@ chaos: build ## Break everything around the daemon at random and look for what i
 	CHAOS_SEED=$(or $(SEED),$(shell date +%s)) CHAOS_DURATION=$(or $(DURATION),2m) CHAOS_ACTIVEMQ=optional CHAOS_KEEP=$(if $(KEEP),$(abspath $(KEEP))) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd \
 	  $(GO) test -tags real -count=1 -timeout 60m -run '^TestChaos$$' -v ./tests/chaos
 
+.PHONY: fuzz
+fuzz: build ## Have a fuzzing HMC and a fuzzing client of the web side attack the daemon: make fuzz SEED=1 SECONDS=1800
+	HMCNOTIFYD_STORM_FUZZ_SECONDS=$(or $(SECONDS),1800) $(if $(SEED),HMCNOTIFYD_STORM_FUZZ_SEED=$(SEED)) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd \
+	  $(GO) test -count=1 -timeout 0 -run '^TestFuzzing' -v ./tests/hostile
+
 .PHONY: bench
 bench: ## Measure notifications per second and CPU per notification against go-stomp's own client
 	$(GO) run ./bench

@@ -2,6 +2,8 @@ package hmcnotifyd_test
 
 import (
 	"go/ast"
+	"go/token"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -99,4 +101,150 @@ func TestLinesAreNarrow(t *testing.T) {
 			}
 		}
 	}
+}
+
+// variableMessages are lines of log whose message is no constant where it is written: it is one of a
+// few constants, chosen above.
+var variableMessages = map[string]string{
+	"pkg/bridge/orphans.go: " + `"events wait for a sink that is not configured any more; "+` + "\n\t\t\t" +
+		`"they are kept, and what comes in is kept with them, "+` + "\n\t\t\t" +
+		`"until a sink of that name comes back or until hmcnotifyd dead-letters purge --waiting --sink="+name`: "a command to copy: the sink is one that was configured",
+	`pkg/deliver/age.go: what+", but could not be put aside; they stay in the queue"`:  "what is a constant of the caller",
+	`pkg/deliver/age.go: what+" and put aside as dead letters"`:                        "as above",
+	"pkg/queue/append.go: failing":                                                     "a constant of the caller",
+	"pkg/queue/append.go: works":                                                       "as above",
+	"pkg/queue/disk.go: r.message":                                                     "as above",
+	"pkg/record/tx.go: text":                                                           "one of two constants",
+	"pkg/watch/supervisor.go: text":                                                    "a constant of the caller",
+	`pkg/watch/hardware.go: "hardware messages could not be listed"+HardwareHint(err)`: "one of two hints",
+}
+
+// TestLinesOfLogAreThrottled holds the rule by which nobody outside fills the log: every line goes
+// through the one logger, which writes so many of a kind and counts the others (see throttle.go of
+// cmd/hmcnotifyd). A kind is a message, and so the message is a constant: what an HMC, a sink or a
+// client says is in the fields of a line.
+func TestLinesOfLogAreThrottled(t *testing.T) {
+	loggers, lines := 0, 0
+	found := map[string]bool{}
+	for _, f := range goFiles(t) {
+		if f.test || !shipped(f.pkg()) || f.pkg() == "pkg/hmcsim" {
+			continue
+		}
+		constants := map[string]bool{}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if decl, ok := n.(*ast.GenDecl); ok && decl.Tok == token.CONST {
+				for _, s := range decl.Specs {
+					for _, name := range s.(*ast.ValueSpec).Names {
+						constants[name.Name] = true
+					}
+				}
+			}
+			return true
+		})
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CompositeLit:
+				// The demo's is for its own client alone.
+				if nameOf(n.Type) == "http.Server" && f.path != "cmd/hmcnotifyd/demo.go" && !slices.ContainsFunc(n.Elts, func(e ast.Expr) bool {
+					pair, ok := e.(*ast.KeyValueExpr)
+					return ok && nameOf(pair.Key) == "ErrorLog"
+				}) {
+					t.Errorf("%s: an http.Server without an ErrorLog writes to the standard error by itself", f.path)
+				}
+			case *ast.SelectorExpr:
+				if name := nameOf(n); name == "os.Stderr" && f.path != "cmd/hmcnotifyd/main.go" && f.path != "pkg/sinks/log.go" {
+					t.Errorf("%s: os.Stderr is for the log, and for the sink that is told so", f.path)
+				}
+			case *ast.CallExpr:
+				name := nameOf(n.Fun)
+				switch {
+				case strings.HasPrefix(name, "zap.New") && name != "zap.NewNop" && name != "zap.NewProductionEncoderConfig":
+					core, ok := n.Args[0].(*ast.CallExpr)
+					if loggers++; !ok || nameOf(core.Fun) != "newThrottled" {
+						t.Errorf("%s: a logger that is not throttled", f.path)
+					}
+				case name == "print" || name == "println":
+					t.Errorf("%s: %s", f.path, name)
+				case messageOf(n) != nil:
+					message := messageOf(n)
+					if lines++; !isConstant(message, constants) {
+						where := f.path + ": " + readFile(t, f.path)[message.Pos()-1:message.End()-1]
+						found[where] = true
+						if variableMessages[where] == "" {
+							t.Errorf("%q: the message of a line of log is no constant, so that it is not throttled as one kind", where)
+						}
+					}
+				}
+			}
+			return true
+		})
+	}
+	if loggers != 1 || lines < 80 {
+		t.Errorf("%d loggers are made, %d lines are written", loggers, lines)
+	}
+	for where := range variableMessages {
+		if !found[where] {
+			t.Errorf("there is no %s any more", where)
+		}
+	}
+}
+
+// nameOf returns an identifier, or package.Name.
+func nameOf(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		if x, ok := e.X.(*ast.Ident); ok {
+			return x.Name + "." + e.Sel.Name
+		}
+	}
+	return ""
+}
+
+// messageOf returns the message of a call that writes a line of log; nil: it is none.
+func messageOf(call *ast.CallExpr) ast.Expr {
+	method, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return nil
+	}
+	at, ok := map[string]int{"Info": 0, "Warn": 0, "Error": 0, "DPanic": 0, "Panic": 0, "Fatal": 0, "Log": 1, "Check": 1}[method.Sel.Name]
+	if !ok || len(call.Args) <= at {
+		return nil
+	}
+	for x := method.X; ; {
+		name := ""
+		switch e := x.(type) {
+		case *ast.CallExpr: // With, Named
+			fun, ok := e.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return nil
+			}
+			x = fun.X
+			continue
+		case *ast.SelectorExpr:
+			name = e.Sel.Name
+		case *ast.Ident:
+			name = e.Name
+		}
+		if name = strings.ToLower(name); strings.HasSuffix(name, "log") || strings.HasSuffix(name, "logger") {
+			return call.Args[at]
+		}
+		return nil
+	}
+}
+
+// isConstant tells whether an expression is made of literals and constants of its file.
+func isConstant(e ast.Expr, constants map[string]bool) bool {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		return true
+	case *ast.BinaryExpr:
+		return isConstant(e.X, constants) && isConstant(e.Y, constants)
+	case *ast.ParenExpr:
+		return isConstant(e.X, constants)
+	case *ast.Ident:
+		return constants[e.Name]
+	}
+	return false
 }

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,27 +28,31 @@ import (
 )
 
 // attackers open more connections than there are places, and open new ones in the place of those that are cut, until the
-// time is over. What each does is up to the test. They leave some of the processors to the daemon and to its probe.
-func attackers(t *testing.T, v *victim, lasting time.Duration, attack func(c net.Conn)) {
+// function that it returns is called, at the latest when the daemon has ended. What each does is up to the test. They leave some
+// of the processors to the daemon and to its probe.
+func attackers(t *testing.T, v *victim, attack func(c net.Conn)) (stop func()) {
 	t.Helper()
 	var all sync.WaitGroup
-	end := time.Now().Add(lasting)
+	var over atomic.Bool
 	for range 700 {
 		all.Go(func() {
-			for time.Now().Before(end) {
+			for !over.Load() {
 				c, err := new(net.Dialer).DialContext(t.Context(), "tcp", v.Addr())
 				if err != nil {
 					time.Sleep(10 * time.Millisecond)
 					continue
 				}
-				_ = c.SetDeadline(end)
+				_ = c.SetDeadline(time.Now().Add(within))
 				attack(c)
 				_ = c.Close()
 				time.Sleep(200 * time.Millisecond)
 			}
 		})
 	}
-	all.Wait()
+	return func() {
+		over.Store(true)
+		all.Wait()
+	}
 }
 
 // lasting is how long an attack lasts.
@@ -116,7 +121,8 @@ func TestHeldConnections(t *testing.T) {
 					}
 				}
 			})
-			attackers(t, v, lasting(t), attack)
+			stop := attackers(t, v, attack)
+			time.Sleep(lasting(t))
 			close(end)
 			served.Wait()
 			if answers == 0 {
@@ -126,7 +132,8 @@ func TestHeldConnections(t *testing.T) {
 				t.Errorf("%d lines of log", n)
 			}
 			t.Logf("%d answers of /-/ready", answers)
-			v.end(t)
+			v.end(t) // while they go on
+			stop()
 		})
 	}
 }
@@ -145,16 +152,27 @@ func TestHeldConnectionsWithPassword(t *testing.T) {
 			"tls_server_config: {cert_file: web.crt, key_file: web.key}\nbasic_auth_users: {ops: %q}\n", hash)},
 	})
 	lines := strings.Count(v.Process.Output(), "\n")
-	attackers(t, v, lasting(t), func(c net.Conn) {
+	// What a handshake takes of a processor is the same for both sides: some at a time leave the daemon its part.
+	handshakes := make(chan struct{}, 8)
+	stop := attackers(t, v, func(c net.Conn) {
 		secure := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		handshakes <- struct{}{}
+		err := secure.HandshakeContext(t.Context())
+		<-handshakes
+		if err != nil {
+			return
+		}
 		wrong := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "ops:%d", time.Now().UnixNano()))
 		guess := "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic " + wrong + "\r\n\r\n"
 		_, _ = io.WriteString(secure, strings.Repeat(guess, 100))
 		_, _ = io.Copy(io.Discard, c)
 	})
+	time.Sleep(lasting(t))
 	if n := strings.Count(v.Process.Output(), "\n") - lines; n > 100 {
 		t.Errorf("%d lines of log", n)
 	}
+	v.end(t)
+	stop()
 }
 
 // certificate makes one for the web side, and its key.

@@ -203,16 +203,26 @@ func probe(url string) {
 	}()
 	client := &http.Client{Transport: operator{os.Getenv("HMCNOTIFYD_HOSTILE_PASSWORD")}, Timeout: within}
 	var slowest time.Duration
+	asked, cut := 0, 0
 	problem := ""
 	for {
 		select {
 		case <-ended:
+			if problem == "" && cut > 2+asked/20 {
+				problem = fmt.Sprintf("%d of %d connections were cut", cut, asked)
+			}
 			fmt.Printf("%v\n%s\n", slowest, problem)
 			return
 		case <-time.After(50 * time.Millisecond):
 		}
 		began := time.Now()
 		status, _, err := ask(context.Background(), client, http.MethodGet, url+"/-/healthy", nil)
+		// On a machine without time for it a connection may not be served before it gives way to another one.
+		for err != nil && time.Since(began) < within {
+			cut++
+			status, _, err = ask(context.Background(), client, http.MethodGet, url+"/-/healthy", nil)
+		}
+		asked++
 		slowest = max(slowest, time.Since(began))
 		if (err != nil || status != http.StatusOK) && problem == "" {
 			problem = fmt.Sprintf("after %v: status %d, %v", time.Since(began), status, err)

@@ -37,3 +37,23 @@ func TestPatterns(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// A page of another site makes no operator's browser read events, and what somebody searches for on the status page comes back
+// only in part.
+func TestPagesOfOtherSites(t *testing.T) {
+	v := start(t, daemon.Options{Config: idle})
+	client := newClient(t)
+	for name, value := range map[string]string{
+		"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example", "Referer": "http://evil.example/x",
+	} {
+		status, body, err := ask(t.Context(), client, http.MethodGet, v.URL+"/api/v1/events", http.Header{name: {value}})
+		if err != nil || status != http.StatusForbidden {
+			t.Errorf("%s: %d %s, %v", name, status, body, err)
+		}
+	}
+	status, body, err := ask(t.Context(), client, http.MethodGet, v.URL+"/?q="+strings.Repeat("y", 20_000), nil)
+	if err != nil || status != http.StatusOK || strings.Contains(body, strings.Repeat("y", 201)) {
+		t.Errorf("%d, %v: %d bytes", status, err, len(body))
+	}
+	v.end(t)
+}

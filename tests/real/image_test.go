@@ -60,7 +60,7 @@ func (b *buildah) run(t *testing.T, args ...string) string {
 }
 
 // goImage makes a stand-in for the Go base image, which needs no registry: the
-// machine's own Go, a shell, and the certificates of the public authorities.
+// machine's own Go, a shell, what the Dockerfile calls, and the certificates of the public authorities.
 func (b *buildah) goImage(t *testing.T) string {
 	t.Helper()
 	goroot, status := program.Output(t, time.Minute, program.Look(t, "go", "golang-go"), "env", "GOROOT")
@@ -71,7 +71,7 @@ func (b *buildah) goImage(t *testing.T) string {
 	const name = "localhost/hmcnotifyd-test/golang"
 	ctr := b.run(t, "from", "scratch")
 	// What the tools are linked against goes along, to the same places.
-	for _, tool := range []string{"sh", "cat"} {
+	for _, tool := range []string{"sh", "cat", "mkdir"} {
 		path, err := filepath.EvalSymlinks(program.Look(t, tool, "coreutils"))
 		if err != nil {
 			t.Fatal(err)

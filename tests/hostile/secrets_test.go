@@ -1,0 +1,138 @@
+package hostile_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+)
+
+// An HMC, and the broker in it, repeat the password, the session's id and its credential in all their errors, in every form: none
+// of them is in the log, the status, the metrics, on the page, in an event or in what is stored. The link uses the session: the
+// password is one that the broker was never sent.
+func TestRepeatedSecrets(t *testing.T) {
+	const password = `p&ss"<w%rd>'+/1`
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Userid: hmcsim.DefaultUserid, Password: password})
+	quoted, err := json.Marshal(password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "events.log")
+	config := strings.ReplaceAll("hmcs:\n"+hmctest.Entry(t, sim, ""), "password: "+hmcsim.DefaultPassword, "password: "+string(quoted)) +
+		fmt.Sprintf("sinks:\n- {name: file, log: {output: %q}}\n", file)
+	v := start(t, daemon.Options{Config: config, Flags: []string{"--log.level=debug"}})
+	v.AwaitReady(t, within)
+	forms := func(secret string) map[string]string {
+		inJSON, err := json.Marshal(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return map[string]string{
+			"as it is": secret, "percent-encoded": url.QueryEscape(secret), "percent-encoded, path": url.PathEscape(secret),
+			"JSON of Go": strings.Trim(string(inJSON), `"`), "JSON": strings.ReplaceAll(secret, `"`, `\"`),
+			"JSON in JSON": strings.Trim(strconv.Quote(strings.Trim(string(inJSON), `"`)), `"`), "HTML": html.EscapeString(secret),
+		}
+	}
+	seen := func(marker string) {
+		t.Helper()
+		v.Process.Await(t, within, func() error {
+			text, err := os.ReadFile(file)
+			if err == nil && !strings.Contains(string(text), marker) {
+				err = fmt.Errorf("no event says %q", marker)
+			}
+			return err
+		})
+	}
+	var secrets []string
+	session := func() (info hmcsim.SessionInfo) {
+		t.Helper()
+		v.Process.Await(t, within, func() error {
+			infos := sim.SessionInfos()
+			if len(infos) != 1 {
+				return fmt.Errorf("%d sessions", len(infos))
+			}
+			info = infos[0]
+			return nil
+		})
+		return info
+	}
+	n := 0
+	for _, name := range []string{"password", "id", "credential"} {
+		for form := range forms("") {
+			n++
+			v.AwaitReady(t, within)
+			info := session()
+			secret := map[string]string{"password": password, "id": info.SessionID, "credential": info.Credential}[name]
+			secrets = append(secrets, secret)
+			marker := fmt.Sprint("frame-", n, "-")
+			message := marker + " repeats " + forms(secret)[form] + " here"
+			v.Process.Await(t, within, func() error {
+				if sim.Broker().FaultNow(hmcsim.Fault{Kind: hmcsim.FaultError, Message: message, Close: true}) == 0 {
+					return errors.New("there is no link")
+				}
+				return nil
+			})
+			seen(marker)
+
+			v.AwaitReady(t, within)
+			sim.FaultREST(hmcsim.RESTFault{
+				Kind: hmcsim.RESTFaultStatus, Status: 500, Times: 2, Message: fmt.Sprint("answer-", n, "- repeats ", forms(secret)[form]),
+			})
+			sim.Broker().DropLinks() // so that it has something to ask
+			v.Process.Await(t, within, func() error {
+				if got, err := daemon.Metric(v.Metrics(t), "hmcnotifyd_hmc_rest_requests_total", "code", "500"); err != nil || got < float64(n) {
+					return fmt.Errorf("%v answers have come: %w", got, err)
+				}
+				return nil
+			})
+			sim.ClearRESTFaults()
+		}
+	}
+	v.AwaitReady(t, within)
+	if !strings.Contains(v.Process.Output(), "not shown because it repeats a secret") {
+		t.Error("no message was hidden")
+	}
+	shown := map[string]string{"the log": v.Process.Output()}
+	for _, path := range []string{"/", "/metrics", "/api/v1/status"} {
+		_, body, err := ask(t.Context(), newClient(t), http.MethodGet, v.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown[path] = body
+	}
+	v.end(t)
+	for _, root := range []string{dir, v.Storage} {
+		err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() || strings.Contains(path, "sessions") { // those hold the ids until the logoff
+				return err
+			}
+			text, err := os.ReadFile(path)
+			shown[path] = string(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for where, text := range shown {
+		for _, secret := range secrets {
+			for form, shape := range forms(secret) {
+				if i := strings.Index(text, shape); i >= 0 {
+					t.Errorf("%s shows a secret, %s: %.200q", where, form, text[max(0, i-100):])
+				}
+			}
+		}
+	}
+}
