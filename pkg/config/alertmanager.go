@@ -51,7 +51,8 @@ func AlertNames() []string {
 
 // AlertLabels lists the labels that alerts have of their own.
 func AlertLabels() []string {
-	return strings.Fields("alertname severity hmc cpc resource class message object_id element_id os_name os_level sysplex")
+	return strings.Fields(
+		"alertname severity hmc cpc resource class message object_id element_id os_name os_level sysplex")
 }
 
 func (a *Alertmanager) setDefaults() {
