@@ -20,7 +20,7 @@ func (b *Bridge) Units() []status.Unit {
 		for _, r := range slices.Collect(g.Estate.All("")) {
 			units = append(units, status.Unit{
 				Group: g.Name, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
-				Severity: severities.OfStatus(r.Class, r.Status, r.Judged),
+				Severity: severities.OfActivation(r.Class, r.Status, r.Judged, !r.Starting.IsZero()),
 				Since:    r.Since, Exact: r.Exact, Current: current[g],
 				OSName: r.System.OSName, OSLevel: r.System.OSLevel, Sysplex: r.System.Sysplex,
 			})

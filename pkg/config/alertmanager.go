@@ -53,10 +53,8 @@ func AlertNames() []string {
 
 // AlertLabels lists the labels that alerts have of their own.
 func AlertLabels() []string {
-	return []string{
-		"alertname", "severity", "hmc", "cpc", "resource", "class", "message", "os_name", "os_level", "sysplex",
-		"object_id", "element_id",
-	}
+	return strings.Fields(
+		"alertname severity hmc cpc resource class message object_id element_id os_name os_level sysplex")
 }
 
 func (a *Alertmanager) setDefaults() {

@@ -44,8 +44,8 @@ func ClassOf(uri string) string {
 	return ""
 }
 
-// onCPC are the beginnings of the URIs of what belongs to one CPC, and says so itself only when it is
-// asked: in its parent, or its cpc-uri (golang-zhmcclient, model.go; zhmcclient).
+// onCPC are the beginnings of the URIs of what belongs to one CPC, and says so itself only when it
+// is asked: in its parent, or its cpc-uri (golang-zhmcclient, model.go; zhmcclient).
 var onCPC = []string{
 	"/api/adapters/", "/api/virtual-switches/", "/api/storage-groups/", "/api/storage-templates/",
 	"/api/partition-links/", "/api/tape-links/", "/api/tape-libraries/",
@@ -103,7 +103,8 @@ type Message struct {
 	Prompt   string    `json:"prompt,omitempty"` // what an answer begins with
 	Since    time.Time `json:"since"`
 	Received time.Time `json:"received"`
-	// Stopped says that the system has stopped since: the next one does not wait for an answer to it.
+	// Stopped says that the system has stopped since: the next one does not wait for an answer to
+	// it.
 	Stopped bool `json:"stopped,omitempty"`
 }
 
@@ -133,7 +134,8 @@ func (s System) Merge(told System) System {
 	}
 }
 
-// notOperating is the status of what is activated, and nothing runs in it: not yet, or not any more.
+// notOperating is the status of what is activated, and nothing runs in it: not yet, or not any
+// more.
 const notOperating = "not-operating"
 
 // atRest are the statuses from which an activation leads to notOperating, by class.
@@ -380,7 +382,8 @@ func (e *Estate) Starting(before time.Time) (list []Resource) {
 	return list
 }
 
-// place is where something belongs that is not listed, and the status that it was told to have last.
+// place is where something belongs that is not listed, and the status that it was told to have
+// last.
 type place struct {
 	name, cpcURI, status string
 	asked                bool
@@ -389,8 +392,8 @@ type place struct {
 // maxPlaces bounds of how many it is known.
 const maxPlaces = 20_000
 
-// Place notes the name of something that an HMC was asked about, and the CPC that it belongs to; "":
-// the HMC does not tell.
+// Place notes the name of something that an HMC was asked about, and the CPC that it belongs to;
+// "": the HMC does not tell.
 func (e *Estate) Place(uri, name, cpcURI string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -25,11 +25,11 @@ func (s *Session) ListCPCs(ctx context.Context) ([]CPC, error) {
 	return answer.list(err)
 }
 
-// QueryJob returns how a job stands (Query Job Status). uri is the job-uri of the job's start or of
-// its job-completion notification. The HMC keeps the outcome of a job for the userid that started
-// it; a job that is gone is 404 with reason 1. The documentation gives the codes of a job that is
-// complete or canceled only, and the reason code only with an error. The request does not wait behind
-// others.
+// QueryJob returns how a job stands (Query Job Status). uri is the job-uri of the job's start or
+// of its job-completion notification. The HMC keeps the outcome of a job for the userid that
+// started it; a job that is gone is 404 with reason 1. The documentation gives the codes of a job
+// that is complete or canceled only, and the reason code only with an error. The request does not
+// wait behind others.
 func (s *Session) QueryJob(ctx context.Context, uri string) (Job, error) {
 	if !isObject(uri, jobsURI) {
 		return Job{}, fmt.Errorf("hmc: query job status: %q is not the URI of a job", uri)

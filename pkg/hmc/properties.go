@@ -34,7 +34,8 @@ type Info struct {
 	// How it was loaded, of an LPAR.
 	LoadAddress, LoadParameter string
 
-	// By GetFacts alone. CPCURI is that of the CPC that the object belongs to; "": to none, or to all.
+	// By GetFacts alone. CPCURI is that of the CPC that the object belongs to; "": to none, or to
+	// all.
 	Name, CPCURI string
 	// PSWs are the program status words of an LPAR's processors, each as 32 hexadecimal digits.
 	// Those of an LPAR whose processors run say nothing.
@@ -208,10 +209,10 @@ func readInfo(uri string, raw []byte) Info {
 	return i
 }
 
-// GetFacts returns what an event about one of these objects, of whatever class, is held back for: its
-// name, where it belongs, and of an LPAR the program status words. It does not wait behind other
-// requests. Several are asked for in one request where the HMC knows Submit Requests. One that the
-// HMC does not give is left out: it is gone, for example.
+// GetFacts returns what an event about one of these objects, of whatever class, is held back for:
+// its name, where it belongs, and of an LPAR the program status words. It does not wait behind
+// other requests. Several are asked for in one request where the HMC knows Submit Requests. One
+// that the HMC does not give is left out: it is gone, for example.
 func (s *Session) GetFacts(ctx context.Context, uris []string) (facts []Info, err error) {
 	if len(uris) > 1 {
 		facts, err = s.getInfos(ctx, uris, factsOf, true)

@@ -110,8 +110,9 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 	return wasBlind
 }
 
-// withoutSight says for how long nothing was seen, which is certain for as long as d: a link may have
-// been of no use before it was lost, and one whose daemon was killed of use after that was stored.
+// withoutSight says for how long nothing was seen, which is certain for as long as d: a link may
+// have been of no use before it was lost, and one whose daemon was killed of use after that was
+// stored.
 func (t *tx) withoutSight(d time.Duration) string {
 	round := func(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }
 	text, down := round(d)+" without sight", t.now.Sub(t.link.lost)

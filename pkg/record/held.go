@@ -15,7 +15,8 @@ import (
 // system has stopped, that an adapter has. The HMC is asked, and the event is held back until that
 // is known, but not for long: it is recorded without, if the HMC does not answer or the budget of
 // requests is used up. What comes of the same resource meanwhile waits behind it, so that the order
-// is kept. An answer that comes late is told by the event once more.
+// is kept. Why a system has stopped is told by the event once more where the answer comes late. How
+// a job has ended is not asked for late: that would be the time of those that end since.
 const (
 	// HoldWait is how long an event is held back at most, less the time until the recorder looks
 	// at what is due.
@@ -161,13 +162,12 @@ func (t *tx) release(all bool) {
 			waiting[h.key] = true
 			return false
 		}
-		if told := copyEvent(&h.event); h.ready {
-			t.store(&h.event)
-			t.kept.Give(h.kept)
-		} else { // the rules rate it anew when it is told again
-			t.store(&told)
+		told := copyEvent(&h.event) // the rules rate it anew when it is told again
+		if t.store(&told); !h.ready && estate.OnCPC(h.about) {
 			h.due = t.now.Add(answerWait)
 			t.late = append(t.late, h)
+		} else {
+			t.kept.Give(h.kept)
 		}
 		return true
 	})

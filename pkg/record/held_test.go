@@ -297,29 +297,6 @@ func TestWhereAnAdapterIs(t *testing.T) {
 	}
 }
 
-// How a job has ended is told late rather than not: a failure is told as one.
-func TestAJobToldLate(t *testing.T) {
-	h := newHouse(t, 1)
-	r, w := h.open("a")
-	w.asks = true
-	connect(r)
-	received(t, r, "u.job", receiver.Headers{
-		{Name: "notification-type", Value: event.TypeJobCompletion}, {Name: "message-id", Value: "1"}, {Name: "job-uri", Value: "/api/jobs/1"},
-	}, "")
-	now := r.now
-	r.now = func() time.Time { return now().Add(HoldWait) }
-	r.tick(t.Context(), false)
-	if all := h.events(); len(all) != 2 || all[1].Summary != "job 1 completed" {
-		t.Fatalf("%+v", all)
-	}
-	code, reason := 500, 7
-	r.JobKnown(t.Context(), "/api/jobs/1", &hmc.Job{Status: "complete", StatusCode: &code, ReasonCode: &reason})
-	all := h.events()
-	if len(all) != 1 || all[0].Repeat || all[0].Severity != event.SeverityWarning || all[0].Summary != "job 1 complete, status 500, reason 7" {
-		t.Errorf("%+v", all)
-	}
-}
-
 // What was activated and does not operate after minutes is told once, when nothing is in doubt.
 func TestNotStarted(t *testing.T) {
 	h := newHouse(t, 1)

@@ -371,7 +371,7 @@ func (t *tx) record(p *translate.Part) {
 				}
 			}
 		}
-		typ, uri := p.Type, p.Event.Key() // the next event is made in its place
+		typ, uri := p.Type, p.Key() // the next event is made in its place
 		if !t.ask(p.Event, p.Ask) {
 			t.put(p.Event)
 		}

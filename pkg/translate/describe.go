@@ -70,10 +70,7 @@ func (c *Converter) describeStatusChange(e *event.Event, reports []event.Report,
 		c.unacceptable = o.judged == estate.Unacceptable
 		e.Unacceptable = &c.unacceptable
 	}
-	e.Severity = c.Severities.OfStatus(classOf(e), o.status, o.judged)
-	if o.starting && c.Severities.configured(classOf(e), o.status) == "" {
-		e.Severity = event.Milder(e.Severity, event.SeverityWarning)
-	}
+	e.Severity = c.Severities.OfActivation(classOf(e), o.status, o.judged, o.starting)
 }
 
 // sysplex says how many members of a sysplex are down, where an event is about one that is.

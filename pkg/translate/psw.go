@@ -37,8 +37,8 @@ const (
 )
 
 // Stopped adds to the event of an LPAR that has stopped, and still has, why it has, by the program
-// status words of its processors, and reports whether they tell. One that was activated and waits by
-// a code does so because it could not be started.
+// status words of its processors, and reports whether they tell. One that was activated and waits
+// by a code does so because it could not be started.
 func (c *Converter) Stopped(e *event.Event, psws []string) bool {
 	text, coded := disabledWait(psws)
 	if text == "" || e.Type != event.TypeStatusChange || e.Resource == nil {

@@ -93,6 +93,16 @@ func (s *Severities) OfStatus(class, status string, judged estate.Judgement) str
 	return severity
 }
 
+// OfActivation is OfStatus for one that a resource may have because it was activated and has not
+// started yet.
+func (s *Severities) OfActivation(class, status string, judged estate.Judgement, starting bool) string {
+	severity := s.OfStatus(class, status, judged)
+	if starting && s.configured(class, status) == "" {
+		severity = event.Milder(severity, event.SeverityWarning)
+	}
+	return severity
+}
+
 // ignoresJudged says that what the HMC thinks of a status does not count.
 func (s *Severities) ignoresJudged() bool { return s != nil && s.ignoreJudged }
 

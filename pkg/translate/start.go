@@ -8,9 +8,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
-// StartTakes is for how long it is usual that what was activated does not operate: an activation ends
-// with a load, for which an HMC waits for one minute unless it is told to wait longer (zhmcclient,
-// Lpar.load).
+// StartTakes is for how long it is usual that what was activated does not operate: an activation
+// ends with a load, for which an HMC waits for one minute unless it is told to wait longer
+// (zhmcclient, Lpar.load).
 const StartTakes = 5 * time.Minute
 
 // NotStarted makes e the event that a resource does not operate although it was activated some time

@@ -59,7 +59,7 @@ func TestActivation(t *testing.T) {
 				if judged != "" {
 					judged = `,"has-unacceptable-status":` + judged
 				}
-				for _, to := range strings.Split(step, ",") {
+				for to := range strings.SplitSeq(step, ",") {
 					reports = append(reports, fmt.Sprintf(`{"old-status":%q,"new-status":%q%s}`, old, to, judged))
 					old = to
 				}

@@ -282,9 +282,12 @@ func (k *keeper) askFacts(ctx context.Context, uris []string) error {
 	return err
 }
 
-// askJob asks how a job has ended.
+// askJob asks how a job has ended, if its event still waits for that.
 func (k *keeper) askJob(ctx context.Context, uri string) error {
-	asking, cancel := context.WithTimeout(ctx, answerTimeout)
+	if !k.Rec.Awaits(uri) {
+		return nil
+	}
+	asking, cancel := context.WithTimeout(ctx, record.HoldWait)
 	defer cancel()
 	job, err := k.session.QueryJob(asking, uri)
 	if err != nil {
