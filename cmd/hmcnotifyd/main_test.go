@@ -289,7 +289,7 @@ func TestRevision(t *testing.T) {
 func TestCheckConfigEvent(t *testing.T) {
 	dir := t.TempDir()
 	cfg, ev := filepath.Join(dir, "c.yaml"), filepath.Join(dir, "event.json")
-	write(t, cfg, `hmcs: [{name: east, hosts: [x], userid: u, password: p}]
+	write(t, cfg, `hmcs: [{name: east, hosts: [x], userid: u, password: p, os_messages: [{cpc: CPC1}]}]
 sinks:
   - {name: all, log: {output: stderr}}
   - {name: ops, log: {output: stdout}, match: [{type: os-message}, {type: status-change, status: [stopped, terminated]}]}

@@ -213,11 +213,11 @@ severity:
 	dir := filepath.Dir(c.File)
 	want := []string{
 		`3: hmcs[0].log_start: is in the future: the entries until then are never told`,
-		`10: sinks[0].match[0]: fits only events that no HMC which it is about sends: bridge-heartbeat (set heartbeat_interval), hardware-message (set hardware_messages: true of an HMC)`,
-		`11: sinks[0].match[1].type[1]: no HMC which it is about sends os-message events: name partitions under os_messages of an HMC`,
-		`11: sinks[0].match[1].type[2]: no HMC which it is about sends bridge-heartbeat events: set heartbeat_interval`,
-		`13: sinks[0].match[3]: fits only events that no HMC which it is about sends: log-entry (add audit or security to the topics of an HMC)`,
-		`14: sinks[0].match[4]: fits only events that no HMC which it is about sends: property-change (add object to the topics of an HMC)`,
+		`10: sinks[0].match[0]: fits only events that its HMCs are not asked for: bridge-heartbeat (set heartbeat_interval), hardware-message (set hardware_messages: true of an HMC)`,
+		`11: sinks[0].match[1].type[1]: its HMCs are not asked for os-message events: name partitions under os_messages of an HMC`,
+		`11: sinks[0].match[1].type[2]: its HMCs are not asked for bridge-heartbeat events: set heartbeat_interval`,
+		`13: sinks[0].match[3]: fits only events that its HMCs are not asked for: log-entry (add audit or security to the topics of an HMC)`,
+		`14: sinks[0].match[4]: fits only events that its HMCs are not asked for: property-change (add object to the topics of an HMC)`,
 		`16: sinks[0].match[6].status[0]: "not-operatng" matches no status that HMCs are known to have; is not-operating meant?`,
 		`16: sinks[0].match[6].status[3]: "dreaming" matches no status that HMCs are known to have`,
 		`17: sinks[0].match[7].status[1]: "not-activated" matches statuses of other classes than those that class selects`,
@@ -239,7 +239,7 @@ severity:
 		`48: severity.event_id.00: HMCs write ids without zeros in front: is 0 meant?`,
 		`48: severity.event_id.0522: HMCs write ids without zeros in front: is 522 meant?`,
 		`own.rules:1: rules[0]: never counts: rules[0] (27) comes first, and fits whatever it fits`,
-		`own.rules:2: rules[1].match[0]: fits only events that no HMC which it is about sends: hardware-message (set hardware_messages: true of an HMC)`,
+		`own.rules:2: rules[1].match[0]: fits only events that its HMCs are not asked for: hardware-message (set hardware_messages: true of an HMC)`,
 		`own.rules:3: rules[2]: never counts: rules[1] (own.rules:2) comes first, and fits whatever it fits`,
 	}
 	got := strings.Split(strings.ReplaceAll(strings.ReplaceAll(c.Warnings.Error(), c.File+":", ""), dir+"/", ""), "\n")
@@ -251,8 +251,8 @@ severity:
 // A set whose events nobody sends is told of once, and not for each of its rules.
 func TestWarningOfASetThatCannotFit(t *testing.T) {
 	for sets, want := range map[string]string{
-		"zos, linux": "4: rules[0].include: the ready set zos fits only events that no HMC sends: os-message (name partitions under os_messages of an HMC)\n" +
-			"5: rules[1].include: the ready set linux fits only events that no HMC sends: os-message (name partitions under os_messages of an HMC)",
+		"zos, linux": "4: rules[0].include: the ready set zos fits only events that no HMC is asked for: os-message (name partitions under os_messages of an HMC)\n" +
+			"5: rules[1].include: the ready set linux fits only events that no HMC is asked for: os-message (name partitions under os_messages of an HMC)",
 		"hmc": "",
 	} {
 		text := "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, log: {}}]\nrules:\n"

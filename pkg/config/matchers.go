@@ -97,7 +97,7 @@ func (d *decoder) unsent(path string, matchers []match.Matcher, from *sources, t
 		if types := from.unsent(m); types != "" {
 			if told[types] == "" {
 				told[types] = at
-				d.warnf(at, "fits only events that no HMC which it is about sends: %s", types)
+				d.warnf(at, "fits only events that its HMCs are not asked for: %s", types)
 			}
 			continue
 		}
@@ -105,7 +105,7 @@ func (d *decoder) unsent(path string, matchers []match.Matcher, from *sources, t
 			typ := p.String()
 			if p.Literal() && howToGet[typ] != "" && told[typ] == "" && !from.sent(typ, m.HMC) {
 				told[typ] = at
-				d.warnf(element(join(at, "type"), m.Type, j), "no HMC which it is about sends %s events: %s",
+				d.warnf(element(join(at, "type"), m.Type, j), "its HMCs are not asked for %s events: %s",
 					typ, howToGet[typ])
 			}
 		}

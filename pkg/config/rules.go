@@ -206,7 +206,7 @@ func (d *decoder) include(path string, r *Rule, from *sources, seen map[string]s
 	if in.ready && from.known && !slices.ContainsFunc(placed, func(r placedRule) bool {
 		return slices.ContainsFunc(r.Match, func(m match.Matcher) bool { return from.unsent(&m) == "" })
 	}) {
-		d.warnf(at, "%s fits only events that no HMC sends: %s", shown, from.unsent(&placed[0].Match[0]))
+		d.warnf(at, "%s fits only events that no HMC is asked for: %s", shown, from.unsent(&placed[0].Match[0]))
 	}
 	d.errs = append(d.errs, in.errs...)
 	d.warnings = append(d.warnings, in.warnings...)
@@ -224,7 +224,7 @@ func (d *decoder) severity(s *Severity, from *sources) {
 		d.eventID(join(at("event_id"), id), id)
 	}
 	if len(s.EventID) > 0 && from.known && !from.sent(event.TypeLogEntry, nil) {
-		d.warnf(at("event_id"), "is of %s events, and no HMC sends any: %s", event.TypeLogEntry,
+		d.warnf(at("event_id"), "is of %s events, and no HMC is asked for any: %s", event.TypeLogEntry,
 			howToGet[event.TypeLogEntry])
 	}
 }
