@@ -123,7 +123,12 @@ func (s *otlp) judge(a *httpAnswer, sent int) error {
 	}
 	err := a.judge(a.Status, text)
 	if later, ok := errors.AsType[*RetryAfterError](err); ok && !otlpRetryable(a.Status) {
-		return &PermanentError{Status: a.Status, Err: later.Err}
+		err = &PermanentError{Status: a.Status, Err: later.Err}
+	}
+	if a.Status == http.StatusInternalServerError && sent > 1 {
+		// So a collector answers where what is behind its receiver has refused one of them for
+		// good.
+		return fmt.Errorf("%w: %w", ErrNotJudged, err)
 	}
 	return err
 }

@@ -132,6 +132,11 @@ func newOTLPPeer(t *testing.T, batch int) *peer {
 			case <-leave:
 			}
 			return
+		case refuseLarge: // as a collector answers where what is behind it refuses one for good
+			if slices.ContainsFunc(keep, func(record *logpb.LogRecord) bool { return proto.Size(record) > manyBytes }) {
+				answer(http.StatusInternalServerError)
+				return
+			}
 		case refuseOne:
 			keep = keep[1:]
 			resp.PartialSuccess = &logspb.ExportLogsPartialSuccess{RejectedLogRecords: 1, ErrorMessage: "one is not for " + r.URL.String()}
@@ -155,9 +160,13 @@ func newOTLPPeer(t *testing.T, batch int) *peer {
 	cfg.OTLP.HTTPConfig = config.NewHTTPConfig(promconfig.HTTPClientConfig{
 		BasicAuth: &promconfig.BasicAuth{Username: "hmc", PasswordFile: secretFile(t, password)}, EnableHTTP2: true,
 	})
+	can := []behavior{refuse, busy, defer30, hang, pause, refuseOne}
+	if batch > 1 {
+		can = append(can, refuseLarge)
+	}
 	return &peer{
 		cfg: cfg, opts: Options{Version: "1.2.3"}, secrets: []string{tenant, password},
-		can:     []behavior{refuse, busy, defer30, hang, pause, refuseOne},
+		can:     can,
 		behave:  func(b behavior) { state.Store(int32(b)) },
 		hanging: func() bool { return waiting.Load() > 0 },
 		received: func() []json.RawMessage {
@@ -326,7 +335,7 @@ func TestOTLPAnswers(t *testing.T) {
 		"413":                         {413, pb, "", "*sinks.PermanentError", ""},
 		"408, which is not retryable": {408, pb, "", "*sinks.PermanentError", ""},
 		"429":                         {429, pb, "", "*sinks.RetryAfterError", "retry after 7s"},
-		"500, which is not retryable": {500, pb, string(rpcStatus(13, "broken")), "*sinks.PermanentError", "broken"},
+		"500, of several at once":     {500, pb, string(rpcStatus(13, "broken")), "*fmt.wrapErrors", "broken"},
 		"501":                         {501, pb, "", "*sinks.PermanentError", ""},
 		"502":                         {502, "text/html", "<h1>Bad Gateway", "*sinks.RetryAfterError", "retry after 7s"},
 		"503":                         {503, pb, string(rpcStatus(14, "later")), "*sinks.RetryAfterError", "later (retry after 7s)"},
@@ -353,6 +362,12 @@ func TestOTLPAnswers(t *testing.T) {
 			}
 			if err != nil && !strings.Contains(err.Error(), test.text) {
 				t.Errorf("%v", err)
+			}
+			if test.status == http.StatusInternalServerError { // not retryable, and of one there is nothing to divide
+				one := s.Send(t.Context(), records(0, 1))
+				if _, ok := errors.AsType[*PermanentError](one); !ok || errors.Is(one, ErrNotJudged) || !errors.Is(err, ErrNotJudged) {
+					t.Errorf("of one: %v; of several: %v", one, err)
+				}
 			}
 			if rejected, ok := errors.AsType[*RejectedError](err); ok && rejected.Events != 2 {
 				t.Errorf("%d refused", rejected.Events)

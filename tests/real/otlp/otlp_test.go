@@ -182,13 +182,15 @@ sinks:
 		if original := got.Attributes.text("log.record.original"); original+"\n" != line {
 			t.Errorf("the event\n%sarrived as\n%s", line, original)
 		}
-		if got.TimeUnixNano != strconv.FormatInt(e.Time.UnixNano(), 10) || got.ObservedTimeUnixNano != strconv.FormatInt(e.Received.UnixNano(), 10) ||
+		// It is received at a time that JSON has without its microseconds.
+		observed, err := strconv.ParseInt(got.ObservedTimeUnixNano, 10, 64)
+		if got.TimeUnixNano != strconv.FormatInt(e.Time.UnixNano(), 10) || err != nil || time.Unix(0, observed).UnixMilli() != e.Received.UnixMilli() ||
 			got.Body.StringValue != e.Summary || got.EventName != "hmcnotifyd.status-change" || got.SeverityText != e.Severity ||
 			got.SeverityNumber != map[string]int{"info": 9, "warning": 13, "critical": 17}[e.Severity] {
-			t.Errorf("%s arrived as %+v", line, got)
+			t.Fatalf("%s arrived as %+v", line, got)
 		}
 		if got.Attributes.text("hmcnotifyd.label.site") != "DC1" || got.resource.text("hmc") != "east" || got.resource.text("service.name") != "hmcnotifyd" {
-			t.Errorf("%+v of %+v", got.Attributes, got.resource)
+			t.Fatalf("%+v of %+v", got.Attributes, got.resource)
 		}
 	}
 	if events != changes {
