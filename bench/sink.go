@@ -58,7 +58,7 @@ type sender interface {
 func sinkCases() []sinkCase {
 	few := natsCase()
 	few.name, few.loop, few.resources, few.goal = "nats-32", "the same, events of 32 resources", 32, 0
-	return []sinkCase{webhookCase(), logCase(), syslogCase(), alertmanagerCase(), natsCase(), few, kafkaCase(), otlpCase()}
+	return []sinkCase{webhookCase(), logCase(), syslogCase(), alertmanagerCase(), natsCase(), few, kafkaCase(), otlpCase(), splunkCase(), elasticsearchCase()}
 }
 
 func sinkCaseOf(name string) (sinkCase, error) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
@@ -143,6 +144,58 @@ sinks:
 		}
 		if total != 99 {
 			t.Errorf("%s: %d events have arrived", name, total)
+		}
+	}
+}
+
+// A check with --online and a test event say whether such a sink works, and what to do if not.
+func TestBulkSinksAreTried(t *testing.T) {
+	t.Parallel()
+	collector := hec.New(hec.Settings{Token: "t0ken"})
+	cluster := elastic.New(elastic.Settings{APIKey: "a2V5"})
+	one, two := httptest.NewServer(collector), httptest.NewServer(cluster)
+	t.Cleanup(one.Close)
+	t.Cleanup(two.Close)
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	cfg := load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
+sinks:
+  - {name: splunk, splunk: {url: %[1]q, token: t0ken}, match: [{type: ipl}]}
+  - {name: token, splunk: {url: %[1]q, token: another}, match: [{type: ipl}]}
+  - {name: search, elasticsearch: {url: %[2]q, http_config: {authorization: {type: ApiKey, credentials: a2V5}}}, match: [{type: ipl}]}
+  - {name: key, elasticsearch: {url: %[2]q}, match: [{type: ipl}]}
+`, one.URL, two.URL))
+	var said strings.Builder
+	err := check.Run(t.Context(), check.Options{Config: cfg, Version: "test", Out: &said})
+	for _, want := range []string{
+		"can be reached (POST " + one.URL + "/services/collector/event; no event was sent)",
+		"can be reached (POST " + two.URL + "/logs-hmc-default/_bulk; no event was sent)",
+	} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &said)
+		}
+	}
+	for _, want := range []string{"sink token: ", "Invalid token", "(what to do: the consumer does not accept who sends it: check splunk.token", "sink key: ", "check the credentials in elasticsearch.http_config"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
+	}
+	if n, _, _ := collector.Counts(); n != 0 {
+		t.Errorf("%d events", n)
+	}
+
+	d.start(cfg)
+	d.connected("a")
+	for name, outcome := range map[string]string{
+		"splunk": deliver.TestDelivered, "search": deliver.TestDelivered, "token": deliver.TestFailed, "key": deliver.TestFailed,
+	} {
+		if s := d.test(name)[1]; s.Outcome != outcome || (s.Do == "") != (outcome == deliver.TestDelivered) {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	for name, got := range map[string][]*event.Event{"splunk": splunkEvents(t, collector), "search": elasticEvents(t, cluster)} {
+		if len(got) != 1 || got[0].Type != event.TypeBridgeTest {
+			t.Errorf("%s has %+v", name, got)
 		}
 	}
 }

@@ -127,8 +127,8 @@ func answering(t testing.TB, status int, body string) string {
 	return server.URL
 }
 
-// labelled is an event with everything that gets a place of its own.
-func labelled() event.Record {
+// fullEvent is an event with everything that gets a place of its own.
+func fullEvent() event.Record {
 	at := record(1)
 	e, _ := at.Event()
 	e.Summary, e.Labels = "partition PART1: active -> stopped", event.Headers{{Name: "site", Value: "DC1"}, {Name: "team", Value: "z\"os"}}

@@ -3,6 +3,7 @@ package sinks
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -117,7 +118,7 @@ func newElasticsearchPeer(t *testing.T, openSearch bool) *peer {
 func TestElasticsearchDocument(t *testing.T) {
 	c, url := cluster(t, elastic.Settings{})
 	s := elasticsearchTo(t, url)
-	r := labelled()
+	r := fullEvent()
 	entry := event.NewRecord(&event.Event{
 		ID: event.NewID("entry"), HMC: "hmc-east", Type: event.TypeLogEntry, Time: time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC), Received: r.Received,
 		TopicType: event.TopicSecurity, Origin: event.OriginBackfill, Severity: event.SeverityWarning, Summary: "logon failed",
@@ -233,8 +234,9 @@ func TestElasticsearchItems(t *testing.T) {
 		if got := verdicts(5, err); !slices.Equal(got, want) {
 			t.Errorf("OpenSearch %v: got %q, want %q", openSearch, got, want)
 		}
-		if each := err.(*EventsError).Events; !strings.Contains(each[1].Error(), "parsing_exception") || !strings.Contains(each[2].Error(), "rejected_execution") {
-			t.Errorf("the reasons: %v; %v", each[1], each[2])
+		if each, ok := errors.AsType[*EventsError](err); !ok ||
+			!strings.Contains(each.Events[1].Error(), "parsing_exception") || !strings.Contains(each.Events[2].Error(), "rejected_execution") {
+			t.Errorf("the reasons: %v", err)
 		}
 	}
 }
@@ -413,7 +415,7 @@ func TestElasticsearchProbe(t *testing.T) {
 
 // FuzzECS makes documents of any event: what comes out is JSON, with the event in it.
 func FuzzECS(f *testing.F) {
-	for _, r := range []event.Record{labelled(), record(0), largeRecord(1, 100)} {
+	for _, r := range []event.Record{fullEvent(), record(0), largeRecord(1, 100)} {
 		f.Add(r.JSON, r.Type)
 	}
 	f.Add([]byte(`{"id":7,"time":[],"resource":{"name":{}},"labels":"x","body":[1,"\u0000\xff"]}`), event.TypeLogEntry)

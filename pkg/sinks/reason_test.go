@@ -20,6 +20,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/elastic"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hec"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/certs"
 )
 
@@ -51,6 +53,11 @@ func TestReason(t *testing.T) {
 	if err := closed.Close(); err != nil {
 		t.Fatal(err)
 	}
+	_, wrongToken := collector(t, hec.Settings{Token: "another"})
+	_, otherIndex := collector(t, hec.Settings{Indexes: []string{"main"}})
+	_, busyCollector := collector(t, hec.Settings{Busy: true})
+	_, keyed := cluster(t, elastic.Settings{APIKey: "a-key"})
+	_, flooded := cluster(t, elastic.Settings{FloodStage: 429})
 	for _, test := range []struct {
 		name   string
 		sink   Sink
@@ -87,6 +94,13 @@ func TestReason(t *testing.T) {
 		{"nats, wrong password", natsTo(t, startNATS(t), func(c *config.Sink) { c.NATS.Password = config.NewSecret("wrong") }), ReasonAuthorization, 0},
 		{"nats, no JetStream", natsTo(t, startNATS(t, func(o *server.Options) { o.JetStream = false })), ReasonNotFound, 0},
 		{"nats, no TLS", natsTo(t, startNATS(t), func(c *config.Sink) { c.NATS.TLS = &config.TLS{} }), ReasonTLS, 0},
+		{"splunk, wrong token", splunkTo(t, wrongToken), ReasonAuthorization, 403},
+		{"splunk, no such index", splunkTo(t, otherIndex, func(c *config.Sink) { c.Splunk.Index = "ibmz" }), ReasonNotFound, 400},
+		{"splunk, busy", splunkTo(t, busyCollector), ReasonUnavailable, 503},
+		{"splunk, nothing listens", splunkTo(t, "http://"+gone), ReasonRefused, 0},
+		{"elasticsearch, no credentials", elasticsearchTo(t, keyed), ReasonAuthorization, 401},
+		{"elasticsearch, disk full", elasticsearchTo(t, flooded), ReasonNoSpace, 429},
+		{"elasticsearch, its authority is not known", elasticsearchTo(t, tlsServer.URL), ReasonTLS, 0},
 		{"syslog, nothing listens", syslogTo(t, syslogConfig("tcp://"+gone, config.FramingLF)), ReasonRefused, 0},
 		{"syslog, no socket", syslogTo(t, syslogConfig("unix://"+missing, config.FramingLF)), ReasonNotFound, 0},
 		{"syslog, its authority is not known", syslogTo(t, syslogConfig(syslogTLS.address, config.FramingLF)), ReasonTLS, 0},

@@ -103,7 +103,7 @@ func newSplunkPeer(t *testing.T, acknowledge bool, compression string) *peer {
 func TestSplunkEvent(t *testing.T) {
 	c, url := collector(t, hec.Settings{Indexes: []string{"ibmz"}})
 	s := splunkTo(t, url, func(c *config.Sink) { c.Splunk.Index = "ibmz" })
-	r := labelled()
+	r := fullEvent()
 	at := time.Date(2026, 11, 20, 10, 0, 0, 123_000_000, time.UTC)
 	e, _ := r.Event()
 	e.Time = at
@@ -282,11 +282,11 @@ func TestSplunkAcknowledgementInterrupted(t *testing.T) {
 	var polls atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/ack") {
-			switch n := polls.Add(1); {
-			case n == 1:
+			switch polls.Add(1) {
+			case 1:
 				w.WriteHeader(http.StatusServiceUnavailable)
 				return
-			case n == 2:
+			case 2:
 				panic(http.ErrAbortHandler)
 			}
 		}

@@ -53,7 +53,7 @@ type Settings struct {
 	MaxContentLength int64
 	// Invalid says of an event that it is not in a valid format, besides those that are not.
 	Invalid func(Event) bool
-	// Count says that events are only counted.
+	// Count says that events, each on a line, are only counted.
 	Count bool
 }
 
@@ -225,9 +225,13 @@ func (s *Server) collect(r *http.Request) answer {
 	case len(bytes.TrimSpace(body)) == 0:
 		return noData
 	}
-	taken, refusal := s.read(body)
-	s.taken += len(taken)
-	if !s.settings.Count {
+	refusal = success
+	if s.settings.Count {
+		s.taken += bytes.Count(body, []byte{'\n'})
+	} else {
+		var taken []Event
+		taken, refusal = s.read(body)
+		s.taken += len(taken)
 		s.events = append(s.events, taken...)
 	}
 	if refusal.code == success.code && s.settings.Acknowledge {
