@@ -106,8 +106,12 @@ func New(o Options) *Delivery {
 	}
 	events, bytes := sinks.MaxBatch(o.To)
 	d.progress = newProgress(o.Cursor, d.log, max(ahead, 2*lanes*events), aheadBytes)
+	d.progress.eager = o.Sink.Collapse
 	// The last one is the lane of the repetitions.
-	d.health = health{log: d.log, lanes: make([]laneHealth, lanes+1)}
+	d.health = health{
+		log: d.log, lanes: make([]laneHealth, lanes+1),
+		limit: o.Sink.Timeout + overdueAfter, overdue: d.metrics.retry.Inc,
+	}
 	d.work = newWork(lanes, events, bytes, o.Sink.Batch.MaxEvents, o.Sink.Batch.MaxWait)
 	if o.Sink.Collapse {
 		var busy func(string) bool
