@@ -74,6 +74,7 @@ type daemon struct {
 	timing   watch.Intervals
 	stdout   io.Writer // of log sinks; nil: none
 	wrap     func(queue.Store) queue.Store
+	buffers  int
 	panicAt  atomic.Pointer[string]
 	cancel   context.CancelFunc
 	done     chan error
@@ -143,6 +144,7 @@ func (d *daemon) start(cfg *config.Config) {
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
 		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout, WrapStore: d.wrap,
+		Buffers: d.buffers,
 	})
 	if err != nil {
 		d.t.Fatal(err)
