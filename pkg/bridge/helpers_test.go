@@ -219,7 +219,7 @@ func (d *daemon) eventually(what string, ok func() bool) {
 		if time.Now().After(end) {
 			d.t.Fatalf("%s: not within %s; status: %s", what, within, d.statusText())
 		}
-		time.Sleep(max(2*time.Millisecond, 3*time.Since(start)))
+		time.Sleep(max(5*time.Millisecond, 10*time.Since(start)))
 	}
 }
 

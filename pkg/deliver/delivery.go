@@ -54,6 +54,7 @@ type Delivery struct {
 	Sink   sinks.Sink
 	Cursor *queue.Cursor
 
+	kind    string // of the sink
 	dead    *queue.DeadLetters
 	wants   func(event.Record) bool
 	rules   floodRules
@@ -81,7 +82,7 @@ type Delivery struct {
 // New returns a Delivery that does nothing yet.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, dead: o.Dead,
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), dead: o.Dead,
 		wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
@@ -277,7 +278,7 @@ func WaitingBehind(cursor *queue.Cursor) status.Waiting {
 // Snapshot returns the status of the sink. It does not ask the sink.
 func (d *Delivery) Snapshot() status.SinkStatus {
 	s := status.SinkStatus{
-		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
+		Name: d.Cfg.Name, Kind: d.kind, Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
 		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(),
 		Dropped: d.metrics.dropped.N.Load(),
 	}
