@@ -383,7 +383,8 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		s, err := watch.New(watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
-			Handover: cmp.Or(b.opts.Buffers, handoverShare(len(cfg.HMCs))), Intervals: b.opts.Intervals, Dial: b.opts.Dial,
+			Handover:  cmp.Or(b.opts.Buffers, handoverShare(len(cfg.HMCs))),
+			Intervals: b.opts.Intervals, Dial: b.opts.Dial,
 		})
 		if err != nil {
 			return nil, err
