@@ -74,6 +74,9 @@ type Options struct {
 	// WrapStore, which may be nil, is called by New with the store of the queue; what it
 	// returns is used in its place. Tests have commits fail with it.
 	WrapStore func(queue.Store) queue.Store
+	// Buffers is how many bytes may wait to be stored: so many of each HMC, and so many that are
+	// being written. 0: 8 MiB, and less of each HMC where there are many. Tests fill them.
+	Buffers int
 	// Intervals are those of each HMC; tests shorten them.
 	Intervals watch.Intervals
 	// Dial connects to HMCs; nil: net.Dialer. Tests have a network of their own.
@@ -160,8 +163,8 @@ func New(opts Options) (*Bridge, error) {
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval,
-		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited),
-		Logger:   b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
+		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers),
+		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
 	})
 	if err != nil {
@@ -387,7 +390,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		s, err := watch.New(watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
-			Handover: share, Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
+			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
 		})
 		if err != nil {
 			return nil, err

@@ -78,6 +78,7 @@ type daemon struct {
 	timing   watch.Intervals
 	stdout   io.Writer // of log sinks; nil: none
 	wrap     func(queue.Store) queue.Store
+	buffers  int
 	panicAt  atomic.Pointer[string]
 	cancel   context.CancelFunc
 	done     chan error
@@ -147,6 +148,7 @@ func (d *daemon) start(cfg *config.Config) {
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
 		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout, WrapStore: d.wrap,
+		Buffers: d.buffers,
 	})
 	if err != nil {
 		d.t.Fatal(err)
@@ -221,7 +223,7 @@ func (d *daemon) eventually(what string, ok func() bool) {
 		if time.Now().After(end) {
 			d.t.Fatalf("%s: not within %s; status: %s", what, within, d.statusText())
 		}
-		time.Sleep(max(2*time.Millisecond, 3*time.Since(start)))
+		time.Sleep(max(5*time.Millisecond, 10*time.Since(start)))
 	}
 }
 

@@ -35,7 +35,7 @@ func watchLogIn(t *testing.T, wrap func(queue.Store) queue.Store, opts hmcsim.Op
 	t.Helper()
 	opts.Partitions = cmp.Or(opts.Partitions, -1)
 	w := &logWatch{sim: hmctest.Start(t, opts)}
-	w.daemon = &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), wrap: wrap}
+	w.daemon = &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), wrap: wrap, buffers: 256 << 10}
 	w.start(w.config(hmcYAML(t, "a", w.sim, append([]string{"topics: [object, audit]"}, extra...)...)))
 	w.connected("a")
 	w.settled()
@@ -122,7 +122,7 @@ func TestEntriesThatOverflowed(t *testing.T) {
 	sim.LogEntries("audit", entry("1"))
 	w.want("1")
 	store.hang()
-	long := strings.Repeat("x", 1<<20)
+	long := strings.Repeat("x", 32<<10)
 	missed := func() float64 { return w.metric(`hmcnotifyd_notifications_missed_total{hmc="a",topic_type="audit"}`) }
 	texts := []string{"1"}
 	for i := 2; missed() == 0; i++ {

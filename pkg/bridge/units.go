@@ -17,7 +17,7 @@ func (b *Bridge) Units() []status.Unit {
 	var units []status.Unit
 	for _, g := range groups {
 		// whoever shows them must not hold up what the HMC sends
-		for _, r := range slices.Collect(g.Estate.All("")) {
+		for r := range g.Estate.Waiting() {
 			units = append(units, status.Unit{
 				Group: g.Name, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
 				Severity: severities.OfActivation(r.Class, r.Status, r.Judged, !r.Starting.IsZero()),
@@ -47,7 +47,7 @@ func (w *current) held() []status.HeldMessage {
 	list := []status.HeldMessage{}
 	groups, _ := w.groups()
 	for _, g := range groups {
-		for _, r := range slices.Collect(g.Estate.All("")) {
+		for r := range g.Estate.Waiting() {
 			for _, m := range r.Waiting {
 				list = append(list, status.HeldMessage{
 					HMC: m.HMC, CPC: r.CPC, Class: r.Class, Name: r.Name,

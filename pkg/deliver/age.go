@@ -32,7 +32,7 @@ func (d *Delivery) sweep(ctx context.Context) {
 			return
 		}
 		for {
-			old := d.work.takeOld(d.isOld, sweepItems)
+			old := d.work.takeOld(d.isOld(time.Now()), sweepItems)
 			if len(old) == 0 {
 				break
 			}
@@ -44,16 +44,18 @@ func (d *Delivery) sweep(ctx context.Context) {
 	}
 }
 
-// isOld says whether an event is too old to be sent: it is retry.max_age from its receipt on,
-// whether or not it was tried, and whatever the machine's clock was set to since.
-func (d *Delivery) isOld(it *item) bool { return d.untilOld(it) <= 0 }
+// isOld returns what says whether an event is too old by now to be sent: it is retry.max_age from
+// its receipt on, whether or not it was tried, and whatever the machine's clock was set to since.
+func (d *Delivery) isOld(now time.Time) func(*item) bool {
+	return func(it *item) bool { return d.untilOld(it, now) <= 0 }
+}
 
-// untilOld returns how long it is until an event is too old.
-func (d *Delivery) untilOld(it *item) time.Duration {
+// untilOld returns how long it is from now until an event is too old.
+func (d *Delivery) untilOld(it *item, now time.Time) time.Duration {
 	if d.Cfg.Retry.MaxAge <= 0 {
 		return math.MaxInt64
 	}
-	return d.Cfg.Retry.MaxAge - time.Since(it.record.Stored)
+	return d.Cfg.Retry.MaxAge - now.Sub(it.record.Stored)
 }
 
 // giveUp puts events aside that have become too old. last is the error of the last attempt to send

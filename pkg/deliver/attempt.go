@@ -58,17 +58,16 @@ func judge(err error) verdict {
 	return refused
 }
 
-// attempt calls the sink once, within its timeout, and measures, counts and judges what comes of
-// it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes.
+// attempt calls the sink once, which keeps to its timeout, and measures, counts and judges what
+// comes of it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes.
 func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(context.Context) error) (verdict, error) {
-	limited, cancel := context.WithTimeout(ctx, d.Cfg.Timeout)
-	defer cancel()
-	start, ended := time.Now(), func() bool { return false }
+	start := time.Now()
 	if lane != nil {
-		ended = d.health.follow(lane, d.Cfg.Timeout+overdueAfter, d.metrics.retry.Inc)
+		d.health.begin(lane, start)
 	}
-	err := call(limited)
-	counted, now := ended(), time.Now()
+	err := call(ctx)
+	counted := lane != nil && d.health.end(lane)
+	now := time.Now()
 	d.metrics.duration.Observe(now.Sub(start).Seconds())
 	if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok && later.After > 0 {
 		d.health.rest(now.Add(later.After))

@@ -54,6 +54,7 @@ type Delivery struct {
 	Sink   sinks.Sink
 	Cursor *queue.Cursor
 
+	kind    string // of the sink
 	dead    *queue.DeadLetters
 	wants   func(event.Record) bool
 	rules   floodRules
@@ -81,7 +82,7 @@ type Delivery struct {
 // New returns a Delivery that does nothing yet.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, dead: o.Dead,
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), dead: o.Dead,
 		wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
@@ -106,8 +107,12 @@ func New(o Options) *Delivery {
 	}
 	events, bytes := sinks.MaxBatch(o.To)
 	d.progress = newProgress(o.Cursor, d.log, max(ahead, 2*lanes*events), aheadBytes)
+	d.progress.eager = o.Sink.Collapse
 	// The last one is the lane of the repetitions.
-	d.health = health{log: d.log, lanes: make([]laneHealth, lanes+1)}
+	d.health = health{
+		log: d.log, lanes: make([]laneHealth, lanes+1),
+		limit: o.Sink.Timeout + overdueAfter, overdue: d.metrics.retry.Inc,
+	}
 	d.work = newWork(lanes, events, bytes, o.Sink.Batch.MaxEvents, o.Sink.Batch.MaxWait)
 	if o.Sink.Collapse {
 		var busy func(string) bool
@@ -273,7 +278,7 @@ func WaitingBehind(cursor *queue.Cursor) status.Waiting {
 // Snapshot returns the status of the sink. It does not ask the sink.
 func (d *Delivery) Snapshot() status.SinkStatus {
 	s := status.SinkStatus{
-		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
+		Name: d.Cfg.Name, Kind: d.kind, Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
 		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(),
 		Dropped: d.metrics.dropped.N.Load(),
 	}

@@ -135,23 +135,26 @@ func TestHealthOfAHangingAttempt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
-		h := &health{log: zap.New(core), lanes: make([]laneHealth, 4)}
 		counted := 0
-		ended := h.follow(&h.lanes[0], time.Second, func() { counted++ })
+		h := &health{
+			log: zap.New(core), lanes: make([]laneHealth, 4),
+			limit: time.Second, overdue: func() { counted++ },
+		}
+		h.begin(&h.lanes[0], time.Now())
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if !h.hanging() || !h.stuck(time.Now()) || counted != 1 || h.total != 1 {
 			t.Errorf("hanging %v, counted %d, %d failures", h.hanging(), counted, h.total)
 		}
-		if !ended() || h.hanging() {
+		if !h.end(&h.lanes[0]) || h.hanging() {
 			t.Error("it is not known to be counted, or hangs for ever")
 		}
 		h.answered(&h.lanes[0], time.Now())
 		if logs.FilterMessage("the sink accepts events again").Len() != 1 || h.total != 0 {
 			t.Errorf("%d failures are left", h.total)
 		}
-		ended = h.follow(&h.lanes[0], time.Second, func() { counted++ })
-		if ended() {
+		h.begin(&h.lanes[0], time.Now())
+		if h.end(&h.lanes[0]) {
 			t.Error("counted before its time")
 		}
 		time.Sleep(2 * time.Second)
@@ -159,11 +162,17 @@ func TestHealthOfAHangingAttempt(t *testing.T) {
 		if counted != 1 || h.hanging() || h.total != 0 {
 			t.Errorf("counted %d after its end", counted)
 		}
+		// The timer of the attempt before says nothing about this one.
+		h.begin(&h.lanes[0], time.Now())
+		h.expire(&h.lanes[0])
+		if counted != 1 || h.hanging() || h.end(&h.lanes[0]) {
+			t.Errorf("counted %d for another attempt", counted)
+		}
 	})
 }
 
-func TestProgress(t *testing.T) {
-	t.Parallel()
+// readTen returns a cursor that has read ten records, and these.
+func readTen(t *testing.T) (*queue.Cursor, []queue.Record) {
 	q := openQueue(t)
 	cursor, err := q.Cursor("x")
 	if err != nil {
@@ -176,11 +185,42 @@ func TestProgress(t *testing.T) {
 	if err := q.Append(t.Context(), queue.Batch{Records: records}); err != nil {
 		t.Fatal(err)
 	}
-	p := newProgress(cursor, zap.NewNop(), 5, 1<<20)
 	read, err := cursor.Next(t.Context(), 10, 0)
 	if err != nil || len(read) != 10 {
 		t.Fatal(len(read), err)
 	}
+	return cursor, read
+}
+
+// Who waits for room is woken when there is some, not with each event that is done.
+func TestProgressWakesForRoom(t *testing.T) {
+	t.Parallel()
+	for _, eager := range []bool{false, true} {
+		cursor, read := readTen(t)
+		p := newProgress(cursor, zap.NewNop(), 5, 1<<20)
+		p.eager = eager
+		for _, r := range read {
+			p.add([]entry{{seq: r.Seq, bytes: 1}})
+		}
+		for i, r := range read {
+			p.finish([]uint64{r.Seq})
+			woken := false
+			select {
+			case <-p.room:
+				woken = true
+			default:
+			}
+			if room, _ := p.hasRoom(); room != (i >= 5) || woken != (room || eager) {
+				t.Errorf("eager %v, %d done: room %v, woken %v", eager, i+1, room, woken)
+			}
+		}
+	}
+}
+
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	cursor, read := readTen(t)
+	p := newProgress(cursor, zap.NewNop(), 5, 1<<20)
 	base := read[0].Seq - 1
 	check := func(what string, acked uint64, room bool) {
 		t.Helper()

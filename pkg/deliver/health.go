@@ -27,6 +27,9 @@ const (
 // health is what a sink's status shows: whether its lanes get on, the last error and since when.
 type health struct {
 	log *zap.Logger
+	// limit is how long an attempt may take before it counts as failed; overdue is called then.
+	limit   time.Duration
+	overdue func()
 
 	mu    sync.Mutex
 	lanes []laneHealth
@@ -58,31 +61,47 @@ type pause struct {
 type laneHealth struct {
 	// failures counts failed attempts in a row.
 	failures int
+	// began is when the running attempt did; zero: none runs.
+	began time.Time
+	// timer goes off when the running attempt is overdue.
+	timer *time.Timer
 	// hangs says that the running attempt is overdue and has been counted as failed.
 	hangs bool
 }
 
-// follow is called when an attempt begins. It counts as failed when it lasts longer than limit;
-// overdue is called then. ended is called when it has returned, and reports whether it has been
-// counted.
-func (h *health) follow(l *laneHealth, limit time.Duration, overdue func()) (ended func() (counted bool)) {
-	over, counted := false, false
-	timer := time.AfterFunc(limit, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if !over {
-			l.hangs, counted = true, true
-			h.fail(l, time.Now(), overdueError(limit))
-			overdue()
-		}
-	})
-	return func() bool {
-		timer.Stop()
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		l.hangs, over = false, true
-		return counted
+// begin records that an attempt begins. If it lasts longer than the limit it counts as failed.
+func (h *health) begin(l *laneHealth, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.began = now
+	if l.timer == nil {
+		l.timer = time.AfterFunc(h.limit, func() { h.expire(l) })
+	} else {
+		l.timer.Reset(h.limit)
 	}
+}
+
+// expire counts the running attempt as failed, unless the timer was that of one before it.
+func (h *health) expire(l *laneHealth) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if l.hangs || l.began.IsZero() || now.Sub(l.began) < h.limit {
+		return
+	}
+	l.hangs = true
+	h.fail(l, now, overdueError(h.limit))
+	h.overdue()
+}
+
+// end records that an attempt has returned, and reports whether it has been counted as failed.
+func (h *health) end(l *laneHealth) (counted bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.timer.Stop()
+	counted = l.hangs
+	l.began, l.hangs = time.Time{}, false
+	return counted
 }
 
 // hanging says whether an attempt is running that should have ended long ago.

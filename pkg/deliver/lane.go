@@ -75,7 +75,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	for {
 		now := time.Now()
 		l.batch.trim(l.Cursor.Acked())
-		if old := l.batch.takeOld(l.isOld); len(old) > 0 {
+		if old := l.batch.takeOld(l.isOld(now)); len(old) > 0 {
 			if !l.giveUp(ctx, l.own, old, last) {
 				return false
 			}
@@ -138,8 +138,9 @@ func (l *lane) wait(ctx context.Context, turn bool, wait time.Duration, changed 
 	if !turn {
 		wait = math.MaxInt64
 	}
+	now := time.Now()
 	for i := range l.batch.items {
-		wait = min(wait, l.untilOld(&l.batch.items[i]))
+		wait = min(wait, l.untilOld(&l.batch.items[i], now))
 	}
 	return l.pause(ctx, wait, changed)
 }

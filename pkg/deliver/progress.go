@@ -15,8 +15,11 @@ import (
 type progress struct {
 	cursor *queue.Cursor
 	log    *zap.Logger
-	// room holds a token when records were acknowledged.
+	// room holds a token when there is room again.
 	room chan struct{}
+	// eager: there is one also when records were acknowledged and there is no room yet, for what
+	// is to be done meanwhile depends on which record is the first.
+	eager bool
 	// maxEvents and maxBytes are what may be read from the first record that is not done.
 	maxEvents, maxBytes int
 
@@ -40,11 +43,13 @@ func newProgress(cursor *queue.Cursor, log *zap.Logger, maxEvents, maxBytes int)
 func (p *progress) hasRoom() (ok bool, first uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.entries.len() < p.maxEvents && p.bytes < p.maxBytes {
+	if p.roomLeft() {
 		return true, 0
 	}
 	return false, p.entries.rest()[0].seq
 }
+
+func (p *progress) roomLeft() bool { return p.entries.len() < p.maxEvents && p.bytes < p.maxBytes }
 
 // add takes in records that were read. Some may be done already.
 func (p *progress) add(entries []entry) {
@@ -64,10 +69,16 @@ func (p *progress) finish(seqs []uint64) {
 	defer p.mu.Unlock()
 	entries := p.entries.rest()
 	bySeq := func(e entry, seq uint64) int { return cmp.Compare(e.seq, seq) }
+	at := 0
 	for _, seq := range seqs {
-		if i, found := slices.BinarySearchFunc(entries, seq, bySeq); found {
-			entries[i].done = true
+		if at >= len(entries) || entries[at].seq != seq { // mostly it is the next one
+			var found bool
+			if at, found = slices.BinarySearchFunc(entries, seq, bySeq); !found {
+				continue
+			}
 		}
+		entries[at].done = true
+		at++
 	}
 	p.advance()
 }
@@ -106,7 +117,9 @@ func (p *progress) advance() {
 	if err := p.cursor.Ack(last); err != nil {
 		p.log.Error("deliveries could not be acknowledged; they may be repeated after a restart", zap.Error(err))
 	}
-	notify(p.room)
+	if p.eager || p.roomLeft() {
+		notify(p.room)
+	}
 }
 
 // notify leaves a token in a channel that holds one.

@@ -89,7 +89,7 @@ func (r *reader) read(records []queue.Record) []item {
 			r.items = append(r.items, it)
 		case r.wants(it.record):
 			r.items, done = r.stage.add(it, now, r.items)
-			r.old = r.old || r.isOld(&it)
+			r.old = r.old || r.untilOld(&it, now) <= 0
 		default:
 			done = true
 		}

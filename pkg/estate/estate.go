@@ -715,12 +715,21 @@ func rank(class string) int {
 // All ranges over what an HMC lists ("": whatever any lists), in the order in which it became
 // known, CPCs first. The estate does not change meanwhile, and fn must not call it.
 func (e *Estate) All(hmc string) iter.Seq[Resource] {
+	return e.those(func(o *object) bool { return hmc == "" || slices.Contains(o.hmcs, hmc) })
+}
+
+// Waiting ranges, as All does, over what has messages that wait for an answer.
+func (e *Estate) Waiting() iter.Seq[Resource] {
+	return e.those(func(o *object) bool { return len(o.Waiting) > 0 })
+}
+
+func (e *Estate) those(wanted func(*object) bool) iter.Seq[Resource] {
 	return func(yield func(Resource) bool) {
 		e.mu.RLock()
 		defer e.mu.RUnlock()
-		list := make([]*object, 0, len(e.objects))
+		var list []*object
 		for _, o := range e.objects {
-			if hmc == "" || slices.Contains(o.hmcs, hmc) {
+			if wanted(o) {
 				list = append(list, o)
 			}
 		}

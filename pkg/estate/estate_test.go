@@ -466,6 +466,22 @@ func valuesOf(disk map[string][]byte) func(fn func(uri string, value []byte) boo
 	}
 }
 
+// Of many resources those are found whose system waits for an answer, as All has them.
+func TestWaiting(t *testing.T) {
+	e := New()
+	take(t, e, listing("a", 0, "C=operating", "C/P=active", "C/Q=active", "C/R=active"), 2)
+	for _, name := range []string{"R", "P"} {
+		e.Update("/api/partitions/"+name, ClassPartition, name, at(3), func(r *Resource) { r.Waiting = []Message{{HMC: "a", Text: name}} })
+	}
+	var got []string
+	for r := range e.Waiting() {
+		got = append(got, r.CPC+"/"+r.Name+" "+r.Waiting[0].Text)
+	}
+	if !slices.Equal(got, []string{"C/P P", "C/R R"}) {
+		t.Errorf("%q wait", got)
+	}
+}
+
 // Two HMCs see the same machines, but not each userid sees all of them.
 func TestTwoHMCs(t *testing.T) {
 	e := New()

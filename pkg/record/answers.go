@@ -44,7 +44,7 @@ func (t *tx) waits(e *event.Event, m *translate.OSMessage) {
 func (r *Recorder) Holding(limit int) (uris []string) {
 	t := r.enter()
 	defer t.end()
-	for one := range t.g.Estate.All("") {
+	for one := range t.g.Estate.Waiting() {
 		if slices.ContainsFunc(one.Waiting, func(m estate.Message) bool {
 			o := t.g.members[m.HMC]
 			return m.HMC == r.name || o == nil || !o.tx.link.up
@@ -90,7 +90,7 @@ func (t *tx) expireWaiting() {
 		return
 	}
 	t.expired = t.now
-	for _, one := range slices.Collect(t.g.Estate.All("")) {
+	for _, one := range slices.Collect(t.g.Estate.Waiting()) {
 		if slices.ContainsFunc(one.Waiting, func(m estate.Message) bool { return t.now.Sub(m.Received) > waitingFor }) {
 			t.answered(one.URI, func(m *estate.Message) bool { return t.now.Sub(m.Received) <= waitingFor })
 		}

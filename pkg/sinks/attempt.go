@@ -47,17 +47,20 @@ func timeoutOf(cfg config.Sink) time.Duration { return cmp.Or(max(cfg.Timeout, 0
 // error that of the sink. An answer of the destination has its text already. late is what did not
 // happen where time was over.
 func (a *attempts) do(ctx context.Context, late string, f func(context.Context) error) error {
-	return a.cancelable(ctx, late, func(attempt context.Context, _ context.CancelFunc) error { return f(attempt) })
+	return a.cancelable(ctx, late, func(attempt context.Context, cancel context.CancelFunc) error {
+		defer context.AfterFunc(a.life.ctx, cancel)() //nolint:contextcheck // both contexts end it
+		return f(attempt)
+	})
 }
 
-// cancelable is do for what may have to give up before its time is over.
+// cancelable is do for what may have to give up before its time is over, and ends by itself with
+// Close, as do connections.
 func (a *attempts) cancelable(
 	ctx context.Context, late string, f func(context.Context, context.CancelFunc) error,
 ) error {
 	start := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	defer context.AfterFunc(a.life.ctx, cancel)() //nolint:contextcheck // both contexts end it
 
 	err := attempt.Err()
 	switch {

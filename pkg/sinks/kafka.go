@@ -50,21 +50,23 @@ type kafkaSink struct {
 	tlsConfig *tls.Config
 	logsOn    bool
 
-	mu     sync.Mutex
-	client *kafkaClient
+	mu sync.Mutex
+	// idle are the clients that no attempt has, the one that was used last behind the others.
+	idle []*kafkaClient
 }
 
-// kafkaClient is the library's client with what is known of it.
+// kafkaClient is the library's client with what is known of it. One attempt has it at a time.
 type kafkaClient struct {
 	*kgo.Client
 	// reached says that a broker has answered, and that since then no Send has failed as a
 	// whole.
-	reached atomic.Bool
+	reached bool
 	// answers counts the records that were accepted so far.
-	answers atomic.Int64
+	answers int
+	// closed says that it is of no more use.
+	closed bool
 	// failed is what became of the last attempt to connect.
-	failed    atomic.Pointer[error]
-	closeOnce sync.Once
+	failed atomic.Pointer[error]
 }
 
 func newKafka(cfg config.Sink, opts Options) (Sink, error) {
@@ -96,8 +98,9 @@ func newKafka(cfg config.Sink, opts Options) (Sink, error) {
 		kgo.ProducerBatchMaxBytes(int32(cmp.Or(c.MaxMessageBytes, config.DefaultMaxMessageBytes))),
 		kgo.ProduceRequestTimeout(max(k.timeout, 100*time.Millisecond)),
 		kgo.UnknownTopicRetries(kafkaUnknownTopic),
-		// Of the Sends under way, and those that have just ended.
-		kgo.MaxBufferedRecords(2 * k.inFlight),
+		// Nothing is sent before all of a Send is there: see produce.
+		kgo.ManualFlushing(),
+		kgo.MaxBufferedRecords(math.MaxInt),
 		// A Send ends in time, and its records with it, at the price of a record that is
 		// there twice if an answer was lost just then: without this the client would keep
 		// them, and send them, for ever. Its RecordDeliveryTimeout is of no use here: it
@@ -167,21 +170,25 @@ func (k *kafkaSink) Probe(ctx context.Context) error {
 	})
 }
 
-// with is do with a client.
+// with is do with a client that nobody else has meanwhile.
 func (k *kafkaSink) with(ctx context.Context, late string, f func(context.Context, *kafkaClient) error) error {
 	var failed error // to connect, which time was spent with
 	err := k.do(ctx, late, func(attempt context.Context) error {
-		c, err := k.reach(attempt)
-		if err == nil {
-			before := c.answers.Load()
-			err = f(attempt, c)
-			if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && c.answers.Load() == before {
-				// The library keeps what keeps it from sending to itself, a password
-				// that was changed for example. A new one says so.
-				k.giveUp(c)
-			}
+		c, err := k.take()
+		if err != nil {
+			return err
 		}
-		if c != nil && attempt.Err() != nil && isEnd(err) {
+		defer k.put(c)
+		before := c.answers
+		if err = c.reach(attempt); err == nil {
+			err = f(attempt, c)
+		}
+		if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && c.answers == before {
+			// The library keeps what keeps it from sending to itself, a password that was
+			// changed for example. A new one says so.
+			k.giveUp(c)
+		}
+		if attempt.Err() != nil && isEnd(err) {
 			if last := c.failed.Load(); last != nil {
 				failed = *last
 			}
@@ -203,49 +210,77 @@ func (k *kafkaSink) whatHelps(err error) error {
 	return cmp.Or(explainTLS(k.tls, err), err)
 }
 
-// reach returns a client that has had an answer from a broker: the library goes on trying for as
-// long as it may, and says only then that there was none.
-func (k *kafkaSink) reach(ctx context.Context) (*kafkaClient, error) {
-	c, err := k.newest()
-	if err != nil {
-		return nil, err
+// reach waits for an answer of a broker: the library goes on trying for as long as it may, and says
+// only then that there was none.
+func (c *kafkaClient) reach(ctx context.Context) error {
+	if c.reached {
+		return nil
 	}
-	if c.reached.Load() {
-		return c, nil
+	// The library does not look at ctx while it gets to know a broker.
+	answer := make(chan error, 1)
+	go func() { answer <- c.Ping(ctx) }()
+	select {
+	case err := <-answer:
+		c.reached = err == nil
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	if err := c.Ping(ctx); err != nil {
-		return c, err
-	}
-	c.reached.Store(true)
-	return c, nil
 }
 
-func (k *kafkaSink) newest() (*kafkaClient, error) {
+// take returns a client for one attempt.
+func (k *kafkaSink) take() (*kafkaClient, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.life.closed() {
 		return nil, ErrClosed
 	}
-	if k.client != nil {
-		return k.client, nil
+	if last := len(k.idle) - 1; last >= 0 {
+		c := k.idle[last]
+		k.idle = slices.Delete(k.idle, last, last+1)
+		return c, nil
 	}
 	c := &kafkaClient{}
-	client, err := kgo.NewClient(append(slices.Clip(k.options), kgo.Dialer(k.dialer(c)))...)
-	if err != nil {
-		return nil, err
-	}
-	c.Client, k.client = client, c
-	return c, nil
+	var err error
+	c.Client, err = kgo.NewClient(append(slices.Clip(k.options), kgo.Dialer(k.dialer(c)))...)
+	return c, err
 }
 
-// giveUp ends a client, and with it whatever it holds.
-func (k *kafkaSink) giveUp(c *kafkaClient) {
+// put ends an attempt with a client.
+func (k *kafkaSink) put(c *kafkaClient) {
 	k.mu.Lock()
-	if k.client == c {
-		k.client = nil
+	closed := k.life.closed()
+	if !closed && !c.closed {
+		k.idle = append(k.idle, c)
 	}
 	k.mu.Unlock()
-	c.closeOnce.Do(c.Close)
+	if closed {
+		c.close()
+	}
+}
+
+// giveUp closes a client, and those that are idle: what it cannot get over they may not either.
+func (k *kafkaSink) giveUp(c *kafkaClient) {
+	c.close()
+	k.closeIdle()
+}
+
+func (k *kafkaSink) closeIdle() {
+	k.mu.Lock()
+	idle := k.idle
+	k.idle = nil
+	k.mu.Unlock()
+	for _, c := range idle {
+		c.close()
+	}
+}
+
+// close ends the client, and with it whatever it holds.
+func (c *kafkaClient) close() {
+	if !c.closed {
+		c.closed = true
+		c.Close()
+	}
 }
 
 // dialer returns the function that connects c to a broker.
@@ -275,86 +310,78 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 	return encrypted, nil
 }
 
-// kafkaResult is what became of one record of a Send.
-type kafkaResult struct {
-	record int
-	err    error
-}
-
 // produce hands the records to the client and waits for what becomes of each.
+//
+// The client sends those of a partition in their order, and when it cannot, fails all that it holds
+// of this partition: what it got a moment later it would send, before those. So nobody else has
+// this client, and it sends nothing until it has all records.
 func (k *kafkaSink) produce(ctx context.Context, c *kafkaClient, records []event.Record) error {
-	// All before the first is sent, so that they go in few requests.
 	ready := make([]*kgo.Record, len(records))
 	for i := range records {
 		ready[i] = k.record(&records[i])
 	}
-	var refused atomic.Bool
-	// The client never waits for it.
-	results := make(chan kafkaResult, len(records))
-	sent := 0
-	for ; sent < len(ready) && !refused.Load(); sent++ { // what comes behind must not be there before it
-		i := sent
+	// The client calls what it promises one after the other.
+	results := make([]error, len(records))
+	var open sync.WaitGroup
+	open.Add(len(records))
+	broken := false
+	var lost atomic.Bool
+	for i := range ready {
 		c.TryProduce(ctx, ready[i], func(_ *kgo.Record, err error) {
-			if err != nil {
-				refused.Store(true)
+			if results[i] = err; err != nil && lost.Load() {
+				results[i] = kgo.ErrClientClosed
 			}
-			results <- kafkaResult{i, err}
+			// One that is too large has no others with it yet.
+			broken = broken || err != nil && !errors.Is(err, kerr.MessageTooLarge)
+			open.Done()
 		})
 	}
+	// What has failed so far, as when a partition could not be looked up, is told before this,
+	// which fails at once as it has no topic.
+	handedOver := make(chan bool, 1)
+	c.TryProduce(ctx, &kgo.Record{}, func(*kgo.Record, error) { handedOver <- !broken })
+	if !<-handedOver || c.flush(ctx) != nil {
+		// That finishes all of its records, which says nothing about them.
+		lost.Store(true)
+		k.giveUp(c)
+	}
+	open.Wait()
 
 	var (
 		each     []error // nil: nothing has failed
 		accepted int
 		unknown  bool
-		late     <-chan time.Time
 	)
-	fail := func(record int, err error) {
+	for i, err := range results {
+		if err == nil {
+			accepted++
+			continue
+		}
 		if each == nil {
 			each = make([]error, len(records))
 		}
-		each[record] = err
+		unknown = unknown || isOneOf(err, kafkaUnknown...)
+		each[i] = k.failure(ctx, &records[i], ready[i].Topic, len(records), err)
 	}
-	known := make([]bool, sent)
-	for over, left := ctx.Done(), sent; left > 0; {
-		select {
-		case r := <-results:
-			left--
-			known[r.record] = true
-			if r.err != nil {
-				unknown = unknown || isOneOf(r.err, kafkaUnknown...)
-				fail(r.record, k.failure(ctx, &records[r.record], ready[r.record].Topic, len(records), r.err))
-			} else {
-				accepted++
-				c.answers.Add(1)
-			}
-		case <-over:
-			over, late = nil, time.After(kafkaGrace)
-		case <-late:
-			// That finishes all of its records, which says nothing about them.
-			k.giveUp(c)
-			for i := range known {
-				if !known[i] {
-					fail(i, ctx.Err())
-				}
-			}
-			left = 0
-		}
-	}
+	c.answers += accepted
 	if each == nil {
 		return nil
 	}
-	for i := sent; i < len(records); i++ {
-		fail(i, ErrNotJudged)
-	}
-	if accepted == 0 {
-		// The next attempt looks first whether there is anybody.
-		c.reached.Store(false)
-	}
+	// If none, the next attempt looks first whether there is anybody.
+	c.reached = c.reached && accepted > 0
 	if unknown {
 		// The library writes to no other topic of this name than the one it has known.
 		k.giveUp(c)
 	}
 	return eventsError(each)
+}
+
+// flush sends what the client has, and waits for the answers until shortly after ctx.
+func (c *kafkaClient) flush(ctx context.Context) error {
+	patient, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(kafkaGrace, stop) })()
+	return c.Flush(patient)
 }
 
 // Preview returns the value of a record.
@@ -411,10 +438,12 @@ func (k *kafkaSink) failure(ctx context.Context, r *event.Record, topic string, 
 		return fmt.Errorf("this sink needs the right Write on the topic %s, "+
 			"and before Kafka 3.0 IdempotentWrite on the cluster: %w", topic, err)
 	// The client does not leave gaps.
-	case isEnd(err) && ctx.Err() == nil, errors.Is(err, kgo.ErrClientClosed):
+	case isEnd(err) && ctx.Err() == nil:
 		return because(ReasonTimeout, "topic %s: no acknowledgement in time of another event before it", topic)
 	case isEnd(err):
 		return ctx.Err()
+	case errors.Is(err, kgo.ErrClientClosed): // by this attempt
+		return cmp.Or(ctx.Err(), ErrNotJudged)
 	}
 	return fmt.Errorf("topic %s: %w", topic, err)
 }
@@ -475,11 +504,6 @@ func (k *kafkaSink) lookUp(ctx context.Context, c *kafkaClient) error {
 // Close ends the connections.
 func (k *kafkaSink) Close() error {
 	k.conns.close()
-	k.mu.Lock()
-	c := k.client
-	k.mu.Unlock()
-	if c != nil {
-		k.giveUp(c)
-	}
+	k.closeIdle()
 	return nil
 }

@@ -72,6 +72,18 @@ func kafkaTo(t testing.TB, brokers []string, change ...func(*config.Sink)) *kafk
 	return k
 }
 
+// kafkaHolds counts the records that the clients of a sink hold.
+type kafkaHolds struct{ atomic.Int64 }
+
+func (h *kafkaHolds) OnProduceRecordBuffered(*kgo.Record)          { h.Add(1) }
+func (h *kafkaHolds) OnProduceRecordUnbuffered(*kgo.Record, error) { h.Add(-1) }
+
+func holdsOf(k *kafkaSink) *kafkaHolds {
+	h := &kafkaHolds{}
+	k.options = append(k.options, kgo.WithHooks(h))
+	return h
+}
+
 // kafkaRecords reads all that is in a cluster, partition by partition, in the order of each.
 func kafkaRecords(t testing.TB, c *kfake.Cluster, options ...kgo.Opt) []*kgo.Record {
 	t.Helper()
@@ -318,6 +330,7 @@ func TestKafkaTrouble(t *testing.T) {
 			t.Parallel()
 			c := startKafka(t, kfake.SeedTopics(3, config.DefaultTopic))
 			k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Timeout = test.timeout })
+			holds := holdsOf(k)
 			const lanes, batches, size = 3, 12, 20
 			var (
 				wg   sync.WaitGroup
@@ -363,8 +376,61 @@ func TestKafkaTrouble(t *testing.T) {
 					t.Errorf("%s is there %d times", id, n)
 				}
 			}
-			if k.client != nil && k.client.BufferedProduceRecords() != 0 {
-				t.Error("the client still has records")
+			eventually(t, "the clients hold nothing", func() bool { return holds.Load() == 0 })
+		})
+	}
+}
+
+// slowHandOver waits before the client gets the second record of a Send: what is sent before it has all is answered then.
+type slowHandOver struct {
+	records  int
+	answered func() bool
+}
+
+func (h *slowHandOver) OnProduceRecordBuffered(r *kgo.Record) {
+	if h.records++; h.records != 2 || r.Topic == "" {
+		return
+	}
+	for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end) && !h.answered(); {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(5 * time.Millisecond) // until the client knows
+}
+
+func (*slowHandOver) OnProduceRecordUnbuffered(*kgo.Record, error) {}
+
+// Where a partition refuses the first that it gets of a Send, nothing of this Send gets there behind it: not while the
+// client still gets what comes next, and not what is on its way already.
+func TestKafkaNothingOvertakesWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		size int // of a Send
+		max  int // bytes of a request
+	}{{2, 16 << 20}, {256, 16 << 20}, {1000, 50_000}} {
+		t.Run(fmt.Sprintf("%d in requests of %d", test.size, test.max), func(t *testing.T) {
+			t.Parallel()
+			c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
+			k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Kafka.MaxMessageBytes = config.Size(test.max) })
+			slow := &slowHandOver{records: 2}
+			k.options = append(k.options, kgo.WithHooks(slow))
+			if err := k.Send(t.Context(), records(0, 1)); err != nil {
+				t.Fatal(err)
+			}
+			var batch []event.Record
+			for i := range test.size {
+				batch = append(batch, keyed(i, "A"))
+			}
+			for round := range 10 {
+				fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: kerr.TopicAuthorizationFailed, Count: 1})
+				slow.records, slow.answered = 0, func() bool { return fault.Hits() > 0 }
+				err := k.Send(t.Context(), batch)
+				again, refused := left(batch, err)
+				if len(again) != test.size || len(refused) != 0 || fault.Hits() != 1 {
+					t.Fatalf("round %d: %d of %d were not accepted, %d requests refused: %v", round, len(again), test.size, fault.Hits(), err)
+				}
+			}
+			if all := kafkaRecords(t, c); len(all) != 1 {
+				t.Errorf("%d records are there", len(all)-1)
 			}
 		})
 	}
@@ -626,11 +692,13 @@ func TestKafkaStalls(t *testing.T) {
 	t.Parallel()
 	c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
 	k := kafkaTo(t, c.ListenAddrs())
+	holds := holdsOf(k)
 	if err := k.Send(t.Context(), records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
 	k.timeout = 300 * time.Millisecond
-	client := k.client
+	// How long the library itself waits for an answer.
+	k.options = append(k.options, kgo.RequestTimeoutOverhead(15*time.Minute))
 	c.ControlKey(-1, func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		return nil, nil, true
@@ -645,53 +713,49 @@ func TestKafkaStalls(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := client.BufferedProduceRecords(); n != 0 {
-		t.Errorf("the client still holds %d records", n)
-	}
-	if k.client == client {
+	eventually(t, "the clients hold nothing", func() bool { return holds.Load() == 0 })
+	if len(k.idle) != 0 {
 		t.Error("a client that nobody has answered is still trusted")
 	}
 }
 
-// A record that the client does not let go of, because others were sent with it, does not stay either.
+// A Send that is ended leaves nothing behind, and ends no other.
 func TestKafkaGivesUp(t *testing.T) {
 	t.Parallel()
 	c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
 	var hanging atomic.Bool
+	hanging.Store(true)
 	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
-		return nil, nil, hanging.Load()
+		if hanging.Load() {
+			c.SleepControl(func() { eventually(t, "the cluster answers", func() bool { return !hanging.Load() }) })
+		}
+		return nil, nil, false
 	})
 	k := kafkaTo(t, c.ListenAddrs())
-	if err := k.Send(t.Context(), records(0, 1)); err != nil {
-		t.Fatal(err)
-	}
-	client := k.client
-	hanging.Store(true)
-	// More than are sent to a broker at once: the last ones are in one batch, which ends with its first record.
+	holds := holdsOf(k)
 	const others = 10
 	results := make(chan error, others)
 	for i := range others {
-		go func() { results <- k.Send(t.Context(), records(i, 1)) }()
-		eventually(t, "the client has it", func() bool { return client.BufferedProduceRecords() == int64(i+1) })
+		go func() { results <- k.Send(t.Context(), records(i, 3)) }()
 	}
+	eventually(t, "the clients have it", func() bool { return holds.Load() == 3*others })
 	ctx, cancel := context.WithCancel(t.Context())
 	last := make(chan error, 1)
-	go func() { last <- k.Send(ctx, records(others, 1)) }()
-	eventually(t, "the client has it", func() bool { return client.BufferedProduceRecords() == others+1 })
+	go func() { last <- k.Send(ctx, records(others, 3)) }()
+	eventually(t, "a client has it", func() bool { return holds.Load() == 3*(others+1) })
 	cancel()
 	if err := soon(t, "Send", func() error { return <-last }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	eventually(t, "the client holds nothing", func() bool { return client.BufferedProduceRecords() == 0 })
+	eventually(t, "the client holds nothing", func() bool { return holds.Load() == 3*others })
+	hanging.Store(false)
 	for range others {
-		err := soon(t, "Send", func() error { return <-results })
-		if err == nil || !strings.Contains(err.Error(), "no acknowledgement in time of another event") {
+		if err := soon(t, "Send", func() error { return <-results }); err != nil {
 			t.Error(err)
 		}
 	}
-	hanging.Store(false)
-	if err := k.Send(t.Context(), records(others, 1)); err != nil {
+	if err := k.Send(t.Context(), records(others, 3)); err != nil {
 		t.Error(err)
 	}
 }

@@ -24,9 +24,9 @@ import (
 
 // Sink is one destination. All methods may be called from several goroutines at once.
 type Sink interface {
-	// Send delivers one event, or one batch within what [MaxBatch] says, in one attempt. It
-	// returns nil only when the destination has accepted every record; no records are accepted
-	// at once.
+	// Send delivers one event, or one batch within what [MaxBatch] says, in one attempt, which
+	// ends within the timeout of the sink's configuration. It returns nil only when the
+	// destination has accepted every record; no records are accepted at once.
 	//
 	// The error is a *PausedError where the destination takes nothing at all as it is, a
 	// *PermanentError where it refused for good what was sent (it may take a part of a batch by
