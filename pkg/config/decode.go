@@ -167,6 +167,8 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		decodeText(d, n, path, to, parseSize)
 	case *LogStart:
 		decodeText(d, n, path, to, parseLogStart)
+	case *Start:
+		decodeText(d, n, path, to, parseStart)
 	case *Pattern:
 		decodeText(d, n, path, to, NewPattern)
 	case *Patterns:

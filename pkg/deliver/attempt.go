@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -30,8 +31,14 @@ const (
 	refusedContent
 )
 
-// judge is the one place where an error of a sink is judged.
-func judge(err error) verdict {
+// Verdict is a verdict for those who send beside the lanes.
+type Verdict = verdict
+
+// Those of a Verdict.
+const Accepted, Paused, Again, Refused, RefusedContent = accepted, paused, again, refused, refusedContent
+
+// Judge is the one place where an error of a sink is judged.
+func Judge(err error) verdict {
 	if err == nil {
 		return accepted
 	}
@@ -73,7 +80,7 @@ func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(cont
 	if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok && later.After > 0 {
 		d.health.rest(now.Add(later.After))
 	}
-	v := judge(err)
+	v := Judge(err)
 	if v > again && lane == d.repetitions() {
 		// There is nothing to put aside, and the sink does not do what it is for.
 		v = again
@@ -110,6 +117,11 @@ func (d *Delivery) alone(ctx context.Context, call func(context.Context) error) 
 			return overdueError(limit)
 		}
 	})
+}
+
+// Resend makes one attempt to send events beside the lanes, within ByHand.
+func (d *Delivery) Resend(ctx context.Context, events []event.Record) (Verdict, error) {
+	return d.alone(ctx, func(ctx context.Context) error { return d.Sink.Send(ctx, events) })
 }
 
 // overdueError is that of an attempt which has not ended after this time.

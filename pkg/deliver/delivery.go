@@ -40,6 +40,15 @@ type Options struct {
 	Dead    *queue.DeadLetters
 	Metrics *Metrics
 	Logger  *zap.Logger
+	// Backlog is what was stored before the sink began.
+	Backlog Backlog
+}
+
+// Backlog is what a sink gets that was stored before it began, up to the record Last: its age
+// counts from then on. The zero value is none.
+type Backlog struct {
+	Last  uint64
+	Began time.Time
 }
 
 // Delivery brings the stored events to one sink at the sink's own pace. It reads from its cursor,
@@ -53,9 +62,11 @@ type Delivery struct {
 	Cfg    config.Sink
 	Sink   sinks.Sink
 	Cursor *queue.Cursor
+	// Wants says whether the sink is to get an event.
+	Wants func(event.Record) bool
 
 	dead    *queue.DeadLetters
-	wants   func(event.Record) bool
+	backlog Backlog
 	rules   floodRules
 	metrics *sinkMetrics
 	log     *zap.Logger
@@ -81,8 +92,8 @@ type Delivery struct {
 // New returns a Delivery that does nothing yet.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, dead: o.Dead,
-		wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, dead: o.Dead, backlog: o.Backlog,
+		Wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
@@ -92,7 +103,7 @@ func New(o Options) *Delivery {
 		beat:    status.NewBeat(),
 	}
 	if s, ok := o.To.(sinks.Selector); ok {
-		d.wants = s.Wants
+		d.Wants = s.Wants
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
@@ -222,6 +233,13 @@ func (d *Delivery) trim() {
 	limits := d.Cfg.Queue
 	if tried := d.Cfg.Retry.MaxAge; tried > 0 && tried <= limits.MaxAge && !d.Hanging() {
 		limits.MaxAge = 0 // they become dead letters before
+	}
+	if d.Cursor.Acked() < d.backlog.Last {
+		// They are kept anyway, and the limit of all that is stored holds for them.
+		limits.MaxBytes = 0
+		if time.Since(d.backlog.Began) < limits.MaxAge {
+			limits.MaxAge = 0
+		}
 	}
 	dropped, err := Trim(d.Cursor, limits, time.Now())
 	if err != nil {

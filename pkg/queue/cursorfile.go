@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 // The cursors are kept in a file of two equal slots that are written in turn, each with a
@@ -117,7 +119,7 @@ func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 		}
 	}
 	if newest == nil {
-		return f, nil, errors.Join(damagef(f.path(), "%w", errCheckpoint), file.Close())
+		return f, nil, errors.Join(boltfile.Damagef(f.path(), "%w", errCheckpoint), file.Close())
 	}
 	f.file, f.slot, f.broken = file, slot, false
 	return f, newest, nil
