@@ -198,6 +198,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	wrong := make(map[string]string)
 	watching.Go(func() { every(ctx, rateEvery, b.noteRates) })
+	//nolint:contextcheck // where a new sink begins is stored, whatever ends meanwhile
 	watching.Go(func() { every(ctx, filesEvery, func(time.Time) { b.rereadSinks(wrong) }) })
 	watching.Go(func() { every(ctx, orphansEvery, b.trimOrphans) })
 	watching.Go(func() { b.forgetGone(time.Now()); every(ctx, goneEvery, b.forgetGone) })

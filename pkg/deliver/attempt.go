@@ -31,14 +31,16 @@ const (
 	refusedContent
 )
 
-// Verdict is a verdict for those who send beside the lanes.
-type Verdict = verdict
+// Fate is a verdict for those who send beside the lanes. Content: a part may be accepted.
+type Fate struct{ Accepted, Paused, Refused, Content bool }
 
-// Those of a Verdict.
-const Accepted, Paused, Again, Refused, RefusedContent = accepted, paused, again, refused, refusedContent
+func (v verdict) fate() Fate { return Fate{v == accepted, v == paused, v > again, v == refusedContent} }
 
-// Judge is the one place where an error of a sink is judged.
-func Judge(err error) verdict {
+// FateOf is the verdict of the error for a single event.
+func FateOf(err error) Fate { return judge(err).fate() }
+
+// judge is the one place where an error of a sink is judged.
+func judge(err error) verdict {
 	if err == nil {
 		return accepted
 	}
@@ -80,7 +82,7 @@ func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(cont
 	if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok && later.After > 0 {
 		d.health.rest(now.Add(later.After))
 	}
-	v := Judge(err)
+	v := judge(err)
 	if v > again && lane == d.repetitions() {
 		// There is nothing to put aside, and the sink does not do what it is for.
 		v = again
@@ -120,8 +122,9 @@ func (d *Delivery) alone(ctx context.Context, call func(context.Context) error) 
 }
 
 // Resend makes one attempt to send events beside the lanes, within ByHand.
-func (d *Delivery) Resend(ctx context.Context, events []event.Record) (Verdict, error) {
-	return d.alone(ctx, func(ctx context.Context) error { return d.Sink.Send(ctx, events) })
+func (d *Delivery) Resend(ctx context.Context, events []event.Record) (Fate, error) {
+	v, err := d.alone(ctx, func(ctx context.Context) error { return d.Sink.Send(ctx, events) })
+	return v.fate(), err
 }
 
 // overdueError is that of an attempt which has not ended after this time.

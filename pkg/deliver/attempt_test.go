@@ -42,7 +42,7 @@ func TestJudge(t *testing.T) {
 		{refusal(http.StatusRequestEntityTooLarge), refusedContent},
 		{refusal(http.StatusUnprocessableEntity), refusedContent},
 	} {
-		if got := Judge(test.err); got != test.want {
+		if got := judge(test.err); got != test.want {
 			t.Errorf("%v: %d, want %d", test.err, got, test.want)
 		}
 	}

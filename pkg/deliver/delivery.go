@@ -40,12 +40,10 @@ type Options struct {
 	Dead    *queue.DeadLetters
 	Metrics *Metrics
 	Logger  *zap.Logger
-	// Backlog is what was stored before the sink began.
 	Backlog Backlog
 }
 
-// Backlog is what a sink gets that was stored before it began, up to the record Last: its age
-// counts from then on. The zero value is none.
+// Backlog is what was stored before a sink began, up to record Last: its age counts from then on.
 type Backlog struct {
 	Last  uint64
 	Began time.Time
@@ -235,7 +233,6 @@ func (d *Delivery) trim() {
 		limits.MaxAge = 0 // they become dead letters before
 	}
 	if d.Cursor.Acked() < d.backlog.Last {
-		// They are kept anyway, and the limit of all that is stored holds for them.
 		limits.MaxBytes = 0
 		if time.Since(d.backlog.Began) < limits.MaxAge {
 			limits.MaxAge = 0

@@ -155,7 +155,7 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 	)
 	for i, err := range each {
 		it := &l.batch.items[i]
-		switch v := Judge(err); {
+		switch v := judge(err); {
 		case v == accepted:
 			done = append(done, *it)
 		case v > again && !errors.Is(err, sinks.ErrNotJudged):

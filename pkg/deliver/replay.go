@@ -257,7 +257,7 @@ func (d *Delivery) resend(ctx context.Context, r event.Record, waits func(reason
 			}
 			continue
 		}
-		v, err := d.Resend(ctx, []event.Record{r})
+		v, err := d.alone(ctx, func(ctx context.Context) error { return d.Sink.Send(ctx, []event.Record{r}) })
 		switch {
 		case v == accepted:
 			return v, nil

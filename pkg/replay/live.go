@@ -23,9 +23,9 @@ const (
 	// lastBack for the last ones that its filter lets through.
 	lookBack = 100_000
 	lastBack = 2_000
-	// MaxLast is how many of those there are at most, MaxLastBytes how large they are together.
-	MaxLast      = 200
-	MaxLastBytes = 4 << 20
+	// MaxLast is how many of those there are at most, and lastBytes how large they are together.
+	MaxLast   = 200
+	lastBytes = 4 << 20
 )
 
 // Errors of those who read along.
@@ -134,7 +134,7 @@ func (r *LiveReader) Only(filter LiveFilter) (known bool, err error) {
 	case filter.After != "":
 		known := false
 		r.begin(max(first, end-min(end, lookBack)))
-		err := r.upTo(end, func(rec event.Record, seq uint64) bool {
+		err := r.upTo(end, func(rec event.Record) bool {
 			known = rec.ID == filter.After
 			return !known
 		})
@@ -156,7 +156,7 @@ func (r *LiveReader) Only(filter LiveFilter) (known bool, err error) {
 
 // upTo calls fn for the records up to end, until it returns false. The next record is the one
 // behind the last that fn was called with.
-func (r *LiveReader) upTo(end uint64, fn func(rec event.Record, seq uint64) bool) error {
+func (r *LiveReader) upTo(end uint64, fn func(event.Record) bool) error {
 	for r.next <= end {
 		records, err := r.from.Poll(pageEvents, pageBytes)
 		if err != nil || len(records) == 0 {
@@ -169,7 +169,7 @@ func (r *LiveReader) upTo(end uint64, fn func(rec event.Record, seq uint64) bool
 			}
 			r.next = one.Seq + 1
 			rec, err := event.ParseRecord(one.Data)
-			if err == nil && !fn(rec, one.Seq) {
+			if err == nil && !fn(rec) {
 				r.begin(one.Seq + 1)
 				return nil
 			}
@@ -185,12 +185,12 @@ func (r *LiveReader) last(end uint64) error {
 		return err
 	}
 	bytes := 0
-	return r.upTo(end, func(rec event.Record, _ uint64) bool {
+	return r.upTo(end, func(rec event.Record) bool {
 		if !r.wants(rec, sink) {
 			return true
 		}
 		r.first, bytes = append(r.first, rec), bytes+len(rec.JSON)
-		for len(r.first) > min(r.filter.Last, MaxLast) || bytes > MaxLastBytes {
+		for len(r.first) > min(r.filter.Last, MaxLast) || bytes > lastBytes {
 			bytes -= len(r.first[0].JSON)
 			r.first = r.first[1:]
 		}
@@ -208,7 +208,7 @@ func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int,
 	}
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(r.live.ended, stop)()
+	defer context.AfterFunc(r.live.ended, stop)() //nolint:contextcheck // it ends all of them
 	for {
 		records, err := r.from.Next(waiting, pageEvents, pageBytes)
 		switch {

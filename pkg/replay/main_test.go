@@ -141,7 +141,7 @@ func newConsumer(t *testing.T) *consumer {
 		}
 		w.WriteHeader(status)
 	}))
-	t.Cleanup(c.Server.Close)
+	t.Cleanup(c.Close)
 	return c
 }
 

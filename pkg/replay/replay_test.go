@@ -161,8 +161,8 @@ func TestReplayStops(t *testing.T) {
 	h := History{q}
 	hook := newConsumer(t)
 	for name, stop := range map[string]func(cancel func(), d *deliver.Delivery){
-		"cancelled": func(cancel func(), _ *deliver.Delivery) { cancel() },
-		"drained":   func(_ func(), d *deliver.Delivery) { d.Drain() },
+		"canceled": func(cancel func(), _ *deliver.Delivery) { cancel() },
+		"drained":  func(_ func(), d *deliver.Delivery) { d.Drain() },
 	} {
 		d, _ := delivery(t, h, fmt.Sprintf("{name: %s, webhook: {url: %q}}", name, hook.URL))
 		ctx, cancel := context.WithCancel(t.Context())

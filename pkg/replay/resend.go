@@ -38,7 +38,7 @@ func (r *run) resend(ctx context.Context, events []event.Record) error {
 		pause := time.Since(start)
 		each, divided := errors.AsType[*sinks.EventsError](err)
 		switch {
-		case v == deliver.Accepted:
+		case v.Accepted:
 			refused := 0
 			if rejected, some := errors.AsType[*sinks.RejectedError](err); some { // it does not say which
 				refused = min(rejected.Events, n)
@@ -58,13 +58,13 @@ func (r *run) resend(ctx context.Context, events []event.Record) error {
 				r.waits(err.Error())
 			}
 			events = append(left, events[n:]...)
-		case v == deliver.Refused, v == deliver.RefusedContent && n == 1:
+		case v.Refused && !v.Content, v.Refused && n == 1:
 			r.became(events[:n], err)
 			events, backoff = events[n:], 0
-		case v == deliver.RefusedContent:
+		case v.Content:
 			size = (n + 1) / 2
 		default:
-			if v == deliver.Paused {
+			if v.Paused {
 				size = 1
 			}
 			pause = max(pause, r.next(&backoff))
@@ -81,10 +81,10 @@ func (r *run) resend(ctx context.Context, events []event.Record) error {
 // are to be sent again.
 func (r *run) settle(events []event.Record, answers []error) (left []event.Record) {
 	for i, err := range answers {
-		switch v := deliver.Judge(err); {
-		case v == deliver.Accepted:
+		switch v := deliver.FateOf(err); {
+		case v.Accepted:
 			r.became(events[i:i+1], nil)
-		case v > deliver.Again && !errors.Is(err, sinks.ErrNotJudged):
+		case v.Refused && !errors.Is(err, sinks.ErrNotJudged):
 			r.became(events[i:i+1], err)
 		default:
 			left = append(left, events[i])
