@@ -12,6 +12,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
@@ -292,5 +293,46 @@ func TestReplayNamesNoSecretAndBoundsReasons(t *testing.T) {
 	}
 	if named != maxRefused {
 		t.Errorf("%d are named", named)
+	}
+}
+
+// The limit of bytes takes what a replay has not read, and the replay says how much that was.
+func TestReplayCountsWhatIsGone(t *testing.T) {
+	t.Parallel()
+	q := open(t, queue.Options{Dir: t.TempDir(), SegmentBytes: 64 << 10, MaxBytes: 1 << 20, Retain: time.Hour, CacheBytes: 1})
+	store := func(n int) {
+		var b queue.Batch
+		for i := range n {
+			e := &event.Event{ID: idOf(i), HMC: "east", Type: event.TypeStatusChange, Received: time.Now(), BodyText: strings.Repeat("x", 2000)}
+			b.Records = append(b.Records, event.AppendRecord(nil, e))
+		}
+		if err := errors.Join(q.Append(t.Context(), b), q.Flush()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		store(10)
+	}
+	s, err := History{q}.span(time.Now().Add(-time.Hour), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.reader.Close()
+	for first, _ := q.Bounds(); first < 50; first, _ = q.Bounds() {
+		store(10)
+	}
+	got := 0
+	for {
+		page, err := s.page()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		got += len(page)
+	}
+	if s.missing < 49 || got+s.missing != 100 {
+		t.Errorf("%d came and %d are missing, of 100", got, s.missing)
 	}
 }
