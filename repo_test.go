@@ -45,7 +45,9 @@ var imports = map[string]struct {
 	"pkg/hmc":       {[]string{"pkg/budget", "pkg/datadir", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
-	"pkg/queue":     {[]string{"pkg/datadir"}, "the queue stores opaque records"},
+	"pkg/queue":     {[]string{"pkg/boltfile", "pkg/datadir"}, "the queue stores opaque records"},
+	"pkg/logs":      {[]string{"pkg/event"}, "a log knows lines, and nothing of what they are about"},
+	"pkg/boltfile":  {nil, "a file is checked without knowing what is in it"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/match":     {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
@@ -90,22 +92,26 @@ var imports = map[string]struct {
 		[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",
 	},
+	"pkg/replay": {
+		[]string{"pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
+		"what is stored is read once more without anybody's cursor being moved",
+	},
 	"pkg/bridge": {
 		[]string{
 			"pkg/budget", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/match",
-			"pkg/queue", "pkg/receiver", "pkg/record",
+			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/replay",
 			"pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
 	"pkg/web": {
-		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/status"},
+		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/replay", "pkg/status"},
 		"the web server shows the bridge's status and never reaches past it",
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/queue",
-			"pkg/receiver", "pkg/sinks", "pkg/status", "pkg/web",
+			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc",
+			"pkg/hmcsim", "pkg/logs", "pkg/queue", "pkg/receiver", "pkg/replay", "pkg/sinks", "pkg/status", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},

@@ -140,6 +140,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	tailCommand(app, env)
 	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
 	deadLettersCommand(app, env)
+	replayCommand(app, env)
 	forgetCommand(app, env)
 	return app, env.commands
 }
@@ -192,6 +193,7 @@ type environment struct {
 	daemon    daemonFlags
 	simulator simulateFlags
 	letters   deadLetterFlags
+	replay    replayFlags
 	tail      tailFlags
 	test      sendTestFlags
 	forget    forgetFlags

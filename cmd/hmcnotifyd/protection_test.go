@@ -68,6 +68,7 @@ func TestProtection(t *testing.T) {
 		{http.MethodGet, "/api/v1/dead-letters"},
 		{http.MethodDelete, "/api/v1/dead-letters?all=true"},
 		{http.MethodPost, "/api/v1/dead-letters/replay?all=true"},
+		{http.MethodPost, "/api/v1/sinks/ops/replay?since=1h"},
 		{http.MethodDelete, "/api/v1/removed-sinks/x"},
 		{http.MethodGet, "/debug/pprof/"},
 		{http.MethodGet, "/no/such/page"},

@@ -21,12 +21,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -87,25 +86,7 @@ func (f *daemonFlags) validate() error {
 
 // newLogger makes the logger that the flags ask for. It writes to stderr.
 func (e *environment) newLogger() (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(e.logLevel)
-	if err != nil {
-		return nil, err
-	}
-	enc := zap.NewProductionEncoderConfig()
-	enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	enc.EncodeDuration = zapcore.StringDurationEncoder
-	encoder := zapcore.NewJSONEncoder(enc)
-	if e.logFormat == "console" {
-		enc.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00")
-		enc.EncodeLevel = zapcore.CapitalLevelEncoder
-		encoder = zapcore.NewConsoleEncoder(enc)
-	}
-	if toJournal(e.stderr) {
-		encoder = journalEncoder{encoder}
-	}
-	// Whatever an HMC or a sink has said, a line misleads nobody.
-	out := zapcore.Lock(zapcore.AddSync(event.EscapingWriter{Writer: e.stderr}))
-	return zap.New(newThrottled(zapcore.NewCore(encoder, out, level))), nil
+	return logs.New(e.stderr, e.logLevel, e.logFormat)
 }
 
 func (e *environment) run(ctx context.Context) error {

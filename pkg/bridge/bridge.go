@@ -27,6 +27,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -96,13 +97,13 @@ type Bridge struct {
 	// what Run starts
 	first *world
 
-	// one replay of dead letters, and one test of a sink, at a time
+	// one replay, and one test of a sink, at a time
 	replaying, testing sync.Mutex
 	deadDropped        status.Throttle
 	// see ballastBytes
 	ballast []byte
 	budget  *budget.Budget // of all HMCs, beyond the share of each
-	live    record.Fanout
+	live    *replay.Live
 	current atomic.Pointer[current]
 
 	// one reload at a time; guards what follows
@@ -163,13 +164,14 @@ func New(opts Options) (*Bridge, error) {
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval,
-		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers),
+		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers), Retain: storage.Retain,
 		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
+	b.live = replay.NewLive(replay.History{Queue: q}, func() *config.Config { return b.now().cfg })
 	b.queue, b.gone = q, record.NewGone(q, b.log, func(group string) { delete(b.groups, group) })
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
 	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
@@ -204,6 +206,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	wrong := make(map[string]string)
 	watching.Go(func() { every(ctx, rateEvery, b.noteRates) })
+	//nolint:contextcheck // where a new sink begins is stored, whatever ends meanwhile
 	watching.Go(func() { every(ctx, filesEvery, func(time.Time) { b.rereadSinks(wrong) }) })
 	watching.Go(func() { every(ctx, orphansEvery, b.trimOrphans) })
 	watching.Go(func() { b.forgetGone(time.Now()); every(ctx, goneEvery, b.forgetGone) })
@@ -388,7 +391,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 			continue
 		}
 		s, err := watch.New(watch.Options{
-			HMC: c, Queue: b.queue, Group: b.group(c.Group), Live: &b.live, Metrics: b.metrics, Logger: b.log,
+			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
 			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
 		})
@@ -401,7 +404,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 	known := b.queue.Cursors()
 	for i := range w.sinks {
 		n := &w.sinks[i]
-		n.cursor, err = b.queue.Cursor(n.cfg.Name)
+		n.cursor, err = b.live.Cursor(context.Background(), n.cfg.Name, n.cfg.Start)
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", n.cfg.Name, err)
 		}
@@ -432,6 +435,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
+			Backlog: b.live.Backlog(n.cfg.Name),
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)
@@ -559,6 +563,7 @@ func (b *Bridge) Status() status.Status {
 		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(), Held: now.held(),
 		Storage: status.StorageStatus{
 			Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes),
+			RetainedBytes: b.queue.Retained(),
 		},
 	}
 	if len(now.supervisors) == 0 {

@@ -148,6 +148,7 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 // forgetSink removes the cursor of a sink, and what was kept for it.
 func (b *Bridge) forgetSink(name string) error {
 	return errors.Join(deliver.SinkStore{Queue: b.queue, Name: name}.Forget(b.deliverLife),
+		b.live.Forget(b.deliverLife, name),
 		b.queue.PutState(b.deliverLife, map[string][]byte{limitsPrefix + name: nil}), b.queue.RemoveCursor(name))
 }
 

@@ -156,6 +156,8 @@ type Sink struct {
 	Batch       Batch `yaml:"batch"`
 	Retry       Retry `yaml:"retry"`
 	Queue       Queue `yaml:"queue"`
+	// where a new sink begins: latest (what comes), earliest (what is stored), or as 24h ago
+	Start Start `yaml:"start"`
 	// whether a flood of equal status changes becomes one event per CPC
 	Collapse bool `yaml:"collapse"`
 }
@@ -169,8 +171,6 @@ type Webhook struct {
 	// what is sent; of the Format constants
 	Format string `yaml:"format"`
 
-	// The three of the format "template"; see package render.
-
 	// with the format template: the template; also when it came from TemplateFile
 	Template string `yaml:"template"`
 	// absolute; instead of Template
@@ -178,15 +178,11 @@ type Webhook struct {
 	// with the format template: of what the template makes
 	ContentType string `yaml:"content_type"`
 
-	// What signs requests; see SigningKeys.
-
 	// signs each request as standardwebhooks.com says: whsec_ and base64; also when it came
 	// from SecretFile
 	Secret Secret `yaml:"secret"`
 	// a file with nothing but the secret
 	SecretFile string `yaml:"secret_file"`
-
-	// Further secrets, so that one can take the place of another.
 
 	// further ones that sign as well, while one takes the place of another; also those that
 	// came from SecretFiles
@@ -271,6 +267,8 @@ type Storage struct {
 	CommitInterval time.Duration `yaml:"commit_interval"`
 	// 0: no limit
 	MaxBytes Size `yaml:"max_bytes"`
+	// how long delivered events are kept at least, but within MaxBytes; 0: not at all
+	Retain time.Duration `yaml:"retain"`
 	// of all dead letters together; beyond it the oldest go, of the sink that has the most;
 	// 0: no limit
 	DeadLettersMaxBytes Size `yaml:"dead_letters_max_bytes"`

@@ -168,6 +168,8 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		decodeText(d, n, path, to, parseSize)
 	case *LogStart:
 		decodeText(d, n, path, to, parseLogStart)
+	case *Start:
+		decodeText(d, n, path, to, parseStart)
 	case *match.Pattern:
 		decodeText(d, n, path, to, match.NewPattern)
 	case *match.Patterns:

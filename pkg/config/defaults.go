@@ -46,6 +46,7 @@ func (s *Sink) setDefaults() {
 	s.Batch = Batch{MaxEvents: 1}
 	s.Retry = Retry{Initial: time.Second, Max: time.Minute, MaxAge: 24 * time.Hour}
 	s.Queue = DefaultQueue()
+	s.Start = StartLatest
 }
 
 // DefaultQueue returns the limits that the queue of a sink has where the configuration names none.

@@ -408,6 +408,8 @@ func defaultOf(v reflect.Value) string {
 		text = fmt.Sprint(x)
 	case LogStart:
 		text = string(x)
+	case Start:
+		text = string(x)
 	case string:
 		text = x
 	}

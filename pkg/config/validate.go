@@ -93,6 +93,7 @@ func (d *decoder) validate(c *Config) {
 
 	within(d, "storage.commit_interval", c.Storage.CommitInterval, 0, time.Minute)
 	d.sizeOrNone("storage.max_bytes", c.Storage.MaxBytes)
+	within(d, "storage.retain", c.Storage.Retain, 0, 10*365*24*time.Hour)
 	d.sizeOrNone("storage.dead_letters_max_bytes", c.Storage.DeadLettersMaxBytes)
 	within(d, "dedup.window", c.Dedup.Window, 0, 30*24*time.Hour)
 	within(d, "dedup.max_ids", c.Dedup.MaxIDs, 0, 10_000_000)

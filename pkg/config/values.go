@@ -146,13 +146,7 @@ type Size int64
 var sizeUnits = []struct {
 	name   string
 	factor int64
-}{
-	{"TiB", 1 << 40},
-	{"GiB", 1 << 30},
-	{"MiB", 1 << 20},
-	{"KiB", 1 << 10},
-	{"B", 1},
-}
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
 
 // String returns the size with the largest unit that divides it.
 func (s Size) String() string {
@@ -233,23 +227,36 @@ func parseDuration(s string) (time.Duration, error) {
 // duration before the start ("24h").
 type LogStart string
 
-// The words among the values of a LogStart.
-const (
-	LogStartNow LogStart = "now"
-	LogStartAll LogStart = "all"
-)
+// Start says where a new sink begins: behind what is stored ("latest"), with all of it
+// ("earliest"), or with what was received for a duration before ("24h").
+type Start string
 
-var errLogStart = errors.New("must be now, all, a duration such as 24h or 7d, or a time such as 2026-11-01T00:00:00Z")
+// The words among these values.
+const (
+	LogStartNow   LogStart = "now"
+	LogStartAll   LogStart = "all"
+	StartLatest   Start    = "latest"
+	StartEarliest Start    = "earliest"
+)
 
 func parseLogStart(s string) (LogStart, error) {
 	l := LogStart(s)
-	if _, err := time.Parse(time.RFC3339, s); err == nil || l == LogStartNow || l == LogStartAll {
+	if _, err := time.Parse(time.RFC3339, s); err == nil || l == LogStartNow || l == LogStartAll || isPeriod(s) {
 		return l, nil
 	}
-	if d, err := parseDuration(s); err == nil && d > 0 {
-		return l, nil
+	return "", errors.New("must be now, all, a duration such as 24h or 7d, or a time such as 2026-11-01T00:00:00Z")
+}
+
+func parseStart(s string) (Start, error) {
+	if begin := Start(s); begin == StartLatest || begin == StartEarliest || isPeriod(s) {
+		return begin, nil
 	}
-	return "", errLogStart
+	return "", errors.New("must be latest, earliest, or a duration such as 24h or 7d")
+}
+
+func isPeriod(s string) bool {
+	d, err := parseDuration(s)
+	return err == nil && d > 0
 }
 
 // Since returns the time that a LogStart means at a time; the zero time: all.

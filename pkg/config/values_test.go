@@ -327,3 +327,14 @@ func TestLogStart(t *testing.T) {
 		}
 	}
 }
+
+func TestStart(t *testing.T) {
+	for text, want := range map[string]Start{"": StartLatest, "start: latest": StartLatest, "start: earliest": StartEarliest, "start: 24h": "24h", "start: 7d": "7d"} {
+		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, log: {output: stderr}, "+text+"}]")
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if got := c.Sinks[0].Start; got != want {
+			t.Errorf("%s: %q", text, got)
+		}
+	}
+}

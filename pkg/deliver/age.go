@@ -11,6 +11,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // sweepItems is how many waiting events are put aside at once.
@@ -45,7 +46,8 @@ func (d *Delivery) sweep(ctx context.Context) {
 }
 
 // isOld returns what says whether an event is too old by now to be sent: it is retry.max_age from
-// its receipt on, whether or not it was tried, and whatever the machine's clock was set to since.
+// its receipt on, or from when the sink began, whether or not it was tried, and whatever the
+// machine's clock was set to since.
 func (d *Delivery) isOld(now time.Time) func(*item) bool {
 	return func(it *item) bool { return d.untilOld(it, now) <= 0 }
 }
@@ -55,7 +57,11 @@ func (d *Delivery) untilOld(it *item, now time.Time) time.Duration {
 	if d.Cfg.Retry.MaxAge <= 0 {
 		return math.MaxInt64
 	}
-	return d.Cfg.Retry.MaxAge - now.Sub(it.record.Stored)
+	since := it.record.Stored
+	if it.seq <= d.backlog.Last {
+		since = status.Later(since, d.backlog.Began)
+	}
+	return d.Cfg.Retry.MaxAge - now.Sub(since)
 }
 
 // giveUp puts events aside that have become too old. last is the error of the last attempt to send

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -29,6 +30,14 @@ const (
 	// refusedContent is refused because of what is in them: a part of them may be accepted.
 	refusedContent
 )
+
+// Fate is a verdict for those who send beside the lanes. Content: a part may be accepted.
+type Fate struct{ Accepted, Paused, Refused, Content bool }
+
+func (v verdict) fate() Fate { return Fate{v == accepted, v == paused, v > again, v == refusedContent} }
+
+// FateOf is the verdict of the error for a single event.
+func FateOf(err error) Fate { return judge(err).fate() }
 
 // judge is the one place where an error of a sink is judged.
 func judge(err error) verdict {
@@ -109,6 +118,12 @@ func (d *Delivery) alone(ctx context.Context, call func(context.Context) error) 
 			return overdueError(limit)
 		}
 	})
+}
+
+// Resend makes one attempt to send events beside the lanes, within ByHand.
+func (d *Delivery) Resend(ctx context.Context, events []event.Record) (Fate, error) {
+	v, err := d.alone(ctx, func(ctx context.Context) error { return d.Sink.Send(ctx, events) })
+	return v.fate(), err
 }
 
 // overdueError is that of an attempt which has not ended after this time.

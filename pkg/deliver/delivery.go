@@ -40,6 +40,13 @@ type Options struct {
 	Dead    *queue.DeadLetters
 	Metrics *Metrics
 	Logger  *zap.Logger
+	Backlog Backlog
+}
+
+// Backlog is what was stored before a sink began, up to record Last: its age counts from then on.
+type Backlog struct {
+	Last  uint64
+	Began time.Time
 }
 
 // Delivery brings the stored events to one sink at the sink's own pace. It reads from its cursor,
@@ -53,10 +60,12 @@ type Delivery struct {
 	Cfg    config.Sink
 	Sink   sinks.Sink
 	Cursor *queue.Cursor
+	// Wants says whether the sink is to get an event.
+	Wants func(event.Record) bool
 
 	kind    string // of the sink
 	dead    *queue.DeadLetters
-	wants   func(event.Record) bool
+	backlog Backlog
 	rules   floodRules
 	metrics *sinkMetrics
 	log     *zap.Logger
@@ -82,8 +91,8 @@ type Delivery struct {
 // New returns a Delivery that does nothing yet.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), dead: o.Dead,
-		wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), dead: o.Dead, backlog: o.Backlog,
+		Wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
@@ -93,7 +102,7 @@ func New(o Options) *Delivery {
 		beat:    status.NewBeat(),
 	}
 	if s, ok := o.To.(sinks.Selector); ok {
-		d.wants = s.Wants
+		d.Wants = s.Wants
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
@@ -227,6 +236,12 @@ func (d *Delivery) trim() {
 	limits := d.Cfg.Queue
 	if tried := d.Cfg.Retry.MaxAge; tried > 0 && tried <= limits.MaxAge && !d.Hanging() {
 		limits.MaxAge = 0 // they become dead letters before
+	}
+	if d.Cursor.Acked() < d.backlog.Last {
+		limits.MaxBytes = 0
+		if time.Since(d.backlog.Began) < limits.MaxAge {
+			limits.MaxAge = 0
+		}
 	}
 	dropped, err := Trim(d.Cursor, limits, time.Now())
 	if err != nil {

@@ -249,11 +249,11 @@ func (h *health) pausedFor() string {
 	return h.pause.reason
 }
 
-// resting returns how long the sink is still to be left alone.
-func (h *health) resting(now time.Time) time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.restUntil.Sub(now)
+// Resting returns how long the sink is still to be left alone.
+func (d *Delivery) Resting() time.Duration {
+	d.health.mu.Lock()
+	defer d.health.mu.Unlock()
+	return time.Until(d.health.restUntil)
 }
 
 // show sets what the status of the sink shows of its health, troubles included.

@@ -15,6 +15,7 @@ import (
 // Metrics holds the metrics of sinks. Their names are part of the project's interface.
 type Metrics struct {
 	events      *prometheus.CounterVec
+	replayed    *prometheus.CounterVec
 	attempts    *prometheus.CounterVec
 	duration    *prometheus.HistogramVec
 	latency     *prometheus.HistogramVec
@@ -41,8 +42,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return prometheus.NewHistogramVec(opts, []string{"sink"})
 	}
 	m := &Metrics{
-		sinks:    make(map[string]*sinkMetrics),
-		events:   counter("sink_events_total", "What became of each stored event."),
+		sinks:  make(map[string]*sinkMetrics),
+		events: counter("sink_events_total", "What became of each stored event."),
+		replayed: counter("sink_replayed_events_total",
+			"What became of stored events that were sent once more by hand; sink_events_total leaves them out."),
 		attempts: counter("sink_attempts_total", "Attempts to deliver an event or a batch, by outcome."),
 		duration: histogram("sink_attempt_duration_seconds", "How long one attempt to deliver took.",
 			.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30),
@@ -65,7 +68,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		"1 while the sink takes no event at all as it is, for this reason, and one is tried now and then; else 0.",
 		[]string{"sink", "reason"}, nil)
 	if reg != nil {
-		reg.MustRegister(m.events, m.attempts, m.duration, m.latency, m.lastSuccess, m)
+		reg.MustRegister(m.events, m.replayed, m.attempts, m.duration, m.latency, m.lastSuccess, m)
 	}
 	return m
 }
@@ -115,6 +118,7 @@ type sinkMetrics struct {
 
 	delivered, filtered, deadLetter, dropped *status.Tally
 	success, retry, permanent                prometheus.Counter
+	replayed, refusedAgain                   prometheus.Counter
 	duration, latency                        prometheus.Observer
 	lastSuccess                              prometheus.Gauge
 
@@ -138,11 +142,19 @@ func (m *Metrics) forSink(name string) *sinkMetrics {
 		delivered: event("delivered"), filtered: event("filtered"),
 		deadLetter: event("dead_letter"), dropped: event("dropped"),
 		success: attempt("success"), retry: attempt("retry"), permanent: attempt("permanent"),
-		duration: m.duration.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
+		replayed:     m.replayed.WithLabelValues(name, "delivered"),
+		refusedAgain: m.replayed.WithLabelValues(name, "refused"),
+		duration:     m.duration.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
 		lastSuccess: m.lastSuccess.WithLabelValues(name),
 	}
 	m.sinks[name] = s
 	return s
+}
+
+// Replayed counts what became of events that were sent once more.
+func (d *Delivery) Replayed(delivered, refused int) {
+	d.metrics.replayed.Add(float64(delivered))
+	d.metrics.refusedAgain.Add(float64(refused))
 }
 
 // Prepare creates the series of a sink, for the queue may drop events before there is a delivery.
@@ -166,7 +178,8 @@ func (s *sinkMetrics) delete() {
 	delete(m.sinks, s.sink)
 	m.mu.Unlock()
 	for _, series := range []*prometheus.MetricVec{
-		m.events.MetricVec, m.attempts.MetricVec, m.duration.MetricVec, m.latency.MetricVec, m.lastSuccess.MetricVec,
+		m.events.MetricVec, m.replayed.MetricVec, m.attempts.MetricVec, m.duration.MetricVec, m.latency.MetricVec,
+		m.lastSuccess.MetricVec,
 	} {
 		series.DeletePartialMatch(prometheus.Labels{"sink": s.sink})
 	}

@@ -87,7 +87,7 @@ func (r *reader) read(records []queue.Record) []item {
 		switch {
 		case it.invalid != nil:
 			r.items = append(r.items, it)
-		case r.wants(it.record):
+		case r.Wants(it.record):
 			r.items, done = r.stage.add(it, now, r.items)
 			r.old = r.old || r.untilOld(&it, now) <= 0
 		default:

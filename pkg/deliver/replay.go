@@ -27,7 +27,7 @@ const (
 
 var (
 	// ErrReplaying says that another replay is running.
-	ErrReplaying = errors.New("another replay of dead letters is running; try again when it has ended")
+	ErrReplaying = errors.New("another replay is running; try again when it has ended")
 	// ErrLeaving is why a replay stops when its sink does.
 	ErrLeaving = errors.New("the sink ends: the daemon ends, or its configuration was changed")
 )
@@ -110,7 +110,7 @@ func (r *Replay) Run(ctx context.Context, d *Delivery) {
 	r.reportCounts(ReplayBegins, "")
 	err := fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, r.Sink)
 	if d != nil {
-		err = d.byHand(ctx, func(ctx context.Context) error { return r.sendAll(ctx, d) })
+		err = d.ByHand(ctx, func(ctx context.Context) error { return r.sendAll(ctx, d) })
 	}
 	if err != nil {
 		r.reportCounts(ReplayStopped, err.Error())
@@ -217,9 +217,9 @@ func recordOf(data []byte) (event.Record, error) {
 	return event.Record{ID: e.ID, Type: e.Type, Key: e.Key(), Received: e.Received, JSON: data}, nil
 }
 
-// byHand runs fn, which sends beside the lanes, as long as the delivery does not end: ctx is done
+// ByHand runs fn, which sends beside the lanes, as long as the delivery does not end: ctx is done
 // then.
-func (d *Delivery) byHand(ctx context.Context, fn func(context.Context) error) error {
+func (d *Delivery) ByHand(ctx context.Context, fn func(context.Context) error) error {
 	select {
 	case d.sending <- struct{}{}:
 	default:
@@ -246,7 +246,7 @@ func (d *Delivery) EndByHand(limit time.Duration) {
 // nor refused.
 func (d *Delivery) resend(ctx context.Context, r event.Record, waits func(reason string)) (verdict, error) {
 	for rests := 0; ; {
-		if wait := d.health.resting(time.Now()); wait > 0 {
+		if wait := d.Resting(); wait > 0 {
 			reason := "the sink asks to be left alone for " + max(time.Second, wait.Round(time.Second)).String()
 			if rests++; wait > replayRest || rests > replayRests {
 				return again, errors.New(reason)
@@ -263,7 +263,7 @@ func (d *Delivery) resend(ctx context.Context, r event.Record, waits func(reason
 			return v, nil
 		case ctx.Err() != nil:
 			return again, context.Cause(ctx)
-		case v > again || v == paused || d.health.resting(time.Now()) <= 0 || rests+1 >= replayRests:
+		case v > again || v == paused || d.Resting() <= 0 || rests+1 >= replayRests:
 			return v, err
 		}
 	}

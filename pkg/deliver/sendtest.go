@@ -50,7 +50,7 @@ type TestStep struct {
 // nothing has been sent.
 func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestStep) error) (TestStep, error) {
 	step := TestStep{Sink: d.Cfg.Name, EventID: e.ID}
-	if wait := d.health.resting(time.Now()); wait > 0 {
+	if wait := d.Resting(); wait > 0 {
 		return step, fmt.Errorf("%w: the sink asked to be left alone for another %s",
 			ErrNotTested, max(time.Second, wait.Round(time.Second)))
 	}

@@ -4,7 +4,6 @@ package match
 
 import (
 	"cmp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -205,13 +204,6 @@ func (v *View) listed(of func(*event.Report) string) string {
 		}
 	}
 	return strings.Join(all, ", ")
-}
-
-// Contains says whether a text, in lower case, is part of what a person reads of the event.
-func (v *View) Contains(text string) bool {
-	r := cmp.Or(v.Resource, &event.Resource{})
-	return slices.ContainsFunc([]string{v.Summary, v.Type, v.Text(), r.Name, r.CPC, r.ElementName, r.Class},
-		func(s string) bool { return strings.Contains(strings.ToLower(s), text) })
 }
 
 // Text is what a person would read: the message of an operating system or a log, else the summary.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 // Batch is what Append stores together: all of it or nothing.
@@ -271,10 +273,10 @@ func (q *Queue) write(g *group) error {
 	if err := q.ready(); err != nil {
 		return err
 	}
-	value := q.clock.changes()
-	if value != nil {
-		g.state = addEntry(g.state, appendOp(nil, clockKey, value), new([]byte))
-		g.ops = append(g.ops, KeyValue{clockKey, value})
+	first, end := q.Bounds()
+	for _, op := range q.clock.changes(q.state, first, end) {
+		g.state = addEntry(g.state, appendOp(nil, op.Key, op.Value), new([]byte))
+		g.ops = append(g.ops, op)
 	}
 	w := &Group{positions: q.checkpoint(), after: *q.active}
 	for i := range g.records {
@@ -291,10 +293,10 @@ func (q *Queue) write(g *group) error {
 		w.after.lastAt = d.at
 	}
 	w.state.addState(q.stateTail, g.state)
-	if err := q.store.Commit(w); err != nil {
+	if err := q.makingRoom(func() (bool, error) { return w.sealed, q.store.Commit(w) }); err != nil {
 		if s := q.active; w.sealed {
 			q.active = nil
-			if isDamage(err) {
+			if boltfile.IsDamage(err) {
 				q.takeOut(s)
 			}
 		}
@@ -302,10 +304,30 @@ func (q *Queue) write(g *group) error {
 	}
 	q.recordsTail, q.stateTail = w.records.tail(q.recordsTail), w.state.tail(q.stateTail)
 	q.publish(w, g.ops)
-	if value != nil {
-		q.clock.stored = string(value)
-	}
 	return nil
+}
+
+// makingRoom calls what writes, and again for as long as the disk is full and something goes that
+// is only retained. That it is done with says write, too.
+func (q *Queue) makingRoom(write func() (done bool, err error)) error {
+	for {
+		done, err := write()
+		if done || err == nil || !boltfile.IsNoSpace(err) {
+			return err
+		}
+		q.mu.RLock()
+		var oldest *Segment
+		if len(q.segments) > 1 && q.segments[0].last <= q.needed() {
+			oldest = q.segments[0]
+		}
+		q.mu.RUnlock()
+		if oldest == nil {
+			return err
+		}
+		q.log.Warn("the disk is full: the oldest segment that is only retained goes",
+			zap.Uint64("first_record", oldest.base), zap.Error(err))
+		q.remove(oldest)
+	}
 }
 
 // ready makes sure that there is a segment to write to.
@@ -317,7 +339,7 @@ func (q *Queue) ready() error {
 		q.active = nil
 		q.takeOut(s)
 	}
-	return q.begin()
+	return q.makingRoom(func() (bool, error) { return false, q.begin() })
 }
 
 // begin makes a new segment the one that is written to.
@@ -438,6 +460,9 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 			needed = min(needed, c.arrived(first, at))
 		}
 		q.trimCache(needed)
+		for c := range q.readers {
+			notify(c.wake)
+		}
 	}
 	q.mu.Unlock()
 	q.account()
@@ -462,6 +487,12 @@ func (q *Queue) account() {
 	defer q.mu.RUnlock()
 	q.metrics.bytes.Set(float64(q.size()))
 	q.metrics.segments.Set(float64(len(q.segments)))
+	q.metrics.retained.Set(float64(q.retained()))
+	var oldest float64
+	if s := q.segmentOf(0); s != nil && !s.empty() {
+		oldest = float64(q.clock.time(s.firstAt).UnixMilli()) / 1000
+	}
+	q.metrics.oldest.Set(oldest)
 }
 
 // enforceLimit removes the oldest segments while there is too much.
@@ -472,12 +503,17 @@ func (q *Queue) enforceLimit() {
 		if len(q.segments) > 1 && q.size() > q.opts.MaxBytes {
 			oldest = q.segments[0]
 		}
+		retained := oldest != nil && oldest.last <= q.needed()
 		q.mu.RUnlock()
 		if oldest == nil {
 			return
 		}
 		if q.removeDone() {
 			continue // nobody loses anything by that
+		}
+		if retained { // nor by that
+			q.remove(oldest)
+			continue
 		}
 		q.log.Warn("storage is full, its oldest segment goes",
 			zap.Uint64("first_record", oldest.base), zap.Int64("max_bytes", q.opts.MaxBytes))

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 func makeBlock(chunks ...[]string) []byte {
@@ -139,8 +141,8 @@ func FuzzVerify(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(uint32(0), []byte{})
-	f.Add(uint32(2*pageSize+10), []byte{1, 2, 3})
-	f.Add(uint32(5*pageSize), []byte{6})
+	f.Add(uint32(2*boltfile.PageSize+10), []byte{1, 2, 3})
+	f.Add(uint32(5*boltfile.PageSize), []byte{6})
 	f.Fuzz(func(t *testing.T, at uint32, change []byte) {
 		b := bytes.Clone(seed)
 		copy(b[int(at)%len(b):], change)
@@ -148,7 +150,7 @@ func FuzzVerify(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := verifyFile(path, ""); err != nil {
+		if _, err := boltfile.Verify(path, ""); err != nil {
 			return
 		}
 		db, err := bolt.Open(path, 0o600, boltOptions(0))

@@ -58,7 +58,7 @@ func TestAgesDoNotFollowTheClock(t *testing.T) {
 
 			// The clock was set by as much while the queue was not open: in the same boot of the machine that is no
 			// matter, and over another one it is as if as much had passed, but no less than nothing.
-			value := []byte(q.clock.stored)
+			value := []byte(q.state[clockKey])
 			big.PutUint64(value, big.Uint64(value)-uint64(by))
 			var same, other clock
 			same.start(string(value), []*Segment{{lastAt: last}})

@@ -10,6 +10,8 @@ import (
 	"sort"
 	"sync"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 // Record is one record of the queue.
@@ -230,7 +232,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 				return Block{}, ErrClosed
 			}
 			// removed meanwhile
-		case !isDamage(err):
+		case !boltfile.IsDamage(err):
 			return Block{}, fmt.Errorf("queue: %w", err)
 		case next == 0:
 			if q.condemn(s) {
@@ -305,7 +307,7 @@ func (c *Cursor) lost(first, last uint64) {
 		c.settle()
 	}
 	c.mu.Unlock()
-	if n > 0 {
+	if n > 0 && c.name != "" { // a Reader sees it in the numbers
 		c.q.opts.OnDropped(c.name, n)
 		notify(c.q.dirty)
 	}
@@ -597,10 +599,19 @@ func (q *Queue) checkpoint() *Checkpoint {
 // done with.
 func (q *Queue) flushLoop() {
 	var synced time.Time
+	var old <-chan time.Time // something may be so by now
+	if q.opts.Retain > 0 {
+		tick := time.NewTicker(max(min(q.opts.Retain/8, retainEvery), time.Millisecond))
+		defer tick.Stop()
+		old = tick.C
+	}
 	var due <-chan time.Time // what is written is to be synced then
 	for {
 		sync := false
 		select {
+		case <-old:
+			q.removeDone()
+			continue
 		case <-due:
 			sync = true
 		case <-q.dirty:
@@ -634,17 +645,19 @@ func (q *Queue) flushPositions(sync bool) error {
 	return err
 }
 
-// removeDone removes the segments that every cursor has passed. The last one stays: it holds the
-// state, and how far the sequence went. It returns whether there was any.
+// removeDone removes the segments that every cursor has passed and that are not retained. The last
+// one stays: it holds the state, and how far the sequence went. It returns whether there was any.
 func (q *Queue) removeDone() (removed bool) {
 	q.mu.RLock()
-	needed := uint64(math.MaxUint64)
-	for _, c := range q.cursors {
-		needed = min(needed, c.Acked())
+	needed, young := q.needed(), q.clock.now()-int64(q.opts.Retain)
+	for c, hold := range q.readers {
+		if hold {
+			needed = min(needed, c.Acked())
+		}
 	}
 	var done []*Segment
 	for i, s := range q.segments {
-		if i+1 < len(q.segments) && s.last <= needed {
+		if i+1 < len(q.segments) && s.last <= needed && (q.opts.Retain == 0 || s.empty() || s.lastAt < young) {
 			done = append(done, s)
 		}
 	}
@@ -652,5 +665,17 @@ func (q *Queue) removeDone() (removed bool) {
 	for _, s := range done {
 		q.remove(s)
 	}
+	if q.opts.Retain > 0 {
+		q.account()
+	}
 	return len(done) > 0
+}
+
+// needed returns the last record that every cursor has passed. q.mu is held.
+func (q *Queue) needed() uint64 {
+	needed := uint64(math.MaxUint64)
+	for _, c := range q.cursors {
+		needed = min(needed, c.Acked())
+	}
+	return needed
 }

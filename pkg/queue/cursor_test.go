@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 func TestNextLimits(t *testing.T) {
@@ -467,7 +469,7 @@ func TestSizes(t *testing.T) {
 	q := open(t, Options{SegmentBytes: 1 << 20, CacheBytes: 1})
 	c := cursor(t, q, "c")
 	var sizes []int
-	for _, around := range []int{0, 100, 1000, pageSize, extendLimit, blockSize, 1 << 20, 5 << 20} {
+	for _, around := range []int{0, 100, 1000, boltfile.PageSize, extendLimit, blockSize, 1 << 20, 5 << 20} {
 		for d := -60; d <= 60; d += 20 {
 			sizes = append(sizes, max(0, around+d))
 		}

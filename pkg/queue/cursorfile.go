@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -119,7 +120,7 @@ func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
 		}
 	}
 	if newest == nil {
-		return f, nil, errors.Join(damagef(f.path(), "%w", errCheckpoint), file.Close())
+		return f, nil, errors.Join(boltfile.Damagef(f.path(), "%w", errCheckpoint), file.Close())
 	}
 	f.file, f.slot, f.broken = file, slot, false
 	return f, newest, nil

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -531,10 +532,10 @@ func TestDamageWhileOpen(t *testing.T) {
 		fill(t, q, 200)
 		files := segmentFiles(t, q.opts.Dir)
 		next(t, c, 2) // the first file is open now
-		if err := os.Truncate(files[0], pageSize); err != nil {
+		if err := os.Truncate(files[0], boltfile.PageSize); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Truncate(files[1], pageSize); err != nil {
+		if err := os.Truncate(files[1], boltfile.PageSize); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Remove(files[2]); err != nil {
@@ -569,7 +570,7 @@ func TestDamageWhileOpen(t *testing.T) {
 		q, dropped := countingQueue(t, Options{CacheBytes: 1})
 		c := cursor(t, q, "c")
 		fill(t, q, 50)
-		if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], pageSize); err != nil {
+		if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], boltfile.PageSize); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -607,7 +608,7 @@ func TestDamageWhileOpen(t *testing.T) {
 		q, _ := countingQueue(t, Options{CacheBytes: 1})
 		c := cursor(t, q, "c")
 		fill(t, q, 50)
-		if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], pageSize); err != nil {
+		if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], boltfile.PageSize); err != nil {
 			t.Fatal(err)
 		}
 		stored := uint64(50)
@@ -716,7 +717,7 @@ func TestEndIsKnown(t *testing.T) {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], pageSize); err != nil {
+	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], boltfile.PageSize); err != nil {
 		t.Fatal(err)
 	}
 	if _, dropped := countingQueue(t, q.opts); dropped.Load() != 100 {
@@ -895,10 +896,10 @@ func TestVerify(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if clean, err := verifyFile(path, ""); err != nil || !clean {
+		if clean, err := boltfile.Verify(path, ""); err != nil || !clean {
 			t.Fatalf("round %d: %v, %v", round, clean, err)
 		}
-		if clean, err := verifyFile(path, "bucket 1"); err != nil || !clean {
+		if clean, err := boltfile.Verify(path, "bucket 1"); err != nil || !clean {
 			t.Fatalf("round %d: %v, %v", round, clean, err)
 		}
 	}

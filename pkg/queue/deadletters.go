@@ -17,6 +17,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -134,7 +135,7 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 		reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"},
 	}
 	if err := d.open(); err != nil {
-		if !isNoSpace(err) {
+		if !boltfile.IsNoSpace(err) {
 			return nil, fmt.Errorf("queue: dead letters: %w", err)
 		}
 		d.log.Error("dead letters cannot be kept at the moment", zap.Error(err))
@@ -145,7 +146,7 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 // open opens the file, or a new one if it is damaged.
 func (d *DeadLetters) open() error {
 	err := d.load()
-	if !isDamage(err) {
+	if !boltfile.IsDamage(err) {
 		return err
 	}
 	if err := d.setAside(d.path, err); err != nil {
@@ -161,14 +162,14 @@ func (d *DeadLetters) load() (err error) {
 	switch {
 	case err == nil && stat.Size() > 0:
 		// It is going to be written to, so all of it has to be right.
-		clean, err := verifyFile(d.path, "")
+		clean, err := boltfile.Verify(d.path, "")
 		if err != nil {
 			return err
 		}
 		// bbolt has two pages to begin with; where one is damaged the last change may be
 		// lost
 		if !clean {
-			d.damaged(damagef(d.path, "the last change may be missing"))
+			d.damaged(boltfile.Damagef(d.path, "the last change may be missing"))
 		}
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
@@ -206,7 +207,7 @@ func (d *DeadLetters) load() (err error) {
 		return err
 	}
 	if unreadable > 0 {
-		d.damaged(damagef(d.path, "%d letters are passed over", unreadable))
+		d.damaged(boltfile.Damagef(d.path, "%d letters are passed over", unreadable))
 	}
 	d.db, d.last, d.bytes, d.sinks = db, last, 0, map[string]sinkLetters{}
 	d.apply(found)
@@ -313,7 +314,7 @@ func (d *DeadLetters) use(
 		if err == nil {
 			d.apply(c)
 		}
-		if isDamage(err) {
+		if boltfile.IsDamage(err) {
 			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
 			_ = d.setAside(d.path, err) // else it is tried with the next use

@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 func openDead(t testing.TB, opts DeadLetterOptions) *DeadLetters {
@@ -444,7 +446,7 @@ func TestDeadLettersDamage(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Truncate(d.path, 5*pageSize); err != nil {
+		if err := os.Truncate(d.path, 5*boltfile.PageSize); err != nil {
 			t.Fatal(err)
 		}
 		d = openDead(t, d.opts)
@@ -467,7 +469,7 @@ func TestDeadLettersDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := f.WriteAt([]byte{0xff}, page*pageSize+40); err != nil {
+			if _, err := f.WriteAt([]byte{0xff}, page*boltfile.PageSize+40); err != nil {
 				t.Fatal(err)
 			}
 			if err := f.Close(); err != nil {
@@ -494,7 +496,7 @@ func TestDeadLettersDamage(t *testing.T) {
 	t.Run("the file, while open", func(t *testing.T) {
 		t.Parallel()
 		d := make100(t)
-		if err := os.Truncate(d.path, pageSize); err != nil {
+		if err := os.Truncate(d.path, boltfile.PageSize); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := d.List(DeadLetterFilter{}); err == nil {

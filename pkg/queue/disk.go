@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -71,7 +72,7 @@ type found struct {
 func (d *disk) Load() (*Loaded, error) {
 	positions, stored, err := openCursorFile(d.dir)
 	d.positions = positions
-	if isDamage(err) {
+	if boltfile.IsDamage(err) {
 		err = d.setAside(positions.path(), err)
 	}
 	if err != nil {
@@ -159,7 +160,7 @@ func (d *disk) findSegments() (segments []found, taken []span, err error) {
 			continue
 		}
 		s, err := inspect(path, base)
-		if isDamage(err) {
+		if boltfile.IsDamage(err) {
 			taken = append(taken, span{base, base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
@@ -184,7 +185,7 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 		newest := (*segments)[n-1]
 		clear(state)
 		err := newest.loadState(state)
-		if !isDamage(err) {
+		if !boltfile.IsDamage(err) {
 			return gap, err
 		}
 		if newest.verified { // some blocks of the state, not the structure of the file
@@ -206,7 +207,7 @@ func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]sp
 // lost its end; what is behind it was never confirmed and may have been given out again.
 func (d *disk) expect(s *found, last uint64) {
 	if s.last < last {
-		d.flag(s.segment, &s.flagged, damagef(s.path, "it ends with record %d instead of %d", s.last, last))
+		d.flag(s.segment, &s.flagged, boltfile.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
 	}
 	s.last = last
 }
@@ -289,7 +290,7 @@ func (d *disk) Commit(g *Group) error {
 	if perr, ok := errors.AsType[*os.PathError](err); ok && perr.Op == "write" && w.unchanged() {
 		return err
 	}
-	if isDamage(err) {
+	if boltfile.IsDamage(err) {
 		d.flag(w.segment, &w.condemned, err)
 	}
 	d.seal(err)
@@ -320,7 +321,7 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	}
 	buf, next, err := s.block(seq)
 	if err != nil {
-		if isDamage(err) {
+		if boltfile.IsDamage(err) {
 			d.flag(s, &s.condemned, err)
 		}
 		return Block{}, 0, fmt.Errorf("read %s: %w", s.path, err)
@@ -331,7 +332,7 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	if next <= seq || next > at.last {
 		next = at.last + 1
 	}
-	err = damagef(s.path, "records %d to %d: %w", seq, next-1, err)
+	err = boltfile.Damagef(s.path, "records %d to %d: %w", seq, next-1, err)
 	d.flag(s, &s.flagged, err)
 	return Block{}, next, err
 }
@@ -371,7 +372,7 @@ func (d *disk) Trim(base uint64) error {
 	// only Commit and Begin are followed by the removal of what is written to, in the same
 	// goroutine
 	if s.retire() {
-		d.seal(damagef(s.path, "reading it has failed"))
+		d.seal(boltfile.Damagef(s.path, "reading it has failed"))
 	}
 	if flagged {
 		return d.setAside(s.path, nil)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 // refused runs a queue on a disk that is full after full() and has space again after empty().
@@ -217,7 +219,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Put(DeadLetter{Sink: "s"}); !isNoSpace(err) {
+	if err := d.Put(DeadLetter{Sink: "s"}); !boltfile.IsNoSpace(err) {
 		t.Fatalf("dead letter on a full disk: %v", err)
 	}
 	c := cursor(t, q, "c")

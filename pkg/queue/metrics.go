@@ -7,9 +7,11 @@ import (
 
 // Metrics are the figures of the storage.
 type Metrics struct {
-	bytes, maxBytes, available, segments, deadBytes prometheus.Gauge
-	commits, errors, damaged, deadDropped           prometheus.Counter
-	commitDuration                                  prometheus.Histogram
+	bytes, maxBytes, retained, available prometheus.Gauge
+	segments, oldest, deadBytes          prometheus.Gauge
+
+	commits, errors, damaged, deadDropped prometheus.Counter
+	commitDuration                        prometheus.Histogram
 }
 
 // NewMetrics makes the metrics and registers them with reg; with nil they count for nobody.
@@ -25,10 +27,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		bytes: gauge("bytes", "Bytes on disk of the stored events, their index and the cursors."),
 		maxBytes: gauge("max_bytes",
 			"The limit of hmcnotifyd_storage_bytes, beyond which the oldest events go; 0: there is none."),
+		retained: gauge("retained_bytes",
+			"Those of hmcnotifyd_storage_bytes that no sink waits for: they go first where space is needed."),
 		available: gauge("available_bytes",
 			"Bytes that the file system of the storage has left, looked at every few seconds; -1: it does not say."),
 		segments: gauge("segments", "Files that hold the stored events."),
-		commits:  counter("commits_total", "Transactions committed and synced to disk."),
+		oldest: gauge("oldest_event_timestamp_seconds",
+			"When the oldest event was stored that there is, as Unix time; 0: there is none."),
+		commits: counter("commits_total", "Transactions committed and synced to disk."),
 		commitDuration: f.NewHistogram(prometheus.HistogramOpts{
 			Name:    storage + "commit_duration_seconds",
 			Help:    "Duration of the transactions that store events, sync included.",

@@ -1,6 +1,6 @@
 // Package queue is a durable queue of opaque records in a directory. Everybody who reads has a
 // named cursor of its own: reading does not remove, acknowledging does, and what every cursor has
-// acknowledged gives its space back.
+// acknowledged gives its space back, at once or after Options.Retain.
 //
 // What is promised:
 //
@@ -29,10 +29,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 // Defaults of Options.
@@ -58,8 +59,12 @@ const (
 	retryInterval = 100 * time.Millisecond
 	// probeInterval is how often the disk is tried while it refuses and nothing is appended.
 	probeInterval = time.Second
-	// clockKey is the key of the state that the queue itself has, and shows nobody.
-	clockKey = "\x00clock"
+	// ownKeys begins the keys of the state that the queue itself has, and shows nobody.
+	ownKeys  = "\x00"
+	clockKey = ownKeys + "clock"
+	rangeKey = ownKeys + "clocks"
+	// retainEvery is how often it is looked, at most, for what is not to be kept any longer.
+	retainEvery = time.Minute
 )
 
 // ErrClosed is returned by everything that needs a queue which is open.
@@ -82,6 +87,10 @@ type Options struct {
 	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It
 	// is kept to within a segment. Unlimited is no limit.
 	MaxBytes int64
+	// Retain is how long records are kept that every cursor has acknowledged, from when they were
+	// appended; they go a segment at a time. Beyond MaxBytes, and when the disk is full, they go
+	// before that.
+	Retain time.Duration
 	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and
 	// damage takes, a segment at a time.
 	SegmentBytes int64
@@ -107,7 +116,7 @@ func (o *Options) setDefaults() error {
 	if o.Dir == "" {
 		return errors.New("queue: no directory")
 	}
-	if o.CommitInterval < 0 || o.MaxBytes < 0 || o.SegmentBytes < 0 || o.WaitBytes < 0 || o.CacheBytes < 0 {
+	if min(o.CommitInterval, o.Retain) < 0 || min(o.MaxBytes, o.SegmentBytes, o.WaitBytes, o.CacheBytes) < 0 {
 		return errors.New("queue: a size or time is negative")
 	}
 	o.MaxBytes = cmp.Or(o.MaxBytes, DefaultMaxBytes)
@@ -144,7 +153,7 @@ type Queue struct {
 	// Holds one token when a group should not wait for CommitInterval.
 	urgent chan struct{}
 
-	clock clock // changes is the committer's
+	clock clock
 	stored
 	committer
 
@@ -172,9 +181,11 @@ type stored struct {
 	// Last sequence number that is stored.
 	end uint64
 	// the newest ones
-	cache     []Block
-	cached    int64
-	cursors   map[string]*Cursor
+	cache   []Block
+	cached  int64
+	cursors map[string]*Cursor
+	// Those of the Readers, and whether nothing may become too old before they have read it.
+	readers   map[*Cursor]bool
 	state     map[string]string
 	commitErr error
 	cursorErr error
@@ -240,7 +251,7 @@ func (q *Queue) load() error {
 		return err
 	}
 	q.segments, q.state, q.end, q.besides = l.segments, l.state, l.end, l.size
-	q.cursors = make(map[string]*Cursor, len(l.cursors))
+	q.cursors, q.readers = make(map[string]*Cursor, len(l.cursors)), make(map[*Cursor]bool)
 	for name, p := range l.cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
@@ -249,12 +260,12 @@ func (q *Queue) load() error {
 		q.skip(gone.first, gone.last)
 	}
 	if err := q.begin(); err != nil {
-		if !isNoSpace(err) {
+		if !boltfile.IsNoSpace(err) {
 			return err
 		}
 		q.result(err, 0)
 	}
-	if err := q.flushPositions(true); err != nil && !isNoSpace(err) {
+	if err := q.flushPositions(true); err != nil && !boltfile.IsNoSpace(err) {
 		return err
 	}
 	q.removeDone()
@@ -262,17 +273,6 @@ func (q *Queue) load() error {
 		c.loadHint()
 	}
 	return nil
-}
-
-// isNoSpace tells errors that pass by themselves from those that make a directory unusable.
-func isNoSpace(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
-		// bbolt drops the cause when it grows a file
-		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) {
-			return true
-		}
-	}
-	return false
 }
 
 // State returns the value of a key as it is stored, and whether it is set. A change is seen when
@@ -292,7 +292,7 @@ func (q *Queue) StateRange(prefix string, fn func(key string, value []byte) bool
 	var pairs [][2]string
 	q.mu.RLock()
 	for k, v := range q.state {
-		if strings.HasPrefix(k, prefix) && k != clockKey {
+		if strings.HasPrefix(k, prefix) && !strings.HasPrefix(k, ownKeys) {
 			pairs = append(pairs, [2]string{k, v})
 		}
 	}
@@ -327,7 +327,11 @@ func (q *Queue) PutState(ctx context.Context, values map[string][]byte) error {
 }
 
 // Cursor returns the cursor of that name. A new one begins behind the last record that is stored.
-func (q *Queue) Cursor(name string) (*Cursor, error) {
+func (q *Queue) Cursor(name string) (*Cursor, error) { return q.CursorFrom(name, math.MaxUint64) }
+
+// CursorFrom returns the cursor of that name. A new one begins with record first, or with the first
+// one after it that is stored.
+func (q *Queue) CursorFrom(name string, first uint64) (*Cursor, error) {
 	if name == "" {
 		return nil, errors.New("queue: cursor without a name")
 	}
@@ -339,10 +343,16 @@ func (q *Queue) Cursor(name string) (*Cursor, error) {
 	if c := q.Lookup(name); c != nil {
 		return c, nil
 	}
+	p, err := q.placeOf(first)
+	if err != nil {
+		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
+	}
 	q.mu.Lock()
-	p := position{acked: q.end}
-	if n := len(q.segments); n > 0 {
-		p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+	if p.segment == 0 {
+		p.acked = q.end
+		if n := len(q.segments); n > 0 {
+			p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+		}
 	}
 	c := newCursor(q, name, p)
 	q.cursors[name] = c
@@ -413,6 +423,27 @@ func (q *Queue) size() int64 {
 	total := q.besides
 	for _, s := range q.segments {
 		total += s.size
+	}
+	return total
+}
+
+// Retained returns those of Size that are only retained: nobody waits for them.
+func (q *Queue) Retained() int64 {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.retained()
+}
+
+// retained adds up what every cursor has passed. q.mu is held.
+func (q *Queue) retained() (total int64) {
+	if q.opts.Retain == 0 {
+		return 0 // it goes at once
+	}
+	needed := q.needed()
+	for i, s := range q.segments {
+		if i+1 < len(q.segments) && s.last <= needed {
+			total += s.size
+		}
 	}
 	return total
 }

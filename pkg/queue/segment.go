@@ -7,12 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -72,7 +71,7 @@ type segment struct {
 	writing  bool
 	verified bool
 	gone     bool
-	// see damageError
+	// see boltfile.IsStuck
 	stuck bool
 	// Bytes since it was opened.
 	read int64
@@ -137,18 +136,18 @@ func (s *Segment) decode(b []byte) error {
 
 func sequenceKey(seq uint64) []byte { return big.AppendUint64(nil, seq) }
 
-// view and update run fn in a transaction of a file, behind guard.
+// view and update run fn in a transaction of a file, behind boltfile.Guard.
 func view(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
-	return guard(path, func() error { return db.View(fn) })
+	return boltfile.Guard(path, func() error { return db.View(fn) })
 }
 
 func update(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
-	return guard(path, func() error { return db.Update(fn) })
+	return boltfile.Guard(path, func() error { return db.Update(fn) })
 }
 
 func boltOptions(mapped int) *bolt.Options {
 	return &bolt.Options{
-		Timeout: openTimeout, PageSize: pageSize, InitialMmapSize: mapped, NoStatistics: true,
+		Timeout: openTimeout, PageSize: boltfile.PageSize, InitialMmapSize: mapped, NoStatistics: true,
 		// The list of free pages is stored with every transaction, else bbolt would read
 		// the whole tree to rebuild it, in a goroutine of its own whose panics nobody can
 		// catch.
@@ -161,12 +160,12 @@ func boltOptions(mapped int) *bolt.Options {
 
 // openBolt opens a file, or makes it. Where there is one it must have been verified.
 func openBolt(path string, options *bolt.Options) (db *bolt.DB, err error) {
-	err = guard(path, func() error {
+	err = boltfile.Guard(path, func() error {
 		db, err = bolt.Open(path, 0o600, options)
 		return err
 	})
 	if err != nil {
-		return nil, boltError(path, err)
+		return nil, boltfile.Classify(path, err)
 	}
 	db.AllocSize = allocSize
 	return db, nil
@@ -181,16 +180,16 @@ func openReadOnly(path string) (*bolt.DB, error) {
 // closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last
 // use.
 func closeUnlessStuck(db *bolt.DB, path string, err error) error {
-	if db == nil || isStuck(err) {
+	if db == nil || boltfile.IsStuck(err) {
 		return nil
 	}
-	return guard(path, db.Close)
+	return boltfile.Guard(path, db.Close)
 }
 
 // inspect reads a segment's description without looking at its blocks.
 func inspect(path string, base uint64) (f found, err error) {
 	f = found{segment: &segment{path: path}}
-	if f.clean, err = verifyFile(path, string(metaBucket)); err != nil {
+	if f.clean, err = boltfile.Verify(path, string(metaBucket)); err != nil {
 		return f, err
 	}
 	db, err := openReadOnly(path)
@@ -200,21 +199,21 @@ func inspect(path string, base uint64) (f found, err error) {
 	err = view(db, path, func(tx *bolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
-			return damagef(path, "a bucket is missing")
+			return boltfile.Damagef(path, "a bucket is missing")
 		}
 		var err error
 		if f.info, err = decodeInfo(meta.Get(infoKey)); err != nil {
 			if errors.Is(err, errVersion) {
 				return fmt.Errorf("%s: %w", path, err)
 			}
-			return &damageError{path: path, err: err}
+			return boltfile.Damaged(path, err)
 		}
 		err = f.decode(f.info.metaValue(meta.Get(summaryKey)))
 		if err == nil && (f.info.base != base || f.last+1 < base || f.bytes < 0) {
 			err = errors.New("summary does not fit the segment")
 		}
 		if err != nil {
-			return &damageError{path: path, err: err}
+			return boltfile.Damaged(path, err)
 		}
 		f.positions, _ = decodeCheckpoint(f.info.metaValue(meta.Get(cursorsKey))) // only a copy
 		f.base, f.size = base, tx.Size()
@@ -223,30 +222,18 @@ func inspect(path string, base uint64) (f found, err error) {
 	return f, cmp.Or(err, closeUnlessStuck(db, path, err))
 }
 
-// boltError tells which of the errors on opening and reading a file mean that what was in it is
-// lost: all that are not the system's, and those of the system that will not pass.
-func boltError(path string, err error) error {
-	_, ofPath := errors.AsType[*os.PathError](err)
-	_, ofSystem := errors.AsType[syscall.Errno](err)
-	system := ofPath || ofSystem || errors.Is(err, berrors.ErrTimeout) || isNoSpace(err)
-	if isDamage(err) || (system && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrNotExist)) {
-		return err
-	}
-	return &damageError{path: path, err: err}
-}
-
 // open makes s.db usable for reading. s.mu is held.
 func (s *segment) open() error {
 	switch {
 	case s.gone:
 		return errGone
 	case s.stuck:
-		return &damageError{path: s.path, err: errors.New("it could not be read before"), stuck: true}
+		return boltfile.Stuck(s.path, errors.New("it could not be read before"))
 	case s.db != nil:
 		return s.complete()
 	}
 	if !s.verified {
-		if _, err := verifyFile(s.path, ""); err != nil {
+		if _, err := boltfile.Verify(s.path, ""); err != nil {
 			return err
 		}
 		s.verified = true
@@ -262,10 +249,10 @@ func (s *segment) open() error {
 func (s *segment) complete() error {
 	stat, err := os.Stat(s.path)
 	if err != nil {
-		return boltError(s.path, err)
+		return boltfile.Classify(s.path, err)
 	}
-	if stat.Size() < 2*pageSize {
-		return damagef(s.path, "it was cut off while in use")
+	if stat.Size() < 2*boltfile.PageSize {
+		return boltfile.Damagef(s.path, "it was cut off while in use")
 	}
 	return nil
 }
@@ -281,7 +268,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	err = view(s.db, s.path, func(tx *bolt.Tx) error {
 		records := tx.Bucket(recordsBucket)
 		if records == nil {
-			return damagef(s.path, "no records")
+			return boltfile.Damagef(s.path, "no records")
 		}
 		c := records.Cursor()
 		key, _ := c.Seek(sequenceKey(seq))
@@ -292,7 +279,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 			key, _ = c.Prev()
 		}
 		if len(key) != 8 {
-			return damagef(s.path, "no block for record %d", seq)
+			return boltfile.Damagef(s.path, "no block for record %d", seq)
 		}
 		if b := records.Bucket(key); b != nil {
 			buf = append([]byte(nil), b.Get(blockKey)...)
@@ -314,7 +301,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 // closeLocked closes the file for readers; the next one opens it again. err is the outcome of the
 // last use. s.mu is held.
 func (s *segment) closeLocked(err error) {
-	s.stuck = s.stuck || isStuck(err)
+	s.stuck = s.stuck || boltfile.IsStuck(err)
 	if s.db == nil || s.writing {
 		return
 	}
@@ -343,11 +330,11 @@ func (s *segment) loadState(state map[string]string) error {
 	err := view(s.db, s.path, func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(stateBucket)
 		if bucket == nil {
-			return damagef(s.path, "no state")
+			return boltfile.Damagef(s.path, "no state")
 		}
 		return bucket.ForEachBucket(func(key []byte) error {
 			if err := readState(state, bucket.Bucket(key).Get(blockKey)); err != nil && damage == nil {
-				damage = damagef(s.path, "state: %w", err)
+				damage = boltfile.Damagef(s.path, "state: %w", err)
 			}
 			return nil
 		})
@@ -384,7 +371,7 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 	if w.bolt, err = openBolt(temporary, boltOptions(mapped)); err != nil {
 		return nil, err
 	}
-	err = guard(temporary, func() error {
+	err = boltfile.Guard(temporary, func() error {
 		w.bolt.NoSync = true // until it is complete nobody will read this file after a crash
 		if err := w.bolt.Update(func(tx *bolt.Tx) error {
 			for _, name := range [][]byte{metaBucket, recordsBucket, stateBucket} {
@@ -476,7 +463,7 @@ func (w *writer) seal(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.db, w.writing, w.verified = nil, false, false
-	if w.stuck = w.stuck || isStuck(err); w.stuck {
+	if w.stuck = w.stuck || boltfile.IsStuck(err); w.stuck {
 		return nil
 	}
 	if err := closeUnlessStuck(w.bolt, w.path, err); err != nil {

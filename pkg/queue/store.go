@@ -34,7 +34,7 @@ type Store interface {
 	// The calls of Begin and Commit are made one after the other.
 	Commit(g *Group) error
 	// Read returns the block with record seq of a segment. When that cannot be read for good,
-	// the error is a *damageError, and the records from seq to next-1 are lost, or with next 0
+	// the error is a boltfile.Damaged, and the records from seq to next-1 are lost, or with next 0
 	// all of the segment. It is errGone after Trim.
 	Read(s Segment, seq uint64) (b Block, next uint64, err error)
 	// Rest says that a reader has left a segment, so that what is open for it may be closed.

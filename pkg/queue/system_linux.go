@@ -7,11 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// adviseWillNeed asks the kernel to read the file ahead. It is only advice: an error costs speed.
-func adviseWillNeed(f *os.File) {
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
-}
-
 // uptime returns which boot of the machine this is, and how long ago it was; "": not known.
 func uptime() (boot string, up time.Duration) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -59,7 +59,6 @@ type Options struct {
 	Logger  *zap.Logger
 	Topics  *translate.TopicTable
 	Timing  Timing
-	Live    *Fanout          // of those who read along; nil: there are none
 	Budget  *budget.Budget   // of what waits to be stored; nil: there is none
 	Now     func() time.Time // nil: time.Now
 }
@@ -77,7 +76,6 @@ type Recorder struct {
 	log     *zap.Logger
 	topics  *translate.TopicTable
 	timing  Timing
-	live    *Fanout
 	now     func() time.Time
 	seenBy  []string // the HMC alone, for the events of a group
 	labels  event.Headers
@@ -105,7 +103,7 @@ func New(opts Options) *Recorder {
 	name := opts.Config.Name
 	r := &Recorder{
 		name: name, cfg: opts.Config, group: opts.Group, watcher: opts.Watcher, metrics: opts.Metrics, log: opts.Logger,
-		topics: opts.Topics, timing: opts.Timing, live: opts.Live, now: opts.Now, seenBy: []string{name},
+		topics: opts.Topics, timing: opts.Timing, now: opts.Now, seenBy: []string{name},
 		labels: translate.Labels(opts.Config.Labels),
 	}
 	if r.now == nil {

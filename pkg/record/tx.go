@@ -254,7 +254,6 @@ func (t *tx) send() {
 		o.tx.due = nil
 	}
 	records, counts := g.out.take()
-	along := t.r.live.Gather(records)
 	done := func(err error) {
 		if err != nil {
 			g.flight.land(batch, err, refused(err, counts))
@@ -262,7 +261,6 @@ func (t *tx) send() {
 		}
 		stored(counts)
 		g.flight.land(batch, nil, nil)
-		t.r.live.Publish(along)
 	}
 	// What was received is stored even when the daemon is about to end: the queue closes after
 	// those who watch.

@@ -53,8 +53,10 @@ type StorageStatus struct {
 	Path  string `json:"path"`
 	Bytes int64  `json:"bytes"`
 	// MaxBytes is the limit beyond which the oldest events go; 0: none.
-	MaxBytes int64  `json:"max_bytes"`
-	Error    string `json:"error,omitempty"`
+	MaxBytes int64 `json:"max_bytes"`
+	// RetainedBytes are those of Bytes that no sink waits for. They go first.
+	RetainedBytes int64  `json:"retained_bytes"`
+	Error         string `json:"error,omitempty"`
 }
 
 // StorageTroubles says what is wrong with what the HMCs and sinks share. It is never nil.
@@ -65,7 +67,7 @@ func (s *Status) StorageTroubles() []Trouble {
 			"Make space on the disk of "+s.Storage.Path+", or look whether it is mounted read-only. "+
 				"What comes from the HMCs meanwhile waits in memory, and is missed when that is full."))
 	}
-	if limit := s.Storage.MaxBytes; limit > 0 && s.Storage.Bytes > limit/100*storageNearlyFull {
+	if limit := s.Storage.MaxBytes; limit > 0 && s.Storage.Bytes-s.Storage.RetainedBytes > limit/100*storageNearlyFull {
 		out = append(out, warning("The storage is nearly full; the oldest events go when it is.",
 			"Look for the sink that has the most events waiting, or raise storage.max_bytes."))
 	}

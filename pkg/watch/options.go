@@ -18,10 +18,8 @@ import (
 type Options struct {
 	HMC config.HMC
 	// takes the events
-	Queue *queue.Queue
-	Group *record.Group
-	// of those who read along
-	Live    *record.Fanout
+	Queue   *queue.Queue
+	Group   *record.Group
 	Metrics *record.Metrics
 	Logger  *zap.Logger
 	// of the daemon, as the HMC sees it

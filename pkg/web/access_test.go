@@ -14,7 +14,7 @@ import (
 func changes() []string {
 	return []string{
 		"DELETE /api/v1/dead-letters?sink=nobody", "POST /api/v1/dead-letters/replay?sink=nobody", "DELETE /api/v1/removed-sinks/nobody",
-		"POST /api/v1/sinks/nobody/test", "GET /debug/pprof/cmdline", "GET /debug/pprof/",
+		"POST /api/v1/sinks/nobody/test", "POST /api/v1/sinks/nobody/replay?since=1h", "GET /debug/pprof/cmdline", "GET /debug/pprof/",
 	}
 }
 

@@ -14,9 +14,9 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 )
 
 const (
@@ -30,17 +30,20 @@ const (
 )
 
 // LiveFilterParameters are the parameters of /api/v1/events.
-func LiveFilterParameters() []string { return []string{"type", "hmc", "severity", "text", "sink"} }
+func LiveFilterParameters() []string {
+	return []string{"type", "hmc", "severity", "text", "sink", "since", "last"}
+}
 
 // ParseLiveFilter reads the query of /api/v1/events. A parameter that is empty, as a form sends it,
 // counts as absent.
-func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
+func ParseLiveFilter(raw string) (f replay.LiveFilter, err error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
 		return f, errors.New("the query is malformed")
 	}
 	patterns := map[string]*match.Patterns{"type": &f.Type, "hmc": &f.HMC, "severity": &f.Severity}
-	texts := map[string]*string{"text": &f.Text, "sink": &f.Sink}
+	var since, last string
+	texts := map[string]*string{"text": &f.Text, "sink": &f.Sink, "since": &since, "last": &last}
 	for name, list := range values {
 		text, to := texts[name], patterns[name]
 		if text == nil && to == nil {
@@ -64,6 +67,16 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 			*text = list[0]
 		}
 	}
+	if since != "" {
+		if f.Since, err = ParseSince(since, time.Now()); err != nil {
+			return f, fmt.Errorf("since: %w", err)
+		}
+	}
+	if last != "" {
+		if f.Last, err = strconv.Atoi(last); err != nil || f.Last < 1 || f.Last > replay.MaxLast {
+			return f, fmt.Errorf("last: must be a number from 1 to %d", replay.MaxLast)
+		}
+	}
 	for _, p := range f.Severity {
 		if !slices.ContainsFunc(event.Severities(), p.Match) {
 			return f, fmt.Errorf("severity: %q matches none of %s", p, strings.Join(event.Severities(), ", "))
@@ -72,15 +85,15 @@ func ParseLiveFilter(raw string) (f bridge.LiveFilter, err error) {
 	return f, nil
 }
 
-// LiveReader is what a stream of live events reads from; *bridge.LiveReader is one.
+// LiveReader is what a stream of live events reads from; *replay.LiveReader is one.
 type LiveReader interface {
-	Only(filter bridge.LiveFilter) error
+	Only(filter replay.LiveFilter) (known bool, err error)
 	Next(ctx context.Context) (events []event.Record, lost int, err error)
 	Close()
 }
 
-// liveEvents answers with what is stored from now on, as server-sent events, until the client goes
-// away or the daemon ends.
+// liveEvents answers with what is stored from now on, or from where the request says, as
+// server-sent events, until the client goes away or the daemon ends.
 func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	// Its place first: as many filters are compiled at a time as there may be readers.
 	reader, err := h.Live()
@@ -92,7 +105,11 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badRequest{err}
 	}
-	if err := reader.Only(filter); err != nil {
+	if id := r.Header.Get("Last-Event-ID"); len(id) <= maxFilter {
+		filter.After = id
+	}
+	known, err := reader.Only(filter)
+	if err != nil {
 		return err
 	}
 	s := stream{w: w, control: http.NewResponseController(w), beat: h.heartBeat}
@@ -105,6 +122,10 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Cache-Control", "no-store")
 	// a proxy is to pass on what comes when it comes
 	w.Header().Set("X-Accel-Buffering", "no")
+	if !known {
+		// As many were missed, but it is not known how many.
+		s.out.WriteString("event: lost\ndata: {\"lost\":0,\"unknown\":true}\n\n")
+	}
 	if err := s.run(r.Context(), reader); err != nil {
 		h.Logger.Debug("a reader of live events has gone", zap.Error(err))
 	}

@@ -15,9 +15,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
@@ -46,7 +46,7 @@ func (s *script) Next(ctx context.Context) ([]event.Record, int, error) {
 	}
 }
 
-func (s *script) Only(bridge.LiveFilter) error { return s.refuses }
+func (s *script) Only(replay.LiveFilter) (bool, error) { return true, s.refuses }
 
 func (s *script) Close() { close(s.closed) }
 
@@ -104,7 +104,7 @@ func TestLiveStream(t *testing.T) {
 	time.Sleep(server.Config.ReadTimeout * 3 / 2) // the time of the limit itself
 	s.steps <- step{lost: 7, events: []event.Record{record("3", "{}")}}
 	expect("event: lost", `data: {"lost":7}`, "", "id: 3", "data: {}", "")
-	s.steps <- step{err: bridge.ErrLiveEnded}
+	s.steps <- step{err: replay.ErrLiveEnded}
 	expect("event: end", `data: "the daemon is ending"`, "")
 	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("%v", err)
@@ -166,8 +166,8 @@ func TestLiveRefused(t *testing.T) {
 		status     int
 		body       string
 	}{
-		"too many":          {"", bridge.ErrTooManyReaders, nil, 503, "too many readers"},
-		"the end":           {"", bridge.ErrLiveEnded, nil, 503, "ending"},
+		"too many":          {"", replay.ErrTooManyReaders, nil, 503, "too many readers"},
+		"the end":           {"", replay.ErrLiveEnded, nil, 503, "ending"},
 		"no such sink":      {"?sink=x", nil, fmt.Errorf("%w: x", deliver.ErrNoSuchSink), 404, "no such sink"},
 		"unknown parameter": {"?typ=x", nil, nil, 400, `unknown parameter \"typ\"`},
 		"no expression":     {"?type=(", nil, nil, 400, "type: error parsing regexp"},
@@ -178,7 +178,7 @@ func TestLiveRefused(t *testing.T) {
 		// What it compiles to, of one value and of all of them.
 		"too large":       {`?type=(?i)\pL{0,1000}`, nil, nil, 400, "type: is too large"},
 		"large together":  {"?" + strings.Repeat("hmc=(a|b|d){900}(b|c){900}&", 4), nil, nil, 400, "hmc: is too large"},
-		"without a place": {"?type=(", bridge.ErrTooManyReaders, nil, 503, "too many readers"}, // nothing was compiled
+		"without a place": {"?type=(", replay.ErrTooManyReaders, nil, 503, "too many readers"}, // nothing was compiled
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScript()
@@ -229,7 +229,7 @@ func TestWhereRequestsComeFrom(t *testing.T) {
 		h := web.NewHandler(web.Options{
 			Status: func() status.Status { return status.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
 			Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(),
-			Live:           func() (web.LiveReader, error) { return nil, bridge.ErrTooManyReaders },
+			Live:           func() (web.LiveReader, error) { return nil, replay.ErrTooManyReaders },
 			SendTest:       func(context.Context, string, func(deliver.TestStep) error) error { return deliver.ErrNoSuchSink },
 			EnableAdminAPI: true,
 		})

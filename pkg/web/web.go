@@ -22,6 +22,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -107,6 +108,7 @@ func NewHandler(opts Options) http.Handler {
 	}
 	if h.DeadLetters != nil {
 		h.deadLetters(mux)
+		mux.HandleFunc("POST /api/v1/sinks/{name}/replay", h.changing(h.failing(h.replay)))
 	}
 	if h.SendTest != nil {
 		mux.HandleFunc("POST /api/v1/sinks/{name}/test", h.changing(h.failing(h.sendTest)))
@@ -204,11 +206,13 @@ func codeOf(err error) int {
 		http.StatusForbidden:          {errOtherSite, errNoAdmin},
 		http.StatusMisdirectedRequest: {errOtherHost},
 		http.StatusTooManyRequests:    {errTooFast},
-		http.StatusNotFound:           {deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink, bridge.ErrUnknownHMC},
-		http.StatusConflict: {
-			deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone,
+		http.StatusNotFound: {
+			deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink, bridge.ErrUnknownHMC, replay.ErrNothing,
 		},
-		http.StatusServiceUnavailable: {bridge.ErrTooManyReaders, bridge.ErrLiveEnded},
+		http.StatusConflict: {
+			deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
+		},
+		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded},
 	} {
 		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {
 			return code

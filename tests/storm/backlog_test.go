@@ -38,8 +38,8 @@ type side struct {
 	published int
 }
 
-// startSide starts a daemon with a healthy sink, and further ones.
-func startSide(t *testing.T, name, sinks string) *side {
+// startSide starts a daemon with a healthy sink, and further ones, in a directory; "": a new one.
+func startSide(t *testing.T, name, sinks, data string) *side {
 	t.Helper()
 	s := &side{sim: hmctest.Start(t, hmcsim.Options{Name: name, Partitions: -1})}
 	s.hook = newHook(t, func(raw []byte, arrived int64) {
@@ -55,7 +55,7 @@ func startSide(t *testing.T, name, sinks string) *side {
 		s.latencies = append(s.latencies, time.Duration(arrived-published))
 	})
 	s.hook.start(t)
-	s.daemon = daemon.Start(t, daemon.Options{Config: "hmcs:\n" + hmctest.Entry(t, s.sim, ", topics: [object]") +
+	s.daemon = daemon.Start(t, daemon.Options{Storage: data, Config: "hmcs:\n" + hmctest.Entry(t, s.sim, ", topics: [object]") +
 		fmt.Sprintf("sinks:\n- {name: healthy, webhook: {url: %q}, drop: [{type: bridge-.*}], batch: {max_events: 100}}\n", s.hook.url) + sinks})
 	connected(t, s.daemon)
 	return s
@@ -118,8 +118,8 @@ func TestBacklog(t *testing.T) {
 			dead.complain("R%d: %d after %d", n%backlogResources, n, last)
 		}
 	})
-	without := startSide(t, "without", "")
-	with := startSide(t, "with", fmt.Sprintf("- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}], batch: {max_events: 100}, timeout: 500ms, retry: {initial: 20ms, max: 200ms}}\n", dead.url))
+	without := startSide(t, "without", "", "")
+	with := startSide(t, "with", fmt.Sprintf("- {name: dead, webhook: {url: %q}, drop: [{type: bridge-.*}], batch: {max_events: 100}, timeout: 500ms, retry: {initial: 20ms, max: 200ms}}\n", dead.url), "")
 	without.window(t, window) // what a program does only once is nobody's delay
 	with.window(t, window)
 

@@ -26,6 +26,20 @@ const (
 	noise = 5
 )
 
+// storedEvent is an event that was stored; number is what change would have published, behind what.
+func storedEvent(number int, at time.Time, what string) *event.Event {
+	seq := int64(number)
+	uri := fmt.Sprintf("/api/partitions/e12121da-c503-3117-8e79-c46bd35%05x", number%500)
+	return &event.Event{
+		ID: event.NewID(fmt.Sprint(number)), HMC: "east", Type: event.TypePropertyChange, Time: at, Received: at,
+		Topic: "hmcuser.100", TopicType: event.TopicObject, SessionSequenceNr: &seq, GlobalSequenceNr: &seq, Origin: event.OriginLive,
+		Resource: &event.Resource{Class: "partition", Name: fmt.Sprintf("R%d", number%500), ObjectURI: uri, CPC: "CPC1"},
+		Summary:  "partition: description: a -> b", Severity: event.SeverityInfo,
+		Headers: event.Headers{{Name: "notification-type", Value: event.TypePropertyChange}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: uri}},
+		Body:    fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":"%s%d"}]}`, what, number),
+	}
+}
+
 // fillStore makes a store in which n events wait for a sink, and ids were seen before.
 func fillStore(t testing.TB, dir, sink string, n int) {
 	t.Helper()
@@ -44,16 +58,7 @@ func fillStore(t testing.TB, dir, sink string, n int) {
 		buf = buf[:0]
 		var ends []int
 		for j := i; j < min(i+batch, n); j++ {
-			seq := int64(j)
-			uri := fmt.Sprintf("/api/partitions/e12121da-c503-3117-8e79-c46bd35%05x", j%500)
-			buf = event.AppendRecord(buf, &event.Event{
-				ID: event.NewID(fmt.Sprint(j)), HMC: "east", Type: event.TypePropertyChange, Time: now, Received: now,
-				Topic: "hmcuser.100", TopicType: event.TopicObject, SessionSequenceNr: &seq, GlobalSequenceNr: &seq, Origin: event.OriginLive,
-				Resource: &event.Resource{Class: "partition", Name: fmt.Sprintf("R%d", j%500), ObjectURI: uri, CPC: "CPC1"},
-				Summary:  "partition: description: a -> b", Severity: event.SeverityInfo,
-				Headers: event.Headers{{Name: "notification-type", Value: event.TypePropertyChange}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: uri}},
-				Body:    fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":"%d"}]}`, j),
-			})
+			buf = event.AppendRecord(buf, storedEvent(j, now, ""))
 			ends = append(ends, len(buf))
 		}
 		start := 0

@@ -6,6 +6,7 @@
   const refreshEvery = 2000; // ms
   const answerWithin = 10000;
   const maxRows = 200; // of events that are shown
+  const lastEvents = 50; // with which the list begins
   const maxDetail = 64 * 1024; // characters of an event that are kept
   const hiddenFor = 60000; // ms after which a page that nobody sees stops listening
 
@@ -140,32 +141,6 @@
   let wait = 1000;
   let hiding = 0;
 
-  // prune takes away what a new filter does not let through. Which events a sink gets only the daemon knows.
-  function prune() {
-    const all = filter.elements;
-    const text = all.text.value.trim().toLowerCase();
-    const has = function (part) { return typeof part === 'string' && part.toLowerCase().includes(text); };
-    const fits = function (data) {
-      let e;
-      try {
-        e = JSON.parse(data);
-      } catch (problem) {
-        return false;
-      }
-      const body = e.body || {};
-      const of = e.resource || {};
-      return !all.sink.value && (!all.type.value || all.type.value === e.type) && (!all.hmc.value || all.hmc.value === e.hmc) &&
-        (!all.severity.value || all.severity.value.split(' ').includes(e.severity)) &&
-        (!text || [e.summary, e.type, body['message-text'], body['event-message'], of.name, of.cpc, of.element_name, of.class].some(has));
-    };
-    for (const li of [...rows.children]) {
-      const box = li.firstElementChild;
-      if (!box || !fits(details.get(box))) li.remove();
-    }
-    waiting = waiting.filter(function (one) { return typeof one === 'string' && fits(one); });
-    skipped = 0;
-  }
-
   function address() {
     const query = new URLSearchParams();
     for (const [name, value] of new FormData(filter)) {
@@ -186,9 +161,12 @@
     clearTimeout(retry);
     if (source) source.close();
     const from = address();
-    const here = source = new EventSource(from);
+    const here = source = new EventSource(from + (from.includes('?') ? '&' : '?') + 'last=' + lastEvents);
+    let begins = true; // and not goes on, where the connection was lost: then the browser says behind which event
     source.onopen = function () {
       if (here !== source) return;
+      if (begins) clear();
+      begins = false;
       tail.dataset.from = from;
       wait = 1000;
       tell();
@@ -209,6 +187,12 @@
       wait = Math.min(wait * 2, 30000);
       retry = setTimeout(listen, wait);
     };
+  }
+
+  function clear() {
+    rows.replaceChildren();
+    waiting = [];
+    skipped = shown = 0;
   }
 
   function leave(why) {
@@ -269,6 +253,7 @@
   }
 
   function gap(n) {
+    if (!n) return element('li', 'gap', 'how many events came before is not known'); // they are not stored any more
     return element('li', 'gap', n + (n === 1 ? ' event' : ' events') + ' came faster than they could be shown');
   }
 
@@ -316,18 +301,13 @@
     if (!paused) draw();
   });
   document.getElementById('tail-clear').addEventListener('click', function () {
-    rows.replaceChildren();
-    waiting = [];
-    skipped = shown = 0;
+    clear();
     tell();
   });
   let changing = 0;
   const changed = function () {
     clearTimeout(changing);
-    changing = setTimeout(function () {
-      prune();
-      listen();
-    }, 250);
+    changing = setTimeout(listen, 250);
   };
   filter.addEventListener('input', changed);
   filter.addEventListener('submit', function (e) { e.preventDefault(); changed(); });

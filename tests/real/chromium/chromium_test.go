@@ -270,6 +270,8 @@ func TestFilters(t *testing.T) {
 	b.await(`document.getElementById("tail-state").textContent.startsWith("Listening")`)
 	publish(t, s.east, evil, 1)
 	b.await(rowWith(evil))
+	b.do(chromedp.Navigate(s.URL + "/")) // a page that is opened later begins with what was there before
+	b.await(rowWith(evil))
 
 	// As a person does: choose, type, press.
 	set := func(name, to string) {

@@ -1,4 +1,4 @@
-package queue
+package boltfile
 
 import (
 	"bytes"
@@ -9,7 +9,6 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
-	"runtime/debug"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
@@ -39,51 +38,6 @@ const (
 // native is the byte order of bbolt's pages.
 var native = binary.NativeEndian
 
-// pageSize is fixed, so that a file does not depend on the machine's page size, which is 64 KiB on
-// some: every transaction writes a handful of pages however small it is.
-const pageSize = 4096
-
-// damageError says that a file's content is not what was written.
-type damageError struct {
-	path string
-	err  error
-	// stuck says that bbolt has panicked and may hold its locks for good: the handle must not
-	// even be closed, or this waits for ever. It is left to the end of the process, with its
-	// descriptor and mapping.
-	stuck bool
-}
-
-func (e *damageError) Error() string { return e.path + " is damaged: " + e.err.Error() }
-func (e *damageError) Unwrap() error { return e.err }
-
-func damagef(path, format string, args ...any) error {
-	return &damageError{path: path, err: fmt.Errorf(format, args...)}
-}
-
-// isDamage tells damage of the file from an error of the system, which may pass.
-func isDamage(err error) bool {
-	_, ok := errors.AsType[*damageError](err)
-	return ok
-}
-
-// isStuck tells that bbolt's handle must not be used again, nor closed.
-func isStuck(err error) bool {
-	d, ok := errors.AsType[*damageError](err)
-	return ok && d.stuck
-}
-
-// guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory
-// fault in a mapped file that has become shorter, into a damageError.
-func guard(path string, fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = &damageError{path: path, err: fmt.Errorf("panic: %v", p), stuck: true}
-		}
-	}()
-	return fn()
-}
-
 type boltMeta struct {
 	Magic, Version, PageSize, Flags uint32
 
@@ -103,14 +57,14 @@ type checker struct {
 	budget int
 }
 
-// verifyFile checks the structure of the bbolt file at path. With only set it looks into that one
+// Verify checks the structure of the bbolt file at path. With only set it looks into that one
 // bucket of the root, which is quick. Else it looks at everything, the list of free pages included.
 // It returns whether both meta pages were whole: if not, the last transaction of the file may be
 // missing.
-func verifyFile(path, only string) (clean bool, err error) {
+func Verify(path, only string) (clean bool, err error) {
 	file, err := datadir.Open(path, os.O_RDONLY)
 	if err != nil {
-		return false, boltError(path, err)
+		return false, Classify(path, err)
 	}
 	defer func() { _ = file.Close() }() // only read
 	c := &checker{file: file, only: only, budget: 1 << 30}
@@ -118,7 +72,7 @@ func verifyFile(path, only string) (clean bool, err error) {
 		adviseWillNeed(file) // about to be read as a whole, and bbolt's mapping has no read-ahead
 	}
 	if err := c.run(); err != nil {
-		return false, boltError(path, err)
+		return false, Classify(path, err)
 	}
 	return c.clean, nil
 }
@@ -131,7 +85,7 @@ func (c *checker) run() error {
 	if err := c.readMeta(); err != nil {
 		return err
 	}
-	if c.meta.Pages < 4 || c.meta.Pages > uint64(stat.Size())/pageSize {
+	if c.meta.Pages < 4 || c.meta.Pages > uint64(stat.Size())/PageSize {
 		return fmt.Errorf("%d pages in use, the file has %d bytes", c.meta.Pages, stat.Size())
 	}
 	c.seen = make([]uint64, c.meta.Pages/64+1)
@@ -148,7 +102,7 @@ func (c *checker) run() error {
 
 func (c *checker) readMeta() error {
 	whole := 0
-	page := make([]byte, pageSize)
+	page := make([]byte, PageSize)
 	for id := range uint64(2) {
 		if err := c.read(id, page); err != nil {
 			return err
@@ -158,7 +112,7 @@ func (c *checker) readMeta() error {
 		if _, err := binary.Decode(b, native, &m); err != nil {
 			return err
 		}
-		if m.Magic != boltMagic || m.Version != boltVersion || m.PageSize != pageSize || m.Checksum != h.Sum64() {
+		if m.Magic != boltMagic || m.Version != boltVersion || m.PageSize != PageSize || m.Checksum != h.Sum64() {
 			continue
 		}
 		if whole++; whole == 1 || m.Txid > c.meta.Txid {
@@ -174,7 +128,7 @@ func (c *checker) readMeta() error {
 
 // read reads a page, and the pages that overflow from it.
 func (c *checker) read(id uint64, buf []byte) error {
-	_, err := c.file.ReadAt(buf, int64(id)*pageSize)
+	_, err := c.file.ReadAt(buf, int64(id)*PageSize)
 	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("page %d is cut off", id)
 	}
@@ -208,7 +162,7 @@ func (c *checker) claim(id uint64) (p boltPage, err error) {
 	if id < 2 || id >= c.meta.Pages {
 		return p, fmt.Errorf("page %d is out of range", id)
 	}
-	content := make([]byte, pageSize)
+	content := make([]byte, PageSize)
 	if err := c.read(id, content); err != nil {
 		return p, err
 	}
@@ -225,8 +179,8 @@ func (c *checker) claim(id uint64) (p boltPage, err error) {
 			return p, fmt.Errorf("page %d is used twice", id+i)
 		}
 	}
-	p.size = int(overflow+1) * pageSize
-	if p.size == pageSize || (p.count <= 1 && p.flags == boltLeafPage) {
+	p.size = int(overflow+1) * PageSize
+	if p.size == PageSize || (p.count <= 1 && p.flags == boltLeafPage) {
 		return p, nil
 	}
 	if c.budget -= p.size; c.budget < 0 {

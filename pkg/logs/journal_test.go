@@ -1,6 +1,7 @@
-package main
+package logs
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,8 +35,7 @@ func TestJournalPriority(t *testing.T) {
 			if !journal { // another file than that of which the service manager speaks
 				t.Setenv("JOURNAL_STREAM", fmt.Sprintf("%d:%d", s.Dev, s.Ino+1))
 			}
-			e := environment{stderr: f, logLevel: "debug", logFormat: format}
-			log, err := e.newLogger()
+			log, err := New(f, "debug", format)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +79,7 @@ func TestJournalPriority(t *testing.T) {
 func TestNoJournal(t *testing.T) {
 	for _, stream := range []string{"", "x", "1", "1:", "1:2"} {
 		t.Setenv("JOURNAL_STREAM", stream)
-		if toJournal(new(output)) || toJournal(os.Stderr) {
+		if toJournal(new(bytes.Buffer)) || toJournal(os.Stderr) {
 			t.Errorf("%q is taken for a journal", stream)
 		}
 	}

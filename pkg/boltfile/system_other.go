@@ -1,0 +1,7 @@
+//go:build !linux
+
+package boltfile
+
+import "os"
+
+func adviseWillNeed(*os.File) {}

@@ -1,0 +1,300 @@
+package replay
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+)
+
+const (
+	// MaxLiveReaders bounds how many may read along.
+	MaxLiveReaders = 32
+	// lookBack is how many records are looked through for the last event that a reader had, and
+	// lastBack for the last ones that its filter lets through.
+	lookBack = 100_000
+	lastBack = 2_000
+	// MaxLast is how many of those there are at most, and lastBytes how large they are together.
+	MaxLast   = 200
+	lastBytes = 4 << 20
+)
+
+// Errors of those who read along.
+var (
+	ErrTooManyReaders = errors.New("too many readers of live events")
+	ErrLiveEnded      = errors.New("the daemon is ending")
+)
+
+// Live is where those are who read along.
+type Live struct {
+	History
+
+	// Config is the configuration that is in use.
+	Config func() *config.Config
+	// ended is done when no more is to come.
+	ended context.Context
+	end   context.CancelFunc
+
+	mu      sync.Mutex
+	readers map[*LiveReader]struct{}
+}
+
+// NewLive returns one without readers.
+func NewLive(h History, cfg func() *config.Config) *Live {
+	l := &Live{History: h, Config: cfg, readers: make(map[*LiveReader]struct{})}
+	l.ended, l.end = context.WithCancel(context.Background())
+	return l
+}
+
+// End lets the readers have what is stored, and no more. None can come after it.
+func (l *Live) End() { l.end() }
+
+// LiveFilter says which events a live reader is to get, and from when on; the zero value stands for
+// all that come.
+type LiveFilter struct {
+	Type, HMC, Severity match.Patterns
+	// is part of what a person reads of the event, whatever the case
+	Text string
+	// gets the event
+	Sink string
+
+	// From where on, the first of these that is set: the event with this id, which is left out;
+	After string
+	// the first that was received at this time or later;
+	Since time.Time
+	// the last so many, as far as they are among those stored last.
+	Last int
+}
+
+// LiveReader reads what is stored. Close it.
+type LiveReader struct {
+	live   *Live
+	from   *queue.Reader
+	next   uint64 // the record that comes next, if none is lost
+	filter LiveFilter
+	// first are those that come before what from reads.
+	first []event.Record
+	// those up to stored have to be received since filter.Since
+	stored uint64
+}
+
+// Read returns a reader of the events that are stored from now on.
+func (l *Live) Read() (*LiveReader, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.ended.Err() != nil:
+		return nil, ErrLiveEnded
+	case len(l.readers) >= MaxLiveReaders:
+		return nil, ErrTooManyReaders
+	}
+	r := &LiveReader{live: l}
+	_, last := l.Queue.Bounds()
+	r.begin(last + 1)
+	l.readers[r] = struct{}{}
+	return r, nil
+}
+
+// begin has the reader begin with a record.
+func (r *LiveReader) begin(seq uint64) {
+	if r.from != nil {
+		r.from.Close()
+	}
+	r.from, r.next = r.live.Queue.Reader(seq, false), seq
+}
+
+// Close ends the reading.
+func (r *LiveReader) Close() {
+	r.live.mu.Lock()
+	delete(r.live.readers, r)
+	r.live.mu.Unlock()
+	r.from.Close()
+}
+
+// Only makes the reader skip what filter does not let through, and begin where that says. It comes
+// before the first Next. It returns ErrNoSuchSink when the filter's sink is not configured. known
+// is false where the event filter.After is not among the last that are stored.
+func (r *LiveReader) Only(filter LiveFilter) (known bool, err error) {
+	filter.Text = strings.ToLower(filter.Text)
+	r.filter = filter
+	if _, err := r.sink(); err != nil {
+		return true, err
+	}
+	first, end := r.live.Queue.Bounds()
+	switch {
+	case filter.After != "":
+		known := false
+		r.begin(max(first, end-min(end, lookBack)))
+		err := r.upTo(end, func(rec event.Record) bool {
+			known = rec.ID == filter.After
+			return !known
+		})
+		if err == nil && !known {
+			r.begin(end + 1)
+		}
+		return known, err
+	case !filter.Since.IsZero():
+		seq, _, err := r.live.Queue.Find(filter.Since, filter.Since)
+		r.begin(seq)
+		r.stored = end
+		return true, err
+	case filter.Last > 0:
+		r.begin(max(first, end-min(end, lastBack)))
+		return true, r.last(end)
+	}
+	return true, nil
+}
+
+// upTo calls fn for the records up to end, until it returns false. The next record is the one
+// behind the last that fn was called with.
+func (r *LiveReader) upTo(end uint64, fn func(event.Record) bool) error {
+	for r.next <= end {
+		records, err := r.from.Poll(pageEvents, pageBytes)
+		if err != nil || len(records) == 0 {
+			return err
+		}
+		for _, one := range records {
+			if one.Seq > end {
+				r.begin(one.Seq)
+				return nil
+			}
+			r.next = one.Seq + 1
+			rec, err := event.ParseRecord(one.Data)
+			if err == nil && !fn(rec) {
+				r.begin(one.Seq + 1)
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// last gathers the last events that the filter lets through.
+func (r *LiveReader) last(end uint64) error {
+	sink, err := r.sink()
+	if err != nil {
+		return err
+	}
+	bytes := 0
+	return r.upTo(end, func(rec event.Record) bool {
+		if !r.wants(rec, sink) {
+			return true
+		}
+		r.first, bytes = append(r.first, rec), bytes+len(rec.JSON)
+		for len(r.first) > min(r.filter.Last, MaxLast) || bytes > lastBytes {
+			bytes -= len(r.first[0].JSON)
+			r.first = r.first[1:]
+		}
+		return true
+	})
+}
+
+// Next waits for events that the filter lets through and returns them in the order in which they
+// were stored. lost is how many events before them, of all kinds, were gone when their turn came.
+// It returns ErrLiveEnded at the end of the daemon and ErrNoSuchSink when the filter's sink is not
+// configured any more.
+func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int, err error) {
+	if events, r.first = r.first, nil; len(events) > 0 {
+		return events, 0, nil
+	}
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(r.live.ended, stop)() //nolint:contextcheck // it ends all of them
+	for {
+		records, err := r.from.Next(waiting, pageEvents, pageBytes)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil, 0, ctx.Err()
+		case r.live.ended.Err() != nil, errors.Is(err, queue.ErrClosed):
+			return nil, 0, ErrLiveEnded
+		default:
+			return nil, 0, err
+		}
+		events, lost, err := r.wanted(records)
+		switch {
+		case err != nil || lost > 0 || len(events) > 0:
+			return events, lost, err
+		case ctx.Err() != nil:
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+// wanted returns those of the records that the filter lets through, and how many are missing.
+func (r *LiveReader) wanted(records []queue.Record) (out []event.Record, lost int, err error) {
+	sink, err := r.sink()
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, one := range records {
+		lost += int(one.Seq - r.next)
+		r.next = one.Seq + 1
+		rec, err := event.ParseRecord(one.Data)
+		if err != nil {
+			continue // the sinks say it
+		}
+		if one.Seq <= r.stored && rec.Received.Before(r.filter.Since) {
+			continue
+		}
+		if r.wants(rec, sink) {
+			out = append(out, rec)
+		}
+	}
+	return out, lost, nil
+}
+
+func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
+	f := &r.filter
+	if !f.Type.IsSet() && !f.HMC.IsSet() && !f.Severity.IsSet() && f.Text == "" && f.Sink == "" {
+		return true
+	}
+	fits := func(p match.Patterns, value string) bool { return !p.IsSet() || p.Match(value) }
+	if !fits(f.Type, rec.Type) {
+		return false
+	}
+	e, err := rec.Event()
+	if err != nil {
+		return false
+	}
+	v := &match.View{Event: e}
+	if !fits(f.HMC, e.HMC) || !fits(f.Severity, e.Severity) || !contains(v, f.Text) {
+		return false
+	}
+	if sink == nil {
+		return true
+	}
+	gets, _ := deliver.Explain(sink, v)
+	return gets
+}
+
+// contains says whether a text, in lower case, is part of what a person reads of an event.
+func contains(v *match.View, text string) bool {
+	r := cmp.Or(v.Resource, &event.Resource{})
+	return slices.ContainsFunc([]string{v.Summary, v.Type, v.Text(), r.Name, r.CPC, r.ElementName, r.Class},
+		func(s string) bool { return strings.Contains(strings.ToLower(s), text) })
+}
+
+// sink returns the configuration of the filter's sink as it is now; nil if the filter names none.
+func (r *LiveReader) sink() (*config.Sink, error) {
+	if r.filter.Sink == "" {
+		return nil, nil //nolint:nilnil // no sink is asked for
+	}
+	cfg := r.live.Config()
+	for i := range cfg.Sinks {
+		if cfg.Sinks[i].Name == r.filter.Sink {
+			return &cfg.Sinks[i], nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, r.filter.Sink)
+}
