@@ -47,7 +47,7 @@ var imports = map[string]struct {
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
 	"pkg/queue":     {[]string{"pkg/boltfile", "pkg/datadir"}, "the queue stores opaque records"},
 	"pkg/logs":      {[]string{"pkg/event"}, "a log knows lines, and nothing of what they are about"},
-	"pkg/boltfile":  {nil, "a file is checked without knowing what is in it"},
+	"pkg/boltfile":  {[]string{"pkg/datadir"}, "a file is checked without knowing what is in it"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/match":     {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
