@@ -1,6 +1,8 @@
 package hostile_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,14 +39,16 @@ func TestStorageDirectory(t *testing.T) {
 	}
 	files := 0
 	for _, e := range entries {
+		path, kept := filepath.Join(v.Storage, e.Name()), filepath.Join(t.TempDir(), e.Name())
 		if !e.Type().IsRegular() {
 			continue
 		}
-		files++
-		path, kept := filepath.Join(v.Storage, e.Name()), filepath.Join(t.TempDir(), e.Name())
-		if err := os.Rename(path, kept); err != nil {
+		if err := os.Rename(path, kept); errors.Is(err, fs.ErrNotExist) {
+			continue // a segment that a start before has trimmed
+		} else if err != nil {
 			t.Fatal(err)
 		}
+		files++
 		before, err := os.ReadFile(kept)
 		if err != nil {
 			t.Fatal(err)
