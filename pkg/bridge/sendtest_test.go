@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -99,8 +100,9 @@ func TestSendTest(t *testing.T) {
 	if s := d.test("all")[1]; s.Outcome != deliver.TestDelivered {
 		t.Errorf("%+v", s)
 	}
-	if last := d.eventsIn("all.log"); last[len(last)-1].Type != event.TypeBridgeTest {
-		t.Errorf("the file ends with %+v", last[len(last)-1])
+	// The HMC may be connected to just now.
+	if !slices.ContainsFunc(d.eventsIn("all.log"), func(e *event.Event) bool { return e.Type == event.TypeBridgeTest }) {
+		t.Error("the file does not have it")
 	}
 
 	// Its consumer is gone.
