@@ -164,8 +164,8 @@ func New(opts Options) (*Bridge, error) {
 	queueMetrics := queue.NewMetrics(opts.Registerer)
 	q, err := queue.Open(queue.Options{
 		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval,
-		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers), Retain: storage.Retain,
-		Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
+		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers),
+		Retain: storage.Retain, Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
 	})
 	if err != nil {

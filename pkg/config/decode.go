@@ -19,6 +19,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 // maxNodes bounds how much aliases may multiply a small file ("billion laughs").
@@ -163,9 +164,9 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 	case *float64:
 		decodeScalar(d, n, path, to, "a number", parseFloat, "!!int", "!!float")
 	case *time.Duration:
-		decodeText(d, n, path, to, parseDuration)
+		decodeText(d, n, path, to, units.ParseDuration)
 	case *Size:
-		decodeText(d, n, path, to, parseSize)
+		decodeText(d, n, path, to, units.ParseSize)
 	case *LogStart:
 		decodeText(d, n, path, to, parseLogStart)
 	case *Start:
@@ -516,7 +517,7 @@ func explainValue(s string, err error) string {
 		return fmt.Sprintf("is not a regular expression: %s: %s", re.Code, quote(re.Expr))
 	case errors.Is(err, match.ErrTooLarge):
 		return fmt.Sprintf("%s: %s", err, quote(s))
-	case errors.Is(err, errNegative):
+	case errors.Is(err, units.ErrNegative):
 		return fmt.Sprintf("%s, but is %s", err, quote(s))
 	}
 	return fmt.Sprintf("%s, not %s", err, quote(s))

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 const referenceFile = "../../docs/configuration.md"
@@ -395,7 +396,7 @@ func defaultOf(v reflect.Value) string {
 	var text string
 	switch x := v.Interface().(type) {
 	case time.Duration:
-		text = formatDuration(x)
+		text = units.FormatDuration(x)
 	case Size:
 		text = strings.Replace(x.String(), "0B", "0", 1)
 	case match.Pattern:

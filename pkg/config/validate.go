@@ -20,6 +20,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 // maxName keeps names fit for labels, file names and tables.
@@ -341,7 +342,7 @@ func (d *decoder) stomp(path string, h *HMC) {
 	within(d, at("reconnect_sleep_max"), s.ReconnectSleepMax, time.Millisecond, 24*hour)
 	if s.ReconnectSleepMax < s.ReconnectSleepInitial {
 		d.errorf(at("reconnect_sleep_max"), "is shorter than reconnect_sleep_initial (%s)",
-			formatDuration(s.ReconnectSleepInitial))
+			units.FormatDuration(s.ReconnectSleepInitial))
 	}
 	within(d, at("reconnect_sleep_jitter"), s.ReconnectSleepJitter, 0, 100)
 	d.durationOrNone(at("heartbeat_send_cycle"), s.HeartbeatSendCycle, 100*time.Millisecond, hour)
@@ -399,7 +400,7 @@ func (d *decoder) sink(path string, s *Sink, from *sources) {
 	within(d, at("retry.initial"), s.Retry.Initial, time.Millisecond, 24*time.Hour)
 	within(d, at("retry.max"), s.Retry.Max, time.Millisecond, 24*time.Hour)
 	if s.Retry.Max < s.Retry.Initial {
-		d.errorf(at("retry.max"), "is shorter than initial (%s)", formatDuration(s.Retry.Initial))
+		d.errorf(at("retry.max"), "is shorter than initial (%s)", units.FormatDuration(s.Retry.Initial))
 	}
 	d.sizeOrNone(at("queue.max_bytes"), s.Queue.MaxBytes)
 }
@@ -719,7 +720,7 @@ func within[T cmp.Ordered](d *decoder, path string, v, low, high T) {
 // written is a number as it stands in the file.
 func written(v any) string {
 	if d, ok := v.(time.Duration); ok {
-		return formatDuration(d)
+		return units.FormatDuration(d)
 	}
 	return fmt.Sprint(v)
 }

@@ -4,11 +4,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 // hidden is printed in place of every secret.
@@ -140,87 +140,7 @@ func decodeSigningKey(s Secret) ([]byte, error) {
 }
 
 // Size is a number of bytes. In the file it may have a unit: 512MiB.
-type Size int64
-
-// sizeUnits are the units of a Size, the largest first.
-var sizeUnits = []struct {
-	name   string
-	factor int64
-}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
-
-// String returns the size with the largest unit that divides it.
-func (s Size) String() string {
-	for _, u := range sizeUnits {
-		if s != 0 && int64(s)%u.factor == 0 {
-			return strconv.FormatInt(int64(s)/u.factor, 10) + u.name
-		}
-	}
-	return "0B"
-}
-
-// How sizes and durations are written.
-var (
-	errSize     = errors.New("must be a size such as 512MiB or 1GiB (units B, KiB, MiB, GiB, TiB)")
-	errDuration = errors.New("must be a duration with its unit, such as 500ms, 30s, 24h or 7d")
-	errNegative = errors.New("must not be negative")
-)
-
-// parseSize reads a whole number of bytes, or a number with a unit.
-func parseSize(s string) (Size, error) {
-	number, factor := s, int64(1)
-	for _, u := range sizeUnits {
-		if rest, ok := strings.CutSuffix(s, u.name); ok {
-			number, factor = strings.TrimRight(rest, " "), u.factor
-			break
-		}
-	}
-	if n, err := strconv.ParseUint(number, 10, 63); err == nil {
-		if n > math.MaxInt64/uint64(factor) {
-			return 0, errSize
-		}
-		return Size(n) * Size(factor), nil
-	}
-	// A fraction such as 1.5GiB; exact for every size a disk can have.
-	f, err := strconv.ParseFloat(number, 64)
-	if err != nil || factor == 1 || strings.Trim(number, "0123456789.") != "" || f*float64(factor) >= 1<<53 {
-		return 0, errSize
-	}
-	return Size(f * float64(factor)), nil
-}
-
-// parseDuration reads a duration as Go writes it, and with days and weeks as Prometheus does. A
-// bare 0 needs no unit.
-func parseDuration(s string) (time.Duration, error) {
-	if s == "0" {
-		return 0, nil
-	}
-	if strings.HasPrefix(s, "-") {
-		return 0, errNegative
-	}
-	var sum time.Duration
-	for rest := s; rest != ""; {
-		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789."))
-		unit := strings.IndexAny(rest[digits:]+"0", "0123456789.")
-		number, name := rest[:digits], rest[digits:digits+unit]
-		factor := time.Duration(1)
-		switch name {
-		case "d":
-			factor, name = 24, "h"
-		case "w":
-			factor, name = 7*24, "h"
-		}
-		d, err := time.ParseDuration(number + name)
-		if err != nil || digits == 0 || d > (math.MaxInt64-sum)/factor {
-			return 0, errDuration
-		}
-		sum += d * factor
-		rest = rest[digits+unit:]
-	}
-	if s == "" {
-		return 0, errDuration
-	}
-	return sum, nil
-}
+type Size = units.Size
 
 // LogStart says from when on the entries of a log are told that is followed for the first time:
 // from now on ("now"), all that the HMC holds ("all"), or those since a time (RFC 3339) or for a
@@ -255,7 +175,7 @@ func parseStart(s string) (Start, error) {
 }
 
 func isPeriod(s string) bool {
-	d, err := parseDuration(s)
+	d, err := units.ParseDuration(s)
 	return err == nil && d > 0
 }
 
@@ -267,11 +187,6 @@ func (l LogStart) Since(now time.Time) time.Time {
 	if at, err := time.Parse(time.RFC3339, string(l)); err == nil {
 		return at
 	}
-	d, _ := parseDuration(string(l)) // of LogStartNow none
+	d, _ := units.ParseDuration(string(l)) // of LogStartNow none
 	return now.Add(-d)
-}
-
-// formatDuration writes a duration as people do: 24h, not 24h0m0s.
-func formatDuration(d time.Duration) string {
-	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())
 }

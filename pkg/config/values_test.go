@@ -21,6 +21,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 // No way of printing shows a secret, also where it is deep within something else.
@@ -112,12 +113,12 @@ func TestParseDuration(t *testing.T) {
 		"0": 0, "0s": 0, "30s": 30 * time.Second, "1h30m": 90 * time.Minute, "1.5h": 90 * time.Minute, "250us": 250 * time.Microsecond,
 		"7d": 7 * day, "1w": 7 * day, "1w2d12h": 9*day + 12*time.Hour, "168h": 7 * day, "0.5d": 12 * time.Hour, "100ms": 100 * time.Millisecond,
 	} {
-		if got, err := parseDuration(s); err != nil || got != want {
+		if got, err := units.ParseDuration(s); err != nil || got != want {
 			t.Errorf("%q: %v, %v, want %v", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", "1", "30", "s", "1 s", " 1s", "1s ", "1y", "1M", "-1s", "+1s", "1..5s", ".s", "1d1", "1e3s", "one", "1000000w", "106751d24h", "9223372036s9223372036s"} {
-		if got, err := parseDuration(s); err == nil {
+		if got, err := units.ParseDuration(s); err == nil {
 			t.Errorf("%q is read as %v", s, got)
 		}
 	}
@@ -126,7 +127,7 @@ func TestParseDuration(t *testing.T) {
 func TestFormatDuration(t *testing.T) {
 	for s, want := range map[string]string{"24h": "24h", "10m": "10m", "1h30m": "1h30m", "90s": "1m30s", "0s": "0s", "20h10m": "20h10m", "1h5s": "1h0m5s", "5ms": "5ms"} {
 		d, err := time.ParseDuration(s)
-		if got := formatDuration(d); err != nil || got != want {
+		if got := units.FormatDuration(d); err != nil || got != want {
 			t.Errorf("%s: %s, want %s (%v)", s, got, want, err)
 		}
 	}
@@ -137,12 +138,12 @@ func TestParseSize(t *testing.T) {
 		"0": 0, "1": 1, "1048576": mib, "10B": 10, "1KiB": kib, "512MiB": 512 * mib, "1GiB": gib, "1.5GiB": gib + 512*mib,
 		"2TiB": 2048 * gib, "1 GiB": gib, "9223372036854775807": math.MaxInt64,
 	} {
-		if got, err := parseSize(s); err != nil || got != want {
+		if got, err := units.ParseSize(s); err != nil || got != want {
 			t.Errorf("%q: %d, %v, want %d", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", "-1", "1.5", "GiB", "1GB", "1G", "1gib", "9223372036854775808", "10000000TiB", "1e3MiB", "+1", "0x10", "1_000", "1.2.3MiB", "InfMiB", "99999999.5TiB", "NaNKiB"} {
-		if got, err := parseSize(s); err == nil {
+		if got, err := units.ParseSize(s); err == nil {
 			t.Errorf("%q is read as %d", s, got)
 		}
 	}
@@ -150,7 +151,7 @@ func TestParseSize(t *testing.T) {
 		if got := size.String(); got != want {
 			t.Errorf("%d is printed as %s, want %s", size, got, want)
 		}
-		if back, err := parseSize(want); err != nil || back != size {
+		if back, err := units.ParseSize(want); err != nil || back != size {
 			t.Errorf("%s is read as %d, %v", want, back, err)
 		}
 	}
