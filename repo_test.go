@@ -84,17 +84,18 @@ var imports = map[string]struct {
 	"pkg/check": {
 		[]string{
 			"pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/match",
-			"pkg/receiver", "pkg/record", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},
+	"pkg/route":  {[]string{"pkg/config", "pkg/event", "pkg/match"}, "why a sink gets an event can be said without sending it"},
 	"docs/rules": {nil, "the ready sets of rules are files"},
 	"pkg/deliver": {
 		[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",
 	},
 	"pkg/replay": {
-		[]string{"pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
+		[]string{"pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/queue", "pkg/route", "pkg/sinks", "pkg/status"},
 		"what is stored is read once more without anybody's cursor being moved",
 	},
 	"pkg/bridge": {
@@ -112,7 +113,7 @@ var imports = map[string]struct {
 	"cmd/hmcnotifyd": {
 		[]string{
 			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc",
-			"pkg/hmcsim", "pkg/logs", "pkg/queue", "pkg/receiver", "pkg/replay", "pkg/sinks", "pkg/status", "pkg/web",
+			"pkg/hmcsim", "pkg/logs", "pkg/queue", "pkg/receiver", "pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},

@@ -16,6 +16,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/route"
 )
 
 func checkConfigCommand(app *kingpin.Application, e *environment) {
@@ -140,7 +141,7 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 	if ev.Type == "" || ev.HMC == "" {
 		return fmt.Errorf("--event: %s is no event: it has no type or no hmc", name)
 	}
-	for _, r := range check.Routes(cfg, &ev) {
+	for _, r := range route.All(cfg, &ev) {
 		verdict := "does not get it"
 		if r.Gets {
 			verdict = "gets it"

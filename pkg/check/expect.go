@@ -17,6 +17,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/route"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
@@ -227,7 +228,7 @@ func (x *examiner) compareSinks(differences []string, e *event.Event, want []str
 			return nil, x.noSink(name)
 		}
 	}
-	for _, r := range Routes(x.cfg, e) {
+	for _, r := range route.All(x.cfg, e) {
 		switch expected := slices.Contains(want, r.Sink); {
 		case expected && !r.Gets:
 			differences = append(differences, "sink "+r.Sink+": expected to get it, does not: "+r.Why)

@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/route"
 )
 
 const (
@@ -274,7 +275,7 @@ func (r *LiveReader) wants(rec event.Record, sink *config.Sink) bool {
 	if sink == nil {
 		return true
 	}
-	gets, _ := deliver.Explain(sink, v)
+	gets, _ := route.Explain(sink, v)
 	return gets
 }
 

@@ -1,4 +1,5 @@
-package check
+// Package route says which sinks of a configuration get an event, and why.
+package route
 
 import (
 	"fmt"
@@ -16,8 +17,8 @@ type Route struct {
 	Why  string // in words
 }
 
-// Routes says which sinks of a configuration get an event.
-func Routes(cfg *config.Config, e *event.Event) []Route {
+// All says which sinks of a configuration get an event.
+func All(cfg *config.Config, e *event.Event) []Route {
 	var routes []Route
 	for i := range cfg.Sinks {
 		s := &cfg.Sinks[i]
