@@ -38,7 +38,7 @@ func byElastic(t *testing.T, address, index string, ids, documents []string) []i
 	}
 	own := &http.Transport{}
 	defer own.CloseIdleConnections()
-	transport, err := elastictransport.New(elastictransport.Config{URLs: []*url.URL{u}, Transport: own})
+	transport, err := elastictransport.NewClient(elastictransport.WithURLs(u), elastictransport.WithTransport(own))
 	if err != nil {
 		t.Fatal(err)
 	}
