@@ -17,7 +17,7 @@ func (b *Bridge) Units() []status.Unit {
 	var units []status.Unit
 	for _, g := range groups {
 		// whoever shows them must not hold up what the HMC sends
-		for r := range g.Estate.Waiting() {
+		for _, r := range slices.Collect(g.Estate.All("")) {
 			units = append(units, status.Unit{
 				Group: g.Name, Class: r.Class, Name: r.Name, CPC: r.CPC, Status: r.Status,
 				Severity: severities.OfActivation(r.Class, r.Status, r.Judged, !r.Starting.IsZero()),
