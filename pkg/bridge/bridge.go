@@ -153,7 +153,7 @@ func New(opts Options) (*Bridge, error) {
 		opts: opts, log: opts.Logger, started: time.Now(),
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
 		groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
-		budget: budget.New(budget.OfProcess() / 2),
+		budget: budget.New(cmp.Or(opts.Buffers, budget.OfProcess()/2)),
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {

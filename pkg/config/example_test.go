@@ -134,15 +134,15 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
   {name: alerts, alertmanager: {urls: ["http://alertmanager.example.com:9093"]}},
   {name: stream, nats: {servers: [nats://nats1.example.com:4222]}}, {name: topic, kafka: {brokers: [kafka1.example.com:9092]}},
   {name: siem, syslog: {address: tls://syslog.example.com:6514}},
-  {name: indexer, splunk: {url: "https://splunk.example.com:8088", token_file: hec.token}},
   {name: collector, otlp: {url: "https://collector.example.com:4318/v1/logs"}},
+  {name: indexer, splunk: {url: "https://splunk.example.com:8088", token_file: hec.token}},
   {name: search, elasticsearch: {url: "https://es.example.com:9200"}}]
 `, password, "pw\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	minimal.HMCs[0].PasswordFile = example.HMCs[0].PasswordFile // another directory
-	minimal.Sinks[6].Splunk.TokenFile = example.Sinks[6].Splunk.TokenFile
+	minimal.Sinks[7].Splunk.TokenFile = example.Sinks[7].Splunk.TokenFile
 	if !equal(example, minimal) {
 		t.Errorf("the example differs from the defaults:\n%+v\n%+v", example, minimal)
 	}

@@ -174,6 +174,7 @@ func TestEqualSeesEveryKey(t *testing.T) {
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
 		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
 		s.Syslog, s.OTLP = &Syslog{}, &OTLP{}
+		s.Splunk, s.Elasticsearch = &Splunk{}, &Elasticsearch{}
 		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []match.Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int

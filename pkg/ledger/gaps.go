@@ -253,6 +253,13 @@ func (b *Gaps) Linked(from, to time.Time) bool {
 	return isUp || slices.ContainsFunc(b.links, covers)
 }
 
+// Blind reports whether there was a window in a time of which everything may be missing.
+func (b *Gaps) Blind(from, to time.Time) bool {
+	return slices.ContainsFunc(slices.Concat(b.past, b.unreported()), func(g *Gap) bool {
+		return g.Whole && g.overlaps(from, to, event.TopicOther)
+	})
+}
+
 // WindowUntil returns up to when another window has it that everything may be missing; the zero
 // time: there was none.
 func (b *Gaps) WindowUntil() (at time.Time) {

@@ -445,7 +445,7 @@ func (t *tx) repeats(in *ledger.Sightings, s *sighting) bool {
 			return s.at.Sub(reported) <= replayWithin
 		case s.at.Sub(reported) > arriveWithin, reported.Before(s.after):
 			return false
-		case t.gaps.Linked(reported.Add(-arriveWithin), s.at):
+		case t.gaps.Linked(reported, s.at) && !t.gaps.Blind(reported.Add(-arriveWithin), s.at):
 			return true
 		case !t.gaps.Linked(reported, reported):
 			other := t.g.members[by]

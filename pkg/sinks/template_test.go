@@ -332,6 +332,10 @@ func checkNetcool(t *testing.T, body []byte, e *event.Event) {
 	switch e.Type { // what generic_clear knows: 1 is a problem, 2 its resolution
 	case event.TypeStatusChange, event.TypeBridgeConnected, event.TypeBridgeDisconnected, event.TypeHardwareMessage:
 		typ = 1
+	case event.TypeOSMessage:
+		if bytes.Contains(e.Body, []byte(`"is-held":true`)) {
+			typ = 1
+		}
 	}
 	if resolves(e) {
 		typ, severity = 2, 1
