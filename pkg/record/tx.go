@@ -411,6 +411,9 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	// one would be the last word.
 	about := event.IDOf(of...)
 	report := sighting{key: event.IDOf(parts...), kind: event.TopicObject, at: n.Received, after: t.changed[about]}
+	if n.Type != event.TypeStatusChange {
+		report.after = time.Time{} // that a status is right in the end is worth a repetition
+	}
 	if t.repeats(t.g.changes, &report) {
 		return true
 	}
