@@ -291,6 +291,14 @@ func (h *HMC) OSMessages(key string, texts ...string) (int, error) {
 	return n, err
 }
 
+// DeleteOSMessages deletes what is held of a partition's operating system, as an operator does.
+func (h *HMC) DeleteOSMessages(key string) error {
+	return h.withPartition(key, func(p *partition) error {
+		p.messages = nil
+		return nil
+	})
+}
+
 // SetOSMessageSequence makes a number the sequence-number of a partition's next OS message: for
 // wraps, gaps and restarts of the sequence.
 func (h *HMC) SetOSMessageSequence(key string, next int64) error {

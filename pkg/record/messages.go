@@ -242,13 +242,12 @@ func (r *Recorder) MissingMessages(uri string) (highest int64, known bool) {
 
 // listed makes a replay of listed messages.
 func (t *tx) listed(p hmc.Partition, topic string, messages [][]byte) *replay {
-	resource := &event.Resource{
-		Class: estate.ClassOf(p.ObjectURI), Name: p.Name, ObjectURI: p.ObjectURI,
-		ObjectID: event.LastSegment(p.ObjectURI), CPC: p.CPCName,
+	known, ok := t.g.Estate.Lookup(p.ObjectURI)
+	if !ok {
+		known = estate.Resource{URI: p.ObjectURI, Class: estate.ClassOf(p.ObjectURI)}
 	}
-	if known, ok := t.g.Estate.Lookup(p.ObjectURI); ok {
-		resource = resourceOf(&known)
-	}
+	resource := resourceOf(&known)
+	resource.Name, resource.CPC = p.Name, p.CPCName // as it was just listed
 	l := new(replay)
 	for _, message := range messages {
 		e := t.conv.Fetched(event.TypeOSMessage, topic, event.TopicOSMessage, t.now)

@@ -27,6 +27,7 @@ const (
 	doStatus   = "status"   // of a partition: Text
 	doRename   = "rename"   // a partition to Text
 	doMessages = "messages" // of a partition's operating system: Text
+	doDelete   = "delete"   // the messages that are held of a partition's operating system
 	doSequence = "sequence" // the next message of a partition has Number
 	doLog      = "log"      // entries of the log Object: Text
 	doHardware = "hardware" // a hardware message of the CPC Object, or of the console: Text
@@ -86,6 +87,8 @@ func (c *console) do(t *testing.T, s step) {
 		err = c.sim.RenamePartition(s.Object, s.Text[0])
 	case doMessages:
 		_, err = c.sim.OSMessages(s.Object, s.Text...)
+	case doDelete:
+		err = c.sim.DeleteOSMessages(s.Object)
 	case doSequence:
 		err = c.sim.SetOSMessageSequence(s.Object, s.Number)
 	case doLog:

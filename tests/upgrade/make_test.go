@@ -113,7 +113,18 @@ func (m *maker) live() {
 		return http.StatusOK
 	})
 
-	// What is there before the daemon is.
+	// What is there before the daemon is. What a simulator of some later version would have operating
+	// systems write at their IPL is not of this history.
+	for _, hmc := range []struct {
+		name       string
+		partitions []hmcsim.PartitionInfo
+	}{{"east", east}, {"west", west}} {
+		for _, p := range hmc.partitions {
+			m.do(step{HMC: hmc.name, Do: doDelete, Object: p.ID})
+			m.do(step{HMC: hmc.name, Do: doSequence, Object: p.ID, Number: 0})
+			m.messages(hmc.name, p, "at the IPL", " ", "*00 asked at the IPL", "after the IPL")
+		}
+	}
 	m.do(step{HMC: "east", Do: doHardware, Object: "", Text: []string{"a power supply of the console has failed"}})
 	m.do(step{HMC: "east", Do: doHardware, Object: m.east.sim.CPCs()[0].ID, Text: []string{"a fan has failed"}})
 	for i := range east {
