@@ -366,8 +366,7 @@ func sumOf(text, name, label string) int {
 
 func startEast(t *testing.T) *hmcsim.HMC {
 	t.Helper()
-	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 2})
-	return sim
+	return hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 2})
 }
 
 func freeAddress(t *testing.T) string {
