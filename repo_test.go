@@ -51,9 +51,10 @@ var imports = map[string]struct {
 	"pkg/hmcsim":      {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":      {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/units":       {nil, "how sizes and durations are written does not depend on where"},
-	"pkg/capture":     {[]string{"pkg/hmc", "pkg/receiver", "pkg/secret"}, "a capture is what went over the wires, and knows nothing of who looks after an HMC"},
+	"pkg/capture":     {[]string{"pkg/assume", "pkg/hmc", "pkg/receiver", "pkg/secret"}, "a capture is what went over the wires, and knows nothing of who looks after an HMC"},
 	"pkg/playback":    {[]string{"pkg/capture", "pkg/hmcsim"}, "a capture is played back by what simulates, over real connections"},
 	"pkg/jsontext":    {nil, "whether a text is JSON does not depend on what it is of"},
+	"pkg/assume":      {nil, "what is not known of HMCs does not depend on who finds it out"},
 	"pkg/commandline": {nil, "a command line is its definitions, whatever its commands do"},
 	"pkg/match":       {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
 	"pkg/config":      {[]string{"docs/rules", "pkg/event", "pkg/match", "pkg/receiver", "pkg/render", "pkg/trust", "pkg/units"}, "the configuration knows nothing of what runs"},
@@ -87,7 +88,7 @@ var imports = map[string]struct {
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/capture", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/match",
+			"pkg/assume", "pkg/capture", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/match",
 			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/assume"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
@@ -36,6 +38,7 @@ func Inspect(out io.Writer, r io.Reader) error {
 		hidden                  int
 		last                    time.Duration
 		end                     End
+		answers                 = assume.NewObserver()
 	)
 	sample := func(key string, what any) {
 		if _, ok := samples[key]; !ok {
@@ -59,6 +62,7 @@ func Inspect(out io.Writer, r io.Reader) error {
 			return err
 		}
 		last = e.Time()
+		observe(answers, e)
 		switch e.Kind {
 		case KindRequest:
 			key := fmt.Sprintf("%s: %d", e.Request.Operation, e.Request.Status)
@@ -107,9 +111,53 @@ func Inspect(out io.Writer, r io.Reader) error {
 	}
 	table("requests and how they were answered, with the first of each", requests)
 	table("frames, with the first of each", notifications)
+	w.WriteString("\nwhat is not known of HMCs, and what this one shows:\n")
+	for _, a := range answers.Answers() {
+		fmt.Fprintf(&w, "  %s\n", a)
+	}
 	w.WriteString("\nAll of it is text, one line for each entry: zcat FILE\n")
 	if _, err := io.WriteString(out, w.String()); err != nil {
 		return fmt.Errorf("capture: %w", err)
 	}
 	return nil
+}
+
+// observe has an entry answer what is not known.
+func observe(o *assume.Observer, e *Entry) {
+	switch {
+	case e.Request != nil:
+		o.Request(e.Request.Operation, e.Request.Query, e.Request.Status)
+	case e.Frame != nil:
+		topic, _ := strings.CutPrefix(e.Frame.Get("destination"), "/topic/")
+		switch e.Frame.Command {
+		case Subscribe:
+			o.Subscribe(topic)
+		case Message:
+			o.Message(topic, e.Frame.Get, e.Frame.Body.Raw())
+		}
+	}
+}
+
+// Answers returns what a capture shows of what is not known of HMCs.
+func Answers(file string) ([]assume.Answer, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	in, err := NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	o := assume.NewObserver()
+	for {
+		e, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return o.Answers(), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		observe(o, e)
+	}
 }

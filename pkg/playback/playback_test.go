@@ -233,7 +233,7 @@ func live(t *testing.T, h *hmcsim.HMC, e *estate, d *daemon) {
 	waitFor(t, "reconnection", func() bool { return count("bridge-connected") == 2 && subscribedAll(h) })
 	must(h.SetPartitionStatus(e.partitions[0], "degraded"))
 	n := count("status-change")
-	waitFor(t, "the last change", func() bool { return count("status-change") > n || hasStatus(d, "degraded") })
+	waitFor(t, "the last change", func() bool { return count("status-change") > n || hasWord(d, `"degraded"`) })
 }
 
 func atRest(t *testing.T, h *hmcsim.HMC, partition string) bool {
@@ -245,8 +245,8 @@ func atRest(t *testing.T, h *hmcsim.HMC, partition string) bool {
 	return !p.Busy
 }
 
-func hasStatus(d *daemon, status string) bool {
-	return slices.ContainsFunc(d.all(), func(e event.Event) bool { return strings.Contains(string(e.Body), `"`+status+`"`) })
+func hasWord(d *daemon, word string) bool {
+	return slices.ContainsFunc(d.all(), func(e event.Event) bool { return strings.Contains(string(e.Body), word) })
 }
 
 func subscribedAll(h *hmcsim.HMC) bool { return h.Broker().Stats().Subscriptions >= 4+2 }
