@@ -50,6 +50,15 @@ func TestCapture(t *testing.T) {
 	if _, again, _ := call("capture", "--inspect", file("a.gz")); !strings.HasSuffix(stdout, again) || again == "" {
 		t.Errorf("--inspect says something else:\n%s", again)
 	}
+	for _, want := range []string{"what is not known of HMCs, and what this one shows:", "  as assumed: ", "  not seen: "} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("lacks %q:\n%s", want, stdout)
+		}
+	}
+	status, stdout, stderr = call("check-config", "--online", good)
+	if status != 0 || !strings.Contains(stdout, " questions about HMCs are not answered by a check; hmcnotifyd capture sees more") {
+		t.Errorf("status %d: %s%s", status, stdout, stderr)
+	}
 	before := sim.RefusedLogons()
 	for _, test := range []struct {
 		args   []string

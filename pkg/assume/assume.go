@@ -1,6 +1,6 @@
-// Package assume has the list of what nobody outside IBM has published about HMCs, and finds answers
-// in what goes to and from one. It is fed with requests and frames, keeps no texts of them, and knows
-// nothing of who sends them.
+// Package assume has the list of what nobody outside IBM has published about HMCs, and finds
+// answers in what goes to and from one. It is fed with requests and frames, keeps no texts of
+// them, and knows nothing of who sends them.
 package assume
 
 import (
@@ -12,8 +12,8 @@ import (
 // Question is something about HMCs that is not known.
 type Question struct {
 	ID string
-	// Asks is the question, Assumed the answer that the daemon is made for first, and Otherwise what
-	// it does, or what goes wrong, where the other one is true.
+	// Asks is the question, Assumed the answer that the daemon is made for first, and Otherwise
+	// what it does, or what goes wrong, where the other one is true.
 	Asks, Assumed, Otherwise string
 }
 
@@ -39,7 +39,7 @@ func Questions() []Question {
 		},
 		{
 			Sequence, "Does session-sequence-nr count per topic or per session?",
-			"per topic", "the counting is told by what comes; a loss among the very first notifications may go unnoticed",
+			"per topic", "the numbers of all topics are one sequence, which is known by what comes",
 		},
 		{
 			RefreshAgain, "Are the OS messages that an HMC holds replayed to each subscription, or to the first only?",
@@ -95,7 +95,7 @@ func (a Answer) String() string {
 		text += " Seen: " + a.Evidence + "."
 	}
 	if a.Verdict == Otherwise {
-		text += " So: " + a.Question.Otherwise + "."
+		text += " So: " + a.Otherwise + "."
 	}
 	return text
 }
@@ -111,8 +111,8 @@ type seen struct {
 type topic struct {
 	last  int64 // session-sequence-nr
 	known bool
-	// refreshed says that messages were replayed, waiting that it was subscribed to again and nothing
-	// has come yet.
+	// refreshed says that messages were replayed, waiting that it was subscribed to again and
+	// nothing has come yet.
 	refreshed, waiting bool
 }
 

@@ -132,8 +132,8 @@ func (c *hmcCheck) traffic(t receiver.Traffic) {
 	}
 }
 
-// questions says what the HMC has shown of what is not known of HMCs. A check is short, so most of it
-// stays open.
+// questions says what the HMC has shown of what is not known of HMCs. A check is short, so most of
+// it stays open.
 func (c *hmcCheck) questions() {
 	c.answering.Lock()
 	defer c.answering.Unlock()

@@ -295,7 +295,7 @@ func (p *player) subscribed(s *segment) bool {
 // wait waits for a time of the capture.
 func (p *player) wait(ctx context.Context, at time.Duration) {
 	due := p.base.Add(time.Duration(float64(at-p.from) / p.opts.Speed))
-	if d := time.Until(due); d > 0 {
+	if d := time.Until(due); d >= time.Millisecond { // no timer is finer
 		select {
 		case <-ctx.Done():
 			return
