@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/commandline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -53,7 +54,8 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	env := environment{stdout: stdout, stderr: stderr}
 	app, commands := newApplication(&env)
 	if len(args) > 0 && args[0] == completionFlag {
-		for _, word := range complete(context.Background(), app, args[1:]) {
+		names := func(url, flag string) []string { return namesKnown(context.Background(), url, flag) }
+		for _, word := range commandline.Complete(app, args[1:], names) {
 			fmt.Fprintln(stdout, word)
 		}
 		return exitDone
@@ -141,21 +143,15 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
 	deadLettersCommand(app, env)
 	replayCommand(app, env)
+	captureCommand(app, env)
 	forgetCommand(app, env)
 	return app, env.commands
-}
-
-// commandGroup is what has commands and flags: the program, or a command.
-type commandGroup interface {
-	Command(name, help string) *kingpin.CmdClause
-	GetCommand(name string) *kingpin.CmdClause
-	FlagCompletion(flagName, flagValue string) (choices []string, flagMatch, optionMatch bool)
 }
 
 // command defines a command below the program or a command: what it does, and what is checked of
 // its flags before it does that.
 func (e *environment) command(
-	parent commandGroup, name, help string, run func(context.Context) error, checks ...func() error,
+	parent commandline.Group, name, help string, run func(context.Context) error, checks ...func() error,
 ) *kingpin.CmdClause {
 	c := parent.Command(name, help)
 	c.Validate(func(*kingpin.CmdClause) error {
@@ -194,6 +190,7 @@ type environment struct {
 	simulator simulateFlags
 	letters   deadLetterFlags
 	replay    replayFlags
+	capture   captureFlags
 	tail      tailFlags
 	test      sendTestFlags
 	forget    forgetFlags

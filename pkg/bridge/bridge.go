@@ -82,6 +82,8 @@ type Options struct {
 	Intervals watch.Intervals
 	// Dial connects to HMCs; nil: net.Dialer. Tests have a network of their own.
 	Dial watch.Dial
+	// Tap sees what goes to and comes from all HMCs.
+	Tap watch.Tap
 }
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
@@ -394,6 +396,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
 			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
+			Tap: b.opts.Tap,
 		})
 		if err != nil {
 			return nil, err

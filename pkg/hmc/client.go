@@ -87,6 +87,24 @@ type Options struct {
 	// OnRequest is called after each request, by several goroutines; code is the HTTP status or
 	// "error".
 	OnRequest func(operation, code string)
+	// OnExchange, which may be nil, is called after each request with all of it, by several
+	// goroutines. Request and answer hold secrets, and are not valid after it returns.
+	OnExchange func(Exchange)
+}
+
+// Exchange is a request and its answer.
+type Exchange struct {
+	// Operation is one of Operations.
+	Operation, Host, Method, URI, Query string
+	// Sent is the body of the request; nil: none.
+	Sent  []byte
+	Began time.Time
+	Took  time.Duration
+	// Status is that of HTTP; 0: there is no answer, because of Err.
+	Status int
+	Header http.Header
+	Answer []byte
+	Err    error
 }
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
@@ -134,6 +152,9 @@ func New(opts Options) (*Client, error) {
 	}
 	if opts.OnRequest == nil {
 		opts.OnRequest = func(string, string) {}
+	}
+	if opts.OnExchange == nil {
+		opts.OnExchange = func(Exchange) {}
 	}
 	c := &Client{
 		opts: opts, log: opts.Logger.Named("rest"),
@@ -252,8 +273,9 @@ type call struct {
 	query string
 	// token is that of the session; "": none.
 	token string
-	// body is sent as JSON; nil: none.
+	// body is sent as JSON; nil: none. sent is what it became.
 	body any
+	sent []byte
 	// into is where the JSON answer goes; nil: it does not matter.
 	into    any
 	secrets []string
@@ -307,10 +329,16 @@ func (c *Client) do(ctx context.Context, r *call) error {
 	defer r.memory.Close()
 	err := c.exchange(ctx, r)
 	code := "error"
+	x := Exchange{
+		Operation: r.operation, Host: r.host, Method: r.method, URI: r.uri, Query: r.query, Sent: r.sent,
+		Began: start, Took: time.Since(start), Header: r.header, Err: err,
+	}
 	if r.header != nil {
 		code = strconv.Itoa(r.status)
+		x.Status, x.Answer = r.status, r.data
 	}
 	c.opts.OnRequest(r.operation, code)
+	c.opts.OnExchange(x)
 	c.log.Debug("request", zap.String("operation", r.operation), zap.String("host", r.host), zap.String("uri", r.uri),
 		zap.String("code", code), zap.Duration("took", time.Since(start)), zap.Error(err))
 	if err != nil {
@@ -370,7 +398,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		if err != nil {
 			return fmt.Errorf("hmc: %s %s: the request cannot be encoded", r.method, r.uri)
 		}
-		body = bytes.NewReader(data)
+		r.sent, body = data, bytes.NewReader(data)
 	}
 	host := net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port))
 	u := url.URL{Scheme: "https", Host: host, Path: r.uri, RawQuery: r.query}

@@ -259,3 +259,12 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 	}
 	return min(max(d, 0), longest)
 }
+
+// FailureReason returns why a request has got no answer: one of the Reason constants of
+// ConnectError.
+func FailureReason(err error) string {
+	if e, ok := errors.AsType[*ConnectError](err); ok {
+		return e.Reason
+	}
+	return ReasonOther
+}

@@ -92,6 +92,7 @@ func (l *link) logon(ctx context.Context) error {
 	if err != nil {
 		return phase(ctx, err, "no CONNECTED", doing)
 	}
+	l.tell(&f)
 	switch f.command {
 	case commandConnected:
 		return l.negotiate(f.headers)

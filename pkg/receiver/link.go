@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -115,6 +116,7 @@ func (l *link) run() {
 		l.fail(l.read())
 		l.flush()
 		writer.Wait()
+		l.tellEnd()
 		l.r.lost(l)
 		close(l.finished)
 	}()
@@ -155,6 +157,7 @@ func (l *link) read() error {
 			}
 			return readable(err, "")
 		}
+		l.tell(&f)
 		l.lastError = nil
 		it, queued := item{size: itemSize(&f)}, false
 		it.charged = min(f.charged, it.size)
@@ -172,6 +175,26 @@ func (l *link) read() error {
 			l.r.buffer.give(&it)
 		}
 	}
+}
+
+// tell has Options.OnTraffic see a frame.
+func (l *link) tell(f *frame) {
+	if on := l.r.opts.OnTraffic; on != nil {
+		on(Traffic{Command: commandNames[f.command], Headers: f.headers, Body: f.body, At: l.wire.received})
+	}
+}
+
+// tellEnd has Options.OnTraffic know that the link has ended.
+func (l *link) tellEnd() {
+	on := l.r.opts.OnTraffic
+	if on == nil {
+		return
+	}
+	end := Traffic{At: time.Now()}
+	if !errors.Is(l.cause, ErrClosed) {
+		end.Lost = reasonOf(l.cause)
+	}
+	on(end)
 }
 
 // message hands a notification over, unless it is for nobody or there was no room for it.
@@ -465,6 +488,12 @@ func (l *link) request(sub *linkSub, command string, headers ...string) *request
 func (l *link) subscribe(s *subscription) *linkSub {
 	sub := &linkSub{subscription: s}
 	l.subs[s.id] = sub
+	if on := l.r.opts.OnTraffic; on != nil {
+		on(Traffic{
+			Command: stomp.SUBSCRIBE, At: time.Now(),
+			Headers: Headers{{headerID, s.id}, {headerDestination, topicPrefix + s.topic}},
+		})
+	}
 	sub.confirmation = l.request(sub, stomp.SUBSCRIBE,
 		headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
 	return sub

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
@@ -70,6 +71,9 @@ type Options struct {
 	// stayed full. It is called by the goroutine that reads from the HMC, so it must not block,
 	// and not call Close.
 	OnMissed func(topic string)
+	// OnTraffic, which may be nil, is called for each frame that comes, for each SUBSCRIBE that
+	// goes out, and when a link ends. It must not block.
+	OnTraffic func(Traffic)
 	// HandoverHold says whether the HMC may be held up (Limits.HandoverWait) while the
 	// hand-over buffer is full. Where it returns false, notifications without room are dropped
 	// at once. nil: it may. It must not block.
@@ -98,6 +102,19 @@ type Limits struct {
 	// Meanwhile the HMC is held up by TCP; heart-beats go on. What has no room after that is
 	// dropped, see Options.OnMissed.
 	HandoverWait time.Duration
+}
+
+// Traffic is a frame of a link, or its end.
+type Traffic struct {
+	// Command is MESSAGE, RECEIPT, ERROR or CONNECTED, of a frame that came, or SUBSCRIBE, of one
+	// that goes out. "": the link has ended.
+	Command string
+	Headers Headers
+	// Body is not valid after the call.
+	Body []byte
+	At   time.Time
+	// Lost is why the link has ended, one of the Reason constants; "": it was closed from here.
+	Lost string
 }
 
 // Notification is one message the HMC published.
@@ -757,7 +774,7 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 		r.taken.Add(-1)
 		err := it.err
 		if err == nil && it.notification.Body != nil {
-			if jsonErr := checkJSON(it.notification.Body); jsonErr != nil {
+			if jsonErr := jsontext.Check(it.notification.Body); jsonErr != nil {
 				err = &ParseError{Body: it.notification.Body, Err: jsonErr}
 			}
 		}

@@ -1,10 +1,10 @@
-package main
+// Package commandline makes of the definitions of a command line what else they tell: the manual
+// page, and what may come next when somebody presses the tab key.
+package commandline
 
 import (
 	"cmp"
-	"context"
 	_ "embed"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,36 +13,27 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-func (e *environment) man(context.Context) error {
-	app, _ := newApplication(new(environment))
-	page, err := manPage(modelOf(app))
-	if err == nil {
-		_, err = io.WriteString(e.stdout, page)
-	}
-	return err
-}
-
-// modelOf returns the definitions of the command line, with the command help, which kingpin adds
-// when it begins to parse.
-func modelOf(app *kingpin.Application) *kingpin.ApplicationModel {
+// Model returns the definitions of a command line, with the command help, which kingpin adds when
+// it begins to parse.
+func Model(app *kingpin.Application) *kingpin.ApplicationModel {
 	_, _ = app.ParseContext(nil)
 	return app.Model()
 }
 
-// manTemplate is the manual page without what follows from the definitions of the command line.
+// pageTemplate is the manual page without what follows from the definitions of the command line.
 //
 //go:embed manpage.tmpl
-var manTemplate string
+var pageTemplate string
 
-// manPage makes the manual page of the definitions of the command line.
-func manPage(model *kingpin.ApplicationModel) (string, error) {
+// ManPage makes the manual page of a command line, in the language of man(7).
+func ManPage(model *kingpin.ApplicationModel, version string) (string, error) {
 	page, err := template.New("manpage.tmpl").Funcs(template.FuncMap{
-		"version": func() string { return version }, "roff": roff, "quoted": quoted, "visible": visible,
+		"version": func() string { return version }, "roff": roff, "quoted": quoted, "visible": Visible,
 		"usage": usage, "flag": flagTerm,
 		"help": func(f *kingpin.FlagModel) string {
-			return strings.Join(append([]string{f.Help}, flagNotes(f)...), " ")
+			return strings.Join(append([]string{f.Help}, FlagNotes(f)...), " ")
 		},
-	}).Parse(manTemplate)
+	}).Parse(pageTemplate)
 	if err != nil {
 		return "", err
 	}
@@ -54,7 +45,7 @@ func manPage(model *kingpin.ApplicationModel) (string, error) {
 // usage is how a command is typed.
 func usage(c *kingpin.CmdModel) string {
 	parts := []string{`\fB` + roff(c.FullCommand) + `\fP`}
-	if len(visible(c.Flags)) > 0 {
+	if len(Visible(c.Flags)) > 0 {
 		parts = append(parts, `[\fIflags\fP]`)
 	}
 	for _, a := range c.Args {
@@ -77,13 +68,13 @@ func flagTerm(f *kingpin.FlagModel) string {
 		term = `\fB\-` + string(f.Short) + `\fP, ` + term
 	}
 	if !f.IsBoolFlag() {
-		term += `=\fI` + roff(valueName(f)) + `\fP`
+		term += `=\fI` + roff(ValueName(f)) + `\fP`
 	}
 	return term
 }
 
-// flagNotes lists what else the definition of a flag has besides its help.
-func flagNotes(f *kingpin.FlagModel) []string {
+// FlagNotes lists what else the definition of a flag has besides its help.
+func FlagNotes(f *kingpin.FlagModel) []string {
 	var notes []string
 	if f.Required {
 		notes = append(notes, "Required.")
@@ -97,12 +88,13 @@ func flagNotes(f *kingpin.FlagModel) []string {
 	return notes
 }
 
-func visible(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
+// Visible returns the flags that people are shown.
+func Visible(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
 	return slices.DeleteFunc(slices.Clone(flags), func(f *kingpin.FlagModel) bool { return f.Hidden })
 }
 
-// valueName is what stands for the value of a flag.
-func valueName(f *kingpin.FlagModel) string {
+// ValueName is what stands for the value of a flag.
+func ValueName(f *kingpin.FlagModel) string {
 	return cmp.Or(f.PlaceHolder, strings.ToUpper(f.Name[strings.LastIndexAny(f.Name, ".-")+1:]))
 }
 
