@@ -71,7 +71,7 @@ var imports = map[string]struct {
 		"what is asked of single resources needs a session, and no link",
 	},
 	"pkg/logon": {
-		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
+		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/logs", "pkg/receiver", "pkg/status", "pkg/translate"},
 		"session and link of one HMC are made the same way by the daemon and by a check",
 	},
 	"pkg/watch": {
@@ -106,14 +106,17 @@ var imports = map[string]struct {
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
+	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
+	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {
-		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/replay", "pkg/status"},
+		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/replay", "pkg/status", "pkg/units"},
 		"the web server shows the bridge's status and never reaches past it",
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc",
-			"pkg/hmcsim", "pkg/logs", "pkg/queue", "pkg/receiver", "pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/web",
+			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc",
+			"pkg/hmcsim", "pkg/logs", "pkg/queue", "pkg/receiver", "pkg/replay", "pkg/route", "pkg/sinks", "pkg/status",
+			"pkg/terminal", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},
@@ -129,6 +132,10 @@ var modulesOf = map[string]struct {
 	"github.com/go-stomp/stomp/v3/frame":      {[]string{"pkg/receiver", "pkg/hmcsim"}, "only the two ends of a link know STOMP frames"},
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
+
+	"charm.land/bubbletea/v2":   {[]string{"pkg/terminal"}, "only the screen of top needs a whole terminal"},
+	"charm.land/lipgloss/v2":    {[]string{"pkg/terminal"}, "colours are for terminals"},
+	"github.com/maruel/natural": {[]string{"pkg/terminal", "pkg/web"}, "names are sorted where people read them"},
 
 	"github.com/nats-io/nats.go":                            {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
 	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},

@@ -219,7 +219,7 @@ func TestLivePage(t *testing.T) {
 	b.do(chromedp.Navigate(s.URL + "/"))
 	b.await(stateIs("hmc-east", "connected"))
 	b.await(stateIs("hmc-west", "connected"))
-	b.await(`document.getElementById("headline").textContent === "Everything works"`)
+	b.await(`document.getElementById("headline").textContent === "All HMCs and sinks work"`)
 	b.await(`document.getElementById("tail-state").textContent.startsWith("Listening")`)
 
 	// A status change is in the tail, and in the estate.
@@ -254,7 +254,7 @@ func TestLivePage(t *testing.T) {
 	s.AwaitReady(t, within)
 	t.Logf("the page showed the new link after %v", b.await(stateIs("hmc-east", "connected"))) // three seconds
 	b.await(rowWith("bridge-connected"))
-	b.await(`document.getElementById("headline").textContent === "Everything works"`)
+	b.await(`document.getElementById("headline").textContent === "All HMCs and sinks work"`)
 	b.await(`document.querySelector("#hmc-0").textContent.includes("1 outage, the last")`)
 	if !value[bool](b, `document.querySelector("#hmc-1 details").open`) {
 		t.Error("what was opened was closed")
