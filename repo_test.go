@@ -134,7 +134,7 @@ var modulesOf = map[string]struct {
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
 
 	"charm.land/bubbletea/v2":   {[]string{"pkg/terminal"}, "only the screen of top needs a whole terminal"},
-	"charm.land/lipgloss/v2":    {[]string{"pkg/terminal"}, "colours are for terminals"},
+	"charm.land/lipgloss/v2":    {[]string{"pkg/terminal"}, "colors are for terminals"},
 	"github.com/maruel/natural": {[]string{"pkg/terminal", "pkg/web"}, "names are sorted where people read them"},
 
 	"github.com/nats-io/nats.go":                            {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},

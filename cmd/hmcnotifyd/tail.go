@@ -84,7 +84,7 @@ func (e *environment) follow(ctx context.Context) error {
 		c.terminal = nil // events are printed as soon as it works
 		width := terminalWidth(e.stdout)
 		s := tailStream{
-			environment: e, client: c, lines: terminal.NewEvents(width, width > 0 && terminal.WantsColour()),
+			environment: e, client: c, lines: terminal.NewEvents(width, width > 0 && terminal.WantsColor()),
 		}
 		f, pause := &e.tail, e.tail.pause
 		for {

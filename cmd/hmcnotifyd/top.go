@@ -51,7 +51,7 @@ func (e *environment) watch(ctx context.Context) error {
 		}
 		width := terminalWidth(e.stdout)
 		o := terminal.TopOptions{
-			Ask: ask, Address: c.base.String(), Interval: e.top.interval, Colour: width > 0 && terminal.WantsColour(),
+			Ask: ask, Address: c.base.String(), Interval: e.top.interval, Color: width > 0 && terminal.WantsColor(),
 		}
 		if width == 0 {
 			_, err := io.WriteString(e.stdout, terminal.Once(&first, o))

@@ -9,12 +9,12 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-// CompletionFlag, as the first argument, makes the program print what may come next on a command
+// CompletionFlag is what, as the first argument, makes the program print what may come next on a command
 // line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
 // cannot do with a default command, nor with the flags of the command above a subcommand.
 const CompletionFlag = "--completion-bash"
 
-// Files, as the only thing that may come next, stands for the names of files.
+// Files stands for the names of files, as the only thing that may come next.
 const Files = ":files"
 
 // scripts ask for completions, a file for each shell.

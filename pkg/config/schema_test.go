@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -59,13 +60,11 @@ func newSchema(t *testing.T) object {
 	t.Helper()
 	s := &configSchema{docs: newReference(t), defs: object{}}
 	root := s.mapping(reflect.TypeFor[Config](), withDefaults(reflect.TypeFor[Config]()))
-	for key, value := range map[string]any{
+	maps.Copy(root, object{
 		"$schema": "https://json-schema.org/draft/2020-12/schema",
 		"$id":     "https://raw.githubusercontent.com/hmcnotifyd/hmcnotifyd/main/docs/schema.json",
 		"title":   "Configuration of hmcnotifyd", "type": "object", "$defs": s.defs,
-	} {
-		root[key] = value
-	}
+	})
 	return root
 }
 

@@ -16,7 +16,7 @@ type Events struct {
 }
 
 // NewEvents returns a writer of lines of so many columns, 0: of any number.
-func NewEvents(width int, colour bool) *Events { return &Events{width, newStyles(colour)} }
+func NewEvents(width int, color bool) *Events { return &Events{width, newStyles(color)} }
 
 // Line is an event that came as JSON, without its end. Where it does not fit, what it
 // is about goes on below itself.

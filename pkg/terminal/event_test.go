@@ -20,10 +20,10 @@ func TestEventLines(t *testing.T) {
 		t.Errorf("%q", plain)
 	}
 	for _, width := range []int{40, 80, 100, 200} {
-		for _, colour := range []bool{false, true} {
-			got := NewEvents(width, colour).Line([]byte(critical))
-			if strings.Contains(got, "\x1b[2J") || strings.Contains(got, "\x1b") != colour {
-				t.Errorf("%d, %v: %q", width, colour, got)
+		for _, color := range []bool{false, true} {
+			got := NewEvents(width, color).Line([]byte(critical))
+			if strings.Contains(got, "\x1b[2J") || strings.Contains(got, "\x1b") != color {
+				t.Errorf("%d, %v: %q", width, color, got)
 			}
 			words := ""
 			for i, line := range strings.Split(got, "\n") {
@@ -32,7 +32,7 @@ func TestEventLines(t *testing.T) {
 				}
 				words += line + " "
 			}
-			if !colour {
+			if !color {
 				if got, want := strings.Join(strings.Fields(words), " "), strings.Join(strings.Fields(plain), " "); got != want {
 					t.Errorf("%d: %s", width, got)
 				}
@@ -47,13 +47,13 @@ func TestEventLines(t *testing.T) {
 	}
 }
 
-func TestNoColour(t *testing.T) {
+func TestNoColor(t *testing.T) {
 	for name, want := range map[string]bool{"NO_COLOR=1": false, "TERM=dumb": false, "TERM=xterm": true} {
 		t.Setenv("NO_COLOR", "")
 		t.Setenv("TERM", "xterm")
 		key, value, _ := strings.Cut(name, "=")
 		t.Setenv(key, value)
-		if WantsColour() != want {
+		if WantsColor() != want {
 			t.Errorf("%s: %v", name, !want)
 		}
 	}

@@ -1,4 +1,4 @@
-// Package terminal writes what people read in one: lines that fit, colours by severity, the screen
+// Package terminal writes what people read in one: lines that fit, colors by severity, the screen
 // of the command top. It knows events and statuses, and not where they come from.
 package terminal
 
@@ -34,19 +34,19 @@ func wrapped(line string, width int) []string {
 	return strings.Split(lipgloss.Wrap(line, max(narrowest, width), ""), "\n")
 }
 
-// WantsColour says whether the user of a terminal wants colours (https://no-color.org).
-func WantsColour() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }
+// WantsColor says whether the user of a terminal wants colors (https://no-color.org).
+func WantsColor() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }
 
-// styles are the colours, those that the terminal's owner has chosen for their names.
+// styles are the colors, those that the terminal's owner has chosen for their names.
 type styles struct {
 	bold, faint, good lipgloss.Style
 	severity          map[string]lipgloss.Style
 }
 
-// newStyles returns styles; those without colour change nothing.
-func newStyles(colour bool) *styles {
+// newStyles returns styles; those without color change nothing.
+func newStyles(color bool) *styles {
 	s := &styles{severity: map[string]lipgloss.Style{}}
-	if !colour {
+	if !color {
 		return s
 	}
 	s.bold, s.faint = lipgloss.NewStyle().Bold(true), lipgloss.NewStyle().Faint(true)

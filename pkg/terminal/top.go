@@ -28,7 +28,7 @@ type TopOptions struct {
 	Ask      func() (status.Status, error)
 	Address  string
 	Interval time.Duration
-	Colour   bool
+	Color    bool
 }
 
 // Once is what the screen shows, as text.
@@ -47,7 +47,7 @@ func Top(ctx context.Context, in io.Reader, out io.Writer, first *status.Status,
 }
 
 func newTopScreen(first *status.Status, o TopOptions) *topScreen {
-	return &topScreen{TopOptions: o, styles: newStyles(o.Colour), last: *first, asked: time.Now(), width: topWidth}
+	return &topScreen{TopOptions: o, styles: newStyles(o.Color), last: *first, asked: time.Now(), width: topWidth}
 }
 
 // topScreen is what the command shows, and the state of it.

@@ -60,7 +60,7 @@ func TestTopShowsWhatThereIs(t *testing.T) {
 
 // The screen goes on while the daemon does not answer, fits the terminal, moves by keys, and ends.
 func TestTopScreen(t *testing.T) {
-	s := newTopScreen(site(time.Now()), TopOptions{Colour: true})
+	s := newTopScreen(site(time.Now()), TopOptions{Color: true})
 	view := func(msgs ...tea.Msg) string {
 		for _, m := range msgs {
 			s.Update(m)
