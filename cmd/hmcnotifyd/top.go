@@ -57,6 +57,10 @@ func (e *environment) watch(ctx context.Context) error {
 			_, err := io.WriteString(e.stdout, terminal.Once(&first, o))
 			return err
 		}
-		return terminal.Top(ctx, os.Stdin, e.stdout, &first, o)
+		var keys io.Reader
+		if terminalWidth(os.Stdin) > 0 {
+			keys = os.Stdin
+		}
+		return terminal.Top(ctx, keys, e.stdout, &first, o)
 	})
 }

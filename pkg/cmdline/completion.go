@@ -9,8 +9,8 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-// CompletionFlag is what, as the first argument, makes the program print what may come next on a command
-// line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
+// CompletionFlag is what, as the first argument, makes the program print what may come next on a
+// command line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
 // cannot do with a default command, nor with the flags of the command above a subcommand.
 const CompletionFlag = "--completion-bash"
 

@@ -36,7 +36,8 @@ func Once(s *status.Status, o TopOptions) string {
 	return strings.Join(newTopScreen(s, o).lines(), "\n") + "\n"
 }
 
-// Top shows HMCs, sinks and troubles until its user or ctx ends it; first is the first answer.
+// Top shows HMCs, sinks and troubles until its user, whose keys come from in, or ctx ends it; nil:
+// there are no keys. first is the first answer.
 func Top(ctx context.Context, in io.Reader, out io.Writer, first *status.Status, o TopOptions) error {
 	_, err := tea.NewProgram(newTopScreen(first, o), tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out),
 		tea.WithoutSignalHandler()).Run()
