@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/commandline"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -53,16 +53,15 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	}()
 	env := environment{stdout: stdout, stderr: stderr}
 	app, commands := newApplication(&env)
-	if len(args) > 0 && args[0] == completionFlag {
-		names := func(url, flag string) []string { return namesKnown(context.Background(), url, flag) }
-		for _, word := range commandline.Complete(app, args[1:], names) {
+	if len(args) > 0 && args[0] == cmdline.CompletionFlag {
+		for _, word := range cmdline.Complete(context.Background(), app, args[1:], flagValues) {
 			fmt.Fprintln(stdout, word)
 		}
 		return exitDone
 	}
 	command, err := app.Parse(withDashes(app.Model(), args))
 	if err != nil {
-		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
+		printError(stderr, fmt.Errorf("%w (try --help)", cmdline.Mistake(app, err)))
 		return exitUsage
 	}
 	if env.log, err = env.newLogger(); err != nil {
@@ -123,6 +122,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	app := kingpin.New("hmcnotifyd",
 		"Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
 	app.UsageWriter(env.stdout).ErrorWriter(env.stderr).Terminate(func(status int) { panic(terminated{status}) })
+	cmdline.Help(app)
 	app.HelpFlag.Short('h').Help("Show help, of a command if there is one before it.")
 	app.Version(strings.TrimSuffix(versionText(), "\n"))
 	app.VersionFlag.Help("Print what the command version prints.")
@@ -140,6 +140,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	completionCommand(app, env)
 	env.command(app, "man", "Print the manual page: hmcnotifyd man | man -l -", env.man)
 	tailCommand(app, env)
+	topCommand(app, env)
 	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
 	deadLettersCommand(app, env)
 	replayCommand(app, env)
@@ -192,6 +193,7 @@ type environment struct {
 	replay    replayFlags
 	capture   captureFlags
 	tail      tailFlags
+	top       topFlags
 	test      sendTestFlags
 	forget    forgetFlags
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/commandline"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 )
 
 // The manual page has each command and each flag, with what it says of itself, its default and its
@@ -18,7 +18,7 @@ func TestManPage(t *testing.T) {
 		t.Fatalf("status %d: %s%.200s", status, stderr, page)
 	}
 	app, commands := newApplication(new(environment))
-	model := commandline.Model(app)
+	model := cmdline.Model(app)
 	// Read as a reader sees it: without requests, fonts and escapes.
 	read := strings.NewReplacer(`\fB`, "", `\fI`, "", `\fP`, "", `\-`, "-", `\(aq`, "'", `\(ga`, "`", `\e`, `\`, `\&`, "").Replace(page)
 	has := func(what, text string) {
@@ -34,7 +34,7 @@ func TestManPage(t *testing.T) {
 				continue
 			}
 			has(of, "--"+f.Name)
-			has(of+" --"+f.Name, strings.Join(append([]string{f.Help}, commandline.FlagNotes(f)...), " "))
+			has(of+" --"+f.Name, strings.Join(append([]string{f.Help}, cmdline.FlagNotes(f)...), " "))
 		}
 	}
 	checkFlags("hmcnotifyd", model.Flags)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,7 +22,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
@@ -81,7 +81,7 @@ type Options struct {
 	// each; nil: none.
 	Budget *budget.Budget
 	// Logger gets one line per request at debug level; nil: none.
-	Logger *zap.Logger
+	Logger *slog.Logger
 	// Dial connects; nil: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// OnRequest is called after each request, by several goroutines; code is the HTTP status or
@@ -110,7 +110,7 @@ type Exchange struct {
 // Client talks to one HMC. Its methods may be used from any goroutine.
 type Client struct {
 	opts Options
-	log  *zap.Logger
+	log  *slog.Logger
 	http *http.Client
 	// budget is that of all requests. Those that can wait go by ordinary as well, which leaves a
 	// part of it to those that cannot. nil: none
@@ -146,7 +146,7 @@ func New(opts Options) (*Client, error) {
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
 	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
-	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
+	opts.Logger = cmp.Or(opts.Logger, slog.New(slog.DiscardHandler))
 	if opts.Dial == nil {
 		opts.Dial = new(net.Dialer).DialContext
 	}
@@ -157,7 +157,7 @@ func New(opts Options) (*Client, error) {
 		opts.OnExchange = func(Exchange) {}
 	}
 	c := &Client{
-		opts: opts, log: opts.Logger.Named("rest"),
+		opts: opts, log: opts.Logger,
 		slots: make(chan struct{}, maxInFlight), pressing: make(chan struct{}, 1),
 	}
 	c.budget, c.ordinary = newBudget(opts.RequestsPerMinute)
@@ -307,6 +307,14 @@ type call struct {
 	wait   func(room <-chan struct{}) bool
 }
 
+// failed is the error of a request in a line of log; nothing where there is none.
+func failed(err error) slog.Attr {
+	if err == nil {
+		return slog.Attr{}
+	}
+	return slog.Any("error", err)
+}
+
 // do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError,
 // *AnswerError, or that of ctx.
 func (c *Client) do(ctx context.Context, r *call) error {
@@ -339,8 +347,9 @@ func (c *Client) do(ctx context.Context, r *call) error {
 	}
 	c.opts.OnRequest(r.operation, code)
 	c.opts.OnExchange(x)
-	c.log.Debug("request", zap.String("operation", r.operation), zap.String("host", r.host), zap.String("uri", r.uri),
-		zap.String("code", code), zap.Duration("took", time.Since(start)), zap.Error(err))
+	c.log.Debug("request", slog.String("operation", r.operation), slog.String("host", r.host),
+		slog.String("uri", r.uri),
+		slog.String("code", code), slog.Duration("took", time.Since(start)), failed(err))
 	if err != nil {
 		return err
 	}
@@ -446,7 +455,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, goesOn, stop func()) {
 	timeout := c.opts.Timeout
 	late := func(what string, after time.Duration) error {
-		return fmt.Errorf("%s %s: %s within %v: %w", r.method, r.uri, what, after, context.DeadlineExceeded)
+		return fmt.Errorf("%s within %v: %w", what, after, context.DeadlineExceeded)
 	}
 	if !r.long {
 		ctx, cancel := context.WithTimeoutCause(parent, timeout, late("no answer", timeout))
@@ -621,7 +630,7 @@ func newConnectError(r *call, err error) *ConnectError {
 	case errors.As(err, &handshake):
 		reason = ReasonTLS
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		err = fmt.Errorf("%s %s: the connection was closed before the answer was complete: %w", r.method, r.uri, err)
+		err = fmt.Errorf("the connection was closed before the answer was complete: %w", err)
 	}
 	if secret.New(r.secrets...).In(err.Error()) { // net/http quotes what is no HTTP
 		err = errors.New("(the cause is not shown because it repeats a secret)")

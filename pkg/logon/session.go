@@ -17,6 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -109,7 +110,8 @@ func NewSession(cfg *config.HMC, o SessionOptions) (*Session, error) {
 	s.client, err = hmc.New(hmc.Options{
 		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + o.Version,
 		RequestsPerMinute: cfg.RESTRequestsPerMinute, Timeout: cfg.RESTTimeout,
-		Logger: o.Logger, Dial: o.Dial, OnRequest: o.OnRequest, SessionNotes: o.Notes, Budget: o.Budget,
+		Logger: logs.Slog(o.Logger.Named("rest")), Dial: o.Dial, OnRequest: o.OnRequest,
+		SessionNotes: o.Notes, Budget: o.Budget,
 		OnExchange: o.OnExchange,
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package receiver
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"net"
 	"slices"
 	"strconv"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	stomp "github.com/go-stomp/stomp/v3/frame"
-	"go.uber.org/zap"
 )
 
 const (
@@ -153,7 +153,7 @@ func (l *link) read() error {
 		if err != nil {
 			l.r.buffer.give(&item{charged: f.charged})
 			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && isEnd(err) {
-				return endedBy("closed by the HMC after "+l.lastError.Error(), l.lastError)
+				return endedBy("the HMC closed the link after "+l.lastError.Error(), l.lastError)
 			}
 			return readable(err, "")
 		}
@@ -202,8 +202,8 @@ func (l *link) message(f *frame, it item) (queued bool) {
 	topic, ok := l.topicOf(f)
 	if !ok {
 		l.r.log.Debug("ignored a message for no subscription of ours",
-			zap.String("subscription", l.frames.quote(f.headers.Get(headerSubscription))),
-			zap.String("destination", l.frames.quote(f.headers.Get(headerDestination))))
+			slog.String("subscription", l.frames.quote(f.headers.Get(headerSubscription))),
+			slog.String("destination", l.frames.quote(f.headers.Get(headerDestination))))
 		return false
 	}
 	l.lastMessage = l.wire.received
@@ -403,7 +403,7 @@ func (l *link) miss(it *item) {
 		// There are as many as there were topics, and somebody has to know.
 		l.r.buffer.push([]item{*it}, true)
 	case it.err != nil:
-		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", zap.Error(it.err))
+		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", slog.Any("error", it.err))
 	case l.r.opts.OnMissed != nil:
 		l.r.opts.OnMissed(it.notification.Topic)
 	}

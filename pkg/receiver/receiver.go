@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -18,8 +19,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
@@ -63,7 +62,7 @@ type Options struct {
 	// Logger gets what helps to find a fault and is not returned as an error: attempts that
 	// will be repeated, messages that are ignored. It never gets a password or a session id.
 	// nil: none.
-	Logger *zap.Logger
+	Logger *slog.Logger
 	// Dial makes the network connection, which must support deadlines. nil: net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -142,7 +141,7 @@ type Receiver struct {
 	logons  []logon
 	secrets secret.Set
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
-	log     *zap.Logger
+	log     *slog.Logger
 
 	buffer     *handover
 	connecting chan struct{} // holds one value while a Connect is at work
@@ -237,7 +236,7 @@ func (r *Receiver) configure() error {
 		return err
 	}
 	if r.log == nil {
-		r.log = zap.NewNop()
+		r.log = slog.New(slog.DiscardHandler)
 	}
 	if r.dial == nil {
 		// Keep-alive is set by setKeepalive, also on connections of a Dial of the caller's.
@@ -403,7 +402,7 @@ func (r *Receiver) Connect(ctx context.Context) error {
 			lastText, log = text, r.log.Warn
 		}
 		log("connection attempt failed, trying again",
-			zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
+			slog.String("reason", failure.Reason), slog.Duration("after", delay), slog.Any("error", err))
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -479,8 +478,8 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 	err = l.cause
 	r.mu.Unlock()
 	if err == nil {
-		r.log.Debug("connected", zap.Int("topics", len(subs)),
-			zap.Duration("heartbeat_send", l.sendCycle), zap.Duration("heartbeat_receive", l.receiveCycle))
+		r.log.Debug("connected", slog.Int("topics", len(subs)),
+			slog.Duration("heartbeat_send", l.sendCycle), slog.Duration("heartbeat_receive", l.receiveCycle))
 		return false, nil
 	}
 	for _, sub := range subs {

@@ -449,7 +449,10 @@ func (s *Supervisor) explain(err error) (problem, reason string) {
 // pause publishes what is wrong and waits before the next attempt.
 func (s *Supervisor) pause(ctx context.Context, err error, name string, wait time.Duration) {
 	problem, reason := s.explain(err)
-	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
+	s.source.update(func(now *state) {
+		now.rejected(err)
+		now.wait(name, problem, reason, time.Now().Add(wait))
+	})
 	s.logTrouble(name, reason, problem, wait)
 	s.sleep(ctx, wait)
 	s.beat.Turn()

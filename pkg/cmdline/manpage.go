@@ -1,6 +1,4 @@
-// Package commandline makes of the definitions of a command line what else they tell: the manual
-// page, and what may come next when somebody presses the tab key.
-package commandline
+package cmdline
 
 import (
 	"cmp"
@@ -13,19 +11,12 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-// Model returns the definitions of a command line, with the command help, which kingpin adds when
-// it begins to parse.
-func Model(app *kingpin.Application) *kingpin.ApplicationModel {
-	_, _ = app.ParseContext(nil)
-	return app.Model()
-}
-
-// pageTemplate is the manual page without what follows from the definitions of the command line.
+// manTemplate is the manual page without what follows from the definitions of the command line.
 //
 //go:embed manpage.tmpl
-var pageTemplate string
+var manTemplate string
 
-// ManPage makes the manual page of a command line, in the language of man(7).
+// ManPage makes the manual page of a version of the definitions of the command line.
 func ManPage(model *kingpin.ApplicationModel, version string) (string, error) {
 	page, err := template.New("manpage.tmpl").Funcs(template.FuncMap{
 		"version": func() string { return version }, "roff": roff, "quoted": quoted, "visible": Visible,
@@ -33,7 +24,7 @@ func ManPage(model *kingpin.ApplicationModel, version string) (string, error) {
 		"help": func(f *kingpin.FlagModel) string {
 			return strings.Join(append([]string{f.Help}, FlagNotes(f)...), " ")
 		},
-	}).Parse(pageTemplate)
+	}).Parse(manTemplate)
 	if err != nil {
 		return "", err
 	}
@@ -88,7 +79,7 @@ func FlagNotes(f *kingpin.FlagModel) []string {
 	return notes
 }
 
-// Visible returns the flags that people are shown.
+// Visible are the flags that people are told of.
 func Visible(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
 	return slices.DeleteFunc(slices.Clone(flags), func(f *kingpin.FlagModel) bool { return f.Hidden })
 }

@@ -1,39 +1,56 @@
-package commandline
+package cmdline
 
 import (
+	"context"
+	"embed"
 	"slices"
 	"strings"
 
 	"github.com/alecthomas/kingpin/v2"
 )
 
-// CompletionCommand is the command that prints a completion script, for one of Shells.
-const CompletionCommand = "completion"
+// CompletionFlag is what, as the first argument, makes the program print what may come next on a
+// command line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
+// cannot do with a default command, nor with the flags of the command above a subcommand.
+const CompletionFlag = "--completion-bash"
+
+// Files stands for the names of files, as the only thing that may come next.
+const Files = ":files"
+
+// scripts ask for completions, a file for each shell.
+//
+//go:embed completion.bash completion.zsh completion.fish
+var scripts embed.FS
 
 // Shells are those that there is a script for.
 func Shells() []string { return []string{"bash", "zsh", "fish"} }
 
-// Group is what has commands and flags: the program, or a command.
-type Group interface {
-	Command(name, help string) *kingpin.CmdClause
+// Script is the completion script for a shell.
+func Script(shell string) ([]byte, error) { return scripts.ReadFile("completion." + shell) }
+
+// group is what has commands and flags: the program, or a command.
+type group interface {
 	GetCommand(name string) *kingpin.CmdClause
 	FlagCompletion(flagName, flagValue string) (choices []string, flagMatch, optionMatch bool)
 }
 
+// Values lists what a flag may have where that is not part of its definition; url is the value of
+// the flag of that name, "" where it is not given.
+type Values func(ctx context.Context, flag, url string) []string
+
 // level is the program or a command of it, with its flags.
 type level struct {
-	Group
+	group
 	flags []*kingpin.FlagModel
 }
 
-// Complete returns what may stand in place of the last word. Where that is a file, or anything, it
-// returns nothing. names lists what a running daemon, that at the value of --url, has for the
-// values of the flags sink, to and hmc.
-func Complete(app *kingpin.Application, words []string, names func(url, flag string) []string) []string {
+// Complete returns what may stand in place of the last word. Where that is a file, it returns
+// Files; where it may be anything, nothing.
+func Complete(ctx context.Context, app *kingpin.Application, words []string, values Values) []string {
 	var (
 		model   = Model(app)
 		levels  = []level{{app, model.Flags}}
-		group   = Group(app)
+		current = group(app)
 		offered = namesOf(model.Commands)
 		// its value comes next
 		pending *kingpin.FlagModel
@@ -76,34 +93,45 @@ func Complete(app *kingpin.Application, words []string, names func(url, flag str
 			case name == "url":
 				url = value
 			}
-		case !slices.Contains(offered, word) || group.GetCommand(word) == nil:
-			offered = nil // an argument
+		case !slices.Contains(offered, word) || current.GetCommand(word) == nil:
+			offered = nil // an argument, and whatever comes behind it
 		default:
-			c := group.GetCommand(word)
+			c := current.GetCommand(word)
 			m := c.Model()
-			group, offered = c, namesOf(m.Commands)
+			current, offered = c, namesOf(m.Commands)
 			if isHelp {
 				continue
 			}
 			levels = append(levels, level{c, m.Flags})
 			switch m.FullCommand {
 			case "help":
-				isHelp, group, offered = true, app, namesOf(model.Commands)
-			case CompletionCommand:
+				isHelp, current, offered = true, app, namesOf(model.Commands)
+			case "completion":
 				offered = Shells()
+			}
+			if len(m.Args) > 0 && isFile(m.Args[0].Name, m.Args[0].PlaceHolder) {
+				offered = []string{Files}
 			}
 		}
 	}
 	name, _, attached := strings.Cut(strings.TrimPrefix(words[last], "--"), "=")
 	switch {
 	case pending != nil:
-		return valuesOf(names, pending.Name, url, levels)
+		return valuesOf(ctx, pending, url, levels, values)
 	case onlyArguments:
+		if slices.Contains(offered, Files) {
+			return offered
+		}
 		return nil
 	case attached && strings.HasPrefix(words[last], "--"):
 		var all []string
-		for _, v := range valuesOf(names, name, url, levels) {
-			all = append(all, "--"+name+"="+v)
+		if f := find(name); f != nil {
+			for _, v := range valuesOf(ctx, f, url, levels, values) {
+				if v != Files {
+					v = "--" + name + "=" + v
+				}
+				all = append(all, v)
+			}
 		}
 		return all
 	case strings.HasPrefix(words[last], "-"):
@@ -151,15 +179,28 @@ func flagNames(levels []level) (names []string) {
 }
 
 // valuesOf lists the values that a flag may have, as far as they can be known.
-func valuesOf(names func(url, flag string) []string, name, url string, levels []level) []string {
-	switch name {
-	case "sink", "to", "hmc":
-		return names(url, name)
+func valuesOf(ctx context.Context, f *kingpin.FlagModel, url string, levels []level, values Values) []string {
+	if all := values(ctx, f.Name, url); len(all) > 0 {
+		return all
 	}
 	for _, l := range slices.Backward(levels) {
-		if choices, match, _ := l.FlagCompletion(name, ""); match {
+		if choices, match, _ := l.FlagCompletion(f.Name, ""); match && len(choices) > 0 {
 			return choices
 		}
 	}
+	if isFile(f.Name, f.PlaceHolder) {
+		return []string{Files}
+	}
 	return nil
+}
+
+// isFile says whether a flag or an argument is the name of a file or directory.
+func isFile(name, placeHolder string) bool {
+	for _, s := range []string{name, placeHolder} {
+		switch s = strings.ToLower(s[strings.LastIndexAny(s, ".-")+1:]); s {
+		case "file", "dir", "path", "config", "out":
+			return true
+		}
+	}
+	return false
 }
