@@ -149,10 +149,16 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	return app, env.commands
 }
 
+// commandGroup is what has commands and flags: the program, or a command.
+type commandGroup interface {
+	Command(name, help string) *kingpin.CmdClause
+	GetCommand(name string) *kingpin.CmdClause
+}
+
 // command defines a command below the program or a command: what it does, and what is checked of
 // its flags before it does that.
 func (e *environment) command(
-	parent commandline.Group, name, help string, run func(context.Context) error, checks ...func() error,
+	parent commandGroup, name, help string, run func(context.Context) error, checks ...func() error,
 ) *kingpin.CmdClause {
 	c := parent.Command(name, help)
 	c.Validate(func(*kingpin.CmdClause) error {
