@@ -42,6 +42,8 @@ const (
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
 	// still waited for.
 	leaveTimeout = time.Second
+	// readAlongTimeout is how long those who read along have for what was stored last.
+	readAlongTimeout = time.Second
 	// ballastBytes are allocated and never touched, so they take no memory. The garbage
 	// collector runs when the heap has doubled: one of a few megabytes doubles so often that
 	// every hundredth event had to wait for it (p99 from socket to webhook at 1,000 per second:
@@ -247,6 +249,7 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 				zap.String("sink", d.it.Cfg.Name), zap.Int64("events", waiting))
 		}
 	}
+	b.live.Left(readAlongTimeout)
 	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
