@@ -21,8 +21,10 @@ import (
 // TestDashboardQueries runs each query of the dashboard, and each recording rule, in a Prometheus that scrapes a daemon: all must
 // return numbers.
 func TestDashboardQueries(t *testing.T) {
-	_, entry := simulate(t, "hmc1", "", hmcsim.Options{Rate: 30})
-	_, second := simulate(t, "hmc2", "", hmcsim.Options{Rate: 5, Seed: 2})
+	first, entry := simulate(t, "hmc1", "", hmcsim.Options{Rate: 30})
+	_, twin := simulate(t, "hmc1b", "", hmcsim.Options{EstateOf: first})
+	other, second := simulate(t, "hmc2", "", hmcsim.Options{Rate: 5, Seed: 2})
+	entry = strings.ReplaceAll(entry+twin, ", hosts:", ", group: pair, hosts:")
 	hook := consumer.Start(t)
 	hook.Answer(func(r consumer.Request) int { // now and then one event is refused, so that there are retries and dead letters
 		switch n := len(r.Body) % 40; n {
@@ -32,7 +34,7 @@ func TestDashboardQueries(t *testing.T) {
 			return http.StatusOK
 		}
 	})
-	d := daemon.Start(t, daemon.Options{Config: "hmcs:\n" + entry + second + fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}}\n", hook.URL), Files: passwords("hmc1", "hmc2")})
+	d := daemon.Start(t, daemon.Options{Config: "hmcs:\n" + entry + second + fmt.Sprintf("sinks:\n- {name: hook, webhook: {url: %q}}\n", hook.URL), Files: passwords("hmc1", "hmc1b", "hmc2")})
 	d.AwaitReady(t, within)
 	p := prometheus.Start(t, prometheus.Options{
 		Jobs:      []prometheus.Job{{Name: "hmcnotifyd", Targets: []string{d.Addr()}}},
@@ -76,6 +78,32 @@ func TestDashboardQueries(t *testing.T) {
 					t.Errorf("%s: the legend %q names a label that %s does not return: %v", panel.Title, target.LegendFormat, expr, samples[0])
 				}
 			}
+		}
+	}
+	// Two HMCs of one group have the same CPCs and partitions.
+	all := 0.0
+	for _, sim := range []*hmcsim.HMC{first, other} {
+		all += float64(len(sim.CPCs()) + len(sim.Partitions()))
+	}
+	judged := map[string]bool{"CPCs and partitions": false, "Statuses of CPCs and partitions": false}
+	for title := range judged {
+		for _, panel := range dashboard.Panels {
+			if panel.Title != title || len(panel.Targets) != 1 {
+				continue
+			}
+			judged[title] = true
+			p.Await(t, within, replacer.Replace(panel.Targets[0].Expr), func(samples []prometheus.Sample) bool {
+				sum := 0.0
+				for _, s := range samples {
+					sum += s.Value
+				}
+				return sum == all
+			})
+		}
+	}
+	for title, is := range judged {
+		if !is {
+			t.Errorf("no panel is called %q", title)
 		}
 	}
 	if queries < 40 {
