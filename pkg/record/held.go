@@ -38,6 +38,8 @@ type held struct {
 	due        time.Time
 	ready      bool // nothing more is awaited
 	kept       int  // bytes
+	// as what the HMCs of the group report it; zero: no other one does
+	report event.ID
 	// An OS message is judged when its turn comes: what is known of them is stored with the event.
 	message   *console.OSMessage
 	partition string
@@ -61,7 +63,7 @@ func (t *tx) ask(e *event.Event, about string) bool {
 
 // hold holds an event back, if there is room for it.
 func (t *tx) hold(h *held) bool {
-	h.kept = keptSize(&h.event)
+	h.kept, h.report = keptSize(&h.event), t.report
 	if len(t.held) >= maxHeld || t.kept.Take(h.kept) != nil {
 		return false
 	}
@@ -215,6 +217,16 @@ func (t *tx) release(all bool) {
 		}
 		return gone
 	})
+}
+
+// reportHeld reports once more what is held back, when what was known of it is not known any more:
+// other HMCs of the group may have yet to report it.
+func (t *tx) reportHeld() {
+	for _, h := range t.held {
+		if h.report != (event.ID{}) {
+			t.g.changes.Report(h.report, t.r.name, h.event.Received, func(string, time.Time) bool { return false })
+		}
+	}
 }
 
 // holds says whether an event about a resource is held back: what is known of the resource is then

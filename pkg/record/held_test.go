@@ -532,3 +532,61 @@ func stopped(uri, typ string) receiver.Headers {
 		{Name: "object-uri", Value: uri},
 	}
 }
+
+// What one HMC of a group has reported is known to the others also while it is held back and the storage refuses something.
+func TestReportThatIsHeldBack(t *testing.T) {
+	h := newHouse(t, 2)
+	a, asked := h.open("a")
+	b, _ := h.open("b")
+	asked.asks = true
+	for _, r := range []*Recorder{a, b} {
+		connect(r)
+	}
+	h.stored()
+	const uri = "/api/logical-partitions/l"
+	h.group.Estate.Place(uri, "LP01", "")
+	send := func(r *Recorder, typ, body string) {
+		t.Helper()
+		received(t, r, "u.object", stopped(uri, typ), body)
+	}
+	send(a, event.TypeStatusChange, `{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)
+	send(a, event.TypePropertyChange, `{"change-reports":[{"property-name":"description","new-value":"x"}]}`)
+	if n := len(a.tx.held); n != 2 {
+		t.Fatalf("%d are held back", n)
+	}
+	h.disk.failing.Store(1)
+	h.change(b, "refused")
+	b.Flush(t.Context())
+	h.refused()
+	h.works()
+	send(b, event.TypeStatusChange, `{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)
+	send(b, event.TypePropertyChange, `{"change-reports":[{"property-name":"description","new-value":"x"}]}`)
+	a.FactsKnown(t.Context(), uri, new(hmc.Info))
+	b.Flush(t.Context())
+	if marks, _ := h.stored(); !slices.Equal(marks, []string{"LP01", "LP01"}) {
+		t.Errorf("stored %q", marks)
+	}
+}
+
+// Entries may have been lost on their way before the first one of a session, of which only its number tells: the log is listed.
+func TestFirstEntryOfASession(t *testing.T) {
+	for number, listed := range map[string]int{"0": 0, "1": 0, "2": 1, "17": 1} {
+		h := newHouse(t, 1)
+		r, w := h.open("a")
+		connect(r)
+		w.logs = nil
+		for _, nr := range []string{number, "18"} {
+			received(t, r, "u.audit", receiver.Headers{
+				{Name: "notification-type", Value: event.TypeLogEntry},
+				{Name: "message-id", Value: nr},
+				{Name: "session-sequence-nr", Value: nr},
+			}, `{"log-entry":{"event-id":"1","event-time":`+nr+`}}`)
+		}
+		if got := len(w.logs); got != listed {
+			t.Errorf("first number %s: %d logs are listed", number, got)
+		}
+		if q, ok := r.BeginFetch(event.TopicAudit); listed > 0 && (!ok || !q.Whole) {
+			t.Errorf("first number %s: %+v is to be fetched", number, q)
+		}
+	}
+}

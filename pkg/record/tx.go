@@ -36,7 +36,9 @@ type tx struct {
 	// split is what the parts of the notification have become so far, in bytes, and beyond how
 	// many of them are too many.
 	split, beyond int
-	due           []*ledger.Gap // whose events are in the outbox
+	// as what other HMCs may report it; zero: they do not
+	report event.ID
+	due    []*ledger.Gap // whose events are in the outbox
 	// refetch says that what may be missed since is to be fetched once the storage works again.
 	refetch bool
 }
@@ -156,6 +158,7 @@ func (g *Group) reload() {
 		t.now, t.due, t.refetch = r.now(), nil, true
 		t.gaps.Committed(g.flight.stored()) // nobody may have looked since
 		t.load()
+		t.reportHeld()
 		t.loaded = t.now
 		since := t.now
 		if f := all[r]; f != nil {
@@ -305,6 +308,11 @@ func (t *tx) overflowed() {
 func (t *tx) notification(n *translate.Notification) {
 	t.link.received = n.Received
 	if number, ok := n.SequenceNr(); ok {
+		kind := t.r.topics.KindOf(n.Topic, n.Type)
+		if event.IsLog(kind) && t.sequence.Behind(n.Topic, number) { // before it, entries may have been lost on their way
+			t.awaitEntries(t.link.asked, []string{kind})
+			t.r.watcher.FetchLog(kind)
+		}
 		t.sequence.Note(n.Topic, number, n.Received)
 	}
 	id, certain := n.ID(t.r.name)
@@ -314,6 +322,7 @@ func (t *tx) notification(n *translate.Notification) {
 	}
 	t.split, t.beyond = 0, 0
 	t.conv.Convert(n, id, t.emit)
+	t.report = event.ID{}
 	if t.beyond > 0 {
 		t.tooMany(n)
 	}
@@ -420,7 +429,7 @@ func (t *tx) repeatsChange(n *translate.Notification) bool {
 	if t.changed == nil || len(t.changed) >= maxChanged {
 		t.changed = make(map[event.ID]time.Time)
 	}
-	t.changed[about] = n.Received
+	t.changed[about], t.report = n.Received, report.key
 	return false
 }
 
