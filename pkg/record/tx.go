@@ -309,7 +309,7 @@ func (t *tx) notification(n *translate.Notification) {
 	t.link.received = n.Received
 	if number, ok := n.SequenceNr(); ok {
 		kind := t.r.topics.KindOf(n.Topic, n.Type)
-		if event.IsLog(kind) && t.sequence.Behind(n.Topic, number) { // before it, entries may have been lost on their way
+		if event.IsLog(kind) && t.sequence.Behind(n.Topic, number) { // entries may have been lost before it
 			t.awaitEntries(t.link.asked, []string{kind})
 			t.r.watcher.FetchLog(kind)
 		}
