@@ -30,6 +30,15 @@ func (e *Event) Copy() Event {
 	return c
 }
 
+// Size is about how much memory a copy keeps, in bytes.
+func (e *Event) Size() int {
+	n := len(e.Body) + len(e.BodyText) + 1<<10
+	for i := range e.Headers {
+		n += len(e.Headers[i].Name) + len(e.Headers[i].Value) + 1<<5
+	}
+	return n
+}
+
 func clonePointer[T any](p *T) *T {
 	if p == nil {
 		return nil

@@ -63,7 +63,7 @@ func (t *tx) ask(e *event.Event, about string) bool {
 
 // hold holds an event back, if there is room for it.
 func (t *tx) hold(h *held) bool {
-	h.kept, h.report = keptSize(&h.event), t.report
+	h.kept, h.report = h.event.Size(), t.report
 	if len(t.held) >= maxHeld || t.kept.Take(h.kept) != nil {
 		return false
 	}

@@ -31,15 +31,6 @@ const (
 // they are stored: replays, and what is held back. What is beyond is of the Budget of all HMCs.
 const keptFree = 1 << 20
 
-// keptSize is the memory of an event that is kept.
-func keptSize(e *event.Event) int {
-	n := len(e.Body) + len(e.BodyText) + 1<<10
-	for i := range e.Headers {
-		n += len(e.Headers[i].Name) + len(e.Headers[i].Value) + 1<<5
-	}
-	return n
-}
-
 // replay is what the HMC sent again of a partition's messages so far.
 type replay struct {
 	messages []console.OSMessage
@@ -126,7 +117,7 @@ func (t *tx) addToReplay(p *translate.Part) {
 		t.replays[p.Partition] = l
 	}
 	e := p.Copy()
-	size := keptSize(&e)
+	size := e.Size()
 	room := t.kept.Take(size) == nil
 	if room {
 		l.kept += size

@@ -308,11 +308,7 @@ func (t *tx) overflowed() {
 func (t *tx) notification(n *translate.Notification) {
 	t.link.received = n.Received
 	if number, ok := n.SequenceNr(); ok {
-		kind := t.r.topics.KindOf(n.Topic, n.Type)
-		if event.IsLog(kind) && t.sequence.Behind(n.Topic, number) { // entries may have been lost before it
-			t.awaitEntries(t.link.asked, []string{kind})
-			t.r.watcher.FetchLog(kind)
-		}
+		t.listLogs(n, number)
 		t.sequence.Note(n.Topic, number, n.Received)
 	}
 	id, certain := n.ID(t.r.name)
@@ -328,6 +324,21 @@ func (t *tx) notification(n *translate.Notification) {
 	}
 	if t.g.out.full() {
 		t.flush()
+	}
+}
+
+// listLogs has logs listed of which entries may have been lost before the first number of a session.
+func (t *tx) listLogs(n *translate.Notification, number int64) {
+	ofTopic, ofSession := t.sequence.Behind(n.Topic, number)
+	if !ofTopic && !ofSession {
+		return
+	}
+	kind := t.r.topics.KindOf(n.Topic, n.Type)
+	for _, log := range t.r.logKinds() {
+		if ofSession || log == kind {
+			t.awaitEntries(t.link.asked, []string{log})
+			t.r.watcher.FetchLog(log)
+		}
 	}
 }
 
