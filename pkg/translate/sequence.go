@@ -131,9 +131,9 @@ func (t *SequenceTracker) Note(topic string, nr int64, now time.Time) {
 	}
 }
 
-// Behind says whether a number tells of notifications before it that did not come, for numbers begin
-// with 0 or 1: it is the first of its topic in this session, or of all topics, as far as it is known
-// which of the two the HMC counts. Later ones are noticed by Note.
+// Behind says whether a number tells of notifications before it that did not come, for numbers
+// begin with 0 or 1: it is the first of its topic in this session, or of all topics, as far as it
+// is known which of the two the HMC counts. Later ones are noticed by Note.
 func (t *SequenceTracker) Behind(topic string, nr int64) (ofTopic, ofSession bool) {
 	return nr > 1 && t.mode >= 0 && t.topics[topic] == nil, nr > 1 && t.mode <= 0 && !t.session.known
 }
