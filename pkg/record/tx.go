@@ -327,7 +327,7 @@ func (t *tx) notification(n *translate.Notification) {
 	}
 }
 
-// listLogs has logs listed of which entries may have been lost before the first number of a session.
+// listLogs has logs listed whose entries may have been lost before the first number of a session.
 func (t *tx) listLogs(n *translate.Notification, number int64) {
 	ofTopic, ofSession := t.sequence.Behind(n.Topic, number)
 	if !ofTopic && !ofSession {
