@@ -32,7 +32,8 @@ func TestWaits(t *testing.T) {
 		},
 		"nothing listens": {
 			err:   &receiver.ConnectionError{Reason: receiver.ReasonRefused, Err: errors.New("x")},
-			least: time.Millisecond, most: time.Minute, state: status.StateDisconnected, reason: receiver.ReasonRefused,
+			// reconnect_sleep_max, and a tenth of it by chance
+			least: time.Millisecond, most: 66 * time.Second, state: status.StateDisconnected, reason: receiver.ReasonRefused,
 		},
 		"a busy HMC": {
 			err:   fmt.Errorf("later: %w", &hmc.BusyError{RetryAfter: 90 * time.Second, Err: errors.New("x")}),
