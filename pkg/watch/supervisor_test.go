@@ -31,7 +31,7 @@ func TestWaits(t *testing.T) {
 			least: 30 * time.Minute, most: 30 * time.Minute, state: status.StateAuthFailed, reason: status.ReasonLogon,
 		},
 		"nothing listens": {
-			err:   &receiver.ConnectionError{Reason: receiver.ReasonRefused, Err: errors.New("x")},
+			err: &receiver.ConnectionError{Reason: receiver.ReasonRefused, Err: errors.New("x")},
 			// reconnect_sleep_max, and a tenth of it by chance
 			least: time.Millisecond, most: 66 * time.Second, state: status.StateDisconnected, reason: receiver.ReasonRefused,
 		},
