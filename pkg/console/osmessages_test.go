@@ -721,6 +721,8 @@ type markModel struct {
 	// The HMC.
 	held          []*realMessage
 	holds         int   // messages at most
+	most          int   // that are written at once
+	piece         int   // messages of a replay that are judged at once
 	begin, wrap   int64 // the numbers
 	next          int64
 	times         bool // the operating system gives them
@@ -748,16 +750,26 @@ type markModel struct {
 	wrong    int                // lost, or with the id of another one
 }
 
-func newMarkModel(t *testing.T, seed uint64) *markModel {
+func newMarkModel(t *testing.T, seed uint64, many bool) *markModel {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	m := &markModel{
 		t: t, rng: rng, now: markClock, mark: newMarkBook(),
 		ids: make(map[string]*realMessage), looks: make(map[OSMessage]bool),
 		holds: 20 + rng.IntN(500), begin: rng.Int64N(2), wrap: math.MaxInt64, times: rng.IntN(3) == 0, keeps: rng.IntN(2) == 0,
 		everyRefresh: rng.IntN(3) > 0, deletesNewest: rng.IntN(2) == 0, boot: rng.IntN(60), fails: rng.IntN(2) == 0,
+		most: 120, piece: 600,
 	}
 	if rng.IntN(3) == 0 {
 		m.wrap = 500 + rng.Int64N(1000)
+	}
+	if many {
+		m.holds, m.most, m.piece = 1000+rng.IntN(5000), 700, 4096
+		if m.wrap != math.MaxInt64 {
+			m.wrap += 5000
+		}
+		if os.Getenv("NOIPL") != "" {
+			m.wrap, m.keeps, m.deletesNewest, m.boot = math.MaxInt64, false, false, 0
+		}
 	}
 	m.next = m.begin
 	return m
@@ -1004,9 +1016,9 @@ func (m *markModel) connect() {
 		late = nil
 	}
 	r := OSReplay{Asked: asked, Complete: true}
-	for refresh && len(snapshot) > 600 {
-		m.replay(snapshot[:600], OSReplay{Asked: asked}, "piece")
-		snapshot = snapshot[600:]
+	for refresh && len(snapshot) > m.piece {
+		m.replay(snapshot[:m.piece], OSReplay{Asked: asked}, "piece")
+		snapshot = snapshot[m.piece:]
 	}
 	if len(late) > 0 && m.rng.IntN(2) == 0 {
 		next := m.as(late[0])
@@ -1058,10 +1070,10 @@ func (m *markModel) step() {
 	m.now = m.now.Add(time.Duration(61+m.rng.IntN(300)) * time.Second)
 	switch n := m.rng.IntN(100); {
 	case n < 40:
-		m.writeSome(1 + m.rng.IntN(1+m.rng.IntN(120)))
+		m.writeSome(1 + m.rng.IntN(1+m.rng.IntN(m.most)))
 	case n < 50:
 		m.deleteSome()
-	case n < 56:
+	case n < 56 && os.Getenv("NOIPL") == "":
 		m.ipl()
 	case n < 66:
 		m.ask()
@@ -1081,13 +1093,19 @@ func (m *markModel) step() {
 // none is delivered twice, and that no two have the same id. Where an HMC leaves it open, the same
 // is bounded instead: nothing alike that was published while all was quiet is ever lost, and of the
 // rest hardly anything.
-func TestPartitionMarkModel(t *testing.T) { playMarkModel(t, false) }
+func TestPartitionMarkModel(t *testing.T) { playMarkModel(t, false, false) }
+
+// TestPartitionMarkModelOfMany checks the same of an HMC that holds more than is remembered.
+func TestPartitionMarkModelOfMany(t *testing.T) { playMarkModel(t, false, true) }
+
+// TestPartitionMarkModelOfHostsOfMany checks both.
+func TestPartitionMarkModelOfHostsOfMany(t *testing.T) { playMarkModel(t, true, true) }
 
 // TestPartitionMarkModelOfHosts checks the same of an HMC with hosts that number the messages
 // differently.
-func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true) }
+func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true, false) }
 
-func playMarkModel(t *testing.T, hosts bool) {
+func playMarkModel(t *testing.T, hosts, many bool) {
 	t.Helper()
 	seed := markSeed(t)
 	runs := 150
@@ -1099,7 +1117,7 @@ func playMarkModel(t *testing.T, hosts bool) {
 	}
 	var messages, alike, repeated, wrong int
 	for i := range runs {
-		m := newMarkModel(t, seed+uint64(i))
+		m := newMarkModel(t, seed+uint64(i), many)
 		m.hosts = hosts
 		m.note("seed %d: %+v", seed+uint64(i), []any{m.holds, m.wrap, m.times, m.keeps, m.everyRefresh, m.deletesNewest, m.boot, m.fails})
 		for range 120 {

@@ -297,6 +297,42 @@ func TestWhereAnAdapterIs(t *testing.T) {
 	}
 }
 
+// Where a partition belongs is told by the first list, which is on its way: nothing waits for that, so that a kill leaves
+// no hole in what was received. One that is not in it is asked about.
+func TestBeforeTheFirstList(t *testing.T) {
+	for class, uri := range map[string]string{
+		estate.ClassPartition: "/api/partitions/", estate.ClassLogicalPartition: "/api/logical-partitions/",
+	} {
+		t.Run(class, func(t *testing.T) {
+			h := newHouse(t, 1)
+			r, w := h.open("a")
+			w.asks = true
+			connect(r)
+			h.stored()
+			change := func(id string) {
+				t.Helper()
+				headers := stopped(uri+id, event.TypePropertyChange)
+				headers[2].Value = class
+				received(t, r, "u.object", headers, `{"change-reports":[{"property-name":"description","new-value":"x"}]}`)
+			}
+			change("1")
+			if len(r.tx.held) != 0 || len(w.asked) != 0 {
+				t.Fatalf("%d are held back, asked for %q", len(r.tx.held), w.asked)
+			}
+			list := estate.Listing{
+				HMC: "a", Asked: time.Now(), Complete: map[string]bool{class: true},
+				Resources: []estate.Resource{{URI: uri + "1", Class: class, Name: "LP01", CPC: "C1", Status: "operating"}},
+			}
+			h.group.Estate.Learn(&list)
+			r.Reconcile(t.Context(), &list)
+			change("2")
+			if want := []string{uri + "2"}; len(r.tx.held) != 1 || !slices.Equal(w.asked, want) {
+				t.Errorf("%d are held back, asked for %q", len(r.tx.held), w.asked)
+			}
+		})
+	}
+}
+
 // What was activated and does not operate after minutes is told once, when nothing is in doubt.
 func TestNotStarted(t *testing.T) {
 	h := newHouse(t, 1)

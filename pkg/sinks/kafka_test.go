@@ -420,8 +420,22 @@ func TestKafkaNothingOvertakesWhatIsRefused(t *testing.T) {
 			for i := range test.size {
 				batch = append(batch, keyed(i, "A"))
 			}
+			// The first request of a Send, and not what is still on its way of the one before: the client begins a new
+			// epoch after what was refused.
+			var epoch [2]int64
+			first := func(r kmsg.Request) bool {
+				var b kmsg.RecordBatch
+				if err := b.ReadFrom(r.(*kmsg.ProduceRequest).Topics[0].Partitions[0].Records); err != nil {
+					t.Error(err)
+				}
+				of := [2]int64{b.ProducerID, int64(b.ProducerEpoch)}
+				defer func() { epoch = of }()
+				return of != epoch
+			}
 			for round := range 10 {
-				fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: kerr.TopicAuthorizationFailed, Count: 1})
+				fault := c.Fault(kfake.Fault{
+					Keys: []kmsg.Key{kmsg.Produce}, Topic: config.DefaultTopic, Err: kerr.TopicAuthorizationFailed, Count: 1, When: first,
+				})
 				slow.records, slow.answered = 0, func() bool { return fault.Hits() > 0 }
 				err := k.Send(t.Context(), batch)
 				again, refused := left(batch, err)
