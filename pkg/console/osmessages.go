@@ -526,12 +526,19 @@ func (p *osPartition) trim() {
 	limit := min(p.limit, max(2*slotEntries, maxEntries/len(p.book.partitions)))
 	for len(p.entries) >= limit {
 		p.touch(0)
+		var newest []osEntry
 		for _, e := range p.entries[:slotEntries] {
 			if e.of(p.epoch) {
 				p.floor = max(p.floor, e.number)
 			}
+			if e.of(p.epoch) && e.number == p.highest {
+				newest = append(newest[:0], e) // came before a long replay, and tells sequences apart
+			}
 		}
-		p.entries = slices.Delete(p.entries, 0, slotEntries)
+		p.entries = append(slices.Delete(p.entries, 0, slotEntries), newest...)
 		p.first += slotEntries
+		if len(newest) > 0 {
+			p.touch(len(p.entries) - 1)
+		}
 	}
 }

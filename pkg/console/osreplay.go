@@ -230,7 +230,7 @@ func (a *osReplay) continues(run osRun, young, last bool) (continues, common boo
 		return false, common
 	case !common && young && p.published != none:
 		// it was written before what has been published since
-		return reach < p.highest && near(reach, p.highest), common
+		return reach <= p.highest && near(reach, p.highest), common
 	case !common && !near(reach, p.highest):
 		return false, common
 	}
@@ -338,7 +338,7 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		p.gaps = append(spans{{first, p.lowest - 1}}, p.gaps...)
 		p.lowest = first
 	}
-	forgotten := a.forgotten(run, epoch)
+	forgotten, lowest := a.forgotten(run, epoch), p.lowest
 	for i := run.from; i < run.to; i++ {
 		msg, v := &a.Messages[i], &a.verdicts[i]
 		match, other, elsewhere := a.lookup(epoch, msg)
@@ -363,9 +363,10 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 				v.Epoch = p.fresh() // it differs in nothing but the time
 			}
 		case present && p.gaps.contains(msg.Number):
-		case present && p.lowest <= msg.Number && msg.Number <= p.floor:
+		case present && lowest <= msg.Number && msg.Number <= p.floor:
 			// it was seen, and is not remembered
 			v.Duplicate = true
+		case present && msg.Number < lowest: // never seen
 		default: // the HMC holds more than is remembered
 			v.Duplicate = i < forgotten
 		}
@@ -392,6 +393,10 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 			e.epoch |= again
 		}
 		p.record(msg, e.epoch, a.now)
+	}
+	if last := a.Messages[run.to-1].Number; present && last < lowest-1 {
+		p.gaps = append(spans{{last + 1, lowest - 1}}, p.gaps...) // the next piece may have it
+		p.boundGaps()
 	}
 }
 
