@@ -80,8 +80,8 @@ var imports = map[string]struct {
 	},
 	"pkg/watch": {
 		[]string{
-			"pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue",
-			"pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
+			"pkg/assume", "pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe",
+			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
