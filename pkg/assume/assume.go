@@ -288,8 +288,8 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 	}
 }
 
-// beginsAnew says whether a body, which is compact, may hold one of the first messages of an IPL. It
-// takes a fraction of the time that reading the body does.
+// beginsAnew says whether a body, which is compact, may hold one of the first messages of an IPL.
+// That takes a fraction of the time that reading the body does.
 func beginsAnew(body []byte) bool {
 	const member = `"sequence-number":`
 	for {
