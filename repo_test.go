@@ -94,6 +94,11 @@ var imports = map[string]struct {
 	},
 	"pkg/route":  {[]string{"pkg/config", "pkg/event", "pkg/match"}, "why a sink gets an event can be said without sending it"},
 	"docs/rules": {nil, "the ready sets of rules are files"},
+	"docs":       {nil, "documents are files"},
+	"pkg/support": {
+		[]string{"docs", "pkg/capture", "pkg/config"},
+		"what goes with a report is texts, and comes from whoever has them",
+	},
 	"pkg/deliver": {
 		[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",
@@ -120,7 +125,7 @@ var imports = map[string]struct {
 		[]string{
 			"pkg/bridge", "pkg/budget", "pkg/capture", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver",
 			"pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
-			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/terminal", "pkg/web",
+			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/support", "pkg/terminal", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},
