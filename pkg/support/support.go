@@ -129,23 +129,24 @@ func (s *source) files(ctx context.Context) ([]file, error) {
 	b.texts.Noted()
 	b.noting = false
 	files := []file{{"version.txt", "the version of the program that made this", []byte(s.program)}}
-	contents := "What is in this bundle. Secrets are left out; names, addresses, ids and texts are replaced,\n" +
-		"the same one by the same one throughout. Look at it before you give it to anybody.\n\n"
+	contents := new(strings.Builder)
+	contents.WriteString("What is in this bundle. Secrets are left out; names, addresses, ids and texts are replaced,\n" +
+		"the same one by the same one throughout. Look at it before you give it to anybody.\n\n")
 	for _, p := range parts {
 		if p.there {
 			files = append(files, file{p.name, p.what, p.make()})
 		}
 	}
 	for _, f := range files {
-		contents += fmt.Sprintf("%-14s %8d bytes: %s\n", f.name, len(f.content), f.what)
+		fmt.Fprintf(contents, "%-14s %8d bytes: %s\n", f.name, len(f.content), f.what)
 	}
 	for _, p := range parts {
 		if !p.there {
-			contents += fmt.Sprintf("%-14s not there: %s\n", p.name, b.texts.Clean(s.missing[p.name]))
+			fmt.Fprintf(contents, "%-14s not there: %s\n", p.name, b.texts.Clean(s.missing[p.name]))
 		}
 	}
-	contents += fmt.Sprintf("\n%d words, addresses and ids are replaced.\n", b.texts.Replaced())
-	return append([]file{{"CONTENTS.txt", "this list", []byte(contents)}}, files...), nil
+	fmt.Fprintf(contents, "\n%d words, addresses and ids are replaced.\n", b.texts.Replaced())
+	return append([]file{{"CONTENTS.txt", "this list", []byte(contents.String())}}, files...), nil
 }
 
 // write writes files as a .tar.gz.
@@ -179,7 +180,7 @@ func known(cfg *config.Config) (secrets, names []string) {
 			return
 		}
 		if v.CanInterface() {
-			if s, ok := v.Interface().(config.Secret); ok {
+			if s, ok := reflect.TypeAssert[config.Secret](v); ok {
 				if s.IsSet() {
 					secrets = append(secrets, s.Expose())
 				}
