@@ -130,8 +130,8 @@ func (s *source) files(ctx context.Context) ([]file, error) {
 	b.noting = false
 	files := []file{{"version.txt", "the version of the program that made this", []byte(s.program)}}
 	contents := new(strings.Builder)
-	contents.WriteString("What is in this bundle. Secrets are left out; names, addresses, ids and texts are replaced,\n" +
-		"the same one by the same one throughout. Look at it before you give it to anybody.\n\n")
+	contents.WriteString("What is in this bundle. Secrets are left out; names, addresses, ids and texts are " +
+		"replaced,\nthe same one by the same one throughout. Look at it before you give it to anybody.\n\n")
 	for _, p := range parts {
 		if p.there {
 			files = append(files, file{p.name, p.what, p.make()})
