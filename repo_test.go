@@ -42,7 +42,7 @@ var imports = map[string]struct {
 	"pkg/budget":    {nil, "bytes are bytes, whatever they are of"},
 	"pkg/secret":    {nil, "whoever passes on what others say needs to find secrets in it"},
 	"pkg/receiver":  {[]string{"pkg/budget", "pkg/jsontext", "pkg/secret"}, "any Go program may use the receiver on its own"},
-	"pkg/hmc":       {[]string{"pkg/budget", "pkg/datadir", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
+	"pkg/hmc":       {[]string{"pkg/budget", "pkg/datadir", "pkg/jsontext", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
 	"pkg/queue":     {[]string{"pkg/boltfile", "pkg/datadir"}, "the queue stores opaque records"},
@@ -51,9 +51,9 @@ var imports = map[string]struct {
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/units":     {nil, "how sizes and durations are written does not depend on where"},
-	"pkg/capture":   {[]string{"pkg/assume", "pkg/hmc", "pkg/receiver", "pkg/secret"}, "a capture is what went over the wires, and knows nothing of who looks after an HMC"},
+	"pkg/capture":   {[]string{"pkg/assume", "pkg/hmc", "pkg/jsontext", "pkg/receiver", "pkg/secret"}, "a capture is what went over the wires, and knows nothing of who looks after an HMC"},
 	"pkg/playback":  {[]string{"pkg/capture", "pkg/hmcsim"}, "a capture is played back by what simulates, over real connections"},
-	"pkg/jsontext":  {nil, "whether a text is JSON does not depend on what it is of"},
+	"pkg/jsontext":  {nil, "whether a text is JSON, or nearly, does not depend on what it is of"},
 	"pkg/assume":    {nil, "what is not known of HMCs does not depend on who finds it out"},
 	"pkg/match":     {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
 	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/match", "pkg/receiver", "pkg/render", "pkg/trust", "pkg/units"}, "the configuration knows nothing of what runs"},
@@ -61,7 +61,7 @@ var imports = map[string]struct {
 	"pkg/trust":     {nil, "what a certificate or TLS lacks can be said without knowing who connects"},
 	"pkg/ledger":    {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},
 	"pkg/console":   {[]string{"pkg/event", "pkg/ledger", "pkg/queue"}, "as pkg/ledger: a book of its own for the messages that HMCs number anew"},
-	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/match", "pkg/receiver"}, "a notification becomes events without anything being stored"},
+	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/jsontext", "pkg/ledger", "pkg/match", "pkg/receiver"}, "a notification becomes events without anything being stored"},
 	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
 	"pkg/record": {
 		[]string{
@@ -80,8 +80,8 @@ var imports = map[string]struct {
 	},
 	"pkg/watch": {
 		[]string{
-			"pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe", "pkg/queue",
-			"pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
+			"pkg/assume", "pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe",
+			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
 	},
@@ -94,6 +94,11 @@ var imports = map[string]struct {
 	},
 	"pkg/route":  {[]string{"pkg/config", "pkg/event", "pkg/match"}, "why a sink gets an event can be said without sending it"},
 	"docs/rules": {nil, "the ready sets of rules are files"},
+	"docs":       {nil, "documents are files"},
+	"pkg/support": {
+		[]string{"docs", "pkg/capture", "pkg/config"},
+		"what goes with a report is texts, and comes from whoever has them",
+	},
 	"pkg/deliver": {
 		[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/queue", "pkg/sinks", "pkg/status"},
 		"a delivery knows stored events and its sink, not where they came from",
@@ -120,7 +125,7 @@ var imports = map[string]struct {
 		[]string{
 			"pkg/bridge", "pkg/budget", "pkg/capture", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver",
 			"pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
-			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/terminal", "pkg/units", "pkg/web",
+			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/support", "pkg/terminal", "pkg/units", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},

@@ -146,6 +146,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	replayCommand(app, env)
 	captureCommand(app, env)
 	forgetCommand(app, env)
+	supportCommand(app, env)
 	return app, env.commands
 }
 
@@ -202,6 +203,7 @@ type environment struct {
 	top       topFlags
 	test      sendTestFlags
 	forget    forgetFlags
+	support   supportFlags
 
 	// of check-config
 	configFile, checkEvent, checkExpectations string

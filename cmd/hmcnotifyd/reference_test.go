@@ -184,7 +184,7 @@ func metricsPage(t *testing.T, r registered) string {
 
 // valuesOf lists the values of a label, where all of them are there from the start.
 func (r registered) valuesOf(name, label string) string {
-	if !slices.Contains([]string{"state", "reason", "outcome", "topic_type"}, label) {
+	if !slices.Contains([]string{"state", "reason", "outcome", "topic_type", "assumption"}, label) {
 		return ""
 	}
 	return " (" + strings.Join(slices.Sorted(maps.Keys(r.values[name+" "+label])), ", ") + ")"

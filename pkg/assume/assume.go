@@ -4,6 +4,7 @@
 package assume
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -114,13 +115,26 @@ type topic struct {
 	// refreshed says that messages were replayed, waiting that it was subscribed to again and
 	// nothing has come yet.
 	refreshed, waiting bool
+	// read counts its OS messages.
+	read int
 }
 
 // maxTracked bounds how many topics, and how many partitions, are told apart.
 const maxTracked = 10_000
 
+// sampleAfter and sampleEvery say how many OS messages are looked at where Sampled is set: that
+// many of each topic, and one in so many of what comes after.
+const sampleAfter, sampleEvery = 100, 64
+
 // Observer finds answers in the traffic of one HMC. It is used by one goroutine at a time.
 type Observer struct {
+	// OnOtherwise is called each time that something is seen which is not as it is assumed to be;
+	// times counts that of the question. nil: it is not.
+	OnOtherwise func(q Question, evidence string, times int)
+	// Sampled has the bodies of most OS messages left unread, which is for those who look at
+	// everything that comes, for years.
+	Sampled bool
+
 	seen   map[string]*seen
 	topics map[string]*topic
 	// of the session
@@ -147,6 +161,14 @@ func (o *Observer) note(id string, asAssumed bool, format string, args ...any) {
 	}
 	if *n++; *n == 1 {
 		*text = fmt.Sprintf(format, args...)
+	}
+	if asAssumed || o.OnOtherwise == nil {
+		return
+	}
+	for _, q := range Questions() {
+		if q.ID == id {
+			o.OnOtherwise(q, s.other, s.otherwise)
+		}
 	}
 }
 
@@ -204,6 +226,10 @@ func (o *Observer) Message(name string, header func(string) string, body []byte)
 	}
 	switch header("notification-type") {
 	case "os-message":
+		t.read++
+		if o.Sampled && !t.waiting && t.read > sampleAfter && t.read%sampleEvery != 0 && !beginsAnew(body) {
+			return
+		}
 		o.osMessages(t, header("object-uri"), body)
 	case "log-entry":
 		o.note(EntryResource, header("object-uri") == "" && header("name") == "", "headers class %q", header("class"))
@@ -262,6 +288,22 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 	}
 }
 
+// beginsAnew says whether a body, which is compact, may hold one of the first messages of an IPL.
+// That takes a fraction of the time that reading the body does.
+func beginsAnew(body []byte) bool {
+	const member = `"sequence-number":`
+	for {
+		i := bytes.Index(body, []byte(member))
+		if i < 0 {
+			return false
+		}
+		body = body[i+len(member):]
+		if len(body) > 1 && (body[0] == '0' || body[0] == '1') && (body[1] == ',' || body[1] == '}') {
+			return true
+		}
+	}
+}
+
 func kindOf(value json.RawMessage) string {
 	switch value[0] {
 	case '"':
@@ -292,6 +334,9 @@ func (o *Observer) entries(body []byte) {
 func (o *Observer) hardware(header func(string) string, body []byte) {
 	if header("class") == "hardware-message" {
 		o.note(HardwareTold, false, "%s of class hardware-message", header("notification-type"))
+		return
+	}
+	if !bytes.Contains(body, []byte("hardware-messages")) { // as almost always
 		return
 	}
 	var b struct {

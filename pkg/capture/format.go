@@ -2,7 +2,6 @@ package capture
 
 import (
 	"bufio"
-	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -10,6 +9,8 @@ import (
 	"io"
 	"time"
 	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 const (
@@ -134,13 +135,7 @@ func contentOf(b []byte) Content {
 	if utf8.Valid(b) && json.Valid(b) {
 		return Content{JSON: b}
 	}
-	// Outside of strings a blank is as good as any.
-	mended := bytes.Map(func(r rune) rune {
-		if r < ' ' {
-			return ' '
-		}
-		return r
-	}, bytes.ToValidUTF8(b, []byte("\uFFFD")))
+	mended := jsontext.Mended(b)
 	switch {
 	case json.Valid(mended):
 		return Content{JSON: mended, Mended: true}

@@ -13,6 +13,8 @@ package hmc
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 // DefaultPort is the port of the Web Services API.
@@ -142,9 +144,19 @@ type Job struct {
 	Results json.RawMessage `json:"job-results"`
 }
 
+// maxMended bounds the answers that are mended, which takes three times their memory.
+const maxMended = 8 << 20
+
 // decodeAnswer reads a JSON answer. Properties that are not known, such as @@implementation-errors,
 // do not matter. cut says that the answer goes on, which is an error unless into is a beginning.
+//
+// One byte that is wrong hides nothing else, and a text that was notified as well is the same text.
 func decodeAnswer(data []byte, cut bool, into any) error {
+	if len(data) <= maxMended && len(data) > 0 && jsontext.Check(data) != nil {
+		if mended := jsontext.Mended(data); json.Valid(mended) || cut && mended != nil {
+			data = mended
+		}
+	}
 	switch l := into.(type) {
 	case *list:
 		return l.decode(data)

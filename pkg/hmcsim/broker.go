@@ -465,14 +465,22 @@ func (b *Broker) RemoveTopic(name string, cut bool) {
 	t.subs = nil
 }
 
-// Subscribers returns how many subscriptions a topic has.
+// Subscribers returns how many subscriptions a topic has, without those of connections that have
+// ended.
 func (b *Broker) Subscribers(name string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := b.topics[name]; t != nil {
-		return len(t.subs)
+	t := b.topics[name]
+	if t == nil {
+		return 0
 	}
-	return 0
+	n := 0
+	for _, s := range t.subs {
+		if !s.link.hasEnded() {
+			n++
+		}
+	}
+	return n
 }
 
 // Publish sends a message to all subscribers of a topic and returns how many they are. It never

@@ -636,6 +636,13 @@ func (l *link) closeAfterFlushLocked(reason string) {
 	l.wakeLocked()
 }
 
+// hasEnded says whether the connection is cut, which its reader may still have to notice.
+func (l *link) hasEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
+}
+
 // abort cuts the connection at once.
 func (l *link) abort(reason string) {
 	l.mu.Lock()

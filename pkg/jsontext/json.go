@@ -1,7 +1,9 @@
-// Package jsontext finds out whether a text is JSON, fast enough for every notification.
+// Package jsontext finds out whether a text is JSON, fast enough for every notification, and mends
+// what nearly is.
 package jsontext
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -22,6 +24,34 @@ func Check(body []byte) error {
 		return fmt.Errorf("not JSON: %w", err)
 	}
 	return errors.New("not JSON")
+}
+
+// Mended returns a text that is nearly JSON without what keeps it from being so: a byte order mark,
+// bytes that are not UTF-8, and control characters that are not escaped. The same text always
+// becomes the same. nil: it would become more than twice as long.
+func Mended(body []byte) []byte {
+	limit := 2*len(body) + 64
+	body = bytes.ToValidUTF8(bytes.TrimPrefix(body, []byte("\uFEFF")), []byte("\uFFFD"))
+	out, inString := make([]byte, 0, len(body)+16), false
+	for i := 0; i < len(body) && len(out) <= limit; i++ {
+		switch c := body[i]; {
+		case c == '"':
+			inString = !inString
+		case inString && c == '\\' && i+1 < len(body):
+			out = append(out, c)
+			if body[i+1] >= ' ' { // else it stands for itself
+				i++
+			}
+		case inString && c < ' ':
+			out = fmt.Appendf(out, `\u%04x`, c)
+			continue
+		}
+		out = append(out, body[i])
+	}
+	if len(out) > limit {
+		return nil
+	}
+	return out
 }
 
 // maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read

@@ -242,11 +242,16 @@ func (h *HMC) current(path string, a *answer) []byte {
 
 // patch puts what was told of an object after a time into what is known of it.
 func (h *HMC) patch(uri string, object map[string]json.RawMessage, after time.Duration) (changed bool) {
-	for name, c := range h.told[uri] {
+	const status, judgement = "status", "has-unacceptable-status"
+	told := h.told[uri]
+	for name, c := range told {
 		if _, has := object[name]; has && c.at > after {
 			object[name] = c.value
 			changed = true
 		}
+	}
+	if told[status].at > max(after, told[judgement].at) {
+		delete(object, judgement) // it was one of another status
 	}
 	return changed
 }

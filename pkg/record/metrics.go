@@ -26,6 +26,7 @@ type Metrics struct {
 	events          *prometheus.CounterVec
 	duplicates      *prometheus.CounterVec
 	RestRequests    *prometheus.CounterVec
+	Assumptions     *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics with reg, which may be nil.
@@ -55,11 +56,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Events recognized as delivered before and not delivered again.", "hmc", "type"),
 		RestRequests: counter("hmc_rest_requests_total",
 			"Requests to the HMC's Web Services API, by operation and HTTP status.", "hmc", "operation", "code"),
+		Assumptions: counter("hmc_assumption_violations_total",
+			"How often the HMC did what it is assumed not to do, by open question.", "hmc", "assumption"),
 	}
 	if reg != nil {
 		reg.MustRegister(
 			m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors, m.events,
-			m.duplicates, m.RestRequests,
+			m.duplicates, m.RestRequests, m.Assumptions,
 		)
 	}
 	return m
@@ -202,7 +205,7 @@ func (m *Metrics) DeleteHMC(name string) {
 		DeletePartialMatch(prometheus.Labels) int
 	}{
 		m.reconnects, m.connectFailures, m.panics, m.notifications, m.missed, m.parseErrors,
-		m.events, m.duplicates, m.RestRequests,
+		m.events, m.duplicates, m.RestRequests, m.Assumptions,
 	} {
 		v.DeletePartialMatch(labels)
 	}

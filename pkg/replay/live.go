@@ -26,7 +26,7 @@ const (
 	lookBack = 100_000
 	lastBack = 2_000
 	// MaxLast is how many of those there are at most, and lastBytes how large they are together.
-	MaxLast   = 200
+	MaxLast   = 1000
 	lastBytes = 4 << 20
 )
 

@@ -77,6 +77,17 @@ type HMCStatus struct {
 	// is still running.
 	NotificationsPerMinute []int64   `json:"notifications_per_minute"`
 	Troubles               []Trouble `json:"troubles"`
+	// Violations are what the HMC does although it is assumed not to; it is no fault of the HMC.
+	Violations []Violation `json:"assumption_violations"`
+}
+
+// Violation is something that an HMC does and is assumed not to do.
+type Violation struct {
+	// Assumption is as the metrics name it.
+	Assumption string `json:"assumption"`
+	Question   string `json:"question"`
+	Assumed    string `json:"assumed"`
+	Seen       string `json:"seen"`
 }
 
 // Outage is a time without a link to an HMC.

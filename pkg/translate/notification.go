@@ -3,7 +3,6 @@ package translate
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"hash/crc32"
 	"hash/fnv"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -85,7 +85,7 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 		n.Body = event.CompactValid(received.Body)
 	default:
 		// One byte that is wrong hides nothing else of the body.
-		if text := mended(received.Body); json.Valid(text) {
+		if text := jsontext.Mended(received.Body); json.Valid(text) {
 			n.Body = event.CompactValid(text)
 		} else {
 			n.BodyText = event.Cut(string(received.Body[:min(len(received.Body), maxBodyText+1)]), maxBodyText)
@@ -100,29 +100,6 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 			n.Reports = append(n.Reports, report)
 		}
 	}
-}
-
-// mended is a body that is nearly JSON without what keeps it from being so: a byte order mark,
-// bytes that are not UTF-8, and control characters that are not escaped.
-func mended(body []byte) []byte {
-	body = bytes.ToValidUTF8(bytes.TrimPrefix(body, []byte("\uFEFF")), []byte("\uFFFD"))
-	out, inString := make([]byte, 0, len(body)+16), false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case c == '"':
-			inString = !inString
-		case inString && c == '\\' && i+1 < len(body):
-			out = append(out, c)
-			if body[i+1] >= ' ' { // else it stands for itself
-				i++
-			}
-		case inString && c < ' ':
-			out = fmt.Appendf(out, `\u%04x`, c)
-			continue
-		}
-		out = append(out, body[i])
-	}
-	return out
 }
 
 func (n *Notification) header(name, value string) {

@@ -43,6 +43,8 @@ type Supervisor struct {
 	// of notifications
 	Rate status.Minutes
 
+	assumed *assumptions
+
 	// beat is when the loop last proved that it turns.
 	beat *status.Beat
 	// ending is why Run was told to end, if that is not the end of the daemon.
@@ -93,10 +95,11 @@ func New(o Options) (*Supervisor, error) {
 	s.Cfg, s.Metrics = o.HMC, o.Metrics.ForHMC(name)
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
+	s.assumed = newAssumptions(name, o.Metrics, s.log)
 	var err error
 	s.session, err = logon.NewSession(&s.Cfg, logon.SessionOptions{
 		Logger: s.log, Version: o.Version, Notes: o.SessionNotes,
-		Dial: o.Dial, Budget: o.Budget, OnExchange: o.Tap.Exchange,
+		Dial: o.Dial, Budget: o.Budget, OnExchange: s.assumed.exchange(o.Tap.Exchange),
 		OnRequest: func(operation, code string) { o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc() },
 	})
 	if err != nil {
@@ -118,7 +121,7 @@ func New(o Options) (*Supervisor, error) {
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover}, Budget: o.Budget,
-		Dial: o.Dial, OnTraffic: o.Tap.Traffic,
+		Dial: o.Dial, OnTraffic: s.assumed.traffic(o.Tap.Traffic),
 	}, func(link *receiver.Receiver) {
 		s.source.update(func(now *state) { now.attempted(link) })
 	})
@@ -406,6 +409,7 @@ func (s *Supervisor) record(ctx context.Context, n *receiver.Notification, err e
 	}
 	s.note.Parse(n, !notJSON)
 	s.Metrics.Notified(s.note.Type)
+	s.assumed.notified(&s.note)
 	s.Rec.Notification(ctx, &s.note)
 	return true
 }
@@ -531,6 +535,7 @@ func (s *Supervisor) Snapshot() status.HMCStatus {
 			From: g.From, To: g.To, Causes: g.Causes, Missed: g.Missed, Recovered: g.Recovered, MayBeMissed: g.Missing,
 		}
 	}
+	h.Violations = s.assumed.violations()
 	h.Troubles = h.FindTroubles(at)
 	return h
 }

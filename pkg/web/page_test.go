@@ -48,6 +48,7 @@ func fullStatus(now time.Time) status.Status {
 					{From: *at(time.Minute), Cause: "second " + evil, Attempts: 1},
 				},
 				CertificateNotAfter: at(-20*24*time.Hour - time.Minute), NotificationsPerMinute: perMinute, Troubles: trouble,
+				Violations: []status.Violation{{Assumption: "a" + evil, Question: "Is it so? " + evil, Assumed: "it is" + evil, Seen: "it is not (3 times)" + evil}},
 			},
 			{Name: "west", State: status.StateConnected, Connected: true, Since: *at(time.Hour), CertificateNotAfter: at(time.Hour), NotificationsPerMinute: make([]int64, 60)},
 		},
@@ -146,6 +147,7 @@ func TestPageSaysEverything(t *testing.T) {
 		"stuck", "5 attempts failed", "12 · 5.0 MiB", "1 h 1 min", "Dead letters 9", "Dropped 2", "Last error 1 h",
 		"3.0 GiB of 10.0 GiB", "2 d 2 h", "The configuration file has a mistake", "Something else",
 		"unknown 1", "at least 1 min", "when seen last", "4 of 4.", "2 of 4 CPCs and partitions in trouble", "1 message waits for an answer", "R 17,", "expired 1 h ago", "What to look at",
+		"Not as HMCs were assumed to be, in 1 point", "Is it so?", "Seen: it is not (3 times)", "Please report it",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q", want)
