@@ -272,7 +272,8 @@ func nextReceived(published []Notification, first map[string]*Arrival) []time.Ti
 
 // faultyTimes returns the times in which notifications of the HMC may be lost:
 // from a little before a fault until the first notification that was published
-// after it arrives live.
+// after it arrives live. What was published as it ended may have been on its
+// way before the fault.
 func faultyTimes(published []Notification, first map[string]*Arrival, windows []Window) []Window {
 	if len(published) == 0 {
 		return nil
@@ -291,7 +292,7 @@ func faultyTimes(published []Notification, first map[string]*Arrival, windows []
 		end := published[len(published)-1].at
 		if !w.to.IsZero() {
 			end = w.to.Add(recovery)
-			if i := sort.Search(len(live), func(i int) bool { return live[i].After(w.to) }); i < len(live) && live[i].Before(end) {
+			if i := sort.Search(len(live), func(i int) bool { return live[i].After(w.to.Add(clockSlack)) }); i < len(live) && live[i].Before(end) {
 				end = live[i]
 			}
 		}

@@ -108,6 +108,10 @@ func TestJudge(t *testing.T) {
 		{"the gap is of another HMC", func(s *story) { s.got.Arrivals[len(s.got.Arrivals)-1].HMC = "west" }, "lost and not named"},
 		{"lost without a fault", func(s *story) { s.windows = nil }, "lost without a fault: hook: chaos:east:p:8;"},
 		{"the fault is of another HMC", func(s *story) { s.windows[0].hmc = "west" }, "lost without a fault"},
+		{"on its way as the fault ended", func(s *story) {
+			s.windows[0].to = s.at(10).Add(-clockSlack / 2)
+			s.got.Arrivals = slices.Insert(s.got.Arrivals, 7, s.event(10, "live"))
+		}, ""},
 		{"a dead letter", func(s *story) {
 			s.got.Dead = append(s.got.Dead, s.got.Arrivals[s.index(3)])
 			s.remove(3)
