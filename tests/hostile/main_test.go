@@ -99,7 +99,9 @@ func start(t *testing.T, opts daemon.Options) *victim {
 		if limit := time.Duration(soak.Count(t, "HEALTHY_MS", 10_000, 1_000)) * time.Millisecond; slowest > limit {
 			t.Errorf("/-/healthy took %v", slowest)
 		}
-		if peak == 0 || peak > memory {
+		// In a cgroup the kernel ends what takes more. The peak has pages of files in it, which are not the
+		// daemon's alone.
+		if peak == 0 || v.cgroup == "" && peak > memory {
 			t.Errorf("it took %d MiB", peak>>20)
 		}
 	})
@@ -149,7 +151,7 @@ func newCgroup(t *testing.T) string {
 	return ""
 }
 
-// peak is the most memory that the daemon had, in bytes; 0: it is gone.
+// peak is the most memory that the daemon had, in bytes, with what it had of files; 0: it is gone.
 func (v *victim) peak() int64 { return v.field("status", "VmHWM:") << 10 }
 
 func (v *victim) field(file, name string) int64 {
