@@ -49,3 +49,38 @@ func TestManyPartitions(t *testing.T) {
 		t.Error("the place of one that is gone is not free")
 	}
 }
+
+// What has been forgotten for want of room is still known to have been seen, whatever is loaded and stored meanwhile, and
+// loading alone forgets nothing.
+func TestForgottenAndLoaded(t *testing.T) {
+	b, now := newMarkBook(), markClock
+	partitions := []string{"/api/partitions/1", "/api/partitions/2", "/api/partitions/3", "/api/partitions/4"}
+	all := markRange("x", 1, 1500)
+	for _, p := range partitions {
+		b.Live(p, "", all[999], now.Add(time.Second)) // before the HMC replays
+		b.Replay(p, OSReplay{Messages: all, Asked: now, Now: now.Add(2 * time.Second), Complete: true})
+	}
+	b.commit()
+	for range 40 { // kills
+		now = now.Add(time.Hour)
+		b = b.restart(t, now)
+		b.commit()
+	}
+	for _, p := range partitions {
+		if n := len(b.partition(p).entries); n != len(all) {
+			t.Errorf("%s: %d of %d are remembered", p, n, len(all))
+		}
+	}
+	b.Live("/api/partitions/5", "", all[0], now)
+	for i := range maxEntries / leastEntries { // so many that less is remembered of each
+		b.Live(fmt.Sprint("/api/partitions/x", i), "", all[0], now)
+	}
+	b.commit()
+	b = b.restart(t, now)
+	for _, p := range partitions {
+		vs := b.Replay(p, OSReplay{Messages: all, Asked: now.Add(time.Second), Now: now.Add(time.Minute), Complete: true})
+		if got := verdicts(vs); got != "1500 dup" {
+			t.Errorf("%s: %s", p, got)
+		}
+	}
+}

@@ -364,7 +364,9 @@ func (o *OSMessages) partition(name string) *osPartition {
 		o.partitions[name] = p
 		if n := len(o.partitions); n&(n-1) == 0 { // those that are quiet have to make room as well
 			for _, quiet := range o.partitions {
-				quiet.trim()
+				if quiet.trim(0) {
+					quiet.touch(len(quiet.entries) - 1) // that has the head
+				}
 			}
 		}
 	}
@@ -515,16 +517,17 @@ func (p *osPartition) record(msg *OSMessage, epoch uint32, now time.Duration) {
 	if epoch == p.epoch && msg.Number >= p.highest {
 		p.highest, p.highestAt = msg.Number, now
 	}
-	p.trim()
+	p.trim(1)
 	p.recorded = p.book.base.Add(now).UnixMilli()
 	p.entries = append(p.entries, osEntry{msg.Number, max(msg.Time, 0), now, msg.Text, epoch})
 	p.touch(len(p.entries) - 1)
 }
 
-// trim makes room for a message.
-func (p *osPartition) trim() {
+// trim makes room for n messages, and returns whether it had to. The head has to be stored then.
+func (p *osPartition) trim(n int) (trimmed bool) {
 	limit := min(p.limit, max(2*slotEntries, maxEntries/len(p.book.partitions)))
-	for len(p.entries) >= limit {
+	for len(p.entries)+n > limit {
+		trimmed = true
 		p.touch(0)
 		var newest []osEntry
 		for _, e := range p.entries[:slotEntries] {
@@ -541,4 +544,5 @@ func (p *osPartition) trim() {
 			p.touch(len(p.entries) - 1)
 		}
 	}
+	return trimmed
 }
