@@ -62,7 +62,7 @@ func Inspect(out io.Writer, r io.Reader) error {
 			return err
 		}
 		last = e.Time()
-		observe(answers, e)
+		observe(answers, in.Began, e)
 		switch e.Kind {
 		case KindRequest:
 			key := fmt.Sprintf("%s: %d", e.Request.Operation, e.Request.Status)
@@ -123,18 +123,17 @@ func Inspect(out io.Writer, r io.Reader) error {
 }
 
 // observe has an entry answer what is not known.
-func observe(o *assume.Observer, e *Entry) {
+func observe(o *assume.Observer, began time.Time, e *Entry) {
 	switch {
 	case e.Request != nil:
-		o.Request(e.Request.Operation, e.Request.Query, e.Request.Status)
+		o.Request(assume.Exchange{
+			Operation: e.Request.Operation, URI: e.Request.URI, Query: e.Request.Query, Status: e.Request.Status,
+			Answer: e.Request.Answer.Raw(), At: began.Add(e.Time()),
+		})
+	case e.Link != nil:
+		o.LinkEnded(began.Add(e.Time()), e.Link.Lost != "")
 	case e.Frame != nil:
-		topic, _ := strings.CutPrefix(e.Frame.Get("destination"), "/topic/")
-		switch e.Frame.Command {
-		case Subscribe:
-			o.Subscribe(topic)
-		case Message:
-			o.Message(topic, e.Frame.Get, e.Frame.Body.Raw())
-		}
+		o.Frame(e.Frame.Command, e.Frame.Get, e.Frame.Body.Raw())
 	}
 }
 
@@ -158,6 +157,6 @@ func Answers(file string) ([]assume.Answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		observe(o, e)
+		observe(o, in.Began, e)
 	}
 }
