@@ -97,6 +97,9 @@ func Inspect(out io.Writer, r io.Reader) error {
 	if end.Full {
 		w.WriteString("it became too large, and so it ends before its time\n")
 	}
+	if end.Partial {
+		w.WriteString("it was killed, or the disk was full: this is what there was when it was last written\n")
+	}
 	table := func(title string, counts map[string]int) {
 		fmt.Fprintf(&w, "\n%s:\n", title)
 		keys := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
