@@ -644,8 +644,8 @@ func readFile(t *testing.T, name string) string {
 	return string(b)
 }
 
-// docs/hmc-behavior.md says which test shows what the program does with a fact about HMCs.
-func TestBehaviorHasTests(t *testing.T) {
+// docs/hmc-behavior.md says of each fact about HMCs what it rests on, and which test shows what the program does with it.
+func TestBehaviorHasBasisAndTests(t *testing.T) {
 	text, err := os.ReadFile("docs/hmc-behavior.md")
 	if err != nil {
 		t.Fatal(err)
@@ -658,12 +658,21 @@ func TestBehaviorHasTests(t *testing.T) {
 			}
 		}
 	}
-	rows := regexp.MustCompile(`(?m)^\| [0-9.]+ \|.*\| ([^|]*) \|$`).FindAllSubmatch(text, -1)
-	if len(rows) < 20 {
-		t.Fatalf("only %d rows", len(rows))
+	bases := map[string]bool{}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([a-z]+) \| [^|]* \|$`).FindAllSubmatch(text, -1) {
+		bases[string(row[1])] = true
+	}
+	rows := regexp.MustCompile(`(?m)^\| [0-9.]+ \|.*\| ([^|]*) \| ([^|]*) \|$`).FindAllSubmatch(text, -1)
+	if statements := regexp.MustCompile(`(?m)^\| [0-9.]+ \|`).FindAll(text, -1); len(rows) < 20 || len(rows) != len(statements) {
+		t.Fatalf("%d rows of %d statements", len(rows), len(statements))
 	}
 	for _, row := range rows {
-		for name := range strings.SplitSeq(string(row[1]), ", ") {
+		for basis := range strings.SplitSeq(string(row[1]), ", ") {
+			if !bases[basis] {
+				t.Errorf("it rests on %q, which is none of %v: %.60s...", basis, slices.Sorted(maps.Keys(bases)), row[0])
+			}
+		}
+		for name := range strings.SplitSeq(string(row[2]), ", ") {
 			if !tests[name] {
 				t.Errorf("there is no test %q: %.60s...", name, row[0])
 			}

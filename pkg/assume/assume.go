@@ -7,15 +7,19 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // Question is something about HMCs that is not known.
 type Question struct {
 	ID string
-	// Asks is the question, Assumed the answer that the daemon is made for first, and Otherwise
-	// what it does, or what goes wrong, where the other one is true.
-	Asks, Assumed, Otherwise string
+	// Asks is the question, Shows what in the traffic answers it, Assumed the answer that the
+	// daemon is made for first, and Otherwise what it does, or what goes wrong, where the other
+	// one is true.
+	Asks, Shows, Assumed, Otherwise string
 }
 
 // The questions.
@@ -29,6 +33,12 @@ const (
 	HardwareTold  = "hardware-messages-told"
 	EntryResource = "log-entry-resource"
 	EntryDetails  = "event-details"
+	Answered      = "answered-message"
+	Wrap          = "numbers-wrap"
+	SessionEnd    = "session-end"
+	LiveLink      = "live-link"
+	BrokerKind    = "broker"
+	BrokerRefusal = "broker-refusal"
 )
 
 // Questions lists all of them.
@@ -36,39 +46,76 @@ func Questions() []Question {
 	return []Question{
 		{
 			MessageID, "Is the message-id of an OS message a string or a number?",
+			"message-id in os-messages",
 			"either, as it is documented and as it was seen", "the id is left out",
 		},
 		{
 			Sequence, "Does session-sequence-nr count per topic or per session?",
+			"session-sequence-nr where topics take turns",
 			"per topic", "the numbers of all topics are one sequence, which is known by what comes",
 		},
 		{
 			RefreshAgain, "Are the OS messages that an HMC holds replayed to each subscription, or to the first only?",
+			"is-refresh of the first message after a lost link",
 			"to each", "they are fetched after a lost link",
 		},
 		{
 			NumbersAtIPL, "Do the numbers of OS messages go on after an IPL?",
+			"sequence-number 0 or 1 after a higher one",
 			"they go on", "they begin anew; messages are told apart by their text",
 		},
 		{
+			Wrap, "At which number do the numbers of OS messages begin anew by themselves?",
+			"sequence-number 0 or 1 after one that is just below a power of 2 or 10",
+			"at 2147483647 or a higher one", "they count as begun anew, as after an IPL",
+		},
+		{
 			HeldFilter, "Can OS messages that wait for an answer be listed alone (is-held)?",
+			"400 to list-os-messages with is-held=true",
 			"for LPARs", "all messages are listed",
 		},
 		{
+			Answered, "What becomes of an OS message that was answered?",
+			"list-os-messages after a message that was is-held",
+			"it is listed, and not held any more", "it is not listed any more, and counts as answered",
+		},
+		{
 			Bulk, "Does the HMC take several requests in one (Submit Requests)?",
+			"404 or 405 to submit-requests",
 			"it does", "properties are asked for one by one, which takes more of the budget",
 		},
 		{
 			HardwareTold, "Is each hardware message notified?",
+			"class hardware-message, or the property hardware-messages, in notifications",
 			"only that there are any", "it is known at once, and not with the next list",
 		},
 		{
 			EntryResource, "Does the notification of a log entry name a resource?",
+			"headers name and object-uri of log-entry",
 			"it names none", "the resource is in the event",
 		},
 		{
-			EntryDetails, "Are there event-details in log entries?",
+			EntryDetails, "Are there event-details in log entries?", "event-details in log-entries",
 			"there are none", "they are in the event's body, and nowhere else",
+		},
+		{
+			SessionEnd, "What becomes of the link when its session ends?",
+			"403.4 or 403.5 while the link lives, or right after it was closed",
+			"it falls silent", "it is closed, and made again with another session",
+		},
+		{
+			LiveLink, "Does an HMC leave out notifications of a link that lives, because it is slow?",
+			"session-sequence-nr that jumps while the link lives, of an HMC that counts per topic",
+			"it does not", "they count as missed, with a gap",
+		},
+		{
+			BrokerKind, "Which broker is in the HMC?", "server of CONNECTED",
+			"Apache ActiveMQ 5", "what the broker says is taken as that of ActiveMQ; errors may be named less well",
+		},
+		{
+			BrokerRefusal, "How does the broker refuse a userid or session?",
+			"message of an ERROR in place of CONNECTED",
+			"as ActiveMQ: User name [...] or password is invalid", "any ERROR there counts as a refusal",
 		},
 	}
 }
@@ -115,6 +162,8 @@ type topic struct {
 	// refreshed says that messages were replayed, waiting that it was subscribed to again and
 	// nothing has come yet.
 	refreshed, waiting bool
+	// missed says that some of it was dropped after it had come.
+	missed bool
 	// read counts its OS messages.
 	read int
 }
@@ -142,11 +191,19 @@ type Observer struct {
 	known     bool
 	lastTopic string
 	numbers   map[string]int64 // of partitions
+	// held are the messages of partitions that wait for an answer.
+	held map[string]map[int64]bool
+	// of the link: whether it is there, when it was lost, and whether the HMC was away since
+	linked, away bool
+	lostAt       time.Time
 }
 
 // NewObserver makes an Observer that has seen nothing.
 func NewObserver() *Observer {
-	return &Observer{seen: make(map[string]*seen), topics: make(map[string]*topic), numbers: make(map[string]int64)}
+	return &Observer{
+		seen: make(map[string]*seen), topics: make(map[string]*topic), numbers: make(map[string]int64),
+		held: make(map[string]map[int64]bool),
+	}
 }
 
 func (o *Observer) note(id string, asAssumed bool, format string, args ...any) {
@@ -189,17 +246,130 @@ func (o *Observer) Answers() []Answer {
 	return all
 }
 
+// Exchange is a request and how it was answered.
+type Exchange struct {
+	Operation, URI, Query string
+	At                    time.Time
+	// Status is that of HTTP; 0: there was no answer.
+	Status int
+	Answer []byte
+}
+
 // Request takes up a request and how it was answered.
-func (o *Observer) Request(operation, query string, status int) {
+func (o *Observer) Request(x Exchange) {
 	switch {
-	case status == 0:
-	case operation == "submit-requests":
-		o.note(Bulk, status != 404 && status != 405, "answered with %d", status)
-	case operation == "list-os-messages" && query == "is-held=true":
-		o.note(HeldFilter, status != 400, "answered with %d", status)
-	case operation == "logon" && status/100 == 2: // a new session, with topics of its own
+	case x.Status == 0:
+		o.away = true
+	case x.Operation == "submit-requests":
+		o.note(Bulk, x.Status != 404 && x.Status != 405, "answered with %d", x.Status)
+	case x.Operation == "list-os-messages" && x.Query == "is-held=true":
+		o.note(HeldFilter, x.Status != 400, "answered with %d", x.Status)
+	case x.Operation == "list-os-messages" && x.Status == 200 && x.Query == "":
+		o.listed(strings.TrimSuffix(x.URI, "/operations/list-os-messages"), x.Answer)
+	case x.Operation == "logon" && x.Status/100 == 2: // a new session, with topics of its own
 		o.known, o.lastTopic = false, ""
 		clear(o.topics)
+	}
+	if x.Status == 403 && x.Operation != "logon" {
+		o.sessionUnknown(x)
+	}
+}
+
+// sessionUnknown takes up an answer that may say that the session has ended. An HMC that was
+// restarted says so too, but is away in between.
+func (o *Observer) sessionUnknown(x Exchange) {
+	const closedBy = 30 * time.Second
+	var e struct{ Reason int }
+	if json.Unmarshal(x.Answer, &e) != nil || e.Reason != 4 && e.Reason != 5 {
+		return
+	}
+	switch {
+	case o.linked:
+		o.note(SessionEnd, true, "the session was not known, and the link was still there")
+	case !o.lostAt.IsZero() && !o.away && x.At.Sub(o.lostAt) < closedBy:
+		o.note(SessionEnd, false, "the link was closed %s before the session was not known",
+			x.At.Sub(o.lostAt).Round(time.Millisecond))
+	}
+	o.lostAt = time.Time{}
+}
+
+// listed takes up all OS messages that are held of a partition.
+func (o *Observer) listed(partition string, body []byte) {
+	held := o.held[partition]
+	if len(held) == 0 {
+		return
+	}
+	b := messagesIn(body)
+	if b == nil {
+		return
+	}
+	now := make(map[int64]bool)
+	for _, m := range b {
+		if m.Sequence != nil {
+			now[*m.Sequence] = m.Held
+		}
+	}
+	for nr := range held {
+		switch stillHeld, there := now[nr]; {
+		case stillHeld:
+			continue
+		case there:
+			o.note(Answered, true, "a message that was held is listed, and is not held")
+		default:
+			o.note(Answered, false, "a message that was held is not listed")
+		}
+		delete(held, nr)
+	}
+}
+
+// Frame takes up a frame, by its command, header and body.
+func (o *Observer) Frame(command string, header func(string) string, body []byte) {
+	topic := strings.TrimPrefix(header("destination"), "/topic/")
+	switch command {
+	case "CONNECTED":
+		o.connected(header)
+	case "ERROR":
+		o.refused(header)
+	case "SUBSCRIBE":
+		o.Subscribe(topic)
+	case "MESSAGE":
+		o.Message(topic, header, body)
+	}
+}
+
+// connected takes up the answer of the broker to a logon.
+func (o *Observer) connected(header func(string) string) {
+	o.linked = true
+	server := header("server")
+	version, known := strings.CutPrefix(server, "ActiveMQ/")
+	if !known || strings.Trim(version, "0123456789.") != "" {
+		version = "of another name"
+	}
+	o.note(BrokerKind, known && strings.HasPrefix(version, "5."), "a server %s", version)
+}
+
+// refused takes up an ERROR of the broker.
+func (o *Observer) refused(header func(string) string) {
+	if !o.linked {
+		message := header("message")
+		asActiveMQ := strings.HasPrefix(message, "User name [") &&
+			strings.HasSuffix(message, " or password is invalid.")
+		o.note(BrokerRefusal, asActiveMQ,
+			"an ERROR in place of CONNECTED, with a message of %d characters", len(message))
+	}
+}
+
+// LinkEnded takes up the end of a link; lost says that it was not ended from here.
+func (o *Observer) LinkEnded(at time.Time, lost bool) {
+	if o.linked = false; lost {
+		o.lostAt, o.away = at, false
+	}
+}
+
+// Missed says that a notification of a topic came and was dropped before Message could have it.
+func (o *Observer) Missed(name string) {
+	if t := o.topics[name]; t != nil {
+		t.missed = true
 	}
 }
 
@@ -227,7 +397,8 @@ func (o *Observer) Message(name string, header func(string) string, body []byte)
 	switch header("notification-type") {
 	case "os-message":
 		t.read++
-		if o.Sampled && !t.waiting && t.read > sampleAfter && t.read%sampleEvery != 0 && !beginsAnew(body) {
+		if o.Sampled && !t.waiting && t.read > sampleAfter && t.read%sampleEvery != 0 && !beginsAnew(body) &&
+			!bytes.Contains(body, []byte(`"is-held":true`)) {
 			return
 		}
 		o.osMessages(t, header("object-uri"), body)
@@ -250,22 +421,68 @@ func (o *Observer) sequence(name string, t *topic, nr int64) {
 			o.note(Sequence, true, "number %d after %d of another topic, and %d of its own", nr, o.last, t.last)
 		}
 	}
+	if t.known && nr != t.last {
+		o.onLiveLink(t, nr)
+	}
 	t.last, t.known = nr, true
 	o.last, o.known, o.lastTopic = nr, true, name
 }
 
-func (o *Observer) osMessages(t *topic, partition string, body []byte) {
+// onLiveLink looks for notifications that an HMC has left out while the link lived, once it is
+// known that the numbers are the topic's own.
+func (o *Observer) onLiveLink(t *topic, nr int64) {
+	const sure = 3
+	s := o.seen[Sequence]
+	switch {
+	case s == nil || s.asAssumed < sure || s.otherwise > 0:
+	case nr == t.last+1:
+		if o.seen[LiveLink] == nil { // once is enough
+			o.note(LiveLink, true, "number %d after %d", nr, t.last)
+		}
+	case nr > t.last && !t.missed:
+		o.note(LiveLink, false, "number %d after %d", nr, t.last)
+	case nr > t.last:
+		t.missed = false
+	}
+}
+
+type osMessage struct {
+	ID       json.RawMessage `json:"message-id"`
+	Sequence *int64          `json:"sequence-number"`
+	Refresh  bool            `json:"is-refresh"`
+	Held     bool            `json:"is-held"`
+}
+
+func messagesIn(body []byte) []osMessage {
 	var b struct {
-		Messages []struct {
-			ID       json.RawMessage `json:"message-id"`
-			Sequence *int64          `json:"sequence-number"`
-			Refresh  bool            `json:"is-refresh"`
-		} `json:"os-messages"`
+		Messages []osMessage `json:"os-messages"`
 	}
 	if json.Unmarshal(body, &b) != nil {
-		return
+		return nil
 	}
-	for _, m := range b.Messages {
+	return b.Messages
+}
+
+// wraps says whether a number is just below one at which a counter may end, and whether that is one
+// of 31 bits at least.
+func wraps(last int64) (limit, high bool) {
+	const slack = 1024
+	near := func(end int64) bool { return last <= end && end-last < min(slack, end/16) }
+	for bits := 15; bits < 64; bits++ {
+		if near(math.MaxInt64 >> (63 - bits)) {
+			return bits == 15 || bits == 16 || bits >= 31, bits >= 31
+		}
+	}
+	for end := int64(9_999); end < math.MaxInt64/10; end = end*10 + 9 {
+		if near(end) {
+			return true, end > math.MaxInt32
+		}
+	}
+	return false, false
+}
+
+func (o *Observer) osMessages(t *topic, partition string, body []byte) {
+	for _, m := range messagesIn(body) {
 		if len(m.ID) > 0 {
 			kind := kindOf(m.ID)
 			o.note(MessageID, kind == "string" || kind == "number", "a %s", kind)
@@ -280,11 +497,30 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 		}
 		last, known := o.numbers[partition]
 		if known && !m.Refresh && *m.Sequence <= 1 && last > *m.Sequence {
-			o.note(NumbersAtIPL, false, "number %d after %d", *m.Sequence, last)
+			if limit, high := wraps(last); limit {
+				o.note(Wrap, high, "number %d after %d", *m.Sequence, last)
+			} else {
+				o.note(NumbersAtIPL, false, "number %d after %d", *m.Sequence, last)
+			}
+		}
+		if m.Held && (len(o.held[partition]) > 0 || len(o.held) < maxTracked) {
+			o.hold(partition, *m.Sequence)
 		}
 		if known || len(o.numbers) < maxTracked {
 			o.numbers[partition] = *m.Sequence
 		}
+	}
+}
+
+// maxHeld bounds how many messages of a partition wait for an answer.
+const maxHeld = 100
+
+func (o *Observer) hold(partition string, nr int64) {
+	if o.held[partition] == nil {
+		o.held[partition] = make(map[int64]bool)
+	}
+	if len(o.held[partition]) < maxHeld {
+		o.held[partition][nr] = true
 	}
 }
 

@@ -1,9 +1,12 @@
 package assume
 
 import (
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -16,6 +19,36 @@ func verdicts(o *Observer) map[string]string {
 		all[a.ID] = a.Verdict
 	}
 	return all
+}
+
+// A restart of an HMC, and a notification that the program itself has dropped, are not what they are asked about.
+func TestNoAnswers(t *testing.T) {
+	now := time.Now()
+	o := NewObserver()
+	o.LinkEnded(now, true)
+	o.Request(Exchange{Operation: "query-api-version", At: now})
+	o.Request(Exchange{Operation: "list-cpcs", Status: 403, At: now.Add(time.Second), Answer: []byte(`{"reason":5}`)})
+	header := func(nr int) func(string) string {
+		return func(name string) string {
+			if name == "session-sequence-nr" {
+				return strconv.Itoa(nr)
+			}
+			return ""
+		}
+	}
+	o.Subscribe("a")
+	o.Subscribe("b")
+	for i := range 5 {
+		o.Message("a", header(i), nil)
+		o.Message("b", header(i+100), nil)
+	}
+	o.Missed("a")
+	o.Message("a", header(17), nil)
+	for _, a := range o.Answers() {
+		if a.Verdict == Otherwise {
+			t.Error(a)
+		}
+	}
 }
 
 // TestAnswers has each question that no simulator answers answered both ways.
@@ -34,14 +67,53 @@ func TestAnswers(t *testing.T) {
 			return ""
 		}, []byte(body))
 	}
+	now := time.Now()
+	only := func(name, value string) func(string) string {
+		return func(asked string) string {
+			if asked == name {
+				return value
+			}
+			return ""
+		}
+	}
+	connect := func(o *Observer, name, value string) { o.Frame("CONNECTED", only(name, value), nil) }
+	unknown := func(o *Observer, reason int) {
+		o.Request(Exchange{Operation: "list-cpcs", Status: 403, At: now.Add(time.Second), Answer: fmt.Appendf(nil, `{"reason":%d}`, reason)})
+	}
+	numbers := func(o *Observer, more string, all ...int) {
+		for _, nr := range all {
+			message(o, "os-message", fmt.Sprintf(`{"os-messages":[{"sequence-number":%d%s}]}`, nr, more), "object-uri", "/api/partitions/1")
+		}
+	}
+	list := func(o *Observer, messages string) {
+		o.Request(Exchange{
+			Operation: "list-os-messages", URI: "/api/partitions/1/operations/list-os-messages", Status: 200,
+			Answer: []byte(`{"os-messages":[` + messages + `]}`),
+		})
+	}
+	sequence := func(o *Observer, topic string, nr int) {
+		o.Message(topic, only("session-sequence-nr", strconv.Itoa(nr)), nil)
+	}
+	turns := func(o *Observer) { // so that it is sure that each topic counts for itself
+		o.Subscribe("a")
+		o.Subscribe("b")
+		for i := range 3 {
+			sequence(o, "a", i+1)
+			sequence(o, "b", i+100)
+		}
+	}
 	for id, both := range map[string][2]func(o *Observer){
 		Bulk: {
-			func(o *Observer) { o.Request("submit-requests", "", 200) },
-			func(o *Observer) { o.Request("submit-requests", "", 404) },
+			func(o *Observer) { o.Request(Exchange{Operation: "submit-requests", Status: 200}) },
+			func(o *Observer) { o.Request(Exchange{Operation: "submit-requests", Status: 404}) },
 		},
 		HeldFilter: {
-			func(o *Observer) { o.Request("list-os-messages", "is-held=true", 200) },
-			func(o *Observer) { o.Request("list-os-messages", "is-held=true", 400) },
+			func(o *Observer) {
+				o.Request(Exchange{Operation: "list-os-messages", Query: "is-held=true", Status: 200})
+			},
+			func(o *Observer) {
+				o.Request(Exchange{Operation: "list-os-messages", Query: "is-held=true", Status: 400})
+			},
 		},
 		MessageID: {
 			func(o *Observer) { message(o, "os-message", `{"os-messages":[{"message-id":"0"},{"message-id":7}]}`) },
@@ -54,6 +126,32 @@ func TestAnswers(t *testing.T) {
 		EntryResource: {
 			func(o *Observer) { message(o, "log-entry", `{}`, "class", "console") },
 			func(o *Observer) { message(o, "log-entry", `{}`, "object-uri", "/api/SECRETNAME") },
+		},
+		Wrap: {
+			func(o *Observer) { numbers(o, "", 2147483646, 0) },
+			func(o *Observer) { numbers(o, "", 9999, 0) },
+		},
+		Answered: {
+			func(o *Observer) { numbers(o, `,"is-held":true`, 6); list(o, `{"sequence-number":6,"is-held":false}`) },
+			func(o *Observer) { numbers(o, `,"is-held":true`, 6); list(o, `{"sequence-number":7,"is-held":false}`) },
+		},
+		SessionEnd: {
+			func(o *Observer) { connect(o, "server", ""); unknown(o, 5) },
+			func(o *Observer) { connect(o, "server", ""); o.LinkEnded(now, true); unknown(o, 4) },
+		},
+		LiveLink: {
+			func(o *Observer) { turns(o); sequence(o, "a", 4) },
+			func(o *Observer) { turns(o); sequence(o, "a", 9) },
+		},
+		BrokerKind: {
+			func(o *Observer) { connect(o, "server", "ActiveMQ/5.15.2") },
+			func(o *Observer) { connect(o, "server", "SECRETNAME/1") },
+		},
+		BrokerRefusal: {
+			func(o *Observer) {
+				o.Frame("ERROR", only("message", "User name [SECRETNAME] or password is invalid."), nil)
+			},
+			func(o *Observer) { o.Frame("ERROR", only("message", "SECRETNAME may not"), nil) },
 		},
 	} {
 		for i, want := range []string{AsAssumed, Otherwise} {
@@ -89,9 +187,9 @@ func TestQuestionsAreDocumented(t *testing.T) {
 	if !ok {
 		t.Fatalf("%s has no %q", file, heading)
 	}
-	want := strings.TrimRight(intro, "\n") + "\n\n| | question | assumed first | otherwise |\n|---|---|---|---|\n"
+	want := strings.TrimRight(intro, "\n") + "\n\n| | question | what shows it | assumed first | otherwise |\n|---|---|---|---|---|\n"
 	for _, q := range Questions() {
-		want += "| " + q.ID + " | " + q.Asks + " | " + q.Assumed + " | " + q.Otherwise + " |\n"
+		want += "| " + q.ID + " | " + q.Asks + " | " + q.Shows + " | " + q.Assumed + " | " + q.Otherwise + " |\n"
 	}
 	if os.Getenv(updateDocs) != "" {
 		if err := os.WriteFile(file, []byte(before+heading+want), 0o644); err != nil {

@@ -16,14 +16,23 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
-// The daemon works with an HMC that is as it is assumed to be, and with one that is not in any point. It says of the second in
-// which points: each is counted, logged once, and in the status; of the first it says nothing.
+// The daemon works with an HMC that is as it is assumed to be, and with two that are not, each in a half of the points. It says of
+// these in which points: each is counted, logged once, and in the status; of the first it says nothing.
 func TestAssumptionsThatDoNotHold(t *testing.T) {
 	t.Parallel()
+	// What cannot be otherwise while the numbers are those of the session, and what has the link made again.
+	second := []string{assume.Wrap, assume.SessionEnd, assume.LiveLink, assume.BrokerKind, assume.BrokerRefusal}
+	const elsewise = "otherwise, second half"
 	for want, o := range map[string]hmcsim.Options{
 		assume.AsAssumed: {},
 		assume.Otherwise: {
 			SequencePerSession: true, RefreshOnce: true, OSSequenceAtIPL: true, HardwareMessageChanges: true, HardwareMessageInventory: true,
+		},
+		elsewise: {
+			CutOnSessionEnd: true,
+			Broker: hmcsim.BrokerOptions{
+				Server: "OtherMQ/1.0", Faults: [][]hmcsim.Fault{{{Kind: hmcsim.FaultBadLogin, Message: "not you"}}},
+			},
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -56,15 +65,18 @@ func TestAssumptionsThatDoNotHold(t *testing.T) {
 			if part.ID == "" {
 				t.Fatal("there is no LPAR with an operating system")
 			}
-			d.eventually("its messages are followed", func() bool {
+			followed := func() bool {
 				h := d.hmc("a")
 				_, not := h.OSMessages.NotFollowed[part.Name]
-				return h.OSMessages.Followed > 0 && !not
-			})
+				return h.Connected && h.OSMessages.Followed > 0 && !not
+			}
+			d.eventually("its messages are followed", followed)
 			count := func(id string) float64 {
 				return d.metric(fmt.Sprintf(`hmcnotifyd_hmc_assumption_violations_total{assumption=%q,hmc="a"}`, id))
 			}
-			_, err := sim.OSMessages(part.ID, "*17 IEF238D JOB1 - REPLY DEVICE NAME OR 'CANCEL'.")
+			held, err := sim.Partition(part.ID)
+			must(err)
+			_, err = sim.OSMessages(part.ID, "*17 IEF238D JOB1 - REPLY DEVICE NAME OR 'CANCEL'.")
 			must(err)
 			d.eventually("the question is known", func() bool { return len(d.bridge.Status().Held) > 0 })
 			d.eventually("held messages are listed", func() bool {
@@ -75,6 +87,26 @@ func TestAssumptionsThatDoNotHold(t *testing.T) {
 				must(err)
 				must(sim.SetCPCStatus(part.CPC, "exceptions"))
 				must(sim.SetCPCStatus(part.CPC, "operating"))
+			}
+			if otherwise {
+				must(sim.AnswerOSMessage(part.ID, held.NextOSMessage, true))
+				d.eventually("the answer is known", func() bool { return count(assume.Answered) > 0 })
+			}
+			if want == elsewise {
+				last := func() int64 { return int64(d.hmc("a").Notifications["os-message"]) }
+				for _, next := range []int64{9998, 0} { // the numbers end at 9999
+					before := last()
+					must(sim.SetOSMessageSequence(part.ID, next))
+					_, err := sim.OSMessages(part.ID, fmt.Sprintf("number %d", next))
+					must(err)
+					d.eventually("the message", func() bool { return last() > before })
+				}
+				sim.SkipSequence(3)
+				must(sim.SetCPCStatus(part.CPC, "exceptions"))
+				d.eventually("the gap", func() bool { return count(assume.LiveLink) > 0 })
+				reconnects := d.hmc("a").Reconnects
+				sim.ExpireSessions(true)
+				d.eventually("another session", func() bool { return d.hmc("a").Reconnects > reconnects && followed() })
 			}
 			_, err = sim.AddHardwareMessage(part.CPC, "something is hot")
 			must(err)
@@ -105,20 +137,22 @@ func TestAssumptionsThatDoNotHold(t *testing.T) {
 				publish(sim, "P", "the end")
 				return slices.ContainsFunc(d.consumer.got(), func(e *event.Event) bool { return bytes.Contains(e.Body, []byte("the end")) })
 			})
+			told := 0
 			for _, q := range assume.Questions() {
-				if otherwise {
+				violated := want == map[bool]string{false: assume.Otherwise, true: elsewise}[slices.Contains(second, q.ID)]
+				if violated {
+					told++
 					d.eventually(q.ID, func() bool { return count(q.ID) > 0 })
 				} else if n := count(q.ID); n != 0 {
 					t.Errorf("%s: %v violations of an HMC that is as assumed", q.ID, n)
 				}
 				line := fmt.Sprintf(`"assumption":%q`, q.ID)
-				if n := strings.Count(d.logs.String(), line); n != map[bool]int{true: 1}[otherwise] {
+				if n := strings.Count(d.logs.String(), line); n != map[bool]int{true: 1}[violated] {
 					t.Errorf("%s: logged %d times", q.ID, n)
 				}
 			}
-			told := d.hmc("a").Violations
-			if n := map[bool]int{true: len(assume.Questions())}[otherwise]; len(told) != n || told == nil {
-				t.Errorf("the status tells of %d points, want %d: %+v", len(told), n, told)
+			if all := d.hmc("a").Violations; len(all) != told || all == nil {
+				t.Errorf("the status tells of %d points, want %d: %+v", len(all), told, all)
 			}
 		})
 	}

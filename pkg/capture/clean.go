@@ -146,7 +146,15 @@ func (c *cleaner) text(member, s string) string {
 	case proseProperties[member]:
 		return c.plain(s, false, c.isProse)
 	}
-	return c.plain(s, nameProperties[member] || strings.HasSuffix(member, "name"), nil)
+	return c.plain(s, isName(member), nil)
+}
+
+func isName(member string) bool { return nameProperties[member] || strings.HasSuffix(member, "name") }
+
+// isFree says whether a member holds whatever somebody has given it, so that even its numbers may
+// tell whose they are.
+func isFree(member string) bool {
+	return isName(member) || proseProperties[member] || freeProperties[member]
 }
 
 // list is a list of the names of properties, with blanks between them.
@@ -255,7 +263,13 @@ func (c *cleaner) value(out []byte, raw json.RawMessage, member string, depth in
 		return append(out, raw...)
 	}
 	// A number. What is a secret is none, whatever it looks like.
-	if c.names != nil && member != "" && !properties[member] || isSecretName(member) {
+	switch {
+	case isSecretName(member), c.names != nil && member != "" && !properties[member]:
+		return append(out, '0')
+	case c.names != nil && isFree(member):
+		if made := c.plain(string(raw), false, nil); json.Valid([]byte(made)) {
+			return append(out, made...)
+		}
 		return append(out, '0')
 	}
 	return append(out, raw...)

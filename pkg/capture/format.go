@@ -114,6 +114,8 @@ type End struct {
 	Frames   int `json:"frames"`
 	// Full says that it was ended because it became too large.
 	Full bool `json:"full,omitempty"`
+	// Partial says that the capture went on, and was killed, or could not be written any more.
+	Partial bool `json:"partial,omitempty"`
 	// Words is how many different words were replaced.
 	Words int `json:"words"`
 }

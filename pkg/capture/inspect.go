@@ -62,7 +62,7 @@ func Inspect(out io.Writer, r io.Reader) error {
 			return err
 		}
 		last = e.Time()
-		observe(answers, e)
+		observe(answers, in.Began, e)
 		switch e.Kind {
 		case KindRequest:
 			key := fmt.Sprintf("%s: %d", e.Request.Operation, e.Request.Status)
@@ -97,6 +97,9 @@ func Inspect(out io.Writer, r io.Reader) error {
 	if end.Full {
 		w.WriteString("it became too large, and so it ends before its time\n")
 	}
+	if end.Partial {
+		w.WriteString("it was killed, or the disk was full: this is what there was when it was last written\n")
+	}
 	table := func(title string, counts map[string]int) {
 		fmt.Fprintf(&w, "\n%s:\n", title)
 		keys := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
@@ -123,18 +126,17 @@ func Inspect(out io.Writer, r io.Reader) error {
 }
 
 // observe has an entry answer what is not known.
-func observe(o *assume.Observer, e *Entry) {
+func observe(o *assume.Observer, began time.Time, e *Entry) {
 	switch {
 	case e.Request != nil:
-		o.Request(e.Request.Operation, e.Request.Query, e.Request.Status)
+		o.Request(assume.Exchange{
+			Operation: e.Request.Operation, URI: e.Request.URI, Query: e.Request.Query, Status: e.Request.Status,
+			Answer: e.Request.Answer.Raw(), At: began.Add(e.Time()),
+		})
+	case e.Link != nil:
+		o.LinkEnded(began.Add(e.Time()), e.Link.Lost != "")
 	case e.Frame != nil:
-		topic, _ := strings.CutPrefix(e.Frame.Get("destination"), "/topic/")
-		switch e.Frame.Command {
-		case Subscribe:
-			o.Subscribe(topic)
-		case Message:
-			o.Message(topic, e.Frame.Get, e.Frame.Body.Raw())
-		}
+		o.Frame(e.Frame.Command, e.Frame.Get, e.Frame.Body.Raw())
 	}
 }
 
@@ -158,6 +160,6 @@ func Answers(file string) ([]assume.Answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		observe(o, e)
+		observe(o, in.Began, e)
 	}
 }

@@ -119,14 +119,19 @@ type WriteOptions struct {
 	Secrets, Known []string
 	// Program is the version of the program.
 	Program string
+	// Partial says that the recording goes on, and what is written is what there is until now.
+	Partial bool
 }
 
-// Write writes what was recorded, without secrets and names. Nothing is recorded after that.
+// Write writes what was recorded, without secrets and names. Unless it is partial nothing is
+// recorded after that.
 func (r *Recorder) Write(w io.Writer, o WriteOptions) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ended = true
-	slices.SortStableFunc(r.entries, func(a, b *Entry) int { return int(a.At - b.At) })
+	r.ended = r.ended || !o.Partial
+	entries, end := slices.Clone(r.entries), r.counts // what is in an entry does not change
+	r.mu.Unlock()
+	end.Partial = o.Partial
+	slices.SortStableFunc(entries, func(a, b *Entry) int { return int(a.At - b.At) })
 	c := &cleaner{noting: true, secrets: slices.Clone(o.Secrets)}
 	if !o.Names {
 		c.names = newWords()
@@ -134,7 +139,7 @@ func (r *Recorder) Write(w io.Writer, o WriteOptions) error {
 			c.names.replace(name, true, nil)
 		}
 	}
-	for _, e := range r.entries {
+	for _, e := range entries {
 		c.entry(e)
 	}
 	c.replace()
@@ -142,12 +147,11 @@ func (r *Recorder) Write(w io.Writer, o WriteOptions) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range r.entries {
+	for _, e := range entries {
 		if err := out.Write(c.entry(e)); err != nil {
-			return fmt.Errorf("%w: %d entries", err, len(r.entries))
+			return fmt.Errorf("%w: %d entries", err, len(entries))
 		}
 	}
-	end := r.counts
 	if c.names != nil {
 		end.Words = len(c.names.made)
 	}

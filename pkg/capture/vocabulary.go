@@ -67,6 +67,10 @@ var nameProperties = set(`userid user partition-number machine-serial machine-se
 // somebody has given such a name.
 var proseProperties = set(`event-message data-item-value message`)
 
+// freeProperties hold other texts.
+var freeProperties = set(`description details text message-text prompt-text old-value new-value customer-phone
+	request-body`)
+
 // prose are words of the HMC's own sentences: those that a status change is explained by
 // (docs/rules), and those of ActiveMQ's refusals.
 var prose = set(`

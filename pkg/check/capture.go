@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,7 +50,7 @@ type CaptureOptions struct {
 // session of its own, and writes down all that goes to and fro. The link is ended in order, and
 // the session logged off. What is recorded is in memory until it is written; the events that the
 // daemon makes of it are in a directory of their own, which is removed.
-func Capture(ctx context.Context, o CaptureOptions) (err error) {
+func Capture(ctx context.Context, o CaptureOptions) error {
 	i := slices.IndexFunc(o.Config.HMCs, func(c config.HMC) bool { return c.Name == o.HMC })
 	if i < 0 {
 		var names []string
@@ -61,15 +62,12 @@ func Capture(ctx context.Context, o CaptureOptions) (err error) {
 	cfg := o.Config.HMCs[i]
 	cfg.Group = cmp.Or(cfg.Group, cfg.Name)
 	out, err := os.OpenFile(o.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		err = out.Close()
+	}
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
-	defer func() {
-		err = errors.Join(err, out.Close())
-		if err != nil {
-			err = errors.Join(err, os.Remove(o.File))
-		}
-	}()
 	r := capture.NewRecorder(0)
 	if o.Progress != nil {
 		o.Progress(func() string {
@@ -78,13 +76,82 @@ func Capture(ctx context.Context, o CaptureOptions) (err error) {
 				cfg.Name, entries, size>>10)
 		})
 	}
-	if err := follow(ctx, cfg, r, o); err != nil {
-		return err
-	}
-	return r.Write(out, capture.WriteOptions{
+	k := &keeper{file: o.File, recorder: r, options: capture.WriteOptions{
 		Names: o.Names, Secrets: secretsOf(&cfg), Program: o.Version,
 		Known: append([]string{cfg.Userid, cfg.Name}, cfg.Hosts...),
-	})
+	}}
+	ended := make(chan struct{})
+	var keeping sync.WaitGroup
+	keeping.Go(func() { k.keep(ended, cmp.Or(o.Logger, zap.NewNop())) })
+	err = follow(ctx, cfg, r, o)
+	close(ended)
+	keeping.Wait()
+	if err != nil {
+		return errors.Join(err, os.Remove(o.File))
+	}
+	err = k.write(false)
+	switch {
+	case err == nil:
+		return nil
+	case k.kept.IsZero():
+		return errors.Join(err, os.Remove(o.File))
+	}
+	return fmt.Errorf("%w; %s holds what there was until %s", err, o.File, k.kept.Format(time.TimeOnly))
+}
+
+const (
+	// keepFirst is when a capture is written for the first time while it goes on, keepEvery how
+	// often at most after that, and keepShare one in so much of the time is what it takes.
+	keepFirst = time.Second
+	keepEvery = 10 * time.Second
+	keepShare = 20
+)
+
+// keeper writes a capture that goes on, so that something is there whatever ends it. The file is
+// always a whole one: a new one is written beside it, and takes its place.
+type keeper struct {
+	file     string
+	recorder *capture.Recorder
+	options  capture.WriteOptions
+	kept     time.Time // when the file was written
+}
+
+func (k *keeper) keep(ended <-chan struct{}, log *zap.Logger) {
+	for wait := keepFirst; ; {
+		select {
+		case <-ended:
+			return
+		case <-time.After(wait):
+		}
+		began := time.Now()
+		if err := k.write(true); err != nil {
+			log.Warn("the capture goes on and cannot be written now", zap.Error(err))
+		}
+		wait = max(min(2*wait, keepEvery), keepShare*time.Since(began))
+	}
+}
+
+func (k *keeper) write(partial bool) (err error) {
+	beside := k.file + ".new"
+	if err := os.Remove(beside); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	out, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	o := k.options
+	o.Partial = partial
+	written := time.Now()
+	err = errors.Join(k.recorder.Write(out, o), out.Sync(), out.Close())
+	if err == nil {
+		err = os.Rename(beside, k.file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(beside))
+	}
+	k.kept = written
+	return nil
 }
 
 func secretsOf(cfg *config.HMC) []string {

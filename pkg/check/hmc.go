@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/assume"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -117,19 +116,19 @@ func checkHMC(
 func (c *hmcCheck) exchange(x hmc.Exchange) {
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	c.answers.Request(x.Operation, x.Query, x.Status)
+	c.answers.Request(assume.Exchange{
+		Operation: x.Operation, URI: x.URI, Query: x.Query, Status: x.Status, Answer: x.Answer, At: x.Began,
+	})
 }
 
 func (c *hmcCheck) traffic(t receiver.Traffic) {
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	topic, _ := strings.CutPrefix(t.Headers.Get("destination"), "/topic/")
-	switch t.Command {
-	case capture.Subscribe:
-		c.answers.Subscribe(topic)
-	case capture.Message:
-		c.answers.Message(topic, t.Headers.Get, t.Body)
+	if t.Command == "" {
+		c.answers.LinkEnded(t.At, t.Lost != "")
+		return
 	}
+	c.answers.Frame(t.Command, t.Headers.Get, t.Body)
 }
 
 // questions says what the HMC has shown of what is not known of HMCs. A check is short, so most of

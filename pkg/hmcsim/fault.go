@@ -65,7 +65,8 @@ type Fault struct {
 
 	// FaultRefuseTopic: a part of the topic's name; "" = every topic
 	Topic string
-	// FaultError: the header message; "" = a general one
+	// FaultError: the header message; "" = a general one. FaultBadLogin: the header message and
+	// the body; "" = those of ActiveMQ, as the HMC's own are not known
 	Message string
 	// FaultRefuseTopic, FaultError: the broker closes the connection after the ERROR
 	Close bool

@@ -2,6 +2,7 @@ package hmcsim
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -255,10 +256,10 @@ func (l *link) connect(f *frame.Frame) (version string, err error) {
 		return refuse(msg, javaTrace("org.apache.activemq.transport.stomp.ProtocolException: "+msg))
 	}
 	login := f.Header.Get(frame.Login)
-	_, bad := l.fault(FaultBadLogin)
+	refusal, bad := l.fault(FaultBadLogin)
 	if bad || !l.b.opts.Authenticate(login, f.Header.Get(frame.Passcode)) {
 		l.b.stats.refusedLogons.Add(1)
-		msg := "User name [" + login + "] or password is invalid."
+		msg := cmp.Or(refusal.Message, "User name ["+login+"] or password is invalid.")
 		return refuse(msg, msg)
 	}
 	if _, ok := l.fault(FaultNoHeartBeat); ok {

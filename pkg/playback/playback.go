@@ -31,6 +31,8 @@ const (
 	// patience is how many questions in a row may stay away, before none is waited for.
 	patience = 3
 	poll     = 2 * time.Millisecond
+	// patientPolls is for how many of them an answer waits while time stands still.
+	patientPolls = 50
 )
 
 // Options say what is played, and where. File is required.
@@ -57,11 +59,14 @@ type HMC struct {
 	wg     sync.WaitGroup
 	played chan struct{}
 	err    error // set before played is closed
-	// shift is how long ago the capture was, in milliseconds.
+	// shift is how long ago the capture was, in milliseconds, once somebody has come.
+	come  sync.Once
 	shift int64
 
 	// at is the time of the capture, in nanoseconds.
 	at atomic.Int64
+	// still says that time stands still.
+	still atomic.Bool
 
 	mu       sync.Mutex
 	sessions map[string]string // credentials, by id
@@ -89,9 +94,7 @@ func Start(o Options) (_ *HMC, err error) {
 	if h.index, err = load(file); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.File, err)
 	}
-	first := h.index.segments[0].begins
-	h.at.Store(int64(first))
-	h.shift = time.Since(h.index.header.Began.Add(first)).Milliseconds()
+	h.at.Store(int64(h.index.segments[0].begins))
 	if h.ca, err = hmcsim.NewCA(); err != nil {
 		return nil, err
 	}
@@ -181,6 +184,12 @@ func (h *HMC) logon() (id, credential string) {
 	return id, credential
 }
 
+// began says that a time of the capture is now, to whoever comes first: what they are told of is
+// then as new to them as it was to the captured daemon.
+func (h *HMC) began(at time.Duration) {
+	h.come.Do(func() { h.shift = time.Since(h.index.header.Began.Add(at)).Milliseconds() })
+}
+
 // play says again what the HMC has said, link by link. Between two of them time stands still until
 // somebody has subscribed again.
 func (h *HMC) play(ctx context.Context) error {
@@ -203,9 +212,11 @@ func (h *HMC) play(ctx context.Context) error {
 		if i == len(h.index.segments)-1 {
 			break // the link stays, as what the HMC would have said is not known
 		}
+		h.still.Store(true)
 		h.log.Info("the link of the capture ends")
 		h.end(s, &h.index.segments[i+1])
 	}
+	h.still.Store(true)
 	h.log.Info("the capture is played")
 	return nil
 }
@@ -308,7 +319,11 @@ func (p *player) wait(ctx context.Context, at time.Duration) {
 // until waits for something, for so long; 0: without end. Time of the capture stands still.
 func (p *player) until(ctx context.Context, limit time.Duration, happened func() bool) bool {
 	began := time.Now()
-	defer func() { p.base, p.from = time.Now(), p.now() }()
+	p.still.Store(true)
+	defer func() {
+		p.base, p.from = time.Now(), p.now()
+		p.still.Store(false)
+	}()
 	for !happened() {
 		if limit > 0 && time.Since(began) > limit {
 			return false
@@ -322,16 +337,23 @@ func (p *player) until(ctx context.Context, limit time.Duration, happened func()
 	return true
 }
 
+// tellsOrder says whether the answer to a request, by method and path, says what there is, so that
+// what is notified before it and after it depends on it.
+func tellsOrder(key string) bool {
+	method, path, _ := strings.Cut(key, " ")
+	operation := path[strings.LastIndexByte(path, '/')+1:]
+	return method == http.MethodGet && path != topicsPath && (path == "/api/cpcs" || operation == "hardware-messages" ||
+		strings.HasPrefix(operation, "list-") || strings.HasPrefix(operation, "get-")) ||
+		operation == "open-os-message-channel"
+}
+
 // request waits until somebody has asked what the captured daemon asked at this time, where the
 // answer says what there is: what comes after it would not fit an older answer.
 func (p *player) request(ctx context.Context, r *capture.Request) {
-	switch r.Operation {
-	case "list-cpcs", "list-permitted-partitions", "list-permitted-logical-partitions", "open-os-message-channel",
-		"list-os-messages", "get-audit-log", "get-security-log", "list-hardware-messages":
-	default:
+	key := keyOf(r.Method, r.URI, "")
+	if !tellsOrder(key) {
 		return
 	}
-	key := keyOf(r.Method, r.URI, "")
 	asked := func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()

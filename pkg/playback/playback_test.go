@@ -51,6 +51,7 @@ type ports interface {
 // daemon is a Bridge with one HMC and one sink, a file.
 type daemon struct {
 	t      *testing.T
+	bridge *bridge.Bridge
 	events string
 	cancel context.CancelFunc
 	done   chan error
@@ -99,7 +100,7 @@ sinks:
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	d := &daemon{t: t, events: filepath.Join(dir, "events"), cancel: cancel, done: make(chan error, 1)}
+	d := &daemon{t: t, bridge: b, events: filepath.Join(dir, "events"), cancel: cancel, done: make(chan error, 1)}
 	go func() { d.done <- b.Run(ctx) }()
 	t.Cleanup(d.stop)
 	return d
@@ -134,10 +135,11 @@ func (d *daemon) all() []event.Event {
 	return all
 }
 
-// shape is what of an event does not depend on names: live events in their order, others counted, as
-// they come when the HMC was asked. Whether a change was planned depends on names where these are words
+// shape is what of events does not depend on names: live events, in their order for each resource, which is the order there is,
+// and the others counted, as they come when the HMC was asked. Whether a change was planned depends on names where these are words
 // of the API: what an audit log says of them is not known by its words then.
 func shape(all []event.Event, planned bool) (live []string, others map[string]int) {
+	resources := make(map[string]string)
 	others = make(map[string]int)
 	for i := range all {
 		e := &all[i]
@@ -154,12 +156,16 @@ func shape(all []event.Event, planned bool) (live []string, others map[string]in
 		text := fmt.Sprintf("%s %s %s %s %d planned=%v repeat=%v%s", e.Type, e.Origin, class, e.Severity,
 			len(event.String(event.Member(e.Body, "message-text"))), e.Planned && planned, e.Repeat, words)
 		if e.Origin == "live" {
-			live = append(live, text)
+			uri := ""
+			if e.Resource != nil {
+				uri = e.Resource.ObjectURI
+			}
+			resources[uri] += text + "\n"
 		} else {
 			others[text]++
 		}
 	}
-	return live, others
+	return slices.Sorted(maps.Values(resources)), others
 }
 
 // estate is what a place calls its own.

@@ -2,6 +2,7 @@ package playback
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -72,7 +73,27 @@ func (h *HMC) serveOne(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, http.StatusNotFound, reasonNotFound, "the captured daemon did not ask this")
 		return
 	}
+	if tellsOrder(r.Method + " " + r.URL.Path) {
+		h.await(r.Context(), a.at)
+	}
 	h.reply(w, a, h.current(r.URL.Path, a))
+}
+
+// await waits for a time of the capture: what was notified before an answer is notified before it
+// again, even where who asks now is quicker. It does not while time stands still: that may be for
+// something that comes after this answer.
+func (h *HMC) await(ctx context.Context, at time.Duration) {
+	still := 0
+	for began := time.Now(); h.now() < at && still < patientPolls && time.Since(began) < askWait; {
+		if still++; !h.still.Load() {
+			still = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(poll):
+		}
+	}
 }
 
 func (h *HMC) serveLogon(w http.ResponseWriter, r *http.Request, body []byte) {
@@ -84,6 +105,7 @@ func (h *HMC) serveLogon(w http.ResponseWriter, r *http.Request, body []byte) {
 	}
 	answer := map[string]any{"api-major-version": 4, "api-minor-version": 1, "password-expires": -1}
 	if a := latest(h.index.logons, h.now()); a != nil {
+		h.began(a.at)
 		_ = json.Unmarshal(a.body, &answer) // else the session was made elsewhere
 	} else if topics := h.index.answerAt(http.MethodGet, topicsPath, "", h.now()); topics != nil {
 		var list struct {
@@ -165,6 +187,7 @@ func (h *HMC) laterText(ms string) string {
 	if err != nil || n <= 0 {
 		return ms
 	}
+	h.began(h.index.segments[0].begins)
 	return strconv.FormatInt(n+h.shift, 10)
 }
 

@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -43,7 +42,9 @@ func newAssumptions(name string, m *record.Metrics, log *zap.Logger) *assumption
 func (a *assumptions) exchange(next func(hmc.Exchange)) func(hmc.Exchange) {
 	return func(x hmc.Exchange) {
 		a.mu.Lock()
-		a.observer.Request(x.Operation, x.Query, x.Status)
+		a.observer.Request(assume.Exchange{
+			Operation: x.Operation, URI: x.URI, Query: x.Query, Status: x.Status, Answer: x.Answer, At: x.Began,
+		})
 		a.mu.Unlock()
 		if next != nil {
 			next(x)
@@ -51,18 +52,29 @@ func (a *assumptions) exchange(next func(hmc.Exchange)) func(hmc.Exchange) {
 	}
 }
 
-// traffic looks at subscriptions before next does, which may be nil.
+// traffic looks at all but notifications before next does, which may be nil.
 func (a *assumptions) traffic(next func(receiver.Traffic)) func(receiver.Traffic) {
 	return func(t receiver.Traffic) {
-		if t.Command == "SUBSCRIBE" {
+		if t.Command != "MESSAGE" {
 			a.mu.Lock()
-			a.observer.Subscribe(strings.TrimPrefix(t.Headers.Get("destination"), "/topic/"))
+			if t.Command == "" {
+				a.observer.LinkEnded(t.At, t.Lost != "")
+			} else {
+				a.observer.Frame(t.Command, t.Headers.Get, nil)
+			}
 			a.mu.Unlock()
 		}
 		if next != nil {
 			next(t)
 		}
 	}
+}
+
+// missed says that a notification was dropped for which there was no room.
+func (a *assumptions) missed(topic string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.observer.Missed(topic)
 }
 
 func (a *assumptions) notified(n *translate.Notification) {

@@ -118,7 +118,10 @@ func New(o Options) (*Supervisor, error) {
 		Timing: s.intervals.Recording, Budget: o.Budget,
 	})
 	s.connector = logon.NewConnector(s.session, receiver.Options{
-		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
+		OnMissed: func(topic string) {
+			s.assumed.missed(topic)
+			s.Rec.Overflowed(topic, time.Now())
+		},
 		HandoverHold: func() bool { return s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover}, Budget: o.Budget,
 		Dial: o.Dial, OnTraffic: s.assumed.traffic(o.Tap.Traffic),
