@@ -182,8 +182,8 @@ func repoFiles(t *testing.T) []string {
 	if err == nil {
 		var files []string
 		for name := range bytes.SplitSeq(out, []byte{0}) {
-			// A file deleted in the work tree is listed still.
-			if _, err := os.Stat(string(name)); err == nil && len(name) > 0 {
+			// A file deleted in the work tree is listed still, and so is a link to a directory.
+			if info, err := os.Stat(string(name)); err == nil && len(name) > 0 && !info.IsDir() {
 				files = append(files, string(name))
 			}
 		}
