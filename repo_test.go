@@ -611,6 +611,29 @@ func TestChangelog(t *testing.T) {
 	}
 }
 
+// TestUpgradesAreTested wants docs/upgrading.md to have a section for each version that CHANGELOG.md
+// has, and tests/upgrade to open what that version has written, killed and stopped.
+func TestUpgradesAreTested(t *testing.T) {
+	versions := regexp.MustCompile(`(?m)^## (?:From )?\[?(\d+\.\d+\.\d+)\b`)
+	documented, tested := map[string]bool{}, map[string]bool{}
+	for _, m := range versions.FindAllStringSubmatch(readFile(t, "docs/upgrading.md"), -1) {
+		documented[m[1]] = true
+	}
+	for _, m := range versions.FindAllStringSubmatch(readFile(t, "CHANGELOG.md"), -1) {
+		if m[1] != strings.TrimSpace(readFile(t, "VERSION")) && !documented[m[1]] {
+			t.Errorf("docs/upgrading.md says nothing of an upgrade from %s", m[1])
+		}
+	}
+	for _, name := range repoFiles(t) {
+		if v, ok := strings.CutSuffix(strings.TrimPrefix(name, "tests/upgrade/testdata/"), "-kill.tar.gz"); ok {
+			tested[v] = slices.Contains(repoFiles(t), "tests/upgrade/testdata/"+v+"-term.tar.gz")
+		}
+	}
+	if len(documented) == 0 || !maps.Equal(documented, tested) {
+		t.Errorf("docs/upgrading.md has the versions %v, tests/upgrade %v", documented, tested)
+	}
+}
+
 func markdownFiles(t *testing.T) []string {
 	t.Helper()
 	return slices.DeleteFunc(repoFiles(t), func(name string) bool { return path.Ext(name) != ".md" })
