@@ -359,8 +359,10 @@ func testApt(t *testing.T, r *root, rel release) {
 	if out, status := apt("update"); status == 0 && !strings.Contains(out, "W: ") {
 		t.Errorf("apt-get update takes a changed InRelease:\n%s", out)
 	}
-	if err := os.RemoveAll(r.path("/srv/repository")); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"/srv/repository", "/etc/apt/hmcnotifyd.list"} {
+		if err := os.RemoveAll(r.path(name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r.asked()
 }
