@@ -193,21 +193,12 @@ func (d *Delivery) finish(items []item) {
 // delivered counts events that the sink took. err is nil, or says that a part of the destination,
 // or some of the events, are an exception.
 func (l *lane) delivered(items []item, err error) {
-	now, acked, stored, first := time.Now(), l.Cursor.Acked(), 0, 0
+	now, acked, stored := time.Now(), l.Cursor.Acked(), 0
 	for i := range items {
 		stored += items[i].left(acked)
-		if items[i].record.Received.Before(items[first].record.Received) {
-			first = i
-		}
-	}
-	for i := range items {
 		// Where the clock was set back in between it is not known.
 		latency := max(0, now.Sub(items[i].record.Received).Seconds())
-		if i == first { // once a batch: it costs more than all else here
-			l.metrics.observeSlowest(latency, items[i].record.ID)
-			continue
-		}
-		l.metrics.latency.Observe(latency)
+		status.ObserveEvent(l.metrics.latency, latency, items[i].record.ID, i == 0)
 	}
 	l.health.delivered(now)
 	if err != nil {

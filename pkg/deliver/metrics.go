@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -127,20 +126,6 @@ type sinkMetrics struct {
 	rate status.Minutes
 	// delivery is whose queue is read; nil: it does not run yet.
 	delivery atomic.Pointer[Delivery]
-}
-
-// maxExemplar is the length of an event id; OpenMetrics has 128 characters for name and value.
-const maxExemplar = 64
-
-// observeSlowest notes a latency, and which event had it, for who asks a chart which one that was.
-func (m *sinkMetrics) observeSlowest(seconds float64, id string) {
-	// Every histogram of the library can, and panics over what OpenMetrics has no room for.
-	exemplars, ok := m.latency.(prometheus.ExemplarObserver)
-	if !ok || len(id) > maxExemplar || !utf8.ValidString(id) {
-		m.latency.Observe(seconds)
-		return
-	}
-	exemplars.ObserveWithExemplar(seconds, prometheus.Labels{"event_id": id})
 }
 
 // forSink returns the series of the sink, which it creates with value 0 if there are none yet.
