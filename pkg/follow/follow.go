@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	// an HMC ends a session that is idle for six hours, and tells nobody
+	// An HMC ends a session that is idle for six hours, and tells nobody.
 	pingEvery   = time.Minute
 	logoffLimit = 10 * time.Second
-	// what lasted this long worked
+	// What lasted this long worked.
 	lasting = time.Minute
 )
 
@@ -177,7 +177,7 @@ func (f *follower) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	var pinging sync.WaitGroup
 	defer pinging.Wait()

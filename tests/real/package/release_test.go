@@ -5,6 +5,7 @@ package package_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
@@ -58,16 +59,11 @@ type gpg struct {
 
 func newGPG(t *testing.T) *gpg {
 	t.Helper()
-	home, err := os.MkdirTemp("", "gpg") // gpg-agent's socket needs a short name
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gpg{t, home}
+	g := &gpg{t, t.TempDir()}
 	t.Cleanup(func() {
-		cmd := exec.Command(program.Look(t, "gpgconf", "gnupg"), "--kill", "all")
-		cmd.Env = append(os.Environ(), "GNUPGHOME="+home)
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program.Look(t, "gpgconf", "gnupg"), "--kill", "all")
+		cmd.Env = append(os.Environ(), "GNUPGHOME="+g.home)
 		_ = cmd.Run()
-		_ = os.RemoveAll(home)
 	})
 	return g
 }
@@ -201,24 +197,20 @@ func testRelease(t *testing.T, r release) {
 
 // testImage wants one image for each platform, that is the one of the Dockerfile, and runs that of this machine.
 func testImage(t *testing.T, r release) {
-	dir, err := os.MkdirTemp("", "image") // in lower case: buildah makes a name of it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	path := program.Look(t, "buildah", "buildah")
 	buildah := func(args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), path, append([]string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}, args...)...)
-		cmd.Env = append(os.Environ(), "BUILDAH_ISOLATION=chroot", "TMPDIR="+dir)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "BUILDAH_ISOLATION=chroot", "TMPDIR="+dir)
 		out, status := program.OutputOf(t, within, cmd)
 		if status != 0 {
 			t.Fatalf("buildah %q: exit status %d\n%s", args, status, out)
 		}
 		return strings.TrimSpace(out)
 	}
-	blobs, layout := blobsOf(t, r), filepath.Join(dir, "layout")
-	if out, status := program.Output(t, within, program.Look(t, "tar", "tar"), "-x", "-C", dir, "--one-top-level="+layout, "-f", imageOf(r)); status != 0 {
+	blobs := blobsOf(t, r)
+	if out, status := program.Output(t, within, program.Look(t, "tar", "tar"), "-x", "-C", dir, "--one-top-level=layout", "-f", imageOf(r)); status != 0 {
 		t.Fatal(out)
 	}
 	var list struct {
@@ -247,7 +239,7 @@ func testImage(t *testing.T, r release) {
 			t.Errorf("%s has the checksum %s", name, sum(data))
 		}
 	}
-	container := buildah("from", "oci:"+layout+":"+oldVersion)
+	container := buildah("from", "--quiet", "oci:layout:"+oldVersion) // it makes a name of this
 	var inspected struct {
 		OCIv1 struct {
 			Config struct {
