@@ -66,17 +66,33 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225
 
 .PHONY: package
 package: build-all $(BIN)/nfpm ## Build .deb and .rpm packages for the same platforms into dist/
-	rm -rf $(DIST)/package
+	rm -rf $(DIST)/package $(DIST)/*.deb $(DIST)/*.rpm
 	mkdir -p $(DIST)/package
 	cp -r docs $(DIST)/package/docs
 	chmod -R u=rwX,go=rX $(DIST)/package/docs
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(DIST)/package/hmcnotifyd ./cmd/hmcnotifyd
 	$(DIST)/package/hmcnotifyd man | gzip -9n >$(DIST)/package/hmcnotifyd.1.gz
 	for shell in bash zsh fish; do $(DIST)/package/hmcnotifyd completion $$shell >$(DIST)/package/hmcnotifyd.$$shell || exit; done
-	for arch in $(PLATFORMS); do for packager in $(PACKAGERS); do \
-	  GOARCH=$$arch VERSION=$(VERSION) DIST=$(DIST) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
-	    $(BIN)/nfpm package --config deploy/package/nfpm.yaml --packager $$packager --target $(DIST)/ || exit; \
-	done; done
+	for arch in $(PLATFORMS); do for packager in $(PACKAGERS); do echo $$arch $$packager; done; done | \
+	  VERSION=$(VERSION) DIST=$(DIST) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) xargs -P $(CORES) -L 1 sh -c \
+	  'GOARCH=$$0 $(BIN)/nfpm package --config deploy/package/nfpm.yaml --packager $$1 --target $(DIST)/'
+
+.PHONY: chart
+chart: ## Pack the Helm chart into dist/
+	rm -rf $(DIST)/chart
+	mkdir -p $(DIST)/chart
+	cp -rL deploy/helm/hmcnotifyd $(DIST)/chart/hmcnotifyd
+	sed -i -E 's/^(version|appVersion): .*/\1: $(VERSION)/' $(DIST)/chart/hmcnotifyd/Chart.yaml
+	tar --create --sort=name --format=ustar --mtime=@$(SOURCE_DATE_EPOCH) --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+	  -C $(DIST)/chart hmcnotifyd | gzip -n >$(DIST)/hmcnotifyd-$(VERSION)-chart.tgz
+
+# The OpenPGP secret key that a release is signed with; none: it is not signed.
+RELEASE_KEY ?=
+
+.PHONY: release
+release: package chart $(BIN)/cyclonedx-gomod ## Build all that a release has (docs/release.md): archives, packages, images, repositories, checksums
+	VERSION=$(VERSION) REVISION=$(REVISION) DIST=$(DIST) PLATFORMS='$(PLATFORMS)' SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+	  RELEASE_KEY=$(RELEASE_KEY) tools/release
 
 .PHONY: image
 image: ## Build the container image hmcnotifyd:VERSION with docker, podman or buildah
@@ -157,6 +173,12 @@ $(BIN)/govulncheck: tools/go.mod tools/go.sum
 $(BIN)/nfpm: tools/go.mod tools/go.sum
 	mkdir -p $(BIN)
 	$(GO) -C tools build -o $(CURDIR)/$@ github.com/goreleaser/nfpm/v2/cmd/nfpm
+	touch $@
+
+# What it says of itself is in the list that it makes: it is the same wherever it is built.
+$(BIN)/cyclonedx-gomod: tools/go.mod tools/go.sum
+	mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) -C tools build -trimpath -buildvcs=false -o $(CURDIR)/$@ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 	touch $@
 
 .PHONY: clean

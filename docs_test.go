@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"go/types"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -94,8 +95,9 @@ func TestParsersAreFuzzed(t *testing.T) {
 	}
 }
 
-// TestSecurityBounds holds the bounds that docs/security.md lists against the constants of the code.
-func TestSecurityBounds(t *testing.T) {
+// numbers returns what finds the value of a constant of the code, by its package and name.
+func numbers(t *testing.T) func(name string) (int64, bool) {
+	t.Helper()
 	constants := map[string]ast.Expr{}
 	sources := map[string]string{}
 	for _, f := range goFiles(t) {
@@ -117,7 +119,7 @@ func TestSecurityBounds(t *testing.T) {
 			}
 		}
 	}
-	number := func(name string) (int64, bool) {
+	return func(name string) (int64, bool) {
 		expr, ok := constants[name]
 		if !ok {
 			return 0, false
@@ -133,6 +135,11 @@ func TestSecurityBounds(t *testing.T) {
 		}
 		return constant.Int64Val(constant.ToInt(value.Value))
 	}
+}
+
+// TestSecurityBounds holds the bounds that docs/security.md lists against the constants of the code.
+func TestSecurityBounds(t *testing.T) {
+	number := numbers(t)
 	units := map[string]int64{
 		"": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30,
 		"ms": int64(time.Millisecond), "s": int64(time.Second), "min": int64(time.Minute), "h": int64(time.Hour),
@@ -151,6 +158,80 @@ func TestSecurityBounds(t *testing.T) {
 		if is, ok := number(row[3]); !ok || is != said*unit {
 			t.Errorf("docs/security.md says that %s is %s %s, the code %d (a constant: %v)", row[3], row[1], row[2], is, ok)
 		}
+	}
+}
+
+// TestSinksDocumented holds what docs/sinks.md promises in numbers against the code, and wants each kind of sink where people look for
+// the kinds there are.
+func TestSinksDocumented(t *testing.T) {
+	number := numbers(t)
+	text := readFile(t, "docs/sinks.md")
+	ahead := regexp.MustCompile(`at most\s+(\d+) events or (\d+) MiB beyond it`).FindStringSubmatch(text)
+	if ahead == nil {
+		t.Fatal("docs/sinks.md does not say how far the others go on")
+	}
+	for i, name := range []string{"pkg/deliver.aheadEvents", "pkg/deliver.aheadBytes"} {
+		is, ok := number(name)
+		if said, err := strconv.ParseInt(ahead[i+1], 10, 64); err != nil || !ok || is != said<<(20*i) {
+			t.Errorf("docs/sinks.md says that %s is %s, the code %d (a constant: %v)", name, ahead[i+1], is, ok)
+		}
+	}
+	_, said, _ := strings.Cut(readFile(t, "config.example.yaml"), " exactly one kind:")
+	said, _, _ = strings.Cut(said, "\nsinks:\n")
+	kinds := 0
+	for _, f := range goFiles(t) {
+		if f.test || f.pkg() != "pkg/config" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok || spec.Name.Name != "Sink" {
+				return true
+			}
+			for _, field := range spec.Type.(*ast.StructType).Fields.List {
+				if _, ok := field.Type.(*ast.StarExpr); !ok {
+					continue // a kind may be absent, other keys have defaults
+				}
+				kinds++
+				kind, _ := strconv.Unquote(field.Tag.Value)
+				kind = reflect.StructTag(kind).Get("yaml")
+				if !strings.Contains(text, "| [`"+kind+"`](#"+kind+") |") {
+					t.Errorf("the table of docs/sinks.md lacks %s", kind)
+				}
+				if !regexp.MustCompile(`\b` + kind + `\b`).MatchString(said) {
+					t.Errorf("config.example.yaml does not say that %s is a kind of sink", kind)
+				}
+			}
+			return false
+		})
+	}
+	if kinds < 9 {
+		t.Errorf("only %d kinds", kinds)
+	}
+}
+
+// TestMakeDocsDocumented wants CONTRIBUTING.md to name each document that `make docs` writes.
+func TestMakeDocsDocumented(t *testing.T) {
+	_, said, _ := strings.Cut(readFile(t, "CONTRIBUTING.md"), "`make docs` writes ")
+	said, _, _ = strings.Cut(said, " anew")
+	written := regexp.MustCompile(`"HMCNOTIFYD_WRITE_DOCS"`)
+	named := regexp.MustCompile(`\bdocs/([\w-]+\.(?:md|json|yaml))`)
+	files := 0
+	for _, f := range goFiles(t) {
+		text := readFile(t, f.path)
+		if !f.test || f.path == "docs_test.go" || !written.MatchString(text) {
+			continue
+		}
+		files++
+		m := named.FindStringSubmatch(text)
+		if m == nil {
+			t.Errorf("%s writes a document and does not name it", f.path)
+		} else if !strings.Contains(said, m[1]) {
+			t.Errorf("CONTRIBUTING.md does not say that make docs writes %s, as %s does", m[1], f.path)
+		}
+	}
+	if files < 5 {
+		t.Errorf("only %d tests write documents", files)
 	}
 }
 

@@ -61,6 +61,7 @@ var imports = map[string]struct {
 	"pkg/trust":     {nil, "what a certificate or TLS lacks can be said without knowing who connects"},
 	"pkg/ledger":    {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},
 	"pkg/console":   {[]string{"pkg/event", "pkg/ledger", "pkg/queue"}, "as pkg/ledger: a book of its own for the messages that HMCs number anew"},
+	"pkg/follow":    {[]string{"pkg/console", "pkg/event", "pkg/hmc", "pkg/receiver"}, "a Go program follows a console without a configuration, a queue or a daemon"},
 	"pkg/translate": {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/jsontext", "pkg/ledger", "pkg/match", "pkg/receiver"}, "a notification becomes events without anything being stored"},
 	"pkg/status":    {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
 	"pkg/record": {
@@ -187,8 +188,8 @@ func repoFiles(t *testing.T) []string {
 	if err == nil {
 		var files []string
 		for name := range bytes.SplitSeq(out, []byte{0}) {
-			// A file deleted in the work tree is listed still.
-			if _, err := os.Stat(string(name)); err == nil && len(name) > 0 {
+			// A file deleted in the work tree is listed still, and so is a link to a directory.
+			if info, err := os.Stat(string(name)); err == nil && len(name) > 0 && !info.IsDir() {
 				files = append(files, string(name))
 			}
 		}
@@ -306,6 +307,58 @@ func TestPackageComments(t *testing.T) {
 		if n != 1 {
 			t.Errorf("package %s (%s) has %d package comments, not one: it is where a reader starts", pkg, names[pkg], n)
 		}
+	}
+}
+
+// TestExamples wants an example for each exported type that programs may use, where pkg.go.dev shows
+// it: of the type, of a method of it, or for a package with one function, of the package.
+func TestExamples(t *testing.T) {
+	types, examples := map[string]bool{}, map[string]bool{}
+	libraries := []string{"pkg/receiver", "pkg/hmc"}
+	for _, f := range goFiles(t) {
+		if !slices.Contains(libraries, f.pkg()) {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if name, ok := strings.CutPrefix(d.Name.Name, "Example"); ok && f.test {
+					name, _, _ = strings.Cut(name, "_")
+					examples[f.pkg()+"."+name] = true
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					if s, ok := spec.(*ast.TypeSpec); ok && !f.test && s.Name.IsExported() {
+						types[f.pkg()+"."+s.Name.Name] = true
+					}
+				}
+			}
+		}
+	}
+	if len(types) < 20 {
+		t.Errorf("only %d types were looked at", len(types))
+	}
+	for name := range types {
+		if !examples[name] {
+			t.Errorf("%s has no example", name)
+		}
+	}
+}
+
+// TestLibraryProgram compiles the program of docs/library.md, whose main is what it promises to be: short.
+func TestLibraryProgram(t *testing.T) {
+	_, program, _ := strings.Cut(readFile(t, "docs/library.md"), "\n```go\n")
+	program, _, found := strings.Cut(program, "\n```\n")
+	_, body, _ := strings.Cut(program, "\nfunc main() {\n")
+	if lines := strings.Count(body, "\n"); !found || lines == 0 || lines > 15 {
+		t.Errorf("main has %d lines", lines)
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(program+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
@@ -613,6 +666,29 @@ func TestChangelog(t *testing.T) {
 	changelog := readFile(t, "CHANGELOG.md")
 	if !strings.Contains(changelog, fmt.Sprintf("\n## [%s]", version)) && !strings.Contains(changelog, "\n## [Unreleased]") {
 		t.Errorf("CHANGELOG.md has no section for %s and none for what is unreleased", version)
+	}
+}
+
+// TestUpgradesAreTested wants docs/upgrading.md to have a section for each version that CHANGELOG.md
+// has, and tests/upgrade to open what that version has written, killed and stopped.
+func TestUpgradesAreTested(t *testing.T) {
+	versions := regexp.MustCompile(`(?m)^## (?:From )?\[?(\d+\.\d+\.\d+)\b`)
+	documented, tested := map[string]bool{}, map[string]bool{}
+	for _, m := range versions.FindAllStringSubmatch(readFile(t, "docs/upgrading.md"), -1) {
+		documented[m[1]] = true
+	}
+	for _, m := range versions.FindAllStringSubmatch(readFile(t, "CHANGELOG.md"), -1) {
+		if m[1] != strings.TrimSpace(readFile(t, "VERSION")) && !documented[m[1]] {
+			t.Errorf("docs/upgrading.md says nothing of an upgrade from %s", m[1])
+		}
+	}
+	for _, name := range repoFiles(t) {
+		if v, ok := strings.CutSuffix(strings.TrimPrefix(name, "tests/upgrade/testdata/"), "-kill.tar.gz"); ok {
+			tested[v] = slices.Contains(repoFiles(t), "tests/upgrade/testdata/"+v+"-term.tar.gz")
+		}
+	}
+	if len(documented) == 0 || !maps.Equal(documented, tested) {
+		t.Errorf("docs/upgrading.md has the versions %v, tests/upgrade %v", documented, tested)
 	}
 }
 

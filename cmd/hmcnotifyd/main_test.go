@@ -541,6 +541,30 @@ func TestDaemon(t *testing.T) {
 		}
 	}
 
+	// A latency leads to an event that had it.
+	eventually(t, "there is an exemplar", func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+		answer, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exemplar := regexp.MustCompile(`hmcnotifyd_sink_delivery_latency_seconds_bucket\{sink="file",le="[^"]+"\} \d+ # \{event_id="([0-9a-f]+)"\}`).FindSubmatch(text)
+		if exemplar == nil {
+			return false
+		}
+		delivered, err := os.ReadFile(filepath.Join(dir, "events.log"))
+		return err == nil && bytes.Contains(delivered, []byte(`"id":"`+string(exemplar[1])+`"`))
+	})
+
 	// A bad file changes nothing, whichever way the reload is asked for.
 	good, err := os.ReadFile(cfg)
 	if err != nil {

@@ -197,7 +197,8 @@ func (l *lane) delivered(items []item, err error) {
 	for i := range items {
 		stored += items[i].left(acked)
 		// Where the clock was set back in between it is not known.
-		l.metrics.latency.Observe(max(0, now.Sub(items[i].record.Received).Seconds()))
+		latency := max(0, now.Sub(items[i].record.Received).Seconds())
+		status.ObserveEvent(l.metrics.latency, latency, items[i].record.ID, i == 0)
 	}
 	l.health.delivered(now)
 	if err != nil {

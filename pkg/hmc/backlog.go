@@ -27,7 +27,7 @@ import (
 // JSON is an *AnswerError: nobody knows what it held.
 func (s *Session) ListOSMessages(ctx context.Context, objectURI string, begin int64) ([][]byte, error) {
 	if !isPartition(objectURI) {
-		return nil, fmt.Errorf("hmc: list OS messages: %q is not the URI of a partition", objectURI)
+		return nil, fmt.Errorf("list OS messages: %q is not the URI of a partition", objectURI)
 	}
 	query := make(url.Values)
 	if begin >= 0 {

@@ -131,17 +131,17 @@ type Client struct {
 // New checks the options and makes a Client. It connects to nothing.
 func New(opts Options) (*Client, error) {
 	if len(opts.Hosts) == 0 {
-		return nil, errors.New("hmc: no hosts")
+		return nil, errors.New("no hosts")
 	}
 	for _, h := range opts.Hosts {
 		isAddress := !strings.Contains(h, ":") || net.ParseIP(withoutZone(h)) != nil
 		if h == "" || strings.ContainsAny(h, "[]/@ ") || !isAddress {
-			return nil, fmt.Errorf("hmc: host %q: must be a bare DNS name or IP address", h)
+			return nil, fmt.Errorf("host %q: must be a bare DNS name or IP address", h)
 		}
 	}
 	opts.Port = cmp.Or(opts.Port, DefaultPort)
 	if opts.Port < 0 || opts.Port > 65535 || opts.RequestsPerMinute < 0 || opts.Timeout < 0 {
-		return nil, fmt.Errorf("hmc: port %d, %d requests per minute, timeout %v: out of range",
+		return nil, fmt.Errorf("port %d, %d requests per minute, timeout %v: out of range",
 			opts.Port, opts.RequestsPerMinute, opts.Timeout)
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
@@ -255,9 +255,9 @@ type noHostError struct{ errs []error }
 func (e *noHostError) Error() string {
 	texts := make([]string, len(e.errs))
 	for i, err := range e.errs {
-		texts[i] = strings.TrimPrefix(err.Error(), "hmc: ")
+		texts[i] = err.Error()
 	}
-	return "hmc: no host can be reached: " + strings.Join(texts, "; ")
+	return "no host can be reached: " + strings.Join(texts, "; ")
 }
 
 func (e *noHostError) Unwrap() []error { return e.errs }
@@ -324,7 +324,7 @@ func (c *Client) do(ctx context.Context, r *call) error {
 			places = c.pressing
 		}
 		if err := c.wait(ctx, places); err != nil {
-			return fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, err)
+			return fmt.Errorf("the request was not sent: %w", err)
 		}
 		defer func() { <-places }()
 	} else if c.budget != nil {
@@ -405,7 +405,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 	if r.body != nil {
 		data, err := json.Marshal(r.body)
 		if err != nil {
-			return fmt.Errorf("hmc: %s %s: the request cannot be encoded", r.method, r.uri)
+			return errors.New("the request cannot be encoded")
 		}
 		r.sent, body = data, bytes.NewReader(data)
 	}
@@ -413,7 +413,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 	u := url.URL{Scheme: "https", Host: host, Path: r.uri, RawQuery: r.query}
 	req, err := http.NewRequestWithContext(r.trace(ctx), r.method, u.String(), body)
 	if err != nil {
-		return fmt.Errorf("hmc: %s %s: the request cannot be made", r.method, r.uri)
+		return errors.New("the request cannot be made")
 	}
 	// What zhmcclient sends as well: the API answers 406 to what it takes for a bad Accept.
 	req.Header.Set("Accept", "*/*")
@@ -443,7 +443,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		r.header = resp.Header
 		return err
 	case parent.Err() != nil:
-		return fmt.Errorf("hmc: %s %s: %w", r.method, r.uri, parent.Err())
+		return fmt.Errorf("the request was given up: %w", parent.Err())
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}

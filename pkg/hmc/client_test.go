@@ -303,15 +303,15 @@ func TestLogonAnswers(t *testing.T) {
 		"too many sessions": {answer: jsonAnswer(400, errorBody(400, 13, "too many")), tooMany: true, want: "HTTP status 400, reason 13: too many"},
 		"partial 201": {
 			answer: jsonAnswer(201, `{"api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
-			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 201): use a userid without, or a session that was logged on elsewhere",
+			want: "logon: the userid needs multi-factor authentication (HTTP status 201): use a userid without, or a session that was logged on elsewhere",
 		},
 		"partial 409": {
 			answer: jsonAnswer(409, errorBody(409, 50, "second factor")), refused: true, partial: true,
-			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 50: second factor): use a userid without, or a session that was logged on elsewhere",
+			want: "logon: the userid needs multi-factor authentication (HTTP status 409, reason 50: second factor): use a userid without, or a session that was logged on elsewhere",
 		},
 		"partial 409 with session": {
 			answer: jsonAnswer(409, `{"http-status":409,"reason":51,"message":"m","api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
-			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 51: m): use a userid without, or a session that was logged on elsewhere",
+			want: "logon: the userid needs multi-factor authentication (HTTP status 409, reason 51: m): use a userid without, or a session that was logged on elsewhere",
 		},
 		"other 409":       {answer: jsonAnswer(409, errorBody(409, 1, "m")), want: "HTTP status 409, reason 1: m"},
 		"no session":      {answer: jsonAnswer(200, `{"api-session":"","session-credential":"x"}`), want: "HTTP status 200: the answer to the logon holds no session"},
@@ -604,7 +604,7 @@ func TestHosts(t *testing.T) {
 
 	none := newClient(t, Options{Hosts: []string{"unknown.example.com", "first.example.com"}, Dial: dial})
 	_, err = none.QueryAPIVersion(t.Context())
-	if want := "hmc: no host can be reached: unknown.example.com: lookup unknown.example.com: no such host; first.example.com: dial: connection refused"; err == nil || err.Error() != want {
+	if want := "no host can be reached: unknown.example.com: lookup unknown.example.com: no such host; first.example.com: dial: connection refused"; err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
 	if !errors.As(err, &unreachable) || unreachable.Reason != ReasonDNS || !errors.Is(err, syscall.ECONNREFUSED) {

@@ -126,7 +126,7 @@ func (e *PartialLogonError) Error() string {
 	if e.Message != "" {
 		what += ": " + e.Message
 	}
-	return "hmc: logon: the userid needs multi-factor authentication (" + what +
+	return "logon: the userid needs multi-factor authentication (" + what +
 		"): use a userid without, or a session that was logged on elsewhere"
 }
 

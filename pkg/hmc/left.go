@@ -85,7 +85,7 @@ func readNote(path string) (n note, err error) {
 func isDirectory(path string) error {
 	info, err := os.Lstat(path)
 	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("hmc: %s is no directory: remove it", path)
+		err = fmt.Errorf("%s is no directory: remove it", path)
 	}
 	return err
 }

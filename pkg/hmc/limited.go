@@ -27,7 +27,7 @@ type TooManyError struct {
 
 // Error says what there is too much of.
 func (e *TooManyError) Error() string {
-	return fmt.Sprintf("hmc: the HMC lists more than the %d %s that are taken; those beyond are left out",
+	return fmt.Sprintf("the HMC lists more than the %d %s that are taken; those beyond are left out",
 		e.Taken, e.What)
 }
 

@@ -32,7 +32,7 @@ func (s *Session) ListCPCs(ctx context.Context) ([]CPC, error) {
 // wait behind others.
 func (s *Session) QueryJob(ctx context.Context, uri string) (Job, error) {
 	if !isObject(uri, jobsURI) {
-		return Job{}, fmt.Errorf("hmc: query job status: %q is not the URI of a job", uri)
+		return Job{}, fmt.Errorf("query job status: %q is not the URI of a job", uri)
 	}
 	var job Job
 	err := s.c.do(ctx, s.call(&call{
@@ -78,7 +78,7 @@ func (s *Session) ListHardwareMessages(
 ) (messages []HardwareMessage, complete bool, err error) {
 	if parentURI != consoleURI && !isObject(parentURI, cpcsURI) {
 		return nil, false, fmt.Errorf(
-			"hmc: list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
+			"list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
 	}
 	const member = "hardware-messages"
 	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/"+member, timesOf(begin, time.Time{}), member)
@@ -100,7 +100,7 @@ func (s *Session) ListHardwareMessages(
 func (s *Session) GetHardwareMessage(ctx context.Context, elementURI string) (HardwareMessage, error) {
 	var none HardwareMessage
 	if !isHardwareMessage(elementURI) {
-		return none, fmt.Errorf("hmc: get hardware message: %q is not the URI of a hardware message", elementURI)
+		return none, fmt.Errorf("get hardware message: %q is not the URI of a hardware message", elementURI)
 	}
 	var raw json.RawMessage
 	r := s.call(&call{operation: opGetHardwareMessage, method: http.MethodGet, uri: elementURI, into: &raw})

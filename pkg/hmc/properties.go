@@ -61,7 +61,7 @@ func namesOf(uri string) (names string, err error) {
 			return of.names, nil
 		}
 	}
-	return "", fmt.Errorf("hmc: get properties: %q is not the URI of a CPC or partition", uri)
+	return "", fmt.Errorf("get properties: %q is not the URI of a CPC or partition", uri)
 }
 
 // GetInfo returns what the HMC tells of a CPC or partition.
@@ -237,7 +237,7 @@ func factsOf(uri string) (names string, err error) {
 	class, id, _ := strings.Cut(strings.TrimPrefix(uri, "/api/"), "/")
 	switch {
 	case !isObject(uri, "/api/"+class+"/") || !isObject(class, "") || id == "":
-		return "", fmt.Errorf("hmc: get properties: %q is not the URI of an object", uri)
+		return "", fmt.Errorf("get properties: %q is not the URI of an object", uri)
 	case isObject(uri, logicalPartitionsURI):
 		return "name,parent,program-status-word-information", nil
 	case isObject(uri, partitionsURI):
@@ -251,7 +251,7 @@ func factsOf(uri string) (names string, err error) {
 // of DPM partitions it never does. The list then has all messages.
 func (s *Session) ListHeldMessages(ctx context.Context, objectURI string, filtered bool) ([][]byte, error) {
 	if !isPartition(objectURI) {
-		return nil, fmt.Errorf("hmc: list OS messages: %q is not the URI of a partition", objectURI)
+		return nil, fmt.Errorf("list OS messages: %q is not the URI of a partition", objectURI)
 	}
 	query := make(url.Values)
 	if filtered && isObject(objectURI, logicalPartitionsURI) {

@@ -104,7 +104,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 		return nil, partial
 	case ctx.Err() != nil:
 		c.cleanUp(ctx, s)
-		return nil, fmt.Errorf("hmc: logon: %w", ctx.Err())
+		return nil, fmt.Errorf("the logon was given up: %w", ctx.Err())
 	case err != nil:
 		return nil, err
 	case r.status != http.StatusOK || s.id == "":
@@ -273,7 +273,7 @@ func (s *Session) OpenOSMessageChannel(
 	ctx context.Context, objectURI string, refresh bool,
 ) (topicName string, err error) {
 	if !isPartition(objectURI) {
-		return "", fmt.Errorf("hmc: open OS message channel: %q is not the URI of a partition", objectURI)
+		return "", fmt.Errorf("open OS message channel: %q is not the URI of a partition", objectURI)
 	}
 	var answer struct {
 		TopicName string `json:"topic-name"`

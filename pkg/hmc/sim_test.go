@@ -1,6 +1,7 @@
 package hmc_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -307,6 +308,47 @@ func TestSimulatedIPv6(t *testing.T) {
 		t.Fatalf("%s, %s, %v", sim.Host(), c.Host(), err)
 	}
 	if err := s.Logoff(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was given up is said without the names of packages, methods and paths.
+func TestGivenUpIsForPeople(t *testing.T) {
+	t.Parallel()
+	mute, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mute.Close() })
+	c, err := hmc.New(hmc.Options{Hosts: []string{"127.0.0.1"}, Port: mute.Addr().(*net.TCPAddr).Port, RequestsPerMinute: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	check := func(want string, kind, err error) {
+		t.Helper()
+		if !errors.Is(err, kind) || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "/api") || strings.Contains(err.Error(), "hmc:") {
+			t.Errorf("%v, want %s ...", err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		if conn, err := mute.Accept(); err == nil {
+			cancel()
+			_ = conn.Close()
+		}
+	}()
+	_, err = c.QueryAPIVersion(ctx)
+	check("the request was given up", context.Canceled, err)
+	// The budget is used up for longer than this may take.
+	ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err = c.QueryAPIVersion(ctx)
+	check("the request was not sent", context.DeadlineExceeded, err)
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	_, err = c.Logon(ctx, "u", "p")
+	if err == nil || strings.Contains(err.Error(), "hmc:") || strings.Contains(err.Error(), "/api") {
 		t.Error(err)
 	}
 }

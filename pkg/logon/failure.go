@@ -65,7 +65,6 @@ func Explain(cfg *config.HMC, err error) string {
 	if e, ok := errors.AsType[*receiver.ConnectionError](err); ok {
 		text = strings.Replace(text, e.Error(), e.Err.Error(), 1)
 	}
-	text = libraries.Replace(text)
 	switch {
 	case strings.Contains(text, `it begins with "HTTP/`):
 		text += fmt.Sprintf("; stomp_port (%d) is the port of a web server, such as the Web Services API has it: "+
@@ -79,9 +78,6 @@ func Explain(cfg *config.HMC, err error) string {
 	}
 	return text
 }
-
-// libraries are the names that the errors of our own ones begin with.
-var libraries = strings.NewReplacer("receiver: ", "", "hmc: ", "")
 
 // IsStatus says whether err is an answer of the HMC with this HTTP status.
 func IsStatus(err error, status int) bool {

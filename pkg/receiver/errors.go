@@ -12,7 +12,7 @@ import (
 )
 
 // ErrClosed is returned by every method of a Receiver that was closed.
-var ErrClosed = errors.New("receiver: closed")
+var ErrClosed = errors.New("the receiver is closed")
 
 // The values of ConnectionError.Reason.
 const (

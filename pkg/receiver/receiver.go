@@ -184,11 +184,11 @@ func New(o Options) (*Receiver, error) {
 	r.lastByte.began = time.Now()
 	r.lastNotification.began = r.lastByte.began
 	if err := r.configure(); err != nil {
-		return nil, fmt.Errorf("receiver: %w", err)
+		return nil, err
 	}
 	for _, topic := range o.Topics {
 		if err := checkTopic(topic); err != nil {
-			return nil, fmt.Errorf("receiver: %w", err)
+			return nil, err
 		}
 		r.want(topic)
 	}
@@ -429,9 +429,9 @@ func (r *Receiver) ended(ctx context.Context, last error) error {
 	case r.closing.Err() != nil:
 		return ErrClosed
 	case last == nil || errors.Is(last, cause):
-		return fmt.Errorf("receiver: connect: %w", ctx.Err())
+		return fmt.Errorf("connecting was given up: %w", ctx.Err())
 	default:
-		return fmt.Errorf("receiver: connect: %w (before that: %w)", ctx.Err(), last)
+		return fmt.Errorf("connecting was given up: %w (before that: %w)", ctx.Err(), last)
 	}
 }
 
@@ -638,7 +638,7 @@ func (r *Receiver) await(ctx context.Context, l *link, q *request, topic string)
 	case errors.Is(context.Cause(ctx), ErrClosed):
 		return ErrClosed
 	case ctx.Err() != nil:
-		return fmt.Errorf("receiver: topic %q: %w", topic, ctx.Err())
+		return fmt.Errorf("topic %q: %w", topic, ctx.Err())
 	default:
 		return &SubscriptionError{Topic: topic, Err: &timeoutError{"no receipt", r.config.ConnectTimeout}}
 	}
@@ -739,7 +739,7 @@ func (r *Receiver) drain(ctx context.Context, yield func(Notification, error) bo
 	var items [popCount]item
 	for {
 		if err := ctx.Err(); err != nil {
-			yield(Notification{}, fmt.Errorf("receiver: %w", err))
+			yield(Notification{}, err)
 			return false
 		}
 		n := r.buffer.pop(&items)
@@ -821,7 +821,7 @@ func (r *Receiver) Close() error {
 			l.end(ErrClosed, l.conn)
 		case <-l.done:
 		case <-timer.C:
-			r.closeErr = fmt.Errorf("receiver: close: %w", &timeoutError{"no receipt for DISCONNECT", closeTimeout})
+			r.closeErr = fmt.Errorf("close: %w", &timeoutError{"no receipt for DISCONNECT", closeTimeout})
 			l.fail(ErrClosed)
 		}
 	}

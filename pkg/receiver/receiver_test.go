@@ -75,7 +75,7 @@ func TestNew(t *testing.T) {
 				must(t, r.Close())
 				return
 			}
-			if err == nil || err.Error() != "receiver: "+test.err {
+			if err == nil || err.Error() != test.err {
 				t.Errorf("got %v\nwant receiver: %s", err, test.err)
 			}
 			if err != nil && strings.Contains(err.Error(), "topsecret") {

@@ -32,20 +32,27 @@ func inRepository(t *testing.T, name string) string {
 // manifests runs the program of that name, which reads a file of deploy/ as the program does that it is for, into out.
 func manifests(t *testing.T, command, file string, out any) {
 	t.Helper()
-	run := func(args ...string) string {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), program.Look(t, "go", "golang-go"), args...)
-		cmd.Dir = inRepository(t, "tests/real/operations/manifests")
-		text, status := program.OutputOf(t, buildTime, cmd)
-		if status != 0 {
-			t.Fatalf("go %q: exit status %d\n%s", args, status, text)
-		}
-		return text
+	text, status := runManifests(t, command, inRepository(t, file))
+	if status != 0 {
+		t.Fatalf("manifests %s %s: exit status %d\n%s", command, file, status, text)
 	}
-	run("list", "-deps", "-f=", ".") // fetches what is missing, and says so
-	// The go command keeps what it has built for this.
-	text := run("run", ".", command, inRepository(t, file))
 	if err := json.Unmarshal([]byte(text), out); err != nil {
 		t.Fatalf("manifests %s %s: %v\n%s", command, file, err, text)
 	}
+}
+
+func runManifests(t *testing.T, args ...string) (text string, status int) {
+	t.Helper()
+	run := func(args ...string) (string, int) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), program.Look(t, "go", "golang-go"), args...)
+		cmd.Dir = inRepository(t, "tests/real/operations/manifests")
+		return program.OutputOf(t, buildTime, cmd)
+	}
+	// Fetches what is missing, and says so.
+	if text, status := run("list", "-deps", "-f=", "."); status != 0 {
+		t.Fatalf("go list: exit status %d\n%s", status, text)
+	}
+	// The go command keeps what it has built for this.
+	return run(append([]string{"run", "."}, args...)...)
 }

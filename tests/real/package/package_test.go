@@ -44,7 +44,7 @@ const (
 // packages are the two files that one version is installed from.
 type packages struct{ deb, rpm string }
 
-// build makes the packages of a version, as a release does.
+// build makes the packages of a version.
 func build(t *testing.T, version string) packages {
 	t.Helper()
 	dir := t.TempDir()
@@ -53,10 +53,17 @@ func build(t *testing.T, version string) packages {
 	if status != 0 {
 		t.Fatalf("make package: exit status %d\n%s", status, out)
 	}
+	return packagesIn(t, dir, version)
+}
+
+// packagesIn finds those for this machine.
+func packagesIn(t *testing.T, dir, version string) packages {
+	t.Helper()
 	one := func(pattern string) string {
 		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		found = slices.DeleteFunc(found, func(name string) bool { return strings.Contains(name, otherArch) })
 		if err != nil || len(found) != 1 {
-			t.Fatalf("%s: %v %v\n%s", pattern, found, err, out)
+			t.Fatalf("%s: %v %v", pattern, found, err)
 		}
 		return found[0]
 	}
@@ -213,11 +220,17 @@ func (r *root) checkFiles() {
 	}
 }
 
-// TestPackages builds the packages of two versions and looks at them. The parts share what takes long to make.
+// TestPackages makes a release and the packages of another version, and looks at them. The parts share what takes long to make.
 func TestPackages(t *testing.T) {
-	older, newer := build(t, oldVersion), build(t, newVersion)
+	released := makeRelease(t, ":", runtime.GOARCH+" "+otherArch, newKey(t))
+	older, newer := released.packages(t), build(t, newVersion)
 	r := newRoot(t)
+	t.Run("release", func(t *testing.T) { testRelease(t, released) })
+	t.Run("image", func(t *testing.T) { testImage(t, released) })
+	t.Run("reproducible", func(t *testing.T) { testReproducible(t, released) })
 	t.Run("deb", func(t *testing.T) { testDeb(t, &root{t, r.dir}, older, newer) })
+	t.Run("apt", func(t *testing.T) { testApt(t, &root{t, r.dir}, released) })
+	t.Run("yum", func(t *testing.T) { testYum(t, released) })
 	t.Run("rpm", func(t *testing.T) { testRpm(t, &root{t, r.dir}, older, newer) })
 	t.Run("pages", func(t *testing.T) { testPages(t, older) })
 }
@@ -306,7 +319,12 @@ func testDeb(t *testing.T, r *root, older, newer packages) {
 	if sim.Sessions() != 0 {
 		t.Errorf("%d sessions are left on the HMC", sim.Sessions())
 	}
+	stopped := time.Now()
 	d = r.start(url) // what restart would do: the new program, with the configuration and what is stored
+	out, status = r.asDaemon("hmcnotifyd", "replay", "--url="+url, "--sink=second", "--since=1h", "--until="+stopped.Format(time.RFC3339Nano), "--dry-run")
+	if status != 0 || !regexp.MustCompile(`\b[1-9]\d* events?\b`).MatchString(out) {
+		t.Errorf("of what the old program has stored: exit status %d\n%s", status, out)
+	}
 	if out := r.must("hmcnotifyd", "version"); !strings.HasPrefix(out, "hmcnotifyd "+newVersion+"\n") {
 		t.Errorf("version: %s", out)
 	}
@@ -502,7 +520,7 @@ func (r *root) configure(sim *hmcsim.HMC) (url string) {
 		}
 		text = strings.Replace(text, from, to, 1)
 	}
-	r.write(configPath, text, 0o640)
+	r.write(configPath, "storage: {retain: 1h}\n"+text, 0o640)
 	r.write("/etc/hmcnotifyd/hmc-ca.pem", string(sim.CACertPEM()), 0o644)
 	r.write("/etc/hmcnotifyd/hmc-east.password", hmcsim.DefaultPassword+"\n", 0o640)
 	r.must("chgrp", "hmcnotifyd", "/etc/hmcnotifyd/hmc-east.password", configPath)
