@@ -46,6 +46,7 @@ var imports = map[string]struct {
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
 	"pkg/queue":     {[]string{"pkg/boltfile", "pkg/datadir"}, "the queue stores opaque records"},
+	"pkg/cluster":   {[]string{"pkg/boltfile", "pkg/queue"}, "the cluster keeps what a queue hands it, and knows no more of it than the disk does"},
 	"pkg/logs":      {[]string{"pkg/event"}, "a log knows lines, and nothing of what they are about"},
 	"pkg/boltfile":  {[]string{"pkg/datadir"}, "a file is checked without knowing what is in it"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
@@ -130,8 +131,8 @@ var modulesOf = map[string]struct {
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
 
-	"github.com/nats-io/nats.go":                            {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
-	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
+	"github.com/nats-io/nats.go":                            {[]string{"pkg/cluster", "pkg/sinks"}, "only the sink nats and the log on a cluster know NATS"},
+	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/cluster", "pkg/sinks"}, "only the sink nats and the log on a cluster know NATS"},
 	"github.com/nats-io/nats-server/v2/server":              {nil, "the server of NATS is a counterpart in tests, not part of the daemon"},
 	"github.com/twmb/franz-go/pkg/kgo":                      {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
 	"github.com/twmb/franz-go/pkg/kerr":                     {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},

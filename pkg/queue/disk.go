@@ -255,7 +255,7 @@ func (d *disk) Begin(s *Start) (size int64, err error) {
 	d.mu.Unlock()
 	if old != nil { // it was empty, and the new file has taken its name
 		old.retire()
-		err = errGone
+		err = ErrGone
 	}
 	d.seal(err)
 	d.writer = w
@@ -275,7 +275,7 @@ func (d *disk) seal(reason error) {
 }
 
 func (d *disk) Commit(g *Group) error {
-	if g.empty() {
+	if g.Empty() {
 		return probeDisk(d.dir, max(64<<10, min(g.bytes, commitBytes)))
 	}
 	w := d.writer
@@ -317,7 +317,7 @@ func (d *disk) segment(base uint64) *segment {
 func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	s := d.segment(at.base)
 	if s == nil {
-		return Block{}, 0, errGone
+		return Block{}, 0, ErrGone
 	}
 	buf, next, err := s.block(seq)
 	if err != nil {

@@ -226,7 +226,7 @@ func inspect(path string, base uint64) (f found, err error) {
 func (s *segment) open() error {
 	switch {
 	case s.gone:
-		return errGone
+		return ErrGone
 	case s.stuck:
 		return boltfile.Stuck(s.path, errors.New("it could not be read before"))
 	case s.db != nil:

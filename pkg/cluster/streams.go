@@ -1,0 +1,145 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// LeastPayload is the least max_payload of the servers: 1 MiB is usual.
+const LeastPayload = 512 << 10
+
+// wanted is what the daemon makes of the log's stream. Nothing in it goes but by what the daemon
+// says: it knows what is needed.
+func (c *Cluster) wanted() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: c.stream(), Description: "events of hmcnotifyd, written by one daemon at a time",
+		Subjects: []string{c.subject(">")}, Storage: jetstream.FileStorage, Replicas: c.opts.Replicas,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, MaxBytes: -1, MaxMsgs: -1,
+		MaxMsgSize: -1, MaxMsgsPerSubject: -1, Duplicates: duplicates, AllowDirect: true,
+	}
+}
+
+// prepare makes what is missing, and checks what is there.
+func (c *Cluster) prepare(ctx context.Context) error {
+	if n := c.nc.MaxPayload(); n < LeastPayload {
+		return fmt.Errorf("max_payload of the NATS server is %d: it must be %d at least", n, LeastPayload)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*askTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, c.stream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if stream, err = c.js.CreateStream(ctx, c.wanted()); err == nil {
+			c.log.Info("made a stream on the NATS cluster", zap.String("stream", c.stream()))
+		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // by another daemon, meanwhile
+			stream, err = c.js.Stream(ctx, c.stream())
+		}
+	}
+	if err != nil {
+		return c.cannot("stream", c.stream(), err)
+	}
+	if faults := c.faults(&stream.CachedInfo().Config); len(faults) > 0 {
+		return fmt.Errorf("stream %s of the NATS cluster cannot keep the log: %s",
+			c.stream(), strings.Join(faults, "; "))
+	}
+	return c.prepareBucket(ctx)
+}
+
+// prepareBucket does the same for the bucket with cursors and lease.
+func (c *Cluster) prepareBucket(ctx context.Context) error {
+	name := Bucket(c.opts.Name)
+	kv, err := c.js.KeyValue(ctx, name)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: name, Description: "who of the daemons writes, and how far each sink is",
+			History: 1, Storage: jetstream.FileStorage, Replicas: c.opts.Replicas,
+		})
+		if err == nil {
+			c.log.Info("made a bucket on the NATS cluster", zap.String("bucket", name))
+		} else if errors.Is(err, jetstream.ErrBucketExists) {
+			kv, err = c.js.KeyValue(ctx, name)
+		}
+	}
+	if err != nil {
+		return c.cannot("bucket", name, err)
+	}
+	stream, err := c.js.Stream(ctx, "KV_"+name)
+	if err != nil {
+		return c.cannot("bucket", name, err)
+	}
+	config := &stream.CachedInfo().Config
+	faults := c.kept(config)
+	if config.MaxMsgsPerSubject != 1 {
+		faults = append(faults, fmt.Sprintf("its history is %d: set it to 1", config.MaxMsgsPerSubject))
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("bucket %s of the NATS cluster cannot keep cursors and lease: %s",
+			name, strings.Join(faults, "; "))
+	}
+	c.kv = kv
+	return nil
+}
+
+// cannot says why there is no stream or bucket to be used.
+func (c *Cluster) cannot(what, name string, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):
+		hint = ": JetStream is not enabled there, or has no leader at the moment"
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		hint = ": JetStream is not enabled for this account"
+	case errors.Is(err, nats.ErrPermissionViolation):
+		hint = ": this user may not ask for it, or make it"
+	case errors.Is(err, context.DeadlineExceeded):
+		hint = ": nobody answers; the cluster may have no leader, or this user may not ask"
+	}
+	return fmt.Errorf("%s %s of the NATS cluster%s: %w", what, name, hint, err)
+}
+
+// kept returns what is wrong with how a stream keeps what it has.
+func (c *Cluster) kept(s *jetstream.StreamConfig) (faults []string) {
+	fault := func(wrong bool, format string, args ...any) {
+		if wrong {
+			faults = append(faults, fmt.Sprintf(format, args...))
+		}
+	}
+	fault(s.Storage != jetstream.FileStorage, "it is in memory: it must be in files")
+	fault(s.Replicas != c.opts.Replicas, "it has %d replicas and the configuration says %d: change one of them",
+		s.Replicas, c.opts.Replicas)
+	fault(s.Retention != jetstream.LimitsPolicy, "its retention is %s: it must be limits",
+		strings.ToLower(s.Retention.String()))
+	fault(s.MaxAge != 0, "max_age is %s, after which what is needed goes: set it to 0", s.MaxAge)
+	fault(s.Sealed, "it is sealed: nothing can be written to it")
+	fault(s.NoAck, "no_ack is set: nobody would know what is stored")
+	fault(s.Mirror != nil || len(s.Sources) > 0, "it has a mirror or sources: only the daemon may write to it")
+	return faults
+}
+
+// faults returns what is wrong with a stream that is to keep the log.
+func (c *Cluster) faults(s *jetstream.StreamConfig) []string {
+	faults := c.kept(s)
+	fault := func(wrong bool, format string, args ...any) {
+		if wrong {
+			faults = append(faults, fmt.Sprintf(format, args...))
+		}
+	}
+	drops := s.Discard != jetstream.DiscardNew
+	fault(drops && s.MaxBytes > 0, "with max_bytes %d and discard old what is needed goes: set discard to new",
+		s.MaxBytes)
+	fault(s.MaxMsgs > 0, "max_msgs is %d: set it to -1", s.MaxMsgs)
+	fault(s.MaxMsgsPerSubject > 0, "max_msgs_per_subject is %d: set it to -1", s.MaxMsgsPerSubject)
+	fault(s.MaxMsgSize > 0 && int64(s.MaxMsgSize) < c.nc.MaxPayload(),
+		"max_msg_size is %d, less than max_payload of the server: set it to -1", s.MaxMsgSize)
+	fault(s.DenyPurge, "deny_purge is set: what is done with could not be removed; make the stream anew without it")
+	fault(!s.AllowDirect, "allow_direct is not set: set it")
+	fault(s.PersistMode == jetstream.AsyncPersistMode, "its persist_mode is async: what it acknowledges may be lost")
+	fault(!slices.Equal(s.Subjects, []string{c.subject(">")}), "its subjects are %s: set them to %s",
+		strings.Join(s.Subjects, ", "), c.subject(">"))
+	return faults
+}
