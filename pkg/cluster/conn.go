@@ -108,109 +108,95 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.Description }
 
-// ask asks the leader of the log's stream, and nobody else: replicas may be behind.
-func (c *Cluster) ask(ctx context.Context, what string, request, response any) error {
+// stream is one stream of the cluster.
+type stream struct {
+	nc   *nats.Conn
+	name string
+}
+
+func (c *Cluster) records() stream { return stream{c.nc, c.stream()} }
+
+// raw is a message of a stream.
+type raw struct {
+	seq     uint64
+	subject string
+	data    []byte
+}
+
+// ask asks the leader of the stream, and nobody else: replicas may be behind.
+func (s stream) ask(ctx context.Context, what string, request, response any) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	b, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
-	m, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM."+what+"."+c.stream(), b)
+	m, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM."+what+"."+s.name, b)
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", c.stream(), err)
+		return fmt.Errorf("stream %s: %w", s.name, err)
 	}
 	var failed struct {
 		Error *apiError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &failed); err != nil {
-		return fmt.Errorf("stream %s: %w", c.stream(), err)
+		return fmt.Errorf("stream %s: %w", s.name, err)
 	}
 	if failed.Error != nil {
-		return fmt.Errorf("stream %s: %w", c.stream(), failed.Error)
+		return fmt.Errorf("stream %s: %w", s.name, failed.Error)
 	}
 	return json.Unmarshal(m.Data, response)
 }
 
-// streamState is what the leader says of the log's stream.
-type streamState struct {
-	First uint64 `json:"first_seq"`
-	Last  uint64 `json:"last_seq"`
-}
-
-func (c *Cluster) state(ctx context.Context) (streamState, error) {
-	var info struct {
-		State streamState `json:"state"`
-	}
-	err := c.ask(ctx, "INFO", struct{}{}, &info)
-	return info.State, err
-}
-
-// stored is a message of the stream.
-type stored struct {
-	seq uint64
-	message
-	// err says that its payload is not what was written.
-	err error
-}
-
-// get returns what the leader of the stream has: the first message from seq on, or with seq 0 the
-// last one of a subject. It is nil where there is none.
-func (c *Cluster) get(ctx context.Context, seq uint64, subject string) (*stored, error) {
+// get returns what the leader of the stream has: the first message of a subject from seq on, or
+// with seq 0 the last one. It is nil where there is none.
+func (s stream) get(ctx context.Context, seq uint64, subject string) (*raw, error) {
 	request := map[string]any{"last_by_subj": subject}
 	if seq > 0 {
 		request = map[string]any{"seq": seq, "next_by_subj": subject}
 	}
 	var answer struct {
 		Message struct {
-			Seq  uint64 `json:"seq"`
-			Data []byte `json:"data"`
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Data    []byte `json:"data"`
 		} `json:"message"`
 	}
-	err := c.ask(ctx, "MSG.GET", request, &answer)
+	err := s.ask(ctx, "MSG.GET", request, &answer)
 	if e, ok := errors.AsType[*apiError](err); ok && e.ErrCode == int(jetstream.JSErrCodeMessageNotFound) {
 		return nil, nil //nolint:nilnil // there is none, and nothing is wrong
 	}
 	if err != nil {
 		return nil, err
 	}
-	s := &stored{seq: answer.Message.Seq}
-	s.message, s.err = decode(answer.Message.Data)
-	return s, nil
+	return &raw{answer.Message.Seq, answer.Message.Subject, answer.Message.Data}, nil
 }
 
-// fetch returns messages from seq on, at least one if there is any up to seq end, which the caller
-// knows is stored. Any replica may answer.
-func (c *Cluster) fetch(ctx context.Context, seq, end uint64, most, bytes int) ([]stored, error) {
-	found, err := c.batch(ctx, seq, most, bytes)
-	if err != nil || len(found) > 0 || seq > end {
-		return found, err
-	}
-	one, err := c.get(ctx, seq, c.subject(">")) // a replica that is behind has answered
-	if one == nil {
-		return nil, err
-	}
-	return []stored{*one}, err
-}
-
-// batch asks any replica for several messages at once.
-func (c *Cluster) batch(ctx context.Context, seq uint64, most, bytes int) (found []stored, err error) {
+// batch asks any replica for several messages at once: those of a subject, or with "" all.
+func (s stream) batch(ctx context.Context, seq uint64, subject string, most, bytes int) (found []raw, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	inbox := c.nc.NewRespInbox()
-	answers, err := c.nc.SubscribeSync(inbox)
+	inbox := s.nc.NewRespInbox()
+	answers, err := s.nc.SubscribeSync(inbox)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = answers.Unsubscribe() }()
-	request := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, seq, most, bytes)
-	if err := c.nc.PublishRequest("$JS.API.DIRECT.GET."+c.stream(), inbox, request); err != nil {
-		return nil, fmt.Errorf("stream %s: %w", c.stream(), err)
+	request, err := json.Marshal(struct {
+		Seq     uint64 `json:"seq"`
+		Subject string `json:"next_by_subj,omitempty"`
+		Batch   int    `json:"batch"`
+		Bytes   int    `json:"max_bytes"`
+	}{seq, subject, most, bytes})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.nc.PublishRequest("$JS.API.DIRECT.GET."+s.name, inbox, request); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", s.name, err)
 	}
 	for {
 		m, err := answers.NextMsgWithContext(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("stream %s: read from message %d on: %w", c.stream(), seq, err)
+			return nil, fmt.Errorf("stream %s: read from message %d on: %w", s.name, seq, err)
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":
@@ -218,15 +204,74 @@ func (c *Cluster) batch(ctx context.Context, seq uint64, most, bytes int) (found
 			return found, nil
 		default:
 			return nil, fmt.Errorf("stream %s: read from message %d on: %s %s",
-				c.stream(), seq, status, m.Header.Get("Description"))
+				s.name, seq, status, m.Header.Get("Description"))
 		}
-		s := stored{}
-		if s.seq, err = strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64); err != nil {
-			return nil, fmt.Errorf("stream %s: an answer without a number", c.stream())
+		r := raw{subject: m.Header.Get("Nats-Subject"), data: m.Data}
+		if r.seq, err = strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64); err != nil {
+			return nil, fmt.Errorf("stream %s: an answer without a number", s.name)
 		}
-		s.message, s.err = decode(m.Data)
-		found = append(found, s)
+		found = append(found, r)
 	}
+}
+
+// streamState is what the leader says of a stream.
+type streamState struct {
+	First uint64 `json:"first_seq"`
+	Last  uint64 `json:"last_seq"`
+}
+
+func (s stream) state(ctx context.Context) (streamState, error) {
+	var info struct {
+		State streamState `json:"state"`
+	}
+	err := s.ask(ctx, "INFO", struct{}{}, &info)
+	return info.State, err
+}
+
+// stored is a message of the log's stream.
+type stored struct {
+	seq uint64
+	message
+	// err says that its payload is not what was written.
+	err error
+}
+
+func storedOf(r *raw) stored {
+	s := stored{seq: r.seq}
+	s.message, s.err = decode(r.data)
+	return s
+}
+
+func (c *Cluster) state(ctx context.Context) (streamState, error) { return c.records().state(ctx) }
+
+// get is that of the log's stream.
+func (c *Cluster) get(ctx context.Context, seq uint64, subject string) (*stored, error) {
+	r, err := c.records().get(ctx, seq, subject)
+	if r == nil {
+		return nil, err
+	}
+	s := storedOf(r)
+	return &s, err
+}
+
+// fetch returns messages from seq on, at least one if there is any up to seq end, which the caller
+// knows is stored. Any replica may answer.
+func (c *Cluster) fetch(ctx context.Context, seq, end uint64, most, bytes int) (found []stored, err error) {
+	several, err := c.records().batch(ctx, seq, "", most, bytes)
+	if err != nil {
+		return nil, err
+	}
+	if len(several) == 0 && seq <= end { // a replica that is behind has answered
+		one, err := c.records().get(ctx, seq, c.subject(">"))
+		if one == nil {
+			return nil, err
+		}
+		several = []raw{*one}
+	}
+	for i := range several {
+		found = append(found, storedOf(&several[i]))
+	}
+	return found, nil
 }
 
 // fullError says that the cluster has no room.

@@ -668,7 +668,7 @@ func (s *Store) Trim(base uint64) error {
 	ctx, cancel := context.WithTimeout(s.life, askTimeout)
 	defer cancel()
 	var done struct{}
-	return s.c.ask(ctx, "PURGE", map[string]uint64{"seq": keep}, &done)
+	return s.c.records().ask(ctx, "PURGE", map[string]uint64{"seq": keep}, &done)
 }
 
 // Read returns the block with a record.

@@ -166,6 +166,8 @@ func TestQueueOnCluster(t *testing.T) {
 type counter struct {
 	name      string
 	confirmed int
+	// steadfast: it tries again whatever happens.
+	steadfast bool
 }
 
 // run appends until stop, or until the queue is another one's.
@@ -185,7 +187,7 @@ func (w *counter) run(t testing.TB, q *queue.Queue, stop func() bool) {
 		})
 		if err == nil {
 			w.confirmed = n
-		} else if errors.Is(err, ErrDeposed) || errors.Is(err, queue.ErrClosed) || rand.IntN(3) == 0 {
+		} else if errors.Is(err, ErrDeposed) || errors.Is(err, queue.ErrClosed) || (!w.steadfast && rand.IntN(3) == 0) {
 			return // as if what failed were never tried again
 		}
 	}

@@ -44,7 +44,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if err != nil {
 		return c.cannot("stream", c.stream(), err)
 	}
-	if faults := c.faults(&stream.CachedInfo().Config); len(faults) > 0 {
+	if faults := c.faults(&stream.CachedInfo().Config, c.subject(">"), -1); len(faults) > 0 {
 		return fmt.Errorf("stream %s of the NATS cluster cannot keep the log: %s",
 			c.stream(), strings.Join(faults, "; "))
 	}
@@ -86,6 +86,34 @@ func (c *Cluster) prepareBucket(ctx context.Context) error {
 	return nil
 }
 
+// prepareLetters does the same for the stream with the dead letters.
+func (c *Cluster) prepareLetters(ctx context.Context) error {
+	name := DeadStream(c.opts.Name)
+	stream, err := c.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = c.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: name, Description: "dead letters of hmcnotifyd", Subjects: []string{c.deadSubject(">")},
+			Storage: jetstream.FileStorage, Replicas: c.opts.Replicas, Retention: jetstream.LimitsPolicy,
+			Discard: jetstream.DiscardNew, MaxBytes: -1, MaxMsgs: -1, MaxMsgSize: -1, MaxMsgsPerSubject: 1,
+			Duplicates: duplicates, AllowDirect: true,
+		})
+		if err == nil {
+			c.log.Info("made a stream on the NATS cluster", zap.String("stream", name))
+		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			stream, err = c.js.Stream(ctx, name)
+		}
+	}
+	if err != nil {
+		return c.cannot("stream", name, err)
+	}
+	faults := c.faults(&stream.CachedInfo().Config, c.deadSubject(">"), 1)
+	if len(faults) > 0 {
+		return fmt.Errorf("stream %s of the NATS cluster cannot keep dead letters: %s",
+			name, strings.Join(faults, "; "))
+	}
+	return nil
+}
+
 // cannot says why there is no stream or bucket to be used.
 func (c *Cluster) cannot(what, name string, err error) error {
 	hint := ""
@@ -121,8 +149,9 @@ func (c *Cluster) kept(s *jetstream.StreamConfig) (faults []string) {
 	return faults
 }
 
-// faults returns what is wrong with a stream that is to keep the log.
-func (c *Cluster) faults(s *jetstream.StreamConfig) []string {
+// faults returns what is wrong with a stream that is to keep what a subject has: so many messages
+// of each, or all.
+func (c *Cluster) faults(s *jetstream.StreamConfig, subject string, each int64) []string {
 	faults := c.kept(s)
 	fault := func(wrong bool, format string, args ...any) {
 		if wrong {
@@ -133,13 +162,14 @@ func (c *Cluster) faults(s *jetstream.StreamConfig) []string {
 	fault(drops && s.MaxBytes > 0, "with max_bytes %d and discard old what is needed goes: set discard to new",
 		s.MaxBytes)
 	fault(s.MaxMsgs > 0, "max_msgs is %d: set it to -1", s.MaxMsgs)
-	fault(s.MaxMsgsPerSubject > 0, "max_msgs_per_subject is %d: set it to -1", s.MaxMsgsPerSubject)
+	fault(max(s.MaxMsgsPerSubject, -1) != each && (each > 0 || s.MaxMsgsPerSubject > 0),
+		"max_msgs_per_subject is %d: set it to %d", s.MaxMsgsPerSubject, each)
 	fault(s.MaxMsgSize > 0 && int64(s.MaxMsgSize) < c.nc.MaxPayload(),
 		"max_msg_size is %d, less than max_payload of the server: set it to -1", s.MaxMsgSize)
 	fault(s.DenyPurge, "deny_purge is set: what is done with could not be removed; make the stream anew without it")
 	fault(!s.AllowDirect, "allow_direct is not set: set it")
 	fault(s.PersistMode == jetstream.AsyncPersistMode, "its persist_mode is async: what it acknowledges may be lost")
-	fault(!slices.Equal(s.Subjects, []string{c.subject(">")}), "its subjects are %s: set them to %s",
-		strings.Join(s.Subjects, ", "), c.subject(">"))
+	fault(!slices.Equal(s.Subjects, []string{subject}), "its subjects are %s: set them to %s",
+		strings.Join(s.Subjects, ", "), subject)
 	return faults
 }

@@ -16,17 +16,11 @@ import (
 func TestClusterStore(t *testing.T) {
 	t.Parallel()
 	url := natscluster.Single(t)
-	for name, prepare := range map[string]string{"as it is": url, "small messages": natscluster.Single(t, func(o *server.Options) {
-		o.MaxPayload = cluster.LeastPayload
-	})} {
+	small := natscluster.Single(t, func(o *server.Options) { o.MaxPayload = cluster.LeastPayload })
+	for name, url := range map[string]string{"as it is": url, "small messages": small} {
 		t.Run(name, func(t *testing.T) {
 			queue.TestStore(t, func(t *testing.T) func(t testing.TB) queue.Store {
-				deployment := strings.NewReplacer("/", "-", " ", "-", "_", "-").Replace(t.Name())
-				c, err := cluster.Connect(t.Context(), cluster.Options{URLs: []string{prepare}, Name: deployment, Replicas: 1})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(c.Close)
+				c := connect(t, url)
 				epoch := uint64(0)
 				return func(testing.TB) queue.Store {
 					epoch++
@@ -35,4 +29,35 @@ func TestClusterStore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// connect connects to a server, where each test has a deployment of its own.
+func connect(t *testing.T, url string) *cluster.Cluster {
+	t.Helper()
+	deployment := strings.NewReplacer("/", "-", " ", "-", "_", "-").Replace(t.Name())
+	c, err := cluster.Connect(t.Context(), cluster.Options{URLs: []string{url}, Name: deployment, Replicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// So do its dead letters.
+func TestClusterLetters(t *testing.T) {
+	t.Parallel()
+	url := natscluster.Single(t)
+	queue.TestLetters(t, func(t *testing.T) func(testing.TB, queue.LettersLimit) queue.Letters {
+		c := connect(t, url)
+		return func(t testing.TB, limit queue.LettersLimit) queue.Letters {
+			l, err := c.OpenLetters(cluster.LettersOptions{
+				MaxBytes: limit.MaxBytes, OnDropped: limit.OnDropped, Patience: natscluster.Patience,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			return l
+		}
+	})
 }

@@ -1,4 +1,7 @@
 package queue
 
 // For the tests of stores of other packages.
-var TestStore = testStore
+var (
+	TestStore   = testStore
+	TestLetters = testLetters
+)
