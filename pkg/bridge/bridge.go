@@ -75,6 +75,9 @@ type Options struct {
 	// WrapStore, which may be nil, is called by New with the store of the queue; what it
 	// returns is used in its place. Tests have commits fail with it.
 	WrapStore func(queue.Store) queue.Store
+	// Elsewhere, which may be nil, keeps events and dead letters in the place of StoragePath, which
+	// then has only what belongs to this machine. It stays the caller's.
+	Elsewhere *Elsewhere
 	// Buffers is how many bytes may wait to be stored: so many of each HMC, and so many that are
 	// being written. 0: 8 MiB, and less of each HMC where there are many. Tests fill them.
 	Buffers int
@@ -82,6 +85,12 @@ type Options struct {
 	Intervals watch.Intervals
 	// Dial connects to HMCs; nil: net.Dialer. Tests have a network of their own.
 	Dial watch.Dial
+}
+
+// Elsewhere is where events and dead letters are kept that are not on this machine.
+type Elsewhere struct {
+	Store   queue.Store
+	Letters func(queue.DeadLetterOptions) (queue.Letters, error)
 }
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
@@ -92,7 +101,7 @@ type Bridge struct {
 	sinkMetrics *deliver.Metrics
 	queue       *queue.Queue
 	seen        *ledger.SeenWindow
-	dead        *queue.DeadLetters
+	dead        queue.Letters
 	started     time.Time
 	// what Run starts
 	first *world
@@ -162,8 +171,13 @@ func New(opts Options) (*Bridge, error) {
 	}
 	storage := opts.Config.Storage
 	queueMetrics := queue.NewMetrics(opts.Registerer)
+	openLetters := func(o queue.DeadLetterOptions) (queue.Letters, error) { return queue.OpenDeadLetters(o) }
+	var store queue.Store // in the directory
+	if opts.Elsewhere != nil {
+		store, openLetters = opts.Elsewhere.Store, opts.Elsewhere.Letters
+	}
 	q, err := queue.Open(queue.Options{
-		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval,
+		Dir: opts.StoragePath, Store: store, CommitInterval: storage.CommitInterval,
 		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers),
 		Retain: storage.Retain, Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
@@ -174,7 +188,7 @@ func New(opts Options) (*Bridge, error) {
 	b.live = replay.NewLive(replay.History{Queue: q}, func() *config.Config { return b.now().cfg })
 	b.queue, b.gone = q, record.NewGone(q, b.log, func(group string) { delete(b.groups, group) })
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
-	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
+	b.dead, err = openLetters(queue.DeadLetterOptions{
 		Dir: opts.StoragePath, MaxBytes: cmp.Or(int64(storage.DeadLettersMaxBytes), queue.Unlimited),
 		Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})

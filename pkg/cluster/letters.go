@@ -46,11 +46,8 @@ func DeadStream(name string) string { return "hmcnotifyd-" + name + "-dead" }
 
 // LettersOptions say how much is kept.
 type LettersOptions struct {
-	// MaxBytes bounds what is kept, as that of queue.DeadLetterOptions does.
-	MaxBytes int64
-	// OnDropped is told of letters that went because of MaxBytes. It must not block.
-	OnDropped func(sink string, letters int)
-	Metrics   *queue.Metrics
+	// Dir is not used.
+	queue.DeadLetterOptions
 	// Patience is how long a call is tried before it fails; 0: DefaultPatience.
 	Patience time.Duration
 	// Life ends all that waits for the cluster.

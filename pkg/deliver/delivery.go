@@ -37,7 +37,7 @@ type Options struct {
 	To     sinks.Sink
 	// Cursor is from where the sink's events are read.
 	Cursor  *queue.Cursor
-	Dead    *queue.DeadLetters
+	Dead    queue.Letters
 	Metrics *Metrics
 	Logger  *zap.Logger
 	Backlog Backlog
@@ -64,7 +64,7 @@ type Delivery struct {
 	Wants func(event.Record) bool
 
 	kind    string // of the sink
-	dead    *queue.DeadLetters
+	dead    queue.Letters
 	backlog Backlog
 	rules   floodRules
 	metrics *sinkMetrics

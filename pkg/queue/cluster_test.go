@@ -51,7 +51,8 @@ func TestClusterLetters(t *testing.T) {
 		c := connect(t, url)
 		return func(t testing.TB, limit queue.LettersLimit) queue.Letters {
 			l, err := c.OpenLetters(cluster.LettersOptions{
-				MaxBytes: limit.MaxBytes, OnDropped: limit.OnDropped, Patience: natscluster.Patience,
+				DeadLetterOptions: queue.DeadLetterOptions{MaxBytes: limit.MaxBytes, OnDropped: limit.OnDropped},
+				Patience:          natscluster.Patience,
 			})
 			if err != nil {
 				t.Fatal(err)
