@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -16,6 +17,10 @@ import (
 func TestMain(m *testing.M) {
 	if code, child := natscluster.Child(); child {
 		os.Exit(code)
+	}
+	if text := os.Getenv(leaderEnv); text != "" {
+		fmt.Println(lead(text))
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -35,12 +35,14 @@ type settings struct {
 	RoutePort int
 	Routes    []int
 	Dir       string
+	// Lazy is the servers' default: what is acknowledged is synced some time later.
+	Lazy bool
 }
 
 func (s settings) options() *server.Options {
 	o := &server.Options{
 		ServerName: s.Name, Host: "127.0.0.1", Port: s.Port, NoLog: true, NoSigs: true,
-		JetStream: true, StoreDir: s.Dir, SyncAlways: true, AuthTimeout: Patience.Seconds(),
+		JetStream: true, StoreDir: s.Dir, SyncAlways: !s.Lazy, AuthTimeout: Patience.Seconds(),
 	}
 	if s.RoutePort != 0 {
 		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: s.RoutePort}
@@ -102,8 +104,14 @@ type Cluster struct {
 	running []*program.Process
 }
 
-// Start starts so many servers, and returns when they have a leader.
-func Start(t testing.TB, n int) *Cluster {
+// Start starts so many servers, which sync what they acknowledge, and returns when they have a
+// leader.
+func Start(t testing.TB, n int) *Cluster { t.Helper(); return start(t, n, false) }
+
+// StartLazy is Start for servers that sync when they like, which is their default.
+func StartLazy(t testing.TB, n int) *Cluster { t.Helper(); return start(t, n, true) }
+
+func start(t testing.TB, n int, lazy bool) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, running: make([]*program.Process, n)}
 	var routes []int
@@ -114,7 +122,7 @@ func Start(t testing.TB, n int) *Cluster {
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		c.servers = append(c.servers, settings{
-			Name: name, Port: program.FreePort(t), RoutePort: routes[i], Routes: routes, Dir: filepath.Join(dir, name),
+			Name: name, Port: program.FreePort(t), RoutePort: routes[i], Routes: routes, Dir: filepath.Join(dir, name), Lazy: lazy,
 		})
 	}
 	for i := range n {
