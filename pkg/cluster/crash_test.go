@@ -54,12 +54,10 @@ func lead(text string) error {
 			return err
 		}
 		var q *queue.Queue
-		var store *Store
-		err = term.Open(ctx, 0, func(s *Store) (err error) {
-			store = s
-			q, err = queue.Open(queue.Options{Store: s, SegmentBytes: 256 << 10})
-			return err
-		})
+		store, err := term.NewStore(ctx, StoreOptions{})
+		if err == nil {
+			q, err = queue.Open(queue.Options{Store: store, SegmentBytes: 256 << 10})
+		}
 		if err != nil {
 			fmt.Println(err)
 			if err := term.End(ctx); err != nil {
@@ -217,11 +215,12 @@ func TestLeaderKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var q *queue.Queue
-	if err := last.Open(t.Context(), patience, func(s *Store) (err error) {
-		q, err = queue.Open(queue.Options{Store: s})
-		return err
-	}); err != nil {
+	store, err := last.NewStore(t.Context(), StoreOptions{Patience: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := queue.Open(queue.Options{Store: store})
+	if err != nil {
 		t.Fatal(err)
 	}
 	records := all(t, newCursor(t, q, "all"))

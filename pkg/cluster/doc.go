@@ -8,7 +8,3 @@ import "errors"
 
 // ErrDeposed says that another daemon writes to the log now. Whoever gets it closes the queue.
 var ErrDeposed = errors.New("another daemon writes to the log")
-
-// ErrMoved says that the log has gone on since it was read, before this daemon could write to it:
-// it is to be read again.
-var ErrMoved = errors.New("the log has gone on since it was read")

@@ -28,6 +28,8 @@ const (
 	readBytes, readMessages = 256 << 10, 256
 	// runs is how many of these are kept, for readers at different places.
 	runs = 8
+	// loadTimeout bounds how long a log is read before it can be used.
+	loadTimeout = 2 * time.Minute
 	// retryWait is the pause before something is tried again.
 	retryWait = 100 * time.Millisecond
 	// DefaultPatience is the default of StoreOptions.Patience.
@@ -57,8 +59,6 @@ type Store struct {
 	writes uint64
 	// The last message that is known to be in the stream.
 	last uint64
-	// Something of this epoch is in the log: what comes of an earlier one is void.
-	leading bool
 	// The write of a segment that has failed and may be stored all the same, and whether it is.
 	doubtful uint64
 	begun    bool
@@ -104,11 +104,10 @@ func NewStore(c *Cluster, o StoreOptions) *Store {
 	return s
 }
 
-// Lost is closed when the log belongs to another daemon, or has gone on before this one could write
-// to it: the queue is to be closed. Why says which.
+// Lost is closed when the log belongs to another daemon: the queue is to be closed.
 func (s *Store) Lost() <-chan struct{} { return s.lost }
 
-// Why is ErrDeposed or ErrMoved once Lost is closed.
+// Why is ErrDeposed once Lost is closed.
 func (s *Store) Why() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,10 +162,13 @@ func decodeTable(b []byte) (segments []*segment, rest []byte, err error) {
 
 // Load reads the newest segment, which has the state, and what it says of those before.
 func (s *Store) Load() (*queue.Loaded, error) {
-	ctx, cancel := context.WithTimeout(s.life, s.patience)
+	ctx, cancel := context.WithTimeout(s.life, max(s.patience, loadTimeout))
 	defer cancel()
+	if err := s.announce(ctx); err != nil {
+		return nil, err
+	}
 	l, positions, err := s.loadLog(ctx)
-	for errors.Is(err, errLater) {
+	for errors.Is(err, errBehind) && wait(ctx, retryWait) == nil {
 		l, positions, err = s.loadLog(ctx)
 	}
 	if err != nil {
@@ -179,8 +181,28 @@ func (s *Store) Load() (*queue.Loaded, error) {
 	return l, l.Cursors(saved, positions)
 }
 
-// errLater says that a segment was begun while those before were read.
-var errLater = errors.New("the log has a later segment")
+// announce writes a message that follows whatever is there: nobody of an earlier epoch can write
+// after it, since what he knows of is not the last one any more.
+func (s *Store) announce(ctx context.Context) error {
+	payload := s.parts(kindVoid, 0).end(nil)[0].encode()
+	for {
+		m := &nats.Msg{Subject: s.c.subject("void"), Data: payload}
+		ack, err := s.c.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+		if err == nil {
+			s.last = ack.Sequence
+			return nil
+		}
+		if refused, fenced, reason := refusal(err); refused && !fenced {
+			return reason
+		}
+		if wait(ctx, retryWait) != nil {
+			return fmt.Errorf("stream %s: %w", s.c.stream(), err)
+		}
+	}
+}
+
+// errBehind says that a server has answered that does not know yet what others have stored.
+var errBehind = errors.New("a server of the NATS cluster is behind")
 
 // loadLog loads all but what SaveCursors has stored, and returns the newest positions besides.
 func (s *Store) loadLog(ctx context.Context) (l *queue.Loaded, positions []byte, err error) {
@@ -189,26 +211,59 @@ func (s *Store) loadLog(ctx context.Context) (l *queue.Loaded, positions []byte,
 	if err != nil {
 		return nil, nil, err
 	}
-	state, err := s.c.state(ctx) // not before: what is behind the newest segment has to be seen
+	state, err := s.c.state(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	if state.Last < s.last {
+		return nil, nil, errBehind
+	}
 	s.last, s.segments = state.Last, nil
 	if newest == nil {
-		return l, nil, s.expectNone(ctx, state)
+		return l, nil, s.scan(ctx, max(state.First, 1), state.Last, func(*stored) error { return nil })
 	}
 	positions, err = s.loadSegments(ctx, l, newest, state)
 	return l, positions, err
 }
 
-// expectNone makes sure that there is no segment up to the last message that is known, where there
-// was none before.
-func (s *Store) expectNone(ctx context.Context, state streamState) error {
-	newest, err := s.c.get(ctx, 0, s.c.subject("segment"))
-	if err == nil && newest != nil && newest.seq <= state.Last {
-		return errLater
+// scan calls fn with all messages from one to another, which are there.
+func (s *Store) scan(ctx context.Context, seq, last uint64, fn func(m *stored) error) error {
+	missing := uint64(0)
+	for seq <= last {
+		found, err := s.c.fetch(ctx, seq, last, readMessages, 4*readBytes)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return errBehind
+		}
+		for i := range found {
+			m := &found[i]
+			if m.seq > last {
+				break
+			}
+			missing += m.seq - seq
+			if seq = m.seq + 1; m.err != nil {
+				missing++ // or somebody else has written it, who may not
+				continue
+			}
+			if m.epoch > s.epoch {
+				return s.lose(ErrDeposed)
+			}
+			if err := fn(m); err != nil {
+				return err
+			}
+		}
+		if found[len(found)-1].seq > last {
+			missing += last + 1 - seq
+			break
+		}
 	}
-	return err
+	if missing > 0 {
+		s.c.log.Error("messages of the log are missing or damaged: some of what was known may be lost",
+			zap.String("stream", s.c.stream()), zap.Uint64("messages", missing))
+	}
+	return nil
 }
 
 // loadSegments loads what is stored, newest is the message that ends the beginning of the newest
@@ -240,62 +295,37 @@ func (s *Store) loadSegments(
 	}
 	last := known[len(known)-1]
 	if last.from < state.First {
-		if later, err := s.c.get(ctx, 0, s.c.subject("segment")); err != nil {
-			return nil, err
-		} else if later != nil && later.seq > newest.seq {
-			return nil, errLater
-		}
 		return nil, fmt.Errorf("stream %s: its first message is %d, and %d is needed: somebody has removed what was "+
 			"needed", s.c.stream(), state.First, last.from)
 	}
 	var w whole
-	begun, missing := false, uint64(0)
-	for seq := last.from; seq <= state.Last; {
-		found, err := s.c.fetch(ctx, seq, state.Last, readMessages, 4*readBytes)
-		if err != nil {
-			return nil, err
+	begun := false
+	err = s.scan(ctx, last.from, state.Last, func(m *stored) error {
+		if m.seq > newest.seq && m.kind == kindSegment && m.is(flagLast) {
+			return errBehind // there is a newer segment
 		}
-		for i := range found {
-			m := &found[i]
-			if m.seq > state.Last {
-				break
-			}
-			missing += m.seq - seq
-			if seq = m.seq + 1; m.err != nil {
-				missing++ // or somebody else has written it, who may not
-				continue
-			}
-			if m.seq > newest.seq && m.kind == kindSegment && m.is(flagLast) && m.epoch >= newest.epoch {
-				return nil, errLater
-			}
-			if m.epoch != newest.epoch || !w.take(&m.message) {
-				continue
-			}
-			switch {
-			case m.seq == newest.seq:
-				begun = true
-			case m.kind != kindGroup || !begun:
-				continue
-			default:
-				if len(w.head) < 40 {
-					return nil, errMessage
-				}
-				last.summary, positions = w.head[:40:40], w.head[40:]
-				last.size += w.bytes
-			}
-			last.to = m.seq
-			if err := l.Change(w.state); err != nil {
-				return nil, fmt.Errorf("stream %s, message %d: %w", s.c.stream(), m.seq, err)
-			}
+		if m.epoch != newest.epoch || !w.take(&m.message) {
+			return nil
 		}
-		if len(found) == 0 || found[len(found)-1].seq > state.Last {
-			missing += state.Last + 1 - seq
-			break
+		switch {
+		case m.seq == newest.seq:
+			begun = true
+		case m.kind != kindGroup || !begun:
+			return nil
+		case len(w.head) < 40:
+			return errMessage
+		default:
+			last.summary, positions = w.head[:40:40], w.head[40:]
+			last.size += w.bytes
 		}
-	}
-	if missing > 0 {
-		s.c.log.Error("messages of the log are missing or damaged: some of what was known may be lost",
-			zap.String("stream", s.c.stream()), zap.Uint64("messages", missing))
+		last.to = m.seq
+		if err := l.Change(w.state); err != nil {
+			return fmt.Errorf("stream %s, message %d: %w", s.c.stream(), m.seq, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if !begun {
 		return nil, fmt.Errorf("stream %s: the state that begins with message %d is not complete: somebody has "+
@@ -443,19 +473,25 @@ func (s *Store) write(
 		if next == 0 {
 			first = s.last + 1
 		}
-		payloads := make([][]byte, 0, len(parts)-next)
-		for i := next; i < len(parts); i++ {
-			if describe != nil && i == len(parts)-1 {
-				parts[i].head = describe(first, s.last+uint64(len(parts)-next))
-			}
+		to, end := subject, len(parts)
+		switch {
+		case describe != nil && next < end-1: // the last part says that all others are there
+			to, end = "part", end-1
+		case describe != nil:
+			parts[next].head = describe(first, s.last+1)
+		}
+		payloads := make([][]byte, 0, end-next)
+		for i := next; i < end; i++ {
 			payloads = append(payloads, parts[i].encode())
 		}
-		acknowledged, refused, err := s.publish(ctx, subject, payloads)
+		acknowledged, refused, err := s.publish(ctx, to, payloads)
 		next += acknowledged
 		s.last += uint64(acknowledged)
-		s.leading = s.leading || next > 0
-		if err == nil {
+		switch {
+		case err == nil && next == len(parts):
 			return true, nil
+		case err == nil:
+			continue
 		}
 		started = started || next > 0 || !refused
 		if _, full := errors.AsType[*fullError](err); refused && full {
@@ -569,11 +605,8 @@ func (s *Store) resolve(ctx context.Context, write *message, have int) (parts in
 			return have, s.lose(ErrDeposed)
 		case m.err == nil && m.epoch == s.epoch && m.write == write.write && int(m.part) == have:
 			have++
-			s.leading = true
 		case m.err == nil && m.epoch == s.epoch && m.write == s.doubtful && m.is(flagLast):
 			s.begun = true
-		case m.err == nil && m.epoch < s.epoch && !s.leading:
-			return have, s.lose(ErrMoved)
 		}
 		s.last = m.seq
 	}

@@ -226,12 +226,18 @@ func TestNetworkFails(t *testing.T) {
 	direct := connect(t, "x", 1, url)
 	prepared, _ := openQueue(t, direct, 1)
 	newCursor(t, prepared, "all") // which needs everything
+	for i := range 3 {            // a segment begins with several messages
+		b := queue.Batch{State: []queue.KeyValue{{Key: strconv.Itoa(i), Value: make([]byte, 200<<10)}}}
+		if err := put(prepared, b); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := prepared.Close(); err != nil {
 		t.Fatal(err)
 	}
 	counters := []*counter{{name: "a"}, {name: "b"}, {name: "c"}}
 	epoch := uint64(1)
-	for range soak.Count(t, "CLUSTER_NETWORK", 5, 200) {
+	for rounds := soak.Count(t, "CLUSTER_NETWORK", 5, 200); rounds > 0; {
 		c, err := Connect(t.Context(), Options{
 			URLs: []string{url}, Name: "x", Replicas: 1, Logon: []nats.Option{nats.SetCustomDialer(w), nats.Timeout(patience)},
 		})
@@ -247,6 +253,7 @@ func TestNetworkFails(t *testing.T) {
 			c.Close()
 			continue
 		}
+		rounds--
 		stop := make(chan struct{})
 		var work sync.WaitGroup
 		for _, n := range counters {
@@ -312,20 +319,8 @@ func TestTwoWriters(t *testing.T) {
 		})
 		time.Sleep(200 * time.Millisecond) // so long it is alone
 		c := connect(t, "x", 1, url)
-		for {
-			epoch++
-			next, err := queue.Open(queue.Options{
-				Store: NewStore(c, StoreOptions{Epoch: epoch, Patience: patience}), SegmentBytes: 64 << 10,
-			})
-			if err == nil {
-				q = next
-				t.Cleanup(func() { _ = next.Close() })
-				break
-			}
-			if !errors.Is(err, ErrMoved) {
-				t.Fatal(err)
-			}
-		}
+		epoch++
+		q, _ = openQueue(t, c, epoch)
 	}
 	_ = q.Close() // the last one is not deposed
 	writers.Wait()
@@ -378,35 +373,62 @@ func TestDeposed(t *testing.T) {
 	}
 }
 
-// A segment that is begun by another one while the log is read is read too.
-func TestLaterSegment(t *testing.T) {
+// A bucket that somebody has removed costs at most what is saved in it alone; a log that somebody has
+// removed is a loss that is counted, and its numbers are not used again.
+func TestRemoved(t *testing.T) {
 	t.Parallel()
-	c := connect(t, "x", 1, natscluster.Single(t))
-	var newest []*stored
-	for epoch := range uint64(2) {
-		q, _ := openQueue(t, c, epoch+1)
-		newCursor(t, q, "needs everything")
-		if err := put(q, queue.Batch{Records: [][]byte{[]byte("x")}}); err != nil {
-			t.Fatal(err)
-		}
-		m, err := c.get(t.Context(), 0, c.subject("segment"))
-		if err != nil || m == nil {
-			t.Fatal(m, err)
-		}
-		newest = append(newest, m)
+	url := natscluster.Single(t)
+	c := connect(t, "x", 1, url)
+	q, _ := openQueue(t, c, 10)
+	newCursor(t, q, "c")
+	if err := put(q, queue.Batch{
+		Records: [][]byte{[]byte("1"), []byte("2"), []byte("3")}, State: []queue.KeyValue{{Key: "k", Value: []byte("v")}},
+	}); err != nil {
+		t.Fatal(err)
 	}
-	state, err := c.state(t.Context())
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.js.DeleteKeyValue(t.Context(), Bucket("x")); err != nil {
+		t.Fatal(err)
+	}
+	c = connect(t, "x", 1, url)
+	term, err := c.Lead(t.Context(), LeaseOptions{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewStore(c, StoreOptions{Epoch: 3})
-	if err := s.expectNone(t.Context(), state); !errors.Is(err, errLater) {
-		t.Errorf("there was no segment, and now there is: %v", err)
+	s, err := term.NewStore(t.Context(), StoreOptions{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := s.loadSegments(t.Context(), queue.NewLoaded(), newest[0], state); !errors.Is(err, errLater) {
-		t.Errorf("there is a later one: %v", err)
+	if q, err = queue.Open(queue.Options{Store: s}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := s.loadSegments(t.Context(), queue.NewLoaded(), newest[1], state); err != nil {
+	if v, _ := q.State("k"); string(v) != "v" {
+		t.Errorf("the state is %q", v)
+	}
+	if got := all(t, newCursor(t, q, "c")); len(got) != 3 {
+		t.Errorf("there are %q", got)
+	}
+	if err := put(q, queue.Batch{Records: [][]byte{[]byte("4"), []byte("5")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(q.Close(), c.js.DeleteStream(t.Context(), LogStream("x"))); err != nil {
+		t.Fatal(err)
+	}
+	c = connect(t, "x", 1, url)
+	lost := 0
+	q, _ = openQueue(t, c, 1000, func(o *queue.Options) { o.OnDropped = func(_ string, n int) { lost += n } })
+	if first, last := q.Bounds(); lost != 2 || first <= 5 || last < first-1 {
+		t.Errorf("%d are lost; from %d to %d", lost, first, last)
+	}
+	if err := put(q, queue.Batch{Records: [][]byte{[]byte("6")}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := all(t, newCursor(t, q, "c")); !slices.Equal(got, []string{"6"}) {
+		t.Errorf("there are %q", got)
+	}
+	if err := term.End(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -56,13 +56,7 @@ func (c *Cluster) prepareBucket(ctx context.Context) error {
 	name := Bucket(c.opts.Name)
 	kv, err := c.js.KeyValue(ctx, name)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: name, Description: "who of the daemons writes, and how far each sink is",
-			History: 1, Storage: jetstream.FileStorage, Replicas: c.opts.Replicas,
-		})
-		if err == nil {
-			c.log.Info("made a bucket on the NATS cluster", zap.String("bucket", name))
-		} else if errors.Is(err, jetstream.ErrBucketExists) {
+		if err = c.makeBucket(ctx, name); err == nil {
 			kv, err = c.js.KeyValue(ctx, name)
 		}
 	}
@@ -84,6 +78,32 @@ func (c *Cluster) prepareBucket(ctx context.Context) error {
 	}
 	c.kv = kv
 	return nil
+}
+
+// makeBucket makes the bucket as the library does, but for its first revision: revisions are
+// epochs, and go on behind those of the log where somebody has removed the bucket.
+func (c *Cluster) makeBucket(ctx context.Context, name string) error {
+	newest, err := c.get(ctx, 0, c.subject("segment"))
+	if err != nil {
+		return err
+	}
+	first := uint64(1)
+	if newest != nil && newest.err == nil {
+		first = newest.epoch + 1
+	}
+	_, err = c.js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: "KV_" + name, Description: "who of the daemons writes, and how far each sink is",
+		Subjects: []string{"$KV." + name + ".>"}, Storage: jetstream.FileStorage, Replicas: c.opts.Replicas,
+		MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew,
+		AllowRollup: true, DenyDelete: true, AllowDirect: true, Duplicates: duplicates, FirstSeq: first,
+	})
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return nil // by another daemon, meanwhile
+	}
+	if err == nil {
+		c.log.Info("made a bucket on the NATS cluster", zap.String("bucket", name))
+	}
+	return err
 }
 
 // prepareLetters does the same for the stream with the dead letters.

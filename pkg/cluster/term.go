@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"sync"
-	"time"
 )
 
 // Term is the time for which a daemon leads: it has the lease, which it renews, and may write.
@@ -34,20 +32,12 @@ func (t *Term) End(ctx context.Context) error {
 	return t.Release(ctx)
 }
 
-// Open opens what use makes of a store, for as long as the log goes on by the hand of the one who
-// has led before: what it has still written counts, and is to be read too. Each store has an epoch
-// of its own. It gives up when the lease is lost or ctx is done.
-func (t *Term) Open(ctx context.Context, patience time.Duration, use func(*Store) error) error {
-	for {
-		epoch, err := t.Renew(ctx)
-		if err == nil {
-			err = use(NewStore(t.c, StoreOptions{Epoch: epoch, Patience: patience, Life: ctx}))
-		}
-		if !errors.Is(err, ErrMoved) {
-			return err
-		}
-		if wait(ctx, retryWait) != nil {
-			return err
-		}
+// NewStore returns a store for this term. Each has an epoch of its own, above those before.
+func (t *Term) NewStore(ctx context.Context, o StoreOptions) (*Store, error) {
+	epoch, err := t.Renew(ctx)
+	if err != nil {
+		return nil, err
 	}
+	o.Epoch = epoch
+	return NewStore(t.c, o), nil
 }

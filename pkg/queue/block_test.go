@@ -93,13 +93,13 @@ func FuzzParseBlock(f *testing.F) {
 
 func FuzzDecodeCheckpoint(f *testing.F) {
 	c := Checkpoint{end: 5, cursors: map[string]position{"a": {1, 2, 3}, "b": {4, 5, 6}}}
-	f.Add(c.encode())
+	f.Add(c.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := decodeCheckpoint(b)
 		if err != nil {
 			return
 		}
-		again, err := decodeCheckpoint(c.encode())
+		again, err := decodeCheckpoint(c.Encode())
 		if err != nil || again.end != c.end || !maps.Equal(again.cursors, c.cursors) {
 			t.Fatalf("%v became %v: %v", c, again, err)
 		}

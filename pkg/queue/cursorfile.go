@@ -43,7 +43,8 @@ type Checkpoint struct {
 	cursors map[string]position
 }
 
-func (c *Checkpoint) encode() []byte {
+// Encode returns the positions.
+func (c *Checkpoint) Encode() []byte {
 	b := big.AppendUint64(nil, c.end)
 	b = big.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
@@ -143,7 +144,7 @@ func readSlot(r io.Reader, size int64) (*Checkpoint, uint64, error) {
 // store writes c, which survives the end of the process at once and that of the machine if sync is
 // set.
 func (f *cursorFile) store(c *Checkpoint, sync bool) error {
-	payload := c.encode()
+	payload := c.Encode()
 	f.generation++
 	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
 	copy(b, cursorMagic)

@@ -16,7 +16,7 @@ func (g *Group) Chunks() (state, records [][]byte) { return g.state.added(), g.r
 func (g *Group) Summary() []byte { return g.after.summary() }
 
 // Positions are those of the cursors.
-func (g *Group) Positions() []byte { return g.positions.encode() }
+func (g *Group) Positions() []byte { return g.positions.Encode() }
 
 // Stored says by how many bytes the segment has grown.
 func (g *Group) Stored(bytes int64) { g.after.size += bytes }
@@ -32,7 +32,7 @@ func (s *Start) Base() uint64 { return s.base }
 func (s *Start) Summary() []byte { return (&Segment{base: s.base, last: s.base - 1}).summary() }
 
 // Positions are those of the cursors.
-func (s *Start) Positions() []byte { return s.positions.encode() }
+func (s *Start) Positions() []byte { return s.positions.Encode() }
 
 // Chunks calls put with all of the state, a few chunks at a time.
 func (s *Start) Chunks(put func(chunks [][]byte) error) error {
@@ -48,9 +48,6 @@ func (p plan) added() (chunks [][]byte) {
 	}
 	return chunks
 }
-
-// Encode returns the positions.
-func (c *Checkpoint) Encode() []byte { return c.encode() }
 
 // Base is the first record of the segment.
 func (s *Segment) Base() uint64 { return s.base }
@@ -116,7 +113,10 @@ func (l *Loaded) Cursors(saved, newest []byte) error {
 	if stored == nil {
 		return nil
 	}
-	l.cursors, l.end = stored.cursors, max(l.end, stored.end)
+	l.cursors = stored.cursors
+	if stored.end > l.end { // and how far it really went nobody knows
+		l.lost, l.end = append(l.lost, span{l.end + 1, stored.end}), stored.end+damageGap
+	}
 	for name, p := range stored.cursors {
 		if copied != nil && copied.cursors[name].acked > p.acked {
 			p = copied.cursors[name]

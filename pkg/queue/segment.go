@@ -443,7 +443,7 @@ func put(tx *bolt.Tx, name []byte, p plan) error {
 
 func putMeta(tx *bolt.Tx, positions *Checkpoint, s *Segment) error {
 	meta := tx.Bucket(metaBucket)
-	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.encode())), meta.Put(summaryKey, appendCRC(s.encode())))
+	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.Encode())), meta.Put(summaryKey, appendCRC(s.encode())))
 }
 
 // commit stores a group in one transaction.
