@@ -237,7 +237,7 @@ func TestNetworkFails(t *testing.T) {
 	}
 	counters := []*counter{{name: "a"}, {name: "b"}, {name: "c"}}
 	epoch := uint64(1)
-	for rounds := soak.Count(t, "CLUSTER_NETWORK", 5, 200); rounds > 0; {
+	for rounds := soak.Count(t, "CLUSTER_NETWORK", 5, 100); rounds > 0; {
 		c, err := Connect(t.Context(), Options{
 			URLs: []string{url}, Name: "x", Replicas: 1, Logon: []nats.Option{nats.SetCustomDialer(w), nats.Timeout(patience)},
 		})
