@@ -117,7 +117,8 @@ bench: ## Measure notifications per second and CPU per notification against go-s
 
 .PHONY: docs
 docs: ## Write the references in docs/ that are made from the code
-	HMCNOTIFYD_WRITE_DOCS=1 $(GO) test -count=1 -run 'Reference$$' ./pkg/config ./cmd/hmcnotifyd
+	HMCNOTIFYD_WRITE_DOCS=1 $(GO) test -count=1 -run 'Reference$$' ./pkg/config ./pkg/web ./cmd/hmcnotifyd
+	HMCNOTIFYD_WRITE_DOCS=1 $(GO) test -count=1 -run 'QuestionsAreDocumented$$' ./pkg/assume
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters and check the formatting

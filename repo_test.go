@@ -41,7 +41,7 @@ var imports = map[string]struct {
 	"pkg/event":     {nil, "an event is data; everything else may know it"},
 	"pkg/budget":    {nil, "bytes are bytes, whatever they are of"},
 	"pkg/secret":    {nil, "whoever passes on what others say needs to find secrets in it"},
-	"pkg/receiver":  {[]string{"pkg/budget", "pkg/secret"}, "any Go program may use the receiver on its own"},
+	"pkg/receiver":  {[]string{"pkg/budget", "pkg/jsontext", "pkg/secret"}, "any Go program may use the receiver on its own"},
 	"pkg/hmc":       {[]string{"pkg/budget", "pkg/datadir", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
@@ -52,6 +52,10 @@ var imports = map[string]struct {
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
 	"pkg/render":    {[]string{"pkg/event"}, "a template sees events and nothing else"},
 	"pkg/units":     {nil, "how sizes and durations are written does not depend on where"},
+	"pkg/capture":   {[]string{"pkg/assume", "pkg/hmc", "pkg/receiver", "pkg/secret"}, "a capture is what went over the wires, and knows nothing of who looks after an HMC"},
+	"pkg/playback":  {[]string{"pkg/capture", "pkg/hmcsim"}, "a capture is played back by what simulates, over real connections"},
+	"pkg/jsontext":  {nil, "whether a text is JSON does not depend on what it is of"},
+	"pkg/assume":    {nil, "what is not known of HMCs does not depend on who finds it out"},
 	"pkg/match":     {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
 	"pkg/config":    {[]string{"docs/rules", "pkg/event", "pkg/match", "pkg/receiver", "pkg/render", "pkg/trust", "pkg/units"}, "the configuration knows nothing of what runs"},
 	"pkg/sinks":     {[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
@@ -72,7 +76,7 @@ var imports = map[string]struct {
 		"what is asked of single resources needs a session, and no link",
 	},
 	"pkg/logon": {
-		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/receiver", "pkg/status", "pkg/translate"},
+		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/logs", "pkg/receiver", "pkg/status", "pkg/translate"},
 		"session and link of one HMC are made the same way by the daemon and by a check",
 	},
 	"pkg/watch": {
@@ -84,8 +88,8 @@ var imports = map[string]struct {
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/logon", "pkg/match",
-			"pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/assume", "pkg/capture", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/match",
+			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},
@@ -107,14 +111,17 @@ var imports = map[string]struct {
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
+	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
+	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {
-		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/replay", "pkg/status"},
+		[]string{"pkg/bridge", "pkg/config", "pkg/deliver", "pkg/event", "pkg/match", "pkg/replay", "pkg/status", "pkg/units"},
 		"the web server shows the bridge's status and never reaches past it",
 	},
 	"cmd/hmcnotifyd": {
 		[]string{
-			"pkg/bridge", "pkg/budget", "pkg/check", "pkg/config", "pkg/deliver", "pkg/event", "pkg/hmc",
-			"pkg/hmcsim", "pkg/logs", "pkg/queue", "pkg/receiver", "pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/web",
+			"pkg/bridge", "pkg/budget", "pkg/capture", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver",
+			"pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
+			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/terminal", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},
@@ -130,6 +137,10 @@ var modulesOf = map[string]struct {
 	"github.com/go-stomp/stomp/v3/frame":      {[]string{"pkg/receiver", "pkg/hmcsim"}, "only the two ends of a link know STOMP frames"},
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
+
+	"charm.land/bubbletea/v2":   {[]string{"pkg/terminal"}, "only the screen of top needs a whole terminal"},
+	"charm.land/lipgloss/v2":    {[]string{"pkg/terminal"}, "colors are for terminals"},
+	"github.com/maruel/natural": {[]string{"pkg/terminal", "pkg/web"}, "names are sorted where people read them"},
 
 	"github.com/nats-io/nats.go":                            {[]string{"pkg/cluster", "pkg/sinks"}, "only the sink nats and the log on a cluster know NATS"},
 	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/cluster", "pkg/sinks"}, "only the sink nats and the log on a cluster know NATS"},

@@ -26,6 +26,7 @@ import (
 const (
 	// defaultURL is where a daemon with default flags is.
 	defaultURL = "http://localhost:10291"
+	statusPath = "/api/v1/status"
 	// answerTimeout is how long a running daemon may take to begin its answer.
 	answerTimeout = time.Minute
 	// paceTimeout is how long a request is repeated that the daemon has refused because there
@@ -153,6 +154,13 @@ type temporaryError struct{ error }
 
 // do makes a request and returns the answer if it is a success.
 func (c *client) do(ctx context.Context, method, path string, query url.Values, accept string) (*http.Response, error) {
+	return c.doWith(ctx, method, path, query, map[string]string{"Accept": accept})
+}
+
+// doWith is do with headers; one that is empty is not sent.
+func (c *client) doWith(
+	ctx context.Context, method, path string, query url.Values, headers map[string]string,
+) (*http.Response, error) {
 	u := *c.base
 	u.Path += path
 	u.RawQuery = query.Encode()
@@ -161,8 +169,10 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "hmcnotifyd/"+version)
-	if accept != "" {
-		req.Header.Set("Accept", accept)
+	for name, value := range headers {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
 	}
 	if c.userid != "" || c.password != "" {
 		req.SetBasicAuth(c.userid, c.password)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -39,10 +40,15 @@ func TestCompletion(t *testing.T) {
 		{words: []string{"--log.format=j"}, has: []string{"--log.format=json", "--log.format=console"}, exact: true},
 		{words: []string{"--log.level=debug", ""}, has: []string{"run", "demo"}},
 		{words: []string{"--log.level", "debug", ""}, has: []string{"run", "demo"}},
-		{words: []string{"--config.file", ""}, exact: true}, // a file
+		{words: []string{"--config.file", ""}, has: []string{cmdline.Files}, exact: true},
+		{words: []string{"--config.file=h"}, has: []string{cmdline.Files}, exact: true},
+		{words: []string{"tail", "--severity", ""}, has: []string{"info", "warning", "critical"}, exact: true},
+		{words: []string{"tail", "--type", ""}, has: []string{"status-change", "os-message"}},
+		{words: []string{"tail", "--text", ""}, exact: true},
+		{words: []string{"simulate", "--ca-out", ""}, has: []string{cmdline.Files}, exact: true},
 		{words: []string{"check-config", "--"}, has: []string{"--online", "--event", "--help", "--log.level"}, lacks: []string{"--config.file"}},
-		{words: []string{"check-config", "--online", ""}, exact: true}, // a file
-		{words: []string{"check-config", "--", "--o"}, exact: true},
+		{words: []string{"check-config", "--online", ""}, has: []string{cmdline.Files}, exact: true},
+		{words: []string{"check-config", "--", "--o"}, has: []string{cmdline.Files}, exact: true},
 		{words: []string{"dead-letters", ""}, has: []string{"list", "show", "replay", "purge"}, exact: true},
 		{words: []string{"dead-letters", "--sink", "ops", ""}, has: []string{"list", "show", "replay", "purge"}, exact: true},
 		{words: []string{"dead-letters", "replay", "-"}, has: []string{"--to", "--all", "--sink", "--since", "--url", "--log.level"}, lacks: []string{"--storage.path", "--waiting"}},
@@ -57,7 +63,7 @@ func TestCompletion(t *testing.T) {
 		{words: []string{"help", "dead-letters", ""}, has: []string{"list", "show", "replay", "purge"}, exact: true},
 		{words: []string{"nonsense", ""}, exact: true},
 	} {
-		status, stdout, stderr := call(append([]string{completionFlag}, test.words...)...)
+		status, stdout, stderr := call(append([]string{cmdline.CompletionFlag}, test.words...)...)
 		got := strings.Fields(stdout)
 		if status != 0 || stderr != "" || test.exact && len(got) != len(test.has) {
 			t.Errorf("%q: status %d, %q %s", test.words, status, got, stderr)
@@ -74,7 +80,7 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if status, stdout, stderr := call("completion", shell); status != 0 || !strings.Contains(stdout, completionFlag) || stderr != "" {
+		if status, stdout, stderr := call("completion", shell); status != 0 || !strings.Contains(stdout, cmdline.CompletionFlag) || stderr != "" {
 			t.Errorf("%s: status %d, %s%s", shell, status, stdout, stderr)
 		}
 	}

@@ -13,12 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -240,20 +240,8 @@ func statusText(status int) string {
 	return strconv.Itoa(status)
 }
 
-// oneLine returns s as one line that does nothing to a terminal, of at most limit characters; 0: of
-// any length.
-func oneLine(s string, limit int) string {
-	line := []rune(strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s))
-	if limit > 0 && len(line) > limit {
-		line = append(line[:max(0, limit-3)], '.', '.', '.')
-	}
-	return string(line)
-}
+// oneLine is terminal.OneLine.
+func oneLine(s string, limit int) string { return terminal.OneLine(s, limit) }
 
 func (e *environment) showDeadLetters(ctx context.Context) error {
 	n := 0

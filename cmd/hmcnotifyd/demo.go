@@ -19,6 +19,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 )
 
 func demoCommand(app *kingpin.Application, e *environment) {
@@ -72,10 +73,7 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "A simulated HMC publishes 5 notifications per second; "+
-		"each line below is an event as the webhook consumer received it.\n"+
-		"Status page: http://%s/   metrics: http://%s/metrics   Ctrl-C ends the demo.\n\n",
-		d.addresses()[0], d.addresses()[0])
+	fmt.Fprintf(e.stdout, demoScreen, d.addresses()[0], d.addresses()[0], d.addresses()[0])
 	if err := errors.Join(d.run(ctx), consumer.close()); err != nil {
 		return err
 	}
@@ -88,6 +86,20 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// demoScreen says what is to be seen.
+const demoScreen = `A simulated HMC, the daemon and a webhook consumer run in this process.
+
+  Status page  http://%s/
+  Metrics      http://%s/metrics
+  Live         hmcnotifyd top --url=http://%s   in another terminal
+
+The HMC publishes 5 notifications per second: changes of partitions, finished jobs, messages of
+operating systems. Each line is an event as the webhook consumer received it. Messages that the HMC
+had before the daemon came are marked as replayed. Ctrl-C ends the demo.
+
+TIME          TYPE              SEVERITY  WHAT
+`
 
 // demoAddress prefers the port that the daemon has in real life.
 func demoAddress(ctx context.Context) string {
@@ -160,8 +172,12 @@ func (c *consumer) receive(w http.ResponseWriter, r *http.Request) {
 	if ev.Origin != event.OriginBridge {
 		c.types[ev.Type]++
 	}
+	what := ev.Summary
+	if marks := terminal.Marks(&ev); marks != "" {
+		what += " (" + marks + ")"
+	}
 	_, err := fmt.Fprintf(c.out, "%s  %-16s  %-8s  %s\n",
-		ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, ev.Summary)
+		ev.Time.Local().Format("15:04:05.000"), ev.Type, ev.Severity, what)
 	if err != nil {
 		c.alone = true
 		c.gone() // nobody looks any more, as after: hmcnotifyd demo | head

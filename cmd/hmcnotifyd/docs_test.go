@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 )
 
 // updateDocs makes the tests write what is generated of the code into docs/, instead of comparing.
@@ -26,18 +28,18 @@ done, 1 when it failed, 2 for a wrong command line. The packages install this as
 // docs/cli.md has every command and flag, as they are defined.
 func TestCommandReference(t *testing.T) {
 	app, _ := newApplication(new(environment))
-	model := modelOf(app)
+	model := cmdline.Model(app)
 	var b strings.Builder
 	b.WriteString(cliHead)
 	flags := func(list []*kingpin.FlagModel) {
-		if len(visible(list)) == 0 {
+		if len(cmdline.Visible(list)) == 0 {
 			return
 		}
 		b.WriteString("\n| flag | |\n|---|---|\n")
-		for _, f := range visible(list) {
+		for _, f := range cmdline.Visible(list) {
 			name := "--" + f.Name
 			if !f.IsBoolFlag() {
-				name += "=" + valueName(f)
+				name += "=" + cmdline.ValueName(f)
 			}
 			text := f.Help
 			if f.Required {

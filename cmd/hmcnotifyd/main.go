@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
@@ -52,15 +53,15 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	}()
 	env := environment{stdout: stdout, stderr: stderr}
 	app, commands := newApplication(&env)
-	if len(args) > 0 && args[0] == completionFlag {
-		for _, word := range complete(context.Background(), app, args[1:]) {
+	if len(args) > 0 && args[0] == cmdline.CompletionFlag {
+		for _, word := range cmdline.Complete(context.Background(), app, args[1:], flagValues) {
 			fmt.Fprintln(stdout, word)
 		}
 		return exitDone
 	}
 	command, err := app.Parse(withDashes(app.Model(), args))
 	if err != nil {
-		fmt.Fprintf(stderr, "hmcnotifyd: %v (try --help)\n", err)
+		printError(stderr, fmt.Errorf("%w (try --help)", cmdline.Mistake(app, err)))
 		return exitUsage
 	}
 	if env.log, err = env.newLogger(); err != nil {
@@ -121,6 +122,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	app := kingpin.New("hmcnotifyd",
 		"Brings the notifications of IBM Z and LinuxONE HMCs to webhooks and logs, and counts them for Prometheus.")
 	app.UsageWriter(env.stdout).ErrorWriter(env.stderr).Terminate(func(status int) { panic(terminated{status}) })
+	cmdline.Help(app)
 	app.HelpFlag.Short('h').Help("Show help, of a command if there is one before it.")
 	app.Version(strings.TrimSuffix(versionText(), "\n"))
 	app.VersionFlag.Help("Print what the command version prints.")
@@ -138,9 +140,11 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	completionCommand(app, env)
 	env.command(app, "man", "Print the manual page: hmcnotifyd man | man -l -", env.man)
 	tailCommand(app, env)
+	topCommand(app, env)
 	env.command(app, "version", "Print the version of the program, of Go and of the libraries.", env.version)
 	deadLettersCommand(app, env)
 	replayCommand(app, env)
+	captureCommand(app, env)
 	forgetCommand(app, env)
 	return app, env.commands
 }
@@ -149,7 +153,6 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 type commandGroup interface {
 	Command(name, help string) *kingpin.CmdClause
 	GetCommand(name string) *kingpin.CmdClause
-	FlagCompletion(flagName, flagValue string) (choices []string, flagMatch, optionMatch bool)
 }
 
 // command defines a command below the program or a command: what it does, and what is checked of
@@ -194,7 +197,9 @@ type environment struct {
 	simulator simulateFlags
 	letters   deadLetterFlags
 	replay    replayFlags
+	capture   captureFlags
 	tail      tailFlags
+	top       topFlags
 	test      sendTestFlags
 	forget    forgetFlags
 

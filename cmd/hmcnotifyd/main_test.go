@@ -213,7 +213,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"demo", "--help"}, 0, "--duration", ""},
 		{[]string{"version", "--help"}, 0, "version", ""},
 		{[]string{"version"}, 0, "go-stomp", ""},
-		{[]string{"--no-such-flag"}, 2, "", "hmcnotifyd: unknown long flag '--no-such-flag'"},
+		{[]string{"--no-such-flag"}, 2, "", "hmcnotifyd: there is no flag --no-such-flag"},
 		{[]string{"no-such-command"}, 2, "", "no-such-command"},
 		{[]string{"check-config"}, 2, "", "FILE"},
 		{[]string{"demo", "--duration=soon"}, 2, "", "soon"},
@@ -453,7 +453,7 @@ func TestDemo(t *testing.T) {
 	for _, typ := range []string{"status-change", "property-change", "inventory-change", "job-completion", "os-message", "log-entry"} {
 		p.matches(`(?m)^\d\d:\d\d:\d\d\.\d\d\d  ` + typ + ` +(info|warning|critical) +\S`)
 	}
-	address := p.matches(`Status page: (http://\S+/)`)[1]
+	address := p.matches(`Status page +(http://\S+/)`)[1]
 	if status, body := get(t, http.DefaultClient, http.MethodGet, address); status != http.StatusOK || !strings.Contains(body, "hmcnotifyd") {
 		t.Errorf("status page: %d %s", status, body)
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 )
 
 // The manual page has each command and each flag, with what it says of itself, its default and its
@@ -16,7 +18,7 @@ func TestManPage(t *testing.T) {
 		t.Fatalf("status %d: %s%.200s", status, stderr, page)
 	}
 	app, commands := newApplication(new(environment))
-	model := modelOf(app)
+	model := cmdline.Model(app)
 	// Read as a reader sees it: without requests, fonts and escapes.
 	read := strings.NewReplacer(`\fB`, "", `\fI`, "", `\fP`, "", `\-`, "-", `\(aq`, "'", `\(ga`, "`", `\e`, `\`, `\&`, "").Replace(page)
 	has := func(what, text string) {
@@ -32,7 +34,7 @@ func TestManPage(t *testing.T) {
 				continue
 			}
 			has(of, "--"+f.Name)
-			has(of+" --"+f.Name, strings.Join(append([]string{f.Help}, flagNotes(f)...), " "))
+			has(of+" --"+f.Name, strings.Join(append([]string{f.Help}, cmdline.FlagNotes(f)...), " "))
 		}
 	}
 	checkFlags("hmcnotifyd", model.Flags)
@@ -57,18 +59,6 @@ func TestManPage(t *testing.T) {
 	for line := range strings.Lines(page) {
 		if !regexp.MustCompile(`^(\.(TH|SH|SS|PP|TP|B|BR|nf|fi|in|nh|ad)\b.*|[^.'].*)\n$`).MatchString(line) {
 			t.Errorf("not a line of a manual page: %q", line)
-		}
-	}
-}
-
-func TestRoff(t *testing.T) {
-	for in, want := range map[string]string{
-		"--a-b":   `\-\-a\-b`,
-		".x\n'y'": `\&.x` + "\n" + `\(aqy\(aq`,
-		`a\b`:     `a\eb`,
-	} {
-		if got := roff(in); got != want {
-			t.Errorf("%q: %q, not %q", in, got, want)
 		}
 	}
 }

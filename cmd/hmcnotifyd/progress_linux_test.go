@@ -20,14 +20,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
-// terminal is a pseudo-terminal and what a program has written to it.
-type terminal struct {
+// tty is a pseudo-terminal and what a program has written to it.
+type tty struct {
 	slave *os.File
 	out   *output
 }
 
 // newTerminal opens one of 120 columns.
-func newTerminal(t *testing.T) *terminal {
+func newTerminal(t *testing.T) *tty {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -55,7 +55,7 @@ func newTerminal(t *testing.T) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{slave: slave, out: new(output)}
+	term := &tty{slave: slave, out: new(output)}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

@@ -145,11 +145,14 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 			}
 		}
 	}()
-	room := web.NewRoom(web.MaxConnections)
+	room, handshakes := web.NewRoom(web.MaxConnections), web.NewHandshakes()
 	for _, addr := range d.flags.listen {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("--web.listen-address: %w", err)
+		}
+		if tlsConfig != nil {
+			l = handshakes.Listener(l)
 		}
 		d.listeners = append(d.listeners, room.Listener(l))
 	}

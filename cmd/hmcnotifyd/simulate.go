@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/playback"
 )
 
 // maxSimulatedRate is far more than the simulator reaches.
@@ -25,12 +26,18 @@ const maxSimulatedRate = 1e6
 // maxSimulatedHMCs is far more than watch one estate in real life.
 const maxSimulatedHMCs = 100
 
+// maxSpeed is an hour in less than four seconds.
+const maxSpeed = 1000
+
 type simulateFlags struct {
 	restPort, stompPort uint16
 	rate                float64
 	cpcs, partitions    int
 	hmcs                int
 	caOut               string
+	replay              string
+	speed               float64
+	played              bool
 }
 
 func simulateCommand(app *kingpin.Application, e *environment) {
@@ -47,10 +54,17 @@ func simulateCommand(app *kingpin.Application, e *environment) {
 		Default("1").IntVar(&f.hmcs)
 	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").
 		PlaceHolder("FILE").StringVar(&f.caOut)
+	c.Flag("replay", "Play this capture back instead, from the first subscription on.").
+		PlaceHolder("FILE").IsSetByUser(&f.played).StringVar(&f.replay)
+	c.Flag("speed", "How many times as fast as it was a capture is played.").Default("1").Float64Var(&f.speed)
 }
 
 func (f *simulateFlags) validate() error {
 	switch {
+	case f.played && f.replay == "":
+		return errors.New("--replay must not be empty")
+	case !(f.speed > 0 && f.speed <= maxSpeed):
+		return fmt.Errorf("--speed must be a number above 0, up to %g", float64(maxSpeed))
 	case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
 		return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
 	case f.cpcs < 1:
@@ -76,6 +90,9 @@ func (f *simulateFlags) validate() error {
 }
 
 func (e *environment) simulate(ctx context.Context) (err error) {
+	if e.simulator.played {
+		return e.playBack(ctx)
+	}
 	hmcs, err := e.simulator.start(e.log)
 	defer func() {
 		for _, h := range hmcs {
@@ -85,16 +102,9 @@ func (e *environment) simulate(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("simulate: %w", err)
 	}
-	tls := "insecure_skip_verify: true   # or start the simulator with --ca-out FILE, and name FILE here as ca_file"
-	if e.simulator.caOut != "" {
-		path, err := filepath.Abs(e.simulator.caOut)
-		if err == nil {
-			err = os.WriteFile(path, hmcs[0].CACertPEM(), 0o644) //nolint:gosec // a certificate is public
-		}
-		if err != nil {
-			return fmt.Errorf("simulate: --ca-out: %w", err)
-		}
-		tls = "ca_file: " + strconv.Quote(path)
+	tls, err := e.simulator.tlsConfig(hmcs[0].CACertPEM())
+	if err != nil {
+		return err
 	}
 	fmt.Fprint(e.stdout, simulatedConfig(hmcs, tls))
 	// A program in the background that reads from its terminal is stopped; one that ignores the
@@ -104,18 +114,66 @@ func (e *environment) simulate(ctx context.Context) (err error) {
 	return nil
 }
 
+// tlsConfig writes the certificate where it is to be, and returns what a configuration needs.
+func (f *simulateFlags) tlsConfig(certificate []byte) (string, error) {
+	if f.caOut == "" {
+		return "insecure_skip_verify: true   " +
+			"# or start the simulator with --ca-out FILE, and name FILE here as ca_file", nil
+	}
+	path, err := filepath.Abs(f.caOut)
+	if err == nil {
+		err = os.WriteFile(path, certificate, 0o644) //nolint:gosec // a certificate is public
+	}
+	if err != nil {
+		return "", fmt.Errorf("simulate: --ca-out: %w", err)
+	}
+	return "ca_file: " + strconv.Quote(path), nil
+}
+
+// playBack plays a capture back until ctx is done: the link stays when it is played.
+func (e *environment) playBack(ctx context.Context) (err error) {
+	f := &e.simulator
+	h, err := playback.Start(playback.Options{
+		File: f.replay, Speed: f.speed, Logger: e.log,
+		RESTAddr: address(f.restPort, 0), StompAddr: address(f.stompPort, 0),
+	})
+	if err != nil {
+		return fmt.Errorf("simulate: --replay: %w", err)
+	}
+	defer func() { err = cmp.Or(err, h.Close()) }()
+	tls, err := f.tlsConfig(h.CACertPEM())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "# %s is played back: %s. A configuration that fits:\nhmcs:\n%s%s", f.replay, h,
+		hmcConfig(h, "replay", tls), screenConfig)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-h.Played():
+	}
+	if err := h.Err(); err != nil {
+		return fmt.Errorf("simulate: --replay: %w", err)
+	}
+	fmt.Fprintln(e.stdout, "# all of it was played. The link stays until Ctrl-C.")
+	<-ctx.Done()
+	return nil
+}
+
+// address is that of the HMC's port; 0: a free one.
+func address(port uint16, i int) string {
+	if port != 0 {
+		port += uint16(i)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
+}
+
 // start starts the HMCs, all over the first one's estate. After an error it returns those that it
 // has started.
 func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
 	partitions := f.partitions
 	if partitions == 0 {
 		partitions = -1 // what the simulator calls none
-	}
-	address := func(port uint16, i int) string {
-		if port != 0 {
-			port += uint16(i)
-		}
-		return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
 	}
 	var hmcs []*hmcsim.HMC
 	for i := range f.hmcs {
@@ -139,6 +197,13 @@ func (f *simulateFlags) start(log *zap.Logger) ([]*hmcsim.HMC, error) {
 	return hmcs, nil
 }
 
+// screenConfig is the other part of a configuration.
+const screenConfig = `sinks:
+  - name: screen
+    log: {output: stdout}
+# Ctrl-C ends it.
+`
+
 // simulatedConfig is a configuration that fits the HMCs.
 func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
 	var b strings.Builder
@@ -150,16 +215,17 @@ func simulatedConfig(hmcs []*hmcsim.HMC, tls string) string {
 	for _, h := range hmcs {
 		b.WriteString(hmcConfig(h, h.Name()+more, tls))
 	}
-	b.WriteString(`sinks:
-  - name: screen
-    log: {output: stdout}
-# Ctrl-C ends it. Commands are read from standard input; help lists them.
-`)
+	b.WriteString(screenConfig + "# Commands are read from standard input; help lists them.\n")
 	return b.String()
 }
 
+type ports interface {
+	RESTPort() int
+	StompPort() int
+}
+
 // hmcConfig is the part of a configuration that is about a simulated HMC.
-func hmcConfig(h *hmcsim.HMC, name, tls string) string {
+func hmcConfig(h ports, name, tls string) string {
 	return fmt.Sprintf(`  - name: %s
     hosts: ["127.0.0.1"]
     rest_port: %d

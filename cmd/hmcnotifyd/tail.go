@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +15,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -29,9 +28,6 @@ const (
 	// as long, up to tailPauseMax.
 	tailPause    = 500 * time.Millisecond
 	tailPauseMax = 15 * time.Second
-	// maxStreamLine is how long a line of the stream may be: more than the daemon holds for one
-	// reader.
-	maxStreamLine = 8 << 20
 )
 
 type tailFlags struct {
@@ -82,27 +78,29 @@ func (f *tailFlags) query() url.Values {
 var errNobodyReads = errors.New("nobody reads the output")
 
 // follow is the command tail. A first attempt that fails is an error; a stream that is lost later
-// is made again, and said on stderr.
+// is made again, where it ended, and said on stderr.
 func (e *environment) follow(ctx context.Context) error {
 	return e.withClient("tail", e.tail.client, func(c *client) error {
 		c.terminal = nil // events are printed as soon as it works
-		f, connected, pause := &e.tail, false, e.tail.pause
+		width := terminalWidth(e.stdout)
+		s := tailStream{
+			environment: e, client: c, lines: terminal.NewEvents(width, width > 0 && terminal.WantsColor()),
+		}
+		f, pause := &e.tail, e.tail.pause
 		for {
-			began, err := e.followOnce(ctx, c, connected)
+			began, err := s.once(ctx)
 			_, temporary := errors.AsType[*temporaryError](err)
 			switch {
 			case ctx.Err() != nil || errors.Is(err, errNobodyReads):
 				return nil
-			case !began && (!connected || !temporary):
+			case !began && (!s.connected || !temporary):
 				return err
 			}
 			if began {
 				pause = f.pause
-			}
-			if began || !connected {
 				fmt.Fprintf(e.stderr, "hmcnotifyd: tail: the stream was lost, and is made again: %v\n", err)
 			}
-			connected = true
+			s.connected = true
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
@@ -113,48 +111,43 @@ func (e *environment) follow(ctx context.Context) error {
 	})
 }
 
-// followOnce prints what one stream brings until it ends. began says whether there was one.
-func (e *environment) followOnce(ctx context.Context, c *client, again bool) (began bool, err error) {
+// tailStream is what the command tail knows from one stream to the next.
+type tailStream struct {
+	*environment
+	client *client
+	lines  *terminal.Events
+	// there was a stream before, and the last event of it
+	connected bool
+	last      string
+}
+
+// once prints what one stream brings until it ends. began says whether there was one.
+func (s *tailStream) once(ctx context.Context) (began bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	resp, err := c.do(ctx, http.MethodGet, eventsPath, e.tail.query(), "text/event-stream")
+	resp, err := s.client.doWith(ctx, http.MethodGet, eventsPath, s.tail.query(),
+		map[string]string{"Accept": "text/event-stream", "Last-Event-ID": s.last})
 	if err != nil {
 		return false, err
 	}
 	defer resp.Body.Close()
 	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/event-stream") {
-		return false, fmt.Errorf("what answers at %s is not hmcnotifyd", c.base)
+		return false, fmt.Errorf("what answers at %s is not hmcnotifyd", s.client.base)
 	}
-	if again {
-		fmt.Fprintln(e.stderr, "hmcnotifyd: tail: connected again; what was stored meanwhile is not shown")
+	switch {
+	case s.connected && s.last != "":
+		fmt.Fprintln(s.stderr, "hmcnotifyd: tail: connected again; what was stored meanwhile follows")
+	case s.connected:
+		fmt.Fprintln(s.stderr, "hmcnotifyd: tail: connected again; what was stored meanwhile is not shown")
+	case terminalWidth(s.stderr) > 0:
+		fmt.Fprintf(s.stderr, "hmcnotifyd: tail: listening to %s; events appear as they are stored, Ctrl-C ends it\n",
+			s.client.base)
 	}
 	// A link that is dead without a word is noticed by the missing heart-beats.
-	silent := time.AfterFunc(e.tail.silence, func() { cancel(fmt.Errorf("nothing came for %s", e.tail.silence)) })
+	silent := time.AfterFunc(s.tail.silence, func() { cancel(fmt.Errorf("nothing came for %s", s.tail.silence)) })
 	defer silent.Stop()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(make([]byte, 64<<10), maxStreamLine)
-	kind, data := "", []byte(nil)
-	for lines.Scan() {
-		silent.Reset(e.tail.silence)
-		line := lines.Bytes()
-		field, value, _ := bytes.Cut(line, []byte(":"))
-		value = bytes.TrimPrefix(value, []byte(" "))
-		switch {
-		case len(line) == 0: // the end of an event
-			if data != nil {
-				if err := e.printStreamed(kind, data); err != nil {
-					return true, err
-				}
-			}
-			kind, data = "", nil
-		case string(field) == "event":
-			kind = string(value)
-		case string(field) == "data":
-			data = append(make([]byte, 0, len(value)), value...)
-		}
-	}
-	err = lines.Err()
-	if cause := context.Cause(ctx); cause != nil {
+	err = terminal.ReadStream(resp.Body, s.last, func() { silent.Reset(s.tail.silence) }, s.print)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, errNobodyReads) {
 		err = cause
 	}
 	if err == nil {
@@ -163,46 +156,43 @@ func (e *environment) followOnce(ctx context.Context, c *client, again bool) (be
 	return true, err
 }
 
-// printStreamed prints one event of the stream.
-func (e *environment) printStreamed(kind string, data []byte) error {
-	switch kind {
+// print prints one event of the stream.
+func (s *tailStream) print(sent terminal.Sent) error {
+	switch sent.Kind {
 	case "":
 	case "lost":
-		var l struct{ Lost int }
-		if json.Unmarshal(data, &l) == nil {
-			fmt.Fprintf(e.stderr, "hmcnotifyd: tail: %d %s came faster than they were read, and are not shown\n",
+		var l struct {
+			Lost    int
+			Unknown bool
+		}
+		switch err := json.Unmarshal(sent.Data, &l); {
+		case err != nil:
+		case l.Unknown:
+			fmt.Fprintln(s.stderr, "hmcnotifyd: tail: what was stored meanwhile is not kept any more, and not shown")
+		default:
+			fmt.Fprintf(s.stderr, "hmcnotifyd: tail: %d %s came faster than they were read, and are not shown\n",
 				l.Lost, plural(l.Lost, "event"))
 		}
 		return nil
 	case "end":
 		var reason string
-		if json.Unmarshal(data, &reason) != nil || reason == "" {
+		if json.Unmarshal(sent.Data, &reason) != nil || reason == "" {
 			reason = "the daemon has ended it"
 		}
 		return errors.New(oneLine(reason, 200))
 	default: // what a later version may send
 		return nil
 	}
-	line := event.AppendEscaped(nil, data)
-	if !e.tail.json {
-		line = []byte(tailLine(data))
+	line := event.AppendEscaped(nil, sent.Data)
+	if !s.tail.json {
+		line = []byte(s.lines.Line(sent.Data))
 	}
-	if _, err := e.stdout.Write(append(line, '\n')); err != nil {
+	if _, err := s.stdout.Write(append(line, '\n')); err != nil {
 		if errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
 			return errNobodyReads
 		}
 		return fmt.Errorf("the output: %w", err)
 	}
+	s.last = sent.ID
 	return nil
-}
-
-// tailLine is an event as a person reads it.
-func tailLine(data []byte) string {
-	var ev event.Event
-	if err := json.Unmarshal(data, &ev); err != nil {
-		return oneLine(string(data), 0)
-	}
-	at := ev.Time.Local().Format("2006-01-02 15:04:05.000")
-	line := fmt.Sprintf("%s  %-8s  %-19s  %-12s  %s", at, ev.Severity, ev.Type, ev.HMC, ev.Summary)
-	return oneLine(strings.TrimRight(line, " "), 0)
 }

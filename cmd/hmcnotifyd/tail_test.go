@@ -89,7 +89,8 @@ func TestTail(t *testing.T) {
 
 	p = start(t, nil, daemonArgs...)
 	p.matches("connected to the HMC")
-	lines.matches("connected again; what was stored meanwhile is not shown")
+	lines.matches("connected again; what was stored meanwhile follows")
+	lines.matches(`bridge-connected +east`)
 	stops.matches("connected again")
 	publishChange(t, sim, "AGAIN")
 	lines.matches("AGAIN")
@@ -165,6 +166,9 @@ func TestTailSilence(t *testing.T) {
 		if streams++; streams > 2 {
 			w.WriteHeader(http.StatusNotFound)
 			return
+		}
+		if id := r.Header.Get("Last-Event-ID"); (streams == 1 && id != "") || (streams == 2 && id != "1") {
+			t.Errorf("stream %d goes on behind %q", streams, id)
 		}
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = w.Write([]byte(": hello\n\nevent: lost\ndata: {\"lost\":3}\n\nevent: news\ndata: {}\n\nid: 1\ndata: {\"id\":\"1\",\"summary\":\"s\"}\n\n"))

@@ -42,6 +42,8 @@ const (
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
 	// still waited for.
 	leaveTimeout = time.Second
+	// readAlongTimeout is how long those who read along have for what was stored last.
+	readAlongTimeout = time.Second
 	// ballastBytes are allocated and never touched, so they take no memory. The garbage
 	// collector runs when the heap has doubled: one of a few megabytes doubles so often that
 	// every hundredth event had to wait for it (p99 from socket to webhook at 1,000 per second:
@@ -85,6 +87,8 @@ type Options struct {
 	Intervals watch.Intervals
 	// Dial connects to HMCs; nil: net.Dialer. Tests have a network of their own.
 	Dial watch.Dial
+	// Tap sees what goes to and comes from all HMCs.
+	Tap watch.Tap
 }
 
 // Elsewhere is where events and dead letters are kept that are not on this machine.
@@ -259,6 +263,7 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 				zap.String("sink", d.it.Cfg.Name), zap.Int64("events", waiting))
 		}
 	}
+	b.live.Left(readAlongTimeout)
 	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
@@ -408,6 +413,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
 			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
+			Tap: b.opts.Tap,
 		})
 		if err != nil {
 			return nil, err

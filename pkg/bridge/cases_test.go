@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -122,9 +123,12 @@ func TestUsedMessageIDsOfOtherObjects(t *testing.T) {
 		}, "")
 	}
 	d.eventually("three events", func() bool { return len(d.consumer.got()) == 3 })
-	rec := d.bridge.watched()[0].Rec
-	first, second := notificationOf(d.consumer.got()[0]), *d.consumer.got()[1]
-	for _, e := range []*event.Event{d.consumer.got()[0], &second} { // with the numbers of the broker that the first one has
+	rec, events := d.bridge.watched()[0].Rec, d.consumer.got()
+	of := func(object string) *event.Event { // those of several resources arrive in any order
+		return events[slices.IndexFunc(events, func(e *event.Event) bool { return e.Resource.ObjectURI == "/api/partitions/"+object })]
+	}
+	first, second := notificationOf(of("1")), *of("2")
+	for _, e := range []*event.Event{of("1"), &second} { // with the numbers of the broker that the first one has
 		for i, h := range e.Headers {
 			if own := first.Headers.Get(h.Name); h.Name == "message-id" || h.Name == "timestamp" {
 				e.Headers[i].Value = own

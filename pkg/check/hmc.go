@@ -12,6 +12,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/assume"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -64,6 +66,9 @@ type hmcCheck struct {
 	turns   *logonTurns
 	session *logon.Session
 	link    *receiver.Receiver
+	// answering guards answers.
+	answering sync.Mutex
+	answers   *assume.Observer
 	// partitions are those that the userid may see, listed says whether all of them; selected
 	// are those whose OS messages are asked for.
 	partitions, selected []hmc.Partition
@@ -79,9 +84,11 @@ func checkHMC(
 	if cfg.RESTRequestsPerMinute > 0 {
 		cfg.RESTRequestsPerMinute = max(cfg.RESTRequestsPerMinute, checkRequests)
 	}
-	c := &hmcCheck{finding: f, cfg: cfg, turns: turns}
+	c := &hmcCheck{finding: f, cfg: cfg, turns: turns, answers: assume.NewObserver()}
 	var err error
-	c.session, err = logon.NewSession(&c.cfg, logon.SessionOptions{Logger: zap.NewNop(), Version: version})
+	c.session, err = logon.NewSession(&c.cfg, logon.SessionOptions{
+		Logger: zap.NewNop(), Version: version, OnExchange: c.exchange,
+	})
 	if err != nil {
 		c.problem("%v", err)
 		return
@@ -103,6 +110,45 @@ func checkHMC(
 	for _, p := range c.connect(ctx, o) {
 		c.problem("%s", p)
 	}
+	c.questions()
+}
+
+// exchange and traffic have what goes to and fro answer what is not known of HMCs.
+func (c *hmcCheck) exchange(x hmc.Exchange) {
+	c.answering.Lock()
+	defer c.answering.Unlock()
+	c.answers.Request(x.Operation, x.Query, x.Status)
+}
+
+func (c *hmcCheck) traffic(t receiver.Traffic) {
+	c.answering.Lock()
+	defer c.answering.Unlock()
+	topic, _ := strings.CutPrefix(t.Headers.Get("destination"), "/topic/")
+	switch t.Command {
+	case capture.Subscribe:
+		c.answers.Subscribe(topic)
+	case capture.Message:
+		c.answers.Message(topic, t.Headers.Get, t.Body)
+	}
+}
+
+// questions says what the HMC has shown of what is not known of HMCs. A check is short, so most of
+// it stays open.
+func (c *hmcCheck) questions() {
+	c.answering.Lock()
+	defer c.answering.Unlock()
+	all, open := c.answers.Answers(), 0
+	for _, a := range all {
+		switch a.Verdict {
+		case assume.NotSeen:
+			open++
+		case assume.Otherwise:
+			c.warn("an HMC is not as it was thought to be; please report it (docs/contributing-captures.md): %s", a)
+		default:
+			c.info("%s", a)
+		}
+	}
+	c.info("%d of %d questions about HMCs are not answered by a check; hmcnotifyd capture sees more", open, len(all))
 }
 
 // leave ends everything that the HMC knows of the check, also when ctx is done.
@@ -337,7 +383,7 @@ func (c *hmcCheck) connect(ctx context.Context, o *logon.Offer) (problems []stri
 	}
 	c.step("connecting the link")
 	start := time.Now()
-	connector := logon.NewConnector(c.session, receiver.Options{}, func(*receiver.Receiver) {})
+	connector := logon.NewConnector(c.session, receiver.Options{OnTraffic: c.traffic}, func(*receiver.Receiver) {})
 	link, err := connector.Connect(ctx, o)
 	switch {
 	case err == nil:

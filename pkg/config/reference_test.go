@@ -45,7 +45,8 @@ func TestReference(t *testing.T) {
 const referenceIntro = `# Configuration reference
 
 Every key of the configuration file. This page is made from the code by ` + "`make docs`" + `; a test compares the two.
-[config.example.yaml](../config.example.yaml) shows the same keys as a file, [recipes.md](recipes.md) configurations for a purpose.
+[config.example.yaml](../config.example.yaml) shows the same keys as a file, [recipes.md](recipes.md) configurations for a purpose,
+[schema.json](schema.json) is a JSON Schema of them for editors.
 
     hmcnotifyd check-config FILE            # every mistake in a file, with its line
     hmcnotifyd check-config --online FILE   # also logs on to each HMC and tries each sink

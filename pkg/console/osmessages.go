@@ -185,12 +185,16 @@ type osEntry struct {
 	time     int64         // as that of the message; 0: none
 	received time.Duration // since OSMessages.base; 0: before the state was loaded
 	hash     uint32        // of the text; with byID of the event id
-	epoch    uint32        // with byID
+	epoch    uint32        // with byID and again
 }
 
 const (
 	// byID marks an entry of an older version.
-	byID     = 1 << 31
+	byID = 1 << 31
+	// again marks an entry of a message that has an entry before, under the number of another
+	// host or in another sequence.
+	again    = 1 << 30
+	marks    = byID | again
 	maxEpoch = 1<<30 - 1
 )
 
@@ -385,7 +389,7 @@ func (m *OSMessage) sameTime(at int64) bool { return m.Time == at || m.Time <= 0
 func (e *osEntry) is(m *OSMessage) bool { return m.sameText(e) && m.sameTime(e.time) }
 
 // of says whether the entry is of the sequence with that epoch.
-func (e *osEntry) of(epoch uint32) bool { return e.epoch&^byID == epoch }
+func (e *osEntry) of(epoch uint32) bool { return e.epoch&^marks == epoch }
 
 // near says whether two numbers may be of one sequence.
 func near(a, b int64) bool { return uint64(max(a, b))-uint64(min(a, b)) <= maxJump }

@@ -110,15 +110,20 @@ func (a *osReplay) index(other bool) {
 		a.texts[a.Messages[i].text()] = 0
 	}
 	// No more than the replay has, and the latest: an older one with the same text is another
-	// message.
+	// message. One that has several entries is counted once.
+	counted := make(map[osText]bool)
 	for i, n := len(p.entries)-1, len(a.Messages); i >= 0 && n > 0; i-- {
 		e := &p.entries[i]
-		if key := (osText{e.hash, e.time}); other || !e.of(p.epoch) {
-			if count, ok := a.texts[key]; ok {
-				a.texts[key] = count + 1
-				n--
-			}
+		key := osText{e.hash, e.time}
+		count, ok := a.texts[key]
+		if !ok || !other && e.of(p.epoch) {
+			continue
 		}
+		if !counted[key] {
+			a.texts[key] = count + 1
+			n--
+		}
+		counted[key] = e.epoch&again != 0
 	}
 }
 
@@ -242,7 +247,7 @@ func (a *osReplay) has(msg *OSMessage) bool {
 func (a *osReplay) epochOf(run osRun) uint32 {
 	for i := run.to - 1; i >= run.from; i-- {
 		if match, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
-			return elsewhere.epoch &^ byID
+			return elsewhere.epoch &^ marks
 		} else if match != nil {
 			return a.p.epoch
 		}
@@ -269,7 +274,7 @@ func (a *osReplay) epochBefore(run, present osRun) uint32 {
 	}
 	for i := run.to - 1; i >= run.from; i-- {
 		if _, _, elsewhere := a.lookup(a.p.epoch, &a.Messages[i]); elsewhere != nil {
-			return elsewhere.epoch &^ byID
+			return elsewhere.epoch &^ marks
 		}
 	}
 	return a.p.fresh()
@@ -289,12 +294,12 @@ func (a *osReplay) leave(first int64, stays map[*osEntry]bool) {
 		if e := &a.byNumber[i]; e.of(old) && (stays[e] || e.received >= a.asked) {
 			moved[*e] = true
 			a.left[osKey{e.number, e.hash}] = true
-			e.epoch = p.epoch | e.epoch&byID
+			e.epoch = p.epoch | e.epoch&marks
 		}
 	}
 	for i := range p.entries {
 		if e := &p.entries[i]; moved[*e] {
-			e.epoch = p.epoch | e.epoch&byID
+			e.epoch = p.epoch | e.epoch&marks
 			p.lowest = min(p.lowest, e.number)
 			if e.number > p.highest {
 				p.highest, p.highestAt = e.number, e.received
@@ -319,7 +324,7 @@ func (a *osReplay) begin(run osRun, known, behind bool) {
 		if behind && e.of(before) && e.received >= a.asked && e.number > p.highest && near(e.number, p.highest) {
 			p.extend(e.number)
 			p.published = e.number
-			p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch, e.received)
+			p.record(&OSMessage{Number: e.number, Time: e.time, Text: e.hash}, p.epoch|again, e.received)
 		}
 	}
 }
@@ -383,8 +388,10 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		} else if present {
 			p.lowest = min(p.lowest, msg.Number)
 		}
-		v.Duplicate = recorded
-		p.record(msg, v.Epoch, a.now)
+		if v.Duplicate = recorded; recorded {
+			e.epoch |= again
+		}
+		p.record(msg, e.epoch, a.now)
 	}
 }
 

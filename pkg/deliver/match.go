@@ -1,6 +1,8 @@
 package deliver
 
 import (
+	"slices"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
@@ -16,6 +18,10 @@ type Router struct {
 func (r Router) Wants(rec event.Record) bool {
 	if len(r.Match) == 0 && len(r.Drop) == 0 {
 		return true
+	}
+	can := func(m match.Matcher) bool { return m.CanFit(rec.Type) }
+	if len(r.Match) > 0 && !slices.ContainsFunc(r.Match, can) {
+		return false // most events of a busy HMC, for most sinks: they need not be read
 	}
 	e, err := rec.Event()
 	if err != nil {

@@ -8,10 +8,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 )
 
@@ -124,7 +120,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 	forms := func(secret string) []string {
 		return []string{secret, url.QueryEscape(secret), strings.NewReplacer("&", `\u0026`, "<", `\u003c`, `"`, `\"`).Replace(secret)}
 	}
-	core, logs := observer.New(zapcore.DebugLevel)
+	var lines logText
 	var answer atomic.Pointer[string]
 	w := startWire(t, "127.0.0.1:0", func(_ int, r request) string {
 		if strings.HasPrefix(r.line, "POST") {
@@ -132,7 +128,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 		}
 		return *answer.Load()
 	})
-	c := w.client(Options{Logger: zap.New(core)})
+	c := w.client(Options{Logger: lines.logger()})
 	s, err := c.Logon(t.Context(), "u", password)
 	if err != nil {
 		t.Fatal(err)
@@ -154,14 +150,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 			}
 		}
 	}
-	enc := zapcore.NewConsoleEncoder(zap.NewProductionEncoderConfig())
-	for _, e := range logs.All() {
-		buf, err := enc.EncodeEntry(e.Entry, e.Context)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out.WriteString(buf.String())
-	}
+	out.WriteString(lines.String())
 	for _, secret := range []string{password, testToken, testCredential} {
 		for _, form := range forms(secret) {
 			if i := strings.Index(out.String(), form); i >= 0 {

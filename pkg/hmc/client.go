@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,7 +22,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
@@ -81,18 +81,36 @@ type Options struct {
 	// each; nil: none.
 	Budget *budget.Budget
 	// Logger gets one line per request at debug level; nil: none.
-	Logger *zap.Logger
+	Logger *slog.Logger
 	// Dial connects; nil: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// OnRequest is called after each request, by several goroutines; code is the HTTP status or
 	// "error".
 	OnRequest func(operation, code string)
+	// OnExchange, which may be nil, is called after each request with all of it, by several
+	// goroutines. Request and answer hold secrets, and are not valid after it returns.
+	OnExchange func(Exchange)
+}
+
+// Exchange is a request and its answer.
+type Exchange struct {
+	// Operation is one of Operations.
+	Operation, Host, Method, URI, Query string
+	// Sent is the body of the request; nil: none.
+	Sent  []byte
+	Began time.Time
+	Took  time.Duration
+	// Status is that of HTTP; 0: there is no answer, because of Err.
+	Status int
+	Header http.Header
+	Answer []byte
+	Err    error
 }
 
 // Client talks to one HMC. Its methods may be used from any goroutine.
 type Client struct {
 	opts Options
-	log  *zap.Logger
+	log  *slog.Logger
 	http *http.Client
 	// budget is that of all requests. Those that can wait go by ordinary as well, which leaves a
 	// part of it to those that cannot. nil: none
@@ -128,15 +146,18 @@ func New(opts Options) (*Client, error) {
 	}
 	opts.Hosts = slices.Clone(opts.Hosts)
 	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
-	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
+	opts.Logger = cmp.Or(opts.Logger, slog.New(slog.DiscardHandler))
 	if opts.Dial == nil {
 		opts.Dial = new(net.Dialer).DialContext
 	}
 	if opts.OnRequest == nil {
 		opts.OnRequest = func(string, string) {}
 	}
+	if opts.OnExchange == nil {
+		opts.OnExchange = func(Exchange) {}
+	}
 	c := &Client{
-		opts: opts, log: opts.Logger.Named("rest"),
+		opts: opts, log: opts.Logger,
 		slots: make(chan struct{}, maxInFlight), pressing: make(chan struct{}, 1),
 	}
 	c.budget, c.ordinary = newBudget(opts.RequestsPerMinute)
@@ -252,8 +273,9 @@ type call struct {
 	query string
 	// token is that of the session; "": none.
 	token string
-	// body is sent as JSON; nil: none.
+	// body is sent as JSON; nil: none. sent is what it became.
 	body any
+	sent []byte
 	// into is where the JSON answer goes; nil: it does not matter.
 	into    any
 	secrets []string
@@ -285,6 +307,14 @@ type call struct {
 	wait   func(room <-chan struct{}) bool
 }
 
+// failed is the error of a request in a line of log; nothing where there is none.
+func failed(err error) slog.Attr {
+	if err == nil {
+		return slog.Attr{}
+	}
+	return slog.Any("error", err)
+}
+
 // do sends one request and reads its answer. Errors are *ConnectError, *HTTPError, *BusyError,
 // *AnswerError, or that of ctx.
 func (c *Client) do(ctx context.Context, r *call) error {
@@ -307,12 +337,19 @@ func (c *Client) do(ctx context.Context, r *call) error {
 	defer r.memory.Close()
 	err := c.exchange(ctx, r)
 	code := "error"
+	x := Exchange{
+		Operation: r.operation, Host: r.host, Method: r.method, URI: r.uri, Query: r.query, Sent: r.sent,
+		Began: start, Took: time.Since(start), Header: r.header, Err: err,
+	}
 	if r.header != nil {
 		code = strconv.Itoa(r.status)
+		x.Status, x.Answer = r.status, r.data
 	}
 	c.opts.OnRequest(r.operation, code)
-	c.log.Debug("request", zap.String("operation", r.operation), zap.String("host", r.host), zap.String("uri", r.uri),
-		zap.String("code", code), zap.Duration("took", time.Since(start)), zap.Error(err))
+	c.opts.OnExchange(x)
+	c.log.Debug("request", slog.String("operation", r.operation), slog.String("host", r.host),
+		slog.String("uri", r.uri),
+		slog.String("code", code), slog.Duration("took", time.Since(start)), failed(err))
 	if err != nil {
 		return err
 	}
@@ -370,7 +407,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 		if err != nil {
 			return fmt.Errorf("hmc: %s %s: the request cannot be encoded", r.method, r.uri)
 		}
-		body = bytes.NewReader(data)
+		r.sent, body = data, bytes.NewReader(data)
 	}
 	host := net.JoinHostPort(r.host, strconv.Itoa(c.opts.Port))
 	u := url.URL{Scheme: "https", Host: host, Path: r.uri, RawQuery: r.query}
@@ -418,7 +455,7 @@ func (c *Client) exchange(parent context.Context, r *call) error {
 func (c *Client) limit(parent context.Context, r *call) (ctx context.Context, goesOn, stop func()) {
 	timeout := c.opts.Timeout
 	late := func(what string, after time.Duration) error {
-		return fmt.Errorf("%s %s: %s within %v: %w", r.method, r.uri, what, after, context.DeadlineExceeded)
+		return fmt.Errorf("%s within %v: %w", what, after, context.DeadlineExceeded)
 	}
 	if !r.long {
 		ctx, cancel := context.WithTimeoutCause(parent, timeout, late("no answer", timeout))
@@ -593,7 +630,7 @@ func newConnectError(r *call, err error) *ConnectError {
 	case errors.As(err, &handshake):
 		reason = ReasonTLS
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		err = fmt.Errorf("%s %s: the connection was closed before the answer was complete: %w", r.method, r.uri, err)
+		err = fmt.Errorf("the connection was closed before the answer was complete: %w", err)
 	}
 	if secret.New(r.secrets...).In(err.Error()) { // net/http quotes what is no HTTP
 		err = errors.New("(the cause is not shown because it repeats a secret)")

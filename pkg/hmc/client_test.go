@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,10 +21,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
 )
 
 const (
@@ -296,12 +293,12 @@ func TestLogonAnswers(t *testing.T) {
 	}{
 		"wrong password": {
 			answer: jsonAnswer(403, errorBody(403, 0, failed)), refused: true,
-			want: "hmc: POST /api/sessions: HTTP status 403, reason 0: " + failed,
+			want: "HTTP status 403, reason 0: " + failed,
 		},
-		"not permitted":     {answer: jsonAnswer(403, errorBody(403, 1, "no")), refused: true, want: "hmc: POST /api/sessions: HTTP status 403, reason 1: no"},
-		"unauthorized":      {answer: jsonAnswer(401, "{}"), refused: true, want: "hmc: POST /api/sessions: HTTP status 401: unauthorized (answered with application/json that is not the API's)"},
-		"password expired":  {answer: jsonAnswer(400, errorBody(400, 45, "expired")), refused: true, want: "hmc: POST /api/sessions: HTTP status 400, reason 45: expired"},
-		"too many sessions": {answer: jsonAnswer(400, errorBody(400, 13, "too many")), tooMany: true, want: "hmc: POST /api/sessions: HTTP status 400, reason 13: too many"},
+		"not permitted":     {answer: jsonAnswer(403, errorBody(403, 1, "no")), refused: true, want: "HTTP status 403, reason 1: no"},
+		"unauthorized":      {answer: jsonAnswer(401, "{}"), refused: true, want: "HTTP status 401: unauthorized (answered with application/json that is not the API's)"},
+		"password expired":  {answer: jsonAnswer(400, errorBody(400, 45, "expired")), refused: true, want: "HTTP status 400, reason 45: expired"},
+		"too many sessions": {answer: jsonAnswer(400, errorBody(400, 13, "too many")), tooMany: true, want: "HTTP status 400, reason 13: too many"},
 		"partial 201": {
 			answer: jsonAnswer(201, `{"api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
 			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 201): use a userid without, or a session that was logged on elsewhere",
@@ -314,18 +311,18 @@ func TestLogonAnswers(t *testing.T) {
 			answer: jsonAnswer(409, `{"http-status":409,"reason":51,"message":"m","api-session":"`+testToken+`"}`), refused: true, partial: true, loggedOf: true,
 			want: "hmc: logon: the userid needs multi-factor authentication (HTTP status 409, reason 51: m): use a userid without, or a session that was logged on elsewhere",
 		},
-		"other 409":       {answer: jsonAnswer(409, errorBody(409, 1, "m")), want: "hmc: POST /api/sessions: HTTP status 409, reason 1: m"},
-		"no session":      {answer: jsonAnswer(200, `{"api-session":"","session-credential":"x"}`), want: "hmc: POST /api/sessions: HTTP status 200: the answer to the logon holds no session"},
-		"other success":   {answer: jsonAnswer(202, logonBody), loggedOf: true, want: "hmc: POST /api/sessions: HTTP status 202: the answer to the logon holds no session"},
-		"not JSON":        {answer: jsonAnswer(200, `{"api-session":"`+testToken), want: "hmc: POST /api/sessions: HTTP status 200: the answer is not the JSON that is documented"},
-		"wrong JSON":      {answer: jsonAnswer(200, `{"api-session":["`+testToken+`"]}`), want: "hmc: POST /api/sessions: HTTP status 200: the answer is not the JSON that is documented"},
-		"not enabled":     {answer: html, want: "hmc: POST /api/sessions: HTTP status 500: the Web Services API is not enabled: enable it on the HMC, in the task Customize API Settings"},
-		"HTML":            {answer: strings.Replace(html, "Web Services are not enabled", "Oops", 1), want: "hmc: POST /api/sessions: HTTP status 500: internal server error (answered with text/html that is not the API's)"},
-		"busy":            {answer: "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", want: "hmc: POST /api/sessions: HTTP status 503: service unavailable (without a message) (to be asked again after 7s)"},
-		"redirect":        {answer: "HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", want: "hmc: POST /api/sessions: HTTP status 302: redirected, which the API never does: is this an HMC?"},
-		"secret repeated": {answer: jsonAnswer(500, errorBody(500, 1, "cannot use "+testPassword)), want: "hmc: POST /api/sessions: HTTP status 500, reason 1: (the message is not shown because it repeats a secret)"},
-		"odd message":     {answer: jsonAnswer(500, `{"reason":2,"message":"a\nb\u0000`+strings.Repeat("x", 600)+`"}`), want: "hmc: POST /api/sessions: HTTP status 500, reason 2: a b " + strings.Repeat("x", 496) + "..."},
-		"huge HTML":       {answer: "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n" + strings.Repeat("<p>", 1<<20), want: "hmc: POST /api/sessions: HTTP status 502: bad gateway (answered with text/html that is not the API's)"},
+		"other 409":       {answer: jsonAnswer(409, errorBody(409, 1, "m")), want: "HTTP status 409, reason 1: m"},
+		"no session":      {answer: jsonAnswer(200, `{"api-session":"","session-credential":"x"}`), want: "HTTP status 200: the answer to the logon holds no session"},
+		"other success":   {answer: jsonAnswer(202, logonBody), loggedOf: true, want: "HTTP status 202: the answer to the logon holds no session"},
+		"not JSON":        {answer: jsonAnswer(200, `{"api-session":"`+testToken), want: "HTTP status 200: the answer is not the JSON that is documented"},
+		"wrong JSON":      {answer: jsonAnswer(200, `{"api-session":["`+testToken+`"]}`), want: "HTTP status 200: the answer is not the JSON that is documented"},
+		"not enabled":     {answer: html, want: "HTTP status 500: the Web Services API is not enabled: enable it on the HMC, in the task Customize API Settings"},
+		"HTML":            {answer: strings.Replace(html, "Web Services are not enabled", "Oops", 1), want: "HTTP status 500: internal server error (answered with text/html that is not the API's)"},
+		"busy":            {answer: "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", want: "HTTP status 503: service unavailable (without a message) (to be asked again after 7s)"},
+		"redirect":        {answer: "HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", want: "HTTP status 302: redirected, which the API never does: is this an HMC?"},
+		"secret repeated": {answer: jsonAnswer(500, errorBody(500, 1, "cannot use "+testPassword)), want: "HTTP status 500, reason 1: (the message is not shown because it repeats a secret)"},
+		"odd message":     {answer: jsonAnswer(500, `{"reason":2,"message":"a\nb\u0000`+strings.Repeat("x", 600)+`"}`), want: "HTTP status 500, reason 2: a b " + strings.Repeat("x", 496) + "..."},
+		"huge HTML":       {answer: "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n" + strings.Repeat("<p>", 1<<20), want: "HTTP status 502: bad gateway (answered with text/html that is not the API's)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := startWire(t, "127.0.0.1:0", func(_ int, r request) string {
@@ -828,7 +825,7 @@ func TestNewRefuses(t *testing.T) {
 
 // Neither the log at debug level nor a printed session shows a secret.
 func TestNoSecretsInLogs(t *testing.T) {
-	core, logs := observer.New(zapcore.DebugLevel)
+	var lines logText
 	w := startWire(t, "127.0.0.1:0", func(n int, r request) string {
 		switch {
 		case strings.HasPrefix(r.line, "POST"):
@@ -838,7 +835,7 @@ func TestNoSecretsInLogs(t *testing.T) {
 		}
 		return ""
 	})
-	c := w.client(Options{Logger: zap.New(core)})
+	c := w.client(Options{Logger: lines.logger()})
 	s, err := c.Logon(t.Context(), "u", testPassword)
 	if err != nil {
 		t.Fatal(err)
@@ -850,22 +847,16 @@ func TestNoSecretsInLogs(t *testing.T) {
 	type holder struct{ Session *Session }
 	for _, v := range []any{s, *s, holder{s}, &holder{s}, []*Session{s}} {
 		fmt.Fprintf(&out, "%v %+v %#v %s %q %x %d\n", v, v, v, v, v, v, v)
-		zap.New(core).Info("x", zap.Any("v", v), zap.Reflect("r", v))
+		lines.logger().Info("x", "v", v)
+		slog.New(slog.NewJSONHandler(&lines, nil)).Info("x", "v", v)
 	}
-	enc := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	for _, e := range logs.All() {
-		buf, err := enc.EncodeEntry(e.Entry, e.Context)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out.WriteString(buf.String())
-	}
+	out.WriteString(lines.String())
 	for _, secret := range []string{testPassword, testToken, testCredential, strconv.Quote(testPassword), fmt.Sprintf("%x", testToken)} {
 		if strings.Contains(out.String(), secret) {
 			t.Errorf("%q is printed:\n%s", secret, out.String())
 		}
 	}
-	if logs.FilterMessage("request").Len() < 7 || fmt.Sprint(s) != "session on 127.0.0.1" {
+	if strings.Count(lines.String(), "msg=request ") < 7 || fmt.Sprint(s) != "session on 127.0.0.1" {
 		t.Error("nothing was printed")
 	}
 }

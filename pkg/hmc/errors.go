@@ -52,13 +52,14 @@ type HTTPError struct {
 	URI string
 }
 
-// Error returns what was asked, and what the HMC said.
+// Error returns what the HMC said. What was asked is in the fields: the one who asked knows what
+// for, and says that in words.
 func (e *HTTPError) Error() string {
 	reason := ""
 	if e.Reason != NoReason {
 		reason = fmt.Sprintf(", reason %d", e.Reason)
 	}
-	return fmt.Sprintf("hmc: %s %s: HTTP status %d%s: %s", e.Method, e.URI, e.Status, reason, e.Message)
+	return fmt.Sprintf("HTTP status %d%s: %s", e.Status, reason, e.Message)
 }
 
 // BusyError is an HMC that has too many requests to answer (HTTP status 503). It wraps an
@@ -99,7 +100,7 @@ type ConnectError struct {
 }
 
 // Error names the host and the cause.
-func (e *ConnectError) Error() string { return fmt.Sprintf("hmc: %s: %v", e.Host, e.Err) }
+func (e *ConnectError) Error() string { return fmt.Sprintf("%s: %v", e.Host, e.Err) }
 
 // Unwrap returns the cause.
 func (e *ConnectError) Unwrap() error { return e.Err }
@@ -141,7 +142,7 @@ type AnswerError struct {
 
 // Error returns what was asked, and what is wrong with the answer.
 func (e *AnswerError) Error() string {
-	return fmt.Sprintf("hmc: %s %s: HTTP status %d: %s", e.Method, e.URI, e.Status, e.Problem)
+	return fmt.Sprintf("HTTP status %d: %s", e.Status, e.Problem)
 }
 
 // IsReason reports whether err is an answer of the HMC with this HTTP status and reason code.
@@ -258,4 +259,13 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 		d = t.Sub(now)
 	}
 	return min(max(d, 0), longest)
+}
+
+// FailureReason returns why a request has got no answer: one of the Reason constants of
+// ConnectError.
+func FailureReason(err error) string {
+	if e, ok := errors.AsType[*ConnectError](err); ok {
+		return e.Reason
+	}
+	return ReasonOther
 }

@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
@@ -52,7 +51,7 @@ func (s *Session) note() {
 	if err != nil {
 		s.forget()
 		s.c.log.Warn("a session could not be noted: if this process is killed, it stays on the HMC until it has idled",
-			zap.Error(err))
+			slog.Any("error", err))
 	}
 }
 
@@ -126,7 +125,7 @@ func (c *Client) left() (sessions []*Session) {
 		n, err := readNote(path)
 		switch {
 		case err != nil:
-			c.log.Warn("the note of a session is not used", zap.Error(err))
+			c.log.Warn("the note of a session is not used", slog.Any("error", err))
 		case n == note{}:
 			_ = os.Remove(path)
 		}
@@ -153,7 +152,7 @@ func (c *Client) logoffLeft(ctx context.Context, fits func(*Session) bool) error
 			errs = append(errs, err)
 			continue
 		}
-		c.log.Info("a session that was left on the HMC was logged off", zap.String("host", s.host))
+		c.log.Info("a session that was left on the HMC was logged off", slog.String("host", s.host))
 	}
 	return errors.Join(errs...)
 }

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 const (
@@ -68,7 +67,7 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 	c.http.CloseIdleConnections()
 	host := c.Host()
 	if err := c.logoffLeft(ctx, func(s *Session) bool { return s.host == host }); err != nil {
-		c.log.Warn("a session that was left on the HMC could not be logged off", zap.Error(err))
+		c.log.Warn("a session that was left on the HMC could not be logged off", slog.Any("error", err))
 	}
 
 	var answer logonAnswer
@@ -154,7 +153,7 @@ func (c *Client) cleanUp(ctx context.Context, s *Session) {
 	defer cancel()
 	if err := s.Logoff(ctx); err != nil {
 		const text = "a session that is of no use could not be logged off; the HMC ends it after its idle time"
-		c.log.Warn(text, zap.Error(err))
+		c.log.Warn(text, slog.Any("error", err))
 	}
 }
 

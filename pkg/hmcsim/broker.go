@@ -73,7 +73,8 @@ type BrokerOptions struct {
 }
 
 // Message is what Publish sends: the headers and body an HMC's producer gives. The broker adds
-// destination, subscription, message-id, expires, priority and timestamp.
+// destination, subscription, message-id, expires, priority and timestamp; where there is a
+// message-id already, as when a message is played back, destination and subscription only.
 type Message struct {
 	Headers []Header
 	Body    []byte
@@ -670,12 +671,15 @@ type encoder struct {
 func (e *encoder) begin(b *Broker, t *topic, headers []Header, body []byte) {
 	e.done = [2]bool{}
 	e.body = body
-	own := [...]Header{
+	own := []Header{
 		{"destination", "/topic/" + t.name},
 		{"message-id", b.messageID(t.producer, t.seq)},
 		{"expires", "0"},
 		{"priority", "4"},
 		{"timestamp", strconv.FormatInt(b.nowMilli(), 10)},
+	}
+	if headerValue(headers, "message-id") != "" { // the message has been sent before
+		own = own[:1]
 	}
 	// The order of headers is arbitrary (ActiveMQ keeps them in a hash map); turning it makes
 	// clients show that they do not count on one.

@@ -7,9 +7,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// quietLog turns what net/http complains about (clients that do not like the certificate) into
+// ErrorLog turns what net/http complains about (clients that do not like the certificate) into
 // debug lines.
-func quietLog(logger *zap.Logger) *log.Logger {
+func ErrorLog(logger *zap.Logger) *log.Logger {
 	l, err := zap.NewStdLogAt(logger.Named("rest"), zap.DebugLevel)
 	if err != nil {
 		return log.New(io.Discard, "", 0)

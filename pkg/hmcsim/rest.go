@@ -130,7 +130,7 @@ type operation struct {
 func (h *HMC) newServer() *http.Server {
 	return &http.Server{
 		Handler: http.HandlerFunc(h.serve), TLSConfig: h.tls.Clone(), ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout: h.opts.HTTPIdleTimeout, ErrorLog: quietLog(h.log),
+		IdleTimeout: h.opts.HTTPIdleTimeout, ErrorLog: ErrorLog(h.log),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -31,7 +32,7 @@ type Connector struct {
 func NewConnector(s *Session, o receiver.Options, attempted func(*receiver.Receiver)) *Connector {
 	stomp := s.Cfg.Stomp
 	stomp.ConnectRetries = 0
-	o.Port, o.Config, o.Logger = s.Cfg.StompPort, &stomp, s.log
+	o.Port, o.Config, o.Logger = s.Cfg.StompPort, &stomp, logs.Slog(s.log)
 	return &Connector{session: s, options: o, attempted: attempted}
 }
 

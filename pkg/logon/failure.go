@@ -2,6 +2,8 @@ package logon
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -54,13 +56,32 @@ func FailureReason(err error) string {
 }
 
 // Explain is the error as the person on call needs it: with the setting to change where there is
-// one.
+// one, and without what libraries say of themselves.
 func Explain(cfg *config.HMC, err error) string {
 	if text := cfg.TLS.Explain(err); text != "" {
 		return text
 	}
-	return err.Error()
+	text := err.Error()
+	if e, ok := errors.AsType[*receiver.ConnectionError](err); ok {
+		text = strings.Replace(text, e.Error(), e.Err.Error(), 1)
+	}
+	text = libraries.Replace(text)
+	switch {
+	case strings.Contains(text, `it begins with "HTTP/`):
+		text += fmt.Sprintf("; stomp_port (%d) is the port of a web server, such as the Web Services API has it: "+
+			"STOMP over TLS is at another one, on HMCs %d", cfg.StompPort, receiver.DefaultPort)
+	case strings.Contains(text, "malformed HTTP"):
+		text += fmt.Sprintf("; what answers at rest_port (%d) is no web server: "+
+			"the Web Services API is at another one, on HMCs %d", cfg.RESTPort, hmc.DefaultPort)
+	case strings.Contains(text, "no answer within") && cfg.RESTPort != hmc.DefaultPort:
+		text += fmt.Sprintf("; if rest_port (%d) is the port of STOMP nobody ever answers there: "+
+			"the Web Services API is at another one, on HMCs %d", cfg.RESTPort, hmc.DefaultPort)
+	}
+	return text
 }
+
+// libraries are the names that the errors of our own ones begin with.
+var libraries = strings.NewReplacer("receiver: ", "", "hmc: ", "")
 
 // IsStatus says whether err is an answer of the HMC with this HTTP status.
 func IsStatus(err error, status int) bool {

@@ -17,6 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -68,6 +69,8 @@ type SessionOptions struct {
 	// OnRequest is called after each request; it may be nil.
 	OnRequest func(operation, code string)
 	Budget    *budget.Budget // see hmc.Options; nil: none
+	// OnExchange is called with each request and its answer: see hmc.Options; it may be nil.
+	OnExchange func(hmc.Exchange)
 }
 
 // Offer is what an HMC has of what the configuration asks for.
@@ -107,7 +110,9 @@ func NewSession(cfg *config.HMC, o SessionOptions) (*Session, error) {
 	s.client, err = hmc.New(hmc.Options{
 		Hosts: cfg.Hosts, Port: cfg.RESTPort, TLS: tlsConfig, UserAgent: "hmcnotifyd/" + o.Version,
 		RequestsPerMinute: cfg.RESTRequestsPerMinute, Timeout: cfg.RESTTimeout,
-		Logger: o.Logger, Dial: o.Dial, OnRequest: o.OnRequest, SessionNotes: o.Notes, Budget: o.Budget,
+		Logger: logs.Slog(o.Logger.Named("rest")), Dial: o.Dial, OnRequest: o.OnRequest,
+		SessionNotes: o.Notes, Budget: o.Budget,
+		OnExchange: o.OnExchange,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hmc %s: %w", cfg.Name, err)

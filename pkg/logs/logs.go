@@ -4,8 +4,11 @@ package logs
 
 import (
 	"io"
+	"log/slog"
+	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -20,7 +23,7 @@ func New(w io.Writer, level, format string) (*zap.Logger, error) {
 	}
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	enc.EncodeDuration = zapcore.StringDurationEncoder
+	enc.EncodeDuration = func(d time.Duration, out zapcore.PrimitiveArrayEncoder) { out.AppendString(rounded(d)) }
 	encoder := zapcore.NewJSONEncoder(enc)
 	if format == "console" {
 		enc.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00")
@@ -33,4 +36,22 @@ func New(w io.Writer, level, format string) (*zap.Logger, error) {
 	// Whatever an HMC or a sink has said, a line misleads nobody.
 	out := zapcore.Lock(zapcore.AddSync(event.EscapingWriter{Writer: w}))
 	return zap.New(newThrottled(zapcore.NewCore(encoder, out, least))), nil
+}
+
+// Slog is a logger as one of the standard library, for our packages that any Go program may use.
+func Slog(log *zap.Logger) *slog.Logger {
+	return slog.New(zapslog.NewHandler(log.Core(), zapslog.WithName(log.Name())))
+}
+
+// rounded writes a duration with at most three digits that say something, or in whole seconds.
+func rounded(d time.Duration) string {
+	if d.Abs() >= time.Minute {
+		return d.Round(time.Second).String()
+	}
+	const digit, most = 10, 1000
+	unit := time.Nanosecond
+	for (d / unit).Abs() >= most {
+		unit *= digit
+	}
+	return d.Round(unit).String()
 }

@@ -6,13 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // acceptVersion is what we offer. zhmcclient offers 1.1 alone and every HMC in the field talks to
@@ -28,7 +27,7 @@ func (r *Receiver) attempt(ctx context.Context) (*link, error) {
 		return nil, phase(ctx, err, "no TCP connection to "+r.address, "while connecting")
 	}
 	if err := setKeepalive(conn, r.config.Keepalive); err != nil {
-		r.log.Debug("TCP options", zap.Error(err)) // a help, not a need
+		r.log.Debug("TCP options", slog.Any("error", err)) // a help, not a need
 	}
 	l := newLink(r, conn)
 	// Whatever blocks below ends when ctx does, because its socket is closed.
@@ -92,6 +91,7 @@ func (l *link) logon(ctx context.Context) error {
 	if err != nil {
 		return phase(ctx, err, "no CONNECTED", doing)
 	}
+	l.tell(&f)
 	switch f.command {
 	case commandConnected:
 		return l.negotiate(f.headers)

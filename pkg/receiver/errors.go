@@ -48,11 +48,11 @@ type ConnectionError struct {
 func (e *ConnectionError) Error() string {
 	switch e.Attempts {
 	case 0:
-		return fmt.Sprintf("receiver: connection lost: %v", e.Err)
+		return fmt.Sprintf("connection lost: %v", e.Err)
 	case 1:
-		return fmt.Sprintf("receiver: connect: %v", e.Err)
+		return fmt.Sprintf("connect: %v", e.Err)
 	default:
-		return fmt.Sprintf("receiver: connect: %v (attempt %d)", e.Err, e.Attempts)
+		return fmt.Sprintf("connect: %v (attempt %d)", e.Err, e.Attempts)
 	}
 }
 
@@ -88,7 +88,7 @@ type ParseError struct {
 
 // Error implements error.
 func (e *ParseError) Error() string {
-	return fmt.Sprintf("receiver: notification body of %d bytes: %v", len(e.Body), e.Err)
+	return fmt.Sprintf("notification body of %d bytes: %v", len(e.Body), e.Err)
 }
 
 // Unwrap returns the cause.
@@ -104,7 +104,7 @@ type SubscriptionError struct {
 
 // Error implements error.
 func (e *SubscriptionError) Error() string {
-	return fmt.Sprintf("receiver: subscription to topic %q: %v", e.Topic, e.Err)
+	return fmt.Sprintf("subscription to topic %q: %v", e.Topic, e.Err)
 }
 
 // Unwrap returns the cause.
@@ -115,7 +115,7 @@ type SubscriptionNotFoundError struct{ Topic string }
 
 // Error implements error.
 func (e *SubscriptionNotFoundError) Error() string {
-	return fmt.Sprintf("receiver: no subscription to topic %q", e.Topic)
+	return fmt.Sprintf("no subscription to topic %q", e.Topic)
 }
 
 // timeoutError is a wait that took too long.
@@ -152,11 +152,11 @@ func readable(err error, doing string) error {
 	}
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return endedBy("closed by the HMC"+doing+", in the middle of a frame", err)
+		return endedBy("the HMC closed the link"+doing+", in the middle of a frame", err)
 	case errors.Is(err, io.EOF):
-		return endedBy("closed by the HMC"+doing, err)
+		return endedBy("the HMC closed the link"+doing, err)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return endedBy(fmt.Sprintf("reset by the HMC%s: %v", doing, err), err)
+		return endedBy(fmt.Sprintf("the HMC reset the link%s: %v", doing, err), err)
 	default:
 		return err
 	}

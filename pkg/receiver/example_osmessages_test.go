@@ -1,13 +1,17 @@
 package receiver_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
+	"slices"
 	"strings"
+	"sync"
+	"testing"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -22,6 +26,8 @@ type console struct {
 	tls                 *tls.Config
 	userid, password    string
 	cpc, partition      string
+	// how often the session is asked whether it lives: an HMC ends one that has long been idle, and the link is silent then
+	pingEvery time.Duration
 }
 
 // followForEver shows the OS messages of a partition until ctx ends, whatever happens to the network and the HMC.
@@ -74,6 +80,11 @@ func (c *console) follow(ctx context.Context, show func(text string)) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var pinging sync.WaitGroup
+	defer pinging.Wait()
+	defer cancel(nil)
+	pinging.Go(func() { cancel(c.ping(ctx, session)) })
 	r, err := receiver.New(receiver.Options{
 		Host: c.host, Port: c.stompPort, TLS: c.tls,
 		SessionID: session.ID(), SessionCredential: session.Credential(),
@@ -89,7 +100,7 @@ func (c *console) follow(ctx context.Context, show func(text string)) error {
 			continue
 		}
 		if err != nil {
-			return err // the link is lost, or the HMC refuses the topic
+			return cmp.Or(context.Cause(ctx), err) // the session or the link is lost, or the HMC refuses the topic
 		}
 		var body struct {
 			Messages []struct {
@@ -103,7 +114,21 @@ func (c *console) follow(ctx context.Context, show func(text string)) error {
 			show(strings.TrimSpace(m.Text))
 		}
 	}
-	return nil
+	return context.Cause(ctx)
+}
+
+// ping keeps the session alive, and returns when it is lost.
+func (c *console) ping(ctx context.Context, session *hmc.Session) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(c.pingEvery):
+		}
+		if err := session.Ping(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // partitionURI finds a DPM partition or a classic LPAR by its names.
@@ -139,7 +164,7 @@ func Example_osMessages() {
 	c := &console{
 		host: sim.Host(), restPort: sim.RESTPort(), stompPort: sim.StompPort(), tls: sim.CA().ClientTLS(),
 		userid: hmcsim.DefaultUserid, password: hmcsim.DefaultPassword,
-		cpc: partition.CPC, partition: partition.Name,
+		cpc: partition.CPC, partition: partition.Name, pingEvery: time.Minute,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -153,4 +178,41 @@ func Example_osMessages() {
 	// Output:
 	// Kernel panic - not syncing: Fatal exception in interrupt
 	// context canceled 0
+}
+
+// The session ends, as by its idle timeout, and the example goes on with another one.
+func TestExampleSurvivesItsSession(t *testing.T) {
+	sim, err := hmcsim.Start(hmcsim.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sim.Close() }()
+	partition := sim.Partitions()[0]
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	say := func(text string) {
+		if _, err := sim.OSMessages(partition.Name, text); err != nil {
+			t.Error(err)
+		}
+	}
+	c := &console{
+		host: sim.Host(), restPort: sim.RESTPort(), stompPort: sim.StompPort(), tls: sim.CA().ClientTLS(), userid: hmcsim.DefaultUserid,
+		password: hmcsim.DefaultPassword, cpc: partition.CPC, partition: partition.Name, pingEvery: 20 * time.Millisecond,
+	}
+	say("before")
+	var shown []string
+	_ = c.followForEver(ctx, func(text string) {
+		switch shown = append(shown, text); text {
+		case "before":
+			if sim.ExpiredSessions() == 0 {
+				sim.ExpireSessions(false)
+				say("after")
+			}
+		case "after":
+			cancel()
+		}
+	})
+	if sim.ExpiredSessions() == 0 || !slices.Contains(shown, "after") {
+		t.Errorf("%q", shown)
+	}
 }

@@ -56,6 +56,10 @@ const (
 	commandConnected
 )
 
+var commandNames = [...]string{
+	commandMessage: "MESSAGE", commandReceipt: "RECEIPT", commandError: "ERROR", commandConnected: "CONNECTED",
+}
+
 func parseCommand(line []byte) (command, bool) {
 	switch string(line) {
 	case "MESSAGE":

@@ -12,6 +12,8 @@ import (
 	"testing/iotest"
 
 	stomp "github.com/go-stomp/stomp/v3/frame"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 func testLimits(tb testing.TB, l Limits) Limits {
@@ -71,7 +73,7 @@ func TestReadCapture(t *testing.T) {
 	if _, ok := f.headers.Lookup("content-length"); ok || f.headers.Get("nothing") != "" {
 		t.Error("headers that are not there")
 	}
-	if err := checkJSON(f.body); err != nil {
+	if err := jsontext.Check(f.body); err != nil {
 		t.Errorf("body %q: %v", f.body, err)
 	}
 }

@@ -2,6 +2,8 @@ package receiver
 
 import (
 	"bytes"
+	"errors"
+	"log/slog"
 	"net"
 	"slices"
 	"strconv"
@@ -10,7 +12,6 @@ import (
 	"time"
 
 	stomp "github.com/go-stomp/stomp/v3/frame"
-	"go.uber.org/zap"
 )
 
 const (
@@ -115,6 +116,7 @@ func (l *link) run() {
 		l.fail(l.read())
 		l.flush()
 		writer.Wait()
+		l.tellEnd()
 		l.r.lost(l)
 		close(l.finished)
 	}()
@@ -151,10 +153,11 @@ func (l *link) read() error {
 		if err != nil {
 			l.r.buffer.give(&item{charged: f.charged})
 			if l.lastError != nil && time.Since(l.errorAt) < closeAfterError && isEnd(err) {
-				return endedBy("closed by the HMC after "+l.lastError.Error(), l.lastError)
+				return endedBy("the HMC closed the link after "+l.lastError.Error(), l.lastError)
 			}
 			return readable(err, "")
 		}
+		l.tell(&f)
 		l.lastError = nil
 		it, queued := item{size: itemSize(&f)}, false
 		it.charged = min(f.charged, it.size)
@@ -174,13 +177,33 @@ func (l *link) read() error {
 	}
 }
 
+// tell has Options.OnTraffic see a frame.
+func (l *link) tell(f *frame) {
+	if on := l.r.opts.OnTraffic; on != nil {
+		on(Traffic{Command: commandNames[f.command], Headers: f.headers, Body: f.body, At: l.wire.received})
+	}
+}
+
+// tellEnd has Options.OnTraffic know that the link has ended.
+func (l *link) tellEnd() {
+	on := l.r.opts.OnTraffic
+	if on == nil {
+		return
+	}
+	end := Traffic{At: time.Now()}
+	if !errors.Is(l.cause, ErrClosed) {
+		end.Lost = reasonOf(l.cause)
+	}
+	on(end)
+}
+
 // message hands a notification over, unless it is for nobody or there was no room for it.
 func (l *link) message(f *frame, it item) (queued bool) {
 	topic, ok := l.topicOf(f)
 	if !ok {
 		l.r.log.Debug("ignored a message for no subscription of ours",
-			zap.String("subscription", l.frames.quote(f.headers.Get(headerSubscription))),
-			zap.String("destination", l.frames.quote(f.headers.Get(headerDestination))))
+			slog.String("subscription", l.frames.quote(f.headers.Get(headerSubscription))),
+			slog.String("destination", l.frames.quote(f.headers.Get(headerDestination))))
 		return false
 	}
 	l.lastMessage = l.wire.received
@@ -380,7 +403,7 @@ func (l *link) miss(it *item) {
 		// There are as many as there were topics, and somebody has to know.
 		l.r.buffer.push([]item{*it}, true)
 	case it.err != nil:
-		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", zap.Error(it.err))
+		l.r.log.Warn("hand-over buffer full, dropped an ERROR of the HMC", slog.Any("error", it.err))
 	case l.r.opts.OnMissed != nil:
 		l.r.opts.OnMissed(it.notification.Topic)
 	}
@@ -465,6 +488,12 @@ func (l *link) request(sub *linkSub, command string, headers ...string) *request
 func (l *link) subscribe(s *subscription) *linkSub {
 	sub := &linkSub{subscription: s}
 	l.subs[s.id] = sub
+	if on := l.r.opts.OnTraffic; on != nil {
+		on(Traffic{
+			Command: stomp.SUBSCRIBE, At: time.Now(),
+			Headers: Headers{{headerID, s.id}, {headerDestination, topicPrefix + s.topic}},
+		})
+	}
 	sub.confirmation = l.request(sub, stomp.SUBSCRIBE,
 		headerID, s.id, headerDestination, topicPrefix+s.topic, "ack", "auto")
 	return sub

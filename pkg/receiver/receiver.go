@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -19,9 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
@@ -62,7 +62,7 @@ type Options struct {
 	// Logger gets what helps to find a fault and is not returned as an error: attempts that
 	// will be repeated, messages that are ignored. It never gets a password or a session id.
 	// nil: none.
-	Logger *zap.Logger
+	Logger *slog.Logger
 	// Dial makes the network connection, which must support deadlines. nil: net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -70,6 +70,9 @@ type Options struct {
 	// stayed full. It is called by the goroutine that reads from the HMC, so it must not block,
 	// and not call Close.
 	OnMissed func(topic string)
+	// OnTraffic, which may be nil, is called for each frame that comes, for each SUBSCRIBE that
+	// goes out, and when a link ends. It must not block.
+	OnTraffic func(Traffic)
 	// HandoverHold says whether the HMC may be held up (Limits.HandoverWait) while the
 	// hand-over buffer is full. Where it returns false, notifications without room are dropped
 	// at once. nil: it may. It must not block.
@@ -100,6 +103,19 @@ type Limits struct {
 	HandoverWait time.Duration
 }
 
+// Traffic is a frame of a link, or its end.
+type Traffic struct {
+	// Command is MESSAGE, RECEIPT, ERROR or CONNECTED, of a frame that came, or SUBSCRIBE, of one
+	// that goes out. "": the link has ended.
+	Command string
+	Headers Headers
+	// Body is not valid after the call.
+	Body []byte
+	At   time.Time
+	// Lost is why the link has ended, one of the Reason constants; "": it was closed from here.
+	Lost string
+}
+
 // Notification is one message the HMC published.
 type Notification struct {
 	// Topic is as it was subscribed to.
@@ -125,7 +141,7 @@ type Receiver struct {
 	logons  []logon
 	secrets secret.Set
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
-	log     *zap.Logger
+	log     *slog.Logger
 
 	buffer     *handover
 	connecting chan struct{} // holds one value while a Connect is at work
@@ -220,7 +236,7 @@ func (r *Receiver) configure() error {
 		return err
 	}
 	if r.log == nil {
-		r.log = zap.NewNop()
+		r.log = slog.New(slog.DiscardHandler)
 	}
 	if r.dial == nil {
 		// Keep-alive is set by setKeepalive, also on connections of a Dial of the caller's.
@@ -386,7 +402,7 @@ func (r *Receiver) Connect(ctx context.Context) error {
 			lastText, log = text, r.log.Warn
 		}
 		log("connection attempt failed, trying again",
-			zap.String("reason", failure.Reason), zap.Duration("after", delay), zap.Error(err))
+			slog.String("reason", failure.Reason), slog.Duration("after", delay), slog.Any("error", err))
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -462,8 +478,8 @@ func (r *Receiver) connectOnce(ctx context.Context) (progress bool, err error) {
 	err = l.cause
 	r.mu.Unlock()
 	if err == nil {
-		r.log.Debug("connected", zap.Int("topics", len(subs)),
-			zap.Duration("heartbeat_send", l.sendCycle), zap.Duration("heartbeat_receive", l.receiveCycle))
+		r.log.Debug("connected", slog.Int("topics", len(subs)),
+			slog.Duration("heartbeat_send", l.sendCycle), slog.Duration("heartbeat_receive", l.receiveCycle))
 		return false, nil
 	}
 	for _, sub := range subs {
@@ -757,7 +773,7 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 		r.taken.Add(-1)
 		err := it.err
 		if err == nil && it.notification.Body != nil {
-			if jsonErr := checkJSON(it.notification.Body); jsonErr != nil {
+			if jsonErr := jsontext.Check(it.notification.Body); jsonErr != nil {
 				err = &ParseError{Body: it.notification.Body, Err: jsonErr}
 			}
 		}

@@ -222,8 +222,8 @@ func TestConnectErrors(t *testing.T) {
 		reason string
 		text   string
 	}{
-		"closed at once":    {func(int, *peerConn) {}, ReasonBroker, "HMC during the STOMP logon"},
-		"closed later":      {answer(""), ReasonBroker, "closed by the HMC during the STOMP logon"},
+		"closed at once":    {func(int, *peerConn) {}, ReasonBroker, "link during the STOMP logon"},
+		"closed later":      {answer(""), ReasonBroker, "the HMC closed the link during the STOMP logon"},
 		"half a frame":      {answer("CONNEC"), ReasonBroker, "in the middle of a frame"},
 		"protocol version":  {answer("ERROR\nmessage:Invalid Protocol version[9.9], supported versions are: [1.2, 1.1, 1.0]\n\norg.apache.activemq.transport.stomp.ProtocolException: ... login ...\x00"), ReasonBroker, "Invalid Protocol version[9.9]"},
 		"a web server":      {answer("HTTP/1.1 400 Bad Request\r\n\r\n"), ReasonBroker, `"HTTP/1.1 400 Bad Request"`},

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	stomp "github.com/go-stomp/stomp/v3/frame"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
 )
 
 // Whatever a broker repeats of what it knows, in whichever form and place, is in no error and no line of the log: what was sent
@@ -43,10 +41,10 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 							_ = c.Close()
 						})
 					})
-					core, logs := observer.New(zap.DebugLevel)
+					var lines logText
 					o := p.options("u.1")
 					o.Userid, o.Password = "", ""
-					o.SessionID, o.SessionCredential, o.Secrets, o.Logger = id, credential, []string{password}, zap.New(core)
+					o.SessionID, o.SessionCredential, o.Secrets, o.Logger = id, credential, []string{password}, lines.logger()
 					o.Config.ConnectRetries = 0
 					r := newReceiver(t, o)
 					var out strings.Builder
@@ -56,9 +54,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 						}
 						fmt.Fprintf(&out, "%v\n", err)
 					}
-					for _, line := range logs.All() {
-						fmt.Fprintf(&out, "%s %v\n", line.Message, line.ContextMap())
-					}
+					out.WriteString(lines.String())
 					for _, form := range append(forms(secret), secret[:8]) {
 						if strings.Contains(out.String(), form) {
 							t.Errorf("%q is shown:\n%.2000s", form, out.String())

@@ -141,7 +141,7 @@ func TestTLSErrors(t *testing.T) {
 			p := startPeer(t, "", func(_ int, c *peerConn) { script(c) })
 			o := p.tlsOptions(ca.client(), "u.1")
 			o.Config.ConnectRetries = 0
-			want, text := ReasonBroker, "HMC during the TLS handshake"
+			want, text := ReasonBroker, "link during the TLS handshake"
 			if name == "hanging handshake" {
 				o.Config.ConnectTimeout = 400 * time.Millisecond
 				want, text = ReasonTimeout, "no TLS handshake with 127.0.0.1:"

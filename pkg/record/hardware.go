@@ -156,7 +156,7 @@ func (t *tx) putHardware(p *HardwareParent, e *event.Event, uri, id, text string
 		t.r.metrics.duplicate(e.Type)
 		return
 	}
-	t.put(e)
+	t.putKnown(e)
 	if t.g.out.full() {
 		t.send()
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/console"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
@@ -37,6 +38,9 @@ type held struct {
 	due        time.Time
 	ready      bool // nothing more is awaited
 	kept       int  // bytes
+	// An OS message is judged when its turn comes: what is known of them is stored with the event.
+	message   *console.OSMessage
+	partition string
 }
 
 // jobBody is the answer to Query Job Status.
@@ -52,7 +56,7 @@ func (t *tx) ask(e *event.Event, about string) bool {
 	if about == "" || t.questions() >= MaxQuestions || !t.awaits(about) && !t.r.watcher.Ask(about) {
 		return false
 	}
-	return t.hold(&held{event: copyEvent(e), key: e.Key(), about: about, due: t.now.Add(HoldWait)})
+	return t.hold(&held{event: e.Copy(), key: e.Key(), about: about, due: t.now.Add(HoldWait)})
 }
 
 // hold holds an event back, if there is room for it.
@@ -74,17 +78,39 @@ func (t *tx) questions() (n int) {
 	return n
 }
 
-// behind holds an event back if one of the same resource is.
-func (t *tx) behind(e *event.Event) bool {
-	key := e.Key()
-	if !slices.ContainsFunc(t.held, func(h *held) bool { return h.key == key }) {
+// behind holds an event back if one of the same resource is; h has what else is to be known of it.
+func (t *tx) behind(e *event.Event, h held) bool {
+	if len(t.held) == 0 {
 		return false
 	}
-	if !t.hold(&held{event: copyEvent(e), key: key, due: t.now, ready: true}) {
+	h.key, h.due, h.ready = e.Key(), t.now, true
+	if !slices.ContainsFunc(t.held, func(o *held) bool { return o.key == h.key }) {
+		return false
+	}
+	h.event = e.Copy()
+	if !t.hold(&h) {
 		t.release(true)
 		return false
 	}
 	return true
+}
+
+// putKnown records an event that is known to have been recorded from now on, and so does not wait:
+// what does would be stored after that, or be lost. What is held back of the same resource goes
+// first, as it is.
+func (t *tx) putKnown(e *event.Event) {
+	if len(t.held) > 0 {
+		key, waits := e.Key(), false
+		for _, h := range t.held {
+			if h.key == key {
+				h.due, waits = t.now, true
+			}
+		}
+		if waits {
+			t.release(false)
+		}
+	}
+	t.store(e)
 }
 
 // Awaits says whether what is asked about something is still of use.
@@ -157,20 +183,29 @@ func (r *Recorder) answered(ctx context.Context, about string, complete func(t *
 // release records what need not be held back any longer.
 func (t *tx) release(all bool) {
 	waiting := make(map[string]bool)
+	var due []*held
 	t.held = slices.DeleteFunc(t.held, func(h *held) bool {
 		if waiting[h.key] || !all && !h.ready && t.now.Before(h.due) {
 			waiting[h.key] = true
 			return false
 		}
-		told := copyEvent(&h.event) // the rules rate it anew when it is told again
-		if t.store(&told); !h.ready && estate.OnCPC(h.about) {
+		due = append(due, h)
+		return true
+	})
+	for _, h := range due {
+		told := h.event.Copy() // the rules rate it anew when it is told again
+		if h.message != nil {
+			t.live(&told, *h.message, h.partition)
+		} else {
+			t.store(&told)
+		}
+		if !h.ready && estate.OnCPC(h.about) {
 			h.due = t.now.Add(answerWait)
 			t.late = append(t.late, h)
 		} else {
 			t.kept.Give(h.kept)
 		}
-		return true
-	})
+	}
 	excess := max(0, len(t.late)-MaxQuestions)
 	t.late = slices.DeleteFunc(t.late, func(h *held) bool {
 		gone := excess > 0 || !t.now.Before(h.due)

@@ -433,3 +433,102 @@ func TestIPLEndsWhatWaited(t *testing.T) {
 		t.Errorf("%q, %+v wait", answered, known.Waiting)
 	}
 }
+
+// An OS message that waits behind an event that is held back is known when it is stored, and not before: whatever becomes of
+// storage and daemon meanwhile, it arrives once.
+func TestWhatWaitsIsNotKnown(t *testing.T) {
+	const uri = "/api/logical-partitions/l"
+	p := hmc.Partition{ObjectURI: uri, Name: "LP01", CPCName: "C"}
+	message := `{"sequence-number":1,"message-text":"IXC220W","timestamp":1800000000000}`
+	for _, test := range []struct {
+		name string
+		do   func(t *testing.T, h *house, r *Recorder) *Recorder
+	}{
+		{"nothing happens", func(_ *testing.T, _ *house, r *Recorder) *Recorder { return r }},
+		{"what else is known is stored", func(t *testing.T, h *house, r *Recorder) *Recorder {
+			h.change(r, "other")
+			r.Flush(t.Context())
+			return r
+		}},
+		{"and then refused", func(t *testing.T, h *house, r *Recorder) *Recorder {
+			h.change(r, "other")
+			r.Flush(t.Context())
+			h.disk.failing.Store(1)
+			h.change(r, "another")
+			r.Flush(t.Context())
+			h.refused()
+			h.works()
+			return r
+		}},
+		{"the event itself is refused", func(t *testing.T, h *house, r *Recorder) *Recorder {
+			h.change(r, "other")
+			r.Flush(t.Context())
+			if err := h.queue.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			h.disk.failing.Store(1)
+			r.FactsKnown(t.Context(), uri, new(hmc.Info))
+			h.refused()
+			h.works()
+			return r
+		}},
+		{"the daemon is killed", func(t *testing.T, h *house, r *Recorder) *Recorder {
+			h.change(r, "other")
+			r.Flush(t.Context())
+			if err := h.queue.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			h.group = NewGroup("east", h.queue, zap.NewNop())
+			h.group.Configured(1)
+			again, _ := h.open("a")
+			connect(again)
+			return again
+		}},
+	} {
+		for _, listed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, listed before: %v", test.name, listed), func(t *testing.T) {
+				h := newHouse(t, 1)
+				r, w := h.open("a")
+				w.asks = true
+				connect(r)
+				h.group.Estate.Place(uri, "LP01", "")
+				received(t, r, "u.object", stopped(uri, event.TypeStatusChange),
+					`{"change-reports":[{"old-status":"operating","new-status":"not-operating"}]}`)
+				received(t, r, "u.osm", stopped(uri, event.TypeOSMessage), `{"os-messages":[`+message+`]}`)
+				if len(r.tx.held) != 2 {
+					t.Fatalf("%d are held back", len(r.tx.held))
+				}
+				r = test.do(t, h, r)
+				list := func() {
+					r.ListedMessages(t.Context(), p, "u.osm", true, [][]byte{[]byte(message)}, time.Now().Add(time.Second), 0)
+				}
+				if listed {
+					list()
+				}
+				r.FactsKnown(t.Context(), uri, new(hmc.Info))
+				list()
+				r.Flush(t.Context())
+				var messages []*event.Event
+				for _, e := range h.events() {
+					if e.Type == event.TypeOSMessage {
+						messages = append(messages, e)
+					}
+				}
+				if len(messages) != 1 {
+					t.Errorf("%d messages: %+v", len(messages), messages)
+				}
+			})
+		}
+	}
+}
+
+// stopped are headers of a notification about a partition.
+func stopped(uri, typ string) receiver.Headers {
+	return receiver.Headers{
+		{Name: "notification-type", Value: typ},
+		{Name: "message-id", Value: typ},
+		{Name: "class", Value: "logical-partition"},
+		{Name: "name", Value: "LP01"},
+		{Name: "object-uri", Value: uri},
+	}
+}

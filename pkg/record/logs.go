@@ -20,7 +20,7 @@ func (t *tx) entry(p *translate.Part) {
 		return
 	}
 	p.Nth(nth)
-	t.put(p.Event)
+	t.putKnown(p.Event)
 }
 
 // BeginFetch returns what is to be asked for of a log; false: nothing is. EndFetch has to be called
@@ -100,7 +100,7 @@ func (r *Recorder) take(ctx context.Context, f *fetchedLog, q ledger.LogQuery) {
 		}
 		p := t.conv.LogEntry(t.conv.Fetched(event.TypeLogEntry, f.topic, f.kind, t.now), &f.entries[i])
 		p.Nth(nth)
-		t.put(p.Event)
+		t.putKnown(p.Event)
 		t.gaps.Recovered(f.kind, t.now)
 		f.recovered++
 		if t.g.out.full() {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -68,10 +67,17 @@ func (t *tx) message(p *translate.Part) {
 		return
 	}
 	m := messageOf(p)
-	t.settleReplay(p.Partition, &m)
-	v := t.messages.Live(p.Partition, t.link.host, m, p.Received)
+	if !t.behind(p.Event, held{message: &m, partition: p.Partition}) {
+		t.live(p.Event, m, p.Partition)
+	}
+}
+
+// live records an OS message that came over the link, unless it was recorded before.
+func (t *tx) live(e *event.Event, m console.OSMessage, partition string) {
+	t.settleReplay(partition, &m)
+	v := t.messages.Live(partition, t.link.host, m, e.Received)
 	if v.Duplicate {
-		t.r.metrics.duplicate(p.Type)
+		t.r.metrics.duplicate(e.Type)
 		return
 	}
 	if v.Missing > 0 && t.canFetch(event.TopicOSMessage) { // what the HMC holds of them is fetched
@@ -79,10 +85,10 @@ func (t *tx) message(p *translate.Part) {
 		if since.After(t.link.received) {
 			since = t.link.received
 		}
-		t.gaps.Missing(since, t.link.received, "the numbers of OS messages jumped", p.Topic, event.TopicOSMessage, 0,
+		t.gaps.Missing(since, t.link.received, "the numbers of OS messages jumped", e.Topic, event.TopicOSMessage, 0,
 			true, t.now)
 	}
-	t.putMessage(p.Event, &m, v, p.Partition, m.Time > 0)
+	t.putMessage(e, &m, v, partition, m.Time > 0)
 }
 
 // putMessage puts the event of a new message into the outbox, unless another HMC of the group has
@@ -103,7 +109,7 @@ func (t *tx) putMessage(
 			return false
 		}
 	}
-	t.put(e)
+	t.putKnown(e)
 	if bytes.Contains(e.Body, isHeld) { // most are not, and parsing costs
 		parsed := translate.ParseOSMessage(e.Body)
 		t.waits(e, &parsed)
@@ -119,7 +125,7 @@ func (t *tx) addToReplay(p *translate.Part) {
 		l = new(replay)
 		t.replays[p.Partition] = l
 	}
-	e := copyEvent(p.Event)
+	e := p.Copy()
 	size := keptSize(&e)
 	room := t.kept.Take(size) == nil
 	if room {
@@ -132,39 +138,6 @@ func (t *tx) addToReplay(p *translate.Part) {
 		l.cut = true
 		t.settleReplay(p.Partition, nil)
 	}
-}
-
-// copyEvent returns an event that lasts longer than the converter's, and keeps nothing of the
-// memory of the notification, which may be far larger.
-func copyEvent(e *event.Event) event.Event {
-	c := *e
-	c.Body, c.Headers = slices.Clone(e.Body), slices.Clone(e.Headers)
-	size := 0
-	for i := range c.Headers {
-		size += len(c.Headers[i].Name) + len(c.Headers[i].Value)
-	}
-	var all strings.Builder
-	all.Grow(size)
-	own := func(s string) string {
-		start := all.Len()
-		all.WriteString(s)
-		return all.String()[start:]
-	}
-	for i := range c.Headers {
-		h := &c.Headers[i]
-		h.Name, h.Value = own(h.Name), own(h.Value)
-	}
-	c.SessionSequenceNr, c.GlobalSequenceNr = clonePointer(e.SessionSequenceNr), clonePointer(e.GlobalSequenceNr)
-	c.Resource, c.Unacceptable = clonePointer(e.Resource), clonePointer(e.Unacceptable)
-	return c
-}
-
-func clonePointer[T any](p *T) *T {
-	if p == nil {
-		return nil
-	}
-	v := *p
-	return &v
 }
 
 // settleReplay records what is new of a partition's replay. next is the live message that ended it;

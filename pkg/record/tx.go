@@ -194,7 +194,7 @@ func (t *tx) load() {
 
 // put records an event, behind those of the same resource that are held back.
 func (t *tx) put(e *event.Event) {
-	if len(t.held) == 0 || !t.behind(e) {
+	if !t.behind(e, held{}) {
 		t.store(e)
 	}
 }

@@ -48,17 +48,39 @@ type Live struct {
 
 	mu      sync.Mutex
 	readers map[*LiveReader]struct{}
+	// holds a token when one has left
+	left chan struct{}
 }
 
 // NewLive returns one without readers.
 func NewLive(h History, cfg func() *config.Config) *Live {
-	l := &Live{History: h, Config: cfg, readers: make(map[*LiveReader]struct{})}
+	l := &Live{History: h, Config: cfg, readers: make(map[*LiveReader]struct{}), left: make(chan struct{}, 1)}
 	l.ended, l.end = context.WithCancel(context.Background())
 	return l
 }
 
 // End lets the readers have what is stored, and no more. None can come after it.
 func (l *Live) End() { l.end() }
+
+// Left waits, after End, until the readers have had what is stored and are closed, but no longer
+// than that.
+func (l *Live) Left(limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		n := len(l.readers)
+		l.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-l.left:
+		case <-timer.C:
+			return
+		}
+	}
+}
 
 // LiveFilter says which events a live reader is to get, and from when on; the zero value stands for
 // all that come.
@@ -120,6 +142,10 @@ func (r *LiveReader) Close() {
 	delete(r.live.readers, r)
 	r.live.mu.Unlock()
 	r.from.Close()
+	select {
+	case r.live.left <- struct{}{}:
+	default:
+	}
 }
 
 // Only makes the reader skip what filter does not let through, and begin where that says. It comes

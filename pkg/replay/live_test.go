@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -277,5 +278,35 @@ func TestLiveEnds(t *testing.T) {
 	alone, _ := reads(t, liveOf(t, q), LiveFilter{})
 	if _, _, err := alone.Next(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// The end waits for those who read along, but not for one that does not go on.
+func TestLiveLeft(t *testing.T) {
+	t.Parallel()
+	q := open(t, queue.Options{Dir: t.TempDir()})
+	l := liveOf(t, q)
+	r, _ := reads(t, l, LiveFilter{})
+	stays, _ := reads(t, l, LiveFilter{})
+	for i := range 50 {
+		put(t, q, fmt.Sprint("one ", i))
+	}
+	l.End()
+	l.Left(time.Millisecond)
+	stays.Close()
+	var last string
+	go func() {
+		defer r.Close()
+		for {
+			events, _, err := r.Next(context.Background())
+			if err != nil {
+				return
+			}
+			last = events[len(events)-1].ID
+		}
+	}()
+	l.Left(time.Minute)
+	if last != "one 49" {
+		t.Errorf("it got the events up to %q", last)
 	}
 }

@@ -56,37 +56,59 @@ var ecsKinds = map[string]ecsKind{
 	event.TypeIPL:                 {`["host"]`, `["start"]`},
 }
 
+// ecsSource names a member of an event, where it is in a document, and how its value begins.
+type ecsSource struct {
+	from, object, name string
+	form               byte
+}
+
+// fits says whether a value is of the type that a source has. The first document decides on the
+// types in an index, and what is of another one is refused from then on: one event that is not as
+// it should be must not decide for all others.
+func (s *ecsSource) fits(value []byte) bool {
+	switch form := value[0]; form {
+	case '"', '{', '[', 't':
+		return form == s.form
+	case 'f':
+		return s.form == 't'
+	case 'n': // null
+		return false
+	default:
+		return s.form == '0'
+	}
+}
+
 // ecsSources names members of an event, and where they are in a document. Those of one object stand
 // together.
-var ecsSources = [...]struct{ from, object, name string }{
-	{"summary", "", "message"},
-	{"labels", "", "labels"},
-	{"severity", "log", "level"},
-	{"hmc", "observer", "name"},
-	{"name", "host", "name"},
-	{"object_id", "host", "id"},
-	{"class", "host", "type"},
-	{"os_name", "host.os", "name"},
-	{"os_level", "host.os", "version"},
-	{"id", "event", "id"},
-	{"type", "event", "action"},
-	{"received", "event", "created"},
-	{"session_sequence_nr", "event", "sequence"},
-	{"runbook", "event", "reference"},
-	{"topic", "hmc", "topic"},
-	{"topic_type", "hmc", "topic_type"},
-	{"global_sequence_nr", "hmc", "global_sequence_nr"},
-	{"origin", "hmc", "origin"},
-	{"cpc", "hmc", "cpc"},
-	{"object_uri", "hmc", "object_uri"},
-	{"element_uri", "hmc", "element_uri"},
-	{"element_id", "hmc", "element_id"},
-	{"element_name", "hmc", "element_name"},
-	{"sysplex", "hmc", "sysplex"},
-	{"unacceptable", "hmc", "unacceptable"},
-	{"repeat", "hmc", "repeat"},
-	{"planned", "hmc", "planned"},
-	{"seen_by", "hmc", "seen_by"},
+var ecsSources = [...]ecsSource{
+	{"summary", "", "message", '"'},
+	{"labels", "", "labels", '{'},
+	{"severity", "log", "level", '"'},
+	{"hmc", "observer", "name", '"'},
+	{"name", "host", "name", '"'},
+	{"object_id", "host", "id", '"'},
+	{"class", "host", "type", '"'},
+	{"os_name", "host.os", "name", '"'},
+	{"os_level", "host.os", "version", '"'},
+	{"id", "event", "id", '"'},
+	{"type", "event", "action", '"'},
+	{"received", "event", "created", '"'},
+	{"session_sequence_nr", "event", "sequence", '0'},
+	{"runbook", "event", "reference", '"'},
+	{"topic", "hmc", "topic", '"'},
+	{"topic_type", "hmc", "topic_type", '"'},
+	{"global_sequence_nr", "hmc", "global_sequence_nr", '0'},
+	{"origin", "hmc", "origin", '"'},
+	{"cpc", "hmc", "cpc", '"'},
+	{"object_uri", "hmc", "object_uri", '"'},
+	{"element_uri", "hmc", "element_uri", '"'},
+	{"element_id", "hmc", "element_id", '"'},
+	{"element_name", "hmc", "element_name", '"'},
+	{"sysplex", "hmc", "sysplex", '"'},
+	{"unacceptable", "hmc", "unacceptable", 't'},
+	{"repeat", "hmc", "repeat", 't'},
+	{"planned", "hmc", "planned", 't'},
+	{"seen_by", "hmc", "seen_by", '['},
 }
 
 // ecsIndex finds a member of an event in ecsSources.
@@ -109,7 +131,7 @@ func (e *ecs) append(dst []byte, r *event.Record) []byte {
 	read := func(object []byte) (resource []byte) {
 		for name, value := range event.Members(object) {
 			switch i, ok := index[string(name)]; {
-			case ok:
+			case ok && ecsSources[i].fits(value):
 				values[i] = value
 			case string(name) == "resource":
 				resource = value

@@ -224,10 +224,12 @@ func TestElasticsearchItems(t *testing.T) {
 		c, url := cluster(t, elastic.Settings{OpenSearch: openSearch})
 		s := elasticsearchTo(t, url)
 		rs := records(0, 5)
+		for i, site := range []string{`"north"`, `{"of":"another kind"}`} {
+			rs[i].JSON = []byte(strings.Replace(string(rs[i].JSON), `{`, `{"labels":{"site":`+site+`},`, 1))
+		}
 		if err := s.Send(t.Context(), rs[:1]); err != nil {
 			t.Fatal(err)
 		}
-		rs[1].JSON = []byte(strings.Replace(string(rs[1].JSON), `"hmc":"hmc-east"`, `"hmc":{"of":"another kind"}`, 1))
 		c.Change(func(x *elastic.Settings) { x.Overloaded = func(id string) bool { return id == rs[2].ID } })
 		err := s.Send(t.Context(), rs)
 		want := []string{"delivered", "refused: Bad Request", "again", "delivered", "delivered"}

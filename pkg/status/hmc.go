@@ -119,33 +119,47 @@ type OSMessageStatus struct {
 // FindTroubles says what is wrong with the HMC, and what to do. It is never nil.
 func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 	out := []Trouble{}
+	at := h.CertificateNotAfter
+	expired := at != nil && !at.After(now)
+	var since *time.Time
+	if !h.Since.IsZero() {
+		since = &h.Since
+	}
 	for _, p := range h.Problems {
 		switch {
 		case p.Kind == "": // the first attempt is under way
+		case p.Kind == receiver.ReasonTLS && expired: // said below
 		case p.Kind == ProblemLogonRefused:
-			out = append(out, critical("The logon is "+period(p.Text), p.Kind.Advice()))
+			out = append(out, critical("The logon is "+period(p.Text), p.Kind.Advice()).
+				of("HmcnotifydAuthFailed", since))
 		case p.Kind.ofLink():
-			out = append(out, critical(sentence(p.Text), p.Kind.Advice()))
-		default:
+			out = append(out, critical(sentence(p.Text), p.Kind.Advice()).of("HmcnotifydLinkDown", since))
+		case p.Kind == ProblemOSMessages || p.Kind == ProblemEstate:
 			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
+		default:
+			out = append(out, warning(sentence(p.Text), p.Kind.Advice()).of("HmcnotifydLinkDown", nil))
 		}
 	}
 	if at := h.PasswordExpires; at != nil && at.Sub(now) <= PasswordWarning {
 		out = append(out, passwordTrouble(*at, now))
 	}
-	at := h.CertificateNotAfter
 	if at == nil || at.Sub(now) >= certificateWarning {
 		return out
 	}
-	rate, expires := critical, "expires"
-	if left := at.Sub(now); left <= 0 {
-		expires = "expired"
-	} else if left >= certificateCritical {
+	const page, renew = "HmcnotifydCertificateExpiring", "Renew it on the HMC, under Certificate Management. " +
+		"If another authority signs the new one, name that in tls.ca_file before."
+	if expired {
+		what := "The HMC's certificate expired on " + at.Format(time.DateOnly)
+		if h.Connected {
+			return append(out, critical(what+".", renew).of(page, at))
+		}
+		return append(out, critical(what+": no link can be made with it.", renew+" "+again).of(page, at))
+	}
+	rate := critical
+	if at.Sub(now) >= certificateCritical {
 		rate = warning
 	}
-	return append(out, rate("The HMC's certificate "+expires+" on "+at.Format(time.DateOnly)+".",
-		"Renew it on the HMC, under Certificate Management. If another authority signs the new one, "+
-			"name that in tls.ca_file before."))
+	return append(out, rate("The HMC's certificate expires on "+at.Format(time.DateOnly)+".", renew).of(page, nil))
 }
 
 func passwordTrouble(at, now time.Time) Trouble {
@@ -162,5 +176,6 @@ func passwordTrouble(at, now time.Time) Trouble {
 	}
 	return rate("The password that the daemon logs on with "+what+".",
 		"Change it on the HMC and in password_file, which is read again at the next logon, or give the userid "+
-			"a password rule without expiry. The HMC refuses a password that has expired; a session lives on.")
+			"a password rule without expiry. The HMC refuses a password that has expired; a session lives on.",
+	).of("HmcnotifydPasswordExpiring", nil)
 }

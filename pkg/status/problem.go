@@ -55,9 +55,12 @@ func (k ProblemKind) ofLink() bool {
 	return true
 }
 
+// again is said of what needs no one to start it.
+const again = "It is tried again by itself."
+
 // Advice says what to do about a problem of this kind, in whole sentences.
 func (k ProblemKind) Advice() string {
-	const again = " It is tried again by itself."
+	const again = " " + again
 	switch k {
 	case ProblemLogonRefused:
 		return "Look on the HMC whether the userid is disabled or its password has expired, and correct what is " +

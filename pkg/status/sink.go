@@ -68,26 +68,32 @@ func (s *SinkStatus) FindTroubles(advice string) []Trouble {
 	switch {
 	case s.Paused != "":
 		out = append(out, critical("It is paused, because it takes no event at all as it is: "+period(s.LastError),
-			sentence(advice)+" It goes on by itself when that is mended; events wait on disk until then."))
+			sentence(advice)+" It goes on by itself when that is mended; events wait on disk until then.",
+		).of("HmcnotifydSinkPaused", s.PausedSince))
 	case s.FailingSince != nil:
 		rate := warning
 		if s.Stuck {
 			rate = critical
 		}
-		out = append(out, rate("It does not accept events: "+period(s.LastError), sentence(advice)+kept))
+		out = append(out, rate("It does not accept events: "+period(s.LastError), sentence(advice)+kept).
+			of("HmcnotifydSinkFailing", s.FailingSince))
 	case s.Stuck:
-		out = append(out, critical("An attempt to deliver hangs.", "Look at what the sink writes to."+kept))
+		out = append(out, critical("An attempt to deliver hangs.", "Look at what the sink writes to."+kept).
+			of("HmcnotifydSinkFailing", nil))
 	case s.Refusing:
-		out = append(out, critical("It refuses every event: "+period(s.LastError), sentence(advice)))
+		out = append(out, critical("It refuses every event: "+period(s.LastError), sentence(advice)).
+			of("HmcnotifydDeadLetters", nil))
 	case s.QueueEvents > 0 && s.OldestEventAgeSeconds > longWait.Seconds() && s.failedSinceOldest():
-		out = append(out, warning("It accepts events now and then: "+period(s.LastError), sentence(advice)+kept))
+		out = append(out, warning("It accepts events now and then: "+period(s.LastError), sentence(advice)+kept).
+			of("HmcnotifydSinkLate", nil))
 	case s.QueueEvents > 0 && s.OldestEventAgeSeconds > longWait.Seconds():
 		out = append(out, warning("It accepts events, but more slowly than they come.",
-			"Give it more concurrency or larger batches, or narrow match."))
+			"Give it more concurrency or larger batches, or narrow match.").of("HmcnotifydQueueGrowing", nil))
 	}
 	if s.DeadLetters > 0 {
 		refused := warning("It refused "+number(int64(s.DeadLetters), "event", "events")+" for good.",
-			"See why, then send them again or delete them, with replay or purge instead of list.")
+			"See why, then send them again or delete them, with replay or purge instead of list.").
+			of("HmcnotifydDeadLetters", nil)
 		refused.Command = "hmcnotifyd dead-letters list --sink=" + s.Name
 		out = append(out, refused)
 	}
@@ -95,7 +101,7 @@ func (s *SinkStatus) FindTroubles(advice string) []Trouble {
 		out = append(out, critical(number(s.Dropped, "stored event", "stored events")+
 			" went undelivered since the start, by a limit or because a file was damaged.",
 			"Raise queue.max_bytes, queue.max_age or storage.max_bytes, or make the sink faster. "+
-				"The daemon's log says what went."))
+				"The daemon's log says what went.").of("HmcnotifydEventsDropped", nil))
 	}
 	return out
 }

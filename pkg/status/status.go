@@ -65,11 +65,13 @@ func (s *Status) StorageTroubles() []Trouble {
 	if s.Storage.Error != "" {
 		out = append(out, critical("The storage is not writable: "+period(s.Storage.Error),
 			"Make space on the disk of "+s.Storage.Path+", or look whether it is mounted read-only. "+
-				"What comes from the HMCs meanwhile waits in memory, and is missed when that is full."))
+				"What comes from the HMCs meanwhile waits in memory, and is missed when that is full.").
+			of("HmcnotifydStorageFailing", nil))
 	}
 	if limit := s.Storage.MaxBytes; limit > 0 && s.Storage.Bytes-s.Storage.RetainedBytes > limit/100*storageNearlyFull {
 		out = append(out, warning("The storage is nearly full; the oldest events go when it is.",
-			"Look for the sink that has the most events waiting, or raise storage.max_bytes."))
+			"Look for the sink that has the most events waiting, or raise storage.max_bytes.").
+			of("HmcnotifydStorageNearlyFull", nil))
 	}
 	for _, r := range s.Removed {
 		removed := warning(number(r.QueueEvents, "event waits", "events wait")+" for the sink "+r.Name+

@@ -3,6 +3,7 @@ package status
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -15,6 +16,16 @@ type Trouble struct {
 	What     string `json:"what"`
 	Do       string `json:"do,omitempty"`
 	Command  string `json:"command,omitempty"` // that helps with it
+	// Since is from when on it is wrong; absent where that is not known.
+	Since *time.Time `json:"since,omitempty"`
+	// Runbook is the page of docs/runbooks about it, without .md; "": there is none.
+	Runbook string `json:"runbook,omitempty"`
+}
+
+// of returns the trouble with the page about it, and from when on it is wrong.
+func (t Trouble) of(runbook string, since *time.Time) Trouble {
+	t.Runbook, t.Since = runbook, since
+	return t
 }
 
 func warning(what, do string) Trouble {

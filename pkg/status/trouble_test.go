@@ -2,6 +2,7 @@ package status
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,8 @@ func TestTroublesOfAnHMC(t *testing.T) {
 		"something else":      {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemTopic, "topic x (job): refused."}}}, "warning", "Topic x (job): refused.", "log"},
 		"a certificate":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(29 * 24 * time.Hour)}, "warning", "expires on 2026-12-19.", "Renew"},
 		"an old certificate":  {HMCStatus{State: StateConnected, CertificateNotAfter: in(6 * 24 * time.Hour)}, "critical", "expires on 2026-11-26.", "Renew"},
-		"a useless one":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(-time.Hour)}, "critical", "expired on 2026-11-20.", "Renew"},
+		"a useless one":       {HMCStatus{State: StateConnected, Connected: true, CertificateNotAfter: in(-time.Hour)}, "critical", "expired on 2026-11-20.", "Renew"},
+		"one that is refused": {HMCStatus{State: StateDisconnected, CertificateNotAfter: in(-time.Hour), Problems: []Problem{{receiver.ReasonTLS, "the link is disconnected: x"}}}, "critical", "expired on 2026-11-20: no link", "Renew"},
 		"a password":          {HMCStatus{State: StateConnected, PasswordExpires: in(14 * 24 * time.Hour)}, "warning", "The password that the daemon logs on with expires on 2026-12-04, in 14 days.", "password_file"},
 		"just told":           {HMCStatus{State: StateConnected, PasswordExpires: in(5*24*time.Hour - time.Minute)}, "warning", "expires on 2026-11-25, in 5 days.", "password_file"},
 		"an old password":     {HMCStatus{State: StateConnected, PasswordExpires: in(50 * time.Hour)}, "critical", "expires on 2026-11-22, in 2 days.", "without expiry"},
@@ -101,6 +103,41 @@ func TestTroublesOfASink(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Each page that a trouble names is there, and what cuts people off from an HMC or a sink has one.
+func TestTroublesHavePages(t *testing.T) {
+	t.Parallel()
+	now, since := time.Now(), time.Now().Add(-time.Hour)
+	var all []Trouble
+	for _, kind := range append([]string{
+		string(ProblemLogonRefused), string(ProblemNotGranted), string(ProblemNotConfirmed), string(ProblemTopic),
+	}, FailureReasons...) {
+		h := HMCStatus{Since: since, Problems: []Problem{{ProblemKind(kind), "x"}}}
+		all = append(all, h.FindTroubles(now)...)
+	}
+	h := HMCStatus{CertificateNotAfter: &since, PasswordExpires: &since}
+	all = append(all, h.FindTroubles(now)...)
+	for _, s := range []SinkStatus{
+		{Paused: "other", PausedSince: &since},
+		{FailingSince: &since},
+		{Stuck: true},
+		{Refusing: true},
+		{DeadLetters: 1, Dropped: 1},
+		{Waiting: Waiting{QueueEvents: 1, OldestEventAgeSeconds: 1e6}},
+		{Waiting: Waiting{QueueEvents: 1, OldestEventAgeSeconds: 1e6}, LastErrorTime: &since},
+	} {
+		all = append(all, s.FindTroubles("x")...)
+	}
+	all = append(all, (&Status{Storage: StorageStatus{Error: "x", Bytes: 99, MaxBytes: 100}}).StorageTroubles()...)
+	if len(all) < 20 {
+		t.Errorf("only %d", len(all))
+	}
+	for _, tr := range all {
+		if _, err := os.Stat("../../docs/runbooks/" + tr.Runbook + ".md"); tr.Runbook == "" || err != nil {
+			t.Errorf("%q: %v", tr.What, err)
+		}
 	}
 }
 

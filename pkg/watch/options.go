@@ -8,9 +8,11 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/probe"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 )
 
@@ -33,6 +35,13 @@ type Options struct {
 	Intervals Intervals
 	// Dial connects to the HMC; nil: net.Dialer.
 	Dial Dial
+	Tap  Tap
+}
+
+// Tap sees what goes to and comes from an HMC. Each of them may be nil; none may block.
+type Tap struct {
+	Exchange func(hmc.Exchange)
+	Traffic  func(receiver.Traffic)
 }
 
 // Dial makes a network connection, as net.Dialer.DialContext does.

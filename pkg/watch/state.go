@@ -1,6 +1,8 @@
 package watch
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -86,6 +88,14 @@ func (s *state) attempted(r *receiver.Receiver) {
 		s.CertificateNotAfter = status.TimeOrNil(certs[0].NotAfter)
 	}
 	s.heard(r)
+}
+
+// rejected notes the certificate that an attempt failed over: when it expired, for example.
+func (s *state) rejected(err error) {
+	e, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if ok && len(e.UnverifiedCertificates) > 0 {
+		s.CertificateNotAfter = status.TimeOrNil(e.UnverifiedCertificates[0].NotAfter)
+	}
 }
 
 func (s *state) heard(r *receiver.Receiver) {

@@ -2,6 +2,9 @@ package watch
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -176,4 +179,18 @@ func impossible(s *Supervisor) string {
 		return "contact without a link"
 	}
 	return ""
+}
+
+// A certificate that was refused is known as well: when it expired, for example.
+func TestRefusedCertificateIsKnown(t *testing.T) {
+	end := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+	s := newState()
+	s.rejected(errors.New("dial: connection refused"))
+	if s.CertificateNotAfter != nil {
+		t.Errorf("%v", s.CertificateNotAfter)
+	}
+	s.rejected(fmt.Errorf("the link: %w", &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{{NotAfter: end}}, Err: x509.CertificateInvalidError{Reason: x509.Expired}}))
+	if s.CertificateNotAfter == nil || !s.CertificateNotAfter.Equal(end) {
+		t.Errorf("%v", s.CertificateNotAfter)
+	}
 }

@@ -95,7 +95,8 @@ func New(o Options) (*Supervisor, error) {
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	var err error
 	s.session, err = logon.NewSession(&s.Cfg, logon.SessionOptions{
-		Logger: s.log, Version: o.Version, Notes: o.SessionNotes, Dial: o.Dial, Budget: o.Budget,
+		Logger: s.log, Version: o.Version, Notes: o.SessionNotes,
+		Dial: o.Dial, Budget: o.Budget, OnExchange: o.Tap.Exchange,
 		OnRequest: func(operation, code string) { o.Metrics.RestRequests.WithLabelValues(name, operation, code).Inc() },
 	})
 	if err != nil {
@@ -117,7 +118,7 @@ func New(o Options) (*Supervisor, error) {
 		OnMissed:     func(topic string) { s.Rec.Overflowed(topic, time.Now()) },
 		HandoverHold: func() bool { return s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover}, Budget: o.Budget,
-		Dial: o.Dial,
+		Dial: o.Dial, OnTraffic: o.Tap.Traffic,
 	}, func(link *receiver.Receiver) {
 		s.source.update(func(now *state) { now.attempted(link) })
 	})
@@ -448,7 +449,10 @@ func (s *Supervisor) explain(err error) (problem, reason string) {
 // pause publishes what is wrong and waits before the next attempt.
 func (s *Supervisor) pause(ctx context.Context, err error, name string, wait time.Duration) {
 	problem, reason := s.explain(err)
-	s.source.update(func(now *state) { now.wait(name, problem, reason, time.Now().Add(wait)) })
+	s.source.update(func(now *state) {
+		now.rejected(err)
+		now.wait(name, problem, reason, time.Now().Add(wait))
+	})
 	s.logTrouble(name, reason, problem, wait)
 	s.sleep(ctx, wait)
 	s.beat.Turn()

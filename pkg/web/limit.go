@@ -164,6 +164,7 @@ type desk struct {
 type served struct {
 	control *http.ResponseController
 	since   time.Time
+	cut     bool // it has had its time, and somebody waits for its place
 }
 
 func newDesk() *desk { return &desk{left: make(chan struct{}, 1)} }
@@ -208,13 +209,18 @@ func (d *desk) tryTake(s *served) (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.served) >= largeAnswers {
-		first := d.served[0]
-		if left := largeTime - time.Since(first.since); left > 0 {
-			return left
+		for _, first := range d.served {
+			if first.cut {
+				continue // it is about to leave
+			}
+			if left := largeTime - time.Since(first.since); left > 0 {
+				return left
+			}
+			first.cut = true
+			_ = first.control.SetWriteDeadline(time.Now()) // what it still writes fails
+			break
 		}
-		// What it still writes fails. It has not returned yet: leave would have removed it.
-		_ = first.control.SetWriteDeadline(time.Now())
-		d.served = slices.Delete(d.served, 0, 1)
+		return largeTime // or until one has left: there are never more than that
 	}
 	s.since = time.Now()
 	d.served = append(d.served, s)

@@ -16,10 +16,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/maruel/natural"
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 //go:embed assets page.html
@@ -31,9 +33,22 @@ const (
 	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong,
 	// not ten thousand of it.
 	listShown = 12
-	// docs is where the documentation is.
-	docs = "https://github.com/hmcnotifyd/hmcnotifyd/blob/main/docs/"
+	// rowsFrom is how many that work are a row each instead of a card, and cardsShown how many
+	// cards there are at most.
+	rowsFrom   = 4
+	cardsShown = 24
+	// sparksShown is how many rows may have a chart: a page is sent again every two seconds.
+	sparksShown = 50
 )
+
+// docsOf is where the documentation of a version is.
+func docsOf(version string) string {
+	at := "v" + version
+	if version == "" || strings.ContainsAny(version, "-+ ") { // not released
+		at = "main"
+	}
+	return "https://github.com/hmcnotifyd/hmcnotifyd/blob/" + url.PathEscape(at) + "/docs/"
+}
 
 // policy lets the page have its own assets and talk to its own daemon, and nothing else.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
@@ -82,21 +97,91 @@ type page struct {
 	Now    time.Time
 	Docs   string
 	Types  []string
-	// all troubles, the worst first
-	Wrong  []wrong
-	Estate estateView
-	Live   bool
+	// all troubles, the worst first; those of which several say the same once
+	Wrong     []wrong
+	HMCParts  parts[status.HMCStatus]
+	SinkParts parts[status.SinkStatus]
+	Estate    estateView
+	Live      bool
+}
+
+// parts are HMCs or sinks as they are shown: as a card those that are sick, or all where they are
+// few.
+type parts[T any] struct {
+	Cards, Rows []numbered[T]
+	// the rows have charts
+	Sparks bool
+}
+
+// numbered is an HMC or sink with its number, which its address on the page has.
+type numbered[T any] struct {
+	Number int
+	Is     T
+}
+
+// newParts sorts HMCs or sinks as people count, those that are sick first.
+func newParts[T any](all []T, name func(*T) string, sick func(*T) bool) (p parts[T]) {
+	list := make([]numbered[T], len(all))
+	for i := range all {
+		list[i] = numbered[T]{i, all[i]}
+	}
+	order := func(n *numbered[T]) int {
+		if sick(&n.Is) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(list, func(a, b numbered[T]) int {
+		return cmp.Or(order(&a)-order(&b), natural.Compare(name(&a.Is), name(&b.Is)))
+	})
+	cards := 0
+	for cards < len(list) && order(&list[cards]) == 0 {
+		cards++
+	}
+	if len(list)-cards < rowsFrom {
+		cards = len(list)
+	}
+	cards = min(cards, cardsShown)
+	p.Cards, p.Rows = list[:cards], list[cards:]
+	p.Sparks = len(p.Rows) <= sparksShown
+	return p
 }
 
 // wrong is a trouble with what it is of.
 type wrong struct {
-	// "HMC", "Sink" or ""
-	Kind, Name string
-	Anchor     string
+	Of []place
 	status.Trouble
 }
 
-// Headline is the state of everything in one line.
+// place is a part of the daemon and where the page shows it.
+type place struct {
+	// "HMC", "Sink" or ""
+	Kind, Name, Anchor string
+}
+
+// Shown are the first places, and More how many there are besides.
+func (w *wrong) Shown() []place { return w.Of[:min(len(w.Of), listShown)] }
+func (w *wrong) More() int      { return len(w.Of) - len(w.Shown()) }
+
+// add adds a trouble, or its place to one that says the same.
+func (p *page) add(of place, t status.Trouble) {
+	for i := range p.Wrong {
+		w := &p.Wrong[i]
+		same := w.Trouble
+		same.Since = t.Since
+		if same != t {
+			continue
+		}
+		w.Of = append(w.Of, of)
+		if w.Since != nil && (t.Since == nil || t.Since.Before(*w.Since)) {
+			w.Since = t.Since
+		}
+		return
+	}
+	p.Wrong = append(p.Wrong, wrong{[]place{of}, t})
+}
+
+// Headline is the state of the daemon in one line.
 func (p *page) Headline() string {
 	n := map[string]int{}
 	for _, w := range p.Wrong {
@@ -115,7 +200,7 @@ func (p *page) Headline() string {
 	case !p.Ready:
 		return "Not ready yet"
 	}
-	return "Everything works"
+	return "All HMCs and sinks work"
 }
 
 // Level is the severity of the whole.
@@ -164,12 +249,15 @@ func (p *page) Title() string {
 // estateView is the table of CPCs and partitions.
 type estateView struct {
 	Query, Status string
-	// all of them are asked for
-	All   bool
-	Units []status.Unit
+	// all of them are asked for; only those in trouble
+	All, Trouble bool
+	Units        []status.Unit
 	// how many there are, shown or not
 	Matching int
 	Total    int
+	// how many are in trouble, and the worst severity of them
+	Sick     int
+	Worst    string
 	Statuses []statusCount
 	// there is more than one group
 	Groups bool
@@ -183,25 +271,33 @@ type statusCount struct {
 }
 
 // newEstate selects what a query asks for.
-func newEstate(units []status.Unit, q url.Values) estateView {
+func newEstate(all []status.Unit, q url.Values) estateView {
 	// A link of each status repeats what is searched for.
 	search, one := q.Get("q"), q.Get("status")
 	bounded := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxFilter)], "") }
 	v := estateView{
-		Query: strings.TrimSpace(bounded(search)), Status: bounded(one), All: q.Get("all") != "", Total: len(units),
+		Query: strings.TrimSpace(bounded(search)), Status: bounded(one), All: q.Get("all") != "", Total: len(all),
+		Trouble: q.Get("trouble") != "",
 	}
-	slices.SortStableFunc(units, func(a, b status.Unit) int {
-		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.CPC, b.CPC),
-			cmp.Compare(rank(&a), rank(&b)), cmp.Compare(a.Name, b.Name))
+	slices.SortStableFunc(all, func(a, b status.Unit) int {
+		return cmp.Or(natural.Compare(a.Group, b.Group), natural.Compare(a.CPC, b.CPC),
+			cmp.Compare(rank(&a), rank(&b)), natural.Compare(a.Name, b.Name))
 	})
 	words := strings.Fields(strings.ToLower(v.Query))
 	counts := map[string]*statusCount{}
-	for i := range units {
-		u := &units[i]
-		if u.Group != units[0].Group {
+	for i := range all {
+		u := &all[i]
+		if u.Group != all[0].Group {
 			v.Groups = true
 		}
-		if !fits(u, words) {
+		sick := level(u.Severity) > 0
+		if sick {
+			v.Sick++
+			if v.Worst == "" || level(u.Severity) > level(v.Worst) {
+				v.Worst = u.Severity
+			}
+		}
+		if !fits(u, words) || v.Trouble && !sick {
 			continue
 		}
 		c := counts[u.Status]
@@ -245,6 +341,9 @@ func (v *estateView) link(q url.Values, status string) string {
 	}
 	if status != "" {
 		q.Set("status", status)
+	}
+	if v.Trouble {
+		q.Set("trouble", "1")
 	}
 	return "?" + q.Encode() + "#estate"
 }
@@ -306,75 +405,78 @@ func (h handler) landing(w http.ResponseWriter, r *http.Request) {
 
 func (h handler) page(q url.Values) *page {
 	p := &page{
-		Build: h.Build, Status: h.now.get(h.Status), Config: h.Config(), Now: time.Now().UTC(), Docs: docs,
-		Live: h.Live != nil, Types: event.Types(),
+		Build: h.Build, Status: h.now.get(h.Status), Config: h.Config(), Now: time.Now().UTC(),
+		Docs: docsOf(h.Build.Version), Live: h.Live != nil, Types: event.Types(),
 	}
-	parts := p.parts()
-	for _, of := range parts {
+	p.HMCParts = newParts(p.HMCs, func(h *status.HMCStatus) string { return h.Name },
+		func(h *status.HMCStatus) bool { return !h.Connected || len(h.Troubles) > 0 })
+	p.SinkParts = newParts(p.Sinks, func(s *status.SinkStatus) string { return s.Name },
+		func(s *status.SinkStatus) bool { return !s.Accepting() || len(s.Troubles) > 0 })
+	said, places := map[place]bool{}, p.places()
+	for _, of := range places {
 		for _, t := range of.troubles {
-			of.Trouble = t
-			p.Wrong = append(p.Wrong, of.wrong)
+			said[of.place] = true
+			p.add(of.place, t)
 		}
 	}
+	daemon := place{Anchor: "daemon"}
 	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
-		p.Wrong = append(p.Wrong, wrong{Anchor: "daemon", Trouble: status.Trouble{
+		p.add(daemon, status.Trouble{
 			Severity: event.SeverityWarning,
 			What:     "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
 			Do:       "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
-		}})
+			Runbook: "HmcnotifydConfigReloadFailed",
+		})
 	}
 	// What keeps the daemon from being ready and is no trouble: a first logon that is under
 	// way, for example.
 	for _, r := range p.Reasons {
-		of := parts[len(parts)-1]
-		for _, part := range parts {
+		of := daemon
+		for _, part := range places {
 			if part.Kind == "HMC" && part.Name == r.HMC || part.Kind == "Sink" && part.Name == r.Sink {
-				of = part
+				of = part.place
 			}
 		}
-		if len(of.troubles) == 0 {
-			of.Trouble = status.Trouble{Severity: pending, What: r.Reason}
-			p.Wrong = append(p.Wrong, of.wrong)
+		if !said[of] {
+			p.add(of, status.Trouble{Severity: pending, What: r.Reason})
 		}
 	}
 	slices.SortStableFunc(p.Wrong, func(a, b wrong) int { return level(b.Severity) - level(a.Severity) })
-	var units []status.Unit
+	var all []status.Unit
 	if h.Units != nil {
-		units = h.Units()
+		all = h.Units()
 	}
-	p.Estate = newEstate(units, q)
+	p.Estate = newEstate(all, q)
 	return p
 }
 
 // pending is the severity of what is expected to pass by itself.
 const pending = "pending"
 
-// part is a part of the daemon with its troubles; wrong names it, and has no trouble yet.
+// part is a part of the daemon with its troubles.
 type part struct {
-	wrong
+	place
 	troubles []status.Trouble
 }
 
-// parts lists the HMCs, the sinks, and at last the daemon itself.
-func (p *page) parts() (parts []part) {
-	for i := range p.HMCs {
-		h := &p.HMCs[i]
-		parts = append(parts, part{wrong{Kind: "HMC", Name: h.Name, Anchor: fmt.Sprintf("hmc-%d", i)}, h.Troubles})
+// places lists the HMCs and the sinks as the page does, and at last the daemon itself.
+func (p *page) places() (all []part) {
+	for _, h := range append(slices.Clip(p.HMCParts.Cards), p.HMCParts.Rows...) {
+		all = append(all, part{place{"HMC", h.Is.Name, fmt.Sprintf("hmc-%d", h.Number)}, h.Is.Troubles})
 	}
-	for i := range p.Sinks {
-		s := &p.Sinks[i]
-		parts = append(parts, part{wrong{Kind: "Sink", Name: s.Name, Anchor: fmt.Sprintf("sink-%d", i)}, s.Troubles})
+	for _, s := range append(slices.Clip(p.SinkParts.Cards), p.SinkParts.Rows...) {
+		all = append(all, part{place{"Sink", s.Is.Name, fmt.Sprintf("sink-%d", s.Number)}, s.Is.Troubles})
 	}
-	return append(parts, part{wrong{Anchor: "daemon"}, p.Troubles})
+	return append(all, part{place{Anchor: "daemon"}, p.Troubles})
 }
 
 // newTemplate reads the page.
 func newTemplate() *template.Template {
 	return template.Must(template.New("page.html").Funcs(template.FuncMap{
-		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": byteSize, "number": number,
+		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": units.ByteSize, "number": units.Number,
 		"plural": plural, "spark": newSpark, "state": stateText, "class": className, "status": statusText,
 		"cut":     cutList,
-		"seconds": func(s float64) string { return short(time.Duration(s * float64(time.Second))) },
+		"seconds": func(s float64) string { return units.ShortDuration(time.Duration(s * float64(time.Second))) },
 		"reversed": func(o []status.Outage) []status.Outage {
 			o = slices.Clone(o)
 			slices.Reverse(o)
@@ -396,6 +498,12 @@ func newTemplate() *template.Template {
 		"args":   func(v ...any) []any { return v },
 		"int":    func(n int64) int { return int(min(n, 2)) }, // for plural
 		"moment": newMoment, "words": strings.Fields,
+		"lastMinute": func(counts []int64) int64 {
+			if len(counts) < 2 {
+				return 0
+			}
+			return counts[len(counts)-2]
+		},
 	}).ParseFS(files, "page.html"))
 }
 
@@ -424,12 +532,13 @@ func plural(n int, one string) string {
 	return one + "s"
 }
 
-// moment is a point in time: today its date is left out.
-type moment struct{ ISO, Full, Short string }
+// moment is a point in time: today its date is left out. Relative is how long ago it was, or how
+// soon it will be.
+type moment struct{ ISO, Full, Short, Relative string }
 
 func newMoment(now, t time.Time) moment {
 	now, t = now.UTC(), t.UTC()
-	m := moment{ISO: t.Format(time.RFC3339), Full: stamp(t), Short: stamp(t)}
+	m := moment{ISO: t.Format(time.RFC3339), Full: stamp(t), Short: stamp(t), Relative: ago(now, t)}
 	if t.Truncate(24 * time.Hour).Equal(now.Truncate(24 * time.Hour)) {
 		m.Short = t.Format(time.TimeOnly)
 	}
@@ -438,64 +547,19 @@ func newMoment(now, t time.Time) moment {
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
 
-// ago is how long ago a time was.
+// ago is how long ago a time was, or how soon it will be.
 func ago(now, t time.Time) string {
-	if d := now.Sub(t); d >= time.Second {
-		return short(d) + " ago"
+	switch d := now.Sub(t); {
+	case d >= time.Second:
+		return units.ShortDuration(d) + " ago"
+	case d <= -time.Second:
+		return "in " + units.ShortDuration(-d)
 	}
-	return "just now"
+	return "now"
 }
 
 // lasted is how long something lasted, or lasts, that began at t.
-func lasted(until, t time.Time) string { return short(until.Sub(t)) }
-
-// short is a duration for people, in at most two units.
-func short(d time.Duration) string {
-	d = max(0, d)
-	if d > 0 {
-		d = max(time.Second, d)
-	}
-	unit := func(n time.Duration, of string, rest time.Duration, restOf string) string {
-		s := strconv.FormatInt(int64(n), 10) + "\u202f" + of
-		if rest > 0 {
-			s += " " + strconv.FormatInt(int64(rest), 10) + "\u202f" + restOf
-		}
-		return s
-	}
-	const day = 24 * time.Hour
-	switch {
-	case d < time.Minute:
-		return unit(d/time.Second, "s", 0, "")
-	case d < time.Hour:
-		return unit(d/time.Minute, "min", d%time.Minute/time.Second, "s")
-	case d < day:
-		return unit(d/time.Hour, "h", d%time.Hour/time.Minute, "min")
-	}
-	return unit(d/day, "d", d%day/time.Hour, "h")
-}
-
-// number groups digits, so that large numbers can be read.
-func number(v any) string {
-	s := fmt.Sprint(v)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "\u202f" + s[i:]
-	}
-	return s
-}
-
-func byteSize(n int64) string {
-	const step = 1024
-	v, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	i := 0
-	for v >= step && i < len(units)-1 {
-		v /= step
-		i++
-	}
-	if i == 0 || v >= 100 {
-		return fmt.Sprintf("%.0f\u202f%s", v, units[i])
-	}
-	return fmt.Sprintf("%.1f\u202f%s", v, units[i])
-}
+func lasted(until, t time.Time) string { return units.ShortDuration(until.Sub(t)) }
 
 // spark is a small chart of what happened in each of the last minutes.
 type spark struct {

@@ -32,7 +32,7 @@ func fullStatus(now time.Time) status.Status {
 	}
 	perMinute := make([]int64, 60)
 	perMinute[58], perMinute[59], perMinute[3] = 1234, 5, 1
-	trouble := []status.Trouble{{Severity: event.SeverityCritical, What: "It is down: " + evil, Do: "Look at it " + evil}}
+	trouble := []status.Trouble{{Severity: event.SeverityCritical, What: "It is down: " + evil, Do: "Look at it " + evil, Runbook: "HmcnotifydLinkDown", Since: at(time.Hour)}}
 	return status.Status{
 		Started: *at(50 * time.Hour),
 		Reasons: []status.Reason{{HMC: "east" + evil, Reason: "down"}},
@@ -57,6 +57,7 @@ func fullStatus(now time.Time) status.Status {
 		},
 		Storage:  status.StorageStatus{Path: "/data" + evil, Bytes: 3 << 30, MaxBytes: 10 << 30},
 		Troubles: []status.Trouble{{Severity: event.SeverityWarning, What: "Something else " + evil}},
+		Held:     []status.HeldMessage{{Name: "P1" + evil, CPC: "CPC1" + evil, Reply: "R 17,", Text: "Reply Y or N " + evil, Since: *at(time.Minute)}},
 	}
 }
 
@@ -139,12 +140,12 @@ func TestPageSaysEverything(t *testing.T) {
 	page, _ := fetch(t, pageOf(t, 0).URL+"/")
 	got := text(t, page)
 	for _, want := range []string{
-		"4 things need attention", "1 of 2 HMCs connected and subscribed, 1 of 2 sinks accepting events.",
-		"auth failed", "for 1 h 30 min", "1 234 567", "1 d 2 h ago", "3, in 2 gaps", "expires in 20 days", "expired", "1 234 /min", "peak 1 234 · 1 240 notifications in 60 min", "no notifications in 60 min",
+		"3 things need attention", "1 of 2 HMCs connected and subscribed, 1 of 2 sinks accepting events.",
+		"auth failed", "for 1 h 30 min", "1 234 567", "1 d 2 h ago", "3, in 2 gaps", "20 days left", "1 234 /min", "peak 1 234 · 1 240 notifications in 60 min", "no notifications in 60 min",
 		"0 of 1 topic subscribed, OS messages of 1 partition", "Not followed now:", "2 outages, the last still lasts", "1 h , 3 attempts failed", "Last gap: 1 h, until", "4 of audit fetched afterwards", "May be missing: m",
 		"stuck", "5 attempts failed", "12 · 5.0 MiB", "1 h 1 min", "Dead letters 9", "Dropped 2", "Last error 1 h",
 		"3.0 GiB of 10.0 GiB", "2 d 2 h", "The configuration file has a mistake", "Something else",
-		"unknown 1", "at least 1 min", "when seen last", "4 of 4.",
+		"unknown 1", "at least 1 min", "when seen last", "4 of 4.", "2 of 4 CPCs and partitions in trouble", "1 message waits for an answer", "R 17,", "expired 1 h ago", "What to look at",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q", want)
@@ -253,5 +254,77 @@ func TestEstateSearch(t *testing.T) {
 				t.Errorf("%d rows, %.1q", len(rows), rows)
 			}
 		})
+	}
+}
+
+// site has so many HMCs and sinks, of which some are sick, in no order.
+func manyHMCs(n, sick int) status.Status {
+	s := status.Status{Ready: sick == 0, Started: time.Now()}
+	for i := range n {
+		at := time.Now().Add(-time.Duration(i) * time.Minute)
+		h := status.HMCStatus{Name: fmt.Sprintf("hmc%d", n-i), State: status.StateConnected, Connected: true, Since: at, LastNotification: &at, NotificationsPerMinute: make([]int64, 60)}
+		k := status.SinkStatus{Name: fmt.Sprintf("sink%d", n-i), Kind: "webhook", DeliveredPerMinute: make([]int64, 60)}
+		if i < sick {
+			h.Connected, h.State = false, status.StateDisconnected
+			h.Troubles = []status.Trouble{{Severity: event.SeverityCritical, What: "The link is down.", Do: "Look.", Since: &at}}
+		}
+		s.HMCs, s.Sinks = append(s.HMCs, h), append(s.Sinks, k)
+	}
+	return s
+}
+
+func pageOfStatus(t *testing.T, s status.Status) string {
+	t.Helper()
+	server := httptest.NewServer(web.NewHandler(web.Options{
+		Status: func() status.Status { return s }, Config: func() web.ConfigStatus { return web.ConfigStatus{LastReloadSuccessful: true} },
+		Units: func() []status.Unit { return nil }, Gatherer: prometheus.NewRegistry(), Build: web.Build{Version: "1.2.3"},
+	}))
+	t.Cleanup(server.Close)
+	page, _ := fetch(t, server.URL+"/")
+	return page
+}
+
+// Few HMCs are a card each, of many only those that are sick, and of those not more than a person looks at; what all of them say
+// stands once. They come as people count.
+func TestPageOfMany(t *testing.T) {
+	card, row := regexp.MustCompile(`<article class="card"[^>]* data-hmc="([^"]*)"`), regexp.MustCompile(`<li data-key="\d+" data-hmc="([^"]*)"`)
+	for _, test := range []struct {
+		n, sick, cards, rows int
+		firstCard, firstRow  string
+		says                 string
+	}{
+		{1, 0, 1, 0, "hmc1", "", "All HMCs and sinks work"},
+		{3, 1, 3, 0, "hmc3", "", "One thing needs attention"},
+		{30, 0, 0, 30, "", "hmc1", "30 of 30 HMCs connected"},
+		{30, 2, 2, 28, "hmc29", "hmc1", "HMC hmc29 HMC hmc30"},
+		{200, 200, 24, 176, "hmc1", "hmc25", "HMC hmc12 and 188 more"},
+	} {
+		t.Run(fmt.Sprint(test.n, test.sick), func(t *testing.T) {
+			page := pageOfStatus(t, manyHMCs(test.n, test.sick))
+			cards, rows := card.FindAllStringSubmatch(page, -1), row.FindAllStringSubmatch(page, -1)
+			if len(cards) != test.cards || len(rows) != test.rows || (test.cards > 0 && cards[0][1] != test.firstCard) || (test.rows > 0 && rows[0][1] != test.firstRow) {
+				t.Errorf("%d cards, %d rows: %.2q %.2q", len(cards), len(rows), cards, rows)
+			}
+			got := text(t, page)
+			if n := strings.Count(got, "The link is down."); n > 1 || (n == 1) != (test.sick > 0) {
+				t.Errorf("the trouble stands %d times", n)
+			}
+			if !strings.Contains(got, test.says) {
+				t.Errorf("no %q in %.600s", test.says, got)
+			}
+			if !strings.Contains(page, "/hmcnotifyd/blob/v1.2.3/docs/") || strings.Contains(page, "/blob/main/") {
+				t.Error("the documents are not those of this version")
+			}
+			if len(page) > 1<<20 {
+				t.Errorf("%d bytes", len(page))
+			}
+		})
+	}
+}
+
+func TestEstateInTrouble(t *testing.T) {
+	page, _ := fetch(t, pageOf(t, 20).URL+"/?trouble=1")
+	if got := text(t, page); !strings.Contains(got, "2 of 2 that fit, of 24.") || strings.Contains(got, "X00001") {
+		t.Errorf("%s", got)
 	}
 }

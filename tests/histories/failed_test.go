@@ -121,6 +121,17 @@ func TestHistoriesThatFailed(t *testing.T) {
 			{510494 * ms, console, 1, 2, 6, 0},
 			{513985 * ms, console, 1, 2, 4, 0},
 		}}},
+		{"two hosts take turns after the numbers began anew", plan{seed: 1882, setup: setup{
+			hmcs: 1, keeps: 1000000, budget: 60, delay: 4 * ms, hosts: 2, perSession: true, cutOnEnd: true, numbersDiffer: true,
+		}, steps: []step{
+			{18976 * ms, anew, 0, 0, 9, 0},
+			{162259 * ms, console, 0, 0, 6, 0},
+			{320603 * ms, away, 0, 2, 8, 1853 * ms},
+			{401480 * ms, kill, 0, 1, 10, 20242 * ms},
+			{405402 * ms, change, 0, 1, 11, 0},
+			{411692 * ms, console, 0, 0, 4, 0},
+			{448515 * ms, restart, 0, 1, 8, 2182 * ms},
+		}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package histories_test
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -169,5 +170,22 @@ func draw(seed uint64) *plan {
 		}
 		p.steps = append(p.steps, st)
 	}
+	p.logs(rand.New(rand.NewPCG(seed, 0x6c6f6773)), at)
 	return p
+}
+
+// logs adds what makes entries of logs hard to tell apart: equal ones, and clocks that are set. It
+// draws from numbers of its own, so that the rest of a history is the same without it.
+func (p *plan) logs(r *rand.Rand, end time.Duration) {
+	for _, k := range []kind{equal, clockSet} {
+		if r.IntN(3) > 0 {
+			continue
+		}
+		for range 1 + r.IntN(6) {
+			p.steps = append(p.steps, step{
+				at: time.Duration(r.Int64N(int64(end) + 1)), kind: k, hmc: r.IntN(p.setup.hmcs), n: r.IntN(12),
+			})
+		}
+	}
+	slices.SortStableFunc(p.steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 }

@@ -19,9 +19,23 @@
     for (const name of to.getAttributeNames()) {
       if (from.getAttribute(name) !== to.getAttribute(name) && !kept(from, name)) from.setAttribute(name, to.getAttribute(name));
     }
+    const keyed = new Map();
+    for (const child of from.children) if (keyOf(child)) keyed.set(keyOf(child), child);
+    const wanted = new Set();
+    for (const child of to.children) if (keyOf(child)) wanted.add(keyOf(child));
     let old = from.firstChild;
     for (let next = to.firstChild; next;) {
       const following = next.nextSibling;
+      const key = keyOf(next);
+      const same = key && keyed.get(key);
+      if (same && same !== old) { // it has moved
+        from.insertBefore(same, old);
+        old = same;
+      } else if (!same && old && wanted.has(keyOf(old))) { // what stands here comes later
+        from.insertBefore(document.importNode(next, true), old);
+        next = following;
+        continue;
+      }
       if (!old) {
         from.appendChild(document.importNode(next, true));
       } else {
@@ -42,6 +56,11 @@
       old.remove();
       old = after;
     }
+  }
+
+  // keyOf is what makes an element the same one, wherever it stands.
+  function keyOf(node) {
+    return node.nodeType === Node.ELEMENT_NODE ? node.id || node.dataset.key || '' : '';
   }
 
   // kept says which attributes are the reader's and not the daemon's.
@@ -113,8 +132,7 @@
       const query = new URLSearchParams(new URL(link.href).search);
       history.replaceState(null, '', './' + (query.size ? '?' + query : ''));
       search.elements.q.value = query.get('q') || '';
-      const hidden = search.querySelector('[name=status]');
-      if (hidden) hidden.remove();
+      for (const hidden of search.querySelectorAll('[type=hidden]')) hidden.remove();
       refresh();
     });
   }
@@ -271,11 +289,19 @@
     time.dateTime = event.time;
     time.title = event.time;
     head.append(time, element('span', 'severity ' + (/^[a-z]+$/.test(event.severity) ? event.severity : ''), event.severity), element('span', 'type', event.type),
-      element('span', 'hmc', event.hmc), element('span', 'what', event.summary || ''));
+      element('span', 'hmc', event.hmc), what(event));
     box.append(head);
     li.append(box);
     details.set(box, data.slice(0, maxDetail) + (data.length > maxDetail ? '\n… ' + (data.length - maxDetail) + ' more characters' : ''));
     return li;
+  }
+
+  // what says what an event is about, and marks what nobody needs to act on again.
+  function what(event) {
+    const e = element('span', 'what', event.summary || '');
+    const marks = [event.repeat ? 'repeated' : '', event.planned ? 'planned' : '', event.origin === 'refresh' ? 'replayed by the HMC' : ''].filter(Boolean);
+    if (marks.length) e.append(' ', element('span', 'again', '(' + marks.join(', ') + ')'));
+    return e;
   }
 
   // An event's detail is made when it is asked for, and goes when it is closed.

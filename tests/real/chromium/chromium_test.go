@@ -219,7 +219,7 @@ func TestLivePage(t *testing.T) {
 	b.do(chromedp.Navigate(s.URL + "/"))
 	b.await(stateIs("hmc-east", "connected"))
 	b.await(stateIs("hmc-west", "connected"))
-	b.await(`document.getElementById("headline").textContent === "Everything works"`)
+	b.await(`document.getElementById("headline").textContent === "All HMCs and sinks work"`)
 	b.await(`document.getElementById("tail-state").textContent.startsWith("Listening")`)
 
 	// A status change is in the tail, and in the estate.
@@ -245,7 +245,7 @@ func TestLivePage(t *testing.T) {
 	s.east.Stop()
 	b.await(`document.querySelector('[data-hmc="hmc-east"]').dataset.state !== "connected"`)
 	t.Logf("the page showed the loss after %v", time.Since(start)) // three seconds
-	b.await(`document.querySelector("#hmc-0 .trouble .do")?.textContent.includes("It is tried again by itself.")`)
+	b.await(`(document.querySelector("#overview .wrong .do")?.textContent || "").includes("It is tried again by itself.")`)
 	b.await(`document.querySelector("#overview").classList.contains("critical") && document.title.startsWith("(1)")`)
 	b.await(`document.querySelector(".estate tr.stale") !== null`)
 	if err := s.east.Resume(); err != nil {
@@ -254,7 +254,7 @@ func TestLivePage(t *testing.T) {
 	s.AwaitReady(t, within)
 	t.Logf("the page showed the new link after %v", b.await(stateIs("hmc-east", "connected"))) // three seconds
 	b.await(rowWith("bridge-connected"))
-	b.await(`document.getElementById("headline").textContent === "Everything works"`)
+	b.await(`document.getElementById("headline").textContent === "All HMCs and sinks work"`)
 	b.await(`document.querySelector("#hmc-0").textContent.includes("1 outage, the last")`)
 	if !value[bool](b, `document.querySelector("#hmc-1 details").open`) {
 		t.Error("what was opened was closed")
@@ -365,7 +365,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Everything works", "hmc-east", "hmc-west", "journal", "Live events need JavaScript", s.west.Partitions()[0].Name} {
+	for _, want := range []string{"All HMCs and sinks work", "hmc-east", "hmc-west", "journal", "Live events need JavaScript", s.west.Partitions()[0].Name} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -519,7 +519,7 @@ func TestAccessible(t *testing.T) {
 	for _, wrong := range []bool{false, true} {
 		if wrong {
 			s.west.Stop()
-			b.await(`document.querySelector("#hmc-1 .trouble.critical") !== null`)
+			b.await(`document.querySelector("#overview .wrong li.critical") !== null`)
 			value[any](b, `document.querySelectorAll("details").forEach(d => { d.open = true })`)
 		}
 		for _, form := range []struct {

@@ -1,4 +1,5 @@
-package receiver
+// Package jsontext finds out whether a text is JSON, fast enough for every notification.
+package jsontext
 
 import (
 	"encoding/binary"
@@ -8,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// checkJSON returns nil if body is one JSON value in valid UTF-8, else what is wrong with it.
-func checkJSON(body []byte) error {
+// Check returns nil if body is one JSON value in valid UTF-8, else what is wrong with it.
+func Check(body []byte) error {
 	if validJSON(body) {
 		return nil
 	}

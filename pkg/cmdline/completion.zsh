@@ -3,10 +3,11 @@
 _hmcnotifyd() {
     local -a found
     found=(${(f)"$("${words[1]}" --completion-bash "${(@)words[2,CURRENT]}" 2>/dev/null)"})
-    if (( $#found )); then
-        compadd -a found
-    else
+    if [[ "$found" == ":files" ]]; then
+        [[ $words[CURRENT] == --*=* ]] && compset -P '--*='
         _files
+    else
+        compadd -a found
     fi
 }
 if [[ $zsh_eval_context[-1] == loadautofunc ]]; then

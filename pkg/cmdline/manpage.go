@@ -1,10 +1,8 @@
-package main
+package cmdline
 
 import (
 	"cmp"
-	"context"
 	_ "embed"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,34 +11,18 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 )
 
-func (e *environment) man(context.Context) error {
-	app, _ := newApplication(new(environment))
-	page, err := manPage(modelOf(app))
-	if err == nil {
-		_, err = io.WriteString(e.stdout, page)
-	}
-	return err
-}
-
-// modelOf returns the definitions of the command line, with the command help, which kingpin adds
-// when it begins to parse.
-func modelOf(app *kingpin.Application) *kingpin.ApplicationModel {
-	_, _ = app.ParseContext(nil)
-	return app.Model()
-}
-
 // manTemplate is the manual page without what follows from the definitions of the command line.
 //
 //go:embed manpage.tmpl
 var manTemplate string
 
-// manPage makes the manual page of the definitions of the command line.
-func manPage(model *kingpin.ApplicationModel) (string, error) {
+// ManPage makes the manual page of a version of the definitions of the command line.
+func ManPage(model *kingpin.ApplicationModel, version string) (string, error) {
 	page, err := template.New("manpage.tmpl").Funcs(template.FuncMap{
-		"version": func() string { return version }, "roff": roff, "quoted": quoted, "visible": visible,
+		"version": func() string { return version }, "roff": roff, "quoted": quoted, "visible": Visible,
 		"usage": usage, "flag": flagTerm,
 		"help": func(f *kingpin.FlagModel) string {
-			return strings.Join(append([]string{f.Help}, flagNotes(f)...), " ")
+			return strings.Join(append([]string{f.Help}, FlagNotes(f)...), " ")
 		},
 	}).Parse(manTemplate)
 	if err != nil {
@@ -54,7 +36,7 @@ func manPage(model *kingpin.ApplicationModel) (string, error) {
 // usage is how a command is typed.
 func usage(c *kingpin.CmdModel) string {
 	parts := []string{`\fB` + roff(c.FullCommand) + `\fP`}
-	if len(visible(c.Flags)) > 0 {
+	if len(Visible(c.Flags)) > 0 {
 		parts = append(parts, `[\fIflags\fP]`)
 	}
 	for _, a := range c.Args {
@@ -77,13 +59,13 @@ func flagTerm(f *kingpin.FlagModel) string {
 		term = `\fB\-` + string(f.Short) + `\fP, ` + term
 	}
 	if !f.IsBoolFlag() {
-		term += `=\fI` + roff(valueName(f)) + `\fP`
+		term += `=\fI` + roff(ValueName(f)) + `\fP`
 	}
 	return term
 }
 
-// flagNotes lists what else the definition of a flag has besides its help.
-func flagNotes(f *kingpin.FlagModel) []string {
+// FlagNotes lists what else the definition of a flag has besides its help.
+func FlagNotes(f *kingpin.FlagModel) []string {
 	var notes []string
 	if f.Required {
 		notes = append(notes, "Required.")
@@ -97,12 +79,13 @@ func flagNotes(f *kingpin.FlagModel) []string {
 	return notes
 }
 
-func visible(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
+// Visible are the flags that people are told of.
+func Visible(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
 	return slices.DeleteFunc(slices.Clone(flags), func(f *kingpin.FlagModel) bool { return f.Hidden })
 }
 
-// valueName is what stands for the value of a flag.
-func valueName(f *kingpin.FlagModel) string {
+// ValueName is what stands for the value of a flag.
+func ValueName(f *kingpin.FlagModel) string {
 	return cmp.Or(f.PlaceHolder, strings.ToUpper(f.Name[strings.LastIndexAny(f.Name, ".-")+1:]))
 }
 

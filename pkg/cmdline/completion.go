@@ -1,62 +1,56 @@
-package main
+package cmdline
 
 import (
-	"cmp"
 	"context"
 	"embed"
-	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/alecthomas/kingpin/v2"
-
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-// completionFlag, as the first argument, makes the program print what may come next on a command
-// line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
+// CompletionFlag is what, as the first argument, makes the program print what may come next on a
+// command line, one per line: the scripts ask for it. It has the name that kingpin's own has, which
 // cannot do with a default command, nor with the flags of the command above a subcommand.
-const completionFlag = "--completion-bash"
+const CompletionFlag = "--completion-bash"
 
-// namesTimeout is how long a running daemon may take to list its sinks and HMCs: somebody has
-// pressed the tab key and waits.
-const namesTimeout = time.Second
+// Files stands for the names of files, as the only thing that may come next.
+const Files = ":files"
 
-// completions are the scripts that ask for them, a file for each shell.
+// scripts ask for completions, a file for each shell.
 //
 //go:embed completion.bash completion.zsh completion.fish
-var completions embed.FS
+var scripts embed.FS
 
-func completionCommand(app *kingpin.Application, e *environment) {
-	e.command(app, "completion",
-		"Print the completion script for a shell: bash, zsh or fish. The packages install all three.",
-		e.completion).Arg("SHELL", "The shell.").Required().EnumVar(&e.shell, shells()...)
+// Shells are those that there is a script for.
+func Shells() []string { return []string{"bash", "zsh", "fish"} }
+
+// Script is the completion script for a shell.
+func Script(shell string) ([]byte, error) { return scripts.ReadFile("completion." + shell) }
+
+// group is what has commands and flags: the program, or a command.
+type group interface {
+	GetCommand(name string) *kingpin.CmdClause
+	FlagCompletion(flagName, flagValue string) (choices []string, flagMatch, optionMatch bool)
 }
 
-func shells() []string { return []string{"bash", "zsh", "fish"} }
-
-func (e *environment) completion(context.Context) error {
-	script, err := completions.ReadFile("completion." + e.shell)
-	if err == nil {
-		_, err = e.stdout.Write(script)
-	}
-	return err
-}
+// Values lists what a flag may have where that is not part of its definition; url is the value of
+// the flag of that name, "" where it is not given.
+type Values func(ctx context.Context, flag, url string) []string
 
 // level is the program or a command of it, with its flags.
 type level struct {
-	commandGroup
+	group
 	flags []*kingpin.FlagModel
 }
 
-// complete returns what may stand in place of the last word. Where that is a file, or anything, it
-// returns nothing.
-func complete(ctx context.Context, app *kingpin.Application, words []string) []string {
+// Complete returns what may stand in place of the last word. Where that is a file, it returns
+// Files; where it may be anything, nothing.
+func Complete(ctx context.Context, app *kingpin.Application, words []string, values Values) []string {
 	var (
-		model   = modelOf(app)
+		model   = Model(app)
 		levels  = []level{{app, model.Flags}}
-		group   = commandGroup(app)
+		current = group(app)
 		offered = namesOf(model.Commands)
 		// its value comes next
 		pending *kingpin.FlagModel
@@ -99,34 +93,45 @@ func complete(ctx context.Context, app *kingpin.Application, words []string) []s
 			case name == "url":
 				url = value
 			}
-		case !slices.Contains(offered, word) || group.GetCommand(word) == nil:
-			offered = nil // an argument
+		case !slices.Contains(offered, word) || current.GetCommand(word) == nil:
+			offered = nil // an argument, and whatever comes behind it
 		default:
-			c := group.GetCommand(word)
+			c := current.GetCommand(word)
 			m := c.Model()
-			group, offered = c, namesOf(m.Commands)
+			current, offered = c, namesOf(m.Commands)
 			if isHelp {
 				continue
 			}
 			levels = append(levels, level{c, m.Flags})
 			switch m.FullCommand {
 			case "help":
-				isHelp, group, offered = true, app, namesOf(model.Commands)
+				isHelp, current, offered = true, app, namesOf(model.Commands)
 			case "completion":
-				offered = shells()
+				offered = Shells()
+			}
+			if len(m.Args) > 0 && isFile(m.Args[0].Name, m.Args[0].PlaceHolder) {
+				offered = []string{Files}
 			}
 		}
 	}
 	name, _, attached := strings.Cut(strings.TrimPrefix(words[last], "--"), "=")
 	switch {
 	case pending != nil:
-		return valuesOf(ctx, pending.Name, url, levels)
+		return valuesOf(ctx, pending, url, levels, values)
 	case onlyArguments:
+		if slices.Contains(offered, Files) {
+			return offered
+		}
 		return nil
 	case attached && strings.HasPrefix(words[last], "--"):
 		var all []string
-		for _, v := range valuesOf(ctx, name, url, levels) {
-			all = append(all, "--"+name+"="+v)
+		if f := find(name); f != nil {
+			for _, v := range valuesOf(ctx, f, url, levels, values) {
+				if v != Files {
+					v = "--" + name + "=" + v
+				}
+				all = append(all, v)
+			}
 		}
 		return all
 	case strings.HasPrefix(words[last], "-"):
@@ -164,7 +169,7 @@ func withoutEquals(words []string) []string {
 // the daemon's, but for the log.
 func flagNames(levels []level) (names []string) {
 	for i, l := range slices.Backward(levels) {
-		for _, f := range visible(l.flags) {
+		for _, f := range Visible(l.flags) {
 			if i > 0 || len(levels) == 1 || f.Name == "help" || strings.HasPrefix(f.Name, "log.") {
 				names = append(names, "--"+f.Name)
 			}
@@ -174,43 +179,28 @@ func flagNames(levels []level) (names []string) {
 }
 
 // valuesOf lists the values that a flag may have, as far as they can be known.
-func valuesOf(ctx context.Context, name, url string, levels []level) (values []string) {
-	switch name {
-	case "sink", "to":
-		for _, s := range askStatus(ctx, url).Sinks {
-			values = append(values, s.Name)
-		}
-		return values
-	case "hmc":
-		for _, h := range askStatus(ctx, url).HMCs {
-			values = append(values, h.Name)
-		}
-		return values
+func valuesOf(ctx context.Context, f *kingpin.FlagModel, url string, levels []level, values Values) []string {
+	if all := values(ctx, f.Name, url); len(all) > 0 {
+		return all
 	}
 	for _, l := range slices.Backward(levels) {
-		if choices, match, _ := l.FlagCompletion(name, ""); match {
+		if choices, match, _ := l.FlagCompletion(f.Name, ""); match && len(choices) > 0 {
 			return choices
 		}
+	}
+	if isFile(f.Name, f.PlaceHolder) {
+		return []string{Files}
 	}
 	return nil
 }
 
-// askStatus asks a running daemon. Without one there is nothing to offer.
-func askStatus(ctx context.Context, url string) (s status.Status) {
-	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
-	defer cancel()
-	f := clientFlagsFromEnvironment()
-	f.url = cmp.Or(url, f.url)
-	if f.validate() != nil {
-		return s
+// isFile says whether a flag or an argument is the name of a file or directory.
+func isFile(name, placeHolder string) bool {
+	for _, s := range []string{name, placeHolder} {
+		switch s = strings.ToLower(s[strings.LastIndexAny(s, ".-")+1:]); s {
+		case "file", "dir", "path", "config", "out":
+			return true
+		}
 	}
-	c, err := newClient(f)
-	if err != nil {
-		return s
-	}
-	defer c.close()
-	if c.get(ctx, http.MethodGet, "/api/v1/status", nil, &s) != nil {
-		return status.Status{}
-	}
-	return s
+	return false
 }

@@ -1,11 +1,15 @@
-package receiver
+package jsontext
 
 import (
 	"encoding/json"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var jsonSeeds = []string{
 	`{"change-reports":[{"old-status":"communications-not-active","old-additional-status":null,"new-status":"stopped","new-additional-status":null}]}`,
@@ -25,8 +29,8 @@ func checkAgainstLibrary(t *testing.T, body []byte) {
 	if got := validJSON(body); got != want {
 		t.Errorf("validJSON(%q) = %v, encoding/json and utf8 say %v", body, got, want)
 	}
-	if err := checkJSON(body); (err == nil) != want {
-		t.Errorf("checkJSON(%q) = %v, encoding/json and utf8 say %v", body, err, want)
+	if err := Check(body); (err == nil) != want {
+		t.Errorf("Check(%q) = %v, encoding/json and utf8 say %v", body, err, want)
 	}
 }
 
@@ -54,8 +58,8 @@ func TestCheckJSONErrors(t *testing.T) {
 		"hello":    "not JSON: invalid character 'h' looking for beginning of value",
 		"\"\xff\"": "not valid UTF-8",
 	} {
-		if err := checkJSON([]byte(body)); err == nil || err.Error() != want {
-			t.Errorf("checkJSON(%q) = %v, want %s", body, err, want)
+		if err := Check([]byte(body)); err == nil || err.Error() != want {
+			t.Errorf("Check(%q) = %v, want %s", body, err, want)
 		}
 	}
 }

@@ -1,0 +1,160 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
+)
+
+// captureDisk bounds what the daemon's own part of a capture stores meanwhile.
+const captureDisk = 64 << 20
+
+// CaptureOptions are what Capture needs.
+type CaptureOptions struct {
+	Config *config.Config
+	// HMC is the name of the one to capture.
+	HMC string
+	// File is written; it must not be there yet.
+	File string
+	// Duration is how long it lasts, if it does not become too large or ctx ends before.
+	Duration time.Duration
+	// Names keeps names as they are.
+	Names   bool
+	Version string
+	Logger  *zap.Logger
+	// Progress is called with how much there is, by another goroutine. It may be nil.
+	Progress func(func() string)
+}
+
+// Capture does for a while with one HMC what the daemon does with it, and nothing else, in a
+// session of its own, and writes down all that goes to and fro. The link is ended in order, and
+// the session logged off. What is recorded is in memory until it is written; the events that the
+// daemon makes of it are in a directory of their own, which is removed.
+func Capture(ctx context.Context, o CaptureOptions) (err error) {
+	i := slices.IndexFunc(o.Config.HMCs, func(c config.HMC) bool { return c.Name == o.HMC })
+	if i < 0 {
+		var names []string
+		for _, c := range o.Config.HMCs {
+			names = append(names, c.Name)
+		}
+		return fmt.Errorf("--hmc: there is no HMC %q in the configuration; it has %s", o.HMC, strings.Join(names, ", "))
+	}
+	cfg := o.Config.HMCs[i]
+	cfg.Group = cmp.Or(cfg.Group, cfg.Name)
+	out, err := os.OpenFile(o.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	defer func() {
+		err = errors.Join(err, out.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(o.File))
+		}
+	}()
+	r := capture.NewRecorder(0)
+	if o.Progress != nil {
+		o.Progress(func() string {
+			entries, size := r.Size()
+			return fmt.Sprintf("capturing %s: %d requests and frames, %d KiB; Ctrl-C ends it",
+				cfg.Name, entries, size>>10)
+		})
+	}
+	if err := follow(ctx, cfg, r, o); err != nil {
+		return err
+	}
+	return r.Write(out, capture.WriteOptions{
+		Names: o.Names, Secrets: secretsOf(&cfg), Program: o.Version,
+		Known: append([]string{cfg.Userid, cfg.Name}, cfg.Hosts...),
+	})
+}
+
+func secretsOf(cfg *config.HMC) []string {
+	secrets := []string{cfg.Password.Expose()}
+	if cfg.Session != nil {
+		secrets = append(secrets, cfg.Session.ID.Expose(), cfg.Session.Credential.Expose())
+	}
+	return secrets
+}
+
+// follow has a supervisor look after the HMC until the time is over.
+func follow(ctx context.Context, cfg config.HMC, r *capture.Recorder, o CaptureOptions) (err error) {
+	dir, err := os.MkdirTemp("", "hmcnotifyd-capture-")
+	if err != nil {
+		return fmt.Errorf("capture: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	log := cmp.Or(o.Logger, zap.NewNop())
+	q, err := queue.Open(queue.Options{Dir: filepath.Join(dir, "queue"), MaxBytes: captureDisk, Logger: log})
+	if err != nil {
+		return fmt.Errorf("capture: %w", err)
+	}
+	defer func() { err = errors.Join(err, q.Close()) }()
+
+	ctx, cancel := context.WithTimeout(ctx, o.Duration)
+	defer cancel()
+	var linked atomic.Bool
+	var refused atomic.Pointer[string]
+	s, err := watch.New(watch.Options{
+		HMC: cfg, Queue: q, Group: record.NewGroup(cfg.Group, q, log), Metrics: record.NewMetrics(nil), Logger: log,
+		Version: o.Version, SessionNotes: filepath.Join(dir, "session"),
+		Tap: watch.Tap{
+			Exchange: func(x hmc.Exchange) {
+				r.Exchange(x)
+				if x.Operation == "logon" && x.Status != 0 && x.Status != http.StatusOK {
+					text := fmt.Sprintf("the HMC has answered %d to the logon; "+
+						"check-config --online says why", x.Status)
+					refused.Store(&text)
+					cancel() // what was refused once is not tried again
+				}
+			},
+			Traffic: func(t receiver.Traffic) {
+				r.Frame(t)
+				if t.Command == capture.Connected {
+					linked.Store(true)
+				}
+			},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	go func() {
+		select {
+		case <-r.Full():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s.EndBecause("the capture has ended")
+	s.Run(ctx, ledger.NewSeenWindow(o.Config.Dedup.Window, o.Config.Dedup.MaxIDs))
+	switch why := refused.Load(); {
+	case why != nil:
+		return errors.New(*why)
+	case !linked.Load():
+		reasons := []string{"no link was made"}
+		for _, p := range s.Snapshot().Problems {
+			reasons = append(reasons, p.Text)
+		}
+		return errors.New(strings.Join(reasons, ": "))
+	}
+	return nil
+}
