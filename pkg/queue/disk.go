@@ -28,7 +28,7 @@ type disk struct {
 	// How much is mapped of a file that is written to.
 	mapped    int
 	lock      *os.File
-	positions *cursorFile
+	positions cursorFile
 	// Nil after a failure, until the next Begin.
 	writer  *writer
 	closing chan struct{}
@@ -73,7 +73,7 @@ func (d *disk) Load() (*Loaded, error) {
 	positions, stored, err := openCursorFile(d.dir)
 	d.positions = positions
 	if boltfile.IsDamage(err) {
-		err = d.setAside(positions.path(), err)
+		err = d.setAside(positions.Path(), err)
 	}
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (d *disk) Load() (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{state: map[string]string{}, size: 2 * cursorSlotSize}
+	l := &Loaded{state: map[string]string{}, size: datadir.SlotsSize}
 	gap, err := d.loadState(l.state, &segments, &taken)
 	if err != nil {
 		return nil, err
@@ -392,8 +392,8 @@ func (d *disk) Close() error {
 		s.retire()
 	}
 	d.mu.Unlock()
-	if d.positions != nil {
-		errs = append(errs, d.positions.close())
+	if d.positions.Slots != nil {
+		errs = append(errs, d.positions.Close())
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }
