@@ -111,6 +111,7 @@ var imports = map[string]struct {
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
+	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/queue", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
 	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
 	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {
@@ -120,7 +121,7 @@ var imports = map[string]struct {
 	"cmd/hmcnotifyd": {
 		[]string{
 			"pkg/bridge", "pkg/budget", "pkg/capture", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver",
-			"pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
+			"pkg/event", "pkg/ha", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
 			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/terminal", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",

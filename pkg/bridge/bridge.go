@@ -42,6 +42,8 @@ const (
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
 	// still waited for.
 	leaveTimeout = time.Second
+	// holdEvery is how often is asked whether something may be delivered, while it may not.
+	holdEvery = 100 * time.Millisecond
 	// readAlongTimeout is how long those who read along have for what was stored last.
 	readAlongTimeout = time.Second
 	// ballastBytes are allocated and never touched, so they take no memory. The garbage
@@ -95,7 +97,14 @@ type Options struct {
 type Elsewhere struct {
 	Store   queue.Store
 	Letters func(queue.DeadLetterOptions) (queue.Letters, error)
+	// Valid says whether this daemon leads: while it does not, nothing is delivered. nil: always.
+	Valid func() bool
+	// Lost is closed when it does not lead any more: then the end waits for no delivery.
+	Lost <-chan struct{}
 }
+
+// ErrStandby is what a daemon answers (wrapped) that another one has to be asked for.
+var ErrStandby = errors.New("this daemon stands by")
 
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
 type Bridge struct {
@@ -249,9 +258,13 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	}
 	// nothing is stored any more, and nobody who reads along holds up the end
 	b.live.End()
-	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
+	drain := b.opts.DrainTimeout
+	if e := b.opts.Elsewhere; e != nil && isClosed(e.Lost) {
+		drain = 0
+	}
+	timer := time.AfterFunc(drain, endDelivery)
 	defer timer.Stop()
-	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
+	limit := time.Now().Add(drain + leaveTimeout)
 	for _, d := range now.deliveries {
 		d.it.Drain()
 	}
@@ -266,6 +279,24 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	b.live.Left(readAlongTimeout)
 	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
+}
+
+// leads says whether this daemon may deliver now.
+func (b *Bridge) leads() bool {
+	e := b.opts.Elsewhere
+	return e == nil || e.Valid == nil || e.Valid()
+}
+
+// hold waits until it may.
+func (b *Bridge) hold(ctx context.Context) error {
+	for !b.leads() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(holdEvery):
+		}
+	}
+	return nil
 }
 
 // end waits until a delivery that was told to end has done so, and closes its sink. A sink that
@@ -327,7 +358,7 @@ func (b *Bridge) reload(cfg *config.Config) error {
 	if b.life == nil || b.life.Err() != nil {
 		return errors.New("the daemon is not running")
 	}
-	if cfg.Storage != b.opts.Config.Storage {
+	if !cfg.Storage.Equal(&b.opts.Config.Storage) {
 		b.log.Warn("the storage section of the configuration is not as it was at the start: " +
 			"it takes effect when the daemon is started anew")
 	}
@@ -455,7 +486,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
-			Backlog: b.live.Backlog(n.cfg.Name),
+			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold,
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)
@@ -579,7 +610,7 @@ func (b *Bridge) Reopen() error {
 func (b *Bridge) Status() status.Status {
 	now := b.now()
 	s := status.Status{
-		Started: b.started.UTC(), Reasons: []status.Reason{},
+		Role: status.RoleLeader, Started: b.started.UTC(), Reasons: []status.Reason{},
 		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(), Held: now.held(),
 		Storage: status.StorageStatus{
 			Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes),
@@ -602,6 +633,11 @@ func (b *Bridge) Status() status.Status {
 		if k.Stuck {
 			s.Reasons = append(s.Reasons, status.Reason{Sink: k.Name, Reason: k.NotReady})
 		}
+	}
+	if !b.leads() {
+		s.Reasons = append(s.Reasons, status.Reason{
+			Reason: "the NATS cluster has not confirmed for too long that this daemon leads: nothing is delivered",
+		})
 	}
 	if err := b.queue.Err(); err != nil {
 		s.Storage.Error = err.Error()

@@ -96,6 +96,9 @@ func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	return c, nil
 }
 
+// Connected says whether there is a connection at the moment.
+func (c *Cluster) Connected() bool { return c.nc.IsConnected() }
+
 // Close ends the connection.
 func (c *Cluster) Close() { c.nc.Close() }
 

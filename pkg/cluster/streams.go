@@ -134,6 +134,20 @@ func (c *Cluster) prepareLetters(ctx context.Context) error {
 	return nil
 }
 
+// Unsettled says whether an error of Connect may go by itself: servers are started one after the
+// other, and a stream that was made just now has no leader yet.
+func Unsettled(err error) bool {
+	for _, passing := range []error{
+		context.DeadlineExceeded, nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders,
+		nats.ErrConnectionClosed, jetstream.ErrJetStreamNotEnabled,
+	} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
 // cannot says why there is no stream or bucket to be used.
 func (c *Cluster) cannot(what, name string, err error) error {
 	hint := ""

@@ -33,15 +33,15 @@ ha: {lease_ttl: 5s}
 		t.Error("another number of replicas is the same")
 	}
 	for text, want := range map[string]string{
-		"storage: {jetstream: {name: a}}":                                        "storage.jetstream.urls: is missing",
-		"storage: {jetstream: {urls: ['http://n'], name: a}}":                    "storage.jetstream.urls[0]: must begin with nats:// or tls://",
-		"storage: {jetstream: {urls: ['nats://n']}}":                             "storage.jetstream.name: is missing",
-		"storage: {jetstream: {urls: ['nats://n'], name: a.b}}":                  "storage.jetstream.name: may hold letters",
-		"storage: {jetstream: {urls: ['nats://n'], name: a, replicas: 2}}":       "storage.jetstream.replicas: must be 1, 3 or 5, not 2",
+		"storage: {jetstream: {name: a}}":                                          "storage.jetstream.urls: is missing",
+		"storage: {jetstream: {urls: ['http://n'], name: a}}":                      "storage.jetstream.urls[0]: must begin with nats:// or tls://",
+		"storage: {jetstream: {urls: ['nats://n']}}":                               "storage.jetstream.name: is missing",
+		"storage: {jetstream: {urls: ['nats://n'], name: a.b}}":                    "storage.jetstream.name: may hold letters",
+		"storage: {jetstream: {urls: ['nats://n'], name: a, replicas: 2}}":         "storage.jetstream.replicas: must be 1, 3 or 5, not 2",
 		"storage: {jetstream: {urls: ['nats://n'], name: a, token: b, userid: c}}": "a second way to log on",
-		"storage: {jetstream: {urls: ['nats://n'], name: a, url: b}}":            `unknown key "url"`,
-		"ha: {lease_ttl: 10ms}":                                                  "ha.lease_ttl: must be between 1s and 10m",
-		"ha: {standby: connected}":                                               "ha.standby: must be cold",
+		"storage: {jetstream: {urls: ['nats://n'], name: a, url: b}}":              `unknown key "url"`,
+		"ha: {lease_ttl: 10ms}":                                                    "ha.lease_ttl: must be between 1s and 10m",
+		"ha: {standby: connected}":                                                 "ha.standby: must be cold",
 	} {
 		if _, err := loadText(t, oneOfEach+text+"\n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s:\ngot  %v\nwant %s", text, err, want)

@@ -199,6 +199,8 @@ func (p *page) Headline() string {
 		return "One thing to look at"
 	case !p.Ready:
 		return "Not ready yet"
+	case p.Role == status.RoleStandby:
+		return "Standing by"
 	}
 	return "All HMCs and sinks work"
 }
@@ -216,6 +218,12 @@ func (p *page) Level() string {
 
 // Summary is the state in numbers.
 func (p *page) Summary() string {
+	if p.Role == status.RoleStandby {
+		if p.Leader == "" {
+			return "It is not known yet which daemon leads; this one takes over when none does."
+		}
+		return "The daemon on " + p.Leader + " leads; this one takes over when that ends."
+	}
 	connected, accepting := 0, 0
 	for i := range p.HMCs {
 		if p.HMCs[i].Connected {

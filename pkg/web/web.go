@@ -48,8 +48,9 @@ type Options struct {
 	Config func() ConfigStatus
 	// reads the configuration file again and makes it the running one
 	Reload func() error
-	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
-	DeadLetters *bridge.Bridge
+	// Bridge serves /api/v1/dead-letters, or says why it does not; nil: those paths are not
+	// there.
+	Bridge func() (*bridge.Bridge, error)
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func() (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
@@ -106,7 +107,7 @@ func NewHandler(opts Options) http.Handler {
 	if h.Live != nil {
 		mux.HandleFunc("GET /api/v1/events", h.sameSite(h.failing(h.liveEvents)))
 	}
-	if h.DeadLetters != nil {
+	if h.Bridge != nil {
 		h.deadLetters(mux)
 		mux.HandleFunc("POST /api/v1/sinks/{name}/replay", h.changing(h.failing(h.replay)))
 	}
@@ -146,6 +147,7 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
 	status := h.now.get(h.Status)
 	code := http.StatusOK
+	w.Header().Set("Hmcnotifyd-Role", status.Role)
 	if !status.Ready {
 		code = http.StatusServiceUnavailable
 	}
@@ -212,7 +214,7 @@ func codeOf(err error) int {
 		http.StatusConflict: {
 			deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
 		},
-		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded},
+		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded, bridge.ErrStandby},
 	} {
 		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {
 			return code

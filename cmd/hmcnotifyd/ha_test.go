@@ -1,0 +1,340 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/oracle"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
+)
+
+// haLoad publishes property changes and OS messages, and notes them in a ledger.
+type haLoad struct {
+	sim    *hmcsim.HMC
+	ledger *oracle.Ledger
+	parts  []hmcsim.PartitionInfo
+
+	mu       sync.Mutex
+	got      []oracle.Arrival
+	seen     map[string]bool // marks that have arrived
+	bad      []string
+	requests map[string]int // by daemon
+}
+
+func (l *haLoad) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the daemon was killed
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests[r.URL.Path]++
+	for raw := range event.Elements(body) {
+		a, err := oracle.ParseArrival(raw)
+		if err != nil {
+			l.bad = append(l.bad, err.Error())
+			continue
+		}
+		l.got = append(l.got, a)
+		if a.Mark() != "" {
+			l.seen[a.Mark()] = true
+		}
+	}
+}
+
+func (l *haLoad) arrived(mark string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[mark]
+}
+
+// publish returns the mark of what it has published.
+func (l *haLoad) publish(i int) (mark string, err error) {
+	p := l.parts[i%len(l.parts)]
+	if i%10 == 0 {
+		n := l.ledger.Add("east", strings.ReplaceAll(p.ID, "-", "")+"os", true)
+		subscribers, err := l.sim.OSMessages(p.ID, n.Mark())
+		l.ledger.Sent(subscribers, n)
+		return n.Mark(), err
+	}
+	n := l.ledger.Add("east", strings.ReplaceAll(p.ID, "-", ""), false)
+	l.ledger.Sent(l.sim.Publish(hmcsim.TopicObject, []hmcsim.Header{
+		{Name: "notification-type", Value: "property-change"},
+		{Name: "class", Value: p.Class},
+		{Name: "name", Value: p.Name},
+		{Name: "object-id", Value: p.ID},
+		{Name: "object-uri", Value: p.URI},
+		{Name: "property-names", Value: " description "},
+	}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, n.Mark())), n)
+	return n.Mark(), nil
+}
+
+// haDaemon is one of two machines.
+type haDaemon struct {
+	*program
+	name, addr string
+	args       []string
+}
+
+func (d *haDaemon) status(t *testing.T, client *http.Client) (s struct {
+	Role  string `json:"role"`
+	Ready bool   `json:"ready"`
+	HMCs  []struct {
+		Connected bool `json:"connected"`
+	} `json:"hmcs"`
+},
+) {
+	t.Helper()
+	if code, text := get(t, client, http.MethodGet, "http://"+d.addr+"/api/v1/status"); code == http.StatusOK {
+		if err := json.Unmarshal([]byte(text), &s); err != nil {
+			t.Error(err)
+		}
+	}
+	return s
+}
+
+// haPair is two daemons with one log on three NATS servers, and what they are to do.
+type haPair struct {
+	t      *testing.T
+	load   *haLoad
+	client *http.Client
+	both   []*haDaemon // the leader first
+	stop   func()      // ends the load
+	last   string      // what was published last
+}
+
+const haTTL = 2 * time.Second
+
+// startPair returns when one of them leads and is connected.
+func startPair(t *testing.T) *haPair {
+	t.Helper()
+	servers := natscluster.Start(t, 3)
+	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 4, MaxSessions: 200})
+	load := &haLoad{
+		sim: sim, ledger: oracle.NewLedger(), parts: sim.Partitions(), seen: make(map[string]bool),
+		requests: make(map[string]int),
+	}
+	consumer := httptest.NewServer(load)
+	t.Cleanup(consumer.Close)
+	p := &haPair{t: t, load: load, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	dir := t.TempDir()
+	for i := range 2 {
+		d := &haDaemon{name: "/" + string(rune('a'+i)), addr: freeAddress(t)}
+		config := filepath.Join(dir, d.name+".yaml")
+		write(t, config, fmt.Sprintf(`hmcs:
+- name: east
+  hosts: [%q]
+  rest_port: %d
+  stomp_port: %d
+  userid: %s
+  password: %s
+  tls: {insecure_skip_verify: true}
+  topics: [object]
+  os_messages: [{cpc: .*, partition: .*}]
+  rest_requests_per_minute: 10000
+  stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}
+sinks:
+- {name: hook, webhook: {url: %q}, batch: {max_events: 500}, retry: {initial: 10ms, max: 100ms}}
+storage: {jetstream: {urls: [%s], name: x}}
+ha: {lease_ttl: %s}
+`, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, consumer.URL+d.name,
+			`"`+strings.Join(servers.URLs(), `", "`)+`"`, haTTL))
+		d.args = []string{"--config.file=" + config, "--storage.path=" + filepath.Join(dir, d.name), "--web.listen-address=" + d.addr}
+		p.both = append(p.both, d)
+		p.launch(d) // both at once: they make the streams together
+	}
+	eventually(t, "one leads", func() bool { return p.leads(p.both[0]) || p.leads(p.both[1]) })
+	if !p.leads(p.both[0]) {
+		p.swap()
+	}
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	p.stop = sync.OnceFunc(func() { close(stop); publishing.Wait() })
+	t.Cleanup(p.stop)
+	rate := soak.Count(t, "HA_RATE", 300, 2000)
+	publishing.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			for range rate / 100 {
+				mark, err := load.publish(i)
+				if err != nil {
+					t.Error(err)
+				}
+				i, p.last = i+1, mark
+			}
+		}
+	})
+	return p
+}
+
+func (p *haPair) launch(d *haDaemon) { d.program = start(p.t, nil, d.args...) }
+
+func (p *haPair) swap() { p.both[0], p.both[1] = p.both[1], p.both[0] }
+
+// leads says whether a daemon leads and has its link.
+func (p *haPair) leads(d *haDaemon) bool {
+	s := d.status(p.t, p.client)
+	return s.Role == "leader" && len(s.HMCs) == 1 && s.HMCs[0].Connected
+}
+
+func (p *haPair) awaitStandby(d *haDaemon) {
+	p.t.Helper()
+	eventually(p.t, "the other stands by", func() bool {
+		s := d.status(p.t, p.client)
+		return s.Role == "standby" && s.Ready
+	})
+}
+
+// counted are the property changes in events_total.
+func (p *haPair) counted(d *haDaemon, known int) int {
+	_, text := get(p.t, p.client, http.MethodGet, "http://"+d.addr+"/metrics")
+	return max(known, sumOf(text, "hmcnotifyd_events_total", `type="property-change"`))
+}
+
+// settle ends the load, and returns when the last of it has arrived.
+func (p *haPair) settle() {
+	p.t.Helper()
+	p.stop()
+	eventually(p.t, "the last one arrives", func() bool { return p.load.arrived(p.last) })
+}
+
+// judge returns what became of the load, when nobody runs any more: the last gap may be told at the end.
+func (p *haPair) judge() *oracle.Count {
+	p.t.Helper()
+	p.load.mu.Lock()
+	defer p.load.mu.Unlock()
+	published, windows := p.load.ledger.Snapshot()
+	verdict := oracle.Judge(published, windows, oracle.Deliveries{Sink: "hook", Arrivals: p.load.got})
+	for _, v := range append(verdict.Violations, p.load.bad...) {
+		p.t.Error(v)
+	}
+	return verdict.Counts["hook"]["east"]
+}
+
+// end ends a daemon in order.
+func (p *haPair) end(d *haDaemon) {
+	p.t.Helper()
+	d.signal(os.Interrupt)
+	if code := d.wait(); code != 0 {
+		p.t.Errorf("exit status %d:\n%s", code, d.out)
+	}
+}
+
+// TestLeadersAreKilled kills the leader of two daemons again and again under load, with the log on three NATS servers, and
+// has them change places in order at the end. What was counted has arrived, in order and under one id, and what has not
+// arrived is named by a gap.
+func TestLeadersAreKilled(t *testing.T) {
+	t.Parallel()
+	p := startPair(t)
+	load, client := p.load, p.client
+	total, slowest := 0, time.Duration(0)
+	kills := soak.Count(t, "HA_KILLS", 3, 50)
+	for range kills {
+		leader, other := p.both[0], p.both[1]
+		p.awaitStandby(other)
+		if code, text := get(t, client, http.MethodGet, "http://"+other.addr+"/metrics"); code != http.StatusOK ||
+			!strings.Contains(text, "\nhmcnotifyd_leader 0\n") {
+			t.Errorf("metrics of the standby: %d", code)
+		}
+		if code, text := get(t, client, http.MethodGet, "http://"+other.addr+"/api/v1/dead-letters"); code != http.StatusServiceUnavailable ||
+			!strings.Contains(text, "stands by") {
+			t.Errorf("dead letters of the standby: %d %s", code, text)
+		}
+		n := 0
+		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			n = p.counted(leader, n)
+		}
+		done := load.ledger.Begin("", "the leader is killed")
+		leader.signal(syscall.SIGKILL)
+		<-leader.exited
+		total += n
+		began := time.Now()
+		eventually(t, "the other leads", func() bool { return other.status(t, client).Role == "leader" })
+		slowest = max(slowest, time.Since(began))
+		eventually(t, "and is connected", func() bool { return p.leads(other) })
+		done()
+		p.launch(leader)
+		p.swap()
+	}
+
+	// In order: nobody waits for a lease to run out.
+	leader, other := p.both[0], p.both[1]
+	p.awaitStandby(other)
+	total += p.counted(leader, 0)
+	done := load.ledger.Begin("", "the leader ends")
+	p.end(leader)
+	eventually(t, "the other leads", func() bool { return p.leads(other) })
+	done()
+	time.Sleep(time.Second) // it is published meanwhile
+	p.settle()
+	total += p.counted(other, 0)
+	p.end(other)
+	c := p.judge()
+
+	load.mu.Lock()
+	defer load.mu.Unlock()
+	changes := 0
+	for mark := range load.seen {
+		if !strings.Contains(strings.TrimPrefix(mark, "chaos"), "os:") {
+			changes++
+		}
+	}
+	if total == 0 || changes < total {
+		t.Errorf("%d changes were counted, %d arrived", total, changes)
+	}
+	t.Logf("%d kills, the slowest take-over after %s; %+v; %d counted", kills, slowest.Round(time.Millisecond), *c, total)
+}
+
+// A leader that was held up delivers nothing when it wakes, but what was on its way, and stands by. What it has delivered
+// has the ids under which the new leader delivers it.
+func TestHeldUpLeaderStandsBy(t *testing.T) {
+	t.Parallel()
+	p := startPair(t)
+	held, other := p.both[0], p.both[1]
+	p.awaitStandby(other)
+	time.Sleep(time.Second) // it delivers meanwhile
+	done := p.load.ledger.Begin("", "the leader is held up")
+	held.signal(syscall.SIGSTOP)
+	eventually(t, "the other leads", func() bool { return p.leads(other) })
+	done()
+	time.Sleep(haTTL) // so does the other
+	p.load.mu.Lock()
+	before := p.load.requests[held.name]
+	p.load.mu.Unlock()
+	held.signal(syscall.SIGCONT)
+	p.awaitStandby(held)
+	time.Sleep(time.Second) // it would deliver meanwhile
+	p.load.mu.Lock()
+	if after := p.load.requests[held.name]; after > before+4 { // its lanes
+		t.Errorf("%d requests after it was held up", after-before)
+	}
+	p.load.mu.Unlock()
+	p.settle()
+	p.end(held)
+	p.end(other)
+	c := p.judge()
+	if c.Gaps == 0 {
+		t.Error("no gap tells of the change")
+	}
+	t.Logf("%+v", *c)
+}
