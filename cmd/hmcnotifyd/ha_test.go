@@ -306,7 +306,7 @@ func TestLeadersAreKilled(t *testing.T) {
 }
 
 // A leader that was held up delivers nothing when it wakes, but what was on its way, and stands by. What it has delivered
-// has the ids under which the new leader delivers it.
+// has the ids under which the new leader delivers it. Later it leads again.
 func TestHeldUpLeaderStandsBy(t *testing.T) {
 	t.Parallel()
 	p := startPair(t)
@@ -329,9 +329,18 @@ func TestHeldUpLeaderStandsBy(t *testing.T) {
 		t.Errorf("%d requests after it was held up", after-before)
 	}
 	p.load.mu.Unlock()
+
+	// It is a daemon as any other, and leads when its turn comes.
+	done = p.load.ledger.Begin("", "the leader ends")
+	p.end(other)
+	eventually(t, "it leads again", func() bool { return p.leads(held) })
+	done()
+	if _, text := get(t, p.client, http.MethodGet, "http://"+held.addr+"/metrics"); !strings.Contains(text, "\nhmcnotifyd_leader 1\n") ||
+		!strings.Contains(text, "\nhmcnotifyd_leader_changes_total 3\n") || p.counted(held, -1) < 0 {
+		t.Errorf("metrics of one that leads again:\n%s", text)
+	}
 	p.settle()
 	p.end(held)
-	p.end(other)
 	c := p.judge()
 	if c.Gaps == 0 {
 		t.Error("no gap tells of the change")
