@@ -166,10 +166,11 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	opts.Elsewhere = &bridge.Elsewhere{
 		Store: store, Valid: lease.Valid, Lost: lost,
 		Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
+			//nolint:contextcheck // life is the context
 			return n.cluster.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o, Life: life})
 		},
 	}
-	b, err := bridge.New(opts)
+	b, err := bridge.New(opts) //nolint:contextcheck // what it waits for ends with life
 	if err != nil {
 		return err
 	}

@@ -344,7 +344,11 @@ func TestPageOfAStandby(t *testing.T) {
 		}))
 		defer s.Close()
 		for path, text := range map[string]string{"/": want, "/api/v1/status": `"role": "standby"`, "/-/ready": "null"} {
-			resp, err := s.Client().Get(s.URL + path)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+path, http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := s.Client().Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
