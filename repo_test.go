@@ -122,7 +122,7 @@ var imports = map[string]struct {
 		[]string{
 			"pkg/bridge", "pkg/budget", "pkg/capture", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver",
 			"pkg/event", "pkg/ha", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
-			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/terminal", "pkg/web",
+			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/terminal", "pkg/units", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},

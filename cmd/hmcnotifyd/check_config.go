@@ -17,6 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/route"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 func checkConfigCommand(app *kingpin.Application, e *environment) {
@@ -52,7 +53,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 		fmt.Fprintf(e.stderr, "warning: %s\n", w)
 	}
 	fmt.Fprintf(e.stdout, "%s is valid: %d %s, %d %s\n", e.configFile,
-		len(cfg.HMCs), plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), plural(len(cfg.Sinks), "sink"))
+		len(cfg.HMCs), units.Plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), units.Plural(len(cfg.Sinks), "sink"))
 	if e.checkEvent != "" {
 		if err := e.printRoutes(cfg); err != nil {
 			return err
@@ -149,11 +150,4 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 		fmt.Fprintf(e.stdout, "sink %s %s: %s\n", r.Sink, verdict, r.Why)
 	}
 	return nil
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return noun
-	}
-	return noun + "s"
 }

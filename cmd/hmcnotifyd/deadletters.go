@@ -19,6 +19,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -306,7 +307,7 @@ func (e *environment) purgeDeadLetters(ctx context.Context) error {
 		if err := c.get(ctx, http.MethodDelete, path, q, &purged); err != nil {
 			return err
 		}
-		what = plural(int(purged.Purged), what)
+		what = units.Plural(int(purged.Purged), what)
 		if e.letters.waiting {
 			what += " that waited for sink " + e.letters.sink
 		}
@@ -416,7 +417,7 @@ func (r *replayReport) done(e *environment, all *deliver.ReplayCounts) error {
 		}
 	}
 	if all.Refused > 0 {
-		texts = append(texts, fmt.Sprintf("%d %s refused again", all.Refused, plural(all.Refused, "letter")))
+		texts = append(texts, fmt.Sprintf("%d %s refused again", all.Refused, units.Plural(all.Refused, "letter")))
 	}
 	if len(texts) > 0 {
 		return errors.New(strings.Join(texts, "; "))

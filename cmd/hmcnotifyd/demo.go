@@ -20,6 +20,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 func demoCommand(app *kingpin.Application, e *environment) {
@@ -80,7 +81,7 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	n, types, alone := consumer.received()
 	fmt.Fprintf(e.stdout, "\nThe webhook consumer received %d %s of %d %s from the HMC. "+
 		"Sessions left on the HMC: %d.\n",
-		n, plural(n, "event"), types, plural(types, "type"), sim.Sessions())
+		n, units.Plural(n, "event"), types, units.Plural(types, "type"), sim.Sessions())
 	if n == 0 && !alone {
 		return errors.New("demo: no event arrived")
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -39,7 +40,7 @@ func (e *environment) forgetHMC(ctx context.Context) error {
 			return err
 		}
 		fmt.Fprintf(e.stdout, "HMC %s is forgotten: %d %s\n",
-			e.forget.hmc, purged.Purged, plural(int(purged.Purged), "value"))
+			e.forget.hmc, purged.Purged, units.Plural(int(purged.Purged), "value"))
 		return nil
 	})
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
 // beProgram makes the test binary be the program: tests start it as users do, as a process of its
@@ -53,27 +54,9 @@ const within = 2 * time.Minute
 type program struct {
 	t      *testing.T
 	cmd    *exec.Cmd
-	out    *output
+	out    *output.Buffer
 	exited chan struct{}
 	err    error
-}
-
-// output is what a process has written so far.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
 
 // start starts the program. It is killed at the end of the test if it still runs.
@@ -97,7 +80,7 @@ func startReading(t *testing.T, stdin, stdout, stderr *os.File, env []string, ar
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{t: t, out: new(output), exited: make(chan struct{})}
+	p := &program{t: t, out: new(output.Buffer), exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), exe, args...)
 	p.cmd.Env = append(append(os.Environ(), beProgram+"=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out

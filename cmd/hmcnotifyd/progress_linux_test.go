@@ -18,12 +18,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
 // tty is a pseudo-terminal and what a program has written to it.
 type tty struct {
 	slave *os.File
-	out   *output
+	out   *output.Buffer
 }
 
 // newTerminal opens one of 120 columns.
@@ -55,7 +56,7 @@ func newTerminal(t *testing.T) *tty {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &tty{slave: slave, out: new(output)}
+	term := &tty{slave: slave, out: new(output.Buffer)}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

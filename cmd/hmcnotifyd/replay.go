@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -159,10 +160,10 @@ func (r *storedReport) text() string {
 	c := &r.counts
 	if r.dryRun {
 		return fmt.Sprintf("%d %s would be sent, %d left out by match and drop",
-			c.Events-c.Filtered, plural(c.Events-c.Filtered, "event"), c.Filtered)
+			c.Events-c.Filtered, units.Plural(c.Events-c.Filtered, "event"), c.Filtered)
 	}
 	return fmt.Sprintf("%d %s delivered, %d refused, %d left out by match and drop",
-		c.Delivered, plural(c.Delivered, "event"), c.Refused, c.Filtered)
+		c.Delivered, units.Plural(c.Delivered, "event"), c.Refused, c.Filtered)
 }
 
 // goesOn says how a replay that was stopped goes on.
@@ -180,11 +181,11 @@ func (r *storedReport) done(s *replay.Step) error {
 		problems = append(problems, "stopped: "+oneLine(s.Reason, 0)+r.goesOn())
 	}
 	if n := r.counts.Refused; n > 0 {
-		problems = append(problems, fmt.Sprintf("%d %s refused", n, plural(n, "event")))
+		problems = append(problems, fmt.Sprintf("%d %s refused", n, units.Plural(n, "event")))
 	}
 	if n := r.counts.Missing; n > 0 {
 		problems = append(problems, fmt.Sprintf("%d stored %s went before their turn came, by storage.max_bytes",
-			n, plural(n, "event")))
+			n, units.Plural(n, "event")))
 	}
 	if len(problems) > 0 {
 		return errors.New(strings.Join(problems, "; "))

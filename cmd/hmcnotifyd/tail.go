@@ -16,6 +16,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -171,7 +172,7 @@ func (s *tailStream) print(sent terminal.Sent) error {
 			fmt.Fprintln(s.stderr, "hmcnotifyd: tail: what was stored meanwhile is not kept any more, and not shown")
 		default:
 			fmt.Fprintf(s.stderr, "hmcnotifyd: tail: %d %s came faster than they were read, and are not shown\n",
-				l.Lost, plural(l.Lost, "event"))
+				l.Lost, units.Plural(l.Lost, "event"))
 		}
 		return nil
 	case "end":

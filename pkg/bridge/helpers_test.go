@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -36,6 +35,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
 func TestMain(m *testing.M) {
@@ -73,7 +73,7 @@ type daemon struct {
 	bridge   *Bridge
 	registry *prometheus.Registry
 	dir      string
-	logs     *syncBuffer
+	logs     *output.Buffer
 	consumer *consumer
 	timing   watch.Intervals
 	stdout   io.Writer // of log sinks; nil: none
@@ -91,24 +91,6 @@ type daemon struct {
 type knownEvents struct {
 	size   int64
 	events []*event.Event
-}
-
-// syncBuffer is a log that may be read while it is written.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // load writes a configuration into dir and reads it as the daemon does.
@@ -145,7 +127,7 @@ sinks:
 
 func (d *daemon) start(cfg *config.Config) {
 	d.t.Helper()
-	d.registry, d.logs = prometheus.NewRegistry(), new(syncBuffer)
+	d.registry, d.logs = prometheus.NewRegistry(), new(output.Buffer)
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
 // listOf is the answer that lists n partitions.
@@ -120,7 +121,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 	forms := func(secret string) []string {
 		return []string{secret, url.QueryEscape(secret), strings.NewReplacer("&", `\u0026`, "<", `\u003c`, `"`, `\"`).Replace(secret)}
 	}
-	var lines logText
+	var lines output.Buffer
 	var answer atomic.Pointer[string]
 	w := startWire(t, "127.0.0.1:0", func(_ int, r request) string {
 		if strings.HasPrefix(r.line, "POST") {
@@ -128,7 +129,7 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 		}
 		return *answer.Load()
 	})
-	c := w.client(Options{Logger: lines.logger()})
+	c := w.client(Options{Logger: debugLogger(&lines)})
 	s, err := c.Logon(t.Context(), "u", password)
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
 const (
@@ -825,7 +827,7 @@ func TestNewRefuses(t *testing.T) {
 
 // Neither the log at debug level nor a printed session shows a secret.
 func TestNoSecretsInLogs(t *testing.T) {
-	var lines logText
+	var lines output.Buffer
 	w := startWire(t, "127.0.0.1:0", func(n int, r request) string {
 		switch {
 		case strings.HasPrefix(r.line, "POST"):
@@ -835,7 +837,7 @@ func TestNoSecretsInLogs(t *testing.T) {
 		}
 		return ""
 	})
-	c := w.client(Options{Logger: lines.logger()})
+	c := w.client(Options{Logger: debugLogger(&lines)})
 	s, err := c.Logon(t.Context(), "u", testPassword)
 	if err != nil {
 		t.Fatal(err)
@@ -847,7 +849,7 @@ func TestNoSecretsInLogs(t *testing.T) {
 	type holder struct{ Session *Session }
 	for _, v := range []any{s, *s, holder{s}, &holder{s}, []*Session{s}} {
 		fmt.Fprintf(&out, "%v %+v %#v %s %q %x %d\n", v, v, v, v, v, v, v)
-		lines.logger().Info("x", "v", v)
+		debugLogger(&lines).Info("x", "v", v)
 		slog.New(slog.NewJSONHandler(&lines, nil)).Info("x", "v", v)
 	}
 	out.WriteString(lines.String())
@@ -958,4 +960,9 @@ func FuzzAnswers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// debugLogger writes everything to w, a line each.
+func debugLogger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

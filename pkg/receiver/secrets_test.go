@@ -3,12 +3,16 @@ package receiver
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/url"
 	"strconv"
 	"strings"
 	"testing"
 
 	stomp "github.com/go-stomp/stomp/v3/frame"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
 // Whatever a broker repeats of what it knows, in whichever form and place, is in no error and no line of the log: what was sent
@@ -41,10 +45,10 @@ func TestRepeatedSecretsAreHidden(t *testing.T) {
 							_ = c.Close()
 						})
 					})
-					var lines logText
+					var lines output.Buffer
 					o := p.options("u.1")
 					o.Userid, o.Password = "", ""
-					o.SessionID, o.SessionCredential, o.Secrets, o.Logger = id, credential, []string{password}, lines.logger()
+					o.SessionID, o.SessionCredential, o.Secrets, o.Logger = id, credential, []string{password}, debugLogger(&lines)
 					o.Config.ConnectRetries = 0
 					r := newReceiver(t, o)
 					var out strings.Builder
@@ -86,4 +90,9 @@ func TestSecretsInTheLogonAreHidden(t *testing.T) {
 			}
 		}
 	}
+}
+
+// debugLogger writes everything to w, a line each.
+func debugLogger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

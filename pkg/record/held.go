@@ -193,7 +193,7 @@ func (t *tx) release(all bool) {
 		return true
 	})
 	for _, h := range due {
-		told := h.event.Copy() // the rules rate it anew when it is told again
+		told := h.event // the rules rate it anew when it is told again
 		if h.message != nil {
 			t.live(&told, *h.message, h.partition)
 		} else {

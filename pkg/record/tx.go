@@ -331,7 +331,7 @@ func (t *tx) tooMany(n *translate.Notification) {
 		zap.String("topic_type", kind), zap.Int("parts", t.beyond))
 	t.gaps.Missing(n.Received, n.Received, "a notification had too many parts", n.Topic, kind, t.beyond,
 		t.canFetch(kind), t.now)
-	if kind == event.TopicAudit || kind == event.TopicSecurity {
+	if event.IsLog(kind) {
 		t.awaitEntries(n.Received, []string{kind})
 	}
 }

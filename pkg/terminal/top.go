@@ -118,7 +118,7 @@ func (s *topScreen) View() tea.View {
 	lines = lines[s.offset:]
 	if s.height > 1 && len(lines) >= s.height {
 		more := fmt.Sprintf("%d more %s below: arrow keys, q ends", len(lines)-s.height+1,
-			plural(len(lines)-s.height+1, "line"))
+			units.Plural(len(lines)-s.height+1, "line"))
 		lines = append(lines[:s.height-1:s.height-1], s.faint.Render(OneLine(more, s.width)))
 	}
 	view := tea.NewView(strings.Join(lines, "\n"))
@@ -134,7 +134,8 @@ func (s *topScreen) lines() []string {
 		state = s.severity[event.SeverityCritical].Render("not ready")
 	}
 	about := fmt.Sprintf("  up %s  %d %s  %d %s  %s", short(s.asked.Sub(l.Started)),
-		len(l.HMCs), plural(len(l.HMCs), "HMC"), len(l.Sinks), plural(len(l.Sinks), "sink"), size(l.Storage.Bytes))
+		len(l.HMCs), units.Plural(len(l.HMCs), "HMC"),
+		len(l.Sinks), units.Plural(len(l.Sinks), "sink"), size(l.Storage.Bytes))
 	if l.Storage.MaxBytes > 0 {
 		about += " of " + size(l.Storage.MaxBytes)
 	}
@@ -324,10 +325,3 @@ func size(n int64) string          { return plain(units.ByteSize(n)) }
 func number(n any) string          { return plain(units.Number(n)) }
 
 func plain(s string) string { return strings.ReplaceAll(s, "\u202f", " ") }
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return noun
-	}
-	return noun + "s"
-}

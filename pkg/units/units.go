@@ -96,3 +96,11 @@ func ParseDuration(s string) (time.Duration, error) {
 func FormatDuration(d time.Duration) string {
 	return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(d.String())
 }
+
+// Plural returns a noun as it is said of n things.
+func Plural[N int | int64](n N, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}

@@ -31,8 +31,9 @@ func TestWaits(t *testing.T) {
 			least: 30 * time.Minute, most: 30 * time.Minute, state: status.StateAuthFailed, reason: status.ReasonLogon,
 		},
 		"nothing listens": {
-			err:   &receiver.ConnectionError{Reason: receiver.ReasonRefused, Err: errors.New("x")},
-			least: time.Millisecond, most: time.Minute, state: status.StateDisconnected, reason: receiver.ReasonRefused,
+			err: &receiver.ConnectionError{Reason: receiver.ReasonRefused, Err: errors.New("x")},
+			// reconnect_sleep_max, and a tenth of it by chance
+			least: time.Millisecond, most: 66 * time.Second, state: status.StateDisconnected, reason: receiver.ReasonRefused,
 		},
 		"a busy HMC": {
 			err:   fmt.Errorf("later: %w", &hmc.BusyError{RetryAfter: 90 * time.Second, Err: errors.New("x")}),

@@ -236,8 +236,8 @@ func (p *page) Summary() string {
 		}
 	}
 	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
-		connected, len(p.HMCs), plural(len(p.HMCs), "HMC"),
-		accepting, len(p.Sinks), plural(len(p.Sinks), "sink"))
+		connected, len(p.HMCs), units.Plural(len(p.HMCs), "HMC"),
+		accepting, len(p.Sinks), units.Plural(len(p.Sinks), "sink"))
 }
 
 // Title is that of the window: it is seen where the page is not.
@@ -482,7 +482,7 @@ func (p *page) places() (all []part) {
 func newTemplate() *template.Template {
 	return template.Must(template.New("page.html").Funcs(template.FuncMap{
 		"asset": asset, "ago": ago, "lasted": lasted, "stamp": stamp, "bytes": units.ByteSize, "number": units.Number,
-		"plural": plural, "spark": newSpark, "state": stateText, "class": className, "status": statusText,
+		"plural": units.Plural[int], "spark": newSpark, "state": stateText, "class": className, "status": statusText,
 		"cut":     cutList,
 		"seconds": func(s float64) string { return units.ShortDuration(time.Duration(s * float64(time.Second))) },
 		"reversed": func(o []status.Outage) []status.Outage {
@@ -492,7 +492,7 @@ func newTemplate() *template.Template {
 		},
 		"days": func(now, t time.Time) string {
 			d := int(t.Sub(now).Hours() / 24)
-			return fmt.Sprintf("%d %s", d, plural(d, "day"))
+			return fmt.Sprintf("%d %s", d, units.Plural(d, "day"))
 		},
 		"subscribed": func(topics []status.TopicStatus) int {
 			n := 0
@@ -532,13 +532,6 @@ func cutList(m map[string]string) (list struct {
 }
 
 func stateText(state string) string { return strings.ReplaceAll(state, "_", " ") }
-
-func plural(n int, one string) string {
-	if n == 1 {
-		return one
-	}
-	return one + "s"
-}
 
 // moment is a point in time: today its date is left out. Relative is how long ago it was, or how
 // soon it will be.

@@ -15,7 +15,7 @@ package elastic
 
 import (
 	"bytes"
-	"compress/gzip"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +28,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/httpbody"
 )
 
 // Settings are what an administrator sets, or what happens to a cluster.
@@ -224,9 +226,9 @@ func (s *Server) bulk(r *http.Request, target string) (map[string]any, *failure)
 	if media != "application/json" && media != "application/x-ndjson" && !s.compatible(media) {
 		return nil, fail(http.StatusNotAcceptable, "media_type_header_exception", "Content-Type header [%s] is not supported", media)
 	}
-	body, err := readBody(r, s.settings.MaxContentLength)
+	body, err := httpbody.Read(r, cmp.Or(s.settings.MaxContentLength, 100<<20))
 	switch {
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, httpbody.ErrTooLarge):
 		return nil, fail(http.StatusRequestEntityTooLarge, "content_too_long", "Request Entity Too Large")
 	case err != nil:
 		return nil, fail(http.StatusBadRequest, "parse_exception", "%v", err)
@@ -430,26 +432,4 @@ func filtered(body map[string]any, filter string) any {
 		return map[string]any{}
 	}
 	return left
-}
-
-var errTooLarge = errors.New("too large")
-
-// readBody reads a body, which may be compressed.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
-	if limit == 0 {
-		limit = 100 << 20
-	}
-	if r.ContentLength > limit {
-		_, _ = io.Copy(io.Discard, r.Body)
-		return nil, errTooLarge
-	}
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(r.Body)
-		if err != nil {
-			return nil, err
-		}
-		body = z
-	}
-	return io.ReadAll(body)
 }

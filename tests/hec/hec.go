@@ -12,7 +12,7 @@ package hec
 
 import (
 	"bytes"
-	"compress/gzip"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/httpbody"
 )
 
 // Event is one event as the collector has taken it.
@@ -205,14 +207,14 @@ func channel(r *http.Request) string {
 
 // collect takes events.
 func (s *Server) collect(r *http.Request) answer {
-	body, err := readBody(r, s.settings.MaxContentLength)
+	body, err := httpbody.Read(r, cmp.Or(s.settings.MaxContentLength, 800<<20))
 	refusal := s.authorize(r)
 	switch {
 	case r.Method != http.MethodPost:
 		return methodNotPOST
 	case refusal.code != success.code:
 		return refusal
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, httpbody.ErrTooLarge):
 		return contentTooLarge
 	case err != nil:
 		return invalidFormat
@@ -339,26 +341,4 @@ func (s *Server) acknowledge(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	_ = json.NewEncoder(w).Encode(map[string]any{"acks": acks})
-}
-
-var errTooLarge = errors.New("too large")
-
-// readBody reads a body, which may be compressed.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
-	if limit == 0 {
-		limit = 800 << 20
-	}
-	if r.ContentLength > limit {
-		_, _ = io.Copy(io.Discard, r.Body)
-		return nil, errTooLarge
-	}
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(r.Body)
-		if err != nil {
-			return nil, err
-		}
-		body = z
-	}
-	return io.ReadAll(body)
 }
