@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -228,6 +230,11 @@ func (p *haPair) judge() *oracle.Count {
 	for _, v := range append(verdict.Violations, p.load.bad...) {
 		p.t.Error(v)
 	}
+	if !slices.ContainsFunc(p.load.got, func(a oracle.Arrival) bool {
+		return a.Type == event.TypeBridgeGap && strings.Contains(string(a.Body), " leads now, after the one on ")
+	}) {
+		p.t.Error("no gap says that another daemon leads")
+	}
 	return verdict.Counts["hook"]["east"]
 }
 
@@ -253,8 +260,15 @@ func TestLeadersAreKilled(t *testing.T) {
 		leader, other := p.both[0], p.both[1]
 		p.awaitStandby(other)
 		if code, text := get(t, client, http.MethodGet, "http://"+other.addr+"/metrics"); code != http.StatusOK ||
-			!strings.Contains(text, "\nhmcnotifyd_leader 0\n") {
+			!strings.Contains(text, "\nhmcnotifyd_leader 0\n") ||
+			!strings.Contains(text, "\nhmcnotifyd_receiver_connected{hmc=\"east\"} 0\n") {
 			t.Errorf("metrics of the standby: %d", code)
+		}
+		for d, role := range map[*haDaemon]string{leader: "leader", other: "standby"} {
+			if code, text := get(t, client, http.MethodGet, "http://"+d.addr+"/-/ready"); code != http.StatusOK ||
+				!strings.Contains(text, `"role": "`+role+`"`) {
+				t.Errorf("/-/ready of the %s: %d %s", role, code, text)
+			}
 		}
 		if code, text := get(t, client, http.MethodGet, "http://"+other.addr+"/api/v1/dead-letters"); code != http.StatusServiceUnavailable ||
 			!strings.Contains(text, "stands by") {
@@ -336,6 +350,7 @@ func TestHeldUpLeaderStandsBy(t *testing.T) {
 	eventually(t, "it leads again", func() bool { return p.leads(held) })
 	done()
 	if _, text := get(t, p.client, http.MethodGet, "http://"+held.addr+"/metrics"); !strings.Contains(text, "\nhmcnotifyd_leader 1\n") ||
+		!regexp.MustCompile(`(?m)^hmcnotifyd_log_commit_duration_seconds_count [1-9]`).MatchString(text) ||
 		!strings.Contains(text, "\nhmcnotifyd_leader_changes_total 3\n") || p.counted(held, -1) < 0 {
 		t.Errorf("metrics of one that leads again:\n%s", text)
 	}

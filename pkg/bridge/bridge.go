@@ -101,6 +101,9 @@ type Elsewhere struct {
 	Valid func() bool
 	// Lost is closed when it does not lead any more: then the end waits for no delivery.
 	Lost <-chan struct{}
+	// After says of whom this daemon has taken over, for the time that nobody has seen; "": of
+	// nobody.
+	After string
 }
 
 // ErrStandby is what a daemon answers (wrapped) that another one has to be asked for.
@@ -436,6 +439,10 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 	}
 	// What an HMC has for itself, whatever the others hold.
 	share := max(64<<10, min(8<<20, budget.OfProcess()/2/max(len(cfg.HMCs), 1)))
+	after := ""
+	if e := b.opts.Elsewhere; e != nil && b.life == nil { // what comes with a reload was not taken over
+		after = e.After
+	}
 	for _, c := range cfg.HMCs {
 		if find(keep.supervisors, hasName(c.Name)) != nil {
 			continue
@@ -444,7 +451,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
 			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
-			Tap: b.opts.Tap,
+			Tap: b.opts.Tap, After: after,
 		})
 		if err != nil {
 			return nil, err

@@ -49,6 +49,8 @@ type Lease struct {
 	opts LeaseOptions
 	log  *zap.Logger
 	self Holder
+	// before had it, as far as is known.
+	before Holder
 
 	// Held while the entry is written.
 	writing  sync.Mutex
@@ -86,6 +88,7 @@ func (c *Cluster) Acquire(ctx context.Context, opts LeaseOptions, seen func(Hold
 		free := err == nil &&
 			(now == 0 || holder.Released || holder.ID == l.self.ID || time.Since(since) >= opts.TTL)
 		if free && l.write(ctx, now, l.self) == nil {
+			l.before = holder
 			l.log.Info("this daemon leads now", zap.String("before", holder.Host))
 			return l, nil
 		}
@@ -201,6 +204,9 @@ func (l *Lease) Valid() bool {
 	defer l.mu.Unlock()
 	return !l.ended && time.Since(l.renewed) < l.opts.TTL*2/3
 }
+
+// Before returns who has had the lease before; the zero value: nobody, as far as is known.
+func (l *Lease) Before() Holder { return l.before }
 
 // Lost is closed when another daemon has the lease, or after Release.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }

@@ -44,6 +44,8 @@ type StoreOptions struct {
 	Epoch uint64
 	// Patience is how long a write is tried before it fails; 0: DefaultPatience.
 	Patience time.Duration
+	// Committed, which may be nil, is told how long it took to store a group.
+	Committed func(time.Duration)
 	// Life ends all that waits for the cluster. It is not the end of the Store.
 	Life context.Context //nolint:containedctx // the interface of a store knows none
 }
@@ -53,7 +55,9 @@ type Store struct {
 	c        *Cluster
 	epoch    uint64
 	patience time.Duration
-	life     context.Context //nolint:containedctx // see StoreOptions
+	// see StoreOptions
+	committed func(time.Duration)
+	life      context.Context //nolint:containedctx // see StoreOptions
 
 	// Used by who commits.
 	writes uint64
@@ -97,6 +101,10 @@ type run struct {
 func NewStore(c *Cluster, o StoreOptions) *Store {
 	s := &Store{
 		c: c, epoch: o.Epoch, patience: cmp.Or(o.Patience, DefaultPatience), life: o.Life, lost: make(chan struct{}),
+		committed: o.Committed,
+	}
+	if s.committed == nil {
+		s.committed = func(time.Duration) {}
 	}
 	if s.life == nil {
 		s.life = context.Background()
@@ -429,6 +437,7 @@ func (s *Store) Commit(g *queue.Group) error {
 	for i := range parts {
 		size += int64(len(parts[i].state) + len(parts[i].record))
 	}
+	began := time.Now()
 	stored, err := s.write("group", parts, nil)
 	if err != nil {
 		if stored {
@@ -436,6 +445,7 @@ func (s *Store) Commit(g *queue.Group) error {
 		}
 		return err
 	}
+	s.committed(time.Since(began))
 	g.Stored(size)
 	s.mu.Lock()
 	defer s.mu.Unlock()

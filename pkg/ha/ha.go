@@ -38,10 +38,12 @@ type Node struct {
 	opts    bridge.Options
 	log     *zap.Logger
 	cluster *cluster.Cluster // nil: this daemon leads alone
+	host    string
 	started time.Time
 
 	leads   prometheus.Gauge
 	changes prometheus.Counter
+	commits prometheus.Histogram
 
 	// the term that runs; nil: none does
 	term atomic.Pointer[term]
@@ -72,7 +74,14 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 			Namespace: "hmcnotifyd", Name: "leader_changes_total",
 			Help: "How often another daemon than before was seen to lead, this one included.",
 		}),
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "hmcnotifyd", Name: "log_commit_duration_seconds",
+			Help: "How long the NATS cluster took to store a group of events; " +
+				"nothing is counted where the log is in the directory.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
 	}
+	n.host, _ = os.Hostname()
 	if opts.Config.Storage.JetStream == nil {
 		opts.Registerer = registry
 		b, err := bridge.New(opts)
@@ -87,7 +96,7 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 		}
 		registry.MustRegister(n)
 	}
-	registry.MustRegister(n.leads, n.changes)
+	registry.MustRegister(n.leads, n.changes, n.commits)
 	return n, nil
 }
 
@@ -138,9 +147,8 @@ func (n *Node) Run(ctx context.Context) error {
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
 	cfg := n.config()
-	host, _ := os.Hostname()
 	lease, err := n.cluster.Lead(ctx, cluster.LeaseOptions{
-		TTL: cfg.HA.LeaseTTL, Host: host, Config: strconv.FormatUint(cfg.Hash(), 16), Logger: n.log,
+		TTL: cfg.HA.LeaseTTL, Host: n.host, Config: strconv.FormatUint(cfg.Hash(), 16), Logger: n.log,
 	}, n.saw)
 	if err != nil {
 		return nil //nolint:nilerr // ctx is done, which is all that ends the wait
@@ -156,7 +164,9 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	// What is written at the end is to arrive: this life ends after the bridge.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	store, err := lease.NewStore(life, cluster.StoreOptions{Life: life})
+	store, err := lease.NewStore(life, cluster.StoreOptions{
+		Life: life, Committed: func(d time.Duration) { n.commits.Observe(d.Seconds()) },
+	})
 	if err != nil {
 		return err
 	}
@@ -164,7 +174,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	opts, metrics := n.opts, prometheus.NewRegistry()
 	opts.Config, opts.Registerer = n.config(), metrics
 	opts.Elsewhere = &bridge.Elsewhere{
-		Store: store, Valid: lease.Valid, Lost: lost,
+		Store: store, Valid: lease.Valid, Lost: lost, After: n.after(lease.Before()),
 		Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
 			//nolint:contextcheck // life is the context
 			return n.cluster.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o, Life: life})
@@ -190,7 +200,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		stop()
 		end() // nothing that is for the cluster is waited for
 	})
-	n.note(cluster.Holder{Host: host, ID: "this daemon"}, nil)
+	n.note(cluster.Holder{Host: n.host, ID: "this daemon"}, nil)
 	n.term.Store(&term{b, metrics})
 	n.leads.Set(1)
 	n.changes.Inc()
@@ -203,6 +213,14 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		return nil // said above
 	}
 	return err
+}
+
+// after says who led before.
+func (n *Node) after(before cluster.Holder) string {
+	if before.Host == "" {
+		return ""
+	}
+	return "the daemon on " + n.host + " leads now, after the one on " + before.Host
 }
 
 // saw notes who leads.
@@ -252,7 +270,11 @@ func (n *Node) Bridge() (*bridge.Bridge, error) {
 // Status returns a snapshot. It asks nobody.
 func (n *Node) Status() status.Status {
 	if b, err := n.Bridge(); err == nil {
-		return b.Status()
+		s := b.Status()
+		if n.cluster != nil {
+			s.Leader = n.host
+		}
+		return s
 	}
 	s := status.Status{
 		Role: status.RoleStandby, Started: n.started.UTC(), Reasons: []status.Reason{},
@@ -313,12 +335,20 @@ func (n *Node) Units() []status.Unit {
 	return nil
 }
 
+var connected = prometheus.NewDesc("hmcnotifyd_receiver_connected",
+	"Whether the link to the HMC is up and every wanted topic is subscribed.", []string{"hmc"}, nil)
+
 // Describe implements prometheus.Collector: which metrics there are depends on who leads.
 func (n *Node) Describe(chan<- *prometheus.Desc) {}
 
-// Collect implements prometheus.Collector for what the bridge of a term has registered.
+// Collect implements prometheus.Collector for what the bridge of a term has registered. Who stands
+// by has a link to no HMC.
 func (n *Node) Collect(to chan<- prometheus.Metric) {
 	if t := n.term.Load(); t != nil {
 		t.metrics.Collect(to)
+		return
+	}
+	for _, h := range n.config().HMCs {
+		to <- prometheus.MustNewConstMetric(connected, prometheus.GaugeValue, 0, h.Name)
 	}
 }

@@ -23,7 +23,7 @@ type Status struct {
 	Reasons []Reason `json:"reasons"`
 	// Role is leader, or standby where another daemon leads that shares the log.
 	Role string `json:"role"`
-	// Leader is the machine that leads, on a standby that knows it.
+	// Leader is the machine that leads, where daemons share the log and that is known.
 	Leader  string       `json:"leader,omitempty"`
 	Started time.Time    `json:"started"`
 	HMCs    []HMCStatus  `json:"hmcs"`

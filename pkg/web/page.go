@@ -235,9 +235,13 @@ func (p *page) Summary() string {
 			accepting++
 		}
 	}
-	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
+	text := fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
 		connected, len(p.HMCs), units.Plural(len(p.HMCs), "HMC"),
 		accepting, len(p.Sinks), units.Plural(len(p.Sinks), "sink"))
+	if p.Leader != "" {
+		text += " This daemon, on " + p.Leader + ", leads; others may stand by."
+	}
+	return text
 }
 
 // Title is that of the window: it is seen where the page is not.

@@ -142,16 +142,29 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("hmcnotifyd is healthy.\n"))
 }
 
-// ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable;
-// else 503 with the reasons as a JSON list.
+// role is whether the daemon leads: see status.Status.
+type role struct {
+	Role string `json:"role"`
+}
+
+// ready answers 200 and the role when every link is up and subscribed, no sink is stuck and storage
+// is writable; else 503 with the reasons as a JSON list, each with the role.
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
-	status := h.now.get(h.Status)
-	code := http.StatusOK
-	w.Header().Set("Hmcnotifyd-Role", status.Role)
-	if !status.Ready {
-		code = http.StatusServiceUnavailable
+	now := h.now.get(h.Status)
+	is := role{now.Role}
+	if now.Ready {
+		h.json(w, http.StatusOK, is)
+		return
 	}
-	h.json(w, code, status.Reasons)
+	type reason struct {
+		status.Reason
+		role
+	}
+	list := make([]reason, len(now.Reasons))
+	for i, r := range now.Reasons {
+		list[i] = reason{r, is}
+	}
+	h.json(w, http.StatusServiceUnavailable, list)
 }
 
 func (h handler) status(w http.ResponseWriter, _ *http.Request) {
