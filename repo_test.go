@@ -111,7 +111,7 @@ var imports = map[string]struct {
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
-	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/queue", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
+	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/queue", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
 	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
 	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {
@@ -134,7 +134,7 @@ var modulesOf = map[string]struct {
 	why  string
 }{
 	"gopkg.in/yaml.v3":                        {[]string{"pkg/config"}, "the YAML library can be changed in one place"},
-	"go.etcd.io/bbolt":                        {[]string{"pkg/queue"}, "the file format of the queue can be changed in one place"},
+	"go.etcd.io/bbolt":                        {[]string{"pkg/boltfile", "pkg/queue"}, "the file format of the queue can be changed in one place"},
 	"github.com/go-stomp/stomp/v3/frame":      {[]string{"pkg/receiver", "pkg/hmcsim"}, "only the two ends of a link know STOMP frames"},
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},

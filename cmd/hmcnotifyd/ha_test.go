@@ -31,13 +31,15 @@ type haLoad struct {
 	parts  []hmcsim.PartitionInfo
 
 	mu       sync.Mutex
+	answer   int // status
+	dead     []oracle.Arrival
 	got      []oracle.Arrival
 	seen     map[string]bool // marks that have arrived
 	bad      []string
 	requests map[string]int // by daemon
 }
 
-func (l *haLoad) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+func (l *haLoad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the daemon was killed
@@ -45,17 +47,34 @@ func (l *haLoad) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests[r.URL.Path]++
+	w.WriteHeader(l.answer)
+	to := &l.got
+	switch l.answer {
+	case http.StatusServiceUnavailable:
+		return
+	case http.StatusBadRequest: // a batch that is refused comes again in parts
+		if to = &l.dead; len(slices.Collect(event.Elements(body))) > 1 {
+			return
+		}
+	}
 	for raw := range event.Elements(body) {
 		a, err := oracle.ParseArrival(raw)
 		if err != nil {
 			l.bad = append(l.bad, err.Error())
 			continue
 		}
-		l.got = append(l.got, a)
+		*to = append(*to, a)
 		if a.Mark() != "" {
 			l.seen[a.Mark()] = true
 		}
 	}
+}
+
+// answers sets the status with which it answers.
+func (l *haLoad) answers(status int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer = status
 }
 
 func (l *haLoad) arrived(mark string) bool {
@@ -88,8 +107,8 @@ func (l *haLoad) publish(i int) (mark string, err error) {
 // haDaemon is one of two machines.
 type haDaemon struct {
 	*program
-	name, addr string
-	args       []string
+	name, addr   string
+	config, path string
 }
 
 func (d *haDaemon) status(t *testing.T, client *http.Client) (s struct {
@@ -113,6 +132,8 @@ func (d *haDaemon) status(t *testing.T, client *http.Client) (s struct {
 type haPair struct {
 	t      *testing.T
 	load   *haLoad
+	url    string // of the consumer
+	dir    string
 	client *http.Client
 	both   []*haDaemon // the leader first
 	stop   func()      // ends the load
@@ -125,19 +146,41 @@ const haTTL = 2 * time.Second
 func startPair(t *testing.T) *haPair {
 	t.Helper()
 	servers := natscluster.Start(t, 3)
+	p := newHA(t)
+	storage := fmt.Sprintf("storage: {jetstream: {urls: [%s], name: x}}\nha: {lease_ttl: %s}\n",
+		`"`+strings.Join(servers.URLs(), `", "`)+`"`, haTTL)
+	for i := range 2 {
+		p.launch(p.add(string(rune('a'+i)), storage)) // both at once: they make the streams together
+	}
+	eventually(t, "one leads", func() bool { return p.leads(p.both[0]) || p.leads(p.both[1]) })
+	if !p.leads(p.both[0]) {
+		p.swap()
+	}
+	p.begin()
+	return p
+}
+
+// newHA has an HMC and a consumer, and no daemon yet.
+func newHA(t *testing.T) *haPair {
+	t.Helper()
 	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 4, MaxSessions: 200})
 	load := &haLoad{
 		sim: sim, ledger: oracle.NewLedger(), parts: sim.Partitions(), seen: make(map[string]bool),
-		requests: make(map[string]int),
+		requests: make(map[string]int), answer: http.StatusOK,
 	}
 	consumer := httptest.NewServer(load)
 	t.Cleanup(consumer.Close)
-	p := &haPair{t: t, load: load, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
-	dir := t.TempDir()
-	for i := range 2 {
-		d := &haDaemon{name: "/" + string(rune('a'+i)), addr: freeAddress(t)}
-		config := filepath.Join(dir, d.name+".yaml")
-		write(t, config, fmt.Sprintf(`hmcs:
+	return &haPair{
+		t: t, load: load, url: consumer.URL, dir: t.TempDir(),
+		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+	}
+}
+
+// add makes a daemon, and starts nothing.
+func (p *haPair) add(name, storage string) *haDaemon {
+	p.t.Helper()
+	sim, d := p.load.sim, &haDaemon{name: "/" + name, addr: freeAddress(p.t), config: filepath.Join(p.dir, name+".yaml")}
+	write(p.t, d.config, fmt.Sprintf(`hmcs:
 - name: east
   hosts: [%q]
   rest_port: %d
@@ -151,23 +194,19 @@ func startPair(t *testing.T) *haPair {
   stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}
 sinks:
 - {name: hook, webhook: {url: %q}, batch: {max_events: 500}, retry: {initial: 10ms, max: 100ms}}
-storage: {jetstream: {urls: [%s], name: x}}
-ha: {lease_ttl: %s}
-`, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, consumer.URL+d.name,
-			`"`+strings.Join(servers.URLs(), `", "`)+`"`, haTTL))
-		d.args = []string{"--config.file=" + config, "--storage.path=" + filepath.Join(dir, d.name), "--web.listen-address=" + d.addr}
-		p.both = append(p.both, d)
-		p.launch(d) // both at once: they make the streams together
-	}
-	eventually(t, "one leads", func() bool { return p.leads(p.both[0]) || p.leads(p.both[1]) })
-	if !p.leads(p.both[0]) {
-		p.swap()
-	}
+%s`, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, p.url+d.name, storage))
+	d.path = filepath.Join(p.dir, name)
+	p.both = append(p.both, d)
+	return d
+}
+
+// begin publishes until stop is called.
+func (p *haPair) begin() {
 	stop := make(chan struct{})
 	var publishing sync.WaitGroup
 	p.stop = sync.OnceFunc(func() { close(stop); publishing.Wait() })
-	t.Cleanup(p.stop)
-	rate := soak.Count(t, "HA_RATE", 300, 2000)
+	p.t.Cleanup(p.stop)
+	rate := soak.Count(p.t, "HA_RATE", 300, 2000)
 	publishing.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
@@ -178,18 +217,19 @@ ha: {lease_ttl: %s}
 			case <-tick.C:
 			}
 			for range rate / 100 {
-				mark, err := load.publish(i)
+				mark, err := p.load.publish(i)
 				if err != nil {
-					t.Error(err)
+					p.t.Error(err)
 				}
 				i, p.last = i+1, mark
 			}
 		}
 	})
-	return p
 }
 
-func (p *haPair) launch(d *haDaemon) { d.program = start(p.t, nil, d.args...) }
+func (p *haPair) launch(d *haDaemon) {
+	d.program = start(p.t, nil, "--config.file="+d.config, "--storage.path="+d.path, "--web.listen-address="+d.addr)
+}
 
 func (p *haPair) swap() { p.both[0], p.both[1] = p.both[1], p.both[0] }
 
@@ -226,16 +266,23 @@ func (p *haPair) judge() *oracle.Count {
 	p.load.mu.Lock()
 	defer p.load.mu.Unlock()
 	published, windows := p.load.ledger.Snapshot()
-	verdict := oracle.Judge(published, windows, oracle.Deliveries{Sink: "hook", Arrivals: p.load.got})
+	verdict := oracle.Judge(published, windows, oracle.Deliveries{Sink: "hook", Arrivals: p.load.got, Dead: p.load.dead})
 	for _, v := range append(verdict.Violations, p.load.bad...) {
 		p.t.Error(v)
 	}
+	return verdict.Counts["hook"]["east"]
+}
+
+// namesLeaders wants a gap to say that another daemon leads.
+func (p *haPair) namesLeaders() {
+	p.t.Helper()
+	p.load.mu.Lock()
+	defer p.load.mu.Unlock()
 	if !slices.ContainsFunc(p.load.got, func(a oracle.Arrival) bool {
 		return a.Type == event.TypeBridgeGap && strings.Contains(string(a.Body), " leads now, after the one on ")
 	}) {
 		p.t.Error("no gap says that another daemon leads")
 	}
-	return verdict.Counts["hook"]["east"]
 }
 
 // end ends a daemon in order.
@@ -304,6 +351,7 @@ func TestLeadersAreKilled(t *testing.T) {
 	total += p.counted(other, 0)
 	p.end(other)
 	c := p.judge()
+	p.namesLeaders()
 
 	load.mu.Lock()
 	defer load.mu.Unlock()
@@ -357,6 +405,7 @@ func TestHeldUpLeaderStandsBy(t *testing.T) {
 	p.settle()
 	p.end(held)
 	c := p.judge()
+	p.namesLeaders()
 	if c.Gaps == 0 {
 		t.Error("no gap tells of the change")
 	}

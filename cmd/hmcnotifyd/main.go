@@ -146,6 +146,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	replayCommand(app, env)
 	captureCommand(app, env)
 	forgetCommand(app, env)
+	migrateCommand(app, env)
 	return app, env.commands
 }
 
@@ -206,6 +207,8 @@ type environment struct {
 	// of check-config
 	configFile, checkEvent, checkExpectations string
 	checkOnline, hasEvent, hasExpectations    bool
+	// of migrate
+	migrateTo string
 	// of completion
 	shell string
 	// of demo

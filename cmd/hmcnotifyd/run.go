@@ -25,7 +25,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
@@ -169,7 +168,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	d.server = &http.Server{
 		Handler: protection.Handler(web.NewHandler(web.Options{
 			Status: d.node.Status, Config: d.configStatus, Reload: d.reload,
-			Bridge: d.node.Bridge, Units: d.node.Units, Live: d.live, SendTest: d.sendTest,
+			Bridge: d.node.Bridge, Units: d.node.Units, Live: d.live, SendTest: d.node.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 			EnableAdminAPI: d.flags.enableAdminAPI, EnablePprof: d.flags.enablePprof,
 		})),
@@ -190,14 +189,6 @@ func (d *daemon) live() (web.LiveReader, error) {
 		return nil, err
 	}
 	return b.Live()
-}
-
-func (d *daemon) sendTest(ctx context.Context, sink string, report func(deliver.TestStep) error) error {
-	b, err := d.node.Bridge()
-	if err != nil {
-		return err
-	}
-	return b.SendTest(ctx, sink, report)
 }
 
 // serverLog logs what net/http says of connections: one message, so that it can be throttled.

@@ -134,6 +134,41 @@ func (c *Cluster) prepareLetters(ctx context.Context) error {
 	return nil
 }
 
+// movedKey has where all that was here was moved to.
+const movedKey = "moved"
+
+// Moved says where what the cluster has was moved to; "": it was not.
+func (c *Cluster) Moved(ctx context.Context) (to string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultPatience)
+	defer cancel()
+	for {
+		e, err := c.kv.Get(ctx, movedKey)
+		switch {
+		case err == nil:
+			return string(e.Value()), nil
+		case errors.Is(err, jetstream.ErrKeyNotFound):
+			return "", nil
+		case wait(ctx, retryWait) != nil:
+			return "", fmt.Errorf("bucket %s: %s: %w", Bucket(c.opts.Name), movedKey, err)
+		}
+	}
+}
+
+// SetMoved notes where what the cluster has was moved to.
+func (c *Cluster) SetMoved(ctx context.Context, to string) error {
+	ctx, cancel := context.WithTimeout(ctx, DefaultPatience)
+	defer cancel()
+	for {
+		_, err := c.kv.PutString(ctx, movedKey, to)
+		if err == nil {
+			return nil
+		}
+		if wait(ctx, retryWait) != nil {
+			return fmt.Errorf("bucket %s: %s: %w", Bucket(c.opts.Name), movedKey, err)
+		}
+	}
+}
+
 // Unsettled says whether an error of Connect may go by itself: servers are started one after the
 // other, and a stream that was made just now has no leader yet.
 func Unsettled(err error) bool {

@@ -18,6 +18,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/cluster"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -83,6 +84,10 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 	}
 	n.host, _ = os.Hostname()
 	if opts.Config.Storage.JetStream == nil {
+		to, err := movedTo(opts.StoragePath)
+		if err = errors.Join(err, movedError(opts.StoragePath, to)); err != nil {
+			return nil, fmt.Errorf("storage: %w, or remove the file %s there to go on without that", err, movedName)
+		}
 		opts.Registerer = registry
 		b, err := bridge.New(opts)
 		if err != nil {
@@ -100,25 +105,38 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 	return n, nil
 }
 
-func (n *Node) connect(j *config.JetStream) error {
-	logon, err := sinks.NATSLogon(&j.NATSLogon)
-	if err != nil {
+func (n *Node) connect(j *config.JetStream) (err error) {
+	ctx := context.Background()
+	if n.cluster, err = connect(ctx, j, n.opts.Version, n.log); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	to, err := n.cluster.Moved(ctx)
+	if err = errors.Join(err, movedError("the cluster", to)); err != nil {
+		n.cluster.Close()
+	}
+	return err
+}
+
+// connect waits for the cluster, but not for ever.
+func connect(ctx context.Context, j *config.JetStream, version string, log *zap.Logger) (*cluster.Cluster, error) {
+	logon, err := sinks.NATSLogon(&j.NATSLogon)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	for {
-		n.cluster, err = cluster.Connect(ctx, cluster.Options{
+		c, err := cluster.Connect(ctx, cluster.Options{
 			URLs: j.URLs, Logon: logon, Name: j.Name, Replicas: j.Replicas,
-			Client: "hmcnotifyd/" + n.opts.Version, Logger: n.log,
+			Client: "hmcnotifyd/" + version, Logger: log,
 		})
 		if err == nil || !cluster.Unsettled(err) {
-			return err
+			return c, err
 		}
-		n.log.Warn("the NATS cluster cannot be used yet", zap.Error(err))
+		log.Warn("the NATS cluster cannot be used yet", zap.Error(err))
 		select {
 		case <-ctx.Done():
-			return err
+			return nil, err
 		case <-time.After(againAfter):
 		}
 	}
@@ -265,6 +283,15 @@ func (n *Node) Bridge() (*bridge.Bridge, error) {
 		return nil, bridge.ErrStandby
 	}
 	return nil, fmt.Errorf("%w: ask the one on %s, which leads", bridge.ErrStandby, n.leader.Host)
+}
+
+// SendTest sends an event through a sink, on a daemon that leads, as bridge.Bridge does.
+func (n *Node) SendTest(ctx context.Context, sink string, report func(deliver.TestStep) error) error {
+	b, err := n.Bridge()
+	if err != nil {
+		return err
+	}
+	return b.SendTest(ctx, sink, report)
 }
 
 // Status returns a snapshot. It asks nobody.

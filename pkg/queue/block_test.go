@@ -109,7 +109,7 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 // FuzzVerify changes a bbolt file. What is found right must be safe to read, and to write to.
 func FuzzVerify(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "seed.db")
-	db, err := bolt.Open(path, 0o600, boltOptions(0))
+	db, err := bolt.Open(path, 0o600, boltfile.Options(0))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func FuzzVerify(f *testing.F) {
 		if _, err := boltfile.Verify(path, ""); err != nil {
 			return
 		}
-		db, err := bolt.Open(path, 0o600, boltOptions(0))
+		db, err := bolt.Open(path, 0o600, boltfile.Options(0))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -193,13 +193,13 @@ func (d *DeadLetters) load() (err error) {
 	var db *bolt.DB
 	defer func() {
 		if err != nil {
-			_ = closeUnlessStuck(db, d.path, err) // the error in hand is the one that counts
+			_ = boltfile.Close(db, d.path, err) // the error in hand is the one that counts
 		}
 	}()
-	if db, err = openBolt(d.path, boltOptions(0)); err != nil {
+	if db, err = boltfile.Open(d.path, boltfile.Options(0)); err != nil {
 		return err
 	}
-	err = update(db, d.path, func(tx *bolt.Tx) error {
+	err = boltfile.Update(db, d.path, func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{lettersBucket, dataBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -331,7 +331,7 @@ func (d *DeadLetters) use(
 			d.apply(c)
 		}
 		if boltfile.IsDamage(err) {
-			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
+			_ = boltfile.Close(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
 			_ = d.setAside(d.path, err) // else it is tried with the next use
 		}
@@ -354,7 +354,7 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 		return nil
 	}
 	var dropped map[string]int
-	err := d.use("put", update, func(tx *bolt.Tx, c change) (err error) {
+	err := d.use("put", boltfile.Update, func(tx *bolt.Tx, c change) (err error) {
 		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
 		meta.FillPercent, data.FillPercent = 0.9, 0.9
 		for _, l := range letters {
@@ -396,7 +396,7 @@ func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLette
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
-	return d.use(what, view, func(tx *bolt.Tx, _ change) error {
+	return d.use(what, boltfile.View, func(tx *bolt.Tx, _ change) error {
 		c := tx.Bucket(lettersBucket).Cursor()
 		for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
 			l, err := decodeLetter(k, v)
@@ -463,7 +463,7 @@ func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	if err != nil {
 		return l, err
 	}
-	err = d.use("get", view, func(tx *bolt.Tx, _ change) error {
+	err = d.use("get", boltfile.View, func(tx *bolt.Tx, _ change) error {
 		var err error
 		if l, err = findLetter(tx, key); err != nil {
 			return err
@@ -485,7 +485,7 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	return d.use("update", update, func(tx *bolt.Tx, c change) error {
+	return d.use("update", boltfile.Update, func(tx *bolt.Tx, c change) error {
 		kept, err := findLetter(tx, key)
 		if err != nil {
 			return err
@@ -499,7 +499,7 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 
 // Delete removes letters and returns how many there were of them.
 func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
-	err = d.use("delete", update, func(tx *bolt.Tx, c change) error {
+	err = d.use("delete", boltfile.Update, func(tx *bolt.Tx, c change) error {
 		for _, id := range ids {
 			key, err := letterKey(id)
 			if err != nil {
@@ -582,7 +582,7 @@ func (d *DeadLetters) Close() error {
 	}
 	db := d.db
 	d.db = nil
-	return closeUnlessStuck(db, d.path, nil)
+	return boltfile.Close(db, d.path, nil)
 }
 
 // Encode returns all of the letter but its Data, for a store of another package.

@@ -47,7 +47,7 @@ func newDisk(o *Options) (*disk, error) {
 	if trouble != "" {
 		o.Logger.Warn("the storage directory is not for this user alone", zap.String("trouble", trouble))
 	}
-	lock, err := lockDir(o.Dir)
+	lock, err := datadir.Lock(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -407,7 +407,7 @@ func (d *disk) spaceLoop() {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
-		d.metrics.available.Set(float64(availableBytes(d.dir)))
+		d.metrics.available.Set(float64(datadir.Available(d.dir)))
 		select {
 		case <-tick.C:
 		case <-d.closing:

@@ -109,6 +109,10 @@ type Options struct {
 	Logger *zap.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+	// From, which may be nil, is an open queue that nobody uses, all of which is copied by Open
+	// to one that is empty. Copied is told up to which record it is, 0 at first; an error ends it.
+	From   *Queue
+	Copied func(record uint64) error
 	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
 	// returns is used in its place.
 	Wrap func(Store) Store
@@ -262,6 +266,14 @@ func (q *Queue) load() error {
 	q.clock.start(q.state[clockKey], q.segments)
 	for _, gone := range l.lost {
 		q.skip(gone.first, gone.last)
+	}
+	if q.opts.From != nil {
+		err = q.copyFrom(q.opts.From, q.opts.Copied)
+	} else if _, half := q.state[movingKey]; half {
+		err = ErrHalfCopied
+	}
+	if err != nil {
+		return err
 	}
 	if err := q.begin(); err != nil {
 		if !boltfile.IsNoSpace(err) {

@@ -171,11 +171,10 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 		if until := t.gaps.WindowUntil(); until.After(last) && !until.After(t.now) {
 			last = until
 		}
-		cause = cmp.Or(cause, "the daemon ended without notice")
+		t.blind(last, cmp.Or(cause, "the daemon ended without notice"))
 		if r.after != "" {
-			cause += "; " + r.after
+			t.blind(last, r.after)
 		}
-		t.blind(last, cause)
 	}
 }
 
