@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/cluster"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
@@ -142,5 +144,42 @@ func TestTakeOver(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// check-config --online looks at the cluster, and makes nothing there.
+func TestCheckOfACluster(t *testing.T) {
+	t.Parallel()
+	url := natscluster.Single(t)
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1})
+	look := func(settings string) (out string, err error) {
+		t.Helper()
+		cfg := load(t, t.TempDir(), "hmcs:\n"+hmcYAML(t, "a", sim)+"sinks: [{name: l, log: {output: stderr}}]\n"+
+			fmt.Sprintf("storage: {jetstream: {urls: [%q], name: x, %s}}\n", url, settings))
+		var said strings.Builder
+		err = check.Run(t.Context(), check.Options{Config: cfg, Version: "test", Out: &said})
+		return said.String(), err
+	}
+	for range 2 { // the first one has made nothing
+		out, err := look("replicas: 1")
+		if want := "makes what is missing, if it may: stream hmcnotifyd-x-log, bucket hmcnotifyd-x, stream hmcnotifyd-x-dead\n"; err != nil ||
+			!strings.Contains(out, want) {
+			t.Errorf("%v, without %q:\n%s", err, want, out)
+		}
+	}
+	elsewhere, _ := onCluster(t, url, 1)
+	dead, err := elsewhere.Letters(queue.DeadLetterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dead.Close(); err != nil {
+		t.Error(err)
+	}
+	if out, err := look("replicas: 1"); err != nil || !strings.Contains(out, "storage.jetstream: can be reached, and can keep the log x\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := look("replicas: 3"); err == nil || !strings.HasPrefix(err.Error(), "storage.jetstream: ") ||
+		!strings.Contains(err.Error(), "it has 1 replicas and the configuration says 3") {
+		t.Errorf("another number of replicas: %v", err)
 	}
 }

@@ -40,6 +40,8 @@ type Options struct {
 	// Client is what the daemon calls itself.
 	Client string
 	Logger *zap.Logger
+	// Missing, which may be nil, is told of what is not there, which is not made then.
+	Missing func(what string)
 }
 
 // Cluster is a connection to a cluster that has, and may be used for, all that the daemon needs.
@@ -94,6 +96,25 @@ func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Check looks at what a daemon needs of a cluster, and makes nothing: opts.Missing is told of that.
+func Check(ctx context.Context, opts Options) error {
+	c, err := Connect(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.prepareLetters(ctx)
+}
+
+// leaves says that something is missing, where it is not to be made.
+func (c *Cluster) leaves(what string) bool {
+	if c.opts.Missing == nil {
+		return false
+	}
+	c.opts.Missing(what)
+	return true
 }
 
 // Connected says whether there is a connection at the moment.

@@ -35,6 +35,9 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	defer cancel()
 	stream, err := c.js.Stream(ctx, c.stream())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if c.leaves("stream " + c.stream()) {
+			return c.prepareBucket(ctx)
+		}
 		if stream, err = c.js.CreateStream(ctx, c.wanted()); err == nil {
 			c.log.Info("made a stream on the NATS cluster", zap.String("stream", c.stream()))
 		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // by another daemon, meanwhile
@@ -56,6 +59,9 @@ func (c *Cluster) prepareBucket(ctx context.Context) error {
 	name := Bucket(c.opts.Name)
 	kv, err := c.js.KeyValue(ctx, name)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		if c.leaves("bucket " + name) {
+			return nil
+		}
 		if err = c.makeBucket(ctx, name); err == nil {
 			kv, err = c.js.KeyValue(ctx, name)
 		}
@@ -111,6 +117,9 @@ func (c *Cluster) prepareLetters(ctx context.Context) error {
 	name := DeadStream(c.opts.Name)
 	stream, err := c.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if c.leaves("stream " + name) {
+			return nil
+		}
 		stream, err = c.js.CreateStream(ctx, jetstream.StreamConfig{
 			Name: name, Description: "dead letters of hmcnotifyd", Subjects: []string{c.deadSubject(">")},
 			Storage: jetstream.FileStorage, Replicas: c.opts.Replicas, Retention: jetstream.LimitsPolicy,

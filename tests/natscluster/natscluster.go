@@ -45,7 +45,7 @@ func (s settings) options() *server.Options {
 		JetStream: true, StoreDir: s.Dir, SyncAlways: !s.Lazy, AuthTimeout: Patience.Seconds(),
 	}
 	if s.RoutePort != 0 {
-		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: s.RoutePort}
+		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: s.RoutePort, NoAdvertise: true} // who goes by a proxy stays there
 		for _, port := range s.Routes {
 			o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
 		}
