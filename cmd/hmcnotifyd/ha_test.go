@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -109,6 +111,7 @@ type haDaemon struct {
 	*program
 	name, addr   string
 	config, path string
+	ways         *ways // to the NATS servers
 }
 
 func (d *haDaemon) status(t *testing.T, client *http.Client) (s struct {
@@ -135,22 +138,99 @@ type haPair struct {
 	url    string // of the consumer
 	dir    string
 	client *http.Client
-	both   []*haDaemon // the leader first
-	stop   func()      // ends the load
-	last   string      // what was published last
+	// nil: there are none
+	servers *natscluster.Cluster
+	both    []*haDaemon // the leader first
+	stop    func()      // ends the load
+	last    string      // what was published last
+}
+
+// ways lead to servers, and can be cut.
+type ways struct {
+	urls []string
+
+	mu    sync.Mutex
+	cut   bool
+	conns map[net.Conn]struct{}
+}
+
+func startWays(t *testing.T, urls []string) *ways {
+	t.Helper()
+	w := &ways{conns: map[net.Conn]struct{}{}}
+	for _, to := range urls {
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		w.urls = append(w.urls, "nats://"+l.Addr().String())
+		go w.serve(l, strings.TrimPrefix(to, "nats://"))
+	}
+	t.Cleanup(func() { w.set(true) })
+	return w
+}
+
+func (w *ways) serve(l net.Listener, to string) {
+	for {
+		from, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			server, err := new(net.Dialer).DialContext(context.Background(), "tcp", to)
+			if err != nil || !w.keep(from, server) {
+				_ = from.Close()
+				return
+			}
+			go func() { _, _ = io.Copy(server, from); _ = server.Close() }()
+			_, _ = io.Copy(from, server)
+			_ = from.Close()
+		}()
+	}
+}
+
+// keep notes connections, unless the ways are cut: then it closes them.
+func (w *ways) keep(conns ...net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range conns {
+		if w.cut {
+			_ = c.Close()
+			continue
+		}
+		w.conns[c] = struct{}{}
+	}
+	return !w.cut
+}
+
+func (w *ways) set(cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cut = cut; cut {
+		for c := range w.conns {
+			_ = c.Close()
+		}
+		clear(w.conns)
+	}
 }
 
 const haTTL = 2 * time.Second
 
 // startPair returns when one of them leads and is connected.
-func startPair(t *testing.T) *haPair {
+func startPair(t *testing.T, ttl time.Duration) *haPair {
 	t.Helper()
-	servers := natscluster.Start(t, 3)
 	p := newHA(t)
-	storage := fmt.Sprintf("storage: {jetstream: {urls: [%s], name: x}}\nha: {lease_ttl: %s}\n",
-		`"`+strings.Join(servers.URLs(), `", "`)+`"`, haTTL)
+	p.servers = natscluster.Start(t, 3)
 	for i := range 2 {
-		p.launch(p.add(string(rune('a'+i)), storage)) // both at once: they make the streams together
+		d := p.add(string(rune('a'+i)), "")
+		d.ways = startWays(t, p.servers.URLs())
+		text, err := os.ReadFile(d.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, d.config, fmt.Sprintf("%sstorage: {jetstream: {urls: [%s], name: x}}\nha: {lease_ttl: %s}\n",
+			text, `"`+strings.Join(d.ways.urls, `", "`)+`"`, ttl))
+		p.launch(d) // both at once: they make the streams together
 	}
 	eventually(t, "one leads", func() bool { return p.leads(p.both[0]) || p.leads(p.both[1]) })
 	if !p.leads(p.both[0]) {
@@ -299,7 +379,7 @@ func (p *haPair) end(d *haDaemon) {
 // arrived is named by a gap.
 func TestLeadersAreKilled(t *testing.T) {
 	t.Parallel()
-	p := startPair(t)
+	p := startPair(t, haTTL)
 	load, client := p.load, p.client
 	total, slowest := 0, time.Duration(0)
 	kills := soak.Count(t, "HA_KILLS", 3, 50)
@@ -371,7 +451,7 @@ func TestLeadersAreKilled(t *testing.T) {
 // has the ids under which the new leader delivers it. Later it leads again.
 func TestHeldUpLeaderStandsBy(t *testing.T) {
 	t.Parallel()
-	p := startPair(t)
+	p := startPair(t, haTTL)
 	held, other := p.both[0], p.both[1]
 	p.awaitStandby(other)
 	time.Sleep(time.Second) // it delivers meanwhile
@@ -408,6 +488,68 @@ func TestHeldUpLeaderStandsBy(t *testing.T) {
 	p.namesLeaders()
 	if c.Gaps == 0 {
 		t.Error("no gap tells of the change")
+	}
+	t.Logf("%+v", *c)
+}
+
+// A leader that cannot reach the cluster, and the HMCs as before, delivers nothing for as long as another one may lead, and stands
+// by when it reaches it again. Where all servers are away and come back the leader goes on.
+func TestClusterIsAway(t *testing.T) {
+	t.Parallel()
+	const ttl = 6 * time.Second // servers that agree on a leader take their time
+	p := startPair(t, ttl)
+	cut, other := p.both[0], p.both[1]
+	p.awaitStandby(other)
+	time.Sleep(time.Second) // it delivers meanwhile
+	done := p.load.ledger.Begin("", "the leader is cut off")
+	cut.ways.set(true)
+	eventually(t, "the other leads", func() bool { return p.leads(other) })
+	done()
+	delivered := func(d *haDaemon) int {
+		p.load.mu.Lock()
+		defer p.load.mu.Unlock()
+		return p.load.requests[d.name]
+	}
+	before := delivered(cut)
+	eventually(t, "the other delivers", func() bool { return delivered(other) > 3 })
+	if code, text := get(t, p.client, http.MethodGet, "http://"+cut.addr+"/-/ready"); code != http.StatusServiceUnavailable {
+		t.Errorf("/-/ready of one that is cut off: %d %s", code, text)
+	}
+	if after := delivered(cut); after != before {
+		t.Errorf("%d requests of one that is cut off", after-before)
+	}
+	cut.ways.set(false)
+	p.awaitStandby(cut)
+	p.swap()
+
+	done = p.load.ledger.Begin("", "servers are killed")
+	leader, arrived := p.both[0], func() int { p.load.mu.Lock(); defer p.load.mu.Unlock(); return len(p.load.got) }
+	for i := range 3 { // one after the other: two are enough
+		p.servers.Kill(i)
+		n := arrived()
+		eventually(t, "it goes on with two servers", func() bool { return arrived() > n+100 })
+		p.servers.StartServer(i)
+		p.servers.AwaitLeader()
+	}
+	for i := range 3 {
+		p.servers.Kill(i)
+	}
+	eventually(t, "nobody is ready", func() bool { return !leader.status(t, p.client).Ready && !cut.status(t, p.client).Ready })
+	for i := range 3 {
+		p.servers.StartServer(i)
+	}
+	p.servers.AwaitLeader()
+	eventually(t, "one leads", func() bool { return p.leads(leader) && leader.status(t, p.client).Ready || p.leads(cut) })
+	n := arrived()
+	eventually(t, "it goes on", func() bool { return arrived() > n+100 })
+	time.Sleep(ttl) // who could have taken over has done so
+	done()
+	p.settle()
+	p.end(p.both[1])
+	p.end(p.both[0])
+	c := p.judge()
+	if c.Arrived == 0 || c.Gaps == 0 {
+		t.Error("nothing arrived, or no gap tells of the change")
 	}
 	t.Logf("%+v", *c)
 }

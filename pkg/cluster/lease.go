@@ -72,16 +72,25 @@ func (c *Cluster) Acquire(ctx context.Context, opts LeaseOptions, seen func(Hold
 		self: Holder{ID: rand.Text(), Host: opts.Host, Config: opts.Config},
 	}
 	var last Holder
-	var since time.Time // when the entry of that revision was seen first
+	var since, looked time.Time // when the entry of that revision was seen first, and the last look
 	revision := ^uint64(0)
 	for {
 		holder, now, err := l.look(ctx)
-		if err == nil && now != revision {
-			revision, since = now, time.Now()
-			if seen != nil && holder != last {
-				seen(holder)
+		if err == nil {
+			at := time.Now()
+			if now != revision {
+				revision, since = now, at
+				if seen != nil && holder != last {
+					seen(holder)
+				}
+				last = holder
 			}
-			last = holder
+			// Where the cluster was away, whoever leads could not renew it either, and has
+			// the time to do so.
+			if at.Sub(looked) > opts.TTL/2 {
+				since = at
+			}
+			looked = at
 		}
 		// Whoever leads has renewed the entry before it was seen: where nothing has come for as
 		// long as it believes itself, and more, it does not lead.
