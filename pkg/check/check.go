@@ -34,9 +34,10 @@ type Options struct {
 }
 
 // Run does once what the daemon does all the time: it looks at the certificates of each HMC, logs
-// on, looks at what the userid may have, connects the link, subscribes, logs off, probes each sink
-// without sending an event, and looks at the cluster of the log without making anything. What was found goes to Out; the error says what does not work, one
-// line each. A userid and password that an HMC has refused are not tried again.
+// on, looks at what the userid may have, connects the link, subscribes, logs off, and probes each
+// sink without sending an event. It looks at the cluster of the log, and makes nothing there. What
+// was found goes to Out; the error says what does not work, one line each. A userid and password
+// that an HMC has refused are not tried again.
 func Run(ctx context.Context, opts Options) error {
 	var (
 		findings []*finding
