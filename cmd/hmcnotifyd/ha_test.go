@@ -553,3 +553,113 @@ func TestClusterIsAway(t *testing.T) {
 	}
 	t.Logf("%+v", *c)
 }
+
+// alertmanager notes how alerts begin and end.
+type alertmanager struct {
+	mu sync.Mutex
+	// of each resource: when its alert ended, by what was posted
+	fires map[string]bool
+	ended map[string][]time.Time
+	posts map[string]int
+}
+
+func (a *alertmanager) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	var alerts []struct {
+		Labels map[string]string `json:"labels"`
+		EndsAt time.Time         `json:"endsAt"`
+	}
+	if json.NewDecoder(r.Body).Decode(&alerts) != nil {
+		return // the daemon was killed
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, one := range alerts {
+		if one.Labels["alertname"] != "HMCResourceStatus" {
+			continue
+		}
+		name := one.Labels["resource"]
+		a.posts[name]++
+		if a.fires[name] = one.EndsAt.After(time.Now()); a.fires[name] || slices.ContainsFunc(a.ended[name], one.EndsAt.Equal) {
+			continue
+		}
+		a.ended[name] = append(a.ended[name], one.EndsAt)
+	}
+}
+
+func (a *alertmanager) are(fires bool, names ...string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !slices.ContainsFunc(names, func(name string) bool {
+		is, known := a.fires[name]
+		return !known || is != fires
+	})
+}
+
+// An alert that fired before leaders changed, in whichever way, resolves after it, once: also where what ended it happened while
+// nobody led. One that goes on is neither ended nor begun anew.
+func TestAlertsOutliveLeaders(t *testing.T) {
+	t.Parallel()
+	p := newHA(t)
+	am := &alertmanager{fires: map[string]bool{}, ended: map[string][]time.Time{}, posts: map[string]int{}}
+	server := httptest.NewServer(am)
+	t.Cleanup(server.Close)
+	more := fmt.Sprintf("- {name: alerts, alertmanager: {urls: [%q], statuses: [stopped, not-operating], resend_interval: 10s}}\n"+
+		"storage: {jetstream: {urls: [%q], name: x, replicas: 1}}\nha: {lease_ttl: %s}\n", server.URL, natscluster.Single(t), haTTL)
+	for _, name := range []string{"a", "b"} {
+		p.launch(p.add(name, more))
+		if name == "a" {
+			eventually(t, "it leads", func() bool { return p.leads(p.both[0]) })
+		}
+	}
+	stay, after, meanwhile := p.load.parts[0], p.load.parts[1], p.load.parts[2]
+	set := func(down bool, parts ...hmcsim.PartitionInfo) {
+		t.Helper()
+		for _, part := range parts {
+			status := map[bool]string{true: "stopped", false: "active"}[down]
+			if !part.DPM {
+				status = map[bool]string{true: "not-operating", false: "operating"}[down]
+			}
+			if err := p.load.sim.SetPartitionStatus(part.ID, status); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "the partitions are known", func() bool {
+		_, text := get(t, p.client, http.MethodGet, "http://"+p.both[0].addr+"/metrics")
+		return strings.Count(text, "\nhmcnotifyd_resource_status{") > 4
+	})
+	set(false, stay, after, meanwhile)
+	rounds := soak.Count(t, "HA_ALERTS", 3, 20)
+	set(true, stay)
+	for round := range rounds {
+		leader, other := p.both[0], p.both[1]
+		p.awaitStandby(other)
+		set(true, after, meanwhile)
+		eventually(t, "the alerts fire", func() bool { return am.are(true, stay.Name, after.Name, meanwhile.Name) })
+		if round%2 == 0 {
+			leader.signal(syscall.SIGKILL)
+			<-leader.exited
+		} else {
+			p.end(leader)
+		}
+		set(false, meanwhile)
+		eventually(t, "the other leads", func() bool { return p.leads(other) })
+		set(false, after)
+		eventually(t, "they resolve", func() bool { return am.are(false, after.Name, meanwhile.Name) })
+		p.launch(leader)
+		p.swap()
+	}
+	p.awaitStandby(p.both[1])
+	p.end(p.both[1])
+	p.end(p.both[0])
+	am.mu.Lock()
+	defer am.mu.Unlock()
+	if !am.fires[stay.Name] || len(am.ended[stay.Name]) > 0 || am.posts[stay.Name] < rounds {
+		t.Errorf("the alert that goes on ended %v, was posted %d times", am.ended[stay.Name], am.posts[stay.Name])
+	}
+	for _, part := range []hmcsim.PartitionInfo{after, meanwhile} {
+		if n := len(am.ended[part.Name]); n != rounds {
+			t.Errorf("the alert of %s ended %d times in %d rounds: %v", part.Name, n, rounds, am.ended[part.Name])
+		}
+	}
+}
