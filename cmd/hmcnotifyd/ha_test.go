@@ -467,6 +467,42 @@ func TestLeadersAreKilled(t *testing.T) {
 		kills, slowest.Round(time.Millisecond), *c, total, standby/(1<<20))
 }
 
+// Leaders die twice within a flood, while the sink takes nothing and much waits for it: all that was counted is delivered by the
+// third, in order, and each event once.
+func TestTakeOverWithABacklog(t *testing.T) {
+	t.Parallel()
+	p := startPair(t, haTTL)
+	p.load.answers(http.StatusServiceUnavailable)
+	total, waiting := 0, soak.Count(t, "HA_WAITING", 2_000, 100_000)
+	for range 2 {
+		leader, other := p.both[0], p.both[1]
+		p.awaitStandby(other)
+		n := 0
+		eventually(t, "much waits", func() bool { n = p.counted(leader, n); return n > waiting/2 })
+		done := p.load.ledger.Begin("", "the leader is killed")
+		leader.signal(syscall.SIGKILL)
+		<-leader.exited
+		total += n
+		eventually(t, "the other leads", func() bool { return p.leads(other) })
+		done()
+		p.launch(leader)
+		p.swap()
+	}
+	p.load.mu.Lock()
+	early := len(p.load.got)
+	p.load.mu.Unlock()
+	p.load.answers(http.StatusOK)
+	p.settle()
+	p.awaitStandby(p.both[1])
+	p.end(p.both[1])
+	p.end(p.both[0])
+	c := p.judge()
+	if arrived := len(p.load.got) - early; arrived < total-early || c.Again > 0 {
+		t.Errorf("%d were counted, %d arrived before and %d behind: %+v", total, early, arrived, *c)
+	}
+	t.Logf("%d counted, %+v", total, *c)
+}
+
 // A leader that was held up delivers nothing when it wakes, but what was on its way, and stands by. What it has delivered
 // has the ids under which the new leader delivers it. Later it leads again.
 func TestHeldUpLeaderStandsBy(t *testing.T) {

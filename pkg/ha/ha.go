@@ -110,11 +110,16 @@ func (n *Node) connect(j *config.JetStream) (err error) {
 	if n.cluster, err = connect(ctx, j, n.opts.Version, n.log); err != nil {
 		return err
 	}
-	to, err := n.cluster.Moved(ctx)
-	if err = errors.Join(err, movedError("the cluster", to)); err != nil {
+	if err = n.mayUse(ctx); err != nil {
 		n.cluster.Close()
 	}
 	return err
+}
+
+// mayUse fails where what the cluster has was moved.
+func (n *Node) mayUse(ctx context.Context) error {
+	to, err := n.cluster.Moved(ctx)
+	return errors.Join(err, movedError("the cluster", to))
 }
 
 // connect waits for the cluster, but not for ever.
@@ -179,6 +184,9 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		}
 		n.note(cluster.Holder{}, err)
 	}()
+	if err := n.mayUse(ctx); err != nil { // it may have been moved while this daemon stood by
+		return err
+	}
 	// What is written at the end is to arrive: this life ends after the bridge.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -199,6 +207,9 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		},
 	}
 	b, err := bridge.New(opts) //nolint:contextcheck // what it waits for ends with life
+	if errors.Is(err, queue.ErrHalfCopied) {
+		return fmt.Errorf("run hmcnotifyd migrate again: %w", err)
+	}
 	if err != nil {
 		return err
 	}
