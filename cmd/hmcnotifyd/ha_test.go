@@ -32,6 +32,9 @@ type haLoad struct {
 	sim    *hmcsim.HMC
 	ledger *oracle.Ledger
 	parts  []hmcsim.PartitionInfo
+	// Of so many that are published one is an OS message: ten in a second, so that the HMC holds
+	// all of those that come while nobody leads.
+	messageEvery int
 
 	mu       sync.Mutex
 	answer   int // status
@@ -89,7 +92,7 @@ func (l *haLoad) arrived(mark string) bool {
 // publish returns the mark of what it has published.
 func (l *haLoad) publish(i int) (mark string, err error) {
 	p := l.parts[i%len(l.parts)]
-	if i%10 == 0 {
+	if i%l.messageEvery == 0 {
 		n := l.ledger.Add("east", strings.ReplaceAll(p.ID, "-", "")+"os", true)
 		subscribers, err := l.sim.OSMessages(p.ID, n.Mark())
 		l.ledger.Sent(subscribers, n)
@@ -288,6 +291,7 @@ func (p *haPair) begin() {
 	p.stop = sync.OnceFunc(func() { close(stop); publishing.Wait() })
 	p.t.Cleanup(p.stop)
 	rate := soak.Count(p.t, "HA_RATE", 300, 2000)
+	p.load.messageEvery = rate / 10
 	publishing.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
