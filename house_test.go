@@ -29,7 +29,7 @@ var rooms = map[string]struct {
 }{
 	"pkg/hmcsim": {0, "a simulator is as large as what it simulates"},
 	"pkg/sinks":  {0, "one file for each kind of sink, which know nothing of each other"},
-	"pkg/queue":  {4500, "its stores are part of it"},
+	"pkg/queue":  {4500, "the store on disk is part of it, and what stores elsewhere need"},
 	"pkg/config": {4500, "one type, its defaults and its rules for each key"},
 	"pkg/bridge": {1500, "it makes the rooms work together, and does nothing itself"},
 }

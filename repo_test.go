@@ -46,6 +46,7 @@ var imports = map[string]struct {
 	"pkg/estate":    {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":   {nil, "who may use a file does not depend on what is in it"},
 	"pkg/queue":     {[]string{"pkg/boltfile", "pkg/datadir"}, "the queue stores opaque records"},
+	"pkg/cluster":   {[]string{"pkg/boltfile", "pkg/queue"}, "the cluster keeps what a queue hands it, and knows no more of it than the disk does"},
 	"pkg/logs":      {[]string{"pkg/event"}, "a log knows lines, and nothing of what they are about"},
 	"pkg/boltfile":  {[]string{"pkg/datadir"}, "a file is checked without knowing what is in it"},
 	"pkg/hmcsim":    {nil, "the simulator shares no code with what it tests"},
@@ -88,8 +89,8 @@ var imports = map[string]struct {
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/assume", "pkg/capture", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/match",
-			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/assume", "pkg/capture", "pkg/cluster", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger",
+			"pkg/logon", "pkg/match", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},
@@ -116,6 +117,7 @@ var imports = map[string]struct {
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
+	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/queue", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
 	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
 	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {
@@ -125,8 +127,9 @@ var imports = map[string]struct {
 	"cmd/hmcnotifyd": {
 		[]string{
 			"pkg/bridge", "pkg/budget", "pkg/capture", "pkg/check", "pkg/cmdline", "pkg/config", "pkg/deliver",
-			"pkg/event", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue", "pkg/receiver",
-			"pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/support", "pkg/terminal", "pkg/units", "pkg/web",
+			"pkg/event", "pkg/ha", "pkg/hmc", "pkg/hmcsim", "pkg/logs", "pkg/playback", "pkg/queue",
+			"pkg/receiver", "pkg/replay", "pkg/route", "pkg/sinks", "pkg/status", "pkg/support",
+			"pkg/terminal", "pkg/units", "pkg/web",
 		},
 		"a program wires packages together and takes nothing from tests",
 	},
@@ -138,7 +141,7 @@ var modulesOf = map[string]struct {
 	why  string
 }{
 	"gopkg.in/yaml.v3":                        {[]string{"pkg/config"}, "the YAML library can be changed in one place"},
-	"go.etcd.io/bbolt":                        {[]string{"pkg/queue"}, "the file format of the queue can be changed in one place"},
+	"go.etcd.io/bbolt":                        {[]string{"pkg/boltfile", "pkg/queue"}, "the file format of the queue can be changed in one place"},
 	"github.com/go-stomp/stomp/v3/frame":      {[]string{"pkg/receiver", "pkg/hmcsim"}, "only the two ends of a link know STOMP frames"},
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},
@@ -147,8 +150,8 @@ var modulesOf = map[string]struct {
 	"charm.land/lipgloss/v2":    {[]string{"pkg/terminal"}, "colors are for terminals"},
 	"github.com/maruel/natural": {[]string{"pkg/terminal", "pkg/web"}, "names are sorted where people read them"},
 
-	"github.com/nats-io/nats.go":                            {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
-	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/sinks"}, "only the sink nats knows NATS"},
+	"github.com/nats-io/nats.go":                            {[]string{"pkg/cluster", "pkg/sinks"}, "only the sink nats and the log on a cluster know NATS"},
+	"github.com/nats-io/nats.go/jetstream":                  {[]string{"pkg/cluster", "pkg/sinks"}, "only the sink nats and the log on a cluster know NATS"},
 	"github.com/nats-io/nats-server/v2/server":              {nil, "the server of NATS is a counterpart in tests, not part of the daemon"},
 	"github.com/twmb/franz-go/pkg/kgo":                      {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},
 	"github.com/twmb/franz-go/pkg/kerr":                     {[]string{"pkg/sinks"}, "only the sink kafka knows Kafka"},

@@ -521,7 +521,7 @@ func TestManyDeadLetters(t *testing.T) {
 		}
 	}()
 	eventually(t, "running", func() bool { return len(b.Status().Sinks) == 1 })
-	server := httptest.NewUnstartedServer(web.NewHandler(web.Options{DeadLetters: b, Status: b.Status, Gatherer: prometheus.NewRegistry()}))
+	server := httptest.NewUnstartedServer(web.NewHandler(web.Options{Bridge: func() (*bridge.Bridge, error) { return b, nil }, Status: b.Status, Gatherer: prometheus.NewRegistry()}))
 	server.Config.ReadTimeout = limit
 	server.Start()
 	defer server.Close()

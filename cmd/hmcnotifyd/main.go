@@ -147,6 +147,7 @@ func newApplication(env *environment) (*kingpin.Application, map[string]func(con
 	captureCommand(app, env)
 	forgetCommand(app, env)
 	supportCommand(app, env)
+	migrateCommand(app, env)
 	return app, env.commands
 }
 
@@ -208,6 +209,8 @@ type environment struct {
 	// of check-config
 	configFile, checkEvent, checkExpectations string
 	checkOnline, hasEvent, hasExpectations    bool
+	// of migrate
+	migrateTo string
 	// of completion
 	shell string
 	// of demo

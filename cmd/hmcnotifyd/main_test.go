@@ -30,6 +30,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
 
@@ -40,6 +41,9 @@ const beProgram = "HMCNOTIFYD_TEST_BE_PROGRAM"
 func TestMain(m *testing.M) {
 	if os.Getenv(beProgram) != "" {
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if code, child := natscluster.Child(); child {
+		os.Exit(code)
 	}
 	goleak.VerifyTestMain(m)
 }

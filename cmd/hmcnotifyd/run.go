@@ -25,6 +25,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
@@ -109,7 +110,7 @@ func (e *environment) run(ctx context.Context) error {
 type daemon struct {
 	flags     daemonFlags
 	log       *zap.Logger
-	bridge    *bridge.Bridge
+	node      *ha.Node
 	registry  *prometheus.Registry
 	listeners []net.Listener
 	server    *http.Server
@@ -156,20 +157,18 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 		}
 		d.listeners = append(d.listeners, room.Listener(l))
 	}
-	d.bridge, err = bridge.New(bridge.Options{
-		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Registerer: d.registry, Version: version,
+	d.node, err = ha.New(bridge.Options{
+		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Version: version,
 		Stdout: e.stdout, Stderr: e.stderr,
 		ExternalURL: cmp.Or(d.flags.externalURL, web.LocalURL(d.listeners[0].Addr(), tlsConfig != nil)),
-	})
+	}, d.registry)
 	if err != nil {
 		return nil, err
 	}
 	d.server = &http.Server{
 		Handler: protection.Handler(web.NewHandler(web.Options{
-			Status: d.bridge.Status, Config: d.configStatus, Reload: d.reload,
-			DeadLetters: d.bridge, Units: d.bridge.Units,
-			Live:     func() (web.LiveReader, error) { return d.bridge.Live() },
-			SendTest: d.bridge.SendTest,
+			Status: d.node.Status, Config: d.configStatus, Reload: d.reload,
+			Bridge: d.node.Bridge, Units: d.node.Units, Live: d.live, SendTest: d.node.SendTest,
 			Gatherer: d.registry, Registerer: d.registry, Build: build(), Logger: log,
 			EnableAdminAPI: d.flags.enableAdminAPI, EnablePprof: d.flags.enablePprof,
 		})),
@@ -182,6 +181,14 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	}
 	d.loaded(cfg)
 	return d, nil
+}
+
+func (d *daemon) live() (web.LiveReader, error) {
+	b, err := d.node.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	return b.Live()
 }
 
 // serverLog logs what net/http says of connections: one message, so that it can be throttled.
@@ -237,7 +244,7 @@ func (d *daemon) reload() error {
 	defer d.notify.ready()
 	cfg, err := config.Load(d.flags.configFile)
 	if err == nil {
-		err = d.bridge.Reload(cfg)
+		err = d.node.Reload(cfg)
 	}
 	if err != nil {
 		d.log.Error("the configuration could not be reloaded; the running one stays", zap.Error(err))
@@ -275,7 +282,7 @@ func (d *daemon) run(ctx context.Context) error {
 		webDone <- err
 	}()
 	bridgeDone := make(chan error, 1)
-	go func() { bridgeDone <- d.bridge.Run(ctx) }()
+	go func() { bridgeDone <- d.node.Run(ctx) }()
 
 	d.log.Info("hmcnotifyd is running", zap.String("version", version), zap.String("config", d.configStatus().File),
 		zap.Strings("addresses", d.addresses()))
@@ -330,7 +337,7 @@ func (d *daemon) obeyHangups(ctx context.Context, hangups <-chan os.Signal) {
 			return
 		case <-hangups:
 		}
-		if err := d.bridge.Reopen(); err != nil {
+		if err := d.node.Reopen(); err != nil {
 			d.log.Error("a log file could not be opened again", zap.Error(err))
 		}
 		_ = d.reload() // logged there
@@ -344,7 +351,7 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 	defer stop()
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
-	shown := d.notify.status(d.bridge.Status(), "")
+	shown := d.notify.status(d.node.Status(), "")
 	ended := ctx.Done()
 	for {
 		select {
@@ -359,13 +366,13 @@ func (d *daemon) serve(ctx, limit context.Context, bridgeDone <-chan error) erro
 		case <-limit.Done():
 			return fmt.Errorf("the end took longer than %s; what was stored is safe", shutdownLimit)
 		case <-watchdog:
-			if err := d.bridge.Alive(); err != nil {
+			if err := d.node.Alive(); err != nil {
 				d.log.Error("the watchdog is not fed", zap.Error(err))
 				continue
 			}
 			d.notify.alive()
 		case <-status.C:
-			shown = d.notify.status(d.bridge.Status(), shown)
+			shown = d.notify.status(d.node.Status(), shown)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -63,6 +64,9 @@ func statusLine(s status.Status) string {
 		}
 	}
 	text := fmt.Sprintf("%d of %d HMCs connected", connected, len(s.HMCs))
+	if s.Role == status.RoleStandby {
+		text = "standing by; " + cmp.Or(s.Leader, "nobody yet") + " leads"
+	}
 	if !s.Ready && len(s.Reasons) > 0 {
 		text += "; "
 		r := s.Reasons[0]

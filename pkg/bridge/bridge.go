@@ -42,6 +42,8 @@ const (
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
 	// still waited for.
 	leaveTimeout = time.Second
+	// holdEvery is how often is asked whether something may be delivered, while it may not.
+	holdEvery = 100 * time.Millisecond
 	// readAlongTimeout is how long those who read along have for what was stored last.
 	readAlongTimeout = time.Second
 	// ballastBytes are allocated and never touched, so they take no memory. The garbage
@@ -77,6 +79,9 @@ type Options struct {
 	// WrapStore, which may be nil, is called by New with the store of the queue; what it
 	// returns is used in its place. Tests have commits fail with it.
 	WrapStore func(queue.Store) queue.Store
+	// Elsewhere, which may be nil, keeps events and dead letters in the place of StoragePath, which
+	// then has only what belongs to this machine. It stays the caller's.
+	Elsewhere *Elsewhere
 	// Buffers is how many bytes may wait to be stored: so many of each HMC, and so many that are
 	// being written. 0: 8 MiB, and less of each HMC where there are many. Tests fill them.
 	Buffers int
@@ -88,6 +93,22 @@ type Options struct {
 	Tap watch.Tap
 }
 
+// Elsewhere is where events and dead letters are kept that are not on this machine.
+type Elsewhere struct {
+	Store   queue.Store
+	Letters func(queue.DeadLetterOptions) (queue.Letters, error)
+	// Valid says whether this daemon leads: while it does not, nothing is delivered. nil: always.
+	Valid func() bool
+	// Lost is closed when it does not lead any more: then the end waits for no delivery.
+	Lost <-chan struct{}
+	// After says of whom this daemon has taken over, for the time that nobody has seen; "": of
+	// nobody.
+	After string
+}
+
+// ErrStandby is what a daemon answers (wrapped) that another one has to be asked for.
+var ErrStandby = errors.New("this daemon stands by")
+
 // Bridge connects HMCs to sinks. Make it with New, then call Run once.
 type Bridge struct {
 	opts        Options
@@ -96,7 +117,7 @@ type Bridge struct {
 	sinkMetrics *deliver.Metrics
 	queue       *queue.Queue
 	seen        *ledger.SeenWindow
-	dead        *queue.DeadLetters
+	dead        queue.Letters
 	started     time.Time
 	// what Run starts
 	first *world
@@ -166,8 +187,13 @@ func New(opts Options) (*Bridge, error) {
 	}
 	storage := opts.Config.Storage
 	queueMetrics := queue.NewMetrics(opts.Registerer)
+	openLetters := func(o queue.DeadLetterOptions) (queue.Letters, error) { return queue.OpenDeadLetters(o) }
+	var store queue.Store // in the directory
+	if opts.Elsewhere != nil {
+		store, openLetters = opts.Elsewhere.Store, opts.Elsewhere.Letters
+	}
 	q, err := queue.Open(queue.Options{
-		Dir: opts.StoragePath, CommitInterval: storage.CommitInterval,
+		Dir: opts.StoragePath, Store: store, CommitInterval: storage.CommitInterval,
 		MaxBytes: cmp.Or(int64(storage.MaxBytes), queue.Unlimited), WaitBytes: int64(opts.Buffers),
 		Retain: storage.Retain, Logger: b.log, Metrics: queueMetrics, OnDropped: b.sinkMetrics.Dropped,
 		Wrap: opts.WrapStore,
@@ -178,7 +204,7 @@ func New(opts Options) (*Bridge, error) {
 	b.live = replay.NewLive(replay.History{Queue: q}, func() *config.Config { return b.now().cfg })
 	b.queue, b.gone = q, record.NewGone(q, b.log, func(group string) { delete(b.groups, group) })
 	b.seen = ledger.NewSeenWindow(opts.Config.Dedup.Window, opts.Config.Dedup.MaxIDs)
-	b.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{
+	b.dead, err = openLetters(queue.DeadLetterOptions{
 		Dir: opts.StoragePath, MaxBytes: cmp.Or(int64(storage.DeadLettersMaxBytes), queue.Unlimited),
 		Logger: b.log, Metrics: queueMetrics, OnDropped: b.deadLettersDropped,
 	})
@@ -235,9 +261,13 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	}
 	// nothing is stored any more, and nobody who reads along holds up the end
 	b.live.End()
-	timer := time.AfterFunc(b.opts.DrainTimeout, endDelivery)
+	drain := b.opts.DrainTimeout
+	if e := b.opts.Elsewhere; e != nil && isClosed(e.Lost) {
+		drain = 0
+	}
+	timer := time.AfterFunc(drain, endDelivery)
 	defer timer.Stop()
-	limit := time.Now().Add(b.opts.DrainTimeout + leaveTimeout)
+	limit := time.Now().Add(drain + leaveTimeout)
 	for _, d := range now.deliveries {
 		d.it.Drain()
 	}
@@ -252,6 +282,24 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	b.live.Left(readAlongTimeout)
 	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
+}
+
+// leads says whether this daemon may deliver now.
+func (b *Bridge) leads() bool {
+	e := b.opts.Elsewhere
+	return e == nil || e.Valid == nil || e.Valid()
+}
+
+// hold waits until it may.
+func (b *Bridge) hold(ctx context.Context) error {
+	for !b.leads() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(holdEvery):
+		}
+	}
+	return nil
 }
 
 // end waits until a delivery that was told to end has done so, and closes its sink. A sink that
@@ -313,7 +361,7 @@ func (b *Bridge) reload(cfg *config.Config) error {
 	if b.life == nil || b.life.Err() != nil {
 		return errors.New("the daemon is not running")
 	}
-	if cfg.Storage != b.opts.Config.Storage {
+	if !cfg.Storage.Equal(&b.opts.Config.Storage) {
 		b.log.Warn("the storage section of the configuration is not as it was at the start: " +
 			"it takes effect when the daemon is started anew")
 	}
@@ -391,6 +439,10 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 	}
 	// What an HMC has for itself, whatever the others hold.
 	share := max(64<<10, min(8<<20, budget.OfProcess()/2/max(len(cfg.HMCs), 1)))
+	after := ""
+	if e := b.opts.Elsewhere; e != nil && b.life == nil { // what comes with a reload was not taken over
+		after = e.After
+	}
 	for _, c := range cfg.HMCs {
 		if find(keep.supervisors, hasName(c.Name)) != nil {
 			continue
@@ -399,7 +451,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
 			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
 			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
-			Tap: b.opts.Tap,
+			Tap: b.opts.Tap, After: after,
 		})
 		if err != nil {
 			return nil, err
@@ -441,7 +493,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
-			Backlog: b.live.Backlog(n.cfg.Name),
+			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold,
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)
@@ -565,7 +617,7 @@ func (b *Bridge) Reopen() error {
 func (b *Bridge) Status() status.Status {
 	now := b.now()
 	s := status.Status{
-		Started: b.started.UTC(), Reasons: []status.Reason{},
+		Role: status.RoleLeader, Started: b.started.UTC(), Reasons: []status.Reason{},
 		HMCs: []status.HMCStatus{}, Sinks: []status.SinkStatus{}, Removed: b.removedSinks(), Held: now.held(),
 		Storage: status.StorageStatus{
 			Path: b.opts.StoragePath, Bytes: b.queue.Size(), MaxBytes: int64(b.opts.Config.Storage.MaxBytes),
@@ -588,6 +640,11 @@ func (b *Bridge) Status() status.Status {
 		if k.Stuck {
 			s.Reasons = append(s.Reasons, status.Reason{Sink: k.Name, Reason: k.NotReady})
 		}
+	}
+	if !b.leads() {
+		s.Reasons = append(s.Reasons, status.Reason{
+			Reason: "the NATS cluster has not confirmed for too long that this daemon leads: nothing is delivered",
+		})
 	}
 	if err := b.queue.Err(); err != nil {
 		s.Storage.Error = err.Error()

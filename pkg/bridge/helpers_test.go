@@ -78,10 +78,12 @@ type daemon struct {
 	timing   watch.Intervals
 	stdout   io.Writer // of log sinks; nil: none
 	wrap     func(queue.Store) queue.Store
-	buffers  int
-	panicAt  atomic.Pointer[string]
-	cancel   context.CancelFunc
-	done     chan error
+	// elsewhere, which may be nil, is where the next start keeps its events.
+	elsewhere *Elsewhere
+	buffers   int
+	panicAt   atomic.Pointer[string]
+	cancel    context.CancelFunc
+	done      chan error
 	// known has what was read of the files of log sinks, which tests look at again and again.
 	known map[string]knownEvents
 }
@@ -129,7 +131,7 @@ func (d *daemon) start(cfg *config.Config) {
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(d.logs), zap.DebugLevel)
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
-		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout, WrapStore: d.wrap,
+		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout, WrapStore: d.wrap, Elsewhere: d.elsewhere,
 		Buffers: d.buffers,
 	})
 	if err != nil {

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cluster"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 )
@@ -33,8 +35,9 @@ type Options struct {
 
 // Run does once what the daemon does all the time: it looks at the certificates of each HMC, logs
 // on, looks at what the userid may have, connects the link, subscribes, logs off, and probes each
-// sink without sending an event. What was found goes to Out; the error says what does not work, one
-// line each. A userid and password that an HMC has refused are not tried again.
+// sink without sending an event. It looks at the cluster of the log, and makes nothing there. What
+// was found goes to Out; the error says what does not work, one line each. A userid and password
+// that an HMC has refused are not tried again.
 func Run(ctx context.Context, opts Options) error {
 	var (
 		findings []*finding
@@ -80,12 +83,38 @@ func Run(ctx context.Context, opts Options) error {
 			}
 		})
 	}
+	if j := opts.Config.Storage.JetStream; j != nil {
+		start("storage.jetstream", checkTimeout, func(ctx context.Context, f *finding) {
+			checkCluster(ctx, f, j, opts.Version)
+		})
+	}
 	for _, f := range findings { // as they are configured, whichever is done first
 		<-f.done
 		_, _ = io.WriteString(opts.Out, f.String())
 		errs = append(errs, f.err())
 	}
 	return errors.Join(errs...)
+}
+
+// checkCluster looks whether the cluster can keep the log, and makes nothing there.
+func checkCluster(ctx context.Context, f *finding, j *config.JetStream, version string) {
+	f.step("connecting")
+	logon, err := sinks.NATSLogon(&j.NATSLogon)
+	var missing []string
+	if err == nil {
+		err = cluster.Check(ctx, cluster.Options{
+			URLs: j.URLs, Logon: logon, Name: j.Name, Replicas: j.Replicas, Client: "hmcnotifyd/" + version,
+			Missing: func(what string) { missing = append(missing, what) },
+		})
+	}
+	switch {
+	case err != nil:
+		f.problem("%v", err)
+	case len(missing) > 0:
+		f.info("can be reached; the daemon makes what is missing, if it may: %s", strings.Join(missing, ", "))
+	default:
+		f.info("can be reached, and can keep the log %s", j.Name)
+	}
 }
 
 // checkSink probes a sink.

@@ -27,6 +27,7 @@ type Config struct {
 	// Severity
 	Rules    []Rule   `yaml:"rules"`
 	Storage  Storage  `yaml:"storage"`
+	HA       HA       `yaml:"ha"`
 	Dedup    Dedup    `yaml:"dedup"`
 	Severity Severity `yaml:"severity"`
 	Flood    Flood    `yaml:"flood"`
@@ -272,6 +273,8 @@ type Storage struct {
 	// of all dead letters together; beyond it the oldest go, of the sink that has the most;
 	// 0: no limit
 	DeadLettersMaxBytes Size `yaml:"dead_letters_max_bytes"`
+	// nil: they are kept in the directory
+	JetStream *JetStream `yaml:"jetstream"`
 }
 
 // Dedup bounds the memory of event ids already delivered.

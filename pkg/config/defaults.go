@@ -18,6 +18,7 @@ const defaultRESTPort = 6794
 
 func (c *Config) setDefaults() {
 	c.Storage = Storage{MaxBytes: 10 * gib, DeadLettersMaxBytes: gib}
+	c.HA = defaultHA()
 	c.Dedup = Dedup{Window: 10 * time.Minute, MaxIDs: 100_000}
 	c.Severity = Severity{AcceptableStatus: AcceptableHonor}
 	c.Flood = Flood{Window: 5 * time.Second, Min: 10}

@@ -25,6 +25,9 @@ func (h *HMC) Equal(o *HMC) bool { return equal(h, o) }
 // name.
 func (s *Sink) Equal(o *Sink) bool { return equal(s, o) }
 
+// Equal reports whether both say the same of where and how events are stored.
+func (s *Storage) Equal(o *Storage) bool { return equal(s, o) }
+
 func equal[T any](a, b *T) bool {
 	fa, sa := canonical(reflect.ValueOf(a).Elem())
 	fb, sb := canonical(reflect.ValueOf(b).Elem())
@@ -89,7 +92,7 @@ func (c *canon) value(v reflect.Value) {
 		return
 	case TLS:
 		c.fields = appendText(c.fields, x.ca)
-	case NATS:
+	case NATSLogon:
 		c.secrets = appendText(c.secrets, x.keys.Expose())
 	case Syslog:
 		c.fields = fmt.Appendf(c.fields, "%#v", x.LogMessages)

@@ -148,7 +148,7 @@ sinks: [{name: ops, webhook: {url: https://hooks.example.com/hmc}}, {name: journ
 	}
 
 	// What is not set is either of the kind that has no default, or an entry of a list.
-	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(splunk|elasticsearch)\.(token|index|http_config\..*)$|^sinks\.alertmanager\.statuses$|^sinks\.(alertmanager|otlp)\.http_config\..*$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
+	free := regexp.MustCompile(`^hmcs\.(password|topic_names|session|os_messages)(\..*)?$|^sinks\.webhook\.(url_file|secret|secret_file|secrets|secret_files|template|template_file)$|^sinks\.webhook\.http_config\.(basic_auth|authorization|bearer_token|bearer_token_file|oauth2|http_headers|proxy_url|no_proxy|proxy_connect_header)(\..*)?$|^sinks\.webhook\.http_config\.tls_config\.(ca|cert|key|cert_file|key_file|min_version|max_version)$|^sinks\.(splunk|elasticsearch)\.(token|index|http_config\..*)$|^sinks\.alertmanager\.statuses$|^sinks\.(alertmanager|otlp)\.http_config\..*$|^(sinks\.(match|drop)|rules)\..*$|^sinks\.(nats|kafka)\.(credentials_file|nkey_file|userid|password|password_file|token|token_file|sasl|tls)(\..*)?$|^storage\.jetstream(\..*)?$|^sinks\.syslog\.(log_message_file|tls\.(cert_file|key_file))$`)
 	for key := range all {
 		if set := parseKeys(t, text)[key]; set == free.MatchString(key) {
 			t.Errorf("%s: set in the example: %v", key, set)
@@ -167,6 +167,7 @@ func TestExampleStreams(t *testing.T) {
 	if !found {
 		t.Fatal("no sink stream")
 	}
+	text, _, _ = strings.Cut(text, "\nstorage:")
 	text = regexp.MustCompile(`(?m)^( *)#((userid|password_file|tls|sasl):|  (mechanism|userid|password_file): |tls: \{).*$`).
 		ReplaceAllStringFunc("\n  - name: stream "+text, func(line string) string { return strings.Replace(line, "#", "", 1) })
 	c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks:"+text, "nats.password", "correct-horse\n", "kafka.password", "battery\n")

@@ -61,7 +61,7 @@ func (s *Sink) Reread() (*Sink, error) {
 		fresh.NATS = &n
 		secret("nats.password_file", &n.Password, &n.PasswordFile)
 		secret("nats.token_file", &n.Token, &n.TokenFile)
-		d.natsKeys("nats", &n)
+		d.natsKeys("nats", &n.NATSLogon)
 		n.TLS = d.tlsAgain("nats.tls", n.TLS)
 	case s.Kafka != nil:
 		k := *s.Kafka

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
 )
 
 // NATS publishes events to a JetStream stream.
@@ -21,6 +21,11 @@ type NATS struct {
 	// the stream that must take the events; empty: whichever takes the subject
 	Stream string `yaml:"stream"`
 
+	NATSLogon `yaml:",inline"`
+}
+
+// NATSLogon says how to log on to a NATS server.
+type NATSLogon struct {
 	// At most one way to log on. The files are read again for each connection, so that a
 	// renewed one counts then.
 
@@ -106,60 +111,9 @@ const (
 	SASLScramSHA512 = "scram-sha-512"
 )
 
-// The placeholders of a subject or topic: what of an event stands in their place.
-const (
-	FieldHMC   = "hmc"
-	FieldType  = "type"
-	FieldCPC   = "cpc"
-	FieldClass = "class"
-	// of the resource.
-	FieldName     = "name"
-	FieldSeverity = "severity"
-)
-
-// NamePart is a part of the name of a subject or topic. One of its members is set.
-type NamePart struct {
-	Text string
-	// of the Field constants
-	Field string
-}
-
-// SplitName splits the name of a subject or topic at its placeholders, such as {hmc}. The error
-// says what is wrong with the name.
-func SplitName(name string) ([]NamePart, error) {
-	fields := []string{FieldHMC, FieldType, FieldCPC, FieldClass, FieldName, FieldSeverity}
-	var parts []NamePart
-	for name != "" {
-		text, rest, found := strings.Cut(name, "{")
-		if strings.Contains(text, "}") {
-			return nil, fmt.Errorf("has a } without a {")
-		}
-		if text != "" {
-			parts = append(parts, NamePart{Text: text})
-		}
-		if !found {
-			break
-		}
-		field, rest, found := strings.Cut(rest, "}")
-		switch {
-		case !found:
-			return nil, fmt.Errorf("has a { without a }")
-		case !slices.Contains(fields, field):
-			hint := ": there are {" + strings.Join(fields, "}, {") + "}"
-			if near := event.Nearest(field, fields); near != "" {
-				hint = ", did you mean {" + near + "}?"
-			}
-			return nil, fmt.Errorf("has an unknown placeholder %s%s", quote("{"+field+"}"), hint)
-		}
-		parts = append(parts, NamePart{Field: field})
-		name = rest
-	}
-	return parts, nil
-}
-
 // named returns a name with a word in place of each placeholder, to be checked as a whole.
 func named(name string) (string, error) {
-	parts, err := SplitName(name)
+	parts, err := render.SplitName(name)
 	var b strings.Builder
 	for _, p := range parts {
 		if p.Field != "" {
@@ -213,8 +167,18 @@ func checkTopic(topic string) string {
 
 func (n *NATS) check(d *decoder, path string, _ *Sink) {
 	at := under(path)
+	d.natsServers(path, "servers", n.Servers, &n.NATSLogon)
+	d.check(at("subject"), checkSubject(n.Subject))
+	if strings.ContainsFunc(n.Stream, isBlank) || strings.ContainsAny(n.Stream, ".*>/\\") {
+		d.errorf(at("stream"), "is not the name of a stream: white space and . * > / \\ cannot be in one")
+	}
+}
+
+// natsServers checks the addresses of NATS servers, and how to log on to them.
+func (d *decoder) natsServers(path, key string, servers []string, n *NATSLogon) {
+	at := under(path)
 	local, encrypted := true, n.TLS != nil
-	d.servers(at("servers"), n.Servers, "nats://nats.example.com:4222", checkServer, func(server string) {
+	d.servers(at(key), servers, "nats://nats.example.com:4222", checkServer, func(server string) {
 		// always: checkServer has parsed it
 		if u, err := url.Parse(server); err == nil {
 			local = local && isLoopback(u.Hostname())
@@ -223,14 +187,10 @@ func (n *NATS) check(d *decoder, path string, _ *Sink) {
 			}
 		}
 	})
-	d.check(at("subject"), checkSubject(n.Subject))
-	if strings.ContainsFunc(n.Stream, isBlank) || strings.ContainsAny(n.Stream, ".*>/\\") {
-		d.errorf(at("stream"), "is not the name of a stream: white space and . * > / \\ cannot be in one")
-	}
 	d.natsLogon(path, n)
 	d.optionalTLS(at("tls"), n.TLS)
 	if !encrypted && !local && (n.Password.IsSet() || n.Token.IsSet()) {
-		d.warnf(at("servers"), "without TLS the password or token may travel unencrypted: "+
+		d.warnf(at(key), "without TLS the password or token may travel unencrypted: "+
 			"write tls:// instead of nats://, or add tls: {}")
 	}
 }
@@ -254,7 +214,7 @@ func (d *decoder) servers(path string, servers []string, example string, check f
 }
 
 // natsLogon checks that there is at most one way to log on, and reads what belongs to it.
-func (d *decoder) natsLogon(path string, n *NATS) {
+func (d *decoder) natsLogon(path string, n *NATSLogon) {
 	at := under(path)
 	d.secret(at("password"), &n.Password, &n.PasswordFile)
 	d.secret(at("token"), &n.Token, &n.TokenFile)
@@ -282,7 +242,7 @@ func (d *decoder) natsLogon(path string, n *NATS) {
 }
 
 // natsKeys reads the files with keys.
-func (d *decoder) natsKeys(path string, n *NATS) {
+func (d *decoder) natsKeys(path string, n *NATSLogon) {
 	at := under(path)
 	n.keys = NewSecret(
 		d.keyFile(at("credentials_file"), &n.CredentialsFile, "BEGIN NATS USER JWT",

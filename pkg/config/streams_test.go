@@ -95,19 +95,3 @@ func TestStreamWarnings(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
-
-func TestSplitName(t *testing.T) {
-	parts, err := SplitName("a.{hmc}-{type}.b")
-	want := []NamePart{{Text: "a."}, {Field: "hmc"}, {Text: "-"}, {Field: "type"}, {Text: ".b"}}
-	if err != nil || !slices.Equal(parts, want) {
-		t.Errorf("%v %v, want %v", parts, err, want)
-	}
-	for _, name := range []string{"{", "}", "a}b{hmc}", "{}", "{hmc", "{{hmc}}", "{HMC}"} {
-		if parts, err := SplitName(name); err == nil {
-			t.Errorf("%s is taken as %v", name, parts)
-		}
-	}
-	if parts, err := SplitName(""); err != nil || len(parts) > 0 {
-		t.Errorf("%v %v", parts, err)
-	}
-}

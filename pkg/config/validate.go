@@ -96,6 +96,7 @@ func (d *decoder) validate(c *Config) {
 	d.sizeOrNone("storage.max_bytes", c.Storage.MaxBytes)
 	within(d, "storage.retain", c.Storage.Retain, 0, 10*365*24*time.Hour)
 	d.sizeOrNone("storage.dead_letters_max_bytes", c.Storage.DeadLettersMaxBytes)
+	d.cluster(c)
 	within(d, "dedup.window", c.Dedup.Window, 0, 30*24*time.Hour)
 	within(d, "dedup.max_ids", c.Dedup.MaxIDs, 0, 10_000_000)
 	within(d, "flood.window", c.Flood.Window, 100*time.Millisecond, 5*time.Minute)

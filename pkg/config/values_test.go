@@ -172,10 +172,10 @@ func TestEqualSeesEveryKey(t *testing.T) {
 	base := func() *Config {
 		h, s := HMC{Session: &Session{}, OSMessages: []OSMessages{{CPC: pattern("a")}}, Labels: map[string]string{"old": "x"}}, Sink{Webhook: &Webhook{Secrets: []Secret{NewSecret("old")}}, Log: &Log{}, Match: []match.Matcher{matcher()}, Drop: []match.Matcher{matcher()}}
 		s.Alertmanager = &Alertmanager{URLs: []URL{NewURL("old")}, Labels: map[string]string{"old": "x"}}
-		s.NATS, s.Kafka = &NATS{TLS: &TLS{}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
+		s.NATS, s.Kafka = &NATS{NATSLogon: NATSLogon{TLS: &TLS{}}}, &Kafka{TLS: &TLS{}, SASL: &SASL{}}
 		s.Syslog, s.OTLP = &Syslog{}, &OTLP{}
 		s.Splunk, s.Elasticsearch = &Splunk{}, &Elasticsearch{}
-		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Rules: []Rule{{Match: []match.Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
+		return &Config{HMCs: []HMC{h}, Sinks: []Sink{s}, Storage: Storage{JetStream: &JetStream{NATSLogon: NATSLogon{TLS: &TLS{}}}}, Rules: []Rule{{Match: []match.Matcher{matcher()}, Labels: map[string]string{"old": "x"}}}}
 	}
 	var count int
 	// change calls try with every value of the configuration changed, one at a time.

@@ -70,6 +70,9 @@ func judge(err error) verdict {
 // attempt calls the sink once, which keeps to its timeout, and measures, counts and judges what
 // comes of it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes.
 func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(context.Context) error) (verdict, error) {
+	if err := d.hold(ctx); err != nil {
+		return again, err
+	}
 	start := time.Now()
 	if lane != nil {
 		d.health.begin(lane, start)

@@ -37,10 +37,12 @@ type Options struct {
 	To     sinks.Sink
 	// Cursor is from where the sink's events are read.
 	Cursor  *queue.Cursor
-	Dead    *queue.DeadLetters
+	Dead    queue.Letters
 	Metrics *Metrics
 	Logger  *zap.Logger
 	Backlog Backlog
+	// Hold waits until something may be sent.
+	Hold func(context.Context) error
 }
 
 // Backlog is what was stored before a sink began, up to record Last: its age counts from then on.
@@ -64,7 +66,8 @@ type Delivery struct {
 	Wants func(event.Record) bool
 
 	kind    string // of the sink
-	dead    *queue.DeadLetters
+	hold    func(context.Context) error
+	dead    queue.Letters
 	backlog Backlog
 	rules   floodRules
 	metrics *sinkMetrics
@@ -91,7 +94,7 @@ type Delivery struct {
 // New returns a Delivery that does nothing yet.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), dead: o.Dead, backlog: o.Backlog,
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), hold: o.Hold, dead: o.Dead, backlog: o.Backlog,
 		Wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),

@@ -810,6 +810,7 @@ sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
 	cursor.Rewind()
 	d := New(Options{
 		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: cmp.Or(s.metrics, NewMetrics(nil)), Logger: zap.NewNop(),
+		Hold: func(context.Context) error { return nil },
 	})
 	s.delivery = d
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))

@@ -93,7 +93,7 @@ func (c *ReplayCounts) Add(other ReplayCounts) {
 type Replay struct {
 	ReplayCounts
 
-	Dead     *queue.DeadLetters
+	Dead     queue.Letters
 	Query    queue.DeadLetterFilter
 	Sink, To string
 	Report   func(ReplayStep)

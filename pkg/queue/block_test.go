@@ -93,13 +93,13 @@ func FuzzParseBlock(f *testing.F) {
 
 func FuzzDecodeCheckpoint(f *testing.F) {
 	c := Checkpoint{end: 5, cursors: map[string]position{"a": {1, 2, 3}, "b": {4, 5, 6}}}
-	f.Add(c.encode())
+	f.Add(c.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := decodeCheckpoint(b)
 		if err != nil {
 			return
 		}
-		again, err := decodeCheckpoint(c.encode())
+		again, err := decodeCheckpoint(c.Encode())
 		if err != nil || again.end != c.end || !maps.Equal(again.cursors, c.cursors) {
 			t.Fatalf("%v became %v: %v", c, again, err)
 		}
@@ -109,7 +109,7 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 // FuzzVerify changes a bbolt file. What is found right must be safe to read, and to write to.
 func FuzzVerify(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "seed.db")
-	db, err := bolt.Open(path, 0o600, boltOptions(0))
+	db, err := bolt.Open(path, 0o600, boltfile.Options(0))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func FuzzVerify(f *testing.F) {
 		if _, err := boltfile.Verify(path, ""); err != nil {
 			return
 		}
-		db, err := bolt.Open(path, 0o600, boltOptions(0))
+		db, err := bolt.Open(path, 0o600, boltfile.Options(0))
 		if err != nil {
 			t.Fatal(err)
 		}

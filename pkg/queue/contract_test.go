@@ -252,7 +252,7 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 					u.t.Fatal(err)
 				}
 			}
-			if _, _, err := u.store.Read(segments[0], 1); !errors.Is(err, errGone) {
+			if _, _, err := u.store.Read(segments[0], 1); !errors.Is(err, ErrGone) {
 				u.t.Errorf("reading what is gone: %v", err)
 			}
 			u.store.Rest(segments[0].base)

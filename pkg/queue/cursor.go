@@ -227,7 +227,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 		switch {
 		case err == nil:
 			return view, nil
-		case errors.Is(err, errGone):
+		case errors.Is(err, ErrGone):
 			if q.isClosing() {
 				return Block{}, ErrClosed
 			}

@@ -789,7 +789,7 @@ func TestLayout1(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range segmentFiles(t, dir) {
-		db, err := bolt.Open(file, 0o600, boltOptions(0))
+		db, err := bolt.Open(file, 0o600, boltfile.Options(0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -840,7 +840,7 @@ func TestNewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := segmentFiles(t, q.opts.Dir)[0]
-	db, err := bolt.Open(file, 0o600, boltOptions(0))
+	db, err := bolt.Open(file, 0o600, boltfile.Options(0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -865,7 +865,7 @@ func TestVerify(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	path := filepath.Join(memoryDir(t), "x.db")
-	db, err := bolt.Open(path, 0o600, boltOptions(0))
+	db, err := bolt.Open(path, 0o600, boltfile.Options(0))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,6 +81,22 @@ type DeadLetterFilter struct {
 	Limit int
 }
 
+// Letters are the dead letters, wherever they are kept. The methods are those of DeadLetters.
+type Letters interface {
+	Put(letters ...DeadLetter) error
+	List(filter DeadLetterFilter) ([]DeadLetter, error)
+	Matching(filter DeadLetterFilter) (map[string]int, error)
+	Last() string
+	Get(id string) (DeadLetter, error)
+	Update(l DeadLetter) error
+	Delete(ids ...string) (int, error)
+	Purge(filter DeadLetterFilter) (int, error)
+	Count(sink string) int
+	Sinks() []string
+	Bytes() int64
+	Close() error
+}
+
 // DeadLetters keeps what sinks have refused for good, until somebody looks at it. Its methods may
 // be called from any goroutine. Each change is synced to disk when the method returns.
 type DeadLetters struct {
@@ -177,13 +193,13 @@ func (d *DeadLetters) load() (err error) {
 	var db *bolt.DB
 	defer func() {
 		if err != nil {
-			_ = closeUnlessStuck(db, d.path, err) // the error in hand is the one that counts
+			_ = boltfile.Close(db, d.path, err) // the error in hand is the one that counts
 		}
 	}()
-	if db, err = openBolt(d.path, boltOptions(0)); err != nil {
+	if db, err = boltfile.Open(d.path, boltfile.Options(0)); err != nil {
 		return err
 	}
-	err = update(db, d.path, func(tx *bolt.Tx) error {
+	err = boltfile.Update(db, d.path, func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{lettersBucket, dataBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -221,7 +237,7 @@ type change map[string]sinkLetters
 func (c change) add(l *DeadLetter, n int) {
 	of := c[l.Sink]
 	of.count += n
-	of.bytes += int64(n) * l.cost()
+	of.bytes += int64(n) * l.Cost()
 	c[l.Sink] = of
 }
 
@@ -315,7 +331,7 @@ func (d *DeadLetters) use(
 			d.apply(c)
 		}
 		if boltfile.IsDamage(err) {
-			_ = closeUnlessStuck(d.db, d.path, err) // the error in hand is the one that counts
+			_ = boltfile.Close(d.db, d.path, err) // the error in hand is the one that counts
 			d.db = nil
 			_ = d.setAside(d.path, err) // else it is tried with the next use
 		}
@@ -326,8 +342,8 @@ func (d *DeadLetters) use(
 	return err
 }
 
-// cost is what a letter counts for against MaxBytes.
-func (l *DeadLetter) cost() int64 {
+// Cost is what a letter counts for against MaxBytes.
+func (l *DeadLetter) Cost() int64 {
 	return int64(64 + l.Size + len(l.Sink) + len(l.Reason) + len(l.Request) + len(l.EventID) + len(l.EventType) +
 		len(l.Summary))
 }
@@ -338,7 +354,7 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 		return nil
 	}
 	var dropped map[string]int
-	err := d.use("put", update, func(tx *bolt.Tx, c change) (err error) {
+	err := d.use("put", boltfile.Update, func(tx *bolt.Tx, c change) (err error) {
 		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
 		meta.FillPercent, data.FillPercent = 0.9, 0.9
 		for _, l := range letters {
@@ -380,7 +396,7 @@ func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLette
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
-	return d.use(what, view, func(tx *bolt.Tx, _ change) error {
+	return d.use(what, boltfile.View, func(tx *bolt.Tx, _ change) error {
 		c := tx.Bucket(lettersBucket).Cursor()
 		for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
 			l, err := decodeLetter(k, v)
@@ -447,7 +463,7 @@ func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	if err != nil {
 		return l, err
 	}
-	err = d.use("get", view, func(tx *bolt.Tx, _ change) error {
+	err = d.use("get", boltfile.View, func(tx *bolt.Tx, _ change) error {
 		var err error
 		if l, err = findLetter(tx, key); err != nil {
 			return err
@@ -469,7 +485,7 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	return d.use("update", update, func(tx *bolt.Tx, c change) error {
+	return d.use("update", boltfile.Update, func(tx *bolt.Tx, c change) error {
 		kept, err := findLetter(tx, key)
 		if err != nil {
 			return err
@@ -483,7 +499,7 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 
 // Delete removes letters and returns how many there were of them.
 func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
-	err = d.use("delete", update, func(tx *bolt.Tx, c change) error {
+	err = d.use("delete", boltfile.Update, func(tx *bolt.Tx, c change) error {
 		for _, id := range ids {
 			key, err := letterKey(id)
 			if err != nil {
@@ -504,9 +520,9 @@ func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
 	return n, nil
 }
 
-// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
+// PurgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
 // happen.
-const purgeAtOnce = 1000
+const PurgeAtOnce = 1000
 
 // Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
 // Letters that are put while it works stay. After an error those it has counted are gone.
@@ -516,7 +532,7 @@ func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 			return 0, nil
 		}
 	}
-	filter.Limit = purgeAtOnce
+	filter.Limit = PurgeAtOnce
 	for {
 		letters, err := d.List(filter)
 		if err != nil || len(letters) == 0 {
@@ -549,6 +565,13 @@ func (d *DeadLetters) Sinks() []string {
 	return slices.Sorted(maps.Keys(d.sinks))
 }
 
+// Bytes returns what all letters count for against MaxBytes.
+func (d *DeadLetters) Bytes() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bytes
+}
+
 // Close closes the file.
 func (d *DeadLetters) Close() error {
 	d.mu.Lock()
@@ -559,7 +582,22 @@ func (d *DeadLetters) Close() error {
 	}
 	db := d.db
 	d.db = nil
-	return closeUnlessStuck(db, d.path, nil)
+	return boltfile.Close(db, d.path, nil)
+}
+
+// Encode returns all of the letter but its Data, for a store of another package.
+func (l *DeadLetter) Encode() ([]byte, error) {
+	key, err := letterKey(l.ID)
+	return encodeLetter(key, l), err
+}
+
+// DecodeDeadLetter reads what Encode has returned.
+func DecodeDeadLetter(id string, b []byte) (DeadLetter, error) {
+	key, err := letterKey(id)
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	return decodeLetter(key, b)
 }
 
 func letterID(n uint64) string { return fmt.Sprintf("%016x", n) }

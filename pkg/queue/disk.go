@@ -28,7 +28,7 @@ type disk struct {
 	// How much is mapped of a file that is written to.
 	mapped    int
 	lock      *os.File
-	positions *cursorFile
+	positions cursorFile
 	// Nil after a failure, until the next Begin.
 	writer  *writer
 	closing chan struct{}
@@ -47,7 +47,7 @@ func newDisk(o *Options) (*disk, error) {
 	if trouble != "" {
 		o.Logger.Warn("the storage directory is not for this user alone", zap.String("trouble", trouble))
 	}
-	lock, err := lockDir(o.Dir)
+	lock, err := datadir.Lock(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (d *disk) Load() (*Loaded, error) {
 	positions, stored, err := openCursorFile(d.dir)
 	d.positions = positions
 	if boltfile.IsDamage(err) {
-		err = d.setAside(positions.path(), err)
+		err = d.setAside(positions.Path(), err)
 	}
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (d *disk) Load() (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{state: map[string]string{}, size: 2 * cursorSlotSize}
+	l := &Loaded{state: map[string]string{}, size: datadir.SlotsSize}
 	gap, err := d.loadState(l.state, &segments, &taken)
 	if err != nil {
 		return nil, err
@@ -255,7 +255,7 @@ func (d *disk) Begin(s *Start) (size int64, err error) {
 	d.mu.Unlock()
 	if old != nil { // it was empty, and the new file has taken its name
 		old.retire()
-		err = errGone
+		err = ErrGone
 	}
 	d.seal(err)
 	d.writer = w
@@ -275,7 +275,7 @@ func (d *disk) seal(reason error) {
 }
 
 func (d *disk) Commit(g *Group) error {
-	if g.empty() {
+	if g.Empty() {
 		return probeDisk(d.dir, max(64<<10, min(g.bytes, commitBytes)))
 	}
 	w := d.writer
@@ -317,7 +317,7 @@ func (d *disk) segment(base uint64) *segment {
 func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	s := d.segment(at.base)
 	if s == nil {
-		return Block{}, 0, errGone
+		return Block{}, 0, ErrGone
 	}
 	buf, next, err := s.block(seq)
 	if err != nil {
@@ -392,8 +392,8 @@ func (d *disk) Close() error {
 		s.retire()
 	}
 	d.mu.Unlock()
-	if d.positions != nil {
-		errs = append(errs, d.positions.close())
+	if d.positions.Slots != nil {
+		errs = append(errs, d.positions.Close())
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }
@@ -407,7 +407,7 @@ func (d *disk) spaceLoop() {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
-		d.metrics.available.Set(float64(availableBytes(d.dir)))
+		d.metrics.available.Set(float64(datadir.Available(d.dir)))
 		select {
 		case <-tick.C:
 		case <-d.closing:

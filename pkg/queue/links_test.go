@@ -38,7 +38,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 		t.Fatal(segments, err)
 	}
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
-	for _, name := range []string{lockName, cursorsName, deadName, filepath.Base(segments[0])} {
+	for _, name := range []string{"lock", cursorsName, deadName, filepath.Base(segments[0])} {
 		path := filepath.Join(dir, name)
 		for _, there := range []bool{true, false} {
 			if err := os.Rename(path, elsewhere); err != nil {

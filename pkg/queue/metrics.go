@@ -48,3 +48,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Dead letters that went because of the limit of their bytes."),
 	}
 }
+
+// DeadLetters shows how many bytes of dead letters are kept, and that so many more have gone
+// because of the limit. For a store of another package.
+func (m *Metrics) DeadLetters(bytes int64, dropped int) {
+	m.deadBytes.Set(float64(bytes))
+	m.deadDropped.Add(float64(dropped))
+}

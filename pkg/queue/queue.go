@@ -76,10 +76,12 @@ var ErrTooLarge = errors.New("queue: record is too large")
 // Unlimited is an Options.MaxBytes that no disk has.
 const Unlimited = math.MaxInt64
 
-// Options say where and how to store. Only Dir is needed.
+// Options say where and how to store. Only Dir or Store is needed.
 type Options struct {
 	// Dir is made if it does not exist. It belongs to one Queue at a time.
 	Dir string
+	// Store is used in the place of a directory.
+	Store Store
 	// CommitInterval is how long records are gathered for one transaction. With 0 a transaction
 	// takes what has arrived while the one before it was written, which is best for latency and
 	// nearly best for throughput.
@@ -107,13 +109,17 @@ type Options struct {
 	Logger *zap.Logger
 	// Metrics may be nil.
 	Metrics *Metrics
+	// From, which may be nil, is an open queue that nobody uses, all of which is copied by Open
+	// to one that is empty. Copied is told up to which record it is, 0 at first; an error ends it.
+	From   *Queue
+	Copied func(record uint64) error
 	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
 	// returns is used in its place.
 	Wrap func(Store) Store
 }
 
 func (o *Options) setDefaults() error {
-	if o.Dir == "" {
+	if o.Dir == "" && o.Store == nil {
 		return errors.New("queue: no directory")
 	}
 	if min(o.CommitInterval, o.Retain) < 0 || min(o.MaxBytes, o.SegmentBytes, o.WaitBytes, o.CacheBytes) < 0 {
@@ -219,9 +225,11 @@ func Open(opts Options) (_ *Queue, err error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	store, err := newDisk(&opts)
-	if err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
+	store := opts.Store
+	if store == nil {
+		if store, err = newDisk(&opts); err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
+		}
 	}
 	q := &Queue{
 		opts: opts, log: opts.Logger, metrics: opts.Metrics, store: store,
@@ -258,6 +266,14 @@ func (q *Queue) load() error {
 	q.clock.start(q.state[clockKey], q.segments)
 	for _, gone := range l.lost {
 		q.skip(gone.first, gone.last)
+	}
+	if q.opts.From != nil {
+		err = q.copyFrom(q.opts.From, q.opts.Copied)
+	} else if _, half := q.state[movingKey]; half {
+		err = ErrHalfCopied
+	}
+	if err != nil {
+		return err
 	}
 	if err := q.begin(); err != nil {
 		if !boltfile.IsNoSpace(err) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -44,13 +43,9 @@ var (
 // segmentVersion is the layout. Before 2 the values of the meta bucket had no checksums.
 const segmentVersion = 2
 
-const (
-	openTimeout = time.Second // for bbolt's own lock on a file: nobody else should have it
-	allocSize   = 4 << 20     // by how much a segment's file grows, unwritten
-	// A reader that works through a segment maps it page by page, and what is mapped counts as
-	// memory of the process. Opening a file again costs a fraction of reading this much of it.
-	remapBytes = 8 << 20
-)
+// A reader that works through a segment maps it page by page, and what is mapped counts as memory
+// of the process. Opening a file again costs a fraction of reading this much of it.
+const remapBytes = 8 << 20
 
 var errVersion = errors.New("written by a newer version of this program")
 
@@ -136,67 +131,17 @@ func (s *Segment) decode(b []byte) error {
 
 func sequenceKey(seq uint64) []byte { return big.AppendUint64(nil, seq) }
 
-// view and update run fn in a transaction of a file, behind boltfile.Guard.
-func view(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
-	return boltfile.Guard(path, func() error { return db.View(fn) })
-}
-
-func update(db *bolt.DB, path string, fn func(tx *bolt.Tx) error) error {
-	return boltfile.Guard(path, func() error { return db.Update(fn) })
-}
-
-func boltOptions(mapped int) *bolt.Options {
-	return &bolt.Options{
-		Timeout: openTimeout, PageSize: boltfile.PageSize, InitialMmapSize: mapped, NoStatistics: true,
-		// The list of free pages is stored with every transaction, else bbolt would read
-		// the whole tree to rebuild it, in a goroutine of its own whose panics nobody can
-		// catch.
-		NoFreelistSync: false, FreelistType: bolt.FreelistArrayType,
-		OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) {
-			return datadir.Open(path, flag)
-		},
-	}
-}
-
-// openBolt opens a file, or makes it. Where there is one it must have been verified.
-func openBolt(path string, options *bolt.Options) (db *bolt.DB, err error) {
-	err = boltfile.Guard(path, func() error {
-		db, err = bolt.Open(path, 0o600, options)
-		return err
-	})
-	if err != nil {
-		return nil, boltfile.Classify(path, err)
-	}
-	db.AllocSize = allocSize
-	return db, nil
-}
-
-func openReadOnly(path string) (*bolt.DB, error) {
-	options := boltOptions(0)
-	options.ReadOnly = true
-	return openBolt(path, options)
-}
-
-// closeUnlessStuck closes a handle that has no transaction open; err is the outcome of its last
-// use.
-func closeUnlessStuck(db *bolt.DB, path string, err error) error {
-	if db == nil || boltfile.IsStuck(err) {
-		return nil
-	}
-	return boltfile.Guard(path, db.Close)
-}
-
 // inspect reads a segment's description without looking at its blocks.
 func inspect(path string, base uint64) (f found, err error) {
 	f = found{segment: &segment{path: path}}
 	if f.clean, err = boltfile.Verify(path, string(metaBucket)); err != nil {
 		return f, err
 	}
-	db, err := openReadOnly(path)
+	db, err := boltfile.OpenReadOnly(path)
 	if err != nil {
 		return f, err
 	}
-	err = view(db, path, func(tx *bolt.Tx) error {
+	err = boltfile.View(db, path, func(tx *bolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
 			return boltfile.Damagef(path, "a bucket is missing")
@@ -219,14 +164,14 @@ func inspect(path string, base uint64) (f found, err error) {
 		f.base, f.size = base, tx.Size()
 		return nil
 	})
-	return f, cmp.Or(err, closeUnlessStuck(db, path, err))
+	return f, cmp.Or(err, boltfile.Close(db, path, err))
 }
 
 // open makes s.db usable for reading. s.mu is held.
 func (s *segment) open() error {
 	switch {
 	case s.gone:
-		return errGone
+		return ErrGone
 	case s.stuck:
 		return boltfile.Stuck(s.path, errors.New("it could not be read before"))
 	case s.db != nil:
@@ -238,7 +183,7 @@ func (s *segment) open() error {
 		}
 		s.verified = true
 	}
-	db, err := openReadOnly(s.path)
+	db, err := boltfile.OpenReadOnly(s.path)
 	s.db, s.read = db, 0
 	return err
 }
@@ -265,7 +210,7 @@ func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
 	if err := s.open(); err != nil {
 		return nil, 0, err
 	}
-	err = view(s.db, s.path, func(tx *bolt.Tx) error {
+	err = boltfile.View(s.db, s.path, func(tx *bolt.Tx) error {
 		records := tx.Bucket(recordsBucket)
 		if records == nil {
 			return boltfile.Damagef(s.path, "no records")
@@ -305,7 +250,7 @@ func (s *segment) closeLocked(err error) {
 	if s.db == nil || s.writing {
 		return
 	}
-	_ = closeUnlessStuck(s.db, s.path, err) // it was only read
+	_ = boltfile.Close(s.db, s.path, err) // it was only read
 	s.db = nil
 }
 
@@ -327,7 +272,7 @@ func (s *segment) loadState(state map[string]string) error {
 		return err
 	}
 	var damage error
-	err := view(s.db, s.path, func(tx *bolt.Tx) error {
+	err := boltfile.View(s.db, s.path, func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(stateBucket)
 		if bucket == nil {
 			return boltfile.Damagef(s.path, "no state")
@@ -364,11 +309,11 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 	w := &writer{segment: &segment{path: path, writing: true, verified: true}}
 	defer func() {
 		if err != nil {
-			_ = closeUnlessStuck(w.bolt, temporary, err) // the error in hand is the one that counts
+			_ = boltfile.Close(w.bolt, temporary, err) // the error in hand is the one that counts
 			_ = os.Remove(temporary)
 		}
 	}()
-	if w.bolt, err = openBolt(temporary, boltOptions(mapped)); err != nil {
+	if w.bolt, err = boltfile.Open(temporary, boltfile.Options(mapped)); err != nil {
 		return nil, err
 	}
 	err = boltfile.Guard(temporary, func() error {
@@ -410,7 +355,7 @@ func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
 // committed notes the transaction that the file is at, and returns the bytes of the file that are
 // in use. An error would only matter for metrics and the size of a segment.
 func (w *writer) committed() int64 {
-	_ = view(w.bolt, w.path, func(tx *bolt.Tx) error {
+	_ = boltfile.View(w.bolt, w.path, func(tx *bolt.Tx) error {
 		w.transaction, w.size = tx.ID(), tx.Size()
 		return nil
 	})
@@ -419,7 +364,7 @@ func (w *writer) committed() int64 {
 
 // unchanged tells whether the file is still at the transaction that was noted.
 func (w *writer) unchanged() (same bool) {
-	err := view(w.bolt, w.path, func(tx *bolt.Tx) error {
+	err := boltfile.View(w.bolt, w.path, func(tx *bolt.Tx) error {
 		same = tx.ID() == w.transaction
 		return nil
 	})
@@ -443,7 +388,7 @@ func put(tx *bolt.Tx, name []byte, p plan) error {
 
 func putMeta(tx *bolt.Tx, positions *Checkpoint, s *Segment) error {
 	meta := tx.Bucket(metaBucket)
-	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.encode())), meta.Put(summaryKey, appendCRC(s.encode())))
+	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.Encode())), meta.Put(summaryKey, appendCRC(s.encode())))
 }
 
 // commit stores a group in one transaction.
@@ -451,7 +396,7 @@ func (w *writer) commit(g *Group) error {
 	if err := w.complete(); err != nil {
 		return err
 	}
-	return update(w.bolt, w.path, func(tx *bolt.Tx) error {
+	return boltfile.Update(w.bolt, w.path, func(tx *bolt.Tx) error {
 		records, state := put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state)
 		return errors.Join(records, state, putMeta(tx, g.positions, &g.after))
 	})
@@ -466,7 +411,7 @@ func (w *writer) seal(err error) error {
 	if w.stuck = w.stuck || boltfile.IsStuck(err); w.stuck {
 		return nil
 	}
-	if err := closeUnlessStuck(w.bolt, w.path, err); err != nil {
+	if err := boltfile.Close(w.bolt, w.path, err); err != nil {
 		return err
 	}
 	// bbolt lets a file grow in large steps; what is behind its last page takes no space, but

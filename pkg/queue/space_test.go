@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -29,12 +28,5 @@ func TestSpaceMetrics(t *testing.T) {
 		if got := testutil.ToFloat64(m.available); got < 1<<20 || got > 1<<60 {
 			t.Errorf("%v bytes are available", got)
 		}
-	}
-}
-
-func TestAvailableBytesOfNothing(t *testing.T) {
-	t.Parallel()
-	if got := availableBytes(filepath.Join(t.TempDir(), "missing")); got != -1 {
-		t.Errorf("%d bytes are available where there is nothing", got)
 	}
 }

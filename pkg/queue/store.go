@@ -4,9 +4,9 @@ import "errors"
 
 // Store is what a Queue keeps its data in. The Queue groups batches, makes blocks of them and looks
 // after state, cursors and limits; the store keeps blocks and positions, and finds them again. The
-// methods are called by a Queue only. Stores are made in this package, since what they are handed
-// has no exported fields; a program can put one of its own around the one it is given
-// (Options.Wrap), by embedding it:
+// methods are called by a Queue only. What they are handed has no exported fields: a store of
+// another package keeps the bytes that message.go makes of it. A program can put one of its own
+// around the one it is given (Options.Wrap), by embedding it:
 //
 //	type failing struct{ queue.Store }
 //
@@ -35,7 +35,7 @@ type Store interface {
 	Commit(g *Group) error
 	// Read returns the block with record seq of a segment. When that cannot be read for good,
 	// the error is a boltfile.Damaged, and the records from seq to next-1 are lost, or with next 0
-	// all of the segment. It is errGone after Trim.
+	// all of the segment. It is ErrGone after Trim.
 	Read(s Segment, seq uint64) (b Block, next uint64, err error)
 	// Rest says that a reader has left a segment, so that what is open for it may be closed.
 	Rest(base uint64)
@@ -49,8 +49,8 @@ type Store interface {
 	Close() error
 }
 
-// errGone is returned by Store.Read for a segment that is not there any more.
-var errGone = errors.New("segment is gone")
+// ErrGone is returned by Store.Read for a segment that is not there any more.
+var ErrGone = errors.New("segment is gone")
 
 // Segment describes a segment.
 type Segment struct {
@@ -108,5 +108,3 @@ type Group struct {
 	// next group needs a new one.
 	sealed bool
 }
-
-func (g *Group) empty() bool { return len(g.records)+len(g.state) == 0 }

@@ -16,12 +16,3 @@ func uptime() (boot string, up time.Duration) {
 	}
 	return boot, up
 }
-
-// availableBytes is what a directory's file system has left for this process, or -1.
-func availableBytes(dir string) int64 {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil {
-		return -1
-	}
-	return int64(s.Bavail) * int64(s.Bsize) // the types depend on the architecture
-}

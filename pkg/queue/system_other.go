@@ -4,6 +4,5 @@ package queue
 
 import "time"
 
-// What there is no call for, or is not known.
-func availableBytes(string) int64             { return -1 }
+// There is no call for it.
 func uptime() (boot string, up time.Duration) { return "", 0 }

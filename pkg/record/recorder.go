@@ -61,6 +61,7 @@ type Options struct {
 	Timing  Timing
 	Budget  *budget.Budget   // of what waits to be stored; nil: there is none
 	Now     func() time.Time // nil: time.Now
+	After   string           // of whom the daemon has taken over; "": of nobody
 }
 
 // Recorder brings what comes from one HMC into the queue, whoever has something to record:
@@ -79,6 +80,7 @@ type Recorder struct {
 	now     func() time.Time
 	seenBy  []string // the HMC alone, for the events of a group
 	labels  event.Headers
+	after   string
 
 	severities atomic.Pointer[translate.Severities]
 	rules      atomic.Pointer[translate.Rules]
@@ -104,7 +106,7 @@ func New(opts Options) *Recorder {
 	r := &Recorder{
 		name: name, cfg: opts.Config, group: opts.Group, watcher: opts.Watcher, metrics: opts.Metrics, log: opts.Logger,
 		topics: opts.Topics, timing: opts.Timing, now: opts.Now, seenBy: []string{name},
-		labels: translate.Labels(opts.Config.Labels),
+		labels: translate.Labels(opts.Config.Labels), after: opts.After,
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -170,6 +172,9 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 			last = until
 		}
 		t.blind(last, cmp.Or(cause, "the daemon ended without notice"))
+		if r.after != "" {
+			t.blind(last, r.after)
+		}
 	}
 }
 

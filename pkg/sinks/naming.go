@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/render"
 )
 
 // maxNameField is how much of a value goes into the name of a subject or topic: these have limits,
@@ -93,17 +93,17 @@ func (f *eventFields) body() []byte { return event.Member(f.record.JSON, "body")
 
 func (f *eventFields) get(field string) string {
 	switch field {
-	case config.FieldHMC:
+	case render.FieldHMC:
 		return f.hmc
-	case config.FieldType:
+	case render.FieldType:
 		return f.kind
-	case config.FieldCPC:
+	case render.FieldCPC:
 		return f.cpc
-	case config.FieldClass:
+	case render.FieldClass:
 		return f.class
-	case config.FieldName:
+	case render.FieldName:
 		return f.name
-	case config.FieldSeverity:
+	case render.FieldSeverity:
 		return f.severity
 	}
 	return ""
@@ -111,19 +111,19 @@ func (f *eventFields) get(field string) string {
 
 // naming makes the name of a subject or topic for an event.
 type naming struct {
-	parts []config.NamePart
+	parts []render.NamePart
 	// also has the characters besides ASCII letters and digits that a value may bring in.
 	also string
 }
 
 func newNaming(name, also string) (naming, error) {
-	parts, err := config.SplitName(name)
+	parts, err := render.SplitName(name)
 	return naming{parts: parts, also: also}, err
 }
 
 // fixed reports whether the name is the same for all events.
 func (n naming) fixed() bool {
-	return !slices.ContainsFunc(n.parts, func(p config.NamePart) bool { return p.Field != "" })
+	return !slices.ContainsFunc(n.parts, func(p render.NamePart) bool { return p.Field != "" })
 }
 
 // of returns the name for an event.

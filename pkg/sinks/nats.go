@@ -88,24 +88,33 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 		nats.PingInterval(natsPing),
 		nats.SkipHostLookup(), // the dialer does it, with its limit of time
 	}
-	logon, err := natsLogon(c)
+	logon, err := NATSLogon(&c.NATSLogon)
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	tlsConfig, err := cmp.Or(c.TLS, &config.TLS{}).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("nats: %w", err)
-	}
-	n.options = append(n.options, logon, func(o *nats.Options) error {
-		// A server may ask for TLS also without it.
-		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil
-		return nil
-	})
+	n.options = append(n.options, logon...)
 	return n, nil
 }
 
+// NATSLogon returns the options of a connection that say how to log on, and of TLS.
+func NATSLogon(c *config.NATSLogon) ([]nats.Option, error) {
+	logon, err := natsLogon(c)
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := cmp.Or(c.TLS, &config.TLS{}).ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return []nats.Option{logon, func(o *nats.Options) error {
+		// A server may ask for TLS also without it.
+		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil
+		return nil
+	}}, nil
+}
+
 // natsLogon returns the option of the way to log on that is configured; nil: there is none.
-func natsLogon(c *config.NATS) (nats.Option, error) {
+func natsLogon(c *config.NATSLogon) (nats.Option, error) {
 	switch {
 	case c.CredentialsFile != "":
 		return nats.UserCredentials(c.CredentialsFile), nil

@@ -146,7 +146,7 @@ func natsConfig(s *natsServer) config.Sink {
 	return config.Sink{
 		NATS: &config.NATS{
 			Servers: []string{s.url()}, Subject: config.DefaultSubject,
-			Userid: natsUser, Password: config.NewSecret(natsPassword),
+			NATSLogon: config.NATSLogon{Userid: natsUser, Password: config.NewSecret(natsPassword)},
 		},
 		Batch: config.Batch{MaxEvents: 1}, Concurrency: 4, Timeout: patience,
 	}
@@ -728,18 +728,18 @@ func TestNATSLogon(t *testing.T) {
 	}{
 		"credentials": {
 			fmt.Sprintf("operator: %q\n%s", operator, accounts),
-			config.NATS{CredentialsFile: "testdata/nats/user.creds"},
+			config.NATS{NATSLogon: config.NATSLogon{CredentialsFile: "testdata/nats/user.creds"}},
 			config.NATS{},
 		},
 		"nkey": {
 			fmt.Sprintf("authorization: {users: [{nkey: %s}]}\n", nkey),
-			config.NATS{NKeyFile: "testdata/nats/user.nk"},
-			config.NATS{Token: config.NewSecret(token)},
+			config.NATS{NATSLogon: config.NATSLogon{NKeyFile: "testdata/nats/user.nk"}},
+			config.NATS{NATSLogon: config.NATSLogon{Token: config.NewSecret(token)}},
 		},
 		"token": {
 			fmt.Sprintf("authorization: {token: %q}\n", token),
-			config.NATS{Token: config.NewSecret(token)},
-			config.NATS{Token: config.NewSecret(token + "!")},
+			config.NATS{NATSLogon: config.NATSLogon{Token: config.NewSecret(token)}},
+			config.NATS{NATSLogon: config.NATSLogon{Token: config.NewSecret(token + "!")}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -774,7 +774,7 @@ func TestNATSLogon(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New(config.Sink{NATS: &config.NATS{Servers: []string{"nats://n"}, NKeyFile: "testdata/nats/operator.jwt"}}, Options{}); err == nil || strings.Contains(err.Error(), "eyJ") {
+	if _, err := New(config.Sink{NATS: &config.NATS{Servers: []string{"nats://n"}, NATSLogon: config.NATSLogon{NKeyFile: "testdata/nats/operator.jwt"}}}, Options{}); err == nil || strings.Contains(err.Error(), "eyJ") {
 		t.Errorf("a file that is no seed: %v", err)
 	}
 }

@@ -10,11 +10,21 @@ import (
 // in percent.
 const storageNearlyFull = 90
 
+// The values of Status.Role.
+const (
+	RoleLeader  = "leader"
+	RoleStandby = "standby"
+)
+
 // Status is a snapshot of everything a person or a probe may ask about the daemon. It holds no
 // secret.
 type Status struct {
-	Ready   bool         `json:"ready"`
-	Reasons []Reason     `json:"reasons"`
+	Ready   bool     `json:"ready"`
+	Reasons []Reason `json:"reasons"`
+	// Role is leader, or standby where another daemon leads that shares the log.
+	Role string `json:"role"`
+	// Leader is the machine that leads, where daemons share the log and that is known.
+	Leader  string       `json:"leader,omitempty"`
 	Started time.Time    `json:"started"`
 	HMCs    []HMCStatus  `json:"hmcs"`
 	Sinks   []SinkStatus `json:"sinks"`

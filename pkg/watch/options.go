@@ -36,6 +36,8 @@ type Options struct {
 	// Dial connects to the HMC; nil: net.Dialer.
 	Dial Dial
 	Tap  Tap
+	// After is that of record.Options.
+	After string
 }
 
 // Tap sees what goes to and comes from an HMC. Each of them may be nil; none may block.

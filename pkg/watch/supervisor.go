@@ -115,7 +115,7 @@ func New(o Options) (*Supervisor, error) {
 	s.source.board, s.source.metrics = newBoard(), s.Metrics
 	s.Rec = record.New(record.Options{
 		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
-		Timing: s.intervals.Recording, Budget: o.Budget,
+		Timing: s.intervals.Recording, Budget: o.Budget, After: o.After,
 	})
 	s.connector = logon.NewConnector(s.session, receiver.Options{
 		OnMissed: func(topic string) {

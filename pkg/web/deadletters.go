@@ -147,12 +147,20 @@ func (h handler) listDeadLetters(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	letters, next, err := h.DeadLetters.DeadLetters(q.filter, q.after, q.limit)
+	b, err := h.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	letters, next, err := b.DeadLetters(q.filter, q.after, q.limit)
 	return DeadLetterList{DeadLetters: letters, Next: next}, err
 }
 
 func (h handler) showDeadLetter(r *http.Request) (any, error) {
-	return h.DeadLetters.DeadLetter(r.PathValue("id"))
+	b, err := h.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	return b.DeadLetter(r.PathValue("id"))
 }
 
 func (h handler) purgeDeadLetters(r *http.Request) (any, error) {
@@ -160,17 +168,29 @@ func (h handler) purgeDeadLetters(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := h.DeadLetters.PurgeDeadLetters(q.filter)
+	b, err := h.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	n, err := b.PurgeDeadLetters(q.filter)
 	return Purged{int64(n)}, err
 }
 
 func (h handler) purgeRemovedSink(r *http.Request) (any, error) {
-	n, err := h.DeadLetters.PurgeRemovedSink(r.PathValue("name"))
+	b, err := h.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	n, err := b.PurgeRemovedSink(r.PathValue("name"))
 	return Purged{n}, err
 }
 
 func (h handler) forgetHMC(r *http.Request) (any, error) {
-	n, err := h.DeadLetters.ForgetHMC(r.Context(), r.PathValue("name"))
+	b, err := h.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	n, err := b.ForgetHMC(r.Context(), r.PathValue("name"))
 	return Purged{int64(n)}, err
 }
 
@@ -181,8 +201,12 @@ func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
+	b, err := h.Bridge()
+	if err != nil {
+		return err
+	}
 	return answerSteps(h, w, func(report func(deliver.ReplayStep) error) error {
-		return h.DeadLetters.Replay(r.Context(), q.filter, q.to, report)
+		return b.Replay(r.Context(), q.filter, q.to, report)
 	})
 }
 

@@ -48,7 +48,7 @@ func startWithBridge(t *testing.T, options ...func(*web.Options)) *site {
 			s.reloads++
 			return nil
 		},
-		Gatherer: prometheus.NewRegistry(), DeadLetters: b, SendTest: b.SendTest,
+		Gatherer: prometheus.NewRegistry(), Bridge: func() (*bridge.Bridge, error) { return b, nil }, SendTest: b.SendTest,
 	}
 	for _, set := range options {
 		set(&opts)

@@ -199,6 +199,8 @@ func (p *page) Headline() string {
 		return "One thing to look at"
 	case !p.Ready:
 		return "Not ready yet"
+	case p.Role == status.RoleStandby:
+		return "Standing by"
 	}
 	return "All HMCs and sinks work"
 }
@@ -216,6 +218,12 @@ func (p *page) Level() string {
 
 // Summary is the state in numbers.
 func (p *page) Summary() string {
+	if p.Role == status.RoleStandby {
+		if p.Leader == "" {
+			return "It is not known yet which daemon leads; this one takes over when none does."
+		}
+		return "The daemon on " + p.Leader + " leads; this one takes over when that ends."
+	}
 	connected, accepting := 0, 0
 	for i := range p.HMCs {
 		if p.HMCs[i].Connected {
@@ -227,9 +235,13 @@ func (p *page) Summary() string {
 			accepting++
 		}
 	}
-	return fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
+	text := fmt.Sprintf("%d of %d %s connected and subscribed, %d of %d %s accepting events.",
 		connected, len(p.HMCs), units.Plural(len(p.HMCs), "HMC"),
 		accepting, len(p.Sinks), units.Plural(len(p.Sinks), "sink"))
+	if p.Leader != "" {
+		text += " This daemon, on " + p.Leader + ", leads; others may stand by."
+	}
+	return text
 }
 
 // Title is that of the window: it is seen where the page is not.

@@ -330,3 +330,38 @@ func TestEstateInTrouble(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// The page of a daemon that stands by says so, and who leads.
+func TestPageOfAStandby(t *testing.T) {
+	t.Parallel()
+	for leader, want := range map[string]string{
+		"m1.example.com": "The daemon on m1.example.com leads",
+		"":               "It is not known yet which daemon leads",
+	} {
+		s := httptest.NewServer(web.NewHandler(web.Options{
+			Status: func() status.Status {
+				return status.Status{Ready: true, Role: status.RoleStandby, Leader: leader, Started: time.Now()}
+			},
+			Config: func() web.ConfigStatus { return web.ConfigStatus{} }, Gatherer: prometheus.NewRegistry(),
+		}))
+		defer s.Close()
+		for path, text := range map[string]string{"/": want, "/api/v1/status": `"role": "standby"`, "/-/ready": `"role": "standby"`} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+path, http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := s.Client().Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), text) {
+				t.Errorf("%s: %d %v, without %q:\n%s", path, resp.StatusCode, err, text, body)
+			}
+			if path == "/" && !strings.Contains(string(body), "Standing by") {
+				t.Error("the headline does not say that it stands by")
+			}
+		}
+	}
+}

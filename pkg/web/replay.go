@@ -66,7 +66,11 @@ func (h handler) replay(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badRequest{err}
 	}
+	b, err := h.Bridge()
+	if err != nil {
+		return err
+	}
 	return answerSteps(h, w, func(report func(replay.Step) error) error {
-		return h.DeadLetters.ReplayStored(r.Context(), r.PathValue("name"), q, report)
+		return b.ReplayStored(r.Context(), r.PathValue("name"), q, report)
 	})
 }

@@ -48,8 +48,9 @@ type Options struct {
 	Config func() ConfigStatus
 	// reads the configuration file again and makes it the running one
 	Reload func() error
-	// DeadLetters serves /api/v1/dead-letters; nil: those paths are not there.
-	DeadLetters *bridge.Bridge
+	// Bridge serves /api/v1/dead-letters, or says why it does not; nil: those paths are not
+	// there.
+	Bridge func() (*bridge.Bridge, error)
 	// Live serves /api/v1/events; nil: that path is not there.
 	Live func() (LiveReader, error)
 	// Units are the CPCs and partitions that the page shows; nil: it shows none.
@@ -106,7 +107,7 @@ func NewHandler(opts Options) http.Handler {
 	if h.Live != nil {
 		mux.HandleFunc("GET /api/v1/events", h.sameSite(h.failing(h.liveEvents)))
 	}
-	if h.DeadLetters != nil {
+	if h.Bridge != nil {
 		h.deadLetters(mux)
 		mux.HandleFunc("POST /api/v1/sinks/{name}/replay", h.changing(h.failing(h.replay)))
 	}
@@ -141,15 +142,29 @@ func (h handler) healthy(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("hmcnotifyd is healthy.\n"))
 }
 
-// ready answers 200 when every link is up and subscribed, no sink is stuck and storage is writable;
-// else 503 with the reasons as a JSON list.
+// role is whether the daemon leads: see status.Status.
+type role struct {
+	Role string `json:"role"`
+}
+
+// ready answers 200 and the role when every link is up and subscribed, no sink is stuck and storage
+// is writable; else 503 with the reasons as a JSON list, each with the role.
 func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
-	status := h.now.get(h.Status)
-	code := http.StatusOK
-	if !status.Ready {
-		code = http.StatusServiceUnavailable
+	now := h.now.get(h.Status)
+	is := role{now.Role}
+	if now.Ready {
+		h.json(w, http.StatusOK, is)
+		return
 	}
-	h.json(w, code, status.Reasons)
+	type reason struct {
+		status.Reason
+		role
+	}
+	list := make([]reason, len(now.Reasons))
+	for i, r := range now.Reasons {
+		list[i] = reason{r, is}
+	}
+	h.json(w, http.StatusServiceUnavailable, list)
 }
 
 func (h handler) status(w http.ResponseWriter, _ *http.Request) {
@@ -212,7 +227,7 @@ func codeOf(err error) int {
 		http.StatusConflict: {
 			deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
 		},
-		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded},
+		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded, bridge.ErrStandby},
 	} {
 		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(err, cause) }) {
 			return code

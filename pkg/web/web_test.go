@@ -32,6 +32,7 @@ func start(t *testing.T) *site {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "test_metric", Help: "A metric of the test."}))
 	s := &site{status: status.Status{
+		Role:  status.RoleLeader,
 		Ready: true, Reasons: []status.Reason{}, Sinks: []status.SinkStatus{},
 		HMCs: []status.HMCStatus{{Name: `east<script>alert("x")</script>`, State: status.StateConnected, Since: time.Unix(1700000000, 0)}},
 	}}
@@ -96,7 +97,7 @@ func TestPaths(t *testing.T) {
 		{http.MethodHead, "/", 200, "text/html; charset=utf-8", ""},
 		{http.MethodGet, "/metrics", 200, "text/plain", "test_metric 0"},
 		{http.MethodGet, "/-/healthy", 200, "text/plain", "healthy"},
-		{http.MethodGet, "/-/ready", 200, "application/json", "[]"},
+		{http.MethodGet, "/-/ready", 200, "application/json", `"role": "leader"`},
 		{http.MethodGet, "/api/v1/status", 200, "application/json", `"version": "1.2.3"`},
 		{http.MethodPost, "/-/reload", 200, "", ""},
 		{http.MethodGet, "/-/reload", 405, "text/plain", ""},
@@ -127,7 +128,8 @@ func TestNotReady(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &reasons); err != nil {
 		t.Fatalf("%v: %s", err, body)
 	}
-	if resp.StatusCode != http.StatusServiceUnavailable || len(reasons) != 2 || reasons[0]["hmc"] != "east" || reasons[1]["sink"] != "ops" {
+	if resp.StatusCode != http.StatusServiceUnavailable || len(reasons) != 2 || reasons[0]["hmc"] != "east" || reasons[1]["sink"] != "ops" ||
+		reasons[0]["role"] != status.RoleLeader || reasons[1]["role"] != status.RoleLeader {
 		t.Errorf("%d %v", resp.StatusCode, reasons)
 	}
 	if resp, _ := s.request(t, http.MethodGet, "/-/healthy"); resp.StatusCode != http.StatusOK {

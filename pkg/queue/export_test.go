@@ -1,0 +1,7 @@
+package queue
+
+// For the tests of stores of other packages.
+var (
+	TestStore   = testStore
+	TestLetters = testLetters
+)
