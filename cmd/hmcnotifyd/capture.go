@@ -13,6 +13,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 )
 
 type captureFlags struct {
@@ -59,7 +60,7 @@ func (e *environment) capturing(ctx context.Context) error {
 	var line func()
 	err = check.Capture(ctx, check.CaptureOptions{
 		Config: cfg, HMC: f.hmc, File: f.out, Duration: f.duration, Names: f.plain, Version: version, Logger: e.log,
-		Progress: func(what func() string) { line = waiting(e.stderr, what) },
+		Progress: func(what func() string) { line = terminal.Waiting(e.stderr, what) },
 	})
 	if line != nil {
 		line()

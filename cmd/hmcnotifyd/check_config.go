@@ -17,6 +17,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/route"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
@@ -72,11 +73,11 @@ func (e *environment) checkConfig(ctx context.Context) error {
 // checkOnlineOf tries the configuration. A terminal shows meanwhile what it waits for.
 func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) error {
 	steps := &stepList{steps: make(map[string]string)}
-	line := startWaiting(e.stderr, steps.String)
+	line := terminal.StartWaiting(e.stderr, steps.String)
 	err := check.Run(ctx, check.Options{
-		Config: cfg, Version: version, Out: event.EscapingWriter{Writer: line.above(e.stdout)}, Step: steps.set,
+		Config: cfg, Version: version, Out: event.EscapingWriter{Writer: line.Above(e.stdout)}, Step: steps.set,
 	})
-	line.stop()
+	line.Stop()
 	switch {
 	case ctx.Err() != nil:
 		return errors.New("interrupted; the sessions are logged off")

@@ -20,6 +20,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -177,7 +178,7 @@ func (c *client) doWith(
 	if c.userid != "" || c.password != "" {
 		req.SetBasicAuth(c.userid, c.password)
 	}
-	answered := waiting(c.terminal, func() string { return "waiting for the daemon at " + c.base.String() })
+	answered := terminal.Waiting(c.terminal, func() string { return "waiting for the daemon at " + c.base.String() })
 	resp, err := c.send(req)
 	answered()
 	if err != nil {

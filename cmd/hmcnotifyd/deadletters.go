@@ -164,7 +164,7 @@ func (e *environment) eachPage(
 }
 
 func (e *environment) listDeadLetters(ctx context.Context) error {
-	width, n := terminalWidth(e.stdout), 0
+	width, n := terminal.Width(e.stdout), 0
 	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []deliver.DeadLetter) error {
 		var out bytes.Buffer
 		if e.letters.json {
@@ -330,7 +330,7 @@ func (e *environment) replayDeadLetters(ctx context.Context) error {
 			return err
 		}
 		defer resp.Body.Close()
-		r := replayReport{out: e.stdout, ids: map[string]bool{}, progress: newProgress(e.stderr)}
+		r := replayReport{out: e.stdout, ids: map[string]bool{}, progress: terminal.NewProgress(e.stderr)}
 		return r.read(ctx, e, json.NewDecoder(resp.Body))
 	})
 }
@@ -338,7 +338,7 @@ func (e *environment) replayDeadLetters(ctx context.Context) error {
 // replayReport shows a person the progress of a replay.
 type replayReport struct {
 	out      io.Writer
-	progress progress
+	progress terminal.Progress
 	ids      map[string]bool
 	// so far, of all sinks
 	seen    deliver.ReplayCounts
@@ -349,7 +349,7 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 	for {
 		var s deliver.ReplayStep
 		if err := steps.Decode(&s); err != nil {
-			r.progress.clear()
+			r.progress.Clear()
 			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays",
 				r.seen.Accepted, r.seen.Refused)
 			if ctx.Err() != nil {
@@ -359,7 +359,7 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 				"and the last accepted ones may be sent once more", counts)
 		}
 		if s.Outcome == deliver.ReplayDone {
-			r.progress.clear()
+			r.progress.Clear()
 			return r.done(e, s.Counts)
 		}
 		r.add(&s)
@@ -376,7 +376,7 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 		r.seen.Accepted++
 	case deliver.ReplayRefused:
 		r.seen.Refused++
-		r.progress.clear()
+		r.progress.Clear()
 		switch {
 		case r.seen.Refused <= maxRefusedShown:
 			fmt.Fprintf(r.out, "%s  refused again: %s\n", s.ID, oneLine(s.Reason, 0))
@@ -386,7 +386,7 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 	case deliver.ReplayWaits:
 		note = ", " + s.Reason
 	case deliver.ReplayEnded, deliver.ReplayStopped:
-		r.progress.clear()
+		r.progress.Clear()
 		to := ""
 		if s.To != "" {
 			to = " to sink " + s.To
@@ -400,7 +400,7 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 	if s.ID != "" {
 		r.ids[s.ID], r.ids[s.EventID] = true, true
 	}
-	r.progress.show(note != "", fmt.Sprintf("%d of %d sent, %d refused again%s",
+	r.progress.Show(note != "", fmt.Sprintf("%d of %d sent, %d refused again%s",
 		r.seen.Accepted+r.seen.Refused, r.seen.Letters, r.seen.Refused, note))
 }
 

@@ -566,25 +566,3 @@ func TestWriteTable(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
-
-// The line of progress is for terminals, and for what takes a while.
-func TestProgress(t *testing.T) {
-	var out bytes.Buffer
-	p := progress{out: &out, start: time.Now()}
-	p.show(true, "no terminal")
-	p.terminal = true
-	p.show(false, "too early")
-	p.clear()
-	if out.Len() > 0 {
-		t.Errorf("%q", out.String())
-	}
-	p.start = time.Now().Add(-2 * progressAfter)
-	p.show(false, "1 of 2")
-	p.show(false, "too often")
-	p.show(true, "now")
-	p.clear()
-	p.clear()
-	if got := out.String(); got != "\r1 of 2\x1b[K\rnow\x1b[K\r\x1b[K" {
-		t.Errorf("%q", got)
-	}
-}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
@@ -26,14 +27,14 @@ func (e *environment) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	shown := newProgress(e.stderr)
+	shown := terminal.NewProgress(e.stderr)
 	m := ha.Migration{
 		Config: cfg, StoragePath: e.daemon.storagePath, ToDirectory: e.migrateTo == "directory", Version: version,
 		Logger:   e.log.Named("migrate"),
-		Progress: func(record, of uint64) { shown.show(false, fmt.Sprintf("copied up to event %d of %d", record, of)) },
+		Progress: func(record, of uint64) { shown.Show(false, fmt.Sprintf("copied up to event %d of %d", record, of)) },
 	}
 	done, err := m.Run(ctx)
-	shown.clear()
+	shown.Clear()
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(errors.New("migrate: interrupted: what there was is as it was; begin again"), err)

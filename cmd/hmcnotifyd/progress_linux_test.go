@@ -17,6 +17,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
 )
@@ -149,7 +150,7 @@ func TestProgressOnTerminal(t *testing.T) {
 
 	// Elsewhere nothing of it is written.
 	var out bytes.Buffer
-	waiting(&out, func() string { return "waiting" })()
+	terminal.Waiting(&out, func() string { return "waiting" })()
 	if out.Len() != 0 {
 		t.Errorf("%q", out.String())
 	}

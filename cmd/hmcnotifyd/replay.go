@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
@@ -82,7 +83,7 @@ func (e *environment) replayStored(ctx context.Context) error {
 			return err
 		}
 		defer resp.Body.Close()
-		r := storedReport{out: e.stdout, dryRun: e.replay.dryRun, progress: newProgress(e.stderr)}
+		r := storedReport{out: e.stdout, dryRun: e.replay.dryRun, progress: terminal.NewProgress(e.stderr)}
 		return r.read(ctx, json.NewDecoder(resp.Body))
 	})
 }
@@ -91,7 +92,7 @@ func (e *environment) replayStored(ctx context.Context) error {
 type storedReport struct {
 	out      io.Writer
 	dryRun   bool
-	progress progress
+	progress terminal.Progress
 	// what was reported last
 	begins replay.Step
 	counts replay.Counts
@@ -102,7 +103,7 @@ func (r *storedReport) read(ctx context.Context, steps *json.Decoder) error {
 	for {
 		var s replay.Step
 		if err := steps.Decode(&s); err != nil {
-			r.progress.clear()
+			r.progress.Clear()
 			why := "the connection to the daemon was lost"
 			if ctx.Err() != nil {
 				why = "interrupted"
@@ -123,16 +124,16 @@ func (r *storedReport) read(ctx context.Context, steps *json.Decoder) error {
 				fmt.Fprintf(r.out, "what is stored begins at %s\n", timeText(*s.HeldFrom))
 			}
 		case replay.Refused:
-			r.progress.clear()
+			r.progress.Clear()
 			fmt.Fprintf(r.out, "%s %s  refused: %s\n",
 				oneLine(s.EventType, 0), oneLine(s.EventID, 0), oneLine(s.Reason, 0))
 		case replay.Waits:
 			note = ", waits: " + oneLine(s.Reason, 0)
 		case replay.Stopped, replay.Done:
-			r.progress.clear()
+			r.progress.Clear()
 			return r.done(&s)
 		}
-		r.progress.show(note != "", r.part()+r.text()+note)
+		r.progress.Show(note != "", r.part()+r.text()+note)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 )
 
 type sendTestFlags struct {
@@ -47,7 +48,7 @@ func (e *environment) sendTest(ctx context.Context) error {
 			return c.noAnswer(ctx, fmt.Errorf("what came is not its JSON: %w", err))
 		}
 		what := fmt.Sprintf("sink %s (%s)", begins.Sink, oneLine(begins.Request, 0))
-		done := waiting(e.stderr, func() string {
+		done := terminal.Waiting(e.stderr, func() string {
 			return fmt.Sprintf("sink %s: waiting for an answer, %s at most",
 				begins.Sink, seconds(begins.TimeoutSeconds))
 		})

@@ -83,7 +83,7 @@ var errNobodyReads = errors.New("nobody reads the output")
 func (e *environment) follow(ctx context.Context) error {
 	return e.withClient("tail", e.tail.client, func(c *client) error {
 		c.terminal = nil // events are printed as soon as it works
-		width := terminalWidth(e.stdout)
+		width := terminal.Width(e.stdout)
 		s := tailStream{
 			environment: e, client: c, lines: terminal.NewEvents(width, width > 0 && terminal.WantsColor()),
 		}
@@ -140,7 +140,7 @@ func (s *tailStream) once(ctx context.Context) (began bool, err error) {
 		fmt.Fprintln(s.stderr, "hmcnotifyd: tail: connected again; what was stored meanwhile follows")
 	case s.connected:
 		fmt.Fprintln(s.stderr, "hmcnotifyd: tail: connected again; what was stored meanwhile is not shown")
-	case terminalWidth(s.stderr) > 0:
+	case terminal.Width(s.stderr) > 0:
 		fmt.Fprintf(s.stderr, "hmcnotifyd: tail: listening to %s; events appear as they are stored, Ctrl-C ends it\n",
 			s.client.base)
 	}

@@ -49,7 +49,7 @@ func (e *environment) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		width := terminalWidth(e.stdout)
+		width := terminal.Width(e.stdout)
 		o := terminal.TopOptions{
 			Ask: ask, Address: c.base.String(), Interval: e.top.interval, Color: width > 0 && terminal.WantsColor(),
 		}
@@ -58,7 +58,7 @@ func (e *environment) watch(ctx context.Context) error {
 			return err
 		}
 		var keys io.Reader
-		if terminalWidth(os.Stdin) > 0 {
+		if terminal.Width(os.Stdin) > 0 {
 			keys = os.Stdin
 		}
 		return terminal.Top(ctx, keys, e.stdout, &first, o)

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -17,8 +17,8 @@ const (
 	progressEvery = 200 * time.Millisecond
 )
 
-// progress is a line on a terminal that changes.
-type progress struct {
+// Progress is a line on a terminal that changes.
+type Progress struct {
 	out      io.Writer
 	terminal bool
 	start    time.Time
@@ -26,9 +26,9 @@ type progress struct {
 	shown    bool
 }
 
-// show prints how far something is, unless it has just begun or the line is a moment old. With now
+// Show prints how far something is, unless it has just begun or the line is a moment old. With now
 // it prints it anyway.
-func (p *progress) show(now bool, text string) {
+func (p *Progress) Show(now bool, text string) {
 	t := time.Now()
 	if !p.terminal || (!now && (t.Sub(p.start) < progressAfter || t.Sub(p.last) < progressEvery)) {
 		return
@@ -37,33 +37,35 @@ func (p *progress) show(now bool, text string) {
 	p.last, p.shown = t, true
 }
 
-// clear removes the line, to make room for something that stays.
-func (p *progress) clear() {
+// Clear removes the line, to make room for something that stays.
+func (p *Progress) Clear() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")
 		p.shown = false
 	}
 }
 
-// newProgress is a line on w, where that is a terminal, of something that begins now.
-func newProgress(w io.Writer) progress {
-	return progress{out: w, terminal: terminalWidth(w) > 0, start: time.Now()}
+// NewProgress is a line on w, where that is a terminal, of something that begins now.
+func NewProgress(w io.Writer) Progress {
+	return Progress{out: w, terminal: Width(w) > 0, start: time.Now()}
 }
 
-// waiting shows on w, where that is a terminal, what is waited for and for how long, until stop is
+// Waiting shows on w, where that is a terminal, what is waited for and for how long, until stop is
 // called. stop takes the line away, and may be called again.
-func waiting(w io.Writer, what func() string) (stop func()) { return startWaiting(w, what).stop }
+func Waiting(w io.Writer, what func() string) (stop func()) { return StartWaiting(w, what).Stop }
 
-// waitLine is the line that waiting shows.
-type waitLine struct {
-	stop func()
+// WaitLine is the line that Waiting shows.
+type WaitLine struct {
+	// Stop takes the line away, and may be called again.
+	Stop func()
 	mu   sync.Mutex
-	line progress
+	line Progress
 }
 
-func startWaiting(w io.Writer, what func() string) *waitLine {
-	width := terminalWidth(w)
-	l := &waitLine{stop: func() {}, line: newProgress(w)}
+// StartWaiting is Waiting where something else is written meanwhile.
+func StartWaiting(w io.Writer, what func() string) *WaitLine {
+	width := Width(w)
+	l := &WaitLine{Stop: func() {}, line: NewProgress(w)}
 	if width == 0 {
 		return l
 	}
@@ -77,29 +79,29 @@ func startWaiting(w io.Writer, what func() string) *waitLine {
 			case <-end:
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				l.line.clear()
+				l.line.Clear()
 				return
 			case <-tick.C:
 			}
 			l.mu.Lock()
 			since := fmt.Sprintf(" (%d s)", time.Since(l.line.start)/time.Second)
-			l.line.show(false, oneLine(what(), max(10, width-len(since)-1))+since)
+			l.line.Show(false, OneLine(what(), max(10, width-len(since)-1))+since)
 			l.mu.Unlock()
 		}
 	})
-	l.stop = sync.OnceFunc(func() {
+	l.Stop = sync.OnceFunc(func() {
 		close(end)
 		showing.Wait()
 	})
 	return l
 }
 
-// above returns a writer to out, which may be the same terminal: the line makes room for what is
+// Above returns a writer to out, which may be the same terminal: the line makes room for what is
 // written.
-func (l *waitLine) above(out io.Writer) io.Writer { return aboveLine{l, out} }
+func (l *WaitLine) Above(out io.Writer) io.Writer { return aboveLine{l, out} }
 
 type aboveLine struct {
-	line *waitLine
+	line *WaitLine
 	out  io.Writer
 }
 
@@ -107,12 +109,12 @@ type aboveLine struct {
 func (a aboveLine) Write(p []byte) (int, error) {
 	a.line.mu.Lock()
 	defer a.line.mu.Unlock()
-	a.line.line.clear()
+	a.line.line.Clear()
 	return a.out.Write(p)
 }
 
-// terminalWidth returns how many characters a line of the terminal has; 0 if w is none.
-func terminalWidth(w io.Writer) int {
+// Width returns how many characters a line of the terminal has; 0 if w is none.
+func Width(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
 		return 0
