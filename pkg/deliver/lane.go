@@ -196,9 +196,7 @@ func (l *lane) delivered(items []item, err error) {
 	now, acked, stored := time.Now(), l.Cursor.Acked(), 0
 	for i := range items {
 		stored += items[i].left(acked)
-		// Where the clock was set back in between it is not known.
-		latency := max(0, now.Sub(items[i].record.Received).Seconds())
-		status.ObserveEvent(l.metrics.latency, latency, items[i].record.ID, i == 0)
+		status.ObserveEvent(l.metrics.latency, now.Sub(items[i].record.Received), items[i].record.ID, i == 0)
 	}
 	l.health.delivered(now)
 	if err != nil {

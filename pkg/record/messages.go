@@ -140,10 +140,7 @@ func (t *tx) settleReplay(partition string, next *console.OSMessage) {
 	}
 	delete(t.replays, partition)
 	t.kept.Give(l.kept)
-	asked := t.link.asked
-	if at := t.link.subscribed[partition]; at.After(asked) {
-		asked = at
-	}
+	asked := status.Later(t.link.asked, t.link.subscribed[partition])
 	if t.outdated(asked) && !t.messages.Empty(partition) {
 		return
 	}

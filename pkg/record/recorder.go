@@ -136,13 +136,11 @@ func (r *Recorder) View() *View { return r.view.Load() }
 // publish replaces the view if it is not true any more.
 func (r *Recorder) publish() {
 	gaps, old := r.tx.gaps, r.view.Load()
-	since, pending, count := gaps.BlindSince(), gaps.Pending(), gaps.Count()
-	if since.Equal(old.BlindSince) && pending == old.Pending && count == old.Gaps {
-		return
+	v := View{gaps.BlindSince(), gaps.Pending(), gaps.Count(), old.LastGap}
+	if v != *old {
+		now := v // on the heap only where it is needed
+		r.view.Store(&now)
 	}
-	v := *old
-	v.BlindSince, v.Pending, v.Gaps = since, pending, count
-	r.view.Store(&v)
 }
 
 // Configure sets what may change while the recorder runs: how events are rated, and the interval of

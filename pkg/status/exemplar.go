@@ -1,6 +1,7 @@
 package status
 
 import (
+	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,7 +13,8 @@ const maxExemplar = 64
 
 // ObserveEvent observes what an event took, and where exemplar is set notes which event that was,
 // for who asks a chart. That costs more than the rest: once a batch is enough.
-func ObserveEvent(o prometheus.Observer, seconds float64, id string, exemplar bool) {
+func ObserveEvent(o prometheus.Observer, took time.Duration, id string, exemplar bool) {
+	seconds := max(0, took.Seconds()) // the clock may have been set back
 	e, ok := o.(prometheus.ExemplarObserver)
 	if !ok || !exemplar || len(id) > maxExemplar || !utf8.ValidString(id) {
 		o.Observe(seconds)

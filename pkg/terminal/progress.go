@@ -33,14 +33,14 @@ func (p *Progress) Show(now bool, text string) {
 	if !p.terminal || (!now && (t.Sub(p.start) < progressAfter || t.Sub(p.last) < progressEvery)) {
 		return
 	}
-	fmt.Fprintf(p.out, "\r%s\x1b[K", text)
+	_, _ = fmt.Fprintf(p.out, "\r%s\x1b[K", text)
 	p.last, p.shown = t, true
 }
 
 // Clear removes the line, to make room for something that stays.
 func (p *Progress) Clear() {
 	if p.shown {
-		fmt.Fprint(p.out, "\r\x1b[K")
+		_, _ = fmt.Fprint(p.out, "\r\x1b[K")
 		p.shown = false
 	}
 }
