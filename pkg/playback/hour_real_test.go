@@ -17,7 +17,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
-	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	realdaemon "github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
@@ -26,7 +26,7 @@ func TestHourInAMinute(t *testing.T) {
 	file, messages := hour(t, 5)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	port, rest := program.FreePort(t), program.FreePort(t)
-	p := program.Start(t, program.Options{Name: "hmcnotifyd", Path: daemon.Binary(t), Dir: t.TempDir(), Args: []string{
+	p := program.Start(t, program.Options{Name: "hmcnotifyd", Path: realdaemon.Binary(t), Dir: t.TempDir(), Args: []string{
 		"simulate", "--replay=" + file, "--speed=60", "--ca-out=" + ca, "--rest-port=" + strconv.Itoa(rest), "--stomp-port=" + strconv.Itoa(port),
 	}})
 	p.AwaitOutput(t, "stomp_port", within)
