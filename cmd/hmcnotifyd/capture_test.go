@@ -34,7 +34,7 @@ func TestCapture(t *testing.T) {
 	if status != 0 || stderr != "" {
 		t.Fatalf("status %d: %s", status, stderr)
 	}
-	for _, want := range []string{"a.gz is written; look at it", "names, addresses and texts: replaced", "logon: 200", "logoff: 204", "status-change"} {
+	for _, want := range []string{"a.gz is written; look at it", "names, addresses and texts: replaced", "links: 1, of which the HMC or the network ended 0", "logon: 200", "logoff: 204", "status-change"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("lacks %q:\n%s", want, stdout)
 		}
@@ -65,7 +65,7 @@ func TestCapture(t *testing.T) {
 		status int
 		stderr string
 	}{
-		{[]string{"--hmc=east", "--out", file("a.gz"), good}, 1, "--out: open "},
+		{[]string{"--hmc=east", "--out", file("a.gz"), good}, 1, "a.gz is there already, and is not overwritten"},
 		{[]string{"--hmc=west", "--out", file("b.gz"), good}, 1, `--hmc: there is no HMC "west" in the configuration; it has east`},
 		{[]string{"--hmc=east", "--out", file("b.gz"), config("bad.yaml", "other-pw-22")}, 1, "the HMC has answered 403 to the logon"},
 		{[]string{"--hmc=east", good}, 2, "capture needs --hmc NAME, --out FILE"},

@@ -199,8 +199,12 @@ func TestInspect(t *testing.T) {
 func TestDamagedCapture(t *testing.T) {
 	file, text := written(t, recorded(), WriteOptions{})
 	for n := range len(file) {
-		if err := Inspect(io.Discard, bytes.NewReader(file[:n])); err == nil {
+		err := Inspect(io.Discard, bytes.NewReader(file[:n]))
+		if err == nil {
 			t.Fatalf("%d bytes of %d are a whole capture", n, len(file))
+		}
+		if strings.Contains(err.Error(), "JSON") {
+			t.Fatalf("%d bytes of %d: %v", n, len(file), err)
 		}
 	}
 	zipped := func(text string) io.Reader {

@@ -212,6 +212,8 @@ func NewReader(r io.Reader) (*Reader, error) {
 	c := &Reader{lines: bufio.NewScanner(zip)}
 	c.lines.Buffer(make([]byte, 0, 64<<10), maxLine)
 	switch err := c.next(&c.Header); {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, errors.New("the capture is cut off in its first line; copy it once more")
 	case err != nil && !errors.Is(err, io.EOF):
 		return nil, err
 	case c.Format != Format:
@@ -237,7 +239,7 @@ func (c *Reader) Next() (*Entry, error) {
 	err := c.next(e)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("line %d: the capture is cut off: its end is missing", c.line+1)
+		return nil, fmt.Errorf("line %d: the capture is cut off: its end is missing; copy it once more", c.line+1)
 	case err != nil:
 		return nil, err
 	}
@@ -264,6 +266,9 @@ func (c *Reader) next(into any) error {
 	}
 	c.line++
 	if err := json.Unmarshal(c.lines.Bytes(), into); err != nil {
+		if !c.lines.Scan() && errors.Is(c.lines.Err(), io.ErrUnexpectedEOF) {
+			return io.ErrUnexpectedEOF // half a line
+		}
 		return fmt.Errorf("line %d: %w", c.line, err)
 	}
 	return nil

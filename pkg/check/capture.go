@@ -65,7 +65,10 @@ func Capture(ctx context.Context, o CaptureOptions) error {
 	if err == nil {
 		err = out.Close()
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrExist):
+		return fmt.Errorf("--out: %s is there already, and is not overwritten", o.File)
+	case err != nil:
 		return fmt.Errorf("--out: %w", err)
 	}
 	r := capture.NewRecorder(0)

@@ -389,6 +389,7 @@ func captured(t *testing.T, r *tape, password string, own []string, known ...str
 // replayed plays a capture to a daemon, which has to make the events of the original.
 func replayed(t *testing.T, file string, planned bool, original []event.Event) {
 	t.Helper()
+	keepCapture(t, file, original)
 	h, err := Start(Options{File: file, Speed: 1})
 	if err != nil {
 		t.Fatal(err)

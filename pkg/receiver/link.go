@@ -191,7 +191,8 @@ func (l *link) tellEnd() {
 		return
 	}
 	end := Traffic{At: time.Now()}
-	if !errors.Is(l.cause, ErrClosed) {
+	// After a DISCONNECT the HMC is often the first to close.
+	if l.r.closing.Err() == nil && !errors.Is(l.cause, ErrClosed) {
 		end.Lost = reasonOf(l.cause)
 	}
 	on(end)
