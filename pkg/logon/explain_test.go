@@ -60,12 +60,30 @@ func TestMixedUpPorts(t *testing.T) {
 		}
 	}()
 	noTLS := plain.Addr().(*net.TCPAddr).Port
+	// As a broker does with who says nothing that it understands, some time later.
+	closes, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{sim.ServerCertificate()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = closes.Close() })
+	go func() {
+		for {
+			c, err := closes.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1))
+			_ = c.Close()
+		}
+	}()
+	closing := closes.Addr().(*net.TCPAddr).Port
 	for name, test := range map[string]struct {
 		rest, stomp int
 		want        string
 	}{
 		"the STOMP port is that of the API":  {sim.RESTPort(), sim.RESTPort(), fmt.Sprintf("stomp_port (%d) is the port of a web server", sim.RESTPort())},
 		"the API's port is that of STOMP":    {sim.StompPort(), sim.StompPort(), fmt.Sprintf("if rest_port (%d) is the port of STOMP", sim.StompPort())},
+		"the API's port is of what hangs up": {closing, sim.StompPort(), fmt.Sprintf("if rest_port (%d) is the port of STOMP", closing)},
 		"the STOMP port does not speak TLS":  {sim.RESTPort(), noTLS, "does not speak TLS"},
 		"the port of the API has no TLS too": {noTLS, sim.StompPort(), "does not speak TLS"},
 	} {

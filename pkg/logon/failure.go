@@ -72,7 +72,9 @@ func Explain(cfg *config.HMC, err error) string {
 	case strings.Contains(text, "malformed HTTP"):
 		text += fmt.Sprintf("; what answers at rest_port (%d) is no web server: "+
 			"the Web Services API is at another one, on HMCs %d", cfg.RESTPort, hmc.DefaultPort)
-	case strings.Contains(text, "no answer within") && cfg.RESTPort != hmc.DefaultPort:
+	case cfg.RESTPort != hmc.DefaultPort &&
+		(strings.Contains(text, "no answer within") || strings.Contains(text, "closed before the answer was complete")):
+		// A broker closes sooner or later, or the request has ended before.
 		text += fmt.Sprintf("; if rest_port (%d) is the port of STOMP nobody ever answers there: "+
 			"the Web Services API is at another one, on HMCs %d", cfg.RESTPort, hmc.DefaultPort)
 	}
