@@ -575,6 +575,9 @@ func TestClusterIsAway(t *testing.T) {
 	if code, text := get(t, p.client, http.MethodGet, "http://"+cut.addr+"/-/ready"); code != http.StatusServiceUnavailable {
 		t.Errorf("/-/ready of one that is cut off: %d %s", code, text)
 	}
+	if _, text := get(t, p.client, http.MethodGet, "http://"+cut.addr+"/metrics"); valueOf(t, text, "hmcnotifyd_leader") != 0 {
+		t.Error("two lead, by the metrics")
+	}
 	if after := delivered(cut); after != before {
 		t.Errorf("%d requests of one that is cut off", after-before)
 	}

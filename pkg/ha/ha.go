@@ -42,7 +42,6 @@ type Node struct {
 	host    string
 	started time.Time
 
-	leads   prometheus.Gauge
 	changes prometheus.Counter
 	commits prometheus.Histogram
 
@@ -60,6 +59,15 @@ type Node struct {
 type term struct {
 	bridge  *bridge.Bridge
 	metrics *prometheus.Registry // nil: that of the process has it
+	valid   func() bool          // that it leads; nil: always
+}
+
+// leads is 1 where this daemon leads: not where nobody has confirmed that for too long.
+func (n *Node) leads() float64 {
+	if t := n.term.Load(); t != nil && (t.valid == nil || t.valid()) {
+		return 1
+	}
+	return 0
 }
 
 // New checks that everything can be had, as bridge.New does, and that the cluster can keep the log.
@@ -67,10 +75,6 @@ type term struct {
 func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 	n := &Node{
 		opts: opts, log: opts.Logger.Named("ha"), started: time.Now(), cfg: opts.Config,
-		leads: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "hmcnotifyd", Name: "leader",
-			Help: "Whether this daemon leads: it does always where the log is in its directory.",
-		}),
 		changes: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "hmcnotifyd", Name: "leader_changes_total",
 			Help: "How often another daemon than before was seen to lead, this one included.",
@@ -94,14 +98,16 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 			return nil, err
 		}
 		n.term.Store(&term{bridge: b})
-		n.leads.Set(1)
 	} else {
 		if err := n.connect(opts.Config.Storage.JetStream); err != nil {
 			return nil, fmt.Errorf("storage.jetstream: %w", err)
 		}
 		registry.MustRegister(n)
 	}
-	registry.MustRegister(n.leads, n.changes, n.commits)
+	registry.MustRegister(n.changes, n.commits, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "hmcnotifyd", Name: "leader",
+		Help: "Whether this daemon leads: it does always where the log is in its directory.",
+	}, n.leads))
 	return n, nil
 }
 
@@ -230,11 +236,9 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		end() // nothing that is for the cluster is waited for
 	})
 	n.note(cluster.Holder{Host: n.host, ID: "this daemon"}, nil)
-	n.term.Store(&term{b, metrics})
-	n.leads.Set(1)
+	n.term.Store(&term{b, metrics, lease.Valid})
 	n.changes.Inc()
 	err = b.Run(running)
-	n.leads.Set(0)
 	n.term.Store(nil)
 	stop()
 	watch.Wait()
