@@ -90,7 +90,6 @@ type Letters interface {
 	Get(id string) (DeadLetter, error)
 	Update(l DeadLetter) error
 	Delete(ids ...string) (int, error)
-	Purge(filter DeadLetterFilter) (int, error)
 	Count(sink string) int
 	Sinks() []string
 	Bytes() int64
@@ -520,21 +519,21 @@ func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
 	return n, nil
 }
 
-// PurgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
+// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
 // happen.
-const PurgeAtOnce = 1000
+const purgeAtOnce = 1000
 
 // Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
 // Letters that are put while it works stay. After an error those it has counted are gone.
-func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
+func Purge(l Letters, filter DeadLetterFilter) (purged int, err error) {
 	if filter.Until == "" {
-		if filter.Until = d.Last(); filter.Until == "" {
+		if filter.Until = l.Last(); filter.Until == "" {
 			return 0, nil
 		}
 	}
-	filter.Limit = PurgeAtOnce
+	filter.Limit = purgeAtOnce
 	for {
-		letters, err := d.List(filter)
+		letters, err := l.List(filter)
 		if err != nil || len(letters) == 0 {
 			return purged, err
 		}
@@ -542,7 +541,7 @@ func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 		for i := range letters {
 			ids[i] = letters[i].ID
 		}
-		n, err := d.Delete(ids...)
+		n, err := l.Delete(ids...)
 		purged += n
 		if err != nil {
 			return purged, err
