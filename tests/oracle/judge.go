@@ -218,7 +218,15 @@ func (v *Verdict) gaps(d Deliveries, counts map[string]*Count) map[string][]Gap 
 // losses looks for what one HMC published, in that order, and did not arrive.
 func (v *Verdict) losses(sink string, published []Notification, first map[string]*Arrival, gaps []Gap, windows []Window, c *Count) {
 	next := nextReceived(published, first)
-	faulty := faultyTimes(published, first, windows)
+	// A link that is made again has its topics one after the other.
+	byTopic := make(map[string][]Notification)
+	for i := range published {
+		byTopic[published[i].topic()] = append(byTopic[published[i].topic()], published[i])
+	}
+	faulty := make(map[string][]Window)
+	for topic, list := range byTopic {
+		faulty[topic] = faultyTimes(list, first, windows)
+	}
 	for i := range published {
 		n := &published[i]
 		c.Published++
@@ -238,7 +246,7 @@ func (v *Verdict) losses(sink string, published []Notification, first map[string
 			continue
 		}
 		c.Named++
-		if !slices.ContainsFunc(faulty, func(w Window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) }) {
+		if !slices.ContainsFunc(faulty[n.topic()], func(w Window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) }) {
 			v.violated("lost without a fault", "%s: %s, published %s to %d subscriptions; nearest gaps %s",
 				sink, n.Mark(), clock(n.at), n.subscribers, nearest(gaps, n.at))
 		}
@@ -270,7 +278,7 @@ func nextReceived(published []Notification, first map[string]*Arrival) []time.Ti
 	return next
 }
 
-// faultyTimes returns the times in which notifications of the HMC may be lost:
+// faultyTimes returns the times in which notifications of a topic of the HMC may be lost:
 // from a little before a fault until the first notification that was published
 // after it arrives live. What was published as it ended may have been on its
 // way before the fault.
