@@ -1,8 +1,6 @@
 package support
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -12,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/archive"
 )
 
 // What a configuration declares as a secret is left out, and what it names is replaced, also where it is made of words that
@@ -66,30 +66,7 @@ sinks:
 	if err := Bundle(t.Context(), out, &list, o); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zipped, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := make(map[string]string)
-	for in := tar.NewReader(zipped); ; {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[filepath.Base(h.Name)] = string(text)
-	}
+	files := archive.Files(t, out)
 	for name, text := range files {
 		for _, never := range []string{
 			"alerts-Production", "start-console-events", "folded-linux", "status-monitor-console", "48213", "90417", "monitor.east", "status.east",
