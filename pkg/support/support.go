@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
+
 	"github.com/hmcnotifyd/hmcnotifyd/docs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -194,6 +196,10 @@ func known(cfg *config.Config) (secrets, names []string) {
 				}
 				return
 			}
+			if s, ok := reflect.TypeAssert[promconfig.Secret](v); ok {
+				secrets = append(secrets, string(s))
+				return
+			}
 			if h, ok := reflect.TypeAssert[config.HTTPConfig](v); ok {
 				walk(reflect.ValueOf(h.Client()), name)
 				return
@@ -207,10 +213,7 @@ func known(cfg *config.Config) (secrets, names []string) {
 		}
 		switch v.Kind() {
 		case reflect.String:
-			switch {
-			case v.Type().Name() == "Secret": // of Prometheus' HTTP clients
-				secrets = append(secrets, v.String())
-			case name:
+			if name {
 				names = append(names, v.String())
 			}
 		case reflect.Pointer:
