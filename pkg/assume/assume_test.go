@@ -154,12 +154,13 @@ func TestAnswers(t *testing.T) {
 			func(o *Observer) { o.Frame("ERROR", only("message", "SECRETNAME may not"), nil) },
 		},
 	} {
-		for i, want := range []string{AsAssumed, Otherwise} {
+		for i, want := range []string{AsAssumed, Otherwise, AsAssumed, Otherwise} {
 			o := NewObserver()
+			o.Sampled = i >= 2
 			if got := verdicts(o)[id]; got != NotSeen {
 				t.Errorf("%s: %s before anything was seen", id, got)
 			}
-			both[i](o)
+			both[i%2](o)
 			if got := verdicts(o)[id]; got != want {
 				t.Errorf("%s: %s, want %s", id, got, want)
 			}

@@ -48,6 +48,8 @@ type handover struct {
 	ring    []item
 	head, n int
 	bytes   int
+	// spill says that the reader has waited for room, and takes of the budget until there is some.
+	spill bool
 
 	// ready wakes a consumer: there may be items.
 	ready chan struct{}
@@ -78,18 +80,32 @@ func (h *handover) give(it *item) {
 	}
 }
 
-// fits reports whether there is room for an item; beyond the limit it takes of the Budget. Without
-// one, an item larger than the whole buffer has room when that is empty. h.mu is held.
+// fits reports whether there is room for an item; beyond the limit it takes of the Budget, where
+// the reader has waited or nothing will make room. Without a Budget, an item larger than the whole
+// buffer has room when that is empty. h.mu is held.
 func (h *handover) fits(it *item) bool {
 	switch need := it.own(); {
 	case h.bytes+need <= h.limit:
 	case h.budget == nil:
 		return h.n == 0
+	case h.n > 0 && !h.spill:
+		return false
 	case !h.take(need):
 		return false
 	default:
 		it.charged += need
 	}
+	return true
+}
+
+// overflow has items take of the Budget until there is room, and returns false if they do already.
+func (h *handover) overflow() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.budget == nil || h.spill {
+		return false
+	}
+	h.spill = true
 	return true
 }
 
@@ -135,6 +151,9 @@ func (h *handover) pop(into *[popCount]item) int {
 		n++
 		h.head = (h.head + 1) & (len(h.ring) - 1)
 		h.n--
+	}
+	if h.bytes <= h.limit/2 {
+		h.spill = false
 	}
 	if h.n == 0 && len(h.ring) > 4*popCount {
 		h.ring, h.head = nil, 0

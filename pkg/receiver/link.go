@@ -376,14 +376,15 @@ func (l *link) charge(n int) bool {
 // hold waits for room in the hand-over buffer and reports whether to try again. Meanwhile nothing
 // is read, so that TCP holds the sender. Each time the buffer becomes full it waits once, for
 // HandoverWait; after that the reader keeps up with the HMC until there is room again, because an
-// HMC that is held up for ever has to keep the notifications itself.
+// HMC that is held up for ever has to keep the notifications itself. It does so out of the Budget
+// first, and waits once more when that is used up.
 func (l *link) hold() bool {
 	if l.fullSince.IsZero() {
 		l.fullSince = time.Now()
 	}
 	left := l.r.limits.HandoverWait - time.Since(l.fullSince)
 	if left <= 0 || (l.r.opts.HandoverHold != nil && !l.r.opts.HandoverHold()) {
-		return false
+		return l.r.buffer.overflow()
 	}
 	select {
 	case <-l.r.buffer.room:
@@ -391,6 +392,7 @@ func (l *link) hold() bool {
 	case <-l.r.buffer.common:
 		return true
 	case <-time.After(left):
+		return l.r.buffer.overflow()
 	case <-l.r.closing.Done():
 	}
 	return false
