@@ -765,6 +765,14 @@ func (e *Estate) ListsAny(hmc, class string) bool {
 	return false
 }
 
+// Listed says whether an HMC has listed a class, or some of it.
+func (e *Estate) Listed(hmc, class string) bool {
+	e.mu.RLock()
+	all := e.listed[hmc][class]
+	e.mu.RUnlock()
+	return all || e.ListsAny(hmc, class) // which looks at all there is
+}
+
 // Len returns how many resources are known.
 func (e *Estate) Len() int {
 	e.mu.RLock()

@@ -103,7 +103,7 @@ func (c *Converter) question(e *event.Event, o *outcome) string {
 	if _, _, known := c.estate.PlaceOf(r.ObjectURI); known {
 		return "" // the HMC does not tell
 	}
-	if class := estate.ClassOf(r.ObjectURI); class != "" && !c.estate.ListsAny(c.hmc, class) {
+	if class := estate.ClassOf(r.ObjectURI); class != "" && !c.estate.Listed(c.hmc, class) {
 		return "" // the first list is on its way, and tells of all of them
 	}
 	return r.ObjectURI
