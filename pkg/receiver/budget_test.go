@@ -132,3 +132,67 @@ func TestHeadersAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Notifications that come faster than they are taken hold the sender up, and take nothing of the
+// budget: that is for a consumer who stands still.
+func TestBudgetIsNotForAHurry(t *testing.T) {
+	const count = 2000
+	all := budget.New(1 << 20)
+	p := startPeer(t, "", func(_ int, c *peerConn) {
+		c.serve(connected00, func(c *peerConn, sub *stomp.Frame) {
+			for i := range count {
+				_ = c.send("%s", message(sub.Header.Get("id"), "u.1", fmt.Sprintf(`{"n":%d,"x":"%s"}`, i, strings.Repeat("x", 500))))
+			}
+		})
+	})
+	o := p.options("u.1")
+	o.Budget, o.Limits = all, Limits{Handover: 64 << 10, HandoverWait: time.Minute}
+	o.OnMissed = func(string) { t.Error("missed a notification") }
+	got, most := 0, 0
+	for _, err := range newReceiver(t, o).Notifications(t.Context()) {
+		if most = max(most, all.Used()); err != nil {
+			t.Fatal(err)
+		}
+		if got++; got == count {
+			break
+		}
+	}
+	if most > 0 {
+		t.Errorf("%d bytes of the budget were taken", most)
+	}
+}
+
+// Where the sender may not be held up, the budget is taken at once, and what has no room in it is missed.
+func TestBudgetInPlaceOfHoldingUp(t *testing.T) {
+	const count, size = 200, 2000
+	all := budget.New(100 << 10)
+	var missed atomic.Int64
+	p := startPeer(t, "", func(_ int, c *peerConn) {
+		c.serve(connected00, func(c *peerConn, sub *stomp.Frame) {
+			for range count {
+				_ = c.send("%s", message(sub.Header.Get("id"), "u.1", strings.Repeat("x", size)))
+			}
+		})
+	})
+	o := p.options("u.1")
+	o.Budget, o.Limits = all, Limits{Handover: 64 << 10, HandoverWait: time.Hour}
+	o.HandoverHold = func() bool { return false }
+	o.OnMissed = func(string) { missed.Add(1) }
+	r := newReceiver(t, o)
+	must(t, r.Connect(t.Context()))
+	eventually(t, "all is received or missed", func() bool { return r.Buffered()+int(missed.Load()) == count })
+	if used := all.Used(); used < 90<<10 || missed.Load() == 0 {
+		t.Errorf("%d bytes of the budget are taken, %d missed", used, missed.Load())
+	}
+	get := pull(t, r)
+	for range r.Buffered() {
+		_, _ = next(t, get)
+	}
+	must(t, r.Close())
+	for range 10 {
+		if _, _, ok := get(); !ok {
+			break
+		}
+	}
+	eventually(t, "all is given back", func() bool { return all.Used() == 0 })
+}
