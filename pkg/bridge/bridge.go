@@ -169,6 +169,10 @@ func start[T any](ctx context.Context, it T, run func(context.Context)) *running
 	return r
 }
 
+// ofShares is how much of the memory of what was received is shared out to the HMCs, in bytes. The
+// rest is for whoever is held up too long, and is used by all HMCs together.
+func ofShares() int { return min(16<<20, budget.OfProcess()/2) }
+
 // New checks that everything the configuration asks for can be had (storage, sinks, TLS files) and
 // returns a Bridge that does nothing yet. On an error nothing stays open.
 func New(opts Options) (*Bridge, error) {
@@ -178,7 +182,7 @@ func New(opts Options) (*Bridge, error) {
 		opts: opts, log: opts.Logger, started: time.Now(),
 		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
 		groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
-		budget: budget.New(cmp.Or(opts.Buffers, budget.OfProcess()/2)),
+		budget: budget.New(cmp.Or(opts.Buffers, budget.OfProcess()-ofShares())),
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
@@ -438,7 +442,7 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
 	// What an HMC has for itself, whatever the others hold.
-	share := max(64<<10, min(8<<20, budget.OfProcess()/2/max(len(cfg.HMCs), 1)))
+	share := max(64<<10, min(8<<20, ofShares()/max(len(cfg.HMCs), 1)))
 	after := ""
 	if e := b.opts.Elsewhere; e != nil && b.life == nil { // what comes with a reload was not taken over
 		after = e.After

@@ -12,7 +12,7 @@ const (
 	// part of the memory is for what was received and is not stored: that becomes seven times as
 	// much while it is made events and stored, and fourteen times where all of it is escaped.
 	part = 16
-	most = 256 << 20
+	most = 144 << 20
 	// least lets two frames of the largest size be read.
 	least = 16 << 20
 )

@@ -17,7 +17,7 @@ func TestOfProcess(t *testing.T) {
 	t.Cleanup(func() { debug.SetMemoryLimit(was) })
 	const mib = 1 << 20
 	for limit, want := range map[int64]int{
-		math.MaxInt64: 256 * mib, 1 << 40: 256 * mib, 1024 * mib: 64 * mib, 192 * mib: 16 * mib, mib: 16 * mib,
+		math.MaxInt64: 144 * mib, 1 << 40: 144 * mib, 1024 * mib: 64 * mib, 192 * mib: 16 * mib, mib: 16 * mib,
 	} {
 		debug.SetMemoryLimit(limit)
 		if got := OfProcess(); got != want {
