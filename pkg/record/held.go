@@ -85,12 +85,13 @@ func (t *tx) behind(e *event.Event, h held) bool {
 	if len(t.held) == 0 {
 		return false
 	}
-	h.key, h.due, h.ready = e.Key(), t.now, true
-	if !slices.ContainsFunc(t.held, func(o *held) bool { return o.key == h.key }) {
+	key := e.Key()
+	if !slices.ContainsFunc(t.held, func(o *held) bool { return o.key == key }) {
 		return false
 	}
-	h.event = e.Copy()
-	if !t.hold(&h) {
+	kept := h // only what is held back has to be in memory of its own
+	kept.event, kept.key, kept.due, kept.ready = e.Copy(), key, t.now, true
+	if !t.hold(&kept) {
 		t.release(true)
 		return false
 	}
