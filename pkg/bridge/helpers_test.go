@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +38,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	debug.SetMemoryLimit(512 << 20) // what may be received and not stored follows it, and tests fill that up
 	goleak.VerifyTestMain(m)
 }
 
@@ -132,7 +130,7 @@ func (d *daemon) start(cfg *config.Config) {
 	b, err := New(Options{
 		Config: cfg, StoragePath: filepath.Join(d.dir, "data"), Logger: zap.New(core, zap.Hooks(d.maybePanic)), Registerer: d.registry, Version: "test",
 		Stdout: cmp.Or(d.stdout, io.Discard), Stderr: io.Discard, Intervals: d.timing, DrainTimeout: testDrainTimeout, WrapStore: d.wrap, Elsewhere: d.elsewhere,
-		Buffers: d.buffers,
+		Buffers: cmp.Or(d.buffers, 8<<20), // tests fill them up
 	})
 	if err != nil {
 		d.t.Fatal(err)
