@@ -41,8 +41,9 @@ type held struct {
 	// as what the HMCs of the group report it; zero: no other one does
 	report event.ID
 	// An OS message is judged when its turn comes: what is known of them is stored with the event.
-	message   *console.OSMessage
+	message   console.OSMessage
 	partition string
+	unjudged  bool
 }
 
 // jobBody is the answer to Query Job Status.
@@ -197,8 +198,8 @@ func (t *tx) release(all bool) {
 	})
 	for _, h := range due {
 		told := h.event // the rules rate it anew when it is told again
-		if h.message != nil {
-			t.live(&told, *h.message, h.partition)
+		if h.unjudged {
+			t.live(&told, h.message, h.partition)
 		} else {
 			t.store(&told)
 		}

@@ -58,12 +58,9 @@ func (t *tx) message(p *translate.Part) {
 		return
 	}
 	m := messageOf(p)
-	if len(t.held) > 0 {
-		if kept := m; t.behind(p.Event, held{message: &kept, partition: p.Partition}) {
-			return
-		}
+	if !t.behind(p.Event, held{message: m, partition: p.Partition, unjudged: true}) {
+		t.live(p.Event, m, p.Partition)
 	}
-	t.live(p.Event, m, p.Partition)
 }
 
 // live records an OS message that came over the link, unless it was recorded before.

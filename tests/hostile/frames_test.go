@@ -108,7 +108,7 @@ func TestLargeBodies(t *testing.T) {
 			cfg += hmctest.Entry(t, good, "") + "sinks:\n- {name: none, log: {output: /dev/null}}\n"
 			v := start(t, daemon.Options{Config: cfg})
 			v.AwaitReady(t, within)
-			rounds := soak.Count(t, "LARGE_BODIES", 5, 100)
+			rounds := soak.Count(t, "LARGE_BODIES", 2, 100)
 			headers := []hmcsim.Header{
 				{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: "/api/partitions/p"},
 			}
