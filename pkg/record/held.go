@@ -33,17 +33,16 @@ const (
 // held is an event that is held back, or that was.
 type held struct {
 	event event.Event
-	// of the order; about is what was asked about
-	key, about string
-	due        time.Time
-	ready      bool // nothing more is awaited
-	kept       int  // bytes
+	// of the order; about is what was asked about, partition that of an OS message
+	key, about, partition string
+	due                   time.Time
+	ready                 bool // nothing more is awaited
+	kept                  int  // bytes
 	// as what the HMCs of the group report it; zero: no other one does
 	report event.ID
 	// An OS message is judged when its turn comes: what is known of them is stored with the event.
-	message   console.OSMessage
-	partition string
-	unjudged  bool
+	message  console.OSMessage
+	unjudged bool
 }
 
 // jobBody is the answer to Query Job Status.
@@ -86,12 +85,12 @@ func (t *tx) behind(e *event.Event, h held) bool {
 	if len(t.held) == 0 {
 		return false
 	}
-	key := e.Key()
-	if !slices.ContainsFunc(t.held, func(o *held) bool { return o.key == key }) {
+	h.key, h.due, h.ready = e.Key(), t.now, true
+	if !slices.ContainsFunc(t.held, func(o *held) bool { return o.key == h.key }) {
 		return false
 	}
 	kept := h // only what is held back has to be in memory of its own
-	kept.event, kept.key, kept.due, kept.ready = e.Copy(), key, t.now, true
+	kept.event = e.Copy()
 	if !t.hold(&kept) {
 		t.release(true)
 		return false
