@@ -133,10 +133,13 @@ func (f *simulateFlags) tlsConfig(certificate []byte) (string, error) {
 // playBack plays a capture back until ctx is done: the link stays when it is played.
 func (e *environment) playBack(ctx context.Context) (err error) {
 	f := &e.simulator
-	h, err := playback.Start(playback.Options{
+	h, err := playback.Start(ctx, playback.Options{
 		File: f.replay, Speed: f.speed, Logger: e.log,
 		RESTAddr: address(f.restPort, 0), StompAddr: address(f.stompPort, 0),
 	})
+	if ctx.Err() != nil && h == nil {
+		return nil // Ctrl-C while it was read
+	}
 	if err != nil {
 		return fmt.Errorf("simulate: --replay: %w", err)
 	}

@@ -418,7 +418,8 @@ func (o *Observer) Message(name string, header func(string) string, body []byte)
 		}
 		o.osMessages(t, header("object-uri"), body)
 	case "log-entry":
-		o.note(EntryResource, header("object-uri") == "" && header("name") == "", "headers class %.40q", header("class"))
+		none := header("object-uri") == "" && header("name") == ""
+		o.note(EntryResource, none, "headers class %.40q", header("class"))
 		o.entries(body)
 	case "property-change", "inventory-change":
 		o.hardware(header, body)

@@ -103,8 +103,8 @@ func Mistake(app *kingpin.Application, args []string, err error) error {
 		return bad
 	}
 	text := err.Error()
-	if flag, ok := strings.CutPrefix(text, "flag "); ok && strings.HasSuffix(flag, " cannot be repeated") {
-		return fmt.Errorf("--%s may be given only once", strings.Trim(strings.TrimSuffix(flag, " cannot be repeated"), "'"))
+	if flag, ok := strings.CutSuffix(text, " cannot be repeated"); ok {
+		return fmt.Errorf("--%s may be given only once", strings.Trim(strings.TrimPrefix(flag, "flag "), "'"))
 	}
 	if word, ok := strings.CutPrefix(text, "unexpected "); ok {
 		return unknown(app, strings.Trim(word, "'"))

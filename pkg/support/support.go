@@ -49,7 +49,7 @@ type source struct {
 	missing map[string]absence
 }
 
-// absence is why a part is not there: own is what the program says, words what may have names in it.
+// absence is why a part is not there: own is what the program says, words what may have names.
 type absence struct{ own, words string }
 
 // ownWords are words of the program that stand in no document.
@@ -81,8 +81,8 @@ var (
 		"data-item-value", "reply", "description", "labels", "runbook",
 	}
 	label = regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`)
-	// secretLine is a line of a configuration with a secret in it: after a key that is called so, or
-	// that is the id of a session.
+	// secretLine is a line of a configuration with a secret in it: after a key that is called so,
+	// or that is the id of a session.
 	secretLine = regexp.MustCompile(`(?i)((?:(?:password|passphrase|token|secret|credentials?)|` +
 		`(?:^|[^a-z0-9])key|(?:^|[^a-z0-9_-])id)["']?\s*:\s*)(\S.*)$`)
 	instant = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)$`)
@@ -154,7 +154,8 @@ func (s *source) files(ctx context.Context) ([]file, error) {
 	}
 	for _, p := range parts {
 		if !p.there {
-			fmt.Fprintf(contents, "%-14s not there: %s\n", p.name, s.missing[p.name].own+b.texts.Clean(s.missing[p.name].words))
+			why := s.missing[p.name]
+			fmt.Fprintf(contents, "%-14s not there: %s\n", p.name, why.own+b.texts.Clean(why.words))
 		}
 	}
 	fmt.Fprintf(contents, "\n%d words, addresses and ids are replaced.\n", b.texts.Replaced())
@@ -295,11 +296,11 @@ func keysOf(t reflect.Type, keys map[string]bool, seen map[reflect.Type]bool) {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
 		keysOf(t.Elem(), keys, seen)
 	case reflect.Struct:
-		for i := range t.NumField() {
-			if key, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); key != "" {
+		for f := range t.Fields() {
+			if key, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); key != "" {
 				keys[key] = true
 			}
-			keysOf(t.Field(i).Type, keys, seen)
+			keysOf(f.Type, keys, seen)
 		}
 	}
 }
