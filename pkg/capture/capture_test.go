@@ -230,7 +230,7 @@ func TestDamagedCapture(t *testing.T) {
 		"{}\n":                                  "not a capture of hmcnotifyd: its first line does not say so",
 		"null\n":                                "not a capture of hmcnotifyd: its first line does not say so",
 		"[]\n":                                  "not a capture of hmcnotifyd: its first line does not say so",
-		strings.Repeat("x", MaxLine+10):         "line 1 is longer than 6 MiB",
+		strings.Repeat("x", MaxLine+10):         "line 1 is longer than 5 MiB",
 		lines[0]:                                "line 2: it is cut off, its end is missing: copy it once more",
 		header(`"version":1`, `"version":2`):    "is of version 2, and this program knows captures up to version 1: take a newer hmcnotifyd",
 		header(`"version":1`, `"version":0`):    "line 1: its version is 0,",
@@ -401,7 +401,7 @@ func TestTooLargeForALine(t *testing.T) {
 		t.Errorf("%d bytes: %.2000s", len(text), text)
 	}
 	var out strings.Builder
-	if err := inspected(&out, bytes.NewReader(file)); err != nil || !strings.Contains(out.String(), "3 requests or frames were larger than 6 MiB") {
+	if err := inspected(&out, bytes.NewReader(file)); err != nil || !strings.Contains(out.String(), "3 requests or frames were larger than 5 MiB") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }

@@ -21,7 +21,7 @@ const (
 	Version = 1
 	// MaxLine bounds each line, in bytes, so that a capture is read in little memory. A body that
 	// does not fit is left out when it is written: those of frames have 4 MiB at most.
-	MaxLine = 6 << 20
+	MaxLine = 5 << 20
 )
 
 // Header is the first line of a capture.

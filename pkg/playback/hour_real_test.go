@@ -101,7 +101,7 @@ func TestFilesTakeLittleMemory(t *testing.T) {
 		first, again, last := text[:strings.IndexByte(text, '(')], text[strings.IndexByte(text, '(')+1:strings.IndexByte(text, ')')], text[strings.IndexByte(text, ')')+1:]
 		return json.RawMessage(first + strings.Repeat(again+",", n/(len(again)+1)) + again + last)
 	}
-	const long = 6<<20 - 1000
+	const long = capture.MaxLine - 1000
 	frame := func(body json.RawMessage, headers ...[2]string) capture.Entry {
 		return capture.Entry{At: 1, Kind: capture.KindFrame, Frame: &capture.Frame{
 			Command: capture.Message, Headers: append(capture.Pairs{{"destination", "/topic/u.1"}, {"object-uri", "/api/partitions/1"}}, headers...),
@@ -114,7 +114,7 @@ func TestFilesTakeLittleMemory(t *testing.T) {
 		}}
 	}
 	for name, add := range map[string]func(write func(capture.Entry)){
-		"kinds": func(write func(capture.Entry)) {
+		"many kinds": func(write func(capture.Entry)) {
 			for i := range 1_500_000 {
 				write(frame(nil, [2]string{"notification-type", "kind-" + strconv.Itoa(i)}))
 			}
@@ -162,7 +162,7 @@ func TestFilesTakeLittleMemory(t *testing.T) {
 					return offered() != nil
 				}
 			})
-			if ports := offered(); ports != nil && name != "kinds" { // it would take its time to play
+			if ports := offered(); ports != nil && name != "many kinds" { // it would take its time to play
 				ask(t, ports[1], ports[2])
 				await(t, "it is played", func() bool {
 					most = max(most, peak(p.PID()))
