@@ -89,8 +89,8 @@ var imports = map[string]struct {
 	},
 	"pkg/check": {
 		[]string{
-			"pkg/assume", "pkg/capture", "pkg/cluster", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger",
-			"pkg/logon", "pkg/match", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/assume", "pkg/capture", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/hmc",
+			"pkg/ledger", "pkg/logon", "pkg/match", "pkg/queue", "pkg/receiver", "pkg/record", "pkg/route", "pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"a check tries sessions, links and sinks, and knows nothing of a daemon that runs",
 	},

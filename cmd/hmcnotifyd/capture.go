@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -51,14 +50,14 @@ func (f *captureFlags) validate() error {
 func (e *environment) capturing(ctx context.Context) error {
 	f := &e.capture
 	if f.inspect != "" {
-		return e.inspectCapture(f.inspect)
+		return e.inspectCapture(ctx, f.inspect)
 	}
 	cfg, err := config.Load(f.config)
 	if err != nil {
 		return err
 	}
 	var line func()
-	err = check.Capture(ctx, check.CaptureOptions{
+	written, err := check.Capture(ctx, check.CaptureOptions{
 		Config: cfg, HMC: f.hmc, File: f.out, Duration: f.duration, Names: f.plain, Version: version, Logger: e.log,
 		Progress: func(what func() string) { line = terminal.Waiting(e.stderr, what) },
 	})
@@ -66,20 +65,21 @@ func (e *environment) capturing(ctx context.Context) error {
 		line()
 	}
 	if err != nil {
-		return fmt.Errorf("capture: %w", err)
+		err = fmt.Errorf("capture: %w", err)
 	}
-	fmt.Fprintf(e.stdout, "%s is written; look at it before you give it to anybody:\n\n", f.out)
-	return e.inspectCapture(f.out)
+	if written {
+		fmt.Fprintf(e.stdout, "%s is written; look at it before you give it to anybody:\n\n", f.out)
+		err = errors.Join(err, e.inspectCapture(context.WithoutCancel(ctx), f.out)) // Ctrl-C has ended the capture
+	}
+	return err
 }
 
-func (e *environment) inspectCapture(name string) error {
-	file, err := os.Open(name)
+// inspectCapture shows a file. ctx ends the reading of it.
+func (e *environment) inspectCapture(ctx context.Context, name string) (err error) {
+	in, err := capture.Open(ctx, name)
 	if err != nil {
-		return fmt.Errorf("capture: %w", err)
+		return err
 	}
-	defer func() { _ = file.Close() }()
-	if err := capture.Inspect(event.EscapingWriter{Writer: e.stdout}, file); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
+	defer func() { err = errors.Join(err, in.Close()) }()
+	return capture.Inspect(event.EscapingWriter{Writer: e.stdout}, in)
 }

@@ -70,7 +70,7 @@ func TestCapture(t *testing.T) {
 		{[]string{"--hmc=east", "--out", file("b.gz"), config("bad.yaml", "other-pw-22")}, 1, "the HMC has answered 403 to the logon"},
 		{[]string{"--hmc=east", good}, 2, "capture needs --hmc NAME, --out FILE"},
 		{[]string{"--inspect", file("a.gz"), good}, 2, "--inspect stands alone"},
-		{[]string{"--inspect", good}, 1, "this is no capture"},
+		{[]string{"--inspect", good}, 1, "good.yaml is not a capture of hmcnotifyd: it is not compressed by gzip"},
 	} {
 		status, _, stderr := call(append([]string{"--log.level=error", "capture", "--duration=1m"}, test.args...)...)
 		if status != test.status || !strings.Contains(stderr, test.stderr) {
@@ -83,7 +83,7 @@ func TestCapture(t *testing.T) {
 	if n := sim.RefusedLogons() - before; n != 1 {
 		t.Errorf("a wrong password was tried %d times", n)
 	}
-	if status, _, stderr := call("simulate", "--replay", good); status != 1 || !strings.Contains(stderr, "this is no capture") {
+	if status, _, stderr := call("simulate", "--replay", good); status != 1 || !strings.Contains(stderr, "good.yaml is not a capture of hmcnotifyd") {
 		t.Errorf("status %d: %s", status, stderr)
 	}
 	if status, _, stderr := call("simulate", "--replay", file("a.gz"), "--speed=0"); status != 2 || !strings.Contains(stderr, "--speed must be") {

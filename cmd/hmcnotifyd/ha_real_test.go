@@ -3,8 +3,11 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -118,6 +121,7 @@ type haDaemon struct {
 	name, addr   string
 	config, path string
 	ways         *ways // to the NATS servers
+	hmc          *ways // to the HMC, its ports in the order of REST and link
 }
 
 func (d *haDaemon) status(t *testing.T, client *http.Client) (s struct {
@@ -151,28 +155,31 @@ type haPair struct {
 	last    string      // what was published last
 }
 
-// ways lead to servers, and can be cut.
+// ways lead to servers, and can be cut, or hold what goes to the servers.
 type ways struct {
-	urls []string
+	addrs []string
 
 	mu    sync.Mutex
 	cut   bool
+	held  bool
+	goOn  sync.Cond // of held
 	conns map[net.Conn]struct{}
 }
 
-func startWays(t *testing.T, urls []string) *ways {
+func startWays(t *testing.T, to ...string) *ways {
 	t.Helper()
 	w := &ways{conns: map[net.Conn]struct{}{}}
-	for _, to := range urls {
+	w.goOn.L = &w.mu
+	for _, to := range to {
 		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = l.Close() })
-		w.urls = append(w.urls, "nats://"+l.Addr().String())
+		w.addrs = append(w.addrs, l.Addr().String())
 		go w.serve(l, strings.TrimPrefix(to, "nats://"))
 	}
-	t.Cleanup(func() { w.set(true) })
+	t.Cleanup(func() { w.hold(false); w.set(true) })
 	return w
 }
 
@@ -188,7 +195,7 @@ func (w *ways) serve(l net.Listener, to string) {
 				_ = from.Close()
 				return
 			}
-			go func() { _, _ = io.Copy(server, from); _ = server.Close() }()
+			go func() { _, _ = io.Copy(&gate{w, server}, from); _ = server.Close() }()
 			_, _ = io.Copy(from, server)
 			_ = from.Close()
 		}()
@@ -209,6 +216,29 @@ func (w *ways) keep(conns ...net.Conn) bool {
 	return !w.cut
 }
 
+// gate lets pass what goes to a server, but while that is held.
+type gate struct {
+	*ways
+	to io.Writer
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	for g.held {
+		g.goOn.Wait()
+	}
+	g.mu.Unlock()
+	return g.to.Write(p)
+}
+
+// hold holds what goes to the servers, for as long as it comes late. What comes back passes.
+func (w *ways) hold(held bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held = held
+	w.goOn.Broadcast()
+}
+
 func (w *ways) set(cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -222,20 +252,21 @@ func (w *ways) set(cut bool) {
 
 const haTTL = 2 * time.Second
 
-// startPair returns when one of them leads and is connected.
-func startPair(t *testing.T, ttl time.Duration) *haPair {
+// startPair returns when one of them leads and is connected. more is what the configuration has of
+// the storage besides.
+func startPair(t *testing.T, ttl time.Duration, more ...string) *haPair {
 	t.Helper()
 	p := newHA(t)
 	p.servers = natscluster.Start(t, 3)
 	for i := range 2 {
 		d := p.add(string(rune('a'+i)), "")
-		d.ways = startWays(t, p.servers.URLs())
+		d.ways = startWays(t, p.servers.URLs()...)
 		text, err := os.ReadFile(d.config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, d.config, fmt.Sprintf("%sstorage: {jetstream: {urls: [%s], name: x}}\nha: {lease_ttl: %s}\n",
-			text, `"`+strings.Join(d.ways.urls, `", "`)+`"`, ttl))
+		write(t, d.config, fmt.Sprintf("%sstorage: {jetstream: {urls: [%s], name: x}%s}\nha: {lease_ttl: %s}\n",
+			text, `"nats://`+strings.Join(d.ways.addrs, `", "nats://`)+`"`, strings.Join(more, ""), ttl))
 		p.launch(d) // both at once: they make the streams together
 	}
 	eventually(t, "one leads", func() bool { return p.leads(p.both[0]) || p.leads(p.both[1]) })
@@ -266,11 +297,14 @@ func newHA(t *testing.T) *haPair {
 func (p *haPair) add(name, storage string) *haDaemon {
 	p.t.Helper()
 	sim, d := p.load.sim, &haDaemon{name: "/" + name, addr: freeAddress(p.t), config: filepath.Join(p.dir, name+".yaml")}
+	address := func(port int) string { return net.JoinHostPort(sim.Host(), strconv.Itoa(port)) }
+	d.hmc = startWays(p.t, address(sim.RESTPort()), address(sim.StompPort()))
+	port := func(i int) string { _, port, _ := net.SplitHostPort(d.hmc.addrs[i]); return port }
 	write(p.t, d.config, fmt.Sprintf(`hmcs:
 - name: east
-  hosts: [%q]
-  rest_port: %d
-  stomp_port: %d
+  hosts: [127.0.0.1]
+  rest_port: %s
+  stomp_port: %s
   userid: %s
   password: %s
   tls: {insecure_skip_verify: true}
@@ -280,7 +314,7 @@ func (p *haPair) add(name, storage string) *haDaemon {
   stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}
 sinks:
 - {name: hook, webhook: {url: %q}, batch: {max_events: 500}, retry: {initial: 10ms, max: 100ms}}
-%s`, sim.Host(), sim.RESTPort(), sim.StompPort(), hmcsim.DefaultUserid, hmcsim.DefaultPassword, p.url+d.name, storage))
+%s`, port(0), port(1), hmcsim.DefaultUserid, hmcsim.DefaultPassword, p.url+d.name, storage))
 	d.path = filepath.Join(p.dir, name)
 	p.both = append(p.both, d)
 	return d
@@ -611,6 +645,195 @@ func TestClusterIsAway(t *testing.T) {
 	c := p.judge()
 	if c.Arrived == 0 || c.Gaps == 0 {
 		t.Error("nothing arrived, or no gap tells of the change")
+	}
+	t.Logf("%+v", *c)
+}
+
+// A leader that cannot reach the HMC goes on to lead: only it knows, and the other one has no session. It says that it is not ready,
+// and is connected when the way is there again. Whoever ends it meanwhile has the other one lead, whose way is another.
+func TestHMCIsAway(t *testing.T) {
+	p := startPair(t, haTTL)
+	leader, other := p.both[0], p.both[1]
+	p.awaitStandby(other)
+	time.Sleep(time.Second) // it delivers meanwhile
+	cutOff := func() (done func()) {
+		done = p.load.ledger.Begin("", "the HMC is cut off from the leader")
+		leader.hmc.set(true)
+		eventually(t, "it is not connected", func() bool {
+			s := leader.status(t, p.client)
+			return s.Role == "leader" && !s.Ready && len(s.HMCs) == 1 && !s.HMCs[0].Connected
+		})
+		return done
+	}
+	done := cutOff()
+	time.Sleep(2 * haTTL) // who wanted to lead would
+	if _, text := get(t, p.client, http.MethodGet, "http://"+leader.addr+"/metrics"); !strings.Contains(text, "\nhmcnotifyd_leader 1\n") ||
+		!strings.Contains(text, "\nhmcnotifyd_receiver_connected{hmc=\"east\"} 0\n") || !strings.Contains(text, "\nhmcnotifyd_leader_changes_total 1\n") {
+		t.Errorf("metrics of a leader without its HMC:\n%s", text)
+	}
+	if code, text := get(t, p.client, http.MethodGet, "http://"+leader.addr+"/-/ready"); code != http.StatusServiceUnavailable || !strings.Contains(text, "east") {
+		t.Errorf("/-/ready of a leader without its HMC: %d %s", code, text)
+	}
+	if s := other.status(t, p.client); s.Role != "standby" || !s.Ready {
+		t.Errorf("the other one: %+v", s)
+	}
+	leader.hmc.set(false)
+	eventually(t, "it is connected again", func() bool { return p.leads(leader) })
+	done()
+
+	time.Sleep(time.Second) // it delivers meanwhile
+	done = cutOff()
+	p.end(leader)
+	eventually(t, "the other leads", func() bool { return p.leads(other) })
+	done()
+	p.settle()
+	p.end(other)
+	c := p.judge()
+	p.namesLeaders()
+	if c.Arrived == 0 || c.Gaps < 2 {
+		t.Error("nothing arrived, or no gap tells of one of the outages")
+	}
+	t.Logf("%+v", *c)
+}
+
+// Two daemons write into one log for ten seconds: what the one has sent to the servers comes to them when the other one leads and
+// writes. None of it is taken, nothing is lost, and nothing is there twice.
+func TestTwoWriters(t *testing.T) {
+	p := startPair(t, haTTL, ", retain: 1h")
+	began, rounds := time.Now(), 0
+	arrived := func() int { p.load.mu.Lock(); defer p.load.mu.Unlock(); return len(p.load.got) }
+	for ; time.Since(began) < 10*time.Second; rounds++ {
+		leader, other := p.both[0], p.both[1]
+		p.awaitStandby(other)
+		n := arrived()
+		eventually(t, "the leader writes", func() bool { return arrived() > n+50 })
+		done := p.load.ledger.Begin("", "what the leader writes comes late")
+		leader.ways.hold(true)
+		eventually(t, "the other leads", func() bool { return p.leads(other) })
+		n = arrived()
+		eventually(t, "and writes", func() bool { return arrived() > n+50 })
+		leader.ways.hold(false)
+		p.awaitStandby(leader)
+		done()
+		p.swap()
+	}
+	p.settle()
+	stored := p.stored(p.both[0], began.Add(-time.Minute)) // that ends only with all that has arrived
+	p.end(p.both[1])
+	p.end(p.both[0])
+	c := p.judge()
+	p.namesLeaders()
+	p.load.mu.Lock()
+	defer p.load.mu.Unlock()
+	for id, times := range stored {
+		if times > 1 {
+			t.Errorf("the event %s is %d times in the log", id, times)
+		}
+	}
+	t.Logf("%d rounds, %d events in the log, %+v", rounds, len(stored), *c)
+}
+
+// stored counts the events that are in the log, by their ids, when all that has arrived until now was found in it.
+func (p *haPair) stored(d *haDaemon, since time.Time) map[string]int {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), within)
+	defer cancel()
+	url := "http://" + d.addr + "/api/v1/events?since=" + since.UTC().Format(time.RFC3339)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	missing := make(map[string]string)
+	p.load.mu.Lock()
+	for _, a := range p.load.got {
+		missing[a.ID] = a.Type
+	}
+	p.load.mu.Unlock()
+	stored := make(map[string]int)
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 8<<20)
+	for lines.Scan() {
+		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data:"))
+		if !ok {
+			continue
+		}
+		a, err := oracle.ParseArrival(bytes.TrimSpace(data))
+		if err != nil {
+			p.t.Error(err)
+			continue
+		}
+		stored[a.ID]++
+		if delete(missing, a.ID); len(missing) == 0 {
+			return stored
+		}
+	}
+	p.t.Errorf("what has arrived is not in the log: %v; %v", missing, lines.Err())
+	return stored
+}
+
+// The disk of one of three NATS servers is full: everything goes on, also when it has room again and another one ends.
+func TestDiskOfAServerIsFull(t *testing.T) {
+	p := startPair(t, 6*time.Second) // servers that agree on a leader take their time
+	p.awaitStandby(p.both[1])
+	arrived := func() int { p.load.mu.Lock(); defer p.load.mu.Unlock(); return len(p.load.got) }
+	goesOn := func(what string) {
+		t.Helper()
+		n := arrived()
+		eventually(t, what, func() bool { return arrived() > n+300 })
+	}
+	done := p.load.ledger.Begin("", "a server is without its disk")
+	p.servers.Kill(0)
+	dir := p.servers.Dir(0)
+	switch err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); {
+	case errors.Is(err, syscall.EPERM):
+		t.Skip("only root may mount")
+	case err != nil:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.servers.Kill(0)
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	p.servers.StartServer(0) // with an empty disk: it gets all from the others
+	p.servers.AwaitLeader()
+	goesOn("it goes on with a server that was empty")
+	filler, err := os.Create(filepath.Join(dir, "filler"))
+	for err == nil {
+		_, err = filler.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	for range 10 {
+		goesOn("it goes on with a server whose disk is full")
+	}
+	if err := errors.Join(filler.Close(), os.Remove(filler.Name())); err != nil {
+		t.Fatal(err)
+	}
+	p.servers.Kill(0)
+	p.servers.StartServer(0)
+	p.servers.AwaitLeader()
+	goesOn("it goes on with room again")
+	for i := 1; i < 3; i++ { // so the one that was full counts
+		p.servers.Kill(i)
+		goesOn("it goes on with the one that was full")
+		p.servers.StartServer(i)
+		p.servers.AwaitLeader()
+	}
+	done()
+	p.settle()
+	p.end(p.both[1])
+	p.end(p.both[0])
+	c := p.judge()
+	if c.Arrived == 0 {
+		t.Error("nothing arrived")
 	}
 	t.Logf("%+v", *c)
 }

@@ -59,9 +59,10 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		}
 		return exitDone
 	}
-	command, err := app.Parse(withDashes(app.Model(), args))
+	args = withDashes(app.Model(), args)
+	command, err := app.Parse(args)
 	if err != nil {
-		printError(stderr, fmt.Errorf("%w (try --help)", cmdline.Mistake(app, err)))
+		printError(stderr, fmt.Errorf("%w (try --help)", cmdline.Mistake(app, args, err)))
 		return exitUsage
 	}
 	if env.log, err = env.newLogger(); err != nil {

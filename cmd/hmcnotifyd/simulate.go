@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +26,10 @@ const maxSimulatedRate = 1e6
 
 // maxSimulatedHMCs is far more than watch one estate in real life.
 const maxSimulatedHMCs = 100
+
+// replayMemory is what a capture that is played back takes, in bytes, before garbage is collected
+// without delay: one of the largest lines is in memory several times while it is on its way.
+const replayMemory = 36 << 20
 
 // maxSpeed is an hour in less than four seconds.
 const maxSpeed = 1000
@@ -133,10 +138,16 @@ func (f *simulateFlags) tlsConfig(certificate []byte) (string, error) {
 // playBack plays a capture back until ctx is done: the link stays when it is played.
 func (e *environment) playBack(ctx context.Context) (err error) {
 	f := &e.simulator
-	h, err := playback.Start(playback.Options{
+	was := debug.SetMemoryLimit(-1)
+	debug.SetMemoryLimit(min(was, replayMemory))
+	defer debug.SetMemoryLimit(was)
+	h, err := playback.Start(ctx, playback.Options{
 		File: f.replay, Speed: f.speed, Logger: e.log,
 		RESTAddr: address(f.restPort, 0), StompAddr: address(f.stompPort, 0),
 	})
+	if ctx.Err() != nil && h == nil {
+		return nil // Ctrl-C while it was read
+	}
 	if err != nil {
 		return fmt.Errorf("simulate: --replay: %w", err)
 	}

@@ -97,7 +97,7 @@ func TestSupport(t *testing.T) {
 			}
 		}
 	}
-	if status, _, stderr := call(args...); status != 1 || !strings.Contains(stderr, "file exists") {
+	if status, _, stderr := call(args...); status != 1 || !strings.Contains(stderr, "is there already, and is not overwritten") {
 		t.Errorf("over one that is there: status %d, %s", status, stderr)
 	}
 	other := filepath.Join(dir, "other.tar.gz")

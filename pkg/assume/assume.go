@@ -168,8 +168,12 @@ type topic struct {
 	read int
 }
 
-// maxTracked bounds how many topics, and how many partitions, are told apart.
-const maxTracked = 10_000
+// maxTracked bounds how many topics, partitions, and messages that wait for an answer are told
+// apart, maxName the length of the names that they have, in bytes.
+const maxTracked, maxName = 10_000, 256
+
+// maxCommas bounds what of a body is taken apart: a list has no more elements than it has commas.
+const maxCommas = 100_000
 
 // sampleAfter and sampleEvery say how many OS messages are looked at where Sampled is set: that
 // many of each topic, and one in so many of what comes after.
@@ -191,8 +195,8 @@ type Observer struct {
 	known     bool
 	lastTopic string
 	numbers   map[string]int64 // of partitions
-	// held are the messages of partitions that wait for an answer.
-	held map[string]map[int64]bool
+	// held are the messages that wait for an answer.
+	held map[message]bool
 	// of the link: whether it is there, when it was lost, and whether the HMC was away since
 	linked, away bool
 	lostAt       time.Time
@@ -202,7 +206,7 @@ type Observer struct {
 func NewObserver() *Observer {
 	return &Observer{
 		seen: make(map[string]*seen), topics: make(map[string]*topic), numbers: make(map[string]int64),
-		held: make(map[string]map[int64]bool),
+		held: make(map[message]bool),
 	}
 }
 
@@ -293,19 +297,30 @@ func (o *Observer) sessionUnknown(x Exchange) {
 	o.lostAt = time.Time{}
 }
 
+// message is an OS message, by its partition and number.
+type message struct {
+	partition string
+	nr        int64
+}
+
 // listed takes up all OS messages that are held of a partition.
 func (o *Observer) listed(partition string, body []byte) {
-	held := o.held[partition]
+	held := make(map[int64]bool)
+	for m := range o.held {
+		if m.partition == partition {
+			held[m.nr] = true
+		}
+	}
 	if len(held) == 0 {
 		return
 	}
-	b := messagesIn(body)
-	if b == nil {
+	listed := messagesIn(body)
+	if listed == nil {
 		return
 	}
 	now := make(map[int64]bool)
-	for _, m := range b {
-		if m.Sequence != nil {
+	for _, m := range listed {
+		if m.Sequence != nil && held[*m.Sequence] {
 			now[*m.Sequence] = m.Held
 		}
 	}
@@ -318,7 +333,7 @@ func (o *Observer) listed(partition string, body []byte) {
 		default:
 			o.note(Answered, false, "a message that was held is not listed")
 		}
-		delete(held, nr)
+		delete(o.held, message{partition, nr})
 	}
 }
 
@@ -376,7 +391,7 @@ func (o *Observer) Missed(name string) {
 // Subscribe takes up a subscription to a topic.
 func (o *Observer) Subscribe(name string) {
 	t := o.topics[name]
-	if t == nil && len(o.topics) < maxTracked {
+	if t == nil && len(o.topics) < maxTracked && len(name) <= maxName {
 		o.topics[name] = new(topic)
 	} else if t != nil {
 		t.waiting = t.refreshed
@@ -403,7 +418,8 @@ func (o *Observer) Message(name string, header func(string) string, body []byte)
 		}
 		o.osMessages(t, header("object-uri"), body)
 	case "log-entry":
-		o.note(EntryResource, header("object-uri") == "" && header("name") == "", "headers class %q", header("class"))
+		none := header("object-uri") == "" && header("name") == ""
+		o.note(EntryResource, none, "headers class %.40q", header("class"))
 		o.entries(body)
 	case "property-change", "inventory-change":
 		o.hardware(header, body)
@@ -453,11 +469,13 @@ type osMessage struct {
 	Held     bool            `json:"is-held"`
 }
 
+func tooMuch(body []byte) bool { return bytes.Count(body, []byte(",")) > maxCommas }
+
 func messagesIn(body []byte) []osMessage {
 	var b struct {
 		Messages []osMessage `json:"os-messages"`
 	}
-	if json.Unmarshal(body, &b) != nil {
+	if tooMuch(body) || json.Unmarshal(body, &b) != nil {
 		return nil
 	}
 	return b.Messages
@@ -492,7 +510,7 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 			t.waiting = false
 		}
 		t.refreshed = t.refreshed || m.Refresh
-		if m.Sequence == nil {
+		if m.Sequence == nil || len(partition) > maxName {
 			continue
 		}
 		last, known := o.numbers[partition]
@@ -503,24 +521,12 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 				o.note(NumbersAtIPL, false, "number %d after %d", *m.Sequence, last)
 			}
 		}
-		if m.Held && (len(o.held[partition]) > 0 || len(o.held) < maxTracked) {
-			o.hold(partition, *m.Sequence)
+		if m.Held && len(o.held) < maxTracked {
+			o.held[message{partition, *m.Sequence}] = true
 		}
 		if known || len(o.numbers) < maxTracked {
 			o.numbers[partition] = *m.Sequence
 		}
-	}
-}
-
-// maxHeld bounds how many messages of a partition wait for an answer.
-const maxHeld = 100
-
-func (o *Observer) hold(partition string, nr int64) {
-	if o.held[partition] == nil {
-		o.held[partition] = make(map[int64]bool)
-	}
-	if len(o.held[partition]) < maxHeld {
-		o.held[partition][nr] = true
 	}
 }
 
@@ -577,7 +583,7 @@ func (o *Observer) entries(body []byte) {
 			Details json.RawMessage `json:"event-details"`
 		} `json:"log-entries"`
 	}
-	if json.Unmarshal(body, &b) != nil {
+	if tooMuch(body) || json.Unmarshal(body, &b) != nil {
 		return
 	}
 	for _, e := range b.Entries {
@@ -591,7 +597,7 @@ func (o *Observer) hardware(header func(string) string, body []byte) {
 		o.note(HardwareTold, false, "%s of class hardware-message", header("notification-type"))
 		return
 	}
-	if !bytes.Contains(body, []byte("hardware-messages")) { // as almost always
+	if !bytes.Contains(body, []byte("hardware-messages")) || tooMuch(body) { // the first as almost always
 		return
 	}
 	var b struct {

@@ -61,14 +61,12 @@ func (c *cleaner) entry(e *Entry) *Entry {
 		q := *r
 		q.URI, q.Query = c.uri(r.URI), c.query(r.Query)
 		q.Sent, q.Answer = c.content(r.Sent), c.content(r.Answer)
-		q.Headers = nil
-		for name, value := range r.Headers {
-			if code.MatchString(value) || mimeType.MatchString(value) {
-				if q.Headers == nil {
-					q.Headers = make(map[string]string)
-				}
-				q.Headers[name] = value
-			}
+		q.Headers = Headers{}
+		if value := r.Headers.ContentType; len(value) <= maxWord && mimeType.MatchString(value) {
+			q.Headers.ContentType = value
+		}
+		if value := r.Headers.RetryAfter; len(value) <= maxWord && code.MatchString(value) {
+			q.Headers.RetryAfter = value
 		}
 		clean.Request = &q
 	}

@@ -1,12 +1,13 @@
 package capture
 
 import (
-	"bufio"
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 	"unicode/utf8"
 
@@ -18,8 +19,9 @@ const (
 	Format = "hmcnotifyd-capture"
 	// Version is there as well. A reader refuses a newer one than its own.
 	Version = 1
-	// maxLine bounds one line of a capture that is read: an answer has 32 MiB at most.
-	maxLine = 96 << 20
+	// MaxLine bounds each line, in bytes, so that a capture is read in little memory. A body that
+	// does not fit is left out when it is written: those of frames have 4 MiB at most.
+	MaxLine = 5 << 20
 )
 
 // Header is the first line of a capture.
@@ -69,10 +71,16 @@ type Request struct {
 	// Took is how long it was until the end of the answer, in microseconds.
 	Took int64 `json:"took_us"`
 	// Status is that of HTTP; 0: there was no answer, because of Failure.
-	Status  int               `json:"status"`
-	Failure string            `json:"failure,omitempty"`
-	Headers map[string]string `json:"headers,omitempty"`
-	Answer  Content           `json:"answer,omitzero"`
+	Status  int     `json:"status"`
+	Failure string  `json:"failure,omitempty"`
+	Headers Headers `json:"headers,omitzero"`
+	Answer  Content `json:"answer,omitzero"`
+}
+
+// Headers are those of an answer that tell something about the HMC.
+type Headers struct {
+	ContentType string `json:"Content-Type,omitempty"`
+	RetryAfter  string `json:"Retry-After,omitempty"`
 }
 
 // The commands of a Frame. SUBSCRIBE was sent to the HMC, the others came from it.
@@ -86,11 +94,13 @@ const (
 
 // Frame is a STOMP frame.
 type Frame struct {
-	Command string `json:"command"`
-	// Headers are pairs of name and value, unescaped, in the order in which they came.
-	Headers [][2]string `json:"headers,omitempty"`
-	Body    Content     `json:"body,omitzero"`
+	Command string  `json:"command"`
+	Headers Pairs   `json:"headers,omitempty"`
+	Body    Content `json:"body,omitzero"`
 }
+
+// Pairs are headers of a frame: name and value, unescaped, in the order in which they came.
+type Pairs [][2]string
 
 // Get returns the first value of a header; "": there is none.
 func (f *Frame) Get(name string) string {
@@ -103,15 +113,19 @@ func (f *Frame) Get(name string) string {
 }
 
 // Link says that the link has ended, and why, as the reasons of receiver_connect_failures_total. ""
-// is where the capture itself ended it.
+// is where the capture itself ended it. Failed says that there was none yet: it could not be made.
 type Link struct {
-	Lost string `json:"lost,omitempty"`
+	Lost   string `json:"lost,omitempty"`
+	Failed bool   `json:"failed,omitempty"`
 }
 
 // End are counts of what is in the capture, which show that it is whole.
 type End struct {
 	Requests int `json:"requests"`
 	Frames   int `json:"frames"`
+	// Omitted is how many entries were too large, and are there without their bodies, or not at
+	// all.
+	Omitted int `json:"omitted,omitempty"`
 	// Full says that it was ended because it became too large.
 	Full bool `json:"full,omitempty"`
 	// Partial says that the capture went on, and was killed, or could not be written any more.
@@ -121,13 +135,15 @@ type End struct {
 }
 
 // Content is a body: JSON where it is that, else text, or bytes where it is not even UTF-8.
-// Nothing is set where there was none.
+// Nothing is set where there was none. Omitted is how many bytes one had that is left out.
 type Content struct {
 	JSON json.RawMessage `json:"json,omitempty"`
 	// Mended says that JSON had control characters, or bytes that are not UTF-8, in its strings.
 	Mended bool   `json:"mended,omitempty"`
 	Text   string `json:"text,omitempty"`
 	Bytes  []byte `json:"bytes,omitempty"`
+
+	Omitted int `json:"omitted,omitempty"`
 }
 
 func contentOf(b []byte) Content {
@@ -158,118 +174,121 @@ func (c *Content) Raw() []byte {
 	return c.Bytes
 }
 
+// Create makes a file that is for this user alone, and not there yet.
+func Create(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, os.ErrExist):
+		return nil, fmt.Errorf("%s is there already, and is not overwritten: name another one, or remove it", name)
+	}
+	return nil, fmt.Errorf("%s cannot be written: %w; name a file where there is room and you may write",
+		name, Cause(err))
+}
+
 // Writer writes a capture. Close must be called.
 type Writer struct {
-	zip *gzip.Writer
-	enc *json.Encoder
+	zip  *gzip.Writer
+	line bytes.Buffer
+	enc  *json.Encoder // into line
+	// counts are of what was written.
+	counts End
 }
 
 // NewWriter begins a capture.
 func NewWriter(w io.Writer, h Header) (*Writer, error) {
 	zip, err := gzip.NewWriterLevel(w, gzip.BestCompression)
 	if err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
+		return nil, fmt.Errorf("a capture cannot be written: %w", err)
 	}
-	c := &Writer{zip: zip, enc: json.NewEncoder(zip)}
+	c := &Writer{zip: zip}
+	c.enc = json.NewEncoder(&c.line)
 	c.enc.SetEscapeHTML(false)
 	h.Format, h.Version = Format, Version
-	return c, c.write(h)
+	if err := c.encode(h); err != nil {
+		return nil, err
+	}
+	return c, c.flush()
 }
 
-// Write adds an entry.
-func (c *Writer) Write(e *Entry) error { return c.write(e) }
+// Write adds an entry. One that no Reader would take is there without its bodies, or, if it is
+// still none, not at all. The last one is of kind end: it gets the counts of what was written.
+func (c *Writer) Write(e *Entry) error {
+	if e.Kind == KindEnd && e.End != nil {
+		end := *e.End
+		end.Requests, end.Frames, end.Omitted = c.counts.Requests, c.counts.Frames, c.counts.Omitted
+		last := *e
+		last.End = &end
+		e = &last
+	}
+	fits, err := c.fits(e)
+	if err == nil && !fits {
+		c.counts.Omitted++
+		if fits, err = c.fits(e.withoutBodies()); !fits {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	switch e.Kind {
+	case KindRequest:
+		c.counts.Requests++
+	case KindFrame:
+		c.counts.Frames++
+	}
+	return c.flush()
+}
 
-func (c *Writer) write(line any) error {
+// fits encodes an entry, and says whether a Reader takes it.
+func (c *Writer) fits(e *Entry) (bool, error) {
+	if e.fault() != "" {
+		return false, nil
+	}
+	err := c.encode(e)
+	return err == nil && c.line.Len() <= MaxLine, err
+}
+
+func (c *Writer) encode(line any) error {
+	c.line.Reset()
 	if err := c.enc.Encode(line); err != nil {
-		return fmt.Errorf("capture: %w", err)
+		return fmt.Errorf("a capture cannot be written: %w", err)
+	}
+	return nil
+}
+
+func (c *Writer) flush() error {
+	if _, err := c.zip.Write(c.line.Bytes()); err != nil {
+		return err // it is that of what is written to
 	}
 	return nil
 }
 
 // Close ends the file, and not what is below it.
-func (c *Writer) Close() error {
-	if err := c.zip.Close(); err != nil {
-		return fmt.Errorf("capture: %w", err)
-	}
-	return nil
-}
+func (c *Writer) Close() error { return c.zip.Close() }
 
-// Reader reads a capture.
-type Reader struct {
-	Header
+// largeBody is from how many bytes on a body is left out of an entry that is too large.
+const largeBody = 64 << 10
 
-	lines *bufio.Scanner
-	line  int
-	ended bool
-}
-
-// NewReader reads the first line.
-func NewReader(r io.Reader) (*Reader, error) {
-	zip, err := gzip.NewReader(r)
-	if err != nil {
-		return nil, errors.New("this is no capture: it is not compressed by gzip")
-	}
-	c := &Reader{lines: bufio.NewScanner(zip)}
-	c.lines.Buffer(make([]byte, 0, 64<<10), maxLine)
-	switch err := c.next(&c.Header); {
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, errors.New("the capture is cut off in its first line; copy it once more")
-	case err != nil && !errors.Is(err, io.EOF):
-		return nil, err
-	case c.Format != Format:
-		return nil, errors.New("this is no capture: its first line does not say so")
-	case c.Version > Version:
-		return nil, fmt.Errorf("the capture is of version %d, this program knows %d: take a newer one",
-			c.Version, Version)
-	}
-	return c, nil
-}
-
-// Next returns the next entry, the one of kind end included; io.EOF after that. A file that ends
-// before is an error.
-func (c *Reader) Next() (*Entry, error) {
-	if c.ended {
-		// The checksum is behind the last line.
-		if c.lines.Scan() || c.lines.Err() != nil {
-			return nil, fmt.Errorf("line %d: the capture is damaged: it does not end at its end", c.line+1)
-		}
-		return nil, io.EOF
-	}
-	e := new(Entry)
-	err := c.next(e)
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("line %d: the capture is cut off: its end is missing; copy it once more", c.line+1)
-	case err != nil:
-		return nil, err
-	}
-	switch {
-	case e.At < 0,
-		e.Kind == KindRequest && e.Request == nil, e.Kind == KindFrame && e.Frame == nil,
-		e.Kind == KindLink && e.Link == nil, e.Kind == KindEnd && e.End == nil:
-		return nil, fmt.Errorf("line %d: no entry of a capture", c.line)
-	}
-	c.ended = e.Kind == KindEnd
-	return e, nil
-}
-
-func (c *Reader) next(into any) error {
-	if !c.lines.Scan() {
-		switch err := c.lines.Err(); {
-		case err == nil:
-			return io.EOF
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			return err
-		default:
-			return fmt.Errorf("line %d: %w", c.line+1, err)
+// withoutBodies returns an entry without its large bodies.
+func (e *Entry) withoutBodies() *Entry {
+	lighter := *e
+	omit := func(c *Content) {
+		if n := len(c.Raw()); n >= largeBody {
+			*c = Content{Omitted: n}
 		}
 	}
-	c.line++
-	if err := json.Unmarshal(c.lines.Bytes(), into); err != nil {
-		if !c.lines.Scan() && errors.Is(c.lines.Err(), io.ErrUnexpectedEOF) {
-			return io.ErrUnexpectedEOF // half a line
-		}
-		return fmt.Errorf("line %d: %w", c.line, err)
+	if e.Request != nil {
+		r := *e.Request
+		omit(&r.Sent)
+		omit(&r.Answer)
+		lighter.Request = &r
 	}
-	return nil
+	if e.Frame != nil {
+		f := *e.Frame
+		omit(&f.Body)
+		lighter.Frame = &f
+	}
+	return &lighter
 }

@@ -3,13 +3,12 @@ package capture
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,39 +19,79 @@ import (
 const (
 	// shownSample is how much of an example is shown.
 	shownSample = 400
-	// shownKinds bounds the lines of each table.
-	shownKinds = 40
+	// shownKinds bounds the lines of each table, shownName the length of each name there, in bytes.
+	shownKinds, shownName = 40, 100
+	// maxKinds is how many kinds are told apart.
+	maxKinds = 1000
 )
+
+// tally counts kinds, with an example of each. What there is of kinds that have no room any more is
+// counted together, so that it stays small whatever it is given.
+type tally struct {
+	kinds   map[string]*kind
+	further int
+}
+
+type kind struct {
+	count  int
+	sample string
+}
+
+func (t *tally) add(name string, member string, line []byte) {
+	if len(name) > shownName {
+		name = strings.ToValidUTF8(name[:shownName], "") + "..."
+	}
+	k := t.kinds[name]
+	switch {
+	case k != nil:
+	case len(t.kinds) == maxKinds:
+		t.further++
+		return
+	default:
+		k = &kind{sample: sampleOf(member, line)}
+		t.kinds[strings.Clone(name)] = k
+	}
+	k.count++
+}
+
+// sampleOf is what is shown of a line: the beginning of its member.
+func sampleOf(member string, line []byte) string {
+	if _, after, ok := bytes.Cut(line, []byte(`"`+member+`":`)); ok {
+		line = bytes.TrimSuffix(after, []byte("}"))
+	}
+	more := ""
+	if len(line) > shownSample {
+		line, more = line[:shownSample], " ..."
+	}
+	return strings.ToValidUTF8(string(line), "?") + more
+}
+
+func (t *tally) print(w *strings.Builder, title string) {
+	fmt.Fprintf(w, "\n%s:\n", title)
+	names := slices.SortedFunc(maps.Keys(t.kinds), func(a, b string) int {
+		return cmp.Or(t.kinds[b].count-t.kinds[a].count, strings.Compare(a, b))
+	})
+	for _, name := range names[:min(len(names), shownKinds)] {
+		fmt.Fprintf(w, "%7d  %s\n         %s\n", t.kinds[name].count, name, t.kinds[name].sample)
+	}
+	if more := len(names) - shownKinds; more > 0 {
+		fmt.Fprintf(w, "         and %d more kinds\n", more)
+	}
+	if t.further > 0 {
+		fmt.Fprintf(w, "%7d  of further kinds\n", t.further)
+	}
+}
 
 // Inspect prints for people what is in a capture: how much of what, and one example of each, so
 // that its owner can judge it. It reads all of it, and returns an error where it is damaged.
-func Inspect(out io.Writer, r io.Reader) error {
-	in, err := NewReader(r)
-	if err != nil {
-		return err
-	}
+func Inspect(out io.Writer, in *Reader) error {
+	requests, frames := &tally{kinds: make(map[string]*kind)}, &tally{kinds: make(map[string]*kind)}
 	var (
-		requests, notifications = make(map[string]int), make(map[string]int)
-		samples                 = make(map[string]string)
-		links, lost             int
-		hidden                  int
-		last                    time.Duration
-		end                     End
-		answers                 = assume.NewObserver()
+		links, lost, failed, hidden int
+		last                        time.Duration
+		end                         End
+		answers                     = assume.NewObserver()
 	)
-	sample := func(key string, what any) {
-		if _, ok := samples[key]; !ok {
-			var b bytes.Buffer
-			enc := json.NewEncoder(&b)
-			enc.SetEscapeHTML(false)
-			_ = enc.Encode(what) // it was JSON
-			text := bytes.TrimSpace(b.Bytes())
-			if len(text) > shownSample {
-				text = append(text[:shownSample:shownSample], " ..."...)
-			}
-			samples[key] = strings.ToValidUTF8(string(text), "?")
-		}
-	}
 	for {
 		e, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -65,22 +104,25 @@ func Inspect(out io.Writer, r io.Reader) error {
 		observe(answers, in.Began, e)
 		switch e.Kind {
 		case KindRequest:
-			key := fmt.Sprintf("%s: %d", e.Request.Operation, e.Request.Status)
+			outcome := strconv.Itoa(e.Request.Status)
 			if e.Request.Status == 0 {
-				key = e.Request.Operation + ": " + e.Request.Failure
+				outcome = e.Request.Failure
 			}
-			requests[key]++
-			sample(key, e.Request)
-			hidden += strings.Count(string(e.Request.Sent.Raw())+string(e.Request.Answer.Raw()), secret.Hidden)
+			requests.add(e.Request.Operation+": "+outcome, KindRequest, in.text())
+			for _, c := range []Content{e.Request.Sent, e.Request.Answer} {
+				hidden += bytes.Count(c.Raw(), []byte(secret.Hidden))
+			}
 		case KindFrame:
-			key := cmp.Or(e.Frame.Get("notification-type"), e.Frame.Command)
-			notifications[key]++
-			sample(key, e.Frame)
+			frames.add(cmp.Or(e.Frame.Get("notification-type"), e.Frame.Command), KindFrame, in.text())
 		case KindLink:
-			links++
-			if e.Link.Lost != "" {
+			switch {
+			case e.Link.Failed:
+				failed++
+				continue
+			case e.Link.Lost != "":
 				lost++
 			}
+			links++
 		case KindEnd:
 			end = *e.End
 		}
@@ -94,33 +136,28 @@ func Inspect(out io.Writer, r io.Reader) error {
 		in.Began.Format(time.RFC3339), in.Program)
 	fmt.Fprintf(&w, "names, addresses and texts: %s\nsecrets: none; %d were there and are left out\n", names, hidden)
 	fmt.Fprintf(&w, "links: %d, of which the HMC or the network ended %d\n", links, lost)
+	if failed > 0 {
+		fmt.Fprintf(&w, "attempts to connect that failed: %d\n", failed)
+	}
 	if end.Full {
 		w.WriteString("it became too large, and so it ends before its time\n")
 	}
 	if end.Partial {
 		w.WriteString("it was killed, or the disk was full: this is what there was when it was last written\n")
 	}
-	table := func(title string, counts map[string]int) {
-		fmt.Fprintf(&w, "\n%s:\n", title)
-		keys := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
-			return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
-		})
-		for _, key := range keys[:min(len(keys), shownKinds)] {
-			fmt.Fprintf(&w, "%7d  %s\n         %s\n", counts[key], key, samples[key])
-		}
-		if more := len(keys) - shownKinds; more > 0 {
-			fmt.Fprintf(&w, "         and %d more kinds\n", more)
-		}
+	if end.Omitted > 0 {
+		fmt.Fprintf(&w, "%d requests or frames were larger than %d MiB, and their bodies are left out\n",
+			end.Omitted, MaxLine>>20)
 	}
-	table("requests and how they were answered, with the first of each", requests)
-	table("frames, with the first of each", notifications)
+	requests.print(&w, "requests and how they were answered, with the first of each")
+	frames.print(&w, "frames, with the first of each")
 	w.WriteString("\nwhat is not known of HMCs, and what this one shows:\n")
 	for _, a := range answers.Answers() {
 		fmt.Fprintf(&w, "  %s\n", a)
 	}
 	w.WriteString("\nAll of it is text, one line for each entry: zcat FILE\n")
 	if _, err := io.WriteString(out, w.String()); err != nil {
-		return fmt.Errorf("capture: %w", err)
+		return fmt.Errorf("the output: %w", err)
 	}
 	return nil
 }
@@ -133,7 +170,7 @@ func observe(o *assume.Observer, began time.Time, e *Entry) {
 			Operation: e.Request.Operation, URI: e.Request.URI, Query: e.Request.Query, Status: e.Request.Status,
 			Answer: e.Request.Answer.Raw(), At: began.Add(e.Time()),
 		})
-	case e.Link != nil:
+	case e.Link != nil && !e.Link.Failed:
 		o.LinkEnded(began.Add(e.Time()), e.Link.Lost != "")
 	case e.Frame != nil:
 		o.Frame(e.Frame.Command, e.Frame.Get, e.Frame.Body.Raw())
@@ -141,16 +178,7 @@ func observe(o *assume.Observer, began time.Time, e *Entry) {
 }
 
 // Answers returns what a capture shows of what is not known of HMCs.
-func Answers(file string) ([]assume.Answer, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	in, err := NewReader(f)
-	if err != nil {
-		return nil, err
-	}
+func Answers(in *Reader) ([]assume.Answer, error) {
 	o := assume.NewObserver()
 	for {
 		e, err := in.Next()

@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -29,7 +28,7 @@ type Recorder struct {
 	entries []*Entry
 	size    int
 	ended   bool
-	counts  End
+	isFull  bool
 }
 
 // NewRecorder makes a Recorder that keeps so many bytes; 0: DefaultMax.
@@ -57,23 +56,14 @@ func (r *Recorder) add(at time.Time, size int, e *Entry) {
 		return
 	}
 	if r.size+size+entryOverhead > r.max {
-		r.ended, r.counts.Full = true, true
+		r.ended, r.isFull = true, true
 		close(r.full)
 		return
 	}
 	r.size += size + entryOverhead
 	e.At = max(0, at.Sub(r.began).Microseconds())
-	switch e.Kind {
-	case KindRequest:
-		r.counts.Requests++
-	case KindFrame:
-		r.counts.Frames++
-	}
 	r.entries = append(r.entries, e)
 }
-
-// keptHeaders are those of an answer that tell something about the HMC.
-var keptHeaders = []string{"Content-Type", "Retry-After"}
 
 // Exchange records a request and its answer.
 func (r *Recorder) Exchange(x hmc.Exchange) {
@@ -84,14 +74,7 @@ func (r *Recorder) Exchange(x hmc.Exchange) {
 	if x.Status == 0 {
 		q.Failure = hmc.FailureReason(x.Err)
 	}
-	for _, name := range keptHeaders {
-		if v := x.Header.Get(name); v != "" {
-			if q.Headers == nil {
-				q.Headers = make(map[string]string)
-			}
-			q.Headers[name] = v
-		}
-	}
+	q.Headers.ContentType, q.Headers.RetryAfter = x.Header.Get("Content-Type"), x.Header.Get("Retry-After")
 	r.add(x.Began, len(x.Sent)+len(x.Answer)+len(x.URI)+len(x.Query), &Entry{Kind: KindRequest, Request: q})
 }
 
@@ -108,6 +91,20 @@ func (r *Recorder) Frame(f receiver.Traffic) {
 		size += len(h.Name) + len(h.Value)
 	}
 	r.add(f.At, size, &Entry{Kind: KindFrame, Frame: g})
+}
+
+// NoLink records that a link could not be made, and why, as Link has it.
+func (r *Recorder) NoLink(at time.Time, reason string) {
+	r.add(at, 0, &Entry{Kind: KindLink, Link: &Link{Lost: reason, Failed: true}})
+}
+
+// LetIn says whether the HMC has told anything that it does not tell everybody.
+func (r *Recorder) LetIn() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.entries, func(e *Entry) bool {
+		return e.Frame != nil || e.Request != nil && e.Request.Status/100 == 2 && e.Request.URI != "/api/version"
+	})
 }
 
 // WriteOptions say what is written.
@@ -128,9 +125,8 @@ type WriteOptions struct {
 func (r *Recorder) Write(w io.Writer, o WriteOptions) error {
 	r.mu.Lock()
 	r.ended = r.ended || !o.Partial
-	entries, end := slices.Clone(r.entries), r.counts // what is in an entry does not change
+	entries, end := slices.Clone(r.entries), End{Full: r.isFull, Partial: o.Partial} // an entry does not change
 	r.mu.Unlock()
-	end.Partial = o.Partial
 	slices.SortStableFunc(entries, func(a, b *Entry) int { return int(a.At - b.At) })
 	c := &cleaner{noting: true, secrets: slices.Clone(o.Secrets)}
 	if !o.Names {
@@ -149,7 +145,7 @@ func (r *Recorder) Write(w io.Writer, o WriteOptions) error {
 	}
 	for _, e := range entries {
 		if err := out.Write(c.entry(e)); err != nil {
-			return fmt.Errorf("%w: %d entries", err, len(entries))
+			return err
 		}
 	}
 	if c.names != nil {

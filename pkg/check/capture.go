@@ -49,27 +49,26 @@ type CaptureOptions struct {
 // Capture does for a while with one HMC what the daemon does with it, and nothing else, in a
 // session of its own, and writes down all that goes to and fro. The link is ended in order, and
 // the session logged off. What is recorded is in memory until it is written; the events that the
-// daemon makes of it are in a directory of their own, which is removed.
-func Capture(ctx context.Context, o CaptureOptions) error {
+// daemon makes of it are on a bench, which is removed. The file is written whatever has ended it,
+// where the HMC had let it in before.
+func Capture(ctx context.Context, o CaptureOptions) (written bool, err error) {
 	i := slices.IndexFunc(o.Config.HMCs, func(c config.HMC) bool { return c.Name == o.HMC })
 	if i < 0 {
 		var names []string
 		for _, c := range o.Config.HMCs {
 			names = append(names, c.Name)
 		}
-		return fmt.Errorf("--hmc: there is no HMC %q in the configuration; it has %s", o.HMC, strings.Join(names, ", "))
+		return false, fmt.Errorf("--hmc: there is no HMC %q in the configuration; it has %s",
+			o.HMC, strings.Join(names, ", "))
 	}
 	cfg := o.Config.HMCs[i]
 	cfg.Group = cmp.Or(cfg.Group, cfg.Name)
-	out, err := os.OpenFile(o.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := capture.Create(o.File)
 	if err == nil {
 		err = out.Close()
 	}
-	switch {
-	case errors.Is(err, os.ErrExist):
-		return fmt.Errorf("--out: %s is there already, and is not overwritten", o.File)
-	case err != nil:
-		return fmt.Errorf("--out: %w", err)
+	if err != nil {
+		return false, fmt.Errorf("--out: %w", err)
 	}
 	r := capture.NewRecorder(0)
 	if o.Progress != nil {
@@ -86,20 +85,20 @@ func Capture(ctx context.Context, o CaptureOptions) error {
 	ended := make(chan struct{})
 	var keeping sync.WaitGroup
 	keeping.Go(func() { k.keep(ended, cmp.Or(o.Logger, zap.NewNop())) })
-	err = follow(ctx, cfg, r, o)
+	why := follow(ctx, cfg, r, o)
 	close(ended)
 	keeping.Wait()
-	if err != nil {
-		return errors.Join(err, os.Remove(o.File))
+	if why != nil && !r.LetIn() {
+		return false, errors.Join(why, os.Remove(o.File))
 	}
-	err = k.write(false)
-	switch {
+	switch err = k.write(false); {
 	case err == nil:
-		return nil
+		return true, why
 	case k.kept.IsZero():
-		return errors.Join(err, os.Remove(o.File))
+		return false, errors.Join(why, err, os.Remove(o.File))
 	}
-	return fmt.Errorf("%w; %s holds what there was until %s", err, o.File, k.kept.Format(time.TimeOnly))
+	err = fmt.Errorf("%w; %s holds what there was until %s", err, o.File, k.kept.Format(time.TimeOnly))
+	return true, errors.Join(why, err)
 }
 
 const (
@@ -139,19 +138,22 @@ func (k *keeper) write(partial bool) (err error) {
 	if err := os.Remove(beside); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	out, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := capture.Create(beside)
 	if err != nil {
 		return err
 	}
 	o := k.options
 	o.Partial = partial
 	written := time.Now()
-	err = errors.Join(k.recorder.Write(out, o), out.Sync(), out.Close())
-	if err == nil {
+	if err = k.recorder.Write(out, o); err == nil {
+		err = out.Sync()
+	}
+	if err = cmp.Or(err, out.Close()); err == nil {
 		err = os.Rename(beside, k.file)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(beside))
+		_ = os.Remove(beside)
+		return fmt.Errorf("%s cannot be written: %w", k.file, capture.Cause(err))
 	}
 	k.kept = written
 	return nil
@@ -167,15 +169,15 @@ func secretsOf(cfg *config.HMC) []string {
 
 // follow has a supervisor look after the HMC until the time is over.
 func follow(ctx context.Context, cfg config.HMC, r *capture.Recorder, o CaptureOptions) (err error) {
-	dir, err := os.MkdirTemp("", "hmcnotifyd-capture-")
-	if err != nil {
-		return fmt.Errorf("capture: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	log := cmp.Or(o.Logger, zap.NewNop())
-	q, err := queue.Open(queue.Options{Dir: filepath.Join(dir, "queue"), MaxBytes: captureDisk, Logger: log})
+	b, err := newBench(log)
 	if err != nil {
-		return fmt.Errorf("capture: %w", err)
+		return err
+	}
+	defer func() { err = errors.Join(err, b.remove()) }()
+	q, err := queue.Open(queue.Options{Dir: b.queue(), MaxBytes: captureDisk, Logger: log})
+	if err != nil {
+		return err
 	}
 	defer func() { err = errors.Join(err, q.Close()) }()
 
@@ -185,7 +187,7 @@ func follow(ctx context.Context, cfg config.HMC, r *capture.Recorder, o CaptureO
 	var refused atomic.Pointer[string]
 	s, err := watch.New(watch.Options{
 		HMC: cfg, Queue: q, Group: record.NewGroup(cfg.Group, q, log), Metrics: record.NewMetrics(nil), Logger: log,
-		Version: o.Version, SessionNotes: filepath.Join(dir, "session"),
+		Version: o.Version, SessionNotes: filepath.Join(b.sessions(), cfg.Name),
 		Tap: watch.Tap{
 			Exchange: func(x hmc.Exchange) {
 				r.Exchange(x)
@@ -202,6 +204,7 @@ func follow(ctx context.Context, cfg config.HMC, r *capture.Recorder, o CaptureO
 					linked.Store(true)
 				}
 			},
+			Failed: r.NoLink,
 		},
 	})
 	if err != nil {
@@ -220,11 +223,11 @@ func follow(ctx context.Context, cfg config.HMC, r *capture.Recorder, o CaptureO
 	case why != nil:
 		return errors.New(*why)
 	case !linked.Load():
-		reasons := []string{"no link was made"}
+		err := errors.New("no link was made")
 		for _, p := range s.Snapshot().Problems {
-			reasons = append(reasons, p.Text)
+			err = fmt.Errorf("%w: %s", err, p.Text)
 		}
-		return errors.New(strings.Join(reasons, ": "))
+		return err
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 
@@ -97,8 +98,14 @@ func Help(app *kingpin.Application) {
 }
 
 // Mistake says what is wrong with a command line that could not be parsed.
-func Mistake(app *kingpin.Application, err error) error {
+func Mistake(app *kingpin.Application, args []string, err error) error {
+	if bad := badValue(app, args, err); bad != nil {
+		return bad
+	}
 	text := err.Error()
+	if flag, ok := strings.CutSuffix(text, " cannot be repeated"); ok {
+		return fmt.Errorf("--%s may be given only once", strings.Trim(strings.TrimPrefix(flag, "flag "), "'"))
+	}
 	if word, ok := strings.CutPrefix(text, "unexpected "); ok {
 		return unknown(app, strings.Trim(word, "'"))
 	}
@@ -123,6 +130,56 @@ func Mistake(app *kingpin.Application, err error) error {
 		}
 	}
 	return err
+}
+
+// badValue names the flag or argument with the value that an error is about; nil: it is about none.
+// The parser does not say which it was.
+func badValue(app *kingpin.Application, args []string, err error) error {
+	words, _ := app.ParseContext(args)
+	if words == nil {
+		return nil
+	}
+	for _, word := range words.Elements {
+		var name string
+		var value kingpin.Value
+		switch clause := word.Clause.(type) {
+		case *kingpin.FlagClause:
+			name, value = "--"+clause.Model().Name, clause.Model().Value
+		case *kingpin.ArgClause:
+			name, value = clause.Model().Name, clause.Model().Value
+		}
+		if value == nil || word.Value == nil {
+			continue
+		}
+		if again := value.Set(*word.Value); again != nil && again.Error() == err.Error() {
+			return fmt.Errorf("%s: %q %s", name, *word.Value, whyBad(err))
+		}
+	}
+	return nil
+}
+
+// whyBad says what is wrong with a value, in other words than those of the language's library.
+func whyBad(err error) string {
+	number, isNumber := errors.AsType[*strconv.NumError](err)
+	_, among, isWord := strings.Cut(err.Error(), "must be one of ")
+	switch {
+	case isNumber && errors.Is(err, strconv.ErrRange):
+		return "is too large or too small a number"
+	case isNumber && number.Func == "ParseBool":
+		return "is neither true nor false"
+	case isNumber && number.Func == "ParseUint":
+		return "is not a whole number, 0 or above"
+	case isNumber && number.Func == "ParseInt":
+		return "is not a whole number"
+	case isNumber:
+		return "is not a number"
+	case isWord:
+		among, _, _ = strings.Cut(among, ", got ")
+		return "is none of " + strings.ReplaceAll(among, ",", ", ")
+	case strings.HasPrefix(err.Error(), "time: "):
+		return "is not a duration, as 90s, 10m or 1h30m are"
+	}
+	return "cannot be: " + err.Error()
 }
 
 // unknown is the mistake of a word that is no command, or behind one that takes none.

@@ -21,6 +21,11 @@ func program(out *bytes.Buffer) *kingpin.Application {
 	app.Command("run", "Runs.").Default()
 	tail := app.Command("tail", "Follows.")
 	tail.Flag("sink", "Of this sink.").String()
+	tail.Flag("rate", "A number.").Hidden().Float64()
+	tail.Flag("port", "A port.").Hidden().Uint16()
+	tail.Flag("count", "Some.").Hidden().Int()
+	tail.Flag("for", "A while.").Hidden().Duration()
+	tail.Flag("kind", "One of two.").Hidden().Enum("a", "b")
 	check := app.Command("check-config", "Checks.")
 	check.Arg("FILE", "The file.").Required().String()
 	letters := app.Command("dead-letters", "Letters.")
@@ -42,6 +47,15 @@ func TestMistakes(t *testing.T) {
 		"dead-letters list":                "--sink is missing",
 		"dead-letters --sink=a":            "dead-letters needs one of its commands behind it",
 		"--config.file=y tail --sink=ops ": "",
+		"tail --sink=a --sink=b":           "--sink may be given only once",
+		"tail --rate=abc":                  `--rate: "abc" is not a number`,
+		"tail --rate=1e999":                `--rate: "1e999" is too large or too small a number`,
+		"tail --port=-1":                   `--port: "-1" is not a whole number, 0 or above`,
+		"tail --port=70000":                `--port: "70000" is too large or too small a number`,
+		"tail --count=x":                   `--count: "x" is not a number`,
+		"tail --for=abc":                   `--for: "abc" is not a duration, as 90s, 10m or 1h30m are`,
+		"tail --for=5":                     `--for: "5" is not a duration, as 90s, 10m or 1h30m are`,
+		"tail --kind=c":                    `--kind: "c" is none of a, b`,
 	} {
 		app := program(new(bytes.Buffer))
 		_, err := app.Parse(strings.Fields(line))
@@ -51,7 +65,7 @@ func TestMistakes(t *testing.T) {
 			}
 			continue
 		}
-		if got := Mistake(app, err).Error(); got != want {
+		if got := Mistake(app, strings.Fields(line), err).Error(); got != want {
 			t.Errorf("%s: %s\nwant %s (%v)", line, got, want, err)
 		}
 	}

@@ -47,6 +47,13 @@ func exposure(dir string, info fs.FileInfo) string {
 	return ""
 }
 
+// IsPrivate says whether a path is a directory that belongs to this user, for this user alone, and
+// no link to one.
+func IsPrivate(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir() && ownerOf(info) == os.Geteuid() && info.Mode().Perm()&0o077 == 0
+}
+
 // Open opens a file as os.OpenFile does; one that it makes is for this user alone (mode 0600). What
 // is no regular file (a link to one neither, or a pipe, for which others would wait), or belongs to
 // neither this user nor root nor the owner of the directory, is a *fs.PathError that says so: it

@@ -483,6 +483,19 @@ func (b *Broker) Subscribers(name string) int {
 	return n
 }
 
+// Waiting returns how many bytes wait for the client that has most of them to read.
+func (b *Broker) Waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	most := 0
+	for l := range b.links {
+		l.mu.Lock()
+		most = max(most, len(l.pending))
+		l.mu.Unlock()
+	}
+	return most
+}
+
 // Publish sends a message to all subscribers of a topic and returns how many they are. It never
 // waits for any of them. The message's memory is not kept. A topic that does not exist has no
 // subscribers.

@@ -81,7 +81,12 @@ func TestBothAnswers(t *testing.T) {
 
 func answersOf(t *testing.T, file string) map[string]assume.Answer {
 	t.Helper()
-	answers, err := capture.Answers(file)
+	in, err := capture.Open(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }()
+	answers, err := capture.Answers(in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package playback
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,52 +17,29 @@ import (
 // hour writes a capture of an hour, with so many notifications a second of about 2 KiB each.
 func hour(t *testing.T, perSecond int) (file string, messages int) {
 	t.Helper()
-	file = filepath.Join(t.TempDir(), "hour")
-	f, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := capture.NewWriter(f, capture.Header{Program: "test", Began: time.Now().Add(-2 * time.Hour)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	add := func(e capture.Entry) {
-		if err := w.Write(&e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	add(capture.Entry{Kind: capture.KindFrame, Frame: &capture.Frame{
-		Command: capture.Subscribe, Headers: [][2]string{{"destination", "/topic/u.1"}},
-	}})
 	const second = int64(time.Second / time.Microsecond)
-	for messages = range 3600 * perSecond {
-		add(capture.Entry{At: int64(messages) * second / int64(perSecond), Kind: capture.KindFrame, Frame: &capture.Frame{
-			Command: capture.Message,
-			Headers: [][2]string{
-				{"destination", "/topic/u.1"},
-				{"message-id", "ID:x-1:1:" + strconv.Itoa(messages)},
-				{"notification-type", "property-change"},
-				{"session-sequence-nr", strconv.Itoa(messages)},
-			},
-			Body: capture.Content{JSON: fmt.Appendf(nil, `{"n":%d,"text":"%s"}`, messages, strings.Repeat("abcdefgh ", 220))},
-		}})
-	}
-	messages++
-	add(capture.Entry{At: 3600 * second, Kind: capture.KindEnd, End: &capture.End{Frames: messages + 1}})
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return file, messages
+	file = made(t, func(write func(capture.Entry)) {
+		for messages = range 3600 * perSecond {
+			write(capture.Entry{At: int64(messages) * second / int64(perSecond), Kind: capture.KindFrame, Frame: &capture.Frame{
+				Command: capture.Message,
+				Headers: capture.Pairs{
+					{"destination", "/topic/u.1"},
+					{"message-id", "ID:x-1:1:" + strconv.Itoa(messages)},
+					{"notification-type", "property-change"},
+					{"session-sequence-nr", strconv.Itoa(messages)},
+				},
+				Body: capture.Content{JSON: fmt.Appendf(nil, `{"n":%d,"text":"%s"}`, messages, strings.Repeat("abcdefgh ", 220))},
+			}})
+		}
+	})
+	return file, messages + 1
 }
 
 // TestHour plays an hour of 35 MiB as fast as it goes: all of it arrives, in order, and it is never in
 // memory as a whole.
 func TestHour(t *testing.T) {
 	file, messages := hour(t, 5)
-	h, err := Start(Options{File: file, Speed: 100_000})
+	h, err := Start(t.Context(), Options{File: file, Speed: 100_000})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,15 +24,22 @@ const (
 	topicPrefix = "/topic/"
 )
 
+// maxIndex bounds what the answers of a capture take in memory, in bytes. Bodies are compressed.
+const maxIndex = 16 << 20
+
 // answer is what the HMC said at a time.
 type answer struct {
 	at     time.Duration
 	status int
-	header map[string]string
-	body   []byte
+	// reason is that of an error, as the API counts them; 0: none.
+	reason int
+	header capture.Headers
+	packed packed
 }
 
 func (a *answer) ok() bool { return a.status/100 == 2 }
+
+func (a *answer) body() []byte { return a.packed.bytes() }
 
 // segment is a link of the capture, from the first subscription to its end.
 type segment struct {
@@ -44,26 +52,24 @@ type segment struct {
 // index is what must be known of a capture before it is played: all answers, the logons and the
 // links. Frames stay in the file.
 type index struct {
-	header   capture.Header
+	began    time.Time
 	end      capture.End
 	exact    map[string][]*answer // by method, path and query
 	byPath   map[string][]*answer // by method and path
 	logons   []*answer
 	segments []segment
-	bodies   map[string][]byte // equal ones are kept once
+	refused  map[string]bool // topics
+	bodies   packer
+	size     int // about what it takes, in bytes
 }
 
-func load(r io.Reader) (*index, error) {
-	in, err := capture.NewReader(r)
-	if err != nil {
-		return nil, err
-	}
+// load reads a capture to its end.
+func load(in *capture.Reader, name string) (*index, error) {
 	x := &index{
-		header: in.Header, bodies: make(map[string][]byte),
+		began: in.Began, refused: make(map[string]bool),
 		exact: make(map[string][]*answer), byPath: make(map[string][]*answer),
 	}
 	var open *segment
-	var refused strings.Builder
 	for {
 		e, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -76,17 +82,19 @@ func load(r io.Reader) (*index, error) {
 		case capture.KindRequest:
 			x.request(e.Time(), e.Request)
 		case capture.KindFrame:
-			switch topic, _ := strings.CutPrefix(e.Frame.Get("destination"), topicPrefix); e.Frame.Command {
+			switch e.Frame.Command {
 			case capture.Subscribe:
 				if open == nil {
 					open = &segment{begins: e.Time()}
 				}
+				topic := strings.TrimPrefix(e.Frame.Get("destination"), topicPrefix)
 				open.topics = append(open.topics, topic)
+				x.size += entrySize + len(topic)
 			case capture.Error:
-				refused.WriteString(e.Frame.Get("message") + "\n" + string(e.Frame.Body.Raw()) + "\n")
+				x.refusal(e.Frame)
 			}
 		case capture.KindLink:
-			if open != nil {
+			if open != nil && !e.Link.Failed {
 				open.ends, open.lost = e.Time(), e.Link.Lost != ""
 				x.segments, open = append(x.segments, *open), nil
 			}
@@ -97,22 +105,45 @@ func load(r io.Reader) (*index, error) {
 				x.segments = append(x.segments, *open)
 			}
 		}
+		if x.size > maxIndex {
+			return nil, fmt.Errorf("%s has answers of more than %d MiB, compressed, which is too much to play back: "+
+				"capture for a shorter time (--duration)", name, maxIndex>>20)
+		}
 	}
 	if len(x.segments) == 0 {
-		return nil, errors.New("there is no link in this capture, and so nothing to play back")
+		return nil, fmt.Errorf("%s has no link in it, and so nothing to play back: "+
+			"capture --inspect shows what there is", name)
 	}
 	for i := range x.segments {
 		s := &x.segments[i]
-		s.topics = slices.DeleteFunc(s.topics, func(topic string) bool {
-			return strings.Contains(refused.String(), "'topic://"+topic+"'")
-		})
+		s.topics = slices.DeleteFunc(s.topics, func(topic string) bool { return x.refused[topic] })
 		s.newSession = i == 0 || slices.ContainsFunc(x.logons, func(a *answer) bool {
 			return a.at >= x.segments[i-1].ends && a.at <= s.begins
 		})
 	}
-	x.bodies = nil
+	x.bodies = packer{}
 	return x, nil
 }
+
+// entrySize is about what each entry of the index takes besides its texts.
+const entrySize = 200
+
+// topicRefused is how ActiveMQ names a topic that it refuses.
+var topicRefused = regexp.MustCompile(`'topic://([^']{1,1000})'`)
+
+func (x *index) refusal(f *capture.Frame) {
+	for _, text := range [][]byte{[]byte(f.Get("message")), f.Body.Raw()} {
+		for _, m := range topicRefused.FindAllSubmatch(text, maxRefused) {
+			if topic := string(m[1]); !x.refused[topic] {
+				x.refused[topic] = true
+				x.size += entrySize + len(topic)
+			}
+		}
+	}
+}
+
+// maxRefused is how many topics one ERROR refuses at most.
+const maxRefused = 1000
 
 func keyOf(method, path, query string) string {
 	if query == "" {
@@ -126,42 +157,56 @@ func keyOf(method, path, query string) string {
 
 // request takes up an exchange.
 func (x *index) request(at time.Duration, r *capture.Request) {
-	a := &answer{at: at, status: r.Status, header: r.Headers, body: x.keep(r.Answer.Raw())}
+	if r.Status < http.StatusOK || r.Answer.Omitted > 0 {
+		return // it is as if it had not been asked
+	}
+	body := r.Answer.Raw()
+	a := x.answer(at, r.Status, body)
+	a.header = r.Headers
 	switch {
-	case r.Status == 0, r.Operation == logoffOperation,
-		r.Status == http.StatusForbidden && sessionLost(a.body): // that is told by who asks now
+	case r.Operation == logoffOperation,
+		// that is told by who asks now
+		a.status == http.StatusForbidden && (a.reason == reasonNoSession || a.reason == reasonUnknownSession):
 	case r.Operation == logonOperation:
 		if a.ok() {
 			x.logons = append(x.logons, a)
 		}
 	case r.Operation == submitOperation && a.ok():
-		x.submitted(at, r, a.body)
+		x.submitted(at, r, body)
 	default:
 		x.add(r.Method, r.URI, r.Query, a)
 	}
 }
 
+func (x *index) answer(at time.Duration, status int, body []byte) *answer {
+	a := &answer{at: at, status: status}
+	var size int
+	a.packed, size = x.bodies.pack(body)
+	x.size += entrySize + size
+	if status >= http.StatusBadRequest {
+		a.reason = reasonOf(body)
+	}
+	return a
+}
+
 func (x *index) add(method, path, query string, a *answer) {
-	key := keyOf(method, path, query)
-	x.exact[key] = append(x.exact[key], a)
+	put := func(answers map[string][]*answer, key string) {
+		if answers[key] == nil {
+			x.size += entrySize + len(key)
+		}
+		answers[key] = append(answers[key], a)
+	}
+	put(x.exact, keyOf(method, path, query))
 	if query != "" {
-		key = keyOf(method, path, "")
-		x.byPath[key] = append(x.byPath[key], a)
+		put(x.byPath, keyOf(method, path, ""))
 	}
 }
 
-func (x *index) keep(b []byte) []byte {
-	if same, ok := x.bodies[string(b)]; ok {
-		return same
-	}
-	x.bodies[string(b)] = b
-	return b
-}
-
-// sessionLost says whether an answer is that to a session which is not known.
-func sessionLost(body []byte) bool {
+// reasonOf is that of an error; 0: it has none.
+func reasonOf(body []byte) int {
 	var e struct{ Reason int }
-	return json.Unmarshal(body, &e) == nil && (e.Reason == 4 || e.Reason == 5)
+	_ = json.Unmarshal(body, &e) // it may be none
+	return e.Reason
 }
 
 // bulk is a request of Submit Requests, and its answer.
@@ -173,20 +218,46 @@ type bulk struct {
 	Body   json.RawMessage `json:"body,omitempty"`
 }
 
+// bulks are several.
+type bulks []bulk
+
+const maxBulks = 10_000
+
+var errBulks = errors.New("no list of requests, or too long a one")
+
+// UnmarshalJSON reads them one by one, and no more than maxBulks.
+func (b *bulks) UnmarshalJSON(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if first, err := d.Token(); err != nil || first != json.Delim('[') {
+		return errBulks
+	}
+	for d.More() {
+		var one bulk
+		if len(*b) == maxBulks || d.Decode(&one) != nil {
+			return errBulks
+		}
+		*b = append(*b, one)
+	}
+	return nil
+}
+
 // submitted takes up each of several requests in one.
 func (x *index) submitted(at time.Duration, r *capture.Request, body []byte) {
-	var sent struct{ Requests []bulk }
-	var answers []bulk
+	var sent struct{ Requests bulks }
+	var answers bulks
 	if json.Unmarshal(r.Sent.Raw(), &sent) != nil || json.Unmarshal(body, &answers) != nil {
 		return
 	}
+	asked := make(map[string]*bulk, len(sent.Requests))
+	for i := range sent.Requests {
+		asked[string(sent.Requests[i].ID)] = &sent.Requests[i]
+	}
 	for _, one := range answers {
-		i := slices.IndexFunc(sent.Requests, func(b bulk) bool { return bytes.Equal(b.ID, one.ID) })
-		if i < 0 {
-			continue
+		// HTTP knows statuses of three digits
+		if q := asked[string(one.ID)]; q != nil && one.Status >= http.StatusOK && one.Status < 1000 {
+			path, query, _ := strings.Cut(q.URI, "?")
+			x.add(q.Method, path, query, x.answer(at, one.Status, one.Body))
 		}
-		path, query, _ := strings.Cut(sent.Requests[i].URI, "?")
-		x.add(sent.Requests[i].Method, path, query, &answer{at: at, status: one.Status, body: x.keep(one.Body)})
 	}
 }
 
@@ -212,7 +283,8 @@ func (x *index) answerAt(method, path, query string, at time.Duration) *answer {
 			chosen = all[i]
 		}
 	}
-	if strings.HasSuffix(path, "/open-os-message-channel") && isReason(chosen, channelExists) {
+	if strings.HasSuffix(path, "/open-os-message-channel") &&
+		chosen.status == http.StatusConflict && chosen.reason == channelExists {
 		// it is opened anew
 		refused := func(a *answer) bool { return !a.ok() }
 		if opened := latest(slices.DeleteFunc(slices.Clone(all), refused), at); opened != nil {
@@ -235,11 +307,6 @@ const (
 	channelExists = 331
 	topicsPath    = "/api/sessions/operations/get-notification-topics"
 )
-
-func isReason(a *answer, reason int) bool {
-	var e struct{ Reason int }
-	return a.status == http.StatusConflict && json.Unmarshal(a.body, &e) == nil && e.Reason == reason
-}
 
 // latest returns the last one that was true at a time, or the first one where none was.
 func latest(all []*answer, at time.Duration) *answer {

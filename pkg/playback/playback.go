@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +30,9 @@ const (
 	// patience is how many questions in a row may stay away, before none is waited for.
 	patience = 3
 	poll     = 2 * time.Millisecond
+	// maxWaiting is how much may wait for a client to read it, in bytes, before time stands still,
+	// and maxPending how much before its link is cut, if it still does not read.
+	maxWaiting, maxPending = 4 << 20, 24 << 20
 	// patientPolls is for how many of them an answer waits while time stands still.
 	patientPolls = 50
 )
@@ -72,10 +74,12 @@ type HMC struct {
 	sessions map[string]string // credentials, by id
 	asked    map[string]bool   // what was asked since the link began
 	told     map[string]map[string]change
+	toldSize int // about, in bytes
 }
 
-// Start starts to listen, and plays when somebody subscribes.
-func Start(o Options) (_ *HMC, err error) {
+// Start reads the capture, which ends with ctx, starts to listen, and plays when somebody
+// subscribes.
+func Start(ctx context.Context, o Options) (_ *HMC, err error) {
 	h := &HMC{
 		opts: o, log: o.Logger, played: make(chan struct{}), sessions: make(map[string]string),
 		asked: make(map[string]bool), told: make(map[string]map[string]change),
@@ -86,15 +90,14 @@ func Start(o Options) (_ *HMC, err error) {
 	if h.opts.Speed == 0 {
 		h.opts.Speed = 1
 	}
-	file, err := os.Open(o.File)
+	in, err := capture.Open(ctx, o.File)
 	if err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
+		return nil, err
 	}
-	defer func() { _ = file.Close() }()
-	if h.index, err = load(file); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.File, err)
+	h.index, err = load(in, o.File)
+	if err = errors.Join(err, in.Close()); err != nil {
+		return nil, err
 	}
-	h.at.Store(int64(h.index.segments[0].begins))
 	if h.ca, err = hmcsim.NewCA(); err != nil {
 		return nil, err
 	}
@@ -108,13 +111,15 @@ func Start(o Options) (_ *HMC, err error) {
 		}
 		return addr
 	}
-	h.broker, err = hmcsim.StartBroker(hmcsim.BrokerOptions{
+	h.broker, err = hmcsim.StartBroker(hmcsim.BrokerOptions{ //nolint:contextcheck // it lives until it is closed
 		Addrs: []string{address(o.StompAddr)}, CA: h.ca, Certificate: &cert, Authenticate: h.mayConnect, Logger: h.log,
+		MaxPendingBytes: maxPending,
 	})
 	if err != nil {
 		return nil, err
 	}
-	h.rest, err = new(net.ListenConfig).Listen(context.Background(), "tcp", address(o.RESTAddr))
+	h.begin(&h.index.segments[0]) // who subscribes at once finds the topics
+	h.rest, err = new(net.ListenConfig).Listen(ctx, "tcp", address(o.RESTAddr))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("playback: %w", err), h.broker.Close())
 	}
@@ -123,12 +128,12 @@ func Start(o Options) (_ *HMC, err error) {
 		ErrorLog:  hmcsim.ErrorLog(h.log),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	playing, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	h.cancel = cancel
 	h.wg.Go(func() { _ = h.server.ServeTLS(h.rest, "", "") }) // until it is closed
 	h.wg.Go(func() {
 		defer close(h.played)
-		h.err = h.play(ctx)
+		h.err = h.play(playing)
 	})
 	return h, nil
 }
@@ -187,25 +192,23 @@ func (h *HMC) logon() (id, credential string) {
 // began says that a time of the capture is now, to whoever comes first: what they are told of is
 // then as new to them as it was to the captured daemon.
 func (h *HMC) began(at time.Duration) {
-	h.come.Do(func() { h.shift = time.Since(h.index.header.Began.Add(at)).Milliseconds() })
+	h.come.Do(func() { h.shift = time.Since(h.index.began.Add(at)).Milliseconds() })
 }
 
 // play says again what the HMC has said, link by link. Between two of them time stands still until
 // somebody has subscribed again.
 func (h *HMC) play(ctx context.Context) error {
-	file, err := os.Open(h.opts.File)
-	if err != nil {
-		return fmt.Errorf("capture: %w", err)
-	}
-	defer func() { _ = file.Close() }()
-	in, err := capture.NewReader(file)
+	in, err := capture.Open(ctx, h.opts.File)
 	if err != nil {
 		return err
 	}
+	defer func() { _ = in.Close() }()
 	p := player{HMC: h, in: in}
 	for i := range h.index.segments {
 		s := &h.index.segments[i]
-		h.begin(s, i > 0)
+		if i > 0 {
+			h.begin(s)
+		}
 		if err := p.segment(ctx, s); err != nil {
 			return err
 		}
@@ -221,11 +224,9 @@ func (h *HMC) play(ctx context.Context) error {
 	return nil
 }
 
-// begin has the topics of a link known.
-func (h *HMC) begin(s *segment, again bool) {
-	if again {
-		h.at.Store(int64(s.begins))
-	}
+// begin has a link begin: its topics are known.
+func (h *HMC) begin(s *segment) {
+	h.at.Store(int64(s.begins))
 	for _, topic := range s.topics {
 		h.broker.AddTopic(topic)
 	}
@@ -283,7 +284,7 @@ func (p *player) segment(ctx context.Context, s *segment) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case e.Kind == capture.KindLink, e.Kind == capture.KindEnd:
+		case e.Kind == capture.KindLink && !e.Link.Failed, e.Kind == capture.KindEnd:
 			return nil
 		case e.Kind == capture.KindRequest:
 			p.request(ctx, e.Request)
@@ -369,7 +370,7 @@ func (p *player) request(ctx context.Context, r *capture.Request) {
 
 func (p *player) message(ctx context.Context, f *capture.Frame) {
 	topic, ok := strings.CutPrefix(f.Get("destination"), topicPrefix)
-	if !ok || p.missing[topic] {
+	if !ok || p.missing[topic] || f.Body.Omitted > 0 {
 		return
 	}
 	if p.broker.Subscribers(topic) == 0 &&
@@ -377,6 +378,9 @@ func (p *player) message(ctx context.Context, f *capture.Frame) {
 		p.missing[topic] = true
 		p.log.Info("nobody has subscribed to a topic of the capture", zap.String("topic", topic))
 		return
+	}
+	if p.broker.Waiting() > maxWaiting {
+		p.until(ctx, subscribeWait, func() bool { return p.broker.Waiting() == 0 })
 	}
 	p.note(f)
 	headers := make([]hmcsim.Header, 0, len(f.Headers))

@@ -391,7 +391,7 @@ func captured(t *testing.T, r *tape, password string, own []string, known ...str
 func replayed(t *testing.T, file string, planned bool, original []event.Event) {
 	t.Helper()
 	keepCapture(t, file, original)
-	h, err := Start(Options{File: file, Speed: 1})
+	h, err := Start(t.Context(), Options{File: file, Speed: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

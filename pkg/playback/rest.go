@@ -16,8 +16,12 @@ import (
 )
 
 const (
-	// maxBody bounds a request.
-	maxBody = 4 << 20
+	// maxBody bounds a request, maxAnswers the answers to several requests in one, in bytes.
+	maxBody, maxAnswers = 4 << 20, 8 << 20
+	// maxMembers bounds what is taken apart of a body: it is played back as it is where it has
+	// more members. maxAsked is how many different requests are remembered, and maxTold how many
+	// bytes of what was notified.
+	maxMembers, maxAsked, maxTold = 50_000, 100_000, 8 << 20
 	// The reasons of the answers that a playback gives by itself.
 	reasonNoSession, reasonUnknownSession, reasonNotFound, reasonBadRequest = 4, 5, 1, 9
 )
@@ -32,7 +36,7 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodGet && r.URL.Path == "/api/version":
 		if a := h.index.answerAt(r.Method, r.URL.Path, "", h.now()); a != nil {
-			h.reply(w, a, a.body)
+			h.reply(w, a, a.body())
 			return
 		}
 		h.json(w, map[string]any{
@@ -67,7 +71,9 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 func (h *HMC) serveOne(w http.ResponseWriter, r *http.Request) {
 	a := h.index.answerAt(r.Method, r.URL.Path, r.URL.RawQuery, h.now())
 	h.mu.Lock()
-	h.asked[keyOf(r.Method, r.URL.Path, "")] = true
+	if len(h.asked) < maxAsked {
+		h.asked[keyOf(r.Method, r.URL.Path, "")] = true
+	}
 	h.mu.Unlock()
 	if a == nil {
 		h.refuse(w, r, http.StatusNotFound, reasonNotFound, "the captured daemon did not ask this")
@@ -106,12 +112,12 @@ func (h *HMC) serveLogon(w http.ResponseWriter, r *http.Request, body []byte) {
 	answer := map[string]any{"api-major-version": 4, "api-minor-version": 1, "password-expires": -1}
 	if a := latest(h.index.logons, h.now()); a != nil {
 		h.began(a.at)
-		_ = json.Unmarshal(a.body, &answer) // else the session was made elsewhere
+		_ = parse(a.body(), &answer) // else the session was made elsewhere
 	} else if topics := h.index.answerAt(http.MethodGet, topicsPath, "", h.now()); topics != nil {
 		var list struct {
 			Topics []map[string]any `json:"topics"`
 		}
-		_ = json.Unmarshal(topics.body, &list)
+		_ = parse(topics.body(), &list)
 		for _, t := range list.Topics {
 			switch t["topic-type"] {
 			case "object-notification":
@@ -127,12 +133,12 @@ func (h *HMC) serveLogon(w http.ResponseWriter, r *http.Request, body []byte) {
 
 // serveBulk answers several requests in one.
 func (h *HMC) serveBulk(w http.ResponseWriter, r *http.Request, body []byte) {
-	var sent struct{ Requests []bulk }
+	var sent struct{ Requests bulks }
 	if json.Unmarshal(body, &sent) != nil {
-		h.refuse(w, r, http.StatusBadRequest, reasonBadRequest, "the body is not JSON")
+		h.refuse(w, r, http.StatusBadRequest, reasonBadRequest, "the body is not what this operation takes")
 		return
 	}
-	answers := make([]bulk, 0, len(sent.Requests))
+	answers, size := make(bulks, 0, len(sent.Requests)), 0
 	for _, one := range sent.Requests {
 		path, query, _ := strings.Cut(one.URI, "?")
 		b := bulk{ID: one.ID, Status: http.StatusNotFound}
@@ -140,6 +146,10 @@ func (h *HMC) serveBulk(w http.ResponseWriter, r *http.Request, body []byte) {
 			b.Status = a.status
 			if current := h.later(h.current(path, a)); json.Valid(current) {
 				b.Body = current
+			}
+			if size += len(b.Body); size > maxAnswers {
+				h.refuse(w, r, http.StatusBadRequest, reasonBadRequest, "the answers are too large for one")
+				return
 			}
 		}
 		answers = append(answers, b)
@@ -149,8 +159,12 @@ func (h *HMC) serveBulk(w http.ResponseWriter, r *http.Request, body []byte) {
 
 func (h *HMC) reply(w http.ResponseWriter, a *answer, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	for name, value := range a.header {
-		w.Header().Set(name, value)
+	for name, value := range map[string]string{
+		"Content-Type": a.header.ContentType, "Retry-After": a.header.RetryAfter,
+	} {
+		if value != "" {
+			w.Header().Set(name, value)
+		}
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(h.later(body))
@@ -207,7 +221,7 @@ func (h *HMC) note(f *capture.Frame) {
 	var body struct {
 		Reports []map[string]json.RawMessage `json:"change-reports"`
 	}
-	if json.Unmarshal(f.Body.Raw(), &body) != nil {
+	if !parse(f.Body.Raw(), &body) {
 		return
 	}
 	h.mu.Lock()
@@ -216,7 +230,15 @@ func (h *HMC) note(f *capture.Frame) {
 		h.told[uri] = make(map[string]change)
 	}
 	set := func(name string, value json.RawMessage) {
-		if len(value) > 0 && value[0] != '[' && value[0] != '{' { // of an array it is what was added
+		if len(value) == 0 || value[0] == '[' || value[0] == '{' { // of an array it is what was added
+			return
+		}
+		size := len(value) - len(h.told[uri][name].value)
+		if _, has := h.told[uri][name]; !has {
+			size += entrySize + len(uri) + len(name)
+		}
+		if h.toldSize+size <= maxTold {
+			h.toldSize += size
 			h.told[uri][name] = change{h.now(), value}
 		}
 	}
@@ -238,11 +260,12 @@ func (h *HMC) current(path string, a *answer) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var top map[string]json.RawMessage
-	if !a.ok() || len(h.told) == 0 || json.Unmarshal(a.body, &top) != nil {
-		return a.body
+	body := a.body()
+	if !a.ok() || len(h.told) == 0 || !parse(body, &top) {
+		return body
 	}
 	if h.patch(path, top, a.at) {
-		return encode(top, a.body)
+		return encode(top, body)
 	}
 	for name, list := range top {
 		var objects []map[string]json.RawMessage
@@ -260,7 +283,7 @@ func (h *HMC) current(path string, a *answer) []byte {
 			top[name] = encode(objects, list)
 		}
 	}
-	return encode(top, a.body)
+	return encode(top, body)
 }
 
 // patch puts what was told of an object after a time into what is known of it.
@@ -277,6 +300,11 @@ func (h *HMC) patch(uri string, object map[string]json.RawMessage, after time.Du
 		delete(object, judgement) // it was one of another status
 	}
 	return changed
+}
+
+// parse takes a body apart, unless it is no JSON of that kind, or a very large one.
+func parse(body []byte, into any) bool {
+	return bytes.Count(body, []byte(",")) <= maxMembers && json.Unmarshal(body, into) == nil
 }
 
 func encode(what any, otherwise []byte) []byte {

@@ -57,15 +57,11 @@ type said struct {
 
 func saidIn(t *testing.T, file string) said {
 	t.Helper()
-	f, err := os.Open(file)
+	in, err := capture.Open(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = f.Close() }()
-	in, err := capture.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer func() { _ = in.Close() }()
 	if in.Names {
 		t.Error("names are as they were: nobody is to give that away")
 	}
@@ -112,7 +108,7 @@ func TestCapturesInTestdata(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".gz"), func(t *testing.T) {
 			t.Parallel()
 			want := saidIn(t, file)
-			h, err := Start(Options{File: file, Speed: 1})
+			h, err := Start(t.Context(), Options{File: file, Speed: 1})
 			if err != nil {
 				t.Fatal(err)
 			}

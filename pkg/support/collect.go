@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
@@ -31,7 +32,7 @@ type Options struct {
 
 // Bundle writes a bundle to a file, which must not be there yet, and what is in it to list.
 func Bundle(ctx context.Context, file string, list io.Writer, o Options) (err error) {
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := capture.Create(file)
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
@@ -57,13 +58,13 @@ func Bundle(ctx context.Context, file string, list io.Writer, o Options) (err er
 // collect gets the parts of a bundle. What cannot be had is missing from it, and it says why; it is
 // an error where that is all there is to say.
 func collect(ctx context.Context, o Options) (*source, error) {
-	s := &source{program: o.Program, missing: make(map[string]string)}
+	s := &source{program: o.Program, missing: make(map[string]absence)}
 	var err error
 	if s.loaded, err = config.Load(o.ConfigFile); err == nil {
 		s.config, err = os.ReadFile(o.ConfigFile)
 	}
 	if err != nil { // of one with a mistake it is not known what in it is secret
-		s.missing["config.yaml"] = err.Error()
+		s.missing["config.yaml"] = absence{words: err.Error()}
 	}
 	get := func(path string, query url.Values, read func(io.Reader)) error {
 		resp, err := o.Get(ctx, path, query)
@@ -78,7 +79,7 @@ func collect(ctx context.Context, o Options) (*source, error) {
 		return func(in io.Reader) {
 			text, err := io.ReadAll(io.LimitReader(in, maxFile))
 			if *into = text; err != nil {
-				s.missing[part] = err.Error()
+				s.missing[part] = absence{words: err.Error()}
 			}
 		}
 	}
@@ -86,20 +87,20 @@ func collect(ctx context.Context, o Options) (*source, error) {
 		if s.config == nil {
 			return nil, err
 		}
-		s.missing["status.json"] = err.Error()
+		s.missing["status.json"] = absence{words: err.Error()}
 	}
 	if err := get("/metrics", nil, all(&s.metrics, "metrics.txt")); err != nil {
-		s.missing["metrics.txt"] = err.Error()
+		s.missing["metrics.txt"] = absence{words: err.Error()}
 	}
 	last := url.Values{"last": {strconv.Itoa(lastOnes)}}
 	err = get("/api/v1/events", last, func(in io.Reader) { s.events = lastEvents(in, time.Now()) })
 	if err != nil {
-		s.missing["events.jsonl"] = err.Error()
+		s.missing["events.jsonl"] = absence{words: err.Error()}
 	}
 	switch o.Log {
 	case "":
-		s.missing["log.jsonl"] = "--log names it; from the journal of systemd: " +
-			"journalctl -u hmcnotifyd -o cat | hmcnotifyd support --log - --out FILE"
+		s.missing["log.jsonl"] = absence{own: "--log names it; from the journal of systemd: " +
+			"journalctl -u hmcnotifyd -o cat | hmcnotifyd support --log - --out FILE"}
 	case "-":
 		s.log, err = lastLines(o.Stdin)
 	default:

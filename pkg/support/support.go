@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	promconfig "github.com/prometheus/common/config"
@@ -45,15 +46,22 @@ type source struct {
 	// events and log are the last ones, each a line.
 	events, log [][]byte
 	// missing says of the parts that are not there why.
-	missing map[string]string
+	missing map[string]absence
 }
 
-// ownWords are words of the log that stand in no document.
+// absence is why a part is not there: own is what the program says, words what may have names.
+type absence struct{ own, words string }
+
+// ownWords are words of the program that stand in no document.
 const ownWords = `
 	ts logger msg caller stack debug warn panic dial tcp udp lookup no such read write connect connection refused
 	reset by peer i o timeout deadline exceeded canceled context EOF unexpected broken pipe certificate signed unknown
 	authority expired handshake failure remote local error route network unreachable permission denied space left
-	device`
+	device ClientID DataStream ServerName accepting allows applied argument arrived arrow backquotes braces bracket
+	correct demands digit disable elements ending expects fragment history idled ignored indented inline interfaces
+	lasted lifted locked malformed overwritten placeholder please position provided proxies restarting reversed selected
+	slots subsystem tabs undelivered unreadable unsubscribed unsupported field type mapping values characters cannot
+	unmarshal into found did find expected line column flag json yaml`
 
 // file is a part of a bundle as it is written.
 type file struct {
@@ -73,9 +81,10 @@ var (
 		"data-item-value", "reply", "description", "labels", "runbook",
 	}
 	label = regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`)
-	// secretLine is a line of a configuration with a secret in it.
-	secretLine = regexp.MustCompile(`(?i)((?:password|passphrase|token|secret|credentials?|key|id)["']?\s*:\s*)` +
-		`(\S.*)$`)
+	// secretLine is a line of a configuration with a secret in it: after a key that is called so,
+	// or that is the id of a session.
+	secretLine = regexp.MustCompile(`(?i)((?:(?:password|passphrase|token|secret|credentials?)|` +
+		`(?:^|[^a-z0-9])key|(?:^|[^a-z0-9_-])id)["']?\s*:\s*)(\S.*)$`)
 	instant = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)$`)
 )
 
@@ -145,7 +154,8 @@ func (s *source) files(ctx context.Context) ([]file, error) {
 	}
 	for _, p := range parts {
 		if !p.there {
-			fmt.Fprintf(contents, "%-14s not there: %s\n", p.name, b.texts.Clean(s.missing[p.name]))
+			why := s.missing[p.name]
+			fmt.Fprintf(contents, "%-14s not there: %s\n", p.name, why.own+b.texts.Clean(why.words))
 		}
 	}
 	fmt.Fprintf(contents, "\n%d words, addresses and ids are replaced.\n", b.texts.Replaced())
@@ -276,6 +286,46 @@ func (b *bundle) member(key, s string, strange bool) string {
 	return b.text(s)
 }
 
+// keysOf are the keys that a type has in a configuration.
+func keysOf(t reflect.Type, keys map[string]bool, seen map[reflect.Type]bool) {
+	if seen[t] {
+		return
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		keysOf(t.Elem(), keys, seen)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if key, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); key != "" {
+				keys[key] = true
+			}
+			keysOf(f.Type, keys, seen)
+		}
+	}
+}
+
+var (
+	key     = regexp.MustCompile(`[A-Za-z0-9_]+["']?:(?:\s|$)`)
+	ownKeys = sync.OnceValue(func() map[string]bool {
+		keys := make(map[string]bool)
+		keysOf(reflect.TypeFor[config.Config](), keys, make(map[reflect.Type]bool))
+		return keys
+	})
+)
+
+// line cleans a line of a configuration. Its keys stay, whatever is called like them.
+func (b *bundle) line(s string) string {
+	out, from := "", 0
+	for _, at := range key.FindAllStringIndex(s, -1) {
+		if ownKeys()[strings.TrimRight(s[at[0]:at[1]], "\"': \t")] {
+			out += b.text(s[from:at[0]]) + s[at[0]:at[1]]
+			from = at[1]
+		}
+	}
+	return out + b.text(s[from:])
+}
+
 // config cleans a configuration, line by line, with its comments.
 func (b *bundle) config(text []byte) []byte {
 	var out bytes.Buffer
@@ -291,10 +341,10 @@ func (b *bundle) config(text []byte) []byte {
 			if strings.ContainsRune("|>", rune(s[m[4]])) {
 				block = indent
 			}
-			out.WriteString(b.text(s[:m[3]]) + "<secret>\n")
+			out.WriteString(b.line(s[:m[3]]) + "<secret>\n")
 			continue
 		}
-		out.WriteString(b.text(s) + "\n")
+		out.WriteString(b.line(s) + "\n")
 	}
 	return out.Bytes()
 }

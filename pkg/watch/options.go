@@ -44,6 +44,9 @@ type Options struct {
 type Tap struct {
 	Exchange func(hmc.Exchange)
 	Traffic  func(receiver.Traffic)
+	// Failed is told of each attempt to get a link that has failed, and why, as
+	// receiver_connect_failures_total has it.
+	Failed func(at time.Time, reason string)
 }
 
 // Dial makes a network connection, as net.Dialer.DialContext does.

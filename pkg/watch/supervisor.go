@@ -44,6 +44,8 @@ type Supervisor struct {
 	Rate status.Minutes
 
 	assumed *assumptions
+	// onFailed is Tap.Failed.
+	onFailed func(time.Time, string)
 
 	// beat is when the loop last proved that it turns.
 	beat *status.Beat
@@ -91,6 +93,7 @@ func New(o Options) (*Supervisor, error) {
 	name := o.HMC.Name
 	s := &Supervisor{
 		backoff: receiver.NewBackoff(o.HMC.Stomp), again: make(chan struct{}, 1), beat: status.NewBeat(),
+		onFailed: o.Tap.Failed,
 	}
 	s.Cfg, s.Metrics = o.HMC, o.Metrics.ForHMC(name)
 	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
@@ -444,6 +447,9 @@ func (s *Supervisor) waitAfter(ctx context.Context, upSince time.Time, err error
 func (s *Supervisor) failed(ctx context.Context, err error, name string, wait time.Duration) {
 	problem, reason := s.explain(err)
 	s.Metrics.ConnectFailed(reason)
+	if s.onFailed != nil {
+		s.onFailed(time.Now(), reason)
+	}
 	s.Rec.Disconnected(ctx, record.Disconnection{State: name, Reason: reason, Cause: problem}, time.Time{}, false)
 	s.pause(ctx, err, name, wait)
 }

@@ -141,6 +141,9 @@ func (c *Cluster) URLs() []string {
 	return urls
 }
 
+// Dir is where a server keeps its files.
+func (c *Cluster) Dir(i int) string { return c.servers[i].Dir }
+
 // StartServer starts a server that does not run.
 func (c *Cluster) StartServer(i int) {
 	c.t.Helper()
