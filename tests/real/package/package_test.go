@@ -226,6 +226,7 @@ func TestPackages(t *testing.T) {
 	older, newer := released.packages(t), build(t, newVersion)
 	r := newRoot(t)
 	t.Run("release", func(t *testing.T) { testRelease(t, released) })
+	t.Run("links", func(t *testing.T) { testLinks(t, released, older) })
 	t.Run("image", func(t *testing.T) { testImage(t, released) })
 	t.Run("reproducible", func(t *testing.T) { testReproducible(t, released) })
 	t.Run("deb", func(t *testing.T) { testDeb(t, &root{t, r.dir}, older, newer) })

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -191,6 +192,70 @@ func testRelease(t *testing.T, r release) {
 		}
 		if _, ok := licensed["std "+info.GoVersion]; !ok && len(info.Deps) > 0 {
 			t.Errorf("%s: the standard library is not there: %v", arch, slices.Sorted(maps.Keys(licensed)))
+		}
+	}
+}
+
+// testLinks follows the links of what is given away: each leads to something in it, or to a file of the same version in the repository.
+func testLinks(t *testing.T, r release, p packages) {
+	var (
+		link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+		code = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
+		main = regexp.MustCompile(`hmcnotifyd/hmcnotifyd/((blob|tree)/)?main/`)
+		of   = regexp.MustCompile(`(?:github\.com/hmcnotifyd/hmcnotifyd/(?:blob|tree)|raw\.githubusercontent\.com/hmcnotifyd/hmcnotifyd)/v` +
+			regexp.QuoteMeta(oldVersion) + `/([\w./-]*\w)`)
+	)
+	untar := func(name string) string {
+		t.Helper()
+		dir := t.TempDir()
+		if out, status := program.Output(t, within, program.Look(t, "tar", "tar"), "-x", "-C", dir, "-f", r.path("release", name)); status != 0 {
+			t.Fatal(out)
+		}
+		return dir
+	}
+	deb := t.TempDir()
+	if out, status := program.Output(t, within, program.Look(t, "dpkg-deb", "dpkg"), "-x", p.deb, deb); status != 0 {
+		t.Fatal(out)
+	}
+	for what, given := range map[string]struct {
+		dir   string
+		least int // links to the repository
+	}{
+		"archive": {untar("hmcnotifyd-" + oldVersion + "-linux-" + runtime.GOARCH + ".tar.gz"), 100},
+		"deb":     {filepath.Join(deb, "usr", "share", "doc", "hmcnotifyd"), 100},
+		"chart":   {untar("hmcnotifyd-" + oldVersion + "-chart.tgz"), 20},
+	} {
+		n := 0
+		err := filepath.WalkDir(given.dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || d.Name() == "hmcnotifyd" {
+				return err
+			}
+			text := string(readFile(t, path))
+			if main.MatchString(text) {
+				t.Errorf("%s: %s leads to the main branch: %s", what, path, main.FindString(text))
+			}
+			for _, m := range of.FindAllStringSubmatch(text, -1) {
+				n++
+				if _, err := os.Stat(filepath.Join(daemon.Root(t), filepath.FromSlash(m[1]))); err != nil {
+					t.Errorf("%s: %s leads to %s: %v", what, path, m[0], err)
+				}
+			}
+			if filepath.Ext(path) != ".md" {
+				return nil
+			}
+			for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(text, ""), -1) {
+				target, _, _ := strings.Cut(m[1], "#")
+				if target == "" || strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+					continue
+				}
+				if _, err := os.Stat(filepath.Join(filepath.Dir(path), filepath.FromSlash(target))); err != nil {
+					t.Errorf("%s: %s leads to %s, which is not there", what, path, m[1])
+				}
+			}
+			return nil
+		})
+		if err != nil || n < given.least {
+			t.Errorf("%s: %d links to the repository: %v", what, n, err)
 		}
 	}
 }
