@@ -77,7 +77,9 @@ package: build-all $(BIN)/nfpm ## Build .deb and .rpm packages for the same plat
 	rm $(DIST)/package/share/docs/docs.go
 	chmod -R u=rwX,go=rX $(DIST)/package/share
 	$(call at_version,$(DIST)/package/share)
-	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(DIST)/package/hmcnotifyd ./cmd/hmcnotifyd
+	host=$$($(GO) env GOHOSTOS)-$$($(GO) env GOHOSTARCH); case " $(PLATFORMS:%=linux-%) " in \
+	  *" $$host "*) cp $(DIST)/hmcnotifyd-$$host $(DIST)/package/hmcnotifyd ;; \
+	  *) CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(DIST)/package/hmcnotifyd ./cmd/hmcnotifyd ;; esac
 	$(DIST)/package/hmcnotifyd man | gzip -9n >$(DIST)/package/hmcnotifyd.1.gz
 	for shell in bash zsh fish; do $(DIST)/package/hmcnotifyd completion $$shell >$(DIST)/package/hmcnotifyd.$$shell || exit; done
 	for arch in $(PLATFORMS); do for packager in $(PACKAGERS); do echo $$arch $$packager; done; done | \

@@ -587,8 +587,13 @@ func testAccessible(t *testing.T, e *estate, axe string) {
 			// also with many HMCs: it takes long
 			axe bool
 		}{
-			{"wide", 1440, 900, "light", true}, {"wide-dark", 1440, 900, "dark", false}, {"middle", 1024, 768, "light", false},
-			{"middle-dark", 1024, 768, "dark", false}, {"phone", 390, 844, "light", false}, {"phone-dark", 390, 844, "dark", true}, {"narrow", 320, 640, "light", false},
+			{"wide", 1440, 900, "light", true},
+			{"wide-dark", 1440, 900, "dark", false},
+			{"middle", 1024, 768, "light", false},
+			{"middle-dark", 1024, 768, "dark", false},
+			{"phone", 390, 844, "light", false},
+			{"phone-dark", 390, 844, "dark", true},
+			{"narrow", 320, 640, "light", false},
 		} {
 			t.Run(fmt.Sprintf("%s/wrong=%v", form.name, wrong), func(t *testing.T) {
 				b.show(form.width, form.height, form.scheme)

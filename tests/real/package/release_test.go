@@ -41,15 +41,13 @@ func (r release) packages(t *testing.T) packages {
 }
 
 // makeRelease makes one, with a shell command before it that changes what must not matter.
-func makeRelease(t *testing.T, before, platforms, key string) release {
+func makeRelease(t *testing.T, r release, before, platforms, key string) {
 	t.Helper()
-	r := release{t.TempDir()}
 	cmd := exec.CommandContext(t.Context(), program.Look(t, "sh", "dash"), "-c", before+`; exec "$0" "$@"`, program.Look(t, "make", "make"), "-C", daemon.Root(t),
 		"--no-print-directory", "release", "VERSION="+oldVersion, "PLATFORMS="+platforms, "DIST="+r.dir, "RELEASE_KEY="+key)
 	if out, status := program.OutputOf(t, makeTimeout, cmd); status != 0 {
 		t.Fatalf("make release: exit status %d\n%s", status, out)
 	}
-	return r
 }
 
 // gpg runs gpg with a directory of its own.
@@ -354,7 +352,8 @@ func blobsOf(t *testing.T, r release) map[string][]byte {
 // testReproducible wants the same bytes again, in another directory, time zone and with another umask. What tells of all platforms
 // cannot be the same with one: of the image everything but the list must be.
 func testReproducible(t *testing.T, r release) {
-	again := makeRelease(t, "umask 077; export TZ=Asia/Tokyo LANG=tr_TR.UTF-8", runtime.GOARCH, "")
+	again := release{t.TempDir()}
+	makeRelease(t, again, "umask 077; export TZ=Asia/Tokyo LANG=tr_TR.UTF-8", runtime.GOARCH, "")
 	files := 0
 	err := filepath.WalkDir(again.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
