@@ -24,7 +24,9 @@ type Trouble struct {
 }
 
 // address is how one stands in what a network says.
-var address = regexp.MustCompile(`\[[0-9a-fA-F:.]+\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b`)
+var address = regexp.MustCompile(`\[[0-9a-fA-F:.]+\](?::\d+)?|` + // IPv6
+	`\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|` + // IPv4
+	`\b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b`) // a name and a port
 
 // Common is What without the host and addresses of the one that it is of: where the same is wrong
 // with several, they have this in common.
