@@ -62,15 +62,24 @@ $(DIST)/hmcnotifyd-linux-%: FORCE
 # What packages hold besides the program, printed by one that runs here. Their
 # files bear the time of the last commit: the same source gives the same packages.
 PACKAGERS := deb rpm
+# What is given away leads to the documents and sources of its own version.
+at_version = find $(1) -type f ! -name '*.png' -exec sed -i -E \
+  -e 's,(github\.com/hmcnotifyd/hmcnotifyd/(blob|tree)|raw\.githubusercontent\.com/hmcnotifyd/hmcnotifyd)/main/,\1/v$(VERSION)/,g' \
+  -e 's,\]\((\.\./)*((bench|cmd|deploy/(compose|helm|kubernetes|nats|package|systemd)|pkg|tests|tools)[/)]|CONTRIBUTING\.md|SECURITY\.md|Makefile|[a-z]+_test\.go),](https://github.com/hmcnotifyd/hmcnotifyd/blob/v$(VERSION)/\2,g' {} +
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
 
 .PHONY: package
 package: build-all $(BIN)/nfpm ## Build .deb and .rpm packages for the same platforms into dist/
 	rm -rf $(DIST)/package $(DIST)/*.deb $(DIST)/*.rpm
-	mkdir -p $(DIST)/package
-	cp -r docs $(DIST)/package/docs
-	chmod -R u=rwX,go=rX $(DIST)/package/docs
-	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(DIST)/package/hmcnotifyd ./cmd/hmcnotifyd
+	mkdir -p $(DIST)/package/share/deploy
+	cp -r README.md CHANGELOG.md LICENSE config.example.yaml docs $(DIST)/package/share
+	cp -r deploy/prometheus deploy/grafana $(DIST)/package/share/deploy
+	rm $(DIST)/package/share/docs/docs.go
+	chmod -R u=rwX,go=rX $(DIST)/package/share
+	$(call at_version,$(DIST)/package/share)
+	host=$$($(GO) env GOHOSTOS)-$$($(GO) env GOHOSTARCH); case " $(PLATFORMS:%=linux-%) " in \
+	  *" $$host "*) cp $(DIST)/hmcnotifyd-$$host $(DIST)/package/hmcnotifyd ;; \
+	  *) CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(DIST)/package/hmcnotifyd ./cmd/hmcnotifyd ;; esac
 	$(DIST)/package/hmcnotifyd man | gzip -9n >$(DIST)/package/hmcnotifyd.1.gz
 	for shell in bash zsh fish; do $(DIST)/package/hmcnotifyd completion $$shell >$(DIST)/package/hmcnotifyd.$$shell || exit; done
 	for arch in $(PLATFORMS); do for packager in $(PACKAGERS); do echo $$arch $$packager; done; done | \
@@ -83,6 +92,7 @@ chart: ## Pack the Helm chart into dist/
 	mkdir -p $(DIST)/chart
 	cp -rL deploy/helm/hmcnotifyd $(DIST)/chart/hmcnotifyd
 	sed -i -E 's/^(version|appVersion): .*/\1: $(VERSION)/' $(DIST)/chart/hmcnotifyd/Chart.yaml
+	$(call at_version,$(DIST)/chart/hmcnotifyd)
 	tar --create --sort=name --format=ustar --mtime=@$(SOURCE_DATE_EPOCH) --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
 	  -C $(DIST)/chart hmcnotifyd | gzip -n >$(DIST)/hmcnotifyd-$(VERSION)-chart.tgz
 

@@ -46,12 +46,12 @@ func checkConfigCommand(app *kingpin.Application, e *environment) {
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {
-	cfg, err := config.Load(e.configFile)
+	cfg, warnings, err := config.Check(e.configFile)
+	for _, w := range warnings {
+		fmt.Fprintf(e.stderr, "warning: %s\n", w)
+	}
 	if err != nil {
 		return err
-	}
-	for _, w := range cfg.Warnings {
-		fmt.Fprintf(e.stderr, "warning: %s\n", w)
 	}
 	fmt.Fprintf(e.stdout, "%s is valid: %d %s, %d %s\n", e.configFile,
 		len(cfg.HMCs), units.Plural(len(cfg.HMCs), "HMC"), len(cfg.Sinks), units.Plural(len(cfg.Sinks), "sink"))

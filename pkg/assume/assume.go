@@ -7,8 +7,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"strconv"
+	"math"
 	"strings"
 	"time"
 )
@@ -241,13 +241,20 @@ func (o *Observer) Answers() []Answer {
 		switch s := o.seen[q.ID]; {
 		case s == nil:
 		case s.otherwise > 0:
-			a.Verdict, a.Evidence = Otherwise, fmt.Sprintf("%s (%d times)", s.other, s.otherwise)
+			a.Verdict, a.Evidence = Otherwise, s.other+" ("+times(s.otherwise)+")"
 		default:
-			a.Verdict, a.Evidence = AsAssumed, fmt.Sprintf("%s (%d times)", s.how, s.asAssumed)
+			a.Verdict, a.Evidence = AsAssumed, s.how+" ("+times(s.asAssumed)+")"
 		}
 		all = append(all, a)
 	}
 	return all
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return strconv.Itoa(n) + " times"
 }
 
 // Exchange is a request and how it was answered.

@@ -156,7 +156,13 @@ func TestCheckHMC(t *testing.T) {
 			name:     "no broker",
 			keys:     []string{"stomp_port: 9"},
 			said:     []string{"accepts userid hmcuser", "logged off\n"},
-			problems: []string{"the link cannot be made: "},
+			problems: []string{"the link cannot be made: 127.0.0.1:9: dial tcp 127.0.0.1:9: connect: connection refused: nothing listens there"},
+		},
+		{
+			name:     "no broker, and a wrong password",
+			keys:     []string{"stomp_port: 9", "userid: hmcuser\n    password: wrong"},
+			problems: []string{"; stomp_port is 9, on HMCs it is 61612", "check password or password_file"},
+			refused:  1,
 		},
 		{
 			name:     "no HMC",

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
 const (
@@ -212,7 +213,14 @@ func (c *hmcCheck) trusted() string {
 func (c *hmcCheck) linkCertificate(ctx context.Context, host string, rest *shown) {
 	seen := c.look(ctx, host, c.cfg.StompPort)
 	if seen.chain == nil {
-		return // the link itself says so below
+		if c.noLink = ctx.Err() == nil; c.noLink {
+			text := c.why(&seen)
+			if c.cfg.StompPort != receiver.DefaultPort {
+				text += fmt.Sprintf("; stomp_port is %d, on HMCs it is %d", c.cfg.StompPort, receiver.DefaultPort)
+			}
+			c.problem("the link cannot be made: %s: %s", seen.address, text)
+		}
+		return
 	}
 	if seen.chain[0].Equal(rest.chain[0]) {
 		c.info("%s answers (link) with the same certificate", seen.address)

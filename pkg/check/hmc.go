@@ -65,6 +65,8 @@ type hmcCheck struct {
 	turns   *logonTurns
 	session *logon.Session
 	link    *receiver.Receiver
+	// noLink says that nothing there makes one, which has been said.
+	noLink bool
 	// answering guards answers.
 	answering sync.Mutex
 	answers   *assume.Observer
@@ -366,6 +368,9 @@ func (c *hmcCheck) hardwareMessages(ctx context.Context) {
 
 // connect makes the link, and returns the problems that are left.
 func (c *hmcCheck) connect(ctx context.Context, o *logon.Offer) (problems []string) {
+	if c.noLink {
+		return o.Missing
+	}
 	turn := c.turns.of(&c.cfg)
 	if !c.session.UsesREST() { // then it is the broker that sees the password
 		turn.Lock()

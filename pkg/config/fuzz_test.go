@@ -40,7 +40,7 @@ func FuzzParse(f *testing.F) {
 			"sinks:\n  - name: a\n    webhook: {url: https://h/" + secret + before + ", secret: " + before + secret + "}\n" + text,
 			"sinks:\n  - name: a\n    webhook:\n      url: " + before + secret + "\n" + text,
 		} {
-			c, err := parse(file, []byte(doc), 0)
+			c, _, err := parse(file, []byte(doc), 0)
 			if (c == nil) == (err == nil) {
 				t.Fatalf("%v, %v", c, err)
 			}

@@ -28,15 +28,21 @@ const (
 // Load reads and validates a configuration file. The Config it returns has all defaults, secrets
 // and CA certificates filled in. The error is an [Errors] with every problem of the file.
 func Load(path string) (*Config, error) {
+	c, _, err := Check(path)
+	return c, err
+}
+
+// Check is Load, and returns the warnings of a file with errors too.
+func Check(path string) (*Config, Errors, error) {
 	data, mode, err := readFile(path, maxConfigFile)
 	if err != nil {
-		return nil, Errors{{File: path, Msg: err.Error()}}
+		return nil, nil, Errors{{File: path, Msg: err.Error()}}
 	}
 	return parse(path, data, mode)
 }
 
-// parse is Load for a file that has been read. Its mode shows who else can read the secrets in it.
-func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
+// parse is Check for a file that has been read. Its mode shows who else can read the secrets in it.
+func parse(path string, data []byte, mode fs.FileMode) (*Config, Errors, error) {
 	d := newDecoder(path, mode)
 	c := &Config{File: path}
 	c.setDefaults()
@@ -47,13 +53,13 @@ func parse(path string, data []byte, mode fs.FileMode) (*Config, error) {
 	if len(d.errs) == 0 || d.nodes > 0 {
 		d.validate(c)
 	}
+	d.warnings.sort(path)
 	if len(d.errs) > 0 {
 		d.errs.sort(path)
-		return nil, d.errs
+		return nil, d.warnings, d.errs
 	}
-	d.warnings.sort(path)
 	c.Warnings = d.warnings
-	return c, nil
+	return c, d.warnings, nil
 }
 
 // document returns the root node of the only document of a file; nil: the file is empty, or has

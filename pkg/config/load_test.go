@@ -333,7 +333,7 @@ func TestSyntaxLines(t *testing.T) {
 		"reserved":           {"hmcs:\n- name: a\n  password: `x\n", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parse("f", []byte(tc.text), 0)
+			_, _, err := parse("f", []byte(tc.text), 0)
 			var errs Errors
 			if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Line != tc.line {
 				t.Errorf("line %d wanted: %v", tc.line, err)

@@ -132,7 +132,7 @@ func (h *HMC) StartPartition(key string) error { return h.startPartitionBy("", k
 func (h *HMC) startPartitionBy(user, key string) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.busy || !p.stopped() {
-			return fmt.Errorf("hmcsim: partition %s cannot be started: it is %s", p.name, p.status)
+			return fmt.Errorf("hmcsim: partition %s cannot be started: %s", p.name, p.doing())
 		}
 		switch {
 		case p.cpc.dpm:
@@ -147,6 +147,14 @@ func (h *HMC) startPartitionBy(user, key string) error {
 	})
 }
 
+// doing is why something cannot be done with a partition now.
+func (p *partition) doing() string {
+	if p.busy {
+		return "an operation is under way, try again in a moment"
+	}
+	return "it is " + p.status
+}
+
 // StopPartition stops a partition with a running operating system: its last messages and status
 // changes follow, StepDelay apart.
 func (h *HMC) StopPartition(key string) error { return h.stopPartitionBy("", key) }
@@ -155,7 +163,7 @@ func (h *HMC) StopPartition(key string) error { return h.stopPartitionBy("", key
 func (h *HMC) stopPartitionBy(user, key string) error {
 	return h.withPartition(key, func(p *partition) error {
 		if p.busy || !p.hasOS() {
-			return fmt.Errorf("hmcsim: partition %s cannot be stopped: it is %s", p.name, p.status)
+			return fmt.Errorf("hmcsim: partition %s cannot be stopped: %s", p.name, p.doing())
 		}
 		operation := "Deactivate Logical Partition"
 		if p.cpc.dpm {

@@ -590,3 +590,18 @@ func TestClockAndLostEntries(t *testing.T) {
 		t.Errorf("the last entry has the time %v, the first %v", at(0), at(3))
 	}
 }
+
+// What cannot be done while something is under way is said so: the status alone may be the one it needs.
+func TestOperationUnderWay(t *testing.T) {
+	t.Parallel()
+	h := startHMC(t, Options{StepDelay: time.Hour})
+	if err := h.StopPartition("PART1"); err != nil {
+		t.Fatal(err)
+	}
+	for name, do := range map[string]func(string) error{"stopped": h.StopPartition, "started": h.StartPartition} {
+		want := "hmcsim: partition PART1 cannot be " + name + ": an operation is under way, try again in a moment"
+		if err := do("PART1"); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,22 @@ type Trouble struct {
 	Since *time.Time `json:"since,omitempty"`
 	// Runbook is the page of docs/runbooks about it, without .md; "": there is none.
 	Runbook string `json:"runbook,omitempty"`
+}
+
+// address is how one stands in what a network says.
+var address = regexp.MustCompile(`\[[0-9a-fA-F:.]+\](?::\d+)?|` + // IPv6
+	`\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|` + // IPv4
+	`\b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b`) // a name and a port
+
+// Common is What without the host and addresses of the one that it is of: where the same is wrong
+// with several, they have this in common.
+func (t *Trouble) Common(host string) string {
+	const some = "…"
+	what := t.What
+	if host != "" {
+		what = strings.ReplaceAll(what, host+": ", some+": ")
+	}
+	return address.ReplaceAllString(what, some)
 }
 
 // of returns the trouble with the page about it, and from when on it is wrong.

@@ -176,3 +176,20 @@ func TestTroublesOfTheStorage(t *testing.T) {
 		}
 	}
 }
+
+// What is wrong with several for the same reason is the same, whichever of them it is of; what tells reasons apart stays.
+func TestTroubleInCommon(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ host, what, want string }{
+		{"hmc1", "The link is disconnected: hmc1: dial tcp 10.1.0.1:6794: i/o timeout.", "The link is disconnected: …: dial tcp …: i/o timeout."},
+		{"hmc1.example.com", "x: hmc1.example.com: dial tcp [fd00::1]:6794: y", "x: …: dial tcp …: y"},
+		{"fd00::1", "x: fd00::1: dial tcp [fd00::1]:6794: y", "x: …: dial tcp …: y"},
+		{"", "webhook: http://hooks.example.com:8080: dial tcp: lookup hooks.example.com: no such host", "webhook: http://…: dial tcp: lookup hooks.example.com: no such host"},
+		{"hmc", "hmcnotifyd of hmc: status 503", "hmcnotifyd of …: status 503"},
+		{"", "The certificate expired on 2026-11-01, 28 days ago.", "The certificate expired on 2026-11-01, 28 days ago."},
+	} {
+		if got := (&Trouble{What: test.what}).Common(test.host); got != test.want {
+			t.Errorf("%s: %q, want %q", test.host, got, test.want)
+		}
+	}
+}

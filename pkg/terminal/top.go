@@ -158,23 +158,27 @@ func (s *topScreen) lines() []string {
 // troubles lists what needs attention, the worst first, what several say the same once.
 func (s *topScreen) troubles() []string {
 	const most = 5
-	said := map[[2]string][]string{} // by severity and text
+	said := map[[2]string][]string{} // by severity and what several have in common
+	text := map[[2]string]string{}
 	var order [][2]string
-	add := func(of string, troubles []status.Trouble) {
+	add := func(of, host string, troubles []status.Trouble) {
 		for _, t := range troubles {
-			key := [2]string{t.Severity, t.What}
-			if said[key] == nil {
-				order = append(order, key)
+			key := [2]string{t.Severity, t.Common(host)}
+			switch {
+			case said[key] == nil:
+				order, text[key] = append(order, key), t.What
+			case text[key] != t.What:
+				text[key] = key[1]
 			}
 			said[key] = append(said[key], of)
 		}
 	}
-	add("daemon", s.last.Troubles)
+	add("daemon", "", s.last.Troubles)
 	for i := range s.last.HMCs {
-		add("HMC "+s.last.HMCs[i].Name, s.last.HMCs[i].Troubles)
+		add("HMC "+s.last.HMCs[i].Name, s.last.HMCs[i].Host, s.last.HMCs[i].Troubles)
 	}
 	for i := range s.last.Sinks {
-		add("sink "+s.last.Sinks[i].Name, s.last.Sinks[i].Troubles)
+		add("sink "+s.last.Sinks[i].Name, "", s.last.Sinks[i].Troubles)
 	}
 	if len(order) == 0 {
 		return nil
@@ -188,7 +192,7 @@ func (s *topScreen) troubles() []string {
 		if len(of) > most {
 			names += fmt.Sprintf(" and %d more", len(of)-most)
 		}
-		for i, part := range wrapped(OneLine(names+": "+key[1], 0), s.width-len(key[0])-2) {
+		for i, part := range wrapped(OneLine(names+": "+text[key], 0), s.width-len(key[0])-2) {
 			lead := strings.Repeat(" ", len(key[0]))
 			if i == 0 {
 				lead = s.severity[key[0]].Render(key[0])

@@ -19,14 +19,16 @@ func site(now time.Time) *status.Status {
 	ago := now.Add(-90 * time.Second)
 	minutes := make([]int64, 60)
 	minutes[58] = 1234
-	down := []status.Trouble{{Severity: event.SeverityCritical, What: "The link is down.\x1b[2J"}}
+	down := func(host string) []status.Trouble {
+		return []status.Trouble{{Severity: event.SeverityCritical, What: "The link is down: " + host + ": refused.\x1b[2J"}}
+	}
 	return &status.Status{
 		Started: now.Add(-time.Hour), Storage: status.StorageStatus{Bytes: 3 << 20, MaxBytes: 1 << 30}, Held: make([]status.HeldMessage, 2),
 		HMCs: []status.HMCStatus{
 			{Name: "hmc10", State: status.StateConnected, Connected: true, Since: ago, NotificationsPerMinute: minutes, LastNotification: &ago},
 			{Name: "hmc2", State: status.StateConnected, Connected: true, Since: ago},
-			{Name: "hmc30", State: status.StateAuthFailed, Since: ago, Troubles: down},
-			{Name: "hmc31", State: status.StateDisconnected, Since: ago, Troubles: down},
+			{Name: "hmc30", State: status.StateAuthFailed, Since: ago, Host: "a.example.com", Troubles: down("a.example.com")},
+			{Name: "hmc31", State: status.StateDisconnected, Since: ago, Host: "b.example.com", Troubles: down("b.example.com")},
 		},
 		Sinks: []status.SinkStatus{
 			{Name: "ops", Kind: "webhook", DeliveredPerMinute: minutes, DeadLetters: 3},
@@ -41,7 +43,7 @@ func TestTopShowsWhatThereIs(t *testing.T) {
 	at := -1
 	for _, want := range []string{
 		"hmcnotifyd at http://x: not ready  up 1 h  4 HMCs  2 sinks  3.0 MiB of 1.0 GiB stored  2 messages wait for an answer",
-		"NEEDS ATTENTION", "critical  HMC hmc30, HMC hmc31: The link is down.", "HMC ", "hmc30  auth failed", "hmc31  disconnected", "hmc2 ", "hmc10 ", "1 234",
+		"NEEDS ATTENTION", "critical  HMC hmc30, HMC hmc31: The link is down: …: refused.", "HMC ", "hmc30  auth failed", "hmc31  disconnected", "hmc2 ", "hmc10 ", "1 234",
 		"SINK", "siem  splunk   paused", "1 min 1 s", "ops   webhook  accepting",
 	} {
 		i := strings.Index(got, want)

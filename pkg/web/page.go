@@ -30,6 +30,8 @@ var files embed.FS
 const (
 	// unitsShown is how many CPCs and partitions the page lists before somebody asks for all.
 	unitsShown = 200
+	// troublesShown is how many troubles stand at the head of the page.
+	troublesShown = 24
 	// listShown bounds lists within a card: a person needs to see what kind of thing is wrong,
 	// not ten thousand of it.
 	listShown = 12
@@ -151,6 +153,8 @@ func newParts[T any](all []T, name func(*T) string, sick func(*T) bool) (p parts
 type wrong struct {
 	Of []place
 	status.Trouble
+	// of Trouble
+	common string
 }
 
 // place is a part of the daemon and where the page shows it.
@@ -163,23 +167,31 @@ type place struct {
 func (w *wrong) Shown() []place { return w.Of[:min(len(w.Of), listShown)] }
 func (w *wrong) More() int      { return len(w.Of) - len(w.Shown()) }
 
-// add adds a trouble, or its place to one that says the same.
-func (p *page) add(of place, t status.Trouble) {
+// add adds a trouble, or its place to one that says the same, but for the address of which it does.
+func (p *page) add(of place, host string, t status.Trouble) {
+	common := t.Common(host)
 	for i := range p.Wrong {
 		w := &p.Wrong[i]
 		same := w.Trouble
-		same.Since = t.Since
-		if same != t {
+		same.Since, same.What = t.Since, t.What
+		if same != t || w.common != common {
 			continue
 		}
 		w.Of = append(w.Of, of)
+		if w.What != t.What {
+			w.What = common
+		}
 		if w.Since != nil && (t.Since == nil || t.Since.Before(*w.Since)) {
 			w.Since = t.Since
 		}
 		return
 	}
-	p.Wrong = append(p.Wrong, wrong{[]place{of}, t})
+	p.Wrong = append(p.Wrong, wrong{[]place{of}, t, common})
 }
+
+// WrongShown are the worst troubles, and WrongMore how many there are besides.
+func (p *page) WrongShown() []wrong { return p.Wrong[:min(len(p.Wrong), troublesShown)] }
+func (p *page) WrongMore() int      { return len(p.Wrong) - len(p.WrongShown()) }
 
 // Headline is the state of the daemon in one line.
 func (p *page) Headline() string {
@@ -428,12 +440,12 @@ func (h handler) page(q url.Values) *page {
 	for _, of := range places {
 		for _, t := range of.troubles {
 			said[of.place] = true
-			p.add(of.place, t)
+			p.add(of.place, of.host, t)
 		}
 	}
 	daemon := place{Anchor: "daemon"}
 	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
-		p.add(daemon, status.Trouble{
+		p.add(daemon, "", status.Trouble{
 			Severity: event.SeverityWarning,
 			What:     "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
 			Do:       "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
@@ -450,7 +462,7 @@ func (h handler) page(q url.Values) *page {
 			}
 		}
 		if !said[of] {
-			p.add(of, status.Trouble{Severity: pending, What: r.Reason})
+			p.add(of, "", status.Trouble{Severity: pending, What: r.Reason})
 		}
 	}
 	slices.SortStableFunc(p.Wrong, func(a, b wrong) int { return level(b.Severity) - level(a.Severity) })
@@ -468,18 +480,19 @@ const pending = "pending"
 // part is a part of the daemon with its troubles.
 type part struct {
 	place
+	host     string
 	troubles []status.Trouble
 }
 
 // places lists the HMCs and the sinks as the page does, and at last the daemon itself.
 func (p *page) places() (all []part) {
 	for _, h := range append(slices.Clip(p.HMCParts.Cards), p.HMCParts.Rows...) {
-		all = append(all, part{place{"HMC", h.Is.Name, fmt.Sprintf("hmc-%d", h.Number)}, h.Is.Troubles})
+		all = append(all, part{place{"HMC", h.Is.Name, fmt.Sprintf("hmc-%d", h.Number)}, h.Is.Host, h.Is.Troubles})
 	}
 	for _, s := range append(slices.Clip(p.SinkParts.Cards), p.SinkParts.Rows...) {
-		all = append(all, part{place{"Sink", s.Is.Name, fmt.Sprintf("sink-%d", s.Number)}, s.Is.Troubles})
+		all = append(all, part{place{"Sink", s.Is.Name, fmt.Sprintf("sink-%d", s.Number)}, "", s.Is.Troubles})
 	}
-	return append(all, part{place{Anchor: "daemon"}, p.Troubles})
+	return append(all, part{place{Anchor: "daemon"}, "", p.Troubles})
 }
 
 // newTemplate reads the page.

@@ -268,7 +268,8 @@ func manyHMCs(n, sick int) status.Status {
 		k := status.SinkStatus{Name: fmt.Sprintf("sink%d", n-i), Kind: "webhook", DeliveredPerMinute: make([]int64, 60)}
 		if i < sick {
 			h.Connected, h.State = false, status.StateDisconnected
-			h.Troubles = []status.Trouble{{Severity: event.SeverityCritical, What: "The link is down.", Do: "Look.", Since: &at}}
+			h.Troubles = []status.Trouble{{Severity: event.SeverityCritical, What: fmt.Sprintf("The link is disconnected: hmc%d.example.com: dial tcp 10.1.0.%d:6794: connect: connection refused.", n-i, n-i), Do: "Look.", Since: &at}}
+			h.Host = fmt.Sprintf("hmc%d.example.com", n-i)
 		}
 		s.HMCs, s.Sinks = append(s.HMCs, h), append(s.Sinks, k)
 	}
@@ -296,9 +297,9 @@ func TestPageOfMany(t *testing.T) {
 		says                 string
 	}{
 		{1, 0, 1, 0, "hmc1", "", "All HMCs and sinks work"},
-		{3, 1, 3, 0, "hmc3", "", "One thing needs attention"},
+		{3, 1, 3, 0, "hmc3", "", "critical The link is disconnected: hmc3.example.com: dial tcp 10.1.0.3:6794: connect: connection refused."},
 		{30, 0, 0, 30, "", "hmc1", "30 of 30 HMCs connected"},
-		{30, 2, 2, 28, "hmc29", "hmc1", "HMC hmc29 HMC hmc30"},
+		{30, 2, 2, 28, "hmc29", "hmc1", "HMC hmc29 HMC hmc30 critical The link is disconnected: …: dial tcp …: connect: connection refused. Look."},
 		{200, 200, 24, 176, "hmc1", "hmc25", "HMC hmc12 and 188 more"},
 	} {
 		t.Run(fmt.Sprint(test.n, test.sick), func(t *testing.T) {
@@ -308,7 +309,7 @@ func TestPageOfMany(t *testing.T) {
 				t.Errorf("%d cards, %d rows: %.2q %.2q", len(cards), len(rows), cards, rows)
 			}
 			got := text(t, page)
-			if n := strings.Count(got, "The link is down."); n > 1 || (n == 1) != (test.sick > 0) {
+			if n := strings.Count(got, "The link is disconnected: "); n > 1 || (n == 1) != (test.sick > 0) {
 				t.Errorf("the trouble stands %d times", n)
 			}
 			if !strings.Contains(got, test.says) {
@@ -321,6 +322,18 @@ func TestPageOfMany(t *testing.T) {
 				t.Errorf("%d bytes", len(page))
 			}
 		})
+	}
+}
+
+// However many things are wrong, the HMCs and sinks are not far below.
+func TestPageOfManyTroubles(t *testing.T) {
+	s := manyHMCs(200, 200)
+	for i := range s.HMCs {
+		s.HMCs[i].Troubles[0].What = fmt.Sprintf("The certificate expired %d days ago.", i+1)
+	}
+	got := text(t, pageOfStatus(t, s))
+	if n := strings.Count(got, "The certificate expired "); n != 24 || !strings.Contains(got, "200 things need attention") || !strings.Contains(got, "And 176 more: see below") {
+		t.Errorf("%d troubles: %.600s", n, got)
 	}
 }
 

@@ -172,19 +172,21 @@ func (b *browser) show(width, height int64, scheme string) {
 	}
 }
 
-// picture takes a picture of the whole page.
+// picture takes a picture of the whole page, where somebody wants to see it.
 func (b *browser) picture(name string) {
 	b.t.Helper()
+	dir := os.Getenv(screenshotsVariable)
+	if dir == "" {
+		return
+	}
 	ctx, cancel := b.limited()
 	defer cancel()
 	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-	if err != nil || len(png) == 0 {
-		b.t.Fatal(err)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o600)
 	}
-	if dir := os.Getenv(screenshotsVariable); dir != "" {
-		if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o600); err != nil {
-			b.t.Fatal(err)
-		}
+	if err != nil {
+		b.t.Fatal(err)
 	}
 }
 
@@ -497,66 +499,168 @@ type violation struct {
 	}
 }
 
-// Everybody can use the page, in each form of it: axe-core finds nothing serious, and nothing is wider than the window.
+// estate is a daemon with so many simulated HMCs, of which the first one's names are long.
+type estate struct {
+	*daemon.Daemon
+	hmcs []*hmcsim.HMC
+}
+
+func startEstate(t *testing.T, hmcs int) *estate {
+	t.Helper()
+	e := &estate{}
+	files, entries, sinks := map[string]string{}, "", ""
+	for i := range hmcs {
+		name := fmt.Sprintf("hmc-%d", i+1)
+		if i == 1 {
+			name = "hmc-with-a-name-that-somebody-has-made-of-its-place-and-purpose"
+		}
+		sim := hmctest.Start(t, hmcsim.Options{Name: "HMC", CPCs: 2, Partitions: 4, Seed: uint64(i + 1)})
+		e.hmcs = append(e.hmcs, sim)
+		files[name+".pem"] = string(sim.CACertPEM())
+		entries += fmt.Sprintf("  - {name: %s, hosts: [\"127.0.0.1\"], rest_port: %d, stomp_port: %d, userid: hmcuser, password: hmcpass, tls: {ca_file: %s.pem}, "+
+			"topics: [object, job, audit, security], rest_requests_per_minute: 6000, stomp: {reconnect_sleep_max: 1s}}\n", name, sim.RESTPort(), sim.StompPort(), name)
+	}
+	for i := range min(hmcs, 15) {
+		sinks += fmt.Sprintf("  - {name: file-%d, log: {output: events-%d.log}}\n", i+1, i+1)
+	}
+	e.Daemon = daemon.Start(t, daemon.Options{Config: "hmcs:\n" + entries + "sinks:\n" + sinks, Files: files})
+	e.AwaitReady(t, within)
+	return e
+}
+
+// live lets something happen on the first HMCs.
+func (e *estate) live(t *testing.T) {
+	t.Helper()
+	for _, sim := range e.hmcs[:min(len(e.hmcs), 20)] {
+		for i, p := range sim.Partitions() {
+			status := []string{"degraded", "stopped", "active"}[i%3]
+			if !p.DPM {
+				status = []string{"exceptions", "not-activated", "operating"}[i%3]
+			}
+			if err := sim.SetPartitionStatus(p.ID, status); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p := e.hmcs[0].Partitions()[0]
+	if err := e.hmcs[0].RenamePartition(p.ID, "PART-OF-A-LONG-NAME-"+strings.Repeat("X", 44)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Everybody can use the page, in each form of it, of one HMC and of many: axe-core finds nothing serious, nothing is wider than the
+// window or cut off in it, nothing is on the console.
 func TestAccessible(t *testing.T) {
 	axe, err := os.ReadFile(filepath.Join(daemon.Root(t), ".cache/npm/node_modules/axe-core/axe.min.js"))
 	if err != nil {
 		t.Fatalf("%v: tests/real/install brings it", err)
 	}
-	s := startSite(t)
-	b := open(t)
-	b.do(chromedp.Navigate(s.URL + "/"))
-	b.await(`document.getElementById("tail-state").textContent.startsWith("Listening")`)
-	for i, p := range s.east.Partitions() {
-		status := []string{"degraded", "stopped", "active"}[i%3]
-		if !p.DPM {
-			status = []string{"exceptions", "not-activated", "operating"}[i%3]
-		}
-		if err := s.east.SetPartitionStatus(p.ID, status); err != nil {
-			t.Fatal(err)
-		}
+	sizes := []int{1, 200}
+	if os.Getenv(screenshotsVariable) != "" {
+		sizes = []int{1, 30, 200}
 	}
+	for _, hmcs := range sizes {
+		t.Run(fmt.Sprint(hmcs), func(t *testing.T) { testAccessible(t, startEstate(t, hmcs), string(axe)) })
+	}
+}
+
+func testAccessible(t *testing.T, e *estate, axe string) {
+	b := open(t)
+	b.do(chromedp.Navigate(e.URL + "/"))
+	b.await(`document.getElementById("tail-state").textContent.startsWith("Listening")`)
+	e.live(t)
 	b.await(rowWith("-> degraded"))
+	many := len(e.hmcs) > 1
 	for _, wrong := range []bool{false, true} {
 		if wrong {
-			s.west.Stop()
+			e.hmcs[0].Stop()
+			for _, sim := range e.hmcs[max(1, len(e.hmcs)-2):] {
+				sim.Stop()
+			}
 			b.await(`document.querySelector("#overview .wrong li.critical") !== null`)
-			value[any](b, `document.querySelectorAll("details").forEach(d => { d.open = true })`)
+			value[any](b, `document.querySelectorAll(".card details, .rows li:nth-child(3) details, .tail li:first-child details").forEach(d => { d.open = true })`)
 		}
 		for _, form := range []struct {
 			name          string
 			width, height int64
 			scheme        string
+			// also with many HMCs: it takes long
+			axe bool
 		}{
-			{"light", 1280, 900, "light"}, {"dark", 1280, 900, "dark"}, {"phone", 390, 844, "light"}, {"phone-dark", 390, 844, "dark"}, {"narrow", 320, 640, "light"},
+			{"wide", 1440, 900, "light", true},
+			{"wide-dark", 1440, 900, "dark", false},
+			{"middle", 1024, 768, "light", false},
+			{"middle-dark", 1024, 768, "dark", false},
+			{"phone", 390, 844, "light", false},
+			{"phone-dark", 390, 844, "dark", true},
+			{"narrow", 320, 640, "light", false},
 		} {
 			t.Run(fmt.Sprintf("%s/wrong=%v", form.name, wrong), func(t *testing.T) {
 				b.show(form.width, form.height, form.scheme)
 				if w := value[float64](b, "document.documentElement.scrollWidth"); w > float64(form.width) {
 					t.Errorf("the page is %v wide in a window of %d", w, form.width)
 				}
-				b.picture(fmt.Sprintf("%s-wrong-%v", form.name, wrong))
-				value[any](b, string(axe)+";0")
-				ctx, cancel := b.limited()
-				defer cancel()
-				out, err := chromedp.Run(ctx, chromedp.Evaluate[string](`axe.run(document, {resultTypes: ["violations"]}).then(r => JSON.stringify(r.violations))`, chromedp.EvalAwaitPromise))
-				if err != nil {
-					t.Fatal(err)
+				if cut := value[[]string](b, cutOff); len(cut) > 0 {
+					t.Errorf("cut off: %q", cut)
 				}
-				var found []violation
-				if err := json.Unmarshal([]byte(out), &found); err != nil {
-					t.Fatal(err)
+				if broken := value[[]string](b, brokenWords); len(broken) > 0 {
+					t.Errorf("in two lines: %q", broken)
 				}
-				for _, v := range found {
-					for _, n := range v.Nodes {
-						say := t.Logf
-						if v.Impact == "serious" || v.Impact == "critical" {
-							say = t.Errorf
-						}
-						say("%s (%s): %s\n%s\n%s", v.ID, v.Impact, v.Help, n.HTML, n.FailureSummary)
-					}
+				b.picture(fmt.Sprintf("%d-%s-wrong-%v", len(e.hmcs), form.name, wrong))
+				if !many || wrong && form.axe {
+					checkAxe(t, b, axe)
 				}
 			})
+		}
+	}
+}
+
+// cutOff finds texts that reach beyond what they are in, where nobody can scroll to them.
+const cutOff = `[...document.querySelectorAll("main *, header *, footer *")].filter(e => {
+	if (e.childElementCount || !e.textContent.trim() || !e.getClientRects().length) return false
+	for (let p = e, inner = e.getBoundingClientRect(); p && p !== document.body; p = p.parentElement) {
+		const style = getComputedStyle(p), outer = p.getBoundingClientRect()
+		if (style.overflowX === "auto" || style.position === "absolute") return false
+		if (inner.right > outer.right + 1 && style.display !== "inline" && p !== e) return true
+	}
+	return false
+}).map(e => e.textContent.trim().slice(0, 60))`
+
+// brokenWords finds words of lists and tables, none of them long, that do not stand in one line.
+const brokenWords = `[...document.querySelectorAll(".estate th, .estate td, .rows summary > span")].slice(0, 400).flatMap(e => {
+	const walker = document.createTreeWalker(e, NodeFilter.SHOW_TEXT), found = []
+	for (let node; node = walker.nextNode();) {
+		for (const word of node.data.matchAll(/[^\s\u202f-]{2,20}/g)) {
+			const range = document.createRange()
+			range.setStart(node, word.index)
+			range.setEnd(node, word.index + word[0].length)
+			if (new Set([...range.getClientRects()].map(r => r.top)).size > 1 && !/[^\s-]{21}/.test(e.textContent)) found.push(word[0] + " of " + e.textContent.trim())
+		}
+	}
+	return found
+})`
+
+// checkAxe has axe-core look at the page as it is now.
+func checkAxe(t *testing.T, b *browser, axe string) {
+	t.Helper()
+	value[any](b, axe+";0")
+	ctx, cancel := b.limited()
+	defer cancel()
+	out, err := chromedp.Run(ctx, chromedp.Evaluate[string](`axe.run(document, {resultTypes: ["violations"]}).then(r => JSON.stringify(r.violations))`, chromedp.EvalAwaitPromise))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []violation
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range found {
+		for _, n := range v.Nodes {
+			say := t.Logf
+			if v.Impact == "serious" || v.Impact == "critical" {
+				say = t.Errorf
+			}
+			say("%s (%s): %s\n%s\n%s", v.ID, v.Impact, v.Help, n.HTML, n.FailureSummary)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -40,15 +41,13 @@ func (r release) packages(t *testing.T) packages {
 }
 
 // makeRelease makes one, with a shell command before it that changes what must not matter.
-func makeRelease(t *testing.T, before, platforms, key string) release {
+func makeRelease(t *testing.T, r release, before, platforms, key string) {
 	t.Helper()
-	r := release{t.TempDir()}
 	cmd := exec.CommandContext(t.Context(), program.Look(t, "sh", "dash"), "-c", before+`; exec "$0" "$@"`, program.Look(t, "make", "make"), "-C", daemon.Root(t),
 		"--no-print-directory", "release", "VERSION="+oldVersion, "PLATFORMS="+platforms, "DIST="+r.dir, "RELEASE_KEY="+key)
 	if out, status := program.OutputOf(t, makeTimeout, cmd); status != 0 {
 		t.Fatalf("make release: exit status %d\n%s", status, out)
 	}
-	return r
 }
 
 // gpg runs gpg with a directory of its own.
@@ -195,6 +194,70 @@ func testRelease(t *testing.T, r release) {
 	}
 }
 
+// testLinks follows the links of what is given away: each leads to something in it, or to a file of the same version in the repository.
+func testLinks(t *testing.T, r release, p packages) {
+	var (
+		link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+		code = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
+		main = regexp.MustCompile(`hmcnotifyd/hmcnotifyd/((blob|tree)/)?main/`)
+		of   = regexp.MustCompile(`(?:github\.com/hmcnotifyd/hmcnotifyd/(?:blob|tree)|raw\.githubusercontent\.com/hmcnotifyd/hmcnotifyd)/v` +
+			regexp.QuoteMeta(oldVersion) + `/([\w./-]*\w)`)
+	)
+	untar := func(name string) string {
+		t.Helper()
+		dir := t.TempDir()
+		if out, status := program.Output(t, within, program.Look(t, "tar", "tar"), "-x", "-C", dir, "-f", r.path("release", name)); status != 0 {
+			t.Fatal(out)
+		}
+		return dir
+	}
+	deb := t.TempDir()
+	if out, status := program.Output(t, within, program.Look(t, "dpkg-deb", "dpkg"), "-x", p.deb, deb); status != 0 {
+		t.Fatal(out)
+	}
+	for what, given := range map[string]struct {
+		dir   string
+		least int // links to the repository
+	}{
+		"archive": {untar("hmcnotifyd-" + oldVersion + "-linux-" + runtime.GOARCH + ".tar.gz"), 100},
+		"deb":     {filepath.Join(deb, "usr", "share", "doc", "hmcnotifyd"), 100},
+		"chart":   {untar("hmcnotifyd-" + oldVersion + "-chart.tgz"), 20},
+	} {
+		n := 0
+		err := filepath.WalkDir(given.dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || d.Name() == "hmcnotifyd" {
+				return err
+			}
+			text := string(readFile(t, path))
+			if main.MatchString(text) {
+				t.Errorf("%s: %s leads to the main branch: %s", what, path, main.FindString(text))
+			}
+			for _, m := range of.FindAllStringSubmatch(text, -1) {
+				n++
+				if _, err := os.Stat(filepath.Join(daemon.Root(t), filepath.FromSlash(m[1]))); err != nil {
+					t.Errorf("%s: %s leads to %s: %v", what, path, m[0], err)
+				}
+			}
+			if filepath.Ext(path) != ".md" {
+				return nil
+			}
+			for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(text, ""), -1) {
+				target, _, _ := strings.Cut(m[1], "#")
+				if target == "" || strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+					continue
+				}
+				if _, err := os.Stat(filepath.Join(filepath.Dir(path), filepath.FromSlash(target))); err != nil {
+					t.Errorf("%s: %s leads to %s, which is not there", what, path, m[1])
+				}
+			}
+			return nil
+		})
+		if err != nil || n < given.least {
+			t.Errorf("%s: %d links to the repository: %v", what, n, err)
+		}
+	}
+}
+
 // testImage wants one image for each platform, that is the one of the Dockerfile, and runs that of this machine.
 func testImage(t *testing.T, r release) {
 	dir := t.TempDir()
@@ -289,7 +352,8 @@ func blobsOf(t *testing.T, r release) map[string][]byte {
 // testReproducible wants the same bytes again, in another directory, time zone and with another umask. What tells of all platforms
 // cannot be the same with one: of the image everything but the list must be.
 func testReproducible(t *testing.T, r release) {
-	again := makeRelease(t, "umask 077; export TZ=Asia/Tokyo LANG=tr_TR.UTF-8", runtime.GOARCH, "")
+	again := release{t.TempDir()}
+	makeRelease(t, again, "umask 077; export TZ=Asia/Tokyo LANG=tr_TR.UTF-8", runtime.GOARCH, "")
 	files := 0
 	err := filepath.WalkDir(again.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
