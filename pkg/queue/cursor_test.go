@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -582,62 +581,4 @@ func TestRewindMeanwhile(t *testing.T) {
 	}
 	close(stop)
 	group.Wait()
-}
-
-// What is written without a sync may be torn by a power loss: it never touches the checkpoint that
-// is synced.
-func TestCursorFileKeepsTheSyncedSlot(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	f, _, err := openCursorFile(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.close() }()
-	store := func(acked uint64, sync bool) {
-		t.Helper()
-		if err := f.store(&Checkpoint{end: 100, cursors: map[string]position{"a": {acked: acked}}}, sync); err != nil {
-			t.Fatal(err)
-		}
-	}
-	acked := func() uint64 {
-		t.Helper()
-		g, c, err := openCursorFile(dir)
-		if err != nil || c == nil {
-			t.Fatal(c, err)
-		}
-		defer func() { _ = g.close() }()
-		return c.cursors["a"].acked
-	}
-	slot := func(i int64) []byte {
-		t.Helper()
-		b := make([]byte, f.slot)
-		if _, err := f.file.ReadAt(b, i*f.slot); err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	n := uint64(0)
-	for range 5 {
-		n++
-		store(n, true)
-		synced := slot(f.safe)
-		for range 3 {
-			n++
-			store(n, false)
-			if got := acked(); got != n {
-				t.Errorf("%d is read, %d was written", got, n)
-			}
-			if !bytes.Equal(synced, slot(f.safe)) {
-				t.Fatal("the synced slot was written")
-			}
-		}
-		// The machine fails within the write.
-		if _, err := f.file.WriteAt([]byte("torn"), (1-f.safe)*f.slot+cursorSlotHeader); err != nil {
-			t.Fatal(err)
-		}
-		if got := acked(); got != n-3 {
-			t.Errorf("%d is read, %d was synced", got, n-3)
-		}
-	}
 }

@@ -2,30 +2,10 @@ package queue
 
 import (
 	"errors"
-	"fmt"
-	"hash/crc32"
-	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
-)
-
-// The cursors are kept in a file of two equal slots that are written in turn, each with a
-// generation and a checksum: a write that is torn leaves the other one. Both are written in full
-// when the file is made, so that a position can be stored when the disk is full (acknowledging is
-// what makes room), and one sync is enough for all cursors. A slot is
-//
-//	 0  8 bytes  magic
-//	 8  uint32   CRC-32C of everything after it up to the end of the payload
-//	12  uint32   length of the payload
-//	16  uint64   generation
-//	24           payload
-const (
-	cursorMagic      = "hmcncur1"
-	cursorSlotHeader = 24
-	cursorSlotSize   = 16 << 10
 )
 
 // position is where a cursor stands: everything up to and including acked is done. Of the segment
@@ -43,7 +23,8 @@ type Checkpoint struct {
 	cursors map[string]position
 }
 
-func (c *Checkpoint) encode() []byte {
+// Encode returns the positions.
+func (c *Checkpoint) Encode() []byte {
 	b := big.AppendUint64(nil, c.end)
 	b = big.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
@@ -77,130 +58,27 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	return c, nil
 }
 
-// cursorFile stores checkpoints. It is used by one goroutine at a time.
-type cursorFile struct {
-	dir  string
-	file *os.File
-	// bytes of a slot
-	slot       int64
-	generation uint64
-	// The slot that is synced: the other one is written until that is.
-	safe int64
-	// A write or sync has failed: the next one starts a new file.
-	broken bool
-}
-
-func (f *cursorFile) path() string { return filepath.Join(f.dir, cursorsName) }
+// cursorFile stores checkpoints in the directory: a position can be stored when the disk is full
+// (acknowledging is what makes room), and one sync is enough for all cursors.
+type cursorFile struct{ *datadir.Slots }
 
 // openCursorFile returns the newest checkpoint of the directory. It is nil with an error that
 // isDamage if there is a file without one, and nil without an error if there is no file. The file
 // is usable in each of these cases.
-func openCursorFile(dir string) (*cursorFile, *Checkpoint, error) {
-	f := &cursorFile{dir: dir, slot: cursorSlotSize, broken: true} // nothing to write to yet
-	file, err := datadir.Open(f.path(), os.O_RDWR)
-	if errors.Is(err, os.ErrNotExist) {
-		return f, nil, nil
+func openCursorFile(dir string) (cursorFile, *Checkpoint, error) {
+	slots, content, err := datadir.OpenSlots(filepath.Join(dir, cursorsName), func(b []byte) bool {
+		_, err := decodeCheckpoint(b)
+		return err == nil
+	})
+	f := cursorFile{slots}
+	if errors.Is(err, datadir.ErrSlots) {
+		err = boltfile.Damagef(f.Path(), "%w", errCheckpoint)
 	}
-	if err != nil {
+	if err != nil || content == nil {
 		return f, nil, err
 	}
-	stat, err := file.Stat()
-	if err != nil {
-		return f, nil, errors.Join(err, file.Close())
-	}
-	var newest *Checkpoint
-	slot := stat.Size() / 2
-	for i := range int64(2) {
-		if slot < cursorSlotHeader || slot > 64<<20 {
-			break
-		}
-		c, generation, err := readSlot(io.NewSectionReader(file, i*slot, slot), slot)
-		if err == nil && (newest == nil || generation > f.generation) {
-			newest, f.generation, f.safe = c, generation, i
-		}
-	}
-	if newest == nil {
-		return f, nil, errors.Join(boltfile.Damagef(f.path(), "%w", errCheckpoint), file.Close())
-	}
-	f.file, f.slot, f.broken = file, slot, false
-	return f, newest, nil
+	c, err := decodeCheckpoint(content)
+	return f, c, err
 }
 
-func readSlot(r io.Reader, size int64) (*Checkpoint, uint64, error) {
-	b := make([]byte, size)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, 0, err
-	}
-	length := big.Uint32(b[12:])
-	if string(b[:8]) != cursorMagic || int64(length) > size-cursorSlotHeader ||
-		crc32.Checksum(b[12:cursorSlotHeader+length], castagnoli) != big.Uint32(b[8:]) {
-		return nil, 0, errCheckpoint
-	}
-	c, err := decodeCheckpoint(b[cursorSlotHeader : cursorSlotHeader+length])
-	return c, big.Uint64(b[16:]), err
-}
-
-// store writes c, which survives the end of the process at once and that of the machine if sync is
-// set.
-func (f *cursorFile) store(c *Checkpoint, sync bool) error {
-	payload := c.encode()
-	f.generation++
-	b := make([]byte, cursorSlotHeader, cursorSlotHeader+len(payload))
-	copy(b, cursorMagic)
-	big.PutUint32(b[12:], uint32(len(payload)))
-	big.PutUint64(b[16:], f.generation)
-	b = append(b, payload...)
-	big.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
-
-	if f.broken || int64(len(b)) > f.slot {
-		return f.renew(b)
-	}
-	if _, err := f.file.WriteAt(b, (1-f.safe)*f.slot); err != nil {
-		f.broken = true
-		return err
-	}
-	if !sync {
-		return nil
-	}
-	if err := f.file.Sync(); err != nil {
-		f.broken = true // what a second sync of the same file would say is worth nothing
-		return err
-	}
-	f.safe = 1 - f.safe
-	return nil
-}
-
-// renew writes b into both slots of a new file and puts that into the place of the old one.
-func (f *cursorFile) renew(b []byte) error {
-	slot := f.slot
-	for int64(len(b)) > slot/2 {
-		slot *= 2
-	}
-	temporary := f.path() + temporarySuffix
-	content := make([]byte, 2*slot)
-	copy(content, b)
-	copy(content[slot:], b)
-	file, err := datadir.WriteNew(temporary, content)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(temporary, f.path()); err != nil {
-		return errors.Join(err, file.Close(), os.Remove(temporary))
-	}
-	old := f.file
-	f.file, f.slot, f.safe, f.broken = file, slot, 0, false
-	if old != nil {
-		_ = old.Close() // replaced: nothing in it counts
-	}
-	if err := datadir.Sync(f.dir); err != nil {
-		return fmt.Errorf("%s: %w", f.dir, err)
-	}
-	return nil
-}
-
-func (f *cursorFile) close() error {
-	if f.file == nil {
-		return nil
-	}
-	return f.file.Close()
-}
+func (f cursorFile) store(c *Checkpoint, sync bool) error { return f.Store(c.Encode(), sync) }

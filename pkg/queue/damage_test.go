@@ -17,10 +17,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -717,7 +717,7 @@ func TestEndIsKnown(t *testing.T) {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], boltfile.PageSize); err != nil {
+	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], 50); err != nil {
 		t.Fatal(err)
 	}
 	if _, dropped := countingQueue(t, q.opts); dropped.Load() != 100 {
@@ -780,57 +780,6 @@ func TestDamagedMeta(t *testing.T) {
 	}
 }
 
-// TestLayout1 reads a store of the layout that has no checksums in the meta bucket.
-func TestLayout1(t *testing.T) {
-	t.Parallel()
-	dir := makeStore(t, damageRecords)
-	// a segment that begins with the positions
-	if err := open(t, Options{Dir: dir}).Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range segmentFiles(t, dir) {
-		db, err := bolt.Open(file, 0o600, boltOptions(0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Update(func(tx *bolt.Tx) error {
-			meta := tx.Bucket(metaBucket)
-			for _, key := range [][]byte{infoKey, summaryKey, cursorsKey} {
-				value, ok := cutCRC(bytes.Clone(meta.Get(key)))
-				if !ok {
-					return fmt.Errorf("%s has no checksum", key)
-				}
-				if string(key) == string(infoKey) {
-					value[0] = 1
-				}
-				if err := meta.Put(key, value); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Remove(filepath.Join(dir, cursorsName)); err != nil {
-		t.Fatal(err)
-	}
-	q, dropped := countingQueue(t, Options{Dir: dir})
-	for name, from := range map[string]int{"all": 0, "some": damageAcked} {
-		for i, r := range next(t, cursor(t, q, name), damageRecords-from) {
-			if want := damageRecord(from + i + 1); string(r.Data) != want {
-				t.Fatalf("%s: record %d is %.30q", name, r.Seq, r.Data)
-			}
-		}
-	}
-	if n := testutil.ToFloat64(q.metrics.damaged); n != 0 || dropped.Load() != 0 {
-		t.Errorf("%v damaged, %d dropped", n, dropped.Load())
-	}
-}
-
 // TestNewerVersion refuses what a newer version of the program has written, and leaves it as it is.
 func TestNewerVersion(t *testing.T) {
 	t.Parallel()
@@ -840,16 +789,13 @@ func TestNewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := segmentFiles(t, q.opts.Dir)[0]
-	db, err := bolt.Open(file, 0o600, boltOptions(0))
+	head := append(make([]byte, chunkHeaderSize), appendCRC([]byte{segmentVersion + 1, 0})...)
+	appendlog.Seal(head, kindHead, 1, [4]uint64{1})
+	log, err := appendlog.Create(appendlog.Disk, file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(metaBucket).Put(infoKey, appendCRC([]byte{segmentVersion + 1, 0}))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(log.Append(nil, [][]byte{head}), log.Place(), log.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if q, err := Open(q.opts); !errors.Is(err, errVersion) {
@@ -857,53 +803,5 @@ func TestNewerVersion(t *testing.T) {
 	}
 	if got := segmentFiles(t, q.opts.Dir); len(got) != 1 || got[0] != file {
 		t.Errorf("files: %q", got)
-	}
-}
-
-// TestVerify has bbolt write files of many shapes, all of which must be found right.
-func TestVerify(t *testing.T) {
-	t.Parallel()
-	r := rand.New(rand.NewPCG(1, 2))
-	path := filepath.Join(memoryDir(t), "x.db")
-	db, err := bolt.Open(path, 0o600, boltOptions(0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for round := range 60 {
-		if err := db.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(fmt.Appendf(nil, "bucket %d", r.IntN(5)))
-			if err != nil {
-				return err
-			}
-			for range r.IntN(300) {
-				key := fmt.Appendf(nil, "%d", r.IntN(10000))
-				switch r.IntN(4) {
-				case 0, 1:
-					err = b.Put(key, make([]byte, r.IntN(50)))
-				case 2:
-					err = b.Delete(key)
-				case 3:
-					var nested *bolt.Bucket
-					if nested, err = b.CreateBucketIfNotExists(append(key, 'b')); err == nil {
-						err = nested.Put([]byte("k"), make([]byte, r.IntN(3)*r.IntN(10000)))
-					}
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if clean, err := boltfile.Verify(path, ""); err != nil || !clean {
-			t.Fatalf("round %d: %v, %v", round, clean, err)
-		}
-		if clean, err := boltfile.Verify(path, "bucket 1"); err != nil || !clean {
-			t.Fatalf("round %d: %v, %v", round, clean, err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -18,9 +18,9 @@ import (
 const (
 	lockName        = "lock"
 	cursorsName     = "cursors"
-	deadName        = "dead-letters.db"
+	deadName        = "dead-letters.log"
 	segmentPrefix   = "segment-"
-	segmentSuffix   = ".db"
+	segmentSuffix   = ".log"
 	temporarySuffix = ".tmp"
 	damagedSuffix   = ".damaged"
 )
