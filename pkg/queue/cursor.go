@@ -213,7 +213,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 	for {
 		q.mu.RLock()
 		b, s := q.cachedBlock(seq), q.segmentOf(seq)
-		if !b.empty() || s == nil {
+		if !b.empty() || s == nil || s.empty() {
 			q.mu.RUnlock()
 			c.use(0)
 			return b, nil

@@ -72,21 +72,25 @@ func (d *disk) Load() (*Loaded, error) {
 		return nil, err
 	}
 	known := cmp.Or(stored, &Checkpoint{}).end
-	taken, lastTaken, err := d.takeOver()
+	taken, unsure, err := d.takeOver()
 	if err != nil {
 		return nil, err
 	}
 	l := &Loaded{state: map[string]string{}, size: datadir.SlotsSize}
-	segments, damaged, gap, err := d.findSegments(l.state, known)
+	segments, damaged, err := d.findSegments(l.state, known)
 	if err != nil {
 		return nil, err
 	}
-	taken, gap = append(taken, damaged...), gap || lastTaken
+	taken = append(taken, damaged...)
+	// The newest segment is not there, so that it is not known how far the sequence went.
+	gap := slices.ContainsFunc(taken, func(t span) bool {
+		return len(segments) == 0 || t.first > segments[len(segments)-1].base
+	})
 	copied := &Checkpoint{} // the copy of the positions in the newest segment
 	if n := len(segments); n > 0 {
 		copied = cmp.Or(segments[n-1].positions, copied)
 		// Without the cursors' file nobody knows whether what is torn was ever confirmed.
-		gap = gap || segments[n-1].torn && stored == nil
+		unsure = unsure || segments[n-1].torn && stored == nil
 	}
 	if stored == nil {
 		stored = copied
@@ -123,7 +127,7 @@ func (d *disk) Load() (*Loaded, error) {
 	for _, t := range taken {
 		l.end = max(l.end, t.first-1)
 	}
-	if gap {
+	if gap || unsure {
 		l.end += damageGap
 	}
 	l.lost = append(l.lost, lostRecords(taken, segments, stored.end)...)
@@ -132,21 +136,18 @@ func (d *disk) Load() (*Loaded, error) {
 
 // findSegments lists the segments of the directory in order, and sets aside those of which nothing
 // can be read. The last record of what it has taken away is not known. The state comes from the
-// newest one. gap tells that the newest one was taken away, so that it is not known how far the
-// sequence went.
-func (d *disk) findSegments(state map[string]string, end uint64) (
-	segments []found, taken []span, gap bool, err error,
-) {
+// newest one.
+func (d *disk) findSegments(state map[string]string, end uint64) (segments []found, taken []span, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	for _, e := range slices.Backward(entries) { // in the order of the names, which is that of the numbers
 		path := filepath.Join(d.dir, e.Name())
 		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
 			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
 				if err := os.Remove(path); err != nil { // was not complete when the process ended
-					return nil, nil, false, err
+					return nil, nil, err
 				}
 			}
 			continue
@@ -163,14 +164,13 @@ func (d *disk) findSegments(state map[string]string, end uint64) (
 			s, err = inspect(d.system, path, base, end)
 		}
 		if boltfile.IsDamage(err) {
-			gap = gap || len(segments) == 0
 			taken = append(taken, span{base, base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
 			}
 		}
 		if err != nil {
-			return nil, nil, false, err
+			return nil, nil, err
 		}
 		if s.damage != nil {
 			d.flag(s.segment, s.damage)
@@ -183,7 +183,7 @@ func (d *disk) findSegments(state map[string]string, end uint64) (
 	}
 	slices.Reverse(segments)
 	slices.Reverse(taken)
-	return segments, taken, gap, nil
+	return segments, taken, nil
 }
 
 // expect compares how far a segment goes with how far it is known to have gone. A shorter one has

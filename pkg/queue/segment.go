@@ -310,6 +310,7 @@ func (s *segment) read(seq uint64) (buf []byte, next uint64, err error) {
 			return nil, 0, err
 		}
 		i := sort.Search(len(s.index), func(i int) bool { return s.index[i].first > seq })
+		next = 0
 		from, to := s.end, s.end
 		if i > 0 {
 			from = s.index[i-1].offset

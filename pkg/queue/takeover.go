@@ -39,8 +39,8 @@ type oldSegment struct {
 }
 
 // takeOver makes segments of those of an earlier version. taken are those of which nothing can be
-// read; newest says that the newest one is among them, or may have lost its end.
-func (d *disk) takeOver() (taken []span, newest bool, err error) {
+// read; unsure says that the newest one may have lost its end.
+func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, false, err
@@ -67,16 +67,16 @@ func (d *disk) takeOver() (taken []span, newest bool, err error) {
 				clean, err = d.convert(s)
 			}
 		}
-		if newest = !clean; boltfile.IsDamage(err) {
-			newest, taken = true, append(taken, span{s.base, s.base - 1})
-			s.damaged, err = true, nil
-			d.damaged(err)
+		if unsure = !clean; boltfile.IsDamage(err) {
+			taken = append(taken, span{s.base, s.base - 1})
+			d.flagOld(s, err)
+			err = nil
 		}
 		if err != nil {
 			return nil, false, fmt.Errorf("storage of an earlier version is taken over: %w", err)
 		}
 	}
-	return taken, newest, d.removeOld(old[done:])
+	return taken, unsure, d.removeOld(old[done:])
 }
 
 // removeOld removes files that were taken over. A damaged one is kept under another name.
@@ -167,7 +167,10 @@ func (i segmentInfo) metaValue(b []byte) []byte {
 func (d *disk) flagOld(s *oldSegment, err error) {
 	if err != nil && !s.damaged {
 		s.damaged = true
-		d.damaged(boltfile.Damaged(s.path, err))
+		if !boltfile.IsDamage(err) {
+			err = boltfile.Damaged(s.path, err)
+		}
+		d.damaged(err)
 	}
 }
 
