@@ -83,7 +83,7 @@ func Scan(file io.ReaderAt, size int64, want func(kind uint8) bool, fn func(g *G
 			if err := deliver(); err != nil {
 				return found, err
 			}
-			last, now.Damaged, now.Start = before, now.Damaged && s.damagedAt >= start, start
+			last, now.Damaged, now.Start = before, now.Damaged && s.damagedAt > start, start
 		}
 		if err := deliver(); err != nil {
 			return found, err

@@ -193,38 +193,29 @@ func (d *DeadLetters) takeOver() error {
 	if _, err := os.Lstat(old); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	temporary, unreadable := d.path+temporarySuffix, 0
-	clean, damage := true, error(nil)
+	unreadable, clean, damage := 0, true, error(nil)
 	if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) { // else it was made and not removed
-		log, err := appendlog.Create(d.system, temporary)
-		if err != nil {
-			return err
-		}
-		clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
-			letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
-			if letters == nil || data == nil {
-				return boltfile.Damagef(old, "a bucket is missing")
-			}
-			return letters.ForEach(func(key, value []byte) error {
-				if _, err := decodeLetter(key, value); err != nil {
-					unreadable++
-					return nil
+		err := appendlog.MakeTable(d.opts.system, d.path, func(add func(id uint64, shown, data []byte) error) (err error) {
+			clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
+				letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
+				if letters == nil || data == nil {
+					return boltfile.Damagef(old, "a bucket is missing")
 				}
-				id := big.Uint64(key)
-				frames := [][]byte{letterFrame(kindLetter, id, value)}
-				if record, ok := cutCRC(data.Get(key), key...); ok {
-					frames = append([][]byte{letterFrame(kindData, id, record)}, frames...)
-				}
-				return log.Append(nil, frames)
+				return letters.ForEach(func(key, value []byte) error {
+					if _, err := decodeLetter(key, value); err != nil {
+						unreadable++
+						return nil
+					}
+					record, _ := cutCRC(data.Get(key), key...)
+					return add(big.Uint64(key), value, record)
+				})
 			})
+			if boltfile.IsDamage(err) {
+				damage, err = err, nil
+			}
+			return err
 		})
-		if boltfile.IsDamage(err) {
-			damage, err = err, nil
-		}
-		if err == nil {
-			err = d.place(log, temporary)
-		}
-		if err := errors.Join(err, log.Close()); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -237,5 +228,5 @@ func (d *DeadLetters) takeOver() error {
 	if damage != nil {
 		return d.setAside(old, damage)
 	}
-	return errors.Join(d.system.Remove(old), d.system.Sync(d.opts.Dir))
+	return errors.Join(d.opts.system.Remove(old), d.opts.system.Sync(d.opts.Dir))
 }
