@@ -29,8 +29,8 @@ const (
 
 // The kinds of a File itself. Others are below them.
 const (
-	// kindCommit ends a group. Its numbers are where the group begins, and 1 if what came before
-	// it was synced before it was written.
+	// kindCommit ends a group. Its numbers are where the group begins, and 1 if what came
+	// before it was synced before it was written.
 	kindCommit = 0xf0
 	// kindEnd is the last frame of a file that was ended.
 	kindEnd = 0xf1

@@ -17,7 +17,8 @@ type Group struct {
 	Start, End int64
 	// Something in it, or in front of it, is damaged.
 	Damaged bool
-	// Nothing says that it was ever complete on disk: it may have been cut off by a loss of power.
+	// Nothing says that it was ever complete on disk: it may have been cut off by a loss of
+	// power.
 	Unsure bool
 }
 
@@ -44,7 +45,9 @@ var ErrCut = errors.New("appendlog: the last group is not whole")
 
 // Scan reads a whole file, of so many bytes, and calls fn for its groups. It keeps the payloads of
 // the kinds that are wanted, a group at a time. The error is that of fn.
-func Scan(file io.ReaderAt, size int64, want func(kind uint8) bool, fn func(g *Group) error) (found Scanned, err error) {
+func Scan(
+	file io.ReaderAt, size int64, want func(kind uint8) bool, fn func(g *Group) error,
+) (found Scanned, err error) {
 	s := scanner{file: file, size: size, buffer: bufio.NewReaderSize(nil, 4*bufferSize)}
 	s.reset(0)
 	var last *Group // whose fate depends on what follows
@@ -172,7 +175,7 @@ func (s *scanner) next(want func(kind uint8) bool) (f ScannedFrame, ok bool) {
 // unreadable passes over a place that cannot be read, or over the end of the file.
 func (s *scanner) unreadable(h []byte, err error) {
 	s.damaged = true
-	if err == io.EOF || s.size-s.at < HeaderSize {
+	if errors.Is(err, io.EOF) || s.size-s.at < HeaderSize {
 		s.zeros = s.zeros && len(bytes.TrimLeft(h, "\x00")) == 0
 		s.at = s.size
 	} else {

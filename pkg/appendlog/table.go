@@ -11,10 +11,11 @@ import (
 	"slices"
 )
 
-// Table keeps entries by their number, in the order of these, and in classes. An entry has two parts:
-// what is shown of it, which can be changed, and its data. They are frames of a File, to which each
-// change is appended; where they are is in memory. When less than a half of the file counts, what does
-// is written to a new one. Some room is reserved, so that entries can be removed when the disk is full.
+// Table keeps entries by their number, in the order of these, and in classes. An entry has two
+// parts: what is shown of it, which can be changed, and its data. They are frames of a File, to
+// which each change is appended; where they are is in memory. When less than a half of the file
+// counts, what does is written to a new one. Some room is reserved, so that entries can be removed
+// when the disk is full.
 type Table struct {
 	TableOptions
 	file *File
@@ -63,8 +64,8 @@ type Addition struct {
 	Shown, Data []byte
 }
 
-// The kinds of frames: what is shown of an entry, its data, and the numbers of entries that are gone.
-// The number of the former two is that of the entry.
+// The kinds of frames: what is shown of an entry, its data, and the numbers of entries that are
+// gone. The number of the former two is that of the entry.
 const (
 	kindShown = 1
 	kindData  = 2
@@ -253,8 +254,8 @@ func (t *Table) forget(numbers []uint64) (n int) {
 	return n
 }
 
-// Whole returns an error if the file is not what was written to it any more: the table is to be closed,
-// and opened again.
+// Whole returns an error if the file is not what was written to it any more: the table is to be
+// closed, and opened again.
 func (t *Table) Whole() error {
 	stat, err := os.Stat(t.Path)
 	switch {
@@ -282,7 +283,8 @@ func goneFrame(numbers []uint64) []byte {
 	return tableFrame(kindGone, 0, b)
 }
 
-// Add adds entries, of which the numbers are above all others, and removes some, all of it or nothing.
+// Add adds entries, of which the numbers are above all others, and removes some, all of it or
+// nothing.
 func (t *Table) Add(entries []Addition, gone []uint64) error {
 	at, size := t.file.Size(), int64(0)
 	var frames [][]byte
@@ -452,8 +454,8 @@ func (t *Table) read(at int64, size int32, number uint64) (whole, payload []byte
 	return whole, whole[HeaderSize:f.End()], nil
 }
 
-// compact makes the file anew when most of it does not count any more. If that fails the old one goes
-// on, and it is tried again when that has grown.
+// compact makes the file anew when most of it does not count any more. If that fails the old one
+// goes on, and it is tried again when that has grown.
 func (t *Table) compact() {
 	if t.file.Size() < max(2*t.live+tableWaste, t.compactAt) {
 		return

@@ -51,8 +51,8 @@ type Slots struct {
 	broken bool
 }
 
-// OpenSlots returns the newest content of the file that fits. It is nil with ErrSlots where there is
-// a file without one, and nil without an error where there is no file. The file may be written to in
+// OpenSlots returns the newest content of the file that fits. It is nil with ErrSlots if there is a
+// file without one, and nil without an error if there is no file. The file may be written to in
 // each of these cases.
 func OpenSlots(path string, fits func([]byte) bool) (*Slots, []byte, error) {
 	f := &Slots{path: path, slot: leastSlot, broken: true} // nothing to write to yet

@@ -12,16 +12,16 @@ import (
 )
 
 // A block is a run of chunks, back to back. A chunk holds what one transaction added to the block,
-// so a block that is still short can grow by another chunk without its older bytes being touched. It
-// is a frame of pkg/appendlog, of which the numbers are, in a chunk of records,
+// so a block that is still short can grow by another chunk without its older bytes being touched.
+// It is a frame of pkg/appendlog, of which the numbers are, in a chunk of records,
 //
 //	sequence number of the first record
 //	when that was appended, Unix time in nanoseconds
 //	bytes of all records of the segment before this chunk, lengths not counted
 //	bytes of this chunk's records, lengths not counted
 //
-// and zero in one of the state; in the payload each entry is its length as an unsigned varint and its
-// bytes.
+// and zero in one of the state; in the payload each entry is its length as an unsigned varint and
+// its bytes.
 const chunkHeaderSize = appendlog.HeaderSize
 
 // The kinds of frames in a segment.
@@ -254,8 +254,8 @@ func (b *Block) chunkOf(seq uint64) int {
 	return sort.Search(len(b.chunks), func(i int) bool { return b.chunks[i].last() >= seq })
 }
 
-// findRecord checks a part of a segment, which should hold record seq, and returns the chunks around
-// that.
+// findRecord checks a part of a segment, which should hold record seq, and returns the chunks
+// around that.
 func findRecord(buf []byte, s Segment, seq uint64) (Block, error) {
 	b := Block{buf: buf, segment: s.base}
 	appendlog.Walk(buf, func(f appendlog.Frame) bool {
@@ -293,15 +293,6 @@ func recordAfter(buf []byte, seq uint64) (first uint64) {
 		return first == 0
 	})
 	return first
-}
-
-// readState makes the changes of the state in a block, as far as that is whole.
-func readState(state map[string]string, block []byte) error {
-	chunks, err := parseBlock(block, kindState)
-	for _, c := range chunks {
-		changeState(state, block[c.start:c.end])
-	}
-	return err
 }
 
 // changeState makes the changes of the state in the payload of a chunk.

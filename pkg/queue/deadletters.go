@@ -89,8 +89,8 @@ type DeadLetters struct {
 	path string
 
 	mu sync.Mutex
-	// Nil when it could not be opened: the next call tries again. A class is a sink, a number an
-	// id.
+	// Nil when it could not be opened: the next call tries again. A class is a sink, a number
+	// an id.
 	table  *appendlog.Table
 	closed bool
 }
@@ -221,8 +221,9 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 			last = max(last+1, uint64(now.UnixNano()))
 			l.Size = len(l.Data)
 			l.Time = cmp.Or(l.Time, now)
-			shown := encodeLetter(sequenceKey(last), &l)
-			added = append(added, appendlog.Addition{Class: l.Sink, Number: last, Cost: l.cost(), Shown: shown, Data: l.Data})
+			added = append(added, appendlog.Addition{
+				Class: l.Sink, Number: last, Cost: l.cost(), Shown: encodeLetter(sequenceKey(last), &l), Data: l.Data,
+			})
 		}
 		var gone []uint64
 		gone, dropped = d.makeRoom(added)
@@ -239,8 +240,8 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 }
 
 // makeRoom returns the letters that have to go when some are added, until no more than MaxBytes are
-// left: the oldest of the sink that has the most, so that one which refuses everything takes nothing
-// from the others. dropped is how many they are of each sink.
+// left: the oldest of the sink that has the most, so that one which refuses everything takes
+// nothing from the others. dropped is how many they are of each sink.
 func (d *DeadLetters) makeRoom(added []appendlog.Addition) (gone []uint64, dropped map[string]int) {
 	sizes, total := d.table.Costs()
 	dropped = map[string]int{}

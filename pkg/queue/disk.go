@@ -175,9 +175,7 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 		if s.damage != nil {
 			d.flag(s.segment, s.damage)
 		}
-		if len(segments) == 0 {
-			s.finish()
-		}
+		s.finish()
 		s.index = nil // it is read when it is needed
 		segments = append(segments, s)
 	}
@@ -270,9 +268,9 @@ func (d *disk) Commit(g *Group) error {
 		g.after.size = w.log.Size()
 		return nil
 	}
-	// If a write was refused, what it has left was cut off and nothing is in doubt; the usual case
-	// is a full disk. After anything else, above all a failed sync, it is not known what is on
-	// disk.
+	// If a write was refused, what it has left was cut off and nothing is in doubt; the usual
+	// case is a full disk. After anything else, above all a failed sync, it is not known what
+	// is on disk.
 	changed := errors.Is(err, errShortened) || errors.Is(err, fs.ErrNotExist)
 	if changed {
 		d.flag(w.segment, boltfile.Damaged(w.path, err))
@@ -310,8 +308,9 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 		if b, err = findRecord(buf, at, seq); err == nil {
 			return b, 0, nil
 		}
-		if next = d.nextReadable(s, at, buf, seq, behind); next > at.last && d.nextReadable(s, at, nil, at.base-1, at.base) >= seq {
-			next = 0
+		next = d.nextReadable(s, at, buf, seq, behind)
+		if next > at.last && d.nextReadable(s, at, nil, at.base-1, at.base) >= seq {
+			next = 0 // nor is there anything in front of it
 		}
 		err = boltfile.Damagef(s.path, "records from %d: %w", seq, err)
 	} else {

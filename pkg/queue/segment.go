@@ -37,7 +37,8 @@ type segment struct {
 	system appendlog.System
 	path   string
 
-	// It is damaged: the file is kept under another name when it is done with. Guarded by disk.mu.
+	// It is damaged: the file is kept under another name when it is done with. Guarded by
+	// disk.mu.
 	flagged bool
 
 	// Guards what follows.
@@ -208,9 +209,9 @@ func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err
 	return nil
 }
 
-// finish cuts off what was never complete, and writes the end that is missing. A file for which that
-// fails is read in full with the next start again, and so is one that is damaged, which is left as it
-// is.
+// finish cuts off what was never complete, and writes the end that is missing. A file for which
+// that fails is read in full with the next start again, and so is one that is damaged, which is
+// left as it is.
 func (f *found) finish() {
 	if f.ended || f.damage != nil {
 		return
@@ -249,7 +250,7 @@ func inspect(system appendlog.System, path string, base, end uint64) (f found, e
 			return f, fmt.Errorf("%s: %w", path, err)
 		}
 		if err == nil && f.info.base == base && f.decode(say[infoSize:infoSize+summarySize]) == nil {
-			f.size = size
+			f.size, f.ended = size, true
 			return f, nil
 		}
 	}
@@ -300,8 +301,8 @@ func (s *segment) open() error {
 	return nil
 }
 
-// read returns the part of the segment that should hold record seq, and the first record of the part
-// behind it, 0 if there is none.
+// read returns the part of the segment that should hold record seq, and the first record of the
+// part behind it, 0 if there is none.
 func (s *segment) read(seq uint64) (buf []byte, next uint64, err error) {
 	for {
 		s.mu.Lock()

@@ -15,9 +15,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
-// Versions up to 0.1 had a bbolt file for each segment and one for the dead letters. The first start
-// makes a file of today of each, and removes the old ones when all are made: one that ends before
-// goes on with the next. A segment had three buckets:
+// Versions up to 0.1 had a bbolt file for each segment and one for the dead letters. The first
+// start makes a file of today of each, and removes the old ones when all are made: one that ends
+// before goes on with the next. A segment had three buckets:
 //
 //	meta     "info": layout and base; "summary": what the segment holds; "cursors": a copy of all
 //	         positions
@@ -195,7 +195,7 @@ func (d *DeadLetters) takeOver() error {
 	}
 	unreadable, clean, damage := 0, true, error(nil)
 	if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) { // else it was made and not removed
-		err := appendlog.MakeTable(d.opts.system, d.path, func(add func(id uint64, shown, data []byte) error) (err error) {
+		fill := func(add func(id uint64, shown, data []byte) error) (err error) {
 			clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
 				letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
 				if letters == nil || data == nil {
@@ -214,8 +214,8 @@ func (d *DeadLetters) takeOver() error {
 				damage, err = err, nil
 			}
 			return err
-		})
-		if err != nil {
+		}
+		if err := appendlog.MakeTable(d.opts.system, d.path, fill); err != nil {
 			return err
 		}
 	}
