@@ -366,7 +366,8 @@ func (h *history) run(dir string, m *powered, orderly bool) {
 		h.mu.Unlock()
 		group.Go(func() { h.read(ctx, q, c, r) })
 	}
-	group.Go(func() { h.putAside(ctx, dir, m) })
+	seed := h.rand.Uint64()
+	group.Go(func() { h.putAside(ctx, dir, m, rand.New(rand.NewPCG(seed, 2))) })
 	stop := h.rand.IntN(60)
 	for range stop {
 		i := len(h.batches)
@@ -450,10 +451,7 @@ func (h *history) read(ctx context.Context, q *Queue, c *Cursor, r *rand.Rand) {
 }
 
 // putAside puts, changes and removes dead letters.
-func (h *history) putAside(ctx context.Context, dir string, m *powered) {
-	h.mu.Lock()
-	r := rand.New(rand.NewPCG(uint64(len(h.seen)), uint64(len(h.batches))))
-	h.mu.Unlock()
+func (h *history) putAside(ctx context.Context, dir string, m *powered, r *rand.Rand) {
 	metrics := NewMetrics(nil)
 	d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir, system: m, Metrics: metrics, Logger: h.log})
 	if err != nil {
@@ -575,6 +573,11 @@ func (h *history) judge(round int, dir string) {
 	}
 	if !maps.Equal(letters, h.letters) && (h.doubtful == nil || !maps.Equal(letters, h.doubtful)) {
 		t.Errorf("%d letters, %d are confirmed", len(letters), len(h.letters))
+		for name, reason := range letters {
+			if h.letters[name] != reason {
+				t.Errorf("letter %s is %q instead of %q", name, reason, h.letters[name])
+			}
+		}
 	}
 	h.letters, h.doubtful = letters, nil
 	if err := errors.Join(d.Close(), q.Close()); err != nil {
