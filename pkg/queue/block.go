@@ -1,56 +1,45 @@
 package queue
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/bits"
 	"sort"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 )
 
-// A block is the value of one key in a segment: one or more chunks, back to back. A chunk holds
-// what one transaction added to the block, so a block that is still short can grow by another chunk
-// without its older bytes being touched.
+// A block is a run of chunks, back to back. A chunk holds what one transaction added to the block,
+// so a block that is still short can grow by another chunk without its older bytes being touched.
+// It is a frame of pkg/appendlog, of which the numbers are, in a chunk of records,
 //
-// A chunk is a header of chunkHeaderSize bytes, big endian,
+//	sequence number of the first record
+//	when that was appended, Unix time in nanoseconds
+//	bytes of all records of the segment before this chunk, lengths not counted
+//	bytes of this chunk's records, lengths not counted
 //
-//	 0  uint32  CRC-32C of everything after it, payload included
-//	 4  uint8   version of this layout
-//	 5  uint8   kind: records or state
-//	 6  uint16  zero
-//	 8  uint32  number of entries
-//	12  uint32  length of the payload
-//	16  uint64  sequence number of the first record (of a state chunk: zero)
-//	24  int64   when the first entry was appended, Unix time in nanoseconds
-//	32  int64   bytes of all records of the segment before this chunk, lengths not counted
-//	40  int64   bytes of this chunk's records, lengths not counted
-//
-// and the payload: each entry is its length as an unsigned varint and its bytes.
-const (
-	chunkHeaderSize = 48
-	chunkVersion    = 1
-)
+// and zero in one of the state; in the payload each entry is its length as an unsigned varint and
+// its bytes.
+const chunkHeaderSize = appendlog.HeaderSize
 
+// The kinds of frames in a segment.
 const (
 	kindRecords = 1
 	kindState   = 2
+	kindHead    = 3
 )
 
-// blockSize is what a block is closed at. It is large enough that the cost per block (a key, a page
-// rounded up, a checksum) disappears, and small enough that a reader in need of one record does not
-// read much for it.
+// blockSize is what a block is closed at. It is large enough that the cost per block (a header, a
+// checksum, a place in an index) disappears, and small enough that a reader in need of one record
+// does not read much for it.
 const blockSize = 64 << 10
 
-// extendLimit is how long a block may become by adding chunks to it: a block that grows is written
-// again with each transaction, so its limit bounds what a transaction of one small record writes.
+// extendLimit is how long a block may become by adding chunks to it.
 const extendLimit = 32 << 10
 
-// maxChunkPayload bounds what a reader believes of a length.
-const maxChunkPayload = 1 << 30
-
-// big is the byte order of all that is not bbolt's own.
+// big is the byte order of all that is stored.
 var big = binary.BigEndian
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -114,15 +103,7 @@ func (d *draft) add(entry []byte) {
 
 // finish writes the header in front of the payload.
 func (d *draft) finish(kind uint8, first uint64, before int64) chunkInfo {
-	h := d.buf[:chunkHeaderSize]
-	h[4], h[5], h[6], h[7] = chunkVersion, kind, 0, 0
-	big.PutUint32(h[8:], uint32(d.count))
-	big.PutUint32(h[12:], uint32(len(d.buf)-chunkHeaderSize))
-	big.PutUint64(h[16:], first)
-	big.PutUint64(h[24:], uint64(d.at))
-	big.PutUint64(h[32:], uint64(before))
-	big.PutUint64(h[40:], uint64(d.bytes))
-	big.PutUint32(h, crc32.Checksum(d.buf[4:], castagnoli))
+	appendlog.Seal(d.buf, kind, uint32(d.count), [4]uint64{first, uint64(d.at), uint64(before), uint64(d.bytes)})
 	return chunkInfo{
 		first: first, count: d.count, at: d.at, before: before, bytes: d.bytes, start: chunkHeaderSize, end: len(d.buf),
 	}
@@ -151,6 +132,16 @@ func (p plan) tail(before tail) tail {
 		return before
 	}
 	return p[len(p)-1].tail
+}
+
+// added returns the chunks of a plan.
+func (p plan) added() (chunks [][]byte) {
+	for i := range p {
+		for _, c := range p[i].chunks {
+			chunks = append(chunks, p[i].buf[c.start-chunkHeaderSize:c.end])
+		}
+	}
+	return chunks
 }
 
 // add puts a finished chunk into the last block if that is short, else into one of its own. It
@@ -202,42 +193,36 @@ func parseBlock(buf []byte, kind uint8) ([]chunkInfo, error) {
 }
 
 func parseChunk(buf []byte, kind uint8) (chunkInfo, error) {
-	if len(buf) < chunkHeaderSize {
+	f, ok := appendlog.Parse(buf)
+	if !ok {
 		return chunkInfo{}, errChunk
 	}
-	if buf[4] != chunkVersion {
-		return chunkInfo{}, fmt.Errorf("block layout %d, this program reads %d: %w", buf[4], chunkVersion, errChunk)
-	}
-	count, length := big.Uint32(buf[8:]), big.Uint32(buf[12:])
-	if buf[5] != kind || length > maxChunkPayload || int(length) > len(buf)-chunkHeaderSize ||
-		count > length || count == 0 {
-		return chunkInfo{}, errChunk
-	}
-	end := chunkHeaderSize + int(length)
-	if crc32.Checksum(buf[4:end], castagnoli) != big.Uint32(buf) {
-		return chunkInfo{}, errChunk
-	}
-	c := chunkInfo{
-		first:  big.Uint64(buf[16:]),
-		count:  int(count),
-		at:     int64(big.Uint64(buf[24:])),
-		before: int64(big.Uint64(buf[32:])),
-		bytes:  int64(big.Uint64(buf[40:])),
-		start:  chunkHeaderSize,
-		end:    end,
-	}
+	return describe(buf, &f, kind)
+}
+
+// describe describes the chunk that a checked frame of buf is.
+func describe(buf []byte, f *appendlog.Frame, kind uint8) (chunkInfo, error) {
+	c := frameInfo(f)
 	// The checksum says that these are the bytes that were written; this says that they can be
 	// walked.
-	entries, bytes, ok := 0, int64(0), true
-	for rest := buf[c.start:end]; ok && len(rest) > 0; entries++ {
+	entries, bytes, ok := 0, int64(0), f.Kind == kind && c.count > 0 && c.before >= 0 && c.first <= 1<<63
+	for rest := buf[c.start:c.end]; ok && len(rest) > 0; entries++ {
 		var entry []byte
 		entry, rest, ok = cutSized(rest)
 		bytes += int64(len(entry))
 	}
-	if !ok || entries != c.count || bytes != c.bytes || c.before < 0 || c.first > 1<<63 {
+	if !ok || entries != c.count || bytes != c.bytes {
 		return chunkInfo{}, errChunk
 	}
 	return c, nil
+}
+
+// frameInfo describes the chunk that a frame is, if it is one.
+func frameInfo(f *appendlog.Frame) chunkInfo {
+	return chunkInfo{
+		first: f.Numbers[0], count: int(f.Count), at: int64(f.Numbers[1]), before: int64(f.Numbers[2]),
+		bytes: int64(f.Numbers[3]), start: int(f.Offset) + chunkHeaderSize, end: int(f.End()),
+	}
 }
 
 // nextEntry returns the entry at offset of a checked block and the offset of the one behind it.
@@ -269,33 +254,59 @@ func (b *Block) chunkOf(seq uint64) int {
 	return sort.Search(len(b.chunks), func(i int) bool { return b.chunks[i].last() >= seq })
 }
 
-// findRecord checks a block of a segment, which should hold record seq.
+// findRecord checks a part of a segment, which should hold record seq, and returns the chunks
+// around that.
 func findRecord(buf []byte, s Segment, seq uint64) (Block, error) {
-	chunks, err := parseBlock(buf, kindRecords)
-	// A commit that failed may have left more behind than was confirmed.
-	for len(chunks) > 0 && chunks[len(chunks)-1].first > s.last {
-		chunks = chunks[:len(chunks)-1]
+	b := Block{buf: buf, segment: s.base}
+	appendlog.Walk(buf, func(f appendlog.Frame) bool {
+		if f.Kind != kindRecords {
+			return true
+		}
+		c, err := describe(buf, &f, kindRecords)
+		switch {
+		case err != nil:
+			return true
+		case c.first > s.last:
+			return false // a commit that failed may have left more behind than was confirmed
+		case !b.empty() && c.first != b.last()+1:
+			if b.holds(seq) {
+				return false
+			}
+			b.chunks = b.chunks[:0]
+		}
+		b.chunks = append(b.chunks, c)
+		return true
+	})
+	if !b.holds(seq) {
+		return Block{}, errChunk
 	}
-	b := Block{buf: buf, chunks: chunks, segment: s.base}
-	if b.holds(seq) {
-		return b, nil
-	}
-	return b, cmp.Or(err, errChunk)
+	return b, nil
 }
 
-// readState makes the changes of the state in a block, as far as that is whole.
-func readState(state map[string]string, block []byte) error {
-	chunks, err := parseBlock(block, kindState)
-	for _, c := range chunks {
-		for offset := c.start; offset < c.end; {
-			var entry []byte
-			entry, offset = nextEntry(block, offset)
-			if k, v, err := parseOp(entry); err == nil { // it cannot fail: the checksum was right
-				setState(state, k, v)
-			}
+// recordAfter returns the first record behind seq that can be read in a part of a segment, 0 if
+// there is none.
+func recordAfter(buf []byte, seq uint64) (first uint64) {
+	appendlog.Walk(buf, func(f appendlog.Frame) bool {
+		if f.Kind == kindRecords && f.Numbers[0] > seq {
+			first = f.Numbers[0]
 		}
+		return first == 0
+	})
+	return first
+}
+
+// changeState makes the changes of the state in the payload of a chunk.
+func changeState(state map[string]string, payload []byte) {
+	for len(payload) > 0 {
+		entry, rest, ok := cutSized(payload)
+		if !ok {
+			return // it cannot be: the checksum was right
+		}
+		if k, v, err := parseOp(entry); err == nil {
+			setState(state, k, v)
+		}
+		payload = rest
 	}
-	return err
 }
 
 // setState changes the state in memory. Key and value share their memory, which is a copy.
@@ -344,6 +355,8 @@ func cutSized(b []byte) (v, rest []byte, ok bool) {
 	end := size + int(n)
 	return b[size:end:end], b[end:], true
 }
+
+func sequenceKey(seq uint64) []byte { return big.AppendUint64(nil, seq) }
 
 // appendUints appends numbers of eight bytes each.
 func appendUints(b []byte, values ...uint64) []byte {

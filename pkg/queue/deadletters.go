@@ -1,24 +1,21 @@
 package queue
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // DefaultDeadLetterBytes is the default of DeadLetterOptions.MaxBytes.
@@ -62,6 +59,9 @@ type DeadLetterOptions struct {
 	OnDropped func(sink string, letters int)
 	Logger    *zap.Logger
 	Metrics   *Metrics
+
+	// Of tests: nil for the system that there is.
+	system appendlog.System
 }
 
 // DeadLetterFilter selects dead letters. Its zero value selects all.
@@ -105,29 +105,11 @@ type DeadLetters struct {
 	path string
 
 	mu sync.Mutex
-	// Nil when the file could not be opened: the next call tries again.
-	db     *bolt.DB
+	// Nil when it could not be opened: the next call tries again. A class is a sink, a number
+	// an id.
+	table  *appendlog.Table
 	closed bool
-	// the newest id
-	last  uint64
-	bytes int64
-	sinks map[string]sinkLetters
 }
-
-// sinkLetters is what there is of one sink.
-type sinkLetters struct {
-	count int
-	bytes int64
-	// Before it there is none: where to look for the oldest.
-	from uint64
-}
-
-// A letter is kept in two buckets under the same key, its id: what List shows, and the record. Both
-// end with a CRC-32C of the key and of what comes before it.
-var (
-	lettersBucket = []byte("letters")
-	dataBucket    = []byte("data")
-)
 
 // The layout of the letters, and that of a version that did not keep the summary.
 const letterVersion, letterWithoutSummary = 4, 3
@@ -146,8 +128,9 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	}
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	opts.Metrics = cmp.Or(opts.Metrics, NewMetrics(nil))
+	opts.system = cmp.Or(opts.system, appendlog.Disk)
 	d := &DeadLetters{
-		opts: opts, path: filepath.Join(opts.Dir, deadName), sinks: map[string]sinkLetters{},
+		opts: opts, path: filepath.Join(opts.Dir, deadName),
 		reporter: reporter{opts.Logger, opts.Metrics, "dead letters are damaged"},
 	}
 	if err := d.open(); err != nil {
@@ -159,187 +142,79 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) {
 	return d, nil
 }
 
-// open opens the file, or a new one if it is damaged.
-func (d *DeadLetters) open() error {
-	err := d.load()
-	if !boltfile.IsDamage(err) {
+// open opens the file, or makes it.
+func (d *DeadLetters) open() (err error) {
+	if err := d.takeOver(); err != nil {
 		return err
 	}
-	if err := d.setAside(d.path, err); err != nil {
-		return err
+	options := appendlog.TableOptions{
+		System: d.opts.system, Path: d.path,
+		Describe: func(id uint64, shown []byte) (sink string, cost int64, err error) {
+			l, err := decodeLetter(sequenceKey(id), shown)
+			return l.Sink, l.Cost(), err
+		},
+		Damaged: func(err error) { d.damaged(boltfile.Damaged(d.path, err)) },
+		Failed: func(err error) {
+			d.log.Warn("the file of the dead letters could not be made smaller", zap.Error(err))
+		},
 	}
-	return d.load()
-}
-
-// load opens the file and counts what is in it.
-func (d *DeadLetters) load() (err error) {
-	last, unreadable, found := uint64(0), 0, change{}
-	stat, err := os.Stat(d.path)
-	switch {
-	case err == nil && stat.Size() > 0:
-		// It is going to be written to, so all of it has to be right.
-		clean, err := boltfile.Verify(d.path, "")
-		if err != nil {
+	table, err := appendlog.OpenTable(options)
+	if errors.Is(err, appendlog.ErrUnreadable) {
+		if err := d.setAside(d.path, boltfile.Damaged(d.path, err)); err != nil {
 			return err
 		}
-		// bbolt has two pages to begin with; where one is damaged the last change may be
-		// lost
-		if !clean {
-			d.damaged(boltfile.Damagef(d.path, "the last change may be missing"))
-		}
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return err
-	}
-	var db *bolt.DB
-	defer func() {
-		if err != nil {
-			_ = boltfile.Close(db, d.path, err) // the error in hand is the one that counts
-		}
-	}()
-	if db, err = boltfile.Open(d.path, boltfile.Options(0)); err != nil {
-		return err
-	}
-	err = boltfile.Update(db, d.path, func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{lettersBucket, dataBucket} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		return tx.Bucket(lettersBucket).ForEach(func(k, v []byte) error {
-			l, err := decodeLetter(k, v)
-			if err != nil {
-				unreadable++
-				return nil
-			}
-			last = max(last, big.Uint64(k))
-			found.add(&l, 1)
-			return nil
-		})
-	})
-	if err == nil {
-		err = datadir.Sync(d.opts.Dir)
+		table, err = appendlog.OpenTable(options)
 	}
 	if err != nil {
 		return err
 	}
-	if unreadable > 0 {
-		d.damaged(boltfile.Damagef(d.path, "%d letters are passed over", unreadable))
-	}
-	d.db, d.last, d.bytes, d.sinks = db, last, 0, map[string]sinkLetters{}
-	d.apply(found)
+	d.table = table
+	d.account()
 	return nil
 }
 
-// change is what a transaction changes of the letters of each sink.
-type change map[string]sinkLetters
-
-// add counts a letter n times.
-func (c change) add(l *DeadLetter, n int) {
-	of := c[l.Sink]
-	of.count += n
-	of.bytes += int64(n) * l.Cost()
-	c[l.Sink] = of
+// account shows how much there is.
+func (d *DeadLetters) account() {
+	if d.table != nil {
+		_, bytes := d.table.Costs()
+		d.metrics.deadBytes.Set(float64(bytes))
+	}
 }
 
-// apply counts what a transaction has changed.
-func (d *DeadLetters) apply(c change) {
-	for sink, of := range c {
-		s := d.sinks[sink]
-		s.count, s.bytes, s.from = s.count+of.count, s.bytes+of.bytes, max(s.from, of.from)
-		if d.sinks[sink] = s; s.count <= 0 {
-			delete(d.sinks, sink)
-		}
-		d.bytes += of.bytes
-	}
-	d.metrics.deadBytes.Set(float64(d.bytes))
-}
-
-// remove removes a letter, in whichever state it is, and counts it in c.
-func (c change) remove(tx *bolt.Tx, key, value []byte) error {
-	if l, err := decodeLetter(key, value); err == nil {
-		c.add(&l, -1)
-	}
-	return errors.Join(tx.Bucket(lettersBucket).Delete(key), tx.Bucket(dataBucket).Delete(key))
-}
-
-// makeRoom removes letters until no more than MaxBytes are left: the oldest of the sink that has
-// the most, so that one which refuses everything takes nothing from the others. It returns how many
-// of each sink it has removed.
-func (d *DeadLetters) makeRoom(tx *bolt.Tx, c change) (dropped map[string]int, err error) {
-	sizes, total := map[string]int64{}, d.bytes
-	for sink, s := range d.sinks {
-		sizes[sink] = s.bytes
-	}
-	for sink, of := range c {
-		sizes[sink] += of.bytes
-		total += of.bytes
-	}
-	dropped = map[string]int{}
-	for total > d.opts.MaxBytes && len(sizes) > 0 {
-		sink := slices.MaxFunc(slices.Sorted(maps.Keys(sizes)), func(x, y string) int {
-			return cmp.Compare(sizes[x], sizes[y])
-		})
-		key, value := d.oldest(tx, sink, c)
-		if key == nil {
-			delete(sizes, sink)
-			continue
-		}
-		before := c[sink].bytes
-		if err := c.remove(tx, key, value); err != nil {
-			return nil, err
-		}
-		sizes[sink] += c[sink].bytes - before
-		total += c[sink].bytes - before
-		dropped[sink]++
-	}
-	return dropped, nil
-}
-
-// oldest returns the first letter of a sink; nil: it has none. What it has passed over is not
-// looked at again.
-func (d *DeadLetters) oldest(tx *bolt.Tx, sink string, c change) (key, value []byte) {
-	of := c[sink]
-	of.from = max(of.from, d.sinks[sink].from)
-	cursor := tx.Bucket(lettersBucket).Cursor()
-	for k, v := cursor.Seek(sequenceKey(of.from)); k != nil; k, v = cursor.Next() {
-		if l, err := decodeLetter(k, v); err == nil && l.Sink == sink {
-			of.from = big.Uint64(k)
-			c[sink] = of
-			return bytes.Clone(k), bytes.Clone(v)
-		}
-	}
-	return nil, nil
-}
-
-// use runs fn in a transaction of the open file, and counts the changes that it notes. If the file
-// turns out to be damaged a new one is begun, and the error returned all the same.
-func (d *DeadLetters) use(
-	what string, run func(*bolt.DB, string, func(*bolt.Tx) error) error, fn func(tx *bolt.Tx, c change) error,
-) (err error) {
+// use runs fn with the open file.
+func (d *DeadLetters) use(what string, fn func() error) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return ErrClosed
 	}
-	if d.db == nil {
+	if d.table != nil {
+		if err := d.table.Whole(); err != nil {
+			d.damaged(boltfile.Damaged(d.path, err))
+			_ = d.table.Close() // it is not used any more
+			d.table = nil
+		}
+	}
+	if d.table == nil {
 		err = d.open()
 	}
 	if err == nil {
-		c := change{}
-		err = run(d.db, d.path, func(tx *bolt.Tx) error { return fn(tx, c) })
-		if err == nil {
-			d.apply(c)
-		}
-		if boltfile.IsDamage(err) {
-			_ = boltfile.Close(d.db, d.path, err) // the error in hand is the one that counts
-			d.db = nil
-			_ = d.setAside(d.path, err) // else it is tried with the next use
-		}
+		err = fn()
+		d.account()
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("queue: dead letters: %s: %w", what, err)
 	}
 	return err
+}
+
+// shown reads what List shows of a letter.
+func (d *DeadLetters) shown(e *appendlog.Entry) (DeadLetter, error) {
+	b, err := d.table.Shown(e)
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("%s: %w", letterID(e.Number), err)
+	}
+	return decodeLetter(sequenceKey(e.Number), b)
 }
 
 // Cost is what a letter counts for against MaxBytes.
@@ -354,23 +229,21 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 		return nil
 	}
 	var dropped map[string]int
-	err := d.use("put", boltfile.Update, func(tx *bolt.Tx, c change) (err error) {
-		meta, data := tx.Bucket(lettersBucket), tx.Bucket(dataBucket)
-		meta.FillPercent, data.FillPercent = 0.9, 0.9
+	err := d.use("put", func() error {
+		last := d.table.Last()
+		var added []appendlog.Addition
 		for _, l := range letters {
 			now := time.Now()
-			d.last = max(d.last+1, uint64(now.UnixNano()))
-			key := sequenceKey(d.last)
+			last = max(last+1, uint64(now.UnixNano()))
 			l.Size = len(l.Data)
 			l.Time = cmp.Or(l.Time, now)
-			c.add(&l, 1)
-			record := appendCRC(slices.Clone(l.Data), key...)
-			if err := errors.Join(meta.Put(key, encodeLetter(key, &l)), data.Put(key, record)); err != nil {
-				return err
-			}
+			added = append(added, appendlog.Addition{
+				Class: l.Sink, Number: last, Cost: l.Cost(), Shown: encodeLetter(sequenceKey(last), &l), Data: l.Data,
+			})
 		}
-		dropped, err = d.makeRoom(tx, c)
-		return err
+		var gone []uint64
+		gone, dropped = d.makeRoom(added)
+		return d.table.Add(added, gone)
 	})
 	if err != nil {
 		return err
@@ -380,6 +253,44 @@ func (d *DeadLetters) Put(letters ...DeadLetter) error {
 		d.opts.OnDropped(sink, n)
 	}
 	return nil
+}
+
+// makeRoom returns the letters that have to go when some are added, until no more than MaxBytes are
+// left: the oldest of the sink that has the most, so that one which refuses everything takes
+// nothing from the others. dropped is how many they are of each sink.
+func (d *DeadLetters) makeRoom(added []appendlog.Addition) (gone []uint64, dropped map[string]int) {
+	sizes, total := d.table.Costs()
+	dropped = map[string]int{}
+	for i := range added {
+		sizes[added[i].Class] += added[i].Cost
+		total += added[i].Cost
+	}
+	for total > d.opts.MaxBytes && len(sizes) > 0 {
+		sink := slices.MaxFunc(slices.Sorted(maps.Keys(sizes)), func(x, y string) int {
+			return cmp.Compare(sizes[x], sizes[y])
+		})
+		var id uint64
+		var cost int64
+		if kept, n := d.table.Class(sink), dropped[sink]; n < len(kept) {
+			id, cost = kept[n].Number, kept[n].Cost
+		} else {
+			n -= len(kept)
+			i := slices.IndexFunc(added, func(a appendlog.Addition) bool {
+				n -= map[bool]int{true: 1}[a.Class == sink]
+				return n < 0
+			})
+			if i < 0 {
+				delete(sizes, sink)
+				continue
+			}
+			id, cost = added[i].Number, added[i].Cost
+		}
+		gone = append(gone, id)
+		dropped[sink]++
+		sizes[sink] -= cost
+		total -= cost
+	}
+	return gone, dropped
 }
 
 // scan calls fn for each letter that the filter selects, in order, until it returns false.
@@ -396,18 +307,18 @@ func (d *DeadLetters) scan(what string, f DeadLetterFilter, fn func(l *DeadLette
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
-	return d.use(what, boltfile.View, func(tx *bolt.Tx, _ change) error {
-		c := tx.Bucket(lettersBucket).Cursor()
-		for k, v := c.Seek(after); k != nil && bytes.Compare(k, until) <= 0; k, v = c.Next() {
-			l, err := decodeLetter(k, v)
-			if err != nil || bytes.Equal(k, after) {
-				continue // an unreadable one was reported when the file was opened
+	return d.use(what, func() error {
+		var unreadable []uint64
+		d.table.Each(f.Sink, big.Uint64(after), big.Uint64(until), func(e *appendlog.Entry) bool {
+			l, err := d.shown(e)
+			if err != nil {
+				unreadable = append(unreadable, e.Number)
+				return true
 			}
-			wanted := (f.Sink == "" || f.Sink == l.Sink) && !l.Time.Before(f.Since)
-			if wanted && (len(ids) == 0 || ids[l.ID] || ids[l.EventID]) && !fn(&l) {
-				return nil
-			}
-		}
+			wanted := !l.Time.Before(f.Since) && (len(ids) == 0 || ids[l.ID] || ids[l.EventID])
+			return !wanted || fn(&l)
+		})
+		d.table.Forget(unreadable)
 		return nil
 	})
 }
@@ -442,19 +353,20 @@ func (d *DeadLetters) Matching(filter DeadLetterFilter) (map[string]int, error) 
 func (d *DeadLetters) Last() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.last == 0 {
+	if d.table == nil || d.table.Last() == 0 {
 		return ""
 	}
-	return letterID(d.last)
+	return letterID(d.table.Last())
 }
 
-// findLetter returns a letter without its Data.
-func findLetter(tx *bolt.Tx, key []byte) (DeadLetter, error) {
-	v := tx.Bucket(lettersBucket).Get(key)
-	if v == nil {
-		return DeadLetter{}, fmt.Errorf("%w: %s", ErrNotFound, letterID(big.Uint64(key)))
+// lookup returns a letter without its Data.
+func (d *DeadLetters) lookup(key []byte) (*appendlog.Entry, DeadLetter, error) {
+	_, e := d.table.Find(big.Uint64(key))
+	if e == nil {
+		return nil, DeadLetter{}, fmt.Errorf("%w: %s", ErrNotFound, letterID(big.Uint64(key)))
 	}
-	return decodeLetter(key, v)
+	l, err := d.shown(e)
+	return e, l, err
 }
 
 // Get returns one letter with its Data, or ErrNotFound.
@@ -463,16 +375,16 @@ func (d *DeadLetters) Get(id string) (l DeadLetter, err error) {
 	if err != nil {
 		return l, err
 	}
-	err = d.use("get", boltfile.View, func(tx *bolt.Tx, _ change) error {
-		var err error
-		if l, err = findLetter(tx, key); err != nil {
+	err = d.use("get", func() error {
+		e, letter, err := d.lookup(key)
+		if err != nil {
 			return err
 		}
-		data, ok := cutCRC(tx.Bucket(dataBucket).Get(key), key...)
-		if !ok {
-			return fmt.Errorf("the record of %s is damaged", id)
+		data, err := d.table.Data(e)
+		if err != nil {
+			return fmt.Errorf("the record of %s is damaged: %w", id, err)
 		}
-		l.Data = append([]byte{}, data...)
+		l, l.Data = letter, data
 		return nil
 	})
 	return l, err
@@ -485,39 +397,29 @@ func (d *DeadLetters) Update(l DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	return d.use("update", boltfile.Update, func(tx *bolt.Tx, c change) error {
-		kept, err := findLetter(tx, key)
+	return d.use("update", func() error {
+		e, kept, err := d.lookup(key)
 		if err != nil {
 			return err
 		}
-		c.add(&kept, -1)
 		kept.Time, kept.Status, kept.Reason, kept.Request = l.Time, l.Status, l.Reason, l.Request
-		c.add(&kept, 1)
-		return tx.Bucket(lettersBucket).Put(key, encodeLetter(key, &kept))
+		return d.table.Change(e.Number, encodeLetter(key, &kept), kept.Cost())
 	})
 }
 
 // Delete removes letters and returns how many there were of them.
 func (d *DeadLetters) Delete(ids ...string) (n int, err error) {
-	err = d.use("delete", boltfile.Update, func(tx *bolt.Tx, c change) error {
-		for _, id := range ids {
-			key, err := letterKey(id)
-			if err != nil {
-				continue // no letter can have that name
-			}
-			if v := tx.Bucket(lettersBucket).Get(key); v != nil {
-				n++
-				if err := c.remove(tx, key, v); err != nil {
-					return err
-				}
-			}
+	var numbers []uint64
+	for _, id := range ids {
+		if key, err := letterKey(id); err == nil { // else no letter can have that name
+			numbers = append(numbers, big.Uint64(key))
 		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
 	}
-	return n, nil
+	err = d.use("delete", func() (err error) {
+		n, err = d.table.Remove(numbers)
+		return err
+	})
+	return n, err
 }
 
 // PurgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
@@ -555,34 +457,43 @@ func (d *DeadLetters) Purge(filter DeadLetterFilter) (purged int, err error) {
 func (d *DeadLetters) Count(sink string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.sinks[sink].count
+	if d.table == nil {
+		return 0
+	}
+	return len(d.table.Class(sink))
 }
 
 // Sinks returns the names of the sinks that have letters, in order.
 func (d *DeadLetters) Sinks() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Sorted(maps.Keys(d.sinks))
+	if d.table == nil {
+		return nil
+	}
+	sizes, _ := d.table.Costs()
+	return slices.Sorted(maps.Keys(sizes))
 }
 
 // Bytes returns what all letters count for against MaxBytes.
-func (d *DeadLetters) Bytes() int64 {
+func (d *DeadLetters) Bytes() (all int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bytes
+	if d.table != nil {
+		_, all = d.table.Costs()
+	}
+	return all
 }
 
 // Close closes the file.
 func (d *DeadLetters) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	closed := d.closed
 	d.closed = true
-	if d.db == nil {
+	if closed || d.table == nil {
 		return nil
 	}
-	db := d.db
-	d.db = nil
-	return boltfile.Close(db, d.path, nil)
+	return d.table.Close()
 }
 
 // Encode returns all of the letter but its Data, for a store of another package.

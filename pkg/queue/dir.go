@@ -15,9 +15,9 @@ import (
 
 const (
 	cursorsName     = "cursors"
-	deadName        = "dead-letters.db"
+	deadName        = "dead-letters.log"
 	segmentPrefix   = "segment-"
-	segmentSuffix   = ".db"
+	segmentSuffix   = ".log"
 	temporarySuffix = ".tmp"
 	damagedSuffix   = ".damaged"
 )

@@ -39,16 +39,6 @@ func (s *Start) Chunks(put func(chunks [][]byte) error) error {
 	return s.state(func(p plan) error { return put(p.added()) })
 }
 
-// added returns the chunks of a plan.
-func (p plan) added() (chunks [][]byte) {
-	for i := range p {
-		for _, c := range p[i].chunks {
-			chunks = append(chunks, p[i].buf[c.start-chunkHeaderSize:c.end])
-		}
-	}
-	return chunks
-}
-
 // Base is the first record of the segment.
 func (s *Segment) Base() uint64 { return s.base }
 
@@ -95,7 +85,13 @@ func (l *Loaded) Segment(summary []byte, size int64) (base, last uint64, err err
 }
 
 // Change makes the changes of the state in chunks that follow each other.
-func (l *Loaded) Change(chunks []byte) error { return readState(l.state, chunks) }
+func (l *Loaded) Change(chunks []byte) error {
+	infos, err := parseBlock(chunks, kindState)
+	for _, c := range infos {
+		changeState(l.state, chunks[c.start:c.end])
+	}
+	return err
+}
 
 // Cursors takes over the positions that SaveCursors has stored, nil if there are none, and those of
 // the newest group or segment, which may be further.

@@ -33,6 +33,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
@@ -116,6 +117,9 @@ type Options struct {
 	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
 	// returns is used in its place.
 	Wrap func(Store) Store
+
+	// Of tests: nil for the system that there is.
+	system appendlog.System
 }
 
 func (o *Options) setDefaults() error {

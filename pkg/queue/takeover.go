@@ -1,0 +1,232 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	bolt "go.etcd.io/bbolt"
+	"go.uber.org/zap"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+)
+
+// Versions up to 0.1 had a bbolt file for each segment and one for the dead letters. The first
+// start makes a file of today of each, and removes the old ones when all are made: one that ends
+// before goes on with the next. A segment had three buckets:
+//
+//	meta     "info": layout and base; "summary": what the segment holds; "cursors": a copy of all
+//	         positions
+//	records  one bucket per block, its key the sequence number of the block's first record; in it
+//	         the block under "b"
+//	state    the same for the changes of the state, in order
+//
+// and the dead letters two, with the same keys: "letters" what List shows, "data" the records.
+const (
+	oldSuffix   = ".db"
+	oldDeadName = "dead-letters.db"
+)
+
+// oldSegment is a file of an earlier version.
+type oldSegment struct {
+	path    string
+	base    uint64
+	damaged bool
+}
+
+// takeOver makes segments of those of an earlier version. taken are those of which nothing can be
+// read; unsure says that the newest one may have lost its end.
+func (d *disk) takeOver() (taken []span, unsure bool, err error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, false, err
+	}
+	var old []oldSegment
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), oldSuffix)
+		if base, known := parseSegmentName(name + segmentSuffix); ok && known {
+			old = append(old, oldSegment{path: filepath.Join(d.dir, e.Name()), base: base})
+		}
+	}
+	if len(old) == 0 {
+		return nil, false, nil
+	}
+	d.log.Info("storage of an earlier version is taken over", zap.Int("segments", len(old)))
+	done := 0 // those before it are removed
+	for i := range old {
+		s := &old[i]
+		clean, err := d.convert(s)
+		if err != nil && boltfile.IsNoSpace(err) {
+			// What is made already makes room.
+			if err = d.removeOld(old[done:i]); err == nil {
+				done = i
+				clean, err = d.convert(s)
+			}
+		}
+		if unsure = !clean; boltfile.IsDamage(err) {
+			taken = append(taken, span{s.base, s.base - 1})
+			d.flagOld(s, err)
+			err = nil
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("storage of an earlier version is taken over: %w", err)
+		}
+	}
+	return taken, unsure, d.removeOld(old[done:])
+}
+
+// removeOld removes files that were taken over. A damaged one is kept under another name.
+func (d *disk) removeOld(old []oldSegment) error {
+	for _, s := range old {
+		remove := d.system.Remove
+		if s.damaged {
+			remove = func(path string) error { return d.setAside(path, nil) }
+		}
+		if err := remove(s.path); err != nil {
+			return err
+		}
+	}
+	return d.system.Sync(d.dir)
+}
+
+// convert makes a segment of an old one, unless that was done before.
+func (d *disk) convert(s *oldSegment) (clean bool, err error) {
+	if _, err := os.Lstat(filepath.Join(d.dir, segmentName(s.base))); !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	return boltfile.View(s.path, func(tx *bolt.Tx) error {
+		meta, records, state := tx.Bucket([]byte("meta")), tx.Bucket([]byte("records")), tx.Bucket([]byte("state"))
+		if meta == nil || records == nil || state == nil {
+			return boltfile.Damagef(s.path, "a bucket is missing")
+		}
+		info, err := decodeInfo(meta.Get([]byte("info")))
+		summary := Segment{base: s.base, last: s.base - 1}
+		after := summary
+		if err == nil {
+			err = summary.decode(info.metaValue(meta.Get([]byte("summary"))))
+		}
+		if err == nil && info.base != s.base {
+			err = errors.New("it is another segment")
+		}
+		if err != nil {
+			return boltfile.Damaged(s.path, err)
+		}
+		positions, err := decodeCheckpoint(info.metaValue(meta.Get([]byte("cursors"))))
+		if err != nil {
+			positions = nil // only a copy
+		}
+		w, err := newWriter(d.system, d.dir, info, positions, func(w *writer) error {
+			err := eachBlock(state, func(block []byte) error {
+				chunks, err := parseBlock(block, kindState)
+				d.flagOld(s, err)
+				return w.append(positions, after, frames(block, chunks), nil)
+			})
+			if err != nil {
+				return err
+			}
+			err = eachBlock(records, func(block []byte) error {
+				chunks, err := parseBlock(block, kindRecords)
+				d.flagOld(s, err)
+				for len(chunks) > 0 && chunks[len(chunks)-1].first > summary.last {
+					chunks = chunks[:len(chunks)-1] // never confirmed
+				}
+				for _, c := range chunks {
+					if after.empty() {
+						after.firstAt = c.at
+					}
+					after.last, after.bytes, after.lastAt = c.last(), c.before+c.bytes, c.at
+				}
+				return w.append(positions, after, nil, frames(block, chunks))
+			})
+			if err != nil {
+				return err
+			}
+			return w.append(positions, summary, nil, nil)
+		})
+		if err != nil {
+			return err
+		}
+		return w.seal(true)
+	})
+}
+
+// metaValue returns a value of the meta bucket as it was encoded; nil if it is damaged.
+func (i segmentInfo) metaValue(b []byte) []byte {
+	if i.version < 2 {
+		return b
+	}
+	b, _ = cutCRC(b)
+	return b
+}
+
+// flagOld reports that an old segment is damaged, once.
+func (d *disk) flagOld(s *oldSegment, err error) {
+	if err != nil && !s.damaged {
+		s.damaged = true
+		if !boltfile.IsDamage(err) {
+			err = boltfile.Damaged(s.path, err)
+		}
+		d.damaged(err)
+	}
+}
+
+// eachBlock calls fn for the blocks in a bucket of an old segment.
+func eachBlock(b *bolt.Bucket, fn func(block []byte) error) error {
+	return b.ForEachBucket(func(key []byte) error { return fn(b.Bucket(key).Get([]byte("b"))) })
+}
+
+// frames are the chunks of a block.
+func frames(block []byte, chunks []chunkInfo) (frames [][]byte) {
+	for _, c := range chunks {
+		frames = append(frames, block[c.start-chunkHeaderSize:c.end])
+	}
+	return frames
+}
+
+// takeOver makes the file of the letters of that of an earlier version.
+func (d *DeadLetters) takeOver() error {
+	old := filepath.Join(d.opts.Dir, oldDeadName)
+	if _, err := os.Lstat(old); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	unreadable, clean, damage := 0, true, error(nil)
+	if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) { // else it was made and not removed
+		fill := func(add func(id uint64, shown, data []byte) error) (err error) {
+			clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
+				letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
+				if letters == nil || data == nil {
+					return boltfile.Damagef(old, "a bucket is missing")
+				}
+				return letters.ForEach(func(key, value []byte) error {
+					if _, err := decodeLetter(key, value); err != nil {
+						unreadable++
+						return nil
+					}
+					record, _ := cutCRC(data.Get(key), key...)
+					return add(big.Uint64(key), value, record)
+				})
+			})
+			if boltfile.IsDamage(err) {
+				damage, err = err, nil
+			}
+			return err
+		}
+		if err := appendlog.MakeTable(d.opts.system, d.path, fill); err != nil {
+			return err
+		}
+	}
+	switch {
+	case unreadable > 0:
+		d.damaged(boltfile.Damagef(old, "%d letters are passed over", unreadable))
+	case !clean && damage == nil:
+		d.damaged(boltfile.Damagef(old, "the last change may be missing"))
+	}
+	if damage != nil {
+		return d.setAside(old, damage)
+	}
+	return errors.Join(d.opts.system.Remove(old), d.opts.system.Sync(d.opts.Dir))
+}
