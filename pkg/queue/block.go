@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math/bits"
 	"sort"
 
@@ -41,8 +40,6 @@ const extendLimit = 32 << 10
 
 // big is the byte order of all that is stored.
 var big = binary.BigEndian
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errChunk = errors.New("checksum or layout of a block is wrong")
 
@@ -96,7 +93,7 @@ func addEntry(drafts []draft, entry []byte, spare *[]byte) []draft {
 }
 
 func (d *draft) add(entry []byte) {
-	d.buf = appendSized(d.buf, entry)
+	d.buf = appendlog.AppendSized(d.buf, entry)
 	d.count++
 	d.bytes += int64(len(entry))
 }
@@ -208,7 +205,7 @@ func describe(buf []byte, f *appendlog.Frame, kind uint8) (chunkInfo, error) {
 	entries, bytes, ok := 0, int64(0), f.Kind == kind && c.count > 0 && c.before >= 0 && c.first <= 1<<63
 	for rest := buf[c.start:c.end]; ok && len(rest) > 0; entries++ {
 		var entry []byte
-		entry, rest, ok = cutSized(rest)
+		entry, rest, ok = appendlog.CutSized(rest)
 		bytes += int64(len(entry))
 	}
 	if !ok || entries != c.count || bytes != c.bytes {
@@ -298,7 +295,7 @@ func recordAfter(buf []byte, seq uint64) (first uint64) {
 // changeState makes the changes of the state in the payload of a chunk.
 func changeState(state map[string]string, payload []byte) {
 	for len(payload) > 0 {
-		entry, rest, ok := cutSized(payload)
+		entry, rest, ok := appendlog.CutSized(payload)
 		if !ok {
 			return // it cannot be: the checksum was right
 		}
@@ -322,7 +319,7 @@ func setState(state map[string]string, key string, value []byte) {
 // appendOp appends a change of the state as an entry's bytes: the length of the key, the key, and
 // what is left is one byte that says "set" and the value, or nothing for a deletion.
 func appendOp(dst []byte, key string, value []byte) []byte {
-	dst = appendSized(dst, key)
+	dst = appendlog.AppendSized(dst, key)
 	if value != nil {
 		dst = append(append(dst, 1), value...)
 	}
@@ -331,7 +328,7 @@ func appendOp(dst []byte, key string, value []byte) []byte {
 
 // parseOp reads what appendOp wrote; the value is nil for a deletion.
 func parseOp(entry []byte) (key string, value []byte, err error) {
-	k, rest, ok := cutSized(entry)
+	k, rest, ok := appendlog.CutSized(entry)
 	if !ok {
 		return "", nil, errChunk
 	}
@@ -341,48 +338,12 @@ func parseOp(entry []byte) (key string, value []byte, err error) {
 	return string(k), value, nil
 }
 
-// appendSized appends the length of v and v.
-func appendSized[T []byte | string](b []byte, v T) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
-}
-
-// cutSized reads what appendSized wrote.
-func cutSized(b []byte) (v, rest []byte, ok bool) {
-	n, size := binary.Uvarint(b)
-	if size <= 0 || n > uint64(len(b)-size) {
-		return nil, nil, false
-	}
-	end := size + int(n)
-	return b[size:end:end], b[end:], true
-}
-
-func sequenceKey(seq uint64) []byte { return big.AppendUint64(nil, seq) }
-
 // appendUints appends numbers of eight bytes each.
 func appendUints(b []byte, values ...uint64) []byte {
 	for _, v := range values {
 		b = big.AppendUint64(b, v)
 	}
 	return b
-}
-
-// appendCRC appends a CRC-32C of b, or of the key before it for a value that means another thing
-// under another key.
-func appendCRC(b []byte, key ...byte) []byte {
-	return big.AppendUint32(b, checksum(key, b))
-}
-
-// cutCRC removes what appendCRC has appended, and tells whether it is right.
-func cutCRC(b []byte, key ...byte) ([]byte, bool) {
-	n := len(b) - 4
-	if n < 0 || checksum(key, b[:n]) != big.Uint32(b[n:]) {
-		return nil, false
-	}
-	return b[:n], true
-}
-
-func checksum(key, b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b)
 }
 
 func uvarintLen(n int) int { return (bits.Len(uint(n)|1) + 6) / 7 }

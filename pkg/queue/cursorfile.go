@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
@@ -28,7 +29,7 @@ func (c *Checkpoint) Encode() []byte {
 	b := big.AppendUint64(nil, c.end)
 	b = big.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
-		b = appendUints(appendSized(b, name), p.acked, p.segment, uint64(p.bytes))
+		b = appendUints(appendlog.AppendSized(b, name), p.acked, p.segment, uint64(p.bytes))
 	}
 	return b
 }
@@ -43,7 +44,7 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	n := big.Uint32(b[8:])
 	b = b[12:]
 	for range n {
-		name, rest, ok := cutSized(b)
+		name, rest, ok := appendlog.CutSized(b)
 		if !ok || len(rest) < 24 {
 			return nil, errCheckpoint
 		}

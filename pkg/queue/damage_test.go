@@ -22,12 +22,14 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 func damagedFiles(t testing.TB, dir string) []string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, "*"+damagedSuffix+"*"))
+	names, err := filepath.Glob(filepath.Join(dir, "*"+datadir.DamagedSuffix+"*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,7 @@ func TestDamage(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	pristine := makeStore(t, damageRecords)
-	damage(t, rounds, seed, damager{pristine: pristine, letters: makeLetters(t, pristine), suffix: segmentSuffix, dead: deadName}, pristine)
+	damage(t, rounds, seed, damager{pristine: pristine, letters: makeLetters(t, pristine), suffix: segmentSuffix, dead: deadletters.FileName}, pristine)
 }
 
 // damage damages copies of a store; opened is one of it that was opened before.
@@ -799,7 +801,7 @@ func TestDamagedMeta(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC((&Segment{last: 9, bytes: 100}).encode())
+	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendlog.AppendCRC((&Segment{last: 9, bytes: 100}).encode())
 	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{last: 9, bytes: 100}).encode()) {
 		t.Fatal(got, err)
 	}
@@ -828,7 +830,7 @@ func TestNewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := segmentFiles(t, q.opts.Dir)[0]
-	head := append(make([]byte, chunkHeaderSize), appendCRC([]byte{segmentVersion + 1, 0})...)
+	head := append(make([]byte, chunkHeaderSize), appendlog.AppendCRC([]byte{segmentVersion + 1, 0})...)
 	appendlog.Seal(head, kindHead, 1, [4]uint64{1})
 	log, err := appendlog.Create(appendlog.Disk, file)
 	if err != nil {

@@ -424,6 +424,6 @@ type reporter struct {
 }
 
 func (r *reporter) damaged(err error) {
-	r.metrics.damaged.Inc()
+	r.metrics.Damaged()
 	r.log.Error(r.message, zap.Error(err))
 }

@@ -1,7 +1,4 @@
 package queue
 
-// For the tests of stores of other packages.
-var (
-	TestStore   = testStore
-	TestLetters = testLetters
-)
+// TestStore is for the tests of stores of other packages.
+var TestStore = testStore

@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
 // Whoever can write in the directory could put a link into the place of any file of the storage: the
@@ -38,7 +40,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 		t.Fatal(segments, err)
 	}
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
-	for _, name := range []string{"lock", cursorsName, deadName, filepath.Base(segments[0])} {
+	for _, name := range []string{"lock", cursorsName, deadletters.FileName, filepath.Base(segments[0])} {
 		path := filepath.Join(dir, name)
 		for _, there := range []bool{true, false} {
 			if err := os.Rename(path, elsewhere); err != nil {

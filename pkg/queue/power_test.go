@@ -453,7 +453,7 @@ func (h *history) read(ctx context.Context, q *Queue, c *Cursor, r *rand.Rand) {
 // putAside puts, changes and removes dead letters.
 func (h *history) putAside(ctx context.Context, dir string, m *powered, r *rand.Rand) {
 	metrics := NewMetrics(nil)
-	d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir, system: m, Metrics: metrics, Logger: h.log})
+	d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir, System: m, Metrics: metrics, Logger: h.log})
 	if err != nil {
 		return
 	}

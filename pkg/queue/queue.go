@@ -35,6 +35,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
 // Defaults of Options.
@@ -69,7 +70,7 @@ const (
 )
 
 // ErrClosed is returned by everything that needs a queue which is open.
-var ErrClosed = errors.New("queue: closed")
+var ErrClosed = deadletters.ErrClosed
 
 // ErrTooLarge is returned by Append for a record above MaxRecordBytes.
 var ErrTooLarge = errors.New("queue: record is too large")

@@ -79,13 +79,13 @@ type segmentInfo struct {
 const infoSize = 25 + 4
 
 func (i segmentInfo) encode() []byte {
-	return appendCRC(appendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
+	return appendlog.AppendCRC(appendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
 }
 
 func decodeInfo(b []byte) (segmentInfo, error) {
 	i := segmentInfo{version: 1}
 	if len(b) != infoSize-4 || b[0] != 1 {
-		whole, ok := cutCRC(b)
+		whole, ok := appendlog.CutCRC(b)
 		if ok && len(whole) > 0 && whole[0] > segmentVersion {
 			return segmentInfo{}, errVersion
 		}

@@ -15,21 +15,16 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
-// Versions up to 0.1 had a bbolt file for each segment and one for the dead letters. The first
-// start makes a file of today of each, and removes the old ones when all are made: one that ends
-// before goes on with the next. A segment had three buckets:
+// Versions up to 0.1 had a bbolt file for each segment. The first start makes a segment of today of
+// each, and removes the old ones when all are made: one that ends before goes on with the next. A
+// file had three buckets:
 //
 //	meta     "info": layout and base; "summary": what the segment holds; "cursors": a copy of all
 //	         positions
 //	records  one bucket per block, its key the sequence number of the block's first record; in it
 //	         the block under "b"
 //	state    the same for the changes of the state, in order
-//
-// and the dead letters two, with the same keys: "letters" what List shows, "data" the records.
-const (
-	oldSuffix   = ".db"
-	oldDeadName = "dead-letters.db"
-)
+const oldSuffix = ".db"
 
 // oldSegment is a file of an earlier version.
 type oldSegment struct {
@@ -159,7 +154,7 @@ func (i segmentInfo) metaValue(b []byte) []byte {
 	if i.version < 2 {
 		return b
 	}
-	b, _ = cutCRC(b)
+	b, _ = appendlog.CutCRC(b)
 	return b
 }
 
@@ -185,48 +180,4 @@ func frames(block []byte, chunks []chunkInfo) (frames [][]byte) {
 		frames = append(frames, block[c.start-chunkHeaderSize:c.end])
 	}
 	return frames
-}
-
-// takeOver makes the file of the letters of that of an earlier version.
-func (d *DeadLetters) takeOver() error {
-	old := filepath.Join(d.opts.Dir, oldDeadName)
-	if _, err := os.Lstat(old); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	unreadable, clean, damage := 0, true, error(nil)
-	if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) { // else it was made and not removed
-		fill := func(add func(id uint64, shown, data []byte) error) (err error) {
-			clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
-				letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
-				if letters == nil || data == nil {
-					return boltfile.Damagef(old, "a bucket is missing")
-				}
-				return letters.ForEach(func(key, value []byte) error {
-					if _, err := decodeLetter(key, value); err != nil {
-						unreadable++
-						return nil
-					}
-					record, _ := cutCRC(data.Get(key), key...)
-					return add(big.Uint64(key), value, record)
-				})
-			})
-			if boltfile.IsDamage(err) {
-				damage, err = err, nil
-			}
-			return err
-		}
-		if err := appendlog.MakeTable(d.opts.system, d.path, fill); err != nil {
-			return err
-		}
-	}
-	switch {
-	case unreadable > 0:
-		d.damaged(boltfile.Damagef(old, "%d letters are passed over", unreadable))
-	case !clean && damage == nil:
-		d.damaged(boltfile.Damagef(old, "the last change may be missing"))
-	}
-	if damage != nil {
-		return d.setAside(old, damage)
-	}
-	return errors.Join(d.opts.system.Remove(old), d.opts.system.Sync(d.opts.Dir))
 }

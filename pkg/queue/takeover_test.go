@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
@@ -116,7 +117,7 @@ func TestTakeOver(t *testing.T) {
 			m := newPowered(t, r, dir, r.IntN(400))
 			opts := Options{Dir: dir, system: m, Metrics: NewMetrics(nil), Wrap: func(s Store) Store { return poweredStore{s, m, dir} }}
 			if q, err := Open(opts); err == nil {
-				if d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir, system: m}); err == nil {
+				if d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir, System: m}); err == nil {
 					_ = d.Close()
 				}
 				_ = q.Close()
@@ -148,7 +149,7 @@ func TestTakeOverOfDamage(t *testing.T) {
 		letters[l.ID] = i
 	}
 	rounds := soak.Count(t, "QUEUE_TAKEOVER_DAMAGE", 100, 2000)
-	damage(t, rounds, seed, damager{pristine: unpackOld(t), letters: letters, suffix: oldSuffix, dead: oldDeadName}, opened)
+	damage(t, rounds, seed, damager{pristine: unpackOld(t), letters: letters, suffix: oldSuffix, dead: "dead-letters.db"}, opened)
 }
 
 // TestLayout1 reads a store of the layout that has no checksums in the meta bucket.
@@ -163,7 +164,7 @@ func TestLayout1(t *testing.T) {
 		if err := db.Update(func(tx *bolt.Tx) error {
 			meta := tx.Bucket([]byte("meta"))
 			for _, key := range []string{"info", "summary", "cursors"} {
-				value, ok := cutCRC(bytes.Clone(meta.Get([]byte(key))))
+				value, ok := appendlog.CutCRC(bytes.Clone(meta.Get([]byte(key))))
 				if !ok {
 					return fmt.Errorf("%s has no checksum", key)
 				}
