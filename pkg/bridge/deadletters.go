@@ -117,7 +117,7 @@ func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) 
 	if err := b.known(filter.Sink); err != nil {
 		return 0, err
 	}
-	n, err := b.dead.Purge(filter.Query())
+	n, err := queue.Purge(b.dead, filter.Query())
 	if n > 0 {
 		b.log.Info("dead letters were purged", append(logFields(filter), zap.Int("letters", n))...)
 	}

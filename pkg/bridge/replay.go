@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -25,13 +26,17 @@ func (b *Bridge) ReplayStored(
 	if !b.replaying.TryLock() {
 		return deliver.ErrReplaying
 	}
-	defer b.replaying.Unlock()
+	free := sync.OnceFunc(b.replaying.Unlock)
+	defer free()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	counts, err := b.live.Replay(ctx, d, query, func(s replay.Step) {
 		if s.Outcome == replay.Begins && !query.DryRun {
 			b.log.Info("stored events are replayed",
 				zap.String("sink", sink), zap.Timep("since", s.Since), zap.Timep("until", s.Until))
+		}
+		if s.Outcome == replay.Done || s.Outcome == replay.Stopped {
+			free() // another one may begin as soon as this is heard
 		}
 		if ctx.Err() == nil && report(s) != nil {
 			cancel()

@@ -637,33 +637,6 @@ func (l *Letters) Delete(ids ...string) (n int, err error) {
 	return n, err
 }
 
-// Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
-// Letters that are put while it works stay. After an error those it has counted are gone.
-func (l *Letters) Purge(filter queue.DeadLetterFilter) (purged int, err error) {
-	if filter.Until == "" {
-		if filter.Until = l.Last(); filter.Until == "" {
-			return 0, nil
-		}
-	}
-	filter.Limit = queue.PurgeAtOnce
-	for {
-		letters, err := l.List(filter)
-		if err != nil || len(letters) == 0 {
-			return purged, err
-		}
-		ids := make([]string, len(letters))
-		for i := range letters {
-			ids[i] = letters[i].ID
-		}
-		n, err := l.Delete(ids...)
-		purged += n
-		if err != nil {
-			return purged, err
-		}
-		filter.After = ids[len(ids)-1]
-	}
-}
-
 // Count returns how many letters of a sink there are. It asks nobody.
 func (l *Letters) Count(sink string) int {
 	l.mu.Lock()

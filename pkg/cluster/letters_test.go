@@ -78,7 +78,7 @@ func TestLargeLetters(t *testing.T) {
 			t.Errorf("letter %d: %d bytes, %q, %v", i, len(got.Data), got.Reason, err)
 		}
 	}
-	if n, err := l.Purge(queue.DeadLetterFilter{}); n != len(letters) || err != nil {
+	if n, err := queue.Purge(l, queue.DeadLetterFilter{}); n != len(letters) || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
 	if n := messages(); n != 0 {

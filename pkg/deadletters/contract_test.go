@@ -127,10 +127,10 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	if n, err := d.Purge(Filter{Sink: "sink0"}); n != 9 || err != nil {
+	if n, err := Purge(d, Filter{Sink: "sink0"}); n != 9 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if n, err := d.Purge(Filter{}); n != 11 || err != nil {
+	if n, err := Purge(d, Filter{}); n != 11 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
 	if len(d.Sinks()) != 0 || d.Bytes() != 0 || len(list(t, d, Filter{})) != 0 {
@@ -186,7 +186,7 @@ func lettersUpdated(t *testing.T, open openLetters) {
 // A purge takes as many transactions as it needs, and leaves what comes meanwhile.
 func lettersPurged(t *testing.T, open openLetters) {
 	d := open(t, LettersLimit{})
-	const n = 2*PurgeAtOnce + 1
+	const n = 2*purgeAtOnce + 1
 	letters := make([]Letter, n)
 	for i := range letters {
 		letters[i].Sink = "s"
@@ -198,7 +198,7 @@ func lettersPurged(t *testing.T, open openLetters) {
 	if err := d.Put(Letter{Sink: "later"}); err != nil {
 		t.Fatal(err)
 	}
-	if purged, err := d.Purge(Filter{Until: until}); err != nil || purged != n || d.Count("later") != 1 || d.Count("s") != 0 {
+	if purged, err := Purge(d, Filter{Until: until}); err != nil || purged != n || d.Count("later") != 1 || d.Count("s") != 0 {
 		t.Errorf("%d purged, %v; %d later", purged, err, d.Count("later"))
 	}
 }
@@ -266,7 +266,7 @@ func lettersShared(t *testing.T, open openLetters) {
 		}
 	}
 	// Of each the newest are left, also after a restart, and after letters have gone in between.
-	if _, err := d.Purge(Filter{Sink: "rare"}); err != nil {
+	if _, err := Purge(d, Filter{Sink: "rare"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {

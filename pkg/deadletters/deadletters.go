@@ -115,7 +115,6 @@ type Letters interface {
 	Get(id string) (Letter, error)
 	Update(l Letter) error
 	Delete(ids ...string) (int, error)
-	Purge(filter Filter) (int, error)
 	Count(sink string) int
 	Sinks() []string
 	Bytes() int64
@@ -471,21 +470,21 @@ func (d *File) Delete(ids ...string) (n int, err error) {
 	return n, err
 }
 
-// PurgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
+// purgeAtOnce is how many letters Purge removes in one transaction, in which nothing else can
 // happen.
-const PurgeAtOnce = 1000
+const purgeAtOnce = 1000
 
 // Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
 // Letters that are put while it works stay. After an error those it has counted are gone.
-func (d *File) Purge(filter Filter) (purged int, err error) {
+func Purge(l Letters, filter Filter) (purged int, err error) {
 	if filter.Until == "" {
-		if filter.Until = d.Last(); filter.Until == "" {
+		if filter.Until = l.Last(); filter.Until == "" {
 			return 0, nil
 		}
 	}
-	filter.Limit = PurgeAtOnce
+	filter.Limit = purgeAtOnce
 	for {
-		letters, err := d.List(filter)
+		letters, err := l.List(filter)
 		if err != nil || len(letters) == 0 {
 			return purged, err
 		}
@@ -493,7 +492,7 @@ func (d *File) Purge(filter Filter) (purged int, err error) {
 		for i := range letters {
 			ids[i] = letters[i].ID
 		}
-		n, err := d.Delete(ids...)
+		n, err := l.Delete(ids...)
 		purged += n
 		if err != nil {
 			return purged, err

@@ -218,7 +218,7 @@ func (m *Migration) copyLetters(from, to *place) (n int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
-	if _, err := target.Purge(queue.DeadLetterFilter{}); err != nil {
+	if _, err := queue.Purge(target, queue.DeadLetterFilter{}); err != nil {
 		return 0, err
 	}
 	list, err := source.List(queue.DeadLetterFilter{})

@@ -357,15 +357,6 @@ func TestReplayOfActiveMQ(t *testing.T) {
 			c := startConsole(t, &e, broker, certificate)
 			r := newTape()
 			d := start(t, c, e.userid, e.password, r.tap())
-			count := func(kind string) int {
-				n := 0
-				for _, ev := range d.all() {
-					if ev.Type == kind {
-						n++
-					}
-				}
-				return n
-			}
 			followed := func() {
 				t.Helper()
 				waitFor(t, "channels", func() bool {
@@ -391,7 +382,7 @@ func TestReplayOfActiveMQ(t *testing.T) {
 			c.audit = append(c.audit, entry)
 			c.mu.Unlock()
 			c.publish(publisher, "aud", "log-entry", nil, map[string]any{"log-entries": []any{entry}})
-			waitFor(t, "the entry", func() bool { return count("log-entry") == 1 })
+			waitFor(t, "the entry", func() bool { return d.count("log-entry") == 1 })
 			c.become(publisher, first, "stopped")
 			c.become(publisher, second, "not-operating")
 			c.publish(publisher, "", "property-change", of("partition", first.name, first.uri), map[string]any{"change-reports": []any{map[string]any{
@@ -401,30 +392,30 @@ func TestReplayOfActiveMQ(t *testing.T) {
 			inventory := of("nic", "nic of "+first.name, first.uri)
 			inventory["action"], inventory["element-uri"] = "add", first.uri+"/nics/"+uuid()
 			c.publish(publisher, "", "inventory-change", inventory, nil)
-			waitFor(t, "the inventory", func() bool { return count("inventory-change") == 1 })
+			waitFor(t, "the inventory", func() bool { return d.count("inventory-change") == 1 })
 			c.mu.Lock()
 			for topic := range c.sequences {
 				c.sequences[topic] += 2
 			}
 			c.mu.Unlock()
 			c.become(publisher, first, "active")
-			waitFor(t, "gap", func() bool { return count("bridge-gap") == 1 })
+			waitFor(t, "gap", func() bool { return d.count("bridge-gap") == 1 })
 
 			c.cut()
-			waitFor(t, "loss", func() bool { return count("bridge-disconnected") == 1 })
+			waitFor(t, "loss", func() bool { return d.count("bridge-disconnected") == 1 })
 			c.write(publisher, second, false, "written while nobody looked: "+e.texts[1])
-			waitFor(t, "reconnection", func() bool { return count("bridge-connected") == 2 })
+			waitFor(t, "reconnection", func() bool { return d.count("bridge-connected") == 2 })
 			followed()
 			c.become(publisher, first, "degraded")
-			waitFor(t, "the second gap", func() bool { return count("bridge-gap") == 2 })
+			waitFor(t, "the second gap", func() bool { return d.count("bridge-gap") == 2 })
 
 			c.forget()
 			c.cut()
-			waitFor(t, "another session", func() bool { return count("bridge-connected") == 3 })
+			waitFor(t, "another session", func() bool { return d.count("bridge-connected") == 3 })
 			followed()
 			c.write(publisher, first, true, "after all: "+e.texts[0])
 			c.become(publisher, first, "active")
-			waitFor(t, "the third gap", func() bool { return count("bridge-gap") == 3 })
+			waitFor(t, "the third gap", func() bool { return d.count("bridge-gap") == 3 })
 			waitFor(t, "the last message", func() bool {
 				return slices.ContainsFunc(d.all(), func(ev event.Event) bool {
 					return ev.Origin == "live" && strings.Contains(string(ev.Body), "after all")
@@ -432,7 +423,7 @@ func TestReplayOfActiveMQ(t *testing.T) {
 			})
 			d.stop()
 			for _, kind := range []string{"os-message", "status-change", "property-change", "inventory-change", "job-completion", "log-entry"} {
-				if count(kind) == 0 {
+				if d.count(kind) == 0 {
 					t.Errorf("no %s was made", kind)
 				}
 			}

@@ -100,17 +100,7 @@ func TestHour(t *testing.T) {
 			highest = max(highest, m.HeapAlloc)
 		}
 	}
-	waitFor(t, "end", func() bool {
-		select {
-		case <-h.Played():
-			return true
-		default:
-			return false
-		}
-	})
-	if err := h.Err(); err != nil {
-		t.Fatal(err)
-	}
+	played(t, h)
 	t.Logf("%d KiB of heap at most", highest>>10)
 	if limit := uint64(24 << 20); highest > limit {
 		t.Errorf("%d MiB of heap at most, more than %d", highest>>20, limit>>20)

@@ -135,6 +135,16 @@ func (d *daemon) all() []event.Event {
 	return all
 }
 
+// count returns how many events of a type there are.
+func (d *daemon) count(kind string) (n int) {
+	for _, e := range d.all() {
+		if e.Type == kind {
+			n++
+		}
+	}
+	return n
+}
+
 // shape is what of events does not depend on names: live events, in their order for each resource, which is the order there is,
 // and the others counted, as they come when the HMC was asked. Whether a change was planned depends on names where these are words
 // of the API: what an audit log says of them is not known by its words then.
@@ -220,16 +230,7 @@ func live(t *testing.T, h *hmcsim.HMC, e *estate, d *daemon) {
 			t.Fatal(err)
 		}
 	}
-	count := func(kind string) int {
-		n := 0
-		for _, ev := range d.all() {
-			if ev.Type == kind {
-				n++
-			}
-		}
-		return n
-	}
-	waitFor(t, "connection", func() bool { return count("bridge-connected") == 1 })
+	waitFor(t, "connection", func() bool { return d.count("bridge-connected") == 1 })
 	waitFor(t, "channels", func() bool { return h.Delivered()["security"] >= 0 && subscribedAll(h) })
 	for i, text := range e.texts {
 		_, err := h.OSMessages(e.partitions[i], text, text+" again")
@@ -238,28 +239,28 @@ func live(t *testing.T, h *hmcsim.HMC, e *estate, d *daemon) {
 	hidden := e.hidden()
 	_, err := h.OSMessages(e.partitions[0], hidden...)
 	must(err)
-	waitFor(t, "OS messages", func() bool { return count("os-message") >= 2*len(e.texts)+len(hidden) })
+	waitFor(t, "OS messages", func() bool { return d.count("os-message") >= 2*len(e.texts)+len(hidden) })
 	h.LogEntries("audit", hmcsim.LogEntry{
 		EventID: "1234", User: e.userid, Message: "User " + e.userid + " has deactivated " + e.partitions[0] + " from 10.77.21.5",
 	})
-	waitFor(t, "an entry", func() bool { return count("log-entry") > 0 })
+	waitFor(t, "an entry", func() bool { return d.count("log-entry") > 0 })
 	must(h.StopPartition(e.partitions[0]))
 	waitFor(t, "stopped partition", func() bool { return atRest(t, h, e.partitions[0]) })
 	must(h.StartPartition(e.partitions[0]))
 	waitFor(t, "started partition", func() bool { return atRest(t, h, e.partitions[0]) })
 	must(h.RenamePartition(e.partitions[1], e.partitions[1]+"N"))
 	must(h.SetCPCStatus(e.cpcs[0], "service-required"))
-	before := count("status-change")
-	waitFor(t, "status changes", func() bool { return count("status-change") >= max(before, 3) })
+	before := d.count("status-change")
+	waitFor(t, "status changes", func() bool { return d.count("status-change") >= max(before, 3) })
 	h.SkipSequence(3)
 	must(h.SetCPCStatus(e.cpcs[0], "operating"))
-	waitFor(t, "gap", func() bool { return count("bridge-gap") > 0 })
+	waitFor(t, "gap", func() bool { return d.count("bridge-gap") > 0 })
 	h.Broker().DropLinks()
-	waitFor(t, "reconnection", func() bool { return count("bridge-connected") == 2 && subscribedAll(h) })
+	waitFor(t, "reconnection", func() bool { return d.count("bridge-connected") == 2 && subscribedAll(h) })
 	must(h.SetPartitionStatus(e.partitions[0], "degraded"))
-	n := count("status-change")
-	waitFor(t, "the last change", func() bool { return count("status-change") > n || hasWord(d, `"degraded"`) })
-	waitFor(t, "the second gap", func() bool { return count("bridge-gap") == 2 })
+	n := d.count("status-change")
+	waitFor(t, "the last change", func() bool { return d.count("status-change") > n || hasWord(d, `"degraded"`) })
+	waitFor(t, "the second gap", func() bool { return d.count("bridge-gap") == 2 })
 }
 
 func atRest(t *testing.T, h *hmcsim.HMC, partition string) bool {

@@ -17,12 +17,8 @@ type (
 	DeadLetterFilter = deadletters.Filter
 )
 
-// DefaultDeadLetterBytes is the default of DeadLetterOptions.MaxBytes, PurgeAtOnce how many letters
-// one step of a Purge removes.
-const (
-	DefaultDeadLetterBytes = deadletters.DefaultBytes
-	PurgeAtOnce            = deadletters.PurgeAtOnce
-)
+// DefaultDeadLetterBytes is the default of DeadLetterOptions.MaxBytes.
+const DefaultDeadLetterBytes = deadletters.DefaultBytes
 
 // ErrNotFound is returned for a dead letter that does not exist.
 var ErrNotFound = deadletters.ErrNotFound
@@ -32,3 +28,6 @@ func OpenDeadLetters(opts DeadLetterOptions) (*DeadLetters, error) { return dead
 
 // DecodeDeadLetter reads what DeadLetter.Encode has returned.
 func DecodeDeadLetter(id string, b []byte) (DeadLetter, error) { return deadletters.Decode(id, b) }
+
+// Purge removes the letters that the filter selects, whatever its Limit, and returns how many.
+func Purge(l Letters, filter DeadLetterFilter) (int, error) { return deadletters.Purge(l, filter) }

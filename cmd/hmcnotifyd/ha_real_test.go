@@ -1,3 +1,5 @@
+//go:build real
+
 package main
 
 import (
@@ -397,7 +399,6 @@ func (p *haPair) end(d *haDaemon) {
 // has them change places in order at the end. What was counted has arrived, in order and under one id, and what has not
 // arrived is named by a gap.
 func TestLeadersAreKilled(t *testing.T) {
-	t.Parallel()
 	p := startPair(t, haTTL)
 	load, client := p.load, p.client
 	total, slowest, standby := 0, time.Duration(0), 0.0
@@ -474,7 +475,6 @@ func TestLeadersAreKilled(t *testing.T) {
 // Leaders die twice within a flood, while the sink takes nothing and much waits for it: all that was counted is delivered by the
 // third, in order, and each event once.
 func TestTakeOverWithABacklog(t *testing.T) {
-	t.Parallel()
 	p := startPair(t, haTTL)
 	p.load.answers(http.StatusServiceUnavailable)
 	total, waiting := 0, soak.Count(t, "HA_WAITING", 2_000, 100_000)
@@ -510,7 +510,6 @@ func TestTakeOverWithABacklog(t *testing.T) {
 // A leader that was held up delivers nothing when it wakes, but what was on its way, and stands by. What it has delivered
 // has the ids under which the new leader delivers it. Later it leads again.
 func TestHeldUpLeaderStandsBy(t *testing.T) {
-	t.Parallel()
 	p := startPair(t, haTTL)
 	held, other := p.both[0], p.both[1]
 	p.awaitStandby(other)
@@ -555,7 +554,6 @@ func TestHeldUpLeaderStandsBy(t *testing.T) {
 // A leader that cannot reach the cluster, and the HMCs as before, delivers nothing for as long as another one may lead, and stands
 // by when it reaches it again. Where all servers are away and come back the leader goes on.
 func TestClusterIsAway(t *testing.T) {
-	t.Parallel()
 	const ttl = 6 * time.Second // servers that agree on a leader take their time
 	p := startPair(t, ttl)
 	cut, other := p.both[0], p.both[1]
@@ -661,7 +659,6 @@ func (a *alertmanager) are(fires bool, names ...string) bool {
 // An alert that fired before leaders changed, in whichever way, resolves after it, once: also where what ended it happened while
 // nobody led. One that goes on is neither ended nor begun anew.
 func TestAlertsOutliveLeaders(t *testing.T) {
-	t.Parallel()
 	p := newHA(t)
 	am := &alertmanager{fires: map[string]bool{}, ended: map[string][]time.Time{}, posts: map[string]int{}}
 	server := httptest.NewServer(am)
