@@ -78,7 +78,9 @@ func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64)
 			if err := write(seq - 1); err != nil {
 				return err
 			}
-			seq, begun = cmp.Or(next, s.last+1), false
+			next = cmp.Or(next, s.last+1)
+			from.skip(seq, min(next-1, s.last))
+			seq, begun = next, false
 			continue
 		}
 		if err != nil {

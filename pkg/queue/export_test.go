@@ -1,4 +1,7 @@
 package queue
 
-// TestStore is for the tests of stores of other packages.
-var TestStore = testStore
+// For the tests of stores of other packages.
+var (
+	TestStore = testStore
+	UnpackOld = unpackOld
+)

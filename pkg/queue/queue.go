@@ -113,6 +113,7 @@ type Options struct {
 	Metrics *Metrics
 	// From, which may be nil, is an open queue that nobody uses, all of which is copied by Open
 	// to one that is empty. Copied is told up to which record it is, 0 at first; an error ends it.
+	// Records that cannot be read are missing in the copy, and told to the OnDropped of From.
 	From   *Queue
 	Copied func(record uint64) error
 	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
