@@ -100,7 +100,7 @@ var imports = map[string]struct {
 	"docs/rules": {nil, "the ready sets of rules are files"},
 	"docs":       {nil, "documents are files"},
 	"pkg/support": {
-		[]string{"docs", "pkg/capture", "pkg/config"},
+		[]string{"docs", "pkg/capture", "pkg/config", "pkg/match"},
 		"what goes with a report is texts, and comes from whoever has them",
 	},
 	"pkg/deliver": {

@@ -1,13 +1,9 @@
 package main
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,37 +11,9 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/archive"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
-
-// unpack reads the files of a bundle.
-func unpack(t *testing.T, name string) map[string]string {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zipped, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := make(map[string]string)
-	for in := tar.NewReader(zipped); ; {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			return files
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[filepath.Base(h.Name)] = string(text)
-	}
-}
 
 // A bundle has what helps, and no secret, name, address, id or text of anybody, in any form.
 func TestSupport(t *testing.T) {
@@ -99,7 +67,7 @@ func TestSupport(t *testing.T) {
 	if status != 0 || stderr != "" {
 		t.Fatalf("status %d: %s", status, stderr)
 	}
-	files := unpack(t, bundle)
+	files := archive.Files(t, bundle)
 	if files["CONTENTS.txt"] != stdout {
 		t.Errorf("it says of itself\n%s\nand not\n%s", files["CONTENTS.txt"], stdout)
 	}

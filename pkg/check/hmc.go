@@ -116,19 +116,13 @@ func checkHMC(
 func (c *hmcCheck) exchange(x hmc.Exchange) {
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	c.answers.Request(assume.Exchange{
-		Operation: x.Operation, URI: x.URI, Query: x.Query, Status: x.Status, Answer: x.Answer, At: x.Began,
-	})
+	watch.ObserveExchange(c.answers, x)
 }
 
 func (c *hmcCheck) traffic(t receiver.Traffic) {
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	if t.Command == "" {
-		c.answers.LinkEnded(t.At, t.Lost != "")
-		return
-	}
-	c.answers.Frame(t.Command, t.Headers.Get, t.Body)
+	watch.ObserveTraffic(c.answers, t)
 }
 
 // questions says what the HMC has shown of what is not known of HMCs. A check is short, so most of

@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
@@ -332,26 +331,12 @@ func (f *follower) fetch(ctx context.Context, s *hmc.Session, uri string) error 
 
 // parse reads an os-message-info object.
 func parse(raw []byte) (Message, console.OSMessage) {
-	var m Message
-	var at int64
-	for name, value := range event.Members(raw) {
-		switch string(name) {
-		case "sequence-number":
-			m.Number = event.Int(value)
-		case "message-text":
-			m.Text = strings.TrimRight(event.String(value), " \t\r\n")
-		case "timestamp":
-			at = event.Int(value)
-		case "prompt-text":
-			m.Prompt = event.String(value)
-		case "is-held":
-			m.Held = event.True(value)
-		case "is-priority":
-			m.Priority = event.True(value)
-		}
+	from := event.ParseOSMessage(raw)
+	m := Message{
+		Number: from.Number, Text: from.PlainText(), Prompt: from.Prompt, Held: from.Held, Priority: from.Priority,
 	}
-	if at > 0 {
-		m.Time = time.UnixMilli(at)
+	if from.Time > 0 {
+		m.Time = time.UnixMilli(from.Time)
 	}
-	return m, console.OSMessage{Number: m.Number, Text: console.TextHash(m.Text), Time: at}
+	return m, console.OSMessage{Number: m.Number, Text: console.TextHash(m.Text), Time: from.Time}
 }

@@ -176,9 +176,7 @@ func (n *Node) Run(ctx context.Context) error {
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
 	cfg := n.config()
-	lease, err := n.cluster.Lead(ctx, cluster.LeaseOptions{
-		TTL: cfg.HA.LeaseTTL, Host: n.host, Config: strconv.FormatUint(cfg.Hash(), 16), Logger: n.log,
-	}, n.saw)
+	lease, err := n.cluster.Lead(ctx, leaseOptions(cfg, n.host, n.log), n.saw)
 	if err != nil {
 		return nil //nolint:nilerr // ctx is done, which is all that ends the wait
 	}
@@ -246,6 +244,13 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		return nil // said above
 	}
 	return err
+}
+
+// leaseOptions are how a process on a host has the lease of a configuration.
+func leaseOptions(cfg *config.Config, host string, log *zap.Logger) cluster.LeaseOptions {
+	return cluster.LeaseOptions{
+		TTL: cfg.HA.LeaseTTL, Host: host, Config: strconv.FormatUint(cfg.Hash(), 16), Logger: log,
+	}
 }
 
 // after says who led before.

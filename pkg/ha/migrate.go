@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -96,9 +95,7 @@ func (m *Migration) lead(ctx context.Context, c *cluster.Cluster) (*cluster.Term
 	waiting, cancel := context.WithTimeout(ctx, m.Config.HA.LeaseTTL+leaveFor)
 	defer cancel()
 	leader := ""
-	lease, err := c.Lead(waiting, cluster.LeaseOptions{
-		TTL: m.Config.HA.LeaseTTL, Host: host, Config: strconv.FormatUint(m.Config.Hash(), 16), Logger: m.Logger,
-	}, func(h cluster.Holder) { leader = h.Host })
+	lease, err := c.Lead(waiting, leaseOptions(m.Config, host, m.Logger), func(h cluster.Holder) { leader = h.Host })
 	if err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("a daemon on %s uses the cluster: stop all that share storage.jetstream.name %s",
 			leader, m.Config.Storage.JetStream.Name)

@@ -10,7 +10,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
 const (
@@ -21,7 +20,7 @@ const (
 )
 
 // waits notes that a message waits for an answer.
-func (t *tx) waits(e *event.Event, m *translate.OSMessage) {
+func (t *tx) waits(e *event.Event, m *event.OSMessage) {
 	r := e.Resource
 	if r == nil || estate.ClassOf(r.ObjectURI) == "" {
 		return
@@ -67,7 +66,7 @@ func (r *Recorder) StillHeld(ctx context.Context, uri string, messages [][]byte,
 	t.heldAsked[uri] = t.now
 	listed := make(map[string]bool)
 	for _, raw := range messages {
-		if m := translate.ParseOSMessage(event.CompactValid(raw)); m.Held {
+		if m := event.ParseOSMessage(event.CompactValid(raw)); m.Held {
 			listed[waitingKey(m.Time, m.PlainText())] = true
 		}
 	}

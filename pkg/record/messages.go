@@ -102,7 +102,7 @@ func (t *tx) putMessage(
 	}
 	t.putKnown(e)
 	if bytes.Contains(e.Body, isHeld) { // most are not, and parsing costs
-		parsed := translate.ParseOSMessage(e.Body)
+		parsed := event.ParseOSMessage(e.Body)
 		t.waits(e, &parsed)
 	}
 	return true
@@ -213,7 +213,7 @@ func (t *tx) listed(p hmc.Partition, topic string, messages [][]byte) *replay {
 	for _, message := range messages {
 		e := t.conv.Fetched(event.TypeOSMessage, topic, event.TopicOSMessage, t.now)
 		e.Resource = resource
-		m := translate.ParseOSMessage(event.CompactValid(message))
+		m := event.ParseOSMessage(event.CompactValid(message))
 		l.add(t.conv.OSMessage(e, &m), *e)
 	}
 	return l

@@ -89,6 +89,7 @@ func TestDocsConfiguration(t *testing.T) {
 	// What the files that a configuration names hold, by the ends of their names.
 	contents := map[string]string{
 		".secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", ".pem": cert, ".key": key, ".url": "https://hooks.slack.com/services/T0/B0/x\n",
+		".creds": "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\nx\n------END USER NKEY SEED------\n",
 	}
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

@@ -54,8 +54,8 @@ func Bundle(ctx context.Context, file string, list io.Writer, o Options) (err er
 	return write(out, files, time.Now())
 }
 
-// collect gets the parts of a bundle. What cannot be had is missing from it, and it says why; no
-// daemon at all is an error.
+// collect gets the parts of a bundle. What cannot be had is missing from it, and it says why; it is
+// an error where that is all there is to say.
 func collect(ctx context.Context, o Options) (*source, error) {
 	s := &source{program: o.Program, missing: make(map[string]string)}
 	var err error
@@ -83,7 +83,10 @@ func collect(ctx context.Context, o Options) (*source, error) {
 		}
 	}
 	if err := get("/api/v1/status", nil, all(&s.status, "status.json")); err != nil {
-		return nil, err
+		if s.config == nil {
+			return nil, err
+		}
+		s.missing["status.json"] = err.Error()
 	}
 	if err := get("/metrics", nil, all(&s.metrics, "metrics.txt")); err != nil {
 		s.missing["metrics.txt"] = err.Error()

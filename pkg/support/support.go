@@ -15,9 +15,12 @@ import (
 	"strings"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
+
 	"github.com/hmcnotifyd/hmcnotifyd/docs"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 const (
@@ -168,14 +171,21 @@ func write(w io.Writer, files []file, now time.Time) error {
 	return errors.Join(out.Close(), zipped.Close())
 }
 
+// namesIn are the fields of a configuration in which somebody's machines, users and products are
+// named, or by which they are matched.
+var namesIn = []string{
+	"Name", "Userid", "Username", "Group", "Hosts", "Labels", "Brokers", "Address", "Hostname", "URLs", "ServerName",
+	"Topic", "Subject", "Stream", "ClientID", "DataStream", "HMC", "CPC", "Partition", "User",
+}
+
 // known lists the secrets and names of a configuration.
 func known(cfg *config.Config) (secrets, names []string) {
 	if cfg == nil {
 		return nil, nil
 	}
 	seen := make(map[uintptr]bool)
-	var walk func(v reflect.Value)
-	walk = func(v reflect.Value) {
+	var walk func(v reflect.Value, name bool)
+	walk = func(v reflect.Value, name bool) {
 		if !v.IsValid() {
 			return
 		}
@@ -186,42 +196,51 @@ func known(cfg *config.Config) (secrets, names []string) {
 				}
 				return
 			}
+			if s, ok := reflect.TypeAssert[promconfig.Secret](v); ok {
+				secrets = append(secrets, string(s))
+				return
+			}
+			if h, ok := reflect.TypeAssert[config.HTTPConfig](v); ok {
+				walk(reflect.ValueOf(h.Client()), name)
+				return
+			}
+			if s, ok := reflect.TypeAssert[match.Pattern](v); ok {
+				if name {
+					names = append(names, s.String())
+				}
+				return
+			}
 		}
 		switch v.Kind() {
+		case reflect.String:
+			if name {
+				names = append(names, v.String())
+			}
 		case reflect.Pointer:
 			if v.IsNil() || seen[v.Pointer()] {
 				return
 			}
 			seen[v.Pointer()] = true
-			walk(v.Elem())
+			walk(v.Elem(), name)
 		case reflect.Interface:
-			walk(v.Elem())
+			walk(v.Elem(), name)
 		case reflect.Struct:
 			for i := range v.NumField() {
-				if v.Type().Field(i).IsExported() {
-					walk(v.Field(i))
+				if f := v.Type().Field(i); f.IsExported() {
+					walk(v.Field(i), name || slices.Contains(namesIn, f.Name))
 				}
 			}
 		case reflect.Slice, reflect.Array:
 			for i := range v.Len() {
-				walk(v.Index(i))
+				walk(v.Index(i), name)
 			}
 		case reflect.Map:
 			for _, key := range v.MapKeys() {
-				walk(v.MapIndex(key))
+				walk(v.MapIndex(key), name)
 			}
 		}
 	}
-	walk(reflect.ValueOf(cfg))
-	for _, h := range cfg.HMCs {
-		names = append(append(names, h.Name, h.Userid, h.Group), h.Hosts...)
-		for _, value := range h.Labels {
-			names = append(names, value)
-		}
-	}
-	for _, s := range cfg.Sinks {
-		names = append(names, s.Name)
-	}
+	walk(reflect.ValueOf(cfg), false)
 	return secrets, names
 }
 
@@ -260,9 +279,18 @@ func (b *bundle) member(key, s string, strange bool) string {
 // config cleans a configuration, line by line, with its comments.
 func (b *bundle) config(text []byte) []byte {
 	var out bytes.Buffer
+	block := -1 // how far the key is indented whose value goes on below it
 	for line := range bytes.Lines(text) {
 		s := strings.TrimRight(string(line), "\r\n")
+		indent := len(s) - len(strings.TrimLeft(s, " -"))
+		if block >= 0 && (s == "" || indent > block) {
+			continue
+		}
+		block = -1
 		if m := secretLine.FindStringSubmatchIndex(s); m != nil {
+			if strings.ContainsRune("|>", rune(s[m[4]])) {
+				block = indent
+			}
 			out.WriteString(b.text(s[:m[3]]) + "<secret>\n")
 			continue
 		}

@@ -86,7 +86,7 @@ func TestNumbersAsHMCsWriteThem(t *testing.T) {
 		{"[1]", 0},
 		{`"0x10"`, 0},
 	} {
-		if m := ParseOSMessage([]byte(`{"sequence-number":` + test.value + `}`)); m.Number != test.want {
+		if m := event.ParseOSMessage([]byte(`{"sequence-number":` + test.value + `}`)); m.Number != test.want {
 			t.Errorf("%s: %d, want %d", test.value, m.Number, test.want)
 		}
 	}

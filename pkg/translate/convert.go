@@ -24,7 +24,7 @@ type Converter struct {
 	session, global int64
 	unacceptable    bool
 	part            Part
-	message         OSMessage
+	message         event.OSMessage
 	entry           LogEntry
 	elements        map[string]string
 }
@@ -40,9 +40,9 @@ func NewConverter(hmc string, topics *TopicTable, e *estate.Estate, operations *
 type Part struct {
 	*event.Event
 	ID        event.ID
-	Partition string     // of an OS message: what its numbers count for
-	Message   *OSMessage // nil: it is none
-	Entry     *LogEntry  // nil: it is none
+	Partition string           // of an OS message: what its numbers count for
+	Message   *event.OSMessage // nil: it is none
+	Entry     *LogEntry        // nil: it is none
 	// Ask is the URI of what the HMC can be asked about, to complete the event: a job, or the
 	// resource; "": of nothing.
 	Ask string
@@ -176,7 +176,7 @@ func (c *Converter) Fetched(typ, topic, kind string, now time.Time) *event.Event
 }
 
 // OSMessage makes e the event of an OS message.
-func (c *Converter) OSMessage(e *event.Event, m *OSMessage) *Part {
+func (c *Converter) OSMessage(e *event.Event, m *event.OSMessage) *Part {
 	e.Time = timeOf(m.Time, e.Time)
 	if m.Refresh {
 		e.Origin = event.OriginRefresh

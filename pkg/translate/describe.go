@@ -257,7 +257,7 @@ func describeJob(e *event.Event) {
 }
 
 // describeOSMessage tells the first line of an operating system's message that says something.
-func describeOSMessage(e *event.Event, m *OSMessage) {
+func describeOSMessage(e *event.Event, m *event.OSMessage) {
 	what := event.FirstLine(m.Text)
 	switch {
 	case m.Held:

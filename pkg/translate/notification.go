@@ -200,58 +200,9 @@ func (n *Notification) newName() (name string, ok bool) {
 	return name, ok
 }
 
-// OSMessage is an os-message-info object of the HMC: one message of an operating system.
-type OSMessage struct {
-	// the object as it stands
-	Raw []byte
-	// the number as it stands
-	Sequence string
-	// assigned by the HMC, per partition
-	Number int64
-	Text   string
-	// in milliseconds; 0 or less: the operating system gave none, which is usual for Linux
-	Time     int64
-	Refresh  bool
-	Held     bool
-	Priority bool
-	Alarm    bool
-	// what an answer begins with; "": nothing
-	Prompt string
-}
-
-// ParseOSMessage parses an os-message-info object, which has to be valid JSON.
-func ParseOSMessage(raw []byte) OSMessage {
-	m := OSMessage{Raw: raw}
-	for name, value := range event.Members(raw) {
-		switch string(name) {
-		case "sequence-number":
-			m.Sequence = string(value)
-			m.Number = event.Int(value)
-		case "message-text":
-			m.Text = event.String(value)
-		case "timestamp":
-			m.Time = event.Int(value)
-		case "prompt-text":
-			m.Prompt = event.String(value)
-		case "is-refresh":
-			m.Refresh = event.True(value)
-		case "is-held":
-			m.Held = event.True(value)
-		case "is-priority":
-			m.Priority = event.True(value)
-		case "sound-alarm":
-			m.Alarm = event.True(value)
-		}
-	}
-	return m
-}
-
-// PlainText is the text without the line end, which clients have seen come and go.
-func (m *OSMessage) PlainText() string { return strings.TrimRight(m.Text, " \t\r\n") }
-
 // Messages ranges over the OS messages of the notification.
-func (n *Notification) Messages() iter.Seq[OSMessage] {
-	return parts(n, event.TypeOSMessage, "os-messages", ParseOSMessage)
+func (n *Notification) Messages() iter.Seq[event.OSMessage] {
+	return parts(n, event.TypeOSMessage, "os-messages", event.ParseOSMessage)
 }
 
 // LogEntry is an entry of the console's audit or security log.

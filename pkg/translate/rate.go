@@ -39,7 +39,7 @@ func (r *Rater) Rate(e *event.Event) {
 		}
 		c.describe(e, &n, &o)
 	case event.TypeOSMessage:
-		if m := ParseOSMessage(e.Body); !isOver(e) {
+		if m := event.ParseOSMessage(e.Body); !isOver(e) {
 			describeOSMessage(e, &m)
 		}
 	case event.TypeLogEntry:

@@ -598,7 +598,10 @@ func (r *run) judge() *oracle.Verdict { return r.judgeWith(r.letters()) }
 
 // judgeWith judges what has arrived so far.
 func (r *run) judgeWith(letters map[string][]oracle.Arrival) *oracle.Verdict {
-	journal, err := oracle.ReadLog("journal", filepath.Join(r.dir, "events.log"))
+	r.mu.Lock()
+	kills := r.counts[targetDaemon+" "+kindKill] + r.counts[targetDaemon+" "+kindTermKill]
+	r.mu.Unlock()
+	journal, err := oracle.ReadLog("journal", filepath.Join(r.dir, "events.log"), kills)
 	sinks := []oracle.Deliveries{journal}
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(letters)) {

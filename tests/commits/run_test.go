@@ -282,7 +282,7 @@ func (r *run) complete() error {
 
 // judge says what is wrong with what has arrived so far.
 func (r *run) judge() []string {
-	journal, err := oracle.ReadLog("journal", filepath.Join(r.dir, "events.log"))
+	journal, err := oracle.ReadLog("journal", filepath.Join(r.dir, "events.log"), 0)
 	if err != nil {
 		return []string{err.Error()}
 	}

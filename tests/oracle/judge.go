@@ -218,7 +218,14 @@ func (v *Verdict) gaps(d Deliveries, counts map[string]*Count) map[string][]Gap 
 // losses looks for what one HMC published, in that order, and did not arrive.
 func (v *Verdict) losses(sink string, published []Notification, first map[string]*Arrival, gaps []Gap, windows []Window, c *Count) {
 	next := nextReceived(published, first)
-	faulty := faultyTimes(published, first, windows)
+	faulty := make(map[string][]Window) // by topic: a link that is made again has them one after the other
+	isFaulty := func(n *Notification) bool {
+		topic := n.topic()
+		if _, ok := faulty[topic]; !ok {
+			faulty[topic] = faultyTimes(published, topic, first, windows)
+		}
+		return slices.ContainsFunc(faulty[topic], func(w Window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) })
+	}
 	for i := range published {
 		n := &published[i]
 		c.Published++
@@ -238,7 +245,7 @@ func (v *Verdict) losses(sink string, published []Notification, first map[string
 			continue
 		}
 		c.Named++
-		if !slices.ContainsFunc(faulty, func(w Window) bool { return !n.at.Before(w.from) && !n.at.After(w.to) }) {
+		if !isFaulty(n) {
 			v.violated("lost without a fault", "%s: %s, published %s to %d subscriptions; nearest gaps %s",
 				sink, n.Mark(), clock(n.at), n.subscribers, nearest(gaps, n.at))
 		}
@@ -270,17 +277,17 @@ func nextReceived(published []Notification, first map[string]*Arrival) []time.Ti
 	return next
 }
 
-// faultyTimes returns the times in which notifications of the HMC may be lost:
+// faultyTimes returns the times in which notifications of a topic of the HMC may be lost:
 // from a little before a fault until the first notification that was published
 // after it arrives live. What was published as it ended may have been on its
 // way before the fault.
-func faultyTimes(published []Notification, first map[string]*Arrival, windows []Window) []Window {
+func faultyTimes(published []Notification, topic string, first map[string]*Arrival, windows []Window) []Window {
 	if len(published) == 0 {
 		return nil
 	}
 	var live []time.Time // ascending
 	for i := range published {
-		if a := first[published[i].Mark()]; a != nil && a.Origin == "live" {
+		if a := first[published[i].Mark()]; a != nil && a.Origin == "live" && published[i].topic() == topic {
 			live = append(live, published[i].at)
 		}
 	}

@@ -3,6 +3,8 @@ package oracle
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -112,6 +114,13 @@ func TestJudge(t *testing.T) {
 			s.windows[0].to = s.at(10).Add(-clockSlack / 2)
 			s.got.Arrivals = slices.Insert(s.got.Arrivals, 7, s.event(10, "live"))
 		}, ""},
+		{"another topic is there before", func(s *story) {
+			s.windows[0].to = s.at(9).Add(-clockSlack)
+			s.published[9].resource = "audit"
+			a := s.event(10, "live")
+			a.mark, a.Topic = mark("east", "audit", 10), "audit"
+			s.got.Arrivals = slices.Insert(s.got.Arrivals, 7, a)
+		}, ""},
 		{"a dead letter", func(s *story) {
 			s.got.Dead = append(s.got.Dead, s.got.Arrivals[s.index(3)])
 			s.remove(3)
@@ -177,5 +186,33 @@ func TestJudge(t *testing.T) {
 	c := newStory().judge().Counts["hook"]["east"]
 	if want := (Count{Published: 20, Arrived: 17, Recovered: 2, Named: 3, Gaps: 1}); *c != want {
 		t.Errorf("counts %+v, want %+v", *c, want)
+	}
+}
+
+// A kill leaves half a line at most. More of them, or what is no event, is said.
+func TestReadLog(t *testing.T) {
+	whole := `{"id":"1","type":"status-change","hmc":"east"}` + "\n"
+	for _, test := range []struct {
+		text     string
+		torn     int
+		arrivals int
+		ok       bool
+	}{
+		{whole + whole, 0, 2, true},
+		{whole + `{"id":"2","ty` + "\n" + whole, 1, 2, true},
+		{whole + `{"id":"2","ty` + "\n" + whole, 0, 1, false},
+		{whole + `{"id":"2","ty` + "\n" + `{"id":` + "\n", 1, 1, false},
+		{whole + `{"id":"2","ty`, 1, 1, true},
+		{whole + `{"id":"2","ty`, 0, 1, false},
+		{`{"id":"2"}` + "\n", 1, 0, false},
+	} {
+		path := filepath.Join(t.TempDir(), "events.log")
+		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err := ReadLog("journal", path, test.torn)
+		if len(d.Arrivals) != test.arrivals || (err == nil) != test.ok {
+			t.Errorf("%q: %d arrivals, %v", test.text, len(d.Arrivals), err)
+		}
 	}
 }
