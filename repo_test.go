@@ -48,7 +48,7 @@ var imports = map[string]struct {
 	"pkg/queue":       {[]string{"pkg/appendlog", "pkg/boltfile", "pkg/datadir", "pkg/deadletters"}, "the queue stores opaque records"},
 	"pkg/deadletters": {[]string{"pkg/appendlog", "pkg/boltfile", "pkg/datadir"}, "what was refused is kept without knowing what there is besides"},
 	"pkg/appendlog":   {[]string{"pkg/datadir"}, "frames are kept without knowing what is in them"},
-	"pkg/cluster":     {[]string{"pkg/boltfile", "pkg/queue"}, "the cluster keeps what a queue hands it, and knows no more of it than the disk does"},
+	"pkg/cluster":     {[]string{"pkg/datadir", "pkg/queue"}, "the cluster keeps what a queue hands it, and knows no more of it than the disk does"},
 	"pkg/logs":        {[]string{"pkg/event"}, "a log knows lines, and nothing of what they are about"},
 	"pkg/boltfile":    {[]string{"pkg/datadir"}, "a file is checked without knowing what is in it"},
 	"pkg/hmcsim":      {nil, "the simulator shares no code with what it tests"},

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,7 +31,7 @@ func group(i, n int) (frames [][]byte) {
 func write(t *testing.T, groups int, end bool) (b []byte, ends []int64) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
-	f, err := Create(Disk, path)
+	f, err := Create(datadir.Disk, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,12 +177,12 @@ func TestGarbage(t *testing.T) {
 func TestLargeFrame(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log")
-	f, err := Create(Disk, path)
+	f, err := Create(datadir.Disk, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	large := tableFrame(7, 1, bytes.Repeat([]byte("0123456789"), 100_000))
-	if err := errors.Join(f.Append(nil, [][]byte{large}), f.Append(nil, group(1, 2)), f.Close()); err != nil {
+	if err := errors.Join(f.Append(nil, [][]byte{large}), f.Append(nil, group(1, 2)), f.Place(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
@@ -211,8 +213,11 @@ func TestLargeFrame(t *testing.T) {
 func TestReserve(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log")
-	f, err := Create(Disk, path)
+	f, err := Create(datadir.Disk, path)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Place(); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 5 {

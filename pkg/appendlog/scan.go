@@ -31,8 +31,8 @@ type ScannedFrame struct {
 
 // Scanned is what Scan has found besides groups.
 type Scanned struct {
-	// Where the last group ends. What is behind it was never complete, or is damaged.
-	End int64
+	// Where the last group begins and ends. What is behind it was never complete, or is damaged.
+	Last, End int64
 	// Whether the file was ended, and what was said then.
 	Ended bool
 	Say   []byte
@@ -60,7 +60,7 @@ func Scan(
 			found.Rest = true
 			return nil
 		}
-		found.End = g.End
+		found.Last, found.End = g.Start, g.End
 		return err
 	}
 	now := &Group{}

@@ -7,15 +7,17 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // Table keeps entries by their number, in the order of these, and in classes. An entry has two
 // parts: what is shown of it, which can be changed, and its data. They are frames of a File, to
 // which each change is appended; where they are is in memory. When less than a half of the file
-// counts, what does is written to a new one. Some room is reserved, so that entries can be removed
-// when the disk is full.
+// counts, what does is written to a new one; so it is after a change that failed in a way which
+// leaves doubt about the file. Some room is reserved, so that entries can be removed when the disk
+// is full.
 type Table struct {
 	TableOptions
 	file *File
@@ -25,13 +27,15 @@ type Table struct {
 	classes map[string]*class
 	// Bytes of the file that count.
 	live int64
-	// The file is not made anew before it is as large as this.
-	compactAt int64
+	// The file is not made anew before so many do not count.
+	wasteAt int64
+	// Bytes of the file when it was opened.
+	opened int64
 }
 
 // TableOptions say where a Table is, and what it is of.
 type TableOptions struct {
-	System System
+	System datadir.System
 	Path   string
 	// Describe says of which class an entry is and what it costs, by what is shown of it.
 	Describe func(number uint64, shown []byte) (class string, cost int64, err error)
@@ -73,8 +77,9 @@ const (
 )
 
 const (
-	// What is reserved for the removal of entries, and by how much the file grows.
-	tableRoom, tableStep = 16 << 10, 64 << 10
+	// What is reserved for the removal of entries, at least and for each of them, and by how much
+	// the file grows.
+	tableRoom, entryRoom, tableStep = 16 << 10, 9, 64 << 10
 	// A file is not made anew for less.
 	tableWaste = 1 << 20
 )
@@ -87,9 +92,13 @@ var errEntry = errors.New("an entry is damaged")
 // OpenTable opens a table, or makes it.
 func OpenTable(o TableOptions) (*Table, error) {
 	t := &Table{TableOptions: o, classes: map[string]*class{}}
+	// One that was not complete when the process ended. It may be large.
+	if err := o.System.Remove(o.Path + temporarySuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	file, err := o.System.Open(o.Path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		t.file, err = makeTable(o.System, o.Path, func(*File) error { return nil })
+		t.file, err = makeTable(o.System, o.Path, tableRoom, func(*File) error { return nil })
 		return t, err
 	}
 	if err != nil {
@@ -113,30 +122,46 @@ func OpenTable(o TableOptions) (*Table, error) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return nil, err
 	}
-	cut := stat.Size()%tableStep != 0 || found.Rest
+	aligned := stat.Size()%tableStep == 0
 	switch {
-	case found.End == 0 && cut:
+	case found.End == 0 && (!aligned || found.Rest):
 		return nil, ErrUnreadable
 	case damaged > 0:
 		o.Damaged(fmt.Errorf("%d changes are passed over", damaged))
-	case cut:
+	case found.Rest && !aligned: // a change that was not complete has had its room
 		o.Damaged(errors.New("the last change may be missing"))
 	}
-	if t.file, err = Open(o.System, o.Path, found.End); err != nil {
+	if t.file, err = Open(o.System, o.Path, found); err != nil {
 		return nil, err
 	}
-	if cut {
+	if found.Rest || !aligned {
 		if err := errors.Join(t.file.Cut(), t.file.Sync()); err != nil {
 			return nil, errors.Join(err, t.file.Close())
 		}
-		_ = t.file.Reserve(tableRoom, tableStep) // it is tried again before something is stored
+		_ = t.reserve(0) // it is tried again before something is stored
 	}
+	t.opened = t.file.Size()
 	return t, nil
 }
 
+// reserve makes room for so many bytes, and for the removal of all entries after that.
+func (t *Table) reserve(bytes int64) error {
+	return t.file.Reserve(bytes+t.room(), tableStep)
+}
+
+func (t *Table) room() int64 {
+	n := 0
+	for _, c := range t.classes {
+		n += len(c.entries)
+	}
+	return tableRoom + int64(n)*entryRoom
+}
+
 // MakeTable makes the file of a table, of all that fill adds to it.
-func MakeTable(system System, path string, fill func(add func(number uint64, shown, data []byte) error) error) error {
-	f, err := makeTable(system, path, func(f *File) error {
+func MakeTable(
+	system datadir.System, path string, fill func(add func(number uint64, shown, data []byte) error) error,
+) error {
+	f, err := makeTable(system, path, tableRoom, func(f *File) error {
 		return fill(func(number uint64, shown, data []byte) error {
 			var group [][]byte
 			if data != nil {
@@ -152,26 +177,23 @@ func MakeTable(system System, path string, fill func(add func(number uint64, sho
 }
 
 // makeTable makes a file that is complete when it has its name.
-func makeTable(system System, path string, fill func(f *File) error) (_ *File, err error) {
-	temporary := path + ".tmp"
-	f, err := Create(system, temporary)
+func makeTable(system datadir.System, path string, room int64, fill func(f *File) error) (*File, error) {
+	f, err := Create(system, path)
 	if err != nil {
 		return nil, err
 	}
-	if err = fill(f); err == nil {
-		err = f.Reserve(tableRoom, tableStep)
+	if err = fill(f); err == nil && f.Size() == 0 {
+		err = f.Append(nil) // with nothing in it, what is torn next looks as what was damaged
+	}
+	if err == nil {
+		err = f.Reserve(room, tableStep)
 	}
 	if err == nil {
 		err = f.Place()
 	}
-	if err == nil {
-		err = system.Rename(temporary, path)
-	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close(), system.Remove(temporary))
-	}
-	if err := system.Sync(filepath.Dir(path)); err != nil {
-		return nil, errors.Join(err, f.Close())
+		f.Abandon()
+		return nil, err
 	}
 	return f, nil
 }
@@ -263,10 +285,16 @@ func (t *Table) Whole() error {
 		return err
 	case stat.Size() < t.file.Size():
 		return errors.New("it was cut off while in use")
-	case t.file.Doubtful():
-		return errors.New("the last change may be missing")
 	}
 	return nil
+}
+
+// sound makes the file anew if nobody knows what of it is on disk.
+func (t *Table) sound() error {
+	if !t.file.Doubtful() {
+		return nil
+	}
+	return t.remake()
 }
 
 func tableFrame(kind uint8, number uint64, payload []byte) []byte {
@@ -286,6 +314,9 @@ func goneFrame(numbers []uint64) []byte {
 // Add adds entries, of which the numbers are above all others, and removes some, all of it or
 // nothing.
 func (t *Table) Add(entries []Addition, gone []uint64) error {
+	if err := t.sound(); err != nil {
+		return err
+	}
 	at, size := t.file.Size(), int64(0)
 	var frames [][]byte
 	places := make([]Entry, len(entries))
@@ -302,7 +333,7 @@ func (t *Table) Add(entries []Addition, gone []uint64) error {
 		frames = append(frames, goneFrame(gone))
 		size += int64(len(frames[len(frames)-1]))
 	}
-	if err := t.file.Reserve(size+tableRoom, tableStep); err != nil {
+	if err := t.reserve(size + int64(len(entries))*entryRoom); err != nil {
 		return err
 	}
 	if err := t.file.Append(nil, frames); err != nil {
@@ -322,8 +353,11 @@ func (t *Table) Change(number uint64, shown []byte, cost int64) error {
 	if e == nil {
 		return fs.ErrNotExist
 	}
+	if err := t.sound(); err != nil {
+		return err
+	}
 	frame, at := tableFrame(kindShown, number, shown), t.file.Size()
-	if err := t.file.Reserve(int64(len(frame))+tableRoom, tableStep); err != nil {
+	if err := t.reserve(int64(len(frame))); err != nil {
 		return err
 	}
 	if err := t.file.Append(nil, [][]byte{frame}); err != nil {
@@ -346,8 +380,11 @@ func (t *Table) Remove(numbers []uint64) (n int, err error) {
 	if len(numbers) == 0 {
 		return 0, nil
 	}
+	if err := t.sound(); err != nil {
+		return 0, err
+	}
 	frame := goneFrame(numbers)
-	_ = t.file.Reserve(int64(len(frame))+tableRoom, tableStep) // if it fits all the same
+	_ = t.reserve(int64(len(frame)) - int64(len(numbers))*entryRoom) // if it fits all the same
 	if err := t.file.Append(nil, [][]byte{frame}); err != nil {
 		return 0, err
 	}
@@ -455,13 +492,31 @@ func (t *Table) read(at int64, size int32, number uint64) (whole, payload []byte
 }
 
 // compact makes the file anew when most of it does not count any more. If that fails the old one
-// goes on, and it is tried again when that has grown.
+// goes on, and it is tried again when half as much more does not count.
 func (t *Table) compact() {
-	if t.file.Size() < max(2*t.live+tableWaste, t.compactAt) {
+	waste, empty := t.file.Size()-t.live, len(t.classes) == 0
+	if waste < t.live+tableWaste || waste < t.wasteAt && !empty {
 		return
 	}
+	var err error
+	if empty { // which works on a full disk, too
+		if err = t.file.Clear(); err == nil {
+			_ = t.reserve(0)
+			err = t.file.Append(nil)
+		}
+	} else {
+		err = t.remake()
+	}
+	if t.wasteAt = 0; err != nil {
+		t.wasteAt = waste + waste/2
+		t.Failed(err)
+	}
+}
+
+// remake writes what counts to a new file, in the place of the old one.
+func (t *Table) remake() error {
 	places := map[*Entry]Entry{}
-	file, err := makeTable(t.System, t.Path, func(f *File) (err error) {
+	file, err := makeTable(t.System, t.Path, t.room(), func(f *File) (err error) {
 		t.Each("", 0, math.MaxUint64, func(e *Entry) bool {
 			now, at := *e, f.Size()
 			var group [][]byte
@@ -482,9 +537,7 @@ func (t *Table) compact() {
 		return err
 	})
 	if err != nil {
-		t.compactAt = t.file.Size() + t.file.Size()/2
-		t.Failed(err)
-		return
+		return err
 	}
 	t.live = 0
 	for e, now := range places {
@@ -492,8 +545,15 @@ func (t *Table) compact() {
 		t.live += e.size()
 	}
 	_ = t.file.Close() // it is not used any more
-	t.file, t.compactAt = file, 0
+	t.file = file
+	return nil
 }
 
-// Close closes the file.
-func (t *Table) Close() error { return t.file.Close() }
+// Close closes the file. What was stored last is followed by a group with nothing in it, if that
+// can be written: else damage to it looks as a change that was never complete.
+func (t *Table) Close() error {
+	if t.file.Size() != t.opened && !t.file.Doubtful() {
+		_ = t.file.Append(nil)
+	}
+	return t.file.Close()
+}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // A table does what a map would do, over openings and however often its file is made anew.
@@ -19,7 +21,7 @@ func TestTable(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "table")
 	options := TableOptions{
-		System: Disk, Path: path,
+		System: datadir.Disk, Path: path,
 		Describe: func(number uint64, shown []byte) (string, int64, error) {
 			return string(shown[:1]), int64(len(shown)), nil
 		},

@@ -50,10 +50,7 @@ func TestVerify(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if clean, err := Verify(path, ""); err != nil || !clean {
-			t.Fatalf("round %d: %v, %v", round, clean, err)
-		}
-		if clean, err := Verify(path, "bucket 1"); err != nil || !clean {
+		if clean, err := Verify(path); err != nil || !clean {
 			t.Fatalf("round %d: %v, %v", round, clean, err)
 		}
 	}
@@ -106,7 +103,7 @@ func FuzzVerify(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Verify(path, ""); err != nil {
+		if _, err := Verify(path); err != nil {
 			return
 		}
 		db, err := bolt.Open(path, 0o600, asWritten)

@@ -18,7 +18,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -72,7 +71,7 @@ type Options struct {
 	Metrics Metrics
 
 	// System is what tests have in the place of the one that there is.
-	System appendlog.System
+	System datadir.System
 }
 
 // Metrics are told of what is kept. Those of a queue are such.
@@ -157,13 +156,13 @@ func Open(opts Options) (*File, error) {
 	if opts.Metrics == nil {
 		opts.Metrics = nobody{}
 	}
-	opts.System = cmp.Or(opts.System, appendlog.Disk)
+	opts.System = cmp.Or(opts.System, datadir.Disk)
 	d := &File{
 		opts: opts, path: filepath.Join(opts.Dir, FileName),
 		log: opts.Logger,
 	}
 	if err := d.open(); err != nil {
-		if !boltfile.IsNoSpace(err) {
+		if !datadir.IsNoSpace(err) {
 			return nil, fmt.Errorf("dead letters: %w", err)
 		}
 		d.log.Error("dead letters cannot be kept at the moment", zap.Error(err))
@@ -182,14 +181,14 @@ func (d *File) open() (err error) {
 			l, err := decodeLetter(sequenceKey(id), shown)
 			return l.Sink, l.Cost(), err
 		},
-		Damaged: func(err error) { d.damaged(boltfile.Damaged(d.path, err)) },
+		Damaged: func(err error) { d.damaged(datadir.Damaged(d.path, err)) },
 		Failed: func(err error) {
 			d.log.Warn("the file of the dead letters could not be made smaller", zap.Error(err))
 		},
 	}
 	table, err := appendlog.OpenTable(options)
 	if errors.Is(err, appendlog.ErrUnreadable) {
-		if err := d.setAside(d.path, boltfile.Damaged(d.path, err)); err != nil {
+		if err := d.setAside(d.path, datadir.Damaged(d.path, err)); err != nil {
 			return err
 		}
 		table, err = appendlog.OpenTable(options)
@@ -235,7 +234,7 @@ func (d *File) use(what string, fn func() error) (err error) {
 	}
 	if d.table != nil {
 		if err := d.table.Whole(); err != nil {
-			d.damaged(boltfile.Damaged(d.path, err))
+			d.damaged(datadir.Damaged(d.path, err))
 			_ = d.table.Close() // it is not used any more
 			d.table = nil
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // oldFileName is the bbolt file of versions up to 0.1. It has two buckets, in which the key is the
@@ -23,36 +24,42 @@ func (d *File) takeOver() error {
 		return nil
 	}
 	unreadable, clean, damage := 0, true, error(nil)
-	if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) { // else it was made and not removed
-		fill := func(add func(id uint64, shown, data []byte) error) (err error) {
-			clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
-				letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
-				if letters == nil || data == nil {
-					return boltfile.Damagef(old, "a bucket is missing")
-				}
-				return letters.ForEach(func(key, value []byte) error {
-					if _, err := decodeLetter(key, value); err != nil {
-						unreadable++
-						return nil
-					}
-					record, _ := appendlog.CutCRC(data.Get(key), key...)
-					return add(big.Uint64(key), value, record)
-				})
-			})
-			if boltfile.IsDamage(err) {
-				damage, err = err, nil
+	// It is made anew if it was made and the old one not removed: nothing was changed meanwhile.
+	fill := func(add func(id uint64, shown, data []byte) error) (err error) {
+		clean, err = boltfile.View(old, func(tx *bolt.Tx) error {
+			letters, data := tx.Bucket([]byte("letters")), tx.Bucket([]byte("data"))
+			if letters == nil || data == nil {
+				return datadir.Damagef(old, "a bucket is missing")
 			}
-			return err
+			return letters.ForEach(func(key, value []byte) error {
+				if _, err := decodeLetter(key, value); err != nil {
+					unreadable++
+					return nil
+				}
+				record, _ := appendlog.CutCRC(data.Get(key), key...)
+				return add(big.Uint64(key), value, record)
+			})
+		})
+		if datadir.IsDamage(err) {
+			damage, err = err, nil
 		}
-		if err := appendlog.MakeTable(d.opts.System, d.path, fill); err != nil {
-			return err
-		}
+		return err
+	}
+	err := d.opts.System.Remove(d.path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = appendlog.MakeTable(d.opts.System, d.path, fill)
+	}
+	if err == nil {
+		err = d.opts.System.Sync(d.opts.Dir) // its name, before the old one goes
+	}
+	if err != nil {
+		return err
 	}
 	switch {
 	case unreadable > 0:
-		d.damaged(boltfile.Damagef(old, "%d letters are passed over", unreadable))
+		d.damaged(datadir.Damagef(old, "%d letters are passed over", unreadable))
 	case !clean && damage == nil:
-		d.damaged(boltfile.Damagef(old, "the last change may be missing"))
+		d.damaged(datadir.Damagef(old, "the last change may be missing"))
 	}
 	if damage != nil {
 		return d.setAside(old, damage)

@@ -115,7 +115,7 @@ func (m *Migration) directory() place {
 		},
 		moved: func() (string, error) { return movedTo(m.StoragePath) },
 		mark: func(to string) error {
-			f, err := datadir.WriteNew(filepath.Join(m.StoragePath, movedName), []byte(to+"\n"))
+			f, err := datadir.WriteNew(datadir.Disk, filepath.Join(m.StoragePath, movedName), []byte(to+"\n"))
 			if err == nil {
 				err = errors.Join(f.Close(), datadir.Sync(m.StoragePath))
 			}

@@ -10,9 +10,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 )
 
-// A block is a run of chunks, back to back. A chunk holds what one transaction added to the block,
-// so a block that is still short can grow by another chunk without its older bytes being touched.
-// It is a frame of pkg/appendlog, of which the numbers are, in a chunk of records,
+// A chunk holds what one transaction stores, or a part of that. It is a frame of pkg/appendlog, of
+// which the numbers are, in a chunk of records,
 //
 //	sequence number of the first record
 //	when that was appended, Unix time in nanoseconds
@@ -20,7 +19,7 @@ import (
 //	bytes of this chunk's records, lengths not counted
 //
 // and zero in one of the state; in the payload each entry is its length as an unsigned varint and
-// its bytes.
+// its bytes. A block is a run of chunks in memory, back to back.
 const chunkHeaderSize = appendlog.HeaderSize
 
 // The kinds of frames in a segment.
@@ -30,12 +29,13 @@ const (
 	kindHead    = 3
 )
 
-// blockSize is what a block is closed at. It is large enough that the cost per block (a header, a
+// blockSize is what a chunk is closed at. It is large enough that the cost per block (a header, a
 // checksum, a place in an index) disappears, and small enough that a reader in need of one record
 // does not read much for it.
 const blockSize = 64 << 10
 
-// extendLimit is how long a block may become by adding chunks to it.
+// extendLimit is how long a block in memory may become by adding chunks to it: a trickle of single
+// records does not fill the cache with their memory.
 const extendLimit = 32 << 10
 
 // big is the byte order of all that is stored.
@@ -106,66 +106,13 @@ func (d *draft) finish(kind uint8, first uint64, before int64) chunkInfo {
 	}
 }
 
-// tail is a block that still grows: its key, which is the number of its first entry, and what is in
-// it.
-type tail struct {
-	key uint64
-	buf []byte
-}
-
-// blockWrite is a block that a transaction writes: a new one, or an old one that has become longer
-// by the chunks.
-type blockWrite struct {
-	tail
-	chunks []chunkInfo
-}
-
-// plan is the blocks that a transaction writes.
-type plan []blockWrite
-
-// tail returns the block that grows after the plan was carried out.
-func (p plan) tail(before tail) tail {
-	if len(p) == 0 {
-		return before
-	}
-	return p[len(p)-1].tail
-}
-
-// added returns the chunks of a plan.
-func (p plan) added() (chunks [][]byte) {
-	for i := range p {
-		for _, c := range p[i].chunks {
-			chunks = append(chunks, p[i].buf[c.start-chunkHeaderSize:c.end])
-		}
+// finishState writes the headers of drafts with changes of the state, and returns the chunks.
+func finishState(drafts []draft) (chunks [][]byte) {
+	for i := range drafts {
+		drafts[i].finish(kindState, 0, 0)
+		chunks = append(chunks, drafts[i].buf)
 	}
 	return chunks
-}
-
-// add puts a finished chunk into the last block if that is short, else into one of its own. It
-// tells whether the draft's memory is free again.
-func (p *plan) add(before tail, key uint64, d *draft, c chunkInfo) (copied bool) {
-	t := p.tail(before)
-	if len(t.buf) == 0 || len(t.buf)+len(d.buf) > extendLimit {
-		*p = append(*p, blockWrite{tail{key, d.buf}, []chunkInfo{c}})
-		return false
-	}
-	c.start += len(t.buf)
-	c.end += len(t.buf)
-	t.buf = append(t.buf, d.buf...)
-	if len(*p) == 0 {
-		*p = plan{{}}
-	}
-	last := &(*p)[len(*p)-1]
-	last.tail, last.chunks = t, append(last.chunks, c)
-	return true
-}
-
-// addState plans drafts with changes of the state.
-func (p *plan) addState(before tail, drafts []draft) {
-	for i := range drafts {
-		d := &drafts[i]
-		p.add(before, p.tail(before).key+1, d, d.finish(kindState, 0, 0))
-	}
 }
 
 // parseBlock checks a block and lists its chunks. On an error the chunks in front of the damage are
@@ -237,6 +184,19 @@ type Block struct {
 	chunks []chunkInfo
 	// Base of the segment it is in.
 	segment uint64
+}
+
+// grow adds a chunk that follows, while the block is short. Who has the block as it was does not
+// see that.
+func (b *Block) grow(chunk []byte, c chunkInfo) bool {
+	n := len(b.buf)
+	if n+len(chunk) > extendLimit {
+		return false
+	}
+	c.start += n
+	c.end += n
+	b.buf, b.chunks = append(b.buf, chunk...), append(b.chunks, c)
+	return true
 }
 
 func (b *Block) empty() bool   { return len(b.chunks) == 0 }

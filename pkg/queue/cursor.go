@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // Record is one record of the queue.
@@ -232,7 +232,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 				return Block{}, ErrClosed
 			}
 			// removed meanwhile
-		case !boltfile.IsDamage(err):
+		case !datadir.IsDamage(err):
 			return Block{}, fmt.Errorf("queue: %w", err)
 		case next == 0:
 			if q.condemn(s) {

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -66,14 +65,14 @@ type cursorFile struct{ *datadir.Slots }
 // openCursorFile returns the newest checkpoint of the directory. It is nil with an error that
 // isDamage if there is a file without one, and nil without an error if there is no file. The file
 // is usable in each of these cases.
-func openCursorFile(dir string) (cursorFile, *Checkpoint, error) {
-	slots, content, err := datadir.OpenSlots(filepath.Join(dir, cursorsName), func(b []byte) bool {
+func openCursorFile(system datadir.System, dir string) (cursorFile, *Checkpoint, error) {
+	slots, content, err := datadir.OpenSlots(system, filepath.Join(dir, cursorsName), func(b []byte) bool {
 		_, err := decodeCheckpoint(b)
 		return err == nil
 	})
 	f := cursorFile{slots}
 	if errors.Is(err, datadir.ErrSlots) {
-		err = boltfile.Damagef(f.Path(), "%w", errCheckpoint)
+		err = datadir.Damagef(f.Path(), "%w", errCheckpoint)
 	}
 	if err != nil || content == nil {
 		return f, nil, err

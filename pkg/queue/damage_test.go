@@ -832,7 +832,7 @@ func TestNewerVersion(t *testing.T) {
 	file := segmentFiles(t, q.opts.Dir)[0]
 	head := append(make([]byte, chunkHeaderSize), appendlog.AppendCRC([]byte{segmentVersion + 1, 0})...)
 	appendlog.Seal(head, kindHead, 1, [4]uint64{1})
-	log, err := appendlog.Create(appendlog.Disk, file)
+	log, err := appendlog.Create(datadir.Disk, file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 const (
 	cursorsName     = "cursors"
+	probeName       = "probe"
 	segmentPrefix   = "segment-"
 	segmentSuffix   = ".log"
 	temporarySuffix = ".tmp"

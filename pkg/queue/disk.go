@@ -15,8 +15,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -28,13 +26,18 @@ const damageGap = 1 << 32
 type disk struct {
 	reporter
 	dir       string
-	system    appendlog.System
+	system    datadir.System
 	lock      *os.File
 	positions cursorFile
 	// Nil after a failure, until the next Begin.
 	writer  *writer
 	closing chan struct{}
 	loops   sync.WaitGroup
+
+	// Those that are to go, in order: one that could not be removed goes before the next one,
+	// so that what is left has no holes.
+	leaveMu sync.Mutex
+	leaving []leaving
 
 	// Guards what follows, and what is found out about the damage of a segment.
 	mu       sync.Mutex
@@ -55,7 +58,7 @@ func newDisk(o *Options) (*disk, error) {
 	}
 	d := &disk{
 		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"},
-		dir:      o.Dir, system: cmp.Or(o.system, appendlog.Disk), lock: lock,
+		dir:      o.Dir, system: cmp.Or(o.system, datadir.Disk), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	d.loops.Go(d.spaceLoop)
@@ -63,9 +66,9 @@ func newDisk(o *Options) (*disk, error) {
 }
 
 func (d *disk) Load() (*Loaded, error) {
-	positions, stored, err := openCursorFile(d.dir)
+	positions, stored, err := openCursorFile(d.system, d.dir)
 	d.positions = positions
-	if boltfile.IsDamage(err) {
+	if datadir.IsDamage(err) {
 		err = d.setAside(positions.Path(), err)
 	}
 	if err != nil {
@@ -145,8 +148,8 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 	for _, e := range slices.Backward(entries) { // in the order of the names, which is that of the numbers
 		path := filepath.Join(d.dir, e.Name())
 		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
-			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
-				if err := os.Remove(path); err != nil { // was not complete when the process ended
+			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName || name == probeName {
+				if err := d.system.Remove(path); err != nil { // was not complete when the process ended
 					return nil, nil, err
 				}
 			}
@@ -157,13 +160,17 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 			continue
 		}
 		var s found
-		if len(segments) == 0 {
+		if n := len(segments); n == 0 {
 			clear(state)
-			s, err = scan(d.system, path, base, end, state)
+			s, err = scan(d.system, path, base, confirmed{end, math.MaxUint64}, state)
 		} else {
-			s, err = inspect(d.system, path, base, end)
+			limit := uint64(math.MaxUint64)
+			if next := segments[n-1].info; next.previousBase == base {
+				limit = next.previousLast
+			}
+			s, err = inspect(d.system, path, base, confirmed{end, limit})
 		}
-		if boltfile.IsDamage(err) {
+		if datadir.IsDamage(err) {
 			taken = append(taken, span{base, base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
@@ -175,7 +182,9 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 		if s.damage != nil {
 			d.flag(s.segment, s.damage)
 		}
-		s.finish()
+		if err := s.finish(); err != nil {
+			return nil, nil, err
+		}
 		s.index = nil // it is read when it is needed
 		segments = append(segments, s)
 	}
@@ -188,7 +197,7 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 // lost its end; what is behind it was never confirmed and may have been given out again.
 func (d *disk) expect(l *Loaded, s *found, last uint64) {
 	if s.last < last {
-		d.flag(s.segment, boltfile.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
+		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
 		l.lost = append(l.lost, span{s.last + 1, last})
 		return
 	}
@@ -229,7 +238,7 @@ func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
 
 func (d *disk) Begin(s *Start) (size int64, err error) {
 	w, err := newWriter(d.system, d.dir, s.segmentInfo, s.positions, func(w *writer) error {
-		return s.state(func(p plan) error { return w.append(s.positions, w.summary, p.added(), nil) })
+		return s.state(func(chunks [][]byte) error { return w.append(s.positions, w.summary, chunks, nil) })
 	})
 	if err != nil {
 		return 0, err
@@ -243,6 +252,9 @@ func (d *disk) Begin(s *Start) (size int64, err error) {
 	}
 	d.seal(old == nil)
 	d.writer = w
+	d.leaveMu.Lock()
+	d.leaving = slices.DeleteFunc(d.leaving, func(l leaving) bool { return l.path == w.path })
+	d.leaveMu.Unlock()
 	return w.log.Size(), nil
 }
 
@@ -259,10 +271,10 @@ func (d *disk) seal(whole bool) {
 }
 
 func (d *disk) Commit(g *Group) error {
-	if g.Empty() {
-		return probeDisk(d.dir, max(64<<10, min(g.bytes, commitBytes)))
-	}
 	w := d.writer
+	if g.Empty() {
+		return errors.Join(w.log.Settle(), d.probe(max(64<<10, min(g.bytes, commitBytes))))
+	}
 	err := w.commit(g)
 	if err == nil {
 		g.after.size = w.log.Size()
@@ -273,7 +285,7 @@ func (d *disk) Commit(g *Group) error {
 	// is on disk.
 	changed := errors.Is(err, errShortened) || errors.Is(err, fs.ErrNotExist)
 	if changed {
-		d.flag(w.segment, boltfile.Damaged(w.path, err))
+		d.flag(w.segment, datadir.Damaged(w.path, err))
 	}
 	if changed || w.log.Doubtful() {
 		d.seal(false)
@@ -282,14 +294,14 @@ func (d *disk) Commit(g *Group) error {
 	return err
 }
 
-// probeDisk writes size bytes to a file and removes it.
-func probeDisk(dir string, size int64) error {
-	path := filepath.Join(dir, "probe"+temporarySuffix)
-	f, err := datadir.WriteNew(path, make([]byte, size))
+// probe writes so many bytes to a file and removes it.
+func (d *disk) probe(size int64) error {
+	path := filepath.Join(d.dir, probeName+temporarySuffix)
+	f, err := datadir.WriteNew(d.system, path, make([]byte, size))
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), os.Remove(path))
+	return errors.Join(f.Close(), d.system.Remove(path))
 }
 
 func (d *disk) segment(base uint64) *segment {
@@ -312,11 +324,11 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 		if next > at.last && d.nextReadable(s, at, nil, at.base-1, at.base) >= seq {
 			next = 0 // nor is there anything in front of it
 		}
-		err = boltfile.Damagef(s.path, "records from %d: %w", seq, err)
+		err = datadir.Damagef(s.path, "records from %d: %w", seq, err)
 	} else {
 		err = fmt.Errorf("read %s: %w", s.path, err)
 	}
-	if boltfile.IsDamage(err) {
+	if datadir.IsDamage(err) {
 		d.flag(s, err)
 	}
 	return Block{}, next, err
@@ -374,10 +386,30 @@ func (d *disk) Trim(base uint64) error {
 	if s.retire() {
 		d.seal(false)
 	}
-	if flagged {
-		return d.setAside(s.path, nil)
+	d.leaveMu.Lock()
+	defer d.leaveMu.Unlock()
+	d.leaving = append(d.leaving, leaving{s.path, flagged})
+	// What is behind it, with the state, has its name on disk before this one goes.
+	if err := d.system.Sync(d.dir); err != nil {
+		return err
 	}
-	return errors.Join(d.system.Remove(s.path), d.system.Sync(d.dir))
+	for len(d.leaving) > 0 {
+		path, remove := d.leaving[0].path, d.system.Remove
+		if d.leaving[0].flagged {
+			remove = func(path string) error { return d.setAside(path, nil) }
+		}
+		if err := remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		d.leaving = d.leaving[1:]
+	}
+	return d.system.Sync(d.dir)
+}
+
+// leaving is a file that is to go.
+type leaving struct {
+	path    string
+	flagged bool
 }
 
 func (d *disk) Close() error {

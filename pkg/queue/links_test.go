@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
@@ -83,12 +84,12 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	if err := os.WriteFile(elsewhere, before, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{cursorsName, "probe", segmentName(1 << 40)} {
+	for _, name := range []string{cursorsName, probeName, segmentName(1 << 40)} {
 		if err := os.Symlink(elsewhere, filepath.Join(dir, name+temporarySuffix)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(probeDisk(dir, 1<<10), openBoth()); err != nil {
+	if err := errors.Join((&disk{dir: dir, system: datadir.Disk}).probe(1<<10), openBoth()); err != nil {
 		t.Error(err)
 	}
 	if after, err := os.ReadFile(elsewhere); err != nil || string(after) != string(before) {

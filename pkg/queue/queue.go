@@ -33,8 +33,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
@@ -121,7 +120,7 @@ type Options struct {
 	Wrap func(Store) Store
 
 	// Of tests: nil for the system that there is.
-	system appendlog.System
+	system datadir.System
 }
 
 func (o *Options) setDefaults() error {
@@ -214,9 +213,7 @@ type committer struct {
 	// Takes the next group; nil until one is begun.
 	active *Segment
 	// Its size when it was begun.
-	initial     int64
-	recordsTail tail
-	stateTail   tail
+	initial int64
 
 	// When the last transaction failed, and its bytes.
 	failed   time.Time
@@ -282,12 +279,12 @@ func (q *Queue) load() error {
 		return err
 	}
 	if err := q.begin(); err != nil {
-		if !boltfile.IsNoSpace(err) {
+		if !datadir.IsNoSpace(err) {
 			return err
 		}
 		q.result(err, 0)
 	}
-	if err := q.flushPositions(true); err != nil && !boltfile.IsNoSpace(err) {
+	if err := q.flushPositions(true); err != nil && !datadir.IsNoSpace(err) {
 		return err
 	}
 	q.removeDone()

@@ -14,7 +14,7 @@ import (
 	"syscall"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // A segment is a file of pkg/appendlog. It begins with a frame that says which segment it is, and
@@ -34,7 +34,7 @@ var errVersion = errors.New("written by a newer version of this program")
 
 // segment is the file of a segment.
 type segment struct {
-	system appendlog.System
+	system datadir.System
 	path   string
 
 	// It is damaged: the file is kept under another name when it is done with. Guarded by
@@ -43,7 +43,7 @@ type segment struct {
 
 	// Guards what follows.
 	mu   sync.Mutex
-	file appendlog.SystemFile
+	file datadir.SystemFile
 	// file is the writer's
 	writing bool
 	gone    bool
@@ -129,13 +129,21 @@ type found struct {
 	damage error
 	// The last group is not whole, and nothing says that it ever was.
 	torn bool
-	// It says at its end what is in it.
+	// What was found of the file. Not if it says at its end what is in it.
+	scanned appendlog.Scanned
+	// It says so.
 	ended bool
 }
 
+// confirmed is what is known of the records that were confirmed: those up to least were, and none
+// of the segment above most.
+type confirmed struct{ least, most uint64 }
+
 // scan reads a segment from its beginning to its end, with the changes of the state if that is not
-// nil. end is how far the queue is known to have gone.
-func scan(system appendlog.System, path string, base, end uint64, state map[string]string) (f found, err error) {
+// nil.
+func scan(
+	system datadir.System, path string, base uint64, known confirmed, state map[string]string,
+) (f found, err error) {
 	f = found{
 		segment: &segment{system: system, path: path, index: []place{}},
 		Segment: Segment{base: base, last: base - 1},
@@ -150,11 +158,12 @@ func scan(system appendlog.System, path string, base, end uint64, state map[stri
 	rest, err := appendlog.Scan(file, size, want, func(g *appendlog.Group) error {
 		after := f.Segment
 		ok := len(g.Say) >= summarySize && after.decode(g.Say[:summarySize]) == nil
-		if g.Damaged && g.Unsure && (!ok || after.last <= f.last || after.last > end) {
+		torn := g.Damaged && (!ok || after.last <= f.last || after.last > known.least)
+		if g.Unsure && (torn || ok && after.last > known.most) {
 			return appendlog.ErrCut
 		}
 		if g.Damaged && f.damage == nil {
-			f.damage = boltfile.Damagef(path, "bytes from %d to %d", g.Start, g.End)
+			f.damage = datadir.Damagef(path, "bytes from %d to %d", g.Start, g.End)
 		}
 		for i := range g.Frames {
 			if err := f.add(&g.Frames[i], state); err != nil {
@@ -168,7 +177,7 @@ func scan(system appendlog.System, path string, base, end uint64, state map[stri
 		f.end = g.End
 		return nil
 	})
-	f.size, f.ended, f.torn = size, rest.Ended, rest.Rest
+	f.size, f.scanned, f.ended, f.torn = size, rest, rest.Ended, rest.Rest
 	if say != nil {
 		f.positions, _ = decodeCheckpoint(say[summarySize:]) // only a copy
 	}
@@ -176,9 +185,9 @@ func scan(system appendlog.System, path string, base, end uint64, state map[stri
 	case errors.Is(err, errVersion):
 		return f, fmt.Errorf("%s: %w", path, err)
 	case f.end == 0:
-		return f, boltfile.Damagef(path, "nothing of it can be read")
+		return f, datadir.Damagef(path, "nothing of it can be read")
 	case f.info.base != base && f.damage == nil:
-		f.damage = boltfile.Damagef(path, "it does not say which segment it is")
+		f.damage = datadir.Damagef(path, "it does not say which segment it is")
 	}
 	return f, nil
 }
@@ -209,21 +218,29 @@ func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err
 	return nil
 }
 
-// finish cuts off what was never complete, and writes the end that is missing. A file for which
-// that fails is read in full with the next start again, and so is one that is damaged, which is
-// left as it is.
-func (f *found) finish() {
-	if f.ended || f.damage != nil {
-		return
+// finish makes a segment that was not ended one that is: it puts on disk what a process that was
+// killed has left of it, since more is built on that from now on, cuts off what was never complete,
+// and says at the end what is in it. A damaged file is left as it is, and read in full each time.
+func (f *found) finish() error {
+	if f.ended {
+		return nil
 	}
-	file, err := appendlog.Open(f.system, f.path, f.end)
+	file, err := appendlog.Open(f.system, f.path, f.scanned)
+	if err == nil && f.damage == nil {
+		if err = file.Cut(); err == nil {
+			err = file.Sync()
+		}
+		if err == nil && file.End(f.say(f.info, &f.Segment)) == nil { // a help only
+			f.size = file.Size()
+		}
+	}
 	if err != nil {
-		return
+		err = fmt.Errorf("%s: %w", f.path, err)
 	}
-	if file.Truncate(f.end) == nil && file.End(f.say(f.info, &f.Segment)) == nil {
-		f.size = file.Size()
+	if file != nil {
+		err = errors.Join(err, file.Close())
 	}
-	_ = file.Close()
+	return err
 }
 
 // say is what is said of a segment when it is ended.
@@ -236,7 +253,7 @@ func (s *segment) say(info segmentInfo, summary *Segment) []byte {
 }
 
 // inspect reads what is said at the end of a segment; without it the segment is scanned.
-func inspect(system appendlog.System, path string, base, end uint64) (f found, err error) {
+func inspect(system datadir.System, path string, base uint64, known confirmed) (f found, err error) {
 	f = found{segment: &segment{system: system, path: path}, Segment: Segment{base: base, last: base - 1}}
 	file, size, err := f.openFile()
 	if err != nil {
@@ -254,18 +271,18 @@ func inspect(system appendlog.System, path string, base, end uint64) (f found, e
 			return f, nil
 		}
 	}
-	return scan(system, path, base, end, nil)
+	return scan(system, path, base, known, nil)
 }
 
 // openFile opens the file to be read.
-func (s *segment) openFile() (appendlog.SystemFile, int64, error) {
+func (s *segment) openFile() (datadir.SystemFile, int64, error) {
 	file, err := s.system.Open(s.path, os.O_RDONLY)
 	if err != nil {
-		return nil, 0, boltfile.Classify(s.path, err)
+		return nil, 0, datadir.Classify(s.path, err)
 	}
 	stat, err := file.Stat()
 	if err != nil {
-		return nil, 0, errors.Join(boltfile.Classify(s.path, err), file.Close())
+		return nil, 0, errors.Join(datadir.Classify(s.path, err), file.Close())
 	}
 	return file, stat.Size(), nil
 }
@@ -290,7 +307,7 @@ func (s *segment) open() error {
 			}
 			s.end = at
 		} else {
-			f, err := scan(s.system, s.path, 1, math.MaxUint64, nil)
+			f, err := scan(s.system, s.path, 1, confirmed{math.MaxUint64, math.MaxUint64}, nil)
 			if err != nil {
 				return errors.Join(err, file.Close())
 			}
@@ -370,18 +387,16 @@ type writer struct {
 
 // newWriter makes a segment that begins with what fill puts into it.
 func newWriter(
-	system appendlog.System, dir string, info segmentInfo, positions *Checkpoint, fill func(w *writer) error,
+	system datadir.System, dir string, info segmentInfo, positions *Checkpoint, fill func(w *writer) error,
 ) (_ *writer, err error) {
 	path := filepath.Join(dir, segmentName(info.base))
-	temporary := path + temporarySuffix
-	log, err := appendlog.Create(system, temporary)
+	log, err := appendlog.Create(system, path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			_ = log.Close() // the error in hand is the one that counts
-			_ = system.Remove(temporary)
+			log.Abandon()
 		}
 	}()
 	w := &writer{
@@ -396,21 +411,7 @@ func newWriter(
 	if err := fill(w); err != nil {
 		return nil, err
 	}
-	return w, w.place(temporary)
-}
-
-// place makes a segment that is complete the one of its name.
-func (w *writer) place(temporary string) error {
-	if err := w.log.Place(); err != nil {
-		return err
-	}
-	if err := w.system.Rename(temporary, w.path); err != nil {
-		return err
-	}
-	if err := w.system.Sync(filepath.Dir(w.path)); err != nil {
-		return errors.Join(err, w.system.Remove(w.path))
-	}
-	return nil
+	return w, log.Place()
 }
 
 // append stores chunks of the state and of records, and what the segment is with them.
@@ -443,7 +444,7 @@ func (w *writer) commit(g *Group) error {
 	if stat, err := os.Stat(w.path); err != nil || stat.Size() < w.log.Size() {
 		return fmt.Errorf("%s: %w", w.path, cmp.Or(err, errShortened))
 	}
-	return w.append(g.positions, g.after, g.state.added(), g.records.added())
+	return w.append(g.positions, g.after, g.state, g.records)
 }
 
 var errShortened = errors.New("it was cut off while in use")
@@ -458,7 +459,7 @@ func (w *writer) seal(end bool) error {
 		err = w.log.End(w.say(w.info, &w.summary))
 	}
 	w.writing, w.file, w.index = false, nil, nil
-	if err != nil && boltfile.IsNoSpace(err) {
+	if err != nil && datadir.IsNoSpace(err) {
 		err = nil // without it the file is read once more
 	}
 	return errors.Join(err, w.log.Close())

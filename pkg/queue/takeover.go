@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,11 +14,13 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // Versions up to 0.1 had a bbolt file for each segment. The first start makes a segment of today of
-// each, and removes the old ones when all are made: one that ends before goes on with the next. A
-// file had three buckets:
+// each, and removes the old ones when all are made; nothing is appended before. A start that ends
+// in the middle leaves what is not removed to the next one, which makes those anew. A file had
+// three buckets:
 //
 //	meta     "info": layout and base; "summary": what the segment holds; "cursors": a copy of all
 //	         positions
@@ -25,6 +28,11 @@ import (
 //	         the block under "b"
 //	state    the same for the changes of the state, in order
 const oldSuffix = ".db"
+
+// barrier is a file that says to version 0.1, which does not know the names of today, that the
+// directory is of a newer version: that ends then, before it changes anything. It is there before
+// the first of its own files goes.
+const barrier = segmentPrefix + "18446744073709551615" + oldSuffix
 
 // oldSegment is a file of an earlier version.
 type oldSegment struct {
@@ -43,31 +51,33 @@ func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 	var old []oldSegment
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), oldSuffix)
-		if base, known := parseSegmentName(name + segmentSuffix); ok && known {
+		if base, known := parseSegmentName(name + segmentSuffix); ok && known && e.Name() != barrier {
 			old = append(old, oldSegment{path: filepath.Join(d.dir, e.Name()), base: base})
 		}
 	}
-	if len(old) == 0 {
-		return nil, false, nil
+	if len(old) > 0 {
+		d.log.Info("storage of an earlier version is taken over", zap.Int("segments", len(old)))
 	}
-	d.log.Info("storage of an earlier version is taken over", zap.Int("segments", len(old)))
 	done := 0 // those before it are removed
 	for i := range old {
 		s := &old[i]
 		clean, err := d.convert(s)
-		if err != nil && boltfile.IsNoSpace(err) {
+		if err != nil && datadir.IsNoSpace(err) {
 			// What is made already makes room.
 			if err = d.removeOld(old[done:i]); err == nil {
 				done = i
 				clean, err = d.convert(s)
 			}
 		}
-		if unsure = !clean; boltfile.IsDamage(err) {
+		if unsure = !clean; datadir.IsDamage(err) {
 			taken = append(taken, span{s.base, s.base - 1})
 			d.flagOld(s, err)
 			err = nil
 		}
 		if err != nil {
+			if datadir.IsNoSpace(err) {
+				err = fmt.Errorf("the disk needs space for one more file as %s: %w", filepath.Base(s.path), err)
+			}
 			return nil, false, fmt.Errorf("storage of an earlier version is taken over: %w", err)
 		}
 	}
@@ -76,6 +86,15 @@ func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 
 // removeOld removes files that were taken over. A damaged one is kept under another name.
 func (d *disk) removeOld(old []oldSegment) error {
+	if err := d.raiseBarrier(); err != nil { // it is tried again at the next start
+		d.log.Warn("an earlier version would not notice that this one was here", zap.Error(err))
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	if err := d.system.Sync(d.dir); err != nil { // the names of the new ones
+		return err
+	}
 	for _, s := range old {
 		remove := d.system.Remove
 		if s.damaged {
@@ -88,15 +107,31 @@ func (d *disk) removeOld(old []oldSegment) error {
 	return d.system.Sync(d.dir)
 }
 
-// convert makes a segment of an old one, unless that was done before.
+// raiseBarrier makes the file that keeps version 0.1 out.
+func (d *disk) raiseBarrier() error {
+	path := filepath.Join(d.dir, barrier)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	temporary := path + temporarySuffix
+	info := segmentInfo{base: math.MaxUint64}
+	if err := boltfile.Make(temporary, "meta", "info", info.encode()); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
+}
+
+// convert makes a segment of an old one.
 func (d *disk) convert(s *oldSegment) (clean bool, err error) {
-	if _, err := os.Lstat(filepath.Join(d.dir, segmentName(s.base))); !errors.Is(err, fs.ErrNotExist) {
-		return true, err
+	// What a start has made that ended before it removed the old one takes space.
+	err = d.system.Remove(filepath.Join(d.dir, segmentName(s.base)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
 	}
 	return boltfile.View(s.path, func(tx *bolt.Tx) error {
 		meta, records, state := tx.Bucket([]byte("meta")), tx.Bucket([]byte("records")), tx.Bucket([]byte("state"))
 		if meta == nil || records == nil || state == nil {
-			return boltfile.Damagef(s.path, "a bucket is missing")
+			return datadir.Damagef(s.path, "a bucket is missing")
 		}
 		info, err := decodeInfo(meta.Get([]byte("info")))
 		summary := Segment{base: s.base, last: s.base - 1}
@@ -108,7 +143,7 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 			err = errors.New("it is another segment")
 		}
 		if err != nil {
-			return boltfile.Damaged(s.path, err)
+			return datadir.Damaged(s.path, err)
 		}
 		positions, err := decodeCheckpoint(info.metaValue(meta.Get([]byte("cursors"))))
 		if err != nil {
@@ -162,8 +197,8 @@ func (i segmentInfo) metaValue(b []byte) []byte {
 func (d *disk) flagOld(s *oldSegment, err error) {
 	if err != nil && !s.damaged {
 		s.damaged = true
-		if !boltfile.IsDamage(err) {
-			err = boltfile.Damaged(s.path, err)
+		if !datadir.IsDamage(err) {
+			err = datadir.Damaged(s.path, err)
 		}
 		d.damaged(err)
 	}

@@ -1,15 +1,13 @@
 package queue
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,41 +16,20 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/archive"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // unpackOld returns a directory that version 0.1 has written: what makeStore and makeLetters make.
 func unpackOld(t testing.TB) string {
 	t.Helper()
-	f, err := os.Open("testdata/bbolt.tar.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := memoryDir(t)
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return dir
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, filepath.Base(h.Name)), data, 0o600); err != nil {
+	for name, text := range archive.Files(t, "testdata/bbolt.tar.gz") {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return dir
 }
 
 // expectTakenOver opens a directory, in which there has to be all that unpackOld has.
@@ -91,15 +68,33 @@ func expectTakenOver(t *testing.T, dir string) {
 	if n := testutil.ToFloat64(q.metrics.damaged); n != 0 || dropped.Load() != 0 || len(damagedFiles(t, dir)) > 0 {
 		t.Errorf("%v damaged, %d dropped", n, dropped.Load())
 	}
-	if old, err := filepath.Glob(filepath.Join(dir, "*"+oldSuffix)); err != nil || len(old) > 0 {
+	old, err := filepath.Glob(filepath.Join(dir, "*"+oldSuffix))
+	if err != nil || !slices.Equal(old, []string{filepath.Join(dir, barrier)}) {
 		t.Errorf("still there: %q, %v", old, err)
 	}
+	expectBarrier(t, dir)
 	mustPut(t, q, "on")
 	if r := next(t, cursor(t, q, "all"), 1)[0]; r.Seq != damageRecords+1 || string(r.Data) != "on" {
 		t.Errorf("then comes %d %q", r.Seq, r.Data)
 	}
 	if err := errors.Join(d.Close(), q.Close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// expectBarrier checks that version 0.1 would notice a newer one: it reads what the file says of its
+// layout, with its checksum, and refuses what is above 2.
+func expectBarrier(t *testing.T, dir string) {
+	t.Helper()
+	clean, err := boltfile.View(filepath.Join(dir, barrier), func(tx *bolt.Tx) error {
+		info, ok := appendlog.CutCRC(bytes.Clone(tx.Bucket([]byte("meta")).Get([]byte("info"))))
+		if !ok || len(info) != infoSize-4 || info[0] <= 2 {
+			t.Errorf("the layout of the barrier is %x", info)
+		}
+		return nil
+	})
+	if err != nil || !clean {
+		t.Errorf("the barrier is damaged: %v", err)
 	}
 }
 
@@ -113,9 +108,14 @@ func TestTakeOver(t *testing.T) {
 	for round := range soak.Count(t, "QUEUE_TAKEOVER", 15, 300) {
 		dir := unpackOld(t)
 		// All of it are about 500 operations.
+		var m *powered
 		for part := range 4 {
-			m := newPowered(t, r, dir, r.IntN(400))
-			opts := Options{Dir: dir, system: m, Metrics: NewMetrics(nil), Wrap: func(s Store) Store { return poweredStore{s, m, dir} }}
+			if m == nil {
+				m = newPowered(t, r, dir, r.IntN(400))
+			} else {
+				m.again(r.IntN(400))
+			}
+			opts := Options{Dir: dir, system: m, Metrics: NewMetrics(nil)}
 			if q, err := Open(opts); err == nil {
 				if d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir, System: m}); err == nil {
 					_ = d.Close()
@@ -124,9 +124,12 @@ func TestTakeOver(t *testing.T) {
 			} else if !errors.Is(err, errPowerless) {
 				t.Fatal(err)
 			}
+			if r.IntN(3) == 0 {
+				continue
+			}
 			next := filepath.Join(base, fmt.Sprint(round, part))
-			m.leave(t, dir, next, r.IntN(3) > 0)
-			dir = next
+			m.leave(t, next)
+			dir, m = next, nil
 		}
 		if expectTakenOver(t, dir); t.Failed() {
 			t.Fatalf("round %d", round)
