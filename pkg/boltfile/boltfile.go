@@ -61,8 +61,8 @@ func guard(path string, fn func() error) (stuck bool, err error) {
 	return false, fn()
 }
 
-// Make makes a file that holds one value, in the place of one of the same name.
-func Make(path, bucket, key string, value []byte) error {
+// Make makes a file with what fn puts into it, in the place of one of the same name.
+func Make(path string, fn func(tx *bolt.Tx) error) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -74,12 +74,5 @@ func Make(path, bucket, key string, value []byte) error {
 		return err
 	}
 	db.NoSync = true
-	err = db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucket([]byte(bucket))
-		if err != nil {
-			return err
-		}
-		return b.Put([]byte(key), value)
-	})
-	return errors.Join(err, db.Sync(), db.Close())
+	return errors.Join(db.Update(fn), db.Sync(), db.Close())
 }

@@ -114,8 +114,16 @@ func (d *disk) raiseBarrier() error {
 		return err
 	}
 	temporary := path + temporarySuffix
-	info := segmentInfo{base: math.MaxUint64}
-	if err := boltfile.Make(temporary, "meta", "info", info.encode()); err != nil {
+	err := boltfile.Make(temporary, func(tx *bolt.Tx) error {
+		for _, name := range []string{"records", "state", "meta"} {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		info := segmentInfo{base: math.MaxUint64}
+		return tx.Bucket([]byte("meta")).Put([]byte("info"), info.encode())
+	})
+	if err != nil {
 		return err
 	}
 	return os.Rename(temporary, path)

@@ -82,11 +82,16 @@ func expectTakenOver(t *testing.T, dir string) {
 	}
 }
 
-// expectBarrier checks that version 0.1 would notice a newer one: it reads what the file says of its
-// layout, with its checksum, and refuses what is above 2.
+// expectBarrier checks that version 0.1 would notice a newer one: it wants a file with three buckets,
+// reads what that says of its layout, with its checksum, and refuses what is above 2.
 func expectBarrier(t *testing.T, dir string) {
 	t.Helper()
 	clean, err := boltfile.View(filepath.Join(dir, barrier), func(tx *bolt.Tx) error {
+		for _, name := range []string{"meta", "records", "state"} {
+			if tx.Bucket([]byte(name)) == nil {
+				t.Fatalf("the barrier has no bucket %s", name)
+			}
+		}
 		info, ok := appendlog.CutCRC(bytes.Clone(tx.Bucket([]byte("meta")).Get([]byte("info"))))
 		if !ok || len(info) != infoSize-4 || info[0] <= 2 {
 			t.Errorf("the layout of the barrier is %x", info)
