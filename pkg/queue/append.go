@@ -459,11 +459,12 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 	q.enforceLimit()
 }
 
-// trimCache drops the blocks that every cursor has acknowledged, and the oldest beyond the limit.
-// q.mu is held.
+// trimCache drops the blocks that every cursor has acknowledged, but for one that can still grow,
+// and the oldest beyond the limit. q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
-	n := 0
-	for n < len(q.cache) && (q.cached > q.opts.CacheBytes || q.cache[n].last() <= needed) {
+	n, last := 0, len(q.cache)-1
+	done := func(b *Block, grows bool) bool { return b.last() <= needed && (!grows || len(b.buf) > extendLimit) }
+	for n <= last && (q.cached > q.opts.CacheBytes || done(&q.cache[n], n == last)) {
 		q.cached -= int64(cap(q.cache[n].buf))
 		q.cache[n] = Block{}
 		n++
