@@ -1,89 +1,78 @@
-// Package boltfile keeps damaged bbolt files from harming a program: it checks them before bbolt
-// sees them, and turns a panic of bbolt into an error.
+// Package boltfile reads the bbolt files of version 0.1, which may be damaged: it checks them
+// before bbolt sees them, and turns a panic of bbolt into an error.
 package boltfile
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
+	"io/fs"
 	"os"
 	"runtime/debug"
-	"strings"
-	"syscall"
+	"time"
 
+	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
-// PageSize is fixed, so that a file does not depend on the machine's page size, which is 64 KiB on
-// some: every transaction writes a handful of pages however small it is.
+// PageSize is that of the files, whatever that of the machine is.
 const PageSize = 4096
 
-// damageError says that a file's content is not what was written.
-type damageError struct {
-	path string
-	err  error
-	// stuck says that bbolt has panicked and may hold its locks for good: the handle must not
-	// even be closed, or this waits for ever. It is left to the end of the process, with its
-	// descriptor and mapping.
-	stuck bool
+// View runs fn in a transaction that reads a file, after the file was checked. clean is as that of
+// Verify.
+func View(path string, fn func(tx *bolt.Tx) error) (clean bool, err error) {
+	if clean, err = Verify(path); err != nil {
+		return clean, err
+	}
+	var db *bolt.DB
+	_, err = guard(path, func() error {
+		db, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout: time.Second, ReadOnly: true, NoStatistics: true,
+			OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) { return datadir.Open(path, flag) },
+		})
+		return err
+	})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return clean, err // somebody else has it open
+	}
+	if err != nil {
+		return clean, datadir.Classify(path, err)
+	}
+	stuck, err := guard(path, func() error { return db.View(fn) })
+	if !stuck {
+		_, closing := guard(path, db.Close)
+		err = cmp.Or(err, closing)
+	}
+	return clean, err
 }
 
-func (e *damageError) Error() string { return e.path + " is damaged: " + e.err.Error() }
-func (e *damageError) Unwrap() error { return e.err }
-
-// Damaged returns the error for a file that is damaged.
-func Damaged(path string, err error) error { return &damageError{path: path, err: err} }
-
-// Damagef is Damaged with a text.
-func Damagef(path, format string, args ...any) error {
-	return Damaged(path, fmt.Errorf(format, args...))
-}
-
-// Stuck is Damaged for a file whose handle must not be used again; see IsStuck.
-func Stuck(path string, err error) error { return &damageError{path: path, err: err, stuck: true} }
-
-// IsDamage tells damage of the file from an error of the system, which may pass.
-func IsDamage(err error) bool {
-	_, ok := errors.AsType[*damageError](err)
-	return ok
-}
-
-// IsStuck tells that bbolt's handle must not be used again, nor closed.
-func IsStuck(err error) bool {
-	d, ok := errors.AsType[*damageError](err)
-	return ok && d.stuck
-}
-
-// Guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory
-// fault in a mapped file that has become shorter, into a damageError.
-func Guard(path string, fn func() error) (err error) {
+// guard runs fn, which uses bbolt on the file at path, and turns a panic, also that of a memory
+// fault in a mapped file that has become shorter, into damage. After one bbolt may hold its locks
+// for good: it is stuck, and must not even be closed, which would wait for ever. It is left to the
+// end of the process, with its descriptor and mapping.
+func guard(path string, fn func() error) (stuck bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = Stuck(path, fmt.Errorf("panic: %v", p))
+			stuck, err = true, datadir.Damagef(path, "panic: %v", p)
 		}
 	}()
-	return fn()
+	return false, fn()
 }
 
-// Classify tells which of the errors on opening and reading a file mean that what was in it is
-// lost: all that are not the system's, and those of the system that will not pass.
-func Classify(path string, err error) error {
-	_, ofPath := errors.AsType[*os.PathError](err)
-	_, ofSystem := errors.AsType[syscall.Errno](err)
-	system := ofPath || ofSystem || errors.Is(err, berrors.ErrTimeout) || IsNoSpace(err)
-	if IsDamage(err) || (system && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrNotExist)) {
+// Make makes a file with what fn puts into it, in the place of one of the same name.
+func Make(path string, fn func(tx *bolt.Tx) error) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return Damaged(path, err)
-}
-
-// IsNoSpace tells errors that pass by themselves from those that make a directory unusable.
-func IsNoSpace(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
-		// bbolt drops the cause when it grows a file
-		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) {
-			return true
-		}
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
+		PageSize: PageSize, NoStatistics: true,
+		OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) { return datadir.Open(path, flag) },
+	})
+	if err != nil {
+		return err
 	}
-	return false
+	db.NoSync = true
+	return errors.Join(db.Update(fn), db.Sync(), db.Close())
 }

@@ -51,28 +51,23 @@ type checker struct {
 	seen []uint64
 	// Both meta pages are whole.
 	clean bool
-	// When set, of the buckets in the root only this one is looked into.
-	only string
 	// Bytes of pages that need to be read whole.
 	budget int
 }
 
-// Verify checks the structure of the bbolt file at path. With only set it looks into that one
-// bucket of the root, which is quick. Else it looks at everything, the list of free pages included.
-// It returns whether both meta pages were whole: if not, the last transaction of the file may be
+// Verify checks the structure of the bbolt file at path, the list of free pages included. It
+// returns whether both meta pages were whole: if not, the last transaction of the file may be
 // missing.
-func Verify(path, only string) (clean bool, err error) {
+func Verify(path string) (clean bool, err error) {
 	file, err := datadir.Open(path, os.O_RDONLY)
 	if err != nil {
-		return false, Classify(path, err)
+		return false, datadir.Classify(path, err)
 	}
 	defer func() { _ = file.Close() }() // only read
-	c := &checker{file: file, only: only, budget: 1 << 30}
-	if only == "" {
-		adviseWillNeed(file) // about to be read as a whole, and bbolt's mapping has no read-ahead
-	}
+	c := &checker{file: file, budget: 1 << 30}
+	adviseWillNeed(file) // about to be read as a whole, and bbolt's mapping has no read-ahead
 	if err := c.run(); err != nil {
-		return false, Classify(path, err)
+		return false, datadir.Classify(path, err)
 	}
 	return c.clean, nil
 }
@@ -94,7 +89,7 @@ func (c *checker) run() error {
 	if err := c.tree(c.meta.Root, 0, 0); err != nil {
 		return err
 	}
-	if c.only == "" && c.meta.Freelist != boltNoFreelist {
+	if c.meta.Freelist != boltNoFreelist {
 		return c.freelist()
 	}
 	return nil
@@ -201,11 +196,7 @@ func (c *checker) tree(id uint64, depth, nesting int) error {
 	if err != nil {
 		return err
 	}
-	only := ""
-	if nesting == 0 {
-		only = c.only
-	}
-	below, err := p.check(only)
+	below, err := p.check()
 	if err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
@@ -221,9 +212,8 @@ func (c *checker) tree(id uint64, depth, nesting int) error {
 	return nil
 }
 
-// check checks the elements of a page, and returns the pages that they name. With only set it
-// passes over the buckets of other names.
-func (p *boltPage) check(only string) (below []uint64, err error) {
+// check checks the elements of a page, and returns the pages that they name.
+func (p *boltPage) check() (below []uint64, err error) {
 	branch := p.flags == boltBranchPage
 	if (!branch && p.flags != boltLeafPage) || (branch && p.count == 0) {
 		return nil, fmt.Errorf("it is of kind %#x with %d elements", p.flags, p.count)
@@ -254,7 +244,7 @@ func (p *boltPage) check(only string) (below []uint64, err error) {
 			below = append(below, native.Uint64(e[8:]))
 			continue
 		}
-		if flags != boltBucketLeaf || (only != "" && string(key) != only) {
+		if flags != boltBucketLeaf {
 			continue
 		}
 		if end > uint64(len(p.content)) || vsize < 16 {
@@ -269,7 +259,7 @@ func (p *boltPage) check(only string) (below []uint64, err error) {
 			return nil, fmt.Errorf("inline bucket of element %d is cut off", i)
 		}
 		inline := parseHeader(value[16:])
-		if inner, err := inline.check(""); err != nil || inline.flags != boltLeafPage || len(inner) > 0 {
+		if inner, err := inline.check(); err != nil || inline.flags != boltLeafPage || len(inner) > 0 {
 			err = cmp.Or(err, errors.New("it is no leaf without buckets"))
 			return nil, fmt.Errorf("inline bucket of element %d is invalid: %w", i, err)
 		}

@@ -98,7 +98,9 @@ func (c *Cluster) OpenLetters(opts LettersOptions) (*Letters, error) {
 	if opts.Life == nil {
 		opts.Life = context.Background()
 	}
-	opts.Metrics = cmp.Or(opts.Metrics, queue.NewMetrics(nil))
+	if opts.Metrics == nil {
+		opts.Metrics = queue.NewMetrics(nil)
+	}
 	opts.Patience = cmp.Or(opts.Patience, DefaultPatience)
 	l := &Letters{c: c, s: stream{c.nc, DeadStream(c.opts.Name)}, opts: opts, boxes: map[string]*box{}}
 	ctx, cancel := l.ctx()

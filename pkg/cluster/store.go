@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
 
@@ -729,7 +729,7 @@ func (s *Store) Read(at queue.Segment, seq uint64) (b queue.Block, next uint64, 
 		next = at.Last() + 1
 	}
 	err = cmp.Or(err, errMessage)
-	return b, next, boltfile.Damagef("stream "+s.c.stream(), "records %d to %d: %w", seq, next-1, err)
+	return b, next, datadir.Damagef("stream "+s.c.stream(), "records %d to %d: %w", seq, next-1, err)
 }
 
 // chunk returns the chunk with a record, or nil, and the first record of the message behind.

@@ -109,19 +109,19 @@ func ownerOf(info fs.FileInfo) int {
 
 // WriteNew makes a file that holds the content, on disk, in the place of one of the same name.
 // After an error there is none.
-func WriteNew(path string, content []byte) (*os.File, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func WriteNew(system System, path string, content []byte) (SystemFile, error) {
+	if err := system.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	f, err := Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	f, err := system.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}
-	if _, err = f.Write(content); err == nil {
+	if _, err = f.WriteAt(content, 0); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(path))
+		return nil, errors.Join(err, f.Close(), system.Remove(path))
 	}
 	return f, nil
 }

@@ -126,7 +126,7 @@ func TestNothingButFiles(t *testing.T) {
 			continue
 		}
 		// A new file takes the place of whatever it is.
-		f, err := datadir.WriteNew(path, []byte("new"))
+		f, err := datadir.WriteNew(datadir.Disk, path, []byte("new"))
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 			continue

@@ -40,8 +40,9 @@ var (
 // Slots keep one small content in a file, of which the last or the one before is there whatever
 // happens to the machine. They are used by one goroutine at a time.
 type Slots struct {
-	path string
-	file *os.File
+	system System
+	path   string
+	file   SystemFile
 	// bytes of a slot
 	slot       int64
 	generation uint64
@@ -49,14 +50,16 @@ type Slots struct {
 	safe int64
 	// A write or sync has failed: the next one starts a new file.
 	broken bool
+	// The name of the file may not be on disk.
+	unnamed bool
 }
 
 // OpenSlots returns the newest content of the file that fits. It is nil with ErrSlots if there is a
 // file without one, and nil without an error if there is no file. The file may be written to in
 // each of these cases.
-func OpenSlots(path string, fits func([]byte) bool) (*Slots, []byte, error) {
-	f := &Slots{path: path, slot: leastSlot, broken: true} // nothing to write to yet
-	file, err := Open(path, os.O_RDWR)
+func OpenSlots(system System, path string, fits func([]byte) bool) (*Slots, []byte, error) {
+	f := &Slots{system: system, path: path, slot: leastSlot, broken: true} // nothing to write to yet
+	file, err := system.Open(path, os.O_RDWR)
 	if errors.Is(err, os.ErrNotExist) {
 		return f, nil, nil
 	}
@@ -81,7 +84,14 @@ func OpenSlots(path string, fits func([]byte) bool) (*Slots, []byte, error) {
 	if newest == nil {
 		return f, nil, errors.Join(ErrSlots, file.Close())
 	}
-	f.file, f.slot, f.broken = file, slot, false
+	f.file, f.slot, f.unnamed = file, slot, true
+	// What a process that was killed has left may be what is read, and not be on disk, nor come
+	// there with a sync if one has failed before. It has to be when the other slot is written.
+	b := f.encode(newest)
+	if _, err = file.WriteAt(b, f.safe*slot); err == nil {
+		err = file.Sync()
+	}
+	f.broken = err != nil
 	return f, newest, nil
 }
 
@@ -105,13 +115,7 @@ func (f *Slots) Path() string { return f.path }
 // sync is set.
 func (f *Slots) Store(content []byte, sync bool) error {
 	f.generation++
-	b := make([]byte, slotsHeader, slotsHeader+len(content))
-	copy(b, slotsMagic)
-	big.PutUint32(b[12:], uint32(len(content)))
-	big.PutUint64(b[16:], f.generation)
-	b = append(b, content...)
-	big.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
-
+	b := f.encode(content)
 	if f.broken || int64(len(b)) > f.slot {
 		return f.renew(b)
 	}
@@ -127,6 +131,30 @@ func (f *Slots) Store(content []byte, sync bool) error {
 		return err
 	}
 	f.safe = 1 - f.safe
+	return f.settle()
+}
+
+// encode returns a slot of the present generation.
+func (f *Slots) encode(content []byte) []byte {
+	b := make([]byte, slotsHeader, slotsHeader+len(content))
+	copy(b, slotsMagic)
+	big.PutUint32(b[12:], uint32(len(content)))
+	big.PutUint64(b[16:], f.generation)
+	b = append(b, content...)
+	big.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	return b
+}
+
+// settle makes the name of the file durable, if it may not be.
+func (f *Slots) settle() error {
+	if !f.unnamed {
+		return nil
+	}
+	dir := filepath.Dir(f.path)
+	if err := f.system.Sync(dir); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	f.unnamed = false
 	return nil
 }
 
@@ -140,23 +168,19 @@ func (f *Slots) renew(b []byte) error {
 	content := make([]byte, 2*slot)
 	copy(content, b)
 	copy(content[slot:], b)
-	file, err := WriteNew(temporary, content)
+	file, err := WriteNew(f.system, temporary, content)
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, f.path); err != nil {
-		return errors.Join(err, file.Close(), os.Remove(temporary))
+	if err := f.system.Rename(temporary, f.path); err != nil {
+		return errors.Join(err, file.Close(), f.system.Remove(temporary))
 	}
 	old := f.file
-	f.file, f.slot, f.safe, f.broken = file, slot, 0, false
+	f.file, f.slot, f.safe, f.broken, f.unnamed = file, slot, 0, false, true
 	if old != nil {
 		_ = old.Close() // replaced: nothing in it counts
 	}
-	dir := filepath.Dir(f.path)
-	if err := Sync(dir); err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	return nil
+	return f.settle()
 }
 
 // Close ends the use of the file.

@@ -13,7 +13,7 @@ func TestSlotsKeepWhatIsSynced(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "slots")
 	isNumber := func(b []byte) bool { _, err := strconv.Atoi(string(b)); return err == nil }
-	f, none, err := OpenSlots(path, isNumber)
+	f, none, err := OpenSlots(Disk, path, isNumber)
 	if err != nil || none != nil {
 		t.Fatal(none, err)
 	}
@@ -26,7 +26,7 @@ func TestSlotsKeepWhatIsSynced(t *testing.T) {
 	}
 	stored := func() int {
 		t.Helper()
-		g, b, err := OpenSlots(path, isNumber)
+		g, b, err := OpenSlots(Disk, path, isNumber)
 		if err != nil {
 			t.Fatal(err)
 		}

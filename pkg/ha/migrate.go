@@ -115,7 +115,7 @@ func (m *Migration) directory() place {
 		},
 		moved: func() (string, error) { return movedTo(m.StoragePath) },
 		mark: func(to string) error {
-			f, err := datadir.WriteNew(filepath.Join(m.StoragePath, movedName), []byte(to+"\n"))
+			f, err := datadir.WriteNew(datadir.Disk, filepath.Join(m.StoragePath, movedName), []byte(to+"\n"))
 			if err == nil {
 				err = errors.Join(f.Close(), datadir.Sync(m.StoragePath))
 			}
@@ -140,14 +140,16 @@ func (m *Migration) cluster(ctx context.Context, c *cluster.Cluster, lease *clus
 	}
 }
 
-// open opens what a place has; from is copied there first.
-func (m *Migration) open(p *place, from *queue.Queue, copied func(uint64) error) (*queue.Queue, error) {
+// open opens what a place has; from is copied there first. dropped is told what cannot be read.
+func (m *Migration) open(
+	p *place, from *queue.Queue, copied func(uint64) error, dropped func(sink string, n int),
+) (*queue.Queue, error) {
 	o, err := p.options()
 	if err != nil {
 		return nil, err
 	}
 	o.MaxBytes, o.Retain, o.Logger = queue.Unlimited, m.Config.Storage.Retain, m.Logger
-	o.From, o.Copied = from, copied
+	o.From, o.Copied, o.OnDropped = from, copied, dropped
 	q, err := queue.Open(o)
 	switch {
 	case errors.Is(err, queue.ErrNotEmpty):
@@ -163,11 +165,17 @@ func (m *Migration) open(p *place, from *queue.Queue, copied func(uint64) error)
 }
 
 func (m *Migration) copy(ctx context.Context, from, to *place, done *Migrated) (err error) {
-	source, err := m.open(from, nil, nil)
+	lost := map[string]int64{} // of each sink, what cannot be read
+	source, err := m.open(from, nil, nil, func(sink string, n int) { lost[sink] += int64(n) })
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
+	clear(lost) // that was lost before
+	had := map[string]int64{}
+	for _, name := range source.Cursors() {
+		had[name], _, _ = source.Lookup(name).Pending()
+	}
 	first, last := source.Bounds()
 	target, err := m.open(to, source, func(record uint64) error {
 		if record == 0 { // it has been found empty
@@ -178,19 +186,19 @@ func (m *Migration) copy(ctx context.Context, from, to *place, done *Migrated) (
 		}
 		m.Progress(record, last)
 		return ctx.Err()
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
 	for _, name := range source.Cursors() {
-		had, _, _ := source.Lookup(name).Pending()
 		c := target.Lookup(name)
 		if c == nil {
 			return fmt.Errorf("%s: the position of sink %s is missing in the copy", to.name, name)
 		}
-		if has, _, _ := c.Pending(); has != had {
-			return fmt.Errorf("%s: %d events wait for sink %s, and %d in the copy", to.name, had, name, has)
+		if has, _, _ := c.Pending(); has != had[name]-lost[name] {
+			return fmt.Errorf("%s: %d events wait for sink %s, of which %d cannot be read, and %d in the copy",
+				to.name, had[name], name, lost[name], has)
 		}
 		done.Sinks++
 	}

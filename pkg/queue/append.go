@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // Batch is what Append stores together: all of it or nothing.
@@ -159,7 +159,7 @@ func notify(c chan struct{}) {
 
 // free keeps the memory of a draft that was copied for the next one.
 func (q *Queue) free(buf []byte) {
-	if cap(buf) > 2*blockSize {
+	if buf == nil || cap(buf) > 2*blockSize {
 		return
 	}
 	q.waitMu.Lock()
@@ -284,25 +284,22 @@ func (q *Queue) write(g *group) error {
 		if w.after.empty() {
 			w.after.firstAt = d.at
 		}
-		first := w.after.last + 1
-		if w.records.add(q.recordsTail, first, d, d.finish(kindRecords, first, w.after.bytes)) {
-			q.free(d.buf)
-		}
+		w.infos = append(w.infos, d.finish(kindRecords, w.after.last+1, w.after.bytes))
+		w.records = append(w.records, d.buf)
 		w.after.last += uint64(d.count)
 		w.after.bytes += d.bytes
 		w.after.lastAt = d.at
 	}
-	w.state.addState(q.stateTail, g.state)
+	w.state = finishState(g.state)
 	if err := q.makingRoom(func() (bool, error) { return w.sealed, q.store.Commit(w) }); err != nil {
 		if s := q.active; w.sealed {
 			q.active = nil
-			if boltfile.IsDamage(err) {
+			if datadir.IsDamage(err) {
 				q.takeOut(s)
 			}
 		}
 		return err
 	}
-	q.recordsTail, q.stateTail = w.records.tail(q.recordsTail), w.state.tail(q.stateTail)
 	q.publish(w, g.ops)
 	return nil
 }
@@ -312,7 +309,7 @@ func (q *Queue) write(g *group) error {
 func (q *Queue) makingRoom(write func() (done bool, err error)) error {
 	for {
 		done, err := write()
-		if done || err == nil || !boltfile.IsNoSpace(err) {
+		if done || err == nil || !datadir.IsNoSpace(err) {
 			return err
 		}
 		q.mu.RLock()
@@ -354,11 +351,7 @@ func (q *Queue) begin() error {
 		}
 	}
 	q.mu.RUnlock()
-	var grown tail
-	start.state = func(put func(plan) error) (err error) {
-		grown, err = q.snapshot(put)
-		return err
-	}
+	start.state = q.snapshot
 	size, err := q.store.Begin(start)
 	if err != nil {
 		return err
@@ -370,41 +363,40 @@ func (q *Queue) begin() error {
 	}
 	q.segments = append(q.segments, s)
 	q.mu.Unlock()
-	q.active, q.initial, q.recordsTail, q.stateTail = s, size, tail{}, grown
+	q.active, q.initial = s, size
 	q.account()
 	return nil
 }
 
-// snapshot puts the whole state, a few blocks at a time, and returns the last one.
-func (q *Queue) snapshot(put func(plan) error) (last tail, err error) {
-	const blocks = 16
+// snapshot puts the whole state, a few chunks at a time.
+func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
+	const chunks = 16
 	now := q.clock.now()
 	var drafts []draft
 	flush := func() error {
-		var p plan
 		for i := range drafts {
 			drafts[i].at = now
 		}
-		p.addState(last, drafts)
-		last, drafts = p.tail(last), drafts[:0]
-		return put(p)
+		state := finishState(drafts)
+		drafts = drafts[:0]
+		return put(state)
 	}
 	var op, none []byte
 	// Only the committer, which this is, changes the state: no lock that would make everybody
 	// wait for the disk.
 	for k, v := range q.state {
 		op = appendOp(op[:0], k, []byte(v))
-		if n := len(drafts); n == blocks && !drafts[n-1].fits(op) {
+		if n := len(drafts); n == chunks && !drafts[n-1].fits(op) {
 			if err := flush(); err != nil {
-				return last, err
+				return err
 			}
 		}
 		drafts = addEntry(drafts, op, &none)
 	}
-	if len(drafts) > 0 {
-		err = flush()
+	if len(drafts) == 0 {
+		return nil
 	}
-	return last, err
+	return flush()
 }
 
 // rollIfFull begins a new segment when the one that is written to has reached its size. It is no
@@ -435,27 +427,24 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 	first := q.active.last + 1
 	*q.active = g.after
 	q.end = g.after.last
-	for i := range g.records {
-		p := &g.records[i]
-		b := Block{p.buf, p.chunks, g.after.base}
-		// the last one has grown
-		if n := len(q.cache); n > 0 && p.chunks[0].start > chunkHeaderSize {
-			old := &q.cache[n-1]
-			b.chunks = append(old.chunks, p.chunks...)
-			q.cached -= int64(cap(old.buf))
-			*old = b
-		} else {
-			// A block that grows after it has left the cache comes back with its new
-			// chunks only.
-			q.cache = append(q.cache, b)
+	var spare []byte
+	for i, chunk := range g.records {
+		if n := len(q.cache); n > 0 && q.cache[n-1].segment == g.after.base {
+			before := cap(q.cache[n-1].buf)
+			if q.cache[n-1].grow(chunk, g.infos[i]) {
+				q.cached += int64(cap(q.cache[n-1].buf) - before)
+				spare = chunk
+				continue
+			}
 		}
-		q.cached += int64(cap(b.buf))
+		q.cache = append(q.cache, Block{chunk, []chunkInfo{g.infos[i]}, g.after.base})
+		q.cached += int64(cap(chunk))
 	}
 	for _, kv := range ops {
 		setState(q.state, kv.Key, kv.Value)
 	}
 	if len(g.records) > 0 {
-		needed, at := q.end, g.records[0].chunks[0].at
+		needed, at := q.end, g.infos[0].at
 		for _, c := range q.cursors {
 			needed = min(needed, c.arrived(first, at))
 		}
@@ -465,15 +454,17 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 		}
 	}
 	q.mu.Unlock()
+	q.free(spare)
 	q.account()
 	q.enforceLimit()
 }
 
-// trimCache drops the blocks that every cursor has acknowledged, and the oldest beyond the limit.
-// q.mu is held.
+// trimCache drops the blocks that every cursor has acknowledged, but for one that can still grow,
+// and the oldest beyond the limit. q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
-	n := 0
-	for n < len(q.cache) && (q.cached > q.opts.CacheBytes || q.cache[n].last() <= needed) {
+	n, last := 0, len(q.cache)-1
+	done := func(b *Block, grows bool) bool { return b.last() <= needed && (!grows || len(b.buf) > extendLimit) }
+	for n <= last && (q.cached > q.opts.CacheBytes || done(&q.cache[n], n == last)) {
 		q.cached -= int64(cap(q.cache[n].buf))
 		q.cache[n] = Block{}
 		n++

@@ -2,15 +2,8 @@ package queue
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"testing"
-
-	bolt "go.etcd.io/bbolt"
-
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
 func makeBlock(chunks ...[]string) []byte {
@@ -102,73 +95,6 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 		again, err := decodeCheckpoint(c.Encode())
 		if err != nil || again.end != c.end || !maps.Equal(again.cursors, c.cursors) {
 			t.Fatalf("%v became %v: %v", c, again, err)
-		}
-	})
-}
-
-// FuzzVerify changes a bbolt file. What is found right must be safe to read, and to write to.
-func FuzzVerify(f *testing.F) {
-	path := filepath.Join(f.TempDir(), "seed.db")
-	db, err := bolt.Open(path, 0o600, boltfile.Options(0))
-	if err != nil {
-		f.Fatal(err)
-	}
-	for round := range 3 {
-		if err := db.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists([]byte("b"))
-			if err != nil {
-				return err
-			}
-			for i := range 100 {
-				if err := b.Put(fmt.Appendf(nil, "%d-%d", i, round), make([]byte, 100)); err != nil {
-					return err
-				}
-			}
-			nested, err := b.CreateBucketIfNotExists([]byte("n"))
-			if err != nil {
-				return err
-			}
-			return nested.Put([]byte("k"), make([]byte, 10000))
-		}); err != nil {
-			f.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		f.Fatal(err)
-	}
-	seed, err := os.ReadFile(path)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(uint32(0), []byte{})
-	f.Add(uint32(2*boltfile.PageSize+10), []byte{1, 2, 3})
-	f.Add(uint32(5*boltfile.PageSize), []byte{6})
-	f.Fuzz(func(t *testing.T, at uint32, change []byte) {
-		b := bytes.Clone(seed)
-		copy(b[int(at)%len(b):], change)
-		path := filepath.Join(memoryDir(t), "x.db")
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := boltfile.Verify(path, ""); err != nil {
-			return
-		}
-		db, err := bolt.Open(path, 0o600, boltfile.Options(0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Update(func(tx *bolt.Tx) error {
-			return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
-				if err := b.ForEach(func(_, v []byte) error { _ = bytes.Clone(v); return nil }); err != nil {
-					return err
-				}
-				return b.Put([]byte("new"), make([]byte, 5000))
-			})
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
 		}
 	})
 }

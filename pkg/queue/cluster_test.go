@@ -42,23 +42,3 @@ func connect(t *testing.T, url string) *cluster.Cluster {
 	t.Cleanup(c.Close)
 	return c
 }
-
-// So do its dead letters.
-func TestClusterLetters(t *testing.T) {
-	t.Parallel()
-	url := natscluster.Single(t)
-	queue.TestLetters(t, func(t *testing.T) func(testing.TB, queue.LettersLimit) queue.Letters {
-		c := connect(t, url)
-		return func(t testing.TB, limit queue.LettersLimit) queue.Letters {
-			l, err := c.OpenLetters(cluster.LettersOptions{
-				DeadLetterOptions: queue.DeadLetterOptions{MaxBytes: limit.MaxBytes, OnDropped: limit.OnDropped},
-				Patience:          natscluster.Patience,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = l.Close() })
-			return l
-		}
-	})
-}

@@ -14,7 +14,6 @@ type storeUser struct {
 	store  Store
 	loaded *Loaded
 	active Segment
-	tails  [2]tail
 	state  map[string]string
 }
 
@@ -45,14 +44,10 @@ func (u *storeUser) begin(c *Checkpoint) {
 	if !u.active.empty() {
 		start.previousBase, start.previousLast = u.active.base, u.active.last
 	}
-	u.tails = [2]tail{}
-	start.state = func(put func(plan) error) error {
+	start.state = func(put func(chunks [][]byte) error) error {
 		for key, value := range u.state { // a block for each, which is more than a Queue does
 			var none []byte
-			var p plan
-			p.addState(u.tails[1], addEntry(nil, appendOp(nil, key, []byte(value)), &none))
-			u.tails[1] = p.tail(u.tails[1])
-			if err := put(p); err != nil {
+			if err := put(finishState(addEntry(nil, appendOp(nil, key, []byte(value)), &none))); err != nil {
 				return err
 			}
 		}
@@ -77,7 +72,8 @@ func (u *storeUser) commit(c *Checkpoint, records []string, state ...string) {
 			g.after.firstAt = d.at
 		}
 		first := g.after.last + 1
-		g.records.add(u.tails[0], first, &d, d.finish(kindRecords, first, g.after.bytes))
+		g.infos = append(g.infos, d.finish(kindRecords, first, g.after.bytes))
+		g.records = append(g.records, d.buf)
 		g.after.last, g.after.bytes, g.after.lastAt = first, g.after.bytes+d.bytes, d.at
 	}
 	for _, change := range state {
@@ -86,13 +82,13 @@ func (u *storeUser) commit(c *Checkpoint, records []string, state ...string) {
 		if set {
 			v = []byte(value)
 		}
-		g.state.addState(g.state.tail(u.tails[1]), addEntry(nil, appendOp(nil, key, v), &none))
+		g.state = append(g.state, finishState(addEntry(nil, appendOp(nil, key, v), &none))...)
 		setState(u.state, key, v)
 	}
 	if err := u.store.Commit(g); err != nil || g.sealed {
 		u.t.Fatal(err, g.sealed)
 	}
-	u.active, u.tails = g.after, [2]tail{g.records.tail(u.tails[0]), g.state.tail(u.tails[1])}
+	u.active = g.after
 }
 
 // expect reads every record of a segment.

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // movingKey is set while all of another queue is being copied.
@@ -73,12 +73,14 @@ func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64)
 	}
 	for seq := s.base; seq <= s.last; {
 		b, next, err := from.store.Read(*s, seq)
-		if boltfile.IsDamage(err) { // what is behind it is of a segment of its own
+		if datadir.IsDamage(err) { // what is behind it is of a segment of its own
 			q.log.Error("records that cannot be read are not copied", zap.Error(err))
 			if err := write(seq - 1); err != nil {
 				return err
 			}
-			seq, begun = cmp.Or(next, s.last+1), false
+			next = cmp.Or(next, s.last+1)
+			from.skip(seq, min(next-1, s.last))
+			seq, begun = next, false
 			continue
 		}
 		if err != nil {

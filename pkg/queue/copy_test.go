@@ -1,9 +1,12 @@
 package queue_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -185,6 +188,109 @@ func TestCopy(t *testing.T) {
 	}
 	if err := q.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A directory of version 0.1 is taken over when it is opened, and copied as any other.
+func TestCopyOfOldFormat(t *testing.T) {
+	t.Parallel()
+	opts := queue.Options{Dir: queue.UnpackOld(t), MaxBytes: queue.Unlimited, Retain: time.Hour}
+	from := openQueue(t, opts)
+	want := contentsOf(t, from, time.Now())
+	if len(want.records) == 0 || len(want.state) == 0 || len(want.next) != 2 {
+		t.Fatalf("%d records, %d keys, %v", len(want.records), len(want.state), want.next)
+	}
+	store := cluster.NewStore(connect(t, natscluster.Single(t)), cluster.StoreOptions{Epoch: 1, Patience: natscluster.Patience})
+	for _, to := range []queue.Options{{Store: store}, {Dir: t.TempDir()}} {
+		to.MaxBytes, to.Retain = opts.MaxBytes, opts.Retain
+		to.From, to.Copied = from, func(uint64) error { return nil }
+		copied := openQueue(t, to)
+		got := contentsOf(t, copied, time.Now())
+		want.compare(t, &got)
+		if err := from.Close(); err != nil {
+			t.Fatal(err)
+		}
+		from = copied
+	}
+}
+
+// What cannot be read of a queue is missing in the copy, and nothing else; who waits for it is told.
+func TestCopyOfDamage(t *testing.T) {
+	t.Parallel()
+	dropped := map[string]int64{}
+	opts := queue.Options{Dir: t.TempDir(), SegmentBytes: 256 << 10, OnDropped: func(name string, n int) { dropped[name] += int64(n) }}
+	q := openQueue(t, opts)
+	for _, name := range []string{"all", "behind"} {
+		if _, err := q.Cursor(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const records, acked, harmed = 600, 50, 3
+	for n := range records {
+		if err := q.Append(t.Context(), queue.Batch{Records: [][]byte{fmt.Appendf(nil, "record %d %s", n+1, strings.Repeat("x", 1000))}}); err != nil {
+			t.Fatal(err)
+		}
+		if n%10 == 0 {
+			if err := q.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(q.Flush(), readTo(t, q, "behind", acked), q.Close()); err != nil {
+		t.Fatal(err)
+	}
+	// The first one that each of them waits for, and one in the middle.
+	left := harmed
+	files, err := filepath.Glob(filepath.Join(opts.Dir, "segment-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{1, acked + 1, 300} {
+			if i := bytes.Index(b, fmt.Appendf(nil, "record %d x", n)); i >= 0 {
+				b[i]++
+				left--
+			}
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left != 0 {
+		t.Fatalf("%d records were not found to be harmed", left)
+	}
+	q = openQueue(t, opts)
+	had := map[string]int64{}
+	for _, name := range q.Cursors() {
+		had[name], _, _ = q.Lookup(name).Pending()
+	}
+	noticed := maps.Clone(dropped) // what is first was looked at
+	if had["all"] != records-dropped["all"] || had["behind"] != records-acked-dropped["behind"] {
+		t.Fatalf("%v wait", had)
+	}
+	copied := openQueue(t, queue.Options{Dir: t.TempDir(), SegmentBytes: opts.SegmentBytes, From: q, Copied: func(uint64) error { return nil }})
+	got := contentsOf(t, copied, time.Now())
+	for _, name := range q.Cursors() {
+		if lost := dropped[name] - noticed[name]; lost == 0 || got.waiting[name] != had[name]-lost {
+			t.Errorf("%s: %d wait in the copy, of %d, %d are told to be lost", name, got.waiting[name], had[name], dropped[name])
+		}
+	}
+	if n := int64(len(got.records)); n != records-dropped["all"] || n < records-harmed*70 || got.last != records {
+		t.Errorf("%d records, %d lost, the last is %d", n, dropped["all"], got.last)
+	}
+	for seq, data := range got.records {
+		if !strings.HasPrefix(data, fmt.Sprintf("record %d x", seq)) {
+			t.Errorf("%d is %.20q", seq, data)
+		}
+	}
+	// The original has lost the same, and no more.
+	want := contentsOf(t, q, time.Now())
+	if !maps.Equal(want.records, got.records) || !maps.Equal(want.next, got.next) {
+		t.Errorf("%d records, %v; in the copy %d, %v", len(want.records), want.next, len(got.records), got.next)
 	}
 }
 

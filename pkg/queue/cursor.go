@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // Record is one record of the queue.
@@ -213,7 +213,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 	for {
 		q.mu.RLock()
 		b, s := q.cachedBlock(seq), q.segmentOf(seq)
-		if !b.empty() || s == nil {
+		if !b.empty() || s == nil || s.empty() {
 			q.mu.RUnlock()
 			c.use(0)
 			return b, nil
@@ -232,7 +232,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 				return Block{}, ErrClosed
 			}
 			// removed meanwhile
-		case !boltfile.IsDamage(err):
+		case !datadir.IsDamage(err):
 			return Block{}, fmt.Errorf("queue: %w", err)
 		case next == 0:
 			if q.condemn(s) {
@@ -395,13 +395,17 @@ func (c *Cursor) skip(first, last uint64) int {
 	if from > last {
 		return 0
 	}
+	n := int(last - from + 1)
+	for _, h := range c.holes { // they were counted
+		n -= max(0, int(min(h.last, last))+1-int(max(h.first, from)))
+	}
 	if c.pos.acked+1 >= first {
 		c.moveTo(last)
 	}
 	if c.read >= first && c.read <= last {
 		c.read = last + 1
 	}
-	return int(last - from + 1)
+	return n
 }
 
 // remove ends the cursor.

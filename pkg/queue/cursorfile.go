@@ -4,7 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -28,7 +28,7 @@ func (c *Checkpoint) Encode() []byte {
 	b := big.AppendUint64(nil, c.end)
 	b = big.AppendUint32(b, uint32(len(c.cursors)))
 	for name, p := range c.cursors {
-		b = appendUints(appendSized(b, name), p.acked, p.segment, uint64(p.bytes))
+		b = appendUints(appendlog.AppendSized(b, name), p.acked, p.segment, uint64(p.bytes))
 	}
 	return b
 }
@@ -43,7 +43,7 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 	n := big.Uint32(b[8:])
 	b = b[12:]
 	for range n {
-		name, rest, ok := cutSized(b)
+		name, rest, ok := appendlog.CutSized(b)
 		if !ok || len(rest) < 24 {
 			return nil, errCheckpoint
 		}
@@ -65,14 +65,14 @@ type cursorFile struct{ *datadir.Slots }
 // openCursorFile returns the newest checkpoint of the directory. It is nil with an error that
 // isDamage if there is a file without one, and nil without an error if there is no file. The file
 // is usable in each of these cases.
-func openCursorFile(dir string) (cursorFile, *Checkpoint, error) {
-	slots, content, err := datadir.OpenSlots(filepath.Join(dir, cursorsName), func(b []byte) bool {
+func openCursorFile(system datadir.System, dir string) (cursorFile, *Checkpoint, error) {
+	slots, content, err := datadir.OpenSlots(system, filepath.Join(dir, cursorsName), func(b []byte) bool {
 		_, err := decodeCheckpoint(b)
 		return err == nil
 	})
 	f := cursorFile{slots}
 	if errors.Is(err, datadir.ErrSlots) {
-		err = boltfile.Damagef(f.Path(), "%w", errCheckpoint)
+		err = datadir.Damagef(f.Path(), "%w", errCheckpoint)
 	}
 	if err != nil || content == nil {
 		return f, nil, err

@@ -17,17 +17,19 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 func damagedFiles(t testing.TB, dir string) []string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, "*"+damagedSuffix+"*"))
+	names, err := filepath.Glob(filepath.Join(dir, "*"+datadir.DamagedSuffix+"*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +38,12 @@ func damagedFiles(t testing.TB, dir string) []string {
 
 func segmentFiles(t testing.TB, dir string) []string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, segmentPrefix+"*"+segmentSuffix))
+	return segmentsNamed(t, dir, segmentSuffix)
+}
+
+func segmentsNamed(t testing.TB, dir, suffix string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, segmentPrefix+"*"+suffix))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +175,6 @@ func cut(r *rand.Rand, path string) (string, error) {
 // store. HMCNOTIFYD_TEST_SEED repeats a run.
 func TestDamage(t *testing.T) {
 	t.Parallel()
-	const shards = 4
 	rounds := soak.Count(t, "QUEUE_DAMAGE", 400, 4000)
 	if testing.Short() || os.Getenv(emulatorEnv) != "" {
 		rounds = 100
@@ -181,9 +187,15 @@ func TestDamage(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	pristine := makeStore(t, damageRecords)
-	letters := makeLetters(t, pristine)
+	damage(t, rounds, seed, damager{pristine: pristine, letters: makeLetters(t, pristine), suffix: segmentSuffix, dead: deadletters.FileName}, pristine)
+}
+
+// damage damages copies of a store; opened is one of it that was opened before.
+func damage(t *testing.T, rounds int, seed uint64, kind damager, opened string) {
+	t.Helper()
+	const shards = 4
 	var state []string
-	q := open(t, Options{Dir: pristine})
+	q := open(t, Options{Dir: opened})
 	q.StateRange("", func(key string, _ []byte) bool {
 		state = append(state, key)
 		return true
@@ -195,7 +207,9 @@ func TestDamage(t *testing.T) {
 	for shard := range uint64(shards) {
 		t.Run(fmt.Sprint(shard), func(t *testing.T) {
 			t.Parallel()
-			d := damager{t: t, random: rand.New(rand.NewPCG(seed, shard)), pristine: pristine, dir: filepath.Join(memoryDir(t), "copy"), letters: letters, state: state}
+			d := kind
+			d.t, d.random, d.state = t, rand.New(rand.NewPCG(seed, shard)), state
+			d.dir = filepath.Join(memoryDir(t), "copy")
 			for round := range rounds / shards {
 				d.round(round, shard == 0)
 			}
@@ -206,16 +220,16 @@ func TestDamage(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() {
-		for _, kind := range []string{"segment", cursorsName, deadName} {
+		for _, name := range []string{"segment", cursorsName, kind.dead} {
 			n := int64(0)
-			if sum, ok := hit.Load(kind); ok {
+			if sum, ok := hit.Load(name); ok {
 				n = sum.(*atomic.Int64).Load()
 			}
-			t.Logf("%s: damage was found in %d rounds", kind, n)
+			t.Logf("%s: damage was found in %d rounds", name, n)
 			// One damaged place does no harm to the cursors' file: it has two slots.
 			// TestLostCursors is about both.
-			if n == 0 && kind != cursorsName && !t.Failed() {
-				t.Errorf("%s was never found damaged", kind)
+			if n == 0 && name != cursorsName && !t.Failed() {
+				t.Errorf("%s was never found damaged", name)
 			}
 		}
 	})
@@ -255,6 +269,7 @@ type damager struct {
 	t             *testing.T
 	random        *rand.Rand
 	pristine, dir string
+	suffix, dead  string         // of segments and dead letters
 	letters       map[string]int // number of each dead letter, by id
 	state         []string       // keys
 	found         map[string]int // rounds in which damage was found, by kind of file
@@ -282,8 +297,15 @@ func (d *damager) round(round int, cutFirst bool) {
 	t := d.t
 	t.Helper()
 	copyDir(t, d.pristine, d.dir)
-	segments := segmentFiles(t, d.dir)
-	files := append(slices.Clone(segments), filepath.Join(d.dir, cursorsName), filepath.Join(d.dir, deadName))
+	segments := segmentsNamed(t, d.dir, d.suffix)
+	files := append(slices.Clone(segments), filepath.Join(d.dir, cursorsName), filepath.Join(d.dir, d.dead))
+	base := func(path string) uint64 {
+		base, ok := parseSegmentName(strings.TrimSuffix(filepath.Base(path), d.suffix) + segmentSuffix)
+		if !ok {
+			t.Fatal(path)
+		}
+		return base
+	}
 	which, harm := d.random.IntN(len(files)), harm
 	if cutFirst && round < len(files) {
 		which, harm = len(files)-1-round, cut
@@ -298,11 +320,10 @@ func (d *damager) round(round int, cutFirst bool) {
 	kind := filepath.Base(d.file)
 	if which < len(segments) {
 		kind = "segment"
-		d.mayFrom, _ = parseSegmentName(filepath.Base(d.file))
+		d.mayFrom = base(d.file)
 		d.mayTo = damageRecords
 		if !d.newest {
-			next, _ := parseSegmentName(filepath.Base(files[which+1]))
-			d.mayTo = next - 1
+			d.mayTo = base(files[which+1]) - 1
 		}
 	}
 	core, logs := observer.New(zap.WarnLevel)
@@ -430,7 +451,7 @@ func (d *damager) checkCursor(q *Queue, name string) {
 // checkLetters reads what is left of the dead letters, and adds one.
 func (d *damager) checkLetters() {
 	d.t.Helper()
-	harmed := filepath.Base(d.file) == deadName
+	harmed := filepath.Base(d.file) == d.dead
 	dead, err := OpenDeadLetters(DeadLetterOptions{Dir: d.dir, Metrics: d.metrics, Logger: d.log})
 	if err != nil {
 		d.fatal("dead letters: %v", err)
@@ -484,11 +505,12 @@ func (d *damager) checkSaid() {
 	if d.lost > 0 && damaged == 0 {
 		d.fatal("%d lost and no damage counted", d.lost)
 	}
-	if damaged > 0 && !said(filepath.Base(d.file)) {
+	// What is missing of an old segment may be noticed in the one that was made of it.
+	if damaged > 0 && !said(strings.TrimSuffix(filepath.Base(d.file), d.suffix)) {
 		d.fatal("the log does not name the file: %v", d.logs.All())
 	}
 	for _, aside := range damagedFiles(d.t, d.dir) {
-		if damaged == 0 || !said(filepath.Base(aside)) || !strings.HasPrefix(filepath.Base(aside), filepath.Base(d.file)) {
+		if damaged == 0 || !said(filepath.Base(aside)) || !strings.HasPrefix(filepath.Base(aside), strings.TrimSuffix(filepath.Base(d.file), d.suffix)) {
 			d.fatal("%s was set aside, %v files are counted, the log: %v", aside, damaged, d.logs.All())
 		}
 	}
@@ -563,6 +585,26 @@ func TestDamageWhileOpen(t *testing.T) {
 		}
 		if got := len(damagedFiles(t, q.opts.Dir)); got != 2 {
 			t.Errorf("%d files set aside", got)
+		}
+	})
+	// What is written to is empty when all that is in front of it turns out to be gone.
+	t.Run("all but an empty one", func(t *testing.T) {
+		t.Parallel()
+		q := open(t, Options{})
+		cursor(t, q, "c")
+		fill(t, q, 50)
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+		q, dropped := countingQueue(t, q.opts)
+		if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], 10); err != nil {
+			t.Fatal(err)
+		}
+		c := cursor(t, q, "c")
+		expectNothing(t, c)
+		mustPut(t, q, "record 51")
+		if all(t, c, 50, 51) != 0 || dropped.Load() != 50 || testutil.ToFloat64(q.metrics.damaged) != 1 {
+			t.Errorf("%d dropped, %v files damaged", dropped.Load(), testutil.ToFloat64(q.metrics.damaged))
 		}
 	})
 	t.Run("newest segment, read", func(t *testing.T) {
@@ -717,7 +759,7 @@ func TestEndIsKnown(t *testing.T) {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], boltfile.PageSize); err != nil {
+	if err := os.Truncate(segmentFiles(t, q.opts.Dir)[0], 50); err != nil {
 		t.Fatal(err)
 	}
 	if _, dropped := countingQueue(t, q.opts); dropped.Load() != 100 {
@@ -760,7 +802,7 @@ func TestDamagedMeta(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendCRC((&Segment{last: 9, bytes: 100}).encode())
+	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendlog.AppendCRC((&Segment{last: 9, bytes: 100}).encode())
 	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{last: 9, bytes: 100}).encode()) {
 		t.Fatal(got, err)
 	}
@@ -780,57 +822,6 @@ func TestDamagedMeta(t *testing.T) {
 	}
 }
 
-// TestLayout1 reads a store of the layout that has no checksums in the meta bucket.
-func TestLayout1(t *testing.T) {
-	t.Parallel()
-	dir := makeStore(t, damageRecords)
-	// a segment that begins with the positions
-	if err := open(t, Options{Dir: dir}).Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range segmentFiles(t, dir) {
-		db, err := bolt.Open(file, 0o600, boltfile.Options(0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Update(func(tx *bolt.Tx) error {
-			meta := tx.Bucket(metaBucket)
-			for _, key := range [][]byte{infoKey, summaryKey, cursorsKey} {
-				value, ok := cutCRC(bytes.Clone(meta.Get(key)))
-				if !ok {
-					return fmt.Errorf("%s has no checksum", key)
-				}
-				if string(key) == string(infoKey) {
-					value[0] = 1
-				}
-				if err := meta.Put(key, value); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Remove(filepath.Join(dir, cursorsName)); err != nil {
-		t.Fatal(err)
-	}
-	q, dropped := countingQueue(t, Options{Dir: dir})
-	for name, from := range map[string]int{"all": 0, "some": damageAcked} {
-		for i, r := range next(t, cursor(t, q, name), damageRecords-from) {
-			if want := damageRecord(from + i + 1); string(r.Data) != want {
-				t.Fatalf("%s: record %d is %.30q", name, r.Seq, r.Data)
-			}
-		}
-	}
-	if n := testutil.ToFloat64(q.metrics.damaged); n != 0 || dropped.Load() != 0 {
-		t.Errorf("%v damaged, %d dropped", n, dropped.Load())
-	}
-}
-
 // TestNewerVersion refuses what a newer version of the program has written, and leaves it as it is.
 func TestNewerVersion(t *testing.T) {
 	t.Parallel()
@@ -840,16 +831,13 @@ func TestNewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := segmentFiles(t, q.opts.Dir)[0]
-	db, err := bolt.Open(file, 0o600, boltfile.Options(0))
+	head := append(make([]byte, chunkHeaderSize), appendlog.AppendCRC([]byte{segmentVersion + 1, 0})...)
+	appendlog.Seal(head, kindHead, 1, [4]uint64{1})
+	log, err := appendlog.Create(datadir.Disk, file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(metaBucket).Put(infoKey, appendCRC([]byte{segmentVersion + 1, 0}))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(log.Append(nil, [][]byte{head}), log.Place(), log.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if q, err := Open(q.opts); !errors.Is(err, errVersion) {
@@ -857,53 +845,5 @@ func TestNewerVersion(t *testing.T) {
 	}
 	if got := segmentFiles(t, q.opts.Dir); len(got) != 1 || got[0] != file {
 		t.Errorf("files: %q", got)
-	}
-}
-
-// TestVerify has bbolt write files of many shapes, all of which must be found right.
-func TestVerify(t *testing.T) {
-	t.Parallel()
-	r := rand.New(rand.NewPCG(1, 2))
-	path := filepath.Join(memoryDir(t), "x.db")
-	db, err := bolt.Open(path, 0o600, boltfile.Options(0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for round := range 60 {
-		if err := db.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(fmt.Appendf(nil, "bucket %d", r.IntN(5)))
-			if err != nil {
-				return err
-			}
-			for range r.IntN(300) {
-				key := fmt.Appendf(nil, "%d", r.IntN(10000))
-				switch r.IntN(4) {
-				case 0, 1:
-					err = b.Put(key, make([]byte, r.IntN(50)))
-				case 2:
-					err = b.Delete(key)
-				case 3:
-					var nested *bolt.Bucket
-					if nested, err = b.CreateBucketIfNotExists(append(key, 'b')); err == nil {
-						err = nested.Put([]byte("k"), make([]byte, r.IntN(3)*r.IntN(10000)))
-					}
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if clean, err := boltfile.Verify(path, ""); err != nil || !clean {
-			t.Fatalf("round %d: %v, %v", round, clean, err)
-		}
-		if clean, err := boltfile.Verify(path, "bucket 1"); err != nil || !clean {
-			t.Fatalf("round %d: %v, %v", round, clean, err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -1,10 +1,7 @@
 package queue
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -15,34 +12,26 @@ import (
 
 const (
 	cursorsName     = "cursors"
-	deadName        = "dead-letters.db"
+	probeName       = "probe"
 	segmentPrefix   = "segment-"
-	segmentSuffix   = ".db"
+	segmentSuffix   = ".log"
 	temporarySuffix = ".tmp"
-	damagedSuffix   = ".damaged"
 )
 
 // ErrLocked is what Open returns (wrapped) when somebody else uses the directory.
 var ErrLocked = datadir.ErrLocked
 
 // setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless
-// that is nil. The numbered names keep an earlier file.
+// that is nil.
 func (r *reporter) setAside(path string, damage error) error {
 	if damage != nil {
 		r.damaged(damage)
 	}
-	target := path + damagedSuffix
-	for i := 2; ; i++ {
-		if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) {
-			break
-		}
-		target = path + damagedSuffix + "-" + strconv.Itoa(i)
+	target, err := datadir.SetAside(path)
+	if target != "" {
+		r.log.Warn("damaged file was set aside", zap.String("file", target))
 	}
-	if err := os.Rename(path, target); err != nil {
-		return err
-	}
-	r.log.Warn("damaged file was set aside", zap.String("file", target))
-	return datadir.Sync(filepath.Dir(path))
+	return err
 }
 
 // segmentName carries the sequence number of the segment's first record, so that what a damaged

@@ -1,19 +1,20 @@
 package queue
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
-	"math/bits"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -21,18 +22,22 @@ import (
 // knows how far they went. It is more than a segment can hold.
 const damageGap = 1 << 32
 
-// disk is the store in a directory: a bbolt file for each segment, and a file for the cursors.
+// disk is the store in a directory: a file for each segment, and one for the cursors.
 type disk struct {
 	reporter
-	dir string
-	// How much is mapped of a file that is written to.
-	mapped    int
+	dir       string
+	system    datadir.System
 	lock      *os.File
 	positions cursorFile
 	// Nil after a failure, until the next Begin.
 	writer  *writer
 	closing chan struct{}
 	loops   sync.WaitGroup
+
+	// Those that are to go, in order: one that could not be removed goes before the next one,
+	// so that what is left has no holes.
+	leaveMu sync.Mutex
+	leaving []leaving
 
 	// Guards what follows, and what is found out about the damage of a segment.
 	mu       sync.Mutex
@@ -53,45 +58,42 @@ func newDisk(o *Options) (*disk, error) {
 	}
 	d := &disk{
 		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"},
-		dir:      o.Dir, mapped: 1 << bits.Len64(uint64(2*o.SegmentBytes-1)), lock: lock,
+		dir:      o.Dir, system: cmp.Or(o.system, datadir.Disk), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	d.loops.Go(d.spaceLoop)
 	return d, nil
 }
 
-// found is what Load knows of a segment before it is used.
-type found struct {
-	*segment
-	Segment
-	info      segmentInfo
-	positions *Checkpoint
-	clean     bool
-}
-
 func (d *disk) Load() (*Loaded, error) {
-	positions, stored, err := openCursorFile(d.dir)
+	positions, stored, err := openCursorFile(d.system, d.dir)
 	d.positions = positions
-	if boltfile.IsDamage(err) {
+	if datadir.IsDamage(err) {
 		err = d.setAside(positions.Path(), err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	segments, taken, err := d.findSegments()
+	known := cmp.Or(stored, &Checkpoint{}).end
+	taken, unsure, err := d.takeOver()
 	if err != nil {
 		return nil, err
 	}
 	l := &Loaded{state: map[string]string{}, size: datadir.SlotsSize}
-	gap, err := d.loadState(l.state, &segments, &taken)
+	segments, damaged, err := d.findSegments(l.state, known)
 	if err != nil {
 		return nil, err
 	}
-	copied := &Checkpoint{} // the copy of the positions in the newest segment that has one
-	for _, s := range segments {
-		if s.positions != nil {
-			copied = s.positions
-		}
+	taken = append(taken, damaged...)
+	// The newest segment is not there, so that it is not known how far the sequence went.
+	gap := slices.ContainsFunc(taken, func(t span) bool {
+		return len(segments) == 0 || t.first > segments[len(segments)-1].base
+	})
+	copied := &Checkpoint{} // the copy of the positions in the newest segment
+	if n := len(segments); n > 0 {
+		copied = cmp.Or(segments[n-1].positions, copied)
+		// Without the cursors' file nobody knows whether what is torn was ever confirmed.
+		unsure = unsure || segments[n-1].torn && stored == nil
 	}
 	if stored == nil {
 		stored = copied
@@ -111,15 +113,12 @@ func (d *disk) Load() (*Loaded, error) {
 		s := &segments[i]
 		if i+1 < len(segments) {
 			if next := segments[i+1].info; next.previousBase == s.base && next.previousLast >= s.base-1 {
-				d.expect(s, next.previousLast)
+				d.expect(l, s, next.previousLast)
 			}
 			s.last = min(s.last, segments[i+1].base-1)
-		} else {
-			if s.last < stored.end && stored.end-s.last < damageGap && !gap {
-				d.expect(s, stored.end)
-				gap = true
-			}
-			gap = gap || !s.clean
+		} else if s.last < stored.end && stored.end-s.last < damageGap && !gap {
+			d.expect(l, s, stored.end)
+			gap = true
 		}
 		d.segments[s.base] = s.segment
 		l.segments = append(l.segments, &s.Segment)
@@ -131,25 +130,26 @@ func (d *disk) Load() (*Loaded, error) {
 	for _, t := range taken {
 		l.end = max(l.end, t.first-1)
 	}
-	if gap {
+	if gap || unsure {
 		l.end += damageGap
 	}
-	l.lost = lostRecords(taken, segments, stored.end)
+	l.lost = append(l.lost, lostRecords(taken, segments, stored.end)...)
 	return l, nil
 }
 
-// findSegments lists the segments of the directory in order, and sets aside those that do not open.
-// The last record of what it has taken away is not known.
-func (d *disk) findSegments() (segments []found, taken []span, err error) {
+// findSegments lists the segments of the directory in order, and sets aside those of which nothing
+// can be read. The last record of what it has taken away is not known. The state comes from the
+// newest one.
+func (d *disk) findSegments(state map[string]string, end uint64) (segments []found, taken []span, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, e := range entries { // in the order of the names, which is that of the numbers
+	for _, e := range slices.Backward(entries) { // in the order of the names, which is that of the numbers
 		path := filepath.Join(d.dir, e.Name())
 		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
-			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName {
-				if err := os.Remove(path); err != nil { // was not complete when the process ended
+			if _, isSegment := parseSegmentName(name); isSegment || name == cursorsName || name == probeName {
+				if err := d.system.Remove(path); err != nil { // was not complete when the process ended
 					return nil, nil, err
 				}
 			}
@@ -159,8 +159,18 @@ func (d *disk) findSegments() (segments []found, taken []span, err error) {
 		if !ok {
 			continue
 		}
-		s, err := inspect(path, base)
-		if boltfile.IsDamage(err) {
+		var s found
+		if n := len(segments); n == 0 {
+			clear(state)
+			s, err = scan(d.system, path, base, confirmed{end, math.MaxUint64}, state)
+		} else {
+			limit := uint64(math.MaxUint64)
+			if next := segments[n-1].info; next.previousBase == base {
+				limit = next.previousLast
+			}
+			s, err = inspect(d.system, path, base, confirmed{end, limit})
+		}
+		if datadir.IsDamage(err) {
 			taken = append(taken, span{base, base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
@@ -169,45 +179,27 @@ func (d *disk) findSegments() (segments []found, taken []span, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if s.damage != nil {
+			d.flag(s.segment, s.damage)
+		}
+		if err := s.finish(); err != nil {
+			return nil, nil, err
+		}
+		s.index = nil // it is read when it is needed
 		segments = append(segments, s)
 	}
+	slices.Reverse(segments)
+	slices.Reverse(taken)
 	return segments, taken, nil
-}
-
-// loadState reads the state from the newest segment, or from the one before if that is damaged. gap
-// tells that the newest one was damaged, so that it is not known how far the sequence went.
-func (d *disk) loadState(state map[string]string, segments *[]found, taken *[]span) (gap bool, err error) {
-	n := len(*segments)
-	if t := len(*taken); t > 0 {
-		gap = n == 0 || (*taken)[t-1].first > (*segments)[n-1].base
-	}
-	for ; n > 0; n-- {
-		newest := (*segments)[n-1]
-		clear(state)
-		err := newest.loadState(state)
-		if !boltfile.IsDamage(err) {
-			return gap, err
-		}
-		if newest.verified { // some blocks of the state, not the structure of the file
-			d.flag(newest.segment, &newest.flagged, err)
-			return gap, nil
-		}
-		newest.retire()
-		if err := d.setAside(newest.path, err); err != nil {
-			return gap, err
-		}
-		*taken = append(*taken, span{newest.base, newest.last})
-		*segments = (*segments)[:n-1]
-		gap = true
-	}
-	return gap, nil
 }
 
 // expect compares how far a segment goes with how far it is known to have gone. A shorter one has
 // lost its end; what is behind it was never confirmed and may have been given out again.
-func (d *disk) expect(s *found, last uint64) {
+func (d *disk) expect(l *Loaded, s *found, last uint64) {
 	if s.last < last {
-		d.flag(s.segment, &s.flagged, boltfile.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
+		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
+		l.lost = append(l.lost, span{s.last + 1, last})
+		return
 	}
 	s.last = last
 }
@@ -245,7 +237,9 @@ func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
 }
 
 func (d *disk) Begin(s *Start) (size int64, err error) {
-	w, err := newWriter(d.dir, d.mapped, s)
+	w, err := newWriter(d.system, d.dir, s.segmentInfo, s.positions, func(w *writer) error {
+		return s.state(func(chunks [][]byte) error { return w.append(s.positions, w.summary, chunks, nil) })
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -255,57 +249,59 @@ func (d *disk) Begin(s *Start) (size int64, err error) {
 	d.mu.Unlock()
 	if old != nil { // it was empty, and the new file has taken its name
 		old.retire()
-		err = ErrGone
 	}
-	d.seal(err)
+	d.seal(old == nil)
 	d.writer = w
-	return w.size, nil
+	d.leaveMu.Lock()
+	d.leaving = slices.DeleteFunc(d.leaving, func(l leaving) bool { return l.path == w.path })
+	d.leaveMu.Unlock()
+	return w.log.Size(), nil
 }
 
-// seal ends writing to the present file; reason is the outcome of its last use.
-func (d *disk) seal(reason error) {
+// seal ends writing to the present file; whole tells that there is nothing wrong with it.
+func (d *disk) seal(whole bool) {
 	w := d.writer
 	if w == nil {
 		return
 	}
 	d.writer = nil
-	if err := w.seal(reason); err != nil {
+	if err := w.seal(whole); err != nil {
 		d.log.Warn("segment did not close", zap.String("file", w.path), zap.Error(err))
 	}
 }
 
 func (d *disk) Commit(g *Group) error {
-	if g.Empty() {
-		return probeDisk(d.dir, max(64<<10, min(g.bytes, commitBytes)))
-	}
 	w := d.writer
+	if g.Empty() {
+		return errors.Join(w.log.Settle(), d.probe(max(64<<10, min(g.bytes, commitBytes))))
+	}
 	err := w.commit(g)
 	if err == nil {
-		g.after.size = w.committed()
+		g.after.size = w.log.Size()
 		return nil
 	}
-	// If a write of data was refused, bbolt has taken everything back and nothing is in doubt;
-	// the usual case is a full disk. After anything else, above all a failed sync, it is not
-	// known what is on disk.
-	if perr, ok := errors.AsType[*os.PathError](err); ok && perr.Op == "write" && w.unchanged() {
-		return err
+	// If a write was refused, what it has left was cut off and nothing is in doubt; the usual
+	// case is a full disk. After anything else, above all a failed sync, it is not known what
+	// is on disk.
+	changed := errors.Is(err, errShortened) || errors.Is(err, fs.ErrNotExist)
+	if changed {
+		d.flag(w.segment, datadir.Damaged(w.path, err))
 	}
-	if boltfile.IsDamage(err) {
-		d.flag(w.segment, &w.condemned, err)
+	if changed || w.log.Doubtful() {
+		d.seal(false)
+		g.sealed = true
 	}
-	d.seal(err)
-	g.sealed = true
 	return err
 }
 
-// probeDisk writes size bytes to a file and removes it.
-func probeDisk(dir string, size int64) error {
-	path := filepath.Join(dir, "probe"+temporarySuffix)
-	f, err := datadir.WriteNew(path, make([]byte, size))
+// probe writes so many bytes to a file and removes it.
+func (d *disk) probe(size int64) error {
+	path := filepath.Join(d.dir, probeName+temporarySuffix)
+	f, err := datadir.WriteNew(d.system, path, make([]byte, size))
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), os.Remove(path))
+	return errors.Join(f.Close(), d.system.Remove(path))
 }
 
 func (d *disk) segment(base uint64) *segment {
@@ -319,29 +315,47 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	if s == nil {
 		return Block{}, 0, ErrGone
 	}
-	buf, next, err := s.block(seq)
-	if err != nil {
-		if boltfile.IsDamage(err) {
-			d.flag(s, &s.condemned, err)
+	buf, behind, err := s.read(seq)
+	if err == nil {
+		if b, err = findRecord(buf, at, seq); err == nil {
+			return b, 0, nil
 		}
-		return Block{}, 0, fmt.Errorf("read %s: %w", s.path, err)
+		next = d.nextReadable(s, at, buf, seq, behind)
+		if next > at.last && d.nextReadable(s, at, nil, at.base-1, at.base) >= seq {
+			next = 0 // nor is there anything in front of it
+		}
+		err = datadir.Damagef(s.path, "records from %d: %w", seq, err)
+	} else {
+		err = fmt.Errorf("read %s: %w", s.path, err)
 	}
-	if b, err = findRecord(buf, at, seq); err == nil {
-		return b, 0, nil
+	if datadir.IsDamage(err) {
+		d.flag(s, err)
 	}
-	if next <= seq || next > at.last {
-		next = at.last + 1
-	}
-	err = boltfile.Damagef(s.path, "records %d to %d: %w", seq, next-1, err)
-	d.flag(s, &s.flagged, err)
 	return Block{}, next, err
 }
 
+// nextReadable returns the first record behind seq that can be read, given the part of the segment
+// with that and where the next part begins. It is the one behind the segment if there is none.
+func (d *disk) nextReadable(s *segment, at Segment, buf []byte, seq, behind uint64) uint64 {
+	for {
+		if next := recordAfter(buf, seq); next != 0 {
+			return min(next, at.last+1)
+		}
+		if behind == 0 || behind > at.last {
+			return at.last + 1
+		}
+		var err error
+		if buf, behind, err = s.read(behind); err != nil {
+			return at.last + 1
+		}
+	}
+}
+
 // flag notes damage of a segment, so that its file is kept, and reports it if it is not known.
-func (d *disk) flag(s *segment, known *bool, err error) {
+func (d *disk) flag(s *segment, err error) {
 	d.mu.Lock()
-	before := *known
-	*known, s.flagged = true, true
+	before := s.flagged
+	s.flagged = true
 	d.mu.Unlock()
 	if before {
 		d.log.Debug("storage is damaged in one more place", zap.Error(err))
@@ -352,9 +366,7 @@ func (d *disk) flag(s *segment, known *bool, err error) {
 
 func (d *disk) Rest(base uint64) {
 	if s := d.segment(base); s != nil {
-		s.mu.Lock()
-		s.closeLocked(nil)
-		s.mu.Unlock()
+		s.rest()
 	}
 }
 
@@ -372,12 +384,32 @@ func (d *disk) Trim(base uint64) error {
 	// only Commit and Begin are followed by the removal of what is written to, in the same
 	// goroutine
 	if s.retire() {
-		d.seal(boltfile.Damagef(s.path, "reading it has failed"))
+		d.seal(false)
 	}
-	if flagged {
-		return d.setAside(s.path, nil)
+	d.leaveMu.Lock()
+	defer d.leaveMu.Unlock()
+	d.leaving = append(d.leaving, leaving{s.path, flagged})
+	// What is behind it, with the state, has its name on disk before this one goes.
+	if err := d.system.Sync(d.dir); err != nil {
+		return err
 	}
-	return errors.Join(os.Remove(s.path), datadir.Sync(d.dir))
+	for len(d.leaving) > 0 {
+		path, remove := d.leaving[0].path, d.system.Remove
+		if d.leaving[0].flagged {
+			remove = func(path string) error { return d.setAside(path, nil) }
+		}
+		if err := remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		d.leaving = d.leaving[1:]
+	}
+	return d.system.Sync(d.dir)
+}
+
+// leaving is a file that is to go.
+type leaving struct {
+	path    string
+	flagged bool
 }
 
 func (d *disk) Close() error {
@@ -385,7 +417,7 @@ func (d *disk) Close() error {
 	d.loops.Wait()
 	var errs []error
 	if d.writer != nil {
-		errs = append(errs, d.writer.seal(nil))
+		errs = append(errs, d.writer.seal(true))
 	}
 	d.mu.Lock()
 	for _, s := range d.segments {
@@ -424,6 +456,6 @@ type reporter struct {
 }
 
 func (r *reporter) damaged(err error) {
-	r.metrics.damaged.Inc()
+	r.metrics.Damaged()
 	r.log.Error(r.message, zap.Error(err))
 }

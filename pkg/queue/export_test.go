@@ -2,6 +2,6 @@ package queue
 
 // For the tests of stores of other packages.
 var (
-	TestStore   = testStore
-	TestLetters = testLetters
+	TestStore = testStore
+	UnpackOld = unpackOld
 )

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
 // refused runs a queue on a disk that is full after full() and has space again after empty().
@@ -219,7 +219,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Put(DeadLetter{Sink: "s"}); !boltfile.IsNoSpace(err) {
+	if err := d.Put(DeadLetter{Sink: "s"}); !datadir.IsNoSpace(err) {
 		t.Fatalf("dead letter on a full disk: %v", err)
 	}
 	c := cursor(t, q, "c")
@@ -245,5 +245,67 @@ func TestOpenOnFullDisk(t *testing.T) {
 	}
 	if dropped.Load() != 0 {
 		t.Errorf("%d dropped", dropped.Load())
+	}
+}
+
+// Dead letters can be removed while the disk is full, however many there are, and give their space back
+// when the last one is gone.
+func TestPurgeOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := mountMemory(t, dir, "24m"); err != nil {
+		t.Skip("needs to mount a small file system: ", err)
+	}
+	d, err := OpenDeadLetters(DeadLetterOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const times, atOnce = 30, 999
+	for range times {
+		some := make([]DeadLetter, atOnce)
+		for i := range some {
+			some[i] = DeadLetter{Sink: fmt.Sprint("sink ", i%3), Reason: "refused", Data: []byte("data")}
+		}
+		if err := d.Put(some...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Put(DeadLetter{Sink: "sink 1", Data: make([]byte, 1<<20)}); !datadir.IsNoSpace(err) {
+		t.Fatalf("a letter on a full disk: %v", err)
+	}
+	before := datadir.Available(dir)
+	if n, err := Purge(d, DeadLetterFilter{Sink: "sink 1"}); n != times*atOnce/3 || err != nil {
+		t.Fatalf("%d letters of one sink were removed, %v", n, err)
+	}
+	if n, err := Purge(d, DeadLetterFilter{}); n != times*atOnce/3*2 || err != nil {
+		t.Fatalf("%d letters were removed, %v", n, err)
+	}
+	if after := datadir.Available(dir); before > 1<<20 || after < 2<<20 {
+		t.Errorf("%d bytes are left, it were %d", after, before)
+	}
+	if err := d.Put(DeadLetter{Sink: "sink 1", Data: make([]byte, 1<<20)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = OpenDeadLetters(DeadLetterOptions{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(list(t, d, DeadLetterFilter{})); n != 1 {
+		t.Errorf("%d letters", n)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -9,6 +9,9 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
 // Whoever can write in the directory could put a link into the place of any file of the storage: the
@@ -38,7 +41,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 		t.Fatal(segments, err)
 	}
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
-	for _, name := range []string{"lock", cursorsName, deadName, filepath.Base(segments[0])} {
+	for _, name := range []string{"lock", cursorsName, deadletters.FileName, filepath.Base(segments[0])} {
 		path := filepath.Join(dir, name)
 		for _, there := range []bool{true, false} {
 			if err := os.Rename(path, elsewhere); err != nil {
@@ -81,12 +84,12 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	if err := os.WriteFile(elsewhere, before, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{cursorsName, "probe", segmentName(1 << 40)} {
+	for _, name := range []string{cursorsName, probeName, segmentName(1 << 40)} {
 		if err := os.Symlink(elsewhere, filepath.Join(dir, name+temporarySuffix)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(probeDisk(dir, 1<<10), openBoth()); err != nil {
+	if err := errors.Join((&disk{dir: dir, system: datadir.Disk}).probe(1<<10), openBoth()); err != nil {
 		t.Error(err)
 	}
 	if after, err := os.ReadFile(elsewhere); err != nil || string(after) != string(before) {

@@ -10,7 +10,7 @@ func (g *Group) Empty() bool { return len(g.records)+len(g.state) == 0 }
 func (g *Group) Size() int64 { return g.bytes }
 
 // Chunks returns what the group changes of the state, and its records. They are not to be changed.
-func (g *Group) Chunks() (state, records [][]byte) { return g.state.added(), g.records.added() }
+func (g *Group) Chunks() (state, records [][]byte) { return g.state, g.records }
 
 // Summary describes the segment with the group in it.
 func (g *Group) Summary() []byte { return g.after.summary() }
@@ -35,19 +35,7 @@ func (s *Start) Summary() []byte { return (&Segment{base: s.base, last: s.base -
 func (s *Start) Positions() []byte { return s.positions.Encode() }
 
 // Chunks calls put with all of the state, a few chunks at a time.
-func (s *Start) Chunks(put func(chunks [][]byte) error) error {
-	return s.state(func(p plan) error { return put(p.added()) })
-}
-
-// added returns the chunks of a plan.
-func (p plan) added() (chunks [][]byte) {
-	for i := range p {
-		for _, c := range p[i].chunks {
-			chunks = append(chunks, p[i].buf[c.start-chunkHeaderSize:c.end])
-		}
-	}
-	return chunks
-}
+func (s *Start) Chunks(put func(chunks [][]byte) error) error { return s.state(put) }
 
 // Base is the first record of the segment.
 func (s *Segment) Base() uint64 { return s.base }
@@ -95,7 +83,13 @@ func (l *Loaded) Segment(summary []byte, size int64) (base, last uint64, err err
 }
 
 // Change makes the changes of the state in chunks that follow each other.
-func (l *Loaded) Change(chunks []byte) error { return readState(l.state, chunks) }
+func (l *Loaded) Change(chunks []byte) error {
+	infos, err := parseBlock(chunks, kindState)
+	for _, c := range infos {
+		changeState(l.state, chunks[c.start:c.end])
+	}
+	return err
+}
 
 // Cursors takes over the positions that SaveCursors has stored, nil if there are none, and those of
 // the newest group or segment, which may be further.

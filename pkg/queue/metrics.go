@@ -50,8 +50,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // DeadLetters shows how many bytes of dead letters are kept, and that so many more have gone
-// because of the limit. For a store of another package.
+// because of the limit.
 func (m *Metrics) DeadLetters(bytes int64, dropped int) {
 	m.deadBytes.Set(float64(bytes))
 	m.deadDropped.Add(float64(dropped))
 }
+
+// Damaged counts a damaged file.
+func (m *Metrics) Damaged() { m.damaged.Inc() }

@@ -33,7 +33,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
 // Defaults of Options.
@@ -68,7 +69,7 @@ const (
 )
 
 // ErrClosed is returned by everything that needs a queue which is open.
-var ErrClosed = errors.New("queue: closed")
+var ErrClosed = deadletters.ErrClosed
 
 // ErrTooLarge is returned by Append for a record above MaxRecordBytes.
 var ErrTooLarge = errors.New("queue: record is too large")
@@ -111,11 +112,15 @@ type Options struct {
 	Metrics *Metrics
 	// From, which may be nil, is an open queue that nobody uses, all of which is copied by Open
 	// to one that is empty. Copied is told up to which record it is, 0 at first; an error ends it.
+	// Records that cannot be read are missing in the copy, and told to the OnDropped of From.
 	From   *Queue
 	Copied func(record uint64) error
 	// Wrap, which may be nil, is called once, by Open, with the store of the queue; what it
 	// returns is used in its place.
 	Wrap func(Store) Store
+
+	// Of tests: nil for the system that there is.
+	system datadir.System
 }
 
 func (o *Options) setDefaults() error {
@@ -208,9 +213,7 @@ type committer struct {
 	// Takes the next group; nil until one is begun.
 	active *Segment
 	// Its size when it was begun.
-	initial     int64
-	recordsTail tail
-	stateTail   tail
+	initial int64
 
 	// When the last transaction failed, and its bytes.
 	failed   time.Time
@@ -276,12 +279,12 @@ func (q *Queue) load() error {
 		return err
 	}
 	if err := q.begin(); err != nil {
-		if !boltfile.IsNoSpace(err) {
+		if !datadir.IsNoSpace(err) {
 			return err
 		}
 		q.result(err, 0)
 	}
-	if err := q.flushPositions(true); err != nil && !boltfile.IsNoSpace(err) {
+	if err := q.flushPositions(true); err != nil && !datadir.IsNoSpace(err) {
 		return err
 	}
 	q.removeDone()

@@ -182,7 +182,7 @@ func TestSegmentsComeAndGo(t *testing.T) {
 	q := open(t, Options{SegmentBytes: 64 << 10, CacheBytes: 1})
 	c := cursor(t, q, "c")
 	files := func() int {
-		names, err := filepath.Glob(filepath.Join(q.opts.Dir, "segment-*.db"))
+		names, err := filepath.Glob(filepath.Join(q.opts.Dir, "segment-*.log"))
 		if err != nil {
 			t.Fatal(err)
 		}

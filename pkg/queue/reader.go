@@ -85,7 +85,7 @@ const clockSlack = 2 * time.Second
 
 // Find returns the first and the last of the records that may have been appended when the machine's
 // clock showed a time from since to until. Some before and behind these may be among them, since
-// what it looks at are blocks; none is missing, also where the clock was set meanwhile. Where there
+// what it looks at are chunks; none is missing, also where the clock was set meanwhile. Where there
 // is none, first is above last. It reads about twenty blocks, and keeps none.
 func (q *Queue) Find(since, until time.Time) (first, last uint64, err error) {
 	first, last = q.Bounds()
@@ -111,8 +111,8 @@ func unixNano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// around returns the first record of the last block that was begun at a time or before it, and that
-// of the first block that was begun later.
+// around returns the first record of the last chunk that was begun at a time or before it, and that
+// of the first chunk that was begun later.
 func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err error) {
 	switch sum := at + int64(ahead); {
 	case ahead < 0 && sum > at:
@@ -141,17 +141,22 @@ func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err
 		case err != nil:
 			return 0, 0, err
 		case !b.empty() && b.chunks[0].at <= at:
-			first, low = b.first(), b.last()+1
-			behind = low
+			n := sort.Search(len(b.chunks), func(i int) bool { return b.chunks[i].at > at })
+			first, behind, low = b.chunks[n-1].first, b.chunks[n-1].last()+1, b.last()+1
+			if n < len(b.chunks) {
+				low = high + 1 // found
+			}
 		case !b.empty() && b.first() < mid:
 			high = b.first() - 1
 		default: // it is not there any more, or cannot be read
 			high = mid - 1
 		}
 	}
-	// What was appended to the last chunk of a block is later than that.
-	if b, err := c.locate(first); err != nil || !b.empty() {
-		return min(first, b.first()), behind, err
+	// The end of the segment before may be later than its beginning.
+	if b, err := c.locate(first); err != nil {
+		return 0, 0, err
+	} else if b.holds(first) {
+		first = b.chunks[b.chunkOf(first)].first
 	}
 	return first, behind, nil
 }

@@ -4,72 +4,66 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"sort"
 	"sync"
+	"syscall"
 
-	bolt "go.etcd.io/bbolt"
-
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
-// A segment is one bbolt file with three buckets:
+// A segment is a file of pkg/appendlog. It begins with a frame that says which segment it is, and
+// with all of the state; then each commit is a group of chunks. With each group goes a summary of
+// the segment and a copy of all positions, and at the end, when the next segment has been begun, an
+// index. Where that is missing, after a crash, the file is read once.
 //
-//	meta     "info": layout and base, written once; "summary": what the segment holds;
-//	         "cursors": a copy of all positions
-//	records  one bucket per block, its key the sequence number of the block's first record;
-//	         in it the block under "b"
-//	state    the same for the changes of the state, keys counted from 1, beginning with all that
-//	         was set when the segment was made
-//
-// A bucket per block, because bbolt keeps up to four large values in one page and would write the
-// older ones again with each new one. The meta bucket is small enough for bbolt to keep it inside
-// the root page, which every transaction writes anyway.
-//
-// Only a file that this process has made is ever written to. A start begins a new segment, and one
-// whose commit fails in a way that leaves doubt is closed: what a damaged or half synced file makes
-// of a write is not worth finding out.
-var (
-	metaBucket    = []byte("meta")
-	recordsBucket = []byte("records")
-	stateBucket   = []byte("state")
-	infoKey       = []byte("info")
-	summaryKey    = []byte("summary")
-	cursorsKey    = []byte("cursors")
-	blockKey      = []byte("b")
-)
+// Only a file that this process has made is ever appended to. A start begins a new segment, and one
+// whose commit fails in a way that leaves doubt is closed: what a half synced file makes of a write
+// is not worth finding out.
 
-// segmentVersion is the layout. Before 2 the values of the meta bucket had no checksums.
-const segmentVersion = 2
-
-// A reader that works through a segment maps it page by page, and what is mapped counts as memory
-// of the process. Opening a file again costs a fraction of reading this much of it.
-const remapBytes = 8 << 20
+// segmentVersion is the layout. Before 3 it was a bbolt file, of which the values had no checksums
+// before 2.
+const segmentVersion = 3
 
 var errVersion = errors.New("written by a newer version of this program")
 
 // segment is the file of a segment.
 type segment struct {
-	path string
+	system datadir.System
+	path   string
 
-	// Guarded by disk.mu.
-	// Part of it is damaged: the file is kept under another name when it is done with.
+	// It is damaged: the file is kept under another name when it is done with. Guarded by
+	// disk.mu.
 	flagged bool
-	// all of it is damaged
-	condemned bool
 
-	// Guards what follows and the use of db.
-	mu sync.Mutex
-	db *bolt.DB
-	// db is the writer's
-	writing  bool
-	verified bool
-	gone     bool
-	// see boltfile.IsStuck
-	stuck bool
-	// Bytes since it was opened.
-	read int64
+	// Guards what follows.
+	mu   sync.Mutex
+	file datadir.SystemFile
+	// file is the writer's
+	writing bool
+	gone    bool
+	index   []place
+	// Where what may be read ends.
+	end int64
+}
+
+// place is where the chunk is that begins with a record. An index has one about every blockSize.
+type place struct {
+	first  uint64
+	offset int64
+}
+
+// addPlace adds the place of a chunk, which ends at end, if it is time for one.
+func addPlace(index []place, first uint64, offset, end int64) []place {
+	if n := len(index); n > 0 && end-index[n-1].offset <= blockSize {
+		return index
+	}
+	return append(index, place{first, offset})
 }
 
 type segmentInfo struct {
@@ -82,19 +76,20 @@ type segmentInfo struct {
 	previousLast uint64
 }
 
+const infoSize = 25 + 4
+
 func (i segmentInfo) encode() []byte {
-	return appendCRC(appendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
+	return appendlog.AppendCRC(appendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
 }
 
 func decodeInfo(b []byte) (segmentInfo, error) {
-	const size = 25
 	i := segmentInfo{version: 1}
-	if len(b) != size || b[0] != 1 {
-		whole, ok := cutCRC(b)
+	if len(b) != infoSize-4 || b[0] != 1 {
+		whole, ok := appendlog.CutCRC(b)
 		if ok && len(whole) > 0 && whole[0] > segmentVersion {
 			return segmentInfo{}, errVersion
 		}
-		if !ok || len(whole) != size {
+		if !ok || len(whole) != infoSize-4 {
 			return segmentInfo{}, errors.New("no information about the segment")
 		}
 		b, i.version = whole, whole[0]
@@ -103,14 +98,7 @@ func decodeInfo(b []byte) (segmentInfo, error) {
 	return i, nil
 }
 
-// metaValue returns a value of the meta bucket as it was encoded; nil if it is damaged.
-func (i segmentInfo) metaValue(b []byte) []byte {
-	if i.version < 2 {
-		return b
-	}
-	b, _ = cutCRC(b)
-	return b
-}
+const summarySize = 32
 
 // encode returns what a segment says of itself.
 func (s *Segment) encode() []byte {
@@ -119,305 +107,363 @@ func (s *Segment) encode() []byte {
 
 // decode reads what encode returned.
 func (s *Segment) decode(b []byte) error {
-	if len(b) != 32 {
+	if len(b) != summarySize {
 		return errors.New("no summary of the segment")
 	}
-	s.last = big.Uint64(b)
-	for i, v := range []*int64{&s.bytes, &s.firstAt, &s.lastAt} {
-		*v = int64(big.Uint64(b[8+8*i:]))
+	last, bytes := big.Uint64(b), int64(big.Uint64(b[8:]))
+	if last+1 < s.base || bytes < 0 {
+		return errors.New("summary does not fit the segment")
+	}
+	s.last, s.bytes = last, bytes
+	s.firstAt, s.lastAt = int64(big.Uint64(b[16:])), int64(big.Uint64(b[24:]))
+	return nil
+}
+
+// found is what Load knows of a segment before it is used.
+type found struct {
+	*segment
+	Segment
+	info      segmentInfo
+	positions *Checkpoint
+	// Something of the file cannot be read.
+	damage error
+	// The last group is not whole, and nothing says that it ever was.
+	torn bool
+	// What was found of the file. Not if it says at its end what is in it.
+	scanned appendlog.Scanned
+	// It says so.
+	ended bool
+}
+
+// confirmed is what is known of the records that were confirmed: those up to least were, and none
+// of the segment above most.
+type confirmed struct{ least, most uint64 }
+
+// scan reads a segment from its beginning to its end, with the changes of the state if that is not
+// nil.
+func scan(
+	system datadir.System, path string, base uint64, known confirmed, state map[string]string,
+) (f found, err error) {
+	f = found{
+		segment: &segment{system: system, path: path, index: []place{}},
+		Segment: Segment{base: base, last: base - 1},
+	}
+	file, size, err := f.openFile()
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = cmp.Or(err, file.Close()) }()
+	want := func(kind uint8) bool { return kind == kindHead || kind == kindState && state != nil }
+	var say []byte
+	rest, err := appendlog.Scan(file, size, want, func(g *appendlog.Group) error {
+		after := f.Segment
+		ok := len(g.Say) >= summarySize && after.decode(g.Say[:summarySize]) == nil
+		torn := g.Damaged && (!ok || after.last <= f.last || after.last > known.least)
+		if g.Unsure && (torn || ok && after.last > known.most) {
+			return appendlog.ErrCut
+		}
+		if g.Damaged && f.damage == nil {
+			f.damage = datadir.Damagef(path, "bytes from %d to %d", g.Start, g.End)
+		}
+		for i := range g.Frames {
+			if err := f.add(&g.Frames[i], state); err != nil {
+				return err
+			}
+		}
+		if ok {
+			f.last, f.bytes, f.firstAt, f.lastAt = after.last, after.bytes, after.firstAt, after.lastAt
+			say = g.Say
+		}
+		f.end = g.End
+		return nil
+	})
+	f.size, f.scanned, f.ended, f.torn = size, rest, rest.Ended, rest.Rest
+	if say != nil {
+		f.positions, _ = decodeCheckpoint(say[summarySize:]) // only a copy
+	}
+	switch {
+	case errors.Is(err, errVersion):
+		return f, fmt.Errorf("%s: %w", path, err)
+	case f.end == 0:
+		return f, datadir.Damagef(path, "nothing of it can be read")
+	case f.info.base != base && f.damage == nil:
+		f.damage = datadir.Damagef(path, "it does not say which segment it is")
+	}
+	return f, nil
+}
+
+// add takes over a frame that scan has found.
+func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err error) {
+	switch frame.Kind {
+	case kindHead:
+		info, err := decodeInfo(frame.Payload)
+		if errors.Is(err, errVersion) {
+			return err
+		}
+		if err == nil {
+			f.info = info
+		}
+	case kindState:
+		if state != nil {
+			changeState(state, frame.Payload)
+		}
+	case kindRecords:
+		c := frameInfo(&frame.Frame)
+		if f.empty() {
+			f.firstAt = c.at
+		}
+		f.last, f.bytes, f.lastAt = c.last(), c.before+c.bytes, c.at
+		f.index = addPlace(f.index, c.first, frame.Offset, frame.End())
 	}
 	return nil
 }
 
-func sequenceKey(seq uint64) []byte { return big.AppendUint64(nil, seq) }
-
-// inspect reads a segment's description without looking at its blocks.
-func inspect(path string, base uint64) (f found, err error) {
-	f = found{segment: &segment{path: path}}
-	if f.clean, err = boltfile.Verify(path, string(metaBucket)); err != nil {
-		return f, err
+// finish makes a segment that was not ended one that is: it puts on disk what a process that was
+// killed has left of it, since more is built on that from now on, cuts off what was never complete,
+// and says at the end what is in it. A damaged file is left as it is, and read in full each time.
+func (f *found) finish() error {
+	if f.ended {
+		return nil
 	}
-	db, err := boltfile.OpenReadOnly(path)
+	file, err := appendlog.Open(f.system, f.path, f.scanned)
+	if err == nil && f.damage == nil {
+		if err = file.Cut(); err == nil {
+			err = file.Sync()
+		}
+		if err == nil && file.End(f.say(f.info, &f.Segment)) == nil { // a help only
+			f.size = file.Size()
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", f.path, err)
+	}
+	if file != nil {
+		err = errors.Join(err, file.Close())
+	}
+	return err
+}
+
+// say is what is said of a segment when it is ended.
+func (s *segment) say(info segmentInfo, summary *Segment) []byte {
+	b := append(info.encode(), summary.encode()...)
+	for _, p := range s.index {
+		b = appendUints(b, p.first, uint64(p.offset))
+	}
+	return b
+}
+
+// inspect reads what is said at the end of a segment; without it the segment is scanned.
+func inspect(system datadir.System, path string, base uint64, known confirmed) (f found, err error) {
+	f = found{segment: &segment{system: system, path: path}, Segment: Segment{base: base, last: base - 1}}
+	file, size, err := f.openFile()
 	if err != nil {
 		return f, err
 	}
-	err = boltfile.View(db, path, func(tx *bolt.Tx) error {
-		meta := tx.Bucket(metaBucket)
-		if meta == nil || tx.Bucket(recordsBucket) == nil || tx.Bucket(stateBucket) == nil {
-			return boltfile.Damagef(path, "a bucket is missing")
+	defer func() { err = cmp.Or(err, file.Close()) }()
+	say, _, ok := appendlog.ReadEnd(file, size)
+	if ok && len(say) >= infoSize+summarySize {
+		f.info, err = decodeInfo(say[:infoSize])
+		if errors.Is(err, errVersion) {
+			return f, fmt.Errorf("%s: %w", path, err)
 		}
-		var err error
-		if f.info, err = decodeInfo(meta.Get(infoKey)); err != nil {
-			if errors.Is(err, errVersion) {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-			return boltfile.Damaged(path, err)
+		if err == nil && f.info.base == base && f.decode(say[infoSize:infoSize+summarySize]) == nil {
+			f.size, f.ended = size, true
+			return f, nil
 		}
-		err = f.decode(f.info.metaValue(meta.Get(summaryKey)))
-		if err == nil && (f.info.base != base || f.last+1 < base || f.bytes < 0) {
-			err = errors.New("summary does not fit the segment")
-		}
-		if err != nil {
-			return boltfile.Damaged(path, err)
-		}
-		f.positions, _ = decodeCheckpoint(f.info.metaValue(meta.Get(cursorsKey))) // only a copy
-		f.base, f.size = base, tx.Size()
-		return nil
-	})
-	return f, cmp.Or(err, boltfile.Close(db, path, err))
+	}
+	return scan(system, path, base, known, nil)
 }
 
-// open makes s.db usable for reading. s.mu is held.
+// openFile opens the file to be read.
+func (s *segment) openFile() (datadir.SystemFile, int64, error) {
+	file, err := s.system.Open(s.path, os.O_RDONLY)
+	if err != nil {
+		return nil, 0, datadir.Classify(s.path, err)
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(datadir.Classify(s.path, err), file.Close())
+	}
+	return file, stat.Size(), nil
+}
+
+// open makes s.file usable for reading. s.mu is held.
 func (s *segment) open() error {
 	switch {
 	case s.gone:
 		return ErrGone
-	case s.stuck:
-		return boltfile.Stuck(s.path, errors.New("it could not be read before"))
-	case s.db != nil:
-		return s.complete()
+	case s.file != nil:
+		return nil
 	}
-	if !s.verified {
-		if _, err := boltfile.Verify(s.path, ""); err != nil {
-			return err
-		}
-		s.verified = true
-	}
-	db, err := boltfile.OpenReadOnly(s.path)
-	s.db, s.read = db, 0
-	return err
-}
-
-// complete checks that the file has not become too short for bbolt to read its first two pages. It
-// would do so with a lock held, which a memory fault would leave locked for everybody who uses the
-// handle.
-func (s *segment) complete() error {
-	stat, err := os.Stat(s.path)
+	file, size, err := s.openFile()
 	if err != nil {
-		return boltfile.Classify(s.path, err)
+		return err
 	}
-	if stat.Size() < 2*boltfile.PageSize {
-		return boltfile.Damagef(s.path, "it was cut off while in use")
+	if s.index == nil {
+		say, at, ok := appendlog.ReadEnd(file, size)
+		if ok = ok && len(say) >= infoSize+summarySize; ok {
+			for b := say[infoSize+summarySize:]; len(b) >= 16; b = b[16:] {
+				s.index = append(s.index, place{big.Uint64(b), int64(big.Uint64(b[8:]))})
+			}
+			s.end = at
+		} else {
+			f, err := scan(s.system, s.path, 1, confirmed{math.MaxUint64, math.MaxUint64}, nil)
+			if err != nil {
+				return errors.Join(err, file.Close())
+			}
+			s.index, s.end = f.index, f.end
+		}
 	}
+	s.file = file
 	return nil
 }
 
-// block returns a copy of the block with record seq, and the first record of the block behind it, 0
-// if there is none.
-func (s *segment) block(seq uint64) (buf []byte, next uint64, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.open(); err != nil {
-		return nil, 0, err
-	}
-	err = boltfile.View(s.db, s.path, func(tx *bolt.Tx) error {
-		records := tx.Bucket(recordsBucket)
-		if records == nil {
-			return boltfile.Damagef(s.path, "no records")
+// read returns the part of the segment that should hold record seq, and the first record of the
+// part behind it, 0 if there is none.
+func (s *segment) read(seq uint64) (buf []byte, next uint64, err error) {
+	for {
+		s.mu.Lock()
+		if err := s.open(); err != nil {
+			s.mu.Unlock()
+			return nil, 0, err
 		}
-		c := records.Cursor()
-		key, _ := c.Seek(sequenceKey(seq))
+		i := sort.Search(len(s.index), func(i int) bool { return s.index[i].first > seq })
+		next = 0
+		from, to := s.end, s.end
+		if i > 0 {
+			from = s.index[i-1].offset
+		}
+		if i < len(s.index) {
+			next, to = s.index[i].first, s.index[i].offset
+		}
+		file := s.file
+		s.mu.Unlock()
+		if from >= to {
+			return nil, next, nil
+		}
+		buf = make([]byte, to-from)
+		n, err := file.ReadAt(buf, from)
 		switch {
-		case key == nil:
-			key, _ = c.Last()
-		case len(key) == 8 && big.Uint64(key) > seq:
-			key, _ = c.Prev()
+		case errors.Is(err, fs.ErrClosed):
+			continue // another reader has left the segment
+		case n == len(buf) || isShort(err):
+			return buf[:n], next, nil // what cannot be read is damaged
 		}
-		if len(key) != 8 {
-			return boltfile.Damagef(s.path, "no block for record %d", seq)
-		}
-		if b := records.Bucket(key); b != nil {
-			buf = append([]byte(nil), b.Get(blockKey)...)
-		}
-		if key, _ := c.Next(); len(key) == 8 {
-			next = big.Uint64(key)
-		}
-		return nil
-	})
-	if s.read += int64(len(buf)); err != nil || s.read >= remapBytes {
-		s.closeLocked(err)
-	}
-	if err != nil {
 		return nil, 0, err
 	}
-	return buf, next, nil
 }
 
-// closeLocked closes the file for readers; the next one opens it again. err is the outcome of the
-// last use. s.mu is held.
-func (s *segment) closeLocked(err error) {
-	s.stuck = s.stuck || boltfile.IsStuck(err)
-	if s.db == nil || s.writing {
-		return
+// rest closes the file for readers; the next one opens it again.
+func (s *segment) rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked()
+}
+
+func (s *segment) closeLocked() {
+	if s.file != nil && !s.writing {
+		_ = s.file.Close() // it was only read
+		s.file, s.index = nil, nil
 	}
-	_ = boltfile.Close(s.db, s.path, err) // it was only read
-	s.db = nil
 }
 
 // retire ends all reading, and tells whether the file is written to. The file stays.
 func (s *segment) retire() (writing bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closeLocked(nil)
+	s.closeLocked()
 	s.gone = true
 	return s.writing
-}
-
-// loadState makes all changes of the state that the segment holds, in order. It passes over blocks
-// that are damaged and returns the first such error at the end.
-func (s *segment) loadState(state map[string]string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.open(); err != nil {
-		return err
-	}
-	var damage error
-	err := boltfile.View(s.db, s.path, func(tx *bolt.Tx) error {
-		bucket := tx.Bucket(stateBucket)
-		if bucket == nil {
-			return boltfile.Damagef(s.path, "no state")
-		}
-		return bucket.ForEachBucket(func(key []byte) error {
-			if err := readState(state, bucket.Bucket(key).Get(blockKey)); err != nil && damage == nil {
-				damage = boltfile.Damagef(s.path, "state: %w", err)
-			}
-			return nil
-		})
-	})
-	s.closeLocked(err)
-	return cmp.Or(err, damage)
 }
 
 // writer is the segment that is written to. Only the committer uses it.
 type writer struct {
 	*segment
-	bolt *bolt.DB
-	// Bytes of the file that are in use.
-	size int64
-
-	// The number that bbolt gave to the last one that was committed.
-	transaction int
+	log  *appendlog.File
+	info segmentInfo
+	// with the last group
+	summary Segment
 }
 
-// newWriter makes a segment.
-func newWriter(dir string, mapped int, start *Start) (_ *writer, err error) {
-	path := filepath.Join(dir, segmentName(start.base))
-	temporary := path + temporarySuffix
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	w := &writer{segment: &segment{path: path, writing: true, verified: true}}
-	defer func() {
-		if err != nil {
-			_ = boltfile.Close(w.bolt, temporary, err) // the error in hand is the one that counts
-			_ = os.Remove(temporary)
-		}
-	}()
-	if w.bolt, err = boltfile.Open(temporary, boltfile.Options(mapped)); err != nil {
-		return nil, err
-	}
-	err = boltfile.Guard(temporary, func() error {
-		w.bolt.NoSync = true // until it is complete nobody will read this file after a crash
-		if err := w.bolt.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{metaBucket, recordsBucket, stateBucket} {
-				if _, err := tx.CreateBucket(name); err != nil {
-					return err
-				}
-			}
-			put := tx.Bucket(metaBucket).Put(infoKey, start.encode())
-			return errors.Join(put, putMeta(tx, start.positions, &Segment{last: start.base - 1}))
-		}); err != nil {
-			return err
-		}
-		if err := start.state(func(p plan) error {
-			return w.bolt.Update(func(tx *bolt.Tx) error { return put(tx, stateBucket, p) })
-		}); err != nil {
-			return err
-		}
-		w.bolt.NoSync = false
-		return w.bolt.Sync()
-	})
+// newWriter makes a segment that begins with what fill puts into it.
+func newWriter(
+	system datadir.System, dir string, info segmentInfo, positions *Checkpoint, fill func(w *writer) error,
+) (_ *writer, err error) {
+	path := filepath.Join(dir, segmentName(info.base))
+	log, err := appendlog.Create(system, path)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Rename(temporary, path); err != nil {
-		return nil, err
-	}
-	temporary = path
-	if err := datadir.Sync(dir); err != nil {
-		return nil, err
-	}
-	w.db = w.bolt
-	w.committed()
-	return w, nil
-}
-
-// committed notes the transaction that the file is at, and returns the bytes of the file that are
-// in use. An error would only matter for metrics and the size of a segment.
-func (w *writer) committed() int64 {
-	_ = boltfile.View(w.bolt, w.path, func(tx *bolt.Tx) error {
-		w.transaction, w.size = tx.ID(), tx.Size()
-		return nil
-	})
-	return w.size
-}
-
-// unchanged tells whether the file is still at the transaction that was noted.
-func (w *writer) unchanged() (same bool) {
-	err := boltfile.View(w.bolt, w.path, func(tx *bolt.Tx) error {
-		same = tx.ID() == w.transaction
-		return nil
-	})
-	return err == nil && same
-}
-
-func put(tx *bolt.Tx, name []byte, p plan) error {
-	bucket := tx.Bucket(name)
-	bucket.FillPercent = 1 // keys only grow
-	for i := range p {
-		b, err := bucket.CreateBucketIfNotExists(sequenceKey(p[i].key))
+	defer func() {
 		if err != nil {
-			return err
+			log.Abandon()
 		}
-		if err := b.Put(blockKey, p[i].buf); err != nil {
-			return err
-		}
+	}()
+	w := &writer{
+		segment: &segment{system: system, path: path, file: log, writing: true, index: []place{}},
+		log:     log, info: info,
 	}
+	head := append(make([]byte, chunkHeaderSize), info.encode()...)
+	appendlog.Seal(head, kindHead, 1, [4]uint64{info.base})
+	if err := w.append(positions, Segment{base: info.base, last: info.base - 1}, [][]byte{head}, nil); err != nil {
+		return nil, err
+	}
+	if err := fill(w); err != nil {
+		return nil, err
+	}
+	return w, log.Place()
+}
+
+// append stores chunks of the state and of records, and what the segment is with them.
+func (w *writer) append(positions *Checkpoint, after Segment, state, records [][]byte) error {
+	say := after.encode()
+	if positions != nil {
+		say = append(say, positions.Encode()...)
+	}
+	at := w.log.Size()
+	if err := w.log.Append(say, state, records); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, chunk := range state {
+		at += int64(len(chunk))
+	}
+	for _, chunk := range records {
+		end := at + int64(len(chunk))
+		w.index = addPlace(w.index, big.Uint64(chunk[16:]), at, end)
+		at = end
+	}
+	w.end, w.summary = w.log.Size(), after
 	return nil
 }
 
-func putMeta(tx *bolt.Tx, positions *Checkpoint, s *Segment) error {
-	meta := tx.Bucket(metaBucket)
-	return errors.Join(meta.Put(cursorsKey, appendCRC(positions.Encode())), meta.Put(summaryKey, appendCRC(s.encode())))
-}
-
-// commit stores a group in one transaction.
+// commit stores a group.
 func (w *writer) commit(g *Group) error {
-	if err := w.complete(); err != nil {
-		return err
+	// A file that has become shorter, or another one, is not written to.
+	if stat, err := os.Stat(w.path); err != nil || stat.Size() < w.log.Size() {
+		return fmt.Errorf("%s: %w", w.path, cmp.Or(err, errShortened))
 	}
-	return boltfile.Update(w.bolt, w.path, func(tx *bolt.Tx) error {
-		records, state := put(tx, recordsBucket, g.records), put(tx, stateBucket, g.state)
-		return errors.Join(records, state, putMeta(tx, g.positions, &g.after))
-	})
+	return w.append(g.positions, g.after, g.state, g.records)
 }
 
-// seal ends writing; readers open the file again when they need it. err is the outcome of the last
-// use: after a failure it is not known which pages are in use.
-func (w *writer) seal(err error) error {
+var errShortened = errors.New("it was cut off while in use")
+
+// seal ends writing; readers open the file again when they need it. With end it is said what is in
+// it.
+func (w *writer) seal(end bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.db, w.writing, w.verified = nil, false, false
-	if w.stuck = w.stuck || boltfile.IsStuck(err); w.stuck {
-		return nil
+	var err error
+	if end && !w.log.Doubtful() {
+		err = w.log.End(w.say(w.info, &w.summary))
 	}
-	if err := boltfile.Close(w.bolt, w.path, err); err != nil {
-		return err
+	w.writing, w.file, w.index = false, nil, nil
+	if err != nil && datadir.IsNoSpace(err) {
+		err = nil // without it the file is read once more
 	}
-	// bbolt lets a file grow in large steps; what is behind its last page takes no space, but
-	// looks like it.
-	if err != nil || w.size == 0 {
-		return nil
-	}
-	return datadir.Truncate(w.path, w.size)
+	return errors.Join(err, w.log.Close())
 }
+
+// isShort tells that a part of a file cannot be read for good.
+func isShort(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.EIO) }

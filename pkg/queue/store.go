@@ -34,7 +34,7 @@ type Store interface {
 	// The calls of Begin and Commit are made one after the other.
 	Commit(g *Group) error
 	// Read returns the block with record seq of a segment. When that cannot be read for good,
-	// the error is a boltfile.Damaged, and the records from seq to next-1 are lost, or with next 0
+	// the error is a datadir.Damaged, and the records from seq to next-1 are lost, or with next 0
 	// all of the segment. It is ErrGone after Trim.
 	Read(s Segment, seq uint64) (b Block, next uint64, err error)
 	// Rest says that a reader has left a segment, so that what is open for it may be closed.
@@ -90,13 +90,16 @@ type span struct{ first, last uint64 }
 type Start struct {
 	segmentInfo
 	positions *Checkpoint
-	// state calls put with the blocks of the state, a few at a time.
-	state func(put func(plan) error) error
+	// state calls put with all of the state, a few chunks at a time.
+	state func(put func(chunks [][]byte) error) error
 }
 
 // Group is what is stored in one transaction.
 type Group struct {
-	records, state plan
+	// chunks
+	records, state [][]byte
+	// what is in those of records
+	infos []chunkInfo
 	// Of the cursors, for when what SaveCursors has stored is lost.
 	positions *Checkpoint
 	// Of an empty group: what is to be stored next is about so large.

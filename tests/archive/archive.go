@@ -32,6 +32,9 @@ func Files(t testing.TB, path string) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
 		text, err := io.ReadAll(in)
 		if err != nil {
 			t.Fatal(err)

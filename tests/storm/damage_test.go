@@ -33,14 +33,14 @@ type stretch struct {
 // stretches are the segments of a store with n records.
 func stretches(t testing.TB, dir string, n int) []stretch {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(dir, "segment-*.db"))
+	paths, err := filepath.Glob(filepath.Join(dir, "segment-*.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(paths)
 	var all []stretch
 	for _, path := range paths {
-		from, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "segment-"), ".db"))
+		from, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "segment-"), ".log"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func damageRound(t *testing.T, r *rand.Rand, sim *hmcsim.HMC, pristine string, n
 	for _, s := range down {
 		damage(s.path)
 	}
-	other := []string{"cursors", "dead-letters.db"}[r.IntN(2)]
+	other := []string{"cursors", "dead-letters.log"}[r.IntN(2)]
 	damage(filepath.Join(dir, other))
 
 	var mu sync.Mutex

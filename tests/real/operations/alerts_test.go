@@ -422,7 +422,7 @@ func (w *world) trials(t *testing.T) []trial {
 			alert: "HmcnotifydStorageDamaged", daemon: w.spare,
 			cause: func() {
 				w.spare.Stop(t)
-				files, err := filepath.Glob(filepath.Join(w.spare.Storage, "segment-*.db"))
+				files, err := filepath.Glob(filepath.Join(w.spare.Storage, "segment-*.log"))
 				if err != nil || len(files) == 0 {
 					t.Fatalf("%q, %v", files, err)
 				}

@@ -1,4 +1,4 @@
-package queue
+package deadletters
 
 import (
 	"errors"
@@ -37,7 +37,7 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 	d := open(t, LettersLimit{})
 	start := time.Now().Round(0)
 	for i := range 20 {
-		l := DeadLetter{
+		l := Letter{
 			Sink: fmt.Sprintf("sink%d", i%2), Time: start.Add(time.Duration(i) * time.Second), Status: 400 + i, Reason: "bad request",
 			Request: "POST https://hooks.example.com/", EventID: fmt.Sprintf("event %d", i), EventType: "job-completion", Data: fmt.Appendf(nil, "data %d", i),
 		}
@@ -48,13 +48,13 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(d.Put(), d.Put(DeadLetter{Sink: "sink2"}, DeadLetter{Sink: "sink2"})); err != nil {
+	if err := errors.Join(d.Put(), d.Put(Letter{Sink: "sink2"}, Letter{Sink: "sink2"})); err != nil {
 		t.Fatal(err)
 	}
-	check := func() []DeadLetter {
+	check := func() []Letter {
 		t.Helper()
-		all := list(t, d, DeadLetterFilter{})
-		if len(all) != 22 || !slices.IsSortedFunc(all, func(a, b DeadLetter) int { return strings.Compare(a.ID, b.ID) }) {
+		all := list(t, d, Filter{})
+		if len(all) != 22 || !slices.IsSortedFunc(all, func(a, b Letter) int { return strings.Compare(a.ID, b.ID) }) {
 			t.Fatalf("%d letters", len(all))
 		}
 		if got := d.Sinks(); !slices.Equal(got, []string{"sink0", "sink1", "sink2"}) || d.Count("sink1") != 10 || d.Count("sink2") != 2 || d.Count("x") != 0 {
@@ -78,27 +78,27 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Put(DeadLetter{}); !errors.Is(err, ErrClosed) {
+	if err := d.Put(Letter{}); !errors.Is(err, ErrClosed) {
 		t.Errorf("Put after Close: %v", err)
 	}
 	d = open(t, LettersLimit{})
 	all := check()
 
 	for _, test := range []struct {
-		filter DeadLetterFilter
+		filter Filter
 		want   int
 	}{
-		{DeadLetterFilter{Sink: "sink1"}, 10},
-		{DeadLetterFilter{Limit: 3}, 3},
-		{DeadLetterFilter{Since: start.Add(15 * time.Second)}, 5},
-		{DeadLetterFilter{Sink: "sink0", Since: start.Add(15 * time.Second), Limit: 9}, 2},
-		{DeadLetterFilter{Sink: "nobody"}, 0},
-		{DeadLetterFilter{IDs: []string{all[7].ID, "event 9", "x", strings.Repeat("f", 16)}}, 2},
-		{DeadLetterFilter{IDs: []string{all[7].ID, "event 9"}, Sink: "sink0"}, 0},
-		{DeadLetterFilter{After: all[4].ID, Until: all[9].ID}, 5},
-		{DeadLetterFilter{After: all[4].ID, Until: all[9].ID, Limit: 4}, 4},
-		{DeadLetterFilter{After: d.Last()}, 0},
-		{DeadLetterFilter{After: strings.Repeat("f", 16)}, 0},
+		{Filter{Sink: "sink1"}, 10},
+		{Filter{Limit: 3}, 3},
+		{Filter{Since: start.Add(15 * time.Second)}, 5},
+		{Filter{Sink: "sink0", Since: start.Add(15 * time.Second), Limit: 9}, 2},
+		{Filter{Sink: "nobody"}, 0},
+		{Filter{IDs: []string{all[7].ID, "event 9", "x", strings.Repeat("f", 16)}}, 2},
+		{Filter{IDs: []string{all[7].ID, "event 9"}, Sink: "sink0"}, 0},
+		{Filter{After: all[4].ID, Until: all[9].ID}, 5},
+		{Filter{After: all[4].ID, Until: all[9].ID, Limit: 4}, 4},
+		{Filter{After: d.Last()}, 0},
+		{Filter{After: strings.Repeat("f", 16)}, 0},
 	} {
 		got := list(t, d, test.filter)
 		if len(got) != test.want {
@@ -114,7 +114,7 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 			t.Errorf("%+v: counted %v, %v", test.filter, counts, err)
 		}
 	}
-	for _, filter := range []DeadLetterFilter{{After: "x"}, {Until: "1"}} {
+	for _, filter := range []Filter{{After: "x"}, {Until: "1"}} {
 		if _, err := d.List(filter); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%+v: %v", filter, err)
 		}
@@ -127,20 +127,20 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	if n, err := Purge(d, DeadLetterFilter{Sink: "sink0"}); n != 9 || err != nil {
+	if n, err := Purge(d, Filter{Sink: "sink0"}); n != 9 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if n, err := Purge(d, DeadLetterFilter{}); n != 11 || err != nil {
+	if n, err := Purge(d, Filter{}); n != 11 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if len(d.Sinks()) != 0 || d.Bytes() != 0 || len(list(t, d, DeadLetterFilter{})) != 0 {
+	if len(d.Sinks()) != 0 || d.Bytes() != 0 || len(list(t, d, Filter{})) != 0 {
 		t.Errorf("left: %q, %d bytes", d.Sinks(), d.Bytes())
 	}
 	before := all[len(all)-1].ID
-	if err := d.Put(DeadLetter{Sink: "s"}); err != nil {
+	if err := d.Put(Letter{Sink: "s"}); err != nil {
 		t.Fatal(err)
 	}
-	if id := list(t, d, DeadLetterFilter{})[0].ID; id <= before {
+	if id := list(t, d, Filter{})[0].ID; id <= before {
 		t.Errorf("id %s after %s", id, before)
 	}
 }
@@ -148,11 +148,11 @@ func lettersAsTheyAre(t *testing.T, open openLetters) {
 // A letter that is refused once more keeps its place and its record.
 func lettersUpdated(t *testing.T, open openLetters) {
 	d := open(t, LettersLimit{})
-	if err := d.Put(DeadLetter{Sink: "s", Status: 400, Reason: "no", Request: "POST a", EventID: "e", Data: []byte("data")}, DeadLetter{Sink: "s"}); err != nil {
+	if err := d.Put(Letter{Sink: "s", Status: 400, Reason: "no", Request: "POST a", EventID: "e", Data: []byte("data")}, Letter{Sink: "s"}); err != nil {
 		t.Fatal(err)
 	}
-	before := list(t, d, DeadLetterFilter{})
-	again := DeadLetter{ID: before[0].ID, Sink: "ignored", Time: time.Unix(1800000000, 0), Status: 410, Reason: "gone by now", Request: "POST b", Data: []byte("ignored")}
+	before := list(t, d, Filter{})
+	again := Letter{ID: before[0].ID, Sink: "ignored", Time: time.Unix(1800000000, 0), Status: 410, Reason: "gone by now", Request: "POST b", Data: []byte("ignored")}
 	if err := d.Update(again); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func lettersUpdated(t *testing.T, open openLetters) {
 			got.Request != "POST b" || got.EventID != "e" || string(got.Data) != "data" {
 			t.Fatalf("%+v, %v", got, err)
 		}
-		if all := list(t, d, DeadLetterFilter{}); len(all) != 2 || all[0].ID != before[0].ID || d.Count("s") != 2 {
+		if all := list(t, d, Filter{}); len(all) != 2 || all[0].ID != before[0].ID || d.Count("s") != 2 {
 			t.Fatalf("%+v", all)
 		}
 		bytes := d.Bytes()
@@ -177,7 +177,7 @@ func lettersUpdated(t *testing.T, open openLetters) {
 		t.Fatal(err)
 	}
 	for _, id := range []string{again.ID, "x"} {
-		if err := d.Update(DeadLetter{ID: id}); !errors.Is(err, ErrNotFound) {
+		if err := d.Update(Letter{ID: id}); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
@@ -187,7 +187,7 @@ func lettersUpdated(t *testing.T, open openLetters) {
 func lettersPurged(t *testing.T, open openLetters) {
 	d := open(t, LettersLimit{})
 	const n = 2*purgeAtOnce + 1
-	letters := make([]DeadLetter, n)
+	letters := make([]Letter, n)
 	for i := range letters {
 		letters[i].Sink = "s"
 	}
@@ -195,10 +195,10 @@ func lettersPurged(t *testing.T, open openLetters) {
 		t.Fatal(err)
 	}
 	until := d.Last()
-	if err := d.Put(DeadLetter{Sink: "later"}); err != nil {
+	if err := d.Put(Letter{Sink: "later"}); err != nil {
 		t.Fatal(err)
 	}
-	if purged, err := Purge(d, DeadLetterFilter{Until: until}); err != nil || purged != n || d.Count("later") != 1 || d.Count("s") != 0 {
+	if purged, err := Purge(d, Filter{Until: until}); err != nil || purged != n || d.Count("later") != 1 || d.Count("s") != 0 {
 		t.Errorf("%d purged, %v; %d later", purged, err, d.Count("later"))
 	}
 }
@@ -210,7 +210,7 @@ func lettersLimited(t *testing.T, open openLetters) {
 	for i := range 4 {
 		group.Go(func() {
 			for range 100 {
-				if err := d.Put(DeadLetter{Sink: fmt.Sprint(i), Data: make([]byte, 1000)}); err != nil {
+				if err := d.Put(Letter{Sink: fmt.Sprint(i), Data: make([]byte, 1000)}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -218,7 +218,7 @@ func lettersLimited(t *testing.T, open openLetters) {
 	}
 	group.Wait()
 	dropped := int(count.Load())
-	left := len(list(t, d, DeadLetterFilter{}))
+	left := len(list(t, d, Filter{}))
 	if left+dropped != 400 || left < 80 || left > 100 || d.Bytes() > 100_000 {
 		t.Errorf("%d left, %d dropped, %d bytes", left, dropped, d.Bytes())
 	}
@@ -239,9 +239,9 @@ func lettersShared(t *testing.T, open openLetters) {
 	d := open(t, LettersLimit{limit, func(sink string, n int) { dropped[sink] += n }})
 	put := func(sink string, n int) {
 		t.Helper()
-		letters := make([]DeadLetter, n)
+		letters := make([]Letter, n)
 		for i := range letters {
-			letters[i] = DeadLetter{Sink: sink, Data: make([]byte, 1000)}
+			letters[i] = Letter{Sink: sink, Data: make([]byte, 1000)}
 		}
 		if err := d.Put(letters...); err != nil {
 			t.Fatal(err)
@@ -266,7 +266,7 @@ func lettersShared(t *testing.T, open openLetters) {
 		}
 	}
 	// Of each the newest are left, also after a restart, and after letters have gone in between.
-	if _, err := Purge(d, DeadLetterFilter{Sink: "rare"}); err != nil {
+	if _, err := Purge(d, Filter{Sink: "rare"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {
@@ -278,7 +278,7 @@ func lettersShared(t *testing.T, open openLetters) {
 	}
 	last := map[string]string{}
 	for _, sink := range d.Sinks() {
-		for _, l := range list(t, d, DeadLetterFilter{Sink: sink}) {
+		for _, l := range list(t, d, Filter{Sink: sink}) {
 			last[sink] = l.ID
 		}
 	}
@@ -287,7 +287,7 @@ func lettersShared(t *testing.T, open openLetters) {
 		before[sink] = d.Count(sink)
 	}
 	put("all", 20)
-	all := list(t, d, DeadLetterFilter{Sink: "all"})
+	all := list(t, d, Filter{Sink: "all"})
 	if len(all) < 20 || all[len(all)-20].ID <= last["all"] {
 		t.Error("not the oldest have gone")
 	}
