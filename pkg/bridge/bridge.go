@@ -104,6 +104,14 @@ type Elsewhere struct {
 	// After says of whom this daemon has taken over, for the time that nobody has seen; "": of
 	// nobody.
 	After string
+	// Resume, which may be nil, waits until it is known what whoever led before has brought to a
+	// sink, and returns that.
+	Resume func(ctx context.Context, sink string) deliver.Done
+	// HandOver, which may be nil, lets another daemon lead at the end of this one, which stores
+	// nothing any more, and tells it what is done of each sink; nil stands for one that still
+	// delivers. It is called again when more is known. Taken is closed when another one leads.
+	HandOver func(done map[string]*deliver.Done)
+	Taken    <-chan struct{}
 }
 
 // ErrStandby is what a daemon answers (wrapped) that another one has to be asked for.
@@ -261,17 +269,27 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	}
 	// nothing is stored any more, and nobody who reads along holds up the end
 	b.live.End()
-	drain := b.opts.DrainTimeout
-	if e := b.opts.Elsewhere; e != nil && isClosed(e.Lost) {
+	drain, e := b.opts.DrainTimeout, b.opts.Elsewhere
+	lost := e != nil && isClosed(e.Lost)
+	if lost {
 		drain = 0
 	}
 	timer := time.AfterFunc(drain, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(drain + leaveTimeout)
+	all := make(map[*deliver.Delivery]<-chan struct{})
 	for _, d := range now.deliveries {
 		d.it.Drain()
+		all[d.it] = d.done
 	}
 	var err error
+	if e != nil && e.HandOver != nil && !lost {
+		for _, d := range now.deliveries {
+			d.it.EndByHand(leaveTimeout)
+		}
+		err = b.dead.Close() // from now on they are another daemon's
+		deliver.HandOver(all, e.HandOver, e.Taken, limit)
+	}
 	for _, d := range now.deliveries {
 		err = errors.Join(err, b.end(d, limit))
 		if waiting, _, _ := d.it.Cursor.Pending(); waiting > 0 {
@@ -300,6 +318,15 @@ func (b *Bridge) hold(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// resume returns what waits for what was done of a sink before this daemon led; nil: nothing was.
+func (b *Bridge) resume(sink string) func(context.Context) deliver.Done {
+	e := b.opts.Elsewhere
+	if e == nil || e.Resume == nil {
+		return nil
+	}
+	return func(ctx context.Context) deliver.Done { return e.Resume(ctx, sink) }
 }
 
 // end waits until a delivery that was told to end has done so, and closes its sink. A sink that
@@ -493,7 +520,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
-			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold,
+			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold, Resume: b.resume(n.cfg.Name),
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -72,6 +73,8 @@ type Store struct {
 
 	lost     chan struct{}
 	lostOnce sync.Once
+	// ending says that another daemon is to lead.
+	ending atomic.Bool
 
 	mu       sync.Mutex
 	segments []*segment
@@ -111,6 +114,9 @@ func NewStore(c *Cluster, o StoreOptions) *Store {
 	}
 	return s
 }
+
+// Ending says that this daemon ends and another one may lead: what that forbids then is no error.
+func (s *Store) Ending() { s.ending.Store(true) }
 
 // Lost is closed when the log belongs to another daemon: the queue is to be closed.
 func (s *Store) Lost() <-chan struct{} { return s.lost }
@@ -654,6 +660,14 @@ func (s *Store) takeCursors(ctx context.Context) (positions []byte, err error) {
 
 // SaveCursors stores the positions; whether the machines are to survive is theirs to know.
 func (s *Store) SaveCursors(c *queue.Checkpoint, _ bool) error {
+	err := s.saveCursors(c)
+	if s.ending.Load() && errors.Is(err, ErrDeposed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) saveCursors(c *queue.Checkpoint) error {
 	if s.Why() != nil {
 		return s.Why()
 	}
@@ -705,7 +719,7 @@ func (s *Store) Trim(base uint64) error {
 		keep = s.segments[0].from
 	}
 	s.mu.Unlock()
-	if keep == 0 {
+	if keep == 0 || s.Why() != nil { // whoever leads now may need it
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(s.life, askTimeout)

@@ -29,6 +29,11 @@ const (
 	connectTimeout = 30 * time.Second
 	// releaseTimeout bounds the giving up of the lease at the end.
 	releaseTimeout = 2 * time.Second
+	// handOverLimit is for how long a daemon that ends in order begins to deliver what it has
+	// stored, and resumeLimit for how long the next leader waits for what comes of that: longer
+	// than the attempts which were begun may last.
+	handOverLimit = 8 * time.Second
+	resumeLimit   = 11 * time.Second
 	// againAfter is the time between two attempts to lead of which the first has failed.
 	againAfter = time.Second
 )
@@ -203,8 +208,10 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	lost := make(chan struct{})
 	opts, metrics := n.opts, prometheus.NewRegistry()
 	opts.Config, opts.Registerer = n.config(), metrics
+	over := handOver{log: n.log, life: life, lease: lease, store: store, led: time.Now(), taken: make(chan struct{})}
 	opts.Elsewhere = &bridge.Elsewhere{
-		Store: store, Valid: lease.Valid, Lost: lost, After: n.after(lease.Before()),
+		Store: store, Valid: over.valid, Lost: lost, After: n.after(lease.Before()),
+		Resume: over.resume, HandOver: over.tell, Taken: over.taken,
 		Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
 			//nolint:contextcheck // life is the context
 			return n.cluster.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o, Life: life})
