@@ -117,7 +117,7 @@ var imports = map[string]struct {
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
-	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/queue", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
+	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/queue", "pkg/replay", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
 	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
 	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {

@@ -4,11 +4,17 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -67,4 +73,50 @@ func TestOrderlySwitches(t *testing.T) {
 	p.namesLeaders()
 	t.Logf("%d switches, the slowest one after %s, in %d the one before was still delivering; blind for %v; %+v",
 		rounds, slowest.Round(time.Millisecond), before, p.blind(), *c)
+}
+
+// A daemon that stands by takes little memory, also where the HMC manages as much as a daemon takes, and does not load all of it when it
+// has to lead.
+func TestStandbyOfManyResources(t *testing.T) {
+	resources := soak.Count(t, "HA_RESOURCES", 10_000, 10_000)
+	p := newHAOf(t, hmcsim.Options{Name: "east", CPCs: 20, Partitions: resources - 20, MaxSessions: 200})
+	p.messages = "[]"
+	storage := fmt.Sprintf("storage: {jetstream: {urls: [%q], name: x, replicas: 1}}\nha: {lease_ttl: %s}\n", natscluster.Single(t), haTTL)
+	for _, name := range []string{"a", "b"} {
+		p.launch(p.add(name, storage))
+		if name == "a" {
+			eventually(t, "it leads", func() bool { return p.leads(p.both[0]) })
+		}
+	}
+	leader, other := p.both[0], p.both[1]
+	metrics := func(d *haDaemon) string {
+		_, text := get(t, p.client, http.MethodGet, "http://"+d.addr+"/metrics")
+		return text
+	}
+	known := func(d *haDaemon) int { return strings.Count(metrics(d), "\nhmcnotifyd_resource_status{") }
+	want := len(p.load.sim.Partitions()) + len(p.load.sim.CPCs())
+	eventually(t, "all are known", func() bool { return known(leader) == want })
+	p.begin()
+	total := 0
+	eventually(t, "much is stored", func() bool { total = p.counted(leader, total); return total > 5000 })
+	p.awaitStandby(other)
+	memory := valueOf(t, metrics(other), "process_resident_memory_bytes")
+	if memory > 64<<20 {
+		t.Errorf("the standby takes %.0f bytes of memory", memory)
+	}
+	done := p.load.ledger.Begin("", "the leader is killed")
+	leader.signal(syscall.SIGKILL)
+	<-leader.exited
+	began := time.Now()
+	eventually(t, "the other leads", func() bool { return other.status(t, p.client).Role == "leader" })
+	leads := time.Since(began)
+	eventually(t, "and is connected", func() bool { return p.leads(other) })
+	done()
+	if n := known(other); n != want {
+		t.Errorf("it knows %d of %d", n, want)
+	}
+	p.settle()
+	p.end(other)
+	p.judge()
+	t.Logf("%d resources: a standby takes %.0f MiB, leads after %s", want, memory/(1<<20), leads.Round(time.Millisecond))
 }

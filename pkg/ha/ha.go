@@ -52,6 +52,8 @@ type Node struct {
 
 	// the term that runs; nil: none does
 	term atomic.Pointer[term]
+	// what there is while this daemon stands by; nil: it does not
+	standing atomic.Pointer[standing]
 
 	mu     sync.Mutex // guards what follows
 	cfg    *config.Config
@@ -104,6 +106,9 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 		}
 		n.term.Store(&term{bridge: b})
 	} else {
+		if err := n.usable(opts.Config); err != nil {
+			return nil, err
+		}
 		if err := n.connect(opts.Config.Storage.JetStream); err != nil {
 			return nil, fmt.Errorf("storage.jetstream: %w", err)
 		}
@@ -181,7 +186,9 @@ func (n *Node) Run(ctx context.Context) error {
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
 	cfg := n.config()
+	s, stopStanding := n.standBy(ctx)
 	lease, err := n.cluster.Lead(ctx, leaseOptions(cfg, n.host, n.log), n.saw)
+	stopStanding()
 	if err != nil {
 		return nil //nolint:nilerr // ctx is done, which is all that ends the wait
 	}
@@ -200,7 +207,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	store, err := lease.NewStore(life, cluster.StoreOptions{
-		Life: life, Committed: func(d time.Duration) { n.commits.Observe(d.Seconds()) },
+		Life: life, Warm: s.tail, Committed: func(d time.Duration) { n.commits.Observe(d.Seconds()) },
 	})
 	if err != nil {
 		return err
@@ -355,6 +362,8 @@ func (n *Node) Reload(cfg *config.Config) error {
 		if err := b.Reload(cfg); err != nil {
 			return err
 		}
+	} else if err := n.usable(cfg); err != nil {
+		return err
 	} else if !cfg.Storage.Equal(&n.opts.Config.Storage) {
 		n.log.Warn("the storage section of the configuration is not as it was at the start: " +
 			"what it says of the cluster takes effect when the daemon is started anew")

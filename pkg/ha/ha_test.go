@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
@@ -269,4 +272,85 @@ func TestOrderlySwitch(t *testing.T) {
 			t.Errorf("errors in an orderly switch:\n%s", log)
 		}
 	}
+}
+
+// A daemon that stands by shows the events of the log as they are stored, says that it is not the one that leads, and goes on where its readers
+// were when it leads. What it could not lead with is refused before.
+func TestStandby(t *testing.T) {
+	c := newConsumer()
+	sim, text := pair(t, c, slowAndFast)
+	first := start(t, text)
+	eventually(t, "one leads", first.leads)
+	second := start(t, text)
+	eventually(t, "the other stands by", second.standsBy)
+	if _, err := second.Bridge(); !errors.Is(err, bridge.ErrStandby) {
+		t.Errorf("what only a leader can do: %v", err)
+	}
+	var r *replay.LiveReader
+	eventually(t, "the log can be read", func() (ok bool) {
+		var err error
+		r, err = second.Live()
+		return err == nil
+	})
+	defer func() { r.Close() }()
+	if _, err := r.Only(replay.LiveFilter{Last: 100}); err != nil {
+		t.Fatal(err)
+	}
+	last := ""
+	reads := func(typ, mark string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		for {
+			events, lost, err := r.Next(ctx)
+			if err != nil || lost > 0 {
+				t.Fatalf("%s %s: %v, %d lost", typ, mark, err, lost)
+			}
+			for _, rec := range events {
+				e, err := rec.Event()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if last = e.ID; e.Type == typ && (mark == "" || markOf(e) == mark) {
+					return
+				}
+			}
+		}
+	}
+	reads(event.TypeBridgeConnected, "")
+	reads(event.TypePropertyChange, publish(sim, 1))
+
+	cfg := *second.config()
+	cfg.Sinks = append(slices.Clone(cfg.Sinks), config.Sink{Name: "file", Log: &config.Log{Output: filepath.Join(t.TempDir(), "missing", "x.log")}})
+	if err := second.Reload(&cfg); err == nil || !strings.Contains(err.Error(), "sink file: ") {
+		t.Errorf("a reload with a sink that cannot be had: %v", err)
+	}
+
+	first.stop()
+	if err := <-first.done; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "it leads", second.leads)
+	for {
+		events, _, err := r.Next(t.Context())
+		if errors.Is(err, errLeads) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range events {
+			last = events[i].ID
+		}
+	}
+	mark := publish(sim, 2)
+	r.Close()
+	var err error
+	if r, err = second.Live(); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := r.Only(replay.LiveFilter{After: last}); err != nil || !known {
+		t.Errorf("behind the last event: %v, %v", known, err)
+	}
+	reads(event.TypePropertyChange, mark)
 }

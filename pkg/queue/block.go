@@ -31,31 +31,23 @@ import (
 const (
 	chunkHeaderSize = 48
 	chunkVersion    = 1
+	kindRecords     = 1
+	kindState       = 2
+	// blockSize is what a block is closed at: the cost per block (a key, a page rounded up, a
+	// checksum) disappears, and a reader in need of one record does not read much for it.
+	blockSize = 64 << 10
+	// extendLimit is how long a block may become by adding chunks to it: it is written again with
+	// each of them, which bounds what a transaction of one small record writes.
+	extendLimit = 32 << 10
+	// maxChunkPayload bounds what a reader believes of a length.
+	maxChunkPayload = 1 << 30
 )
 
-const (
-	kindRecords = 1
-	kindState   = 2
+var (
+	big        = binary.BigEndian // of all that is not bbolt's own
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	errChunk   = errors.New("checksum or layout of a block is wrong")
 )
-
-// blockSize is what a block is closed at. It is large enough that the cost per block (a key, a page
-// rounded up, a checksum) disappears, and small enough that a reader in need of one record does not
-// read much for it.
-const blockSize = 64 << 10
-
-// extendLimit is how long a block may become by adding chunks to it: a block that grows is written
-// again with each transaction, so its limit bounds what a transaction of one small record writes.
-const extendLimit = 32 << 10
-
-// maxChunkPayload bounds what a reader believes of a length.
-const maxChunkPayload = 1 << 30
-
-// big is the byte order of all that is not bbolt's own.
-var big = binary.BigEndian
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-var errChunk = errors.New("checksum or layout of a block is wrong")
 
 // chunkInfo describes one chunk of a block in memory.
 type chunkInfo struct {
