@@ -120,3 +120,36 @@ func TestStandbyOfManyResources(t *testing.T) {
 	p.judge()
 	t.Logf("%d resources: a standby takes %.0f MiB, leads after %s", want, memory/(1<<20), leads.Round(time.Millisecond))
 }
+
+// With a connected standby nothing is lost of what was published when the leader is killed under load, again and again, and nothing is
+// told under two ids.
+func TestNothingPublishedIsLost(t *testing.T) {
+	p := startPairOf(t, haTTL, "connected")
+	kills := soak.Count(t, "HA_KILLS_CONNECTED", 3, 50)
+	var slowest time.Duration
+	for range kills {
+		leader, other := p.both[0], p.both[1]
+		eventually(t, "the other stands by, and hears", func() bool {
+			s := other.status(t, p.client)
+			return s.Role == "standby" && s.Ready && len(s.HMCs) == 1 && s.HMCs[0].Connected
+		})
+		if n := p.load.sim.Links(); n < 2 {
+			t.Errorf("%d links", n)
+		}
+		time.Sleep(time.Second) // it records meanwhile
+		leader.signal(syscall.SIGKILL)
+		<-leader.exited
+		began := time.Now()
+		eventually(t, "the other leads", func() bool { return p.leads(other) })
+		slowest = max(slowest, time.Since(began))
+		p.launch(leader)
+		p.swap()
+	}
+	p.settle()
+	p.awaitStandby(p.both[1])
+	p.end(p.both[1])
+	p.end(p.both[0])
+	c := p.judge()
+	p.namesLeaders()
+	t.Logf("%d kills, the slowest take-over after %s; blind for %v; %+v", kills, slowest.Round(time.Millisecond), p.blind(), *c)
+}

@@ -29,6 +29,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/standby"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
@@ -54,9 +55,6 @@ const (
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the
 	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
-	// sessionsName is the directory below the queue's in which sessions are noted until their
-	// logoff.
-	sessionsName = "sessions"
 )
 
 // Options are what a Bridge needs.
@@ -91,6 +89,8 @@ type Options struct {
 	Dial watch.Dial
 	// Tap sees what goes to and comes from all HMCs.
 	Tap watch.Tap
+	// Ears, which may be nil, have heard the HMCs until now.
+	Ears *standby.Ears
 }
 
 // Elsewhere is where events and dead letters are kept that are not on this machine.
@@ -184,9 +184,14 @@ func New(opts Options) (*Bridge, error) {
 	opts.DrainTimeout = cmp.Or(opts.DrainTimeout, drainTimeout)
 	b := &Bridge{
 		opts: opts, log: opts.Logger, started: time.Now(),
-		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
-		groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
+		sinkMetrics: deliver.NewMetrics(opts.Registerer),
+		groups:      make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
 		budget: budget.New(cmp.Or(opts.Buffers, budget.OfProcess()/2)),
+	}
+	if e := opts.Ears; e != nil {
+		b.metrics, b.budget = e.Metrics, e.Budget
+	} else {
+		b.metrics = record.NewMetrics(opts.Registerer)
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
@@ -441,6 +446,9 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		for _, s := range w.sinks {
 			err = errors.Join(err, s.sink.Close())
 		}
+		for _, s := range w.hmcs {
+			s.Leave(context.Background())
+		}
 		for _, name := range newCursors {
 			err = errors.Join(err, b.queue.RemoveCursor(name))
 		}
@@ -464,8 +472,6 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
-	// What an HMC has for itself, whatever the others hold.
-	share := max(64<<10, min(8<<20, budget.OfProcess()/2/max(len(cfg.HMCs), 1)))
 	after := ""
 	if e := b.opts.Elsewhere; e != nil && b.life == nil { // what comes with a reload was not taken over
 		after = e.After
@@ -474,13 +480,16 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		if find(keep.supervisors, hasName(c.Name)) != nil {
 			continue
 		}
-		s, err := watch.New(watch.Options{
+		o := watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
-			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
-			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
-			Tap: b.opts.Tap, After: after,
-		})
-		if err != nil {
+			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, standby.SessionsName, c.Name),
+			Handover: cmp.Or(b.opts.Buffers, standby.Share(len(cfg.HMCs))), Budget: b.budget,
+			Intervals: b.opts.Intervals, Dial: b.opts.Dial, Tap: b.opts.Tap, After: after,
+		}
+		s := b.opts.Ears.Take(&c)
+		if s != nil {
+			s.Record(o)
+		} else if s, err = watch.New(o); err != nil {
 			return nil, err
 		}
 		w.hmcs = append(w.hmcs, s)

@@ -54,6 +54,8 @@ type Node struct {
 	term atomic.Pointer[term]
 	// what there is while this daemon stands by; nil: it does not
 	standing atomic.Pointer[standing]
+	// ends the standing by, which begins anew then
+	again atomic.Pointer[context.CancelFunc]
 
 	mu     sync.Mutex // guards what follows
 	cfg    *config.Config
@@ -186,11 +188,20 @@ func (n *Node) Run(ctx context.Context) error {
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
 	cfg := n.config()
-	s, stopStanding := n.standBy(ctx)
-	lease, err := n.cluster.Lead(ctx, leaseOptions(cfg, n.host, n.log), n.saw)
+	s, stopStanding, err := n.standBy(ctx)
+	if err != nil {
+		return err
+	}
+	if s.ears != nil {
+		defer s.ears.Close() //nolint:contextcheck // it logs off, whatever ended
+	}
+	waiting, again := context.WithCancel(ctx)
+	defer again()
+	n.again.Store(&again)
+	lease, err := n.cluster.Lead(waiting, leaseOptions(cfg, n.host, n.log), n.saw)
 	stopStanding()
 	if err != nil {
-		return nil //nolint:nilerr // ctx is done, which is all that ends the wait
+		return nil //nolint:nilerr // the wait was ended, which is no fault
 	}
 	defer func() {
 		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
@@ -213,8 +224,8 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		return err
 	}
 	lost := make(chan struct{})
-	opts, metrics := n.opts, prometheus.NewRegistry()
-	opts.Config, opts.Registerer = n.config(), metrics
+	opts := n.opts
+	opts.Config, opts.Registerer, opts.Ears = n.config(), s.registry, s.ears
 	over := handOver{log: n.log, life: life, lease: lease, store: store, led: time.Now(), taken: make(chan struct{})}
 	opts.Elsewhere = &bridge.Elsewhere{
 		Store: store, Valid: over.valid, Lost: lost, After: n.after(lease.Before()),
@@ -248,7 +259,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		end() // nothing that is for the cluster is waited for
 	})
 	n.note(cluster.Holder{Host: n.host, ID: "this daemon"}, nil)
-	n.term.Store(&term{b, metrics, lease.Valid})
+	n.term.Store(&term{b, s.registry, lease.Valid})
 	n.changes.Inc()
 	err = b.Run(running)
 	n.term.Store(nil)
@@ -343,6 +354,9 @@ func (n *Node) Status() status.Status {
 		Held: []status.HeldMessage{}, Troubles: []status.Trouble{},
 		Storage: status.StorageStatus{Path: n.opts.StoragePath, MaxBytes: int64(n.opts.Config.Storage.MaxBytes)},
 	}
+	if standing := n.standing.Load(); standing != nil && standing.ears != nil {
+		s.HMCs, s.Reasons = standing.ears.Status()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.Leader = n.leader.Host
@@ -371,6 +385,9 @@ func (n *Node) Reload(cfg *config.Config) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cfg = cfg
+	if s := n.standing.Load(); s != nil && !s.fits(cfg) {
+		(*n.again.Load())() // it hears what the new one says
+	}
 	return nil
 }
 
@@ -409,6 +426,10 @@ func (n *Node) Describe(chan<- *prometheus.Desc) {}
 func (n *Node) Collect(to chan<- prometheus.Metric) {
 	if t := n.term.Load(); t != nil {
 		t.metrics.Collect(to)
+		return
+	}
+	if s := n.standing.Load(); s != nil && s.ears != nil {
+		s.registry.Collect(to)
 		return
 	}
 	for _, h := range n.config().HMCs {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -353,4 +354,175 @@ func TestStandby(t *testing.T) {
 		t.Errorf("behind the last event: %v, %v", known, err)
 	}
 	reads(event.TypePropertyChange, mark)
+}
+
+// A connected standby has a session and a link of its own, of which status and metrics tell, and logs off when it ends. What the HMC says
+// between two leaders is told by the second one, once, and the gap says what that one has heard.
+func TestConnectedStandby(t *testing.T) {
+	c := newConsumer()
+	sim, text := pair(t, c, slowAndFast+`- {name: gaps, webhook: {url: "%[1]s/gaps"}, match: [{type: [bridge-gap]}]}
+`)
+	text = strings.Replace(text, "lease_ttl: 5s", "lease_ttl: 5s, standby: connected", 1)
+	first := start(t, text)
+	eventually(t, "one leads", first.leads)
+	second := start(t, text)
+	hears := func(n *node) func() bool {
+		return func() bool {
+			s := n.Status()
+			return n.standsBy() && len(s.HMCs) == 1 && s.HMCs[0].Connected
+		}
+	}
+	eventually(t, "the other hears", hears(second))
+	if n := sim.Sessions(); n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+	if text := gathered(t, second.registry); !strings.Contains(text, `hmcnotifyd_receiver_connected{hmc="east"} 1`) || !strings.Contains(text, "hmcnotifyd_leader 0") {
+		t.Errorf("metrics of a connected standby:\n%s", text)
+	}
+	var marks []string
+	say := func() {
+		marks = append(marks, publish(sim, len(marks)))
+	}
+	for range 10 {
+		say()
+	}
+	eventually(t, "they are delivered", func() bool { return c.has("/fast", marks[9]) })
+
+	// What is said between the log-off of one and the time when the other one leads has nobody but that one heard.
+	release := c.hold()
+	first.stop()
+	for sim.Sessions() == 2 {
+		say()
+		time.Sleep(time.Millisecond)
+	}
+	for range 10 {
+		say()
+	}
+	eventually(t, "the next one leads", second.leads)
+	for range 10 {
+		say()
+	}
+	release()
+	for _, mark := range marks {
+		eventually(t, mark, func() bool { return c.has("/fast", mark) && c.has("/slow", mark) })
+	}
+	if err := <-first.done; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "a gap tells of the change", func() bool { return c.count("/gaps") > 0 })
+	if n := sim.Sessions(); n != 1 {
+		t.Errorf("%d sessions of one daemon", n)
+	}
+
+	third := start(t, text)
+	eventually(t, "a third hears", hears(third))
+	if err := third.Reload(third.config()); err != nil || !hears(third)() {
+		t.Errorf("a reload that changes nothing: %v", err)
+	}
+	third.stop()
+	if err := <-third.done; err != nil {
+		t.Error(err)
+	}
+	if n := sim.Sessions(); n != 1 {
+		t.Errorf("%d sessions when the standby has ended", n)
+	}
+	second.stop()
+	if err := <-second.done; err != nil {
+		t.Error(err)
+	}
+	if n := sim.Sessions(); n != 0 {
+		t.Errorf("%d sessions at the end", n)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, path := range []string{"/fast", "/slow"} {
+		got := slices.Clone(c.marks[path])
+		slices.Sort(got)
+		if n := len(got); n != len(marks) || len(slices.Compact(got)) != n {
+			t.Errorf("%s: %d of %d were accepted: %q", path, n, len(marks), c.marks[path])
+		}
+	}
+}
+
+// gathered are metrics as text.
+func gathered(t *testing.T, registry *prometheus.Registry) string {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(&out, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out.String()
+}
+
+// Of two HMCs that see the same machines each says what happens. A connected standby hears both, and what the leader has stored as one event it
+// does not tell once more, whoever of the two the leader has it from.
+func TestConnectedStandbyOfAGroup(t *testing.T) {
+	c := newConsumer()
+	url := natscluster.Single(t)
+	east := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 2, Partitions: 60})
+	west := hmctest.Start(t, hmcsim.Options{Name: "west", EstateOf: east})
+	server := httptest.NewServer(c)
+	t.Cleanup(server.Close)
+	text := fmt.Sprintf("hmcs:\n%s%ssinks: [{name: fast, webhook: {url: %q}, match: [{type: [status-change]}], drop: [{repeat: true}]}]\n"+
+		"storage: {jetstream: {urls: [%q], name: x, replicas: 1}}\nha: {lease_ttl: 5s, standby: connected}\n",
+		hmctest.Entry(t, east, ", group: room"), hmctest.Entry(t, west, ", group: room"), server.URL+"/fast", url)
+	connected := func(n *node, role string) func() bool {
+		return func() bool {
+			s := n.Status()
+			return s.Role == role && len(s.HMCs) == 2 && s.HMCs[0].Connected && s.HMCs[1].Connected && s.Ready
+		}
+	}
+	first := start(t, text)
+	eventually(t, "one leads", connected(first, status.RoleLeader))
+	second := start(t, text)
+	eventually(t, "the other hears both", connected(second, status.RoleStandby))
+	parts := east.Partitions()
+	n := 0
+	change := func() {
+		p := parts[n]
+		to := "stopped"
+		if !p.DPM {
+			to = "not-operating"
+		}
+		if p.Status == to {
+			to = map[bool]string{true: "active", false: "operating"}[p.DPM]
+		}
+		if err := east.SetPartitionStatus(p.ID, to); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	for n < 20 {
+		change()
+	}
+	eventually(t, "they are delivered", func() bool { return c.count("/fast") >= 20 })
+	first.stop()
+	for east.Sessions()+west.Sessions() > 2 && n < 40 {
+		change()
+	}
+	eventually(t, "the next one leads", connected(second, status.RoleLeader))
+	for n < 50 {
+		change()
+	}
+	eventually(t, "all are delivered", func() bool { return c.count("/fast") >= n })
+	if err := <-first.done; err != nil {
+		t.Error(err)
+	}
+	second.stop()
+	if err := <-second.done; err != nil {
+		t.Error(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := slices.Clone(c.got["/fast"])
+	slices.Sort(ids)
+	if got := len(slices.Compact(ids)); got != n || len(c.got["/fast"]) != n {
+		t.Errorf("%d changes were told as %d events in %d requests", n, got, len(c.got["/fast"]))
+	}
 }
