@@ -67,6 +67,7 @@ var imports = map[string]struct {
 	"pkg/follow":      {[]string{"pkg/console", "pkg/event", "pkg/hmc", "pkg/receiver"}, "a Go program follows a console without a configuration, a queue or a daemon"},
 	"pkg/translate":   {[]string{"pkg/config", "pkg/estate", "pkg/event", "pkg/jsontext", "pkg/ledger", "pkg/match", "pkg/receiver"}, "a notification becomes events without anything being stored"},
 	"pkg/status":      {[]string{"pkg/event", "pkg/receiver"}, "what may be asked is plain data"},
+	"pkg/heard":       {[]string{"pkg/event", "pkg/receiver", "pkg/translate"}, "what was heard is compared with what was recorded, whoever does either"},
 	"pkg/record": {
 		[]string{
 			"pkg/budget", "pkg/config", "pkg/console", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/queue", "pkg/receiver",
@@ -84,10 +85,14 @@ var imports = map[string]struct {
 	},
 	"pkg/watch": {
 		[]string{
-			"pkg/assume", "pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe",
+			"pkg/assume", "pkg/budget", "pkg/config", "pkg/estate", "pkg/event", "pkg/heard", "pkg/hmc", "pkg/ledger", "pkg/logon", "pkg/probe",
 			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/status", "pkg/translate",
 		},
 		"one HMC is looked after without knowing of the others, or of who gets its events",
+	},
+	"pkg/standby": {
+		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/record", "pkg/status", "pkg/watch"},
+		"whoever stands by hears HMCs, and has no log",
 	},
 	"pkg/check": {
 		[]string{
@@ -115,11 +120,11 @@ var imports = map[string]struct {
 		[]string{
 			"pkg/budget", "pkg/config", "pkg/deliver", "pkg/estate", "pkg/event", "pkg/ledger", "pkg/match",
 			"pkg/queue", "pkg/receiver", "pkg/record", "pkg/replay",
-			"pkg/sinks", "pkg/status", "pkg/translate", "pkg/watch",
+			"pkg/sinks", "pkg/standby", "pkg/status", "pkg/translate", "pkg/watch",
 		},
 		"the running daemon knows nothing of HTTP pages, flags or the simulator",
 	},
-	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/queue", "pkg/sinks", "pkg/status"}, "who leads is settled without knowing what a leader does"},
+	"pkg/ha":       {[]string{"pkg/bridge", "pkg/cluster", "pkg/config", "pkg/datadir", "pkg/deliver", "pkg/event", "pkg/queue", "pkg/replay", "pkg/sinks", "pkg/standby", "pkg/status"}, "who leads is settled without knowing what a leader does"},
 	"pkg/cmdline":  {[]string{"pkg/event"}, "what a command line says of itself does not depend on what its commands do"},
 	"pkg/terminal": {[]string{"pkg/event", "pkg/status", "pkg/units"}, "what a terminal shows is made of data, wherever that comes from"},
 	"pkg/web": {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
@@ -341,13 +342,13 @@ type replayReport struct {
 	progress terminal.Progress
 	ids      map[string]bool
 	// so far, of all sinks
-	seen    deliver.ReplayCounts
+	seen    replay.LettersCounts
 	stopped []string
 }
 
 func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Decoder) error {
 	for {
-		var s deliver.ReplayStep
+		var s replay.LettersStep
 		if err := steps.Decode(&s); err != nil {
 			r.progress.Clear()
 			counts := fmt.Sprintf("%d were accepted and %d refused again; the rest stays",
@@ -358,7 +359,7 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 			return fmt.Errorf("the connection to the daemon was lost after %s, "+
 				"and the last accepted ones may be sent once more", counts)
 		}
-		if s.Outcome == deliver.ReplayDone {
+		if s.Outcome == replay.LettersDone {
 			r.progress.Clear()
 			return r.done(e, s.Counts)
 		}
@@ -367,14 +368,14 @@ func (r *replayReport) read(ctx context.Context, e *environment, steps *json.Dec
 }
 
 // add adds one step to what is known, and shows what it means.
-func (r *replayReport) add(s *deliver.ReplayStep) {
+func (r *replayReport) add(s *replay.LettersStep) {
 	note := ""
 	switch s.Outcome {
-	case deliver.ReplayBegins:
+	case replay.LettersBegins:
 		r.seen.Letters += s.Counts.Letters
-	case deliver.ReplayAccepted:
+	case replay.LettersAccepted:
 		r.seen.Accepted++
-	case deliver.ReplayRefused:
+	case replay.LettersRefused:
 		r.seen.Refused++
 		r.progress.Clear()
 		switch {
@@ -383,9 +384,9 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 		case r.seen.Refused == maxRefusedShown+1:
 			fmt.Fprintln(r.out, "more were refused again; dead-letters list shows them")
 		}
-	case deliver.ReplayWaits:
+	case replay.LettersWaits:
 		note = ", " + s.Reason
-	case deliver.ReplayEnded, deliver.ReplayStopped:
+	case replay.LettersEnded, replay.LettersStopped:
 		r.progress.Clear()
 		to := ""
 		if s.To != "" {
@@ -393,7 +394,7 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 		}
 		fmt.Fprintf(r.out, "sink %s: %d accepted%s, %d refused again, %d not tried\n",
 			s.Sink, s.Counts.Accepted, to, s.Counts.Refused, s.Counts.Left)
-		if s.Outcome == deliver.ReplayStopped {
+		if s.Outcome == replay.LettersStopped {
 			r.stopped = append(r.stopped, fmt.Sprintf("stopped at sink %s: %s", s.Sink, oneLine(s.Reason, 0)))
 		}
 	}
@@ -405,7 +406,7 @@ func (r *replayReport) add(s *deliver.ReplayStep) {
 }
 
 // done reports how the replay ended: without an error if all letters were accepted.
-func (r *replayReport) done(e *environment, all *deliver.ReplayCounts) error {
+func (r *replayReport) done(e *environment, all *replay.LettersCounts) error {
 	if all.Letters == 0 && len(e.letters.ids) == 0 {
 		fmt.Fprintln(r.out, "no dead letters")
 		return nil

@@ -43,6 +43,7 @@ type haLoad struct {
 
 	mu       sync.Mutex
 	answer   int // status
+	takes    time.Duration
 	dead     []oracle.Arrival
 	got      []oracle.Arrival
 	seen     map[string]bool // marks that have arrived
@@ -55,6 +56,10 @@ func (l *haLoad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the daemon was killed
 	}
+	l.mu.Lock()
+	takes := l.takes
+	l.mu.Unlock()
+	time.Sleep(takes)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests[r.URL.Path]++
@@ -97,7 +102,7 @@ func (l *haLoad) arrived(mark string) bool {
 // publish returns the mark of what it has published.
 func (l *haLoad) publish(i int) (mark string, err error) {
 	p := l.parts[i%len(l.parts)]
-	if i%l.messageEvery == 0 {
+	if l.messageEvery > 0 && i%l.messageEvery == 0 {
 		n := l.ledger.Add("east", strings.ReplaceAll(p.ID, "-", "")+"os", true)
 		subscribers, err := l.sim.OSMessages(p.ID, n.Mark())
 		l.ledger.Sent(subscribers, n)
@@ -143,11 +148,12 @@ func (d *haDaemon) status(t *testing.T, client *http.Client) (s struct {
 
 // haPair is two daemons with one log on three NATS servers, and what they are to do.
 type haPair struct {
-	t      *testing.T
-	load   *haLoad
-	url    string // of the consumer
-	dir    string
-	client *http.Client
+	t        *testing.T
+	load     *haLoad
+	url      string // of the consumer
+	dir      string
+	messages string // whose are followed
+	client   *http.Client
 	// nil: there are none
 	servers *natscluster.Cluster
 	both    []*haDaemon // the leader first
@@ -256,6 +262,11 @@ const haTTL = 2 * time.Second
 // the storage besides.
 func startPair(t *testing.T, ttl time.Duration, more ...string) *haPair {
 	t.Helper()
+	return startPairOf(t, ttl, "cold", more...)
+}
+
+func startPairOf(t *testing.T, ttl time.Duration, standby string, more ...string) *haPair {
+	t.Helper()
 	p := newHA(t)
 	p.servers = natscluster.Start(t, 3)
 	for i := range 2 {
@@ -265,8 +276,8 @@ func startPair(t *testing.T, ttl time.Duration, more ...string) *haPair {
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, d.config, fmt.Sprintf("%sstorage: {jetstream: {urls: [%s], name: x}%s}\nha: {lease_ttl: %s}\n",
-			text, `"nats://`+strings.Join(d.ways.addrs, `", "nats://`)+`"`, strings.Join(more, ""), ttl))
+		write(t, d.config, fmt.Sprintf("%sstorage: {jetstream: {urls: [%s], name: x}%s}\nha: {lease_ttl: %s, standby: %s}\n",
+			text, `"nats://`+strings.Join(d.ways.addrs, `", "nats://`)+`"`, strings.Join(more, ""), ttl, standby))
 		p.launch(d) // both at once: they make the streams together
 	}
 	eventually(t, "one leads", func() bool { return p.leads(p.both[0]) || p.leads(p.both[1]) })
@@ -280,7 +291,12 @@ func startPair(t *testing.T, ttl time.Duration, more ...string) *haPair {
 // newHA has an HMC and a consumer, and no daemon yet.
 func newHA(t *testing.T) *haPair {
 	t.Helper()
-	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 4, MaxSessions: 200})
+	return newHAOf(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 4, MaxSessions: 200})
+}
+
+func newHAOf(t *testing.T, opts hmcsim.Options) *haPair {
+	t.Helper()
+	sim := hmctest.Start(t, opts)
 	load := &haLoad{
 		sim: sim, ledger: oracle.NewLedger(), parts: sim.Partitions(), seen: make(map[string]bool),
 		requests: make(map[string]int), answer: http.StatusOK,
@@ -288,7 +304,7 @@ func newHA(t *testing.T) *haPair {
 	consumer := httptest.NewServer(load)
 	t.Cleanup(consumer.Close)
 	return &haPair{
-		t: t, load: load, url: consumer.URL, dir: t.TempDir(),
+		t: t, load: load, url: consumer.URL, dir: t.TempDir(), messages: "[{cpc: .*, partition: .*}]",
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 }
@@ -309,12 +325,12 @@ func (p *haPair) add(name, storage string) *haDaemon {
   password: %s
   tls: {insecure_skip_verify: true}
   topics: [object]
-  os_messages: [{cpc: .*, partition: .*}]
+  os_messages: %s
   rest_requests_per_minute: 10000
   stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}
 sinks:
 - {name: hook, webhook: {url: %q}, batch: {max_events: 500}, retry: {initial: 10ms, max: 100ms}}
-%s`, port(0), port(1), hmcsim.DefaultUserid, hmcsim.DefaultPassword, p.url+d.name, storage))
+%s`, port(0), port(1), hmcsim.DefaultUserid, hmcsim.DefaultPassword, p.messages, p.url+d.name, storage))
 	d.path = filepath.Join(p.dir, name)
 	p.both = append(p.both, d)
 	return d
@@ -328,6 +344,9 @@ func (p *haPair) begin() {
 	p.t.Cleanup(p.stop)
 	rate := soak.Count(p.t, "HA_RATE", 300, 2000)
 	p.load.messageEvery = rate / 10
+	if p.messages == "[]" {
+		p.load.messageEvery = 0
+	}
 	publishing.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()

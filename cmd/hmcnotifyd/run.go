@@ -184,11 +184,11 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 }
 
 func (d *daemon) live() (web.LiveReader, error) {
-	b, err := d.node.Bridge()
+	r, err := d.node.Live()
 	if err != nil {
-		return nil, err
+		return nil, err // and no reader that is nil
 	}
-	return b.Live()
+	return r, nil
 }
 
 // serverLog logs what net/http says of connections: one message, so that it can be throttled.

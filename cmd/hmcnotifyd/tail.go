@@ -175,6 +175,13 @@ func (s *tailStream) print(sent terminal.Sent) error {
 				l.Lost, units.Plural(l.Lost, "event"))
 		}
 		return nil
+	case "standby":
+		var of struct{ Leader string }
+		if json.Unmarshal(sent.Data, &of) == nil {
+			fmt.Fprintf(s.stderr, "hmcnotifyd: tail: this daemon stands by, and shows what the one on %s stores\n",
+				oneLine(of.Leader, 200))
+		}
+		return nil
 	case "end":
 		var reason string
 		if json.Unmarshal(sent.Data, &reason) != nil || reason == "" {

@@ -29,6 +29,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/standby"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/watch"
@@ -54,9 +55,6 @@ const (
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the
 	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
-	// sessionsName is the directory below the queue's in which sessions are noted until their
-	// logoff.
-	sessionsName = "sessions"
 )
 
 // Options are what a Bridge needs.
@@ -91,6 +89,8 @@ type Options struct {
 	Dial watch.Dial
 	// Tap sees what goes to and comes from all HMCs.
 	Tap watch.Tap
+	// Ears, which may be nil, have heard the HMCs until now.
+	Ears *standby.Ears
 }
 
 // Elsewhere is where events and dead letters are kept that are not on this machine.
@@ -104,6 +104,14 @@ type Elsewhere struct {
 	// After says of whom this daemon has taken over, for the time that nobody has seen; "": of
 	// nobody.
 	After string
+	// Resume, which may be nil, waits until it is known what whoever led before has brought to a
+	// sink, and returns that.
+	Resume func(ctx context.Context, sink string) deliver.Done
+	// HandOver, which may be nil, lets another daemon lead at the end of this one, which stores
+	// nothing any more, and tells it what is done of each sink; nil stands for one that still
+	// delivers. It is called again when more is known. Taken is closed when another one leads.
+	HandOver func(done map[string]*deliver.Done)
+	Taken    <-chan struct{}
 }
 
 // ErrStandby is what a daemon answers (wrapped) that another one has to be asked for.
@@ -169,10 +177,6 @@ func start[T any](ctx context.Context, it T, run func(context.Context)) *running
 	return r
 }
 
-// ofShares is how much of the memory of what was received is shared out to the HMCs, in bytes. The
-// rest is for whoever is held up too long, and is used by all HMCs together.
-func ofShares() int { return min(16<<20, budget.OfProcess()/2) }
-
 // New checks that everything the configuration asks for can be had (storage, sinks, TLS files) and
 // returns a Bridge that does nothing yet. On an error nothing stays open.
 func New(opts Options) (*Bridge, error) {
@@ -180,9 +184,14 @@ func New(opts Options) (*Bridge, error) {
 	opts.DrainTimeout = cmp.Or(opts.DrainTimeout, drainTimeout)
 	b := &Bridge{
 		opts: opts, log: opts.Logger, started: time.Now(),
-		metrics: record.NewMetrics(opts.Registerer), sinkMetrics: deliver.NewMetrics(opts.Registerer),
-		groups: make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
-		budget: budget.New(cmp.Or(opts.Buffers, budget.OfProcess()-ofShares())),
+		sinkMetrics: deliver.NewMetrics(opts.Registerer),
+		groups:      make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
+		budget: budget.New(cmp.Or(opts.Buffers, budget.Common())),
+	}
+	if e := opts.Ears; e != nil {
+		b.metrics, b.budget = e.Metrics, e.Budget
+	} else {
+		b.metrics = record.NewMetrics(opts.Registerer)
 	}
 	b.current.Store(&current{cfg: opts.Config})
 	for _, c := range opts.Config.Sinks {
@@ -265,17 +274,27 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 	}
 	// nothing is stored any more, and nobody who reads along holds up the end
 	b.live.End()
-	drain := b.opts.DrainTimeout
-	if e := b.opts.Elsewhere; e != nil && isClosed(e.Lost) {
+	drain, e := b.opts.DrainTimeout, b.opts.Elsewhere
+	lost := e != nil && isClosed(e.Lost)
+	if lost {
 		drain = 0
 	}
 	timer := time.AfterFunc(drain, endDelivery)
 	defer timer.Stop()
 	limit := time.Now().Add(drain + leaveTimeout)
+	all := make(map[*deliver.Delivery]<-chan struct{})
 	for _, d := range now.deliveries {
 		d.it.Drain()
+		all[d.it] = d.done
 	}
 	var err error
+	if e != nil && e.HandOver != nil && !lost {
+		for _, d := range now.deliveries {
+			d.it.EndByHand(leaveTimeout)
+		}
+		err = b.dead.Close() // from now on they are another daemon's
+		deliver.HandOver(all, e.HandOver, e.Taken, limit)
+	}
 	for _, d := range now.deliveries {
 		err = errors.Join(err, b.end(d, limit))
 		if waiting, _, _ := d.it.Cursor.Pending(); waiting > 0 {
@@ -304,6 +323,15 @@ func (b *Bridge) hold(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// resume returns what waits for what was done of a sink before this daemon led; nil: nothing was.
+func (b *Bridge) resume(sink string) func(context.Context) deliver.Done {
+	e := b.opts.Elsewhere
+	if e == nil || e.Resume == nil {
+		return nil
+	}
+	return func(ctx context.Context) deliver.Done { return e.Resume(ctx, sink) }
 }
 
 // end waits until a delivery that was told to end has done so, and closes its sink. A sink that
@@ -418,6 +446,9 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		for _, s := range w.sinks {
 			err = errors.Join(err, s.sink.Close())
 		}
+		for _, s := range w.hmcs {
+			s.Leave(context.Background())
+		}
 		for _, name := range newCursors {
 			err = errors.Join(err, b.queue.RemoveCursor(name))
 		}
@@ -441,8 +472,6 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		w.sinks = append(w.sinks, newSink{cfg: c, sink: sink})
 	}
-	// What an HMC has for itself, whatever the others hold.
-	share := max(64<<10, min(8<<20, ofShares()/max(len(cfg.HMCs), 1)))
 	after := ""
 	if e := b.opts.Elsewhere; e != nil && b.life == nil { // what comes with a reload was not taken over
 		after = e.After
@@ -451,13 +480,16 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		if find(keep.supervisors, hasName(c.Name)) != nil {
 			continue
 		}
-		s, err := watch.New(watch.Options{
+		o := watch.Options{
 			HMC: c, Queue: b.queue, Group: b.group(c.Group), Metrics: b.metrics, Logger: b.log,
-			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, sessionsName, c.Name),
-			Handover: cmp.Or(b.opts.Buffers, share), Budget: b.budget, Intervals: b.opts.Intervals, Dial: b.opts.Dial,
-			Tap: b.opts.Tap, After: after,
-		})
-		if err != nil {
+			Version: b.opts.Version, SessionNotes: filepath.Join(b.opts.StoragePath, standby.SessionsName, c.Name),
+			Handover: cmp.Or(b.opts.Buffers, budget.Share(len(cfg.HMCs))), Budget: b.budget,
+			Intervals: b.opts.Intervals, Dial: b.opts.Dial, Tap: b.opts.Tap, After: after,
+		}
+		s := b.opts.Ears.Take(&c)
+		if s != nil {
+			s.Record(o)
+		} else if s, err = watch.New(o); err != nil {
 			return nil, err
 		}
 		w.hmcs = append(w.hmcs, s)
@@ -497,7 +529,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
-			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold,
+			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold, Resume: b.resume(n.cfg.Name),
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)

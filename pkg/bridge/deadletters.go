@@ -14,6 +14,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 )
 
 // deadLettersDropped says in the log that the limit of their bytes has taken dead letters away.
@@ -127,14 +128,14 @@ func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) 
 // Replay sends dead letters to the sink that refused them, or to the sink named to, one after the
 // other, oldest first, sink by sink. It deletes what is accepted. What is refused again stays, with
 // the new reason; at a temporary failure it stops with the letters of that sink. report is called
-// at each step, the last of which is ReplayDone; an error of report ends the replay. If Replay
+// at each step, the last of which is LettersDone; an error of report ends the replay. If Replay
 // returns an error nothing has been reported.
 func (b *Bridge) Replay(
-	ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(deliver.ReplayStep) error,
+	ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(replay.LettersStep) error,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tell := func(s deliver.ReplayStep) {
+	tell := func(s replay.LettersStep) {
 		if ctx.Err() == nil && report(s) != nil {
 			cancel()
 		}
@@ -142,17 +143,17 @@ func (b *Bridge) Replay(
 	all, err := b.replay(ctx, filter, to, tell)
 	if err == nil {
 		// another one may begin as soon as this is heard
-		tell(deliver.ReplayStep{Outcome: deliver.ReplayDone, Counts: &all})
+		tell(replay.LettersStep{Outcome: replay.LettersDone, Counts: &all})
 	}
 	return err
 }
 
 // replay is Replay but for the last step.
 func (b *Bridge) replay(
-	ctx context.Context, filter deliver.DeadLetterFilter, to string, tell func(deliver.ReplayStep),
-) (all deliver.ReplayCounts, err error) {
+	ctx context.Context, filter deliver.DeadLetterFilter, to string, tell func(replay.LettersStep),
+) (all replay.LettersCounts, err error) {
 	if !b.replaying.TryLock() {
-		return all, deliver.ErrReplaying
+		return all, replay.ErrReplaying
 	}
 	defer b.replaying.Unlock()
 	if to != "" && b.deliveryTo(to) == nil {
@@ -171,13 +172,13 @@ func (b *Bridge) replay(
 		}
 	}
 	for _, sink := range slices.Sorted(maps.Keys(counts)) {
-		r := deliver.Replay{
-			ReplayCounts: deliver.ReplayCounts{Letters: counts[sink], Left: counts[sink]},
-			Dead:         b.dead, Query: query, Sink: sink, To: to, Report: tell,
+		r := replay.Letters{
+			LettersCounts: replay.LettersCounts{Letters: counts[sink], Left: counts[sink]},
+			Dead:          b.dead, Query: query, Sink: sink, To: to, Report: tell,
 		}
-		r.Query.Sink, r.Query.Limit = sink, deliver.ReplayPage
+		r.Query.Sink, r.Query.Limit = sink, replay.LettersPage
 		r.Run(ctx, b.deliveryTo(cmp.Or(to, sink)))
-		all.Add(r.ReplayCounts)
+		all.Add(r.LettersCounts)
 		b.log.Info("dead letters were replayed",
 			zap.String("of_sink", sink), zap.String("to_sink", cmp.Or(to, sink)),
 			zap.Int("accepted", r.Accepted), zap.Int("refused", r.Refused), zap.Int("left", r.Left))

@@ -18,22 +18,23 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
 // replayed runs a replay and returns its steps and what it counted.
-func (d *daemon) replayed(filter deliver.DeadLetterFilter, to string) ([]deliver.ReplayStep, deliver.ReplayCounts) {
+func (d *daemon) replayed(filter deliver.DeadLetterFilter, to string) ([]replay.LettersStep, replay.LettersCounts) {
 	d.t.Helper()
-	var steps []deliver.ReplayStep
-	if err := d.bridge.Replay(d.t.Context(), filter, to, func(s deliver.ReplayStep) error {
+	var steps []replay.LettersStep
+	if err := d.bridge.Replay(d.t.Context(), filter, to, func(s replay.LettersStep) error {
 		steps = append(steps, s)
 		return nil
 	}); err != nil {
 		d.t.Fatal(err)
 	}
 	last := steps[len(steps)-1]
-	if last.Outcome != deliver.ReplayDone || last.Counts == nil {
+	if last.Outcome != replay.LettersDone || last.Counts == nil {
 		d.t.Fatalf("the last step is %+v", last)
 	}
 	return steps, *last.Counts
@@ -117,7 +118,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 
 	// Refused again: they stay where they are, with the new reason.
 	d.consumer.set(refusing(http.StatusConflict))
-	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (deliver.ReplayCounts{Letters: 3, Refused: 3}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (replay.LettersCounts{Letters: 3, Refused: 3}) {
 		t.Errorf("%+v", got)
 	}
 	for i, l := range d.letters(deliver.DeadLetterFilter{}) {
@@ -137,8 +138,8 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	})
 	publish(sim, "GOOD", "live")
 	steps, got := d.replayed(deliver.DeadLetterFilter{IDs: []string{letters[0].ID, letters[2].EventID}}, "")
-	if got != (deliver.ReplayCounts{Letters: 2, Accepted: 2}) || steps[0].Outcome != deliver.ReplayBegins || steps[1].Outcome != deliver.ReplayAccepted ||
-		steps[1].ID != letters[0].ID || steps[2].EventID != letters[2].EventID || steps[3].Outcome != deliver.ReplayEnded || len(steps) != 5 {
+	if got != (replay.LettersCounts{Letters: 2, Accepted: 2}) || steps[0].Outcome != replay.LettersBegins || steps[1].Outcome != replay.LettersAccepted ||
+		steps[1].ID != letters[0].ID || steps[2].EventID != letters[2].EventID || steps[3].Outcome != replay.LettersEnded || len(steps) != 5 {
 		t.Errorf("%+v: %+v", got, steps)
 	}
 	if left := d.letters(deliver.DeadLetterFilter{}); len(left) != 1 || left[0].ID != letters[1].ID {
@@ -181,7 +182,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	if n, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{}); n != 1 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (deliver.ReplayCounts{}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (replay.LettersCounts{}) {
 		t.Errorf("%+v of nothing", got)
 	}
 }
@@ -217,10 +218,10 @@ func TestReplayStops(t *testing.T) {
 		return http.StatusOK
 	})
 	steps, got := d.replayed(deliver.DeadLetterFilter{}, "")
-	if got != (deliver.ReplayCounts{Letters: 5, Accepted: 2, Left: 3}) {
+	if got != (replay.LettersCounts{Letters: 5, Accepted: 2, Left: 3}) {
 		t.Errorf("%+v", got)
 	}
-	if s := steps[len(steps)-2]; s.Outcome != deliver.ReplayStopped || s.Sink != "hook" || !strings.Contains(s.Reason, "502") || *s.Counts != got {
+	if s := steps[len(steps)-2]; s.Outcome != replay.LettersStopped || s.Sink != "hook" || !strings.Contains(s.Reason, "502") || *s.Counts != got {
 		t.Errorf("%+v", s)
 	}
 	for _, l := range d.letters(deliver.DeadLetterFilter{}) {
@@ -249,7 +250,7 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 		}
 	})
 	steps, got := d.replayed(deliver.DeadLetterFilter{}, "")
-	if got != (deliver.ReplayCounts{Letters: 2, Accepted: 2}) || steps[1].Outcome != deliver.ReplayWaits || len(times) != 3 || times[1].Sub(times[0]) < 990*time.Millisecond {
+	if got != (replay.LettersCounts{Letters: 2, Accepted: 2}) || steps[1].Outcome != replay.LettersWaits || len(times) != 3 || times[1].Sub(times[0]) < 990*time.Millisecond {
 		t.Errorf("%+v %v %+v", got, times, steps)
 	}
 
@@ -261,7 +262,7 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 	}
 	for range 2 { // the second one does not even ask
 		steps, got = d.replayed(deliver.DeadLetterFilter{}, "")
-		if s := steps[len(steps)-2]; got != (deliver.ReplayCounts{Letters: 1, Left: 1}) || s.Outcome != deliver.ReplayStopped || !strings.Contains(s.Reason, "left alone for 1h0m0s") && !strings.Contains(s.Reason, "left alone for 59m") {
+		if s := steps[len(steps)-2]; got != (replay.LettersCounts{Letters: 1, Left: 1}) || s.Outcome != replay.LettersStopped || !strings.Contains(s.Reason, "left alone for 1h0m0s") && !strings.Contains(s.Reason, "left alone for 59m") {
 			t.Errorf("%+v %+v", got, s)
 		}
 	}
@@ -275,7 +276,7 @@ func TestReplayLeavesWhatComes(t *testing.T) {
 	t.Parallel()
 	d, _ := withLetters(t, 0)
 	letter := queue.DeadLetter{Sink: "hook", Data: []byte(`{"id":"1","hmc":"a","type":"t"}`)}
-	if err := d.bridge.dead.Put(slices.Repeat([]queue.DeadLetter{letter}, deliver.ReplayPage)...); err != nil {
+	if err := d.bridge.dead.Put(slices.Repeat([]queue.DeadLetter{letter}, replay.LettersPage)...); err != nil {
 		t.Fatal(err)
 	}
 	var came atomic.Int64
@@ -287,7 +288,7 @@ func TestReplayLeavesWhatComes(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (deliver.ReplayCounts{Letters: deliver.ReplayPage, Accepted: deliver.ReplayPage}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (replay.LettersCounts{Letters: replay.LettersPage, Accepted: replay.LettersPage}) {
 		t.Errorf("%+v", got)
 	}
 	if left := len(d.letters(deliver.DeadLetterFilter{})); left != 2 {
@@ -307,7 +308,7 @@ func TestReplayTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	steps, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "")
-	if got != (deliver.ReplayCounts{Letters: 3, Left: 3}) || steps[1].Outcome != deliver.ReplayStopped || !strings.Contains(steps[1].Reason, `"old" is not in the configuration`) {
+	if got != (replay.LettersCounts{Letters: 3, Left: 3}) || steps[1].Outcome != replay.LettersStopped || !strings.Contains(steps[1].Reason, `"old" is not in the configuration`) {
 		t.Errorf("%+v %+v", got, steps)
 	}
 	if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "nobody", nil); !errors.Is(err, deliver.ErrNoSuchSink) {
@@ -317,7 +318,7 @@ func TestReplayTo(t *testing.T) {
 		t.Errorf("the gauge of a sink that is gone says %v", got)
 	}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "hook"); got != (deliver.ReplayCounts{Letters: 3, Accepted: 1, Refused: 2}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "hook"); got != (replay.LettersCounts{Letters: 3, Accepted: 1, Refused: 2}) {
 		t.Errorf("%+v", got)
 	}
 	for _, l := range d.letters(deliver.DeadLetterFilter{Sink: "old"}) {
@@ -369,11 +370,11 @@ func TestReplayIsEnded(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan error, 1)
-			var steps []deliver.ReplayStep
+			var steps []replay.LettersStep
 			go func() {
-				done <- d.bridge.Replay(ctx, deliver.DeadLetterFilter{}, "", func(s deliver.ReplayStep) error {
+				done <- d.bridge.Replay(ctx, deliver.DeadLetterFilter{}, "", func(s replay.LettersStep) error {
 					steps = append(steps, s)
-					if end == nil && s.Outcome == deliver.ReplayAccepted {
+					if end == nil && s.Outcome == replay.LettersAccepted {
 						return errors.New("nobody reads")
 					}
 					return nil
@@ -381,7 +382,7 @@ func TestReplayIsEnded(t *testing.T) {
 			}()
 			if end != nil {
 				<-arrived
-				if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "", nil); !errors.Is(err, deliver.ErrReplaying) {
+				if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "", nil); !errors.Is(err, replay.ErrReplaying) {
 					t.Errorf("a second replay: %v", err)
 				}
 				end(d, cancel)
@@ -396,7 +397,7 @@ func TestReplayIsEnded(t *testing.T) {
 			}
 			unblock()
 			if name == "by the daemon" || name == "by a reload" {
-				if s := steps[len(steps)-2]; s.Outcome != deliver.ReplayStopped || s.Reason != deliver.ErrLeaving.Error() || s.Counts.Left != 2 {
+				if s := steps[len(steps)-2]; s.Outcome != replay.LettersStopped || s.Reason != deliver.ErrLeaving.Error() || s.Counts.Left != 2 {
 					t.Errorf("%+v", s)
 				}
 			}

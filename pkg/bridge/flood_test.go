@@ -10,6 +10,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
@@ -190,7 +191,7 @@ func TestFloodRefused(t *testing.T) {
 		t.Fatalf("%+v", letters)
 	}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (deliver.ReplayCounts{Letters: 1, Accepted: 1}) {
+	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (replay.LettersCounts{Letters: 1, Accepted: 1}) {
 		t.Errorf("%+v", got)
 	}
 	if _, summaries := statusChanges(d.consumer.got()); len(summaries) != 1 || summaries[0].ID != letters[0].EventID || floodBody(t, summaries[0]).Count != 50 {

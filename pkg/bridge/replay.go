@@ -24,7 +24,7 @@ func (b *Bridge) ReplayStored(
 		return fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, sink)
 	}
 	if !b.replaying.TryLock() {
-		return deliver.ErrReplaying
+		return replay.ErrReplaying
 	}
 	free := sync.OnceFunc(b.replaying.Unlock)
 	defer free()

@@ -26,6 +26,16 @@ func OfProcess() int {
 	return most
 }
 
+// shared is how much of OfProcess is for single HMCs. The rest is for whoever is held up too long,
+// and is used by all of them together.
+func shared() int { return min(16<<20, OfProcess()/2) }
+
+// Share is what one of so many HMCs has for itself of what is received and not stored, in bytes.
+func Share(hmcs int) int { return max(64<<10, min(8<<20, shared()/max(hmcs, 1))) }
+
+// Common is what all HMCs have together beyond their shares, in bytes.
+func Common() int { return OfProcess() - shared() }
+
 // Budget is so many bytes that several may hold together. A nil Budget has no end. Its methods may
 // be called by several goroutines, and never block.
 type Budget struct {

@@ -16,8 +16,13 @@ import (
 
 const leaseKey = "lease"
 
-// DefaultTTL is the default of LeaseOptions.TTL.
-const DefaultTTL = 15 * time.Second
+const (
+	// DefaultTTL is the default of LeaseOptions.TTL.
+	DefaultTTL = 15 * time.Second
+	// lookEvery is how often who waits for the lease looks at it, at least: while nobody leads
+	// there is no link to any HMC.
+	lookEvery = 150 * time.Millisecond
+)
 
 // LeaseOptions say who wants to lead.
 type LeaseOptions struct {
@@ -38,8 +43,10 @@ type Holder struct {
 	// Host and Config are those of its LeaseOptions.
 	Host   string `json:"host,omitempty"`
 	Config string `json:"config,omitempty"`
-	// Released says that it does not lead any more.
-	Released bool `json:"released,omitempty"`
+	// Released says that it does not lead any more, HandsOver that it has left a note for whoever
+	// leads next.
+	Released  bool `json:"released,omitempty"`
+	HandsOver bool `json:"hands_over,omitempty"`
 }
 
 // Lease is the right to lead. It keeps the peace between daemons; that no two of them write is what
@@ -101,7 +108,7 @@ func (c *Cluster) Acquire(ctx context.Context, opts LeaseOptions, seen func(Hold
 			l.log.Info("this daemon leads now", zap.String("before", holder.Host))
 			return l, nil
 		}
-		if err := wait(ctx, min(opts.TTL/10, time.Second)); err != nil {
+		if err := wait(ctx, min(opts.TTL/10, lookEvery)); err != nil {
 			return nil, err
 		}
 	}
@@ -237,7 +244,9 @@ func (l *Lease) lose() {
 
 // Release gives the lease up, so that another daemon may have it at once. Nothing is to be written
 // after that.
-func (l *Lease) Release(ctx context.Context) error {
+func (l *Lease) Release(ctx context.Context) error { return l.release(ctx, false) }
+
+func (l *Lease) release(ctx context.Context, handsOver bool) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if l.isLost() {
@@ -245,6 +254,6 @@ func (l *Lease) Release(ctx context.Context) error {
 	}
 	l.lose()
 	released := l.self
-	released.Released = true
+	released.Released, released.HandsOver = true, handsOver
 	return l.writeLocked(ctx, l.revision, released)
 }

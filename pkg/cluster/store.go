@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,6 +47,9 @@ type StoreOptions struct {
 	Patience time.Duration
 	// Committed, which may be nil, is told how long it took to store a group.
 	Committed func(time.Duration)
+	// Warm, which may be nil, is what was read of the log already: it has ended, and is given the
+	// rest.
+	Warm *Tail
 	// Life ends all that waits for the cluster. It is not the end of the Store.
 	Life context.Context //nolint:containedctx // the interface of a store knows none
 }
@@ -58,6 +62,9 @@ type Store struct {
 	// see StoreOptions
 	committed func(time.Duration)
 	life      context.Context //nolint:containedctx // see StoreOptions
+
+	// What has read the log.
+	tail *Tail
 
 	// Used by who commits.
 	writes uint64
@@ -72,6 +79,8 @@ type Store struct {
 
 	lost     chan struct{}
 	lostOnce sync.Once
+	// ending says that another daemon is to lead.
+	ending atomic.Bool
 
 	mu       sync.Mutex
 	segments []*segment
@@ -109,8 +118,14 @@ func NewStore(c *Cluster, o StoreOptions) *Store {
 	if s.life == nil {
 		s.life = context.Background()
 	}
+	if s.tail = o.Warm; s.tail == nil {
+		s.tail = c.Tail(nil)
+	}
 	return s
 }
+
+// Ending says that this daemon ends and another one may lead: what that forbids then is no error.
+func (s *Store) Ending() { s.ending.Store(true) }
 
 // Lost is closed when the log belongs to another daemon: the queue is to be closed.
 func (s *Store) Lost() <-chan struct{} { return s.lost }
@@ -214,7 +229,6 @@ var errBehind = errors.New("a server of the NATS cluster is behind")
 
 // loadLog loads all but what SaveCursors has stored, and returns the newest positions besides.
 func (s *Store) loadLog(ctx context.Context) (l *queue.Loaded, positions []byte, err error) {
-	l = queue.NewLoaded()
 	newest, err := s.c.get(ctx, 0, s.c.subject("segment"))
 	if err != nil {
 		return nil, nil, err
@@ -228,10 +242,14 @@ func (s *Store) loadLog(ctx context.Context) (l *queue.Loaded, positions []byte,
 	}
 	s.last, s.segments = state.Last, nil
 	if newest == nil {
-		return l, nil, s.scan(ctx, max(state.First, 1), state.Last, func(*stored) error { return nil })
+		err = s.scan(ctx, max(state.First, 1), state.Last, func(*stored) error { return nil })
+		return queue.NewLoaded(), nil, err
 	}
-	positions, err = s.loadSegments(ctx, l, newest, state)
-	return l, positions, err
+	f, err := s.loadSegments(ctx, newest, state)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.loaded, f.positions, nil
 }
 
 // scan calls fn with all messages from one to another, which are there.
@@ -274,73 +292,50 @@ func (s *Store) scan(ctx context.Context, seq, last uint64, fn func(m *stored) e
 	return nil
 }
 
-// loadSegments loads what is stored, newest is the message that ends the beginning of the newest
-// segment, and returns the newest positions of the cursors.
-func (s *Store) loadSegments(
-	ctx context.Context, l *queue.Loaded, newest *stored, state streamState,
-) (positions []byte, err error) {
-	damaged := func(err error) error {
-		return fmt.Errorf("stream %s, message %d: %w", s.c.stream(), newest.seq, err)
-	}
-	if newest.err != nil {
-		return nil, damaged(newest.err)
-	}
-	if newest.epoch > s.epoch {
+// loadSegments loads what is stored; newest is the message that ends the beginning of the newest
+// segment. What was read along is not read again.
+func (s *Store) loadSegments(ctx context.Context, newest *stored, state streamState) (f *fold, err error) {
+	if newest.err == nil && newest.epoch > s.epoch {
 		return nil, s.lose(ErrDeposed)
 	}
-	known, positions, err := decodeTable(newest.head)
-	if err != nil || len(known) == 0 {
-		return nil, damaged(errMessage)
-	}
-	for _, k := range known {
-		if k.from < state.First {
-			continue // trimmed
+	if f = s.tail.fold; f == nil || !f.fits(newest, state) {
+		if f, err = newFold(newest); err != nil {
+			return nil, s.c.damaged(newest.seq, err)
 		}
-		if _, _, err := l.Segment(k.summary, k.size); err != nil {
-			return nil, damaged(err)
-		}
-		s.segments = append(s.segments, k)
 	}
-	last := known[len(known)-1]
-	if last.from < state.First {
-		return nil, fmt.Errorf("stream %s: its first message is %d, and %d is needed: somebody has removed what was "+
-			"needed", s.c.stream(), state.First, last.from)
-	}
-	var w whole
-	begun := false
-	err = s.scan(ctx, last.from, state.Last, func(m *stored) error {
+	s.tail.fold = f
+	err = s.scan(ctx, f.next, state.Last, func(m *stored) error {
 		if m.seq > newest.seq && m.kind == kindSegment && m.is(flagLast) {
 			return errBehind // there is a newer segment
 		}
-		if m.epoch != newest.epoch || !w.take(&m.message) {
-			return nil
-		}
-		switch {
-		case m.seq == newest.seq:
-			begun = true
-		case m.kind != kindGroup || !begun:
-			return nil
-		case len(w.head) < 40:
-			return errMessage
-		default:
-			last.summary, positions = w.head[:40:40], w.head[40:]
-			last.size += w.bytes
-		}
-		last.to = m.seq
-		if err := l.Change(w.state); err != nil {
-			return fmt.Errorf("stream %s, message %d: %w", s.c.stream(), m.seq, err)
+		if err := s.tail.take(m); err != nil {
+			f.broken = true
+			return s.c.damaged(m.seq, err)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !begun {
+	last := f.known[len(f.known)-1]
+	if last.from < state.First {
+		return nil, fmt.Errorf("stream %s: its first message is %d, and %d is needed: somebody has removed what was "+
+			"needed", s.c.stream(), state.First, last.from)
+	}
+	if !f.begun {
 		return nil, fmt.Errorf("stream %s: the state that begins with message %d is not complete: somebody has "+
 			"removed what was needed", s.c.stream(), last.from)
 	}
-	_, _, err = l.Segment(last.summary, last.size)
-	return positions, err
+	for _, k := range f.known {
+		if k.from < state.First {
+			continue // trimmed
+		}
+		if _, _, err := f.loaded.Segment(k.summary, k.size); err != nil {
+			return nil, s.c.damaged(newest.seq, err)
+		}
+		s.segments = append(s.segments, k)
+	}
+	return f, nil
 }
 
 // limits of a part: what is usual, and what is possible.
@@ -654,6 +649,14 @@ func (s *Store) takeCursors(ctx context.Context) (positions []byte, err error) {
 
 // SaveCursors stores the positions; whether the machines are to survive is theirs to know.
 func (s *Store) SaveCursors(c *queue.Checkpoint, _ bool) error {
+	err := s.saveCursors(c)
+	if s.ending.Load() && errors.Is(err, ErrDeposed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) saveCursors(c *queue.Checkpoint) error {
 	if s.Why() != nil {
 		return s.Why()
 	}
@@ -705,7 +708,7 @@ func (s *Store) Trim(base uint64) error {
 		keep = s.segments[0].from
 	}
 	s.mu.Unlock()
-	if keep == 0 {
+	if keep == 0 || s.Why() != nil { // whoever leads now may need it
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(s.life, askTimeout)

@@ -24,12 +24,16 @@ func (j *JetStream) setDefaults() { j.Replicas = 3 }
 type HA struct {
 	// how long a leader is believed to lead that says nothing; the same in all daemons
 	LeaseTTL time.Duration `yaml:"lease_ttl"`
-	// what a daemon does that does not lead; cold: it has no session with the HMCs
+	// what a daemon does that does not lead; cold: it has no session with the HMCs; connected: it
+	// has one with each, and what a leader that dies has not stored is not lost
 	Standby string `yaml:"standby"`
 }
 
-// StandbyCold is the value of HA.Standby.
-const StandbyCold = "cold"
+// The values of HA.Standby.
+const (
+	StandbyCold      = "cold"
+	StandbyConnected = "connected"
+)
 
 func defaultHA() HA { return HA{LeaseTTL: 15 * time.Second, Standby: StandbyCold} }
 
@@ -38,9 +42,8 @@ const maxClusterName = 64
 
 func (d *decoder) cluster(c *Config) {
 	within(d, "ha.lease_ttl", c.HA.LeaseTTL, time.Second, 10*time.Minute)
-	if c.HA.Standby != StandbyCold {
-		d.errorf("ha.standby", "must be %s, not %s: there is no other kind of standby yet",
-			StandbyCold, quote(c.HA.Standby))
+	if c.HA.Standby != StandbyCold && c.HA.Standby != StandbyConnected {
+		d.errorf("ha.standby", "must be %s or %s, not %s", StandbyCold, StandbyConnected, quote(c.HA.Standby))
 	}
 	j, at := c.Storage.JetStream, under("storage.jetstream")
 	if j == nil {

@@ -41,7 +41,7 @@ ha: {lease_ttl: 5s}
 		"storage: {jetstream: {urls: ['nats://n'], name: a, token: b, userid: c}}": "a second way to log on",
 		"storage: {jetstream: {urls: ['nats://n'], name: a, url: b}}":              `unknown key "url"`,
 		"ha: {lease_ttl: 10ms}":                                                    "ha.lease_ttl: must be between 1s and 10m",
-		"ha: {standby: connected}":                                                 "ha.standby: must be cold",
+		"ha: {standby: warm}":                                                      "ha.standby: must be cold or connected, not \"warm\"",
 	} {
 		if _, err := loadText(t, oneOfEach+text+"\n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s:\ngot  %v\nwant %s", text, err, want)

@@ -40,7 +40,7 @@ func (d *Delivery) sweep(ctx context.Context) {
 			if !d.giveUp(ctx, nil, old, nil) {
 				return
 			}
-			d.finish(old)
+			d.settle(old)
 		}
 	}
 }
@@ -86,7 +86,7 @@ func (d *Delivery) putAside(
 	letters := make([]queue.DeadLetter, len(items))
 	for i := range items {
 		r := &items[i].record
-		letters[i] = d.refusal(cause(i))
+		letters[i] = d.Refusal(cause(i))
 		letters[i].EventID, letters[i].EventType, letters[i].Data = r.ID, r.Type, r.JSON
 		letters[i].Summary = event.String(event.Member(r.JSON, "summary"))
 	}
@@ -95,6 +95,9 @@ func (d *Delivery) putAside(
 		err := d.dead.Put(letters...)
 		if err == nil {
 			break
+		}
+		if errors.Is(err, queue.ErrClosed) && d.draining.Err() != nil {
+			return false // whoever delivers next does that
 		}
 		if backoff.limit == 0 {
 			d.log.Error(what+", but could not be put aside; they stay in the queue",

@@ -70,7 +70,7 @@ func judge(err error) verdict {
 // attempt calls the sink once, which keeps to its timeout, and measures, counts and judges what
 // comes of it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes.
 func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(context.Context) error) (verdict, error) {
-	if err := d.hold(ctx); err != nil {
+	if err := d.mayBegin(ctx); err != nil {
 		return again, err
 	}
 	start := time.Now()

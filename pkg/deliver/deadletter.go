@@ -61,8 +61,8 @@ func (f DeadLetterFilter) Query() queue.DeadLetterFilter {
 	return queue.DeadLetterFilter{Sink: f.Sink, IDs: f.IDs, Since: f.Since}
 }
 
-// refusal is what a dead letter keeps of why the sink refused.
-func (d *Delivery) refusal(cause error) queue.DeadLetter {
+// Refusal is what a dead letter keeps of why the sink refused.
+func (d *Delivery) Refusal(cause error) queue.DeadLetter {
 	_, status := sinks.ReasonOf(cause)
 	return queue.DeadLetter{
 		Sink: d.Cfg.Name, Time: time.Now(), Status: status, Reason: event.Bounded(cause.Error(), maxReason),

@@ -43,6 +43,9 @@ type Options struct {
 	Backlog Backlog
 	// Hold waits until something may be sent.
 	Hold func(context.Context) error
+	// Resume, which may be nil, waits until it is known what whoever has delivered before is done
+	// with, and returns that.
+	Resume func(context.Context) Done
 }
 
 // Backlog is what was stored before a sink began, up to record Last: its age counts from then on.
@@ -67,6 +70,7 @@ type Delivery struct {
 
 	kind    string // of the sink
 	hold    func(context.Context) error
+	resume  func(context.Context) Done
 	dead    queue.Letters
 	backlog Backlog
 	rules   floodRules
@@ -82,10 +86,10 @@ type Delivery struct {
 	// overdue holds a token when there may be events that are too old to be sent.
 	overdue chan struct{}
 
-	// draining is done when draining or the end has begun.
-	draining context.Context
-	drain    context.CancelFunc
-	// sending holds a token while events are sent again by hand, and for ever at the end.
+	// draining is done when draining or the end has begun, finishing when nothing may be begun.
+	draining, finishing context.Context
+	drain, finish       context.CancelFunc
+	// sending holds a token while events are sent again by hand.
 	sending chan struct{}
 	// beat is when the loop last turned.
 	beat *status.Beat
@@ -94,7 +98,8 @@ type Delivery struct {
 // New returns a Delivery that does nothing yet.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(), hold: o.Hold, dead: o.Dead, backlog: o.Backlog,
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(),
+		hold: o.Hold, resume: o.Resume, dead: o.Dead, backlog: o.Backlog,
 		Wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
@@ -108,6 +113,7 @@ func New(o Options) *Delivery {
 		d.Wants = s.Wants
 	}
 	d.draining, d.drain = context.WithCancel(context.Background())
+	d.finishing, d.finish = context.WithCancel(context.Background())
 	lanes, ahead := o.Sink.Concurrency, aheadEvents
 	if o.Sink.Log != nil {
 		// A file has one end: more would only mix up the order.
@@ -161,6 +167,10 @@ func (d *Delivery) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()
+	defer context.AfterFunc(d.finishing, stopReading)() //nolint:contextcheck // it ends whatever runs
+	if d.resume != nil {
+		d.progress.resume(d.resume(ctx))
+	}
 	var others, lanes sync.WaitGroup
 	others.Go(func() { d.applyLimits(ctx) })
 	others.Go(func() { d.sweep(ctx) })

@@ -768,6 +768,8 @@ type fixture struct {
 	metrics  *Metrics // nil: each run has its own
 	end      func()   // at once, as a crash would
 	finish   func()   // as at the end of the daemon
+	ended    func()   // waits until it has ended by itself
+	resume   *Done    // of whoever has delivered before
 	stored   int
 }
 
@@ -810,7 +812,8 @@ sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
 	cursor.Rewind()
 	d := New(Options{
 		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: cmp.Or(s.metrics, NewMetrics(nil)), Logger: zap.NewNop(),
-		Hold: func(context.Context) error { return nil },
+		Hold:   func(context.Context) error { return nil },
+		Resume: func(context.Context) Done { return *cmp.Or(s.resume, new(Done)) },
 	})
 	s.delivery = d
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
@@ -827,6 +830,7 @@ sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
 		}
 		cancel()
 	})
+	s.ended = ended
 	s.end = func() { cancel(); ended() }
 	s.finish = func() { d.Drain(); ended() }
 	s.t.Cleanup(s.end)

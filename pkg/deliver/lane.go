@@ -36,7 +36,7 @@ func (l *lane) run(ctx context.Context) bool {
 
 // take waits for the next batch. It returns false when there is none any more.
 func (l *lane) take(ctx context.Context) bool {
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && l.finishing.Err() == nil {
 		ok, wait, ended := l.work.take(&l.batch, time.Now())
 		if ok || ended {
 			return ok
@@ -79,7 +79,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			if !l.giveUp(ctx, l.own, old, last) {
 				return false
 			}
-			l.finish(old)
+			l.settle(old)
 		}
 		if len(l.batch.items) == 0 {
 			return true
@@ -107,7 +107,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			if n == len(l.batch.items) {
 				return true
 			}
-			l.batch.remove(func(i int) bool { return i < n })
+			l.settle(l.batch.remove(func(i int) bool { return i < n }))
 			size, backoff.limit, last = 2*n, 0, nil
 			continue
 		}
@@ -117,7 +117,7 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 		} else if v == refused || v == refusedContent && n == 1 {
 			left, ok = l.divide(ctx, slices.Repeat([]error{err}, n))
 		}
-		if !ok || ctx.Err() != nil {
+		if !ok || ctx.Err() != nil || l.finishing.Err() != nil {
 			return false
 		}
 		if left < n { // something has become of the others
@@ -176,13 +176,13 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 			return left, false
 		}
 	}
-	l.finish(l.batch.remove(func(i int) bool { return i < len(settled) && settled[i] }))
+	l.settle(l.batch.remove(func(i int) bool { return i < len(settled) && settled[i] }))
 	return left, true
 }
 
-// finish says that events are done with which are not the whole of a lane's batch: what is left of
+// settle says that events are done with which are not the whole of a lane's batch: what is left of
 // it may take long.
-func (d *Delivery) finish(items []item) {
+func (d *Delivery) settle(items []item) {
 	var seqs []uint64
 	for i := range items {
 		seqs = items[i].appendSeqs(seqs)

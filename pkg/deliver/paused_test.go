@@ -428,9 +428,9 @@ func TestReplayToAPausedSink(t *testing.T) {
 		s.consumer.answers(func([]*event.Event) error { return unauthorized })
 		s.runWith(config.Flood{}, "concurrency: 1")
 		letter := event.NewRecord(another(event.TypeOSMessage, 1))
-		v, err := s.delivery.resend(t.Context(), letter, func(string) { t.Error("it waits") })
-		if v != paused || !errors.Is(err, unauthorized) {
-			t.Errorf("%d, %v", v, err)
+		v, err := s.delivery.Resend(t.Context(), []event.Record{letter})
+		if v != (Fate{Paused: true}) || !errors.Is(err, unauthorized) {
+			t.Errorf("%+v, %v", v, err)
 		}
 		s.end()
 	})

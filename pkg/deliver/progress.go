@@ -27,6 +27,10 @@ type progress struct {
 	// entries are the records from the first that is not done.
 	entries fifo[entry]
 	bytes   int
+	// upTo is the last record of those that are done up to there, as far as they were read.
+	upTo uint64
+	// before is what was done before anything was read.
+	before Done
 }
 
 type entry struct {
@@ -114,6 +118,7 @@ func (p *progress) advance() {
 		return
 	}
 	p.entries.drop(n)
+	p.upTo = last
 	if err := p.cursor.Ack(last); err != nil {
 		p.log.Error("deliveries could not be acknowledged; they may be repeated after a restart", zap.Error(err))
 	}

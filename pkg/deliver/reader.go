@@ -81,10 +81,11 @@ func (r *reader) awaitRoom(ctx context.Context) bool {
 
 // read passes records through filter and stage, and returns what is to be sent now.
 func (r *reader) read(records []queue.Record) []item {
-	now, unwanted := time.Now(), 0
+	now, unwanted, earlier := time.Now(), 0, r.progress.earlier()
 	for _, stored := range records {
-		it, done := newItem(stored), false
+		it, done, before := newItem(stored), false, earlier.has(stored.Seq)
 		switch {
+		case before:
 		case it.invalid != nil:
 			r.items = append(r.items, it)
 		case r.Wants(it.record):
@@ -96,7 +97,7 @@ func (r *reader) read(records []queue.Record) []item {
 		if done {
 			unwanted++
 		}
-		r.entries = append(r.entries, entry{seq: stored.Seq, bytes: len(stored.Data), done: done})
+		r.entries = append(r.entries, entry{seq: stored.Seq, bytes: len(stored.Data), done: done || before})
 	}
 	if unwanted > 0 {
 		r.metrics.filtered.AddN(unwanted)

@@ -98,7 +98,7 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 
 // explain says why the event was not delivered, and what to do.
 func (s *TestStep) explain(d *Delivery, err error) {
-	why := d.refusal(err)
+	why := d.Refusal(err)
 	reason, _ := sinks.ReasonOf(err)
 	s.Status, s.Reason, s.Do = why.Status, why.Reason, sinks.Advice(&d.Cfg, reason, why.Status)
 	switch {

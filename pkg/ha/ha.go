@@ -29,6 +29,11 @@ const (
 	connectTimeout = 30 * time.Second
 	// releaseTimeout bounds the giving up of the lease at the end.
 	releaseTimeout = 2 * time.Second
+	// handOverLimit is for how long a daemon that ends in order begins to deliver what it has
+	// stored, and resumeLimit for how long the next leader waits for what comes of that: longer
+	// than the attempts which were begun may last.
+	handOverLimit = 8 * time.Second
+	resumeLimit   = 11 * time.Second
 	// againAfter is the time between two attempts to lead of which the first has failed.
 	againAfter = time.Second
 )
@@ -47,6 +52,10 @@ type Node struct {
 
 	// the term that runs; nil: none does
 	term atomic.Pointer[term]
+	// what there is while this daemon stands by; nil: it does not
+	standing atomic.Pointer[standing]
+	// ends the standing by, which begins anew then
+	again atomic.Pointer[context.CancelFunc]
 
 	mu     sync.Mutex // guards what follows
 	cfg    *config.Config
@@ -99,6 +108,9 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 		}
 		n.term.Store(&term{bridge: b})
 	} else {
+		if err := n.usable(opts.Config); err != nil {
+			return nil, err
+		}
 		if err := n.connect(opts.Config.Storage.JetStream); err != nil {
 			return nil, fmt.Errorf("storage.jetstream: %w", err)
 		}
@@ -176,9 +188,20 @@ func (n *Node) Run(ctx context.Context) error {
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
 	cfg := n.config()
-	lease, err := n.cluster.Lead(ctx, leaseOptions(cfg, n.host, n.log), n.saw)
+	s, stopStanding, err := n.standBy(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // ctx is done, which is all that ends the wait
+		return err
+	}
+	if s.ears != nil {
+		defer s.ears.Close() //nolint:contextcheck // it logs off, whatever ended
+	}
+	waiting, again := context.WithCancel(ctx)
+	defer again()
+	n.again.Store(&again)
+	lease, err := n.cluster.Lead(waiting, leaseOptions(cfg, n.host, n.log), n.saw)
+	stopStanding()
+	if err != nil {
+		return nil //nolint:nilerr // the wait was ended, which is no fault
 	}
 	defer func() {
 		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
@@ -195,16 +218,18 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	store, err := lease.NewStore(life, cluster.StoreOptions{
-		Life: life, Committed: func(d time.Duration) { n.commits.Observe(d.Seconds()) },
+		Life: life, Warm: s.tail, Committed: func(d time.Duration) { n.commits.Observe(d.Seconds()) },
 	})
 	if err != nil {
 		return err
 	}
 	lost := make(chan struct{})
-	opts, metrics := n.opts, prometheus.NewRegistry()
-	opts.Config, opts.Registerer = n.config(), metrics
+	opts := n.opts
+	opts.Config, opts.Registerer, opts.Ears = n.config(), s.registry, s.ears
+	over := handOver{log: n.log, life: life, lease: lease, store: store, led: time.Now(), taken: make(chan struct{})}
 	opts.Elsewhere = &bridge.Elsewhere{
-		Store: store, Valid: lease.Valid, Lost: lost, After: n.after(lease.Before()),
+		Store: store, Valid: over.valid, Lost: lost, After: n.after(lease.Before()),
+		Resume: over.resume, HandOver: over.tell, Taken: over.taken,
 		Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
 			//nolint:contextcheck // life is the context
 			return n.cluster.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o, Life: life})
@@ -234,7 +259,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		end() // nothing that is for the cluster is waited for
 	})
 	n.note(cluster.Holder{Host: n.host, ID: "this daemon"}, nil)
-	n.term.Store(&term{b, metrics, lease.Valid})
+	n.term.Store(&term{b, s.registry, lease.Valid})
 	n.changes.Inc()
 	err = b.Run(running)
 	n.term.Store(nil)
@@ -329,6 +354,9 @@ func (n *Node) Status() status.Status {
 		Held: []status.HeldMessage{}, Troubles: []status.Trouble{},
 		Storage: status.StorageStatus{Path: n.opts.StoragePath, MaxBytes: int64(n.opts.Config.Storage.MaxBytes)},
 	}
+	if standing := n.standing.Load(); standing != nil && standing.ears != nil {
+		s.HMCs, s.Reasons = standing.ears.Status()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.Leader = n.leader.Host
@@ -348,6 +376,8 @@ func (n *Node) Reload(cfg *config.Config) error {
 		if err := b.Reload(cfg); err != nil {
 			return err
 		}
+	} else if err := n.usable(cfg); err != nil {
+		return err
 	} else if !cfg.Storage.Equal(&n.opts.Config.Storage) {
 		n.log.Warn("the storage section of the configuration is not as it was at the start: " +
 			"what it says of the cluster takes effect when the daemon is started anew")
@@ -355,6 +385,9 @@ func (n *Node) Reload(cfg *config.Config) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cfg = cfg
+	if s := n.standing.Load(); s != nil && !s.fits(cfg) {
+		(*n.again.Load())() // it hears what the new one says
+	}
 	return nil
 }
 
@@ -393,6 +426,10 @@ func (n *Node) Describe(chan<- *prometheus.Desc) {}
 func (n *Node) Collect(to chan<- prometheus.Metric) {
 	if t := n.term.Load(); t != nil {
 		t.metrics.Collect(to)
+		return
+	}
+	if s := n.standing.Load(); s != nil && s.ears != nil {
+		s.registry.Collect(to)
 		return
 	}
 	for _, h := range n.config().HMCs {

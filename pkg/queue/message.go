@@ -59,6 +59,17 @@ func CutChunk(b []byte) (chunk, rest []byte, first, last uint64) {
 	return b[:end:end], b[end:], first, last
 }
 
+// Records calls fn with the records of a chunk, in whose memory they are.
+func Records(chunk []byte, fn func(seq uint64, data []byte)) error {
+	c, err := parseChunk(chunk, kindRecords)
+	for seq, offset := c.first, c.start; err == nil && offset < c.end; seq++ {
+		var data []byte
+		data, offset = nextEntry(chunk, offset)
+		fn(seq, data)
+	}
+	return err
+}
+
 // NewBlock returns the block with a chunk, which should hold record seq of the segment.
 func NewBlock(chunk []byte, s Segment, seq uint64) (Block, error) { return findRecord(chunk, s, seq) }
 

@@ -90,17 +90,15 @@ type Options struct {
 	// MaxBytes bounds the files; beyond it the oldest segment goes, whoever still needs it. It
 	// is kept to within a segment. Unlimited is no limit.
 	MaxBytes int64
-	// Retain is how long records are kept that every cursor has acknowledged, from when they were
-	// appended; they go a segment at a time. Beyond MaxBytes, and when the disk is full, they go
-	// before that.
+	// Retain is how long records are kept, from when they were appended, that every cursor has
+	// acknowledged; they go a segment at a time, and sooner beyond MaxBytes or on a full disk.
 	Retain time.Duration
 	// SegmentBytes is the size of a file at which the next one begins. Space comes back, and
 	// damage takes, a segment at a time.
 	SegmentBytes int64
 	// WaitBytes bounds what waits to be written; while it is reached, Append blocks.
 	WaitBytes int64
-	// CacheBytes is the memory for the newest records, from which cursors that keep up are
-	// served.
+	// CacheBytes is the memory for the newest records, which serves cursors that keep up.
 	CacheBytes int64
 	// OnDropped is told of records that a cursor will not get though they were stored, because
 	// of MaxBytes or of damage. It may be called during Open, from any goroutine and from

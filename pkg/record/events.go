@@ -15,13 +15,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
-const (
-	// silenceAfter is how long nothing comes when the network may be holding it up, silenceOver
-	// how long after that a link is taken for one that works again.
-	silenceAfter = 2 * time.Second
-	silenceOver  = 10 * time.Second
-)
-
 // Connection is the body of a bridge-connected event.
 type Connection struct {
 	Host       string       `json:"host"`
@@ -96,6 +89,9 @@ func (r *Recorder) Connected(ctx context.Context, c Connection, complete bool, a
 		summary += t.withoutSight(t.now.Sub(since))
 	}
 	wasBlind = t.gaps.LinkUp(asked, t.now, r.watcher.CanFetch())
+	if r.heardTo.IsZero() {
+		r.heardTo = t.now
+	}
 	t.logs.LinkUp(c.Host + "\x00" + c.Console)
 	for _, topic := range c.Topics {
 		if event.IsLog(topic.Type) && r.watcher.CanFetch() {
@@ -137,7 +133,7 @@ func (r *Recorder) Disconnected(ctx context.Context, d Disconnection, lastFrame 
 		if unread || lastFrame.IsZero() {
 			lastFrame = t.link.received
 		}
-		if lastFrame = t.link.silence.lastCertain(lastFrame); !unread && !d.Confirmed.IsZero() {
+		if lastFrame = t.link.silence.LastCertain(lastFrame); !unread && !d.Confirmed.IsZero() {
 			lastFrame = d.Confirmed
 		}
 		lastFrame = status.Later(lastFrame, t.gaps.WindowUntil())
@@ -186,7 +182,7 @@ func (r *Recorder) SessionEnded() {
 func (t *tx) reportGaps() {
 	for _, g := range t.gaps.Due(t.now, t.r.timing.Settle) {
 		kinds := t.unseen(g)
-		if len(kinds) == 0 {
+		if len(kinds) == 0 && !t.overheard(g) {
 			t.r.log.Info("without sight of this HMC, but another one of its group reported what happened",
 				zap.Time("from", g.From), zap.Time("to", g.To), zap.String("causes", strings.Join(g.Causes, "; ")))
 			continue
@@ -240,7 +236,7 @@ func (t *tx) noteContact() {
 	if handedOn {
 		t.link.handedOn = heard
 	}
-	t.link.silence.heard(heard)
+	t.link.silence.Heard(heard)
 	if handedOn {
 		t.logs.Arrived(t.now)
 	}
@@ -248,32 +244,6 @@ func (t *tx) noteContact() {
 		t.contact.Set(at, "")
 		t.send()
 	}
-}
-
-// silence remembers the last time in which nothing came although heart-beats are usual.
-type silence struct {
-	last     time.Time // what was heard last
-	from, to time.Time
-}
-
-func (s *silence) heard(at time.Time) {
-	if !s.last.IsZero() && at.Sub(s.last) > silenceAfter {
-		s.from, s.to = s.last, at
-	}
-	s.last = at
-}
-
-// lastCertain returns since when something may be missing of a link that was lost, where its last
-// bytes came at last. If those came soon after a silence the network may have held them up, and
-// lost what was behind them.
-func (s *silence) lastCertain(last time.Time) time.Time {
-	s.heard(last)
-	from := last
-	if !s.to.IsZero() && last.Sub(s.to) < silenceOver {
-		from = s.from
-	}
-	*s = silence{}
-	return from
 }
 
 // Problem notes why something that was missed could not be fetched.

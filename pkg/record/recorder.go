@@ -62,6 +62,9 @@ type Options struct {
 	Budget  *budget.Budget   // of what waits to be stored; nil: there is none
 	Now     func() time.Time // nil: time.Now
 	After   string           // of whom the daemon has taken over; "": of nobody
+	// Heard is from when on the daemon has heard what the HMC says before it records it, which
+	// Overheard is told; the zero time: it has not.
+	Heard time.Time
 }
 
 // Recorder brings what comes from one HMC into the queue, whoever has something to record:
@@ -81,6 +84,8 @@ type Recorder struct {
 	seenBy  []string // the HMC alone, for the events of a group
 	labels  event.Headers
 	after   string
+	// see Options.Heard, and until when
+	heard, heardTo time.Time
 
 	severities atomic.Pointer[translate.Severities]
 	rules      atomic.Pointer[translate.Rules]
@@ -106,7 +111,7 @@ func New(opts Options) *Recorder {
 	r := &Recorder{
 		name: name, cfg: opts.Config, group: opts.Group, watcher: opts.Watcher, metrics: opts.Metrics, log: opts.Logger,
 		topics: opts.Topics, timing: opts.Timing, now: opts.Now, seenBy: []string{name},
-		labels: translate.Labels(opts.Config.Labels), after: opts.After,
+		labels: translate.Labels(opts.Config.Labels), after: opts.After, heard: opts.Heard,
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -170,7 +175,9 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 			last = until
 		}
 		t.blind(last, cmp.Or(cause, "the daemon ended without notice"))
-		if r.after != "" {
+		if r.after != "" && !r.heard.IsZero() {
+			t.blind(last, r.after+", and has heard itself what the HMC says since "+r.heard.UTC().Format(time.RFC3339))
+		} else if r.after != "" {
 			t.blind(last, r.after)
 		}
 	}
@@ -194,6 +201,15 @@ func (r *Recorder) Notification(ctx context.Context, n *translate.Notification) 
 	t := r.begin(ctx)
 	defer t.end()
 	t.notification(n)
+}
+
+// Overheard records what the HMC sent while another daemon recorded, unless that one has.
+func (r *Recorder) Overheard(ctx context.Context, n *translate.Notification) {
+	t := r.begin(ctx)
+	defer t.end()
+	if t.take(n) {
+		t.gaps.Recovered(r.topics.KindOf(n.Topic, n.Type), t.now)
+	}
 }
 
 // Flush hands to the queue what is in memory.

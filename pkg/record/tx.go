@@ -3,7 +3,6 @@ package record
 import (
 	"context"
 	"slices"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -95,7 +94,7 @@ type linkState struct {
 	subscribed map[string]time.Time
 	// the last contact up to which everything is recorded, as of the last tick
 	handedOn time.Time
-	silence  silence
+	silence  ledger.Silence
 	lastBeat time.Time
 }
 
@@ -311,10 +310,15 @@ func (t *tx) notification(n *translate.Notification) {
 		t.listLogs(n, number)
 		t.sequence.Note(n.Topic, number, n.Received)
 	}
+	t.take(n)
+}
+
+// take records a notification, unless it was recorded before.
+func (t *tx) take(n *translate.Notification) (taken bool) {
 	id, certain := n.ID(t.r.name)
 	if certain && t.seen.Add(id, n.Received) || t.repeatsChange(n) {
 		t.r.metrics.duplicate(n.Type)
-		return
+		return false
 	}
 	t.split, t.beyond = 0, 0
 	t.conv.Convert(n, id, t.emit)
@@ -325,6 +329,7 @@ func (t *tx) notification(n *translate.Notification) {
 	if t.g.out.full() {
 		t.flush()
 	}
+	return true
 }
 
 // listLogs has logs listed whose entries may have been lost before the first number of a session.
@@ -405,32 +410,16 @@ const maxChanged = 10_000
 // repeatsChange reports whether another HMC of the group has reported the same change of the same
 // object.
 func (t *tx) repeatsChange(n *translate.Notification) bool {
-	if !t.g.changes.Shared() || n.Resource.ObjectURI == "" {
-		return false
-	}
-	parts := []string{n.Type, n.Resource.ObjectURI, n.Resource.ElementURI}
-	of := slices.Clone(parts) // what it says something about
-	switch n.Type {
-	case event.TypeStatusChange, event.TypePropertyChange:
-		// What says the same need not be written the same by two HMCs of different
-		// versions.
-		for i := range n.Reports {
-			r := &n.Reports[i]
-			of = append(of, r.Property)
-			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, string(r.NewAdditional), string(r.NewValue))
-			if r.NewStatus == "" && r.Judged {
-				parts = append(parts, strconv.FormatBool(r.Unacceptable))
-			}
-		}
-	case event.TypeInventoryChange:
-		parts = append(parts, n.Headers.Get("action"))
-	default:
+	if !t.g.changes.Shared() {
 		return false
 	}
 	// What was reported before another change of this HMC's is not what this one is of, or that
 	// one would be the last word.
-	about := event.IDOf(of...)
-	report := sighting{key: event.IDOf(parts...), kind: event.TopicObject, at: n.Received, after: t.changed[about]}
+	says, about, ok := n.Content()
+	if !ok {
+		return false
+	}
+	report := sighting{key: says, kind: event.TopicObject, at: n.Received, after: t.changed[about]}
 	if n.Type != event.TypeStatusChange {
 		report.after = time.Time{} // that a status is right in the end is worth a repetition
 	}
@@ -482,10 +471,19 @@ func (t *tx) repeats(in *ledger.Sightings, s *sighting) bool {
 	})
 }
 
+// overheard says whether this daemon has heard all of a gap itself, but for OS messages.
+func (t *tx) overheard(g *ledger.Gap) bool {
+	heard := t.r.heard
+	return !heard.IsZero() && !g.From.Before(heard.Add(arriveWithin)) && !g.To.After(t.r.heardTo)
+}
+
 // unseen returns the kinds of topics of which no other HMC of the group has reported what happened
 // in a gap; none: the gap need not be reported.
 func (t *tx) unseen(g *ledger.Gap) []string {
 	kinds := slices.Clone(t.r.kinds())
+	if t.overheard(g) {
+		kinds = nil
+	}
 	unsaid := g.Missed[event.TopicOther] > 0 // of which kind they were the numbers do not tell
 	if len(g.Concerns) > 0 || len(g.Problems) > 0 || unsaid || len(t.g.members) < 2 {
 		return kinds

@@ -36,15 +36,41 @@ var (
 	ErrLiveEnded      = errors.New("the daemon is ending")
 )
 
+// Log is what is read along.
+type Log interface {
+	// Bounds returns the first and the last record that can be read; where there is none, first is
+	// the one behind last.
+	Bounds() (first, last uint64)
+	// Reader returns one that begins with record first, or with the first one after it.
+	Reader(first uint64) Reader
+	// Find returns the first and the last of the records that may have been stored in a time. It
+	// may return too much, and never too little.
+	Find(since, until time.Time) (first, last uint64, err error)
+}
+
+// Reader reads a Log as a queue.Reader does.
+type Reader interface {
+	Next(ctx context.Context, maxRecords, maxBytes int) ([]queue.Record, error)
+	Poll(maxRecords, maxBytes int) ([]queue.Record, error)
+	Close()
+}
+
+// queueLog is the Log of a queue.
+type queueLog struct{ *queue.Queue }
+
+// Reader implements Log.
+func (q queueLog) Reader(first uint64) Reader { return q.Queue.Reader(first, false) }
+
 // Live is where those are who read along.
 type Live struct {
 	History
 
+	log Log
 	// Config is the configuration that is in use.
 	Config func() *config.Config
 	// ended is done when no more is to come.
 	ended context.Context
-	end   context.CancelFunc
+	end   context.CancelCauseFunc
 
 	mu      sync.Mutex
 	readers map[*LiveReader]struct{}
@@ -54,13 +80,23 @@ type Live struct {
 
 // NewLive returns one without readers.
 func NewLive(h History, cfg func() *config.Config) *Live {
-	l := &Live{History: h, Config: cfg, readers: make(map[*LiveReader]struct{}), left: make(chan struct{}, 1)}
-	l.ended, l.end = context.WithCancel(context.Background())
+	l := NewLiveOf(queueLog{h.Queue}, cfg)
+	l.History = h
+	return l
+}
+
+// NewLiveOf returns one of a log that has no history besides.
+func NewLiveOf(log Log, cfg func() *config.Config) *Live {
+	l := &Live{log: log, Config: cfg, readers: make(map[*LiveReader]struct{}), left: make(chan struct{}, 1)}
+	l.ended, l.end = context.WithCancelCause(context.Background())
 	return l
 }
 
 // End lets the readers have what is stored, and no more. None can come after it.
-func (l *Live) End() { l.end() }
+func (l *Live) End() { l.EndBecause(ErrLiveEnded) }
+
+// EndBecause is End with what the readers are told.
+func (l *Live) EndBecause(why error) { l.end(why) }
 
 // Left waits, after End, until the readers have had what is stored and are closed, but no longer
 // than that.
@@ -102,7 +138,7 @@ type LiveFilter struct {
 // LiveReader reads what is stored. Close it.
 type LiveReader struct {
 	live   *Live
-	from   *queue.Reader
+	from   Reader
 	next   uint64 // the record that comes next, if none is lost
 	filter LiveFilter
 	// first are those that come before what from reads.
@@ -117,12 +153,12 @@ func (l *Live) Read() (*LiveReader, error) {
 	defer l.mu.Unlock()
 	switch {
 	case l.ended.Err() != nil:
-		return nil, ErrLiveEnded
+		return nil, context.Cause(l.ended)
 	case len(l.readers) >= MaxLiveReaders:
 		return nil, ErrTooManyReaders
 	}
 	r := &LiveReader{live: l}
-	_, last := l.Queue.Bounds()
+	_, last := l.log.Bounds()
 	r.begin(last + 1)
 	l.readers[r] = struct{}{}
 	return r, nil
@@ -133,7 +169,7 @@ func (r *LiveReader) begin(seq uint64) {
 	if r.from != nil {
 		r.from.Close()
 	}
-	r.from, r.next = r.live.Queue.Reader(seq, false), seq
+	r.from, r.next = r.live.log.Reader(seq), seq
 }
 
 // Close ends the reading.
@@ -157,7 +193,7 @@ func (r *LiveReader) Only(filter LiveFilter) (known bool, err error) {
 	if _, err := r.sink(); err != nil {
 		return true, err
 	}
-	first, end := r.live.Queue.Bounds()
+	first, end := r.live.log.Bounds()
 	switch {
 	case filter.After != "":
 		known := false
@@ -171,7 +207,7 @@ func (r *LiveReader) Only(filter LiveFilter) (known bool, err error) {
 		}
 		return known, err
 	case !filter.Since.IsZero():
-		seq, _, err := r.live.Queue.Find(filter.Since, filter.Since)
+		seq, _, err := r.live.log.Find(filter.Since, filter.Since)
 		r.begin(seq)
 		r.stored = end
 		return true, err
@@ -228,8 +264,8 @@ func (r *LiveReader) last(end uint64) error {
 
 // Next waits for events that the filter lets through and returns them in the order in which they
 // were stored. lost is how many events before them, of all kinds, were gone when their turn came.
-// It returns ErrLiveEnded at the end of the daemon and ErrNoSuchSink when the filter's sink is not
-// configured any more.
+// It returns ErrLiveEnded, or what EndBecause says, at the end, and ErrNoSuchSink when the filter's
+// sink is not configured any more.
 func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int, err error) {
 	if events, r.first = r.first, nil; len(events) > 0 {
 		return events, 0, nil
@@ -243,7 +279,9 @@ func (r *LiveReader) Next(ctx context.Context) (events []event.Record, lost int,
 		case err == nil:
 		case ctx.Err() != nil:
 			return nil, 0, ctx.Err()
-		case r.live.ended.Err() != nil, errors.Is(err, queue.ErrClosed):
+		case r.live.ended.Err() != nil:
+			return nil, 0, context.Cause(r.live.ended) //nolint:contextcheck // as above
+		case errors.Is(err, queue.ErrClosed):
 			return nil, 0, ErrLiveEnded
 		default:
 			return nil, 0, err

@@ -170,6 +170,53 @@ func (n *Notification) ID(hmc string) (id event.ID, certain bool) {
 	), n.messageID != ""
 }
 
+// Content identifies what the notification says of an object, and about what of it: two HMCs say it
+// alike, and so do two sessions. It reports false where it is of no object, or of another type.
+func (n *Notification) Content() (says, about event.ID, ok bool) {
+	if n.Resource.ObjectURI == "" {
+		return says, about, false
+	}
+	parts := []string{n.Type, n.Resource.ObjectURI, n.Resource.ElementURI}
+	of := slices.Clone(parts)
+	switch n.Type {
+	case event.TypeStatusChange, event.TypePropertyChange:
+		// What says the same need not be written the same by two HMCs of different
+		// versions.
+		for i := range n.Reports {
+			r := &n.Reports[i]
+			of = append(of, r.Property)
+			parts = append(parts, r.Property, r.OldStatus, r.NewStatus, escaped(r.NewAdditional), escaped(r.NewValue))
+			if r.NewStatus == "" && r.Judged {
+				parts = append(parts, strconv.FormatBool(r.Unacceptable))
+			}
+		}
+	case event.TypeInventoryChange:
+		parts = append(parts, n.Headers.Get("action"))
+	default:
+		return says, about, false
+	}
+	return event.IDOf(parts...), event.IDOf(of...), true
+}
+
+// escaped is JSON as it is stored.
+func escaped(b []byte) string { return string(event.AppendEscaped(nil, b)) }
+
+// Told identifies what the notification says, by whichever session. It is the zero ID of OS
+// messages and log entries, which have ids of their own.
+func (n *Notification) Told() event.ID {
+	if n.Type == event.TypeOSMessage || n.Type == event.TypeLogEntry {
+		return event.ID{}
+	}
+	if says, _, ok := n.Content(); ok {
+		return says
+	}
+	body := escaped(n.Body)
+	if n.job != "" { // how it has ended may be added
+		body = ""
+	}
+	return event.IDOf(n.Type, n.Resource.ObjectURI, n.Resource.ElementURI, n.job, body)
+}
+
 // note takes a header that is known by no name here into the sum, in whichever order they come.
 func (n *Notification) note(name, value string) {
 	switch name { // they are of the one time that the broker sends it, and may be others the next time

@@ -167,7 +167,7 @@ func (k *keeper) ping(ctx context.Context) {
 	}
 	asked := time.Now()
 	err := k.session.Ping(ctx)
-	if err == nil {
+	if err == nil && k.Rec != nil {
 		k.Rec.SessionLived(asked)
 	}
 	if err != nil && ctx.Err() == nil {

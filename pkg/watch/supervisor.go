@@ -15,6 +15,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/heard"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
@@ -65,6 +66,10 @@ type Supervisor struct {
 	trouble   trouble
 	// that is being recorded
 	note translate.Notification
+
+	listen listening
+	// recorder is Rec, for those who may come before there is one.
+	recorder atomic.Pointer[record.Recorder]
 }
 
 // shared is what all goroutines that look after one HMC may use.
@@ -90,13 +95,24 @@ type trouble struct {
 // New makes a Supervisor that does nothing yet. It makes every series that the HMC has in the
 // metrics.
 func New(o Options) (*Supervisor, error) {
+	s, err := NewListening(o, 0, 0)
+	if err == nil {
+		s.Record(o)
+	}
+	return s, err
+}
+
+// NewListening is New without Queue and Group, for Listen, which keeps so many bytes of what it
+// hears for a time. Record comes before Run.
+func NewListening(o Options, keep time.Duration, keepBytes int) (*Supervisor, error) {
 	name := o.HMC.Name
 	s := &Supervisor{
 		backoff: receiver.NewBackoff(o.HMC.Stomp), again: make(chan struct{}, 1), beat: status.NewBeat(),
 		onFailed: o.Tap.Failed,
 	}
+	s.listen.heard = heard.NewLog(keep, keepBytes)
 	s.Cfg, s.Metrics = o.HMC, o.Metrics.ForHMC(name)
-	s.queue, s.intervals = o.Queue, o.Intervals.withDefaults()
+	s.intervals = o.Intervals.withDefaults()
 	s.log = o.Logger.Named("receiver").With(zap.String("hmc", name))
 	s.assumed = newAssumptions(name, o.Metrics, s.log)
 	var err error
@@ -116,16 +132,16 @@ func New(o Options) (*Supervisor, error) {
 	}
 	s.topics.Set(make(map[string]string))
 	s.source.board, s.source.metrics = newBoard(), s.Metrics
-	s.Rec = record.New(record.Options{
-		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
-		Timing: s.intervals.Recording, Budget: o.Budget, After: o.After,
-	})
 	s.connector = logon.NewConnector(s.session, receiver.Options{
 		OnMissed: func(topic string) {
 			s.assumed.missed(topic)
-			s.Rec.Overflowed(topic, time.Now())
+			if r := s.recorder.Load(); r != nil {
+				r.Overflowed(topic, time.Now())
+			} else {
+				s.listen.heard.Missed()
+			}
 		},
-		HandoverHold: func() bool { return s.queue.Err() == nil },
+		HandoverHold: func() bool { return s.recorder.Load() == nil || s.queue.Err() == nil },
 		Limits:       receiver.Limits{Handover: o.Handover}, Budget: o.Budget,
 		Dial: o.Dial, OnTraffic: s.assumed.traffic(o.Tap.Traffic),
 	}, func(link *receiver.Receiver) {
@@ -133,6 +149,30 @@ func New(o Options) (*Supervisor, error) {
 	})
 	s.used.Store(&s.Cfg)
 	return s, nil
+}
+
+// Record has what comes from now on, and what was heard before and not seen recorded, recorded by
+// Run.
+func (s *Supervisor) Record(o Options) {
+	s.queue = o.Queue
+	s.Rec = record.New(record.Options{
+		Config: s.Cfg, Group: o.Group, Watcher: &s.source, Metrics: s.Metrics, Logger: s.log, Topics: &s.topics,
+		Timing: s.intervals.Recording, Budget: o.Budget, After: o.After, Heard: s.listen.heard.Since(),
+	})
+	s.recorder.Store(s.Rec)
+}
+
+// sessionEnded and disconnected tell the recorder, where there is one.
+func (s *Supervisor) sessionEnded() {
+	if s.Rec != nil {
+		s.Rec.SessionEnded()
+	}
+}
+
+func (s *Supervisor) disconnected(ctx context.Context, d record.Disconnection, lastFrame time.Time, unread bool) {
+	if s.Rec != nil {
+		s.Rec.Disconnected(ctx, d, lastFrame, unread)
+	}
 }
 
 // Config returns Cfg with what the files that it names held when they were read last. It is not to
@@ -159,6 +199,10 @@ func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 		recorder.Wait()
 		s.Rec.Close(context.WithoutCancel(ctx), s.endCause())
 	}()
+	s.rounds(ctx)
+}
+
+func (s *Supervisor) rounds(ctx context.Context) {
 	for ctx.Err() == nil {
 		if upSince, err := s.safeRound(ctx); ctx.Err() == nil {
 			s.waitAfter(ctx, upSince, err)
@@ -203,6 +247,9 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	case <-s.again: // here it is
 	default:
 	}
+	if link, o := s.listen.take(); link != nil {
+		return s.live(ctx, link, o)
+	}
 	s.refresh()
 	board := s.source.board
 	if s.session.UsesREST() {
@@ -211,7 +258,7 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	had := s.session.API
 	o, err := s.session.Prepare(ctx)
 	if had != nil && s.session.API != had {
-		s.Rec.SessionEnded()
+		s.sessionEnded()
 	}
 	if err != nil {
 		return upSince, err
@@ -222,12 +269,22 @@ func (s *Supervisor) round(ctx context.Context) (upSince time.Time, err error) {
 	if err != nil {
 		return upSince, err
 	}
+	return s.live(ctx, link, o)
+}
+
+// live is the part of a round from when the link is up.
+func (s *Supervisor) live(ctx context.Context, link *receiver.Receiver, o *logon.Offer) (upSince time.Time, err error) {
 	upSince = time.Now()
-	unread, err := s.watch(ctx, link, o)
+	unread := false
+	if s.Rec == nil {
+		err = s.hear(ctx, link, o)
+	} else {
+		unread, err = s.watch(ctx, link, o)
+	}
 	s.recordLoss(ctx, err, unread)
 	if hmc.SessionLost(err) {
 		s.session.Logoff(ctx)
-		s.Rec.SessionEnded()
+		s.sessionEnded()
 	}
 	return upSince, err
 }
@@ -292,11 +349,35 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *logo
 // linkUp publishes and records that the link is up, and has the keeper fetch what was missed
 // before.
 func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *logon.Offer) {
-	now := s.source.update(func(now *state) { now.up(k.link) })
+	if s.source.now().link != k.link { // else it was up while another daemon recorded
+		s.announce(k.link, o)
+	}
+	k.newSession, s.linked = k.session != s.linked, k.session
+	up := record.Connection{Host: o.Host, Console: o.Console, NewSession: k.newSession}
+	for _, topic := range slices.Sorted(maps.Keys(o.Kinds)) {
+		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: o.Kinds[topic]})
+	}
+	if k.session != nil {
+		s.source.keeper.Store(k)
+	}
+	wasBlind := s.Rec.Connected(ctx, up, o.Complete, s.connector.Asked)
+	s.overheard(ctx)
+	if wasBlind {
+		s.source.Fetch(map[string]bool{"": true})
+		return
+	}
+	for _, kind := range event.LogTopics() {
+		s.source.FetchLog(kind)
+	}
+}
+
+// announce publishes that the link is up.
+func (s *Supervisor) announce(link *receiver.Receiver, o *logon.Offer) {
+	now := s.source.update(func(now *state) { now.up(link) })
 	if now.links > 1 {
 		s.Metrics.Reconnects.Inc()
 	}
-	send, receive := k.link.HeartBeat()
+	send, receive := link.HeartBeat()
 	fields := []zap.Field{
 		zap.String("host", o.Host), zap.Int("topics", len(o.Kinds)),
 		zap.Duration("heartbeat_send", send), zap.Duration("heartbeat_receive", receive),
@@ -306,22 +387,6 @@ func (s *Supervisor) linkUp(ctx context.Context, k *keeper, o *logon.Offer) {
 	}
 	s.trouble = trouble{}
 	s.log.Info("connected to the HMC", fields...)
-
-	k.newSession, s.linked = k.session != s.linked, k.session
-	up := record.Connection{Host: o.Host, Console: o.Console, NewSession: k.newSession}
-	for _, topic := range slices.Sorted(maps.Keys(o.Kinds)) {
-		up.Topics = append(up.Topics, record.TopicLabel{Name: topic, Type: o.Kinds[topic]})
-	}
-	if k.session != nil {
-		s.source.keeper.Store(k)
-	}
-	if s.Rec.Connected(ctx, up, o.Complete, s.connector.Asked) {
-		s.source.Fetch(map[string]bool{"": true})
-		return
-	}
-	for _, kind := range event.LogTopics() {
-		s.source.FetchLog(kind)
-	}
 }
 
 // closeLink publishes that the link has ended, and ends it, if there is one. problem and reason say
@@ -347,7 +412,7 @@ func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
 		d.Planned, d.Cause = true, s.endCause()
 	}
 	frame, _ := s.source.now().lastTimes()
-	s.Rec.Disconnected(context.WithoutCancel(ctx), d, frame, unread)
+	s.disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
 // recordRest handles what was received and not yet handed on when the link was closed from this
@@ -416,6 +481,10 @@ func (s *Supervisor) record(ctx context.Context, n *receiver.Notification, err e
 	s.note.Parse(n, !notJSON)
 	s.Metrics.Notified(s.note.Type)
 	s.assumed.notified(&s.note)
+	if s.Rec == nil {
+		s.listen.heard.Hear(heard.Notification{Notification: *n, Valid: !notJSON}, s.note.Told())
+		return true
+	}
 	s.Rec.Notification(ctx, &s.note)
 	return true
 }
@@ -450,7 +519,7 @@ func (s *Supervisor) failed(ctx context.Context, err error, name string, wait ti
 	if s.onFailed != nil {
 		s.onFailed(time.Now(), reason)
 	}
-	s.Rec.Disconnected(ctx, record.Disconnection{State: name, Reason: reason, Cause: problem}, time.Time{}, false)
+	s.disconnected(ctx, record.Disconnection{State: name, Reason: reason, Cause: problem}, time.Time{}, false)
 	s.pause(ctx, err, name, wait)
 }
 
@@ -537,7 +606,10 @@ func (s *Supervisor) Snapshot() status.HMCStatus {
 	h := now.show(len(s.Cfg.OSMessages) > 0)
 	h.Name, h.Missed, h.Notifications = s.Cfg.Name, int(s.source.missed.Load()), s.Metrics.Counts()
 	h.NotificationsPerMinute = s.Rate.List(at, s.Metrics.Received())
-	view := s.Rec.View()
+	view := new(record.View)
+	if s.Rec != nil {
+		view = s.Rec.View()
+	}
 	h.BlindSince, h.Gaps = status.TimeOrNil(view.BlindSince), int64(view.Gaps)
 	if g := view.LastGap; g != nil {
 		h.LastGap = &status.GapStatus{

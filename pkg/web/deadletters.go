@@ -15,6 +15,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 )
 
 const (
@@ -205,7 +206,7 @@ func (h handler) replayDeadLetters(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	return answerSteps(h, w, func(report func(deliver.ReplayStep) error) error {
+	return answerSteps(h, w, func(report func(replay.LettersStep) error) error {
 		return b.Replay(r.Context(), q.filter, q.to, report)
 	})
 }

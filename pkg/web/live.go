@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 const (
@@ -122,6 +124,13 @@ func (h handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Cache-Control", "no-store")
 	// a proxy is to pass on what comes when it comes
 	w.Header().Set("X-Accel-Buffering", "no")
+	if now := h.now.get(h.Status); now.Role == status.RoleStandby {
+		leader, err := json.Marshal(map[string]string{"leader": now.Leader})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&s.out, "event: standby\ndata: %s\n\n", leader)
+	}
 	if !known {
 		// As many were missed, but it is not known how many.
 		s.out.WriteString("event: lost\ndata: {\"lost\":0,\"unknown\":true}\n\n")

@@ -44,7 +44,7 @@ func TestOpenAPIReference(t *testing.T) {
 	g := generated{}
 	for name, of := range map[string]any{
 		"Status": statusAnswer{}, "Event": event.Event{}, "DeadLetterList": web.DeadLetterList{}, "Purged": web.Purged{}, "Error": web.Error{},
-		"TestStep": deliver.TestStep{}, "DeadLetterReplayStep": deliver.ReplayStep{}, "ReplayStep": replay.Step{},
+		"TestStep": deliver.TestStep{}, "DeadLetterReplayStep": replay.LettersStep{}, "ReplayStep": replay.Step{},
 	} {
 		g[name] = g.object(reflect.TypeOf(of))
 	}

@@ -225,7 +225,7 @@ func codeOf(err error) int {
 			deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink, bridge.ErrUnknownHMC, replay.ErrNothing,
 		},
 		http.StatusConflict: {
-			deliver.ErrConfigured, deliver.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
+			deliver.ErrConfigured, replay.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
 		},
 		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded, bridge.ErrStandby},
 	} {

@@ -158,6 +158,7 @@
   let retry = 0;
   let wait = 1000;
   let hiding = 0;
+  let leader = ''; // the machine whose events are shown, where this one stands by
 
   function address() {
     const query = new URLSearchParams();
@@ -185,6 +186,7 @@
       if (here !== source) return;
       if (begins) clear();
       begins = false;
+      leader = '';
       tail.dataset.from = from;
       wait = 1000;
       tell();
@@ -197,6 +199,11 @@
     source.addEventListener('lost', function (e) {
       if (here !== source) return;
       take(Number(JSON.parse(e.data).lost));
+    });
+    source.addEventListener('standby', function (e) {
+      if (here !== source) return;
+      leader = JSON.parse(e.data).leader;
+      tell();
     });
     source.onerror = function () {
       if (here !== source) return;
@@ -233,8 +240,9 @@
   function tell() {
     if (!source) return;
     tail.dataset.shown = shown;
-    if (paused) say('Paused. ' + (waiting.length + skipped) + ' new.');
-    else say(shown ? 'Listening. ' + shown + (shown === 1 ? ' event' : ' events') + ' so far; the newest ' + maxRows + ' are kept.' : 'Listening. Events appear here as they are stored.');
+    const of = leader ? 'This daemon stands by: the events are those of ' + leader + '. ' : '';
+    if (paused) say(of + 'Paused. ' + (waiting.length + skipped) + ' new.');
+    else say(of + (shown ? 'Listening. ' + shown + (shown === 1 ? ' event' : ' events') + ' so far; the newest ' + maxRows + ' are kept.' : 'Listening. Events appear here as they are stored.'));
   }
 
   function draw() {

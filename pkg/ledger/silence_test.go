@@ -1,4 +1,4 @@
-package record
+package ledger
 
 import (
 	"testing"
@@ -21,11 +21,11 @@ func TestGapBeginsBeforeASilence(t *testing.T) {
 		{"a silence long ago", []float64{0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 16.5, 16.5},
 		{"heart-beats only", []float64{0, 5, 10}, 15, 10},
 	} {
-		var s silence
+		var s Silence
 		for _, h := range test.heard {
-			s.heard(at(h))
+			s.Heard(at(h))
 		}
-		if got := s.lastCertain(at(test.last)); !got.Equal(at(test.want)) {
+		if got := s.LastCertain(at(test.last)); !got.Equal(at(test.want)) {
 			t.Errorf("%s: from %.1f, want %.1f", test.name, got.Sub(at(0)).Seconds(), test.want)
 		}
 	}
