@@ -80,7 +80,7 @@ var imports = map[string]struct {
 		"what is asked of single resources needs a session, and no link",
 	},
 	"pkg/logon": {
-		[]string{"pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/logs", "pkg/receiver", "pkg/status", "pkg/translate"},
+		[]string{"pkg/assume", "pkg/budget", "pkg/config", "pkg/event", "pkg/hmc", "pkg/logs", "pkg/receiver", "pkg/status", "pkg/translate"},
 		"session and link of one HMC are made the same way by the daemon and by a check",
 	},
 	"pkg/watch": {

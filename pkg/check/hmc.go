@@ -118,13 +118,13 @@ func checkHMC(
 func (c *hmcCheck) exchange(x hmc.Exchange) {
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	watch.ObserveExchange(c.answers, x)
+	logon.ObserveExchange(c.answers, x)
 }
 
 func (c *hmcCheck) traffic(t receiver.Traffic) {
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	watch.ObserveTraffic(c.answers, t)
+	logon.ObserveTraffic(c.answers, t)
 }
 
 // questions says what the HMC has shown of what is not known of HMCs. A check is short, so most of

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/assume"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -42,7 +43,7 @@ func newAssumptions(name string, m *record.Metrics, log *zap.Logger) *assumption
 func (a *assumptions) exchange(next func(hmc.Exchange)) func(hmc.Exchange) {
 	return func(x hmc.Exchange) {
 		a.mu.Lock()
-		ObserveExchange(a.observer, x)
+		logon.ObserveExchange(a.observer, x)
 		a.mu.Unlock()
 		if next != nil {
 			next(x)
@@ -55,29 +56,13 @@ func (a *assumptions) traffic(next func(receiver.Traffic)) func(receiver.Traffic
 	return func(t receiver.Traffic) {
 		if t.Command != "MESSAGE" {
 			a.mu.Lock()
-			ObserveTraffic(a.observer, t)
+			logon.ObserveTraffic(a.observer, t)
 			a.mu.Unlock()
 		}
 		if next != nil {
 			next(t)
 		}
 	}
-}
-
-// ObserveExchange has an observer see a request.
-func ObserveExchange(o *assume.Observer, x hmc.Exchange) {
-	o.Request(assume.Exchange{
-		Operation: x.Operation, URI: x.URI, Query: x.Query, Status: x.Status, Answer: x.Answer, At: x.Began,
-	})
-}
-
-// ObserveTraffic has an observer see a frame, or the end of a link.
-func ObserveTraffic(o *assume.Observer, t receiver.Traffic) {
-	if t.Command == "" {
-		o.LinkEnded(t.At, t.Lost != "")
-		return
-	}
-	o.Frame(t.Command, t.Headers.Get, t.Body)
 }
 
 // missed says that a notification was dropped for which there was no room.
