@@ -7,6 +7,7 @@ package chromium_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -384,6 +385,25 @@ func TestWithoutJavaScript(t *testing.T) {
 		}
 	}
 	b.do(chromedp.WaitReady(chromedp.CSS("#estate-live table")))
+}
+
+// What the page's policy forbids is not done, and is on the console, where all these tests look.
+func TestPolicy(t *testing.T) {
+	s := startSite(t)
+	b := open(t, "Content Security Policy")
+	b.do(chromedp.Navigate(s.URL + "/"))
+	value[any](b, `(() => { const s = document.createElement("script"); s.textContent = "document.title = 'hacked'"; document.body.append(s) })()`)
+	program.Await(t, within, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.messages) == 0 {
+			return errors.New("nothing is on the console")
+		}
+		return nil
+	})
+	if title := value[string](b, "document.title"); strings.Contains(title, "hacked") {
+		t.Error("a script was run that is not the page's")
+	}
 }
 
 // usage is what a page and its daemon need.
