@@ -48,8 +48,11 @@ func TestGapOfWhatWasOverheard(t *testing.T) {
 			said := func(topic, id, number string) *translate.Notification {
 				n := new(translate.Notification)
 				n.Parse(&receiver.Notification{Topic: topic, Received: now(), Headers: receiver.Headers{
-					{Name: "notification-type", Value: "inventory-change"}, {Name: "message-id", Value: id}, {Name: "session-sequence-nr", Value: number},
-					{Name: "object-uri", Value: "/api/partitions/" + id}, {Name: "action", Value: "add"},
+					{Name: "notification-type", Value: "inventory-change"},
+					{Name: "message-id", Value: id},
+					{Name: "session-sequence-nr", Value: number},
+					{Name: "object-uri", Value: "/api/partitions/" + id},
+					{Name: "action", Value: "add"},
 				}}, true)
 				return n
 			}
