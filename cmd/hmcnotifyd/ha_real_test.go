@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -156,9 +157,9 @@ type haPair struct {
 	client   *http.Client
 	// nil: there are none
 	servers *natscluster.Cluster
-	both    []*haDaemon // the leader first
-	stop    func()      // ends the load
-	last    string      // what was published last
+	both    []*haDaemon            // the leader first
+	stop    func()                 // ends the load
+	last    atomic.Pointer[string] // what was published last
 }
 
 // ways lead to servers, and can be cut, or hold what goes to the servers.
@@ -361,7 +362,8 @@ func (p *haPair) begin() {
 				if err != nil {
 					p.t.Error(err)
 				}
-				i, p.last = i+1, mark
+				i++
+				p.last.Store(&mark)
 			}
 		}
 	})
@@ -411,7 +413,14 @@ func valueOf(t *testing.T, metrics, name string) float64 {
 func (p *haPair) settle() {
 	p.t.Helper()
 	p.stop()
-	eventually(p.t, "the last one arrives", func() bool { return p.load.arrived(p.last) })
+	p.catchUp()
+}
+
+// catchUp returns when what was published until now has arrived.
+func (p *haPair) catchUp() {
+	p.t.Helper()
+	last := *p.last.Load()
+	eventually(p.t, "the last one arrives", func() bool { return p.load.arrived(last) })
 }
 
 // judge returns what became of the load, when nobody runs any more: the last gap may be told at the end.

@@ -192,9 +192,11 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	closeEars := func() {}
 	if s.ears != nil {
-		defer s.ears.Close() //nolint:contextcheck // it logs off, whatever ended
+		closeEars = sync.OnceFunc(s.ears.Close) // it logs off, whatever ended
 	}
+	defer closeEars()
 	waiting, again := context.WithCancel(ctx)
 	defer again()
 	n.again.Store(&again)
@@ -236,6 +238,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		},
 	}
 	b, err := bridge.New(opts) //nolint:contextcheck // what it waits for ends with life
+	go closeEars()             // of what it has not taken
 	if errors.Is(err, queue.ErrHalfCopied) {
 		return fmt.Errorf("run hmcnotifyd migrate again: %w", err)
 	}

@@ -124,7 +124,7 @@ func (e *Ears) Take(c *config.HMC) *watch.Supervisor {
 	}
 	e.registerer.Unregister(e.collector) // whoever takes them has one
 	one := e.all[c.Name]
-	if one == nil || one.taken || !one.Config().Equal(c) {
+	if one == nil || one.taken || !one.Cfg.Equal(c) && !one.Config().Equal(c) {
 		return nil
 	}
 	one.stop()
@@ -135,7 +135,9 @@ func (e *Ears) Take(c *config.HMC) *watch.Supervisor {
 
 // Fit says whether they hear these HMCs, and no others.
 func (e *Ears) Fit(hmcs []config.HMC) bool {
-	return slices.EqualFunc(e.order, hmcs, func(s *watch.Supervisor, c config.HMC) bool { return s.Config().Equal(&c) })
+	return slices.EqualFunc(e.order, hmcs, func(s *watch.Supervisor, c config.HMC) bool {
+		return s.Cfg.Equal(&c) || s.Config().Equal(&c)
+	})
 }
 
 // Close ends what was not taken, and logs off.
