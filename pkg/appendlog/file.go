@@ -17,6 +17,8 @@ const (
 	temporarySuffix = ".tmp"
 )
 
+var errDoubtful = errors.New("appendlog: what is on disk of the file is not known")
+
 // File is a log that is open. One goroutine at a time writes to it; ReadAt may be called from any.
 type File struct {
 	datadir.SystemFile
@@ -128,7 +130,7 @@ func (f *File) Reserve(room, step int64) error {
 	if f.size-f.end >= room {
 		return nil
 	}
-	size := max(f.size, f.end)
+	size, cut := max(f.size, f.end), f.placed && !f.Even(step)
 	for to := (f.end + room + step - 1) / step * step; size < to; {
 		n, err := f.WriteAt(make([]byte, min(bufferSize-size%bufferSize, to-size)), size)
 		if err != nil {
@@ -137,8 +139,16 @@ func (f *File) Reserve(room, step int64) error {
 		size += int64(n)
 	}
 	f.size = size
+	if cut { // it is of a full size on disk before anything is in it
+		err := f.Sync()
+		f.doubt = f.doubt || err != nil
+		return err
+	}
 	return nil
 }
+
+// Even says that the file is as large as Reserve makes it.
+func (f *File) Even(step int64) bool { return f.size%step == 0 }
 
 // Size returns where the next group goes.
 func (f *File) Size() int64 { return f.end }
@@ -153,6 +163,9 @@ func (f *File) Append(say []byte, groups ...[][]byte) error {
 	var synced uint64
 	if f.placed {
 		synced = 1
+	}
+	if f.doubt {
+		return errDoubtful
 	}
 	if err := f.Settle(); err != nil {
 		return err
