@@ -86,8 +86,16 @@ func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 
 // removeOld removes files that were taken over. A damaged one is kept under another name.
 func (d *disk) removeOld(old []oldSegment) error {
-	if err := d.raiseBarrier(); err != nil { // it is tried again at the next start
-		d.log.Warn("an earlier version would not notice that this one was here", zap.Error(err))
+	f, err := datadir.Open(filepath.Join(d.dir, barrier), os.O_RDONLY)
+	switch {
+	case err == nil:
+		_ = f.Close()
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	default:
+		if err := d.raiseBarrier(); err != nil { // it is tried again at the next start
+			d.log.Warn("an earlier version would not notice that this one was here", zap.Error(err))
+		}
 	}
 	if len(old) == 0 {
 		return nil
@@ -110,9 +118,6 @@ func (d *disk) removeOld(old []oldSegment) error {
 // raiseBarrier makes the file that keeps version 0.1 out.
 func (d *disk) raiseBarrier() error {
 	path := filepath.Join(d.dir, barrier)
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	temporary := path + temporarySuffix
 	err := boltfile.Make(temporary, func(tx *bolt.Tx) error {
 		for _, name := range []string{"records", "state", "meta"} {
