@@ -41,13 +41,17 @@ func connected(t testing.TB, d *daemon.Daemon) {
 }
 
 // change publishes a property change of a resource, with the value that tells it from others, and returns how many
-// subscriptions it went to.
+// subscriptions it went to. No list has the resource.
 func change(sim *hmcsim.HMC, resource, value string) int {
+	return changeOf(sim, "partition", resource, value)
+}
+
+func changeOf(sim *hmcsim.HMC, class, resource, value string) int {
 	return sim.Publish("object", []hmcsim.Header{
 		{Name: "notification-type", Value: "property-change"},
-		{Name: "class", Value: "partition"},
+		{Name: "class", Value: class},
 		{Name: "name", Value: resource},
-		{Name: "object-uri", Value: "/api/partitions/" + resource},
+		{Name: "object-uri", Value: "/api/" + class + "s/" + resource},
 		{Name: "property-names", Value: " description "},
 	}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, value))
 }
