@@ -119,6 +119,22 @@ func (s *natsServer) addStream(js jetstream.JetStream, change ...func(*jetstream
 	}
 }
 
+// deleteStream returns when nothing is left of the stream: the server removes its files after it has answered, and a
+// stream that is made meanwhile has no store.
+func (s *natsServer) deleteStream(js jetstream.JetStream) {
+	s.t.Helper()
+	if err := js.DeleteStream(s.t.Context(), natsStream); err != nil {
+		s.t.Fatal(err)
+	}
+	eventually(s.t, "the files of the stream are gone", func() bool {
+		left, err := filepath.Glob(filepath.Join(s.options.StoreDir, "jetstream", "*", "streams", natsStream))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return len(left) == 0
+	})
+}
+
 // messages returns all messages of the stream.
 func (s *natsServer) messages(js jetstream.JetStream) []*jetstream.RawStreamMsg {
 	s.t.Helper()
@@ -221,9 +237,7 @@ func newNATSPeer(t *testing.T) *peer {
 				s.addStream(js, func(c *jetstream.StreamConfig) { c.MaxMsgSize = manyBytes })
 			case busy, hang, pause:
 				received = append(received, kept()...)
-				if err := js.DeleteStream(t.Context(), natsStream); err != nil {
-					t.Fatal(err)
-				}
+				s.deleteStream(js)
 				if b == pause { // nobody is there
 					if err := errors.Join(visitor.Unsubscribe(), nc.Flush()); err != nil {
 						t.Error(err)
@@ -636,9 +650,7 @@ func TestNATSStreamDeleted(t *testing.T) {
 			if _, refused := sendAll(t, n, records(0, 50)); len(refused) > 0 {
 				t.Fatal(refused)
 			}
-			if err := js.DeleteStream(t.Context(), natsStream); err != nil {
-				t.Fatal(err)
-			}
+			s.deleteStream(js)
 			paused := 0
 			for range test.meanwhile {
 				err := n.Send(t.Context(), records(50, 3))
