@@ -19,9 +19,11 @@ import (
 
 	"github.com/go-stomp/stomp/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -182,6 +184,9 @@ func received(s status.Status) int {
 
 // delivered is the number of events that every sink has.
 func delivered(s status.Status) int {
+	if len(s.Sinks) == 0 { // it does not lead yet
+		return 0
+	}
 	n := s.Sinks[0].Delivered
 	for _, k := range s.Sinks {
 		n = min(n, k.Delivered)
@@ -259,9 +264,15 @@ func (t target) logFile(sink int) string {
 	return filepath.Join(t.dir, fmt.Sprintf("events%d.log", sink+1))
 }
 
+// runner is a bridge, or one that leads others.
+type runner interface {
+	Run(context.Context) error
+	Status() status.Status
+}
+
 // runningBridge is a bridge with its goroutine.
 type runningBridge struct {
-	*bridge.Bridge
+	runner
 	every  time.Duration // how often until asks
 	cancel context.CancelFunc
 	done   chan error
@@ -282,15 +293,22 @@ func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, read
 	if err != nil {
 		return nil, err
 	}
-	b, err := bridge.New(bridge.Options{
-		Config: cfg, StoragePath: filepath.Join(t.dir, "data"), Version: "bench", Registerer: prometheus.NewRegistry(),
-		Stdout: io.Discard, Stderr: os.Stderr,
-	})
+	registry := prometheus.NewRegistry()
+	options := bridge.Options{
+		Config: cfg, StoragePath: filepath.Join(t.dir, "data"), Version: "bench", Registerer: registry, Stdout: io.Discard, Stderr: os.Stderr,
+		Logger: zap.NewNop(),
+	}
+	var b runner
+	if cfg.Storage.JetStream != nil {
+		b, err = ha.New(options, registry)
+	} else {
+		b, err = bridge.New(options)
+	}
 	if err != nil {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(ctx)
-	r := &runningBridge{Bridge: b, every: askEvery, cancel: cancel, done: make(chan error, 1)}
+	r := &runningBridge{runner: b, every: askEvery, cancel: cancel, done: make(chan error, 1)}
 	go func() { r.done <- b.Run(life) }()
 	if err := r.until(ctx, ready); err != nil {
 		r.stop()

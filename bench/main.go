@@ -48,7 +48,7 @@ var clients = []client{
 var helpers = map[string]func(context.Context, target) error{
 	"idle": runIdle, "hmcs": runHMCs, "consumer": runConsumer, "fill": runFill, "plain": runPlainLoop, "deliver": runDelivery,
 	"plain-live": runPlainLive, "live": runLive, "destination": runDestination, "sink": runSink, "sink-loop": runSinkLoop,
-	"rules": runRules,
+	"rules": runRules, "cluster": runCluster, "nats": runNATS,
 }
 
 // parts are what can be measured alone, by the letters of the output.
@@ -59,6 +59,7 @@ var parts = []part{
 	{"g", bench.compareHMCs},
 	{"h", bench.compareEstate},
 	{"i", bench.compareSinks},
+	{"j", bench.compareClusters},
 	{"r", bench.compareRules},
 }
 
@@ -165,8 +166,8 @@ func run(ctx context.Context, args []string) error {
 	if *count < 1 || *rounds < 1 {
 		return errors.New("-n and -rounds must be positive")
 	}
-	if strings.Trim(*only, "abcdefghir,") != "" {
-		return fmt.Errorf("-only %s: there are a to i, and r", *only)
+	if strings.Trim(*only, "abcdefghijr,") != "" {
+		return fmt.Errorf("-only %s: there are a to j, and r", *only)
 	}
 	tmp, err := os.MkdirTemp("", "hmcnotifyd-bench-")
 	if err != nil {

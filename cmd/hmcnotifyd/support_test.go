@@ -50,9 +50,13 @@ func TestSupport(t *testing.T) {
 	p, o := startDaemon(t, cfg, dir)
 	for _, part := range sim.Partitions() {
 		if part.HasOS {
-			if _, err := sim.OSMessages(part.ID, "the Thylacine is at 10.77.66.55 now"); err != nil {
-				t.Fatal(err)
-			}
+			eventually(t, "the daemon hears "+part.Name, func() bool {
+				subscribers, err := sim.OSMessages(part.ID, "the Thylacine is at 10.77.66.55 now")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return subscribers > 0
+			})
 		}
 	}
 	eventually(t, "the text is stored", func() bool {
