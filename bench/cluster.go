@@ -173,7 +173,7 @@ func (b bench) withServers(ctx context.Context, always bool, use func(urls strin
 // freePorts returns ports that nobody listens on.
 func freePorts(n int) (ports []int, err error) {
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}

@@ -25,8 +25,8 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
-// otherArch is built besides that of the machine: the one that is watched.
-const otherArch = "s390x"
+// archs are the platforms of a release, and what an rpm calls them.
+var archs = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x"}
 
 // release is what `make release` leaves.
 type release struct{ dir string }
@@ -164,7 +164,7 @@ func testRelease(t *testing.T, r release) {
 	}
 
 	// The list of what is in the program has each module that the program says it has, with a license.
-	for _, arch := range []string{runtime.GOARCH, otherArch} {
+	for arch := range archs {
 		info, err := buildinfo.ReadFile(r.path("hmcnotifyd-linux-" + arch))
 		if err != nil {
 			t.Fatal(err)
@@ -294,8 +294,10 @@ func testImage(t *testing.T, r release) {
 	for _, m := range list.Manifests {
 		platforms[m.Platform.OS+"/"+m.Platform.Architecture] = true
 	}
-	if len(list.Manifests) != 2 || !platforms["linux/"+runtime.GOARCH] || !platforms["linux/"+otherArch] {
-		t.Errorf("the images are for %v", platforms)
+	for arch := range archs {
+		if !platforms["linux/"+arch] || len(list.Manifests) != len(archs) {
+			t.Errorf("the images are for %v", platforms)
+		}
 	}
 	for name, data := range blobs {
 		if hash, ok := strings.CutPrefix(name, "blobs/sha256/"); ok && sum(data) != hash {
@@ -436,9 +438,10 @@ func testYum(t *testing.T, rel release) {
 		}
 		return out
 	}
-	for _, deb := range []string{rel.packages(t).rpm, "hmcnotifyd-" + oldVersion + "-1." + otherArch + ".rpm"} {
-		if out := dnf(); !strings.Contains(out, rel.path("repository", "yum", filepath.Base(deb))+"\n") {
-			t.Errorf("dnf does not find %s:\n%s", filepath.Base(deb), out)
+	for _, arch := range archs {
+		name := "hmcnotifyd-" + oldVersion + "-1." + arch + ".rpm"
+		if out := dnf(); !strings.Contains(out, rel.path("repository", "yum", name)+"\n") {
+			t.Errorf("dnf does not find %s:\n%s", name, out)
 		}
 	}
 	repomd := rel.path("repository", "yum", "repodata", "repomd.xml")
