@@ -358,7 +358,7 @@ func TestManyKinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const kinds = 20_000
+	const kinds = 5_000
 	for i := range kinds {
 		name := strconv.Itoa(i) + strings.Repeat("x", i)
 		f := &Frame{Command: Message, Headers: Pairs{{"notification-type", name}}}
@@ -378,7 +378,7 @@ func TestManyKinds(t *testing.T) {
 	if err := inspected(&out, &file); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"\n      1  0\n", "and 960 more kinds\n  19000  of further kinds\n"} {
+	for _, want := range []string{"\n      1  0\n", "and 960 more kinds\n   4000  of further kinds\n"} {
 		if strings.Count(out.String(), want) < 1 {
 			t.Errorf("lacks %q:\n%.2000s", want, out.String())
 		}
