@@ -190,7 +190,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	cfg := n.config()
 	s, stopStanding, err := n.standBy(ctx)
 	if err != nil {
-		return err
+		return unlessDone(ctx, err)
 	}
 	closeEars := func() {}
 	if s.ears != nil {
@@ -214,7 +214,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		n.note(cluster.Holder{}, err)
 	}()
 	if err := n.mayUse(ctx); err != nil { // it may have been moved while this daemon stood by
-		return err
+		return unlessDone(ctx, err)
 	}
 	// What is written at the end is to arrive: this life ends after the bridge.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -270,6 +270,14 @@ func (n *Node) lead(ctx context.Context) (err error) {
 	watch.Wait()
 	if errors.Is(err, cluster.ErrDeposed) {
 		return nil // said above
+	}
+	return err
+}
+
+// unlessDone is for what is asked before the bridge runs: where ctx has ended it, nothing failed.
+func unlessDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
 	}
 	return err
 }

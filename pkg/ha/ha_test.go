@@ -152,7 +152,7 @@ type node struct {
 }
 
 // start starts a daemon of its own machine.
-func start(t *testing.T, text string) *node {
+func start(t *testing.T, text string, options ...zap.Option) *node {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "hmcnotifyd.yaml")
@@ -166,7 +166,7 @@ func start(t *testing.T, text string) *node {
 	n := &node{registry: prometheus.NewRegistry(), logs: new(output.Buffer), done: make(chan error, 1)}
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(n.logs), zap.DebugLevel)
 	n.Node, err = New(bridge.Options{
-		Config: cfg, StoragePath: filepath.Join(dir, "data"), Logger: zap.New(core), Version: "test", Stdout: io.Discard, Stderr: io.Discard,
+		Config: cfg, StoragePath: filepath.Join(dir, "data"), Logger: zap.New(core, options...), Version: "test", Stdout: io.Discard, Stderr: io.Discard,
 	}, n.registry)
 	if err != nil {
 		t.Fatal(err)
@@ -272,6 +272,22 @@ func TestOrderlySwitch(t *testing.T) {
 		if log := n.logs.String(); bytes.Contains([]byte(log), []byte(`"level":"error"`)) {
 			t.Errorf("errors in an orderly switch:\n%s", log)
 		}
+	}
+}
+
+// A daemon that is ended at the moment when it leads has ended in order.
+func TestEndedWhenItLeads(t *testing.T) {
+	_, text := pair(t, newConsumer(), slowAndFast)
+	stop := make(chan context.CancelFunc, 1)
+	n := start(t, text, zap.Hooks(func(e zapcore.Entry) error {
+		if e.Message == "this daemon leads now" {
+			(<-stop)()
+		}
+		return nil
+	}))
+	stop <- n.stop
+	if err := <-n.done; err != nil {
+		t.Error(err)
 	}
 }
 
