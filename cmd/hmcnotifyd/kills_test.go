@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
+	ports "github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -371,10 +371,5 @@ func startEast(t *testing.T) *hmcsim.HMC {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", ports.FreePort(t))
 }

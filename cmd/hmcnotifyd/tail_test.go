@@ -33,14 +33,7 @@ func TestTail(t *testing.T) {
 	sim := hmctest.Start(t, hmcsim.Options{Partitions: 2})
 	dir := t.TempDir()
 	cfg := daemonConfig(t, dir, sim, hmcsim.DefaultPassword)
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := freeAddress(t)
 	daemonArgs := []string{"--config.file=" + cfg, "--storage.path=" + filepath.Join(dir, "data"), "--web.listen-address=" + addr}
 	p := start(t, nil, daemonArgs...)
 	p.matches("connected to the HMC")

@@ -47,7 +47,7 @@ const (
 	// A server that refuses a client (by its address, or in TLS 1.3 by its certificate) says so
 	// a round trip after the connection was made. So long, at least and at most, is waited for
 	// that.
-	minSettle = 50 * time.Millisecond
+	minSettle = 200 * time.Millisecond
 	maxSettle = 2 * time.Second
 
 	// syslogGoodbye is how long the end of a TLS connection may take.
