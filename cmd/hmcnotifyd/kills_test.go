@@ -21,7 +21,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
-	ports "github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
+	freeports "github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -371,5 +371,5 @@ func startEast(t *testing.T) *hmcsim.HMC {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", ports.FreePort(t))
+	return fmt.Sprintf("127.0.0.1:%d", freeports.FreePort(t))
 }
