@@ -433,9 +433,19 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
+// alone has no other demo begin meanwhile: each looks whether the usual port is free, and takes it a moment later.
+func alone(t *testing.T) {
+	t.Helper()
+	oneDemo.Lock()
+	t.Cleanup(oneDemo.Unlock)
+}
+
+var oneDemo sync.Mutex
+
 // The demo as a user sees it: events of all six types, the address of the status page, a clean end.
 func TestDemo(t *testing.T) {
 	t.Parallel()
+	alone(t)
 	p := start(t, nil, "demo")
 	for _, typ := range []string{"status-change", "property-change", "inventory-change", "job-completion", "os-message", "log-entry"} {
 		p.matches(`(?m)^\d\d:\d\d:\d\d\.\d\d\d  ` + typ + ` +(info|warning|critical) +\S`)
@@ -461,6 +471,7 @@ func TestDemo(t *testing.T) {
 func TestDemoOutputGone(t *testing.T) {
 	t.Parallel()
 	r, w := newPipe(t)
+	alone(t)
 	p := startWriting(t, w, nil, nil, "demo")
 	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
 		t.Fatal(err)
@@ -477,6 +488,7 @@ func TestDemoOutputGone(t *testing.T) {
 // slow machine.
 func TestDemoDuration(t *testing.T) {
 	t.Parallel()
+	alone(t)
 	status, stdout, stderr := call("demo", "--duration=3s")
 	wantStatus, wantError := 0, ""
 	if strings.Contains(stdout, "received 0 events of 0 types") {

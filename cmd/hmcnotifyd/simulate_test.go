@@ -316,7 +316,7 @@ func TestSimulateToWebhook(t *testing.T) {
 	s.types("expire")
 	s.says(`^# simulated: 1 session expired$`)
 	s.types("drop")
-	s.says(`^# simulated: 1 link cut$`)
+	s.says(`^# simulated: (1 link|0 links) cut$`) // none, if the daemon has found out by itself that the session is gone
 	hook.waitFor(t, "a new session and link", 2, of("bridge-connected"))
 	d.signal(syscall.SIGINT)
 	if status := d.wait(); status != 0 {
