@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -130,14 +128,10 @@ func (b bench) withServers(ctx context.Context, always bool, use func(urls strin
 	if err != nil {
 		return err
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	var urls []string
-	var outputs []*bufio.Scanner
+	var servers []*process
 	for i := range count {
 		name := fmt.Sprint("nats", i+1)
 		arg, err := json.Marshal(natsServer{
@@ -146,25 +140,16 @@ func (b bench) withServers(ctx context.Context, always bool, use func(urls strin
 		if err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(ctx, exe, "-child", "nats", "-arg", string(arg))
-		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
+		s, err := start(ctx, "nats", "-arg", string(arg))
 		if err != nil {
 			return err
 		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return err
-		}
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		defer func() { _ = in.Close(); _ = cmd.Wait() }()
-		urls, outputs = append(urls, fmt.Sprintf(`"nats://127.0.0.1:%d"`, ports[i])), append(outputs, bufio.NewScanner(out))
+		defer func() { _ = s.end() }()
+		urls, servers = append(urls, fmt.Sprintf(`"nats://127.0.0.1:%d"`, ports[i])), append(servers, s)
 	}
-	for _, out := range outputs {
-		if !out.Scan() || out.Text() != "ready" {
-			return fmt.Errorf("a NATS server is not ready: %q", out.Text())
+	for _, s := range servers {
+		if !s.lines.Scan() || s.lines.Text() != "ready" {
+			return fmt.Errorf("a NATS server is not ready: %q", s.lines.Text())
 		}
 	}
 	return use(strings.Join(urls, ", "))

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -300,29 +301,44 @@ func (b bench) withProcess(ctx context.Context, key, dir, arg string, broker *hm
 	if err := os.WriteFile(caFile, broker.CA().PEM(), 0o600); err != nil {
 		return err
 	}
-	exe, err := os.Executable()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	p, err := start(ctx, key, "-port", strconv.Itoa(broker.Port()), "-ca", caFile, "-dir", dir,
+		"-n", strconv.Itoa(b.count), "-arg", arg, "-cpuprofile", b.profile)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, exe, "-child", key, "-port", strconv.Itoa(broker.Port()), "-ca", caFile, "-dir", dir,
-		"-n", strconv.Itoa(b.count), "-arg", arg, "-cpuprofile", b.profile)
+	err = use(p.lines, p.cmd.Process.Pid)
+	return errors.Join(err, p.end())
+}
+
+// process is this program as one of the processes that it consists of.
+type process struct {
+	cmd   *exec.Cmd
+	in    io.Closer
+	lines *bufio.Scanner // of its output
+}
+
+func start(ctx context.Context, key string, flags ...string) (*process, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, exe, append([]string{"-child", key}, flags...)...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	err = use(bufio.NewScanner(out), cmd.Process.Pid)
-	return errors.Join(err, in.Close(), cmd.Wait())
+	return &process{cmd, in, bufio.NewScanner(out)}, cmd.Start()
 }
+
+// end ends the standard input of the process, and waits for it.
+func (p *process) end() error { return errors.Join(p.in.Close(), p.cmd.Wait()) }
 
 // beClient is the measured process: it says when it is ready, and at the end what it took.
 func beClient(ctx context.Context, key string, t target) error {

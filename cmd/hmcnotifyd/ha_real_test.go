@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
@@ -436,6 +438,16 @@ func (p *haPair) judge() *oracle.Count {
 	return verdict.Counts["hook"]["east"]
 }
 
+// finish ends both, when one of them stands by and all has arrived, and returns what became of the load.
+func (p *haPair) finish() *oracle.Count {
+	p.t.Helper()
+	p.settle()
+	p.awaitStandby(p.both[1])
+	p.end(p.both[1])
+	p.end(p.both[0])
+	return p.judge()
+}
+
 // namesLeaders wants a gap to say that another daemon leads.
 func (p *haPair) namesLeaders() {
 	p.t.Helper()
@@ -558,11 +570,7 @@ func TestTakeOverWithABacklog(t *testing.T) {
 	early := len(p.load.got)
 	p.load.mu.Unlock()
 	p.load.answers(http.StatusOK)
-	p.settle()
-	p.awaitStandby(p.both[1])
-	p.end(p.both[1])
-	p.end(p.both[0])
-	c := p.judge()
+	c := p.finish()
 	if arrived := len(p.load.got) - early; arrived < total-early || c.Again > 0 {
 		t.Errorf("%d were counted, %d arrived before and %d behind: %+v", total, early, arrived, *c)
 	}
@@ -833,19 +841,11 @@ func TestDiskOfAServerIsFull(t *testing.T) {
 	p.servers.StartServer(0) // with an empty disk: it gets all from the others
 	p.servers.AwaitLeader()
 	goesOn("it goes on with a server that was empty")
-	filler, err := os.Create(filepath.Join(dir, "filler"))
-	for err == nil {
-		_, err = filler.Write(make([]byte, 4096))
-	}
-	if !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
-	}
+	empty := scratch.Fill(t, dir)
 	for range 10 {
 		goesOn("it goes on with a server whose disk is full")
 	}
-	if err := errors.Join(filler.Close(), os.Remove(filler.Name())); err != nil {
-		t.Fatal(err)
-	}
+	empty()
 	p.servers.Kill(0)
 	p.servers.StartServer(0)
 	p.servers.AwaitLeader()

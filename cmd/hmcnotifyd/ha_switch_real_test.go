@@ -66,11 +66,7 @@ func TestOrderlySwitches(t *testing.T) {
 		p.launch(leader)
 		p.swap()
 	}
-	p.settle()
-	p.awaitStandby(p.both[1])
-	p.end(p.both[1])
-	p.end(p.both[0])
-	c := p.judge()
+	c := p.finish()
 	if c.Again > 0 {
 		t.Errorf("%d were sent twice", c.Again)
 	}
@@ -153,11 +149,7 @@ func TestNothingPublishedIsLost(t *testing.T) {
 		p.launch(leader)
 		p.swap()
 	}
-	p.settle()
-	p.awaitStandby(p.both[1])
-	p.end(p.both[1])
-	p.end(p.both[0])
-	c := p.judge()
+	c := p.finish()
 	p.namesLeaders()
 	gaps, missing := p.blind()
 	if c.Named > 0 && !missing {

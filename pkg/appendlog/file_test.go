@@ -27,10 +27,10 @@ func group(i, n int) (frames [][]byte) {
 	return frames
 }
 
-// write makes a file with so many groups, and returns its content and where each group ends.
-func write(t *testing.T, groups int, end bool) (b []byte, ends []int64) {
+// placed makes a file that has its name.
+func placed(t *testing.T) (f *File, path string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "log")
+	path = filepath.Join(t.TempDir(), "log")
 	f, err := Create(datadir.Disk, path)
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +38,13 @@ func write(t *testing.T, groups int, end bool) (b []byte, ends []int64) {
 	if err := f.Place(); err != nil {
 		t.Fatal(err)
 	}
+	return f, path
+}
+
+// write makes a file with so many groups, and returns its content and where each group ends.
+func write(t *testing.T, groups int, end bool) (b []byte, ends []int64) {
+	t.Helper()
+	f, path := placed(t)
 	for i := range groups {
 		if err := f.Append(fmt.Appendf(nil, "say %d", i), group(i, 1+i%3), group(i, i%2)); err != nil {
 			t.Fatal(err)
@@ -52,7 +59,8 @@ func write(t *testing.T, groups int, end bool) (b []byte, ends []int64) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if b, err = os.ReadFile(path); err != nil {
+	b, err := os.ReadFile(path)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return b, ends
@@ -212,14 +220,7 @@ func TestLargeFrame(t *testing.T) {
 // What is reserved is no damage, and is where the next group goes.
 func TestReserve(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "log")
-	f, err := Create(datadir.Disk, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Place(); err != nil {
-		t.Fatal(err)
-	}
+	f, path := placed(t)
 	for i := range 5 {
 		if err := errors.Join(f.Reserve(3000, 10_000), f.Append(fmt.Appendf(nil, "say %d", i), group(i, 1+i%3), group(i, i%2))); err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"math"
 	"strconv"
 	"strings"
@@ -540,30 +541,35 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 // beginsAnew says whether a body, which is compact, may hold one of the first messages of an IPL.
 // That takes a fraction of the time that reading the body does.
 func beginsAnew(body []byte) bool {
-	const member = `"sequence-number":`
-	for {
-		i := bytes.Index(body, []byte(member))
-		if i < 0 {
-			return false
-		}
-		body = body[i+len(member):]
-		if len(body) > 1 && (body[0] == '0' || body[0] == '1') && (body[1] == ',' || body[1] == '}') {
+	for rest := range behind(body, `"sequence-number":`) {
+		if len(rest) > 1 && (rest[0] == '0' || rest[0] == '1') && (rest[1] == ',' || rest[1] == '}') {
 			return true
 		}
 	}
+	return false
 }
 
 // withoutDetails says whether no entry of a body, which is compact, can have event details.
 func withoutDetails(body []byte) bool {
-	const member = `"event-details":`
-	for {
-		i := bytes.Index(body, []byte(member))
-		if i < 0 {
-			return true
-		}
-		body = body[i+len(member):]
-		if !bytes.HasPrefix(body, []byte("[]")) && !bytes.HasPrefix(body, []byte("null")) {
+	for rest := range behind(body, `"event-details":`) {
+		if !bytes.HasPrefix(rest, []byte("[]")) && !bytes.HasPrefix(rest, []byte("null")) {
 			return false
+		}
+	}
+	return true
+}
+
+// behind ranges over what is behind each place of a body where a text stands.
+func behind(body []byte, text string) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for {
+			i := bytes.Index(body, []byte(text))
+			if i < 0 {
+				return
+			}
+			if body = body[i+len(text):]; !yield(body) {
+				return
+			}
 		}
 	}
 }

@@ -31,7 +31,10 @@ func OfProcess() int {
 func shared() int { return min(16<<20, OfProcess()/2) }
 
 // Share is what one of so many HMCs has for itself of what is received and not stored, in bytes.
-func Share(hmcs int) int { return max(64<<10, min(8<<20, shared()/max(hmcs, 1))) }
+func Share(hmcs int) int { return Divided(shared(), hmcs) }
+
+// Divided is the part of so many bytes that one of so many HMCs has: 64 KiB to 8 MiB.
+func Divided(bytes, hmcs int) int { return max(64<<10, min(8<<20, bytes/max(hmcs, 1))) }
 
 // Common is what all HMCs have together beyond their shares, in bytes.
 func Common() int { return OfProcess() - shared() }

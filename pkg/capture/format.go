@@ -232,12 +232,7 @@ func (c *Writer) Write(e *Entry) error {
 	if err != nil {
 		return err
 	}
-	switch e.Kind {
-	case KindRequest:
-		c.counts.Requests++
-	case KindFrame:
-		c.counts.Frames++
-	}
+	c.counts.count(e)
 	return c.flush()
 }
 
@@ -267,6 +262,16 @@ func (c *Writer) flush() error {
 
 // Close ends the file, and not what is below it.
 func (c *Writer) Close() error { return c.zip.Close() }
+
+// count counts an entry.
+func (c *End) count(e *Entry) {
+	switch e.Kind {
+	case KindRequest:
+		c.Requests++
+	case KindFrame:
+		c.Frames++
+	}
+}
 
 // largeBody is from how many bytes on a body is left out of an entry that is too large.
 const largeBody = 64 << 10

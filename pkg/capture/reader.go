@@ -180,12 +180,8 @@ func (c *Reader) Next() (*Entry, error) {
 		return nil, c.damaged("at_us is %d, and was %d before", e.At, c.last)
 	}
 	c.last = e.At
-	switch e.Kind {
-	case KindRequest:
-		c.counts.Requests++
-	case KindFrame:
-		c.counts.Frames++
-	case KindEnd:
+	c.counts.count(e)
+	if e.Kind == KindEnd {
 		if e.End.Requests != c.counts.Requests || e.End.Frames != c.counts.Frames {
 			return nil, c.damaged("its end says %d requests and %d frames, and there are %d and %d",
 				e.End.Requests, e.End.Frames, c.counts.Requests, c.counts.Frames)

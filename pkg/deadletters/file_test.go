@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
@@ -36,21 +38,6 @@ func damagedFiles(t testing.TB, dir string) []string {
 	return names
 }
 
-// memoryDir returns a directory in memory where there is one: each change is synced.
-func memoryDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "hmcnotifyd-letters-test-") //nolint:usetesting // t.TempDir is on a disk
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 func openDead(t testing.TB, opts Options) *File {
 	t.Helper()
 	if opts.Dir == "" {
@@ -71,7 +58,7 @@ func openDead(t testing.TB, opts Options) *File {
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()
 	testLetters(t, func(t *testing.T) openLetters {
-		dir := memoryDir(t)
+		dir := scratch.Memory(t)
 		return func(t testing.TB, limit LettersLimit) Letters {
 			return openDead(t, Options{Dir: dir, MaxBytes: limit.MaxBytes, OnDropped: limit.OnDropped})
 		}
@@ -91,7 +78,7 @@ func list(t testing.TB, d Letters, filter Filter) []Letter {
 func TestDeadLettersFile(t *testing.T) {
 	t.Parallel()
 	dropped, kept := 0, new(counts)
-	opts := Options{Dir: memoryDir(t), MaxBytes: 100_000, Metrics: kept, OnDropped: func(_ string, n int) { dropped += n }}
+	opts := Options{Dir: scratch.Memory(t), MaxBytes: 100_000, Metrics: kept, OnDropped: func(_ string, n int) { dropped += n }}
 	d := openDead(t, opts)
 	for i := range 200 {
 		if err := d.Put(Letter{Sink: fmt.Sprint(i % 3), Data: make([]byte, 1000)}, Letter{Sink: "s"}); err != nil {
@@ -190,7 +177,7 @@ func TestDeadLettersDamage(t *testing.T) {
 	t.Parallel()
 	make100 := func(t *testing.T) *File {
 		t.Helper()
-		d := openDead(t, Options{Dir: memoryDir(t), Metrics: new(counts)})
+		d := openDead(t, Options{Dir: scratch.Memory(t), Metrics: new(counts)})
 		for i := range 100 {
 			if err := d.Put(Letter{Sink: "s", Reason: fmt.Sprintf("reason %d", i), Data: fmt.Appendf(nil, "data of %d%s", i, make([]byte, 500))}); err != nil {
 				t.Fatal(err)

@@ -2,7 +2,6 @@ package playback
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
 
@@ -192,25 +190,7 @@ func TestOddAnswers(t *testing.T) {
 // Time stands still while a client does not read: little waits for it, and nothing is lost.
 func TestSlowReader(t *testing.T) {
 	file, messages := hour(t, 5)
-	h, err := Start(t.Context(), Options{File: file, Speed: 100_000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = h.Close() }()
-	r, err := receiver.New(receiver.Options{
-		Topics: []string{"u.1"}, Host: "127.0.0.1", Port: h.StompPort(), TLS: h.ca.ClientTLS(),
-		Userid: hmcsim.DefaultUserid, Password: hmcsim.DefaultPassword,
-		Limits: receiver.Limits{Handover: 1 << 20, HandoverWait: within},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	if err := r.Connect(ctx); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = r.Close() }()
+	h, r, ctx := following(t, file, receiver.Limits{Handover: 1 << 20, HandoverWait: within})
 	waitFor(t, "time that stands still", func() bool { return h.broker.Waiting() > maxWaiting && h.still.Load() })
 	if n := h.broker.Waiting(); n > maxWaiting+64<<10 {
 		t.Errorf("%d bytes wait", n)

@@ -35,28 +35,35 @@ func hour(t *testing.T, perSecond int) (file string, messages int) {
 	return file, messages + 1
 }
 
-// TestHour plays an hour of 35 MiB as fast as it goes: all of it arrives, in order, and it is never in
-// memory as a whole.
-func TestHour(t *testing.T) {
-	file, messages := hour(t, 5)
+// following plays a capture as fast as it goes to a receiver, which is connected.
+func following(t *testing.T, file string, limits receiver.Limits) (*HMC, *receiver.Receiver, context.Context) {
+	t.Helper()
 	h, err := Start(t.Context(), Options{File: file, Speed: 100_000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = h.Close() }()
+	t.Cleanup(func() { _ = h.Close() })
 	r, err := receiver.New(receiver.Options{
 		Topics: []string{"u.1"}, Host: "127.0.0.1", Port: h.StompPort(), TLS: h.ca.ClientTLS(),
-		Userid: hmcsim.DefaultUserid, Password: hmcsim.DefaultPassword,
+		Userid: hmcsim.DefaultUserid, Password: hmcsim.DefaultPassword, Limits: limits,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
+	t.Cleanup(cancel)
 	if err := r.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = r.Close() }()
+	t.Cleanup(func() { _ = r.Close() })
+	return h, r, ctx
+}
+
+// TestHour plays an hour of 35 MiB as fast as it goes: all of it arrives, in order, and it is never in
+// memory as a whole.
+func TestHour(t *testing.T) {
+	file, messages := hour(t, 5)
+	h, r, ctx := following(t, file, receiver.Limits{})
 	next, highest := 0, uint64(0)
 	for n, err := range r.Notifications(ctx) {
 		if err != nil {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 )
 
@@ -157,7 +159,7 @@ func TestCursorsByName(t *testing.T) {
 // TestManyCursors needs more room for their positions than the file has at first.
 func TestManyCursors(t *testing.T) {
 	t.Parallel()
-	q := open(t, Options{Dir: filepath.Join(memoryDir(t), "q")})
+	q := open(t, Options{Dir: filepath.Join(scratch.Memory(t), "q")})
 	var want []string
 	for i := range 300 {
 		name := fmt.Sprintf("%03d%s", i, strings.Repeat("n", 100))
@@ -305,7 +307,7 @@ func TestMaxBytes(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	dropped := map[string]int{}
-	q := open(t, Options{Dir: memoryDir(t), MaxBytes: 512 << 10, CacheBytes: 16 << 10, OnDropped: func(name string, n int) {
+	q := open(t, Options{Dir: scratch.Memory(t), MaxBytes: 512 << 10, CacheBytes: 16 << 10, OnDropped: func(name string, n int) {
 		mu.Lock()
 		defer mu.Unlock()
 		dropped[name] += n
@@ -501,7 +503,7 @@ func TestSizes(t *testing.T) {
 // TestStateAlone changes the state without any record: its log must not grow without end.
 func TestStateAlone(t *testing.T) {
 	t.Parallel()
-	q := open(t, Options{Dir: filepath.Join(memoryDir(t), "q"), SegmentBytes: 64 << 10})
+	q := open(t, Options{Dir: filepath.Join(scratch.Memory(t), "q"), SegmentBytes: 64 << 10})
 	want := map[string]string{}
 	for i := range 3000 {
 		key, value := fmt.Sprintf("k%d", i%10), fmt.Sprintf("%0100d", i)

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -62,7 +64,7 @@ const damageAcked = 50
 // (at 0) and "some" (at 50).
 func makeStore(t testing.TB, n int) string {
 	t.Helper()
-	dir := memoryDir(t)
+	dir := scratch.Memory(t)
 	q, err := Open(Options{Dir: dir, SegmentBytes: 64 << 10})
 	if err != nil {
 		t.Fatal(err)
@@ -91,22 +93,6 @@ func makeStore(t testing.TB, n int) string {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return dir
-}
-
-// memoryDir returns a directory in memory if there is such a thing: syncing is not what the test is
-// about.
-func memoryDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "hmcnotifyd-queue-test-") //nolint:usetesting // t.TempDir is on a disk
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
 	return dir
 }
 
@@ -209,7 +195,7 @@ func damage(t *testing.T, rounds int, seed uint64, kind damager, opened string) 
 			t.Parallel()
 			d := kind
 			d.t, d.random, d.state = t, rand.New(rand.NewPCG(seed, shard)), state
-			d.dir = filepath.Join(memoryDir(t), "copy")
+			d.dir = filepath.Join(scratch.Memory(t), "copy")
 			for round := range rounds / shards {
 				d.round(round, shard == 0)
 			}
@@ -786,7 +772,7 @@ func TestDamagedMeta(t *testing.T) {
 	if !bytes.Contains(b, position) {
 		t.Fatal("no copy of the positions")
 	}
-	dir := filepath.Join(memoryDir(t), "copy")
+	dir := filepath.Join(scratch.Memory(t), "copy")
 	for bit := 1; bit < 64; bit += 3 {
 		harmed := bytes.Clone(position)
 		harmed[len(harmed)-1-bit/8] ^= 1 << (bit % 8)

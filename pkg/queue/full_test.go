@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
@@ -200,17 +202,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	filler := filepath.Join(dir, "filler")
-	f, err := os.Create(filler)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	scratch.Fill(t, dir)
 	q = open(t, opts)
 	if q.Err() == nil {
 		t.Fatal("no error on a full disk")
@@ -270,16 +262,7 @@ func TestPurgeOnFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f, err := os.Create(filepath.Join(dir, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	scratch.Fill(t, dir)
 	if err := d.Put(DeadLetter{Sink: "sink 1", Data: make([]byte, 1<<20)}); !datadir.IsNoSpace(err) {
 		t.Fatalf("a letter on a full disk: %v", err)
 	}

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -334,7 +336,7 @@ func TestPowerLoss(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 18))
 	core, logs := observer.New(zap.WarnLevel)
 	h := newHistory(t, r, zap.New(core))
-	base := memoryDir(t)
+	base := scratch.Memory(t)
 	dir := filepath.Join(base, "0")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

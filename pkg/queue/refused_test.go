@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
@@ -35,7 +37,7 @@ func (s *stubborn) Sync(dir string) error {
 func TestNameIsNotOnDisk(t *testing.T) {
 	t.Parallel()
 	system := &stubborn{System: datadir.Disk}
-	opts := Options{Dir: memoryDir(t), SegmentBytes: 64 << 10, system: system}
+	opts := Options{Dir: scratch.Memory(t), SegmentBytes: 64 << 10, system: system}
 	q, dropped := countingQueue(t, opts)
 	confirmed, refused := 0, 0
 	write := func(number int) {
@@ -140,7 +142,7 @@ func TestTakeOverAgain(t *testing.T) {
 // to end.
 func TestBarrier(t *testing.T) {
 	t.Parallel()
-	dir := memoryDir(t)
+	dir := scratch.Memory(t)
 	q := open(t, Options{Dir: dir})
 	mustPut(t, q, "a")
 	for range 2 {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	bolt "go.etcd.io/bbolt"
 
@@ -28,7 +30,7 @@ func unpackOld(t testing.TB) string {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("the files in testdata were written by a little-endian machine")
 	}
-	dir := memoryDir(t)
+	dir := scratch.Memory(t)
 	for name, text := range archive.Files(t, "testdata/bbolt.tar.gz") {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -114,7 +116,7 @@ func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	expectTakenOver(t, unpackOld(t))
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
-	base := memoryDir(t)
+	base := scratch.Memory(t)
 	for round := range soak.Count(t, "QUEUE_TAKEOVER", 15, 300) {
 		dir := unpackOld(t)
 		// All of it are about 500 operations.

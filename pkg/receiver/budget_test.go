@@ -54,19 +54,24 @@ func TestBudgetOfAll(t *testing.T) {
 		t.Errorf("%d are taken", used)
 	}
 	for _, r := range receivers {
-		get := pull(t, r)
-		for range r.Buffered() {
-			_, _ = next(t, get)
-		}
-		// what is yielded is given back when the next one is asked for
-		must(t, r.Close())
-		for range 10 {
-			if _, _, ok := get(); !ok {
-				break
-			}
-		}
+		takeAll(t, r)
 	}
 	eventually(t, "all is given back", func() bool { return all.Used() == 0 })
+}
+
+// takeAll takes what a receiver has, and ends it: what is yielded is given back when the next one is asked for.
+func takeAll(t *testing.T, r *Receiver) {
+	t.Helper()
+	get := pull(t, r)
+	for range r.Buffered() {
+		_, _ = next(t, get)
+	}
+	must(t, r.Close())
+	for range 10 {
+		if _, _, ok := get(); !ok {
+			break
+		}
+	}
 }
 
 // Where there is no room at the moment, the sender is held up, and nothing is lost.
@@ -184,15 +189,6 @@ func TestBudgetInPlaceOfHoldingUp(t *testing.T) {
 	if used := all.Used(); used < 90<<10 || missed.Load() == 0 {
 		t.Errorf("%d bytes of the budget are taken, %d missed", used, missed.Load())
 	}
-	get := pull(t, r)
-	for range r.Buffered() {
-		_, _ = next(t, get)
-	}
-	must(t, r.Close())
-	for range 10 {
-		if _, _, ok := get(); !ok {
-			break
-		}
-	}
+	takeAll(t, r)
 	eventually(t, "all is given back", func() bool { return all.Used() == 0 })
 }

@@ -59,9 +59,6 @@ type ear struct {
 	taken bool
 }
 
-// mostKept bounds, in bytes, what is kept of each of so many HMCs.
-func mostKept(hmcs int) int { return max(64<<10, min(8<<20, budget.Common()/2/max(hmcs, 1))) }
-
 // New begins to hear. On an error nothing has begun.
 func New(o Options) (*Ears, error) {
 	e := &Ears{
@@ -72,7 +69,7 @@ func New(o Options) (*Ears, error) {
 		s, err := watch.NewListening(watch.Options{
 			HMC: c, Metrics: e.Metrics, Logger: o.Logger, Version: o.Version, Budget: e.Budget, Intervals: o.Intervals,
 			SessionNotes: filepath.Join(o.StoragePath, SessionsName, c.Name), Handover: budget.Share(len(o.HMCs)),
-		}, o.Keep, mostKept(len(o.HMCs)))
+		}, o.Keep, budget.Divided(budget.Common()/2, len(o.HMCs)))
 		if err != nil {
 			return nil, err
 		}

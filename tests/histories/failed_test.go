@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
 // What drawn histories have shown once, each with what it took.
 func TestHistoriesThatFailed(t *testing.T) {
-	dir, now := memory(t), time.Now()
+	dir, now := scratch.Memory(t), time.Now()
 	ca, err := hmcsim.NewCA()
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
+
 	"go.uber.org/goleak"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
@@ -29,21 +31,6 @@ const (
 	// keepVariable names a directory in which events and logs of the history that fails are kept.
 	keepVariable = "HMCNOTIFYD_HISTORIES_KEEP"
 )
-
-// memory returns a directory whose files are in memory, where there is one: what is synced there is not lost
-// with a process, and nothing here turns the power off.
-func memory(t *testing.T) string {
-	dir, err := os.MkdirTemp("/dev/shm", "histories") //nolint:usetesting // t.TempDir is not in memory
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
 
 // seeds are those to play.
 func seeds(t *testing.T, count int) (from, to int) {
@@ -69,7 +56,7 @@ func seeds(t *testing.T, count int) (from, to int) {
 func TestHistories(t *testing.T) {
 	count := soak.Count(t, "HISTORIES", 200, 10_000)
 	from, to := seeds(t, count)
-	dir, now := memory(t), time.Now()
+	dir, now := scratch.Memory(t), time.Now()
 	ca, err := hmcsim.NewCA()
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
@@ -38,27 +39,6 @@ func mount(t *testing.T, size string) string {
 		}
 	})
 	return dir
-}
-
-// fill takes all the space of a file system that is left, and returns what gives it back.
-func fill(t *testing.T, dir string) (empty func()) {
-	t.Helper()
-	path := filepath.Join(dir, "filler")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	if cerr := f.Close(); !errors.Is(err, syscall.ENOSPC) || cerr != nil {
-		t.Fatal(err, cerr)
-	}
-	return func() {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // window is a time.
@@ -183,7 +163,7 @@ func TestFullDisk(t *testing.T) {
 		await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
 		before := metric("notifications_missed_total")
 		blind := window{from: time.Now()}
-		empty := fill(t, disk)
+		empty := scratch.Fill(t, disk)
 		for metric("notifications_missed_total") < before+100 {
 			publish(100)
 			if next > 1_000_000 {
@@ -241,7 +221,7 @@ func TestFullDisk(t *testing.T) {
 	consumer.answer(func(*http.Request) int { return http.StatusServiceUnavailable })
 	publish(300)
 	await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
-	empty := fill(t, disk)
+	empty := scratch.Fill(t, disk)
 	for range 3 { // the first delivers what waits
 		d.Stop(t)
 		d.Start(t)
@@ -334,7 +314,7 @@ func TestCrashOnFullDisk(t *testing.T) {
 	}
 	d.AwaitMetric(t, within, n, "hmcnotifyd_events_total", "type", "property-change")
 	d.Kill()
-	empty := fill(t, disk)
+	empty := scratch.Fill(t, disk)
 	start := time.Now()
 	d.Start(t)
 	connected(t, d)
