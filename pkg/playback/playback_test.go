@@ -79,6 +79,7 @@ func start(t *testing.T, h ports, userid, password string, tap watch.Tap) *daemo
     rest_requests_per_minute: 10000
     topics: [object, job, audit, security]
     os_messages: [{cpc: ".*", partition: ".*"}]
+    log_start: 24h # now: the entry of the daemon's own logon is told if both are of one second
     stomp: {connect_timeout: 1m, reconnect_sleep_initial: 10ms, heartbeat_send_cycle: 30s, heartbeat_receive_cycle: 30s}
 sinks:
   - name: file
@@ -243,7 +244,9 @@ func live(t *testing.T, h *hmcsim.HMC, e *estate, d *daemon) {
 	h.LogEntries("audit", hmcsim.LogEntry{
 		EventID: "1234", User: e.userid, Message: "User " + e.userid + " has deactivated " + e.partitions[0] + " from 10.77.21.5",
 	})
-	waitFor(t, "an entry", func() bool { return d.count("log-entry") > 0 })
+	waitFor(t, "an entry", func() bool {
+		return slices.ContainsFunc(d.all(), func(e event.Event) bool { return e.Type == "log-entry" && e.Origin == "live" })
+	})
 	must(h.StopPartition(e.partitions[0]))
 	waitFor(t, "stopped partition", func() bool { return atRest(t, h, e.partitions[0]) })
 	must(h.StartPartition(e.partitions[0]))
