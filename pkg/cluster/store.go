@@ -201,7 +201,7 @@ func (s *Store) Load() (*queue.Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, l.Cursors(saved, positions)
+	return l, l.Positions(saved, positions)
 }
 
 // announce writes a message that follows whatever is there: nobody of an earlier epoch can write
@@ -354,11 +354,12 @@ func (s *Store) parts(kind uint8, first uint64) *parts {
 
 // Begin makes a segment.
 func (s *Store) Begin(start *queue.Start) (size int64, err error) {
-	p := s.parts(kindSegment, start.Base())
-	if err := start.Chunks(func(chunks [][]byte) error { p.addState(chunks); return nil }); err != nil {
+	p := s.parts(kindSegment, start.Base)
+	if err := start.State(func(chunks [][]byte) error { p.addState(chunks); return nil }); err != nil {
 		return 0, err
 	}
-	next := &segment{base: start.Base(), summary: start.Summary(), epoch: s.epoch}
+	begun := start.Segment()
+	next := &segment{base: start.Base, summary: begun.Summary(), epoch: s.epoch}
 	s.mu.Lock()
 	segments := slices.Clone(s.segments)
 	s.mu.Unlock()
@@ -373,7 +374,7 @@ func (s *Store) Begin(start *queue.Start) (size int64, err error) {
 	// Where it begins is known only when it is written, and so the description is made then.
 	describe := func(first, last uint64) []byte {
 		next.from, next.to = first, last
-		return append(encodeTable(segments), start.Positions()...)
+		return append(encodeTable(segments), start.Positions.Encode()...)
 	}
 	if started, err := s.write("segment", parts, describe); err != nil {
 		if started {
@@ -397,16 +398,16 @@ func (s *Store) Commit(g *queue.Group) error {
 	if g.Empty() || s.doubtful != 0 {
 		// It also settles what is in doubt: nothing that was to follow the same message can.
 		p := s.parts(kindVoid, 0)
-		p.state = make([]byte, min(max(g.Size(), 1<<10), int64(p.size)))
+		p.state = make([]byte, min(max(g.Bytes, 1<<10), int64(p.size)))
 		if _, err := s.write("void", p.end(nil), nil); err != nil || g.Empty() {
 			return err
 		}
 		if s.doubtful = 0; s.begun {
-			g.InDoubt()
+			g.Sealed = true
 			return errBegun
 		}
 	}
-	state, records := g.Chunks()
+	state, records := g.State, g.Records
 	p := s.parts(kindGroup, 0)
 	if p.first = s.following(); len(records) > 0 {
 		_, _, p.first, _ = queue.CutChunk(records[0])
@@ -426,8 +427,8 @@ func (s *Store) Commit(g *queue.Group) error {
 	if len(p.record) == 0 {
 		p.first = last + 1
 	}
-	summary := g.Summary()
-	parts := p.end(append(slices.Clone(summary), g.Positions()...))
+	summary := g.After.Summary()
+	parts := p.end(append(slices.Clone(summary), g.Positions.Encode()...))
 	var size int64
 	for i := range parts {
 		size += int64(len(parts[i].state) + len(parts[i].record))
@@ -436,12 +437,12 @@ func (s *Store) Commit(g *queue.Group) error {
 	stored, err := s.write("group", parts, nil)
 	if err != nil {
 		if stored {
-			g.InDoubt()
+			g.Sealed = true
 		}
 		return err
 	}
 	s.committed(time.Since(began))
-	g.Stored(size)
+	g.After.Size += size
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	active := s.segments[len(s.segments)-1]
@@ -719,7 +720,7 @@ func (s *Store) Trim(base uint64) error {
 
 // Read returns the block with a record.
 func (s *Store) Read(at queue.Segment, seq uint64) (b queue.Block, next uint64, err error) {
-	chunk, next, err := s.chunk(at.Base(), seq)
+	chunk, next, err := s.chunk(at.Base, seq)
 	if err != nil {
 		return b, 0, err
 	}
@@ -728,8 +729,8 @@ func (s *Store) Read(at queue.Segment, seq uint64) (b queue.Block, next uint64, 
 			return b, 0, nil
 		}
 	}
-	if next <= seq || next > at.Last() {
-		next = at.Last() + 1
+	if next <= seq || next > at.Last {
+		next = at.Last + 1
 	}
 	err = cmp.Or(err, errMessage)
 	return b, next, datadir.Damagef("stream "+s.c.stream(), "records %d to %d: %w", seq, next-1, err)

@@ -27,7 +27,7 @@ func (c *clock) start(stored string, segments []*Segment) {
 		c.at += int64(big.Uint64([]byte(stored)))
 	}
 	for _, s := range segments {
-		c.at = max(c.at, s.lastAt)
+		c.at = max(c.at, s.LastAt)
 	}
 	c.boot, c.booted = boot, c.at-int64(up)
 }
@@ -43,7 +43,7 @@ func (c *clock) time(at int64) time.Time {
 // stored and the first record of that.
 func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyValue) {
 	ahead := time.Duration(c.now() - time.Now().UnixNano()).Round(time.Second)
-	value := append(appendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
+	value := append(AppendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
 	if string(value) != state[clockKey] {
 		ops = append(ops, KeyValue{clockKey, value})
 	}
@@ -56,7 +56,7 @@ func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyVa
 	default:
 		low, high = min(low, ahead), max(high, ahead)
 	}
-	return append(ops, KeyValue{rangeKey, appendUints(nil, uint64(low), uint64(high), end)})
+	return append(ops, KeyValue{rangeKey, AppendUints(nil, uint64(low), uint64(high), end)})
 }
 
 // anyAhead is more than any clock is ahead of another one.

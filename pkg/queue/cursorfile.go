@@ -10,36 +10,36 @@ import (
 
 // position is where a cursor stands: everything up to and including acked is done. Of the segment
 // that begins at segment, whose records follow, bytes are done.
-type position struct {
-	acked   uint64
-	segment uint64
-	bytes   int64
+type Position struct {
+	Acked   uint64
+	Segment uint64
+	Bytes   int64
 }
 
 // Checkpoint is what is stored of all cursors. end is the last sequence number that was stored at
 // the time, as far as known: a segment that ends before it has lost something.
 type Checkpoint struct {
-	end     uint64
-	cursors map[string]position
+	End     uint64
+	Cursors map[string]Position
 }
 
 // Encode returns the positions.
 func (c *Checkpoint) Encode() []byte {
-	b := big.AppendUint64(nil, c.end)
-	b = big.AppendUint32(b, uint32(len(c.cursors)))
-	for name, p := range c.cursors {
-		b = appendUints(appendlog.AppendSized(b, name), p.acked, p.segment, uint64(p.bytes))
+	b := big.AppendUint64(nil, c.End)
+	b = big.AppendUint32(b, uint32(len(c.Cursors)))
+	for name, p := range c.Cursors {
+		b = AppendUints(appendlog.AppendSized(b, name), p.Acked, p.Segment, uint64(p.Bytes))
 	}
 	return b
 }
 
 var errCheckpoint = errors.New("cursor positions are unreadable")
 
-func decodeCheckpoint(b []byte) (*Checkpoint, error) {
+func DecodeCheckpoint(b []byte) (*Checkpoint, error) {
 	if len(b) < 12 {
 		return nil, errCheckpoint
 	}
-	c := &Checkpoint{end: big.Uint64(b), cursors: map[string]position{}}
+	c := &Checkpoint{End: big.Uint64(b), Cursors: map[string]Position{}}
 	n := big.Uint32(b[8:])
 	b = b[12:]
 	for range n {
@@ -47,8 +47,8 @@ func decodeCheckpoint(b []byte) (*Checkpoint, error) {
 		if !ok || len(rest) < 24 {
 			return nil, errCheckpoint
 		}
-		c.cursors[string(name)] = position{
-			acked: big.Uint64(rest), segment: big.Uint64(rest[8:]), bytes: int64(big.Uint64(rest[16:])),
+		c.Cursors[string(name)] = Position{
+			Acked: big.Uint64(rest), Segment: big.Uint64(rest[8:]), Bytes: int64(big.Uint64(rest[16:])),
 		}
 		b = rest[24:]
 	}
@@ -67,7 +67,7 @@ type cursorFile struct{ *datadir.Slots }
 // is usable in each of these cases.
 func openCursorFile(system datadir.System, dir string) (cursorFile, *Checkpoint, error) {
 	slots, content, err := datadir.OpenSlots(system, filepath.Join(dir, cursorsName), func(b []byte) bool {
-		_, err := decodeCheckpoint(b)
+		_, err := DecodeCheckpoint(b)
 		return err == nil
 	})
 	f := cursorFile{slots}
@@ -77,7 +77,7 @@ func openCursorFile(system datadir.System, dir string) (cursorFile, *Checkpoint,
 	if err != nil || content == nil {
 		return f, nil, err
 	}
-	c, err := decodeCheckpoint(content)
+	c, err := DecodeCheckpoint(content)
 	return f, c, err
 }
 

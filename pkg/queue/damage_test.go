@@ -788,8 +788,8 @@ func TestDamagedMeta(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendlog.AppendCRC((&Segment{last: 9, bytes: 100}).encode())
-	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{last: 9, bytes: 100}).encode()) {
+	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendlog.AppendCRC((&Segment{Last: 9, Bytes: 100}).Encode())
+	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{Last: 9, Bytes: 100}).Encode()) {
 		t.Fatal(got, err)
 	}
 	for i := range 8 * len(info) {
@@ -817,8 +817,8 @@ func TestNewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := segmentFiles(t, q.opts.Dir)[0]
-	head := append(make([]byte, chunkHeaderSize), appendlog.AppendCRC([]byte{segmentVersion + 1, 0})...)
-	appendlog.Seal(head, kindHead, 1, [4]uint64{1})
+	head := append(make([]byte, HeaderSize), appendlog.AppendCRC([]byte{segmentVersion + 1, 0})...)
+	appendlog.Seal(head, KindHead, 1, [4]uint64{1})
 	log, err := appendlog.Create(datadir.Disk, file)
 	if err != nil {
 		t.Fatal(err)

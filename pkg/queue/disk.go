@@ -20,7 +20,7 @@ import (
 
 // damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
 // knows how far they went. It is more than a segment can hold.
-const damageGap = 1 << 32
+const DamageGap = 1 << 32
 
 // disk is the store in a directory: a file for each segment, and one for the cursors.
 type disk struct {
@@ -74,20 +74,20 @@ func (d *disk) Load() (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := cmp.Or(stored, &Checkpoint{}).end
+	known := cmp.Or(stored, &Checkpoint{}).End
 	taken, unsure, err := d.takeOver()
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{state: map[string]string{}, size: datadir.SlotsSize}
-	segments, damaged, err := d.findSegments(l.state, known)
+	l := &Loaded{State: map[string]string{}, Size: datadir.SlotsSize}
+	segments, damaged, err := d.findSegments(l.State, known)
 	if err != nil {
 		return nil, err
 	}
 	taken = append(taken, damaged...)
 	// The newest segment is not there, so that it is not known how far the sequence went.
-	gap := slices.ContainsFunc(taken, func(t span) bool {
-		return len(segments) == 0 || t.first > segments[len(segments)-1].base
+	gap := slices.ContainsFunc(taken, func(t Span) bool {
+		return len(segments) == 0 || t.First > segments[len(segments)-1].Base
 	})
 	copied := &Checkpoint{} // the copy of the positions in the newest segment
 	if n := len(segments); n > 0 {
@@ -99,48 +99,48 @@ func (d *disk) Load() (*Loaded, error) {
 		stored = copied
 	}
 	// The copy is older in general, but not if the last transaction came after the last flush.
-	stored.end = max(stored.end, copied.end)
-	for name, p := range stored.cursors {
-		if c := copied.cursors[name]; c.acked > p.acked {
-			stored.cursors[name] = c
+	stored.End = max(stored.End, copied.End)
+	for name, p := range stored.Cursors {
+		if c := copied.Cursors[name]; c.Acked > p.Acked {
+			stored.Cursors[name] = c
 		}
 	}
-	l.cursors = stored.cursors
+	l.Cursors = stored.Cursors
 
 	// Where the sequence goes on: behind everything that anybody has seen.
-	l.end = stored.end
+	l.End = stored.End
 	for i := range segments {
 		s := &segments[i]
 		if i+1 < len(segments) {
-			if next := segments[i+1].info; next.previousBase == s.base && next.previousLast >= s.base-1 {
+			if next := segments[i+1].info; next.previousBase == s.Base && next.previousLast >= s.Base-1 {
 				d.expect(l, s, next.previousLast)
 			}
-			s.last = min(s.last, segments[i+1].base-1)
-		} else if s.last < stored.end && stored.end-s.last < damageGap && !gap {
-			d.expect(l, s, stored.end)
+			s.Last = min(s.Last, segments[i+1].Base-1)
+		} else if s.Last < stored.End && stored.End-s.Last < DamageGap && !gap {
+			d.expect(l, s, stored.End)
 			gap = true
 		}
-		d.segments[s.base] = s.segment
-		l.segments = append(l.segments, &s.Segment)
-		l.end = max(l.end, s.last)
+		d.segments[s.Base] = s.segment
+		l.Segments = append(l.Segments, &s.Segment)
+		l.End = max(l.End, s.Last)
 	}
-	for _, p := range stored.cursors {
-		l.end = max(l.end, p.acked)
+	for _, p := range stored.Cursors {
+		l.End = max(l.End, p.Acked)
 	}
 	for _, t := range taken {
-		l.end = max(l.end, t.first-1)
+		l.End = max(l.End, t.First-1)
 	}
 	if gap || unsure {
-		l.end += damageGap
+		l.End += DamageGap
 	}
-	l.lost = append(l.lost, lostRecords(taken, segments, stored.end)...)
+	l.Lost = append(l.Lost, lostRecords(taken, segments, stored.End)...)
 	return l, nil
 }
 
 // findSegments lists the segments of the directory in order, and sets aside those of which nothing
 // can be read. The last record of what it has taken away is not known. The state comes from the
 // newest one.
-func (d *disk) findSegments(state map[string]string, end uint64) (segments []found, taken []span, err error) {
+func (d *disk) findSegments(state map[string]string, end uint64) (segments []found, taken []Span, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, nil, err
@@ -171,7 +171,7 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 			s, err = inspect(d.system, path, base, confirmed{end, limit})
 		}
 		if datadir.IsDamage(err) {
-			taken = append(taken, span{base, base - 1})
+			taken = append(taken, Span{base, base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
 			}
@@ -196,40 +196,40 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 // expect compares how far a segment goes with how far it is known to have gone. A shorter one has
 // lost its end; what is behind it was never confirmed and may have been given out again.
 func (d *disk) expect(l *Loaded, s *found, last uint64) {
-	if s.last < last {
-		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
-		l.lost = append(l.lost, span{s.last + 1, last})
+	if s.Last < last {
+		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.Last, last))
+		l.Lost = append(l.Lost, Span{s.Last + 1, last})
 		return
 	}
-	s.last = last
+	s.Last = last
 }
 
 // lostRecords returns what went with the segments that were set aside. How far such a segment went
 // says the one behind it, or the stored end of the queue; where neither does, nothing is counted.
-func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
+func lostRecords(taken []Span, segments []found, end uint64) (lost []Span) {
 	for _, t := range taken {
 		next := uint64(math.MaxUint64)
 		for _, s := range segments {
-			if s.base > t.first {
-				next = s.base
-				if s.info.previousBase == t.first {
-					t.last = max(t.last, s.info.previousLast)
+			if s.Base > t.First {
+				next = s.Base
+				if s.info.previousBase == t.First {
+					t.Last = max(t.Last, s.info.previousLast)
 				}
 				break
 			}
 		}
 		for _, other := range taken {
-			if other.first > t.first {
-				next = min(next, other.first)
+			if other.First > t.First {
+				next = min(next, other.First)
 			}
 		}
 		switch {
 		case next == math.MaxUint64:
-			t.last = max(t.last, end)
-		case next-t.first < damageGap:
-			t.last = max(t.last, next-1)
+			t.Last = max(t.Last, end)
+		case next-t.First < DamageGap:
+			t.Last = max(t.Last, next-1)
 		}
-		if t.last >= t.first && t.last-t.first < damageGap {
+		if t.Last >= t.First && t.Last-t.First < DamageGap {
 			lost = append(lost, t)
 		}
 	}
@@ -237,15 +237,15 @@ func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
 }
 
 func (d *disk) Begin(s *Start) (size int64, err error) {
-	w, err := newWriter(d.system, d.dir, s.segmentInfo, s.positions, func(w *writer) error {
-		return s.state(func(chunks [][]byte) error { return w.append(s.positions, w.summary, chunks, nil) })
+	w, err := newWriter(d.system, d.dir, segmentInfo{base: s.Base, previousBase: s.PreviousBase, previousLast: s.PreviousLast}, s.Positions, func(w *writer) error {
+		return s.State(func(chunks [][]byte) error { return w.append(s.Positions, w.summary, chunks, nil) })
 	})
 	if err != nil {
 		return 0, err
 	}
 	d.mu.Lock()
-	old := d.segments[s.base]
-	d.segments[s.base] = w.segment
+	old := d.segments[s.Base]
+	d.segments[s.Base] = w.segment
 	d.mu.Unlock()
 	if old != nil { // it was empty, and the new file has taken its name
 		old.retire()
@@ -273,11 +273,11 @@ func (d *disk) seal(whole bool) {
 func (d *disk) Commit(g *Group) error {
 	w := d.writer
 	if g.Empty() {
-		return errors.Join(w.log.Settle(), d.probe(max(64<<10, min(g.bytes, commitBytes))))
+		return errors.Join(w.log.Settle(), d.probe(max(64<<10, min(g.Bytes, commitBytes))))
 	}
 	err := w.commit(g)
 	if err == nil {
-		g.after.size = w.log.Size()
+		g.After.Size = w.log.Size()
 		return nil
 	}
 	// If a write was refused, what it has left was cut off and nothing is in doubt; the usual
@@ -289,7 +289,7 @@ func (d *disk) Commit(g *Group) error {
 	}
 	if changed || w.log.Doubtful() {
 		d.seal(false)
-		g.sealed = true
+		g.Sealed = true
 	}
 	return err
 }
@@ -311,17 +311,17 @@ func (d *disk) segment(base uint64) *segment {
 }
 
 func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
-	s := d.segment(at.base)
+	s := d.segment(at.Base)
 	if s == nil {
 		return Block{}, 0, ErrGone
 	}
 	buf, behind, err := s.read(seq)
 	if err == nil {
-		if b, err = findRecord(buf, at, seq); err == nil {
+		if b, err = NewBlock(buf, at, seq); err == nil {
 			return b, 0, nil
 		}
 		next = d.nextReadable(s, at, buf, seq, behind)
-		if next > at.last && d.nextReadable(s, at, nil, at.base-1, at.base) >= seq {
+		if next > at.Last && d.nextReadable(s, at, nil, at.Base-1, at.Base) >= seq {
 			next = 0 // nor is there anything in front of it
 		}
 		err = datadir.Damagef(s.path, "records from %d: %w", seq, err)
@@ -338,15 +338,15 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 // with that and where the next part begins. It is the one behind the segment if there is none.
 func (d *disk) nextReadable(s *segment, at Segment, buf []byte, seq, behind uint64) uint64 {
 	for {
-		if next := recordAfter(buf, seq); next != 0 {
-			return min(next, at.last+1)
+		if next := RecordAfter(buf, seq); next != 0 {
+			return min(next, at.Last+1)
 		}
-		if behind == 0 || behind > at.last {
-			return at.last + 1
+		if behind == 0 || behind > at.Last {
+			return at.Last + 1
 		}
 		var err error
 		if buf, behind, err = s.read(behind); err != nil {
-			return at.last + 1
+			return at.Last + 1
 		}
 	}
 }

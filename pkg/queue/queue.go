@@ -259,14 +259,14 @@ func (q *Queue) load() error {
 	if err != nil {
 		return err
 	}
-	q.segments, q.state, q.end, q.besides = l.segments, l.state, l.end, l.size
-	q.cursors, q.readers = make(map[string]*Cursor, len(l.cursors)), make(map[*Cursor]bool)
-	for name, p := range l.cursors {
+	q.segments, q.state, q.end, q.besides = l.Segments, l.State, l.End, l.Size
+	q.cursors, q.readers = make(map[string]*Cursor, len(l.Cursors)), make(map[*Cursor]bool)
+	for name, p := range l.Cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
 	q.clock.start(q.state[clockKey], q.segments)
-	for _, gone := range l.lost {
-		q.skip(gone.first, gone.last)
+	for _, gone := range l.Lost {
+		q.skip(gone.First, gone.Last)
 	}
 	if q.opts.From != nil {
 		err = q.copyFrom(q.opts.From, q.opts.Copied)
@@ -365,10 +365,10 @@ func (q *Queue) CursorFrom(name string, first uint64) (*Cursor, error) {
 		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
 	}
 	q.mu.Lock()
-	if p.segment == 0 {
-		p.acked = q.end
+	if p.Segment == 0 {
+		p.Acked = q.end
 		if n := len(q.segments); n > 0 {
-			p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+			p.Segment, p.Bytes = q.segments[n-1].Base, q.segments[n-1].Bytes
 		}
 	}
 	c := newCursor(q, name, p)
@@ -439,7 +439,7 @@ func (q *Queue) Size() int64 {
 func (q *Queue) size() int64 {
 	total := q.besides
 	for _, s := range q.segments {
-		total += s.size
+		total += s.Size
 	}
 	return total
 }
@@ -458,8 +458,8 @@ func (q *Queue) retained() (total int64) {
 	}
 	needed := q.needed()
 	for i, s := range q.segments {
-		if i+1 < len(q.segments) && s.last <= needed {
-			total += s.size
+		if i+1 < len(q.segments) && s.Last <= needed {
+			total += s.Size
 		}
 	}
 	return total

@@ -55,59 +55,69 @@ var ErrGone = errors.New("segment is gone")
 // Segment describes a segment.
 type Segment struct {
 	// its first record
-	base uint64
+	Base uint64
 	// Its last record; base-1 while it is empty.
-	last uint64
+	Last uint64
 	// of its records
-	bytes int64
+	Bytes int64
 	// What it takes in the store.
-	size int64
+	Size int64
 	// When its first and its last record were appended, in Unix nanoseconds.
-	firstAt int64
-	lastAt  int64
+	FirstAt int64
+	LastAt  int64
 }
 
-func (s *Segment) empty() bool { return s.last < s.base }
+// Empty says that there is no record in it.
+func (s *Segment) Empty() bool { return s.Last < s.Base }
 
 // Loaded is what is stored when a Queue is opened.
 type Loaded struct {
 	// in order
-	segments []*Segment
-	state    map[string]string
-	cursors  map[string]position
+	Segments []*Segment
+	State    map[string]string
+	Cursors  map[string]Position
 	// The last sequence number that may have been given out.
-	end uint64
+	End uint64
 	// Records that are gone with what was found damaged.
-	lost []span
+	Lost []Span
 	// What the store takes besides its segments.
-	size int64
+	Size int64
 }
 
-// span is a range of records, both ends included.
-type span struct{ first, last uint64 }
+// Span is a range of records, both ends included.
+type Span struct{ First, Last uint64 }
 
 // Start describes a segment that is to be begun.
 type Start struct {
-	segmentInfo
-	positions *Checkpoint
-	// state calls put with all of the state, a few chunks at a time.
-	state func(put func(chunks [][]byte) error) error
+	// Its first record.
+	Base uint64
+	// The segment before it that has records, and how far that really went, which after a failed
+	// commit is less than it may say itself.
+	PreviousBase, PreviousLast uint64
+	// Of the cursors.
+	Positions *Checkpoint
+	// State calls put with all of the state, a few chunks at a time.
+	State func(put func(chunks [][]byte) error) error
 }
+
+// Segment describes the segment as it is begun.
+func (s *Start) Segment() Segment { return Segment{Base: s.Base, Last: s.Base - 1} }
 
 // Group is what is stored in one transaction.
 type Group struct {
 	// chunks
-	records, state [][]byte
-	// what is in those of records
-	infos []chunkInfo
+	Records, State [][]byte
 	// Of the cursors, for when what SaveCursors has stored is lost.
-	positions *Checkpoint
+	Positions *Checkpoint
 	// Of an empty group: what is to be stored next is about so large.
-	bytes int64
+	Bytes int64
 
-	// after is the segment with the group in it. Commit sets its size.
-	after Segment
-	// sealed is set by Commit when it fails in a way that leaves doubt about the segment: the
+	// After is the segment with the group in it. Commit sets its size.
+	After Segment
+	// Sealed is set by Commit when it fails in a way that leaves doubt about the segment: the
 	// next group needs a new one.
-	sealed bool
+	Sealed bool
 }
+
+// Empty says that a group asks only whether the store would take one, of about Bytes.
+func (g *Group) Empty() bool { return len(g.Records)+len(g.State) == 0 }

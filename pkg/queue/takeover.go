@@ -43,7 +43,7 @@ type oldSegment struct {
 
 // takeOver makes segments of those of an earlier version. taken are those of which nothing can be
 // read; unsure says that the newest one may have lost its end.
-func (d *disk) takeOver() (taken []span, unsure bool, err error) {
+func (d *disk) takeOver() (taken []Span, unsure bool, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, false, err
@@ -70,7 +70,7 @@ func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 			}
 		}
 		if unsure = !clean; datadir.IsDamage(err) {
-			taken = append(taken, span{s.base, s.base - 1})
+			taken = append(taken, Span{s.base, s.base - 1})
 			d.flagOld(s, err)
 			err = nil
 		}
@@ -147,10 +147,10 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 			return datadir.Damagef(s.path, "a bucket is missing")
 		}
 		info, err := decodeInfo(meta.Get([]byte("info")))
-		summary := Segment{base: s.base, last: s.base - 1}
+		summary := Segment{Base: s.base, Last: s.base - 1}
 		after := summary
 		if err == nil {
-			err = summary.decode(info.metaValue(meta.Get([]byte("summary"))))
+			err = summary.Decode(info.metaValue(meta.Get([]byte("summary"))))
 		}
 		if err == nil && info.base != s.base {
 			err = errors.New("it is another segment")
@@ -158,13 +158,13 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 		if err != nil {
 			return datadir.Damaged(s.path, err)
 		}
-		positions, err := decodeCheckpoint(info.metaValue(meta.Get([]byte("cursors"))))
+		positions, err := DecodeCheckpoint(info.metaValue(meta.Get([]byte("cursors"))))
 		if err != nil {
 			positions = nil // only a copy
 		}
 		w, err := newWriter(d.system, d.dir, info, positions, func(w *writer) error {
 			err := eachBlock(state, func(block []byte) error {
-				chunks, err := parseBlock(block, kindState)
+				chunks, err := ParseBlock(block, KindState)
 				d.flagOld(s, err)
 				return w.append(positions, after, frames(block, chunks), nil)
 			})
@@ -172,16 +172,16 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 				return err
 			}
 			err = eachBlock(records, func(block []byte) error {
-				chunks, err := parseBlock(block, kindRecords)
+				chunks, err := ParseBlock(block, KindRecords)
 				d.flagOld(s, err)
-				for len(chunks) > 0 && chunks[len(chunks)-1].first > summary.last {
+				for len(chunks) > 0 && chunks[len(chunks)-1].First > summary.Last {
 					chunks = chunks[:len(chunks)-1] // never confirmed
 				}
 				for _, c := range chunks {
-					if after.empty() {
-						after.firstAt = c.at
+					if after.Empty() {
+						after.FirstAt = c.At
 					}
-					after.last, after.bytes, after.lastAt = c.last(), c.before+c.bytes, c.at
+					after.Last, after.Bytes, after.LastAt = c.Last(), c.Before+c.Bytes, c.At
 				}
 				return w.append(positions, after, nil, frames(block, chunks))
 			})
@@ -223,9 +223,9 @@ func eachBlock(b *bolt.Bucket, fn func(block []byte) error) error {
 }
 
 // frames are the chunks of a block.
-func frames(block []byte, chunks []chunkInfo) (frames [][]byte) {
+func frames(block []byte, chunks []Chunk) (frames [][]byte) {
 	for _, c := range chunks {
-		frames = append(frames, block[c.start-chunkHeaderSize:c.end])
+		frames = append(frames, block[c.Start-HeaderSize:c.End])
 	}
 	return frames
 }
