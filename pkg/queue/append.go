@@ -433,7 +433,7 @@ func (q *Queue) publish(g *Group, chunks []Chunk, ops []KeyValue) {
 	for i, chunk := range g.Records {
 		if n := len(q.cache); n > 0 && q.cache[n-1].Segment == g.After.Base {
 			before := cap(q.cache[n-1].Buf)
-			if q.cache[n-1].grow(chunk, chunks[i]) {
+			if grow(&q.cache[n-1], chunk, chunks[i]) {
 				q.cached += int64(cap(q.cache[n-1].Buf) - before)
 				spare = chunk
 				continue
@@ -459,6 +459,23 @@ func (q *Queue) publish(g *Group, chunks []Chunk, ops []KeyValue) {
 	q.free(spare)
 	q.account()
 	q.enforceLimit()
+}
+
+// extendLimit is how long a block in memory may become by adding chunks to it: a trickle of single
+// records does not fill the cache with their memory.
+const extendLimit = 32 << 10
+
+// grow adds a chunk that follows to a block, while that is short. Who has the block as it was does not
+// see that.
+func grow(b *Block, chunk []byte, c Chunk) bool {
+	n := len(b.Buf)
+	if n+len(chunk) > extendLimit {
+		return false
+	}
+	c.Start += n
+	c.End += n
+	b.Buf, b.Chunks = append(b.Buf, chunk...), append(b.Chunks, c)
+	return true
 }
 
 // trimCache drops the blocks that every cursor has acknowledged, but for one that can still grow,
@@ -583,7 +600,7 @@ func (q *Queue) outcome(last *error, what string, err error, failing, works stri
 func (q *Queue) probe() {
 	err := q.ready()
 	if err == nil {
-		err = q.store.Commit(&Group{Bytes: q.failSize})
+		err = q.store.Commit(&Group{Bytes: min(q.failSize, commitBytes)})
 	}
 	q.result(err, q.failSize)
 }

@@ -34,10 +34,6 @@ const (
 // does not read much for it.
 const BlockSize = 64 << 10
 
-// extendLimit is how long a block in memory may become by adding chunks to it: a trickle of single
-// records does not fill the cache with their memory.
-const extendLimit = 32 << 10
-
 // big is the byte order of all that is stored.
 var big = binary.BigEndian
 
@@ -186,19 +182,6 @@ type Block struct {
 	Segment uint64
 }
 
-// grow adds a chunk that follows, while the block is short. Who has the block as it was does not
-// see that.
-func (b *Block) grow(chunk []byte, c Chunk) bool {
-	n := len(b.Buf)
-	if n+len(chunk) > extendLimit {
-		return false
-	}
-	c.Start += n
-	c.End += n
-	b.Buf, b.Chunks = append(b.Buf, chunk...), append(b.Chunks, c)
-	return true
-}
-
 func (b *Block) Empty() bool   { return len(b.Chunks) == 0 }
 func (b *Block) First() uint64 { return b.Chunks[0].First }
 func (b *Block) Last() uint64  { return b.Chunks[len(b.Chunks)-1].Last() }
@@ -252,7 +235,32 @@ func RecordAfter(buf []byte, seq uint64) (first uint64) {
 	return first
 }
 
-// changeState makes the changes of the state in the payload of a chunk.
+// CutChunk cuts the first chunk from chunks of records that follow each other, and returns its
+// first and its last record. It is nil where there is none.
+func CutChunk(b []byte) (chunk, rest []byte, first, last uint64) {
+	if len(b) < HeaderSize {
+		return nil, nil, 0, 0
+	}
+	first, last = big.Uint64(b[16:]), big.Uint64(b[16:])+uint64(big.Uint32(b[8:]))-1
+	end := uint64(HeaderSize) + uint64(big.Uint32(b[12:]))
+	if end > uint64(len(b)) {
+		return nil, nil, 0, 0
+	}
+	return b[:end:end], b[end:], first, last
+}
+
+// Records calls fn with the records of a chunk, in whose memory they are.
+func Records(chunk []byte, fn func(seq uint64, data []byte)) error {
+	c, err := parseChunk(chunk, KindRecords)
+	for seq, offset := c.First, c.Start; err == nil && offset < c.End; seq++ {
+		var data []byte
+		data, offset = NextEntry(chunk, offset)
+		fn(seq, data)
+	}
+	return err
+}
+
+// ChangeState makes the changes of the state in the payload of a chunk.
 func ChangeState(state map[string]string, payload []byte) {
 	for len(payload) > 0 {
 		entry, rest, ok := appendlog.CutSized(payload)
@@ -296,14 +304,6 @@ func ParseOp(entry []byte) (key string, value []byte, err error) {
 		value = rest[1:]
 	}
 	return string(k), value, nil
-}
-
-// appendUints appends numbers of eight bytes each.
-func AppendUints(b []byte, values ...uint64) []byte {
-	for _, v := range values {
-		b = big.AppendUint64(b, v)
-	}
-	return b
 }
 
 func uvarintLen(n int) int { return (bits.Len(uint(n)|1) + 6) / 7 }

@@ -1,6 +1,10 @@
 package queue
 
-import "time"
+import (
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
+)
 
 // clock tells how long ago something was appended, whatever the machine's clock was set to since.
 // Its times are in Unix nanoseconds, and never jump: while the queue is open they go on with the
@@ -43,7 +47,7 @@ func (c *clock) time(at int64) time.Time {
 // stored and the first record of that.
 func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyValue) {
 	ahead := time.Duration(c.now() - time.Now().UnixNano()).Round(time.Second)
-	value := append(AppendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
+	value := append(appendlog.AppendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
 	if string(value) != state[clockKey] {
 		ops = append(ops, KeyValue{clockKey, value})
 	}
@@ -56,7 +60,7 @@ func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyVa
 	default:
 		low, high = min(low, ahead), max(high, ahead)
 	}
-	return append(ops, KeyValue{rangeKey, AppendUints(nil, uint64(low), uint64(high), end)})
+	return append(ops, KeyValue{rangeKey, appendlog.AppendUints(nil, uint64(low), uint64(high), end)})
 }
 
 // anyAhead is more than any clock is ahead of another one.

@@ -468,14 +468,6 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	return events, bytes, c.q.clock.time(at)
 }
 
-// left returns the bytes of a segment that are behind a position in it or before it.
-func (p Position) Left(s *Segment) int64 {
-	if p.Segment == s.Base {
-		return max(0, s.Bytes-p.Bytes)
-	}
-	return s.Bytes
-}
-
 // pending adds up what is behind a position, and returns the segment in which that begins. q.mu is
 // held.
 func (q *Queue) pending(pos Position) (events, bytes int64, first *Segment) {

@@ -18,13 +18,10 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 )
 
-// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
-// knows how far they went. It is more than a segment can hold.
-const DamageGap = 1 << 32
-
 // disk is the store in a directory: a file for each segment, and one for the cursors.
 type disk struct {
-	reporter
+	log       *zap.Logger
+	metrics   *Metrics
 	dir       string
 	system    datadir.System
 	lock      *os.File
@@ -57,8 +54,7 @@ func newDisk(o *Options) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{
-		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"},
-		dir:      o.Dir, system: cmp.Or(o.system, datadir.Disk), lock: lock,
+		log: o.Logger, metrics: o.Metrics, dir: o.Dir, system: cmp.Or(o.system, datadir.Disk), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	d.loops.Go(d.spaceLoop)
@@ -89,22 +85,13 @@ func (d *disk) Load() (*Loaded, error) {
 	gap := slices.ContainsFunc(taken, func(t Span) bool {
 		return len(segments) == 0 || t.First > segments[len(segments)-1].Base
 	})
-	copied := &Checkpoint{} // the copy of the positions in the newest segment
+	var copied *Checkpoint // the copy of the positions in the newest segment
 	if n := len(segments); n > 0 {
-		copied = cmp.Or(segments[n-1].positions, copied)
+		copied = segments[n-1].positions
 		// Without the cursors' file nobody knows whether what is torn was ever confirmed.
 		unsure = unsure || segments[n-1].torn && stored == nil
 	}
-	if stored == nil {
-		stored = copied
-	}
-	// The copy is older in general, but not if the last transaction came after the last flush.
-	stored.End = max(stored.End, copied.End)
-	for name, p := range stored.Cursors {
-		if c := copied.Cursors[name]; c.Acked > p.Acked {
-			stored.Cursors[name] = c
-		}
-	}
+	stored = Latest(stored, copied)
 	l.Cursors = stored.Cursors
 
 	// Where the sequence goes on: behind everything that anybody has seen.
@@ -273,7 +260,7 @@ func (d *disk) seal(whole bool) {
 func (d *disk) Commit(g *Group) error {
 	w := d.writer
 	if g.Empty() {
-		return errors.Join(w.log.Settle(), d.probe(max(64<<10, min(g.Bytes, commitBytes))))
+		return errors.Join(w.log.Settle(), d.probe(max(64<<10, g.Bytes)))
 	}
 	err := w.commit(g)
 	if err == nil {
@@ -439,7 +426,7 @@ func (d *disk) spaceLoop() {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
-		d.metrics.available.Set(float64(datadir.Available(d.dir)))
+		d.metrics.Available(datadir.Available(d.dir))
 		select {
 		case <-tick.C:
 		case <-d.closing:
@@ -448,14 +435,8 @@ func (d *disk) spaceLoop() {
 	}
 }
 
-// reporter logs and counts damaged files.
-type reporter struct {
-	log     *zap.Logger
-	metrics *Metrics
-	message string
-}
-
-func (r *reporter) damaged(err error) {
-	r.metrics.Damaged()
-	r.log.Error(r.message, zap.Error(err))
+// damaged logs and counts a damaged file.
+func (d *disk) damaged(err error) {
+	d.metrics.Damaged()
+	d.log.Error("storage is damaged", zap.Error(err))
 }

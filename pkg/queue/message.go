@@ -1,34 +1,25 @@
 package queue
 
-// What stores of other packages need, which keep groups and segments as messages: chunks are bytes
-// with a checksum of their own, and so are what Summary and Positions return to be handed back.
+// DamageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
+// knows how far they went. It is more than a segment can hold.
+const DamageGap = 1 << 32
 
-func (s *Segment) Summary() []byte { return append(AppendUints(nil, s.Base), s.Encode()...) }
-
-// CutChunk cuts the first chunk from chunks of records that follow each other, and returns its
-// first and its last record. It is nil where there is none.
-func CutChunk(b []byte) (chunk, rest []byte, first, last uint64) {
-	if len(b) < HeaderSize {
-		return nil, nil, 0, 0
-	}
-	first, last = big.Uint64(b[16:]), big.Uint64(b[16:])+uint64(big.Uint32(b[8:]))-1
-	end := uint64(HeaderSize) + uint64(big.Uint32(b[12:]))
-	if end > uint64(len(b)) {
-		return nil, nil, 0, 0
-	}
-	return b[:end:end], b[end:], first, last
+// Loaded is what is stored when a Queue is opened.
+type Loaded struct {
+	// in order
+	Segments []*Segment
+	State    map[string]string
+	Cursors  map[string]Position
+	// The last sequence number that may have been given out.
+	End uint64
+	// Records that are gone with what was found damaged.
+	Lost []Span
+	// What the store takes besides its segments.
+	Size int64
 }
 
-// Records calls fn with the records of a chunk, in whose memory they are.
-func Records(chunk []byte, fn func(seq uint64, data []byte)) error {
-	c, err := parseChunk(chunk, KindRecords)
-	for seq, offset := c.First, c.Start; err == nil && offset < c.End; seq++ {
-		var data []byte
-		data, offset = NextEntry(chunk, offset)
-		fn(seq, data)
-	}
-	return err
-}
+// Span is a range of records, both ends included.
+type Span struct{ First, Last uint64 }
 
 // NewLoaded returns what a store without anything has.
 func NewLoaded() *Loaded { return &Loaded{State: map[string]string{}, Cursors: map[string]Position{}} }
@@ -59,31 +50,25 @@ func (l *Loaded) Change(chunks []byte) error {
 	return err
 }
 
-// Cursors takes over the positions that SaveCursors has stored, nil if there are none, and those of
-// the newest group or segment, which may be further.
+// Positions takes over the positions that SaveCursors has stored, nil if there are none, and those
+// of the newest group or segment.
 func (l *Loaded) Positions(saved, newest []byte) error {
-	copied, err := DecodeCheckpoint(newest)
-	if err != nil && newest != nil {
-		return err
-	}
-	stored := copied
-	if saved != nil {
-		if stored, err = DecodeCheckpoint(saved); err != nil {
+	var both [2]*Checkpoint
+	for i, b := range [][]byte{saved, newest} {
+		if b == nil {
+			continue
+		}
+		var err error
+		if both[i], err = DecodeCheckpoint(b); err != nil {
 			return err
 		}
 	}
-	if stored == nil {
-		return nil
-	}
+	stored := Latest(both[0], both[1])
 	l.Cursors = stored.Cursors
 	if stored.End > l.End { // and how far it really went nobody knows
 		l.Lost, l.End = append(l.Lost, Span{l.End + 1, stored.End}), stored.End+DamageGap
 	}
-	for name, p := range stored.Cursors {
-		if copied != nil && copied.Cursors[name].Acked > p.Acked {
-			p = copied.Cursors[name]
-			l.Cursors[name] = p
-		}
+	for _, p := range stored.Cursors {
 		l.End = max(l.End, p.Acked)
 	}
 	return nil

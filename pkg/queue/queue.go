@@ -71,6 +71,9 @@ const (
 // ErrClosed is returned by everything that needs a queue which is open.
 var ErrClosed = deadletters.ErrClosed
 
+// ErrLocked is what Open returns (wrapped) when somebody else uses the directory.
+var ErrLocked = datadir.ErrLocked
+
 // ErrTooLarge is returned by Append for a record above MaxRecordBytes.
 var ErrTooLarge = errors.New("queue: record is too large")
 

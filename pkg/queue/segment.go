@@ -79,7 +79,7 @@ type segmentInfo struct {
 const infoSize = 25 + 4
 
 func (i segmentInfo) encode() []byte {
-	return appendlog.AppendCRC(AppendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
+	return appendlog.AppendCRC(appendlog.AppendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
 }
 
 func decodeInfo(b []byte) (segmentInfo, error) {
@@ -96,27 +96,6 @@ func decodeInfo(b []byte) (segmentInfo, error) {
 	}
 	i.base, i.previousBase, i.previousLast = big.Uint64(b[1:]), big.Uint64(b[9:]), big.Uint64(b[17:])
 	return i, nil
-}
-
-const summarySize = 32
-
-// encode returns what a segment says of itself.
-func (s *Segment) Encode() []byte {
-	return AppendUints(nil, s.Last, uint64(s.Bytes), uint64(s.FirstAt), uint64(s.LastAt))
-}
-
-// decode reads what encode returned.
-func (s *Segment) Decode(b []byte) error {
-	if len(b) != summarySize {
-		return errors.New("no summary of the segment")
-	}
-	last, bytes := big.Uint64(b), int64(big.Uint64(b[8:]))
-	if last+1 < s.Base || bytes < 0 {
-		return errors.New("summary does not fit the segment")
-	}
-	s.Last, s.Bytes = last, bytes
-	s.FirstAt, s.LastAt = int64(big.Uint64(b[16:])), int64(big.Uint64(b[24:]))
-	return nil
 }
 
 // found is what Load knows of a segment before it is used.
@@ -157,7 +136,7 @@ func scan(
 	var say []byte
 	rest, err := appendlog.Scan(file, size, want, func(g *appendlog.Group) error {
 		after := f.Segment
-		ok := len(g.Say) >= summarySize && after.Decode(g.Say[:summarySize]) == nil
+		ok := len(g.Say) >= SummarySize && after.Decode(g.Say[:SummarySize]) == nil
 		torn := g.Damaged && (!ok || after.Last <= f.Last || after.Last > known.least)
 		if g.Unsure && (torn || ok && after.Last > known.most) {
 			return appendlog.ErrCut
@@ -179,7 +158,7 @@ func scan(
 	})
 	f.Size, f.scanned, f.ended, f.torn = size, rest, rest.Ended, rest.Rest
 	if say != nil {
-		f.positions, _ = DecodeCheckpoint(say[summarySize:]) // only a copy
+		f.positions, _ = DecodeCheckpoint(say[SummarySize:]) // only a copy
 	}
 	switch {
 	case errors.Is(err, errVersion):
@@ -247,7 +226,7 @@ func (f *found) finish() error {
 func (s *segment) say(info segmentInfo, summary *Segment) []byte {
 	b := append(info.encode(), summary.Encode()...)
 	for _, p := range s.index {
-		b = AppendUints(b, p.first, uint64(p.offset))
+		b = appendlog.AppendUints(b, p.first, uint64(p.offset))
 	}
 	return b
 }
@@ -261,12 +240,12 @@ func inspect(system datadir.System, path string, base uint64, known confirmed) (
 	}
 	defer func() { err = cmp.Or(err, file.Close()) }()
 	say, _, ok := appendlog.ReadEnd(file, size)
-	if ok && len(say) >= infoSize+summarySize {
+	if ok && len(say) >= infoSize+SummarySize {
 		f.info, err = decodeInfo(say[:infoSize])
 		if errors.Is(err, errVersion) {
 			return f, fmt.Errorf("%s: %w", path, err)
 		}
-		if err == nil && f.info.base == base && f.Decode(say[infoSize:infoSize+summarySize]) == nil {
+		if err == nil && f.info.base == base && f.Decode(say[infoSize:infoSize+SummarySize]) == nil {
 			f.Size, f.ended = size, true
 			return f, nil
 		}
@@ -301,8 +280,8 @@ func (s *segment) open() error {
 	}
 	if s.index == nil {
 		say, at, ok := appendlog.ReadEnd(file, size)
-		if ok = ok && len(say) >= infoSize+summarySize; ok {
-			for b := say[infoSize+summarySize:]; len(b) >= 16; b = b[16:] {
+		if ok = ok && len(say) >= infoSize+SummarySize; ok {
+			for b := say[infoSize+SummarySize:]; len(b) >= 16; b = b[16:] {
 				s.index = append(s.index, place{big.Uint64(b), int64(big.Uint64(b[8:]))})
 			}
 			s.end = at

@@ -1,6 +1,10 @@
 package queue
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
+)
 
 // Store is what a Queue keeps its data in. The Queue groups batches, makes blocks of them and looks
 // after state, cursors and limits; the store keeps blocks and positions, and finds them again. The
@@ -70,22 +74,30 @@ type Segment struct {
 // Empty says that there is no record in it.
 func (s *Segment) Empty() bool { return s.Last < s.Base }
 
-// Loaded is what is stored when a Queue is opened.
-type Loaded struct {
-	// in order
-	Segments []*Segment
-	State    map[string]string
-	Cursors  map[string]Position
-	// The last sequence number that may have been given out.
-	End uint64
-	// Records that are gone with what was found damaged.
-	Lost []Span
-	// What the store takes besides its segments.
-	Size int64
+// SummarySize is the length of what Encode returns.
+const SummarySize = 32
+
+// Encode returns what a segment says of itself.
+func (s *Segment) Encode() []byte {
+	return appendlog.AppendUints(nil, s.Last, uint64(s.Bytes), uint64(s.FirstAt), uint64(s.LastAt))
 }
 
-// Span is a range of records, both ends included.
-type Span struct{ First, Last uint64 }
+// Decode reads what Encode returned.
+func (s *Segment) Decode(b []byte) error {
+	if len(b) != SummarySize {
+		return errors.New("no summary of the segment")
+	}
+	last, bytes := big.Uint64(b), int64(big.Uint64(b[8:]))
+	if last+1 < s.Base || bytes < 0 {
+		return errors.New("summary does not fit the segment")
+	}
+	s.Last, s.Bytes = last, bytes
+	s.FirstAt, s.LastAt = int64(big.Uint64(b[16:])), int64(big.Uint64(b[24:]))
+	return nil
+}
+
+// Summary returns what a segment says of itself with its first record, for Loaded.Segment.
+func (s *Segment) Summary() []byte { return append(appendlog.AppendUints(nil, s.Base), s.Encode()...) }
 
 // Start describes a segment that is to be begun.
 type Start struct {
