@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Batch is what Append stores together: all of it or nothing.
@@ -63,8 +64,8 @@ type KeyValue struct {
 
 // group is what goes into one transaction: whole batches.
 type group struct {
-	records []Draft
-	state   []Draft
+	records []storage.Draft
+	state   []storage.Draft
 	ops     []KeyValue
 	dones   []func(error)
 	chains  []*Chain
@@ -131,15 +132,15 @@ func (q *Queue) accept(b *Batch, size int64) error {
 // addTo copies a batch into the group. waitMu is held.
 func (q *Queue) addTo(g *group, b *Batch) {
 	for _, r := range b.Records {
-		g.records = AddEntry(g.records, r, &q.spare)
+		g.records = storage.AddEntry(g.records, r, &q.spare)
 		if d := &g.records[len(g.records)-1]; d.At == 0 {
 			d.At = q.clock.now()
 		}
 	}
 	var op, none []byte
 	for _, kv := range b.State {
-		op = AppendOp(op[:0], kv.Key, kv.Value)
-		g.state = AddEntry(g.state, op, &none)
+		op = storage.AppendOp(op[:0], kv.Key, kv.Value)
+		g.state = storage.AddEntry(g.state, op, &none)
 	}
 	g.ops = append(g.ops, b.State...)
 	if b.Done != nil {
@@ -159,7 +160,7 @@ func notify(c chan struct{}) {
 
 // free keeps the memory of a draft that was copied for the next one.
 func (q *Queue) free(buf []byte) {
-	if buf == nil || cap(buf) > 2*BlockSize {
+	if buf == nil || cap(buf) > 2*storage.BlockSize {
 		return
 	}
 	q.waitMu.Lock()
@@ -275,23 +276,23 @@ func (q *Queue) write(g *group) error {
 	}
 	first, end := q.Bounds()
 	for _, op := range q.clock.changes(q.state, first, end) {
-		g.state = AddEntry(g.state, AppendOp(nil, op.Key, op.Value), new([]byte))
+		g.state = storage.AddEntry(g.state, storage.AppendOp(nil, op.Key, op.Value), new([]byte))
 		g.ops = append(g.ops, op)
 	}
-	var chunks []Chunk
+	var chunks []storage.Chunk
 	w := &Group{Positions: q.checkpoint(), After: *q.active}
 	for i := range g.records {
 		d := &g.records[i]
 		if w.After.Empty() {
 			w.After.FirstAt = d.At
 		}
-		chunks = append(chunks, d.Finish(KindRecords, w.After.Last+1, w.After.Bytes))
+		chunks = append(chunks, d.Finish(storage.KindRecords, w.After.Last+1, w.After.Bytes))
 		w.Records = append(w.Records, d.Buf)
 		w.After.Last += uint64(d.Count)
 		w.After.Bytes += d.Bytes
 		w.After.LastAt = d.At
 	}
-	w.State = FinishState(g.state)
+	w.State = storage.FinishState(g.state)
 	if err := q.makingRoom(func() (bool, error) { return w.Sealed, q.store.Commit(w) }); err != nil {
 		if s := q.active; w.Sealed {
 			q.active = nil
@@ -314,7 +315,7 @@ func (q *Queue) makingRoom(write func() (done bool, err error)) error {
 			return err
 		}
 		q.mu.RLock()
-		var oldest *Segment
+		var oldest *storage.Segment
 		if len(q.segments) > 1 && q.segments[0].Last <= q.needed() {
 			oldest = q.segments[0]
 		}
@@ -374,12 +375,12 @@ func (q *Queue) begin() error {
 func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 	const chunks = 16
 	now := q.clock.now()
-	var drafts []Draft
+	var drafts []storage.Draft
 	flush := func() error {
 		for i := range drafts {
 			drafts[i].At = now
 		}
-		state := FinishState(drafts)
+		state := storage.FinishState(drafts)
 		drafts = drafts[:0]
 		return put(state)
 	}
@@ -387,13 +388,13 @@ func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 	// Only the committer, which this is, changes the state: no lock that would make everybody
 	// wait for the disk.
 	for k, v := range q.state {
-		op = AppendOp(op[:0], k, []byte(v))
+		op = storage.AppendOp(op[:0], k, []byte(v))
 		if n := len(drafts); n == chunks && !drafts[n-1].Fits(op) {
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		drafts = AddEntry(drafts, op, &none)
+		drafts = storage.AddEntry(drafts, op, &none)
 	}
 	if len(drafts) == 0 {
 		return nil
@@ -424,7 +425,7 @@ func (q *Queue) rollIfFull() {
 }
 
 // publish makes what was stored visible.
-func (q *Queue) publish(g *Group, chunks []Chunk, ops []KeyValue) {
+func (q *Queue) publish(g *Group, chunks []storage.Chunk, ops []KeyValue) {
 	q.mu.Lock()
 	first := q.active.Last + 1
 	*q.active = g.After
@@ -439,11 +440,11 @@ func (q *Queue) publish(g *Group, chunks []Chunk, ops []KeyValue) {
 				continue
 			}
 		}
-		q.cache = append(q.cache, Block{chunk, []Chunk{chunks[i]}, g.After.Base})
+		q.cache = append(q.cache, storage.Block{Buf: chunk, Chunks: []storage.Chunk{chunks[i]}, Segment: g.After.Base})
 		q.cached += int64(cap(chunk))
 	}
 	for _, kv := range ops {
-		SetState(q.state, kv.Key, kv.Value)
+		storage.SetState(q.state, kv.Key, kv.Value)
 	}
 	if len(g.Records) > 0 {
 		needed, at := q.end, chunks[0].At
@@ -465,9 +466,9 @@ func (q *Queue) publish(g *Group, chunks []Chunk, ops []KeyValue) {
 // records does not fill the cache with their memory.
 const extendLimit = 32 << 10
 
-// grow adds a chunk that follows to a block, while that is short. Who has the block as it was does not
-// see that.
-func grow(b *Block, chunk []byte, c Chunk) bool {
+// grow adds a chunk that follows to a block, while that is short. Who has the block as it was does
+// not see that.
+func grow(b *storage.Block, chunk []byte, c storage.Chunk) bool {
 	n := len(b.Buf)
 	if n+len(chunk) > extendLimit {
 		return false
@@ -482,10 +483,12 @@ func grow(b *Block, chunk []byte, c Chunk) bool {
 // and the oldest beyond the limit. q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
 	n, last := 0, len(q.cache)-1
-	done := func(b *Block, grows bool) bool { return b.Last() <= needed && (!grows || len(b.Buf) > extendLimit) }
+	done := func(b *storage.Block, grows bool) bool {
+		return b.Last() <= needed && (!grows || len(b.Buf) > extendLimit)
+	}
 	for n <= last && (q.cached > q.opts.CacheBytes || done(&q.cache[n], n == last)) {
 		q.cached -= int64(cap(q.cache[n].Buf))
-		q.cache[n] = Block{}
+		q.cache[n] = storage.Block{}
 		n++
 	}
 	q.cache = q.cache[n:]
@@ -509,7 +512,7 @@ func (q *Queue) account() {
 func (q *Queue) enforceLimit() {
 	for {
 		q.mu.RLock()
-		var oldest *Segment
+		var oldest *storage.Segment
 		if len(q.segments) > 1 && q.size() > q.opts.MaxBytes {
 			oldest = q.segments[0]
 		}
@@ -532,7 +535,7 @@ func (q *Queue) enforceLimit() {
 }
 
 // takeOut removes a segment; what the cursors have not acknowledged of it is lost.
-func (q *Queue) takeOut(s *Segment) {
+func (q *Queue) takeOut(s *storage.Segment) {
 	q.skip(s.Base, s.Last)
 	q.remove(s)
 }
@@ -551,7 +554,7 @@ func (q *Queue) skip(first, last uint64) {
 }
 
 // remove removes a segment that nobody needs.
-func (q *Queue) remove(s *Segment) {
+func (q *Queue) remove(s *storage.Segment) {
 	q.mu.Lock()
 	i := slices.Index(q.segments, s)
 	if i >= 0 {

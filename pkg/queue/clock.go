@@ -1,10 +1,15 @@
 package queue
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
+
+// big is the byte order of what is stored.
+var big = binary.BigEndian
 
 // clock tells how long ago something was appended, whatever the machine's clock was set to since.
 // Its times are in Unix nanoseconds, and never jump: while the queue is open they go on with the
@@ -22,7 +27,7 @@ type clock struct {
 }
 
 // start sets the clock going: by what is stored of it, and not before the last record.
-func (c *clock) start(stored string, segments []*Segment) {
+func (c *clock) start(stored string, segments []*storage.Segment) {
 	boot, up := uptime()
 	c.began = time.Now()
 	if c.at = c.began.UnixNano(); len(stored) > 16 && stored[16:] == boot {

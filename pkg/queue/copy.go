@@ -8,7 +8,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // movingKey is set while all of another queue is being copied.
@@ -59,7 +61,7 @@ func (q *Queue) copyFrom(from *Queue, copied func(records uint64) error) error {
 	return nil
 }
 
-func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64) error) error {
+func (q *Queue) copySegment(from *Queue, s *storage.Segment, copied func(records uint64) error) error {
 	g, begun := new(group), false
 	write := func(record uint64) error {
 		if len(g.records) == 0 {
@@ -94,8 +96,8 @@ func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64)
 			begun = true
 		}
 		for _, c := range b.Chunks {
-			buf := slices.Clone(b.Buf[c.Start-HeaderSize : c.End])
-			g.records = append(g.records, Draft{Buf: buf, Count: c.Count, Bytes: c.Bytes, At: c.At})
+			buf := slices.Clone(b.Buf[c.Start-appendlog.HeaderSize : c.End])
+			g.records = append(g.records, storage.Draft{Buf: buf, Count: c.Count, Bytes: c.Bytes, At: c.At})
 			g.bytes += int64(len(buf))
 		}
 		seq = b.Last() + 1

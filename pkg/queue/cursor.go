@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Record is one record of the queue.
@@ -47,13 +48,13 @@ type Cursor struct {
 
 	// Guards what follows; q.mu is never taken while it is held.
 	mu  sync.Mutex
-	pos Position
+	pos storage.Position
 	// The record that Next returns next.
 	read uint64
 	// Chunks from pos.acked+1 to what was read.
 	window []chunkRef
 	// Unreadable records that are not acknowledged yet.
-	holes []Span
+	holes []storage.Span
 	// Unreadable records up to this one were reported.
 	lostTo uint64
 	// When the first record that is not acknowledged was appended, at the latest; used while
@@ -61,7 +62,7 @@ type Cursor struct {
 	hint int64
 	// Where Next reads: a block, a chunk of it, and the offset of record read, which is right
 	// if at is read.
-	view   Block
+	view   storage.Block
 	chunk  int
 	offset int
 	at     uint64
@@ -72,11 +73,11 @@ type Cursor struct {
 
 // chunkRef is what a cursor keeps of a chunk that it has read.
 type chunkRef struct {
-	Chunk
+	storage.Chunk
 	segment uint64
 }
 
-func newCursor(q *Queue, name string, p Position) *Cursor {
+func newCursor(q *Queue, name string, p storage.Position) *Cursor {
 	return &Cursor{q: q, name: name, wake: make(chan struct{}, 1), pos: p, read: p.Acked + 1}
 }
 
@@ -180,7 +181,7 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 			c.window = append(c.window, chunkRef{*ch, c.view.Segment})
 		}
 		for c.offset < ch.End {
-			data, next := NextEntry(c.view.Buf, c.offset)
+			data, next := storage.NextEntry(c.view.Buf, c.offset)
 			if len(records) == maxRecords || (len(data) > room && len(records) > 0) {
 				c.at = c.read
 				return records, room, true
@@ -201,14 +202,14 @@ func (c *Cursor) seek() {
 	ch := &c.view.Chunks[c.chunk]
 	c.offset = ch.Start
 	for range c.read - ch.First {
-		_, c.offset = NextEntry(c.view.Buf, c.offset)
+		_, c.offset = storage.NextEntry(c.view.Buf, c.offset)
 	}
 	c.at = c.read
 }
 
 // locate returns the block with record seq, or, if that is not to be had, with the first one after
 // it. It is empty at the end of the queue.
-func (c *Cursor) locate(seq uint64) (Block, error) {
+func (c *Cursor) locate(seq uint64) (storage.Block, error) {
 	q := c.q
 	for {
 		q.mu.RLock()
@@ -227,16 +228,16 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 		switch {
 		case err == nil:
 			return view, nil
-		case errors.Is(err, ErrGone):
+		case errors.Is(err, storage.ErrGone):
 			if q.isClosing() {
-				return Block{}, ErrClosed
+				return storage.Block{}, ErrClosed
 			}
 			// removed meanwhile
 		case !datadir.IsDamage(err):
-			return Block{}, fmt.Errorf("queue: %w", err)
+			return storage.Block{}, fmt.Errorf("queue: %w", err)
 		case next == 0:
 			if q.condemn(s) {
-				return Block{}, nil // the cursor is behind it now
+				return storage.Block{}, nil // the cursor is behind it now
 			}
 		default:
 			c.lost(seq, next-1)
@@ -247,7 +248,7 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 
 // segmentOf returns the segment with record seq, or the first one after it; nil if there is none.
 // q.mu is held.
-func (q *Queue) segmentOf(seq uint64) *Segment {
+func (q *Queue) segmentOf(seq uint64) *storage.Segment {
 	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].Last >= seq })
 	if i == len(q.segments) {
 		return nil
@@ -257,10 +258,10 @@ func (q *Queue) segmentOf(seq uint64) *Segment {
 
 // cachedBlock returns the block with record seq if it is in memory, else an empty one. q.mu is
 // held.
-func (q *Queue) cachedBlock(seq uint64) Block {
+func (q *Queue) cachedBlock(seq uint64) storage.Block {
 	i := sort.Search(len(q.cache), func(i int) bool { return q.cache[i].Last() >= seq })
 	if i == len(q.cache) || !q.cache[i].Holds(seq) {
-		return Block{}
+		return storage.Block{}
 	}
 	return q.cache[i]
 }
@@ -282,7 +283,7 @@ func (c *Cursor) use(base uint64) {
 // condemn takes a segment that cannot be read at all out of use. It returns true for the one that
 // is written to: that stays on the list until the committer, who may be using it at this moment,
 // takes it out.
-func (q *Queue) condemn(s *Segment) (active bool) {
+func (q *Queue) condemn(s *storage.Segment) (active bool) {
 	q.mu.RLock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
 	last := s.Last
@@ -303,7 +304,7 @@ func (c *Cursor) lost(first, last uint64) {
 	if last > c.lostTo {
 		n = int(last - max(first, c.lostTo+1) + 1)
 		c.lostTo = last
-		c.holes = append(c.holes, Span{first, last})
+		c.holes = append(c.holes, storage.Span{First: first, Last: last})
 		c.settle()
 	}
 	c.mu.Unlock()
@@ -412,7 +413,7 @@ func (c *Cursor) skip(first, last uint64) int {
 func (c *Cursor) remove() {
 	c.mu.Lock()
 	c.removed = true
-	c.view, c.window = Block{}, nil
+	c.view, c.window = storage.Block{}, nil
 	c.mu.Unlock()
 	c.use(0)
 	notify(c.wake)
@@ -470,7 +471,7 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 
 // pending adds up what is behind a position, and returns the segment in which that begins. q.mu is
 // held.
-func (q *Queue) pending(pos Position) (events, bytes int64, first *Segment) {
+func (q *Queue) pending(pos storage.Position) (events, bytes int64, first *storage.Segment) {
 	for _, s := range slices.Backward(q.segments) {
 		if s.Last <= pos.Acked {
 			break
@@ -515,7 +516,7 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 
 // trimTarget finds a step of Trim: over all of a segment if that is possible, else within a block.
 // to is from when there is nothing to do. The records from first to the position are still there.
-func (c *Cursor) trimTarget(maxBytes, before int64) (from, to Position, first uint64, err error) {
+func (c *Cursor) trimTarget(maxBytes, before int64) (from, to storage.Position, first uint64, err error) {
 	c.mu.Lock()
 	from = c.pos
 	c.mu.Unlock()
@@ -532,7 +533,7 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to Position, first ui
 	over := maxBytes > 0 && waiting > maxBytes
 	first = max(at.Base, from.Acked+1)
 	if (over && waiting-from.Left(&at) >= maxBytes) || at.LastAt < before {
-		return from, Position{Acked: at.Last, Segment: at.Base, Bytes: at.Bytes}, first, nil
+		return from, storage.Position{Acked: at.Last, Segment: at.Base, Bytes: at.Bytes}, first, nil
 	}
 	if !over && before == 0 {
 		return from, from, 0, nil
@@ -547,7 +548,7 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to Position, first ui
 		bytes, seq := ch.Before, ch.First
 		for offset := ch.Start; offset < ch.End; seq++ {
 			var data []byte
-			data, offset = NextEntry(view.Buf, offset)
+			data, offset = storage.NextEntry(view.Buf, offset)
 			bytes += int64(len(data))
 			if seq < first {
 				continue
@@ -556,7 +557,7 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to Position, first ui
 				return from, to, first, nil
 			}
 			waiting -= int64(len(data))
-			to = Position{Acked: seq, Segment: view.Segment, Bytes: bytes}
+			to = storage.Position{Acked: seq, Segment: view.Segment, Bytes: bytes}
 		}
 	}
 	return from, to, first, nil
@@ -564,7 +565,7 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to Position, first ui
 
 // advance moves the acknowledged position from one to another, and returns how many of the records
 // from first on that drops. If it has changed meanwhile, nothing is done.
-func (c *Cursor) advance(from, to Position, first uint64) (dropped int, err error) {
+func (c *Cursor) advance(from, to storage.Position, first uint64) (dropped int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.removed {
@@ -582,7 +583,7 @@ func (c *Cursor) advance(from, to Position, first uint64) (dropped int, err erro
 func (q *Queue) checkpoint() *Checkpoint {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	cp := &Checkpoint{End: q.end, Cursors: make(map[string]Position, len(q.cursors))}
+	cp := &Checkpoint{End: q.end, Cursors: make(map[string]storage.Position, len(q.cursors))}
 	for name, c := range q.cursors {
 		c.mu.Lock()
 		cp.Cursors[name] = c.pos
@@ -651,7 +652,7 @@ func (q *Queue) removeDone() (removed bool) {
 			needed = min(needed, c.Acked())
 		}
 	}
-	var done []*Segment
+	var done []*storage.Segment
 	for i, s := range q.segments {
 		if i+1 < len(q.segments) && s.Last <= needed && (q.opts.Retain == 0 || s.Empty() || s.LastAt < young) {
 			done = append(done, s)

@@ -35,6 +35,8 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/diskstore"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Defaults of Options.
@@ -79,6 +81,28 @@ var ErrTooLarge = errors.New("queue: record is too large")
 
 // Unlimited is an Options.MaxBytes that no disk has.
 const Unlimited = math.MaxInt64
+
+// What a program needs that puts a store of its own around the one of a queue (Options.Wrap), by
+// embedding that:
+//
+//	type failing struct{ queue.Store }
+//
+//	func (f failing) Commit(g *queue.Group) error {
+//		if rand.IntN(3) == 0 {
+//			return syscall.ENOSPC
+//		}
+//		return f.Store.Commit(g)
+//	}
+type (
+	// Store is what a queue keeps its data in.
+	Store = storage.Store
+	// Group is what is stored in one transaction.
+	Group = storage.Group
+	// Start describes a segment that is to be begun.
+	Start = storage.Start
+	// Checkpoint is what is stored of all cursors.
+	Checkpoint = storage.Checkpoint
+)
 
 // Options say where and how to store. Only Dir or Store is needed.
 type Options struct {
@@ -189,11 +213,11 @@ type Queue struct {
 type stored struct {
 	mu sync.RWMutex
 	// by base
-	segments []*Segment
+	segments []*storage.Segment
 	// Last sequence number that is stored.
 	end uint64
 	// the newest ones
-	cache   []Block
+	cache   []storage.Block
 	cached  int64
 	cursors map[string]*Cursor
 	// Those of the Readers, and whether nothing may become too old before they have read it.
@@ -209,10 +233,10 @@ type stored struct {
 type committer struct {
 	// Set by a cursor that cannot read the active segment: it is set aside before the next
 	// commit.
-	condemned atomic.Pointer[Segment]
+	condemned atomic.Pointer[storage.Segment]
 
 	// Takes the next group; nil until one is begun.
-	active *Segment
+	active *storage.Segment
 	// Its size when it was begun.
 	initial int64
 
@@ -231,7 +255,10 @@ func Open(opts Options) (_ *Queue, err error) {
 	}
 	store := opts.Store
 	if store == nil {
-		if store, err = newDisk(&opts); err != nil {
+		store, err = diskstore.Open(diskstore.Options{
+			Dir: opts.Dir, Logger: opts.Logger, Metrics: opts.Metrics, System: opts.system,
+		})
+		if err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
 		}
 	}

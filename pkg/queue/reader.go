@@ -6,6 +6,8 @@ import (
 	"math"
 	"sort"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Reader reads what is stored, beside the cursors: it has no name, nothing waits for it, and it
@@ -17,7 +19,7 @@ type Reader struct{ c *Cursor }
 // bytes takes it all the same. Numbers that are missing in what it returns are of records that are
 // gone. Close it.
 func (q *Queue) Reader(first uint64, hold bool) *Reader {
-	r := &Reader{newCursor(q, "", Position{Acked: max(first, 1) - 1})}
+	r := &Reader{newCursor(q, "", storage.Position{Acked: max(first, 1) - 1})}
 	q.mu.Lock()
 	q.readers[r.c] = hold
 	q.mu.Unlock()
@@ -122,7 +124,7 @@ func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err
 	default:
 		at = sum
 	}
-	c := newCursor(q, "", Position{})
+	c := newCursor(q, "", storage.Position{})
 	defer c.use(0)
 	q.mu.RLock()
 	// The next records to look at, from low to high; those before are no later.
@@ -163,8 +165,8 @@ func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err
 
 // placeOf returns the position before record first, or the first one after it that is stored. It is
 // the zero one where that is the end.
-func (q *Queue) placeOf(first uint64) (p Position, err error) {
-	c := newCursor(q, "", Position{})
+func (q *Queue) placeOf(first uint64) (p storage.Position, err error) {
+	c := newCursor(q, "", storage.Position{})
 	defer c.use(0)
 	b, err := c.locate(first)
 	if err != nil || b.Empty() {
@@ -172,10 +174,10 @@ func (q *Queue) placeOf(first uint64) (p Position, err error) {
 	}
 	first = max(first, b.First())
 	ch := &b.Chunks[b.ChunkOf(first)]
-	p = Position{Acked: first - 1, Segment: b.Segment, Bytes: ch.Before}
+	p = storage.Position{Acked: first - 1, Segment: b.Segment, Bytes: ch.Before}
 	for offset, seq := ch.Start, ch.First; seq < first; seq++ {
 		var data []byte
-		data, offset = NextEntry(b.Buf, offset)
+		data, offset = storage.NextEntry(b.Buf, offset)
 		p.Bytes += int64(len(data))
 	}
 	return p, nil

@@ -1,10 +1,10 @@
-package queue
+package storage
 
 // DamageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
 // knows how far they went. It is more than a segment can hold.
 const DamageGap = 1 << 32
 
-// Loaded is what is stored when a Queue is opened.
+// Loaded is what is stored when a queue is opened.
 type Loaded struct {
 	// in order
 	Segments []*Segment

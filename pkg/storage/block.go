@@ -1,4 +1,4 @@
-package queue
+package storage
 
 import (
 	"encoding/binary"
@@ -10,6 +10,23 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 )
 
+// The kinds of frames in a segment.
+const (
+	KindRecords = 1
+	KindState   = 2
+	KindHead    = 3
+)
+
+// BlockSize is what a chunk is closed at. It is large enough that the cost per block (a header, a
+// checksum, a place in an index) disappears, and small enough that a reader in need of one record
+// does not read much for it.
+const BlockSize = 64 << 10
+
+// big is the byte order of all that is stored.
+var big = binary.BigEndian
+
+var errChunk = errors.New("checksum or layout of a block is wrong")
+
 // A chunk holds what one transaction stores, or a part of that. It is a frame of pkg/appendlog, of
 // which the numbers are, in a chunk of records,
 //
@@ -20,26 +37,8 @@ import (
 //
 // and zero in one of the state; in the payload each entry is its length as an unsigned varint and
 // its bytes. A block is a run of chunks in memory, back to back.
-const HeaderSize = appendlog.HeaderSize
 
-// The kinds of frames in a segment.
-const (
-	KindRecords = 1
-	KindState   = 2
-	KindHead    = 3
-)
-
-// blockSize is what a chunk is closed at. It is large enough that the cost per block (a header, a
-// checksum, a place in an index) disappears, and small enough that a reader in need of one record
-// does not read much for it.
-const BlockSize = 64 << 10
-
-// big is the byte order of all that is stored.
-var big = binary.BigEndian
-
-var errChunk = errors.New("checksum or layout of a block is wrong")
-
-// chunkInfo describes one chunk of a block in memory.
+// Chunk describes one chunk of a block in memory.
 type Chunk struct {
 	// Sequence number of the first record.
 	First uint64
@@ -54,10 +53,10 @@ type Chunk struct {
 	Start, End int
 }
 
-// last returns the sequence number of the chunk's last record.
+// Last returns the sequence number of the chunk's last record.
 func (c *Chunk) Last() uint64 { return c.First + uint64(c.Count) - 1 }
 
-// draft is a chunk that is being filled. Its header is written by finish.
+// Draft is a chunk that is being filled. Its header is written by Finish.
 type Draft struct {
 	Buf   []byte // header space and payload
 	Count int
@@ -65,21 +64,21 @@ type Draft struct {
 	At    int64
 }
 
-// fits tells whether an entry still belongs into d.
+// Fits tells whether an entry still belongs into d.
 func (d *Draft) Fits(entry []byte) bool {
 	return len(d.Buf)+uvarintLen(len(entry))+len(entry) <= BlockSize
 }
 
-// addEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the
+// AddEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the
 // spare memory if it is enough.
 func AddEntry(drafts []Draft, entry []byte, spare *[]byte) []Draft {
 	n := len(drafts)
 	if n == 0 || !drafts[n-1].Fits(entry) {
 		d := Draft{}
-		if size := HeaderSize + uvarintLen(len(entry)) + len(entry); size <= cap(*spare) {
-			d.Buf, *spare = (*spare)[:HeaderSize], nil
+		if size := appendlog.HeaderSize + uvarintLen(len(entry)) + len(entry); size <= cap(*spare) {
+			d.Buf, *spare = (*spare)[:appendlog.HeaderSize], nil
 		} else {
-			d.Buf = make([]byte, HeaderSize, max(BlockSize, size))
+			d.Buf = make([]byte, appendlog.HeaderSize, max(BlockSize, size))
 		}
 		drafts = append(drafts, d)
 		n++
@@ -94,15 +93,16 @@ func (d *Draft) add(entry []byte) {
 	d.Bytes += int64(len(entry))
 }
 
-// finish writes the header in front of the payload.
+// Finish writes the header in front of the payload.
 func (d *Draft) Finish(kind uint8, first uint64, before int64) Chunk {
 	appendlog.Seal(d.Buf, kind, uint32(d.Count), [4]uint64{first, uint64(d.At), uint64(before), uint64(d.Bytes)})
 	return Chunk{
-		First: first, Count: d.Count, At: d.At, Before: before, Bytes: d.Bytes, Start: HeaderSize, End: len(d.Buf),
+		First: first, Count: d.Count, At: d.At, Before: before, Bytes: d.Bytes,
+		Start: appendlog.HeaderSize, End: len(d.Buf),
 	}
 }
 
-// finishState writes the headers of drafts with changes of the state, and returns the chunks.
+// FinishState writes the headers of drafts with changes of the state, and returns the chunks.
 func FinishState(drafts []Draft) (chunks [][]byte) {
 	for i := range drafts {
 		drafts[i].Finish(KindState, 0, 0)
@@ -111,8 +111,8 @@ func FinishState(drafts []Draft) (chunks [][]byte) {
 	return chunks
 }
 
-// parseBlock checks a block and lists its chunks. On an error the chunks in front of the damage are
-// still returned and good. Every entry of a returned chunk lies within the block, so that nextEntry
+// ParseBlock checks a block and lists its chunks. On an error the chunks in front of the damage are
+// still returned and good. Every entry of a returned chunk lies within the block, so that NextEntry
 // cannot fail on it.
 func ParseBlock(buf []byte, kind uint8) ([]Chunk, error) {
 	var chunks []Chunk
@@ -157,15 +157,15 @@ func describe(buf []byte, f *appendlog.Frame, kind uint8) (Chunk, error) {
 	return c, nil
 }
 
-// frameInfo describes the chunk that a frame is, if it is one.
+// FrameChunk describes the chunk that a frame is, if it is one.
 func FrameChunk(f *appendlog.Frame) Chunk {
 	return Chunk{
 		First: f.Numbers[0], Count: int(f.Count), At: int64(f.Numbers[1]), Before: int64(f.Numbers[2]),
-		Bytes: int64(f.Numbers[3]), Start: int(f.Offset) + HeaderSize, End: int(f.End()),
+		Bytes: int64(f.Numbers[3]), Start: int(f.Offset) + appendlog.HeaderSize, End: int(f.End()),
 	}
 }
 
-// nextEntry returns the entry at offset of a checked block and the offset of the one behind it.
+// NextEntry returns the entry at offset of a checked block and the offset of the one behind it.
 func NextEntry(buf []byte, offset int) ([]byte, int) {
 	n, size := binary.Uvarint(buf[offset:])
 	start := offset + size
@@ -182,20 +182,27 @@ type Block struct {
 	Segment uint64
 }
 
-func (b *Block) Empty() bool   { return len(b.Chunks) == 0 }
+// Empty says that it has no record.
+func (b *Block) Empty() bool { return len(b.Chunks) == 0 }
+
+// First returns its first record.
 func (b *Block) First() uint64 { return b.Chunks[0].First }
-func (b *Block) Last() uint64  { return b.Chunks[len(b.Chunks)-1].Last() }
+
+// Last returns its last record.
+func (b *Block) Last() uint64 { return b.Chunks[len(b.Chunks)-1].Last() }
+
+// Holds tells whether record seq is in it.
 func (b *Block) Holds(seq uint64) bool {
 	return !b.Empty() && seq >= b.First() && seq <= b.Last()
 }
 
-// chunkOf returns the first chunk that does not end before record seq.
+// ChunkOf returns the first chunk that does not end before record seq.
 func (b *Block) ChunkOf(seq uint64) int {
 	return sort.Search(len(b.Chunks), func(i int) bool { return b.Chunks[i].Last() >= seq })
 }
 
-// findRecord checks a part of a segment, which should hold record seq, and returns the chunks
-// around that.
+// NewBlock checks a part of a segment, which should hold record seq, and returns the chunks around
+// that.
 func NewBlock(buf []byte, s Segment, seq uint64) (Block, error) {
 	b := Block{Buf: buf, Segment: s.Base}
 	appendlog.Walk(buf, func(f appendlog.Frame) bool {
@@ -223,7 +230,7 @@ func NewBlock(buf []byte, s Segment, seq uint64) (Block, error) {
 	return b, nil
 }
 
-// recordAfter returns the first record behind seq that can be read in a part of a segment, 0 if
+// RecordAfter returns the first record behind seq that can be read in a part of a segment, 0 if
 // there is none.
 func RecordAfter(buf []byte, seq uint64) (first uint64) {
 	appendlog.Walk(buf, func(f appendlog.Frame) bool {
@@ -238,11 +245,11 @@ func RecordAfter(buf []byte, seq uint64) (first uint64) {
 // CutChunk cuts the first chunk from chunks of records that follow each other, and returns its
 // first and its last record. It is nil where there is none.
 func CutChunk(b []byte) (chunk, rest []byte, first, last uint64) {
-	if len(b) < HeaderSize {
+	if len(b) < appendlog.HeaderSize {
 		return nil, nil, 0, 0
 	}
 	first, last = big.Uint64(b[16:]), big.Uint64(b[16:])+uint64(big.Uint32(b[8:]))-1
-	end := uint64(HeaderSize) + uint64(big.Uint32(b[12:]))
+	end := uint64(appendlog.HeaderSize) + uint64(big.Uint32(b[12:]))
 	if end > uint64(len(b)) {
 		return nil, nil, 0, 0
 	}
@@ -274,7 +281,7 @@ func ChangeState(state map[string]string, payload []byte) {
 	}
 }
 
-// setState changes the state in memory. Key and value share their memory, which is a copy.
+// SetState changes the state in memory. Key and value share their memory, which is a copy.
 func SetState(state map[string]string, key string, value []byte) {
 	if value == nil {
 		delete(state, key)
@@ -284,7 +291,7 @@ func SetState(state map[string]string, key string, value []byte) {
 	state[both[:len(key)]] = both[len(key):]
 }
 
-// appendOp appends a change of the state as an entry's bytes: the length of the key, the key, and
+// AppendOp appends a change of the state as an entry's bytes: the length of the key, the key, and
 // what is left is one byte that says "set" and the value, or nothing for a deletion.
 func AppendOp(dst []byte, key string, value []byte) []byte {
 	dst = appendlog.AppendSized(dst, key)
@@ -294,7 +301,7 @@ func AppendOp(dst []byte, key string, value []byte) []byte {
 	return dst
 }
 
-// parseOp reads what appendOp wrote; the value is nil for a deletion.
+// ParseOp reads what AppendOp wrote; the value is nil for a deletion.
 func ParseOp(entry []byte) (key string, value []byte, err error) {
 	k, rest, ok := appendlog.CutSized(entry)
 	if !ok {

@@ -1,4 +1,4 @@
-package queue
+package storage_test
 
 import (
 	"errors"
@@ -6,26 +6,32 @@ import (
 	"maps"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap/zaptest"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/diskstore"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
-// storeUser uses a Store as a Queue does.
+// storeUser uses a Store as a queue does.
 type storeUser struct {
 	t      testing.TB
-	store  Store
-	loaded *Loaded
-	active Segment
+	store  storage.Store
+	loaded *storage.Loaded
+	active storage.Segment
 	state  map[string]string
 }
 
 // load opens the store that is tested.
-func (u *storeUser) load(open func(t testing.TB) Store) {
+func (u *storeUser) load(open func(t testing.TB) storage.Store) {
 	u.t.Helper()
 	u.store = open(u.t)
 	loaded, err := u.store.Load()
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	u.loaded, u.state, u.active = loaded, maps.Clone(loaded.State), Segment{}
+	u.loaded, u.state, u.active = loaded, maps.Clone(loaded.State), storage.Segment{}
 	if n := len(loaded.Segments); n > 0 {
 		u.active = *loaded.Segments[n-1]
 	}
@@ -38,16 +44,16 @@ func (u *storeUser) close() {
 	}
 }
 
-func (u *storeUser) begin(c *Checkpoint) {
+func (u *storeUser) begin(c *storage.Checkpoint) {
 	u.t.Helper()
-	start := &Start{Positions: c, Base: max(u.loaded.End, u.active.Last) + 1}
+	start := &storage.Start{Positions: c, Base: max(u.loaded.End, u.active.Last) + 1}
 	if !u.active.Empty() {
 		start.PreviousBase, start.PreviousLast = u.active.Base, u.active.Last
 	}
 	start.State = func(put func(chunks [][]byte) error) error {
-		for key, value := range u.state { // a block for each, which is more than a Queue does
+		for key, value := range u.state { // a block for each, which is more than a queue does
 			var none []byte
-			if err := put(FinishState(AddEntry(nil, AppendOp(nil, key, []byte(value)), &none))); err != nil {
+			if err := put(storage.FinishState(storage.AddEntry(nil, storage.AppendOp(nil, key, []byte(value)), &none))); err != nil {
 				return err
 			}
 		}
@@ -62,18 +68,18 @@ func (u *storeUser) begin(c *Checkpoint) {
 }
 
 // commit stores records and changes of the state: "key=value", or "key" to delete it.
-func (u *storeUser) commit(c *Checkpoint, records []string, state ...string) {
+func (u *storeUser) commit(c *storage.Checkpoint, records []string, state ...string) {
 	u.t.Helper()
-	g := &Group{Positions: c, After: u.active}
+	g := &storage.Group{Positions: c, After: u.active}
 	var none []byte
 	for _, r := range records {
-		d := AddEntry(nil, []byte(r), &none)[0]
+		d := storage.AddEntry(nil, []byte(r), &none)[0]
 		d.At = 1000 + int64(g.After.Last)
 		if g.After.Empty() {
 			g.After.FirstAt = d.At
 		}
 		first := g.After.Last + 1
-		d.Finish(KindRecords, first, g.After.Bytes)
+		d.Finish(storage.KindRecords, first, g.After.Bytes)
 		g.Records = append(g.Records, d.Buf)
 		g.After.Last, g.After.Bytes, g.After.LastAt = first, g.After.Bytes+d.Bytes, d.At
 	}
@@ -83,8 +89,8 @@ func (u *storeUser) commit(c *Checkpoint, records []string, state ...string) {
 		if set {
 			v = []byte(value)
 		}
-		g.State = append(g.State, FinishState(AddEntry(nil, AppendOp(nil, key, v), &none))...)
-		SetState(u.state, key, v)
+		g.State = append(g.State, storage.FinishState(storage.AddEntry(nil, storage.AppendOp(nil, key, v), &none))...)
+		storage.SetState(u.state, key, v)
 	}
 	if err := u.store.Commit(g); err != nil || g.Sealed {
 		u.t.Fatal(err, g.Sealed)
@@ -93,7 +99,7 @@ func (u *storeUser) commit(c *Checkpoint, records []string, state ...string) {
 }
 
 // expect reads every record of a segment.
-func (u *storeUser) expect(s Segment, record func(seq uint64) string) {
+func (u *storeUser) expect(s storage.Segment, record func(seq uint64) string) {
 	u.t.Helper()
 	for seq := s.Base; seq <= s.Last; seq++ {
 		b, _, err := u.store.Read(s, seq)
@@ -101,9 +107,9 @@ func (u *storeUser) expect(s Segment, record func(seq uint64) string) {
 			u.t.Fatalf("record %d of %+v: %+v, %v", seq, s, b.Chunks, err)
 		}
 		c := b.Chunks[b.ChunkOf(seq)]
-		data, offset := NextEntry(b.Buf, c.Start)
+		data, offset := storage.NextEntry(b.Buf, c.Start)
 		for range seq - c.First {
-			data, offset = NextEntry(b.Buf, offset)
+			data, offset = storage.NextEntry(b.Buf, offset)
 		}
 		if string(data) != record(seq) {
 			u.t.Fatalf("record %d is %.30q instead of %.30q", seq, data, record(seq))
@@ -123,12 +129,14 @@ func contractRecords(from, n uint64) (records []string) {
 	return records
 }
 
-// testStore checks what a Queue relies on. open opens the store of one test, again after it was
+// testStore checks what a queue relies on. open opens the store of one test, again after it was
 // closed.
-func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB) Store)) {
-	at := func(end uint64, positions map[string]Position) *Checkpoint { return &Checkpoint{end, positions} }
-	for name, test := range map[string]func(u *storeUser, open func(t testing.TB) Store){
-		"empty": func(u *storeUser, open func(t testing.TB) Store) {
+func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB) storage.Store)) {
+	at := func(end uint64, positions map[string]storage.Position) *storage.Checkpoint {
+		return &storage.Checkpoint{end, positions}
+	}
+	for name, test := range map[string]func(u *storeUser, open func(t testing.TB) storage.Store){
+		"empty": func(u *storeUser, open func(t testing.TB) storage.Store) {
 			for range 2 {
 				if l := u.loaded; len(l.Segments)+len(l.State)+len(l.Cursors)+len(l.Lost) > 0 || l.End != 0 {
 					u.t.Fatalf("an empty store has %+v", l)
@@ -137,8 +145,8 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 				u.load(open)
 			}
 		},
-		"records": func(u *storeUser, open func(t testing.TB) Store) {
-			var want []Segment
+		"records": func(u *storeUser, open func(t testing.TB) storage.Store) {
+			var want []storage.Segment
 			for range 3 {
 				u.begin(at(u.active.Last, nil))
 				for n := range uint64(8) {
@@ -163,7 +171,7 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 			u.commit(at(u.active.Last, nil), contractRecords(u.active.Last+1, 3))
 			u.expect(u.active, contractRecord)
 		},
-		"state": func(u *storeUser, open func(t testing.TB) Store) {
+		"state": func(u *storeUser, open func(t testing.TB) storage.Store) {
 			u.begin(at(0, nil))
 			u.commit(at(0, nil), nil, "a=1", "b=2", "empty=", "gone=5")
 			u.commit(at(0, nil), contractRecords(1, 2), "a=3", "gone", "never")
@@ -177,7 +185,7 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 				u.begin(at(u.active.Last, nil))
 			}
 		},
-		"begin replaces an empty segment": func(u *storeUser, open func(t testing.TB) Store) {
+		"begin replaces an empty segment": func(u *storeUser, open func(t testing.TB) storage.Store) {
 			u.begin(at(0, nil))
 			u.begin(at(0, nil))
 			u.commit(at(0, nil), contractRecords(1, 4), "a=1")
@@ -188,10 +196,10 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 				u.t.Fatalf("loaded %+v", u.loaded)
 			}
 		},
-		"an empty group stores nothing": func(u *storeUser, open func(t testing.TB) Store) {
+		"an empty group stores nothing": func(u *storeUser, open func(t testing.TB) storage.Store) {
 			u.begin(at(0, nil))
 			u.commit(at(0, nil), contractRecords(1, 2))
-			if err := u.store.Commit(&Group{Bytes: 1 << 20}); err != nil {
+			if err := u.store.Commit(&storage.Group{Bytes: 1 << 20}); err != nil {
 				u.t.Fatal(err)
 			}
 			u.commit(at(0, nil), contractRecords(3, 2))
@@ -202,14 +210,14 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 				u.t.Fatalf("loaded %+v", u.loaded)
 			}
 		},
-		"cursors": func(u *storeUser, open func(t testing.TB) Store) {
+		"cursors": func(u *storeUser, open func(t testing.TB) storage.Store) {
 			u.begin(at(0, nil))
 			u.commit(at(0, nil), contractRecords(1, 9))
-			many := map[string]Position{}
+			many := map[string]storage.Position{}
 			for i := range 1000 {
-				many[fmt.Sprintf("a cursor with a long name, number %d", i)] = Position{Acked: uint64(i % 9), Segment: 1, Bytes: int64(i)}
+				many[fmt.Sprintf("a cursor with a long name, number %d", i)] = storage.Position{Acked: uint64(i % 9), Segment: 1, Bytes: int64(i)}
 			}
-			for i, want := range []map[string]Position{
+			for i, want := range []map[string]storage.Position{
 				{"a": {Acked: 3, Segment: 1, Bytes: 17}, "b": {}}, {"a": {Acked: 9, Segment: 1, Bytes: 99}}, many, {},
 			} {
 				for _, sync := range []bool{false, true, false} {
@@ -224,21 +232,21 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 				}
 			}
 		},
-		"a group has the newer position": func(u *storeUser, open func(t testing.TB) Store) {
+		"a group has the newer position": func(u *storeUser, open func(t testing.TB) storage.Store) {
 			u.begin(at(0, nil))
-			if err := u.store.SaveCursors(at(0, map[string]Position{"a": {}, "b": {}}), true); err != nil {
+			if err := u.store.SaveCursors(at(0, map[string]storage.Position{"a": {}, "b": {}}), true); err != nil {
 				u.t.Fatal(err)
 			}
-			newer := Position{Acked: 2, Segment: 1, Bytes: 5}
-			u.commit(at(2, map[string]Position{"a": newer, "removed": {}}), contractRecords(1, 5))
+			newer := storage.Position{Acked: 2, Segment: 1, Bytes: 5}
+			u.commit(at(2, map[string]storage.Position{"a": newer, "removed": {}}), contractRecords(1, 5))
 			u.close()
 			u.load(open)
-			if want := map[string]Position{"a": newer, "b": {}}; !maps.Equal(u.loaded.Cursors, want) {
+			if want := map[string]storage.Position{"a": newer, "b": {}}; !maps.Equal(u.loaded.Cursors, want) {
 				u.t.Fatalf("the cursors are %v", u.loaded.Cursors)
 			}
 		},
-		"trim": func(u *storeUser, open func(t testing.TB) Store) {
-			var segments []Segment
+		"trim": func(u *storeUser, open func(t testing.TB) storage.Store) {
+			var segments []storage.Segment
 			for i := range uint64(3) {
 				u.begin(at(u.active.Last, nil))
 				u.commit(at(u.active.Last, nil), contractRecords(u.active.Last+1, 5), fmt.Sprintf("%d=x", i))
@@ -249,7 +257,7 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 					u.t.Fatal(err)
 				}
 			}
-			if _, _, err := u.store.Read(segments[0], 1); !errors.Is(err, ErrGone) {
+			if _, _, err := u.store.Read(segments[0], 1); !errors.Is(err, storage.ErrGone) {
 				u.t.Errorf("reading what is gone: %v", err)
 			}
 			u.store.Rest(segments[0].Base)
@@ -272,19 +280,17 @@ func testStore(t *testing.T, prepare func(t *testing.T) (open func(t testing.TB)
 	}
 }
 
+// The store in a directory keeps what a queue relies on.
 func TestDiskStore(t *testing.T) {
 	t.Parallel()
-	testStore(t, func(t *testing.T) func(t testing.TB) Store {
-		opts := Options{Dir: t.TempDir()}
-		if err := opts.setDefaults(); err != nil {
-			t.Fatal(err)
-		}
-		return func(t testing.TB) Store {
-			d, err := newDisk(&opts)
+	testStore(t, func(t *testing.T) func(t testing.TB) storage.Store {
+		opts := diskstore.Options{Dir: t.TempDir(), Logger: zaptest.NewLogger(t), Metrics: queue.NewMetrics(nil)}
+		return func(t testing.TB) storage.Store {
+			s, err := diskstore.Open(opts)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return d
+			return s
 		}
 	})
 }

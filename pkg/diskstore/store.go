@@ -1,4 +1,4 @@
-package queue
+package diskstore
 
 import (
 	"cmp"
@@ -16,12 +16,32 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
-// disk is the store in a directory: a file for each segment, and one for the cursors.
-type disk struct {
+// Options say where to store.
+type Options struct {
+	// Dir is made if it does not exist. It belongs to one Store at a time.
+	Dir     string
+	Logger  *zap.Logger
+	Metrics Metrics
+
+	// System is what tests have in the place of the one that there is.
+	System datadir.System
+}
+
+// Metrics are told of what only this store knows. Those of a queue are such.
+type Metrics interface {
+	// Available says how many bytes the file system has left, -1 if it does not say.
+	Available(bytes int64)
+	// Damaged says that a file was found damaged, as a whole or in part.
+	Damaged()
+}
+
+// Store is the store in a directory: a file for each segment, and one for the cursors.
+type Store struct {
 	log       *zap.Logger
-	metrics   *Metrics
+	metrics   Metrics
 	dir       string
 	system    datadir.System
 	lock      *os.File
@@ -41,7 +61,8 @@ type disk struct {
 	segments map[uint64]*segment
 }
 
-func newDisk(o *Options) (*disk, error) {
+// Open opens the store of a directory. It fails with datadir.ErrLocked if that is in use.
+func Open(o Options) (*Store, error) {
 	trouble, err := datadir.Make(o.Dir)
 	if err != nil {
 		return nil, err
@@ -53,15 +74,16 @@ func newDisk(o *Options) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{
-		log: o.Logger, metrics: o.Metrics, dir: o.Dir, system: cmp.Or(o.system, datadir.Disk), lock: lock,
+	d := &Store{
+		log: o.Logger, metrics: o.Metrics, dir: o.Dir, system: cmp.Or(o.System, datadir.Disk), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	d.loops.Go(d.spaceLoop)
 	return d, nil
 }
 
-func (d *disk) Load() (*Loaded, error) {
+// Load finds the segments, and what is known of cursors and state.
+func (d *Store) Load() (*storage.Loaded, error) {
 	positions, stored, err := openCursorFile(d.system, d.dir)
 	d.positions = positions
 	if datadir.IsDamage(err) {
@@ -70,28 +92,28 @@ func (d *disk) Load() (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := cmp.Or(stored, &Checkpoint{}).End
+	known := cmp.Or(stored, &storage.Checkpoint{}).End
 	taken, unsure, err := d.takeOver()
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{State: map[string]string{}, Size: datadir.SlotsSize}
+	l := &storage.Loaded{State: map[string]string{}, Size: datadir.SlotsSize}
 	segments, damaged, err := d.findSegments(l.State, known)
 	if err != nil {
 		return nil, err
 	}
 	taken = append(taken, damaged...)
 	// The newest segment is not there, so that it is not known how far the sequence went.
-	gap := slices.ContainsFunc(taken, func(t Span) bool {
+	gap := slices.ContainsFunc(taken, func(t storage.Span) bool {
 		return len(segments) == 0 || t.First > segments[len(segments)-1].Base
 	})
-	var copied *Checkpoint // the copy of the positions in the newest segment
+	var copied *storage.Checkpoint // the copy of the positions in the newest segment
 	if n := len(segments); n > 0 {
 		copied = segments[n-1].positions
 		// Without the cursors' file nobody knows whether what is torn was ever confirmed.
 		unsure = unsure || segments[n-1].torn && stored == nil
 	}
-	stored = Latest(stored, copied)
+	stored = storage.Latest(stored, copied)
 	l.Cursors = stored.Cursors
 
 	// Where the sequence goes on: behind everything that anybody has seen.
@@ -103,7 +125,7 @@ func (d *disk) Load() (*Loaded, error) {
 				d.expect(l, s, next.previousLast)
 			}
 			s.Last = min(s.Last, segments[i+1].Base-1)
-		} else if s.Last < stored.End && stored.End-s.Last < DamageGap && !gap {
+		} else if s.Last < stored.End && stored.End-s.Last < storage.DamageGap && !gap {
 			d.expect(l, s, stored.End)
 			gap = true
 		}
@@ -118,7 +140,7 @@ func (d *disk) Load() (*Loaded, error) {
 		l.End = max(l.End, t.First-1)
 	}
 	if gap || unsure {
-		l.End += DamageGap
+		l.End += storage.DamageGap
 	}
 	l.Lost = append(l.Lost, lostRecords(taken, segments, stored.End)...)
 	return l, nil
@@ -127,7 +149,7 @@ func (d *disk) Load() (*Loaded, error) {
 // findSegments lists the segments of the directory in order, and sets aside those of which nothing
 // can be read. The last record of what it has taken away is not known. The state comes from the
 // newest one.
-func (d *disk) findSegments(state map[string]string, end uint64) (segments []found, taken []Span, err error) {
+func (d *Store) findSegments(state map[string]string, end uint64) (segments []found, taken []storage.Span, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, nil, err
@@ -158,7 +180,7 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 			s, err = inspect(d.system, path, base, confirmed{end, limit})
 		}
 		if datadir.IsDamage(err) {
-			taken = append(taken, Span{base, base - 1})
+			taken = append(taken, storage.Span{First: base, Last: base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
 			}
@@ -182,10 +204,10 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 
 // expect compares how far a segment goes with how far it is known to have gone. A shorter one has
 // lost its end; what is behind it was never confirmed and may have been given out again.
-func (d *disk) expect(l *Loaded, s *found, last uint64) {
+func (d *Store) expect(l *storage.Loaded, s *found, last uint64) {
 	if s.Last < last {
 		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.Last, last))
-		l.Lost = append(l.Lost, Span{s.Last + 1, last})
+		l.Lost = append(l.Lost, storage.Span{First: s.Last + 1, Last: last})
 		return
 	}
 	s.Last = last
@@ -193,7 +215,7 @@ func (d *disk) expect(l *Loaded, s *found, last uint64) {
 
 // lostRecords returns what went with the segments that were set aside. How far such a segment went
 // says the one behind it, or the stored end of the queue; where neither does, nothing is counted.
-func lostRecords(taken []Span, segments []found, end uint64) (lost []Span) {
+func lostRecords(taken []storage.Span, segments []found, end uint64) (lost []storage.Span) {
 	for _, t := range taken {
 		next := uint64(math.MaxUint64)
 		for _, s := range segments {
@@ -213,18 +235,20 @@ func lostRecords(taken []Span, segments []found, end uint64) (lost []Span) {
 		switch {
 		case next == math.MaxUint64:
 			t.Last = max(t.Last, end)
-		case next-t.First < DamageGap:
+		case next-t.First < storage.DamageGap:
 			t.Last = max(t.Last, next-1)
 		}
-		if t.Last >= t.First && t.Last-t.First < DamageGap {
+		if t.Last >= t.First && t.Last-t.First < storage.DamageGap {
 			lost = append(lost, t)
 		}
 	}
 	return lost
 }
 
-func (d *disk) Begin(s *Start) (size int64, err error) {
-	w, err := newWriter(d.system, d.dir, segmentInfo{base: s.Base, previousBase: s.PreviousBase, previousLast: s.PreviousLast}, s.Positions, func(w *writer) error {
+// Begin makes the file of a segment.
+func (d *Store) Begin(s *storage.Start) (size int64, err error) {
+	info := segmentInfo{base: s.Base, previousBase: s.PreviousBase, previousLast: s.PreviousLast}
+	w, err := newWriter(d.system, d.dir, info, s.Positions, func(w *writer) error {
 		return s.State(func(chunks [][]byte) error { return w.append(s.Positions, w.summary, chunks, nil) })
 	})
 	if err != nil {
@@ -246,7 +270,7 @@ func (d *disk) Begin(s *Start) (size int64, err error) {
 }
 
 // seal ends writing to the present file; whole tells that there is nothing wrong with it.
-func (d *disk) seal(whole bool) {
+func (d *Store) seal(whole bool) {
 	w := d.writer
 	if w == nil {
 		return
@@ -257,7 +281,8 @@ func (d *disk) seal(whole bool) {
 	}
 }
 
-func (d *disk) Commit(g *Group) error {
+// Commit appends a group to the newest segment and syncs that.
+func (d *Store) Commit(g *storage.Group) error {
 	w := d.writer
 	if g.Empty() {
 		return errors.Join(w.log.Settle(), d.probe(max(64<<10, g.Bytes)))
@@ -282,7 +307,7 @@ func (d *disk) Commit(g *Group) error {
 }
 
 // probe writes so many bytes to a file and removes it.
-func (d *disk) probe(size int64) error {
+func (d *Store) probe(size int64) error {
 	path := filepath.Join(d.dir, probeName+temporarySuffix)
 	f, err := datadir.WriteNew(d.system, path, make([]byte, size))
 	if err != nil {
@@ -291,20 +316,21 @@ func (d *disk) probe(size int64) error {
 	return errors.Join(f.Close(), d.system.Remove(path))
 }
 
-func (d *disk) segment(base uint64) *segment {
+func (d *Store) segment(base uint64) *segment {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.segments[base]
 }
 
-func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
+// Read reads the part of a segment with a record.
+func (d *Store) Read(at storage.Segment, seq uint64) (b storage.Block, next uint64, err error) {
 	s := d.segment(at.Base)
 	if s == nil {
-		return Block{}, 0, ErrGone
+		return storage.Block{}, 0, storage.ErrGone
 	}
 	buf, behind, err := s.read(seq)
 	if err == nil {
-		if b, err = NewBlock(buf, at, seq); err == nil {
+		if b, err = storage.NewBlock(buf, at, seq); err == nil {
 			return b, 0, nil
 		}
 		next = d.nextReadable(s, at, buf, seq, behind)
@@ -318,14 +344,14 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	if datadir.IsDamage(err) {
 		d.flag(s, err)
 	}
-	return Block{}, next, err
+	return storage.Block{}, next, err
 }
 
 // nextReadable returns the first record behind seq that can be read, given the part of the segment
 // with that and where the next part begins. It is the one behind the segment if there is none.
-func (d *disk) nextReadable(s *segment, at Segment, buf []byte, seq, behind uint64) uint64 {
+func (d *Store) nextReadable(s *segment, at storage.Segment, buf []byte, seq, behind uint64) uint64 {
 	for {
-		if next := RecordAfter(buf, seq); next != 0 {
+		if next := storage.RecordAfter(buf, seq); next != 0 {
 			return min(next, at.Last+1)
 		}
 		if behind == 0 || behind > at.Last {
@@ -339,7 +365,7 @@ func (d *disk) nextReadable(s *segment, at Segment, buf []byte, seq, behind uint
 }
 
 // flag notes damage of a segment, so that its file is kept, and reports it if it is not known.
-func (d *disk) flag(s *segment, err error) {
+func (d *Store) flag(s *segment, err error) {
 	d.mu.Lock()
 	before := s.flagged
 	s.flagged = true
@@ -351,15 +377,20 @@ func (d *disk) flag(s *segment, err error) {
 	d.damaged(err)
 }
 
-func (d *disk) Rest(base uint64) {
+// Rest closes the file of a segment.
+func (d *Store) Rest(base uint64) {
 	if s := d.segment(base); s != nil {
 		s.rest()
 	}
 }
 
-func (d *disk) SaveCursors(c *Checkpoint, sync bool) error { return d.positions.store(c, sync) }
+// SaveCursors writes the positions to a file of their own.
+func (d *Store) SaveCursors(c *storage.Checkpoint, sync bool) error {
+	return d.positions.store(c, sync)
+}
 
-func (d *disk) Trim(base uint64) error {
+// Trim removes the file of a segment, or sets it aside if it is damaged.
+func (d *Store) Trim(base uint64) error {
 	d.mu.Lock()
 	s := d.segments[base]
 	delete(d.segments, base)
@@ -399,7 +430,8 @@ type leaving struct {
 	flagged bool
 }
 
-func (d *disk) Close() error {
+// Close ends the newest segment and releases the directory.
+func (d *Store) Close() error {
 	close(d.closing)
 	d.loops.Wait()
 	var errs []error
@@ -422,7 +454,7 @@ func (d *disk) Close() error {
 const spaceEvery = 5 * time.Second
 
 // spaceLoop looks at what the disk has left.
-func (d *disk) spaceLoop() {
+func (d *Store) spaceLoop() {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
@@ -436,7 +468,7 @@ func (d *disk) spaceLoop() {
 }
 
 // damaged logs and counts a damaged file.
-func (d *disk) damaged(err error) {
+func (d *Store) damaged(err error) {
 	d.metrics.Damaged()
 	d.log.Error("storage is damaged", zap.Error(err))
 }

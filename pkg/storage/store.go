@@ -1,4 +1,4 @@
-package queue
+package storage
 
 import (
 	"errors"
@@ -6,20 +6,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 )
 
-// Store is what a Queue keeps its data in. The Queue groups batches, makes blocks of them and looks
+// Store is what a queue keeps its data in. The queue groups batches, makes blocks of them and looks
 // after state, cursors and limits; the store keeps blocks and positions, and finds them again. The
-// methods are called by a Queue only. What they are handed has no exported fields: a store of
-// another package keeps the bytes that message.go makes of it. A program can put one of its own
-// around the one it is given (Options.Wrap), by embedding it:
-//
-//	type failing struct{ queue.Store }
-//
-//	func (f failing) Commit(g *queue.Group) error {
-//		if rand.IntN(3) == 0 {
-//			return syscall.ENOSPC
-//		}
-//		return f.Store.Commit(g)
-//	}
+// methods are called by a queue only.
 //
 // What is stored is divided into segments. A segment begins with all of the state, so that those
 // before it can go as soon as their records are not needed any more.
@@ -60,7 +49,7 @@ var ErrGone = errors.New("segment is gone")
 type Segment struct {
 	// its first record
 	Base uint64
-	// Its last record; base-1 while it is empty.
+	// Its last record; Base-1 while it is empty.
 	Last uint64
 	// of its records
 	Bytes int64

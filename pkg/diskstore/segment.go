@@ -1,7 +1,8 @@
-package queue
+package diskstore
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // A segment is a file of pkg/appendlog. It begins with a frame that says which segment it is, and
@@ -29,6 +31,9 @@ import (
 // segmentVersion is the layout. Before 3 it was a bbolt file, of which the values had no checksums
 // before 2.
 const segmentVersion = 3
+
+// big is the byte order of all that is stored.
+var big = binary.BigEndian
 
 var errVersion = errors.New("written by a newer version of this program")
 
@@ -60,7 +65,7 @@ type place struct {
 
 // addPlace adds the place of a chunk, which ends at end, if it is time for one.
 func addPlace(index []place, first uint64, offset, end int64) []place {
-	if n := len(index); n > 0 && end-index[n-1].offset <= BlockSize {
+	if n := len(index); n > 0 && end-index[n-1].offset <= storage.BlockSize {
 		return index
 	}
 	return append(index, place{first, offset})
@@ -101,9 +106,9 @@ func decodeInfo(b []byte) (segmentInfo, error) {
 // found is what Load knows of a segment before it is used.
 type found struct {
 	*segment
-	Segment
+	storage.Segment
 	info      segmentInfo
-	positions *Checkpoint
+	positions *storage.Checkpoint
 	// Something of the file cannot be read.
 	damage error
 	// The last group is not whole, and nothing says that it ever was.
@@ -125,18 +130,18 @@ func scan(
 ) (f found, err error) {
 	f = found{
 		segment: &segment{system: system, path: path, index: []place{}},
-		Segment: Segment{Base: base, Last: base - 1},
+		Segment: storage.Segment{Base: base, Last: base - 1},
 	}
 	file, size, err := f.openFile()
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = cmp.Or(err, file.Close()) }()
-	want := func(kind uint8) bool { return kind == KindHead || kind == KindState && state != nil }
+	want := func(kind uint8) bool { return kind == storage.KindHead || kind == storage.KindState && state != nil }
 	var say []byte
 	rest, err := appendlog.Scan(file, size, want, func(g *appendlog.Group) error {
 		after := f.Segment
-		ok := len(g.Say) >= SummarySize && after.Decode(g.Say[:SummarySize]) == nil
+		ok := len(g.Say) >= storage.SummarySize && after.Decode(g.Say[:storage.SummarySize]) == nil
 		torn := g.Damaged && (!ok || after.Last <= f.Last || after.Last > known.least)
 		if g.Unsure && (torn || ok && after.Last > known.most) {
 			return appendlog.ErrCut
@@ -158,7 +163,7 @@ func scan(
 	})
 	f.Size, f.scanned, f.ended, f.torn = size, rest, rest.Ended, rest.Rest
 	if say != nil {
-		f.positions, _ = DecodeCheckpoint(say[SummarySize:]) // only a copy
+		f.positions, _ = storage.DecodeCheckpoint(say[storage.SummarySize:]) // only a copy
 	}
 	switch {
 	case errors.Is(err, errVersion):
@@ -174,7 +179,7 @@ func scan(
 // add takes over a frame that scan has found.
 func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err error) {
 	switch frame.Kind {
-	case KindHead:
+	case storage.KindHead:
 		info, err := decodeInfo(frame.Payload)
 		if errors.Is(err, errVersion) {
 			return err
@@ -182,12 +187,12 @@ func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err
 		if err == nil {
 			f.info = info
 		}
-	case KindState:
+	case storage.KindState:
 		if state != nil {
-			ChangeState(state, frame.Payload)
+			storage.ChangeState(state, frame.Payload)
 		}
-	case KindRecords:
-		c := FrameChunk(&frame.Frame)
+	case storage.KindRecords:
+		c := storage.FrameChunk(&frame.Frame)
 		if f.Empty() {
 			f.FirstAt = c.At
 		}
@@ -223,7 +228,7 @@ func (f *found) finish() error {
 }
 
 // say is what is said of a segment when it is ended.
-func (s *segment) say(info segmentInfo, summary *Segment) []byte {
+func (s *segment) say(info segmentInfo, summary *storage.Segment) []byte {
 	b := append(info.encode(), summary.Encode()...)
 	for _, p := range s.index {
 		b = appendlog.AppendUints(b, p.first, uint64(p.offset))
@@ -233,19 +238,19 @@ func (s *segment) say(info segmentInfo, summary *Segment) []byte {
 
 // inspect reads what is said at the end of a segment; without it the segment is scanned.
 func inspect(system datadir.System, path string, base uint64, known confirmed) (f found, err error) {
-	f = found{segment: &segment{system: system, path: path}, Segment: Segment{Base: base, Last: base - 1}}
+	f = found{segment: &segment{system: system, path: path}, Segment: storage.Segment{Base: base, Last: base - 1}}
 	file, size, err := f.openFile()
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = cmp.Or(err, file.Close()) }()
 	say, _, ok := appendlog.ReadEnd(file, size)
-	if ok && len(say) >= infoSize+SummarySize {
+	if ok && len(say) >= infoSize+storage.SummarySize {
 		f.info, err = decodeInfo(say[:infoSize])
 		if errors.Is(err, errVersion) {
 			return f, fmt.Errorf("%s: %w", path, err)
 		}
-		if err == nil && f.info.base == base && f.Decode(say[infoSize:infoSize+SummarySize]) == nil {
+		if err == nil && f.info.base == base && f.Decode(say[infoSize:infoSize+storage.SummarySize]) == nil {
 			f.Size, f.ended = size, true
 			return f, nil
 		}
@@ -270,7 +275,7 @@ func (s *segment) openFile() (datadir.SystemFile, int64, error) {
 func (s *segment) open() error {
 	switch {
 	case s.gone:
-		return ErrGone
+		return storage.ErrGone
 	case s.file != nil:
 		return nil
 	}
@@ -280,8 +285,8 @@ func (s *segment) open() error {
 	}
 	if s.index == nil {
 		say, at, ok := appendlog.ReadEnd(file, size)
-		if ok = ok && len(say) >= infoSize+SummarySize; ok {
-			for b := say[infoSize+SummarySize:]; len(b) >= 16; b = b[16:] {
+		if ok = ok && len(say) >= infoSize+storage.SummarySize; ok {
+			for b := say[infoSize+storage.SummarySize:]; len(b) >= 16; b = b[16:] {
 				s.index = append(s.index, place{big.Uint64(b), int64(big.Uint64(b[8:]))})
 			}
 			s.end = at
@@ -361,12 +366,12 @@ type writer struct {
 	log  *appendlog.File
 	info segmentInfo
 	// with the last group
-	summary Segment
+	summary storage.Segment
 }
 
 // newWriter makes a segment that begins with what fill puts into it.
 func newWriter(
-	system datadir.System, dir string, info segmentInfo, positions *Checkpoint, fill func(w *writer) error,
+	system datadir.System, dir string, info segmentInfo, positions *storage.Checkpoint, fill func(w *writer) error,
 ) (_ *writer, err error) {
 	path := filepath.Join(dir, segmentName(info.base))
 	log, err := appendlog.Create(system, path)
@@ -382,9 +387,10 @@ func newWriter(
 		segment: &segment{system: system, path: path, file: log, writing: true, index: []place{}},
 		log:     log, info: info,
 	}
-	head := append(make([]byte, HeaderSize), info.encode()...)
-	appendlog.Seal(head, KindHead, 1, [4]uint64{info.base})
-	if err := w.append(positions, Segment{Base: info.base, Last: info.base - 1}, [][]byte{head}, nil); err != nil {
+	head := append(make([]byte, appendlog.HeaderSize), info.encode()...)
+	appendlog.Seal(head, storage.KindHead, 1, [4]uint64{info.base})
+	empty := storage.Segment{Base: info.base, Last: info.base - 1}
+	if err := w.append(positions, empty, [][]byte{head}, nil); err != nil {
 		return nil, err
 	}
 	if err := fill(w); err != nil {
@@ -394,7 +400,7 @@ func newWriter(
 }
 
 // append stores chunks of the state and of records, and what the segment is with them.
-func (w *writer) append(positions *Checkpoint, after Segment, state, records [][]byte) error {
+func (w *writer) append(positions *storage.Checkpoint, after storage.Segment, state, records [][]byte) error {
 	say := after.Encode()
 	if positions != nil {
 		say = append(say, positions.Encode()...)
@@ -418,7 +424,7 @@ func (w *writer) append(positions *Checkpoint, after Segment, state, records [][
 }
 
 // commit stores a group.
-func (w *writer) commit(g *Group) error {
+func (w *writer) commit(g *storage.Group) error {
 	// A file that has become shorter, or another one, is not written to.
 	if stat, err := os.Stat(w.path); err != nil || stat.Size() < w.log.Size() {
 		return fmt.Errorf("%s: %w", w.path, cmp.Or(err, errShortened))

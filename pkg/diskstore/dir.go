@@ -1,4 +1,4 @@
-package queue
+package diskstore
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ const (
 
 // setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless
 // that is nil.
-func (d *disk) setAside(path string, damage error) error {
+func (d *Store) setAside(path string, damage error) error {
 	if damage != nil {
 		d.damaged(damage)
 	}

@@ -1,16 +1,18 @@
-package queue
+package storage
 
 import (
 	"bytes"
 	"maps"
 	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 )
 
 func makeBlock(chunks ...[]string) []byte {
 	var block []byte
 	first, before := uint64(7), int64(100)
 	for _, records := range chunks {
-		d := Draft{Buf: make([]byte, HeaderSize), At: 123}
+		d := Draft{Buf: make([]byte, appendlog.HeaderSize), At: 123}
 		for _, r := range records {
 			d.add([]byte(r))
 		}
