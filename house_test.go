@@ -29,7 +29,6 @@ var rooms = map[string]struct {
 }{
 	"pkg/hmcsim": {0, "a simulator is as large as what it simulates"},
 	"pkg/sinks":  {0, "one file for each kind of sink, which know nothing of each other"},
-	"pkg/queue":  {4500, "the store on disk is part of it, and what stores elsewhere need"},
 	"pkg/config": {4500, "one type, its defaults and its rules for each key"},
 	"pkg/bridge": {1500, "it makes the rooms work together, and does nothing itself"},
 }
@@ -113,7 +112,6 @@ var variableMessages = map[string]string{
 	`pkg/deliver/age.go: what+" and put aside as dead letters"`:                        "as above",
 	"pkg/queue/append.go: failing":                                                     "a constant of the caller",
 	"pkg/queue/append.go: works":                                                       "as above",
-	"pkg/queue/disk.go: r.message":                                                     "as above",
 	"pkg/record/tx.go: text":                                                           "one of two constants",
 	"pkg/watch/supervisor.go: text":                                                    "a constant of the caller",
 	`pkg/watch/hardware.go: "hardware messages could not be listed"+HardwareHint(err)`: "one of two hints",

@@ -45,10 +45,12 @@ var imports = map[string]struct {
 	"pkg/hmc":         {[]string{"pkg/budget", "pkg/datadir", "pkg/jsontext", "pkg/secret"}, "any Go program may use the Web Services API client on its own"},
 	"pkg/estate":      {nil, "the estate is names and statuses, wherever they come from"},
 	"pkg/datadir":     {nil, "who may use a file does not depend on what is in it"},
-	"pkg/queue":       {[]string{"pkg/appendlog", "pkg/boltfile", "pkg/datadir", "pkg/deadletters"}, "the queue stores opaque records"},
+	"pkg/queue":       {[]string{"pkg/appendlog", "pkg/datadir", "pkg/deadletters", "pkg/diskstore", "pkg/storage"}, "the queue stores opaque records"},
+	"pkg/storage":     {[]string{"pkg/appendlog"}, "whoever stores and whoever reads agree on a form, and on nothing else"},
+	"pkg/diskstore":   {[]string{"pkg/appendlog", "pkg/boltfile", "pkg/datadir", "pkg/storage"}, "the disk keeps what a queue hands it, and knows no queue"},
 	"pkg/deadletters": {[]string{"pkg/appendlog", "pkg/boltfile", "pkg/datadir"}, "what was refused is kept without knowing what there is besides"},
 	"pkg/appendlog":   {[]string{"pkg/datadir"}, "frames are kept without knowing what is in them"},
-	"pkg/cluster":     {[]string{"pkg/datadir", "pkg/queue"}, "the cluster keeps what a queue hands it, and knows no more of it than the disk does"},
+	"pkg/cluster":     {[]string{"pkg/datadir", "pkg/deadletters", "pkg/storage"}, "the cluster keeps what a queue hands it, and knows no more of it than the disk does"},
 	"pkg/logs":        {[]string{"pkg/event"}, "a log knows lines, and nothing of what they are about"},
 	"pkg/boltfile":    {[]string{"pkg/datadir"}, "a file is checked without knowing what is in it"},
 	"pkg/hmcsim":      {nil, "the simulator shares no code with what it tests"},
@@ -148,7 +150,7 @@ var modulesOf = map[string]struct {
 	why  string
 }{
 	"gopkg.in/yaml.v3":                        {[]string{"pkg/config"}, "the YAML library can be changed in one place"},
-	"go.etcd.io/bbolt":                        {[]string{"pkg/boltfile", "pkg/deadletters", "pkg/queue"}, "only what version 0.1 has stored is in its format"},
+	"go.etcd.io/bbolt":                        {[]string{"pkg/boltfile", "pkg/deadletters", "pkg/diskstore"}, "only what version 0.1 has stored is in its format"},
 	"github.com/go-stomp/stomp/v3/frame":      {[]string{"pkg/receiver", "pkg/hmcsim"}, "only the two ends of a link know STOMP frames"},
 	"github.com/go-stomp/stomp/v3":            {nil, "go-stomp's client and server are counterparts in tests and benchmarks, not part of the daemon"},
 	"github.com/coreos/go-systemd/v22/daemon": {[]string{"cmd/hmcnotifyd"}, "only the program talks to the service manager"},

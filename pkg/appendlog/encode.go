@@ -12,6 +12,14 @@ func AppendSized[T []byte | string](b []byte, v T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
 }
 
+// AppendUints appends numbers of eight bytes each.
+func AppendUints(b []byte, values ...uint64) []byte {
+	for _, v := range values {
+		b = big.AppendUint64(b, v)
+	}
+	return b
+}
+
 // CutSized reads what AppendSized wrote.
 func CutSized(b []byte) (v, rest []byte, ok bool) {
 	n, size := binary.Uvarint(b)

@@ -29,7 +29,7 @@ func onCluster(t *testing.T, url string, epoch uint64) (*Elsewhere, *cluster.Sto
 	t.Cleanup(c.Close)
 	s := cluster.NewStore(c, cluster.StoreOptions{Epoch: epoch})
 	return &Elsewhere{Store: s, Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
-		return c.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o})
+		return c.OpenLetters(cluster.LettersOptions{Options: o})
 	}}, s
 }
 

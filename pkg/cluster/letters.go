@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
 // A dead letter is a message with the subject "meta.ID": big endian,
@@ -47,7 +47,7 @@ func DeadStream(name string) string { return "hmcnotifyd-" + name + "-dead" }
 // LettersOptions say how much is kept.
 type LettersOptions struct {
 	// Dir is not used.
-	queue.DeadLetterOptions
+	deadletters.Options
 	// Patience is how long a call is tried before it fails; 0: DefaultPatience.
 	Patience time.Duration
 	// Life ends all that waits for the cluster.
@@ -90,7 +90,7 @@ func (c *Cluster) deadSubject(rest string) string {
 // OpenLetters opens the dead letters, and makes their stream if there is none.
 func (c *Cluster) OpenLetters(opts LettersOptions) (*Letters, error) {
 	if opts.MaxBytes <= 0 {
-		opts.MaxBytes = queue.DefaultDeadLetterBytes
+		opts.MaxBytes = deadletters.DefaultBytes
 	}
 	if opts.OnDropped == nil {
 		opts.OnDropped = func(string, int) {}
@@ -99,7 +99,7 @@ func (c *Cluster) OpenLetters(opts LettersOptions) (*Letters, error) {
 		opts.Life = context.Background()
 	}
 	if opts.Metrics == nil {
-		opts.Metrics = queue.NewMetrics(nil)
+		opts.Metrics = deadletters.NoMetrics{}
 	}
 	opts.Patience = cmp.Or(opts.Patience, DefaultPatience)
 	l := &Letters{c: c, s: stream{c.nc, DeadStream(c.opts.Name)}, opts: opts, boxes: map[string]*box{}}
@@ -186,14 +186,14 @@ func numberOf(id string) (n uint64) {
 }
 
 // readLetter reads a letter's message. record is nil where it is in messages of its own.
-func readLetter(r *raw) (d queue.DeadLetter, parts uint32, record []byte, err error) {
+func readLetter(r *raw) (d deadletters.Letter, parts uint32, record []byte, err error) {
 	b := r.data
 	if len(b) < letterHeader || b[0] != letterVersion || int(big.Uint32(b[9:])) > len(b)-letterHeader {
 		return d, 0, nil, errMessage
 	}
 	end := letterHeader + int(big.Uint32(b[9:]))
 	id := r.subject[strings.LastIndexByte(r.subject, '.')+1:]
-	d, err = queue.DecodeDeadLetter(id, b[letterHeader:end])
+	d, err = deadletters.Decode(id, b[letterHeader:end])
 	if parts = big.Uint32(b[1:]); parts == 0 {
 		record = b[end:]
 	}
@@ -309,14 +309,14 @@ func (l *Letters) begin() error {
 	defer l.mu.Unlock()
 	if l.closed {
 		l.writing.Unlock()
-		return queue.ErrClosed
+		return deadletters.ErrClosed
 	}
 	return nil
 }
 
 // Put keeps letters. After an error none of them is kept, unless the cluster is away so that they
 // cannot be removed again: then some may be found later.
-func (l *Letters) Put(letters ...queue.DeadLetter) error {
+func (l *Letters) Put(letters ...deadletters.Letter) error {
 	if len(letters) == 0 {
 		return nil
 	}
@@ -424,17 +424,17 @@ func (l *Letters) makeRoom(ctx context.Context) error {
 }
 
 // scan calls fn for each letter that the filter selects, in order, until it returns false.
-func (l *Letters) scan(f queue.DeadLetterFilter, fn func(d *queue.DeadLetter) bool) error {
+func (l *Letters) scan(f deadletters.Filter, fn func(d *deadletters.Letter) bool) error {
 	after, until := numberOf(f.After), numberOf(f.Until)
 	for _, id := range []string{f.After, f.Until} {
 		if id != "" && numberOf(id) == 0 && id != idOf(0) {
-			return fmt.Errorf("%w: %q", queue.ErrNotFound, id)
+			return fmt.Errorf("%w: %q", deadletters.ErrNotFound, id)
 		}
 	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return queue.ErrClosed
+		return deadletters.ErrClosed
 	}
 	var all []letter
 	for sink, b := range l.boxes {
@@ -495,8 +495,8 @@ func (l *Letters) read(ctx context.Context, n *letter, known map[uint64]*raw) (*
 }
 
 // List returns the letters that the filter selects, oldest first, without their Data.
-func (l *Letters) List(filter queue.DeadLetterFilter) (letters []queue.DeadLetter, err error) {
-	err = l.scan(filter, func(d *queue.DeadLetter) bool {
+func (l *Letters) List(filter deadletters.Filter) (letters []deadletters.Letter, err error) {
+	err = l.scan(filter, func(d *deadletters.Letter) bool {
 		letters = append(letters, *d)
 		return filter.Limit <= 0 || len(letters) < filter.Limit
 	})
@@ -507,9 +507,9 @@ func (l *Letters) List(filter queue.DeadLetterFilter) (letters []queue.DeadLette
 }
 
 // Matching returns how many letters of each sink the filter selects, whatever its Limit.
-func (l *Letters) Matching(filter queue.DeadLetterFilter) (map[string]int, error) {
+func (l *Letters) Matching(filter deadletters.Filter) (map[string]int, error) {
 	count := map[string]int{}
-	err := l.scan(filter, func(d *queue.DeadLetter) bool { count[d.Sink]++; return true })
+	err := l.scan(filter, func(d *deadletters.Letter) bool { count[d.Sink]++; return true })
 	if err != nil {
 		return nil, fmt.Errorf("dead letters: count: %w", err)
 	}
@@ -533,49 +533,49 @@ func (l *Letters) get(ctx context.Context, id string) (*raw, error) {
 	_, n, ok := l.find(numberOf(id))
 	l.mu.Unlock()
 	if closed {
-		return nil, queue.ErrClosed
+		return nil, deadletters.ErrClosed
 	}
 	if !ok {
-		return nil, fmt.Errorf("%w: %s", queue.ErrNotFound, id)
+		return nil, fmt.Errorf("%w: %s", deadletters.ErrNotFound, id)
 	}
 	r, err := l.s.get(ctx, 0, l.c.deadSubject(metaSubject+idOf(n.id)))
 	if err == nil && r == nil {
-		err = fmt.Errorf("%w: %s", queue.ErrNotFound, id)
+		err = fmt.Errorf("%w: %s", deadletters.ErrNotFound, id)
 	}
 	return r, err
 }
 
-// Get returns one letter with its Data, or queue.ErrNotFound.
-func (l *Letters) Get(id string) (queue.DeadLetter, error) {
+// Get returns one letter with its Data, or deadletters.ErrNotFound.
+func (l *Letters) Get(id string) (deadletters.Letter, error) {
 	ctx, cancel := l.ctx()
 	defer cancel()
 	r, err := l.get(ctx, id)
 	if err != nil {
-		return queue.DeadLetter{}, err
+		return deadletters.Letter{}, err
 	}
 	d, parts, record, err := readLetter(r)
 	if err != nil {
-		return queue.DeadLetter{}, fmt.Errorf("dead letters: get: %w", err)
+		return deadletters.Letter{}, fmt.Errorf("dead letters: get: %w", err)
 	}
 	d.Data = append([]byte{}, record...)
 	for part := range parts {
 		r, err := l.s.get(ctx, 0, l.c.deadSubject(fmt.Sprint(dataSubject, d.ID, ".", part)))
 		if err != nil {
-			return queue.DeadLetter{}, fmt.Errorf("dead letters: get: %w", err)
+			return deadletters.Letter{}, fmt.Errorf("dead letters: get: %w", err)
 		}
 		if r != nil {
 			d.Data = append(d.Data, r.data...)
 		}
 	}
 	if crc32.Checksum(d.Data, castagnoli) != big.Uint32(r.data[5:]) {
-		return queue.DeadLetter{}, fmt.Errorf("dead letters: get: the record of %s is damaged", id)
+		return deadletters.Letter{}, fmt.Errorf("dead letters: get: the record of %s is damaged", id)
 	}
 	return d, nil
 }
 
 // Update notes that a letter was refused once more: it gets the Time, Status, Reason and Request of
-// d. It returns queue.ErrNotFound if the letter is gone.
-func (l *Letters) Update(d queue.DeadLetter) error {
+// d. It returns deadletters.ErrNotFound if the letter is gone.
+func (l *Letters) Update(d deadletters.Letter) error {
 	if err := l.begin(); err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 const (
@@ -184,7 +184,7 @@ func decodeTable(b []byte) (segments []*segment, rest []byte, err error) {
 }
 
 // Load reads the newest segment, which has the state, and what it says of those before.
-func (s *Store) Load() (*queue.Loaded, error) {
+func (s *Store) Load() (*storage.Loaded, error) {
 	ctx, cancel := context.WithTimeout(s.life, max(s.patience, loadTimeout))
 	defer cancel()
 	if err := s.announce(ctx); err != nil {
@@ -201,7 +201,7 @@ func (s *Store) Load() (*queue.Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, l.Cursors(saved, positions)
+	return l, l.Positions(saved, positions)
 }
 
 // announce writes a message that follows whatever is there: nobody of an earlier epoch can write
@@ -228,7 +228,7 @@ func (s *Store) announce(ctx context.Context) error {
 var errBehind = errors.New("a server of the NATS cluster is behind")
 
 // loadLog loads all but what SaveCursors has stored, and returns the newest positions besides.
-func (s *Store) loadLog(ctx context.Context) (l *queue.Loaded, positions []byte, err error) {
+func (s *Store) loadLog(ctx context.Context) (l *storage.Loaded, positions []byte, err error) {
 	newest, err := s.c.get(ctx, 0, s.c.subject("segment"))
 	if err != nil {
 		return nil, nil, err
@@ -243,7 +243,7 @@ func (s *Store) loadLog(ctx context.Context) (l *queue.Loaded, positions []byte,
 	s.last, s.segments = state.Last, nil
 	if newest == nil {
 		err = s.scan(ctx, max(state.First, 1), state.Last, func(*stored) error { return nil })
-		return queue.NewLoaded(), nil, err
+		return storage.NewLoaded(), nil, err
 	}
 	f, err := s.loadSegments(ctx, newest, state)
 	if err != nil {
@@ -353,12 +353,13 @@ func (s *Store) parts(kind uint8, first uint64) *parts {
 }
 
 // Begin makes a segment.
-func (s *Store) Begin(start *queue.Start) (size int64, err error) {
-	p := s.parts(kindSegment, start.Base())
-	if err := start.Chunks(func(chunks [][]byte) error { p.addState(chunks); return nil }); err != nil {
+func (s *Store) Begin(start *storage.Start) (size int64, err error) {
+	p := s.parts(kindSegment, start.Base)
+	if err := start.State(func(chunks [][]byte) error { p.addState(chunks); return nil }); err != nil {
 		return 0, err
 	}
-	next := &segment{base: start.Base(), summary: start.Summary(), epoch: s.epoch}
+	begun := start.Segment()
+	next := &segment{base: start.Base, summary: begun.Summary(), epoch: s.epoch}
 	s.mu.Lock()
 	segments := slices.Clone(s.segments)
 	s.mu.Unlock()
@@ -373,7 +374,7 @@ func (s *Store) Begin(start *queue.Start) (size int64, err error) {
 	// Where it begins is known only when it is written, and so the description is made then.
 	describe := func(first, last uint64) []byte {
 		next.from, next.to = first, last
-		return append(encodeTable(segments), start.Positions()...)
+		return append(encodeTable(segments), start.Positions.Encode()...)
 	}
 	if started, err := s.write("segment", parts, describe); err != nil {
 		if started {
@@ -393,23 +394,23 @@ func (s *Store) Begin(start *queue.Start) (size int64, err error) {
 }
 
 // Commit stores a group.
-func (s *Store) Commit(g *queue.Group) error {
+func (s *Store) Commit(g *storage.Group) error {
 	if g.Empty() || s.doubtful != 0 {
 		// It also settles what is in doubt: nothing that was to follow the same message can.
 		p := s.parts(kindVoid, 0)
-		p.state = make([]byte, min(max(g.Size(), 1<<10), int64(p.size)))
+		p.state = make([]byte, min(max(g.Bytes, 1<<10), int64(p.size)))
 		if _, err := s.write("void", p.end(nil), nil); err != nil || g.Empty() {
 			return err
 		}
 		if s.doubtful = 0; s.begun {
-			g.InDoubt()
+			g.Sealed = true
 			return errBegun
 		}
 	}
-	state, records := g.Chunks()
+	state, records := g.State, g.Records
 	p := s.parts(kindGroup, 0)
 	if p.first = s.following(); len(records) > 0 {
-		_, _, p.first, _ = queue.CutChunk(records[0])
+		_, _, p.first, _ = storage.CutChunk(records[0])
 	}
 	p.addState(state)
 	last := p.first - 1
@@ -418,16 +419,16 @@ func (s *Store) Commit(g *queue.Group) error {
 			p.next(0)
 		}
 		if len(p.record) == 0 {
-			_, _, p.first, _ = queue.CutChunk(r)
+			_, _, p.first, _ = storage.CutChunk(r)
 		}
 		p.add(&p.record, r)
-		_, _, _, last = queue.CutChunk(r)
+		_, _, _, last = storage.CutChunk(r)
 	}
 	if len(p.record) == 0 {
 		p.first = last + 1
 	}
-	summary := g.Summary()
-	parts := p.end(append(slices.Clone(summary), g.Positions()...))
+	summary := g.After.Summary()
+	parts := p.end(append(slices.Clone(summary), g.Positions.Encode()...))
 	var size int64
 	for i := range parts {
 		size += int64(len(parts[i].state) + len(parts[i].record))
@@ -436,12 +437,12 @@ func (s *Store) Commit(g *queue.Group) error {
 	stored, err := s.write("group", parts, nil)
 	if err != nil {
 		if stored {
-			g.InDoubt()
+			g.Sealed = true
 		}
 		return err
 	}
 	s.committed(time.Since(began))
-	g.Stored(size)
+	g.After.Size += size
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	active := s.segments[len(s.segments)-1]
@@ -648,7 +649,7 @@ func (s *Store) takeCursors(ctx context.Context) (positions []byte, err error) {
 }
 
 // SaveCursors stores the positions; whether the machines are to survive is theirs to know.
-func (s *Store) SaveCursors(c *queue.Checkpoint, _ bool) error {
+func (s *Store) SaveCursors(c *storage.Checkpoint, _ bool) error {
 	err := s.saveCursors(c)
 	if s.ending.Load() && errors.Is(err, ErrDeposed) {
 		return nil
@@ -656,7 +657,7 @@ func (s *Store) SaveCursors(c *queue.Checkpoint, _ bool) error {
 	return err
 }
 
-func (s *Store) saveCursors(c *queue.Checkpoint) error {
+func (s *Store) saveCursors(c *storage.Checkpoint) error {
 	if s.Why() != nil {
 		return s.Why()
 	}
@@ -718,18 +719,18 @@ func (s *Store) Trim(base uint64) error {
 }
 
 // Read returns the block with a record.
-func (s *Store) Read(at queue.Segment, seq uint64) (b queue.Block, next uint64, err error) {
-	chunk, next, err := s.chunk(at.Base(), seq)
+func (s *Store) Read(at storage.Segment, seq uint64) (b storage.Block, next uint64, err error) {
+	chunk, next, err := s.chunk(at.Base, seq)
 	if err != nil {
 		return b, 0, err
 	}
 	if chunk != nil {
-		if b, err = queue.NewBlock(chunk, at, seq); err == nil {
+		if b, err = storage.NewBlock(chunk, at, seq); err == nil {
 			return b, 0, nil
 		}
 	}
-	if next <= seq || next > at.Last() {
-		next = at.Last() + 1
+	if next <= seq || next > at.Last {
+		next = at.Last + 1
 	}
 	err = cmp.Or(err, errMessage)
 	return b, next, datadir.Damagef("stream "+s.c.stream(), "records %d to %d: %w", seq, next-1, err)
@@ -741,7 +742,7 @@ func (s *Store) chunk(base, seq uint64) (chunk []byte, next uint64, err error) {
 	defer cancel()
 	g, ok := s.find(base)
 	if !ok {
-		return nil, 0, queue.ErrGone
+		return nil, 0, storage.ErrGone
 	}
 	from := g.to + 1 // where to read on, if what was read ends just before the record
 	s.mu.Lock()
@@ -792,7 +793,7 @@ func walk(found []stored, epoch uint64, passed func(first uint64), fn func(chunk
 		for rest := begun; len(rest) > 0; {
 			var c []byte
 			var first, last uint64
-			if c, rest, first, last = queue.CutChunk(rest); c == nil {
+			if c, rest, first, last = storage.CutChunk(rest); c == nil {
 				break
 			}
 			fn(c, first, last)

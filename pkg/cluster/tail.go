@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // maxGroup is what a group may have of records to be read along. A larger one, which has a record
@@ -20,8 +20,8 @@ type fold struct {
 	// The message that ends its beginning: where, of whom, and of which write.
 	seq, epoch, write uint64
 
-	loaded    *queue.Loaded // but for the segments
-	known     []*segment    // the newest one is the last
+	loaded    *storage.Loaded // but for the segments
+	known     []*segment      // the newest one is the last
 	positions []byte
 	whole     whole
 	begun     bool   // its state is loaded
@@ -39,7 +39,7 @@ func newFold(newest *stored) (*fold, error) {
 		return nil, errMessage
 	}
 	return &fold{
-		seq: newest.seq, epoch: newest.epoch, write: newest.write, loaded: queue.NewLoaded(),
+		seq: newest.seq, epoch: newest.epoch, write: newest.write, loaded: storage.NewLoaded(),
 		known: known, positions: slices.Clone(positions), next: known[len(known)-1].from,
 	}, nil
 }
@@ -163,7 +163,7 @@ func (t *Tail) take(m *stored) error {
 	}
 	for rest := t.group; len(rest) > 0; {
 		var chunk []byte
-		if chunk, rest, _, _ = queue.CutChunk(rest); chunk == nil || queue.Records(chunk, t.record) != nil {
+		if chunk, rest, _, _ = storage.CutChunk(rest); chunk == nil || storage.Records(chunk, t.record) != nil {
 			break // it is too large: whoever leads reads and delivers it
 		}
 	}

@@ -83,10 +83,14 @@ type Metrics interface {
 	Damaged()
 }
 
-type nobody struct{}
+// NoMetrics are Metrics that count for nobody.
+type NoMetrics struct{}
 
-func (nobody) DeadLetters(int64, int) {}
-func (nobody) Damaged()               {}
+// DeadLetters is the one of Metrics.
+func (NoMetrics) DeadLetters(int64, int) {}
+
+// Damaged is the one of Metrics.
+func (NoMetrics) Damaged() {}
 
 // Filter selects dead letters. Its zero value selects all.
 type Filter struct {
@@ -154,7 +158,7 @@ func Open(opts Options) (*File, error) {
 	}
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	if opts.Metrics == nil {
-		opts.Metrics = nobody{}
+		opts.Metrics = NoMetrics{}
 	}
 	opts.System = cmp.Or(opts.System, datadir.Disk)
 	d := &File{

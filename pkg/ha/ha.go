@@ -234,7 +234,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		Resume: over.resume, HandOver: over.tell, Taken: over.taken,
 		Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
 			//nolint:contextcheck // life is the context
-			return n.cluster.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o, Life: life})
+			return n.cluster.OpenLetters(cluster.LettersOptions{Options: o, Life: life})
 		},
 	}
 	b, err := bridge.New(opts) //nolint:contextcheck // what it waits for ends with life

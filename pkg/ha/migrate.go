@@ -133,7 +133,7 @@ func (m *Migration) cluster(ctx context.Context, c *cluster.Cluster, lease *clus
 		},
 		letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
 			//nolint:contextcheck // ctx is in the options
-			return c.OpenLetters(cluster.LettersOptions{DeadLetterOptions: o, Life: ctx})
+			return c.OpenLetters(cluster.LettersOptions{Options: o, Life: ctx})
 		},
 		moved: func() (string, error) { return c.Moved(ctx) },
 		mark:  func(to string) error { return c.SetMoved(ctx, to) },

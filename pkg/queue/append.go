@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Batch is what Append stores together: all of it or nothing.
@@ -63,8 +64,8 @@ type KeyValue struct {
 
 // group is what goes into one transaction: whole batches.
 type group struct {
-	records []draft
-	state   []draft
+	records []storage.Draft
+	state   []storage.Draft
 	ops     []KeyValue
 	dones   []func(error)
 	chains  []*Chain
@@ -131,15 +132,15 @@ func (q *Queue) accept(b *Batch, size int64) error {
 // addTo copies a batch into the group. waitMu is held.
 func (q *Queue) addTo(g *group, b *Batch) {
 	for _, r := range b.Records {
-		g.records = addEntry(g.records, r, &q.spare)
-		if d := &g.records[len(g.records)-1]; d.at == 0 {
-			d.at = q.clock.now()
+		g.records = storage.AddEntry(g.records, r, &q.spare)
+		if d := &g.records[len(g.records)-1]; d.At == 0 {
+			d.At = q.clock.now()
 		}
 	}
 	var op, none []byte
 	for _, kv := range b.State {
-		op = appendOp(op[:0], kv.Key, kv.Value)
-		g.state = addEntry(g.state, op, &none)
+		op = storage.AppendOp(op[:0], kv.Key, kv.Value)
+		g.state = storage.AddEntry(g.state, op, &none)
 	}
 	g.ops = append(g.ops, b.State...)
 	if b.Done != nil {
@@ -159,7 +160,7 @@ func notify(c chan struct{}) {
 
 // free keeps the memory of a draft that was copied for the next one.
 func (q *Queue) free(buf []byte) {
-	if buf == nil || cap(buf) > 2*blockSize {
+	if buf == nil || cap(buf) > 2*storage.BlockSize {
 		return
 	}
 	q.waitMu.Lock()
@@ -275,24 +276,25 @@ func (q *Queue) write(g *group) error {
 	}
 	first, end := q.Bounds()
 	for _, op := range q.clock.changes(q.state, first, end) {
-		g.state = addEntry(g.state, appendOp(nil, op.Key, op.Value), new([]byte))
+		g.state = storage.AddEntry(g.state, storage.AppendOp(nil, op.Key, op.Value), new([]byte))
 		g.ops = append(g.ops, op)
 	}
-	w := &Group{positions: q.checkpoint(), after: *q.active}
+	var chunks []storage.Chunk
+	w := &Group{Positions: q.checkpoint(), After: *q.active}
 	for i := range g.records {
 		d := &g.records[i]
-		if w.after.empty() {
-			w.after.firstAt = d.at
+		if w.After.Empty() {
+			w.After.FirstAt = d.At
 		}
-		w.infos = append(w.infos, d.finish(kindRecords, w.after.last+1, w.after.bytes))
-		w.records = append(w.records, d.buf)
-		w.after.last += uint64(d.count)
-		w.after.bytes += d.bytes
-		w.after.lastAt = d.at
+		chunks = append(chunks, d.Finish(storage.KindRecords, w.After.Last+1, w.After.Bytes))
+		w.Records = append(w.Records, d.Buf)
+		w.After.Last += uint64(d.Count)
+		w.After.Bytes += d.Bytes
+		w.After.LastAt = d.At
 	}
-	w.state = finishState(g.state)
-	if err := q.makingRoom(func() (bool, error) { return w.sealed, q.store.Commit(w) }); err != nil {
-		if s := q.active; w.sealed {
+	w.State = storage.FinishState(g.state)
+	if err := q.makingRoom(func() (bool, error) { return w.Sealed, q.store.Commit(w) }); err != nil {
+		if s := q.active; w.Sealed {
 			q.active = nil
 			if datadir.IsDamage(err) {
 				q.takeOut(s)
@@ -300,7 +302,7 @@ func (q *Queue) write(g *group) error {
 		}
 		return err
 	}
-	q.publish(w, g.ops)
+	q.publish(w, chunks, g.ops)
 	return nil
 }
 
@@ -313,8 +315,8 @@ func (q *Queue) makingRoom(write func() (done bool, err error)) error {
 			return err
 		}
 		q.mu.RLock()
-		var oldest *Segment
-		if len(q.segments) > 1 && q.segments[0].last <= q.needed() {
+		var oldest *storage.Segment
+		if len(q.segments) > 1 && q.segments[0].Last <= q.needed() {
 			oldest = q.segments[0]
 		}
 		q.mu.RUnlock()
@@ -322,7 +324,7 @@ func (q *Queue) makingRoom(write func() (done bool, err error)) error {
 			return err
 		}
 		q.log.Warn("the disk is full: the oldest segment that is only retained goes",
-			zap.Uint64("first_record", oldest.base), zap.Error(err))
+			zap.Uint64("first_record", oldest.Base), zap.Error(err))
 		q.remove(oldest)
 	}
 }
@@ -341,29 +343,30 @@ func (q *Queue) ready() error {
 
 // begin makes a new segment the one that is written to.
 func (q *Queue) begin() error {
-	start := &Start{positions: q.checkpoint()}
+	start := &Start{Positions: q.checkpoint()}
 	q.mu.RLock()
-	start.base = q.end + 1
+	start.Base = q.end + 1
 	for _, s := range slices.Backward(q.segments) {
-		if !s.empty() {
-			start.previousBase, start.previousLast = s.base, s.last
+		if !s.Empty() {
+			start.PreviousBase, start.PreviousLast = s.Base, s.Last
 			break
 		}
 	}
 	q.mu.RUnlock()
-	start.state = q.snapshot
+	start.State = q.snapshot
 	size, err := q.store.Begin(start)
 	if err != nil {
 		return err
 	}
-	s := &Segment{base: start.base, last: start.base - 1, size: size}
+	s := start.Segment()
+	s.Size = size
 	q.mu.Lock()
-	if n := len(q.segments); n > 0 && q.segments[n-1].base == s.base {
+	if n := len(q.segments); n > 0 && q.segments[n-1].Base == s.Base {
 		q.segments = q.segments[:n-1] // it was empty
 	}
-	q.segments = append(q.segments, s)
+	q.segments = append(q.segments, &s)
 	q.mu.Unlock()
-	q.active, q.initial = s, size
+	q.active, q.initial = &s, size
 	q.account()
 	return nil
 }
@@ -372,12 +375,12 @@ func (q *Queue) begin() error {
 func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 	const chunks = 16
 	now := q.clock.now()
-	var drafts []draft
+	var drafts []storage.Draft
 	flush := func() error {
 		for i := range drafts {
-			drafts[i].at = now
+			drafts[i].At = now
 		}
-		state := finishState(drafts)
+		state := storage.FinishState(drafts)
 		drafts = drafts[:0]
 		return put(state)
 	}
@@ -385,13 +388,13 @@ func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 	// Only the committer, which this is, changes the state: no lock that would make everybody
 	// wait for the disk.
 	for k, v := range q.state {
-		op = appendOp(op[:0], k, []byte(v))
-		if n := len(drafts); n == chunks && !drafts[n-1].fits(op) {
+		op = storage.AppendOp(op[:0], k, []byte(v))
+		if n := len(drafts); n == chunks && !drafts[n-1].Fits(op) {
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		drafts = addEntry(drafts, op, &none)
+		drafts = storage.AddEntry(drafts, op, &none)
 	}
 	if len(drafts) == 0 {
 		return nil
@@ -404,14 +407,14 @@ func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 func (q *Queue) rollIfFull() {
 	s := q.active
 	room := max(q.opts.SegmentBytes-q.initial, q.opts.SegmentBytes/2)
-	if s == nil || s.size-q.initial < room || time.Since(q.rollTry) < probeInterval {
+	if s == nil || s.Size-q.initial < room || time.Since(q.rollTry) < probeInterval {
 		return
 	}
 	if err := q.begin(); err != nil {
 		q.metrics.errors.Inc()
 		if q.rollTry.IsZero() {
 			q.log.Warn("no new segment could be begun, the old one goes on",
-				zap.Uint64("first_record", s.base), zap.Error(err))
+				zap.Uint64("first_record", s.Base), zap.Error(err))
 		}
 		q.rollTry = time.Now()
 		return
@@ -422,29 +425,29 @@ func (q *Queue) rollIfFull() {
 }
 
 // publish makes what was stored visible.
-func (q *Queue) publish(g *Group, ops []KeyValue) {
+func (q *Queue) publish(g *Group, chunks []storage.Chunk, ops []KeyValue) {
 	q.mu.Lock()
-	first := q.active.last + 1
-	*q.active = g.after
-	q.end = g.after.last
+	first := q.active.Last + 1
+	*q.active = g.After
+	q.end = g.After.Last
 	var spare []byte
-	for i, chunk := range g.records {
-		if n := len(q.cache); n > 0 && q.cache[n-1].segment == g.after.base {
-			before := cap(q.cache[n-1].buf)
-			if q.cache[n-1].grow(chunk, g.infos[i]) {
-				q.cached += int64(cap(q.cache[n-1].buf) - before)
+	for i, chunk := range g.Records {
+		if n := len(q.cache); n > 0 && q.cache[n-1].Segment == g.After.Base {
+			before := cap(q.cache[n-1].Buf)
+			if grow(&q.cache[n-1], chunk, chunks[i]) {
+				q.cached += int64(cap(q.cache[n-1].Buf) - before)
 				spare = chunk
 				continue
 			}
 		}
-		q.cache = append(q.cache, Block{chunk, []chunkInfo{g.infos[i]}, g.after.base})
+		q.cache = append(q.cache, storage.Block{Buf: chunk, Chunks: []storage.Chunk{chunks[i]}, Segment: g.After.Base})
 		q.cached += int64(cap(chunk))
 	}
 	for _, kv := range ops {
-		setState(q.state, kv.Key, kv.Value)
+		storage.SetState(q.state, kv.Key, kv.Value)
 	}
-	if len(g.records) > 0 {
-		needed, at := q.end, g.infos[0].at
+	if len(g.Records) > 0 {
+		needed, at := q.end, chunks[0].At
 		for _, c := range q.cursors {
 			needed = min(needed, c.arrived(first, at))
 		}
@@ -459,14 +462,33 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 	q.enforceLimit()
 }
 
+// extendLimit is how long a block in memory may become by adding chunks to it: a trickle of single
+// records does not fill the cache with their memory.
+const extendLimit = 32 << 10
+
+// grow adds a chunk that follows to a block, while that is short. Who has the block as it was does
+// not see that.
+func grow(b *storage.Block, chunk []byte, c storage.Chunk) bool {
+	n := len(b.Buf)
+	if n+len(chunk) > extendLimit {
+		return false
+	}
+	c.Start += n
+	c.End += n
+	b.Buf, b.Chunks = append(b.Buf, chunk...), append(b.Chunks, c)
+	return true
+}
+
 // trimCache drops the blocks that every cursor has acknowledged, but for one that can still grow,
 // and the oldest beyond the limit. q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
 	n, last := 0, len(q.cache)-1
-	done := func(b *Block, grows bool) bool { return b.last() <= needed && (!grows || len(b.buf) > extendLimit) }
+	done := func(b *storage.Block, grows bool) bool {
+		return b.Last() <= needed && (!grows || len(b.Buf) > extendLimit)
+	}
 	for n <= last && (q.cached > q.opts.CacheBytes || done(&q.cache[n], n == last)) {
-		q.cached -= int64(cap(q.cache[n].buf))
-		q.cache[n] = Block{}
+		q.cached -= int64(cap(q.cache[n].Buf))
+		q.cache[n] = storage.Block{}
 		n++
 	}
 	q.cache = q.cache[n:]
@@ -480,8 +502,8 @@ func (q *Queue) account() {
 	q.metrics.segments.Set(float64(len(q.segments)))
 	q.metrics.retained.Set(float64(q.retained()))
 	var oldest float64
-	if s := q.segmentOf(0); s != nil && !s.empty() {
-		oldest = float64(q.clock.time(s.firstAt).UnixMilli()) / 1000
+	if s := q.segmentOf(0); s != nil && !s.Empty() {
+		oldest = float64(q.clock.time(s.FirstAt).UnixMilli()) / 1000
 	}
 	q.metrics.oldest.Set(oldest)
 }
@@ -490,11 +512,11 @@ func (q *Queue) account() {
 func (q *Queue) enforceLimit() {
 	for {
 		q.mu.RLock()
-		var oldest *Segment
+		var oldest *storage.Segment
 		if len(q.segments) > 1 && q.size() > q.opts.MaxBytes {
 			oldest = q.segments[0]
 		}
-		retained := oldest != nil && oldest.last <= q.needed()
+		retained := oldest != nil && oldest.Last <= q.needed()
 		q.mu.RUnlock()
 		if oldest == nil {
 			return
@@ -507,14 +529,14 @@ func (q *Queue) enforceLimit() {
 			continue
 		}
 		q.log.Warn("storage is full, its oldest segment goes",
-			zap.Uint64("first_record", oldest.base), zap.Int64("max_bytes", q.opts.MaxBytes))
+			zap.Uint64("first_record", oldest.Base), zap.Int64("max_bytes", q.opts.MaxBytes))
 		q.takeOut(oldest)
 	}
 }
 
 // takeOut removes a segment; what the cursors have not acknowledged of it is lost.
-func (q *Queue) takeOut(s *Segment) {
-	q.skip(s.base, s.last)
+func (q *Queue) takeOut(s *storage.Segment) {
+	q.skip(s.Base, s.Last)
 	q.remove(s)
 }
 
@@ -532,7 +554,7 @@ func (q *Queue) skip(first, last uint64) {
 }
 
 // remove removes a segment that nobody needs.
-func (q *Queue) remove(s *Segment) {
+func (q *Queue) remove(s *storage.Segment) {
 	q.mu.Lock()
 	i := slices.Index(q.segments, s)
 	if i >= 0 {
@@ -543,8 +565,8 @@ func (q *Queue) remove(s *Segment) {
 		return // somebody else does it
 	}
 	q.account()
-	if err := q.store.Trim(s.base); err != nil {
-		q.log.Warn("segment was not removed", zap.Uint64("first_record", s.base), zap.Error(err))
+	if err := q.store.Trim(s.Base); err != nil {
+		q.log.Warn("segment was not removed", zap.Uint64("first_record", s.Base), zap.Error(err))
 	}
 }
 
@@ -581,7 +603,7 @@ func (q *Queue) outcome(last *error, what string, err error, failing, works stri
 func (q *Queue) probe() {
 	err := q.ready()
 	if err == nil {
-		err = q.store.Commit(&Group{bytes: q.failSize})
+		err = q.store.Commit(&Group{Bytes: min(q.failSize, commitBytes)})
 	}
 	q.result(err, q.failSize)
 }

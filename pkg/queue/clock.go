@@ -1,6 +1,15 @@
 package queue
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
+)
+
+// big is the byte order of what is stored.
+var big = binary.BigEndian
 
 // clock tells how long ago something was appended, whatever the machine's clock was set to since.
 // Its times are in Unix nanoseconds, and never jump: while the queue is open they go on with the
@@ -18,7 +27,7 @@ type clock struct {
 }
 
 // start sets the clock going: by what is stored of it, and not before the last record.
-func (c *clock) start(stored string, segments []*Segment) {
+func (c *clock) start(stored string, segments []*storage.Segment) {
 	boot, up := uptime()
 	c.began = time.Now()
 	if c.at = c.began.UnixNano(); len(stored) > 16 && stored[16:] == boot {
@@ -27,7 +36,7 @@ func (c *clock) start(stored string, segments []*Segment) {
 		c.at += int64(big.Uint64([]byte(stored)))
 	}
 	for _, s := range segments {
-		c.at = max(c.at, s.lastAt)
+		c.at = max(c.at, s.LastAt)
 	}
 	c.boot, c.booted = boot, c.at-int64(up)
 }
@@ -43,7 +52,7 @@ func (c *clock) time(at int64) time.Time {
 // stored and the first record of that.
 func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyValue) {
 	ahead := time.Duration(c.now() - time.Now().UnixNano()).Round(time.Second)
-	value := append(appendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
+	value := append(appendlog.AppendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
 	if string(value) != state[clockKey] {
 		ops = append(ops, KeyValue{clockKey, value})
 	}
@@ -56,7 +65,7 @@ func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyVa
 	default:
 		low, high = min(low, ahead), max(high, ahead)
 	}
-	return append(ops, KeyValue{rangeKey, appendUints(nil, uint64(low), uint64(high), end)})
+	return append(ops, KeyValue{rangeKey, appendlog.AppendUints(nil, uint64(low), uint64(high), end)})
 }
 
 // anyAhead is more than any clock is ahead of another one.

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 	machine "github.com/hmcnotifyd/hmcnotifyd/tests/clock"
 )
 
@@ -61,11 +62,11 @@ func TestAgesDoNotFollowTheClock(t *testing.T) {
 			value := []byte(q.state[clockKey])
 			big.PutUint64(value, big.Uint64(value)-uint64(by))
 			var same, other clock
-			same.start(string(value), []*Segment{{lastAt: last}})
+			same.start(string(value), []*storage.Segment{{LastAt: last}})
 			if got := time.Duration(same.now() - last); got < 0 || got > age {
 				t.Errorf("in the same boot %s have passed", got)
 			}
-			other.start(string(value[:16])+"another", []*Segment{{lastAt: last}})
+			other.start(string(value[:16])+"another", []*storage.Segment{{LastAt: last}})
 			passed := time.Duration(other.now() - last)
 			if passed < max(0, -by) || passed > max(0, -by)+age {
 				t.Errorf("over a boot %s have passed, by %s", passed, by)

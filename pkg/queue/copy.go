@@ -8,7 +8,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // movingKey is set while all of another queue is being copied.
@@ -48,9 +50,9 @@ func (q *Queue) copyFrom(from *Queue, copied func(records uint64) error) error {
 		if err != nil {
 			return err
 		}
-		if n := len(q.segments); p.segment == 0 { // all of it was read
-			if p.acked = c.Acked(); n > 0 {
-				p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+		if n := len(q.segments); p.Segment == 0 { // all of it was read
+			if p.Acked = c.Acked(); n > 0 {
+				p.Segment, p.Bytes = q.segments[n-1].Base, q.segments[n-1].Bytes
 			}
 		}
 		q.cursors[name] = newCursor(q, name, p)
@@ -59,7 +61,7 @@ func (q *Queue) copyFrom(from *Queue, copied func(records uint64) error) error {
 	return nil
 }
 
-func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64) error) error {
+func (q *Queue) copySegment(from *Queue, s *storage.Segment, copied func(records uint64) error) error {
 	g, begun := new(group), false
 	write := func(record uint64) error {
 		if len(g.records) == 0 {
@@ -71,15 +73,15 @@ func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64)
 		g = new(group)
 		return copied(record)
 	}
-	for seq := s.base; seq <= s.last; {
+	for seq := s.Base; seq <= s.Last; {
 		b, next, err := from.store.Read(*s, seq)
 		if datadir.IsDamage(err) { // what is behind it is of a segment of its own
 			q.log.Error("records that cannot be read are not copied", zap.Error(err))
 			if err := write(seq - 1); err != nil {
 				return err
 			}
-			next = cmp.Or(next, s.last+1)
-			from.skip(seq, min(next-1, s.last))
+			next = cmp.Or(next, s.Last+1)
+			from.skip(seq, min(next-1, s.Last))
 			seq, begun = next, false
 			continue
 		}
@@ -87,23 +89,23 @@ func (q *Queue) copySegment(from *Queue, s *Segment, copied func(records uint64)
 			return err
 		}
 		if !begun {
-			q.end = b.first() - 1
+			q.end = b.First() - 1
 			if err := q.begin(); err != nil {
 				return err
 			}
 			begun = true
 		}
-		for _, c := range b.chunks {
-			buf := slices.Clone(b.buf[c.start-chunkHeaderSize : c.end])
-			g.records = append(g.records, draft{buf: buf, count: c.count, bytes: c.bytes, at: c.at})
+		for _, c := range b.Chunks {
+			buf := slices.Clone(b.Buf[c.Start-appendlog.HeaderSize : c.End])
+			g.records = append(g.records, storage.Draft{Buf: buf, Count: c.Count, Bytes: c.Bytes, At: c.At})
 			g.bytes += int64(len(buf))
 		}
-		seq = b.last() + 1
+		seq = b.Last() + 1
 		if g.bytes >= commitBytes {
-			if err := write(b.last()); err != nil {
+			if err := write(b.Last()); err != nil {
 				return err
 			}
 		}
 	}
-	return write(s.last)
+	return write(s.Last)
 }

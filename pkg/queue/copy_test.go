@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/cluster"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster/deployment"
 )
 
 // contents is all that a user of a queue can see of it.
@@ -126,7 +127,7 @@ func TestCopy(t *testing.T) {
 	if len(want.records) != 600 || want.next["ahead"] != 334 || want.waiting["nothing"] != 0 || len(want.state) != 17 {
 		t.Fatalf("%d records, %+v %+v", len(want.records), want.next, want.waiting)
 	}
-	natsd := connect(t, natscluster.Single(t))
+	natsd := deployment.Connect(t, natscluster.Single(t))
 	epoch := uint64(0)
 	onCluster := func() queue.Options {
 		epoch++
@@ -200,7 +201,7 @@ func TestCopyOfOldFormat(t *testing.T) {
 	if len(want.records) == 0 || len(want.state) == 0 || len(want.next) != 2 {
 		t.Fatalf("%d records, %d keys, %v", len(want.records), len(want.state), want.next)
 	}
-	store := cluster.NewStore(connect(t, natscluster.Single(t)), cluster.StoreOptions{Epoch: 1, Patience: natscluster.Patience})
+	store := cluster.NewStore(deployment.Connect(t, natscluster.Single(t)), cluster.StoreOptions{Epoch: 1, Patience: natscluster.Patience})
 	for _, to := range []queue.Options{{Store: store}, {Dir: t.TempDir()}} {
 		to.MaxBytes, to.Retain = opts.MaxBytes, opts.Retain
 		to.From, to.Copied = from, func(uint64) error { return nil }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Record is one record of the queue.
@@ -47,13 +48,13 @@ type Cursor struct {
 
 	// Guards what follows; q.mu is never taken while it is held.
 	mu  sync.Mutex
-	pos position
+	pos storage.Position
 	// The record that Next returns next.
 	read uint64
 	// Chunks from pos.acked+1 to what was read.
 	window []chunkRef
 	// Unreadable records that are not acknowledged yet.
-	holes []span
+	holes []storage.Span
 	// Unreadable records up to this one were reported.
 	lostTo uint64
 	// When the first record that is not acknowledged was appended, at the latest; used while
@@ -61,7 +62,7 @@ type Cursor struct {
 	hint int64
 	// Where Next reads: a block, a chunk of it, and the offset of record read, which is right
 	// if at is read.
-	view   Block
+	view   storage.Block
 	chunk  int
 	offset int
 	at     uint64
@@ -72,12 +73,12 @@ type Cursor struct {
 
 // chunkRef is what a cursor keeps of a chunk that it has read.
 type chunkRef struct {
-	chunkInfo
+	storage.Chunk
 	segment uint64
 }
 
-func newCursor(q *Queue, name string, p position) *Cursor {
-	return &Cursor{q: q, name: name, wake: make(chan struct{}, 1), pos: p, read: p.acked + 1}
+func newCursor(q *Queue, name string, p storage.Position) *Cursor {
+	return &Cursor{q: q, name: name, wake: make(chan struct{}, 1), pos: p, read: p.Acked + 1}
 }
 
 // Name returns the cursor's name.
@@ -87,7 +88,7 @@ func (c *Cursor) Name() string { return c.name }
 func (c *Cursor) Acked() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pos.acked
+	return c.pos.Acked
 }
 
 // Next returns the records after those it has returned before, at least one. It waits for it until
@@ -136,7 +137,7 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 			records, room = nil, maxBytes
 		}
 		full := false
-		if c.view.holds(c.read) {
+		if c.view.Holds(c.read) {
 			records, room, full = c.collect(records, maxRecords, room, end)
 		}
 		read := c.read
@@ -145,7 +146,7 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 			return records, nil
 		}
 		view, err := c.locate(read)
-		if err != nil || view.empty() {
+		if err != nil || view.Empty() {
 			if len(records) > 0 {
 				return records, nil // an error comes back with the next call
 			}
@@ -154,7 +155,7 @@ func (c *Cursor) take(maxRecords, maxBytes int) ([]Record, error) {
 		c.mu.Lock()
 		if c.read == read { // else it was moved while the disk was read
 			c.view, c.at = view, 0
-			c.read = max(read, view.first()) // a hole in front of it
+			c.read = max(read, view.First()) // a hole in front of it
 		}
 		c.mu.Unlock()
 	}
@@ -168,19 +169,19 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 	}
 	if records == nil {
 		// One allocation for what is going to fit, judging by this chunk.
-		ch := &c.view.chunks[c.chunk]
-		fit := uint64(int64(room)*int64(ch.count)/max(1, ch.bytes)) + 1
+		ch := &c.view.Chunks[c.chunk]
+		fit := uint64(int64(room)*int64(ch.Count)/max(1, ch.Bytes)) + 1
 		records = make([]Record, 0, min(uint64(maxRecords), fit, end-c.read+1))
 	}
-	for ; c.chunk < len(c.view.chunks); c.chunk++ {
-		ch := &c.view.chunks[c.chunk]
-		c.offset = max(c.offset, ch.start)
-		at := c.q.clock.time(ch.at)
-		if n := len(c.window); n == 0 || c.window[n-1].last() < c.read {
-			c.window = append(c.window, chunkRef{*ch, c.view.segment})
+	for ; c.chunk < len(c.view.Chunks); c.chunk++ {
+		ch := &c.view.Chunks[c.chunk]
+		c.offset = max(c.offset, ch.Start)
+		at := c.q.clock.time(ch.At)
+		if n := len(c.window); n == 0 || c.window[n-1].Last() < c.read {
+			c.window = append(c.window, chunkRef{*ch, c.view.Segment})
 		}
-		for c.offset < ch.end {
-			data, next := nextEntry(c.view.buf, c.offset)
+		for c.offset < ch.End {
+			data, next := storage.NextEntry(c.view.Buf, c.offset)
 			if len(records) == maxRecords || (len(data) > room && len(records) > 0) {
 				c.at = c.read
 				return records, room, true
@@ -197,46 +198,46 @@ func (c *Cursor) collect(records []Record, maxRecords, room int, end uint64) (_ 
 
 // seek finds c.read in the current block.
 func (c *Cursor) seek() {
-	c.chunk = c.view.chunkOf(c.read)
-	ch := &c.view.chunks[c.chunk]
-	c.offset = ch.start
-	for range c.read - ch.first {
-		_, c.offset = nextEntry(c.view.buf, c.offset)
+	c.chunk = c.view.ChunkOf(c.read)
+	ch := &c.view.Chunks[c.chunk]
+	c.offset = ch.Start
+	for range c.read - ch.First {
+		_, c.offset = storage.NextEntry(c.view.Buf, c.offset)
 	}
 	c.at = c.read
 }
 
 // locate returns the block with record seq, or, if that is not to be had, with the first one after
 // it. It is empty at the end of the queue.
-func (c *Cursor) locate(seq uint64) (Block, error) {
+func (c *Cursor) locate(seq uint64) (storage.Block, error) {
 	q := c.q
 	for {
 		q.mu.RLock()
 		b, s := q.cachedBlock(seq), q.segmentOf(seq)
-		if !b.empty() || s == nil || s.empty() {
+		if !b.Empty() || s == nil || s.Empty() {
 			q.mu.RUnlock()
 			c.use(0)
 			return b, nil
 		}
 		at := *s
 		q.mu.RUnlock()
-		seq = max(seq, at.base)
-		c.use(at.base)
+		seq = max(seq, at.Base)
+		c.use(at.Base)
 
 		view, next, err := q.store.Read(at, seq)
 		switch {
 		case err == nil:
 			return view, nil
-		case errors.Is(err, ErrGone):
+		case errors.Is(err, storage.ErrGone):
 			if q.isClosing() {
-				return Block{}, ErrClosed
+				return storage.Block{}, ErrClosed
 			}
 			// removed meanwhile
 		case !datadir.IsDamage(err):
-			return Block{}, fmt.Errorf("queue: %w", err)
+			return storage.Block{}, fmt.Errorf("queue: %w", err)
 		case next == 0:
 			if q.condemn(s) {
-				return Block{}, nil // the cursor is behind it now
+				return storage.Block{}, nil // the cursor is behind it now
 			}
 		default:
 			c.lost(seq, next-1)
@@ -247,8 +248,8 @@ func (c *Cursor) locate(seq uint64) (Block, error) {
 
 // segmentOf returns the segment with record seq, or the first one after it; nil if there is none.
 // q.mu is held.
-func (q *Queue) segmentOf(seq uint64) *Segment {
-	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].last >= seq })
+func (q *Queue) segmentOf(seq uint64) *storage.Segment {
+	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].Last >= seq })
 	if i == len(q.segments) {
 		return nil
 	}
@@ -257,10 +258,10 @@ func (q *Queue) segmentOf(seq uint64) *Segment {
 
 // cachedBlock returns the block with record seq if it is in memory, else an empty one. q.mu is
 // held.
-func (q *Queue) cachedBlock(seq uint64) Block {
-	i := sort.Search(len(q.cache), func(i int) bool { return q.cache[i].last() >= seq })
-	if i == len(q.cache) || !q.cache[i].holds(seq) {
-		return Block{}
+func (q *Queue) cachedBlock(seq uint64) storage.Block {
+	i := sort.Search(len(q.cache), func(i int) bool { return q.cache[i].Last() >= seq })
+	if i == len(q.cache) || !q.cache[i].Holds(seq) {
+		return storage.Block{}
 	}
 	return q.cache[i]
 }
@@ -282,17 +283,17 @@ func (c *Cursor) use(base uint64) {
 // condemn takes a segment that cannot be read at all out of use. It returns true for the one that
 // is written to: that stays on the list until the committer, who may be using it at this moment,
 // takes it out.
-func (q *Queue) condemn(s *Segment) (active bool) {
+func (q *Queue) condemn(s *storage.Segment) (active bool) {
 	q.mu.RLock()
 	active = len(q.segments) > 0 && q.segments[len(q.segments)-1] == s
-	last := s.last
+	last := s.Last
 	q.mu.RUnlock()
 	if !active {
 		q.takeOut(s)
 		return false
 	}
 	q.condemned.Store(s)
-	q.skip(s.base, last)
+	q.skip(s.Base, last)
 	return true
 }
 
@@ -303,7 +304,7 @@ func (c *Cursor) lost(first, last uint64) {
 	if last > c.lostTo {
 		n = int(last - max(first, c.lostTo+1) + 1)
 		c.lostTo = last
-		c.holes = append(c.holes, span{first, last})
+		c.holes = append(c.holes, storage.Span{First: first, Last: last})
 		c.settle()
 	}
 	c.mu.Unlock()
@@ -315,8 +316,8 @@ func (c *Cursor) lost(first, last uint64) {
 
 // settle moves the acknowledged position over unreadable records behind it. c.mu is held.
 func (c *Cursor) settle() {
-	for len(c.holes) > 0 && c.holes[0].first <= c.pos.acked+1 {
-		c.pos.acked = max(c.pos.acked, c.holes[0].last)
+	for len(c.holes) > 0 && c.holes[0].First <= c.pos.Acked+1 {
+		c.pos.Acked = max(c.pos.Acked, c.holes[0].Last)
 		c.holes = c.holes[1:]
 	}
 }
@@ -333,7 +334,7 @@ func (c *Cursor) Ack(seq uint64) error {
 		c.mu.Unlock()
 		return ErrClosed
 	}
-	if seq <= c.pos.acked {
+	if seq <= c.pos.Acked {
 		c.mu.Unlock()
 		return nil
 	}
@@ -349,29 +350,29 @@ func (c *Cursor) Ack(seq uint64) error {
 
 // moveTo moves the acknowledged position to record seq. c.mu is held.
 func (c *Cursor) moveTo(seq uint64) {
-	c.pos.acked = seq
+	c.pos.Acked = seq
 	c.settle()
 	c.popWindow()
-	c.read = max(c.read, c.pos.acked+1)
+	c.read = max(c.read, c.pos.Acked+1)
 }
 
 // popWindow drops what is acknowledged from the window and takes the position's bytes from it. c.mu
 // is held.
 func (c *Cursor) popWindow() {
 	n := 0
-	for n < len(c.window) && c.window[n].last() <= c.pos.acked {
+	for n < len(c.window) && c.window[n].Last() <= c.pos.Acked {
 		n++
 	}
 	if n > 0 {
 		w := &c.window[n-1]
-		c.pos.segment, c.pos.bytes, c.hint = w.segment, w.before+w.bytes, w.at
+		c.pos.Segment, c.pos.Bytes, c.hint = w.segment, w.Before+w.Bytes, w.At
 		c.window = slices.Delete(c.window, 0, n)
 	}
 	if len(c.window) > 0 {
-		if w := &c.window[0]; w.first <= c.pos.acked {
-			done := int64(c.pos.acked - w.first + 1)
-			c.pos.segment = w.segment
-			c.pos.bytes = w.before + w.bytes*done/int64(w.count)
+		if w := &c.window[0]; w.First <= c.pos.Acked {
+			done := int64(c.pos.Acked - w.First + 1)
+			c.pos.Segment = w.segment
+			c.pos.Bytes = w.Before + w.Bytes*done/int64(w.Count)
 		}
 	}
 }
@@ -379,7 +380,7 @@ func (c *Cursor) popWindow() {
 // Rewind makes Next begin again with the first record that is not acknowledged.
 func (c *Cursor) Rewind() {
 	c.mu.Lock()
-	c.read = c.pos.acked + 1
+	c.read = c.pos.Acked + 1
 	c.window = c.window[:0]
 	c.at = 0
 	c.mu.Unlock()
@@ -391,15 +392,15 @@ func (c *Cursor) Rewind() {
 func (c *Cursor) skip(first, last uint64) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	from := max(first, c.pos.acked+1)
+	from := max(first, c.pos.Acked+1)
 	if from > last {
 		return 0
 	}
 	n := int(last - from + 1)
 	for _, h := range c.holes { // they were counted
-		n -= max(0, int(min(h.last, last))+1-int(max(h.first, from)))
+		n -= max(0, int(min(h.Last, last))+1-int(max(h.First, from)))
 	}
-	if c.pos.acked+1 >= first {
+	if c.pos.Acked+1 >= first {
 		c.moveTo(last)
 	}
 	if c.read >= first && c.read <= last {
@@ -412,7 +413,7 @@ func (c *Cursor) skip(first, last uint64) int {
 func (c *Cursor) remove() {
 	c.mu.Lock()
 	c.removed = true
-	c.view, c.window = Block{}, nil
+	c.view, c.window = storage.Block{}, nil
 	c.mu.Unlock()
 	c.use(0)
 	notify(c.wake)
@@ -422,7 +423,7 @@ func (c *Cursor) remove() {
 // returns the last record that it does not need.
 func (c *Cursor) arrived(first uint64, at int64) uint64 {
 	c.mu.Lock()
-	acked := c.pos.acked
+	acked := c.pos.Acked
 	if acked+1 == first {
 		c.hint = at
 	}
@@ -433,9 +434,9 @@ func (c *Cursor) arrived(first uint64, at int64) uint64 {
 
 // loadHint reads when the first waiting record was appended. Only Open calls it.
 func (c *Cursor) loadHint() {
-	if b, err := c.locate(c.read); err == nil && !b.empty() {
+	if b, err := c.locate(c.read); err == nil && !b.Empty() {
 		c.mu.Lock()
-		c.hint = b.chunks[b.chunkOf(max(b.first(), c.pos.acked+1))].at
+		c.hint = b.Chunks[b.ChunkOf(max(b.First(), c.pos.Acked+1))].At
 		c.mu.Unlock()
 	}
 	c.use(0)
@@ -450,7 +451,7 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 	pos, at := c.pos, c.hint
 	fromWindow := len(c.window) > 0
 	if fromWindow {
-		at = c.window[0].at
+		at = c.window[0].At
 	}
 	c.mu.Unlock()
 	c.q.mu.RLock()
@@ -460,35 +461,27 @@ func (c *Cursor) Pending() (events, bytes int64, oldest time.Time) {
 		return 0, 0, time.Time{}
 	}
 	if !fromWindow {
-		at = max(at, first.firstAt)
-		if b := c.q.cachedBlock(pos.acked + 1); !b.empty() {
-			at = b.chunks[b.chunkOf(pos.acked+1)].at
+		at = max(at, first.FirstAt)
+		if b := c.q.cachedBlock(pos.Acked + 1); !b.Empty() {
+			at = b.Chunks[b.ChunkOf(pos.Acked+1)].At
 		}
 	}
 	return events, bytes, c.q.clock.time(at)
 }
 
-// left returns the bytes of a segment that are behind a position in it or before it.
-func (p position) left(s *Segment) int64 {
-	if p.segment == s.base {
-		return max(0, s.bytes-p.bytes)
-	}
-	return s.bytes
-}
-
 // pending adds up what is behind a position, and returns the segment in which that begins. q.mu is
 // held.
-func (q *Queue) pending(pos position) (events, bytes int64, first *Segment) {
+func (q *Queue) pending(pos storage.Position) (events, bytes int64, first *storage.Segment) {
 	for _, s := range slices.Backward(q.segments) {
-		if s.last <= pos.acked {
+		if s.Last <= pos.Acked {
 			break
 		}
-		if s.empty() {
+		if s.Empty() {
 			continue
 		}
 		first = s
-		events += int64(s.last - max(s.base-1, pos.acked))
-		bytes += pos.left(s)
+		events += int64(s.Last - max(s.Base-1, pos.Acked))
+		bytes += pos.Left(s)
 	}
 	return events, bytes, first
 }
@@ -507,7 +500,7 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 	}
 	for {
 		from, to, first, err := c.trimTarget(maxBytes, before)
-		if err == nil && to.acked > from.acked {
+		if err == nil && to.Acked > from.Acked {
 			var n int
 			if n, err = c.advance(from, to, first); err == nil {
 				dropped += n
@@ -523,14 +516,14 @@ func (c *Cursor) Trim(maxBytes int64, olderThan time.Time) (dropped int, err err
 
 // trimTarget finds a step of Trim: over all of a segment if that is possible, else within a block.
 // to is from when there is nothing to do. The records from first to the position are still there.
-func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first uint64, err error) {
+func (c *Cursor) trimTarget(maxBytes, before int64) (from, to storage.Position, first uint64, err error) {
 	c.mu.Lock()
 	from = c.pos
 	c.mu.Unlock()
 	q := c.q
 	q.mu.RLock()
 	_, waiting, _ := q.pending(from)
-	s := q.segmentOf(from.acked + 1)
+	s := q.segmentOf(from.Acked + 1)
 	if s == nil {
 		q.mu.RUnlock()
 		return from, from, 0, nil
@@ -538,33 +531,33 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first ui
 	at := *s
 	q.mu.RUnlock()
 	over := maxBytes > 0 && waiting > maxBytes
-	first = max(at.base, from.acked+1)
-	if (over && waiting-from.left(&at) >= maxBytes) || at.lastAt < before {
-		return from, position{acked: at.last, segment: at.base, bytes: at.bytes}, first, nil
+	first = max(at.Base, from.Acked+1)
+	if (over && waiting-from.Left(&at) >= maxBytes) || at.LastAt < before {
+		return from, storage.Position{Acked: at.Last, Segment: at.Base, Bytes: at.Bytes}, first, nil
 	}
 	if !over && before == 0 {
 		return from, from, 0, nil
 	}
 	view, err := c.locate(first)
-	if err != nil || view.empty() {
+	if err != nil || view.Empty() {
 		return from, from, 0, err
 	}
 	to = from
-	first = max(from.acked+1, view.first())
-	for _, ch := range view.chunks[view.chunkOf(first):] {
-		bytes, seq := ch.before, ch.first
-		for offset := ch.start; offset < ch.end; seq++ {
+	first = max(from.Acked+1, view.First())
+	for _, ch := range view.Chunks[view.ChunkOf(first):] {
+		bytes, seq := ch.Before, ch.First
+		for offset := ch.Start; offset < ch.End; seq++ {
 			var data []byte
-			data, offset = nextEntry(view.buf, offset)
+			data, offset = storage.NextEntry(view.Buf, offset)
 			bytes += int64(len(data))
 			if seq < first {
 				continue
 			}
-			if (maxBytes <= 0 || waiting <= maxBytes) && ch.at >= before {
+			if (maxBytes <= 0 || waiting <= maxBytes) && ch.At >= before {
 				return from, to, first, nil
 			}
 			waiting -= int64(len(data))
-			to = position{acked: seq, segment: view.segment, bytes: bytes}
+			to = storage.Position{Acked: seq, Segment: view.Segment, Bytes: bytes}
 		}
 	}
 	return from, to, first, nil
@@ -572,7 +565,7 @@ func (c *Cursor) trimTarget(maxBytes, before int64) (from, to position, first ui
 
 // advance moves the acknowledged position from one to another, and returns how many of the records
 // from first on that drops. If it has changed meanwhile, nothing is done.
-func (c *Cursor) advance(from, to position, first uint64) (dropped int, err error) {
+func (c *Cursor) advance(from, to storage.Position, first uint64) (dropped int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.removed {
@@ -581,19 +574,19 @@ func (c *Cursor) advance(from, to position, first uint64) (dropped int, err erro
 	if c.pos != from {
 		return 0, nil
 	}
-	c.moveTo(to.acked)
-	c.pos.segment, c.pos.bytes = to.segment, to.bytes
-	return int(to.acked + 1 - first), nil
+	c.moveTo(to.Acked)
+	c.pos.Segment, c.pos.Bytes = to.Segment, to.Bytes
+	return int(to.Acked + 1 - first), nil
 }
 
 // checkpoint collects the positions of all cursors.
 func (q *Queue) checkpoint() *Checkpoint {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	cp := &Checkpoint{end: q.end, cursors: make(map[string]position, len(q.cursors))}
+	cp := &Checkpoint{End: q.end, Cursors: make(map[string]storage.Position, len(q.cursors))}
 	for name, c := range q.cursors {
 		c.mu.Lock()
-		cp.cursors[name] = c.pos
+		cp.Cursors[name] = c.pos
 		c.mu.Unlock()
 	}
 	return cp
@@ -659,9 +652,9 @@ func (q *Queue) removeDone() (removed bool) {
 			needed = min(needed, c.Acked())
 		}
 	}
-	var done []*Segment
+	var done []*storage.Segment
 	for i, s := range q.segments {
-		if i+1 < len(q.segments) && s.last <= needed && (q.opts.Retain == 0 || s.empty() || s.lastAt < young) {
+		if i+1 < len(q.segments) && s.Last <= needed && (q.opts.Retain == 0 || s.Empty() || s.LastAt < young) {
 			done = append(done, s)
 		}
 	}

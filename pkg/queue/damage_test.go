@@ -22,12 +22,31 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
+
+// The names of the files, which are those in the directories that there are.
+const (
+	cursorsName     = "cursors"
+	segmentPrefix   = "segment-"
+	segmentSuffix   = ".log"
+	oldSuffix       = ".db" // of version 0.1
+	barrier         = "segment-18446744073709551615.db"
+	temporarySuffix = ".tmp"
+)
+
+// firstOf returns the first record of a segment, by the name of its file.
+func firstOf(t testing.TB, path string) (base uint64) {
+	t.Helper()
+	digits := strings.TrimPrefix(filepath.Base(path), segmentPrefix)
+	if _, err := fmt.Sscanf(digits, "%d.", &base); err != nil {
+		t.Fatal(path, err)
+	}
+	return base
+}
 
 func damagedFiles(t testing.TB, dir string) []string {
 	t.Helper()
@@ -285,13 +304,6 @@ func (d *damager) round(round int, cutFirst bool) {
 	copyDir(t, d.pristine, d.dir)
 	segments := segmentsNamed(t, d.dir, d.suffix)
 	files := append(slices.Clone(segments), filepath.Join(d.dir, cursorsName), filepath.Join(d.dir, d.dead))
-	base := func(path string) uint64 {
-		base, ok := parseSegmentName(strings.TrimSuffix(filepath.Base(path), d.suffix) + segmentSuffix)
-		if !ok {
-			t.Fatal(path)
-		}
-		return base
-	}
 	which, harm := d.random.IntN(len(files)), harm
 	if cutFirst && round < len(files) {
 		which, harm = len(files)-1-round, cut
@@ -306,10 +318,10 @@ func (d *damager) round(round int, cutFirst bool) {
 	kind := filepath.Base(d.file)
 	if which < len(segments) {
 		kind = "segment"
-		d.mayFrom = base(d.file)
+		d.mayFrom = firstOf(t, d.file)
 		d.mayTo = damageRecords
 		if !d.newest {
-			d.mayTo = base(files[which+1]) - 1
+			d.mayTo = firstOf(t, files[which+1]) - 1
 		}
 	}
 	core, logs := observer.New(zap.WarnLevel)
@@ -549,7 +561,7 @@ func TestDamageWhileOpen(t *testing.T) {
 		if err := os.Remove(files[2]); err != nil {
 			t.Fatal(err)
 		}
-		fourth, _ := parseSegmentName(filepath.Base(files[3]))
+		fourth := firstOf(t, files[3])
 		missing := all(t, c, 2, 200)
 		if want := int(fourth) - 3; missing > want || missing < want-20 {
 			t.Errorf("%d missing, want about %d", missing, want)
@@ -787,49 +799,5 @@ func TestDamagedMeta(t *testing.T) {
 		if err := q.Close(); err != nil {
 			t.Fatal(err)
 		}
-	}
-	info, sum := segmentInfo{base: 7, previousBase: 3, previousLast: 6}.encode(), appendlog.AppendCRC((&Segment{last: 9, bytes: 100}).encode())
-	if got, err := decodeInfo(info); err != nil || got.base != 7 || string(got.metaValue(sum)) != string((&Segment{last: 9, bytes: 100}).encode()) {
-		t.Fatal(got, err)
-	}
-	for i := range 8 * len(info) {
-		harmed := bytes.Clone(info)
-		harmed[i/8] ^= 1 << (i % 8)
-		if got, err := decodeInfo(harmed); err == nil || errors.Is(err, errVersion) {
-			t.Errorf("bit %d: %+v, %v", i, got, err)
-		}
-	}
-	for i := range 8 * len(sum) {
-		harmed := bytes.Clone(sum)
-		harmed[i/8] ^= 1 << (i % 8)
-		if got := (segmentInfo{version: segmentVersion}).metaValue(harmed); got != nil {
-			t.Errorf("bit %d of the summary: %x", i, got)
-		}
-	}
-}
-
-// TestNewerVersion refuses what a newer version of the program has written, and leaves it as it is.
-func TestNewerVersion(t *testing.T) {
-	t.Parallel()
-	q := open(t, Options{})
-	mustPut(t, q, "x")
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
-	file := segmentFiles(t, q.opts.Dir)[0]
-	head := append(make([]byte, chunkHeaderSize), appendlog.AppendCRC([]byte{segmentVersion + 1, 0})...)
-	appendlog.Seal(head, kindHead, 1, [4]uint64{1})
-	log, err := appendlog.Create(datadir.Disk, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(log.Append(nil, [][]byte{head}), log.Place(), log.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if q, err := Open(q.opts); !errors.Is(err, errVersion) {
-		t.Fatalf("%v, %v", q, err)
-	}
-	if got := segmentFiles(t, q.opts.Dir); len(got) != 1 || got[0] != file {
-		t.Errorf("files: %q", got)
 	}
 }

@@ -1,7 +1,4 @@
 package queue
 
 // For the tests of stores of other packages.
-var (
-	TestStore = testStore
-	UnpackOld = unpackOld
-)
+var UnpackOld = unpackOld

@@ -2,15 +2,16 @@ package queue
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
 )
 
@@ -84,12 +85,27 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	if err := os.WriteFile(elsewhere, before, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{cursorsName, probeName, segmentName(1 << 40)} {
+	for _, name := range []string{cursorsName, "probe", fmt.Sprintf("%s%020d%s", segmentPrefix, 1<<40, segmentSuffix)} {
 		if err := os.Symlink(elsewhere, filepath.Join(dir, name+temporarySuffix)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join((&disk{dir: dir, system: datadir.Disk}).probe(1<<10), openBoth()); err != nil {
+	full := true
+	refuse := func(s Store) Store {
+		return refusing{s, func(g *Group) error {
+			if full && !g.Empty() { // then it is tried whether a file can be written
+				full = false
+				return syscall.ENOSPC
+			}
+			return nil
+		}}
+	}
+	q = open(t, Options{Dir: dir, Wrap: refuse})
+	if err := tryPut(q, "refused"); !errors.Is(err, syscall.ENOSPC) {
+		t.Error(err)
+	}
+	waitFor(t, "the disk to be tried", func() bool { return q.Err() == nil })
+	if err := errors.Join(q.Close(), openBoth()); err != nil {
 		t.Error(err)
 	}
 	if after, err := os.ReadFile(elsewhere); err != nil || string(after) != string(before) {

@@ -56,5 +56,8 @@ func (m *Metrics) DeadLetters(bytes int64, dropped int) {
 	m.deadDropped.Add(float64(dropped))
 }
 
+// Available shows how many bytes the file system has left, -1 if it does not say.
+func (m *Metrics) Available(bytes int64) { m.available.Set(float64(bytes)) }
+
 // Damaged counts a damaged file.
 func (m *Metrics) Damaged() { m.damaged.Inc() }

@@ -35,6 +35,8 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deadletters"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/diskstore"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Defaults of Options.
@@ -71,11 +73,36 @@ const (
 // ErrClosed is returned by everything that needs a queue which is open.
 var ErrClosed = deadletters.ErrClosed
 
+// ErrLocked is what Open returns (wrapped) when somebody else uses the directory.
+var ErrLocked = datadir.ErrLocked
+
 // ErrTooLarge is returned by Append for a record above MaxRecordBytes.
 var ErrTooLarge = errors.New("queue: record is too large")
 
 // Unlimited is an Options.MaxBytes that no disk has.
 const Unlimited = math.MaxInt64
+
+// What a program needs that puts a store of its own around the one of a queue (Options.Wrap), by
+// embedding that:
+//
+//	type failing struct{ queue.Store }
+//
+//	func (f failing) Commit(g *queue.Group) error {
+//		if rand.IntN(3) == 0 {
+//			return syscall.ENOSPC
+//		}
+//		return f.Store.Commit(g)
+//	}
+type (
+	// Store is what a queue keeps its data in.
+	Store = storage.Store
+	// Group is what is stored in one transaction.
+	Group = storage.Group
+	// Start describes a segment that is to be begun.
+	Start = storage.Start
+	// Checkpoint is what is stored of all cursors.
+	Checkpoint = storage.Checkpoint
+)
 
 // Options say where and how to store. Only Dir or Store is needed.
 type Options struct {
@@ -186,11 +213,11 @@ type Queue struct {
 type stored struct {
 	mu sync.RWMutex
 	// by base
-	segments []*Segment
+	segments []*storage.Segment
 	// Last sequence number that is stored.
 	end uint64
 	// the newest ones
-	cache   []Block
+	cache   []storage.Block
 	cached  int64
 	cursors map[string]*Cursor
 	// Those of the Readers, and whether nothing may become too old before they have read it.
@@ -206,10 +233,10 @@ type stored struct {
 type committer struct {
 	// Set by a cursor that cannot read the active segment: it is set aside before the next
 	// commit.
-	condemned atomic.Pointer[Segment]
+	condemned atomic.Pointer[storage.Segment]
 
 	// Takes the next group; nil until one is begun.
-	active *Segment
+	active *storage.Segment
 	// Its size when it was begun.
 	initial int64
 
@@ -228,7 +255,10 @@ func Open(opts Options) (_ *Queue, err error) {
 	}
 	store := opts.Store
 	if store == nil {
-		if store, err = newDisk(&opts); err != nil {
+		store, err = diskstore.Open(diskstore.Options{
+			Dir: opts.Dir, Logger: opts.Logger, Metrics: opts.Metrics, System: opts.system,
+		})
+		if err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
 		}
 	}
@@ -259,14 +289,14 @@ func (q *Queue) load() error {
 	if err != nil {
 		return err
 	}
-	q.segments, q.state, q.end, q.besides = l.segments, l.state, l.end, l.size
-	q.cursors, q.readers = make(map[string]*Cursor, len(l.cursors)), make(map[*Cursor]bool)
-	for name, p := range l.cursors {
+	q.segments, q.state, q.end, q.besides = l.Segments, l.State, l.End, l.Size
+	q.cursors, q.readers = make(map[string]*Cursor, len(l.Cursors)), make(map[*Cursor]bool)
+	for name, p := range l.Cursors {
 		q.cursors[name] = newCursor(q, name, p)
 	}
 	q.clock.start(q.state[clockKey], q.segments)
-	for _, gone := range l.lost {
-		q.skip(gone.first, gone.last)
+	for _, gone := range l.Lost {
+		q.skip(gone.First, gone.Last)
 	}
 	if q.opts.From != nil {
 		err = q.copyFrom(q.opts.From, q.opts.Copied)
@@ -365,10 +395,10 @@ func (q *Queue) CursorFrom(name string, first uint64) (*Cursor, error) {
 		return nil, fmt.Errorf("queue: new cursor %s: %w", name, err)
 	}
 	q.mu.Lock()
-	if p.segment == 0 {
-		p.acked = q.end
+	if p.Segment == 0 {
+		p.Acked = q.end
 		if n := len(q.segments); n > 0 {
-			p.segment, p.bytes = q.segments[n-1].base, q.segments[n-1].bytes
+			p.Segment, p.Bytes = q.segments[n-1].Base, q.segments[n-1].Bytes
 		}
 	}
 	c := newCursor(q, name, p)
@@ -439,7 +469,7 @@ func (q *Queue) Size() int64 {
 func (q *Queue) size() int64 {
 	total := q.besides
 	for _, s := range q.segments {
-		total += s.size
+		total += s.Size
 	}
 	return total
 }
@@ -458,8 +488,8 @@ func (q *Queue) retained() (total int64) {
 	}
 	needed := q.needed()
 	for i, s := range q.segments {
-		if i+1 < len(q.segments) && s.last <= needed {
-			total += s.size
+		if i+1 < len(q.segments) && s.Last <= needed {
+			total += s.Size
 		}
 	}
 	return total

@@ -6,6 +6,8 @@ import (
 	"math"
 	"sort"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Reader reads what is stored, beside the cursors: it has no name, nothing waits for it, and it
@@ -17,7 +19,7 @@ type Reader struct{ c *Cursor }
 // bytes takes it all the same. Numbers that are missing in what it returns are of records that are
 // gone. Close it.
 func (q *Queue) Reader(first uint64, hold bool) *Reader {
-	r := &Reader{newCursor(q, "", position{acked: max(first, 1) - 1})}
+	r := &Reader{newCursor(q, "", storage.Position{Acked: max(first, 1) - 1})}
 	q.mu.Lock()
 	q.readers[r.c] = hold
 	q.mu.Unlock()
@@ -73,8 +75,8 @@ func (q *Queue) Bounds() (first, last uint64) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	for _, s := range q.segments {
-		if !s.empty() {
-			return s.base, q.end
+		if !s.Empty() {
+			return s.Base, q.end
 		}
 	}
 	return q.end + 1, q.end
@@ -122,15 +124,15 @@ func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err
 	default:
 		at = sum
 	}
-	c := newCursor(q, "", position{})
+	c := newCursor(q, "", storage.Position{})
 	defer c.use(0)
 	q.mu.RLock()
 	// The next records to look at, from low to high; those before are no later.
 	low, high := q.end+1, q.end
 	// Only the last one may be empty.
-	i := sort.Search(len(q.segments), func(i int) bool { s := q.segments[i]; return s.empty() || s.lastAt >= at })
-	if i < len(q.segments) && !q.segments[i].empty() {
-		low, high = q.segments[i].base, q.segments[i].last
+	i := sort.Search(len(q.segments), func(i int) bool { s := q.segments[i]; return s.Empty() || s.LastAt >= at })
+	if i < len(q.segments) && !q.segments[i].Empty() {
+		low, high = q.segments[i].Base, q.segments[i].Last
 	}
 	q.mu.RUnlock()
 	first, behind = low-1, low
@@ -140,14 +142,14 @@ func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err
 		switch {
 		case err != nil:
 			return 0, 0, err
-		case !b.empty() && b.chunks[0].at <= at:
-			n := sort.Search(len(b.chunks), func(i int) bool { return b.chunks[i].at > at })
-			first, behind, low = b.chunks[n-1].first, b.chunks[n-1].last()+1, b.last()+1
-			if n < len(b.chunks) {
+		case !b.Empty() && b.Chunks[0].At <= at:
+			n := sort.Search(len(b.Chunks), func(i int) bool { return b.Chunks[i].At > at })
+			first, behind, low = b.Chunks[n-1].First, b.Chunks[n-1].Last()+1, b.Last()+1
+			if n < len(b.Chunks) {
 				low = high + 1 // found
 			}
-		case !b.empty() && b.first() < mid:
-			high = b.first() - 1
+		case !b.Empty() && b.First() < mid:
+			high = b.First() - 1
 		default: // it is not there any more, or cannot be read
 			high = mid - 1
 		}
@@ -155,28 +157,28 @@ func (q *Queue) around(at int64, ahead time.Duration) (first, behind uint64, err
 	// The end of the segment before may be later than its beginning.
 	if b, err := c.locate(first); err != nil {
 		return 0, 0, err
-	} else if b.holds(first) {
-		first = b.chunks[b.chunkOf(first)].first
+	} else if b.Holds(first) {
+		first = b.Chunks[b.ChunkOf(first)].First
 	}
 	return first, behind, nil
 }
 
 // placeOf returns the position before record first, or the first one after it that is stored. It is
 // the zero one where that is the end.
-func (q *Queue) placeOf(first uint64) (p position, err error) {
-	c := newCursor(q, "", position{})
+func (q *Queue) placeOf(first uint64) (p storage.Position, err error) {
+	c := newCursor(q, "", storage.Position{})
 	defer c.use(0)
 	b, err := c.locate(first)
-	if err != nil || b.empty() {
+	if err != nil || b.Empty() {
 		return p, err
 	}
-	first = max(first, b.first())
-	ch := &b.chunks[b.chunkOf(first)]
-	p = position{acked: first - 1, segment: b.segment, bytes: ch.before}
-	for offset, seq := ch.start, ch.first; seq < first; seq++ {
+	first = max(first, b.First())
+	ch := &b.Chunks[b.ChunkOf(first)]
+	p = storage.Position{Acked: first - 1, Segment: b.Segment, Bytes: ch.Before}
+	for offset, seq := ch.Start, ch.First; seq < first; seq++ {
 		var data []byte
-		data, offset = nextEntry(b.buf, offset)
-		p.bytes += int64(len(data))
+		data, offset = storage.NextEntry(b.Buf, offset)
+		p.Bytes += int64(len(data))
 	}
 	return p, nil
 }

@@ -152,7 +152,7 @@ func TestBarrier(t *testing.T) {
 	if _, last := q.Bounds(); last != 1 || testutil.ToFloat64(q.metrics.damaged) != 0 {
 		t.Errorf("it ends with record %d", last)
 	}
-	if base, ok := parseSegmentName(strings.TrimSuffix(barrier, oldSuffix) + segmentSuffix); !ok || base != math.MaxUint64 {
+	if base := firstOf(t, barrier); base != math.MaxUint64 {
 		t.Errorf("it is no segment to version 0.1: %d", base)
 	}
 }

@@ -1,4 +1,4 @@
-package queue
+package diskstore
 
 import (
 	"cmp"
@@ -16,15 +16,32 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
-// damageGap is added to the sequence numbers when the newest segment is damaged, so that nobody
-// knows how far they went. It is more than a segment can hold.
-const damageGap = 1 << 32
+// Options say where to store.
+type Options struct {
+	// Dir is made if it does not exist. It belongs to one Store at a time.
+	Dir     string
+	Logger  *zap.Logger
+	Metrics Metrics
 
-// disk is the store in a directory: a file for each segment, and one for the cursors.
-type disk struct {
-	reporter
+	// System is what tests have in the place of the one that there is.
+	System datadir.System
+}
+
+// Metrics are told of what only this store knows. Those of a queue are such.
+type Metrics interface {
+	// Available says how many bytes the file system has left, -1 if it does not say.
+	Available(bytes int64)
+	// Damaged says that a file was found damaged, as a whole or in part.
+	Damaged()
+}
+
+// Store is the store in a directory: a file for each segment, and one for the cursors.
+type Store struct {
+	log       *zap.Logger
+	metrics   Metrics
 	dir       string
 	system    datadir.System
 	lock      *os.File
@@ -44,7 +61,8 @@ type disk struct {
 	segments map[uint64]*segment
 }
 
-func newDisk(o *Options) (*disk, error) {
+// Open opens the store of a directory. It fails with datadir.ErrLocked if that is in use.
+func Open(o Options) (*Store, error) {
 	trouble, err := datadir.Make(o.Dir)
 	if err != nil {
 		return nil, err
@@ -56,16 +74,16 @@ func newDisk(o *Options) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{
-		reporter: reporter{o.Logger, o.Metrics, "storage is damaged"},
-		dir:      o.Dir, system: cmp.Or(o.system, datadir.Disk), lock: lock,
+	d := &Store{
+		log: o.Logger, metrics: o.Metrics, dir: o.Dir, system: cmp.Or(o.System, datadir.Disk), lock: lock,
 		closing: make(chan struct{}), segments: map[uint64]*segment{},
 	}
 	d.loops.Go(d.spaceLoop)
 	return d, nil
 }
 
-func (d *disk) Load() (*Loaded, error) {
+// Load finds the segments, and what is known of cursors and state.
+func (d *Store) Load() (*storage.Loaded, error) {
 	positions, stored, err := openCursorFile(d.system, d.dir)
 	d.positions = positions
 	if datadir.IsDamage(err) {
@@ -74,73 +92,64 @@ func (d *disk) Load() (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := cmp.Or(stored, &Checkpoint{}).end
+	known := cmp.Or(stored, &storage.Checkpoint{}).End
 	taken, unsure, err := d.takeOver()
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{state: map[string]string{}, size: datadir.SlotsSize}
-	segments, damaged, err := d.findSegments(l.state, known)
+	l := &storage.Loaded{State: map[string]string{}, Size: datadir.SlotsSize}
+	segments, damaged, err := d.findSegments(l.State, known)
 	if err != nil {
 		return nil, err
 	}
 	taken = append(taken, damaged...)
 	// The newest segment is not there, so that it is not known how far the sequence went.
-	gap := slices.ContainsFunc(taken, func(t span) bool {
-		return len(segments) == 0 || t.first > segments[len(segments)-1].base
+	gap := slices.ContainsFunc(taken, func(t storage.Span) bool {
+		return len(segments) == 0 || t.First > segments[len(segments)-1].Base
 	})
-	copied := &Checkpoint{} // the copy of the positions in the newest segment
+	var copied *storage.Checkpoint // the copy of the positions in the newest segment
 	if n := len(segments); n > 0 {
-		copied = cmp.Or(segments[n-1].positions, copied)
+		copied = segments[n-1].positions
 		// Without the cursors' file nobody knows whether what is torn was ever confirmed.
 		unsure = unsure || segments[n-1].torn && stored == nil
 	}
-	if stored == nil {
-		stored = copied
-	}
-	// The copy is older in general, but not if the last transaction came after the last flush.
-	stored.end = max(stored.end, copied.end)
-	for name, p := range stored.cursors {
-		if c := copied.cursors[name]; c.acked > p.acked {
-			stored.cursors[name] = c
-		}
-	}
-	l.cursors = stored.cursors
+	stored = storage.Latest(stored, copied)
+	l.Cursors = stored.Cursors
 
 	// Where the sequence goes on: behind everything that anybody has seen.
-	l.end = stored.end
+	l.End = stored.End
 	for i := range segments {
 		s := &segments[i]
 		if i+1 < len(segments) {
-			if next := segments[i+1].info; next.previousBase == s.base && next.previousLast >= s.base-1 {
+			if next := segments[i+1].info; next.previousBase == s.Base && next.previousLast >= s.Base-1 {
 				d.expect(l, s, next.previousLast)
 			}
-			s.last = min(s.last, segments[i+1].base-1)
-		} else if s.last < stored.end && stored.end-s.last < damageGap && !gap {
-			d.expect(l, s, stored.end)
+			s.Last = min(s.Last, segments[i+1].Base-1)
+		} else if s.Last < stored.End && stored.End-s.Last < storage.DamageGap && !gap {
+			d.expect(l, s, stored.End)
 			gap = true
 		}
-		d.segments[s.base] = s.segment
-		l.segments = append(l.segments, &s.Segment)
-		l.end = max(l.end, s.last)
+		d.segments[s.Base] = s.segment
+		l.Segments = append(l.Segments, &s.Segment)
+		l.End = max(l.End, s.Last)
 	}
-	for _, p := range stored.cursors {
-		l.end = max(l.end, p.acked)
+	for _, p := range stored.Cursors {
+		l.End = max(l.End, p.Acked)
 	}
 	for _, t := range taken {
-		l.end = max(l.end, t.first-1)
+		l.End = max(l.End, t.First-1)
 	}
 	if gap || unsure {
-		l.end += damageGap
+		l.End += storage.DamageGap
 	}
-	l.lost = append(l.lost, lostRecords(taken, segments, stored.end)...)
+	l.Lost = append(l.Lost, lostRecords(taken, segments, stored.End)...)
 	return l, nil
 }
 
 // findSegments lists the segments of the directory in order, and sets aside those of which nothing
 // can be read. The last record of what it has taken away is not known. The state comes from the
 // newest one.
-func (d *disk) findSegments(state map[string]string, end uint64) (segments []found, taken []span, err error) {
+func (d *Store) findSegments(state map[string]string, end uint64) (segments []found, taken []storage.Span, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, nil, err
@@ -171,7 +180,7 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 			s, err = inspect(d.system, path, base, confirmed{end, limit})
 		}
 		if datadir.IsDamage(err) {
-			taken = append(taken, span{base, base - 1})
+			taken = append(taken, storage.Span{First: base, Last: base - 1})
 			if err = d.setAside(path, err); err == nil {
 				continue
 			}
@@ -195,57 +204,59 @@ func (d *disk) findSegments(state map[string]string, end uint64) (segments []fou
 
 // expect compares how far a segment goes with how far it is known to have gone. A shorter one has
 // lost its end; what is behind it was never confirmed and may have been given out again.
-func (d *disk) expect(l *Loaded, s *found, last uint64) {
-	if s.last < last {
-		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.last, last))
-		l.lost = append(l.lost, span{s.last + 1, last})
+func (d *Store) expect(l *storage.Loaded, s *found, last uint64) {
+	if s.Last < last {
+		d.flag(s.segment, datadir.Damagef(s.path, "it ends with record %d instead of %d", s.Last, last))
+		l.Lost = append(l.Lost, storage.Span{First: s.Last + 1, Last: last})
 		return
 	}
-	s.last = last
+	s.Last = last
 }
 
 // lostRecords returns what went with the segments that were set aside. How far such a segment went
 // says the one behind it, or the stored end of the queue; where neither does, nothing is counted.
-func lostRecords(taken []span, segments []found, end uint64) (lost []span) {
+func lostRecords(taken []storage.Span, segments []found, end uint64) (lost []storage.Span) {
 	for _, t := range taken {
 		next := uint64(math.MaxUint64)
 		for _, s := range segments {
-			if s.base > t.first {
-				next = s.base
-				if s.info.previousBase == t.first {
-					t.last = max(t.last, s.info.previousLast)
+			if s.Base > t.First {
+				next = s.Base
+				if s.info.previousBase == t.First {
+					t.Last = max(t.Last, s.info.previousLast)
 				}
 				break
 			}
 		}
 		for _, other := range taken {
-			if other.first > t.first {
-				next = min(next, other.first)
+			if other.First > t.First {
+				next = min(next, other.First)
 			}
 		}
 		switch {
 		case next == math.MaxUint64:
-			t.last = max(t.last, end)
-		case next-t.first < damageGap:
-			t.last = max(t.last, next-1)
+			t.Last = max(t.Last, end)
+		case next-t.First < storage.DamageGap:
+			t.Last = max(t.Last, next-1)
 		}
-		if t.last >= t.first && t.last-t.first < damageGap {
+		if t.Last >= t.First && t.Last-t.First < storage.DamageGap {
 			lost = append(lost, t)
 		}
 	}
 	return lost
 }
 
-func (d *disk) Begin(s *Start) (size int64, err error) {
-	w, err := newWriter(d.system, d.dir, s.segmentInfo, s.positions, func(w *writer) error {
-		return s.state(func(chunks [][]byte) error { return w.append(s.positions, w.summary, chunks, nil) })
+// Begin makes the file of a segment.
+func (d *Store) Begin(s *storage.Start) (size int64, err error) {
+	info := segmentInfo{base: s.Base, previousBase: s.PreviousBase, previousLast: s.PreviousLast}
+	w, err := newWriter(d.system, d.dir, info, s.Positions, func(w *writer) error {
+		return s.State(func(chunks [][]byte) error { return w.append(s.Positions, w.summary, chunks, nil) })
 	})
 	if err != nil {
 		return 0, err
 	}
 	d.mu.Lock()
-	old := d.segments[s.base]
-	d.segments[s.base] = w.segment
+	old := d.segments[s.Base]
+	d.segments[s.Base] = w.segment
 	d.mu.Unlock()
 	if old != nil { // it was empty, and the new file has taken its name
 		old.retire()
@@ -259,7 +270,7 @@ func (d *disk) Begin(s *Start) (size int64, err error) {
 }
 
 // seal ends writing to the present file; whole tells that there is nothing wrong with it.
-func (d *disk) seal(whole bool) {
+func (d *Store) seal(whole bool) {
 	w := d.writer
 	if w == nil {
 		return
@@ -270,14 +281,15 @@ func (d *disk) seal(whole bool) {
 	}
 }
 
-func (d *disk) Commit(g *Group) error {
+// Commit appends a group to the newest segment and syncs that.
+func (d *Store) Commit(g *storage.Group) error {
 	w := d.writer
 	if g.Empty() {
-		return errors.Join(w.log.Settle(), d.probe(max(64<<10, min(g.bytes, commitBytes))))
+		return errors.Join(w.log.Settle(), d.probe(max(64<<10, g.Bytes)))
 	}
 	err := w.commit(g)
 	if err == nil {
-		g.after.size = w.log.Size()
+		g.After.Size = w.log.Size()
 		return nil
 	}
 	// If a write was refused, what it has left was cut off and nothing is in doubt; the usual
@@ -289,13 +301,13 @@ func (d *disk) Commit(g *Group) error {
 	}
 	if changed || w.log.Doubtful() {
 		d.seal(false)
-		g.sealed = true
+		g.Sealed = true
 	}
 	return err
 }
 
 // probe writes so many bytes to a file and removes it.
-func (d *disk) probe(size int64) error {
+func (d *Store) probe(size int64) error {
 	path := filepath.Join(d.dir, probeName+temporarySuffix)
 	f, err := datadir.WriteNew(d.system, path, make([]byte, size))
 	if err != nil {
@@ -304,24 +316,25 @@ func (d *disk) probe(size int64) error {
 	return errors.Join(f.Close(), d.system.Remove(path))
 }
 
-func (d *disk) segment(base uint64) *segment {
+func (d *Store) segment(base uint64) *segment {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.segments[base]
 }
 
-func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
-	s := d.segment(at.base)
+// Read reads the part of a segment with a record.
+func (d *Store) Read(at storage.Segment, seq uint64) (b storage.Block, next uint64, err error) {
+	s := d.segment(at.Base)
 	if s == nil {
-		return Block{}, 0, ErrGone
+		return storage.Block{}, 0, storage.ErrGone
 	}
 	buf, behind, err := s.read(seq)
 	if err == nil {
-		if b, err = findRecord(buf, at, seq); err == nil {
+		if b, err = storage.NewBlock(buf, at, seq); err == nil {
 			return b, 0, nil
 		}
 		next = d.nextReadable(s, at, buf, seq, behind)
-		if next > at.last && d.nextReadable(s, at, nil, at.base-1, at.base) >= seq {
+		if next > at.Last && d.nextReadable(s, at, nil, at.Base-1, at.Base) >= seq {
 			next = 0 // nor is there anything in front of it
 		}
 		err = datadir.Damagef(s.path, "records from %d: %w", seq, err)
@@ -331,28 +344,28 @@ func (d *disk) Read(at Segment, seq uint64) (b Block, next uint64, err error) {
 	if datadir.IsDamage(err) {
 		d.flag(s, err)
 	}
-	return Block{}, next, err
+	return storage.Block{}, next, err
 }
 
 // nextReadable returns the first record behind seq that can be read, given the part of the segment
 // with that and where the next part begins. It is the one behind the segment if there is none.
-func (d *disk) nextReadable(s *segment, at Segment, buf []byte, seq, behind uint64) uint64 {
+func (d *Store) nextReadable(s *segment, at storage.Segment, buf []byte, seq, behind uint64) uint64 {
 	for {
-		if next := recordAfter(buf, seq); next != 0 {
-			return min(next, at.last+1)
+		if next := storage.RecordAfter(buf, seq); next != 0 {
+			return min(next, at.Last+1)
 		}
-		if behind == 0 || behind > at.last {
-			return at.last + 1
+		if behind == 0 || behind > at.Last {
+			return at.Last + 1
 		}
 		var err error
 		if buf, behind, err = s.read(behind); err != nil {
-			return at.last + 1
+			return at.Last + 1
 		}
 	}
 }
 
 // flag notes damage of a segment, so that its file is kept, and reports it if it is not known.
-func (d *disk) flag(s *segment, err error) {
+func (d *Store) flag(s *segment, err error) {
 	d.mu.Lock()
 	before := s.flagged
 	s.flagged = true
@@ -364,15 +377,20 @@ func (d *disk) flag(s *segment, err error) {
 	d.damaged(err)
 }
 
-func (d *disk) Rest(base uint64) {
+// Rest closes the file of a segment.
+func (d *Store) Rest(base uint64) {
 	if s := d.segment(base); s != nil {
 		s.rest()
 	}
 }
 
-func (d *disk) SaveCursors(c *Checkpoint, sync bool) error { return d.positions.store(c, sync) }
+// SaveCursors writes the positions to a file of their own.
+func (d *Store) SaveCursors(c *storage.Checkpoint, sync bool) error {
+	return d.positions.store(c, sync)
+}
 
-func (d *disk) Trim(base uint64) error {
+// Trim removes the file of a segment, or sets it aside if it is damaged.
+func (d *Store) Trim(base uint64) error {
 	d.mu.Lock()
 	s := d.segments[base]
 	delete(d.segments, base)
@@ -412,7 +430,8 @@ type leaving struct {
 	flagged bool
 }
 
-func (d *disk) Close() error {
+// Close ends the newest segment and releases the directory.
+func (d *Store) Close() error {
 	close(d.closing)
 	d.loops.Wait()
 	var errs []error
@@ -435,11 +454,11 @@ func (d *disk) Close() error {
 const spaceEvery = 5 * time.Second
 
 // spaceLoop looks at what the disk has left.
-func (d *disk) spaceLoop() {
+func (d *Store) spaceLoop() {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
-		d.metrics.available.Set(float64(datadir.Available(d.dir)))
+		d.metrics.Available(datadir.Available(d.dir))
 		select {
 		case <-tick.C:
 		case <-d.closing:
@@ -448,14 +467,8 @@ func (d *disk) spaceLoop() {
 	}
 }
 
-// reporter logs and counts damaged files.
-type reporter struct {
-	log     *zap.Logger
-	metrics *Metrics
-	message string
-}
-
-func (r *reporter) damaged(err error) {
-	r.metrics.Damaged()
-	r.log.Error(r.message, zap.Error(err))
+// damaged logs and counts a damaged file.
+func (d *Store) damaged(err error) {
+	d.metrics.Damaged()
+	d.log.Error("storage is damaged", zap.Error(err))
 }

@@ -1,21 +1,14 @@
-package queue
+package storage
 
-import "errors"
+import (
+	"errors"
 
-// Store is what a Queue keeps its data in. The Queue groups batches, makes blocks of them and looks
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
+)
+
+// Store is what a queue keeps its data in. The queue groups batches, makes blocks of them and looks
 // after state, cursors and limits; the store keeps blocks and positions, and finds them again. The
-// methods are called by a Queue only. What they are handed has no exported fields: a store of
-// another package keeps the bytes that message.go makes of it. A program can put one of its own
-// around the one it is given (Options.Wrap), by embedding it:
-//
-//	type failing struct{ queue.Store }
-//
-//	func (f failing) Commit(g *queue.Group) error {
-//		if rand.IntN(3) == 0 {
-//			return syscall.ENOSPC
-//		}
-//		return f.Store.Commit(g)
-//	}
+// methods are called by a queue only.
 //
 // What is stored is divided into segments. A segment begins with all of the state, so that those
 // before it can go as soon as their records are not needed any more.
@@ -55,59 +48,77 @@ var ErrGone = errors.New("segment is gone")
 // Segment describes a segment.
 type Segment struct {
 	// its first record
-	base uint64
-	// Its last record; base-1 while it is empty.
-	last uint64
+	Base uint64
+	// Its last record; Base-1 while it is empty.
+	Last uint64
 	// of its records
-	bytes int64
+	Bytes int64
 	// What it takes in the store.
-	size int64
+	Size int64
 	// When its first and its last record were appended, in Unix nanoseconds.
-	firstAt int64
-	lastAt  int64
+	FirstAt int64
+	LastAt  int64
 }
 
-func (s *Segment) empty() bool { return s.last < s.base }
+// Empty says that there is no record in it.
+func (s *Segment) Empty() bool { return s.Last < s.Base }
 
-// Loaded is what is stored when a Queue is opened.
-type Loaded struct {
-	// in order
-	segments []*Segment
-	state    map[string]string
-	cursors  map[string]position
-	// The last sequence number that may have been given out.
-	end uint64
-	// Records that are gone with what was found damaged.
-	lost []span
-	// What the store takes besides its segments.
-	size int64
+// SummarySize is the length of what Encode returns.
+const SummarySize = 32
+
+// Encode returns what a segment says of itself.
+func (s *Segment) Encode() []byte {
+	return appendlog.AppendUints(nil, s.Last, uint64(s.Bytes), uint64(s.FirstAt), uint64(s.LastAt))
 }
 
-// span is a range of records, both ends included.
-type span struct{ first, last uint64 }
+// Decode reads what Encode returned.
+func (s *Segment) Decode(b []byte) error {
+	if len(b) != SummarySize {
+		return errors.New("no summary of the segment")
+	}
+	last, bytes := big.Uint64(b), int64(big.Uint64(b[8:]))
+	if last+1 < s.Base || bytes < 0 {
+		return errors.New("summary does not fit the segment")
+	}
+	s.Last, s.Bytes = last, bytes
+	s.FirstAt, s.LastAt = int64(big.Uint64(b[16:])), int64(big.Uint64(b[24:]))
+	return nil
+}
+
+// Summary returns what a segment says of itself with its first record, for Loaded.Segment.
+func (s *Segment) Summary() []byte { return append(appendlog.AppendUints(nil, s.Base), s.Encode()...) }
 
 // Start describes a segment that is to be begun.
 type Start struct {
-	segmentInfo
-	positions *Checkpoint
-	// state calls put with all of the state, a few chunks at a time.
-	state func(put func(chunks [][]byte) error) error
+	// Its first record.
+	Base uint64
+	// The segment before it that has records, and how far that really went, which after a failed
+	// commit is less than it may say itself.
+	PreviousBase, PreviousLast uint64
+	// Of the cursors.
+	Positions *Checkpoint
+	// State calls put with all of the state, a few chunks at a time.
+	State func(put func(chunks [][]byte) error) error
 }
+
+// Segment describes the segment as it is begun.
+func (s *Start) Segment() Segment { return Segment{Base: s.Base, Last: s.Base - 1} }
 
 // Group is what is stored in one transaction.
 type Group struct {
 	// chunks
-	records, state [][]byte
-	// what is in those of records
-	infos []chunkInfo
+	Records, State [][]byte
 	// Of the cursors, for when what SaveCursors has stored is lost.
-	positions *Checkpoint
+	Positions *Checkpoint
 	// Of an empty group: what is to be stored next is about so large.
-	bytes int64
+	Bytes int64
 
-	// after is the segment with the group in it. Commit sets its size.
-	after Segment
-	// sealed is set by Commit when it fails in a way that leaves doubt about the segment: the
+	// After is the segment with the group in it. Commit sets its size.
+	After Segment
+	// Sealed is set by Commit when it fails in a way that leaves doubt about the segment: the
 	// next group needs a new one.
-	sealed bool
+	Sealed bool
 }
+
+// Empty says that a group asks only whether the store would take one, of about Bytes.
+func (g *Group) Empty() bool { return len(g.Records)+len(g.State) == 0 }

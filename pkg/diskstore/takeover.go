@@ -1,4 +1,4 @@
-package queue
+package diskstore
 
 import (
 	"errors"
@@ -15,6 +15,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/boltfile"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // Versions up to 0.1 had a bbolt file for each segment. The first start makes a segment of today of
@@ -43,7 +44,7 @@ type oldSegment struct {
 
 // takeOver makes segments of those of an earlier version. taken are those of which nothing can be
 // read; unsure says that the newest one may have lost its end.
-func (d *disk) takeOver() (taken []span, unsure bool, err error) {
+func (d *Store) takeOver() (taken []storage.Span, unsure bool, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, false, err
@@ -70,7 +71,7 @@ func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 			}
 		}
 		if unsure = !clean; datadir.IsDamage(err) {
-			taken = append(taken, span{s.base, s.base - 1})
+			taken = append(taken, storage.Span{First: s.base, Last: s.base - 1})
 			d.flagOld(s, err)
 			err = nil
 		}
@@ -85,7 +86,7 @@ func (d *disk) takeOver() (taken []span, unsure bool, err error) {
 }
 
 // removeOld removes files that were taken over. A damaged one is kept under another name.
-func (d *disk) removeOld(old []oldSegment) error {
+func (d *Store) removeOld(old []oldSegment) error {
 	f, err := datadir.Open(filepath.Join(d.dir, barrier), os.O_RDONLY)
 	switch {
 	case err == nil:
@@ -116,7 +117,7 @@ func (d *disk) removeOld(old []oldSegment) error {
 }
 
 // raiseBarrier makes the file that keeps version 0.1 out.
-func (d *disk) raiseBarrier() error {
+func (d *Store) raiseBarrier() error {
 	path := filepath.Join(d.dir, barrier)
 	temporary := path + temporarySuffix
 	err := boltfile.Make(temporary, func(tx *bolt.Tx) error {
@@ -135,7 +136,7 @@ func (d *disk) raiseBarrier() error {
 }
 
 // convert makes a segment of an old one.
-func (d *disk) convert(s *oldSegment) (clean bool, err error) {
+func (d *Store) convert(s *oldSegment) (clean bool, err error) {
 	// What a start has made that ended before it removed the old one takes space.
 	err = d.system.Remove(filepath.Join(d.dir, segmentName(s.base)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -147,10 +148,10 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 			return datadir.Damagef(s.path, "a bucket is missing")
 		}
 		info, err := decodeInfo(meta.Get([]byte("info")))
-		summary := Segment{base: s.base, last: s.base - 1}
+		summary := storage.Segment{Base: s.base, Last: s.base - 1}
 		after := summary
 		if err == nil {
-			err = summary.decode(info.metaValue(meta.Get([]byte("summary"))))
+			err = summary.Decode(info.metaValue(meta.Get([]byte("summary"))))
 		}
 		if err == nil && info.base != s.base {
 			err = errors.New("it is another segment")
@@ -158,13 +159,13 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 		if err != nil {
 			return datadir.Damaged(s.path, err)
 		}
-		positions, err := decodeCheckpoint(info.metaValue(meta.Get([]byte("cursors"))))
+		positions, err := storage.DecodeCheckpoint(info.metaValue(meta.Get([]byte("cursors"))))
 		if err != nil {
 			positions = nil // only a copy
 		}
 		w, err := newWriter(d.system, d.dir, info, positions, func(w *writer) error {
 			err := eachBlock(state, func(block []byte) error {
-				chunks, err := parseBlock(block, kindState)
+				chunks, err := storage.ParseBlock(block, storage.KindState)
 				d.flagOld(s, err)
 				return w.append(positions, after, frames(block, chunks), nil)
 			})
@@ -172,16 +173,16 @@ func (d *disk) convert(s *oldSegment) (clean bool, err error) {
 				return err
 			}
 			err = eachBlock(records, func(block []byte) error {
-				chunks, err := parseBlock(block, kindRecords)
+				chunks, err := storage.ParseBlock(block, storage.KindRecords)
 				d.flagOld(s, err)
-				for len(chunks) > 0 && chunks[len(chunks)-1].first > summary.last {
+				for len(chunks) > 0 && chunks[len(chunks)-1].First > summary.Last {
 					chunks = chunks[:len(chunks)-1] // never confirmed
 				}
 				for _, c := range chunks {
-					if after.empty() {
-						after.firstAt = c.at
+					if after.Empty() {
+						after.FirstAt = c.At
 					}
-					after.last, after.bytes, after.lastAt = c.last(), c.before+c.bytes, c.at
+					after.Last, after.Bytes, after.LastAt = c.Last(), c.Before+c.Bytes, c.At
 				}
 				return w.append(positions, after, nil, frames(block, chunks))
 			})
@@ -207,7 +208,7 @@ func (i segmentInfo) metaValue(b []byte) []byte {
 }
 
 // flagOld reports that an old segment is damaged, once.
-func (d *disk) flagOld(s *oldSegment, err error) {
+func (d *Store) flagOld(s *oldSegment, err error) {
 	if err != nil && !s.damaged {
 		s.damaged = true
 		if !datadir.IsDamage(err) {
@@ -223,9 +224,9 @@ func eachBlock(b *bolt.Bucket, fn func(block []byte) error) error {
 }
 
 // frames are the chunks of a block.
-func frames(block []byte, chunks []chunkInfo) (frames [][]byte) {
+func frames(block []byte, chunks []storage.Chunk) (frames [][]byte) {
 	for _, c := range chunks {
-		frames = append(frames, block[c.start-chunkHeaderSize:c.end])
+		frames = append(frames, block[c.Start-appendlog.HeaderSize:c.End])
 	}
 	return frames
 }

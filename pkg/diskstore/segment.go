@@ -1,7 +1,8 @@
-package queue
+package diskstore
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/datadir"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/storage"
 )
 
 // A segment is a file of pkg/appendlog. It begins with a frame that says which segment it is, and
@@ -29,6 +31,9 @@ import (
 // segmentVersion is the layout. Before 3 it was a bbolt file, of which the values had no checksums
 // before 2.
 const segmentVersion = 3
+
+// big is the byte order of all that is stored.
+var big = binary.BigEndian
 
 var errVersion = errors.New("written by a newer version of this program")
 
@@ -60,7 +65,7 @@ type place struct {
 
 // addPlace adds the place of a chunk, which ends at end, if it is time for one.
 func addPlace(index []place, first uint64, offset, end int64) []place {
-	if n := len(index); n > 0 && end-index[n-1].offset <= blockSize {
+	if n := len(index); n > 0 && end-index[n-1].offset <= storage.BlockSize {
 		return index
 	}
 	return append(index, place{first, offset})
@@ -79,7 +84,7 @@ type segmentInfo struct {
 const infoSize = 25 + 4
 
 func (i segmentInfo) encode() []byte {
-	return appendlog.AppendCRC(appendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
+	return appendlog.AppendCRC(appendlog.AppendUints([]byte{segmentVersion}, i.base, i.previousBase, i.previousLast))
 }
 
 func decodeInfo(b []byte) (segmentInfo, error) {
@@ -98,33 +103,12 @@ func decodeInfo(b []byte) (segmentInfo, error) {
 	return i, nil
 }
 
-const summarySize = 32
-
-// encode returns what a segment says of itself.
-func (s *Segment) encode() []byte {
-	return appendUints(nil, s.last, uint64(s.bytes), uint64(s.firstAt), uint64(s.lastAt))
-}
-
-// decode reads what encode returned.
-func (s *Segment) decode(b []byte) error {
-	if len(b) != summarySize {
-		return errors.New("no summary of the segment")
-	}
-	last, bytes := big.Uint64(b), int64(big.Uint64(b[8:]))
-	if last+1 < s.base || bytes < 0 {
-		return errors.New("summary does not fit the segment")
-	}
-	s.last, s.bytes = last, bytes
-	s.firstAt, s.lastAt = int64(big.Uint64(b[16:])), int64(big.Uint64(b[24:]))
-	return nil
-}
-
 // found is what Load knows of a segment before it is used.
 type found struct {
 	*segment
-	Segment
+	storage.Segment
 	info      segmentInfo
-	positions *Checkpoint
+	positions *storage.Checkpoint
 	// Something of the file cannot be read.
 	damage error
 	// The last group is not whole, and nothing says that it ever was.
@@ -146,20 +130,20 @@ func scan(
 ) (f found, err error) {
 	f = found{
 		segment: &segment{system: system, path: path, index: []place{}},
-		Segment: Segment{base: base, last: base - 1},
+		Segment: storage.Segment{Base: base, Last: base - 1},
 	}
 	file, size, err := f.openFile()
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = cmp.Or(err, file.Close()) }()
-	want := func(kind uint8) bool { return kind == kindHead || kind == kindState && state != nil }
+	want := func(kind uint8) bool { return kind == storage.KindHead || kind == storage.KindState && state != nil }
 	var say []byte
 	rest, err := appendlog.Scan(file, size, want, func(g *appendlog.Group) error {
 		after := f.Segment
-		ok := len(g.Say) >= summarySize && after.decode(g.Say[:summarySize]) == nil
-		torn := g.Damaged && (!ok || after.last <= f.last || after.last > known.least)
-		if g.Unsure && (torn || ok && after.last > known.most) {
+		ok := len(g.Say) >= storage.SummarySize && after.Decode(g.Say[:storage.SummarySize]) == nil
+		torn := g.Damaged && (!ok || after.Last <= f.Last || after.Last > known.least)
+		if g.Unsure && (torn || ok && after.Last > known.most) {
 			return appendlog.ErrCut
 		}
 		if g.Damaged && f.damage == nil {
@@ -171,15 +155,15 @@ func scan(
 			}
 		}
 		if ok {
-			f.last, f.bytes, f.firstAt, f.lastAt = after.last, after.bytes, after.firstAt, after.lastAt
+			f.Last, f.Bytes, f.FirstAt, f.LastAt = after.Last, after.Bytes, after.FirstAt, after.LastAt
 			say = g.Say
 		}
 		f.end = g.End
 		return nil
 	})
-	f.size, f.scanned, f.ended, f.torn = size, rest, rest.Ended, rest.Rest
+	f.Size, f.scanned, f.ended, f.torn = size, rest, rest.Ended, rest.Rest
 	if say != nil {
-		f.positions, _ = decodeCheckpoint(say[summarySize:]) // only a copy
+		f.positions, _ = storage.DecodeCheckpoint(say[storage.SummarySize:]) // only a copy
 	}
 	switch {
 	case errors.Is(err, errVersion):
@@ -195,7 +179,7 @@ func scan(
 // add takes over a frame that scan has found.
 func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err error) {
 	switch frame.Kind {
-	case kindHead:
+	case storage.KindHead:
 		info, err := decodeInfo(frame.Payload)
 		if errors.Is(err, errVersion) {
 			return err
@@ -203,17 +187,17 @@ func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err
 		if err == nil {
 			f.info = info
 		}
-	case kindState:
+	case storage.KindState:
 		if state != nil {
-			changeState(state, frame.Payload)
+			storage.ChangeState(state, frame.Payload)
 		}
-	case kindRecords:
-		c := frameInfo(&frame.Frame)
-		if f.empty() {
-			f.firstAt = c.at
+	case storage.KindRecords:
+		c := storage.FrameChunk(&frame.Frame)
+		if f.Empty() {
+			f.FirstAt = c.At
 		}
-		f.last, f.bytes, f.lastAt = c.last(), c.before+c.bytes, c.at
-		f.index = addPlace(f.index, c.first, frame.Offset, frame.End())
+		f.Last, f.Bytes, f.LastAt = c.Last(), c.Before+c.Bytes, c.At
+		f.index = addPlace(f.index, c.First, frame.Offset, frame.End())
 	}
 	return nil
 }
@@ -231,7 +215,7 @@ func (f *found) finish() error {
 			err = file.Sync()
 		}
 		if err == nil && file.End(f.say(f.info, &f.Segment)) == nil { // a help only
-			f.size = file.Size()
+			f.Size = file.Size()
 		}
 	}
 	if err != nil {
@@ -244,30 +228,30 @@ func (f *found) finish() error {
 }
 
 // say is what is said of a segment when it is ended.
-func (s *segment) say(info segmentInfo, summary *Segment) []byte {
-	b := append(info.encode(), summary.encode()...)
+func (s *segment) say(info segmentInfo, summary *storage.Segment) []byte {
+	b := append(info.encode(), summary.Encode()...)
 	for _, p := range s.index {
-		b = appendUints(b, p.first, uint64(p.offset))
+		b = appendlog.AppendUints(b, p.first, uint64(p.offset))
 	}
 	return b
 }
 
 // inspect reads what is said at the end of a segment; without it the segment is scanned.
 func inspect(system datadir.System, path string, base uint64, known confirmed) (f found, err error) {
-	f = found{segment: &segment{system: system, path: path}, Segment: Segment{base: base, last: base - 1}}
+	f = found{segment: &segment{system: system, path: path}, Segment: storage.Segment{Base: base, Last: base - 1}}
 	file, size, err := f.openFile()
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = cmp.Or(err, file.Close()) }()
 	say, _, ok := appendlog.ReadEnd(file, size)
-	if ok && len(say) >= infoSize+summarySize {
+	if ok && len(say) >= infoSize+storage.SummarySize {
 		f.info, err = decodeInfo(say[:infoSize])
 		if errors.Is(err, errVersion) {
 			return f, fmt.Errorf("%s: %w", path, err)
 		}
-		if err == nil && f.info.base == base && f.decode(say[infoSize:infoSize+summarySize]) == nil {
-			f.size, f.ended = size, true
+		if err == nil && f.info.base == base && f.Decode(say[infoSize:infoSize+storage.SummarySize]) == nil {
+			f.Size, f.ended = size, true
 			return f, nil
 		}
 	}
@@ -291,7 +275,7 @@ func (s *segment) openFile() (datadir.SystemFile, int64, error) {
 func (s *segment) open() error {
 	switch {
 	case s.gone:
-		return ErrGone
+		return storage.ErrGone
 	case s.file != nil:
 		return nil
 	}
@@ -301,8 +285,8 @@ func (s *segment) open() error {
 	}
 	if s.index == nil {
 		say, at, ok := appendlog.ReadEnd(file, size)
-		if ok = ok && len(say) >= infoSize+summarySize; ok {
-			for b := say[infoSize+summarySize:]; len(b) >= 16; b = b[16:] {
+		if ok = ok && len(say) >= infoSize+storage.SummarySize; ok {
+			for b := say[infoSize+storage.SummarySize:]; len(b) >= 16; b = b[16:] {
 				s.index = append(s.index, place{big.Uint64(b), int64(big.Uint64(b[8:]))})
 			}
 			s.end = at
@@ -382,12 +366,12 @@ type writer struct {
 	log  *appendlog.File
 	info segmentInfo
 	// with the last group
-	summary Segment
+	summary storage.Segment
 }
 
 // newWriter makes a segment that begins with what fill puts into it.
 func newWriter(
-	system datadir.System, dir string, info segmentInfo, positions *Checkpoint, fill func(w *writer) error,
+	system datadir.System, dir string, info segmentInfo, positions *storage.Checkpoint, fill func(w *writer) error,
 ) (_ *writer, err error) {
 	path := filepath.Join(dir, segmentName(info.base))
 	log, err := appendlog.Create(system, path)
@@ -403,9 +387,10 @@ func newWriter(
 		segment: &segment{system: system, path: path, file: log, writing: true, index: []place{}},
 		log:     log, info: info,
 	}
-	head := append(make([]byte, chunkHeaderSize), info.encode()...)
-	appendlog.Seal(head, kindHead, 1, [4]uint64{info.base})
-	if err := w.append(positions, Segment{base: info.base, last: info.base - 1}, [][]byte{head}, nil); err != nil {
+	head := append(make([]byte, appendlog.HeaderSize), info.encode()...)
+	appendlog.Seal(head, storage.KindHead, 1, [4]uint64{info.base})
+	empty := storage.Segment{Base: info.base, Last: info.base - 1}
+	if err := w.append(positions, empty, [][]byte{head}, nil); err != nil {
 		return nil, err
 	}
 	if err := fill(w); err != nil {
@@ -415,8 +400,8 @@ func newWriter(
 }
 
 // append stores chunks of the state and of records, and what the segment is with them.
-func (w *writer) append(positions *Checkpoint, after Segment, state, records [][]byte) error {
-	say := after.encode()
+func (w *writer) append(positions *storage.Checkpoint, after storage.Segment, state, records [][]byte) error {
+	say := after.Encode()
 	if positions != nil {
 		say = append(say, positions.Encode()...)
 	}
@@ -439,12 +424,12 @@ func (w *writer) append(positions *Checkpoint, after Segment, state, records [][
 }
 
 // commit stores a group.
-func (w *writer) commit(g *Group) error {
+func (w *writer) commit(g *storage.Group) error {
 	// A file that has become shorter, or another one, is not written to.
 	if stat, err := os.Stat(w.path); err != nil || stat.Size() < w.log.Size() {
 		return fmt.Errorf("%s: %w", w.path, cmp.Or(err, errShortened))
 	}
-	return w.append(g.positions, g.after, g.state, g.records)
+	return w.append(g.Positions, g.After, g.State, g.Records)
 }
 
 var errShortened = errors.New("it was cut off while in use")

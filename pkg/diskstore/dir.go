@@ -1,4 +1,4 @@
-package queue
+package diskstore
 
 import (
 	"fmt"
@@ -18,18 +18,15 @@ const (
 	temporarySuffix = ".tmp"
 )
 
-// ErrLocked is what Open returns (wrapped) when somebody else uses the directory.
-var ErrLocked = datadir.ErrLocked
-
 // setAside renames a damaged file, for whoever wants to look at it, and reports the damage unless
 // that is nil.
-func (r *reporter) setAside(path string, damage error) error {
+func (d *Store) setAside(path string, damage error) error {
 	if damage != nil {
-		r.damaged(damage)
+		d.damaged(damage)
 	}
 	target, err := datadir.SetAside(path)
 	if target != "" {
-		r.log.Warn("damaged file was set aside", zap.String("file", target))
+		d.log.Warn("damaged file was set aside", zap.String("file", target))
 	}
 	return err
 }

@@ -1,23 +1,25 @@
-package queue
+package storage
 
 import (
 	"bytes"
 	"maps"
 	"testing"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/appendlog"
 )
 
 func makeBlock(chunks ...[]string) []byte {
 	var block []byte
 	first, before := uint64(7), int64(100)
 	for _, records := range chunks {
-		d := draft{buf: make([]byte, chunkHeaderSize), at: 123}
+		d := Draft{Buf: make([]byte, appendlog.HeaderSize), At: 123}
 		for _, r := range records {
 			d.add([]byte(r))
 		}
-		d.finish(kindRecords, first, before)
-		first += uint64(d.count)
-		before += d.bytes
-		block = append(block, d.buf...)
+		d.Finish(KindRecords, first, before)
+		first += uint64(d.Count)
+		before += d.Bytes
+		block = append(block, d.Buf...)
 	}
 	return block
 }
@@ -25,21 +27,21 @@ func makeBlock(chunks ...[]string) []byte {
 func TestBlock(t *testing.T) {
 	t.Parallel()
 	block := makeBlock([]string{"a", "", "ccc"}, []string{string(make([]byte, 300))}, []string{"x", "y"})
-	chunks, err := parseBlock(block, kindRecords)
+	chunks, err := ParseBlock(block, KindRecords)
 	if err != nil || len(chunks) != 3 {
 		t.Fatalf("%d chunks, %v", len(chunks), err)
 	}
-	if c := chunks[2]; c.first != 11 || c.last() != 12 || c.at != 123 || c.before != 404 || c.bytes != 2 {
+	if c := chunks[2]; c.First != 11 || c.Last() != 12 || c.At != 123 || c.Before != 404 || c.Bytes != 2 {
 		t.Errorf("last chunk %+v", c)
 	}
-	if _, err := parseBlock(block, kindState); err == nil {
+	if _, err := ParseBlock(block, KindState); err == nil {
 		t.Error("records taken for state")
 	}
 	// Every single byte counts, and damage leaves the chunks in front of it.
 	for i := range block {
 		harmed := bytes.Clone(block)
 		harmed[i] ^= 0x10
-		chunks, err := parseBlock(harmed, kindRecords)
+		chunks, err := ParseBlock(harmed, KindRecords)
 		if err == nil {
 			t.Fatalf("byte %d may be anything", i)
 		}
@@ -48,36 +50,36 @@ func TestBlock(t *testing.T) {
 		}
 	}
 	for i := range block {
-		if chunks, err := parseBlock(block[:i], kindRecords); err == nil && i != 0 && i != chunks[len(chunks)-1].end {
+		if chunks, err := ParseBlock(block[:i], KindRecords); err == nil && i != 0 && i != chunks[len(chunks)-1].End {
 			t.Fatalf("cut at %d: no error", i)
 		}
 	}
 }
 
 func chunks0End(block []byte) int {
-	c, err := parseChunk(block, kindRecords)
+	c, err := parseChunk(block, KindRecords)
 	if err != nil {
 		return 0
 	}
-	return c.end
+	return c.End
 }
 
 func FuzzParseBlock(f *testing.F) {
 	f.Add(makeBlock([]string{"a", "bb"}, []string{"ccc"}))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, block []byte) {
-		for _, kind := range []uint8{kindRecords, kindState} {
-			chunks, _ := parseBlock(block, kind)
+		for _, kind := range []uint8{KindRecords, KindState} {
+			chunks, _ := ParseBlock(block, kind)
 			for _, c := range chunks {
-				n, offset := 0, c.start
-				for offset < c.end {
+				n, offset := 0, c.Start
+				for offset < c.End {
 					var entry []byte
-					entry, offset = nextEntry(block, offset)
-					_, _, _ = parseOp(entry)
+					entry, offset = NextEntry(block, offset)
+					_, _, _ = ParseOp(entry)
 					n++
 				}
-				if n != c.count || offset != c.end {
-					t.Fatalf("%d entries, header says %d", n, c.count)
+				if n != c.Count || offset != c.End {
+					t.Fatalf("%d entries, header says %d", n, c.Count)
 				}
 			}
 		}
@@ -85,15 +87,15 @@ func FuzzParseBlock(f *testing.F) {
 }
 
 func FuzzDecodeCheckpoint(f *testing.F) {
-	c := Checkpoint{end: 5, cursors: map[string]position{"a": {1, 2, 3}, "b": {4, 5, 6}}}
+	c := Checkpoint{End: 5, Cursors: map[string]Position{"a": {1, 2, 3}, "b": {4, 5, 6}}}
 	f.Add(c.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := decodeCheckpoint(b)
+		c, err := DecodeCheckpoint(b)
 		if err != nil {
 			return
 		}
-		again, err := decodeCheckpoint(c.Encode())
-		if err != nil || again.end != c.end || !maps.Equal(again.cursors, c.cursors) {
+		again, err := DecodeCheckpoint(c.Encode())
+		if err != nil || again.End != c.End || !maps.Equal(again.Cursors, c.Cursors) {
 			t.Fatalf("%v became %v: %v", c, again, err)
 		}
 	})
