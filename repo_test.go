@@ -38,7 +38,7 @@ var imports = map[string]struct {
 	may []string
 	why string
 }{
-	"pkg/event":       {nil, "an event is data; everything else may know it"},
+	"pkg/event":       {[]string{"pkg/jsontext"}, "an event is data; everything else may know it"},
 	"pkg/budget":      {nil, "bytes are bytes, whatever they are of"},
 	"pkg/secret":      {nil, "whoever passes on what others say needs to find secrets in it"},
 	"pkg/receiver":    {[]string{"pkg/budget", "pkg/jsontext", "pkg/secret"}, "any Go program may use the receiver on its own"},

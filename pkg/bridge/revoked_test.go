@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -447,13 +448,67 @@ func guardedNATS(t *testing.T, dir string) guarded {
 	}
 }
 
+// Over TLS 1.3 a client writes before it can know that its certificate is refused. What it has written when it gets a new one has
+// not been read by anybody, and no further event has to come for it to be written again.
+func TestCertificateRefusedLate(t *testing.T) {
+	t.Parallel()
+	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
+	d := &daemon{t: t, dir: t.TempDir(), timing: testTiming()}
+	refusal := make(chan struct{})
+	refuse := sync.OnceFunc(func() { close(refusal) })
+	g := syslogRefusing(t, d.dir, refusal)
+	t.Cleanup(refuse)
+	d.start(load(t, d.dir, "hmcs:\n"+hmcYAML(t, "a", sim)+fmt.Sprintf(`
+sinks:
+  - {name: guarded, %s, retry: {initial: 10ms, max: 200ms}, drop: [{type: ["bridge-.*"]}]}
+`, g.yaml)))
+	d.connected("a")
+	has := func(n int) func() bool {
+		return func() bool {
+			seen := make(map[string]bool)
+			for _, e := range g.got() {
+				seen[e.ID] = true
+			}
+			return len(seen) == n && d.sink("guarded").QueueEvents == 0
+		}
+	}
+	publish(sim, "P", "0")
+	d.eventually("the first one has arrived", has(1))
+	g.revoke()
+	publish(sim, "P", "1")
+	d.eventually("the second one is written", func() bool { return d.sink("guarded").Delivered == 2 })
+	if has(2)() {
+		t.Fatal("the server has read it")
+	}
+	g.mend()
+	d.eventually("the second one has arrived", has(2))
+	refuse()
+	publish(sim, "P", "2")
+	d.eventually("the third one has arrived", has(3))
+}
+
 // A syslog server that takes the certificates of one authority, and then those of another.
 func guardedSyslog(t *testing.T, dir string) guarded {
+	refusal := make(chan struct{})
+	close(refusal)
+	return syslogRefusing(t, dir, refusal)
+}
+
+// syslogRefusing is guardedSyslog with a server that does not refuse a certificate before refusal is closed.
+func syslogRefusing(t *testing.T, dir string, refusal <-chan struct{}) guarded {
 	ca, others := certs.NewAuthority(t), [2]*certs.Authority{certs.NewAuthority(t), certs.NewAuthority(t)}
 	base := ca.Issue(t, certs.Request{}).ServerConfig(t)
 	base.ClientAuth, base.ClientCAs = tls.RequireAndVerifyClientCert, others[0].Pool()
 	second := base.Clone()
-	second.ClientCAs = others[1].Pool()
+	second.ClientAuth, second.ClientCAs = tls.RequireAnyClientCert, nil
+	second.VerifyConnection = func(state tls.ConnectionState) error {
+		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: others[1].Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if err != nil {
+			<-refusal
+			return &tls.CertificateVerificationError{Err: err}
+		}
+		return nil
+	}
 	var (
 		renewed atomic.Bool
 		mu      sync.Mutex

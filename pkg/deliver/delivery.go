@@ -68,7 +68,6 @@ type Delivery struct {
 	// Wants says whether the sink is to get an event.
 	Wants func(event.Record) bool
 
-	kind    string // of the sink
 	hold    func(context.Context) error
 	resume  func(context.Context) Done
 	dead    queue.Letters
@@ -91,14 +90,17 @@ type Delivery struct {
 	drain, finish       context.CancelFunc
 	// sending holds a token while events are sent again by hand.
 	sending chan struct{}
+	// heir has something to send that the sink before it has left; nil: there is nothing.
+	heir sinks.Heir
 	// beat is when the loop last turned.
 	beat *status.Beat
 }
 
-// New returns a Delivery that does nothing yet.
+// New returns a Delivery that does nothing yet. One that has delivered to the same sink before,
+// with the same Metrics, has ended, and its sink is closed.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(),
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor,
 		hold: o.Hold, resume: o.Resume, dead: o.Dead, backlog: o.Backlog,
 		Wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
@@ -142,7 +144,10 @@ func New(o Options) *Delivery {
 	for i := range lanes {
 		d.lanes = append(d.lanes, &lane{Delivery: d, own: &d.health.lanes[i]})
 	}
-	d.metrics.delivery.Store(d)
+	before := d.metrics.delivery.Swap(d)
+	if h, ok := o.To.(sinks.Heir); ok && before != nil && h.Inherit(before.Sink) {
+		d.heir = h
+	}
 	return d
 }
 
@@ -176,6 +181,9 @@ func (d *Delivery) Run(ctx context.Context) {
 	others.Go(func() { d.sweep(ctx) })
 	if r, ok := d.Sink.(sinks.Repeater); ok {
 		others.Go(func() { d.repeat(ctx, r) })
+	}
+	if d.heir != nil {
+		lanes.Go(func() { d.flush(ctx) })
 	}
 	for _, l := range d.lanes {
 		lanes.Go(func() {
@@ -218,6 +226,18 @@ func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 			partly = some
 		}
 		if !status.Sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// flush has the sink send what the one before it has left: until it is done, ctx is, or there is
+// no time for another attempt.
+func (d *Delivery) flush(ctx context.Context) {
+	backoff := retryBackoff{cfg: d.Cfg.Retry}
+	for {
+		v, err := d.attempt(ctx, d.repetitions(), d.heir.Flush)
+		if v == accepted || errors.Is(err, sinks.ErrClosed) || !d.pause(ctx, backoff.next(), nil) {
 			return
 		}
 	}
@@ -306,7 +326,7 @@ func WaitingBehind(cursor *queue.Cursor) status.Waiting {
 // Snapshot returns the status of the sink. It does not ask the sink.
 func (d *Delivery) Snapshot() status.SinkStatus {
 	s := status.SinkStatus{
-		Name: d.Cfg.Name, Kind: d.kind, Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
+		Name: d.Cfg.Name, Kind: d.Cfg.Kind(), Waiting: WaitingBehind(d.Cursor), DeadLetters: d.dead.Count(d.Cfg.Name),
 		Delivered: d.metrics.delivered.N.Load(), Filtered: d.metrics.filtered.N.Load(),
 		Dropped: d.metrics.dropped.N.Load(),
 	}

@@ -59,10 +59,10 @@ func (d *Delivery) Test(ctx context.Context, e *event.Event, begins func(TestSte
 	if tester, ok := d.Sink.(sinks.Tester); ok {
 		call = func(ctx context.Context) error { return tester.Test(ctx, record) }
 	} else if selector, ok := d.Sink.(sinks.Selector); ok && !selector.Wants(record) {
-		return step, fmt.Errorf("%w: a sink of the kind %s has no use for a test event", ErrNotTested, d.kind)
+		return step, fmt.Errorf("%w: a sink of the kind %s has no use for a test event", ErrNotTested, d.Cfg.Kind())
 	}
 	first := step
-	first.Outcome, first.Kind, first.Request = TestBegins, d.kind, sinks.RequestOf(&d.Cfg)
+	first.Outcome, first.Kind, first.Request = TestBegins, d.Cfg.Kind(), sinks.RequestOf(&d.Cfg)
 	first.TimeoutSeconds = d.Cfg.Timeout.Seconds()
 	if err := begins(first); err != nil {
 		return step, err

@@ -216,8 +216,10 @@ type Estate struct {
 	gone map[string]removed
 	// announced has what was announced lately, and is not listed yet.
 	announced map[string]time.Time
-	// listed has the classes that an HMC has listed before, by HMC.
+	// listed has the classes that an HMC has listed before, by HMC, and partly those of which it has
+	// listed a resource, though perhaps not all.
 	listed map[string]map[string]bool
+	partly map[partOf]bool
 	// dirty has the URIs of what is to be stored.
 	dirty map[string]bool
 	next  uint64
@@ -228,6 +230,9 @@ type Estate struct {
 	// loaded is when Load was called last. A listing that was asked for before proves nothing.
 	loaded time.Time
 }
+
+// partOf is a class as an HMC lists it.
+type partOf struct{ hmc, class string }
 
 // removed is a resource that is gone.
 type removed struct {
@@ -253,7 +258,8 @@ type object struct {
 func New() *Estate {
 	return &Estate{
 		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), dirty: make(map[string]bool), places: make(map[string]*place),
+		listed: make(map[string]map[string]bool), partly: make(map[partOf]bool), dirty: make(map[string]bool),
+		places: make(map[string]*place),
 	}
 }
 
@@ -301,7 +307,11 @@ func (e *Estate) change(uri, class, name string) (o *object, was Resource, known
 
 // reported notes that a notification was about an object: it is no news any more, and is stored
 // with the event. e.mu is held.
-func (e *Estate) reported(o *object) { o.fresh, e.dirty[o.URI] = false, true }
+func (e *Estate) reported(o *object) {
+	if o.fresh {
+		o.fresh, e.dirty[o.URI] = false, true
+	}
+}
 
 // revive brings back a resource that was removed a moment ago, because there is something new about
 // it; nil: there is none. e.mu is held.
@@ -312,8 +322,8 @@ func (e *Estate) revive(uri string) *object {
 		return nil
 	}
 	o := r.was
-	e.objects[uri] = &o
-	e.reported(&o)
+	o.fresh = false
+	e.objects[uri], e.dirty[uri] = &o, true
 	return &o
 }
 
@@ -340,7 +350,11 @@ func (e *Estate) SetStatus(r *Resource, now time.Time) (was, is Resource, known 
 	o, was, known := e.change(r.URI, r.Class, r.Name)
 	o.touched = now
 	status := cmp.Or(r.Status, o.Status)
-	o.Judged = cmp.Or(r.Judged, o.judge(status))
+	judged := cmp.Or(r.Judged, o.judge(status))
+	if known && (o.Judged != judged || o.Status != status) { // else it is stored already
+		e.dirty[o.URI] = true
+	}
+	o.Judged = judged
 	if o.Status != status {
 		o.moved(status, r.Since, now)
 		o.Status, o.Since, o.Exact = strings.Clone(status), r.Since, true
@@ -545,6 +559,7 @@ func (e *Estate) Learn(l *Listing) {
 		}
 		o := e.add(*r)
 		o.Since, o.Exact, o.hmcs = l.Asked, false, []string{l.HMC}
+		e.partly[partOf{l.HMC, r.Class}] = true
 		_, announced := e.announced[r.URI]
 		// The first list of a class is no news, and nor is what was announced.
 		o.fresh = e.listed[l.HMC][r.Class] && !announced
@@ -603,6 +618,7 @@ func (e *Estate) Compare(
 		o.missing = time.Time{}
 		if !slices.Contains(o.hmcs, l.HMC) {
 			o.hmcs = append(o.hmcs, l.HMC)
+			e.partly[partOf{l.HMC, o.Class}] = true
 			e.dirty[r.URI] = true
 		}
 		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
@@ -768,9 +784,8 @@ func (e *Estate) ListsAny(hmc, class string) bool {
 // Listed says whether an HMC has listed a class, or some of it.
 func (e *Estate) Listed(hmc, class string) bool {
 	e.mu.RLock()
-	all := e.listed[hmc][class]
-	e.mu.RUnlock()
-	return all || e.ListsAny(hmc, class) // which looks at all there is
+	defer e.mu.RUnlock()
+	return e.listed[hmc][class] || e.partly[partOf{hmc, class}]
 }
 
 // Len returns how many resources are known.
@@ -850,6 +865,7 @@ func (e *Estate) Load(now time.Time, all func(fn func(uri string, value []byte) 
 	clear(e.gone)
 	clear(e.announced)
 	clear(e.listed)
+	clear(e.partly)
 	e.loaded = now
 	all(func(uri string, value []byte) bool {
 		if !e.load(uri, value) {

@@ -229,6 +229,45 @@ func TestHeldBackFromTheDisk(t *testing.T) {
 	want(t, stored(false))
 }
 
+// What a notification says once more is stored already.
+func TestTheSameIsStoredOnce(t *testing.T) {
+	e := New()
+	status := func(status string, judged Judgement, seconds int) (stored []string) {
+		e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: status, Judged: judged, Since: at(seconds)}, at(seconds))
+		e.Unstored(none, func(u string, _ []byte) { stored = append(stored, u) })
+		return stored
+	}
+	want(t, status("active", Unjudged, 1), uri("P"))
+	want(t, status("active", Unjudged, 2))
+	want(t, status("active", Acceptable, 3), uri("P"))
+	want(t, status("stopped", Unjudged, 4), uri("P"))
+	e.Remove(uri("P"), at(5))
+	want(t, status("stopped", Unjudged, 6), uri("P"))
+}
+
+// A class is listed from its first list on, also where that lacks some of it.
+func TestListed(t *testing.T) {
+	e := New()
+	e.SetStatus(&Resource{URI: uri("P"), Class: ClassPartition, Name: "P", Status: "active", Since: at(1)}, at(1))
+	listed := func() (hmcs []string) {
+		for _, hmc := range []string{"a", "b", "c"} {
+			if e.Listed(hmc, ClassPartition) {
+				hmcs = append(hmcs, hmc)
+			}
+		}
+		return hmcs
+	}
+	want(t, listed())
+	e.Learn(listing("a", 2, "C=operating", "C/Q=active"))
+	want(t, listed(), "a")
+	l := listing("b", 3, "C=operating", "C/P=active")
+	l.Complete = map[string]bool{ClassCPC: true}
+	take(t, e, l, 4)
+	want(t, listed(), "a", "b")
+	take(t, e, listing("c", 5, "C=operating"), 6)
+	want(t, listed(), "a", "b", "c")
+}
+
 // What notifications told while the HMC made its list is newer than the list, or as new.
 func TestNotificationsWhileListing(t *testing.T) {
 	e := New()

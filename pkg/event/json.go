@@ -5,10 +5,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 // MarshalJSON returns what AppendJSON appends.
@@ -92,8 +95,9 @@ func (h Headers) MarshalJSON() ([]byte, error) { return h.appendJSON(nil), nil }
 
 func (h Headers) appendJSON(dst []byte) []byte {
 	dst = append(dst, '{')
+	var names uint64
 	for i := range h {
-		if h.repeats(i) {
+		if h[:i+1].Repeats(&names) {
 			continue
 		}
 		if i > 0 {
@@ -106,13 +110,19 @@ func (h Headers) appendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-func (h Headers) repeats(i int) bool {
-	for j := range i {
-		if len(h[j].Name) == len(h[i].Name) && h[j].Name == h[i].Name {
-			return true
-		}
+// Repeats says whether the last header has the name of one before it: the first one counts. names
+// is 0 for the first header, and then what the call for the one before it has left there, so that
+// hardly any names have to be compared.
+func (h Headers) Repeats(names *uint64) bool {
+	last := len(h) - 1
+	name := h[last].Name
+	bit := uint64(1)
+	if name != "" {
+		bit <<= (len(name)<<3 ^ int(name[0]) ^ int(name[len(name)-1])) & 63
 	}
-	return false
+	seen := *names&bit != 0
+	*names |= bit
+	return seen && slices.ContainsFunc(h[:last], func(other Header) bool { return other.Name == name })
 }
 
 // CompactValid returns body, which must be valid JSON, without insignificant white space: on one
@@ -181,8 +191,8 @@ func appendOptional(dst []byte, key, value string) []byte {
 // appendTime appends t as RFC 3339 in UTC with milliseconds, always three digits, so that times
 // sort as text; other where that has no year for t.
 func appendTime(dst []byte, key string, t, other time.Time) []byte {
-	t = t.UTC()
-	if year := t.Year(); year < 0 || year > 9999 {
+	const year0, year10000 = -62167219200, 253402300800
+	if seconds := t.Unix(); seconds < year0 || seconds >= year10000 {
 		t = other
 	}
 	// The layouts with fractions are slow, or drop zeros at the end.
@@ -244,21 +254,23 @@ func appendEscape(dst []byte, r rune) []byte {
 
 const hexDigits = "0123456789abcdef"
 
-// plain says of each byte whether it stands in a JSON string as it is.
-var plain = func() (t [256]bool) {
-	for c := 0x20; c < 0x7f; c++ {
-		t[c] = c != '"' && c != '\\'
-	}
-	return t
-}()
-
 // appendString appends s as a JSON string.
 func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
+	start := len(dst)
+	dst = append(dst, s...)
+	if i := jsontext.NextSpecial(dst, start); i < len(dst) {
+		dst = appendEscapedString(dst[:i], s[i-start:])
+	}
+	return append(dst, '"')
+}
+
+// appendEscapedString appends s as it stands in a JSON string.
+func appendEscapedString(dst []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
-		if plain[c] {
+		if ' ' <= c && c < 0x7f && c != '"' && c != '\\' {
 			i++
 			continue
 		}
@@ -291,5 +303,5 @@ func appendString(dst []byte, s string) []byte {
 		i++
 		start = i
 	}
-	return append(append(dst, s[start:]...), '"')
+	return append(dst, s[start:]...)
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -139,10 +140,7 @@ func jsonContainer(b []byte, i, depth int, end byte) int {
 // jsonString expects i after the opening quote.
 func jsonString(b []byte, i int) int {
 	for {
-		for i+8 <= len(b) && plainText(binary.LittleEndian.Uint64(b[i:])) {
-			i += 8
-		}
-		if i >= len(b) {
+		if i = NextSpecial(b, i); i >= len(b) {
 			return -1
 		}
 		switch c := b[i]; {
@@ -166,17 +164,33 @@ func jsonString(b []byte, i int) int {
 	}
 }
 
-// plainText reports whether none of the eight bytes in v is a quote, a backslash, a control
-// character or beyond ASCII.
-func plainText(v uint64) bool {
+// NextSpecial returns the index of the next byte at or after i that is a quote, a backslash, or no
+// printable ASCII character: the first that may not stand in a JSON string as it is. len(b): there
+// is none.
+func NextSpecial(b []byte, i int) int {
+	for ; i+8 <= len(b); i += 8 {
+		if found := special(binary.LittleEndian.Uint64(b[i:])); found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for i < len(b) && ' ' <= b[i] && b[i] < 0x7f && b[i] != '"' && b[i] != '\\' {
+		i++
+	}
+	return i
+}
+
+// special returns a number whose lowest bit is in the first of the eight bytes of v that is
+// special; 0: none is.
+func special(v uint64) uint64 {
 	const (
 		ones = 0x0101010101010101
 		tops = 0x8080808080808080
 	)
 	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20,
-	// (x - 0x20*ones) &^ x has.
+	// (x - 0x20*ones) &^ x has; where it is 0x7f, x + ones has. A carry or borrow goes from one
+	// that is special to those behind it only.
 	quote, backslash := v^('"'*ones), v^('\\'*ones)
-	return (v|(v-' '*ones)|(quote-ones)&^quote|(backslash-ones)&^backslash)&tops == 0
+	return (v | (v + ones) | (v - ' '*ones) | (quote-ones)&^quote | (backslash-ones)&^backslash) & tops
 }
 
 // jsonEscape expects i after the backslash.

@@ -84,6 +84,17 @@ type Repeater interface {
 	RepeatInterval() time.Duration
 }
 
+// Heir is a sink that takes over from one before it what it has accepted and may not have arrived.
+type Heir interface {
+	// Inherit takes that over from the sink that this one replaces, which is closed. It is called
+	// before the first Send, and reports whether there was something.
+	Inherit(from Sink) bool
+
+	// Flush sends what was taken over, in one attempt, unless a Send has done it, which sends that
+	// first. Its error is like that of Send.
+	Flush(ctx context.Context) error
+}
+
 // Follower is a sink that keeps something about HMCs which is void without them.
 type Follower interface {
 	// Follow says which HMCs are configured from now on, each with its group. It is called

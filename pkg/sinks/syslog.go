@@ -80,6 +80,8 @@ type syslogSink struct {
 	tailBytes int
 	// again is how many chunks of the tail, the last ones, are still to be written to conn.
 	again int
+	// sound says that the connection was alive when the sink was closed.
+	sound bool
 }
 
 // syslogChunk is what one Send has written.
@@ -172,6 +174,7 @@ func (s *syslogSink) Close() error {
 	case s.busy <- struct{}{}:
 		defer s.busy.unlock()
 		if s.conn != nil {
+			s.sound = s.again == 0 && s.conn.look() == nil
 			s.conn.goodbye()
 			s.conn = nil
 		}
@@ -179,6 +182,45 @@ func (s *syslogSink) Close() error {
 	}
 	s.conns.close()
 	return nil
+}
+
+// Inherit takes over the tail. The server may be about to refuse the connection of the sink before
+// this one, or to end: what was written last is written once more.
+func (s *syslogSink) Inherit(from Sink) bool {
+	before, ok := from.(*syslogSink)
+	if !ok {
+		return false
+	}
+	// Close has ended what was running.
+	limit, cancel := context.WithTimeout(context.Background(), before.timeout)
+	defer cancel()
+	if before.busy.lock(limit) != nil {
+		return false
+	}
+	defer before.busy.unlock()
+	if before.sound {
+		before.prune(time.Now(), 0)
+	}
+	for _, chunk := range before.tail {
+		if s.format.lf != before.format.lf {
+			chunk.data = reframe(chunk.data, s.format.lf)
+		}
+		s.tail = append(s.tail, chunk)
+		s.tailBytes += len(chunk.data)
+	}
+	before.tail, before.tailBytes = nil, 0
+	return len(s.tail) > 0
+}
+
+// Flush writes what was inherited, unless a Send has done that.
+func (s *syslogSink) Flush(ctx context.Context) error {
+	return s.do(ctx, notWritten, func(attempt context.Context) error {
+		if err := s.busy.lock(attempt); err != nil {
+			return err
+		}
+		defer s.busy.unlock()
+		return s.send(attempt, nil)
+	})
 }
 
 func (s *syslogSink) send(ctx context.Context, records []event.Record) error {
@@ -220,8 +262,10 @@ func (s *syslogSink) write(ctx context.Context, records []event.Record, fresh bo
 		return err
 	}
 	data := s.format.stream(records)
-	if _, err := s.conn.Write(data); err != nil {
-		return s.conn.reason(err)
+	if len(data) > 0 {
+		if _, err := s.conn.Write(data); err != nil {
+			return s.conn.reason(err)
+		}
 	}
 	var err error
 	if fresh {
@@ -258,11 +302,19 @@ func (s *syslogSink) writeTail() error {
 // keep adds data to the tail, and removes what the server must have read by now: the connection is
 // alive still.
 func (s *syslogSink) keep(data []byte) {
+	if len(data) == 0 {
+		return
+	}
 	now := time.Now()
 	s.tail = append(s.tail, syslogChunk{data: data, written: now})
 	s.tailBytes += len(data)
+	s.prune(now, 1)
+}
+
+// prune removes from the tail what the server must have read by now, but for so many chunks.
+func (s *syslogSink) prune(now time.Time, left int) {
 	gone := 0
-	for gone < len(s.tail)-1 && (s.tailBytes > syslogTail || now.Sub(s.tail[gone].written) > syslogTailAge) {
+	for gone < len(s.tail)-left && (s.tailBytes > syslogTail || now.Sub(s.tail[gone].written) > syslogTailAge) {
 		s.tailBytes -= len(s.tail[gone].data)
 		s.tail[gone] = syslogChunk{}
 		gone++
@@ -311,6 +363,25 @@ func (f *syslogFormat) stream(records []event.Record) []byte {
 		copy(data[start:], prefix)
 	}
 	return data
+}
+
+// reframe has the messages in data separated otherwise: by line feeds, or by their lengths.
+func reframe(data []byte, lf bool) []byte {
+	out := make([]byte, 0, len(data)+len(data)/8)
+	for len(data) > 0 {
+		var message []byte
+		if lf {
+			length, rest, _ := bytes.Cut(data, []byte(" "))
+			n, _ := strconv.Atoi(string(length))
+			message, data = rest[:n], rest[n:]
+			out = append(append(out, message...), '\n')
+		} else {
+			message, data, _ = bytes.Cut(data, []byte("\n"))
+			out = append(strconv.AppendInt(out, int64(len(message)), 10), ' ')
+			out = append(out, message...)
+		}
+	}
+	return out
 }
 
 // connect makes a connection.

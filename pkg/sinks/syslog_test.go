@@ -596,6 +596,108 @@ func TestSyslogAgain(t *testing.T) {
 	}
 }
 
+// TestSyslogInherit has a server of TLS 1.3 refuse a client's certificate only when the sink has been replaced by one with another:
+// what the first one has written, to a connection that seemed to be fine, is written by the second.
+func TestSyslogInherit(t *testing.T) {
+	t.Parallel()
+	for _, framing := range []string{config.FramingOctetCounting, config.FramingLF} {
+		t.Run(framing, func(t *testing.T) {
+			t.Parallel()
+			ca := certs.NewAuthority(t)
+			replaced := make(chan struct{})
+			var first atomic.Bool
+			server := newSyslogServer(t, "tls", config.FramingOctetCounting, func(s *syslogServer) {
+				s.tls = ca.Issue(t, certs.Request{}).ServerConfig(t)
+				s.tls.MinVersion, s.tls.ClientAuth, s.tls.ClientCAs = tls.VersionTLS13, tls.RequireAndVerifyClientCert, ca.Pool()
+				s.tls.VerifyConnection = func(tls.ConnectionState) error {
+					if first.CompareAndSwap(false, true) {
+						<-replaced
+						return errors.New("no longer")
+					}
+					return nil
+				}
+			})
+			configure := func(c *config.Syslog) {
+				c.TLS.CAFile = ca.WriteFile(t)
+				c.TLS.CertFile, c.TLS.KeyFile = ca.Issue(t, certs.Request{}).WriteFiles(t, t.TempDir())
+			}
+			before := syslogTo(t, syslogConfig(server.address, framing, configure))
+			for i := range 3 {
+				if err := before.Send(t.Context(), records(2*i, 2)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := before.Close(); err != nil {
+				t.Fatal(err)
+			}
+			var s Sink = syslogTo(t, syslogConfig(server.address, config.FramingOctetCounting, configure))
+			if !s.(Heir).Inherit(before) {
+				t.Fatal("there is nothing to take over")
+			}
+			close(replaced)
+			for range 2 {
+				if err := s.(Heir).Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Send(t.Context(), records(6, 1)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "all events", func() bool { return len(server.received()) == 7 })
+			for i, m := range server.received() {
+				if want := records(i, 1)[0].ID; m.param("id") != want {
+					t.Errorf("%d: %s, want %s", i, m.param("id"), want)
+				}
+			}
+			if broken := server.broken(); len(broken) > 0 {
+				t.Error(broken)
+			}
+		})
+	}
+}
+
+// What is old was read by a server that was there to the end, and may not have been by one that was not.
+func TestSyslogInheritsWhatIsInDoubt(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		gone  bool // the server
+		age   time.Duration
+		again bool
+	}{
+		{"it was just written", false, 0, true},
+		{"the server has read it", false, 2 * syslogTailAge, false},
+		{"the server has gone", true, 2 * syslogTailAge, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server, before := syslogTest(t, "tcp", config.FramingOctetCounting)
+			if err := before.Send(t.Context(), records(0, 3)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "all events", func() bool { return len(server.received()) == 3 })
+			before.tail[0].written = time.Now().Add(-test.age)
+			if test.gone {
+				server.restart()
+				before.broken(t)
+			}
+			if err := before.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := syslogTo(t, syslogConfig(server.address, config.FramingLF))
+			if got := s.Inherit(before); got != test.again {
+				t.Errorf("it has something to send: %v", got)
+			}
+			if s.Inherit(before) != test.again || len(before.tail) != 0 {
+				t.Error("it is taken over twice")
+			}
+			if s.Inherit(nil) {
+				t.Error("it has something of nobody")
+			}
+		})
+	}
+}
+
 // TestSyslogUnreachable has nothing listen, for as long as it takes to see the error, and then a server.
 func TestSyslogUnreachable(t *testing.T) {
 	t.Parallel()

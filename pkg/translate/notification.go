@@ -65,6 +65,7 @@ type Notification struct {
 	action, properties, job string
 	otherSum                uint64
 	headerBytes             int
+	names                   uint64 // as Headers.Repeats has them
 }
 
 // Parse makes n what was received, and reuses its memory. valid says whether the body is JSON.
@@ -103,9 +104,8 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 }
 
 func (n *Notification) header(name, value string) {
-	again := slices.ContainsFunc(n.Headers, func(h event.Header) bool { return h.Name == name })
 	n.Headers = append(n.Headers, event.Header{Name: name, Value: value})
-	if again {
+	if n.Headers.Repeats(&n.names) {
 		return // the first one counts
 	}
 	// They share their memory, and what is kept for long must not keep all of it.

@@ -438,13 +438,7 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 	defer s.Rec.Flush(ctx)
 	for n, err := range link.Notifications(ctx) {
 		s.beat.Turn() // also where so much comes that the buffer is never empty
-		var (
-			subscription *receiver.SubscriptionError
-			jms          *receiver.JMSError
-			gone         *receiver.ConnectionError
-		)
-		switch {
-		case s.record(ctx, &n, err):
+		if s.record(ctx, &n, err) {
 			if err == nil {
 				k.notified(&s.note)
 				if s.session.ChangesPassword(&s.note) {
@@ -452,13 +446,13 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 					s.source.update(func(now *state) { now.PasswordExpires = nil })
 				}
 			}
-		case errors.As(err, &gone):
+		} else if _, gone := errors.AsType[*receiver.ConnectionError](err); gone {
 			return err
-		case errors.As(err, &subscription):
-			k.refused(subscription.Topic, err)
-		case errors.As(err, &jms):
+		} else if refused, ok := errors.AsType[*receiver.SubscriptionError](err); ok {
+			k.refused(refused.Topic, err)
+		} else if _, ok := errors.AsType[*receiver.JMSError](err); ok {
 			s.log.Warn("the HMC's broker sent an error", zap.Error(err))
-		default:
+		} else {
 			return err
 		}
 		if link.Buffered() == 0 {
