@@ -5,6 +5,7 @@ package hmcnotifyd_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"unicode"
 
@@ -196,7 +198,21 @@ func (f goFile) imports() []string {
 // or in a source archive everything but what .gitignore names.
 func repoFiles(t *testing.T) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").Output()
+	files, err := listed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Clone(files)
+}
+
+// Most tests here look at all files: they are listed and parsed once.
+var (
+	listed = sync.OnceValues(listFiles)
+	parsed = sync.OnceValues(parseFiles)
+)
+
+func listFiles() ([]string, error) {
+	out, err := exec.CommandContext(context.Background(), "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").Output()
 	if err == nil {
 		var files []string
 		for name := range bytes.SplitSeq(out, []byte{0}) {
@@ -205,7 +221,7 @@ func repoFiles(t *testing.T) []string {
 				files = append(files, string(name))
 			}
 		}
-		return files
+		return files, nil
 	}
 	ignored := map[string]bool{".git": true, ".cache": true, "dist": true, "data": true, "hmcnotifyd": true}
 	var files []string
@@ -222,32 +238,37 @@ func repoFiles(t *testing.T) []string {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
+	return files, err
 }
 
-// goFiles parses the Go files of the module; tools/ and bench/peers/ are modules of their own.
+// goFiles are the Go files of the module; tools/ and bench/peers/ are modules of their own.
 func goFiles(t *testing.T) []goFile {
 	t.Helper()
-	var files []goFile
-	for _, name := range repoFiles(t) {
-		if !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, "tools/") || strings.HasPrefix(name, "bench/peers/") ||
-			strings.Contains("/"+name, "/testdata/") {
-			continue
-		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		files = append(files, goFile{path: name, test: strings.HasSuffix(name, "_test.go"), ast: parsed})
+	files, err := parsed()
+	if err != nil {
+		t.Error(err)
 	}
 	if len(files) == 0 {
 		t.Fatal("no Go file found")
 	}
-	return files
+	return slices.Clone(files)
+}
+
+func parseFiles() (files []goFile, err error) {
+	names, err := listed()
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, "tools/") ||
+			strings.HasPrefix(name, "bench/peers/") || strings.Contains("/"+name, "/testdata/") {
+			continue
+		}
+		file, wrong := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if wrong != nil {
+			err = errors.Join(err, wrong)
+			continue
+		}
+		files = append(files, goFile{path: name, test: strings.HasSuffix(name, "_test.go"), ast: file})
+	}
+	return files, err
 }
 
 // shipped tells whether a package is part of the product: the helpers of tests

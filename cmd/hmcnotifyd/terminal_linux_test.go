@@ -46,9 +46,10 @@ func TestTerminal(t *testing.T) {
 	if status := p.wait(); status != exitDone {
 		t.Errorf("top: status %d", status)
 	}
-	if out := term.out.String(); !strings.Contains(out, "\x1b[?1049h") || strings.LastIndex(out, "\x1b[?1049l") < strings.LastIndex(out, "\x1b[?1049h") {
-		t.Errorf("the terminal is not as it was: %q", out)
-	}
+	eventually(t, "the terminal is as it was", func() bool { // what was written last is read when the program has ended
+		out := term.out.String()
+		return strings.Contains(out, "\x1b[?1049h") && strings.LastIndex(out, "\x1b[?1049l") > strings.LastIndex(out, "\x1b[?1049h")
+	})
 
 	code, stdout, stderr := call("top", "--url="+daemon.URL)
 	if code != exitDone || stderr != "" || !strings.Contains(stdout, "hmc-east  auth failed") || strings.Contains(stdout, "\x1b") {

@@ -23,8 +23,9 @@ func TestManyPartitions(t *testing.T) {
 	}
 	const busy = 4200
 	for i := range busy {
+		partition := fmt.Sprint("p", i)
 		for number := range int64(700) {
-			live(fmt.Sprint("p", i), number)
+			live(partition, number)
 		}
 	}
 	var state []queue.KeyValue

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // markClock is when the stories of these tests begin.
@@ -825,7 +826,6 @@ func (m *markModel) ipl() {
 
 // judged is what the recorder does with a verdict.
 func (m *markModel) judged(r *realMessage, v OSVerdict, how string) {
-	m.t.Helper()
 	if v.Duplicate {
 		if len(r.ids) > 0 || r.taken {
 			return
@@ -881,7 +881,6 @@ func (m *markModel) look(r *realMessage) OSMessage {
 }
 
 func (m *markModel) live(r *realMessage, how string) {
-	m.t.Helper()
 	v := m.mark.Live(markPartition, m.host(), m.as(r), m.now)
 	m.judged(r, v, how)
 	if !v.Duplicate {
@@ -890,7 +889,6 @@ func (m *markModel) live(r *realMessage, how string) {
 }
 
 func (m *markModel) replay(held []*realMessage, r OSReplay, how string) {
-	m.t.Helper()
 	for _, h := range held {
 		r.Messages = append(r.Messages, m.as(h))
 	}
@@ -936,7 +934,6 @@ func (m *markModel) commit() {
 
 // write some messages, with or without a link.
 func (m *markModel) writeSome(n int) {
-	m.t.Helper()
 	m.note("%d messages from %d on, connected %v", n, m.next, m.connected)
 	lost := m.connected && m.written > 0 && m.rng.IntN(10) == 0 // the hand-over buffer overflows
 	for i := range n {
@@ -973,7 +970,6 @@ func (m *markModel) deleteSome() {
 
 // connect subscribes, and lets the HMC replay, or asks it.
 func (m *markModel) connect() {
-	m.t.Helper()
 	m.connected = true
 	if m.hosts && m.rng.IntN(3) == 0 {
 		m.offset = []int64{0, 40, 1_000_000}[m.rng.IntN(3)]
@@ -1029,7 +1025,6 @@ func (m *markModel) connect() {
 
 // ask asks the HMC for what is missing.
 func (m *markModel) ask() {
-	m.t.Helper()
 	from, to, n := m.mark.missing()
 	if n == 0 || !m.connected {
 		return
@@ -1062,7 +1057,6 @@ func (m *markModel) ask() {
 }
 
 func (m *markModel) step() {
-	m.t.Helper()
 	m.now = m.now.Add(time.Duration(61+m.rng.IntN(300)) * time.Second)
 	switch n := m.rng.IntN(100); {
 	case n < 40:
@@ -1101,12 +1095,9 @@ func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true, false)
 func playMarkModel(t *testing.T, hosts, many bool) {
 	t.Helper()
 	seed := markSeed(t)
-	runs := 150
-	if testing.Short() {
-		runs = 30
-	}
-	if n, err := strconv.Atoi(os.Getenv("HMCNOTIFYD_TEST_RUNS")); err == nil {
-		runs = n
+	runs := soak.Count(t, "MARKS", 150, 3000)
+	if many { // each has many times as many messages
+		runs /= 3
 	}
 	var messages, alike, repeated, wrong int
 	for i := range runs {

@@ -32,7 +32,7 @@ func fuzzing(t *testing.T) (seed int, lasting time.Duration) {
 	t.Helper()
 	now := int(time.Now().UnixNano() % 1_000_000_000)
 	seed = soak.Count(t, "FUZZ_SEED", now, now)
-	seconds := soak.Count(t, "FUZZ_SECONDS", 2, 120)
+	seconds := soak.Count(t, "FUZZ_SECONDS", 1, 120)
 	t.Logf("make fuzz SEED=%d SECONDS=%d", seed, seconds)
 	return seed, time.Duration(seconds) * time.Second
 }

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		path := filepath.Join(dir, "hmcnotifyd")
-		cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, "github.com/hmcnotifyd/hmcnotifyd/cmd/hmcnotifyd")
+		cmd := exec.CommandContext(context.Background(), "go", "build", "-ldflags=-s -w", "-o", path, "github.com/hmcnotifyd/hmcnotifyd/cmd/hmcnotifyd")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			panic(fmt.Sprintf("go build: %v\n%s", err, out))
