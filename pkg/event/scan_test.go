@@ -3,6 +3,7 @@ package event_test
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"testing"
 	"unicode/utf8"
 
@@ -23,6 +24,27 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
+// sameObject checks that the next element is this one, and has its members.
+func sameObject(t *testing.T, o *event.Objects, element []byte, valid bool) {
+	t.Helper()
+	if !o.Next() {
+		if valid {
+			t.Fatalf("%q is no element", element)
+		}
+		return
+	}
+	if len(element)%2 == 0 { // else nobody asks for the members
+		for name, value := range event.Members(element) {
+			if there := o.Member(); valid && (!there || !bytes.Equal(o.Name, name) || !bytes.Equal(o.Value, value)) {
+				t.Fatalf("%q: %q: %q, and not %q: %q", element, o.Name, o.Value, name, value)
+			}
+		}
+		if more := o.Member(); valid && (more || !bytes.Equal(o.Raw(), element)) {
+			t.Fatalf("%q: %q, and more: %v", element, o.Raw(), more)
+		}
+	}
+}
+
 func walk(t *testing.T, data []byte, valid bool, depth int) {
 	t.Helper()
 	var object map[string]json.RawMessage
@@ -41,14 +63,18 @@ func walk(t *testing.T, data []byte, valid bool, depth int) {
 		event.Int(value)
 	}
 	i := 0
+	objects := event.ObjectsIn(slices.Concat([]byte(`{ "b":[{}],"a" : `), data, []byte("}")), "a")
 	for value := range event.Elements(data) {
+		sameObject(t, &objects, value, valid)
 		if valid && (i >= len(array) || !bytes.Equal(value, array[i])) {
 			t.Fatalf("element %d of %q is %q", i, data, value)
 		}
 		i++
 	}
-	if !valid {
+	if more := objects.Next(); !valid {
 		return
+	} else if more {
+		t.Fatalf("%q: %q as well", data, objects.Raw())
 	}
 	if i != len(array) {
 		t.Fatalf("%q has %d elements, seen %d", data, len(array), i)
