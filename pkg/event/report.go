@@ -34,8 +34,8 @@ func Reports(body []byte) iter.Seq[Report] {
 	}
 }
 
-// AppendReports appends what Reports ranges over; of more than a number the last counts, in place of
-// those before it.
+// AppendReports appends what Reports ranges over; where dst would become longer than limit the last
+// one takes the place of the one before.
 func AppendReports(dst []Report, body []byte, limit int) []Report {
 	for o := ObjectsIn(body, changeReports); o.Next(); {
 		if len(dst) == limit {

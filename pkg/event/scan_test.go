@@ -3,6 +3,7 @@ package event_test
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"slices"
 	"testing"
 	"unicode/utf8"
@@ -102,5 +103,18 @@ func TestMembers(t *testing.T) {
 	}
 	if event.Member(data, "absent") != nil {
 		t.Error("absent member")
+	}
+}
+
+func TestInt(t *testing.T) {
+	for text, want := range map[string]int64{
+		"0": 0, "-0": 0, "7": 7, "-1": -1, `"17"`: 17, `"-17"`: -17, "1557755398299": 1557755398299,
+		"999999999999999999": 999999999999999999, "-999999999999999999": -999999999999999999,
+		"9223372036854775807": math.MaxInt64, "-9223372036854775808": math.MinInt64, "9223372036854775808": 0,
+		"1.5e3": 1500, "1.5": 0, "-": 0, "": 0, "null": 0, "--1": 0, `"x"`: 0, "1x": 0,
+	} {
+		if got := event.Int([]byte(text)); got != want {
+			t.Errorf("%s is %d, want %d", text, got, want)
+		}
 	}
 }
