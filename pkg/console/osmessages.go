@@ -2,7 +2,6 @@ package console
 
 import (
 	"encoding/binary"
-	"hash/fnv"
 	"math"
 	"slices"
 	"strings"
@@ -60,9 +59,12 @@ type OSMessage struct {
 // TextHash returns a hash of the text of an OS message, without the blanks and line ends behind it:
 // clients have seen those come and go. It is stored, and never changes.
 func TextHash(text string) uint32 {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(strings.TrimRight(text, " \t\r\n")))
-	return h.Sum32()
+	const offset, prime = 2166136261, 16777619 // FNV-1a, without the copy that hash/fnv needs
+	hash, text := uint32(offset), strings.TrimRight(text, " \t\r\n")
+	for i := range len(text) {
+		hash = (hash ^ uint32(text[i])) * prime
+	}
+	return hash
 }
 
 // OSVerdict says what an OS message is.

@@ -216,8 +216,8 @@ type Estate struct {
 	gone map[string]removed
 	// announced has what was announced lately, and is not listed yet.
 	announced map[string]time.Time
-	// listed has the classes that an HMC has listed before, by HMC, and partly those of which it has
-	// listed a resource, though perhaps not all.
+	// listed has the classes that an HMC has listed before, by HMC, and partly those of which it
+	// has listed a resource, though perhaps not all.
 	listed map[string]map[string]bool
 	partly map[partOf]bool
 	// dirty has the URIs of what is to be stored.

@@ -233,7 +233,11 @@ func (e *Event) Key() string {
 type ID [16]byte
 
 // String returns the id as events have it: 32 lower-case hexadecimal digits.
-func (id ID) String() string { return hex.EncodeToString(id[:]) }
+func (id ID) String() string {
+	var text [2 * len(id)]byte
+	hex.Encode(text[:], id[:])
+	return string(text[:])
+}
 
 // IDOf derives an event id from what the thing is: the same parts always give the same id, other
 // parts another one.

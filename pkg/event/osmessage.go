@@ -25,27 +25,40 @@ type OSMessage struct {
 func ParseOSMessage(raw []byte) OSMessage {
 	m := OSMessage{Raw: raw}
 	for name, value := range Members(raw) {
-		switch string(name) {
-		case "sequence-number":
-			m.Sequence = string(value)
-			m.Number = Int(value)
-		case "message-text":
-			m.Text = String(value)
-		case "timestamp":
-			m.Time = Int(value)
-		case "prompt-text":
-			m.Prompt = String(value)
-		case "is-refresh":
-			m.Refresh = True(value)
-		case "is-held":
-			m.Held = True(value)
-		case "is-priority":
-			m.Priority = True(value)
-		case "sound-alarm":
-			m.Alarm = True(value)
-		}
+		m.set(name, value)
 	}
 	return m
+}
+
+// ReadOSMessage is ParseOSMessage of the element that o is at.
+func ReadOSMessage(o *Objects) (m OSMessage) {
+	for o.Member() {
+		m.set(o.Name, o.Value)
+	}
+	m.Raw = o.Raw()
+	return m
+}
+
+func (m *OSMessage) set(name, value []byte) {
+	switch string(name) {
+	case "sequence-number":
+		m.Sequence = string(value)
+		m.Number = Int(value)
+	case "message-text":
+		m.Text = String(value)
+	case "timestamp":
+		m.Time = Int(value)
+	case "prompt-text":
+		m.Prompt = String(value)
+	case "is-refresh":
+		m.Refresh = True(value)
+	case "is-held":
+		m.Held = True(value)
+	case "is-priority":
+		m.Priority = True(value)
+	case "sound-alarm":
+		m.Alarm = True(value)
+	}
 }
 
 // PlainText is the text without the line end, which clients have seen come and go.

@@ -19,26 +19,44 @@ type Report struct {
 	OldValue, NewValue []byte
 }
 
+// changeReports is what the reports are called in the body of a notification.
+const changeReports = "change-reports"
+
 // Reports ranges over the change-reports in the body of a notification, which has to be valid JSON,
 // the oldest first: the last one is how things stand.
 func Reports(body []byte) iter.Seq[Report] {
 	return func(yield func(Report) bool) {
-		for report := range Elements(Member(body, "change-reports")) {
-			var r Report
-			for name, value := range Members(report) {
-				if string(value) != "null" {
-					r.set(string(name), value)
-				}
-			}
-			if !yield(r) {
+		for o := ObjectsIn(body, changeReports); o.Next(); {
+			if !yield(readReport(&o)) {
 				return
 			}
 		}
 	}
 }
 
-func (r *Report) set(name string, value []byte) {
-	switch name {
+// AppendReports appends what Reports ranges over; where dst would become longer than limit the last
+// one takes the place of the one before.
+func AppendReports(dst []Report, body []byte, limit int) []Report {
+	for o := ObjectsIn(body, changeReports); o.Next(); {
+		if len(dst) == limit {
+			dst = dst[:limit-1]
+		}
+		dst = append(dst, readReport(&o))
+	}
+	return dst
+}
+
+func readReport(o *Objects) (r Report) {
+	for o.Member() {
+		if string(o.Value) != "null" {
+			r.set(o.Name, o.Value)
+		}
+	}
+	return r
+}
+
+func (r *Report) set(name, value []byte) {
+	switch string(name) {
 	case "old-status":
 		r.OldStatus = String(value)
 	case "new-status":

@@ -6,6 +6,8 @@ import (
 	"iter"
 	"math"
 	"strconv"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 // The functions below read JSON that is known to be valid without building anything from it. They
@@ -19,20 +21,28 @@ func Members(object []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func([]byte, []byte) bool) {
 		i, ok := enter(object, '{')
 		for ok {
-			end := valueEnd(object, i)
-			name := unquote(object[i:end])
-			i = skipSpace(object, end)
-			if i >= len(object) || object[i] != ':' {
-				return
-			}
-			i = skipSpace(object, i+1)
-			end = valueEnd(object, i)
-			if end == i || !yield(name, object[i:end]) {
+			name, value, end := member(object, i)
+			if end < 0 || !yield(name, value) {
 				return
 			}
 			i, ok = next(object, end)
 		}
 	}
+}
+
+// member returns the member that begins at i, and the index behind it; -1: there is none.
+func member(object []byte, i int) (name, value []byte, end int) {
+	end = valueEnd(object, i)
+	name = unquote(object[i:end])
+	i = skipSpace(object, end)
+	if i >= len(object) || object[i] != ':' {
+		return nil, nil, -1
+	}
+	i = skipSpace(object, i+1)
+	if end = valueEnd(object, i); end == i {
+		return nil, nil, -1
+	}
+	return name, object[i:end], end
 }
 
 // Elements ranges over the elements of a JSON array as they stand. A value that is not an array has
@@ -49,6 +59,89 @@ func Elements(array []byte) iter.Seq[[]byte] {
 		}
 	}
 }
+
+// Objects goes through the elements of an array, and through the members of each that is an object,
+// in one pass: Elements and Members read all of an element before its first member is known. The
+// zero value has none.
+//
+//	for o := ObjectsIn(body, "os-messages"); o.Next(); {
+//		for o.Member() {
+//			// o.Name, o.Value
+//		}
+//		// o.Raw()
+//	}
+type Objects struct {
+	// Name and Value are those of the member, as Members has them.
+	Name, Value []byte
+
+	data   []byte
+	begun  bool // there was an element
+	start  int  // of the element
+	at     int  // of the next member, or behind the element
+	inside bool // there is a next member
+}
+
+// ObjectsIn returns the array that is the first member called name. There may be none.
+func ObjectsIn(object []byte, name string) Objects {
+	i, ok := enter(object, '{')
+	for ok {
+		end := valueEnd(object, i)
+		found := string(unquote(object[i:end])) == name
+		if i = skipSpace(object, end); i >= len(object) || object[i] != ':' {
+			break
+		}
+		i++
+		if found {
+			return Objects{data: object[i:]}
+		}
+		i, ok = next(object, valueEnd(object, skipSpace(object, i)))
+	}
+	return Objects{}
+}
+
+// Next goes to the next element.
+func (o *Objects) Next() (ok bool) {
+	for o.Member() { // those that nobody has asked for
+	}
+	if o.begun {
+		o.at, ok = next(o.data, o.at)
+	} else {
+		o.at, ok = enter(o.data, '[')
+	}
+	if o.begun, o.start = true, o.at; !ok {
+		o.data = nil
+		return false
+	}
+	if o.data[o.at] != '{' {
+		o.at = valueEnd(o.data, o.at)
+		return o.at > o.start
+	}
+	i := skipSpace(o.data, o.at+1)
+	if o.inside = i < len(o.data) && o.data[i] != '}'; !o.inside {
+		i++
+	}
+	o.at = min(i, len(o.data))
+	return true
+}
+
+// Member goes to the next member of the element.
+func (o *Objects) Member() bool {
+	if !o.inside {
+		return false
+	}
+	var end int
+	if o.Name, o.Value, end = member(o.data, o.at); end < 0 {
+		o.inside, o.at = false, len(o.data)
+		return false
+	}
+	if o.at, o.inside = next(o.data, end); !o.inside {
+		o.at = min(skipSpace(o.data, end)+1, len(o.data))
+	}
+	return true
+}
+
+// Raw returns the element as it stands, once Member has returned false.
+func (o *Objects) Raw() []byte { return o.data[o.start:o.at] }
 
 // Member returns the value of the first member called name, or nil.
 func Member(object []byte, name string) []byte {
@@ -68,11 +161,43 @@ func String(value []byte) string {
 	if bytes.IndexByte(value, '\\') < 0 {
 		return string(value[1 : len(value)-1])
 	}
+	if s, ok := unescaped(value); ok { // as almost always
+		return s
+	}
 	var s string
 	if json.Unmarshal(value, &s) != nil {
 		return ""
 	}
 	return s
+}
+
+// unescaped returns the value of a JSON string of ASCII with none but the short escapes.
+func unescaped(value []byte) (s string, ok bool) {
+	var buf [512]byte // on the stack
+	out, last := buf[:0], len(value)-1
+	for i := 1; ; i += 2 {
+		end := jsontext.NextSpecial(value, i)
+		out = append(out, value[i:end]...)
+		if end == last && value[end] == '"' {
+			return string(out), true
+		}
+		if end+1 >= last || value[end] != '\\' {
+			return "", false
+		}
+		i = end
+		switch c := value[end+1]; c {
+		case '"', '\\', '/':
+			out = append(out, c)
+		case 'n':
+			out = append(out, '\n')
+		case 'r':
+			out = append(out, '\r')
+		case 't':
+			out = append(out, '\t')
+		default:
+			return "", false
+		}
+	}
 }
 
 // unquote is String without a copy where nothing is escaped.
@@ -86,6 +211,9 @@ func unquote(value []byte) []byte {
 // Int returns the value of a JSON number without fraction, or of one in a string, as HMCs write
 // some, or 0 for any other value.
 func Int(value []byte) int64 {
+	if n, ok := digits(value); ok { // as almost always
+		return n
+	}
 	if n, err := strconv.ParseInt(Unquoted(value), 10, 64); err == nil {
 		return n
 	}
@@ -95,6 +223,25 @@ func Int(value []byte) int64 {
 		return int64(f)
 	}
 	return 0
+}
+
+// digits returns the value of a number that is nothing but digits, and perhaps a minus, and not too
+// many.
+func digits(value []byte) (n int64, ok bool) {
+	of := bytes.TrimPrefix(value, []byte("-"))
+	if len(of) == 0 || len(of) > 18 {
+		return 0, false
+	}
+	for _, c := range of {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int64(c-'0')
+	}
+	if len(of) < len(value) {
+		n = -n
+	}
+	return n, true
 }
 
 // True reports whether the value is the JSON literal true.

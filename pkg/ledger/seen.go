@@ -125,8 +125,13 @@ func (s *Seen) Add(id event.ID, now time.Time) (known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.at = now
-	if _, known = w.ids[id]; !known && w.window > 0 && w.maxIDs > 0 {
-		w.ids[id] = struct{}{}
+	if w.window <= 0 || w.maxIDs <= 0 {
+		_, known = w.ids[id]
+		return known
+	}
+	before := len(w.ids)
+	w.ids[id] = struct{}{} // looked up once
+	if known = len(w.ids) == before; !known {
 		s.added = append(s.added, id)
 	}
 	return known

@@ -55,13 +55,15 @@ func (c *Converter) Convert(n *Notification, id event.ID, emit func(*Part)) {
 	c.event.Headers = n.partHeaders()
 	whole := c.event
 	parts := 0
-	for c.message = range n.Messages() {
+	for o := n.parts(event.TypeOSMessage, "os-messages"); o.Next(); {
+		c.message = event.ReadOSMessage(&o)
 		c.event = whole
 		emit(c.OSMessage(&c.event, &c.message))
 		c.iplMessage(n, emit)
 		parts++
 	}
-	for c.entry = range n.Entries() {
+	for o := n.parts(event.TypeLogEntry, "log-entries"); o.Next(); {
+		c.entry = readLogEntry(&o)
 		c.event = whole
 		emit(c.LogEntry(&c.event, &c.entry))
 		if c.operations != nil && whole.TopicType == event.TopicAudit {

@@ -110,7 +110,7 @@ func classOf(e *event.Event) string {
 // pathOf is the way from the first status to the last one, of those that the reports name; "" where
 // they name none.
 func pathOf(reports []event.Report) string {
-	var statuses []string
+	statuses := make([]string, 0, maxPaths) // on the stack, as a rule
 	for i := range reports {
 		r := &reports[i]
 		if len(statuses) == 0 && r.OldStatus != "" {
@@ -159,6 +159,7 @@ func roughly(d time.Duration) string {
 
 func describePropertyChange(e *event.Event, reports []event.Report) {
 	var what strings.Builder
+	what.Grow(event.MaxValue)
 	for i := range reports[:min(len(reports), maxChanges)] {
 		if i > 0 {
 			what.WriteString(", ")
@@ -195,7 +196,10 @@ func changeInWords(b *strings.Builder, r *event.Report) {
 			b.WriteString(strconv.Itoa(removed) + " removed")
 		}
 	default:
-		b.WriteString(" " + shortValue(r.OldValue) + " -> " + shortValue(r.NewValue))
+		b.WriteByte(' ')
+		writeShort(b, r.OldValue)
+		b.WriteString(" -> ")
+		writeShort(b, r.NewValue)
 	}
 }
 
@@ -344,11 +348,15 @@ func ofResource(r *event.Resource, what string) string {
 	return class + " " + name + " on " + r.CPC + ": " + what
 }
 
-// shortValue is a JSON value as it stands, cut to a bearable length: a string keeps its quotes, for
-// "" is not nothing.
-func shortValue(raw []byte) string {
-	if len(raw) == 0 {
-		return "null"
+// writeShort writes a JSON value as it stands, cut to a bearable length: a string keeps its quotes,
+// for "" is not nothing.
+func writeShort(b *strings.Builder, raw []byte) {
+	switch {
+	case len(raw) == 0:
+		b.WriteString("null")
+	case len(raw) <= event.MaxValue:
+		b.Write(raw)
+	default:
+		b.WriteString(event.Cut(string(raw), event.MaxValue))
 	}
-	return event.Cut(string(raw), event.MaxValue)
 }

@@ -6,7 +6,6 @@ import (
 	"hash/crc32"
 	"hash/fnv"
 	"io"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,12 +93,7 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	}
 	switch n.Type {
 	case event.TypeStatusChange, event.TypePropertyChange:
-		for report := range event.Reports(n.Body) {
-			if len(n.Reports) == maxReports { // the last one says how it is now
-				n.Reports = n.Reports[:maxReports-1]
-			}
-			n.Reports = append(n.Reports, report)
-		}
+		n.Reports = event.AppendReports(n.Reports, n.Body, maxReports)
 	}
 }
 
@@ -247,11 +241,6 @@ func (n *Notification) newName() (name string, ok bool) {
 	return name, ok
 }
 
-// Messages ranges over the OS messages of the notification.
-func (n *Notification) Messages() iter.Seq[event.OSMessage] {
-	return parts(n, event.TypeOSMessage, "os-messages", event.ParseOSMessage)
-}
-
 // LogEntry is an entry of the console's audit or security log.
 type LogEntry struct {
 	Raw                            []byte // the object as it stands
@@ -265,23 +254,35 @@ type LogEntry struct {
 func ParseLogEntry(raw []byte) LogEntry {
 	l := LogEntry{Raw: raw}
 	for name, value := range event.Members(raw) {
-		switch string(name) {
-		case "event-time":
-			l.at = string(value)
-			l.Time = event.Int(value)
-		case "event-id":
-			l.EventID = event.Unquoted(value)
-		case "event-name":
-			l.Name = event.String(value)
-		case "event-message":
-			l.Message = event.String(value)
-		case "userid":
-			l.Userid = event.String(value)
-		case "event-data-items":
-			l.items = string(value)
-		}
+		l.set(name, value)
 	}
 	return l
+}
+
+func readLogEntry(o *event.Objects) (l LogEntry) {
+	for o.Member() {
+		l.set(o.Name, o.Value)
+	}
+	l.Raw = o.Raw()
+	return l
+}
+
+func (l *LogEntry) set(name, value []byte) {
+	switch string(name) {
+	case "event-time":
+		l.at = string(value)
+		l.Time = event.Int(value)
+	case "event-id":
+		l.EventID = event.Unquoted(value)
+	case "event-name":
+		l.Name = event.String(value)
+	case "event-message":
+		l.Message = event.String(value)
+	case "userid":
+		l.Userid = event.String(value)
+	case "event-data-items":
+		l.items = string(value)
+	}
 }
 
 // ID returns what tells an entry of a log of an HMC from those with another content: it is the id
@@ -290,23 +291,12 @@ func (l *LogEntry) ID(hmc, log string) event.ID {
 	return event.IDOf(event.TypeLogEntry, hmc, log, l.at, l.EventID, l.Userid, l.Message, l.items)
 }
 
-// Entries ranges over the log entries of the notification.
-func (n *Notification) Entries() iter.Seq[LogEntry] {
-	return parts(n, event.TypeLogEntry, "log-entries", ParseLogEntry)
-}
-
-// parts ranges over the elements of a notification of a type. A body of another shape has none.
-func parts[T any](n *Notification, typ, member string, parse func([]byte) T) iter.Seq[T] {
-	return func(yield func(T) bool) {
-		if n.Type != typ {
-			return
-		}
-		for raw := range event.Elements(event.Member(n.Body, member)) {
-			if !yield(parse(raw)) {
-				return
-			}
-		}
+// parts returns the elements of a notification of a type. A body of another shape has none.
+func (n *Notification) parts(typ, member string) event.Objects {
+	if n.Type != typ {
+		return event.Objects{}
 	}
+	return event.ObjectsIn(n.Body, member)
 }
 
 // partHeaders returns the headers that each part of the notification has: all of them, unless that
