@@ -25,6 +25,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
@@ -464,8 +465,8 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Version: b.opts.Version, ExternalURL: b.opts.ExternalURL, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
-			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
+			Store:   deliver.Kept(b.queue, c.Name),
+			Selects: match.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)

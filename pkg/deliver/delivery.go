@@ -11,6 +11,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
@@ -100,7 +101,7 @@ func New(o Options) *Delivery {
 	d := &Delivery{
 		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(),
 		hold: o.Hold, resume: o.Resume, dead: o.Dead, backlog: o.Backlog,
-		Wants:   Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
+		Wants:   match.Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
 		log:     o.Logger.Named("sink").With(zap.String("sink", o.Sink.Name)),
@@ -144,6 +145,11 @@ func New(o Options) *Delivery {
 	}
 	d.metrics.delivery.Store(d)
 	return d
+}
+
+// Kept is what a sink has to remember, as a part of the queue's state.
+func Kept(q *queue.Queue, sink string) queue.Scope {
+	return queue.Scope{Queue: q, Prefix: "sink/" + sink + "\x00"}
 }
 
 // Fits says whether a configuration asks for this very delivery.

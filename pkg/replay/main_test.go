@@ -169,7 +169,7 @@ func delivery(t *testing.T, h History, sink string) (*deliver.Delivery, *queue.D
 		t.Fatal(err)
 	}
 	s := cfg.Sinks[0]
-	to, err := sinks.New(s, sinks.Options{Version: "test", Store: deliver.SinkStore{Queue: h.Queue, Name: s.Name}})
+	to, err := sinks.New(s, sinks.Options{Version: "test", Store: deliver.Kept(h.Queue, s.Name)})
 	if err != nil {
 		t.Fatal(err)
 	}
