@@ -16,7 +16,6 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
@@ -141,7 +140,7 @@ func (f *deadLetterFlags) found(ids map[string]bool) error {
 
 // eachPage fetches the letters that were asked for, page by page.
 func (e *environment) eachPage(
-	ctx context.Context, command string, page func(*client, []deliver.DeadLetter) error,
+	ctx context.Context, command string, page func(*client, []replay.DeadLetter) error,
 ) error {
 	return e.withClient(command, e.letters.client, func(c *client) error {
 		q, ids := e.letters.query(), map[string]bool{}
@@ -166,7 +165,7 @@ func (e *environment) eachPage(
 
 func (e *environment) listDeadLetters(ctx context.Context) error {
 	width, n := terminal.Width(e.stdout), 0
-	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []deliver.DeadLetter) error {
+	err := e.eachPage(ctx, "dead-letters list", func(_ *client, letters []replay.DeadLetter) error {
 		var out bytes.Buffer
 		if e.letters.json {
 			for i := range letters {
@@ -199,7 +198,7 @@ const maxSummaryShown = 48
 
 // writeTable writes letters as a table. Where the width of the terminal is known the reason ends
 // there.
-func writeTable(w io.Writer, letters []deliver.DeadLetter, header bool, width int) {
+func writeTable(w io.Writer, letters []replay.DeadLetter, header bool, width int) {
 	if len(letters) == 0 {
 		return
 	}
@@ -247,9 +246,9 @@ func oneLine(s string, limit int) string { return terminal.OneLine(s, limit) }
 
 func (e *environment) showDeadLetters(ctx context.Context) error {
 	n := 0
-	return e.eachPage(ctx, "dead-letters show", func(c *client, letters []deliver.DeadLetter) error {
+	return e.eachPage(ctx, "dead-letters show", func(c *client, letters []replay.DeadLetter) error {
 		for i := range letters {
-			var l deliver.DeadLetter
+			var l replay.DeadLetter
 			err := c.get(ctx, http.MethodGet, deadLettersPath+"/"+letters[i].ID, nil, &l)
 			if err != nil {
 				return err
@@ -277,7 +276,7 @@ func (e *environment) showDeadLetters(ctx context.Context) error {
 }
 
 // writeLetter writes a letter for people.
-func writeLetter(out *bytes.Buffer, l *deliver.DeadLetter) error {
+func writeLetter(out *bytes.Buffer, l *replay.DeadLetter) error {
 	line := func(name, value string) { fmt.Fprintf(out, "%-9s %s\n", name+":", oneLine(value, 0)) }
 	line("letter", l.ID)
 	line("sink", l.Sink)

@@ -22,10 +22,10 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
@@ -128,15 +128,15 @@ func (o *operator) call(args ...string) (status int, stdout, stderr string) {
 }
 
 // list returns the letters that list --json prints.
-func (o *operator) list(args ...string) []deliver.DeadLetter {
+func (o *operator) list(args ...string) []replay.DeadLetter {
 	o.t.Helper()
 	status, stdout, stderr := o.call(append([]string{"list", "--json"}, args...)...)
 	if status != 0 || stderr != "" {
 		o.t.Fatalf("list: status %d: %s", status, stderr)
 	}
-	var letters []deliver.DeadLetter
+	var letters []replay.DeadLetter
 	for dec := json.NewDecoder(strings.NewReader(stdout)); ; {
-		var l deliver.DeadLetter
+		var l replay.DeadLetter
 		if err := dec.Decode(&l); err == io.EOF {
 			break
 		} else if err != nil {
@@ -528,7 +528,7 @@ func TestManyDeadLetters(t *testing.T) {
 	o := &operator{t: t, url: server.URL}
 
 	got := o.list()
-	if len(got) != n || !slices.IsSortedFunc(got, func(a, b deliver.DeadLetter) int { return strings.Compare(a.ID, b.ID) }) || got[n-1].EventID != "event 2499" {
+	if len(got) != n || !slices.IsSortedFunc(got, func(a, b replay.DeadLetter) int { return strings.Compare(a.ID, b.ID) }) || got[n-1].EventID != "event 2499" {
 		t.Fatalf("%d letters", len(got))
 	}
 	if _, stdout, _ := o.call("list"); strings.Count(stdout, "\n") != n+1 || strings.Count(stdout, "REASON") != 1 {
@@ -550,7 +550,7 @@ func TestManyDeadLetters(t *testing.T) {
 }
 
 func TestWriteTable(t *testing.T) {
-	letters := []deliver.DeadLetter{
+	letters := []replay.DeadLetter{
 		{ID: "0123456789abcdef", Sink: "a", Time: time.Unix(0, 0), Status: 400, Reason: "a reason that is\ntoo long for the terminal, ééééé and goes on"},
 		{ID: "0123456789abcdef", Sink: "with a long name", Time: time.Unix(0, 0), Reason: "short"},
 	}

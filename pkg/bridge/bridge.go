@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,6 +24,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
@@ -43,15 +43,8 @@ const (
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
 	// still waited for.
 	leaveTimeout = time.Second
-	// holdEvery is how often is asked whether something may be delivered, while it may not.
-	holdEvery = 100 * time.Millisecond
 	// readAlongTimeout is how long those who read along have for what was stored last.
 	readAlongTimeout = time.Second
-	// ballastBytes are allocated and never touched, so they take no memory. The garbage
-	// collector runs when the heap has doubled: one of a few megabytes doubles so often that
-	// every hundredth event had to wait for it (p99 from socket to webhook at 1,000 per second:
-	// 2.1 ms without, 1.2 ms with it).
-	ballastBytes = 32 << 20
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the
 	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
@@ -81,7 +74,7 @@ type Options struct {
 	// then has only what belongs to this machine. It stays the caller's.
 	Elsewhere *Elsewhere
 	// Buffers is how many bytes may wait to be stored: so many of each HMC, and so many that are
-	// being written. 0: 8 MiB, and less of each HMC where there are many. Tests fill them.
+	// being written. 0: 8 MiB of each HMC, less where there are many, and 4 MiB. Tests fill them.
 	Buffers int
 	// Intervals are those of each HMC; tests shorten them.
 	Intervals watch.Intervals
@@ -133,11 +126,9 @@ type Bridge struct {
 	// one replay, and one test of a sink, at a time
 	replaying, testing sync.Mutex
 	deadDropped        status.Throttle
-	// see ballastBytes
-	ballast []byte
-	budget  *budget.Budget // of all HMCs, beyond the share of each
-	live    *replay.Live
-	current atomic.Pointer[current]
+	budget             *budget.Budget // of all HMCs, beyond the share of each
+	live               *replay.Live
+	current            atomic.Pointer[current]
 
 	// one reload at a time; guards what follows
 	reloading sync.Mutex
@@ -185,8 +176,8 @@ func New(opts Options) (*Bridge, error) {
 	b := &Bridge{
 		opts: opts, log: opts.Logger, started: time.Now(),
 		sinkMetrics: deliver.NewMetrics(opts.Registerer),
-		groups:      make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
-		budget: budget.New(cmp.Or(opts.Buffers, budget.Common())),
+		groups:      make(map[string]*record.Group),
+		budget:      budget.New(cmp.Or(opts.Buffers, budget.Common())),
 	}
 	if e := opts.Ears; e != nil {
 		b.metrics, b.budget = e.Metrics, e.Budget
@@ -303,7 +294,6 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 		}
 	}
 	b.live.Left(readAlongTimeout)
-	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
 
@@ -311,18 +301,6 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 func (b *Bridge) leads() bool {
 	e := b.opts.Elsewhere
 	return e == nil || e.Valid == nil || e.Valid()
-}
-
-// hold waits until it may.
-func (b *Bridge) hold(ctx context.Context) error {
-	for !b.leads() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(holdEvery):
-		}
-	}
-	return nil
 }
 
 // resume returns what waits for what was done of a sink before this daemon led; nil: nothing was.
@@ -464,8 +442,8 @@ func (b *Bridge) build(keep *current) (_ *world, err error) {
 		}
 		sink, err := sinks.New(c, sinks.Options{
 			Version: b.opts.Version, ExternalURL: b.opts.ExternalURL, Stdout: b.opts.Stdout, Stderr: b.opts.Stderr,
-			Store:   deliver.SinkStore{Queue: b.queue, Name: c.Name},
-			Selects: deliver.Router{Match: c.Match, Drop: c.Drop}.Wants,
+			Store:   deliver.Kept(b.queue, c.Name),
+			Selects: match.Router{Match: c.Match, Drop: c.Drop}.Wants,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: %w", c.Name, err)
@@ -529,7 +507,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
-			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold, Resume: b.resume(n.cfg.Name),
+			Backlog: b.live.Backlog(n.cfg.Name), May: b.leads, Resume: b.resume(n.cfg.Name),
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)

@@ -13,6 +13,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/elastic"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hec"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
@@ -126,7 +127,7 @@ sinks:
 			s := d.sink(name)
 			return s.QueueEvents == 0 && s.Delivered == 99 && s.DeadLetters == 1
 		})
-		letters := d.letters(deliver.DeadLetterFilter{Sink: name})
+		letters := d.letters(replay.DeadLetterFilter{Sink: name})
 		if len(letters) != 1 || letters[0].Status != 400 || !strings.Contains(letters[0].Reason, want.reason) {
 			t.Errorf("%s: %+v", name, letters)
 		}

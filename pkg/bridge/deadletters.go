@@ -31,7 +31,7 @@ func (b *Bridge) known(sink string) error {
 	if sink == "" || b.dead.Count(sink) > 0 || sinkIndex(b.now().cfg, sink) >= 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %q is not in the configuration and has no dead letters", deliver.ErrNoSuchSink, sink)
+	return fmt.Errorf("%w: %q is not in the configuration and has no dead letters", replay.ErrNoSuchSink, sink)
 }
 
 // deliveryTo returns the running delivery of a sink, nil if there is none.
@@ -44,8 +44,8 @@ func (b *Bridge) deliveryTo(sink string) *deliver.Delivery {
 
 // DeadLetters returns at most limit dead letters without their events, oldest first, that are
 // behind the one with the id after. If there may be more, next is what to give as after.
-func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limit int) (
-	letters []deliver.DeadLetter, next string, err error,
+func (b *Bridge) DeadLetters(filter replay.DeadLetterFilter, after string, limit int) (
+	letters []replay.DeadLetter, next string, err error,
 ) {
 	if err := b.known(filter.Sink); err != nil {
 		return nil, "", err
@@ -56,7 +56,7 @@ func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limi
 	if err != nil {
 		return nil, "", letterError(err)
 	}
-	letters = make([]deliver.DeadLetter, len(list))
+	letters = make([]replay.DeadLetter, len(list))
 	for i := range list {
 		letters[i] = letterOf(&list[i])
 	}
@@ -67,17 +67,17 @@ func (b *Bridge) DeadLetters(filter deliver.DeadLetterFilter, after string, limi
 }
 
 // DeadLetter returns one letter with its event.
-func (b *Bridge) DeadLetter(id string) (deliver.DeadLetter, error) {
+func (b *Bridge) DeadLetter(id string) (replay.DeadLetter, error) {
 	stored, err := b.dead.Get(id)
 	if err != nil {
-		return deliver.DeadLetter{}, letterError(err)
+		return replay.DeadLetter{}, letterError(err)
 	}
 	return letterOf(&stored), nil
 }
 
 // letterOf is a stored letter as it is shown, with its event if that was read.
-func letterOf(l *queue.DeadLetter) deliver.DeadLetter {
-	out := deliver.DeadLetter{
+func letterOf(l *queue.DeadLetter) replay.DeadLetter {
+	out := replay.DeadLetter{
 		ID: l.ID, Sink: l.Sink, Time: l.Time.UTC(), Status: l.Status, Reason: l.Reason, Request: l.Request,
 		EventID: l.EventID, EventType: l.EventType, Summary: l.Summary, Size: l.Size,
 	}
@@ -92,13 +92,13 @@ func letterOf(l *queue.DeadLetter) deliver.DeadLetter {
 // letterError is an error of the stored letters as it is shown.
 func letterError(err error) error {
 	if errors.Is(err, queue.ErrNotFound) {
-		return deliver.ErrNoSuchLetter
+		return replay.ErrNoSuchLetter
 	}
 	return err
 }
 
 // logFields are a filter as the log shows it.
-func logFields(f deliver.DeadLetterFilter) []zap.Field {
+func logFields(f replay.DeadLetterFilter) []zap.Field {
 	var fields []zap.Field
 	if f.Sink != "" {
 		fields = append(fields, zap.String("of_sink", f.Sink))
@@ -114,7 +114,7 @@ func logFields(f deliver.DeadLetterFilter) []zap.Field {
 
 // PurgeDeadLetters deletes dead letters for ever and returns how many. After an error those it has
 // counted are gone.
-func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) {
+func (b *Bridge) PurgeDeadLetters(filter replay.DeadLetterFilter) (int, error) {
 	if err := b.known(filter.Sink); err != nil {
 		return 0, err
 	}
@@ -131,7 +131,7 @@ func (b *Bridge) PurgeDeadLetters(filter deliver.DeadLetterFilter) (int, error) 
 // at each step, the last of which is LettersDone; an error of report ends the replay. If Replay
 // returns an error nothing has been reported.
 func (b *Bridge) Replay(
-	ctx context.Context, filter deliver.DeadLetterFilter, to string, report func(replay.LettersStep) error,
+	ctx context.Context, filter replay.DeadLetterFilter, to string, report func(replay.LettersStep) error,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -150,14 +150,14 @@ func (b *Bridge) Replay(
 
 // replay is Replay but for the last step.
 func (b *Bridge) replay(
-	ctx context.Context, filter deliver.DeadLetterFilter, to string, tell func(replay.LettersStep),
+	ctx context.Context, filter replay.DeadLetterFilter, to string, tell func(replay.LettersStep),
 ) (all replay.LettersCounts, err error) {
 	if !b.replaying.TryLock() {
 		return all, replay.ErrReplaying
 	}
 	defer b.replaying.Unlock()
 	if to != "" && b.deliveryTo(to) == nil {
-		return all, fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, to)
+		return all, fmt.Errorf("%w: %q is not in the configuration", replay.ErrNoSuchSink, to)
 	}
 	if err := b.known(filter.Sink); err != nil {
 		return all, err

@@ -24,7 +24,7 @@ import (
 )
 
 // replayed runs a replay and returns its steps and what it counted.
-func (d *daemon) replayed(filter deliver.DeadLetterFilter, to string) ([]replay.LettersStep, replay.LettersCounts) {
+func (d *daemon) replayed(filter replay.DeadLetterFilter, to string) ([]replay.LettersStep, replay.LettersCounts) {
 	d.t.Helper()
 	var steps []replay.LettersStep
 	if err := d.bridge.Replay(d.t.Context(), filter, to, func(s replay.LettersStep) error {
@@ -40,7 +40,7 @@ func (d *daemon) replayed(filter deliver.DeadLetterFilter, to string) ([]replay.
 	return steps, *last.Counts
 }
 
-func (d *daemon) letters(filter deliver.DeadLetterFilter) []deliver.DeadLetter {
+func (d *daemon) letters(filter replay.DeadLetterFilter) []replay.DeadLetter {
 	d.t.Helper()
 	letters, next, err := d.bridge.DeadLetters(filter, "", 0)
 	if err != nil || next != "" {
@@ -88,7 +88,7 @@ func (d *daemon) sink(name string) status.SinkStatus {
 func TestDeadLetterAndReplay(t *testing.T) {
 	t.Parallel()
 	d, sim := withLetters(t, 3)
-	letters := d.letters(deliver.DeadLetterFilter{})
+	letters := d.letters(replay.DeadLetterFilter{})
 	if len(letters) != 3 {
 		t.Fatalf("%+v", letters)
 	}
@@ -106,7 +106,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	if err := json.Unmarshal(whole.Event, e); err != nil || e.ID != whole.EventID || marks([]*event.Event{e})["BAD"][0] != "1" {
 		t.Errorf("%v: %+v", err, e)
 	}
-	if _, err := d.bridge.DeadLetter("x"); !errors.Is(err, deliver.ErrNoSuchLetter) {
+	if _, err := d.bridge.DeadLetter("x"); !errors.Is(err, replay.ErrNoSuchLetter) {
 		t.Error(err)
 	}
 	if got := d.metric(`hmcnotifyd_sink_dead_letters{sink="hook"}`); got != 3 {
@@ -118,10 +118,10 @@ func TestDeadLetterAndReplay(t *testing.T) {
 
 	// Refused again: they stay where they are, with the new reason.
 	d.consumer.set(refusing(http.StatusConflict))
-	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (replay.LettersCounts{Letters: 3, Refused: 3}) {
+	if _, got := d.replayed(replay.DeadLetterFilter{Sink: "hook"}, ""); got != (replay.LettersCounts{Letters: 3, Refused: 3}) {
 		t.Errorf("%+v", got)
 	}
-	for i, l := range d.letters(deliver.DeadLetterFilter{}) {
+	for i, l := range d.letters(replay.DeadLetterFilter{}) {
 		if l.ID != letters[i].ID || l.Status != 409 || !strings.Contains(l.Reason, "409") || l.Time.Before(letters[i].Time) {
 			t.Errorf("letter %d: %+v", i, l)
 		}
@@ -137,19 +137,19 @@ func TestDeadLetterAndReplay(t *testing.T) {
 		return http.StatusOK
 	})
 	publish(sim, "GOOD", "live")
-	steps, got := d.replayed(deliver.DeadLetterFilter{IDs: []string{letters[0].ID, letters[2].EventID}}, "")
+	steps, got := d.replayed(replay.DeadLetterFilter{IDs: []string{letters[0].ID, letters[2].EventID}}, "")
 	if got != (replay.LettersCounts{Letters: 2, Accepted: 2}) || steps[0].Outcome != replay.LettersBegins || steps[1].Outcome != replay.LettersAccepted ||
 		steps[1].ID != letters[0].ID || steps[2].EventID != letters[2].EventID || steps[3].Outcome != replay.LettersEnded || len(steps) != 5 {
 		t.Errorf("%+v: %+v", got, steps)
 	}
-	if left := d.letters(deliver.DeadLetterFilter{}); len(left) != 1 || left[0].ID != letters[1].ID {
+	if left := d.letters(replay.DeadLetterFilter{}); len(left) != 1 || left[0].ID != letters[1].ID {
 		t.Errorf("left: %+v", left)
 	}
 	d.eventually("the live one has come", func() bool { return len(marks(d.consumer.got())["GOOD"]) == 1 })
 	if got := marks(d.consumer.got())["BAD"]; !slices.Equal(got, []string{"0", "2"}) {
 		t.Errorf("arrived: %v", got)
 	}
-	for _, l := range []deliver.DeadLetter{letters[0], letters[2]} {
+	for _, l := range []replay.DeadLetter{letters[0], letters[2]} {
 		if ids[l.EventID] != l.EventID {
 			t.Errorf("event %s did not come with its id: %v", l.EventID, ids)
 		}
@@ -170,19 +170,19 @@ func TestDeadLetterAndReplay(t *testing.T) {
 	}
 	d.lint()
 
-	if _, _, err := d.bridge.DeadLetters(deliver.DeadLetterFilter{Sink: "hok"}, "", 0); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if _, _, err := d.bridge.DeadLetters(replay.DeadLetterFilter{Sink: "hok"}, "", 0); !errors.Is(err, replay.ErrNoSuchSink) {
 		t.Errorf("a slip in the name: %v", err)
 	}
-	if _, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{Sink: "hok"}); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if _, err := d.bridge.PurgeDeadLetters(replay.DeadLetterFilter{Sink: "hok"}); !errors.Is(err, replay.ErrNoSuchSink) {
 		t.Errorf("a slip in the name: %v", err)
 	}
-	if n, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{Since: time.Now().Add(time.Hour)}); n != 0 || err != nil {
+	if n, err := d.bridge.PurgeDeadLetters(replay.DeadLetterFilter{Since: time.Now().Add(time.Hour)}); n != 0 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if n, err := d.bridge.PurgeDeadLetters(deliver.DeadLetterFilter{}); n != 1 || err != nil {
+	if n, err := d.bridge.PurgeDeadLetters(replay.DeadLetterFilter{}); n != 1 || err != nil {
 		t.Errorf("%d purged, %v", n, err)
 	}
-	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (replay.LettersCounts{}) {
+	if _, got := d.replayed(replay.DeadLetterFilter{}, ""); got != (replay.LettersCounts{}) {
 		t.Errorf("%+v of nothing", got)
 	}
 }
@@ -197,8 +197,8 @@ func TestDeadLetterOfMaxAge(t *testing.T) {
 	d.connected("a")
 	d.consumer.set(refusing(http.StatusServiceUnavailable))
 	publish(sim, "BAD", "x")
-	d.eventually("given up", func() bool { return len(d.letters(deliver.DeadLetterFilter{})) == 1 })
-	if l := d.letters(deliver.DeadLetterFilter{})[0]; l.Status != 503 || !strings.HasPrefix(l.Reason, "given up after 1s: ") {
+	d.eventually("given up", func() bool { return len(d.letters(replay.DeadLetterFilter{})) == 1 })
+	if l := d.letters(replay.DeadLetterFilter{})[0]; l.Status != 503 || !strings.HasPrefix(l.Reason, "given up after 1s: ") {
 		t.Errorf("%+v", l)
 	}
 }
@@ -217,20 +217,20 @@ func TestReplayStops(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	steps, got := d.replayed(deliver.DeadLetterFilter{}, "")
+	steps, got := d.replayed(replay.DeadLetterFilter{}, "")
 	if got != (replay.LettersCounts{Letters: 5, Accepted: 2, Left: 3}) {
 		t.Errorf("%+v", got)
 	}
 	if s := steps[len(steps)-2]; s.Outcome != replay.LettersStopped || s.Sink != "hook" || !strings.Contains(s.Reason, "502") || *s.Counts != got {
 		t.Errorf("%+v", s)
 	}
-	for _, l := range d.letters(deliver.DeadLetterFilter{}) {
+	for _, l := range d.letters(replay.DeadLetterFilter{}) {
 		if l.Status != 400 {
 			t.Errorf("a letter that was not refused again has changed: %+v", l)
 		}
 	}
-	if s := d.bridge.Status(); !s.Ready || len(d.letters(deliver.DeadLetterFilter{})) != 3 {
-		t.Errorf("%d left, reasons %v", len(d.letters(deliver.DeadLetterFilter{})), s.Reasons)
+	if s := d.bridge.Status(); !s.Ready || len(d.letters(replay.DeadLetterFilter{})) != 3 {
+		t.Errorf("%d left, reasons %v", len(d.letters(replay.DeadLetterFilter{})), s.Reasons)
 	}
 }
 
@@ -249,7 +249,7 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 			w.WriteHeader(http.StatusTooManyRequests)
 		}
 	})
-	steps, got := d.replayed(deliver.DeadLetterFilter{}, "")
+	steps, got := d.replayed(replay.DeadLetterFilter{}, "")
 	if got != (replay.LettersCounts{Letters: 2, Accepted: 2}) || steps[1].Outcome != replay.LettersWaits || len(times) != 3 || times[1].Sub(times[0]) < 990*time.Millisecond {
 		t.Errorf("%+v %v %+v", got, times, steps)
 	}
@@ -261,7 +261,7 @@ func TestReplayHonoursRetryAfter(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second one does not even ask
-		steps, got = d.replayed(deliver.DeadLetterFilter{}, "")
+		steps, got = d.replayed(replay.DeadLetterFilter{}, "")
 		if s := steps[len(steps)-2]; got != (replay.LettersCounts{Letters: 1, Left: 1}) || s.Outcome != replay.LettersStopped || !strings.Contains(s.Reason, "left alone for 1h0m0s") && !strings.Contains(s.Reason, "left alone for 59m") {
 			t.Errorf("%+v %+v", got, s)
 		}
@@ -288,10 +288,10 @@ func TestReplayLeavesWhatComes(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "hook"}, ""); got != (replay.LettersCounts{Letters: replay.LettersPage, Accepted: replay.LettersPage}) {
+	if _, got := d.replayed(replay.DeadLetterFilter{Sink: "hook"}, ""); got != (replay.LettersCounts{Letters: replay.LettersPage, Accepted: replay.LettersPage}) {
 		t.Errorf("%+v", got)
 	}
-	if left := len(d.letters(deliver.DeadLetterFilter{})); left != 2 {
+	if left := len(d.letters(replay.DeadLetterFilter{})); left != 2 {
 		t.Errorf("%d letters", left)
 	}
 }
@@ -307,21 +307,21 @@ func TestReplayTo(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	steps, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "")
+	steps, got := d.replayed(replay.DeadLetterFilter{Sink: "old"}, "")
 	if got != (replay.LettersCounts{Letters: 3, Left: 3}) || steps[1].Outcome != replay.LettersStopped || !strings.Contains(steps[1].Reason, `"old" is not in the configuration`) {
 		t.Errorf("%+v %+v", got, steps)
 	}
-	if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "nobody", nil); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if err := d.bridge.Replay(t.Context(), replay.DeadLetterFilter{}, "nobody", nil); !errors.Is(err, replay.ErrNoSuchSink) {
 		t.Error(err)
 	}
 	if got := d.metric(`hmcnotifyd_sink_dead_letters{sink="old"}`); got != 3 {
 		t.Errorf("the gauge of a sink that is gone says %v", got)
 	}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	if _, got := d.replayed(deliver.DeadLetterFilter{Sink: "old"}, "hook"); got != (replay.LettersCounts{Letters: 3, Accepted: 1, Refused: 2}) {
+	if _, got := d.replayed(replay.DeadLetterFilter{Sink: "old"}, "hook"); got != (replay.LettersCounts{Letters: 3, Accepted: 1, Refused: 2}) {
 		t.Errorf("%+v", got)
 	}
-	for _, l := range d.letters(deliver.DeadLetterFilter{Sink: "old"}) {
+	for _, l := range d.letters(replay.DeadLetterFilter{Sink: "old"}) {
 		if !strings.Contains(l.Reason, "not an event") {
 			t.Errorf("%+v", l)
 		}
@@ -329,7 +329,7 @@ func TestReplayTo(t *testing.T) {
 			t.Errorf("%+v, %v", whole, err)
 		}
 	}
-	if len(d.letters(deliver.DeadLetterFilter{Sink: "hook"})) != 1 {
+	if len(d.letters(replay.DeadLetterFilter{Sink: "hook"})) != 1 {
 		t.Error("the letter of the other sink is gone")
 	}
 }
@@ -372,7 +372,7 @@ func TestReplayIsEnded(t *testing.T) {
 			done := make(chan error, 1)
 			var steps []replay.LettersStep
 			go func() {
-				done <- d.bridge.Replay(ctx, deliver.DeadLetterFilter{}, "", func(s replay.LettersStep) error {
+				done <- d.bridge.Replay(ctx, replay.DeadLetterFilter{}, "", func(s replay.LettersStep) error {
 					steps = append(steps, s)
 					if end == nil && s.Outcome == replay.LettersAccepted {
 						return errors.New("nobody reads")
@@ -382,7 +382,7 @@ func TestReplayIsEnded(t *testing.T) {
 			}()
 			if end != nil {
 				<-arrived
-				if err := d.bridge.Replay(t.Context(), deliver.DeadLetterFilter{}, "", nil); !errors.Is(err, replay.ErrReplaying) {
+				if err := d.bridge.Replay(t.Context(), replay.DeadLetterFilter{}, "", nil); !errors.Is(err, replay.ErrReplaying) {
 					t.Errorf("a second replay: %v", err)
 				}
 				end(d, cancel)
@@ -404,7 +404,7 @@ func TestReplayIsEnded(t *testing.T) {
 			if name == "by the daemon" {
 				d.start(d.bridge.opts.Config)
 			}
-			if left := len(d.letters(deliver.DeadLetterFilter{})); left != 2 {
+			if left := len(d.letters(replay.DeadLetterFilter{})); left != 2 {
 				t.Errorf("%d letters are left", left)
 			}
 		})
@@ -424,7 +424,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 	if removed := d.bridge.Status().Removed; len(removed) != 0 {
 		t.Errorf("%+v", removed)
 	}
-	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, deliver.ErrConfigured) {
+	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, replay.ErrConfigured) {
 		t.Errorf("purge of a configured sink: %v", err)
 	}
 	cfg := d.config(yaml)
@@ -447,7 +447,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 	d.start(cfg)
 	d.eventually("reported", func() bool { return strings.Contains(d.logs.String(), "not configured any more") })
 	check()
-	if _, err := d.bridge.PurgeRemovedSink("file"); !errors.Is(err, deliver.ErrConfigured) {
+	if _, err := d.bridge.PurgeRemovedSink("file"); !errors.Is(err, replay.ErrConfigured) {
 		t.Errorf("purge of a configured sink: %v", err)
 	}
 	if n, err := d.bridge.PurgeRemovedSink("hook"); n < 1 || err != nil {
@@ -456,7 +456,7 @@ func TestRemovedSinkIsKept(t *testing.T) {
 	if removed := d.bridge.Status().Removed; len(removed) != 0 || slices.Contains(d.bridge.queue.Cursors(), "hook") {
 		t.Errorf("%+v", removed)
 	}
-	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if _, err := d.bridge.PurgeRemovedSink("hook"); !errors.Is(err, replay.ErrNoSuchSink) {
 		t.Error(err)
 	}
 }

@@ -186,12 +186,12 @@ func TestFloodRefused(t *testing.T) {
 	if got := d.metric(`hmcnotifyd_sink_events_total{outcome="dead_letter",sink="hook"}`); got != 50 {
 		t.Errorf("%v dead letters are counted", got)
 	}
-	letters := d.letters(deliver.DeadLetterFilter{})
+	letters := d.letters(replay.DeadLetterFilter{})
 	if len(letters) != 1 || letters[0].EventType != event.TypeStatusChangeSummary || letters[0].Status != http.StatusBadRequest {
 		t.Fatalf("%+v", letters)
 	}
 	d.consumer.set(func(*http.Request, *event.Event) int { return http.StatusOK })
-	if _, got := d.replayed(deliver.DeadLetterFilter{}, ""); got != (replay.LettersCounts{Letters: 1, Accepted: 1}) {
+	if _, got := d.replayed(replay.DeadLetterFilter{}, ""); got != (replay.LettersCounts{Letters: 1, Accepted: 1}) {
 		t.Errorf("%+v", got)
 	}
 	if _, summaries := statusChanges(d.consumer.got()); len(summaries) != 1 || summaries[0].ID != letters[0].EventID || floodBody(t, summaries[0]).Count != 50 {

@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
@@ -114,11 +115,11 @@ func (b *Bridge) PurgeRemovedSink(name string) (int64, error) {
 	b.reloading.Lock() // the sink must not come back meanwhile
 	defer b.reloading.Unlock()
 	if sinkIndex(b.now().cfg, name) >= 0 {
-		return 0, fmt.Errorf("%s: %w", name, deliver.ErrConfigured)
+		return 0, fmt.Errorf("%s: %w", name, replay.ErrConfigured)
 	}
 	cursor := b.queue.Lookup(name)
 	if cursor == nil {
-		return 0, fmt.Errorf("%w: no events wait for %q", deliver.ErrNoSuchSink, name)
+		return 0, fmt.Errorf("%w: no events wait for %q", replay.ErrNoSuchSink, name)
 	}
 	events, _, _ := cursor.Pending()
 	if err := b.forgetSink(name); err != nil {
@@ -147,7 +148,7 @@ func (b *Bridge) retire(name string, cursor *queue.Cursor) {
 
 // forgetSink removes the cursor of a sink, and what was kept for it.
 func (b *Bridge) forgetSink(name string) error {
-	return errors.Join(deliver.SinkStore{Queue: b.queue, Name: name}.Forget(b.deliverLife),
+	return errors.Join(deliver.Kept(b.queue, name).Forget(b.deliverLife),
 		b.live.Forget(b.deliverLife, name),
 		b.queue.PutState(b.deliverLife, map[string][]byte{limitsPrefix + name: nil}), b.queue.RemoveCursor(name))
 }

@@ -7,7 +7,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 )
 
@@ -21,7 +20,7 @@ func (b *Bridge) ReplayStored(
 ) error {
 	d := b.deliveryTo(sink)
 	if d == nil {
-		return fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, sink)
+		return fmt.Errorf("%w: %q is not in the configuration", replay.ErrNoSuchSink, sink)
 	}
 	if !b.replaying.TryLock() {
 		return replay.ErrReplaying

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
 
@@ -32,7 +33,7 @@ func (b *Bridge) SendTest(ctx context.Context, sink string, report func(deliver.
 			names = append(names, b.now().cfg.Sinks[i].Name)
 		}
 		return fmt.Errorf("%w: %q is not in the configuration, which has %s",
-			deliver.ErrNoSuchSink, sink, strings.Join(names, ", "))
+			replay.ErrNoSuchSink, sink, strings.Join(names, ", "))
 	}
 	if !b.testing.TryLock() {
 		return fmt.Errorf("%w: another test of a sink is running; try again when it has ended", ErrNotTested)

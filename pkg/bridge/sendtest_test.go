@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
@@ -149,7 +150,7 @@ func TestSendTestRefuses(t *testing.T) {
 		t.Errorf("told of %+v", s)
 		return nil
 	}
-	if err := d.bridge.SendTest(t.Context(), "hok", nothing); !errors.Is(err, deliver.ErrNoSuchSink) || !strings.Contains(err.Error(), "hook, file, all") {
+	if err := d.bridge.SendTest(t.Context(), "hok", nothing); !errors.Is(err, replay.ErrNoSuchSink) || !strings.Contains(err.Error(), "hook, file, all") {
 		t.Errorf("a slip in the name: %v", err)
 	}
 	d.bridge.testing.Lock()

@@ -92,6 +92,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 	for q.waitBytes >= q.opts.WaitBytes && !q.isClosing() && !b.Chain.Failed() {
 		space := q.space
 		q.waitMu.Unlock()
+		notify(q.urgent) // what keeps others waiting is not gathered any longer
 		select {
 		case <-space:
 		case <-q.closing:
@@ -447,9 +448,9 @@ func (q *Queue) publish(g *Group, chunks []storage.Chunk, ops []KeyValue) {
 		storage.SetState(q.state, kv.Key, kv.Value)
 	}
 	if len(g.Records) > 0 {
-		needed, at := q.end, chunks[0].At
+		needed, oldest, at := q.end, q.cache[0].First(), chunks[0].At
 		for _, c := range q.cursors {
-			needed = min(needed, c.arrived(first, at))
+			needed = min(needed, c.arrived(first, oldest, at))
 		}
 		q.trimCache(needed)
 		for c := range q.readers {
@@ -479,8 +480,8 @@ func grow(b *storage.Block, chunk []byte, c storage.Chunk) bool {
 	return true
 }
 
-// trimCache drops the blocks that every cursor has acknowledged, but for one that can still grow,
-// and the oldest beyond the limit. q.mu is held.
+// trimCache drops the blocks that every cursor has read, or will read from a file, but for one that
+// can still grow, and the oldest beyond the limit. q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
 	n, last := 0, len(q.cache)-1
 	done := func(b *storage.Block, grows bool) bool {

@@ -69,6 +69,10 @@ type Cursor struct {
 	// Base of the segment that is read, which the store keeps open; 0: none.
 	using   uint64
 	removed bool
+
+	// Reads for Again; made when it is needed.
+	againMu sync.Mutex
+	again   *Cursor
 }
 
 // chunkRef is what a cursor keeps of a chunk that it has read.
@@ -116,6 +120,53 @@ func (c *Cursor) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, 
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Again returns records that Next has returned before, in the order of the numbers given, so that
+// nobody need keep what waits. One that is not there any more has no Data: it was acknowledged, or
+// cannot be read. Neighbors cost little.
+func (c *Cursor) Again(seqs []uint64) ([]Record, error) {
+	c.againMu.Lock()
+	defer c.againMu.Unlock()
+	c.mu.Lock()
+	removed := c.removed
+	c.mu.Unlock()
+	if removed {
+		return nil, ErrClosed
+	}
+	if c.again == nil {
+		c.again = newCursor(c.q, "", storage.Position{})
+	}
+	a, records := c.again, make([]Record, len(seqs))
+	for i, seq := range seqs {
+		records[i].Seq = seq
+		if !a.view.Holds(seq) {
+			if c.q.isClosing() {
+				return nil, ErrClosed
+			}
+			view, err := a.locate(seq)
+			if err != nil {
+				return nil, err
+			}
+			if !view.Holds(seq) {
+				continue
+			}
+			a.view = view
+		}
+		if a.read != seq || a.at != seq {
+			a.read = seq
+			a.seek()
+		}
+		ch := &a.view.Chunks[a.chunk]
+		records[i].Data, a.offset = storage.NextEntry(a.view.Buf, a.offset)
+		records[i].Stored = c.q.clock.time(ch.At)
+		if a.read = seq + 1; a.offset < ch.End {
+			a.at = a.read
+		} else {
+			a.at = 0
+		}
+	}
+	return records, nil
 }
 
 // take returns what there is, which may be nothing.
@@ -366,7 +417,7 @@ func (c *Cursor) popWindow() {
 	if n > 0 {
 		w := &c.window[n-1]
 		c.pos.Segment, c.pos.Bytes, c.hint = w.segment, w.Before+w.Bytes, w.At
-		c.window = slices.Delete(c.window, 0, n)
+		c.window = c.window[n:] // to be moved by append, and not each time
 	}
 	if len(c.window) > 0 {
 		if w := &c.window[0]; w.First <= c.pos.Acked {
@@ -417,19 +468,29 @@ func (c *Cursor) remove() {
 	c.mu.Unlock()
 	c.use(0)
 	notify(c.wake)
+	c.againMu.Lock()
+	defer c.againMu.Unlock()
+	if c.again != nil {
+		c.again.remove()
+		c.again = nil
+	}
 }
 
 // arrived wakes the cursor for record first, which is new and was appended at the given time, and
-// returns the last record that it does not need.
-func (c *Cursor) arrived(first uint64, at int64) uint64 {
+// returns the last record that it does not need to be kept in memory, where record oldest is the
+// first one: who is behind that reads files.
+func (c *Cursor) arrived(first, oldest uint64, at int64) uint64 {
 	c.mu.Lock()
-	acked := c.pos.Acked
-	if acked+1 == first {
+	read := c.read
+	if c.pos.Acked+1 == first {
 		c.hint = at
 	}
 	c.mu.Unlock()
 	notify(c.wake)
-	return acked
+	if read < oldest {
+		return math.MaxUint64
+	}
+	return read - 1
 }
 
 // loadHint reads when the first waiting record was appended. Only Open calls it.

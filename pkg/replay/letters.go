@@ -105,7 +105,7 @@ type Letters struct {
 // configured.
 func (r *Letters) Run(ctx context.Context, d *deliver.Delivery) {
 	r.reportCounts(LettersBegins, "")
-	err := fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, r.Sink)
+	err := fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, r.Sink)
 	if d != nil {
 		err = d.ByHand(ctx, func(ctx context.Context) error { return r.sendAll(ctx, d) })
 	}

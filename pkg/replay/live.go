@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
@@ -361,5 +360,5 @@ func (r *LiveReader) sink() (*config.Sink, error) {
 			return &cfg.Sinks[i], nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %q is not in the configuration", deliver.ErrNoSuchSink, r.filter.Sink)
+	return nil, fmt.Errorf("%w: %q is not in the configuration", ErrNoSuchSink, r.filter.Sink)
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 )
@@ -222,14 +221,14 @@ func TestLiveFilter(t *testing.T) {
 		})
 	}
 	r, _ := reads(t, l, LiveFilter{})
-	if _, err := r.Only(LiveFilter{Sink: "nobody"}); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if _, err := r.Only(LiveFilter{Sink: "nobody"}); !errors.Is(err, ErrNoSuchSink) {
 		t.Errorf("%v", err)
 	}
 	r, _ = reads(t, l, LiveFilter{Sink: "some"})
 	without := load(t, liveHead)
 	l.Config = func() *config.Config { return without }
 	put(t, q, "one")
-	if _, _, err := r.Next(t.Context()); !errors.Is(err, deliver.ErrNoSuchSink) {
+	if _, _, err := r.Next(t.Context()); !errors.Is(err, ErrNoSuchSink) {
 		t.Errorf("after a reload without it: %v", err)
 	}
 }

@@ -2,7 +2,6 @@ package replay
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -169,7 +168,7 @@ func delivery(t *testing.T, h History, sink string) (*deliver.Delivery, *queue.D
 		t.Fatal(err)
 	}
 	s := cfg.Sinks[0]
-	to, err := sinks.New(s, sinks.Options{Version: "test", Store: deliver.SinkStore{Queue: h.Queue, Name: s.Name}})
+	to, err := sinks.New(s, sinks.Options{Version: "test", Store: deliver.Kept(h.Queue, s.Name)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +190,6 @@ func delivery(t *testing.T, h History, sink string) (*deliver.Delivery, *queue.D
 	}
 	return deliver.New(deliver.Options{
 		Config: cfg, Sink: s, To: to, Cursor: c, Dead: dead, Metrics: deliver.NewMetrics(nil), Logger: zap.NewNop(),
-		Backlog: h.Backlog(s.Name), Hold: func(context.Context) error { return nil },
+		Backlog: h.Backlog(s.Name), May: func() bool { return true },
 	}), dead
 }

@@ -13,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 )
@@ -26,7 +25,7 @@ const (
 
 // DeadLetterList is the answer to GET /api/v1/dead-letters.
 type DeadLetterList struct {
-	DeadLetters []deliver.DeadLetter `json:"dead_letters"`
+	DeadLetters []replay.DeadLetter `json:"dead_letters"`
 	// Next is what to give as after for those that follow; absent at the end.
 	Next string `json:"next,omitempty"`
 }
@@ -55,7 +54,7 @@ func (h handler) deadLetters(mux *http.ServeMux) {
 
 // query is what a request for dead letters asks for.
 type query struct {
-	filter    deliver.DeadLetterFilter
+	filter    replay.DeadLetterFilter
 	all       bool
 	to, after string
 	limit     int

@@ -168,7 +168,7 @@ func TestLiveRefused(t *testing.T) {
 	}{
 		"too many":          {"", replay.ErrTooManyReaders, nil, 503, "too many readers"},
 		"the end":           {"", replay.ErrLiveEnded, nil, 503, "ending"},
-		"no such sink":      {"?sink=x", nil, fmt.Errorf("%w: x", deliver.ErrNoSuchSink), 404, "no such sink"},
+		"no such sink":      {"?sink=x", nil, fmt.Errorf("%w: x", replay.ErrNoSuchSink), 404, "no such sink"},
 		"unknown parameter": {"?typ=x", nil, nil, 400, `unknown parameter \"typ\"`},
 		"no expression":     {"?type=(", nil, nil, 400, "type: error parsing regexp"},
 		"two texts":         {"?text=a&text=b", nil, nil, 400, "text: may be given once"},
@@ -230,7 +230,7 @@ func TestWhereRequestsComeFrom(t *testing.T) {
 			Status: func() status.Status { return status.Status{} }, Config: func() web.ConfigStatus { return web.ConfigStatus{} },
 			Reload: func() error { return nil }, Gatherer: prometheus.NewRegistry(),
 			Live:           func() (web.LiveReader, error) { return nil, replay.ErrTooManyReaders },
-			SendTest:       func(context.Context, string, func(deliver.TestStep) error) error { return deliver.ErrNoSuchSink },
+			SendTest:       func(context.Context, string, func(deliver.TestStep) error) error { return replay.ErrNoSuchSink },
 			EnableAdminAPI: true,
 		})
 		for path, usual := range map[string]int{"GET /api/v1/events": 503, "POST /-/reload": 200, "POST /api/v1/sinks/x/test": 404, "GET /": 200} {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
 
@@ -22,7 +23,7 @@ func TestSendTestPath(t *testing.T) {
 		SendTest: func(_ context.Context, sink string, report func(deliver.TestStep) error) error {
 			switch sink {
 			case "nobody":
-				return fmt.Errorf("%w: nobody", deliver.ErrNoSuchSink)
+				return fmt.Errorf("%w: nobody", replay.ErrNoSuchSink)
 			case "busy":
 				return fmt.Errorf("%w: busy", bridge.ErrNotTested)
 			case "broken":

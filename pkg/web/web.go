@@ -222,10 +222,10 @@ func codeOf(err error) int {
 		http.StatusMisdirectedRequest: {errOtherHost},
 		http.StatusTooManyRequests:    {errTooFast},
 		http.StatusNotFound: {
-			deliver.ErrNoSuchLetter, deliver.ErrNoSuchSink, bridge.ErrUnknownHMC, replay.ErrNothing,
+			replay.ErrNoSuchLetter, replay.ErrNoSuchSink, bridge.ErrUnknownHMC, replay.ErrNothing,
 		},
 		http.StatusConflict: {
-			deliver.ErrConfigured, replay.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
+			replay.ErrConfigured, replay.ErrReplaying, bridge.ErrNotTested, bridge.ErrNotGone, replay.ErrPresent,
 		},
 		http.StatusServiceUnavailable: {replay.ErrTooManyReaders, replay.ErrLiveEnded, bridge.ErrStandby},
 	} {

@@ -1,15 +1,14 @@
-package deliver
+package match
 
 import (
 	"slices"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
 // Router decides which events a sink gets.
 type Router struct {
-	Match, Drop []match.Matcher
+	Match, Drop []Matcher
 }
 
 // Wants says whether the sink gets the record: any item of match (or none configured) and no item
@@ -19,7 +18,7 @@ func (r Router) Wants(rec event.Record) bool {
 	if len(r.Match) == 0 && len(r.Drop) == 0 {
 		return true
 	}
-	can := func(m match.Matcher) bool { return m.CanFit(rec.Type) }
+	can := func(m Matcher) bool { return m.CanFit(rec.Type) }
 	if len(r.Match) > 0 && !slices.ContainsFunc(r.Match, can) {
 		return false // most events of a busy HMC, for most sinks: they need not be read
 	}
@@ -27,7 +26,7 @@ func (r Router) Wants(rec event.Record) bool {
 	if err != nil {
 		return true
 	}
-	v := match.View{Event: e}
+	v := View{Event: e}
 	if len(r.Match) > 0 && !v.Fits(r.Match) {
 		return false
 	}
