@@ -6,6 +6,8 @@ import (
 	"iter"
 	"math"
 	"strconv"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 // The functions below read JSON that is known to be valid without building anything from it. They
@@ -159,11 +161,43 @@ func String(value []byte) string {
 	if bytes.IndexByte(value, '\\') < 0 {
 		return string(value[1 : len(value)-1])
 	}
+	if s, ok := unescaped(value); ok { // as almost always
+		return s
+	}
 	var s string
 	if json.Unmarshal(value, &s) != nil {
 		return ""
 	}
 	return s
+}
+
+// unescaped returns the value of a JSON string of ASCII with none but the short escapes.
+func unescaped(value []byte) (s string, ok bool) {
+	var buf [512]byte // on the stack
+	out, last := buf[:0], len(value)-1
+	for i := 1; ; i += 2 {
+		end := jsontext.NextSpecial(value, i)
+		out = append(out, value[i:end]...)
+		if end == last && value[end] == '"' {
+			return string(out), true
+		}
+		if end+1 >= last || value[end] != '\\' {
+			return "", false
+		}
+		i = end
+		switch c := value[end+1]; c {
+		case '"', '\\', '/':
+			out = append(out, c)
+		case 'n':
+			out = append(out, '\n')
+		case 'r':
+			out = append(out, '\r')
+		case 't':
+			out = append(out, '\t')
+		default:
+			return "", false
+		}
+	}
 }
 
 // unquote is String without a copy where nothing is escaped.

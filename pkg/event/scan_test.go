@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -60,7 +61,10 @@ func walk(t *testing.T, data []byte, valid bool, depth int) {
 		if depth < 50 && len(value) < len(data) {
 			walk(t, value, valid, depth+1)
 		}
-		event.String(value)
+		var text string
+		if _ = json.Unmarshal(value, &text); valid && event.String(value) != text {
+			t.Fatalf("%q is %q, and not %q", value, event.String(value), text)
+		}
 		event.Int(value)
 	}
 	i := 0
@@ -103,6 +107,21 @@ func TestMembers(t *testing.T) {
 	}
 	if event.Member(data, "absent") != nil {
 		t.Error("absent member")
+	}
+}
+
+func TestString(t *testing.T) {
+	for _, text := range []string{
+		`""`, `"a"`, `"a\n"`, `"\n\r\t\"\\\/"`, `"a\b\f"`, `"\u0041\n"`, `"caf\u00e9 é\n"`, `"\\"`, `"\""`, `"` + strings.Repeat(`x\n`, 600) + `"`,
+		`"a\"`, `"a\`, `"a\n`, `"\x"`, `"a"b\n"`, "\"\x01\\n\"", `"`, `1`, `null`, `"\ud83d\ude00\n"`,
+	} {
+		var want string
+		if json.Unmarshal([]byte(text), &want) != nil {
+			want = ""
+		}
+		if got := event.String([]byte(text)); got != want {
+			t.Errorf("%s is %q, want %q", text, got, want)
+		}
 	}
 }
 

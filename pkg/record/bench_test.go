@@ -1,13 +1,17 @@
 package record
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/ledger"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
@@ -39,6 +43,46 @@ func BenchmarkNotification(b *testing.B) {
 		if i%100 == 0 {
 			r.Flush(b.Context())
 		}
+	}
+}
+
+// BenchmarkFlood records what comes in masses, of 32 partitions, as fast as it can be.
+func BenchmarkFlood(b *testing.B) {
+	q, err := queue.Open(queue.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = q.Close() }()
+	r, _ := openRecorder("a", NewGroup("a", q, zap.NewNop()))
+	r.Open(ledger.NewSeenWindow(time.Minute, 100_000))
+	flood := make([]receiver.Notification, b.N)
+	messages := hmcsim.FloodMessages()
+	for i := range flood {
+		m, number := messages[i%len(messages)], 1_000_000_000+i
+		body := bytes.ReplaceAll(m.Body, []byte(hmcsim.FloodNumber), strconv.AppendInt(nil, int64(number), 10))
+		sequence := strconv.AppendInt(nil, int64(2_000_000_000+i/len(messages)), 10)
+		n := &flood[i]
+		*n = receiver.Notification{Topic: "u.object", Body: bytes.ReplaceAll(body, []byte(hmcsim.FloodSequence), sequence)}
+		for _, h := range append([]hmcsim.Header{
+			{Name: "destination", Value: "/topic/u.object"},
+			{Name: "subscription", Value: "sub-1"},
+			{Name: "message-id", Value: "ID:HMCHOST-42915-1555356921407-5:1:1:65:" + strconv.Itoa(number)},
+			{Name: "expires", Value: "0"},
+			{Name: "priority", Value: "4"},
+			{Name: "timestamp", Value: "1557755398299"},
+			{Name: "global-sequence-nr", Value: strconv.Itoa(number)},
+			{Name: "session-sequence-nr", Value: strconv.Itoa(number)},
+		}, m.Headers...) {
+			n.Headers = append(n.Headers, receiver.Header(h))
+		}
+	}
+	var n translate.Notification
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range flood {
+		flood[i].Received = r.now()
+		n.Parse(&flood[i], true)
+		r.Notification(b.Context(), &n)
 	}
 }
 
