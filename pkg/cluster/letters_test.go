@@ -16,13 +16,9 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
 )
 
-func openLetters(t *testing.T, c *Cluster, change ...func(*LettersOptions)) *Letters {
+func openLetters(t *testing.T, c *Cluster) *Letters {
 	t.Helper()
-	opts := LettersOptions{Patience: patience}
-	for _, f := range change {
-		f(&opts)
-	}
-	l, err := c.OpenLetters(opts)
+	l, err := c.OpenLetters(LettersOptions{Patience: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
