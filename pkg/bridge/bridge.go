@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -47,7 +46,7 @@ const (
 	holdEvery = 100 * time.Millisecond
 	// readAlongTimeout is how long those who read along have for what was stored last.
 	readAlongTimeout = time.Second
-	// ballastBytes are allocated and never touched, so they take no memory. The garbage
+	// ballastBytes are allocated once and never touched, so they take no memory. The garbage
 	// collector runs when the heap has doubled: one of a few megabytes doubles so often that
 	// every hundredth event had to wait for it (p99 from socket to webhook at 1,000 per second:
 	// 2.1 ms without, 1.2 ms with it).
@@ -56,6 +55,9 @@ const (
 	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
 )
+
+// ballast is one for all that a process has of these.
+var ballast = sync.OnceValue(func() []byte { return make([]byte, ballastBytes) })
 
 // Options are what a Bridge needs.
 type Options struct {
@@ -133,11 +135,9 @@ type Bridge struct {
 	// one replay, and one test of a sink, at a time
 	replaying, testing sync.Mutex
 	deadDropped        status.Throttle
-	// see ballastBytes
-	ballast []byte
-	budget  *budget.Budget // of all HMCs, beyond the share of each
-	live    *replay.Live
-	current atomic.Pointer[current]
+	budget             *budget.Budget // of all HMCs, beyond the share of each
+	live               *replay.Live
+	current            atomic.Pointer[current]
 
 	// one reload at a time; guards what follows
 	reloading sync.Mutex
@@ -182,11 +182,12 @@ func start[T any](ctx context.Context, it T, run func(context.Context)) *running
 func New(opts Options) (*Bridge, error) {
 	opts.Logger = cmp.Or(opts.Logger, zap.NewNop())
 	opts.DrainTimeout = cmp.Or(opts.DrainTimeout, drainTimeout)
+	ballast()
 	b := &Bridge{
 		opts: opts, log: opts.Logger, started: time.Now(),
 		sinkMetrics: deliver.NewMetrics(opts.Registerer),
-		groups:      make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
-		budget: budget.New(cmp.Or(opts.Buffers, budget.Common())),
+		groups:      make(map[string]*record.Group),
+		budget:      budget.New(cmp.Or(opts.Buffers, budget.Common())),
 	}
 	if e := opts.Ears; e != nil {
 		b.metrics, b.budget = e.Metrics, e.Budget
@@ -303,7 +304,6 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 		}
 	}
 	b.live.Left(readAlongTimeout)
-	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
 
