@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -327,17 +328,23 @@ func (o *Observer) listed(partition string, body []byte) {
 		return
 	}
 	now := make(map[int64]bool)
+	lowest, highest := int64(math.MaxInt64), int64(math.MinInt64)
 	for _, m := range listed {
-		if m.Sequence != nil && held[*m.Sequence] {
+		if m.Sequence == nil {
+			continue
+		}
+		lowest, highest = min(lowest, *m.Sequence), max(highest, *m.Sequence)
+		if held[*m.Sequence] {
 			now[*m.Sequence] = m.Held
 		}
 	}
 	for nr := range held {
 		switch stillHeld, there := now[nr]; {
-		case stillHeld:
+		case stillHeld, nr > highest: // the list may be older than the message
 			continue
 		case there:
 			o.note(Answered, true, "a message that was held is listed, and is not held")
+		case nr < lowest: // it has gone with those before it: by an IPL, or for want of room
 		default:
 			o.note(Answered, false, "a message that was held is not listed")
 		}
@@ -523,6 +530,7 @@ func (o *Observer) osMessages(t *topic, partition string, body []byte) {
 		}
 		last, known := o.numbers[partition]
 		if known && !m.Refresh && *m.Sequence <= 1 && last > *m.Sequence {
+			maps.DeleteFunc(o.held, func(m message, _ bool) bool { return m.partition == partition })
 			if limit, high := wraps(last); limit {
 				o.note(Wrap, high, "number %d after %d", *m.Sequence, last)
 			} else {

@@ -51,6 +51,43 @@ func TestNoAnswers(t *testing.T) {
 	}
 }
 
+// A message that was held and is missing in a list says something only where the list has what is before and behind it.
+func TestHeldMessageIsMissing(t *testing.T) {
+	const none, otherwise = "", Otherwise
+	for name, test := range map[string]struct {
+		notified int64 // a further message
+		lists    []string
+		want     string
+	}{
+		"others are there":             {7, []string{`[{"sequence-number":5},{"sequence-number":7}]`}, otherwise},
+		"an IPL has taken all":         {9, []string{`[{"sequence-number":8},{"sequence-number":9}]`}, none},
+		"nothing is listed":            {7, []string{`[]`}, none},
+		"the list is older":            {7, []string{`[{"sequence-number":5}]`}, none},
+		"and later it is missing":      {7, []string{`[{"sequence-number":5}]`, `[{"sequence-number":5},{"sequence-number":7}]`}, otherwise},
+		"the numbers have begun anew":  {0, []string{`[{"sequence-number":0},{"sequence-number":9}]`}, none},
+		"an IPL, and then all of them": {9, []string{`[{"sequence-number":8}]`, `[{"sequence-number":5},{"sequence-number":8}]`}, none},
+	} {
+		o := NewObserver()
+		o.Subscribe("t")
+		say := func(body string) {
+			o.Message("t", func(name string) string {
+				return map[string]string{"notification-type": "os-message", "object-uri": "/api/partitions/1"}[name]
+			}, []byte(body))
+		}
+		say(`{"os-messages":[{"sequence-number":6,"is-held":true}]}`)
+		say(fmt.Sprintf(`{"os-messages":[{"sequence-number":%d}]}`, test.notified))
+		for _, list := range test.lists {
+			o.Request(Exchange{
+				Operation: "list-os-messages", URI: "/api/partitions/1/operations/list-os-messages", Status: 200,
+				Answer: []byte(`{"os-messages":` + list + `}`),
+			})
+		}
+		if got := verdicts(o)[Answered]; (got == Otherwise) != (test.want == otherwise) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 // TestAnswers has each question that no simulator answers answered both ways.
 func TestAnswers(t *testing.T) {
 	message := func(o *Observer, kind, body string, headers ...string) {
@@ -133,7 +170,10 @@ func TestAnswers(t *testing.T) {
 		},
 		Answered: {
 			func(o *Observer) { numbers(o, `,"is-held":true`, 6); list(o, `{"sequence-number":6,"is-held":false}`) },
-			func(o *Observer) { numbers(o, `,"is-held":true`, 6); list(o, `{"sequence-number":7,"is-held":false}`) },
+			func(o *Observer) {
+				numbers(o, `,"is-held":true`, 6)
+				list(o, `{"sequence-number":5},{"sequence-number":7}`)
+			},
 		},
 		SessionEnd: {
 			func(o *Observer) { connect(o, "server", ""); unknown(o, 5) },

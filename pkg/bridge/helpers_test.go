@@ -1,3 +1,7 @@
+// Half of a handshake is ML-KEM, which HMCs do not have.
+//go:debug tlsmlkem=0
+//go:debug tlssecpmlkem=0
+
 package bridge
 
 import (

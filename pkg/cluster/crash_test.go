@@ -28,6 +28,8 @@ type leaderSettings struct {
 	URLs []string
 	Name string
 	TTL  time.Duration
+	// Pause is that after each number.
+	Pause time.Duration
 }
 
 // lead is a process that leads when it can, writes numbers that build on each other, and prints
@@ -75,6 +77,7 @@ func lead(text string) error {
 			})
 			if err == nil {
 				fmt.Println("c", n+1)
+				time.Sleep(s.Pause)
 			} else if !errors.Is(err, ErrDeposed) {
 				fmt.Println(err)
 			}
@@ -147,7 +150,7 @@ func TestLeaderKilled(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	servers := natscluster.Start(t, 3)
 	const ttl = 2 * time.Second
-	text, err := json.Marshal(leaderSettings{servers.URLs(), "x", ttl})
+	text, err := json.Marshal(leaderSettings{servers.URLs(), "x", ttl, pause(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

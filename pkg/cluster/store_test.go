@@ -170,8 +170,14 @@ type counter struct {
 	steadfast bool
 }
 
+// pause is what those who write wait after each record: without one the servers and they take all that the machine has.
+func pause(t testing.TB) time.Duration {
+	return time.Duration(soak.Count(t, "CLUSTER_PAUSE_MS", 2, 0)) * time.Millisecond
+}
+
 // run appends until stop, or until the queue is another one's.
 func (w *counter) run(t testing.TB, q *queue.Queue, stop func() bool) {
+	between := pause(t)
 	key := "counter/" + w.name
 	for !stop() {
 		v, _ := q.State(key)
@@ -187,6 +193,7 @@ func (w *counter) run(t testing.TB, q *queue.Queue, stop func() bool) {
 		})
 		if err == nil {
 			w.confirmed = n
+			time.Sleep(between)
 		} else if errors.Is(err, ErrDeposed) || errors.Is(err, queue.ErrClosed) || (!w.steadfast && rand.IntN(3) == 0) {
 			return // as if what failed were never tried again
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -787,7 +788,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := &fixture{t: t, queue: openQueue(t), consumer: new(collected)}
 	var err error
-	if s.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{Dir: t.TempDir()}); err != nil {
+	if s.dead, err = queue.OpenDeadLetters(queue.DeadLetterOptions{Dir: scratch.Memory(t)}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

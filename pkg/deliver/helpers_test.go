@@ -8,6 +8,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/scratch"
 )
 
 // within is how long a test waits for something that takes milliseconds on a machine with nothing
@@ -16,7 +17,7 @@ const within = 2 * time.Minute
 
 func openQueue(t *testing.T) *queue.Queue {
 	t.Helper()
-	q, err := queue.Open(queue.Options{Dir: t.TempDir()})
+	q, err := queue.Open(queue.Options{Dir: scratch.Memory(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,7 +169,7 @@ func TestDocsConsumers(t *testing.T) {
 		if err := os.WriteFile(source, []byte(snippets(t, "go")[0]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		build := exec.CommandContext(t.Context(), compiler, "build", "-o", program, source)
+		build := exec.CommandContext(t.Context(), compiler, "build", "-ldflags=-s -w", "-o", program, source)
 		build.Dir = dir
 		// For this machine, also where the test runs emulated.
 		build.Env = append(os.Environ(), "GOOS=", "GOARCH=", "CGO_ENABLED=0")

@@ -1,3 +1,7 @@
+// Half of a handshake is ML-KEM, which HMCs do not have.
+//go:debug tlsmlkem=0
+//go:debug tlssecpmlkem=0
+
 // Package commits_test has the commits of a daemon's queue fail at random, in bursts, while
 // notifications come in, links are cut, numbers start anew and the daemon is restarted. The oracle of
 // the chaos suite judges what has arrived: each notification once, or named by a gap, in order and

@@ -1,3 +1,7 @@
+// Half of a handshake is ML-KEM, which HMCs do not have.
+//go:debug tlsmlkem=0
+//go:debug tlssecpmlkem=0
+
 // Package histories_test draws random histories of HMCs, their networks and clocks, of disks and of the daemon
 // itself, has them happen in a time of their own, and holds what was delivered against what docs/delivery.md
 // promises. The daemon is the real one, in this process, with real files and simulated HMCs; only network and
