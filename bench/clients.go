@@ -149,6 +149,7 @@ func runBridgeWith(ctx context.Context, t target, hmcs int, rest string, sinks i
 		return err
 	}
 	t.begin()
+	b.every = max(b.every, time.Duration(hmcs)*time.Millisecond) // an answer takes longer the more there are
 	var dropped int
 	err = b.until(ctx, func(s status.Status) bool {
 		dropped = 0

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -250,6 +251,16 @@ func (o *Observer) Answers() []Answer {
 		all = append(all, a)
 	}
 	return all
+}
+
+// Otherwise returns those of Answers that are not as assumed. It costs little while there is none.
+func (o *Observer) Otherwise() []Answer {
+	for _, s := range o.seen {
+		if s.otherwise > 0 {
+			return slices.DeleteFunc(o.Answers(), func(a Answer) bool { return a.Verdict != Otherwise })
+		}
+	}
+	return nil
 }
 
 func times(n int) string {

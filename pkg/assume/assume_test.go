@@ -44,10 +44,21 @@ func TestNoAnswers(t *testing.T) {
 	}
 	o.Missed("a")
 	o.Message("a", header(17), nil)
-	for _, a := range o.Answers() {
-		if a.Verdict == Otherwise {
-			t.Error(a)
-		}
+	if differs := o.Otherwise(); len(differs) > 0 {
+		t.Error(differs)
+	}
+}
+
+// Otherwise has the answers that are not as assumed, and no other.
+func TestOtherwise(t *testing.T) {
+	o := NewObserver()
+	o.Request(Exchange{Operation: "submit-requests", Status: 200})
+	if differs := o.Otherwise(); len(differs) > 0 {
+		t.Error(differs)
+	}
+	o.Request(Exchange{Operation: "list-os-messages", Query: "is-held=true", Status: 400})
+	if differs := o.Otherwise(); len(differs) != 1 || differs[0].ID != HeldFilter || differs[0].Verdict != Otherwise {
+		t.Error(differs)
 	}
 }
 

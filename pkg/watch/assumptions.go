@@ -83,12 +83,10 @@ func (a *assumptions) violations() []status.Violation {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	all := []status.Violation{}
-	for _, answer := range a.observer.Answers() {
-		if answer.Verdict == assume.Otherwise {
-			all = append(all, status.Violation{
-				Assumption: answer.ID, Question: answer.Asks, Assumed: answer.Assumed, Seen: answer.Evidence,
-			})
-		}
+	for _, answer := range a.observer.Otherwise() {
+		all = append(all, status.Violation{
+			Assumption: answer.ID, Question: answer.Asks, Assumed: answer.Assumed, Seen: answer.Evidence,
+		})
 	}
 	return all
 }
