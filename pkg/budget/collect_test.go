@@ -15,9 +15,12 @@ func TestGarbage(t *testing.T) {
 		since      time.Duration
 		want       uint64
 	}{
-		{12 * mib, 6 * mib, time.Minute, leastGarbage}, {12 * mib, 6 * mib, 100 * time.Millisecond, 24 * mib},
-		{12 * mib, 6 * mib, time.Millisecond, mostGarbage}, {12 * mib, 6 * mib, 0, mostGarbage},
-		{12 * mib, 200 * mib, time.Minute, 100 * mib}, {},
+		{12 * mib, 6 * mib, time.Minute, leastGarbage},
+		{12 * mib, 6 * mib, 100 * time.Millisecond, 24 * mib},
+		{12 * mib, 6 * mib, time.Millisecond, mostGarbage},
+		{12 * mib, 6 * mib, 0, mostGarbage},
+		{12 * mib, 200 * mib, time.Minute, 100 * mib},
+		{},
 	} {
 		if c.want == 0 {
 			c.want = leastGarbage

@@ -29,8 +29,11 @@ func TestHourOfADeadSink(t *testing.T) {
 		s.published++
 		name := fmt.Sprintf("R%d", s.published%backlogResources)
 		s.sim.Publish("object", []hmcsim.Header{
-			{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "name", Value: name},
-			{Name: "object-uri", Value: "/api/partitions/" + name}, {Name: "property-names", Value: " description "},
+			{Name: "notification-type", Value: "property-change"},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: name},
+			{Name: "object-uri", Value: "/api/partitions/" + name},
+			{Name: "property-names", Value: " description "},
 		}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":%q,"new-value":"%d %d"}]}`,
 			pad, s.published, time.Now().UnixNano()))
 	}
