@@ -44,8 +44,6 @@ const (
 	// leaveTimeout is how long a delivery that should have ended, and then its sink's Close, is
 	// still waited for.
 	leaveTimeout = time.Second
-	// holdEvery is how often is asked whether something may be delivered, while it may not.
-	holdEvery = 100 * time.Millisecond
 	// readAlongTimeout is how long those who read along have for what was stored last.
 	readAlongTimeout = time.Second
 	// ballastBytes are allocated and never touched, so they take no memory. The garbage
@@ -314,18 +312,6 @@ func (b *Bridge) leads() bool {
 	return e == nil || e.Valid == nil || e.Valid()
 }
 
-// hold waits until it may.
-func (b *Bridge) hold(ctx context.Context) error {
-	for !b.leads() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(holdEvery):
-		}
-	}
-	return nil
-}
-
 // resume returns what waits for what was done of a sink before this daemon led; nil: nothing was.
 func (b *Bridge) resume(sink string) func(context.Context) deliver.Done {
 	e := b.opts.Elsewhere
@@ -530,7 +516,7 @@ func (b *Bridge) begin(next *current, w *world) {
 		n.cursor.Rewind()
 		d := deliver.New(deliver.Options{
 			Config: cfg, Sink: n.cfg, To: n.sink, Cursor: n.cursor, Dead: b.dead, Metrics: b.sinkMetrics, Logger: b.log,
-			Backlog: b.live.Backlog(n.cfg.Name), Hold: b.hold, Resume: b.resume(n.cfg.Name),
+			Backlog: b.live.Backlog(n.cfg.Name), May: b.leads, Resume: b.resume(n.cfg.Name),
 		})
 		next.deliveries = append(next.deliveries, start(b.deliverLife, d, d.Run))
 		b.keepLimits(n.cfg)

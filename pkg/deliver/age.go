@@ -37,7 +37,8 @@ func (d *Delivery) sweep(ctx context.Context) {
 			if len(old) == 0 {
 				break
 			}
-			if !d.giveUp(ctx, nil, old, nil) {
+			there, ok := d.fetch(ctx, old)
+			if !ok || len(there) > 0 && !d.giveUp(ctx, nil, there, nil) {
 				return
 			}
 			d.settle(old)

@@ -20,12 +20,16 @@ import (
 const (
 	// readEvents and readBytes bound what a delivery reads at once.
 	readEvents = 1024
-	readBytes  = 4 << 20
+	readBytes  = 1 << 20
 	// aheadEvents and aheadBytes bound how far a delivery with several lanes reads beyond the
-	// first event that is not done, give or take one read. It bounds memory, and how much is
-	// repeated after a restart.
+	// first event that is not done, give or take one read, and so how much is repeated after a
+	// restart.
 	aheadEvents = 16 << 10
 	aheadBytes  = 16 << 20
+	// minHeld is how many bytes of them are in memory before the lanes want them, maxHeld how
+	// many may be: the others are read again when it is their turn.
+	minHeld = 1 << 20
+	maxHeld = 2 << 20
 	// trimEvery is how often the limits of a sink's queue are applied.
 	trimEvery = 10 * time.Second
 )
@@ -42,8 +46,9 @@ type Options struct {
 	Metrics *Metrics
 	Logger  *zap.Logger
 	Backlog Backlog
-	// Hold waits until something may be sent.
-	Hold func(context.Context) error
+	// May says whether something may be sent now. It is asked before each attempt, and often while
+	// it does not.
+	May func() bool
 	// Resume, which may be nil, waits until it is known what whoever has delivered before is done
 	// with, and returns that.
 	Resume func(context.Context) Done
@@ -70,7 +75,7 @@ type Delivery struct {
 	Wants func(event.Record) bool
 
 	kind    string // of the sink
-	hold    func(context.Context) error
+	may     func() bool
 	resume  func(context.Context) Done
 	dead    queue.Letters
 	backlog Backlog
@@ -100,7 +105,7 @@ type Delivery struct {
 func New(o Options) *Delivery {
 	d := &Delivery{
 		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(),
-		hold: o.Hold, resume: o.Resume, dead: o.Dead, backlog: o.Backlog,
+		may: o.May, resume: o.Resume, dead: o.Dead, backlog: o.Backlog,
 		Wants:   match.Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),
 		metrics: o.Metrics.forSink(o.Sink.Name),
@@ -120,8 +125,8 @@ func New(o Options) *Delivery {
 		// A file has one end: more would only mix up the order.
 		lanes = 1
 	}
-	if lanes == 1 && !o.Sink.Collapse {
-		// There is nobody to go on with what is behind.
+	goesOn := lanes > 1 || o.Sink.Collapse
+	if !goesOn {
 		ahead = readEvents
 	}
 	events, bytes := sinks.MaxBatch(o.To)
@@ -133,6 +138,7 @@ func New(o Options) *Delivery {
 		limit: o.Sink.Timeout + overdueAfter, overdue: d.metrics.retry.Inc,
 	}
 	d.work = newWork(lanes, events, bytes, o.Sink.Batch.MaxEvents, o.Sink.Batch.MaxWait)
+	d.work.ahead = goesOn
 	if o.Sink.Collapse {
 		var busy func(string) bool
 		if lanes > 1 {

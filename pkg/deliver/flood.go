@@ -150,6 +150,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 		case it.record.Type == event.TypePropertyChange:
 			// One may come with each status change (has-unacceptable-status). If it
 			// ended the group there would be no floods.
+			it.leave()
 			before.behind = append(before.behind, it)
 			g.size++
 			return g.bound(out), false
@@ -172,6 +173,7 @@ func (g *gatherer) add(it item, now time.Time, out []item) (_ []item, leftOut bo
 	}
 	into.received.last, into.read.last, into.stored = received, now, it.record.Stored
 	g.waiting[resource] = place{into, len(into.members)}
+	it.leave()
 	into.members = append(into.members, gathered{it, c})
 	g.size++
 	return g.bound(out), false

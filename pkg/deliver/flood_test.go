@@ -62,10 +62,11 @@ type stream struct {
 	out     []item
 	repeats int
 	said    int
+	stored  map[uint64]event.Record
 }
 
 func newStream(t *testing.T, minimum int) *stream {
-	s := &stream{t: t, at: time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)}
+	s := &stream{t: t, at: time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC), stored: make(map[uint64]event.Record)}
 	s.g = newGatherer(floodRules{Flood: config.Flood{Window: floodWindow, Min: minimum}}, func() uint64 { return s.acked }, nil)
 	return s
 }
@@ -95,10 +96,19 @@ func (s *stream) add(events ...*event.Event) {
 func (s *stream) item(e *event.Event) item {
 	r := event.NewRecord(e)
 	r.Stored = e.Received
+	s.stored[s.number+1] = r
 	return item{seq: s.number + 1, key: r.Key, record: r}
 }
 
-func (s *stream) release(w wait) { s.out = s.g.release(s.at, w, s.out) }
+// release is followed by reading what the gatherer has left in the queue.
+func (s *stream) release(w wait) {
+	s.out = s.g.release(s.at, w, s.out)
+	for i := range s.out {
+		if it := &s.out[i]; it.stored > 0 {
+			it.record, it.stored = s.stored[it.seq], 0
+		}
+	}
+}
 
 // until is when the gatherer has something to do if nothing comes.
 func (s *stream) until(w wait) time.Time {
@@ -812,7 +822,7 @@ sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
 	cursor.Rewind()
 	d := New(Options{
 		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: cmp.Or(s.metrics, NewMetrics(nil)), Logger: zap.NewNop(),
-		Hold:   func(context.Context) error { return nil },
+		May:    func() bool { return true },
 		Resume: func(context.Context) Done { return *cmp.Or(s.resume, new(Done)) },
 	})
 	s.delivery = d

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // maxBeyond bounds how many ranges a Done has: what is beyond is sent once more.
@@ -90,13 +92,10 @@ func (d *Delivery) Finish() {
 
 // mayBegin waits until an attempt may begin. After Finish none does.
 func (d *Delivery) mayBegin(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(d.finishing, cancel)() //nolint:contextcheck // it ends whatever waits
-	if err := d.hold(ctx); err != nil {
-		return err
+	for ctx.Err() == nil && d.finishing.Err() == nil && !d.may() {
+		status.Sleep(ctx, 100*time.Millisecond)
 	}
-	return ctx.Err()
+	return cmp.Or(ctx.Err(), d.finishing.Err())
 }
 
 // HandOver has deliveries end for whoever delivers next, when they have delivered what is stored,

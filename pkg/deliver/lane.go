@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/sinks"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
@@ -61,6 +62,10 @@ func (l *lane) take(ctx context.Context) bool {
 // A batch that is refused because of what is in it is sent in smaller parts, so that only those
 // events are put aside which are refused by themselves.
 func (l *lane) bringToEnd(ctx context.Context) bool {
+	there, ok := l.fetch(ctx, l.batch.items)
+	if l.batch.set(there); !ok || len(there) == 0 {
+		return ok
+	}
 	if err := l.batch.items[0].invalid; err != nil {
 		// Nothing can be done with it but to keep it where a person can look at it.
 		return l.putAside(ctx, l.own, refusedForGood, l.batch.items, func(int) error { return err })
@@ -74,8 +79,11 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 	)
 	for {
 		now := time.Now()
-		l.batch.trim(l.Cursor.Acked())
-		if old := l.batch.takeOld(l.isOld(now)); len(old) > 0 {
+		// What has gone by the limits of the queue may be anywhere in a batch that a stage made.
+		acked := l.Cursor.Acked()
+		l.batch.remove(func(i int) bool { return l.batch.items[i].seq <= acked })
+		isOld := l.isOld(now)
+		if old := l.batch.remove(func(i int) bool { return isOld(&l.batch.items[i]) }); len(old) > 0 {
 			if !l.giveUp(ctx, l.own, old, last) {
 				return false
 			}
@@ -178,6 +186,52 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 	}
 	l.settle(l.batch.remove(func(i int) bool { return i < len(settled) && settled[i] }))
 	return left, true
+}
+
+// fetch reads what was left in the queue of events, and returns those that are still there. It
+// returns false when it was interrupted.
+func (d *Delivery) fetch(ctx context.Context, items []item) (there []item, ok bool) {
+	var seqs []uint64
+	for i := range items {
+		if items[i].stored > 0 {
+			seqs = append(seqs, items[i].seq)
+		}
+	}
+	if seqs == nil {
+		return items, true
+	}
+	records, err := d.Cursor.Again(seqs)
+	for ; err != nil; records, err = d.Cursor.Again(seqs) {
+		if errors.Is(err, queue.ErrClosed) {
+			return items, false
+		}
+		d.log.Error("stored events cannot be read", zap.Error(err))
+		if !d.pause(ctx, time.Second, nil) {
+			return items, false
+		}
+	}
+	var gone []item
+	lost, acked := 0, d.Cursor.Acked()
+	for _, it := range items {
+		if it.stored > 0 {
+			stored := records[0]
+			records = records[1:]
+			if stored.Data == nil {
+				if gone = append(gone, it); it.seq > acked {
+					lost++
+				}
+				continue
+			}
+			it.record, it.stored = newItem(stored).record, 0
+		}
+		there = append(there, it)
+	}
+	d.settle(gone)
+	if lost > 0 {
+		d.metrics.dropped.AddN(lost)
+		d.log.Error("events were dropped: they cannot be read any more", zap.Int("events", lost))
+	}
+	return there, true
 }
 
 // settle says that events are done with which are not the whole of a lane's batch: what is left of

@@ -57,11 +57,11 @@ func (r *reader) next(ctx context.Context) ([]queue.Record, error) {
 	return r.Cursor.Next(ctx, readEvents, readBytes)
 }
 
-// awaitRoom waits until more may be read. It returns false when ctx is done.
+// awaitRoom waits until more may be read, and is of use. It returns false when ctx is done.
 func (r *reader) awaitRoom(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		ok, first := r.progress.hasRoom()
-		if ok {
+		if ok && r.work.isHungry() {
 			return true
 		}
 		w := wait{forRoom, first} // what the stage keeps may be what there has to be room for
@@ -70,8 +70,12 @@ func (r *reader) awaitRoom(ctx context.Context) bool {
 		if at, ok := r.stage.due(w); ok {
 			due = time.After(time.Until(at))
 		}
+		wake := r.progress.room
+		if ok {
+			wake = r.work.wanted
+		}
 		select {
-		case <-r.progress.room:
+		case <-wake:
 		case <-due:
 		case <-ctx.Done():
 		}

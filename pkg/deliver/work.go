@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"sync"
@@ -16,6 +17,8 @@ import (
 // fails holds up the others.
 type work struct {
 	lanes int
+	// ahead says that there is somebody to go on with what is behind an event that takes long.
+	ahead bool
 	// maxEvents and maxBytes are what fits into a batch.
 	maxEvents, maxBytes int
 	// full is how many events are worth no more waiting, maxWait how long a batch may take to
@@ -32,7 +35,11 @@ type work struct {
 	// those are, and left how many there are in all queues.
 	ready           fifo[*keyQueue]
 	available, left int
-	added           uint64
+	// held are the bytes of those that are in memory. The others are in the queue only.
+	held  int
+	added uint64
+	// wanted holds a token when more of them may be of use.
+	wanted chan struct{}
 	// since is from when on a batch waits to become full.
 	since time.Time
 	spare []*keyQueue
@@ -69,6 +76,9 @@ type item struct {
 	// order is in which work got it: that of the queue, but for what has waited in a stage.
 	order  uint64
 	record event.Record
+	// stored is how many bytes of it have to be read from the queue before it is sent: its record
+	// is without JSON meanwhile. Mostly 0.
+	stored int
 	// invalid is why the record cannot be sent at all.
 	invalid error
 	// members are, of a summary, the sequence numbers of the events that it stands for,
@@ -95,6 +105,16 @@ func (it *item) appendSeqs(seqs []uint64) []uint64 {
 	return append(seqs, it.members...)
 }
 
+// size is that of its JSON.
+func (it *item) size() int { return len(it.record.JSON) + it.stored }
+
+// leave leaves what is in the queue to it until it is sent. A summary is not in there.
+func (it *item) leave() {
+	if it.members == nil {
+		it.record.JSON, it.stored = nil, it.size()
+	}
+}
+
 // left returns how many of the stored events that the item stands for have not gone by the limits
 // of the queue. An event that is on its way counts as one, as everywhere.
 func (it *item) left(acked uint64) int {
@@ -111,7 +131,7 @@ func (it *item) left(acked uint64) int {
 func newWork(lanes, maxEvents, maxBytes, full int, maxWait time.Duration) *work {
 	return &work{
 		lanes: lanes, maxEvents: maxEvents, maxBytes: maxBytes, full: min(maxEvents, full), maxWait: maxWait,
-		wake: make(chan struct{}, lanes), queues: make(map[string]*keyQueue),
+		wake: make(chan struct{}, lanes), wanted: make(chan struct{}, 1), queues: make(map[string]*keyQueue),
 	}
 }
 
@@ -132,6 +152,14 @@ func (w *work) add(items []item) {
 		if q == nil {
 			q = w.newQueue(it.key)
 		}
+		switch {
+		case !q.busy || !w.ahead:
+		case w.held < maxHeld: // it may wait for long: not with all that was read with it
+			it.record.JSON = bytes.Clone(it.record.JSON)
+		default:
+			it.leave()
+		}
+		w.held += len(it.record.JSON)
 		if q.len() == 0 && !q.busy {
 			w.ready.push(q)
 		}
@@ -173,6 +201,19 @@ func (w *work) has(key string) bool {
 	return w.queues[key] != nil
 }
 
+// isHungry says whether lanes would take more than there is.
+func (w *work) isHungry() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.hungry()
+}
+
+// hungry is isHungry: if possible there are batches for all lanes. w is locked.
+func (w *work) hungry() bool {
+	return w.held < minHeld || w.ahead &&
+		(w.ready.len() < w.lanes || w.held < maxHeld && w.available < 2*w.lanes*w.full)
+}
+
 // become moves on to a state, unless it is behind that already.
 func (w *work) become(state workState) {
 	w.mu.Lock()
@@ -195,19 +236,22 @@ func (w *work) take(b *batch, now time.Time) (ok bool, wait time.Duration, ended
 		}
 	}
 	b.clear()
+	before := w.hungry()
 	for w.ready.len() > 0 && w.takeFrom(w.ready.rest()[0], b) {
 		w.ready.drop(1)
+	}
+	if !before && w.hungry() {
+		notify(w.wanted)
 	}
 	if w.available > 0 {
 		w.since = now
 		w.wakeUp()
 	}
 	if len(b.queues) > 1 {
-		slices.SortFunc(b.items, func(x, y item) int { return cmp.Compare(x.order, y.order) })
+		b.sort()
 	}
 	for i := range b.items {
 		b.seqs = b.items[i].appendSeqs(b.seqs)
-		b.records = append(b.records, b.items[i].record)
 	}
 	return true, 0, false
 }
@@ -222,7 +266,8 @@ func (w *work) takeFrom(q *keyQueue, b *batch) bool {
 			break
 		}
 		b.items = append(b.items, *it)
-		b.bytes += len(it.record.JSON)
+		b.bytes += it.size()
+		w.held -= len(it.record.JSON)
 		n++
 	}
 	if n == 0 {
@@ -248,6 +293,7 @@ func (w *work) takeOld(isOld func(*item) bool, limit int) (old []item) {
 				break
 			}
 			old = append(old, it)
+			w.held -= len(it.record.JSON)
 			n++
 		}
 		q.drop(n)
@@ -268,6 +314,7 @@ func (w *work) takeOld(isOld func(*item) bool, limit int) (old []item) {
 		}
 	}
 	w.ready = ready
+	notify(w.wanted)
 	if w.left == 0 {
 		w.wakeUp() // there may be nothing to wait for any more
 	}
@@ -307,53 +354,60 @@ type batch struct {
 	// queues are those that the items were taken from.
 	queues []*keyQueue
 	bytes  int
+	// memory of sort
+	places [][2]uint64
+	spare  []item
+}
+
+// sort brings the items in the order of the queue. They are large: what is sorted are their places.
+func (b *batch) sort() {
+	b.places = b.places[:0]
+	for i := range b.items {
+		b.places = append(b.places, [2]uint64{b.items[i].order, uint64(i)})
+	}
+	slices.SortFunc(b.places, func(x, y [2]uint64) int { return cmp.Compare(x[0], y[0]) })
+	sorted := b.spare[:0]
+	for _, p := range b.places {
+		sorted = append(sorted, b.items[p[1]])
+	}
+	clear(b.items)
+	b.items, b.spare = sorted, b.items
 }
 
 // fits says whether an item may be sent with what is in the batch: what cannot be sent at all is
 // alone.
 func (b *batch) fits(it *item, maxEvents, maxBytes int) bool {
-	return len(b.items) == 0 || len(b.items) < maxEvents && b.bytes+len(it.record.JSON) <= maxBytes &&
+	return len(b.items) == 0 || len(b.items) < maxEvents && b.bytes+it.size() <= maxBytes &&
 		it.invalid == nil && b.items[0].invalid == nil
 }
 
 // remove takes out the items that are done with. The sink may still be reading what it was given:
 // that memory is not written to.
 func (b *batch) remove(done func(i int) bool) (removed []item) {
-	left := make([]item, 0, len(b.items))
+	var left []item
 	for i := range b.items {
 		if done(i) {
+			if removed == nil {
+				left = slices.Clone(b.items[:i])
+			}
 			removed = append(removed, b.items[i])
-		} else {
+		} else if removed != nil {
 			left = append(left, b.items[i])
 		}
 	}
-	b.items, b.records = left, make([]event.Record, len(left))
-	for i := range left {
-		b.records[i] = left[i].record
+	if removed != nil {
+		b.records = nil
+		b.set(left)
 	}
 	return removed
 }
 
-// trim takes out what has gone by the limits of the queue. What a stage has handed on is not in the
-// order of the queue, so that it may be anywhere.
-func (b *batch) trim(acked uint64) {
-	gone := func(i int) bool { return b.items[i].seq <= acked }
-	for i := range b.items {
-		if gone(i) {
-			b.remove(gone)
-			return
-		}
+// set has the batch be of these items.
+func (b *batch) set(items []item) {
+	b.items, b.records = items, slices.Grow(b.records[:0], len(items))
+	for i := range items {
+		b.records = append(b.records, items[i].record)
 	}
-}
-
-// takeOld takes out what has become too old to be sent.
-func (b *batch) takeOld(isOld func(*item) bool) []item {
-	for i := range b.items {
-		if isOld(&b.items[i]) {
-			return b.remove(func(i int) bool { return isOld(&b.items[i]) })
-		}
-	}
-	return nil
 }
 
 func (b *batch) clear() {

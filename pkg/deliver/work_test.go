@@ -54,10 +54,11 @@ func TestWorkKeepsTheOrder(t *testing.T) {
 					}
 					break
 				}
-				if len(b.records) > maxEvents {
-					t.Fatalf("%d events of at most %d", len(b.records), maxEvents)
+				if len(b.items) > maxEvents {
+					t.Fatalf("%d events of at most %d", len(b.items), maxEvents)
 				}
-				for i, r := range b.records {
+				for i := range b.items {
+					r := b.items[i].record
 					if i > 0 && b.seqs[i] <= b.seqs[i-1] || b.seqs[i] != b.items[i].seq {
 						t.Fatalf("batch %v", b.seqs)
 					}
@@ -69,15 +70,15 @@ func TestWorkKeepsTheOrder(t *testing.T) {
 					}
 					last[r.Key] = b.seqs[i]
 				}
-				for _, r := range b.records {
-					busy[r.Key] = true
+				for _, it := range b.items {
+					busy[it.record.Key] = true
 				}
-				taken += len(b.records)
+				taken += len(b.items)
 				running = append(running, b)
 			case len(running) > 0:
 				i := random.IntN(len(running))
-				for _, r := range running[i].records {
-					delete(busy, r.Key)
+				for _, it := range running[i].items {
+					delete(busy, it.record.Key)
 				}
 				w.done(running[i])
 				running = append(running[:i], running[i+1:]...)
@@ -103,19 +104,19 @@ func TestWorkWaitsForAFullBatch(t *testing.T) {
 	if ok, wait, _ := w.take(&b, now); ok || wait <= 0 || wait > time.Minute {
 		t.Errorf("9 of 10: %v, %s", ok, wait)
 	}
-	if ok, _, _ := w.take(&b, now.Add(2*time.Minute)); !ok || len(b.records) != 9 {
-		t.Errorf("after the wait: %v, %d events", ok, len(b.records))
+	if ok, _, _ := w.take(&b, now.Add(2*time.Minute)); !ok || len(b.items) != 9 {
+		t.Errorf("after the wait: %v, %d events", ok, len(b.items))
 	}
 	w.done(&b)
 	w.add(workItems(10, 10, 3))
-	if ok, _, _ := w.take(&b, now); !ok || len(b.records) != 10 {
-		t.Errorf("a full one: %v, %d events", ok, len(b.records))
+	if ok, _, _ := w.take(&b, now); !ok || len(b.items) != 10 {
+		t.Errorf("a full one: %v, %d events", ok, len(b.items))
 	}
 	w.add(workItems(20, 3, 3))
 	w.done(&b)
 	w.become(hurried)
-	if ok, _, _ := w.take(&b, now); !ok || len(b.records) != 3 {
-		t.Errorf("in a hurry: %v, %d events", ok, len(b.records))
+	if ok, _, _ := w.take(&b, now); !ok || len(b.items) != 3 {
+		t.Errorf("in a hurry: %v, %d events", ok, len(b.items))
 	}
 	w.done(&b)
 	w.add(workItems(23, 1, 3))
@@ -145,7 +146,7 @@ func TestWorkInvalidAlone(t *testing.T) {
 		if (b.items[0].invalid != nil) != (len(sizes) == 1) {
 			t.Errorf("batch %d: %v", len(sizes), b.items[0].invalid)
 		}
-		sizes = append(sizes, len(b.records))
+		sizes = append(sizes, len(b.items))
 		w.done(&b)
 	}
 	if sizes[0] != 2 || sizes[1] != 1 || sizes[2] != 2 {

@@ -444,9 +444,9 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 		setState(q.state, kv.Key, kv.Value)
 	}
 	if len(g.records) > 0 {
-		needed, at := q.end, g.infos[0].at
+		needed, oldest, at := q.end, q.cache[0].first(), g.infos[0].at
 		for _, c := range q.cursors {
-			needed = min(needed, c.arrived(first, at))
+			needed = min(needed, c.arrived(first, oldest, at))
 		}
 		q.trimCache(needed)
 		for c := range q.readers {
@@ -459,8 +459,8 @@ func (q *Queue) publish(g *Group, ops []KeyValue) {
 	q.enforceLimit()
 }
 
-// trimCache drops the blocks that every cursor has acknowledged, but for one that can still grow,
-// and the oldest beyond the limit. q.mu is held.
+// trimCache drops the blocks that every cursor has read, or will read from a file, but for one that
+// can still grow, and the oldest beyond the limit. q.mu is held.
 func (q *Queue) trimCache(needed uint64) {
 	n, last := 0, len(q.cache)-1
 	done := func(b *Block, grows bool) bool { return b.last() <= needed && (!grows || len(b.buf) > extendLimit) }

@@ -68,6 +68,10 @@ type Cursor struct {
 	// Base of the segment that is read, which the store keeps open; 0: none.
 	using   uint64
 	removed bool
+
+	// Reads for Again; made when it is needed.
+	againMu sync.Mutex
+	again   *Cursor
 }
 
 // chunkRef is what a cursor keeps of a chunk that it has read.
@@ -115,6 +119,53 @@ func (c *Cursor) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, 
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Again returns records that Next has returned before, in the order of the numbers given, so that
+// nobody need keep what waits. One that is not there any more has no Data: it was acknowledged, or
+// cannot be read. Neighbors cost little.
+func (c *Cursor) Again(seqs []uint64) ([]Record, error) {
+	c.againMu.Lock()
+	defer c.againMu.Unlock()
+	c.mu.Lock()
+	removed := c.removed
+	c.mu.Unlock()
+	if removed {
+		return nil, ErrClosed
+	}
+	if c.again == nil {
+		c.again = newCursor(c.q, "", position{})
+	}
+	a, records := c.again, make([]Record, len(seqs))
+	for i, seq := range seqs {
+		records[i].Seq = seq
+		if !a.view.holds(seq) {
+			if c.q.isClosing() {
+				return nil, ErrClosed
+			}
+			view, err := a.locate(seq)
+			if err != nil {
+				return nil, err
+			}
+			if !view.holds(seq) {
+				continue
+			}
+			a.view = view
+		}
+		if a.read != seq || a.at != seq {
+			a.read = seq
+			a.seek()
+		}
+		ch := &a.view.chunks[a.chunk]
+		records[i].Data, a.offset = nextEntry(a.view.buf, a.offset)
+		records[i].Stored = c.q.clock.time(ch.at)
+		if a.read = seq + 1; a.offset < ch.end {
+			a.at = a.read
+		} else {
+			a.at = 0
+		}
+	}
+	return records, nil
 }
 
 // take returns what there is, which may be nothing.
@@ -365,7 +416,7 @@ func (c *Cursor) popWindow() {
 	if n > 0 {
 		w := &c.window[n-1]
 		c.pos.segment, c.pos.bytes, c.hint = w.segment, w.before+w.bytes, w.at
-		c.window = slices.Delete(c.window, 0, n)
+		c.window = c.window[n:] // to be moved by append, and not each time
 	}
 	if len(c.window) > 0 {
 		if w := &c.window[0]; w.first <= c.pos.acked {
@@ -416,19 +467,29 @@ func (c *Cursor) remove() {
 	c.mu.Unlock()
 	c.use(0)
 	notify(c.wake)
+	c.againMu.Lock()
+	defer c.againMu.Unlock()
+	if c.again != nil {
+		c.again.remove()
+		c.again = nil
+	}
 }
 
 // arrived wakes the cursor for record first, which is new and was appended at the given time, and
-// returns the last record that it does not need.
-func (c *Cursor) arrived(first uint64, at int64) uint64 {
+// returns the last record that it does not need to be kept in memory, where record oldest is the
+// first one: who is behind that reads files.
+func (c *Cursor) arrived(first, oldest uint64, at int64) uint64 {
 	c.mu.Lock()
-	acked := c.pos.acked
-	if acked+1 == first {
+	read := c.read
+	if c.pos.acked+1 == first {
 		c.hint = at
 	}
 	c.mu.Unlock()
 	notify(c.wake)
-	return acked
+	if read < oldest {
+		return math.MaxUint64
+	}
+	return read - 1
 }
 
 // loadHint reads when the first waiting record was appended. Only Open calls it.

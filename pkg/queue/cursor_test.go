@@ -584,3 +584,55 @@ func TestRewindMeanwhile(t *testing.T) {
 	close(stop)
 	group.Wait()
 }
+
+// What was read can be read again by number, in any order, from memory and from files, while more is
+// stored. What is acknowledged, or cannot be read, has no data.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	const records = 2000
+	q := open(t, Options{SegmentBytes: 64 << 10, CacheBytes: 32 << 10})
+	c := cursor(t, q, "c")
+	long := strings.Repeat("x", 100)
+	put := func(from, n int) {
+		for i := from; i < from+n; i++ {
+			mustPut(t, q, fmt.Sprint(i, long))
+		}
+	}
+	expect := func(gone uint64, seqs ...uint64) {
+		t.Helper()
+		got, err := c.Again(seqs)
+		if err != nil || len(got) != len(seqs) {
+			t.Fatalf("%d records of %d: %v", len(got), len(seqs), err)
+		}
+		for i, r := range got {
+			want := fmt.Sprint(seqs[i], long)
+			if there := seqs[i] > gone; r.Seq != seqs[i] || there && string(r.Data) != want || !there && r.Data != nil ||
+				there == r.Stored.IsZero() {
+				t.Fatalf("record %d: %d, %.10s, %v", seqs[i], r.Seq, r.Data, r.Stored)
+			}
+		}
+	}
+	put(1, records)
+	next(t, c, records)
+	expect(0, 1, 2, 3, records, 1999, 5, 5, 700, 701, 702, 6, 1)
+	put(records+1, 10)
+	next(t, c, 10)
+	expect(0, records+1, records+10, 2, records+9)
+	var all []uint64
+	for i := range uint64(records) {
+		all = append(all, i+1)
+	}
+	expect(0, all...)
+	if err := c.Ack(records); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "files to go", func() bool { q.mu.RLock(); defer q.mu.RUnlock(); return q.segments[0].base > 100 })
+	c.again.view = Block{}
+	expect(1, 1, records+1)
+	if err := q.RemoveCursor("c"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Again(all); !errors.Is(err, ErrClosed) {
+		t.Errorf("of a cursor that was removed: %v", err)
+	}
+}

@@ -2,7 +2,6 @@ package replay
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -191,6 +190,6 @@ func delivery(t *testing.T, h History, sink string) (*deliver.Delivery, *queue.D
 	}
 	return deliver.New(deliver.Options{
 		Config: cfg, Sink: s, To: to, Cursor: c, Dead: dead, Metrics: deliver.NewMetrics(nil), Logger: zap.NewNop(),
-		Backlog: h.Backlog(s.Name), Hold: func(context.Context) error { return nil },
+		Backlog: h.Backlog(s.Name), May: func() bool { return true },
 	}), dead
 }
