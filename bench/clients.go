@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
@@ -293,6 +294,7 @@ func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, read
 	if err != nil {
 		return nil, err
 	}
+	budget.PaceCollector() // as the program does
 	registry := prometheus.NewRegistry()
 	options := bridge.Options{
 		Config: cfg, StoragePath: filepath.Join(t.dir, "data"), Version: "bench", Registerer: registry, Stdout: io.Discard, Stderr: os.Stderr,

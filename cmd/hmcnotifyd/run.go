@@ -94,6 +94,7 @@ func (e *environment) run(ctx context.Context) error {
 	if limit := budget.LimitMemory(); limit > 0 {
 		e.log.Debug("memory is limited", zap.Int64("bytes", limit))
 	}
+	defer budget.PaceCollector()()
 	cfg, err := config.Load(e.daemon.configFile)
 	if err != nil {
 		return err

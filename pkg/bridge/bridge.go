@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,11 +45,6 @@ const (
 	leaveTimeout = time.Second
 	// readAlongTimeout is how long those who read along have for what was stored last.
 	readAlongTimeout = time.Second
-	// ballastBytes are allocated and never touched, so they take no memory. The garbage
-	// collector runs when the heap has doubled: one of a few megabytes doubles so often that
-	// every hundredth event had to wait for it (p99 from socket to webhook at 1,000 per second:
-	// 2.1 ms without, 1.2 ms with it).
-	ballastBytes = 32 << 20
 	// aliveWithin is how long a loop may be silent before the watchdog is told: well above the
 	// longest bounded wait.
 	aliveWithin = 3 * time.Minute
@@ -80,7 +74,7 @@ type Options struct {
 	// then has only what belongs to this machine. It stays the caller's.
 	Elsewhere *Elsewhere
 	// Buffers is how many bytes may wait to be stored: so many of each HMC, and so many that are
-	// being written. 0: 8 MiB, and less of each HMC where there are many. Tests fill them.
+	// being written. 0: 8 MiB of each HMC, less where there are many, and 4 MiB. Tests fill them.
 	Buffers int
 	// Intervals are those of each HMC; tests shorten them.
 	Intervals watch.Intervals
@@ -132,11 +126,9 @@ type Bridge struct {
 	// one replay, and one test of a sink, at a time
 	replaying, testing sync.Mutex
 	deadDropped        status.Throttle
-	// see ballastBytes
-	ballast []byte
-	budget  *budget.Budget // of all HMCs, beyond the share of each
-	live    *replay.Live
-	current atomic.Pointer[current]
+	budget             *budget.Budget // of all HMCs, beyond the share of each
+	live               *replay.Live
+	current            atomic.Pointer[current]
 
 	// one reload at a time; guards what follows
 	reloading sync.Mutex
@@ -184,8 +176,8 @@ func New(opts Options) (*Bridge, error) {
 	b := &Bridge{
 		opts: opts, log: opts.Logger, started: time.Now(),
 		sinkMetrics: deliver.NewMetrics(opts.Registerer),
-		groups:      make(map[string]*record.Group), ballast: make([]byte, ballastBytes),
-		budget: budget.New(cmp.Or(opts.Buffers, budget.Common())),
+		groups:      make(map[string]*record.Group),
+		budget:      budget.New(cmp.Or(opts.Buffers, budget.Common())),
 	}
 	if e := opts.Ears; e != nil {
 		b.metrics, b.budget = e.Metrics, e.Budget
@@ -302,7 +294,6 @@ func (b *Bridge) shutdown(endDelivery context.CancelFunc) error {
 		}
 	}
 	b.live.Left(readAlongTimeout)
-	runtime.KeepAlive(b.ballast)
 	return errors.Join(err, b.dead.Close(), b.queue.Close())
 }
 

@@ -91,6 +91,7 @@ func (q *Queue) Append(ctx context.Context, b Batch) error {
 	for q.waitBytes >= q.opts.WaitBytes && !q.isClosing() && !b.Chain.Failed() {
 		space := q.space
 		q.waitMu.Unlock()
+		notify(q.urgent) // what keeps others waiting is not gathered any longer
 		select {
 		case <-space:
 		case <-q.closing:

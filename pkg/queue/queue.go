@@ -41,7 +41,7 @@ import (
 const (
 	DefaultMaxBytes     = 10 << 30
 	DefaultSegmentBytes = 32 << 20
-	DefaultWaitBytes    = 8 << 20
+	DefaultWaitBytes    = 4 << 20
 	DefaultCacheBytes   = 4 << 20
 )
 
