@@ -16,7 +16,7 @@ const (
 	seenPrefix = "seen/" // HMC, NUL, number of a chunk
 	// seenChunk is how many ids are stored under one key while few come at a time: a new id
 	// costs its chunk.
-	seenChunk = 32
+	seenChunk = 8
 )
 
 // SeenWindow knows the ids of the notifications that were recorded last, of all HMCs: those of a
