@@ -74,7 +74,6 @@ type Delivery struct {
 	// Wants says whether the sink is to get an event.
 	Wants func(event.Record) bool
 
-	kind    string // of the sink
 	may     func() bool
 	resume  func(context.Context) Done
 	dead    queue.Letters
@@ -107,7 +106,7 @@ type Delivery struct {
 // with the same Metrics, has ended, and its sink is closed.
 func New(o Options) *Delivery {
 	d := &Delivery{
-		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor, kind: o.Sink.Kind(),
+		Cfg: o.Sink, Sink: o.To, Cursor: o.Cursor,
 		may: o.May, resume: o.Resume, dead: o.Dead, backlog: o.Backlog,
 		Wants:   match.Router{Match: o.Sink.Match, Drop: o.Sink.Drop}.Wants,
 		rules:   floodRulesOf(o.Config),

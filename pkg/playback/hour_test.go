@@ -88,7 +88,7 @@ func TestHour(t *testing.T) {
 		}
 	}
 	played(t, h)
-	highest -= min(before, highest) // the daemons of other tests have left their ballast
+	highest -= min(before, highest)
 	t.Logf("%d KiB of heap at most", highest>>10)
 	if limit := uint64(24 << 20); highest > limit {
 		t.Errorf("%d MiB of heap at most, more than %d", highest>>20, limit>>20)
