@@ -337,6 +337,21 @@ func TestLogThatCannotBeListed(t *testing.T) {
 	w.want("1", "2", "3")
 }
 
+// TestEntryLostWhileTheLogIsListed has the first entry of a session get lost while an answer is on its way that was made before:
+// that it is missing shows at once, and was forgotten with the answer.
+func TestEntryLostWhileTheLogIsListed(t *testing.T) {
+	t.Parallel()
+	late := hmcsim.RESTFault{Kind: hmcsim.RESTFaultLate, URI: "get-audit-log", Times: 1, Delay: 300 * time.Millisecond}
+	w := watchLog(t, hmcsim.Options{RESTFaults: []hmcsim.RESTFault{late}})
+	w.eventually("the answer is on its way", func() bool {
+		return slices.ContainsFunc(w.sim.Calls(), func(c hmcsim.Call) bool { return c.Operation == "get-console-audit-log" })
+	})
+	w.sim.LoseLogEntries("audit", entry("1"))
+	w.sim.LoseLogEntries("audit", entry("2")) // the first number may be 0 or 1: one says nothing
+	w.sim.LogEntries("audit", entry("3"))
+	w.want("1", "2", "3")
+}
+
 // TestLogOfAnotherHost has a second console take over, which has a log of its own: of that what was written since the last
 // contact with the first one is told, and not all that it has. Back again, what the first one wrote meanwhile is.
 func TestLogOfAnotherHost(t *testing.T) {

@@ -2,6 +2,7 @@ package hmcsim
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ const (
 	RESTFaultBusy     RESTFaultKind = "busy"   // 503: too many concurrent requests
 	RESTFaultStatus   RESTFaultKind = "status" // Status and Reason with a JSON error body
 	RESTFaultSlow     RESTFaultKind = "slow"   // answered after Delay
+	RESTFaultLate     RESTFaultKind = "late"   // answered at once; the answer comes after Delay
 	// never answered; ends with the client, Close, Stop or Restart.
 	RESTFaultHang    RESTFaultKind = "hang"
 	RESTFaultDrop    RESTFaultKind = "drop"    // the connection is closed without an answer
@@ -51,7 +53,7 @@ type RESTFault struct {
 	Times          int           // how many requests; 0 = all until ClearRESTFaults
 	Status, Reason int           // RESTFaultStatus
 	Message        string        // RESTFaultStatus; "" = a general one
-	Delay          time.Duration // RESTFaultSlow; default 1 s
+	Delay          time.Duration // RESTFaultSlow, RESTFaultLate; default 1 s
 }
 
 // FaultREST adds faults. The first that fits a request is what happens to it.
@@ -186,20 +188,18 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		return
 	}
-	if faulty && fault.Kind != RESTFaultSlow {
+	delay := cmp.Or(fault.Delay, time.Second)
+	if faulty && fault.Kind != RESTFaultSlow && fault.Kind != RESTFaultLate {
 		call.Status, call.Reason = fault.answers()
 		h.record(call)
 	}
 	if faulty {
 		switch fault.Kind {
 		case RESTFaultSlow:
-			delay := fault.Delay
-			if delay == 0 {
-				delay = time.Second
-			}
 			if !wait(r, stop, delay) {
 				panic(http.ErrAbortHandler)
 			} // and then answered as usual
+		case RESTFaultLate: // below
 		case RESTFaultHang:
 			wait(r, stop, time.Duration(math.MaxInt64))
 			panic(http.ErrAbortHandler)
@@ -225,6 +225,9 @@ func (h *HMC) serve(w http.ResponseWriter, r *http.Request) {
 	h.record(call)
 	if rep.before != nil {
 		rep.before()
+	}
+	if fault.Kind == RESTFaultLate && !wait(r, stop, delay) {
+		panic(http.ErrAbortHandler)
 	}
 	writeReply(w, r, rep)
 }

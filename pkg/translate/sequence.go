@@ -36,7 +36,9 @@ const (
 type SequenceTracker struct {
 	// all topics of the session are subscribed to
 	complete bool
-	link     int
+	// numbers begin with 0: there was one
+	zero bool
+	link int
 	// above 0: evidence for a count per topic, below 0: per session
 	mode   int
 	doubts int
@@ -78,7 +80,7 @@ type SequenceGap struct {
 // NewSession forgets all numbers: another session has other topics. complete says that all of them
 // are subscribed to.
 func (t *SequenceTracker) NewSession(complete bool) {
-	*t = SequenceTracker{complete: complete, mode: t.mode, doubts: t.doubts, gaps: t.gaps}
+	*t = SequenceTracker{complete: complete, zero: t.zero, mode: t.mode, doubts: t.doubts, gaps: t.gaps}
 }
 
 // NewLink notes that the link is another one of the same session: the numbers went on meanwhile.
@@ -99,6 +101,7 @@ func (t *SequenceTracker) Dropped(topic string, n int) {
 
 // Note takes the number of a notification, in the order of arrival.
 func (t *SequenceTracker) Note(topic string, nr int64, now time.Time) {
+	t.zero = t.zero || nr == 0
 	own := t.topics[topic]
 	if own == nil {
 		if t.topics == nil {
@@ -131,11 +134,15 @@ func (t *SequenceTracker) Note(topic string, nr int64, now time.Time) {
 	}
 }
 
-// Behind says whether a number tells of notifications before it that did not come, for numbers
-// begin with 0 or 1: it is the first of its topic in this session, or of all topics, as far as it
-// is known which of the two the HMC counts. Later ones are noticed by Note.
+// Behind says whether a number tells of notifications before it that did not come: it is the first
+// of its topic in this session, or of all topics, as far as it is known which of the two the HMC
+// counts. Numbers begin with 1, unless one was 0. Later ones are noticed by Note.
 func (t *SequenceTracker) Behind(topic string, nr int64) (ofTopic, ofSession bool) {
-	return nr > 1 && t.mode >= 0 && t.topics[topic] == nil, nr > 1 && t.mode <= 0 && !t.session.known
+	least := int64(1)
+	if t.zero {
+		least = 0
+	}
+	return nr > least && t.mode >= 0 && t.topics[topic] == nil, nr > least && t.mode <= 0 && !t.session.known
 }
 
 // learn weighs a number that only one of the two ways to count explains.

@@ -212,3 +212,26 @@ func BenchmarkSequence(b *testing.B) {
 		nr++
 	}
 }
+
+// TestSequenceBehind has the first number of a topic tell that there was one before it. Whether the HMC
+// begins with 0 or 1 is not documented: the first 0 says so, also for the sessions after this one.
+func TestSequenceBehind(t *testing.T) {
+	r := newSequenceRun(true)
+	behind := func(topic string, nr int64, want bool) {
+		t.Helper()
+		if ofTopic, _ := r.t.Behind(topic, nr); ofTopic != want {
+			t.Errorf("number %d of topic %s: %v", nr, topic, ofTopic)
+		}
+	}
+	behind("a", 1, false)
+	behind("a", 2, true)
+	r.note("a", 1, 2)
+	behind("a", 5, false) // a jump, of which Settle tells
+	behind("b", 1, false)
+	r.note("b", 0)
+	behind("c", 1, true)
+	behind("c", 0, false)
+	r.t.NewSession(true)
+	behind("a", 0, false)
+	behind("a", 1, true)
+}

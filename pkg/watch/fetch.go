@@ -80,7 +80,10 @@ func (f *fetcher) askLog(kind string) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if f.running = true; f.logs[kind] == nil {
+	f.running = true
+	if r := f.logs[kind]; r != nil {
+		r.again = true // it may be asked for just now, and the answer without this
+	} else {
 		f.logs[kind] = &retry{due: f.rest[kind]}
 	}
 	signal(k.wake)
@@ -144,8 +147,12 @@ func (f *fetcher) fetchLogs(ctx context.Context) {
 	for _, kind := range event.LogTopics() {
 		k.mu.Lock()
 		r := f.logs[kind]
+		due := r != nil && r.isDue(time.Now())
+		if due {
+			r.again = false
+		}
 		k.mu.Unlock()
-		if r == nil || !r.isDue(time.Now()) {
+		if !due {
 			continue
 		}
 		err := f.fetchLog(ctx, kind)
@@ -153,7 +160,11 @@ func (f *fetcher) fetchLogs(ctx context.Context) {
 			return
 		}
 		f.settle(r, err, "entries of the "+kind+" log", func() {
-			if err == nil && f.logs[kind] == r {
+			switch {
+			case err != nil || f.logs[kind] != r:
+			case r.again:
+				f.logs[kind] = &retry{due: f.rest[kind]}
+			default:
 				delete(f.logs, kind)
 			}
 		})

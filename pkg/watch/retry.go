@@ -15,6 +15,8 @@ type retry struct {
 	// soon says that it is about to become possible: the first attempts follow each other
 	// faster.
 	soon bool
+	// again says that it was asked for once more since the last attempt has begun.
+	again bool
 }
 
 func (r *retry) isDue(now time.Time) bool { return !now.Before(r.due) }
