@@ -350,16 +350,7 @@ func publishAll(ctx context.Context, js jetstream.JetStream, records [][]byte) e
 			return err
 		}
 	}
-	for _, f := range futures {
-		select {
-		case <-f.Ok():
-		case err := <-f.Err():
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
+	return acknowledged(ctx, futures)
 }
 
 // publishBatch publishes all records as one batch, which is stored as a whole or not at all.

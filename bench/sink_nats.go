@@ -102,6 +102,11 @@ func (l *natsLoop) Send(ctx context.Context, records []event.Record) error {
 			return err
 		}
 	}
+	return acknowledged(ctx, futures)
+}
+
+// acknowledged waits until all is stored.
+func acknowledged(ctx context.Context, futures []jetstream.PubAckFuture) error {
 	for _, f := range futures {
 		select {
 		case <-f.Ok():
