@@ -282,20 +282,11 @@ func runJetStreamBatches(ctx context.Context, t target) error {
 }
 
 func runStream(ctx context.Context, t target, put func(context.Context, jetstream.JetStream, [][]byte) error) error {
-	s, err := server.NewServer(&server.Options{
-		DontListen: true, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.dir, SyncAlways: true,
-	})
+	s, stop, err := startServer(&server.Options{DontListen: true, StoreDir: t.dir, SyncAlways: true})
 	if err != nil {
 		return err
 	}
-	s.Start()
-	defer func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	}()
-	if !s.ReadyForConnections(time.Minute) {
-		return errors.New("the server does not start")
-	}
+	defer stop()
 	nc, err := nats.Connect("", nats.InProcessServer(s))
 	if err != nil {
 		return err

@@ -39,13 +39,11 @@ func natsCase() sinkCase {
 	}
 }
 
-// startNATS starts a server with a stream in a file store.
-func startNATS(ctx context.Context, dir string) (address string, stop func(), err error) {
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: dir,
-	})
-	if err != nil {
-		return "", nil, err
+// startServer starts a server that stands alone, with JetStream.
+func startServer(o *server.Options) (s *server.Server, stop func(), err error) {
+	o.NoLog, o.NoSigs, o.JetStream = true, true, true
+	if s, err = server.NewServer(o); err != nil {
+		return nil, nil, err
 	}
 	stop = func() {
 		s.Shutdown()
@@ -54,7 +52,16 @@ func startNATS(ctx context.Context, dir string) (address string, stop func(), er
 	s.Start()
 	if !s.ReadyForConnections(time.Minute) {
 		stop()
-		return "", nil, errors.New("the server does not start")
+		return nil, nil, errors.New("the server does not start")
+	}
+	return s, stop, nil
+}
+
+// startNATS starts a server with a stream in a file store.
+func startNATS(ctx context.Context, dir string) (address string, stop func(), err error) {
+	s, stop, err := startServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, StoreDir: dir})
+	if err != nil {
+		return "", nil, err
 	}
 	l, err := newNATSLoop(s.ClientURL())
 	if err != nil {

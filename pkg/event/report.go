@@ -37,11 +37,11 @@ func Reports(body []byte) iter.Seq[Report] {
 // AppendReports appends what Reports ranges over; where dst would become longer than limit the last
 // one takes the place of the one before.
 func AppendReports(dst []Report, body []byte, limit int) []Report {
-	for o := ObjectsIn(body, changeReports); o.Next(); {
+	for report := range Reports(body) {
 		if len(dst) == limit {
 			dst = dst[:limit-1]
 		}
-		dst = append(dst, readReport(&o))
+		dst = append(dst, report)
 	}
 	return dst
 }

@@ -31,7 +31,7 @@ func (l *Loaded) Segment(summary []byte, size int64) (base, last uint64, err err
 		return 0, 0, errChunk
 	}
 	s := &Segment{Base: big.Uint64(summary), Size: size}
-	if err := s.Decode(summary[8:]); err != nil || s.Base == 0 || s.Last+1 < s.Base {
+	if err := s.Decode(summary[8:]); err != nil || s.Base == 0 {
 		return 0, 0, errChunk
 	}
 	if n := len(l.Segments); n > 0 && l.Segments[n-1].Base == s.Base {
