@@ -63,8 +63,10 @@ type laneHealth struct {
 	failures int
 	// began is when the running attempt did; zero: none runs.
 	began time.Time
-	// timer goes off when the running attempt is overdue.
+	// timer goes off when the running attempt may be overdue; armed says that it will. It is left
+	// to go off in vain rather than set and stopped for each attempt.
 	timer *time.Timer
+	armed bool
 	// hangs says that the running attempt is overdue and has been counted as failed.
 	hangs bool
 }
@@ -74,19 +76,31 @@ func (h *health) begin(l *laneHealth, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l.began = now
-	if l.timer == nil {
-		l.timer = time.AfterFunc(h.limit, func() { h.expire(l) })
-	} else {
-		l.timer.Reset(h.limit)
+	if !l.armed {
+		h.arm(l, h.limit)
 	}
 }
 
-// expire counts the running attempt as failed, unless the timer was that of one before it.
+func (h *health) arm(l *laneHealth, wait time.Duration) {
+	l.armed = true
+	if l.timer == nil {
+		l.timer = time.AfterFunc(wait, func() { h.expire(l) })
+	} else {
+		l.timer.Reset(wait)
+	}
+}
+
+// expire counts the running attempt as failed, unless it began after the timer was set.
 func (h *health) expire(l *laneHealth) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	l.armed = false
+	if l.hangs || l.began.IsZero() {
+		return
+	}
 	now := time.Now()
-	if l.hangs || l.began.IsZero() || now.Sub(l.began) < h.limit {
+	if left := h.limit - now.Sub(l.began); left > 0 {
+		h.arm(l, left)
 		return
 	}
 	l.hangs = true
@@ -98,7 +112,6 @@ func (h *health) expire(l *laneHealth) {
 func (h *health) end(l *laneHealth) (counted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	l.timer.Stop()
 	counted = l.hangs
 	l.began, l.hangs = time.Time{}, false
 	return counted

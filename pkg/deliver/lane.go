@@ -17,8 +17,9 @@ import (
 // lane sends batches of a sink's events one after the other, in a goroutine of its own.
 type lane struct {
 	*Delivery
-	own   *laneHealth
-	batch batch
+	own     *laneHealth
+	batch   batch
+	latency status.Latency
 }
 
 // run sends until all is done or ctx is done. It returns false when it gave up: at the end of ctx,
@@ -250,7 +251,7 @@ func (l *lane) delivered(items []item, err error) {
 	now, acked, stored := time.Now(), l.Cursor.Acked(), 0
 	for i := range items {
 		stored += items[i].left(acked)
-		status.ObserveEvent(l.metrics.latency, now.Sub(items[i].record.Received), items[i].record.ID, i == 0)
+		l.latency.Observe(l.metrics.latency, now.Sub(items[i].record.Received), items[i].record.ID, now)
 	}
 	l.health.delivered(now)
 	if err != nil {

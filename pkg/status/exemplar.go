@@ -11,14 +11,24 @@ import (
 // value, and the library panics beyond them.
 const maxExemplar = 64
 
-// ObserveEvent observes what an event took, and where exemplar is set notes which event that was,
-// for who asks a chart. That costs more than the rest: once a batch is enough.
-func ObserveEvent(o prometheus.Observer, took time.Duration, id string, exemplar bool) {
+// Latency observes what events took, and notes as an exemplar which event that was, for who asks a
+// chart. That costs more than the rest: it is done once a second, and for each event that took
+// longer than those since. It is used by one goroutine.
+type Latency struct {
+	noted   time.Time
+	slowest time.Duration
+}
+
+// Observe observes what the event with this id took until now.
+func (l *Latency) Observe(o prometheus.Observer, took time.Duration, id string, now time.Time) {
 	seconds := max(0, took.Seconds()) // the clock may have been set back
-	e, ok := o.(prometheus.ExemplarObserver)
-	if !ok || !exemplar || len(id) > maxExemplar || !utf8.ValidString(id) {
-		o.Observe(seconds)
-		return
+	if since := now.Sub(l.noted); took > l.slowest || since >= time.Second || since < 0 {
+		e, ok := o.(prometheus.ExemplarObserver)
+		if ok && len(id) <= maxExemplar && utf8.ValidString(id) {
+			l.noted, l.slowest = now, took
+			e.ObserveWithExemplar(seconds, prometheus.Labels{"event_id": id})
+			return
+		}
 	}
-	e.ObserveWithExemplar(seconds, prometheus.Labels{"event_id": id})
+	o.Observe(seconds)
 }
