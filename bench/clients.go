@@ -196,17 +196,38 @@ func delivered(s status.Status) int {
 	return int(n)
 }
 
-const idleHMCs = 10
+// idleHMCs are how many HMCs say nothing where memory is measured, each with the goal in MiB.
+var idleHMCs = []struct {
+	hmcs int
+	goal float64
+}{{10, 64}, {200, 96}}
 
-// measureIdle returns the resident memory of the bridge with idle HMCs, in MiB.
-func (b bench) measureIdle(ctx context.Context) (float64, error) {
-	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: topicsOf(idleHMCs)})
+// compareIdle prints the resident memory of the bridge with idle HMCs.
+func (b bench) compareIdle(ctx context.Context, _ int) error {
+	fmt.Printf("\n(m)  resident memory with HMCs that say nothing\n\n")
+	for _, n := range idleHMCs {
+		mib, err := b.measureIdle(ctx, n.hmcs)
+		if err != nil {
+			return fmt.Errorf("%d HMCs: %w", n.hmcs, err)
+		}
+		fmt.Printf("     %6d HMCs %10.1f MiB%s\n", n.hmcs, mib, below(n.goal, mib))
+	}
+	return nil
+}
+
+// measureIdle returns the resident memory of the bridge with so many idle HMCs, in MiB.
+func (b bench) measureIdle(ctx context.Context, hmcs int) (mib float64, err error) {
+	broker, err := hmcsim.StartBroker(hmcsim.BrokerOptions{Topics: topicsOf(hmcs)})
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = broker.Close() }()
-	var mib float64
-	err = b.withClient(ctx, "idle", broker, func(lines *bufio.Scanner, pid int) error {
+	dir, err := os.MkdirTemp(b.tmp, "idle-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	err = b.withProcess(ctx, "idle", dir, strconv.Itoa(hmcs), broker, func(lines *bufio.Scanner, pid int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
@@ -217,9 +238,13 @@ func (b bench) measureIdle(ctx context.Context) (float64, error) {
 	return mib, err
 }
 
-// runIdle is the bridge with several HMCs that say nothing, until its standard input ends.
+// runIdle is the bridge with t.arg HMCs that say nothing, until its standard input ends.
 func runIdle(ctx context.Context, t target) error {
-	b, err := startBridge(ctx, t, idleHMCs, 1)
+	hmcs, err := strconv.Atoi(t.arg)
+	if err != nil {
+		return err
+	}
+	b, err := startBridge(ctx, t, hmcs, 1)
 	if err != nil {
 		return err
 	}

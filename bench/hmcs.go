@@ -22,6 +22,8 @@ const (
 	steadyRate = 5000
 	steadyTime = 4 * time.Second
 	hmcRounds  = 3
+	// hmcGoal bounds what a notification costs with the most HMCs, against one.
+	hmcGoal = 1.2
 )
 
 // runHMCs is the daemon's bridge with t.arg HMCs and one log sink.
@@ -73,6 +75,9 @@ func (b bench) compareHMCs(ctx context.Context, rounds int) error {
 			busy, busy/cpu(flood, first, atOnce.count), median(flood[hmcs], func(r result) float64 { return float64(atOnce.count) / r.Seconds }),
 			median(flood[hmcs], func(r result) float64 { return r.PeakMiB }))
 	}
+	calm := cpu(steady, most, atRate.count) / cpu(steady, first, atRate.count)
+	busy := cpu(flood, most, atOnce.count) / cpu(flood, first, atOnce.count)
+	fmt.Printf("     %d against %d: %.2fx%s, %.2fx%s\n", most, first, calm, below(hmcGoal, calm), busy, below(hmcGoal, busy))
 	return nil
 }
 
