@@ -216,10 +216,8 @@ type Estate struct {
 	gone map[string]removed
 	// announced has what was announced lately, and is not listed yet.
 	announced map[string]time.Time
-	// listed has the classes that an HMC has listed before, by HMC, and partly those of which it
-	// has listed a resource, though perhaps not all.
-	listed map[string]map[string]bool
-	partly map[partOf]bool
+	// listed is how much of a class an HMC has listed before.
+	listed map[list]extent
 	// dirty has the URIs of what is to be stored.
 	dirty map[string]bool
 	next  uint64
@@ -231,8 +229,17 @@ type Estate struct {
 	loaded time.Time
 }
 
-// partOf is a class as an HMC lists it.
-type partOf struct{ hmc, class string }
+// list is a class as an HMC lists it.
+type list struct{ hmc, class string }
+
+// extent is how much of a class an HMC has listed.
+type extent int
+
+const (
+	noneOfIt extent = iota
+	someOfIt
+	allOfIt
+)
 
 // removed is a resource that is gone.
 type removed struct {
@@ -258,7 +265,7 @@ type object struct {
 func New() *Estate {
 	return &Estate{
 		objects: make(map[string]*object), gone: make(map[string]removed), announced: make(map[string]time.Time),
-		listed: make(map[string]map[string]bool), partly: make(map[partOf]bool), dirty: make(map[string]bool),
+		listed: make(map[list]extent), dirty: make(map[string]bool),
 		places: make(map[string]*place),
 	}
 }
@@ -559,10 +566,10 @@ func (e *Estate) Learn(l *Listing) {
 		}
 		o := e.add(*r)
 		o.Since, o.Exact, o.hmcs = l.Asked, false, []string{l.HMC}
-		e.partly[partOf{l.HMC, r.Class}] = true
+		e.hasListed(l.HMC, r.Class, someOfIt)
 		_, announced := e.announced[r.URI]
 		// The first list of a class is no news, and nor is what was announced.
-		o.fresh = e.listed[l.HMC][r.Class] && !announced
+		o.fresh = e.listed[list{l.HMC, r.Class}] == allOfIt && !announced
 		if o.fresh {
 			delete(e.dirty, r.URI) // or after a crash nobody would report it
 		}
@@ -618,7 +625,7 @@ func (e *Estate) Compare(
 		o.missing = time.Time{}
 		if !slices.Contains(o.hmcs, l.HMC) {
 			o.hmcs = append(o.hmcs, l.HMC)
-			e.partly[partOf{l.HMC, o.Class}] = true
+			e.hasListed(l.HMC, o.Class, someOfIt)
 			e.dirty[r.URI] = true
 		}
 		if r.CPCURI != "" && o.CPCURI != r.CPCURI || o.CPC != r.CPC {
@@ -700,7 +707,11 @@ func (e *Estate) Compare(
 			e.remove(differences[i].Now.URI)
 		}
 	}
-	maps.Copy(e.listedBy(l.HMC), l.Complete)
+	for class, complete := range l.Complete {
+		if complete {
+			e.hasListed(l.HMC, class, allOfIt)
+		}
+	}
 	slices.SortStableFunc(differences, func(a, b Difference) int {
 		x, y := &a.Now, &b.Now
 		return cmp.Or(rank(x.Class)-rank(y.Class), strings.Compare(x.CPC, y.CPC), strings.Compare(x.Name, y.Name))
@@ -708,12 +719,10 @@ func (e *Estate) Compare(
 	return differences, again
 }
 
-// listedBy returns the classes that an HMC has listed before. e.mu is held.
-func (e *Estate) listedBy(hmc string) map[string]bool {
-	if e.listed[hmc] == nil {
-		e.listed[hmc] = make(map[string]bool)
-	}
-	return e.listed[hmc]
+// hasListed notes how much of a class an HMC has listed. e.mu is held.
+func (e *Estate) hasListed(hmc, class string, n extent) {
+	l := list{hmc, class}
+	e.listed[l] = max(e.listed[l], n)
 }
 
 // silent says whether a status is that of a CPC of whose partitions the HMC knows nothing.
@@ -785,7 +794,7 @@ func (e *Estate) ListsAny(hmc, class string) bool {
 func (e *Estate) Listed(hmc, class string) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return e.listed[hmc][class] || e.partly[partOf{hmc, class}]
+	return e.listed[list{hmc, class}] > noneOfIt
 }
 
 // Len returns how many resources are known.
@@ -865,7 +874,6 @@ func (e *Estate) Load(now time.Time, all func(fn func(uri string, value []byte) 
 	clear(e.gone)
 	clear(e.announced)
 	clear(e.listed)
-	clear(e.partly)
 	e.loaded = now
 	all(func(uri string, value []byte) bool {
 		if !e.load(uri, value) {
@@ -898,7 +906,7 @@ func (e *Estate) load(uri string, value []byte) bool {
 	}
 	o.hmcs = s.HMCs
 	for _, hmc := range s.HMCs {
-		e.listedBy(hmc)[s.Class] = true
+		e.hasListed(hmc, s.Class, allOfIt)
 	}
 	return true
 }
