@@ -76,9 +76,20 @@ func TestStateOfAGroupGoesWithItsEvents(t *testing.T) {
 
 // Two HMCs do not report a change at the same instant: where the link of one has come up between
 // the two reports it is still the same change, if the other one has been watched since. Else it may
-// have happened again, for what was out of its sight an HMC does not report later.
+// have happened again, for what was out of its sight an HMC does not report later. An OS message
+// may not: the other HMC holds it, and reports it when it is in sight again.
 func TestLinkComesUpBetweenTwoReports(t *testing.T) {
-	for lost, want := range map[bool]int{false: 1, true: 2} {
+	const osMessage = `{"os-messages":[{"sequence-number":%d,"message-text":"*010 IEE600I","timestamp":-1}]}`
+	for _, test := range []struct {
+		typ  string
+		lost bool
+		want int
+	}{
+		{event.TypeStatusChange, false, 1},
+		{event.TypeStatusChange, true, 2},
+		{event.TypeOSMessage, false, 1},
+		{event.TypeOSMessage, true, 1},
+	} {
 		h := newHouse(t, 2)
 		now := time.Now()
 		a, _ := h.open("a")
@@ -89,28 +100,39 @@ func TestLinkComesUpBetweenTwoReports(t *testing.T) {
 		link := func(r *Recorder) {
 			r.Connected(t.Context(), Connection{Host: "h", NewSession: true}, true, now)
 		}
-		report := func(r *Recorder) {
+		report := func(r *Recorder, number int) {
+			body := `{"change-reports":[{"old-status":"active","new-status":"stopped"}]}`
+			if test.typ == event.TypeOSMessage {
+				body = fmt.Sprintf(osMessage, number)
+			}
 			var n translate.Notification
 			n.Parse(&receiver.Notification{
-				Topic: "u.object", Received: now, Headers: partitionHeaders(event.TypeStatusChange),
-				Body: []byte(`{"change-reports":[{"old-status":"active","new-status":"stopped"}]}`),
+				Topic: "u.object", Received: now, Headers: partitionHeaders(test.typ), Body: []byte(body),
 			}, true)
 			r.Notification(t.Context(), &n)
 			r.Flush(t.Context())
 		}
 		link(a)
 		now = now.Add(time.Minute)
-		report(a)
+		report(a, 1)
 		now = now.Add(300 * time.Millisecond)
-		if lost {
+		if test.lost {
 			a.Disconnected(t.Context(), Disconnection{State: "disconnected", Cause: "cut"}, now, false)
 		}
 		link(b)
 		now = now.Add(300 * time.Millisecond)
-		report(b)
-		marks, _ := h.stored()
-		if n := len(slices.DeleteFunc(marks, func(m string) bool { return m != "PART1" })); n != want {
-			t.Errorf("the other one's link was lost %t: %d events, not %d", lost, n, want)
+		report(b, 7)
+		events := func() int {
+			marks, _ := h.stored()
+			return len(slices.DeleteFunc(marks, func(m string) bool { return m != "PART1" }))
+		}
+		if n := events(); n != test.want {
+			t.Errorf("%s, the other one's link was lost %t: %d events, not %d", test.typ, test.lost, n, test.want)
+		}
+		if test.typ == event.TypeOSMessage { // it was written twice
+			if report(a, 2); events() != 1 {
+				t.Errorf("the other one's link was lost %t: what it reports itself is not reported", test.lost)
+			}
 		}
 	}
 }

@@ -449,7 +449,7 @@ type sighting struct {
 // report is a repetition only if it comes soon after the first one, and if this HMC's link was up
 // when that came: what happened while this one was out of sight, it does not report later. Or if
 // the other HMC has been watched since: where this happened once more, the other HMC reports that
-// too, or its gap names it.
+// too, or its gap names it. OS messages it holds, and is asked for: those it reports in any case.
 func (t *tx) repeats(in *ledger.Sightings, s *sighting) bool {
 	return in.Report(s.key, t.r.name, s.at, func(by string, reported time.Time) bool {
 		switch {
@@ -461,7 +461,8 @@ func (t *tx) repeats(in *ledger.Sightings, s *sighting) bool {
 			return true
 		case !t.gaps.Linked(reported, reported):
 			other := t.g.members[by]
-			if other == nil || !other.tx.gaps.Watched(reported, s.at, s.kind) {
+			held := s.kind == event.TopicOSMessage
+			if other == nil || !held && !other.tx.gaps.Watched(reported, s.at, s.kind) {
 				return false
 			}
 		}
