@@ -179,18 +179,37 @@ func NextSpecial(b []byte, i int) int {
 	return i
 }
 
+// Plain reports whether b is printable ASCII without a backslash, and with so many quotes.
+func Plain(b []byte, quotes int) bool {
+	found, i := uint64(0), 0
+	for ; i+8 <= len(b); i += 8 {
+		found |= unquotable(binary.LittleEndian.Uint64(b[i:]))
+	}
+	for _, c := range b[i:] {
+		found |= unquotable(uint64(c) | ' '*(ones-1))
+	}
+	return found&tops == 0 && bytes.Count(b, []byte{'"'}) == quotes
+}
+
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
+
 // special returns a number whose lowest bit is in the first of the eight bytes of v that is
 // special; 0: none is.
 func special(v uint64) uint64 {
-	const (
-		ones = 0x0101010101010101
-		tops = 0x8080808080808080
-	)
+	quote := v ^ ('"' * ones)
+	return (unquotable(v) | (quote-ones)&^quote) & tops
+}
+
+// unquotable is special for all but quotes, in the top bits of the bytes.
+func unquotable(v uint64) uint64 {
 	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20,
 	// (x - 0x20*ones) &^ x has; where it is 0x7f, x + ones has. A carry or borrow goes from one
 	// that is special to those behind it only.
-	quote, backslash := v^('"'*ones), v^('\\'*ones)
-	return (v | (v + ones) | (v - ' '*ones) | (quote-ones)&^quote | (backslash-ones)&^backslash) & tops
+	backslash := v ^ ('\\' * ones)
+	return v | (v + ones) | (v - ' '*ones) | (backslash-ones)&^backslash
 }
 
 // jsonEscape expects i after the backslash.

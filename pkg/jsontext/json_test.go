@@ -52,6 +52,19 @@ func TestValidJSON(t *testing.T) {
 	}
 }
 
+func TestPlain(t *testing.T) {
+	for at := range 20 {
+		for c := range 256 {
+			text := []byte(strings.Repeat("a", 20))
+			text[at] = byte(c)
+			quotes := strings.Count(string(text), `"`)
+			if want := ' ' <= c && c < 0x7f && c != '\\'; Plain(text, quotes) != want || Plain(text, quotes+1) {
+				t.Errorf("Plain(%q) is not %v", text, want)
+			}
+		}
+	}
+}
+
 func TestCheckJSONErrors(t *testing.T) {
 	for body, want := range map[string]string{
 		"{":        "not JSON: unexpected end of JSON input",
