@@ -1,6 +1,7 @@
 package jsontext
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -26,11 +27,16 @@ var jsonSeeds = []string{
 func checkAgainstLibrary(t *testing.T, body []byte) {
 	t.Helper()
 	want := json.Valid(body) && utf8.Valid(body)
-	if got := validJSON(body); got != want {
+	if got, _ := validJSON(body); got != want {
 		t.Errorf("validJSON(%q) = %v, encoding/json and utf8 say %v", body, got, want)
 	}
-	if err := Check(body); (err == nil) != want {
+	compact, err := Check(body)
+	if (err == nil) != want {
 		t.Errorf("Check(%q) = %v, encoding/json and utf8 say %v", body, err, want)
+	}
+	var shortest bytes.Buffer
+	if want && json.Compact(&shortest, body) == nil && compact != bytes.Equal(shortest.Bytes(), body) || compact && !want {
+		t.Errorf("Check(%q) says that it is compact: %v", body, compact)
 	}
 }
 
@@ -71,7 +77,7 @@ func TestCheckJSONErrors(t *testing.T) {
 		"hello":    "not JSON: invalid character 'h' looking for beginning of value",
 		"\"\xff\"": "not valid UTF-8",
 	} {
-		if err := Check([]byte(body)); err == nil || err.Error() != want {
+		if _, err := Check([]byte(body)); err == nil || err.Error() != want {
 			t.Errorf("Check(%q) = %v, want %s", body, err, want)
 		}
 	}
@@ -89,7 +95,7 @@ func BenchmarkValidJSON(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		b.SetBytes(int64(len(body)))
 		for b.Loop() {
-			if !validJSON(body) {
+			if valid, _ := validJSON(body); !valid {
 				b.Fatal("not valid")
 			}
 		}

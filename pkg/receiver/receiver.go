@@ -126,7 +126,11 @@ type Notification struct {
 	Body []byte
 	// Received is when its last bytes were read from the network.
 	Received time.Time
+	compact  bool
 }
+
+// Compact says that Body is known to have no white space outside its strings.
+func (n *Notification) Compact() bool { return n.compact }
 
 // Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's
 // NotificationReceiver. Its methods may be called from any goroutine, at any time.
@@ -773,7 +777,8 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 		r.taken.Add(-1)
 		err := it.err
 		if err == nil && it.notification.Body != nil {
-			if jsonErr := jsontext.Check(it.notification.Body); jsonErr != nil {
+			compact, jsonErr := jsontext.Check(it.notification.Body)
+			if it.notification.compact = compact; jsonErr != nil {
 				err = &ParseError{Body: it.notification.Body, Err: jsonErr}
 			}
 		}

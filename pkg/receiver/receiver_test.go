@@ -170,6 +170,9 @@ func TestNotifications(t *testing.T) {
 		if err != nil || string(n.Body) != body || n.Topic != "u.1" {
 			t.Errorf("got %+v, %v, want %s", n, err, body)
 		}
+		if n.Compact() != !strings.HasSuffix(body, "\n") {
+			t.Errorf("%q is compact: %v", body, n.Compact())
+		}
 	}
 }
 
