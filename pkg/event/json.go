@@ -140,7 +140,7 @@ func (h Headers) Repeats(names *uint64) bool {
 	name := h[last].Name
 	bit := uint64(1)
 	if name != "" {
-		bit <<= (len(name)<<3 ^ int(name[0]) ^ int(name[len(name)-1])) & 63
+		bit <<= (21*len(name) + int(name[0]) + int(name[len(name)-1])) & 63 // other bits for the names that HMCs use
 	}
 	seen := *names&bit != 0
 	*names |= bit
