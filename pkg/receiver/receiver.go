@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
@@ -775,14 +774,8 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 		it := &items[0]
 		items = items[1:]
 		r.taken.Add(-1)
-		err := it.err
-		if err == nil && it.notification.Body != nil {
-			compact, jsonErr := jsontext.Check(it.notification.Body)
-			if it.notification.compact = compact; jsonErr != nil {
-				err = &ParseError{Body: it.notification.Body, Err: jsonErr}
-			}
-		}
-		more := yield(it.notification, err)
+		it.check()
+		more := yield(it.notification, cmp.Or(it.err, it.invalid))
 		r.buffer.give(it)
 		if !more || it.last {
 			return false
