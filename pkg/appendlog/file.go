@@ -202,12 +202,15 @@ func (f *File) End(say []byte) error {
 func (f *File) write(kind uint8, numbers [4]uint64, say []byte, groups ...[][]byte) (err error) {
 	out := &offsetWriter{f.SystemFile, f.end}
 	if f.buffer == nil {
-		f.buffer = bufio.NewWriterSize(out, bufferSize)
+		f.buffer = bufio.NewWriterSize(out, bufferSize/2)
 	}
 	f.buffer.Reset(out)
 	size := int64(0)
 	for _, frames := range groups {
 		for _, frame := range frames {
+			if len(frame) > f.buffer.Size() { // then it is written from where it is
+				_ = f.buffer.Flush()
+			}
 			_, _ = f.buffer.Write(frame) // Flush returns the first error
 			size += int64(len(frame))
 		}

@@ -54,6 +54,8 @@ type OSMessage struct {
 	Text uint32
 	// Time is in milliseconds, as the operating system gave it; 0 or less: it gave none.
 	Time int64
+	// Held says that it waited for an answer.
+	Held bool
 }
 
 // TextHash returns a hash of the text of an OS message, without the blanks and line ends behind it:

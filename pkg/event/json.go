@@ -94,6 +94,7 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 func (h Headers) MarshalJSON() ([]byte, error) { return h.appendJSON(nil), nil }
 
 func (h Headers) appendJSON(dst []byte) []byte {
+	start, quotes := len(dst), 0
 	dst = append(dst, '{')
 	var names uint64
 	for i := range h {
@@ -103,8 +104,29 @@ func (h Headers) appendJSON(dst []byte) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendString(dst, h[i].Name)
-		dst = append(dst, ':')
+		dst = append(append(append(dst, '"'), h[i].Name...), `":"`...)
+		dst = append(append(dst, h[i].Value...), '"')
+		quotes += 4
+	}
+	dst = append(dst, '}')
+	if jsontext.Plain(dst[start:], quotes) { // as almost always: looked through once, and not name by name
+		return dst
+	}
+	return h.appendEscaped(dst[:start])
+}
+
+// appendEscaped is appendJSON where something has to be escaped.
+func (h Headers) appendEscaped(dst []byte) []byte {
+	dst = append(dst, '{')
+	var names uint64
+	for i := range h {
+		if h[:i+1].Repeats(&names) {
+			continue
+		}
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(dst, h[i].Name), ':')
 		dst = appendString(dst, h[i].Value)
 	}
 	return append(dst, '}')
@@ -118,7 +140,7 @@ func (h Headers) Repeats(names *uint64) bool {
 	name := h[last].Name
 	bit := uint64(1)
 	if name != "" {
-		bit <<= (len(name)<<3 ^ int(name[0]) ^ int(name[len(name)-1])) & 63
+		bit <<= (21*len(name) + int(name[0]) + int(name[len(name)-1])) & 63 // other bits for the names that HMCs use
 	}
 	seen := *names&bit != 0
 	*names |= bit

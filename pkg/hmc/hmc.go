@@ -152,9 +152,11 @@ const maxMended = 8 << 20
 //
 // One byte that is wrong hides nothing else, and a text that was notified as well is the same text.
 func decodeAnswer(data []byte, cut bool, into any) error {
-	if len(data) <= maxMended && len(data) > 0 && jsontext.Check(data) != nil {
-		if mended := jsontext.Mended(data); json.Valid(mended) || cut && mended != nil {
-			data = mended
+	if 0 < len(data) && len(data) <= maxMended {
+		if _, err := jsontext.Check(data); err != nil {
+			if mended := jsontext.Mended(data); json.Valid(mended) || cut && mended != nil {
+				data = mended
+			}
 		}
 	}
 	switch l := into.(type) {

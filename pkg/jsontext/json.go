@@ -12,19 +12,21 @@ import (
 	"unicode/utf8"
 )
 
-// Check returns nil if body is one JSON value in valid UTF-8, else what is wrong with it.
-func Check(body []byte) error {
-	if validJSON(body) {
-		return nil
+// Check returns an error that says what is wrong with body, unless that is one JSON value in valid
+// UTF-8, and then whether it is compact: without white space outside strings.
+func Check(body []byte) (compact bool, err error) {
+	valid, compact := validJSON(body)
+	if valid {
+		return compact, nil
 	}
 	if !utf8.Valid(body) {
-		return errors.New("not valid UTF-8")
+		return false, errors.New("not valid UTF-8")
 	}
 	var value json.RawMessage
 	if err := json.Unmarshal(body, &value); err != nil {
-		return fmt.Errorf("not JSON: %w", err)
+		return false, fmt.Errorf("not JSON: %w", err)
 	}
-	return errors.New("not JSON")
+	return false, errors.New("not JSON")
 }
 
 // Mended returns a text that is nearly JSON without what keeps it from being so: a byte order mark,
@@ -62,31 +64,48 @@ const maxJSONDepth = 10000
 // validJSON reports whether b is exactly one JSON value (RFC 8259) in valid UTF-8. It accepts what
 // json.Valid and utf8.Valid accept together, in one pass and several times as fast: every
 // notification goes through it.
-func validJSON(b []byte) bool {
-	i := jsonValue(b, skipSpace(b, 0), 1)
-	return i >= 0 && skipSpace(b, i) == len(b)
+func validJSON(b []byte) (valid, compact bool) {
+	c := checker{b: b}
+	i := c.value(c.skip(0), 1)
+	valid = i >= 0 && c.skip(i) == len(b)
+	return valid, valid && !c.spaced
 }
 
-func skipSpace(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+type checker struct {
+	b      []byte
+	spaced bool // there was white space
+}
+
+// skip returns the index of what follows the white space at i.
+func (c *checker) skip(i int) int {
+	if i < len(c.b) && c.b[i] > ' ' { // as almost always
+		return i
+	}
+	return c.skipSpace(i)
+}
+
+func (c *checker) skipSpace(i int) int {
+	for i < len(c.b) && (c.b[i] == ' ' || c.b[i] == '\n' || c.b[i] == '\t' || c.b[i] == '\r') {
 		i++
+		c.spaced = true
 	}
 	return i
 }
 
-// jsonValue and its like return the index after what begins at b[i], or -1.
-func jsonValue(b []byte, i, depth int) int {
+// value and its like return the index after what begins at i, or -1.
+func (c *checker) value(i, depth int) int {
+	b := c.b
 	if i >= len(b) {
 		return -1
 	}
-	switch c := b[i]; {
-	case c == '"':
+	switch first := b[i]; {
+	case first == '"':
 		return jsonString(b, i+1)
-	case c == '{':
-		return jsonContainer(b, i+1, depth, '}')
-	case c == '[':
-		return jsonContainer(b, i+1, depth, ']')
-	case c == '-' || '0' <= c && c <= '9':
+	case first == '{':
+		return c.container(i+1, depth, '}')
+	case first == '[':
+		return c.container(i+1, depth, ']')
+	case first == '-' || '0' <= first && first <= '9':
 		return jsonNumber(b, i)
 	}
 	for _, literal := range [...]string{"true", "false", "null"} {
@@ -97,13 +116,14 @@ func jsonValue(b []byte, i, depth int) int {
 	return -1
 }
 
-// jsonContainer expects i after the bracket that begins an object, or an array, and end to be its
-// other bracket.
-func jsonContainer(b []byte, i, depth int, end byte) int {
+// container expects i after the bracket that begins an object, or an array, and end to be its other
+// bracket.
+func (c *checker) container(i, depth int, end byte) int {
 	if depth > maxJSONDepth {
 		return -1
 	}
-	i = skipSpace(b, i)
+	b := c.b
+	i = c.skip(i)
 	if i < len(b) && b[i] == end {
 		return i + 1
 	}
@@ -115,20 +135,20 @@ func jsonContainer(b []byte, i, depth int, end byte) int {
 			if i = jsonString(b, i+1); i < 0 {
 				return -1
 			}
-			if i = skipSpace(b, i); i >= len(b) || b[i] != ':' {
+			if i = c.skip(i); i >= len(b) || b[i] != ':' {
 				return -1
 			}
-			i = skipSpace(b, i+1)
+			i = c.skip(i + 1)
 		}
-		if i = jsonValue(b, i, depth+1); i < 0 {
+		if i = c.value(i, depth+1); i < 0 {
 			return -1
 		}
-		if i = skipSpace(b, i); i >= len(b) {
+		if i = c.skip(i); i >= len(b) {
 			return -1
 		}
 		switch b[i] {
 		case ',':
-			i = skipSpace(b, i+1)
+			i = c.skip(i + 1)
 		case end:
 			return i + 1
 		default:
@@ -179,18 +199,37 @@ func NextSpecial(b []byte, i int) int {
 	return i
 }
 
+// Plain reports whether b is printable ASCII without a backslash, and with so many quotes.
+func Plain(b []byte, quotes int) bool {
+	found, i := uint64(0), 0
+	for ; i+8 <= len(b); i += 8 {
+		found |= unquotable(binary.LittleEndian.Uint64(b[i:]))
+	}
+	for _, c := range b[i:] {
+		found |= unquotable(uint64(c) | ' '*(ones-1))
+	}
+	return found&tops == 0 && bytes.Count(b, []byte{'"'}) == quotes
+}
+
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
+
 // special returns a number whose lowest bit is in the first of the eight bytes of v that is
 // special; 0: none is.
 func special(v uint64) uint64 {
-	const (
-		ones = 0x0101010101010101
-		tops = 0x8080808080808080
-	)
+	quote := v ^ ('"' * ones)
+	return (unquotable(v) | (quote-ones)&^quote) & tops
+}
+
+// unquotable is special for all but quotes, in the top bits of the bytes.
+func unquotable(v uint64) uint64 {
 	// Where a byte of x is zero, (x - ones) &^ x has its top bit set; where it is below 0x20,
 	// (x - 0x20*ones) &^ x has; where it is 0x7f, x + ones has. A carry or borrow goes from one
 	// that is special to those behind it only.
-	quote, backslash := v^('"'*ones), v^('\\'*ones)
-	return (v | (v + ones) | (v - ' '*ones) | (quote-ones)&^quote | (backslash-ones)&^backslash) & tops
+	backslash := v ^ ('\\' * ones)
+	return v | (v + ones) | (v - ' '*ones) | (backslash-ones)&^backslash
 }
 
 // jsonEscape expects i after the backslash.

@@ -1,6 +1,7 @@
 package jsontext
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -26,11 +27,16 @@ var jsonSeeds = []string{
 func checkAgainstLibrary(t *testing.T, body []byte) {
 	t.Helper()
 	want := json.Valid(body) && utf8.Valid(body)
-	if got := validJSON(body); got != want {
+	if got, _ := validJSON(body); got != want {
 		t.Errorf("validJSON(%q) = %v, encoding/json and utf8 say %v", body, got, want)
 	}
-	if err := Check(body); (err == nil) != want {
+	compact, err := Check(body)
+	if (err == nil) != want {
 		t.Errorf("Check(%q) = %v, encoding/json and utf8 say %v", body, err, want)
+	}
+	var shortest bytes.Buffer
+	if want && json.Compact(&shortest, body) == nil && compact != bytes.Equal(shortest.Bytes(), body) || compact && !want {
+		t.Errorf("Check(%q) says that it is compact: %v", body, compact)
 	}
 }
 
@@ -52,13 +58,26 @@ func TestValidJSON(t *testing.T) {
 	}
 }
 
+func TestPlain(t *testing.T) {
+	for at := range 20 {
+		for c := range 256 {
+			text := []byte(strings.Repeat("a", 20))
+			text[at] = byte(c)
+			quotes := strings.Count(string(text), `"`)
+			if want := ' ' <= c && c < 0x7f && c != '\\'; Plain(text, quotes) != want || Plain(text, quotes+1) {
+				t.Errorf("Plain(%q) is not %v", text, want)
+			}
+		}
+	}
+}
+
 func TestCheckJSONErrors(t *testing.T) {
 	for body, want := range map[string]string{
 		"{":        "not JSON: unexpected end of JSON input",
 		"hello":    "not JSON: invalid character 'h' looking for beginning of value",
 		"\"\xff\"": "not valid UTF-8",
 	} {
-		if err := Check([]byte(body)); err == nil || err.Error() != want {
+		if _, err := Check([]byte(body)); err == nil || err.Error() != want {
 			t.Errorf("Check(%q) = %v, want %s", body, err, want)
 		}
 	}
@@ -76,7 +95,7 @@ func BenchmarkValidJSON(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		b.SetBytes(int64(len(body)))
 		for b.Loop() {
-			if !validJSON(body) {
+			if valid, _ := validJSON(body); !valid {
 				b.Fatal("not valid")
 			}
 		}

@@ -26,7 +26,7 @@ type SeenWindow struct {
 	mu     sync.Mutex
 	window time.Duration
 	maxIDs int
-	ids    map[event.ID]struct{}
+	ids    idSet
 	chunks []*seenIDs // oldest first
 }
 
@@ -52,7 +52,7 @@ type Seen struct {
 
 // NewSeenWindow makes a window. Without a time, or with room for no id, nothing is recognized.
 func NewSeenWindow(window time.Duration, maxIDs int) *SeenWindow {
-	return &SeenWindow{window: window, maxIDs: maxIDs, ids: make(map[event.ID]struct{})}
+	return &SeenWindow{window: window, maxIDs: maxIDs, ids: newIDSet()}
 }
 
 // Configure changes the limits.
@@ -72,7 +72,7 @@ func (s *Seen) Load(stored Stored) (damaged int) {
 	defer w.mu.Unlock()
 	w.drop(func(c *seenIDs) bool { return c.of.prefix == s.prefix })
 	for _, id := range s.added {
-		delete(w.ids, id)
+		w.ids.remove(id)
 	}
 	s.open, s.done, s.added, s.next = nil, nil, nil, 0
 	stored(s.prefix, func(key string, value []byte) bool {
@@ -84,7 +84,7 @@ func (s *Seen) Load(stored Stored) (damaged int) {
 		c := &seenIDs{of: s, number: number, at: time.Unix(0, int64(binary.BigEndian.Uint64(value)))}
 		for raw := range slices.Chunk(value[8:], len(event.ID{})) {
 			c.ids = append(c.ids, event.ID(raw))
-			w.ids[event.ID(raw)] = struct{}{}
+			w.ids.add(event.ID(raw))
 		}
 		w.chunks = append(w.chunks, c)
 		s.next = max(s.next, number+1)
@@ -112,7 +112,7 @@ func (w *SeenWindow) drop(which func(c *seenIDs) bool) {
 			return false
 		}
 		for _, id := range c.ids {
-			delete(w.ids, id)
+			w.ids.remove(id)
 		}
 		c.gone = true
 		return true
@@ -126,15 +126,14 @@ func (s *Seen) Add(id event.ID, now time.Time) (known bool) {
 	defer w.mu.Unlock()
 	s.at = now
 	if w.window <= 0 || w.maxIDs <= 0 {
-		_, known = w.ids[id]
+		_, known = w.ids.find(&id)
 		return known
 	}
-	before := len(w.ids)
-	w.ids[id] = struct{}{} // looked up once
-	if known = len(w.ids) == before; !known {
-		s.added = append(s.added, id)
+	if !w.ids.add(id) {
+		return true
 	}
-	return known
+	s.added = append(s.added, id)
+	return false
 }
 
 // Changes implements Book.
@@ -170,11 +169,11 @@ func (w *SeenWindow) expire(now time.Time) {
 		c := w.chunks[n]
 		// Within the limit of the number up to a chunk of it: the oldest of a chunk go
 		// together.
-		if now.Sub(c.at) <= w.window && len(w.ids)-len(c.ids) < w.maxIDs {
+		if now.Sub(c.at) <= w.window && w.ids.n-len(c.ids) < w.maxIDs {
 			break
 		}
 		for _, id := range c.ids {
-			delete(w.ids, id)
+			w.ids.remove(id)
 		}
 		c.gone = true
 		c.of.done = append(c.of.done, c)

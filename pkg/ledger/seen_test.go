@@ -72,8 +72,8 @@ func TestSeenWindow(t *testing.T) {
 	}
 	addAll(t, h, now.Add(11*time.Minute), state, 5)
 	addAll(t, h, now.Add(22*time.Minute), state)
-	if len(w.ids) != 0 || len(w.chunks) != 0 || len(state) != 0 {
-		t.Errorf("after the time: %d ids, %d chunks, %d stored", len(w.ids), len(w.chunks), len(state))
+	if w.ids.n != 0 || len(w.chunks) != 0 || len(state) != 0 {
+		t.Errorf("after the time: %d ids, %d chunks, %d stored", w.ids.n, len(w.chunks), len(state))
 	}
 	if h.Add(seenID(5), now) {
 		t.Error("5 is still known")
@@ -92,8 +92,8 @@ func TestSeenWindowIsBounded(t *testing.T) {
 		for _, s := range books {
 			addAll(t, s, now, state, n, n+1, n+2)
 			n += 3
-			if len(w.ids) > maxIDs+3*seenChunk {
-				t.Fatalf("%d ids", len(w.ids))
+			if w.ids.n > maxIDs+3*seenChunk {
+				t.Fatalf("%d ids", w.ids.n)
 			}
 		}
 	}

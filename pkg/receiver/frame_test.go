@@ -73,7 +73,7 @@ func TestReadCapture(t *testing.T) {
 	if _, ok := f.headers.Lookup("content-length"); ok || f.headers.Get("nothing") != "" {
 		t.Error("headers that are not there")
 	}
-	if err := jsontext.Check(f.body); err != nil {
+	if _, err := jsontext.Check(f.body); err != nil {
 		t.Errorf("body %q: %v", f.body, err)
 	}
 }

@@ -7,17 +7,34 @@ import (
 	"unsafe"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
 
 // item is what goes from the reader of a link to the consumer of Notifications.
 type item struct {
 	notification Notification
-	// err is yielded with the notification, or instead of it.
+	// err is yielded instead of the notification.
 	err error
+	// invalid is yielded with the notification, once that is checked: its body is not JSON.
+	invalid error
+	checked bool
 	// last says that err ends the iteration: the link was lost.
 	last bool
 	// size is how many bytes of memory it holds; charged are those that the Budget counts.
 	size, charged int
+}
+
+// check finds out whether the body of a notification is JSON.
+func (it *item) check() {
+	n := &it.notification
+	if it.checked || n.Body == nil {
+		return
+	}
+	it.checked = true
+	compact, err := jsontext.Check(n.Body)
+	if n.compact = compact; err != nil {
+		it.invalid = &ParseError{Body: n.Body, Err: err}
+	}
 }
 
 // own is what counts against the limit of the buffer.

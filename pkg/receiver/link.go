@@ -351,7 +351,7 @@ func (l *link) flush() {
 			rest = rest[n:]
 			continue
 		}
-		if l.hold() {
+		if l.hold(rest) {
 			continue
 		}
 		l.miss(&rest[0])
@@ -365,7 +365,7 @@ func (l *link) flush() {
 // charge takes room for more of a body that is being read.
 func (l *link) charge(n int) bool {
 	for !l.r.buffer.take(n) {
-		if l.flush(); !l.hold() {
+		if l.flush(); !l.hold(nil) {
 			return false
 		}
 	}
@@ -378,13 +378,18 @@ func (l *link) charge(n int) bool {
 // HandoverWait; after that the reader keeps up with the HMC until there is room again, because an
 // HMC that is held up for ever has to keep the notifications itself. It does so out of the Budget
 // first, and waits once more when that is used up.
-func (l *link) hold() bool {
+//
+// Before it waits it checks what is waiting: the consumer, which cannot keep up, need not.
+func (l *link) hold(waiting []item) bool {
 	if l.fullSince.IsZero() {
 		l.fullSince = time.Now()
 	}
 	left := l.r.limits.HandoverWait - time.Since(l.fullSince)
 	if left <= 0 || (l.r.opts.HandoverHold != nil && !l.r.opts.HandoverHold()) {
 		return l.r.buffer.overflow()
+	}
+	for i := range waiting {
+		waiting[i].check()
 	}
 	select {
 	case <-l.r.buffer.room:

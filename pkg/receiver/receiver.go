@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
@@ -126,7 +125,11 @@ type Notification struct {
 	Body []byte
 	// Received is when its last bytes were read from the network.
 	Received time.Time
+	compact  bool
 }
+
+// Compact says that Body is known to have no white space outside its strings.
+func (n *Notification) Compact() bool { return n.compact }
 
 // Receiver receives the notifications of one HMC over STOMP, the counterpart of zhmcclient's
 // NotificationReceiver. Its methods may be called from any goroutine, at any time.
@@ -771,13 +774,8 @@ func (r *Receiver) yieldAll(ctx context.Context, items []item, yield func(Notifi
 		it := &items[0]
 		items = items[1:]
 		r.taken.Add(-1)
-		err := it.err
-		if err == nil && it.notification.Body != nil {
-			if jsonErr := jsontext.Check(it.notification.Body); jsonErr != nil {
-				err = &ParseError{Body: it.notification.Body, Err: jsonErr}
-			}
-		}
-		more := yield(it.notification, err)
+		it.check()
+		more := yield(it.notification, cmp.Or(it.err, it.invalid))
 		r.buffer.give(it)
 		if !more || it.last {
 			return false

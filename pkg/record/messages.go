@@ -1,7 +1,6 @@
 package record
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -17,9 +16,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/translate"
 )
-
-// isHeld is in the body of a message that waits for an answer: bodies have no blanks.
-var isHeld = []byte(`"is-held":true`)
 
 // replayMessages and replayBytes bound what is kept of a partition's replay until it is complete.
 const (
@@ -48,6 +44,7 @@ func (l *replay) add(p *translate.Part, e event.Event) {
 func messageOf(p *translate.Part) console.OSMessage {
 	return console.OSMessage{
 		Number: p.Message.Number, ID: p.ID, Text: console.TextHash(p.Message.PlainText()), Time: p.Message.Time,
+		Held: p.Message.Held,
 	}
 }
 
@@ -101,7 +98,7 @@ func (t *tx) putMessage(
 		}
 	}
 	t.putKnown(e)
-	if bytes.Contains(e.Body, isHeld) { // most are not, and parsing costs
+	if m.Held {
 		parsed := event.ParseOSMessage(e.Body)
 		t.waits(e, &parsed)
 	}

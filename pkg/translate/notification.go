@@ -81,6 +81,8 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	}
 	switch {
 	case len(received.Body) == 0:
+	case received.Compact():
+		n.Body = received.Body
 	case valid:
 		n.Body = event.CompactValid(received.Body)
 	default:
