@@ -1101,9 +1101,13 @@ func playMarkModel(t *testing.T, hosts, many bool) {
 	}
 	var messages, alike, repeated, wrong int
 	for i := range runs {
-		m := newMarkModel(t, seed+uint64(i), many)
+		seed := seed + uint64(i)
+		if i == 0 && !hosts && !many {
+			seed = 2002 // a replay in which one sequence was taken for an earlier one: two had one epoch
+		}
+		m := newMarkModel(t, seed, many)
 		m.hosts = hosts
-		m.note("seed %d: %+v", seed+uint64(i), []any{m.holds, m.wrap, m.times, m.keeps, m.everyRefresh, m.deletesNewest, m.boot, m.fails})
+		m.note("seed %d: %+v", seed, []any{m.holds, m.wrap, m.times, m.keeps, m.everyRefresh, m.deletesNewest, m.boot, m.fails})
 		for range 120 {
 			m.step()
 		}

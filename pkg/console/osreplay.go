@@ -18,7 +18,8 @@ type osReplay struct {
 	byNumber []osEntry
 	// the highest number of each epoch there
 	highest map[uint32]int64
-	added   map[osEntry]bool
+	// the times of those that were given an epoch
+	added map[osID]int64
 	// how often the host before had a text, if this one has not replayed all yet
 	texts map[osText]int
 	// what was delivered under an epoch that it does not have any more
@@ -29,6 +30,12 @@ type osReplay struct {
 type osKey struct {
 	number int64
 	hash   uint32
+}
+
+// osID is what tells the events of two messages of a partition from each other.
+type osID struct {
+	osKey
+	epoch uint32
 }
 
 type osText struct {
@@ -52,7 +59,7 @@ const (
 func (p *osPartition) replay(r *OSReplay, asked, now time.Duration) []OSVerdict {
 	a := &osReplay{
 		OSReplay: r, p: p, asked: asked, now: now, verdicts: make([]OSVerdict, len(r.Messages)),
-		highest: make(map[uint32]int64), added: make(map[osEntry]bool), texts: make(map[osText]int),
+		highest: make(map[uint32]int64), added: make(map[osID]int64), texts: make(map[osText]int),
 		left: make(map[osKey]bool),
 	}
 	if len(r.Messages) == 0 {
@@ -376,12 +383,18 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		if a.left[osKey{msg.Number, msg.Text}] && v.Epoch == epoch && !present {
 			v.Epoch = p.fresh()
 		}
-		e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: v.Epoch}
-		if v.Duplicate || a.added[e] { // added: two replays were given as one
-			v.Duplicate = true
+		key := osKey{msg.Number, msg.Text}
+		if at, given := a.added[osID{key, v.Epoch}]; given && !v.Duplicate {
+			if v.Duplicate = at == msg.Time; !v.Duplicate { // else two replays were given as one
+				v.Epoch = p.fresh() // of two sequences with one epoch: one was taken for the other
+			}
+		}
+		if v.Duplicate {
 			continue
 		}
-		if a.added[e] = true; present && msg.Number > p.highest {
+		a.added[osID{key, v.Epoch}] = msg.Time
+		e := osEntry{number: msg.Number, time: msg.Time, hash: msg.Text, epoch: v.Epoch}
+		if present && msg.Number > p.highest {
 			if a.skips || kind != osBegun { // what the first replay of all skips was gone before
 				p.extend(msg.Number)
 			}
