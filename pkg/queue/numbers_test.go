@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -181,6 +182,18 @@ func TestSequenceAfterStartsThatStoreNothing(t *testing.T) {
 			torn(t, segment)
 			lost(t, cursors)
 		},
+		"sector and cursors": func(t *testing.T, segment, cursors string) {
+			b, err := os.ReadFile(segment)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := bytes.Index(b, []byte("record 50"))
+			clear(b[at : at+256])
+			if err := os.WriteFile(segment, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			lost(t, cursors)
+		},
 		"segment and cursors": func(t *testing.T, segment, cursors string) {
 			lost(t, segment)
 			lost(t, cursors)
@@ -225,8 +238,9 @@ func TestSequenceAfterStartsThatStoreNothing(t *testing.T) {
 					if _, last := q.Bounds(); last <= records || last > records+2*storage.DamageGap {
 						t.Errorf("a new record is %d", last)
 					}
-					if events, _, _ := cursor(t, q, "c").Pending(); events > records+2 {
-						t.Errorf("%d records wait", events)
+					events, _, _ := cursor(t, q, "c").Pending()
+					if damaged := testutil.ToFloat64(q.metrics.damaged); events > 2 || damaged > 0 {
+						t.Errorf("%d records wait, %v files are called damaged once more", events, damaged)
 					}
 					if err := q.Close(); err != nil {
 						t.Fatal(err)
