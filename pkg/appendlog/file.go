@@ -31,10 +31,10 @@ type File struct {
 	size int64
 	// What is written has its place: it is synced group by group.
 	placed bool
-	// The name may not be on disk.
-	unnamed bool
-	doubt   bool
-	frame   []byte
+	// The name, or the size, may not be on disk.
+	unnamed, resized bool
+	doubt            bool
+	frame            []byte
 }
 
 // Create makes a file that gets its name with Place. Until then it is written to without a sync.
@@ -67,18 +67,29 @@ func (f *File) Place() error {
 	}
 	// The one of before is gone: nothing can be undone if this fails, and only what is appended
 	// has to wait until it works.
-	f.placed, f.unnamed = true, true
+	f.placed, f.unnamed, f.resized = true, true, false
 	_ = f.Settle()
 	return nil
 }
 
-// Settle makes the name durable, if it may not be. Append does so first.
+// Settle makes name and size durable, if they may not be. Append does so first: a group that is
+// torn has had its room, and nothing of one that was cut off is behind it.
 func (f *File) Settle() error {
-	if !f.unnamed {
-		return nil
+	if err := f.settleSize(); err != nil || !f.unnamed {
+		return err
 	}
 	err := f.system.Sync(filepath.Dir(f.path))
 	f.unnamed = err != nil
+	return err
+}
+
+// settleSize makes the size durable. If that fails nobody knows it any more.
+func (f *File) settleSize() error {
+	if !f.resized || !f.placed || f.doubt {
+		return nil
+	}
+	err := f.Sync()
+	f.resized, f.doubt = err != nil, err != nil
 	return err
 }
 
@@ -94,7 +105,11 @@ func Open(system datadir.System, path string, found Scanned) (*File, error) {
 	stat, err := file.Stat()
 	if err == nil {
 		f.size = stat.Size()
-		err = f.rewrite(found.Last)
+		to := f.end
+		if !found.Rest {
+			to = f.size // there is nothing behind the last group but what is reserved
+		}
+		err = f.rewrite(found.Last, to)
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -102,11 +117,11 @@ func Open(system datadir.System, path string, found Scanned) (*File, error) {
 	return f, nil
 }
 
-// rewrite puts what is read from an offset on on disk.
-func (f *File) rewrite(from int64) error {
+// rewrite puts what is read between two offsets on disk.
+func (f *File) rewrite(from, to int64) error {
 	b := make([]byte, bufferSize)
-	for at := from; at < f.end; {
-		n, err := f.ReadAt(b[:min(bufferSize, f.end-at)], at)
+	for at := from; at < to; {
+		n, err := f.ReadAt(b[:min(bufferSize, to-at)], at)
 		if n == 0 {
 			return err
 		}
@@ -120,35 +135,37 @@ func (f *File) rewrite(from int64) error {
 
 // Cut cuts off what is behind the last group.
 func (f *File) Cut() error {
-	f.size = f.end
+	f.size, f.resized = f.end, true
 	return f.Truncate(f.end)
 }
 
 // Reserve makes the file larger, to a multiple of step, until there is so much room behind the last
-// group. A group that fits is stored when the disk is full, and a file of another size was cut off.
+// group. A group that fits is stored when the disk is full, and a file of another size with
+// something torn behind its last group was cut off.
 func (f *File) Reserve(room, step int64) error {
-	if f.size-f.end >= room {
+	if f.Room() >= room {
 		return nil
 	}
-	size, cut := max(f.size, f.end), f.placed && !f.Even(step)
+	if err := f.settleSize(); err != nil {
+		return err
+	}
+	f.resized = true
+	size := max(f.size, f.end)
 	for to := (f.end + room + step - 1) / step * step; size < to; {
 		n, err := f.WriteAt(make([]byte, min(bufferSize-size%bufferSize, to-size)), size)
 		if err != nil {
-			return errors.Join(err, f.Truncate(max(f.size, f.end)))
+			back := f.Truncate(max(f.size, f.end))
+			f.doubt = f.doubt || back != nil
+			return errors.Join(err, back)
 		}
 		size += int64(n)
 	}
 	f.size = size
-	if cut { // it is of a full size on disk before anything is in it
-		err := f.Sync()
-		f.doubt = f.doubt || err != nil
-		return err
-	}
 	return nil
 }
 
-// Even says that the file is as large as Reserve makes it.
-func (f *File) Even(step int64) bool { return f.size%step == 0 }
+// Room returns how many bytes are reserved.
+func (f *File) Room() int64 { return f.size - f.end }
 
 // Size returns where the next group goes.
 func (f *File) Size() int64 { return f.end }
@@ -188,7 +205,7 @@ func (f *File) Append(say []byte, groups ...[][]byte) error {
 func (f *File) Clear() error {
 	f.end = 0
 	err := errors.Join(f.Cut(), f.Sync())
-	f.doubt = err != nil
+	f.resized, f.doubt = err != nil, err != nil
 	return err
 }
 

@@ -124,7 +124,7 @@ func OpenTable(o TableOptions) (*Table, error) {
 	}
 	aligned := stat.Size()%tableStep == 0
 	switch {
-	case found.End == 0 && (!aligned || found.Rest):
+	case found.End == 0 && found.Rest:
 		return nil, ErrUnreadable
 	case damaged > 0:
 		o.Damaged(fmt.Errorf("%d changes are passed over", damaged))
@@ -135,7 +135,7 @@ func OpenTable(o TableOptions) (*Table, error) {
 		return nil, err
 	}
 	if found.Rest || !aligned {
-		if err := errors.Join(t.file.Cut(), t.file.Sync()); err != nil {
+		if err := errors.Join(t.file.Cut(), t.file.settleSize()); err != nil {
 			return nil, errors.Join(err, t.file.Close())
 		}
 		_ = t.reserve(0) // it is tried again before something is stored
@@ -183,7 +183,7 @@ func makeTable(system datadir.System, path string, room int64, fill func(f *File
 		return nil, err
 	}
 	if err = fill(f); err == nil && f.Size() == 0 {
-		err = f.Append(nil) // with nothing in it, what is torn next looks as what was damaged
+		err = f.Append(nil) // see sound
 	}
 	if err == nil {
 		err = f.Reserve(room, tableStep)
@@ -289,12 +289,16 @@ func (t *Table) Whole() error {
 	return nil
 }
 
-// sound makes the file anew if nobody knows what of it is on disk.
+// sound makes the file anew if nobody knows what of it is on disk, and puts something into one that
+// has nothing: there, what is torn next would look as what was damaged.
 func (t *Table) sound() error {
-	if !t.file.Doubtful() {
-		return nil
+	switch {
+	case t.file.Doubtful():
+		return t.remake()
+	case t.file.Size() == 0:
+		return t.file.Append(nil)
 	}
-	return t.remake()
+	return nil
 }
 
 func tableFrame(kind uint8, number uint64, payload []byte) []byte {
@@ -385,7 +389,7 @@ func (t *Table) Remove(numbers []uint64) (n int, err error) {
 	}
 	frame := goneFrame(numbers)
 	err = t.reserve(int64(len(frame)) - int64(len(numbers))*entryRoom)
-	if err != nil && !t.file.Even(tableStep) { // else it may fit all the same
+	if err != nil && t.file.Room() < int64(len(frame))+HeaderSize {
 		return 0, err
 	}
 	if err := t.file.Append(nil, [][]byte{frame}); err != nil {
@@ -504,8 +508,8 @@ func (t *Table) compact() {
 	var err error
 	if empty { // which works on a full disk, too
 		if err = t.file.Clear(); err == nil {
+			err = t.sound()
 			_ = t.reserve(0)
-			err = t.file.Append(nil)
 		}
 	} else {
 		err = t.remake()
@@ -556,7 +560,10 @@ func (t *Table) remake() error {
 // can be written: else damage to it looks as a change that was never complete.
 func (t *Table) Close() error {
 	if t.file.Size() != t.opened && !t.file.Doubtful() {
-		_ = t.file.Append(nil)
+		_ = t.reserve(0)
+		if t.file.Room() >= HeaderSize {
+			_ = t.file.Append(nil)
+		}
 	}
 	return t.file.Close()
 }

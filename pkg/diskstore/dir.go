@@ -42,3 +42,17 @@ func parseSegmentName(name string) (base uint64, ok bool) {
 	base, err := strconv.ParseUint(digits, 10, 64)
 	return base, err == nil && base > 0 && name == segmentName(base)
 }
+
+// parseAsideName returns the first record of a segment that was set aside, 0 if the name is not
+// that of one.
+func parseAsideName(name string) (base uint64) {
+	name, _, ok := strings.Cut(name, datadir.DamagedSuffix)
+	if !ok || strings.HasPrefix(name, barrier) {
+		return 0
+	}
+	name = strings.TrimSuffix(strings.TrimSuffix(name, oldSuffix), segmentSuffix) + segmentSuffix
+	if base, ok = parseSegmentName(name); !ok {
+		return 0
+	}
+	return base
+}

@@ -204,13 +204,14 @@ func (f *found) add(frame *appendlog.ScannedFrame, state map[string]string) (err
 
 // finish makes a segment that was not ended one that is: it puts on disk what a process that was
 // killed has left of it, since more is built on that from now on, cuts off what was never complete,
-// and says at the end what is in it. A damaged file is left as it is, and read in full each time.
-func (f *found) finish() error {
+// and says at the end what is in it. A damaged file is left as it is, and read in full each time;
+// so is one to be kept.
+func (f *found) finish(keep bool) error {
 	if f.ended {
 		return nil
 	}
 	file, err := appendlog.Open(f.system, f.path, f.scanned)
-	if err == nil && f.damage == nil {
+	if err == nil && f.damage == nil && !keep {
 		if err = file.Cut(); err == nil {
 			err = file.Sync()
 		}

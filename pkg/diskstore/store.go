@@ -98,7 +98,7 @@ func (d *Store) Load() (*storage.Loaded, error) {
 		return nil, err
 	}
 	l := &storage.Loaded{State: map[string]string{}, Size: datadir.SlotsSize}
-	segments, damaged, err := d.findSegments(l.State, known)
+	segments, damaged, err := d.findSegments(l.State, known, stored == nil)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (d *Store) Load() (*storage.Loaded, error) {
 				d.expect(l, s, next.previousLast)
 			}
 			s.Last = min(s.Last, segments[i+1].Base-1)
-		} else if s.Last < stored.End && stored.End-s.Last < storage.DamageGap && !gap {
+		} else if s.Last < stored.End && !storage.Jumped(s.Last, stored.End) && !gap {
 			d.expect(l, s, stored.End)
 			gap = true
 		}
@@ -148,12 +148,16 @@ func (d *Store) Load() (*storage.Loaded, error) {
 
 // findSegments lists the segments of the directory in order, and sets aside those of which nothing
 // can be read. The last record of what it has taken away is not known. The state comes from the
-// newest one.
-func (d *Store) findSegments(state map[string]string, end uint64) (segments []found, taken []storage.Span, err error) {
+// newest one. What is torn there is left while the cursors' file is lost: what follows from that is
+// not stored yet.
+func (d *Store) findSegments(state map[string]string, end uint64, lost bool) (
+	segments []found, taken []storage.Span, err error,
+) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, nil, err
 	}
+	aside := uint64(0)
 	for _, e := range slices.Backward(entries) { // in the order of the names, which is that of the numbers
 		path := filepath.Join(d.dir, e.Name())
 		if name, ok := strings.CutSuffix(e.Name(), temporarySuffix); ok {
@@ -166,18 +170,23 @@ func (d *Store) findSegments(state map[string]string, end uint64) (segments []fo
 		}
 		base, ok := parseSegmentName(e.Name())
 		if !ok {
+			aside = max(aside, parseAsideName(e.Name()))
 			continue
 		}
 		var s found
+		least := end
+		if storage.Jumped(base, end) {
+			least = 0
+		}
 		if n := len(segments); n == 0 {
 			clear(state)
-			s, err = scan(d.system, path, base, confirmed{end, math.MaxUint64}, state)
+			s, err = scan(d.system, path, base, confirmed{least, math.MaxUint64}, state)
 		} else {
 			limit := uint64(math.MaxUint64)
 			if next := segments[n-1].info; next.previousBase == base {
 				limit = next.previousLast
 			}
-			s, err = inspect(d.system, path, base, confirmed{end, limit})
+			s, err = inspect(d.system, path, base, confirmed{least, limit})
 		}
 		if datadir.IsDamage(err) {
 			taken = append(taken, storage.Span{First: base, Last: base - 1})
@@ -191,7 +200,7 @@ func (d *Store) findSegments(state map[string]string, end uint64) (segments []fo
 		if s.damage != nil {
 			d.flag(s.segment, s.damage)
 		}
-		if err := s.finish(); err != nil {
+		if err := s.finish(lost && s.torn && len(segments) == 0); err != nil {
 			return nil, nil, err
 		}
 		s.index = nil // it is read when it is needed
@@ -199,6 +208,10 @@ func (d *Store) findSegments(state map[string]string, end uint64) (segments []fo
 	}
 	slices.Reverse(segments)
 	slices.Reverse(taken)
+	// The newest one may have been set aside by a process that has stored nothing after that.
+	if n := len(segments); aside > 0 && (n == 0 || aside > segments[n-1].Base) && !storage.Jumped(aside, end) {
+		taken = append(taken, storage.Span{First: aside, Last: aside - 1})
+	}
 	return segments, taken, nil
 }
 
@@ -235,10 +248,10 @@ func lostRecords(taken []storage.Span, segments []found, end uint64) (lost []sto
 		switch {
 		case next == math.MaxUint64:
 			t.Last = max(t.Last, end)
-		case next-t.First < storage.DamageGap:
+		case !storage.Jumped(t.First, next):
 			t.Last = max(t.Last, next-1)
 		}
-		if t.Last >= t.First && t.Last-t.First < storage.DamageGap {
+		if t.Last >= t.First && !storage.Jumped(t.First, t.Last) {
 			lost = append(lost, t)
 		}
 	}

@@ -332,6 +332,11 @@ func (q *Queue) makingRoom(write func() (done bool, err error)) error {
 
 // ready makes sure that there is a segment to write to.
 func (q *Queue) ready() error {
+	if q.unsaved {
+		if err := q.makingRoom(func() (bool, error) { return false, q.savePositions() }); err != nil {
+			return err
+		}
+	}
 	if s := q.active; s != nil {
 		if q.condemned.Load() != s {
 			return nil

@@ -584,11 +584,17 @@ func (h *history) putAside(ctx context.Context, dir string, m *powered, r *rand.
 			now[l.EventID] = l.Reason
 			err = d.Update(l)
 		default:
-			l := listed[r.IntN(size)]
-			delete(now, l.EventID)
-			n, err = d.Delete(l.ID)
-			if err == nil && n != 1 {
-				h.t.Errorf("%d letters deleted", n)
+			gone, ids := []DeadLetter{listed[r.IntN(size)]}, []string(nil)
+			if r.IntN(4) == 0 {
+				gone = listed
+			}
+			for _, l := range gone {
+				delete(now, l.EventID)
+				ids = append(ids, l.ID)
+			}
+			n, err = d.Delete(ids...)
+			if err == nil && n != len(gone) {
+				h.t.Errorf("%d of %d letters deleted", n, len(gone))
 			}
 		}
 		if err != nil {

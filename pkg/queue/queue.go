@@ -235,6 +235,8 @@ type committer struct {
 	// commit.
 	condemned atomic.Pointer[storage.Segment]
 
+	// The positions could not be stored since the start: nothing is until they are.
+	unsaved bool
 	// Takes the next group; nil until one is begun.
 	active *storage.Segment
 	// Its size when it was begun.
@@ -306,20 +308,40 @@ func (q *Queue) load() error {
 	if err != nil {
 		return err
 	}
-	if err := q.begin(); err != nil {
-		if !datadir.IsNoSpace(err) {
+	if err := q.start(); err != nil {
+		if !datadir.IsNoSpace(err) || q.opts.From != nil {
 			return err
 		}
 		q.result(err, 0)
-	}
-	if err := q.flushPositions(true); err != nil && !datadir.IsNoSpace(err) {
-		return err
 	}
 	q.removeDone()
 	for _, c := range q.cursors {
 		c.loadHint()
 	}
 	return nil
+}
+
+// start stores the positions, with how far the sequence went, and begins a segment. In this order:
+// where there is a segment and no positions, these are lost. A copy has no positions until it is
+// complete, with its last segment.
+func (q *Queue) start() error {
+	steps := []func() error{q.savePositions, q.begin}
+	if q.opts.From != nil {
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// savePositions stores the positions for the first time since the start.
+func (q *Queue) savePositions() error {
+	err := q.flushPositions(true)
+	q.unsaved = err != nil
+	return err
 }
 
 // State returns the value of a key as it is stored, and whether it is set. A change is seen when

@@ -4,6 +4,10 @@ package storage
 // knows how far they went. It is more than a segment can hold.
 const DamageGap = 1 << 32
 
+// Jumped says that a DamageGap lies between two numbers: what was stored in front of it tells
+// nothing of what the greater one is about, nor the other way round.
+func Jumped(from, to uint64) bool { return to > from && to-from >= DamageGap/2 }
+
 // Loaded is what is stored when a queue is opened.
 type Loaded struct {
 	// in order
@@ -65,7 +69,10 @@ func (l *Loaded) Positions(saved, newest []byte) error {
 	}
 	stored := Latest(both[0], both[1])
 	l.Cursors = stored.Cursors
-	if stored.End > l.End { // and how far it really went nobody knows
+	switch {
+	case Jumped(l.End, stored.End): // it was noticed by a start that has begun no segment
+		l.End = stored.End
+	case stored.End > l.End: // and how far it really went nobody knows
 		l.Lost, l.End = append(l.Lost, Span{l.End + 1, stored.End}), stored.End+DamageGap
 	}
 	for _, p := range stored.Cursors {

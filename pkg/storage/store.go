@@ -34,7 +34,8 @@ type Store interface {
 	Rest(base uint64)
 	// SaveCursors stores all positions in the place of those before. They survive the end of
 	// the process, and with sync that of the machine. It has to work when Commit does not for
-	// want of space.
+	// want of space. Before it has worked once a queue begins no segment, but for those of a
+	// copy: where there are segments and no positions, these are lost.
 	SaveCursors(c *Checkpoint, sync bool) error
 	// Trim removes a segment. That is the oldest one, or one that could not be read.
 	Trim(base uint64) error
