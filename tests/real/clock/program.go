@@ -93,7 +93,7 @@ func Build(dir string) (path string, err error) {
 		return "", err
 	}
 	if strings.Count(string(text), read) != 1 {
-		return "", errors.New("Go reads the clock in another way now")
+		return "", errors.New("this Go reads the clock in another way")
 	}
 	replaced, added := filepath.Join(dir, "time.go"), filepath.Join(dir, "set.go")
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
