@@ -17,9 +17,9 @@ PLATFORMS  := amd64 arm64 s390x ppc64le
 # run by `make test`. tests/storm measures, and has the machine for itself. The
 # packages whose tests also run as s390x programs.
 REAL_FILES    = $(shell grep -rl --include='*_test.go' '^//go:build real$$' tests pkg cmd)
-REAL_FIRST    = tests/real/ tests/real/package/ tests/real/e2e/ tests/chaos/
+REAL_FIRST    = tests/real/package/ tests/real/operations/ tests/real/ pkg/playback/ tests/real/e2e/ cmd/hmcnotifyd/ tests/real/chromium/ tests/chaos/
 REAL_PACKAGES = $(addprefix ./,$(REAL_FIRST) $(filter-out $(REAL_FIRST) tests/storm/,$(sort $(dir $(REAL_FILES)))))
-REAL_TESTS    = ^($(shell grep -oh '^func Test[A-Za-z0-9_]*' $(REAL_FILES) | cut -c6- | sort -u | paste -s -d '|' -))$$
+REAL_TESTS    = ^($(shell grep -oh '^func Test[A-Za-z0-9_]*' $(filter-out tests/storm/%,$(REAL_FILES)) | cut -c6- | sort -u | paste -s -d '|' -))$$
 S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/storage/... ./pkg/diskstore/... ./pkg/sinks/...
 # The packages with tests whose size tests/soak decides.
 SOAK_PACKAGES = $(addprefix ./,$(filter-out tests/soak/,$(sort $(dir $(shell grep -rl --include='*_test.go' '/tests/soak"' tests pkg cmd)))))

@@ -473,6 +473,7 @@ func (p *haPair) end(d *haDaemon) {
 // has them change places in order at the end. What was counted has arrived, in order and under one id, and what has not
 // arrived is named by a gap.
 func TestLeadersAreKilled(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, haTTL)
 	load, client := p.load, p.client
 	total, slowest, standby := 0, time.Duration(0), 0.0
@@ -549,6 +550,7 @@ func TestLeadersAreKilled(t *testing.T) {
 // Leaders die twice within a flood, while the sink takes nothing and much waits for it: all that was counted is delivered by the
 // third, in order, and each event once.
 func TestTakeOverWithABacklog(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, haTTL)
 	p.load.answers(http.StatusServiceUnavailable)
 	total, waiting := 0, soak.Count(t, "HA_WAITING", 2_000, 100_000)
@@ -580,6 +582,7 @@ func TestTakeOverWithABacklog(t *testing.T) {
 // A leader that was held up delivers nothing when it wakes, but what was on its way, and stands by. What it has delivered
 // has the ids under which the new leader delivers it. Later it leads again.
 func TestHeldUpLeaderStandsBy(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, haTTL)
 	held, other := p.both[0], p.both[1]
 	p.awaitStandby(other)
@@ -624,6 +627,7 @@ func TestHeldUpLeaderStandsBy(t *testing.T) {
 // A leader that cannot reach the cluster, and the HMCs as before, delivers nothing for as long as another one may lead, and stands
 // by when it reaches it again. Where all servers are away and come back the leader goes on.
 func TestClusterIsAway(t *testing.T) {
+	soak.Parallel(t)
 	const ttl = 6 * time.Second // servers that agree on a leader take their time
 	p := startPair(t, ttl)
 	cut, other := p.both[0], p.both[1]
@@ -689,6 +693,7 @@ func TestClusterIsAway(t *testing.T) {
 // A leader that cannot reach the HMC goes on to lead: only it knows, and the other one has no session. It says that it is not ready,
 // and is connected when the way is there again. Whoever ends it meanwhile has the other one lead, whose way is another.
 func TestHMCIsAway(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, haTTL)
 	leader, other := p.both[0], p.both[1]
 	p.awaitStandby(other)
@@ -736,6 +741,7 @@ func TestHMCIsAway(t *testing.T) {
 // Two daemons write into one log for ten seconds: what the one has sent to the servers comes to them when the other one leads and
 // writes. None of it is taken, nothing is lost, and nothing is there twice.
 func TestTwoWriters(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, haTTL, ", retain: 1h")
 	began, rounds := time.Now(), 0
 	arrived := func() int { p.load.mu.Lock(); defer p.load.mu.Unlock(); return len(p.load.got) }
@@ -815,6 +821,7 @@ func (p *haPair) stored(d *haDaemon, since time.Time) map[string]int {
 
 // The disk of one of three NATS servers is full: everything goes on, also when it has room again and another one ends.
 func TestDiskOfAServerIsFull(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, 6*time.Second) // servers that agree on a leader take their time
 	p.awaitStandby(p.both[1])
 	arrived := func() int { p.load.mu.Lock(); defer p.load.mu.Unlock(); return len(p.load.got) }
@@ -911,6 +918,7 @@ func (a *alertmanager) are(fires bool, names ...string) bool {
 // An alert that fired before leaders changed, in whichever way, resolves after it, once: also where what ended it happened while
 // nobody led. One that goes on is neither ended nor begun anew.
 func TestAlertsOutliveLeaders(t *testing.T) {
+	soak.Parallel(t)
 	p := newHA(t)
 	am := &alertmanager{fires: map[string]bool{}, ended: map[string][]time.Time{}, posts: map[string]int{}}
 	server := httptest.NewServer(am)

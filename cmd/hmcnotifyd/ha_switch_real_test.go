@@ -38,6 +38,7 @@ func (p *haPair) blind() (gaps []time.Duration, missing bool) {
 // Leaders change places in order under load, while the sink takes its time: each time the next one is connected while requests of the
 // one before are on their way, nothing is sent twice, and what nobody saw is named.
 func TestOrderlySwitches(t *testing.T) {
+	soak.Parallel(t)
 	p := startPair(t, haTTL)
 	p.load.mu.Lock()
 	p.load.takes = 700 * time.Millisecond
@@ -77,7 +78,7 @@ func TestOrderlySwitches(t *testing.T) {
 }
 
 // A daemon that stands by takes little memory, also where the HMC manages as much as a daemon takes, and does not load all of it when it
-// has to lead.
+// has to lead. No other test of the package runs meanwhile: the more has to wait for the processor, the later memory is collected.
 func TestStandbyOfManyResources(t *testing.T) {
 	resources := soak.Count(t, "HA_RESOURCES", 10_000, 10_000)
 	p := newHAOf(t, hmcsim.Options{Name: "east", CPCs: 20, Partitions: resources - 20, MaxSessions: 200})
@@ -125,6 +126,7 @@ func TestStandbyOfManyResources(t *testing.T) {
 // With a connected standby nothing is lost of what was published when the leader is killed under load, again and again, and nothing is
 // told under two ids; unless a gap says that something may be, where this machine takes longer than it is kept.
 func TestNothingPublishedIsLost(t *testing.T) {
+	soak.Parallel(t)
 	p := startPairOf(t, haTTL, "connected")
 	kills := soak.Count(t, "HA_KILLS_CONNECTED", 3, 50)
 	var slowest time.Duration

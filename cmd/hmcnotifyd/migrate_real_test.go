@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // What a daemon has stored can be moved to a cluster and back to a directory, while events wait for a sink that takes nothing:
 // nothing is lost, delivered twice, or told under another id. What was moved is not used any more.
 func TestMigrate(t *testing.T) {
+	soak.Parallel(t)
 	p := newHA(t)
 	clustered := fmt.Sprintf("storage: {jetstream: {urls: [%q], name: x, replicas: 1}}\nha: {lease_ttl: %s}\n", natscluster.Single(t), haTTL)
 	in := p.add("a", "")

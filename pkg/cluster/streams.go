@@ -179,11 +179,13 @@ func (c *Cluster) SetMoved(ctx context.Context, to string) error {
 }
 
 // Unsettled says whether an error of Connect may go by itself: servers are started one after the
-// other, and a stream that was made just now has no leader yet.
+// other, and a stream or bucket that was made just now, by this daemon or by another one, has no
+// leader yet, or is not known to the server that was asked.
 func Unsettled(err error) bool {
 	for _, passing := range []error{
 		context.DeadlineExceeded, nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders,
 		nats.ErrConnectionClosed, jetstream.ErrJetStreamNotEnabled,
+		jetstream.ErrStreamNotFound, jetstream.ErrBucketNotFound,
 	} {
 		if errors.Is(err, passing) {
 			return true

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // made writes a capture of one link with one topic, u.1, and what add writes.
@@ -88,7 +89,7 @@ func largeAnswers(n int) func(write func(capture.Entry)) {
 
 // Many large answers are there, and take little.
 func TestLargeAnswers(t *testing.T) {
-	const n = 8
+	n := soak.Count(t, "LARGE_INDEXED", 3, 8)
 	h, err := Start(t.Context(), Options{File: made(t, largeAnswers(n))})
 	if err != nil {
 		t.Fatal(err)
@@ -105,8 +106,10 @@ func TestLargeAnswers(t *testing.T) {
 	}
 }
 
-// What would take too much is refused, in one line.
+// What would take too much is refused, in one line: in full by the limit that there is, else by a lower one,
+// with as much less.
 func TestTooMuchToPlay(t *testing.T) {
+	limit := soak.Count(t, "PLAYED_MIB", 1, maxIndex>>20)
 	random := rand.New(rand.NewPCG(1, 2))
 	noise := func(n int) string {
 		b := make([]byte, n)
@@ -119,39 +122,42 @@ func TestTooMuchToPlay(t *testing.T) {
 		"bodies": func(write func(capture.Entry)) {
 			for range 12 {
 				write(capture.Entry{Kind: capture.KindRequest, Request: &capture.Request{
-					Operation: "x", Method: http.MethodGet, URI: "/api/x", Status: 200, Answer: capture.Content{Text: noise(2 << 20)},
+					Operation: "x", Method: http.MethodGet, URI: "/api/x", Status: 200, Answer: capture.Content{Text: noise(limit << 17)},
 				}})
 			}
 		},
 		"paths": func(write func(capture.Entry)) {
-			for i := range 60_000 {
+			for i := range 3_750 * limit {
 				write(capture.Entry{Kind: capture.KindRequest, Request: &capture.Request{
 					Operation: "x", Method: http.MethodGet, URI: fmt.Sprintf("/api/%d", i), Query: "a=b", Status: 200,
 				}})
 			}
 		},
 		"topics": func(write func(capture.Entry)) {
-			for i := range 90_000 {
+			for i := range 5_625 * limit {
 				write(capture.Entry{Kind: capture.KindFrame, Frame: &capture.Frame{
 					Command: capture.Subscribe, Headers: capture.Pairs{{"destination", fmt.Sprintf("/topic/u.%d", i)}},
 				}})
 			}
 		},
 		"refusals": func(write func(capture.Entry)) {
-			for i := range 90_000 {
+			for i := range 5_625 * limit {
 				write(capture.Entry{Kind: capture.KindFrame, Frame: &capture.Frame{
 					Command: capture.Error, Headers: capture.Pairs{{"message", fmt.Sprintf("not 'topic://u.%d'", i)}},
 				}})
 			}
 		},
 	} {
-		file := made(t, add)
-		h, err := Start(t.Context(), Options{File: file})
+		o := Options{File: made(t, add)}
+		if limit<<20 != maxIndex {
+			o.limit = limit << 20
+		}
+		h, err := Start(t.Context(), o)
 		if err == nil {
 			_ = h.Close()
 		}
-		if want := file + " has answers of more than 16 MiB, compressed, which is too much to play back: capture for a shorter time (--duration)"; err == nil ||
-			err.Error() != want {
+		want := fmt.Sprintf("%s has answers of more than %d MiB, compressed, which is too much to play back: capture for a shorter time (--duration)", o.File, limit)
+		if err == nil || err.Error() != want {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -189,7 +195,7 @@ func TestOddAnswers(t *testing.T) {
 
 // Time stands still while a client does not read: little waits for it, and nothing is lost.
 func TestSlowReader(t *testing.T) {
-	file, messages := hour(t, 5)
+	file, messages := hour(t, 2) // 14 MiB: more than may wait anywhere
 	h, r, ctx := following(t, file, receiver.Limits{Handover: 1 << 20, HandoverWait: within})
 	waitFor(t, "time that stands still", func() bool { return h.broker.Waiting() > maxWaiting && h.still.Load() })
 	if n := h.broker.Waiting(); n > maxWaiting+64<<10 {

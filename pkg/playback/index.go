@@ -63,8 +63,8 @@ type index struct {
 	size     int // about what it takes, in bytes
 }
 
-// load reads a capture to its end.
-func load(in *capture.Reader, name string) (*index, error) {
+// load reads a capture to its end, unless the index takes more than limit bytes.
+func load(in *capture.Reader, name string, limit int) (*index, error) {
 	x := &index{
 		began: in.Began, refused: make(map[string]bool),
 		exact: make(map[string][]*answer), byPath: make(map[string][]*answer),
@@ -105,9 +105,9 @@ func load(in *capture.Reader, name string) (*index, error) {
 				x.segments = append(x.segments, *open)
 			}
 		}
-		if x.size > maxIndex {
+		if x.size > limit {
 			return nil, fmt.Errorf("%s has answers of more than %d MiB, compressed, which is too much to play back: "+
-				"capture for a shorter time (--duration)", name, maxIndex>>20)
+				"capture for a shorter time (--duration)", name, limit>>20)
 		}
 	}
 	if len(x.segments) == 0 {

@@ -1,6 +1,7 @@
 package playback
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -45,6 +46,8 @@ type Options struct {
 	// how many times as fast as it was; 0: 1
 	Speed  float64
 	Logger *zap.Logger
+	// 0: maxIndex
+	limit int
 }
 
 // HMC plays a capture back, from the first subscription on. Userid and password are the
@@ -94,7 +97,7 @@ func Start(ctx context.Context, o Options) (_ *HMC, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h.index, err = load(in, o.File)
+	h.index, err = load(in, o.File, cmp.Or(o.limit, maxIndex))
 	if err = errors.Join(err, in.Close()); err != nil {
 		return nil, err
 	}

@@ -50,6 +50,7 @@ const (
 )
 
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	duration := shortDuration
 	seeds := []uint64{1, 2}
 	if text := os.Getenv(durationVariable); text != "" {
@@ -67,6 +68,7 @@ func TestChaos(t *testing.T) {
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
 			defer func() {
 				if t.Failed() {
 					t.Logf("repeat it by: make chaos SEED=%d DURATION=%s", seed, duration)

@@ -48,6 +48,7 @@ func TestReadmeConfiguration(t *testing.T) {
 
 // TestGettingStarted does what docs/getting-started.md has a new user type, on other ports, and sees what it says that is to be seen.
 func TestGettingStarted(t *testing.T) {
+	t.Parallel()
 	const within = 5 * time.Minute
 	text, err := os.ReadFile(filepath.Join(daemon.Root(t), "docs", "getting-started.md"))
 	if err != nil {
@@ -159,6 +160,7 @@ func TestGettingStarted(t *testing.T) {
 // TestLibraryProgram builds the program of docs/library.md in a module of its own, as that says, and lets it follow a partition through
 // whatever may happen: it shows each message once.
 func TestLibraryProgram(t *testing.T) {
+	t.Parallel()
 	const within = 5 * time.Minute
 	text, err := os.ReadFile(filepath.Join(daemon.Root(t), "docs", "library.md"))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +96,13 @@ func TestPrometheus(t *testing.T) {
 		}
 	}
 
+	// So that there is a metric of it, too.
+	all := other.Partitions()
+	zos := slices.IndexFunc(all, func(p hmcsim.PartitionInfo) bool { return !p.DPM && p.Status == "operating" })
+	if _, err := other.OSMessages(all[zos].ID, "*17 ABC999D REPLY U TO GO ON"); err != nil {
+		t.Fatal(err)
+	}
+	d.AwaitMetric(t, 5*time.Minute, 1, "hmcnotifyd_os_messages_held", "hmc", "hmc2")
 	t.Run("documented metrics", func(t *testing.T) {
 		documentedMetrics(t, d.Metrics(t))
 	})

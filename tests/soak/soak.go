@@ -26,3 +26,12 @@ func Count(tb testing.TB, name string, short, full int) int {
 	}
 	return short
 }
+
+// Parallel is t.Parallel for a test that mostly waits when it does little. In full, where it loads the machine and says how
+// long something took, no other test of its package runs beside it.
+func Parallel(t *testing.T) {
+	t.Helper()
+	if os.Getenv("HMCNOTIFYD_STORM") != "full" {
+		t.Parallel()
+	}
+}

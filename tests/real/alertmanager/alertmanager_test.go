@@ -117,6 +117,7 @@ func (s *scene) must(err error) {
 // The alert of a partition fires, stays over kills of the daemon and longer than it lasts by itself, and resolves when the
 // partition returns. Of one that is deleted none is left.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := s.running()
 	back, gone := p[0], p[1]
@@ -154,6 +155,7 @@ func TestPartition(t *testing.T) {
 
 // What happens while the daemon is down fires and resolves after its start; so does a deletion.
 func TestWhileTheDaemonIsDown(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := s.running()
 	s.must(s.sim.SetPartitionStatus(p[0].ID, "terminated"))
@@ -174,6 +176,7 @@ func TestWhileTheDaemonIsDown(t *testing.T) {
 // A lost HMC fires, as do hardware messages and OS messages that wait for an answer; and a member that joins the cluster
 // later gets what fires.
 func TestOtherAlerts(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.sim.Stop()
 	s.await("the HMC is lost", func() bool { return s.receiver.Count("firing", "alertname", "HMCConnectionLost", "hmc", "east") == 1 })
@@ -211,6 +214,7 @@ func TestOtherAlerts(t *testing.T) {
 // As a z systems programmer would try it: a sysplex of four LPARs, one of which goes into a disabled wait, and is loaded again; a test
 // system that is switched off, which is acceptable; a message that waits for an answer.
 func TestSysplex(t *testing.T) {
+	t.Parallel()
 	s := startWith(t, hmcsim.Options{CPCs: 2, Partitions: 16, StepDelay: 20 * time.Millisecond}, "  topics: [object, audit]\n", "rules:\n- include: zos\n")
 	s.must(s.sim.StartPartition("M90/LP07"))
 	members := []string{"LP01", "LP03", "LP05", "LP07"}

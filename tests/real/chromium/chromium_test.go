@@ -217,6 +217,7 @@ func publish(t *testing.T, sim *hmcsim.HMC, name string, n int) {
 
 // The page of two HMCs, one of which is restarted, and the events as they come.
 func TestLivePage(t *testing.T) {
+	t.Parallel()
 	s := startSite(t)
 	b := open(t)
 	b.show(1280, 900, "light")
@@ -267,6 +268,7 @@ func TestLivePage(t *testing.T) {
 
 // The filters, the pause and the search; and what an HMC sends is text.
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	const evil = `<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>`
 	s := startSite(t)
 	b := open(t)
@@ -357,6 +359,7 @@ func TestFilters(t *testing.T) {
 
 // Without JavaScript the page says the same, and the search works.
 func TestWithoutJavaScript(t *testing.T) {
+	t.Parallel()
 	s := startSite(t)
 	b := open(t)
 	ctx, cancel := b.limited()
@@ -389,6 +392,7 @@ func TestWithoutJavaScript(t *testing.T) {
 
 // What the page's policy forbids is not done, and is on the console, where all these tests look.
 func TestPolicy(t *testing.T) {
+	t.Parallel()
 	s := startSite(t)
 	b := open(t, "Content Security Policy")
 	b.do(chromedp.Navigate(s.URL + "/"))
@@ -440,6 +444,7 @@ func (b *browser) usage(s *site) usage {
 
 // Ten thousand events later the memory of the page and of the daemon are what they were.
 func TestMemoryIsFlat(t *testing.T) {
+	t.Parallel()
 	const events = 10_000
 	s := startSite(t)
 	b := open(t)
@@ -495,6 +500,7 @@ func TestMemoryIsFlat(t *testing.T) {
 
 // The daemon goes away and comes back: the page says so, and goes on.
 func TestDaemonGone(t *testing.T) {
+	t.Parallel()
 	s := startSite(t)
 	b := open(t, "network") // that the daemon does not answer is said on the console
 	b.do(chromedp.Navigate(s.URL + "/"))

@@ -26,7 +26,25 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain builds the program with its clock once.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "clock")
+	if err != nil {
+		panic(err)
+	}
+	path, err := clock.Build(dir)
+	if err == nil {
+		err = os.Setenv(daemon.BinaryVariable, path)
+	}
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
+}
 
 // within is how long a test waits for something that takes moments on a machine with nothing else to do.
 const within = 5 * time.Minute
@@ -146,9 +164,10 @@ func (w *world) gaps(t *testing.T, n int) gap {
 // During, after and before the machine's clock is set by hours everything arrives, and every window without sight is told with
 // a beginning that is not after its end, and as long as it was.
 func TestNothingVanishesWhenTheClockIsSet(t *testing.T) {
-	clock.Build(t)
+	t.Parallel()
 	for _, by := range sets {
 		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
 			w := start(t, ", retry: {initial: 10ms, max: 100ms}")
 			w.followed(t)
 			w.boot(t)
@@ -219,7 +238,7 @@ func TestNothingVanishesWhenTheClockIsSet(t *testing.T) {
 
 // What waits for a sink is as old as it is, whatever the clock is set to: nothing of it goes by queue.max_age.
 func TestNoBacklogIsTrimmedWhenTheClockIsSet(t *testing.T) {
-	clock.Build(t)
+	t.Parallel()
 	for _, by := range sets {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
@@ -259,7 +278,7 @@ func TestNoBacklogIsTrimmedWhenTheClockIsSet(t *testing.T) {
 
 // A wait is as long as it is: it does not end when the clock is set forward, and does end where it was set back.
 func TestNoWaitEndsWhenTheClockIsSet(t *testing.T) {
-	clock.Build(t)
+	t.Parallel()
 	for _, by := range sets {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
@@ -330,7 +349,7 @@ func configWith(t *testing.T, w *world, sink string) string {
 
 // The watchdog is fed while the clock is set, for the loops turn.
 func TestWatchdogIsFedWhenTheClockIsSet(t *testing.T) {
-	clock.Build(t)
+	t.Parallel()
 	for _, by := range sets {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()

@@ -3,7 +3,10 @@
 package clock
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,9 +14,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
-	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
 const (
@@ -70,43 +70,50 @@ func readSetBy(file string) {
 `
 )
 
-// Build builds hmcnotifyd so that it reads a Clock, for the rest of the test:
-// daemon.Binary returns it.
-func Build(tb testing.TB) {
-	tb.Helper()
-	dir := tb.TempDir()
-	compiler := program.Look(tb, "go", "golang-go")
-	root, status := program.Output(tb, time.Minute, compiler, "env", "GOROOT")
-	if status != 0 {
-		tb.Fatalf("go env: exit status %d\n%s", status, root)
+// Build builds hmcnotifyd in a directory so that it reads a Clock, and returns its path.
+func Build(dir string) (path string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	command := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%s: %w\n%s", cmd, err, out)
+		}
+		return strings.TrimSpace(string(out)), err
 	}
-	place := filepath.Join(strings.TrimSpace(root), "src", "time")
+	root, err := command("env", "GOROOT")
+	if err != nil {
+		return "", err
+	}
+	place := filepath.Join(root, "src", "time")
 	text, err := os.ReadFile(filepath.Join(place, "time.go"))
 	if err != nil {
-		tb.Fatal(err)
+		return "", err
 	}
 	if strings.Count(string(text), read) != 1 {
-		tb.Fatal("Go reads the clock in another way now")
+		return "", errors.New("this Go reads the clock in another way")
 	}
 	replaced, added := filepath.Join(dir, "time.go"), filepath.Join(dir, "set.go")
-	write(tb, replaced, strings.Replace(string(text), read, shifted, 1))
-	write(tb, added, source)
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
 		filepath.Join(place, "time.go"): replaced, filepath.Join(place, "set.go"): added,
 	}})
 	if err != nil {
-		tb.Fatal(err)
+		return "", err
 	}
-	write(tb, filepath.Join(dir, "overlay.json"), string(overlay))
-	built := filepath.Join(dir, "hmcnotifyd")
-	cmd := exec.CommandContext(tb.Context(), compiler, "build", "-trimpath", "-overlay", filepath.Join(dir, "overlay.json"),
-		"-o", built, "./cmd/hmcnotifyd")
-	cmd.Dir = daemon.Root(tb)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, status := program.OutputOf(tb, buildTimeout, cmd); status != 0 {
-		tb.Fatalf("go build: exit status %d\n%s", status, out)
+	for name, text := range map[string]string{
+		replaced: strings.Replace(string(text), read, shifted, 1), added: source,
+		filepath.Join(dir, "overlay.json"): string(overlay),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			return "", err
+		}
 	}
-	tb.Setenv(daemon.BinaryVariable, built)
+	path = filepath.Join(dir, "hmcnotifyd")
+	_, err = command("build", "-trimpath", "-overlay", filepath.Join(dir, "overlay.json"), "-o", path,
+		"github.com/hmcnotifyd/hmcnotifyd/cmd/hmcnotifyd")
+	return path, err
 }
 
 // Clock is what a program that was built with Build takes for the machine's

@@ -20,16 +20,15 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
-// TestBridge is the main job on real input: ten HMCs with real brokers, each
-// killed and started again two times, and 4,000 notifications that every sink
-// has to get exactly once and in order. In full it is five times, and 10,000.
+// TestBridge is the main job on real input: six HMCs with real brokers, each
+// killed and started again two times, and 1,200 notifications that every sink
+// has to get exactly once and in order. In full it is ten HMCs, five times, and
+// 10,000.
 func TestBridge(t *testing.T) {
-	const (
-		hmcs = 10
-		// With two of ten brokers down in each step, each HMC is up in
-		// rounds*(hmcs/2-1) steps: in each of them it publishes so many twice.
-		chunk = 25
-	)
+	// With two brokers down in each step, each HMC is up in rounds*(hmcs/2-1)
+	// steps: in each of them it publishes so many twice.
+	const chunk = 25
+	hmcs := soak.Count(t, "BRIDGED", 6, 10)
 	rounds := soak.Count(t, "BROKERS", 2, 5) // kills of each broker
 	start := time.Now()
 	index := make([]int, hmcs)
@@ -83,7 +82,7 @@ func TestBridge(t *testing.T) {
 		published += c.global
 		events += len(c.expected)
 	}
-	if published != rounds*2000 {
+	if published != rounds*hmcs/2*(hmcs-2)*2*chunk {
 		t.Errorf("%d notifications were published", published)
 	}
 	await(t, d, func(s status) error {

@@ -116,6 +116,7 @@ func (r *trial) selector() string {
 // are shorter. Each alert must not fire before, must fire then, and must go away when it is mended. While it fires the commands of its
 // runbook are run as they are written.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, p := range []*prometheus.Server{w.prom, w.other} {
 		// Long enough for the shorter times to be over.

@@ -21,6 +21,7 @@ import (
 // TestDashboardQueries runs each query of the dashboard, and each recording rule, in a Prometheus that scrapes a daemon: all must
 // return numbers.
 func TestDashboardQueries(t *testing.T) {
+	t.Parallel()
 	first, entry := simulate(t, "hmc1", "", hmcsim.Options{Rate: 30})
 	_, twin := simulate(t, "hmc1b", "", hmcsim.Options{EstateOf: first})
 	other, second := simulate(t, "hmc2", "", hmcsim.Options{Rate: 5, Seed: 2})

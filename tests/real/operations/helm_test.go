@@ -64,6 +64,7 @@ func at(t *testing.T, v tree, path ...string) tree {
 // TestHelm wants the chart to make of its values what kustomize makes of the example, but for what tells releases of the chart
 // from one another.
 func TestHelm(t *testing.T) {
+	t.Parallel()
 	dir := inRepository(t, "deploy/kubernetes/example")
 	read := func(name string) string { return readFile(t, filepath.Join(dir, name)) }
 	kind := func(o tree) string { return o["kind"].(string) }
@@ -138,6 +139,7 @@ func TestHelm(t *testing.T) {
 
 // TestHelmValues looks at what the values change.
 func TestHelmValues(t *testing.T) {
+	t.Parallel()
 	kind := func(o object) string { return o.Kind }
 	simple := charted(t, tree{"config": "hmcs: []\n"}, kind)
 	if text := simple["ConfigMap"].Data["hmcnotifyd.yaml"]; text != "hmcs: []\n" {

@@ -4,8 +4,10 @@ package operations_test
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +17,12 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(tool.dir)
+		os.Exit(code)
+	}))
+}
 
 const (
 	within = 5 * time.Minute
@@ -43,16 +50,38 @@ func manifests(t *testing.T, command, file string, out any) {
 
 func runManifests(t *testing.T, args ...string) (text string, status int) {
 	t.Helper()
-	run := func(args ...string) (string, int) {
-		t.Helper()
+	return program.Output(t, within, manifestsProgram(t), args...)
+}
+
+// tool is the program manifests, once a test has needed it.
+var tool struct {
+	sync.Mutex
+	dir, path string
+}
+
+func manifestsProgram(t *testing.T) string {
+	t.Helper()
+	tool.Lock()
+	defer tool.Unlock()
+	if tool.path != "" {
+		return tool.path
+	}
+	dir, err := os.MkdirTemp("", "manifests") //nolint:usetesting // it is for all tests
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool.dir = dir
+	path := filepath.Join(dir, "manifests")
+	for _, args := range [][]string{
+		{"list", "-deps", "-f=", "."}, // fetches what is missing, and says so
+		{"build", "-o", path, "."},
+	} {
 		cmd := exec.CommandContext(t.Context(), program.Look(t, "go", "golang-go"), args...)
 		cmd.Dir = inRepository(t, "tests/real/operations/manifests")
-		return program.OutputOf(t, buildTime, cmd)
+		if text, status := program.OutputOf(t, buildTime, cmd); status != 0 {
+			t.Fatalf("%s: exit status %d\n%s", cmd, status, text)
+		}
 	}
-	// Fetches what is missing, and says so.
-	if text, status := run("list", "-deps", "-f=", "."); status != 0 {
-		t.Fatalf("go list: exit status %d\n%s", status, text)
-	}
-	// The go command keeps what it has built for this.
-	return run(append([]string{"run", "."}, args...)...)
+	tool.path = path
+	return path
 }

@@ -122,6 +122,7 @@ func mayDo(t *testing.T, pod *podSpec, ids map[string]any) {
 
 // The base has no ids: OpenShift gives each namespace its own, and admits no others.
 func TestKubernetesBase(t *testing.T) {
+	t.Parallel()
 	pod := built(t, "deploy/kubernetes/base")["Deployment"].Spec.Template.Spec
 	mayDo(t, &pod, nil)
 	// What a volume is mounted at is open to the group that the cluster gives it.
@@ -135,6 +136,7 @@ func TestKubernetesBase(t *testing.T) {
 
 // TestKubernetes builds the example with kustomize, decodes each object strictly as its type, and looks at what types do not say.
 func TestKubernetes(t *testing.T) {
+	t.Parallel()
 	all := built(t, "deploy/kubernetes/example")
 	for _, o := range all {
 		if o.Kind != "Namespace" && o.Metadata.Namespace != "hmcnotifyd" {
@@ -208,6 +210,7 @@ func TestKubernetes(t *testing.T) {
 // TestCompose reads the compose file as docker compose does, wants what it mounts to be there, and checks each program's configuration
 // as the container would see it.
 func TestCompose(t *testing.T) {
+	t.Parallel()
 	type mount struct{ Type, Source, Target string }
 	var project struct {
 		Services map[string]struct {

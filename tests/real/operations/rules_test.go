@@ -58,6 +58,7 @@ func rules(t *testing.T) []rule {
 // TestRules lets promtool check the rules and run their tests, which have to show of each alert that it does not fire before its time, fires
 // and goes away, and of each recording rule its value.
 func TestRules(t *testing.T) {
+	t.Parallel()
 	promtool(t, "check", "rules", "--lint=all", "--lint-fatal", inRepository(t, rulesFile))
 	promtool(t, "test", "rules", inRepository(t, "deploy/prometheus/hmcnotifyd.rules_test.yml"))
 
@@ -104,6 +105,7 @@ func TestRules(t *testing.T) {
 
 // TestExamplesOfPrometheus has promtool and amtool read the examples.
 func TestExamplesOfPrometheus(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir() // prometheus.example.yml names the rules by a relative path, as its users will
 	if err := os.CopyFS(dir, os.DirFS(inRepository(t, "deploy/prometheus"))); err != nil {
 		t.Fatal(err)
@@ -118,6 +120,7 @@ func TestExamplesOfPrometheus(t *testing.T) {
 
 // TestInhibition lets Alertmanager say which alerts are worth a message when several have one cause.
 func TestInhibition(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(program.FreePort(t)))
 	p := program.Start(t, program.Options{

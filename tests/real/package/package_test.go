@@ -249,6 +249,7 @@ func TestPackages(t *testing.T) {
 	older := released.packages(t)
 	together("look", map[string]func(t *testing.T){
 		"release":      func(t *testing.T) { testRelease(t, released) },
+		"binaries":     func(t *testing.T) { testBinaries(t, released) },
 		"links":        func(t *testing.T) { testLinks(t, released, older) },
 		"image":        func(t *testing.T) { testImage(t, released) },
 		"reproducible": func(t *testing.T) { testReproducible(t, released) },

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"debug/buildinfo"
+	"debug/elf"
 	"encoding/hex"
 	"encoding/json"
 	"io/fs"
@@ -452,5 +453,33 @@ func testYum(t *testing.T, rel release) {
 	}
 	if out := dnf(); strings.Contains(out, ".rpm") {
 		t.Errorf("dnf takes a changed repomd.xml:\n%s", out)
+	}
+}
+
+// testBinaries looks at what `make build-all` builds, as a release does: static programs for each
+// platform, of which the one for the watched machines themselves runs.
+func testBinaries(t *testing.T, r release) {
+	for arch, machine := range map[string]elf.Machine{
+		"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "s390x": elf.EM_S390, "ppc64le": elf.EM_PPC64,
+	} {
+		file, err := elf.Open(r.path("hmcnotifyd-linux-" + arch))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		defer file.Close()
+		if file.Machine != machine || file.Class != elf.ELFCLASS64 {
+			t.Errorf("%s: %v, %v", arch, file.Machine, file.Class)
+		}
+		for _, segment := range file.Progs {
+			if segment.Type == elf.PT_INTERP || segment.Type == elf.PT_DYNAMIC {
+				t.Errorf("%s: not static: has a segment %v", arch, segment.Type)
+			}
+		}
+	}
+	qemu := program.Look(t, "qemu-s390x-static", "qemu-user-static")
+	out, status := program.Output(t, within, qemu, r.path("hmcnotifyd-linux-s390x"), "version")
+	if status != 0 || !strings.Contains(out, "linux/s390x") {
+		t.Errorf("version: exit status %d\n%s", status, out)
 	}
 }
