@@ -88,6 +88,7 @@ func largeAnswers(n int) func(write func(capture.Entry)) {
 
 // Many large answers are there, and take little.
 func TestLargeAnswers(t *testing.T) {
+	t.Parallel()
 	const n = 8
 	h, err := Start(t.Context(), Options{File: made(t, largeAnswers(n))})
 	if err != nil {
@@ -107,6 +108,7 @@ func TestLargeAnswers(t *testing.T) {
 
 // What would take too much is refused, in one line.
 func TestTooMuchToPlay(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	noise := func(n int) string {
 		b := make([]byte, n)
@@ -159,6 +161,7 @@ func TestTooMuchToPlay(t *testing.T) {
 
 // What nobody has ever answered is not answered: a status that there is none of, or a body that is left out.
 func TestOddAnswers(t *testing.T) {
+	t.Parallel()
 	request := func(operation, method, path string, status int, sent, answer string) capture.Entry {
 		return capture.Entry{Kind: capture.KindRequest, Request: &capture.Request{
 			Operation: operation, Method: method, URI: path, Status: status,
@@ -189,6 +192,7 @@ func TestOddAnswers(t *testing.T) {
 
 // Time stands still while a client does not read: little waits for it, and nothing is lost.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	file, messages := hour(t, 5)
 	h, r, ctx := following(t, file, receiver.Limits{Handover: 1 << 20, HandoverWait: within})
 	waitFor(t, "time that stands still", func() bool { return h.broker.Waiting() > maxWaiting && h.still.Load() })
