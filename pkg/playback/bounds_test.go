@@ -119,7 +119,7 @@ func TestTooMuchToPlay(t *testing.T) {
 	}
 	for name, add := range map[string]func(write func(capture.Entry)){
 		"bodies": func(write func(capture.Entry)) {
-			for range 12 {
+			for range 9 {
 				write(capture.Entry{Kind: capture.KindRequest, Request: &capture.Request{
 					Operation: "x", Method: http.MethodGet, URI: "/api/x", Status: 200, Answer: capture.Content{Text: noise(2 << 20)},
 				}})
@@ -193,7 +193,7 @@ func TestOddAnswers(t *testing.T) {
 // Time stands still while a client does not read: little waits for it, and nothing is lost.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
-	file, messages := hour(t, 5)
+	file, messages := hour(t, 3)
 	h, r, ctx := following(t, file, receiver.Limits{Handover: 1 << 20, HandoverWait: within})
 	waitFor(t, "time that stands still", func() bool { return h.broker.Waiting() > maxWaiting && h.still.Load() })
 	if n := h.broker.Waiting(); n > maxWaiting+64<<10 {
