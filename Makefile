@@ -30,6 +30,8 @@ TESTFLAGS ?=
 # and in each, than there are cores.
 CORES     := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL  ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
+# The packages whose tests take longest begin first: none of them is still at it when all others are done.
+TEST_FIRST = $(addprefix ./,tests/hostile pkg/bridge tests/histories cmd/hmcnotifyd pkg/cluster pkg/playback pkg/sinks)
 # Under the race detector they compute more.
 PARALLEL_RACE ?= -p $(CORES) -parallel $(shell echo $$((2 * $(CORES))))
 
@@ -110,11 +112,11 @@ image: ## Build the container image hmcnotifyd:VERSION with docker, podman or bu
 
 .PHONY: test
 test: ## Run the tests; needs nothing but Go
-	$(GO) test $(PARALLEL) $(TESTFLAGS) ./...
+	$(GO) test $(PARALLEL) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),50) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) ./...
+	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),50) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
@@ -134,7 +136,7 @@ chaos: build ## Break everything around the daemon at random and look for what i
 
 .PHONY: fuzz
 fuzz: build ## Have a fuzzing HMC and a fuzzing client of the web side attack the daemon: make fuzz SEED=1 SECONDS=1800
-	HMCNOTIFYD_STORM_FUZZ_SECONDS=$(or $(SECONDS),1800) $(if $(SEED),HMCNOTIFYD_STORM_FUZZ_SEED=$(SEED)) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd \
+	HMCNOTIFYD_STORM_ALONE=1 HMCNOTIFYD_STORM_FUZZ_SECONDS=$(or $(SECONDS),1800) $(if $(SEED),HMCNOTIFYD_STORM_FUZZ_SEED=$(SEED)) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd \
 	  $(GO) test -count=1 -timeout 0 -run '^TestFuzzing' -v ./tests/hostile
 
 .PHONY: bench

@@ -121,7 +121,7 @@ func (a *arrivals) take(raw []byte) {
 // on the HMC.
 func TestEachKillIsOneGap(t *testing.T) {
 	t.Parallel()
-	kills := soak.Count(t, "GAPS", 12, 1000)
+	kills := soak.Count(t, "GAPS", 8, 1000)
 	seed := uint64(soak.Count(t, "SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -48,18 +48,28 @@ func TestSupport(t *testing.T) {
 		never = append(never, name, c.ID)
 	}
 	p, o := startDaemon(t, cfg, dir)
-	for _, part := range sim.Partitions() {
-		if part.HasOS {
-			eventually(t, "the daemon hears "+part.Name, func() bool {
-				subscribers, err := sim.OSMessages(part.ID, "the Thylacine is at 10.77.66.55 now")
-				if err != nil {
-					t.Fatal(err)
-				}
-				return subscribers > 0
-			})
+	tell := func(id string) (subscribers int) {
+		subscribers, err := sim.OSMessages(id, "the Thylacine is at 10.77.66.55 now")
+		if err != nil {
+			t.Fatal(err)
 		}
+		return subscribers
+	}
+	for _, part := range sim.Partitions() {
+		eventually(t, "the daemon hears "+part.Name, func() bool { // unless somebody has stopped it meanwhile
+			now, err := sim.Partition(part.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return !now.HasOS || tell(part.ID) > 0
+		})
 	}
 	eventually(t, "the text is stored", func() bool {
+		for _, part := range sim.Partitions() {
+			if part.HasOS {
+				tell(part.ID)
+			}
+		}
 		stored, err := os.ReadFile(filepath.Join(dir, "events.log"))
 		return err == nil && strings.Contains(string(stored), "Thylacine")
 	})

@@ -152,7 +152,7 @@ func TestLinkFaults(t *testing.T) {
 		{"error", hmcsim.Fault{Kind: hmcsim.FaultError, AfterFrames: 1}, ""},
 		{"oversize-header", hmcsim.Fault{Kind: hmcsim.FaultOversizeHeader, AfterFrames: 1}, ""},
 		{"oversize-body", hmcsim.Fault{Kind: hmcsim.FaultOversizeBody, AfterFrames: 1}, ""},
-		{"drip", hmcsim.Fault{Kind: hmcsim.FaultDrip, AfterFrames: 1, Interval: time.Millisecond}, ""},
+		{"drip", hmcsim.Fault{Kind: hmcsim.FaultDrip, AfterFrames: 1, Interval: 100 * time.Microsecond}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -758,7 +758,7 @@ func TestManyReconnects(t *testing.T) {
 	}
 	reconnect(20)
 	goroutines, descriptors := runtime.NumGoroutine(), openFiles(t)
-	reconnect(soak.Count(t, "RECONNECTS", 50, 1000))
+	reconnect(soak.Count(t, "RECONNECTS", 20, 1000))
 	d.eventually("as many goroutines and descriptors as before", func() bool {
 		return runtime.NumGoroutine() <= goroutines+2 && openFiles(t) <= descriptors+2
 	})

@@ -209,7 +209,8 @@ func (d *daemon) eventually(what string, ok func() bool) {
 		if time.Now().After(end) {
 			d.t.Fatalf("%s: not within %s; status: %s", what, within, d.statusText())
 		}
-		time.Sleep(max(5*time.Millisecond, 10*time.Since(start)))
+		// What takes long leaves the processor to others; one that waits itself is asked again soon.
+		time.Sleep(min(max(5*time.Millisecond, 10*time.Since(start)), 500*time.Millisecond))
 	}
 }
 

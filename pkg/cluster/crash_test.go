@@ -177,7 +177,7 @@ func TestLeaderKilled(t *testing.T) {
 		}
 	}
 	var slowest time.Duration
-	for i := range soak.Count(t, "CLUSTER_KILLS", 4, 50) {
+	for i := range soak.Count(t, "CLUSTER_KILLS", 2, 50) {
 		waitFor(t, "one to lead and to write", func() bool { return leader() >= 0 })
 		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
 		old := leader()

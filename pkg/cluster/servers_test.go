@@ -47,7 +47,7 @@ func TestServersFail(t *testing.T) {
 		})
 		return q
 	}
-	for range soak.Count(t, "CLUSTER_SERVERS", 3, 60) {
+	for range soak.Count(t, "CLUSTER_SERVERS", 2, 60) {
 		q := takeOver()
 		ctx, cancel := context.WithCancel(t.Context())
 		var work sync.WaitGroup

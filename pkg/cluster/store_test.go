@@ -307,7 +307,7 @@ func TestNetworkFails(t *testing.T) {
 func TestTwoWriters(t *testing.T) {
 	t.Parallel()
 	url := natscluster.Single(t)
-	const takeovers = 12
+	takeovers := soak.Count(t, "CLUSTER_WRITERS", 6, 12)
 	first, _ := openQueue(t, connect(t, "x", 1, url), 1)
 	newCursor(t, first, "all")
 	var writers sync.WaitGroup

@@ -1095,7 +1095,7 @@ func TestPartitionMarkModelOfHosts(t *testing.T) { playMarkModel(t, true, false)
 func playMarkModel(t *testing.T, hosts, many bool) {
 	t.Helper()
 	seed := markSeed(t)
-	runs := soak.Count(t, "MARKS", 150, 3000)
+	runs := soak.Count(t, "MARKS", 60, 3000)
 	if many { // each has many times as many messages
 		runs /= 3
 	}

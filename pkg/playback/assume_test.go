@@ -12,6 +12,7 @@ import (
 // TestBothAnswers has the simulator behave in each of the ways that an HMC may, and a capture find out
 // which it was.
 func TestBothAnswers(t *testing.T) {
+	t.Parallel()
 	for want, o := range map[string]hmcsim.Options{
 		assume.AsAssumed: {},
 		assume.Otherwise: {
@@ -20,6 +21,7 @@ func TestBothAnswers(t *testing.T) {
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
+			t.Parallel()
 			o.CPCs, o.Partitions = 1, 2
 			sim, err := hmcsim.Start(o)
 			if err != nil {

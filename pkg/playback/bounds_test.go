@@ -89,6 +89,7 @@ func largeAnswers(n int) func(write func(capture.Entry)) {
 
 // Many large answers are there, and take little.
 func TestLargeAnswers(t *testing.T) {
+	t.Parallel()
 	n := soak.Count(t, "LARGE_INDEXED", 3, 8)
 	h, err := Start(t.Context(), Options{File: made(t, largeAnswers(n))})
 	if err != nil {
@@ -109,6 +110,7 @@ func TestLargeAnswers(t *testing.T) {
 // What would take too much is refused, in one line: in full by the limit that there is, else by a lower one,
 // with as much less.
 func TestTooMuchToPlay(t *testing.T) {
+	t.Parallel()
 	limit := soak.Count(t, "PLAYED_MIB", 1, maxIndex>>20)
 	random := rand.New(rand.NewPCG(1, 2))
 	noise := func(n int) string {
@@ -120,7 +122,7 @@ func TestTooMuchToPlay(t *testing.T) {
 	}
 	for name, add := range map[string]func(write func(capture.Entry)){
 		"bodies": func(write func(capture.Entry)) {
-			for range 12 {
+			for range 9 {
 				write(capture.Entry{Kind: capture.KindRequest, Request: &capture.Request{
 					Operation: "x", Method: http.MethodGet, URI: "/api/x", Status: 200, Answer: capture.Content{Text: noise(limit << 17)},
 				}})
@@ -165,6 +167,7 @@ func TestTooMuchToPlay(t *testing.T) {
 
 // What nobody has ever answered is not answered: a status that there is none of, or a body that is left out.
 func TestOddAnswers(t *testing.T) {
+	t.Parallel()
 	request := func(operation, method, path string, status int, sent, answer string) capture.Entry {
 		return capture.Entry{Kind: capture.KindRequest, Request: &capture.Request{
 			Operation: operation, Method: method, URI: path, Status: status,
@@ -195,6 +198,7 @@ func TestOddAnswers(t *testing.T) {
 
 // Time stands still while a client does not read: little waits for it, and nothing is lost.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	file, messages := hour(t, 2) // 14 MiB: more than may wait anywhere
 	h, r, ctx := following(t, file, receiver.Limits{Handover: 1 << 20, HandoverWait: within})
 	waitFor(t, "time that stands still", func() bool { return h.broker.Waiting() > maxWaiting && h.still.Load() })

@@ -68,7 +68,7 @@ func heap() uint64 {
 }
 
 // TestHour plays an hour of 35 MiB as fast as it goes: all of it arrives, in order, and it is never in
-// memory as a whole.
+// memory as a whole. It has the process for itself, as it looks at the heap.
 func TestHour(t *testing.T) {
 	file, messages := hour(t, 5)
 	next, before, highest := 0, heap(), uint64(0)

@@ -301,8 +301,10 @@ func wordsOf(texts ...string) []string {
 // TestReplay captures what a daemon and an HMC say to each other, looks for whatever belongs to the
 // estate in the capture, and plays it to another daemon: that makes the same events.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	for _, name := range slices.Sorted(maps.Keys(estates)) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			e := estates[name]
 			sim, err := hmcsim.Start(hmcsim.Options{
 				Name: e.console, Userid: e.userid, Password: e.password, CPCs: 2, Partitions: -1,
@@ -406,7 +408,7 @@ func replayed(t *testing.T, file string, planned bool, original []event.Event) {
 	again := start(t, h, hmcsim.DefaultUserid, hmcsim.DefaultPassword, watch.Tap{})
 	played(t, h)
 	// One more comes when it is stopped. What is missing is said below.
-	for deadline := time.Now().Add(within / 9); len(again.all()) < len(original)-1 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(within); len(again.all()) < len(original)-1 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	again.stop()

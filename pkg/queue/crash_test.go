@@ -141,7 +141,7 @@ func childAppend(dir, arg string) error {
 // beside it: until a child is another program it has the files of its parent, and with them the locks
 // of queues that other tests close and open again.
 func TestKill(t *testing.T) {
-	rounds := soak.Count(t, "QUEUE_KILLS", 10, 100)
+	rounds := soak.Count(t, "QUEUE_KILLS", 6, 100)
 	dir := t.TempDir()
 	opts := crashOptions
 	opts.Dir = dir

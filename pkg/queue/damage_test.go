@@ -180,7 +180,7 @@ func cut(r *rand.Rand, path string) (string, error) {
 // store. HMCNOTIFYD_TEST_SEED repeats a run.
 func TestDamage(t *testing.T) {
 	t.Parallel()
-	rounds := soak.Count(t, "QUEUE_DAMAGE", 200, 4000)
+	rounds := soak.Count(t, "QUEUE_DAMAGE", 100, 4000)
 	if testing.Short() || os.Getenv(emulatorEnv) != "" {
 		rounds = 100
 	}

@@ -330,7 +330,7 @@ func newHistory(t *testing.T, r *rand.Rand, log *zap.Logger) *history {
 // damage.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	rounds := soak.Count(t, "QUEUE_POWER", 60, 3000)
+	rounds := soak.Count(t, "QUEUE_POWER", 40, 3000)
 	seed := uint64(soak.Count(t, "SEED", int(time.Now().UnixNano()>>10&0xffffffff), int(time.Now().UnixNano()>>10&0xffffffff)))
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 18))

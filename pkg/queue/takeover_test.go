@@ -117,7 +117,7 @@ func TestTakeOver(t *testing.T) {
 	expectTakenOver(t, unpackOld(t))
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	base := scratch.Memory(t)
-	for round := range soak.Count(t, "QUEUE_TAKEOVER", 15, 300) {
+	for round := range soak.Count(t, "QUEUE_TAKEOVER", 8, 300) {
 		dir := unpackOld(t)
 		// All of it are about 500 operations.
 		var m *powered
@@ -163,7 +163,7 @@ func TestTakeOverOfDamage(t *testing.T) {
 	for i, l := range list(t, d, DeadLetterFilter{}) {
 		letters[l.ID] = i
 	}
-	rounds := soak.Count(t, "QUEUE_TAKEOVER_DAMAGE", 100, 2000)
+	rounds := soak.Count(t, "QUEUE_TAKEOVER_DAMAGE", 40, 2000)
 	damage(t, rounds, seed, damager{pristine: unpackOld(t), letters: letters, suffix: oldSuffix, dead: "dead-letters.db"}, opened)
 }
 

@@ -24,6 +24,7 @@ func refusing(t *testing.T) string {
 
 // Who may change something: nobody whom whoever runs the daemon has not let in, whatever he says of himself.
 func TestNobodyElseActs(t *testing.T) {
+	beside(t)
 	cfg := refusing(t)
 	client := newClient(t)
 	do := func(method, url string, header ...string) int {

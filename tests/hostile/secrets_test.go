@@ -22,6 +22,7 @@ import (
 // of them is in the log, the status, the metrics, on the page, in an event or in what is stored. The link uses the session: the
 // password is one that the broker was never sent.
 func TestRepeatedSecrets(t *testing.T) {
+	beside(t)
 	const password = `p&ss"<w%rd>'+/1`
 	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Userid: hmcsim.DefaultUserid, Password: password})
 	quoted, err := json.Marshal(password)
@@ -68,12 +69,22 @@ func TestRepeatedSecrets(t *testing.T) {
 		})
 		return info
 	}
+	// again waits for another link than that of before. What cuts a link that is still being made is in no event.
+	again := func(before float64) {
+		t.Helper()
+		v.Process.Await(t, within, func() error {
+			if got := v.Metric(t, "hmcnotifyd_receiver_reconnects_total"); got <= before {
+				return fmt.Errorf("%v reconnects after %v", got, before)
+			}
+			return nil
+		})
+		v.AwaitReady(t, within)
+	}
 	n := 0
 	for _, name := range []string{"password", "id", "credential"} {
 		for form := range forms("") {
 			n++
-			v.AwaitReady(t, within)
-			info := session()
+			info, before := session(), v.Metric(t, "hmcnotifyd_receiver_reconnects_total")
 			secret := map[string]string{"password": password, "id": info.SessionID, "credential": info.Credential}[name]
 			secrets = append(secrets, secret)
 			marker := fmt.Sprint("frame-", n, "-")
@@ -85,8 +96,9 @@ func TestRepeatedSecrets(t *testing.T) {
 				return nil
 			})
 			seen(marker)
+			again(before)
 
-			v.AwaitReady(t, within)
+			before = v.Metric(t, "hmcnotifyd_receiver_reconnects_total")
 			sim.FaultREST(hmcsim.RESTFault{
 				Kind: hmcsim.RESTFaultStatus, Status: 500, Times: 2, Message: fmt.Sprint("answer-", n, "- repeats ", forms(secret)[form]),
 			})
@@ -98,9 +110,9 @@ func TestRepeatedSecrets(t *testing.T) {
 				return nil
 			})
 			sim.ClearRESTFaults()
+			again(before)
 		}
 	}
-	v.AwaitReady(t, within)
 	if !strings.Contains(v.Process.Output(), "not shown because it repeats a secret") {
 		t.Error("no message was hidden")
 	}

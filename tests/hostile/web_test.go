@@ -13,6 +13,7 @@ import (
 // Patterns of a few bytes that become hundreds of MiB: one request of 51 kB took 400 MiB, six took
 // 2.9 GiB.
 func TestPatterns(t *testing.T) {
+	beside(t)
 	v := start(t, daemon.Options{Config: idle})
 	client := newClient(t)
 	var all sync.WaitGroup
@@ -41,6 +42,7 @@ func TestPatterns(t *testing.T) {
 // A page of another site makes no operator's browser read events, and what somebody searches for on the status page comes back
 // only in part.
 func TestPagesOfOtherSites(t *testing.T) {
+	beside(t)
 	v := start(t, daemon.Options{Config: idle})
 	client := newClient(t)
 	for name, value := range map[string]string{

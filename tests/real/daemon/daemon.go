@@ -231,8 +231,14 @@ func Metric(text, name string, labels ...string) (float64, error) {
 	if len(labels)%2 != 0 {
 		return 0, errors.New("labels are names and values in turn")
 	}
+	var family strings.Builder // to parse all the others takes long, and this is asked again and again
+	for line := range strings.Lines(text) {
+		if of, ok := strings.CutPrefix(line, "# TYPE "); strings.HasPrefix(line, name) || ok && strings.HasPrefix(of, name) {
+			family.WriteString(line)
+		}
+	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	families, err := parser.TextToMetricFamilies(strings.NewReader(family.String()))
 	if err != nil {
 		return 0, fmt.Errorf("metrics: %w", err)
 	}
