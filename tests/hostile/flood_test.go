@@ -57,7 +57,7 @@ func attackers(t *testing.T, v *victim, attack func(c net.Conn)) (stop func()) {
 
 // lasting is how long an attack lasts.
 func lasting(t *testing.T) time.Duration {
-	return time.Duration(soak.Count(t, "ATTACK_MS", 400, 60_000)) * time.Millisecond
+	return time.Duration(soak.Count(t, "ATTACK_MS", 150, 60_000)) * time.Millisecond
 }
 
 // Clients that hold connections, however they do that, shut nobody out: /-/healthy is answered (which start sees to), and so
