@@ -623,6 +623,8 @@ func TestNATSOrder(t *testing.T) {
 // is said while it is not there is true.
 func TestNATSStreamDeleted(t *testing.T) {
 	t.Parallel()
+	// In memory: the server goes on with the files of one that was deleted after it has answered.
+	memory := func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }
 	for name, test := range map[string]struct {
 		named     bool // the sink names the stream
 		listener  bool
@@ -635,7 +637,7 @@ func TestNATSStreamDeleted(t *testing.T) {
 			t.Parallel()
 			s := startNATS(t)
 			nc, js := s.client()
-			s.addStream(js)
+			s.addStream(js, memory)
 			if test.listener {
 				if _, err := nc.Subscribe("hmc.>", func(*nats.Msg) {}); err != nil {
 					t.Fatal(err)
@@ -668,7 +670,7 @@ func TestNATSStreamDeleted(t *testing.T) {
 			if paused < test.meanwhile-1 {
 				t.Errorf("%d of %d attempts said that there is no stream", paused, test.meanwhile)
 			}
-			s.addStream(js)
+			s.addStream(js, memory)
 			if err := n.Probe(t.Context()); err != nil {
 				t.Errorf("Probe: %v", err)
 			}
