@@ -380,10 +380,10 @@ func (a *osReplay) take(run osRun, epoch uint32, kind osKind) {
 		if present {
 			p.fill(msg.Number)
 		}
-		if a.left[osKey{msg.Number, msg.Text}] && v.Epoch == epoch && !present {
+		key := osKey{msg.Number, msg.Text}
+		if a.left[key] && v.Epoch == epoch && !present {
 			v.Epoch = p.fresh()
 		}
-		key := osKey{msg.Number, msg.Text}
 		if at, given := a.added[osID{key, v.Epoch}]; given && !v.Duplicate {
 			if v.Duplicate = at == msg.Time; !v.Duplicate { // else two replays were given as one
 				v.Epoch = p.fresh() // of two sequences with one epoch: one was taken for the other

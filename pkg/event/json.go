@@ -94,29 +94,17 @@ func (e *Event) AppendJSON(dst []byte) []byte {
 func (h Headers) MarshalJSON() ([]byte, error) { return h.appendJSON(nil), nil }
 
 func (h Headers) appendJSON(dst []byte) []byte {
-	start, quotes := len(dst), 0
-	dst = append(dst, '{')
-	var names uint64
-	for i := range h {
-		if h[:i+1].Repeats(&names) {
-			continue
-		}
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(append(append(dst, '"'), h[i].Name...), `":"`...)
-		dst = append(append(dst, h[i].Value...), '"')
-		quotes += 4
+	start := len(dst)
+	dst, quotes := h.appendMembers(dst, false)
+	if !jsontext.Plain(dst[start:], quotes) { // hardly ever: all is looked through once, and not name by name
+		dst, _ = h.appendMembers(dst[:start], true)
 	}
-	dst = append(dst, '}')
-	if jsontext.Plain(dst[start:], quotes) { // as almost always: looked through once, and not name by name
-		return dst
-	}
-	return h.appendEscaped(dst[:start])
+	return dst
 }
 
-// appendEscaped is appendJSON where something has to be escaped.
-func (h Headers) appendEscaped(dst []byte) []byte {
+// appendMembers appends an object, and returns how many quotes it has outside names and values.
+// Where these are not escaped, what is in them may make it something else.
+func (h Headers) appendMembers(dst []byte, escaped bool) (object []byte, quotes int) {
 	dst = append(dst, '{')
 	var names uint64
 	for i := range h {
@@ -126,10 +114,16 @@ func (h Headers) appendEscaped(dst []byte) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(appendString(dst, h[i].Name), ':')
-		dst = appendString(dst, h[i].Value)
+		if escaped {
+			dst = append(appendString(dst, h[i].Name), ':')
+			dst = appendString(dst, h[i].Value)
+		} else {
+			dst = append(append(append(dst, '"'), h[i].Name...), `":"`...)
+			dst = append(append(dst, h[i].Value...), '"')
+		}
+		quotes += 4
 	}
-	return append(dst, '}')
+	return append(dst, '}'), quotes
 }
 
 // Repeats says whether the last header has the name of one before it: the first one counts. names
