@@ -11,6 +11,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // refusing is the configuration of a simulated HMC and of a sink that refuses all, so that there are dead letters.
@@ -24,7 +25,7 @@ func refusing(t *testing.T) string {
 
 // Who may change something: nobody whom whoever runs the daemon has not let in, whatever he says of himself.
 func TestNobodyElseActs(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	cfg := refusing(t)
 	client := newClient(t)
 	do := func(method, url string, header ...string) int {

@@ -19,7 +19,7 @@ import (
 // An HMC that lists many more of something than the largest sites have costs neither the link nor its heart-beats: the first ones
 // count, the state says that there are more, and notifications go on.
 func TestMoreThanThereCanBe(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	many := soak.Count(t, "LISTED", 50_000, 150_000)
 	for what, test := range map[string]struct {
 		path, member, uri string
@@ -30,7 +30,7 @@ func TestMoreThanThereCanBe(t *testing.T) {
 		"topics":             {"/api/sessions/operations/get-notification-topics", "topics", "topic-name", many},
 	} {
 		t.Run(what, func(t *testing.T) {
-			beside(t)
+			soak.Parallel(t)
 			sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 2, Partitions: 4})
 			m := newMiddle(t, sim)
 			for i := range 5000 { // as many of the topics as are subscribed to

@@ -16,6 +16,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // misleading returns the first character of a text that controls a terminal, ends a line of its own, or changes how what is
@@ -32,7 +33,7 @@ func misleading(text string) string {
 // Whoever writes on a console, or names a partition, makes no line and no page look like something else: not in any form in
 // which a person or a terminal gets to read it.
 func TestDeception(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	const (
 		// a C1 control sequence, ends of lines of Unicode, an override of the direction, an isolate, invisible characters
 		nasty  = "PAID \u009b2J\u009d0;x\u0007\u0085<3>forged\u2028CRITICAL\u2029\u202eKO si gnihtyreve\u2066\u200b\u00ad\ufeff\U000e0041\x7f\x1b[2J end"

@@ -9,12 +9,13 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // The storage directory is for the daemon's user alone: made so, or warned of. Whoever has got at it makes the daemon write to no
 // other file.
 func TestStorageDirectory(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	v := start(t, daemon.Options{Config: idle})
 	info, err := os.Stat(v.Storage)
 	if err != nil || info.Mode().Perm() != 0o700 {
@@ -77,7 +78,7 @@ func TestStorageDirectory(t *testing.T) {
 
 // A log sink whose output is a directory is a mistake of the file, and no file of a name nobody chose.
 func TestOutputIsDirectory(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	path := filepath.Join(t.TempDir(), "hmcnotifyd.yaml")
 	if err := os.WriteFile(path, []byte(strings.ReplaceAll(idle, "/dev/null", "/etc/")), 0o600); err != nil {
 		t.Fatal(err)

@@ -171,7 +171,7 @@ func (c *consumer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // An HMC that says what comes to its mind, to a grammar and against it, on the link and in its answers: nothing of it ends the
 // daemon or makes it grow, no line of log comes of each, and all that was counted is delivered.
 func TestFuzzingHMC(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	seed, lasting := fuzzing(t)
 	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 2, Partitions: 6, Rate: 5, MaxSessions: 100_000})
 	m := newMiddle(t, sim)
@@ -266,7 +266,7 @@ func (c *consumer) all(t *testing.T, v *victim) {
 
 // Somebody who says to the web side what comes to his mind, to a grammar and against it, in many connections at a time.
 func TestFuzzingWebClient(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	seed, lasting := fuzzing(t)
 	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Rate: 20})
 	out := newConsumer(t)

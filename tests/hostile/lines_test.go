@@ -15,7 +15,7 @@ import (
 // An HMC that sends errors as fast as it can fills no disk with lines of log, and what is left out is counted: 153,000 frames
 // were as many lines.
 func TestErrorsAsFastAsCanBe(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	frames := soak.Count(t, "ERROR_FRAMES", 5_000, 153_000)
 	sim := hmctest.Start(t, hmcsim.Options{Name: "east"})
 	m := newMiddle(t, sim)

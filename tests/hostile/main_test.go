@@ -54,15 +54,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// beside has a test that waits more than it attacks run beside others of this kind. In `make storm`, which wants quick answers, it
-// is alone.
-func beside(t *testing.T) {
-	t.Helper()
-	if soak.Count(t, "ALONE", 0, 1) == 0 {
-		t.Parallel()
-	}
-}
-
 const (
 	// within is how long a test waits for something that takes moments on a machine with
 	// nothing else to do.

@@ -16,13 +16,14 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // An HMC, and the broker in it, repeat the password, the session's id and its credential in all their errors, in every form: none
 // of them is in the log, the status, the metrics, on the page, in an event or in what is stored. The link uses the session: the
 // password is one that the broker was never sent.
 func TestRepeatedSecrets(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	const password = `p&ss"<w%rd>'+/1`
 	sim := hmctest.Start(t, hmcsim.Options{Name: "east", Userid: hmcsim.DefaultUserid, Password: password})
 	quoted, err := json.Marshal(password)

@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/tests/real/daemon"
+	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
 // Patterns of a few bytes that become hundreds of MiB: one request of 51 kB took 400 MiB, six took
 // 2.9 GiB.
 func TestPatterns(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	v := start(t, daemon.Options{Config: idle})
 	client := newClient(t)
 	var all sync.WaitGroup
@@ -42,7 +43,7 @@ func TestPatterns(t *testing.T) {
 // A page of another site makes no operator's browser read events, and what somebody searches for on the status page comes back
 // only in part.
 func TestPagesOfOtherSites(t *testing.T) {
-	beside(t)
+	soak.Parallel(t)
 	v := start(t, daemon.Options{Config: idle})
 	client := newClient(t)
 	for name, value := range map[string]string{

@@ -28,10 +28,10 @@ func Count(tb testing.TB, name string, short, full int) int {
 }
 
 // Parallel is t.Parallel for a test that mostly waits when it does little. In full, where it loads the machine and says how
-// long something took, no other test of its package runs beside it.
+// long something took, no other test of its package runs beside it, nor with HMCNOTIFYD_STORM_ALONE=1.
 func Parallel(t *testing.T) {
 	t.Helper()
-	if os.Getenv("HMCNOTIFYD_STORM") != "full" {
+	if Count(t, "ALONE", 0, 1) == 0 {
 		t.Parallel()
 	}
 }
