@@ -222,12 +222,7 @@ func (b bench) measureIdle(ctx context.Context, hmcs int) (mib float64, err erro
 		return 0, err
 	}
 	defer func() { _ = broker.Close() }()
-	dir, err := os.MkdirTemp(b.tmp, "idle-")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	err = b.withProcess(ctx, "idle", dir, strconv.Itoa(hmcs), broker, func(lines *bufio.Scanner, pid int) error {
+	err = b.withClient(ctx, "idle", strconv.Itoa(hmcs), broker, func(lines *bufio.Scanner, pid int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}

@@ -268,7 +268,7 @@ func (b bench) measure(ctx context.Context, key string) (result, error) {
 	}
 	defer func() { _ = broker.Close() }()
 	var r result
-	err = b.withClient(ctx, key, broker, func(lines *bufio.Scanner, _ int) error {
+	err = b.withClient(ctx, key, "", broker, func(lines *bufio.Scanner, _ int) error {
 		if !lines.Scan() || lines.Text() != "ready" {
 			return fmt.Errorf("the client is not ready: %q", lines.Text())
 		}
@@ -283,14 +283,14 @@ func (b bench) measure(ctx context.Context, key string) (result, error) {
 	return r, err
 }
 
-// withClient starts this program as a client with a directory of its own, hands over its output, and waits for its end.
-func (b bench) withClient(ctx context.Context, key string, broker *hmcsim.Broker, use func(lines *bufio.Scanner, pid int) error) (err error) {
+// withClient is withProcess with a directory of its own.
+func (b bench) withClient(ctx context.Context, key, arg string, broker *hmcsim.Broker, use func(lines *bufio.Scanner, pid int) error) (err error) {
 	dir, err := os.MkdirTemp(b.tmp, "client-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	return b.withProcess(ctx, key, dir, "", broker, use)
+	return b.withProcess(ctx, key, dir, arg, broker, use)
 }
 
 // withProcess starts this program as one of the processes that it consists of, hands over its output, and waits for its end.

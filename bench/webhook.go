@@ -277,7 +277,7 @@ func (b bench) withConsumer(ctx context.Context, use func(consumerProcess) error
 	}
 	defer func() { _ = broker.Close() }()
 	b.profile = ""
-	return b.withClient(ctx, "consumer", broker, func(lines *bufio.Scanner, _ int) error {
+	return b.withClient(ctx, "consumer", "", broker, func(lines *bufio.Scanner, _ int) error {
 		if !lines.Scan() {
 			return errors.New("the consumer does not start")
 		}
