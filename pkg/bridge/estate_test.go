@@ -9,6 +9,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
@@ -274,5 +275,53 @@ func TestResourceMetrics(t *testing.T) {
 	}
 	if n := d.metric(`hmcnotifyd_resources{class="partition",hmc="a"}`); n != 2 {
 		t.Errorf("%f partitions", n)
+	}
+}
+
+// While storing takes long, what the HMC lists may be told by a notification that waits to be recorded: it is reported once.
+func TestListedBeforeItIsRecorded(t *testing.T) {
+	t.Parallel()
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
+	g := &gate{tokens: make(chan struct{})}
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	d.wrap = func(s queue.Store) queue.Store { g.Store = s; return g }
+	d.start(d.config(hmcYAML(t, "a", sim, "topics: [object]")))
+	d.connected("a")
+	d.estateKnown("a", 3)
+	lists := func(operation string) int64 { return sim.RESTRequests()[operation] }
+
+	// The answer to a list that a new partition makes necessary takes until the recorder is held up, with what tells of
+	// another status waiting for it.
+	before, answered := lists("list-cpcs"), lists("list-permitted-partitions")
+	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultSlow, Operation: "list-permitted-partitions", Delay: time.Second, Times: 1})
+	if _, err := sim.CreatePartition(sim.CPCs()[0].Name, "NEW"); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("a list", func() bool { return lists("list-cpcs") > before })
+	g.closed.Store(true)
+	t.Cleanup(func() { g.closed.Store(false) })
+	for i := range 1000 {
+		publish(sim, "P", strings.Repeat("x", 16<<10)+fmt.Sprint(i))
+	}
+	p := dpm(t, sim, 3)[0]
+	if err := sim.SetPartitionStatus(p.ID, "paused"); err != nil {
+		t.Fatal(err)
+	}
+	d.eventually("the list", func() bool { return lists("list-permitted-partitions") > answered })
+	time.Sleep(3 * d.timing.Recording.Settle) // it is not compared meanwhile
+	g.closed.Store(false)
+	d.eventually("all is recorded", func() bool { return d.bridge.watched()[0].Link().Buffered() == 0 })
+	told := func() (origins []string) {
+		for _, e := range d.fileEvents() {
+			if e.Type == event.TypeStatusChange && e.Resource.ObjectURI == "/api/partitions/"+p.ID {
+				origins = append(origins, e.Origin)
+			}
+		}
+		return origins
+	}
+	d.eventually("told", func() bool { return len(told()) > 0 })
+	d.stop()
+	if got := told(); !slices.Equal(got, []string{event.OriginLive}) {
+		t.Errorf("reported %q", got)
 	}
 }

@@ -324,7 +324,7 @@ func TestBeforeTheFirstList(t *testing.T) {
 				Resources: []estate.Resource{{URI: uri + "1", Class: class, Name: "LP01", CPC: "C1", Status: "operating"}},
 			}
 			h.group.Estate.Learn(&list)
-			r.Reconcile(t.Context(), &list)
+			r.Reconcile(t.Context(), &list, time.Time{})
 			change("2")
 			if want := []string{uri + "2"}; len(r.tx.held) != 1 || !slices.Equal(w.asked, want) {
 				t.Errorf("%d are held back, asked for %q", len(r.tx.held), w.asked)

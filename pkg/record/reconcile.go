@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -14,10 +15,14 @@ import (
 
 // Reconcile compares what an HMC has listed with what is known of the estate, and records each
 // difference as the event that would have told of it. again reports that another listing would tell
-// more.
-func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing) (again bool) {
+// more. It does nothing, and reports that it is too early, while something that was received before
+// due is not recorded yet: that may be what tells of a difference.
+func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing, due time.Time) (again, early bool) {
 	t := r.begin(ctx)
 	defer t.end()
+	if _, handedOn := r.watcher.LastContact(); !handedOn && t.link.received.Before(due) {
+		return false, true
+	}
 	differences, again := t.g.Estate.Compare(l, t.now, t.inSight)
 	// All in one batch, for the estate is stored with the first of them.
 	for i := range differences {
@@ -31,7 +36,7 @@ func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing) (again bool
 		r.log.Info("the estate is not as it was known: changes were missed", zap.Int("differences", len(differences)))
 	}
 	t.send()
-	return again
+	return again, false
 }
 
 // difference makes an event of what changed without a notification.

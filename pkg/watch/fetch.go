@@ -89,13 +89,6 @@ func (f *fetcher) askLog(kind string) {
 	signal(k.wake)
 }
 
-// checkDone says so when all that was missed and can be had has been fetched.
-func (f *fetcher) checkDone() {
-	if f.endRun() {
-		f.k.Rec.Filled()
-	}
-}
-
 // endRun reports whether there was something to fetch, and nothing is left of it.
 func (f *fetcher) endRun() bool {
 	k := f.k

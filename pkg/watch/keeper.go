@@ -129,7 +129,9 @@ func (k *keeper) work(ctx context.Context) time.Duration {
 	k.fetch.fetchLogs(ctx)
 	k.channels.openDue(ctx)
 	k.fetch.fetchMessages(ctx)
-	k.fetch.checkDone()
+	if k.fetch.endRun() {
+		k.Rec.Filled()
+	}
 	return k.untilDue(time.Now())
 }
 

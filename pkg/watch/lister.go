@@ -196,9 +196,13 @@ func (l *lister) publish(failed, tooMany error, list *estate.Listing) {
 
 // compare has the list compared with what is known.
 func (l *lister) compare(ctx context.Context) {
-	list := l.list
+	list, settle := l.list, l.k.intervals.Recording.Settle
+	again, early := l.k.Rec.Reconcile(ctx, list, l.last.Add(settle))
+	if early { // storing takes long
+		l.compareAt = time.Now().Add(settle / 10)
+		return
+	}
 	l.list = nil
-	again := l.k.Rec.Reconcile(ctx, list)
 	l.k.channels.dropGone(ctx, list)
 	if again {
 		l.ask()
@@ -212,6 +216,5 @@ func (l *lister) compare(ctx context.Context) {
 
 // done reports whether a list that was asked for after since was compared, or could not be had.
 func (l *lister) done(since time.Time) bool {
-	failed := l.again.tries > 0 && l.last.After(since)
-	return failed || !l.compared.Before(since)
+	return l.again.tries > 0 && l.last.After(since) || !l.compared.Before(since)
 }

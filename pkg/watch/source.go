@@ -14,6 +14,8 @@ type source struct {
 	*board
 	metrics *record.HMCMetrics
 	missed  atomic.Int64
+	// something was yielded, and is not recorded yet
+	recording atomic.Bool
 	// of the link that is up, where there is a session
 	keeper atomic.Pointer[keeper]
 }
@@ -40,7 +42,7 @@ func (s *source) Heartbeat() record.Heartbeat {
 func (s *source) LastContact() (at time.Time, handedOn bool) {
 	now := s.now()
 	at, _ = now.lastTimes() // before the buffer is looked at
-	return at, now.link != nil && now.link.Buffered() == 0
+	return at, now.link != nil && now.link.Buffered() == 0 && !s.recording.Load()
 }
 
 // CanFetch says whether what was missed can be fetched.

@@ -465,6 +465,8 @@ func (s *Supervisor) consume(ctx context.Context, link *receiver.Receiver, k *ke
 // record stores what an iteration over notifications yielded, if it is one, and reports whether it
 // is. A body that is not JSON makes it none the less one.
 func (s *Supervisor) record(ctx context.Context, n *receiver.Notification, err error) bool {
+	s.source.recording.Store(true)
+	defer s.source.recording.Store(false)
 	_, notJSON := errors.AsType[*receiver.ParseError](err)
 	if err != nil && !notJSON {
 		return false
