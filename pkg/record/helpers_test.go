@@ -47,6 +47,7 @@ type watcher struct {
 	asks    bool
 	heard   func() // when it is asked for the last contact
 	contact func() time.Time
+	waits   bool // something that was received
 }
 
 func (w *watcher) Missed(topicType string, n int) {
@@ -63,9 +64,9 @@ func (w *watcher) LastContact() (time.Time, bool) {
 		w.heard()
 	}
 	if w.contact != nil {
-		return w.contact(), true
+		return w.contact(), !w.waits
 	}
-	return time.Now(), true
+	return time.Now(), !w.waits
 }
 func (w *watcher) Heartbeat() Heartbeat         { return Heartbeat{} }
 func (w *watcher) CanFetch() bool               { return w.fetch }

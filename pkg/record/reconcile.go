@@ -20,7 +20,7 @@ import (
 func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing, due time.Time) (again, early bool) {
 	t := r.begin(ctx)
 	defer t.end()
-	if _, handedOn := r.watcher.LastContact(); !handedOn && t.link.received.Before(due) {
+	if !t.recorded(due) {
 		return false, true
 	}
 	differences, again := t.g.Estate.Compare(l, t.now, t.inSight)
@@ -37,6 +37,13 @@ func (r *Recorder) Reconcile(ctx context.Context, l *estate.Listing, due time.Ti
 	}
 	t.send()
 	return again, false
+}
+
+// recorded reports whether all that was received before at is recorded. What waits while storing
+// takes long may tell what follows here from the time that has passed without it.
+func (t *tx) recorded(at time.Time) bool {
+	_, handedOn := t.r.watcher.LastContact()
+	return handedOn || !t.link.received.Before(at)
 }
 
 // difference makes an event of what changed without a notification.
@@ -105,7 +112,8 @@ func headersOf(e *event.Event) event.Headers {
 // notStarted records what does not operate for longer than is usual after it was activated. Nothing
 // is said while it is in doubt what is known.
 func (t *tx) notStarted() {
-	if !t.link.up || t.gaps.Pending() || t.now.Sub(t.started) < t.r.timing.Settle {
+	settled := t.now.Add(-t.r.timing.Settle)
+	if !t.link.up || t.gaps.Pending() || settled.Before(t.started) || !t.recorded(settled) {
 		return
 	}
 	t.started = t.now
