@@ -14,12 +14,14 @@ PLATFORMS  := amd64 arm64 s390x ppc64le
 
 # The tests against real programs: files, packages (those that take longest
 # first), and the names of the tests, as the other tests of these packages are
-# run by `make test`. tests/storm measures, and has the machine for itself. The
-# packages whose tests also run as s390x programs.
+# run by `make test`. What of tests/storm measures has the machine for itself: it
+# is in files where nothing is parallel. The packages whose tests also run as
+# s390x programs.
 REAL_FILES    = $(shell grep -rl --include='*_test.go' '^//go:build real$$' tests pkg cmd)
-REAL_FIRST    = tests/real/package/ tests/real/operations/ tests/real/ pkg/playback/ tests/real/e2e/ cmd/hmcnotifyd/ tests/real/chromium/ tests/chaos/
-REAL_PACKAGES = $(addprefix ./,$(REAL_FIRST) $(filter-out $(REAL_FIRST) tests/storm/,$(sort $(dir $(REAL_FILES)))))
-REAL_TESTS    = ^($(shell grep -oh '^func Test[A-Za-z0-9_]*' $(filter-out tests/storm/%,$(REAL_FILES)) | cut -c6- | sort -u | paste -s -d '|' -))$$
+REAL_FIRST    = tests/real/package/ tests/real/operations/ tests/real/ tests/storm/ tests/real/chromium/ pkg/playback/ cmd/hmcnotifyd/ tests/real/e2e/ tests/real/alertmanager/ tests/real/clock/
+REAL_PACKAGES = $(addprefix ./,$(REAL_FIRST) $(filter-out $(REAL_FIRST),$(sort $(dir $(REAL_FILES)))))
+MEASURING     = $(shell grep -L '\.Parallel' tests/storm/*_test.go)
+tests_in      = ^($(shell grep -oh '^func Test[A-Za-z0-9_]*' $(1) | cut -c6- | sort -u | paste -s -d '|' -))$$
 S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/storage/... ./pkg/diskstore/... ./pkg/sinks/...
 # The packages with tests whose size tests/soak decides.
 SOAK_PACKAGES = $(addprefix ./,$(filter-out tests/soak/,$(sort $(dir $(shell grep -rl --include='*_test.go' '/tests/soak"' tests pkg cmd)))))
@@ -32,7 +34,7 @@ CORES     := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL  ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
 # The packages whose tests take longest begin first: none of them is still at it when all others are done.
 TEST_FIRST = $(addprefix ./,tests/hostile pkg/bridge tests/histories cmd/hmcnotifyd pkg/cluster pkg/playback pkg/sinks)
-# Under the race detector they compute more.
+# Under the race detector they compute more, and in an emulator.
 PARALLEL_RACE ?= -p $(CORES) -parallel $(shell echo $$((2 * $(CORES))))
 
 BIN  := .cache/bin
@@ -121,9 +123,17 @@ test-race: ## Run the tests under the race detector; needs a C compiler
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
 	tests/real/install
-	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL) -timeout 40m -run '$(REAL_TESTS)' $(TESTFLAGS) $(REAL_PACKAGES)
-	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 -timeout 40m $(TESTFLAGS) ./tests/storm
-	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
+	$(MAKE) --no-print-directory -j 2 real-programs real-s390x
+	HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 -timeout 40m -run '$(call tests_in,$(MEASURING))' $(TESTFLAGS) ./tests/storm
+
+# Parts of test-real: the programs wait more than they compute, and the emulator computes. What the tests make is not made
+# by the flags of this make.
+.PHONY: real-programs real-s390x
+real-programs:
+	MAKEFLAGS= HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
+
+real-s390x:
+	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL_RACE) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
 .PHONY: storm
 storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes

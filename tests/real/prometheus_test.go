@@ -30,7 +30,7 @@ func simulate(t *testing.T, name string, opts hmcsim.Options) (*hmcsim.HMC, stri
 		t.Fatal(err)
 	}
 	return sim, fmt.Sprintf("- {name: %s, hosts: [%q], rest_port: %d, stomp_port: %d, userid: hmcuser, password: hmcpass, tls: {ca_file: %q}, "+
-		"topics: [object, job, audit, security], os_messages: [{cpc: .*, partition: .*}]}\n", name, sim.Host(), sim.RESTPort(), sim.StompPort(), ca)
+		"rest_requests_per_minute: 10000, topics: [object, job, audit, security], os_messages: [{cpc: .*, partition: .*}]}\n", name, sim.Host(), sim.RESTPort(), sim.StompPort(), ca)
 }
 
 // TestPrometheus lets a real Prometheus watch the daemon, and compares the

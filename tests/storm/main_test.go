@@ -2,10 +2,11 @@
 
 // Package storm_test holds the daemon to what docs/delivery.md promises, at the scale at which it is hard: hundreds of kill -9
 // under load, hundreds of thousands of events that wait, a full disk, damaged files. The daemon is the program that users
-// run, a child process; the HMC is a simulated one in the test's own process. What measures how fast the daemon is runs
-// before the others, by itself.
+// run, a child process; the HMC is a simulated one in the test's own process. What measures the daemon runs before the others,
+// by itself, and is in files that have no other tests.
 //
-// `make test-real` runs a short form of each test, `make storm` the figures that are promised.
+// `make test-real` runs a short form of each test, and those that measure when all others have ended; `make storm` the
+// figures that are promised.
 package storm_test
 
 import (

@@ -577,6 +577,7 @@ func (e *estate) live(t *testing.T) {
 // Everybody can use the page, in each form of it, of one HMC and of many: axe-core finds nothing serious, nothing is wider than the
 // window or cut off in it, nothing is on the console.
 func TestAccessible(t *testing.T) {
+	t.Parallel()
 	axe, err := os.ReadFile(filepath.Join(daemon.Root(t), ".cache/npm/node_modules/axe-core/axe.min.js"))
 	if err != nil {
 		t.Fatalf("%v: tests/real/install brings it", err)
@@ -586,7 +587,10 @@ func TestAccessible(t *testing.T) {
 		sizes = []int{1, 30, 200}
 	}
 	for _, hmcs := range sizes {
-		t.Run(fmt.Sprint(hmcs), func(t *testing.T) { testAccessible(t, startEstate(t, hmcs), string(axe)) })
+		t.Run(fmt.Sprint(hmcs), func(t *testing.T) {
+			t.Parallel()
+			testAccessible(t, startEstate(t, hmcs), string(axe))
+		})
 	}
 }
 

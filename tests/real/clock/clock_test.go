@@ -85,6 +85,7 @@ func start(t *testing.T, sink string, env ...string) *world {
   password: %s
   tls: {insecure_skip_verify: true}
   os_messages: [{cpc: .*, partition: .*}]
+  rest_requests_per_minute: 10000
   stomp: {reconnect_sleep_initial: 20ms, reconnect_sleep_max: 200ms}
 sinks:
 - {name: hook, webhook: {url: %q}, concurrency: 1%s}

@@ -120,7 +120,7 @@ func TestCollector(t *testing.T) {
 	t.Cleanup(func() { _ = sim.Close() })
 	d := daemon.Start(t, daemon.Options{
 		Config: fmt.Sprintf(`hmcs:
-- {name: east, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password_file: password, tls: {ca_file: ca.pem}, labels: {site: DC1}}
+- {name: east, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password_file: password, tls: {ca_file: ca.pem}, rest_requests_per_minute: 10000, labels: {site: DC1}}
 sinks:
 - {name: collector, otlp: {url: "http://127.0.0.1:%d/v1/logs"}, drop: [{type: "bridge-.*"}], retry: {initial: 10ms, max: 100ms}}
 - {name: all, log: {output: events.log}, drop: [{type: "bridge-.*"}]}

@@ -158,7 +158,7 @@ func TestRestarted(t *testing.T) {
 			d := daemon.Start(t, daemon.Options{
 				Files: map[string]string{"ca.pem": string(sim.CACertPEM()), "server-ca.pem": string(ca)},
 				Config: fmt.Sprintf(`hmcs:
-- {name: hmc-east, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: ca.pem}}
+- {name: hmc-east, hosts: [%q], rest_port: %d, stomp_port: %d, userid: %s, password: %s, tls: {ca_file: ca.pem}, rest_requests_per_minute: 10000}
 sinks:
 - {name: siem, syslog: {address: %q, hostname: bridge.example.com%s}, match: [{type: [property-change]}], retry: {initial: 50ms, max: 500ms}}
 - {name: file, log: {output: events.log}, match: [{type: [property-change]}]}
