@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -77,6 +78,22 @@ func (c *connection) Close() error {
 	c.owner.mu.Unlock()
 	return c.Conn.Close()
 }
+
+// ReadFrom sends the body of a request. What is in pieces goes from where they are.
+func (c *connection) ReadFrom(r io.Reader) (int64, error) {
+	if limited, ok := r.(*io.LimitedReader); ok { // to its length, as the transport does
+		if p, ok := limited.R.(*pieces); ok {
+			return p.WriteTo(c.Conn)
+		}
+	}
+	return io.Copy(c.Conn, r)
+}
+
+// pieces is a body that is read piece by piece: a large one is not put together only to be sent.
+type pieces struct{ net.Buffers }
+
+// Close has nothing to do.
+func (*pieces) Close() error { return nil }
 
 // explainTLS says what is wrong with a TLS connection, and what to do; nil: there is none, or err
 // is about something else.

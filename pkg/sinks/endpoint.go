@@ -93,10 +93,17 @@ func (p *endpoint) get(ctx context.Context, header http.Header) *http.Request {
 
 // request is a POST of body. The header is the request's from then on.
 func (p *endpoint) request(ctx context.Context, header http.Header, body []byte) *http.Request {
+	return p.requestOf(ctx, header, len(body), func() io.ReadCloser { return io.NopCloser(bytes.NewReader(body)) })
+}
+
+// requestOf is a POST of a body of a size, which is made again where it has to be sent again.
+func (p *endpoint) requestOf(
+	ctx context.Context, header http.Header, size int, body func() io.ReadCloser,
+) *http.Request {
 	req := &http.Request{
 		Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+		Header: header, ContentLength: int64(size), Body: body(),
+		GetBody: func() (io.ReadCloser, error) { return body(), nil },
 	}
 	return req.WithContext(ctx)
 }

@@ -18,8 +18,13 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-// maxAnswerHeader limits the header of an answer.
-const maxAnswerHeader = 64 << 10
+const (
+	// maxAnswerHeader limits the header of an answer.
+	maxAnswerHeader = 64 << 10
+
+	// writeBuffer takes the header and an ordinary event in one write.
+	writeBuffer = 16 << 10
+)
 
 // httpClient makes requests of one sink as an http_config says. What that means is left to
 // prometheus/common: the round trippers are its own. The transport below them is ours: it knows its
@@ -80,8 +85,7 @@ func newHTTPClient(cfg config.HTTPConfig, opts clientOptions) (*httpClient, erro
 			IdleConnTimeout:        90 * time.Second,
 			DisableCompression:     true, // answers are hardly read
 			MaxResponseHeaderBytes: maxAnswerHeader,
-			// Header and an ordinary event in one write.
-			WriteBufferSize: 16 << 10,
+			WriteBufferSize:        writeBuffer,
 		}}, nil
 	}
 

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -30,6 +32,8 @@ type webhook struct {
 	// maxBytes is the size of the records of one request.
 	maxBytes int
 	body     func([]event.Record) ([]byte, error)
+	// asStored says that a body has nothing but the records as they are stored.
+	asStored bool
 	// gzip says that bodies are compressed.
 	gzip bool
 	// keys sign the requests; none: they are not signed.
@@ -96,6 +100,7 @@ func (w *webhook) setFormat(cfg *config.Webhook) (contentType string, err error)
 	batch := w.batch > 1
 	switch cfg.Format {
 	case "", config.FormatJSON:
+		w.asStored = true
 		if !batch {
 			w.body = func(records []event.Record) ([]byte, error) { return records[0].JSON, nil }
 			return "application/json", nil
@@ -146,6 +151,12 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if w.batch > 1 {
 		id = batchID(records)
 	}
+	if size := sizeOf(records); size > writeBuffer && w.asStored && w.batch > 1 && !w.gzip && len(w.keys) == 0 {
+		body := arrayOf(records)
+		return w.send(ctx, func(attempt context.Context) *http.Request {
+			return w.requestOf(attempt, w.headerOf(id, nil), size, body)
+		}, nil)
+	}
 	body, err := w.body(records)
 	if err != nil {
 		return err
@@ -161,6 +172,11 @@ func (w *webhook) Preview(record event.Record) ([]byte, error) { return w.body([
 
 // request builds the request of one attempt.
 func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Request {
+	return w.endpoint.request(ctx, w.headerOf(id, body), body)
+}
+
+// headerOf makes the header of a request; of the body only what is signed.
+func (w *webhook) headerOf(id string, body []byte) http.Header {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	// In one piece: a clone would grow with what is added to it.
 	values := [3]string{id, now, ""}
@@ -172,18 +188,44 @@ func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Req
 		values[2] = sign(w.keys, id, now, body)
 		header["Webhook-Signature"] = values[2:3:3]
 	}
-	return w.endpoint.request(ctx, header, body)
+	return header
 }
+
+// arrayOf returns what makes the body that is an array of records, in pieces, and sizeOf how large
+// it is. The transport may read it for longer than a request takes, when the memory of the records
+// themselves is another's; that of their JSON is never written to.
+func arrayOf(records []event.Record) func() io.ReadCloser {
+	all := make(net.Buffers, 0, 2*len(records)+1)
+	for i := range records {
+		all = append(all, arrayBegin[min(i, 1)], records[i].JSON)
+	}
+	all = append(all, arrayEnd)
+	return func() io.ReadCloser { return &pieces{slices.Clone(all)} }
+}
+
+func sizeOf(records []event.Record) int {
+	size := len(records) + 1
+	for i := range records {
+		size += len(records[i].JSON)
+	}
+	return size
+}
+
+// What is before the first element of an array, before each other one, and behind the last.
+var (
+	arrayBegin = [2][]byte{[]byte("["), []byte(",")}
+	arrayEnd   = []byte("]")
+)
 
 // batchID derives the webhook-id of a batch from the ids of all its events: the same batch, sent
 // again, has the same one.
 func batchID(records []event.Record) string {
-	h := sha256.New()
+	ids := make([]byte, 0, 40*len(records))
 	for i := range records {
-		_, _ = io.WriteString(h, records[i].ID)
-		_, _ = h.Write([]byte{0})
+		ids = append(append(ids, records[i].ID...), 0)
 	}
-	return "batch-" + hex.EncodeToString(h.Sum(nil)[:16])
+	sum := sha256.Sum256(ids)
+	return "batch-" + hex.EncodeToString(sum[:16])
 }
 
 // bodyOf returns what makes bodies of what add appends for each record, which is more than its JSON
@@ -192,11 +234,7 @@ func bodyOf(
 	batch bool, more int, add func(dst []byte, r event.Record) []byte,
 ) func([]event.Record) ([]byte, error) {
 	return func(records []event.Record) ([]byte, error) {
-		size := len(records) + 1
-		for i := range records {
-			size += len(records[i].JSON) + more
-		}
-		body := make([]byte, 0, size)
+		body := make([]byte, 0, sizeOf(records)+more*len(records))
 		if !batch {
 			return add(body, records[0]), nil
 		}

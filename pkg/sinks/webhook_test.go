@@ -279,6 +279,40 @@ func TestWebhookBatch(t *testing.T) {
 	}
 }
 
+// TestWebhookBatchInPieces sends large batches, which are not put together before, by each protocol and on a kept
+// connection: they arrive whole.
+func TestWebhookBatchInPieces(t *testing.T) {
+	for _, want := range []string{"http HTTP/1.1", "https HTTP/1.1", "https HTTP/2.0"} {
+		t.Run(want, func(t *testing.T) {
+			requests := make(chan request, 1)
+			server := httptest.NewUnstartedServer(consumer(t, requests).Config.Handler)
+			server.EnableHTTP2 = strings.HasSuffix(want, "HTTP/2.0")
+			if strings.HasPrefix(want, "https") {
+				server.StartTLS()
+			} else {
+				server.Start()
+			}
+			defer server.Close()
+			s := webhookTo(t, server.URL, withTLS(promconfig.TLSConfig{InsecureSkipVerify: true}),
+				func(c *config.Sink) { c.Batch.MaxEvents = 100 })
+			for round := range 3 {
+				rs := append(records(round, 98-round), largeRecord(99, 70<<10), largeRecord(100, 1<<10))
+				if err := s.Send(t.Context(), rs); err != nil {
+					t.Fatal(err)
+				}
+				body := []byte("[")
+				for i := range rs {
+					body = append(append(body, rs[i].JSON...), ",]"[i/(len(rs)-1)])
+				}
+				got := <-requests
+				if !bytes.Equal(got.body, body) || got.length != int64(len(body)) || !strings.HasSuffix(want, got.proto) {
+					t.Errorf("%s: %d bytes of %d arrived, %d were sent", got.proto, len(got.body), got.length, len(body))
+				}
+			}
+		})
+	}
+}
+
 // TestWebhookStatus has every status there is.
 func TestWebhookStatus(t *testing.T) {
 	var other atomic.Int32
@@ -683,17 +717,22 @@ func TestWebhookTLSHangs(t *testing.T) {
 	ended()
 }
 
-// TestWebhookLargeAgainstEarlyAnswer has a consumer that answers before it has read the event.
+// TestWebhookLargeAgainstEarlyAnswer has a consumer that answers before it has read the events, which go on being sent
+// when the memory of the records is used for others.
 func TestWebhookLargeAgainstEarlyAnswer(t *testing.T) {
 	t.Parallel()
-	s := webhookTo(t, "http://"+rawPeer(t, func(conn net.Conn) {
-		_, _ = io.CopyN(io.Discard, conn, 1<<10)
-		_, _ = io.WriteString(conn, "HTTP/1.1 413 Too large\r\nContent-Length: 9\r\n\r\ntoo large")
-		_, _ = io.CopyN(io.Discard, conn, 1<<20)
-	}))
-	err := soon(t, "Send", func() error { return s.Send(t.Context(), []event.Record{largeRecord(0, 20<<20)}) })
-	if e, ok := errors.AsType[*PermanentError](err); !ok || e.Status != 413 || !strings.Contains(err.Error(), "too large") {
-		t.Errorf("%v", err)
+	for _, batch := range []int{1, 2} {
+		s := webhookTo(t, "http://"+rawPeer(t, func(conn net.Conn) {
+			_, _ = io.CopyN(io.Discard, conn, 1<<10)
+			_, _ = io.WriteString(conn, "HTTP/1.1 413 Too large\r\nContent-Length: 9\r\n\r\ntoo large")
+			_, _ = io.CopyN(io.Discard, conn, 1<<20)
+		}), func(c *config.Sink) { c.Batch.MaxEvents = batch })
+		rs := []event.Record{largeRecord(0, 20<<20), largeRecord(1, 20<<20)}[:batch]
+		err := soon(t, "Send", func() error { return s.Send(t.Context(), rs) })
+		clear(rs)
+		if e, ok := errors.AsType[*PermanentError](err); !ok || e.Status != 413 || !strings.Contains(err.Error(), "too large") {
+			t.Errorf("%d in a batch: %v", batch, err)
+		}
 	}
 }
 
@@ -741,6 +780,13 @@ func TestWebhookConnectionReuse(t *testing.T) {
 
 // TestWebhookStaleConnection has a consumer that closes each kept connection just when the next request arrives.
 func TestWebhookStaleConnection(t *testing.T) {
+	for _, batch := range []int{1, 2} {
+		t.Run(strconv.Itoa(batch), func(t *testing.T) { staleConnection(t, batch) })
+	}
+}
+
+func staleConnection(t *testing.T, batch int) {
+	rs := []event.Record{largeRecord(0, 100), largeRecord(1, 2*writeBuffer)}[:batch] // a batch goes in pieces
 	var served atomic.Int32
 	s := webhookTo(t, "http://"+rawPeer(t, func(conn net.Conn) {
 		defer conn.Close()
@@ -753,10 +799,10 @@ func TestWebhookStaleConnection(t *testing.T) {
 			return
 		}
 		_, _ = r.ReadByte()
-	}))
+	}), func(c *config.Sink) { c.Batch.MaxEvents = batch })
 	const n = 20
-	for i := range n {
-		if err := s.Send(t.Context(), records(i, 1)); err != nil {
+	for range n {
+		if err := s.Send(t.Context(), rs); err != nil {
 			t.Fatal(err)
 		}
 	}
