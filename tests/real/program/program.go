@@ -206,11 +206,13 @@ func (p *Process) state() string {
 }
 
 // Await polls until cond returns nil. The test fails with cond's last error
-// after the given time.
+// after the given time. Where an answer takes long it is asked for less often,
+// so that what is waited for has most of the processors.
 func Await(tb testing.TB, within time.Duration, cond func() error) {
 	tb.Helper()
 	deadline := time.Now().Add(within)
 	for {
+		asked := time.Now()
 		err := cond()
 		if err == nil {
 			return
@@ -218,7 +220,7 @@ func Await(tb testing.TB, within time.Duration, cond func() error) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("not within %v: %v", within, err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(min(max(10*time.Millisecond, 4*time.Since(asked)), 100*time.Millisecond))
 	}
 }
 
