@@ -64,6 +64,7 @@ func TestHeldConnections(t *testing.T) {
 	pipelined := bytes.Repeat([]byte("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"), 1000)
 	large := "GET /metrics HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("A: "+strings.Repeat("x", 1000)+"\r\n", 28)
 	zeros := make([]byte, 1<<20)
+	drip := time.Duration(soak.Count(t, "DRIP_MS", 100, 20)) * time.Millisecond
 	wait := func(c net.Conn) { _, _ = io.ReadFull(c, make([]byte, 1)) }
 	for name, attack := range map[string]func(c net.Conn){
 		"pipelined and never read": func(c net.Conn) {
@@ -79,7 +80,7 @@ func TestHeldConnections(t *testing.T) {
 				if _, err := c.Write([]byte{b}); err != nil {
 					return
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(drip)
 			}
 		},
 		"live events never read": func(c net.Conn) {
